@@ -1,0 +1,71 @@
+"""`python -m jobs SPEC`: the command that every door ends in, with the engine's own dependencies alone."""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from jobs.errors import LargebatchError
+from jobs.job import Listener
+from jobs.launch.local import LocalOptions, prepare_locally, resumed_spec, train_locally
+from jobs.records import EvalRecord, Outcome, Record, RunSummary, StepRecord
+from jobs.spec_reader import read_spec
+
+EXIT_CODES = {Outcome.DIVERGED: 3, Outcome.STOPPED: 4}
+LINE_EVERY_S = 5.0
+
+
+def exit_code(summary: RunSummary) -> int:
+    """0 done, 3 diverged, 4 stopped and resumable."""
+    return EXIT_CODES.get(summary.outcome, 0)
+
+
+class PlainLines:
+    """One line per evaluation, and every few seconds in between, on standard error."""
+
+    def __init__(self) -> None:
+        self._said_at_s = time.monotonic()
+        self._last_step: StepRecord | None = None
+
+    def record(self, record: Record) -> None:
+        """Take note of a record."""
+        if isinstance(record, StepRecord):
+            self._last_step = record
+            if time.monotonic() - self._said_at_s > LINE_EVERY_S:
+                self._say(f"step {record.step}  epoch {record.epoch:.2f}  loss {record.loss:.4f}  lr {record.learning_rate:.4g}")
+        elif isinstance(record, EvalRecord):
+            self._say(f"step {record.step}  epoch {record.epoch:.2f}  test accuracy {record.test_accuracy:.4f}  {record.training_seconds:.1f} s")
+
+    def _say(self, text: str) -> None:
+        self._said_at_s = time.monotonic()
+        print(text, file=sys.stderr, flush=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Train one spec; prints the summary as JSON; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m jobs", description=__doc__, epilog="Example: python -m jobs digits-lamb --set batch.global_batch_size=full")
+    parser.add_argument("spec", nargs="?", help="recipe name, or path of a YAML or JSON file")
+    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="override one value of the spec")
+    parser.add_argument("--data-dir", type=Path, default=Path("data"))
+    parser.add_argument("--output-dir", type=Path, default=Path("runs"))
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--resume", type=Path, metavar="RUN_DIR", help="go on from the newest checkpoint of a run")
+    given = parser.parse_args(arguments)
+    if (given.spec is None) == (given.resume is None):
+        parser.error("give a SPEC, or --resume RUN_DIR")
+    lines = PlainLines()
+    options = LocalOptions(given.data_dir, given.output_dir, given.device, given.resume)
+    try:
+        spec = resumed_spec(given.resume, given.overrides) if given.resume else read_spec(given.spec, given.overrides)
+        job = prepare_locally(spec, options)
+        listener = Listener(on_record=lines.record, on_notice=lambda text: print(text, file=sys.stderr, flush=True))
+        summary = train_locally(job, options, listener)
+    except LargebatchError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return error.exit_code
+    print(summary.model_dump_json())
+    return exit_code(summary)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Data sets, the order of samples, augmentation, and batches on the device."""

@@ -1,0 +1,203 @@
+"""Micro-batches on the device: from sets held whole, or read sample by sample.
+
+Both give the same promise: what `read(slice)` returns depends on (seed, slice) alone.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from jobs.data.augment import augment, augments
+from jobs.data.dataset import Dataset, Images, refuse_bad_labels
+from jobs.data.draws import key, sample_order
+from jobs.errors import DataError, LargebatchError
+from jobs.plan import Slice
+from jobs.spec import AugmentSpec
+
+CHUNK = 32
+"""Samples that a loader process hands over at a time."""
+
+
+class Batches(Protocol):
+    """Where the engine gets its samples from."""
+
+    def read(self, samples: Slice) -> tuple[Tensor, Tensor]:
+        """Inputs (n, ...) and labels (n,) int64 of `samples`, on the device, ready for the model."""
+        ...
+
+
+class DeviceBatches:
+    """A set that lies on the device whole (or in host memory if it does not fit): select, augment, normalise.
+
+    Args:
+        augment_spec: None for evaluation: samples in the file's order, unchanged.
+    """
+
+    def __init__(
+        self, part: Images, dataset: Dataset, device: torch.device, *, channels_last: bool, seed: int = 0, augment_spec: AugmentSpec | None = None
+    ) -> None:
+        self._home = device if fits_on(device, part.num_bytes) else torch.device("cpu")
+        self._inputs, self._labels = part.inputs.to(self._home), part.labels.to(self._home)
+        self._device, self._channels_last = device, channels_last
+        self._seed, self._augment = seed, augment_spec
+        self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64)
+        self._scale, self._shift = _normalisation(dataset, part.inputs, device)
+
+    def read(self, samples: Slice) -> tuple[Tensor, Tensor]:
+        """See `Batches`."""
+        if self._augment is None:
+            inputs, labels = self._inputs[samples.start : samples.stop], self._labels[samples.start : samples.stop]
+        else:
+            indices = self._indices(samples)
+            inputs, labels = self._inputs.index_select(0, indices), self._labels.index_select(0, indices)
+            if augments(self._augment):
+                inputs = augment(inputs, indices, samples.epoch, self._seed, self._augment)
+        inputs, labels = inputs.to(self._device, non_blocking=True), labels.to(self._device, non_blocking=True)
+        return self._ready(inputs), labels
+
+    def _indices(self, samples: Slice) -> Tensor:
+        if samples.epoch != self._epoch:
+            self._order = sample_order(self._seed, samples.epoch, len(self._labels)).to(self._home)
+            self._epoch = samples.epoch
+        return self._order[samples.start : samples.stop]
+
+    def _ready(self, inputs: Tensor) -> Tensor:
+        if self._scale is not None and self._shift is not None:
+            inputs = inputs.to(torch.float32).mul_(self._scale).add_(self._shift)
+        if self._channels_last and inputs.ndim == 4:
+            return inputs.contiguous(memory_format=torch.channels_last)
+        return inputs.contiguous()
+
+
+class LoaderBatches:
+    """A set that is read sample by sample, ahead of need, by torch's DataLoader.
+
+    The reading processes follow the plan's order from the first slice on; a slice out of turn (a resume, an
+    epoch that ends early) starts them anew from there. Each sample is read under random seeds of its own.
+    """
+
+    def __init__(
+        self,
+        part: Any,
+        dataset: Dataset,
+        device: torch.device,
+        *,
+        num_workers: int,
+        samples_per_epoch: int,
+        channels_last: bool,
+        seed: int = 0,
+        shuffles: bool = True,
+    ) -> None:
+        self._part, self._dataset, self._device = part, dataset, device
+        self._num_workers, self._samples_per_epoch = num_workers, samples_per_epoch
+        self._channels_last, self._seed, self._shuffles = channels_last, seed, shuffles
+        self._next: tuple[int, int] | None = None
+        self._chunks: Iterator[Any] = iter(())
+        self._inputs, self._labels = torch.empty(0), torch.empty(0, dtype=torch.int64)
+
+    def read(self, samples: Slice) -> tuple[Tensor, Tensor]:
+        """See `Batches`. Raises: DataError for a sample that cannot be read."""
+        if self._next != (samples.epoch, samples.start):
+            self._start_at(samples)
+        inputs, labels = [self._inputs], [self._labels]
+        have = len(self._labels)
+        while have < samples.size:
+            chunk = next(self._chunks)
+            if isinstance(chunk, LargebatchError):
+                raise chunk
+            inputs.append(chunk[0])
+            labels.append(chunk[1])
+            have += len(chunk[1])
+        all_inputs, all_labels = torch.cat([i for i in inputs if len(i)]), torch.cat(labels)
+        self._inputs, self._labels = all_inputs[samples.size :], all_labels[samples.size :]
+        self._next = (samples.epoch, samples.stop) if samples.stop < self._samples_per_epoch else (samples.epoch + 1, 0)
+        return self._ready(all_inputs[: samples.size]), all_labels[: samples.size].to(self._device, non_blocking=True)
+
+    def _ready(self, inputs: Tensor) -> Tensor:
+        channels_last = self._channels_last and inputs.ndim == 4
+        form = torch.channels_last if channels_last else torch.contiguous_format
+        return inputs.to(self._device, non_blocking=True).contiguous(memory_format=form)
+
+    def _start_at(self, samples: Slice) -> None:
+        loader = torch.utils.data.DataLoader(
+            _Seeded(self._part, self._dataset, self._seed),
+            batch_size=CHUNK,
+            sampler=_Order(self._seed, samples, len(self._part), self._samples_per_epoch, self._shuffles),
+            num_workers=self._num_workers,
+            collate_fn=_collate,
+            pin_memory=self._device.type == "cuda",
+        )
+        self._chunks = iter(loader)
+        self._inputs, self._labels = torch.empty(0), torch.empty(0, dtype=torch.int64)
+
+
+class _Order(torch.utils.data.Sampler[tuple[int, int]]):
+    """(epoch, sample index), from a place in the stream on, for ever."""
+
+    def __init__(self, seed: int, first: Slice, num_samples: int, samples_per_epoch: int, shuffles: bool) -> None:
+        self._seed, self._first, self._num_samples = seed, first, num_samples
+        self._samples_per_epoch, self._shuffles = samples_per_epoch, shuffles
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        epoch, offset = self._first.epoch, self._first.start
+        while True:
+            order = sample_order(self._seed, epoch, self._num_samples).tolist() if self._shuffles else list(range(self._num_samples))
+            # A start beyond the usable part happens where a batch schedule changes the epoch's end; read on to the real one.
+            end = self._samples_per_epoch if offset < self._samples_per_epoch else self._num_samples
+            yield from ((epoch, index) for index in order[offset:end])
+            epoch, offset = epoch + 1, 0
+
+
+class _Seeded(torch.utils.data.Dataset[Any]):
+    """A part whose samples are drawn under seeds from (seed, epoch, index); an error is handed on, not raised."""
+
+    def __init__(self, part: Any, dataset: Dataset, seed: int) -> None:
+        self._part, self._num_classes, self._name, self._seed = part, dataset.num_classes, dataset.name, seed
+
+    def __getitem__(self, place: tuple[int, int]) -> Any:
+        import random
+
+        import numpy as np
+
+        epoch, index = place
+        sample_key = key(self._seed, "sample", epoch, index)
+        torch.manual_seed(sample_key)
+        random.seed(sample_key)
+        np.random.seed(sample_key % 2**32)
+        try:
+            inputs, label = self._part[index]
+            refuse_bad_labels(torch.as_tensor([int(label)]), self._num_classes, f"{self._name}, sample {index}")
+            return inputs, int(label)
+        except LargebatchError as error:
+            return error
+        except Exception as error:
+            return DataError(self._name, f"sample {index} cannot be read: {type(error).__name__}: {error}.", "Mend or leave out that sample.")
+
+
+def _collate(samples: list[Any]) -> Any:
+    for sample in samples:
+        if isinstance(sample, LargebatchError):
+            return sample
+    shapes = {tuple(inputs.shape) for inputs, _ in samples}
+    if len(shapes) > 1:
+        return DataError("dataset", f"samples have different shapes, {' and '.join(map(str, sorted(shapes)[:2]))}.", "Resize them to one.")
+    return torch.stack([inputs for inputs, _ in samples]), torch.tensor([label for _, label in samples])
+
+
+def fits_on(device: torch.device, num_bytes: int) -> bool:
+    """Whether a set of this size may lie on the device: at most a quarter of its memory."""
+    if device.type != "cuda":
+        return True
+    return num_bytes <= torch.cuda.get_device_properties(device).total_memory // 4
+
+
+def _normalisation(dataset: Dataset, inputs: Tensor, device: torch.device) -> tuple[Tensor | None, Tensor | None]:
+    """(scale, shift), each (C, 1, 1), that take uint8 to zero mean and unit variance; None for other inputs."""
+    if inputs.dtype != torch.uint8:
+        return None, None
+    channels = inputs.shape[1]
+    mean = torch.tensor(dataset.mean or (0.5,) * channels, device=device).reshape(-1, 1, 1)
+    std = torch.tensor(dataset.std or (0.25,) * channels, device=device).reshape(-1, 1, 1)
+    return 1.0 / (255.0 * std), -mean / std

@@ -1,0 +1,68 @@
+"""What the engine knows of a data set: two ways to hold samples, one way to describe them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jobs.errors import DataError
+
+
+@dataclass(frozen=True)
+class Images:
+    """Samples that fit in memory, or on the device, whole.
+
+    Args:
+        inputs: (n, C, H, W) uint8 images, or any other shape and dtype for inputs that need no scaling.
+        labels: (n,), int64, 0 ... num_classes - 1.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of inputs and labels."""
+        return self.inputs.nbytes + self.labels.nbytes
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A training set and a test set.
+
+    Args:
+        train, test: `Images`, or any map-style data set of (input tensor, label).
+        num_classes: number of labels.
+        mean, std: per channel, of inputs scaled to 0 ... 1; uint8 inputs are normalised with them.
+    """
+
+    name: str
+    train: Any
+    test: Any
+    num_classes: int
+    input_shape: tuple[int, ...]
+    """One sample's shape."""
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether both sets are held whole as tensors."""
+        return isinstance(self.train, Images) and isinstance(self.test, Images)
+
+
+def refuse_bad_labels(labels: Tensor, num_classes: int, where: str) -> None:
+    """Raise DataError for a label that is no class, naming the first."""
+    wrong = (labels < 0) | (labels >= num_classes)
+    if bool(wrong.any()):
+        index = int(torch.nonzero(wrong)[0])
+        raise DataError(
+            where,
+            f"label {int(labels[index])} of sample {index} is not in 0 ... {num_classes - 1}"
+            f" ({int(wrong.sum())} of {len(labels)} labels are out of range).",
+            "The file is damaged or of another data set; fetch it again.",
+        )

@@ -1,0 +1,215 @@
+"""The data sets by name, found in the data folder, and a person's own by entry point."""
+
+import csv
+import gzip
+import importlib.util
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from jobs.data.dataset import Dataset, Images, refuse_bad_labels
+from jobs.data.draws import key, sample_order
+from jobs.entry_points import call_entry_point
+from jobs.errors import DataError, SpecError
+from jobs.spec import DatasetSpec
+from jobs.spec_reader import nearest
+
+NUM_DIGITS_TEST = 360
+
+
+def load_dataset(spec: DatasetSpec, data_dir: Path) -> Dataset:
+    """The data set that a spec names. Raises: SpecError, DataError."""
+    if spec.entry_point is not None:
+        return _own(spec)
+    name = spec.name or ""
+    if name not in SOURCES:
+        raise SpecError("dataset.name", f"{name!r} is not a data set.", nearest(name, SOURCES))
+    source = SOURCES[name]
+    known = list(inspect.signature(source).parameters)[2:]
+    for argument in spec.arguments:
+        if argument not in known:
+            hint = nearest(argument, known) if known else f"{name} takes no arguments."
+            raise SpecError(f"dataset.arguments.{argument}", "is not a known key.", hint)
+    try:
+        dataset = source(spec, data_dir, **spec.arguments)
+    except TypeError as error:
+        raise SpecError("dataset.arguments", f"{name} cannot use them: {error}.") from error
+    _refuse_augmentation_that_cannot_be(spec, dataset)
+    return dataset
+
+
+def _refuse_augmentation_that_cannot_be(spec: DatasetSpec, dataset: Dataset) -> None:
+    asked = spec.augment
+    if dataset.is_in_memory and asked.resized_crop:
+        raise SpecError("dataset.augment.resized_crop", "is for image folders.", "Use translate instead.")
+    if not dataset.is_in_memory and (asked.translate or asked.cutout or asked.horizontal_flip == "alternating"):
+        raise SpecError(
+            "dataset.augment",
+            "translate, cutout and alternating flips work on sets held in memory.",
+            "Image folders take resized_crop and horizontal_flip: random; your own data set augments itself.",
+        )
+
+
+def digits(spec: DatasetSpec, data_dir: Path) -> Dataset:
+    """scikit-learn's copy of the UCI optical digits: 1,437 + 360 grey 8x8 images, embedded in that package."""
+    # Read from the package's file: importing the package itself costs longer than training on it.
+    found = importlib.util.find_spec("sklearn")
+    if found is None or found.origin is None:
+        raise DataError("dataset.name", "digits come with scikit-learn, which is not installed.", "pip install scikit-learn")
+    path = Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    try:
+        with gzip.open(path, "rt") as file:
+            table = np.array(list(csv.reader(file)), dtype=np.float32)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(str(path), f"the digits cannot be read: {error}.", "Install scikit-learn again.") from error
+    # A fixed shuffle: the file is ordered by writer, and the split must not depend on the run's seed.
+    shuffled = torch.from_numpy(table)[sample_order(0, key("digits split"), len(table))]
+    images = (shuffled[:, :64].reshape(-1, 1, 8, 8) * (255 / 16)).round().to(torch.uint8)
+    labels = shuffled[:, 64].to(torch.int64)
+    train, test = Images(images[NUM_DIGITS_TEST:], labels[NUM_DIGITS_TEST:]), Images(images[:NUM_DIGITS_TEST], labels[:NUM_DIGITS_TEST])
+    return Dataset("digits", train, test, 10, (1, 8, 8), mean=(0.305,), std=(0.376,))
+
+
+def _torchvision(
+    name: str, class_name: str, num_classes: int, mean: tuple[float, ...], std: tuple[float, ...]
+) -> Callable[[DatasetSpec, Path], Dataset]:
+    """A source for one of torchvision's small data sets."""
+
+    def load(spec: DatasetSpec, data_dir: Path) -> Dataset:
+        files = TORCHVISION_FILES[name]
+        missing = [file for file in files if not (data_dir / file).is_file()]
+        if missing and not spec.download:
+            raise DataError(
+                "--data-dir",
+                f"{class_name} is not in {data_dir}: {missing[0]} is missing{f' and {len(missing) - 1} more' if len(missing) > 1 else ''}.",
+                f"Put {', '.join(files)} there, or let it be fetched with --set dataset.download=true.",
+            )
+        train, test = (_read_torchvision(class_name, data_dir, is_train, spec.download and bool(missing)) for is_train in (True, False))
+        for part, images in (("training", train), ("test", test)):
+            refuse_bad_labels(images.labels, num_classes, f"{class_name} {part} labels in {data_dir}")
+        return Dataset(name, train, test, num_classes, tuple(train.inputs.shape[1:]), mean, std)
+
+    return load
+
+
+def _read_torchvision(class_name: str, data_dir: Path, is_train: bool, download: bool) -> Images:
+    from torchvision import datasets
+
+    try:
+        found = getattr(datasets, class_name)(str(data_dir), train=is_train, download=download)
+    except Exception as error:  # torchvision raises whatever the parser met: ValueError, AssertionError, EOFError ...
+        if download:
+            raise DataError(
+                "dataset.download",
+                f"{class_name} could not be fetched: {error}.",
+                f"Check the network, or put the files into {data_dir} by hand.",
+            ) from error
+        raise DataError(
+            "--data-dir",
+            f"{class_name} in {data_dir} is damaged: {str(error) or type(error).__name__}.",
+            "Remove its files and fetch them again.",
+        ) from error
+    inputs = torch.as_tensor(found.data)
+    inputs = inputs[:, None] if inputs.ndim == 3 else inputs.permute(0, 3, 1, 2)
+    labels = torch.as_tensor(found.targets, dtype=torch.int64)
+    if len(inputs) != len(labels):
+        raise DataError("--data-dir", f"{class_name} in {data_dir} has {len(inputs)} images and {len(labels)} labels.", "Fetch it again.")
+    return Images(inputs.contiguous(), labels)
+
+
+def image_folder(spec: DatasetSpec, data_dir: Path, path: str = ".", image_size: int = 224) -> Dataset:
+    """Images in ImageNet's layout: PATH/train/CLASS/*.jpg and PATH/val/CLASS/*.jpg, read as they are needed."""
+    from jobs.data.image_folder import load_image_folder
+
+    return load_image_folder(data_dir / path, image_size, spec.augment)
+
+
+def synthetic(
+    spec: DatasetSpec,
+    data_dir: Path,
+    num_train: int = 10_000,
+    num_test: int = 1_000,
+    num_classes: int = 10,
+    shape: tuple[int, ...] | list[int] = (3, 32, 32),
+) -> Dataset:
+    """Noise around one random image per class: learnable, of any size, the same on every machine."""
+    for argument, value in {"num_train": num_train, "num_test": num_test, "num_classes": num_classes}.items():
+        if value < 1:
+            raise SpecError(f"dataset.arguments.{argument}", f"must be above 0, not {value}.")
+    if len(shape) != 3 or min(shape) < 1:
+        raise SpecError("dataset.arguments.shape", f"must be [channels, height, width], not {list(shape)}.")
+    generator = torch.Generator().manual_seed(key("synthetic"))
+    means = torch.randint(64, 192, (num_classes, *shape), generator=generator)
+
+    def draw(num_samples: int) -> Images:
+        labels = torch.arange(num_samples) % num_classes
+        inputs = torch.empty((num_samples, *shape), dtype=torch.uint8)
+        for start in range(0, num_samples, 4096):  # bounded memory for any size
+            chosen = means[labels[start : start + 4096]]
+            noise = torch.randint(-64, 64, chosen.shape, generator=generator)
+            inputs[start : start + 4096] = (chosen + noise).to(torch.uint8)
+        return Images(inputs, labels)
+
+    channels = shape[0]
+    return Dataset("synthetic", draw(num_train), draw(num_test), num_classes, tuple(shape), (0.5,) * channels, (0.25,) * channels)
+
+
+def _own(spec: DatasetSpec) -> Dataset:
+    """A person's own (training set, test set), both map-style data sets of (tensor, label)."""
+    field = "dataset.entry_point"
+    parts = call_entry_point(field, spec.entry_point or "", spec.arguments)
+    if not (isinstance(parts, tuple) and len(parts) == 2 and all(hasattr(p, "__len__") and hasattr(p, "__getitem__") for p in parts)):
+        raise DataError(field, "must return (training set, test set), each with __len__ and __getitem__.")
+    train, test = (_as_images(part) for part in parts)
+    if len(train) == 0 or len(test) == 0:
+        raise DataError(field, f"returned {len(train)} training and {len(test)} test samples; both must have some.")
+    first = train.inputs[0] if isinstance(train, Images) else _first_input(field, train)
+    labels = [part.labels if isinstance(part, Images) else None for part in (train, test)]
+    num_classes = getattr(parts[0], "num_classes", None) or (len(parts[0].classes) if hasattr(parts[0], "classes") else None)
+    if num_classes is None and labels[0] is not None:
+        num_classes = int(labels[0].max()) + 1
+    if num_classes is None:
+        raise DataError(field, "the number of classes is not known.", "Give the training set an attribute num_classes.")
+    for part_labels in labels:
+        if part_labels is not None:
+            refuse_bad_labels(part_labels, int(num_classes), field)
+    _refuse_augmentation_that_cannot_be(spec, dataset := Dataset(spec.entry_point or "", train, test, int(num_classes), tuple(first.shape)))
+    return dataset
+
+
+def _as_images(part: Any) -> Any:
+    """A TensorDataset of (inputs, labels) is held on the device; anything else is read sample by sample."""
+    if isinstance(part, torch.utils.data.TensorDataset) and len(part.tensors) == 2:
+        return Images(part.tensors[0], part.tensors[1].to(torch.int64))
+    return part
+
+
+def _first_input(field: str, part: Any) -> torch.Tensor:
+    sample = part[0]
+    if not (isinstance(sample, (tuple, list)) and len(sample) == 2 and isinstance(sample[0], torch.Tensor)):
+        raise DataError(field, f"sample 0 is {type(sample).__name__}; it must be (input tensor, label).")
+    return sample[0]
+
+
+_IDX = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+TORCHVISION_FILES: dict[str, tuple[str, ...]] = {
+    "mnist": tuple(f"MNIST/raw/{name}" for name in _IDX),
+    "fashion-mnist": tuple(f"FashionMNIST/raw/{name}" for name in _IDX),
+    "cifar10": tuple(f"cifar-10-batches-py/{name}" for name in (*(f"data_batch_{n}" for n in range(1, 6)), "test_batch", "batches.meta")),
+    "cifar100": tuple(f"cifar-100-python/{name}" for name in ("train", "test", "meta")),
+}
+"""What torchvision's small data sets need in the data folder."""
+
+SOURCES: dict[str, Callable[..., Dataset]] = {
+    "digits": digits,
+    "mnist": _torchvision("mnist", "MNIST", 10, (0.1307,), (0.3081,)),
+    "fashion-mnist": _torchvision("fashion-mnist", "FashionMNIST", 10, (0.2860,), (0.3530,)),
+    "cifar10": _torchvision("cifar10", "CIFAR10", 10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "cifar100": _torchvision("cifar100", "CIFAR100", 100, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "image-folder": image_folder,
+    "synthetic": synthetic,
+}

@@ -1,0 +1,50 @@
+"""Three clocks kept apart: training seconds, evaluation seconds, and everything else.
+
+Training: reading samples, forward, backward, reduction, update. Not in it: kernel warm-up and compilation,
+evaluation, checkpoints, tracking beyond the journal's line. The device is waited for before a clock is read.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+class Clock:
+    """Adds up seconds by kind; a resumed run goes on from the seconds already spent."""
+
+    def __init__(self, device: torch.device, training_s: float = 0.0, evaluation_s: float = 0.0, wall_s: float = 0.0) -> None:
+        self._device = device
+        self.training_s = training_s
+        self.evaluation_s = evaluation_s
+        self._wall_before_s = wall_s
+        self._began = time.perf_counter()
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds since this run began, earlier processes included."""
+        return self._wall_before_s + time.perf_counter() - self._began
+
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """Count what is inside as training."""
+        began = self._now()
+        try:
+            yield
+        finally:
+            self.training_s += self._now() - began
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Count what is inside as evaluation."""
+        began = self._now()
+        try:
+            yield
+        finally:
+            self.evaluation_s += self._now() - began
+
+    def _now(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()

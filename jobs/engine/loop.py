@@ -1,0 +1,101 @@
+"""The training loop, on one screen."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from jobs.data.batches import Batches
+from jobs.engine.evaluate import Score
+from jobs.engine.state import TrainState
+from jobs.engine.step import optimizer_step
+from jobs.plan import TrainPlan
+from jobs.records import EvalRecord, NoticeRecord, Outcome, StepRecord
+
+
+class Tracker(Protocol):
+    """Where records go, as they are made."""
+
+    def write(self, record: StepRecord | EvalRecord | NoticeRecord) -> None:
+        """Take one record down."""
+        ...
+
+
+def train(
+    state: TrainState,
+    plan: TrainPlan,
+    batches: Batches,
+    *,
+    evaluate: Callable[[], Score],
+    tracker: Tracker,
+    save: Callable[[bool], None],
+    should_stop: Callable[[], bool],
+) -> Outcome:
+    """Train until the target is met, the budget is spent or someone asks to stop.
+
+    Args:
+        save: writes a checkpoint; True: it has the best test accuracy so far.
+        should_stop: asked after every step.
+    Raises: DivergedError.
+    """
+    progress, stop = state.progress, plan.spec.stop
+    if progress.time_to_accuracy_s is not None and stop.at_target:
+        return Outcome.REACHED
+    while not _budget_is_spent(state, plan):
+        samples_before = progress.samples_seen
+        with state.clock.training():
+            record = optimizer_step(state, plan, batches, lambda text: tracker.write(NoticeRecord(step=progress.step, text=text)))
+        tracker.write(record.model_copy(update={"training_seconds": state.clock.training_s}))
+        is_best = False
+        is_last = _budget_is_spent(state, plan)
+        if plan.evaluates_between(samples_before, progress.samples_seen) or is_last:
+            is_best = _evaluate(state, plan, evaluate, tracker)
+            if progress.time_to_accuracy_s is not None and stop.at_target:
+                save(is_best)
+                return Outcome.REACHED
+        stops = should_stop() and not is_last
+        if is_last or stops or is_best or _saves(state, plan):
+            save(is_best)
+        if stops:
+            return Outcome.STOPPED
+    if progress.time_to_accuracy_s is not None:
+        return Outcome.REACHED
+    return Outcome.MISSED if stop.target_accuracy is not None else Outcome.COMPLETED
+
+
+def _evaluate(state: TrainState, plan: TrainPlan, evaluate: Callable[[], Score], tracker: Tracker) -> bool:
+    """Evaluate, note a target met for the first time; returns whether this is the best so far."""
+    progress, clock, target = state.progress, state.clock, plan.spec.stop.target_accuracy
+    with clock.evaluating():
+        score = evaluate()
+    progress.test_accuracy = score.accuracy
+    is_best = progress.best_test_accuracy is None or score.accuracy > progress.best_test_accuracy
+    if is_best:
+        progress.best_test_accuracy = score.accuracy
+    if target is not None and score.accuracy >= target and progress.time_to_accuracy_s is None:
+        progress.time_to_accuracy_s, progress.steps_to_accuracy = clock.training_s, progress.step
+    tracker.write(
+        EvalRecord(
+            step=progress.step,
+            epoch=progress.epoch + progress.offset / plan.num_train_samples,
+            samples_seen=progress.samples_seen,
+            test_accuracy=score.accuracy,
+            test_loss=score.loss,
+            training_seconds=clock.training_s,
+            evaluation_seconds=clock.evaluation_s,
+        )
+    )
+    return is_best and plan.spec.checkpoint.best
+
+
+def _budget_is_spent(state: TrainState, plan: TrainPlan) -> bool:
+    max_seconds = plan.spec.stop.max_seconds
+    if max_seconds is not None and state.clock.training_s >= max_seconds:
+        return True
+    return state.progress.schedule_samples >= plan.total_progress - 1e-6
+
+
+def _saves(state: TrainState, plan: TrainPlan) -> bool:
+    """Whether a periodic checkpoint is due after the step just done."""
+    spec = plan.spec.checkpoint
+    if spec.every_steps is not None and state.progress.step % spec.every_steps == 0:
+        return True
+    return spec.every_seconds is not None and state.clock.training_s - state.saved_at_s >= spec.every_seconds

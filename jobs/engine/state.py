@@ -1,0 +1,136 @@
+"""Everything that changes while training, and its form on disk."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from jobs.engine.clock import Clock
+from jobs.engine.noise_scale import GainAverages, NoiseSums
+from jobs.plan import Position
+
+
+@dataclass
+class Progress:
+    """Where the run stands; plain numbers."""
+
+    step: int = 0
+    """Optimizer steps done."""
+    epoch: int = 0
+    offset: int = 0
+    """Samples of this epoch that were used."""
+    samples_seen: int = 0
+    schedule_samples: float = 0.0
+    """Progress of the schedules: samples seen, or what AdaScale's gain makes of them."""
+    steps_to_accuracy: int | None = None
+    time_to_accuracy_s: float | None = None
+    test_accuracy: float | None = None
+    best_test_accuracy: float | None = None
+
+    @property
+    def position(self) -> Position:
+        """Where the next step's samples begin."""
+        return Position(self.epoch, self.offset)
+
+
+@dataclass
+class TrainState:
+    """Model, optimizer and progress of one run."""
+
+    model: nn.Module
+    """The module that holds the parameters (never a compiled wrapper)."""
+    forward: Any
+    """What is called on inputs: the model itself, or its compiled form."""
+    optimizer: Optimizer
+    clock: Clock
+    micro_batch_size: int
+    """In force now; halved when memory runs out."""
+    average: "WeightAverage | None" = None
+    progress: Progress = field(default_factory=Progress)
+    noise: NoiseSums = field(default_factory=NoiseSums)
+    gain: GainAverages = field(default_factory=GainAverages)
+    saved_at_s: float = 0.0
+    """The training clock at the newest checkpoint."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain numbers, nothing else: loads with `weights_only`."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average.state_dict() if self.average else None,
+            "progress": asdict(self.progress),
+            "noise": asdict(self.noise),
+            "gain": asdict(self.gain),
+            "micro_batch_size": self.micro_batch_size,
+            "training_s": self.clock.training_s,
+            "evaluation_s": self.clock.evaluation_s,
+            "wall_s": self.clock.wall_s,
+        }
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Take everything over from `state_dict`; the clock goes on from the seconds spent."""
+        self.model.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        _keep_state_precision(self.optimizer, saved["optimizer"])
+        if self.average:
+            self.average.load_state_dict(saved["average"])
+        self.progress = Progress(**saved["progress"])
+        self.noise = NoiseSums(**saved["noise"])
+        self.gain = GainAverages(**saved["gain"])
+        self.micro_batch_size = saved["micro_batch_size"]
+        device = next(self.model.parameters()).device
+        self.clock = Clock(device, saved["training_s"], saved["evaluation_s"], saved["wall_s"])
+        self.saved_at_s = saved["training_s"]
+
+
+def _keep_state_precision(optimizer: Optimizer, saved: dict[str, Any]) -> None:
+    """torch casts loaded state to the parameter's dtype; float32 moments of narrower parameters must stay float32."""
+    params = [param for group in optimizer.param_groups for param in group["params"]]
+    for index, values in saved["state"].items():
+        for key, value in values.items():
+            current = optimizer.state[params[index]][key]
+            if isinstance(value, Tensor) and current.dtype != value.dtype:
+                optimizer.state[params[index]][key] = value.to(current.device)
+
+
+class WeightAverage:
+    """Exponential moving average of weights and running statistics, evaluated in place of the weights.
+
+        average <- decay * average + (1 - decay) * weights,  once per optimizer step
+
+    Args: decay: in (0, 1).
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self._sources = _floating(model)
+        self._averages = [source.detach().clone() for source in self._sources]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Count the weights as they are now."""
+        torch._foreach_lerp_(self._averages, self._sources, 1.0 - self.decay)
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Exchange weights and averages; a second call undoes the first."""
+        for source, average in zip(self._sources, self._averages, strict=True):
+            held = source.detach().clone()
+            source.copy_(average)
+            average.copy_(held)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The averages, in the model's order."""
+        return {"averages": self._averages}
+
+    @torch.no_grad()
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Take the averages over."""
+        for average, value in zip(self._averages, saved["averages"], strict=True):
+            average.copy_(value)
+
+
+def _floating(model: nn.Module) -> list[Tensor]:
+    return [t.detach() for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()]

@@ -1,0 +1,189 @@
+"""One optimizer step, in the order of the mathematics.
+
+    accumulate -> measure -> agree that all is finite -> set the learning rate -> clip -> update -> advance
+
+Losses are summed over samples and divided once by the step's own number of samples, so k micro-batches, even
+or uneven, give the gradient of the one batch. The device is asked for numbers once per step.
+"""
+
+import gc
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from jobs.data.batches import Batches
+from jobs.data.draws import key
+from jobs.engine.noise_scale import estimate
+from jobs.engine.state import TrainState
+from jobs.errors import DivergedError, FaultError
+from jobs.optim.table import set_learning_rate
+from jobs.plan import Slice, TrainPlan
+from jobs.records import StepRecord
+from jobs.scaling_rules import adascale_gain
+
+
+class Measured(NamedTuple):
+    """What one accumulated gradient tells; numbers on the host."""
+
+    loss: float
+    squared_norm: float
+    """|G_B|^2 of the whole batch's mean gradient."""
+    mean_squared_norm: float | None
+    """Micro-batches' squared gradient norms, weighted by samples; None if there was but one."""
+    num_micro_batches: int
+
+
+def optimizer_step(state: TrainState, plan: TrainPlan, batches: Batches, notify: Callable[[str], None]) -> StepRecord:
+    """Train on the next global batch.
+
+    The record's training seconds are those before this step; the loop fills in the clock's.
+
+    Args: notify: told in words when memory ran out and the micro-batch was halved.
+    Raises: DivergedError before anything is updated; FaultError when not even the smallest micro-batch fits.
+    """
+    progress = state.progress
+    batch = plan.next_batch(progress.position)
+    step = progress.step + 1
+    measured = _accumulate_within_memory(state, plan, batches, batch, plan.measures_noise_at(step), notify)
+    if not (math.isfinite(measured.loss) and math.isfinite(measured.squared_norm)):
+        raise DivergedError(
+            "", f"the loss is {measured.loss} and the squared gradient norm {measured.squared_norm} at step {step}.",
+            "Lower learning_rate.base, lengthen the warm-up, or set gradient.clip_norm.",
+        )
+    trace, norm_squared = None, None
+    if measured.mean_squared_norm is not None:
+        trace, norm_squared = estimate(measured.mean_squared_norm, measured.squared_norm, batch.size, measured.num_micro_batches)
+        state.noise.add(trace, norm_squared)
+    gain = _gain(state, plan, trace, norm_squared)
+    advance = gain * plan.base_global_batch_size if gain is not None else float(batch.size)
+    learning_rate = plan.learning_rate(progress.schedule_samples + advance / 2) * (gain or 1.0)
+    set_learning_rate(state.optimizer, learning_rate)
+    if plan.spec.gradient.clip_norm is not None:
+        _clip(state.model, math.sqrt(measured.squared_norm), plan.spec.gradient.clip_norm)
+    state.optimizer.step()
+    if state.average:
+        state.average.update()
+    progress.step = step
+    progress.epoch, progress.offset = batch.epoch, batch.stop
+    progress.samples_seen += batch.size
+    progress.schedule_samples += advance
+    return StepRecord(
+        step=step,
+        epoch=batch.epoch + batch.stop / plan.num_train_samples,
+        samples_seen=progress.samples_seen,
+        global_batch_size=batch.size,
+        loss=measured.loss,
+        learning_rate=learning_rate,
+        gradient_norm=math.sqrt(measured.squared_norm),
+        covariance_trace=trace,
+        gradient_norm_squared=norm_squared,
+        gain=gain,
+        training_seconds=state.clock.training_s,
+    )
+
+
+def accumulate(state: TrainState, plan: TrainPlan, batches: Batches, micro_batches: list[Slice]) -> Measured:
+    """Leave the mean gradient over all samples of `micro_batches` in `.grad`, and measure it.
+
+    Each micro-batch's gradient arrives in a fresh `.grad` and is added up beside it: no more arithmetic than
+    autograd's own adding, and its norm can be taken on the way.
+    """
+    params = [param for param in state.model.parameters() if param.requires_grad]
+    num_samples = sum(micro_batch.size for micro_batch in micro_batches)
+    total: list[Tensor | None] = [None] * len(params)
+    loss_sum = torch.zeros((), device=params[0].device)
+    squared_norms = []
+    for micro_batch in micro_batches:
+        for param in params:
+            param.grad = None
+        # Dropout's draws belong to the samples' place, not to how many draws came before.
+        torch.manual_seed(key(plan.spec.seed, "dropout", micro_batch.epoch, micro_batch.start))
+        inputs, labels = batches.read(micro_batch)
+        loss = batch_loss(state.forward, plan, inputs, labels)
+        (loss / num_samples).backward()  # type: ignore[no-untyped-call]
+        loss_sum += loss.detach()
+        if len(micro_batches) > 1:
+            # |g_i|^2 b_i / B, where .grad holds g_i b_i / B.
+            squared_norms.append(squared_norm(params) * (num_samples / micro_batch.size))
+        total = _added(total, [param.grad for param in params])
+    for param, gradient in zip(params, total, strict=True):
+        param.grad = gradient
+    numbers = [loss_sum / num_samples, squared_norm(params)]
+    if squared_norms:
+        numbers.append(torch.stack(squared_norms).sum())
+    loss_mean, norm, *mean_norm = torch.stack([number.to(torch.float64) for number in numbers]).tolist()
+    return Measured(loss_mean, norm, mean_norm[0] if mean_norm else None, len(micro_batches))
+
+
+def batch_loss(forward: Callable[[Tensor], Tensor], plan: TrainPlan, inputs: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy summed over the samples, in float32 whatever the model computes in."""
+    with torch.autocast(inputs.device.type, torch.bfloat16, enabled=plan.spec.precision == "bfloat16"):
+        logits = forward(inputs)
+    return functional.cross_entropy(logits.float(), labels, reduction="sum", label_smoothing=plan.spec.loss.label_smoothing)
+
+
+def squared_norm(params: list[nn.Parameter]) -> Tensor:
+    """Squared L2 norm of all gradients together, 0-d float32, on the device."""
+    gradients = [param.grad for param in params if param.grad is not None]
+    return torch.stack(torch._foreach_norm(gradients, 2, dtype=torch.float32)).square().sum()
+
+
+def _added(total: list[Tensor | None], gradients: list[Tensor | None]) -> list[Tensor | None]:
+    """The running sum; a parameter that some micro-batch did not reach counts as zero there."""
+    both = [(t, g) for t, g in zip(total, gradients, strict=True) if t is not None and g is not None]
+    if both:
+        torch._foreach_add_([t for t, _ in both], [g for _, g in both])
+    return [gradient if sum_so_far is None else sum_so_far for sum_so_far, gradient in zip(total, gradients, strict=True)]
+
+
+def _accumulate_within_memory(
+    state: TrainState, plan: TrainPlan, batches: Batches, batch: Slice, measures_noise: bool, notify: Callable[[str], None]
+) -> Measured:
+    """Accumulate; where memory runs out, halve the micro-batch and repeat the same step from its beginning."""
+    buffers = list(state.model.buffers())
+    held = [buffer.clone() for buffer in buffers]  # batch-norm's running statistics move with every micro-batch
+    unit = plan.span or 1
+    while True:
+        try:
+            return accumulate(state, plan, batches, plan.split(batch, state.micro_batch_size, 2 if measures_noise else 1))
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not ran_out_of_memory(error):
+                raise
+            smaller = max(min(state.micro_batch_size, batch.size) // 2 // unit, 1) * unit
+            if smaller >= min(state.micro_batch_size, batch.size):
+                raise FaultError(
+                    "batch.micro_batch_size", f"not even {smaller} samples fit into this device's memory.",
+                    "Use a smaller model, precision bfloat16, or a smaller batch_norm.span.",
+                ) from None
+        for param in state.model.parameters():
+            param.grad = None
+        for buffer, value in zip(buffers, held, strict=True):
+            buffer.copy_(value)
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        notify(f"Out of memory at step {state.progress.step + 1}: micro-batch {state.micro_batch_size} -> {smaller}; the step is repeated.")
+        state.micro_batch_size = smaller
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether an error is the allocator's, on an accelerator or on the CPU."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _gain(state: TrainState, plan: TrainPlan, trace: float | None, norm_squared: float | None) -> float | None:
+    """AdaScale's gain for this step; None for every other rule."""
+    if not plan.scale_ratio:
+        return None
+    if trace is not None and norm_squared is not None:
+        state.gain.add(trace / plan.base_global_batch_size, norm_squared, plan.scale_ratio)
+    return adascale_gain(state.gain.variance, state.gain.squared_norm, plan.scale_ratio)
+
+
+def _clip(model: nn.Module, norm: float, max_norm: float) -> None:
+    if norm > max_norm:
+        torch._foreach_mul_([param.grad for param in model.parameters() if param.grad is not None], max_norm / norm)

@@ -1,0 +1,72 @@
+"""One family of errors that are meant for people: field, problem, hint.
+
+    LargebatchError
+    |-- InputError            a person's input is wrong           exit 2, never retried
+    |   |-- SpecError         the description itself
+    |   |-- PlanError         the description against the data, the model or the machine
+    |   |-- DataError         the data set's files
+    |   `-- CheckpointError   a checkpoint that does not fit, or none that can be read
+    |-- DivergedError         the loss or gradient is not finite  exit 3, never retried
+    `-- FaultError            the machine failed us               exit 1, may be retried
+        `-- StorageError      a folder or disk that refuses
+"""
+
+from typing import ClassVar
+
+
+class LargebatchError(Exception):
+    """What is wrong, in one sentence, with the nearest thing that works.
+
+    Args:
+        field: dotted name of the spec's field, or of what the person gave ("--device").
+        problem: what is wrong with it, with the numbers.
+        hint: what to do instead; empty where there is nothing to say.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, field: str, problem: str, hint: str = "") -> None:
+        super().__init__(field, problem, hint)
+        self.field = field
+        self.problem = problem
+        self.hint = hint
+
+    def __str__(self) -> str:
+        sentence = f"{self.field}: {self.problem}" if self.field else self.problem
+        return f"{sentence} {self.hint}".rstrip()
+
+
+class InputError(LargebatchError, ValueError):
+    """Something a person gave cannot be used; running it again would fail again."""
+
+    exit_code = 2
+
+
+class SpecError(InputError):
+    """A spec that does not say what it must, or says what it cannot."""
+
+
+class PlanError(InputError):
+    """A spec that is well formed but cannot be kept on this data, model or machine."""
+
+
+class DataError(InputError):
+    """A data set whose files are missing, cut short or not what they should be."""
+
+
+class CheckpointError(InputError):
+    """A checkpoint of something else, or no checkpoint that can be read."""
+
+
+class DivergedError(LargebatchError):
+    """The loss or the gradient stopped being finite; nothing was updated with it."""
+
+    exit_code = 3
+
+
+class FaultError(LargebatchError, RuntimeError):
+    """The machine, not the person, is at fault; the same run may succeed later."""
+
+
+class StorageError(FaultError):
+    """A folder that cannot be written or a disk that is full."""

@@ -1,0 +1,1 @@
+"""Where a job runs: in this process, and later on a Ray cluster."""

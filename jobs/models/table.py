@@ -1,0 +1,104 @@
+"""The table of models, and building one from a spec."""
+
+import inspect
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from jobs.data.draws import key
+from jobs.entry_points import call_entry_point
+from jobs.errors import SpecError
+from jobs.models import keskar, small
+from jobs.models.ghost_batch_norm import zero_init_residual
+from jobs.spec import ModelSpec
+from jobs.spec_reader import nearest
+
+OURS: dict[str, Callable[..., nn.Module]] = {
+    "mlp": small.mlp,
+    "lenet": small.lenet,
+    "resnet9": small.ResNet9,
+    "keskar-f1": keskar.f1,
+    "keskar-c1": keskar.c1,
+    "keskar-c2": keskar.VGG,
+    "keskar-c3": keskar.c1,
+    "keskar-c4": keskar.VGG,
+}
+
+
+def build_model(spec: ModelSpec, input_shape: tuple[int, ...], num_classes: int, seed: int) -> nn.Module:
+    """A model with fresh weights, on the CPU; the same weights for the same seed whatever the device.
+
+    Args: input_shape: one sample's, (C, H, W) for images.
+    Raises: SpecError.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(key(seed, "weights"))
+        model = _own(spec, num_classes) if spec.entry_point is not None else _by_name(spec, input_shape, num_classes)
+        if spec.zero_init_residual and zero_init_residual(model) == 0:
+            raise SpecError("model.zero_init_residual", f"{spec.name or spec.entry_point} has no residual blocks with batch-norm.", "Leave it out.")
+    if spec.channels_last:
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise SpecError("model", "has no parameter to train.")
+    return model
+
+
+def _by_name(spec: ModelSpec, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    name = spec.name or ""
+    if name not in OURS:
+        return _torchvision(name, spec, num_classes)
+    build = OURS[name]
+    wanted = inspect.signature(build).parameters
+    given = _from_data(wanted, input_shape, name)
+    settable = [parameter for parameter in wanted if parameter not in given and parameter != "num_classes"]
+    for argument in spec.arguments:
+        if argument not in settable:
+            hint = nearest(argument, settable) if settable else f"{name} takes no arguments."
+            raise SpecError(f"model.arguments.{argument}", "is not a known key.", hint)
+    try:
+        return build(num_classes=num_classes, **given, **spec.arguments)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise SpecError("model.arguments", f"{name} cannot be built with them: {error}.") from error
+
+
+def _from_data(wanted: object, input_shape: tuple[int, ...], name: str) -> dict[str, int]:
+    """The arguments that follow from the data: in_features, or in_channels and image_size."""
+    assert hasattr(wanted, "__contains__")
+    given: dict[str, int] = {}
+    if "in_features" in wanted:
+        given["in_features"] = small.num_features(input_shape)
+    if "in_channels" in wanted:
+        if len(input_shape) != 3:
+            raise SpecError("model.name", f"{name} takes images (channels, height, width), not samples of shape {input_shape}.", "Try mlp.")
+        given["in_channels"] = input_shape[0]
+        smallest = {"keskar-c2": 32, "keskar-c4": 32, "resnet9": 8}.get(name, 4)
+        if min(input_shape[1:]) < smallest:
+            raise SpecError("model.name", f"{name} needs images of at least {smallest}x{smallest}, not {input_shape[1]}x{input_shape[2]}.", "Try lenet or mlp.")
+    if "image_size" in wanted:
+        if input_shape[1] != input_shape[2]:
+            raise SpecError("model.name", f"{name} takes square images, not {input_shape[1]}x{input_shape[2]}.", "Try resnet9 or mlp.")
+        given["image_size"] = input_shape[1]
+    return given
+
+
+def _torchvision(name: str, spec: ModelSpec, num_classes: int) -> nn.Module:
+    try:
+        from torchvision import models
+    except ImportError:
+        raise SpecError("model.name", f"{name!r} is not one of our models, and torchvision is not installed.", nearest(name, OURS)) from None
+    known = models.list_models(module=models)
+    if name not in known:
+        raise SpecError("model.name", f"{name!r} is not a model.", nearest(name, [*OURS, *known]))
+    try:
+        model: nn.Module = models.get_model(name, weights=None, num_classes=num_classes, **spec.arguments)
+    except (TypeError, ValueError) as error:
+        raise SpecError("model.arguments", f"{name} cannot be built with them: {error}.") from error
+    return model
+
+
+def _own(spec: ModelSpec, num_classes: int) -> nn.Module:
+    model = call_entry_point("model.entry_point", spec.entry_point or "", {"num_classes": num_classes, **spec.arguments})
+    if not isinstance(model, nn.Module):
+        raise SpecError("model.entry_point", f"{spec.entry_point} returned {type(model).__name__}; it must return an nn.Module.")
+    return model

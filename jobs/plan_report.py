@@ -1,0 +1,112 @@
+"""The plan in numbers for `plan.json`, and in words for people."""
+
+from typing import Any
+
+from torch import nn
+
+from jobs.optim.table import optimizer_state_bytes
+from jobs.plan import Position, TrainPlan
+
+CURVE_POINTS = 60
+
+
+def plan_facts(plan: TrainPlan) -> dict[str, Any]:
+    """Everything the plan decided, as plain data."""
+    return {
+        "num_train_samples": plan.num_train_samples,
+        "world_size": plan.world_size,
+        "global_batch_size": plan.global_batch_size,
+        "micro_batch_size": plan.micro_batch_size,
+        "gradient_accumulation_steps": plan.gradient_accumulation_steps,
+        "micro_batches_of_the_first_step": [batch.size for batch in first_split(plan)],
+        "batch_norm_span": plan.span,
+        "samples_per_epoch": plan.samples_per_epoch,
+        "total_steps": plan.total_steps,
+        "total_samples": plan.total_progress,
+        "peak_learning_rate": plan.scaled_rate.peak,
+        "warmup_epochs": plan.scaled_rate.warmup_epochs,
+        "learning_rate_reason": plan.scaled_rate.reason,
+        "noise_every_steps": plan.noise_every_steps,
+        "learning_rate_curve": learning_rate_curve(plan),
+    }
+
+
+def first_split(plan: TrainPlan) -> list[Any]:
+    """The micro-batches of the first step."""
+    return plan.split(plan.next_batch(Position(0, 0)), plan.micro_batch_size)
+
+
+def learning_rate_curve(plan: TrainPlan, points: int = CURVE_POINTS) -> list[tuple[float, float]]:
+    """(epoch, learning rate) at evenly spaced progress, the ends included."""
+    total = plan.total_progress
+    places = [total * index / (points - 1) for index in range(points)]
+    return [(place / plan.samples_per_epoch, plan.learning_rate(min(place, total * (1 - 1e-9)))) for place in places]
+
+
+def plan_lines(plan: TrainPlan, model: nn.Module, activation_bytes_per_sample: int, dataset_bytes: int) -> list[tuple[str, str]]:
+    """(what, how and why) for a person."""
+    spec = plan.spec
+    sizes = [batch.size for batch in first_split(plan)]
+    even = len(set(sizes)) == 1
+    split = f"{len(sizes)} x {sizes[0]}" if even else f"{len(sizes) - 1} x {sizes[0]} + {sizes[-1]}"
+    full, short = divmod(plan.num_train_samples, plan.global_batch_size)
+    if not short:
+        epoch = f"{full} steps, no remainder"
+    elif spec.batch.last == "keep":
+        epoch = f"{full} steps of {plan.global_batch_size} and one of {short}, divided by its own {short}"
+    else:
+        epoch = f"{full} steps; the last {short} samples of each epoch's order are dropped"
+    lines = [
+        ("data", f"{plan.num_train_samples} training samples"),
+        ("global batch", f"{plan.global_batch_size} samples per step = {split} (micro-batches, summed and divided once)"),
+        ("epoch", epoch),
+        ("length", f"{plan.total_steps}{' at most' if plan.scale_ratio else ''} steps, {plan.total_progress:.0f} samples, {plan.total_progress / plan.num_train_samples:g} epochs"),
+    ]
+    if plan.has_batch_schedule:
+        sizes_seen = list(dict.fromkeys(plan.batch_size_at(Position(epoch, 0)) for epoch in range(int(spec.stop.epochs or 1) + 1)))
+        lines.append(("batch schedule", " -> ".join(map(str, sizes_seen[:8])) + " at the epochs' starts"))
+    lines.append(("batch-norm", _span_words(plan)))
+    warmup = plan.scaled_rate.warmup_epochs
+    lines.append(("learning rate", f"peak {plan.scaled_rate.peak:g} ({plan.scaled_rate.reason}); warm-up {warmup:g} epochs; then {spec.learning_rate.decay}"))
+    lines.append(("rate curve", sparkline([rate for _, rate in learning_rate_curve(plan)])))
+    lines.append(("optimizer", f"{spec.optimizer.name}, weight decay {spec.optimizer.weight_decay:g}"))
+    noise = f"measured every {plan.noise_every_steps} steps" if plan.noise_every_steps else "not measured (needs a batch that can be split in two)"
+    lines.append(("noise scale", noise))
+    lines.append(("memory", _memory_words(plan, model, activation_bytes_per_sample, dataset_bytes)))
+    return lines
+
+
+def _span_words(plan: TrainPlan) -> str:
+    if plan.span is None:
+        return "none in this model"
+    rest = plan.global_batch_size % plan.span
+    tail = f", the last group of each batch over {rest}" if rest else ""
+    return f"statistics over {plan.span} samples{tail}, whatever the micro-batch"
+
+
+def _memory_words(plan: TrainPlan, model: nn.Module, activation_bytes_per_sample: int, dataset_bytes: int) -> str:
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    weights = num_parameters * 4
+    sums = 2 if plan.gradient_accumulation_steps > 1 else 1
+    parts = {
+        "weights": weights,
+        "gradients": weights * sums,
+        "optimizer": optimizer_state_bytes(plan.spec.optimizer, num_parameters),
+        "average": weights if plan.spec.ema else 0,
+        "activations": activation_bytes_per_sample * plan.micro_batch_size,
+        "data set": dataset_bytes,
+    }
+    words = ", ".join(f"{name} {mebibytes(size)}" for name, size in parts.items() if size)
+    return f"about {mebibytes(sum(parts.values()))}: {words} ({num_parameters:,} parameters)"
+
+
+def mebibytes(num_bytes: int) -> str:
+    """Bytes in a readable unit."""
+    return f"{num_bytes / 2**30:.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.1f} MiB"
+
+
+def sparkline(values: list[float]) -> str:
+    """A curve in one line of text."""
+    bars = "▁▂▃▄▅▆▇█"
+    top = max(values) or 1.0
+    return "".join(bars[min(int(value / top * 7.999), 7)] for value in values)

@@ -1,0 +1,101 @@
+"""A run's folder: the names of its files, and writing them whole or not at all."""
+
+import fcntl
+import os
+import secrets
+import time
+from contextlib import contextmanager
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from jobs.errors import InputError, StorageError
+
+SPEC = "spec.json"
+PLAN = "plan.json"
+ENVIRONMENT = "environment.json"
+JOURNAL = "records.jsonl"
+SUMMARY = "summary.json"
+FIGURE = "figure.png"
+MLFLOW = "mlflow.json"
+CHECKPOINTS = "checkpoints"
+
+
+def new_run_id(name: str) -> str:
+    """A run's id: name, UTC time to the second, four random hexadecimal digits."""
+    return f"{name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
+
+
+def create(output_dir: Path, run_id: str) -> Path:
+    """Make the folder of a new run. Raises: StorageError if that is not possible."""
+    run_dir = output_dir / run_id
+    with storage_errors(run_dir):
+        (run_dir / CHECKPOINTS).mkdir(parents=True)
+    return run_dir
+
+
+def refuse_unwritable(output_dir: Path) -> None:
+    """Raise StorageError if no folder can be made below `output_dir`; leaves nothing behind."""
+    existing = output_dir
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        raise StorageError("--output-dir", f"{existing} is a file, not a folder.", "Give a folder.")
+    # Asking the file system beats reading mode bits: read-only mounts and quotas answer here too.
+    probe = existing / f".largebatch-probe-{os.getpid()}"
+    try:
+        probe.mkdir()
+        probe.rmdir()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise StorageError("--output-dir", f"{existing} cannot be written ({reason}).", "Give another --output-dir.") from error
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn the file system's refusals into one StorageError that names the path."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise StorageError(
+            str(path),
+            f"cannot be written ({reason}).",
+            "The last checkpoint is whole: free some space or mend the folder, then resume the run.",
+        ) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a small file whole. Raises: StorageError."""
+    with write_whole(path) as file:
+        file.write(text.encode())
+
+
+@contextmanager
+def write_whole(path: Path) -> Iterator[BinaryIO]:
+    """A file that appears under `path` only when it was written, flushed to disk and closed without error."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with storage_errors(path):
+        try:
+            with partial.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def exclusive(run_dir: Path, purpose: str) -> Iterator[None]:
+    """Hold a run's folder for one purpose; the kernel lets go if this process dies. Raises: InputError if another has it."""
+    path = run_dir / f".{purpose}.lock"
+    with storage_errors(path):
+        file = path.open("ab")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(str(run_dir), f"another process is at work on this run ({purpose}).", "Wait for it, or stop it first.") from None
+        yield

@@ -1,0 +1,239 @@
+"""From a recipe, a YAML or JSON file, or a mapping to a TrainSpec; every mistake becomes one SpecError."""
+
+import difflib
+import json
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import pydantic
+
+from jobs.errors import SpecError
+from jobs.spec import Spec, TrainSpec
+
+RECIPES_DIR = Path(__file__).resolve().parent.parent / "recipes"
+
+
+def recipe_paths() -> dict[str, Path]:
+    """The recipes that come with this package, by name."""
+    return {path.stem: path for path in sorted(RECIPES_DIR.glob("*.yaml"))}
+
+
+def read_spec(recipe: str, overrides: Iterable[str] = ()) -> TrainSpec:
+    """A spec from a recipe's name or a file's path, with `key.sub=value` overrides.
+
+    Raises: SpecError.
+    """
+    path = _find(recipe)
+    try:
+        document = _parse(path.read_text(encoding="utf-8"), path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(str(path), f"the recipe cannot be read: {error}.") from error
+    if not isinstance(document, dict):
+        raise SpecError(str(path), "a recipe is a mapping of keys to values; this is not.", "See `largebatch recipes`.")
+    document.setdefault("name", re.sub(r"[^A-Za-z0-9_.-]", "-", path.stem).lstrip(".") or "run")
+    for override in overrides:
+        _apply_override(document, override)
+    return build_spec(document)
+
+
+def build_spec(document: Mapping[str, Any]) -> TrainSpec:
+    """A spec from plain data. Raises: SpecError with the first mistake, unknown keys first."""
+    try:
+        return TrainSpec.model_validate(document)
+    except pydantic.ValidationError as error:
+        raise _first_mistake(error) from None
+
+
+def entry_points(spec: TrainSpec) -> dict[str, str]:
+    """The spec's references to a person's own code, by field."""
+    found = {"dataset.entry_point": spec.dataset.entry_point, "model.entry_point": spec.model.entry_point}
+    return {field: reference for field, reference in found.items() if reference is not None}
+
+
+def refuse_unlisted_entry_points(spec: TrainSpec, allowed: Collection[str]) -> None:
+    """For specs that arrive over a network: only entry points that the operator listed may run.
+
+    Raises: SpecError.
+    """
+    for field, reference in entry_points(spec).items():
+        if reference not in allowed:
+            raise SpecError(
+                field,
+                f"{reference!r} is not among the entry points that this server's operator allows.",
+                f"Allowed: {', '.join(sorted(allowed)) or 'none'}.",
+            )
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A hint with the names most like `word`: "Did you mean ...?", or the whole list."""
+    names = sorted(known)
+    close = difflib.get_close_matches(word, names, n=3, cutoff=0.5)
+    return f"Did you mean {' or '.join(close)}?" if close else f"Known: {', '.join(names)}."
+
+
+def _find(recipe: str) -> Path:
+    path = Path(recipe)
+    if path.is_dir():
+        raise SpecError(recipe, "is a folder, not a recipe.", "To go on with a run: --resume RUN_DIR.")
+    if path.is_file():
+        return path
+    recipes = recipe_paths()
+    if recipe in recipes:
+        return recipes[recipe]
+    raise SpecError("RECIPE", f"{recipe!r} is neither a file nor a recipe.", nearest(recipe, recipes))
+
+
+def _parse(text: str, path: Path) -> Any:
+    if path.suffix == ".json":
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError as error:
+            raise SpecError(str(path), f"is not JSON: {error}.") from error
+    return _parse_yaml(text, str(path))
+
+
+def _parse_yaml(text: str, where: str) -> Any:
+    try:
+        import yaml
+    except ImportError as error:
+        raise SpecError(where, "reading YAML needs PyYAML.", "pip install PyYAML, or write the spec as .json.") from error
+    try:
+        return yaml.load(text, Loader=_yaml_loader())
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise SpecError(where, f"is not YAML{place}: {getattr(error, 'problem', None) or 'cannot be parsed'}.") from error
+
+
+def _yaml_loader() -> Any:
+    """PyYAML's safe loader, but 1e-3 is a number (YAML 1.2), and a key given twice is a mistake."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    number = re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$")
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
+
+    def mapping(loader: Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+        keys = [loader.construct_object(key) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", node.start_mark)
+        return loader.construct_mapping(node, deep=True)
+
+    Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
+    return Loader
+
+
+def _apply_override(document: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise SpecError("--set", f"{override!r} is not of the form key.sub=value.", "Example: --set batch.global_batch_size=512.")
+    here = document
+    for part in parts[:-1]:
+        inner = here.setdefault(part, {})
+        if inner is None:
+            inner = here[part] = {}
+        if not isinstance(inner, dict):
+            raise SpecError("--set", f"{override!r}: {part} holds a value, not keys.")
+        here = inner
+    here[parts[-1]] = _parse_yaml(value, f"--set {key}")
+
+
+def _first_mistake(error: pydantic.ValidationError) -> SpecError:
+    mistakes = error.errors(include_url=False, include_context=True)
+    unknown = [mistake for mistake in mistakes if mistake["type"] == "extra_forbidden"]
+    first = (unknown or mistakes)[0]
+    path = _path_of(first["loc"])
+    field = ".".join(path)
+    if first["type"] == "extra_forbidden":
+        return SpecError(field, "is not a known key.", nearest(path[-1], _keys_at(path[:-1])))
+    if first["type"] == "missing":
+        return SpecError(field, "is missing.", _doc(path))
+    if first["type"] == "value_error":
+        return SpecError(field or "spec", f"{first['ctx']['error']}.")
+    same_field = [mistake for mistake in mistakes if _path_of(mistake["loc"]) == path]
+    wanted = " or ".join(dict.fromkeys(_wanted(mistake) for mistake in same_field))
+    hint = f"Write {first['input'] / 100:g} for {first['input']} %." if _is_percent(path, first["input"]) else _doc(path)
+    return SpecError(field, f"must be {wanted}, not {_shown(first['input'])}.", hint)
+
+
+def _is_percent(path: Sequence[str], value: object) -> bool:
+    return path[-1] == "target_accuracy" and isinstance(value, (int, float)) and 1 < value <= 100
+
+
+def _wanted(mistake: Any) -> str:
+    context = mistake.get("ctx", {})
+    kind = mistake["type"]
+    phrases = {
+        "int_type": "a whole number",
+        "int_from_float": "a whole number",
+        "float_type": "a number",
+        "bool_type": "true or false",
+        "string_type": "text",
+        "dict_type": "a mapping",
+        "model_type": "a mapping of keys to values",
+        "model_attributes_type": "a mapping of keys to values",
+        "tuple_type": "a list",
+        "greater_than": f"above {context.get('gt')}",
+        "greater_than_equal": f"at least {context.get('ge')}",
+        "less_than": f"below {context.get('lt')}",
+        "less_than_equal": f"at most {context.get('le')}",
+        "literal_error": str(context.get("expected", "")).replace("'", '"'),
+        "none_required": "null",
+    }
+    return phrases.get(kind, mistake["msg"])
+
+
+def _shown(value: object) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _path_of(location: tuple[int | str, ...]) -> tuple[str, ...]:
+    """The keys of a mistake's place, without pydantic's names for the branches of a union."""
+    path: list[str] = []
+    model: type[Spec] | None = TrainSpec
+    for part in location:
+        if isinstance(part, int):
+            path.append(str(part))
+        elif not _is_branch(part) or (model and part in model.model_fields):
+            path.append(part)
+            model = _model_of(model, part)
+    return tuple(path)
+
+
+def _is_branch(part: str) -> bool:
+    return part in {"int", "float", "str", "bool", "none"} or "[" in part or part.startswith("constrained-")
+
+
+def _model_of(model: type[Spec] | None, field: str) -> type[Spec] | None:
+    """The part of the spec that a field holds, if it holds one."""
+    if model is None or field not in model.model_fields:
+        return None
+    pending: list[Any] = [model.model_fields[field].annotation]
+    while pending:
+        annotation = pending.pop()
+        if isinstance(annotation, type) and issubclass(annotation, Spec):
+            return annotation
+        pending.extend(get_args(annotation))
+    return None
+
+
+def _keys_at(path: Sequence[str]) -> list[str]:
+    model: type[Spec] | None = TrainSpec
+    for part in path:
+        model = model if part.isdigit() else _model_of(model, part)
+    return list(model.model_fields) if model else []
+
+
+def _doc(path: Sequence[str]) -> str:
+    model: type[Spec] | None = TrainSpec
+    for part in path[:-1]:
+        model = model if part.isdigit() else _model_of(model, part)
+    field = model.model_fields.get(path[-1]) if model else None
+    return " ".join((field.description or "").split()) if field else ""

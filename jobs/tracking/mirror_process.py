@@ -1,0 +1,80 @@
+"""Running the MLflow mirror beside a job, in a process of its own.
+
+A server that is slow, down or dying can then cost no training step, and MLflow's import costs no training
+second. The mirror reads the journal; this side only starts it, passes on what it says, and waits at the end.
+"""
+
+import importlib.util
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from jobs.spec import TrainSpec
+from jobs.tracking.mirror_state import MirrorState
+
+PACKAGES = Path(__file__).resolve().parents[2]
+"""The folder that holds this package: it need not be the current one."""
+PATIENCE_S = 60.0
+"""How long the end of a run waits for MLflow to take what is left."""
+
+
+class MirrorProcess:
+    """The mirror of one run; a context manager. Does nothing where tracking is off or MLflow is not installed."""
+
+    def __init__(self, spec: TrainSpec, run_dir: Path, notify: Callable[[str], None]) -> None:
+        self._spec, self._run_dir, self._notify = spec, run_dir, notify
+        self._process: subprocess.Popen[str] | None = None
+        self._reader: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        if not self._spec.tracking.enabled:
+            return self
+        if importlib.util.find_spec("mlflow") is None:
+            self._notify("MLflow is not installed: this run is kept in its folder alone.")
+            return self
+        # Its standard input is a leash: when this process ends, in whatever way, the mirror reads its end.
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "jobs.tracking.mlflow_mirror", str(self._run_dir.resolve())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(PACKAGES), os.environ.get("PYTHONPATH", "")])},
+        )
+        self._reader = threading.Thread(target=self._pass_on, args=(self._process,), daemon=True)
+        self._reader.start()
+        return self
+
+    def _pass_on(self, process: "subprocess.Popen[str]") -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            self._notify(line.rstrip("\n"))
+
+    def finish(self) -> str | None:
+        """Wait until MLflow has everything, or cannot have it now; returns MLflow's id of the run, if it has one."""
+        self._let_go()
+        return MirrorState.read(self._run_dir).run_id if self._spec.tracking.enabled else None
+
+    def _let_go(self) -> None:
+        process, self._process = self._process, None
+        if process is None or process.stdin is None:
+            return
+        process.stdin.close()
+        try:
+            process.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            self._notify(f"MLflow took more than {PATIENCE_S:.0f} s; `largebatch sync {self._run_dir}` sends the rest.")
+        if self._reader is not None:
+            self._reader.join()
+        if process.stdout is not None:
+            process.stdout.close()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._let_go()

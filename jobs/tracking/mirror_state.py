@@ -1,0 +1,39 @@
+"""How far a run's mirror has come: `mlflow.json` in the run's folder."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Self
+
+from jobs.run_folder import MLFLOW, write_text
+
+
+@dataclass
+class MirrorState:
+    """What MLflow has of a run."""
+
+    uri: str | None = None
+    run_id: str | None = None
+    base_ms: int = 0
+    """The time that MLflow shows for zero training seconds."""
+    bytes_read: int = 0
+    """How much of the journal was taken over."""
+    last_step: int = 0
+    """Step records up to this one were weighed; a resumed run that repeats them sends them no second time."""
+    last_evaluation_step: int = 0
+    last_sent_s: float | None = None
+    """Training seconds of the last step record that was sent."""
+    is_complete: bool = False
+    """MLflow has everything up to the journal's last end record, artifacts included."""
+
+    @classmethod
+    def read(cls, run_dir: Path) -> Self:
+        """The state on disk, or a fresh one."""
+        path = run_dir / MLFLOW
+        if not path.is_file():
+            return cls()
+        return cls(**json.loads(path.read_text()))
+
+    def write(self, run_dir: Path) -> None:
+        """Replace the state on disk."""
+        write_text(run_dir / MLFLOW, json.dumps(asdict(self), indent=2) + "\n")

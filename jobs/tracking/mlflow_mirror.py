@@ -1,0 +1,292 @@
+"""The MLflow mirror: reads a run's journal and brings MLflow up to it, as often as need be.
+
+`python -m jobs.tracking.mlflow_mirror RUN_DIR` follows a run until its standard input ends. `sync_run` does the
+same once, for a run whose server was away. Everything sent is a function of the journal and of `mlflow.json`.
+
+MLflow's time axis is the training clock: a metric's timestamp is the run's start plus its training seconds.
+"""
+
+import fcntl
+import json
+import os
+import select
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from jobs import run_folder
+from jobs.checkpoints import list_checkpoints
+from jobs.errors import FaultError, InputError
+from jobs.records import EndRecord, EvalRecord, JournalRecord, Outcome, StartRecord, StepRecord
+from jobs.spec import TrainSpec
+from jobs.spec_reader import build_spec
+from jobs.tracking.journal import parse_line
+from jobs.tracking.mirror_state import MirrorState
+
+BATCH = 900
+"""Metrics in one request; MLflow takes at most 1000."""
+POLL_S = 1.0
+RETRY_S = 5.0
+STATUS = {Outcome.DIVERGED: "FAILED", Outcome.STOPPED: "KILLED"}
+
+
+def sync_run(run_dir: Path) -> MirrorState:
+    """Bring MLflow up to a run's journal. Raises: FaultError if the server does not answer; nothing is lost then."""
+    if not (run_dir / run_folder.SPEC).is_file():
+        raise InputError(str(run_dir), f"is not a run's folder: it has no {run_folder.SPEC}.")
+    with run_folder.exclusive(run_dir, "mirror"):
+        mirror = Mirror(run_dir)
+        try:
+            mirror.catch_up()
+        except Exception as error:  # MLflow raises its own, requests' and SQLAlchemy's errors
+            raise FaultError("tracking.mlflow_uri", f"MLflow at {mirror.uri} does not answer: {_brief(error)}.", "The journal keeps everything; try again later.") from error
+        return mirror.state
+
+
+def default_uri(run_dir: Path) -> str:
+    """MLFLOW_TRACKING_URI, or an SQLite file beside the runs."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{run_dir.resolve().parent / 'mlflow.db'}"
+
+
+class Mirror:
+    """One run's way into MLflow. Any method may raise whatever MLflow raises; calling again goes on from there."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
+        self.spec: TrainSpec = build_spec(json.loads((run_dir / run_folder.SPEC).read_text()))
+        self.state = MirrorState.read(run_dir)
+        self.uri = self.spec.tracking.mlflow_uri or self.state.uri or default_uri(run_dir)
+        self._client: Any = None
+
+    def catch_up(self) -> None:
+        """Send what the journal has and MLflow has not."""
+        for records, end in self._unread():
+            if not records:
+                continue
+            self._ensure_run(records)
+            self._send(records)
+            self.state.bytes_read = end
+            self.state.write(self.run_dir)
+
+    def mark_killed(self) -> None:
+        """Tell MLflow that the process is gone without an end record."""
+        if self.state.run_id and not self.state.is_complete:
+            self._connect().set_terminated(self.state.run_id, "KILLED")
+
+    def _unread(self) -> Iterator[tuple[list[JournalRecord], int]]:
+        """Whole lines of the journal that were not read, some hundred at a time, with the place after them."""
+        path = self.run_dir / run_folder.JOURNAL
+        if not path.is_file():
+            return
+        with path.open("rb") as file:
+            file.seek(self.state.bytes_read)
+            while True:
+                lines = [line for line in file.readlines(200_000) if line.endswith(b"\n")]
+                if not lines:
+                    return
+                records = [record for line in lines if (record := parse_line(line.decode(errors="replace"))) is not None]
+                end = self.state.bytes_read + sum(map(len, lines))
+                yield records, end
+                file.seek(end)
+
+    def _connect(self) -> Any:
+        if self._client is None:
+            os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+            os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
+            import logging
+
+            import mlflow
+
+            logging.getLogger("alembic").setLevel(logging.ERROR)
+            logging.getLogger("mlflow").setLevel(logging.ERROR)
+            self._client = mlflow.MlflowClient(tracking_uri=self.uri)
+        return self._client
+
+    def _ensure_run(self, records: list[JournalRecord]) -> None:
+        client, state = self._connect(), self.state
+        if state.run_id is not None:
+            if isinstance(records[0], StartRecord):
+                client.update_run(state.run_id, status="RUNNING")
+                state.is_complete = False
+            return
+        started = next((record.at_s for record in records if isinstance(record, StartRecord)), 0.0)
+        state.base_ms, state.uri = int(started * 1000), self.uri
+        run = client.create_run(self._experiment_id(), start_time=state.base_ms, run_name=self.run_dir.name, tags=self._tags())
+        state.run_id = run.info.run_id
+        state.write(self.run_dir)
+        from mlflow.entities import Param
+
+        params = [Param(name, str(value)[:6000]) for name, value in _flat(self.spec.model_dump(mode="json")).items() if value not in (None, {}, [])]
+        for start in range(0, len(params), 100):
+            client.log_batch(state.run_id, params=params[start : start + 100])
+        for name in (run_folder.SPEC, run_folder.PLAN, run_folder.ENVIRONMENT):
+            client.log_artifact(state.run_id, str(self.run_dir / name))
+
+    def _experiment_id(self) -> str:
+        client, name = self._connect(), self.spec.tracking.experiment
+        beside_runs = self.uri.startswith("sqlite:") and not os.environ.get("MLFLOW_TRACKING_URI") and self.spec.tracking.mlflow_uri is None
+        with _one_at_a_time(self.run_dir.parent):
+            found = client.get_experiment_by_name(name)
+            if found is not None:
+                return str(found.experiment_id)
+            artifacts = (self.run_dir.parent / "mlflow-artifacts").resolve().as_uri() if beside_runs else None
+            return str(client.create_experiment(name, artifact_location=artifacts))
+
+    def _tags(self) -> dict[str, str]:
+        environment = json.loads((self.run_dir / run_folder.ENVIRONMENT).read_text())
+        return {
+            "largebatch.recipe": self.spec.name,
+            "largebatch.run_id": self.run_dir.name,
+            "largebatch.global_batch_size": str(json.loads((self.run_dir / run_folder.PLAN).read_text())["global_batch_size"]),
+            "largebatch.optimizer": self.spec.optimizer.name,
+            "largebatch.dataset": str(self.spec.dataset.name or self.spec.dataset.entry_point),
+            "largebatch.device": environment["device"],
+            "largebatch.clock": "training seconds; evaluation, checkpoints and kernel warm-up are not counted",
+        }
+
+    def _send(self, records: list[JournalRecord]) -> None:
+        from mlflow.entities import Metric
+
+        metrics = [
+            Metric(name, float(value), self.state.base_ms + max(round(seconds * 1000), 0), step)
+            for record in records
+            for name, value, seconds, step in self._metrics(record)
+        ]
+        for start in range(0, len(metrics), BATCH):
+            self._client.log_batch(self.state.run_id, metrics=metrics[start : start + BATCH])
+        for record in records:
+            if isinstance(record, EndRecord):
+                self._finish(record)
+
+    def _metrics(self, record: JournalRecord) -> Iterator[tuple[str, float, float, int]]:
+        """(name, value, training seconds, step) of what MLflow keeps of a record."""
+        state = self.state
+        if isinstance(record, StepRecord) and record.step > state.last_step:
+            state.last_step = record.step
+            every = self.spec.tracking.step_every_seconds
+            if state.last_sent_s is not None and record.training_seconds - state.last_sent_s < every:
+                return
+            state.last_sent_s = record.training_seconds
+            names = ("loss", "learning_rate", "gradient_norm", "global_batch_size", "samples_seen", "epoch", "training_seconds", "gain")
+        elif isinstance(record, EvalRecord) and record.step > state.last_evaluation_step:
+            state.last_evaluation_step = record.step
+            names = ("test_accuracy", "test_loss", "evaluation_seconds")
+        else:
+            return
+        for name in names:
+            value = getattr(record, name)
+            if value is not None:
+                yield name, value, record.training_seconds, record.step
+
+    def _finish(self, record: EndRecord) -> None:
+        client, run_id, summary = self._client, self.state.run_id, record.summary
+        from mlflow.entities import Metric
+
+        at_ms = self.state.base_ms + round(summary.training_seconds * 1000)
+        names = (
+            "samples_per_second", "time_to_accuracy_seconds", "steps_to_accuracy", "best_test_accuracy", "train_accuracy",
+            "gradient_noise_scale", "wall_seconds",
+        )  # fmt: skip
+        values = {f"final_{name}": getattr(summary, name) for name in names}
+        client.log_batch(run_id, metrics=[Metric(name, float(value), at_ms, summary.steps) for name, value in values.items() if value is not None])
+        client.set_tag(run_id, "largebatch.outcome", summary.outcome.value)
+        for name in (run_folder.PLAN, run_folder.FIGURE, run_folder.SUMMARY):
+            if (self.run_dir / name).is_file():
+                client.log_artifact(run_id, str(self.run_dir / name))
+        newest = list_checkpoints(self.run_dir / run_folder.CHECKPOINTS)
+        if self.spec.tracking.log_checkpoint and newest:
+            client.log_artifact(run_id, str(newest[0].path), "checkpoints")
+        client.set_terminated(run_id, STATUS.get(summary.outcome, "FINISHED"))
+        self.state.is_complete = True
+        self.state.write(self.run_dir)
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Runs that start together must not create the experiment, or its database, twice."""
+    with (folder / ".mlflow.lock").open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict) and value:
+            flat.update(_flat(value, f"{prefix}{name}."))
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def _brief(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return (text[0] if text else type(error).__name__)[:200]
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _input_ends_within(seconds: float) -> bool:
+    ready, _, _ = select.select([sys.stdin], [], [], seconds)
+    return bool(ready) and sys.stdin.read(1) == ""
+
+
+def follow(run_dir: Path) -> None:
+    """Mirror a run while it trains; ends, with a last try, when standard input does."""
+    mirror: Mirror | None = None
+    is_away = False
+    over = False
+    while True:
+        over = over or _input_ends_within(RETRY_S if is_away else POLL_S)
+        if not (run_dir / run_folder.ENVIRONMENT).is_file() and not over:
+            continue
+        try:
+            mirror = mirror or Mirror(run_dir)
+            mirror.catch_up()
+            if over:
+                mirror.mark_killed()
+            if is_away:
+                _say(f"MLflow at {mirror.uri} answers again and has everything so far.")
+            is_away = False
+        except Exception as error:  # the mirror must outlive anything that MLflow raises
+            uri = mirror.uri if mirror else "its address"
+            if not is_away:
+                _say(f"MLflow at {uri} does not answer ({_brief(error)}). Training goes on; the journal keeps everything.")
+            is_away = True
+        if over:
+            if is_away:
+                _say(f"MLflow is behind: `largebatch sync {run_dir}` brings it up to date, and so does the next run.")
+            return
+
+
+def catch_up_others(run_dir: Path) -> None:
+    """Bring up runs beside this one whose server was away when they ended."""
+    for path in sorted(run_dir.parent.glob(f"*/{run_folder.SUMMARY}")):
+        other = path.parent
+        if other == run_dir or MirrorState.read(other).is_complete:
+            continue
+        try:
+            with run_folder.exclusive(other, "train"):
+                if build_spec(json.loads((other / run_folder.SPEC).read_text())).tracking.enabled:
+                    sync_run(other)
+                    _say(f"MLflow now has run {other.name} too.")
+        except (FaultError, InputError, OSError):
+            continue
+
+
+def main() -> None:
+    """Follow the run named on the command line, then help those left behind."""
+    os.nice(10)  # the trainer's threads come first
+    run_dir = Path(sys.argv[1])
+    with run_folder.exclusive(run_dir, "mirror"):
+        follow(run_dir)
+    if MirrorState.read(run_dir).is_complete:
+        catch_up_others(run_dir)
+
+
+if __name__ == "__main__":
+    main()

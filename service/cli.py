@@ -1,0 +1,238 @@
+"""The command `largebatch`. Heavy imports live inside the commands that need them, so that help is quick."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from jobs.errors import LargebatchError
+
+if TYPE_CHECKING:
+    from jobs.launch.local import LocalOptions
+    from jobs.spec import TrainSpec
+
+app = typer.Typer(
+    name="largebatch",
+    help="Train with large batches: exact batches, honest clocks, and what each batch size costs.",
+    epilog="Example: largebatch train digits-lamb",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+Recipe = Annotated[str, typer.Argument(help="A recipe's name (see `largebatch recipes`) or the path of a YAML or JSON file.", show_default=False)]
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one value, such as batch.global_batch_size=512.", show_default=False)]
+DataDir = Annotated[Path, typer.Option(help="Where data sets lie, as torchvision lays them out.", envvar="LARGEBATCH_DATA_DIR")]
+OutputDir = Annotated[Path, typer.Option(help="Where run folders go.", envvar="LARGEBATCH_OUTPUT_DIR")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, nothing else.")]
+
+
+@app.command(epilog="Example: largebatch train mnist-lars --set batch.global_batch_size=8192 --data-dir data")
+def train(
+    recipe: Annotated[str | None, typer.Argument(help="A recipe's name (see `largebatch recipes`) or the path of a YAML or JSON file.", show_default=False)] = None,
+    overrides: Overrides = None,
+    data_dir: DataDir = Path("data"),
+    output_dir: OutputDir = Path("runs"),
+    device: Device = "auto",
+    resume: Annotated[Path | None, typer.Option(metavar="RUN_DIR", help="Go on from a run's newest checkpoint.", show_default=False)] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, print the plan, train nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train one recipe in this process, on one GPU or the CPU.
+
+    Exit codes: 0 done, 2 bad input, 3 diverged, 4 stopped and resumable, 1 a fault of the machine.
+    """
+    from jobs.launch.local import LocalOptions
+
+    options = LocalOptions(data_dir, output_dir, device, resume)
+    spec = _spec(recipe, resume, overrides or [])
+    if dry_run:
+        _print_plan(spec, options, as_json)
+        return
+    _train(spec, options, as_json)
+
+
+def _spec(recipe: str | None, resume: Path | None, overrides: list[str]) -> "TrainSpec":
+    from jobs.errors import SpecError
+    from jobs.launch.local import resumed_spec
+    from jobs.spec_reader import read_spec
+
+    if resume is not None and recipe is not None:
+        raise SpecError("RECIPE", "a resumed run has its recipe already.", "Leave it out; change single values with --set.")
+    if resume is not None:
+        return resumed_spec(resume, overrides)
+    if recipe is None:
+        raise SpecError("RECIPE", "is missing.", "Give a recipe's name or file, or --resume RUN_DIR. `largebatch recipes` lists them.")
+    return read_spec(recipe, overrides)
+
+
+def _train(spec: "TrainSpec", options: "LocalOptions", as_json: bool) -> None:
+    from jobs.__main__ import exit_code
+    from jobs.job import Listener
+    from jobs.launch.local import prepare_locally, train_locally
+    from jobs.records import Outcome
+    from service.console import TrainingView
+    from tuning.collect import collect
+    from tuning.figures import write_png
+
+    job = prepare_locally(spec, options)
+    console = Console(stderr=True)
+    with TrainingView(console, job.plan) as view:
+        summary = train_locally(
+            job,
+            options,
+            Listener(on_record=view.record, on_notice=view.notice),
+            on_start=view.started,
+            draw=lambda run_dir: write_png(collect([run_dir]), run_dir / "figure.png"),
+        )
+    if summary.outcome is Outcome.STOPPED:
+        console.print(f"Stopped at step {summary.steps}. Go on with: largebatch train --resume {summary.run_dir}", highlight=False, soft_wrap=True)
+    if as_json:
+        print(summary.model_dump_json())
+    else:
+        _print_table([summary.model_dump(mode="json")])
+    raise typer.Exit(exit_code(summary))
+
+
+def _print_plan(spec: "TrainSpec", options: "LocalOptions", as_json: bool) -> None:
+    import json
+
+    from jobs.data.dataset import Images
+    from jobs.device import activation_bytes_per_sample
+    from jobs.launch.local import prepare_locally
+    from jobs.plan_report import plan_facts, plan_lines
+
+    job = prepare_locally(spec, options)
+    if as_json:
+        print(json.dumps(plan_facts(job.plan)))
+        return
+    per_sample = activation_bytes_per_sample(job.model, job.dataset.input_shape, job.device)
+    dataset_bytes = sum(part.num_bytes for part in (job.dataset.train, job.dataset.test) if isinstance(part, Images))
+    table = Table(show_header=False, box=None, title=f"Plan of {spec.name}", title_justify="left", padding=(0, 2, 0, 0))
+    for what, how in plan_lines(job.plan, job.model, per_sample, dataset_bytes):
+        table.add_row(f"[bold]{what}[/bold]", how)
+    Console().print(table)
+
+
+@app.command(epilog="Example: largebatch plan digits-lamb --set batch.micro_batch_size=240")
+def plan(
+    recipe: Recipe, overrides: Overrides = None, data_dir: DataDir = Path("data"), device: Device = "auto", as_json: AsJson = False
+) -> None:
+    """Print what a recipe would do, and why: split of the batch, steps, learning rate, memory."""
+    from jobs.launch.local import LocalOptions
+
+    _print_plan(_spec(recipe, None, overrides or []), LocalOptions(data_dir=data_dir, device=device), as_json)
+
+
+@app.command(epilog="Example: largebatch recipes")
+def recipes() -> None:
+    """List the recipes that come with this package."""
+    from jobs.spec_reader import read_spec, recipe_paths
+
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in ("recipe", "data", "batch", "optimizer", "what it shows"):
+        table.add_column(column)
+    for name in recipe_paths():
+        spec = read_spec(name)
+        table.add_row(name, spec.dataset.name or "own", str(spec.batch.global_batch_size), spec.optimizer.name, spec.description)
+    Console().print(table)
+
+
+@app.command(epilog="Example: largebatch compare runs/digits-small-* runs/digits-large-* --figure compare.html")
+def compare(
+    run_dirs: Annotated[list[Path], typer.Argument(help="Run folders.", show_default=False)],
+    figure: Annotated[Path | None, typer.Option(help="Write accuracy against training seconds here, .html or .png.", show_default=False)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put runs side by side: a table, and a figure of accuracy against training seconds."""
+    import json
+
+    from jobs.errors import SpecError
+    from jobs.run_folder import storage_errors
+    from tuning.collect import collect
+    from tuning.figures import write_html, write_png
+
+    results = collect(run_dirs)
+    if figure is not None:
+        if figure.suffix not in {".html", ".png"}:
+            raise SpecError("--figure", f"{figure.name} ends in neither .html nor .png.", "Choose one of the two.")
+        with storage_errors(figure):
+            figure.parent.mkdir(parents=True, exist_ok=True)
+            (write_html if figure.suffix == ".html" else write_png)(results, figure)
+    rows = [{"recipe": result.name, "optimizer": result.optimizer, **result.summary.model_dump(mode="json")} for result in results]
+    if as_json:
+        print(json.dumps(rows))
+        return
+    _print_table(rows)
+    if figure is not None:
+        print(f"Figure: {figure.resolve()}")
+
+
+def _print_table(rows: list[dict[str, Any]]) -> None:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    columns = {
+        "run": lambda row: row.get("recipe", row["run_id"]),
+        "batch": lambda row: f"{row['global_batch_size']:,}",
+        "outcome": lambda row: row["outcome"],
+        "steps": lambda row: f"{row['steps']:,}",
+        "epochs": lambda row: f"{row['epochs']:g}" if row["epochs"] == round(row["epochs"], 2) else f"{row['epochs']:.2f}",
+        "training s": lambda row: f"{row['training_seconds']:.2f}",
+        "s to target": lambda row: "-" if row["time_to_accuracy_seconds"] is None else f"{row['time_to_accuracy_seconds']:.2f}",
+        "test acc.": lambda row: "-" if row["test_accuracy"] is None else f"{row['test_accuracy']:.4f}",
+        "best": lambda row: "-" if row["best_test_accuracy"] is None else f"{row['best_test_accuracy']:.4f}",
+        "samples/s": lambda row: "-" if row["samples_per_second"] is None else f"{row['samples_per_second']:,.0f}",
+        "noise scale": lambda row: "-" if row["gradient_noise_scale"] is None else f"{row['gradient_noise_scale']:,.0f}",
+    }
+    for column in columns:
+        table.add_column(column, justify="left" if column in {"run", "outcome"} else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(show(row) for show in columns.values()))
+    console = Console()
+    # Piped output has no width of its own: do not cut columns to eighty characters.
+    (console if console.is_terminal else Console(width=200)).print(table)
+
+
+@app.command(epilog="Example: largebatch sync runs/digits-lamb-20260101-120000-ab12")
+def sync(run_dirs: Annotated[list[Path], typer.Argument(help="Run folders.", show_default=False)]) -> None:
+    """Bring MLflow up to what the runs' journals hold, for instance after its server was down."""
+    from jobs.tracking.mlflow_mirror import sync_run
+
+    for run_dir in run_dirs:
+        state = sync_run(run_dir)
+        print(f"{run_dir.name}: MLflow run {state.run_id} at {state.uri} has everything.")
+
+
+@app.command(epilog="Example: largebatch doctor --data-dir data")
+def doctor(data_dir: DataDir = Path("data"), output_dir: OutputDir = Path("runs")) -> None:
+    """Say what is installed, found and reachable, what is missing, and how to get it."""
+    from service.doctor import examine
+
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    findings = list(examine(data_dir, output_dir))
+    for finding in findings:
+        mark = "[green]ok[/green]" if finding.is_fine else "[yellow]--[/yellow]"
+        table.add_row(mark, finding.what, finding.state)
+    Console().print(table)
+    if any(finding.is_needed and not finding.is_fine for finding in findings):
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Run the command; a person's mistakes and the machine's faults end in one sentence, not in a traceback."""
+    try:
+        app()
+    except LargebatchError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("Interrupted; the last checkpoint is whole.", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""What the command shows while it works: a progress line on a terminal, plain lines when piped."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from jobs.plan import TrainPlan
+from jobs.records import EvalRecord, Record, StepRecord
+
+PLAIN_EVERY_S = 5.0
+REFRESH_S = 0.2
+
+
+class _Remaining(ProgressColumn):
+    """Time left, from the training clock alone."""
+
+    def render(self, task: Task) -> Text:
+        seconds = task.fields.get("remaining_s")
+        if seconds is None:
+            return Text("--:-- left", style="cyan")
+        return Text(f"{int(seconds) // 60}:{int(seconds) % 60:02d} left", style="cyan")
+
+
+class TrainingView:
+    """Follows one run's records; a context manager."""
+
+    def __init__(self, console: Console, plan: TrainPlan) -> None:
+        self._console, self._plan = console, plan
+        self._live = console.is_terminal
+        self._shown_at_s = 0.0
+        self._accuracy = ""
+        self._first: StepRecord | None = None
+        self._progress = Progress(
+            SpinnerColumn(), TextColumn("{task.description}"), _Remaining(), TimeElapsedColumn(), console=console, transient=True, disable=not self._live
+        )
+        self._task: Any = self._progress.add_task("preparing", total=None)
+
+    def __enter__(self) -> "TrainingView":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def started(self, run_dir: Path) -> None:
+        """Say where the results go."""
+        self.notice(f"Run folder: {run_dir}")
+
+    def notice(self, text: str) -> None:
+        """A line that stays."""
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def record(self, record: Record) -> None:
+        """Show what is new, a few times a second at most."""
+        if isinstance(record, EvalRecord):
+            self._accuracy = f"  accuracy {record.test_accuracy:.4f}"
+            if not self._live:
+                self.notice(f"step {record.step}  epoch {record.epoch:.2f}  test accuracy {record.test_accuracy:.4f}  training {record.training_seconds:.1f} s")
+        elif isinstance(record, StepRecord):
+            self._first = self._first or record
+            now = time.monotonic()
+            if now - self._shown_at_s >= (REFRESH_S if self._live else PLAIN_EVERY_S):
+                if self._live:
+                    self._progress.update(self._task, description=self._line(record), remaining_s=self._remaining_s(record))
+                elif self._shown_at_s:
+                    self.notice(self._line(record))
+                self._shown_at_s = now
+
+    def _rate(self, record: StepRecord) -> float:
+        first = self._first or record
+        seconds = record.training_seconds - first.training_seconds
+        return (record.samples_seen - first.samples_seen) / seconds if seconds > 0 else 0.0
+
+    def _remaining_s(self, record: StepRecord) -> float | None:
+        rate = self._rate(record)
+        return (self._plan.total_progress - record.samples_seen) / rate if rate else None
+
+    def _line(self, record: StepRecord) -> str:
+        total = f"/{self._plan.total_steps}"
+        return f"step {record.step}{total}  {self._rate(record):,.0f} samples/s  loss {record.loss:.4f}  lr {record.learning_rate:.4g}{self._accuracy}"

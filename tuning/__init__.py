@@ -1,0 +1,1 @@
+"""What compares: runs side by side, in one table and one figure."""
