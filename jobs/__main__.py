@@ -43,7 +43,9 @@ class PlainLines:
 
 def main(arguments: list[str] | None = None) -> int:
     """Train one spec; prints the summary as JSON; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m jobs", description=__doc__, epilog="Example: python -m jobs digits-lamb --set batch.global_batch_size=full")
+    parser = argparse.ArgumentParser(
+        prog="python -m jobs", description=__doc__, epilog="Example: python -m jobs digits-lamb --set batch.global_batch_size=full"
+    )
     parser.add_argument("spec", nargs="?", help="recipe name, or path of a YAML or JSON file")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="override one value of the spec")
     parser.add_argument("--data-dir", type=Path, default=Path("data"))

@@ -97,7 +97,9 @@ def load_newest(folder: Path, device: torch.device, report: Callable[[str], None
             report(f"{error.problem} Using the one before it.")
     if damaged:
         raise CheckpointError("--resume", f"none of the {damaged} checkpoints in {folder} can be read.", "Start the run again from its spec.json.")
-    raise CheckpointError("--resume", f"there is no checkpoint in {folder}.", "The run was stopped before its first; start it again from its spec.json.")
+    raise CheckpointError(
+        "--resume", f"there is no checkpoint in {folder}.", "The run was stopped before its first; start it again from its spec.json."
+    )
 
 
 def load(path: Path, device: torch.device) -> dict[str, Any]:
@@ -121,7 +123,8 @@ def refuse_other_spec(saved: dict[str, Any], spec: TrainSpec) -> None:
     for field, (before, after) in sorted(_differences(saved, now).items()):
         if not any(field == free or field.startswith(f"{free}.") for free in MAY_CHANGE):
             raise CheckpointError(
-                field, f"the checkpoint was made with {before!r}, and the spec now says {after!r}.",
+                field,
+                f"the checkpoint was made with {before!r}, and the spec now says {after!r}.",
                 f"A resumed run may change {', '.join(MAY_CHANGE)}; for anything else start a new run.",
             )
 

@@ -23,7 +23,9 @@ def call_entry_point(field: str, reference: str, arguments: Mapping[str, Any]) -
     try:
         function = getattr(importlib.import_module(module_name), function_name)
     except ModuleNotFoundError as error:
-        raise SpecError(field, f"module {error.name!r} is not found.", f"Run from the folder that holds it, or install it ({module_name}).") from error
+        raise SpecError(
+            field, f"module {error.name!r} is not found.", f"Run from the folder that holds it, or install it ({module_name})."
+        ) from error
     except AttributeError as error:
         raise SpecError(field, f"{module_name} has no {function_name}.") from error
     try:

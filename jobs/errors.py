@@ -1,14 +1,14 @@
 """One family of errors that are meant for people: field, problem, hint.
 
-    LargebatchError
-    |-- InputError            a person's input is wrong           exit 2, never retried
-    |   |-- SpecError         the description itself
-    |   |-- PlanError         the description against the data, the model or the machine
-    |   |-- DataError         the data set's files
-    |   `-- CheckpointError   a checkpoint that does not fit, or none that can be read
-    |-- DivergedError         the loss or gradient is not finite  exit 3, never retried
-    `-- FaultError            the machine failed us               exit 1, may be retried
-        `-- StorageError      a folder or disk that refuses
+LargebatchError
+|-- InputError            a person's input is wrong           exit 2, never retried
+|   |-- SpecError         the description itself
+|   |-- PlanError         the description against the data, the model or the machine
+|   |-- DataError         the data set's files
+|   `-- CheckpointError   a checkpoint that does not fit, or none that can be read
+|-- DivergedError         the loss or gradient is not finite  exit 3, never retried
+`-- FaultError            the machine failed us               exit 1, may be retried
+    `-- StorageError      a folder or disk that refuses
 """
 
 from typing import ClassVar

@@ -1,7 +1,7 @@
 """One training job, from its spec to its summary.
 
-    prepare: spec -> data, model, plan     nothing is written, all bad input is found
-    run_job: plan -> journal, checkpoints, summary
+prepare: spec -> data, model, plan     nothing is written, all bad input is found
+run_job: plan -> journal, checkpoints, summary
 """
 
 import contextlib
@@ -31,7 +31,7 @@ from jobs.models.table import build_model
 from jobs.optim.table import build_optimizer
 from jobs.plan import Facts, TrainPlan, make_plan, resolve_global_batch_size, resolve_span
 from jobs.plan_report import plan_facts
-from jobs.records import EndRecord, EvalRecord, NoticeRecord, Outcome, Record, RunSummary, StartRecord, StepRecord
+from jobs.records import EndRecord, NoticeRecord, Outcome, Record, RunSummary, StartRecord
 from jobs.spec import TrainSpec
 from jobs.tracking.journal import Journal
 
@@ -149,9 +149,7 @@ def training_batches(job: Prepared) -> Batches:
     """The training samples, in the plan's order, augmented."""
     spec, part = job.spec, job.dataset.train
     if isinstance(part, Images):
-        return DeviceBatches(
-            part, job.dataset, job.device, channels_last=spec.model.channels_last, seed=spec.seed, augment_spec=spec.dataset.augment
-        )
+        return DeviceBatches(part, job.dataset, job.device, channels_last=spec.model.channels_last, seed=spec.seed, augment_spec=spec.dataset.augment)
     return LoaderBatches(
         part,
         job.dataset,

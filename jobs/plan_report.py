@@ -60,14 +60,19 @@ def plan_lines(plan: TrainPlan, model: nn.Module, activation_bytes_per_sample: i
         ("data", f"{plan.num_train_samples} training samples"),
         ("global batch", f"{plan.global_batch_size} samples per step = {split} (micro-batches, summed and divided once)"),
         ("epoch", epoch),
-        ("length", f"{plan.total_steps}{' at most' if plan.scale_ratio else ''} steps, {plan.total_progress:.0f} samples, {plan.total_progress / plan.num_train_samples:g} epochs"),
+        (
+            "length",
+            f"{plan.total_steps}{' at most' if plan.scale_ratio else ''} steps, {plan.total_progress:.0f} samples, {plan.total_progress / plan.num_train_samples:g} epochs",
+        ),
     ]
     if plan.has_batch_schedule:
         sizes_seen = list(dict.fromkeys(plan.batch_size_at(Position(epoch, 0)) for epoch in range(int(spec.stop.epochs or 1) + 1)))
         lines.append(("batch schedule", " -> ".join(map(str, sizes_seen[:8])) + " at the epochs' starts"))
     lines.append(("batch-norm", _span_words(plan)))
     warmup = plan.scaled_rate.warmup_epochs
-    lines.append(("learning rate", f"peak {plan.scaled_rate.peak:g} ({plan.scaled_rate.reason}); warm-up {warmup:g} epochs; then {spec.learning_rate.decay}"))
+    lines.append(
+        ("learning rate", f"peak {plan.scaled_rate.peak:g} ({plan.scaled_rate.reason}); warm-up {warmup:g} epochs; then {spec.learning_rate.decay}")
+    )
     lines.append(("rate curve", sparkline([rate for _, rate in learning_rate_curve(plan)])))
     lines.append(("optimizer", f"{spec.optimizer.name}, weight decay {spec.optimizer.weight_decay:g}"))
     noise = f"measured every {plan.noise_every_steps} steps" if plan.noise_every_steps else "not measured (needs a batch that can be split in two)"

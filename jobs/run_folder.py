@@ -4,8 +4,8 @@ import fcntl
 import os
 import secrets
 import time
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 

@@ -36,9 +36,7 @@ OPTIMIZER_OPTIONS: dict[str, frozenset[str]] = {
             "adapt_biases_and_norms",
         }
     ),
-    "lamb": frozenset(
-        {"beta1", "beta2", "epsilon", "phi_min", "phi_max", "max_trust_ratio", "bias_correction", "adapt_biases_and_norms"}
-    ),
+    "lamb": frozenset({"beta1", "beta2", "epsilon", "phi_min", "phi_max", "max_trust_ratio", "bias_correction", "adapt_biases_and_norms"}),
 }
 """Which options each optimizer reads, besides weight_decay and decay_biases_and_norms, which all do."""
 

@@ -25,7 +25,9 @@ app = typer.Typer(
 )
 
 Recipe = Annotated[str, typer.Argument(help="A recipe's name (see `largebatch recipes`) or the path of a YAML or JSON file.", show_default=False)]
-Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one value, such as batch.global_batch_size=512.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one value, such as batch.global_batch_size=512.", show_default=False)
+]
 DataDir = Annotated[Path, typer.Option(help="Where data sets lie, as torchvision lays them out.", envvar="LARGEBATCH_DATA_DIR")]
 OutputDir = Annotated[Path, typer.Option(help="Where run folders go.", envvar="LARGEBATCH_OUTPUT_DIR")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
@@ -34,7 +36,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on s
 
 @app.command(epilog="Example: largebatch train mnist-lars --set batch.global_batch_size=8192 --data-dir data")
 def train(
-    recipe: Annotated[str | None, typer.Argument(help="A recipe's name (see `largebatch recipes`) or the path of a YAML or JSON file.", show_default=False)] = None,
+    recipe: Annotated[
+        str | None, typer.Argument(help="A recipe's name (see `largebatch recipes`) or the path of a YAML or JSON file.", show_default=False)
+    ] = None,
     overrides: Overrides = None,
     data_dir: DataDir = Path("data"),
     output_dir: OutputDir = Path("runs"),
@@ -120,9 +124,7 @@ def _print_plan(spec: "TrainSpec", options: "LocalOptions", as_json: bool) -> No
 
 
 @app.command(epilog="Example: largebatch plan digits-lamb --set batch.micro_batch_size=240")
-def plan(
-    recipe: Recipe, overrides: Overrides = None, data_dir: DataDir = Path("data"), device: Device = "auto", as_json: AsJson = False
-) -> None:
+def plan(recipe: Recipe, overrides: Overrides = None, data_dir: DataDir = Path("data"), device: Device = "auto", as_json: AsJson = False) -> None:
     """Print what a recipe would do, and why: split of the batch, steps, learning rate, memory."""
     from jobs.launch.local import LocalOptions
 

@@ -35,7 +35,13 @@ class TrainingView:
         self._accuracy = ""
         self._first: StepRecord | None = None
         self._progress = Progress(
-            SpinnerColumn(), TextColumn("{task.description}"), _Remaining(), TimeElapsedColumn(), console=console, transient=True, disable=not self._live
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            _Remaining(),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=not self._live,
         )
         self._task: Any = self._progress.add_task("preparing", total=None)
 
@@ -59,7 +65,9 @@ class TrainingView:
         if isinstance(record, EvalRecord):
             self._accuracy = f"  accuracy {record.test_accuracy:.4f}"
             if not self._live:
-                self.notice(f"step {record.step}  epoch {record.epoch:.2f}  test accuracy {record.test_accuracy:.4f}  training {record.training_seconds:.1f} s")
+                self.notice(
+                    f"step {record.step}  epoch {record.epoch:.2f}  test accuracy {record.test_accuracy:.4f}  training {record.training_seconds:.1f} s"
+                )
         elif isinstance(record, StepRecord):
             self._first = self._first or record
             now = time.monotonic()
@@ -81,4 +89,6 @@ class TrainingView:
 
     def _line(self, record: StepRecord) -> str:
         total = f"/{self._plan.total_steps}"
-        return f"step {record.step}{total}  {self._rate(record):,.0f} samples/s  loss {record.loss:.4f}  lr {record.learning_rate:.4g}{self._accuracy}"
+        return (
+            f"step {record.step}{total}  {self._rate(record):,.0f} samples/s  loss {record.loss:.4f}  lr {record.learning_rate:.4g}{self._accuracy}"
+        )

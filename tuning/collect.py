@@ -33,7 +33,9 @@ def collect(run_dirs: Iterable[Path]) -> list[RunResult]:
 def _read(run_dir: Path) -> RunResult:
     path = run_dir / run_folder.SUMMARY
     if not path.is_file():
-        raise InputError(str(run_dir), f"has no {run_folder.SUMMARY}: it is no run's folder, or the run has not ended.", "Resume it, or leave it out.")
+        raise InputError(
+            str(run_dir), f"has no {run_folder.SUMMARY}: it is no run's folder, or the run has not ended.", "Resume it, or leave it out."
+        )
     summary = RunSummary.model_validate_json(path.read_text())
     spec: dict[str, Any] = json.loads((run_dir / run_folder.SPEC).read_text())
     environment: dict[str, Any] = json.loads((run_dir / run_folder.ENVIRONMENT).read_text())

@@ -37,9 +37,7 @@ def evaluation_weights(state: TrainState) -> Iterator[None]:
 
 
 @torch.no_grad()
-def evaluate(
-    state: TrainState, batches: Batches, num_samples: int, bfloat16: bool, on_progress: Callable[[int], Any] = lambda done: None
-) -> Score:
+def evaluate(state: TrainState, batches: Batches, num_samples: int, bfloat16: bool, on_progress: Callable[[int], Any] = lambda done: None) -> Score:
     """The score on samples 0 ... num_samples - 1, every one once.
 
     Args: on_progress: told how many samples are done.

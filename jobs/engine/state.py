@@ -86,7 +86,7 @@ class TrainState:
 
 
 def _keep_state_precision(optimizer: Optimizer, saved: dict[str, Any]) -> None:
-    """torch casts loaded state to the parameter's dtype; float32 moments of narrower parameters must stay float32."""
+    """Torch casts loaded state to the parameter's dtype; float32 moments of narrower parameters must stay float32."""
     params = [param for group in optimizer.param_groups for param in group["params"]]
     for index, values in saved["state"].items():
         for key, value in values.items():

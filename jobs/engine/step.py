@@ -51,7 +51,8 @@ def optimizer_step(state: TrainState, plan: TrainPlan, batches: Batches, notify:
     measured = _accumulate_within_memory(state, plan, batches, batch, plan.measures_noise_at(step), notify)
     if not (math.isfinite(measured.loss) and math.isfinite(measured.squared_norm)):
         raise DivergedError(
-            "", f"the loss is {measured.loss} and the squared gradient norm {measured.squared_norm} at step {step}.",
+            "",
+            f"the loss is {measured.loss} and the squared gradient norm {measured.squared_norm} at step {step}.",
             "Lower learning_rate.base, lengthen the warm-up, or set gradient.clip_norm.",
         )
     trace, norm_squared = None, None
@@ -156,7 +157,8 @@ def _accumulate_within_memory(
             smaller = max(min(state.micro_batch_size, batch.size) // 2 // unit, 1) * unit
             if smaller >= min(state.micro_batch_size, batch.size):
                 raise FaultError(
-                    "batch.micro_batch_size", f"not even {smaller} samples fit into this device's memory.",
+                    "batch.micro_batch_size",
+                    f"not even {smaller} samples fit into this device's memory.",
                     "Use a smaller model, precision bfloat16, or a smaller batch_norm.span.",
                 ) from None
         for param in state.model.parameters():

@@ -58,7 +58,11 @@ def train_locally(
         draw: draws the run's figure into its folder, before the mirror takes the artifacts.
     """
     run_dir = options.resume or run_folder.create(options.output_dir, run_folder.new_run_id(job.spec.name))
-    with run_folder.exclusive(run_dir, "train"), _stop_requests(listener) as stoppable, MirrorProcess(job.spec, run_dir, listener.on_notice) as mirror:
+    with (
+        run_folder.exclusive(run_dir, "train"),
+        _stop_requests(listener) as stoppable,
+        MirrorProcess(job.spec, run_dir, listener.on_notice) as mirror,
+    ):
         on_start(run_dir)
         summary = run_job(job, run_dir, stoppable, resumes=options.resume is not None)
         draw(run_dir)

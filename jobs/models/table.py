@@ -74,7 +74,9 @@ def _from_data(wanted: object, input_shape: tuple[int, ...], name: str) -> dict[
         given["in_channels"] = input_shape[0]
         smallest = {"keskar-c2": 32, "keskar-c4": 32, "resnet9": 8}.get(name, 4)
         if min(input_shape[1:]) < smallest:
-            raise SpecError("model.name", f"{name} needs images of at least {smallest}x{smallest}, not {input_shape[1]}x{input_shape[2]}.", "Try lenet or mlp.")
+            raise SpecError(
+                "model.name", f"{name} needs images of at least {smallest}x{smallest}, not {input_shape[1]}x{input_shape[2]}.", "Try lenet or mlp."
+            )
     if "image_size" in wanted:
         if input_shape[1] != input_shape[2]:
             raise SpecError("model.name", f"{name} takes square images, not {input_shape[1]}x{input_shape[2]}.", "Try resnet9 or mlp.")

@@ -136,6 +136,7 @@ def trust_ratios(weight_norms: list[Tensor], update_norms: list[Tensor], group: 
     Args:
         weight_norms, update_norms: 0-d, L2, one tensor's each.
         group: options `phi_min`, `phi_max`, `max_trust_ratio`.
+
     Returns:
         0-d tensors >= 0, on the norms' device; 1 where either norm is 0.
     """

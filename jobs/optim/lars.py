@@ -114,6 +114,7 @@ def trust_ratios(weight_norms: list[Tensor], gradient_norms: list[Tensor], group
     Args:
         weight_norms, gradient_norms: 0-d, L2, one tensor's each.
         group: options `trust_coefficient` (eta), `weight_decay` (beta), `epsilon`, `max_trust_ratio`.
+
     Returns:
         0-d tensors >= 0, on the norms' device; 1 where either norm is 0.
     """

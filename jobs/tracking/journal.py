@@ -13,7 +13,7 @@ from typing import Self
 
 import pydantic
 
-from jobs.records import EvalRecord, JournalRecord, NoticeRecord, Record, StartRecord, StepRecord
+from jobs.records import EndRecord, EvalRecord, JournalRecord, NoticeRecord, Record, StartRecord, StepRecord
 from jobs.run_folder import JOURNAL, storage_errors
 
 _ADAPTER: pydantic.TypeAdapter[JournalRecord] = pydantic.TypeAdapter(JournalRecord)
@@ -32,7 +32,8 @@ class Journal:
 
     def write(self, record: Record) -> None:
         """Append one record; it is with the operating system when this returns. Raises: StorageError."""
-        line = record.model_dump_json(exclude_none=True).encode() + b"\n"
+        # A summary's nulls say something (a miss); a step's would only repeat what was not measured.
+        line = record.model_dump_json(exclude_none=not isinstance(record, EndRecord)).encode() + b"\n"
         with storage_errors(self.path):
             self._file.write(line)
 

@@ -41,7 +41,9 @@ def sync_run(run_dir: Path) -> MirrorState:
         try:
             mirror.catch_up()
         except Exception as error:  # MLflow raises its own, requests' and SQLAlchemy's errors
-            raise FaultError("tracking.mlflow_uri", f"MLflow at {mirror.uri} does not answer: {_brief(error)}.", "The journal keeps everything; try again later.") from error
+            raise FaultError(
+                "tracking.mlflow_uri", f"MLflow at {mirror.uri} does not answer: {_brief(error)}.", "The journal keeps everything; try again later."
+            ) from error
         return mirror.state
 
 
