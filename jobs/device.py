@@ -19,7 +19,7 @@ LARGEST_AUTO = 2**16
 
 
 def choose_device(asked: str) -> torch.device:
-    """ "auto", "cpu" or "cuda" as a device. Raises: SpecError if it is not there."""
+    """The device for auto, cpu or cuda. Raises: SpecError if it is not there."""
     if asked not in {"auto", "cpu", "cuda"}:
         raise SpecError("--device", f"{asked!r} is not a device.", "Choose auto, cpu or cuda.")
     if asked == "cuda" and not torch.cuda.is_available():

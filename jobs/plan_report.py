@@ -56,14 +56,12 @@ def plan_lines(plan: TrainPlan, model: nn.Module, activation_bytes_per_sample: i
         epoch = f"{full} steps of {plan.global_batch_size} and one of {short}, divided by its own {short}"
     else:
         epoch = f"{full} steps; the last {short} samples of each epoch's order are dropped"
+    steps = f"at most {plan.total_steps}" if plan.scale_ratio else str(plan.total_steps)
     lines = [
         ("data", f"{plan.num_train_samples} training samples"),
         ("global batch", f"{plan.global_batch_size} samples per step = {split} (micro-batches, summed and divided once)"),
         ("epoch", epoch),
-        (
-            "length",
-            f"{plan.total_steps}{' at most' if plan.scale_ratio else ''} steps, {plan.total_progress:.0f} samples, {plan.total_progress / plan.num_train_samples:g} epochs",
-        ),
+        ("length", f"{steps} steps, {plan.total_progress:.0f} samples, {plan.total_progress / plan.num_train_samples:g} epochs"),
     ]
     if plan.has_batch_schedule:
         sizes_seen = list(dict.fromkeys(plan.batch_size_at(Position(epoch, 0)) for epoch in range(int(spec.stop.epochs or 1) + 1)))

@@ -186,7 +186,7 @@ def _wanted(mistake: Any) -> str:
         "literal_error": str(context.get("expected", "")).replace("'", '"'),
         "none_required": "null",
     }
-    return phrases.get(kind, mistake["msg"])
+    return phrases.get(kind, str(mistake["msg"]))
 
 
 def _shown(value: object) -> str:

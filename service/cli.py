@@ -1,6 +1,7 @@
 """The command `largebatch`. Heavy imports live inside the commands that need them, so that help is quick."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -177,10 +178,10 @@ def compare(
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
     table = Table(box=None, padding=(0, 2, 0, 0))
-    columns = {
-        "run": lambda row: row.get("recipe", row["run_id"]),
+    columns: dict[str, Callable[[dict[str, Any]], str]] = {
+        "run": lambda row: str(row.get("recipe", row["run_id"])),
         "batch": lambda row: f"{row['global_batch_size']:,}",
-        "outcome": lambda row: row["outcome"],
+        "outcome": lambda row: str(row["outcome"]),
         "steps": lambda row: f"{row['steps']:,}",
         "epochs": lambda row: f"{row['epochs']:g}" if row["epochs"] == round(row["epochs"], 2) else f"{row['epochs']:.2f}",
         "training s": lambda row: f"{row['training_seconds']:.2f}",

@@ -65,9 +65,7 @@ class TrainingView:
         if isinstance(record, EvalRecord):
             self._accuracy = f"  accuracy {record.test_accuracy:.4f}"
             if not self._live:
-                self.notice(
-                    f"step {record.step}  epoch {record.epoch:.2f}  test accuracy {record.test_accuracy:.4f}  training {record.training_seconds:.1f} s"
-                )
+                self.notice(f"step {record.step}  epoch {record.epoch:.2f}{self._accuracy}  training {record.training_seconds:.1f} s")
         elif isinstance(record, StepRecord):
             self._first = self._first or record
             now = time.monotonic()

@@ -40,7 +40,7 @@ class GhostBatchNorm(nn.Module):
             return functional.batch_norm(inputs, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
         if len(inputs) <= self.span:
             return self._group(inputs)
-        return torch.cat([self._group(group) for group in inputs.split(self.span)])
+        return torch.cat([self._group(group) for group in torch.split(inputs, self.span)])
 
     def _group(self, group: Tensor) -> Tensor:
         momentum = self.momentum
@@ -51,6 +51,7 @@ class GhostBatchNorm(nn.Module):
         return functional.batch_norm(group, self.running_mean, self.running_var, self.weight, self.bias, True, momentum or 0.0, self.eps)
 
     def extra_repr(self) -> str:
+        """For printing."""
         return f"span={self.span}, eps={self.eps}, momentum={self.momentum}"
 
 

@@ -32,7 +32,7 @@ def c1(num_classes: int, in_channels: int, image_size: int) -> nn.Module:
     )
 
 
-VGG16 = (64, 64, "pool", 128, 128, "pool", 256, 256, 256, "pool", 512, 512, 512, "pool", 512, 512, 512, "pool")
+VGG16: tuple[int | str, ...] = (64, 64, "pool", 128, 128, "pool", 256, 256, 256, "pool", 512, 512, 512, "pool", 512, 512, 512, "pool")
 
 
 class VGG(nn.Module):

@@ -38,7 +38,7 @@ def build_model(spec: ModelSpec, input_shape: tuple[int, ...], num_classes: int,
         if spec.zero_init_residual and zero_init_residual(model) == 0:
             raise SpecError("model.zero_init_residual", f"{spec.name or spec.entry_point} has no residual blocks with batch-norm.", "Leave it out.")
     if spec.channels_last:
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model = model.to(memory_format=torch.channels_last)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise SpecError("model", "has no parameter to train.")
     return model

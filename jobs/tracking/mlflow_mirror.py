@@ -171,7 +171,16 @@ class Mirror:
             if state.last_sent_s is not None and record.training_seconds - state.last_sent_s < every:
                 return
             state.last_sent_s = record.training_seconds
-            names = ("loss", "learning_rate", "gradient_norm", "global_batch_size", "samples_seen", "epoch", "training_seconds", "gain")
+            names: tuple[str, ...] = (
+                "loss",
+                "learning_rate",
+                "gradient_norm",
+                "global_batch_size",
+                "samples_seen",
+                "epoch",
+                "training_seconds",
+                "gain",
+            )
         elif isinstance(record, EvalRecord) and record.step > state.last_evaluation_step:
             state.last_evaluation_step = record.step
             names = ("test_accuracy", "test_loss", "evaluation_seconds")

@@ -1,0 +1,47 @@
+# Two commands from a fresh clone: `make demo` and `make test`. Both build .venv once.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help demo test slow check format bench clean
+
+help:
+	@echo "make demo    train small and large batches on real digits and compare them"
+	@echo "make test    run all tests (slow studies: make slow)"
+	@echo "make check   formatter, linter and type checker"
+	@echo "make format  let the formatter and the linter mend what they can"
+	@echo "make bench   run every benchmark and write its table to docs/results (about 45 minutes)"
+	@echo "make clean   remove .venv and caches; runs and data stay"
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed; try: make PYTHON=python3.12 demo"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Python has no venv module here; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+	@echo "Setting up $(VENV) (once; about 5 GB and a few minutes) ..."
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $(READY)
+
+demo: $(READY)
+	@BIN=$(BIN) sh benchmarks/demo.sh
+
+test: $(READY)
+	@$(BIN)/python -m pytest
+
+slow: $(READY)
+	@$(BIN)/python -m pytest -m slow
+
+check: $(READY)
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+format: $(READY)
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+bench: $(READY)
+	@BIN=$(BIN) sh benchmarks/all.sh
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info
