@@ -1,15 +1,15 @@
-"""Choosing the device, finding the micro-batch that fits it, and warming its kernels up."""
+"""Choosing the device, and finding the micro-batch that fits it."""
 
 import os
 import platform
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from jobs.data.dataset import Dataset
-from jobs.data.draws import key
 from jobs.engine.step import ran_out_of_memory
+from jobs.engine.warm_up import activation_bytes_per_sample, blank_pass
 from jobs.errors import SpecError
 from jobs.spec import TrainSpec
 
@@ -50,46 +50,33 @@ def environment(device: torch.device) -> dict[str, Any]:
     }
 
 
-def largest_micro_batch(spec: TrainSpec, model: nn.Module, dataset: Dataset, device: torch.device, most: int) -> int:
+def largest_micro_batch(spec: TrainSpec, model: nn.Module, dataset: Dataset, device: torch.device, most: int, least: int = 1) -> int:
     """The micro-batch to use: the spec's own, or the largest power of two that fits, at most `most`.
 
     On a CPU it is computed from the bytes that one small forward pass keeps for its backward pass; the same
     model gives the same answer on every machine. On a GPU it is found by trying.
+
+    Args:
+        most: the largest batch that any step will have.
+        least: samples that must stay together for batch-norm; host memory can take them, slower or not.
     """
     if spec.batch.micro_batch_size != "auto":
         return spec.batch.micro_batch_size
     if device.type == "cpu":
-        per_sample = activation_bytes_per_sample(model, dataset.input_shape, device)
+        per_sample = activation_bytes_per_sample(model, dataset)
         size = LARGEST_AUTO
         while size > 1 and size * per_sample > CPU_ACTIVATION_BYTES:
             size //= 2
-        return min(size, most)
+        return max(min(size, most), least)
     size = 1
     while size < min(most, LARGEST_AUTO) and _fits(spec, model, dataset, device, min(2 * size, most)):
         size = min(2 * size, most)
     return size
 
 
-def activation_bytes_per_sample(model: nn.Module, input_shape: tuple[int, ...], device: torch.device) -> int:
-    """Bytes that a forward pass in training keeps for the backward pass, per sample, parameters not counted."""
-    parameters = {parameter.data_ptr() for parameter in model.parameters()}
-    kept: dict[int, int] = {}
-
-    def count(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in parameters:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    num_samples = 4
-    with untouched(model), torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        model(torch.zeros((num_samples, *input_shape), device=device))
-    return sum(kept.values()) // num_samples + 1
-
-
 def _fits(spec: TrainSpec, model: nn.Module, dataset: Dataset, device: torch.device, size: int) -> bool:
     try:
-        warm_up(spec, model, model, dataset, device, size)
+        blank_pass(spec, model, model, dataset, size)
     except (torch.OutOfMemoryError, RuntimeError) as error:
         if not ran_out_of_memory(error):
             raise
@@ -98,30 +85,3 @@ def _fits(spec: TrainSpec, model: nn.Module, dataset: Dataset, device: torch.dev
         torch.cuda.empty_cache()
     # A fifth is left for the optimizer's state and for the allocator's waste.
     return torch.cuda.max_memory_reserved(device) < 0.8 * torch.cuda.get_device_properties(device).total_memory
-
-
-def warm_up(spec: TrainSpec, model: nn.Module, forward: Any, dataset: Dataset, device: torch.device, size: int) -> None:
-    """One forward and backward pass of `size` blank samples, so that no kernel is set up on the training clock."""
-    inputs = torch.zeros((size, *dataset.input_shape), device=device)
-    if spec.model.channels_last and inputs.ndim == 4:
-        inputs = inputs.contiguous(memory_format=torch.channels_last)
-    with untouched(model), torch.autocast(device.type, torch.bfloat16, enabled=spec.precision == "bfloat16"):
-        logits: Tensor = forward(inputs)
-        logits.float().square().sum().backward()  # type: ignore[no-untyped-call]
-
-
-class untouched:
-    """A context that leaves a model as it was: running statistics, gradients, random state."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self._model = model
-
-    def __enter__(self) -> None:
-        self._held = [buffer.clone() for buffer in self._model.buffers()]
-        torch.manual_seed(key("warm-up"))
-
-    def __exit__(self, *_: object) -> None:
-        for buffer, value in zip(self._model.buffers(), self._held, strict=True):
-            buffer.copy_(value)
-        for parameter in self._model.parameters():
-            parameter.grad = None

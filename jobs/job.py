@@ -20,11 +20,12 @@ from jobs import checkpoints, run_folder
 from jobs.data.batches import Batches, DeviceBatches, LoaderBatches
 from jobs.data.dataset import Dataset, Images
 from jobs.data.sources import load_dataset
-from jobs.device import device_name, environment, largest_micro_batch, warm_up
+from jobs.device import device_name, environment, largest_micro_batch
 from jobs.engine.clock import Clock
 from jobs.engine.evaluate import Score, evaluate, evaluation_weights
 from jobs.engine.loop import train
 from jobs.engine.state import TrainState, WeightAverage
+from jobs.engine.warm_up import warm_up
 from jobs.errors import DivergedError
 from jobs.models.ghost_batch_norm import has_batch_norm, use_ghost_batch_norm
 from jobs.models.table import build_model
@@ -62,13 +63,14 @@ def prepare(spec: TrainSpec, device: torch.device, data_dir: Path) -> Prepared:
     global_batch_size = resolve_global_batch_size(spec, len(dataset.train))
     model = build_model(spec.model, dataset.input_shape, dataset.num_classes, spec.seed)
     normalises = has_batch_norm(model)
+    span = resolve_span(spec, global_batch_size) if normalises else 1
     if normalises:
-        model = use_ghost_batch_norm(model, resolve_span(spec, global_batch_size))
+        model = use_ghost_batch_norm(model, span)
     model = model.to(device).train()
     most = global_batch_size
     if spec.batch.schedule.growth:
         most = int(most * max(milestone.factor for milestone in spec.batch.schedule.growth))
-    micro_batch_size = largest_micro_batch(spec, model, dataset, device, min(most, len(dataset.train)))
+    micro_batch_size = largest_micro_batch(spec, model, dataset, device, min(most, len(dataset.train)), span)
     plan = make_plan(spec, Facts(len(dataset.train), normalises, micro_batch_size))
     return Prepared(spec, plan, dataset, model, device)
 
@@ -87,7 +89,7 @@ def run_job(job: Prepared, run_dir: Path, listener: Listener, resumes: bool = Fa
         _write_facts(job, run_dir)
         tracker = _Tracker(journal, listener)
         tracker.write(_start_record(job, state))
-        warm_up(job.spec, state.model, state.forward, job.dataset, job.device, min(state.micro_batch_size, job.plan.global_batch_size))
+        warm_up(state, job.plan, job.dataset)
         outcome = _train(job, state, journal, tracker, run_dir, listener)
         summary = _summarise(job, state, outcome, run_dir)
         tracker.write(EndRecord(summary=summary))

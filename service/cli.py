@@ -108,7 +108,7 @@ def _print_plan(spec: "TrainSpec", options: "LocalOptions", as_json: bool) -> No
     import json
 
     from jobs.data.dataset import Images
-    from jobs.device import activation_bytes_per_sample
+    from jobs.engine.warm_up import activation_bytes_per_sample
     from jobs.launch.local import prepare_locally
     from jobs.plan_report import plan_facts, plan_lines
 
@@ -116,12 +116,12 @@ def _print_plan(spec: "TrainSpec", options: "LocalOptions", as_json: bool) -> No
     if as_json:
         print(json.dumps(plan_facts(job.plan)))
         return
-    per_sample = activation_bytes_per_sample(job.model, job.dataset.input_shape, job.device)
+    per_sample = activation_bytes_per_sample(job.model, job.dataset)
     dataset_bytes = sum(part.num_bytes for part in (job.dataset.train, job.dataset.test) if isinstance(part, Images))
     table = Table(show_header=False, box=None, title=f"Plan of {spec.name}", title_justify="left", padding=(0, 2, 0, 0))
     for what, how in plan_lines(job.plan, job.model, per_sample, dataset_bytes):
         table.add_row(f"[bold]{what}[/bold]", how)
-    Console().print(table)
+    _console().print(table)
 
 
 @app.command(epilog="Example: largebatch plan digits-lamb --set batch.micro_batch_size=240")
@@ -143,7 +143,7 @@ def recipes() -> None:
     for name in recipe_paths():
         spec = read_spec(name)
         table.add_row(name, spec.dataset.name or "own", str(spec.batch.global_batch_size), spec.optimizer.name, spec.description)
-    Console().print(table)
+    _console().print(table)
 
 
 @app.command(epilog="Example: largebatch compare runs/digits-small-* runs/digits-large-* --figure compare.html")
@@ -176,6 +176,12 @@ def compare(
         print(f"Figure: {figure.resolve()}")
 
 
+def _console() -> Console:
+    """Standard output; piped, it has no width of its own, so nothing is cut to eighty characters."""
+    console = Console()
+    return console if console.is_terminal else Console(width=200)
+
+
 def _print_table(rows: list[dict[str, Any]]) -> None:
     table = Table(box=None, padding=(0, 2, 0, 0))
     columns: dict[str, Callable[[dict[str, Any]], str]] = {
@@ -195,9 +201,7 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
         table.add_column(column, justify="left" if column in {"run", "outcome"} else "right", no_wrap=True)
     for row in rows:
         table.add_row(*(show(row) for show in columns.values()))
-    console = Console()
-    # Piped output has no width of its own: do not cut columns to eighty characters.
-    (console if console.is_terminal else Console(width=200)).print(table)
+    _console().print(table)
 
 
 @app.command(epilog="Example: largebatch sync runs/digits-lamb-20260101-120000-ab12")
@@ -220,7 +224,7 @@ def doctor(data_dir: DataDir = Path("data"), output_dir: OutputDir = Path("runs"
     for finding in findings:
         mark = "[green]ok[/green]" if finding.is_fine else "[yellow]--[/yellow]"
         table.add_row(mark, finding.what, finding.state)
-    Console().print(table)
+    _console().print(table)
     if any(finding.is_needed and not finding.is_fine for finding in findings):
         raise typer.Exit(1)
 

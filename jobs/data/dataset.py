@@ -49,6 +49,13 @@ class Dataset:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
 
+    input_dtype: torch.dtype = torch.float32
+    """What the model gets; uint8 images are normalised to float32 first."""
+
+    def blank(self, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """`size` samples of zeros, as the model would get them, with labels."""
+        return torch.zeros((size, *self.input_shape), dtype=self.input_dtype, device=device), torch.zeros(size, dtype=torch.int64, device=device)
+
     @property
     def is_in_memory(self) -> bool:
         """Whether both sets are held whole as tensors."""

@@ -177,7 +177,10 @@ def _own(spec: DatasetSpec) -> Dataset:
     for part_labels in labels:
         if part_labels is not None:
             refuse_bad_labels(part_labels, int(num_classes), field)
-    _refuse_augmentation_that_cannot_be(spec, dataset := Dataset(spec.entry_point or "", train, test, int(num_classes), tuple(first.shape)))
+    is_normalised = isinstance(train, Images) and first.dtype == torch.uint8
+    input_dtype = torch.float32 if is_normalised else first.dtype
+    dataset = Dataset(spec.entry_point or "", train, test, int(num_classes), tuple(first.shape), input_dtype=input_dtype)
+    _refuse_augmentation_that_cannot_be(spec, dataset)
     return dataset
 
 

@@ -24,6 +24,7 @@ from jobs.optim.table import set_learning_rate
 from jobs.plan import Slice, TrainPlan
 from jobs.records import StepRecord
 from jobs.scaling_rules import adascale_gain
+from jobs.spec import TrainSpec
 
 
 class Measured(NamedTuple):
@@ -104,7 +105,7 @@ def accumulate(state: TrainState, plan: TrainPlan, batches: Batches, micro_batch
         # Dropout's draws belong to the samples' place, not to how many draws came before.
         torch.manual_seed(key(plan.spec.seed, "dropout", micro_batch.epoch, micro_batch.start))
         inputs, labels = batches.read(micro_batch)
-        loss = batch_loss(state.forward, plan, inputs, labels)
+        loss = batch_loss(state.forward, plan.spec, inputs, labels)
         (loss / num_samples).backward()  # type: ignore[no-untyped-call]
         loss_sum += loss.detach()
         if len(micro_batches) > 1:
@@ -120,11 +121,11 @@ def accumulate(state: TrainState, plan: TrainPlan, batches: Batches, micro_batch
     return Measured(loss_mean, norm, mean_norm[0] if mean_norm else None, len(micro_batches))
 
 
-def batch_loss(forward: Callable[[Tensor], Tensor], plan: TrainPlan, inputs: Tensor, labels: Tensor) -> Tensor:
+def batch_loss(forward: Callable[[Tensor], Tensor], spec: TrainSpec, inputs: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy summed over the samples, in float32 whatever the model computes in."""
-    with torch.autocast(inputs.device.type, torch.bfloat16, enabled=plan.spec.precision == "bfloat16"):
+    with torch.autocast(inputs.device.type, torch.bfloat16, enabled=spec.precision == "bfloat16"):
         logits = forward(inputs)
-    return functional.cross_entropy(logits.float(), labels, reduction="sum", label_smoothing=plan.spec.loss.label_smoothing)
+    return functional.cross_entropy(logits.float(), labels, reduction="sum", label_smoothing=spec.loss.label_smoothing)
 
 
 def squared_norm(params: list[nn.Parameter]) -> Tensor:

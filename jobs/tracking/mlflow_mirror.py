@@ -6,6 +6,7 @@ same once, for a run whose server was away. Everything sent is a function of the
 MLflow's time axis is the training clock: a metric's timestamp is the run's start plus its training seconds.
 """
 
+import contextlib
 import fcntl
 import json
 import os
@@ -289,9 +290,17 @@ def catch_up_others(run_dir: Path) -> None:
             continue
 
 
+def _give_way() -> None:
+    """Run only when a core would be idle: no training second may go to MLflow."""
+    os.nice(19)
+    if hasattr(os, "SCHED_IDLE"):
+        with contextlib.suppress(PermissionError):
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+
+
 def main() -> None:
     """Follow the run named on the command line, then help those left behind."""
-    os.nice(10)  # the trainer's threads come first
+    _give_way()
     run_dir = Path(sys.argv[1])
     with run_folder.exclusive(run_dir, "mirror"):
         follow(run_dir)

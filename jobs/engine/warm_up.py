@@ -1,0 +1,82 @@
+"""Setting kernels up before the training clock starts, and leaving no trace of it.
+
+The first pass through a model, a loss and an optimizer costs up to a second that no later pass costs: code
+that is imported on first use, thread pools, kernel choice, compilation. It belongs to no batch size.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from jobs.data.dataset import Dataset
+from jobs.data.draws import key
+from jobs.engine.state import TrainState
+from jobs.engine.step import batch_loss, squared_norm
+from jobs.optim.table import build_optimizer, set_learning_rate
+from jobs.plan import Position, TrainPlan
+from jobs.spec import TrainSpec
+
+
+def warm_up(state: TrainState, plan: TrainPlan, dataset: Dataset) -> None:
+    """A pass of every micro-batch size that the first steps have, and one update of a throw-away model."""
+    batch = plan.next_batch(Position(0, 0))
+    splits = [plan.split(batch, state.micro_batch_size, pieces) for pieces in ((1, 2) if plan.noise_every_steps else (1,))]
+    for size in sorted({micro_batch.size for split in splits for micro_batch in split}):
+        blank_pass(plan.spec, state.model, state.forward, dataset, size)
+    _blank_update(plan.spec, next(state.model.parameters()).device)
+
+
+def blank_pass(spec: TrainSpec, model: nn.Module, forward: Callable[[Tensor], Tensor], dataset: Dataset, size: int) -> None:
+    """Forward and backward of `size` blank samples; the model is left as it was."""
+    device = next(model.parameters()).device
+    with untouched(model):
+        inputs, labels = dataset.blank(size, device)
+        if spec.model.channels_last and inputs.ndim == 4:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        batch_loss(forward, spec, inputs, labels).backward()  # type: ignore[no-untyped-call]
+        squared_norm([parameter for parameter in model.parameters() if parameter.requires_grad])
+
+
+def activation_bytes_per_sample(model: nn.Module, dataset: Dataset) -> int:
+    """Bytes that a forward pass in training keeps for the backward pass, per sample, parameters not counted."""
+    parameters = {parameter.data_ptr() for parameter in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def count(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    num_samples = 4
+    with untouched(model), torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        model(dataset.blank(num_samples, next(model.parameters()).device)[0])
+    return sum(kept.values()) // num_samples + 1
+
+
+class untouched:
+    """A context that leaves a model as it was: running statistics and gradients."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+
+    def __enter__(self) -> None:
+        self._held = [buffer.clone() for buffer in self._model.buffers()]
+        torch.manual_seed(key("warm-up"))
+
+    def __exit__(self, *_: object) -> None:
+        for buffer, value in zip(self._model.buffers(), self._held, strict=True):
+            buffer.copy_(value)
+        for parameter in self._model.parameters():
+            parameter.grad = None
+
+
+def _blank_update(spec: TrainSpec, device: torch.device) -> None:
+    """One step of the same optimizer on something small: its code is loaded, the real one's state untouched."""
+    model = nn.Linear(2, 2, device=device)
+    optimizer = build_optimizer(model, spec.optimizer)
+    set_learning_rate(optimizer, 0.0)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
