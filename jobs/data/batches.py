@@ -3,15 +3,17 @@
 Both give the same promise: what `read(slice)` returns depends on (seed, slice) alone.
 """
 
+import random
 from collections.abc import Iterator
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from jobs.data.augment import augment, augments
-from jobs.data.dataset import Dataset, Images, refuse_bad_labels
-from jobs.data.draws import key, sample_order
+from jobs.data.dataset import Dataset, Images
+from jobs.data.draws import key, sample_order, seed_draws
 from jobs.errors import DataError, LargebatchError
 from jobs.plan import Slice
 from jobs.spec import AugmentSpec
@@ -157,23 +159,21 @@ class _Seeded(torch.utils.data.Dataset[Any]):
         self._part, self._num_classes, self._name, self._seed = part, dataset.num_classes, dataset.name, seed
 
     def __getitem__(self, place: tuple[int, int]) -> Any:
-        import random
-
-        import numpy as np
-
         epoch, index = place
         sample_key = key(self._seed, "sample", epoch, index)
-        torch.manual_seed(sample_key)
+        seed_draws(sample_key, torch.device("cpu"))
         random.seed(sample_key)
         np.random.seed(sample_key % 2**32)
         try:
             inputs, label = self._part[index]
-            refuse_bad_labels(torch.as_tensor([int(label)]), self._num_classes, f"{self._name}, sample {index}")
-            return inputs, int(label)
+            label = int(label)
         except LargebatchError as error:
             return error
         except Exception as error:
             return DataError(self._name, f"sample {index} cannot be read: {type(error).__name__}: {error}.", "Mend or leave out that sample.")
+        if not 0 <= label < self._num_classes:
+            return DataError(f"{self._name}, sample {index}", f"label {label} is not in 0 ... {self._num_classes - 1}.", "Mend the data set.")
+        return inputs, label
 
 
 def _collate(samples: list[Any]) -> Any:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from jobs.data.batches import Batches
-from jobs.data.draws import key
+from jobs.data.draws import key, seed_draws
 from jobs.engine.noise_scale import estimate
 from jobs.engine.state import TrainState
 from jobs.errors import DivergedError, FaultError
@@ -103,7 +103,7 @@ def accumulate(state: TrainState, plan: TrainPlan, batches: Batches, micro_batch
         for param in params:
             param.grad = None
         # Dropout's draws belong to the samples' place, not to how many draws came before.
-        torch.manual_seed(key(plan.spec.seed, "dropout", micro_batch.epoch, micro_batch.start))
+        seed_draws(key(plan.spec.seed, "dropout", micro_batch.epoch, micro_batch.start), params[0].device)
         inputs, labels = batches.read(micro_batch)
         loss = batch_loss(state.forward, plan.spec, inputs, labels)
         (loss / num_samples).backward()  # type: ignore[no-untyped-call]

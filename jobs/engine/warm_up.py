@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from jobs.data.dataset import Dataset
-from jobs.data.draws import key
+from jobs.data.draws import key, seed_draws
 from jobs.engine.state import TrainState
 from jobs.engine.step import batch_loss, squared_norm
 from jobs.optim.table import build_optimizer, set_learning_rate
@@ -63,7 +63,7 @@ class untouched:
 
     def __enter__(self) -> None:
         self._held = [buffer.clone() for buffer in self._model.buffers()]
-        torch.manual_seed(key("warm-up"))
+        seed_draws(key("warm-up"), next(self._model.parameters()).device)
 
     def __exit__(self, *_: object) -> None:
         for buffer, value in zip(self._model.buffers(), self._held, strict=True):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from jobs.data.draws import key
+from jobs.data.draws import key, seed_draws
 from jobs.entry_points import call_entry_point
 from jobs.errors import SpecError
 from jobs.models import keskar, small
@@ -33,7 +33,7 @@ def build_model(spec: ModelSpec, input_shape: tuple[int, ...], num_classes: int,
     Raises: SpecError.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(key(seed, "weights"))
+        seed_draws(key(seed, "weights"), torch.device("cpu"))
         model = _own(spec, num_classes) if spec.entry_point is not None else _by_name(spec, input_shape, num_classes)
         if spec.zero_init_residual and zero_init_residual(model) == 0:
             raise SpecError("model.zero_init_residual", f"{spec.name or spec.entry_point} has no residual blocks with batch-norm.", "Leave it out.")
