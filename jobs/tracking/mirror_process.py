@@ -19,6 +19,8 @@ from jobs.tracking.mirror_state import MirrorState
 
 PACKAGES = Path(__file__).resolve().parents[2]
 """The folder that holds this package: it need not be the current one."""
+POLITE_S = 5.0
+"""How long the idle-priority mirror may take once training is over."""
 PATIENCE_S = 60.0
 """How long the end of a run waits for MLflow to take what is left."""
 
@@ -37,9 +39,13 @@ class MirrorProcess:
         if importlib.util.find_spec("mlflow") is None:
             self._notify("MLflow is not installed: this run is kept in its folder alone.")
             return self
+        self._start("--give-way")
+        return self
+
+    def _start(self, *options: str) -> None:
         # Its standard input is a leash: when this process ends, in whatever way, the mirror reads its end.
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "jobs.tracking.mlflow_mirror", str(self._run_dir.resolve())],
+            [sys.executable, "-m", "jobs.tracking.mlflow_mirror", str(self._run_dir.resolve()), *options],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -48,7 +54,6 @@ class MirrorProcess:
         )
         self._reader = threading.Thread(target=self._pass_on, args=(self._process,), daemon=True)
         self._reader.start()
-        return self
 
     def _pass_on(self, process: "subprocess.Popen[str]") -> None:
         assert process.stdout is not None
@@ -61,20 +66,30 @@ class MirrorProcess:
         return MirrorState.read(self._run_dir).run_id if self._spec.tracking.enabled else None
 
     def _let_go(self) -> None:
-        process, self._process = self._process, None
-        if process is None or process.stdin is None:
+        if self._process is None:
             return
+        if not self._ended_within(POLITE_S):
+            # On a machine whose cores are all busy the idle-priority mirror starves; training is over, so a new one may hurry.
+            self._start()
+            if not self._ended_within(PATIENCE_S):
+                self._notify(f"MLflow took more than {PATIENCE_S:.0f} s; `largebatch sync {self._run_dir}` sends the rest.")
+
+    def _ended_within(self, seconds: float) -> bool:
+        """Let go of the leash and wait; a mirror that is still at work then is ended (what it sent may be sent again)."""
+        process, reader = self._process, self._reader
+        assert process is not None and process.stdin is not None and process.stdout is not None and reader is not None
+        self._process = None
         process.stdin.close()
         try:
-            process.wait(PATIENCE_S)
+            process.wait(seconds)
+            ended = True
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-            self._notify(f"MLflow took more than {PATIENCE_S:.0f} s; `largebatch sync {self._run_dir}` sends the rest.")
-        if self._reader is not None:
-            self._reader.join()
-        if process.stdout is not None:
-            process.stdout.close()
+            ended = False
+        reader.join()
+        process.stdout.close()
+        return ended
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._let_go()

@@ -116,7 +116,10 @@ class Mirror:
             return
         started = next((record.at_s for record in records if isinstance(record, StartRecord)), 0.0)
         state.base_ms, state.uri = int(started * 1000), self.uri
-        run = client.create_run(self._experiment_id(), start_time=state.base_ms, run_name=self.run_dir.name, tags=self._tags())
+        experiment_id = self._experiment_id()
+        # A mirror that was killed right after creating the run left it without a note of its own.
+        found = client.search_runs([experiment_id], f"tags.`largebatch.run_id` = '{self.run_dir.name}'", max_results=1)
+        run = found[0] if found else client.create_run(experiment_id, state.base_ms, tags=self._tags(), run_name=self.run_dir.name)
         state.run_id = run.info.run_id
         state.write(self.run_dir)
         from mlflow.entities import Param
@@ -300,7 +303,8 @@ def _give_way() -> None:
 
 def main() -> None:
     """Follow the run named on the command line, then help those left behind."""
-    _give_way()
+    if "--give-way" in sys.argv[2:]:
+        _give_way()
     run_dir = Path(sys.argv[1])
     with run_folder.exclusive(run_dir, "mirror"):
         follow(run_dir)

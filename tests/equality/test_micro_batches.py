@@ -1,0 +1,215 @@
+"""k micro-batches, even or uneven, are one batch: same gradient, same parameters after N steps."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from jobs.engine.clock import Clock
+from jobs.engine.state import TrainState, WeightAverage
+from jobs.engine.step import accumulate, optimizer_step
+from jobs.models.ghost_batch_norm import use_ghost_batch_norm
+from jobs.optim.table import build_optimizer
+from jobs.plan import Facts, Slice, TrainPlan, make_plan
+from jobs.records import StepRecord
+from jobs.spec_reader import build_spec
+
+NUM_SAMPLES, NUM_FEATURES, NUM_CLASSES, WIDTH, BATCH, SPAN = 60, 12, 4, 10, 24, 8
+STEPS = 7  # two epochs of 24 + 24 + 12 samples, and one more: the short batch at an epoch's end takes part
+EPSILON_32 = 2.0**-24
+MICRO_BATCHES = [1, 2, 5, 7, 12, 13, 23]
+
+
+class Stored:
+    """Samples in a fixed order, so that nothing of the code under test decides what is compared."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        generator = torch.Generator().manual_seed(3)
+        self.labels = torch.randint(NUM_CLASSES, (NUM_SAMPLES,), generator=generator)
+        self.inputs = (torch.randn(NUM_SAMPLES, NUM_FEATURES, generator=generator) + self.labels[:, None]).to(dtype)
+
+    def read(self, samples: Slice) -> tuple[Tensor, Tensor]:
+        return self.inputs[samples.start : samples.stop], self.labels[samples.start : samples.stop]
+
+
+def new_model(dtype: torch.dtype, normalises: bool) -> nn.Module:
+    torch.manual_seed(1)
+    norm: list[nn.Module] = [nn.BatchNorm1d(WIDTH)] if normalises else []
+    # Tanh, not ReLU: a kink could turn one rounding into a whole gradient.
+    return nn.Sequential(nn.Linear(NUM_FEATURES, WIDTH), *norm, nn.Tanh(), nn.Linear(WIDTH, NUM_CLASSES)).to(dtype)
+
+
+def new_plan(micro_batch_size: int, normalises: bool, **parts: Any) -> TrainPlan:
+    document: dict[str, Any] = {
+        "dataset": {"name": "digits"},
+        "model": {"name": "mlp"},
+        "batch": {"global_batch_size": BATCH, "micro_batch_size": micro_batch_size},
+        "batch_norm": {"span": SPAN},
+        "optimizer": {"name": "sgd"},
+        "learning_rate": {"base": 0.2},
+        "stop": {"steps": STEPS},
+        "gradient": {"noise_every_steps": 0},
+        **parts,
+    }
+    return make_plan(build_spec(document), Facts(NUM_SAMPLES, normalises, micro_batch_size))
+
+
+def new_state(plan: TrainPlan, dtype: torch.dtype, normalises: bool) -> TrainState:
+    model = new_model(dtype, normalises)
+    if normalises:
+        model = use_ghost_batch_norm(model, SPAN)
+    ema = plan.spec.ema
+    return TrainState(
+        model=model,
+        forward=model,
+        optimizer=build_optimizer(model, plan.spec.optimizer),
+        clock=Clock(torch.device("cpu")),
+        micro_batch_size=plan.micro_batch_size,
+        average=WeightAverage(model, ema.decay) if ema else None,
+    )
+
+
+def trained(micro_batch_size: int, dtype: torch.dtype, normalises: bool, **parts: Any) -> tuple[TrainState, list[StepRecord]]:
+    plan = new_plan(micro_batch_size, normalises, **parts)
+    state, batches = new_state(plan, dtype, normalises), Stored(dtype)
+    return state, [optimizer_step(state, plan, batches, pytest.fail) for _ in range(STEPS)]
+
+
+def values(state: TrainState) -> dict[str, Tensor]:
+    found = {name: tensor.clone() for name, tensor in state.model.state_dict().items()}
+    if state.average:
+        found.update({f"average.{i}": tensor for i, tensor in enumerate(state.average.state_dict()["averages"])})
+    return found
+
+
+def assert_close(got: dict[str, Tensor], want: dict[str, Tensor], tolerance: float) -> None:
+    assert got.keys() == want.keys()
+    for name, tensor in want.items():
+        scale = max(float(tensor.abs().max()), 1.0)
+        assert float((got[name] - tensor).abs().max()) <= tolerance * scale, name
+
+
+EVERYTHING: dict[str, Any] = {
+    "loss": {"label_smoothing": 0.1},
+    "gradient": {"clip_norm": 0.5, "noise_every_steps": 0},
+    "ema": {"decay": 0.8},
+}
+
+
+def reference_in_float64() -> tuple[dict[str, Tensor], list[float]]:
+    """The same training written out with torch alone, one whole batch at a time: parameters, averages, losses."""
+    model, stored = new_model(torch.float64, normalises=False), Stored(torch.float64)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.2, momentum=0.9)
+    averages = [parameter.detach().clone() for parameter in model.parameters()]
+    losses = []
+    for step in range(STEPS):
+        start = (0, 24, 48)[step % 3]
+        stop = min(start + BATCH, NUM_SAMPLES)
+        optimizer.zero_grad()
+        loss = functional.cross_entropy(model(stored.inputs[start:stop]), stored.labels[start:stop], label_smoothing=0.1)
+        loss.backward()
+        norm = math.sqrt(sum(float(parameter.grad.square().sum()) for parameter in model.parameters() if parameter.grad is not None))
+        for parameter in model.parameters():
+            assert parameter.grad is not None
+            parameter.grad *= min(1.0, 0.5 / norm)
+        optimizer.step()
+        losses.append(loss.item())
+        averages = [0.8 * average + 0.2 * parameter.detach() for average, parameter in zip(averages, model.parameters(), strict=True)]
+    return {**model.state_dict(), **{f"average.{i}": average for i, average in enumerate(averages)}}, losses
+
+
+@pytest.mark.parametrize("micro_batch_size", [BATCH, *MICRO_BATCHES])
+def test_training_follows_the_textbook_whatever_the_micro_batch(micro_batch_size: int) -> None:
+    """Smoothing, clipping, momentum, average: the model is float64, but loss and norms are float32 by promise.
+
+    One rounding of the logits to float32 (2^-24) moves a gradient of size <= 1 by a few 2^-24; seven steps at rate 0.2 with
+    momentum 0.9 add up to less than 0.2 * 10 * 7 = 14 of them, and the network's slope is below 4: 2^-24 * 14 * 4 * 4 < 2e-5.
+    """
+    want, losses = reference_in_float64()
+    state, records = trained(micro_batch_size, torch.float64, False, **EVERYTHING)
+    assert_close(values(state), want, 2e-5)
+    assert [record.loss for record in records] == pytest.approx(losses, rel=2e-5)
+    assert [record.global_batch_size for record in records] == [24, 24, 12, 24, 24, 12, 24]
+    assert any(record.gradient_norm > 0.5 for record in records), "clipping never took part"
+
+
+@pytest.mark.parametrize("normalises", [False, True])
+@pytest.mark.parametrize("optimizer", ["sgd", "lars", "lamb", "adamw"])
+def test_a_float64_model_ends_at_the_same_parameters(optimizer: str, normalises: bool) -> None:
+    """Softmax of a sample does not depend on its neighbours, so what is left is float64's rounding of the sums, 24 terms of
+    2^-53. AdamW and LAMB divide by the root of the second moment, which can lift that by the inverse of the smallest
+    gradient (1e-3 of the largest here, once per step); LARS and LAMB take norms in float32, where 1e-15 can still flip the
+    last of 24 bits of a trust ratio, 6e-8 of an update of at most 0.2 per step.
+    """
+    parts = {"optimizer": {"name": optimizer}, "learning_rate": {"base": 0.02}, "loss": {"label_smoothing": 0.1}, "ema": {"decay": 0.8}}
+    tolerance = 1e-10 if optimizer in {"sgd", "adamw"} else 6e-8 * 0.2 * STEPS
+    want, want_records = trained(BATCH, torch.float64, normalises, **parts)
+    for micro_batch_size in (8, 16) if normalises else MICRO_BATCHES:
+        state, records = trained(micro_batch_size, torch.float64, normalises, **parts)
+        assert_close(values(state), values(want), tolerance)
+        assert [r.loss for r in records] == pytest.approx([r.loss for r in want_records], rel=4 * 24 * EPSILON_32)  # the loss is summed in float32
+
+
+@pytest.mark.parametrize("normalises", [False, True])
+def test_the_float32_gradient_differs_by_the_rounding_of_its_sums_alone(normalises: bool) -> None:
+    """Bound, element by element: a sum of n terms in any order is off by at most n * 2^-24 * sum |terms| (Higham, 4.4).
+
+    The terms of a parameter's gradient are its samples' gradients. Each of them went through dot products over 12
+    features, 10 hidden units and 4 classes, forward and backward, so n = 24 + 2 * (12 + 10 + 4). With batch-norm a
+    sample's gradient cannot be had alone; the sizes there are those of the groups, times 8 samples for what cancels inside.
+    """
+    stored = Stored(torch.float32)
+    plan = new_plan(BATCH, normalises)
+    pieces = [Slice(0, start, start + (SPAN if normalises else 1)) for start in range(0, BATCH, SPAN if normalises else 1)]
+    sizes: list[Tensor] = []
+    for piece in pieces:
+        state = new_state(plan, torch.float32, normalises)
+        accumulate(state, plan, stored, [piece])
+        gradients = [parameter.grad for parameter in state.model.parameters() if parameter.grad is not None]
+        share = [gradient.abs() * (piece.size / BATCH) for gradient in gradients]
+        sizes = [size + more for size, more in zip(sizes, share, strict=True)] if sizes else share
+    num_terms = 24 + 2 * (NUM_FEATURES + WIDTH + NUM_CLASSES)
+    cancelling = SPAN if normalises else 1
+
+    whole = new_state(plan, torch.float32, normalises)
+    measured = accumulate(whole, plan, stored, [Slice(0, 0, BATCH)])
+    for micro_batch_size in (8, 16) if normalises else MICRO_BATCHES:
+        state = new_state(plan, torch.float32, normalises)
+        split = plan.split(Slice(0, 0, BATCH), micro_batch_size)
+        assert sum(piece.size for piece in split) == BATCH
+        assert len(split) == math.ceil(BATCH / micro_batch_size)
+        got = accumulate(state, plan, stored, split)
+        assert got.loss == pytest.approx(measured.loss, rel=2 * num_terms * EPSILON_32)
+        for parameter, other, size in zip(state.model.parameters(), whole.model.parameters(), sizes, strict=True):
+            assert parameter.grad is not None
+            assert other.grad is not None
+            # A bias before batch-norm has gradient zero in exact arithmetic: its terms' size is floored by the layer's largest.
+            bound = 2 * num_terms * EPSILON_32 * cancelling * (size + (float(max(s.max() for s in sizes)) if normalises else 0.0))
+            assert bool(((parameter.grad - other.grad).abs() <= bound).all())
+        for name, buffer in state.model.named_buffers():
+            torch.testing.assert_close(buffer, dict(whole.model.named_buffers())[name], rtol=2 * num_terms * EPSILON_32, atol=1e-6)
+
+
+def test_a_mean_of_means_would_be_caught() -> None:
+    """The uneven split 13 + 11: dividing each by its own size is off by far more than the tolerance above."""
+    stored, model = Stored(torch.float64), new_model(torch.float64, normalises=False)
+
+    def gradient(start: int, stop: int) -> Tensor:
+        (found,) = torch.autograd.grad(functional.cross_entropy(model(stored.inputs[start:stop]), stored.labels[start:stop]), [model[0].weight])  # type: ignore[index]
+        return found
+
+    assert float((gradient(0, 24) - (gradient(0, 13) + gradient(13, 24)) / 2).abs().max()) > 1e-4
+
+
+@pytest.mark.parametrize("normalises", [False, True])
+def test_measuring_the_noise_splits_the_batch_and_changes_nothing_else(normalises: bool) -> None:
+    """In float64 the split's rounding is 24 * 2^-53 per step; 1e-10 leaves room for seven steps of a curved loss."""
+    silent, without = trained(BATCH, torch.float64, normalises, gradient={"noise_every_steps": 0})
+    measuring, records = trained(BATCH, torch.float64, normalises, gradient={"noise_every_steps": 2})
+    assert_close(values(measuring), values(silent), 1e-10)
+    assert all(record.covariance_trace is None for record in without)
+    assert [record.step for record in records if record.covariance_trace is not None] == [2, 4, 6]
+    assert measuring.noise.num_steps == 3
