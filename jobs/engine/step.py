@@ -129,9 +129,10 @@ def batch_loss(forward: Callable[[Tensor], Tensor], spec: TrainSpec, inputs: Ten
 
 
 def squared_norm(params: list[nn.Parameter]) -> Tensor:
-    """Squared L2 norm of all gradients together, 0-d float32, on the device."""
+    """Squared L2 norm of all gradients together, 0-d, on the device; float32, or float64 where a gradient is."""
     gradients = [param.grad for param in params if param.grad is not None]
-    return torch.stack(torch._foreach_norm(gradients, 2, dtype=torch.float32)).square().sum()
+    dtype = torch.float64 if any(gradient.dtype == torch.float64 for gradient in gradients) else torch.float32
+    return torch.stack(torch._foreach_norm(gradients, 2, dtype=dtype)).square().sum()
 
 
 def _added(total: list[Tensor | None], gradients: list[Tensor | None]) -> list[Tensor | None]:

@@ -30,6 +30,8 @@ BATCH = 900
 """Metrics in one request; MLflow takes at most 1000."""
 POLL_S = 1.0
 RETRY_S = 5.0
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+"""Lets MLflow's page open on training runs, not on traces of language models."""
 STATUS = {Outcome.DIVERGED: "FAILED", Outcome.STOPPED: "KILLED"}
 
 
@@ -138,7 +140,7 @@ class Mirror:
             if found is not None:
                 return str(found.experiment_id)
             artifacts = (self.run_dir.parent / "mlflow-artifacts").resolve().as_uri() if beside_runs else None
-            return str(client.create_experiment(name, artifact_location=artifacts))
+            return str(client.create_experiment(name, artifact_location=artifacts, tags=EXPERIMENT_TAGS))
 
     def _tags(self) -> dict[str, str]:
         environment = json.loads((self.run_dir / run_folder.ENVIRONMENT).read_text())

@@ -1,0 +1,164 @@
+"""Stopping and going on again is the same, bit for bit, as never having stopped."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from jobs.job import Listener, prepare, run_job
+from jobs.records import Outcome, RunSummary, StepRecord
+from jobs.spec_reader import build_spec
+from jobs.tracking.journal import evaluations, read_records, steps
+
+CPU = torch.device("cpu")
+NUM_STEPS = 7  # epochs of three steps (32 + 32 + 16 of 80 samples): stops fall in the middle and at the end of an epoch
+SGD = {"name": "sgd", "nesterov": True, "weight_decay": 0.001}
+BATCH = {"global_batch_size": 32, "micro_batch_size": 16}
+
+
+def with_dropout(num_classes: int) -> nn.Module:
+    """An entry point: a model whose draws must not depend on where the run was cut."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(36, 16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, num_classes))
+
+
+class OwnSamples(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
+    """An entry point's data set that draws at random while it is read."""
+
+    num_classes = 4
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return torch.randn(1, 6, 6) + index % 4, index % 4
+
+
+def own_samples() -> tuple[OwnSamples, OwnSamples]:
+    return OwnSamples(80), OwnSamples(20)
+
+
+@pytest.fixture(autouse=True)
+def own_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This file as the module `own_code`, as a person's file beside the run would be."""
+    monkeypatch.setitem(sys.modules, "own_code", sys.modules[__name__])
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "sgd, dropout, average": {"model": {"entry_point": "own_code:with_dropout"}, "ema": {"decay": 0.9}},
+    "lars, augmented": {
+        "optimizer": {"name": "lars"},
+        "dataset": {"augment": {"horizontal_flip": "alternating", "translate": 1, "cutout": 2}},
+    },
+    "lamb, clipped, smoothed": {"optimizer": {"name": "lamb"}, "gradient": {"clip_norm": 0.5}, "loss": {"label_smoothing": 0.1}},
+    "adamw, cosine, batch-norm": {
+        "optimizer": {"name": "adamw", "weight_decay": 0.01},
+        "model": {"name": "mlp", "arguments": {"width": 8, "batch_norm": True}},
+        "batch_norm": {"span": 16},
+        "learning_rate": {"base": 0.05, "decay": "cosine", "warmup_epochs": 1.0},
+    },
+    "batch schedule": {"batch": {**BATCH, "schedule": {"warmup": {"start": 8, "epochs": 0.5}, "growth": [{"epoch": 1.5, "factor": 2.0}]}}},
+    "adascale": {"learning_rate": {"base": 0.1, "scaling": "adascale", "base_global_batch_size": 8}, "stop": {"steps": 14}},
+    "keskar-c1": {"model": {"name": "keskar-c1"}, "batch_norm": {"span": 16}},
+    "read sample by sample": {"dataset": {"entry_point": "own_code:own_samples"}, "batch": {**BATCH, "last": "drop"}},
+    "bfloat16, channels last": {"precision": "bfloat16", "model": {"name": "lenet", "arguments": {"channels": [4, 4], "width": 8}, "channels_last": True}, "batch_norm": {"span": 16}},
+}
+
+
+def document(parts: dict[str, Any]) -> dict[str, Any]:
+    synthetic = {"name": "synthetic", "arguments": {"num_train": 80, "num_test": 20, "num_classes": 4, "shape": [1, 6, 6]}}
+    dataset = parts.get("dataset", {})
+    return {
+        "model": {"name": "mlp", "arguments": {"width": 8}},
+        "batch": BATCH,
+        "optimizer": SGD,
+        "learning_rate": {"base": 0.1},
+        "stop": {"steps": NUM_STEPS},
+        "checkpoint": {"every_seconds": None},
+        "tracking": {"enabled": False},
+        **parts,
+        "dataset": dataset if "entry_point" in dataset else {**synthetic, **dataset},
+    }
+
+
+def run(parts: dict[str, Any], run_dir: Path, *, resumes: bool = False, stop_after: int | None = None) -> RunSummary:
+    """One process's part of a run: up to the end, or up to so many of its own steps."""
+    (run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
+    done = 0
+
+    def should_stop() -> bool:
+        nonlocal done
+        done += 1
+        return done == stop_after
+
+    job = prepare(build_spec(document(parts)), CPU, Path("nowhere"))
+    return run_job(job, run_dir, Listener(should_stop=should_stop), resumes)
+
+
+def told(run_dir: Path) -> list[dict[str, Any]]:
+    """Everything the journal says of steps and evaluations, but for the seconds."""
+    records = read_records(run_dir)
+    seconds = {"training_seconds", "evaluation_seconds"}
+    return [record.model_dump(exclude=seconds) for record in (*steps(records), *evaluations(records))]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_stopping_after_any_step_changes_no_bit(case: str, tmp_path: Path) -> None:
+    whole = run(CASES[case], tmp_path / "whole")
+    told_whole = told(tmp_path / "whole")
+    assert whole.steps >= 4
+    assert len({record["loss"] for record in told_whole if record["kind"] == "step"}) == whole.steps
+    for stop_after in range(1, whole.steps):
+        run_dir = tmp_path / str(stop_after)
+        stopped = run(CASES[case], run_dir, stop_after=stop_after)
+        assert (stopped.outcome, stopped.steps) == (Outcome.STOPPED, stop_after)
+        assert stopped.parameters_sha256 != whole.parameters_sha256
+        resumed = run(CASES[case], run_dir, resumes=True)
+        assert resumed.parameters_sha256 == whole.parameters_sha256, stop_after
+        assert told(run_dir) == told_whole, stop_after
+        same = {"outcome", "samples_seen", "epochs", "gradient_noise_scale", "test_accuracy", "best_test_accuracy", "train_accuracy"}
+        assert resumed.model_dump(include=same) == whole.model_dump(include=same)
+
+
+@pytest.mark.parametrize("case", ["sgd, dropout, average", "adascale", "adamw, cosine, batch-norm"])
+def test_a_stop_after_every_single_step_changes_no_bit(case: str, tmp_path: Path) -> None:
+    whole = run(CASES[case], tmp_path / "whole")
+    run_dir = tmp_path / "chain"
+    summary = run(CASES[case], run_dir, stop_after=1)
+    seconds = [summary.training_seconds]
+    while summary.outcome is Outcome.STOPPED:
+        summary = run(CASES[case], run_dir, resumes=True, stop_after=1)
+        seconds.append(summary.training_seconds)
+    assert summary.parameters_sha256 == whole.parameters_sha256
+    assert told(run_dir) == told(tmp_path / "whole")
+    assert len(seconds) == whole.steps
+    assert seconds == sorted(seconds), "a resumed clock goes on from the seconds spent"
+
+
+def test_another_seed_is_another_run(tmp_path: Path) -> None:
+    """The comparisons above can fail: what they compare follows the seed."""
+    one, other = (run({"seed": seed}, tmp_path / str(seed)) for seed in (0, 1))
+    assert one.parameters_sha256 != other.parameters_sha256
+
+
+def test_the_longer_budget_goes_on_where_the_shorter_one_ended(tmp_path: Path) -> None:
+    """With a constant rate nothing looks at the horizon: two epochs and two more are four."""
+    whole = run({"stop": {"epochs": 4.0}}, tmp_path / "whole")
+    first = run({"stop": {"epochs": 2.0}}, tmp_path / "extended")
+    second = run({"stop": {"epochs": 4.0}}, tmp_path / "extended", resumes=True)
+    assert (first.steps, second.steps) == (6, 12)
+    assert second.parameters_sha256 == whole.parameters_sha256
+    assert told(tmp_path / "extended") == told(tmp_path / "whole")
+
+
+def test_a_finished_run_that_is_resumed_ends_at_once_and_unchanged(tmp_path: Path) -> None:
+    first = run({}, tmp_path / "run")
+    again = run({}, tmp_path / "run", resumes=True)
+    same = {"outcome", "steps", "parameters_sha256", "test_accuracy", "best_test_accuracy", "train_accuracy", "training_seconds"}
+    assert again.model_dump(include=same) == first.model_dump(include=same)
+    assert [record.step for record in read_records(tmp_path / "run") if isinstance(record, StepRecord)] == list(range(1, NUM_STEPS + 1))
