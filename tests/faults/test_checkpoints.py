@@ -1,0 +1,206 @@
+"""Checkpoints: whole or not at all, damage is found, and what may change on resuming is said."""
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from jobs import checkpoints
+from jobs.errors import CheckpointError, StorageError
+from jobs.job import Listener, prepare, run_job
+from jobs.launch.local import resumed_spec
+from jobs.records import RunSummary
+from jobs.spec import TrainSpec
+from jobs.spec_reader import build_spec
+
+CPU = torch.device("cpu")
+
+
+def new_spec(**parts: Any) -> TrainSpec:
+    document: dict[str, Any] = {
+        "dataset": {"name": "synthetic", "arguments": {"num_train": 64, "num_test": 16, "num_classes": 4, "shape": [1, 4, 4]}},
+        "model": {"name": "mlp", "arguments": {"width": 4}},
+        "batch": {"global_batch_size": 16},
+        "optimizer": {"name": "sgd"},
+        "learning_rate": {"base": 0.05},
+        "stop": {"steps": 6},
+        "checkpoint": {"every_steps": 1, "keep": 3},
+        "tracking": {"enabled": False},
+    }
+    return build_spec({**document, **parts})
+
+
+def run(spec: TrainSpec, run_dir: Path, *, resumes: bool = False, listener: Listener | None = None) -> RunSummary:
+    (run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
+    return run_job(prepare(spec, CPU, Path("nowhere")), run_dir, listener or Listener(), resumes)
+
+
+def stored(run_dir: Path, kind: str = "step") -> list[Path]:
+    """Newest first, told by name alone."""
+    return sorted((run_dir / "checkpoints").glob(f"{kind}-*.pt"), reverse=True)
+
+
+def damage(path: Path) -> None:
+    """One flipped bit in the middle; a hard link of the same content is damaged too."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def content(step: int) -> dict[str, Any]:
+    return {"progress": {"step": step}, "weights": torch.full((100,), float(step))}
+
+
+def test_the_newest_few_and_the_best_are_kept(tmp_path: Path) -> None:
+    spec = new_spec()
+    for step in range(1, 8):
+        checkpoints.save(tmp_path, content(step), spec, is_best=step in {2, 3})
+    names = sorted(path.name.split(".")[0] for path in tmp_path.iterdir())
+    assert names == ["best-00000003", "step-00000005", "step-00000006", "step-00000007"]
+
+
+def test_a_run_leaves_what_its_spec_keeps(tmp_path: Path) -> None:
+    run(new_spec(), tmp_path)
+    assert [int(path.name[5:13]) for path in stored(tmp_path)] == [6, 5, 4]
+    assert len(stored(tmp_path, "best")) == 1
+    assert not list(tmp_path.rglob("*.part"))
+    run(new_spec(checkpoint={"every_steps": 1, "keep": 1, "best": False}), tmp_path / "frugal")
+    assert [path.name[:13] for path in (tmp_path / "frugal" / "checkpoints").iterdir()] == ["step-00000006"]
+
+
+def test_a_failing_disk_leaves_no_file_under_a_checkpoints_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = new_spec()
+    first = checkpoints.save(tmp_path, content(1), spec, is_best=True)
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)  # the last moment at which a disk can refuse what was written
+    with pytest.raises(StorageError, match="No space left on device"):
+        checkpoints.save(tmp_path, content(2), spec, is_best=True)
+    assert [found.step for found in checkpoints.list_checkpoints(tmp_path)] == [1, 1]
+    assert not list(tmp_path.glob(".*"))
+    assert torch.equal(checkpoints.load(first, CPU)["state"]["weights"], torch.full((100,), 1.0))
+
+
+def test_a_half_written_file_is_no_checkpoint(tmp_path: Path) -> None:
+    """What a kill leaves behind is not listed, and the next save clears it away."""
+    spec = new_spec()
+    checkpoints.save(tmp_path, content(1), spec, is_best=False)
+    left = tmp_path / f".step-00000002.{'0' * 32}.pt.123.part"
+    left.write_bytes(b"half")
+    assert [found.step for found in checkpoints.list_checkpoints(tmp_path)] == [1]
+    checkpoints.save(tmp_path, content(3), spec, is_best=False)
+    assert not left.exists()
+
+
+def test_every_single_damaged_byte_is_found(tmp_path: Path) -> None:
+    path = checkpoints.save(tmp_path, content(1), new_spec(), is_best=False)
+    whole = path.read_bytes()
+    for place in range(0, len(whole), max(len(whole) // 60, 1)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :])
+        with pytest.raises(CheckpointError, match="does not match the checksum"):
+            checkpoints.load(path, CPU)
+    path.write_bytes(whole[:-1])
+    with pytest.raises(CheckpointError, match="does not match the checksum"):
+        checkpoints.load(path, CPU)
+    path.write_bytes(whole)
+    assert checkpoints.load(path, CPU)["state"]["progress"] == {"step": 1}
+
+
+def test_a_damaged_newest_is_reported_and_the_one_before_is_used(tmp_path: Path) -> None:
+    whole = run(new_spec(), tmp_path / "whole")
+    run(new_spec(checkpoint={"every_steps": 1, "keep": 3, "best": False}), tmp_path / "run")
+    newest, before, _ = stored(tmp_path / "run")
+    damage(newest)
+    notices: list[str] = []
+    steps: list[int] = []
+    listener = Listener(on_record=lambda record: steps.append(getattr(record, "step", -1)), on_notice=notices.append)
+    summary = run(new_spec(checkpoint={"every_steps": 1, "keep": 3, "best": False}), tmp_path / "run", resumes=True, listener=listener)
+    assert len(notices) == 1
+    assert newest.name in notices[0]
+    assert "one before it" in notices[0]
+    assert steps[0] == int(before.name[5:13]) == 5
+    assert summary.parameters_sha256 == whole.parameters_sha256
+    assert checkpoints.load_newest(tmp_path / "run" / "checkpoints", CPU, pytest.fail)["state"]["progress"]["step"] == 6
+
+
+def test_when_all_are_damaged_it_says_so(tmp_path: Path) -> None:
+    run(new_spec(), tmp_path)
+    for path in {path.stat().st_ino: path for path in (tmp_path / "checkpoints").iterdir()}.values():
+        damage(path)
+    with pytest.raises(CheckpointError, match="none of the 4 checkpoints"):
+        run(new_spec(), tmp_path, resumes=True)
+
+
+def test_without_a_checkpoint_it_says_so(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="there is no checkpoint"):
+        run(new_spec(), tmp_path, resumes=True)
+    with pytest.raises(CheckpointError, match="is not a run's folder"):
+        resumed_spec(tmp_path / "nothing", [])
+
+
+class Evil:
+    """Unpickling this would make a folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return (os.mkdir, (str(self.path),))
+
+
+def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
+    """Whole and with a right checksum, but holding more than tensors and plain numbers."""
+    target = tmp_path / "made-by-unpickling"
+    path = checkpoints.save(tmp_path, {"progress": {"step": 1}, "weights": Evil(target)}, new_spec(), is_best=False)
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        checkpoints.load(path, CPU)
+    assert not target.exists()
+
+
+@pytest.mark.parametrize(
+    ("field", "part"),
+    [
+        ("seed", {"seed": 1}),
+        ("optimizer.momentum", {"optimizer": {"name": "sgd", "momentum": 0.5}}),
+        ("learning_rate.base", {"learning_rate": {"base": 0.1}}),
+        ("batch.global_batch_size", {"batch": {"global_batch_size": 32}}),
+        ("model.arguments.width", {"model": {"name": "mlp", "arguments": {"width": 5}}}),
+        ("loss.label_smoothing", {"loss": {"label_smoothing": 0.1}}),
+        ("ema", {"ema": {"decay": 0.9}}),
+        ("precision", {"precision": "bfloat16"}),
+    ],
+)
+def test_a_resumed_run_may_not_change_the_mathematics(field: str, part: dict[str, Any], tmp_path: Path) -> None:
+    saved = new_spec().model_dump(mode="json")
+    with pytest.raises(CheckpointError) as caught:
+        checkpoints.refuse_other_spec(saved, new_spec(**part))
+    assert caught.value.field == field
+    assert "A resumed run may change name, description, stop" in str(caught.value)
+
+
+def test_a_changed_spec_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    run(new_spec(), tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(CheckpointError, match=r"learning_rate\.base.*0\.05.*0\.1"):
+        run(new_spec(learning_rate={"base": 0.1}), tmp_path, resumes=True)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_resumed_run_may_change_its_budget_and_its_book_keeping(tmp_path: Path) -> None:
+    run(new_spec(), tmp_path)
+    changed = new_spec(
+        name="other",
+        description="longer",
+        stop={"epochs": 2.0},
+        checkpoint={"every_steps": 2, "keep": 1},
+        evaluation={"every_epochs": 0.5},
+        tracking={"enabled": False, "experiment": "other"},
+    )
+    summary = run(changed, tmp_path, resumes=True)
+    assert summary.steps == 8
+    assert [int(path.name[5:13]) for path in stored(tmp_path)] == [8]

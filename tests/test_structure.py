@@ -1,0 +1,79 @@
+"""The house's own rules: data and imports flow one way, the engine needs little, nothing names a machine."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("service", "tuning", "jobs")
+FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+ENGINE = {"torch", "numpy", "pydantic", "jobs"}
+LAZY = {"yaml", "mlflow", "torchvision", "sklearn"}
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(path): path for path in FILES}
+
+
+def imports(path: Path, *, top_level_only: bool = False) -> set[str]:
+    """Full names of what a file imports, names imported from a package resolved to modules where they are some."""
+    tree = ast.parse(path.read_text())
+    nodes = tree.body if top_level_only else list(ast.walk(tree))
+    found: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            found.update(inner & MODULES.keys() or {node.module})
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_imports_go_down(path: Path) -> None:
+    floor = PACKAGES.index(name_of(path).split(".")[0])
+    above = set(PACKAGES[:floor])
+    assert not {module for module in imports(path) if module.split(".")[0] in above}
+
+
+def test_no_import_goes_in_a_circle() -> None:
+    edges = {name: imports(path) & MODULES.keys() for name, path in MODULES.items()}
+    done: set[str] = set()
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        assert name not in trail, " -> ".join((*trail, name))
+        if name not in done:
+            for below in edges[name]:
+                visit(below, (*trail, name))
+            done.add(name)
+
+    for name in MODULES:
+        visit(name, ())
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if name_of(path).startswith("jobs")], ids=name_of)
+def test_jobs_import_little_at_the_top(path: Path) -> None:
+    import sys
+
+    outside = {module.split(".")[0] for module in imports(path, top_level_only=True)} - set(sys.stdlib_module_names)
+    assert outside <= ENGINE, outside
+    everything = {module.split(".")[0] for module in imports(path)} - set(sys.stdlib_module_names)
+    assert everything <= ENGINE | LAZY, everything
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_files_have_a_human_size(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 400
+
+
+def test_nothing_names_a_machine() -> None:
+    text_files = [*ROOT.glob("*.*"), *(ROOT / "docs").rglob("*.md"), *FILES, *(ROOT / "benchmarks").rglob("*.*"), *(ROOT / "recipes").glob("*")]
+    for path in text_files:
+        if path.is_file() and path.suffix in {".py", ".md", ".yaml", ".toml", ".sh", ".txt"}:
+            assert not re.search(r"/work/|/root/|/home/", path.read_text()), path
