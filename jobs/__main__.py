@@ -5,7 +5,7 @@ import sys
 import time
 from pathlib import Path
 
-from jobs.errors import LargebatchError
+from jobs.errors import LargebatchError, SpecError
 from jobs.job import Listener
 from jobs.launch.local import LocalOptions, prepare_locally, resumed_spec, train_locally
 from jobs.records import EvalRecord, Outcome, Record, RunSummary, StepRecord
@@ -53,11 +53,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--resume", type=Path, metavar="RUN_DIR", help="go on from the newest checkpoint of a run")
     given = parser.parse_args(arguments)
-    if (given.spec is None) == (given.resume is None):
-        parser.error("give a SPEC, or --resume RUN_DIR")
     lines = PlainLines()
     options = LocalOptions(given.data_dir, given.output_dir, given.device, given.resume)
     try:
+        if given.resume and given.spec:
+            raise SpecError("SPEC", "a resumed run has its spec already.", "Leave it out; change single values with --set.")
+        if not given.resume and not given.spec:
+            raise SpecError("SPEC", "is missing.", "Give a recipe's name or file, or --resume RUN_DIR.")
         spec = resumed_spec(given.resume, given.overrides) if given.resume else read_spec(given.spec, given.overrides)
         job = prepare_locally(spec, options)
         listener = Listener(on_record=lines.record, on_notice=lambda text: print(text, file=sys.stderr, flush=True))

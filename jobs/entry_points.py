@@ -4,10 +4,11 @@ import importlib
 import inspect
 import os
 import sys
+import traceback
 from collections.abc import Mapping
 from typing import Any
 
-from jobs.errors import SpecError
+from jobs.errors import LargebatchError, SpecError
 
 
 def call_entry_point(field: str, reference: str, arguments: Mapping[str, Any]) -> Any:
@@ -21,15 +22,36 @@ def call_entry_point(field: str, reference: str, arguments: Mapping[str, Any]) -
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
-        function = getattr(importlib.import_module(module_name), function_name)
+        module = importlib.import_module(module_name)
+        function = getattr(module, function_name)
     except ModuleNotFoundError as error:
         raise SpecError(
             field, f"module {error.name!r} is not found.", f"Run from the folder that holds it, or install it ({module_name})."
         ) from error
     except AttributeError as error:
-        raise SpecError(field, f"{module_name} has no {function_name}.") from error
+        raise SpecError(field, f"{module_name} has no {function_name}.", "Check the name after the colon.") from error
+    except Exception as error:  # a person's module may raise anything while it is imported
+        raise SpecError(field, f"{module_name} cannot be imported: {described(error)}.", "Mend it, then try again.") from error
     try:
         inspect.signature(function).bind(**arguments)
+    except ValueError:  # some built-in functions do not say what they take
+        pass
     except TypeError as error:
         raise SpecError(field, f"{reference} does not take these arguments: {error}.", f"They were: {', '.join(arguments) or 'none'}.") from error
-    return function(**arguments)
+    try:
+        return function(**arguments)
+    except LargebatchError:
+        raise
+    except Exception as error:
+        raise SpecError(field, f"{reference} failed: {described(error)}.", "Mend it, then try again.") from error
+
+
+def described(error: Exception) -> str:
+    """An error of a person's own code, with the place in it: without a traceback that is all they have."""
+    if isinstance(error, SyntaxError):
+        return f"{type(error).__name__}: {error}"
+    frames = traceback.extract_tb(error.__traceback__)
+    # The last frame outside of installed packages is theirs, or nearest to theirs.
+    own = [frame for frame in frames if "site-packages" not in frame.filename and not frame.filename.startswith("<")]
+    place = f" ({own[-1].filename}, line {own[-1].lineno})" if own else ""
+    return f"{type(error).__name__}: {error}{place}"

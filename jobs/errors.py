@@ -26,6 +26,8 @@ class LargebatchError(Exception):
     exit_code: ClassVar[int] = 1
 
     def __init__(self, field: str, problem: str, hint: str = "") -> None:
+        # Libraries' messages, quoted in ours, can span lines; every door shows one.
+        problem, hint = " ".join(problem.split()), " ".join(hint.split())
         super().__init__(field, problem, hint)
         self.field = field
         self.problem = problem

@@ -25,7 +25,7 @@ from jobs.engine.clock import Clock
 from jobs.engine.evaluate import Score, evaluate, evaluation_weights
 from jobs.engine.loop import train
 from jobs.engine.state import TrainState, WeightAverage
-from jobs.engine.warm_up import warm_up
+from jobs.engine.warm_up import refuse_misfit, warm_up
 from jobs.errors import DivergedError
 from jobs.models.ghost_batch_norm import has_batch_norm, use_ghost_batch_norm
 from jobs.models.table import build_model
@@ -67,6 +67,7 @@ def prepare(spec: TrainSpec, device: torch.device, data_dir: Path) -> Prepared:
     if normalises:
         model = use_ghost_batch_norm(model, span)
     model = model.to(device).train()
+    refuse_misfit(model, dataset)
     most = global_batch_size
     if spec.batch.schedule.growth:
         most = int(most * max(milestone.factor for milestone in spec.batch.schedule.growth))

@@ -35,12 +35,12 @@ def create(output_dir: Path, run_id: str) -> Path:
 
 
 def refuse_unwritable(output_dir: Path) -> None:
-    """Raise StorageError if no folder can be made below `output_dir`; leaves nothing behind."""
+    """Raise InputError if no folder can be made below `output_dir`; leaves nothing behind."""
     existing = output_dir
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent
     if not existing.is_dir():
-        raise StorageError("--output-dir", f"{existing} is a file, not a folder.", "Give a folder.")
+        raise InputError("--output-dir", f"{existing} is a file, not a folder.", "Give a folder.")
     # Asking the file system beats reading mode bits: read-only mounts and quotas answer here too.
     probe = existing / f".largebatch-probe-{os.getpid()}"
     try:
@@ -48,7 +48,7 @@ def refuse_unwritable(output_dir: Path) -> None:
         probe.rmdir()
     except OSError as error:
         reason = error.strerror or str(error)
-        raise StorageError("--output-dir", f"{existing} cannot be written ({reason}).", "Give another --output-dir.") from error
+        raise InputError("--output-dir", f"{existing} cannot be written ({reason}).", "Give another --output-dir.") from error
 
 
 @contextmanager

@@ -40,13 +40,16 @@ OPTIMIZER_OPTIONS: dict[str, frozenset[str]] = {
 }
 """Which options each optimizer reads, besides weight_decay and decay_biases_and_norms, which all do."""
 
+LONGEST_NAME = 100
+"""Characters of a run's name; its folder's name is longer by 21, and file systems take 255 bytes."""
+
 EVERY_OPTIMIZER = frozenset({"name", "weight_decay", "decay_biases_and_norms"})
 
 
 class Spec(BaseModel):
-    """Base of every part: immutable, no unknown keys, no silent conversion of types."""
+    """Base of every part: immutable, no unknown keys, no silent conversion of types, no infinite numbers."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class AugmentSpec(Spec):
@@ -356,4 +359,6 @@ class TrainSpec(Spec):
     def _name_is_a_file_name(self) -> Self:
         if not self.name or not all(c.isalnum() or c in "-_." for c in self.name) or self.name.startswith("."):
             raise ValueError("name may hold letters, digits, '-', '_' and '.', and not begin with '.'")
+        if len(self.name) > LONGEST_NAME:
+            raise ValueError(f"name has {len(self.name)} characters; it names a folder, so give at most {LONGEST_NAME}")
         return self

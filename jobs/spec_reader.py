@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import os
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -66,18 +67,18 @@ def refuse_unlisted_entry_points(spec: TrainSpec, allowed: Collection[str]) -> N
             )
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """A hint with the names most like `word`: "Did you mean ...?", or the whole list."""
+def nearest(word: str, known: Iterable[str], listed: Iterable[str] = ()) -> str:
+    """A hint with the names most like `word`: "Did you mean ...?", or the whole list (or `listed`, where that is too long)."""
     names = sorted(known)
     close = difflib.get_close_matches(word, names, n=3, cutoff=0.5)
-    return f"Did you mean {' or '.join(close)}?" if close else f"Known: {', '.join(names)}."
+    return f"Did you mean {' or '.join(close)}?" if close else f"Known: {', '.join([*listed] or names)}."
 
 
 def _find(recipe: str) -> Path:
     path = Path(recipe)
-    if path.is_dir():
+    if os.path.isdir(recipe):  # Path.is_dir raises for a name that is too long
         raise SpecError(recipe, "is a folder, not a recipe.", "To go on with a run: --resume RUN_DIR.")
-    if path.is_file():
+    if os.path.isfile(recipe):
         return path
     recipes = recipe_paths()
     if recipe in recipes:
@@ -118,10 +119,14 @@ def _yaml_loader() -> Any:
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
 
     def mapping(loader: Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-        keys = [loader.construct_object(key) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", node.start_mark)
+        keys: list[Any] = []
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":  # `<<: *other` gives defaults, which may be overridden
+                continue
+            key = loader.construct_object(key_node)
+            if key in keys:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
+            keys.append(key)
         return loader.construct_mapping(node, deep=True)
 
     Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
@@ -158,8 +163,19 @@ def _first_mistake(error: pydantic.ValidationError) -> SpecError:
         return SpecError(field or "spec", f"{first['ctx']['error']}.")
     same_field = [mistake for mistake in mistakes if _path_of(mistake["loc"]) == path]
     wanted = " or ".join(dict.fromkeys(_wanted(mistake) for mistake in same_field))
-    hint = f"Write {first['input'] / 100:g} for {first['input']} %." if _is_percent(path, first["input"]) else _doc(path)
-    return SpecError(field, f"must be {wanted}, not {_shown(first['input'])}.", hint)
+    return SpecError(field, f"must be {wanted}, not {_shown(first['input'])}.", _hint(path, first))
+
+
+def _hint(path: Sequence[str], mistake: Any) -> str:
+    """The nearest thing that works, or what the field means."""
+    value = mistake["input"]
+    if _is_percent(path, value):
+        return f"Write {value / 100:g} for {value} %."
+    if mistake["type"] == "literal_error" and isinstance(value, str):
+        names = re.findall(r"'([^']*)'", mistake["ctx"]["expected"])
+        if difflib.get_close_matches(value, names, cutoff=0.5):
+            return nearest(value, names)
+    return _doc(path)
 
 
 def _is_percent(path: Sequence[str], value: object) -> bool:
@@ -185,6 +201,8 @@ def _wanted(mistake: Any) -> str:
         "less_than_equal": f"at most {context.get('le')}",
         "literal_error": str(context.get("expected", "")).replace("'", '"'),
         "none_required": "null",
+        "finite_number": "a finite number",
+        "invalid-json-value": "plain data: text, a number, true or false, a list or a mapping",
     }
     return phrases.get(kind, str(mistake["msg"]))
 

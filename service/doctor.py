@@ -65,12 +65,12 @@ def _data(data_dir: Path) -> Iterator[Finding]:
 
 
 def _output(output_dir: Path) -> Finding:
-    from jobs.errors import StorageError
+    from jobs.errors import InputError
     from jobs.run_folder import refuse_unwritable
 
     try:
         refuse_unwritable(output_dir)
-    except StorageError as error:
+    except InputError as error:
         return Finding("run folders", False, str(error), True)
     return Finding("run folders", True, f"{output_dir.resolve()} can be written")
 

@@ -167,6 +167,8 @@ class _Seeded(torch.utils.data.Dataset[Any]):
         try:
             inputs, label = self._part[index]
             label = int(label)
+            if not isinstance(inputs, Tensor):
+                raise TypeError(f"the input is a {type(inputs).__name__}, not a tensor")
         except LargebatchError as error:
             return error
         except Exception as error:

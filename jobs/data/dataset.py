@@ -62,7 +62,9 @@ class Dataset:
         return isinstance(self.train, Images) and isinstance(self.test, Images)
 
 
-def refuse_bad_labels(labels: Tensor, num_classes: int, where: str) -> None:
+def refuse_bad_labels(
+    labels: Tensor, num_classes: int, where: str, hint: str = "The file is damaged or of another data set; fetch it again."
+) -> None:
     """Raise DataError for a label that is no class, naming the first."""
     wrong = (labels < 0) | (labels >= num_classes)
     if bool(wrong.any()):
@@ -71,5 +73,5 @@ def refuse_bad_labels(labels: Tensor, num_classes: int, where: str) -> None:
             where,
             f"label {int(labels[index])} of sample {index} is not in 0 ... {num_classes - 1}"
             f" ({int(wrong.sum())} of {len(labels)} labels are out of range).",
-            "The file is damaged or of another data set; fetch it again.",
+            hint,
         )

@@ -13,7 +13,7 @@ import torch
 
 from jobs.data.dataset import Dataset, Images, refuse_bad_labels
 from jobs.data.draws import key, sample_order
-from jobs.entry_points import call_entry_point
+from jobs.entry_points import call_entry_point, described
 from jobs.errors import DataError, SpecError
 from jobs.spec import DatasetSpec
 from jobs.spec_reader import nearest
@@ -91,6 +91,11 @@ def _torchvision(
         train, test = (_read_torchvision(class_name, data_dir, is_train, spec.download and bool(missing)) for is_train in (True, False))
         for part, images in (("training", train), ("test", test)):
             refuse_bad_labels(images.labels, num_classes, f"{class_name} {part} labels in {data_dir}")
+        if train.inputs.shape[1:] != test.inputs.shape[1:]:
+            shapes = " and ".join(str(list(part.inputs.shape[1:])) for part in (train, test))
+            raise DataError(
+                "--data-dir", f"{class_name} in {data_dir} has training and test images of different shapes, {shapes}.", "Fetch it again."
+            )
         return Dataset(name, train, test, num_classes, tuple(train.inputs.shape[1:]), mean, std)
 
     return load
@@ -108,11 +113,9 @@ def _read_torchvision(class_name: str, data_dir: Path, is_train: bool, download:
                 f"{class_name} could not be fetched: {error}.",
                 f"Check the network, or put the files into {data_dir} by hand.",
             ) from error
-        raise DataError(
-            "--data-dir",
-            f"{class_name} in {data_dir} is damaged: {str(error) or type(error).__name__}.",
-            "Remove its files and fetch them again.",
-        ) from error
+        wrong = _files_unlike_the_publishers(getattr(datasets, class_name), data_dir)
+        reason = f"{', '.join(wrong)} differs from the publisher's (MD5)" if wrong else str(error) or "a file is not of the kind that its name says"
+        raise DataError("--data-dir", f"{class_name} in {data_dir} is damaged: {reason}.", "Remove its files and fetch them again.") from error
     inputs = torch.as_tensor(found.data)
     inputs = inputs[:, None] if inputs.ndim == 3 else inputs.permute(0, 3, 1, 2)
     labels = torch.as_tensor(found.targets, dtype=torch.int64)
@@ -121,10 +124,21 @@ def _read_torchvision(class_name: str, data_dir: Path, is_train: bool, download:
     return Images(inputs.contiguous(), labels)
 
 
+def _files_unlike_the_publishers(kind: Any, data_dir: Path) -> list[str]:
+    """Files whose MD5 sum torchvision knows (CIFAR's) and does not find."""
+    from torchvision.datasets.utils import check_integrity
+
+    known = [*getattr(kind, "train_list", []), *getattr(kind, "test_list", [])]
+    return [name for name, md5 in known if not check_integrity(str(data_dir / kind.base_folder / name), md5)]
+
+
 def image_folder(spec: DatasetSpec, data_dir: Path, path: str = ".", image_size: int = 224) -> Dataset:
     """Images in ImageNet's layout: PATH/train/CLASS/*.jpg and PATH/val/CLASS/*.jpg, read as they are needed."""
     from jobs.data.image_folder import load_image_folder
 
+    _refuse_other_than_counts(image_size=image_size)
+    if not isinstance(path, str):
+        raise SpecError("dataset.arguments.path", f"must be a folder's name, not {path!r}.", "It is looked for in the data folder.")
     return load_image_folder(data_dir / path, image_size, spec.augment)
 
 
@@ -137,11 +151,9 @@ def synthetic(
     shape: tuple[int, ...] | list[int] = (3, 32, 32),
 ) -> Dataset:
     """Noise around one random image per class: learnable, of any size, the same on every machine."""
-    for argument, value in {"num_train": num_train, "num_test": num_test, "num_classes": num_classes}.items():
-        if value < 1:
-            raise SpecError(f"dataset.arguments.{argument}", f"must be above 0, not {value}.")
-    if len(shape) != 3 or min(shape) < 1:
-        raise SpecError("dataset.arguments.shape", f"must be [channels, height, width], not {list(shape)}.")
+    _refuse_other_than_counts(num_train=num_train, num_test=num_test, num_classes=num_classes)
+    if not (isinstance(shape, (tuple, list)) and len(shape) == 3 and all(type(side) is int and side > 0 for side in shape)):
+        raise SpecError("dataset.arguments.shape", f"must be [channels, height, width], not {shape!r}.", "Example: [3, 32, 32].")
     generator = torch.Generator().manual_seed(key("synthetic"))
     means = torch.randint(64, 192, (num_classes, *shape), generator=generator)
 
@@ -158,16 +170,34 @@ def synthetic(
     return Dataset("synthetic", draw(num_train), draw(num_test), num_classes, tuple(shape), (0.5,) * channels, (0.25,) * channels)
 
 
+def _refuse_other_than_counts(**arguments: Any) -> None:
+    for argument, value in arguments.items():
+        if type(value) is not int or value < 1:  # true is an int to isinstance
+            raise SpecError(f"dataset.arguments.{argument}", f"must be a whole number above 0, not {value!r}.")
+
+
 def _own(spec: DatasetSpec) -> Dataset:
     """A person's own (training set, test set), both map-style data sets of (tensor, label)."""
     field = "dataset.entry_point"
     parts = call_entry_point(field, spec.entry_point or "", spec.arguments)
     if not (isinstance(parts, tuple) and len(parts) == 2 and all(hasattr(p, "__len__") and hasattr(p, "__getitem__") for p in parts)):
-        raise DataError(field, "must return (training set, test set), each with __len__ and __getitem__.")
-    train, test = (_as_images(part) for part in parts)
+        raise DataError(
+            field, f"{spec.entry_point} must return (training set, test set), each with __len__ and __getitem__; it returned {type(parts).__name__}."
+        )
+    train, test = (_as_images(field, part) for part in parts)
     if len(train) == 0 or len(test) == 0:
         raise DataError(field, f"returned {len(train)} training and {len(test)} test samples; both must have some.")
-    first = train.inputs[0] if isinstance(train, Images) else _first_input(field, train)
+    first, other = (part.inputs[0] if isinstance(part, Images) else _first_input(field, part) for part in (train, test))
+    if (first.shape, first.dtype) != (other.shape, other.dtype):
+        both = " and ".join(f"{tuple(sample.shape)} {sample.dtype}" for sample in (first, other))
+        raise DataError(field, f"training and test samples differ in shape or type: {both}.", "Prepare both the same way.")
+    is_normalised = isinstance(train, Images) and first.dtype == torch.uint8
+    if is_normalised and first.ndim != 3:
+        raise DataError(
+            field,
+            f"uint8 samples are taken for images (channels, height, width), and these are {tuple(first.shape)}.",
+            "Reshape them, or convert them to float32.",
+        )
     labels = [part.labels if isinstance(part, Images) else None for part in (train, test)]
     num_classes = getattr(parts[0], "num_classes", None) or (len(parts[0].classes) if hasattr(parts[0], "classes") else None)
     if num_classes is None and labels[0] is not None:
@@ -176,25 +206,31 @@ def _own(spec: DatasetSpec) -> Dataset:
         raise DataError(field, "the number of classes is not known.", "Give the training set an attribute num_classes.")
     for part_labels in labels:
         if part_labels is not None:
-            refuse_bad_labels(part_labels, int(num_classes), field)
-    is_normalised = isinstance(train, Images) and first.dtype == torch.uint8
+            refuse_bad_labels(part_labels, int(num_classes), field, "Labels count from 0; num_classes of the training set says how many there are.")
     input_dtype = torch.float32 if is_normalised else first.dtype
     dataset = Dataset(spec.entry_point or "", train, test, int(num_classes), tuple(first.shape), input_dtype=input_dtype)
     _refuse_augmentation_that_cannot_be(spec, dataset)
     return dataset
 
 
-def _as_images(part: Any) -> Any:
+def _as_images(field: str, part: Any) -> Any:
     """A TensorDataset of (inputs, labels) is held on the device; anything else is read sample by sample."""
     if isinstance(part, torch.utils.data.TensorDataset) and len(part.tensors) == 2:
+        labels = part.tensors[1]
+        if labels.ndim != 1 or labels.is_floating_point():
+            raise DataError(field, f"labels are {tuple(labels.shape)} {labels.dtype}; they must be one whole number per sample.")
         return Images(part.tensors[0], part.tensors[1].to(torch.int64))
     return part
 
 
 def _first_input(field: str, part: Any) -> torch.Tensor:
-    sample = part[0]
+    try:
+        sample = part[0]
+    except Exception as error:
+        raise DataError(field, f"sample 0 cannot be read: {described(error)}.", "Mend the data set.") from error
     if not (isinstance(sample, (tuple, list)) and len(sample) == 2 and isinstance(sample[0], torch.Tensor)):
-        raise DataError(field, f"sample 0 is {type(sample).__name__}; it must be (input tensor, label).")
+        inner = f" of {', '.join(type(part).__name__ for part in sample)}" if isinstance(sample, (tuple, list)) else ""
+        raise DataError(field, f"sample 0 is a {type(sample).__name__}{inner}; it must be (input tensor, label).", "torch.as_tensor makes tensors.")
     return sample[0]
 
 

@@ -1,5 +1,6 @@
 """The training loop, on one screen."""
 
+import math
 from collections.abc import Callable
 from typing import Protocol
 
@@ -7,6 +8,7 @@ from jobs.data.batches import Batches
 from jobs.engine.evaluate import Score
 from jobs.engine.state import TrainState
 from jobs.engine.step import optimizer_step
+from jobs.errors import DivergedError
 from jobs.plan import TrainPlan
 from jobs.records import EvalRecord, NoticeRecord, Outcome, StepRecord
 
@@ -66,6 +68,12 @@ def _evaluate(state: TrainState, plan: TrainPlan, evaluate: Callable[[], Score],
     progress, clock, target = state.progress, state.clock, plan.spec.stop.target_accuracy
     with clock.evaluating():
         score = evaluate()
+    if not math.isfinite(score.loss):
+        raise DivergedError(
+            "",
+            f"the test loss is {score.loss} after step {progress.step}.",
+            "Lower learning_rate.base, lengthen the warm-up, or set gradient.clip_norm.",
+        )
     progress.test_accuracy = score.accuracy
     is_best = progress.best_test_accuracy is None or score.accuracy > progress.best_test_accuracy
     if is_best:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from jobs.data.dataset import Dataset
 from jobs.data.draws import key, seed_draws
 from jobs.engine.state import TrainState
-from jobs.engine.step import batch_loss, squared_norm
+from jobs.engine.step import batch_loss, ran_out_of_memory, squared_norm
+from jobs.errors import PlanError
 from jobs.optim.table import build_optimizer, set_learning_rate
 from jobs.plan import Position, TrainPlan
 from jobs.spec import TrainSpec
@@ -23,7 +24,12 @@ def warm_up(state: TrainState, plan: TrainPlan, dataset: Dataset) -> None:
     batch = plan.next_batch(Position(0, 0))
     splits = [plan.split(batch, state.micro_batch_size, pieces) for pieces in ((1, 2) if plan.noise_every_steps else (1,))]
     for size in sorted({micro_batch.size for split in splits for micro_batch in split}):
-        blank_pass(plan.spec, state.model, state.forward, dataset, size)
+        try:
+            blank_pass(plan.spec, state.model, state.forward, dataset, size)
+        except RuntimeError as error:  # torch.OutOfMemoryError is one
+            if not ran_out_of_memory(error):
+                raise
+            # The step will find out the same, halve its micro-batch and say so.
     _blank_update(plan.spec, next(state.model.parameters()).device)
 
 
@@ -53,6 +59,24 @@ def activation_bytes_per_sample(model: nn.Module, dataset: Dataset) -> int:
     with untouched(model), torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         model(dataset.blank(num_samples, next(model.parameters()).device)[0])
     return sum(kept.values()) // num_samples + 1
+
+
+def refuse_misfit(model: nn.Module, dataset: Dataset) -> None:
+    """Try a few blank samples. Raises: PlanError if the model cannot take them, or gives other than one logit per class."""
+    num_samples = 4
+    inputs, _ = dataset.blank(num_samples, next(model.parameters()).device)
+    samples = f"samples of shape {dataset.input_shape}, {str(dataset.input_dtype).removeprefix('torch.')}"
+    try:
+        with untouched(model), torch.no_grad():
+            logits = model(inputs)
+    except Exception as error:  # a model, maybe a person's own, may raise anything
+        if isinstance(error, RuntimeError) and ran_out_of_memory(error):
+            raise
+        raise PlanError("model", f"cannot take {samples}: {error}.", "Choose a model for such samples, or change the samples.") from error
+    wanted = (num_samples, dataset.num_classes)
+    got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    if got != wanted:
+        raise PlanError("model", f"gives {got} for {num_samples} {samples}.", f"It must give logits (samples, classes), here {wanted}.")
 
 
 class untouched:

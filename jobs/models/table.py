@@ -91,7 +91,9 @@ def _torchvision(name: str, spec: ModelSpec, num_classes: int) -> nn.Module:
         raise SpecError("model.name", f"{name!r} is not one of our models, and torchvision is not installed.", nearest(name, OURS)) from None
     known = models.list_models(module=models)
     if name not in known:
-        raise SpecError("model.name", f"{name!r} is not a model.", nearest(name, [*OURS, *known]))
+        raise SpecError(
+            "model.name", f"{name!r} is not a model.", nearest(name, [*OURS, *known], listed=[*OURS, "torchvision's classification models"])
+        )
     try:
         model: nn.Module = models.get_model(name, weights=None, num_classes=num_classes, **spec.arguments)
     except (TypeError, ValueError) as error:

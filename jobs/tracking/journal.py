@@ -35,7 +35,8 @@ class Journal:
         # A summary's nulls say something (a miss); a step's would only repeat what was not measured.
         line = record.model_dump_json(exclude_none=not isinstance(record, EndRecord)).encode() + b"\n"
         with storage_errors(self.path):
-            self._file.write(line)
+            while line:  # a disk's last bytes are taken without an error; the next try gives the reason
+                line = line[self._file.write(line) :]
 
     def sync(self) -> None:
         """Ask the operating system to put everything on disk."""

@@ -32,6 +32,7 @@ class MirrorProcess:
         self._spec, self._run_dir, self._notify = spec, run_dir, notify
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
+        self._said = ""
 
     def __enter__(self) -> Self:
         if not self._spec.tracking.enabled:
@@ -58,7 +59,10 @@ class MirrorProcess:
     def _pass_on(self, process: "subprocess.Popen[str]") -> None:
         assert process.stdout is not None
         for line in process.stdout:
-            self._notify(line.rstrip("\n"))
+            what = line.partition(" (")[0]
+            if what != self._said:  # a second mirror that hurries finds the same server away
+                self._notify(line.rstrip("\n"))
+            self._said = what
 
     def finish(self) -> str | None:
         """Wait until MLflow has everything, or cannot have it now; returns MLflow's id of the run, if it has one."""

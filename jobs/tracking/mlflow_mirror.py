@@ -67,13 +67,18 @@ class Mirror:
 
     def catch_up(self) -> None:
         """Send what the journal has and MLflow has not."""
-        for records, end in self._unread():
-            if not records:
-                continue
-            self._ensure_run(records)
-            self._send(records)
-            self.state.bytes_read = end
-            self.state.write(self.run_dir)
+        try:
+            for records, end in self._unread():
+                if not records:
+                    continue
+                self._ensure_run(records)
+                self._send(records)
+                self.state.bytes_read = end
+                self.state.write(self.run_dir)
+        except BaseException:
+            # What was not sent must not count as weighed; MLflow keeps one of what it gets twice.
+            self.state = MirrorState.read(self.run_dir)
+            raise
 
     def mark_killed(self) -> None:
         """Tell MLflow that the process is gone without an end record."""
@@ -100,6 +105,7 @@ class Mirror:
         if self._client is None:
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
+            os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # standard output is for --json
             import logging
 
             import mlflow
@@ -123,7 +129,6 @@ class Mirror:
         found = client.search_runs([experiment_id], f"tags.`largebatch.run_id` = '{self.run_dir.name}'", max_results=1)
         run = found[0] if found else client.create_run(experiment_id, state.base_ms, tags=self._tags(), run_name=self.run_dir.name)
         state.run_id = run.info.run_id
-        state.write(self.run_dir)
         from mlflow.entities import Param
 
         params = [Param(name, str(value)[:6000]) for name, value in _flat(self.spec.model_dump(mode="json")).items() if value not in (None, {}, [])]
@@ -131,15 +136,17 @@ class Mirror:
             client.log_batch(state.run_id, params=params[start : start + 100])
         for name in (run_folder.SPEC, run_folder.PLAN, run_folder.ENVIRONMENT):
             client.log_artifact(state.run_id, str(self.run_dir / name))
+        state.write(self.run_dir)
 
     def _experiment_id(self) -> str:
         client, name = self._connect(), self.spec.tracking.experiment
-        beside_runs = self.uri.startswith("sqlite:") and not os.environ.get("MLFLOW_TRACKING_URI") and self.spec.tracking.mlflow_uri is None
         with _one_at_a_time(self.run_dir.parent):
             found = client.get_experiment_by_name(name)
             if found is not None:
                 return str(found.experiment_id)
-            artifacts = (self.run_dir.parent / "mlflow-artifacts").resolve().as_uri() if beside_runs else None
+            # MLflow's own default for a database is ./mlruns, wherever this process happens to stand.
+            database = self.uri.removeprefix("sqlite:///") if self.uri.startswith("sqlite:///") else None
+            artifacts = (Path(database).resolve().parent / "mlflow-artifacts").as_uri() if database else None
             return str(client.create_experiment(name, artifact_location=artifacts, tags=EXPERIMENT_TAGS))
 
     def _tags(self) -> dict[str, str]:
@@ -174,7 +181,8 @@ class Mirror:
         if isinstance(record, StepRecord) and record.step > state.last_step:
             state.last_step = record.step
             every = self.spec.tracking.step_every_seconds
-            if state.last_sent_s is not None and record.training_seconds - state.last_sent_s < every:
+            # A run that was killed and repeats steps faster is behind the clock of the last one sent; that is no reason to skip.
+            if state.last_sent_s is not None and 0 <= record.training_seconds - state.last_sent_s < every:
                 return
             state.last_sent_s = record.training_seconds
             names: tuple[str, ...] = (

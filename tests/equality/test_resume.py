@@ -64,9 +64,12 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "batch schedule": {"batch": {**BATCH, "schedule": {"warmup": {"start": 8, "epochs": 0.5}, "growth": [{"epoch": 1.5, "factor": 2.0}]}}},
     "adascale": {"learning_rate": {"base": 0.1, "scaling": "adascale", "base_global_batch_size": 8}, "stop": {"steps": 14}},
-    "keskar-c1": {"model": {"name": "keskar-c1"}, "batch_norm": {"span": 16}},
     "read sample by sample": {"dataset": {"entry_point": "own_code:own_samples"}, "batch": {**BATCH, "last": "drop"}},
-    "bfloat16, channels last": {"precision": "bfloat16", "model": {"name": "lenet", "arguments": {"channels": [4, 4], "width": 8}, "channels_last": True}, "batch_norm": {"span": 16}},
+    "bfloat16, channels last": {
+        "precision": "bfloat16",
+        "model": {"name": "lenet", "arguments": {"channels": [4, 4], "width": 8}, "channels_last": True},
+        "batch_norm": {"span": 16},
+    },
 }
 
 

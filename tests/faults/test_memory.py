@@ -1,0 +1,128 @@
+"""Out of memory: the micro-batch is halved, the same step repeated, and nothing else is different."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from jobs.errors import FaultError
+from jobs.job import Listener, Prepared, prepare, run_job
+from jobs.records import NoticeRecord, Record, RunSummary
+from jobs.spec_reader import build_spec
+from jobs.tracking.journal import read_records, steps
+
+CPU = torch.device("cpu")
+
+
+def new_job(micro_batch_size: int, batch_norm: bool = False, **parts: Any) -> Prepared:
+    document: dict[str, Any] = {
+        "dataset": {"name": "synthetic", "arguments": {"num_train": 96, "num_test": 16, "num_classes": 4, "shape": [1, 4, 4]}},
+        "model": {"name": "mlp", "arguments": {"width": 6, "batch_norm": batch_norm}},
+        "batch": {"global_batch_size": 32, "micro_batch_size": micro_batch_size},
+        "batch_norm": {"span": 8},
+        "optimizer": {"name": "lars"},
+        "learning_rate": {"base": 0.5},
+        "stop": {"steps": 6},
+        "gradient": {"noise_every_steps": 0},
+        "tracking": {"enabled": False},
+    }
+    return prepare(build_spec({**document, **parts}), CPU, Path("nowhere"))
+
+
+class Small(nn.Module):
+    """A model on a machine with room for `limit` samples, once `from_call` forward passes in training are done."""
+
+    def __init__(self, model: nn.Module, limit: int, error: Callable[[], BaseException], from_call: int = 0) -> None:
+        super().__init__()
+        self.model, self.limit, self.error, self.from_call = model, limit, error, from_call
+        self.num_calls = 0
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.num_calls += self.training
+        if self.training:
+            logits: Tensor = self.model(inputs)  # before the error: running statistics have moved when memory runs out
+            if len(inputs) > self.limit and self.num_calls > self.from_call:
+                raise self.error()
+            return logits
+        return self.model(inputs)  # type: ignore[no-any-return]
+
+
+def accelerator_error() -> BaseException:
+    return torch.OutOfMemoryError("CUDA out of memory.")
+
+
+def cpu_error() -> BaseException:
+    return RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+
+
+def run(job: Prepared, run_dir: Path, limit: int = 1000, error: Callable[[], BaseException] = accelerator_error, from_call: int = 0) -> RunSummary:
+    (run_dir / "checkpoints").mkdir(parents=True)
+    object.__setattr__(job, "model", Small(job.model, limit, error, from_call))  # the plan was made for the machine with room
+    return run_job(job, run_dir, Listener())
+
+
+def losses(run_dir: Path) -> list[float]:
+    return [record.loss for record in steps(read_records(run_dir))]
+
+
+@pytest.mark.parametrize("error", [accelerator_error, cpu_error])
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_halving_gives_the_run_that_began_with_the_smaller_micro_batch(batch_norm: bool, error: Callable[[], BaseException], tmp_path: Path) -> None:
+    """Bit for bit, running statistics of batch-norm and its count of batches included."""
+    want = run(new_job(8, batch_norm), tmp_path / "small")
+    got = run(new_job(32, batch_norm), tmp_path / "halved", limit=8, error=error)
+    assert got.micro_batch_size == 8
+    assert got.gradient_accumulation_steps == 4
+    assert got.parameters_sha256 == want.parameters_sha256
+    assert losses(tmp_path / "halved") == losses(tmp_path / "small")
+    notices = [record for record in read_records(tmp_path / "halved") if isinstance(record, NoticeRecord)]
+    assert [notice.text for notice in notices] == [
+        "Out of memory at step 1: micro-batch 32 -> 16; the step is repeated.",
+        "Out of memory at step 1: micro-batch 16 -> 8; the step is repeated.",
+    ]
+
+
+def test_memory_that_runs_out_in_the_middle_repeats_that_step_alone(tmp_path: Path) -> None:
+    """Two micro-batches of 16 a step; the sixth forward pass (the second of step 3, warm-up's one counted) finds no room."""
+    seen: list[Record] = []
+    job = new_job(16, batch_norm=True)
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    object.__setattr__(job, "model", Small(job.model, 8, accelerator_error, from_call=6))
+    summary = run_job(job, tmp_path / "run", Listener(on_record=seen.append))
+    told = [(record.step, type(record).__name__) for record in seen if type(record).__name__ in {"StepRecord", "NoticeRecord"}]
+    assert told == [
+        (1, "StepRecord"),
+        (2, "StepRecord"),
+        (2, "NoticeRecord"),
+        *((step, "StepRecord") for step in range(3, 7)),
+    ]
+    # Batch-norm counts its groups: 6 steps of 4 groups of 8, none twice, none of warm-up.
+    count = next(buffer for name, buffer in job.model.named_buffers() if name.endswith("num_batches_tracked"))
+    assert int(count) == 6 * 4
+    assert (summary.steps, summary.micro_batch_size) == (6, 8)
+    assert all(parameter.isfinite().all() for parameter in job.model.parameters())
+
+
+def test_when_not_even_the_smallest_fits_it_says_so(tmp_path: Path) -> None:
+    with pytest.raises(FaultError, match=r"not even 1 samples fit into this device's memory\. Use a smaller model"):
+        run(new_job(32), tmp_path / "one", limit=0)
+    with pytest.raises(FaultError, match="not even 8 samples fit"):
+        run(new_job(32, batch_norm=True), tmp_path / "span", limit=4)
+
+
+def test_other_errors_are_not_taken_for_memory(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        run(new_job(32), tmp_path, limit=0, error=lambda: RuntimeError("shapes differ"))
+
+
+def test_the_smaller_micro_batch_is_kept_on_resuming(tmp_path: Path) -> None:
+    run(new_job(32), tmp_path, limit=8)
+    longer = new_job(32, stop={"steps": 8})
+    object.__setattr__(longer, "model", Small(longer.model, 8, accelerator_error))
+    summary = run_job(longer, tmp_path, Listener(), resumes=True)
+    assert (summary.steps, summary.micro_batch_size) == (8, 8)
+    notices = [record for record in read_records(tmp_path) if isinstance(record, NoticeRecord)]
+    assert len(notices) == 2, "no step ran out of memory a second time"

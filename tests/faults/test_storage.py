@@ -1,0 +1,144 @@
+"""A folder that refuses is bad input (exit 2), a disk that fills a fault (exit 1): one sentence, and the last checkpoint is whole."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.__main__ import main
+from jobs.checkpoints import list_checkpoints
+from jobs.errors import StorageError
+from jobs.records import EndRecord, StartRecord
+from jobs.run_folder import refuse_unwritable, write_text
+from jobs.tracking.journal import Journal, read_records, steps
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENT: dict[str, Any] = {
+    "name": "storage",
+    "dataset": {"name": "synthetic", "arguments": {"num_train": 64, "num_test": 16, "num_classes": 4, "shape": [1, 4, 4]}},
+    "model": {"name": "mlp", "arguments": {"width": 4}},
+    "batch": {"global_batch_size": 16},
+    "optimizer": {"name": "sgd"},
+    "learning_rate": {"base": 0.05},
+    "stop": {"steps": 60},
+    "checkpoint": {"every_steps": 1},
+    "tracking": {"enabled": False},
+}
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> str:
+    path = tmp_path / "spec.json"
+    path.write_text(json.dumps(DOCUMENT))
+    return str(path)
+
+
+def test_an_output_folder_that_is_a_file_is_refused_at_once(spec: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    for where in (tmp_path / "file", tmp_path / "file" / "runs"):
+        assert main([spec, "--output-dir", str(where), "--device", "cpu"]) == 2
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert captured.err.count("\n") == 1
+        assert f"InputError: --output-dir: {tmp_path / 'file'} is a file, not a folder." in captured.err
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a file system that refuses folders even to root")
+def test_an_output_folder_that_cannot_be_written_is_refused_at_once(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([spec, "--output-dir", "/proc/self/runs", "--device", "cpu"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    assert "--output-dir: /proc/self cannot be written (" in captured.err
+
+
+def test_asking_leaves_nothing_behind(tmp_path: Path) -> None:
+    refuse_unwritable(tmp_path / "a" / "b")
+    assert list(tmp_path.iterdir()) == []
+
+
+def limited(limit_bytes: int, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """The engine in a process whose files may not grow beyond a size: what a full disk says, `write` fails half-way."""
+    return subprocess.run(
+        [sys.executable, "-m", "jobs", "--device", "cpu", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, resource.RLIM_INFINITY)),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_a_disk_that_fills_in_the_middle_costs_one_step_at_most(
+    spec: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The journal is the file that grows. Its limit lies beyond a checkpoint's size (some 7 kB) and below sixty steps' lines."""
+    full = limited(10_000, spec, "--output-dir", str(tmp_path / "runs"))
+    assert full.returncode == 1
+    assert full.stdout == ""
+    assert "Traceback" not in full.stderr
+    last_line = full.stderr.splitlines()[-1]
+    assert last_line.startswith("StorageError: ")
+    assert "cannot be written (File too large). The last checkpoint is whole" in last_line
+    (run_dir,) = (tmp_path / "runs").iterdir()
+    assert not (run_dir / "summary.json").exists()
+    assert not list(run_dir.rglob("*.part"))
+    saved = list_checkpoints(run_dir / "checkpoints")[0].step
+    assert 5 < saved < 60
+
+    assert main(["--resume", str(run_dir), "--device", "cpu"]) == 0
+    resumed = json.loads(capsys.readouterr().out)
+    assert [record.step for record in read_records(run_dir) if isinstance(record, StartRecord)] == [0, saved]
+    assert [record.step for record in steps(read_records(run_dir))] == list(range(1, 61))
+    assert main([spec, "--output-dir", str(tmp_path / "whole"), "--device", "cpu"]) == 0
+    assert resumed["parameters_sha256"] == json.loads(capsys.readouterr().out)["parameters_sha256"]
+
+
+def test_a_checkpoint_that_does_not_fit_leaves_the_journal_and_no_torn_file(spec: str, tmp_path: Path) -> None:
+    """A limit below a checkpoint's size: the first step is told, nothing lies under a checkpoint's name."""
+    full = limited(5_000, spec, "--output-dir", str(tmp_path / "runs"))
+    assert full.returncode == 1
+    assert full.stderr.splitlines()[-1].startswith("StorageError: ")
+    assert ".pt: cannot be written (File too large)" in full.stderr
+    (run_dir,) = (tmp_path / "runs").iterdir()
+    assert list((run_dir / "checkpoints").iterdir()) == []
+    assert len(list(steps(read_records(run_dir)))) == 1
+
+
+def test_a_journal_line_that_fits_only_in_part_is_an_error(tmp_path: Path) -> None:
+    """A disk's last bytes: `write` takes some of the line and says no word of it but the count."""
+    line = StartRecord(at_s=1.0, step=0, training_seconds=0.0, world_size=1, device="cpu")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with Journal(tmp_path) as journal:
+        journal.write(line)
+        size = journal.path.stat().st_size
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, before[1]))
+        try:
+            with pytest.raises(StorageError, match="cannot be written"):
+                journal.write(line)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with Journal(tmp_path) as journal:
+        journal.write(line)
+    assert len(read_records(tmp_path)) == 2
+    assert not any(isinstance(record, EndRecord) for record in read_records(tmp_path))
+
+
+def test_a_small_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "summary.json"
+    write_text(path, "before")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        with pytest.raises(StorageError, match=r"summary\.json: cannot be written \(File too large\)"):
+            write_text(path, "after" * 100)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]

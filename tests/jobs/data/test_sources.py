@@ -1,0 +1,385 @@
+"""The data sets: what they hold, and one useful sentence for every way in which their files can be wrong."""
+
+import struct
+import sys
+import urllib.error
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from jobs.data.batches import DeviceBatches, LoaderBatches
+from jobs.data.dataset import Dataset, Images
+from jobs.data.sources import SOURCES, TORCHVISION_FILES, load_dataset
+from jobs.errors import DataError, SpecError
+from jobs.plan import Slice
+from jobs.spec import DatasetSpec
+
+CPU = torch.device("cpu")
+
+
+def load(data_dir: Path = Path("nowhere"), **spec: Any) -> Dataset:
+    return load_dataset(DatasetSpec.model_validate(spec), data_dir)
+
+
+def refused(data_dir: Path = Path("nowhere"), **spec: Any) -> DataError | SpecError:
+    with pytest.raises((DataError, SpecError)) as error:
+        load(data_dir, **spec)
+    return error.value
+
+
+class TestDigits:
+    DIGITS = load(name="digits")
+
+    def test_sizes_and_classes(self) -> None:
+        assert (len(self.DIGITS.train), len(self.DIGITS.test)) == (1437, 360)
+        assert self.DIGITS.train.inputs.shape == (1437, 1, 8, 8)
+        assert self.DIGITS.train.inputs.dtype == torch.uint8
+        for part in (self.DIGITS.train, self.DIGITS.test):
+            assert part.labels.unique().tolist() == list(range(10))
+
+    def test_the_same_split_on_every_call(self) -> None:
+        again = load(name="digits")
+        assert torch.equal(again.train.inputs, self.DIGITS.train.inputs)
+        assert torch.equal(again.test.labels, self.DIGITS.test.labels)
+
+    def test_every_image_of_scikit_learn_once_and_no_overlap(self) -> None:
+        from sklearn.datasets import load_digits
+
+        inputs, labels = load_digits(return_X_y=True)  # pixels 0 ... 16
+        theirs = sorted((*(int(v) for v in row), int(label)) for row, label in zip(inputs, labels, strict=True))
+        parts = (self.DIGITS.train, self.DIGITS.test)
+        pixels = torch.cat([part.inputs for part in parts]).reshape(-1, 64).double() * 16 / 255
+        ours = sorted((*row, label) for row, label in zip(pixels.round().int().tolist(), torch.cat([p.labels for p in parts]).tolist(), strict=True))
+        assert ours == theirs
+
+    def test_normalisation_follows_the_training_part(self) -> None:
+        scaled = self.DIGITS.train.inputs.double() / 255
+        # The constants have three digits: off by 0.0005 at most.
+        assert self.DIGITS.mean[0] == pytest.approx(scaled.mean().item(), abs=5.1e-4)
+        assert self.DIGITS.std[0] == pytest.approx(scaled.std().item(), abs=5.1e-4)
+
+
+class TestRealSets:
+    @pytest.mark.parametrize(
+        ("name", "num_train", "shape", "per_class"),
+        [("mnist", 60_000, (1, 28, 28), None), ("fashion-mnist", 60_000, (1, 28, 28), 6000), ("cifar10", 50_000, (3, 32, 32), 5000)],
+    )
+    def test_what_they_hold(self, image_data_dir: Path, name: str, num_train: int, shape: tuple[int, ...], per_class: int | None) -> None:
+        dataset = load(image_data_dir, name=name)
+        assert (len(dataset.train), len(dataset.test)) == (num_train, 10_000)
+        assert dataset.input_shape == shape
+        assert dataset.num_classes == 10
+        counts = dataset.train.labels.bincount().tolist()
+        # MNIST's classes are of different sizes; its training set has 5,421 fives and 6,742 ones (LeCun's page).
+        assert (counts == [per_class] * 10) if per_class else (min(counts), max(counts)) == (5421, 6742)
+        batches = DeviceBatches(dataset.train, dataset, CPU, channels_last=False)
+        total, squares, num_samples = torch.zeros(shape[0]), torch.zeros(shape[0]), 0
+        for start in range(0, num_train, 5000):
+            inputs, _ = batches.read(Slice(0, start, start + 5000))
+            total += inputs.mean(dim=(0, 2, 3))
+            squares += inputs.square().mean(dim=(0, 2, 3))
+            num_samples += 1
+        mean, variance = total / num_samples, squares / num_samples
+        # Constants of four digits (mean / std off by 0.0001 / 0.25) and float32 sums.
+        assert mean.abs().max() < 1e-3
+        assert (variance - 1).abs().max() < 2e-3
+
+
+def idx(path: Path, shape: tuple[int, ...], values: bytes) -> None:
+    """A file in MNIST's format."""
+    path.write_bytes(struct.pack(f">I{len(shape)}I", 0x800 + len(shape), *shape) + values)
+
+
+def labels(count: int) -> bytes:
+    return bytes(index % 10 for index in range(count))
+
+
+@pytest.fixture
+def mnist(tmp_path: Path) -> Path:
+    """40 training and 20 test images of MNIST's kind."""
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for part, count in (("train", 40), ("t10k", 20)):
+        idx(raw / f"{part}-images-idx3-ubyte", (count, 28, 28), bytes(count * 784))
+        idx(raw / f"{part}-labels-idx1-ubyte", (count,), labels(count))
+    return raw
+
+
+class TestDamage:
+    def test_whole_files_are_read(self, tmp_path: Path, mnist: Path) -> None:
+        dataset = load(tmp_path, name="mnist")
+        assert (len(dataset.train), len(dataset.test)) == (40, 20)
+
+    @pytest.mark.parametrize("name", TORCHVISION_FILES)
+    def test_nothing_there_says_what_to_put_where(self, tmp_path: Path, name: str) -> None:
+        error = refused(tmp_path, name=name)
+        assert error.field == "--data-dir"
+        assert f"is not in {tmp_path}: {TORCHVISION_FILES[name][0]} is missing and {len(TORCHVISION_FILES[name]) - 1} more." in error.problem
+        for file in TORCHVISION_FILES[name]:
+            assert file in error.hint
+        assert "--set dataset.download=true" in error.hint
+
+    def test_one_file_missing(self, tmp_path: Path, mnist: Path) -> None:
+        (mnist / "t10k-labels-idx1-ubyte").unlink()
+        assert "MNIST/raw/t10k-labels-idx1-ubyte is missing." in refused(tmp_path, name="mnist").problem
+
+    @pytest.mark.parametrize(("num_bytes", "is_idx"), [(16 + 39 * 784, True), (16, True), (3, True), (0, True), (5000, False)])
+    def test_an_images_file_cut_short_or_of_another_kind(self, tmp_path: Path, mnist: Path, num_bytes: int, is_idx: bool) -> None:
+        path = mnist / "train-images-idx3-ubyte"
+        path.write_bytes(path.read_bytes()[:num_bytes] if is_idx else b"hello" * 1000)
+        error = refused(tmp_path, name="mnist")
+        assert isinstance(error, DataError)
+        assert f"MNIST in {tmp_path} is damaged: " in error.problem
+        assert not error.problem.endswith((": .", "Error."))
+        assert "fetch them again" in error.hint
+
+    @pytest.mark.parametrize(("part", "count"), [("train", 40), ("t10k", 20)])
+    def test_counts_that_differ(self, tmp_path: Path, mnist: Path, part: str, count: int) -> None:
+        idx(mnist / f"{part}-labels-idx1-ubyte", (count - 1,), labels(count - 1))
+        assert f"has {count} images and {count - 1} labels" in refused(tmp_path, name="mnist").problem
+
+    def test_a_label_out_of_range(self, tmp_path: Path, mnist: Path) -> None:
+        idx(mnist / "train-labels-idx1-ubyte", (40,), labels(38) + bytes([12, 200]))
+        error = refused(tmp_path, name="mnist")
+        assert error.problem == "label 12 of sample 38 is not in 0 ... 9 (2 of 40 labels are out of range)."
+        assert "training labels" in error.field
+
+    def test_images_of_two_shapes(self, tmp_path: Path, mnist: Path) -> None:
+        idx(mnist / "t10k-images-idx3-ubyte", (20, 28, 27), bytes(20 * 28 * 27))
+        assert "[1, 28, 28] and [1, 28, 27]" in refused(tmp_path, name="mnist").problem
+
+    def test_a_damaged_cifar_file_is_named(self, tmp_path: Path, image_data_dir: Path) -> None:
+        here = tmp_path / "cifar-10-batches-py"
+        here.mkdir()
+        for file in (image_data_dir / "cifar-10-batches-py").iterdir():
+            (here / file.name).symlink_to(file)
+        damaged = here / "data_batch_3"
+        content = bytearray(damaged.read_bytes())
+        content[5000] ^= 1
+        damaged.unlink()
+        damaged.write_bytes(content)
+        error = refused(tmp_path, name="cifar10")
+        assert error.problem == f"CIFAR10 in {tmp_path} is damaged: data_batch_3 differs from the publisher's (MD5)."
+
+    @pytest.mark.parametrize("name", ["mnist", "cifar10"])
+    def test_a_download_without_a_network(self, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        import torchvision
+
+        def no_network(*_: Any, **__: Any) -> None:
+            raise urllib.error.URLError("Name or service not known")
+
+        for module in (torchvision.datasets.mnist, torchvision.datasets.cifar):
+            monkeypatch.setattr(module, "download_and_extract_archive", no_network)
+        error = refused(tmp_path, name=name, download=True)
+        assert error.field == "dataset.download"
+        assert "could not be fetched" in error.problem
+        assert "Check the network" in error.hint
+        assert str(tmp_path) in error.hint
+
+    def test_files_that_are_there_are_not_fetched_again(self, tmp_path: Path, mnist: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        import torchvision
+
+        monkeypatch.setattr(torchvision.datasets.mnist, "download_and_extract_archive", lambda *_, **__: pytest.fail("asked the network"))
+        assert len(load(tmp_path, name="mnist", download=True).train) == 40
+
+    def test_digits_without_scikit_learn(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        import importlib.util
+
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+        assert refused(name="digits").hint == "pip install scikit-learn"
+
+
+class TestSynthetic:
+    SMALL: dict[str, Any] = {"num_train": 50, "num_test": 20, "num_classes": 4, "shape": [2, 5, 6]}  # noqa: RUF012
+
+    def test_what_was_asked_for(self) -> None:
+        dataset = load(name="synthetic", arguments=self.SMALL)
+        assert dataset.train.inputs.shape == (50, 2, 5, 6)
+        assert (len(dataset.test), dataset.num_classes, len(dataset.mean)) == (20, 4, 2)
+        assert dataset.train.labels.bincount().tolist() == [13, 13, 12, 12]
+
+    def test_the_same_on_every_call(self) -> None:
+        first, second = (load(name="synthetic", arguments=self.SMALL) for _ in range(2))
+        assert torch.equal(first.train.inputs, second.train.inputs)
+        assert torch.equal(first.test.inputs, second.test.inputs)
+
+    def test_it_can_be_learned(self) -> None:
+        """The nearest class mean of the training part, found here, tells the test part's classes."""
+        dataset = load(name="synthetic", arguments={**self.SMALL, "num_train": 400})
+        train, test = dataset.train.inputs.double().flatten(1), dataset.test.inputs.double().flatten(1)
+        means = torch.stack([train[dataset.train.labels == c].mean(dim=0) for c in range(4)])
+        assert torch.equal(torch.cdist(test, means).argmin(dim=1), dataset.test.labels)
+
+    @pytest.mark.parametrize(
+        ("argument", "value"),
+        [
+            *(("num_train", value) for value in (0, -1, 1.5, True, "x", None, [3])),
+            ("num_test", 0),
+            ("num_classes", 0),
+            *(("shape", value) for value in (5, "abc", [1, 2], [0, 1, 1], [1.5, 2, 2], [[1], 2, 2], [True, 2, 2])),
+        ],
+    )
+    def test_wrong_arguments(self, argument: str, value: Any) -> None:
+        error = refused(name="synthetic", arguments={argument: value})
+        assert error.field == f"dataset.arguments.{argument}"
+        assert f"not {value!r}." in error.problem
+
+    def test_unknown_argument(self) -> None:
+        error = refused(name="synthetic", arguments={"num_trian": 3})
+        assert error.hint == "Did you mean num_train?"
+
+
+OWN_DATA = '''
+import torch
+from torch.utils.data import TensorDataset
+
+class Samples(list):
+    num_classes = 3
+
+class Classes(list):
+    classes = ("a", "b", "c")
+
+class Bare(list):
+    pass
+
+def part(n, kind=Samples, dtype=torch.float32, shape=(4,)):
+    return kind((torch.full(shape, i, dtype=dtype), i % 3) for i in range(n))
+
+def good():
+    return part(9), part(5)
+
+def by_classes():
+    return part(9, Classes), part(5, Classes)
+
+def no_classes():
+    return part(9, Bare), part(5, Bare)
+
+def only_one():
+    return part(9)
+
+def empty():
+    return part(0), part(5)
+
+def unreadable():
+    class Broken(Samples):
+        def __getitem__(self, index):
+            raise KeyError("no file")
+    return Broken(part(9)), part(5)
+
+def not_tensors():
+    return Samples(([1.0], i) for i in range(9)), part(5)
+
+def shapes_differ():
+    return part(9), part(5, shape=(5,))
+
+def types_differ():
+    return part(9), part(5, dtype=torch.float64)
+
+def with_sample_7(sample):
+    train = part(9)
+    train[7] = {"label": (torch.zeros(4), 3), "negative": (torch.zeros(4), -1), "text": (torch.zeros(4), "cat"), "list": ([0.0] * 4, 1),
+                "alone": torch.zeros(4), "long": (torch.zeros(5), 1)}[sample]
+    return train, part(5)
+
+def tensors(dtype="float32", shape=(4,), label=0, labels="int64", test_label=0):
+    def one(n, last):
+        y = torch.arange(n) % 3
+        y[-1] = last
+        return TensorDataset(torch.arange(n).reshape(-1, *[1 for _ in shape]).expand(n, *shape).to(getattr(torch, dtype)), y.to(getattr(torch, labels)))
+    return one(9, label), one(5, test_label)
+
+def labels_of_two_dimensions():
+    train, test = tensors()
+    return TensorDataset(train.tensors[0], train.tensors[1][:, None]), test
+'''
+
+
+class TestOwn:
+    @pytest.fixture(autouse=True)
+    def _own_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "path", [*sys.path])
+        monkeypatch.delitem(sys.modules, "own_data", raising=False)
+        Path("own_data.py").write_text(OWN_DATA)
+
+    @pytest.mark.parametrize("function", ["good", "by_classes"])
+    def test_sample_by_sample(self, function: str) -> None:
+        dataset = load(entry_point=f"own_data:{function}")
+        assert (dataset.num_classes, dataset.input_shape, dataset.is_in_memory) == (3, (4,), False)
+        batches = LoaderBatches(dataset.test, dataset, CPU, num_workers=0, samples_per_epoch=5, channels_last=False, shuffles=False)
+        inputs, answers = batches.read(Slice(0, 1, 4))
+        assert inputs.tolist() == [[1.0] * 4, [2.0] * 4, [3.0] * 4]
+        assert answers.tolist() == [1, 2, 0]
+
+    def test_tensors_are_held_whole(self) -> None:
+        dataset = load(entry_point="own_data:tensors")
+        assert isinstance(dataset.train, Images)
+        assert (dataset.num_classes, dataset.input_shape, dataset.input_dtype) == (3, (4,), torch.float32)
+        inputs, _ = DeviceBatches(dataset.train, dataset, CPU, channels_last=False).read(Slice(0, 0, 9))
+        assert inputs[:, 0].tolist() == list(range(9))  # not scaled
+
+    def test_uint8_images_are_scaled(self) -> None:
+        dataset = load(entry_point="own_data:tensors", arguments={"dtype": "uint8", "shape": [2, 4, 4]})
+        inputs, _ = DeviceBatches(dataset.train, dataset, CPU, channels_last=False).read(Slice(0, 0, 9))
+        assert dataset.input_dtype == inputs.dtype == torch.float32
+        # Mean 0.5 and standard deviation 0.25 where none are given: (8 / 255 - 0.5) / 0.25; two roundings of float32.
+        assert inputs[8].flatten().tolist() == pytest.approx([(8 / 255 - 0.5) / 0.25] * 32, rel=1e-6)
+
+    @pytest.mark.parametrize(
+        ("function", "problem"),
+        [
+            ("only_one", "must return (training set, test set)"),
+            ("no_classes", "the number of classes is not known"),
+            ("empty", "returned 0 training and 5 test samples"),
+            ("unreadable", "sample 0 cannot be read: KeyError: 'no file'"),
+            ("not_tensors", "sample 0 is a tuple of list, int; it must be (input tensor, label)"),
+            ("shapes_differ", "(4,) torch.float32 and (5,) torch.float32"),
+            ("types_differ", "(4,) torch.float32 and (4,) torch.float64"),
+            ("labels_of_two_dimensions", "labels are (9, 1) torch.int64"),
+        ],
+    )
+    def test_what_cannot_be_used(self, function: str, problem: str) -> None:
+        error = refused(entry_point=f"own_data:{function}")
+        assert error.field == "dataset.entry_point"
+        assert problem in error.problem
+
+    @pytest.mark.parametrize(
+        ("arguments", "problem"),
+        [
+            ({"label": -1}, "label -1 of sample 8 is not in 0 ... 2 (1 of 9"),
+            ({"test_label": 7}, "label 7 of sample 4 is not in 0 ... 2 (1 of 5"),
+            ({"labels": "float32"}, "labels are (9,) torch.float32"),
+            ({"dtype": "uint8"}, "uint8 samples are taken for images (channels, height, width), and these are (4,)"),
+        ],
+    )
+    def test_tensors_that_cannot_be_used(self, arguments: dict[str, Any], problem: str) -> None:
+        assert problem in refused(entry_point="own_data:tensors", arguments=arguments).problem
+
+    @pytest.mark.parametrize(
+        ("sample", "problem"),
+        [
+            ("label", "own_data:with_sample_7, sample 7: label 3 is not in 0 ... 2."),
+            ("negative", "sample 7: label -1 is not in 0 ... 2."),
+            ("text", "sample 7 cannot be read: ValueError"),
+            ("list", "sample 7 cannot be read: TypeError: the input is a list, not a tensor"),
+            ("alone", "sample 7 cannot be read: ValueError"),
+            ("long", "samples have different shapes, (4,) and (5,)."),
+        ],
+    )
+    def test_a_bad_sample_is_named_when_it_is_met(self, sample: str, problem: str) -> None:
+        dataset = load(entry_point="own_data:with_sample_7", arguments={"sample": sample})
+        batches = LoaderBatches(dataset.train, dataset, CPU, num_workers=0, samples_per_epoch=9, channels_last=False, shuffles=False)
+        with pytest.raises(DataError) as error:
+            batches.read(Slice(0, 0, 9))
+        assert problem in str(error.value)
+
+    def test_own_sets_augment_themselves(self) -> None:
+        error = refused(entry_point="own_data:good", augment={"translate": 2})
+        assert "your own data set augments itself" in error.hint
+
+
+def test_every_name_is_documented() -> None:
+    described = DatasetSpec.model_fields["name"].description or ""
+    assert all(name in described for name in SOURCES)

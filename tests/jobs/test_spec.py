@@ -1,0 +1,92 @@
+"""TrainSpec: frozen, strict, and the same after being written and read again."""
+
+import json
+from typing import Any
+
+import pydantic
+import pytest
+
+from jobs.optim.table import OPTIMIZERS
+from jobs.spec import EVERY_OPTIMIZER, OPTIMIZER_OPTIONS, OptimizerSpec, Spec, TrainSpec
+from jobs.spec_reader import build_spec, read_spec, recipe_paths
+
+DOCUMENT: dict[str, Any] = {
+    "dataset": {"name": "digits"},
+    "model": {"name": "mlp"},
+    "batch": {"global_batch_size": "full", "schedule": {"growth": [{"epoch": 1, "factor": 0.5}]}},
+    "optimizer": {"name": "sgd"},
+    "learning_rate": {"base": 1, "decay": "step", "decay_milestones": [1, 2.5]},
+    "stop": {"epochs": 3},
+}
+
+
+def every_part() -> list[type[Spec]]:
+    found: list[type[Spec]] = []
+    pending: list[type[Spec]] = [Spec]
+    while pending:
+        part = pending.pop()
+        found.append(part)
+        pending.extend(part.__subclasses__())
+    return found
+
+
+def test_it_cannot_be_changed() -> None:
+    spec = build_spec(DOCUMENT)
+    with pytest.raises(pydantic.ValidationError):
+        spec.seed = 3  # type: ignore[misc]
+    with pytest.raises(pydantic.ValidationError):
+        spec.batch.global_batch_size = 3  # type: ignore[misc]
+
+
+def test_a_whole_number_will_do_for_a_fraction_but_not_the_other_way() -> None:
+    spec = build_spec(DOCUMENT)
+    assert spec.learning_rate.base == 1.0
+    assert spec.learning_rate.decay_milestones == (1.0, 2.5)
+    with pytest.raises(ValueError, match="whole number"):
+        build_spec({**DOCUMENT, "seed": 1.0})
+
+
+@pytest.mark.parametrize("recipe", recipe_paths())
+def test_written_and_read_again_it_is_the_same(recipe: str) -> None:
+    spec = read_spec(recipe)
+    assert build_spec(json.loads(spec.model_dump_json())) == spec
+    assert build_spec(spec.model_dump(mode="json")) == spec
+
+
+def test_every_field_says_what_it_means() -> None:
+    """Hints and the schema come from the descriptions; a section's is its class's docstring."""
+    for part in every_part():
+        assert part.__doc__
+        for name, field in part.model_fields.items():
+            is_section = any(other.__name__ in str(field.annotation) for other in every_part())
+            assert field.description or is_section, f"{part.__name__}.{name}"
+    TrainSpec.model_json_schema()
+
+
+def test_every_option_is_read_by_some_optimizer_and_named_rightly() -> None:
+    fields = set(OptimizerSpec.model_fields)
+    assert set().union(*OPTIMIZER_OPTIONS.values()) | EVERY_OPTIMIZER == fields
+    assert OPTIMIZER_OPTIONS.keys() == OPTIMIZERS.keys()
+
+
+@pytest.mark.parametrize("name", OPTIMIZER_OPTIONS)
+def test_only_options_that_are_read_are_taken_and_written(name: str) -> None:
+    whole = OptimizerSpec.model_validate({"name": name})
+    assert set(whole.model_dump()) == OPTIMIZER_OPTIONS[name] | EVERY_OPTIMIZER
+    for option in set(OptimizerSpec.model_fields) - EVERY_OPTIMIZER:
+        default = OptimizerSpec.model_fields[option].default
+        given = {"name": name, option: default}
+        if option in OPTIMIZER_OPTIONS[name]:
+            OptimizerSpec.model_validate(given)
+        else:
+            with pytest.raises(pydantic.ValidationError, match=f"{name} does not read {option}"):
+                OptimizerSpec.model_validate(given)
+
+
+@pytest.mark.parametrize(("name", "is_fine"), [("a-b_c.1", True), ("", False), (".hidden", False), ("a b", False), ("../up", False), ("a\n", False)])
+def test_a_name_is_part_of_a_folder(name: str, is_fine: bool) -> None:
+    if is_fine:
+        assert build_spec({**DOCUMENT, "name": name}).name == name
+    else:
+        with pytest.raises(ValueError, match="name may hold"):
+            build_spec({**DOCUMENT, "name": name})

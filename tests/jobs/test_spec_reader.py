@@ -1,0 +1,154 @@
+"""From files, overrides and mappings to a spec. What is refused, and how, is in tests/end_to_end/test_bad_input.py."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from jobs.errors import SpecError
+from jobs.spec_reader import build_spec, entry_points, nearest, read_spec, recipe_paths, refuse_unlisted_entry_points
+
+YAML = """
+dataset: {name: digits}
+model: {name: mlp}
+batch: {global_batch_size: 32}
+optimizer: {name: sgd}
+learning_rate: {base: 1e-3}
+stop: {epochs: 1}
+"""
+
+
+def written(tmp_path: Path, text: str, name: str = "mine.yaml") -> str:
+    path = tmp_path / name
+    path.write_text(text)
+    return str(path)
+
+
+@pytest.mark.parametrize(("text", "number"), [("1e-3", 1e-3), ("1E3", 1e3), ("+2.5e2", 250.0), (".5e1", 5.0), ("1.e-1", 0.1), ("0.25", 0.25), ("3", 3.0)])
+def test_numbers_are_numbers(tmp_path: Path, text: str, number: float) -> None:
+    """YAML 1.1, which PyYAML follows, takes 1e-3 for text."""
+    spec = read_spec(written(tmp_path, YAML.replace("1e-3", text)))
+    assert spec.learning_rate.base == number
+    assert read_spec("digits-lamb", [f"learning_rate.base={text}"]).learning_rate.base == number
+
+
+def test_text_that_looks_like_a_number_can_be_quoted(tmp_path: Path) -> None:
+    assert read_spec(written(tmp_path, YAML + "name: '1e3'\n")).name == "1e3"
+
+
+@pytest.mark.parametrize(
+    ("file", "name"), [("mine.yaml", "mine"), ("my recipe.yaml", "my-recipe"), (".hidden.yaml", "hidden"), ("é.yaml", "-"), ("a.b.yaml", "a.b")]
+)
+def test_a_spec_is_named_after_its_file(tmp_path: Path, file: str, name: str) -> None:
+    assert read_spec(written(tmp_path, YAML, file)).name == name
+
+
+def test_json_and_yaml_are_the_same(tmp_path: Path) -> None:
+    from_yaml = read_spec(written(tmp_path, YAML))
+    from_json = read_spec(written(tmp_path, from_yaml.model_dump_json(), "mine.json"))
+    assert from_json == from_yaml
+
+
+def test_broken_json_says_where(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"is not JSON: .*line 1 column 7"):
+        read_spec(written(tmp_path, '{"a": }', "mine.json"))
+
+
+def test_defaults_may_be_merged_and_overridden(tmp_path: Path) -> None:
+    text = YAML.replace("{global_batch_size: 32}", "&b {global_batch_size: 32, last: drop}")
+    assert read_spec(written(tmp_path, text)).batch.last == "drop"
+    merged = text.replace("batch: &b {global_batch_size: 32, last: drop}", "batch: {<<: {global_batch_size: 32, last: drop}, global_batch_size: 64}")
+    batch = read_spec(written(tmp_path, merged)).batch
+    assert (batch.global_batch_size, batch.last) == (64, "drop")
+
+
+def test_a_key_given_twice_deep_inside_says_where(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"line 4, column 32: key 'global_batch_size' is given twice"):
+        read_spec(written(tmp_path, YAML.replace("size: 32}", "size: 32, global_batch_size: 64}")))
+
+
+def test_overrides_reach_anywhere_and_the_last_wins() -> None:
+    spec = read_spec(
+        "digits-lamb",
+        ["batch.global_batch_size=512", "batch.global_batch_size=full", "model.arguments.width=7", "ema.decay=0.5", "checkpoint.every_seconds=null"],
+    )
+    assert spec.batch.global_batch_size == "full"
+    assert spec.model.arguments["width"] == 7
+    assert spec.ema is not None
+    assert spec.ema.decay == 0.5
+    assert spec.checkpoint.every_seconds is None
+
+
+def test_overrides_can_hold_lists_mappings_and_equals_signs() -> None:
+    spec = read_spec("digits-lamb", ["learning_rate.decay=step", "learning_rate.decay_milestones=[1, 2]", "description=a=b", "ema={decay: 0.9}"])
+    assert spec.learning_rate.decay_milestones == (1, 2)
+    assert spec.description == "a=b"
+    assert spec.ema is not None
+
+
+def test_a_file_comes_before_a_recipe_of_the_same_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    written(tmp_path, YAML, "digits-lamb")
+    assert read_spec("digits-lamb").optimizer.name == "sgd"
+
+
+def test_the_first_mistake_is_an_unknown_key() -> None:
+    """A typo leaves its field missing too; the typo is what to say."""
+    with pytest.raises(SpecError) as refused:
+        build_spec({"dataset": {"nam": "digits"}, "seed": "x"})
+    assert refused.value.field == "dataset.nam"
+    assert refused.value.hint == "Did you mean name?"
+
+
+def test_mistakes_are_three_parts_of_one_line() -> None:
+    with pytest.raises(SpecError) as refused:
+        build_spec({**json.loads(read_spec("digits-lamb").model_dump_json()), "precision": "float16"})
+    assert refused.value.field == "precision"
+    assert refused.value.problem == 'must be "float32" or "bfloat16", not "float16".'
+    assert refused.value.hint == "Did you mean bfloat16 or float32?"
+    assert str(refused.value) == " ".join(refused.value.args).replace("precision", "precision:", 1)
+    assert SpecError("f", "two\nlines", "and\n more").args == ("f", "two lines", "and more")
+
+
+def test_nearest() -> None:
+    assert nearest("widht", ["width", "depth"]) == "Did you mean width?"
+    assert nearest("zzz", ["width", "depth"]) == "Known: depth, width."
+    assert nearest("zzz", ["width", "depth"], ["few"]) == "Known: few."
+
+
+class TestEntryPoints:
+    SPEC = build_spec(
+        {
+            "dataset": {"entry_point": "mine:load"},
+            "model": {"entry_point": "mine:build"},
+            "batch": {"global_batch_size": 4},
+            "optimizer": {"name": "sgd"},
+            "learning_rate": {"base": 0.1},
+            "stop": {"steps": 1},
+        }
+    )
+
+    def test_they_are_found(self) -> None:
+        assert entry_points(self.SPEC) == {"dataset.entry_point": "mine:load", "model.entry_point": "mine:build"}
+        assert entry_points(read_spec("digits-lamb")) == {}
+
+    def test_listed_ones_may_run(self) -> None:
+        refuse_unlisted_entry_points(self.SPEC, {"mine:load", "mine:build", "other:f"})
+        refuse_unlisted_entry_points(read_spec("digits-lamb"), ())
+
+    @pytest.mark.parametrize(
+        ("allowed", "field"),
+        [((), "dataset.entry_point"), (("mine:load",), "model.entry_point"), (("mine:build",), "dataset.entry_point"), (("mine",), "dataset.entry_point")],
+    )
+    def test_others_are_refused(self, allowed: tuple[str, ...], field: str) -> None:
+        with pytest.raises(SpecError) as refused:
+            refuse_unlisted_entry_points(self.SPEC, allowed)
+        assert refused.value.field == field
+        assert f"Allowed: {', '.join(allowed) or 'none'}." in refused.value.hint
+
+
+def test_every_recipe_is_found() -> None:
+    assert len(recipe_paths()) >= 10
+    for name, path in recipe_paths().items():
+        assert path.stem == name
+        assert read_spec(name).name == name

@@ -1,0 +1,154 @@
+"""The journal: typed lines, superseded steps left out, anything unreadable passed over."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from jobs.records import EndRecord, EvalRecord, NoticeRecord, Outcome, Record, RunSummary, StartRecord, StepRecord
+from jobs.tracking.journal import Journal, current, evaluations, parse_line, read_records, steps
+
+
+def start(step: int) -> StartRecord:
+    return StartRecord(at_s=1e9 + step, step=step, training_seconds=float(step), world_size=1, device="cpu")
+
+
+def step(number: int, loss: float = 1.0) -> StepRecord:
+    return StepRecord(
+        step=number,
+        epoch=number / 4,
+        samples_seen=8 * number,
+        global_batch_size=8,
+        loss=loss,
+        learning_rate=0.1,
+        gradient_norm=2.0,
+        training_seconds=number / 10,
+    )
+
+
+def evaluation(number: int) -> EvalRecord:
+    return EvalRecord(
+        step=number, epoch=1.0, samples_seen=8 * number, test_accuracy=0.5, test_loss=1.5, training_seconds=number / 10, evaluation_seconds=0.1
+    )
+
+
+def summary() -> RunSummary:
+    return RunSummary(
+        run_id="run",
+        outcome=Outcome.MISSED,
+        global_batch_size=8,
+        micro_batch_size=8,
+        gradient_accumulation_steps=1,
+        world_size=1,
+        steps=2,
+        epochs=0.5,
+        samples_seen=16,
+        training_seconds=0.2,
+        evaluation_seconds=0.1,
+        wall_seconds=1.0,
+        samples_per_second=80.0,
+        target_accuracy=0.9,
+        time_to_accuracy_seconds=None,
+        steps_to_accuracy=None,
+        test_accuracy=0.5,
+        best_test_accuracy=0.5,
+        train_accuracy=0.5,
+        gradient_noise_scale=None,
+        parameters_sha256="0" * 64,
+        run_dir="runs/run",
+        mlflow_run_id=None,
+    )
+
+
+def test_every_kind_of_record_comes_back_as_it_was(tmp_path: Path) -> None:
+    written: list[Record] = [start(0), step(1), NoticeRecord(step=1, text='é \u2028 \n quoted "'), evaluation(1), EndRecord(summary=summary())]
+    with Journal(tmp_path) as journal:
+        for record in written:
+            journal.write(record)
+            assert read_records(tmp_path)[-1] == record, "each is readable as soon as it is written"
+        journal.sync()
+    assert read_records(tmp_path) == written
+    assert (tmp_path / "records.jsonl").read_bytes().count(b"\n") == len(written)
+
+
+def test_numbers_come_back_to_the_last_bit(tmp_path: Path) -> None:
+    losses = [0.1, 1 / 3, 5e-324, 1.7976931348623157e308, math.pi, 1e16 + 2]
+    with Journal(tmp_path) as journal:
+        for number, loss in enumerate(losses, start=1):
+            journal.write(step(number, loss))
+    assert [record.loss for record in steps(read_records(tmp_path))] == losses
+
+
+def test_a_miss_is_written_as_null_and_an_unmeasured_step_value_is_left_out(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal:
+        journal.write(step(1))
+        journal.write(EndRecord(summary=summary()))
+    first, last = (json.loads(line) for line in (tmp_path / "records.jsonl").read_text().splitlines())
+    assert "covariance_trace" not in first
+    assert last["summary"]["time_to_accuracy_seconds"] is None
+
+
+def test_a_journal_is_appended_to_never_rewritten(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal:
+        journal.write(start(0))
+    before = (tmp_path / "records.jsonl").read_bytes()
+    with Journal(tmp_path) as journal:
+        journal.write(start(0))
+    assert (tmp_path / "records.jsonl").read_bytes().startswith(before)
+
+
+def test_a_later_start_supersedes_what_lies_beyond_it() -> None:
+    story = [
+        start(0), step(1), step(2), evaluation(2), step(3, loss=3.0), evaluation(3), NoticeRecord(step=3, text="lost"),
+        start(2), step(3, loss=4.0), step(4), evaluation(4),
+        start(3), step(4, loss=5.0),
+    ]  # fmt: skip
+    kept = current(story)
+    assert [(record.step, record.loss) for record in steps(kept)] == [(1, 1.0), (2, 1.0), (3, 4.0), (4, 5.0)]
+    assert [record.step for record in evaluations(kept)] == [2]
+    assert not any(isinstance(record, NoticeRecord) for record in kept)
+    assert [record.step for record in kept if isinstance(record, StartRecord)] == [0, 2, 3]
+
+
+def test_a_run_that_begins_anew_supersedes_everything() -> None:
+    assert current([start(0), step(1), step(2), start(0), step(1, loss=9.0)]) == [start(0), start(0), step(1, loss=9.0)]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "{",
+        "null",
+        "[]",
+        '"text"',
+        "1e999",
+        '{"kind":"step"}',
+        '{"kind":"other","step":1}',
+        '{"step":1}',
+        "[" * 100,
+        step(1).model_dump_json()[:-1],
+        step(1).model_dump_json().replace('"step":1', '"step":1.5'),
+        step(1).model_dump_json()[:-1] + ',"unknown":1}',
+    ],
+)
+def test_a_line_that_is_not_a_record_is_none(line: str) -> None:
+    assert parse_line(line) is None
+
+
+def test_unreadable_lines_cost_nothing_but_themselves(tmp_path: Path) -> None:
+    good = [step(number).model_dump_json(exclude_none=True).encode() for number in (1, 2, 3)]
+    (tmp_path / "records.jsonl").write_bytes(b"\n".join([good[0], b"\xff\xfe\x00", b"", good[1], good[2][:20], good[2]]) + b"\n" + good[0][:-3])
+    assert [record.step for record in steps(read_records(tmp_path))] == [1, 2, 3]
+
+
+def test_no_journal_is_no_records(tmp_path: Path) -> None:
+    assert read_records(tmp_path) == []
+
+
+def test_records_are_immutable() -> None:
+    record = step(1)
+    with pytest.raises(ValidationError):
+        record.loss = 2.0

@@ -1,0 +1,477 @@
+"""The MLflow mirror against real stores and a real server: nothing lost, nothing twice, no training step waited for."""
+
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from jobs import run_folder
+from jobs.errors import FaultError, InputError
+from jobs.job import Listener, prepare, run_job
+from jobs.launch.local import LocalOptions, train_locally
+from jobs.records import RunSummary, StartRecord, StepRecord
+from jobs.spec_reader import build_spec
+from jobs.tracking.journal import Journal, evaluations, read_records, steps
+from jobs.tracking.mirror_process import MirrorProcess
+from jobs.tracking.mirror_state import MirrorState
+from jobs.tracking.mlflow_mirror import Mirror, catch_up_others, sync_run
+
+ROOT = Path(__file__).resolve().parents[3]
+CPU = torch.device("cpu")
+STEP_METRICS = {"loss", "learning_rate", "gradient_norm", "global_batch_size", "samples_seen", "epoch", "training_seconds"}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An SQLite store of its own, made once: making its tables takes MLflow seconds."""
+    return f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
+
+
+@pytest.fixture(scope="module")
+def client(store: str) -> Any:
+    """What reads the results back: MLflow's own client."""
+    import mlflow
+
+    found = mlflow.MlflowClient(tracking_uri=store)
+    found.create_experiment("largebatch", artifact_location=(Path(store.removeprefix("sqlite:///")).parent / "artifacts").as_uri())
+    return found
+
+
+@pytest.fixture(scope="module")
+def server(store: str, client: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real MLflow server on the same store."""
+    port, folder = free_port(), tmp_path_factory.mktemp("server")
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+             "--backend-store-uri", store, "--artifacts-destination", str(folder / "artifacts")],
+            env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}, cwd=folder, stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+    try:
+        uri, patience = f"http://127.0.0.1:{port}", time.monotonic() + 90
+        while True:
+            assert process.poll() is None, (folder / "log").read_text()
+            assert time.monotonic() < patience, "the server does not come up"
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"{uri}/health", timeout=1):
+                break
+            time.sleep(0.1)
+        yield uri
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+class Door:
+    """A port that leads to the server while it is open, and refuses while it is shut: a server that is away."""
+
+    def __init__(self, server: str) -> None:
+        self.target = ("127.0.0.1", int(server.rpartition(":")[2]))
+        self.port = free_port()
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self._is_open = False
+        self._threads: list[threading.Thread] = []
+
+    def open(self) -> None:
+        self._is_open = True
+        listener = socket.create_server(("127.0.0.1", self.port))
+        listener.settimeout(0.05)
+        self._start(self._accept, listener)
+
+    def shut(self) -> None:
+        """Refuse new connections and cut those that are there."""
+        self._is_open = False
+        for thread in self._threads:
+            thread.join()
+        self._threads.clear()
+
+    def _start(self, work: Any, *arguments: Any) -> None:
+        thread = threading.Thread(target=work, args=arguments)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self, listener: socket.socket) -> None:
+        with listener:
+            while self._is_open:
+                with contextlib.suppress(TimeoutError):
+                    near, _ = listener.accept()
+                    self._start(self._pass_on, near, socket.create_connection(self.target))
+
+    def _pass_on(self, near: socket.socket, far: socket.socket) -> None:
+        with near, far, contextlib.suppress(OSError):
+            while self._is_open:
+                for ready in select.select([near, far], [], [], 0.05)[0]:
+                    content = ready.recv(65536)
+                    if not content:
+                        return
+                    (far if ready is near else near).sendall(content)
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow makes folders of its own in the current one; they belong to the test."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def door(server: str) -> Iterator[Door]:
+    made = Door(server)
+    yield made
+    made.shut()
+
+
+def document(uri: str | None, **parts: Any) -> dict[str, Any]:
+    given: dict[str, Any] = {
+        "name": "mirrored",
+        "dataset": {"name": "synthetic", "arguments": {"num_train": 64, "num_test": 16, "num_classes": 4, "shape": [1, 4, 4]}},
+        "model": {"name": "mlp", "arguments": {"width": 4}},
+        "batch": {"global_batch_size": 16},
+        "optimizer": {"name": "sgd"},
+        "learning_rate": {"base": 0.05},
+        "stop": {"steps": 8},
+    }
+    given.update(parts)
+    given["tracking"] = {"mlflow_uri": uri, "step_every_seconds": 0.0, **parts.get("tracking", {})}
+    return given
+
+
+def unmirrored(given: dict[str, Any], run_dir: Path, *, stop_after: int = 0, resumes: bool = False) -> RunSummary:
+    """Train without a mirror, as on a machine whose network is away; `sync_run` comes later."""
+    (run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
+    done: list[StepRecord] = []
+    listener = Listener(
+        on_record=lambda record: done.append(record) if isinstance(record, StepRecord) else None,
+        should_stop=lambda: len(done) == stop_after,
+    )
+    return run_job(prepare(build_spec(given), CPU, Path("nowhere")), run_dir, listener, resumes)
+
+
+def mirrored(given: dict[str, Any], runs: Path) -> tuple[RunSummary, list[str]]:
+    """Train with the mirror's own process beside; what was said comes along."""
+    said: list[str] = []
+    options = LocalOptions(Path("nowhere"), runs, "cpu")
+    return train_locally(prepare(build_spec(given), CPU, Path("nowhere")), options, Listener(on_notice=said.append)), said
+
+
+def assert_holds_the_journal(client: Any, run_dir: Path, status: str = "FINISHED") -> Any:
+    """Every step and evaluation of the journal once, at the training clock's time. Returns MLflow's run."""
+    state = MirrorState.read(run_dir)
+    assert state.run_id is not None
+    run = client.get_run(state.run_id)
+    assert run.info.status == status
+    records = read_records(run_dir)
+    base_ms = next(int(record.at_s * 1000) for record in records if isinstance(record, StartRecord))
+    assert (state.base_ms, run.info.start_time) == (base_ms, base_ms)
+
+    def sent(name: str) -> list[tuple[int, float, int]]:
+        history = [(metric.step, metric.value, metric.timestamp) for metric in client.get_metric_history(state.run_id, name)]
+        return sorted(history)
+
+    def want(record: Any, name: str) -> tuple[int, float, int]:
+        return record.step, float(getattr(record, name)), base_ms + round(record.training_seconds * 1000)
+
+    for name in STEP_METRICS:
+        assert sent(name) == [want(record, name) for record in steps(records)], name
+    for name in ("test_accuracy", "test_loss", "evaluation_seconds"):
+        assert sent(name) == [want(record, name) for record in evaluations(records)], name
+    return run
+
+
+def artifacts(client: Any, run_id: str) -> set[str]:
+    return {file.path for file in client.list_artifacts(run_id)}
+
+
+def test_a_run_beside_its_own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, client: Any, store: str) -> None:
+    """With no address given it is MLFLOW_TRACKING_URI; the mirror runs in a process of its own."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    summary, said = mirrored(document(None, loss={"label_smoothing": 0.1}), tmp_path / "runs")
+    run_dir = Path(summary.run_dir)
+    assert said == []
+    run = assert_holds_the_journal(client, run_dir)
+    assert summary.mlflow_run_id == run.info.run_id
+    assert json.loads((run_dir / "summary.json").read_text())["mlflow_run_id"] == run.info.run_id
+    assert run.info.run_name == run_dir.name
+    params = run.data.params
+    assert (params["batch.global_batch_size"], params["loss.label_smoothing"], params["optimizer.name"]) == ("16", "0.1", "sgd")
+    assert (params["dataset.arguments.shape"], params["stop.steps"]) == ("[1, 4, 4]", "8")
+    assert "optimizer.trust_coefficient" not in params, "sgd reads none"
+    tags = run.data.tags
+    assert (tags["largebatch.recipe"], tags["largebatch.run_id"], tags["largebatch.outcome"]) == ("mirrored", run_dir.name, "completed")
+    assert (tags["largebatch.global_batch_size"], tags["largebatch.optimizer"], tags["largebatch.dataset"]) == ("16", "sgd", "synthetic")
+    assert tags["largebatch.device"].startswith("cpu")
+    assert run.data.metrics["final_wall_seconds"] == pytest.approx(summary.wall_seconds)
+    assert "final_time_to_accuracy_seconds" not in run.data.metrics, "without a target there is no time to it"
+    state = MirrorState.read(run_dir)
+    assert state.is_complete
+    assert state.uri == store
+    assert (state.last_step, state.bytes_read) == (8, (run_dir / "records.jsonl").stat().st_size)
+
+
+def test_a_stopped_run_goes_on_in_the_same_mlflow_run(tmp_path: Path, client: Any, store: str) -> None:
+    run_dir = tmp_path / "stopped-and-resumed"
+    unmirrored(document(store), run_dir, stop_after=3)
+    first = sync_run(run_dir)
+    assert first.is_complete
+    run = assert_holds_the_journal(client, run_dir, "KILLED")
+    assert run.data.tags["largebatch.outcome"] == "stopped"
+    unmirrored(document(store), run_dir, resumes=True)
+    again = sync_run(run_dir)
+    assert again.run_id == first.run_id
+    assert_holds_the_journal(client, run_dir)
+    assert sync_run(run_dir) == again, "a further sync has nothing to do"
+    assert_holds_the_journal(client, run_dir)
+
+
+def test_steps_that_a_resumed_run_repeats_are_not_sent_twice(tmp_path: Path, client: Any, store: str) -> None:
+    """The mirror was quick, the checkpoint was not: MLflow has steps 1 ... 5, the run goes on from 2."""
+    run_dir = tmp_path / "repeated"
+    given = document(store, checkpoint={"every_steps": 2, "keep": 9}, stop={"steps": 5})
+    unmirrored(given, run_dir)
+    sync_run(run_dir)
+    for path in (run_dir / "checkpoints").iterdir():
+        if int(path.name[5:13]) > 2:
+            path.unlink()
+    unmirrored({**given, "stop": {"steps": 7}}, run_dir, resumes=True)
+    state = sync_run(run_dir)
+    history = client.get_metric_history(state.run_id, "loss")
+    assert sorted(metric.step for metric in history) == [1, 2, 3, 4, 5, 6, 7]
+    # The repeated steps have the same losses to the last bit: those of the first process stand for both.
+    assert [metric.value for metric in sorted(history, key=lambda m: m.step)] == [record.loss for record in steps(read_records(run_dir))]
+
+
+def test_a_diverged_run_has_failed(tmp_path: Path, client: Any, store: str) -> None:
+    unmirrored(document(store, learning_rate={"base": 1e20}, stop={"steps": 20, "target_accuracy": 1.0}), tmp_path / "diverged")
+    run = assert_holds_the_journal(client, tmp_path / "diverged", "FAILED") if sync_run(tmp_path / "diverged").is_complete else None
+    assert run is not None
+    assert run.data.tags["largebatch.outcome"] == "diverged"
+    assert not {"final_time_to_accuracy_seconds", "final_train_accuracy"} & set(run.data.metrics)
+
+
+def test_artifacts_and_the_checkpoint_that_was_asked_for(tmp_path: Path, client: Any, server: str) -> None:
+    unmirrored(document(server, tracking={"log_checkpoint": True, "experiment": "made by the mirror"}), tmp_path / "artifacts")
+    (tmp_path / "artifacts" / "figure.png").write_bytes(b"drawn")
+    run_id = sync_run(tmp_path / "artifacts").run_id
+    import mlflow
+
+    far = mlflow.MlflowClient(tracking_uri=server)
+    assert artifacts(far, run_id or "") == {"spec.json", "plan.json", "environment.json", "summary.json", "figure.png", "checkpoints"}
+    (checkpoint,) = far.list_artifacts(run_id, "checkpoints")
+    assert checkpoint.path.partition(".")[0].endswith("-00000008"), "the last step's, by either of its names"
+
+
+@pytest.mark.parametrize(("every_s", "sent"), [(0.0, [1, 2, 3, 4, 5, 6]), (1.0, [1, 4, 6]), (100.0, [1])])
+def test_step_records_are_thinned_by_training_seconds(every_s: float, sent: list[int], tmp_path: Path, client: Any, store: str) -> None:
+    run_dir = tmp_path / f"thinned-{every_s}"
+    unmirrored(document(store, tracking={"step_every_seconds": every_s}), run_dir)
+    template = next(steps(read_records(run_dir)))
+    (run_dir / "records.jsonl").unlink()
+    with Journal(run_dir) as journal:
+        journal.write(StartRecord(at_s=1000.0, step=0, training_seconds=0.0, world_size=1, device="cpu"))
+        for number, at_s in enumerate([0.25, 0.5, 1.0, 1.25, 2.0, 2.25], start=1):
+            journal.write(template.model_copy(update={"step": number, "training_seconds": at_s}))
+    state = sync_run(run_dir)
+    assert [metric.step for metric in client.get_metric_history(state.run_id, "loss")] == sent
+    assert not state.is_complete, "the journal has no end"
+
+
+def test_a_clock_that_runs_behind_the_one_before_skips_nothing(tmp_path: Path, client: Any, store: str) -> None:
+    """Killed at 9 s into step 2, repeated in a fraction of that: step 3 is new although its clock is younger."""
+    run_dir = tmp_path / "younger"
+    unmirrored(document(store), run_dir)
+    template = next(steps(read_records(run_dir)))
+    (run_dir / "records.jsonl").unlink()
+    with Journal(run_dir) as journal:
+        for clock in ([1.0, 9.0], [1.0, 2.0, 3.0]):
+            journal.write(StartRecord(at_s=1000.0, step=0, training_seconds=0.0, world_size=1, device="cpu"))
+            for number, at_s in enumerate(clock, start=1):
+                journal.write(template.model_copy(update={"step": number, "training_seconds": at_s}))
+    state = sync_run(run_dir)
+    assert sorted(metric.step for metric in client.get_metric_history(state.run_id, "loss")) == [1, 2, 3]
+
+
+def test_many_steps_go_in_several_requests(tmp_path: Path, client: Any, store: str) -> None:
+    """MLflow takes at most 1000 metrics at a time; 150 steps are 1050."""
+    run_dir = tmp_path / "many"
+    unmirrored(document(store, stop={"steps": 150}), run_dir)
+    sync_run(run_dir)
+    assert_holds_the_journal(client, run_dir)
+
+
+@pytest.mark.parametrize("fails_at", ["create_run", "log_batch", "log_artifact", "set_terminated"])
+def test_whatever_request_fails_the_next_try_brings_everything(fails_at: str, tmp_path: Path, client: Any, store: str) -> None:
+    """The same mirror goes on after the error, as it does beside a run; each kind of request fails once, then a second time."""
+    run_dir = tmp_path / f"failing-{fails_at}"
+    unmirrored(document(store), run_dir)
+    mirror = Mirror(run_dir)
+    working = getattr(mirror._connect(), fails_at)
+    calls = 0
+
+    def failing(*given: Any, **named: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls in {1, 3}:
+            raise ConnectionError("the server is away")
+        return working(*given, **named)
+
+    setattr(mirror._connect(), fails_at, failing)
+    for _ in range(2):
+        with contextlib.suppress(ConnectionError):
+            mirror.catch_up()
+    mirror.catch_up()
+    assert calls >= 2
+    run = assert_holds_the_journal(client, run_dir)
+    assert run.data.params["batch.global_batch_size"] == "16"
+    assert {"spec.json", "plan.json", "environment.json", "summary.json"} <= artifacts(client, run.info.run_id)
+    found = client.search_runs([run.info.experiment_id], f"tags.`largebatch.run_id` = '{run_dir.name}'")
+    assert len(found) == 1, "one run in MLflow, however many tries"
+
+
+def test_a_real_server_gets_the_same(tmp_path: Path, client: Any, server: str) -> None:
+    summary, said = mirrored(document(server), tmp_path / "runs")
+    assert said == []
+    run = assert_holds_the_journal(client, Path(summary.run_dir))
+    assert run.info.run_id == summary.mlflow_run_id
+
+
+def test_a_server_that_is_away_costs_nothing_and_is_caught_up_later(tmp_path: Path, client: Any, door: Door) -> None:
+    runs = tmp_path / "runs"
+    first, said = mirrored(document(door.uri), runs)
+    first_dir = Path(first.run_dir)
+    without = unmirrored(document(None, tracking={"enabled": False}), tmp_path / "without")
+    assert first.parameters_sha256 == without.parameters_sha256
+    assert (first.outcome, first.steps, first.mlflow_run_id) == ("completed", 8, None)
+    assert [line.partition(" (")[0] for line in said if "does not answer" in line] == [f"MLflow at {door.uri} does not answer"]
+    assert any(f"largebatch sync {first_dir}" in line for line in said)
+    with pytest.raises(FaultError, match=f"MLflow at {door.uri} does not answer"):
+        sync_run(first_dir)
+    assert not MirrorState.read(first_dir).is_complete
+
+    door.open()
+    second, said = mirrored(document(door.uri), runs)
+    assert said == [f"MLflow now has run {first_dir.name} too."]
+    for summary in (first, second):
+        assert_holds_the_journal(client, Path(summary.run_dir))
+
+
+def test_a_server_that_goes_away_in_the_middle_misses_nothing(tmp_path: Path, client: Any, door: Door) -> None:
+    run_dir = tmp_path / "interrupted"
+    unmirrored(document(door.uri), run_dir, stop_after=3)
+    door.open()
+    sync_run(run_dir)
+    door.shut()
+    unmirrored(document(door.uri), run_dir, resumes=True)
+    with pytest.raises(FaultError, match="does not answer"):
+        sync_run(run_dir)
+    door.open()
+    assert sync_run(run_dir).is_complete
+    assert_holds_the_journal(client, run_dir)
+
+
+def test_catching_up_leaves_alone_what_is_at_work_or_not_tracked(tmp_path: Path, store: str) -> None:
+    busy, untracked, waiting, here = (tmp_path / name for name in ("busy", "untracked", "waiting", "here"))
+    for run_dir in (busy, untracked, waiting):
+        unmirrored(document(store, stop={"steps": 1}, tracking={"enabled": run_dir != untracked}), run_dir)
+    here.mkdir()
+    with run_folder.exclusive(busy, "train"):
+        catch_up_others(here)
+    assert [MirrorState.read(run_dir).is_complete for run_dir in (busy, untracked, waiting)] == [False, False, True]
+
+
+def test_a_folder_that_is_no_run_is_said_to_be_none(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is not a run's folder"):
+        sync_run(tmp_path)
+
+
+def mirror_has_ended(run_dir: Path) -> bool:
+    """The mirror holds this lock for as long as it lives."""
+    try:
+        with run_folder.exclusive(run_dir, "mirror"):
+            return True
+    except InputError:
+        return False
+
+
+SLOW_SAMPLES = """
+import time
+
+import torch
+
+
+class Slow(torch.utils.data.Dataset):
+    num_classes = 4
+
+    def __len__(self):
+        return 64
+
+    def __getitem__(self, index):
+        time.sleep(0.002)  # leaves the cores to the mirror, which runs only when one is idle
+        return torch.full((1, 4, 4), float(index % 4)), index % 4
+
+
+def build():
+    return Slow(), Slow()
+"""
+
+
+def test_when_the_trainer_is_killed_the_mirror_says_so_and_ends(tmp_path: Path, client: Any, store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "slow_samples.py").write_text(SLOW_SAMPLES)
+    monkeypatch.syspath_prepend(tmp_path)
+    given = document(store, dataset={"entry_point": "slow_samples:build"}, stop={"steps": 10_000}, checkpoint={"every_steps": 10})
+    given["evaluation"] = {"every_epochs": 1000.0}
+    (tmp_path / "spec.json").write_text(json.dumps(given))
+    trainer = subprocess.Popen(
+        [sys.executable, "-m", "jobs", str(tmp_path / "spec.json"), "--device", "cpu", "--output-dir", str(tmp_path / "runs")],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        patience = time.monotonic() + 100
+        while not (found := list((tmp_path / "runs").glob("*/mlflow.json"))) or MirrorState.read(found[0].parent).last_step < 10:
+            assert trainer.poll() is None
+            assert time.monotonic() < patience, "the mirror sent nothing"
+            time.sleep(0.05)
+    finally:
+        trainer.kill()
+        trainer.wait()
+    run_dir = found[0].parent
+    while not mirror_has_ended(run_dir):
+        assert time.monotonic() < patience, "the mirror goes on without its run"
+        time.sleep(0.05)
+    state = MirrorState.read(run_dir)
+    assert client.get_run(state.run_id).info.status == "KILLED"
+    assert not state.is_complete
+    done = max(record.step for record in steps(read_records(run_dir)))
+    assert state.last_step == done, "the mirror's last act is to read to the journal's end"
+
+    unmirrored({**given, "stop": {"steps": done + 5}}, run_dir, resumes=True)
+    resumed = sync_run(run_dir)
+    assert (resumed.run_id, resumed.is_complete) == (state.run_id, True)
+    assert client.get_run(resumed.run_id).info.status == "FINISHED"
+    sent = sorted(metric.step for metric in client.get_metric_history(resumed.run_id, "loss"))
+    assert sent == list(range(1, done + 6)), "each step once"
+
+
+def test_without_mlflow_it_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    said: list[str] = []
+    with MirrorProcess(build_spec(document(None)), tmp_path, said.append) as mirror:
+        assert mirror.finish() is None
+    assert said == ["MLflow is not installed: this run is kept in its folder alone."]
