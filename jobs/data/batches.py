@@ -108,6 +108,7 @@ class LoaderBatches:
         while have < samples.size:
             chunk = next(self._chunks)
             if isinstance(chunk, LargebatchError):
+                self._chunks = iter(())  # end the reading processes now, not when the error is forgotten
                 raise chunk
             inputs.append(chunk[0])
             labels.append(chunk[1])

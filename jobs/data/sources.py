@@ -71,7 +71,7 @@ def digits(spec: DatasetSpec, data_dir: Path) -> Dataset:
     images = (shuffled[:, :64].reshape(-1, 1, 8, 8) * (255 / 16)).round().to(torch.uint8)
     labels = shuffled[:, 64].to(torch.int64)
     train, test = Images(images[NUM_DIGITS_TEST:], labels[NUM_DIGITS_TEST:]), Images(images[:NUM_DIGITS_TEST], labels[:NUM_DIGITS_TEST])
-    return Dataset("digits", train, test, 10, (1, 8, 8), mean=(0.305,), std=(0.376,))
+    return Dataset("digits", train, test, 10, (1, 8, 8), mean=(0.3055,), std=(0.3759,))
 
 
 def _torchvision(

@@ -49,13 +49,7 @@ def optimizer_step(state: TrainState, plan: TrainPlan, batches: Batches, notify:
     progress = state.progress
     batch = plan.next_batch(progress.position)
     step = progress.step + 1
-    measured = _accumulate_within_memory(state, plan, batches, batch, plan.measures_noise_at(step), notify)
-    if not (math.isfinite(measured.loss) and math.isfinite(measured.squared_norm)):
-        raise DivergedError(
-            "",
-            f"the loss is {measured.loss} and the squared gradient norm {measured.squared_norm} at step {step}.",
-            "Lower learning_rate.base, lengthen the warm-up, or set gradient.clip_norm.",
-        )
+    measured = _finite_gradient(state, plan, batches, batch, plan.measures_noise_at(step), notify)
     trace, norm_squared = None, None
     if measured.mean_squared_norm is not None:
         trace, norm_squared = estimate(measured.mean_squared_norm, measured.squared_norm, batch.size, measured.num_micro_batches)
@@ -143,35 +137,57 @@ def _added(total: list[Tensor | None], gradients: list[Tensor | None]) -> list[T
     return [gradient if sum_so_far is None else sum_so_far for sum_so_far, gradient in zip(total, gradients, strict=True)]
 
 
-def _accumulate_within_memory(
+def _finite_gradient(
     state: TrainState, plan: TrainPlan, batches: Batches, batch: Slice, measures_noise: bool, notify: Callable[[str], None]
 ) -> Measured:
-    """Accumulate; where memory runs out, halve the micro-batch and repeat the same step from its beginning."""
-    buffers = list(state.model.buffers())
-    held = [buffer.clone() for buffer in buffers]  # batch-norm's running statistics move with every micro-batch
-    unit = plan.span or 1
+    """Accumulate; a step that fails leaves the model's running statistics as they were before it.
+
+    Where memory runs out the micro-batch is halved and the same step repeated from its beginning.
+    """
+    held = [buffer.clone() for buffer in state.model.buffers()]  # batch-norm's move with every micro-batch
     while True:
         try:
-            return accumulate(state, plan, batches, plan.split(batch, state.micro_batch_size, 2 if measures_noise else 1))
-        except (torch.OutOfMemoryError, RuntimeError) as error:
+            measured = accumulate(state, plan, batches, plan.split(batch, state.micro_batch_size, 2 if measures_noise else 1))
+            break
+        except RuntimeError as error:  # torch.OutOfMemoryError is one
             if not ran_out_of_memory(error):
                 raise
-            smaller = max(min(state.micro_batch_size, batch.size) // 2 // unit, 1) * unit
-            if smaller >= min(state.micro_batch_size, batch.size):
-                raise FaultError(
-                    "batch.micro_batch_size",
-                    f"not even {smaller} samples fit into this device's memory.",
-                    "Use a smaller model, precision bfloat16, or a smaller batch_norm.span.",
-                ) from None
-        for param in state.model.parameters():
-            param.grad = None
-        for buffer, value in zip(buffers, held, strict=True):
-            buffer.copy_(value)
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        notify(f"Out of memory at step {state.progress.step + 1}: micro-batch {state.micro_batch_size} -> {smaller}; the step is repeated.")
-        state.micro_batch_size = smaller
+        # Outside the handler: the error holds the failed pass's tensors.
+        _put_back(state.model, held)
+        _halve_micro_batch(state, batch.size, plan.span or 1, notify)
+    if not (math.isfinite(measured.loss) and math.isfinite(measured.squared_norm)):
+        _put_back(state.model, held)
+        raise DivergedError(
+            "",
+            f"the loss is {measured.loss} and the squared gradient norm {measured.squared_norm} at step {state.progress.step + 1}.",
+            "Lower learning_rate.base, lengthen the warm-up, or set gradient.clip_norm.",
+        )
+    return measured
+
+
+def _put_back(model: nn.Module, held: list[Tensor]) -> None:
+    """Undo what a failed step did to the model."""
+    for parameter in model.parameters():
+        parameter.grad = None
+    for buffer, value in zip(model.buffers(), held, strict=True):
+        buffer.copy_(value)
+
+
+def _halve_micro_batch(state: TrainState, batch_size: int, unit: int, notify: Callable[[str], None]) -> None:
+    """Half the micro-batch, in whole batch-norm groups of `unit`. Raises: FaultError if there is no smaller one."""
+    now = min(state.micro_batch_size, batch_size)
+    smaller = max(now // 2 // unit, 1) * unit
+    if smaller >= now:
+        raise FaultError(
+            "batch.micro_batch_size",
+            f"not even {smaller} samples fit into this device's memory.",
+            "Use a smaller model, precision bfloat16, or a smaller batch_norm.span.",
+        )
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    notify(f"Out of memory at step {state.progress.step + 1}: micro-batch {state.micro_batch_size} -> {smaller}; the step is repeated.")
+    state.micro_batch_size = smaller
 
 
 def ran_out_of_memory(error: BaseException) -> bool:

@@ -108,10 +108,13 @@ class LAMB(Optimizer):
         steps = [state["step"] for state in states]
         counted = steps if group["bias_correction"] else [torch.full_like(step, LONG_AGO) for step in steps]
         directions = [torch.zeros_like(weight) for weight in weights]
+        gradients = in_at_least_float32([param.grad for param in params])
+        # The fused pass walks memory and does not look at strides: a gradient laid out otherwise is copied into place.
+        gradients = [g if g.stride() == d.stride() else torch.empty_like(d).copy_(g) for g, d in zip(gradients, directions, strict=True)]
         beta1, beta2 = group["betas"]
         adam(
             directions,
-            in_at_least_float32([param.grad for param in params]),
+            gradients,
             [state_like(state, "first_moment", param) for state, param in zip(states, params, strict=True)],
             [state_like(state, "second_moment", param) for state, param in zip(states, params, strict=True)],
             [],

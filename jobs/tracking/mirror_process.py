@@ -46,7 +46,7 @@ class MirrorProcess:
     def _start(self, *options: str) -> None:
         # Its standard input is a leash: when this process ends, in whatever way, the mirror reads its end.
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "jobs.tracking.mlflow_mirror", str(self._run_dir.resolve()), *options],
+            [sys.executable, "-m", "jobs.tracking.follow", str(self._run_dir.resolve()), *options],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

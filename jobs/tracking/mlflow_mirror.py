@@ -1,17 +1,14 @@
-"""The MLflow mirror: reads a run's journal and brings MLflow up to it, as often as need be.
+"""The MLflow mirror: brings MLflow up to a run's journal, as often as need be.
 
-`python -m jobs.tracking.mlflow_mirror RUN_DIR` follows a run until its standard input ends. `sync_run` does the
-same once, for a run whose server was away. Everything sent is a function of the journal and of `mlflow.json`.
+`follow` does it while a run trains, `sync_run` once, for a run whose server was away. Everything sent is a
+function of the journal and of `mlflow.json`.
 
 MLflow's time axis is the training clock: a metric's timestamp is the run's start plus its training seconds.
 """
 
-import contextlib
 import fcntl
 import json
 import os
-import select
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,8 +25,6 @@ from jobs.tracking.mirror_state import MirrorState
 
 BATCH = 900
 """Metrics in one request; MLflow takes at most 1000."""
-POLL_S = 1.0
-RETRY_S = 5.0
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 """Lets MLflow's page open on training runs, not on traces of language models."""
 STATUS = {Outcome.DIVERGED: "FAILED", Outcome.STOPPED: "KILLED"}
@@ -45,7 +40,7 @@ def sync_run(run_dir: Path) -> MirrorState:
             mirror.catch_up()
         except Exception as error:  # MLflow raises its own, requests' and SQLAlchemy's errors
             raise FaultError(
-                "tracking.mlflow_uri", f"MLflow at {mirror.uri} does not answer: {_brief(error)}.", "The journal keeps everything; try again later."
+                "tracking.mlflow_uri", f"MLflow at {mirror.uri} does not answer: {brief(error)}.", "The journal keeps everything; try again later."
             ) from error
         return mirror.state
 
@@ -118,9 +113,6 @@ class Mirror:
     def _ensure_run(self, records: list[JournalRecord]) -> None:
         client, state = self._connect(), self.state
         if state.run_id is not None:
-            if isinstance(records[0], StartRecord):
-                client.update_run(state.run_id, status="RUNNING")
-                state.is_complete = False
             return
         started = next((record.at_s for record in records if isinstance(record, StartRecord)), 0.0)
         state.base_ms, state.uri = int(started * 1000), self.uri
@@ -171,9 +163,12 @@ class Mirror:
         ]
         for start in range(0, len(metrics), BATCH):
             self._client.log_batch(self.state.run_id, metrics=metrics[start : start + BATCH])
-        for record in records:
-            if isinstance(record, EndRecord):
-                self._finish(record)
+        turns = [record for record in records if isinstance(record, (StartRecord, EndRecord))]
+        if turns and isinstance(turns[-1], EndRecord):
+            self._finish(turns[-1])
+        elif turns:
+            self._client.update_run(self.state.run_id, status="RUNNING")
+            self.state.is_complete = False
 
     def _metrics(self, record: JournalRecord) -> Iterator[tuple[str, float, float, int]]:
         """(name, value, training seconds, step) of what MLflow keeps of a record."""
@@ -220,7 +215,7 @@ class Mirror:
         for name in (run_folder.PLAN, run_folder.FIGURE, run_folder.SUMMARY):
             if (self.run_dir / name).is_file():
                 client.log_artifact(run_id, str(self.run_dir / name))
-        newest = list_checkpoints(self.run_dir / run_folder.CHECKPOINTS)
+        newest = [checkpoint for checkpoint in list_checkpoints(self.run_dir / run_folder.CHECKPOINTS) if checkpoint.kind == "step"]
         if self.spec.tracking.log_checkpoint and newest:
             client.log_artifact(run_id, str(newest[0].path), "checkpoints")
         client.set_terminated(run_id, STATUS.get(summary.outcome, "FINISHED"))
@@ -246,81 +241,7 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _brief(error: BaseException) -> str:
+def brief(error: BaseException) -> str:
+    """The first line of what an error says."""
     text = str(error).strip().splitlines()
     return (text[0] if text else type(error).__name__)[:200]
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)
-
-
-def _input_ends_within(seconds: float) -> bool:
-    ready, _, _ = select.select([sys.stdin], [], [], seconds)
-    return bool(ready) and sys.stdin.read(1) == ""
-
-
-def follow(run_dir: Path) -> None:
-    """Mirror a run while it trains; ends, with a last try, when standard input does."""
-    mirror: Mirror | None = None
-    is_away = False
-    over = False
-    while True:
-        over = over or _input_ends_within(RETRY_S if is_away else POLL_S)
-        if not (run_dir / run_folder.ENVIRONMENT).is_file() and not over:
-            continue
-        try:
-            mirror = mirror or Mirror(run_dir)
-            mirror.catch_up()
-            if over:
-                mirror.mark_killed()
-            if is_away:
-                _say(f"MLflow at {mirror.uri} answers again and has everything so far.")
-            is_away = False
-        except Exception as error:  # the mirror must outlive anything that MLflow raises
-            uri = mirror.uri if mirror else "its address"
-            if not is_away:
-                _say(f"MLflow at {uri} does not answer ({_brief(error)}). Training goes on; the journal keeps everything.")
-            is_away = True
-        if over:
-            if is_away:
-                _say(f"MLflow is behind: `largebatch sync {run_dir}` brings it up to date, and so does the next run.")
-            return
-
-
-def catch_up_others(run_dir: Path) -> None:
-    """Bring up runs beside this one whose server was away when they ended."""
-    for path in sorted(run_dir.parent.glob(f"*/{run_folder.SUMMARY}")):
-        other = path.parent
-        if other == run_dir or MirrorState.read(other).is_complete:
-            continue
-        try:
-            with run_folder.exclusive(other, "train"):
-                if build_spec(json.loads((other / run_folder.SPEC).read_text())).tracking.enabled:
-                    sync_run(other)
-                    _say(f"MLflow now has run {other.name} too.")
-        except (FaultError, InputError, OSError):
-            continue
-
-
-def _give_way() -> None:
-    """Run only when a core would be idle: no training second may go to MLflow."""
-    os.nice(19)
-    if hasattr(os, "SCHED_IDLE"):
-        with contextlib.suppress(PermissionError):
-            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-
-
-def main() -> None:
-    """Follow the run named on the command line, then help those left behind."""
-    if "--give-way" in sys.argv[2:]:
-        _give_way()
-    run_dir = Path(sys.argv[1])
-    with run_folder.exclusive(run_dir, "mirror"):
-        follow(run_dir)
-    if MirrorState.read(run_dir).is_complete:
-        catch_up_others(run_dir)
-
-
-if __name__ == "__main__":
-    main()

@@ -83,13 +83,19 @@ MISTAKES: dict[str, Mistake] = {
     "number for a list": of("learning_rate.decay_milestones", "must be a list, not 3", "epochs", learning_rate={"base": 0.1, "decay_milestones": 3}),
     # ---- values
     "batch of 0": of("batch.global_batch_size", 'above 0 or "full", not 0', "Samples per", batch={"global_batch_size": 0}),
-    "batch above the set": of("batch.global_batch_size", "5000 is more than the 1437 samples", "The largest is 1437", batch={"global_batch_size": 5000}),
+    "batch above the set": of(
+        "batch.global_batch_size", "5000 is more than the 1437 samples", "The largest is 1437", batch={"global_batch_size": 5000}
+    ),
     "micro-batch by name": of(
         "batch.micro_batch_size", 'whole number or "auto", not "big"', "one forward pass", batch={"global_batch_size": 8, "micro_batch_size": "big"}
     ),
     "span of 1": of("batch_norm.span", 'at least 2 or "auto" or "global", not 1', "share statistics", batch_norm={"span": 1}),
     "span that does not divide": of(
-        "batch_norm.span", "100 does not divide global_batch_size 256", "64 or 128. Nearest batches: 200 or 300", model=WITH_NORM, batch_norm={"span": 100}
+        "batch_norm.span",
+        "100 does not divide global_batch_size 256",
+        "64 or 128. Nearest batches: 200 or 300",
+        model=WITH_NORM,
+        batch_norm={"span": 100},
     ),
     "target in percent": of("stop.target_accuracy", "at most 1.0, not 99", "Write 0.99 for 99 %.", stop={"steps": 2, "target_accuracy": 99}),
     "target of 0": of("stop.target_accuracy", "above 0.0, not 0", "as a fraction", stop={"steps": 2, "target_accuracy": 0}),
@@ -109,7 +115,9 @@ MISTAKES: dict[str, Mistake] = {
     "nesterov without momentum": of("optimizer", "nesterov needs a momentum", optimizer={"name": "sgd", "nesterov": True, "momentum": 0.0}),
     "name and entry point": of("model", "exactly one of name and entry_point", model={"name": "mlp", "entry_point": "a:b"}),
     "neither": of("dataset", "exactly one of name and entry_point", dataset={}),
-    "argument of no model": of("model.arguments.widht", "is not a known key", "Did you mean width?", model={"name": "mlp", "arguments": {"widht": 3}}),
+    "argument of no model": of(
+        "model.arguments.widht", "is not a known key", "Did you mean width?", model={"name": "mlp", "arguments": {"widht": 3}}
+    ),
     "argument of the wrong type": of("model.arguments", "mlp cannot be built", model={"name": "mlp", "arguments": {"width": "wide"}}),
     "argument of no data set": of(
         "dataset.arguments.size", "is not a known key", "digits takes no arguments", dataset={"name": "digits", "arguments": {"size": 3}}
@@ -120,9 +128,7 @@ MISTAKES: dict[str, Mistake] = {
         "model.entry_point", "module 'no_such_module' is not found", "Run from the folder", model={"entry_point": "no_such_module:f"}
     ),
     # ---- fields that need each other
-    "scaling without a base": of(
-        "learning_rate", "scaling 'linear' needs base_global_batch_size", learning_rate={"base": 0.1, "scaling": "linear"}
-    ),
+    "scaling without a base": of("learning_rate", "scaling 'linear' needs base_global_batch_size", learning_rate={"base": 0.1, "scaling": "linear"}),
     "steps without milestones": of("learning_rate", "needs decay_milestones", learning_rate={"base": 0.1, "decay": "step"}),
     "growth out of order": of(
         "batch.schedule",

@@ -12,7 +12,7 @@ from jobs.errors import DataError, SpecError
 from jobs.models.table import build_model
 from jobs.spec import ModelSpec
 
-OWN_CODE = '''
+OWN_CODE = """
 import torch
 from torch import nn
 
@@ -34,7 +34,7 @@ def fails(num_classes):
 
 def refuses(num_classes):
     raise DataError("my field", "my problem.")
-'''
+"""
 
 
 @pytest.fixture(autouse=True)

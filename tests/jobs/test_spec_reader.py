@@ -24,7 +24,9 @@ def written(tmp_path: Path, text: str, name: str = "mine.yaml") -> str:
     return str(path)
 
 
-@pytest.mark.parametrize(("text", "number"), [("1e-3", 1e-3), ("1E3", 1e3), ("+2.5e2", 250.0), (".5e1", 5.0), ("1.e-1", 0.1), ("0.25", 0.25), ("3", 3.0)])
+@pytest.mark.parametrize(
+    ("text", "number"), [("1e-3", 1e-3), ("1E3", 1e3), ("+2.5e2", 250.0), (".5e1", 5.0), ("1.e-1", 0.1), ("0.25", 0.25), ("3", 3.0)]
+)
 def test_numbers_are_numbers(tmp_path: Path, text: str, number: float) -> None:
     """YAML 1.1, which PyYAML follows, takes 1e-3 for text."""
     spec = read_spec(written(tmp_path, YAML.replace("1e-3", text)))
@@ -138,7 +140,12 @@ class TestEntryPoints:
 
     @pytest.mark.parametrize(
         ("allowed", "field"),
-        [((), "dataset.entry_point"), (("mine:load",), "model.entry_point"), (("mine:build",), "dataset.entry_point"), (("mine",), "dataset.entry_point")],
+        [
+            ((), "dataset.entry_point"),
+            (("mine:load",), "model.entry_point"),
+            (("mine:build",), "dataset.entry_point"),
+            (("mine",), "dataset.entry_point"),
+        ],
     )
     def test_others_are_refused(self, allowed: tuple[str, ...], field: str) -> None:
         with pytest.raises(SpecError) as refused:

@@ -1,5 +1,6 @@
 """Image folders: read as needed, the same samples however they are read, every fault named."""
 
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -61,7 +62,7 @@ def batches(dataset: Dataset, *, num_workers: int = 0, seed: int = 3) -> LoaderB
 
 def read(source: LoaderBatches, cuts: list[int], epoch: int = 0) -> tuple[Tensor, Tensor]:
     """Samples from the first cut to the last, micro-batch by micro-batch."""
-    parts = [source.read(Slice(epoch, start, stop)) for start, stop in zip(cuts[:-1], cuts[1:], strict=True)]
+    parts = [source.read(Slice(epoch, start, stop)) for start, stop in itertools.pairwise(cuts)]
     return torch.cat([inputs for inputs, _ in parts]), torch.cat([labels for _, labels in parts])
 
 
@@ -87,7 +88,7 @@ def test_every_sample_once_an_epoch_in_another_order(whole: Path) -> None:
 class TestTheSameSamples:
     """What is read for (seed, epoch, index) depends on nothing else."""
 
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def expected(self, whole: Path) -> tuple[Tensor, Tensor]:
         return read(batches(load(whole, augment=AUGMENT)), [0, NUM_SAMPLES])
 

@@ -27,7 +27,8 @@ from jobs.spec_reader import build_spec
 from jobs.tracking.journal import Journal, evaluations, read_records, steps
 from jobs.tracking.mirror_process import MirrorProcess
 from jobs.tracking.mirror_state import MirrorState
-from jobs.tracking.mlflow_mirror import Mirror, catch_up_others, sync_run
+from jobs.tracking.follow import catch_up_others
+from jobs.tracking.mlflow_mirror import Mirror, sync_run
 
 ROOT = Path(__file__).resolve().parents[3]
 CPU = torch.device("cpu")

@@ -1,0 +1,97 @@
+"""The mirror's process: `python -m jobs.tracking.follow RUN_DIR [--give-way]`.
+
+It follows a run's journal until its standard input ends, then brings up runs that were left behind.
+"""
+
+import contextlib
+import json
+import os
+import select
+import sys
+from pathlib import Path
+
+from jobs import run_folder
+from jobs.errors import FaultError, InputError
+from jobs.spec_reader import build_spec
+from jobs.tracking.mirror_state import MirrorState
+from jobs.tracking.mlflow_mirror import Mirror, brief, sync_run
+
+POLL_S = 1.0
+RETRY_S = 5.0
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _input_ends_within(seconds: float) -> bool:
+    ready, _, _ = select.select([sys.stdin], [], [], seconds)
+    return bool(ready) and sys.stdin.read(1) == ""
+
+
+def follow(run_dir: Path) -> None:
+    """Mirror a run while it trains; ends, with a last try, when standard input does."""
+    mirror: Mirror | None = None
+    is_away = False
+    over = False
+    while True:
+        over = over or _input_ends_within(RETRY_S if is_away else POLL_S)
+        if not (run_dir / run_folder.ENVIRONMENT).is_file():
+            if over:
+                return  # the run ended before it began
+            continue
+        try:
+            mirror = mirror or Mirror(run_dir)
+            mirror.catch_up()
+            if over:
+                mirror.mark_killed()
+            if is_away:
+                _say(f"MLflow at {mirror.uri} answers again and has everything so far.")
+            is_away = False
+        except Exception as error:  # the mirror must outlive anything that MLflow raises
+            uri = mirror.uri if mirror else "its address"
+            if not is_away:
+                _say(f"MLflow at {uri} does not answer ({brief(error)}). Training goes on; the journal keeps everything.")
+            is_away = True
+        if over:
+            if is_away:
+                _say(f"MLflow is behind: `largebatch sync {run_dir}` brings it up to date, and so does the next run.")
+            return
+
+
+def catch_up_others(run_dir: Path) -> None:
+    """Bring up runs beside this one whose server was away when they ended."""
+    for path in sorted(run_dir.parent.glob(f"*/{run_folder.SUMMARY}")):
+        other = path.parent
+        if other == run_dir or MirrorState.read(other).is_complete:
+            continue
+        try:
+            with run_folder.exclusive(other, "train"):
+                if build_spec(json.loads((other / run_folder.SPEC).read_text())).tracking.enabled:
+                    sync_run(other)
+                    _say(f"MLflow now has run {other.name} too.")
+        except (FaultError, InputError, OSError):
+            continue
+
+
+def _give_way() -> None:
+    """Run only when a core would be idle: no training second may go to MLflow."""
+    os.nice(19)
+    if hasattr(os, "SCHED_IDLE"):
+        with contextlib.suppress(PermissionError):
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+
+
+def main() -> None:
+    """Follow the run named on the command line, then help those left behind."""
+    if "--give-way" in sys.argv[2:]:
+        _give_way()
+    run_dir = Path(sys.argv[1])
+    with run_folder.exclusive(run_dir, "mirror"):
+        follow(run_dir)
+    if MirrorState.read(run_dir).is_complete:
+        catch_up_others(run_dir)
+
+
+if __name__ == "__main__":
+    main()

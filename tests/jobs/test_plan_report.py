@@ -1,0 +1,102 @@
+"""The plan in words and numbers: what a person reads adds up."""
+
+import json
+from typing import Any
+
+import pytest
+from torch import nn
+
+from jobs.plan import Facts, TrainPlan, make_plan
+from jobs.plan_report import learning_rate_curve, mebibytes, plan_facts, plan_lines, sparkline
+from jobs.spec_reader import build_spec
+
+MODEL = nn.Linear(9, 10)  # 100 parameters
+
+
+def plan_of(facts: Facts | None = None, **parts: Any) -> TrainPlan:
+    document: dict[str, Any] = {
+        "dataset": {"name": "digits"},
+        "model": {"name": "mlp"},
+        "batch": {"global_batch_size": 300},
+        "optimizer": {"name": "lamb"},
+        "learning_rate": {"base": 0.4, "warmup_epochs": 1, "decay": "cosine"},
+        "stop": {"epochs": 4},
+    }
+    return make_plan(build_spec({**document, **parts}), facts or Facts(1000, has_batch_norm=False, micro_batch_size=128))
+
+
+def words(plan: TrainPlan) -> dict[str, str]:
+    return dict(plan_lines(plan, MODEL, 1000, 2**20))
+
+
+class TestWords:
+    def test_a_step_in_uneven_pieces(self) -> None:
+        assert words(plan_of())["global batch"].startswith("300 samples per step = 2 x 128 + 44 ")
+
+    def test_a_step_in_even_pieces(self) -> None:
+        plan = plan_of(Facts(1000, has_batch_norm=False, micro_batch_size=100))
+        assert words(plan)["global batch"].startswith("300 samples per step = 3 x 100 ")
+
+    @pytest.mark.parametrize(
+        ("batch", "epoch"),
+        [
+            ({"global_batch_size": 300}, "3 steps of 300 and one of 100, divided by its own 100"),
+            ({"global_batch_size": 300, "last": "drop"}, "3 steps; the last 100 samples of each epoch's order are dropped"),
+            ({"global_batch_size": 250}, "4 steps, no remainder"),
+        ],
+    )
+    def test_an_epoch(self, batch: dict[str, Any], epoch: str) -> None:
+        assert words(plan_of(batch=batch))["epoch"] == epoch
+
+    def test_length(self) -> None:
+        assert words(plan_of())["length"] == "16 steps, 4000 samples, 4 epochs"
+        assert words(plan_of(stop={"steps": 5}))["length"] == "5 steps, 1300 samples, 1.3 epochs"
+
+    def test_batch_norm(self) -> None:
+        assert words(plan_of())["batch-norm"] == "none in this model"
+        plan = plan_of(Facts(1000, has_batch_norm=True, micro_batch_size=150), batch_norm={"span": 50})
+        assert words(plan)["batch-norm"] == "statistics over 50 samples, whatever the micro-batch"
+
+    def test_a_growing_batch(self) -> None:
+        plan = plan_of(batch={"global_batch_size": 100, "schedule": {"growth": [{"epoch": 1, "factor": 2}, {"epoch": 3, "factor": 4}]}})
+        assert words(plan)["batch schedule"].startswith("100 -> 200 -> 400")
+        assert "batch schedule" not in words(plan_of())
+
+    def test_memory_adds_up(self) -> None:
+        # 400 bytes of weights, twice that of gradients (a step in pieces keeps a sum), two moments; 128 samples of 1000 bytes; 1 MiB of data.
+        total = 400 + 2 * 400 + 2 * 400 + 128 * 1000 + 2**20
+        line = words(plan_of())["memory"]
+        assert line.startswith(f"about {mebibytes(total)}: weights ")
+        assert "data set 1.0 MiB" in line
+        assert line.endswith("(100 parameters)")
+        assert "average" not in line
+
+    def test_one_line_each(self) -> None:
+        assert all("\n" not in line for line in words(plan_of()).values())
+
+
+def test_numbers_are_plain_data() -> None:
+    facts = plan_facts(plan_of())
+    assert json.loads(json.dumps(facts, allow_nan=False))["micro_batches_of_the_first_step"] == [128, 128, 44]
+    assert (facts["total_steps"], facts["total_samples"], facts["gradient_accumulation_steps"]) == (16, 4000.0, 3)
+
+
+def test_the_curve_goes_up_and_down_from_end_to_end() -> None:
+    curve = learning_rate_curve(plan_of())
+    epochs, rates = zip(*curve, strict=True)
+    assert (epochs[0], epochs[-1]) == (0.0, 4.0)
+    assert max(rates) == pytest.approx(0.4, rel=0.01)  # one of sixty points is within 1/30 epoch of the peak
+    assert rates[-1] < 0.001
+    top = rates.index(max(rates))
+    assert list(rates[:top]) == sorted(rates[:top])
+    assert list(rates[top:]) == sorted(rates[top:], reverse=True)
+
+
+@pytest.mark.parametrize(("values", "line"), [([0.0, 0.5, 1.0], "▁▄█"), ([0.0, 0.0], "▁▁"), ([3.0, 3.0], "██")])
+def test_sparkline(values: list[float], line: str) -> None:
+    assert sparkline(values) == line
+
+
+@pytest.mark.parametrize(("num_bytes", "text"), [(0, "0.0 MiB"), (2**20, "1.0 MiB"), (2**30 - 1, "1024.0 MiB"), (3 * 2**29, "1.5 GiB")])
+def test_mebibytes(num_bytes: int, text: str) -> None:
+    assert mebibytes(num_bytes) == text

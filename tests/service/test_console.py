@@ -1,0 +1,77 @@
+"""What is shown while training, on a terminal and in a pipe."""
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from jobs.plan import Facts, make_plan
+from jobs.records import EvalRecord, StepRecord
+from jobs.spec_reader import read_spec
+from service import console
+from service.console import TrainingView
+
+PLAN = make_plan(read_spec("digits-lamb", ["batch.global_batch_size=100", "stop.epochs=10"]), Facts(1000, False, 100))
+
+
+def step(number: int) -> StepRecord:
+    """One of a hundred steps at two seconds each: 50 samples a second."""
+    return StepRecord(
+        step=number, epoch=number / 10, samples_seen=100 * number, global_batch_size=100, loss=0.5, learning_rate=0.01, gradient_norm=1.0,
+        training_seconds=2.0 * number,
+    )  # fmt: skip
+
+
+EVALUATION = EvalRecord(step=10, epoch=1.0, samples_seen=1000, test_accuracy=0.8125, test_loss=0.5, training_seconds=20.0, evaluation_seconds=0.5)
+
+
+def view(is_terminal: bool) -> tuple[TrainingView, io.StringIO]:
+    text = io.StringIO()
+    return TrainingView(Console(file=text, force_terminal=is_terminal, width=150), PLAN), text
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """A clock to turn by hand."""
+    now = [1000.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_a_pipe_gets_plain_lines(clock: list[float]) -> None:
+    training, text = view(is_terminal=False)
+    with training:
+        training.started(Path("runs/[x]"))
+        for number in range(1, 11):
+            clock[0] += 1.0
+            training.record(step(number))
+        training.record(EVALUATION)
+    lines = text.getvalue().splitlines()
+    assert lines[0] == "Run folder: runs/[x]"  # brackets are no markup
+    assert lines[1] == "step 6/100  50 samples/s  loss 0.5000  lr 0.01"  # five seconds after the first
+    assert lines[2] == "step 10  epoch 1.00  accuracy 0.8125  training 20.0 s"
+    assert len(lines) == 3
+    assert "\x1b" not in text.getvalue()
+
+
+def test_a_terminal_gets_one_line_that_moves(clock: list[float]) -> None:
+    training, text = view(is_terminal=True)
+    with training:
+        for number in range(1, 51):
+            clock[0] += 1.0
+            training.record(step(number))
+        training.record(EVALUATION)
+        clock[0] += 1.0
+        training.record(step(51))
+        task = training._progress.tasks[0]
+        assert task.description == "step 51/100  50 samples/s  loss 0.5000  lr 0.01  accuracy 0.8125"
+        assert task.fields["remaining_s"] == pytest.approx((10_000 - 5_100) / 50)
+    assert "epoch 1.00" not in text.getvalue()
+
+
+def test_the_first_step_has_no_rate_yet() -> None:
+    training, _ = view(is_terminal=True)
+    with training:
+        training.record(step(1))
+        assert training._progress.tasks[0].fields["remaining_s"] is None

@@ -1,0 +1,95 @@
+"""`largebatch doctor`: what is found, what is missing, and how to get it."""
+
+import importlib.metadata
+import socket
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from jobs.data.sources import TORCHVISION_FILES
+from service import doctor
+from service.cli import app
+
+
+def findings(data_dir: Path, output_dir: Path) -> dict[str, doctor.Finding]:
+    return {finding.what: finding for finding in doctor.examine(data_dir, output_dir)}
+
+
+@pytest.fixture(autouse=True)
+def _no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+def test_the_command_is_content_here(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["doctor", "--data-dir", str(tmp_path), "--output-dir", str(tmp_path / "runs")], catch_exceptions=False)
+    assert done.exit_code == 0
+    for word in ("torch", "digits", "mnist", "run folders", "mlflow store", "python"):
+        assert word in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_data_says_how_to_get_it(tmp_path: Path) -> None:
+    found = findings(tmp_path, tmp_path)["cifar10"]
+    assert not found.is_fine
+    assert not found.is_needed
+    assert f"not in {tmp_path} (cifar-10-batches-py/data_batch_1)" in found.state
+    assert "--set dataset.download=true" in found.state
+
+
+def test_data_that_is_there_is_found(tmp_path: Path) -> None:
+    for file in TORCHVISION_FILES["mnist"]:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    found = findings(tmp_path, tmp_path)
+    assert found["mnist"].is_fine
+    assert not found["fashion-mnist"].is_fine
+
+
+def test_a_missing_package_says_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = importlib.metadata.version
+
+    def version(package: str) -> str:
+        if package in {"mlflow", "torch"}:
+            raise importlib.metadata.PackageNotFoundError(package)
+        return real(package)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    found = findings(tmp_path, tmp_path)
+    assert found["mlflow"].state == "not installed: pip install mlflow"
+    assert (found["mlflow"].is_needed, found["torch"].is_needed) == (False, True)
+    assert CliRunner().invoke(app, ["doctor", "--output-dir", str(tmp_path)]).exit_code == 1
+
+
+def test_an_output_folder_that_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    found = findings(tmp_path, tmp_path / "file")["run folders"]
+    assert not found.is_fine
+    assert found.is_needed
+    assert "is a file, not a folder" in found.state
+
+
+class TestMlflow:
+    def test_none_is_needed(self, tmp_path: Path) -> None:
+        found = findings(tmp_path, tmp_path)["mlflow store"]
+        assert found.is_fine
+        assert f"sqlite:///{tmp_path / 'mlflow.db'}" in found.state
+
+    def test_one_that_answers(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.getsockname()[1]}")
+            assert findings(tmp_path, tmp_path)["mlflow store"].is_fine
+
+    def test_one_that_does_not(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+        found = findings(tmp_path, tmp_path)["mlflow store"]
+        assert not found.is_fine
+        assert not found.is_needed
+        assert "does not answer" in found.state
+        assert "largebatch sync" in found.state
+
+    def test_a_file_store(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///my.db")
+        assert findings(tmp_path, tmp_path)["mlflow store"].state.startswith("sqlite:///my.db")

@@ -1,0 +1,33 @@
+"""Every recipe can be planned on its data's real sizes."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from jobs.job import prepare
+from jobs.plan import Facts, make_plan
+from jobs.spec_reader import read_spec, recipe_paths
+
+EMBEDDED = {"digits", "synthetic"}
+IMAGENET_TRAIN = 1_281_167  # ILSVRC 2012
+
+
+@pytest.mark.parametrize("name", recipe_paths())
+def test_it_says_what_it_shows(name: str) -> None:
+    spec = read_spec(name)
+    assert len(spec.description) > 20
+    assert spec.name == name
+
+
+@pytest.mark.parametrize("name", recipe_paths())
+def test_it_can_be_planned(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    spec = read_spec(name)
+    if spec.dataset.name == "image-folder":
+        plan = make_plan(spec, Facts(IMAGENET_TRAIN, has_batch_norm=True, micro_batch_size=256))
+    else:
+        data_dir = tmp_path if spec.dataset.name in EMBEDDED else request.getfixturevalue("image_data_dir")
+        plan = prepare(spec, torch.device("cpu"), data_dir).plan
+    assert plan.total_steps > 0
+    assert plan.global_batch_size <= plan.num_train_samples
+    assert plan.learning_rate(plan.total_progress / 2) > 0

@@ -1,0 +1,63 @@
+"""From run folders to results."""
+
+from pathlib import Path
+
+import pytest
+
+from jobs import run_folder
+from jobs.errors import InputError
+from jobs.records import EvalRecord, Outcome, RunSummary, StartRecord
+from jobs.spec_reader import read_spec
+from jobs.tracking.journal import Journal
+from tuning.collect import collect
+
+CURVE = ((1.5, 0.4), (3.0, 0.8), (4.5, 0.9))
+
+
+def write_run(folder: Path, name: str) -> Path:
+    """A run's folder as a job leaves it, with a resume that supersedes one evaluation."""
+    run_dir = run_folder.create(folder, name)
+    start = StartRecord(at_s=0.0, step=0, training_seconds=0.0, world_size=1, device="cpu")
+    with Journal(run_dir) as journal:
+        journal.write(start)
+        for step, (seconds, accuracy) in enumerate([*CURVE[:2], (4.0, 0.1)], start=1):
+            journal.write(evaluation(step, seconds, accuracy))
+        journal.write(start.model_copy(update={"step": 2}))
+        journal.write(evaluation(3, *CURVE[2]))
+    fields = dict.fromkeys(RunSummary.model_fields)
+    numbers = {key: 3 for key in ("global_batch_size", "micro_batch_size", "gradient_accumulation_steps", "world_size", "steps", "samples_seen")}
+    times = {key: 4.5 for key in ("epochs", "training_seconds", "evaluation_seconds", "wall_seconds")}
+    summary = RunSummary.model_validate({**fields, **numbers, **times, "run_id": name, "outcome": Outcome.MISSED, "run_dir": str(run_dir)})
+    run_folder.write_text(run_dir / run_folder.SUMMARY, summary.model_dump_json())
+    run_folder.write_text(run_dir / run_folder.SPEC, read_spec("digits-lamb", [f"name={name}", "seed=7"]).model_dump_json())
+    run_folder.write_text(run_dir / run_folder.ENVIRONMENT, '{"device": "cpu (test)"}')
+    return run_dir
+
+
+def evaluation(step: int, seconds: float, accuracy: float) -> EvalRecord:
+    return EvalRecord(
+        step=step, epoch=step, samples_seen=step, test_accuracy=accuracy, test_loss=1.0, training_seconds=seconds, evaluation_seconds=0.1
+    )
+
+
+def test_in_the_order_given(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path, name) for name in ("b", "a")]
+    assert [result.name for result in collect(runs)] == ["b", "a"]
+    assert collect([]) == []
+
+
+def test_what_is_read(tmp_path: Path) -> None:
+    (result,) = collect([write_run(tmp_path, "one")])
+    assert result.curve == CURVE
+    assert (result.optimizer, result.seed, result.device) == ("lamb", 7, "cpu (test)")
+    assert result.summary.outcome is Outcome.MISSED
+    assert result.summary.time_to_accuracy_seconds is None
+
+
+def test_no_run_or_one_that_has_not_ended(tmp_path: Path) -> None:
+    run_dir = write_run(tmp_path, "one")
+    (run_dir / run_folder.SUMMARY).unlink()
+    for folder in (run_dir, tmp_path / "nowhere"):
+        with pytest.raises(InputError, match="has not ended") as refused:
+            collect([folder])
+        assert refused.value.field == str(folder)
