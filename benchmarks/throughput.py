@@ -6,24 +6,17 @@ loader  the usual loop: torchvision's MNIST, ToTensor, Normalize and a DataLoade
 """
 
 import copy
-import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from statistics import median
 
-import torch
-from _report import in_turn, parser, publish, ratios, spread
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from jobs.data.batches import Batches
-from jobs.device import choose_device
 from jobs.engine.clock import Clock
 from jobs.engine.loop import train
 from jobs.engine.state import TrainState
-from jobs.job import Prepared, prepare, training_batches
+from jobs.job import Prepared, training_batches
 from jobs.optim.table import build_optimizer, set_learning_rate
 from jobs.records import Record
 from jobs.spec import TrainSpec
