@@ -26,7 +26,7 @@ from jobs.engine.evaluate import Score, evaluate, evaluation_weights
 from jobs.engine.loop import train
 from jobs.engine.state import TrainState, WeightAverage
 from jobs.engine.warm_up import refuse_misfit, warm_up
-from jobs.errors import DivergedError
+from jobs.errors import CheckpointError, DivergedError
 from jobs.models.ghost_batch_norm import has_batch_norm, use_ghost_batch_norm
 from jobs.models.table import build_model
 from jobs.optim.table import build_optimizer
@@ -86,7 +86,7 @@ def run_job(job: Prepared, run_dir: Path, listener: Listener, resumes: bool = Fa
         if resumes:
             loaded = checkpoints.load_newest(run_dir / run_folder.CHECKPOINTS, job.device, listener.on_notice)
             checkpoints.refuse_other_spec(loaded["spec"], job.spec)
-            state.load_state_dict(loaded["state"])
+            _take_over(state, loaded["state"])
         _write_facts(job, run_dir)
         tracker = _Tracker(journal, listener)
         tracker.write(_start_record(job, state))
@@ -128,6 +128,16 @@ def _new_state(job: Prepared) -> TrainState:
         micro_batch_size=job.plan.micro_batch_size,
         average=average,
     )
+
+
+def _take_over(state: TrainState, saved: dict[str, Any]) -> None:
+    """Load a checkpoint of the same spec. Raises: CheckpointError if a person's own model has changed since."""
+    try:
+        state.load_state_dict(saved)
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            "model", f"the checkpoint does not fit this model: {error}.", "The model's code has changed since; restore it, or start a new run."
+        ) from error
 
 
 def _train(job: Prepared, state: TrainState, journal: Journal, tracker: _Tracker, run_dir: Path, listener: Listener) -> Outcome:

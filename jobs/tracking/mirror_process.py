@@ -81,7 +81,10 @@ class MirrorProcess:
     def _ended_within(self, seconds: float) -> bool:
         """Let go of the leash and wait; a mirror that is still at work then is ended (what it sent may be sent again)."""
         process, reader = self._process, self._reader
-        assert process is not None and process.stdin is not None and process.stdout is not None and reader is not None
+        assert process is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert reader is not None
         self._process = None
         process.stdin.close()
         try:

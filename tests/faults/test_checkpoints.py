@@ -2,6 +2,7 @@
 
 import errno
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -204,3 +205,35 @@ def test_a_resumed_run_may_change_its_budget_and_its_book_keeping(tmp_path: Path
     summary = run(changed, tmp_path, resumes=True)
     assert summary.steps == 8
     assert [int(path.name[5:13]) for path in stored(tmp_path)] == [8]
+
+
+def test_a_model_whose_code_has_changed_is_told_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def code(width: int) -> str:
+        layers = f"nn.Flatten(), nn.Linear(64, {width}), nn.Linear({width}, num_classes)"
+        return f"from torch import nn\ndef build(num_classes):\n    return nn.Sequential({layers})\n"
+
+    monkeypatch.chdir(tmp_path)
+    document = {
+        "dataset": {"name": "digits"},
+        "model": {"entry_point": "changing_model:build"},
+        "batch": {"global_batch_size": 500},
+        "optimizer": {"name": "sgd"},
+        "learning_rate": {"base": 0.1},
+        "stop": {"steps": 1},
+        "tracking": {"enabled": False},
+    }
+    run_dir = tmp_path / "run"
+    (run_dir / "checkpoints").mkdir(parents=True)
+    for width in (8, 9):
+        (tmp_path / "changing_model.py").write_text(code(width))
+        sys.modules.pop("changing_model", None)
+        job = prepare(build_spec(document), torch.device("cpu"), tmp_path)
+        if width == 8:
+            run_job(job, run_dir, Listener())
+            # Python trusts a compiled file whose source has the same length and second.
+            for compiled in (tmp_path / "__pycache__").glob("*"):
+                compiled.unlink()
+            continue
+        with pytest.raises(CheckpointError, match="does not fit this model"):
+            run_job(job, run_dir, Listener(), resumes=True)
+    sys.modules.pop("changing_model", None)
