@@ -73,7 +73,7 @@ def main() -> None:
         for name, seconds in seen.items()
     ]
     notes = [
-        f"ResNet-50: 161 tensors, 25.6 million parameters, float32, on the CPU; {STEPS} steps per measurement, one measurement of each before the first.",
+        f"ResNet-50: 161 tensors, 25.6 million parameters, float32, on the CPU; {STEPS} steps per measurement, the first not counted.",
         "Momentum 0.9 or betas 0.9 and 0.999, weight decay 1e-4 (LARS and LAMB: none on biases and norms, as in training). Below 1 is faster.",
     ]
     publish("Optimizer step on ResNet-50", rows, notes, given)

@@ -168,7 +168,8 @@ def training_batches(job: Prepared) -> Batches:
         job.dataset,
         job.device,
         num_workers=spec.dataset.num_workers,
-        samples_per_epoch=job.plan.samples_per_epoch,
+        # Where the batch changes, epochs end in different places: read on, and start anew after a dropped rest.
+        samples_per_epoch=job.plan.num_train_samples if job.plan.has_batch_schedule else job.plan.samples_per_epoch,
         channels_last=spec.model.channels_last,
         seed=spec.seed,
     )

@@ -115,9 +115,9 @@ class TrainPlan:
         return self._whole_spans(self.global_batch_size * factors[-1]) if factors else self.global_batch_size
 
     def _whole_spans(self, samples: float) -> int:
-        """The nearest batch that batch-norm groups fill exactly."""
+        """The nearest batch that batch-norm groups fill exactly and the training set holds."""
         unit = self.span or 1
-        return max(round(samples / unit), 1) * unit
+        return min(max(round(samples / unit), 1), self.num_train_samples // unit) * unit
 
     def next_batch(self, position: Position) -> Slice:
         """The samples of the step that begins at `position`; moves to the next epoch where this one is used up."""
@@ -341,9 +341,11 @@ def _refuse_impossible(plan: TrainPlan) -> None:
 
 
 def _shortest_group(plan: TrainPlan) -> int:
-    """Samples in the smallest batch-norm group of the run's first epoch's last batch."""
+    """Samples in the smallest batch-norm group of the run's first epoch's last batch (of all batches where they change)."""
     span = plan.span or 1
-    if plan.spec.batch.last == "drop" or plan.has_batch_schedule:
+    if plan.has_batch_schedule:
+        return min((batch.size % span or span for batch in plan.batches()), default=span)
+    if plan.spec.batch.last == "drop":
         return plan.global_batch_size % span or span
     tail = plan.num_train_samples % plan.global_batch_size
     sizes = [plan.global_batch_size % span or span, tail % span or span]

@@ -96,9 +96,9 @@ def accumulate(state: TrainState, plan: TrainPlan, batches: Batches, micro_batch
     for micro_batch in micro_batches:
         for param in params:
             param.grad = None
-        # Dropout's draws belong to the samples' place, not to how many draws came before.
-        seed_draws(key(plan.spec.seed, "dropout", micro_batch.epoch, micro_batch.start), params[0].device)
         inputs, labels = batches.read(micro_batch)
+        # Dropout's draws belong to the samples' place, not to how many draws came before (reading makes some).
+        seed_draws(key(plan.spec.seed, "dropout", micro_batch.epoch, micro_batch.start), params[0].device)
         loss = batch_loss(state.forward, plan.spec, inputs, labels)
         (loss / num_samples).backward()  # type: ignore[no-untyped-call]
         loss_sum += loss.detach()

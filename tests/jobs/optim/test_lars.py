@@ -101,7 +101,9 @@ def test_ten_steps_follow_the_equations(options: dict[str, Any]) -> None:
 
 def test_the_largest_ratio_is_bounded() -> None:
     # Without the bound the ratio would be 0.5 * 10 / 1 = 5.
-    moved = run(torch.tensor([10.0], dtype=torch.float64), [torch.tensor([1.0], dtype=torch.float64)], [1.0], trust_coefficient=0.5, max_trust_ratio=2.0)
+    moved = run(
+        torch.tensor([10.0], dtype=torch.float64), [torch.tensor([1.0], dtype=torch.float64)], [1.0], trust_coefficient=0.5, max_trust_ratio=2.0
+    )
     torch.testing.assert_close(moved, torch.tensor([8.0], dtype=torch.float64), **FLOAT64)
 
 

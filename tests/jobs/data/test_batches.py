@@ -1,0 +1,221 @@
+"""Micro-batches: the order's samples, normalised by hand, the same whatever was read before."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from jobs.data.batches import Batches, DeviceBatches, LoaderBatches, fits_on
+from jobs.data.dataset import Dataset, Images
+from jobs.data.draws import sample_order
+from jobs.engine.clock import Clock
+from jobs.engine.state import TrainState
+from jobs.engine.step import accumulate
+from jobs.errors import DataError
+from jobs.plan import Facts, Slice, make_plan
+from jobs.spec import AugmentSpec
+from jobs.spec_reader import build_spec
+
+CPU = torch.device("cpu")
+NUM_SAMPLES = 70  # more than two of the reader's chunks
+
+
+class Listed:
+    """A map-style set whose samples tell their index, with a draw of their own."""
+
+    def __init__(self, noisy: bool = False) -> None:
+        self.noisy = noisy
+
+    def __len__(self) -> int:
+        return NUM_SAMPLES
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        noise = torch.rand(()) if self.noisy else torch.zeros(())
+        return torch.stack([torch.tensor(float(index)), noise]), index % 3
+
+
+def listed_dataset(part: Any) -> Dataset:
+    return Dataset("listed", part, part, 3, (2,))
+
+
+def loader(part: Any, seed: int = 1, **options: Any) -> LoaderBatches:
+    options = {"num_workers": 0, "samples_per_epoch": NUM_SAMPLES, "channels_last": False, **options}
+    return LoaderBatches(part, listed_dataset(part), CPU, seed=seed, **options)
+
+
+def pictures(num_samples: int = 10) -> Images:
+    generator = torch.Generator().manual_seed(0)
+    return Images(torch.randint(0, 256, (num_samples, 2, 3, 3), generator=generator, dtype=torch.uint8), torch.arange(num_samples) % 3)
+
+
+def on_device(images: Images, augment_spec: AugmentSpec | None = None, channels_last: bool = False, seed: int = 0) -> DeviceBatches:
+    dataset = Dataset("pictures", images, images, 3, (2, 3, 3), (0.5, 0.25), (0.2, 0.1))
+    return DeviceBatches(images, dataset, CPU, channels_last=channels_last, seed=seed, augment_spec=augment_spec)
+
+
+def cut(batches: Batches, epoch: int, stops: list[int]) -> list[tuple[Tensor, Tensor]]:
+    return [batches.read(Slice(epoch, start, stop)) for start, stop in zip([0, *stops[:-1]], stops, strict=True)]
+
+
+# ---- sets that are held whole -----------------------------------------------------------------------------------------
+
+
+def test_images_are_normalised_by_mean_and_deviation() -> None:
+    images = pictures()
+    inputs, labels = on_device(images).read(Slice(0, 2, 9))
+    assert inputs.dtype == torch.float32
+    assert torch.equal(labels, images.labels[2:9])
+    for channel, (mean, std) in enumerate([(0.5, 0.2), (0.25, 0.1)]):
+        expected = (images.inputs[2:9, channel].double() / 255 - mean) / std
+        # float32: three roundings of numbers up to 7.5, each 6e-8 of them.
+        torch.testing.assert_close(inputs[:, channel].double(), expected, rtol=0, atol=2e-6)
+
+
+def test_inputs_that_are_no_bytes_are_left_as_they_are() -> None:
+    images = Images(torch.randn(6, 4), torch.zeros(6, dtype=torch.int64))
+    batches = DeviceBatches(images, Dataset("own", images, images, 1, (4,)), CPU, channels_last=True)
+    assert torch.equal(batches.read(Slice(0, 1, 5))[0], images.inputs[1:5])
+
+
+@pytest.mark.parametrize("stops", [[10], [3, 10], [1, 2, 9, 10]], ids=str)
+def test_training_reads_the_epochs_order(stops: list[int]) -> None:
+    images = pictures()
+    batches, unchanged = on_device(images, AugmentSpec(), seed=4), on_device(images).read(Slice(0, 0, 10))[0]
+    for epoch in (0, 1, 0):
+        parts = cut(batches, epoch, stops)
+        order = sample_order(4, epoch, 10)
+        assert torch.equal(torch.cat([inputs for inputs, _ in parts]), unchanged[order])
+        assert torch.equal(torch.cat([labels for _, labels in parts]), images.labels[order])
+
+
+def test_augmented_samples_do_not_depend_on_the_cut() -> None:
+    batches = on_device(pictures(), AugmentSpec(horizontal_flip="random", translate=1, cutout=1))
+    whole = batches.read(Slice(2, 0, 10))[0]
+    assert torch.equal(torch.cat([inputs for inputs, _ in cut(batches, 2, [1, 4, 10])]), whole)
+    assert torch.equal(batches.read(Slice(2, 5, 7))[0], whole[5:7])
+
+
+@pytest.mark.parametrize("augment_spec", [None, AugmentSpec(), AugmentSpec(translate=1)], ids=str)
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_memory_layout_is_as_asked_and_the_set_is_not_changed(channels_last: bool, augment_spec: AugmentSpec | None) -> None:
+    images = pictures()
+    held = images.inputs.clone()
+    inputs, _ = on_device(images, augment_spec, channels_last).read(Slice(0, 0, 4))
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    assert inputs.is_contiguous(memory_format=layout)
+    assert torch.equal(images.inputs, held)
+
+
+def test_host_memory_takes_any_size() -> None:
+    assert fits_on(CPU, 1 << 60)
+
+
+# ---- sets that are read sample by sample ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stops", [[70], [1, 33, 34, 70], list(range(7, 71, 7))], ids=str)
+def test_the_reader_follows_the_epochs_order(stops: list[int]) -> None:
+    batches = loader(Listed())
+    for epoch in range(3):
+        parts = cut(batches, epoch, stops)
+        assert [len(labels) for _, labels in parts] == [b - a for a, b in zip([0, *stops[:-1]], stops, strict=True)]
+        order = sample_order(1, epoch, NUM_SAMPLES)
+        assert torch.equal(torch.cat([inputs for inputs, _ in parts])[:, 0].long(), order)
+        assert torch.equal(torch.cat([labels for _, labels in parts]), order % 3)
+
+
+def test_the_reader_without_shuffling_follows_the_file() -> None:
+    inputs, _ = loader(Listed(), shuffles=False).read(Slice(0, 3, 40))
+    assert inputs[:, 0].tolist() == list(range(3, 40))
+
+
+def test_the_reader_drops_what_the_plan_drops() -> None:
+    batches = loader(Listed(), samples_per_epoch=64)
+    for epoch in range(2):
+        inputs = torch.cat([inputs for inputs, _ in cut(batches, epoch, [32, 64])])
+        assert torch.equal(inputs[:, 0].long(), sample_order(1, epoch, NUM_SAMPLES)[:64])
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_samples_own_draws_depend_on_epoch_and_index_alone(num_workers: int) -> None:
+    whole = loader(Listed(noisy=True)).read(Slice(2, 0, NUM_SAMPLES))[0]
+    torch.rand(5)
+    batches = loader(Listed(noisy=True), num_workers=num_workers)
+    assert torch.equal(batches.read(Slice(2, 50, 60))[0], whole[50:60]), "out of turn, as after a resume"
+    assert torch.equal(batches.read(Slice(2, 60, 70))[0], whole[60:])
+    assert len(set(whole[:, 1].tolist())) == NUM_SAMPLES
+    again = loader(Listed(noisy=True)).read(Slice(3, 0, NUM_SAMPLES))[0]
+    assert not set(again[:, 1].tolist()) & set(whole[:, 1].tolist())
+
+
+@pytest.mark.parametrize("part", ["input", "label"])
+def test_a_sample_that_cannot_be_read_is_named(part: str) -> None:
+    class Torn(Listed):
+        def __getitem__(self, index: int) -> tuple[Tensor, int]:
+            if index != 37:
+                return super().__getitem__(index)
+            if part == "label":
+                return torch.zeros(2), 3
+            raise OSError("cut short")
+
+    with pytest.raises(DataError, match="37"):
+        loader(Torn()).read(Slice(0, 0, NUM_SAMPLES))
+
+
+def test_samples_of_two_shapes_are_refused() -> None:
+    class Uneven(Listed):
+        def __getitem__(self, index: int) -> tuple[Tensor, int]:
+            return torch.zeros(1 + index % 2), 0
+
+    with pytest.raises(DataError, match="shapes"):
+        loader(Uneven()).read(Slice(0, 0, NUM_SAMPLES))
+
+
+# ---- the plan's own slices, and dropout beside the reader's draws -----------------------------------------------------
+
+
+def dropout_plan(**batch: Any) -> Any:
+    document = {
+        "dataset": {"name": "digits"},
+        "model": {"name": "mlp"},
+        "batch": {"global_batch_size": 20, "micro_batch_size": 20, **batch},
+        "optimizer": {"name": "sgd"},
+        "learning_rate": {"base": 0.1},
+        "stop": {"epochs": 3.0},
+    }
+    return make_plan(build_spec(document), Facts(NUM_SAMPLES, False, 20))
+
+
+def test_a_reader_that_starts_in_the_middle_leaves_dropout_the_same() -> None:
+    # Reading seeds and draws, too; after a resume it reads other samples ahead than a run that never stopped.
+    plan = dropout_plan()
+    found = []
+    for first in (0, 20):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Dropout(0.5), nn.Linear(2, 3))
+        state = TrainState(model, model, torch.optim.SGD(model.parameters()), Clock(CPU), 20)
+        batches = loader(Listed(noisy=True))
+        for start in range(first, 60, 20):
+            accumulate(state, plan, batches, [Slice(0, start, start + 20)])
+            found.append((start, model[1].weight.grad))
+    for start, gradient in found[3:]:
+        (whole,) = [one for place, one in found[:3] if place == start]
+        assert torch.equal(gradient, whole)
+
+
+def test_the_reader_gives_a_changing_batch_the_plans_samples() -> None:
+    from jobs.job import training_batches
+
+    plan = dropout_plan(last="drop", schedule={"growth": [{"epoch": 1.0, "factor": 1.75}]})
+    assert {batch.stop for batch in plan.batches() if batch.epoch == 1} == {35, 70}
+
+    class Job:
+        spec, device = plan.spec, CPU
+        dataset = listed_dataset(Listed())
+
+    Job.plan = plan  # type: ignore[attr-defined]
+    batches = training_batches(Job)  # type: ignore[arg-type]
+    for samples in plan.batches():
+        order = sample_order(plan.spec.seed, samples.epoch, NUM_SAMPLES)
+        assert torch.equal(batches.read(samples)[0][:, 0].long(), order[samples.start : samples.stop])

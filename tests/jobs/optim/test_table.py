@@ -1,0 +1,95 @@
+"""From a spec to an optimizer: which parameters are decayed and adapted, and that every option arrives."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from jobs.optim.lamb import LAMB
+from jobs.optim.lars import LARS
+from jobs.optim.table import OPTIMIZERS, build_optimizer, optimizer_state_bytes, parameter_groups, set_learning_rate
+from jobs.spec import OPTIMIZER_OPTIONS, OptimizerSpec
+
+KINDS = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW, "lars": LARS, "lamb": LAMB}
+
+
+def new_model() -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 3))
+
+
+def test_the_table_and_the_spec_know_the_same_names() -> None:
+    assert set(OPTIMIZERS) == set(OPTIMIZER_OPTIONS) == set(KINDS)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_it_builds_what_it_says(name: str) -> None:
+    assert type(build_optimizer(new_model(), OptimizerSpec(name=name))) is KINDS[name]
+
+
+def test_biases_and_norms_stand_apart() -> None:
+    model = new_model()
+    weights, others = parameter_groups(model, OptimizerSpec(name="lars", weight_decay=0.1))
+    assert [id(param) for param in weights["params"]] == [id(model[0].weight), id(model[3].weight)]
+    assert {id(param) for param in others["params"]} == {id(p) for p in (model[0].bias, model[1].weight, model[1].bias, model[3].bias)}
+    assert (weights["weight_decay"], weights["adapts"]) == (0.1, True)
+    assert (others["weight_decay"], others["adapts"]) == (0.0, False)
+
+
+def test_biases_and_norms_can_be_treated_like_weights() -> None:
+    spec = OptimizerSpec(name="lamb", weight_decay=0.1, decay_biases_and_norms=True, adapt_biases_and_norms=True)
+    _, others = parameter_groups(new_model(), spec)
+    assert (others["weight_decay"], others["adapts"]) == (0.1, True)
+
+
+def test_frozen_parameters_and_empty_groups_are_left_out() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2, bias=False))
+    for param in model[0].parameters():
+        param.requires_grad_(False)
+    (only,) = parameter_groups(model, OptimizerSpec(name="sgd"))
+    assert [id(param) for param in only["params"]] == [id(model[1].weight)]
+
+
+@pytest.mark.parametrize(
+    ("options", "arrived"),
+    [
+        ({"name": "sgd", "momentum": 0.7, "nesterov": True}, {"momentum": 0.7, "nesterov": True}),
+        ({"name": "adamw", "beta1": 0.8, "beta2": 0.95, "epsilon": 0.01}, {"betas": (0.8, 0.95), "eps": 0.01}),
+        ({"name": "adamw"}, {"betas": (0.9, 0.999), "eps": 1e-8}),
+        (
+            {"name": "lars", "momentum": 0.7, "nesterov": True, "trust_coefficient": 0.02, "epsilon": 0.01, "max_trust_ratio": 3.0},
+            {"momentum": 0.7, "nesterov": True, "trust_coefficient": 0.02, "epsilon": 0.01, "max_trust_ratio": 3.0},
+        ),
+        ({"name": "lars", "learning_rate_in_momentum": False}, {"learning_rate_in_momentum": False, "epsilon": 0.0, "max_trust_ratio": None}),
+        (
+            {"name": "lamb", "beta1": 0.8, "beta2": 0.95, "epsilon": 0.01, "phi_min": 0.1, "phi_max": 9.0, "max_trust_ratio": 3.0},
+            {"betas": (0.8, 0.95), "epsilon": 0.01, "phi_min": 0.1, "phi_max": 9.0, "max_trust_ratio": 3.0, "bias_correction": True},
+        ),
+        ({"name": "lamb", "bias_correction": False}, {"bias_correction": False, "epsilon": 1e-6, "phi_min": 0.0, "phi_max": None}),
+    ],
+    ids=str,
+)
+def test_every_option_arrives(options: dict[str, Any], arrived: dict[str, Any]) -> None:
+    for group in build_optimizer(new_model(), OptimizerSpec(weight_decay=0.1, **options)).param_groups:
+        assert {key: group[key] for key in arrived} == arrived
+
+
+def test_the_learning_rate_reaches_every_group() -> None:
+    optimizer = build_optimizer(new_model(), OptimizerSpec(name="lars"))
+    assert [group["lr"] for group in optimizer.param_groups] == [0.0, 0.0]
+    set_learning_rate(optimizer, 0.25)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.25]
+
+
+@pytest.mark.parametrize(
+    "options", [{"name": name} for name in KINDS] + [{"name": "sgd", "momentum": 0.0}, {"name": "lars", "momentum": 0.0}], ids=str
+)
+def test_state_bytes_are_those_of_the_real_state(options: dict[str, Any]) -> None:
+    model = new_model()
+    optimizer = build_optimizer(model, OptimizerSpec(**options))
+    for param in model.parameters():
+        param.grad = torch.ones_like(param)
+    optimizer.step()
+    held = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, torch.Tensor) and value.ndim > 0]
+    num_parameters = sum(param.numel() for param in model.parameters())
+    assert optimizer_state_bytes(OptimizerSpec(**options), num_parameters) == sum(value.nbytes for value in held)

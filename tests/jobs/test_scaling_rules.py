@@ -1,0 +1,108 @@
+"""The scaling rules against their papers' formulas, and AdaScale's gain at its limits."""
+
+import math
+from typing import Any
+
+import pytest
+
+from jobs.engine.noise_scale import GainAverages
+from jobs.scaling_rules import adascale_gain, scale
+from jobs.spec import LearningRateSpec
+
+
+@pytest.mark.parametrize(
+    ("scaling", "batch", "peak", "warmup"),
+    [
+        ("none", 4096, 0.1, 5.0),
+        ("linear", 8192, 3.2, 5.0),  # Goyal et al.: 0.1 at 256 is 3.2 at 8192
+        ("linear", 128, 0.05, 5.0),
+        ("sqrt", 4096, 0.4, 5.0),
+        ("sqrt", 64, 0.05, 5.0),
+        ("legw", 1024, 0.2, 20.0),  # the warm-up grows by the ratio, the rate by its root
+        ("legw", 64, 0.05, 1.25),
+        ("legw", 256, 0.1, 5.0),
+        ("adascale", 4096, 0.1, 5.0),  # the gain comes step by step
+    ],
+)
+def test_peak_and_warm_up(scaling: str, batch: int, peak: float, warmup: float) -> None:
+    spec = LearningRateSpec(base=0.1, base_global_batch_size=256, scaling=scaling, warmup_epochs=5.0)
+    scaled = scale(spec, batch)
+    assert scaled.peak == pytest.approx(peak, rel=1e-12)
+    assert scaled.warmup_epochs == pytest.approx(warmup, rel=1e-12)
+
+
+def test_the_reason_names_rule_and_numbers() -> None:
+    for scaling, name in (("linear", "linear"), ("sqrt", "square root"), ("legw", "LEGW"), ("adascale", "AdaScale")):
+        reason = scale(LearningRateSpec(base=0.1, base_global_batch_size=256, scaling=scaling), 1024).reason
+        assert name in reason
+        assert "0.1" in reason
+        assert "4" in reason
+
+
+@pytest.mark.parametrize("scaling", ["none", "linear", "sqrt", "legw", "adascale"])
+def test_at_the_base_batch_nothing_changes(scaling: str) -> None:
+    spec = LearningRateSpec(base=0.1, base_global_batch_size=256, scaling=scaling, warmup_epochs=2.0)
+    assert scale(spec, 256)[:2] == (0.1, 2.0)
+
+
+def test_legw_warms_up_over_the_same_number_of_steps() -> None:
+    # Epochs times B / B0, over steps of B samples: the paper's "linear epoch" means constant steps.
+    spec = LearningRateSpec(base=0.1, base_global_batch_size=128, scaling="legw", warmup_epochs=0.5)
+    steps = {scale(spec, batch).warmup_epochs * 50_000 / batch for batch in (32, 128, 1024, 8192)}
+    assert max(steps) == pytest.approx(min(steps), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("variance", "squared_norm", "ratio", "gain"),
+    [
+        (3.0, 1.0, 4.0, 4.0 / 1.75),  # (3 + 1) / (3 / 4 + 1)
+        (1.0, 1.0, 2.0, 2.0 / 1.5),
+        (0.0, 1.0, 16.0, 1.0),  # no noise: a larger batch brings nothing
+        (1.0, 0.0, 16.0, 16.0),  # nothing but noise: linear scaling
+        (0.0, 0.0, 16.0, 1.0),  # nothing measured
+        (5.0, 2.0, 1.0, 1.0),  # the base batch itself
+    ],
+)
+def test_gain(variance: float, squared_norm: float, ratio: float, gain: float) -> None:
+    assert adascale_gain(variance, squared_norm, ratio) == pytest.approx(gain, rel=1e-12)
+
+
+def test_gain_lies_between_one_and_the_ratio_and_grows_with_the_noise() -> None:
+    for ratio in (1.0, 1.5, 8.0, 1000.0):
+        noises = [0.0] + [10.0**power for power in range(-12, 13)]
+        gains = [adascale_gain(noise, 1.0, ratio) for noise in noises]
+        assert all(1.0 <= gain <= ratio for gain in gains)
+        assert gains == sorted(gains)
+        # Both limits, to first order in what is left: (S - 1) / S * 1e-12 and S (S - 1) / 1e12.
+        assert gains[1] == pytest.approx(1.0, abs=2e-12)
+        assert gains[-1] == pytest.approx(ratio, abs=2 * ratio**2 * 1e-12)
+
+
+def reference_average(values: list[float], ratio: float) -> float:
+    """The moving average of arXiv:2007.05105, section 3.3, its first steps a plain mean."""
+    average = 0.0
+    for count, value in enumerate(values, 1):
+        keep = min(max(1 - ratio / 1000, 0.0), (count - 1) / count)
+        average = keep * average + (1 - keep) * max(value, 0.0)
+    return average
+
+
+@pytest.mark.parametrize("ratio", [2.0, 50.0, 2000.0])
+def test_moving_averages(ratio: float) -> None:
+    variances = [3.0, -1.0, 5.0, 2.0, 7.0] * 30
+    norms = [0.5, 0.25, -0.1, 1.0] * 38
+    averages = GainAverages()
+    for variance, norm in zip(variances, norms, strict=False):
+        averages.add(variance, norm, ratio)
+    expected: dict[str, Any] = {"rel": 1e-12}
+    assert averages.variance == pytest.approx(reference_average(variances, ratio), **expected)
+    assert averages.squared_norm == pytest.approx(reference_average(norms[:150], ratio), **expected)
+
+
+def test_the_first_steps_are_a_plain_mean() -> None:
+    averages = GainAverages()
+    for value in (1.0, 2.0, 6.0):
+        averages.add(value, 2 * value, 4.0)
+    assert averages.variance == pytest.approx(3.0, rel=1e-12)
+    assert averages.squared_norm == pytest.approx(6.0, rel=1e-12)
+    assert math.isclose(adascale_gain(averages.variance, averages.squared_norm, 4.0), 9.0 / 6.75)
