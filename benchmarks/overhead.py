@@ -76,7 +76,7 @@ def main() -> None:
         for clock, taken in (("training seconds", seconds), ("wall without evaluation", walls))
     ]
     notes = [
-        f"F1 on MNIST, batch {BATCH}, {given.steps} steps a run. On: journal, MLflow mirror to SQLite, noise scale every tenth step. Off: none of them.",
+        f"F1 on MNIST, batch {BATCH}, {given.steps} steps a run. On: journal, MLflow mirror (SQLite), noise scale every tenth step. Off: none.",
         "Target: at most 2 % of training time. Wall: everything but evaluation, so journal, checkpoint and warm-up are in it.",
     ]
     publish("Overhead of tracking, journal and noise scale", rows, notes, given)

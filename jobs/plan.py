@@ -317,6 +317,13 @@ def _refuse_impossible(plan: TrainPlan) -> None:
             f"{warmup.start} is above global_batch_size {plan.global_batch_size}.",
             "Warm-up grows the batch; give a smaller start.",
         )
+    for field, size in _scheduled_sizes(plan):
+        if plan.span and (size < plan.span or size % plan.span):
+            raise PlanError(
+                field,
+                f"a batch of {size:g} is not a whole number of batch-norm groups of {plan.span}.",
+                "Set batch_norm.span to a divisor of every batch of the schedule.",
+            )
     if plan.span and _shortest_group(plan) == 1:
         raise PlanError(
             "batch.last",
@@ -338,6 +345,13 @@ def _refuse_impossible(plan: TrainPlan) -> None:
         raise PlanError("batch.schedule", "AdaScale adapts to one batch; it cannot follow a changing one.", "Use one of the two.")
     if plan.total_progress <= 0:
         raise PlanError("stop", "the budget ends before the first step.", "Give more epochs or steps.")
+
+
+def _scheduled_sizes(plan: TrainPlan) -> list[tuple[str, float]]:
+    """The batches that the schedule names, with their fields; between them a warm-up moves in whole groups."""
+    schedule = plan.spec.batch.schedule
+    grown = [("batch.schedule.growth", plan.global_batch_size * milestone.factor) for milestone in schedule.growth]
+    return [*([("batch.schedule.warmup.start", schedule.warmup.start)] if schedule.warmup else []), *grown]
 
 
 def _shortest_group(plan: TrainPlan) -> int:

@@ -205,6 +205,10 @@ class OptimizerSpec(Spec):
             raise ValueError(f"{self.name} does not read {', '.join(sorted(unread))}; it reads {known}")
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs a momentum above 0")
+        if self.name == "lamb" and self.epsilon == 0:
+            raise ValueError("lamb needs an epsilon above 0: a weight that never had a gradient would be divided by 0")
+        if self.phi_max is not None and self.phi_min > self.phi_max:
+            raise ValueError(f"phi_min {self.phi_min} is above phi_max {self.phi_max}")
         return self
 
     @model_serializer(mode="wrap")

@@ -208,7 +208,7 @@ def test_batch_growth() -> None:
 @pytest.mark.parametrize("last", ["keep", "drop"])
 @pytest.mark.parametrize("span", [4, 8])
 def test_changing_batches_hold_whole_groups(span: int, last: str) -> None:
-    schedule = {"warmup": {"start": 3, "epochs": 0.7}, "growth": [{"epoch": 1.5, "factor": 1.6}]}
+    schedule = {"warmup": {"start": 8, "epochs": 0.7}, "growth": [{"epoch": 1.5, "factor": 1.6}]}
     made = plan(300, 40, norm=True, batch__last=last, batch__schedule=schedule, batch_norm__span=span, stop__epochs=3.0)
     batches = list(made.batches())
     assert len({b.size for b in batches}) > 3
@@ -219,12 +219,17 @@ def test_changing_batches_hold_whole_groups(span: int, last: str) -> None:
         assert by_epoch(made.split(batch, made.micro_batch_size)) == by_epoch([batch])
 
 
-@pytest.mark.parametrize("last", ["keep", "drop"])
-def test_growth_in_whole_groups_stays_within_the_set(last: str) -> None:
-    # 37 * 1.6 = 59.2 of 60 samples; the nearest whole number of groups of 37 is 74, which the set does not hold.
-    made = plan(60, 37, norm=True, batch__last=last, batch__schedule={"growth": [{"epoch": 1.0, "factor": 1.6}]}, stop__epochs=3.0)
-    assert made.span == 37
-    assert [b.size for b in made.batches() if b.epoch > 0 and b.start == 0] == [37, 37]
+@pytest.mark.parametrize(
+    ("schedule", "field"),
+    [
+        ({"growth": [{"epoch": 1.0, "factor": 1.6}]}, "batch.schedule.growth"),  # 37 * 1.6 = 59.2
+        ({"warmup": {"start": 12, "epochs": 1.0}}, "batch.schedule.warmup.start"),
+    ],
+)
+def test_a_scheduled_batch_that_cuts_a_group_is_refused(schedule: dict[str, Any], field: str) -> None:
+    with pytest.raises(PlanError, match="whole number of batch-norm groups") as refused:
+        plan(60, 37, norm=True, batch__schedule=schedule, stop__epochs=3.0)
+    assert refused.value.field == field
 
 
 # ---- spans and micro-batches ------------------------------------------------------------------------------------------

@@ -24,10 +24,10 @@ from jobs.job import Listener, prepare, run_job
 from jobs.launch.local import LocalOptions, train_locally
 from jobs.records import RunSummary, StartRecord, StepRecord
 from jobs.spec_reader import build_spec
+from jobs.tracking.follow import catch_up_others
 from jobs.tracking.journal import Journal, evaluations, read_records, steps
 from jobs.tracking.mirror_process import MirrorProcess
 from jobs.tracking.mirror_state import MirrorState
-from jobs.tracking.follow import catch_up_others
 from jobs.tracking.mlflow_mirror import Mirror, sync_run
 
 ROOT = Path(__file__).resolve().parents[3]
