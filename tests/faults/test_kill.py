@@ -76,7 +76,8 @@ def test_a_run_killed_again_and_again_ends_as_if_undisturbed(tmp_path: Path) -> 
     (run_dir,) = (tmp_path / "killed").iterdir()
     killed_at = []
     for _ in range(3):
-        kill_after(process, run_dir, draw.randint(1, 9), draw.random() * 0.03)
+        # Two steps at least: the first checkpoint follows the first step's record.
+        kill_after(process, run_dir, draw.randint(2, 9), draw.random() * 0.03)
         assert process.returncode == -signal.SIGKILL
         found = list_checkpoints(run_dir / "checkpoints")
         killed_at.append(found[0].step)
