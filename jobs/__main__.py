@@ -7,9 +7,10 @@ from pathlib import Path
 
 from jobs.errors import LargebatchError, SpecError
 from jobs.job import Listener
-from jobs.launch.local import LocalOptions, prepare_locally, resumed_spec, train_locally
+from jobs.launch.local import prepare_locally, train_locally
+from jobs.launch.options import LocalOptions
 from jobs.records import EvalRecord, Outcome, Record, RunSummary, StepRecord
-from jobs.spec_reader import read_spec
+from jobs.spec_reader import read_spec, resumed_spec
 
 EXIT_CODES = {Outcome.DIVERGED: 3, Outcome.STOPPED: 4}
 LINE_EVERY_S = 5.0

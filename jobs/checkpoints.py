@@ -7,29 +7,19 @@ content appear together by one rename, so a file under such a name is complete, 
 
 import hashlib
 import io
-import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
+from jobs.checkpoint_files import NAME, list_checkpoints, prune
 from jobs.errors import CheckpointError
 from jobs.run_folder import storage_errors, write_whole
 from jobs.spec import TrainSpec
 
-NAME = re.compile(r"^(step|best)-(\d{8,})\.([0-9a-f]{32})\.pt$")
 MAY_CHANGE = ("name", "description", "stop", "checkpoint", "tracking", "evaluation", "dataset.download", "dataset.num_workers", "compile")
 """What a resumed run may set anew: nothing that changes the mathematics of a step but the budget."""
-
-
-class Checkpoint(NamedTuple):
-    """One file, told by its name."""
-
-    path: Path
-    kind: str
-    step: int
-    digest: str
 
 
 def save(folder: Path, state: dict[str, Any], spec: TrainSpec, *, is_best: bool) -> Path:
@@ -58,27 +48,6 @@ def _write(path: Path, content: Any, link_to: Path | None = None) -> None:
                 pass  # file systems without hard links get a second copy
     with write_whole(path) as file:
         file.write(content)
-
-
-def prune(folder: Path, keep: int) -> None:
-    """Remove all but the newest `keep` and the newest best."""
-    found = list_checkpoints(folder)
-    steps = [checkpoint for checkpoint in found if checkpoint.kind == "step"]
-    bests = [checkpoint for checkpoint in found if checkpoint.kind == "best"]
-    for checkpoint in (*steps[keep:], *bests[1:]):
-        checkpoint.path.unlink(missing_ok=True)
-    for partial in folder.glob(".*.part"):
-        partial.unlink(missing_ok=True)
-
-
-def list_checkpoints(folder: Path) -> list[Checkpoint]:
-    """All whole checkpoints in the folder, newest first."""
-    found = []
-    for path in folder.iterdir() if folder.is_dir() else ():
-        match = NAME.match(path.name)
-        if match:
-            found.append(Checkpoint(path, match[1], int(match[2]), match[3]))
-    return sorted(found, key=lambda checkpoint: (checkpoint.step, checkpoint.path.stat().st_mtime_ns), reverse=True)
 
 
 def load_newest(folder: Path, device: torch.device, report: Callable[[str], None]) -> dict[str, Any]:

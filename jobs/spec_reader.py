@@ -10,7 +10,8 @@ from typing import Any, get_args
 
 import pydantic
 
-from jobs.errors import SpecError
+from jobs import run_folder
+from jobs.errors import CheckpointError, SpecError
 from jobs.spec import Spec, TrainSpec
 
 RECIPES_DIR = Path(__file__).resolve().parent.parent / "recipes"
@@ -255,3 +256,11 @@ def _doc(path: Sequence[str]) -> str:
         model = model if part.isdigit() else _model_of(model, part)
     field = model.model_fields.get(path[-1]) if model else None
     return " ".join((field.description or "").split()) if field else ""
+
+
+def resumed_spec(run_dir: Path, overrides: Sequence[str]) -> TrainSpec:
+    """The spec of a run that was begun, with overrides. Raises: CheckpointError if this is no run folder."""
+    path = run_dir / run_folder.SPEC
+    if not path.is_file():
+        raise CheckpointError("--resume", f"{run_dir} is not a run's folder: it has no {run_folder.SPEC}.", "Give the folder that the run printed.")
+    return read_spec(str(path), overrides)

@@ -12,8 +12,9 @@ from rich.table import Table
 from jobs.errors import LargebatchError
 
 if TYPE_CHECKING:
-    from jobs.launch.local import LocalOptions
+    from jobs.launch.options import LocalOptions
     from jobs.spec import TrainSpec
+    from jobs.tracking.mirror_process import MirrorProcess
 
 app = typer.Typer(
     name="largebatch",
@@ -52,20 +53,21 @@ def train(
 
     Exit codes: 0 done, 2 bad input, 3 diverged, 4 stopped and resumable, 1 a fault of the machine.
     """
-    from jobs.launch.local import LocalOptions
+    from jobs.launch.options import LocalOptions
+    from jobs.tracking.mirror_process import MirrorProcess
 
     options = LocalOptions(data_dir, output_dir, device, resume)
     spec = _spec(recipe, resume, overrides or [])
     if dry_run:
         _print_plan(spec, options, as_json)
         return
-    _train(spec, options, as_json)
+    with MirrorProcess(spec) as mirror:  # before torch is imported: MLflow's import goes on beside it
+        _train(spec, options, mirror, as_json)
 
 
 def _spec(recipe: str | None, resume: Path | None, overrides: list[str]) -> "TrainSpec":
     from jobs.errors import SpecError
-    from jobs.launch.local import resumed_spec
-    from jobs.spec_reader import read_spec
+    from jobs.spec_reader import read_spec, resumed_spec
 
     if resume is not None and recipe is not None:
         raise SpecError("RECIPE", "a resumed run has its recipe already.", "Leave it out; change single values with --set.")
@@ -76,7 +78,7 @@ def _spec(recipe: str | None, resume: Path | None, overrides: list[str]) -> "Tra
     return read_spec(recipe, overrides)
 
 
-def _train(spec: "TrainSpec", options: "LocalOptions", as_json: bool) -> None:
+def _train(spec: "TrainSpec", options: "LocalOptions", mirror: "MirrorProcess", as_json: bool) -> None:
     from jobs.__main__ import exit_code
     from jobs.job import Listener
     from jobs.launch.local import prepare_locally, train_locally
@@ -94,6 +96,7 @@ def _train(spec: "TrainSpec", options: "LocalOptions", as_json: bool) -> None:
             Listener(on_record=view.record, on_notice=view.notice),
             on_start=view.started,
             draw=lambda run_dir: write_png(collect([run_dir]), run_dir / "figure.png"),
+            mirror=mirror,
         )
     if summary.outcome is Outcome.STOPPED:
         console.print(f"Stopped at step {summary.steps}. Go on with: largebatch train --resume {summary.run_dir}", highlight=False, soft_wrap=True)
@@ -127,7 +130,7 @@ def _print_plan(spec: "TrainSpec", options: "LocalOptions", as_json: bool) -> No
 @app.command(epilog="Example: largebatch plan digits-lamb --set batch.micro_batch_size=240")
 def plan(recipe: Recipe, overrides: Overrides = None, data_dir: DataDir = Path("data"), device: Device = "auto", as_json: AsJson = False) -> None:
     """Print what a recipe would do, and why: split of the batch, steps, learning rate, memory."""
-    from jobs.launch.local import LocalOptions
+    from jobs.launch.options import LocalOptions
 
     _print_plan(_spec(recipe, None, overrides or []), LocalOptions(data_dir=data_dir, device=device), as_json)
 

@@ -1,38 +1,19 @@
 """A job in this process, on one GPU or the CPU: no Ray, no server, no network."""
 
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
 from jobs import run_folder
 from jobs.device import choose_device
-from jobs.errors import CheckpointError
 from jobs.job import Listener, Prepared, prepare, run_job
+from jobs.launch.options import LocalOptions
 from jobs.records import RunSummary
 from jobs.spec import TrainSpec
-from jobs.spec_reader import read_spec
 from jobs.tracking.mirror_process import MirrorProcess
-
-
-@dataclass(frozen=True)
-class LocalOptions:
-    """Where data lies and results go, and on what to train."""
-
-    data_dir: Path = Path("data")
-    output_dir: Path = Path("runs")
-    device: str = "auto"
-    resume: Path | None = None
-
-
-def resumed_spec(run_dir: Path, overrides: Sequence[str]) -> TrainSpec:
-    """The spec of a run that was begun, with overrides. Raises: CheckpointError if this is no run folder."""
-    path = run_dir / run_folder.SPEC
-    if not path.is_file():
-        raise CheckpointError("--resume", f"{run_dir} is not a run's folder: it has no {run_folder.SPEC}.", "Give the folder that the run printed.")
-    return read_spec(str(path), overrides)
 
 
 def prepare_locally(spec: TrainSpec, options: LocalOptions) -> Prepared:
@@ -50,19 +31,22 @@ def train_locally(
     *,
     on_start: Callable[[Path], None] = lambda run_dir: None,
     draw: Callable[[Path], None] = lambda run_dir: None,
+    mirror: MirrorProcess | None = None,
 ) -> RunSummary:
     """Run a prepared job, new or resumed, with its MLflow mirror beside it.
 
     Args:
         on_start: told the run's folder before training starts.
         draw: draws the run's figure into its folder, before the mirror takes the artifacts.
+        mirror: the way into MLflow, if it was begun already.
     """
     run_dir = options.resume or run_folder.create(options.output_dir, run_folder.new_run_id(job.spec.name))
     with (
         run_folder.exclusive(run_dir, "train"),
         _stop_requests(listener) as stoppable,
-        MirrorProcess(job.spec, run_dir, listener.on_notice) as mirror,
+        mirror or MirrorProcess(job.spec) as mirror,
     ):
+        mirror.follow(run_dir, listener.on_notice)
         on_start(run_dir)
         summary = run_job(job, run_dir, stoppable, resumes=options.resume is not None)
         draw(run_dir)

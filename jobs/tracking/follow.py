@@ -1,6 +1,6 @@
-"""The mirror's process: `python -m jobs.tracking.follow RUN_DIR [--give-way]`.
+"""The mirror's process: `python -m jobs.tracking.follow [--give-way]`, the run's folder on standard input.
 
-It follows a run's journal until its standard input ends, then brings up runs that were left behind.
+It follows that run's journal until its standard input ends, then brings up runs that were left behind.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from jobs import run_folder
 from jobs.errors import FaultError, InputError
 from jobs.spec_reader import build_spec
 from jobs.tracking.mirror_state import MirrorState
-from jobs.tracking.mlflow_mirror import Mirror, brief, sync_run
+from jobs.tracking.mlflow_mirror import Mirror, brief, import_mlflow, sync_run
 
 POLL_S = 1.0
 RETRY_S = 5.0
@@ -83,10 +83,14 @@ def _give_way() -> None:
 
 
 def main() -> None:
-    """Follow the run named on the command line, then help those left behind."""
-    if "--give-way" in sys.argv[2:]:
+    """Get ready, follow the run that is named, then help those left behind."""
+    if "--give-way" in sys.argv[1:]:
         _give_way()
-    run_dir = Path(sys.argv[1])
+    import_mlflow()
+    name = sys.stdin.readline()
+    if not name:
+        return
+    run_dir = Path(name.removesuffix("\n"))
     with run_folder.exclusive(run_dir, "mirror"):
         follow(run_dir)
     if MirrorState.read(run_dir).is_complete:

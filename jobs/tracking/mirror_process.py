@@ -4,6 +4,7 @@ A server that is slow, down or dying can then cost no training step, and MLflow'
 second. The mirror reads the journal; this side only starts it, passes on what it says, and waits at the end.
 """
 
+import contextlib
 import importlib.util
 import os
 import subprocess
@@ -26,35 +27,55 @@ PATIENCE_S = 60.0
 
 
 class MirrorProcess:
-    """The mirror of one run; a context manager. Does nothing where tracking is off or MLflow is not installed."""
+    """The mirror of one run; a context manager. Does nothing where tracking is off or MLflow is not installed.
 
-    def __init__(self, spec: TrainSpec, run_dir: Path, notify: Callable[[str], None]) -> None:
-        self._spec, self._run_dir, self._notify = spec, run_dir, notify
+    Entered before torch is imported and data are loaded, it gets ready on a core that is idle then; it says and
+    writes nothing before `follow`.
+    """
+
+    def __init__(self, spec: TrainSpec) -> None:
+        self._is_wanted = spec.tracking.enabled
+        self._is_possible = importlib.util.find_spec("mlflow") is not None
+        self._run_dir: Path | None = None
+        self._notify: Callable[[str], None] = lambda text: None
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
         self._said = ""
 
     def __enter__(self) -> Self:
-        if not self._spec.tracking.enabled:
-            return self
-        if importlib.util.find_spec("mlflow") is None:
-            self._notify("MLflow is not installed: this run is kept in its folder alone.")
-            return self
-        self._start("--give-way")
+        if self._process is None and self._is_wanted and self._is_possible:
+            self._start("--give-way")
         return self
 
     def _start(self, *options: str) -> None:
         # Its standard input is a leash: when this process ends, in whatever way, the mirror reads its end.
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "jobs.tracking.follow", str(self._run_dir.resolve()), *options],
+            [sys.executable, "-m", "jobs.tracking.follow", *options],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            start_new_session=True,
+            # Out of a terminal's Ctrl-C, but in this session: Linux gives every session an equal share of the cores
+            # (autogroup), and within another one the lowest priority is low among itself alone.
+            process_group=0,
             env={**os.environ, "PYTHONPATH": os.pathsep.join([str(PACKAGES), os.environ.get("PYTHONPATH", "")])},
         )
         self._reader = threading.Thread(target=self._pass_on, args=(self._process,), daemon=True)
         self._reader.start()
+
+    def follow(self, run_dir: Path, notify: Callable[[str], None]) -> None:
+        """Mirror this run from now on. Args: notify: told in words what a person should know."""
+        self._run_dir, self._notify = run_dir, notify
+        if self._process is not None:
+            self._name_run(self._process)
+        elif self._is_wanted:
+            notify("MLflow is not installed: this run is kept in its folder alone.")
+
+    def _name_run(self, process: "subprocess.Popen[str]") -> None:
+        assert process.stdin is not None
+        assert self._run_dir is not None
+        with contextlib.suppress(BrokenPipeError):  # a mirror that died costs no run; `largebatch sync` mends it
+            process.stdin.write(f"{self._run_dir.resolve()}\n")
+            process.stdin.flush()
 
     def _pass_on(self, process: "subprocess.Popen[str]") -> None:
         assert process.stdout is not None
@@ -67,14 +88,17 @@ class MirrorProcess:
     def finish(self) -> str | None:
         """Wait until MLflow has everything, or cannot have it now; returns MLflow's id of the run, if it has one."""
         self._let_go()
-        return MirrorState.read(self._run_dir).run_id if self._spec.tracking.enabled else None
+        return MirrorState.read(self._run_dir).run_id if self._is_wanted and self._run_dir else None
 
     def _let_go(self) -> None:
         if self._process is None:
             return
+        if self._run_dir is None:  # no run came of it, so there is nothing to send
+            self._process.kill()
         if not self._ended_within(POLITE_S):
             # On a machine whose cores are all busy the idle-priority mirror starves; training is over, so a new one may hurry.
             self._start()
+            self._name_run(self._process)
             if not self._ended_within(PATIENCE_S):
                 self._notify(f"MLflow took more than {PATIENCE_S:.0f} s; `largebatch sync {self._run_dir}` sends the rest.")
 

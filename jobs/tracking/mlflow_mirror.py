@@ -8,6 +8,7 @@ MLflow's time axis is the training clock: a metric's timestamp is the run's star
 
 import fcntl
 import json
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs import run_folder
-from jobs.checkpoints import list_checkpoints
+from jobs.checkpoint_files import list_checkpoints
 from jobs.errors import FaultError, InputError
 from jobs.records import EndRecord, EvalRecord, JournalRecord, Outcome, StartRecord, StepRecord
 from jobs.spec import TrainSpec
@@ -43,6 +44,18 @@ def sync_run(run_dir: Path) -> MirrorState:
                 "tracking.mlflow_uri", f"MLflow at {mirror.uri} does not answer: {brief(error)}.", "The journal keeps everything; try again later."
             ) from error
         return mirror.state
+
+
+def import_mlflow() -> Any:
+    """MLflow, quiet and quick to give up; its import takes seconds."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # standard output is for --json
+    import mlflow
+
+    logging.getLogger("alembic").setLevel(logging.ERROR)
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    return mlflow
 
 
 def default_uri(run_dir: Path) -> str:
@@ -98,16 +111,7 @@ class Mirror:
 
     def _connect(self) -> Any:
         if self._client is None:
-            os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-            os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
-            os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # standard output is for --json
-            import logging
-
-            import mlflow
-
-            logging.getLogger("alembic").setLevel(logging.ERROR)
-            logging.getLogger("mlflow").setLevel(logging.ERROR)
-            self._client = mlflow.MlflowClient(tracking_uri=self.uri)
+            self._client = import_mlflow().MlflowClient(tracking_uri=self.uri)
         return self._client
 
     def _ensure_run(self, records: list[JournalRecord]) -> None:

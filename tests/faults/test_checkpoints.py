@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from jobs import checkpoints
+from jobs.checkpoint_files import list_checkpoints
 from jobs.errors import CheckpointError, StorageError
 from jobs.job import Listener, prepare, run_job
-from jobs.launch.local import resumed_spec
 from jobs.records import RunSummary
 from jobs.spec import TrainSpec
-from jobs.spec_reader import build_spec
+from jobs.spec_reader import build_spec, resumed_spec
 
 CPU = torch.device("cpu")
 
@@ -82,7 +82,7 @@ def test_a_failing_disk_leaves_no_file_under_a_checkpoints_name(tmp_path: Path, 
     monkeypatch.setattr(os, "fsync", full)  # the last moment at which a disk can refuse what was written
     with pytest.raises(StorageError, match="No space left on device"):
         checkpoints.save(tmp_path, content(2), spec, is_best=True)
-    assert [found.step for found in checkpoints.list_checkpoints(tmp_path)] == [1, 1]
+    assert [found.step for found in list_checkpoints(tmp_path)] == [1, 1]
     assert not list(tmp_path.glob(".*"))
     assert torch.equal(checkpoints.load(first, CPU)["state"]["weights"], torch.full((100,), 1.0))
 
@@ -93,7 +93,7 @@ def test_a_half_written_file_is_no_checkpoint(tmp_path: Path) -> None:
     checkpoints.save(tmp_path, content(1), spec, is_best=False)
     left = tmp_path / f".step-00000002.{'0' * 32}.pt.123.part"
     left.write_bytes(b"half")
-    assert [found.step for found in checkpoints.list_checkpoints(tmp_path)] == [1]
+    assert [found.step for found in list_checkpoints(tmp_path)] == [1]
     checkpoints.save(tmp_path, content(3), spec, is_best=False)
     assert not left.exists()
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from jobs.__main__ import main
-from jobs.checkpoints import list_checkpoints, load
+from jobs.checkpoint_files import list_checkpoints
+from jobs.checkpoints import load
 from jobs.engine.step import optimizer_step
 from jobs.errors import DivergedError
 from jobs.job import _new_state, prepare, training_batches

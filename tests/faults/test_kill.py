@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from jobs.checkpoints import list_checkpoints
+from jobs.checkpoint_files import list_checkpoints
 from jobs.records import StartRecord
 from jobs.tracking.journal import evaluations, read_records, steps
 

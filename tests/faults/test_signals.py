@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from jobs.checkpoints import list_checkpoints
+from jobs.checkpoint_files import list_checkpoints
 from jobs.tracking.journal import read_records, steps
 
 ROOT = Path(__file__).resolve().parents[2]

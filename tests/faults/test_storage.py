@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from jobs.__main__ import main
-from jobs.checkpoints import list_checkpoints
+from jobs.checkpoint_files import list_checkpoints
 from jobs.errors import StorageError
 from jobs.records import EndRecord, StartRecord
 from jobs.run_folder import refuse_unwritable, write_text

@@ -21,7 +21,8 @@ import torch
 from jobs import run_folder
 from jobs.errors import FaultError, InputError
 from jobs.job import Listener, prepare, run_job
-from jobs.launch.local import LocalOptions, train_locally
+from jobs.launch.local import train_locally
+from jobs.launch.options import LocalOptions
 from jobs.records import RunSummary, StartRecord, StepRecord
 from jobs.spec_reader import build_spec
 from jobs.tracking.follow import catch_up_others
@@ -473,6 +474,18 @@ def test_when_the_trainer_is_killed_the_mirror_says_so_and_ends(tmp_path: Path, 
 def test_without_mlflow_it_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     said: list[str] = []
-    with MirrorProcess(build_spec(document(None)), tmp_path, said.append) as mirror:
+    with MirrorProcess(build_spec(document(None))) as mirror:
+        mirror.follow(tmp_path, said.append)
         assert mirror.finish() is None
     assert said == ["MLflow is not installed: this run is kept in its folder alone."]
+
+
+def test_the_mirror_needs_no_torch_and_stays_in_its_parents_session() -> None:
+    code = "import jobs.tracking.follow, jobs.tracking.mirror_process, jobs.launch.options, sys; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    with MirrorProcess(build_spec(document(None))) as mirror:
+        process = mirror._process
+        assert process is not None
+        assert os.getsid(process.pid) == os.getsid(0), "Linux shares the cores out by session, whatever the priorities"
+        assert os.getpgid(process.pid) != os.getpgid(0), "a terminal's Ctrl-C must not reach it"
+    assert process.returncode == -signal.SIGKILL, "a mirror that was told of no run is ended"
