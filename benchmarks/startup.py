@@ -25,12 +25,12 @@ from jobs.spec_reader import read_spec
 spec = read_spec("digits-lamb")
 load_dataset(spec.dataset, Path("."))
 mark("spec and data")
-from jobs.job import prepare, _new_state, training_batches
+from jobs.job import prepare, new_state, training_batches
 from jobs.engine.step import optimizer_step
 from jobs.engine.warm_up import warm_up
 job = prepare(spec, torch.device("cpu"), Path("."))
 mark("data again, model, plan")
-state = _new_state(job)
+state = new_state(job)
 warm_up(state, job.plan, job.dataset)
 mark("kernel warm-up")
 optimizer_step(state, job.plan, training_batches(job), print)

@@ -6,12 +6,13 @@ run_job: plan -> journal, checkpoints, summary
 
 import contextlib
 import hashlib
+import itertools
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 from torch import nn
@@ -22,15 +23,16 @@ from jobs.data.dataset import Dataset, Images
 from jobs.data.sources import load_dataset
 from jobs.device import device_name, environment, largest_micro_batch
 from jobs.engine.clock import Clock
-from jobs.engine.evaluate import Score, evaluate, evaluation_weights
+from jobs.engine.evaluate import Score, evaluate, evaluation_share, evaluation_weights
+from jobs.engine.group import Group
 from jobs.engine.loop import train
 from jobs.engine.state import TrainState, WeightAverage
 from jobs.engine.warm_up import refuse_misfit, warm_up
-from jobs.errors import CheckpointError, DivergedError
+from jobs.errors import CheckpointError, DataError, DivergedError, LargebatchError
 from jobs.models.ghost_batch_norm import has_batch_norm, use_ghost_batch_norm
 from jobs.models.table import build_model
 from jobs.optim.table import build_optimizer
-from jobs.plan import Facts, TrainPlan, make_plan, resolve_global_batch_size, resolve_span
+from jobs.plan import Facts, Slice, TrainPlan, make_plan, resolve_global_batch_size, resolve_span
 from jobs.plan_report import plan_facts
 from jobs.records import EndRecord, NoticeRecord, Outcome, Record, RunSummary, StartRecord
 from jobs.spec import TrainSpec
@@ -46,6 +48,7 @@ class Prepared:
     dataset: Dataset
     model: nn.Module
     device: torch.device
+    group: Group
 
 
 @dataclass(frozen=True)
@@ -55,10 +58,45 @@ class Listener:
     on_record: Callable[[Record], None] = lambda record: None
     on_notice: Callable[[str], None] = lambda text: None
     should_stop: Callable[[], bool] = lambda: False
+    should_save: Callable[[], bool] = lambda: False
+
+
+class _Examined(NamedTuple):
+    """What one rank found."""
+
+    dataset: Dataset
+    model: nn.Module
+    normalises: bool
+    micro_batch_size: int
 
 
 def prepare(spec: TrainSpec, device: torch.device, data_dir: Path) -> Prepared:
-    """Load the data, build the model and make the plan. Raises: InputError; writes nothing."""
+    """Load the data, build the model and make the plan, on every rank alike.
+
+    Raises: InputError, on every rank the same; nothing is written.
+    """
+    group = Group(device)
+    found: _Examined | None = None
+    error: LargebatchError | None = None
+    for is_first in (True, False):  # rank 0 goes ahead: what it downloads, the others find
+        if group.is_first is is_first:
+            try:
+                found = _examine(spec, device, data_dir)
+            except LargebatchError as problem:
+                error = problem
+        group.wait()
+    group.raise_first(error)
+    assert found is not None
+    num_samples = len(found.dataset.train)
+    fewest, most = group.smallest(num_samples), -group.smallest(-num_samples)
+    if fewest != most:
+        raise DataError("--data-dir", f"workers see different training sets, of {fewest} and {most} samples.", "Give every machine the same data.")
+    group.take_from_first([tensor.detach() for tensor in found.model.state_dict().values()])
+    facts = Facts(num_samples, found.normalises, group.smallest(found.micro_batch_size), group.world_size)
+    return Prepared(spec, make_plan(spec, facts), found.dataset, found.model, device, group)
+
+
+def _examine(spec: TrainSpec, device: torch.device, data_dir: Path) -> _Examined:
     dataset = load_dataset(spec.dataset, data_dir)
     global_batch_size = resolve_global_batch_size(spec, len(dataset.train))
     model = build_model(spec.model, dataset.input_shape, dataset.num_classes, spec.seed)
@@ -71,39 +109,67 @@ def prepare(spec: TrainSpec, device: torch.device, data_dir: Path) -> Prepared:
     most = global_batch_size
     if spec.batch.schedule.growth:
         most = int(most * max(milestone.factor for milestone in spec.batch.schedule.growth))
-    micro_batch_size = largest_micro_batch(spec, model, dataset, device, min(most, len(dataset.train)), span)
-    plan = make_plan(spec, Facts(len(dataset.train), normalises, micro_batch_size))
-    return Prepared(spec, plan, dataset, model, device)
+    return _Examined(dataset, model, normalises, largest_micro_batch(spec, model, dataset, device, min(most, len(dataset.train)), span))
 
 
-def run_job(job: Prepared, run_dir: Path, listener: Listener, resumes: bool = False) -> RunSummary:
-    """Train in this process and leave the whole story in `run_dir`.
+def run_job(job: Prepared, run_dir: Path, listener: Listener, resumes: bool = False, reasons: Sequence[str] = ()) -> RunSummary:
+    """Train, as one rank of the group, and leave the whole story in `run_dir`.
 
+    Args: reasons: why the run is taken up again, for the journal.
     Raises: StorageError (the last checkpoint is whole), CheckpointError, FaultError.
     """
-    state = _new_state(job)
-    with Journal(run_dir) as journal:
+    state = new_state(job)
+    with Journal(run_dir) if job.group.is_first else NoJournal() as journal:
         if resumes:
             loaded = checkpoints.load_newest(run_dir / run_folder.CHECKPOINTS, job.device, listener.on_notice)
             checkpoints.refuse_other_spec(loaded["spec"], job.spec)
             _take_over(state, loaded["state"])
-        _write_facts(job, run_dir)
+        if job.group.is_first:
+            _write_facts(job, run_dir)
         tracker = _Tracker(journal, listener)
         tracker.write(_start_record(job, state))
+        for reason in reasons:
+            tracker.write(NoticeRecord(step=state.progress.step, text=f"{reason} Going on from step {state.progress.step}."))
         warm_up(state, job.plan, job.dataset)
         outcome = _train(job, state, journal, tracker, run_dir, listener)
         summary = _summarise(job, state, outcome, run_dir)
         tracker.write(EndRecord(summary=summary))
         journal.sync()
-    run_folder.write_text(run_dir / run_folder.SUMMARY, summary.model_dump_json(indent=2) + "\n")
+    if job.group.is_first:
+        run_folder.write_text(run_dir / run_folder.SUMMARY, summary.model_dump_json(indent=2) + "\n")
     return summary
+
+
+class _Keeps(Protocol):
+    """A journal, as far as a job needs one."""
+
+    def write(self, record: Record) -> None: ...
+    def sync(self) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *_: Any) -> None: ...
+
+
+class NoJournal:
+    """What ranks other than the first write to."""
+
+    def write(self, record: Record) -> None:
+        """Rank 0 keeps it."""
+
+    def sync(self) -> None:
+        """Nothing to do."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        pass
 
 
 @dataclass(frozen=True)
 class _Tracker:
     """Journal first, then whoever listens."""
 
-    journal: Journal
+    journal: _Keeps
     listener: Listener
 
     def write(self, record: Record) -> None:
@@ -114,7 +180,8 @@ class _Tracker:
         self.listener.on_record(record)
 
 
-def _new_state(job: Prepared) -> TrainState:
+def new_state(job: Prepared) -> TrainState:
+    """Everything that will change, as it is before the first step."""
     spec, model = job.spec, job.model
     average = None
     if spec.ema:
@@ -126,6 +193,7 @@ def _new_state(job: Prepared) -> TrainState:
         optimizer=build_optimizer(model, spec.optimizer),
         clock=Clock(job.device),
         micro_batch_size=job.plan.micro_batch_size,
+        reduction=spec.reduction,
         average=average,
     )
 
@@ -140,19 +208,29 @@ def _take_over(state: TrainState, saved: dict[str, Any]) -> None:
         ) from error
 
 
-def _train(job: Prepared, state: TrainState, journal: Journal, tracker: _Tracker, run_dir: Path, listener: Listener) -> Outcome:
+def _train(job: Prepared, state: TrainState, journal: _Keeps, tracker: _Tracker, run_dir: Path, listener: Listener) -> Outcome:
     test = evaluation_batches(job, job.dataset.test)
 
     def save(is_best: bool) -> None:
-        journal.sync()
-        checkpoints.save(run_dir / run_folder.CHECKPOINTS, state.state_dict(), job.spec, is_best=is_best)
-        state.saved_at_s = state.clock.training_s
+        if job.group.is_first:
+            journal.sync()
+            checkpoints.save(run_dir / run_folder.CHECKPOINTS, state.state_dict(), job.spec, is_best=is_best)
+        state.saved_at_s, state.saved_at_step = state.clock.training_s, state.progress.step
 
     def score() -> Score:
         return evaluate(state, test, len(job.dataset.test), job.spec.precision == "bfloat16")
 
     try:
-        return train(state, job.plan, training_batches(job), evaluate=score, tracker=tracker, save=save, should_stop=listener.should_stop)
+        return train(
+            state,
+            job.plan,
+            training_batches(job),
+            evaluate=score,
+            tracker=tracker,
+            save=save,
+            should_stop=listener.should_stop,
+            should_save=listener.should_save,
+        )
     except DivergedError as error:
         tracker.write(NoticeRecord(step=state.progress.step, text=f"Diverged: {error.problem} {error.hint}"))
         return Outcome.DIVERGED
@@ -168,8 +246,7 @@ def training_batches(job: Prepared) -> Batches:
         job.dataset,
         job.device,
         num_workers=spec.dataset.num_workers,
-        # Where the batch changes, epochs end in different places: read on, and start anew after a dropped rest.
-        samples_per_epoch=job.plan.num_train_samples if job.plan.has_batch_schedule else job.plan.samples_per_epoch,
+        stream=lambda epoch: job.plan.shares_from(epoch, job.group.rank),
         channels_last=spec.model.channels_last,
         seed=spec.seed,
     )
@@ -184,19 +261,22 @@ def evaluation_batches(job: Prepared, part: Any) -> Batches:
         job.dataset,
         job.device,
         num_workers=job.spec.dataset.num_workers,
-        samples_per_epoch=len(part),
+        stream=lambda epoch: itertools.repeat(evaluation_share(len(part), job.group)),
         channels_last=job.spec.model.channels_last,
         shuffles=False,
     )
 
 
 def _start_record(job: Prepared, state: TrainState) -> StartRecord:
+    first = Slice(0, 0, job.plan.global_batch_size)
     return StartRecord(
         at_s=time.time(),
         step=state.progress.step,
         training_seconds=state.clock.training_s,
         world_size=job.plan.world_size,
         device=device_name(job.device),
+        micro_batch_size=state.micro_batch_size,
+        samples_per_rank=[job.plan.rank_share(first, rank).size for rank in range(job.plan.world_size)],
     )
 
 
@@ -217,7 +297,7 @@ def _summarise(job: Prepared, state: TrainState, outcome: Outcome, run_dir: Path
         outcome=outcome,
         global_batch_size=plan.global_batch_size,
         micro_batch_size=state.micro_batch_size,
-        gradient_accumulation_steps=-(-plan.global_batch_size // (state.micro_batch_size * plan.world_size)),
+        gradient_accumulation_steps=-(-plan.largest_share(Slice(0, 0, plan.global_batch_size)) // state.micro_batch_size),
         world_size=plan.world_size,
         steps=progress.step,
         epochs=progress.epoch + progress.offset / plan.num_train_samples,

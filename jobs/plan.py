@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from jobs.errors import PlanError
 from jobs.optim.schedules import learning_rate_fraction
@@ -140,10 +140,40 @@ class TrainPlan:
         starts = range(batch.start, batch.stop, size)
         return [Slice(batch.epoch, start, min(start + size, batch.stop)) for start in starts]
 
+    def rank_share(self, batch: Slice, rank: int) -> Slice:
+        """The samples of a step that `rank` works on: contiguous, whole batch-norm groups, as even as these allow.
+
+        Empty where a short batch has fewer groups than there are ranks.
+        """
+        unit = self.span or 1
+        groups = math.ceil(batch.size / unit)
+        first, last = groups * rank // self.world_size, groups * (rank + 1) // self.world_size
+        return Slice(batch.epoch, min(batch.start + first * unit, batch.stop), min(batch.start + last * unit, batch.stop))
+
+    def batch_norm_groups(self, batch: Slice) -> list[int]:
+        """How many groups of a step each rank sees."""
+        return [math.ceil(self.rank_share(batch, rank).size / (self.span or 1)) for rank in range(self.world_size)]
+
+    def num_sharing(self, batch: Slice) -> int:
+        """How many ranks have samples in a step."""
+        return sum(groups > 0 for groups in self.batch_norm_groups(batch))
+
+    def largest_share(self, batch: Slice) -> int:
+        """Samples of the rank that has most of a step: the last one, where shares are uneven."""
+        return self.rank_share(batch, self.world_size - 1).size
+
+    def shares_from(self, epoch: int, rank: int) -> Iterator[Slice]:
+        """What `rank` works on from the beginning of `epoch`, step by step, for ever."""
+        position = Position(epoch, 0)
+        while True:
+            batch = self.next_batch(position)
+            yield self.rank_share(batch, rank)
+            position = Position(batch.epoch, batch.stop)
+
     @property
     def gradient_accumulation_steps(self) -> int:
-        """Micro-batches per rank in one full step."""
-        return math.ceil(self.global_batch_size / (self.micro_batch_size * self.world_size))
+        """Micro-batches in one full step of the rank with the largest share."""
+        return math.ceil(self.largest_share(Slice(0, 0, self.global_batch_size)) / self.micro_batch_size)
 
     # ---- how long -----------------------------------------------------------------------------
 
@@ -258,13 +288,23 @@ class TrainPlan:
         """Whether step number `step` (the first is 1) measures the noise scale."""
         return self.noise_every_steps > 0 and step % self.noise_every_steps == 0
 
+    def steps_alone_at(self, batch: Slice) -> bool:
+        """Whether ranks take the step on `batch` each by itself (post-local SGD)."""
+        reduction = self.spec.reduction
+        epoch = batch.epoch + batch.start / self.num_train_samples
+        return self.world_size > 1 and reduction.local_steps > 1 and epoch >= reduction.local_from_epoch
+
 
 def make_plan(spec: TrainSpec, facts: Facts) -> TrainPlan:
     """The plan of `spec` given the facts. Raises: PlanError for what cannot be kept."""
     num_samples = facts.num_train_samples
     global_batch_size = resolve_global_batch_size(spec, num_samples)
     span = resolve_span(spec, global_batch_size) if facts.has_batch_norm else None
-    micro_batch_size = min(facts.micro_batch_size, max(global_batch_size, span or 1))
+    unit = span or 1
+    groups = math.ceil(global_batch_size / unit)
+    if groups < facts.world_size:
+        _refuse_idle_ranks(facts.world_size, global_batch_size, span, groups)
+    micro_batch_size = min(facts.micro_batch_size, math.ceil(groups / facts.world_size) * unit)
     if span:
         micro_batch_size = _in_whole_spans(spec, micro_batch_size, span, global_batch_size)
     plan = TrainPlan(
@@ -277,6 +317,17 @@ def make_plan(spec: TrainSpec, facts: Facts) -> TrainPlan:
     )
     _refuse_impossible(plan)
     return plan
+
+
+def _refuse_idle_ranks(world_size: int, global_batch_size: int, span: int | None, groups: int) -> NoReturn:
+    if span is None:
+        raise PlanError("--workers", f"{world_size} workers cannot share a batch of {global_batch_size} samples.", f"Use at most {groups} workers.")
+    raise PlanError(
+        "batch_norm.span",
+        f"batches of {global_batch_size} hold {groups} group{'s' if groups > 1 else ''} of {span} samples, and {world_size} workers need one each: "
+        "a group's statistics are never shared between workers.",
+        f"Set batch_norm.span to at most {global_batch_size // world_size}, or use at most {groups} worker{'s' if groups > 1 else ''}.",
+    )
 
 
 def _in_whole_spans(spec: TrainSpec, micro_batch_size: int, span: int, global_batch_size: int) -> int:

@@ -41,6 +41,10 @@ class StartRecord(Record):
     training_seconds: float
     world_size: int
     device: str
+    micro_batch_size: int | None = None
+    """Samples per rank in one forward pass, from here on."""
+    samples_per_rank: list[int] | None = None
+    """How a full global batch is shared out."""
 
 
 class StepRecord(Record):

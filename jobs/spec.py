@@ -288,6 +288,19 @@ class GradientSpec(Spec):
     accumulated anyway, else 10."""
 
 
+class ReductionSpec(Spec):
+    """How several workers put their gradients together; a process alone reads none of this."""
+
+    compression: Literal["none", "bfloat16", "powersgd"] = "none"
+    """What travels: the gradients, their rounding to bfloat16, or low-rank factors (arXiv:1905.13727)."""
+    powersgd_rank: PositiveInt = 4
+    """powersgd: rank of the factors."""
+    local_steps: PositiveInt = 1
+    """Post-local SGD (arXiv:1808.07217): steps that each worker takes alone between averages; 1: none."""
+    local_from_epoch: NonNegativeFloat = 0.0
+    """local_steps above 1: the epoch from which workers step alone."""
+
+
 class EmaSpec(Spec):
     """Exponential moving average of the weights, used for evaluation."""
 
@@ -348,6 +361,7 @@ class TrainSpec(Spec):
     stop: StopSpec
     loss: LossSpec = Field(default_factory=LossSpec)
     gradient: GradientSpec = Field(default_factory=GradientSpec)
+    reduction: ReductionSpec = Field(default_factory=ReductionSpec)
     ema: EmaSpec | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: mixed precision; weights, loss and all norms stay in float32."""
@@ -358,6 +372,12 @@ class TrainSpec(Spec):
     tracking: TrackingSpec = Field(default_factory=TrackingSpec)
     seed: NonNegativeInt = 0
     """Draws initial weights, order, augmentation and dropout."""
+
+    @model_validator(mode="after")
+    def _local_steps_measure_nothing(self) -> Self:
+        if self.reduction.local_steps > 1 and self.learning_rate.scaling == "adascale":
+            raise ValueError("adascale needs the variance between workers at every step; with reduction.local_steps above 1 there is none")
+        return self
 
     @model_validator(mode="after")
     def _name_is_a_file_name(self) -> Self:

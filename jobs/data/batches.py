@@ -4,7 +4,7 @@ Both give the same promise: what `read(slice)` returns depends on (seed, slice) 
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -76,8 +76,11 @@ class DeviceBatches:
 class LoaderBatches:
     """A set that is read sample by sample, ahead of need, by torch's DataLoader.
 
-    The reading processes follow the plan's order from the first slice on; a slice out of turn (a resume, an
-    epoch that ends early) starts them anew from there. Each sample is read under random seeds of its own.
+    The reading processes follow this rank's stream of samples; a slice out of turn (a resume, a repeated step)
+    starts them anew from there. Each sample is read under random seeds of its own.
+
+    Args:
+        stream: what will be read from the beginning of an epoch on, as slices in order, without end.
     """
 
     def __init__(
@@ -87,21 +90,22 @@ class LoaderBatches:
         device: torch.device,
         *,
         num_workers: int,
-        samples_per_epoch: int,
+        stream: "Stream",
         channels_last: bool,
         seed: int = 0,
         shuffles: bool = True,
     ) -> None:
         self._part, self._dataset, self._device = part, dataset, device
-        self._num_workers, self._samples_per_epoch = num_workers, samples_per_epoch
+        self._num_workers, self._stream = num_workers, stream
         self._channels_last, self._seed, self._shuffles = channels_last, seed, shuffles
-        self._next: tuple[int, int] | None = None
+        self._expected: Iterator[Slice] = iter(())
+        self._next = Slice(-1, 0, 0)
         self._chunks: Iterator[Any] = iter(())
         self._inputs, self._labels = torch.empty(0), torch.empty(0, dtype=torch.int64)
 
     def read(self, samples: Slice) -> tuple[Tensor, Tensor]:
         """See `Batches`. Raises: DataError for a sample that cannot be read."""
-        if self._next != (samples.epoch, samples.start):
+        if (self._next.epoch, self._next.start) != (samples.epoch, samples.start):
             self._start_at(samples)
         inputs, labels = [self._inputs], [self._labels]
         have = len(self._labels)
@@ -115,7 +119,9 @@ class LoaderBatches:
             have += len(chunk[1])
         all_inputs, all_labels = torch.cat([i for i in inputs if len(i)]), torch.cat(labels)
         self._inputs, self._labels = all_inputs[samples.size :], all_labels[samples.size :]
-        self._next = (samples.epoch, samples.stop) if samples.stop < self._samples_per_epoch else (samples.epoch + 1, 0)
+        self._next = Slice(samples.epoch, samples.stop, self._next.stop)
+        while not self._next.size:
+            self._next = next(self._expected)
         return self._ready(all_inputs[: samples.size]), all_labels[: samples.size].to(self._device, non_blocking=True)
 
     def _ready(self, inputs: Tensor) -> Tensor:
@@ -127,30 +133,47 @@ class LoaderBatches:
         loader = torch.utils.data.DataLoader(
             _Seeded(self._part, self._dataset, self._seed),
             batch_size=CHUNK,
-            sampler=_Order(self._seed, samples, len(self._part), self._samples_per_epoch, self._shuffles),
+            sampler=_Order(self._seed, samples, len(self._part), self._stream, self._shuffles),
             num_workers=self._num_workers,
             collate_fn=_collate,
             pin_memory=self._device.type == "cuda",
         )
         self._chunks = iter(loader)
+        self._expected = slices_from(self._stream, samples)
+        self._next = next(self._expected)
         self._inputs, self._labels = torch.empty(0), torch.empty(0, dtype=torch.int64)
+
+
+Stream = Callable[[int], Iterator[Slice]]
+"""From an epoch to what one rank reads from its beginning on; slices may be empty, and never end."""
+
+
+def slices_from(stream: Stream, first: Slice) -> Iterator[Slice]:
+    """The stream from the first sample of `first` on, empty slices left out."""
+    has_begun = False
+    for share in stream(first.epoch):
+        if not has_begun:
+            if share.epoch == first.epoch and share.stop <= first.start:
+                continue
+            has_begun = True
+            share = Slice(share.epoch, max(share.start, first.start), share.stop) if share.epoch == first.epoch else share
+        if share.size:
+            yield share
 
 
 class _Order(torch.utils.data.Sampler[tuple[int, int]]):
     """(epoch, sample index), from a place in the stream on, for ever."""
 
-    def __init__(self, seed: int, first: Slice, num_samples: int, samples_per_epoch: int, shuffles: bool) -> None:
+    def __init__(self, seed: int, first: Slice, num_samples: int, stream: Stream, shuffles: bool) -> None:
         self._seed, self._first, self._num_samples = seed, first, num_samples
-        self._samples_per_epoch, self._shuffles = samples_per_epoch, shuffles
+        self._stream, self._shuffles = stream, shuffles
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        epoch, offset = self._first.epoch, self._first.start
-        while True:
-            order = sample_order(self._seed, epoch, self._num_samples).tolist() if self._shuffles else list(range(self._num_samples))
-            # A start beyond the usable part happens where a batch schedule changes the epoch's end; read on to the real one.
-            end = self._samples_per_epoch if offset < self._samples_per_epoch else self._num_samples
-            yield from ((epoch, index) for index in order[offset:end])
-            epoch, offset = epoch + 1, 0
+        epoch, order = -1, list(range(self._num_samples))
+        for share in slices_from(self._stream, self._first):
+            if self._shuffles and share.epoch != epoch:
+                epoch, order = share.epoch, sample_order(self._seed, share.epoch, self._num_samples).tolist()
+            yield from ((share.epoch, index) for index in order[share.start : share.stop])
 
 
 class _Seeded(torch.utils.data.Dataset[Any]):

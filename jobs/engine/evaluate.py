@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from jobs.data.batches import Batches
+from jobs.engine.group import Group
 from jobs.engine.state import TrainState
 from jobs.plan import Slice
 
@@ -38,20 +39,27 @@ def evaluation_weights(state: TrainState) -> Iterator[None]:
 
 @torch.no_grad()
 def evaluate(state: TrainState, batches: Batches, num_samples: int, bfloat16: bool, on_progress: Callable[[int], Any] = lambda done: None) -> Score:
-    """The score on samples 0 ... num_samples - 1, every one once.
+    """The score on samples 0 ... num_samples - 1, every one once, each rank counting its share.
 
     Args: on_progress: told how many samples are done.
     """
+    share = evaluation_share(num_samples, state.group)
     device = next(state.model.parameters()).device
     correct = torch.zeros((), dtype=torch.int64, device=device)
     loss = torch.zeros((), dtype=torch.float64 if device.type == "cpu" else torch.float32, device=device)
     size = min(max(state.micro_batch_size, 64), EVALUATION_BATCH)
     with evaluation_weights(state):
-        for start in range(0, num_samples, size):
-            inputs, labels = batches.read(Slice(0, start, min(start + size, num_samples)))
+        for start in range(share.start, share.stop, size):
+            inputs, labels = batches.read(Slice(0, start, min(start + size, share.stop)))
             with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
                 logits: Tensor = state.model(inputs)
             loss += functional.cross_entropy(logits.float(), labels, reduction="sum")
             correct += (logits.argmax(1) == labels).sum()
-            on_progress(min(start + size, num_samples))
-    return Score(int(correct) / num_samples, float(loss) / num_samples)
+            on_progress(min(start + size, share.stop) - share.start)
+    num_correct, loss_sum = state.group.sum_numbers(float(correct), float(loss))
+    return Score(num_correct / num_samples, loss_sum / num_samples)
+
+
+def evaluation_share(num_samples: int, group: Group) -> Slice:
+    """The samples that this rank evaluates."""
+    return Slice(0, num_samples * group.rank // group.world_size, num_samples * (group.rank + 1) // group.world_size)

@@ -30,12 +30,13 @@ def train(
     tracker: Tracker,
     save: Callable[[bool], None],
     should_stop: Callable[[], bool],
+    should_save: Callable[[], bool] = lambda: False,
 ) -> Outcome:
     """Train until the target is met, the budget is spent or someone asks to stop.
 
     Args:
         save: writes a checkpoint; True: it has the best test accuracy so far.
-        should_stop: asked after every step.
+        should_stop, should_save: asked after every step; one rank's wish is every rank's.
     Raises: DivergedError.
     """
     progress, stop = state.progress, plan.spec.stop
@@ -46,6 +47,7 @@ def train(
         with state.clock.training():
             record = optimizer_step(state, plan, batches, lambda text: tracker.write(NoticeRecord(step=progress.step, text=text)))
         tracker.write(record.model_copy(update={"training_seconds": state.clock.training_s}))
+        stops, saves = _agree(state, should_stop(), should_save())
         is_best = False
         is_last = _budget_is_spent(state, plan)
         if plan.evaluates_between(samples_before, progress.samples_seen) or is_last:
@@ -53,19 +55,34 @@ def train(
             if progress.time_to_accuracy_s is not None and stop.at_target:
                 save(is_best)
                 return Outcome.REACHED
-        stops = should_stop() and not is_last
-        if is_last or stops or is_best or _saves(state, plan):
+        if is_last or stops or saves or is_best or _saves(state, plan):
+            _synchronise(state)
             save(is_best)
-        if stops:
+        if stops and not is_last:
             return Outcome.STOPPED
     if progress.time_to_accuracy_s is not None:
         return Outcome.REACHED
     return Outcome.MISSED if stop.target_accuracy is not None else Outcome.COMPLETED
 
 
+def _agree(state: TrainState, asked_to_stop: bool, asked_to_save: bool) -> tuple[bool, bool]:
+    """All ranks take rank 0's clock, and stop or save together if any was asked to; returns whether."""
+    training_s = state.clock.training_s if state.group.is_first else 0.0
+    training_s, num_to_stop, num_to_save = state.group.sum_numbers(training_s, float(asked_to_stop), float(asked_to_save))
+    state.clock.training_s = training_s
+    return num_to_stop > 0, num_to_save > 0
+
+
+def _synchronise(state: TrainState) -> None:
+    """Make all ranks equal before they are looked at; they are, but after steps that each took alone."""
+    with state.clock.training():
+        state.local.synchronise()
+
+
 def _evaluate(state: TrainState, plan: TrainPlan, evaluate: Callable[[], Score], tracker: Tracker) -> bool:
     """Evaluate, note a target met for the first time; returns whether this is the best so far."""
     progress, clock, target = state.progress, state.clock, plan.spec.stop.target_accuracy
+    _synchronise(state)
     with clock.evaluating():
         score = evaluate()
     if not math.isfinite(score.loss):
@@ -104,6 +121,8 @@ def _budget_is_spent(state: TrainState, plan: TrainPlan) -> bool:
 def _saves(state: TrainState, plan: TrainPlan) -> bool:
     """Whether a periodic checkpoint is due after the step just done."""
     spec = plan.spec.checkpoint
-    if spec.every_steps is not None and state.progress.step % spec.every_steps == 0:
+    if state.local.num_apart:
+        return False  # ranks are equal again within reduction.local_steps; averaging them for a checkpoint would change the run
+    if spec.every_steps is not None and state.progress.step - state.saved_at_step >= spec.every_steps:
         return True
     return spec.every_seconds is not None and state.clock.training_s - state.saved_at_s >= spec.every_seconds

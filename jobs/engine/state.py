@@ -8,8 +8,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from jobs.engine.clock import Clock
+from jobs.engine.gradients import GradientSum, gradient_sum
+from jobs.engine.group import Group
+from jobs.engine.local_steps import LocalSteps
 from jobs.engine.noise_scale import GainAverages, NoiseSums
 from jobs.plan import Position
+from jobs.spec import ReductionSpec
 
 
 @dataclass
@@ -48,11 +52,21 @@ class TrainState:
     micro_batch_size: int
     """In force now; halved when memory runs out."""
     average: "WeightAverage | None" = None
+    reduction: ReductionSpec = field(default_factory=ReductionSpec)
     progress: Progress = field(default_factory=Progress)
     noise: NoiseSums = field(default_factory=NoiseSums)
     gain: GainAverages = field(default_factory=GainAverages)
     saved_at_s: float = 0.0
     """The training clock at the newest checkpoint."""
+    saved_at_step: int = 0
+    group: Group = field(init=False)
+    gradients: GradientSum = field(init=False)
+    local: LocalSteps = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.group = Group(next(self.model.parameters()).device)
+        self.gradients = gradient_sum(self.model, self.group, self.reduction)
+        self.local = LocalSteps(self.model, self.optimizer, self.group)
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain numbers, nothing else: loads with `weights_only`."""
@@ -83,6 +97,7 @@ class TrainState:
         device = next(self.model.parameters()).device
         self.clock = Clock(device, saved["training_s"], saved["evaluation_s"], saved["wall_s"])
         self.saved_at_s = saved["training_s"]
+        self.saved_at_step = self.progress.step
 
 
 def _keep_state_precision(optimizer: Optimizer, saved: dict[str, Any]) -> None:

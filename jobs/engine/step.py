@@ -3,7 +3,7 @@
     accumulate -> measure -> agree that all is finite -> set the learning rate -> clip -> update -> advance
 
 Losses are summed over samples and divided once by the step's own number of samples, so k micro-batches, even
-or uneven, give the gradient of the one batch. The device is asked for numbers once per step.
+or uneven, on one rank or many, give the gradient of the one batch. The device is asked for numbers once per step.
 """
 
 import gc
@@ -17,9 +17,11 @@ from torch.nn import functional
 
 from jobs.data.batches import Batches
 from jobs.data.draws import key, seed_draws
+from jobs.engine.gradients import squared_norm
 from jobs.engine.noise_scale import estimate
+from jobs.engine.running_statistics import combine_running_statistics
 from jobs.engine.state import TrainState
-from jobs.errors import DivergedError, FaultError
+from jobs.errors import DivergedError, FaultError, LargebatchError
 from jobs.optim.table import set_learning_rate
 from jobs.plan import Slice, TrainPlan
 from jobs.records import StepRecord
@@ -32,10 +34,13 @@ class Measured(NamedTuple):
 
     loss: float
     squared_norm: float
-    """|G_B|^2 of the whole batch's mean gradient."""
-    mean_squared_norm: float | None
-    """Micro-batches' squared gradient norms, weighted by samples; None if there was but one."""
-    num_micro_batches: int
+    """|G_B|^2 of the whole batch's mean gradient; where ranks step alone, the mean over ranks of theirs."""
+    own_squared_norm: float
+    """The same of what is in `.grad`: another number only where ranks step alone."""
+    mean_squared_norm: float
+    """Squared gradient norms of the pieces, weighted by samples."""
+    num_pieces: int
+    """Micro-batches of one process, or ranks with samples; with one there is no noise to be seen."""
 
 
 def optimizer_step(state: TrainState, plan: TrainPlan, batches: Batches, notify: Callable[[str], None]) -> StepRecord:
@@ -49,18 +54,24 @@ def optimizer_step(state: TrainState, plan: TrainPlan, batches: Batches, notify:
     progress = state.progress
     batch = plan.next_batch(progress.position)
     step = progress.step + 1
-    measured = _finite_gradient(state, plan, batches, batch, plan.measures_noise_at(step), notify)
+    steps_alone = plan.steps_alone_at(batch)
+    measures_noise = plan.measures_noise_at(step) and not steps_alone
+    measured = _finite_gradient(state, plan, batches, batch, measures_noise, notify)
     trace, norm_squared = None, None
-    if measured.mean_squared_norm is not None:
-        trace, norm_squared = estimate(measured.mean_squared_norm, measured.squared_norm, batch.size, measured.num_micro_batches)
+    if measures_noise and measured.num_pieces > 1:
+        trace, norm_squared = estimate(measured.mean_squared_norm, measured.squared_norm, batch.size, measured.num_pieces)
         state.noise.add(trace, norm_squared)
     gain = _gain(state, plan, trace, norm_squared)
     advance = gain * plan.base_global_batch_size if gain is not None else float(batch.size)
     learning_rate = plan.learning_rate(progress.schedule_samples + advance / 2) * (gain or 1.0)
     set_learning_rate(state.optimizer, learning_rate)
     if plan.spec.gradient.clip_norm is not None:
-        _clip(state.model, math.sqrt(measured.squared_norm), plan.spec.gradient.clip_norm)
+        _clip(state.model, math.sqrt(measured.own_squared_norm), plan.spec.gradient.clip_norm)
     state.optimizer.step()
+    if steps_alone:
+        state.local.num_apart += 1
+        if state.local.num_apart == plan.spec.reduction.local_steps:
+            state.local.synchronise()
     if state.average:
         state.average.update()
     progress.step = step
@@ -82,37 +93,61 @@ def optimizer_step(state: TrainState, plan: TrainPlan, batches: Batches, notify:
     )
 
 
-def accumulate(state: TrainState, plan: TrainPlan, batches: Batches, micro_batches: list[Slice]) -> Measured:
-    """Leave the mean gradient over all samples of `micro_batches` in `.grad`, and measure it.
+def accumulate(state: TrainState, plan: TrainPlan, batches: Batches, batch: Slice, micro_batches: list[Slice]) -> Measured | None:
+    """Leave the mean gradient over all samples of `batch`, on all ranks, in `.grad`, and measure it.
 
-    Each micro-batch's gradient arrives in a fresh `.grad` and is added up beside it: no more arithmetic than
-    autograd's own adding, and its norm can be taken on the way.
+    Where ranks step alone, the mean is over this rank's share.
+
+    Args: micro_batches: this rank's share of the batch, cut up; maybe none.
+    Returns: None if memory ran out on any rank.
+    Raises: LargebatchError, the same on every rank, if something is wrong with any rank's samples.
     """
-    params = [param for param in state.model.parameters() if param.requires_grad]
-    num_samples = sum(micro_batch.size for micro_batch in micro_batches)
-    total: list[Tensor | None] = [None] * len(params)
-    loss_sum = torch.zeros((), device=params[0].device)
-    squared_norms = []
-    for micro_batch in micro_batches:
-        for param in params:
-            param.grad = None
-        inputs, labels = batches.read(micro_batch)
-        # Dropout's draws belong to the samples' place, not to how many draws came before (reading makes some).
-        seed_draws(key(plan.spec.seed, "dropout", micro_batch.epoch, micro_batch.start), params[0].device)
-        loss = batch_loss(state.forward, plan.spec, inputs, labels)
-        (loss / num_samples).backward()  # type: ignore[no-untyped-call]
-        loss_sum += loss.detach()
-        if len(micro_batches) > 1:
-            # |g_i|^2 b_i / B, where .grad holds g_i b_i / B.
-            squared_norms.append(squared_norm(params) * (num_samples / micro_batch.size))
-        total = _added(total, [param.grad for param in params])
-    for param, gradient in zip(params, total, strict=True):
-        param.grad = gradient
-    numbers = [loss_sum / num_samples, squared_norm(params)]
-    if squared_norms:
-        numbers.append(torch.stack(squared_norms).sum())
-    loss_mean, norm, *mean_norm = torch.stack([number.to(torch.float64) for number in numbers]).tolist()
-    return Measured(loss_mean, norm, mean_norm[0] if mean_norm else None, len(micro_batches))
+    group, steps_alone = state.group, plan.steps_alone_at(batch)
+    gradients = state.local.gradients if steps_alone else state.gradients
+    own_samples = sum(micro_batch.size for micro_batch in micro_batches)
+    num_samples = own_samples if steps_alone else batch.size
+    is_one_process = group.world_size == 1
+    loss_sum = torch.zeros((), dtype=torch.float64, device=group.device)
+    error: LargebatchError | None = None
+    ran_out = False
+    gradients.start()
+    try:
+        for micro_batch in micro_batches:
+            inputs, labels = batches.read(micro_batch)
+            gradients.before(is_last=micro_batch is micro_batches[-1])
+            loss_sum += _backward(state.forward, plan.spec, micro_batch, inputs, labels, num_samples)
+            gradients.after(num_samples / micro_batch.size, measures=is_one_process and len(micro_batches) > 1)
+    except LargebatchError as found:
+        error = found
+    except RuntimeError as found:  # torch.OutOfMemoryError is one
+        if not ran_out_of_memory(found):
+            raise
+        ran_out = True
+    mean_squared_norm, reached = gradients.finish(num_samples / own_samples if own_samples else 0.0)
+    norm = torch.zeros_like(loss_sum) if ran_out or error else squared_norm(gradients.params).to(torch.float64)
+    sums = [torch.stack([loss_sum, norm, mean_squared_norm])]
+    if not is_one_process:
+        sums += [torch.tensor([float(ran_out), float(error is not None)], dtype=torch.float64, device=group.device), reached]
+    # All ranks learn the same numbers here, before any of them acts on its own.
+    numbers = torch.cat([norm.reshape(1), *sums]) if is_one_process else torch.cat([norm.reshape(1), group.sum(torch.cat(sums))])
+    own_norm, loss, norms, mean_norm, *told = numbers.tolist()
+    num_ran_out, num_errors, *reached_by = told or (ran_out, error is not None)
+    if num_errors:
+        group.raise_first(error)
+    if num_ran_out:
+        return None
+    gradients.leave_out(reached_by)
+    pieces = len(micro_batches) if is_one_process else plan.num_sharing(batch)
+    return Measured(loss / batch.size, norms / group.world_size, own_norm, mean_norm, pieces)
+
+
+def _backward(forward: Callable[[Tensor], Tensor], spec: TrainSpec, micro_batch: Slice, inputs: Tensor, labels: Tensor, num_samples: int) -> Tensor:
+    """Add one micro-batch's part of the mean gradient; returns its summed loss."""
+    # Dropout's draws belong to the samples' place, not to how many draws came before (reading makes some).
+    seed_draws(key(spec.seed, "dropout", micro_batch.epoch, micro_batch.start), inputs.device)
+    loss = batch_loss(forward, spec, inputs, labels)
+    (loss / num_samples).backward()  # type: ignore[no-untyped-call]
+    return loss.detach()
 
 
 def batch_loss(forward: Callable[[Tensor], Tensor], spec: TrainSpec, inputs: Tensor, labels: Tensor) -> Tensor:
@@ -120,25 +155,6 @@ def batch_loss(forward: Callable[[Tensor], Tensor], spec: TrainSpec, inputs: Ten
     with torch.autocast(inputs.device.type, torch.bfloat16, enabled=spec.precision == "bfloat16"):
         logits = forward(inputs)
     return functional.cross_entropy(logits.float(), labels, reduction="sum", label_smoothing=spec.loss.label_smoothing)
-
-
-def squared_norm(params: list[nn.Parameter]) -> Tensor:
-    """Squared L2 norm of all gradients together, 0-d, on the device; float32, or float64 where a gradient is."""
-    gradients = [param.grad for param in params if param.grad is not None]
-    if all(gradient.device.type == "cpu" and gradient.dtype == torch.float32 for gradient in gradients):
-        # Reading the gradients once more costs 5 % of a small step; BLAS reads them at half the cost of a norm.
-        flat = [gradient.reshape(-1) for gradient in gradients]
-        return torch.stack([torch.dot(gradient, gradient) for gradient in flat]).sum()
-    dtype = torch.float64 if any(gradient.dtype == torch.float64 for gradient in gradients) else torch.float32
-    return torch.stack(torch._foreach_norm(gradients, 2, dtype=dtype)).square().sum()
-
-
-def _added(total: list[Tensor | None], gradients: list[Tensor | None]) -> list[Tensor | None]:
-    """The running sum; a parameter that some micro-batch did not reach counts as zero there."""
-    both = [(t, g) for t, g in zip(total, gradients, strict=True) if t is not None and g is not None]
-    if both:
-        torch._foreach_add_([t for t, _ in both], [g for _, g in both])
-    return [gradient if sum_so_far is None else sum_so_far for sum_so_far, gradient in zip(total, gradients, strict=True)]
 
 
 def _finite_gradient(
@@ -149,16 +165,11 @@ def _finite_gradient(
     Where memory runs out the micro-batch is halved and the same step repeated from its beginning.
     """
     held = [buffer.clone() for buffer in state.model.buffers()]  # batch-norm's move with every micro-batch
-    while True:
-        try:
-            measured = accumulate(state, plan, batches, plan.split(batch, state.micro_batch_size, 2 if measures_noise else 1))
-            break
-        except RuntimeError as error:  # torch.OutOfMemoryError is one
-            if not ran_out_of_memory(error):
-                raise
-        # Outside the handler: the error holds the failed pass's tensors.
+    share = plan.rank_share(batch, state.group.rank)
+    at_least = 2 if measures_noise and plan.world_size == 1 else 1
+    while (measured := accumulate(state, plan, batches, batch, plan.split(share, state.micro_batch_size, at_least))) is None:
         _put_back(state.model, held)
-        _halve_micro_batch(state, batch.size, plan.span or 1, notify)
+        _halve_micro_batch(state, plan.largest_share(batch), plan.span or 1, notify)
     if not (math.isfinite(measured.loss) and math.isfinite(measured.squared_norm)):
         _put_back(state.model, held)
         raise DivergedError(
@@ -166,6 +177,9 @@ def _finite_gradient(
             f"the loss is {measured.loss} and the squared gradient norm {measured.squared_norm} at step {state.progress.step + 1}.",
             "Lower learning_rate.base, lengthen the warm-up, or set gradient.clip_norm.",
         )
+    if not plan.steps_alone_at(batch):
+        combine_running_statistics(state.model, held, plan.batch_norm_groups(batch), state.group)
+        state.gradients.keep()
     return measured
 
 

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from jobs.data.dataset import Dataset
 from jobs.data.draws import key, seed_draws
+from jobs.engine.gradients import squared_norm
 from jobs.engine.state import TrainState
-from jobs.engine.step import batch_loss, ran_out_of_memory, squared_norm
+from jobs.engine.step import batch_loss, ran_out_of_memory
 from jobs.errors import PlanError
 from jobs.optim.table import build_optimizer, set_learning_rate
 from jobs.plan import Position, TrainPlan
@@ -21,8 +22,8 @@ from jobs.spec import TrainSpec
 
 def warm_up(state: TrainState, plan: TrainPlan, dataset: Dataset) -> None:
     """A pass of every micro-batch size that the first steps have, and one update of a throw-away model."""
-    batch = plan.next_batch(Position(0, 0))
-    splits = [plan.split(batch, state.micro_batch_size, pieces) for pieces in ((1, 2) if plan.noise_every_steps else (1,))]
+    batch = plan.rank_share(plan.next_batch(Position(0, 0)), state.group.rank)
+    splits = [plan.split(batch, state.micro_batch_size, pieces) for pieces in ((1, 2) if plan.noise_every_steps and plan.world_size == 1 else (1,))]
     for size in sorted({micro_batch.size for split in splits for micro_batch in split}):
         try:
             blank_pass(plan.spec, state.model, state.forward, dataset, size)

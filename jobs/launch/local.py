@@ -1,7 +1,7 @@
 """A job in this process, on one GPU or the CPU: no Ray, no server, no network."""
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -40,19 +40,34 @@ def train_locally(
         draw: draws the run's figure into its folder, before the mirror takes the artifacts.
         mirror: the way into MLflow, if it was begun already.
     """
-    run_dir = options.resume or run_folder.create(options.output_dir, run_folder.new_run_id(job.spec.name))
-    with (
-        run_folder.exclusive(run_dir, "train"),
-        _stop_requests(listener) as stoppable,
-        mirror or MirrorProcess(job.spec) as mirror,
-    ):
+    run_dir = options.resume or run_folder.create(options.output_dir, options.run_id or run_folder.new_run_id(job.spec.name))
+    with _stop_requests(listener) as stoppable, mirror or MirrorProcess(job.spec) as mirror:
+        return carry_out(job, run_dir, stoppable, mirror, on_start=on_start, draw=draw, resumes=options.resume is not None)
+
+
+def carry_out(
+    job: Prepared,
+    run_dir: Path,
+    listener: Listener,
+    mirror: MirrorProcess,
+    *,
+    on_start: Callable[[Path], None] = lambda run_dir: None,
+    draw: Callable[[Path], None] = lambda run_dir: None,
+    resumes: bool,
+    reasons: Sequence[str] = (),
+) -> RunSummary:
+    """Train as the process that keeps the run's folder, and leave MLflow with everything.
+
+    Args: reasons: why the run is taken up again, for the journal.
+    """
+    with run_folder.exclusive(run_dir, "train"):
         mirror.follow(run_dir, listener.on_notice)
         on_start(run_dir)
-        summary = run_job(job, run_dir, stoppable, resumes=options.resume is not None)
+        summary = run_job(job, run_dir, listener, resumes=resumes, reasons=reasons)
         draw(run_dir)
         mlflow_run_id = mirror.finish()
-    summary = summary.model_copy(update={"mlflow_run_id": mlflow_run_id})
-    run_folder.write_text(run_dir / run_folder.SUMMARY, summary.model_dump_json(indent=2) + "\n")
+        summary = summary.model_copy(update={"mlflow_run_id": mlflow_run_id})
+        run_folder.write_text(run_dir / run_folder.SUMMARY, summary.model_dump_json(indent=2) + "\n")
     return summary
 
 

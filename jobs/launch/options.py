@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from jobs.errors import InputError
+
 
 @dataclass(frozen=True)
 class LocalOptions:
@@ -12,3 +14,47 @@ class LocalOptions:
     output_dir: Path = Path("runs")
     device: str = "auto"
     resume: Path | None = None
+    run_id: str | None = None
+    """The run's id, given from outside: a second launch under it goes on with the first one's run."""
+
+
+@dataclass(frozen=True)
+class Workers:
+    """How many workers share each batch; `least` below `most`: as many as there are, within these bounds."""
+
+    least: int
+    most: int
+
+    @property
+    def is_elastic(self) -> bool:
+        """Whether the run may go on with fewer."""
+        return self.least < self.most
+
+    def __str__(self) -> str:
+        return f"{self.least}:{self.most}" if self.is_elastic else str(self.most)
+
+
+@dataclass(frozen=True)
+class RayOptions:
+    """Many workers: how many, with what, and on which Ray."""
+
+    workers: Workers
+    gpus_per_worker: float | None = None
+    """None: one where the cluster has enough of them, else none."""
+    cpus_per_worker: float | None = None
+    """None: this machine's cores shared out, or one on another Ray."""
+    address: str | None = None
+    """An existing Ray; None: one of our own, on this machine, for this command."""
+    max_failures: int = 8
+    """How often the run goes on by itself after a failure; preemptions are not counted."""
+
+
+def read_workers(text: str) -> Workers:
+    """`4`, or `2:8` for elastic. Raises: InputError."""
+    least, colon, most = text.partition(":")
+    if not least.isdecimal() or (colon and not most.isdecimal()):
+        raise InputError("--workers", f"{text!r} is not a number of workers.", "Give a number such as 4, or bounds such as 2:8.")
+    workers = Workers(int(least), int(most) if colon else int(least))
+    if workers.least < 1 or workers.least > workers.most:
+        raise InputError("--workers", f"{text} are not bounds that rise from at least 1.", "Give a number such as 4, or bounds such as 2:8.")
+    return workers

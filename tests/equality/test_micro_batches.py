@@ -168,7 +168,7 @@ def test_the_float32_gradient_differs_by_the_rounding_of_its_sums_alone(normalis
     sizes: list[Tensor] = []
     for piece in pieces:
         state = new_state(plan, torch.float32, normalises)
-        accumulate(state, plan, stored, [piece])
+        accumulate(state, plan, stored, piece, [piece])
         gradients = [parameter.grad for parameter in state.model.parameters() if parameter.grad is not None]
         share = [gradient.abs() * (piece.size / BATCH) for gradient in gradients]
         sizes = [size + more for size, more in zip(sizes, share, strict=True)] if sizes else share
@@ -176,13 +176,15 @@ def test_the_float32_gradient_differs_by_the_rounding_of_its_sums_alone(normalis
     cancelling = SPAN if normalises else 1
 
     whole = new_state(plan, torch.float32, normalises)
-    measured = accumulate(whole, plan, stored, [Slice(0, 0, BATCH)])
+    measured = accumulate(whole, plan, stored, Slice(0, 0, BATCH), [Slice(0, 0, BATCH)])
+    assert measured is not None
     for micro_batch_size in (8, 16) if normalises else MICRO_BATCHES:
         state = new_state(plan, torch.float32, normalises)
         split = plan.split(Slice(0, 0, BATCH), micro_batch_size)
         assert sum(piece.size for piece in split) == BATCH
         assert len(split) == math.ceil(BATCH / micro_batch_size)
-        got = accumulate(state, plan, stored, split)
+        got = accumulate(state, plan, stored, Slice(0, 0, BATCH), split)
+        assert got is not None
         assert got.loss == pytest.approx(measured.loss, rel=2 * num_terms * EPSILON_32)
         for parameter, other, size in zip(state.model.parameters(), whole.model.parameters(), sizes, strict=True):
             assert parameter.grad is not None

@@ -13,7 +13,7 @@ from jobs.checkpoint_files import list_checkpoints
 from jobs.checkpoints import load
 from jobs.engine.step import optimizer_step
 from jobs.errors import DivergedError
-from jobs.job import _new_state, prepare, training_batches
+from jobs.job import new_state, prepare, training_batches
 from jobs.records import EndRecord, EvalRecord, NoticeRecord
 from jobs.spec_reader import build_spec
 from jobs.tracking.journal import read_records, steps
@@ -86,7 +86,7 @@ def test_a_model_that_overflows_at_the_last_step_is_a_divergence_too(tmp_path: P
 def test_the_step_that_is_not_finite_changes_no_parameter() -> None:
     """One pixel that is not a number, in the second batch: weights, momentum and average stay as the first step left them."""
     job = prepare(build_spec(document(optimizer={"name": "adamw"}, ema={"decay": 0.9})), CPU, Path("nowhere"))
-    state, batches = _new_state(job), training_batches(job)
+    state, batches = new_state(job), training_batches(job)
     optimizer_step(state, job.plan, batches, pytest.fail)
 
     class Poisoned:

@@ -1,15 +1,17 @@
 """Micro-batches: the order's samples, normalised by hand, the same whatever was read before."""
 
+import itertools
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from jobs.data.batches import Batches, DeviceBatches, LoaderBatches, fits_on
+from jobs.data.batches import Batches, DeviceBatches, LoaderBatches, Stream, fits_on
 from jobs.data.dataset import Dataset, Images
 from jobs.data.draws import sample_order
 from jobs.engine.clock import Clock
+from jobs.engine.group import Group
 from jobs.engine.state import TrainState
 from jobs.engine.step import accumulate
 from jobs.errors import DataError
@@ -35,12 +37,17 @@ class Listed:
         return torch.stack([torch.tensor(float(index)), noise]), index % 3
 
 
+def epochs_of(num_samples: int) -> Stream:
+    """The stream of one rank that reads so many samples of each epoch."""
+    return lambda epoch: (Slice(number, 0, num_samples) for number in itertools.count(epoch))
+
+
 def listed_dataset(part: Any) -> Dataset:
     return Dataset("listed", part, part, 3, (2,))
 
 
 def loader(part: Any, seed: int = 1, **options: Any) -> LoaderBatches:
-    options = {"num_workers": 0, "samples_per_epoch": NUM_SAMPLES, "channels_last": False, **options}
+    options = {"num_workers": 0, "stream": epochs_of(NUM_SAMPLES), "channels_last": False, **options}
     return LoaderBatches(part, listed_dataset(part), CPU, seed=seed, **options)
 
 
@@ -131,7 +138,7 @@ def test_the_reader_without_shuffling_follows_the_file() -> None:
 
 
 def test_the_reader_drops_what_the_plan_drops() -> None:
-    batches = loader(Listed(), samples_per_epoch=64)
+    batches = loader(Listed(), stream=epochs_of(64))
     for epoch in range(2):
         inputs = torch.cat([inputs for inputs, _ in cut(batches, epoch, [32, 64])])
         assert torch.equal(inputs[:, 0].long(), sample_order(1, epoch, NUM_SAMPLES)[:64])
@@ -197,7 +204,8 @@ def test_a_reader_that_starts_in_the_middle_leaves_dropout_the_same() -> None:
         state = TrainState(model, model, torch.optim.SGD(model.parameters()), Clock(CPU), 20)
         batches = loader(Listed(noisy=True))
         for start in range(first, 60, 20):
-            accumulate(state, plan, batches, [Slice(0, start, start + 20)])
+            samples = Slice(0, start, start + 20)
+            accumulate(state, plan, batches, samples, [samples])
             found.append((start, model[1].weight.grad))
     for start, gradient in found[3:]:
         (whole,) = [one for place, one in found[:3] if place == start]
@@ -211,7 +219,7 @@ def test_the_reader_gives_a_changing_batch_the_plans_samples() -> None:
     assert {batch.stop for batch in plan.batches() if batch.epoch == 1} == {35, 70}
 
     class Job:
-        spec, device = plan.spec, CPU
+        spec, device, group = plan.spec, CPU, Group(CPU)
         dataset = listed_dataset(Listed())
 
     Job.plan = plan  # type: ignore[attr-defined]

@@ -57,7 +57,15 @@ def load(data_dir: Path, arguments: dict[str, Any] | None = None, **spec: Any) -
 
 
 def batches(dataset: Dataset, *, num_workers: int = 0, seed: int = 3) -> LoaderBatches:
-    return LoaderBatches(dataset.train, dataset, CPU, num_workers=num_workers, samples_per_epoch=NUM_SAMPLES, channels_last=False, seed=seed)
+    return LoaderBatches(
+        dataset.train,
+        dataset,
+        CPU,
+        num_workers=num_workers,
+        stream=lambda epoch: (Slice(number, 0, NUM_SAMPLES) for number in itertools.count(epoch)),
+        channels_last=False,
+        seed=seed,
+    )
 
 
 def read(source: LoaderBatches, cuts: list[int], epoch: int = 0) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,6 @@
 """The data sets: what they hold, and one useful sentence for every way in which their files can be wrong."""
 
+import itertools
 import struct
 import sys
 import urllib.error
@@ -309,7 +310,9 @@ class TestOwn:
     def test_sample_by_sample(self, function: str) -> None:
         dataset = load(entry_point=f"own_data:{function}")
         assert (dataset.num_classes, dataset.input_shape, dataset.is_in_memory) == (3, (4,), False)
-        batches = LoaderBatches(dataset.test, dataset, CPU, num_workers=0, samples_per_epoch=5, channels_last=False, shuffles=False)
+        batches = LoaderBatches(
+            dataset.test, dataset, CPU, num_workers=0, stream=lambda epoch: itertools.repeat(Slice(epoch, 0, 5)), channels_last=False, shuffles=False
+        )
         inputs, answers = batches.read(Slice(0, 1, 4))
         assert inputs.tolist() == [[1.0] * 4, [2.0] * 4, [3.0] * 4]
         assert answers.tolist() == [1, 2, 0]
@@ -371,7 +374,9 @@ class TestOwn:
     )
     def test_a_bad_sample_is_named_when_it_is_met(self, sample: str, problem: str) -> None:
         dataset = load(entry_point="own_data:with_sample_7", arguments={"sample": sample})
-        batches = LoaderBatches(dataset.train, dataset, CPU, num_workers=0, samples_per_epoch=9, channels_last=False, shuffles=False)
+        batches = LoaderBatches(
+            dataset.train, dataset, CPU, num_workers=0, stream=lambda epoch: itertools.repeat(Slice(epoch, 0, 9)), channels_last=False, shuffles=False
+        )
         with pytest.raises(DataError) as error:
             batches.read(Slice(0, 0, 9))
         assert problem in str(error.value)

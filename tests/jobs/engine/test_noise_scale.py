@@ -149,7 +149,8 @@ def test_accumulate_recovers_the_noise_scale_of_per_sample_gradients(micro_batch
 
     measured = []
     for samples in plan.batches():  # one epoch, the weights never moved
-        found = accumulate(state, plan, data, plan.split(samples, micro_batch_size))
+        found = accumulate(state, plan, data, samples, plan.split(samples, micro_batch_size))
+        assert found is not None
         assert model.weight.grad is not None
         exact = gradients[samples.start : samples.stop]
         assert found.squared_norm == pytest.approx(float(np.sum(exact.mean(axis=0) ** 2)), rel=LOSS_IN_FLOAT32)
@@ -157,8 +158,8 @@ def test_accumulate_recovers_the_noise_scale_of_per_sample_gradients(micro_batch
         parts = [gradients[part.start : part.stop] for part in plan.split(samples, micro_batch_size)]
         mean_squared_norm = sum(len(part) / batch * float(np.sum(part.mean(axis=0) ** 2)) for part in parts)
         assert found.mean_squared_norm == pytest.approx(mean_squared_norm, rel=LOSS_IN_FLOAT32)
-        assert found.num_micro_batches == len(parts) == math.ceil(batch / micro_batch_size)
-        measured.append(estimate(found.mean_squared_norm, found.squared_norm, batch, found.num_micro_batches))
+        assert found.num_pieces == len(parts) == math.ceil(batch / micro_batch_size)
+        measured.append(estimate(found.mean_squared_norm, found.squared_norm, batch, found.num_pieces))
 
     # The whole set tells the truth better than any batch: its own covariance, and its mean less that mean's noise.
     trace = float(gradients.var(axis=0, ddof=1).sum())
@@ -170,7 +171,9 @@ def test_one_micro_batch_measures_no_noise() -> None:
     plan = new_plan(30, 30)
     model = nn.Linear(NUM_FEATURES, NUM_CLASSES, bias=False).double()
     state = TrainState(model, model, torch.optim.SGD(model.parameters()), Clock(torch.device("cpu")), 30)
-    assert accumulate(state, plan, Stored(), [Slice(0, 0, 30)]).mean_squared_norm is None
+    found = accumulate(state, plan, Stored(), Slice(0, 0, 30), [Slice(0, 0, 30)])
+    assert found is not None
+    assert (found.num_pieces, found.mean_squared_norm) == (1, 0.0)
 
 
 def test_the_loss_is_the_mean_over_samples_not_over_micro_batches() -> None:
@@ -178,6 +181,7 @@ def test_the_loss_is_the_mean_over_samples_not_over_micro_batches() -> None:
     torch.manual_seed(3)
     model = nn.Linear(NUM_FEATURES, NUM_CLASSES, bias=False).double()
     state = TrainState(model, model, torch.optim.SGD(model.parameters()), Clock(torch.device("cpu")), 30)
-    found = accumulate(state, plan, data, [Slice(0, 0, 1), Slice(0, 1, 29), Slice(0, 29, 30)])
+    found = accumulate(state, plan, data, Slice(0, 0, 30), [Slice(0, 0, 1), Slice(0, 1, 29), Slice(0, 29, 30)])
+    assert found is not None
     expected = functional.cross_entropy(model(data.inputs[:30]), data.labels[:30]).item()
     assert found.loss == pytest.approx(expected, rel=LOSS_IN_FLOAT32)

@@ -1,0 +1,65 @@
+"""What the workers, Ray Train's controller and the person's process tell each other while a job runs.
+
+An actor of its own, without a core: workers come and go, and what they said stays.
+"""
+
+from typing import Any
+
+import ray
+
+
+@ray.remote(num_cpus=0)
+class Mailbox:
+    """Records on their way to the person, a wish to stop on its way to the workers, and how it went.
+
+    Args: max_failures: how often the run may go on after a failure.
+    """
+
+    def __init__(self, max_failures: int) -> None:
+        self._max_failures = max_failures
+        self._messages: list[dict[str, Any]] = []
+        self._stops = False
+        self._failures: list[str] = []
+        self._told: list[str] = []
+        self._num_begun = 0
+        self._outcome: dict[str, Any] | None = None
+
+    def put(self, messages: list[dict[str, Any]]) -> None:
+        """From rank 0: records, notices and the plan's length."""
+        self._messages += messages
+
+    def take(self) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+        """To the person: messages that are new, and the outcome once there is one."""
+        messages, self._messages = self._messages, []
+        return messages, self._outcome
+
+    def ask_to_stop(self) -> None:
+        """From the person."""
+        self._stops = True
+
+    def wants_stop(self) -> bool:
+        """To rank 0."""
+        return self._stops
+
+    def failed(self, reason: str, is_preemption: bool) -> None:
+        """From the controller: workers ended against their will."""
+        if not is_preemption:
+            self._failures.append(reason)
+        self._told.append(f"{'Preempted' if is_preemption else 'Failure'}: {reason}")
+
+    def begin(self) -> tuple[list[str], str | None]:
+        """To rank 0 of a new group of workers: why there is a new one, and the failure that ends the run's patience."""
+        reasons, self._told = self._told, []
+        if self._num_begun and not reasons:
+            reasons = ["The group of workers was started anew, with those that there are now."]
+        self._num_begun += 1
+        is_over = len(self._failures) > self._max_failures
+        return reasons, self._failures[-1] if is_over else None
+
+    def finish(self, outcome: dict[str, Any]) -> None:
+        """From rank 0: a summary, or an error that no retry would mend."""
+        self._outcome = outcome
+
+    def num_begun(self) -> int:
+        """How many groups of workers there have been."""
+        return self._num_begun

@@ -1,0 +1,223 @@
+"""What one Ray Train worker does: take part in the run, from wherever its last checkpoint stands.
+
+Nothing goes through `ray.train.report`: it allows one call per controller poll, and a checkpoint that was reported
+is not yet registered when a worker dies. The run's folder, which all workers share, is what a new group goes on from.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any, Self
+
+import ray
+import ray.train
+import ray.train.torch
+import torch
+from ray.train.v2._internal.execution.context import get_train_context
+
+from jobs import run_folder
+from jobs.checkpoint_files import list_checkpoints
+from jobs.engine.group import Group
+from jobs.errors import FaultError, InputError, LargebatchError
+from jobs.job import Listener, Prepared, prepare, run_job
+from jobs.launch.local import carry_out
+from jobs.records import Outcome, Record, RunSummary, StepRecord
+from jobs.spec_reader import build_spec
+from jobs.tracking.mirror_process import MirrorProcess
+
+TELL_EVERY_S = 0.2
+PREEMPTION_POLL_S = 1.0
+STORAGE_PATIENCE_S = 120.0
+
+_training = threading.Event()
+_terminated = threading.Event()
+
+
+def listen_for_sigterm() -> None:
+    """Ray calls this as each worker process starts: a SIGTERM in the middle of training saves before it ends the worker."""
+    previous = signal.getsignal(signal.SIGTERM)
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if _training.is_set():
+            _terminated.set()
+        elif callable(previous):
+            previous(number, frame)
+
+    signal.signal(signal.SIGTERM, ask)
+
+
+class Preempted(Exception):
+    """A worker's machine is going away; the run was saved and goes on elsewhere."""
+
+
+class GaveUp(FaultError):
+    """The run failed more often than it may go on by itself."""
+
+
+def work(config: dict[str, Any]) -> None:
+    """Train as one rank until the run ends or this worker does; what no retry would mend is told, not raised."""
+    for place in config["import_paths"]:
+        if place not in sys.path and os.path.isdir(place):
+            sys.path.append(place)
+    device = ray.train.torch.get_device() if config["uses_gpu"] else torch.device("cpu")
+    torch.set_num_threads(config["num_threads"])
+    group = Group(device)
+    mailbox = config["mailbox"]
+    _terminated.clear()
+    _training.set()
+    try:
+        summary = _work(config, device, group)
+    except (InputError, GaveUp) as error:
+        if group.is_first:
+            ray.get(mailbox.finish.remote({"error": error}))
+        return
+    finally:
+        _training.clear()
+    (was_asked,) = group.sum_numbers(float(group.is_first and ray.get(mailbox.wants_stop.remote())))
+    if summary.outcome is Outcome.STOPPED and not was_asked:
+        raise Preempted("a worker got SIGTERM; the run was saved.")
+    if group.is_first:
+        ray.get(mailbox.finish.remote({"summary": summary.model_dump(mode="json")}))
+
+
+def _work(config: dict[str, Any], device: torch.device, group: Group) -> RunSummary:
+    spec, run_dir, mailbox = build_spec(config["spec"]), Path(config["run_dir"]), config["mailbox"]
+    reasons: list[str] = []
+    error: LargebatchError | None = None
+    if group.is_first:
+        reasons, last_failure = ray.get(mailbox.begin.remote())
+        if last_failure is not None:
+            error = GaveUp("", f"the run failed more than {config['max_failures']} times, at last: {last_failure}", config["where_logs_are"])
+    group.raise_first(error)
+    refuse_unshared(run_dir.parent, group, patience_s=STORAGE_PATIENCE_S if reasons else 0.0)
+    job = prepare(spec, device, Path(config["data_dir"]))
+    resumes = config["resumes"] or group.sum_numbers(float(group.is_first and bool(list_checkpoints(run_dir / run_folder.CHECKPOINTS))))[0] > 0
+    drains = _DrainNotice()
+    if not group.is_first:
+        listener = Listener(should_stop=_terminated.is_set, should_save=drains.is_new)
+        return run_job(job, run_dir, listener, resumes=resumes)
+    with _Reporter(mailbox) as reporter, MirrorProcess(spec) as mirror:
+        listener = Listener(
+            on_record=reporter.record,
+            on_notice=reporter.notice,
+            should_stop=lambda: _terminated.is_set() or reporter.wants_stop,
+            should_save=drains.is_new,
+        )
+        run_dir.joinpath(run_folder.CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+        reporter.ready(job)
+        return carry_out(job, run_dir, listener, mirror, draw=config["draw"], resumes=resumes, reasons=reasons)
+
+
+def refuse_unshared(output_dir: Path, group: Group, patience_s: float) -> None:
+    """Find out whether all workers read and write one and the same folder.
+
+    Args: patience_s: how long a folder that worked before may refuse.
+    Raises: InputError, on every rank, that names the machine.
+    """
+    ends_at = time.monotonic() + patience_s
+    while True:
+        error = _probe(output_dir, group)
+        waits = group.sum_numbers(float(error is not None))[0] > 0 and time.monotonic() < ends_at
+        if not group.sum_numbers(float(group.is_first and waits))[0]:  # rank 0's clock decides for all
+            group.raise_first(error)
+            return
+        time.sleep(1.0)
+
+
+def _probe(output_dir: Path, group: Group) -> InputError | None:
+    token = f"{group.sum_numbers(float(int.from_bytes(os.urandom(6), 'big')) if group.is_first else 0.0)[0]:.0f}"
+    own = output_dir / f".largebatch-probe-{token}-{group.rank}"
+    where = f"the worker on node {ray.get_runtime_context().get_node_id()[:8]}"
+    error: InputError | None = None
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        own.write_text(token)
+    except OSError as refusal:
+        error = InputError(
+            "--output-dir", f"{output_dir} cannot be written by {where} ({refusal.strerror}).", "Give a folder that all machines share."
+        )
+    group.wait()
+    if error is None and not (output_dir / f".largebatch-probe-{token}-0").is_file():
+        error = InputError(
+            "--output-dir", f"{where} does not see in {output_dir} what worker 0 wrote there.", "Give a folder on storage that all machines share."
+        )
+    group.wait()
+    own.unlink(missing_ok=True)
+    return error
+
+
+class _DrainNotice:
+    """Whether Ray has said that a machine of this run will be taken away; told once for each such notice."""
+
+    def __init__(self) -> None:
+        self._seen: Any = None
+        self._asked_at_s = 0.0
+
+    def is_new(self) -> bool:
+        now = time.monotonic()
+        if now - self._asked_at_s < PREEMPTION_POLL_S:
+            return False
+        self._asked_at_s = now
+        # The public `ray.train.get_preemption_info` is a barrier through an actor; all ranks are told anyhow.
+        info = get_train_context().preemption_context.preemption_info
+        is_new = info is not None and info != self._seen
+        self._seen = info
+        return is_new
+
+
+class _Reporter:
+    """Takes rank 0's records to the mailbox a few times a second, and brings back a wish to stop."""
+
+    def __init__(self, mailbox: Any) -> None:
+        self._mailbox = mailbox
+        self._waiting: list[dict[str, Any]] = []
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self.wants_stop = False
+
+    def ready(self, job: Prepared) -> None:
+        """Tell the plan, before anything is trained."""
+        self._add({"plan": [job.plan.total_steps, job.plan.total_progress]})
+
+    def record(self, record: Record) -> None:
+        """Pass a record on; of the steps within one fifth of a second only the last."""
+        self._add({"record": record.model_dump(mode="json")}, replaces=isinstance(record, StepRecord))
+
+    def notice(self, text: str) -> None:
+        """Pass on what a person should know."""
+        self._add({"notice": text})
+
+    def _add(self, message: dict[str, Any], replaces: bool = False) -> None:
+        with self._lock:
+            if replaces and self._waiting and self._waiting[-1].get("record", {}).get("kind") == "step":
+                self._waiting[-1] = message
+            else:
+                self._waiting.append(message)
+
+    def _send(self) -> None:
+        with self._lock:
+            messages, self._waiting = self._waiting, []
+        if messages:
+            ray.get(self._mailbox.put.remote(messages))
+
+    def _run(self) -> None:
+        while not self._over.wait(TELL_EVERY_S):
+            with contextlib.suppress(ray.exceptions.RayError):  # without a mailbox this worker ends soon, by Ray's hand
+                self._send()
+                self.wants_stop = self.wants_stop or ray.get(self._mailbox.wants_stop.remote())
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+        with contextlib.suppress(ray.exceptions.RayError):
+            self._send()
