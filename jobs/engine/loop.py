@@ -123,6 +123,6 @@ def _saves(state: TrainState, plan: TrainPlan) -> bool:
     spec = plan.spec.checkpoint
     if state.local.num_apart:
         return False  # ranks are equal again within reduction.local_steps; averaging them for a checkpoint would change the run
-    if spec.every_steps is not None and state.progress.step - state.saved_at_step >= spec.every_steps:
+    if spec.every_steps is not None and state.progress.step // spec.every_steps > state.saved_at_step // spec.every_steps:
         return True
     return spec.every_seconds is not None and state.clock.training_s - state.saved_at_s >= spec.every_seconds

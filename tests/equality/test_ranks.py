@@ -1,0 +1,233 @@
+"""Several ranks are one process: the same samples in every step, the same losses, the same parameters.
+
+Ranks add their parts of a sum in another order than one process does, so the last bits differ: a sum of n float32
+terms in any order is off by at most n 2^-24 sum |terms| (Higham, 4.4), and what one step rounds the later ones carry
+on. Two micro-batches in one process differ for the same reason; their distance after the same steps is the yardstick.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from jobs.checkpoint_files import list_checkpoints
+from jobs.checkpoints import load
+from jobs.records import EvalRecord, NoticeRecord, StartRecord, StepRecord
+from jobs.tracking.journal import read_records
+
+HERE = Path(__file__).parent
+STEPS, BATCH = 50, 250  # digits has 1437 training samples: five steps of 250 and one of 187 an epoch
+WORLDS = (2, 3)
+CPU = torch.device("cpu")
+ENTRY = {"path": str(HERE)}
+
+
+def document(**parts: Any) -> dict[str, Any]:
+    return {
+        "name": "ranks",
+        "dataset": {"name": "digits", "augment": {"translate": 1}},
+        "model": {"name": "mlp", "arguments": {"width": 24, "depth": 2}},
+        "batch": {"global_batch_size": BATCH, "micro_batch_size": 50},
+        "optimizer": {"name": "sgd", "momentum": 0.9, "weight_decay": 1e-4},
+        "learning_rate": {"base": 0.2, "warmup_epochs": 1.0, "decay": "cosine"},
+        "stop": {"steps": STEPS},
+        "checkpoint": {"every_steps": 10, "keep": 9, "every_seconds": None},
+        "tracking": {"enabled": False},
+        **parts,
+    }
+
+
+EQUAL: dict[str, dict[str, Any]] = {
+    "sgd": document(),
+    "lamb": document(optimizer={"name": "lamb", "weight_decay": 0.01}, learning_rate={"base": 0.005}, ema={"decay": 0.9}),
+    "lars-clipped": document(
+        optimizer={"name": "lars", "weight_decay": 1e-4}, learning_rate={"base": 2.0, "warmup_epochs": 2.0}, gradient={"clip_norm": 1.0}
+    ),
+    "batch-norm": document(model={"name": "mlp", "arguments": {"width": 24, "depth": 2, "batch_norm": True}}, batch_norm={"span": 25}),
+    "growing-batch": document(batch={"global_batch_size": 250, "micro_batch_size": 50, "schedule": {"growth": [{"epoch": 2.0, "factor": 2.5}]}}),
+    "unreached": document(model={"entry_point": "unreached:branching"}),
+}
+OTHERS: dict[str, dict[str, Any]] = {
+    "bfloat16": document(reduction={"compression": "bfloat16"}),
+    "powersgd": document(reduction={"compression": "powersgd", "powersgd_rank": 2}),
+    "local-steps": document(reduction={"local_steps": 4, "local_from_epoch": 2.0}),
+    "short-memory": document(model={"entry_point": "unreached:out_of_memory", "arguments": {"fits": 30}}, stop={"steps": 3}),
+    "diverging": document(learning_rate={"base": 1e9}),
+    "idle": document(model={"name": "mlp", "arguments": {"batch_norm": True}}, batch_norm={"span": "global"}),
+}
+
+
+class Job(NamedTuple):
+    """One entry of what `one_rank.py` is told."""
+
+    run_dir: Path
+    document: dict[str, Any]
+    resumes: bool = False
+
+
+def run_ranks(folder: Path, world_size: int, jobs: list[Job]) -> list[list[dict[str, Any]]]:
+    """Every rank's summaries."""
+    folder.mkdir(parents=True, exist_ok=True)
+    told = []
+    for job in jobs:
+        (job.run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
+        told.append({"run_dir": str(job.run_dir), "document": job.document, "resumes": job.resumes})
+    meeting = folder / f"meeting-{len(list(folder.iterdir()))}"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), str(HERE)])}
+    started = [
+        subprocess.Popen(
+            [sys.executable, str(HERE / "one_rank.py"), str(rank), str(world_size), str(meeting), json.dumps(told)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        for rank in range(world_size)
+    ]
+    try:
+        ended = [process.communicate(timeout=180) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert all(process.returncode == 0 for process in started), "\n".join(error[-2000:] for _, error in ended)
+    return [[json.loads(line) for line in output.splitlines()] for output, _ in ended]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every case of EQUAL by one process, by another micro-batch in one process, and by each number of ranks."""
+    made = tmp_path_factory.mktemp("ranks")
+    other = {name: {**given, "batch": {**given["batch"], "micro_batch_size": 125}} for name, given in EQUAL.items()}
+    run_ranks(made, 1, [Job(made / f"1-{name}", given) for name, given in EQUAL.items()] + [Job(made / f"other-{n}", g) for n, g in other.items()])
+    for world_size in WORLDS:
+        run_ranks(made, world_size, [Job(made / f"{world_size}-{name}", given) for name, given in EQUAL.items()])
+    return made
+
+
+def parameters(run_dir: Path, step: int | None = None) -> dict[str, Tensor]:
+    """Weights and running statistics of the newest checkpoint, or that of a step."""
+    found = [c for c in list_checkpoints(run_dir / "checkpoints") if c.kind == "step" and step in (None, c.step)]
+    saved: dict[str, Tensor] = load(found[0].path, CPU)["state"]["model"]
+    return saved
+
+
+def losses(run_dir: Path) -> list[float]:
+    return [record.loss for record in read_records(run_dir) if isinstance(record, StepRecord)]
+
+
+def distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    """The largest difference between two models' numbers, each tensor's over its own largest."""
+    return max(float((one[name] - other[name]).abs().max() / one[name].abs().max().clamp(min=1e-6)) for name in one)
+
+
+@pytest.mark.parametrize("case", EQUAL)
+@pytest.mark.parametrize("world_size", WORLDS)
+def test_ranks_are_one_process(folder: Path, case: str, world_size: int) -> None:
+    one, many = folder / f"1-{case}", folder / f"{world_size}-{case}"
+    yardstick = distance(parameters(one), parameters(folder / f"other-{case}"))
+    assert 0 < yardstick < 1e-3
+    assert distance(parameters(one), parameters(many)) <= 10 * yardstick + 2.0**-20
+    assert len(losses(many)) == STEPS
+    assert losses(many)[0] == pytest.approx(losses(one)[0], rel=2.0**-20)
+    assert losses(many) == pytest.approx(losses(one), rel=1e-3)
+
+
+@pytest.mark.parametrize("world_size", WORLDS)
+def test_every_evaluation_counts_every_sample_once(folder: Path, world_size: int) -> None:
+    one, many = ([r for r in read_records(folder / f"{world}-sgd") if isinstance(r, EvalRecord)] for world in (1, world_size))
+    assert [record.step for record in one] == [record.step for record in many]
+    # 360 test samples: a prediction that flips in its last bit is one sample.
+    assert [r.test_accuracy for r in many] == pytest.approx([r.test_accuracy for r in one], abs=1.5 / 360)
+    assert [r.test_loss for r in many] == pytest.approx([r.test_loss for r in one], rel=1e-4)
+
+
+def test_the_noise_is_measured_between_ranks(folder: Path) -> None:
+    one, many = ([r for r in read_records(folder / f"{world}-sgd") if isinstance(r, StepRecord)] for world in (1, 3))
+    assert all(record.covariance_trace is not None for record in many)
+    # One estimate of an unbiased quantity against another, with 5 and with 3 pieces a step, over 50 steps.
+    traces = [sum(record.covariance_trace or 0.0 for record in records) for records in (one, many)]
+    assert traces[1] == pytest.approx(traces[0], rel=0.5)
+
+
+def test_a_parameter_that_no_rank_reaches_is_left_alone(folder: Path) -> None:
+    before = parameters(folder / "1-unreached", 10)
+    for world_size in (1, *WORLDS):
+        after = parameters(folder / f"{world_size}-unreached")
+        assert torch.equal(before["never.weight"], after["never.weight"])
+        assert not torch.equal(before["sometimes.weight"], after["sometimes.weight"])
+
+
+def test_any_resize_goes_on_with_the_same_run(folder: Path, tmp_path: Path) -> None:
+    for case in ("sgd", "batch-norm"):
+        run_dir = tmp_path / case
+        for world_size, steps in ((2, 20), (1, 30), (3, STEPS)):
+            given = {**EQUAL[case], "learning_rate": {"base": 0.2}}
+            run_ranks(tmp_path / f"{case}-{world_size}", world_size, [Job(run_dir, {**given, "stop": {"steps": steps}}, steps > 20)])
+        run_ranks(tmp_path / f"{case}-one", 1, [Job(tmp_path / f"{case}-1", {**EQUAL[case], "learning_rate": {"base": 0.2}})])
+        assert distance(parameters(run_dir), parameters(tmp_path / f"{case}-1")) <= 1e-4
+        starts = [record for record in read_records(run_dir) if isinstance(record, StartRecord)]
+        assert [record.world_size for record in starts] == [2, 1, 3]
+        assert [record.step for record in starts] == [0, 20, 30]
+        shares = [record.samples_per_rank or [] for record in starts]
+        assert [sum(share) for share in shares] == [BATCH] * 3
+        assert shares[2] == ([83, 83, 84] if case == "sgd" else [75, 75, 100])
+
+
+def test_the_same_number_of_ranks_repeats_itself_bit_for_bit(folder: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "stopped"
+    jobs = [Job(run_dir, EQUAL["batch-norm"]), Job(tmp_path / "again", EQUAL["batch-norm"])]
+    run_ranks(tmp_path, 2, jobs)
+    for path in (run_dir / "checkpoints").glob("*"):
+        if "-00000020." not in path.name:
+            path.unlink()
+    run_ranks(tmp_path, 2, [Job(run_dir, EQUAL["batch-norm"], resumes=True)])
+    whole = parameters(folder / "2-batch-norm")
+    for other in (parameters(tmp_path / "again"), parameters(run_dir)):
+        assert all(torch.equal(whole[name], other[name]) for name in whole)
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, dict[str, Any]]]]:
+    """Every case of OTHERS by two ranks: (folder, each rank's answers)."""
+    made = tmp_path_factory.mktemp("others")
+    answers = run_ranks(made, 2, [Job(made / name, given) for name, given in OTHERS.items()])
+    return made, [dict(zip(OTHERS, given, strict=True)) for given in answers]
+
+
+@pytest.mark.parametrize(("case", "near"), [("bfloat16", 0.05), ("powersgd", 0.5), ("local-steps", 0.5)])
+def test_what_is_sent_less_trains_nearly_the_same(folder: Path, others: Any, case: str, near: float) -> None:
+    made, answers = others
+    one, other = losses(folder / "1-sgd"), losses(made / case)
+    assert other != one
+    assert other[-1] == pytest.approx(one[-1], rel=near)
+    assert other[-1] < 0.75 * other[0]
+    assert answers[0][case]["parameters_sha256"] == answers[1][case]["parameters_sha256"], "the ranks are equal at the end"
+
+
+def test_until_local_steps_begin_nothing_differs(folder: Path, others: Any) -> None:
+    assert losses(others[0] / "local-steps")[:12] == losses(folder / "2-sgd")[:12]
+
+
+def test_memory_that_one_rank_lacks_is_every_ranks_matter(others: Any) -> None:
+    made, answers = others
+    assert [answer["short-memory"]["micro_batch_size"] for answer in answers] == [25, 25]
+    notices = [record for record in read_records(made / "short-memory") if isinstance(record, NoticeRecord)]
+    assert [("50 -> 25" in record.text, record.step) for record in notices] == [(True, 0)]
+    assert len(losses(made / "short-memory")) == 3
+
+
+def test_all_ranks_diverge_together(others: Any) -> None:
+    assert {answer["diverging"]["outcome"] for answer in others[1]} == {"diverged"}
+    assert len({answer["diverging"]["steps"] for answer in others[1]}) == 1
+
+
+def test_a_span_that_cannot_be_shared_out_is_refused(others: Any) -> None:
+    for answer in others[1]:
+        assert "batch_norm.span" in answer["idle"]["error"]
+        assert "at most 125" in answer["idle"]["error"]
