@@ -70,9 +70,10 @@ class _Examined(NamedTuple):
     micro_batch_size: int
 
 
-def prepare(spec: TrainSpec, device: torch.device, data_dir: Path) -> Prepared:
+def prepare(spec: TrainSpec, device: torch.device, data_dir: Path, world_size: int | None = None) -> Prepared:
     """Load the data, build the model and make the plan, on every rank alike.
 
+    Args: world_size: plan for so many ranks without having them.
     Raises: InputError, on every rank the same; nothing is written.
     """
     group = Group(device)
@@ -92,7 +93,7 @@ def prepare(spec: TrainSpec, device: torch.device, data_dir: Path) -> Prepared:
     if fewest != most:
         raise DataError("--data-dir", f"workers see different training sets, of {fewest} and {most} samples.", "Give every machine the same data.")
     group.take_from_first([tensor.detach() for tensor in found.model.state_dict().values()])
-    facts = Facts(num_samples, found.normalises, group.smallest(found.micro_batch_size), group.world_size)
+    facts = Facts(num_samples, found.normalises, group.smallest(found.micro_batch_size), world_size or group.world_size)
     return Prepared(spec, make_plan(spec, facts), found.dataset, found.model, device, group)
 
 

@@ -12,7 +12,8 @@ from rich.table import Table
 from jobs.errors import LargebatchError
 
 if TYPE_CHECKING:
-    from jobs.launch.options import LocalOptions
+    from jobs.launch.options import LocalOptions, RayOptions
+    from jobs.records import RunSummary
     from jobs.spec import TrainSpec
     from jobs.tracking.mirror_process import MirrorProcess
 
@@ -33,6 +34,13 @@ Overrides = Annotated[
 DataDir = Annotated[Path, typer.Option(help="Where data sets lie, as torchvision lays them out.", envvar="LARGEBATCH_DATA_DIR")]
 OutputDir = Annotated[Path, typer.Option(help="Where run folders go.", envvar="LARGEBATCH_OUTPUT_DIR")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+AskedWorkers = Annotated[
+    str | None,
+    typer.Option("--workers", metavar="N|MIN:MAX", help="Share each batch among so many workers, by Ray; MIN:MAX: as many as there are."),
+]
+GpusPerWorker = Annotated[float | None, typer.Option(metavar="G", help="GPUs of each worker; default 1 where there are enough.", show_default=False)]
+CpusPerWorker = Annotated[float | None, typer.Option(metavar="C", help="CPUs of each worker; may be a fraction.", show_default=False)]
+MaxFailures = Annotated[int, typer.Option(min=0, help="How often a run of several workers goes on by itself after a failure.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, nothing else.")]
 
 
@@ -46,10 +54,17 @@ def train(
     output_dir: OutputDir = Path("runs"),
     device: Device = "auto",
     resume: Annotated[Path | None, typer.Option(metavar="RUN_DIR", help="Go on from a run's newest checkpoint.", show_default=False)] = None,
+    workers: AskedWorkers = None,
+    gpus_per_worker: GpusPerWorker = None,
+    cpus_per_worker: CpusPerWorker = None,
+    address: Annotated[
+        str | None, typer.Option(help="An existing Ray, such as 10.0.0.1:6379; without it the command brings its own.", show_default=False)
+    ] = None,
+    max_failures: MaxFailures = 8,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, print the plan, train nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train one recipe in this process, on one GPU or the CPU.
+    """Train one recipe: in this process, on one GPU or the CPU, or with --workers on many.
 
     Exit codes: 0 done, 2 bad input, 3 diverged, 4 stopped and resumable, 1 a fault of the machine.
     """
@@ -58,8 +73,12 @@ def train(
 
     options = LocalOptions(data_dir, output_dir, device, resume)
     spec = _spec(recipe, resume, overrides or [])
+    ray_options = _ray_options(workers, gpus_per_worker, cpus_per_worker, address, max_failures)
     if dry_run:
-        _print_plan(spec, options, as_json)
+        _print_plan(spec, options, as_json, ray_options.workers.most if ray_options else None)
+        return
+    if ray_options is not None:
+        _train_on_ray(spec, options, ray_options, as_json)
         return
     with MirrorProcess(spec) as mirror:  # before torch is imported: MLflow's import goes on beside it
         _train(spec, options, mirror, as_json)
@@ -79,25 +98,52 @@ def _spec(recipe: str | None, resume: Path | None, overrides: list[str]) -> "Tra
 
 
 def _train(spec: "TrainSpec", options: "LocalOptions", mirror: "MirrorProcess", as_json: bool) -> None:
-    from jobs.__main__ import exit_code
     from jobs.job import Listener
     from jobs.launch.local import prepare_locally, train_locally
-    from jobs.records import Outcome
     from service.console import TrainingView
-    from tuning.collect import collect
-    from tuning.figures import write_png
+    from tuning.figures import draw_run
 
     job = prepare_locally(spec, options)
     console = Console(stderr=True)
-    with TrainingView(console, job.plan) as view:
-        summary = train_locally(
-            job,
-            options,
-            Listener(on_record=view.record, on_notice=view.notice),
-            on_start=view.started,
-            draw=lambda run_dir: write_png(collect([run_dir]), run_dir / "figure.png"),
-            mirror=mirror,
-        )
+    with TrainingView(console) as view:
+        view.expect(job.plan.total_steps, job.plan.total_progress)
+        listener = Listener(on_record=view.record, on_notice=view.notice)
+        summary = train_locally(job, options, listener, on_start=view.started, draw=draw_run, mirror=mirror)
+    _end(summary, console, as_json)
+
+
+def _ray_options(
+    workers: str | None, gpus_per_worker: float | None, cpus_per_worker: float | None, address: str | None, max_failures: int
+) -> "RayOptions | None":
+    from jobs.errors import SpecError
+    from jobs.launch.options import RayOptions, read_workers
+
+    if workers is None:
+        given = {"--gpus-per-worker": gpus_per_worker, "--cpus-per-worker": cpus_per_worker, "--address": address}
+        for option, value in given.items():
+            if value is not None:
+                raise SpecError(option, "is for several workers.", "Say how many with --workers N.")
+        return None
+    return RayOptions(read_workers(workers), gpus_per_worker, cpus_per_worker, address, max_failures)
+
+
+def _train_on_ray(spec: "TrainSpec", options: "LocalOptions", ray_options: "RayOptions", as_json: bool) -> None:
+    from jobs.job import Listener
+    from jobs.launch.ray_train import train_on_ray
+    from service.console import TrainingView
+    from tuning.figures import draw_run
+
+    console = Console(stderr=True)
+    with TrainingView(console) as view:
+        listener = Listener(on_record=view.record, on_notice=view.notice)
+        summary = train_on_ray(spec, options, ray_options, listener, on_start=view.started, on_plan=view.expect, draw=draw_run)
+    _end(summary, console, as_json)
+
+
+def _end(summary: "RunSummary", console: Console, as_json: bool) -> None:
+    from jobs.__main__ import exit_code
+    from jobs.records import Outcome
+
     if summary.outcome is Outcome.STOPPED:
         console.print(f"Stopped at step {summary.steps}. Go on with: largebatch train --resume {summary.run_dir}", highlight=False, soft_wrap=True)
     if as_json:
@@ -107,7 +153,7 @@ def _train(spec: "TrainSpec", options: "LocalOptions", mirror: "MirrorProcess", 
     raise typer.Exit(exit_code(summary))
 
 
-def _print_plan(spec: "TrainSpec", options: "LocalOptions", as_json: bool) -> None:
+def _print_plan(spec: "TrainSpec", options: "LocalOptions", as_json: bool, world_size: int | None = None) -> None:
     import json
 
     from jobs.data.dataset import Images
@@ -115,7 +161,7 @@ def _print_plan(spec: "TrainSpec", options: "LocalOptions", as_json: bool) -> No
     from jobs.launch.local import prepare_locally
     from jobs.plan_report import plan_facts, plan_lines
 
-    job = prepare_locally(spec, options)
+    job = prepare_locally(spec, options, world_size)
     if as_json:
         print(json.dumps(plan_facts(job.plan)))
         return
@@ -128,11 +174,19 @@ def _print_plan(spec: "TrainSpec", options: "LocalOptions", as_json: bool) -> No
 
 
 @app.command(epilog="Example: largebatch plan digits-lamb --set batch.micro_batch_size=240")
-def plan(recipe: Recipe, overrides: Overrides = None, data_dir: DataDir = Path("data"), device: Device = "auto", as_json: AsJson = False) -> None:
+def plan(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    data_dir: DataDir = Path("data"),
+    device: Device = "auto",
+    workers: AskedWorkers = None,
+    as_json: AsJson = False,
+) -> None:
     """Print what a recipe would do, and why: split of the batch, steps, learning rate, memory."""
-    from jobs.launch.options import LocalOptions
+    from jobs.launch.options import LocalOptions, read_workers
 
-    _print_plan(_spec(recipe, None, overrides or []), LocalOptions(data_dir=data_dir, device=device), as_json)
+    world_size = read_workers(workers).most if workers else None
+    _print_plan(_spec(recipe, None, overrides or []), LocalOptions(data_dir=data_dir, device=device), as_json, world_size)
 
 
 @app.command(epilog="Example: largebatch recipes")

@@ -8,7 +8,6 @@ from rich.console import Console
 from rich.progress import Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from jobs.plan import TrainPlan
 from jobs.records import EvalRecord, Record, StepRecord
 
 PLAIN_EVERY_S = 5.0
@@ -28,8 +27,9 @@ class _Remaining(ProgressColumn):
 class TrainingView:
     """Follows one run's records; a context manager."""
 
-    def __init__(self, console: Console, plan: TrainPlan) -> None:
-        self._console, self._plan = console, plan
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._total_steps, self._total_progress = 0, 0.0
         self._live = console.is_terminal
         self._shown_at_s = 0.0
         self._accuracy = ""
@@ -51,6 +51,10 @@ class TrainingView:
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
+
+    def expect(self, total_steps: int, total_progress: float) -> None:
+        """Know how many steps and samples the plan has."""
+        self._total_steps, self._total_progress = total_steps, total_progress
 
     def started(self, run_dir: Path) -> None:
         """Say where the results go."""
@@ -83,10 +87,10 @@ class TrainingView:
 
     def _remaining_s(self, record: StepRecord) -> float | None:
         rate = self._rate(record)
-        return (self._plan.total_progress - record.samples_seen) / rate if rate else None
+        return (self._total_progress - record.samples_seen) / rate if rate else None
 
     def _line(self, record: StepRecord) -> str:
-        total = f"/{self._plan.total_steps}"
+        total = f"/{self._total_steps}"
         return (
             f"step {record.step}{total}  {self._rate(record):,.0f} samples/s  loss {record.loss:.4f}  lr {record.learning_rate:.4g}{self._accuracy}"
         )

@@ -7,7 +7,8 @@ because plotly cannot write one without a browser.
 from collections.abc import Sequence
 from pathlib import Path
 
-from tuning.collect import RunResult
+from jobs import run_folder
+from tuning.collect import RunResult, collect
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's palette, which colour-blind readers can tell apart."""
@@ -54,12 +55,17 @@ def write_png(results: Sequence[RunResult], path: Path) -> None:
         axes.plot(seconds, accuracies, marker="o", markersize=3, label=label(result), color=COLOURS[index % len(COLOURS)])
     for target in _targets(results):
         axes.axhline(target, linestyle=":", color="grey")
-        axes.annotate(f"target {target:g}", (1, target), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="grey")
+        axes.annotate(f"target {target:g}", (0, target), (4, 3), xycoords=("axes fraction", "data"), textcoords="offset points", color="grey")
     axes.set(title=title(results), xlabel=AXES[0], ylabel=AXES[1])
     axes.set_xlim(left=0)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
     figure.savefig(path, dpi=130)
+
+
+def draw_run(run_dir: Path) -> None:
+    """One run's own figure, into its folder."""
+    write_png(collect([run_dir]), run_dir / run_folder.FIGURE)
 
 
 def _targets(results: Sequence[RunResult]) -> list[float]:

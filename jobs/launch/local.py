@@ -16,12 +16,15 @@ from jobs.spec import TrainSpec
 from jobs.tracking.mirror_process import MirrorProcess
 
 
-def prepare_locally(spec: TrainSpec, options: LocalOptions) -> Prepared:
-    """Check everything that bad input could spoil; writes nothing."""
+def prepare_locally(spec: TrainSpec, options: LocalOptions, world_size: int | None = None) -> Prepared:
+    """Check everything that bad input could spoil; writes nothing.
+
+    Args: world_size: plan for so many workers, to be looked at only.
+    """
     device = choose_device(options.device)
     if options.resume is None:
         run_folder.refuse_unwritable(options.output_dir)
-    return prepare(spec, device, options.data_dir)
+    return prepare(spec, device, options.data_dir, world_size)
 
 
 def train_locally(

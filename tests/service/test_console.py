@@ -28,7 +28,7 @@ EVALUATION = EvalRecord(step=10, epoch=1.0, samples_seen=1000, test_accuracy=0.8
 
 def view(is_terminal: bool) -> tuple[TrainingView, io.StringIO]:
     text = io.StringIO()
-    return TrainingView(Console(file=text, force_terminal=is_terminal, width=150), PLAN), text
+    return TrainingView(Console(file=text, force_terminal=is_terminal, width=150)), text
 
 
 @pytest.fixture

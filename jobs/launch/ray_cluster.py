@@ -1,0 +1,119 @@
+"""Finding a Ray to train on, or starting one, and refusing what it does not have before anything begins."""
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from jobs.errors import FaultError, InputError
+from jobs.launch.options import RayOptions
+
+CONNECT_S = 10.0
+SETTINGS = {
+    # Nothing is sent to anybody, and a Ray of our own neither asks for a token nor leaves one in the home folder.
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Ray Train looks after its workers twice a second, not every two: a lost one is found at once.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "120",
+    # A group that cannot get its machines says so, and asks again, after this long.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30",
+    "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",
+    # Workers' lines come once, through Ray's own log, and in the folder where the person is.
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+}
+
+
+class Resources(NamedTuple):
+    """What each worker gets."""
+
+    cpus: float
+    gpus: float
+
+    @property
+    def num_threads(self) -> int:
+        """Threads of one worker's arithmetic."""
+        return max(int(self.cpus), 1)
+
+
+@contextmanager
+def connected(options: RayOptions, log_to_driver: bool = False) -> Iterator[Any]:
+    """Ray's module, connected to the address or to a Ray of our own that ends with the block.
+
+    Raises: InputError for an address that does not answer; FaultError if Ray does not start.
+    """
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    address = options.address or os.environ.get("RAY_ADDRESS")
+    if address is None:
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    import ray
+
+    setup = {"worker_process_setup_hook": "jobs.launch.ray_worker.listen_for_sigterm"}
+    given: dict[str, Any] = {"log_to_driver": log_to_driver, "logging_level": "ERROR", "runtime_env": setup}
+    if address is not None:
+        _refuse_silence(address)
+        given["address"] = address
+    else:
+        # Fractions of a core make room for more workers than cores; everything else is counted as it is.
+        given.update(include_dashboard=True, dashboard_host="127.0.0.1", num_cpus=os.cpu_count())
+    try:
+        ray.init(**given)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        if address is not None:
+            raise InputError(
+                "--address", f"Ray at {address} refuses: {error}.", "Check the address, and RAY_AUTH_TOKEN if it asks for one."
+            ) from error
+        raise FaultError("ray", f"did not start: {error}.", "Its logs are in /tmp/ray/session_latest/logs.") from error
+    try:
+        yield ray
+    finally:
+        with contextlib.suppress(Exception):
+            ray.shutdown()
+
+
+def _refuse_silence(address: str) -> None:
+    """Ray itself tries for minutes. Raises: InputError if nothing listens there."""
+    if address in {"auto", "local"}:
+        return
+    parts = urlsplit(address if "//" in address else f"//{address}")
+    if not parts.hostname or not parts.port:
+        raise InputError("--address", f"{address!r} is not an address of Ray.", "Example: 10.0.0.1:6379, ray://10.0.0.1:10001, or auto.")
+    try:
+        socket.create_connection((parts.hostname, parts.port), timeout=CONNECT_S).close()
+    except OSError as error:
+        raise InputError("--address", f"nothing answers at {address} ({error}).", "Is that Ray's head, and can it be reached from here?") from error
+
+
+def share_out(ray: Any, options: RayOptions, device: str) -> Resources:
+    """What each worker gets. Raises: InputError for more than the cluster has, with what it has."""
+    have = ray.cluster_resources()
+    cpus, gpus = float(have.get("CPU", 0)), float(have.get("GPU", 0))
+    least, most = options.workers.least, options.workers.most
+    wanted_gpus = options.gpus_per_worker
+    if wanted_gpus is None:
+        wanted_gpus = 1.0 if device != "cpu" and gpus >= most else 0.0
+    if device == "cuda" and not wanted_gpus:
+        raise InputError("--device", f"cuda for {most} workers, and the cluster has {gpus:g} GPUs.", "Use fewer workers, or --device cpu.")
+    wanted_cpus = options.cpus_per_worker
+    if wanted_cpus is None:
+        wanted_cpus = 1.0 if options.address else max(cpus // most, 1.0)
+    # An elastic run may begin while its machines are still coming.
+    if least * wanted_gpus > gpus:
+        raise InputError("--gpus-per-worker", f"{least} workers with {wanted_gpus:g} GPUs each, and the cluster has {gpus:g} GPUs.", "Ask for less.")
+    if least * wanted_cpus > cpus:
+        raise InputError(
+            "--workers",
+            f"{least} workers with {wanted_cpus:g} CPUs each, and the cluster has {cpus:g} CPUs on {len(ray.nodes())} machines.",
+            f"Use at most {int(cpus // wanted_cpus)} workers, or a smaller --cpus-per-worker.",
+        )
+    return Resources(wanted_cpus, wanted_gpus)
+
+
+def dashboard_url(ray: Any) -> str | None:
+    """Where Ray's dashboard can be looked at."""
+    url = ray._private.worker._global_node.webui_url if ray._private.worker._global_node else None
+    return f"http://{url}" if url else None

@@ -1,0 +1,238 @@
+"""A job on many workers: Ray Train starts them, watches them, and starts them again.
+
+    this process  --fit()-->  Ray Train's controller  --starts-->  workers (jobs.launch.ray_worker)
+         ^------- records, outcome ------ mailbox <----------------------'  run folder: journal, checkpoints
+
+The run's folder holds everything that a new group of workers needs, so whatever dies, the last checkpoint goes on.
+"""
+
+import contextlib
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pydantic
+
+from jobs import run_folder
+from jobs.errors import FaultError
+from jobs.job import Listener
+from jobs.launch.options import LocalOptions, RayOptions
+from jobs.launch.ray_cluster import Resources, connected, dashboard_url, share_out
+from jobs.records import JournalRecord, Outcome, RunSummary
+from jobs.spec import TrainSpec
+
+POLL_S = 0.2
+SAY_WAITING_S = 20.0
+_RECORD: pydantic.TypeAdapter[JournalRecord] = pydantic.TypeAdapter(JournalRecord)
+
+
+def train_on_ray(
+    spec: TrainSpec,
+    options: LocalOptions,
+    ray_options: RayOptions,
+    listener: Listener,
+    *,
+    on_start: Callable[[Path], None] = lambda run_dir: None,
+    on_plan: Callable[[int, float], None] = lambda total_steps, total_progress: None,
+    draw: Callable[[Path], None] = lambda run_dir: None,
+) -> RunSummary:
+    """Train on many workers and leave the whole story in one run folder.
+
+    Args:
+        on_start: told the run's folder before training starts.
+        on_plan: told how many steps and samples the plan has.
+        draw: draws the run's figure; called on rank 0's machine.
+    Raises: InputError; FaultError when it failed too often.
+    """
+    run_folder.refuse_unwritable(options.output_dir)
+    run_dir = (options.resume or options.output_dir / (options.run_id or run_folder.new_run_id(spec.name))).resolve()
+    ended = _ended_before(run_dir) if options.run_id else None
+    if ended is not None:
+        listener.on_notice(f"Run {run_dir.name} ended before: {ended.outcome}.")
+        return ended
+    with connected(ray_options) as ray:
+        resources = share_out(ray, ray_options, options.device)
+        url = dashboard_url(ray)
+        if url:
+            listener.on_notice(f"Ray's dashboard: {url}")
+        on_start(run_dir)
+        return _Driver(ray, spec, options, ray_options, resources, run_dir, listener, on_plan).run(draw)
+
+
+def _ended_before(run_dir: Path) -> RunSummary | None:
+    """The summary of a run that came to its end; None if there is more to do."""
+    path = run_dir / run_folder.SUMMARY
+    if not path.is_file():
+        return None
+    summary = RunSummary.model_validate_json(path.read_text())
+    return None if summary.outcome is Outcome.STOPPED else summary
+
+
+class _Driver:
+    """The person's side of one launch."""
+
+    def __init__(
+        self,
+        ray: Any,
+        spec: TrainSpec,
+        options: LocalOptions,
+        ray_options: RayOptions,
+        resources: Resources,
+        run_dir: Path,
+        listener: Listener,
+        on_plan: Callable[[int, float], None],
+    ) -> None:
+        from jobs.launch.mailbox import Mailbox
+
+        self._ray, self._spec, self._options, self._ray_options = ray, spec, options, ray_options
+        self._resources, self._run_dir, self._listener, self._on_plan = resources, run_dir, listener, on_plan
+        self._mailbox = Mailbox.remote(ray_options.max_failures)  # type: ignore[attr-defined]
+        self._error: BaseException | None = None
+        self._outcome: dict[str, Any] | None = None
+        self._was_asked = False
+        self._had_output_dir = run_dir.parent.exists()
+
+    def run(self, draw: Callable[[Path], None]) -> RunSummary:
+        """Train, pass on what is told, and return the summary."""
+        fitting = threading.Thread(target=self._fit, args=(draw,), daemon=True)
+        began = time.monotonic()
+        with self._stop_requests():
+            fitting.start()
+            said_at = began
+            while fitting.is_alive():
+                fitting.join(POLL_S)
+                self._pass_on()
+                if self._listener.should_stop():
+                    self._ask_to_stop()
+                if time.monotonic() - said_at > SAY_WAITING_S and not self._ray.get(self._mailbox.num_begun.remote()):
+                    said_at = time.monotonic()
+                    self._listener.on_notice(f"Waiting for {self._ray_options.workers} workers; free now: {self._free()}.")
+            self._pass_on()
+        self._remove_leftovers()
+        if self._outcome is None:
+            raise self._fault()
+        if "error" in self._outcome:
+            raise self._outcome["error"]
+        return RunSummary.model_validate(self._outcome["summary"])
+
+    def _fit(self, draw: Callable[[Path], None]) -> None:
+        import ray
+        import ray.train
+        from ray.train.torch import TorchConfig, TorchTrainer
+
+        from jobs.launch.ray_controller import TellFailures
+        from jobs.launch.ray_worker import work
+
+        workers, resources = self._ray_options.workers, self._resources
+        train: Any = ray.train  # its stubs are those of the older Train
+        config = {
+            "spec": self._spec.model_dump(mode="json"),
+            "run_dir": str(self._run_dir),
+            "data_dir": str(self._options.data_dir.resolve()),
+            "uses_gpu": resources.gpus > 0,
+            "num_threads": resources.num_threads,
+            "import_paths": [str(Path.cwd())],
+            "resumes": self._options.resume is not None,
+            "max_failures": self._ray_options.max_failures,
+            "where_logs_are": f"Its journal is in {self._run_dir}, Ray's logs in {_log_folder(ray)}.",
+            "mailbox": self._mailbox,
+            "draw": draw,
+        }
+        trainer = TorchTrainer(
+            work,
+            train_loop_config=config,
+            torch_config=TorchConfig(backend="nccl" if resources.gpus else "gloo", timeout_s=600),
+            scaling_config=train.ScalingConfig(
+                num_workers=(workers.least, workers.most) if workers.is_elastic else workers.most,
+                use_gpu=resources.gpus > 0,
+                resources_per_worker={"CPU": resources.cpus, **({"GPU": resources.gpus} if resources.gpus else {})},
+                elastic_resize_monitor_interval_s=20.0,
+            ),
+            run_config=train.RunConfig(
+                name=self._run_dir.name,
+                storage_path=str(self._run_dir.parent / ".ray"),
+                # Failures are counted by the mailbox, which tells preemptions from faults and outlives the controller.
+                failure_config=train.FailureConfig(max_failures=-1),
+                callbacks=[TellFailures(self._mailbox)],
+                logging_config=train.LoggingConfig(log_level="ERROR"),
+            ),
+        )
+        try:
+            trainer.fit()
+        except BaseException as error:  # told by the main thread, in one sentence
+            self._error = error
+
+    def _pass_on(self) -> None:
+        """To the person: what the workers said since the last time."""
+        try:
+            messages, self._outcome = self._ray.get(self._mailbox.take.remote(), timeout=30)
+        except self._ray.exceptions.RayError as error:
+            raise FaultError("ray", f"the cluster is gone ({type(error).__name__}).", self._how_to_go_on()) from error
+        for message in messages:
+            if "record" in message:
+                self._listener.on_record(_RECORD.validate_python(message["record"]))
+            elif "notice" in message:
+                self._listener.on_notice(message["notice"])
+            else:
+                self._on_plan(*message["plan"])
+
+    def _ask_to_stop(self) -> None:
+        if not self._was_asked:
+            self._was_asked = True
+            self._mailbox.ask_to_stop.remote()
+
+    @contextmanager
+    def _stop_requests(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM stop the run after its step; a second Ctrl-C leaves at once. Set after Ray's own handlers."""
+        signals = 0
+
+        def ask(number: int, frame: FrameType | None) -> None:
+            nonlocal signals
+            signals += 1
+            begun = self._ray.get(self._mailbox.num_begun.remote(), timeout=5)
+            if (signals > 1 and number == signal.SIGINT) or not begun:
+                raise KeyboardInterrupt
+            self._listener.on_notice(f"{signal.Signals(number).name}: finishing this step and saving.")
+            self._ask_to_stop()
+
+        previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _free(self) -> str:
+        free = self._ray.available_resources()
+        return f"{free.get('CPU', 0):g} CPUs, {free.get('GPU', 0):g} GPUs"
+
+    def _how_to_go_on(self) -> str:
+        if not (self._run_dir / run_folder.CHECKPOINTS).is_dir():
+            return "Nothing was trained; start it again."
+        return f"Go on with: largebatch train --resume {self._run_dir} --workers {self._ray_options.workers}"
+
+    def _fault(self) -> FaultError:
+        from jobs.launch.ray_controller import first_cause
+
+        reason = first_cause(self._error) if self._error is not None else "the workers ended without an outcome."
+        return FaultError("", f"{reason} Ray's logs: {_log_folder(self._ray)}.", self._how_to_go_on())
+
+    def _remove_leftovers(self) -> None:
+        """Ray Train's own notes of this run; all that a run needs is in its folder."""
+        base = self._run_dir.parent / ".ray"
+        shutil.rmtree(base / self._run_dir.name, ignore_errors=True)
+        with contextlib.suppress(OSError):  # another run is using it, or there are runs
+            base.rmdir()
+            if not self._had_output_dir:
+                base.parent.rmdir()
+
+
+def _log_folder(ray: Any) -> str:
+    node = ray._private.worker._global_node
+    return node.get_logs_dir_path() if node else "/tmp/ray/session_latest/logs"
