@@ -122,7 +122,9 @@ def run_job(job: Prepared, run_dir: Path, listener: Listener, resumes: bool = Fa
     state = new_state(job)
     with Journal(run_dir) if job.group.is_first else NoJournal() as journal:
         if resumes:
-            loaded = checkpoints.load_newest(run_dir / run_folder.CHECKPOINTS, job.device, listener.on_notice)
+            # Rank 0 hands it out: all ranks go on from the same one, and only one machine reads it.
+            folder = run_dir / run_folder.CHECKPOINTS
+            loaded = job.group.from_first(lambda: checkpoints.load_newest(folder, torch.device("cpu"), listener.on_notice))
             checkpoints.refuse_other_spec(loaded["spec"], job.spec)
             _take_over(state, loaded["state"])
         if job.group.is_first:

@@ -26,11 +26,11 @@ def new_run_id(name: str) -> str:
     return f"{name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
 
 
-def create(output_dir: Path, run_id: str) -> Path:
+def create(output_dir: Path, run_id: str, may_exist: bool = False) -> Path:
     """Make the folder of a new run. Raises: StorageError if that is not possible."""
     run_dir = output_dir / run_id
     with storage_errors(run_dir):
-        (run_dir / CHECKPOINTS).mkdir(parents=True)
+        (run_dir / CHECKPOINTS).mkdir(parents=True, exist_ok=may_exist)
     return run_dir
 
 
@@ -88,14 +88,23 @@ def write_whole(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def exclusive(run_dir: Path, purpose: str) -> Iterator[None]:
-    """Hold a run's folder for one purpose; the kernel lets go if this process dies. Raises: InputError if another has it."""
+def exclusive(run_dir: Path, purpose: str, patience_s: float = 0.0) -> Iterator[None]:
+    """Hold a run's folder for one purpose; the kernel lets go if this process dies.
+
+    Args: patience_s: how long to wait for a process that is about to let go.
+    Raises: InputError if another has it.
+    """
     path = run_dir / f".{purpose}.lock"
     with storage_errors(path):
         file = path.open("ab")
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(str(run_dir), f"another process is at work on this run ({purpose}).", "Wait for it, or stop it first.") from None
+        ends_at = time.monotonic() + patience_s
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= ends_at:
+                    raise InputError(str(run_dir), f"another process is at work on this run ({purpose}).", "Wait for it, or stop it first.") from None
+            time.sleep(0.1)
         yield

@@ -23,15 +23,19 @@ def recipe_paths() -> dict[str, Path]:
 
 
 def read_spec(recipe: str, overrides: Iterable[str] = ()) -> TrainSpec:
-    """A spec from a recipe's name or a file's path, with `key.sub=value` overrides.
+    """A spec from a recipe's name, a file's path or `env:NAME`, with `key.sub=value` overrides.
 
     Raises: SpecError.
     """
-    path = _find(recipe)
-    try:
-        document = _parse(path.read_text(encoding="utf-8"), path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(str(path), f"the recipe cannot be read: {error}.") from error
+    if recipe.startswith("env:"):
+        path, text = Path(f"{recipe}.json"), os.environ.get(recipe.removeprefix("env:"), "")
+    else:
+        path = _find(recipe)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise SpecError(str(path), f"the recipe cannot be read: {error}.") from error
+    document = _parse(text, path)
     if not isinstance(document, dict):
         raise SpecError(str(path), "a recipe is a mapping of keys to values; this is not.", "See `largebatch recipes`.")
     document.setdefault("name", re.sub(r"[^A-Za-z0-9_.-]", "-", path.stem).lstrip(".") or "run")

@@ -3,11 +3,16 @@
 One process alone is a group of one: the same calls, no communication.
 """
 
+from collections.abc import Callable
+from typing import TypeVar, cast
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from jobs.errors import LargebatchError
+
+T = TypeVar("T")
 
 
 class Group:
@@ -52,6 +57,20 @@ class Group:
         if self.world_size > 1:
             for tensor in tensors:
                 dist.broadcast(tensor, 0)
+
+    def from_first(self, make: Callable[[], T]) -> T:
+        """What rank 0 makes, on every rank. Raises: LargebatchError, on every rank, if it cannot."""
+        made: list[T | None] = [None]
+        error: LargebatchError | None = None
+        if self.is_first:
+            try:
+                made = [make()]
+            except LargebatchError as found:
+                error = found
+        self.raise_first(error)
+        if self.world_size > 1:
+            dist.broadcast_object_list(made, 0)
+        return cast(T, made[0])
 
     def wait(self) -> None:
         """Go on when every rank is here."""

@@ -43,7 +43,9 @@ def train_locally(
         draw: draws the run's figure into its folder, before the mirror takes the artifacts.
         mirror: the way into MLflow, if it was begun already.
     """
-    run_dir = options.resume or run_folder.create(options.output_dir, options.run_id or run_folder.new_run_id(job.spec.name))
+    run_dir = options.resume or run_folder.create(
+        options.output_dir, options.run_id or run_folder.new_run_id(job.spec.name), may_exist=options.run_id is not None
+    )
     with _stop_requests(listener) as stoppable, mirror or MirrorProcess(job.spec) as mirror:
         return carry_out(job, run_dir, stoppable, mirror, on_start=on_start, draw=draw, resumes=options.resume is not None)
 
@@ -58,12 +60,15 @@ def carry_out(
     draw: Callable[[Path], None] = lambda run_dir: None,
     resumes: bool,
     reasons: Sequence[str] = (),
+    patience_s: float = 0.0,
 ) -> RunSummary:
     """Train as the process that keeps the run's folder, and leave MLflow with everything.
 
-    Args: reasons: why the run is taken up again, for the journal.
+    Args:
+        reasons: why the run is taken up again, for the journal.
+        patience_s: how long an earlier process of this run may take to go.
     """
-    with run_folder.exclusive(run_dir, "train"):
+    with run_folder.exclusive(run_dir, "train", patience_s):
         mirror.follow(run_dir, listener.on_notice)
         on_start(run_dir)
         summary = run_job(job, run_dir, listener, resumes=resumes, reasons=reasons)

@@ -1,9 +1,11 @@
 """What a launch needs beside the spec; light, so that commands can read it before torch is imported."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from jobs.checkpoint_files import list_checkpoints
 from jobs.errors import InputError
+from jobs.run_folder import CHECKPOINTS
 
 
 @dataclass(frozen=True)
@@ -16,6 +18,12 @@ class LocalOptions:
     resume: Path | None = None
     run_id: str | None = None
     """The run's id, given from outside: a second launch under it goes on with the first one's run."""
+
+    def going_on(self) -> "LocalOptions":
+        """The same, resuming the run that this id has begun and saved before."""
+        if self.resume is None and self.run_id is not None and list_checkpoints(self.output_dir / self.run_id / CHECKPOINTS):
+            return replace(self, resume=self.output_dir / self.run_id)
+        return self
 
 
 @dataclass(frozen=True)

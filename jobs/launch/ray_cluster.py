@@ -52,8 +52,7 @@ def connected(options: RayOptions, log_to_driver: bool = False) -> Iterator[Any]
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     import ray
 
-    setup = {"worker_process_setup_hook": "jobs.launch.ray_worker.listen_for_sigterm"}
-    given: dict[str, Any] = {"log_to_driver": log_to_driver, "logging_level": "ERROR", "runtime_env": setup}
+    given: dict[str, Any] = {"log_to_driver": log_to_driver, "logging_level": "ERROR"}
     if address is not None:
         _refuse_silence(address)
         given["address"] = address

@@ -7,6 +7,9 @@ import ray
 import ray.train
 from ray.train import UserCallback
 
+from jobs.errors import LargebatchError
+from jobs.launch.termination import SAVED
+
 COLLATERAL = ("Connection closed by peer", "Connection reset", "Connection refused", "Broken pipe", "Timed out waiting", "Read error", "NCCL")
 """What the other ranks say when one is gone."""
 
@@ -42,11 +45,14 @@ def first_cause(error: BaseException) -> str:
 
 def sentence(error: BaseException) -> str:
     """The last line of an error's words, which is where Python puts the error itself."""
-    if isinstance(error, ray.exceptions.RayActorError):
+    if isinstance(error, ray.exceptions.RayActorError) or "actor is dead" in str(error):
         return "its process ended (killed, out of memory, or its machine is gone)."
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{(lines[-1] if lines else type(error).__name__).rstrip('.')}."
+    words = lines[-1].rstrip(".") if lines else ""
+    # A whole traceback ends with the error's kind; a bare error does not say it.
+    named = words if len(lines) > 1 or isinstance(error, LargebatchError) else f"{type(error).__name__}: {words}".rstrip(": ")
+    return f"{named}."
 
 
 def _is_preemption(error: Exception) -> bool:
-    return bool(getattr(error, "preempted", False)) or "ray_worker.Preempted" in str(error) or "Preempted:" in str(error)
+    return bool(getattr(error, "preempted", False)) or SAVED in str(error)

@@ -124,10 +124,11 @@ class _Driver:
     def _fit(self, draw: Callable[[Path], None]) -> None:
         import ray
         import ray.train
-        from ray.train.torch import TorchConfig, TorchTrainer
+        from ray.train.torch import TorchTrainer
 
         from jobs.launch.ray_controller import TellFailures
         from jobs.launch.ray_worker import work
+        from jobs.launch.termination import SavingTorchConfig
 
         workers, resources = self._ray_options.workers, self._resources
         train: Any = ray.train  # its stubs are those of the older Train
@@ -147,7 +148,7 @@ class _Driver:
         trainer = TorchTrainer(
             work,
             train_loop_config=config,
-            torch_config=TorchConfig(backend="nccl" if resources.gpus else "gloo", timeout_s=600),
+            torch_config=SavingTorchConfig(backend="nccl" if resources.gpus else "gloo", timeout_s=600),
             scaling_config=train.ScalingConfig(
                 num_workers=(workers.least, workers.most) if workers.is_elastic else workers.most,
                 use_gpu=resources.gpus > 0,

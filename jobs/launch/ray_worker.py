@@ -6,12 +6,10 @@ is not yet registered when a worker dies. The run's folder, which all workers sh
 
 import contextlib
 import os
-import signal
 import sys
 import threading
 import time
 from pathlib import Path
-from types import FrameType
 from typing import Any, Self
 
 import ray
@@ -25,6 +23,7 @@ from jobs.checkpoint_files import list_checkpoints
 from jobs.engine.group import Group
 from jobs.errors import FaultError, InputError, LargebatchError
 from jobs.job import Listener, Prepared, prepare, run_job
+from jobs.launch import termination
 from jobs.launch.local import carry_out
 from jobs.records import Outcome, Record, RunSummary, StepRecord
 from jobs.spec_reader import build_spec
@@ -33,26 +32,8 @@ from jobs.tracking.mirror_process import MirrorProcess
 TELL_EVERY_S = 0.2
 PREEMPTION_POLL_S = 1.0
 STORAGE_PATIENCE_S = 120.0
-
-_training = threading.Event()
-_terminated = threading.Event()
-
-
-def listen_for_sigterm() -> None:
-    """Ray calls this as each worker process starts: a SIGTERM in the middle of training saves before it ends the worker."""
-    previous = signal.getsignal(signal.SIGTERM)
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        if _training.is_set():
-            _terminated.set()
-        elif callable(previous):
-            previous(number, frame)
-
-    signal.signal(signal.SIGTERM, ask)
-
-
-class Preempted(Exception):
-    """A worker's machine is going away; the run was saved and goes on elsewhere."""
+OLD_WORKER_S = 30.0
+"""How long a worker of a group that was ended, or of a driver that died, may still hold the run's folder."""
 
 
 class GaveUp(FaultError):
@@ -68,8 +49,8 @@ def work(config: dict[str, Any]) -> None:
     torch.set_num_threads(config["num_threads"])
     group = Group(device)
     mailbox = config["mailbox"]
-    _terminated.clear()
-    _training.set()
+    termination.terminated.clear()
+    termination.training.set()
     try:
         summary = _work(config, device, group)
     except (InputError, GaveUp) as error:
@@ -77,10 +58,10 @@ def work(config: dict[str, Any]) -> None:
             ray.get(mailbox.finish.remote({"error": error}))
         return
     finally:
-        _training.clear()
+        termination.training.clear()
     (was_asked,) = group.sum_numbers(float(group.is_first and ray.get(mailbox.wants_stop.remote())))
     if summary.outcome is Outcome.STOPPED and not was_asked:
-        raise Preempted("a worker got SIGTERM; the run was saved.")
+        raise termination.PreemptedError(termination.SAVED)
     if group.is_first:
         ray.get(mailbox.finish.remote({"summary": summary.model_dump(mode="json")}))
 
@@ -99,18 +80,18 @@ def _work(config: dict[str, Any], device: torch.device, group: Group) -> RunSumm
     resumes = config["resumes"] or group.sum_numbers(float(group.is_first and bool(list_checkpoints(run_dir / run_folder.CHECKPOINTS))))[0] > 0
     drains = _DrainNotice()
     if not group.is_first:
-        listener = Listener(should_stop=_terminated.is_set, should_save=drains.is_new)
+        listener = Listener(should_stop=termination.terminated.is_set, should_save=drains.is_new)
         return run_job(job, run_dir, listener, resumes=resumes)
     with _Reporter(mailbox) as reporter, MirrorProcess(spec) as mirror:
         listener = Listener(
             on_record=reporter.record,
             on_notice=reporter.notice,
-            should_stop=lambda: _terminated.is_set() or reporter.wants_stop,
+            should_stop=lambda: termination.terminated.is_set() or reporter.wants_stop,
             should_save=drains.is_new,
         )
         run_dir.joinpath(run_folder.CHECKPOINTS).mkdir(parents=True, exist_ok=True)
         reporter.ready(job)
-        return carry_out(job, run_dir, listener, mirror, draw=config["draw"], resumes=resumes, reasons=reasons)
+        return carry_out(job, run_dir, listener, mirror, draw=config["draw"], resumes=resumes, reasons=reasons, patience_s=OLD_WORKER_S)
 
 
 def refuse_unshared(output_dir: Path, group: Group, patience_s: float) -> None:

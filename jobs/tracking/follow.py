@@ -18,6 +18,8 @@ from jobs.tracking.mlflow_mirror import Mirror, brief, import_mlflow, sync_run
 
 POLL_S = 1.0
 RETRY_S = 5.0
+OLD_MIRROR_S = 60.0
+"""How long the mirror of a process that was killed may still be sending."""
 
 
 def _say(text: str) -> None:
@@ -91,7 +93,7 @@ def main() -> None:
     if not name:
         return
     run_dir = Path(name.removesuffix("\n"))
-    with run_folder.exclusive(run_dir, "mirror"):
+    with run_folder.exclusive(run_dir, "mirror", patience_s=OLD_MIRROR_S):
         follow(run_dir)
     if MirrorState.read(run_dir).is_complete:
         catch_up_others(run_dir)

@@ -1,0 +1,43 @@
+"""`python -m jobs.launch.supervise ARGUMENTS`: `python -m jobs ARGUMENTS`, started again when it is killed.
+
+What a Ray job runs: its driver can die of a kill -9 or of the machine's memory, and nobody is there to start it
+again. The run has its id from outside, so the next driver goes on from the newest checkpoint. An exit code that
+says something (done, bad input, diverged, stopped, a fault) is passed on.
+"""
+
+import signal
+import subprocess
+import sys
+import time
+from types import FrameType
+
+MAX_DEATHS = 20
+PAUSE_S = 2.0
+
+
+def main(arguments: list[str]) -> int:
+    """The exit code of the last driver."""
+    asked = False
+    child: subprocess.Popen[bytes] | None = None
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
+        if child is not None:
+            child.send_signal(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, ask)
+    code = 0
+    for death in range(MAX_DEATHS + 1):
+        child = subprocess.Popen([sys.executable, "-m", "jobs", *arguments])
+        code = child.wait()
+        if code >= 0 or asked:
+            break
+        print(f"The driver was ended by {signal.Signals(-code).name} ({death + 1}); starting it again.", file=sys.stderr, flush=True)
+        time.sleep(PAUSE_S)
+    return code if code >= 0 else 128 - code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,57 @@
+"""SIGTERM in a Ray worker process: a machine that goes away gives its workers a moment to save.
+
+Python sets signal handlers in a process's main thread only, and Ray Train trains in another one; but what a backend
+does as a group starts runs in the main thread, so that is where the handler is set (a job's setup hook comes too
+early: Ray sets its own handler after it).
+"""
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+from ray.train.torch import TorchConfig
+from ray.train.torch.config import _TorchBackend
+
+training = threading.Event()
+"""Set while this process trains; only then is there something to save."""
+terminated = threading.Event()
+"""Set when this process was told to end while training."""
+
+
+SAVED = "a worker got SIGTERM; the run was saved"
+
+
+class PreemptedError(Exception):
+    """A worker's machine is going away; the run was saved and goes on elsewhere."""
+
+
+def listen() -> None:
+    """From now on a SIGTERM in the middle of training asks it to save and end; at any other time Ray's own handler acts."""
+    previous = signal.getsignal(signal.SIGTERM)
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if training.is_set():
+            terminated.set()
+        elif callable(previous):
+            previous(number, frame)
+
+    signal.signal(signal.SIGTERM, ask)
+
+
+class SavingBackend(_TorchBackend):
+    """Torch's process group, with workers that listen."""
+
+    def on_start(self, worker_group: Any, backend_config: Any) -> None:
+        """Called by Ray Train's controller when all workers are there."""
+        super().on_start(worker_group, backend_config)
+        worker_group.execute(listen)
+
+
+class SavingTorchConfig(TorchConfig):
+    """Torch's process group, with workers that listen."""
+
+    @property
+    def backend_cls(self) -> Any:
+        """What Ray Train starts."""
+        return SavingBackend

@@ -1,0 +1,130 @@
+"""Short runs on Ray, and looking at what they left."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from jobs.checkpoint_files import list_checkpoints
+from jobs.checkpoints import load
+from jobs.job import Listener
+from jobs.launch.options import LocalOptions, RayOptions, Workers
+from jobs.launch.ray_train import train_on_ray
+from jobs.records import NoticeRecord, Record, RunSummary, StartRecord, StepRecord
+from jobs.spec_reader import build_spec
+from jobs.tracking.journal import read_records
+
+STEPS = 60
+
+
+class Head(NamedTuple):
+    """Where one Ray can be reached."""
+
+    address: str
+    dashboard: str
+    pid: int
+
+
+def document(**parts: Any) -> dict[str, Any]:
+    return {
+        "name": "launched",
+        "dataset": {"name": "digits", "augment": {"translate": 1}},
+        "model": {"name": "mlp", "arguments": {"width": 24, "depth": 2, "batch_norm": True}},
+        "batch": {"global_batch_size": 250, "micro_batch_size": 50},
+        "batch_norm": {"span": 25},
+        "optimizer": {"name": "sgd", "momentum": 0.9},
+        "learning_rate": {"base": 0.1, "warmup_epochs": 1.0},
+        "stop": {"steps": STEPS},
+        "checkpoint": {"every_steps": 10, "keep": 99, "every_seconds": None},
+        "tracking": {"enabled": False},
+        **parts,
+    }
+
+
+class Watcher:
+    """Listens to a run, and does something once at a step."""
+
+    def __init__(self, at_step: int = 0, act: Callable[[], None] | None = None) -> None:
+        self.records: list[Record] = []
+        self.notices: list[str] = []
+        self.stops = threading.Event()
+        self._at_step, self._act = at_step, act
+
+    def record(self, record: Record) -> None:
+        self.records.append(record)
+        if self._act is not None and isinstance(record, StepRecord) and record.step >= self._at_step:
+            act, self._act = self._act, None
+            act()
+
+    def listener(self) -> Listener:
+        return Listener(on_record=self.record, on_notice=self.notices.append, should_stop=self.stops.is_set)
+
+
+def train(
+    folder: Path, address: str, workers: Workers, given: dict[str, Any], watcher: Watcher | None = None, run_id: str = "run", **options: Any
+) -> RunSummary:
+    """One run of so many workers, half a core each."""
+    launch = LocalOptions(data_dir=Path("data"), output_dir=folder, device="cpu", run_id=run_id)
+    ray_options = RayOptions(workers, cpus_per_worker=options.pop("cpus", 0.5), address=address, **options)
+    return train_on_ray(build_spec(given), launch, ray_options, (watcher or Watcher()).listener())
+
+
+def parameters(run_dir: Path) -> dict[str, Tensor]:
+    """Weights and running statistics of the newest checkpoint."""
+    saved: dict[str, Tensor] = load(list_checkpoints(run_dir / "checkpoints")[0].path, torch.device("cpu"))["state"]["model"]
+    return saved
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    """Bit for bit."""
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    """The largest difference between two models' numbers, each tensor's over its own largest."""
+    return max(float((one[name] - other[name]).abs().max() / one[name].abs().max().clamp(min=1e-6)) for name in one)
+
+
+def starts(run_dir: Path) -> list[StartRecord]:
+    return [record for record in read_records(run_dir) if isinstance(record, StartRecord)]
+
+
+def steps(run_dir: Path) -> list[int]:
+    return [record.step for record in read_records(run_dir) if isinstance(record, StepRecord)]
+
+
+def notices(run_dir: Path) -> list[str]:
+    return [record.text for record in read_records(run_dir) if isinstance(record, NoticeRecord)]
+
+
+def worker_pids() -> list[int]:
+    """Ray Train's workers on this machine, oldest first; Ray gives each process a title."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                command = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if command.startswith(b"ray::") and b"Worker" in command and b"Controller" not in command:
+                found.append(int(entry.name))
+    return sorted(found, key=lambda pid: os.stat(f"/proc/{pid}").st_ctime)
+
+
+def kill_a_worker(number: signal.Signals = signal.SIGKILL) -> None:
+    """Send a signal to the newest worker."""
+    os.kill(worker_pids()[-1], number)
+
+
+def wait_for(is_so: Callable[[], bool], seconds: float) -> None:
+    """Until something is so. Raises: AssertionError if it takes too long."""
+    ends_at = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < ends_at, "it took too long"
+        time.sleep(0.1)

@@ -1,0 +1,99 @@
+"""Submitted jobs, against a real head: follow, list, stop, a further attempt, names that are taken."""
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import launch_runs as runs
+import pytest
+from launch_runs import Head
+from typer.testing import CliRunner, Result
+
+from service.cli import app
+from service.cli import main as command
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def largebatch(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
+def submit(head: Head, folder: Path, name: str, *more: str, **parts: Any) -> Result:
+    recipe = folder / f"{name}.json"
+    recipe.write_text(json.dumps(runs.document(**parts)))
+    places = ["--address", head.dashboard, "--output-dir", str(folder), "--data-dir", str(folder), "--device", "cpu", "--python", sys.executable]
+    return largebatch("submit", str(recipe), "--name", name, *places, *more)
+
+
+def jobs(head: Head, *arguments: str) -> Result:
+    return largebatch("jobs", *arguments, "--address", head.dashboard)
+
+
+def test_a_job_from_submission_to_deletion(head: Head, tmp_path: Path) -> None:
+    done = submit(head, tmp_path, "first", "--workers", "2", "--cpus-per-worker", "0.5", "--follow", "--env", "COLOUR=blue")
+    assert done.exit_code == 0, done.output
+    summary = json.loads([line for line in done.output.splitlines() if line.startswith("{")][-1])
+    assert (summary["run_id"], summary["world_size"], summary["steps"]) == ("first", 2, runs.STEPS)
+    assert runs.steps(tmp_path / "first") == list(range(1, runs.STEPS + 1))
+    assert "SUCCEEDED" in jobs(head, "status", "first").output
+    assert '"run_id":"first"' in jobs(head, "logs", "first").output
+    (listed,) = [job for job in json.loads(jobs(head, "list", "--json").output) if job["name"] == "first"]
+    assert listed["status"] == "SUCCEEDED"
+
+    again = submit(head, tmp_path, "first")
+    assert (again.exit_code, "has ended well" in str(again.exception)) == (1, True)
+    assert "1 attempts forgotten" in jobs(head, "delete", "first").output
+    assert "knows no job 'first'" in str(jobs(head, "status", "first").exception)
+
+
+def test_a_stopped_job_goes_on_under_its_name(head: Head, tmp_path: Path) -> None:
+    endless = {"stop": {"steps": 1_000_000}, "checkpoint": {"every_steps": 1000, "every_seconds": None}}
+    assert submit(head, tmp_path, "second", **endless).exit_code == 0
+    taken = submit(head, tmp_path, "second", **endless)
+    assert re.search("job second is (running|pending)", str(taken.exception))
+    assert "Stop it first" in str(jobs(head, "delete", "second").exception)
+    journal = tmp_path / "second" / "records.jsonl"
+    runs.wait_for(lambda: journal.exists() and '"step":20,' in journal.read_text(), 60)
+    assert "STOPPED" in jobs(head, "stop", "second").output
+    stopped_at = runs.steps(tmp_path / "second")[-1]
+    assert json.loads((tmp_path / "second" / "summary.json").read_text())["outcome"] == "stopped"
+
+    on = submit(head, tmp_path, "second", "--follow", **{**endless, "stop": {"steps": stopped_at + 10}})
+    assert on.exit_code == 0, on.output
+    assert runs.steps(tmp_path / "second") == list(range(1, stopped_at + 11))
+    attempts = [job["submission_id"] for job in json.loads(jobs(head, "list", "--json").output) if job["name"] == "second"]
+    assert attempts == ["second.2", "second"]
+
+
+def test_a_job_that_cannot_run_gives_its_exit_code_and_one_sentence(head: Head, tmp_path: Path) -> None:
+    failed = submit(head, tmp_path, "third", "--follow", dataset={"name": "cifar10"})
+    assert failed.exit_code == 2
+    assert "DataError" in failed.output
+    assert not (tmp_path / "third").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [(["--address", "http://127.0.0.1:9", "--output-dir", "/tmp"], "no Ray dashboard answers"),
+     (["--address", "127.0.0.1:8265", "--output-dir", "/tmp"], "not the address of a Ray dashboard"),
+     (["--address", "http://127.0.0.1:9", "--output-dir", "runs"], "is relative"),
+     (["--address", "http://127.0.0.1:9", "--output-dir", "/tmp", "--env", "no"], "KEY=VALUE")],
+)  # fmt: skip
+def test_submissions_that_make_no_sense(arguments: list[str], words: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr(sys, "argv", ["largebatch", "submit", "digits-lamb", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        command()
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert words in said
+    assert said.count("\n") == 1
+
+
+def test_a_name_that_is_no_name(head: Head, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text(json.dumps(runs.document()))
+    refused = largebatch("submit", str(recipe), "--name", "../up", "--address", head.dashboard, "--output-dir", str(tmp_path))
+    assert "cannot name a job" in str(refused.exception)
