@@ -202,7 +202,9 @@ class _Driver:
             self._listener.on_notice(f"{signal.Signals(number).name}: finishing this step and saving.")
             self._ask_to_stop()
 
-        previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        # Only a main thread may set handlers; a caller that trains in another has handlers of its own.
+        is_main = threading.current_thread() is threading.main_thread()
+        previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM) if is_main}
         try:
             yield
         finally:
