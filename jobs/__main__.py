@@ -8,7 +8,7 @@ from pathlib import Path
 from jobs.errors import LargebatchError, SpecError
 from jobs.job import Listener
 from jobs.launch.local import prepare_locally, train_locally
-from jobs.launch.options import LocalOptions, RayOptions, read_workers
+from jobs.launch.options import RayOptions, fetch_stored, read_places, read_workers
 from jobs.records import EvalRecord, Outcome, Record, RunSummary, StepRecord
 from jobs.spec_reader import read_spec, resumed_spec
 
@@ -50,9 +50,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("spec", nargs="?", help="recipe name, path of a YAML or JSON file, or env:NAME for JSON in an environment variable")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="override one value of the spec")
     parser.add_argument("--data-dir", type=Path, default=Path("data"))
-    parser.add_argument("--output-dir", type=Path, default=Path("runs"))
+    parser.add_argument("--output-dir", default="runs", help="folder or URI, such as s3://bucket/runs")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--resume", type=Path, metavar="RUN_DIR", help="go on from the newest checkpoint of a run")
+    parser.add_argument("--resume", metavar="RUN_DIR", help="go on from the newest checkpoint of a run")
     parser.add_argument("--run-id", help="the run's id; given again, the run goes on from its newest checkpoint")
     parser.add_argument("--workers", metavar="N|MIN:MAX", help="share each batch among so many workers, by Ray (its address: RAY_ADDRESS)")
     parser.add_argument("--gpus-per-worker", type=float, metavar="G")
@@ -60,13 +60,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--max-failures", type=int, default=8, help="how often a run of several workers goes on by itself (default 8)")
     given = parser.parse_args(arguments)
     lines = PlainLines()
-    options = LocalOptions(given.data_dir, given.output_dir, given.device, given.resume, given.run_id)
     try:
+        options = read_places(given.data_dir, given.output_dir, given.device, given.resume, given.run_id)
         if given.resume and given.spec:
             raise SpecError("SPEC", "a resumed run has its spec already.", "Leave it out; change single values with --set.")
         if not given.resume and not given.spec:
             raise SpecError("SPEC", "is missing.", "Give a recipe's name or file, or --resume RUN_DIR.")
-        spec = resumed_spec(given.resume, given.overrides) if given.resume else read_spec(given.spec, given.overrides)
+        options = fetch_stored(options)
+        spec = resumed_spec(options.resume, given.overrides) if options.resume else read_spec(given.spec, given.overrides)
         listener = Listener(on_record=lines.record, on_notice=lambda text: print(text, file=sys.stderr, flush=True))
         if given.workers:
             from jobs.launch.ray_train import train_on_ray

@@ -34,7 +34,7 @@ Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one value, such as batch.global_batch_size=512.", show_default=False)
 ]
 DataDir = Annotated[Path, typer.Option(help="Where data sets lie, as torchvision lays them out.", envvar="LARGEBATCH_DATA_DIR")]
-OutputDir = Annotated[Path, typer.Option(help="Where run folders go.", envvar="LARGEBATCH_OUTPUT_DIR")]
+OutputDir = Annotated[str, typer.Option(help="Where run folders go: a folder, or a URI such as s3://bucket/runs.", envvar="LARGEBATCH_OUTPUT_DIR")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 AskedWorkers = Annotated[
     str | None,
@@ -54,9 +54,9 @@ def train(
     ] = None,
     overrides: Overrides = None,
     data_dir: DataDir = Path("data"),
-    output_dir: OutputDir = Path("runs"),
+    output_dir: OutputDir = "runs",
     device: Device = "auto",
-    resume: Annotated[Path | None, typer.Option(metavar="RUN_DIR", help="Go on from a run's newest checkpoint.", show_default=False)] = None,
+    resume: Annotated[str | None, typer.Option(metavar="RUN_DIR", help="Go on from a run's newest checkpoint.", show_default=False)] = None,
     workers: AskedWorkers = None,
     gpus_per_worker: GpusPerWorker = None,
     cpus_per_worker: CpusPerWorker = None,
@@ -71,11 +71,11 @@ def train(
 
     Exit codes: 0 done, 2 bad input, 3 diverged, 4 stopped and resumable, 1 a fault of the machine.
     """
-    from jobs.launch.options import LocalOptions
+    from jobs.launch.options import fetch_stored, mirrored_spec, read_places
     from jobs.tracking.mirror_process import MirrorProcess
 
-    options = LocalOptions(data_dir, output_dir, device, resume)
-    spec = _spec(recipe, resume, overrides or [])
+    options = fetch_stored(read_places(data_dir, output_dir, device, resume))
+    spec = _spec(recipe, options.resume, overrides or [])
     ray_options = _ray_options(workers, gpus_per_worker, cpus_per_worker, address, max_failures)
     if dry_run:
         _print_plan(spec, options, as_json, ray_options.workers.most if ray_options else None)
@@ -83,7 +83,7 @@ def train(
     if ray_options is not None:
         _train_on_ray(spec, options, ray_options, as_json)
         return
-    with MirrorProcess(spec) as mirror:  # before torch is imported: MLflow's import goes on beside it
+    with MirrorProcess(mirrored_spec(spec, options)) as mirror:  # before torch is imported: MLflow's import goes on beside it
         _train(spec, options, mirror, as_json)
 
 
@@ -275,7 +275,7 @@ def sync(run_dirs: Annotated[list[Path], typer.Argument(help="Run folders.", sho
 
 
 @app.command(epilog="Example: largebatch doctor --data-dir data")
-def doctor(data_dir: DataDir = Path("data"), output_dir: OutputDir = Path("runs")) -> None:
+def doctor(data_dir: DataDir = Path("data"), output_dir: Annotated[Path, typer.Option(help="Where run folders go.")] = Path("runs")) -> None:
     """Say what is installed, found and reachable, what is missing, and how to get it."""
     from service.doctor import examine
 

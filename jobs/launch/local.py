@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -10,9 +10,10 @@ from types import FrameType
 from jobs import run_folder
 from jobs.device import choose_device
 from jobs.job import Listener, Prepared, prepare, run_job
-from jobs.launch.options import LocalOptions
+from jobs.launch.options import LocalOptions, mirrored_spec
 from jobs.records import RunSummary
 from jobs.spec import TrainSpec
+from jobs.storage import StoredRun
 from jobs.tracking.mirror_process import MirrorProcess
 
 
@@ -46,8 +47,9 @@ def train_locally(
     run_dir = options.resume or run_folder.create(
         options.output_dir, options.run_id or run_folder.new_run_id(job.spec.name), may_exist=options.run_id is not None
     )
-    with _stop_requests(listener) as stoppable, mirror or MirrorProcess(job.spec) as mirror:
-        return carry_out(job, run_dir, stoppable, mirror, on_start=on_start, draw=draw, resumes=options.resume is not None)
+    stored = StoredRun(options.store, run_dir, listener.on_notice) if options.store else None
+    with _stop_requests(listener) as stoppable, mirror or MirrorProcess(mirrored_spec(job.spec, options)) as mirror:
+        return carry_out(job, run_dir, stoppable, mirror, on_start=on_start, draw=draw, resumes=options.resume is not None, stored=stored)
 
 
 def carry_out(
@@ -61,20 +63,22 @@ def carry_out(
     resumes: bool,
     reasons: Sequence[str] = (),
     patience_s: float = 0.0,
+    stored: StoredRun | None = None,
 ) -> RunSummary:
     """Train as the process that keeps the run's folder, and leave MLflow with everything.
 
     Args:
         reasons: why the run is taken up again, for the journal.
         patience_s: how long an earlier process of this run may take to go.
+        stored: keeps a copy of the run's folder elsewhere.
     """
-    with run_folder.exclusive(run_dir, "train", patience_s):
+    with run_folder.exclusive(run_dir, "train", patience_s), stored or nullcontext():
         mirror.follow(run_dir, listener.on_notice)
         on_start(run_dir)
         summary = run_job(job, run_dir, listener, resumes=resumes, reasons=reasons)
         draw(run_dir)
         mlflow_run_id = mirror.finish()
-        summary = summary.model_copy(update={"mlflow_run_id": mlflow_run_id})
+        summary = summary.model_copy(update={"mlflow_run_id": mlflow_run_id, "run_dir": stored.uri if stored else summary.run_dir})
         run_folder.write_text(run_dir / run_folder.SUMMARY, summary.model_dump_json(indent=2) + "\n")
     return summary
 

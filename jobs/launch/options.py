@@ -1,11 +1,14 @@
 """What a launch needs beside the spec; light, so that commands can read it before torch is imported."""
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jobs.checkpoint_files import list_checkpoints
-from jobs.errors import InputError
+from jobs.errors import InputError, StorageError
 from jobs.run_folder import CHECKPOINTS
+from jobs.spec import TrainSpec
+from jobs.storage import StoredRun, split_place
 
 
 @dataclass(frozen=True)
@@ -18,6 +21,8 @@ class LocalOptions:
     resume: Path | None = None
     run_id: str | None = None
     """The run's id, given from outside: a second launch under it goes on with the first one's run."""
+    store: str | None = None
+    """URI of the storage that keeps run folders; output_dir is then this machine's working copy."""
 
     def going_on(self) -> "LocalOptions":
         """The same, resuming the run that this id has begun and saved before."""
@@ -55,6 +60,38 @@ class RayOptions:
     """An existing Ray; None: one of our own, on this machine, for this command."""
     max_failures: int = 8
     """How often the run goes on by itself after a failure; preemptions are not counted."""
+
+
+def read_places(data_dir: Path, output_dir: str, device: str, resume: str | None, run_id: str | None = None) -> LocalOptions:
+    """The options from what a person gave: output_dir and resume may be URIs. Raises: InputError."""
+    if resume is not None:
+        run_dir, place = split_place(resume.rstrip("/"))
+        if place is not None:  # the storage is the URI's folder, the run its last part
+            store, _, name = place.rpartition("/")
+            scratch, _ = split_place(store)
+            return LocalOptions(data_dir, scratch, device, scratch / name, run_id, store)
+        return LocalOptions(data_dir, run_dir.parent, device, run_dir, run_id)
+    folder, store_uri = split_place(output_dir)
+    return LocalOptions(data_dir, folder, device, None, run_id, store_uri)
+
+
+def fetch_stored(options: LocalOptions) -> LocalOptions:
+    """With storage elsewhere: bring the run that is to go on to this machine. Raises: InputError, StorageError."""
+    name = options.resume.name if options.resume else options.run_id
+    if options.store is None or name is None:
+        return options
+    try:
+        StoredRun(options.store, options.output_dir / name, lambda text: None).pull()
+    except OSError as error:
+        raise StorageError(options.store, f"cannot be read ({error}).", "Check the address, the keys and the network.") from error
+    return options
+
+
+def mirrored_spec(spec: TrainSpec, options: LocalOptions) -> TrainSpec:
+    """The spec for MLflow's mirror: a database beside a working copy would be lost with it, so there is none."""
+    if options.store is None or spec.tracking.mlflow_uri or os.environ.get("MLFLOW_TRACKING_URI"):
+        return spec
+    return spec.model_copy(update={"tracking": spec.tracking.model_copy(update={"enabled": False})})
 
 
 def read_workers(text: str) -> Workers:

@@ -20,12 +20,13 @@ from typing import Any
 import pydantic
 
 from jobs import run_folder
-from jobs.errors import FaultError
+from jobs.errors import FaultError, StorageError
 from jobs.job import Listener
 from jobs.launch.options import LocalOptions, RayOptions
 from jobs.launch.ray_cluster import Resources, connected, dashboard_url, share_out
 from jobs.records import JournalRecord, Outcome, RunSummary
 from jobs.spec import TrainSpec
+from jobs.storage import Storage
 
 POLL_S = 0.2
 SAY_WAITING_S = 20.0
@@ -50,9 +51,10 @@ def train_on_ray(
         draw: draws the run's figure; called on rank 0's machine.
     Raises: InputError; FaultError when it failed too often.
     """
-    run_folder.refuse_unwritable(options.output_dir)
+    if options.store is None:
+        run_folder.refuse_unwritable(options.output_dir)
     run_dir = (options.resume or options.output_dir / (options.run_id or run_folder.new_run_id(spec.name))).resolve()
-    ended = _ended_before(run_dir) if options.run_id else None
+    ended = _ended_before(options.store or str(run_dir.parent), run_dir.name) if options.run_id else None
     if ended is not None:
         listener.on_notice(f"Run {run_dir.name} ended before: {ended.outcome}.")
         return ended
@@ -65,12 +67,15 @@ def train_on_ray(
         return _Driver(ray, spec, options, ray_options, resources, run_dir, listener, on_plan).run(draw)
 
 
-def _ended_before(run_dir: Path) -> RunSummary | None:
-    """The summary of a run that came to its end; None if there is more to do."""
-    path = run_dir / run_folder.SUMMARY
-    if not path.is_file():
+def _ended_before(place: str, run_id: str) -> RunSummary | None:
+    """The summary of a run that came to its end; None if there is more to do. Raises: StorageError."""
+    try:
+        content = Storage(place).read(f"{run_id}/{run_folder.SUMMARY}")
+    except OSError as error:
+        raise StorageError(place, f"cannot be read ({error}).", "Check the address, the keys and the network.") from error
+    if content is None:
         return None
-    summary = RunSummary.model_validate_json(path.read_text())
+    summary = RunSummary.model_validate_json(content)
     return None if summary.outcome is Outcome.STOPPED else summary
 
 
@@ -139,6 +144,7 @@ class _Driver:
             "uses_gpu": resources.gpus > 0,
             "num_threads": resources.num_threads,
             "import_paths": [str(Path.cwd())],
+            "options": self._options,
             "resumes": self._options.resume is not None,
             "max_failures": self._ray_options.max_failures,
             "where_logs_are": f"Its journal is in {self._run_dir}, Ray's logs in {_log_folder(ray)}.",
@@ -216,9 +222,10 @@ class _Driver:
         return f"{free.get('CPU', 0):g} CPUs, {free.get('GPU', 0):g} GPUs"
 
     def _how_to_go_on(self) -> str:
-        if not (self._run_dir / run_folder.CHECKPOINTS).is_dir():
+        if self._options.store is None and not (self._run_dir / run_folder.CHECKPOINTS).is_dir():
             return "Nothing was trained; start it again."
-        return f"Go on with: largebatch train --resume {self._run_dir} --workers {self._ray_options.workers}"
+        where = f"{self._options.store.rstrip('/')}/{self._run_dir.name}" if self._options.store else self._run_dir
+        return f"Go on with: largebatch train --resume {where} --workers {self._ray_options.workers}"
 
     def _fault(self) -> FaultError:
         from jobs.launch.ray_controller import first_cause

@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,8 +26,10 @@ from jobs.errors import FaultError, InputError, LargebatchError
 from jobs.job import Listener, Prepared, prepare, run_job
 from jobs.launch import termination
 from jobs.launch.local import carry_out
+from jobs.launch.options import LocalOptions, fetch_stored, mirrored_spec
 from jobs.records import Outcome, Record, RunSummary, StepRecord
 from jobs.spec_reader import build_spec
+from jobs.storage import Storage, StoredRun, probe
 from jobs.tracking.mirror_process import MirrorProcess
 
 TELL_EVERY_S = 0.2
@@ -75,14 +78,18 @@ def _work(config: dict[str, Any], device: torch.device, group: Group) -> RunSumm
         if last_failure is not None:
             error = GaveUp("", f"the run failed more than {config['max_failures']} times, at last: {last_failure}", config["where_logs_are"])
     group.raise_first(error)
-    refuse_unshared(run_dir.parent, group, patience_s=STORAGE_PATIENCE_S if reasons else 0.0)
+    options: LocalOptions = config["options"]
+    waits = group.sum_numbers(float(bool(reasons)))[0] > 0
+    refuse_unshared(options.store or str(run_dir.parent), group, patience_s=STORAGE_PATIENCE_S if waits else 0.0)
     job = prepare(spec, device, Path(config["data_dir"]))
+    if group.is_first:
+        fetch_stored(replace(options, run_id=run_dir.name))
     resumes = config["resumes"] or group.sum_numbers(float(group.is_first and bool(list_checkpoints(run_dir / run_folder.CHECKPOINTS))))[0] > 0
     drains = _DrainNotice()
     if not group.is_first:
         listener = Listener(should_stop=termination.terminated.is_set, should_save=drains.is_new)
         return run_job(job, run_dir, listener, resumes=resumes)
-    with _Reporter(mailbox) as reporter, MirrorProcess(spec) as mirror:
+    with _Reporter(mailbox) as reporter, MirrorProcess(mirrored_spec(spec, options)) as mirror:
         listener = Listener(
             on_record=reporter.record,
             on_notice=reporter.notice,
@@ -91,45 +98,31 @@ def _work(config: dict[str, Any], device: torch.device, group: Group) -> RunSumm
         )
         run_dir.joinpath(run_folder.CHECKPOINTS).mkdir(parents=True, exist_ok=True)
         reporter.ready(job)
-        return carry_out(job, run_dir, listener, mirror, draw=config["draw"], resumes=resumes, reasons=reasons, patience_s=OLD_WORKER_S)
+        stored = StoredRun(options.store, run_dir, reporter.notice) if options.store else None
+        return carry_out(
+            job, run_dir, listener, mirror, draw=config["draw"], resumes=resumes, reasons=reasons, patience_s=OLD_WORKER_S, stored=stored
+        )
 
 
-def refuse_unshared(output_dir: Path, group: Group, patience_s: float) -> None:
-    """Find out whether all workers read and write one and the same folder.
+def refuse_unshared(place: str, group: Group, patience_s: float) -> None:
+    """Find out whether all workers read and write one and the same folder or storage.
 
-    Args: patience_s: how long a folder that worked before may refuse.
+    Args: patience_s: how long one that worked before may refuse.
     Raises: InputError, on every rank, that names the machine.
     """
     ends_at = time.monotonic() + patience_s
+    store = Storage(place)
     while True:
-        error = _probe(output_dir, group)
+        token = f"{group.sum_numbers(float(int.from_bytes(os.urandom(6), 'big')) if group.is_first else 0.0)[0]:.0f}"
+        problem = probe(store, token, group.rank, group.wait)
+        node = ray.get_runtime_context().get_node_id()[:8]
+        hint = "Give a folder or storage that all machines share."
+        error = InputError("--output-dir", f"{place} {problem}, says the worker on node {node}.", hint) if problem else None
         waits = group.sum_numbers(float(error is not None))[0] > 0 and time.monotonic() < ends_at
         if not group.sum_numbers(float(group.is_first and waits))[0]:  # rank 0's clock decides for all
             group.raise_first(error)
             return
         time.sleep(1.0)
-
-
-def _probe(output_dir: Path, group: Group) -> InputError | None:
-    token = f"{group.sum_numbers(float(int.from_bytes(os.urandom(6), 'big')) if group.is_first else 0.0)[0]:.0f}"
-    own = output_dir / f".largebatch-probe-{token}-{group.rank}"
-    where = f"the worker on node {ray.get_runtime_context().get_node_id()[:8]}"
-    error: InputError | None = None
-    try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        own.write_text(token)
-    except OSError as refusal:
-        error = InputError(
-            "--output-dir", f"{output_dir} cannot be written by {where} ({refusal.strerror}).", "Give a folder that all machines share."
-        )
-    group.wait()
-    if error is None and not (output_dir / f".largebatch-probe-{token}-0").is_file():
-        error = InputError(
-            "--output-dir", f"{where} does not see in {output_dir} what worker 0 wrote there.", "Give a folder on storage that all machines share."
-        )
-    group.wait()
-    own.unlink(missing_ok=True)
-    return error
 
 
 class _DrainNotice:

@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -13,16 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from launch_runs import Head
+from launch_runs import S3_ENVIRONMENT, Head, free_port
 
 # Before ray is imported anywhere: no token files, nothing sent, temporary files of our own.
 os.environ.update(RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0")
 START_S = 60.0
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def descendants(pid: int) -> set[int]:
@@ -71,7 +65,7 @@ def head() -> Iterator[Head]:
     process = subprocess.Popen(
         [Path(sys.executable).parent / "ray", "start", "--head", "--block", "--temp-dir", folder, "--num-cpus", "4", "--disable-usage-stats",
          "--dashboard-host", "127.0.0.1", "--object-store-memory", str(200 * 2**20), *options],
-        stdout=log, stderr=log, start_new_session=True, env={**os.environ, "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"},
+        stdout=log, stderr=log, start_new_session=True, env={**os.environ, **S3_ENVIRONMENT, "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"},
     )  # fmt: skip
     found = Head(f"127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[1]}", process.pid)
     try:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -21,6 +22,21 @@ from jobs.spec_reader import build_spec
 from jobs.tracking.journal import read_records
 
 STEPS = 60
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+S3_PORT = free_port()
+S3_ENVIRONMENT = {
+    "AWS_ENDPOINT_URL": f"http://127.0.0.1:{S3_PORT}",
+    "AWS_ACCESS_KEY_ID": "testing",
+    "AWS_SECRET_ACCESS_KEY": "testing",
+    "AWS_DEFAULT_REGION": "us-east-1",
+}
+"""Where the tests' own S3 will listen; Ray's workers have it from their head."""
 
 
 class Head(NamedTuple):
