@@ -93,11 +93,15 @@ class _Driver:
         listener: Listener,
         on_plan: Callable[[int, float], None],
     ) -> None:
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
         from jobs.launch.mailbox import Mailbox
 
         self._ray, self._spec, self._options, self._ray_options = ray, spec, options, ray_options
         self._resources, self._run_dir, self._listener, self._on_plan = resources, run_dir, listener, on_plan
-        self._mailbox = Mailbox.remote(ray_options.max_failures)  # type: ignore[attr-defined]
+        # On this process's own machine: it may go only when this process does.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self._mailbox = Mailbox.options(scheduling_strategy=here).remote(ray_options.max_failures)  # type: ignore[attr-defined]
         self._error: BaseException | None = None
         self._outcome: dict[str, Any] | None = None
         self._was_asked = False

@@ -66,4 +66,7 @@ def test_a_lost_machine_leaves_the_run_to_the_others_until_it_comes_back(tmp_pat
 
 
 def _train(folder: Path, address: str, given: dict[str, Any], watcher: runs.Watcher) -> Any:
-    return runs.train(folder, address, Workers(1, 2), given, watcher, cpus=1.0)
+    try:
+        return runs.train(folder, address, Workers(1, 2), given, watcher, cpus=1.0)
+    except Exception as error:
+        return error
