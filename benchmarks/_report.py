@@ -59,15 +59,20 @@ def _table(rows: Sequence[Mapping[str, str]]) -> list[str]:
 
 
 def _conditions(given: argparse.Namespace) -> list[str]:
-    program, *arguments = sys.argv
-    command = shlex.join(["python", f"benchmarks/{Path(program).name}", *arguments])
     return [
-        f"Command: `{command}`",
+        f"Command: `{command_line()}`",
         f"Machine: {_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} torch threads, {platform.system()} {platform.machine()},"
         f" load average {os.getloadavg()[0]:.1f} at the end.",
         f"Python {platform.python_version()}, torch {torch.__version__}.",
         f"{given.repetitions} repetitions, the sides in turn; ratios are taken pair by pair: median (lower quartile ... upper quartile).",
     ]
+
+
+def command_line() -> str:
+    """The command as it was given, without the folders of the machine that it ran on."""
+    program, *arguments = sys.argv
+    kept = [text for before, text in zip(["", *arguments], arguments, strict=False) if not {before, text} & {"--output", "--data-dir"}]
+    return shlex.join(["python", f"benchmarks/{Path(program).name}", *kept])
 
 
 def _processor() -> str:

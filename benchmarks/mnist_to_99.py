@@ -8,7 +8,6 @@ torchvision's ToTensor and Normalize by a DataLoader.
 import argparse
 import os
 import platform
-import shlex
 import sys
 import tempfile
 import time
@@ -19,7 +18,7 @@ from statistics import mean
 from typing import NamedTuple
 
 import torch
-from _report import _processor, _table
+from _report import _processor, _table, command_line
 from torch import nn
 from torch.nn import functional
 
@@ -192,10 +191,9 @@ def _notes(given: argparse.Namespace) -> list[str]:
 
 def _conditions(load_at_start: float) -> list[str]:
     """What the numbers hold for. Not `_report.publish`'s: it speaks of medians over pairs, and here are means over seeds."""
-    program, *arguments = sys.argv
     load = f"load average {load_at_start:.1f} at the start, {os.getloadavg()[0]:.1f} at the end"
     return [
-        f"Command: `{shlex.join(['python', f'benchmarks/{Path(program).name}', *arguments])}`",
+        f"Command: `{command_line()}`",
         f"Machine: {_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {platform.system()} {platform.machine()}; {load}.",
         f"Python {platform.python_version()}, torch {torch.__version__}, torchvision {version('torchvision')}.",
     ]

@@ -21,7 +21,7 @@ from jobs.spec import TrainSpec
 
 
 def warm_up(state: TrainState, plan: TrainPlan, dataset: Dataset) -> None:
-    """A pass of every micro-batch size that the first steps have, and one update of a throw-away model."""
+    """A pass of every micro-batch size that the first steps have, one reduction, and one update of a throw-away model."""
     batch = plan.rank_share(plan.next_batch(Position(0, 0)), state.group.rank)
     splits = [plan.split(batch, state.micro_batch_size, pieces) for pieces in ((1, 2) if plan.noise_every_steps and plan.world_size == 1 else (1,))]
     for size in sorted({micro_batch.size for split in splits for micro_batch in split}):
@@ -31,6 +31,12 @@ def warm_up(state: TrainState, plan: TrainPlan, dataset: Dataset) -> None:
             if not ran_out_of_memory(error):
                 raise
             # The step will find out the same, halve its micro-batch and say so.
+    # The first reduction opens the connections between ranks.
+    state.gradients.start()
+    state.gradients.finish(0.0)
+    for parameter in state.model.parameters():
+        parameter.grad = None
+    state.group.sum_numbers(0.0)
     _blank_update(plan.spec, next(state.model.parameters()).device)
 
 
