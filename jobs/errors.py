@@ -32,6 +32,8 @@ class LargebatchError(Exception):
         self.field = field
         self.problem = problem
         self.hint = hint
+        self.is_agreed = False
+        """Whether every rank of the run has raised this; otherwise the others still wait for this one."""
 
     def __str__(self) -> str:
         sentence = f"{self.field}: {self.problem}" if self.field else self.problem

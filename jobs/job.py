@@ -28,7 +28,7 @@ from jobs.engine.group import Group
 from jobs.engine.loop import train
 from jobs.engine.state import TrainState, WeightAverage
 from jobs.engine.warm_up import refuse_misfit, warm_up
-from jobs.errors import CheckpointError, DataError, DivergedError, LargebatchError
+from jobs.errors import CheckpointError, DataError, DivergedError
 from jobs.models.ghost_batch_norm import has_batch_norm, use_ghost_batch_norm
 from jobs.models.table import build_model
 from jobs.optim.table import build_optimizer
@@ -77,16 +77,13 @@ def prepare(spec: TrainSpec, device: torch.device, data_dir: Path, world_size: i
     Raises: InputError, on every rank the same; nothing is written.
     """
     group = Group(device)
-    found: _Examined | None = None
-    error: LargebatchError | None = None
-    for is_first in (True, False):  # rank 0 goes ahead: what it downloads, the others find
-        if group.is_first is is_first:
-            try:
-                found = _examine(spec, device, data_dir)
-            except LargebatchError as problem:
-                error = problem
-        group.wait()
-    group.raise_first(error)
+
+    def examine_if(is_my_turn: bool) -> _Examined | None:
+        return _examine(spec, device, data_dir) if is_my_turn else None
+
+    # Rank 0 goes ahead: what it downloads, the others find.
+    first = group.agreed(lambda: examine_if(group.is_first))
+    found = group.agreed(lambda: examine_if(not group.is_first)) or first
     assert found is not None
     num_samples = len(found.dataset.train)
     fewest, most = group.smallest(num_samples), -group.smallest(-num_samples)
@@ -94,7 +91,7 @@ def prepare(spec: TrainSpec, device: torch.device, data_dir: Path, world_size: i
         raise DataError("--data-dir", f"workers see different training sets, of {fewest} and {most} samples.", "Give every machine the same data.")
     group.take_from_first([tensor.detach() for tensor in found.model.state_dict().values()])
     facts = Facts(num_samples, found.normalises, group.smallest(found.micro_batch_size), world_size or group.world_size)
-    return Prepared(spec, make_plan(spec, facts), found.dataset, found.model, device, group)
+    return Prepared(spec, group.agreed(lambda: make_plan(spec, facts)), found.dataset, found.model, device, group)
 
 
 def _examine(spec: TrainSpec, device: torch.device, data_dir: Path) -> _Examined:
@@ -125,8 +122,8 @@ def run_job(job: Prepared, run_dir: Path, listener: Listener, resumes: bool = Fa
             # Rank 0 hands it out: all ranks go on from the same one, and only one machine reads it.
             folder = run_dir / run_folder.CHECKPOINTS
             loaded = job.group.from_first(lambda: checkpoints.load_newest(folder, torch.device("cpu"), listener.on_notice))
-            checkpoints.refuse_other_spec(loaded["spec"], job.spec)
-            _take_over(state, loaded["state"])
+            job.group.agreed(lambda: checkpoints.refuse_other_spec(loaded["spec"], job.spec))
+            job.group.agreed(lambda: _take_over(state, loaded["state"]))
         if job.group.is_first:
             _write_facts(job, run_dir)
         tracker = _Tracker(journal, listener)

@@ -60,14 +60,7 @@ class Group:
 
     def from_first(self, make: Callable[[], T]) -> T:
         """What rank 0 makes, on every rank. Raises: LargebatchError, on every rank, if it cannot."""
-        made: list[T | None] = [None]
-        error: LargebatchError | None = None
-        if self.is_first:
-            try:
-                made = [make()]
-            except LargebatchError as found:
-                error = found
-        self.raise_first(error)
+        made = [self.agreed(lambda: make() if self.is_first else None)]
         if self.world_size > 1:
             dist.broadcast_object_list(made, 0)
         return cast(T, made[0])
@@ -81,9 +74,23 @@ class Group:
         """Raise on every rank what went wrong on any: the lowest rank's error. Every rank must call this."""
         if self.world_size == 1:
             if error is not None:
+                error.is_agreed = True
                 raise error
             return
         if self.sum_numbers(float(error is not None))[0]:
             errors: list[LargebatchError | None] = [None] * self.world_size
             dist.all_gather_object(errors, error)
-            raise next(found for found in errors if found is not None)
+            first = next(found for found in errors if found is not None)
+            first.is_agreed = True
+            raise first
+
+    def agreed(self, make: Callable[[], T]) -> T:
+        """What each rank makes for itself. Raises: LargebatchError, the same on every rank, if any cannot."""
+        made: T | None = None
+        error: LargebatchError | None = None
+        try:
+            made = make()
+        except LargebatchError as found:
+            error = found
+        self.raise_first(error)
+        return cast(T, made)

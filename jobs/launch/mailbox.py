@@ -47,14 +47,16 @@ class Mailbox:
             self._failures.append(reason)
         self._told.append(f"{'Preempted' if is_preemption else 'Failure'}: {reason}")
 
-    def begin(self) -> tuple[list[str], str | None]:
-        """To rank 0 of a new group of workers: why there is a new one, and the failure that ends the run's patience."""
+    def begin(self) -> tuple[list[str], str | None, bool]:
+        """To rank 0 of a new group of workers: why there is a new one, the failure that ends the run's patience, and
+        whether the run is over already (the last group was ended with its outcome told).
+        """
         reasons, self._told = self._told, []
         if self._num_begun and not reasons:
             reasons = ["The group of workers was started anew, with those that there are now."]
         self._num_begun += 1
         is_over = len(self._failures) > self._max_failures
-        return reasons, self._failures[-1] if is_over else None
+        return reasons, self._failures[-1] if is_over else None, self._outcome is not None
 
     def finish(self, outcome: dict[str, Any]) -> None:
         """From rank 0: a summary, or an error that no retry would mend."""

@@ -28,6 +28,7 @@ from jobs.launch import termination
 from jobs.launch.local import carry_out
 from jobs.launch.options import LocalOptions, fetch_stored, mirrored_spec
 from jobs.records import Outcome, Record, RunSummary, StepRecord
+from jobs.spec import TrainSpec
 from jobs.spec_reader import build_spec
 from jobs.storage import Storage, StoredRun, probe
 from jobs.tracking.mirror_process import MirrorProcess
@@ -37,6 +38,10 @@ PREEMPTION_POLL_S = 1.0
 STORAGE_PATIENCE_S = 120.0
 OLD_WORKER_S = 30.0
 """How long a worker of a group that was ended, or of a driver that died, may still hold the run's folder."""
+
+
+class Over(FaultError):
+    """The outcome is known; there is nothing left to do."""
 
 
 class GaveUp(FaultError):
@@ -55,10 +60,14 @@ def work(config: dict[str, Any]) -> None:
     termination.terminated.clear()
     termination.training.set()
     try:
-        summary = _work(config, device, group)
+        summary = _work(config, group)
+    except Over:
+        return
     except (InputError, GaveUp) as error:
         if group.is_first:
             ray.get(mailbox.finish.remote({"error": error}))
+        if not error.is_agreed:
+            raise  # the other ranks wait for this one: Ray ends them all, and the next group is told that it is over
         return
     finally:
         termination.training.clear()
@@ -69,27 +78,39 @@ def work(config: dict[str, Any]) -> None:
         ray.get(mailbox.finish.remote({"summary": summary.model_dump(mode="json")}))
 
 
-def _work(config: dict[str, Any], device: torch.device, group: Group) -> RunSummary:
-    spec, run_dir, mailbox = build_spec(config["spec"]), Path(config["run_dir"]), config["mailbox"]
+def _work(config: dict[str, Any], group: Group) -> RunSummary:
+    spec, mailbox = build_spec(config["spec"]), config["mailbox"]
     reasons: list[str] = []
     error: LargebatchError | None = None
     if group.is_first:
-        reasons, last_failure = ray.get(mailbox.begin.remote())
-        if last_failure is not None:
+        reasons, last_failure, is_over = ray.get(mailbox.begin.remote())
+        if is_over:
+            error = Over("", "the run is over.")
+        elif last_failure is not None:
             error = GaveUp("", f"the run failed more than {config['max_failures']} times, at last: {last_failure}", config["where_logs_are"])
     group.raise_first(error)
     options: LocalOptions = config["options"]
+    with contextlib.ExitStack() as stack:
+        # Before data and kernels: MLflow's import goes on beside them.
+        mirror = stack.enter_context(MirrorProcess(mirrored_spec(spec, options))) if group.is_first else None
+        return _take_part(config, options, spec, group, mirror, reasons)
+
+
+def _take_part(
+    config: dict[str, Any], options: LocalOptions, spec: TrainSpec, group: Group, mirror: MirrorProcess | None, reasons: list[str]
+) -> RunSummary:
+    run_dir, mailbox = Path(config["run_dir"]), config["mailbox"]
     waits = group.sum_numbers(float(bool(reasons)))[0] > 0
     refuse_unshared(options.store or str(run_dir.parent), group, patience_s=STORAGE_PATIENCE_S if waits else 0.0)
-    job = prepare(spec, device, Path(config["data_dir"]))
+    job = prepare(spec, group.device, Path(config["data_dir"]))
     if group.is_first:
         fetch_stored(replace(options, run_id=run_dir.name))
     resumes = config["resumes"] or group.sum_numbers(float(group.is_first and bool(list_checkpoints(run_dir / run_folder.CHECKPOINTS))))[0] > 0
     drains = _DrainNotice()
-    if not group.is_first:
+    if mirror is None:
         listener = Listener(should_stop=termination.terminated.is_set, should_save=drains.is_new)
         return run_job(job, run_dir, listener, resumes=resumes)
-    with _Reporter(mailbox) as reporter, MirrorProcess(mirrored_spec(spec, options)) as mirror:
+    with _Reporter(mailbox) as reporter:
         listener = Listener(
             on_record=reporter.record,
             on_notice=reporter.notice,
