@@ -198,17 +198,26 @@ class TrainPlan:
     @cached_property
     def _totals(self) -> tuple[int, int]:
         """(steps, samples) of the whole budget."""
-        if not self.has_batch_schedule and self.spec.stop.epochs is not None and self.spec.stop.epochs == int(self.spec.stop.epochs):
-            per_epoch = math.ceil(self.samples_per_epoch / self.global_batch_size)
-            steps = per_epoch * int(self.spec.stop.epochs)
-            if self.spec.stop.steps is None or steps <= self.spec.stop.steps:
-                return steps, self.samples_per_epoch * int(self.spec.stop.epochs)
-            whole, rest = divmod(self.spec.stop.steps, per_epoch)
-            return self.spec.stop.steps, whole * self.samples_per_epoch + min(rest * self.global_batch_size, self.samples_per_epoch)
+        if not self.has_batch_schedule:
+            steps = self._steps_without_schedule()
+            whole, rest = divmod(steps, math.ceil(self.samples_per_epoch / self.global_batch_size))
+            return steps, whole * self.samples_per_epoch + min(rest * self.global_batch_size, self.samples_per_epoch)
         steps = samples = 0
         for batch in self.batches():
             steps, samples = steps + 1, samples + batch.size
         return steps, samples
+
+    def _steps_without_schedule(self) -> int:
+        """Steps that begin before the budget's epochs are over, at most the budget's steps."""
+        epochs, steps = self.spec.stop.epochs, self.spec.stop.steps
+        if epochs is None:
+            assert steps is not None
+            return steps
+        whole = int(epochs)
+        per_epoch = math.ceil(self.samples_per_epoch / self.global_batch_size)
+        begun = max(math.ceil((epochs - whole - 1e-9) * self.num_train_samples / self.global_batch_size), 0)
+        possible = whole * per_epoch + min(begun, per_epoch)
+        return possible if steps is None else min(possible, steps)
 
     @property
     def total_steps(self) -> int:

@@ -29,7 +29,7 @@ def new_run_id(name: str) -> str:
 def create(output_dir: Path, run_id: str, may_exist: bool = False) -> Path:
     """Make the folder of a new run. Raises: StorageError if that is not possible."""
     run_dir = output_dir / run_id
-    with storage_errors(run_dir):
+    with storage_errors(run_dir, hint="Nothing was begun: free some space, or give another --output-dir."):
         (run_dir / CHECKPOINTS).mkdir(parents=True, exist_ok=may_exist)
     return run_dir
 
@@ -52,17 +52,15 @@ def refuse_unwritable(output_dir: Path) -> None:
 
 
 @contextmanager
-def storage_errors(path: Path) -> Iterator[None]:
+def storage_errors(
+    path: Path, hint: str = "The last checkpoint is whole: free some space or mend the folder, then resume the run."
+) -> Iterator[None]:
     """Turn the file system's refusals into one StorageError that names the path."""
     try:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        raise StorageError(
-            str(path),
-            f"cannot be written ({reason}).",
-            "The last checkpoint is whole: free some space or mend the folder, then resume the run.",
-        ) from error
+        raise StorageError(str(path), f"cannot be written ({reason}).", hint) from error
 
 
 def write_text(path: Path, text: str) -> None:

@@ -4,6 +4,7 @@ import csv
 import gzip
 import importlib.util
 import inspect
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -158,8 +159,14 @@ def synthetic(
     means = torch.randint(64, 192, (num_classes, *shape), generator=generator)
 
     def draw(num_samples: int) -> Images:
-        labels = torch.arange(num_samples) % num_classes
-        inputs = torch.empty((num_samples, *shape), dtype=torch.uint8)
+        try:
+            labels = torch.arange(num_samples) % num_classes
+            inputs = torch.empty((num_samples, *shape), dtype=torch.uint8)
+        except RuntimeError as error:
+            size = num_samples * math.prod(shape) / 2**30
+            raise SpecError(
+                "dataset.arguments", f"{num_samples} samples of {tuple(shape)} are {size:,.0f} GiB, more than this machine has.", "Ask for fewer."
+            ) from error
         for start in range(0, num_samples, 4096):  # bounded memory for any size
             chosen = means[labels[start : start + 4096]]
             noise = torch.randint(-64, 64, chosen.shape, generator=generator)

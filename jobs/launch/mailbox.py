@@ -24,9 +24,10 @@ class Mailbox:
         self._num_begun = 0
         self._outcome: dict[str, Any] | None = None
 
-    def put(self, messages: list[dict[str, Any]]) -> None:
-        """From rank 0: records, notices and the plan's length."""
+    def put(self, messages: list[dict[str, Any]]) -> bool:
+        """From rank 0: records, notices and the plan's length; returns whether the person wants it to stop."""
         self._messages += messages
+        return self._stops
 
     def take(self) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
         """To the person: messages that are new, and the outcome once there is one."""

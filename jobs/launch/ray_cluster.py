@@ -15,8 +15,8 @@ CONNECT_S = 10.0
 SETTINGS = {
     # Nothing is sent to anybody, and a Ray of our own neither asks for a token nor leaves one in the home folder.
     "RAY_USAGE_STATS_ENABLED": "0",
-    # Ray Train looks after its workers twice a second, not every two: a lost one is found at once.
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    # Ray Train looks after its workers once a second, not every two: a lost one is found soon.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1.0",
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "120",
     # A group that cannot get its machines says so, and asks again, after this long.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30",

@@ -28,7 +28,7 @@ from jobs.records import JournalRecord, Outcome, RunSummary
 from jobs.spec import TrainSpec
 from jobs.storage import Storage
 
-POLL_S = 0.2
+POLL_S = 1.0
 SAY_WAITING_S = 20.0
 _RECORD: pydantic.TypeAdapter[JournalRecord] = pydantic.TypeAdapter(JournalRecord)
 

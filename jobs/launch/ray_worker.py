@@ -33,7 +33,8 @@ from jobs.spec_reader import build_spec
 from jobs.storage import Storage, StoredRun, probe
 from jobs.tracking.mirror_process import MirrorProcess
 
-TELL_EVERY_S = 0.2
+TELL_EVERY_S = 1.0
+"""A call wakes three processes; on cores that are all busy each costs the training more than its own time."""
 PREEMPTION_POLL_S = 1.0
 STORAGE_PATIENCE_S = 120.0
 OLD_WORKER_S = 30.0
@@ -166,7 +167,7 @@ class _DrainNotice:
 
 
 class _Reporter:
-    """Takes rank 0's records to the mailbox a few times a second, and brings back a wish to stop."""
+    """Takes rank 0's records to the mailbox once a second, and brings back a wish to stop."""
 
     def __init__(self, mailbox: Any) -> None:
         self._mailbox = mailbox
@@ -181,7 +182,7 @@ class _Reporter:
         self._add({"plan": [job.plan.total_steps, job.plan.total_progress]})
 
     def record(self, record: Record) -> None:
-        """Pass a record on; of the steps within one fifth of a second only the last."""
+        """Pass a record on; of the steps within one second only the last."""
         self._add({"record": record.model_dump(mode="json")}, replaces=isinstance(record, StepRecord))
 
     def notice(self, text: str) -> None:
@@ -198,14 +199,12 @@ class _Reporter:
     def _send(self) -> None:
         with self._lock:
             messages, self._waiting = self._waiting, []
-        if messages:
-            ray.get(self._mailbox.put.remote(messages))
+        self.wants_stop = ray.get(self._mailbox.put.remote(messages)) or self.wants_stop
 
     def _run(self) -> None:
         while not self._over.wait(TELL_EVERY_S):
             with contextlib.suppress(ray.exceptions.RayError):  # without a mailbox this worker ends soon, by Ray's hand
                 self._send()
-                self.wants_stop = self.wants_stop or ray.get(self._mailbox.wants_stop.remote())
 
     def __enter__(self) -> Self:
         self._thread.start()

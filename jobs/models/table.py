@@ -56,6 +56,9 @@ def _by_name(spec: ModelSpec, input_shape: tuple[int, ...], num_classes: int) ->
         if argument not in settable:
             hint = nearest(argument, settable) if settable else f"{name} takes no arguments."
             raise SpecError(f"model.arguments.{argument}", "is not a known key.", hint)
+        value = spec.arguments[argument]
+        if type(value) is int and value < (0 if argument == "depth" else 1):  # torch builds layers of nothing, with a warning
+            raise SpecError(f"model.arguments.{argument}", f"must be above 0, not {value}.")
     try:
         return build(num_classes=num_classes, **given, **spec.arguments)
     except (TypeError, ValueError, RuntimeError) as error:

@@ -40,6 +40,9 @@ class LAMB(Optimizer):
         max_trust_ratio: upper bound of phi(|w|) / |u|; None: unbounded, as in the paper.
 
     Where |w| or |u| is 0 the ratio is 1 (the paper is silent); phi_min does not lift a zero weight.
+
+    State of each parameter: `step` (0-d float32), `first_moment` (minus m: the fused pass maximises) and `second_moment` (v),
+    both of the parameter's shape and at least float32.
     """
 
     def __init__(

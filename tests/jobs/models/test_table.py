@@ -153,6 +153,8 @@ def test_a_name_like_no_other_lists_what_there_is() -> None:
     ("name", "shape", "options", "field", "said"),
     [
         ("mlp", (6,), {"arguments": {"widht": 5}}, "model.arguments.widht", "width"),
+        ("mlp", (6,), {"arguments": {"width": 0}}, "model.arguments.width", "above 0, not 0"),
+        ("mlp", (6,), {"arguments": {"depth": -1}}, "model.arguments.depth", "above 0, not -1"),
         ("mlp", (6,), {"arguments": {"in_features": 5}}, "model.arguments.in_features", "width"),  # the data says it
         ("keskar-c1", SMALL_IMAGES, {"arguments": {"width": 5}}, "model.arguments.width", "no arguments"),
         ("mlp", (6,), {"arguments": {"width": "wide"}}, "model.arguments", "mlp"),

@@ -1,0 +1,149 @@
+"""What the launch is made of, without a cluster."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from jobs.errors import FaultError, InputError
+from jobs.launch.mailbox import Mailbox
+from jobs.launch.ray_controller import first_cause, first_failure, sentence
+from jobs.launch.termination import SAVED
+from jobs.plan import Facts, Position, Slice, make_plan
+from jobs.spec_reader import build_spec
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def mailbox(max_failures: int) -> Mailbox:
+    """The actor's class, in this process."""
+    made: Mailbox = Mailbox.__ray_metadata__.modified_class(max_failures)  # type: ignore[attr-defined]
+    return made
+
+
+def test_failures_are_counted_and_preemptions_are_not() -> None:
+    box = mailbox(1)
+    assert box.begin() == ([], None, False)
+    box.failed("worker 1: gone.", False)
+    assert box.begin() == (["Failure: worker 1: gone."], None, False)
+    box.failed(f"worker 0: {SAVED}.", True)
+    reasons, last, is_over = box.begin()
+    assert (len(reasons), last, is_over) == (1, None, False)
+    box.failed("worker 1: gone again.", False)
+    assert box.begin()[1] == "worker 1: gone again."
+    assert box.num_begun() == 4
+
+
+def test_a_group_after_the_outcome_is_told_that_it_is_over() -> None:
+    box = mailbox(8)
+    box.begin()
+    box.finish({"summary": {}})
+    reasons, last, is_over = box.begin()
+    assert (last, is_over) == (None, True)
+    assert "anew" in reasons[0]
+
+
+def test_messages_are_taken_once() -> None:
+    box = mailbox(8)
+    box.put([{"notice": "one"}])
+    box.put([{"notice": "two"}])
+    assert box.take() == ([{"notice": "one"}, {"notice": "two"}], None)
+    assert box.take() == ([], None)
+    assert not box.wants_stop()
+    box.ask_to_stop()
+    assert box.wants_stop()
+
+
+def test_the_first_real_error_is_not_another_ranks_echo() -> None:
+    failures = {0: RuntimeError("[gloo] Connection closed by peer [127.0.0.1]:1"), 1: ValueError("bad"), 2: ValueError("worse")}
+    rank, error = first_failure(failures)
+    assert (rank, str(error)) == (1, "bad")
+    assert first_failure({0: failures[0]})[0] == 0
+    assert first_cause(FaultError("", "no.", "Try.")) == "no. Try."
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [(ValueError("bad"), "ValueError: bad."), (ValueError(""), "ValueError."), (RuntimeError("Traceback\n  line\nKeyError: 'x'"), "KeyError: 'x'."),
+     (InputError("field", "is wrong.", "Mend it."), "field: is wrong. Mend it."),
+     (RuntimeError("The actor is dead because its worker process has died."), "its process ended (killed, out of memory, or its machine is gone).")],
+)  # fmt: skip
+def test_an_error_in_one_line(error: Exception, words: str) -> None:
+    assert sentence(error) == words
+
+
+def supervised(folder: Path, code: str, *arguments: str) -> "subprocess.Popen[str]":
+    """The supervisor, with a driver of ours in place of `jobs`."""
+    (folder / "jobs").mkdir()
+    (folder / "jobs" / "__init__.py").write_text("")
+    (folder / "jobs" / "__main__.py").write_text(code)
+    script = f"import sys; sys.argv = ['supervise', *{list(arguments)!r}]; exec(open({str(SUPERVISE)!r}).read())"
+    return subprocess.Popen(
+        [sys.executable, "-c", script], cwd=folder, env={**os.environ, "PYTHONPATH": str(folder)}, stderr=subprocess.PIPE, text=True
+    )
+
+
+SUPERVISE = Path(__file__).parents[2] / "jobs" / "launch" / "supervise.py"
+
+
+def test_a_killed_driver_is_started_again_and_an_exit_code_is_passed_on(tmp_path: Path) -> None:
+    code = """
+import os, pathlib, signal, sys
+count = pathlib.Path("count"); n = int(count.read_text()) + 1 if count.exists() else 1; count.write_text(str(n))
+if n < 3: os.kill(os.getpid(), signal.SIGKILL)
+sys.exit(len(sys.argv))
+"""
+    process = supervised(tmp_path, code, "one", "two")
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 3
+    assert (tmp_path / "count").read_text() == "3"
+    assert said.count("ended by SIGKILL") == 2
+
+
+def test_a_supervisor_that_is_asked_to_end_asks_its_driver_and_starts_no_other(tmp_path: Path) -> None:
+    code = """
+import pathlib, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(4))
+pathlib.Path("up").write_text("")
+time.sleep(60)
+"""
+    process = supervised(tmp_path, code)
+    ends_at = time.monotonic() + 30
+    while not (tmp_path / "up").exists():
+        assert time.monotonic() < ends_at
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == 4
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize("span", [None, 8])
+def test_shares_cover_every_batch_once_in_whole_groups(world_size: int, span: int | None) -> None:
+    document = {
+        "dataset": {"name": "digits"},
+        "model": {"name": "mlp"},
+        "batch": {"global_batch_size": 64, "micro_batch_size": 8},
+        "batch_norm": {"span": span or "auto"},
+        "optimizer": {"name": "sgd"},
+        "learning_rate": {"base": 0.1},
+        "stop": {"epochs": 2},
+    }
+    plan = make_plan(build_spec(document), Facts(203, span is not None, 8, world_size))
+    for batch in plan.batches():
+        shares = [plan.rank_share(batch, rank) for rank in range(world_size)]
+        assert [share.start for share in shares[1:]] == [share.stop for share in shares[:-1]]
+        assert (shares[0].start, shares[-1].stop) == (batch.start, batch.stop)
+        sizes = [-(-share.size // (span or 1)) for share in shares]
+        assert max(sizes) - min(sizes) <= 1
+        assert plan.largest_share(batch) >= max(share.size for share in shares) - (span or 1) + 1
+        assert plan.batch_norm_groups(batch) == sizes
+        assert plan.num_sharing(batch) == sum(size > 0 for size in sizes)
+    stream = plan.shares_from(1, world_size - 1)
+    first = plan.next_batch(Position(1, 0))
+    assert next(stream) == plan.rank_share(first, world_size - 1)
+    assert plan.gradient_accumulation_steps == -(-plan.largest_share(Slice(0, 0, 64)) // plan.micro_batch_size)
