@@ -58,6 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--gpus-per-worker", type=float, metavar="G")
     parser.add_argument("--cpus-per-worker", type=float, metavar="C")
     parser.add_argument("--max-failures", type=int, default=8, help="how often a run of several workers goes on by itself (default 8)")
+    parser.add_argument("--worker-logs", action="store_true", help="print what the workers print, too")
     given = parser.parse_args(arguments)
     lines = PlainLines()
     try:
@@ -72,7 +73,9 @@ def main(arguments: list[str] | None = None) -> int:
         if given.workers:
             from jobs.launch.ray_train import train_on_ray
 
-            ray_options = RayOptions(read_workers(given.workers), given.gpus_per_worker, given.cpus_per_worker, None, given.max_failures)
+            ray_options = RayOptions(
+                read_workers(given.workers), given.gpus_per_worker, given.cpus_per_worker, None, given.max_failures, given.worker_logs
+            )
             summary = train_on_ray(spec, options, ray_options, listener)
         else:
             options = options.going_on()

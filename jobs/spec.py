@@ -341,6 +341,8 @@ class TrackingSpec(Spec):
     """MLflow experiment."""
     step_every_seconds: NonNegativeFloat = 1.0
     """Mirror one step record per this many training seconds; 0: every one. The journal keeps all."""
+    system_metrics: bool = True
+    """Also send the CPU, memory, disk, network and GPU of rank 0's machine, every ten seconds."""
     log_checkpoint: bool = False
     """Upload the final checkpoint as an artifact."""
 

@@ -42,6 +42,7 @@ AskedWorkers = Annotated[
 ]
 GpusPerWorker = Annotated[float | None, typer.Option(metavar="G", help="GPUs of each worker; default 1 where there are enough.", show_default=False)]
 CpusPerWorker = Annotated[float | None, typer.Option(metavar="C", help="CPUs of each worker; may be a fraction.", show_default=False)]
+WorkerLogs = Annotated[bool, typer.Option("--worker-logs", help="Print what the workers print, not only what the run tells.")]
 MaxFailures = Annotated[int, typer.Option(min=0, help="How often a run of several workers goes on by itself after a failure.")]
 Address = Annotated[str, typer.Option(help="The cluster's dashboard, such as http://127.0.0.1:8265.", envvar="RAY_API_SERVER_ADDRESS")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, nothing else.")]
@@ -64,6 +65,7 @@ def train(
         str | None, typer.Option(help="An existing Ray, such as 10.0.0.1:6379; without it the command brings its own.", show_default=False)
     ] = None,
     max_failures: MaxFailures = 8,
+    worker_logs: WorkerLogs = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, print the plan, train nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -76,7 +78,7 @@ def train(
 
     options = fetch_stored(read_places(data_dir, output_dir, device, resume))
     spec = _spec(recipe, options.resume, overrides or [])
-    ray_options = _ray_options(workers, gpus_per_worker, cpus_per_worker, address, max_failures)
+    ray_options = _ray_options(workers, gpus_per_worker, cpus_per_worker, address, max_failures, worker_logs)
     if dry_run:
         _print_plan(spec, options, as_json, ray_options.workers.most if ray_options else None)
         return
@@ -116,7 +118,7 @@ def _train(spec: "TrainSpec", options: "LocalOptions", mirror: "MirrorProcess", 
 
 
 def _ray_options(
-    workers: str | None, gpus_per_worker: float | None, cpus_per_worker: float | None, address: str | None, max_failures: int
+    workers: str | None, gpus_per_worker: float | None, cpus_per_worker: float | None, address: str | None, max_failures: int, worker_logs: bool
 ) -> "RayOptions | None":
     from jobs.errors import SpecError
     from jobs.launch.options import RayOptions, read_workers
@@ -127,7 +129,7 @@ def _ray_options(
             if value is not None:
                 raise SpecError(option, "is for several workers.", "Say how many with --workers N.")
         return None
-    return RayOptions(read_workers(workers), gpus_per_worker, cpus_per_worker, address, max_failures)
+    return RayOptions(read_workers(workers), gpus_per_worker, cpus_per_worker, address, max_failures, worker_logs)
 
 
 def _train_on_ray(spec: "TrainSpec", options: "LocalOptions", ray_options: "RayOptions", as_json: bool) -> None:
@@ -301,6 +303,7 @@ def submit(
     gpus_per_worker: GpusPerWorker = None,
     cpus_per_worker: CpusPerWorker = None,
     max_failures: MaxFailures = 8,
+    worker_logs: WorkerLogs = False,
     name: Annotated[
         str | None, typer.Option(help="The job's name and its run's id; a further attempt goes on with the run.", show_default=False)
     ] = None,
@@ -327,6 +330,7 @@ def submit(
     if workers is not None:
         read_workers(workers)
         arguments += ["--workers", workers, "--max-failures", str(max_failures)]
+        arguments += ["--worker-logs"] if worker_logs else []
         arguments += [] if gpus_per_worker is None else ["--gpus-per-worker", str(gpus_per_worker)]
         arguments += [] if cpus_per_worker is None else ["--cpus-per-worker", str(cpus_per_worker)]
     variables = dict(_variable(text) for text in environment or [])

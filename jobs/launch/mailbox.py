@@ -3,6 +3,7 @@
 An actor of its own, without a core: workers come and go, and what they said stays.
 """
 
+import time
 from typing import Any
 
 import ray
@@ -22,6 +23,7 @@ class Mailbox:
         self._failures: list[str] = []
         self._told: list[str] = []
         self._num_begun = 0
+        self._begun_at_s: float | None = None
         self._outcome: dict[str, Any] | None = None
 
     def put(self, messages: list[dict[str, Any]]) -> bool:
@@ -56,12 +58,17 @@ class Mailbox:
         if self._num_begun and not reasons:
             reasons = ["The group of workers was started anew, with those that there are now."]
         self._num_begun += 1
+        self._begun_at_s = time.time()
         is_over = len(self._failures) > self._max_failures
         return reasons, self._failures[-1] if is_over else None, self._outcome is not None
 
     def finish(self, outcome: dict[str, Any]) -> None:
         """From rank 0: a summary, or an error that no retry would mend."""
         self._outcome = outcome
+
+    def begun_at(self) -> float | None:
+        """When the newest group of workers was there, Unix time."""
+        return self._begun_at_s
 
     def num_begun(self) -> int:
         """How many groups of workers there have been."""

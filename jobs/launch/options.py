@@ -60,6 +60,8 @@ class RayOptions:
     """An existing Ray; None: one of our own, on this machine, for this command."""
     max_failures: int = 8
     """How often the run goes on by itself after a failure; preemptions are not counted."""
+    shows_worker_logs: bool = False
+    """Print what the workers print, not only what the run itself tells."""
 
 
 def read_places(data_dir: Path, output_dir: str, device: str, resume: str | None, run_id: str | None = None) -> LocalOptions:

@@ -40,7 +40,7 @@ class Resources(NamedTuple):
 
 
 @contextmanager
-def connected(options: RayOptions, log_to_driver: bool = False) -> Iterator[Any]:
+def connected(options: RayOptions) -> Iterator[Any]:
     """Ray's module, connected to the address or to a Ray of our own that ends with the block.
 
     Raises: InputError for an address that does not answer; FaultError if Ray does not start.
@@ -52,7 +52,7 @@ def connected(options: RayOptions, log_to_driver: bool = False) -> Iterator[Any]
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     import ray
 
-    given: dict[str, Any] = {"log_to_driver": log_to_driver, "logging_level": "ERROR"}
+    given: dict[str, Any] = {"log_to_driver": options.shows_worker_logs, "logging_level": "ERROR"}
     if address is not None:
         _refuse_silence(address)
         given["address"] = address

@@ -46,7 +46,10 @@ def follow(run_dir: Path) -> None:
             mirror = mirror or Mirror(run_dir)
             mirror.catch_up()
             if over:
+                mirror.leave_machine()
                 mirror.mark_killed()
+            else:
+                mirror.watch_machine()
             if is_away:
                 _say(f"MLflow at {mirror.uri} answers again and has everything so far.")
             is_away = False

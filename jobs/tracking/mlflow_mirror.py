@@ -26,6 +26,7 @@ from jobs.tracking.mirror_state import MirrorState
 
 BATCH = 900
 """Metrics in one request; MLflow takes at most 1000."""
+MACHINE_EVERY_S = 10.0
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 """Lets MLflow's page open on training runs, not on traces of language models."""
 STATUS = {Outcome.DIVERGED: "FAILED", Outcome.STOPPED: "KILLED"}
@@ -72,6 +73,7 @@ class Mirror:
         self.state = MirrorState.read(run_dir)
         self.uri = self.spec.tracking.mlflow_uri or self.state.uri or default_uri(run_dir)
         self._client: Any = None
+        self._monitor: Any = None
 
     def catch_up(self) -> None:
         """Send what the journal has and MLflow has not."""
@@ -92,6 +94,21 @@ class Mirror:
         """Tell MLflow that the process is gone without an end record."""
         if self.state.run_id and not self.state.is_complete:
             self._connect().set_terminated(self.state.run_id, "KILLED")
+
+    def watch_machine(self) -> None:
+        """Send this machine's CPU, memory, network and GPU too, as MLflow measures them; goes on by itself until the run ends."""
+        watches = self._monitor is not None and self._monitor._process is not None and self._monitor._process.is_alive()
+        if watches or not self.spec.tracking.system_metrics or self.state.run_id is None or self.state.is_complete:
+            return
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        self._monitor = SystemMetricsMonitor(self.state.run_id, MACHINE_EVERY_S, resume_logging=True, tracking_uri=self.uri)
+        self._monitor.start()
+
+    def leave_machine(self) -> None:
+        """Watch no longer."""
+        if self._monitor is not None:
+            self._monitor._shutdown_event.set()
 
     def _unread(self) -> Iterator[tuple[list[JournalRecord], int]]:
         """Whole lines of the journal that were not read, some hundred at a time, with the place after them."""

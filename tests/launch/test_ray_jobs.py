@@ -1,7 +1,9 @@
 """Submitted jobs, against a real head: follow, list, stop, a further attempt, names that are taken."""
 
 import json
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -97,3 +99,15 @@ def test_a_name_that_is_no_name(head: Head, tmp_path: Path) -> None:
     recipe.write_text(json.dumps(runs.document()))
     refused = largebatch("submit", str(recipe), "--name", "../up", "--address", head.dashboard, "--output-dir", str(tmp_path))
     assert "cannot name a job" in str(refused.exception)
+
+
+def test_a_head_that_wants_a_token(tmp_path: Path) -> None:
+    with runs.new_head({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a-token-of-more-than-thirty-two-letters"}) as guarded:
+        command_line = [sys.executable, "-m", "service.cli", "jobs", "list", "--json", "--address", guarded.dashboard]
+        bare = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+        for token, code, words in (("a-token-of-more-than-thirty-two-letters", 0, "[]"), ("another-token-of-more-than-32-letters", 2, "token")):
+            done = subprocess.run(
+                command_line, env={**bare, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}, capture_output=True, text=True, timeout=60
+            )
+            assert (done.returncode, words in done.stdout + done.stderr) == (code, True), done.stderr
+            assert "Traceback" not in done.stderr
