@@ -83,6 +83,9 @@ def main(arguments: list[str] | None = None) -> int:
     except LargebatchError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print("Interrupted; the last checkpoint is whole.", file=sys.stderr)
+        return 130
     print(summary.model_dump_json())
     return exit_code(summary)
 

@@ -24,6 +24,7 @@ class Mailbox:
         self._told: list[str] = []
         self._num_begun = 0
         self._begun_at_s: float | None = None
+        self._is_waiting = True
         self._outcome: dict[str, Any] | None = None
 
     def put(self, messages: list[dict[str, Any]]) -> bool:
@@ -46,6 +47,7 @@ class Mailbox:
 
     def failed(self, reason: str, is_preemption: bool) -> None:
         """From the controller: workers ended against their will."""
+        self._is_waiting = True
         if not is_preemption:
             self._failures.append(reason)
         self._told.append(f"{'Preempted' if is_preemption else 'Failure'}: {reason}")
@@ -59,6 +61,7 @@ class Mailbox:
             reasons = ["The group of workers was started anew, with those that there are now."]
         self._num_begun += 1
         self._begun_at_s = time.time()
+        self._is_waiting = False
         is_over = len(self._failures) > self._max_failures
         return reasons, self._failures[-1] if is_over else None, self._outcome is not None
 
@@ -70,6 +73,6 @@ class Mailbox:
         """When the newest group of workers was there, Unix time."""
         return self._begun_at_s
 
-    def num_begun(self) -> int:
-        """How many groups of workers there have been."""
-        return self._num_begun
+    def stands(self) -> tuple[int, bool]:
+        """How many groups of workers there have been, and whether the run waits for the next."""
+        return self._num_begun, self._is_waiting

@@ -105,21 +105,24 @@ class _Driver:
         self._error: BaseException | None = None
         self._outcome: dict[str, Any] | None = None
         self._was_asked = False
+        self._signalled: int | None = None
         self._had_output_dir = run_dir.parent.exists()
 
     def run(self, draw: Callable[[Path], None]) -> RunSummary:
         """Train, pass on what is told, and return the summary."""
         fitting = threading.Thread(target=self._fit, args=(draw,), daemon=True)
-        began = time.monotonic()
         with self._stop_requests():
             fitting.start()
-            said_at = began
+            said_at = time.monotonic()
             while fitting.is_alive():
                 fitting.join(POLL_S)
                 self._pass_on()
-                if self._listener.should_stop():
-                    self._ask_to_stop()
-                if time.monotonic() - said_at > SAY_WAITING_S and not self._ray.get(self._mailbox.num_begun.remote()):
+                num_begun, is_waiting = self._ray.get(self._mailbox.stands.remote(), timeout=30)
+                if self._signalled is not None or self._listener.should_stop():
+                    self._ask_to_stop(num_begun > 0)
+                if not is_waiting:
+                    said_at = time.monotonic()
+                elif time.monotonic() - said_at > SAY_WAITING_S:
                     said_at = time.monotonic()
                     self._listener.on_notice(f"Waiting for {self._ray_options.workers} workers; free now: {self._free()}.")
             self._pass_on()
@@ -193,7 +196,9 @@ class _Driver:
             else:
                 self._on_plan(*message["plan"])
 
-    def _ask_to_stop(self) -> None:
+    def _ask_to_stop(self, has_begun: bool) -> None:
+        if not has_begun:
+            raise KeyboardInterrupt  # nothing was trained, so there is nothing to finish or save
         if not self._was_asked:
             self._was_asked = True
             self._mailbox.ask_to_stop.remote()
@@ -201,16 +206,12 @@ class _Driver:
     @contextmanager
     def _stop_requests(self) -> Iterator[None]:
         """Ctrl-C and SIGTERM stop the run after its step; a second Ctrl-C leaves at once. Set after Ray's own handlers."""
-        signals = 0
 
         def ask(number: int, frame: FrameType | None) -> None:
-            nonlocal signals
-            signals += 1
-            begun = self._ray.get(self._mailbox.num_begun.remote(), timeout=5)
-            if (signals > 1 and number == signal.SIGINT) or not begun:
+            if self._signalled is not None and number == signal.SIGINT:
                 raise KeyboardInterrupt
+            self._signalled = number
             self._listener.on_notice(f"{signal.Signals(number).name}: finishing this step and saving.")
-            self._ask_to_stop()
 
         # Only a main thread may set handlers; a caller that trains in another has handlers of its own.
         is_main = threading.current_thread() is threading.main_thread()

@@ -35,7 +35,7 @@ def test_failures_are_counted_and_preemptions_are_not() -> None:
     assert (len(reasons), last, is_over) == (1, None, False)
     box.failed("worker 1: gone again.", False)
     assert box.begin()[1] == "worker 1: gone again."
-    assert box.num_begun() == 4
+    assert box.stands() == (4, False)
 
 
 def test_a_group_after_the_outcome_is_told_that_it_is_over() -> None:
