@@ -212,7 +212,8 @@ def _train(job: Prepared, state: TrainState, journal: _Keeps, tracker: _Tracker,
     test = evaluation_batches(job, job.dataset.test)
 
     def save(is_best: bool) -> None:
-        if job.group.is_first:
+        # An update that overflowed shows in the next step's loss; until then it must not push out a checkpoint that is sound.
+        if job.group.is_first and all(bool(parameter.isfinite().all()) for parameter in state.model.parameters()):
             journal.sync()
             checkpoints.save(run_dir / run_folder.CHECKPOINTS, state.state_dict(), job.spec, is_best=is_best)
         state.saved_at_s, state.saved_at_step = state.clock.training_s, state.progress.step
