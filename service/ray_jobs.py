@@ -57,6 +57,7 @@ class RayJobs:
     """The jobs of one Ray cluster. Raises: InputError for an address that does not answer or wants a token."""
 
     def __init__(self, address: str) -> None:
+        from ray.exceptions import RayError
         from ray.job_submission import JobSubmissionClient
 
         if not re.match(r"https?://", address):
@@ -65,7 +66,7 @@ class RayJobs:
         try:
             self._client = JobSubmissionClient(address)
             self._client.get_version()
-        except (ConnectionError, RuntimeError) as error:
+        except (ConnectionError, RuntimeError, RayError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             if re.search(r"\b40[13]\b|[Uu]nauthori[sz]ed|[Ff]orbidden|token", str(error)):
                 raise InputError(

@@ -1,0 +1,78 @@
+"""Machines that come and go: Ray's own cluster utility, two nodes on this machine: python elastic_scenario.py FOLDER.
+
+A process of its own: Ray's client in one process does not take well to cluster after cluster.
+"""
+
+import os
+import shutil
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import launch_runs as runs
+
+from jobs.launch.options import Workers
+from jobs.records import Outcome
+
+
+def main(tmp_path: Path) -> None:
+    """Lose one of two machines, get it back, and look at the journal."""
+    # A dead node is found in a second rather than in ten, and a group that cannot start asks again soon.
+    for name, value in {
+        "RAY_health_check_initial_delay_ms": "1000",
+        "RAY_health_check_period_ms": "500",
+        "RAY_health_check_timeout_ms": "1000",
+        "RAY_health_check_failure_threshold": "3",
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "8",
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_TMPDIR": "/tmp/lbe" + str(os.getpid()),
+    }.items():
+        os.environ[name] = value
+    os.makedirs(os.environ["RAY_TMPDIR"])
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    nodes = [cluster.add_node(num_cpus=1), cluster.add_node(num_cpus=1)]
+    watcher = runs.Watcher()
+    given = runs.document(stop={"steps": 1_000_000}, checkpoint={"every_steps": 50, "every_seconds": None, "best": False, "keep": 2})
+    ended: list[Any] = []
+    trains = threading.Thread(target=lambda: ended.append(_train(tmp_path, cluster.address, given, watcher)))
+    run_dir = tmp_path / "run"
+
+    def worlds() -> list[int]:
+        return [record.world_size for record in runs.starts(run_dir)] if run_dir.exists() else []
+
+    try:
+        # Ray's utility wants the main thread for adding nodes, so the run has another.
+        trains.start()
+        runs.wait_for(lambda: worlds() == [2] and len(runs.steps(run_dir)) > 100, 90)
+        cluster.remove_node(nodes[1], allow_graceful=False)
+        runs.wait_for(lambda: worlds() == [2, 1] and runs.steps(run_dir)[-1] > runs.starts(run_dir)[1].step + 20, 120)
+        cluster.add_node(num_cpus=1)
+        runs.wait_for(lambda: worlds()[-1] == 2 and len(worlds()) > 2 and runs.steps(run_dir)[-1] > runs.starts(run_dir)[-1].step + 20, 180)
+        watcher.stops.set()
+        trains.join(60)
+    finally:
+        watcher.stops.set()
+        trains.join(30)
+        cluster.shutdown()
+        shutil.rmtree(os.environ["RAY_TMPDIR"], ignore_errors=True)
+    (summary,) = ended
+    assert summary.outcome is Outcome.STOPPED
+    shares = [record.samples_per_rank or [] for record in runs.starts(run_dir)]
+    assert shares[0] == [125, 125]
+    assert shares[1] == [250]
+    assert all(sum(share) == 250 for share in shares), "the global batch stays what it is"
+    assert runs.steps(run_dir) == list(range(1, summary.steps + 1)), "no step lost or doubled"
+
+
+def _train(folder: Path, address: str, given: dict[str, Any], watcher: runs.Watcher) -> Any:
+    try:
+        return runs.train(folder, address, Workers(1, 2), given, watcher, cpus=1.0)
+    except Exception as error:
+        return error
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
