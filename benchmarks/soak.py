@@ -100,7 +100,7 @@ def _run(folder: Path, steps: int, kills: int, draws: random.Random) -> dict[str
         if not _wait_for_step(supervisor, run_dir, step + 1, after_starts=starts):
             break
         recoveries.append(time.monotonic() - killed_at)
-        redone.append(step - _last_start(run_dir))
+        redone.append(_steps_redone(run_dir))
         print(f"{kind} killed at step {step}, on again from {_last_start(run_dir)} after {recoveries[-1]:.1f} s", file=sys.stderr, flush=True)
     output, _ = supervisor.communicate()
     summary = json.loads(output.splitlines()[-1])
@@ -145,6 +145,14 @@ def _num_starts(run_dir: Path) -> int:
 
 def _last_start(run_dir: Path) -> int:
     return int([line["step"] for line in _lines(run_dir) if line["kind"] == "start"][-1])
+
+
+def _steps_redone(run_dir: Path) -> int:
+    """How many steps the newest start did away with; workers go on for a moment when only their driver was killed."""
+    lines = _lines(run_dir)
+    newest = max(index for index, line in enumerate(lines) if line["kind"] == "start")
+    before = [int(line["step"]) for line in lines[:newest] if line["kind"] == "step"]
+    return max(before, default=0) - int(lines[newest]["step"])
 
 
 def _wait_for_step(supervisor: "subprocess.Popen[str]", run_dir: Path, step: int, after_starts: int = 0) -> bool:

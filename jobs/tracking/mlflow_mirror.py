@@ -10,6 +10,7 @@ import fcntl
 import json
 import logging
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -128,7 +129,12 @@ class Mirror:
 
     def _connect(self) -> Any:
         if self._client is None:
-            self._client = import_mlflow().MlflowClient(tracking_uri=self.uri)
+            mlflow = import_mlflow()
+            database = Path(self.uri.removeprefix("sqlite:///"))
+            if self.uri.startswith("sqlite:///") and not database.exists():
+                with _one_at_a_time(self.run_dir.parent):
+                    _make_database(mlflow, database)
+            self._client = mlflow.MlflowClient(tracking_uri=self.uri)
         return self._client
 
     def _ensure_run(self, records: list[JournalRecord]) -> None:
@@ -250,6 +256,19 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
     with (folder / ".mlflow.lock").open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _make_database(mlflow: Any, database: Path) -> None:
+    """An empty store, whole or not at all: one whose first migrations were cut short by a kill never opens again."""
+    if database.exists():
+        return
+    database.parent.mkdir(parents=True, exist_ok=True)
+    for left in database.parent.glob(f".{database.name}.*.part"):
+        left.unlink()
+    # A name of its own for each try: MLflow remembers stores by their address.
+    partial = database.with_name(f".{database.name}.{time.time_ns()}.part")
+    mlflow.MlflowClient(tracking_uri=f"sqlite:///{partial}").search_experiments(max_results=1)
+    partial.replace(database)
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

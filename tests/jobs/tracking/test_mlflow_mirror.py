@@ -489,3 +489,20 @@ def test_the_mirror_needs_no_torch_and_stays_in_its_parents_session() -> None:
         assert os.getsid(process.pid) == os.getsid(0), "Linux shares the cores out by session, whatever the priorities"
         assert os.getpgid(process.pid) != os.getpgid(0), "a terminal's Ctrl-C must not reach it"
     assert process.returncode == -signal.SIGKILL, "a mirror that was told of no run is ended"
+
+
+def test_a_store_whose_making_was_cut_short_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = f"sqlite:///{tmp_path / 'cut' / 'mlflow.db'}"
+    run_dir = tmp_path / "cut" / "run"
+    unmirrored(document(store), run_dir)
+    import mlflow
+
+    # The kill comes while the first tables are there and the others are not.
+    (tmp_path / "cut" / ".mlflow.db.7.part").write_bytes(b"half a database")
+    with monkeypatch.context() as patch:
+        patch.setattr(mlflow.MlflowClient, "search_experiments", lambda *_, **__: (_ for _ in ()).throw(OSError("killed")))
+        with pytest.raises(FaultError):
+            sync_run(run_dir)
+    assert not (tmp_path / "cut" / "mlflow.db").exists()
+    assert sync_run(run_dir).is_complete
+    assert not list((tmp_path / "cut").glob(".*.part"))
