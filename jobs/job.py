@@ -32,8 +32,9 @@ from jobs.errors import CheckpointError, DataError, DivergedError
 from jobs.models.ghost_batch_norm import has_batch_norm, use_ghost_batch_norm
 from jobs.models.table import build_model
 from jobs.optim.table import build_optimizer
-from jobs.plan import Facts, Slice, TrainPlan, make_plan, resolve_global_batch_size, resolve_span
+from jobs.plan import Slice, TrainPlan
 from jobs.plan_report import plan_facts
+from jobs.planning import Facts, make_plan, resolve_global_batch_size, resolve_span
 from jobs.records import EndRecord, NoticeRecord, Outcome, Record, RunSummary, StartRecord
 from jobs.spec import TrainSpec
 from jobs.tracking.journal import Journal

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from jobs.job import prepare
-from jobs.plan import Facts, make_plan
+from jobs.planning import Facts, make_plan
 from jobs.spec_reader import read_spec, recipe_paths
 
 EMBEDDED = {"digits", "synthetic"}

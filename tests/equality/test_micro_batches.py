@@ -13,7 +13,8 @@ from jobs.engine.state import TrainState, WeightAverage
 from jobs.engine.step import accumulate, optimizer_step
 from jobs.models.ghost_batch_norm import use_ghost_batch_norm
 from jobs.optim.table import build_optimizer
-from jobs.plan import Facts, Slice, TrainPlan, make_plan
+from jobs.plan import Slice, TrainPlan
+from jobs.planning import Facts, make_plan
 from jobs.records import StepRecord
 from jobs.spec_reader import build_spec
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from jobs.errors import PlanError
-from jobs.plan import Facts, Position, Slice, TrainPlan, make_plan
+from jobs.plan import Position, Slice, TrainPlan
+from jobs.planning import Facts, make_plan
 from jobs.spec_reader import build_spec
 
 

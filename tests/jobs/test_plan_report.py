@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from torch import nn
 
-from jobs.plan import Facts, TrainPlan, make_plan
+from jobs.plan import TrainPlan
 from jobs.plan_report import learning_rate_curve, mebibytes, plan_facts, plan_lines, sparkline
+from jobs.planning import Facts, make_plan
 from jobs.spec_reader import build_spec
 
 MODEL = nn.Linear(9, 10)  # 100 parameters

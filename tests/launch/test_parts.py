@@ -13,7 +13,8 @@ from jobs.errors import FaultError, InputError
 from jobs.launch.mailbox import Mailbox
 from jobs.launch.ray_controller import first_cause, first_failure, sentence
 from jobs.launch.termination import SAVED
-from jobs.plan import Facts, Position, Slice, make_plan
+from jobs.plan import Position, Slice
+from jobs.planning import Facts, make_plan
 from jobs.spec_reader import build_spec
 
 pytestmark = pytest.mark.filterwarnings("ignore")

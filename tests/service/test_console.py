@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from jobs.plan import Facts, make_plan
+from jobs.planning import Facts, make_plan
 from jobs.records import EvalRecord, StepRecord
 from jobs.spec_reader import read_spec
 from service import console
@@ -28,7 +28,9 @@ EVALUATION = EvalRecord(step=10, epoch=1.0, samples_seen=1000, test_accuracy=0.8
 
 def view(is_terminal: bool) -> tuple[TrainingView, io.StringIO]:
     text = io.StringIO()
-    return TrainingView(Console(file=text, force_terminal=is_terminal, width=150)), text
+    training = TrainingView(Console(file=text, force_terminal=is_terminal, width=150))
+    training.expect(PLAN.total_steps, PLAN.total_progress)
+    return training, text
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ from jobs.engine.group import Group
 from jobs.engine.state import TrainState
 from jobs.engine.step import accumulate
 from jobs.errors import DataError
-from jobs.plan import Facts, Slice, make_plan
+from jobs.plan import Slice
+from jobs.planning import Facts, make_plan
 from jobs.spec import AugmentSpec
 from jobs.spec_reader import build_spec
 

@@ -14,7 +14,8 @@ from jobs.engine.clock import Clock
 from jobs.engine.noise_scale import NoiseSums, estimate
 from jobs.engine.state import TrainState
 from jobs.engine.step import accumulate
-from jobs.plan import Facts, Slice, TrainPlan, make_plan
+from jobs.plan import Slice, TrainPlan
+from jobs.planning import Facts, make_plan
 from jobs.spec_reader import build_spec
 
 Array = NDArray[np.float64]

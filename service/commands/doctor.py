@@ -1,0 +1,27 @@
+"""largebatch doctor."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from service.commands.options import DataDir
+from service.tables import output
+
+app = typer.Typer()
+
+
+@app.command(epilog="Example: largebatch doctor --data-dir data")
+def doctor(data_dir: DataDir = Path("data"), output_dir: Annotated[Path, typer.Option(help="Where run folders go.")] = Path("runs")) -> None:
+    """Say what is installed, found and reachable, what is missing, and how to get it."""
+    from service.doctor import examine
+
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    findings = list(examine(data_dir, output_dir))
+    for finding in findings:
+        mark = "[green]ok[/green]" if finding.is_fine else "[yellow]--[/yellow]"
+        table.add_row(mark, finding.what, finding.state)
+    output().print(table)
+    if any(finding.is_needed and not finding.is_fine for finding in findings):
+        raise typer.Exit(1)

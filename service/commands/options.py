@@ -1,0 +1,24 @@
+"""Options that several commands share. Light: help must not wait for torch."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Recipe = Annotated[str, typer.Argument(help="A recipe's name (see `largebatch recipes`) or the path of a YAML or JSON file.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one value, such as batch.global_batch_size=512.", show_default=False)
+]
+DataDir = Annotated[Path, typer.Option(help="Where data sets lie, as torchvision lays them out.", envvar="LARGEBATCH_DATA_DIR")]
+OutputDir = Annotated[str, typer.Option(help="Where run folders go: a folder, or a URI such as s3://bucket/runs.", envvar="LARGEBATCH_OUTPUT_DIR")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+AskedWorkers = Annotated[
+    str | None,
+    typer.Option("--workers", metavar="N|MIN:MAX", help="Share each batch among so many workers, by Ray; MIN:MAX: as many as there are."),
+]
+GpusPerWorker = Annotated[float | None, typer.Option(metavar="G", help="GPUs of each worker; default 1 where there are enough.", show_default=False)]
+CpusPerWorker = Annotated[float | None, typer.Option(metavar="C", help="CPUs of each worker; may be a fraction.", show_default=False)]
+WorkerLogs = Annotated[bool, typer.Option("--worker-logs", help="Print what the workers print, not only what the run tells.")]
+MaxFailures = Annotated[int, typer.Option(min=0, help="How often a run of several workers goes on by itself after a failure.")]
+Address = Annotated[str, typer.Option(help="The cluster's dashboard, such as http://127.0.0.1:8265.", envvar="RAY_API_SERVER_ADDRESS")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, nothing else.")]

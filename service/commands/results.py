@@ -1,0 +1,51 @@
+"""largebatch compare, sync: what to do with runs that are there."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from service.commands.options import AsJson
+from service.tables import print_runs
+
+app = typer.Typer()
+
+
+@app.command(epilog="Example: largebatch compare runs/digits-small-* runs/digits-large-* --figure compare.html")
+def compare(
+    run_dirs: Annotated[list[Path], typer.Argument(help="Run folders.", show_default=False)],
+    figure: Annotated[Path | None, typer.Option(help="Write accuracy against training seconds here, .html or .png.", show_default=False)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put runs side by side: a table, and a figure of accuracy against training seconds."""
+    import json
+
+    from jobs.errors import SpecError
+    from jobs.run_folder import storage_errors
+    from tuning.collect import collect
+    from tuning.figures import write_html, write_png
+
+    results = collect(run_dirs)
+    if figure is not None:
+        if figure.suffix not in {".html", ".png"}:
+            raise SpecError("--figure", f"{figure.name} ends in neither .html nor .png.", "Choose one of the two.")
+        with storage_errors(figure):
+            figure.parent.mkdir(parents=True, exist_ok=True)
+            (write_html if figure.suffix == ".html" else write_png)(results, figure)
+    rows = [{"recipe": result.name, "optimizer": result.optimizer, **result.summary.model_dump(mode="json")} for result in results]
+    if as_json:
+        print(json.dumps(rows))
+        return
+    print_runs(rows)
+    if figure is not None:
+        print(f"Figure: {figure.resolve()}")
+
+
+@app.command(epilog="Example: largebatch sync runs/digits-lamb-20260101-120000-ab12")
+def sync(run_dirs: Annotated[list[Path], typer.Argument(help="Run folders.", show_default=False)]) -> None:
+    """Bring MLflow up to what the runs' journals hold, for instance after its server was down."""
+    from jobs.tracking.mlflow_mirror import sync_run
+
+    for run_dir in run_dirs:
+        state = sync_run(run_dir)
+        print(f"{run_dir.name}: MLflow run {state.run_id} at {state.uri} has everything.")

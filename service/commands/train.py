@@ -1,0 +1,191 @@
+"""largebatch train, plan, recipes."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from service.commands.options import (
+    AsJson,
+    AskedWorkers,
+    CpusPerWorker,
+    DataDir,
+    Device,
+    GpusPerWorker,
+    MaxFailures,
+    OutputDir,
+    Overrides,
+    Recipe,
+    WorkerLogs,
+)
+from service.tables import output, print_runs
+
+if TYPE_CHECKING:
+    from jobs.launch.options import LocalOptions, RayOptions
+    from jobs.records import RunSummary
+    from jobs.spec import TrainSpec
+    from jobs.tracking.mirror_process import MirrorProcess
+
+app = typer.Typer()
+
+
+@app.command(epilog="Example: largebatch train mnist-lars --set batch.global_batch_size=8192 --data-dir data")
+def train(
+    recipe: Annotated[
+        str | None, typer.Argument(help="A recipe's name (see `largebatch recipes`) or the path of a YAML or JSON file.", show_default=False)
+    ] = None,
+    overrides: Overrides = None,
+    data_dir: DataDir = Path("data"),
+    output_dir: OutputDir = "runs",
+    device: Device = "auto",
+    resume: Annotated[str | None, typer.Option(metavar="RUN_DIR", help="Go on from a run's newest checkpoint.", show_default=False)] = None,
+    workers: AskedWorkers = None,
+    gpus_per_worker: GpusPerWorker = None,
+    cpus_per_worker: CpusPerWorker = None,
+    address: Annotated[
+        str | None, typer.Option(help="An existing Ray, such as 10.0.0.1:6379; without it the command brings its own.", show_default=False)
+    ] = None,
+    max_failures: MaxFailures = 8,
+    worker_logs: WorkerLogs = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, print the plan, train nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train one recipe: in this process, on one GPU or the CPU, or with --workers on many.
+
+    Exit codes: 0 done, 2 bad input, 3 diverged, 4 stopped and resumable, 1 a fault of the machine.
+    """
+    from jobs.launch.options import fetch_stored, mirrored_spec, read_places
+    from jobs.tracking.mirror_process import MirrorProcess
+
+    options = fetch_stored(read_places(data_dir, output_dir, device, resume))
+    spec = _spec(recipe, options.resume, overrides or [])
+    ray_options = _ray_options(workers, gpus_per_worker, cpus_per_worker, address, max_failures, worker_logs)
+    if dry_run:
+        _print_plan(spec, options, as_json, ray_options.workers.most if ray_options else None)
+        return
+    if ray_options is not None:
+        _train_on_ray(spec, options, ray_options, as_json)
+        return
+    with MirrorProcess(mirrored_spec(spec, options)) as mirror:  # before torch is imported: MLflow's import goes on beside it
+        _train(spec, options, mirror, as_json)
+
+
+def _spec(recipe: str | None, resume: Path | None, overrides: list[str]) -> "TrainSpec":
+    from jobs.errors import SpecError
+    from jobs.spec_reader import read_spec, resumed_spec
+
+    if resume is not None and recipe is not None:
+        raise SpecError("RECIPE", "a resumed run has its recipe already.", "Leave it out; change single values with --set.")
+    if resume is not None:
+        return resumed_spec(resume, overrides)
+    if recipe is None:
+        raise SpecError("RECIPE", "is missing.", "Give a recipe's name or file, or --resume RUN_DIR. `largebatch recipes` lists them.")
+    return read_spec(recipe, overrides)
+
+
+def _train(spec: "TrainSpec", options: "LocalOptions", mirror: "MirrorProcess", as_json: bool) -> None:
+    from jobs.job import Listener
+    from jobs.launch.local import prepare_locally, train_locally
+    from service.console import TrainingView
+    from tuning.figures import draw_run
+
+    job = prepare_locally(spec, options)
+    console = Console(stderr=True)
+    with TrainingView(console) as view:
+        view.expect(job.plan.total_steps, job.plan.total_progress)
+        listener = Listener(on_record=view.record, on_notice=view.notice)
+        summary = train_locally(job, options, listener, on_start=view.started, draw=draw_run, mirror=mirror)
+    _end(summary, console, as_json)
+
+
+def _ray_options(
+    workers: str | None, gpus_per_worker: float | None, cpus_per_worker: float | None, address: str | None, max_failures: int, worker_logs: bool
+) -> "RayOptions | None":
+    from jobs.errors import SpecError
+    from jobs.launch.options import RayOptions, read_workers
+
+    if workers is None:
+        given = {"--gpus-per-worker": gpus_per_worker, "--cpus-per-worker": cpus_per_worker, "--address": address}
+        for option, value in given.items():
+            if value is not None:
+                raise SpecError(option, "is for several workers.", "Say how many with --workers N.")
+        return None
+    return RayOptions(read_workers(workers), gpus_per_worker, cpus_per_worker, address, max_failures, worker_logs)
+
+
+def _train_on_ray(spec: "TrainSpec", options: "LocalOptions", ray_options: "RayOptions", as_json: bool) -> None:
+    from jobs.job import Listener
+    from jobs.launch.ray_train import train_on_ray
+    from service.console import TrainingView
+    from tuning.figures import draw_run
+
+    console = Console(stderr=True)
+    with TrainingView(console) as view:
+        listener = Listener(on_record=view.record, on_notice=view.notice)
+        summary = train_on_ray(spec, options, ray_options, listener, on_start=view.started, on_plan=view.expect, draw=draw_run)
+    _end(summary, console, as_json)
+
+
+def _end(summary: "RunSummary", console: Console, as_json: bool) -> None:
+    from jobs.__main__ import exit_code
+    from jobs.records import Outcome
+
+    if summary.outcome is Outcome.STOPPED:
+        console.print(f"Stopped at step {summary.steps}. Go on with: largebatch train --resume {summary.run_dir}", highlight=False, soft_wrap=True)
+    if as_json:
+        print(summary.model_dump_json())
+    else:
+        print_runs([summary.model_dump(mode="json")])
+    raise typer.Exit(exit_code(summary))
+
+
+def _print_plan(spec: "TrainSpec", options: "LocalOptions", as_json: bool, world_size: int | None = None) -> None:
+    import json
+
+    from jobs.data.dataset import Images
+    from jobs.engine.warm_up import activation_bytes_per_sample
+    from jobs.launch.local import prepare_locally
+    from jobs.plan_report import plan_facts, plan_lines
+
+    job = prepare_locally(spec, options, world_size)
+    if as_json:
+        print(json.dumps(plan_facts(job.plan)))
+        return
+    per_sample = activation_bytes_per_sample(job.model, job.dataset)
+    dataset_bytes = sum(part.num_bytes for part in (job.dataset.train, job.dataset.test) if isinstance(part, Images))
+    table = Table(show_header=False, box=None, title=f"Plan of {spec.name}", title_justify="left", padding=(0, 2, 0, 0))
+    for what, how in plan_lines(job.plan, job.model, per_sample, dataset_bytes):
+        table.add_row(f"[bold]{what}[/bold]", how)
+    output().print(table)
+
+
+@app.command(epilog="Example: largebatch plan digits-lamb --set batch.micro_batch_size=240")
+def plan(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    data_dir: DataDir = Path("data"),
+    device: Device = "auto",
+    workers: AskedWorkers = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print what a recipe would do, and why: split of the batch, steps, learning rate, memory."""
+    from jobs.launch.options import LocalOptions, read_workers
+
+    world_size = read_workers(workers).most if workers else None
+    _print_plan(_spec(recipe, None, overrides or []), LocalOptions(data_dir=data_dir, device=device), as_json, world_size)
+
+
+@app.command(epilog="Example: largebatch recipes")
+def recipes() -> None:
+    """List the recipes that come with this package."""
+    from jobs.spec_reader import read_spec, recipe_paths
+
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in ("recipe", "data", "batch", "optimizer", "what it shows"):
+        table.add_column(column)
+    for name in recipe_paths():
+        spec = read_spec(name)
+        table.add_row(name, spec.dataset.name or "own", str(spec.batch.global_batch_size), spec.optimizer.name, spec.description)
+    output().print(table)
