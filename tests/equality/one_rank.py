@@ -4,6 +4,7 @@ JOBS: a JSON list of {"run_dir", "document", "resumes"}; the jobs are done one a
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -27,6 +28,10 @@ def main() -> None:
             print(json.dumps({"error": str(error)}), flush=True)
         dist.barrier()  # gloo ends a rank that is still being talked to
     dist.destroy_process_group()
+    # A thread of gloo may still be letting go of a tensor, for which it needs the interpreter; an interpreter that is
+    # ending kills such a thread and the process with it ("terminate called without an active exception").
+    sys.stdout.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":

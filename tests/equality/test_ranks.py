@@ -95,7 +95,8 @@ def run_ranks(folder: Path, world_size: int, jobs: list[Job]) -> list[list[dict[
     finally:
         for process in started:
             process.kill()
-    assert all(process.returncode == 0 for process in started), "\n".join(error[-2000:] for _, error in ended)
+    codes = [process.returncode for process in started]
+    assert not any(codes), "\n".join([f"exit codes {codes}", *(error[-2000:] for _, error in ended)])
     return [[json.loads(line) for line in output.splitlines()] for output, _ in ended]
 
 
