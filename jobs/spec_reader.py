@@ -28,20 +28,30 @@ def read_spec(recipe: str, overrides: Iterable[str] = ()) -> TrainSpec:
     Raises: SpecError.
     """
     if recipe.startswith("env:"):
-        path, text = Path(f"{recipe}.json"), os.environ.get(recipe.removeprefix("env:"), "")
+        path = Path(f"{recipe}.json")
+        document = _mapping(_parse(os.environ.get(recipe.removeprefix("env:"), ""), path), path)
     else:
         path = _find(recipe)
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise SpecError(str(path), f"the recipe cannot be read: {error}.") from error
-    document = _parse(text, path)
-    if not isinstance(document, dict):
-        raise SpecError(str(path), "a recipe is a mapping of keys to values; this is not.", "See `largebatch recipes`.")
+        document = read_document(path)
     document.setdefault("name", re.sub(r"[^A-Za-z0-9_.-]", "-", path.stem).lstrip(".") or "run")
     for override in overrides:
         _apply_override(document, override)
     return build_spec(document)
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """A YAML or JSON file's mapping. Raises: SpecError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(str(path), f"the recipe cannot be read: {error}.") from error
+    return _mapping(_parse(text, path), path)
+
+
+def _mapping(document: Any, path: Path) -> dict[str, Any]:
+    if not isinstance(document, dict):
+        raise SpecError(str(path), "a recipe is a mapping of keys to values; this is not.", "See `largebatch recipes`.")
+    return document
 
 
 def build_spec(document: Mapping[str, Any]) -> TrainSpec:
@@ -49,7 +59,7 @@ def build_spec(document: Mapping[str, Any]) -> TrainSpec:
     try:
         return TrainSpec.model_validate(document)
     except pydantic.ValidationError as error:
-        raise _first_mistake(error) from None
+        raise first_mistake(error, TrainSpec) from None
 
 
 def entry_points(spec: TrainSpec) -> dict[str, str]:
@@ -154,24 +164,25 @@ def _apply_override(document: dict[str, Any], override: str) -> None:
     here[parts[-1]] = _parse_yaml(value, f"--set {key}")
 
 
-def _first_mistake(error: pydantic.ValidationError) -> SpecError:
+def first_mistake(error: pydantic.ValidationError, root: type[Spec]) -> SpecError:
+    """What to tell a person of pydantic's findings, unknown keys first. Args: root: the model that was validated."""
     mistakes = error.errors(include_url=False, include_context=True)
     unknown = [mistake for mistake in mistakes if mistake["type"] == "extra_forbidden"]
     first = (unknown or mistakes)[0]
-    path = _path_of(first["loc"])
+    path = _path_of(first["loc"], root)
     field = ".".join(path)
     if first["type"] == "extra_forbidden":
-        return SpecError(field, "is not a known key.", nearest(path[-1], _keys_at(path[:-1])))
+        return SpecError(field, "is not a known key.", nearest(path[-1], _keys_at(path[:-1], root)))
     if first["type"] == "missing":
-        return SpecError(field, "is missing.", _doc(path))
+        return SpecError(field, "is missing.", _doc(path, root))
     if first["type"] == "value_error":
         return SpecError(field or "spec", f"{first['ctx']['error']}.")
-    same_field = [mistake for mistake in mistakes if _path_of(mistake["loc"]) == path]
+    same_field = [mistake for mistake in mistakes if _path_of(mistake["loc"], root) == path]
     wanted = " or ".join(dict.fromkeys(_wanted(mistake) for mistake in same_field))
-    return SpecError(field, f"must be {wanted}, not {_shown(first['input'])}.", _hint(path, first))
+    return SpecError(field, f"must be {wanted}, not {_shown(first['input'])}.", _hint(path, first, root))
 
 
-def _hint(path: Sequence[str], mistake: Any) -> str:
+def _hint(path: Sequence[str], mistake: Any, root: type[Spec]) -> str:
     """The nearest thing that works, or what the field means."""
     value = mistake["input"]
     if _is_percent(path, value):
@@ -180,7 +191,7 @@ def _hint(path: Sequence[str], mistake: Any) -> str:
         names = re.findall(r"'([^']*)'", mistake["ctx"]["expected"])
         if difflib.get_close_matches(value, names, cutoff=0.5):
             return nearest(value, names)
-    return _doc(path)
+    return _doc(path, root)
 
 
 def _is_percent(path: Sequence[str], value: object) -> bool:
@@ -217,10 +228,10 @@ def _shown(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _path_of(location: tuple[int | str, ...]) -> tuple[str, ...]:
+def _path_of(location: tuple[int | str, ...], root: type[Spec]) -> tuple[str, ...]:
     """The keys of a mistake's place, without pydantic's names for the branches of a union."""
     path: list[str] = []
-    model: type[Spec] | None = TrainSpec
+    model: type[Spec] | None = root
     for part in location:
         if isinstance(part, int):
             path.append(str(part))
@@ -247,15 +258,15 @@ def _model_of(model: type[Spec] | None, field: str) -> type[Spec] | None:
     return None
 
 
-def _keys_at(path: Sequence[str]) -> list[str]:
-    model: type[Spec] | None = TrainSpec
+def _keys_at(path: Sequence[str], root: type[Spec]) -> list[str]:
+    model: type[Spec] | None = root
     for part in path:
         model = model if part.isdigit() else _model_of(model, part)
     return list(model.model_fields) if model else []
 
 
-def _doc(path: Sequence[str]) -> str:
-    model: type[Spec] | None = TrainSpec
+def _doc(path: Sequence[str], root: type[Spec]) -> str:
+    model: type[Spec] | None = root
     for part in path[:-1]:
         model = model if part.isdigit() else _model_of(model, part)
     field = model.model_fields.get(path[-1]) if model else None

@@ -5,7 +5,7 @@ import sys
 import typer
 
 from jobs.errors import LargebatchError
-from service.commands import doctor, ray_jobs, results, train
+from service.commands import answer, doctor, ray_jobs, results, study, sweep, train
 
 app = typer.Typer(
     name="largebatch",
@@ -16,7 +16,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for group in (train, results, ray_jobs, doctor):
+for group in (train, study, sweep, answer, results, ray_jobs, doctor):
     app.add_typer(group.app)
 
 

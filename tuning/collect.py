@@ -1,15 +1,37 @@
-"""From run folders to one tidy table: a row per run, and its accuracy curve."""
+"""From run folders, or an MLflow experiment, to one tidy table: a row per run, with its accuracy curve."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jobs import run_folder
-from jobs.errors import InputError
+from jobs.errors import FaultError, InputError
 from jobs.records import RunSummary
 from jobs.tracking.journal import evaluations, read_records
+from jobs.tracking.mlflow_mirror import SUMMARY_TAG, brief, flat, import_mlflow
+
+ASIDE = ("seed", "name", "description", "tracking.", "checkpoint.", "dataset.download", "dataset.num_workers", "batch.micro_batch_size", "stop.")
+"""Fields that may differ between two runs of one configuration: they change no step's mathematics."""
+
+
+class Evaluation(NamedTuple):
+    """One point of a run's curve."""
+
+    step: int
+    samples: int
+    training_seconds: float
+    test_accuracy: float
+
+
+class Costs(NamedTuple):
+    """What a run had spent at some evaluation."""
+
+    seconds: float
+    """On the training clock."""
+    steps: int
+    samples: int
 
 
 @dataclass(frozen=True)
@@ -18,16 +40,42 @@ class RunResult:
 
     name: str
     summary: RunSummary
-    curve: tuple[tuple[float, float], ...]
-    """(training seconds, test accuracy) at every evaluation."""
+    evaluations: tuple[Evaluation, ...]
+    dataset: str
+    model: str
     optimizer: str
+    momentum: float | None
+    """SGD's and LARS's momentum, AdamW's and LAMB's beta1."""
+    learning_rate: float
+    """At the peak of the schedule."""
     seed: int
     device: str
+    settings: tuple[tuple[str, str], ...]
+    """Every field of the spec that changes the mathematics, but the seed."""
+
+    @property
+    def curve(self) -> tuple[tuple[float, float], ...]:
+        """(training seconds, test accuracy) at every evaluation."""
+        return tuple((point.training_seconds, point.test_accuracy) for point in self.evaluations)
+
+    def costs_to(self, target: float) -> Costs | None:
+        """What it took to the first evaluation that met `target`; None on a miss."""
+        for point in self.evaluations:
+            if point.test_accuracy >= target:
+                return Costs(point.training_seconds, point.step, point.samples)
+        return None
 
 
 def collect(run_dirs: Iterable[Path]) -> list[RunResult]:
     """The results of ended runs, in the order given. Raises: InputError for a folder that holds none."""
     return [_read(run_dir) for run_dir in run_dirs]
+
+
+def ended_runs(folder: Path) -> list[Path]:
+    """The folders of ended runs in `folder`, by name; itself, if it is one."""
+    if (folder / run_folder.SUMMARY).is_file() and (folder / run_folder.SPEC).is_file():
+        return [folder]
+    return sorted(path.parent for path in folder.glob(f"*/{run_folder.SUMMARY}") if (path.parent / run_folder.SPEC).is_file())
 
 
 def _read(run_dir: Path) -> RunResult:
@@ -37,7 +85,75 @@ def _read(run_dir: Path) -> RunResult:
             str(run_dir), f"has no {run_folder.SUMMARY}: it is no run's folder, or the run has not ended.", "Resume it, or leave it out."
         )
     summary = RunSummary.model_validate_json(path.read_text())
-    spec: dict[str, Any] = json.loads((run_dir / run_folder.SPEC).read_text())
+    fields = flat(json.loads((run_dir / run_folder.SPEC).read_text()))
     environment: dict[str, Any] = json.loads((run_dir / run_folder.ENVIRONMENT).read_text())
-    curve = tuple((record.training_seconds, record.test_accuracy) for record in evaluations(read_records(run_dir)))
-    return RunResult(spec["name"], summary, curve, spec["optimizer"]["name"], spec["seed"], environment["device"])
+    plan: dict[str, Any] = json.loads((run_dir / run_folder.PLAN).read_text()) if (run_dir / run_folder.PLAN).is_file() else {}
+    points = tuple(
+        Evaluation(record.step, record.samples_seen, record.training_seconds, record.test_accuracy) for record in evaluations(read_records(run_dir))
+    )
+    return _row(fields, summary, points, environment["device"], plan.get("peak_learning_rate"))
+
+
+def collect_experiment(uri: str, experiment: str) -> list[RunResult]:
+    """The results of an MLflow experiment's ended runs, oldest first.
+
+    Raises: FaultError if MLflow does not answer; InputError if it has no such experiment.
+    """
+    mlflow = import_mlflow()
+    client = mlflow.MlflowClient(tracking_uri=uri)
+    try:
+        found = client.get_experiment_by_name(experiment)
+        if found is None:
+            names = sorted(other.name for other in client.search_experiments())
+            raise InputError("--experiment", f"MLflow at {uri} has no experiment {experiment!r}.", f"It has: {', '.join(names)}.")
+        return [row for run in _runs(client, found.experiment_id) if (row := _read_mlflow(client, run)) is not None]
+    except InputError:
+        raise
+    except Exception as error:  # MLflow raises its own, requests' and SQLAlchemy's errors
+        raise FaultError("--mlflow-uri", f"MLflow at {uri} does not answer: {brief(error)}.", "Check the address.") from error
+
+
+def _runs(client: Any, experiment_id: str) -> Iterable[Any]:
+    token = None
+    while True:
+        page = client.search_runs([experiment_id], max_results=1000, order_by=["attributes.start_time ASC"], page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _read_mlflow(client: Any, run: Any) -> RunResult | None:
+    """None for a run that is not ours or has not ended."""
+    tags = run.data.tags
+    if SUMMARY_TAG not in tags:
+        return None
+    summary = RunSummary.model_validate_json(tags[SUMMARY_TAG])
+    samples = {metric.step: int(metric.value) for metric in client.get_metric_history(run.info.run_id, "samples_seen")}
+    points = tuple(
+        Evaluation(metric.step, samples.get(metric.step, metric.step * summary.global_batch_size), (metric.timestamp - run.info.start_time) / 1000,
+                   metric.value)
+        for metric in sorted(client.get_metric_history(run.info.run_id, "test_accuracy"), key=lambda metric: metric.step)
+    )  # fmt: skip
+    peak = tags.get("largebatch.peak_learning_rate")
+    return _row(run.data.params, summary, points, tags["largebatch.device"], float(peak) if peak else None)
+
+
+def _row(fields: Mapping[str, Any], summary: RunSummary, points: tuple[Evaluation, ...], device: str, peak: float | None) -> RunResult:
+    momentum = fields.get("optimizer.momentum")
+    if momentum is None:
+        momentum = fields.get("optimizer.beta1")
+    kept = {name: str(value) for name, value in fields.items() if not name.startswith(ASIDE) and value not in (None, {}, [])}
+    return RunResult(
+        name=str(fields["name"]),
+        summary=summary,
+        evaluations=points,
+        dataset=str(fields.get("dataset.name") or fields.get("dataset.entry_point")),
+        model=str(fields.get("model.name") or fields.get("model.entry_point")),
+        optimizer=str(fields["optimizer.name"]),
+        momentum=None if momentum is None else float(momentum),
+        learning_rate=float(fields["learning_rate.base"]) if peak is None else peak,
+        seed=int(fields["seed"]),
+        device=device,
+        settings=tuple(sorted(kept.items())),
+    )

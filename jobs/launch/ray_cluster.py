@@ -52,6 +52,9 @@ def connected(options: RayOptions) -> Iterator[Any]:
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     import ray
 
+    if ray.is_initialized():  # a process that lives in somebody's Ray already, such as a sweep's trial
+        yield ray
+        return
     given: dict[str, Any] = {"log_to_driver": options.shows_worker_logs, "logging_level": "ERROR"}
     if address is not None:
         _refuse_silence(address)

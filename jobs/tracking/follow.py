@@ -1,6 +1,7 @@
 """The mirror's process: `python -m jobs.tracking.follow [--give-way]`, the run's folder on standard input.
 
-It follows that run's journal until its standard input ends, then brings up runs that were left behind.
+It follows that run's journal until its standard input ends, then brings up runs that were left behind. Given a
+folder of runs (one with a `parent.json`), it follows all that are in it or come.
 """
 
 import contextlib
@@ -13,10 +14,12 @@ from pathlib import Path
 from jobs import run_folder
 from jobs.errors import FaultError, InputError
 from jobs.spec_reader import build_spec
+from jobs.tracking.folder_mirror import PARENT, FolderMirror
 from jobs.tracking.mirror_state import MirrorState
 from jobs.tracking.mlflow_mirror import Mirror, brief, import_mlflow, sync_run
 
 POLL_S = 1.0
+POLL_ALL_S = 3.0
 RETRY_S = 5.0
 OLD_MIRROR_S = 60.0
 """How long the mirror of a process that was killed may still be sending."""
@@ -64,6 +67,25 @@ def follow(run_dir: Path) -> None:
             return
 
 
+def follow_all(folder: Path) -> None:
+    """Mirror the runs of a folder as they come; ends, with a last try, when standard input does."""
+    mirror = FolderMirror(folder)
+    is_away = over = False
+    while not over:
+        over = _input_ends_within(RETRY_S if is_away else POLL_ALL_S)
+        try:
+            mirror.finish(is_over=True) if over else mirror.catch_up()
+            if is_away:
+                _say(f"MLflow at {mirror.uri} answers again and has everything so far.")
+            is_away = False
+        except Exception as error:  # the mirror must outlive anything that MLflow raises
+            if not is_away:
+                _say(f"MLflow at {mirror.uri} does not answer ({brief(error)}). Training goes on; the journals keep everything.")
+            is_away = True
+    if is_away:
+        _say(f"MLflow is behind: `largebatch sync {folder}` brings it up to date.")
+
+
 def catch_up_others(run_dir: Path) -> None:
     """Bring up runs beside this one whose server was away when they ended."""
     for path in sorted(run_dir.parent.glob(f"*/{run_folder.SUMMARY}")):
@@ -97,6 +119,9 @@ def main() -> None:
         return
     run_dir = Path(name.removesuffix("\n"))
     with run_folder.exclusive(run_dir, "mirror", patience_s=OLD_MIRROR_S):
+        if (run_dir / PARENT).is_file():
+            follow_all(run_dir)
+            return
         follow(run_dir)
     if MirrorState.read(run_dir).is_complete:
         catch_up_others(run_dir)

@@ -30,6 +30,8 @@ BATCH = 900
 MACHINE_EVERY_S = 10.0
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 """Lets MLflow's page open on training runs, not on traces of language models."""
+SUMMARY_TAG = "largebatch.summary"
+"""The whole summary, so that an analysis gets a thousand runs in one answer."""
 STATUS = {Outcome.DIVERGED: "FAILED", Outcome.STOPPED: "KILLED"}
 
 
@@ -68,11 +70,11 @@ def default_uri(run_dir: Path) -> str:
 class Mirror:
     """One run's way into MLflow. Any method may raise whatever MLflow raises; calling again goes on from there."""
 
-    def __init__(self, run_dir: Path) -> None:
-        self.run_dir = run_dir
+    def __init__(self, run_dir: Path, uri: str | None = None, parent_run_id: str | None = None) -> None:
+        self.run_dir, self._parent_run_id = run_dir, parent_run_id
         self.spec: TrainSpec = build_spec(json.loads((run_dir / run_folder.SPEC).read_text()))
         self.state = MirrorState.read(run_dir)
-        self.uri = self.spec.tracking.mlflow_uri or self.state.uri or default_uri(run_dir)
+        self.uri = uri or self.spec.tracking.mlflow_uri or self.state.uri or default_uri(run_dir)
         self._client: Any = None
         self._monitor: Any = None
 
@@ -90,6 +92,11 @@ class Mirror:
             # What was not sent must not count as weighed; MLflow keeps one of what it gets twice.
             self.state = MirrorState.read(self.run_dir)
             raise
+
+    def has_news(self) -> bool:
+        """Whether the journal has grown since the last look."""
+        path = self.run_dir / run_folder.JOURNAL
+        return path.is_file() and path.stat().st_size > self.state.bytes_read
 
     def mark_killed(self) -> None:
         """Tell MLflow that the process is gone without an end record."""
@@ -130,10 +137,7 @@ class Mirror:
     def _connect(self) -> Any:
         if self._client is None:
             mlflow = import_mlflow()
-            database = Path(self.uri.removeprefix("sqlite:///"))
-            if self.uri.startswith("sqlite:///") and not database.exists():
-                with _one_at_a_time(self.run_dir.parent):
-                    _make_database(mlflow, database)
+            make_database(mlflow, self.uri, self.run_dir.parent)
             self._client = mlflow.MlflowClient(tracking_uri=self.uri)
         return self._client
 
@@ -143,40 +147,32 @@ class Mirror:
             return
         started = next((record.at_s for record in records if isinstance(record, StartRecord)), 0.0)
         state.base_ms, state.uri = int(started * 1000), self.uri
-        experiment_id = self._experiment_id()
+        number = experiment_id(client, self.spec.tracking.experiment, self.uri, self.run_dir.parent)
         # A mirror that was killed right after creating the run left it without a note of its own.
-        found = client.search_runs([experiment_id], f"tags.`largebatch.run_id` = '{self.run_dir.name}'", max_results=1)
-        run = found[0] if found else client.create_run(experiment_id, state.base_ms, tags=self._tags(), run_name=self.run_dir.name)
+        found = client.search_runs([number], f"tags.`largebatch.run_id` = '{self.run_dir.name}'", max_results=1)
+        run = found[0] if found else client.create_run(number, state.base_ms, tags=self._tags(), run_name=self.run_dir.name)
         state.run_id = run.info.run_id
         from mlflow.entities import Param
 
-        params = [Param(name, str(value)[:6000]) for name, value in _flat(self.spec.model_dump(mode="json")).items() if value not in (None, {}, [])]
+        params = [Param(name, str(value)[:6000]) for name, value in flat(self.spec.model_dump(mode="json")).items() if value not in (None, {}, [])]
         for start in range(0, len(params), 100):
             client.log_batch(state.run_id, params=params[start : start + 100])
         for name in (run_folder.SPEC, run_folder.PLAN, run_folder.ENVIRONMENT):
             client.log_artifact(state.run_id, str(self.run_dir / name))
         state.write(self.run_dir)
 
-    def _experiment_id(self) -> str:
-        client, name = self._connect(), self.spec.tracking.experiment
-        with _one_at_a_time(self.run_dir.parent):
-            found = client.get_experiment_by_name(name)
-            if found is not None:
-                return str(found.experiment_id)
-            # MLflow's own default for a database is ./mlruns, wherever this process happens to stand.
-            database = self.uri.removeprefix("sqlite:///") if self.uri.startswith("sqlite:///") else None
-            artifacts = (Path(database).resolve().parent / "mlflow-artifacts").as_uri() if database else None
-            return str(client.create_experiment(name, artifact_location=artifacts, tags=EXPERIMENT_TAGS))
-
     def _tags(self) -> dict[str, str]:
         environment = json.loads((self.run_dir / run_folder.ENVIRONMENT).read_text())
+        plan = json.loads((self.run_dir / run_folder.PLAN).read_text())
         return {
             "largebatch.recipe": self.spec.name,
             "largebatch.run_id": self.run_dir.name,
-            "largebatch.global_batch_size": str(json.loads((self.run_dir / run_folder.PLAN).read_text())["global_batch_size"]),
+            "largebatch.global_batch_size": str(plan["global_batch_size"]),
+            "largebatch.peak_learning_rate": str(plan["peak_learning_rate"]),
             "largebatch.optimizer": self.spec.optimizer.name,
             "largebatch.dataset": str(self.spec.dataset.name or self.spec.dataset.entry_point),
             "largebatch.device": environment["device"],
+            **({"mlflow.parentRunId": self._parent_run_id} if self._parent_run_id else {}),
             "largebatch.clock": "training seconds; evaluation, checkpoints and kernel warm-up are not counted",
         }
 
@@ -219,7 +215,7 @@ class Mirror:
             )
         elif isinstance(record, EvalRecord) and record.step > state.last_evaluation_step:
             state.last_evaluation_step = record.step
-            names = ("test_accuracy", "test_loss", "evaluation_seconds")
+            names = ("test_accuracy", "test_loss", "evaluation_seconds", "samples_seen")
         else:
             return
         for name in names:
@@ -239,6 +235,7 @@ class Mirror:
         values = {f"final_{name}": getattr(summary, name) for name in names}
         client.log_batch(run_id, metrics=[Metric(name, float(value), at_ms, summary.steps) for name, value in values.items() if value is not None])
         client.set_tag(run_id, "largebatch.outcome", summary.outcome.value)
+        client.set_tag(run_id, SUMMARY_TAG, summary.model_dump_json())
         for name in (run_folder.PLAN, run_folder.FIGURE, run_folder.SUMMARY):
             if (self.run_dir / name).is_file():
                 client.log_artifact(run_id, str(self.run_dir / name))
@@ -258,8 +255,28 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
         yield
 
 
-def _make_database(mlflow: Any, database: Path) -> None:
-    """An empty store, whole or not at all: one whose first migrations were cut short by a kill never opens again."""
+def experiment_id(client: Any, name: str, uri: str, folder: Path) -> str:
+    """MLflow's number of an experiment, which is made if it is not there. Args: folder: where runs that begin together meet."""
+    with _one_at_a_time(folder):
+        found = client.get_experiment_by_name(name)
+        if found is not None:
+            return str(found.experiment_id)
+        # MLflow's own default for a database is ./mlruns, wherever this process happens to stand.
+        database = uri.removeprefix("sqlite:///") if uri.startswith("sqlite:///") else None
+        artifacts = (Path(database).resolve().parent / "mlflow-artifacts").as_uri() if database else None
+        return str(client.create_experiment(name, artifact_location=artifacts, tags=EXPERIMENT_TAGS))
+
+
+def make_database(mlflow: Any, uri: str, folder: Path) -> None:
+    """An empty store for a SQLite address that has none. Args: folder: see `experiment_id`."""
+    database = Path(uri.removeprefix("sqlite:///"))
+    if uri.startswith("sqlite:///") and not database.exists():
+        with _one_at_a_time(folder):
+            _make_whole(mlflow, database)
+
+
+def _make_whole(mlflow: Any, database: Path) -> None:
+    """Whole or not at all: one whose first migrations were cut short by a kill never opens again."""
     if database.exists():
         return
     database.parent.mkdir(parents=True, exist_ok=True)
@@ -271,14 +288,15 @@ def _make_database(mlflow: Any, database: Path) -> None:
     partial.replace(database)
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested fields under dotted names."""
+    found: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, dict) and value:
-            flat.update(_flat(value, f"{prefix}{name}."))
+            found.update(flat(value, f"{prefix}{name}."))
         else:
-            flat[f"{prefix}{name}"] = value
-    return flat
+            found[f"{prefix}{name}"] = value
+    return found
 
 
 def brief(error: BaseException) -> str:

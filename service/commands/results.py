@@ -22,8 +22,9 @@ def compare(
 
     from jobs.errors import SpecError
     from jobs.run_folder import storage_errors
+    from tuning.charts import write_png
     from tuning.collect import collect
-    from tuning.figures import write_html, write_png
+    from tuning.figures import accuracy_curves, write_page
 
     results = collect(run_dirs)
     if figure is not None:
@@ -31,7 +32,7 @@ def compare(
             raise SpecError("--figure", f"{figure.name} ends in neither .html nor .png.", "Choose one of the two.")
         with storage_errors(figure):
             figure.parent.mkdir(parents=True, exist_ok=True)
-            (write_html if figure.suffix == ".html" else write_png)(results, figure)
+            (write_page if figure.suffix == ".html" else write_png)(accuracy_curves(results), figure)
     rows = [{"recipe": result.name, "optimizer": result.optimizer, **result.summary.model_dump(mode="json")} for result in results]
     if as_json:
         print(json.dumps(rows))

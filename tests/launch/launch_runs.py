@@ -70,6 +70,12 @@ def document(**parts: Any) -> dict[str, Any]:
     }
 
 
+def slow_document(**parts: Any) -> dict[str, Any]:
+    """The same run, in ten seconds instead of one: told of once a second, it can still be acted on in the middle."""
+    given = document(**parts)
+    return {**given, "model": {"entry_point": "slow:build", "arguments": given["model"]["arguments"]}}
+
+
 class Watcher:
     """Listens to a run, and does something once at a step."""
 

@@ -34,6 +34,12 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, head: Head) -> Path:
     return folder / "run"
 
 
+@pytest.fixture(autouse=True)
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Entry points are found in the current folder."""
+    monkeypatch.chdir(Path(__file__).parent)
+
+
 @pytest.fixture(scope="module")
 def one_process(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_dir = tmp_path_factory.mktemp("one") / "run"
@@ -67,7 +73,7 @@ def test_three_workers_of_an_uneven_batch(head: Head, one_process: Path, tmp_pat
     assert runs.distance(runs.parameters(one_process), runs.parameters(tmp_path / "run")) < 1e-3
 
 
-def test_a_worker_killed_twice_leaves_the_same_run(head: Head, undisturbed: Path, tmp_path: Path) -> None:
+def test_a_killed_worker_leaves_the_same_run(head: Head, undisturbed: Path, tmp_path: Path) -> None:
     killed = []
 
     def kill() -> None:
@@ -75,8 +81,7 @@ def test_a_worker_killed_twice_leaves_the_same_run(head: Head, undisturbed: Path
         killed.append(time.monotonic())
 
     watcher = runs.Watcher(15, kill)
-    slow = runs.document()
-    runs.train(tmp_path, head.address, TWO, slow, watcher)
+    runs.train(tmp_path, head.address, TWO, runs.slow_document(), watcher)
     assert len(killed) == 1
     found = runs.starts(tmp_path / "run")
     assert [record.world_size for record in found] == [2, 2]
@@ -90,7 +95,7 @@ def test_a_worker_killed_twice_leaves_the_same_run(head: Head, undisturbed: Path
 
 
 def test_sigterm_saves_and_is_no_failure(head: Head, undisturbed: Path, tmp_path: Path) -> None:
-    given = runs.document(checkpoint={"every_seconds": None, "best": False, "keep": 99})
+    given = runs.slow_document(checkpoint={"every_seconds": None, "best": False, "keep": 99})
     watcher = runs.Watcher(15, lambda: runs.kill_a_worker(signal.SIGTERM))
     summary = runs.train(tmp_path, head.address, TWO, given, watcher, max_failures=0)
     assert summary.outcome is Outcome.COMPLETED, "preemptions are not counted as failures"
@@ -100,8 +105,7 @@ def test_sigterm_saves_and_is_no_failure(head: Head, undisturbed: Path, tmp_path
     assert runs.same(runs.parameters(undisturbed), runs.parameters(tmp_path / "run"))
 
 
-def test_a_run_that_keeps_failing_ends_with_the_first_real_error(head: Head, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(Path(__file__).parent)
+def test_a_run_that_keeps_failing_ends_with_the_first_real_error(head: Head, tmp_path: Path) -> None:
     given = runs.document(model={"entry_point": "failing:build"}, batch_norm={"span": "auto"})
     with pytest.raises(FaultError, match=r"more than 1 times.*worker 1: ZeroDivisionError: rank 1 cannot go on") as caught:
         runs.train(tmp_path, head.address, TWO, given, max_failures=1)
@@ -109,13 +113,12 @@ def test_a_run_that_keeps_failing_ends_with_the_first_real_error(head: Head, tmp
 
 
 def test_asking_to_stop_ends_resumably(head: Head, undisturbed: Path, tmp_path: Path) -> None:
-    watcher = runs.Watcher()
+    watcher, slow = runs.Watcher(), runs.slow_document()
     watcher._at_step, watcher._act = 5, watcher.stops.set
-    slow = runs.document(dataset={"name": "digits", "augment": {"translate": 1}})
     summary = runs.train(tmp_path, head.address, TWO, slow, watcher)
-    if summary.outcome is Outcome.STOPPED:  # sixty steps may be over before the wish arrives
-        assert summary.steps < runs.STEPS
-        summary = runs.train(tmp_path, head.address, TWO, slow)
+    assert summary.outcome is Outcome.STOPPED
+    assert 5 <= summary.steps < runs.STEPS
+    summary = runs.train(tmp_path, head.address, TWO, slow)
     assert summary.steps == runs.STEPS
     assert runs.same(runs.parameters(undisturbed), runs.parameters(tmp_path / "run"))
     again = runs.Watcher()
@@ -124,7 +127,7 @@ def test_asking_to_stop_ends_resumably(head: Head, undisturbed: Path, tmp_path: 
 
 
 def test_a_driver_that_is_killed_is_started_again(head: Head, undisturbed: Path, tmp_path: Path) -> None:
-    environment = {**os.environ, "RAY_ADDRESS": head.address, "SPEC": json.dumps(runs.document())}
+    environment = {**os.environ, "RAY_ADDRESS": head.address, "SPEC": json.dumps(runs.slow_document())}
     command = [sys.executable, "-m", "jobs.launch.supervise", "env:SPEC", "--workers", "2", "--cpus-per-worker", "0.5", "--run-id", "run"]
     supervisor = subprocess.Popen(
         [*command, "--output-dir", str(tmp_path), "--data-dir", "data", "--device", "cpu"], env=environment, stdout=subprocess.PIPE, text=True

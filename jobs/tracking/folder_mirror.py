@@ -1,0 +1,81 @@
+"""A folder of runs in MLflow: one parent run, and the runs in the folder as its children.
+
+The parent is described by `parent.json` beside the runs: name, experiment, tags and parameters. Whatever lies in
+`report/` becomes its artifacts.
+"""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from jobs import run_folder
+from jobs.run_folder import SPEC
+from jobs.tracking.mirror_state import MirrorState
+from jobs.tracking.mlflow_mirror import Mirror, default_uri, experiment_id, import_mlflow, make_database
+
+PARENT = "parent.json"
+REPORT = "report"
+
+
+class FolderMirror:
+    """All runs of one folder, new ones as they come. Any method may raise whatever MLflow raises; calling again goes on."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.state = MirrorState.read(folder)
+        described: dict[str, Any] = json.loads((folder / PARENT).read_text())
+        self._described = described
+        self.uri: str = described.get("mlflow_uri") or self.state.uri or default_uri(folder / "any")
+        self._mirrors: dict[Path, Mirror] = {}
+        self._client: Any = None
+
+    def catch_up(self) -> None:
+        """Send what the runs' journals have and MLflow has not."""
+        self._ensure_parent()
+        for path in sorted(self.folder.glob(f"*/{run_folder.ENVIRONMENT}")):
+            run_dir = path.parent
+            mirror = self._mirrors.get(run_dir)
+            if mirror is None:
+                if not (run_dir / SPEC).is_file():
+                    continue
+                mirror = self._mirrors[run_dir] = Mirror(run_dir, uri=self.uri, parent_run_id=self.state.run_id)
+            if not mirror.state.is_complete or mirror.has_news():
+                mirror.catch_up()
+
+    def finish(self, is_over: bool) -> None:
+        """Everything once more, the report's files, and the parent's end."""
+        self.catch_up()
+        for mirror in self._mirrors.values():
+            mirror.mark_killed()
+        if (self.folder / REPORT).is_dir():
+            self._client.log_artifacts(self.state.run_id, str(self.folder / REPORT), REPORT)
+        self._client.set_terminated(self.state.run_id, "FINISHED" if is_over else "KILLED")
+
+    def _ensure_parent(self) -> None:
+        if self._client is None:
+            mlflow = import_mlflow()
+            make_database(mlflow, self.uri, self.folder)
+            self._client = mlflow.MlflowClient(tracking_uri=self.uri)
+        if self.state.run_id is not None:
+            return
+        from mlflow.entities import Param
+
+        client, given = self._client, self._described
+        number = experiment_id(client, given["experiment"], self.uri, self.folder)
+        found = client.search_runs([number], f"tags.`largebatch.sweep` = '{self.folder.name}'", max_results=1)
+        tags = {"largebatch.sweep": self.folder.name, **given.get("tags", {})}
+        run = found[0] if found else client.create_run(number, int(time.time() * 1000), tags=tags, run_name=self.folder.name)
+        self.state.run_id, self.state.uri = run.info.run_id, self.uri
+        params = [Param(name, str(value)[:6000]) for name, value in given.get("params", {}).items()]
+        for start in range(0, len(params), 100):
+            client.log_batch(self.state.run_id, params=params[start : start + 100])
+        self.state.write(self.folder)
+
+
+def sync_folder(folder: Path) -> MirrorState:
+    """Bring MLflow up to all runs of a folder, and its report. Raises: whatever MLflow raises."""
+    with run_folder.exclusive(folder, "mirror"):
+        mirror = FolderMirror(folder)
+        mirror.finish(is_over=True)
+        return mirror.state

@@ -1,0 +1,223 @@
+"""largebatch study, profile, sharpness: measuring one's own model."""
+
+import json
+import re
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from service.commands.options import AsJson, DataDir, Device, Overrides, Recipe
+
+app = typer.Typer()
+Folder = Annotated[Path, typer.Option(help="Where the results go.", envvar="LARGEBATCH_OUTPUT_DIR")]
+
+
+@app.command(epilog="Example: largebatch study digits-small-batch --budget 2m")
+def study(
+    recipe: Annotated[
+        str | None, typer.Argument(help="A recipe's name (see `largebatch recipes`) or the path of a YAML or JSON file.", show_default=False)
+    ] = None,
+    budget: Annotated[str, typer.Option(help="Wall-clock time for everything, such as 90s, 30m or 2h.")] = "30m",
+    overrides: Overrides = None,
+    data_dir: DataDir = Path("data"),
+    output_dir: Folder = Path("runs"),
+    device: Device = "auto",
+    resume: Annotated[Path | None, typer.Option(metavar="DIR", help="Go on with a study that was stopped.", show_default=False)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Profile, sweep, sharpness and report in one go: which batch size reaches the target soonest, on your own model.
+
+    Exit codes: 0 done, 2 bad input, 4 stopped and resumable, 1 a fault of the machine.
+    """
+    from jobs.errors import SpecError
+    from jobs.spec import TrainSpec
+    from jobs.spec_reader import read_spec
+    from service.commands.sweep import carry_out
+    from tuning.space import refuse_impossible
+    from tuning.spec import SweepSpec
+    from tuning.study import STUDY, Stage, StudyOptions, begin_study
+    from tuning.study import study as carry_on
+    from tuning.sweep import begin_sweep
+
+    if (recipe is None) == (resume is None):
+        raise SpecError("RECIPE", "give either a recipe or --resume DIR.")
+    if resume is not None:
+        if not (resume / STUDY).is_file():
+            raise SpecError("--resume", f"{resume} is not a study's folder: it has no {STUDY}.", "Give the folder that the study printed.")
+        begun = json.loads((resume / STUDY).read_text())
+        folder, spec, budget_s = resume, TrainSpec.model_validate(begun["spec"]), float(begun["budget_s"])
+    else:
+        assert recipe is not None
+        spec, budget_s = read_spec(recipe, overrides or []), seconds_of(budget)
+        folder = output_dir / f"study-{spec.name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
+        begin_study(folder, spec, budget_s)
+    console = Console(stderr=True)
+    console.print(f"Study: {folder}", highlight=False, soft_wrap=True)
+
+    def run_the_sweep(place: Path, wanted: SweepSpec, base: TrainSpec) -> int:
+        total = refuse_impossible(wanted, base)
+        if not (place / "sweep.json").is_file():
+            begin_sweep(place, wanted, base)
+        return carry_out(place, wanted, base, total, data_dir, device, None)
+
+    with console.status("") as status:
+
+        def on_stage(stage: Stage) -> None:
+            status.stop() if stage.name == "sweep" else status.start()
+            console.print(f"[bold]{stage.number}/{stage.of}[/bold] {stage.name}", highlight=False)
+            status.update("")
+
+        options = StudyOptions(
+            folder, data_dir, device, budget_s, on_stage, lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True),
+            lambda fraction, text: status.update(f"{fraction:.0%} {text}"),
+        )  # fmt: skip
+        page = carry_on(spec, options, run_the_sweep)
+    if page is None:
+        console.print(f"Stopped. Go on with: largebatch study --resume {folder}", highlight=False, soft_wrap=True)
+        raise typer.Exit(4)
+    numbers = json.loads((page.parent / "report.json").read_text())
+    if as_json:
+        print(json.dumps({"study_dir": str(folder), "report": str(page), **numbers}))
+        return
+    for line in numbers["words"]:
+        print(line)
+    print(f"Report: {page.resolve()}")
+
+
+def seconds_of(text: str) -> float:
+    """`90s`, `30m`, `1.5h` or plain seconds. Raises: SpecError."""
+    from jobs.errors import SpecError
+
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smh]?)", text.strip())
+    if found is None or float(found[1]) == 0:
+        raise SpecError("--budget", f"{text!r} is not a time.", "Examples: 90s, 30m, 2h.")
+    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
+
+
+@app.command(epilog="Example: largebatch profile digits-lamb --figure profile.html")
+def profile(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    data_dir: DataDir = Path("data"),
+    device: Device = "auto",
+    batch_sizes: Annotated[str | None, typer.Option(metavar="N,N,...", help="Default: 1, 2, 4 ... and the full set.", show_default=False)] = None,
+    seconds: Annotated[float, typer.Option(min=0.05, help="How long to time each batch size.")] = 1.0,
+    output: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Keep it here, for `advise` and `scale`.", show_default=False)] = None,
+    figure: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Write the two figures here, as PNG.", show_default=False)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Step time, epoch time, samples per second and memory against the batch size, on this machine."""
+    from jobs.device import choose_device
+    from jobs.job import prepare
+    from jobs.run_folder import storage_errors, write_text
+    from jobs.spec_reader import read_spec
+    from service.tables import output as standard_output
+    from tuning.charts import write_png
+    from tuning.figures import profile_charts
+    from tuning.profile import profile as measure
+
+    sizes = _whole_numbers(batch_sizes) if batch_sizes else None
+    spec, place = read_spec(recipe, overrides or []), choose_device(device)
+    with Console(stderr=True).status("") as status:
+        found = measure(
+            spec, lambda one: prepare(one, place, data_dir), sizes, seconds_per_batch=seconds,
+            on_point=lambda batch, done, of: status.update(f"{done}/{of} batch {batch:,}"),
+        )  # fmt: skip
+    if output is not None:
+        write_text(output, found.model_dump_json(indent=2) + "\n")
+    if figure is not None:
+        with storage_errors(figure):
+            figure.mkdir(parents=True, exist_ok=True)
+            for chart in profile_charts(found):
+                write_png(chart, figure / f"{chart.name}.png")
+    if as_json:
+        print(found.model_dump_json())
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in ("batch", "micro-batch", "ms per step", "s per epoch", "samples/s", "peak memory"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for point in found.points:
+        table.add_row(
+            f"{point.global_batch_size:,}", f"{point.micro_batch_size:,}", f"{point.seconds_per_step * 1000:,.3g}", f"{point.seconds_per_epoch:,.3g}",
+            f"{point.samples_per_second:,.0f}", f"{point.peak_memory_bytes / 2**20:,.0f} MiB",
+        )  # fmt: skip
+    standard_output().print(table)
+    model = found.model
+    print(
+        f"{found.device}: a step costs {model.overhead_s * 1000:.3g} ms and 1 s per {model.samples_per_second:,.0f} samples; "
+        f"up to batch {model.flat_until:,.0f} larger steps are nearly free."
+    )
+    for size, why in found.left_out.items():
+        print(f"Batch {size:,} was left out: {why}")
+
+
+def _whole_numbers(text: str) -> list[int]:
+    from jobs.errors import SpecError
+
+    try:
+        found = [int(part) for part in text.replace("_", "").split(",")]
+    except ValueError:
+        raise SpecError("--batch-sizes", f"{text!r} is not a list of whole numbers.", "Example: 64,256,1024.") from None
+    if min(found) < 1:
+        raise SpecError("--batch-sizes", f"{min(found)} is below 1.")
+    return found
+
+
+@app.command(epilog="Example: largebatch sharpness runs/keskar-f1-small-... runs/keskar-f1-large-... --data-dir data")
+def sharpness(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.", show_default=False)],
+    other: Annotated[Path | None, typer.Argument(metavar="RUN2", help="Another, for the lines between them.", show_default=False)] = None,
+    data_dir: DataDir = Path("data"),
+    device: Device = "auto",
+    num_samples: Annotated[int, typer.Option("--samples", min=10, help="Training images that the loss is taken over.")] = 5000,
+    dimensions: Annotated[int, typer.Option(min=1, help="Of the random subspace.")] = 100,
+    points: Annotated[int, typer.Option(min=2, help="Places on each line.")] = 25,
+    figure: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Write the lines' figures here, as PNG.", show_default=False)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """How sharp the minima are that runs found: Keskar's sharpness, the top Hessian eigenvalue, the lines between two."""
+    from jobs.device import choose_device
+    from jobs.run_folder import storage_errors
+    from service.tables import output as standard_output
+    from tuning.charts import write_png
+    from tuning.sharpness import epsilon_sharpness, line, load_solution, top_eigenvalue
+    from tuning.study import line_chart
+
+    place = choose_device(device)
+    solutions = [load_solution(one, place, data_dir, num_samples) for one in (run, other) if one is not None]
+    found: dict[str, Any] = {"solutions": [], "lines": {}}
+    with Console(stderr=True).status("") as status:
+        for solution in solutions:
+            values = []
+            for epsilon in (1e-3, 5e-4):
+                for subspace in (None, dimensions):
+                    status.update(f"{solution.name}: epsilon {epsilon:g}, {'full space' if subspace is None else f'{subspace} dimensions'}")
+                    values.append(epsilon_sharpness(solution, epsilon, subspace))
+            status.update(f"{solution.name}: top eigenvalue")
+            entry = {"run": solution.name, "num_samples": solution.num_samples, "sharpness": [v._asdict() for v in values]}
+            found["solutions"].append({**entry, "top_eigenvalue": top_eigenvalue(solution)})
+        if len(solutions) == 2:
+            for name, is_curved in (("straight", False), ("curved", True)):
+                status.update(f"the {name} line")
+                walked = line(*solutions, is_curved=is_curved, points=points)
+                found["lines"][name] = [point._asdict() for point in walked]
+                if figure is not None:
+                    with storage_errors(figure):
+                        figure.mkdir(parents=True, exist_ok=True)
+                        write_png(line_chart(name, walked, solutions[0].name, solutions[1].name, ""), figure / f"line-{name}.png")
+    if as_json:
+        print(json.dumps(found))
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("")
+    for entry in found["solutions"]:
+        table.add_column(entry["run"], justify="right")
+    for number, value in enumerate(found["solutions"][0]["sharpness"]):
+        where = "full space" if value["dimensions"] is None else f"random {value['dimensions']}"
+        table.add_row(f"epsilon {value['epsilon']:g}, {where}", *(f"{entry['sharpness'][number]['value']:.4g}" for entry in found["solutions"]))
+    table.add_row("top Hessian eigenvalue", *(f"{entry['top_eigenvalue']:.4g}" for entry in found["solutions"]))
+    standard_output().print(table)

@@ -1,0 +1,113 @@
+"""largebatch sweep: many runs of one recipe, each batch searched with equal care."""
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from service.commands.options import AsJson, DataDir, Device
+
+if TYPE_CHECKING:
+    from jobs.spec import TrainSpec
+    from tuning.spec import SweepSpec
+
+app = typer.Typer()
+
+
+@app.command(epilog="Example: largebatch sweep recipes/sweeps/digits-batches.yaml")
+def sweep(
+    file: Annotated[Path | None, typer.Argument(metavar="SWEEP.yaml", help="What to compare and what to search.", show_default=False)] = None,
+    data_dir: DataDir = Path("data"),
+    output_dir: Annotated[Path, typer.Option(help="Where the sweep's folder goes.", envvar="LARGEBATCH_OUTPUT_DIR")] = Path("runs"),
+    device: Device = "auto",
+    resume: Annotated[Path | None, typer.Option(metavar="DIR", help="Go on with a sweep that was stopped or killed.", show_default=False)] = None,
+    address: Annotated[
+        str | None, typer.Option(help="An existing Ray, such as 10.0.0.1:6379; without it the command brings its own.", show_default=False)
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say how many runs there would be, run nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run one recipe at many batch sizes, each with its own search for the learning rate, and say which is soonest.
+
+    Exit codes: 0 done, 2 bad input, 4 stopped and resumable, 1 a fault of the machine.
+    """
+    from jobs.errors import SpecError
+    from jobs.spec import TrainSpec
+    from tuning.ledger import BASE, SWEEP
+    from tuning.space import base_spec, read_sweep, refuse_impossible
+    from tuning.spec import SweepSpec
+    from tuning.sweep import begin_sweep
+
+    if (file is None) == (resume is None):
+        raise SpecError("SWEEP.yaml", "give either a sweep's file or --resume DIR.")
+    if resume is not None:
+        if not (resume / SWEEP).is_file():
+            raise SpecError("--resume", f"{resume} is not a sweep's folder: it has no {SWEEP}.", "Give the folder that the sweep printed.")
+        folder = resume
+        wanted = SweepSpec.model_validate_json((folder / SWEEP).read_text())
+        base = TrainSpec.model_validate_json((folder / BASE).read_text())
+    else:
+        assert file is not None
+        wanted = read_sweep(file)
+        base = base_spec(wanted, file.parent)
+        folder = output_dir / f"{wanted.name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
+    total = refuse_impossible(wanted, base)
+    if dry_run:
+        _print_plan(wanted, total)
+        return
+    if resume is None:
+        begin_sweep(folder, wanted, base)
+    num_left = carry_out(folder, wanted, base, total, data_dir, device, address)
+    _print_results(folder, as_json)
+    raise typer.Exit(4 if num_left else 0)
+
+
+def carry_out(folder: Path, wanted: "SweepSpec", base: "TrainSpec", total: int, data_dir: Path, device: str, address: str | None) -> int:
+    """Run what is left and show it. Returns how many runs are left then."""
+    from service.sweep_view import SweepView
+    from tuning.ledger import Ledger
+    from tuning.space import groups
+    from tuning.sweep import run_sweep
+
+    console = Console(stderr=True)
+    console.print(f"Sweep: {folder}, {total} runs", highlight=False, soft_wrap=True)
+    with SweepView(console, groups(wanted), total, Ledger(folder)) as view:
+        progress = run_sweep(folder, wanted, base, view.listener(), data_dir=data_dir, device=device, address=address)
+    for failure in progress.failures:
+        console.print(f"Failed: {failure}", highlight=False, markup=False, soft_wrap=True)
+    if progress.num_left:
+        console.print(f"{progress.num_left} runs are left. Go on with: largebatch sweep --resume {folder}", highlight=False, soft_wrap=True)
+    return progress.num_left
+
+
+def _print_plan(wanted: "SweepSpec", total: int) -> None:
+    from service.sweep_view import group_name
+    from service.tables import output
+    from tuning.space import groups
+    from tuning.spec import RangeSpec
+
+    each = wanted.search.num_trials()
+    output().print(f"{total} runs: {len(groups(wanted))} groups, {each} searched and {wanted.repeats - 1} repeated in each ({wanted.search.method}).")
+    for group in groups(wanted):
+        searched = [
+            f"{name} {domain.low:.4g} ... {domain.high:.4g}" if isinstance(domain, RangeSpec) else f"{name} {domain}"
+            for name, domain in group.space.items()
+        ]
+        output().print(f"  {group_name(group)}: {', '.join(searched) or 'no search'}", highlight=False)
+
+
+def _print_results(folder: Path, as_json: bool) -> None:
+    from service.tables import output
+    from tuning.collect import collect, ended_runs
+    from tuning.findings import find
+
+    findings = find(collect(ended_runs(folder)))
+    if as_json:
+        print(json.dumps({"sweep_dir": str(folder), **findings.as_dict()}))
+        return
+    for line in findings.words():
+        output().print(line, highlight=False, markup=False, soft_wrap=True)
+    output().print(findings.table())

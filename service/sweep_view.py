@@ -1,0 +1,130 @@
+"""What a sweep shows while it works: a live table of its groups on a terminal, a line per run when piped."""
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from jobs.records import RunSummary
+from tuning.ledger import Ledger, Trial
+from tuning.space import Group as SweepGroup
+from tuning.sweep_listener import SweepListener
+
+REFRESH_PER_S = 4
+MOST_ROWS = 24
+
+
+@dataclass
+class _Standing:
+    """One group, as far as it has come."""
+
+    name: str
+    num_over: int = 0
+    running: dict[int, float] = field(default_factory=dict)
+    """Trial number -> accuracy last reported."""
+    best: RunSummary | None = None
+    best_fields: dict[str, Any] = field(default_factory=dict)
+    num_diverged: int = 0
+
+
+class SweepView:
+    """Follows a sweep; a context manager."""
+
+    def __init__(self, console: Console, groups: list[SweepGroup], total: int, ledger: Ledger) -> None:
+        self._console, self._total, self._ledger = console, total, ledger
+        self._standings = [_Standing(group_name(group)) for group in groups]
+        self._began_s, self._num_over_before = time.monotonic(), 0
+        for trial in ledger.trials:
+            if ledger.is_over(trial):
+                self._take(trial)
+                self._num_over_before += 1
+        self._live = Live(console=console, refresh_per_second=REFRESH_PER_S, get_renderable=self._draw) if console.is_terminal else None
+
+    def __enter__(self) -> "SweepView":
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            self._live.stop()
+
+    def listener(self) -> SweepListener:
+        """What to hand to the sweep."""
+        return SweepListener(self._begins, self._reports, self._ends, self.notice)
+
+    def notice(self, text: str) -> None:
+        """A line that stays."""
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    @property
+    def _num_over(self) -> int:
+        return sum(standing.num_over for standing in self._standings)
+
+    def _begins(self, trial: Trial) -> None:
+        self._standings[trial.group].running[trial.number] = 0.0
+
+    def _reports(self, trial: Trial, facts: dict[str, Any]) -> None:
+        self._standings[trial.group].running[trial.number] = facts["test_accuracy"]
+
+    def _ends(self, trial: Trial, how: str) -> None:
+        self._standings[trial.group].running.pop(trial.number, None)
+        if how == "stopped":
+            return
+        summary = self._take(trial)
+        if not self._live:
+            self.notice(f"{self._num_over}/{self._total}  {trial.run_id}  {how}{_result(summary)}  {self._remaining()}")
+
+    def _take(self, trial: Trial) -> RunSummary | None:
+        from tuning.search import score
+
+        standing, summary = self._standings[trial.group], self._ledger.summary(trial)
+        standing.num_over += 1
+        standing.num_diverged += summary is not None and summary.outcome == "diverged"
+        if summary is not None and (standing.best is None or score(summary) < score(standing.best)):
+            standing.best, standing.best_fields = summary, trial.fields
+        return summary
+
+    def _remaining(self) -> str:
+        done = self._num_over - self._num_over_before
+        if not done:
+            return "--:-- left"
+        seconds = int((time.monotonic() - self._began_s) / done * (self._total - self._num_over))
+        return f"about {seconds // 60}:{seconds % 60:02d} left"
+
+    def _draw(self) -> RenderableType:
+        table = Table(box=None, padding=(0, 2, 0, 0))
+        for column in ("group", "runs", "running", "best: learning rate", "s to target", "accuracy", "diverged"):
+            table.add_column(column, justify="left" if column in {"group", "running"} else "right", no_wrap=True)
+        for standing in self._standings[:MOST_ROWS]:
+            best, rate = standing.best, standing.best_fields.get("learning_rate.base")
+            running = ", ".join(f"{accuracy:.3f}" if accuracy else "begins" for accuracy in standing.running.values())
+            seconds = best.time_to_accuracy_seconds if best else None
+            accuracy = best.best_test_accuracy if best else None
+            table.add_row(
+                standing.name, str(standing.num_over), running, "" if rate is None else f"{rate:.4g}", "-" if seconds is None else f"{seconds:.2f}",
+                "-" if accuracy is None else f"{accuracy:.4f}", str(standing.num_diverged or ""),
+            )  # fmt: skip
+        if len(self._standings) > MOST_ROWS:
+            table.add_row(f"and {len(self._standings) - MOST_ROWS} more", "", "", "", "", "", "")
+        bar = Table.grid(padding=(0, 2, 0, 0))
+        bar.add_row(ProgressBar(self._total, self._num_over, width=40), Text(f"{self._num_over}/{self._total} runs"), Text(self._remaining()))
+        return Group(table, bar)
+
+
+def group_name(group: SweepGroup) -> str:
+    """What is compared, in short: `global_batch_size 512, momentum 0.9`."""
+    return ", ".join(f"{name.rpartition('.')[2]} {value}" for name, value in group.fields.items()) or "all"
+
+
+def _result(summary: RunSummary | None) -> str:
+    if summary is None:
+        return ""
+    accuracy = "" if summary.best_test_accuracy is None else f"  accuracy {summary.best_test_accuracy:.4f}"
+    seconds = "" if summary.time_to_accuracy_seconds is None else f"  {summary.time_to_accuracy_seconds:.2f} s to target"
+    return f"{accuracy}{seconds}  training {summary.training_seconds:.2f} s"

@@ -1,0 +1,113 @@
+"""The critical batch size: where a larger batch stops buying steps.
+
+McCandlish et al., arXiv:1812.06162, eq. 2.11: with S steps and E = S B samples to one target,
+
+    (S / S_min - 1) (E / E_min - 1) = 1,    B_crit = E_min / S_min,
+
+which for the points of one curve is the line E = E_min (1 + B / B_crit), or S = S_min (1 + B_crit / B).
+
+Errors are multiplicative (runs at every batch vary by so many per cent), so the fit is least squares of log E:
+for one B_crit the best log E_min is a mean, and what is left is a search over B_crit alone.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+GRID = 600
+NUM_BOOTSTRAP = 2000
+WIDEST = 1e3
+"""How far beyond the measured batches B_crit is looked for, as a factor."""
+
+
+class CriticalBatch(NamedTuple):
+    """A fitted curve."""
+
+    critical_batch_size: float
+    """B_crit in samples."""
+    low: float
+    high: float
+    """95 % interval; infinite or 0 where the points do not bound it on that side."""
+    min_steps: float
+    """S_min: steps at an endless batch."""
+    min_samples: float
+    """E_min: samples at the smallest batch."""
+    error: float
+    """Standard deviation of log E about the curve: 0.05 is five per cent."""
+    num_points: int
+
+    def samples_to_target(self, batch: float) -> float:
+        """E at a batch."""
+        return self.min_samples * (1 + batch / self.critical_batch_size)
+
+    def steps_to_target(self, batch: float) -> float:
+        """S at a batch."""
+        return self.samples_to_target(batch) / batch
+
+
+def fit_critical_batch(batches: Sequence[float], samples: Sequence[float], seed: int = 0) -> CriticalBatch | None:
+    """The curve through (global batch size, samples to target), one point a run; None for fewer than three batches.
+
+    The interval is a residual bootstrap's, studentised (Efron and Tibshirani, chapter 12): with few points a
+    percentile interval is too short. Runs that missed have no place on the curve: leave them out, and say so.
+    """
+    if len(set(batches)) < 3:
+        return None
+    batch, log_samples = np.asarray(batches, dtype=float), np.log(np.asarray(samples, dtype=float))
+    grid = np.geomspace(batch.min() / WIDEST, batch.max() * WIDEST, GRID)
+    curves = np.log1p(batch[None, :] / grid[:, None])  # (grid, points)
+    curves_c = curves - curves.mean(axis=1, keepdims=True)
+    place, error = _fit(curves_c, log_samples[None, :])
+    log_grid = np.log(grid)
+    here = float(np.interp(place[0], np.arange(GRID), log_grid))
+    fitted = np.log1p(batch / np.exp(here))
+    log_min = float((log_samples - fitted).mean())
+    freedom = max(len(batch) - 2, 1)
+    deviation = float(error[0])
+    if deviation < 1e-9:
+        low = high = np.exp(here)
+    else:
+        residuals = log_samples - fitted - log_min
+        # Residuals of a fit are smaller than the errors; this widens them to the right variance on the whole.
+        residuals = (residuals - residuals.mean()) * np.sqrt(len(batch) / freedom)
+        draws = np.random.default_rng(seed).choice(residuals, (NUM_BOOTSTRAP, len(batch)))
+        places, errors = _fit(curves_c, fitted + log_min + draws)
+        found = np.interp(places, np.arange(GRID), log_grid)
+        spread_here = _standard_error(batch, here) * deviation
+        spreads = _standard_error(batch, found) * np.maximum(errors, 1e-12)
+        ratios = np.quantile((found - here) / spreads, [0.025, 0.975])
+        low, high = np.exp(here - ratios[1] * spread_here), np.exp(here - ratios[0] * spread_here)
+    bounds = _bounded(float(low), float(high), grid)
+    critical = float(np.exp(here))
+    return CriticalBatch(critical, *bounds, float(np.exp(log_min)) / critical, float(np.exp(log_min)), deviation, len(batch))
+
+
+def _fit(curves_c: NDArray[np.float64], values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(place on the grid, with a fraction; standard deviation about the curve) for each row of `values`.
+
+    Args: curves_c: (grid, points), each row without its mean; values: (rows, points).
+    """
+    values_c = values - values.mean(axis=1, keepdims=True)
+    squares = (values_c**2).sum(axis=1)[:, None] - 2 * values_c @ curves_c.T + (curves_c**2).sum(axis=1)[None, :]
+    best = np.clip(squares.argmin(axis=1), 1, len(curves_c) - 2)
+    rows = np.arange(len(values))
+    left, middle, right = squares[rows, best - 1], squares[rows, best], squares[rows, best + 1]
+    bend = left - 2 * middle + right
+    shift = np.where(bend > 0, 0.5 * (left - right) / np.where(bend > 0, bend, 1), 0.0).clip(-1, 1)
+    smallest = np.maximum(middle - 0.25 * (left - right) * shift, 0.0)
+    return best + shift, np.sqrt(smallest / max(values.shape[1] - 2, 1))
+
+
+def _standard_error(batch: NDArray[np.float64], log_critical: float | NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of log B_crit, for errors of log E of variance 1: 1 / |d curve / d log B_crit|, the mean taken out."""
+    critical = np.exp(np.asarray(log_critical))[..., None]
+    slope = -batch / (batch + critical)
+    slope = slope - slope.mean(axis=-1, keepdims=True)
+    return np.asarray(1 / np.sqrt((slope**2).sum(axis=-1)))
+
+
+def _bounded(low: float, high: float, grid: NDArray[np.float64]) -> tuple[float, float]:
+    """Beyond the grid an end is no finding."""
+    return (low if low > grid[1] else 0.0), (high if high < grid[-2] else float("inf"))

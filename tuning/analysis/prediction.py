@@ -1,0 +1,70 @@
+"""Time to accuracy at every batch size before any of them was tried: one run, its noise scale, and a profile.
+
+McCandlish et al. (arXiv:1812.06162): with the critical batch taken to be the gradient noise scale that one run at
+batch B_0 measured, the samples to its target follow E(B) = E_0 (1 + B / B_noise) / (1 + B_0 / B_noise); a profile of
+step times turns steps E(B) / B into seconds. What it leaves out: batches that need other momentum or decay, tuned
+learning rates, and what generalisation loses; so it is a first answer, and a sweep's report says how far it was off.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from jobs.errors import InputError
+from tuning.analysis.step_time import Profile
+from tuning.collect import RunResult
+
+RULES = {"sgd": 1.0, "lars": 1.0, "adamw": 0.5, "lamb": 0.5}
+"""Power of the batch that learning rates follow: linear for SGD's kind (arXiv:1706.02677), square root for Adam's."""
+
+
+class Predicted(NamedTuple):
+    """One batch size."""
+
+    global_batch_size: int
+    seconds: float
+    samples: float
+    steps: float
+    learning_rate: float
+    """By the optimizer's rule, up to the noise scale; beyond it no more."""
+
+
+def predict(run: RunResult, profile: Profile, target: float, batches: Sequence[int]) -> list[Predicted]:
+    """The whole curve, by rising batch.
+
+    Args: run: reached the target and measured its noise scale; profile: of the same model on the device to be used.
+    Raises: InputError for a run that did neither.
+    """
+    costs, noise = run.costs_to(target), run.summary.gradient_noise_scale
+    if costs is None:
+        best = run.summary.best_test_accuracy or 0.0
+        raise InputError("run", f"{run.summary.run_id} did not reach {target:g}; its best is {best:.4f}.", "Give a lower --target, or train longer.")
+    if noise is None or noise <= 0:
+        raise InputError("run", f"{run.summary.run_id} has no gradient noise scale.", "Set gradient.noise_every_steps, or use a larger batch.")
+    here = run.summary.global_batch_size
+    # A batch counts for so many samples more than one far below the noise scale would need.
+    least = costs.samples / (1 + here / noise)
+    made = []
+    for batch in sorted(batches):
+        samples = least * (1 + batch / noise)
+        steps = max(samples / batch, 1.0)
+        rate = run.learning_rate * (min(batch, noise) / min(here, noise)) ** RULES.get(run.optimizer, 0.5)
+        made.append(Predicted(batch, steps * profile.seconds_per_step(batch), samples, steps, rate))
+    return made
+
+
+class Miss(NamedTuple):
+    """How far a prediction was off at one batch."""
+
+    global_batch_size: int
+    predicted_s: float
+    measured_s: float
+
+    @property
+    def error(self) -> float:
+        """Relative: 0.3 is thirty per cent too high."""
+        return self.predicted_s / self.measured_s - 1
+
+
+def compare(predicted: Sequence[Predicted], measured: dict[int, float]) -> list[Miss]:
+    """The batches that were both predicted and measured."""
+    return [Miss(one.global_batch_size, one.seconds, measured[one.global_batch_size]) for one in predicted if one.global_batch_size in measured]

@@ -1,0 +1,160 @@
+"""One description of a figure, two pens: plotly for pages that are looked at, matplotlib for pictures.
+
+plotly cannot write a picture without a browser; describing a figure once keeps both the same.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#777777")
+"""After Okabe and Ito: colour-blind readers can tell them apart; the last reads on light and on dark."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line, or one set of marks."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float | None] | None = None
+    high: Sequence[float | None] | None = None
+    """Ends of intervals about y; None: open."""
+    draws: Literal["line", "marks", "both"] = "both"
+    dash: bool = False
+    colour: int | None = None
+    """Place in COLOURS; default the series' own place."""
+    notes: Sequence[str] | None = None
+    """What a pointer over each mark reads."""
+
+
+@dataclass(frozen=True)
+class Heat:
+    """A map of values over two lists of names."""
+
+    x: Sequence[str]
+    y: Sequence[str]
+    values: Sequence[Sequence[float | None]]
+    """Rows of `y`; None: nothing was reached."""
+    texts: Sequence[Sequence[str]]
+    unit: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A figure."""
+
+    name: str
+    """Of its file."""
+    title: str
+    x_title: str
+    y_title: str
+    series: Sequence[Series] = ()
+    heat: Heat | None = None
+    caption: str = ""
+    """Seeds, device, clock."""
+    log_x: bool = False
+    log_y: bool = False
+    levels: Sequence[tuple[float, str]] = ()
+    """Horizontal lines with their words."""
+    marks: Sequence[tuple[float, str]] = ()
+    """Vertical lines with their words."""
+    zone: tuple[float, float] | None = None
+    """A shaded interval of x."""
+
+
+def to_plotly(chart: Chart) -> Any:
+    """A plotly figure; colours of text and grid are left to the page, which may be light or dark."""
+    from plotly import graph_objects
+
+    figure = graph_objects.Figure()
+    if chart.heat is not None:
+        heat = chart.heat
+        figure.add_heatmap(
+            x=list(heat.x), y=list(heat.y), z=[list(row) for row in heat.values], text=[list(row) for row in heat.texts], texttemplate="%{text}",
+            colorscale="Viridis", reversescale=True, colorbar={"title": heat.unit}, hoverongaps=False,
+        )  # fmt: skip
+    for number, series in enumerate(chart.series):
+        colour = COLOURS[(number if series.colour is None else series.colour) % len(COLOURS)]
+        mode = {"line": "lines", "marks": "markers", "both": "lines+markers"}[series.draws]
+        error = None
+        if series.low is not None and series.high is not None:
+            above = [0.0 if high is None else high - y for high, y in zip(series.high, series.y, strict=True)]
+            below = [0.0 if low is None else y - low for low, y in zip(series.low, series.y, strict=True)]
+            error = {"type": "data", "symmetric": False, "array": above, "arrayminus": below, "thickness": 1}
+        figure.add_scatter(
+            x=list(series.x), y=list(series.y), name=series.name, mode=mode, marker={"size": 7, "color": colour},
+            line={"color": colour, "dash": "dash" if series.dash else "solid"}, error_y=error,
+            text=list(series.notes) if series.notes else None, hovertemplate="%{text}<extra></extra>" if series.notes else None,
+        )  # fmt: skip
+    for level, words in chart.levels:
+        figure.add_hline(y=level, line_dash="dot", line_color="#888888", annotation_text=words, annotation_position="bottom left")
+    for place, words in chart.marks:
+        figure.add_vline(x=place, line_dash="dot", line_color="#888888", annotation_text=words, annotation_position="top")
+    if chart.zone is not None:
+        figure.add_vrect(x0=chart.zone[0], x1=chart.zone[1], fillcolor="#888888", opacity=0.15, line_width=0)
+    figure.update_layout(
+        title={"text": chart.title, "font": {"size": 16}}, template="none", paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
+        xaxis={"title": chart.x_title, "type": "log" if chart.log_x else "linear", "automargin": True},
+        yaxis={"title": chart.y_title, "type": "log" if chart.log_y else "linear", "automargin": True},
+        legend={"orientation": "h", "yanchor": "top", "y": -0.22, "x": 0}, margin={"l": 70, "r": 20, "t": 50, "b": 60}, font={"size": 13},
+        showlegend=len(chart.series) > 1,
+    )  # fmt: skip
+    if chart.heat is not None:
+        figure.update_layout(xaxis={"type": "category"}, yaxis={"type": "category"})
+    return figure
+
+
+def write_png(chart: Chart, path: Path) -> None:
+    """One picture."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.8), layout="constrained")
+    axes: Any = figure.add_subplot()
+    if chart.heat is not None:
+        _draw_heat(figure, axes, chart.heat)
+    for number, series in enumerate(chart.series):
+        colour = COLOURS[(number if series.colour is None else series.colour) % len(COLOURS)]
+        line = "" if series.draws == "marks" else ("--" if series.dash else "-")
+        marker = None if series.draws == "line" else "o"
+        error = None
+        if series.low is not None and series.high is not None:
+            below = [0.0 if low is None else y - low for low, y in zip(series.low, series.y, strict=True)]
+            above = [0.0 if high is None else high - y for high, y in zip(series.high, series.y, strict=True)]
+            error = [below, above]
+        axes.errorbar(series.x, series.y, yerr=error, fmt=line or "none" if marker is None else f"{marker}{line}", markersize=4, label=series.name,
+                      color=colour, capsize=2, linewidth=1.5)  # fmt: skip
+    for level, words in chart.levels:
+        axes.axhline(level, linestyle=":", color="grey")
+        axes.annotate(words, (0, level), (4, 3), xycoords=("axes fraction", "data"), textcoords="offset points", color="grey")
+    for place, words in chart.marks:
+        axes.axvline(place, linestyle=":", color="grey")
+        axes.annotate(words, (place, 1), (3, -4), xycoords=("data", "axes fraction"), textcoords="offset points", color="grey", va="top", rotation=90)
+    if chart.zone is not None:
+        axes.axvspan(*chart.zone, color="grey", alpha=0.15)
+    axes.set(title=chart.title, xlabel=chart.x_title, ylabel=chart.y_title)
+    if chart.heat is None:
+        axes.set(xscale="log" if chart.log_x else "linear", yscale="log" if chart.log_y else "linear")
+        axes.grid(alpha=0.3)
+    if len(chart.series) > 1:
+        axes.legend(fontsize="small")
+    if chart.caption:
+        figure.supxlabel(chart.caption, fontsize=7, color="grey")
+    figure.savefig(path, dpi=130)
+
+
+def _draw_heat(figure: Any, axes: Any, heat: Heat) -> None:
+    import numpy as np
+
+    values = np.array([[np.nan if value is None else value for value in row] for row in heat.values], dtype=float)
+    image = axes.imshow(values, aspect="auto", origin="lower", cmap="viridis_r")
+    axes.set_xticks(range(len(heat.x)), heat.x)
+    axes.set_yticks(range(len(heat.y)), heat.y)
+    middle = np.nanmean(values) if np.isfinite(values).any() else 0.0
+    for row, texts in enumerate(heat.texts):
+        for column, text in enumerate(texts):
+            is_dark = np.isfinite(values[row, column]) and values[row, column] > middle
+            axes.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if is_dark else "black")
+    figure.colorbar(image, label=heat.unit)

@@ -1,0 +1,113 @@
+"""What a sweep has decided, line by line, before anything runs: `trials.jsonl` in its folder.
+
+The ledger and the runs' own folders are all that a sweep needs to go on after a kill: a run with a summary is
+kept, one without goes on from its checkpoint, and what the searches learn is read from the summaries.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from jobs import run_folder
+from jobs.records import Outcome, Record, RunSummary
+from jobs.run_folder import CHECKPOINTS
+from jobs.spec import TrainSpec
+from tuning.space import with_fields
+
+LEDGER = "trials.jsonl"
+SWEEP = "sweep.json"
+BASE = "base.json"
+
+
+class Trial(Record):
+    """One run that was decided on."""
+
+    number: int
+    group: int
+    phase: Literal["search", "repeat"]
+    fields: dict[str, Any]
+    """What it changes in the recipe, the seed included."""
+    run_id: str
+
+    def spec(self, base: TrainSpec) -> TrainSpec:
+        """What it trains."""
+        return with_fields(base, self.fields)
+
+
+class Ending(Record):
+    """A trial is over, other than by its summary."""
+
+    number: int
+    how: Literal["pruned", "failed"]
+    why: str = ""
+    test_accuracy: float | None = None
+    """The best it had reported."""
+
+
+class Ledger:
+    """The file; a context manager for writing."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.trials: list[Trial] = []
+        self.endings: dict[int, Ending] = {}
+        for document in self._lines():
+            if "how" in document:
+                ending = Ending.model_validate(document)
+                self.endings[ending.number] = ending
+            else:
+                self.trials.append(Trial.model_validate(document))
+
+    def _lines(self) -> Iterator[dict[str, Any]]:
+        path = self.folder / LEDGER
+        if not path.is_file():
+            return
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError:
+                continue  # a kill cut it short: that trial was never begun
+
+    def __enter__(self) -> Self:
+        self._file = (self.folder / LEDGER).open("a+b")
+        self._file.seek(0, 2)
+        if self._file.tell():
+            self._file.seek(-1, 2)
+            if self._file.read(1) != b"\n":
+                self._file.write(b"\n")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def decide(self, trial: Trial) -> None:
+        """Take down a trial before it begins."""
+        self.trials.append(trial)
+        self._write(trial)
+
+    def end(self, ending: Ending) -> None:
+        """Take down that a trial is over."""
+        self.endings[ending.number] = ending
+        self._write(ending)
+
+    def _write(self, record: Record) -> None:
+        self._file.write(record.model_dump_json().encode() + b"\n")
+        self._file.flush()
+
+    def summary(self, trial: Trial) -> RunSummary | None:
+        """A trial's result, if it has come to its end."""
+        path = self.folder / trial.run_id / run_folder.SUMMARY
+        if not path.is_file():
+            return None
+        summary = RunSummary.model_validate_json(path.read_text())
+        is_over = summary.outcome is not Outcome.STOPPED or trial.number in self.endings
+        return summary if is_over else None
+
+    def is_over(self, trial: Trial) -> bool:
+        """Whether nothing is left to do for it."""
+        return trial.number in self.endings or self.summary(trial) is not None
+
+    def has_begun(self, trial: Trial) -> bool:
+        """Whether it left a checkpoint to go on from."""
+        return any((self.folder / trial.run_id / CHECKPOINTS).glob("*"))

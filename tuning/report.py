@@ -1,0 +1,168 @@
+"""The report: one page that answers the question first and shows the figures after, its numbers, and its pictures.
+
+`report.html` holds its script and opens without a network; `report.json` holds every number; a PNG each figure.
+"""
+
+import html
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jobs.run_folder import storage_errors, write_text
+from tuning.analysis.prediction import Miss, Predicted
+from tuning.analysis.step_time import Profile
+from tuning.charts import Chart, to_plotly, write_png
+from tuning.figures import (
+    accuracy_curves,
+    accuracy_of_batch,
+    frontiers,
+    momentum_map,
+    profile_charts,
+    steps_and_samples,
+    time_to_target,
+)
+from tuning.findings import Findings
+
+MOST_CURVES = 12
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What a report shows beside the runs, as far as it was measured."""
+
+    profile: Profile | None = None
+    predicted: Sequence[Predicted] = ()
+    misses: Sequence[Miss] = ()
+    charts: Sequence[Chart] = ()
+    """More figures, such as sharpness."""
+    tables: Sequence[tuple[str, Sequence[dict[str, str]]]] = ()
+    """More tables: (title, rows)."""
+    words: Sequence[str] = ()
+
+
+def write_report(folder: Path, findings: Findings, extras: Extras | None = None) -> Path:
+    """Write the report into `folder`. Returns the page. Raises: StorageError."""
+    extras = extras or Extras()
+    charts = charts_of(findings, extras)
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for chart in charts:
+            write_png(chart, folder / f"{chart.name}.png")
+    numbers = {
+        **findings.as_dict(),
+        "profile": None if extras.profile is None else extras.profile.model_dump(mode="json"),
+        "predicted": [one._asdict() for one in extras.predicted],
+        "prediction_errors": [{**one._asdict(), "error": one.error} for one in extras.misses],
+        "tables": {title: list(rows) for title, rows in extras.tables},
+    }
+    write_text(folder / "report.json", json.dumps(numbers, indent=2) + "\n")
+    page = folder / "report.html"
+    write_text(page, _page(findings, extras, charts))
+    return page
+
+
+def charts_of(findings: Findings, extras: Extras) -> list[Chart]:
+    """Every figure that there is something to show in."""
+    charts = []
+    if findings.choices:
+        charts.append(time_to_target(findings, [(one.global_batch_size, one.seconds) for one in extras.predicted]))
+        charts += steps_and_samples(findings)
+    charts += frontiers(findings) if findings.choices else frontiers(findings)[:1]
+    charts.append(accuracy_of_batch(findings))
+    heat = momentum_map(findings)
+    charts += [heat] if heat else []
+    charts += profile_charts(extras.profile) if extras.profile else []
+    charts += extras.charts
+    shown = [one.runs[0] for one in findings.best][:MOST_CURVES]
+    return [*charts, accuracy_curves(shown)]
+
+
+def _page(findings: Findings, extras: Extras, charts: Sequence[Chart]) -> str:
+    from plotly.offline import get_plotlyjs
+
+    words = [*findings.words(), *extras.words]
+    first, rest = words[:3], words[3:]
+    tables = [("The best of each batch size", findings.rows()), *extras.tables]
+    if extras.misses:
+        tables.append(("What was predicted before, and what came", [_miss_row(one) for one in extras.misses]))
+    sections = "\n".join(
+        f'<section><div class="figure" id="{chart.name}"></div><p class="caption">{html.escape(chart.caption)}</p></section>' for chart in charts
+    )
+    # "</" would end the script element; in JSON "<\/" is the same text.
+    figures = json.dumps({chart.name: json.loads(to_plotly(chart).to_json()) for chart in charts}).replace("</", "<\\/")
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{html.escape(str(findings.setting))}</title>
+<link rel="icon" href="data:,">
+<style>{_STYLE}</style>
+<script>{get_plotlyjs()}</script>
+</head>
+<body>
+<main>
+<h1>Which batch size?</h1>
+{"".join(f'<p class="answer">{html.escape(line)}</p>' for line in first)}
+{"".join(f"<p>{html.escape(line)}</p>" for line in rest)}
+{"".join(_table(title, rows) for title, rows in tables)}
+{sections}
+</main>
+<script>
+const figures = {figures};
+{_SCRIPT}
+</script>
+</body>
+</html>
+"""
+
+
+def _miss_row(one: Miss) -> dict[str, str]:
+    return {
+        "batch": f"{one.global_batch_size:,}",
+        "predicted s": f"{one.predicted_s:.3g}",
+        "measured s": f"{one.measured_s:.3g}",
+        "off by": f"{one.error:+.0%}",
+    }
+
+
+def _table(title: str, rows: Sequence[dict[str, Any]]) -> str:
+    if not rows:
+        return ""
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in rows[0])
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(str(value))}</td>" for value in row.values()) + "</tr>" for row in rows)
+    return f'<h2>{html.escape(title)}</h2><div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+_STYLE = """
+:root { color-scheme: light dark; --text: #1b1b1b; --paper: #fff; --line: #ddd; --quiet: #666; }
+@media (prefers-color-scheme: dark) { :root { --text: #e8e8e8; --paper: #17181a; --line: #3a3c40; --quiet: #9a9a9a; } }
+body { margin: 0; background: var(--paper); color: var(--text); font: 16px/1.5 system-ui, sans-serif; }
+main { max-width: 60rem; margin: 0 auto; padding: 1rem; }
+h1 { font-size: 1.6rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
+.answer { font-size: 1.1rem; }
+.figure { width: 100%; height: 26rem; }
+.caption { color: var(--quiet); font-size: .85rem; margin-top: 0; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th { color: var(--quiet); font-weight: 600; }
+td:first-child, th:first-child { text-align: left; }
+"""
+
+_SCRIPT = """
+function colours() {
+  const style = getComputedStyle(document.documentElement);
+  const text = style.getPropertyValue('--text').trim(), line = style.getPropertyValue('--line').trim();
+  return {'font.color': text, 'xaxis.gridcolor': line, 'yaxis.gridcolor': line, 'xaxis.linecolor': line, 'yaxis.linecolor': line};
+}
+for (const [name, figure] of Object.entries(figures)) {
+  if (window.innerWidth < 600) figure.layout.margin = {l: 50, r: 10, t: 60, b: 50};
+  Plotly.newPlot(name, figure.data, figure.layout, {responsive: true, displaylogo: false}).then(() => Plotly.relayout(name, colours()));
+}
+matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => {
+  for (const name of Object.keys(figures)) Plotly.relayout(name, colours());
+});
+"""

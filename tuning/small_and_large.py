@@ -1,0 +1,53 @@
+"""The textbook's table, small batch against large batch, filled with what was measured."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from tuning.analysis.configurations import Configuration
+from tuning.analysis.scaling_model import Link, step_seconds
+from tuning.analysis.step_time import Profile
+from tuning.findings import Findings
+
+LINK = Link(10e9 / 8, 50e-6)
+"""Ten gigabits a second and fifty microseconds: an ordinary network between machines."""
+
+
+def small_against_large(findings: Findings, profile: Profile, sharpness: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
+    """Rows of: what, at the smallest batch, at the largest; empty for fewer than two batches.
+
+    Args: sharpness: of the two solutions, as a study writes it; may be empty.
+    """
+    if len(findings.best) < 2:
+        return []
+    ends = findings.best[0], findings.best[-1]
+    small, large = (one.global_batch_size for one in ends)
+    workers = max(large // small, 2)
+    steps = [profile.seconds_per_step(batch) for batch in (small, large)]
+    shared = [step_seconds(batch, min(workers, batch), profile.model, profile.gradient_bytes, LINK) for batch in (small, large)]
+    rows = [
+        ("time per update, one device", *(f"{seconds:.3g} s" for seconds in steps)),
+        (f"time per update, {workers} devices at 10 Gbit/s (model)", *(f"{seconds:.3g} s" for seconds in shared)),
+        ("time per epoch, one device", *(f"{s * profile.num_train_samples / b:.3g} s" for s, b in zip(steps, (small, large), strict=True))),
+        ("gradient noise over signal: noise scale / batch", *(_noise(one) for one in ends)),
+        ("optimisation: steps to the target", *(one.steps.text for one in ends)),
+        ("optimisation: samples to the target", *(one.samples.text for one in ends)),
+        ("optimisation: train accuracy", *(one.train_accuracy.text for one in ends)),
+        ("generalisation: best test accuracy", *(one.best_accuracy.text for one in ends)),
+        *_sharpness_rows(sharpness),
+    ]
+    return [{"": what, f"batch {small:,}": one, f"batch {large:,}": other} for what, one, other in rows]
+
+
+def _noise(one: Configuration) -> str:
+    return "-" if one.noise_scale is None else f"{one.noise_scale / one.global_batch_size:.3g}"
+
+
+def _sharpness_rows(sharpness: Sequence[dict[str, Any]]) -> list[tuple[str, str, str]]:
+    if len(sharpness) != 2:
+        return []
+    rows = []
+    for first, second in zip(sharpness[0]["sharpness"], sharpness[1]["sharpness"], strict=True):
+        where = "full space" if first["dimensions"] is None else f"random {first['dimensions']}"
+        rows.append((f"sharpness, epsilon {first['epsilon']:g}, {where}", f"{first['value']:.3g}", f"{second['value']:.3g}"))
+    rows.append(("top Hessian eigenvalue", *(f"{one['top_eigenvalue']:.3g}" for one in sharpness)))  # type: ignore[arg-type]
+    return rows

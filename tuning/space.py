@@ -1,0 +1,109 @@
+"""From a SweepSpec to runs: the groups to compare, the search in each, and each run's TrainSpec."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pydantic
+
+from jobs.errors import SpecError
+from jobs.spec import TrainSpec
+from jobs.spec_reader import build_spec, first_mistake, read_document, read_spec
+from tuning.spec import BATCH, MOMENTUM, RangeSpec, SweepSpec
+
+
+class Group(NamedTuple):
+    """One combination of what is compared, with its search."""
+
+    number: int
+    fields: dict[str, Any]
+    """The values of `each`."""
+    space: dict[str, RangeSpec | list[Any]]
+    """What is searched, ranges moved to this group's batch."""
+
+
+def read_sweep(path: Path) -> SweepSpec:
+    """A sweep from a YAML or JSON file. Raises: SpecError."""
+    document = read_document(path)
+    try:
+        sweep = SweepSpec.model_validate(document)
+    except pydantic.ValidationError as error:
+        raise first_mistake(error, SweepSpec) from None
+    if sweep.name is None:
+        sweep = sweep.model_copy(update={"name": path.stem})
+    return sweep
+
+
+def base_spec(sweep: SweepSpec, folder: Path = Path()) -> TrainSpec:
+    """The recipe with the sweep's own changes; a recipe's file is looked for beside the sweep's. Raises: SpecError."""
+    beside = folder / sweep.recipe
+    return with_fields(read_spec(str(beside) if beside.is_file() else sweep.recipe), sweep.set)
+
+
+def with_fields(spec: TrainSpec, fields: Mapping[str, Any]) -> TrainSpec:
+    """The spec with dotted fields replaced. Raises: SpecError for unknown ones, or values that cannot be."""
+    document = spec.model_dump(mode="json")
+    for field, value in fields.items():
+        *parents, last = field.split(".")
+        here = document
+        for part in parents:
+            inner = here.get(part)
+            if inner is None:
+                inner = here[part] = {}
+            if not isinstance(inner, dict):
+                raise SpecError(field, f"{part} holds a value, not keys.")
+            here = inner
+        here[last] = value
+        if field == "optimizer.name":  # the options of another optimizer mean nothing to this one
+            kept = ("name", "weight_decay", "decay_biases_and_norms")
+            document["optimizer"] = {name: document["optimizer"][name] for name in kept if name in document["optimizer"]}
+    return build_spec(document)
+
+
+def groups(sweep: SweepSpec) -> list[Group]:
+    """Every combination of `each`, in its order; later fields change fastest."""
+    names = list(sweep.each)
+    smallest = _smallest_batch(sweep.each.get(BATCH, []))
+    made = []
+    for number, values in enumerate(itertools.product(*(sweep.each[name] for name in names))):
+        fields: dict[str, Any] = dict(zip(names, values, strict=True))
+        batch = fields.get(BATCH)
+        factor = batch / smallest if smallest and isinstance(batch, int) else 1.0
+        momentum = float(fields[MOMENTUM]) if MOMENTUM in fields else None
+        space = {name: domain.moved(factor, momentum) if isinstance(domain, RangeSpec) else domain for name, domain in sweep.search.space.items()}
+        made.append(Group(number, fields, space))
+    return made
+
+
+def _smallest_batch(values: Sequence[Any]) -> int | None:
+    return min((value for value in values if isinstance(value, int)), default=None)
+
+
+def refuse_impossible(sweep: SweepSpec, base: TrainSpec) -> int:
+    """How many runs the sweep has. Raises: SpecError for a combination that is no spec, or a budget it cannot fit."""
+    found = groups(sweep)
+    for group in found:
+        for values in _corners(group):
+            with_fields(base, {**group.fields, **values})
+    each, repeats = sweep.search.num_trials(), sweep.repeats - 1
+    total = len(found) * (each + repeats)
+    if sweep.budget.trials is not None and sweep.budget.trials < total:
+        raise SpecError(
+            "budget.trials",
+            f"{sweep.budget.trials} runs, and {len(found)} groups with {each} searched and {repeats} repeated runs each are {total}.",
+            f"Allow {total}, compare fewer values, or search and repeat less.",
+        )
+    return total
+
+
+def _corners(group: Group) -> list[dict[str, Any]]:
+    """Values that show whether the space fits the spec: both ends of ranges, every value of lists, one field at a time."""
+    ends = {name: ([domain.low, domain.high] if isinstance(domain, RangeSpec) else list(domain)) for name, domain in group.space.items()}
+    if any(isinstance(domain, RangeSpec) and domain.whole for domain in group.space.values()):
+        ends = {
+            name: [round(value) if isinstance(group.space[name], RangeSpec) and group.space[name].whole else value for value in values]  # type: ignore[union-attr]
+            for name, values in ends.items()
+        }
+    first = {name: values[0] for name, values in ends.items()}
+    return [first | {name: value} for name, values in ends.items() for value in values] or [{}]

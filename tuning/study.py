@@ -1,0 +1,319 @@
+"""A study: profile, one run and its prediction, sweep, sharpness, report; in one folder, each stage kept.
+
+    profile.json -> reference/ -> prediction.json -> sweep/ -> sharpness.json -> report/
+
+A stage whose file is there is not done again, so a study that was stopped goes on with the next one. The budget is
+wall-clock seconds; what each stage may use follows from the profile, so small machines compare fewer batch sizes
+and search less, never less carefully at one batch than at another.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from jobs import run_folder
+from jobs.checkpoint_files import list_checkpoints
+from jobs.device import choose_device
+from jobs.errors import InputError, PlanError
+from jobs.job import Listener, prepare, run_job
+from jobs.run_folder import write_text
+from jobs.spec import TrainSpec
+from tuning.analysis.prediction import RULES, Predicted, compare, predict
+from tuning.analysis.step_time import Profile
+from tuning.charts import Chart, Series
+from tuning.collect import RunResult, collect, ended_runs
+from tuning.findings import Findings, find
+from tuning.profile import profile
+from tuning.report import Extras, write_report
+from tuning.sharpness import LinePoint, Solution, epsilon_sharpness, line, load_solution, top_eigenvalue
+from tuning.small_and_large import small_against_large
+from tuning.spec import BATCH, MOMENTUM, RangeSpec, ResourcesSpec, SearchSpec, SweepSpec
+
+STUDY, PROFILE, REFERENCE, PREDICTION, SWEEP_DIR, SHARPNESS, REPORT = (
+    "study.json", "profile.json", "reference", "prediction.json", "sweep", "sharpness.json", "report",
+)  # fmt: skip
+PROFILE_SHARE, SWEEP_SHARE = 0.08, 0.65
+OVERHEAD_PER_RUN_S = 1.5
+MOST_TRIALS, FEWEST_TRIALS, REPEATS = 12, 2, 3
+MOMENTA = (0.0, 0.9)
+BATCH_STEP = 4
+REACH = 6.0
+"""Learning rates are searched from so many times below the recipe's, scaled to the batch, to so many times above."""
+
+
+class Stage(NamedTuple):
+    """What a person is told before each stage."""
+
+    number: int
+    of: int
+    name: str
+
+
+@dataclass(frozen=True)
+class StudyOptions:
+    """Where, on what, and for how long."""
+
+    folder: Path
+    data_dir: Path
+    device: str
+    budget_s: float
+    on_stage: Callable[[Stage], None]
+    on_notice: Callable[[str], None]
+    on_fraction: Callable[[float, str], None] = lambda fraction, text: None
+    """How much of the stage is done."""
+
+
+SweepRunner = Callable[[Path, SweepSpec, TrainSpec], int]
+"""Carries a sweep out and shows it; returns how many runs are left."""
+
+
+def study(spec: TrainSpec, options: StudyOptions, run_the_sweep: SweepRunner) -> Path | None:
+    """Carry out what is left of a study. Returns the report's page, or None if it was stopped on the way.
+
+    Raises: InputError for a recipe that cannot be studied, or a budget that holds nothing.
+    """
+    if spec.stop.target_accuracy is None:
+        raise InputError("stop.target_accuracy", "is not set, and a study compares times to it.", "Add --set stop.target_accuracy=0.95.")
+    folder, stages = options.folder, ["profile", "reference run and prediction", "sweep", "sharpness", "report"]
+
+    def begin(number: int) -> None:
+        options.on_stage(Stage(number, len(stages), stages[number - 1]))
+
+    device = choose_device(options.device)
+    begin(1)
+    measured = _profile(spec, options, device)
+    begin(2)
+    reference = _reference(spec, options, device)
+    sweep = _size_sweep(spec, measured, reference, options)
+    predicted = _predict(folder, reference, measured, spec.stop.target_accuracy, [int(b) for b in sweep.each[BATCH] if isinstance(b, int)])
+    begin(3)
+    for sentence in _sizes_in_words(sweep):
+        options.on_notice(sentence)
+    if run_the_sweep(folder / SWEEP_DIR, sweep, spec):
+        return None
+    findings = find(collect(ended_runs(folder / SWEEP_DIR)), spec.stop.target_accuracy)
+    begin(4)
+    sharp = _sharpness(findings, options, device)
+    begin(5)
+    return write_report(folder / REPORT, findings, _extras(findings, measured, predicted, sharp))
+
+
+def begin_study(folder: Path, spec: TrainSpec, budget_s: float) -> None:
+    """Write down what is to be studied."""
+    with run_folder.storage_errors(folder):
+        folder.mkdir(parents=True)
+    write_text(folder / STUDY, json.dumps({"spec": spec.model_dump(mode="json"), "budget_s": budget_s, "began_at_s": time.time()}, indent=2) + "\n")
+
+
+# ---- stages -----------------------------------------------------------------------------------------------------------
+
+
+def _profile(spec: TrainSpec, options: StudyOptions, device: torch.device) -> Profile:
+    path = options.folder / PROFILE
+    if path.is_file():
+        return Profile.model_validate_json(path.read_text())
+    seconds = min(PROFILE_SHARE * options.budget_s / 20, 1.0)
+    found = profile(
+        spec, lambda one: prepare(one, device, options.data_dir), seconds_per_batch=seconds,
+        on_point=lambda batch, done, of: options.on_fraction(done / of, f"batch {batch:,}"),
+    )  # fmt: skip
+    write_text(path, found.model_dump_json(indent=2) + "\n")
+    return found
+
+
+def _reference(spec: TrainSpec, options: StudyOptions, device: torch.device) -> RunResult:
+    """The recipe as it is, once: its noise scale and its samples to the target are what the prediction stands on."""
+    folder = options.folder
+    run_dir = folder / REFERENCE
+    if not (run_dir / run_folder.SUMMARY).is_file():
+        job = prepare(spec, device, options.data_dir)
+        run_folder.create(folder, REFERENCE, may_exist=True)
+
+        def show(record: Any) -> None:
+            if record.kind == "evaluation":
+                options.on_fraction(min(record.samples_seen / job.plan.total_progress, 1.0), f"accuracy {record.test_accuracy:.4f}")
+
+        with run_folder.exclusive(run_dir, "train"):
+            run_job(job, run_dir, Listener(on_record=show), resumes=bool(list_checkpoints(run_dir / run_folder.CHECKPOINTS)))
+    return collect([run_dir])[0]
+
+
+def _size_sweep(spec: TrainSpec, measured: Profile, reference: RunResult, options: StudyOptions) -> SweepSpec:
+    """As many batch sizes, momenta and trials as the budget holds, the same for every batch."""
+    target = spec.stop.target_accuracy
+    assert target is not None
+    path = options.folder / "sweep.json"
+    if path.is_file():
+        return SweepSpec.model_validate_json(path.read_text())
+    epochs = _epochs(spec, measured, reference)
+    batches = _candidates(measured)
+    budget_s = SWEEP_SHARE * options.budget_s
+    has_momentum = spec.optimizer.name in {"sgd", "lars"}
+
+    def cost(batch: int) -> float:
+        """Seconds of one run that uses its whole budget."""
+        return epochs * measured.num_train_samples / batch * measured.seconds_per_step(batch) + OVERHEAD_PER_RUN_S
+
+    momenta = list(MOMENTA) if has_momentum else []
+    while len(batches) > 3 and _runs_within(budget_s, batches, cost, len(momenta) or 1) < FEWEST_TRIALS + REPEATS - 1:
+        if len(momenta) > 1 and len(batches) <= 4:
+            momenta = [spec.optimizer.momentum]
+        else:
+            batches = batches[1:]  # on one machine the smallest batch costs most
+    runs = _runs_within(budget_s, batches, cost, len(momenta) or 1)
+    if runs < 1:
+        needed = sum(map(cost, batches)) * max(len(momenta), 1) / SWEEP_SHARE
+        raise InputError("--budget", f"{options.budget_s:g} s hold no sweep of this recipe; one run at each of {len(batches)} batch sizes needs "
+                         f"about {needed:,.0f} s.", f"Use --budget {int(needed / 60) + 1}m.")  # fmt: skip
+    repeats = min(REPEATS, max(runs - 1, 1))
+    trials = min(max(runs - (repeats - 1), 1), MOST_TRIALS)
+    smallest = min(batches)
+    here, power = reference.summary.global_batch_size, 0.5
+    rate = reference.learning_rate * (smallest / here) ** power
+    momentum = spec.optimizer.momentum if has_momentum else 0.0
+    centre = rate / (1 - momentum) if has_momentum else rate
+    sweep = SweepSpec(
+        name="sweep",
+        recipe=spec.name,
+        set={"stop.epochs": epochs},
+        each={BATCH: [*batches], **({MOMENTUM: [*momenta]} if momenta else {})},
+        search=SearchSpec(
+            trials=trials,
+            space={"learning_rate.base": RangeSpec(low=centre / REACH, high=centre * REACH, times_batch=power, is_effective=bool(momenta))},
+        ),
+        repeats=repeats,
+        resources=_resources(options.device),
+    )
+    write_text(path, sweep.model_dump_json(indent=2) + "\n")
+    return sweep
+
+
+def _epochs(spec: TrainSpec, measured: Profile, reference: RunResult) -> float:
+    """The recipe's own; for a large batch that needs more samples twice of it, so that a miss is one."""
+    epochs = spec.stop.epochs
+    if epochs is None:
+        epochs = reference.summary.samples_seen / measured.num_train_samples
+    return float(epochs)
+
+
+def _candidates(measured: Profile) -> list[int]:
+    """Batches four times apart, from where a step is no longer nearly free of work to a third of the set."""
+    sizes = [point.global_batch_size for point in measured.points]
+    largest = max(measured.num_train_samples // 3, min(sizes))
+    smallest = max(16, min(sizes))
+    found = []
+    batch = smallest
+    while batch <= largest:
+        found.append(batch)
+        batch *= BATCH_STEP
+    return found if len(found) >= 3 else sorted({smallest, max((smallest + largest) // 2, 1), largest})
+
+
+def _runs_within(budget_s: float, batches: list[int], cost: Callable[[int], float], num_momenta: int) -> int:
+    """How many runs of every batch and momentum fit."""
+    return int(budget_s / (sum(map(cost, batches)) * num_momenta))
+
+
+def _resources(device: str) -> ResourcesSpec:
+    """One run at a time with the whole machine, as it was profiled: nothing slows another's clock."""
+    has_gpu = device != "cpu" and torch.cuda.is_available()
+    return ResourcesSpec(cpus_per_worker=float(os.cpu_count() or 1), gpus_per_worker=1.0 if has_gpu else 0.0, max_concurrent=1)
+
+
+def _sizes_in_words(sweep: SweepSpec) -> list[str]:
+    batches = ", ".join(f"{batch:,}" for batch in sweep.each[BATCH] if isinstance(batch, int))
+    momenta = f", momentum {' and '.join(f'{m:g}' for m in sweep.each[MOMENTUM] if isinstance(m, float))}" if MOMENTUM in sweep.each else ""
+    return [f"Batch sizes {batches}{momenta}: {sweep.search.num_trials()} learning rates each, the best with {sweep.repeats} seeds."]
+
+
+def _predict(folder: Path, reference: RunResult, measured: Profile, target: float, batches: list[int]) -> list[Predicted]:
+    """Before the sweep, and written down before it: what it will be held against."""
+    path = folder / PREDICTION
+    if path.is_file():
+        return [Predicted(**one) for one in json.loads(path.read_text())]
+    try:
+        made = predict(reference, measured, target, batches)
+    except InputError:
+        made = []
+    write_text(path, json.dumps([one._asdict() for one in made], indent=2) + "\n")
+    return made
+
+
+# ---- sharpness --------------------------------------------------------------------------------------------------------
+
+
+def _sharpness(findings: Findings, options: StudyOptions, device: torch.device) -> dict[str, Any]:
+    path = options.folder / SHARPNESS
+    if path.is_file():
+        found: dict[str, Any] = json.loads(path.read_text())
+        return found
+    configurations = findings.best
+    small, large = configurations[0].first.summary, configurations[-1].first.summary
+    solutions: list[Solution] = []
+    measured: dict[str, Any] = {"solutions": [], "lines": {}}
+    num_samples = 2000 if options.budget_s < 600 else 5000
+    try:
+        solutions = [load_solution(Path(one.run_dir), device, options.data_dir, num_samples) for one in (small, large)]
+    except (InputError, PlanError) as error:  # a diverged run leaves no solution to look at
+        options.on_notice(f"No sharpness: {error}")
+    for place, (solution, summary) in enumerate(zip(solutions, (small, large), strict=False)):
+        options.on_fraction(place / 3, f"batch {summary.global_batch_size:,}")
+        values = [epsilon_sharpness(solution, eps, dimensions) for eps in (1e-3, 5e-4) for dimensions in (None, 100)]
+        measured["solutions"].append(
+            {
+                "run_id": summary.run_id,
+                "global_batch_size": summary.global_batch_size,
+                "num_samples": solution.num_samples,
+                "sharpness": [value._asdict() for value in values],
+                "top_eigenvalue": top_eigenvalue(solution),
+            }
+        )
+    if len(solutions) == 2:
+        options.on_fraction(2 / 3, "the line between them")
+        points = 13 if options.budget_s < 600 else 25
+        for name, is_curved in (("straight", False), ("curved", True)):
+            measured["lines"][name] = [point._asdict() for point in line(*solutions, is_curved=is_curved, points=points)]
+    write_text(path, json.dumps(measured, indent=2) + "\n")
+    return measured
+
+
+def line_chart(name: str, points: list[LinePoint], small: str, large: str, caption: str) -> Chart:
+    """Loss and accuracy on the way from one solution to the other."""
+    at = [point.at for point in points]
+    return Chart(
+        f"line-{name}", f"Along the {name} line between two solutions", f"0: {small}; 1: {large}", "loss, and error (1 - accuracy)",
+        [Series("train loss", at, [p.train_loss for p in points]), Series("test loss", at, [p.test_loss for p in points]),
+         Series("train error", at, [1 - p.train_accuracy for p in points], dash=True, colour=0),
+         Series("test error", at, [1 - p.test_accuracy for p in points], dash=True, colour=1)],
+        caption=caption, marks=[(0.0, small), (1.0, large)],
+    )  # fmt: skip
+
+
+def _extras(findings: Findings, measured: Profile, predicted: list[Predicted], sharp: dict[str, Any]) -> Extras:
+    seconds = {one.global_batch_size: one.seconds.median for one in findings.best if one.seconds.median is not None}
+    misses = compare(predicted, seconds)
+    charts, words = [], []
+    if len(sharp["solutions"]) == 2:
+        names = [f"batch {one['global_batch_size']:,}" for one in sharp["solutions"]]
+        caption = (
+            f"{findings.setting}; the first {sharp['solutions'][0]['num_samples']} training images, batch-norm statistics taken anew at each place"
+        )
+        charts = [line_chart(name, [LinePoint(**p) for p in points], small, large, caption) for name, points in sharp["lines"].items()]
+    if misses:
+        near = sum(abs(one.error) <= 0.3 for one in misses)
+        words.append(
+            f"Before the sweep, one run and the profile predicted the time to the target within 30 % at {near} of {len(misses)} batch sizes."
+        )
+    elif not predicted:
+        words.append("Nothing was predicted before the sweep: the recipe's own run did not reach the target, or measured no noise scale.")
+    table = small_against_large(findings, measured, sharp["solutions"])
+    return Extras(measured, predicted, misses, charts, [("Small batch against large batch", table)] if table else [], words)
+
+
+__all__ = ["RULES", "Stage", "StudyOptions", "begin_study", "study"]
