@@ -237,12 +237,19 @@ def _path_of(location: tuple[int | str, ...], root: type[Spec]) -> tuple[str, ..
             path.append(str(part))
         elif not _is_branch(part) or (model and part in model.model_fields):
             path.append(part)
-            model = _model_of(model, part)
+            model = _inside(model, part)
     return tuple(path)
 
 
 def _is_branch(part: str) -> bool:
     return part in {"int", "float", "str", "bool", "none"} or "[" in part or part.startswith("constrained-")
+
+
+def _inside(model: type[Spec] | None, part: str) -> type[Spec] | None:
+    """The part of the spec that a key leads to; places of a list and keys of a mapping lead no deeper."""
+    if part.isdigit() or (model is not None and part not in model.model_fields):
+        return model
+    return _model_of(model, part)
 
 
 def _model_of(model: type[Spec] | None, field: str) -> type[Spec] | None:
@@ -261,14 +268,14 @@ def _model_of(model: type[Spec] | None, field: str) -> type[Spec] | None:
 def _keys_at(path: Sequence[str], root: type[Spec]) -> list[str]:
     model: type[Spec] | None = root
     for part in path:
-        model = model if part.isdigit() else _model_of(model, part)
+        model = _inside(model, part)
     return list(model.model_fields) if model else []
 
 
 def _doc(path: Sequence[str], root: type[Spec]) -> str:
     model: type[Spec] | None = root
     for part in path[:-1]:
-        model = model if part.isdigit() else _model_of(model, part)
+        model = _inside(model, part)
     field = model.model_fields.get(path[-1]) if model else None
     return " ".join((field.description or "").split()) if field else ""
 

@@ -300,10 +300,9 @@ def _extras(findings: Findings, measured: Profile, predicted: list[Predicted], s
     misses = compare(predicted, seconds)
     charts, words = [], []
     if len(sharp["solutions"]) == 2:
-        names = [f"batch {one['global_batch_size']:,}" for one in sharp["solutions"]]
-        caption = (
-            f"{findings.setting}; the first {sharp['solutions'][0]['num_samples']} training images, batch-norm statistics taken anew at each place"
-        )
+        small, large = (f"batch {one['global_batch_size']:,}" for one in sharp["solutions"])
+        num_samples = sharp["solutions"][0]["num_samples"]
+        caption = f"{findings.setting}; the first {num_samples} training images, batch-norm statistics taken anew at each place"
         charts = [line_chart(name, [LinePoint(**p) for p in points], small, large, caption) for name, points in sharp["lines"].items()]
     if misses:
         near = sum(abs(one.error) <= 0.3 for one in misses)

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 GRID = 600
 NUM_BOOTSTRAP = 2000
+FINE = 1e-3
+"""Points that lie on the curve this closely leave nothing to draw errors from; the grid is no finer."""
 WIDEST = 1e3
 """How far beyond the measured batches B_crit is looked for, as a factor."""
 
@@ -66,7 +68,7 @@ def fit_critical_batch(batches: Sequence[float], samples: Sequence[float], seed:
     log_min = float((log_samples - fitted).mean())
     freedom = max(len(batch) - 2, 1)
     deviation = float(error[0])
-    if deviation < 1e-9:
+    if deviation < FINE:
         low = high = np.exp(here)
     else:
         residuals = log_samples - fitted - log_min

@@ -58,11 +58,11 @@ class Profile(Record):
         return fit_step_time([point.global_batch_size for point in self.points], [point.seconds_per_step for point in self.points])
 
     def seconds_per_step(self, batch: float) -> float:
-        """Measured, or between measured neighbours a straight line on logarithmic axes; beyond them the model's."""
+        """Measured, or between measured neighbours a straight line; beyond them the model's."""
         batches = [point.global_batch_size for point in self.points]
         if not batches[0] <= batch <= batches[-1]:
             return self.model.seconds_per_step(batch)
-        return float(np.exp(np.interp(np.log(batch), np.log(batches), np.log([point.seconds_per_step for point in self.points]))))
+        return float(np.interp(batch, batches, [point.seconds_per_step for point in self.points]))
 
 
 def fit_step_time(batches: Sequence[int], seconds: Sequence[float]) -> StepTimeModel:

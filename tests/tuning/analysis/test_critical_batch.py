@@ -1,0 +1,74 @@
+"""The critical batch size: planted curves come back, within their interval, and so do published points."""
+
+import math
+
+import numpy as np
+import pytest
+
+from tuning.analysis.critical_batch import fit_critical_batch
+from tuning.analysis.regimes import Regime, edges, gain_of_doubling, regime
+
+BATCHES = [64, 128, 256, 512, 1024, 2048, 4096]
+
+# MLPerf Training's reference convergence points, ResNet-50 with LARS: (batch, mean epochs to the target).
+MLPERF = [
+    (1632, 35.0), (3264, 35.2), (4096, 40.0), (8192, 42.0), (13056, 45.4), (32768, 56.0), (49152, 68.0), (58880, 79.9), (65536, 84.5),
+    (67840, 85.86),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("planted", [100.0, 900.0, 5000.0])
+def test_an_exact_curve_comes_back(planted: float) -> None:
+    found = fit_critical_batch(BATCHES, [1e5 * (1 + batch / planted) for batch in BATCHES])
+    assert found is not None
+    assert found.critical_batch_size == pytest.approx(planted, rel=0.01)
+    assert found.min_samples == pytest.approx(1e5, rel=0.01)
+    assert found.min_steps == pytest.approx(1e5 / planted, rel=0.02)
+    assert found.low == found.high == found.critical_batch_size
+    for batch in (10.0, 777.0):
+        steps, samples = found.steps_to_target(batch), found.samples_to_target(batch)
+        assert samples == pytest.approx(steps * batch)
+        assert (steps / found.min_steps - 1) * (samples / found.min_samples - 1) == pytest.approx(1), "McCandlish et al., eq. 2.11"
+
+
+@pytest.mark.parametrize(("planted", "noise", "num_seeds"), [(300.0, 0.1, 3), (1500.0, 0.05, 5), (600.0, 0.2, 2)])
+def test_the_interval_holds_the_planted_value_in_95_of_100(planted: float, noise: float, num_seeds: int) -> None:
+    generator = np.random.default_rng(5)
+    batches = np.repeat(BATCHES, num_seeds)
+    repeats, hits = 300, 0
+    for number in range(repeats):
+        samples = 1e5 * (1 + batches / planted) * np.exp(generator.normal(0, noise, len(batches)))
+        found = fit_critical_batch(batches.tolist(), samples.tolist(), seed=number)
+        assert found is not None
+        hits += found.low <= planted <= found.high
+    # 95 % of 300 is 285; three standard deviations of such a count are 11.
+    assert hits >= 274
+
+
+def test_mlperfs_points() -> None:
+    found = fit_critical_batch(*zip(*MLPERF, strict=True))
+    assert found is not None
+    assert found.min_samples == pytest.approx(34.6, rel=0.03)
+    assert 42_000 <= found.critical_batch_size <= 52_000
+
+
+def test_points_far_below_bound_it_from_one_side_only() -> None:
+    generator = np.random.default_rng(0)
+    samples = 1e5 * np.exp(generator.normal(0, 0.05, 6))
+    found = fit_critical_batch([1, 2, 4, 8, 16, 32], samples.tolist())
+    assert found is not None
+    assert found.high == math.inf
+
+
+def test_two_batches_are_no_curve() -> None:
+    assert fit_critical_batch([64, 64, 128], [1.0, 2.0, 3.0]) is None
+    assert fit_critical_batch([], []) is None
+
+
+def test_regimes() -> None:
+    assert gain_of_doubling(1e-6, 100.0) == pytest.approx(2)
+    assert gain_of_doubling(1e9, 100.0) == pytest.approx(1)
+    perfect, maximal = edges(1000.0)
+    assert gain_of_doubling(perfect, 1000.0) == pytest.approx(1.8)
+    assert gain_of_doubling(maximal, 1000.0) == pytest.approx(1.2)
+    assert [regime(batch, 1000.0) for batch in (perfect * 0.99, 1000.0, maximal * 1.01)] == list(Regime)

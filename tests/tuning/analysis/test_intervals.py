@@ -1,0 +1,41 @@
+"""A handful of runs as one figure: misses are later than every hit."""
+
+import random
+
+import pytest
+
+from tuning.analysis.intervals import spread
+
+
+def test_odd_and_even() -> None:
+    assert spread([3.0, 1.0, 2.0])[:3] == (2.0, 1.0, 3.0)
+    assert spread([4.0, 1.0, 2.0, 3.0])[:3] == (2.5, 1.0, 4.0)
+
+
+def test_misses_rank_last_and_never_count_as_numbers() -> None:
+    one = spread([1.0, None, 2.0])
+    assert one == (2.0, 1.0, None, 2, 3)
+    assert "2 of 3" in one.text
+    assert spread([None, 5.0]).median is None
+    assert spread([None, None]) == (None, None, None, 0, 2)
+    assert "missed" in spread([None]).text
+
+
+@pytest.mark.parametrize("count", [6, 9, 15, 30])
+def test_the_interval_holds_the_median_in_95_of_100(count: int) -> None:
+    draws = random.Random(count)
+    hits = 0
+    for _ in range(1000):
+        found = spread([draws.lognormvariate(0.0, 1.0) for _ in range(count)])
+        assert found.low is not None
+        assert found.high is not None
+        hits += found.low <= 1.0 <= found.high
+    # At least 95 %, less three standard deviations of a count of 1000.
+    assert hits >= 929
+
+
+def test_many_runs_give_a_shorter_interval_than_their_range() -> None:
+    values = [float(number) for number in range(30)]
+    found = spread(values)
+    assert found.low is not None
+    assert found.low > 5

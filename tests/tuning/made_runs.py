@@ -1,0 +1,63 @@
+"""Runs that nobody trained: a curve with a planted critical batch, as results and as folders."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from jobs import run_folder
+from jobs.records import EvalRecord, Outcome, RunSummary, StartRecord
+from jobs.spec_reader import read_spec
+from jobs.tracking.journal import Journal
+from tuning.collect import Evaluation, RunResult
+
+CRITICAL, MIN_SAMPLES = 500.0, 20_000.0
+STEP_S = 0.002
+RATE = 40_000.0
+TARGET = 0.9
+
+
+def summary(run_id: str, **given: Any) -> RunSummary:
+    fields = dict.fromkeys(RunSummary.model_fields)
+    numbers = {key: 1 for key in ("micro_batch_size", "gradient_accumulation_steps", "world_size", "steps", "samples_seen", "global_batch_size")}
+    times = {key: 1.0 for key in ("epochs", "training_seconds", "evaluation_seconds", "wall_seconds")}
+    return RunSummary.model_validate({**fields, **numbers, **times, "run_id": run_id, "outcome": Outcome.REACHED, "run_dir": run_id, **given})
+
+
+def made_run(batch: int, seed: int = 0, factor: float = 1.0, *, reaches: bool = True, **changed: Any) -> RunResult:
+    """A run that reaches the target at the sample that the curve says, times `factor`."""
+    samples = round(factor * MIN_SAMPLES * (1 + batch / CRITICAL))
+    steps = max(round(samples / batch), 1)
+    seconds = steps * (STEP_S + batch / RATE)
+    best = TARGET + 0.01 if reaches else TARGET - 0.1
+    points = (Evaluation(max(steps // 2, 1), samples // 2, seconds / 2, 0.5), Evaluation(steps, steps * batch, seconds, best))
+    found = summary(
+        f"b{batch}-s{seed}-{factor:g}", global_batch_size=batch, steps=steps, samples_seen=steps * batch, training_seconds=seconds,
+        target_accuracy=TARGET, time_to_accuracy_seconds=seconds if reaches else None, steps_to_accuracy=steps if reaches else None,
+        best_test_accuracy=best, test_accuracy=best, train_accuracy=0.99, gradient_noise_scale=400.0,
+        outcome=Outcome.REACHED if reaches else Outcome.MISSED,
+    )  # fmt: skip
+    given = {
+        "dataset": "made", "model": "mlp", "optimizer": "sgd", "momentum": 0.9, "learning_rate": 0.1 * factor, "seed": seed, "device": "cpu (test)",
+        "settings": (("batch", str(batch)), ("rate", str(factor)), ("momentum", str(changed.get("momentum", 0.9)))),
+    }  # fmt: skip
+    return RunResult(name="made", summary=found, evaluations=points, **{**given, **changed})
+
+
+def made_folder(folder: Path, batch: int, seed: int = 0) -> Path:
+    """The same as a run's folder."""
+    result = made_run(batch, seed)
+    run_dir = run_folder.create(folder, result.summary.run_id)
+    spec = read_spec("digits-small-batch", [f"batch.global_batch_size={min(batch, 1437)}", f"seed={seed}", "optimizer.momentum=0.9"])
+    with Journal(run_dir) as journal:
+        journal.write(StartRecord(at_s=1.0, step=0, training_seconds=0.0, world_size=1, device="cpu"))
+        for at in result.evaluations:
+            record = EvalRecord(
+                step=at.step, epoch=1.0, samples_seen=at.samples, test_accuracy=at.test_accuracy, test_loss=1.0,
+                training_seconds=at.training_seconds, evaluation_seconds=0.1,
+            )  # fmt: skip
+            journal.write(record)
+    run_folder.write_text(run_dir / run_folder.SPEC, spec.model_dump_json())
+    run_folder.write_text(run_dir / run_folder.ENVIRONMENT, json.dumps({"device": "cpu (test)"}))
+    run_folder.write_text(run_dir / run_folder.PLAN, json.dumps({"peak_learning_rate": 0.25}))
+    run_folder.write_text(run_dir / run_folder.SUMMARY, result.summary.model_copy(update={"run_dir": str(run_dir)}).model_dump_json())
+    return run_dir

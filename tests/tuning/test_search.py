@@ -1,0 +1,216 @@
+"""Which runs a sweep decides on: equal care, one fixed order, and going on where a kill left it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_runs import summary
+
+from jobs import run_folder
+from jobs.errors import SpecError
+from jobs.records import Outcome, RunSummary
+from jobs.spec import TrainSpec
+from jobs.spec_reader import build_spec, read_spec
+from tuning.ledger import Ending, Ledger, Trial
+from tuning.search import Search, score
+from tuning.space import base_spec, groups, read_sweep, refuse_impossible, with_fields
+from tuning.spec import SweepSpec
+
+BASE = read_spec("digits-small-batch")
+
+
+def sweep(**given: Any) -> SweepSpec:
+    document = {
+        "name": "s",
+        "recipe": "digits-small-batch",
+        "each": {"batch.global_batch_size": [32, 128, 512]},
+        "search": {"method": "random", "trials": 4, "space": {"learning_rate.base": {"low": 0.01, "high": 1.0}}},
+        **given,
+    }
+    return SweepSpec.model_validate(document)
+
+
+def finish(ledger: Ledger, trial: Trial, samples: int | None = 1000, accuracy: float = 0.9) -> RunSummary:
+    """A trial's end, as its process leaves it."""
+    batch = trial.fields["batch.global_batch_size"]
+    steps = None if samples is None else samples // batch
+    made = summary(
+        trial.run_id, global_batch_size=batch, steps_to_accuracy=steps, time_to_accuracy_seconds=None if steps is None else 1.0,
+        best_test_accuracy=accuracy, outcome=Outcome.MISSED if steps is None else Outcome.REACHED, samples_seen=1000,
+    )  # fmt: skip
+    (ledger.folder / trial.run_id).mkdir(exist_ok=True)
+    run_folder.write_text(ledger.folder / trial.run_id / run_folder.SUMMARY, made.model_dump_json())
+    return made
+
+
+def run_all(folder: Path, given: SweepSpec, base: TrainSpec = BASE, most: int = 1000, at_once: int = 2) -> list[Trial]:
+    """A sweep whose runs end in the order in which they began; learning rate 0.1 is best."""
+    with Ledger(folder) as ledger:
+        search, running, begun = Search(given, base, ledger), [], []
+        while len(begun) < most:
+            found = search.next_trial()
+            if isinstance(found, Trial):
+                running.append(found)
+                begun.append(found)
+            elif found == "over" and not running:
+                return begun
+            elif not running:
+                raise AssertionError("it waits for nothing")
+            if len(running) == at_once or not isinstance(found, Trial):
+                trial = running.pop(0)
+                finish(ledger, trial, int(1e5 * (1 + abs(trial.fields.get("learning_rate.base", 0.1) - 0.1))))
+                search.ended(trial)
+        return begun
+
+
+@pytest.mark.parametrize("method", ["random", "quasi_random", "tpe", "nsga2"])
+def test_every_batch_gets_the_same_care(tmp_path: Path, method: str) -> None:
+    given = sweep(search={"method": method, "trials": 5, "space": {"learning_rate.base": {"low": 0.01, "high": 1.0}}}, repeats=3)
+    trials = run_all(tmp_path, given)
+    for group in groups(given):
+        mine = [trial for trial in trials if trial.group == group.number]
+        searched = [trial for trial in mine if trial.phase == "search"]
+        repeated = [trial for trial in mine if trial.phase == "repeat"]
+        assert (len(searched), len(repeated)) == (5, 2)
+        assert all(0.01 <= trial.fields["learning_rate.base"] <= 1.0 for trial in mine)
+        best = min(searched, key=lambda trial: abs(trial.fields["learning_rate.base"] - 0.1))
+        assert {trial.fields["learning_rate.base"] for trial in repeated} == {best.fields["learning_rate.base"]}
+        assert [trial.fields["seed"] for trial in repeated] == [BASE.seed + 1, BASE.seed + 2]
+        assert {trial.fields["seed"] for trial in searched} == {BASE.seed}
+    order = [trial.group for trial in trials[:6]]
+    assert order == [0, 1, 2, 0, 1, 2], "groups take turns"
+    assert len({trial.run_id for trial in trials}) == len(trials)
+
+
+def test_drawn_values_are_the_same_in_every_group_and_every_time(tmp_path: Path) -> None:
+    values: list[list[list[float]]] = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        trials = run_all(tmp_path / name, sweep())
+        values.append([[t.fields["learning_rate.base"] for t in trials if t.group == number] for number in range(3)])
+    assert values[0] == values[1]
+    assert values[0][0] == values[0][1] == values[0][2]
+
+
+def test_ranges_move_with_the_batch_and_the_momentum(tmp_path: Path) -> None:
+    given = sweep(
+        each={"batch.global_batch_size": [32, 128], "optimizer.momentum": [0.0, 0.9]},
+        search={"method": "grid", "space": {"learning_rate.base": {"low": 0.1, "high": 10.0, "points": 3, "times_batch": 0.5, "is_effective": True}}},
+    )
+    found = {(g.fields["batch.global_batch_size"], g.fields["optimizer.momentum"]): g.space["learning_rate.base"].grid() for g in groups(given)}  # type: ignore[union-attr]
+    assert found[32, 0.0] == pytest.approx([0.1, 1.0, 10.0])
+    assert found[128, 0.0] == pytest.approx([0.2, 2.0, 20.0])
+    assert found[32, 0.9] == pytest.approx([0.01, 0.1, 1.0])
+    assert len(run_all(tmp_path, given)) == 12
+
+
+@pytest.mark.parametrize("method", ["random", "tpe", "grid"])
+@pytest.mark.parametrize("after", range(0, 18, 5))
+def test_a_kill_at_any_place_loses_and_doubles_nothing(tmp_path: Path, method: str, after: int) -> None:
+    space = {"learning_rate.base": {"low": 0.01, "high": 1.0, "points": 4}}
+    given = sweep(search={"method": method, "trials": 4, "space": space}, repeats=2)
+    run_all(tmp_path, given, most=after)
+    before = Ledger(tmp_path)
+    unfinished = [trial.run_id for trial in before.trials if not before.is_over(trial)]
+    with (tmp_path / "trials.jsonl").open("a") as file:
+        file.write('{"number": 99, "gro')  # a line that the kill cut short
+    again = run_all(tmp_path, given)
+    assert [trial.run_id for trial in again[: len(unfinished)]] == unfinished, "what was under way goes on first"
+    whole = Ledger(tmp_path)
+    assert [trial.number for trial in whole.trials] == list(range(15))
+    assert all(whole.is_over(trial) for trial in whole.trials)
+    if method != "tpe":
+        (tmp_path / "fresh").mkdir()
+        assert [t.fields for t in whole.trials[:12]] == [t.fields for t in run_all(tmp_path / "fresh", given)[:12]]
+
+
+def test_no_run_begins_beyond_the_samples(tmp_path: Path) -> None:
+    assert len(run_all(tmp_path, sweep(budget={"samples": 5000}), at_once=1)) == 5
+
+
+def test_a_group_that_diverged_everywhere_is_not_repeated(tmp_path: Path) -> None:
+    given = sweep(each={"batch.global_batch_size": [32]}, repeats=3)
+    with Ledger(tmp_path) as ledger:
+        search = Search(given, BASE, ledger)
+        for _ in range(4):
+            trial = search.next_trial()
+            assert isinstance(trial, Trial)
+            ledger.end(Ending(number=trial.number, how="failed", why="no"))
+            search.ended(trial)
+        assert search.next_trial() == "over"
+
+
+def test_misses_rank_after_hits_and_divergences_last() -> None:
+    hit = summary("a", steps_to_accuracy=10**9, global_batch_size=64)
+    near, far = summary("b", best_test_accuracy=0.89), summary("c", best_test_accuracy=0.2)
+    lost = summary("d", outcome=Outcome.DIVERGED, best_test_accuracy=0.95)
+    pruned = Ending(number=1, how="pruned", test_accuracy=0.5)
+    scores = [score(hit), score(near), score(None, pruned), score(far), score(lost)]
+    assert scores == sorted(scores)
+    assert len(set(scores)) == 5
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"each": {"batch.global_batch_size": []}}, "empty list"),
+        ({"each": {"seed": [1, 2]}}, "seed is neither"),
+        ({"each": {"learning_rate.base": [0.1]}, "search": {"trials": 1, "space": {"learning_rate.base": [0.1]}}}, "compared or searched"),
+        ({"search": {"method": "random", "space": {"learning_rate.base": {"low": 0.1, "high": 1.0}}}}, "needs trials"),
+        ({"search": {"trials": 2, "space": {"learning_rate.base": {"low": 2.0, "high": 1.0}}}}, "not below high"),
+        ({"search": {"trials": 2, "space": {"learning_rate.base": {"low": 0.0, "high": 1.0}}}}, "no logarithm"),
+        ({"search": {"trials": 2, "space": {"learning_rate.base": {"low": 0.1, "high": 1.0, "is_effective": True}}}}, "in each"),
+    ],
+)
+def test_what_no_sweep_can_be(tmp_path: Path, given: dict[str, Any], words: str) -> None:
+    with pytest.raises(SpecError, match=words):
+        read_sweep(written(tmp_path, given))
+
+
+def written(folder: Path, given: dict[str, Any]) -> Path:
+    import json
+
+    path = folder / "sweep.json"
+    path.write_text(json.dumps({"recipe": "digits-small-batch", **given}))
+    return path
+
+
+def test_an_unknown_key_is_answered_with_the_near_one(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="Did you mean repeats"):
+        read_sweep(written(tmp_path, {"repeat": 3}))
+    with pytest.raises(SpecError, match=r"search\.space\.learning_rate\.base.*Did you mean"):
+        read_sweep(written(tmp_path, {"search": {"space": {"learning_rate.base": {"lo": 1, "high": 2}}}}))
+
+
+def test_a_combination_that_is_no_spec_is_refused_before_anything_runs() -> None:
+    for each, words in (({"optimizer.momentun": [0.9]}, "Did you mean momentum"), ({"optimizer.momentum": [1.5]}, "below 1")):
+        with pytest.raises(SpecError, match=words):
+            refuse_impossible(sweep(each=each), with_fields(BASE, {"optimizer.name": "sgd"}))
+    below = sweep(search={"trials": 2, "space": {"learning_rate.base": {"low": -1.0, "high": 1.0, "scale": "linear"}}})
+    with pytest.raises(SpecError, match=r"learning_rate\.base"):
+        refuse_impossible(below, BASE)
+
+
+def test_a_budget_that_cannot_hold_it_is_refused_with_numbers() -> None:
+    with pytest.raises(SpecError, match="3 groups with 4 searched and 2 repeated runs each are 18") as refused:
+        refuse_impossible(sweep(repeats=3, budget={"trials": 17}), BASE)
+    assert "Allow 18" in refused.value.hint
+    assert refuse_impossible(sweep(repeats=3, budget={"trials": 18}), BASE) == 18
+
+
+def test_fields_are_replaced_whole_and_checked() -> None:
+    changed = with_fields(BASE, {"batch.global_batch_size": 77, "optimizer.name": "lars", "ema.decay": 0.9})
+    assert changed.batch.global_batch_size == 77
+    assert changed.optimizer.name == "lars"
+    assert changed.ema is not None
+    with pytest.raises(SpecError, match="holds a value"):
+        with_fields(BASE, {"seed.more": 1})
+    assert with_fields(build_spec(BASE.model_dump(mode="json")), {}) == BASE
+
+
+def test_every_sweep_that_comes_with_the_package_can_be_run() -> None:
+    found = sorted((Path(__file__).parents[2] / "recipes" / "sweeps").glob("*.yaml"))
+    assert found
+    for path in found:
+        given = read_sweep(path)
+        assert refuse_impossible(given, base_spec(given, path.parent)) > 1
