@@ -11,7 +11,7 @@ help:
 	@echo "make test    run all tests (slow studies: make slow)"
 	@echo "make check   formatter, linter and type checker"
 	@echo "make format  let the formatter and the linter mend what they can"
-	@echo "make bench   run every benchmark and write its table to docs/results (about 45 minutes)"
+	@echo "make bench   run every benchmark and write its table to docs/results (about two hours)"
 	@echo "make clean   remove .venv and caches; runs and data stay"
 
 $(READY): pyproject.toml constraints.txt
