@@ -241,7 +241,7 @@ class TrainPlan:
         if asked == 0 or self.global_batch_size <= (self.span or 1):
             return 0
         if asked == "auto":
-            return 1 if self.global_batch_size > self.micro_batch_size else 10
+            return 1 if self.global_batch_size > self.micro_batch_size else 20
         return asked
 
     def measures_noise_at(self, step: int) -> bool:

@@ -285,7 +285,7 @@ class GradientSpec(Spec):
     """Scale the gradient down to this L2 norm if it is longer."""
     noise_every_steps: NonNegativeInt | Literal["auto"] = "auto"
     """Measure the gradient noise scale every so many steps; 0: never; "auto": 1 where the batch is
-    accumulated anyway, else 10."""
+    accumulated anyway, else 20."""
 
 
 class ReductionSpec(Spec):

@@ -19,7 +19,14 @@ NEVER = 10**15
 MEDIAN_OF = 3
 
 
-class Watch(tune.Callback):
+class _Kept:
+    """Stays in the sweep's own process: Ray Tune pickles what it is given for snapshots that nobody reads."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class Watch(_Kept, tune.Callback):
     """Follows runs by Ray Tune's ids, and writes down how each ended."""
 
     def __init__(self, ledger: Ledger, search: Search, listener: SweepListener, stop: threading.Event) -> None:
@@ -69,7 +76,7 @@ class Watch(tune.Callback):
         return "pruned" if tune_id in self._pruned and not self._stop.is_set() else "stopped"
 
 
-class NextTrials(Searcher):
+class NextTrials(_Kept, Searcher):
     """Hands out what `Search` decides."""
 
     def __init__(self, search: Search, base: TrainSpec, options: TrialOptions, watch: Watch, stop: threading.Event) -> None:
@@ -98,7 +105,7 @@ class NextTrials(Searcher):
         """See `save`."""
 
 
-class PerGroup(TrialScheduler):
+class PerGroup(_Kept, TrialScheduler):
     """Ends runs that fall behind others of their own group; a repeat, which is there to be measured, never.
 
     Across groups a large batch would look bad at equal samples, and a small one at equal seconds.

@@ -33,6 +33,8 @@ NUM_SAMPLES = 5000
 LINE_POINTS = 25
 SUBSPACE = 100
 ITERATIONS = 10
+START_ASIDE = 0.01
+"""Where the search for the largest loss begins, as a fraction of the way to a random corner of the box."""
 
 
 class Sharpness(NamedTuple):
@@ -147,7 +149,9 @@ def _largest_growth(
         highest = max(highest, value)
         return -value, -project(gradient).cpu().double().numpy()
 
-    minimize(fall, np.zeros(len(reach)), jac=True, method="L-BFGS-B", bounds=np.stack([-reach, reach], axis=1), options={"maxiter": ITERATIONS})
+    # At a minimum the gradient is zero, and the search would end where it begins.
+    aside = START_ASIDE * reach * np.random.default_rng(0).choice([-1.0, 1.0], len(reach))
+    minimize(fall, aside, jac=True, method="L-BFGS-B", bounds=np.stack([-reach, reach], axis=1), options={"maxiter": ITERATIONS})
     return 100 * (highest - here) / (1 + here)
 
 
@@ -197,6 +201,7 @@ def line(first: Solution, second: Solution, *, is_curved: bool = False, points: 
         raise InputError("RUN2", f"{second.name} has other weights than {first.name}: no line joins them.", "Give two runs of one model.")
     state = new_state(first.job)
     state.model, state.average = first.model, None
+    held = [buffer.clone() for buffer in first.model.buffers()]
     found = []
     try:
         for at in np.linspace(-1, 2, points):
@@ -207,6 +212,8 @@ def line(first: Solution, second: Solution, *, is_curved: bool = False, points: 
             found.append(LinePoint(float(at), train.loss, train.accuracy, test.loss, test.accuracy))
     finally:
         vector_to_parameters(one, _trained(first.model))
+        for buffer, value in zip(first.model.buffers(), held, strict=True):
+            buffer.copy_(value)
     return found
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import pydantic
 
 from jobs.errors import SpecError
+from jobs.planning import resolve_global_batch_size
 from jobs.spec import TrainSpec
 from jobs.spec_reader import build_spec, first_mistake, read_document, read_spec
 from tuning.spec import BATCH, MOMENTUM, RangeSpec, SweepSpec
@@ -80,14 +81,25 @@ def _smallest_batch(values: Sequence[Any]) -> int | None:
     return min((value for value in values if isinstance(value, int)), default=None)
 
 
-def refuse_impossible(sweep: SweepSpec, base: TrainSpec) -> int:
-    """How many runs the sweep has. Raises: SpecError for a combination that is no spec, or a budget it cannot fit."""
+def count_runs(sweep: SweepSpec) -> int:
+    """How many runs the sweep has."""
+    return len(groups(sweep)) * (sweep.search.num_trials() + sweep.repeats - 1)
+
+
+def refuse_impossible(sweep: SweepSpec, base: TrainSpec, num_train_samples: int | None = None) -> int:
+    """How many runs the sweep has.
+
+    Args: num_train_samples: to hold batches against; None: not known.
+    Raises: SpecError for a combination that is no spec, PlanError for a batch above the training set, SpecError for a
+        budget that cannot hold all runs.
+    """
     found = groups(sweep)
     for group in found:
         for values in _corners(group):
-            with_fields(base, {**group.fields, **values})
-    each, repeats = sweep.search.num_trials(), sweep.repeats - 1
-    total = len(found) * (each + repeats)
+            spec = with_fields(base, {**group.fields, **values})
+            if num_train_samples is not None:
+                resolve_global_batch_size(spec, num_train_samples)
+    each, repeats, total = sweep.search.num_trials(), sweep.repeats - 1, count_runs(sweep)
     if sweep.budget.trials is not None and sweep.budget.trials < total:
         raise SpecError(
             "budget.trials",

@@ -31,7 +31,7 @@ from jobs.tracking.mirror_process import MirrorProcess
 from jobs.tracking.mlflow_mirror import flat
 from tuning.ledger import BASE, SWEEP, Ledger
 from tuning.search import Search
-from tuning.space import refuse_impossible
+from tuning.space import count_runs
 from tuning.spec import SweepSpec
 from tuning.sweep_listener import SweepListener
 from tuning.trial import STOP, TrialOptions, train_trial
@@ -84,12 +84,13 @@ def run_sweep(
     asked = RayOptions(Workers(1, 1), resources.gpus_per_worker or None, resources.cpus_per_worker, address)
     (folder / STOP).unlink(missing_ok=True)
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")  # a run that is ended early finishes its step and saves
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # its tables would go to standard output, where answers go
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # ours lets runs save
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "100000")
-    with run_folder.exclusive(folder, "sweep"), Ledger(folder) as ledger, MirrorProcess(base) as mirror:
-        mirror.follow(folder, listener.on_notice)
-        with connected(asked) as ray:
+    with run_folder.exclusive(folder, "sweep"), MirrorProcess(base) as mirror:
+        with connected(asked) as ray, Ledger(folder) as ledger:
             concurrent = _max_concurrent(ray, sweep)
+            mirror.follow(folder, listener.on_notice)
             progress = _carry_out(ray, sweep, base, ledger, listener, options, concurrent)
         mirror.finish()
     return progress
@@ -137,7 +138,7 @@ def _carry_out(
             search_alg=next_trials,
             num_samples=-1,
             max_concurrent_trials=concurrent,
-            scheduler=PerGroup(sweep.early_stop, watch, stop, epoch_samples=_num_train_samples(base, options.data_dir)),
+            scheduler=PerGroup(sweep.early_stop, watch, stop, epoch_samples=num_train_samples(base, options.data_dir)),
             reuse_actors=True,
         ),
         run_config=tune.RunConfig(
@@ -154,13 +155,13 @@ def _carry_out(
         finally:
             _remove(storage)
     num_over = sum(ledger.is_over(trial) for trial in ledger.trials)
-    num_left = refuse_impossible(sweep, base) - num_over if stop.is_set() else len(ledger.trials) - num_over
+    num_left = count_runs(sweep) - num_over if stop.is_set() else len(ledger.trials) - num_over
     failures = [f"{ledger.trials[number].run_id}: {ending.why}" for number, ending in ledger.endings.items() if ending.how == "failed"]
     return SweepProgress(num_left, failures)
 
 
-def _num_train_samples(base: TrainSpec, data_dir: Path) -> int:
-    """For rungs in epochs."""
+def num_train_samples(base: TrainSpec, data_dir: Path) -> int:
+    """Of the recipe's data set. Raises: DataError."""
     from jobs.data.sources import load_dataset
 
     return len(load_dataset(base.dataset, data_dir).train)

@@ -1,6 +1,7 @@
 """largebatch sweep: many runs of one recipe, each batch searched with equal care."""
 
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -34,12 +35,12 @@ def sweep(
 
     Exit codes: 0 done, 2 bad input, 4 stopped and resumable, 1 a fault of the machine.
     """
-    from jobs.errors import SpecError
+    from jobs.errors import InputError, SpecError
     from jobs.spec import TrainSpec
     from tuning.ledger import BASE, SWEEP
     from tuning.space import base_spec, read_sweep, refuse_impossible
     from tuning.spec import SweepSpec
-    from tuning.sweep import begin_sweep
+    from tuning.sweep import begin_sweep, num_train_samples
 
     if (file is None) == (resume is None):
         raise SpecError("SWEEP.yaml", "give either a sweep's file or --resume DIR.")
@@ -54,13 +55,18 @@ def sweep(
         wanted = read_sweep(file)
         base = base_spec(wanted, file.parent)
         folder = output_dir / f"{wanted.name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
-    total = refuse_impossible(wanted, base)
+    total = refuse_impossible(wanted, base, num_train_samples(base, data_dir))
     if dry_run:
         _print_plan(wanted, total)
         return
     if resume is None:
         begin_sweep(folder, wanted, base)
-    num_left = carry_out(folder, wanted, base, total, data_dir, device, address)
+    try:
+        num_left = carry_out(folder, wanted, base, total, data_dir, device, address)
+    except InputError:
+        if resume is None:  # the machines cannot do it: as if nothing had been asked
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
     _print_results(folder, as_json)
     raise typer.Exit(4 if num_left else 0)
 

@@ -43,14 +43,7 @@ def advise(choices: Sequence[Choice], deadline_s: float | None = None, max_sampl
     ]
     standing = [choices[number] for number in frontier([(one.seconds, one.samples) for one in choices])]
     knee = _knee(standing)
-    answers.append(
-        Advice(
-            "knee",
-            knee,
-            f"of {len(standing)} choices on the frontier it loses least on both sides: {_times(knee.seconds / soonest.seconds)} the time of the "
-            f"soonest, {_times(knee.samples / cheapest.samples)} the samples of the cheapest.",
-        )
-    )
+    answers.append(Advice("knee", knee, _between(knee, soonest, cheapest, len(standing))))
     if deadline_s is not None:
         answers.append(_within(choices, f"within {deadline_s:g} s", [one for one in choices if one.seconds <= deadline_s], soonest, "samples"))
     if max_samples is not None:
@@ -62,6 +55,15 @@ def advise(choices: Sequence[Choice], deadline_s: float | None = None, max_sampl
 def _knee(standing: Sequence[Choice]) -> Choice:
     """The least product of both costs, each over its own best: the point nearest the ideal on logarithmic axes."""
     return min(standing, key=lambda one: one.seconds * one.samples)
+
+
+def _between(knee: Choice, soonest: Choice, cheapest: Choice, num_standing: int) -> str:
+    of = f"of {num_standing} choices on the frontier it loses least on both sides: "
+    if knee == soonest:
+        return f"{of}it is the soonest, at {_times(knee.samples / cheapest.samples)} the samples of the cheapest."
+    if knee == cheapest:
+        return f"{of}it is the cheapest, in {_times(knee.seconds / soonest.seconds)} the time of the soonest."
+    return f"{of}{_times(knee.seconds / soonest.seconds)} the time of the soonest, {_times(knee.samples / cheapest.samples)} the samples of the cheapest."
 
 
 def _versus(one: Choice, other: Choice, what: str, factor: float, name: str) -> str:

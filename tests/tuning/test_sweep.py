@@ -1,0 +1,184 @@
+"""Sweeps on a real Ray: killed and gone on with, stopped early, read back from MLflow, and what they refuse."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from launch_runs import Head, new_head
+
+from tuning.collect import collect, collect_experiment, ended_runs
+from tuning.ledger import Ledger
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+BATCHES = [32, 128, 512]
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    with new_head({}) as made:
+        yield made
+
+
+def sweep_file(folder: Path, **parts: Any) -> Path:
+    document = {
+        "name": "tried",
+        "recipe": "digits-small-batch",
+        "set": {"stop.epochs": 6, "stop.target_accuracy": 0.9, "stop.at_target": True, "checkpoint.every_steps": 10, "evaluation.every_epochs": 1},
+        "each": {"batch.global_batch_size": BATCHES},
+        "search": {"method": "quasi_random", "trials": 2, "space": {"learning_rate.base": {"low": 0.05, "high": 0.5, "times_batch": 0.5}}},
+        "repeats": 2,
+        "resources": {"cpus_per_worker": 1.0, "max_concurrent": 2},
+        **parts,
+    }
+    path = folder / "tried.yaml"
+    path.write_text(yaml.safe_dump(document))
+    return path
+
+
+def command(*arguments: object, head: Head | None = None) -> list[str]:
+    address = ["--address", head.address] if head else []
+    return [sys.executable, "-m", "service.cli", "sweep", *map(str, arguments), *address, "--device", "cpu"]
+
+
+def run(*arguments: object, head: Head) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*arguments, head=head), capture_output=True, text=True, timeout=200, check=False)
+
+
+def folder_of(place: Path) -> Path:
+    (found,) = place.glob("tried-*")
+    return found
+
+
+def test_a_sweep_from_file_to_answer(head: Head, tmp_path: Path) -> None:
+    done = run(sweep_file(tmp_path), "--output-dir", tmp_path / "runs", "--json", head=head)
+    assert done.returncode == 0, done.stderr[-3000:]
+    answer = json.loads(done.stdout)
+    folder = folder_of(tmp_path / "runs")
+    assert [row["global_batch_size"] for row in answer["batches"]] == BATCHES
+    assert all(row["seconds_to_target"]["num_runs"] == 2 for row in answer["batches"])
+    assert {one["question"] for one in answer["advice"]} >= {"soonest", "cheapest", "knee"}
+    ledger = Ledger(folder)
+    assert len(ledger.trials) == 9
+    assert all(ledger.is_over(trial) for trial in ledger.trials)
+    assert not (folder / ".tune").exists()
+    assert "9/9" in done.stderr
+    # MLflow, by its own client: nine children of one parent, and the same table again.
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    number = client.get_experiment_by_name("largebatch").experiment_id
+    parents = client.search_runs([number], f"tags.`largebatch.sweep` = '{folder.name}'")
+    assert [parent.info.status for parent in parents] == ["FINISHED"]
+    children = client.search_runs([number], f"tags.`mlflow.parentRunId` = '{parents[0].info.run_id}'")
+    assert sorted(child.info.run_name for child in children) == sorted(trial.run_id for trial in ledger.trials)
+    assert all(child.info.status == "FINISHED" for child in children)
+    from_folders = {row.summary.run_id: row for row in collect(ended_runs(folder))}
+    for row in collect_experiment(f"sqlite:///{folder / 'mlflow.db'}", "largebatch"):
+        other = from_folders.pop(row.summary.run_id)
+        assert row.settings == other.settings
+        assert row.summary == other.summary
+        assert [(at.step, at.samples, at.test_accuracy) for at in row.evaluations] == [
+            (at.step, at.samples, at.test_accuracy) for at in other.evaluations
+        ]
+        assert [at.training_seconds for at in row.evaluations] == pytest.approx([at.training_seconds for at in other.evaluations], abs=0.002)
+        assert (row.learning_rate, row.momentum, row.seed, row.device) == (other.learning_rate, other.momentum, other.seed, other.device)
+    assert from_folders == {}
+
+
+def test_a_killed_sweep_goes_on(head: Head, tmp_path: Path) -> None:
+    parts: dict[str, Any] = {"set": {"stop.epochs": 40, "checkpoint.every_steps": 20, "evaluation.every_epochs": 2}, "repeats": 1}
+    file = sweep_file(tmp_path, **parts)
+    sweep = subprocess.Popen(
+        command(file, "--output-dir", tmp_path / "runs", head=head), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        ends_at = time.monotonic() + 120
+        while len(list((tmp_path / "runs").glob("tried-*/*/summary.json"))) < 2:
+            assert sweep.poll() is None
+            assert time.monotonic() < ends_at
+            time.sleep(0.05)
+        sweep.send_signal(signal.SIGKILL)
+        sweep.wait()
+    finally:
+        sweep.kill()
+    folder = folder_of(tmp_path / "runs")
+    before = {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("*/summary.json")}
+    assert len(before) < 6
+    done = run("--resume", folder, head=head)
+    assert done.returncode == 0, done.stderr[-3000:]
+    ledger = Ledger(folder)
+    assert [trial.number for trial in ledger.trials] == list(range(6))
+    assert all(ledger.is_over(trial) for trial in ledger.trials)
+    assert all((folder / name / "summary.json").stat().st_mtime_ns == when for name, when in before.items()), "finished runs are kept"
+    assert all(result.summary.epochs == 40 for result in collect(ended_runs(folder)))
+
+
+def test_asha_ends_runs_within_their_group_only(head: Head, tmp_path: Path) -> None:
+    parts: dict[str, Any] = {
+        "set": {"stop.epochs": 12, "evaluation.every_epochs": 1, "stop.target_accuracy": 0.999},
+        "each": {"batch.global_batch_size": [64, 256]},
+        "search": {"method": "grid", "space": {"learning_rate.base": [0.2, 1e-5, 1e-6, 1e-7]}},
+        "early_stop": {"method": "asha", "grace": 1.0, "reduction_factor": 2.0},
+        "repeats": 1,
+    }
+    done = run(sweep_file(tmp_path, **parts), "--output-dir", tmp_path / "runs", head=head)
+    assert done.returncode == 0, done.stderr[-3000:]
+    ledger = Ledger(folder_of(tmp_path / "runs"))
+    pruned = {ledger.trials[number].fields["learning_rate.base"] for number, ending in ledger.endings.items() if ending.how == "pruned"}
+    assert pruned, done.stderr[-2000:]
+    assert 0.2 not in pruned
+    assert {ending.how for ending in ledger.endings.values()} == {"pruned"}
+
+
+def test_every_run_diverging_is_a_result(head: Head, tmp_path: Path) -> None:
+    parts: dict[str, Any] = {"search": {"method": "grid", "space": {"learning_rate.base": [1e30, 1e33]}}, "repeats": 3}
+    done = run(sweep_file(tmp_path, **parts), "--output-dir", tmp_path / "runs", head=head)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "6 of 6 runs diverged" in done.stdout
+    assert "No batch size reached the target" in done.stdout
+
+
+def test_asking_to_stop_leaves_a_sweep_that_goes_on(head: Head, tmp_path: Path) -> None:
+    parts: dict[str, Any] = {"set": {"stop.epochs": 400, "stop.target_accuracy": 0.9999}, "repeats": 1}
+    sweep = subprocess.Popen(
+        command(sweep_file(tmp_path, **parts), "--output-dir", tmp_path / "runs", head=head),
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        ends_at = time.monotonic() + 120
+        while not list((tmp_path / "runs").glob("tried-*/*/records.jsonl")):
+            assert sweep.poll() is None
+            assert time.monotonic() < ends_at
+            time.sleep(0.05)
+        sweep.send_signal(signal.SIGINT)
+        _, said = sweep.communicate(timeout=90)
+    finally:
+        sweep.kill()
+    assert sweep.returncode == 4, said
+    assert "sweep --resume" in said
+    assert os.path.isdir(folder_of(tmp_path / "runs"))
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        ({"resources": {"cpus_per_worker": 64.0}}, "a run needs 64 CPUs"),
+        ({"budget": {"trials": 3}}, "Allow 9"),
+        ({"recipe": "digits-smal-batch"}, "Did you mean digits-small-batch"),
+        ({"each": {"batch.global_batch_size": [10**6]}}, "1000000 is more than the 1437 samples"),
+    ],
+)
+def test_what_is_refused_before_anything_runs(head: Head, tmp_path: Path, parts: dict[str, Any], words: str) -> None:
+    done = run(sweep_file(tmp_path, **parts), "--output-dir", tmp_path / "runs", head=head)
+    assert done.returncode == 2, done.stderr
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").rglob("records.jsonl"))
