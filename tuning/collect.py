@@ -129,7 +129,7 @@ def _read_mlflow(client: Any, run: Any) -> RunResult | None:
     if SUMMARY_TAG not in tags:
         return None
     summary = RunSummary.model_validate_json(tags[SUMMARY_TAG])
-    samples = {metric.step: int(metric.value) for metric in client.get_metric_history(run.info.run_id, "samples_seen")}
+    samples = {metric.step: int(metric.value) for metric in client.get_metric_history(run.info.run_id, "test_samples_seen")}
     points = tuple(
         Evaluation(metric.step, samples.get(metric.step, metric.step * summary.global_batch_size), (metric.timestamp - run.info.start_time) / 1000,
                    metric.value)

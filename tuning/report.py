@@ -52,6 +52,7 @@ def write_report(folder: Path, findings: Findings, extras: Extras | None = None)
             write_png(chart, folder / f"{chart.name}.png")
     numbers = {
         **findings.as_dict(),
+        "words": [*findings.words(), *extras.words],
         "profile": None if extras.profile is None else extras.profile.model_dump(mode="json"),
         "predicted": [one._asdict() for one in extras.predicted],
         "prediction_errors": [{**one._asdict(), "error": one.error} for one in extras.misses],

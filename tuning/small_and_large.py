@@ -31,9 +31,7 @@ def small_against_large(findings: Findings, profile: Profile, sharpness: Sequenc
         ("gradient noise over signal: noise scale / batch", *(_noise(one) for one in ends)),
         ("optimisation: steps to the target", *(one.steps.text for one in ends)),
         ("optimisation: samples to the target", *(one.samples.text for one in ends)),
-        ("optimisation: train accuracy", *(one.train_accuracy.text for one in ends)),
-        ("generalisation: best test accuracy", *(one.best_accuracy.text for one in ends)),
-        *_sharpness_rows(sharpness),
+        *_solution_rows(sharpness),
     ]
     return [{"": what, f"batch {small:,}": one, f"batch {large:,}": other} for what, one, other in rows]
 
@@ -42,12 +40,20 @@ def _noise(one: Configuration) -> str:
     return "-" if one.noise_scale is None else f"{one.noise_scale / one.global_batch_size:.3g}"
 
 
-def _sharpness_rows(sharpness: Sequence[dict[str, Any]]) -> list[tuple[str, str, str]]:
+def _solution_rows(sharpness: Sequence[dict[str, Any]]) -> list[tuple[str, str, str]]:
     if len(sharpness) != 2:
         return []
-    rows = []
+    epochs = sharpness[0]["epochs"]
+    rows = [
+        _row(f"optimisation: train accuracy after {epochs:g} epochs", sharpness, "train_accuracy", ".4f"),
+        _row(f"generalisation: test accuracy after {epochs:g} epochs", sharpness, "test_accuracy", ".4f"),
+    ]
     for first, second in zip(sharpness[0]["sharpness"], sharpness[1]["sharpness"], strict=True):
         where = "full space" if first["dimensions"] is None else f"random {first['dimensions']}"
         rows.append((f"sharpness, epsilon {first['epsilon']:g}, {where}", f"{first['value']:.3g}", f"{second['value']:.3g}"))
-    rows.append(("top Hessian eigenvalue", *(f"{one['top_eigenvalue']:.3g}" for one in sharpness)))  # type: ignore[arg-type]
-    return rows
+    return [*rows, _row("top Hessian eigenvalue", sharpness, "top_eigenvalue", ".3g")]
+
+
+def _row(what: str, of: Sequence[dict[str, Any]], field: str, form: str) -> tuple[str, str, str]:
+    small, large = ("-" if one[field] is None else format(one[field], form) for one in of)
+    return what, small, large

@@ -1,6 +1,6 @@
 """A study: profile, one run and its prediction, sweep, sharpness, report; in one folder, each stage kept.
 
-    profile.json -> reference/ -> prediction.json -> sweep/ -> sharpness.json -> report/
+    profile.json -> reference/ -> prediction.json -> sweep/ -> sharpness.json -> sweep/report/
 
 A stage whose file is there is not done again, so a study that was stopped goes on with the next one. The budget is
 wall-clock seconds; what each stage may use follows from the profile, so small machines compare fewer batch sizes
@@ -22,8 +22,13 @@ from jobs.checkpoint_files import list_checkpoints
 from jobs.device import choose_device
 from jobs.errors import InputError, PlanError
 from jobs.job import Listener, prepare, run_job
+from jobs.records import RunSummary
 from jobs.run_folder import write_text
 from jobs.spec import TrainSpec
+from jobs.spec_reader import resumed_spec
+from jobs.tracking.folder_mirror import REPORT, sync_folder
+from jobs.tracking.mlflow_mirror import brief
+from tuning.analysis.configurations import Configuration
 from tuning.analysis.prediction import RULES, Predicted, compare, predict
 from tuning.analysis.step_time import Profile
 from tuning.charts import Chart, Series
@@ -33,16 +38,19 @@ from tuning.profile import profile
 from tuning.report import Extras, write_report
 from tuning.sharpness import LinePoint, Solution, epsilon_sharpness, line, load_solution, top_eigenvalue
 from tuning.small_and_large import small_against_large
+from tuning.space import with_fields
 from tuning.spec import BATCH, MOMENTUM, RangeSpec, ResourcesSpec, SearchSpec, SweepSpec
 
-STUDY, PROFILE, REFERENCE, PREDICTION, SWEEP_DIR, SHARPNESS, REPORT = (
-    "study.json", "profile.json", "reference", "prediction.json", "sweep", "sharpness.json", "report",
+STUDY, PROFILE, REFERENCE, PREDICTION, SWEEP_DIR, SHARPNESS = (
+    "study.json", "profile.json", "reference", "prediction.json", "sweep", "sharpness.json",
 )  # fmt: skip
 PROFILE_SHARE, SWEEP_SHARE = 0.08, 0.65
 OVERHEAD_PER_RUN_S = 1.5
 MOST_TRIALS, FEWEST_TRIALS, REPEATS = 12, 2, 3
 MOMENTA = (0.0, 0.9)
 BATCH_STEP = 4
+UNTUNED = 2.5
+"""How many more samples than predicted the runs of a search take, as a guess."""
 REACH = 6.0
 """Learning rates are searched from so many times below the recipe's, scaled to the batch, to so many times above."""
 
@@ -101,7 +109,13 @@ def study(spec: TrainSpec, options: StudyOptions, run_the_sweep: SweepRunner) ->
     begin(4)
     sharp = _sharpness(findings, options, device)
     begin(5)
-    return write_report(folder / REPORT, findings, _extras(findings, measured, predicted, sharp))
+    page = write_report(folder / SWEEP_DIR / REPORT, findings, _extras(findings, measured, predicted, sharp))
+    if spec.tracking.enabled:
+        try:
+            sync_folder(folder / SWEEP_DIR)
+        except Exception as error:  # MLflow raises its own, requests' and SQLAlchemy's errors
+            options.on_notice(f"MLflow does not have the report yet ({brief(error)}); `largebatch sync {folder / SWEEP_DIR}` sends it.")
+    return page
 
 
 def begin_study(folder: Path, spec: TrainSpec, budget_s: float) -> None:
@@ -156,9 +170,16 @@ def _size_sweep(spec: TrainSpec, measured: Profile, reference: RunResult, option
     budget_s = SWEEP_SHARE * options.budget_s
     has_momentum = spec.optimizer.name in {"sgd", "lars"}
 
+    noise = reference.summary.gradient_noise_scale
+    costs = reference.costs_to(target)
+
     def cost(batch: int) -> float:
-        """Seconds of one run that uses its whole budget."""
-        return epochs * measured.num_train_samples / batch * measured.seconds_per_step(batch) + OVERHEAD_PER_RUN_S
+        """Seconds that one run may be expected to take: to the target, with a rate that is not yet tuned, or to its end."""
+        samples = epochs * measured.num_train_samples
+        if spec.stop.at_target and costs is not None and noise is not None and noise > 0:
+            here = reference.summary.global_batch_size
+            samples = min(samples, UNTUNED * costs.samples * (1 + batch / noise) / (1 + here / noise))
+        return samples / batch * measured.seconds_per_step(batch) + OVERHEAD_PER_RUN_S
 
     momenta = list(MOMENTA) if has_momentum else []
     while len(batches) > 3 and _runs_within(budget_s, batches, cost, len(momenta) or 1) < FEWEST_TRIALS + REPEATS - 1:
@@ -203,15 +224,17 @@ def _epochs(spec: TrainSpec, measured: Profile, reference: RunResult) -> float:
 
 
 def _candidates(measured: Profile) -> list[int]:
-    """Batches four times apart, from where a step is no longer nearly free of work to a third of the set."""
+    """Batches four times apart, from 16 to half the training set, that one included."""
     sizes = [point.global_batch_size for point in measured.points]
-    largest = max(measured.num_train_samples // 3, min(sizes))
+    largest = max(measured.num_train_samples // 2, min(sizes))
     smallest = max(16, min(sizes))
     found = []
     batch = smallest
     while batch <= largest:
         found.append(batch)
         batch *= BATCH_STEP
+    if largest >= 2 * found[-1]:
+        found.append(largest)
     return found if len(found) >= 3 else sorted({smallest, max((smallest + largest) // 2, 1), largest})
 
 
@@ -253,8 +276,8 @@ def _sharpness(findings: Findings, options: StudyOptions, device: torch.device) 
     if path.is_file():
         found: dict[str, Any] = json.loads(path.read_text())
         return found
-    configurations = findings.best
-    small, large = configurations[0].first.summary, configurations[-1].first.summary
+    ends = findings.best[0], findings.best[-1]
+    small, large = (_trained_on(one, options, device) for one in ends)
     solutions: list[Solution] = []
     measured: dict[str, Any] = {"solutions": [], "lines": {}}
     num_samples = 2000 if options.budget_s < 600 else 5000
@@ -268,6 +291,9 @@ def _sharpness(findings: Findings, options: StudyOptions, device: torch.device) 
         measured["solutions"].append(
             {
                 "run_id": summary.run_id,
+                "test_accuracy": summary.test_accuracy,
+                "train_accuracy": summary.train_accuracy,
+                "epochs": summary.epochs,
                 "global_batch_size": summary.global_batch_size,
                 "num_samples": solution.num_samples,
                 "sharpness": [value._asdict() for value in values],
@@ -281,6 +307,18 @@ def _sharpness(findings: Findings, options: StudyOptions, device: torch.device) 
             measured["lines"][name] = [point._asdict() for point in line(*solutions, is_curved=is_curved, points=points)]
     write_text(path, json.dumps(measured, indent=2) + "\n")
     return measured
+
+
+def _trained_on(best: Configuration, options: StudyOptions, device: torch.device) -> RunSummary:
+    """A batch's best settings once more, trained to the end of the recipe's epochs whatever the target: its solution."""
+    run_dir = options.folder / f"solution-batch-{best.global_batch_size}"
+    if not (run_dir / run_folder.SUMMARY).is_file():
+        spec = with_fields(resumed_spec(Path(best.first.summary.run_dir), []), {"stop.at_target": False})
+        job = prepare(spec, device, options.data_dir)
+        run_folder.create(options.folder, run_dir.name, may_exist=True)
+        with run_folder.exclusive(run_dir, "train"):
+            run_job(job, run_dir, Listener(), resumes=bool(list_checkpoints(run_dir / run_folder.CHECKPOINTS)))
+    return RunSummary.model_validate_json((run_dir / run_folder.SUMMARY).read_text())
 
 
 def line_chart(name: str, points: list[LinePoint], small: str, large: str, caption: str) -> Chart:

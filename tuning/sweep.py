@@ -26,10 +26,13 @@ from jobs.launch.options import RayOptions, Workers
 from jobs.launch.ray_cluster import connected
 from jobs.run_folder import write_text
 from jobs.spec import TrainSpec
-from jobs.tracking.folder_mirror import PARENT
+from jobs.tracking.folder_mirror import PARENT, REPORT
 from jobs.tracking.mirror_process import MirrorProcess
 from jobs.tracking.mlflow_mirror import flat
+from tuning.collect import collect, ended_runs
+from tuning.findings import find
 from tuning.ledger import BASE, SWEEP, Ledger
+from tuning.report import write_report
 from tuning.search import Search
 from tuning.space import count_runs
 from tuning.spec import SweepSpec
@@ -92,6 +95,8 @@ def run_sweep(
             concurrent = _max_concurrent(ray, sweep)
             mirror.follow(folder, listener.on_notice)
             progress = _carry_out(ray, sweep, base, ledger, listener, options, concurrent)
+        if not progress.num_left and (ended := ended_runs(folder)):
+            write_report(folder / REPORT, find(collect(ended)))  # MLflow takes it with the runs
         mirror.finish()
     return progress
 

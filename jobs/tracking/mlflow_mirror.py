@@ -215,7 +215,9 @@ class Mirror:
             )
         elif isinstance(record, EvalRecord) and record.step > state.last_evaluation_step:
             state.last_evaluation_step = record.step
-            names = ("test_accuracy", "test_loss", "evaluation_seconds", "samples_seen")
+            names = ("test_accuracy", "test_loss", "evaluation_seconds")
+            # Under a name of its own: step records, which are sent now and then, have samples_seen at this step too.
+            yield "test_samples_seen", record.samples_seen, record.training_seconds, record.step
         else:
             return
         for name in names:

@@ -43,10 +43,15 @@ def compare(
 
 
 @app.command(epilog="Example: largebatch sync runs/digits-lamb-20260101-120000-ab12")
-def sync(run_dirs: Annotated[list[Path], typer.Argument(help="Run folders.", show_default=False)]) -> None:
+def sync(run_dirs: Annotated[list[Path], typer.Argument(help="Run folders, or a sweep's.", show_default=False)]) -> None:
     """Bring MLflow up to what the runs' journals hold, for instance after its server was down."""
+    from jobs.tracking.folder_mirror import PARENT, sync_folder
     from jobs.tracking.mlflow_mirror import sync_run
 
     for run_dir in run_dirs:
+        if (run_dir / PARENT).is_file():
+            state = sync_folder(run_dir)
+            print(f"{run_dir.name}: MLflow run {state.run_id} at {state.uri} has all its runs.")
+            continue
         state = sync_run(run_dir)
         print(f"{run_dir.name}: MLflow run {state.run_id} at {state.uri} has everything.")

@@ -59,11 +59,12 @@ def _knee(standing: Sequence[Choice]) -> Choice:
 
 def _between(knee: Choice, soonest: Choice, cheapest: Choice, num_standing: int) -> str:
     of = f"of {num_standing} choices on the frontier it loses least on both sides: "
+    time_more, samples_more = _times(knee.seconds / soonest.seconds), _times(knee.samples / cheapest.samples)
     if knee == soonest:
-        return f"{of}it is the soonest, at {_times(knee.samples / cheapest.samples)} the samples of the cheapest."
+        return f"{of}it is the soonest, at {samples_more} the samples of the cheapest."
     if knee == cheapest:
-        return f"{of}it is the cheapest, in {_times(knee.seconds / soonest.seconds)} the time of the soonest."
-    return f"{of}{_times(knee.seconds / soonest.seconds)} the time of the soonest, {_times(knee.samples / cheapest.samples)} the samples of the cheapest."
+        return f"{of}it is the cheapest, in {time_more} the time of the soonest."
+    return f"{of}{time_more} the time of the soonest, {samples_more} the samples of the cheapest."
 
 
 def _versus(one: Choice, other: Choice, what: str, factor: float, name: str) -> str:
