@@ -3,6 +3,7 @@
 plotly cannot write a picture without a browser; describing a figure once keeps both the same.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,21 +91,36 @@ def to_plotly(chart: Chart) -> Any:
             text=list(series.notes) if series.notes else None, hovertemplate="%{text}<extra></extra>" if series.notes else None,
         )  # fmt: skip
     for level, words in chart.levels:
-        figure.add_hline(y=level, line_dash="dot", line_color="#888888", annotation_text=words, annotation_position="bottom left")
+        figure.add_hline(y=level, line_dash="dot", line_color="#888888")
+        _note(figure, words, x=0, xref="x domain", y=_place(level, chart.log_y), yref="y", xanchor="left", yanchor="bottom")
     for place, words in chart.marks:
-        figure.add_vline(x=place, line_dash="dot", line_color="#888888", annotation_text=words, annotation_position="top")
+        figure.add_vline(x=place, line_dash="dot", line_color="#888888")
+        _note(figure, words, x=_place(place, chart.log_x), xref="x", y=1, yref="y domain", xanchor="left", yanchor="top", textangle=-90)
     if chart.zone is not None:
         figure.add_vrect(x0=chart.zone[0], x1=chart.zone[1], fillcolor="#888888", opacity=0.15, line_width=0)
     figure.update_layout(
         title={"text": chart.title, "font": {"size": 16}}, template="none", paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
-        xaxis={"title": chart.x_title, "type": "log" if chart.log_x else "linear", "automargin": True},
-        yaxis={"title": chart.y_title, "type": "log" if chart.log_y else "linear", "automargin": True},
+        xaxis={"title": chart.x_title, "automargin": True, **_axis(chart.log_x)},
+        yaxis={"title": chart.y_title, "automargin": True, **_axis(chart.log_y)},
         legend={"orientation": "h", "yanchor": "top", "y": -0.22, "x": 0}, margin={"l": 70, "r": 20, "t": 50, "b": 60}, font={"size": 13},
         showlegend=len(chart.series) > 1,
     )  # fmt: skip
     if chart.heat is not None:
         figure.update_layout(xaxis={"type": "category"}, yaxis={"type": "category"})
     return figure
+
+
+def _axis(is_log: bool) -> dict[str, Any]:
+    return {"type": "log", "dtick": "D2", "exponentformat": "power"} if is_log else {"type": "linear"}
+
+
+def _place(value: float, is_log: bool) -> float:
+    """Where plotly wants a note: on a logarithmic axis it takes the exponent, though lines take the value."""
+    return math.log10(value) if is_log else value
+
+
+def _note(figure: Any, words: str, **where: Any) -> None:
+    figure.add_annotation(text=words, showarrow=False, font={"size": 11}, **where)
 
 
 def write_png(chart: Chart, path: Path) -> None:

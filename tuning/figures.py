@@ -45,7 +45,7 @@ def time_to_target(findings: Findings, predicted: Sequence[tuple[float, float]] 
     series = [_measured("measured", reached, [one.seconds for one in reached])]
     if predicted:
         series.append(Series("predicted before the sweep", [b for b, _ in predicted], [s for _, s in predicted], draws="both", dash=True))
-    return _of_batch(findings, "time-to-target", f"Time to {findings.target:g} test accuracy", SECONDS, series, log_y=True)
+    return _of_batch(findings, "time-to-target", f"Time to {findings.target:g} test accuracy", "training seconds", series, log_y=True)
 
 
 def steps_and_samples(findings: Findings) -> list[Chart]:
@@ -133,7 +133,7 @@ def momentum_map(findings: Findings) -> Chart | None:
         [[_cell(one) for one in row] for row in grid], "training seconds to target",
     )  # fmt: skip
     return Chart(
-        "momentum-map", f"Momentum against batch: seconds to {findings.target:g}, learning rate tuned in each cell", BATCH, "momentum",
+        "momentum-map", f"Seconds to {findings.target:g}, learning rate tuned in each cell", BATCH, "momentum",
         heat=heat, caption=_conditions(findings.runs),
     )  # fmt: skip
 
@@ -183,7 +183,7 @@ def _of_batch(findings: Findings, name: str, title: str, y_title: str, series: S
 def _conditions(runs: Sequence[RunResult]) -> str:
     seeds = sorted({run.seed for run in runs})
     devices = ", ".join(dict.fromkeys(run.device for run in runs))
-    return f"seeds {', '.join(map(str, seeds))}; {devices}; training clock"
+    return f"seeds {', '.join(map(str, seeds))}; {devices}; training clock: evaluation, checkpoints and kernel warm-up not counted"
 
 
 def write_page(chart: Chart, path: Path) -> None:

@@ -161,7 +161,7 @@ function colours() {
 }
 for (const [name, figure] of Object.entries(figures)) {
   if (window.innerWidth < 600) figure.layout.margin = {l: 50, r: 10, t: 60, b: 50};
-  Plotly.newPlot(name, figure.data, figure.layout, {responsive: true, displaylogo: false}).then(() => Plotly.relayout(name, colours()));
+  Plotly.newPlot(name, figure.data, figure.layout, {responsive: true, displayModeBar: false}).then(() => Plotly.relayout(name, colours()));
 }
 matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => {
   for (const name of Object.keys(figures)) Plotly.relayout(name, colours());

@@ -10,7 +10,7 @@ import pydantic
 from jobs.errors import SpecError
 from jobs.planning import resolve_global_batch_size
 from jobs.spec import TrainSpec
-from jobs.spec_reader import build_spec, first_mistake, read_document, read_spec
+from jobs.spec_reader import RECIPES_DIR, build_spec, first_mistake, nearest, read_document, read_spec
 from tuning.spec import BATCH, MOMENTUM, RangeSpec, SweepSpec
 
 
@@ -22,6 +22,21 @@ class Group(NamedTuple):
     """The values of `each`."""
     space: dict[str, RangeSpec | list[Any]]
     """What is searched, ranges moved to this group's batch."""
+
+
+def sweep_paths() -> dict[str, Path]:
+    """The sweeps that come with this package, by name."""
+    return {path.stem: path for path in sorted((RECIPES_DIR / "sweeps").glob("*.yaml"))}
+
+
+def find_sweep(sweep: str) -> Path:
+    """A sweep's file, from its path or the name of one that comes with this package. Raises: SpecError."""
+    if Path(sweep).is_file():
+        return Path(sweep)
+    known = sweep_paths()
+    if sweep not in known:
+        raise SpecError("SWEEP", f"{sweep!r} is neither a file nor a sweep.", nearest(sweep, known))
+    return known[sweep]
 
 
 def read_sweep(path: Path) -> SweepSpec:

@@ -86,8 +86,8 @@ def study(spec: TrainSpec, options: StudyOptions, run_the_sweep: SweepRunner) ->
 
     Raises: InputError for a recipe that cannot be studied, or a budget that holds nothing.
     """
-    if spec.stop.target_accuracy is None:
-        raise InputError("stop.target_accuracy", "is not set, and a study compares times to it.", "Add --set stop.target_accuracy=0.95.")
+    refuse_unstudied(spec)
+    assert spec.stop.target_accuracy is not None
     folder, stages = options.folder, ["profile", "reference run and prediction", "sweep", "sharpness", "report"]
 
     def begin(number: int) -> None:
@@ -116,6 +116,12 @@ def study(spec: TrainSpec, options: StudyOptions, run_the_sweep: SweepRunner) ->
         except Exception as error:  # MLflow raises its own, requests' and SQLAlchemy's errors
             options.on_notice(f"MLflow does not have the report yet ({brief(error)}); `largebatch sync {folder / SWEEP_DIR}` sends it.")
     return page
+
+
+def refuse_unstudied(spec: TrainSpec) -> None:
+    """Raises: InputError for a recipe without a target."""
+    if spec.stop.target_accuracy is None:
+        raise InputError("stop.target_accuracy", "is not set, and a study compares times to it.", "Add --set stop.target_accuracy=0.95.")
 
 
 def begin_study(folder: Path, spec: TrainSpec, budget_s: float) -> None:

@@ -39,7 +39,7 @@ def study(
     from service.commands.sweep import carry_out
     from tuning.space import refuse_impossible
     from tuning.spec import SweepSpec
-    from tuning.study import STUDY, Stage, StudyOptions, begin_study
+    from tuning.study import STUDY, Stage, StudyOptions, begin_study, refuse_unstudied
     from tuning.study import study as carry_on
     from tuning.sweep import begin_sweep
 
@@ -53,6 +53,7 @@ def study(
     else:
         assert recipe is not None
         spec, budget_s = read_spec(recipe, overrides or []), seconds_of(budget)
+        refuse_unstudied(spec)
         folder = output_dir / f"study-{spec.name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
         begin_study(folder, spec, budget_s)
     console = Console(stderr=True)

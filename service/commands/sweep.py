@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 
-@app.command(epilog="Example: largebatch sweep recipes/sweeps/digits-batches.yaml")
-def sweep(
-    file: Annotated[Path | None, typer.Argument(metavar="SWEEP.yaml", help="What to compare and what to search.", show_default=False)] = None,
+@app.command("sweep", epilog="Example: largebatch sweep digits-batches")
+def run(
+    sweep: Annotated[str | None, typer.Argument(help="A sweep's file, or the name of one that comes along.", show_default=False)] = None,
     data_dir: DataDir = Path("data"),
     output_dir: Annotated[Path, typer.Option(help="Where the sweep's folder goes.", envvar="LARGEBATCH_OUTPUT_DIR")] = Path("runs"),
     device: Device = "auto",
@@ -38,12 +38,12 @@ def sweep(
     from jobs.errors import InputError, SpecError
     from jobs.spec import TrainSpec
     from tuning.ledger import BASE, SWEEP
-    from tuning.space import base_spec, read_sweep, refuse_impossible
+    from tuning.space import base_spec, find_sweep, read_sweep, refuse_impossible
     from tuning.spec import SweepSpec
     from tuning.sweep import begin_sweep, num_train_samples
 
-    if (file is None) == (resume is None):
-        raise SpecError("SWEEP.yaml", "give either a sweep's file or --resume DIR.")
+    if (sweep is None) == (resume is None):
+        raise SpecError("SWEEP", "give either a sweep or --resume DIR.")
     if resume is not None:
         if not (resume / SWEEP).is_file():
             raise SpecError("--resume", f"{resume} is not a sweep's folder: it has no {SWEEP}.", "Give the folder that the sweep printed.")
@@ -51,7 +51,8 @@ def sweep(
         wanted = SweepSpec.model_validate_json((folder / SWEEP).read_text())
         base = TrainSpec.model_validate_json((folder / BASE).read_text())
     else:
-        assert file is not None
+        assert sweep is not None
+        file = find_sweep(sweep)
         wanted = read_sweep(file)
         base = base_spec(wanted, file.parent)
         folder = output_dir / f"{wanted.name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"

@@ -1,0 +1,89 @@
+"""A profile of a real model on this machine, and the doors of study and profile."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from jobs.errors import LargebatchError, PlanError
+from jobs.job import prepare
+from jobs.spec_reader import read_spec
+from service.cli import app
+from tuning.profile import batch_sizes_to_profile, profile
+from tuning.study import begin_study
+
+
+def test_every_batch_size_from_one_to_the_full_set() -> None:
+    assert batch_sizes_to_profile(1437) == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 1437]
+    assert batch_sizes_to_profile(1024)[-2:] == [512, 1024]
+    assert batch_sizes_to_profile(1) == [1]
+
+
+def test_a_model_with_batch_norm_has_no_batch_of_one() -> None:
+    spec = read_spec("digits-small-batch", ["model.arguments.batch_norm=true"])
+    seen = []
+    found = profile(
+        spec, lambda one: prepare(one, torch.device("cpu"), Path("data")), [64, 1, 1437], seconds_per_batch=0.05,
+        on_point=lambda batch, done, of: seen.append((batch, done, of)),
+    )  # fmt: skip
+    assert [point.global_batch_size for point in found.points] == [64, 1437]
+    assert list(found.left_out) == [1]
+    assert seen == [(1, 0, 3), (64, 1, 3), (1437, 2, 3)]
+    for point in found.points:
+        assert point.num_steps >= 2
+        assert point.seconds_per_epoch == pytest.approx(point.seconds_per_step * 1437 / point.global_batch_size)
+        assert point.samples_per_second == pytest.approx(point.global_batch_size / point.seconds_per_step)
+    assert found.gradient_bytes == 4 * sum(p.numel() for p in prepare(spec, torch.device("cpu"), Path("data")).model.parameters())
+    assert found.seconds_per_step(64) == found.points[0].seconds_per_step
+    assert found.points[0].seconds_per_step < found.seconds_per_step(500) < found.points[1].seconds_per_step
+
+
+def test_batches_that_cannot_be_are_refused_if_none_can() -> None:
+    with pytest.raises(PlanError, match="more than the 1437"):
+        profile(read_spec("digits-small-batch"), lambda one: prepare(one, torch.device("cpu"), Path("data")), [5000])
+
+
+def test_the_command(tmp_path: Path) -> None:
+    arguments = ["profile", "digits-small-batch", "--batch-sizes", "16,256", "--seconds", "0.05", "--output", str(tmp_path / "p.json"), "--json"]
+    done = CliRunner().invoke(app, [*arguments, "--figure", str(tmp_path / "figures"), "--device", "cpu"], catch_exceptions=False)
+    assert json.loads(done.stdout) == json.loads((tmp_path / "p.json").read_text())
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"time-of-update.png", "time-of-epoch.png"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["profile", "digits-small-batch", "--batch-sizes", "a,b"], "not a list of whole numbers"),
+        (["profile", "digits-small-batch", "--batch-sizes", "0"], "below 1"),
+        (["study", "digits-small-batch", "--budget", "soon"], "not a time"),
+        (["study"], "either a recipe or --resume"),
+        (["study", "--resume", "nowhere"], "not a study's folder"),
+        (["study", "digits-lamb", "--budget", "1m"], "is not set, and a study compares times to it"),
+        (["sweep"], "either a sweep or --resume"),
+        (["sweep", "digit-batches"], "Did you mean digits-batches"),
+        (["sweep", "--resume", "nowhere"], "not a sweep's folder"),
+        (["advise"], "Give run folders"),
+        (["advise", "--experiment", "x"], "--mlflow-uri: is missing"),
+        (["scale", "runs"], "Make one: largebatch profile"),
+        (["sharpness", "nowhere"], "not a run's folder"),
+    ],
+)
+def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(LargebatchError, match=words):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_a_budget_that_holds_nothing_is_refused_with_numbers(tmp_path: Path) -> None:
+    from jobs.errors import InputError
+    from tuning.study import StudyOptions, study
+
+    spec = read_spec("digits-small-batch", ["stop.target_accuracy=0.9", "stop.epochs=2"])
+    begin_study(tmp_path / "study", spec, 0.5)
+    options = StudyOptions(tmp_path / "study", Path("data"), "cpu", 0.5, lambda stage: None, lambda text: None)
+    with pytest.raises(InputError, match="hold no sweep"):
+        study(spec, options, lambda folder, sweep, base: 0)

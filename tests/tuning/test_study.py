@@ -1,0 +1,30 @@
+"""A study for real, slow: Keskar's F1 on MNIST with a small budget. README's own study runs in the default suite."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_f1_on_mnist(tmp_path: Path, image_data_dir: Path) -> None:
+    command = [sys.executable, "-m", "service.cli", "study", str(ROOT / "recipes" / "mnist-f1.yaml"), "--budget", "6m", "--json"]
+    places = ["--data-dir", str(image_data_dir), "--output-dir", str(tmp_path)]
+    done = subprocess.run([*command, *places], capture_output=True, text=True, cwd=ROOT, env={**os.environ}, timeout=1700, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout)
+    batches = [row["global_batch_size"] for row in found["batches"]]
+    assert len(batches) >= 3
+    assert found["critical_batch"] is not None
+    # McCandlish et al. report a critical batch of about 200 averaged over training for another network on MNIST.
+    assert 20 <= found["critical_batch"]["critical_batch_size"] <= 20_000
+    (folder,) = tmp_path.glob("study-*")
+    sharp = json.loads((folder / "sharpness.json").read_text())["solutions"]
+    assert len(sharp) == 2
+    assert all(value["value"] > 0 for one in sharp for value in one["sharpness"])
