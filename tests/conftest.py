@@ -1,13 +1,35 @@
-"""What several tests need: the smallest real specs, and the real data sets where they are."""
+"""What several tests need: the smallest real specs, the real data sets where they are, and one real Ray."""
 
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from launch_runs import S3_ENVIRONMENT, Head, new_head
 
+# Before ray is imported anywhere: no token files, nothing sent.
+os.environ.update(RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0")
 ROOT = Path(__file__).resolve().parent.parent
+ON_RAY = ("tests/launch/", "tests/tuning/test_sweep.py", "tests/end_to_end/test_readme.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that start or kill Ray's processes run one after the other, beside all others (pytest -n 2 --dist loadgroup)."""
+    for item in items:
+        if item.nodeid.startswith(ON_RAY):
+            item.add_marker(pytest.mark.xdist_group("ray"))
+
+
+@pytest.fixture(scope="session")
+def head() -> Iterator[Head]:
+    """One Ray head with its dashboard, on free ports, in a folder of its own, for all tests that do not break it."""
+    with new_head(S3_ENVIRONMENT) as made:
+        yield made
+
+
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
 

@@ -152,7 +152,8 @@ def write_png(chart: Chart, path: Path) -> None:
         axes.axvspan(*chart.zone, color="grey", alpha=0.15)
     axes.set(title=chart.title, xlabel=chart.x_title, ylabel=chart.y_title)
     if chart.heat is None:
-        axes.set(xscale="log" if chart.log_x else "linear", yscale="log" if chart.log_y else "linear")
+        is_empty = not any(len(series.x) for series in chart.series)  # matplotlib takes no logarithm of nothing
+        axes.set(xscale="log" if chart.log_x and not is_empty else "linear", yscale="log" if chart.log_y and not is_empty else "linear")
         axes.grid(alpha=0.3)
     if len(chart.series) > 1:
         axes.legend(fontsize="small")

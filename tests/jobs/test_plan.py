@@ -310,7 +310,7 @@ def test_ten_tenths_are_ten_evaluations_an_epoch() -> None:
     ("batch", "micro", "norm", "asked", "steps"),
     [
         (64, 16, False, "auto", 1),  # accumulated anyway: free
-        (64, 64, False, "auto", 10),
+        (64, 64, False, "auto", 20),
         (64, 64, False, 3, 3),
         (64, 16, False, 0, 0),
         (64, 64, True, "auto", 0),  # one batch-norm group cannot be split

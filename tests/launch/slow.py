@@ -6,7 +6,7 @@ from torch import nn
 
 from jobs.models.table import OURS
 
-PASS_S = 0.03
+PASS_S = 0.02
 
 
 def build(num_classes: int, **arguments: object) -> nn.Module:

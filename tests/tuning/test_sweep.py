@@ -6,25 +6,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from launch_runs import Head, new_head
+from launch_runs import Head
 
 from tuning.collect import collect, collect_experiment, ended_runs
 from tuning.ledger import Ledger
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 BATCHES = [32, 128, 512]
-
-
-@pytest.fixture(scope="module")
-def head() -> Iterator[Head]:
-    with new_head({}) as made:
-        yield made
 
 
 def sweep_file(folder: Path, **parts: Any) -> Path:
