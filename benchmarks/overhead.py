@@ -28,8 +28,8 @@ from jobs.tracking.journal import Journal
 from jobs.tracking.mirror_process import MirrorProcess
 
 BATCH = 256
-BLOCK = 30
-"""Steps; three of them measure the noise scale."""
+BLOCK = 40
+"""Steps; two of them measure the noise scale."""
 WITHOUT_JOURNAL = """
 import jobs.job
 class NoJournal(jobs.job.Journal):
@@ -103,7 +103,7 @@ def main() -> None:
     arguments = parser(__doc__, repetitions=7)
     arguments.add_argument("--data-dir", type=Path, default=Path("data"))
     arguments.add_argument("--steps", type=int, default=700, help="optimizer steps of one run")
-    arguments.add_argument("--blocks", type=int, default=100, help="blocks of 30 steps on each side within one run")
+    arguments.add_argument("--blocks", type=int, default=100, help="blocks of 40 steps on each side within one run")
     given = arguments.parse_args()
     walls: dict[str, list[float]] = {"on": [], "off": []}
 
@@ -143,7 +143,7 @@ def main() -> None:
         )
     ]
     notes = [
-        f"F1 on MNIST, batch {BATCH}, {given.steps} steps a run. On: journal, MLflow mirror (SQLite), noise scale every tenth step. Off: none.",
+        f"F1 on MNIST, batch {BATCH}, {given.steps} steps a run. On: journal, MLflow mirror (SQLite), noise scale every twentieth step. Off: none.",
         f"Blocks: {given.blocks} of {BLOCK} steps on each side, every second one first on; in a block that is off the mirror is stopped (SIGSTOP),"
         f" nothing is journalled and no noise measured. The mean over blocks is known to {_error(blocks):.3f} (standard error).",
         "Target: at most 2 % of training time. Wall: the job from beginning to end but for evaluation, so journal, checkpoint and warm-up are in it.",

@@ -182,7 +182,7 @@ def main() -> None:
     rows = [_row(batch, given.data_dir, given.repetitions) for batch in given.batches]
     notes = [
         "One epoch is one measurement; the last short batch is dropped.",
-        "ours: the training loop with order, selection, normalisation, loss, gradient norm, noise scale every tenth step, and the journal's line;"
+        "ours: the training loop with order, selection, normalisation, loss, gradient norm, noise scale every twentieth step, and the journal's line;"
         " wall seconds, not the training clock.",
         "limit: plain torch on one ready batch, split into micro-batches like ours at the same steps, learning rate 0.",
         f"loader: torchvision MNIST, ToTensor, Normalize, DataLoader with {LOADER_PROCESSES} processes, whole batches; its processes start with"

@@ -70,10 +70,10 @@ def document(**parts: Any) -> dict[str, Any]:
     }
 
 
-def slow_document(**parts: Any) -> dict[str, Any]:
-    """The same run, in ten seconds instead of one: told of once a second, it can still be acted on in the middle."""
+def slow_document(until: Path, **parts: Any) -> dict[str, Any]:
+    """The same run, slow until the file `until` is there: told of once a second, it can still be acted on in the middle."""
     given = document(**parts)
-    return {**given, "model": {"entry_point": "slow:build", "arguments": given["model"]["arguments"]}}
+    return {**given, "model": {"entry_point": "slow:build", "arguments": {**given["model"]["arguments"], "until": str(until)}}}
 
 
 class Watcher:

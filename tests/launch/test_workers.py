@@ -78,10 +78,11 @@ def test_a_killed_worker_leaves_the_same_run(head: Head, undisturbed: Path, tmp_
 
     def kill() -> None:
         runs.kill_a_worker()
+        (tmp_path / "acted").touch()
         killed.append(time.monotonic())
 
     watcher = runs.Watcher(15, kill)
-    runs.train(tmp_path, head.address, TWO, runs.slow_document(), watcher)
+    runs.train(tmp_path, head.address, TWO, runs.slow_document(tmp_path / "acted"), watcher)
     assert len(killed) == 1
     found = runs.starts(tmp_path / "run")
     assert [record.world_size for record in found] == [2, 2]
@@ -95,8 +96,13 @@ def test_a_killed_worker_leaves_the_same_run(head: Head, undisturbed: Path, tmp_
 
 
 def test_sigterm_saves_and_is_no_failure(head: Head, undisturbed: Path, tmp_path: Path) -> None:
-    given = runs.slow_document(checkpoint={"every_seconds": None, "best": False, "keep": 99})
-    watcher = runs.Watcher(15, lambda: runs.kill_a_worker(signal.SIGTERM))
+    given = runs.slow_document(tmp_path / "acted", checkpoint={"every_seconds": None, "best": False, "keep": 99})
+
+    def end() -> None:
+        runs.kill_a_worker(signal.SIGTERM)
+        (tmp_path / "acted").touch()
+
+    watcher = runs.Watcher(15, end)
     summary = runs.train(tmp_path, head.address, TWO, given, watcher, max_failures=0)
     assert summary.outcome is Outcome.COMPLETED, "preemptions are not counted as failures"
     found = runs.starts(tmp_path / "run")
@@ -113,9 +119,10 @@ def test_a_run_that_keeps_failing_ends_with_the_first_real_error(head: Head, tmp
 
 
 def test_asking_to_stop_ends_resumably(head: Head, undisturbed: Path, tmp_path: Path) -> None:
-    watcher, slow = runs.Watcher(), runs.slow_document()
+    watcher, slow = runs.Watcher(), runs.slow_document(tmp_path / "acted")
     watcher._at_step, watcher._act = 5, watcher.stops.set
     summary = runs.train(tmp_path, head.address, TWO, slow, watcher)
+    (tmp_path / "acted").touch()
     assert summary.outcome is Outcome.STOPPED
     assert 5 <= summary.steps < runs.STEPS
     summary = runs.train(tmp_path, head.address, TWO, slow)
@@ -127,7 +134,7 @@ def test_asking_to_stop_ends_resumably(head: Head, undisturbed: Path, tmp_path: 
 
 
 def test_a_driver_that_is_killed_is_started_again(head: Head, undisturbed: Path, tmp_path: Path) -> None:
-    environment = {**os.environ, "RAY_ADDRESS": head.address, "SPEC": json.dumps(runs.slow_document())}
+    environment = {**os.environ, "RAY_ADDRESS": head.address, "SPEC": json.dumps(runs.slow_document(tmp_path / "acted"))}
     command = [sys.executable, "-m", "jobs.launch.supervise", "env:SPEC", "--workers", "2", "--cpus-per-worker", "0.5", "--run-id", "run"]
     supervisor = subprocess.Popen(
         [*command, "--output-dir", str(tmp_path), "--data-dir", "data", "--device", "cpu"], env=environment, stdout=subprocess.PIPE, text=True
@@ -141,6 +148,7 @@ def test_a_driver_that_is_killed_is_started_again(head: Head, undisturbed: Path,
             time.sleep(0.05)
         (driver,) = [pid for pid in _children(supervisor.pid) if b"jobs" in Path(f"/proc/{pid}/cmdline").read_bytes()]
         os.kill(driver, signal.SIGKILL)
+        (tmp_path / "acted").touch()
         output, _ = supervisor.communicate(timeout=120)
     finally:
         supervisor.kill()
