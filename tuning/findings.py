@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from rich.table import Table
 
 from jobs.errors import InputError
+from jobs.records import Outcome
 from tuning.analysis.advice import Advice, Choice, advise
 from tuning.analysis.configurations import Configuration, Setting, best_of_each_batch, common_target, configurations, settings_of
 from tuning.analysis.critical_batch import CriticalBatch, fit_critical_batch
@@ -175,16 +176,17 @@ def find(runs: Sequence[RunResult], target: float | None = None, *, deadline_s: 
     Args: target: test accuracy; default the one that most runs were given, else what every batch size reached.
     Raises: InputError if there is nothing to analyse.
     """
-    if not runs:
+    whole = [run for run in runs if run.summary.outcome is not Outcome.STOPPED]
+    if not whole:
         raise InputError("runs", "there is no run that has ended.", "Wait for one, or run `largebatch sweep`.")
-    by_setting = settings_of(runs)
+    by_setting = settings_of(whole)
     setting, chosen = next(iter(by_setting.items()))
     others = {other: len(members) for other, members in by_setting.items() if other != setting}
     wanted = target if target is not None else common_target(chosen)
     is_chosen = wanted is None
     if wanted is None:
         wanted = _reached_by_all(chosen)
-    missing = []
+    missing = [f"Left out: {len(runs) - len(whole)} runs that were ended early."] if len(whole) < len(runs) else []
     num_batches = len({run.summary.global_batch_size for run in chosen})
     if num_batches < 3:
         missing.append(f"For a critical batch size at least three batch sizes are needed; there are {num_batches}.")

@@ -43,12 +43,13 @@ class FolderMirror:
             if not mirror.state.is_complete or mirror.has_news():
                 mirror.catch_up()
 
-    def finish(self, is_over: bool) -> None:
-        """Everything once more, the report's files, and the parent's end."""
+    def finish(self) -> None:
+        """Everything once more, and the parent's end: with a report it is finished, without one it will go on."""
         self.catch_up()
         for mirror in self._mirrors.values():
             mirror.mark_killed()
-        if (self.folder / REPORT).is_dir():
+        is_over = (self.folder / REPORT).is_dir()
+        if is_over:
             self._client.log_artifacts(self.state.run_id, str(self.folder / REPORT), REPORT)
         self._client.set_terminated(self.state.run_id, "FINISHED" if is_over else "KILLED")
 
@@ -77,5 +78,5 @@ def sync_folder(folder: Path) -> MirrorState:
     """Bring MLflow up to all runs of a folder, and its report. Raises: whatever MLflow raises."""
     with run_folder.exclusive(folder, "mirror"):
         mirror = FolderMirror(folder)
-        mirror.finish(is_over=True)
+        mirror.finish()
         return mirror.state

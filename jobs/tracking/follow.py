@@ -74,7 +74,7 @@ def follow_all(folder: Path) -> None:
     while not over:
         over = _input_ends_within(RETRY_S if is_away else POLL_ALL_S)
         try:
-            mirror.finish(is_over=True) if over else mirror.catch_up()
+            mirror.finish() if over else mirror.catch_up()
             if is_away:
                 _say(f"MLflow at {mirror.uri} answers again and has everything so far.")
             is_away = False

@@ -1,5 +1,6 @@
 """largebatch sweep: many runs of one recipe, each batch searched with equal care."""
 
+import contextlib
 import json
 import shutil
 import time
@@ -65,10 +66,11 @@ def run(
     try:
         num_left = carry_out(folder, wanted, base, total, data_dir, device, address)
     except InputError:
-        if resume is None:  # the machines cannot do it: as if nothing had been asked
+        if resume is None and not list(folder.glob("*/records.jsonl")):  # the machines cannot do it: as if nothing had been asked
             shutil.rmtree(folder, ignore_errors=True)
         raise
-    _print_results(folder, as_json)
+    with contextlib.suppress(InputError) if num_left else contextlib.nullcontext():  # stopped before any run had ended
+        _print_results(folder, as_json)
     raise typer.Exit(4 if num_left else 0)
 
 

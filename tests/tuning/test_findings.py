@@ -6,6 +6,7 @@ import pytest
 from made_runs import CRITICAL, MIN_SAMPLES, RATE, STEP_S, TARGET, made_run
 
 from jobs.errors import InputError
+from jobs.records import Outcome
 from tuning.analysis.configurations import best_of_each_batch, configurations
 from tuning.analysis.prediction import compare, predict
 from tuning.analysis.step_time import Profile, ProfilePoint
@@ -73,6 +74,16 @@ def test_no_target_given_is_what_every_batch_reached() -> None:
     assert found.target == pytest.approx(0.91)
     assert found.target_is_chosen
     assert "none was given" in found.what_is_sought
+
+
+def test_runs_that_were_ended_early_are_said_and_left_out() -> None:
+    early = made_run(64)
+    early = early.__class__(**{**early.__dict__, "summary": early.summary.model_copy(update={"outcome": Outcome.STOPPED})})
+    found = find([*RUNS, early])
+    assert [one.global_batch_size for one in found.best] == BATCHES
+    assert any("1 runs that were ended early" in line for line in found.words())
+    with pytest.raises(InputError, match="no run that has ended"):
+        find([early])
 
 
 def test_no_runs() -> None:
