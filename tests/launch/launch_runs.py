@@ -143,7 +143,15 @@ def worker_pids() -> list[int]:
                 continue
             if command.startswith(b"ray::") and b"Worker" in command and b"Controller" not in command:
                 found.append(int(entry.name))
-    return sorted(found, key=lambda pid: os.stat(f"/proc/{pid}").st_ctime)
+    return sorted(found, key=_started_at)
+
+
+def _started_at(pid: int) -> int:
+    """In clock ticks since the machine began; a process that is gone by now is oldest."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except (OSError, IndexError):
+        return 0
 
 
 def kill_a_worker(number: signal.Signals = signal.SIGKILL) -> None:
