@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from jobs.run_folder import storage_errors
+
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#777777")
 """After Okabe and Ito: colour-blind readers can tell them apart; the last reads on light and on dark."""
 
@@ -160,6 +162,14 @@ def write_png(chart: Chart, path: Path) -> None:
     if chart.caption:
         figure.supxlabel(chart.caption, fontsize=7, color="grey")
     figure.savefig(path, dpi=130)
+
+
+def write_pngs(charts: Sequence[Chart], folder: Path) -> None:
+    """A picture of each, under its name. Raises: StorageError."""
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for chart in charts:
+            write_png(chart, folder / f"{chart.name}.png")
 
 
 def _draw_heat(figure: Any, axes: Any, heat: Heat) -> None:

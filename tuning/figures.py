@@ -9,6 +9,7 @@ import numpy as np
 from jobs import run_folder
 from tuning.analysis.configurations import Configuration
 from tuning.analysis.intervals import Spread
+from tuning.analysis.line_point import LinePoint
 from tuning.analysis.regimes import edges
 from tuning.analysis.step_time import Profile
 from tuning.charts import Chart, Heat, Series, to_plotly, write_png
@@ -162,6 +163,18 @@ def profile_charts(profile: Profile) -> list[Chart]:
         caption=caption, log_x=True, log_y=True, marks=marks,
     )  # fmt: skip
     return [update, epoch]
+
+
+def line_chart(name: str, points: Sequence[LinePoint], small: str, large: str, caption: str) -> Chart:
+    """Loss and accuracy on the way from one solution to the other."""
+    at = [point.at for point in points]
+    return Chart(
+        f"line-{name}", f"Along the {name} line between two solutions", f"0: {small}; 1: {large}", "loss, and error (1 - accuracy)",
+        [Series("train loss", at, [p.train_loss for p in points]), Series("test loss", at, [p.test_loss for p in points]),
+         Series("train error", at, [1 - p.train_accuracy for p in points], dash=True, colour=0),
+         Series("test error", at, [1 - p.test_accuracy for p in points], dash=True, colour=1)],
+        caption=caption, marks=[(0.0, small), (1.0, large)],
+    )  # fmt: skip
 
 
 def _measured(name: str, of: Sequence[Configuration], spreads: Sequence[Spread]) -> Series:

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.run_folder import storage_errors, write_text
+from jobs.run_folder import write_text
 from tuning.analysis.prediction import Miss, Predicted
 from tuning.analysis.step_time import Profile
-from tuning.charts import Chart, to_plotly, write_png
+from tuning.charts import Chart, to_plotly, write_pngs
 from tuning.figures import (
     accuracy_curves,
     accuracy_of_batch,
@@ -46,10 +46,7 @@ def write_report(folder: Path, findings: Findings, extras: Extras | None = None)
     """Write the report into `folder`. Returns the page. Raises: StorageError."""
     extras = extras or Extras()
     charts = charts_of(findings, extras)
-    with storage_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        for chart in charts:
-            write_png(chart, folder / f"{chart.name}.png")
+    write_pngs(charts, folder)
     numbers = {
         **findings.as_dict(),
         "words": [*findings.words(), *extras.words],

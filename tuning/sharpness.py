@@ -26,6 +26,7 @@ from jobs.job import Prepared, evaluation_batches, new_state, prepare
 from jobs.models.ghost_batch_norm import GhostBatchNorm
 from jobs.plan import Slice
 from jobs.spec_reader import resumed_spec
+from tuning.analysis.line_point import LinePoint
 
 Vector = NDArray[np.float64]
 CHUNK = 1000
@@ -95,6 +96,8 @@ class Solution:
 
 def load_solution(run_dir: Path, device: torch.device, data_dir: Path, num_samples: int = NUM_SAMPLES) -> Solution:
     """A run's newest checkpoint as a function. Raises: CheckpointError for a folder without one; DataError."""
+    if not (run_dir / run_folder.SPEC).is_file():
+        raise InputError("RUN", f"{run_dir} is not a run's folder: it has no {run_folder.SPEC}.", "Give the folder that the run printed.")
     spec = resumed_spec(run_dir, [])
     loaded = checkpoints.load_newest(run_dir / run_folder.CHECKPOINTS, device, lambda text: None)
     job = prepare(spec, device, data_dir)
@@ -177,17 +180,6 @@ def top_eigenvalue(solution: Solution, tolerance: float = 0.01) -> float:
         return float(eigsh(operator, k=1, which="LA", tol=tolerance, v0=start, maxiter=100, return_eigenvectors=False)[0])
     except ArpackNoConvergence as error:
         raise InputError("--eigenvalue", "Lanczos did not converge in 100 rounds.", "Use more samples, or leave it out.") from error
-
-
-class LinePoint(NamedTuple):
-    """One place on the way from one solution to another."""
-
-    at: float
-    """0: the first; 1: the second."""
-    train_loss: float
-    train_accuracy: float
-    test_loss: float
-    test_accuracy: float
 
 
 def line(first: Solution, second: Solution, *, is_curved: bool = False, points: int = LINE_POINTS) -> list[LinePoint]:

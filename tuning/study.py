@@ -29,30 +29,24 @@ from jobs.spec_reader import resumed_spec
 from jobs.tracking.folder_mirror import REPORT, sync_folder
 from jobs.tracking.mlflow_mirror import brief
 from tuning.analysis.configurations import Configuration
-from tuning.analysis.prediction import RULES, Predicted, compare, predict
+from tuning.analysis.line_point import LinePoint
+from tuning.analysis.prediction import Predicted, compare, predict
 from tuning.analysis.step_time import Profile
-from tuning.charts import Chart, Series
 from tuning.collect import RunResult, collect, ended_runs
+from tuning.figures import line_chart
 from tuning.findings import Findings, find
 from tuning.profile import profile
 from tuning.report import Extras, write_report
-from tuning.sharpness import LinePoint, Solution, epsilon_sharpness, line, load_solution, top_eigenvalue
+from tuning.sharpness import Solution, epsilon_sharpness, line, load_solution, top_eigenvalue
+from tuning.sizing import in_words, size_sweep
 from tuning.small_and_large import small_against_large
 from tuning.space import with_fields
-from tuning.spec import BATCH, MOMENTUM, RangeSpec, ResourcesSpec, SearchSpec, SweepSpec
+from tuning.spec import BATCH, ResourcesSpec, SweepSpec
 
 STUDY, PROFILE, REFERENCE, PREDICTION, SWEEP_DIR, SHARPNESS = (
     "study.json", "profile.json", "reference", "prediction.json", "sweep", "sharpness.json",
 )  # fmt: skip
-PROFILE_SHARE, SWEEP_SHARE = 0.08, 0.65
-OVERHEAD_PER_RUN_S = 1.5
-MOST_TRIALS, FEWEST_TRIALS, REPEATS = 12, 2, 3
-MOMENTA = (0.0, 0.9)
-BATCH_STEP = 4
-UNTUNED = 2.5
-"""How many more samples than predicted the runs of a search take, as a guess."""
-REACH = 6.0
-"""Learning rates are searched from so many times below the recipe's, scaled to the batch, to so many times above."""
+PROFILE_SHARE = 0.08
 
 
 class Stage(NamedTuple):
@@ -98,12 +92,11 @@ def study(spec: TrainSpec, options: StudyOptions, run_the_sweep: SweepRunner) ->
     measured = _profile(spec, options, device)
     begin(2)
     reference = _reference(spec, options, device)
-    sweep = _size_sweep(spec, measured, reference, options)
+    sweep = _sweep(spec, measured, reference, options)
     predicted = _predict(folder, reference, measured, spec.stop.target_accuracy, [int(b) for b in sweep.each[BATCH] if isinstance(b, int)])
     begin(3)
-    for sentence in _sizes_in_words(sweep):
-        options.on_notice(sentence)
-    if run_the_sweep(folder / SWEEP_DIR, sweep, spec):
+    options.on_notice(in_words(sweep))
+    if run_the_sweep(folder / SWEEP_DIR, sweep, with_fields(spec, sweep.set)):
         return None
     findings = find(collect(ended_runs(folder / SWEEP_DIR)), spec.stop.target_accuracy)
     begin(4)
@@ -164,101 +157,19 @@ def _reference(spec: TrainSpec, options: StudyOptions, device: torch.device) -> 
     return collect([run_dir])[0]
 
 
-def _size_sweep(spec: TrainSpec, measured: Profile, reference: RunResult, options: StudyOptions) -> SweepSpec:
-    """As many batch sizes, momenta and trials as the budget holds, the same for every batch."""
-    target = spec.stop.target_accuracy
-    assert target is not None
+def _sweep(spec: TrainSpec, measured: Profile, reference: RunResult, options: StudyOptions) -> SweepSpec:
     path = options.folder / "sweep.json"
     if path.is_file():
         return SweepSpec.model_validate_json(path.read_text())
-    epochs = _epochs(spec, measured, reference)
-    batches = _candidates(measured)
-    budget_s = SWEEP_SHARE * options.budget_s
-    has_momentum = spec.optimizer.name in {"sgd", "lars"}
-
-    noise = reference.summary.gradient_noise_scale
-    costs = reference.costs_to(target)
-
-    def cost(batch: int) -> float:
-        """Seconds that one run may be expected to take: to the target, with a rate that is not yet tuned, or to its end."""
-        samples = epochs * measured.num_train_samples
-        if spec.stop.at_target and costs is not None and noise is not None and noise > 0:
-            here = reference.summary.global_batch_size
-            samples = min(samples, UNTUNED * costs.samples * (1 + batch / noise) / (1 + here / noise))
-        return samples / batch * measured.seconds_per_step(batch) + OVERHEAD_PER_RUN_S
-
-    momenta = list(MOMENTA) if has_momentum else []
-    while len(batches) > 3 and _runs_within(budget_s, batches, cost, len(momenta) or 1) < FEWEST_TRIALS + REPEATS - 1:
-        if len(momenta) > 1 and len(batches) <= 4:
-            momenta = [spec.optimizer.momentum]
-        else:
-            batches = batches[1:]  # on one machine the smallest batch costs most
-    runs = _runs_within(budget_s, batches, cost, len(momenta) or 1)
-    if runs < 1:
-        needed = sum(map(cost, batches)) * max(len(momenta), 1) / SWEEP_SHARE
-        raise InputError("--budget", f"{options.budget_s:g} s hold no sweep of this recipe; one run at each of {len(batches)} batch sizes needs "
-                         f"about {needed:,.0f} s.", f"Use --budget {int(needed / 60) + 1}m.")  # fmt: skip
-    repeats = min(REPEATS, max(runs - 1, 1))
-    trials = min(max(runs - (repeats - 1), 1), MOST_TRIALS)
-    smallest = min(batches)
-    here, power = reference.summary.global_batch_size, 0.5
-    rate = reference.learning_rate * (smallest / here) ** power
-    momentum = spec.optimizer.momentum if has_momentum else 0.0
-    centre = rate / (1 - momentum) if has_momentum else rate
-    sweep = SweepSpec(
-        name="sweep",
-        recipe=spec.name,
-        set={"stop.epochs": epochs},
-        each={BATCH: [*batches], **({MOMENTUM: [*momenta]} if momenta else {})},
-        search=SearchSpec(
-            trials=trials,
-            space={"learning_rate.base": RangeSpec(low=centre / REACH, high=centre * REACH, times_batch=power, is_effective=bool(momenta))},
-        ),
-        repeats=repeats,
-        resources=_resources(options.device),
-    )
+    sweep = size_sweep(spec, measured, reference, options.budget_s, _resources(options.device))
     write_text(path, sweep.model_dump_json(indent=2) + "\n")
     return sweep
-
-
-def _epochs(spec: TrainSpec, measured: Profile, reference: RunResult) -> float:
-    """The recipe's own; for a large batch that needs more samples twice of it, so that a miss is one."""
-    epochs = spec.stop.epochs
-    if epochs is None:
-        epochs = reference.summary.samples_seen / measured.num_train_samples
-    return float(epochs)
-
-
-def _candidates(measured: Profile) -> list[int]:
-    """Batches four times apart, from 16 to half the training set, that one included."""
-    sizes = [point.global_batch_size for point in measured.points]
-    largest = max(measured.num_train_samples // 2, min(sizes))
-    smallest = max(16, min(sizes))
-    found = []
-    batch = smallest
-    while batch <= largest:
-        found.append(batch)
-        batch *= BATCH_STEP
-    if largest >= 2 * found[-1]:
-        found.append(largest)
-    return found if len(found) >= 3 else sorted({smallest, max((smallest + largest) // 2, 1), largest})
-
-
-def _runs_within(budget_s: float, batches: list[int], cost: Callable[[int], float], num_momenta: int) -> int:
-    """How many runs of every batch and momentum fit."""
-    return int(budget_s / (sum(map(cost, batches)) * num_momenta))
 
 
 def _resources(device: str) -> ResourcesSpec:
     """One run at a time with the whole machine, as it was profiled: nothing slows another's clock."""
     has_gpu = device != "cpu" and torch.cuda.is_available()
     return ResourcesSpec(cpus_per_worker=float(os.cpu_count() or 1), gpus_per_worker=1.0 if has_gpu else 0.0, max_concurrent=1)
-
-
-def _sizes_in_words(sweep: SweepSpec) -> list[str]:
-    batches = ", ".join(f"{batch:,}" for batch in sweep.each[BATCH] if isinstance(batch, int))
-    momenta = f", momentum {' and '.join(f'{m:g}' for m in sweep.each[MOMENTUM] if isinstance(m, float))}" if MOMENTUM in sweep.each else ""
-    return [f"Batch sizes {batches}{momenta}: {sweep.search.num_trials()} learning rates each, the best with {sweep.repeats} seeds."]
 
 
 def _predict(folder: Path, reference: RunResult, measured: Profile, target: float, batches: list[int]) -> list[Predicted]:
@@ -327,18 +238,6 @@ def _trained_on(best: Configuration, options: StudyOptions, device: torch.device
     return RunSummary.model_validate_json((run_dir / run_folder.SUMMARY).read_text())
 
 
-def line_chart(name: str, points: list[LinePoint], small: str, large: str, caption: str) -> Chart:
-    """Loss and accuracy on the way from one solution to the other."""
-    at = [point.at for point in points]
-    return Chart(
-        f"line-{name}", f"Along the {name} line between two solutions", f"0: {small}; 1: {large}", "loss, and error (1 - accuracy)",
-        [Series("train loss", at, [p.train_loss for p in points]), Series("test loss", at, [p.test_loss for p in points]),
-         Series("train error", at, [1 - p.train_accuracy for p in points], dash=True, colour=0),
-         Series("test error", at, [1 - p.test_accuracy for p in points], dash=True, colour=1)],
-        caption=caption, marks=[(0.0, small), (1.0, large)],
-    )  # fmt: skip
-
-
 def _extras(findings: Findings, measured: Profile, predicted: list[Predicted], sharp: dict[str, Any]) -> Extras:
     seconds = {one.global_batch_size: one.seconds.median for one in findings.best if one.seconds.median is not None}
     misses = compare(predicted, seconds)
@@ -357,6 +256,3 @@ def _extras(findings: Findings, measured: Profile, predicted: list[Predicted], s
         words.append("Nothing was predicted before the sweep: the recipe's own run did not reach the target, or measured no noise scale.")
     table = small_against_large(findings, measured, sharp["solutions"])
     return Extras(measured, predicted, misses, charts, [("Small batch against large batch", table)] if table else [], words)
-
-
-__all__ = ["RULES", "Stage", "StudyOptions", "begin_study", "study"]

@@ -6,10 +6,10 @@ Ray Tune's own snapshots are not used: the ledger and the run folders hold every
 goes on by being asked what is left. docs/decisions/009 says why.
 """
 
-import contextlib
 import json
 import logging
 import os
+import shutil
 import signal
 import threading
 import time
@@ -17,13 +17,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from jobs import run_folder
 from jobs.errors import FaultError, InputError
 from jobs.launch.options import RayOptions, Workers
 from jobs.launch.ray_cluster import connected
+from jobs.launch.stop_requests import stop_requests
 from jobs.run_folder import write_text
 from jobs.spec import TrainSpec
 from jobs.tracking.folder_mirror import PARENT, REPORT
@@ -158,7 +158,7 @@ def _carry_out(
                 raise
             raise FaultError("ray", f"the sweep broke off: {error}.", f"Go on with: largebatch sweep --resume {options.folder}") from error
         finally:
-            _remove(storage)
+            shutil.rmtree(storage, ignore_errors=True)
     num_over = sum(ledger.is_over(trial) for trial in ledger.trials)
     num_left = count_runs(sweep) - num_over if stop.is_set() else len(ledger.trials) - num_over
     failures = [f"{ledger.trials[number].run_id}: {ending.why}" for number, ending in ledger.endings.items() if ending.how == "failed"]
@@ -176,24 +176,12 @@ def num_train_samples(base: TrainSpec, data_dir: Path) -> int:
 def _stop_requests(folder: Path, stop: threading.Event, listener: SweepListener) -> Iterator[None]:
     """Ctrl-C and SIGTERM: no run begins any more, those under way are left at their newest checkpoint."""
 
-    def ask(number: int, frame: FrameType | None) -> None:
-        if stop.is_set():
+    def ask(number: signal.Signals, is_impatient: bool) -> None:
+        if is_impatient:
             raise KeyboardInterrupt
         stop.set()
         (folder / STOP).touch()
-        listener.on_notice(f"{signal.Signals(number).name}: no further run begins; those under way stop. Once more leaves at once.")
+        listener.on_notice(f"{number.name}: no further run begins; those under way stop. Once more leaves at once.")
 
-    is_main = threading.current_thread() is threading.main_thread()
-    previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM) if is_main}
-    try:
+    with stop_requests(ask):
         yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-def _remove(folder: Path) -> None:
-    import shutil
-
-    with contextlib.suppress(OSError):
-        shutil.rmtree(folder)

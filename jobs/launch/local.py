@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 
 from jobs import run_folder
 from jobs.device import choose_device
 from jobs.job import Listener, Prepared, prepare, run_job
 from jobs.launch.options import LocalOptions, mirrored_spec
+from jobs.launch.stop_requests import stop_requests
 from jobs.records import RunSummary
 from jobs.spec import TrainSpec
 from jobs.storage import StoredRun
@@ -88,16 +88,12 @@ def _stop_requests(listener: Listener) -> Iterator[Listener]:
     """Ctrl-C and SIGTERM ask the job to stop after its step; a second Ctrl-C ends it at once."""
     asked = False
 
-    def ask(number: int, frame: FrameType | None) -> None:
+    def ask(number: signal.Signals, is_impatient: bool) -> None:
         nonlocal asked
-        if asked and number == signal.SIGINT:
+        if is_impatient:
             raise KeyboardInterrupt
         asked = True
-        listener.on_notice(f"{signal.Signals(number).name}: finishing this step and saving.")
+        listener.on_notice(f"{number.name}: finishing this step and saving.")
 
-    previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with stop_requests(ask):
         yield replace(listener, should_stop=lambda: asked or listener.should_stop())
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

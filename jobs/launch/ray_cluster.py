@@ -3,8 +3,10 @@
 import contextlib
 import os
 import socket
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -69,7 +71,7 @@ def connected(options: RayOptions) -> Iterator[Any]:
             raise InputError(
                 "--address", f"Ray at {address} refuses: {error}.", "Check the address, and RAY_AUTH_TOKEN if it asks for one."
             ) from error
-        raise FaultError("ray", f"did not start: {error}.", "Its logs are in /tmp/ray/session_latest/logs.") from error
+        raise FaultError("ray", f"did not start: {error}.", f"Its logs are in {log_folder(ray)}.") from error
     try:
         yield ray
     finally:
@@ -119,3 +121,9 @@ def dashboard_url(ray: Any) -> str | None:
     """Where Ray's dashboard can be looked at."""
     url = ray._private.worker._global_node.webui_url if ray._private.worker._global_node else None
     return f"http://{url}" if url else None
+
+
+def log_folder(ray: Any) -> str:
+    """Where this machine's Ray writes its logs; without one, where the newest has."""
+    node = ray._private.worker._global_node
+    return node.get_logs_dir_path() if node else str(Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir()), "ray", "session_latest", "logs"))

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pydantic
@@ -23,7 +22,8 @@ from jobs import run_folder
 from jobs.errors import FaultError, StorageError
 from jobs.job import Listener
 from jobs.launch.options import LocalOptions, RayOptions
-from jobs.launch.ray_cluster import Resources, connected, dashboard_url, share_out
+from jobs.launch.ray_cluster import Resources, connected, dashboard_url, log_folder, share_out
+from jobs.launch.stop_requests import stop_requests
 from jobs.records import JournalRecord, Outcome, RunSummary
 from jobs.spec import TrainSpec
 from jobs.storage import Storage
@@ -154,7 +154,7 @@ class _Driver:
             "options": self._options,
             "resumes": self._options.resume is not None,
             "max_failures": self._ray_options.max_failures,
-            "where_logs_are": f"Its journal is in {self._run_dir}, Ray's logs in {_log_folder(ray)}.",
+            "where_logs_are": f"Its journal is in {self._run_dir}, Ray's logs in {log_folder(ray)}.",
             "mailbox": self._mailbox,
             "draw": draw,
         }
@@ -207,20 +207,14 @@ class _Driver:
     def _stop_requests(self) -> Iterator[None]:
         """Ctrl-C and SIGTERM stop the run after its step; a second Ctrl-C leaves at once. Set after Ray's own handlers."""
 
-        def ask(number: int, frame: FrameType | None) -> None:
-            if self._signalled is not None and number == signal.SIGINT:
+        def ask(number: signal.Signals, is_impatient: bool) -> None:
+            if is_impatient:
                 raise KeyboardInterrupt
             self._signalled = number
-            self._listener.on_notice(f"{signal.Signals(number).name}: finishing this step and saving.")
+            self._listener.on_notice(f"{number.name}: finishing this step and saving.")
 
-        # Only a main thread may set handlers; a caller that trains in another has handlers of its own.
-        is_main = threading.current_thread() is threading.main_thread()
-        previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM) if is_main}
-        try:
+        with stop_requests(ask):
             yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
 
     def _free(self) -> str:
         free = self._ray.available_resources()
@@ -236,7 +230,7 @@ class _Driver:
         from jobs.launch.ray_controller import first_cause
 
         reason = first_cause(self._error) if self._error is not None else "the workers ended without an outcome."
-        return FaultError("", f"{reason} Ray's logs: {_log_folder(self._ray)}.", self._how_to_go_on())
+        return FaultError("", f"{reason} Ray's logs: {log_folder(self._ray)}.", self._how_to_go_on())
 
     def _remove_leftovers(self) -> None:
         """Ray Train's own notes of this run; all that a run needs is in its folder."""
@@ -246,8 +240,3 @@ class _Driver:
             base.rmdir()
             if not self._had_output_dir:
                 base.parent.rmdir()
-
-
-def _log_folder(ray: Any) -> str:
-    node = ray._private.worker._global_node
-    return node.get_logs_dir_path() if node else "/tmp/ray/session_latest/logs"

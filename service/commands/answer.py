@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from service.commands.options import AsJson
+from service.commands.options import AsJson, whole_numbers
 
 if TYPE_CHECKING:
     from tuning.analysis.step_time import Profile
@@ -126,7 +126,6 @@ def scale(
 ) -> None:
     """Predict time to accuracy and cost on more workers, each at its best batch size."""
     from jobs.errors import InputError, SpecError
-    from service.commands.study import _whole_numbers
     from service.tables import output
     from tuning.analysis.critical_batch import CriticalBatch
     from tuning.analysis.scaling_model import Link, scale_out
@@ -142,7 +141,7 @@ def scale(
         critical = _find(_runs(places, experiment, mlflow_uri), target, None, None).critical_batch
     if critical is None:
         raise InputError("FOLDER", "these runs give no critical batch size; at least three batch sizes must reach the target.", "Run a sweep first.")
-    counts = _whole_numbers(workers)
+    counts = whole_numbers("--workers", workers)
     batches = [2**power for power in range(measured.num_train_samples.bit_length())] + [measured.num_train_samples]
     link = Link(bandwidth * 1e9 / 8, latency * 1e-6)
     found = scale_out(counts, batches, measured.model, critical, measured.gradient_bytes, link)

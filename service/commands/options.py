@@ -22,3 +22,16 @@ WorkerLogs = Annotated[bool, typer.Option("--worker-logs", help="Print what the 
 MaxFailures = Annotated[int, typer.Option(min=0, help="How often a run of several workers goes on by itself after a failure.")]
 Address = Annotated[str, typer.Option(help="The cluster's dashboard, such as http://127.0.0.1:8265.", envvar="RAY_API_SERVER_ADDRESS")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, nothing else.")]
+
+
+def whole_numbers(option: str, text: str) -> list[int]:
+    """`64,256,1024` as numbers. Raises: SpecError."""
+    from jobs.errors import SpecError
+
+    try:
+        found = [int(part) for part in text.replace("_", "").split(",")]
+    except ValueError:
+        raise SpecError(option, f"{text!r} is not a list of whole numbers.", "Example: 64,256,1024.") from None
+    if min(found) < 1:
+        raise SpecError(option, f"{min(found)} is below 1.")
+    return found

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from service.commands.options import AsJson, DataDir, Device, Overrides, Recipe
+from service.commands.options import AsJson, DataDir, Device, Overrides, Recipe, whole_numbers
 
 app = typer.Typer()
 Folder = Annotated[Path, typer.Option(help="Where the results go.", envvar="LARGEBATCH_OUTPUT_DIR")]
@@ -41,7 +41,7 @@ def study(
     from tuning.spec import SweepSpec
     from tuning.study import STUDY, Stage, StudyOptions, begin_study, refuse_unstudied
     from tuning.study import study as carry_on
-    from tuning.sweep import begin_sweep
+    from tuning.sweep import begin_sweep, num_train_samples
 
     if (recipe is None) == (resume is None):
         raise SpecError("RECIPE", "give either a recipe or --resume DIR.")
@@ -54,6 +54,7 @@ def study(
         assert recipe is not None
         spec, budget_s = read_spec(recipe, overrides or []), seconds_of(budget)
         refuse_unstudied(spec)
+        num_train_samples(spec, data_dir)  # before a folder is made: the data may be missing
         folder = output_dir / f"study-{spec.name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
         begin_study(folder, spec, budget_s)
     console = Console(stderr=True)
@@ -76,7 +77,10 @@ def study(
             folder, data_dir, device, budget_s, on_stage, lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True),
             lambda fraction, text: status.update(f"{fraction:.0%} {text}"),
         )  # fmt: skip
-        page = carry_on(spec, options, run_the_sweep)
+        try:
+            page = carry_on(spec, options, run_the_sweep)
+        except KeyboardInterrupt:
+            page = None
     if page is None:
         console.print(f"Stopped. Go on with: largebatch study --resume {folder}", highlight=False, soft_wrap=True)
         raise typer.Exit(4)
@@ -114,14 +118,14 @@ def profile(
     """Step time, epoch time, samples per second and memory against the batch size, on this machine."""
     from jobs.device import choose_device
     from jobs.job import prepare
-    from jobs.run_folder import storage_errors, write_text
+    from jobs.run_folder import write_text
     from jobs.spec_reader import read_spec
     from service.tables import output as standard_output
-    from tuning.charts import write_png
+    from tuning.charts import write_pngs
     from tuning.figures import profile_charts
     from tuning.profile import profile as measure
 
-    sizes = _whole_numbers(batch_sizes) if batch_sizes else None
+    sizes = whole_numbers("--batch-sizes", batch_sizes) if batch_sizes else None
     spec, place = read_spec(recipe, overrides or []), choose_device(device)
     with Console(stderr=True).status("") as status:
         found = measure(
@@ -131,10 +135,7 @@ def profile(
     if output is not None:
         write_text(output, found.model_dump_json(indent=2) + "\n")
     if figure is not None:
-        with storage_errors(figure):
-            figure.mkdir(parents=True, exist_ok=True)
-            for chart in profile_charts(found):
-                write_png(chart, figure / f"{chart.name}.png")
+        write_pngs(profile_charts(found), figure)
     if as_json:
         print(found.model_dump_json())
         return
@@ -156,18 +157,6 @@ def profile(
         print(f"Batch {size:,} was left out: {why}")
 
 
-def _whole_numbers(text: str) -> list[int]:
-    from jobs.errors import SpecError
-
-    try:
-        found = [int(part) for part in text.replace("_", "").split(",")]
-    except ValueError:
-        raise SpecError("--batch-sizes", f"{text!r} is not a list of whole numbers.", "Example: 64,256,1024.") from None
-    if min(found) < 1:
-        raise SpecError("--batch-sizes", f"{min(found)} is below 1.")
-    return found
-
-
 @app.command(epilog="Example: largebatch sharpness runs/keskar-f1-small-... runs/keskar-f1-large-... --data-dir data")
 def sharpness(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.", show_default=False)],
@@ -182,11 +171,10 @@ def sharpness(
 ) -> None:
     """How sharp the minima are that runs found: Keskar's sharpness, the top Hessian eigenvalue, the lines between two."""
     from jobs.device import choose_device
-    from jobs.run_folder import storage_errors
     from service.tables import output as standard_output
-    from tuning.charts import write_png
+    from tuning.charts import write_pngs
+    from tuning.figures import line_chart
     from tuning.sharpness import epsilon_sharpness, line, load_solution, top_eigenvalue
-    from tuning.study import line_chart
 
     place = choose_device(device)
     solutions = [load_solution(one, place, data_dir, num_samples) for one in (run, other) if one is not None]
@@ -207,9 +195,7 @@ def sharpness(
                 walked = line(*solutions, is_curved=is_curved, points=points)
                 found["lines"][name] = [point._asdict() for point in walked]
                 if figure is not None:
-                    with storage_errors(figure):
-                        figure.mkdir(parents=True, exist_ok=True)
-                        write_png(line_chart(name, walked, solutions[0].name, solutions[1].name, ""), figure / f"line-{name}.png")
+                    write_pngs([line_chart(name, walked, solutions[0].name, solutions[1].name, "")], figure)
     if as_json:
         print(json.dumps(found))
         return

@@ -30,6 +30,8 @@ def test_the_commands_run_one_after_the_other(tmp_path: Path) -> None:
         run(command, tmp_path)
     assert (tmp_path / "compare.html").stat().st_size > 100_000
     assert (tmp_path / "runs" / "mlflow.db").is_file()
+    (page,) = (tmp_path / "runs").glob("study-*/sweep/report/report.html")
+    assert "Soonest: batch" in page.read_text()
 
 
 def test_the_complete_example_trains(tmp_path: Path) -> None:

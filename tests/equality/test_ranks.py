@@ -165,7 +165,7 @@ def test_a_parameter_that_no_rank_reaches_is_left_alone(folder: Path) -> None:
 
 
 def test_any_resize_goes_on_with_the_same_run(folder: Path, tmp_path: Path) -> None:
-    for case in ("batch-norm",):
+    for case in ("sgd", "batch-norm"):
         run_dir = tmp_path / case
         for world_size, steps in ((2, 20), (1, 30), (3, STEPS)):
             given = {**EQUAL[case], "learning_rate": {"base": 0.2}}

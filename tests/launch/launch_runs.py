@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import slow
 import torch
 from torch import Tensor
 
@@ -132,31 +133,13 @@ def notices(run_dir: Path) -> list[str]:
     return [record.text for record in read_records(run_dir) if isinstance(record, NoticeRecord)]
 
 
-def worker_pids() -> list[int]:
-    """Ray Train's workers on this machine, oldest first; Ray gives each process a title."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            try:
-                command = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if command.startswith(b"ray::") and b"Worker" in command and b"Controller" not in command:
-                found.append(int(entry.name))
-    return sorted(found, key=_started_at)
+def kill_a_worker(folder: Path, number: signal.Signals = signal.SIGKILL) -> None:
+    """Send a signal to one of the workers of the slow run whose `until` is in `folder`.
 
-
-def _started_at(pid: int) -> int:
-    """In clock ticks since the machine began; a process that is gone by now is oldest."""
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
-    except (OSError, IndexError):
-        return 0
-
-
-def kill_a_worker(number: signal.Signals = signal.SIGKILL) -> None:
-    """Send a signal to the newest worker."""
-    os.kill(worker_pids()[-1], number)
+    Ray's titles do not tell: a worker of the run before may still be ending, and Ray starts processes ahead.
+    """
+    pids = sorted(int(file.name.removeprefix(slow.WORKER)) for file in folder.glob(f"{slow.WORKER}*"))
+    os.kill(pids[-1], number)
 
 
 def wait_for(is_so: Callable[[], bool], seconds: float) -> None:

@@ -1,5 +1,6 @@
 """The small network of the tests, taking its time until a test has acted: the run must not be over before."""
 
+import os
 import time
 from pathlib import Path
 
@@ -8,10 +9,15 @@ from torch import nn
 from jobs.models.table import OURS
 
 PASS_S = 0.06
+WORKER = "worker-"
 
 
 def build(num_classes: int, until: str, **arguments: object) -> nn.Module:
-    """The mlp for digits; each training pass takes a while longer until the file `until` is there."""
+    """The mlp for digits; each training pass takes a while longer until the file `until` is there.
+
+    Leaves a file beside `until` that tells which process this is: the test may want to end it.
+    """
+    Path(until).with_name(f"{WORKER}{os.getpid()}").touch()
     model = OURS["mlp"](num_classes=num_classes, in_features=64, **arguments)
     model.register_forward_pre_hook(lambda module, inputs: time.sleep(PASS_S) if module.training and not Path(until).exists() else None)
     return model

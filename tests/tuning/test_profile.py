@@ -67,7 +67,8 @@ def test_the_command(tmp_path: Path) -> None:
         (["advise"], "Give run folders"),
         (["advise", "--experiment", "x"], "--mlflow-uri: is missing"),
         (["scale", "runs"], "Make one: largebatch profile"),
-        (["sharpness", "nowhere"], "not a run's folder"),
+        (["sharpness", "nowhere"], "RUN: nowhere is not a run's folder"),
+        (["study", "mnist-f1", "--data-dir", "none"], "MNIST is not in none"),
     ],
 )
 def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: str) -> None:
@@ -75,7 +76,7 @@ def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argume
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(LargebatchError, match=words):
         CliRunner().invoke(app, arguments, catch_exceptions=False)
-    assert not list(tmp_path.rglob("*.json"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_budget_that_holds_nothing_is_refused_with_numbers(tmp_path: Path) -> None:

@@ -1,0 +1,51 @@
+"""Which sweep a budget holds: more time, more care; the same care at every batch."""
+
+import pytest
+from made_runs import TARGET, made_run
+
+from jobs.errors import InputError
+from jobs.spec_reader import read_spec
+from tuning.analysis.step_time import Profile, ProfilePoint
+from tuning.sizing import size_sweep
+from tuning.space import with_fields
+from tuning.spec import BATCH, MOMENTUM, ResourcesSpec
+
+SPEC = read_spec("digits-small-batch", [f"stop.target_accuracy={TARGET}", "stop.epochs=20"])
+
+
+def profile(num_samples: int = 40_000) -> Profile:
+    points = [
+        ProfilePoint(
+            global_batch_size=2**n, micro_batch_size=1, seconds_per_step=0.002 + 2**n / 20_000, seconds_per_epoch=1.0, samples_per_second=1.0,
+            peak_memory_bytes=1, num_steps=2,
+        )
+        for n in range(16)
+    ]  # fmt: skip
+    return Profile(recipe="made", device="cpu", num_train_samples=num_samples, gradient_bytes=1, points=points, left_out={})
+
+
+def test_more_time_never_compares_or_searches_less() -> None:
+    sizes = []
+    for budget_s in (600.0, 1200.0, 3600.0, 36_000.0, 360_000.0):
+        sweep = size_sweep(SPEC, profile(), made_run(256), budget_s, ResourcesSpec())
+        sizes.append((len(sweep.each[BATCH]) * len(sweep.each[MOMENTUM]), sweep.search.num_trials()))
+        assert 1 <= sweep.repeats <= 3
+    assert [groups for groups, _ in sizes] == sorted(groups for groups, _ in sizes)
+    assert sizes[-1] == (12, 12)
+    last = size_sweep(SPEC, profile(), made_run(256), 360_000.0, ResourcesSpec())
+    assert last.each[BATCH] == [16, 64, 256, 1024, 4096, 16_384], "half the set is too near the last"
+
+
+def test_a_budget_that_holds_nothing_says_what_would() -> None:
+    with pytest.raises(InputError, match="hold no sweep") as refused:
+        size_sweep(SPEC, profile(), made_run(256), 10.0, ResourcesSpec())
+    minutes = int(refused.value.hint.rpartition(" ")[2].rstrip("m."))
+    assert size_sweep(SPEC, profile(), made_run(256), minutes * 60.0, ResourcesSpec()).search.num_trials() >= 1
+
+
+def test_a_recipe_of_steps_is_compared_in_epochs() -> None:
+    steps = with_fields(SPEC, {"stop.epochs": None, "stop.steps": 100})
+    sweep = size_sweep(steps, profile(), made_run(256), 3600.0, ResourcesSpec())
+    spec = with_fields(steps, sweep.set)
+    assert spec.stop.steps is None
+    assert spec.stop.epochs == pytest.approx(made_run(256).summary.samples_seen / 40_000)

@@ -1,0 +1,112 @@
+"""Which sweep a time budget holds: fewer batch sizes and a shorter search, never less care at one batch than another."""
+
+from collections.abc import Callable
+
+from jobs.errors import InputError
+from jobs.spec import TrainSpec
+from tuning.analysis.step_time import Profile
+from tuning.collect import RunResult
+from tuning.spec import BATCH, MOMENTUM, RangeSpec, ResourcesSpec, SearchSpec, SweepSpec
+
+SWEEP_SHARE = 0.65
+"""Of a study's budget."""
+OVERHEAD_PER_RUN_S = 1.5
+"""Beside its training: data, evaluation, checkpoint, Ray; a guess on the safe side."""
+MOST_TRIALS, FEWEST_TRIALS, REPEATS = 12, 2, 3
+MOMENTA = (0.0, 0.9)
+BATCH_STEP = 4
+UNTUNED = 2.5
+"""How many more samples than predicted the runs of a search take, as a guess."""
+REACH = 6.0
+"""Learning rates are searched from so many times below the recipe's, scaled to the batch, to so many times above."""
+
+
+def size_sweep(spec: TrainSpec, measured: Profile, reference: RunResult, budget_s: float, resources: ResourcesSpec) -> SweepSpec:
+    """As many batch sizes, momenta and trials as the budget holds, the same for every batch.
+
+    Args: reference: the recipe as it is; budget_s: wall-clock seconds of the whole study; resources: of each run.
+    Raises: InputError for a budget that does not hold one run of each.
+    """
+    target = spec.stop.target_accuracy
+    assert target is not None
+    epochs = _epochs(spec, measured, reference)
+    batches = _candidates(measured)
+    sweep_s = SWEEP_SHARE * budget_s
+    has_momentum = spec.optimizer.name in {"sgd", "lars"}
+
+    noise = reference.summary.gradient_noise_scale
+    costs = reference.costs_to(target)
+
+    def cost(batch: int) -> float:
+        """Seconds that one run may be expected to take: to the target, with a rate that is not yet tuned, or to its end."""
+        samples = epochs * measured.num_train_samples
+        if spec.stop.at_target and costs is not None and noise is not None and noise > 0:
+            here = reference.summary.global_batch_size
+            samples = min(samples, UNTUNED * costs.samples * (1 + batch / noise) / (1 + here / noise))
+        return samples / batch * measured.seconds_per_step(batch) + OVERHEAD_PER_RUN_S
+
+    momenta = list(MOMENTA) if has_momentum else []
+    while len(batches) > 3 and _runs_within(sweep_s, batches, cost, len(momenta) or 1) < FEWEST_TRIALS + REPEATS - 1:
+        if len(momenta) > 1 and len(batches) <= 4:
+            momenta = [spec.optimizer.momentum]
+        else:
+            batches = batches[1:]  # on one machine the smallest batch costs most
+    runs = _runs_within(sweep_s, batches, cost, len(momenta) or 1)
+    if runs < 1:
+        needed = sum(map(cost, batches)) * max(len(momenta), 1) / SWEEP_SHARE
+        raise InputError("--budget", f"{budget_s:g} s hold no sweep of this recipe; one run at each of {len(batches)} batch sizes needs "
+                         f"about {needed:,.0f} s.", f"Use --budget {int(needed / 60) + 1}m.")  # fmt: skip
+    repeats = min(REPEATS, max(runs - 1, 1))
+    trials = min(max(runs - (repeats - 1), 1), MOST_TRIALS)
+    smallest = min(batches)
+    here, power = reference.summary.global_batch_size, 0.5
+    rate = reference.learning_rate * (smallest / here) ** power
+    momentum = spec.optimizer.momentum if has_momentum else 0.0
+    centre = rate / (1 - momentum) if has_momentum else rate
+    return SweepSpec(
+        name="sweep",
+        recipe=spec.name,
+        set={"stop.epochs": epochs, "stop.steps": None},
+        each={BATCH: [*batches], **({MOMENTUM: [*momenta]} if momenta else {})},
+        search=SearchSpec(
+            trials=trials,
+            space={"learning_rate.base": RangeSpec(low=centre / REACH, high=centre * REACH, times_batch=power, is_effective=bool(momenta))},
+        ),
+        repeats=repeats,
+        resources=resources,
+    )
+
+
+def _epochs(spec: TrainSpec, measured: Profile, reference: RunResult) -> float:
+    """The recipe's own, or what its run came to."""
+    epochs = spec.stop.epochs
+    if epochs is None:
+        epochs = reference.summary.samples_seen / measured.num_train_samples
+    return float(epochs)
+
+
+def _candidates(measured: Profile) -> list[int]:
+    """Batches four times apart, from 16 to half the training set, that one included."""
+    sizes = [point.global_batch_size for point in measured.points]
+    largest = max(measured.num_train_samples // 2, min(sizes))
+    smallest = max(16, min(sizes))
+    found = []
+    batch = smallest
+    while batch <= largest:
+        found.append(batch)
+        batch *= BATCH_STEP
+    if largest >= 2 * found[-1]:
+        found.append(largest)
+    return found if len(found) >= 3 else sorted({smallest, max((smallest + largest) // 2, 1), largest})
+
+
+def _runs_within(budget_s: float, batches: list[int], cost: Callable[[int], float], num_momenta: int) -> int:
+    """How many runs of every batch and momentum fit."""
+    return int(budget_s / (sum(map(cost, batches)) * num_momenta))
+
+
+def in_words(sweep: SweepSpec) -> str:
+    """What was chosen, for a person."""
+    batches = ", ".join(f"{batch:,}" for batch in sweep.each[BATCH] if isinstance(batch, int))
+    momenta = f", momentum {' and '.join(f'{m:g}' for m in sweep.each[MOMENTUM] if isinstance(m, float))}" if MOMENTUM in sweep.each else ""
+    return f"Batch sizes {batches}{momenta}: {sweep.search.num_trials()} learning rates each, the best with {sweep.repeats} seeds."
