@@ -22,8 +22,14 @@ class Spread(NamedTuple):
         reached = f"{self.num_reached} of {self.num_runs}"
         if self.median is None:
             return f"missed ({reached} reached)"
-        high = "missed" if self.high is None else f"{self.high:,.4g}"
-        return f"{self.median:,.4g} ({self.low:,.4g} ... {high}), {reached}"
+        assert self.low is not None
+        high = "missed" if self.high is None else _digits(self.high)
+        return f"{_digits(self.median)} ({_digits(self.low)} ... {high}), {reached}"
+
+
+def _digits(value: float) -> str:
+    """Four that count; whole numbers in full."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def spread(values: Sequence[float | None]) -> Spread:
