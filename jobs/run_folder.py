@@ -19,6 +19,7 @@ SUMMARY = "summary.json"
 FIGURE = "figure.png"
 MLFLOW = "mlflow.json"
 CHECKPOINTS = "checkpoints"
+AT_WORK = "another process is at work on this run"
 
 
 def new_run_id(name: str) -> str:
@@ -103,6 +104,6 @@ def exclusive(run_dir: Path, purpose: str, patience_s: float = 0.0) -> Iterator[
                 break
             except BlockingIOError:
                 if time.monotonic() >= ends_at:
-                    raise InputError(str(run_dir), f"another process is at work on this run ({purpose}).", "Wait for it, or stop it first.") from None
+                    raise InputError(str(run_dir), f"{AT_WORK} ({purpose}).", "Wait for it, or stop it first.") from None
             time.sleep(0.1)
         yield

@@ -148,11 +148,17 @@ def _yaml_loader() -> Any:
     return Loader
 
 
-def _apply_override(document: dict[str, Any], override: str) -> None:
+def read_override(override: str) -> tuple[str, Any]:
+    """`key.sub=value` as the dotted name and the value, read as YAML. Raises: SpecError."""
     key, equals, value = override.partition("=")
-    parts = key.strip().split(".")
-    if not equals or not all(parts):
+    if not equals or not all(key.strip().split(".")):
         raise SpecError("--set", f"{override!r} is not of the form key.sub=value.", "Example: --set batch.global_batch_size=512.")
+    return key.strip(), _parse_yaml(value, f"--set {key}")
+
+
+def _apply_override(document: dict[str, Any], override: str) -> None:
+    key, value = read_override(override)
+    parts = key.split(".")
     here = document
     for part in parts[:-1]:
         inner = here.setdefault(part, {})
@@ -161,7 +167,7 @@ def _apply_override(document: dict[str, Any], override: str) -> None:
         if not isinstance(inner, dict):
             raise SpecError("--set", f"{override!r}: {part} holds a value, not keys.")
         here = inner
-    here[parts[-1]] = _parse_yaml(value, f"--set {key}")
+    here[parts[-1]] = value
 
 
 def first_mistake(error: pydantic.ValidationError, root: type[Spec]) -> SpecError:

@@ -5,7 +5,7 @@ import sys
 import typer
 
 from jobs.errors import LargebatchError
-from service.commands import answer, doctor, ray_jobs, results, study, sweep, train
+from service.commands import answer, doctor, ray_jobs, remote, results, serve, study, sweep, train
 
 app = typer.Typer(
     name="largebatch",
@@ -16,7 +16,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for group in (train, study, sweep, answer, results, ray_jobs, doctor):
+for group in (train, study, sweep, answer, results, ray_jobs, serve, remote, doctor):
     app.add_typer(group.app)
 
 

@@ -7,6 +7,7 @@ the run's newest checkpoint; submitting a name that runs or has ended well is a 
 import asyncio
 import json
 import re
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -79,6 +80,16 @@ class RayJobs:
         found = sorted(self._client.list_jobs(), key=lambda details: details.start_time or 0, reverse=True)
         return [_job(details) for details in found if (details.metadata or {}).get(NAME)]
 
+    def resources(self) -> dict[str, float]:
+        """What the nodes that are alive have together, by Ray's names."""
+        from ray.util.state import list_nodes
+
+        total: dict[str, float] = {}
+        for node in list_nodes(address=self.address, filters=[("state", "=", "ALIVE")], limit=10_000, raise_on_missing_output=False):
+            for name, amount in node.resources_total.items():
+                total[name] = total.get(name, 0.0) + amount
+        return total
+
     def find(self, name: str) -> Job:
         """The newest attempt at a name. Raises: InputError if there is none."""
         for job in self.all():
@@ -97,6 +108,11 @@ class RayJobs:
             state = "has ended well" if attempts[0].is_over else f"is {attempts[0].status.lower()}"
             raise InputError("--name", f"job {name} {state}.", f"Look with `largebatch jobs logs {name}`, or give another name.")
         submission_id = f"{name}.{len(attempts) + 1}" if attempts else name
+        self.send(submission, submission_id, ["-m", "jobs.launch.supervise", "env:LARGEBATCH_SPEC", *submission.arguments])
+        return self.find(submission_id)
+
+    def send(self, submission: Submission, submission_id: str, arguments: list[str]) -> None:
+        """Hand Ray one attempt. Args: arguments: what follows `python`. Raises: FaultError."""
         with _shipped(submission) as folder:
             environment = {
                 "LARGEBATCH_SPEC": submission.spec.model_dump_json(),
@@ -108,14 +124,13 @@ class RayJobs:
                 runtime_env["working_dir"] = str(folder)
             try:
                 self._client.submit_job(
-                    entrypoint=" ".join(["exec", submission.python, "-m", "jobs.launch.supervise", "env:LARGEBATCH_SPEC", *submission.arguments]),
+                    entrypoint=shlex.join(["exec", submission.python, *arguments]),
                     submission_id=submission_id,
-                    metadata={NAME: name, "largebatch.attempt": str(len(attempts) + 1)},
+                    metadata={NAME: submission.name},
                     runtime_env=runtime_env,
                 )
             except (RuntimeError, ValueError) as error:
                 raise FaultError("submit", f"Ray at {self.address} refuses the job: {error}.") from error
-        return self.find(submission_id)
 
     def logs(self, name: str) -> str:
         """Everything the newest attempt has printed so far."""

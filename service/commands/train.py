@@ -144,19 +144,15 @@ def _end(summary: "RunSummary", console: Console, as_json: bool) -> None:
 def _print_plan(spec: "TrainSpec", options: "LocalOptions", as_json: bool, world_size: int | None = None) -> None:
     import json
 
-    from jobs.data.dataset import Images
-    from jobs.engine.warm_up import activation_bytes_per_sample
     from jobs.launch.local import prepare_locally
-    from jobs.plan_report import plan_facts, plan_lines
+    from jobs.plan_report import plan_facts, prepared_lines
 
     job = prepare_locally(spec, options, world_size)
     if as_json:
         print(json.dumps(plan_facts(job.plan)))
         return
-    per_sample = activation_bytes_per_sample(job.model, job.dataset)
-    dataset_bytes = sum(part.num_bytes for part in (job.dataset.train, job.dataset.test) if isinstance(part, Images))
     table = Table(show_header=False, box=None, title=f"Plan of {spec.name}", title_justify="left", padding=(0, 2, 0, 0))
-    for what, how in plan_lines(job.plan, job.model, per_sample, dataset_bytes):
+    for what, how in prepared_lines(job):
         table.add_row(f"[bold]{what}[/bold]", how)
     output().print(table)
 

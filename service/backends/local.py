@@ -1,0 +1,160 @@
+"""Jobs as processes of this machine; they outlive the service, and a service that comes back finds them again."""
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from jobs.errors import StorageError
+from service.backends import keeper
+from service.backends.base import BackendDown, Presence, Seen
+from service.backends.command import SPEC, job_arguments, prepare
+from service.job import Job, Kind
+from service.schedule import Capacity
+
+SECRETS = ("LARGEBATCH_DATABASE_URL", "LARGEBATCH_TOKEN", "RAY_AUTH_TOKEN", "PGPASSWORD")
+"""Of the service's environment, what jobs do not get."""
+LAST_BYTES = 4096
+
+
+class LocalBackend:
+    """One keeper process for each attempt, with its files in `state_dir`/JOB/ATTEMPT."""
+
+    name = "local"
+
+    def __init__(self, state_dir: Path, runs_dir: Path, data_dir: Path, capacity: Capacity) -> None:
+        self._state_dir, self._runs_dir, self._data_dir = state_dir.resolve(), runs_dir.resolve(), data_dir.resolve()
+        self._capacity = capacity
+        self._keepers: list[subprocess.Popen[bytes]] = []
+
+    def capacity(self) -> Capacity:
+        """What the operator gave."""
+        return self._capacity
+
+    def start(self, job: Job) -> None:
+        """Write down the command, then start its keeper; twice is as good as once."""
+        folder = self._state_dir / job.id
+        here = folder / str(job.attempt)
+        try:
+            here.mkdir(parents=True, exist_ok=True)
+            prepare(job, self._runs_dir)
+            if not (here / keeper.COMMAND).exists():
+                command = [sys.executable, *job_arguments(job, self._runs_dir, self._data_dir)]
+                given = {"command": command, "cwd": str(Path.cwd()), "gpus": self._free_gpus(job.gpus)}
+                keeper.write_whole(here / keeper.COMMAND, json.dumps(given))
+            gpus = json.loads((here / keeper.COMMAND).read_text())["gpus"]
+            keeper.write_whole(folder / keeper.NEWEST, str(job.attempt))
+            self._keepers.append(
+                subprocess.Popen(
+                    [sys.executable, keeper.__file__, str(folder), str(job.attempt)], env=_environment(job, gpus), start_new_session=True,
+                    stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                )
+            )  # fmt: skip
+        except (OSError, StorageError) as error:
+            reason = error.problem if isinstance(error, StorageError) else error.strerror or str(error)
+            raise BackendDown("local", f"job {job.id} cannot be started ({reason}).", "Free some space or memory.") from error
+
+    def _free_gpus(self, wanted: int) -> list[int]:
+        if not wanted:
+            return []
+        used: set[int] = set()
+        for folder in self._state_dir.iterdir():
+            if (folder / keeper.NEWEST).exists() and _is_held(folder):
+                given = json.loads((folder / (folder / keeper.NEWEST).read_text() / keeper.COMMAND).read_text())
+                used.update(given["gpus"])
+        return [number for number in range(self._capacity.gpus) if number not in used][:wanted]
+
+    def look(self, jobs: Sequence[Job]) -> dict[str, Seen]:
+        """Whether each one's lock is held, and if not, what its attempt left."""
+        self._keepers = [process for process in self._keepers if process.poll() is None]
+        return {job.id: self._look(job) for job in jobs}
+
+    def _look(self, job: Job) -> Seen:
+        folder = self._state_dir / job.id
+        here = folder / str(job.attempt)
+        is_held = _is_held(folder)  # asked before the exit code is read: it is written before the lock is let go
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            code = int((here / keeper.EXIT).read_text())
+            if not is_held:
+                return Seen(Presence.ENDED, code, self._last_line(here / keeper.LOG))
+        return Seen(Presence.PRESENT if is_held else Presence.ABSENT)
+
+    def _last_line(self, path: Path) -> str:
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - LAST_BYTES))
+            lines = file.read().decode(errors="replace").strip().splitlines()
+            return lines[-1][:1000] if lines else ""
+        return ""
+
+    def stop(self, job: Job, is_urgent: bool) -> None:
+        """SIGTERM to the keeper, which passes it on; urgent: SIGKILL to all that the attempt started."""
+        folder = self._state_dir / job.id
+        try:
+            pid = int((folder / str(job.attempt) / keeper.PID).read_text())
+        except (OSError, ValueError):
+            return
+        if _is_held(folder) and _is_of(pid, job.id):
+            with contextlib.suppress(ProcessLookupError):
+                if is_urgent:
+                    os.killpg(pid, signal.SIGKILL)
+                else:
+                    os.kill(pid, signal.SIGTERM)
+        elif _is_held(folder):  # its keeper was killed, and left it
+            for orphan in _group(pid, job.id):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(orphan, signal.SIGKILL if is_urgent else signal.SIGTERM)
+
+    def logs(self, job: Job, attempt: int, offset: int, limit: int) -> bytes:
+        """From the attempt's log file."""
+        try:
+            with (self._state_dir / job.id / str(attempt) / keeper.LOG).open("rb") as file:
+                file.seek(offset)
+                return file.read(limit)
+        except FileNotFoundError:
+            return b""
+
+
+def _environment(job: Job, gpus: list[int]) -> dict[str, str]:
+    """The service's own, without its secrets."""
+    threads, root = str(max(1, int(job.cpus))), str(Path(__file__).resolve().parents[2])
+    found = {name: value for name, value in os.environ.items() if name not in SECRETS}
+    found |= {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1", "CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus))}
+    found["PYTHONPATH"] = os.pathsep.join(filter(None, [root, found.get("PYTHONPATH", "")]))
+    if job.kind is Kind.RUN:
+        found[SPEC] = json.dumps(job.spec)
+    return found
+
+
+def _is_held(folder: Path) -> bool:
+    try:
+        with (folder / keeper.LOCK).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _is_of(pid: int, job_id: str) -> bool:
+    """Whether a process is one of this job's, and not another that got its number since."""
+    try:
+        return job_id.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
+def _group(group: int, job_id: str) -> list[int]:
+    """The processes of a keeper's session that are the job's."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal() and _is_of(int(entry.name), job_id):
+            with contextlib.suppress(OSError):
+                if os.getpgid(int(entry.name)) == group:
+                    found.append(int(entry.name))
+    return found

@@ -1,0 +1,176 @@
+"""largebatch remote: runs and sweeps on a service."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from service.commands.options import AsJson, Overrides
+
+if TYPE_CHECKING:
+    from service.client import Client
+
+remote = typer.Typer(help="Runs and sweeps on a largebatch service.", no_args_is_help=True, add_completion=False)
+app = typer.Typer()
+app.add_typer(remote, name="remote")
+Server = Annotated[str | None, typer.Option(help="The service, such as http://127.0.0.1:8080.", envvar="LARGEBATCH_SERVER", show_default=False)]
+JobId = Annotated[str, typer.Argument(metavar="ID", show_default=False)]
+IsSweep = Annotated[bool, typer.Option("--sweep", help="It is a sweep, not a run.")]
+
+
+def _client(server: str | None) -> "Client":
+    import os
+
+    from service.client import Client, configured
+
+    # Never an option: command lines are seen by everybody on a machine.
+    return Client(*configured(server, os.environ.get("LARGEBATCH_TOKEN")))
+
+
+def _kind(is_sweep: bool) -> str:
+    return "sweep" if is_sweep else "run"
+
+
+@remote.command(epilog="Example: largebatch remote submit digits-lamb --server http://127.0.0.1:8080 --follow")
+def submit(
+    recipe: Annotated[str, typer.Argument(help="A recipe that the service knows, or a local YAML or JSON file.", show_default=False)],
+    overrides: Overrides = None,
+    server: Server = None,
+    is_sweep: Annotated[bool, typer.Option("--sweep", help="RECIPE is a sweep's file.")] = False,
+    workers: Annotated[str | None, typer.Option(metavar="N|MIN:MAX", help="Workers by Ray.", show_default=False)] = None,
+    gpus: Annotated[int, typer.Option(min=0, help="GPUs to hold.")] = 0,
+    cpus: Annotated[float | None, typer.Option(min=0.1, help="Cores to hold; default all.", show_default=False)] = None,
+    priority: Annotated[int, typer.Option(min=-100, max=100, help="Higher goes first.")] = 0,
+    follow: Annotated[bool, typer.Option("--follow", help="Print what it does until it is over.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Submit a recipe, or a sweep, to a service."""
+    import json
+    import sys
+    from pathlib import Path
+
+    from jobs.errors import SpecError
+    from jobs.spec_reader import build_spec, read_document, read_spec
+
+    asked: dict[str, Any] = {"priority": priority, "gpus": gpus, "workers": workers, "cpus": cpus}
+    if is_sweep:
+        if overrides:
+            raise SpecError("--set", "changes a recipe; a sweep has its own `set`.", "Write it into the sweep's file.")
+        asked["sweep"] = read_document(Path(recipe))
+    elif Path(recipe).is_file():
+        asked["spec"] = read_spec(recipe, overrides or []).model_dump(mode="json", exclude_defaults=True)
+        build_spec(asked["spec"])
+    else:
+        from jobs.spec_reader import read_override
+
+        asked |= {"recipe": recipe, "set": dict(read_override(text) for text in overrides or [])}
+    with _client(server) as client:
+        job = client.submit(_kind(is_sweep), asked)
+        if as_json:
+            print(json.dumps(job))
+        else:
+            print(f"Accepted: {job['id']}", file=sys.stderr if follow else sys.stdout)
+        if follow and not is_sweep:
+            _follow(client, job["id"])
+
+
+def _follow(client: "Client", job_id: str) -> None:
+    import sys
+
+    state, reason = "", None
+    for name, data in client.events(job_id):
+        if name == "job" and data["state"] != state:
+            state, reason = data["state"], data["reason"]
+            print(f"{state}{f': {reason}' if reason else ''}", file=sys.stderr, flush=True)
+        elif name == "evaluation":
+            print(
+                f"step {data['step']}  epoch {data['epoch']:.2f}  test accuracy {data['test_accuracy']:.4f}  {data['training_seconds']:.1f} s",
+                flush=True,
+            )
+        elif name == "notice":
+            print(data["text"], file=sys.stderr, flush=True)
+    if state != "succeeded":
+        raise typer.Exit(4 if state == "cancelled" else 1)
+
+
+@remote.command("list", epilog="Example: largebatch remote list --state running")
+def list_jobs(
+    server: Server = None,
+    is_sweep: Annotated[bool, typer.Option("--sweeps", help="Sweeps, not runs.")] = False,
+    state: Annotated[str | None, typer.Option(help="Only those in this state.", show_default=False)] = None,
+    limit: Annotated[int, typer.Option(min=1, max=200)] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List jobs, newest first."""
+    import json
+
+    from rich.table import Table
+
+    from service.tables import output
+
+    with _client(server) as client:
+        found = client.list(_kind(is_sweep), state=state, limit=limit)
+    if as_json:
+        print(json.dumps(found))
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in ("id", "state", "batch", "accuracy", "training", "owner"):
+        table.add_column(column)
+    for job in found["items"]:
+        progress = job["progress"]
+        accuracy, seconds = progress.get("test_accuracy"), progress.get("training_seconds")
+        table.add_row(job["id"], job["state"], str(job["global_batch_size"] or ""), "" if accuracy is None else f"{accuracy:.4f}",
+                      "" if seconds is None else f"{seconds:.1f} s", job["owner"])  # fmt: skip
+    output().print(table)
+
+
+@remote.command(epilog="Example: largebatch remote show digits-lamb-20260101-120000-ab12cd34")
+def show(job_id: JobId, server: Server = None, is_sweep: IsSweep = False) -> None:
+    """Print a job as JSON."""
+    import json
+
+    with _client(server) as client:
+        print(json.dumps(client.show(_kind(is_sweep), job_id), indent=2))
+
+
+@remote.command(epilog="Example: largebatch remote follow digits-lamb-20260101-120000-ab12cd34")
+def follow(job_id: JobId, server: Server = None) -> None:
+    """Print what a run does until it is over."""
+    with _client(server) as client:
+        _follow(client, job_id)
+
+
+@remote.command(epilog="Example: largebatch remote logs digits-lamb-20260101-120000-ab12cd34")
+def logs(job_id: JobId, server: Server = None, is_sweep: IsSweep = False) -> None:
+    """Print what a job's newest attempt printed."""
+    with _client(server) as client:
+        print(client.logs(_kind(is_sweep), job_id), end="")
+
+
+@remote.command(epilog="Example: largebatch remote cancel digits-lamb-20260101-120000-ab12cd34")
+def cancel(job_id: JobId, server: Server = None, is_sweep: IsSweep = False) -> None:
+    """End a job after its step; it can be resumed."""
+    with _client(server) as client:
+        print(f"{job_id}: {client.act(_kind(is_sweep), job_id, 'cancel')['state']}, asked to stop")
+
+
+@remote.command(epilog="Example: largebatch remote resume digits-lamb-20260101-120000-ab12cd34")
+def resume(job_id: JobId, server: Server = None, is_sweep: IsSweep = False) -> None:
+    """Queue a failed or cancelled job again."""
+    with _client(server) as client:
+        print(f"{job_id}: {client.act(_kind(is_sweep), job_id, 'resume')['state']}")
+
+
+@remote.command(epilog="Example: largebatch remote delete digits-lamb-20260101-120000-ab12cd34")
+def delete(job_id: JobId, server: Server = None, is_sweep: IsSweep = False) -> None:
+    """Forget a job that is over, and remove its files from the server."""
+    with _client(server) as client:
+        client.delete(_kind(is_sweep), job_id)
+    print(f"{job_id}: deleted")
+
+
+@remote.command(epilog="Example: largebatch remote advice my-sweep-20260101-120000-ab12cd34")
+def advice(job_id: JobId, server: Server = None) -> None:
+    """Print what a sweep says so far."""
+    with _client(server) as client:
+        for line in client.findings(job_id)["words"]:
+            print(line)

@@ -1,0 +1,1 @@
+"""What the service remembers: tables, migrations, and every statement that touches them."""

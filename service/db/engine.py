@@ -1,0 +1,123 @@
+"""Connections to either database, and the migrations that bring it up to date."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+
+from jobs.errors import FaultError, InputError
+
+HERE = Path(__file__).parent
+BUSY_S = 15
+POOL = 20
+
+
+class DatabaseError(FaultError):
+    """The database does not answer; the same request may succeed later."""
+
+
+def connect(url: str) -> Engine:
+    """An engine for an SQLite or PostgreSQL address. Raises: InputError for another."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise InputError("--database-url", "is not a database's address.", "Example: postgresql://user@host/largebatch") from error
+    if parsed.get_backend_name() == "sqlite":
+        if parsed.database:
+            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        engine = sqlalchemy.create_engine(parsed, connect_args={"timeout": BUSY_S, "check_same_thread": False}, pool_size=POOL, max_overflow=POOL)
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    if parsed.get_backend_name() != "postgresql":
+        raise InputError("--database-url", f"{parsed.get_backend_name()} is not supported.", "Use sqlite:///FILE or postgresql://user@host/database.")
+    try:
+        return sqlalchemy.create_engine(
+            parsed.set(drivername="postgresql+psycopg"), pool_size=POOL, max_overflow=POOL, pool_timeout=5, pool_pre_ping=True,
+            connect_args={"connect_timeout": 5},
+        )  # fmt: skip
+    except (NoSuchModuleError, ModuleNotFoundError) as error:
+        raise InputError("--database-url", "PostgreSQL needs psycopg.", "pip install 'psycopg[binary]'") from error
+
+
+def _prepare_sqlite(connection: Any, record: Any) -> None:
+    connection.isolation_level = None  # transactions begin where we say so
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # A reader that becomes a writer half-way can be refused; a writer says so at once, and waits its turn.
+    writes = connection.get_execution_options().get("writes")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """One consistent look. Raises: DatabaseError."""
+    with _faults(), engine.connect() as connection, connection.begin():
+        yield connection
+
+
+@contextmanager
+def writing(engine: Engine) -> Iterator[Connection]:
+    """One transaction: all of it or nothing. Raises: DatabaseError."""
+    with _faults(), engine.connect().execution_options(writes=True) as connection, connection.begin():
+        yield connection
+
+
+@contextmanager
+def _faults() -> Iterator[None]:
+    try:
+        yield
+    except sqlalchemy.exc.IntegrityError:
+        raise
+    except (DBAPIError, sqlalchemy.exc.TimeoutError) as error:
+        # The driver's text can hold the address with its password; its type says enough.
+        kind = type(error.orig).__name__ if isinstance(error, DBAPIError) else type(error).__name__
+        raise DatabaseError("database", f"does not answer ({kind}).", "Try again in a moment.") from error
+
+
+def upgrade(engine: Engine) -> tuple[str | None, str]:
+    """Bring the schema up to date. Returns the revisions before and after."""
+    before = revision(engine)
+    with _faults(), engine.begin() as connection:
+        configuration = _configuration()
+        configuration.attributes["connection"] = connection
+        command.upgrade(configuration, "head")
+    return before, newest_revision()
+
+
+def revision(engine: Engine) -> str | None:
+    """The schema's revision; None for a database without ours."""
+    with _faults(), engine.connect() as connection:
+        return MigrationContext.configure(connection).get_current_revision()
+
+
+def newest_revision() -> str:
+    """What this program needs."""
+    return str(ScriptDirectory.from_config(_configuration()).get_current_head())
+
+
+def refuse_outdated(engine: Engine) -> None:
+    """Raises: InputError if the schema is not the one this program needs."""
+    found, needed = revision(engine), newest_revision()
+    if found != needed:
+        raise InputError(
+            "--database-url", f"the schema is at revision {found or 'none'}, and this program needs {needed}.", "Run: largebatch db upgrade"
+        )
+
+
+def _configuration() -> Config:
+    configuration = Config()
+    configuration.set_main_option("script_location", str(HERE))
+    return configuration

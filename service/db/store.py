@@ -1,0 +1,237 @@
+"""Every statement about jobs. A job moves only by compare-and-set, so that two replicas never both move it."""
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy import Engine
+from sqlalchemy.exc import IntegrityError
+
+from jobs.errors import InputError, LargebatchError
+from service.db.engine import reading, writing
+from service.db.tables import jobs, leases, submissions
+from service.job import Job, Kind
+from service.states import ACTIVE, FINAL, MOVES, State
+
+
+class ConflictError(LargebatchError):
+    """The request does not fit to how things stand."""
+
+    exit_code = 2
+
+
+class GoneError(LargebatchError):
+    """What is asked for was deleted."""
+
+    exit_code = 2
+
+
+class Page(NamedTuple):
+    """Some jobs, newest first, and where the next page begins."""
+
+    jobs: list[Job]
+    next_cursor: str | None
+
+
+class Store:
+    """The jobs in one database. Raises: DatabaseError from every method while it does not answer."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    # ---- a person's side -------------------------------------------------------------------------------------------
+
+    def accept(self, job: Job, key: str | None, digest: str, max_waiting: int) -> tuple[Job, bool]:
+        """Remember a job; under an idempotency key at most once. Returns the job and whether it is new.
+
+        Raises: InputError for a key that was used for something else; ConflictError for too many that wait; GoneError
+        for a key whose job was deleted.
+        """
+        try:
+            with writing(self.engine) as connection:
+                if key is not None:
+                    connection.execute(
+                        submissions.insert().values(owner=job.owner, key=key, digest=digest, job_id=job.id, created_at_s=job.created_at_s)
+                    )
+                waiting = sa.select(sa.func.count()).where(jobs.c.state == State.QUEUED, jobs.c.owner == job.owner)
+                if connection.execute(waiting).scalar_one() >= max_waiting:
+                    raise ConflictError("", f"{max_waiting} jobs of {job.owner} wait already.", "Wait until some have run, or cancel some.")
+                connection.execute(jobs.insert().values(**_row(job)))
+            return job, True
+        except IntegrityError:
+            if key is None:
+                raise
+        with reading(self.engine) as connection:
+            found = connection.execute(sa.select(submissions).where(submissions.c.owner == job.owner, submissions.c.key == key)).one()
+        if found.digest != digest:
+            raise InputError("Idempotency-Key", "was used for another request.", "Use a new key for each new request.")
+        earlier = self.find(found.job_id)
+        if earlier is None:
+            raise GoneError("", f"job {found.job_id} was accepted under this key, and deleted since.", "Use a new key to submit it again.")
+        return earlier, False
+
+    def find(self, job_id: str) -> Job | None:
+        """One job."""
+        with reading(self.engine) as connection:
+            row = connection.execute(sa.select(jobs).where(jobs.c.id == job_id)).one_or_none()
+        return None if row is None else _job(row)
+
+    def find_all(self, job_ids: Sequence[str]) -> dict[str, Job]:
+        """Those of these jobs that there are, by id."""
+        with reading(self.engine) as connection:
+            return {row.id: _job(row) for row in connection.execute(sa.select(jobs).where(jobs.c.id.in_(job_ids)))}
+
+    def lately(self, limit: int) -> dict[str, Job]:
+        """The newest jobs, and all that are active, by id."""
+        newest = sa.select(jobs).order_by(jobs.c.created_at_s.desc(), jobs.c.id.desc()).limit(limit)
+        with reading(self.engine) as connection:
+            rows = [*connection.execute(newest), *connection.execute(sa.select(jobs).where(jobs.c.state.in_([*ACTIVE])))]
+        return {row.id: _job(row) for row in rows}
+
+    def page(
+        self,
+        kind: Kind,
+        *,
+        owner: str | None = None,
+        state: State | None = None,
+        recipe: str | None = None,
+        text: str | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+        oldest_first: bool = False,
+    ) -> Page:
+        """Jobs by time. Raises: InputError for a cursor that is not ours."""
+        wanted = sa.select(jobs).where(jobs.c.kind == kind)
+        if owner is not None:
+            wanted = wanted.where(jobs.c.owner == owner)
+        if state is not None:
+            wanted = wanted.where(jobs.c.state == state)
+        if recipe is not None:
+            wanted = wanted.where(jobs.c.recipe == recipe)
+        if text:
+            wanted = wanted.where(jobs.c.id.contains(text, autoescape=True))
+        place = sa.tuple_(jobs.c.created_at_s, jobs.c.id)
+        if cursor is not None:
+            begins = sa.tuple_(*_read_cursor(cursor))
+            wanted = wanted.where(place > begins if oldest_first else place < begins)
+        columns = (jobs.c.created_at_s, jobs.c.id)
+        wanted = wanted.order_by(*(columns if oldest_first else [column.desc() for column in columns])).limit(limit + 1)
+        with reading(self.engine) as connection:
+            found = [_job(row) for row in connection.execute(wanted)]
+        is_more = len(found) > limit
+        found = found[:limit]
+        return Page(found, f"{found[-1].created_at_s!r}~{found[-1].id}" if is_more else None)
+
+    def ask_to_cancel(self, job: Job) -> Job:
+        """Note that somebody wants it ended; one that waits is ended at once."""
+        if job.state in FINAL:
+            return job
+        with writing(self.engine) as connection:
+            connection.execute(jobs.update().where(jobs.c.id == job.id, jobs.c.state.not_in(FINAL)).values(is_cancel_asked=True))
+        for state in (State.QUEUED, State.RECOVERING):
+            self.move(job.model_copy(update={"state": state}), State.CANCELLED, reason="Cancelled before it ran.", ended_at_s=time.time())
+        found = self.find(job.id)
+        assert found is not None
+        return found
+
+    def queue_again(self, job: Job) -> Job:
+        """Resume a job that failed or was cancelled. Raises: ConflictError for another."""
+        if State.QUEUED not in MOVES[job.state]:
+            raise ConflictError("", f"job {job.id} is {job.state}; only a failed or cancelled one can be resumed.")
+        moved = self.move(job, State.QUEUED, reason=None, failures=0, is_cancel_asked=False, stop_asked_at_s=None, ended_at_s=None, outcome=None,
+                          summary=None, deadline_at_s=None)  # fmt: skip
+        if moved is None:
+            raise ConflictError("", f"job {job.id} has moved on meanwhile.", "Look at it again.")
+        return moved
+
+    def delete(self, job: Job) -> None:
+        """Forget a job that is over. Raises: ConflictError for one that is not."""
+        with writing(self.engine) as connection:
+            gone = connection.execute(jobs.delete().where(jobs.c.id == job.id, jobs.c.state.in_(FINAL))).rowcount
+        if not gone:
+            raise ConflictError("", f"job {job.id} is {job.state}.", "Cancel it first.")
+
+    # ---- the reconciler's side -------------------------------------------------------------------------------------
+
+    def in_states(self, states: Iterable[State], limit: int | None = None) -> list[Job]:
+        """All jobs in these states, oldest first."""
+        wanted = sa.select(jobs).where(jobs.c.state.in_([*states])).order_by(jobs.c.created_at_s, jobs.c.id).limit(limit)
+        with reading(self.engine) as connection:
+            return [_job(row) for row in connection.execute(wanted)]
+
+    def active(self) -> list[Job]:
+        """What the backend may have something of."""
+        return self.in_states(ACTIVE)
+
+    def waiting(self, limit: int) -> list[Job]:
+        """The queue's front: the highest priorities first, the oldest of each owner among them."""
+        place = sa.func.row_number().over(partition_by=jobs.c.owner, order_by=(jobs.c.priority.desc(), jobs.c.created_at_s, jobs.c.id))
+        ranked = sa.select(jobs, place.label("place")).where(jobs.c.state == State.QUEUED).subquery()
+        with reading(self.engine) as connection:
+            rows = connection.execute(sa.select(ranked).order_by(ranked.c.place).limit(limit))
+            return [_job(row) for row in rows]
+
+    def move(self, job: Job, state: State, **changes: Any) -> Job | None:
+        """Move a job if it still stands as `job` says. Returns it as it is then; None if it has moved meanwhile."""
+        assert state in MOVES[job.state], f"{job.state} -> {state}"
+        return self._change(job, state=state, **changes)
+
+    def note(self, job: Job, **changes: Any) -> Job | None:
+        """Change a job that still stands where it did; None if it does not."""
+        return self._change(job, **changes)
+
+    def _change(self, job: Job, **changes: Any) -> Job | None:
+        here = (jobs.c.id == job.id, jobs.c.state == job.state, jobs.c.attempt == job.attempt)
+        with writing(self.engine) as connection:
+            row = connection.execute(jobs.update().where(*here).values(**changes).returning(jobs)).one_or_none()
+        return None if row is None else _job(row)
+
+    def counts(self) -> dict[str, int]:
+        """How many jobs stand where; every state is there."""
+        with reading(self.engine) as connection:
+            rows = connection.execute(sa.select(jobs.c.state, sa.func.count()).group_by(jobs.c.state)).all()
+        return {**{str(state): 0 for state in State}, **{state: count for state, count in rows}}
+
+    def hold_lease(self, name: str, holder: str, seconds: float) -> bool:
+        """Take or renew a lease; False if another has it. By the database's clock, which all replicas share."""
+        now: sa.ColumnElement[float] = sa.literal_column(
+            "EXTRACT(EPOCH FROM clock_timestamp())" if self.engine.dialect.name == "postgresql" else "unixepoch('subsec')"
+        )
+        mine = sa.or_(leases.c.holder == holder, leases.c.expires_at_s < now, leases.c.expires_at_s > now + 10 * seconds)
+        with writing(self.engine) as connection:
+            taken = connection.execute(leases.update().where(leases.c.name == name, mine).values(holder=holder, expires_at_s=now + seconds)).rowcount
+            if taken:
+                return True
+            if connection.execute(sa.select(leases.c.name).where(leases.c.name == name)).one_or_none() is not None:
+                return False
+            try:
+                with connection.begin_nested():
+                    connection.execute(sa.insert(leases).values(name=name, holder=holder, expires_at_s=now + seconds))
+            except IntegrityError:
+                return False
+        return True
+
+    def give_back(self, name: str, holder: str) -> None:
+        """End a lease early, so that another replica goes on at once."""
+        with writing(self.engine) as connection:
+            connection.execute(leases.delete().where(leases.c.name == name, leases.c.holder == holder))
+
+
+def _row(job: Job) -> dict[str, Any]:
+    return {**job.model_dump(), "kind": str(job.kind), "state": str(job.state)}
+
+
+def _job(row: Any) -> Job:
+    return Job.model_validate({name: value for name, value in row._mapping.items() if name != "place"})
+
+
+def _read_cursor(cursor: str) -> tuple[float, str]:
+    created, tilde, job_id = cursor.partition("~")
+    try:
+        at_s = float(created)
+    except ValueError:
+        at_s = float("nan")
+    if not tilde or at_s != at_s or abs(at_s) > 1e12:
+        raise InputError("cursor", "is not one that this service gave.", "Leave it out for the first page.")
+    return at_s, job_id

@@ -1,0 +1,87 @@
+"""Work that imports torch or scipy, in a process of its own: plans and findings. The service itself stays small.
+
+The process is started when first needed and kept warm; one that takes too long is ended, and the next question
+starts another. It computes what a command of ours computes, and runs nothing that a request brings.
+"""
+
+import concurrent.futures
+import multiprocessing
+import threading
+from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from jobs.errors import FaultError
+from jobs.spec import TrainSpec
+
+TIMEOUT_S = 60.0
+
+
+class Heavy:
+    """One warm process."""
+
+    def __init__(self) -> None:
+        self._pool: ProcessPoolExecutor | None = None
+        self._lock = threading.Lock()
+
+    def ask(self, question: Callable[..., Any], *arguments: Any) -> Any:
+        """The answer. Raises: what the question raises; FaultError if it takes too long or its process dies."""
+        pool = self._started()
+        try:
+            return pool.submit(question, *arguments).result(TIMEOUT_S)
+        except (concurrent.futures.TimeoutError, BrokenProcessPool, RuntimeError) as error:
+            if isinstance(error, FaultError):
+                raise
+            self._end(pool)
+            what = f"took more than {TIMEOUT_S:g} s" if isinstance(error, TimeoutError) else "could not be computed"
+            raise FaultError("", f"the answer {what}.", "Use the command on the machine itself.") from error
+
+    def close(self) -> None:
+        """End the process."""
+        if self._pool is not None:
+            self._end(self._pool)
+
+    def _started(self) -> ProcessPoolExecutor:
+        with self._lock:
+            if self._pool is None:
+                self._pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), initializer=_prepare)
+            return self._pool
+
+    def _end(self, pool: ProcessPoolExecutor) -> None:
+        with self._lock:
+            if self._pool is pool:
+                self._pool = None
+        for process in list((pool._processes or {}).values()):
+            process.kill()
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _prepare() -> None:
+    import os
+    import signal
+
+    os.environ["OMP_NUM_THREADS"] = "1"
+    os.nice(10)  # whoever trains on these cores goes first
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def plan(spec: dict[str, Any], data_dir: str, workers: int | None) -> dict[str, Any]:
+    """What `largebatch plan` says: facts and lines. Raises: PlanError, DataError."""
+    import torch
+
+    from jobs.job import prepare
+    from jobs.plan_report import plan_facts, prepared_lines
+
+    torch.set_num_threads(1)
+    job = prepare(TrainSpec.model_validate(spec), torch.device("cpu"), Path(data_dir), workers)
+    return {"facts": plan_facts(job.plan), "lines": [list(line) for line in prepared_lines(job)]}
+
+
+def findings(folder: str) -> dict[str, Any]:
+    """What a sweep has found so far: choices, frontier, critical batch, advice. Raises: InputError while no run has ended."""
+    from tuning.collect import collect, ended_runs
+    from tuning.findings import find
+
+    found = find(collect(ended_runs(Path(folder))))
+    return {**found.as_dict(), "words": found.words(), "rows": found.rows()}

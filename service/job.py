@@ -1,0 +1,67 @@
+"""A job as the service knows it: what was asked for, where it stands, and how it went."""
+
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.states import State
+
+
+class Kind(StrEnum):
+    """What a job is."""
+
+    RUN = "run"
+    """One training run."""
+    SWEEP = "sweep"
+    """Many, by Ray Tune."""
+
+
+class Job(BaseModel):
+    """One accepted request. Its id is also the name of its folder below the runs' folder."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    id: str
+    kind: Kind
+    owner: str
+    name: str
+    """The recipe's or sweep's name; ids begin with it."""
+    recipe: str | None
+    """The recipe it was made from; null if the whole spec was sent."""
+    spec: dict[str, Any]
+    """The TrainSpec, or the SweepSpec."""
+    base: dict[str, Any] | None = None
+    """Sweeps: the TrainSpec that every run begins from."""
+    global_batch_size: int | None = None
+    device: str = "auto"
+    workers: str | None = None
+    """N or MIN:MAX; null: the run's own process trains."""
+    cpus: float
+    """Cores it holds while it runs."""
+    gpus: int
+    """GPUs it holds while it runs."""
+    priority: int = 0
+    """Higher goes first."""
+    deadline_at_s: float | None = None
+    """Unix time after which it is ended, and has failed."""
+    state: State = State.QUEUED
+    reason: str | None = None
+    """Why it is recovering, failed or cancelled."""
+    attempt: int = 0
+    """How often it was started; also the fencing number: only the newest attempt may run."""
+    failures: int = 0
+    """How many attempts ended by a fault."""
+    is_cancel_asked: bool = False
+    stop_asked_at_s: float | None = None
+    not_before_s: float | None = None
+    """Recovering: when it goes on."""
+    created_at_s: float
+    started_at_s: float | None = None
+    ended_at_s: float | None = None
+    progress: dict[str, Any] = Field(default_factory=dict)
+    """Of a run: step, epoch, loss, test_accuracy, training_seconds; of a sweep: runs, runs_over."""
+    outcome: str | None = None
+    """reached, missed, completed, diverged or stopped, once it ended."""
+    summary: dict[str, Any] | None = None
+    """The run's summary, once it ended by itself."""

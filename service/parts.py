@@ -1,0 +1,114 @@
+"""The service's parts, made once and handed to every request."""
+
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from fastapi import Depends, Request, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from service.auth import ANYONE_HERE, ForbiddenError, Principal, Tokens, UnauthorizedError
+from service.backends.base import Backend
+from service.db.store import Store
+from service.heavy import Heavy
+from service.job import Job, Kind
+from service.problems import NotFoundError, TooManyRequestsError
+from service.reconcile import Reconciler
+from service.settings import Settings
+from service.watch import Watcher
+
+COOKIE = "largebatch_session"
+MOST_ASKERS = 10_000
+
+
+class RateLimit:
+    """So many requests a minute for each asker, in bursts of a tenth of that."""
+
+    def __init__(self, per_minute: int) -> None:
+        self._per_s, self._burst = per_minute / 60.0, max(per_minute / 10.0, 1.0)
+        self._left: dict[str, tuple[float, float]] = {}
+        self._lock = threading.Lock()
+
+    def take(self, asker: str) -> None:
+        """Count one request. Raises: TooManyRequestsError."""
+        now = time.monotonic()
+        with self._lock:
+            if len(self._left) > MOST_ASKERS:
+                self._left.clear()
+            left, at_s = self._left.get(asker, (self._burst, now))
+            left = min(self._burst, left + (now - at_s) * self._per_s)
+            self._left[asker] = (max(left - 1.0, 0.0), now)
+        if left < 1.0:
+            raise TooManyRequestsError("", "too many requests.", "Wait a little.")
+
+
+@dataclass
+class Parts:
+    """Everything that requests need."""
+
+    settings: Settings
+    store: Store
+    tokens: Tokens
+    backend: Backend
+    reconciler: Reconciler
+    watcher: Watcher
+    heavy: Heavy
+    rate_limit: RateLimit
+    began_s: float = field(default_factory=time.monotonic)
+
+    def visible(self, job_id: str, kind: Kind, who: Principal) -> Job:
+        """A job that this asker may see. Raises: NotFoundError, also for another owner's: that it exists is theirs."""
+        job = self.store.find(job_id)
+        if job is None or job.kind is not kind or not (who.may("admin") or job.owner == who.owner):
+            raise NotFoundError("id", f"there is no {kind} {job_id[:160]!r}.", f"GET /v1/{kind}s lists yours.")
+        return job
+
+
+def parts_of(request: Request) -> Parts:
+    """The parts of the service that is asked."""
+    found: Parts = request.app.state.parts
+    return found
+
+
+Here = Annotated[Parts, Depends(parts_of)]
+_bearer = HTTPBearer(auto_error=False, description="A token that `largebatch token create` printed.")
+
+
+def principal_of(request: Request, parts: Here, bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]) -> Principal:
+    """Who asks. Raises: UnauthorizedError, TooManyRequestsError."""
+    address = request.client.host if request.client else ""
+    cookie = request.cookies.get(COOKIE)
+    if bearer is not None:
+        parts.rate_limit.take(f"token {hash(bearer.credentials)}")
+        who = parts.tokens.principal(bearer.credentials)
+    elif cookie is not None:
+        refuse_foreign(request)
+        parts.rate_limit.take(f"session {hash(cookie)}")
+        who = parts.tokens.of_session(cookie)
+    elif parts.settings.needs_tokens:
+        parts.rate_limit.take(f"address {address}")
+        raise UnauthorizedError("Authorization", "a token is needed.", "Send: Authorization: Bearer TOKEN. Make one: largebatch token create OWNER")
+    else:
+        refuse_foreign(request)
+        parts.rate_limit.take(f"address {address}")
+        who = ANYONE_HERE
+    request.state.owner = who.owner
+    return who
+
+
+def refuse_foreign(request: Request) -> None:
+    """Where a browser answers for its user: only pages of our own may change anything. Raises: ForbiddenError.
+
+    Browsers say themselves where a request comes from (Fetch Metadata; Origin in older ones); programs say nothing.
+    """
+    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+    if request.method in {"GET", "HEAD", "OPTIONS"}:
+        return
+    if site is not None and site not in {"same-origin", "none"}:
+        raise ForbiddenError("Origin", "this request comes from another site's page.")
+    if origin is not None and origin.partition("://")[2] != request.headers.get("host", ""):
+        raise ForbiddenError("Origin", "this request comes from another site's page.")
+
+
+Who = Annotated[Principal, Depends(principal_of)]

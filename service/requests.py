@@ -1,0 +1,158 @@
+"""From what came over the network to a job that may be queued: everything a stranger could slip in is refused here."""
+
+import hashlib
+import json
+import math
+import secrets
+import time
+from typing import Annotated, Any
+
+import pydantic
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from jobs.errors import InputError, SpecError
+from jobs.launch.options import read_workers
+from jobs.spec import TrainSpec
+from jobs.spec_reader import build_spec, first_mistake, nearest, read_document, recipe_paths, refuse_unlisted_entry_points
+from service.job import Job, Kind
+from service.settings import Settings
+from tuning.space import groups, refuse_impossible, with_fields
+from tuning.spec import SweepSpec
+
+DEEPEST = 12
+LONGEST_PATH = 200
+MOST_RUNS = 5000
+
+
+class Submit(BaseModel):
+    """What every submission says beside what to train."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+    name: Annotated[str, Field(min_length=1, max_length=60, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] | None = None
+    """Begins the id; default the recipe's name."""
+    priority: Annotated[int, Field(ge=-100, le=100)] = 0
+    """Higher goes first."""
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda)$")] = "auto"
+    workers: Annotated[str, Field(max_length=20, pattern=r"^[0-9]+(:[0-9]+)?$")] | None = None
+    """N or MIN:MAX workers by Ray; null: one process."""
+    cpus: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    """Cores to hold; null: all of this machine's, so that no other job slows its clock (a Ray cluster: one a worker)."""
+    gpus: Annotated[int, Field(ge=0, le=100_000)] = 0
+    """GPUs to hold."""
+    deadline_s: Annotated[float, Field(gt=0, le=1e9)] | None = None
+    """Seconds from now after which it is ended."""
+
+
+class RunSubmit(Submit):
+    """A training run: a recipe with changes, or a whole spec."""
+
+    recipe: Annotated[str, Field(max_length=100)] | None = None
+    """A recipe's name, as GET /v1/recipes lists them."""
+    spec: dict[str, JsonValue] | None = None
+    """A whole TrainSpec in place of a recipe."""
+    set: dict[str, JsonValue] = Field(default_factory=dict, max_length=200)
+    """Changes by dotted name, such as {"batch.global_batch_size": 512}."""
+
+
+class SweepSubmit(Submit):
+    """A sweep: what is compared and what is searched, over one recipe."""
+
+    sweep: dict[str, JsonValue]
+    """A SweepSpec; its recipe is a name that GET /v1/recipes lists."""
+
+
+def job_of_run(asked: RunSubmit, owner: str, settings: Settings) -> Job:
+    """A queued job. Raises: SpecError."""
+    spec = run_spec(asked, settings)
+    batch = spec.batch.global_batch_size
+    return _job(asked, Kind.RUN, owner, settings, spec.name, spec=spec.model_dump(mode="json"), recipe=asked.recipe,
+                global_batch_size=batch if isinstance(batch, int) else None)  # fmt: skip
+
+
+def run_spec(asked: RunSubmit, settings: Settings) -> TrainSpec:
+    """The spec that is asked for. Raises: SpecError."""
+    if (asked.recipe is None) == (asked.spec is None):
+        raise SpecError("recipe", "give either a recipe or a spec.", "GET /v1/recipes lists the recipes.")
+    document: dict[str, Any] = dict(asked.spec) if asked.spec is not None else recipe_document(str(asked.recipe))
+    _refuse_deep(document)
+    fields = {**asked.set, **({} if asked.name is None else {"name": asked.name})}
+    spec = with_fields(build_spec({"name": "run", **document}), fields)
+    refuse_for_strangers(spec, settings)
+    return spec
+
+
+def recipe_document(name: str) -> dict[str, Any]:
+    """A recipe that comes along, never a file of the asker's choice. Raises: SpecError."""
+    paths = recipe_paths()
+    if name not in paths:
+        raise SpecError("recipe", f"{name[:100]!r} is not a recipe.", nearest(name[:100], paths))
+    return {"name": name, **read_document(paths[name])}
+
+
+def job_of_sweep(asked: SweepSubmit, owner: str, settings: Settings) -> Job:
+    """A queued job. Raises: SpecError."""
+    _refuse_deep(asked.sweep)
+    try:
+        sweep = SweepSpec.model_validate(asked.sweep)
+    except pydantic.ValidationError as error:
+        raise first_mistake(error, SweepSpec) from None
+    most = math.prod(len(values) for values in sweep.each.values()) * (sweep.search.num_trials() + sweep.repeats - 1)
+    if most > MOST_RUNS:
+        raise SpecError("sweep", f"{most:.3g} runs are more than one sweep may have here ({MOST_RUNS}).", "Compare fewer values.")
+    base = with_fields(build_spec(recipe_document(sweep.recipe)), sweep.set)
+    for group in groups(sweep):
+        refuse_for_strangers(with_fields(base, group.fields), settings)
+    searched = {"dataset", "tracking", "model"} & {name.partition(".")[0] for name in sweep.search.space}
+    if searched:
+        raise SpecError("search.space", f"a search here may not change {', '.join(sorted(searched))}.", "Compare such fields with each.")
+    refuse_impossible(sweep, base)
+    name = asked.name or sweep.name or sweep.recipe
+    named = sweep.model_copy(update={"name": name})
+    return _job(asked, Kind.SWEEP, owner, settings, name, spec=named.model_dump(mode="json"), base=base.model_dump(mode="json"), recipe=sweep.recipe)
+
+
+def _job(asked: Submit, kind: Kind, owner: str, settings: Settings, name: str, **parts: Any) -> Job:
+    workers = read_workers(asked.workers).most if asked.workers else 1
+    now = time.time()
+    on_ray = settings.ray_address is not None
+    cpus = asked.cpus if asked.cpus is not None else float(workers) if on_ray else settings.cpus
+    if not on_ray and (cpus > settings.cpus or asked.gpus > settings.gpus):
+        have = f"{settings.cpus:g} CPUs and {settings.gpus} GPUs"
+        field = "cpus" if cpus > settings.cpus else "gpus"
+        raise InputError(field, f"{cpus:g} CPUs and {asked.gpus} GPUs are asked for, and this machine has {have}.", "Ask for less.")
+    if asked.gpus > settings.max_gpus_per_owner:
+        raise InputError("gpus", f"{asked.gpus} is more than one owner may hold ({settings.max_gpus_per_owner}).", "Ask for fewer.")
+    return Job(
+        id=f"{name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}-{secrets.token_hex(4)}", kind=kind, owner=owner, name=name,
+        device=asked.device, workers=asked.workers, cpus=cpus, gpus=asked.gpus, priority=asked.priority, created_at_s=now,
+        deadline_at_s=None if asked.deadline_s is None else now + asked.deadline_s, **parts,
+    )  # fmt: skip
+
+
+def refuse_for_strangers(spec: TrainSpec, settings: Settings) -> None:
+    """What a person at the machine may do, and a request may not. Raises: SpecError."""
+    refuse_unlisted_entry_points(spec, settings.entry_points)
+    if spec.tracking.mlflow_uri is not None:
+        raise SpecError("tracking.mlflow_uri", "is the operator's to choose.", "Leave it out.")
+    if spec.dataset.download and not settings.allows_download:
+        raise SpecError("dataset.download", "this server fetches no data sets.", "Ask its operator to put the data set in place.")
+    path = spec.dataset.arguments.get("path")
+    if path is not None:
+        root = settings.data_dir.resolve()
+        if not isinstance(path, str) or len(path) > LONGEST_PATH or "\0" in path or not (root / path).resolve().is_relative_to(root):
+            raise SpecError("dataset.arguments.path", "is not a folder inside the server's data folder.", "Give a path relative to it.")
+    if spec.dataset.num_workers > settings.cpus and settings.ray_address is None:
+        raise SpecError("dataset.num_workers", f"{spec.dataset.num_workers} is more than this machine's {settings.cpus:g} CPUs.", "Use fewer.")
+
+
+def digest_of(asked: BaseModel) -> str:
+    """Whether two requests ask for the same."""
+    return hashlib.sha256(json.dumps(asked.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+
+
+def _refuse_deep(value: Any, depth: int = 0) -> None:
+    if depth > DEEPEST:
+        raise SpecError("spec", f"is nested more than {DEEPEST} deep.", "No spec is.")
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _refuse_deep(inner, depth + 1)

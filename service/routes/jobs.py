@@ -1,0 +1,255 @@
+"""Runs and sweeps: both are jobs, and most that can be asked of one can be asked of the other."""
+
+import json
+import mimetypes
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Header, Query, Response
+from fastapi.responses import FileResponse, PlainTextResponse, StreamingResponse
+from pydantic import BaseModel
+
+from jobs.errors import InputError
+from jobs.run_folder import JOURNAL
+from service.job import Job, Kind
+from service.parts import Here, Parts, Who
+from service.problems import NotFoundError, Problem
+from service.routes.operations import SUBMITS
+from service.states import State
+from service.views import JobDetails, JobPage, JobView
+from service.watch import read_lines
+
+LOG_BYTES = 1 << 20
+MOST_RECORDS = 5000
+SCAN_BYTES = 8 << 20
+Limit = Annotated[int, Query(ge=1, le=200)]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(alias="Idempotency-Key", min_length=1, max_length=200, description="The same key submits at most once, however often it is sent."),
+]
+ERRORS: dict[int | str, dict[str, Any]] = {
+    code: {"model": Problem, "description": text, "content": {"application/problem+json": {}}}
+    for code, text in {
+        401: "No valid token", 403: "The token does not allow this", 404: "Not found", 409: "Not as things stand",
+        410: "Deleted", 413: "Too large", 422: "Cannot be used", 429: "Too many requests", 503: "Not available now",
+    }.items()
+}  # fmt: skip
+
+
+EVENT_STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}, "description": "Server-sent events"}}
+
+
+class Records(BaseModel):
+    """Journal records, oldest first."""
+
+    items: list[dict[str, Any]]
+    next_after: int
+    """Where the next page begins."""
+    is_complete: bool
+    """Whether there was nothing more just now."""
+
+
+class Artifact(BaseModel):
+    """One file of a job's folder."""
+
+    path: str
+    bytes: int
+
+
+def submitted(parts: Parts, job: Job, key: str | None, digest: str, response: Response) -> JobView:
+    """Put a job in the database, and answer where it is."""
+    accepted, is_new = parts.store.accept(job, key, digest, parts.settings.max_queued_per_owner)
+    response.headers["Location"] = f"/v1/{job.kind}s/{accepted.id}"
+    if is_new:
+        SUBMITS.labels(str(job.kind)).inc()
+    else:
+        response.headers["Idempotent-Replayed"] = "true"
+    return JobView.of(accepted)
+
+
+def add_job_routes(router: APIRouter, kind: Kind) -> None:
+    """What runs and sweeps share. Each route's name carries the kind, for generated clients."""
+
+    def named(what: str) -> dict[str, Any]:
+        return {"operation_id": f"{what}_{kind}", "name": f"{what}_{kind}"}
+
+    @router.get("", **named("list"))
+    def list_jobs(
+        parts: Here,
+        who: Who,
+        state: State | None = None,
+        owner: Annotated[str | None, Query(max_length=100)] = None,
+        recipe: Annotated[str | None, Query(max_length=100)] = None,
+        q: Annotated[str | None, Query(max_length=100, description="Part of the id.")] = None,
+        sort: Literal["-created_at", "created_at"] = "-created_at",
+        cursor: Annotated[str | None, Query(max_length=300)] = None,
+        limit: Limit = 50,
+    ) -> JobPage:
+        """A page of jobs, one's own; an administrator's list holds everybody's."""
+        if not who.may("admin"):
+            owner = who.owner
+        page = parts.store.page(kind, owner=owner, state=state, recipe=recipe, text=q, limit=limit, cursor=cursor, oldest_first=sort == "created_at")
+        return JobPage(items=[JobView.of(job) for job in page.jobs], next_cursor=page.next_cursor)
+
+    @router.get("/{job_id}", **named("show"))
+    def show(job_id: str, parts: Here, who: Who) -> JobDetails:
+        """One job, with its spec and, once it ended, its summary."""
+        return JobDetails.of(parts.visible(job_id, kind, who))
+
+    @router.post("/{job_id}/cancel", status_code=202, **named("cancel"))
+    def cancel(job_id: str, parts: Here, who: Who) -> JobView:
+        """End a job after the step under way; its checkpoint stays, and it can be resumed. One that is over stays as it is."""
+        who.require("submit")
+        return JobView.of(parts.store.ask_to_cancel(parts.visible(job_id, kind, who)))
+
+    @router.post("/{job_id}/resume", status_code=202, **named("resume"))
+    def resume(job_id: str, parts: Here, who: Who) -> JobView:
+        """Queue a failed or cancelled job again; it goes on from its newest checkpoint."""
+        who.require("submit")
+        return JobView.of(parts.store.queue_again(parts.visible(job_id, kind, who)))
+
+    @router.delete("/{job_id}", status_code=204, **named("delete"))
+    def delete(job_id: str, parts: Here, who: Who) -> Response:
+        """Forget a job that is over, and remove its folder."""
+        who.require("submit")
+        job = parts.visible(job_id, kind, who)
+        parts.store.delete(job)
+        for folder in (parts.settings.runs_dir / job.id, parts.settings.state_dir / job.id):
+            shutil.rmtree(folder, ignore_errors=True)
+        return Response(status_code=204)
+
+    @router.get("/{job_id}/logs", response_class=PlainTextResponse, **named("logs"))
+    def logs(
+        job_id: str,
+        parts: Here,
+        who: Who,
+        attempt: Annotated[int | None, Query(ge=1, le=1_000_000)] = None,
+        offset: Annotated[int, Query(ge=0, le=1 << 50)] = 0,
+    ) -> PlainTextResponse:
+        """What an attempt printed, at most 1 MiB from a byte on; default the newest attempt."""
+        job = parts.visible(job_id, kind, who)
+        found = parts.backend.logs(job, attempt or job.attempt, offset, LOG_BYTES)
+        return PlainTextResponse(found.decode(errors="replace"), headers={"X-Next-Offset": str(offset + len(found))})
+
+    @router.get("/{job_id}/artifacts", **named("artifacts"))
+    def artifacts(job_id: str, parts: Here, who: Who) -> list[Artifact]:
+        """The files of the job's folder, checkpoints left out."""
+        folder = parts.settings.runs_dir / parts.visible(job_id, kind, who).id
+        found = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.is_symlink() and _is_shown(path.relative_to(folder)))
+        return [Artifact(path=str(path.relative_to(folder)), bytes=path.stat().st_size) for path, _ in zip(found, range(1000), strict=False)]
+
+    @router.get("/{job_id}/artifacts/{path:path}", response_class=FileResponse, **named("artifact"))
+    def artifact(job_id: str, path: str, parts: Here, who: Who) -> FileResponse:
+        """One file of the job's folder."""
+        folder = (parts.settings.runs_dir / parts.visible(job_id, kind, who).id).resolve()
+        return confined(folder, path)
+
+
+def add_journal_routes(router: APIRouter) -> None:
+    """What only runs have: a journal."""
+
+    @router.get("/{job_id}/records", operation_id="records_run")
+    def records(
+        job_id: str,
+        parts: Here,
+        who: Who,
+        after: Annotated[int, Query(ge=0, le=1 << 50, description="next_after of the page before.")] = 0,
+        kind: Annotated[Literal["start", "step", "evaluation", "notice", "end"] | None, Query()] = None,
+        limit: Annotated[int, Query(ge=1, le=MOST_RECORDS)] = 1000,
+    ) -> Records:
+        """The journal's records. Those beyond a later start record's step are superseded by it."""
+        path = parts.settings.runs_dir / parts.visible(job_id, Kind.RUN, who).id / JOURNAL
+        items: list[dict[str, Any]] = []
+        scanned, begins = 0, after
+        while len(items) < limit and scanned < SCAN_BYTES:
+            lines = read_lines(path, after)
+            if not lines:
+                return Records(items=items, next_after=after, is_complete=True)
+            for line, ends in lines:
+                record = _parsed(line)
+                after = ends
+                if record is not None and kind in {None, record.get("kind")}:
+                    items.append(record)
+                    if len(items) == limit:
+                        break
+            scanned = after - begins
+        return Records(items=items, next_after=after, is_complete=False)
+
+    @router.get("/{job_id}/series", operation_id="series_run")
+    def series(job_id: str, parts: Here, who: Who, points: Annotated[int, Query(ge=2, le=2000)] = 400) -> dict[str, list[dict[str, Any]]]:
+        """The run's curves for a chart: all evaluations, all notices, and so many steps, evenly spread."""
+        path = parts.settings.runs_dir / parts.visible(job_id, Kind.RUN, who).id
+        return thinned(path, points)
+
+    @router.get("/{job_id}/events", operation_id="events_run", response_class=StreamingResponse, responses=EVENT_STREAM)
+    async def events(
+        job_id: str,
+        parts: Here,
+        who: Who,
+        after: Annotated[int, Query(ge=0, le=1 << 50)] = 0,
+        last_event_id: Annotated[str | None, Header(max_length=30)] = None,
+    ) -> StreamingResponse:
+        """The journal as it grows, each record once and in order; a stream that broke goes on from its Last-Event-ID."""
+        from starlette.concurrency import run_in_threadpool
+
+        job = await run_in_threadpool(parts.visible, job_id, Kind.RUN, who)
+        if last_event_id is not None:
+            if not last_event_id.isdecimal():
+                raise InputError("Last-Event-ID", "is not one that this service gave.", "Leave it out to begin at the start.")
+            after = int(last_event_id)
+
+        return event_stream(parts.watcher.listen(job, after))
+
+
+def event_stream(frames: AsyncIterator[bytes]) -> StreamingResponse:
+    """An answer that goes on, and that no proxy should keep back."""
+    return StreamingResponse(frames, media_type="text/event-stream", headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+
+
+def confined(folder: Path, path: str) -> FileResponse:
+    """A file inside a folder, links followed. Raises: NotFoundError."""
+    try:
+        place = (folder / path).resolve()
+        is_there = place.is_relative_to(folder) and place.is_file() and _is_shown(place.relative_to(folder))
+    except (OSError, ValueError):
+        is_there = False
+    if not is_there:
+        raise NotFoundError("path", f"there is no such file: {path[:200]!r}.")
+    kind, _ = mimetypes.guess_type(place.name)
+    # What a job wrote is shown as a file, never as a page of ours.
+    return FileResponse(
+        place,
+        media_type=kind or "application/octet-stream",
+        headers={"Content-Security-Policy": "sandbox allow-scripts", "X-Content-Type-Options": "nosniff"},
+    )
+
+
+def thinned(folder: Path, points: int) -> dict[str, list[dict[str, Any]]]:
+    """A journal's evaluations and notices, and so many of its steps."""
+    from jobs.records import EvalRecord, NoticeRecord, StepRecord
+    from jobs.tracking.journal import read_records
+
+    found = read_records(folder)
+    steps = [record for record in found if isinstance(record, StepRecord)]
+    if len(steps) > points:
+        last = len(steps) - 1
+        steps = [steps[round(place * last / (points - 1))] for place in range(points)]
+    return {
+        "steps": [record.model_dump(mode="json", exclude={"kind"}) for record in steps],
+        "evaluations": [record.model_dump(mode="json", exclude={"kind"}) for record in found if isinstance(record, EvalRecord)],
+        "notices": [record.model_dump(mode="json", exclude={"kind"}) for record in found if isinstance(record, NoticeRecord)],
+    }
+
+
+def _is_shown(path: Path) -> bool:
+    return "checkpoints" not in path.parts and not any(part.startswith(".") for part in path.parts)
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None

@@ -1,0 +1,47 @@
+"""/v1/runs: training runs."""
+
+from typing import Any
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel
+
+from jobs.launch.options import read_workers
+from service import heavy
+from service.job import Kind
+from service.parts import Here, Who
+from service.requests import RunSubmit, digest_of, job_of_run, run_spec
+from service.routes.jobs import ERRORS, IdempotencyKey, add_job_routes, add_journal_routes, submitted
+from service.views import JobView
+
+router = APIRouter(prefix="/v1/runs", tags=["runs"], responses=ERRORS)
+
+
+class Plan(BaseModel):
+    """What a run would do."""
+
+    spec: dict[str, Any]
+    """The whole TrainSpec that was understood."""
+    facts: dict[str, Any]
+    """Steps, micro-batches, learning rates."""
+    lines: list[tuple[str, str]]
+    """What, and how and why, for people."""
+
+
+@router.post("", status_code=202, operation_id="submit_run")
+def submit(asked: RunSubmit, parts: Here, who: Who, response: Response, idempotency_key: IdempotencyKey = None) -> JobView:
+    """Accept a run. It is in the database before this answers."""
+    who.require("submit")
+    return submitted(parts, job_of_run(asked, who.owner, parts.settings), idempotency_key, digest_of(asked), response)
+
+
+@router.post("/plan", operation_id="plan_run")
+def plan(asked: RunSubmit, parts: Here, who: Who) -> Plan:
+    """Check a submission and say what it would do, without running it."""
+    who.require("submit")
+    spec = run_spec(asked, parts.settings).model_dump(mode="json")
+    found = parts.heavy.ask(heavy.plan, spec, str(parts.settings.data_dir), read_workers(asked.workers).most if asked.workers else None)
+    return Plan(spec=spec, **found)
+
+
+add_job_routes(router, Kind.RUN)
+add_journal_routes(router)

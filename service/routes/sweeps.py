@@ -1,0 +1,64 @@
+"""/v1/sweeps: many runs of one recipe, and what they answer."""
+
+from typing import Any
+
+from fastapi import APIRouter, Response
+from fastapi.responses import FileResponse
+
+from jobs.errors import InputError
+from jobs.tracking.folder_mirror import REPORT
+from service import heavy
+from service.job import Kind
+from service.parts import Here, Parts, Who
+from service.problems import NotFoundError
+from service.requests import SweepSubmit, digest_of, job_of_sweep
+from service.routes.jobs import ERRORS, IdempotencyKey, add_job_routes, confined, submitted
+from service.views import JobView
+
+router = APIRouter(prefix="/v1/sweeps", tags=["sweeps"], responses=ERRORS)
+
+
+@router.post("", status_code=202, operation_id="submit_sweep")
+def submit(asked: SweepSubmit, parts: Here, who: Who, response: Response, idempotency_key: IdempotencyKey = None) -> JobView:
+    """Accept a sweep. It is in the database before this answers."""
+    who.require("submit")
+    return submitted(parts, job_of_sweep(asked, who.owner, parts.settings), idempotency_key, digest_of(asked), response)
+
+
+@router.get("/{job_id}/findings", operation_id="findings_sweep")
+def findings(job_id: str, parts: Here, who: Who) -> dict[str, Any]:
+    """All that the runs that have ended say: per batch, frontier, critical batch, advice, and it in words."""
+    return _findings(job_id, parts, who)
+
+
+@router.get("/{job_id}/frontier", operation_id="frontier_sweep")
+def frontier(job_id: str, parts: Here, who: Who) -> dict[str, Any]:
+    """The choices that no other beats in both time and samples, or time and accuracy."""
+    found = _findings(job_id, parts, who)
+    return {name: found.get(name) for name in ("target_accuracy", "cost_frontier", "accuracy_frontier", "critical_batch")}
+
+
+@router.get("/{job_id}/advice", operation_id="advice_sweep")
+def advice(job_id: str, parts: Here, who: Who) -> dict[str, Any]:
+    """Soonest, cheapest, knee: with the settings that go with them, and in words."""
+    found = _findings(job_id, parts, who)
+    return {"advice": found.get("advice"), "words": found["words"]}
+
+
+@router.get("/{job_id}/report", operation_id="report_sweep", response_class=FileResponse)
+def report(job_id: str, parts: Here, who: Who) -> FileResponse:
+    """The report, one page that holds everything; there once the sweep is over."""
+    job = parts.visible(job_id, Kind.SWEEP, who)
+    return confined((parts.settings.runs_dir / job.id).resolve(), f"{REPORT}/report.html")
+
+
+def _findings(job_id: str, parts: Parts, who: Who) -> dict[str, Any]:
+    job = parts.visible(job_id, Kind.SWEEP, who)
+    try:
+        found: dict[str, Any] = parts.heavy.ask(heavy.findings, str(parts.settings.runs_dir / job.id))
+    except InputError as error:
+        raise NotFoundError("", "no run of this sweep has ended yet.", "Ask again later.") from error
+    return found
+
+
+add_job_routes(router, Kind.SWEEP)

@@ -1,0 +1,229 @@
+"""One watcher, many listeners: journals are read once, whoever listens, and each line is encoded once.
+
+A listener begins at any byte of a journal (its Last-Event-ID): what is older comes from the file, what is newer from
+the watcher, with no gap and nothing twice.
+"""
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+
+from jobs.errors import FaultError
+from jobs.run_folder import JOURNAL
+from service.db.store import Store
+from service.job import Job, Kind
+from service.states import FINAL
+from service.views import JobView
+
+LOOK_EVERY_S = 0.5
+KEEP_ALIVE_S = 15.0
+CHUNK_BYTES = 1 << 18
+LATELY = 200
+"""Newest jobs that lists follow, beside all that are active."""
+MOST_WAITING = 2000
+"""Chunks that a listener may be behind; then it is let go, and comes back with its Last-Event-ID."""
+
+
+class Tail:
+    """One journal's end."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.offset = 0
+        """Bytes that were told to the listeners, up to the end of a line."""
+        self.listeners: set[asyncio.Queue[bytes | None]] = set()
+        self.job: Job | None = None
+
+    def read(self) -> bytes:
+        """The next whole lines as frames."""
+        frames, self.offset = read_frames(self.path, self.offset, None)
+        return frames
+
+
+class Watcher:
+    """Reads journals and job rows for all listeners together; lives in the event loop."""
+
+    def __init__(self, store: Store, runs_dir: Path) -> None:
+        self._store, self._runs_dir = store, runs_dir
+        self._tails: dict[str, Tail] = {}
+        self._everyone: dict[asyncio.Queue[bytes | None], tuple[Kind, str | None]] = {}
+        self._known: dict[str, Job] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self.lag_s = 0.0
+        """How long the last look took beyond its time."""
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """End, and let every listener go."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        for tail in self._tails.values():
+            _tell(tail.listeners, None)
+        _tell(self._everyone, None)
+
+    @property
+    def num_listeners(self) -> int:
+        """How many listen now."""
+        return len(self._everyone) + sum(len(tail.listeners) for tail in self._tails.values())
+
+    async def listen_to_all(self, kind: Kind, owner: str | None) -> AsyncIterator[bytes]:
+        """Frames for each job that is new or changed from now on. Args: owner: None for everybody's."""
+        queue: asyncio.Queue[bytes | None] = asyncio.Queue(MOST_WAITING)
+        self._everyone[queue] = (kind, owner)
+        try:
+            yield b": begins\n\n"
+            async for frame in _taken(queue):
+                yield frame
+        finally:
+            del self._everyone[queue]
+
+    async def listen(self, job: Job, after: int) -> AsyncIterator[bytes]:
+        """Frames of server-sent events: the journal's lines after a byte, changes of the job, and the end.
+
+        Args: after: 0, or an id that an earlier listening was given.
+        """
+        tail = self._tails.setdefault(job.id, Tail(self._runs_dir / job.id / JOURNAL))
+        if tail.job is None:
+            tail.job = job
+            tail.offset = await asyncio.to_thread(_whole_size, tail.path)
+        queue: asyncio.Queue[bytes | None] = asyncio.Queue(MOST_WAITING)
+        tail.listeners.add(queue)
+        begins = tail.offset  # the queue has everything beyond
+        try:
+            yield _job_frame(tail.job)
+            while after < begins:
+                frames, after = await asyncio.to_thread(read_frames, tail.path, after, begins)
+                if not frames:
+                    break
+                yield frames
+            async for frame in _taken(queue):
+                yield frame
+        finally:
+            tail.listeners.discard(queue)
+            if not tail.listeners:
+                self._tails.pop(job.id, None)
+
+    async def _run(self) -> None:
+        while True:
+            began_s = time.monotonic()
+            with contextlib.suppress(FaultError):  # the database is away: the next look may find it
+                await self._look()
+            took_s = time.monotonic() - began_s
+            self.lag_s = max(0.0, took_s - LOOK_EVERY_S)
+            await asyncio.sleep(max(0.0, LOOK_EVERY_S - took_s))
+
+    async def _look(self) -> None:
+        if self._everyone:
+            await self._look_at_all()
+        else:
+            self._known = None
+        tails = dict(self._tails)
+        if not tails:
+            return
+        found = await asyncio.to_thread(self._store.find_all, list(tails))
+        for job_id, tail in tails.items():
+            job = found.get(job_id)
+            # The row was read before the journal: a job that is over has no more lines than these.
+            frames = await asyncio.to_thread(tail.read)
+            if frames:
+                _tell(tail.listeners, frames)
+            if job is None or job != tail.job:
+                tail.job = job
+                _tell(tail.listeners, _job_frame(job) if job else b"event: deleted\ndata: {}\n\n")
+            if job is None or job.state in FINAL:
+                _tell(tail.listeners, b"event: over\ndata: {}\n\n")
+                _tell(tail.listeners, None)
+
+    async def _look_at_all(self) -> None:
+        """The newest jobs and those under way, once for all who look at lists."""
+        before, now = self._known, await asyncio.to_thread(self._store.lately, LATELY)
+        if before is not None:
+            gone = [job_id for job_id in before if job_id not in now and before[job_id].state not in FINAL]
+            now |= await asyncio.to_thread(self._store.find_all, gone) if gone else {}
+            for job in now.values():
+                if job != before.get(job.id):
+                    frame = _job_frame(job)
+                    _tell([queue for queue, (kind, owner) in self._everyone.items() if kind is job.kind and owner in {None, job.owner}], frame)
+        self._known = now
+
+
+async def _taken(queue: asyncio.Queue[bytes | None]) -> AsyncIterator[bytes]:
+    """Frames as they come, with a sign of life where none does, until the end."""
+    while True:
+        try:
+            frame = await asyncio.wait_for(queue.get(), KEEP_ALIVE_S)
+        except TimeoutError:
+            frame = b": still here\n\n"
+        if frame is None:
+            return
+        yield frame
+
+
+def _tell(queues: Iterable[asyncio.Queue[bytes | None]], frame: bytes | None) -> None:
+    for queue in list(queues):
+        try:
+            queue.put_nowait(frame)
+        except asyncio.QueueFull:
+            while not queue.empty():
+                queue.get_nowait()
+            queue.put_nowait(None)
+
+
+def _job_frame(job: Job) -> bytes:
+    return b"event: job\ndata: " + JobView.of(job).model_dump_json().encode() + b"\n\n"
+
+
+def read_frames(path: Path, offset: int, end: int | None) -> tuple[bytes, int]:
+    """Whole lines from a byte on, one event each, and the byte after the last; at most a chunk of them."""
+    frames = []
+    for line, after in read_lines(path, offset, end):
+        kind = _kind(line)
+        if kind is not None:
+            frames.append(b"id: %d\nevent: %s\ndata: %s\n\n" % (after, kind, line))
+        offset = after
+    return b"".join(frames), offset
+
+
+def read_lines(path: Path, offset: int, end: int | None = None, chunk: int = CHUNK_BYTES) -> list[tuple[bytes, int]]:
+    """Whole lines from a byte on, each with the byte after it; at most a chunk of them, and none from beyond `end`."""
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            block = file.read(chunk if end is None else min(chunk, end - offset))
+            if block and b"\n" not in block:
+                block += file.readline()  # one line longer than a chunk
+    except OSError:
+        return []
+    found = []
+    for line in block[: block.rfind(b"\n") + 1].splitlines(keepends=True):
+        offset += len(line)
+        found.append((line.rstrip(b"\r\n"), offset))
+    return found
+
+
+def _kind(line: bytes) -> bytes | None:
+    try:
+        kind = json.loads(line)["kind"]
+    except (ValueError, KeyError, TypeError):
+        return None  # cut short by a kill
+    return str(kind).encode() if str(kind).isalpha() else None
+
+
+def _whole_size(path: Path) -> int:
+    """The byte after the last whole line."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - CHUNK_BYTES))
+            start = file.tell()
+            return start + file.read().rfind(b"\n") + 1
+    except OSError:
+        return 0
