@@ -1,5 +1,6 @@
 """The service: its parts put together, and what surrounds every request."""
 
+import contextlib
 import secrets
 import time
 from collections.abc import AsyncIterator
@@ -27,6 +28,7 @@ from service.watch import Watcher
 from service.web import pages
 
 LARGEST_BODY = 1 << 20
+TOO_LARGE = 413
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'; frame-src 'self'"
@@ -88,6 +90,11 @@ def make_app(parts: Parts) -> FastAPI:
     return app
 
 
+def too_large() -> TooLargeError:
+    """What is said of a body that is not read to its end."""
+    return TooLargeError("body", f"is larger than {LARGEST_BODY >> 20} MiB.", "Nothing here needs that.")
+
+
 class Surround:
     """Around every request: an id, limits of size and host, headers, a log line, and no inside of ours in an answer."""
 
@@ -106,8 +113,12 @@ class Surround:
         status = 0
         has_begun = False
 
+        taken = 0
+
         async def sending(message: Message) -> None:
             nonlocal status, has_begun
+            if taken > LARGEST_BODY and not has_begun and message.get("status") != TOO_LARGE:
+                return  # what the application makes of half a body
             if message["type"] == "http.response.start":
                 status, has_begun = message["status"], True
                 given = {name for name, _ in message["headers"]}
@@ -118,25 +129,23 @@ class Surround:
                 ]
             await send(message)
 
-        taken = 0
-
         async def receiving() -> Message:
             nonlocal taken
             message = await receive()
             taken += len(message.get("body", b""))
             if taken > LARGEST_BODY:
-                raise TooLargeError("body", f"is larger than {LARGEST_BODY >> 20} MiB.", "Nothing here needs that.")
+                raise too_large()
             return message
 
         try:
             refusal = self._refused(scope, request_id)
             if refusal is None:
-                await self._app(scope, receiving, sending)
+                with contextlib.suppress(TooLargeError):
+                    await self._app(scope, receiving, sending)
+                if taken > LARGEST_BODY and not has_begun:
+                    await respond(problem_of(too_large(), request_id))(scope, receive, sending)
             else:
                 await refusal(scope, receive, sending)
-        except TooLargeError as error:
-            if not has_begun:
-                await respond(problem_of(error, request_id))(scope, receive, sending)
         except Exception:
             self._log.exception("failed", request=request_id, path=scope["path"])
             if not has_begun:
@@ -150,7 +159,7 @@ class Surround:
         headers = dict(scope["headers"])
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > LARGEST_BODY:
-            return respond(problem_of(TooLargeError("body", f"is larger than {LARGEST_BODY >> 20} MiB.", "Nothing here needs that."), request_id))
+            return respond(problem_of(too_large(), request_id))
         if not self._settings.needs_tokens:
             # On loopback nothing but the browser's honesty stands between a foreign page and us: names that a
             # foreign page can point at this machine are not answered.

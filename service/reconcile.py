@@ -119,15 +119,15 @@ class Reconciler:
         return self._end_in_time(job)
 
     def _absent(self, job: Job) -> Job | None:
-        if job.state is State.STARTING:
-            if job.is_cancel_asked:
-                return self._move(job, State.CANCELLED, reason="Cancelled before it ran.", ended_at_s=time.time())
-            self._backend.start(job)
-            return job
         outcome = self._outcome(job)
         if outcome is not None:  # it ended while nobody looked, and the backend has forgotten
             return self._end(job, Seen(Presence.ENDED, DIVERGED if outcome == Outcome.DIVERGED else 0))
-        return self._recover(job, f"Attempt {job.attempt} is gone: the {self._backend.name} backend knows nothing of it.", counts=False)
+        if job.state is State.RUNNING:
+            return self._recover(job, f"Attempt {job.attempt} is gone: the {self._backend.name} backend knows nothing of it.", counts=False)
+        if job.is_cancel_asked:
+            return self._move(job, State.CANCELLED, reason="Cancelled before it ran.", ended_at_s=time.time())
+        self._backend.start(job)
+        return job
 
     def _end_in_time(self, job: Job) -> Job:
         """Ask a running job to stop if somebody wants that, or its time is over."""

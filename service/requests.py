@@ -76,6 +76,7 @@ def run_spec(asked: RunSubmit, settings: Settings) -> TrainSpec:
         raise SpecError("recipe", "give either a recipe or a spec.", "GET /v1/recipes lists the recipes.")
     document: dict[str, Any] = dict(asked.spec) if asked.spec is not None else recipe_document(str(asked.recipe))
     _refuse_deep(document)
+    _refuse_deep(asked.set)
     fields = {**asked.set, **({} if asked.name is None else {"name": asked.name})}
     spec = with_fields(build_spec({"name": "run", **document}), fields)
     refuse_for_strangers(spec, settings)
@@ -154,5 +155,15 @@ def digest_of(asked: BaseModel) -> str:
 def _refuse_deep(value: Any, depth: int = 0) -> None:
     if depth > DEEPEST:
         raise SpecError("spec", f"is nested more than {DEEPEST} deep.", "No spec is.")
-    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+    if isinstance(value, str) and ("\0" in value or not _is_unicode(value)):
+        raise SpecError("spec", "holds a text with characters that cannot be written.", "Leave out NUL and lone surrogates.")
+    for inner in [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ():
         _refuse_deep(inner, depth + 1)
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,6 +1,7 @@
 """The process of the service: logs, the socket, and an end in good order."""
 
 import logging
+import signal
 import socket
 import sys
 from typing import Any
@@ -34,6 +35,8 @@ def serve(settings: Settings, log_json: bool = False) -> None:
     server = uvicorn.Server(
         uvicorn.Config(make_app(parts), log_config=None, access_log=False, timeout_graceful_shutdown=GRACE_S, server_header=False, date_header=True)
     )
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)  # uvicorn raises it again when all is done; it was answered then
     server.run(sockets=[listener])
 
 

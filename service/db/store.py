@@ -14,6 +14,9 @@ from service.db.tables import jobs, leases, submissions
 from service.job import Job, Kind
 from service.states import ACTIVE, FINAL, MOVES, State
 
+CLOCKS = {"postgresql": "EXTRACT(EPOCH FROM clock_timestamp())", "sqlite": "(julianday('now') - 2440587.5) * 86400.0"}
+"""Unix seconds, by each database's own clock."""
+
 
 class ConflictError(LargebatchError):
     """The request does not fit to how things stand."""
@@ -195,9 +198,7 @@ class Store:
 
     def hold_lease(self, name: str, holder: str, seconds: float) -> bool:
         """Take or renew a lease; False if another has it. By the database's clock, which all replicas share."""
-        now: sa.ColumnElement[float] = sa.literal_column(
-            "EXTRACT(EPOCH FROM clock_timestamp())" if self.engine.dialect.name == "postgresql" else "unixepoch('subsec')"
-        )
+        now = sa.literal_column(CLOCKS[self.engine.dialect.name], sa.Float)
         mine = sa.or_(leases.c.holder == holder, leases.c.expires_at_s < now, leases.c.expires_at_s > now + 10 * seconds)
         with writing(self.engine) as connection:
             taken = connection.execute(leases.update().where(leases.c.name == name, mine).values(holder=holder, expires_at_s=now + seconds)).rowcount

@@ -9,7 +9,7 @@ from jobs.launch.options import read_workers
 from service import heavy
 from service.job import Kind
 from service.parts import Here, Who
-from service.requests import RunSubmit, digest_of, job_of_run, run_spec
+from service.requests import RunSubmit, digest_of, job_of_run
 from service.routes.jobs import ERRORS, IdempotencyKey, add_job_routes, add_journal_routes, submitted
 from service.views import JobView
 
@@ -38,7 +38,7 @@ def submit(asked: RunSubmit, parts: Here, who: Who, response: Response, idempote
 def plan(asked: RunSubmit, parts: Here, who: Who) -> Plan:
     """Check a submission and say what it would do, without running it."""
     who.require("submit")
-    spec = run_spec(asked, parts.settings).model_dump(mode="json")
+    spec = job_of_run(asked, who.owner, parts.settings).spec
     found = parts.heavy.ask(heavy.plan, spec, str(parts.settings.data_dir), read_workers(asked.workers).most if asked.workers else None)
     return Plan(spec=spec, **found)
 

@@ -55,7 +55,7 @@ function draw(id, traces, xTitle, extra = {}) {
   const layout = {
     margin: { l: 50, r: 15, t: 10, b: 45 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: ink },
     xaxis: { ...axis, title: { text: xTitle }, ...extra.xaxis }, yaxis: { ...axis, ...extra.yaxis },
-    showlegend: traces.length > 1, legend: { orientation: "h", y: -0.25 }, uirevision: "kept", shapes: extra.shapes ?? [], hovermode: "closest",
+    showlegend: traces.length > 1, legend: { orientation: "h", y: 1.02, yanchor: "bottom" }, uirevision: "kept", shapes: extra.shapes ?? [], hovermode: "closest",
   };
   window.Plotly.react(place, traces, layout, { responsive: true, displaylogo: false, displayModeBar: false });
 }
@@ -416,7 +416,11 @@ function formPage() {
     button.disabled = false;
     button.textContent = "Show the plan";
   });
-  one("#recipe")?.addEventListener("change", (event) => event.currentTarget.form.submit());
+  const recipe = one("#recipe");
+  if (recipe) {
+    recipe.addEventListener("change", () => recipe.form.submit());
+    one("button", recipe.form).hidden = true;
+  }
 }
 
 const PAGES = { jobs: listPage, run: runPage, sweep: sweepPage, compare: comparePage, "new-run": formPage, "new-sweep": formPage };

@@ -1,0 +1,182 @@
+"""The real service and the real PostgreSQL, each on a free port, each ended with all it started."""
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+from launch_runs import descendants, free_port
+
+LARGEBATCH = [sys.executable, "-m", "service.cli"]
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Service:
+    """One `largebatch serve` process."""
+
+    def __init__(self, folder: Path, *options: str, **environment: str) -> None:
+        self.folder, self._options = folder, options
+        self._environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
+        self._process: subprocess.Popen[bytes] | None = None
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    @property
+    def runs_dir(self) -> Path:
+        return self.folder / "runs"
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "service.log").read_text()
+
+    def start(self, is_ready: bool = True) -> None:
+        with (self.folder / "service.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [*LARGEBATCH, "serve", "--port", str(self.port), "--runs-dir", str(self.runs_dir), *self._options],
+                env=self._environment, stdout=log, stderr=log, cwd=self.folder,
+            )  # fmt: skip
+        ends_at = time.monotonic() + 60
+        while is_ready:
+            assert self._process.poll() is None, self.log[-3000:]
+            assert time.monotonic() < ends_at, self.log[-3000:]
+            with contextlib.suppress(httpx.TransportError):
+                httpx.get(f"{self.url}/healthz", timeout=5)
+                return
+            time.sleep(0.05)
+
+    def kill(self) -> None:
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def stop(self) -> int:
+        """SIGTERM. Returns the exit code."""
+        assert self._process is not None
+        self._process.terminate()
+        return self._process.wait(40)
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def end(self) -> None:
+        """The service and every job that it left."""
+        if self._process is not None and self._process.poll() is None:
+            for pid in descendants(self.pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            self.kill()
+        for pid in job_pids(self.runs_dir):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def wait(self, job_id: str, *states: str, seconds: float = 90, kind: str = "run", headers: Any = None) -> dict[str, Any]:
+        """Until a job is in one of these states."""
+        ends_at = time.monotonic() + seconds
+        while True:
+            with contextlib.suppress(httpx.TransportError):
+                job: dict[str, Any] = httpx.get(f"{self.url}/v1/{kind}s/{job_id}", headers=headers, timeout=20).json()
+                if job.get("state") in states:
+                    return job
+            assert time.monotonic() < ends_at, (job, self.log[-3000:])
+            time.sleep(0.1)
+
+
+def job_pids(runs_dir: Path) -> list[int]:
+    """Processes, of whatever parent, that work below this folder."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal() and int(entry.name) != os.getpid():
+            with contextlib.suppress(OSError):
+                command = (entry / "cmdline").read_bytes()
+                if str(runs_dir).encode() in command and b"pytest" not in command:
+                    found.append(int(entry.name))
+    return found
+
+
+@contextmanager
+def serving(folder: Path, *options: str, **environment: str) -> Iterator[Service]:
+    """A service that answers."""
+    service = Service(folder, *options, **environment)
+    try:
+        service.start()
+        yield service
+    finally:
+        service.end()
+
+
+class Postgres:
+    """One PostgreSQL server in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._port = folder, free_port()
+        self._bin = _postgres_bin()
+        # The server refuses to run as root.
+        self._user: dict[str, Any] = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.getuid() == 0 else {}
+        if self._user:
+            shutil.chown(folder, "postgres", "postgres")
+        options = ["--auth=trust", "--username=tester", "--encoding=UTF8", "--no-sync", "--locale=C"]
+        subprocess.run([self._bin / "initdb", "-D", folder / "data", *options], check=True, stdout=subprocess.DEVNULL, cwd=folder, **self._user)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        options = ["-p", str(self._port), "-k", str(self._folder), "-c", "fsync=off", "-c", "listen_addresses=127.0.0.1"]
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [self._bin / "postgres", "-D", self._folder / "data", *options], stdout=log, stderr=log, cwd=self._folder, **self._user
+            )
+        ends_at = time.monotonic() + 30
+        asks = [self._bin / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self._port)]
+        while subprocess.run(asks, check=False).returncode:
+            assert time.monotonic() < ends_at, (self._folder / "log").read_text()[-2000:]
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """At once, as by a power cut of the server's clients."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGINT)
+            self._process.wait(30)
+            self._process = None
+
+    def new_database(self) -> str:
+        """The address of an empty database."""
+        import psycopg
+
+        name = f"d{time.monotonic_ns()}"
+        with psycopg.connect(f"postgresql://tester@127.0.0.1:{self._port}/postgres", autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}")  # type: ignore[call-overload]
+        return f"postgresql://tester@127.0.0.1:{self._port}/{name}"
+
+
+def _postgres_bin() -> Path:
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(re.sub(r"\D", "", path.parts[-3]) or 0))
+    if found:
+        return found[-1].parent
+    on_path = shutil.which("initdb")
+    assert on_path, "these tests need PostgreSQL's server: apt-get install postgresql"
+    return Path(on_path).resolve().parent
+
+
+@contextmanager
+def postgres() -> Iterator[Postgres]:
+    """A server that answers, gone afterwards."""
+    folder = Path(tempfile.mkdtemp(prefix="lbpg", dir="/tmp"))
+    folder.chmod(0o755)
+    server = Postgres(folder)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(folder, ignore_errors=True)

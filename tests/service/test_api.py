@@ -1,0 +1,289 @@
+"""The REST interface of a real service, with real training runs."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from servers import Service, serving
+
+from jobs.records import StepRecord
+from jobs.tracking.journal import read_records
+from service.client import Client, RemoteError
+
+SHORT = {"recipe": "digits-small-batch", "set": {"stop.epochs": None, "stop.steps": 6, "evaluation.every_epochs": 0.05}, "cpus": 1.0}
+ENDLESS = {
+    "recipe": "digits-small-batch",
+    "set": {"stop.epochs": 1_000_000, "checkpoint.every_seconds": 0.2, "stop.target_accuracy": None},
+    "cpus": 1.0,
+}
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with serving(tmp_path_factory.mktemp("service"), MLFLOW_TRACKING_URI="") as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def http(service: Service) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=service.url, timeout=60) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def ended(service: Service, http: httpx.Client) -> dict[str, Any]:
+    """A run that succeeded."""
+    accepted = http.post("/v1/runs", json=SHORT)
+    assert accepted.status_code == 202, accepted.text
+    assert accepted.headers["Location"] == f"/v1/runs/{accepted.json()['id']}"
+    return service.wait(accepted.json()["id"], "succeeded", "failed")
+
+
+def test_a_run_succeeds_and_tells_everything(ended: dict[str, Any], service: Service) -> None:
+    assert ended["state"] == "succeeded", ended
+    assert ended["summary"]["steps"] == 6
+    assert ended["spec"]["stop"]["steps"] == 6
+    assert ended["progress"]["step"] == 6
+    assert ended["outcome"] == ended["summary"]["outcome"]
+    assert "run_dir" not in ended["summary"], "where folders lie on the server is nobody's business"
+    assert str(service.folder) not in json.dumps(ended)
+
+
+def test_records_page_by_page(ended: dict[str, Any], http: httpx.Client) -> None:
+    whole = http.get(f"/v1/runs/{ended['id']}/records").json()
+    assert whole["is_complete"]
+    assert [record["step"] for record in whole["items"] if record["kind"] == "step"] == [1, 2, 3, 4, 5, 6]
+    after, items = 0, []
+    while True:
+        page = http.get(f"/v1/runs/{ended['id']}/records", params={"after": after, "limit": 2, "kind": "step"}).json()
+        items += page["items"]
+        after = page["next_after"]
+        if page["is_complete"]:
+            break
+    assert items == [record for record in whole["items"] if record["kind"] == "step"]
+    series = http.get(f"/v1/runs/{ended['id']}/series", params={"points": 3}).json()
+    assert [record["step"] for record in series["steps"]] == [1, 3, 6]
+    assert series["evaluations"][-1]["step"] == 6
+
+
+def events(http: httpx.Client, job_id: str, last: str = "") -> list[tuple[str, str, Any]]:
+    """(name, id, data) until the stream ends."""
+    found, here = [], {"event": "", "id": "", "data": ""}
+    with http.stream("GET", f"/v1/runs/{job_id}/events", headers={"Last-Event-ID": last} if last else {}) as answer:
+        assert answer.status_code == 200
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        for line in answer.iter_lines():
+            if line:
+                name, _, text = line.partition(": ")
+                here[name] = text
+            elif here["event"]:
+                found.append((here["event"], here["id"], json.loads(here["data"])))
+                here = {"event": "", "id": "", "data": ""}
+    return found
+
+
+def test_events_of_a_run_that_is_over(ended: dict[str, Any], http: httpx.Client) -> None:
+    told = events(http, ended["id"])
+    assert told[-1][0] == "over"
+    assert [data["step"] for name, _, data in told if name == "step"] == [1, 2, 3, 4, 5, 6]
+    middle = next(event_id for name, event_id, data in told if name == "step" and data["step"] == 3)
+    assert [data["step"] for name, _, data in events(http, ended["id"], middle) if name == "step"] == [4, 5, 6]
+    assert http.get(f"/v1/runs/{ended['id']}/events", headers={"Last-Event-ID": "x"}).status_code == 422
+
+
+def test_live_events_reach_every_listener_once_and_in_order(service: Service, http: httpx.Client) -> None:
+    steps = 400
+    asked = {**SHORT, "set": {**SHORT["set"], "stop.steps": steps, "evaluation.every_epochs": 10.0}}  # type: ignore[dict-item]
+    job_id = http.post("/v1/runs", json=asked).json()["id"]
+    with ThreadPoolExecutor(8) as pool:
+        heard = list(pool.map(lambda _: events(http, job_id), range(8)))
+    for told in heard:
+        assert [data["step"] for name, _, data in told if name == "step"] == list(range(1, steps + 1))
+        states = [data["state"] for name, _, data in told if name == "job"]
+        assert states[-1] == "succeeded"
+
+
+def test_progress_reaches_the_list_soon(service: Service, http: httpx.Client) -> None:
+    job_id = http.post("/v1/runs", json=ENDLESS).json()["id"]
+    service.wait(job_id, "running")
+    journal = service.runs_dir / job_id / "records.jsonl"
+    ends_at = time.monotonic() + 60
+    while not (journal.exists() and '"kind":"step"' in journal.read_text()):
+        assert time.monotonic() < ends_at
+        time.sleep(0.05)
+    there_s = time.monotonic()
+    while not http.get("/v1/runs", params={"q": job_id}).json()["items"][0]["progress"].get("step"):
+        assert time.monotonic() - there_s < 20
+        time.sleep(0.05)
+    assert http.post(f"/v1/runs/{job_id}/cancel").status_code == 202
+    cancelled = service.wait(job_id, "cancelled")
+    done = cancelled["progress"]["step"]
+    assert http.post(f"/v1/runs/{job_id}/cancel").json()["state"] == "cancelled", "once more changes nothing"
+
+    assert http.post(f"/v1/runs/{job_id}/resume").json()["state"] == "queued"
+    service.wait(job_id, "running")
+    ends_at = time.monotonic() + 60
+    while http.get(f"/v1/runs/{job_id}").json()["progress"].get("step", 0) <= done:
+        assert time.monotonic() < ends_at
+        time.sleep(0.1)
+    assert http.delete(f"/v1/runs/{job_id}").status_code == 409, "a running job is cancelled first"
+    http.post(f"/v1/runs/{job_id}/cancel")
+    service.wait(job_id, "cancelled")
+    steps = [record.step for record in read_records(service.runs_dir / job_id) if isinstance(record, StepRecord)]
+    assert steps == list(range(1, len(steps) + 1)), "gone on with, not begun anew"
+    assert http.delete(f"/v1/runs/{job_id}").status_code == 204
+    assert http.get(f"/v1/runs/{job_id}").status_code == 404
+    assert not (service.runs_dir / job_id).exists()
+
+
+def test_a_killed_run_recovers(service: Service, http: httpx.Client) -> None:
+    job_id = http.post("/v1/runs", json=ENDLESS).json()["id"]
+    checkpoints = service.runs_dir / job_id / "checkpoints"
+    ends_at = time.monotonic() + 60
+    while not (checkpoints.exists() and list(checkpoints.iterdir())):
+        assert time.monotonic() < ends_at
+        time.sleep(0.05)
+    (pid,) = [int(p.name) for p in Path("/proc").iterdir() if p.name.isdecimal() and is_trainer(p, job_id)]
+    os.kill(pid, signal.SIGKILL)
+    ends_at = time.monotonic() + 60
+    while (job := http.get(f"/v1/runs/{job_id}").json())["attempt"] < 2 or job["state"] != "running":
+        assert time.monotonic() < ends_at, job
+        time.sleep(0.1)
+    assert job["failures"] == 1
+    assert "signal 9" in job["reason"]
+    http.post(f"/v1/runs/{job_id}/cancel")
+    service.wait(job_id, "cancelled")
+
+
+def is_trainer(process: Path, job_id: str) -> bool:
+    try:
+        command = (process / "cmdline").read_bytes()
+    except OSError:
+        return False
+    return b"\0-m\0jobs\0" in command and job_id.encode() in command
+
+
+def test_a_key_submits_once(http: httpx.Client) -> None:
+    asked = {**SHORT, "priority": -100, "deadline_s": 0.01}
+    headers = {"Idempotency-Key": "one"}
+    first = http.post("/v1/runs", json=asked, headers=headers)
+    second = http.post("/v1/runs", json=asked, headers=headers)
+    assert first.json()["id"] == second.json()["id"]
+    assert second.headers["Idempotent-Replayed"] == "true"
+    other = http.post("/v1/runs", json=SHORT, headers=headers)
+    assert other.status_code == 422
+    assert other.json()["field"] == "Idempotency-Key"
+
+
+@pytest.mark.parametrize(
+    ("asked", "field", "words"),
+    [
+        ({}, "recipe", "either a recipe or a spec"),
+        ({"recipe": "digits-lam"}, "recipe", "Did you mean digits-lamb"),
+        ({"recipe": "/etc/passwd"}, "recipe", "is not a recipe"),
+        ({"recipe": "digits-lamb", "set": {"batch.global_batch_size": "many"}}, "batch.global_batch_size", "whole number"),
+        ({"recipe": "digits-lamb", "set": {"batch.globalbatch": 3}}, "batch.globalbatch", "Did you mean"),
+        ({"recipe": "digits-lamb", "priority": 1000}, "priority", "less than or equal to 100"),
+        ({"recipe": "digits-lamb", "unknown": 1}, "unknown", "Extra inputs"),
+        ({"recipe": "digits-lamb", "cpus": 999.0}, "cpus", "this machine has"),
+        ({"recipe": "digits-lamb", "gpus": 5}, "gpus", "this machine has"),
+        ({"recipe": "digits-lamb", "name": "../up"}, "name", "pattern"),
+        ({"spec": {"name": "x"}}, "dataset", "missing"),
+        ({"recipe": "digits-lamb", "set": {"tracking.mlflow_uri": "http://evil"}}, "tracking.mlflow_uri", "operator"),
+        ({"recipe": "digits-lamb", "set": {"model": {"entry_point": "os:system"}}}, "model.entry_point", "not among the entry points"),
+        ({"recipe": "mnist-f1", "set": {"dataset.download": True}}, "dataset.download", "fetches no data sets"),
+        ({"recipe": "digits-lamb", "set": {"dataset": {"name": "image-folder", "arguments": {"path": "../../etc"}}}},
+         "dataset.arguments.path", "inside"),
+    ],
+)  # fmt: skip
+def test_what_is_refused_says_where_and_why(http: httpx.Client, asked: dict[str, Any], field: str, words: str) -> None:
+    for path in ("/v1/runs", "/v1/runs/plan"):
+        answer = http.post(path, json=asked)
+        assert answer.status_code == 422, answer.text
+        assert answer.headers["content-type"] == "application/problem+json"
+        problem = answer.json()
+        assert problem["field"] == field
+        assert words in problem["detail"]
+        assert problem["request_id"] == answer.headers["x-request-id"]
+
+
+def test_a_plan_runs_nothing(http: httpx.Client) -> None:
+    plan = http.post("/v1/runs/plan", json={"recipe": "digits-lamb", "workers": "2"}).json()
+    assert plan["facts"]["world_size"] == 2
+    assert dict(plan["lines"])["data"] == "1437 training samples"
+    refused = http.post("/v1/runs/plan", json={"recipe": "digits-lamb", "set": {"batch.global_batch_size": 5000}})
+    assert (refused.status_code, refused.json()["field"]) == (422, "batch.global_batch_size")
+
+
+def test_logs_and_files(ended: dict[str, Any], http: httpx.Client) -> None:
+    log = http.get(f"/v1/runs/{ended['id']}/logs")
+    assert "test accuracy" in log.text
+    rest = http.get(f"/v1/runs/{ended['id']}/logs", params={"offset": 5})
+    assert rest.text == log.text[5:]
+    assert rest.headers["X-Next-Offset"] == log.headers["X-Next-Offset"]
+    files = {file["path"] for file in http.get(f"/v1/runs/{ended['id']}/artifacts").json()}
+    assert {"spec.json", "summary.json", "records.jsonl", "plan.json"} <= files
+    assert not any("checkpoints" in name or name.startswith(".") for name in files)
+    assert json.loads(http.get(f"/v1/runs/{ended['id']}/artifacts/summary.json").text)["steps"] == 6
+
+
+@pytest.mark.parametrize(
+    "path", ["../service.sqlite", "..%2fservice.sqlite", "%2fetc%2fpasswd", ".train.lock", "nothing", "checkpoints", "a%00b", "link"]
+)
+def test_files_outside_a_run_are_not_there(service: Service, ended: dict[str, Any], http: httpx.Client, path: str) -> None:
+    link = service.runs_dir / ended["id"] / "link"
+    if not link.is_symlink():
+        link.symlink_to("/etc/passwd")
+    answer = http.get(f"/v1/runs/{ended['id']}/artifacts/{path}")
+    assert answer.status_code == 404
+    assert "root:" not in answer.text
+
+
+def test_lists_recipes_cluster_and_health(http: httpx.Client, ended: dict[str, Any]) -> None:
+    found = http.get("/v1/runs", params={"state": "succeeded", "recipe": "digits-small-batch", "limit": 1}).json()
+    assert found["items"][0]["state"] == "succeeded"
+    assert http.get("/v1/runs", params={"cursor": "x"}).status_code == 422
+    assert http.get("/v1/runs", params={"limit": 1000}).json()["field"] == "limit"
+    assert "digits-lamb" in {recipe["name"] for recipe in http.get("/v1/recipes").json()}
+    assert http.get("/v1/recipes/digits-lamb").json()["batch"]["global_batch_size"] == "full"
+    assert http.get("/v1/recipes/nothing").status_code == 404
+    cluster = http.get("/v1/cluster").json()
+    assert (cluster["backend"], cluster["problem"]) == ("local", None)
+    assert http.get("/readyz").json()["status"] == "ready"
+    metrics = http.get("/metrics").text
+    assert 'largebatch_jobs{state="succeeded"}' in metrics
+    assert 'largebatch_submits_total{kind="run"}' in metrics
+    assert http.get("/nothing").headers["content-type"] == "application/problem+json"
+    assert http.get("/runs/nothing", headers={"Accept": "text/html"}).status_code == 404
+
+
+def test_the_client(service: Service, ended: dict[str, Any]) -> None:
+    with Client(service.url) as client:
+        assert client.show("run", ended["id"])["id"] == ended["id"]
+        assert any(job["id"] == ended["id"] for job in client.list("run", limit=200)["items"])
+        assert "test accuracy" in client.logs("run", ended["id"])
+        assert [data["step"] for name, data in client.events(ended["id"]) if name == "step"] == [1, 2, 3, 4, 5, 6]
+        assert client.plan({"recipe": "digits-lamb"})["facts"]["num_train_samples"] == 1437
+        with pytest.raises(RemoteError, match="Did you mean digits-lamb") as refused:
+            client.submit("run", {"recipe": "digits-lam"})
+        assert (refused.value.status, refused.value.field) == (422, "recipe")
+        with pytest.raises(RemoteError, match="there is no run"):
+            client.show("run", "nothing")
+
+
+def test_jobs_outlive_the_service_and_are_found_again(tmp_path: Path) -> None:
+    with serving(tmp_path, MLFLOW_TRACKING_URI="") as service:
+        asked = {**SHORT, "set": {"stop.epochs": 40, "stop.steps": None, "stop.target_accuracy": None}}
+        job_id = httpx.post(f"{service.url}/v1/runs", json=asked).json()["id"]
+        service.wait(job_id, "running")
+        assert service.stop() == 0, "an end in good order"
+        service.start()
+        job = service.wait(job_id, "succeeded", "failed")
+        assert (job["state"], job["attempt"]) == ("succeeded", 1)

@@ -1,0 +1,173 @@
+"""Jobs as real processes of this machine, with a service that dies and comes back."""
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from servers import job_pids
+
+from service.backends import keeper, local
+from service.backends.base import Presence, Seen
+from service.backends.local import LocalBackend
+from service.job import Job, Kind
+from service.schedule import Capacity
+from service.states import State
+
+SLEEPER = """
+import os, signal, sys, time
+from pathlib import Path
+Path(sys.argv[1]).open("a").write(f"{os.getpid()} ")
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(4))
+print("began", flush=True)
+until = Path(sys.argv[2])
+while not until.exists():
+    time.sleep(0.02)
+sys.exit(int(until.read_text() or 0))
+"""
+
+
+@pytest.fixture
+def backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalBackend]:
+    """A backend whose jobs wait for a file, and end with the exit code in it."""
+    script = tmp_path / "sleeper.py"
+    script.write_text(SLEEPER)
+    monkeypatch.setattr(local, "job_arguments", lambda job, *_: [str(script), str(tmp_path / "pids"), str(tmp_path / "until"), job.id])
+    yield new_backend(tmp_path)
+    (tmp_path / "until").touch()
+    for pid in job_pids(tmp_path):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    while MADE:
+        for process in MADE.pop()._keepers:
+            process.wait()
+
+
+MADE: list[LocalBackend] = []
+
+
+def new_backend(tmp_path: Path) -> LocalBackend:
+    MADE.append(LocalBackend(tmp_path / "state", tmp_path / "runs", tmp_path / "data", Capacity(2.0, 4)))
+    return MADE[-1]
+
+
+def job(attempt: int = 1, **parts: object) -> Job:
+    given = {"id": "job-a", "kind": Kind.RUN, "owner": "ann", "name": "a", "recipe": None, "spec": {"x": 1}, "cpus": 2.0, "gpus": 0, **parts}
+    return Job.model_validate({**given, "created_at_s": 0.0, "state": State.STARTING, "attempt": attempt})
+
+
+def wait_for(is_so: Callable[[], bool]) -> None:
+    ends_at = time.monotonic() + 20
+    while not is_so():
+        assert time.monotonic() < ends_at
+        time.sleep(0.02)
+
+
+def started(tmp_path: Path) -> list[int]:
+    return [int(text) for text in (tmp_path / "pids").read_text().split()] if (tmp_path / "pids").exists() else []
+
+
+def seen(backend: LocalBackend, one: Job) -> Seen:
+    return backend.look([one])[one.id]
+
+
+def test_begun_twice_it_runs_once(backend: LocalBackend, tmp_path: Path) -> None:
+    assert seen(backend, job()).presence is Presence.ABSENT
+    for _ in range(5):
+        backend.start(job())
+    wait_for(lambda: started(tmp_path) != [])
+    other = new_backend(tmp_path)  # a service that came back, or another replica
+    other.start(job())
+    time.sleep(0.3)
+    assert len(started(tmp_path)) == 1
+    assert seen(other, job()).presence is Presence.PRESENT
+    (tmp_path / "until").write_text("3")
+    wait_for(lambda: seen(other, job()).presence is Presence.ENDED)
+    assert seen(backend, job()) == Seen(Presence.ENDED, 3, "began")
+    backend.start(job())
+    time.sleep(0.3)
+    assert len(started(tmp_path)) == 1, "an attempt that is over is not begun again"
+
+
+def test_an_older_attempt_never_runs_after_a_newer(backend: LocalBackend, tmp_path: Path) -> None:
+    (tmp_path / "until").write_text("0")
+    backend.start(job(2))
+    wait_for(lambda: seen(backend, job(2)).presence is Presence.ENDED)
+    folder = tmp_path / "state" / "job-a"
+    (folder / "1").mkdir()
+    (folder / "1" / keeper.COMMAND).write_text(json.dumps({"command": [sys.executable, "-c", "print('old')"], "cwd": "/", "gpus": []}))
+    assert keeper.main(folder, "1") == 0
+    assert not (folder / "1" / keeper.EXIT).exists()
+
+
+@pytest.mark.parametrize("is_urgent", [False, True])
+def test_stopping(backend: LocalBackend, tmp_path: Path, is_urgent: bool) -> None:
+    backend.start(job())
+    wait_for(lambda: started(tmp_path) != [])
+    backend.stop(job(), is_urgent)
+    wait_for(lambda: seen(backend, job()).presence is not Presence.PRESENT)
+    # Ended with its keeper, nobody wrote the exit code down; the reconciler asks the run's folder then.
+    assert seen(backend, job()) == (Seen(Presence.ABSENT) if is_urgent else Seen(Presence.ENDED, 4, "began"))
+    backend.stop(job(), is_urgent)
+
+
+def test_a_killed_keeper_leaves_a_job_that_is_still_known(backend: LocalBackend, tmp_path: Path) -> None:
+    backend.start(job())
+    wait_for(lambda: started(tmp_path) != [])
+    os.kill(int((tmp_path / "state" / "job-a" / "1" / keeper.PID).read_text()), signal.SIGKILL)
+    time.sleep(0.2)
+    assert seen(backend, job()).presence is Presence.PRESENT, "the process holds the lock that its keeper took"
+    backend.start(job(2))
+    time.sleep(0.3)
+    assert len(started(tmp_path)) == 1, "a second attempt waits for it"
+    backend.stop(job(), is_urgent=False)
+    wait_for(lambda: seen(backend, job()).presence is Presence.ABSENT)
+
+
+def test_a_killed_process_is_told_by_its_signal(backend: LocalBackend, tmp_path: Path) -> None:
+    backend.start(job())
+    wait_for(lambda: started(tmp_path) != [])
+    os.kill(started(tmp_path)[0], signal.SIGKILL)
+    wait_for(lambda: seen(backend, job()).presence is Presence.ENDED)
+    assert seen(backend, job()).exit_code == -9
+
+
+def test_a_process_number_that_went_to_another_is_left_alone(backend: LocalBackend, tmp_path: Path) -> None:
+    backend.start(job())
+    wait_for(lambda: started(tmp_path) != [])
+    (tmp_path / "state" / "job-a" / "1" / keeper.PID).write_text(str(os.getpid()))
+    backend.stop(job(), is_urgent=False)  # would end this very test
+    time.sleep(0.2)
+    assert seen(backend, job()).presence is Presence.PRESENT
+
+
+def test_logs_from_any_byte(backend: LocalBackend, tmp_path: Path) -> None:
+    assert backend.logs(job(), 1, 0, 100) == b""
+    (tmp_path / "until").write_text("0")
+    backend.start(job())
+    wait_for(lambda: seen(backend, job()).presence is Presence.ENDED)
+    assert backend.logs(job(), 1, 0, 100) == b"began\n"
+    assert backend.logs(job(), 1, 2, 2) == b"ga"
+    assert backend.logs(job(), 1, 99, 100) == b""
+
+
+def test_gpus_are_shared_out_once(backend: LocalBackend, tmp_path: Path) -> None:
+    for name, gpus in (("job-a", 1), ("job-b", 2), ("job-c", 1)):
+        backend.start(job(id=name, gpus=gpus))
+        wait_for(lambda name=name: seen(backend, job(id=name)).presence is Presence.PRESENT)  # type: ignore[misc]
+    given = [json.loads((tmp_path / "state" / name / "1" / keeper.COMMAND).read_text())["gpus"] for name in ("job-a", "job-b", "job-c")]
+    assert given == [[0], [1, 2], [3]]
+
+
+def test_jobs_get_none_of_the_services_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LARGEBATCH_DATABASE_URL", "postgresql://me:hidden-7@host/x")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "hidden-7")
+    environment = local._environment(job(), [2, 3])
+    assert "hidden-7" not in str(environment)
+    assert (environment["CUDA_VISIBLE_DEVICES"], environment["OMP_NUM_THREADS"]) == ("2,3", "2")
+    assert json.loads(environment["LARGEBATCH_SPEC"]) == {"x": 1}

@@ -1,0 +1,99 @@
+"""Whose turn it is, by hand-made queues and by many random ones."""
+
+import random
+
+import pytest
+
+from service.job import Job, Kind
+from service.schedule import Capacity, Limits, choose
+from service.states import MOVES, State
+
+NO_LIMITS = Limits(1000, 1000)
+
+
+def job(name: str, owner: str = "ann", at_s: float = 0.0, **parts: object) -> Job:
+    given = {"cpus": 1.0, "gpus": 0, "state": State.QUEUED, **parts}
+    return Job.model_validate({"id": name, "kind": Kind.RUN, "owner": owner, "name": name, "recipe": None, "spec": {}, "created_at_s": at_s, **given})
+
+
+def names(jobs: list[Job]) -> list[str]:
+    return [one.id for one in jobs]
+
+
+def test_who_came_first_goes_first_and_higher_priority_before() -> None:
+    waiting = [job("b", at_s=2), job("a", at_s=1), job("urgent", at_s=3, priority=5)]
+    assert names(choose(waiting, [], Capacity(2, 0), NO_LIMITS, 0.0)) == ["urgent", "a"]
+
+
+def test_what_recovers_goes_before_everything() -> None:
+    waiting = [job("urgent", priority=100), job("back", at_s=9, state=State.RECOVERING)]
+    assert names(choose(waiting, [], Capacity(1, 0), NO_LIMITS, 0.0)) == ["back"]
+
+
+def test_owners_take_turns() -> None:
+    waiting = [*(job(f"ann{n}", "ann", n) for n in range(5)), job("bob", "bob", 100), job("eve", "eve", 200)]
+    assert names(choose(waiting, [], Capacity(4, 0), NO_LIMITS, 0.0)) == ["ann0", "bob", "eve", "ann1"]
+    holding = [job("old", "bob", cpus=3.0, state=State.RUNNING)]
+    assert names(choose(waiting, holding, Capacity(6, 0), NO_LIMITS, 0.0)) == ["ann0", "eve", "ann1"]
+
+
+def test_nobody_is_overtaken_by_a_smaller_job() -> None:
+    waiting = [job("large", cpus=8.0), job("small", at_s=1)]
+    holding = [job("one", state=State.RUNNING)]
+    assert choose(waiting, holding, Capacity(8, 0), NO_LIMITS, 0.0) == []
+    assert names(choose(waiting, [], Capacity(8, 0), NO_LIMITS, 0.0)) == ["large"]
+
+
+def test_an_owner_at_a_limit_is_passed_over() -> None:
+    waiting = [job("ann2"), job("bob", "bob", 5.0)]
+    holding = [job("ann1", state=State.RUNNING)]
+    assert names(choose(waiting, holding, Capacity(8, 0), Limits(1, 8), 0.0)) == ["bob"]
+    gpus = [job("much", gpus=3), job("little", at_s=1, gpus=1)]
+    assert names(choose(gpus, [], Capacity(8, 8), Limits(9, 2), 0.0)) == ["little"]
+
+
+@pytest.mark.parametrize(("not_before_s", "goes"), [(None, True), (99.0, True), (130.0, False), (1e9, True)])
+def test_a_pause_is_kept_unless_a_clock_jumped(not_before_s: float | None, goes: bool) -> None:
+    waiting = [job("back", state=State.RECOVERING, not_before_s=not_before_s)]
+    assert bool(choose(waiting, [], Capacity(1, 0), NO_LIMITS, 100.0)) is goes
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_random_queues_never_hold_too_much(seed: int) -> None:
+    draw = random.Random(seed)
+
+    def some(count: int, state: State) -> list[Job]:
+        return [
+            job(f"{state}{n}", draw.choice("abc"), draw.random(), cpus=float(draw.randint(1, 4)), gpus=draw.randint(0, 2), state=state,
+                priority=draw.randint(-2, 2))
+            for n in range(count)
+        ]  # fmt: skip
+
+    capacity, limits = Capacity(draw.randint(4, 16), draw.randint(0, 8)), Limits(draw.randint(1, 4), draw.randint(1, 6))
+    holding = [one for one in some(3, State.RUNNING) if one.gpus <= capacity.gpus]
+    waiting = some(12, State.QUEUED)
+    chosen = choose(waiting, holding, capacity, limits, 0.0)
+    assert names(chosen) == names(choose(waiting[::-1], holding, capacity, limits, 0.0)), "the order of rows does not matter"
+    assert len(set(names(chosen))) == len(chosen)
+    if chosen:
+        together = [*holding, *chosen]
+        assert sum(one.cpus for one in together) <= capacity.cpus
+        assert sum(one.gpus for one in together) <= capacity.gpus
+        for owner in {one.owner for one in chosen}:
+            assert sum(one.owner == owner for one in together) <= limits.running
+            assert sum(one.gpus for one in together if one.owner == owner) <= limits.gpus
+    # Within one owner nothing of lower priority goes before what would have fitted in its place.
+    for one in chosen:
+        above = [other for other in waiting if other.owner == one.owner and other.priority > one.priority and other not in chosen]
+        assert all(other.gpus > one.gpus or other.cpus > one.cpus for other in above)
+
+
+def test_every_state_can_end_and_none_moves_to_itself() -> None:
+    for state, following in MOVES.items():
+        assert state not in following
+        reached, waiting = set(), [state]
+        while waiting:
+            here = waiting.pop()
+            reached.add(here)
+            waiting += MOVES[here] - reached
+        assert State.FAILED in reached or state is State.SUCCEEDED

@@ -1,0 +1,217 @@
+"""What strangers, neighbours and foreign pages may not do."""
+
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from servers import LARGEBATCH, ROOT, Service, serving
+
+IDLE = {"recipe": "digits-small-batch", "deadline_s": 0.001}
+SECRET = "hidden-7"
+
+
+def token(service_runs: Path, *arguments: str) -> str:
+    command = [*LARGEBATCH, "token", *arguments, "--runs-dir", str(service_runs)]
+    return subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout.strip()
+
+
+def bearer(secret: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {secret}"}
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with serving(tmp_path_factory.mktemp("guarded"), "--with-tokens", "--cpus", "0.1", RAY_AUTH_TOKEN=SECRET) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def people(guarded: Service) -> dict[str, dict[str, str]]:
+    """Headers of an administrator, two who submit, and one who reads."""
+    given = {"root": ("root", "admin"), "ann": ("ann", "submit"), "bob": ("bob", "submit"), "eye": ("ann", "read")}
+    return {name: bearer(token(guarded.runs_dir, "create", owner, "--scope", scope)) for name, (owner, scope) in given.items()}
+
+
+@pytest.fixture(scope="module")
+def anns(guarded: Service, people: dict[str, dict[str, str]]) -> str:
+    """A run of hers that waits: it asks for more cores than there are free."""
+    answer = httpx.post(f"{guarded.url}/v1/runs", json={"recipe": "digits-lamb", "cpus": 0.1, "deadline_s": 3600.0}, headers=people["ann"])
+    assert answer.status_code == 202, answer.text
+    return str(answer.json()["id"])
+
+
+def all_paths(job_id: str) -> list[tuple[str, str]]:
+    runs = [("GET", f"/v1/runs/{job_id}{rest}") for rest in ("", "/records", "/series", "/events", "/logs", "/artifacts", "/artifacts/spec.json")]
+    acts = [("POST", f"/v1/runs/{job_id}/cancel"), ("POST", f"/v1/runs/{job_id}/resume"), ("DELETE", f"/v1/runs/{job_id}")]
+    return [*runs, *acts]
+
+
+def test_everything_but_health_needs_a_token(guarded: Service) -> None:
+    described = httpx.get(f"{guarded.url}/openapi.json").json()["paths"]
+    open_ones = set()
+    for path, methods in described.items():
+        for method in methods:
+            answer = httpx.request(method, guarded.url + path.replace("{", "").replace("}", ""), json={} if method in {"post", "put"} else None)
+            if answer.status_code != 401:
+                open_ones.add(path)
+            else:
+                assert answer.headers["www-authenticate"] == "Bearer"
+    assert open_ones == {"/healthz", "/readyz"}
+    for secret in ("x", "lb_" + "a" * 43, "é"):
+        answer = httpx.get(f"{guarded.url}/v1/runs", headers={"Authorization": f"Bearer {secret}".encode()})
+        assert answer.status_code == 401
+
+
+def test_scopes(guarded: Service, people: dict[str, dict[str, str]], anns: str) -> None:
+    assert httpx.post(f"{guarded.url}/v1/runs", json=IDLE, headers=people["eye"]).status_code == 403
+    assert httpx.get(f"{guarded.url}/v1/runs/{anns}", headers=people["eye"]).status_code == 200, "reading one's own"
+    assert httpx.post(f"{guarded.url}/v1/runs/{anns}/cancel", headers=people["eye"]).status_code == 403
+    for method, path in (("GET", "/v1/tokens"), ("POST", "/v1/tokens"), ("DELETE", "/v1/tokens/x")):
+        answer = httpx.request(
+            method, guarded.url + path, headers=people["ann"], json={"owner": "ann", "scope": "admin"} if method == "POST" else None
+        )
+        assert answer.status_code == 403
+
+
+def test_other_owners_runs_are_not_there(guarded: Service, people: dict[str, dict[str, str]], anns: str) -> None:
+    for method, path in all_paths(anns):
+        mine = httpx.request(method, guarded.url + path, headers=people["bob"])
+        none = httpx.request(method, guarded.url + path.replace(anns, "nothing"), headers=people["bob"])
+        assert mine.status_code == none.status_code == 404, path
+    assert httpx.get(f"{guarded.url}/v1/runs", headers=people["bob"], params={"owner": "ann"}).json()["items"] == []
+    assert anns in httpx.get(f"{guarded.url}/v1/runs", headers=people["root"]).text
+    assert httpx.get(f"{guarded.url}/v1/runs/{anns}", headers=people["root"]).status_code == 200
+
+
+def test_tokens_are_shown_once_expire_and_end(guarded: Service, people: dict[str, dict[str, str]]) -> None:
+    made = httpx.post(f"{guarded.url}/v1/tokens", json={"owner": "carl", "scope": "read"}, headers=people["root"]).json()
+    mine = bearer(made["secret"])
+    assert httpx.get(f"{guarded.url}/v1/runs", headers=mine).status_code == 200
+    listed = httpx.get(f"{guarded.url}/v1/tokens", headers=people["root"]).text
+    assert made["token"]["id"] in listed
+    assert made["secret"] not in listed
+    assert made["secret"].encode() not in (guarded.runs_dir / "service.sqlite").read_bytes()
+    assert httpx.delete(f"{guarded.url}/v1/tokens/{made['token']['id']}", headers=people["root"]).status_code == 204
+    assert "revoked" in httpx.get(f"{guarded.url}/v1/runs", headers=mine).json()["detail"]
+    short = bearer(token(guarded.runs_dir, "create", "dora", "--days", "0.0001"))
+    ends_at = time.monotonic() + 20
+    while httpx.get(f"{guarded.url}/v1/runs", headers=short).status_code == 200:
+        assert time.monotonic() < ends_at
+        time.sleep(0.5)
+    assert "expired" in httpx.get(f"{guarded.url}/v1/runs", headers=short).json()["detail"]
+
+
+def test_pages_need_a_session_and_foreign_ones_change_nothing(guarded: Service, people: dict[str, dict[str, str]], anns: str) -> None:
+    secret = people["ann"]["Authorization"].removeprefix("Bearer ")
+    with httpx.Client(base_url=guarded.url, headers={"Accept": "text/html"}) as browser:
+        assert browser.get("/runs").headers["location"] == "/login"
+        assert browser.post("/login", data={"token": "lb_wrong"}).status_code == 401
+        foreign = {"Origin": "http://evil.example"}
+        assert browser.post("/login", data={"token": secret}, headers=foreign).status_code == 403
+        answer = browser.post("/login", data={"token": secret})
+        cookie = answer.headers["set-cookie"].lower()
+        assert "httponly" in cookie
+        assert "samesite=strict" in cookie
+        assert secret not in answer.headers["set-cookie"], "the cookie is not the token"
+        assert browser.get("/runs").status_code == 200
+        for headers in (foreign, {"Sec-Fetch-Site": "cross-site"}):
+            assert browser.post(f"/v1/runs/{anns}/cancel", headers=headers).status_code == 403
+        assert browser.post("/logout").headers["location"] == "/login"
+        assert browser.get("/runs").status_code == 303
+        browser.cookies.set("largebatch_session", "made-up")
+        assert browser.get("/runs").status_code == 303
+
+
+def test_headers_on_every_answer(guarded: Service, people: dict[str, dict[str, str]]) -> None:
+    for path in ("/login", "/v1/runs", "/healthz", "/nothing", "/static/page.js"):
+        answer = httpx.get(guarded.url + path, headers=people["ann"])
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
+        assert "unsafe-inline" not in answer.headers["content-security-policy"].split("script-src")[1].split(";")[0]
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert "server" not in answer.headers
+
+
+def test_on_loopback_only_its_own_names_are_answered(tmp_path: Path) -> None:
+    with serving(tmp_path) as service:
+        assert httpx.get(f"{service.url}/v1/runs").status_code == 200
+        assert httpx.get(f"{service.url}/v1/runs", headers={"Host": "evil.example"}).status_code == 421, "a name that was pointed at us"
+        assert httpx.post(f"{service.url}/v1/runs", json=IDLE, headers={"Origin": "http://evil.example"}).status_code == 403
+        assert httpx.post(f"{service.url}/v1/runs", json=IDLE, headers={"Sec-Fetch-Site": "cross-site"}).status_code == 403
+
+
+def test_beyond_loopback_it_wants_a_token_first(tmp_path: Path) -> None:
+    command = [*LARGEBATCH, "serve", "--host", "0.0.0.0", "--port", "0", "--runs-dir", str(tmp_path / "runs")]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=ROOT)
+    assert ended.returncode == 2
+    assert "reached by others, and there is no token" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"", b"[]", b"null", b"{", b"\xff\xfe", b'{"recipe": NaN}', b'{"recipe": "digits-lamb", "set": {"seed": 1e999}}',
+        b'{"recipe": "digits-lamb", "set": {"learning_rate.base": Infinity}}', b'{"recipe": "digits-lamb", "set": {"seed": ' + b"9" * 5000 + b"}}",
+        b'{"spec": ' + b'{"a": ' * 2000 + b"1" + b"}" * 2000 + b"}", b"[" * 100_000, b'{"recipe": "' + b"x" * 900_000 + b'"}',
+        b'{"recipe": "digits-lamb", "set": {"a.b": {}, "": 1}}', b'{"recipe": "digits-lamb", "set": {"name": "\\u0000"}}',
+        b'{"recipe": "digits-lamb", "set": {"name": "\\ud800"}}', b'{"recipe": "digits-lamb", "set": {"description": "\\ud800"}}',
+    ],
+    ids=range(16),
+)  # fmt: skip
+def test_no_body_breaks_it(guarded: Service, people: dict[str, dict[str, str]], body: bytes) -> None:
+    for path in ("/v1/runs", "/v1/sweeps", "/v1/tokens"):
+        headers = {**people["root"], "Content-Type": "application/json"}
+        answer = httpx.post(guarded.url + path, content=body, headers=headers, timeout=30)
+        assert 400 <= answer.status_code < 500, answer.text[:500]
+        assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_too_large_a_body_is_not_read(guarded: Service, people: dict[str, dict[str, str]]) -> None:
+    def chunks() -> Iterator[bytes]:
+        for _ in range(40):
+            yield b"x" * 100_000
+
+    for content in (b"x" * 3_000_000, chunks()):
+        try:
+            answer = httpx.post(f"{guarded.url}/v1/runs", content=content, headers=people["ann"])
+        except httpx.WriteError:
+            continue  # cut off while sending, which is as good
+        assert answer.status_code == 413
+
+
+def test_sweeps_without_end_are_refused(guarded: Service, people: dict[str, dict[str, str]]) -> None:
+    huge = {"recipe": "digits-lamb", "each": {f"field{n}": list(range(100)) for n in range(20)}}
+    foreign = {"recipe": "/etc/passwd"}
+    code = {"recipe": "digits-lamb", "each": {"model.entry_point": ["os:system"], "model.name": [None]}}
+    searched = {"recipe": "digits-lamb", "search": {"method": "random", "trials": 2, "space": {"dataset.arguments.path": ["/etc", "/root"]}}}
+    for sweep, words in ((huge, "runs are more"), (foreign, "is not a recipe"), (code, "entry points"), (searched, "may not change dataset")):
+        answer = httpx.post(f"{guarded.url}/v1/sweeps", json={"sweep": sweep}, headers=people["ann"])
+        assert answer.status_code == 422
+        assert words in answer.json()["detail"]
+
+
+def test_a_rate_limit(tmp_path: Path) -> None:
+    with serving(tmp_path, "--requests-per-minute", "60") as service:
+        codes = [httpx.get(f"{service.url}/v1/runs").status_code for _ in range(20)]
+        assert codes[0] == 200
+        assert codes[-1] == 429
+        assert httpx.get(f"{service.url}/healthz").status_code == 200
+
+
+def test_no_secret_is_ever_written(guarded: Service, people: dict[str, dict[str, str]]) -> None:
+    secrets = [SECRET, *(given["Authorization"].removeprefix("Bearer ") for given in people.values())]
+    written: list[Any] = [guarded.log, *(path.read_bytes().decode(errors="replace") for path in guarded.runs_dir.rglob("*") if path.is_file())]
+    for text in written:
+        for secret in secrets:
+            assert secret not in text
+
+
+def test_what_a_run_prints_and_is_called_is_escaped(guarded: Service, people: dict[str, dict[str, str]]) -> None:
+    asked = {"recipe": "digits-lamb", "cpus": 0.1, "deadline_s": 0.001, "set": {"description": "</script><script>alert(1)</script>"}}
+    job = httpx.post(f"{guarded.url}/v1/runs", json=asked, headers=people["root"]).json()
+    page = httpx.get(f"{guarded.url}/runs/{job['id']}", headers={**people["root"], "Accept": "text/html"})
+    assert "<script>alert" not in page.text

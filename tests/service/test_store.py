@@ -1,0 +1,182 @@
+"""Every statement on both databases, by real threads where it matters who comes first."""
+
+import random
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from jobs.errors import InputError
+from service.db.engine import connect, refuse_outdated, revision, upgrade
+from service.db.store import ConflictError, GoneError, Store
+from service.db.tables import jobs, metadata
+from service.job import Job, Kind
+from service.states import State
+
+
+def new_job(number: int = 0, **parts: object) -> Job:
+    given = {"id": f"run-{number:05}", "owner": "ann", "created_at_s": 1000.0 + number // 3, **parts}
+    return Job.model_validate({"kind": Kind.RUN, "name": "run", "recipe": "digits-lamb", "spec": {"a": [1, None]}, "cpus": 1.0, "gpus": 0, **given})
+
+
+@pytest.fixture
+def store(database_url: str) -> Iterator[Store]:
+    engine = connect(database_url)
+    upgrade(engine)
+    yield Store(engine)
+    engine.dispose()
+
+
+def test_the_migrations_make_the_tables_that_the_program_uses(database_url: str) -> None:
+    engine = connect(database_url)
+    with pytest.raises(InputError, match=r"revision none.*largebatch db upgrade"):
+        refuse_outdated(engine)
+    assert upgrade(engine)[0] is None
+    assert upgrade(engine)[0] == revision(engine), "a second time changes nothing"
+    refuse_outdated(engine)
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+    engine.dispose()
+
+
+def test_what_is_accepted_comes_back_as_it_was(store: Store) -> None:
+    given = new_job(global_batch_size=64, base={"b": "é\u2028"}, deadline_at_s=5.5, progress={"step": 3})
+    store.accept(given, None, "", 10)
+    assert store.find(given.id) == given
+    assert store.find("other") is None
+
+
+def test_a_key_submits_once(store: Store) -> None:
+    first, is_new = store.accept(new_job(1), "key", "digest", 10)
+    assert is_new
+    assert store.accept(new_job(2), "key", "digest", 10) == (first, False)
+    with pytest.raises(InputError, match="used for another request"):
+        store.accept(new_job(3), "key", "other", 10)
+    assert store.accept(new_job(4, owner="bob"), "key", "other", 10)[1], "another owner's keys are their own"
+    store.move(first, State.CANCELLED)
+    store.delete(first)
+    with pytest.raises(GoneError):
+        store.accept(new_job(5), "key", "digest", 10)
+
+
+def test_many_at_once_under_one_key_are_one(store: Store) -> None:
+    with ThreadPoolExecutor(16) as pool:
+        found = list(pool.map(lambda number: store.accept(new_job(number), "key", "digest", 100), range(40)))
+    assert len({job.id for job, _ in found}) == 1
+    assert sum(is_new for _, is_new in found) == 1
+    assert store.counts()["queued"] == 1
+
+
+def test_too_many_that_wait_are_refused(store: Store) -> None:
+    for number in range(3):
+        store.accept(new_job(number), None, "", 3)
+    with pytest.raises(ConflictError, match="3 jobs of ann wait"):
+        store.accept(new_job(9), "key", "digest", 3)
+    assert store.accept(new_job(9), "key", "digest", 4)[1], "the refused one used up no key"
+
+
+@pytest.mark.parametrize("oldest_first", [False, True])
+def test_pages_hold_everything_once(store: Store, oldest_first: bool) -> None:
+    numbers = list(range(25))
+    random.Random(0).shuffle(numbers)
+    for number in numbers:  # three at each time: the cursor must tell them apart
+        store.accept(new_job(number), None, "", 100)
+    store.accept(new_job(99, kind=Kind.SWEEP), None, "", 100)
+    seen, cursor = [], None
+    while True:
+        page = store.page(Kind.RUN, limit=4, cursor=cursor, oldest_first=oldest_first)
+        seen += [job.id for job in page.jobs]
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+    expected = [f"run-{number:05}" for number in range(25)]
+    assert seen == (expected if oldest_first else expected[::-1])
+
+
+def test_filters(store: Store) -> None:
+    store.accept(new_job(1), None, "", 10)
+    store.accept(new_job(2, owner="bob", recipe="other"), None, "", 10)
+    assert [job.id for job in store.page(Kind.RUN, owner="bob").jobs] == ["run-00002"]
+    assert [job.id for job in store.page(Kind.RUN, recipe="other").jobs] == ["run-00002"]
+    assert [job.id for job in store.page(Kind.RUN, text="0001").jobs] == ["run-00001"]
+    assert store.page(Kind.RUN, text="%").jobs == []
+    assert store.page(Kind.RUN, state=State.FAILED).jobs == []
+    for cursor in ("x", "nan~a", "1", "1e400~a"):
+        with pytest.raises(InputError, match="cursor"):
+            store.page(Kind.RUN, cursor=cursor)
+
+
+def test_only_one_of_many_moves_a_job(store: Store) -> None:
+    job, _ = store.accept(new_job(), None, "", 10)
+    with ThreadPoolExecutor(8) as pool:
+        moved = list(pool.map(lambda n: store.move(job, State.STARTING, attempt=1), range(8)))
+    assert sum(found is not None for found in moved) == 1
+    assert store.move(job, State.STARTING, attempt=1) is None
+    with pytest.raises(AssertionError):
+        store.move(job, State.SUCCEEDED)
+
+
+def test_cancel_resume_delete(store: Store) -> None:
+    job, _ = store.accept(new_job(), None, "", 10)
+    with pytest.raises(ConflictError, match="queued"):
+        store.delete(job)
+    assert store.ask_to_cancel(job).state is State.CANCELLED, "nothing runs, so nothing has to end first"
+    cancelled = store.find(job.id)
+    assert cancelled is not None
+    again = store.queue_again(cancelled)
+    assert (again.state, again.is_cancel_asked, again.reason) == (State.QUEUED, False, None)
+    with pytest.raises(ConflictError, match="only a failed or cancelled"):
+        store.queue_again(again)
+    started = store.move(again, State.STARTING, attempt=1)
+    assert started is not None
+    asked = store.ask_to_cancel(started)
+    assert (asked.state, asked.is_cancel_asked) == (State.STARTING, True)
+
+
+def test_the_queues_front_holds_every_owner(store: Store) -> None:
+    for number in range(50):
+        store.accept(new_job(number), None, "", 100)
+    store.accept(new_job(90, owner="bob", created_at_s=9e9), None, "", 100)
+    store.accept(new_job(91, priority=9, created_at_s=9e9), None, "", 100)
+    front = [job.id for job in store.waiting(3)]
+    assert set(front) == {"run-00091", "run-00090", "run-00000"}
+
+
+def test_a_lease_has_one_holder_and_runs_out(store: Store) -> None:
+    assert store.hold_lease("x", "a", 60.0)
+    assert store.hold_lease("x", "a", 0.3), "renewed"
+    assert not store.hold_lease("x", "b", 60.0)
+    time.sleep(0.5)
+    assert store.hold_lease("x", "b", 60.0)
+    assert not store.hold_lease("x", "a", 60.0)
+    store.give_back("x", "a")
+    assert not store.hold_lease("x", "a", 60.0), "only its holder gives it back"
+    store.give_back("x", "b")
+    barrier = threading.Barrier(8)
+
+    def take(number: int) -> bool:
+        barrier.wait()
+        return store.hold_lease("x", str(number), 60.0)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(take, range(8))) == 1
+
+
+def test_lists_use_an_index(store: Store) -> None:
+    rows = [{**new_job(number).model_dump(), "kind": "run", "state": "succeeded", "owner": f"o{number % 50}"} for number in range(2000)]
+    with store.engine.begin() as connection:
+        connection.execute(jobs.insert(), rows)
+        if store.engine.dialect.name == "postgresql":
+            connection.execute(sa.text("ANALYZE jobs"))
+    order = "ORDER BY created_at_s DESC, id DESC LIMIT 51"
+    for where in ("kind = 'run'", "kind = 'run' AND owner = 'o7'", "kind = 'run' AND state = 'queued'", "state IN ('starting')"):
+        prefix = "EXPLAIN" if store.engine.dialect.name == "postgresql" else "EXPLAIN QUERY PLAN"
+        with store.engine.connect() as connection:
+            plan = " ".join(str(row) for row in connection.execute(sa.text(f"{prefix} SELECT * FROM jobs WHERE {where} {order}")))
+        assert "jobs_by_" in plan, plan
+        assert "state IN" in where or "TEMP B-TREE" not in plan, plan
