@@ -75,7 +75,7 @@ def plan(spec: dict[str, Any], data_dir: str, workers: int | None) -> dict[str, 
 
     torch.set_num_threads(1)
     job = prepare(TrainSpec.model_validate(spec), torch.device("cpu"), Path(data_dir), workers)
-    return {"facts": plan_facts(job.plan), "lines": [list(line) for line in prepared_lines(job)]}
+    return {"facts": plan_facts(job.plan), "lines": [{"what": what, "how": how} for what, how in prepared_lines(job)]}
 
 
 def findings(folder: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from jobs.errors import FaultError, InputError, LargebatchError
 from service.auth import ForbiddenError, UnauthorizedError
@@ -109,4 +110,13 @@ def install(app: FastAPI, render: Callable[[Request, Problem], Response]) -> Non
         text = f"{error.detail}."
         found = answer(request, Problem(title=title, status=error.status_code, detail=text, problem=text, request_id=request_id_of(request)))
         found.headers.update(error.headers or {})
+        if error.status_code == 405:
+            found.headers["Allow"] = ", ".join(allowed_methods(request))
         return found
+
+
+def allowed_methods(request: Request) -> list[str]:
+    """All methods of a path; the framework names those of its first route alone."""
+    every = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
+    routes = request.app.routes
+    return [method for method in every if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes)]

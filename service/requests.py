@@ -8,7 +8,7 @@ import time
 from typing import Annotated, Any
 
 import pydantic
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, SkipValidation
 
 from jobs.errors import InputError, SpecError
 from jobs.launch.options import read_workers
@@ -34,7 +34,7 @@ class Submit(BaseModel):
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
     """Higher goes first."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda)$")] = "auto"
-    workers: Annotated[str, Field(max_length=20, pattern=r"^[0-9]+(:[0-9]+)?$")] | None = None
+    workers: Annotated[str, Field(max_length=20, pattern=r"^[1-9][0-9]*(:[1-9][0-9]*)?$")] | None = None
     """N or MIN:MAX workers by Ray; null: one process."""
     cpus: Annotated[float, Field(gt=0, le=1e6)] | None = None
     """Cores to hold; null: all of this machine's, so that no other job slows its clock (a Ray cluster: one a worker)."""
@@ -47,10 +47,12 @@ class Submit(BaseModel):
 class RunSubmit(Submit):
     """A training run: a recipe with changes, or a whole spec."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"recipe": "digits-lamb", "set": {"stop.epochs": 10}}]})
+
     recipe: Annotated[str, Field(max_length=100)] | None = None
     """A recipe's name, as GET /v1/recipes lists them."""
-    spec: dict[str, JsonValue] | None = None
-    """A whole TrainSpec in place of a recipe."""
+    spec: SkipValidation[TrainSpec | None] = None
+    """A whole TrainSpec in place of a recipe. Described by its type, judged by `build_spec`, whose sentences are better."""
     set: dict[str, JsonValue] = Field(default_factory=dict, max_length=200)
     """Changes by dotted name, such as {"batch.global_batch_size": 512}."""
 
@@ -58,8 +60,12 @@ class RunSubmit(Submit):
 class SweepSubmit(Submit):
     """A sweep: what is compared and what is searched, over one recipe."""
 
-    sweep: dict[str, JsonValue]
-    """A SweepSpec; its recipe is a name that GET /v1/recipes lists."""
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"sweep": {"recipe": "digits-small-batch", "each": {"batch.global_batch_size": [32, 256]}}}]}
+    )
+
+    sweep: SkipValidation[SweepSpec]
+    """A SweepSpec, described and judged as `spec` is; its recipe is a name that GET /v1/recipes lists."""
 
 
 def job_of_run(asked: RunSubmit, owner: str, settings: Settings) -> Job:
@@ -74,7 +80,7 @@ def run_spec(asked: RunSubmit, settings: Settings) -> TrainSpec:
     """The spec that is asked for. Raises: SpecError."""
     if (asked.recipe is None) == (asked.spec is None):
         raise SpecError("recipe", "give either a recipe or a spec.", "GET /v1/recipes lists the recipes.")
-    document: dict[str, Any] = dict(asked.spec) if asked.spec is not None else recipe_document(str(asked.recipe))
+    document = recipe_document(str(asked.recipe)) if asked.spec is None else _mapping("spec", asked.spec)
     _refuse_deep(document)
     _refuse_deep(asked.set)
     fields = {**asked.set, **({} if asked.name is None else {"name": asked.name})}
@@ -93,9 +99,10 @@ def recipe_document(name: str) -> dict[str, Any]:
 
 def job_of_sweep(asked: SweepSubmit, owner: str, settings: Settings) -> Job:
     """A queued job. Raises: SpecError."""
-    _refuse_deep(asked.sweep)
+    document = _mapping("sweep", asked.sweep)
+    _refuse_deep(document)
     try:
-        sweep = SweepSpec.model_validate(asked.sweep)
+        sweep = SweepSpec.model_validate(document)
     except pydantic.ValidationError as error:
         raise first_mistake(error, SweepSpec) from None
     most = math.prod(len(values) for values in sweep.each.values()) * (sweep.search.num_trials() + sweep.repeats - 1)
@@ -149,7 +156,14 @@ def refuse_for_strangers(spec: TrainSpec, settings: Settings) -> None:
 
 def digest_of(asked: BaseModel) -> str:
     """Whether two requests ask for the same."""
-    return hashlib.sha256(json.dumps(asked.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(asked.model_dump(warnings=False), sort_keys=True).encode()).hexdigest()
+
+
+def _mapping(field: str, value: Any) -> dict[str, Any]:
+    """What came in place of a model. Raises: SpecError."""
+    if not isinstance(value, dict):
+        raise SpecError(field, "must be a mapping of keys to values.", "GET /v1/recipes/digits-lamb shows one.")
+    return dict(value)
 
 
 def _refuse_deep(value: Any, depth: int = 0) -> None:

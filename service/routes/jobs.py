@@ -32,13 +32,20 @@ IdempotencyKey = Annotated[
 ERRORS: dict[int | str, dict[str, Any]] = {
     code: {"model": Problem, "description": text, "content": {"application/problem+json": {}}}
     for code, text in {
-        401: "No valid token", 403: "The token does not allow this", 404: "Not found", 409: "Not as things stand",
+        400: "Not JSON", 401: "No valid token", 403: "The token does not allow this", 404: "Not found", 409: "Not as things stand",
         410: "Deleted", 413: "Too large", 422: "Cannot be used", 429: "Too many requests", 503: "Not available now",
     }.items()
 }  # fmt: skip
 
 
 EVENT_STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}, "description": "Server-sent events"}}
+
+
+def accepted_links(kind: Kind) -> dict[int | str, dict[str, Any]]:
+    """What the OpenAPI document says can be done with a job that was accepted."""
+    whats = ("show", "cancel", "resume", "delete", "logs", "artifacts", *(("records", "series") if kind is Kind.RUN else ("findings", "advice")))
+    links = {what: {"operationId": f"{what}_{kind}", "parameters": {"job_id": "$response.body#/id"}} for what in whats}
+    return {202: {"links": links}}
 
 
 class Records(BaseModel):

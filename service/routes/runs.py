@@ -10,10 +10,18 @@ from service import heavy
 from service.job import Kind
 from service.parts import Here, Who
 from service.requests import RunSubmit, digest_of, job_of_run
-from service.routes.jobs import ERRORS, IdempotencyKey, add_job_routes, add_journal_routes, submitted
+from service.routes.jobs import ERRORS, IdempotencyKey, accepted_links, add_job_routes, add_journal_routes, submitted
 from service.views import JobView
 
 router = APIRouter(prefix="/v1/runs", tags=["runs"], responses=ERRORS)
+
+
+class PlanLine(BaseModel):
+    """One decision of the plan, for people."""
+
+    what: str
+    how: str
+    """How, and why."""
 
 
 class Plan(BaseModel):
@@ -23,11 +31,10 @@ class Plan(BaseModel):
     """The whole TrainSpec that was understood."""
     facts: dict[str, Any]
     """Steps, micro-batches, learning rates."""
-    lines: list[tuple[str, str]]
-    """What, and how and why, for people."""
+    lines: list[PlanLine]
 
 
-@router.post("", status_code=202, operation_id="submit_run")
+@router.post("", status_code=202, operation_id="submit_run", responses=accepted_links(Kind.RUN))
 def submit(asked: RunSubmit, parts: Here, who: Who, response: Response, idempotency_key: IdempotencyKey = None) -> JobView:
     """Accept a run. It is in the database before this answers."""
     who.require("submit")

@@ -12,13 +12,13 @@ from service.job import Kind
 from service.parts import Here, Parts, Who
 from service.problems import NotFoundError
 from service.requests import SweepSubmit, digest_of, job_of_sweep
-from service.routes.jobs import ERRORS, IdempotencyKey, add_job_routes, confined, submitted
+from service.routes.jobs import ERRORS, IdempotencyKey, accepted_links, add_job_routes, confined, submitted
 from service.views import JobView
 
 router = APIRouter(prefix="/v1/sweeps", tags=["sweeps"], responses=ERRORS)
 
 
-@router.post("", status_code=202, operation_id="submit_sweep")
+@router.post("", status_code=202, operation_id="submit_sweep", responses=accepted_links(Kind.SWEEP))
 def submit(asked: SweepSubmit, parts: Here, who: Who, response: Response, idempotency_key: IdempotencyKey = None) -> JobView:
     """Accept a sweep. It is in the database before this answers."""
     who.require("submit")

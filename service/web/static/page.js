@@ -405,7 +405,7 @@ function formPage() {
     showProblem(null);
     try {
       const plan = await ask("/v1/runs/plan", { method: "POST", body: JSON.stringify(wanted()) });
-      one("dl", section).replaceChildren(...plan.lines.flatMap(([what, how]) => [
+      one("dl", section).replaceChildren(...plan.lines.flatMap(({ what, how }) => [
         Object.assign(document.createElement("dt"), { textContent: what }), Object.assign(document.createElement("dd"), { textContent: how })]));
       section.hidden = false;
     } catch (error) {

@@ -1,0 +1,29 @@
+"""Schemathesis over the whole OpenAPI document: thousands of requests, right and wrong, and sequences of them."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from servers import LARGEBATCH, ROOT, serving
+
+STREAMS = ["events", "events_run"]
+"""They answer for as long as somebody listens; test_api hears them out."""
+REVOKES = "revoke_token"
+"""It would revoke the token that the requests carry; test_security has it."""
+
+
+def test_no_request_breaks_what_the_document_promises(tmp_path: Path) -> None:
+    with serving(tmp_path, "--with-tokens", "--cpus", "0.1") as service:
+        create = [*LARGEBATCH, "token", "create", "root", "--scope", "admin", "--runs-dir", str(service.runs_dir)]
+        token = subprocess.run(create, check=True, capture_output=True, text=True, cwd=ROOT).stdout.strip()
+        command = [
+            Path(sys.executable).with_name("schemathesis"), "run", f"{service.url}/openapi.json", "--header", f"Authorization: Bearer {token}",
+            *(part for name in [*STREAMS, REVOKES] for part in ("--exclude-operation-id", name)),
+            # A spec that its schema allows can still be wrong in ways that no schema says (a warm-up longer than the run).
+            "--checks", "all", "--exclude-checks", "positive_data_acceptance",
+            "--max-examples", "6", "--max-time", "45", "--generation-deterministic", "--no-shrink", "--no-color", "--continue-on-failure",
+        ]  # fmt: skip
+        found = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False, timeout=250)
+        assert found.returncode == 0, found.stdout.partition(" WARNINGS ")[0][-6000:]
+        assert "No operations" not in found.stdout
+        assert "status=5" not in service.log
