@@ -1,0 +1,208 @@
+"""The page as a newcomer uses it, in a real Chromium: submit, watch it grow, compare, cancel, mend a mistake."""
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+from servers import Service, serving
+
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
+    "--disable-sync",
+]  # fmt: skip
+PATIENCE_MS = 60_000
+SCREENSHOTS = os.environ.get("LARGEBATCH_SCREENSHOTS")
+"""A folder, for CI to keep."""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    path = shutil.which("chromium") or shutil.which("google-chrome")
+    assert path, "the page is tested in a real browser: apt-get install chromium"
+    expect.set_options(timeout=PATIENCE_MS)
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with serving(tmp_path_factory.mktemp("page"), MLFLOW_TRACKING_URI="") as made:
+        yield made
+
+
+class Visit:
+    """A page, what it asked for, and what it complained of."""
+
+    def __init__(self, page: Page, url: str) -> None:
+        self.page, self._url = page, url
+        self.complaints: list[str] = []
+        self.foreign: list[str] = []
+        page.set_default_timeout(PATIENCE_MS)
+        page.on("console", lambda message: self.complaints.append(message.text) if message.type in {"error", "warning"} else None)
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("request", lambda request: self.foreign.append(request.url) if not request.url.startswith((url, "data:", "blob:")) else None)
+
+    def go(self, path: str) -> None:
+        self.page.goto(self._url + path)
+
+    def keep(self, name: str) -> None:
+        if SCREENSHOTS:
+            Path(SCREENSHOTS).mkdir(parents=True, exist_ok=True)
+            self.page.screenshot(path=f"{SCREENSHOTS}/{name}.png", full_page=True)
+
+    def refuse_barriers(self) -> None:
+        found = Axe().run(self.page).response["violations"]
+        assert found == [], [(one["id"], [node["html"] for node in one["nodes"]]) for one in found]
+
+
+@pytest.fixture
+def visit(browser: Browser, service: Service) -> Iterator[Visit]:
+    context = browser.new_context(viewport={"width": 1200, "height": 900})
+    made = Visit(context.new_page(), service.url)
+    yield made
+    assert made.foreign == [], "a page asks nobody but its own service"
+    context.close()
+
+
+def test_a_newcomer_submits_the_digits_and_sees_the_curve_grow(visit: Visit) -> None:
+    page = visit.page
+    visit.go("/")
+    expect(page.get_by_text("Nothing has run here yet.")).to_be_visible()
+    visit.refuse_barriers()
+    page.get_by_text("Start the digits recipe").click()
+    page.get_by_label("Epochs").fill("600")
+    page.get_by_text("Show the plan").click()
+    expect(page.get_by_text("600 steps, 862200 samples, 600 epochs")).to_be_visible()
+    visit.refuse_barriers()
+    visit.keep("new-run")
+    page.get_by_role("button", name="Start").click()
+    page.wait_for_url(re.compile("/runs/digits-lamb-"))
+    curve = page.locator("#c-accuracy .point")
+    expect(curve.first).to_be_visible()
+    few = curve.count()
+    expect(page.locator("#job .state").first).to_have_text("succeeded")
+    expect(page.locator("[data-cell=step]")).to_have_text("600")
+    page.wait_for_timeout(500)
+    drawn = page.evaluate("document.querySelector('#c-accuracy').data[0].x.length")
+    assert drawn == 300 > few, "all evaluations, and more than there were at first"
+    expect(page.get_by_text("Ended: completed")).to_be_visible()
+    expect(page.locator("#log")).to_contain_text("test accuracy")
+    visit.refuse_barriers()
+    page.get_by_label("Against").select_option("samples")
+    expect(page.locator("#c-accuracy")).to_contain_text("samples")
+    visit.keep("run")
+    assert visit.complaints == []
+
+
+def test_cancel_and_resume(visit: Visit) -> None:
+    page = visit.page
+    visit.go("/runs/new?recipe=digits-small-batch")
+    page.get_by_label("Epochs").fill("100000")
+    page.get_by_label("Target accuracy").fill("")
+    page.get_by_role("button", name="Start").click()
+    page.wait_for_url(re.compile("/runs/digits-small-batch-"))
+    expect(page.locator("#job .state").first).to_have_text("running")
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.locator("#notice")).to_contain_text("finishes its step")
+    expect(page.locator("#job .state").first).to_have_text("cancelled")
+    expect(page.get_by_role("button", name="Cancel")).to_be_hidden()
+    page.get_by_role("button", name="Resume").click()
+    expect(page.locator("#job .state").first).to_have_text("running")
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.locator("#job .state").first).to_have_text("cancelled")
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("button", name="Delete").click()
+    page.wait_for_url(re.compile("/runs$"))
+    assert visit.complaints == []
+
+
+def test_a_mistake_is_told_beside_its_field_and_keeps_the_rest(visit: Visit) -> None:
+    page = visit.page
+    visit.go("/runs/new")
+    page.get_by_label("Global batch size").fill("many")
+    page.get_by_label("Epochs").fill("3")
+    page.get_by_role("button", name="Start").click()
+    field = page.locator('.field[data-field="batch.global_batch_size"]')
+    expect(field.locator(".error")).to_contain_text("whole number")
+    expect(page.get_by_label("Global batch size")).to_be_focused()
+    visit.refuse_barriers()
+    page.get_by_label("Global batch size").fill("9999")
+    page.get_by_text("Show the plan").click()
+    expect(field.locator(".error")).to_contain_text("more than the 1437 samples")
+    page.get_by_label("Other changes").fill("optimizer.momentun=0.9")
+    page.get_by_label("Global batch size").fill("full")
+    page.get_by_role("button", name="Start").click()
+    expect(page.locator("#e-general")).to_contain_text("optimizer.momentun")
+    assert page.get_by_label("Epochs").input_value() == "3"
+    visit.keep("mistake")
+
+
+def test_comparing_runs_on_every_axis(visit: Visit, service: Service) -> None:
+    import httpx
+
+    ids = []
+    for batch in (64, 256):
+        asked = {"recipe": "digits-small-batch", "set": {"batch.global_batch_size": batch, "stop.epochs": 3}, "cpus": 1.0}
+        ids.append(httpx.post(f"{service.url}/v1/runs", json=asked).json()["id"])
+    page = visit.page
+    visit.go("/runs")
+    for job_id in ids:
+        expect(page.locator(f'tr[data-id="{job_id}"] .state')).to_have_text("succeeded")
+        page.get_by_label(f"Compare {job_id}").check()
+    page.get_by_role("button", name="Compare the chosen").click()
+    expect(page.locator("#c-curves .trace")).to_have_count(2)
+    for axis in ("samples_seen", "step", "cost", "training_seconds"):
+        page.locator("#axis").select_option(axis)
+        expect(page.locator("#c-curves .trace")).to_have_count(2)
+    page.locator("#result").select_option("training_seconds")
+    expect(page.locator("#c-fields .point")).to_have_count(2)
+    expect(page.locator("#fields-title")).to_have_text("training_seconds against batch.global_batch_size")
+    visit.refuse_barriers()
+    visit.keep("compare")
+    assert visit.complaints == []
+
+
+def test_new_runs_appear_in_an_open_list(visit: Visit, service: Service) -> None:
+    import httpx
+
+    page = visit.page
+    visit.go("/runs")
+    page.wait_for_timeout(1500)
+    job_id = httpx.post(f"{service.url}/v1/runs", json={"recipe": "digits-lamb", "deadline_s": 0.001}).json()["id"]
+    expect(page.locator(f'tr[data-id="{job_id}"] .state')).to_have_text("failed")
+    assert visit.complaints == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_page_is_readable_on_a_phone(browser: Browser, service: Service, scheme: str) -> None:
+    context = browser.new_context(viewport={"width": 380, "height": 800}, color_scheme="dark" if scheme == "dark" else "light")
+    visit = Visit(context.new_page(), service.url)
+    for path in ("/runs", "/runs/new", "/sweeps", "/sweeps/new", "/compare", "/login"):
+        visit.go(path)
+        visit.page.wait_for_timeout(200)
+        visit.refuse_barriers()
+        assert visit.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{path} is wider than the screen"
+        visit.keep(f"phone-{scheme}{path.replace('/', '-')}")
+    visit.go("/runs/nothing")
+    expect(visit.page.get_by_text("there is no run")).to_be_visible()
+    visit.refuse_barriers()
+    context.close()
+
+
+def test_the_keyboard_is_enough(visit: Visit) -> None:
+    page = visit.page
+    visit.go("/runs/new")
+    page.keyboard.press("Tab")
+    expect(page.get_by_text("To the content")).to_be_focused()
+    seen = set()
+    for _ in range(25):
+        page.keyboard.press("Tab")
+        seen.add(page.evaluate("document.activeElement.textContent.trim() || document.activeElement.name"))
+    assert {"batch.global_batch_size", "Start", "Show the plan"} <= seen
