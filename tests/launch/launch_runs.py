@@ -11,7 +11,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -188,11 +188,11 @@ START_S = 60.0
 
 
 @contextmanager
-def new_head(environment: dict[str, str]) -> Iterator[Head]:
-    """A Ray of its own with four logical cores."""
+def new_head(environment: dict[str, str], ports: Sequence[int] = ()) -> Iterator[Head]:
+    """A Ray of its own with four logical cores. Args: ports: six of them, for a head that comes back where it was."""
     # Unix sockets' names must be short.
     folder = tempfile.mkdtemp(prefix="lb", dir="/tmp")
-    ports = [free_port() for _ in range(6)]
+    ports = ports or [free_port() for _ in range(6)]
     names = ["--port", "--dashboard-port", "--dashboard-agent-listen-port", "--ray-client-server-port", "--metrics-export-port"]
     options = [text for name, port in zip(names, ports, strict=False) for text in (name, str(port))]
     log = Path(folder, "head.log").open("wb")  # noqa: SIM115

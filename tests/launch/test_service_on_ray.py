@@ -1,0 +1,103 @@
+"""The service with Ray underneath: runs, sweeps, and a head that is killed and comes back knowing nothing."""
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from launch_runs import Head, free_port, new_head
+from servers import Service, serving
+
+from jobs.records import StepRecord
+from jobs.tracking.journal import read_records
+
+LONG: dict[str, Any] = {
+    "recipe": "digits-small-batch", "cpus": 1.0,
+    "set": {"stop.epochs": 100_000, "stop.target_accuracy": None, "checkpoint.every_seconds": 0.5, "evaluation.every_epochs": 50.0},
+}  # fmt: skip
+
+
+def on_ray(head: Head) -> tuple[str, ...]:
+    return ("--ray-address", head.dashboard, "--ray-python", sys.executable)
+
+
+@pytest.fixture(scope="module")
+def service(head: Head, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with serving(tmp_path_factory.mktemp("on-ray"), *on_ray(head), MLFLOW_TRACKING_URI="") as made:
+        yield made
+
+
+def submit(service: Service, asked: dict[str, Any], kind: str = "run") -> str:
+    answer = httpx.post(f"{service.url}/v1/{kind}s", json=asked, timeout=30)
+    assert answer.status_code == 202, answer.text
+    return str(answer.json()["id"])
+
+
+def steps(service: Service, job_id: str) -> list[int]:
+    return [record.step for record in read_records(service.runs_dir / job_id) if isinstance(record, StepRecord)]
+
+
+def wait_for_steps(service: Service, job_id: str, more_than: int = 0) -> int:
+    ends_at = time.monotonic() + 120
+    while not (found := steps(service, job_id)) or found[-1] <= more_than:
+        assert time.monotonic() < ends_at, service.log[-3000:]
+        time.sleep(0.2)
+    return found[-1]
+
+
+def test_a_run_on_the_cluster(service: Service) -> None:
+    cluster = httpx.get(f"{service.url}/v1/cluster", timeout=30).json()
+    assert (cluster["backend"], cluster["cpus"]) == ("ray", 4.0)
+    asked = {"recipe": "digits-small-batch", "workers": "2", "cpus": 2.0, "set": {"stop.epochs": 1}}
+    job = service.wait(submit(service, asked), "succeeded", "failed", seconds=150)
+    assert (job["state"], job["summary"]["world_size"]) == ("succeeded", 2), job
+    assert "test accuracy" in httpx.get(f"{service.url}/v1/runs/{job['id']}/logs", timeout=30).text
+
+
+def test_cancelling_on_the_cluster(service: Service) -> None:
+    job_id = submit(service, LONG)
+    wait_for_steps(service, job_id)
+    httpx.post(f"{service.url}/v1/runs/{job_id}/cancel")
+    job = service.wait(job_id, "cancelled", "succeeded", "failed")
+    assert job["state"] == "cancelled", job["reason"]
+
+
+def test_a_sweep_and_its_answer(service: Service) -> None:
+    sweep = {
+        "recipe": "digits-small-batch",
+        "set": {"stop.epochs": 3, "stop.target_accuracy": 0.8},
+        "each": {"batch.global_batch_size": [32, 128]},
+        "search": {"method": "grid", "space": {"learning_rate.base": [0.05, 0.2]}},
+    }
+    job_id = submit(service, {"sweep": sweep, "cpus": 1.0}, "sweep")
+    job = service.wait(job_id, "succeeded", "failed", seconds=200, kind="sweep")
+    assert job["state"] == "succeeded", job["reason"]
+    assert job["progress"]["runs_over"] == 4
+    advice = httpx.get(f"{service.url}/v1/sweeps/{job_id}/advice", timeout=90).json()
+    assert {one["question"] for one in advice["advice"]} >= {"soonest", "cheapest"}
+    assert httpx.get(f"{service.url}/v1/sweeps/{job_id}/frontier", timeout=90).json()["cost_frontier"]
+    report = httpx.get(f"{service.url}/v1/sweeps/{job_id}/report", timeout=30)
+    assert "<html" in report.text
+    assert "sandbox" in report.headers["content-security-policy"]
+
+
+def test_a_head_that_is_killed_and_comes_back(tmp_path: Path) -> None:
+    ports = [free_port() for _ in range(6)]
+    with serving(tmp_path, *on_ray(Head("", f"http://127.0.0.1:{ports[1]}", 0)), MLFLOW_TRACKING_URI="") as service:
+        job_id = submit(service, LONG)
+        ready = httpx.get(f"{service.url}/readyz", timeout=60)
+        assert (ready.status_code, "does not answer" in ready.json()["checks"]["backend"]) == (503, True), "there is no head yet"
+        with new_head({}, ports):
+            before = wait_for_steps(service, job_id)
+        assert httpx.get(f"{service.url}/v1/runs/{job_id}").json()["state"] in {"starting", "running"}, "nobody knows yet how it goes on"
+        with new_head({}, ports):
+            wait_for_steps(service, job_id, more_than=before + 50)
+            job = httpx.get(f"{service.url}/v1/runs/{job_id}").json()
+            assert job["attempt"] >= 2
+            httpx.post(f"{service.url}/v1/runs/{job_id}/cancel")
+            assert service.wait(job_id, "cancelled", "succeeded", "failed")["state"] == "cancelled"
+        done = steps(service, job_id)
+        assert done == list(range(1, len(done) + 1)), "no step lost or doubled"

@@ -1,0 +1,172 @@
+"""The service killed, doubled, cut off from its database: every accepted run ends right, and none twice."""
+
+import random
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from servers import Postgres, Service, serving
+
+from jobs.records import StepRecord
+from jobs.tracking.journal import read_records
+from service.client import Client
+from service.db.engine import connect, upgrade
+
+STEPS = 12
+REAL = {"recipe": "digits-small-batch", "set": {"stop.epochs": None, "stop.steps": STEPS, "stop.target_accuracy": None}, "cpus": 1.0}
+LATE = {"recipe": "digits-small-batch", "deadline_s": 0.001}
+"""Ends without training, so that many can be sent."""
+
+
+def submit_patiently(url: str, asked: dict[str, Any], key: str) -> str:
+    """As a client does whose connections break: again, under the same key, until it has an answer."""
+    ends_at = time.monotonic() + 120
+    while True:
+        try:
+            answer = httpx.post(f"{url}/v1/runs", json=asked, headers={"Idempotency-Key": key}, timeout=10)
+            if answer.status_code == 202:
+                return str(answer.json()["id"])
+            assert answer.status_code in {429, 503}, answer.text
+        except httpx.TransportError:
+            pass
+        assert time.monotonic() < ends_at
+        time.sleep(0.05)
+
+
+def all_jobs(url: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    cursor = None
+    with Client(url) as client:
+        while True:
+            page = client.list("run", limit=200, cursor=cursor)
+            found += page["items"]
+            cursor = page["next_cursor"]
+            if cursor is None:
+                return found
+
+
+def trained_once(service: Service, job_id: str) -> bool:
+    steps = [record.step for record in read_records(service.runs_dir / job_id) if isinstance(record, StepRecord)]
+    return steps == list(range(1, STEPS + 1))
+
+
+@contextmanager
+def disturbed(acts: Any, every_s: tuple[float, float], seed: int) -> Iterator[None]:
+    """Something bad happens now and then in the block."""
+    over, draw = threading.Event(), random.Random(seed)
+
+    def run() -> None:
+        while not over.wait(draw.uniform(*every_s)):
+            acts()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_killed_at_random_nothing_is_lost_or_doubled(tmp_path: Path) -> None:
+    with serving(tmp_path, MLFLOW_TRACKING_URI="") as service:
+        kills = 0
+
+        def kill() -> None:
+            nonlocal kills
+            service.kill()
+            kills += 1
+            service.start()
+
+        with disturbed(kill, (0.3, 1.5), seed=1), ThreadPoolExecutor(8) as pool:
+            late = list(pool.map(lambda n: submit_patiently(service.url, LATE, f"late-{n}"), range(200)))
+            real = list(pool.map(lambda n: submit_patiently(service.url, REAL, f"real-{n}"), range(4)))
+            for job_id in real:
+                service.wait(job_id, "succeeded", seconds=180)
+        assert kills >= 3
+        for job_id in late:
+            service.wait(job_id, "failed")
+        found = all_jobs(service.url)
+        assert sorted(job["id"] for job in found) == sorted([*late, *real]), "each request is one run, each run was asked for"
+        assert len(set(late)) == 200
+        assert {job["reason"] for job in found if job["id"] in late} == {"Its deadline passed before its turn came."}
+        for job_id in real:
+            assert trained_once(service, job_id)
+            assert httpx.get(f"{service.url}/v1/runs/{job_id}").json()["attempt"] == 1, "the runs themselves were never disturbed"
+
+
+def test_two_replicas_on_one_database(postgres_server: Postgres, tmp_path: Path) -> None:
+    url = postgres_server.new_database()
+    engine = connect(url)
+    upgrade(engine)
+    engine.dispose()
+    options = ("--database-url", url, "--runs-dir", str(tmp_path / "runs"))
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    with (
+        serving(tmp_path / "one", *options, MLFLOW_TRACKING_URI="") as one,
+        serving(tmp_path / "two", *options, MLFLOW_TRACKING_URI="") as two,
+        ThreadPoolExecutor(8) as pool,
+    ):
+        replicas = [one, two]
+        late = list(pool.map(lambda n: submit_patiently(replicas[n % 2].url, LATE, f"late-{n // 2}"), range(60)))
+        assert len(set(late)) == 30, "a retry at the other replica is the same run"
+        real = list(pool.map(lambda n: submit_patiently(replicas[n % 2].url, REAL, f"real-{n}"), range(4)))
+        one.wait(real[0], "running", "succeeded")
+        one.kill()  # perhaps the one that reconciles
+        for job_id in real:
+            two.wait(job_id, "succeeded", seconds=180)
+        one.start()
+        assert len(all_jobs(one.url)) == 34
+        for job_id in real:
+            job = httpx.get(f"{one.url}/v1/runs/{job_id}").json()
+            assert (job["state"], job["attempt"]) == ("succeeded", 1)
+            steps = [record.step for record in read_records(tmp_path / "runs" / job_id) if isinstance(record, StepRecord)]
+            assert steps == list(range(1, STEPS + 1))
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[Postgres]:
+    from servers import postgres
+
+    with postgres() as server:
+        yield server
+
+
+def test_the_database_goes_away_and_comes_back(own_postgres: Postgres, tmp_path: Path) -> None:
+    url = own_postgres.new_database()
+    engine = connect(url)
+    upgrade(engine)
+    engine.dispose()
+    with serving(tmp_path, "--database-url", url, MLFLOW_TRACKING_URI="") as service:
+        before = submit_patiently(service.url, REAL, "before")
+        service.wait(before, "running")
+        own_postgres.stop()
+        refused = httpx.post(f"{service.url}/v1/runs", json=LATE, timeout=30)
+        assert refused.status_code == 503
+        assert refused.json()["title"] == "Not available now"
+        assert "Retry-After" in refused.headers
+        assert url not in refused.text
+        assert httpx.get(f"{service.url}/healthz").status_code == 200
+        ready = httpx.get(f"{service.url}/readyz", timeout=30)
+        assert (ready.status_code, "does not answer" in ready.json()["checks"]["database"]) == (503, True)
+        time.sleep(8)  # long enough for the run to end with nobody to tell
+        own_postgres.start()
+        after = submit_patiently(service.url, REAL, "after")
+        for job_id in (before, after):
+            job = service.wait(job_id, "succeeded", "failed")
+            assert (job["state"], job["attempt"]) == ("succeeded", 1)
+            assert trained_once(service, job_id)
+
+
+def test_without_mlflow_runs_go_on(tmp_path: Path) -> None:
+    with serving(tmp_path, MLFLOW_TRACKING_URI="http://127.0.0.1:9") as service:
+        job = service.wait(submit_patiently(service.url, REAL, "x"), "succeeded", "failed", seconds=120)
+        assert job["state"] == "succeeded"
+        assert trained_once(service, job["id"])
