@@ -27,13 +27,13 @@ from jobs.engine.evaluate import Score, evaluate, evaluation_share, evaluation_w
 from jobs.engine.group import Group
 from jobs.engine.loop import train
 from jobs.engine.state import TrainState, WeightAverage
-from jobs.engine.warm_up import refuse_misfit, warm_up
+from jobs.engine.warm_up import activation_bytes_per_sample, refuse_misfit, warm_up
 from jobs.errors import CheckpointError, DataError, DivergedError
 from jobs.models.ghost_batch_norm import has_batch_norm, use_ghost_batch_norm
 from jobs.models.table import build_model
 from jobs.optim.table import build_optimizer
 from jobs.plan import Slice, TrainPlan
-from jobs.plan_report import plan_facts
+from jobs.plan_report import plan_facts, plan_lines
 from jobs.planning import Facts, make_plan, resolve_global_batch_size, resolve_span
 from jobs.records import EndRecord, NoticeRecord, Outcome, Record, RunSummary, StartRecord
 from jobs.spec import TrainSpec
@@ -50,6 +50,11 @@ class Prepared:
     model: nn.Module
     device: torch.device
     group: Group
+
+    def plan_in_words(self) -> list[tuple[str, str]]:
+        """(what, how and why) for a person."""
+        dataset_bytes = sum(part.num_bytes for part in (self.dataset.train, self.dataset.test) if isinstance(part, Images))
+        return plan_lines(self.plan, self.model, activation_bytes_per_sample(self.model, self.dataset), dataset_bytes)
 
 
 @dataclass(frozen=True)

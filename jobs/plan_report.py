@@ -1,14 +1,11 @@
 """The plan in numbers for `plan.json`, and in words for people."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
 from jobs.optim.table import optimizer_state_bytes
 from jobs.plan import Position, TrainPlan
-
-if TYPE_CHECKING:
-    from jobs.job import Prepared
 
 CURVE_POINTS = 60
 
@@ -44,15 +41,6 @@ def learning_rate_curve(plan: TrainPlan, points: int = CURVE_POINTS) -> list[tup
     total = plan.total_progress
     places = [total * index / (points - 1) for index in range(points)]
     return [(place / plan.samples_per_epoch, plan.learning_rate(min(place, total * (1 - 1e-9)))) for place in places]
-
-
-def prepared_lines(job: "Prepared") -> list[tuple[str, str]]:
-    """(what, how and why) of a job that is ready to run."""
-    from jobs.data.dataset import Images
-    from jobs.engine.warm_up import activation_bytes_per_sample
-
-    dataset_bytes = sum(part.num_bytes for part in (job.dataset.train, job.dataset.test) if isinstance(part, Images))
-    return plan_lines(job.plan, job.model, activation_bytes_per_sample(job.model, job.dataset), dataset_bytes)
 
 
 def plan_lines(plan: TrainPlan, model: nn.Module, activation_bytes_per_sample: int, dataset_bytes: int) -> list[tuple[str, str]]:

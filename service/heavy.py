@@ -5,6 +5,7 @@ starts another. It computes what a command of ours computes, and runs nothing th
 """
 
 import concurrent.futures
+import json
 import multiprocessing
 import threading
 from collections.abc import Callable
@@ -71,17 +72,28 @@ def plan(spec: dict[str, Any], data_dir: str, workers: int | None) -> dict[str, 
     import torch
 
     from jobs.job import prepare
-    from jobs.plan_report import plan_facts, prepared_lines
+    from jobs.plan_report import plan_facts
 
     torch.set_num_threads(1)
     job = prepare(TrainSpec.model_validate(spec), torch.device("cpu"), Path(data_dir), workers)
-    return {"facts": plan_facts(job.plan), "lines": [{"what": what, "how": how} for what, how in prepared_lines(job)]}
+    return {"facts": plan_facts(job.plan), "lines": [{"what": what, "how": how} for what, how in job.plan_in_words()]}
 
 
-def findings(folder: str) -> dict[str, Any]:
-    """What a sweep has found so far: choices, frontier, critical batch, advice. Raises: InputError while no run has ended."""
+def findings(folder: str, with_figures: bool = False) -> dict[str, Any]:
+    """What a sweep has found so far: choices, frontier, critical batch, advice. Raises: InputError while no run has ended.
+
+    Args: with_figures: the report's figures too, as plotly's JSON.
+    """
+    from tuning.charts import to_plotly
     from tuning.collect import collect, ended_runs
     from tuning.findings import find
+    from tuning.report import Extras, charts_of
 
     found = find(collect(ended_runs(Path(folder))))
-    return {**found.as_dict(), "words": found.words(), "rows": found.rows()}
+    told = {**found.as_dict(), "words": found.words(), "rows": found.rows()}
+    if with_figures:
+        told["figures"] = [
+            {"name": chart.name, "title": chart.title, "caption": chart.caption, "figure": json.loads(to_plotly(chart).to_json())}
+            for chart in charts_of(found, Extras())
+        ]
+    return told

@@ -13,14 +13,16 @@ from launch_runs import S3_ENVIRONMENT, Head, new_head
 # Before ray is imported anywhere: no token files, nothing sent.
 os.environ.update(RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0")
 ROOT = Path(__file__).resolve().parent.parent
-ON_RAY = ("tests/launch/", "tests/tuning/test_sweep.py", "tests/end_to_end/test_readme.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that start or kill Ray's processes run one after the other, beside all others (pytest -n 2 --dist loadgroup)."""
+    """Tests that share something costly run in one process, beside all others (pytest -n 3 --dist loadgroup)."""
     for item in items:
-        if item.nodeid.startswith(ON_RAY):
+        names = getattr(item, "fixturenames", [])
+        if "head" in names:
             item.add_marker(pytest.mark.xdist_group("ray"))
+        elif item.nodeid.startswith(("tests/service/", "tests/browser/")):
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
 
 
 @pytest.fixture(scope="session")

@@ -145,14 +145,14 @@ def _print_plan(spec: "TrainSpec", options: "LocalOptions", as_json: bool, world
     import json
 
     from jobs.launch.local import prepare_locally
-    from jobs.plan_report import plan_facts, prepared_lines
+    from jobs.plan_report import plan_facts
 
     job = prepare_locally(spec, options, world_size)
     if as_json:
         print(json.dumps(plan_facts(job.plan)))
         return
     table = Table(show_header=False, box=None, title=f"Plan of {spec.name}", title_justify="left", padding=(0, 2, 0, 0))
-    for what, how in prepared_lines(job):
+    for what, how in job.plan_in_words():
         table.add_row(f"[bold]{what}[/bold]", how)
     output().print(table)
 

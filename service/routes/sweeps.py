@@ -1,8 +1,8 @@
 """/v1/sweeps: many runs of one recipe, and what they answer."""
 
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Query, Response
 from fastapi.responses import FileResponse
 
 from jobs.errors import InputError
@@ -26,9 +26,11 @@ def submit(asked: SweepSubmit, parts: Here, who: Who, response: Response, idempo
 
 
 @router.get("/{job_id}/findings", operation_id="findings_sweep")
-def findings(job_id: str, parts: Here, who: Who) -> dict[str, Any]:
+def findings(
+    job_id: str, parts: Here, who: Who, figures: Annotated[bool, Query(description="The report's figures too, for plotly.")] = False
+) -> dict[str, Any]:
     """All that the runs that have ended say: per batch, frontier, critical batch, advice, and it in words."""
-    return _findings(job_id, parts, who)
+    return _findings(job_id, parts, who, figures)
 
 
 @router.get("/{job_id}/frontier", operation_id="frontier_sweep")
@@ -52,10 +54,10 @@ def report(job_id: str, parts: Here, who: Who) -> FileResponse:
     return confined((parts.settings.runs_dir / job.id).resolve(), f"{REPORT}/report.html")
 
 
-def _findings(job_id: str, parts: Parts, who: Who) -> dict[str, Any]:
+def _findings(job_id: str, parts: Parts, who: Who, with_figures: bool = False) -> dict[str, Any]:
     job = parts.visible(job_id, Kind.SWEEP, who)
     try:
-        found: dict[str, Any] = parts.heavy.ask(heavy.findings, str(parts.settings.runs_dir / job.id))
+        found: dict[str, Any] = parts.heavy.ask(heavy.findings, str(parts.settings.runs_dir / job.id), with_figures)
     except InputError as error:
         raise NotFoundError("", "no run of this sweep has ended yet.", "Ask again later.") from error
     return found

@@ -57,14 +57,6 @@ def test_a_run_on_the_cluster(service: Service) -> None:
     assert "test accuracy" in httpx.get(f"{service.url}/v1/runs/{job['id']}/logs", timeout=30).text
 
 
-def test_cancelling_on_the_cluster(service: Service) -> None:
-    job_id = submit(service, LONG)
-    wait_for_steps(service, job_id)
-    httpx.post(f"{service.url}/v1/runs/{job_id}/cancel")
-    job = service.wait(job_id, "cancelled", "succeeded", "failed")
-    assert job["state"] == "cancelled", job["reason"]
-
-
 def test_a_sweep_and_its_answer(service: Service) -> None:
     sweep = {
         "recipe": "digits-small-batch",

@@ -121,7 +121,7 @@ class Postgres:
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._port = folder, free_port()
-        self._bin = _postgres_bin()
+        self._bin = postgres_bin()
         # The server refuses to run as root.
         self._user: dict[str, Any] = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.getuid() == 0 else {}
         if self._user:
@@ -159,7 +159,7 @@ class Postgres:
         return f"postgresql://tester@127.0.0.1:{self._port}/{name}"
 
 
-def _postgres_bin() -> Path:
+def postgres_bin() -> Path:
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(re.sub(r"\D", "", path.parts[-3]) or 0))
     if found:
         return found[-1].parent

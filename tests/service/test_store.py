@@ -1,15 +1,20 @@
 """Every statement on both databases, by real threads where it matters who comes first."""
 
+import contextlib
 import random
+import sqlite3
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from servers import postgres_bin
 
 from jobs.errors import InputError
 from service.db.engine import connect, refuse_outdated, revision, upgrade
@@ -180,3 +185,30 @@ def test_lists_use_an_index(store: Store) -> None:
             plan = " ".join(str(row) for row in connection.execute(sa.text(f"{prefix} SELECT * FROM jobs WHERE {where} {order}")))
         assert "jobs_by_" in plan, plan
         assert "state IN" in where or "TEMP B-TREE" not in plan, plan
+
+
+def test_a_backup_of_a_database_in_use_comes_back(database_url: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    engine = connect(database_url)
+    upgrade(engine)
+    store = Store(engine)
+    job, _ = store.accept(new_job(), "key", "digest", 10)
+    if database_url.startswith("sqlite"):
+        restored_url = f"sqlite:///{tmp_path}/restored.sqlite"
+        with (
+            contextlib.closing(sqlite3.connect(database_url.removeprefix("sqlite:///"))) as source,
+            contextlib.closing(sqlite3.connect(tmp_path / "restored.sqlite")) as target,
+        ):
+            source.backup(target)
+    else:
+        restored_url = request.getfixturevalue("postgres_server").new_database()
+        programs = postgres_bin()
+        subprocess.run([programs / "pg_dump", "-Fc", "-f", tmp_path / "dump", database_url], check=True)
+        subprocess.run([programs / "pg_restore", "-d", restored_url, tmp_path / "dump"], check=True)
+    store.accept(new_job(1), None, "", 10)  # after the backup
+    engine.dispose()
+    engine = connect(restored_url)
+    refuse_outdated(engine)
+    restored = Store(engine)
+    assert restored.accept(new_job(7), "key", "digest", 10) == (job, False), "keys are remembered too"
+    assert restored.counts()["queued"] == 1
+    engine.dispose()

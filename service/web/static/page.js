@@ -238,18 +238,29 @@ function sweepPage() {
   actions(job);
 
   async function findings() {
-    const answer = await fetch(`${base}/findings`);
+    const answer = await fetch(`${base}/findings?figures=true`);
     if (!answer.ok) return;
     const found = await answer.json();
     one("#words").replaceChildren(...found.words.map((text) => Object.assign(document.createElement("p"), { textContent: text })));
     rowsInto(one("#rows"), found.rows);
-    const reached = found.batches.filter((one) => one.seconds_to_target.median !== null);
-    draw("c-time", [trace("seconds", reached.map((b) => b.global_batch_size), reached.map((b) => b.seconds_to_target.median))], "global batch size",
-      { xaxis: { type: "log" }, yaxis: { type: "log" } });
-    draw("c-frontier", [
-      { ...trace("all", reached.map((b) => b.samples_to_target.median), reached.map((b) => b.seconds_to_target.median)), mode: "markers" },
-      trace("frontier", found.cost_frontier.map((c) => c.samples), found.cost_frontier.map((c) => c.seconds)),
-    ], "samples");
+    found.figures.forEach(show);
+  }
+  // One figure for report, MLflow and page: the server describes it, the page gives it its colours.
+  function show({ name, title, caption, figure }) {
+    const id = `figure-${name}`;
+    if (!document.getElementById(id)) {
+      const made = document.createElement("figure");
+      made.append(Object.assign(document.createElement("figcaption"), { textContent: title }),
+        Object.assign(document.createElement("div"), { id, className: "chart" }),
+        Object.assign(document.createElement("p"), { className: "note", textContent: caption }));
+      one("#figures").append(made);
+    }
+    const { ink, line } = colours();
+    const axis = (given) => ({ ...given, gridcolor: line, zerolinecolor: line, linecolor: line });
+    const { xaxis, yaxis, ...layout } = figure.layout;
+    window.Plotly?.react(id, figure.data, { ...layout, title: undefined, font: { color: ink, size: 12 }, margin: { l: 60, r: 15, t: 15, b: 45 },
+      xaxis: axis(xaxis), yaxis: axis(yaxis), legend: { orientation: "h", y: 1.02, yanchor: "bottom" } },
+    { responsive: true, displaylogo: false, displayModeBar: false });
   }
   function rowsInto(table, rows) {
     if (!rows.length) return;

@@ -1,0 +1,127 @@
+"""`largebatch remote`, `db`, `token` and `serve`, as a person types them."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from servers import LARGEBATCH, ROOT, Service, serving
+from typer.testing import CliRunner
+
+from jobs.errors import FaultError, InputError, LargebatchError
+from service import client
+from service.cli import app
+from service.client import configured
+
+QUICK = ["--set", "stop.epochs=1", "--cpus", "1"]
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with serving(tmp_path_factory.mktemp("remote"), MLFLOW_TRACKING_URI="") as made:
+        yield made
+
+
+def largebatch(service: Service, *arguments: str, code: int = 0) -> str:
+    ended = CliRunner().invoke(app, ["remote", *arguments], env={"LARGEBATCH_SERVER": service.url}, catch_exceptions=False)
+    assert ended.exit_code == code, ended.output
+    return ended.output
+
+
+def test_a_run_from_submit_to_delete(service: Service, tmp_path: Path) -> None:
+    told = largebatch(service, "submit", "digits-small-batch", *QUICK, "--follow")
+    assert "test accuracy" in told
+    job_id = told.partition("Accepted: ")[2].split()[0]
+    assert job_id in largebatch(service, "list")
+    assert json.loads(largebatch(service, "show", job_id))["state"] == "succeeded"
+    assert json.loads(largebatch(service, "list", "--json", "--state", "succeeded"))["items"][0]["id"] == job_id
+    assert "test accuracy" in largebatch(service, "logs", job_id)
+    assert "deleted" in largebatch(service, "delete", job_id)
+    with pytest.raises(LargebatchError, match="there is no run"):
+        largebatch(service, "show", job_id)
+
+
+def test_a_file_of_ones_own(service: Service, tmp_path: Path) -> None:
+    document = yaml.safe_load((ROOT / "recipes" / "digits-small-batch.yaml").read_text())
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({**document, "seed": 7}))
+    job = json.loads(largebatch(service, "submit", str(tmp_path / "mine.yaml"), *QUICK, "--json"))
+    assert job["name"] == "mine"
+    assert json.loads(largebatch(service, "show", job["id"]))["spec"]["seed"] == 7
+    assert "asked to stop" in largebatch(service, "cancel", job["id"])
+    service.wait(job["id"], "cancelled", "succeeded")
+
+
+def test_what_the_service_refuses_is_one_sentence(service: Service) -> None:
+    with pytest.raises(LargebatchError, match="Did you mean digits-lamb") as refused:
+        largebatch(service, "submit", "digits-lam")
+    assert refused.value.exit_code == 2
+    with pytest.raises(LargebatchError, match=r"form key\.sub=value"):
+        largebatch(service, "submit", "digits-lamb", "--set", "x")
+
+
+def test_a_service_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "TRIES", 2)
+    with pytest.raises(FaultError, match=r"http://127\.0\.0\.1:9 does not answer"):
+        CliRunner().invoke(app, ["remote", "list", "--server", "http://127.0.0.1:9"], catch_exceptions=False)
+
+
+def test_where_server_and_token_come_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(InputError, match="--server: is missing"):
+        configured(None, None)
+    path = tmp_path / ".config" / "largebatch" / "remote.json"
+    path.parent.mkdir(parents=True)
+    path.write_text('{"server": "http://a", "token": "lb_x"}')
+    path.chmod(0o644)
+    with pytest.raises(InputError, match="can be read by others"):
+        configured(None, None)
+    path.chmod(0o600)
+    assert configured(None, None) == ("http://a", "lb_x")
+    assert configured("http://b", "lb_y") == ("http://b", "lb_y")
+    path.write_text("{")
+    with pytest.raises(InputError, match="not JSON"):
+        configured(None, None)
+
+
+def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([*LARGEBATCH, *arguments], capture_output=True, text=True, check=False, timeout=60, cwd=ROOT)
+
+
+def test_the_operators_commands(tmp_path: Path) -> None:
+    runs = ("--runs-dir", str(tmp_path))
+    assert "revision 0001 (was empty)" in run("db", "upgrade", *runs).stdout
+    assert run("db", "upgrade", *runs).stdout.strip().endswith("revision 0001.")
+    made = run("token", "create", "ann", "--scope", "read", *runs)
+    assert made.stdout.startswith("lb_")
+    assert "shown only now" in made.stderr
+    (token,) = json.loads(run("token", "list", "--json", *runs).stdout)
+    assert (token["owner"], token["scope"]) == ("ann", "read")
+    assert "is revoked" in run("token", "revoke", token["id"], *runs).stdout
+    assert "ann" in run("token", "list", *runs).stdout
+    for arguments, words in (
+        (("token", "revoke", token["id"], *runs), "no valid token"),
+        (("token", "create", "a b", *runs), "cannot be an owner's name"),
+        (("token", "create", "ann", "--scope", "root", *runs), "none of read, submit, admin"),
+        (("db", "upgrade", "--database-url", "mysql://x"), "not supported"),
+        (("db", "upgrade", "--database-url", "what"), "not a database's address"),
+        (("serve", "--port", "1", "--host", "203.0.113.1", *runs), "cannot be listened on"),
+    ):
+        ended = run(*arguments)
+        assert ended.returncode == 2, ended
+        assert words in ended.stderr
+        assert "Traceback" not in ended.stderr
+
+
+def test_an_old_schema_is_not_served(tmp_path: Path) -> None:
+    ended = run("serve", "--database-url", f"sqlite:///{tmp_path}/empty.sqlite", "--runs-dir", str(tmp_path), "--port", "0")
+    assert ended.returncode == 2
+    assert "Run: largebatch db upgrade" in ended.stderr
+
+
+def test_a_database_that_does_not_answer(tmp_path: Path) -> None:
+    ended = run("serve", "--database-url", "postgresql://me:hidden-7@127.0.0.1:9/x", "--runs-dir", str(tmp_path), "--port", "0")
+    assert ended.returncode == 1
+    assert "database: does not answer" in ended.stderr
+    assert "hidden-7" not in ended.stderr
