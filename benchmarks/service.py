@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import random
-import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -18,12 +17,9 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
+import _tests_path  # noqa: F401
 import psutil
 from _report import parser, publish
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "service"))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "launch"))
-
 from servers import Service, postgres, serving
 
 from jobs.spec_reader import read_spec
@@ -34,8 +30,8 @@ from service.states import State
 
 STORED = 10_000
 SPEC = read_spec("digits-lamb").model_dump(mode="json")
-CPUS = ("--cpus", "0.1", "--requests-per-minute", "10000000")
-"""Nothing that is submitted here fits on the machine, so nothing trains beside the measurement."""
+OPTIONS = ("--max-running-per-owner", "0", "--requests-per-minute", "10000000")
+"""Nothing that is submitted here begins, so nothing trains beside the measurement."""
 
 
 def main() -> None:
@@ -68,7 +64,7 @@ def main() -> None:
 @contextlib.contextmanager
 def _service(folder: Path, database: str) -> Iterator[Service]:
     with contextlib.ExitStack() as stack:
-        options = list(CPUS)
+        options = list(OPTIONS)
         if database == "PostgreSQL":
             url = stack.enter_context(postgres()).new_database()
             options += ["--database-url", url]
@@ -166,7 +162,7 @@ def _submits(service: Service, given: argparse.Namespace, name: str) -> dict[str
     draw = random.Random(1)
     process = psutil.Process(service.pid)
     times, middle, accepted = [], process.memory_info().rss, {}
-    body = json.dumps({"recipe": "digits-lamb", "cpus": 0.1, "deadline_s": 1e6}).encode()
+    body = json.dumps({"recipe": "digits-lamb", "deadline_s": 1e6}).encode()
 
     async def client(numbers: list[int]) -> None:
         connection = Connection(service.port)
@@ -207,7 +203,7 @@ def _listeners(service: Service, given: argparse.Namespace) -> dict[str, str]:
     from jobs.records import StepRecord
     from jobs.tracking.journal import Journal
 
-    body = json.dumps({"recipe": "digits-lamb", "cpus": 0.1}).encode()
+    body = json.dumps({"recipe": "digits-lamb"}).encode()
     _, answer = asyncio.run(Connection(service.port).ask("POST", "/v1/runs", body))
     job_id = json.loads(answer)["id"]
     folder = service.runs_dir / job_id

@@ -29,8 +29,8 @@ class Job(BaseModel):
     """The recipe's or sweep's name; ids begin with it."""
     recipe: str | None
     """The recipe it was made from; null if the whole spec was sent."""
-    spec: dict[str, Any]
-    """The TrainSpec, or the SweepSpec."""
+    spec: dict[str, Any] = Field(default_factory=dict)
+    """The TrainSpec, or the SweepSpec; left out, like base and summary, where a job is read in brief."""
     base: dict[str, Any] | None = None
     """Sweeps: the TrainSpec that every run begins from."""
     global_batch_size: int | None = None

@@ -92,7 +92,7 @@ class Watcher:
         """
         tail = self._tails.setdefault(job.id, Tail(self._runs_dir / job.id / JOURNAL))
         if tail.job is None:
-            tail.job = job
+            tail.job = job.model_copy(update={"spec": {}, "base": None, "summary": None})  # as it is read in brief
             tail.offset = await asyncio.to_thread(_whole_size, tail.path)
         queue: asyncio.Queue[bytes | None] = asyncio.Queue(MOST_WAITING)
         tail.listeners.add(queue)

@@ -40,7 +40,7 @@ def serve(
         list[str] | None, typer.Option(metavar="MODULE:FUNCTION", help="Own code that requests may name.", show_default=False)
     ] = None,
     allow_download: Annotated[bool, typer.Option("--allow-download", help="Let requests fetch data sets from their publishers.")] = False,
-    max_running_per_owner: Annotated[int, typer.Option(min=1, help="Jobs of one owner at a time.")] = 100,
+    max_running_per_owner: Annotated[int, typer.Option(min=0, help="Jobs of one owner at a time; 0: accept them, begin none.")] = 100,
     max_gpus_per_owner: Annotated[int, typer.Option(min=0, help="GPUs of one owner at a time.")] = 10_000,
     requests_per_minute: Annotated[int, typer.Option(min=1, help="Of one asker.")] = 60_000,
     ray_python: Annotated[str, typer.Option(help="The Ray cluster's Python.")] = "python",

@@ -30,6 +30,10 @@ class GoneError(LargebatchError):
     exit_code = 2
 
 
+BRIEF = [column for column in jobs.c if column.name not in {"spec", "base", "summary"}]
+"""What lists and watchers need of a row: the rest is most of its bytes."""
+
+
 class Page(NamedTuple):
     """Some jobs, newest first, and where the next page begins."""
 
@@ -81,15 +85,15 @@ class Store:
         return None if row is None else _job(row)
 
     def find_all(self, job_ids: Sequence[str]) -> dict[str, Job]:
-        """Those of these jobs that there are, by id."""
+        """Those of these jobs that there are, by id, in brief."""
         with reading(self.engine) as connection:
-            return {row.id: _job(row) for row in connection.execute(sa.select(jobs).where(jobs.c.id.in_(job_ids)))}
+            return {row.id: _job(row) for row in connection.execute(sa.select(*BRIEF).where(jobs.c.id.in_(job_ids)))}
 
     def lately(self, limit: int) -> dict[str, Job]:
-        """The newest jobs, and all that are active, by id."""
-        newest = sa.select(jobs).order_by(jobs.c.created_at_s.desc(), jobs.c.id.desc()).limit(limit)
+        """The newest jobs, and all that are active, by id, in brief."""
+        newest = sa.select(*BRIEF).order_by(jobs.c.created_at_s.desc(), jobs.c.id.desc()).limit(limit)
         with reading(self.engine) as connection:
-            rows = [*connection.execute(newest), *connection.execute(sa.select(jobs).where(jobs.c.state.in_([*ACTIVE])))]
+            rows = [*connection.execute(newest), *connection.execute(sa.select(*BRIEF).where(jobs.c.state.in_([*ACTIVE])))]
         return {row.id: _job(row) for row in rows}
 
     def page(
@@ -104,8 +108,8 @@ class Store:
         cursor: str | None = None,
         oldest_first: bool = False,
     ) -> Page:
-        """Jobs by time. Raises: InputError for a cursor that is not ours."""
-        wanted = sa.select(jobs).where(jobs.c.kind == kind)
+        """Jobs by time, in brief. Raises: InputError for a cursor that is not ours."""
+        wanted = sa.select(*BRIEF).where(jobs.c.kind == kind)
         if owner is not None:
             wanted = wanted.where(jobs.c.owner == owner)
         if state is not None:

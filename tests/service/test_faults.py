@@ -84,7 +84,7 @@ def test_killed_at_random_nothing_is_lost_or_doubled(tmp_path: Path) -> None:
             kills += 1
             service.start()
 
-        with disturbed(kill, (1.0, 4.0), seed=1), ThreadPoolExecutor(8) as pool:
+        with disturbed(kill, (2.0, 5.0), seed=1), ThreadPoolExecutor(8) as pool:
             late = list(pool.map(lambda n: submit_patiently(service.url, LATE, f"late-{n}"), range(200)))
             real = list(pool.map(lambda n: submit_patiently(service.url, REAL, f"real-{n}"), range(3)))
             for job_id in real:

@@ -25,7 +25,7 @@ def bearer(secret: str) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with serving(tmp_path_factory.mktemp("guarded"), "--with-tokens", "--cpus", "0.1", RAY_AUTH_TOKEN=SECRET) as made:
+    with serving(tmp_path_factory.mktemp("guarded"), "--with-tokens", "--max-running-per-owner", "0", RAY_AUTH_TOKEN=SECRET) as made:
         yield made
 
 
@@ -38,8 +38,8 @@ def people(guarded: Service) -> dict[str, dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def anns(guarded: Service, people: dict[str, dict[str, str]]) -> str:
-    """A run of hers that waits: it asks for more cores than there are free."""
-    answer = httpx.post(f"{guarded.url}/v1/runs", json={"recipe": "digits-lamb", "cpus": 0.1, "deadline_s": 3600.0}, headers=people["ann"])
+    """A run of hers, which waits: this service begins none."""
+    answer = httpx.post(f"{guarded.url}/v1/runs", json={"recipe": "digits-lamb", "deadline_s": 3600.0}, headers=people["ann"])
     assert answer.status_code == 202, answer.text
     return str(answer.json()["id"])
 
@@ -211,7 +211,7 @@ def test_no_secret_is_ever_written(guarded: Service, people: dict[str, dict[str,
 
 
 def test_what_a_run_prints_and_is_called_is_escaped(guarded: Service, people: dict[str, dict[str, str]]) -> None:
-    asked = {"recipe": "digits-lamb", "cpus": 0.1, "deadline_s": 0.001, "set": {"description": "</script><script>alert(1)</script>"}}
+    asked = {"recipe": "digits-lamb", "deadline_s": 0.001, "set": {"description": "</script><script>alert(1)</script>"}}
     job = httpx.post(f"{guarded.url}/v1/runs", json=asked, headers=people["root"]).json()
     page = httpx.get(f"{guarded.url}/runs/{job['id']}", headers={**people["root"], "Accept": "text/html"})
     assert "<script>alert" not in page.text
