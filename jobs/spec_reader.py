@@ -175,7 +175,7 @@ def first_mistake(error: pydantic.ValidationError, root: type[Spec]) -> SpecErro
     mistakes = error.errors(include_url=False, include_context=True)
     unknown = [mistake for mistake in mistakes if mistake["type"] == "extra_forbidden"]
     first = (unknown or mistakes)[0]
-    path = _path_of(first["loc"], root)
+    path = _path_of(first["loc"], root) or [str(part) for part in first["loc"]]
     field = ".".join(path)
     if first["type"] == "extra_forbidden":
         return SpecError(field, "is not a known key.", nearest(path[-1], _keys_at(path[:-1], root)))

@@ -13,10 +13,13 @@ from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from jobs.errors import FaultError
+from jobs.errors import FaultError, InputError, LargebatchError
 from jobs.spec import TrainSpec
 
 TIMEOUT_S = 60.0
+MOST_AT_ONCE = 4
+"""Questions under way; each keeps one of the service's threads waiting."""
+LARGEST_BYTES = 16 << 30
 
 
 class Heavy:
@@ -25,18 +28,25 @@ class Heavy:
     def __init__(self) -> None:
         self._pool: ProcessPoolExecutor | None = None
         self._lock = threading.Lock()
+        self._turns = threading.BoundedSemaphore(MOST_AT_ONCE)
 
     def ask(self, question: Callable[..., Any], *arguments: Any) -> Any:
         """The answer. Raises: what the question raises; FaultError if it takes too long or its process dies."""
+        if not self._turns.acquire(blocking=False):
+            raise FaultError("", "many such questions are being answered.", "Ask again in a moment.")
         pool = self._started()
         try:
             return pool.submit(question, *arguments).result(TIMEOUT_S)
-        except (concurrent.futures.TimeoutError, BrokenProcessPool, RuntimeError) as error:
-            if isinstance(error, FaultError):
-                raise
+        except LargebatchError:
+            raise
+        except (TimeoutError, BrokenProcessPool, concurrent.futures.CancelledError) as error:
             self._end(pool)
             what = f"took more than {TIMEOUT_S:g} s" if isinstance(error, TimeoutError) else "could not be computed"
             raise FaultError("", f"the answer {what}.", "Use the command on the machine itself.") from error
+        except Exception as error:
+            raise InputError("", f"it cannot be worked out: {type(error).__name__}: {str(error)[:300]}.", "Look at the arguments.") from error
+        finally:
+            self._turns.release()
 
     def close(self) -> None:
         """End the process."""
@@ -60,9 +70,11 @@ class Heavy:
 
 def _prepare() -> None:
     import os
+    import resource
     import signal
 
     os.environ["OMP_NUM_THREADS"] = "1"
+    resource.setrlimit(resource.RLIMIT_DATA, (LARGEST_BYTES, LARGEST_BYTES))
     os.nice(10)  # whoever trains on these cores goes first
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 

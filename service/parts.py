@@ -82,7 +82,7 @@ def principal_of(request: Request, parts: Here, bearer: Annotated[HTTPAuthorizat
     if bearer is not None:
         parts.rate_limit.take(f"token {hash(bearer.credentials)}")
         who = parts.tokens.principal(bearer.credentials)
-    elif cookie is not None:
+    elif cookie is not None and parts.settings.needs_tokens:
         refuse_foreign(request)
         parts.rate_limit.take(f"session {hash(cookie)}")
         who = parts.tokens.of_session(cookie)

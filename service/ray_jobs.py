@@ -85,7 +85,11 @@ class RayJobs:
         from ray.util.state import list_nodes
 
         total: dict[str, float] = {}
-        for node in list_nodes(address=self.address, filters=[("state", "=", "ALIVE")], limit=10_000, raise_on_missing_output=False):
+        try:
+            nodes = list_nodes(address=self.address, filters=[("state", "=", "ALIVE")], limit=10_000, raise_on_missing_output=False)
+        except Exception as error:  # Ray's own, which are no kind of ConnectionError
+            raise ConnectionError(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
+        for node in nodes:
             for name, amount in node.resources_total.items():
                 total[name] = total.get(name, 0.0) + amount
         return total

@@ -17,12 +17,12 @@ import structlog
 
 from jobs import run_folder
 from jobs.records import Outcome
-from service.backends.base import Backend, BackendDown, Presence, Seen
+from service.backends.base import Backend, BackendDown, CannotStart, Presence, Seen
 from service.db.engine import DatabaseError
 from service.db.store import Store
 from service.job import Job, Kind
 from service.progress import read_progress
-from service.schedule import Limits, choose
+from service.schedule import Capacity, Limits, choose
 from service.settings import Settings
 from service.states import State
 
@@ -122,11 +122,23 @@ class Reconciler:
         outcome = self._outcome(job)
         if outcome is not None:  # it ended while nobody looked, and the backend has forgotten
             return self._end(job, Seen(Presence.ENDED, DIVERGED if outcome == Outcome.DIVERGED else 0))
+        is_late = job.deadline_at_s is not None and time.time() > job.deadline_at_s
+        if job.is_cancel_asked or is_late:
+            if not self._backend.fence(job):
+                return job  # it has begun after all; the next pass sees it
+            if job.is_cancel_asked:
+                return self._move(job, State.CANCELLED, reason="Cancelled; resume goes on from its last checkpoint.", ended_at_s=time.time())
+            return self._move(job, State.FAILED, reason="Its deadline passed.", ended_at_s=time.time())
         if job.state is State.RUNNING:
             return self._recover(job, f"Attempt {job.attempt} is gone: the {self._backend.name} backend knows nothing of it.", counts=False)
-        if job.is_cancel_asked:
-            return self._move(job, State.CANCELLED, reason="Cancelled before it ran.", ended_at_s=time.time())
-        self._backend.start(job)
+        return self._begin(job)
+
+    def _begin(self, job: Job) -> Job | None:
+        """Ask the backend to run an attempt that the database knows; one that cannot be started stops no other."""
+        try:
+            self._backend.start(job)
+        except CannotStart as error:
+            return self._recover(job, f"Attempt {job.attempt}: {error.problem}", counts=True)
         return job
 
     def _end_in_time(self, job: Job) -> Job:
@@ -136,12 +148,10 @@ class Reconciler:
         if not job.is_cancel_asked and not is_late:
             return job
         if job.stop_asked_at_s is None:
-            noted = self._store.note(job, stop_asked_at_s=now)
-            if noted is None:
-                return job
-            self._log.info("asked to stop", job=job.id, late=is_late)
-            job = noted
-            self._backend.stop(job, is_urgent=False)
+            # Asked first and noted then: were we killed between, it is asked twice, which does no harm.
+            if self._backend.stop(job, is_urgent=False):
+                self._log.info("asked to stop", job=job.id, late=is_late)
+                return self._store.note(job, stop_asked_at_s=now) or job
         elif now - (job.stop_asked_at_s or now) > URGENT_AFTER_S:
             self._backend.stop(job, is_urgent=True)
         return job
@@ -161,6 +171,8 @@ class Reconciler:
                               summary=self._summary(job), **ended)  # fmt: skip
         if code == BAD_INPUT and run_folder.AT_WORK not in seen.message:
             return self._move(job, State.FAILED, reason=last or "Its input cannot be used.", **ended)
+        if code == STOPPED and job.kind is Kind.SWEEP and any((job.spec.get("budget") or {}).get(name) for name in ("seconds", "samples")):
+            return self._move(job, State.SUCCEEDED, reason="Its budget was used up; what ended by then is its result.", **ended)
         if code == STOPPED:
             return self._recover(job, "It was stopped from outside, and goes on.", counts=False)
         how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
@@ -170,7 +182,7 @@ class Reconciler:
         failures = job.failures + counts
         if failures > self._settings.max_failures:
             return self._move(job, State.FAILED, reason=f"It failed {failures} times. {reason}", failures=failures, ended_at_s=time.time())
-        pause_s = min(2.0 ** (failures - 1), LONGEST_PAUSE_S) if counts else 0.0
+        pause_s = min(2.0 ** (failures - 1), LONGEST_PAUSE_S) if counts else 1.0
         return self._move(job, State.RECOVERING, reason=reason, failures=failures, not_before_s=time.time() + pause_s)
 
     # ---- what waits --------------------------------------------------------------------------------------------------
@@ -192,14 +204,26 @@ class Reconciler:
         for job in waiting:
             if job.deadline_at_s is not None and now > job.deadline_at_s:
                 self._move(job, State.FAILED, reason="Its deadline passed before its turn came.", ended_at_s=now)
+            elif job.is_cancel_asked:
+                self._move(job, State.CANCELLED, reason="Cancelled while it waited.", ended_at_s=now)
             else:
                 in_time.append(job)
+                self._say_if_impossible(job, capacity)
         limits = Limits(self._settings.max_running_per_owner, self._settings.max_gpus_per_owner)
         for job in choose(in_time, holding, capacity, limits, now):
-            started = self._store.move(job, State.STARTING, attempt=job.attempt + 1, not_before_s=None)
+            if not self._holds_lease():
+                return  # a pass took so long that another replica makes them now
+            started = self._store.move(job, State.STARTING, attempt=job.attempt + 1, not_before_s=None, stop_asked_at_s=None)
             if started is not None:  # else it was cancelled meanwhile
                 self._log.info("starts", job=job.id, attempt=started.attempt)
-                self._backend.start(started)
+                self._begin(started)
+
+    def _say_if_impossible(self, job: Job, capacity: Capacity) -> None:
+        """Tell whoever waits for more than there is; it starts when there is."""
+        if job.cpus > capacity.cpus or job.gpus > capacity.gpus:
+            reason = f"It asks for {job.cpus:g} CPUs and {job.gpus} GPUs, and there are {capacity.cpus:g} and {capacity.gpus}."
+            if job.reason != reason:
+                self._store.note(job, reason=reason)
 
     # ---- what is written down ----------------------------------------------------------------------------------------
 
@@ -238,4 +262,5 @@ class Reconciler:
 
 def _without_paths(text: str) -> str:
     """A job's last words, for people who need not know this machine's folders."""
-    return " ".join(part if not part.startswith("/") else Path(part).name for part in text.split())
+    words = " ".join(part if not part.startswith("/") else Path(part).name for part in text.split())
+    return "".join(letter for letter in words if letter.isprintable())

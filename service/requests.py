@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import re
 import secrets
 import time
 from typing import Annotated, Any
@@ -22,6 +23,11 @@ from tuning.spec import SweepSpec
 DEEPEST = 12
 LONGEST_PATH = 200
 MOST_RUNS = 5000
+MOST_VALUES = 1000
+LARGEST_SPEC = 64 << 10
+"""Bytes; the spec travels in one environment variable, and the kernel takes 128 KiB."""
+LARGEST_NUMBER = 1 << 53
+"""Beyond it, JSON's readers differ."""
 
 
 class Submit(BaseModel):
@@ -105,12 +111,20 @@ def job_of_sweep(asked: SweepSubmit, owner: str, settings: Settings) -> Job:
         sweep = SweepSpec.model_validate(document)
     except pydantic.ValidationError as error:
         raise first_mistake(error, SweepSpec) from None
+    lists = [*sweep.each.values(), *(values for values in sweep.search.space.values() if isinstance(values, list))]
+    if max(map(len, lists), default=0) > MOST_VALUES or max(sweep.repeats, sweep.search.trials or 0) > MOST_RUNS:
+        raise SpecError("sweep", f"has a list of more than {MOST_VALUES} values, or more than {MOST_RUNS} trials.", "Compare fewer.")
     most = math.prod(len(values) for values in sweep.each.values()) * (sweep.search.num_trials() + sweep.repeats - 1)
     if most > MOST_RUNS:
         raise SpecError("sweep", f"{most:.3g} runs are more than one sweep may have here ({MOST_RUNS}).", "Compare fewer values.")
     base = with_fields(build_spec(recipe_document(sweep.recipe)), sweep.set)
-    for group in groups(sweep):
-        refuse_for_strangers(with_fields(base, group.fields), settings)
+    try:
+        for group in groups(sweep):
+            refuse_for_strangers(with_fields(base, group.fields), settings)
+    except (TypeError, ValueError, OverflowError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise SpecError("sweep", f"cannot be made into runs: {str(error)[:200]}.", "Look at the values of each and search.") from error
     searched = {"dataset", "tracking", "model"} & {name.partition(".")[0] for name in sweep.search.space}
     if searched:
         raise SpecError("search.space", f"a search here may not change {', '.join(sorted(searched))}.", "Compare such fields with each.")
@@ -122,6 +136,10 @@ def job_of_sweep(asked: SweepSubmit, owner: str, settings: Settings) -> Job:
 
 def _job(asked: Submit, kind: Kind, owner: str, settings: Settings, name: str, **parts: Any) -> Job:
     workers = read_workers(asked.workers).most if asked.workers else 1
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+        raise SpecError("name", f"{name[:100]!r} cannot name a job here.", "Use letters of ASCII, digits, '-', '_' and '.'.")
+    if len(json.dumps(parts)) > LARGEST_SPEC:
+        raise SpecError("spec", f"is larger than {LARGEST_SPEC >> 10} KiB.", "No spec needs that.")
     now = time.time()
     on_ray = settings.ray_address is not None
     cpus = asked.cpus if asked.cpus is not None else float(workers) if on_ray else settings.cpus
@@ -169,6 +187,8 @@ def _mapping(field: str, value: Any) -> dict[str, Any]:
 def _refuse_deep(value: Any, depth: int = 0) -> None:
     if depth > DEEPEST:
         raise SpecError("spec", f"is nested more than {DEEPEST} deep.", "No spec is.")
+    if isinstance(value, int | float) and abs(value) > LARGEST_NUMBER:
+        raise SpecError("spec", f"holds a number beyond {LARGEST_NUMBER:,}.", "No field needs that.")
     if isinstance(value, str) and ("\0" in value or not _is_unicode(value)):
         raise SpecError("spec", "holds a text with characters that cannot be written.", "Leave out NUL and lone surrogates.")
     for inner in [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ():

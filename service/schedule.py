@@ -59,6 +59,8 @@ def choose(waiting: Sequence[Job], holding: Sequence[Job], capacity: Capacity, l
             del lines[owner]
         if running[owner] >= limits.running or gpus[owner] + job.gpus > limits.gpus:
             continue
+        if job.cpus > capacity.cpus + 1e-9 or job.gpus > capacity.gpus:
+            continue  # more than there is in all: nobody waits for that
         if job.cpus > free_cpus + 1e-9 or job.gpus > free_gpus:
             break
         free_cpus -= job.cpus

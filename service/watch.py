@@ -11,6 +11,8 @@ import time
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 
+import structlog
+
 from jobs.errors import FaultError
 from jobs.run_folder import JOURNAL
 from service.db.store import Store
@@ -21,6 +23,8 @@ from service.views import JobView
 LOOK_EVERY_S = 0.5
 KEEP_ALIVE_S = 15.0
 CHUNK_BYTES = 1 << 18
+LISTED = 50
+"""Jobs on a page of a list."""
 LATELY = 200
 """Newest jobs that lists follow, beside all that are active."""
 MOST_WAITING = 2000
@@ -37,11 +41,6 @@ class Tail:
         self.listeners: set[asyncio.Queue[bytes | None]] = set()
         self.job: Job | None = None
 
-    def read(self) -> bytes:
-        """The next whole lines as frames."""
-        frames, self.offset = read_frames(self.path, self.offset, None)
-        return frames
-
 
 class Watcher:
     """Reads journals and job rows for all listeners together; lives in the event loop."""
@@ -54,6 +53,8 @@ class Watcher:
         self._task: asyncio.Task[None] | None = None
         self.lag_s = 0.0
         """How long the last look took beyond its time."""
+        self.problem: str | None = None
+        """Why the last look broke off."""
 
     def start(self) -> None:
         """Begin to watch."""
@@ -79,7 +80,10 @@ class Watcher:
         queue: asyncio.Queue[bytes | None] = asyncio.Queue(MOST_WAITING)
         self._everyone[queue] = (kind, owner)
         try:
-            yield b": begins\n\n"
+            # What changed between the page's making and now, or while the stream was broken.
+            for told in (await asyncio.to_thread(self._store.lately, LISTED)).values():
+                if told.kind is kind and owner in {None, told.owner}:
+                    yield _job_frame(told)
             async for frame in _taken(queue):
                 yield frame
         finally:
@@ -93,7 +97,7 @@ class Watcher:
         tail = self._tails.setdefault(job.id, Tail(self._runs_dir / job.id / JOURNAL))
         if tail.job is None:
             tail.job = job.model_copy(update={"spec": {}, "base": None, "summary": None})  # as it is read in brief
-            tail.offset = await asyncio.to_thread(_whole_size, tail.path)
+            tail.offset = _whole_size(tail.path)  # at once, not in a thread: nobody may find a tail that has no offset yet
         queue: asyncio.Queue[bytes | None] = asyncio.Queue(MOST_WAITING)
         tail.listeners.add(queue)
         begins = tail.offset  # the queue has everything beyond
@@ -108,14 +112,20 @@ class Watcher:
                 yield frame
         finally:
             tail.listeners.discard(queue)
-            if not tail.listeners:
-                self._tails.pop(job.id, None)
+            if not tail.listeners and self._tails.get(job.id) is tail:
+                del self._tails[job.id]
 
     async def _run(self) -> None:
         while True:
             began_s = time.monotonic()
-            with contextlib.suppress(FaultError):  # the database is away: the next look may find it
+            try:
                 await self._look()
+                self.problem = None
+            except FaultError as error:  # the database is away: the next look may find it
+                self.problem = str(error)
+            except Exception as error:
+                self.problem = f"{type(error).__name__}: {error}"
+                structlog.get_logger("watch").exception("a look broke off")
             took_s = time.monotonic() - began_s
             self.lag_s = max(0.0, took_s - LOOK_EVERY_S)
             await asyncio.sleep(max(0.0, LOOK_EVERY_S - took_s))
@@ -132,9 +142,13 @@ class Watcher:
         for job_id, tail in tails.items():
             job = found.get(job_id)
             # The row was read before the journal: a job that is over has no more lines than these.
-            frames = await asyncio.to_thread(tail.read)
-            if frames:
-                _tell(tail.listeners, frames)
+            while True:
+                frames, offset = await asyncio.to_thread(read_frames, tail.path, tail.offset, None)
+                is_more, tail.offset = offset > tail.offset, offset  # and told in the same breath: who attaches now begins behind it
+                if frames:
+                    _tell(tail.listeners, frames)
+                if not is_more:
+                    break
             if job is None or job != tail.job:
                 tail.job = job
                 _tell(tail.listeners, _job_frame(job) if job else b"event: deleted\ndata: {}\n\n")

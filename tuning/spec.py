@@ -27,7 +27,7 @@ class RangeSpec(Spec):
     """Draw evenly in the logarithm, or in the number itself."""
     whole: bool = False
     """Whole numbers only."""
-    points: Annotated[int, Field(ge=2)] = 5
+    points: Annotated[int, Field(ge=2, le=10_000)] = 5
     """grid: how many, both ends included."""
     times_batch: NonNegativeFloat = 0.0
     """Move both ends with the batch: they hold at the smallest batch of `each` and are multiplied by

@@ -33,8 +33,12 @@ class BackendDown(FaultError):
     """The place does not answer; nothing can be said about its jobs."""
 
 
+class CannotStart(FaultError):
+    """One job cannot be started; others can."""
+
+
 class Backend(Protocol):
-    """A place where jobs run. Everything may raise BackendDown, and nothing else."""
+    """A place where jobs run. Everything may raise BackendDown."""
 
     name: str
 
@@ -43,15 +47,22 @@ class Backend(Protocol):
         ...
 
     def start(self, job: Job) -> None:
-        """Begin the job's attempt, or do nothing if that attempt was begun before; an older attempt never runs after."""
+        """Begin the job's attempt, or do nothing if that attempt was begun before; an older attempt never runs after.
+
+        Raises: CannotStart.
+        """
+        ...
+
+    def fence(self, job: Job) -> bool:
+        """Make sure that an attempt that is absent never begins; False if it has begun."""
         ...
 
     def look(self, jobs: Sequence[Job]) -> dict[str, Seen]:
         """How the newest attempts stand, by job id."""
         ...
 
-    def stop(self, job: Job, is_urgent: bool) -> None:
-        """Ask the attempt to finish its step, save and end; urgent: end it at once."""
+    def stop(self, job: Job, is_urgent: bool) -> bool:
+        """Ask the attempt to finish its step, save and end; urgent: end it at once. Returns whether it was asked."""
         ...
 
     def logs(self, job: Job, attempt: int, offset: int, limit: int) -> bytes:

@@ -7,12 +7,13 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from jobs.errors import StorageError
 from service.backends import keeper
-from service.backends.base import BackendDown, Presence, Seen
+from service.backends.base import CannotStart, Presence, Seen
 from service.backends.command import SPEC, job_arguments, prepare
 from service.job import Job, Kind
 from service.schedule import Capacity
@@ -20,6 +21,8 @@ from service.schedule import Capacity
 SECRETS = ("LARGEBATCH_DATABASE_URL", "LARGEBATCH_TOKEN", "RAY_AUTH_TOKEN", "PGPASSWORD")
 """Of the service's environment, what jobs do not get."""
 LAST_BYTES = 4096
+STARTS_WITHIN_S = 30.0
+"""A keeper holds its lock within this time of being asked; until then its GPUs are taken by its word."""
 
 
 class LocalBackend:
@@ -57,16 +60,18 @@ class LocalBackend:
             )  # fmt: skip
         except (OSError, StorageError) as error:
             reason = error.problem if isinstance(error, StorageError) else error.strerror or str(error)
-            raise BackendDown("local", f"job {job.id} cannot be started ({reason}).", "Free some space or memory.") from error
+            raise CannotStart("local", f"its process cannot be started ({reason}).", "Free some space or memory.") from error
 
     def _free_gpus(self, wanted: int) -> list[int]:
         if not wanted:
             return []
         used: set[int] = set()
         for folder in self._state_dir.iterdir():
-            if (folder / keeper.NEWEST).exists() and _is_held(folder):
-                given = json.loads((folder / (folder / keeper.NEWEST).read_text() / keeper.COMMAND).read_text())
-                used.update(given["gpus"])
+            with contextlib.suppress(OSError, ValueError):
+                here = folder / (folder / keeper.NEWEST).read_text()
+                given, is_new = here / keeper.COMMAND, time.time() - (here / keeper.COMMAND).stat().st_mtime < STARTS_WITHIN_S
+                if _is_held(folder) or (is_new and not (here / keeper.EXIT).exists()):
+                    used.update(json.loads(given.read_text())["gpus"])
         return [number for number in range(self._capacity.gpus) if number not in used][:wanted]
 
     def look(self, jobs: Sequence[Job]) -> dict[str, Seen]:
@@ -91,13 +96,26 @@ class LocalBackend:
             return lines[-1][:1000] if lines else ""
         return ""
 
-    def stop(self, job: Job, is_urgent: bool) -> None:
+    def fence(self, job: Job) -> bool:
+        """Under the lock, let no number be the newest."""
+        folder = self._state_dir / job.id
+        try:
+            with (folder / keeper.LOCK).open("ab") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                keeper.write_whole(folder / keeper.NEWEST, "")
+        except FileNotFoundError:
+            return True  # it was never written down
+        except BlockingIOError:
+            return False
+        return True
+
+    def stop(self, job: Job, is_urgent: bool) -> bool:
         """SIGTERM to the keeper, which passes it on; urgent: SIGKILL to all that the attempt started."""
         folder = self._state_dir / job.id
         try:
             pid = int((folder / str(job.attempt) / keeper.PID).read_text())
         except (OSError, ValueError):
-            return
+            return False
         if _is_held(folder) and _is_of(pid, job.id):
             with contextlib.suppress(ProcessLookupError):
                 if is_urgent:
@@ -108,6 +126,7 @@ class LocalBackend:
             for orphan in _group(pid, job.id):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(orphan, signal.SIGKILL if is_urgent else signal.SIGTERM)
+        return True
 
     def logs(self, job: Job, attempt: int, offset: int, limit: int) -> bytes:
         """From the attempt's log file."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from jobs.errors import LargebatchError
 from jobs.spec import TrainSpec
-from service.backends.base import BackendDown, Presence, Seen
+from service.backends.base import BackendDown, CannotStart, Presence, Seen
 from service.backends.command import job_arguments, prepare
 from service.job import Job, Kind
 from service.schedule import Capacity
@@ -51,16 +51,24 @@ class RayBackend:
 
         if self.look([job])[job.id].presence is not Presence.ABSENT:
             return
-        spec = TrainSpec.model_validate(job.spec if job.kind is Kind.RUN else job.base)
         # Without workers the driver would train, on cores that Ray has promised to others.
         arguments = job_arguments(job.model_copy(update={"workers": job.workers or "1"}), self._runs_dir, self._data_dir)
         if job.kind is Kind.RUN:
             arguments[1] = "jobs.launch.supervise"
         try:
+            spec = TrainSpec.model_validate(job.spec if job.kind is Kind.RUN else job.base)
             prepare(job, self._runs_dir)
             self._ray().send(Submission(job.id, spec, [], {}, True, self._python), _submission_id(job), arguments)
-        except (ConnectionError, RuntimeError, OSError, LargebatchError) as error:
+        except BackendDown:
+            raise
+        except (LargebatchError, ValueError) as error:
+            raise CannotStart("ray", f"Ray does not take it ({str(error)[:300]}).") from error
+        except (ConnectionError, RuntimeError, OSError) as error:
             raise self._down(error) from error
+
+    def fence(self, job: Job) -> bool:
+        """Ray begins nothing late: what it does not know was never submitted."""
+        return self.look([job])[job.id].presence is Presence.ABSENT
 
     def look(self, jobs: Sequence[Job]) -> dict[str, Seen]:
         """One question for all."""
@@ -80,14 +88,17 @@ class RayBackend:
                 seen[job.id] = Seen(Presence.ENDED, code, there.message.strip().splitlines()[-1][:1000] if there.message.strip() else "")
         return seen
 
-    def stop(self, job: Job, is_urgent: bool) -> None:
+    def stop(self, job: Job, is_urgent: bool) -> bool:
         """Ray sends SIGTERM, and SIGKILL after two minutes."""
         try:
             self._ray().stop(_submission_id(job))
+        except BackendDown:
+            raise
         except LargebatchError:
-            return  # Ray does not know it: there is nothing to stop
+            return False  # Ray does not know it: there is nothing to stop
         except (ConnectionError, RuntimeError, OSError) as error:
             raise self._down(error) from error
+        return True
 
     def logs(self, job: Job, attempt: int, offset: int, limit: int) -> bytes:
         """What Ray kept of the driver's output."""

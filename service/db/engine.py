@@ -43,7 +43,8 @@ def connect(url: str) -> Engine:
     try:
         return sqlalchemy.create_engine(
             parsed.set(drivername="postgresql+psycopg"), pool_size=POOL, max_overflow=POOL, pool_timeout=5, pool_pre_ping=True,
-            connect_args={"connect_timeout": 5},
+            # A link that is cut without a word, or a server that hangs, is given up too.
+            connect_args={"connect_timeout": 5, "tcp_user_timeout": 20_000, "keepalives_idle": 10, "options": "-c statement_timeout=30000"},
         )  # fmt: skip
     except (NoSuchModuleError, ModuleNotFoundError) as error:
         raise InputError("--database-url", "PostgreSQL needs psycopg.", "pip install 'psycopg[binary]'") from error
@@ -81,6 +82,8 @@ def _faults() -> Iterator[None]:
         yield
     except sqlalchemy.exc.IntegrityError:
         raise
+    except sqlalchemy.exc.DataError as error:
+        raise InputError("", "holds a value that the database cannot keep.", "Leave out NUL characters and numbers beyond 9e15.") from error
     except (DBAPIError, sqlalchemy.exc.TimeoutError) as error:
         # The driver's text can hold the address with its password; its type says enough.
         kind = type(error.orig).__name__ if isinstance(error, DBAPIError) else type(error).__name__

@@ -139,7 +139,8 @@ class Store:
         for state in (State.QUEUED, State.RECOVERING):
             self.move(job.model_copy(update={"state": state}), State.CANCELLED, reason="Cancelled before it ran.", ended_at_s=time.time())
         found = self.find(job.id)
-        assert found is not None
+        if found is None:
+            raise GoneError("", f"job {job.id} was deleted meanwhile.")
         return found
 
     def queue_again(self, job: Job) -> Job:

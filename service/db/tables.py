@@ -1,6 +1,6 @@
 """The tables. Times are Unix seconds, so that both databases compare them alike; JSON is kept as text they can read."""
 
-from sqlalchemy import JSON, Boolean, Column, Float, Index, Integer, MetaData, String, Table, Text
+from sqlalchemy import JSON, BigInteger, Boolean, Column, Float, Index, Integer, MetaData, String, Table, Text
 
 metadata = MetaData()
 
@@ -14,7 +14,7 @@ jobs = Table(
     Column("recipe", String(100)),
     Column("spec", JSON, nullable=False),
     Column("base", JSON(none_as_null=True)),
-    Column("global_batch_size", Integer),
+    Column("global_batch_size", BigInteger),
     Column("device", String(16), nullable=False),
     Column("workers", String(32)),
     Column("cpus", Float, nullable=False),

@@ -12,7 +12,7 @@ from fastapi.responses import FileResponse, PlainTextResponse, StreamingResponse
 from pydantic import BaseModel
 
 from jobs.errors import InputError
-from jobs.run_folder import JOURNAL
+from jobs.run_folder import JOURNAL, SUMMARY
 from service.job import Job, Kind
 from service.parts import Here, Parts, Who
 from service.problems import NotFoundError, Problem
@@ -115,7 +115,10 @@ def add_job_routes(router: APIRouter, kind: Kind) -> None:
     def resume(job_id: str, parts: Here, who: Who) -> JobView:
         """Queue a failed or cancelled job again; it goes on from its newest checkpoint."""
         who.require("submit")
-        return JobView.of(parts.store.queue_again(parts.visible(job_id, kind, who)))
+        job = parts.visible(job_id, kind, who)
+        if job.state is State.FAILED:  # or the summary of the attempt that failed would end the next one
+            (parts.settings.runs_dir / job.id / SUMMARY).unlink(missing_ok=True)
+        return JobView.of(parts.store.queue_again(job))
 
     @router.delete("/{job_id}", status_code=204, **named("delete"))
     def delete(job_id: str, parts: Here, who: Who) -> Response:
@@ -145,7 +148,7 @@ def add_job_routes(router: APIRouter, kind: Kind) -> None:
         """The files of the job's folder, checkpoints left out."""
         folder = parts.settings.runs_dir / parts.visible(job_id, kind, who).id
         found = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.is_symlink() and _is_shown(path.relative_to(folder)))
-        return [Artifact(path=str(path.relative_to(folder)), bytes=path.stat().st_size) for path, _ in zip(found, range(1000), strict=False)]
+        return [Artifact(path=str(path.relative_to(folder)), bytes=_size(path)) for path, _ in zip(found, range(1000), strict=False)]
 
     @router.get("/{job_id}/artifacts/{path:path}", response_class=FileResponse, **named("artifact"))
     def artifact(job_id: str, path: str, parts: Here, who: Who) -> FileResponse:
@@ -248,6 +251,13 @@ def thinned(folder: Path, points: int) -> dict[str, list[dict[str, Any]]]:
         "evaluations": [record.model_dump(mode="json", exclude={"kind"}) for record in found if isinstance(record, EvalRecord)],
         "notices": [record.model_dump(mode="json", exclude={"kind"}) for record in found if isinstance(record, NoticeRecord)],
     }
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0  # gone since it was listed
 
 
 def _is_shown(path: Path) -> bool:

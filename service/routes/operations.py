@@ -29,7 +29,7 @@ GPUS_HELD = Gauge("largebatch_gpus_held", "GPUs that starting and running jobs h
 
 
 @router.get("/healthz", operation_id="healthz")
-def healthz() -> dict[str, str]:
+async def healthz() -> dict[str, str]:
     """The process answers."""
     return {"status": "ok"}
 
@@ -47,6 +47,7 @@ def readyz(parts: Here) -> JSONResponse:
     last = parts.reconciler.last_pass_s
     age = time.monotonic() - (parts.began_s if last is None else last)
     checks["reconciler"] = "ok" if age < STALE_S else f"no pass for {age:.0f} s"
+    checks["watcher"] = parts.watcher.problem or "ok"
     is_ready = all(text == "ok" for text in checks.values())
     return JSONResponse({"status": "ready" if is_ready else "not ready", "checks": checks}, 200 if is_ready else 503)
 

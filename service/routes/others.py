@@ -42,7 +42,7 @@ class Cluster(BaseModel):
     jobs: dict[str, int]
     """How many jobs stand in each state."""
     problem: str | None
-    """Why the backend or database was not reached at the last try."""
+    """Why the backend or database was not reached at the last try; for administrators."""
 
 
 class NewToken(BaseModel):
@@ -87,7 +87,8 @@ def show_recipe(name: str, who: Who) -> dict[str, Any]:
 def show_cluster(parts: Here, who: Who) -> Cluster:
     """What the backend has, and how many jobs stand where."""
     capacity = parts.backend.capacity()
-    return Cluster(backend=parts.backend.name, cpus=capacity.cpus, gpus=capacity.gpus, jobs=parts.store.counts(), problem=parts.reconciler.problem)
+    problem = parts.reconciler.problem if who.may("admin") else None
+    return Cluster(backend=parts.backend.name, cpus=capacity.cpus, gpus=capacity.gpus, jobs=parts.store.counts(), problem=problem)
 
 
 @events.get("", operation_id="events", response_class=StreamingResponse, responses=EVENT_STREAM)

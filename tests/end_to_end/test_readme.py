@@ -30,6 +30,12 @@ def test_the_commands_run_one_after_the_other(tmp_path: Path) -> None:
         run(command, tmp_path)
     assert (tmp_path / "compare.html").stat().st_size > 100_000
     assert (tmp_path / "runs" / "mlflow.db").is_file()
+
+
+@pytest.mark.slow
+def test_the_study_answers(tmp_path: Path) -> None:
+    (command,) = re.findall(r"^ {4}(largebatch study digits.*)$", README, re.M)
+    run(command, tmp_path)
     (page,) = (tmp_path / "runs").glob("study-*/sweep/report/report.html")
     assert "Soonest: batch" in page.read_text()
 

@@ -48,6 +48,7 @@ def wait_for_steps(service: Service, job_id: str, more_than: int = 0) -> int:
     return found[-1]
 
 
+@pytest.mark.slow
 def test_a_run_on_the_cluster(service: Service) -> None:
     cluster = httpx.get(f"{service.url}/v1/cluster", timeout=30).json()
     assert (cluster["backend"], cluster["cpus"]) == ("ray", 4.0)

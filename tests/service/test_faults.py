@@ -74,7 +74,8 @@ def disturbed(acts: Any, every_s: tuple[float, float], seed: int) -> Iterator[No
         thread.join()
 
 
-def test_killed_at_random_nothing_is_lost_or_doubled(tmp_path: Path) -> None:
+@pytest.mark.parametrize("submits", [60, pytest.param(200, marks=pytest.mark.slow)])
+def test_killed_at_random_nothing_is_lost_or_doubled(tmp_path: Path, submits: int) -> None:
     with serving(tmp_path, MLFLOW_TRACKING_URI="") as service:
         kills = 0
 
@@ -85,16 +86,16 @@ def test_killed_at_random_nothing_is_lost_or_doubled(tmp_path: Path) -> None:
             service.start()
 
         with disturbed(kill, (2.0, 5.0), seed=1), ThreadPoolExecutor(8) as pool:
-            late = list(pool.map(lambda n: submit_patiently(service.url, LATE, f"late-{n}"), range(200)))
-            real = list(pool.map(lambda n: submit_patiently(service.url, REAL, f"real-{n}"), range(3)))
+            late = list(pool.map(lambda n: submit_patiently(service.url, LATE, f"late-{n}"), range(submits)))
+            real = list(pool.map(lambda n: submit_patiently(service.url, REAL, f"real-{n}"), range(2)))
             for job_id in real:
                 service.wait(job_id, "succeeded", seconds=180)
-        assert kills >= 2
+        assert kills >= 1
         for job_id in late:
             service.wait(job_id, "failed")
         found = all_jobs(service.url)
         assert sorted(job["id"] for job in found) == sorted([*late, *real]), "each request is one run, each run was asked for"
-        assert len(set(late)) == 200
+        assert len(set(late)) == submits
         assert {job["reason"] for job in found if job["id"] in late} == {"Its deadline passed before its turn came."}
         for job_id in real:
             assert trained_once(service, job_id)

@@ -146,6 +146,19 @@ def test_a_process_number_that_went_to_another_is_left_alone(backend: LocalBacke
     assert seen(backend, job()).presence is Presence.PRESENT
 
 
+def test_what_was_fenced_off_never_begins(backend: LocalBackend, tmp_path: Path) -> None:
+    assert backend.fence(job())
+    backend.start(job())
+    wait_for(lambda: started(tmp_path) != [])
+    assert not backend.fence(job()), "it has begun"
+    (tmp_path / "until").write_text("0")
+    wait_for(lambda: seen(backend, job()).presence is Presence.ENDED)
+    (tmp_path / "state" / "job-a" / "1" / keeper.EXIT).unlink()  # as if this attempt's keeper had not come to it yet
+    assert backend.fence(job())
+    assert keeper.main(tmp_path / "state" / "job-a", "1") == 0
+    assert len(started(tmp_path)) == 1
+
+
 def test_logs_from_any_byte(backend: LocalBackend, tmp_path: Path) -> None:
     assert backend.logs(job(), 1, 0, 100) == b""
     (tmp_path / "until").write_text("0")
@@ -159,7 +172,6 @@ def test_logs_from_any_byte(backend: LocalBackend, tmp_path: Path) -> None:
 def test_gpus_are_shared_out_once(backend: LocalBackend, tmp_path: Path) -> None:
     for name, gpus in (("job-a", 1), ("job-b", 2), ("job-c", 1)):
         backend.start(job(id=name, gpus=gpus))
-        wait_for(lambda name=name: seen(backend, job(id=name)).presence is Presence.PRESENT)  # type: ignore[misc]
     given = [json.loads((tmp_path / "state" / name / "1" / keeper.COMMAND).read_text())["gpus"] for name in ("job-a", "job-b", "job-c")]
     assert given == [[0], [1, 2], [3]]
 

@@ -188,7 +188,15 @@ def test_sweeps_without_end_are_refused(guarded: Service, people: dict[str, dict
     foreign = {"recipe": "/etc/passwd"}
     code = {"recipe": "digits-lamb", "each": {"model.entry_point": ["os:system"], "model.name": [None]}}
     searched = {"recipe": "digits-lamb", "search": {"method": "random", "trials": 2, "space": {"dataset.arguments.path": ["/etc", "/root"]}}}
-    for sweep, words in ((huge, "runs are more"), (foreign, "is not a recipe"), (code, "entry points"), (searched, "may not change dataset")):
+    away = {"recipe": "digits-lamb", "name": "../../up"}
+    grid = {"recipe": "digits-lamb", "search": {"space": {"learning_rate.base": {"low": 0.1, "high": 1.0, "points": 10**9}}}}
+    many = {"recipe": "digits-lamb", "search": {"method": "random", "trials": 1, "space": {"optimizer.weight_decay": [0.1] * 50_000}}}
+    text = {"recipe": "digits-small-batch", "each": {"optimizer.momentum": ["x"]},
+            "search": {"trials": 2, "space": {"learning_rate.base": {"low": 0.1, "high": 1.0, "is_effective": True}}}}  # fmt: skip
+    steep = {"recipe": "digits-small-batch", "each": {"batch.global_batch_size": [1, 2]},
+             "search": {"trials": 2, "space": {"learning_rate.base": {"low": 0.1, "high": 1.0, "times_batch": 1e6}}}}  # fmt: skip
+    more = ((away, "cannot name a job"), (grid, "points"), (many, "list of more than"), (text, ""), (steep, ""))
+    for sweep, words in (*more, (huge, "runs are more"), (foreign, "is not a recipe"), (code, "entry points"), (searched, "may not change dataset")):
         answer = httpx.post(f"{guarded.url}/v1/sweeps", json={"sweep": sweep}, headers=people["ann"])
         assert answer.status_code == 422
         assert words in answer.json()["detail"]
@@ -213,5 +221,9 @@ def test_no_secret_is_ever_written(guarded: Service, people: dict[str, dict[str,
 def test_what_a_run_prints_and_is_called_is_escaped(guarded: Service, people: dict[str, dict[str, str]]) -> None:
     asked = {"recipe": "digits-lamb", "deadline_s": 0.001, "set": {"description": "</script><script>alert(1)</script>"}}
     job = httpx.post(f"{guarded.url}/v1/runs", json=asked, headers=people["root"]).json()
-    page = httpx.get(f"{guarded.url}/runs/{job['id']}", headers={**people["root"], "Accept": "text/html"})
-    assert "<script>alert" not in page.text
+    with httpx.Client(base_url=guarded.url, headers={"Accept": "text/html"}) as browser:
+        browser.post("/login", data={"token": people["root"]["Authorization"].removeprefix("Bearer ")})
+        page = browser.get(f"/runs/{job['id']}").text
+    assert job["id"] in page
+    assert "alert(1)" in page
+    assert "<script>alert" not in page

@@ -20,7 +20,7 @@ def upgrade() -> None:
         sa.Column("recipe", sa.String(100)),
         sa.Column("spec", sa.JSON, nullable=False),
         sa.Column("base", sa.JSON),
-        sa.Column("global_batch_size", sa.Integer),
+        sa.Column("global_batch_size", sa.BigInteger),
         sa.Column("device", sa.String(16), nullable=False),
         sa.Column("workers", sa.String(32)),
         sa.Column("cpus", sa.Float, nullable=False),

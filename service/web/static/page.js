@@ -166,16 +166,30 @@ function showJob(job, place) {
   show("delete", isFinal);
 }
 
-async function logOf(job) {
+const log = { attempt: 0, offset: 0, busy: false };
+
+async function logOf(job, attempt) {
   const place = one("#log");
-  const path = `/v1/${job.dataset.kind}s/${encodeURIComponent(job.dataset.id)}/logs`;
-  const answer = await fetch(path);
-  const text = answer.ok ? await answer.text() : "";
-  if (text !== place.textContent) {
-    const follows = place.scrollTop + place.clientHeight >= place.scrollHeight - 5;
-    place.textContent = text || "Nothing was printed yet.";
-    if (follows) place.scrollTop = place.scrollHeight;
+  if (log.busy || !attempt) return;
+  log.busy = true;
+  if (attempt !== log.attempt) {
+    Object.assign(log, { attempt, offset: 0 });
+    place.textContent = "";
   }
+  const follows = place.scrollTop + place.clientHeight >= place.scrollHeight - 5;
+  try {
+    for (;;) {
+      const path = `/v1/${job.dataset.kind}s/${encodeURIComponent(job.dataset.id)}/logs?attempt=${attempt}&offset=${log.offset}`;
+      const answer = await fetch(path);
+      const next = Number(answer.headers.get("X-Next-Offset"));
+      if (!answer.ok || next <= log.offset) break;
+      place.append(await answer.text());
+      log.offset = next;
+    }
+  } finally {
+    log.busy = false;
+  }
+  if (follows) place.scrollTop = place.scrollHeight;
 }
 
 function runPage() {
@@ -224,8 +238,14 @@ function runPage() {
   events.addEventListener("evaluation", (event) => { data.evaluations.push(JSON.parse(event.data)); soon(); });
   events.addEventListener("notice", (event) => note(JSON.parse(event.data).text));
   events.addEventListener("end", (event) => note(`Ended: ${JSON.parse(event.data).summary.outcome}`));
-  events.addEventListener("job", (event) => { showJob(JSON.parse(event.data), job); logOf(job); });
-  events.addEventListener("over", () => { events.close(); logOf(job); });
+  let attempt = 0;
+  events.addEventListener("job", (event) => {
+    const told = JSON.parse(event.data);
+    attempt = told.attempt;
+    showJob(told, job);
+    logOf(job, attempt);
+  });
+  events.addEventListener("over", () => { events.close(); logOf(job, attempt); });
   one("#axis").addEventListener("change", render);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", render);
   addEventListener("load", render);
@@ -280,10 +300,9 @@ function sweepPage() {
     one("#report").hidden = told.state !== "succeeded";
     if (told.progress.runs_over !== shown || FINAL.has(told.state)) findings();
     shown = told.progress.runs_over;
-    logOf(job);
+    logOf(job, told.attempt);
   });
   addEventListener("load", findings);
-  logOf(job);
 }
 
 // ---- comparing ------------------------------------------------------------------------------------------------------
@@ -372,7 +391,8 @@ function wantedRun(form) {
     const [name, ...rest] = line.split("=");
     if (name.trim()) set[name.trim()] = value(rest.join("="));
   }
-  return { recipe: form.dataset.recipe, set, priority: Number(form.elements.priority.value), workers: form.elements.workers.value.trim() || null };
+  return { recipe: form.dataset.recipe, set, priority: Number(form.elements.priority.value), workers: form.elements.workers.value.trim() || null,
+    gpus: Number(form.elements.gpus.value), cpus: value(form.elements.cpus.value) };
 }
 
 function wantedSweep(form) {

@@ -1,0 +1,123 @@
+"""Listeners who come at every moment of a journal's life hear each record once and in order."""
+
+import asyncio
+import json
+import random
+import time
+from pathlib import Path
+
+import pytest
+
+from jobs.records import StepRecord
+from jobs.run_folder import JOURNAL
+from jobs.tracking.journal import Journal
+from service import watch
+from service.db.engine import connect, upgrade
+from service.db.store import Store
+from service.job import Job, Kind
+from service.states import State
+
+JOB = Job(id="a", kind=Kind.RUN, owner="ann", name="a", recipe=None, cpus=1.0, gpus=0, created_at_s=0.0, state=State.RUNNING, attempt=1)
+
+
+def record(step: int) -> StepRecord:
+    return StepRecord(
+        step=step, epoch=1.0, samples_seen=step, global_batch_size=1, loss=1.0, learning_rate=0.1, gradient_norm=1.0, training_seconds=1.0
+    )
+
+
+async def heard(watcher: watch.Watcher, after: int = 0) -> list[int]:
+    steps = []
+    rest = b""
+    async for frames in watcher.listen(JOB, after):
+        rest += frames
+    for line in rest.split(b"\n"):
+        if line.startswith(b'data: {"kind":"step"'):
+            steps.append(json.loads(line[6:])["step"])
+    return steps
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_each_record_once_and_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    draw = random.Random(seed)
+    monkeypatch.setattr(watch, "LOOK_EVERY_S", 0.005)
+    monkeypatch.setattr(watch, "CHUNK_BYTES", 500)  # two records: a look has many chunks to read
+    engine = connect(f"sqlite:///{tmp_path}/x.sqlite")
+    upgrade(engine)
+    store = Store(engine)
+    store.accept(JOB, None, "", 10)
+    (tmp_path / "a").mkdir()
+    steps = 300
+
+    async def scene() -> list[list[int]]:
+        watcher = watch.Watcher(store, tmp_path)
+        watcher.start()
+
+        async def late() -> list[int]:
+            await asyncio.sleep(draw.random() * 0.4)
+            return await heard(watcher)
+
+        async def leaves() -> list[int]:
+            await asyncio.sleep(draw.random() * 0.3)
+            async for _ in watcher.listen(JOB, 0):
+                break
+            return list(range(1, steps + 1))
+
+        listeners = [asyncio.create_task(late() if number % 3 else leaves()) for number in range(30)]
+        with Journal(tmp_path / "a") as journal:
+            for step in range(1, steps + 1):
+                journal.write(record(step))
+                if draw.random() < 0.3:
+                    await asyncio.sleep(0.003)
+        await asyncio.to_thread(store.move, JOB, State.SUCCEEDED)
+        found = await asyncio.wait_for(asyncio.gather(*listeners), 30)
+        await watcher.stop()
+        assert watcher.num_listeners == 0
+        return found
+
+    for steps_heard in asyncio.run(scene()):
+        assert steps_heard == list(range(1, steps + 1))
+    engine.dispose()
+
+
+def test_a_line_cut_short_is_told_when_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / JOURNAL
+    with Journal(tmp_path) as journal:
+        journal.write(record(1))
+    whole = path.read_bytes()
+    with path.open("ab") as file:
+        file.write(whole[:20])
+    assert watch.read_lines(path, 0) == [(whole.rstrip(), len(whole))]
+    assert watch.read_lines(path, len(whole)) == []
+    with path.open("ab") as file:
+        file.write(whole[20:])
+    assert watch.read_lines(path, len(whole)) == [(whole.rstrip(), 2 * len(whole))]
+
+
+def test_lists_begin_with_how_things_stand(tmp_path: Path) -> None:
+    engine = connect(f"sqlite:///{tmp_path}/x.sqlite")
+    upgrade(engine)
+    store = Store(engine)
+    for name, owner in (("a", "ann"), ("b", "bob")):
+        store.accept(JOB.model_copy(update={"id": name, "owner": owner}), None, "", 10)
+
+    async def scene() -> bytes:
+        watcher = watch.Watcher(store, tmp_path)
+        watcher.start()
+        told, ends_at = b"", time.monotonic() + 20
+        async for frame in watcher.listen_to_all(Kind.RUN, "ann"):
+            told += frame
+            if b"cancelled" in told:
+                break
+            if told.count(b"event: job") == 1:
+                await asyncio.sleep(1.2)
+                store.ask_to_cancel(JOB)
+                store.move(JOB, State.CANCELLED)
+            assert time.monotonic() < ends_at
+        await watcher.stop()
+        return told
+
+    told = asyncio.run(scene())
+    assert told.count(b'"id":"a"') == 2
+    assert b'"id":"b"' not in told
+    engine.dispose()
