@@ -66,6 +66,7 @@ def test_two_workers_are_one_process_within_rounding(one_process: Path, undistur
     assert runs.starts(undisturbed)[0].samples_per_rank == [125, 125]
 
 
+@pytest.mark.slow
 def test_three_workers_of_an_uneven_batch(head: Head, one_process: Path, tmp_path: Path) -> None:
     summary = runs.train(tmp_path, head.address, Workers(3, 3), runs.document())
     assert (summary.world_size, summary.global_batch_size) == (3, 250)

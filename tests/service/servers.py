@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 from launch_runs import descendants, free_port
 
 LARGEBATCH = [sys.executable, "-m", "service.cli"]
@@ -164,7 +165,8 @@ def postgres_bin() -> Path:
     if found:
         return found[-1].parent
     on_path = shutil.which("initdb")
-    assert on_path, "these tests need PostgreSQL's server: apt-get install postgresql"
+    if on_path is None:
+        pytest.skip("these tests need PostgreSQL's server: apt-get install postgresql")
     return Path(on_path).resolve().parent
 
 
