@@ -14,8 +14,8 @@ from pathlib import Path
 
 from _report import parser, publish
 from _tests_path import ROOT
-from launch_runs import free_port
 from made_runs import made_folder, made_run
+from ports import free_port
 
 from jobs.tracking.mlflow_mirror import sync_run
 from tuning.findings import find

@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple
 
 import slow
 import torch
+from ports import free_port
 from torch import Tensor
 
 from jobs.checkpoint_files import list_checkpoints
@@ -30,11 +30,6 @@ from jobs.spec_reader import build_spec
 from jobs.tracking.journal import read_records
 
 STEPS = 60
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 S3_PORT = free_port()

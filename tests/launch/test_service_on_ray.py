@@ -8,7 +8,8 @@ from typing import Any
 
 import httpx
 import pytest
-from launch_runs import Head, free_port, new_head
+from launch_runs import Head, new_head
+from ports import free_port
 from servers import Service, serving
 
 from jobs.records import StepRecord

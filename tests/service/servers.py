@@ -16,7 +16,8 @@ from typing import Any
 
 import httpx
 import pytest
-from launch_runs import descendants, free_port
+from launch_runs import descendants
+from ports import free_port
 
 LARGEBATCH = [sys.executable, "-m", "service.cli"]
 ROOT = Path(__file__).resolve().parents[2]

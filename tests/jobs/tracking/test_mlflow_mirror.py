@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from ports import free_port
 
 from jobs import run_folder
 from jobs.errors import FaultError, InputError
@@ -34,13 +35,6 @@ from jobs.tracking.mlflow_mirror import Mirror, sync_run
 ROOT = Path(__file__).resolve().parents[3]
 CPU = torch.device("cpu")
 STEP_METRICS = {"loss", "learning_rate", "gradient_norm", "global_batch_size", "samples_seen", "epoch", "training_seconds"}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.fixture(scope="module")
@@ -416,6 +410,7 @@ SLOW_SAMPLES = """
 import time
 
 import torch
+from ports import free_port
 
 
 class Slow(torch.utils.data.Dataset):
