@@ -37,8 +37,9 @@ def _row(name: str, runs: int, epochs: float) -> dict[str, str]:
     sweep = {
         "name": "cost",
         "recipe": "digits-small-batch",
-        "set": {"stop.epochs": epochs, "stop.target_accuracy": None, "batch.global_batch_size": 64, "tracking.enabled": False},
-        "each": {"seed": list(range(runs))},
+        "set": {"stop.epochs": epochs, "stop.target_accuracy": None, "tracking.enabled": False},
+        "each": {"batch.global_batch_size": [64]},
+        "repeats": runs,
         "resources": {"max_concurrent": 1, "cpus_per_worker": 2},
     }
     with tempfile.TemporaryDirectory() as folder:

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that start Ray run one after the other, and those of one file of the service too, beside all others (-n 2)."""
     for item in items:
-        if item.nodeid.startswith(("tests/launch/", "tests/tuning/test_sweep.py")):
+        if item.nodeid.startswith(("tests/launch/", "tests/tuning/test_sweep.py", "tests/k8s/test_production.py")):
             item.add_marker(pytest.mark.xdist_group("ray"))
         elif item.nodeid.startswith(("tests/service/", "tests/browser/")):
             item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))

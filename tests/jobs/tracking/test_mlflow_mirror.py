@@ -410,7 +410,6 @@ SLOW_SAMPLES = """
 import time
 
 import torch
-from ports import free_port
 
 
 class Slow(torch.utils.data.Dataset):

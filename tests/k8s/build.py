@@ -1,0 +1,123 @@
+"""As much of kustomize as k8s/ uses, for machines without kubectl; a test compares the two where there is one."""
+
+import copy
+import shutil
+import subprocess
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+Object = dict[str, Any]
+FILE = "kustomization.yaml"
+KEYS = {"apiVersion", "kind", "namespace", "resources", "generatorOptions", "configMapGenerator", "images", "patches"}
+WITHOUT_NAMESPACE = {"Namespace"}
+
+
+@cache
+def kubectl() -> str | None:
+    return shutil.which("kubectl")
+
+
+@cache
+def built(folder: Path) -> tuple[Object, ...]:
+    """The objects of a kustomization, by kustomize itself where it is; not to be changed."""
+    return tuple(with_kubectl(folder) if kubectl() else build(folder))
+
+
+def with_kubectl(folder: Path) -> list[Object]:
+    command = [str(kubectl()), "kustomize", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return [document for document in yaml.safe_load_all(done.stdout) if document]
+
+
+def build(folder: Path) -> list[Object]:
+    """The same by ourselves. Fails on what it does not know."""
+    asked = yaml.safe_load((folder / FILE).read_text())
+    assert asked.keys() <= KEYS, asked.keys() - KEYS
+    objects: list[Object] = []
+    for name in asked["resources"]:
+        place = (folder / name).resolve()
+        objects += build(place) if place.is_dir() else documents(place)
+    options = asked.get("generatorOptions", {})
+    for generator in asked.get("configMapGenerator", []):
+        assert options["disableNameSuffixHash"], "names with a hash are not built here"
+        data = {Path(file).name: (folder / file).read_text() for file in generator["files"]}
+        metadata = {"name": generator["name"], **({"labels": options["labels"]} if "labels" in options else {})}
+        objects.append({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data})
+    for patch in asked.get("patches", []):
+        (target,) = [found for found in objects if _is_target(found, patch["target"])]
+        for operation in yaml.safe_load((folder / patch["path"]).read_text()):
+            _apply(target, operation)
+    for found in objects:
+        if "namespace" in asked and found["kind"] not in WITHOUT_NAMESPACE:
+            found["metadata"]["namespace"] = asked["namespace"]
+        for container in _containers(found):
+            container["image"] = _image(container["image"], asked.get("images", []))
+    names = [(found["kind"], found["metadata"]["name"]) for found in objects]
+    assert len(names) == len(set(names)), "an object is there twice"
+    return objects
+
+
+def documents(path: Path) -> list[Object]:
+    """A file's objects; none shares a part with another, however its anchors stand."""
+    return [copy.deepcopy(document) for document in yaml.load_all(path.read_text(), _Unshared) if document]
+
+
+class _Unshared(yaml.SafeLoader):
+    """Aliases become copies, so that a change to one place stays there."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        is_alias = self.check_event(yaml.AliasEvent)
+        node = super().compose_node(parent, index)
+        return copy.deepcopy(node) if is_alias else node
+
+
+def _is_target(found: Object, target: Object) -> bool:
+    version = "/".join([*([target["group"]] if "group" in target else []), target["version"]])
+    return (found["apiVersion"], found["kind"], found["metadata"]["name"]) == (version, target["kind"], target["name"])
+
+
+def _apply(target: Object, operation: Object) -> None:
+    """One operation of RFC 6902."""
+    *path, last = [part.replace("~1", "/").replace("~0", "~") for part in operation["path"].split("/")[1:]]
+    here: Any = target
+    for part in path:
+        here = here[int(part)] if isinstance(here, list) else here[part]
+    if isinstance(here, list) and last == "-":
+        assert operation["op"] == "add"
+        here.append(operation["value"])
+        return
+    key: Any = int(last) if isinstance(here, list) else last
+    if operation["op"] == "replace":
+        here[key]  # must be there
+        here[key] = operation["value"]
+    elif operation["op"] == "add" and isinstance(here, dict):
+        here[key] = operation["value"]
+    elif operation["op"] == "remove":
+        del here[key]
+    else:
+        raise AssertionError(f"{operation['op']} at {operation['path']} is not built here")
+
+
+def _containers(part: Any) -> Iterator[Object]:
+    """Whatever stands under `containers` or `initContainers`, anywhere: that is where kustomize looks for images."""
+    if isinstance(part, list):
+        for inner in part:
+            yield from _containers(inner)
+    elif isinstance(part, dict):
+        for key, inner in part.items():
+            if key in {"containers", "initContainers"}:
+                yield from (container for container in inner if "image" in container)
+            yield from _containers(inner)
+
+
+def _image(image: str, changes: list[Object]) -> str:
+    name, _, tag = image.rpartition(":")
+    for change in changes:
+        if change["name"] == name:
+            return f"{change.get('newName', name)}:{change.get('newTag', tag)}"
+    return image

@@ -1,0 +1,170 @@
+"""What every pod template of every overlay and example must keep to, KubeRay's included."""
+
+import re
+import tomllib
+from typing import Any
+
+import pytest
+from build import built
+from pods import EXAMPLES, K8S, OVERLAYS, ROOT, TOKENS, Pod, bytes_of, cores_of, pods, ray_cluster
+
+from service.ray_jobs import STOP_S
+from service.serve import GRACE_S
+
+Object = dict[str, Any]
+ALL = [(target, pod) for target in (*OVERLAYS, *EXAMPLES) for pod in pods(built(K8S / target))]
+EACH = pytest.mark.parametrize("pod", [pod for _, pod in ALL], ids=[f"{target}:{pod.name}" for target, pod in ALL])
+RAY = [(target, pod) for target, pod in ALL if pod.name.startswith("Ray")]
+EACH_RAY = pytest.mark.parametrize("pod", [pod for _, pod in RAY], ids=[f"{target}:{pod.name}" for target, pod in RAY])
+OURS = re.compile(r"(registry\.example\.com/)?largebatch:(.+)")
+LOOKS_SECRET = re.compile(r"TOKEN|PASSWORD|SECRET|ACCESS_KEY|DATABASE_URL|BACKEND_STORE_URI")
+
+
+def test_there_are_pods_of_every_kind() -> None:
+    """Else the tests below say nothing."""
+    assert {"Deployment", "StatefulSet", "Job", "RayCluster", "RayJob", "Pod"} == {pod.name.partition("/")[0] for _, pod in ALL}
+    assert [container for _, pod in ALL for container in pod.containers if container["name"] == "autoscaler"]
+
+
+@EACH
+def test_containers_say_what_they_need_and_may_have(pod: Pod) -> None:
+    for container in pod.containers:
+        requests, limits = container["resources"]["requests"], container["resources"]["limits"]
+        assert requests.keys() == limits.keys() >= {"cpu", "memory"}
+        assert 0 < cores_of(requests["cpu"]) <= cores_of(limits["cpu"])
+        assert 0 < bytes_of(requests["memory"]) <= bytes_of(limits["memory"])
+        assert requests.get("nvidia.com/gpu") == limits.get("nvidia.com/gpu")
+
+
+@EACH
+def test_containers_are_confined(pod: Pod) -> None:
+    """The restricted Pod Security level, and a root file system that is read-only beyond it."""
+    whole = pod.spec["securityContext"]
+    assert whole["runAsNonRoot"] is True
+    assert whole["runAsUser"] >= 1
+    assert whole["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.spec.keys()
+    for container in pod.containers:
+        own = container["securityContext"]
+        assert own == {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
+        assert not [port for port in container.get("ports", []) if "hostPort" in port]
+    kinds = {next(key for key in volume if key != "name") for volume in pod.spec.get("volumes", [])}
+    assert kinds <= {"emptyDir", "configMap", "persistentVolumeClaim"}
+
+
+@EACH
+def test_what_is_written_has_a_place_and_a_limit(pod: Pod) -> None:
+    volumes = {volume["name"]: volume for volume in pod.spec.get("volumes", [])}
+    assert all("sizeLimit" in volume["emptyDir"] for volume in volumes.values() if "emptyDir" in volume)
+    for container in pod.containers:
+        if OURS.fullmatch(container["image"]):
+            scratch = [mount["name"] for mount in container["volumeMounts"] if mount["mountPath"] == "/tmp"]
+            assert scratch
+            assert "emptyDir" in volumes[scratch[0]]
+            assert {"name": "HOME", "value": "/tmp"} in container["env"]
+
+
+@EACH
+def test_images_are_pinned_and_ours_are_of_one_version(pod: Pod) -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    for container in pod.containers:
+        name, _, tag = container["image"].rpartition(":")
+        assert name
+        assert re.search(r"\d+[.-]\d+", tag), container["image"]
+        if ours := OURS.fullmatch(container["image"]):
+            assert ours[2] in {version, f"{version}-cuda"}
+
+
+@EACH
+def test_no_token_of_kubernetes_where_none_is_needed(pod: Pod) -> None:
+    if pod.spec.get("automountServiceAccountToken") is False:
+        return
+    for container in pod.containers:
+        hides = [mount for mount in container["volumeMounts"] if mount["mountPath"] == TOKENS]
+        assert hides or container["name"] == "autoscaler", container["name"]
+
+
+@EACH
+def test_secrets_come_by_reference(pod: Pod) -> None:
+    for container in pod.containers:
+        for variable in container.get("env", []):
+            assert "value" not in variable or not LOOKS_SECRET.search(variable["name"]), variable
+            assert not re.search(r"://[^/\s]*:[^/\s]*@", variable.get("value", "")), variable
+        names = [variable["name"] for variable in container.get("env", [])]
+        assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("target", [*OVERLAYS, *EXAMPLES])
+def test_passwords_stand_in_the_demo_alone(target: str) -> None:
+    objects = built(K8S / target)
+    secrets = [part for part in objects if part["kind"] == "Secret"]
+    assert bool(secrets) == (target == "overlays/local")
+    assert all(part["metadata"]["labels"]["largebatch-secrets"] == "demo" for part in secrets)
+    assert "demo-" not in str([part for part in objects if part["kind"] != "Secret"])
+
+
+@EACH
+def test_probes_ask_ports_that_are_there(pod: Pod) -> None:
+    for container in pod.containers:
+        names = {port["name"] for port in container.get("ports", [])}
+        for probe in [probe for key, probe in container.items() if key.endswith("Probe")]:
+            port = (probe.get("httpGet") or probe.get("tcpSocket") or {}).get("port")
+            # 52365 is where Ray's agent answers, by KubeRay's own choice.
+            assert port in {*names, None, 52365}
+
+
+@EACH_RAY
+def test_ray_has_shared_memory_for_its_object_store(pod: Pod) -> None:
+    container = pod.spec["containers"][0]
+    volumes = {volume["name"]: volume for volume in pod.spec["volumes"]}
+    (mount,) = [mount for mount in container["volumeMounts"] if mount["mountPath"] == "/dev/shm"]
+    shared = volumes[mount["name"]]["emptyDir"]
+    assert shared["medium"] == "Memory"
+    # Pages in it count as the container's memory.
+    assert bytes_of(shared["sizeLimit"]) <= bytes_of(container["resources"]["limits"]["memory"]) / 2
+
+
+@pytest.mark.parametrize("target", [*OVERLAYS, "examples/jobs"])
+def test_rays_groups_fit_their_pods(target: str) -> None:
+    ray = re.search(r"^ray==(.+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    assert ray
+    for part in [part for part in built(K8S / target) if part["kind"] in {"RayCluster", "RayJob"}]:
+        cluster = ray_cluster(part)
+        assert cluster["rayVersion"] == ray[1]
+        assert cluster["authOptions"]["mode"] == "token"
+        assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0", "drivers and training would share cores"
+        for group in [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]:
+            spec = group["template"]["spec"]
+            (shm,) = [volume["emptyDir"] for volume in spec["volumes"] if volume.get("emptyDir", {}).get("medium") == "Memory"]
+            assert int(group["rayStartParams"]["object-store-memory"]) < bytes_of(shm["sizeLimit"])
+        for group in cluster["workerGroupSpecs"]:
+            assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
+
+
+@EACH_RAY
+def test_a_worker_that_must_go_has_time_to_save(pod: Pod) -> None:
+    if pod.name.endswith("/head"):
+        return
+    drain = {variable["name"]: variable.get("value") for variable in pod.spec["containers"][0]["env"]}["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"]
+    assert STOP_S <= int(drain or 0) < pod.spec["terminationGracePeriodSeconds"]
+
+
+def test_the_service_has_time_to_end_in_good_order() -> None:
+    (pod,) = [pod for target, pod in ALL if (target, pod.name) == ("overlays/gpu", "Deployment/largebatch")]
+    before = pod.spec["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+    reconcilers_pass_s = 30
+    assert int(before[1]) + GRACE_S + reconcilers_pass_s < pod.spec["terminationGracePeriodSeconds"]
+
+
+def test_gpu_pods_get_gpu_machines_and_the_cuda_image() -> None:
+    found = [(target, pod) for target, pod in RAY if "nvidia.com/gpu" in pod.spec["containers"][0]["resources"]["limits"]]
+    assert {target for target, _ in found} == {"overlays/gpu", "examples/jobs", "examples/kueue"}
+    for _, pod in found:
+        assert pod.spec["containers"][0]["image"].endswith("-cuda")
+        assert "nvidia.com/gpu" in {toleration["key"] for toleration in pod.spec["tolerations"]}
+
+
+def test_all_of_one_ray_has_one_image() -> None:
+    for target in (*OVERLAYS, *EXAMPLES):
+        for part in [part for part in built(K8S / target) if part["kind"] in {"RayCluster", "RayJob"}]:
+            assert len({container["image"] for pod in pods([part]) for container in pod.containers}) == 1, (target, part["metadata"]["name"])

@@ -1,0 +1,224 @@
+"""The production layout, end to end: the local overlay's containers run here, a run goes through, and a replica dies."""
+
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+import pytest
+from build import built, documents
+from launch_runs import wait_for
+from production_layout import PATIENCE_S, ROOT, Layout, Process, containers, laid_out
+from servers import Postgres, postgres
+
+from jobs.records import EndRecord, StepRecord
+from jobs.tracking.journal import read_records
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of MLflow's client and boto3
+
+SERVE, MIGRATE, ADMIN, MLFLOW = "largebatch/serve", "largebatch/migrate", "largebatch-admin/shell", "mlflow/mlflow"
+HEAD, WORKER, BUCKET = "largebatch/ray-head", "largebatch/ray-worker", "s3-bucket/bucket"
+RUN_HERE = {SERVE, MIGRATE, ADMIN, MLFLOW, HEAD, WORKER, BUCKET}
+STAND_INS = {"postgres/postgres": "the tests' PostgreSQL", "s3/minio": "moto's server", "redis/redis": "nothing: its use is a head that restarts"}
+RUN: dict[str, Any] = {
+    "recipe": "digits-lamb",
+    "set": {
+        "stop.epochs": 100_000, "stop.max_seconds": 18.0, "learning_rate.decay": "constant", "evaluation.every_epochs": 200.0,
+        "checkpoint.every_seconds": 1.0, "tracking.log_checkpoint": True, "tracking.step_every_seconds": 0.5,
+    },
+}  # fmt: skip
+
+
+class Story(NamedTuple):
+    """What happened, and what is still up."""
+
+    layout: Layout
+    survivor: Process
+    head: Process
+    mlflow: Process
+    token: str
+    database_url: str
+    job: dict[str, Any]
+    step_at_kill: int
+    run_dir: Path
+
+    def bearer(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.token}"}
+
+    def told(self) -> str:
+        """What the replicas decided and what the run printed, for whoever reads a failure."""
+        decided = [line for log in (self.layout.log("one"), self.layout.log("two")) for line in log.splitlines() if '"event": "request"' not in line]
+        printed = httpx.get(f"{self.survivor.url(8080)}/v1/runs/{self.job['id']}/logs", headers=self.bearer(), timeout=30).text
+        return "\n".join([*decided[-40:], printed[-4000:]])
+
+
+def test_every_container_is_run_or_has_a_stand_in() -> None:
+    assert containers(overlay()).keys() == RUN_HERE | STAND_INS.keys()
+
+
+def overlay() -> list[dict[str, Any]]:
+    """And the administrator's shell beside it."""
+    return [*built(ROOT / "k8s/overlays/local"), *documents(ROOT / "k8s/examples/admin/pod.yaml")]
+
+
+@pytest.fixture(scope="module")
+def story() -> Iterator[Story]:
+    """A run by way of one replica, which is killed in the middle; the other sees it to its end."""
+    with postgres() as database, laid_out(overlay()) as layout, s3(layout):
+        make_databases(layout, database)
+        mlflow, head = layout.start(MLFLOW, "mlflow"), layout.start(HEAD, "head")
+        layout.run(BUCKET, "s3-bucket")
+        assert "was empty" in layout.run(MIGRATE, "one")
+        assert "was empty" not in layout.run(MIGRATE, "two"), "each replica's pod asks for it"
+        token = layout.run(ADMIN, "admin", ["largebatch", "token", "create", "alice", "--scope", "submit"]).splitlines()[-1]
+        head.wait_ready()
+        worker, one = layout.start(WORKER, "worker"), layout.start(SERVE, "one").wait_ready()
+        two = layout.start(SERVE, "two").wait_ready()
+        worker.wait_ready()
+        mlflow.wait_ready()
+        bearer = {"Authorization": f"Bearer {token}"}
+        job_id = submit(one, bearer)
+        wait_for(lambda: asked(one, job_id, bearer)["progress"].get("step", 0) > 0, PATIENCE_S)
+        assert job_id in one.log, "the first replica starts jobs"
+        one.kill()
+        step_at_kill = asked(two, job_id, bearer)["progress"]["step"]
+        wait_for(lambda: asked(two, job_id, bearer)["state"] in {"succeeded", "failed", "cancelled"}, PATIENCE_S)
+        run_dir = layout.path("two", SERVE, f"/shared/runs/{job_id}")
+        url = layout.environment("one", MIGRATE)["LARGEBATCH_DATABASE_URL"]
+        yield Story(layout, two, head, mlflow, token, url, asked(two, job_id, bearer), step_at_kill, run_dir)
+
+
+@contextmanager
+def s3(layout: Layout) -> Iterator[None]:
+    """A server that speaks S3, where the overlay's is."""
+    port = str(layout.port("s3", 9000))
+    server = subprocess.Popen([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", port], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: answers(f"http://127.0.0.1:{port}"), 60)
+        yield
+    finally:
+        server.kill()
+        server.wait()
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=5).status_code < 500
+    except httpx.TransportError:
+        return False
+
+
+def make_databases(layout: Layout, server: Postgres) -> None:
+    """As PostgreSQL's image does: a user and a database by the environment, then what init.sql says."""
+    import psycopg
+
+    given = layout.containers["postgres/postgres"].environment
+    user, name, password = given["POSTGRES_USER"], given["POSTGRES_DB"], given["POSTGRES_PASSWORD"]
+    superuser = server.new_database()
+    port = int(re.findall(r":(\d+)/", superuser)[0])
+    layout.place("postgres", 5432, port)
+    with psycopg.connect(superuser, autocommit=True) as connection:
+        connection.execute(f"CREATE ROLE {user} SUPERUSER LOGIN PASSWORD '{password}'")
+        connection.execute(f"CREATE DATABASE {name} OWNER {user}")
+        shown = connection.execute("SHOW hba_file").fetchone()
+        assert shown is not None
+        Path(shown[0]).write_text("host all all 127.0.0.1/32 scram-sha-256\n")
+        connection.execute("SELECT pg_reload_conf()")
+    init = layout.path("postgres", "postgres/postgres", "/docker-entrypoint-initdb.d")
+    with psycopg.connect(f"postgresql://{user}:{password}@127.0.0.1:{port}/{name}", autocommit=True) as connection:
+        for file in sorted(init.glob("*.sql")):
+            connection.execute(file.read_text())
+
+
+def submit(replica: Process, bearer: dict[str, str]) -> str:
+    answer = httpx.post(f"{replica.url(8080)}/v1/runs", json=RUN, headers=bearer, timeout=30)
+    assert answer.status_code == 202, answer.text
+    return str(answer.json()["id"])
+
+
+def asked(replica: Process, job_id: str, bearer: dict[str, str]) -> dict[str, Any]:
+    """What a replica says of a job."""
+    answer = httpx.get(f"{replica.url(8080)}/v1/runs/{job_id}", headers=bearer, timeout=30)
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def test_a_run_outlives_the_replica_that_took_it(story: Story) -> None:
+    job = story.job
+    assert (job["state"], job["outcome"], job["attempt"], job["failures"]) == ("succeeded", "completed", 1, 0), story.told()
+    assert job["summary"]["steps"] > story.step_at_kill
+    assert f'"job": "{job["id"]}", "before": "running", "now": "succeeded"' in story.survivor.log
+    assert story.layout.ran == RUN_HERE
+
+
+def test_there_is_one_run_and_each_step_of_it_once(story: Story) -> None:
+    import psycopg
+
+    with psycopg.connect(story.database_url) as connection:
+        assert connection.execute("SELECT id, owner FROM jobs").fetchall() == [(story.job["id"], "alice")]
+    records = read_records(story.run_dir)
+    steps = [record.step for record in records if isinstance(record, StepRecord)]
+    assert steps == list(range(1, story.job["summary"]["steps"] + 1))
+    assert isinstance(records[-1], EndRecord)
+
+
+def test_its_result_is_in_mlflow(story: Story) -> None:
+    (run,) = mlflow_runs(story)
+    summary = story.job["summary"]
+    assert (run.info.status, run.data.tags["largebatch.run_id"], run.data.tags["largebatch.outcome"]) == ("FINISHED", story.job["id"], "completed")
+    assert run.data.metrics["test_accuracy"] == pytest.approx(summary["test_accuracy"])
+    assert run.data.metrics["final_best_test_accuracy"] > 0.9
+    assert run.data.params["optimizer.name"] == "lamb"
+
+
+def mlflow_runs(story: Story) -> list[Any]:
+    """All that MLflow's own client finds."""
+    import mlflow
+
+    client = mlflow.MlflowClient(tracking_uri=story.mlflow.url(5000))
+    return list(client.search_runs([client.get_experiment_by_name("largebatch").experiment_id]))
+
+
+def test_its_checkpoint_is_in_s3(story: Story) -> None:
+    import boto3
+
+    (run,) = mlflow_runs(story)
+    given = story.layout.environment("s3-bucket", BUCKET)
+    store = boto3.client(
+        "s3", endpoint_url=given["AWS_ENDPOINT_URL"], region_name=given["AWS_DEFAULT_REGION"],
+        aws_access_key_id=given["AWS_ACCESS_KEY_ID"], aws_secret_access_key=given["AWS_SECRET_ACCESS_KEY"],
+    )  # fmt: skip
+    bucket, _, prefix = given["ARTIFACTS_DESTINATION"].removeprefix("s3://").partition("/")
+    keys = [found["Key"] for found in store.list_objects_v2(Bucket=bucket, Prefix=f"{prefix}/")["Contents"]]
+    (key,) = [key for key in keys if key.endswith(".pt")]
+    assert f"/{run.info.run_id}/artifacts/checkpoints/step-" in key
+    here = story.run_dir / "checkpoints" / key.rpartition("/")[2]
+    assert store.get_object(Bucket=bucket, Key=key)["Body"].read() == here.read_bytes()
+    assert int(re.findall(r"step-(\d+)", key)[0]) == story.job["summary"]["steps"]
+    assert any(key.endswith("/summary.json") for key in keys)
+
+
+@pytest.mark.parametrize("given", [{}, {"Authorization": "Bearer demo-token-of-somebody-else-0123456789"}], ids=["none", "wrong"])
+def test_nobody_comes_in_without_the_right_token(story: Story, given: dict[str, str]) -> None:
+    assert httpx.get(f"{story.survivor.url(8080)}/v1/runs", headers=given, timeout=30).status_code == 401
+    assert httpx.get(f"{story.head.url(8265)}/api/jobs/", headers=given, timeout=30).status_code in {401, 403}
+
+
+def test_ray_lets_in_its_own_token_alone(story: Story) -> None:
+    right = {"Authorization": f"Bearer {story.layout.containers[HEAD].environment['RAY_AUTH_TOKEN']}"}
+    (job,) = httpx.get(f"{story.head.url(8265)}/api/jobs/", headers=right, timeout=30).json()
+    assert (job["submission_id"], job["status"]) == (f"{story.job['id']}.1", "SUCCEEDED")
+    asks = "import ray; ray.init(address={!r}, logging_level='ERROR')"
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", asks.format(story.head.url(6379).removeprefix("http://"))], capture_output=True, text=True, timeout=60,
+        env={**story.layout.environment("head", HEAD), "RAY_AUTH_TOKEN": "somebody-elses-0123456789abcdef"},
+    )  # fmt: skip
+    assert done.returncode != 0, time.monotonic() - began
+    assert "AuthenticationError" in done.stderr
