@@ -43,9 +43,10 @@ class Submit(BaseModel):
     workers: Annotated[str, Field(max_length=20, pattern=r"^[1-9][0-9]*(:[1-9][0-9]*)?$")] | None = None
     """N or MIN:MAX workers by Ray; null: one process."""
     cpus: Annotated[float, Field(gt=0, le=1e6)] | None = None
-    """Cores to hold; null: all of this machine's, so that no other job slows its clock (a Ray cluster: one a worker)."""
+    """Cores to hold, shared out among a run's workers; null: all of this machine's, so that no other job slows its
+    clock (a Ray cluster: one a worker; a sweep there: what max_concurrent of its runs need, or one)."""
     gpus: Annotated[int, Field(ge=0, le=100_000)] = 0
-    """GPUs to hold."""
+    """GPUs to hold, shared out in the same way."""
     deadline_s: Annotated[float, Field(gt=0, le=1e9)] | None = None
     """Seconds from now after which it is ended."""
 
@@ -130,12 +131,50 @@ def job_of_sweep(asked: SweepSubmit, owner: str, settings: Settings) -> Job:
         raise SpecError("search.space", f"a search here may not change {', '.join(sorted(searched))}.", "Compare such fields with each.")
     refuse_impossible(sweep, base)
     name = asked.name or sweep.name or sweep.recipe
-    named = sweep.model_copy(update={"name": name})
-    return _job(asked, Kind.SWEEP, owner, settings, name, spec=named.model_dump(mode="json"), base=base.model_dump(mode="json"), recipe=sweep.recipe)
+    cpus = _sweep_cpus(asked, sweep, settings)
+    resources = sweep.resources.model_copy(update={"max_concurrent": _at_once(asked, sweep, cpus)})
+    named = sweep.model_copy(update={"name": name, "resources": resources})
+    return _job(asked.model_copy(update={"cpus": cpus}), Kind.SWEEP, owner, settings, name, spec=named.model_dump(mode="json"),
+                base=base.model_dump(mode="json"), recipe=sweep.recipe)  # fmt: skip
+
+
+def _sweep_cpus(asked: SweepSubmit, sweep: SweepSpec, settings: Settings) -> float:
+    """The cores that a sweep holds. Raises: SpecError."""
+    if asked.workers is not None:
+        raise SpecError("workers", "is for runs; a sweep has its own resources.", "Write sweep.resources.workers: so many for each of its runs.")
+    each = sweep.resources.workers * sweep.resources.cpus_per_worker
+    if asked.cpus is not None:
+        return asked.cpus
+    return settings.cpus if settings.ray_address is None else each * (sweep.resources.max_concurrent or 1)
+
+
+def _at_once(asked: SweepSubmit, sweep: SweepSpec, cpus: float) -> int:
+    """How many of a sweep's runs fit into what the sweep holds. Raises: InputError if not even one does."""
+    wanted = sweep.resources
+    each_cpus, each_gpus = wanted.workers * wanted.cpus_per_worker, wanted.workers * wanted.gpus_per_worker
+    fits = min(cpus / each_cpus, asked.gpus / each_gpus if each_gpus else math.inf) + 1e-9
+    if fits < 1:
+        field = "cpus" if cpus < each_cpus else "gpus"
+        needs = f"one run of this sweep needs {each_cpus:g} CPUs and {each_gpus:g} GPUs"
+        raise InputError(field, f"{needs}, and the sweep holds {cpus:g} and {asked.gpus}.", "Ask for more, or give each run less: sweep.resources.")
+    return min(int(fits), wanted.max_concurrent or MOST_RUNS)
+
+
+def _refuse_uneven(asked: Submit, workers: int) -> None:
+    """GPUs that no worker would use, or workers without one. Raises: InputError."""
+    if asked.device == "cuda" and not asked.gpus:
+        raise InputError("gpus", "none is asked for, and the device is cuda.", "Ask for one for each worker.")
+    if asked.device == "cpu" and asked.gpus:
+        raise InputError("gpus", f"{asked.gpus} would lie idle: the device is cpu.", "Ask for none, or for another device.")
+    if asked.gpus % workers:
+        raise InputError(
+            "gpus", f"{asked.gpus} cannot be shared out evenly among {workers} workers.", f"Ask for {workers}, or another number of workers."
+        )
 
 
 def _job(asked: Submit, kind: Kind, owner: str, settings: Settings, name: str, **parts: Any) -> Job:
     workers = read_workers(asked.workers).most if asked.workers else 1
+    _refuse_uneven(asked, workers)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
         raise SpecError("name", f"{name[:100]!r} cannot name a job here.", "Use letters of ASCII, digits, '-', '_' and '.'.")
     if len(json.dumps(parts)) > LARGEST_SPEC:

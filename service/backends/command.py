@@ -1,11 +1,15 @@
 """The command of a job: the one that a person would type."""
 
+import math
 from pathlib import Path
 
+from jobs.launch.options import read_workers
 from jobs.spec import TrainSpec
 from service.job import Job, Kind
 
 SPEC = "LARGEBATCH_SPEC"
+SMALLEST_SHARE = 1e-4
+"""Of a core; Ray counts no finer."""
 
 
 def job_arguments(job: Job, runs_dir: Path, data_dir: Path) -> list[str]:
@@ -13,7 +17,17 @@ def job_arguments(job: Job, runs_dir: Path, data_dir: Path) -> list[str]:
     if job.kind is Kind.SWEEP:
         return ["-m", "service.cli", "sweep", "--resume", f"{runs_dir}/{job.id}", "--data-dir", str(data_dir), "--device", job.device]
     places = ["--run-id", job.id, "--output-dir", str(runs_dir), "--data-dir", str(data_dir), "--device", job.device]
-    return ["-m", "jobs", f"env:{SPEC}", *places, *(["--workers", job.workers] if job.workers else [])]
+    return ["-m", "jobs", f"env:{SPEC}", *places, *(_shares(job, job.workers) if job.workers else [])]
+
+
+def _shares(job: Job, workers: str) -> list[str]:
+    """What each worker gets, so that all of them, at most, hold what the job holds.
+
+    Without GPUs it says so: a launch that is told nothing takes what the cluster has.
+    """
+    most = read_workers(workers).most
+    cpus = max(math.floor(job.cpus / most / SMALLEST_SHARE + 1e-6) * SMALLEST_SHARE, SMALLEST_SHARE)
+    return ["--workers", workers, "--cpus-per-worker", f"{cpus:.4f}", "--gpus-per-worker", f"{job.gpus / most:g}"]
 
 
 def prepare(job: Job, runs_dir: Path) -> None:

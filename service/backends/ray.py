@@ -1,5 +1,6 @@
 """Jobs as submitted Ray jobs. Ray forgets them when its head restarts; the reconciler then starts them anew."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,7 +59,7 @@ class RayBackend:
         try:
             spec = TrainSpec.model_validate(job.spec if job.kind is Kind.RUN else job.base)
             prepare(job, self._runs_dir)
-            self._ray().send(Submission(job.id, spec, [], {}, True, self._python), _submission_id(job), arguments)
+            self._ray().send(Submission(job.id, spec, [], _environment(), True, self._python), _submission_id(job), arguments)
         except BackendDown:
             raise
         except (LargebatchError, ValueError) as error:
@@ -114,6 +115,12 @@ class RayBackend:
         self._cluster = None  # a head that comes back is another one
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         return BackendDown("ray", f"Ray at {self._address} does not answer ({reason[:200]}).", "Is its head up?")
+
+
+def _environment() -> dict[str, str]:
+    """Where MLflow is, as the operator told the service. Never with a password: Ray shows its jobs' environment to all."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    return {"MLFLOW_TRACKING_URI": uri} if uri and "@" not in uri else {}
 
 
 def _submission_id(job: Job) -> str:

@@ -1,0 +1,110 @@
+"""What a job holds is what its workers get: limits are kept by the machines, not by bookkeeping alone."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.errors import InputError
+from jobs.launch.options import read_workers
+from service.backends.command import job_arguments
+from service.backends.ray import _environment
+from service.job import Job, Kind
+from service.requests import RunSubmit, SweepSubmit, job_of_run, job_of_sweep
+from service.settings import Settings
+
+HERE, CLUSTER = Settings(cpus=8.0, gpus=4), Settings(ray_address="http://head:8265")
+
+
+def run(settings: Settings = CLUSTER, **parts: Any) -> Job:
+    return job_of_run(RunSubmit.model_validate({"recipe": "digits-lamb", **parts}), "ann", settings)
+
+
+def sweep(settings: Settings = CLUSTER, resources: dict[str, Any] | None = None, **parts: Any) -> Job:
+    wanted = {"recipe": "digits-small-batch", "each": {"batch.global_batch_size": [32, 64]}, "resources": resources or {}}
+    return job_of_sweep(SweepSubmit.model_validate({"sweep": wanted, **parts}), "ann", settings)
+
+
+def shares(job: Job) -> dict[str, str]:
+    """The options of the job's command, by name."""
+    words = job_arguments(job, Path("/runs"), Path("/data"))[3:]
+    return dict(zip(words[::2], words[1::2], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("parts", "cpus", "gpus"),
+    [
+        ({"workers": "4"}, "1.0000", "0"),
+        ({"workers": "4", "cpus": 2.0}, "0.5000", "0"),
+        ({"workers": "3", "cpus": 2.0}, "0.6666", "0"),
+        ({"workers": "2", "cpus": 12.0, "gpus": 2}, "6.0000", "1"),
+        ({"workers": "2:8", "cpus": 8.0, "gpus": 8}, "1.0000", "1"),
+        ({"workers": "8", "cpus": 0.0001}, "0.0001", "0"),
+    ],
+)
+def test_workers_share_what_the_job_holds(parts: dict[str, Any], cpus: str, gpus: str) -> None:
+    given = shares(run(**parts))
+    assert (given["--workers"], given["--cpus-per-worker"], given["--gpus-per-worker"]) == (parts["workers"], cpus, gpus)
+
+
+def test_whatever_is_held_no_more_is_given() -> None:
+    for most in range(1, 40):
+        for cpus in (0.3, 1.0, 2.0, 7.0, 10.0):
+            given = float(shares(run(workers=str(most), cpus=cpus))["--cpus-per-worker"])
+            assert 0 < given * read_workers(str(most)).most <= cpus + 1e-9
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        ({"workers": "2", "gpus": 3}, "3 cannot be shared out evenly among 2 workers"),
+        ({"workers": "2", "gpus": 1}, "Ask for 2"),
+        ({"device": "cuda"}, "none is asked for"),
+        ({"device": "cpu", "gpus": 1}, "would lie idle"),
+    ],
+)
+def test_gpus_that_fit_no_workers_are_refused(parts: dict[str, Any], words: str) -> None:
+    for settings in (HERE, CLUSTER):
+        with pytest.raises(InputError, match=words) as refused:
+            run(settings, **parts)
+        assert refused.value.field == "gpus"
+
+
+@pytest.mark.parametrize(
+    ("settings", "resources", "parts", "holds", "at_once"),
+    [
+        (HERE, {}, {}, 8.0, 8),
+        (HERE, {}, {"cpus": 2.0}, 2.0, 2),
+        (HERE, {"cpus_per_worker": 2.0, "max_concurrent": 3}, {}, 8.0, 3),
+        (CLUSTER, {}, {}, 1.0, 1),
+        (CLUSTER, {"workers": 2, "cpus_per_worker": 4.0, "max_concurrent": 3}, {}, 24.0, 3),
+        (CLUSTER, {"gpus_per_worker": 0.5}, {"cpus": 16.0, "gpus": 2}, 16.0, 4),
+    ],
+)
+def test_a_sweep_runs_as_many_as_fit_into_what_it_holds(
+    settings: Settings, resources: dict[str, Any], parts: dict[str, Any], holds: float, at_once: int
+) -> None:
+    job = sweep(settings, resources, **parts)
+    assert (job.kind, job.cpus, job.spec["resources"]["max_concurrent"]) == (Kind.SWEEP, holds, at_once)
+
+
+@pytest.mark.parametrize(
+    ("resources", "parts", "field"),
+    [
+        ({"workers": 4}, {"cpus": 2.0}, "cpus"),
+        ({"gpus_per_worker": 1.0}, {}, "gpus"),
+        ({}, {"workers": "2"}, "workers"),
+    ],
+)
+def test_a_sweep_that_holds_less_than_one_run_needs_is_refused(resources: dict[str, Any], parts: dict[str, Any], field: str) -> None:
+    with pytest.raises(InputError) as refused:
+        sweep(CLUSTER, resources, **parts)
+    assert refused.value.field == field
+
+
+def test_jobs_on_ray_are_told_where_mlflow_is_but_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
+    assert _environment() == {"MLFLOW_TRACKING_URI": "http://mlflow:5000"}
+    for kept in ("", "http://me:hidden-7@mlflow"):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", kept)
+        assert _environment() == {}
