@@ -1,19 +1,32 @@
 """How far a job is, from the end of its journal alone: cheap enough to ask of every running job every second."""
 
+import time
 from pathlib import Path
 from typing import Any
 
+from jobs.checkpoint_files import list_checkpoints
 from jobs.records import EvalRecord, StartRecord, StepRecord
-from jobs.run_folder import JOURNAL
+from jobs.run_folder import CHECKPOINTS, JOURNAL, SUMMARY
 from jobs.tracking.journal import parse_line
 from service.job import Job, Kind
 
 TAIL_BYTES = 16_384
+MOST_SHOWN = 16
+"""Runs of a sweep whose progress is told live."""
 
 
 def read_progress(job: Job, folder: Path) -> dict[str, Any]:
     """The newest of everything; empty if nothing is there yet."""
     return _of_sweep(folder) if job.kind is Kind.SWEEP else _of_run(folder, job.progress)
+
+
+def saved_at_s(job: Job, folder: Path) -> float:
+    """When a run wrote its newest checkpoint; when it began, if there is none yet. Unix time."""
+    began_s = job.started_at_s or job.created_at_s
+    try:
+        return max([began_s, *(checkpoint.path.stat().st_mtime for checkpoint in list_checkpoints(folder / CHECKPOINTS))])
+    except OSError:  # one of them was just removed for a newer one: the next look sees that
+        return time.time()
 
 
 def _of_run(folder: Path, before: dict[str, Any]) -> dict[str, Any]:
@@ -34,7 +47,15 @@ def _of_sweep(folder: Path) -> dict[str, Any]:
         runs = [path for path in folder.iterdir() if (path / JOURNAL).exists()]
     except OSError:
         return {}
-    return {"runs": len(runs), "runs_over": sum((path / "summary.json").exists() for path in runs)}
+    over = {path for path in runs if (path / SUMMARY).exists()}
+    running = {path.name: of_trial(path) for path in sorted(set(runs) - over)[:MOST_SHOWN]}
+    return {"runs": len(runs), "runs_over": len(over), "running": running}
+
+
+def of_trial(folder: Path) -> dict[str, Any]:
+    """How far one run of a sweep is: the facts that a table shows."""
+    found = _of_run(folder, {})
+    return {name: found[name] for name in ("step", "epoch", "test_accuracy", "training_seconds") if name in found}
 
 
 def _last_lines(path: Path) -> list[str]:

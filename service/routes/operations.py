@@ -8,7 +8,9 @@ from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from jobs.errors import FaultError
+from service.job import Kind
 from service.parts import Here, Who
+from service.progress import saved_at_s
 
 router = APIRouter(tags=["operations"])
 STALE_S = 30.0
@@ -26,6 +28,10 @@ OLDEST_QUEUED = Gauge("largebatch_oldest_queued_seconds", "How long the job at t
 CPUS = Gauge("largebatch_cpus", "CPUs of the backend.", registry=REGISTRY)
 GPUS = Gauge("largebatch_gpus", "GPUs of the backend.", registry=REGISTRY)
 GPUS_HELD = Gauge("largebatch_gpus_held", "GPUs that starting and running jobs hold.", registry=REGISTRY)
+BACKEND_UP = Gauge("largebatch_backend_up", "1 if the backend answers, else 0.", registry=REGISTRY)
+CHECKPOINT_AGE = Gauge(
+    "largebatch_checkpoint_age_seconds", "Since the last checkpoint of the running run that has not saved for longest.", registry=REGISTRY
+)
 
 
 @router.get("/healthz", operation_id="healthz")
@@ -36,7 +42,10 @@ async def healthz() -> dict[str, str]:
 
 @router.get("/readyz", operation_id="readyz", responses={503: {"description": "Something it needs does not answer"}})
 def readyz(parts: Here) -> JSONResponse:
-    """Whether everything that requests need answers: the database, the backend, the reconciler."""
+    """Whether everything that requests need answers: the database, the backend, the reconciler, the watcher.
+
+    No run needs the tracking server: without it the service is ready, `degraded`, and says so.
+    """
     checks: dict[str, str] = {}
     for name, check in (("database", parts.store.counts), ("backend", parts.backend.capacity)):
         try:
@@ -49,7 +58,9 @@ def readyz(parts: Here) -> JSONResponse:
     checks["reconciler"] = "ok" if age < STALE_S else f"no pass for {age:.0f} s"
     checks["watcher"] = parts.watcher.problem or "ok"
     is_ready = all(text == "ok" for text in checks.values())
-    return JSONResponse({"status": "ready" if is_ready else "not ready", "checks": checks}, 200 if is_ready else 503)
+    checks["tracking"] = parts.tracking.state()
+    ready = "ready" if checks["tracking"] == "ok" else "degraded"
+    return JSONResponse({"status": ready if is_ready else "not ready", "checks": checks}, 200 if is_ready else 503)
 
 
 @router.get("/metrics", operation_id="metrics", response_class=Response)
@@ -61,12 +72,21 @@ def metrics(parts: Here, who: Who) -> Response:
         JOBS.labels(state).set(count)
     first: list[Any] = parts.store.in_states([State.QUEUED], limit=1)
     OLDEST_QUEUED.set(max(0.0, time.time() - first[0].created_at_s) if first else 0.0)
-    GPUS_HELD.set(sum(job.gpus for job in parts.store.in_states([State.STARTING, State.RUNNING])))
+    holding = parts.store.in_states([State.STARTING, State.RUNNING])
+    GPUS_HELD.set(sum(job.gpus for job in holding))
+    now = time.time()
+    running = [job for job in holding if job.state is State.RUNNING and job.kind is Kind.RUN]
+    CHECKPOINT_AGE.set(max([0.0, *(now - saved_at_s(job, parts.settings.runs_dir / job.id) for job in running)]))
     LISTENERS.set(parts.watcher.num_listeners)
     WATCHER_LAG.set(parts.watcher.lag_s)
     last = parts.reconciler.last_pass_s
     PASS_AGE.set(time.monotonic() - (parts.began_s if last is None else last))
-    capacity = parts.backend.capacity()
-    CPUS.set(capacity.cpus)
-    GPUS.set(capacity.gpus)
+    try:
+        capacity = parts.backend.capacity()
+    except FaultError:  # what else is known is wanted most now
+        BACKEND_UP.set(0)
+    else:
+        BACKEND_UP.set(1)
+        CPUS.set(capacity.cpus)
+        GPUS.set(capacity.gpus)
     return Response(generate_latest(REGISTRY), media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,75 @@
+"""What /metrics says of checkpoints, and when the backend is away; the rest is asked of a real service in test_api."""
+
+import os
+import re
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from service.app import make_parts
+from service.auth import ANYONE_HERE
+from service.backends.base import BackendDown
+from service.backends.local import LocalBackend
+from service.job import Job, Kind
+from service.parts import Parts
+from service.routes.operations import metrics
+from service.schedule import Capacity
+from service.settings import Settings
+from service.states import State
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Parts:
+    return make_parts(Settings(runs_dir=tmp_path, cpus=3.0))
+
+
+def value(parts: Parts, name: str) -> float:
+    found = re.search(rf"^{name} (\S+)$", bytes(metrics(parts, ANYONE_HERE).body).decode(), re.MULTILINE)
+    assert found, name
+    return float(found[1])
+
+
+def accept_running(parts: Parts, job_id: str, kind: Kind, began_s: float) -> Path:
+    job = Job(
+        id=job_id, kind=kind, owner="ann", name="run", recipe=None, cpus=1.0, gpus=0, created_at_s=began_s, started_at_s=began_s, state=State.RUNNING
+    )
+    parts.store.accept(job, None, "", 10)
+    (parts.settings.runs_dir / job_id / "checkpoints").mkdir(parents=True)
+    return parts.settings.runs_dir / job_id / "checkpoints"
+
+
+def save(folder: Path, step: int, at_s: float) -> None:
+    file = folder / f"step-{step:08}.{'0' * 32}.pt"
+    file.touch()
+    os.utime(file, (at_s, at_s))
+
+
+def test_the_age_of_checkpoints_is_that_of_the_run_that_is_worst_off(parts: Parts) -> None:
+    name, now = "largebatch_checkpoint_age_seconds", time.time()
+    assert value(parts, name) == 0
+    accept_running(parts, "sweep", Kind.SWEEP, now - 9000)  # saves nothing itself
+    assert value(parts, name) == 0
+    first = accept_running(parts, "first", Kind.RUN, now - 1000)
+    assert value(parts, name) == pytest.approx(1000, abs=30), "before the first checkpoint: since it began"
+    save(first, 1, now - 600)
+    save(first, 2, now - 100)
+    assert value(parts, name) == pytest.approx(100, abs=30)
+    save(accept_running(parts, "second", Kind.RUN, now - 800), 7, now - 300)
+    assert value(parts, name) == pytest.approx(300, abs=30)
+
+
+class Away(LocalBackend):
+    """Does not answer."""
+
+    def capacity(self) -> Capacity:
+        raise BackendDown("ray", "Ray does not answer.")
+
+
+def test_metrics_are_there_while_the_backend_is_away(parts: Parts) -> None:
+    assert (value(parts, "largebatch_backend_up"), value(parts, "largebatch_cpus")) == (1, 3)
+    accept_running(parts, "run", Kind.RUN, time.time())
+    away = replace(parts, backend=Away(parts.settings.state_dir, parts.settings.runs_dir, parts.settings.data_dir, Capacity(1, 0)))
+    assert value(away, "largebatch_backend_up") == 0
+    assert value(away, 'largebatch_jobs{state="running"}') == 1
