@@ -1,6 +1,7 @@
 """As much of kustomize as k8s/ uses, for machines without kubectl; a test compares the two where there is one."""
 
 import copy
+import json
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -14,11 +15,19 @@ Object = dict[str, Any]
 FILE = "kustomization.yaml"
 KEYS = {"apiVersion", "kind", "namespace", "resources", "generatorOptions", "configMapGenerator", "images", "patches"}
 WITHOUT_NAMESPACE = {"Namespace"}
+NEEDED = 5
+"""Of kustomize."""
 
 
 @cache
 def kubectl() -> str | None:
-    return shutil.which("kubectl")
+    """Where it is, if it is as new as docs/kubernetes.md asks: with kustomize 5, which kubectl 1.27 brought. Debian 12's has 2."""
+    found = shutil.which("kubectl")
+    if found is None:
+        return None
+    told = subprocess.run([found, "version", "--client", "--output=json"], capture_output=True, text=True, timeout=60, check=False).stdout
+    version = json.loads(told or "{}").get("kustomizeVersion", "v0")
+    return found if int(version.lstrip("v").partition(".")[0]) >= NEEDED else None
 
 
 @cache

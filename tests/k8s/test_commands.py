@@ -185,7 +185,8 @@ def test_alerts_and_panels_ask_for_what_the_service_exports() -> None:
                 assert label != "state" or set(values.split("|")) <= set(State), (title, values)
         labels = {label.strip() for group in re.findall(r"\bby \(([^)]*)\)", expression) for label in group.split(",")}
         assert labels <= BY_PROMETHEUS.union(*(known[name] for name, _ in asked)), (title, labels)
-    assert {"largebatch_oldest_queued_seconds", "largebatch_watcher_lag_seconds", "largebatch_gpus_held"} <= used
+    told = {"oldest_queued_seconds", "watcher_lag_seconds", "gpus_held", "checkpoint_age_seconds", "backend_up", "reconcile_age_seconds"}
+    assert {f"largebatch_{name}" for name in told} <= used
 
 
 def test_panels_do_not_lie_on_each_other() -> None:

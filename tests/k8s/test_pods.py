@@ -156,6 +156,24 @@ def test_the_service_has_time_to_end_in_good_order() -> None:
     assert int(before[1]) + GRACE_S + reconcilers_pass_s < pod.spec["terminationGracePeriodSeconds"]
 
 
+@pytest.mark.parametrize("target", OVERLAYS)
+def test_the_documentation_says_what_stands_while_nothing_trains(target: str) -> None:
+    """Rows such as: | local | 2.7 | 12 GiB | ..."""
+    (row,) = re.findall(rf"^\| {target.rpartition('/')[2]} \| ([\d.]+) \| (\d+) GiB \|", (ROOT / "docs/kubernetes.md").read_text(), re.MULTILINE)
+    standing = [(number, pod) for part in built(K8S / target) for number, pod in replicas(part)]
+    requests = [(number, container["resources"]["requests"]) for number, pod in standing for container in pod.spec["containers"]]
+    assert float(row[0]) == pytest.approx(sum(number * cores_of(each["cpu"]) for number, each in requests), abs=0.06)
+    assert int(row[1]) == round(sum(number * bytes_of(each["memory"]) for number, each in requests) / 2**30)
+
+
+def replicas(part: Object) -> list[tuple[int, Pod]]:
+    """The pods that an object keeps up, and how many of each."""
+    if part["kind"] == "RayCluster":
+        least = {group["groupName"]: group["minReplicas"] for group in part["spec"]["workerGroupSpecs"]}
+        return [(least.get(pod.name.rpartition("/")[2], 1), pod) for pod in pods([part])]
+    return [(part["spec"]["replicas"], pod) for pod in pods([part])] if part["kind"] in {"Deployment", "StatefulSet"} else []
+
+
 def test_gpu_pods_get_gpu_machines_and_the_cuda_image() -> None:
     found = [(target, pod) for target, pod in RAY if "nvidia.com/gpu" in pod.spec["containers"][0]["resources"]["limits"]]
     assert {target for target, _ in found} == {"overlays/gpu", "examples/jobs", "examples/kueue"}

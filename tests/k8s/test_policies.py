@@ -51,7 +51,7 @@ LOCAL = [
     (MLFLOW, S3, 9000, True), (WORKER, S3, 9000, True), (HEAD, S3, 9000, True), (BUCKET, S3, 9000, True),
     *((other, S3, 9000, False) for other in (SERVICE, INTERNET, INGRESS, STRANGER, NEIGHBOUR)),
     (POSTGRES, INTERNET, 443, False), (REDIS, INTERNET, 443, False), (S3, INTERNET, 443, False), (WORKER, INTERNET, 443, False),
-    (MLFLOW, INTERNET, 443, False),
+    (MLFLOW, INTERNET, 443, False), (HEAD, INTERNET, 8443, True), (WORKER, INTERNET, 8443, False),
 ]  # fmt: skip
 MANAGED = [
     (SERVICE, INTERNET, 5432, True), (MLFLOW, INTERNET, 5432, True), (ADMIN, INTERNET, 5432, True), (WORKER, INTERNET, 5432, False),
