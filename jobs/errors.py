@@ -37,7 +37,7 @@ class LargebatchError(Exception):
 
     def __str__(self) -> str:
         sentence = f"{self.field}: {self.problem}" if self.field else self.problem
-        return f"{sentence} {self.hint}".rstrip()
+        return " ".join(f"{sentence} {self.hint}".split())  # a field, too, is what somebody wrote
 
 
 class InputError(LargebatchError, ValueError):

@@ -4,7 +4,7 @@ import difflib
 import json
 import os
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,6 +15,9 @@ from jobs.errors import CheckpointError, SpecError
 from jobs.spec import Spec, TrainSpec
 
 RECIPES_DIR = Path(__file__).resolve().parent.parent / "recipes"
+LARGEST_TEXT = 256 << 10
+MOST_VALUES = 10_000
+DEEPEST = 30
 
 
 def recipe_paths() -> dict[str, Path]:
@@ -102,12 +105,15 @@ def _find(recipe: str) -> Path:
 
 
 def _parse(text: str, path: Path) -> Any:
-    if path.suffix == ".json":
-        try:
-            return json.loads(text)
-        except json.JSONDecodeError as error:
-            raise SpecError(str(path), f"is not JSON: {error}.") from error
-    return _parse_yaml(text, str(path))
+    if path.suffix != ".json":
+        return _parse_yaml(text, str(path))
+    _refuse_long(text, str(path))
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise SpecError(str(path), f"is not JSON: {_in_words(error)}.") from error
+    _refuse_odd(document, str(path))
+    return document
 
 
 def _parse_yaml(text: str, where: str) -> Any:
@@ -115,12 +121,58 @@ def _parse_yaml(text: str, where: str) -> Any:
         import yaml
     except ImportError as error:
         raise SpecError(where, "reading YAML needs PyYAML.", "pip install PyYAML, or write the spec as .json.") from error
+    _refuse_long(text, where)
     try:
-        return yaml.load(text, Loader=_yaml_loader())
+        document = yaml.load(text, Loader=_yaml_loader())
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise SpecError(where, f"is not YAML{place}: {getattr(error, 'problem', None) or 'cannot be parsed'}.") from error
+    except (
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:  # from its constructors: !!int x, 2001-99-99
+        raise SpecError(where, f"is not YAML: {_in_words(error)}.") from error
+    _refuse_odd(document, where)
+    return document
+
+
+def _in_words(error: Exception) -> str:
+    return "it is nested too deep" if isinstance(error, RecursionError) else f"a value cannot be read ({str(error)[:200]})"
+
+
+def _refuse_long(text: str, where: str) -> None:
+    if len(text) > LARGEST_TEXT:
+        raise SpecError(where, f"is longer than {LARGEST_TEXT >> 10} KiB.", "No spec is.")
+
+
+def _refuse_odd(document: Any, where: str) -> None:
+    """What no spec holds, and what would break or stall whoever reads on: aliases without end, texts that cannot be written."""
+    waiting, count = [(document, 0)], 0
+    while waiting:
+        value, depth = waiting.pop()
+        count += 1
+        if depth > DEEPEST or count > MOST_VALUES:
+            raise SpecError(where, f"holds more than {MOST_VALUES} values, or some nested more than {DEEPEST} deep.", "No spec does.")
+        if isinstance(value, str) and not _can_be_written(value):
+            raise SpecError(where, "holds a text with characters that cannot be written.", "Leave out NUL and lone surrogates.")
+        if isinstance(value, dict):
+            if not all(isinstance(key, str | int | float | None) for key in value):
+                raise SpecError(where, "has a key that is no text.", "Put it in quotes.")
+            waiting += [(part, depth + 1) for pair in value.items() for part in pair]
+        elif isinstance(value, list):
+            waiting += [(part, depth + 1) for part in value]
+
+
+def _can_be_written(text: str) -> bool:
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:
+        return False
 
 
 def _yaml_loader() -> Any:
@@ -128,20 +180,24 @@ def _yaml_loader() -> Any:
     import yaml
 
     class Loader(yaml.SafeLoader):
-        pass
+        def flatten_mapping(self, node: yaml.MappingNode) -> None:
+            super().flatten_mapping(node)
+            if len(node.value) > MOST_VALUES:  # merges of merges double each time
+                raise yaml.constructor.ConstructorError(None, None, f"more than {MOST_VALUES} keys", node.start_mark)
 
     number = re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$")
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
 
     def mapping(loader: Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-        keys: list[Any] = []
+        keys: set[Any] = set()
         for key_node, _ in node.value:
             if key_node.tag == "tag:yaml.org,2002:merge":  # `<<: *other` gives defaults, which may be overridden
                 continue
-            key = loader.construct_object(key_node)
-            if key in keys:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
-            keys.append(key)
+            key = loader.construct_object(key_node, deep=True)
+            if isinstance(key, Hashable):  # others are refused below
+                if key in keys:
+                    raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
+                keys.add(key)
         return loader.construct_mapping(node, deep=True)
 
     Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
@@ -152,7 +208,7 @@ def read_override(override: str) -> tuple[str, Any]:
     """`key.sub=value` as the dotted name and the value, read as YAML. Raises: SpecError."""
     key, equals, value = override.partition("=")
     if not equals or not all(key.strip().split(".")):
-        raise SpecError("--set", f"{override!r} is not of the form key.sub=value.", "Example: --set batch.global_batch_size=512.")
+        raise SpecError("--set", f"{override[:200]!r} is not of the form key.sub=value.", "Example: --set batch.global_batch_size=512.")
     return key.strip(), _parse_yaml(value, f"--set {key}")
 
 
