@@ -1,7 +1,9 @@
-"""The service under load, on loopback: reads over 10,000 runs, submits with cut connections, hundreds of listeners.
+"""The service under load, on loopback: reads over 10,000 runs, submits with cut connections, hundreds of listeners,
+and what the service costs a job that runs beside it.
 
-The load comes from a process of its own, at a fixed rate: a request that is late counts from when it was due. Both
-databases in turn; PostgreSQL's server must be installed (it is started here, in a folder of its own).
+The load comes from a process of its own, reads at a fixed rate: a request that is late counts from when it was due.
+Every request carries a token. Both databases in turn; PostgreSQL's server must be installed (it is started here, in a
+folder of its own).
 """
 
 import argparse
@@ -10,19 +12,25 @@ import contextlib
 import json
 import os
 import random
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import median, quantiles
-from typing import Any
+from typing import Any, NamedTuple
 
-import _tests_path  # noqa: F401
+import _tests_path
 import psutil
-from _report import parser, publish
+from _load import CONNECTIONS, Connection, Taken, at_a_rate
+from _report import in_turn, parser, publish, ratios, spread
 from servers import Service, postgres, serving
 
-from jobs.spec_reader import read_spec
+from jobs.records import StepRecord
+from jobs.spec_reader import build_spec, read_spec
+from jobs.tracking.journal import Journal
+from service.auth import Tokens
 from service.db.engine import connect, upgrade, writing
 from service.db.tables import jobs
 from service.job import Job, Kind
@@ -30,52 +38,93 @@ from service.states import State
 
 STORED = 10_000
 SPEC = read_spec("digits-lamb").model_dump(mode="json")
-OPTIONS = ("--max-running-per-owner", "0", "--requests-per-minute", "10000000")
+ACCEPTS_ONLY = ("--max-running-per-owner", "0")
 """Nothing that is submitted here begins, so nothing trains beside the measurement."""
+PARTS = ("reads", "submits", "listeners", "job")
+DATABASES = ("SQLite", "PostgreSQL")
+STEPS = 400
+"""Records that every listener hears."""
+
+
+class Served(NamedTuple):
+    """A service that answers, and what opens it."""
+
+    process: psutil.Process
+    service: Service
+    headers: str
+
+    def connection(self) -> Connection:
+        """A new one, with the token."""
+        return Connection(self.service.port, self.headers)
 
 
 def main() -> None:
     """Measure, print."""
-    arguments = parser(__doc__, repetitions=1)
+    arguments = parser(__doc__, repetitions=8)
+    arguments.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=f"of {', '.join(PARTS)}")
+    arguments.add_argument("--databases", nargs="+", choices=DATABASES, default=DATABASES)
     arguments.add_argument("--rate", type=float, default=200.0, help="reads a second")
     arguments.add_argument("--seconds", type=float, default=60.0, help="of reads")
     arguments.add_argument("--submits", type=int, default=10_000)
     arguments.add_argument("--clients", type=int, default=50)
     arguments.add_argument("--listeners", type=int, default=500)
+    arguments.add_argument("--data-dir", type=Path, default=Path("data"))
     given = arguments.parse_args()
     rows, notes = [], []
-    for name in ("SQLite", "PostgreSQL"):
-        with tempfile.TemporaryDirectory() as folder, _service(Path(folder), name) as service:
-            rows += [_reads(service, given, name), _submits(service, given, name)]
-    with tempfile.TemporaryDirectory() as folder, _service(Path(folder), "SQLite") as service:
-        rows.append(_listeners(service, given))
-    notes += [
-        f"Reads: {given.rate:g} a second for {given.seconds:g} s over {STORED:,} stored runs: of ten, four are a page of 50, three one run,"
-        " three a filtered page.",
-        f"Submits: {given.submits:,} from {given.clients} clients, each under its own key; one request in ten is cut before its answer, and sent"
-        " again.",
-        f"Listeners: {given.listeners} event streams on one run that writes 20 records a second for 20 s.",
-        "Times are from when a request was due to its last byte; of listeners, from a record's write to its arrival.",
-        "Memory is the service's resident set, with its growth from the middle of the reads, or over the submits or the streams.",
-    ]
-    publish("The service under load", rows, notes, given)
+    for database in given.databases:
+        for part, measure in (("reads", _reads), ("submits", _submits)):
+            if part in given.only:
+                with _served(database) as served:
+                    row, said = measure(served, given)
+                    rows.append({"what": f"{part}, {database}", **row})
+                    notes += [f"{database}: {said}"] if said else []
+    if "listeners" in given.only:
+        with _served("SQLite") as served:
+            rows.append({"what": "listeners", **_listeners(served, given)})
+    if "job" in given.only:
+        row, said = _job_beside(given)
+        rows.append({"what": "a job beside it", **row})
+        notes.append(said)
+    columns = dict.fromkeys(name for row in rows for name in row)
+    publish("The service under load", [{name: row.get(name, "") for name in columns} for row in rows], [*_conditions(given), *notes], given)
+
+
+def _conditions(given: argparse.Namespace) -> list[str]:
+    said = {
+        "reads": f"Reads: {given.rate:g} a second for {given.seconds:g} s over {STORED:,} stored runs: of ten, four are a page of 50, three one run,"
+        f" three a filtered page; {CONNECTIONS} connections, each warmed by one read. Times are from when a request was due to its last byte.",
+        "submits": f"Submits: {given.submits:,} from {given.clients} clients, each under its own key, beside {STORED:,} stored runs; one request in"
+        " ten is cut before its answer, and sent again. Times are from the first try to the answer.",
+        "listeners": f"Listeners: {given.listeners} event streams on one run that writes 20 records a second for 20 s. Times are from a record's"
+        " write to its arrival.",
+        "job": "A job beside it: F1 on MNIST at batch 256, 700 steps on all cores, started by the service while one listener follows it, against the"
+        " same command by hand with no service there, in turn.",
+    }
+    return [
+        *(said[part] for part in given.only),
+        "Memory is the service's resident set, with its growth since the first tenth of the reads, or over the submits or the streams; cores are its"
+        " processor time over the time that passed.",
+    ]  # fmt: skip
 
 
 @contextlib.contextmanager
-def _service(folder: Path, database: str) -> Iterator[Service]:
+def _served(database: str, *options: str) -> Iterator[Served]:
+    """A service of its own over 10,000 runs; without options it accepts and begins nothing."""
     with contextlib.ExitStack() as stack:
-        options = list(OPTIONS)
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        given = ["--with-tokens", "--requests-per-minute", "10000000", *(options or ACCEPTS_ONLY)]
+        url = f"sqlite:///{folder}/runs/service.sqlite"
         if database == "PostgreSQL":
             url = stack.enter_context(postgres()).new_database()
-            options += ["--database-url", url]
-        else:
-            url = f"sqlite:///{folder}/runs/service.sqlite"
+            given += ["--database-url", url]
         engine = connect(url)
         upgrade(engine)
         with writing(engine) as connection:
             connection.execute(jobs.insert(), [_stored(number) for number in range(STORED)])
+        secret, _ = Tokens(engine).create("root", "admin")
         engine.dispose()
-        yield stack.enter_context(serving(folder, *options))
+        service = stack.enter_context(serving(folder, *given))
+        yield Served(psutil.Process(service.pid), service, f"Authorization: Bearer {secret}\r\n")
 
 
 def _stored(number: int) -> dict[str, Any]:
@@ -86,150 +135,83 @@ def _stored(number: int) -> dict[str, Any]:
     return {**job.model_dump(), "kind": "run", "state": str(job.state)}
 
 
-class Connection:
-    """One keep-alive connection, as light as it can be: the load must not be the bottleneck."""
-
-    def __init__(self, port: int) -> None:
-        self._port = port
-        self._reader: asyncio.StreamReader | None = None
-        self._writer: asyncio.StreamWriter | None = None
-
-    async def ask(self, method: str, path: str, body: bytes = b"", headers: str = "", is_cut: bool = False) -> tuple[int, bytes]:
-        """Status and body. Raises: ConnectionError, also when it is cut."""
-        if self._writer is None or self._writer.is_closing():
-            self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
-        assert self._reader is not None
-        head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n{headers}\r\n"
-        self._writer.write(head.encode() + body)
-        await self._writer.drain()
-        if is_cut:
-            await asyncio.sleep(random.random() * 0.02)
-            self.close()
-            raise ConnectionError
-        answer = await self._reader.readuntil(b"\r\n\r\n")
-        length = next((int(line.split(b":")[1]) for line in answer.lower().split(b"\r\n") if line.startswith(b"content-length")), 0)
-        return int(answer.split(b" ", 2)[1]), await self._reader.readexactly(length)
-
-    def close(self) -> None:
-        """Let it go, whatever is under way."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
-
-
-def _reads(service: Service, given: argparse.Namespace, name: str) -> dict[str, str]:
+def _reads(served: Served, given: argparse.Namespace) -> tuple[dict[str, str], str]:
     draw = random.Random(0)
     paths = []
     for _ in range(int(given.rate * given.seconds)):
-        kind = draw.random()
-        number = draw.randrange(STORED)
+        kind, number = draw.random(), draw.randrange(STORED)
         if kind < 0.4:
             paths.append(f"/v1/runs?cursor={1e9 + number!r}~run-{number:06}")
         elif kind < 0.7:
             paths.append(f"/v1/runs/run-{number:06}")
         else:
             paths.append(draw.choice(["/v1/runs?state=failed", f"/v1/runs?owner=owner{number % 40}", "/v1/runs?limit=20"]))
-    process = psutil.Process(service.pid)
-    times, middle = [], 0
-
-    async def load() -> None:
-        nonlocal middle
-        free: asyncio.Queue[Connection] = asyncio.Queue()
-        for _ in range(32):
-            free.put_nowait(Connection(service.port))
-        began = time.perf_counter() + 0.5
-
-        async def one(path: str, due: float) -> None:
-            connection = await free.get()
-            status, _ = await connection.ask("GET", path)
-            assert status == 200, (status, path)
-            times.append(time.perf_counter() - due)
-            free.put_nowait(connection)
-
-        async with asyncio.TaskGroup() as group:
-            for number, path in enumerate(paths):
-                due = began + number / given.rate
-                await asyncio.sleep(max(0.0, due - time.perf_counter()))
-                group.create_task(one(path, due))
-                if number == len(paths) // 2:
-                    middle = process.memory_info().rss
-
-    asyncio.run(load())
-    return _row(f"reads, {name}", f"{given.rate:g} a second", times, process, middle)
+    with _watched(served.process) as seen:
+        taken: Taken = asyncio.run(at_a_rate([served.connection() for _ in range(CONNECTIONS)], paths, given.rate, seen.mark))
+    late = f"the load itself came to a request {median(taken.late) * 1e3:.1f} ms after it was due (p99 {_p99(taken.late) * 1e3:.1f} ms)."
+    return {"load": f"{given.rate:g} a second", **_times(taken.whole), **seen.told()}, late
 
 
-def _submits(service: Service, given: argparse.Namespace, name: str) -> dict[str, str]:
+def _submits(served: Served, given: argparse.Namespace) -> tuple[dict[str, str], str]:
     draw = random.Random(1)
-    process = psutil.Process(service.pid)
-    times, middle, accepted = [], process.memory_info().rss, {}
     body = json.dumps({"recipe": "digits-lamb", "deadline_s": 1e6}).encode()
+    times: list[float] = []
+    accepted: dict[int, str] = {}
+    cut = 0
 
-    async def client(numbers: list[int]) -> None:
-        connection = Connection(service.port)
+    async def client(numbers: range) -> None:
+        nonlocal cut
+        connection = served.connection()
         for number in numbers:
-            due = time.perf_counter()
+            began = time.perf_counter()
             while True:
+                is_cut = draw.random() < 0.1
+                cut += is_cut
                 try:
-                    status, answer = await connection.ask("POST", "/v1/runs", body, f"Idempotency-Key: key-{number}\r\n", is_cut=draw.random() < 0.1)
+                    status, answer = await connection.ask("POST", "/v1/runs", body, f"Idempotency-Key: key-{number}\r\n", is_cut)
                 except (ConnectionError, asyncio.IncompleteReadError):
                     connection.close()
                     continue
                 assert status == 202, answer
                 accepted[number] = json.loads(answer)["id"]
                 break
-            times.append(time.perf_counter() - due)
+            times.append(time.perf_counter() - began)
         connection.close()
 
     async def load() -> None:
-        await asyncio.gather(*(client(list(range(first, given.submits, given.clients))) for first in range(given.clients)))
+        await asyncio.gather(*(client(range(first, given.submits, given.clients)) for first in range(given.clients)))
 
-    began = time.perf_counter()
-    asyncio.run(load())
-    took = time.perf_counter() - began
-    found = asyncio.run(_count(service.port))
-    lost, doubled = given.submits - len(set(accepted.values())), found - STORED - given.submits
-    row = _row(f"submits, {name}", f"{given.submits / took:.0f} a second", times, process, middle)
-    return {**row, "lost": str(lost), "doubled": str(doubled)}
-
-
-async def _count(port: int) -> int:
-    connection = Connection(port)
-    _, answer = await connection.ask("GET", "/v1/cluster")
-    connection.close()
-    return sum(json.loads(answer)["jobs"].values())
+    with _watched(served.process) as seen:
+        asyncio.run(load())
+    stored = _get(served, "/v1/cluster")["jobs"]
+    lost, doubled = given.submits - len(set(accepted.values())), sum(stored.values()) - STORED - given.submits
+    row = {"load": f"{given.submits / seen.took_s:.0f} a second", **_times(times), **seen.told(), "lost": str(lost), "doubled": str(doubled)}
+    return row, f"{cut:,} requests were cut."
 
 
-def _listeners(service: Service, given: argparse.Namespace) -> dict[str, str]:
-    from jobs.records import StepRecord
-    from jobs.tracking.journal import Journal
-
-    body = json.dumps({"recipe": "digits-lamb"}).encode()
-    _, answer = asyncio.run(Connection(service.port).ask("POST", "/v1/runs", body))
-    job_id = json.loads(answer)["id"]
-    folder = service.runs_dir / job_id
+def _listeners(served: Served, given: argparse.Namespace) -> dict[str, str]:
+    job_id = _get(served, "/v1/runs", json.dumps({"recipe": "digits-lamb"}).encode())["id"]
+    folder = served.service.runs_dir / job_id
     folder.mkdir(exist_ok=True)
-    process = psutil.Process(service.pid)
     heard: list[list[int]] = [[] for _ in range(given.listeners)]
     delays: list[float] = []
     written: dict[int, float] = {}
-    steps = 400
 
     async def listen(number: int) -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
-        writer.write(f"GET /v1/runs/{job_id}/events HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
-        async for line in _lines(reader):
+        connection = served.connection()
+        async for line in connection.lines(f"/v1/runs/{job_id}/events"):
             if line.startswith(b'data: {"kind":"step"'):
                 step = json.loads(line[6:])["step"]
                 heard[number].append(step)
                 delays.append(time.time() - written[step])
-                if step == steps:
+                if step == STEPS:
                     break
-        writer.close()
+        connection.close()
 
     async def write() -> None:
         await asyncio.sleep(3.0)
         with Journal(folder) as journal:
-            for step in range(1, steps + 1):
+            for step in range(1, STEPS + 1):
                 written[step] = time.time()
                 journal.write(
                     StepRecord(step=step, epoch=step / 10, samples_seen=step, global_batch_size=1, loss=1.0, learning_rate=0.1, gradient_norm=1.0,
@@ -243,35 +225,98 @@ def _listeners(service: Service, given: argparse.Namespace) -> dict[str, str]:
             for number in range(given.listeners):
                 group.create_task(listen(number))
 
-    before, began = sum(process.cpu_times()[:2]), time.perf_counter()
-    memory = process.memory_info().rss
-    asyncio.run(load())
-    cpu = (sum(process.cpu_times()[:2]) - before) / (time.perf_counter() - began)
-    whole = sum(steps_heard == list(range(1, steps + 1)) for steps_heard in heard)
-    row = _row("listeners", f"{given.listeners} streams", delays, process, memory)
-    return {**row, "cores": f"{cpu:.2f}", "in order and whole": f"{whole} of {given.listeners}"}
+    with _watched(served.process) as seen:
+        asyncio.run(load())
+    whole = sum(steps == list(range(1, STEPS + 1)) for steps in heard)
+    return {"load": f"{given.listeners} streams", **_times(delays), **seen.told(), "in order and whole": f"{whole} of {given.listeners}"}
 
 
-async def _lines(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
-    while line := await reader.readline():
-        yield line.rstrip()
+def _job_beside(given: argparse.Namespace) -> tuple[dict[str, str], str]:
+    """Samples a second by service and by hand; the ratio is what the service costs."""
+    spec = {
+        "name": "beside", "dataset": {"name": "mnist"}, "model": {"name": "keskar-f1"}, "batch": {"global_batch_size": 256},
+        "optimizer": {"name": "sgd"}, "learning_rate": {"base": 0.01}, "stop": {"steps": 700}, "evaluation": {"every_epochs": 1000},
+        "tracking": {"enabled": False},
+    }  # fmt: skip
+    data_dir = given.data_dir.resolve()
+    cores: list[float] = []
+
+    def by_service() -> float:
+        with _served("SQLite", "--data-dir", str(data_dir)) as served:
+            job_id = _get(served, "/v1/runs", json.dumps({"spec": spec}).encode())["id"]
+
+            async def follow() -> None:
+                async for _ in served.connection().lines(f"/v1/runs/{job_id}/events"):
+                    pass  # until it is over
+
+            with _watched(served.process) as seen:
+                asyncio.run(follow())
+            cores.append(seen.cores)
+            return float(_get(served, f"/v1/runs/{job_id}")["summary"]["samples_per_second"])
+
+    def by_hand() -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            threads = str(os.cpu_count())
+            environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "CUDA_VISIBLE_DEVICES": ""}
+            environment["LARGEBATCH_SPEC"] = build_spec(spec).model_dump_json()
+            command = [sys.executable, "-m", "jobs", "env:LARGEBATCH_SPEC", "--run-id", "beside", "--output-dir", folder, "--data-dir", str(data_dir)]
+            subprocess.run(command, check=True, env=environment, cwd=_tests_path.ROOT, capture_output=True)
+            return float(json.loads((Path(folder) / "beside" / "summary.json").read_text())["samples_per_second"])
+
+    seen = in_turn({"service": by_service, "hand": by_hand}, given.repetitions)
+    row = {"load": f"{median(seen['service']):,.0f} samples/s", "cores": f"{median(cores):.3f}"}
+    said = f"{spread(ratios(seen['service'], seen['hand']))}; by hand {spread(seen['hand'], ',.0f')}."
+    return row, f"The job's samples a second, by service over by hand: {said}"
 
 
-def _row(name: str, rate: str, times: list[float], process: psutil.Process, middle: int) -> dict[str, str]:
-    cuts = quantiles(times, n=100)
-    growth = (process.memory_info().rss - middle) / 2**20
-    return {
-        "what": name,
-        "load": rate,
-        "median": f"{median(times) * 1e3:.1f} ms",
-        "p99": f"{cuts[98] * 1e3:.1f} ms",
-        "longest": f"{max(times) * 1e3:.0f} ms",
-        "memory": f"{process.memory_info().rss / 2**20:.0f} MiB ({growth:+.0f})",
-        "lost": "",
-        "doubled": "",
-        "cores": "",
-        "in order and whole": "",
-    }
+def _get(served: Served, path: str, body: bytes = b"") -> Any:
+    """One answer; with a body it is sent by POST."""
+    connection = served.connection()
+    status, answer = asyncio.run(connection.ask("POST" if body else "GET", path, body))
+    assert status < 300, answer
+    return json.loads(answer)
+
+
+class Seen:
+    """Memory and processor time of the service while something happens."""
+
+    def __init__(self, process: psutil.Process) -> None:
+        self._process = process
+        self._cpu_s, self._began_s = self._used(), time.perf_counter()
+        self._bytes = process.memory_info().rss
+        self.took_s = self.cores = 0.0
+
+    def mark(self) -> None:
+        """Count memory's growth from now on."""
+        self._bytes = self._process.memory_info().rss
+
+    def end(self) -> None:
+        """It has happened."""
+        self.took_s = time.perf_counter() - self._began_s
+        self.cores = (self._used() - self._cpu_s) / self.took_s
+
+    def told(self) -> dict[str, str]:
+        """For the table."""
+        now = self._process.memory_info().rss
+        return {"memory": f"{now / 2**20:.0f} MiB ({(now - self._bytes) / 2**20:+.0f})", "cores": f"{self.cores:.2f}"}
+
+    def _used(self) -> float:
+        return sum(self._process.cpu_times()[:2])
+
+
+@contextlib.contextmanager
+def _watched(process: psutil.Process) -> Iterator[Seen]:
+    seen = Seen(process)
+    yield seen
+    seen.end()
+
+
+def _times(times: list[float]) -> dict[str, str]:
+    return {"median": f"{median(times) * 1e3:.1f} ms", "p99": f"{_p99(times) * 1e3:.1f} ms", "longest": f"{max(times) * 1e3:.0f} ms"}
+
+
+def _p99(times: list[float]) -> float:
+    return quantiles(times, n=100)[98]
 
 
 if __name__ == "__main__":

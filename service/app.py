@@ -75,6 +75,7 @@ def make_app(parts: Parts) -> FastAPI:
         yield
         await parts.watcher.stop()
         await run_in_threadpool(parts.reconciler.stop)
+        parts.readers.shutdown()
         parts.heavy.close()
         parts.store.engine.dispose()
 

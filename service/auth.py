@@ -54,6 +54,7 @@ class Principal:
 
 
 ANYONE_HERE = Principal(LOCAL_OWNER, "admin")
+_BY_DIGEST = sa.select(tokens).where(tokens.c.digest == sa.bindparam("digest"))
 
 
 class Token(BaseModel):
@@ -102,7 +103,7 @@ class Tokens:
         """Who shows this token. Raises: UnauthorizedError."""
         wanted = digest(secret)
         with reading(self._engine) as connection:
-            row = connection.execute(sa.select(tokens).where(tokens.c.digest == wanted)).one_or_none()
+            row = connection.execute(_BY_DIGEST, {"digest": wanted}).one_or_none()
         if row is None or not hmac.compare_digest(row.digest, wanted):
             raise UnauthorizedError("Authorization", "the token is not valid.", "Make one: largebatch token create OWNER")
         return _valid(row)

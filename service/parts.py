@@ -1,9 +1,13 @@
 """The service's parts, made once and handed to every request."""
 
+import asyncio
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Annotated
+from functools import partial
+from typing import Annotated, TypeVar
 
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -18,8 +22,11 @@ from service.reconcile import Reconciler
 from service.settings import Settings
 from service.watch import Watcher
 
+T = TypeVar("T")
 COOKIE = "largebatch_session"
 MOST_ASKERS = 10_000
+READERS = 4
+"""Threads that read for requests. More of them would only wait for the interpreter's lock, and for each other at every row."""
 
 
 class RateLimit:
@@ -56,6 +63,11 @@ class Parts:
     heavy: Heavy
     rate_limit: RateLimit
     began_s: float = field(default_factory=time.monotonic)
+    readers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(READERS, "reader"))
+
+    async def read(self, look: Callable[[], T]) -> T:
+        """A short look at the database, beside the event loop."""
+        return await asyncio.get_running_loop().run_in_executor(self.readers, look)
 
     def visible(self, job_id: str, kind: Kind, who: Principal) -> Job:
         """A job that this asker may see. Raises: NotFoundError, also for another owner's: that it exists is theirs."""
@@ -65,27 +77,31 @@ class Parts:
         return job
 
 
+async def _parts_of(request: Request) -> Parts:  # async: no thread is needed for that
+    return parts_of(request)
+
+
 def parts_of(request: Request) -> Parts:
     """The parts of the service that is asked."""
     found: Parts = request.app.state.parts
     return found
 
 
-Here = Annotated[Parts, Depends(parts_of)]
+Here = Annotated[Parts, Depends(_parts_of)]
 _bearer = HTTPBearer(auto_error=False, description="A token that `largebatch token create` printed.")
 
 
-def principal_of(request: Request, parts: Here, bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]) -> Principal:
+async def principal_of(request: Request, parts: Here, bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]) -> Principal:
     """Who asks. Raises: UnauthorizedError, TooManyRequestsError."""
     address = request.client.host if request.client else ""
     cookie = request.cookies.get(COOKIE)
     if bearer is not None:
         parts.rate_limit.take(f"token {hash(bearer.credentials)}")
-        who = parts.tokens.principal(bearer.credentials)
+        who = await parts.read(partial(parts.tokens.principal, bearer.credentials))
     elif cookie is not None and parts.settings.needs_tokens:
         refuse_foreign(request)
         parts.rate_limit.take(f"session {hash(cookie)}")
-        who = parts.tokens.of_session(cookie)
+        who = await parts.read(partial(parts.tokens.of_session, cookie))
     elif parts.settings.needs_tokens:
         parts.rate_limit.take(f"address {address}")
         raise UnauthorizedError("Authorization", "a token is needed.", "Send: Authorization: Bearer TOKEN. Make one: largebatch token create OWNER")

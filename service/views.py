@@ -1,9 +1,9 @@
 """What the network sees of a job."""
 
-from datetime import UTC, datetime
-from typing import Any, Self
+from datetime import datetime
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from service.job import Job, Kind
 from service.states import State
@@ -12,7 +12,7 @@ from service.states import State
 class JobView(BaseModel):
     """A job in lists and events."""
 
-    model_config = ConfigDict(use_attribute_docstrings=True)
+    model_config = ConfigDict(use_attribute_docstrings=True, from_attributes=True)
 
     id: str
     kind: Kind
@@ -31,10 +31,10 @@ class JobView(BaseModel):
     gpus: int
     workers: str | None
     device: str
-    created_at: datetime
-    started_at: datetime | None
-    ended_at: datetime | None
-    deadline_at: datetime | None
+    created_at: Annotated[datetime, Field(validation_alias="created_at_s")]
+    started_at: Annotated[datetime | None, Field(validation_alias="started_at_s")]
+    ended_at: Annotated[datetime | None, Field(validation_alias="ended_at_s")]
+    deadline_at: Annotated[datetime | None, Field(validation_alias="deadline_at_s")]
     progress: dict[str, Any]
     """Of a run: step, epoch, loss, test_accuracy, training_seconds; of a sweep: runs, runs_over."""
     outcome: str | None
@@ -43,7 +43,7 @@ class JobView(BaseModel):
     @classmethod
     def of(cls, job: Job) -> Self:
         """The view of a job."""
-        return cls(**_fields(job))
+        return cls.model_validate(job)
 
 
 class JobDetails(JobView):
@@ -56,12 +56,11 @@ class JobDetails(JobView):
     summary: dict[str, Any] | None
     """The run's summary, once it ended by itself."""
 
+    @field_validator("summary")
     @classmethod
-    def of(cls, job: Job) -> Self:
-        """The view of a job."""
-        # Where the run's folder lies on the server is the operator's business.
-        summary = None if job.summary is None else {name: value for name, value in job.summary.items() if name != "run_dir"}
-        return cls(**_fields(job), spec=job.spec, base=job.base, summary=summary)
+    def _without_folder(cls, summary: dict[str, Any] | None) -> dict[str, Any] | None:
+        """Where the run's folder lies on the server is the operator's business."""
+        return None if summary is None else {name: value for name, value in summary.items() if name != "run_dir"}
 
 
 class JobPage(BaseModel):
@@ -69,11 +68,3 @@ class JobPage(BaseModel):
 
     items: list[JobView]
     next_cursor: str | None
-
-
-def _fields(job: Job) -> dict[str, Any]:
-    found = {name: getattr(job, name) for name in JobView.model_fields if name in Job.model_fields}
-    for name in ("created_at", "started_at", "ended_at", "deadline_at"):
-        at_s = getattr(job, f"{name}_s")
-        found[name] = None if at_s is None else datetime.fromtimestamp(at_s, UTC)
-    return found

@@ -1,5 +1,6 @@
 """Connections to either database, and the migrations that bring it up to date."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from jobs.errors import FaultError, InputError
 HERE = Path(__file__).parent
 BUSY_S = 15
 POOL = 20
+_sqlite_writer = threading.Lock()
 
 
 class DatabaseError(FaultError):
@@ -72,8 +74,22 @@ def reading(engine: Engine) -> Iterator[Connection]:
 @contextmanager
 def writing(engine: Engine) -> Iterator[Connection]:
     """One transaction: all of it or nothing. Raises: DatabaseError."""
-    with _faults(), engine.connect().execution_options(writes=True) as connection, connection.begin():
+    with _turn(engine), _faults(), engine.connect().execution_options(writes=True) as connection, connection.begin():
         yield connection
+
+
+@contextmanager
+def _turn(engine: Engine) -> Iterator[None]:
+    """SQLite has one writer at a time, and those who wait for it sleep longer and longer: ours wait here, each woken in its turn."""
+    if engine.dialect.name != "sqlite":
+        yield
+    elif _sqlite_writer.acquire(timeout=BUSY_S):
+        try:
+            yield
+        finally:
+            _sqlite_writer.release()
+    else:
+        raise DatabaseError("database", "is busy.", "Try again in a moment.")
 
 
 @contextmanager

@@ -32,6 +32,7 @@ class GoneError(LargebatchError):
 
 BRIEF = [column for column in jobs.c if column.name not in {"spec", "base", "summary"}]
 """What lists and watchers need of a row: the rest is most of its bytes."""
+_BY_ID = sa.select(jobs).where(jobs.c.id == sa.bindparam("id"))
 
 
 class Page(NamedTuple):
@@ -81,20 +82,20 @@ class Store:
     def find(self, job_id: str) -> Job | None:
         """One job."""
         with reading(self.engine) as connection:
-            row = connection.execute(sa.select(jobs).where(jobs.c.id == job_id)).one_or_none()
+            row = connection.execute(_BY_ID, {"id": job_id}).one_or_none()
         return None if row is None else _job(row)
 
     def find_all(self, job_ids: Sequence[str]) -> dict[str, Job]:
         """Those of these jobs that there are, by id, in brief."""
         with reading(self.engine) as connection:
-            return {row.id: _job(row) for row in connection.execute(sa.select(*BRIEF).where(jobs.c.id.in_(job_ids)))}
+            return {job.id: job for job in _jobs(connection.execute(sa.select(*BRIEF).where(jobs.c.id.in_(job_ids))))}
 
     def lately(self, limit: int) -> dict[str, Job]:
         """The newest jobs, and all that are active, by id, in brief."""
         newest = sa.select(*BRIEF).order_by(jobs.c.created_at_s.desc(), jobs.c.id.desc()).limit(limit)
         with reading(self.engine) as connection:
-            rows = [*connection.execute(newest), *connection.execute(sa.select(*BRIEF).where(jobs.c.state.in_([*ACTIVE])))]
-        return {row.id: _job(row) for row in rows}
+            found = [*_jobs(connection.execute(newest)), *_jobs(connection.execute(sa.select(*BRIEF).where(jobs.c.state.in_([*ACTIVE]))))]
+        return {job.id: job for job in found}
 
     def page(
         self,
@@ -125,7 +126,7 @@ class Store:
         columns = (jobs.c.created_at_s, jobs.c.id)
         wanted = wanted.order_by(*(columns if oldest_first else [column.desc() for column in columns])).limit(limit + 1)
         with reading(self.engine) as connection:
-            found = [_job(row) for row in connection.execute(wanted)]
+            found = _jobs(connection.execute(wanted))
         is_more = len(found) > limit
         found = found[:limit]
         return Page(found, f"{found[-1].created_at_s!r}~{found[-1].id}" if is_more else None)
@@ -166,19 +167,18 @@ class Store:
         """All jobs in these states, oldest first."""
         wanted = sa.select(jobs).where(jobs.c.state.in_([*states])).order_by(jobs.c.created_at_s, jobs.c.id).limit(limit)
         with reading(self.engine) as connection:
-            return [_job(row) for row in connection.execute(wanted)]
+            return _jobs(connection.execute(wanted))
 
     def active(self) -> list[Job]:
         """What the backend may have something of."""
         return self.in_states(ACTIVE)
 
     def waiting(self, limit: int) -> list[Job]:
-        """The queue's front: the highest priorities first, the oldest of each owner among them."""
+        """The queue's front, in brief: the highest priorities first, the oldest of each owner among them."""
         place = sa.func.row_number().over(partition_by=jobs.c.owner, order_by=(jobs.c.priority.desc(), jobs.c.created_at_s, jobs.c.id))
-        ranked = sa.select(jobs, place.label("place")).where(jobs.c.state == State.QUEUED).subquery()
+        ranked = sa.select(*BRIEF, place.label("place")).where(jobs.c.state == State.QUEUED).subquery()
         with reading(self.engine) as connection:
-            rows = connection.execute(sa.select(ranked).order_by(ranked.c.place).limit(limit))
-            return [_job(row) for row in rows]
+            return _jobs(connection.execute(sa.select(ranked).order_by(ranked.c.place).limit(limit)))
 
     def move(self, job: Job, state: State, **changes: Any) -> Job | None:
         """Move a job if it still stands as `job` says. Returns it as it is then; None if it has moved meanwhile."""
@@ -228,8 +228,13 @@ def _row(job: Job) -> dict[str, Any]:
     return {**job.model_dump(), "kind": str(job.kind), "state": str(job.state)}
 
 
-def _job(row: Any) -> Job:
-    return Job.model_validate({name: value for name, value in row._mapping.items() if name != "place"})
+def _job(row: sa.Row[Any]) -> Job:
+    return Job.model_validate(row._asdict())
+
+
+def _jobs(rows: sa.CursorResult[Any]) -> list[Job]:
+    names = tuple(rows.keys())
+    return [Job.model_validate(dict(zip(names, row, strict=True))) for row in rows]
 
 
 def _read_cursor(cursor: str) -> tuple[float, str]:

@@ -3,7 +3,7 @@
 import json
 import mimetypes
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -76,14 +76,20 @@ def submitted(parts: Parts, job: Job, key: str | None, digest: str, response: Re
     return JobView.of(accepted)
 
 
+async def found(parts: Parts, look: Callable[[], BaseModel]) -> Response:
+    """What a look at the database finds, made into JSON by the thread that looks."""
+    body = await parts.read(lambda: look().model_dump_json())
+    return Response(body, media_type="application/json")
+
+
 def add_job_routes(router: APIRouter, kind: Kind) -> None:
     """What runs and sweeps share. Each route's name carries the kind, for generated clients."""
 
     def named(what: str) -> dict[str, Any]:
         return {"operation_id": f"{what}_{kind}", "name": f"{what}_{kind}"}
 
-    @router.get("", **named("list"))
-    def list_jobs(
+    @router.get("", response_model=JobPage, **named("list"))
+    async def list_jobs(
         parts: Here,
         who: Who,
         state: State | None = None,
@@ -93,17 +99,22 @@ def add_job_routes(router: APIRouter, kind: Kind) -> None:
         sort: Literal["-created_at", "created_at"] = "-created_at",
         cursor: Annotated[str | None, Query(max_length=300)] = None,
         limit: Limit = 50,
-    ) -> JobPage:
+    ) -> Response:
         """A page of jobs, one's own; an administrator's list holds everybody's."""
-        if not who.may("admin"):
-            owner = who.owner
-        page = parts.store.page(kind, owner=owner, state=state, recipe=recipe, text=q, limit=limit, cursor=cursor, oldest_first=sort == "created_at")
-        return JobPage(items=[JobView.of(job) for job in page.jobs], next_cursor=page.next_cursor)
+        whose = owner if who.may("admin") else who.owner
 
-    @router.get("/{job_id}", **named("show"))
-    def show(job_id: str, parts: Here, who: Who) -> JobDetails:
+        def look() -> JobPage:
+            page = parts.store.page(
+                kind, owner=whose, state=state, recipe=recipe, text=q, limit=limit, cursor=cursor, oldest_first=sort == "created_at"
+            )
+            return JobPage(items=[JobView.of(job) for job in page.jobs], next_cursor=page.next_cursor)
+
+        return await found(parts, look)
+
+    @router.get("/{job_id}", response_model=JobDetails, **named("show"))
+    async def show(job_id: str, parts: Here, who: Who) -> Response:
         """One job, with its spec and, once it ended, its summary."""
-        return JobDetails.of(parts.visible(job_id, kind, who))
+        return await found(parts, lambda: JobDetails.of(parts.visible(job_id, kind, who)))
 
     @router.post("/{job_id}/cancel", status_code=202, **named("cancel"))
     def cancel(job_id: str, parts: Here, who: Who) -> JobView:

@@ -35,10 +35,10 @@ templates = Jinja2Templates(HERE / "templates")
 templates.env.globals.update(states=list(State), final=FINAL)
 
 
-def visitor(request: Request, parts: Here) -> Principal:
+async def visitor(request: Request, parts: Here) -> Principal:
     """Who looks at a page; one who has not signed in is asked to."""
     try:
-        return principal_of(request, parts, None)
+        return await principal_of(request, parts, None)
     except UnauthorizedError:
         raise HTTPException(303, "Sign in.", {"Location": "/login"}) from None
 
