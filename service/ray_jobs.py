@@ -10,6 +10,7 @@ import re
 import shlex
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ STOP_S = 120
 """Seconds that a stopped job has for finishing its step and saving."""
 LARGEST_CODE = 20 * 2**20
 NAME = "largebatch.name"
+LOOK_AT_NODES_EVERY_S = 5.0
 NOT_CODE = {"data", "runs", "node_modules", "tests", "build", "dist"}
 
 
@@ -64,6 +66,8 @@ class RayJobs:
         if not re.match(r"https?://", address):
             raise SpecError("--address", f"{address!r} is not the address of a Ray dashboard.", "Example: http://127.0.0.1:8265.")
         self.address = address
+        self._alive: frozenset[str] = frozenset()
+        self._looked_at_s = 0.0
         try:
             self._client = JobSubmissionClient(address)
             self._client.get_version()
@@ -78,18 +82,36 @@ class RayJobs:
     def all(self) -> list[Job]:
         """Every attempt that Ray remembers, newest first."""
         found = sorted(self._client.list_jobs(), key=lambda details: details.start_time or 0, reverse=True)
-        return [_job(details) for details in found if (details.metadata or {}).get(NAME)]
+        return [self._told(details) for details in found if (details.metadata or {}).get(NAME)]
 
-    def resources(self) -> dict[str, float]:
-        """What the nodes that are alive have together, by Ray's names."""
+    def _told(self, details: Any) -> Job:
+        """As Ray tells it, but one whose driver went down with its machine has failed.
+
+        A head that comes back with what Redis kept calls it running until the next job is submitted.
+        """
+        job, driver = _job(details), details.driver_node_id
+        if job.is_over or driver is None:
+            return job
+        if driver not in self._alive or time.monotonic() - self._looked_at_s > LOOK_AT_NODES_EVERY_S:
+            self._alive, self._looked_at_s = frozenset(node.node_id for node in self._nodes()), time.monotonic()
+        return job if driver in self._alive else job._replace(status="FAILED", message="The machine of its driver is gone.")
+
+    def _nodes(self) -> list[Any]:
+        """Those that are alive: the head at least. Raises: ConnectionError."""
         from ray.util.state import list_nodes
 
-        total: dict[str, float] = {}
         try:
             nodes = list_nodes(address=self.address, filters=[("state", "=", "ALIVE")], limit=10_000, raise_on_missing_output=False)
         except Exception as error:  # Ray's own, which are no kind of ConnectionError
             raise ConnectionError(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
-        for node in nodes:
+        if not nodes:
+            raise ConnectionError("Ray names no machine")
+        return list(nodes)
+
+    def resources(self) -> dict[str, float]:
+        """What the nodes that are alive have together, by Ray's names. Raises: ConnectionError."""
+        total: dict[str, float] = {}
+        for node in self._nodes():
             for name, amount in node.resources_total.items():
                 total[name] = total.get(name, 0.0) + amount
         return total

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -25,10 +25,13 @@ from ports import free_port
 Object = dict[str, Any]
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 120.0
+RESTARTS = 2
+"""On a machine with much else to do, Ray gives up waiting for itself."""
 WORKLOADS = {"Deployment", "StatefulSet", "Job"}
 NAMES = {
     "mlflow:5000": ("mlflow", 5000),
     "postgres:5432": ("postgres", 5432),
+    "redis:6379": ("redis", 6379),
     "s3:9000": ("s3", 9000),
     "largebatch-head-svc:8265": ("head", 8265),
     "largebatch-head-svc:6379": ("head", 6379),
@@ -52,8 +55,9 @@ class Container(NamedTuple):
 class Process:
     """One container's process, or one replica's."""
 
-    def __init__(self, popen: "subprocess.Popen[bytes]", log: Path, container: Container, ports: dict[int, int]) -> None:
-        self.popen, self._log, self._container, self._ports = popen, log, container, ports
+    def __init__(self, begin: Callable[[], "subprocess.Popen[bytes]"], log: Path, container: Container, ports: dict[int, int]) -> None:
+        self._begin, self._log, self._container, self._ports = begin, log, container, ports
+        self.popen = begin()
 
     @property
     def log(self) -> str:
@@ -63,12 +67,14 @@ class Process:
         return f"http://127.0.0.1:{self._ports[port]}"
 
     def wait_ready(self) -> Self:
-        """Until the container's own readiness probe says so."""
+        """Until the container's own readiness probe says so; one that ends before is begun again, as Kubernetes would."""
         assert self._container.readiness is not None
         probe = self._container.readiness["httpGet"]
-        ends_at, said = time.monotonic() + PATIENCE_S, ""
+        ends_at, said, restarts = time.monotonic() + PATIENCE_S, "", 0
         while True:
-            assert self.popen.poll() is None, (self._container.name, self.popen.returncode, self.log[-3000:])
+            if self.popen.poll() is not None:
+                assert restarts < RESTARTS, (self._container.name, self.popen.returncode, self.log[-3000:])
+                self.popen, restarts = self._begin(), restarts + 1
             assert time.monotonic() < ends_at, (self._container.name, said, self.log[-3000:])
             with contextlib.suppress(httpx.TransportError):
                 answer = httpx.get(f"{self.url(probe['port'])}{probe['path']}", timeout=5)
@@ -107,7 +113,7 @@ def _given(container: Object) -> list[str]:
 
 
 def _ray_start(group: Object, container: Object, cluster: str) -> list[str]:
-    """KubeRay's command for a group. Without Redis: a head that comes back is another test's, and the head alone knows of Redis."""
+    """KubeRay's command for a group, without Redis: `with_redis` adds what is missing."""
     assert not _given(container), "KubeRay takes a command of one's own for what comes before its own"
     limits = container["resources"]["limits"]
     assert set(limits) == {"cpu", "memory"}
@@ -135,7 +141,8 @@ def _container(objects: Sequence[Object], owner: str, container: Object, pod: Ob
             reference = variable["valueFrom"]["secretKeyRef"]
             environment[variable["name"]] = secrets[reference["name"]][reference["key"]]
     volumes = {volume["name"]: volume for volume in pod.get("volumes", [])}
-    by_path = {mount["mountPath"]: volumes[mount["name"]] for mount in container.get("volumeMounts", []) if mount["name"] in volumes}
+    mounts = container.get("volumeMounts", [])  # a claim's volume is no volume of the pod
+    by_path = {mount["mountPath"]: volumes.get(mount["name"], {"name": mount["name"]}) for mount in mounts}
     numbers = {port["name"]: port["containerPort"] for port in container.get("ports", [])}
     readiness = container.get("readinessProbe")
     if readiness and "httpGet" in readiness:
@@ -144,6 +151,19 @@ def _container(objects: Sequence[Object], owner: str, container: Object, pod: Ob
         numbers["probe"] = numbers.get(port, port)
     ours = {10001} if command[:1] == ["ray"] else set()  # Ray's clients'; not declared, since nobody may come that way
     return Container(f"{owner}/{container['name']}", command, environment, by_path, {*numbers.values(), *ours}, readiness)
+
+
+def with_redis(objects: Sequence[Object], head: Container) -> Container:
+    """Ray's head as KubeRay makes it where gcsFaultToleranceOptions are given."""
+    (options,) = [part["spec"]["gcsFaultToleranceOptions"] for part in objects if part["kind"] == "RayCluster"]
+    reference = options["redisPassword"]["valueFrom"]["secretKeyRef"]
+    (secret,) = [part["stringData"] for part in objects if part["kind"] == "Secret" and part["metadata"]["name"] == reference["name"]]
+    given = {
+        "RAY_REDIS_ADDRESS": options["redisAddress"], "RAY_external_storage_namespace": options["externalStorageNamespace"],
+        "REDIS_PASSWORD": secret[reference["key"]],
+    }  # fmt: skip
+    command = [*head.command, f"--redis-password={given['REDIS_PASSWORD']}"]
+    return head._replace(command=command, environment={**head.environment, **given})
 
 
 def image_environment() -> dict[str, str]:
@@ -161,7 +181,7 @@ class Layout:
         self._objects, self._folder = objects, folder
         self.containers = containers(objects)
         self.ran: set[str] = set()
-        self.sessions: set[int] = set()
+        self.popens: list[subprocess.Popen[bytes]] = []
         self._ports: dict[tuple[str, int], int] = {}
 
     def port(self, instance: str, number: int) -> int:
@@ -198,13 +218,17 @@ class Layout:
         # Its programs are looked for where it would: Popen itself asks this process's PATH.
         program = shutil.which(expanded[0], path=environment["PATH"])
         assert program is not None, expanded[0]
-        with log.open("ab") as file:
-            popen = subprocess.Popen(
-                [program, *(self._here(instance, container, part) for part in expanded[1:])],
-                env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file, cwd=environment["TMPDIR"], start_new_session=True,
-            )  # fmt: skip
-        self.sessions.add(popen.pid)
-        return Process(popen, log, container, {number: self.port(instance, number) for number in container.ports})
+        words = [program, *(self._here(instance, container, part) for part in expanded[1:])]
+
+        def begin() -> "subprocess.Popen[bytes]":
+            with log.open("ab") as file:
+                popen = subprocess.Popen(
+                    words, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file, cwd=environment["TMPDIR"], start_new_session=True,
+                )  # fmt: skip
+            self.popens.append(popen)
+            return popen
+
+        return Process(begin, log, container, {number: self.port(instance, number) for number in container.ports})
 
     def run(self, name: str, instance: str, command: Sequence[str] = ()) -> str:
         """A container's process to its end, which must be a good one; returns what it printed."""
@@ -250,7 +274,9 @@ def laid_out(objects: Sequence[Object]) -> Iterator[Layout]:
     try:
         yield layout
     finally:
-        _end_all(folder, layout.sessions)
+        _end_all(folder, {popen.pid for popen in layout.popens})
+        for popen in layout.popens:
+            popen.wait()
         shutil.rmtree(folder)
 
 
