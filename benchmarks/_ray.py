@@ -12,13 +12,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from jobs.launch.ray_cluster import OWN_SETTINGS
+
 SETTLE_S = 25.0
 """Ray's dashboard and agents load their modules for some seconds after the head answers."""
 
 
 @contextmanager
 def head() -> Iterator[str]:
-    """The address of a settled Ray on this machine."""
+    """The address of a settled Ray on this machine, with the settings of one that the command brings along."""
+    os.environ.update(OWN_SETTINGS)
     folder = tempfile.mkdtemp(prefix="lbb", dir="/tmp")  # sockets' names must be short
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -27,7 +30,7 @@ def head() -> Iterator[str]:
         [*command, "--disable-usage-stats", "--object-store-memory", str(200 * 2**20)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        env={**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"},
+        env={**os.environ, "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"},
     )
     try:
         time.sleep(SETTLE_S)

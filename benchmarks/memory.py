@@ -21,9 +21,9 @@ SAMPLES = 60_000
 
 def _train(global_batch_size: int, data_dir: Path) -> None:
     """In a fresh process: train, print the peak of this process's resident memory in bytes."""
-    from jobs.job import Listener
     from jobs.launch.local import prepare_locally, train_locally
     from jobs.launch.options import LocalOptions
+    from jobs.listener import Listener
     from jobs.spec import TrainSpec
 
     spec = TrainSpec.model_validate(

@@ -6,9 +6,8 @@ import time
 from pathlib import Path
 
 from jobs.errors import LargebatchError, SpecError
-from jobs.job import Listener
-from jobs.launch.local import prepare_locally, train_locally
 from jobs.launch.options import RayOptions, fetch_stored, read_places, read_workers
+from jobs.listener import Listener
 from jobs.records import EvalRecord, Outcome, Record, RunSummary, StepRecord
 from jobs.spec_reader import read_spec, resumed_spec
 
@@ -78,6 +77,8 @@ def main(arguments: list[str] | None = None) -> int:
             )
             summary = train_on_ray(spec, options, ray_options, listener)
         else:
+            from jobs.launch.local import prepare_locally, train_locally
+
             options = options.going_on()
             summary = train_locally(prepare_locally(spec, options), options, listener)
     except LargebatchError as error:

@@ -9,7 +9,7 @@ import hashlib
 import itertools
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self
@@ -29,6 +29,7 @@ from jobs.engine.loop import train
 from jobs.engine.state import TrainState, WeightAverage
 from jobs.engine.warm_up import activation_bytes_per_sample, refuse_misfit, warm_up
 from jobs.errors import CheckpointError, DataError, DivergedError
+from jobs.listener import Listener
 from jobs.models.ghost_batch_norm import has_batch_norm, use_ghost_batch_norm
 from jobs.models.table import build_model
 from jobs.optim.table import build_optimizer
@@ -55,16 +56,6 @@ class Prepared:
         """(what, how and why) for a person."""
         dataset_bytes = sum(part.num_bytes for part in (self.dataset.train, self.dataset.test) if isinstance(part, Images))
         return plan_lines(self.plan, self.model, activation_bytes_per_sample(self.model, self.dataset), dataset_bytes)
-
-
-@dataclass(frozen=True)
-class Listener:
-    """What a job tells while it runs, and what it asks."""
-
-    on_record: Callable[[Record], None] = lambda record: None
-    on_notice: Callable[[str], None] = lambda text: None
-    should_stop: Callable[[], bool] = lambda: False
-    should_save: Callable[[], bool] = lambda: False
 
 
 class _Examined(NamedTuple):

@@ -93,7 +93,8 @@ def _train_here(spec: TrainSpec, options: TrialOptions, run_id: str, reporter: _
     from jobs import run_folder
     from jobs.checkpoint_files import list_checkpoints
     from jobs.device import choose_device
-    from jobs.job import Listener, prepare, run_job
+    from jobs.job import prepare, run_job
+    from jobs.listener import Listener
 
     torch.set_num_threads(max(int(options.cpus_per_worker), 1))
     job = prepare(spec, choose_device(options.device), options.data_dir)
@@ -104,9 +105,9 @@ def _train_here(spec: TrainSpec, options: TrialOptions, run_id: str, reporter: _
 
 
 def _train_on_workers(spec: TrainSpec, options: TrialOptions, run_id: str, reporter: _Reporter) -> RunSummary:
-    from jobs.job import Listener
     from jobs.launch.options import LocalOptions, RayOptions, Workers
     from jobs.launch.ray_train import train_on_ray
+    from jobs.listener import Listener
 
     # The sweep has one mirror for all its runs.
     quiet = spec.model_copy(update={"tracking": spec.tracking.model_copy(update={"enabled": False})})

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from jobs import run_folder
 from jobs.device import choose_device
-from jobs.job import Listener, Prepared, prepare, run_job
+from jobs.job import Prepared, prepare, run_job
 from jobs.launch.options import LocalOptions, mirrored_spec
 from jobs.launch.stop_requests import stop_requests
+from jobs.listener import Listener
 from jobs.records import RunSummary
 from jobs.spec import TrainSpec
 from jobs.storage import StoredRun

@@ -1,6 +1,7 @@
 """What a launch needs beside the spec; light, so that commands can read it before torch is imported."""
 
 import os
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -62,6 +63,20 @@ class RayOptions:
     """How often the run goes on by itself after a failure; preemptions are not counted."""
     shows_worker_logs: bool = False
     """Print what the workers print, not only what the run itself tells."""
+
+
+def resume_command(place: str | Path, ray_options: RayOptions | None = None) -> str:
+    """What a person types to go on with the run that lies there, in the way in which it was begun."""
+    words = ["largebatch", "train", "--resume", str(place)]
+    if ray_options is not None:
+        given = {
+            "--workers": ray_options.workers,
+            "--gpus-per-worker": ray_options.gpus_per_worker,
+            "--cpus-per-worker": ray_options.cpus_per_worker,
+            "--address": ray_options.address,
+        }
+        words += [word for option, value in given.items() if value is not None for word in (option, str(value))]
+    return shlex.join(words)
 
 
 def read_places(data_dir: Path, output_dir: str, device: str, resume: str | None, run_id: str | None = None) -> LocalOptions:

@@ -15,7 +15,7 @@ from jobs.launch.options import RayOptions
 
 CONNECT_S = 10.0
 SETTINGS = {
-    # Nothing is sent to anybody, and a Ray of our own neither asks for a token nor leaves one in the home folder.
+    # Nothing is sent to anybody.
     "RAY_USAGE_STATS_ENABLED": "0",
     # Ray Train looks after its workers once a second, not every two: a lost one is found soon.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1.0",
@@ -27,6 +27,15 @@ SETTINGS = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
+OWN_SETTINGS = {
+    # It neither asks for a token nor leaves one in the home folder.
+    "RAY_AUTH_MODE": "disabled",
+    # Ray puts workers behind all else on their machine (nice 15); here they are what the machine is for.
+    "RAY_worker_niceness": "0",
+    # A cluster may say that it will take a machine away; this one will not, and asking is a process more.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+}
+"""Beside these, for a Ray that the command brings along."""
 
 
 class Resources(NamedTuple):
@@ -47,11 +56,9 @@ def connected(options: RayOptions) -> Iterator[Any]:
 
     Raises: InputError for an address that does not answer; FaultError if Ray does not start.
     """
-    for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
     address = options.address or os.environ.get("RAY_ADDRESS")
-    if address is None:
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    for name, value in {**SETTINGS, **(OWN_SETTINGS if address is None else {})}.items():
+        os.environ.setdefault(name, value)
     import ray
 
     if ray.is_initialized():  # a process that lives in somebody's Ray already, such as a sweep's trial
@@ -94,6 +101,7 @@ def _refuse_silence(address: str) -> None:
 
 def share_out(ray: Any, options: RayOptions, device: str) -> Resources:
     """What each worker gets. Raises: InputError for more than the cluster has, with what it has."""
+    _refuse_impossible_workers(options, device)
     have = ray.cluster_resources()
     cpus, gpus = float(have.get("CPU", 0)), float(have.get("GPU", 0))
     least, most = options.workers.least, options.workers.most
@@ -115,6 +123,23 @@ def share_out(ray: Any, options: RayOptions, device: str) -> Resources:
             f"Use at most {int(cpus // wanted_cpus)} workers, or a smaller --cpus-per-worker.",
         )
     return Resources(wanted_cpus, wanted_gpus)
+
+
+def _refuse_impossible_workers(options: RayOptions, device: str) -> None:
+    """Raises: InputError for what no cluster could give."""
+    gpus, cpus = options.gpus_per_worker, options.cpus_per_worker
+    if gpus is not None and gpus < 0:
+        raise InputError("--gpus-per-worker", f"{gpus:g} is less than none.", "Give 1, or 0 for workers on CPUs.")
+    if gpus and gpus % 1 and options.workers.most > 1:
+        raise InputError(
+            "--gpus-per-worker",
+            f"{gpus:g} of a GPU for each of several workers, and NCCL joins whole GPUs only.",
+            "Give 1, or 0 for workers on CPUs.",
+        )
+    if gpus and device == "cpu":
+        raise InputError("--gpus-per-worker", f"{gpus:g}, and --device cpu uses none.", "Leave one of the two out.")
+    if cpus is not None and cpus <= 0:
+        raise InputError("--cpus-per-worker", f"{cpus:g} is not more than none.", "Give 1, or a fraction such as 0.5.")
 
 
 def dashboard_url(ray: Any) -> str | None:

@@ -7,6 +7,7 @@ The run's folder holds everything that a new group of workers needs, so whatever
 """
 
 import contextlib
+import importlib
 import shutil
 import signal
 import threading
@@ -20,10 +21,10 @@ import pydantic
 
 from jobs import run_folder
 from jobs.errors import FaultError, StorageError
-from jobs.job import Listener
-from jobs.launch.options import LocalOptions, RayOptions
+from jobs.launch.options import LocalOptions, RayOptions, resume_command
 from jobs.launch.ray_cluster import Resources, connected, dashboard_url, log_folder, share_out
 from jobs.launch.stop_requests import stop_requests
+from jobs.listener import Listener
 from jobs.records import JournalRecord, Outcome, RunSummary
 from jobs.spec import TrainSpec
 from jobs.storage import Storage
@@ -58,6 +59,8 @@ def train_on_ray(
     if ended is not None:
         listener.on_notice(f"Run {run_dir.name} ended before: {ended.outcome}.")
         return ended
+    # Ray Train wants torch here too; its import goes on while Ray starts, mostly in processes of its own.
+    threading.Thread(target=importlib.import_module, args=("torch",), daemon=True).start()
     with connected(ray_options) as ray:
         resources = share_out(ray, ray_options, options.device)
         url = dashboard_url(ray)
@@ -224,7 +227,7 @@ class _Driver:
         if self._options.store is None and not (self._run_dir / run_folder.CHECKPOINTS).is_dir():
             return "Nothing was trained; start it again."
         where = f"{self._options.store.rstrip('/')}/{self._run_dir.name}" if self._options.store else self._run_dir
-        return f"Go on with: largebatch train --resume {where} --workers {self._ray_options.workers}"
+        return f"Go on with: {resume_command(where, self._ray_options)}"
 
     def _fault(self) -> FaultError:
         from jobs.launch.ray_controller import first_cause

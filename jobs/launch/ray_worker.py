@@ -23,10 +23,11 @@ from jobs import run_folder
 from jobs.checkpoint_files import list_checkpoints
 from jobs.engine.group import Group
 from jobs.errors import FaultError, InputError, LargebatchError
-from jobs.job import Listener, Prepared, prepare, run_job
+from jobs.job import Prepared, prepare, run_job
 from jobs.launch import termination
 from jobs.launch.local import carry_out
 from jobs.launch.options import LocalOptions, fetch_stored, mirrored_spec
+from jobs.listener import Listener
 from jobs.records import Outcome, Record, RunSummary, StepRecord
 from jobs.spec import TrainSpec
 from jobs.spec_reader import build_spec

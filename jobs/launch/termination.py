@@ -13,6 +13,8 @@ from typing import Any
 from ray.train.torch import TorchConfig
 from ray.train.torch.config import _TorchBackend
 
+from jobs.launch.ray_network import use_rays_interface
+
 training = threading.Event()
 """Set while this process trains; only then is there something to save."""
 terminated = threading.Event()
@@ -44,6 +46,7 @@ class SavingBackend(_TorchBackend):
 
     def on_start(self, worker_group: Any, backend_config: Any) -> None:
         """Called by Ray Train's controller when all workers are there."""
+        worker_group.execute(use_rays_interface)
         super().on_start(worker_group, backend_config)
         worker_group.execute(listen)
 

@@ -13,16 +13,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 from torch.optim.adam import adam
 
+from jobs.optim.eager import EagerOptimizer
 from jobs.optim.tensors import buckets, in_at_least_float32, norms, state_like
 
 LONG_AGO = 1e9
 """A step count at which 1 - beta^t is 1 to the last bit: how bias correction is switched off."""
 
 
-class LAMB(Optimizer):
+class LAMB(EagerOptimizer):
     """LAMB, with the choices on which the literature differs as options; defaults are the paper's.
 
     Leaves `.grad` as it was found, clips nothing and warms nothing up. Norms, ratios and both moments are

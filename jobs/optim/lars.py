@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
+from jobs.optim.eager import EagerOptimizer
 from jobs.optim.tensors import buckets, in_at_least_float32, norms, state_like
 
 
-class LARS(Optimizer):
+class LARS(EagerOptimizer):
     """LARS, with the choices on which the literature differs as options; defaults are the paper's.
 
     Leaves `.grad` as it was found, clips nothing and warms nothing up. Norms, ratios and the momentum buffer

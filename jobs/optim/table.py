@@ -5,8 +5,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import Optimizer
 
+from jobs.optim.eager import EagerAdamW, EagerSGD
 from jobs.optim.lamb import LAMB
 from jobs.optim.lars import LARS
 from jobs.spec import OptimizerSpec
@@ -33,12 +34,12 @@ def parameter_groups(model: nn.Module, spec: OptimizerSpec) -> Groups:
 
 
 def _sgd(groups: Groups, spec: OptimizerSpec) -> Optimizer:
-    return SGD(groups, lr=0.0, momentum=spec.momentum, nesterov=spec.nesterov)
+    return EagerSGD(groups, lr=0.0, momentum=spec.momentum, nesterov=spec.nesterov)
 
 
 def _adamw(groups: Groups, spec: OptimizerSpec) -> Optimizer:
     epsilon = 1e-8 if spec.epsilon is None else spec.epsilon
-    return AdamW(groups, lr=0.0, betas=(spec.beta1, spec.beta2), eps=epsilon, fused=True)
+    return EagerAdamW(groups, lr=0.0, betas=(spec.beta1, spec.beta2), eps=epsilon, fused=True)
 
 
 def _lars(groups: Groups, spec: OptimizerSpec) -> Optimizer:

@@ -86,8 +86,8 @@ def _spec(recipe: str | None, resume: Path | None, overrides: list[str]) -> "Tra
 
 
 def _train(spec: "TrainSpec", options: "LocalOptions", mirror: "MirrorProcess", as_json: bool) -> None:
-    from jobs.job import Listener
     from jobs.launch.local import prepare_locally, train_locally
+    from jobs.listener import Listener
     from service.console import TrainingView
     from tuning.figures import draw_run
 
@@ -116,8 +116,8 @@ def _ray_options(
 
 
 def _train_on_ray(spec: "TrainSpec", options: "LocalOptions", ray_options: "RayOptions", as_json: bool) -> None:
-    from jobs.job import Listener
     from jobs.launch.ray_train import train_on_ray
+    from jobs.listener import Listener
     from service.console import TrainingView
     from tuning.figures import draw_run
 
@@ -125,15 +125,17 @@ def _train_on_ray(spec: "TrainSpec", options: "LocalOptions", ray_options: "RayO
     with TrainingView(console) as view:
         listener = Listener(on_record=view.record, on_notice=view.notice)
         summary = train_on_ray(spec, options, ray_options, listener, on_start=view.started, on_plan=view.expect, draw=draw_run)
-    _end(summary, console, as_json)
+    _end(summary, console, as_json, ray_options)
 
 
-def _end(summary: "RunSummary", console: Console, as_json: bool) -> None:
+def _end(summary: "RunSummary", console: Console, as_json: bool, ray_options: "RayOptions | None" = None) -> None:
     from jobs.__main__ import exit_code
+    from jobs.launch.options import resume_command
     from jobs.records import Outcome
 
     if summary.outcome is Outcome.STOPPED:
-        console.print(f"Stopped at step {summary.steps}. Go on with: largebatch train --resume {summary.run_dir}", highlight=False, soft_wrap=True)
+        how = resume_command(summary.run_dir, ray_options)
+        console.print(f"Stopped at step {summary.steps}. Go on with: {how}", highlight=False, soft_wrap=True, markup=False)
     if as_json:
         print(summary.model_dump_json())
     else:

@@ -12,7 +12,8 @@ import torch
 import torch.distributed as dist
 
 from jobs.errors import LargebatchError
-from jobs.job import Listener, prepare, run_job
+from jobs.job import prepare, run_job
+from jobs.listener import Listener
 from jobs.spec_reader import build_spec
 
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from jobs.job import Listener, prepare, run_job
+from jobs.job import prepare, run_job
+from jobs.listener import Listener
 from jobs.records import Outcome, RunSummary, StepRecord
 from jobs.spec_reader import build_spec
 from jobs.tracking.journal import evaluations, read_records, steps

@@ -12,7 +12,8 @@ import torch
 from jobs import checkpoints
 from jobs.checkpoint_files import list_checkpoints
 from jobs.errors import CheckpointError, StorageError
-from jobs.job import Listener, prepare, run_job
+from jobs.job import prepare, run_job
+from jobs.listener import Listener
 from jobs.records import RunSummary
 from jobs.spec import TrainSpec
 from jobs.spec_reader import build_spec, resumed_spec

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from jobs.errors import FaultError
-from jobs.job import Listener, Prepared, prepare, run_job
+from jobs.job import Prepared, prepare, run_job
+from jobs.listener import Listener
 from jobs.records import NoticeRecord, Record, RunSummary
 from jobs.spec_reader import build_spec
 from jobs.tracking.journal import read_records, steps

@@ -22,9 +22,9 @@ from torch import Tensor
 
 from jobs.checkpoint_files import list_checkpoints
 from jobs.checkpoints import load
-from jobs.job import Listener
 from jobs.launch.options import LocalOptions, RayOptions, Workers
 from jobs.launch.ray_train import train_on_ray
+from jobs.listener import Listener
 from jobs.records import NoticeRecord, Record, RunSummary, StartRecord, StepRecord
 from jobs.spec_reader import build_spec
 from jobs.tracking.journal import read_records
@@ -79,7 +79,10 @@ class Watcher:
         self.records: list[Record] = []
         self.notices: list[str] = []
         self.stops = threading.Event()
-        self._at_step, self._act = at_step, act
+        self.act_at(at_step, act)
+
+    def act_at(self, step: int, act: Callable[[], None] | None) -> None:
+        self._at_step, self._act = step, act
 
     def record(self, record: Record) -> None:
         self.records.append(record)
@@ -95,7 +98,7 @@ def train(
     folder: Path, address: str, workers: Workers, given: dict[str, Any], watcher: Watcher | None = None, run_id: str = "run", **options: Any
 ) -> RunSummary:
     """One run of so many workers, half a core each."""
-    launch = LocalOptions(data_dir=Path("data"), output_dir=folder, device="cpu", run_id=run_id)
+    launch = LocalOptions(data_dir=Path("data"), output_dir=folder, device=options.pop("device", "cpu"), run_id=run_id)
     ray_options = RayOptions(workers, cpus_per_worker=options.pop("cpus", 0.5), address=address, **options)
     return train_on_ray(build_spec(given), launch, ray_options, (watcher or Watcher()).listener())
 
@@ -133,8 +136,8 @@ def kill_a_worker(folder: Path, number: signal.Signals = signal.SIGKILL) -> None
 
     Ray's titles do not tell: a worker of the run before may still be ending, and Ray starts processes ahead.
     """
-    pids = sorted(int(file.name.removeprefix(slow.WORKER)) for file in folder.glob(f"{slow.WORKER}*"))
-    os.kill(pids[-1], number)
+    newest = max(folder.glob(f"{slow.WORKER}*"), key=lambda file: file.stat().st_mtime_ns)  # the numbers of processes begin again now and then
+    os.kill(int(newest.name.removeprefix(slow.WORKER)), number)
 
 
 def wait_for(is_so: Callable[[], bool], seconds: float) -> None:

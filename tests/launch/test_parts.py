@@ -11,7 +11,9 @@ import pytest
 
 from jobs.errors import FaultError, InputError
 from jobs.launch.mailbox import Mailbox
+from jobs.launch.options import RayOptions, Workers, resume_command
 from jobs.launch.ray_controller import first_cause, first_failure, sentence
+from jobs.launch.ray_network import interface_of
 from jobs.launch.termination import SAVED
 from jobs.plan import Position, Slice
 from jobs.planning import Facts, make_plan
@@ -75,6 +77,20 @@ def test_the_first_real_error_is_not_another_ranks_echo() -> None:
 )  # fmt: skip
 def test_an_error_in_one_line(error: Exception, words: str) -> None:
     assert sentence(error) == words
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux's kernel")
+def test_the_interface_that_has_an_address() -> None:
+    assert interface_of("127.0.0.1") == "lo"
+    assert interface_of("203.0.113.7") is None
+
+
+def test_how_to_go_on_is_a_command_in_the_way_in_which_the_run_was_begun() -> None:
+    assert resume_command("runs/one") == "largebatch train --resume runs/one"
+    on_ray = RayOptions(Workers(2, 4), cpus_per_worker=0.5, address="10.0.0.1:6379")
+    assert resume_command("my runs/one", on_ray) == (
+        "largebatch train --resume 'my runs/one' --workers 2:4 --cpus-per-worker 0.5 --address 10.0.0.1:6379"
+    )
 
 
 def supervised(folder: Path, code: str, *arguments: str) -> "subprocess.Popen[str]":

@@ -2,12 +2,16 @@
 
 import json
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import launch_runs as runs
 import pytest
@@ -15,8 +19,9 @@ import torch
 from launch_runs import Head
 
 from jobs.errors import DataError, FaultError, InputError, PlanError
-from jobs.job import Listener, prepare, run_job
+from jobs.job import prepare, run_job
 from jobs.launch.options import Workers, read_workers
+from jobs.listener import Listener
 from jobs.records import Outcome
 from jobs.spec_reader import build_spec
 
@@ -74,61 +79,140 @@ def test_three_workers_of_an_uneven_batch(head: Head, one_process: Path, tmp_pat
     assert runs.distance(runs.parameters(one_process), runs.parameters(tmp_path / "run")) < 1e-3
 
 
-def test_a_killed_worker_leaves_the_same_run(head: Head, undisturbed: Path, tmp_path: Path) -> None:
-    killed = []
+def test_a_killed_worker_and_then_a_preempted_one_leave_the_same_run(head: Head, undisturbed: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+
+    def preempt() -> None:
+        runs.kill_a_worker(tmp_path, signal.SIGTERM)
+        watcher.act_at(45, (tmp_path / "acted").touch)  # the signal is answered within a second, not at once
 
     def kill() -> None:
         runs.kill_a_worker(tmp_path)
-        (tmp_path / "acted").touch()
-        killed.append(time.monotonic())
+        watcher.act_at(25, preempt)
 
     watcher = runs.Watcher(15, kill)
-    runs.train(tmp_path, head.address, TWO, runs.slow_document(tmp_path / "acted"), watcher)
-    assert len(killed) == 1
-    found = runs.starts(tmp_path / "run")
-    assert [record.world_size for record in found] == [2, 2]
-    assert found[1].step >= 10
-    assert runs.same(runs.parameters(undisturbed), runs.parameters(tmp_path / "run"))
-    assert runs.steps(tmp_path / "run") == list(range(1, runs.STEPS + 1)), "no record lost or doubled"
-    (notice,) = runs.notices(tmp_path / "run")
-    assert "its process ended" in notice
-    assert f"from step {found[1].step}" in notice
-    assert "\n" not in notice
-
-
-def test_sigterm_saves_and_is_no_failure(head: Head, undisturbed: Path, tmp_path: Path) -> None:
-    given = runs.slow_document(tmp_path / "never", checkpoint={"every_seconds": None, "best": False, "keep": 99})
-
-    # Slow to its end: the signal is answered within a second, not at once.
-    watcher = runs.Watcher(15, lambda: runs.kill_a_worker(tmp_path, signal.SIGTERM))
-    summary = runs.train(tmp_path, head.address, TWO, given, watcher, max_failures=0)
-    assert summary.outcome is Outcome.COMPLETED, "preemptions are not counted as failures"
-    found = runs.starts(tmp_path / "run")
-    assert len(found) == 2
-    assert found[1].step >= 15, "nothing was lost: there were no periodic checkpoints"
-    assert runs.same(runs.parameters(undisturbed), runs.parameters(tmp_path / "run"))
+    summary = runs.train(tmp_path, head.address, TWO, runs.slow_document(tmp_path / "acted"), watcher, max_failures=1)
+    assert summary.outcome is Outcome.COMPLETED, "the preemption is not counted as a failure"
+    found = runs.starts(run_dir)
+    assert [record.world_size for record in found] == [2, 2, 2]
+    assert 10 <= found[1].step < 25, "the newest checkpoint before the kill"
+    assert runs.same(runs.parameters(undisturbed), runs.parameters(run_dir))
+    assert runs.steps(run_dir) == list(range(1, runs.STEPS + 1)), "no record lost or doubled"
+    killed, preempted = runs.notices(run_dir)
+    assert "its process ended" in killed
+    assert f"from step {found[1].step}" in killed
+    assert "Preempted" in preempted
+    assert "\n" not in killed + preempted
+    written = [json.loads(line) for line in (run_dir / "records.jsonl").read_text().splitlines()]
+    last_start = max(place for place, line in enumerate(written) if line["kind"] == "start")
+    trained = [line["step"] for line in written[:last_start] if line["kind"] == "step"]
+    assert trained[-1] == found[2].step >= 25, "all that was trained before SIGTERM was saved"
 
 
 def test_a_run_that_keeps_failing_ends_with_the_first_real_error(head: Head, tmp_path: Path) -> None:
     given = runs.document(model={"entry_point": "failing:build"}, batch_norm={"span": "auto"})
-    with pytest.raises(FaultError, match=r"more than 1 times.*worker 1: ZeroDivisionError: rank 1 cannot go on") as caught:
-        runs.train(tmp_path, head.address, TWO, given, max_failures=1)
+    with pytest.raises(FaultError, match=r"more than 0 times.*worker 1: ZeroDivisionError: rank 1 cannot go on") as caught:
+        runs.train(tmp_path, head.address, TWO, given, max_failures=0)
     assert "\n" not in str(caught.value)
 
 
-def test_asking_to_stop_ends_resumably(head: Head, undisturbed: Path, tmp_path: Path) -> None:
-    watcher, slow = runs.Watcher(), runs.slow_document(tmp_path / "acted")
-    watcher._at_step, watcher._act = 5, watcher.stops.set
-    summary = runs.train(tmp_path, head.address, TWO, slow, watcher)
+# ---- Ctrl-C and SIGTERM -------------------------------------------------------------------------------------------------
+
+
+class Command(NamedTuple):
+    """A `largebatch train` that was asked to end."""
+
+    exit_code: int
+    summary: dict[str, Any]
+    said: str
+
+    @property
+    def resumes_with(self) -> list[str]:
+        """The arguments of the command that it says to go on with."""
+        (line,) = [line for line in self.said.splitlines() if "Go on with: largebatch " in line]
+        return shlex.split(line.partition("largebatch ")[2])
+
+
+def largebatch(*arguments: str | Path, **environment: str) -> "subprocess.Popen[str]":
+    """The command in a session of its own, as a terminal starts it."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "service.cli", *arguments], env={**os.environ, **environment}, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def asked_to_end(process: "subprocess.Popen[str]", output_dir: Path, ask: Callable[[], None]) -> Command:
+    """Wait until the command's run is in the middle, ask it to end, and take what it says."""
+
+    def is_training() -> bool:
+        assert process.poll() is None, process.communicate()
+        return any('"step":5,' in journal.read_text() for journal in output_dir.glob("*/records.jsonl"))
+
+    try:
+        runs.wait_for(is_training, 90)
+        ask()
+        output, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    return Command(process.returncode, json.loads(output.splitlines()[-1]), said)
+
+
+def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(head: Head, undisturbed: Path, tmp_path: Path) -> None:
+    recipe, output_dir = tmp_path / "recipe.json", tmp_path / "runs"
+    recipe.write_text(json.dumps(runs.slow_document(tmp_path / "acted")))
+    places = ["--output-dir", output_dir, "--data-dir", "data", "--device", "cpu"]
+    process = largebatch("train", recipe, "--workers", "2", "--cpus-per-worker", "0.5", "--address", head.address, *places, "--json")
+    stopped = asked_to_end(process, output_dir, lambda: os.killpg(process.pid, signal.SIGINT))  # a terminal's Ctrl-C reaches the whole group
+    assert stopped.exit_code == 4, stopped.said
+    assert "SIGINT: finishing this step and saving." in stopped.said
+    assert "Traceback" not in stopped.said
+    assert (stopped.summary["outcome"], stopped.summary["world_size"]) == ("stopped", 2)
+    assert 5 <= stopped.summary["steps"] < runs.STEPS
+
     (tmp_path / "acted").touch()
-    assert summary.outcome is Outcome.STOPPED
-    assert 5 <= summary.steps < runs.STEPS
-    summary = runs.train(tmp_path, head.address, TWO, slow)
-    assert summary.steps == runs.STEPS
-    assert runs.same(runs.parameters(undisturbed), runs.parameters(tmp_path / "run"))
-    again = runs.Watcher()
-    assert runs.train(tmp_path, head.address, TWO, slow, again).parameters_sha256 == summary.parameters_sha256
-    assert any("ended before" in notice for notice in again.notices)
+    (run_dir,) = output_dir.iterdir()
+    assert stopped.resumes_with[:3] == ["train", "--resume", str(run_dir)]
+    again = largebatch(*stopped.resumes_with, "--device", "cpu", "--json")
+    output, said = again.communicate(timeout=120)
+    assert again.returncode == 0, said
+    assert json.loads(output.splitlines()[-1])["steps"] == runs.STEPS
+    assert runs.steps(run_dir) == list(range(1, runs.STEPS + 1))
+    assert runs.same(runs.parameters(undisturbed), runs.parameters(run_dir))
+    over = runs.Watcher()
+    assert runs.train(output_dir, head.address, TWO, runs.document(), over, run_id=run_dir.name).steps == runs.STEPS
+    assert any("ended before" in notice for notice in over.notices)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_command_leaves_nothing_of_its_own_ray(tmp_path: Path, number: signal.Signals) -> None:
+    recipe, output_dir, folder = tmp_path / "recipe.json", tmp_path / "runs", tempfile.mkdtemp(prefix="lb", dir="/tmp")
+    recipe.write_text(json.dumps(runs.slow_document(tmp_path / "never")))
+    places = ["--output-dir", output_dir, "--data-dir", "data", "--device", "cpu"]
+    started = set[int]()
+    try:
+        process = largebatch("train", recipe, "--workers", "2", *places, "--json", RAY_TMPDIR=folder)
+
+        def ask() -> None:
+            started.update(runs.descendants(process.pid))
+            os.killpg(process.pid, number)
+
+        stopped = asked_to_end(process, output_dir, ask)
+        assert stopped.exit_code == 4, stopped.said
+        assert f"{number.name}: finishing this step and saving." in stopped.said
+        assert stopped.resumes_with[-2:] == ["--workers", "2"]
+        assert len(started) > 5, "Ray's own processes and two workers"
+        runs.wait_for(lambda: not [pid for pid in started if _is_alive(pid)], 30)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether a process is there, and not just waiting to be buried."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_a_driver_that_is_killed_is_started_again(head: Head, undisturbed: Path, tmp_path: Path) -> None:
@@ -177,7 +261,12 @@ def test_bounds_of_workers() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [({"workers": Workers(9, 9), "cpus": 1.0}, r"9 workers with 1 CPUs each, and the cluster has 4 CPUs.*at most 4"),
-     ({"workers": TWO, "gpus_per_worker": 1.0}, r"the cluster has 0 GPUs")],
+     ({"workers": TWO, "device": "auto", "gpus_per_worker": 1.0}, r"2 workers with 1 GPUs each, and the cluster has 0 GPUs"),
+     ({"workers": TWO, "device": "cuda"}, r"cuda for 2 workers, and the cluster has 0 GPUs"),
+     ({"workers": TWO, "device": "auto", "gpus_per_worker": 0.5}, r"NCCL joins whole GPUs only"),
+     ({"workers": TWO, "device": "auto", "gpus_per_worker": -1.0}, r"less than none"),
+     ({"workers": TWO, "gpus_per_worker": 1.0}, r"--device cpu uses none"),
+     ({"workers": TWO, "cpus": 0.0}, r"not more than none")],
 )  # fmt: skip
 def test_more_than_the_cluster_has(head: Head, tmp_path: Path, options: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):

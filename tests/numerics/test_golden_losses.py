@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from jobs.job import Listener, prepare, run_job
+from jobs.job import prepare, run_job
+from jobs.listener import Listener
 from jobs.spec_reader import read_spec
 from jobs.tracking.journal import read_records, steps
 

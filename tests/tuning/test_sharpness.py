@@ -12,7 +12,8 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from jobs import run_folder
 from jobs.errors import InputError
-from jobs.job import Listener, prepare, run_job
+from jobs.job import prepare, run_job
+from jobs.listener import Listener
 from jobs.spec_reader import build_spec
 from tuning.sharpness import Solution, epsilon_sharpness, line, load_solution, top_eigenvalue
 

@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import nn
 
+from jobs.optim.eager import EagerAdamW, EagerSGD
 from jobs.optim.lamb import LAMB
 from jobs.optim.lars import LARS
 from jobs.optim.table import OPTIMIZERS, build_optimizer, optimizer_state_bytes, parameter_groups, set_learning_rate
 from jobs.spec import OPTIMIZER_OPTIONS, OptimizerSpec
 
-KINDS = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW, "lars": LARS, "lamb": LAMB}
+KINDS = {"sgd": EagerSGD, "adamw": EagerAdamW, "lars": LARS, "lamb": LAMB}
 
 
 def new_model() -> nn.Sequential:

@@ -21,9 +21,10 @@ from ports import free_port
 
 from jobs import run_folder
 from jobs.errors import FaultError, InputError
-from jobs.job import Listener, prepare, run_job
+from jobs.job import prepare, run_job
 from jobs.launch.local import train_locally
 from jobs.launch.options import LocalOptions
+from jobs.listener import Listener
 from jobs.records import RunSummary, StartRecord, StepRecord
 from jobs.spec_reader import build_spec
 from jobs.tracking.follow import catch_up_others
