@@ -59,8 +59,9 @@ def train_on_ray(
     if ended is not None:
         listener.on_notice(f"Run {run_dir.name} ended before: {ended.outcome}.")
         return ended
-    # Ray Train wants torch here too; its import goes on while Ray starts, mostly in processes of its own.
-    threading.Thread(target=importlib.import_module, args=("torch",), daemon=True).start()
+    # Ray Train wants torch here too; its import goes on while Ray starts, mostly in processes of its own. No daemon: a process
+    # that is refused its Ray must not end in the middle of an import.
+    threading.Thread(target=importlib.import_module, args=("torch",)).start()
     with connected(ray_options) as ray:
         resources = share_out(ray, ray_options, options.device)
         url = dashboard_url(ray)

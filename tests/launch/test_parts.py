@@ -4,7 +4,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from jobs.launch.termination import SAVED
 from jobs.plan import Position, Slice
 from jobs.planning import Facts, make_plan
 from jobs.spec_reader import build_spec
+from jobs.storage import Storage, probe
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -77,6 +80,25 @@ def test_the_first_real_error_is_not_another_ranks_echo() -> None:
 )  # fmt: skip
 def test_an_error_in_one_line(error: Exception, words: str) -> None:
     assert sentence(error) == words
+
+
+def probed(*places: Path) -> list[str | None]:
+    """What two workers find when each looks at its own place."""
+    meeting, token = threading.Barrier(2), "12345"
+    with ThreadPoolExecutor(2) as workers:
+        asked = [workers.submit(probe, Storage(str(place)), token, rank, lambda: meeting.wait(10) and None) for rank, place in enumerate(places)]
+        return [one.result(20) for one in asked]
+
+
+def test_a_folder_that_is_not_the_same_everywhere_is_found_out_and_left_clean(tmp_path: Path) -> None:
+    assert probed(tmp_path / "shared", tmp_path / "shared") == [None, None]
+    assert probed(tmp_path / "one", tmp_path / "other") == [None, "does not hold what worker 0 wrote there"]
+    (tmp_path / "file").touch()
+    first, second = probed(tmp_path / "shared", tmp_path / "file")
+    assert first is None
+    assert second is not None
+    assert second.startswith("cannot be written")
+    assert not [found for found in tmp_path.rglob("*") if "probe" in found.name]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux's kernel")
