@@ -45,6 +45,8 @@ def test_machines_are_asked_for_now_and_then_and_when_a_new_one_is_named() -> No
     assert cluster.looks == 1
     jobs.append(told("other", JobStatus.RUNNING, "two"))
     cluster.alive = {"two"}
+    cluster.all()
+    assert cluster.looks == 2
     assert {job.name: job.status for job in cluster.all()} == {"run": "FAILED", "other": "RUNNING"}
     cluster.alive = set()
     cluster._looked_at_s -= LOOK_AT_NODES_EVERY_S + 1
