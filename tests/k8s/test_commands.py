@@ -19,6 +19,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from jobs.launch.options import read_workers
 from jobs.spec_reader import read_spec
 from jobs.storage import split_place
+from service.cli import app
 from service.routes import operations
 from service.states import State
 from tuning.space import base_spec, groups, read_sweep
@@ -71,7 +72,7 @@ def test_the_service_listens_where_it_is_asked() -> None:
         (cluster,) = ray_objects(target)
         assert given["ray_address"] == f"http://{cluster['metadata']['name']}-head-svc:8265", "KubeRay's name of the head's service"
         mounts = [mount["mountPath"] for mount in serve["volumeMounts"]]
-        assert all(any(place.is_relative_to(mount) for mount in mounts) for place in (given["runs_dir"], given["data_dir"]))
+        assert all(any(Path(place).is_relative_to(mount) for mount in mounts) for place in (given["runs_dir"], given["data_dir"]))
 
 
 def test_rays_start_parameters_are_options_of_ray_start() -> None:
@@ -82,6 +83,18 @@ def test_rays_start_parameters_are_options_of_ray_start() -> None:
         cluster = ray_cluster(part)
         for group in [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]:
             assert {f"--{name}" for name in group["rayStartParams"]} <= known
+
+
+def test_settings_of_the_service_are_known_to_it() -> None:
+    commands = [typer.main.get_command(app)]
+    known = set()
+    for command in commands:
+        commands += getattr(command, "commands", {}).values()
+        known |= {getattr(parameter, "envvar", None) for parameter in command.params}
+    names = {variable["name"] for _, _, container in containers() for variable in container.get("env", [])}
+    ours = {name for name in names if name.startswith("LARGEBATCH_")}
+    assert "LARGEBATCH_DATABASE_URL" in ours
+    assert ours <= known
 
 
 @MLFLOW_WARNS
