@@ -10,7 +10,7 @@ import hashlib
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import unquote, urlsplit
@@ -85,13 +85,25 @@ class Storage:
             while piece := stream.read(8 * 2**20):
                 file.write(piece)
 
-    def sizes(self, folder: str) -> dict[str, int]:
-        """Every file below a folder, by its path from there, with its bytes. Raises: OSError."""
+    def pieces(self, name: str, start: int, end: int) -> Iterator[bytes]:
+        """A file's bytes from one to another, in pieces. Raises: OSError."""
+        with self._fs.open_input_file(self._path(name)) as file:
+            file.seek(start)
+            while start < end and (piece := file.read(min(8 * 2**20, end - start))):
+                yield piece
+                start += len(piece)
+
+    def states(self, folder: str) -> dict[str, tuple[int, int]]:
+        """Every file below a folder, by its path from there: its bytes, and when it was written (Unix ns). Raises: OSError."""
         from pyarrow import fs
 
         base = self._path(folder).strip("/") if not self._is_local else self._path(folder)
         found = self._fs.get_file_info(fs.FileSelector(self._path(folder), allow_not_found=True, recursive=True))
-        return {info.path.removeprefix(base).lstrip("/"): info.size for info in found if info.is_file}
+        return {info.path.removeprefix(base).lstrip("/"): (info.size, info.mtime_ns or 0) for info in found if info.is_file}
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Every file below a folder, by its path from there, with its bytes. Raises: OSError."""
+        return {name: size for name, (size, _) in self.states(folder).items()}
 
     def remove(self, name: str) -> None:
         """Make a file not be there. Raises: OSError."""

@@ -11,6 +11,7 @@ import structlog
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service import one_host
 from service.auth import Tokens
 from service.backends.base import Backend
 from service.backends.local import LocalBackend
@@ -24,6 +25,8 @@ from service.reconcile import Reconciler
 from service.routes import operations, others, runs, sweeps
 from service.schedule import Capacity
 from service.settings import LOOPBACK, Settings
+from service.stored import Copies
+from service.tracking import Tracking
 from service.watch import Watcher
 from service.web import pages
 
@@ -51,15 +54,19 @@ def make_parts(settings: Settings) -> Parts:
         upgrade(engine)  # the embedded database is ours alone
     else:
         refuse_outdated(engine)
-    store = Store(engine)
+    store, tokens = Store(engine), Tokens(engine)
     backend: Backend
     if settings.ray_address is None:
+        one_host.claim(store, settings.state_dir, settings.takes_over)
         backend = LocalBackend(settings.state_dir, settings.runs_dir, settings.data_dir, Capacity(settings.cpus, settings.gpus))
     else:
-        backend = RayBackend(settings.ray_address, settings.runs_dir, settings.data_dir, settings.ray_python)
+        backend = RayBackend(settings.ray_address, settings.store or settings.runs_dir.resolve(), settings.data_dir, settings.ray_python)
+    copies = Copies(settings.store, settings.runs_dir, store.active_ids) if settings.store else None
+    bring = copies.bring if copies else None
     return Parts(
-        settings, store, Tokens(engine), backend, Reconciler(store, backend, settings), Watcher(store, settings.runs_dir), Heavy(),
-        RateLimit(settings.rate_per_minute),
+        settings, store, tokens, backend, Reconciler(store, backend, settings, bring),
+        Watcher(store, settings.runs_dir, tokens.still_valid, bring), Heavy(), RateLimit(settings.rate_per_minute),
+        Tracking(settings.tracking_uri), copies,
     )  # fmt: skip
 
 
@@ -70,12 +77,16 @@ def make_app(parts: Parts) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         from starlette.concurrency import run_in_threadpool
 
+        if parts.copies is not None:
+            parts.copies.start()
         parts.watcher.start()
         parts.reconciler.start()
         yield
         await parts.watcher.stop()
         await run_in_threadpool(parts.reconciler.stop)
         parts.readers.shutdown()
+        if parts.copies is not None:
+            await run_in_threadpool(parts.copies.stop)
         parts.heavy.close()
         parts.store.engine.dispose()
 

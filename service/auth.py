@@ -9,6 +9,7 @@ import hmac
 import re
 import secrets
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +43,8 @@ class Principal:
 
     owner: str
     scope: str
+    shown: str = ""
+    """Digest of the token or session that was shown; empty where none is needed."""
 
     def may(self, scope: str) -> bool:
         """Whether this includes that."""
@@ -106,7 +109,7 @@ class Tokens:
             row = connection.execute(_BY_DIGEST, {"digest": wanted}).one_or_none()
         if row is None or not hmac.compare_digest(row.digest, wanted):
             raise UnauthorizedError("Authorization", "the token is not valid.", "Make one: largebatch token create OWNER")
-        return _valid(row)
+        return _valid(row, wanted)
 
     def open_session(self, secret: str) -> str:
         """What a browser's cookie holds from now on, in place of the token. Raises: UnauthorizedError."""
@@ -122,11 +125,24 @@ class Tokens:
     def of_session(self, cookie: str) -> Principal:
         """Who the browser is. Raises: UnauthorizedError."""
         wanted = sa.select(tokens).join(sessions, sessions.c.token_id == tokens.c.id)
+        shown = digest(cookie)
         with reading(self._engine) as connection:
-            row = connection.execute(wanted.where(sessions.c.digest == digest(cookie), sessions.c.expires_at_s > time.time())).one_or_none()
+            row = connection.execute(wanted.where(sessions.c.digest == shown, sessions.c.expires_at_s > time.time())).one_or_none()
         if row is None:
             raise UnauthorizedError("", "the session is over.", "Sign in again.")
-        return _valid(row)
+        return _valid(row, shown)
+
+    def still_valid(self, shown: Collection[str]) -> set[str]:
+        """Those of these tokens and sessions, by digest, that would be let in now; one question for all."""
+        now = time.time()
+        valid = tokens.c.revoked_at_s.is_(None), sa.or_(tokens.c.expires_at_s.is_(None), tokens.c.expires_at_s >= now)
+        opened = sa.select(sessions.c.digest).join(tokens, sessions.c.token_id == tokens.c.id)
+        wanted = sa.union(
+            sa.select(tokens.c.digest).where(tokens.c.digest.in_(shown), *valid),
+            opened.where(sessions.c.digest.in_(shown), sessions.c.expires_at_s > now, *valid),
+        )
+        with reading(self._engine) as connection:
+            return set(connection.execute(wanted).scalars())
 
     def close_session(self, cookie: str) -> None:
         """Sign out."""
@@ -145,9 +161,9 @@ def _token(row: Any) -> Token:
     )
 
 
-def _valid(row: Any) -> Principal:
+def _valid(row: Any, shown: str) -> Principal:
     if row.revoked_at_s is not None:
         raise UnauthorizedError("Authorization", "the token was revoked.", "Ask for another one.")
     if row.expires_at_s is not None and row.expires_at_s < time.time():
         raise UnauthorizedError("Authorization", "the token has expired.", "Ask for another one.")
-    return Principal(row.owner, row.scopes)
+    return Principal(row.owner, row.scopes, shown)

@@ -63,9 +63,9 @@ class Client:
         """Submit a run or sweep, once, however often the connection breaks."""
         return self._ask("POST", f"/v1/{kind}s", json=asked, headers={"Idempotency-Key": key or secrets.token_hex(16)})
 
-    def plan(self, asked: dict[str, Any]) -> Any:
-        """What a run would do."""
-        return self._ask("POST", "/v1/runs/plan", json=asked)
+    def plan(self, asked: dict[str, Any], kind: str = "run") -> Any:
+        """What a run or sweep would do."""
+        return self._ask("POST", f"/v1/{kind}s/plan", json=asked)
 
     def list(self, kind: str, **wanted: Any) -> Any:
         """A page of jobs."""
@@ -103,13 +103,13 @@ class Client:
             text.append(answer.text)
             offset = following
 
-    def events(self, job_id: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        """A run's events until it is over; a stream that breaks is taken up where it broke."""
+    def events(self, job_id: str, kind: str = "run") -> Iterator[tuple[str, dict[str, Any]]]:
+        """A job's events until it is over; a stream that breaks is taken up where it broke."""
         last, tries = "", 0
         while True:
             headers = {"Accept": "text/event-stream", **({"Last-Event-ID": last} if last else {})}
             try:
-                with self._http.stream("GET", f"/v1/runs/{job_id}/events", headers=headers, timeout=httpx.Timeout(30.0, read=60.0)) as answer:
+                with self._http.stream("GET", f"/v1/{kind}s/{job_id}/events", headers=headers, timeout=httpx.Timeout(30.0, read=60.0)) as answer:
                     if answer.status_code != 200:
                         answer.read()
                         raise RemoteError(answer.status_code, _body(answer))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Annotated, TypeVar
 
 from fastapi import Depends, Request, Security
@@ -20,6 +21,8 @@ from service.job import Job, Kind
 from service.problems import NotFoundError, TooManyRequestsError
 from service.reconcile import Reconciler
 from service.settings import Settings
+from service.stored import Copies
+from service.tracking import Tracking
 from service.watch import Watcher
 
 T = TypeVar("T")
@@ -62,12 +65,21 @@ class Parts:
     watcher: Watcher
     heavy: Heavy
     rate_limit: RateLimit
+    tracking: Tracking
+    copies: Copies | None = None
+    """Where runs are kept by URI."""
     began_s: float = field(default_factory=time.monotonic)
     readers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(READERS, "reader"))
 
     async def read(self, look: Callable[[], T]) -> T:
         """A short look at the database, beside the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self.readers, look)
+
+    def folder(self, job: Job) -> Path:
+        """A job's folder, or this machine's copy of it. Raises: StorageError."""
+        if self.copies is not None:
+            self.copies.bring(job.id)
+        return self.settings.runs_dir / job.id
 
     def visible(self, job_id: str, kind: Kind, who: Principal) -> Job:
         """A job that this asker may see. Raises: NotFoundError, also for another owner's: that it exists is theirs."""

@@ -16,7 +16,9 @@ from typing import Any
 import structlog
 
 from jobs import run_folder
+from jobs.errors import FaultError
 from jobs.records import Outcome
+from service import one_host
 from service.backends.base import Backend, BackendDown, CannotStart, Presence, Seen
 from service.db.engine import DatabaseError
 from service.db.store import Store
@@ -25,6 +27,7 @@ from service.progress import read_progress
 from service.schedule import Capacity, Limits, choose
 from service.settings import Settings
 from service.states import State
+from service.stored import Bring
 
 LEASE, LEASE_S = "reconciler", 15.0
 URGENT_AFTER_S = 120.0
@@ -39,14 +42,19 @@ DIVERGED, BAD_INPUT, STOPPED = 3, 2, 4
 class Reconciler:
     """Makes passes in a thread of its own, from `start` to `stop`."""
 
-    def __init__(self, store: Store, backend: Backend, settings: Settings) -> None:
-        self._store, self._backend, self._settings = store, backend, settings
+    def __init__(self, store: Store, backend: Backend, settings: Settings, bring: Bring | None = None) -> None:
+        """Args: bring: fetches what a job has left, where that is kept elsewhere."""
+        self._store, self._backend, self._settings, self._bring = store, backend, settings, bring
         self._holder = secrets.token_hex(8)
         self._log = structlog.get_logger("reconcile")
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reconciler", daemon=True)
         self._renewed_at_s = -LEASE_S
         self._noted_at_s = 0.0
+        self._is_storage_away = False
+        """Found out in this pass: the others need not wait for it, too."""
+        self._stopping: dict[str, float] = {}
+        """Since when jobs that were asked to stop are seen to go on, by the clock that never jumps."""
         self.last_pass_s: float | None = None
         """The monotonic clock at the end of the last whole pass of any kind."""
         self.problem: str | None = None
@@ -85,6 +93,9 @@ class Reconciler:
     def _holds_lease(self) -> bool:
         now = time.monotonic()
         if now - self._renewed_at_s > LEASE_S / 3:
+            is_local = self._settings.ray_address is None
+            if is_local and not self._store.hold_lease(one_host.HOST, one_host.this_host(), one_host.LEASE_S):
+                return False
             if not self._store.hold_lease(LEASE, self._holder, LEASE_S):
                 return False
             self._renewed_at_s = now
@@ -95,6 +106,8 @@ class Reconciler:
         active = self._store.active()
         asked = [job for job in active if job.state is not State.RECOVERING]
         seen = self._backend.look(asked) if asked else {}
+        self._stopping = {job.id: self._stopping[job.id] for job in active if job.id in self._stopping}
+        self._is_storage_away = False
         holding = []
         for job in active:
             now_standing = self._repair(job, seen[job.id]) if job.id in seen else self._repair_waiting(job)
@@ -107,6 +120,8 @@ class Reconciler:
 
     def _repair(self, job: Job, seen: Seen) -> Job | None:
         """Move a starting or running job to where the backend has it."""
+        if seen.presence is not Presence.PRESENT and not self._has_brought(job):
+            return job  # how it went cannot be read now
         if seen.presence is Presence.ENDED:
             return self._end(job, seen)
         if seen.presence is Presence.ABSENT:
@@ -152,7 +167,7 @@ class Reconciler:
             if self._backend.stop(job, is_urgent=False):
                 self._log.info("asked to stop", job=job.id, late=is_late)
                 return self._store.note(job, stop_asked_at_s=now) or job
-        elif now - (job.stop_asked_at_s or now) > URGENT_AFTER_S:
+        elif time.monotonic() - self._stopping.setdefault(job.id, time.monotonic()) > URGENT_AFTER_S:
             self._backend.stop(job, is_urgent=True)
         return job
 
@@ -236,6 +251,20 @@ class Reconciler:
             found = read_progress(job, self._folder(job))
             if found and found != job.progress:
                 self._store.note(job, progress=found)
+
+    def _has_brought(self, job: Job) -> bool:
+        """Whether all that the job has left is here."""
+        if self._bring is None:
+            return True
+        if self._is_storage_away:
+            return False
+        try:
+            self._bring(job.id, 0.0)
+        except FaultError as error:
+            self._log.warning("its folder cannot be read", job=job.id, reason=error.problem)
+            self._is_storage_away = True
+            return False
+        return True
 
     def _folder(self, job: Job) -> Path:
         return self._settings.runs_dir / job.id

@@ -106,6 +106,8 @@ def recipe_document(name: str) -> dict[str, Any]:
 
 def job_of_sweep(asked: SweepSubmit, owner: str, settings: Settings) -> Job:
     """A queued job. Raises: SpecError."""
+    if settings.store is not None:
+        raise InputError("sweep", "sweeps need a folder that machines share, and this service keeps runs by URI.", "Send runs, or ask its operator.")
     document = _mapping("sweep", asked.sweep)
     _refuse_deep(document)
     try:

@@ -1,8 +1,13 @@
 """What an operator decides when starting the service."""
 
+import hashlib
 import os
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from jobs.errors import InputError
+from jobs.storage import split_place
 
 EMBEDDED = "sqlite:///{runs_dir}/service.sqlite"
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -20,6 +25,8 @@ class Settings:
     """Dashboard of the Ray cluster that runs the jobs; None: this machine's own cores."""
     data_dir: Path = Path("data")
     runs_dir: Path = Path("runs")
+    store: str | None = None
+    """URI of the storage that keeps run folders; runs_dir then holds this machine's copies of them."""
     entry_points: frozenset[str] = frozenset()
     """Own code that requests may name."""
     max_running_per_owner: int = 100
@@ -39,6 +46,14 @@ class Settings:
     """Ask for tokens on loopback too."""
     ray_python: str = "python"
     """The cluster's Python."""
+    takes_over: bool = False
+    """Local jobs that another place began do not run any more; they are taken up here."""
+    tracking_uri: str | None = None
+    """MLflow, as jobs find it (MLFLOW_TRACKING_URI); None: a file among the runs."""
+    mlflow_url: str | None = None
+    """MLflow as people's browsers find it; None: the same, where it is http or https."""
+    ray_dashboard_url: str | None = None
+    """Ray's dashboard as people's browsers find it; None: ray_address."""
 
     @property
     def is_loopback(self) -> bool:
@@ -59,3 +74,17 @@ class Settings:
     def state_dir(self) -> Path:
         """Attempts, their logs and locks."""
         return self.runs_dir / ".service"
+
+
+def read_runs_dir(text: str, port: int, ray_address: str | None, database_url: str | None) -> tuple[Path, str | None]:
+    """(the folder of runs or of copies, the URI of their storage or None) for what an operator gave. Raises: InputError."""
+    folder, store = split_place(text)
+    if store is None:
+        return folder, None
+    if ray_address is None:
+        raise InputError("--runs-dir", "this machine's own jobs need a folder of this machine.", "Give a folder, or --ray-address.")
+    if database_url is None:
+        raise InputError("--runs-dir", "the embedded database needs a folder.", "Give a folder, or --database-url.")
+    # Of this process alone: another replica on this machine, or a run that works here, has its own.
+    digest = hashlib.sha256(store.encode()).hexdigest()[:12]
+    return Path(tempfile.gettempdir()) / f"largebatch-copies-{digest}-{port or os.getpid()}", store

@@ -55,6 +55,10 @@ class JobDetails(JobView):
     """Sweeps: the TrainSpec that every run begins from."""
     summary: dict[str, Any] | None
     """The run's summary, once it ended by itself."""
+    mlflow_url: str | None = None
+    """Its page in MLflow, once there is one and the operator's address for it is known."""
+    ray_dashboard_url: str | None = None
+    """Its newest attempt on Ray's dashboard."""
 
     @field_validator("summary")
     @classmethod

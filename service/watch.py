@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 
 import structlog
@@ -18,15 +18,21 @@ from jobs.run_folder import JOURNAL
 from service.db.store import Store
 from service.job import Job, Kind
 from service.states import FINAL
+from service.stored import Bring
 from service.views import JobView
+from tuning.ledger import LEDGER
 
 LOOK_EVERY_S = 0.5
 KEEP_ALIVE_S = 15.0
+CHECK_EVERY_S = 3.0
+"""How long a stream may outlive the token it was opened with."""
 CHUNK_BYTES = 1 << 18
 LISTED = 50
 """Jobs on a page of a list."""
 LATELY = 200
 """Newest jobs that lists follow, beside all that are active."""
+LINES = {Kind.RUN: JOURNAL, Kind.SWEEP: LEDGER}
+"""The file whose lines are told of a job."""
 MOST_WAITING = 2000
 """Chunks that a listener may be behind; then it is let go, and comes back with its Last-Event-ID."""
 
@@ -45,10 +51,14 @@ class Tail:
 class Watcher:
     """Reads journals and job rows for all listeners together; lives in the event loop."""
 
-    def __init__(self, store: Store, runs_dir: Path) -> None:
-        self._store, self._runs_dir = store, runs_dir
+    def __init__(self, store: Store, runs_dir: Path, still_valid: Callable[[set[str]], set[str]] = set, bring: Bring | None = None) -> None:
+        self._store, self._runs_dir, self._still_valid, self._bring = store, runs_dir, still_valid, bring
         self._tails: dict[str, Tail] = {}
         self._everyone: dict[asyncio.Queue[bytes | None], tuple[Kind, str | None]] = {}
+        self._shown: dict[asyncio.Queue[bytes | None], str] = {}
+        """What each listener showed to be let in; one that is no longer here is let go."""
+        self._checked_at_s = 0.0
+        self._bringing: dict[str, asyncio.Task[bool]] = {}
         self._known: dict[str, Job] | None = None
         self._task: asyncio.Task[None] | None = None
         self.lag_s = 0.0
@@ -75,9 +85,12 @@ class Watcher:
         """How many listen now."""
         return len(self._everyone) + sum(len(tail.listeners) for tail in self._tails.values())
 
-    async def listen_to_all(self, kind: Kind, owner: str | None) -> AsyncIterator[bytes]:
-        """Frames for each job that is new or changed from now on. Args: owner: None for everybody's."""
-        queue: asyncio.Queue[bytes | None] = asyncio.Queue(MOST_WAITING)
+    async def listen_to_all(self, kind: Kind, owner: str | None, shown: str = "") -> AsyncIterator[bytes]:
+        """Frames for each job that is new or changed from now on.
+
+        Args: owner: None for everybody's; shown: the token or session, while which is valid it goes on.
+        """
+        queue = self._new_queue(shown)
         self._everyone[queue] = (kind, owner)
         try:
             # What changed between the page's making and now, or while the stream was broken.
@@ -88,22 +101,23 @@ class Watcher:
                 yield frame
         finally:
             del self._everyone[queue]
+            self._shown.pop(queue, None)
 
-    async def listen(self, job: Job, after: int) -> AsyncIterator[bytes]:
+    async def listen(self, job: Job, after: int, shown: str = "") -> AsyncIterator[bytes]:
         """Frames of server-sent events: the journal's lines after a byte, changes of the job, and the end.
 
-        Args: after: 0, or an id that an earlier listening was given.
+        Args: after: 0, or an id that an earlier listening was given; shown: as for `listen_to_all`.
         """
-        tail = self._tails.setdefault(job.id, Tail(self._runs_dir / job.id / JOURNAL))
+        tail = self._tails.setdefault(job.id, Tail(self._runs_dir / job.id / LINES[job.kind]))
         if tail.job is None:
             tail.job = job.model_copy(update={"spec": {}, "base": None, "summary": None})  # as it is read in brief
             tail.offset = _whole_size(tail.path)  # at once, not in a thread: nobody may find a tail that has no offset yet
-        queue: asyncio.Queue[bytes | None] = asyncio.Queue(MOST_WAITING)
+        queue = self._new_queue(shown)
         tail.listeners.add(queue)
         begins = tail.offset  # the queue has everything beyond
         try:
             yield _job_frame(tail.job)
-            while after < begins:
+            while after < begins and queue in self._shown:
                 frames, after = await asyncio.to_thread(read_frames, tail.path, after, begins)
                 if not frames:
                     break
@@ -112,13 +126,31 @@ class Watcher:
                 yield frame
         finally:
             tail.listeners.discard(queue)
+            self._shown.pop(queue, None)
             if not tail.listeners and self._tails.get(job.id) is tail:
                 del self._tails[job.id]
+
+    def _new_queue(self, shown: str) -> asyncio.Queue[bytes | None]:
+        queue: asyncio.Queue[bytes | None] = asyncio.Queue(MOST_WAITING)
+        self._shown[queue] = shown
+        return queue
+
+    async def _check(self) -> None:
+        """Let those go whose token has ended: one question for all of them, every few seconds."""
+        if time.monotonic() - self._checked_at_s < CHECK_EVERY_S:
+            return
+        self._checked_at_s = time.monotonic()
+        asked = set(self._shown.values()) - {""}
+        ended = asked - await asyncio.to_thread(self._still_valid, asked) if asked else set()
+        for queue in [queue for queue, shown in self._shown.items() if shown in ended]:
+            del self._shown[queue]
+            _let_go(queue)
 
     async def _run(self) -> None:
         while True:
             began_s = time.monotonic()
             try:
+                await self._check()
                 await self._look()
                 self.problem = None
             except FaultError as error:  # the database is away: the next look may find it
@@ -136,11 +168,14 @@ class Watcher:
         else:
             self._known = None
         tails = dict(self._tails)
+        self._bringing = {job_id: task for job_id, task in self._bringing.items() if job_id in tails}
         if not tails:
             return
         found = await asyncio.to_thread(self._store.find_all, list(tails))
         for job_id, tail in tails.items():
             job = found.get(job_id)
+            if job is not None and job.state in FINAL and not self._has_brought(job_id):
+                continue
             # The row was read before the journal: a job that is over has no more lines than these.
             while True:
                 frames, offset = await asyncio.to_thread(read_frames, tail.path, tail.offset, None)
@@ -155,6 +190,24 @@ class Watcher:
             if job is None or job.state in FINAL:
                 _tell(tail.listeners, b"event: over\ndata: {}\n\n")
                 _tell(tail.listeners, None)
+
+    def _has_brought(self, job_id: str) -> bool:
+        """Whether all of a run that is over is here; a storage that is slow or away keeps nobody else's records back."""
+        if self._bring is None:
+            return True
+        task = self._bringing.get(job_id)
+        if task is None:
+            self._bringing[job_id] = asyncio.create_task(self._bring_all(job_id, self._bring))
+        elif task.done():
+            return self._bringing.pop(job_id).result()
+        return False
+
+    async def _bring_all(self, job_id: str, bring: Bring) -> bool:
+        try:
+            await asyncio.to_thread(bring, job_id, 0.0)
+        except FaultError:
+            return False
+        return True
 
     async def _look_at_all(self) -> None:
         """The newest jobs and those under way, once for all who look at lists."""
@@ -186,9 +239,14 @@ def _tell(queues: Iterable[asyncio.Queue[bytes | None]], frame: bytes | None) ->
         try:
             queue.put_nowait(frame)
         except asyncio.QueueFull:
-            while not queue.empty():
-                queue.get_nowait()
-            queue.put_nowait(None)
+            _let_go(queue)
+
+
+def _let_go(queue: asyncio.Queue[bytes | None]) -> None:
+    """The end, before anything that waits."""
+    while not queue.empty():
+        queue.get_nowait()
+    queue.put_nowait(None)
 
 
 def _job_frame(job: Job) -> bytes:
@@ -224,11 +282,13 @@ def read_lines(path: Path, offset: int, end: int | None = None, chunk: int = CHU
 
 
 def _kind(line: bytes) -> bytes | None:
+    """What a line is called: a journal's says so itself; a ledger's is a run that was decided on, or how one ended."""
     try:
-        kind = json.loads(line)["kind"]
-    except (ValueError, KeyError, TypeError):
+        found = json.loads(line)
+        kind = found.get("kind", "ending" if "how" in found else "trial" if "phase" in found else None)
+    except (ValueError, AttributeError):
         return None  # cut short by a kill
-    return str(kind).encode() if str(kind).isalpha() else None
+    return str(kind).encode() if kind is not None and str(kind).isalpha() else None
 
 
 def _whole_size(path: Path) -> int:

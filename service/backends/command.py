@@ -12,11 +12,14 @@ SMALLEST_SHARE = 1e-4
 """Of a core; Ray counts no finer."""
 
 
-def job_arguments(job: Job, runs_dir: Path, data_dir: Path) -> list[str]:
-    """What follows `python`; the spec of a run comes in the environment, a sweep's lies in its folder."""
+def job_arguments(job: Job, place: Path | str, data_dir: Path) -> list[str]:
+    """What follows `python`; the spec of a run comes in the environment, a sweep's lies in its folder.
+
+    Args: place: where run folders go, a folder or a URI.
+    """
     if job.kind is Kind.SWEEP:
-        return ["-m", "service.cli", "sweep", "--resume", f"{runs_dir}/{job.id}", "--data-dir", str(data_dir), "--device", job.device]
-    places = ["--run-id", job.id, "--output-dir", str(runs_dir), "--data-dir", str(data_dir), "--device", job.device]
+        return ["-m", "service.cli", "sweep", "--resume", f"{place}/{job.id}", "--data-dir", str(data_dir), "--device", job.device]
+    places = ["--run-id", job.id, "--output-dir", str(place), "--data-dir", str(data_dir), "--device", job.device]
     return ["-m", "jobs", f"env:{SPEC}", *places, *(_shares(job, job.workers) if job.workers else [])]
 
 

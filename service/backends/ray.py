@@ -24,8 +24,9 @@ class RayBackend:
 
     name = "ray"
 
-    def __init__(self, address: str, runs_dir: Path, data_dir: Path, python: str) -> None:
-        self._address, self._runs_dir, self._data_dir, self._python = address, runs_dir.resolve(), data_dir.resolve(), python
+    def __init__(self, address: str, place: Path | str, data_dir: Path, python: str) -> None:
+        """Args: place: where run folders go, a folder that the cluster's machines share or a URI."""
+        self._address, self._place, self._data_dir, self._python = address, place, data_dir.resolve(), python
         self._cluster: RayJobs | None = None
 
     def _ray(self) -> "RayJobs":
@@ -53,12 +54,12 @@ class RayBackend:
         if self.look([job])[job.id].presence is not Presence.ABSENT:
             return
         # Without workers the driver would train, on cores that Ray has promised to others.
-        arguments = job_arguments(job.model_copy(update={"workers": job.workers or "1"}), self._runs_dir, self._data_dir)
+        arguments = job_arguments(job.model_copy(update={"workers": job.workers or "1"}), self._place, self._data_dir)
         if job.kind is Kind.RUN:
             arguments[1] = "jobs.launch.supervise"
         try:
             spec = TrainSpec.model_validate(job.spec if job.kind is Kind.RUN else job.base)
-            prepare(job, self._runs_dir)
+            prepare(job, Path(self._place))
             self._ray().send(Submission(job.id, spec, [], _environment(), True, self._python), _submission_id(job), arguments)
         except BackendDown:
             raise

@@ -46,38 +46,65 @@ def submit(
     """Submit a recipe, or a sweep, to a service."""
     import json
     import sys
-    from pathlib import Path
 
-    from jobs.errors import SpecError
-    from jobs.spec_reader import build_spec, read_document, read_spec
-
-    asked: dict[str, Any] = {"priority": priority, "gpus": gpus, "workers": workers, "cpus": cpus}
-    if is_sweep:
-        if overrides:
-            raise SpecError("--set", "changes a recipe; a sweep has its own `set`.", "Write it into the sweep's file.")
-        asked["sweep"] = read_document(Path(recipe))
-    elif Path(recipe).is_file():
-        asked["spec"] = read_spec(recipe, overrides or []).model_dump(mode="json", exclude_defaults=True)
-        build_spec(asked["spec"])
-    else:
-        from jobs.spec_reader import read_override
-
-        asked |= {"recipe": recipe, "set": dict(read_override(text) for text in overrides or [])}
+    asked = {**_wanted(recipe, overrides, is_sweep), "priority": priority, "gpus": gpus, "workers": workers, "cpus": cpus}
     with _client(server) as client:
         job = client.submit(_kind(is_sweep), asked)
         if as_json:
             print(json.dumps(job))
         else:
             print(f"Accepted: {job['id']}", file=sys.stderr if follow else sys.stdout)
-        if follow and not is_sweep:
-            _follow(client, job["id"])
+        if follow:
+            _follow(client, job["id"], _kind(is_sweep))
 
 
-def _follow(client: "Client", job_id: str) -> None:
+def _wanted(recipe: str, overrides: list[str] | None, is_sweep: bool) -> dict[str, Any]:
+    """What to train, as the service reads it."""
+    from pathlib import Path
+
+    from jobs.errors import SpecError
+    from jobs.spec_reader import build_spec, read_document, read_override, read_spec
+
+    if is_sweep:
+        if overrides:
+            raise SpecError("--set", "changes a recipe; a sweep has its own `set`.", "Write it into the sweep's file.")
+        return {"sweep": read_document(Path(recipe))}
+    if not Path(recipe).is_file():
+        return {"recipe": recipe, "set": dict(read_override(text) for text in overrides or [])}
+    spec = read_spec(recipe, overrides or []).model_dump(mode="json", exclude_defaults=True)
+    build_spec(spec)
+    return {"spec": spec}
+
+
+@remote.command(epilog="Example: largebatch remote plan digits-lamb --server http://127.0.0.1:8080")
+def plan(
+    recipe: Annotated[str, typer.Argument(help="A recipe that the service knows, or a local YAML or JSON file.", show_default=False)],
+    overrides: Overrides = None,
+    server: Server = None,
+    is_sweep: Annotated[bool, typer.Option("--sweep", help="RECIPE is a sweep's file.")] = False,
+    workers: Annotated[str | None, typer.Option(metavar="N|MIN:MAX", help="Workers by Ray.", show_default=False)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a service would do with a recipe, or a sweep, and run nothing."""
+    import json
+
+    with _client(server) as client:
+        found = client.plan({**_wanted(recipe, overrides, is_sweep), "workers": workers}, _kind(is_sweep))
+    if as_json:
+        print(json.dumps(found))
+        return
+    for line in found["lines"]:
+        print(f"{line['what']}: {line['how']}")
+
+
+def _follow(client: "Client", job_id: str, kind: str = "run") -> None:
     import sys
 
-    state, reason = "", None
-    for name, data in client.events(job_id):
+    state, reason, over = "", None, None
+    for name, data in client.events(job_id, kind):
+        if name == "job" and data["progress"].get("runs_over") != over:
+            over = data["progress"].get("runs_over")
+            print(f"{over} runs over", flush=True)
         if name == "job" and data["state"] != state:
             state, reason = data["state"], data["reason"]
             print(f"{state}{f': {reason}' if reason else ''}", file=sys.stderr, flush=True)
@@ -133,10 +160,10 @@ def show(job_id: JobId, server: Server = None, is_sweep: IsSweep = False) -> Non
 
 
 @remote.command(epilog="Example: largebatch remote follow digits-lamb-20260101-120000-ab12cd34")
-def follow(job_id: JobId, server: Server = None) -> None:
-    """Print what a run does until it is over."""
+def follow(job_id: JobId, server: Server = None, is_sweep: IsSweep = False) -> None:
+    """Print what a job does until it is over."""
     with _client(server) as client:
-        _follow(client, job_id)
+        _follow(client, job_id, _kind(is_sweep))
 
 
 @remote.command(epilog="Example: largebatch remote logs digits-lamb-20260101-120000-ab12cd34")

@@ -32,7 +32,12 @@ def serve(
         ),
     ] = None,
     data_dir: Annotated[Path, typer.Option(help="Where data sets lie.", envvar="LARGEBATCH_DATA_DIR")] = Path("data"),
-    runs_dir: RunsDir = Path("runs"),
+    runs_dir: Annotated[
+        str,
+        typer.Option(
+            help="Where run folders go, and the embedded database; with Ray also a URI, such as s3://bucket/runs.", envvar="LARGEBATCH_RUNS_DIR"
+        ),
+    ] = "runs",
     cpus: Annotated[float | None, typer.Option(min=0.1, help="Cores that jobs may hold together; default all.", show_default=False)] = None,
     gpus: Annotated[int | None, typer.Option(min=0, help="GPUs that jobs may hold together; default all.", show_default=False)] = None,
     with_tokens: Annotated[bool, typer.Option("--with-tokens", help="Ask for tokens on this machine too.")] = False,
@@ -43,20 +48,39 @@ def serve(
     max_running_per_owner: Annotated[int, typer.Option(min=0, help="Jobs of one owner at a time; 0: accept them, begin none.")] = 100,
     max_gpus_per_owner: Annotated[int, typer.Option(min=0, help="GPUs of one owner at a time.")] = 10_000,
     requests_per_minute: Annotated[int, typer.Option(min=1, help="Of one asker.")] = 60_000,
+    max_failures: Annotated[int, typer.Option(min=0, help="Faults after which a job has failed.")] = 5,
     ray_python: Annotated[str, typer.Option(help="The Ray cluster's Python.")] = "python",
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="Take up local jobs that a machine began which is gone; nothing of them may still run.")
+    ] = False,
+    mlflow_url: Annotated[
+        str | None,
+        typer.Option(help="MLflow as browsers find it; default MLFLOW_TRACKING_URI.", envvar="LARGEBATCH_MLFLOW_URL", show_default=False),
+    ] = None,
+    ray_dashboard_url: Annotated[
+        str | None,
+        typer.Option(help="Ray's dashboard as browsers find it; default --ray-address.", envvar="LARGEBATCH_RAY_DASHBOARD_URL", show_default=False),
+    ] = None,
     log_json: Annotated[bool, typer.Option("--log-json", help="Log lines as JSON, one object each.")] = False,
 ) -> None:
     """Start the service: a REST interface, a queue that forgets nothing, and a page."""
-    from service.serve import serve as run
-    from service.settings import Settings
+    import os
 
+    from service.links import web_address
+    from service.serve import serve as run
+    from service.settings import Settings, read_runs_dir
+
+    folder, store = read_runs_dir(runs_dir, port, ray_address, database_url)
     defaults = Settings()
     run(
         Settings(
-            host=host, port=port, database_url=database_url, ray_address=ray_address, data_dir=data_dir, runs_dir=runs_dir,
+            host=host, port=port, database_url=database_url, ray_address=ray_address, data_dir=data_dir, runs_dir=folder, store=store,
             cpus=cpus if cpus is not None else defaults.cpus, gpus=gpus if gpus is not None else _num_gpus(), wants_tokens=with_tokens,
             entry_points=frozenset(entry_point or []), allows_download=allow_download, max_running_per_owner=max_running_per_owner,
-            max_gpus_per_owner=max_gpus_per_owner, rate_per_minute=requests_per_minute, ray_python=ray_python,
+            max_gpus_per_owner=max_gpus_per_owner, rate_per_minute=requests_per_minute, max_failures=max_failures, ray_python=ray_python,
+            takes_over=take_over, tracking_uri=os.environ.get("MLFLOW_TRACKING_URI") or None,
+            mlflow_url=web_address("--mlflow-url", mlflow_url) if mlflow_url else None,
+            ray_dashboard_url=web_address("--ray-dashboard-url", ray_dashboard_url) if ray_dashboard_url else None,
         ),
         log_json,
     )  # fmt: skip

@@ -173,6 +173,11 @@ class Store:
         """What the backend may have something of."""
         return self.in_states(ACTIVE)
 
+    def active_ids(self) -> list[str]:
+        """Of the same, the ids alone."""
+        with reading(self.engine) as connection:
+            return list(connection.execute(sa.select(jobs.c.id).where(jobs.c.state.in_([*ACTIVE]))).scalars())
+
     def waiting(self, limit: int) -> list[Job]:
         """The queue's front, in brief: the highest priorities first, the oldest of each owner among them."""
         place = sa.func.row_number().over(partition_by=jobs.c.owner, order_by=(jobs.c.priority.desc(), jobs.c.created_at_s, jobs.c.id))
@@ -217,6 +222,11 @@ class Store:
             except IntegrityError:
                 return False
         return True
+
+    def lease_holder(self, name: str) -> str | None:
+        """Who had a lease last."""
+        with reading(self.engine) as connection:
+            return connection.execute(sa.select(leases.c.holder).where(leases.c.name == name)).scalar_one_or_none()
 
     def give_back(self, name: str, holder: str) -> None:
         """End a lease early, so that another replica goes on at once."""

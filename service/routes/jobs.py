@@ -1,5 +1,6 @@
 """Runs and sweeps: both are jobs, and most that can be asked of one can be asked of the other."""
 
+import contextlib
 import json
 import mimetypes
 import shutil
@@ -11,9 +12,10 @@ from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import FileResponse, PlainTextResponse, StreamingResponse
 from pydantic import BaseModel
 
-from jobs.errors import InputError
+from jobs.errors import InputError, StorageError
 from jobs.run_folder import JOURNAL, SUMMARY
 from service.job import Job, Kind
+from service.links import details
 from service.parts import Here, Parts, Who
 from service.problems import NotFoundError, Problem
 from service.routes.operations import SUBMITS
@@ -43,7 +45,7 @@ EVENT_STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-s
 
 def accepted_links(kind: Kind) -> dict[int | str, dict[str, Any]]:
     """What the OpenAPI document says can be done with a job that was accepted."""
-    whats = ("show", "cancel", "resume", "delete", "logs", "artifacts", *(("records", "series") if kind is Kind.RUN else ("findings", "advice")))
+    whats = ("show", "cancel", "resume", "delete", "logs", "artifacts", "records", "series" if kind is Kind.RUN else "advice")
     links = {what: {"operationId": f"{what}_{kind}", "parameters": {"job_id": "$response.body#/id"}} for what in whats}
     return {202: {"links": links}}
 
@@ -114,7 +116,7 @@ def add_job_routes(router: APIRouter, kind: Kind) -> None:
     @router.get("/{job_id}", response_model=JobDetails, **named("show"))
     async def show(job_id: str, parts: Here, who: Who) -> Response:
         """One job, with its spec and, once it ended, its summary."""
-        return await found(parts, lambda: JobDetails.of(parts.visible(job_id, kind, who)))
+        return await found(parts, lambda: details(parts.visible(job_id, kind, who), parts.settings))
 
     @router.post("/{job_id}/cancel", status_code=202, **named("cancel"))
     def cancel(job_id: str, parts: Here, who: Who) -> JobView:
@@ -128,6 +130,8 @@ def add_job_routes(router: APIRouter, kind: Kind) -> None:
         who.require("submit")
         job = parts.visible(job_id, kind, who)
         if job.state is State.FAILED:  # or the summary of the attempt that failed would end the next one
+            if parts.copies is not None:
+                parts.copies.forget_summary(job.id)
             (parts.settings.runs_dir / job.id / SUMMARY).unlink(missing_ok=True)
         return JobView.of(parts.store.queue_again(job))
 
@@ -137,6 +141,9 @@ def add_job_routes(router: APIRouter, kind: Kind) -> None:
         who.require("submit")
         job = parts.visible(job_id, kind, who)
         parts.store.delete(job)
+        if parts.copies is not None:
+            with contextlib.suppress(StorageError):  # then they stay: the job is forgotten all the same
+                parts.copies.remove(job.id)
         for folder in (parts.settings.runs_dir / job.id, parts.settings.state_dir / job.id):
             shutil.rmtree(folder, ignore_errors=True)
         return Response(status_code=204)
@@ -157,14 +164,14 @@ def add_job_routes(router: APIRouter, kind: Kind) -> None:
     @router.get("/{job_id}/artifacts", **named("artifacts"))
     def artifacts(job_id: str, parts: Here, who: Who) -> list[Artifact]:
         """The files of the job's folder, checkpoints left out."""
-        folder = parts.settings.runs_dir / parts.visible(job_id, kind, who).id
+        folder = parts.folder(parts.visible(job_id, kind, who))
         found = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.is_symlink() and _is_shown(path.relative_to(folder)))
         return [Artifact(path=str(path.relative_to(folder)), bytes=_size(path)) for path, _ in zip(found, range(1000), strict=False)]
 
     @router.get("/{job_id}/artifacts/{path:path}", response_class=FileResponse, **named("artifact"))
     def artifact(job_id: str, path: str, parts: Here, who: Who) -> FileResponse:
         """One file of the job's folder."""
-        folder = (parts.settings.runs_dir / parts.visible(job_id, kind, who).id).resolve()
+        folder = parts.folder(parts.visible(job_id, kind, who)).resolve()
         return confined(folder, path)
 
 
@@ -181,7 +188,7 @@ def add_journal_routes(router: APIRouter) -> None:
         limit: Annotated[int, Query(ge=1, le=MOST_RECORDS)] = 1000,
     ) -> Records:
         """The journal's records. Those beyond a later start record's step are superseded by it."""
-        path = parts.settings.runs_dir / parts.visible(job_id, Kind.RUN, who).id / JOURNAL
+        path = parts.folder(parts.visible(job_id, Kind.RUN, who)) / JOURNAL
         items: list[dict[str, Any]] = []
         scanned, begins = 0, after
         while len(items) < limit and scanned < SCAN_BYTES:
@@ -201,10 +208,14 @@ def add_journal_routes(router: APIRouter) -> None:
     @router.get("/{job_id}/series", operation_id="series_run")
     def series(job_id: str, parts: Here, who: Who, points: Annotated[int, Query(ge=2, le=2000)] = 400) -> dict[str, list[dict[str, Any]]]:
         """The run's curves for a chart: all evaluations, all notices, and so many steps, evenly spread."""
-        path = parts.settings.runs_dir / parts.visible(job_id, Kind.RUN, who).id
+        path = parts.folder(parts.visible(job_id, Kind.RUN, who))
         return thinned(path, points)
 
-    @router.get("/{job_id}/events", operation_id="events_run", response_class=StreamingResponse, responses=EVENT_STREAM)
+
+def add_event_route(router: APIRouter, kind: Kind, description: str) -> None:
+    """Live events. Args: description: of what the stream tells."""
+
+    @router.get("/{job_id}/events", operation_id=f"events_{kind}", response_class=StreamingResponse, responses=EVENT_STREAM, description=description)
     async def events(
         job_id: str,
         parts: Here,
@@ -212,16 +223,13 @@ def add_journal_routes(router: APIRouter) -> None:
         after: Annotated[int, Query(ge=0, le=1 << 50)] = 0,
         last_event_id: Annotated[str | None, Header(max_length=30)] = None,
     ) -> StreamingResponse:
-        """The journal as it grows, each record once and in order; a stream that broke goes on from its Last-Event-ID."""
-        from starlette.concurrency import run_in_threadpool
-
-        job = await run_in_threadpool(parts.visible, job_id, Kind.RUN, who)
+        job = await parts.read(lambda: parts.visible(job_id, kind, who))
         if last_event_id is not None:
             if not last_event_id.isdecimal():
                 raise InputError("Last-Event-ID", "is not one that this service gave.", "Leave it out to begin at the start.")
             after = int(last_event_id)
 
-        return event_stream(parts.watcher.listen(job, after))
+        return event_stream(parts.watcher.listen(job, after, who.shown))
 
 
 def event_stream(frames: AsyncIterator[bytes]) -> StreamingResponse:

@@ -44,7 +44,7 @@ async def healthz() -> dict[str, str]:
 def readyz(parts: Here) -> JSONResponse:
     """Whether everything that requests need answers: the database, the backend, the reconciler, the watcher.
 
-    No run needs the tracking server: without it the service is ready, `degraded`, and says so.
+    No run needs the tracking server, nor waits for the storage of runs by URI: without them the service is ready, `degraded`, and says so.
     """
     checks: dict[str, str] = {}
     for name, check in (("database", parts.store.counts), ("backend", parts.backend.capacity)):
@@ -58,8 +58,9 @@ def readyz(parts: Here) -> JSONResponse:
     checks["reconciler"] = "ok" if age < STALE_S else f"no pass for {age:.0f} s"
     checks["watcher"] = parts.watcher.problem or "ok"
     is_ready = all(text == "ok" for text in checks.values())
-    checks["tracking"] = parts.tracking.state()
-    ready = "ready" if checks["tracking"] == "ok" else "degraded"
+    without = {"tracking": parts.tracking.state(), "storage": (parts.copies and parts.copies.problem) or "ok"}
+    checks |= without
+    ready = "ready" if all(text == "ok" for text in without.values()) else "degraded"
     return JSONResponse({"status": ready if is_ready else "not ready", "checks": checks}, 200 if is_ready else 503)
 
 

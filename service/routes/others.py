@@ -14,6 +14,7 @@ from service.parts import Here, Who
 from service.problems import NotFoundError
 from service.requests import recipe_document
 from service.routes.jobs import ERRORS, EVENT_STREAM, event_stream
+from service.states import State
 
 recipes = APIRouter(prefix="/v1/recipes", tags=["recipes"], responses=ERRORS)
 cluster = APIRouter(prefix="/v1/cluster", tags=["cluster"], responses=ERRORS)
@@ -39,6 +40,9 @@ class Cluster(BaseModel):
     backend: str
     cpus: float
     gpus: int
+    cpus_held: float
+    """By jobs that start or run."""
+    gpus_held: int
     jobs: dict[str, int]
     """How many jobs stand in each state."""
     problem: str | None
@@ -87,14 +91,18 @@ def show_recipe(name: str, who: Who) -> dict[str, Any]:
 def show_cluster(parts: Here, who: Who) -> Cluster:
     """What the backend has, and how many jobs stand where."""
     capacity = parts.backend.capacity()
+    holding = parts.store.in_states([State.STARTING, State.RUNNING])
     problem = parts.reconciler.problem if who.may("admin") else None
-    return Cluster(backend=parts.backend.name, cpus=capacity.cpus, gpus=capacity.gpus, jobs=parts.store.counts(), problem=problem)
+    return Cluster(
+        backend=parts.backend.name, cpus=capacity.cpus, gpus=capacity.gpus, cpus_held=sum(job.cpus for job in holding),
+        gpus_held=sum(job.gpus for job in holding), jobs=parts.store.counts(), problem=problem,
+    )  # fmt: skip
 
 
 @events.get("", operation_id="events", response_class=StreamingResponse, responses=EVENT_STREAM)
 async def all_events(parts: Here, who: Who, kind: Kind = Kind.RUN) -> StreamingResponse:
     """Server-sent events: a job's view whenever it is new or changed; one's own, for administrators everybody's."""
-    return event_stream(parts.watcher.listen_to_all(kind, None if who.may("admin") else who.owner))
+    return event_stream(parts.watcher.listen_to_all(kind, None if who.may("admin") else who.owner, who.shown))
 
 
 @tokens.get("", operation_id="list_tokens")

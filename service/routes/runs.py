@@ -10,7 +10,7 @@ from service import heavy
 from service.job import Kind
 from service.parts import Here, Who
 from service.requests import RunSubmit, digest_of, job_of_run
-from service.routes.jobs import ERRORS, IdempotencyKey, accepted_links, add_job_routes, add_journal_routes, submitted
+from service.routes.jobs import ERRORS, IdempotencyKey, accepted_links, add_event_route, add_job_routes, add_journal_routes, submitted
 from service.views import JobView
 
 router = APIRouter(prefix="/v1/runs", tags=["runs"], responses=ERRORS)
@@ -52,3 +52,6 @@ def plan(asked: RunSubmit, parts: Here, who: Who) -> Plan:
 
 add_job_routes(router, Kind.RUN)
 add_journal_routes(router)
+add_event_route(
+    router, Kind.RUN, "The journal as it grows, each record once and in order; a stream that broke goes on from its Last-Event-ID."
+)  # fmt: skip

@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import FileResponse
+from pydantic import BaseModel
 
 from jobs.errors import InputError
 from jobs.tracking.folder_mirror import REPORT
@@ -12,7 +13,10 @@ from service.job import Kind
 from service.parts import Here, Parts, Who
 from service.problems import NotFoundError
 from service.requests import SweepSubmit, digest_of, job_of_sweep
-from service.routes.jobs import ERRORS, IdempotencyKey, accepted_links, add_job_routes, confined, submitted
+from service.routes.jobs import ERRORS, IdempotencyKey, accepted_links, add_event_route, add_job_routes, confined, submitted
+from service.routes.runs import PlanLine
+from service.states import ACTIVE
+from service.trials import Trials, read_trials
 from service.views import JobView
 
 router = APIRouter(prefix="/v1/sweeps", tags=["sweeps"], responses=ERRORS)
@@ -23,6 +27,42 @@ def submit(asked: SweepSubmit, parts: Here, who: Who, response: Response, idempo
     """Accept a sweep. It is in the database before this answers."""
     who.require("submit")
     return submitted(parts, job_of_sweep(asked, who.owner, parts.settings), idempotency_key, digest_of(asked), response)
+
+
+class SweepPlan(BaseModel):
+    """What a sweep would do."""
+
+    spec: dict[str, Any]
+    """The whole SweepSpec that was understood."""
+    base: dict[str, Any]
+    """The TrainSpec that every run begins from."""
+    runs: int
+    groups: list[dict[str, Any]]
+    """What is compared: the values of `each` in every combination, in their order."""
+    lines: list[PlanLine]
+    """The same for people."""
+
+
+@router.post("/plan", operation_id="plan_sweep")
+def plan(asked: SweepSubmit, parts: Here, who: Who) -> SweepPlan:
+    """Check a sweep and say which runs it would have, without running any."""
+    who.require("submit")
+    job = job_of_sweep(asked, who.owner, parts.settings)
+    assert job.base is not None
+    return SweepPlan(spec=job.spec, base=job.base, **parts.heavy.ask(heavy.plan_sweep, job.spec, job.base, str(parts.settings.data_dir)))
+
+
+@router.get("/{job_id}/records", operation_id="records_sweep")
+def records(
+    job_id: str,
+    parts: Here,
+    who: Who,
+    after: Annotated[int, Query(ge=0, le=1 << 50, description="next_after of the page before.")] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 200,
+) -> Trials:
+    """The sweep's runs that were decided on so far, each with how far it is."""
+    job = parts.visible(job_id, Kind.SWEEP, who)
+    return read_trials(parts.settings.runs_dir / job.id, after, limit, job.state in ACTIVE)
 
 
 @router.get("/{job_id}/findings", operation_id="findings_sweep")
@@ -64,3 +104,7 @@ def _findings(job_id: str, parts: Parts, who: Who, with_figures: bool = False) -
 
 
 add_job_routes(router, Kind.SWEEP)
+add_event_route(
+    router, Kind.SWEEP, "The sweep as it goes: `trial` for each run that is decided on, `ending` for one that was pruned or failed, and the job "
+    "whenever it changes, with the progress of the runs under way; a stream that broke goes on from its Last-Event-ID."
+)  # fmt: skip

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from jobs.spec_reader import build_spec, recipe_paths
 from service.auth import Principal, UnauthorizedError
 from service.job import Kind
+from service.links import details
 from service.parts import COOKIE, Here, parts_of, principal_of, refuse_foreign
 from service.problems import Problem
 from service.requests import recipe_document
@@ -48,8 +49,9 @@ Visitor = Annotated[Principal, Depends(visitor)]
 
 def render(request: Request, name: str, status: int = 200, **context: Any) -> HTMLResponse:
     """A template with what every page shows."""
-    needs_tokens = parts_of(request).settings.needs_tokens
-    return templates.TemplateResponse(request, name, {"needs_tokens": needs_tokens, **context}, status)
+    settings = parts_of(request).settings
+    everywhere = {"needs_tokens": settings.needs_tokens, "on_ray": settings.ray_address is not None}
+    return templates.TemplateResponse(request, name, {**everywhere, **context}, status)
 
 
 def render_problem(request: Request, problem: Problem) -> Response:
@@ -105,8 +107,8 @@ def one_job(request: Request, job_id: str, parts: Here, who: Visitor) -> HTMLRes
     kind = Kind.SWEEP if request.url.path.startswith("/sweeps/") else Kind.RUN
     job = parts.visible(job_id, kind, who)
     return render(
-        request, f"{kind}.html", job=JobDetails.of(job), kind=kind, can_submit=who.may("submit"), is_final=job.state in FINAL,
-        can_resume=State.QUEUED in MOVES[job.state], ray_dashboard=parts.settings.ray_address,
+        request, f"{kind}.html", job=details(job, parts.settings), kind=kind, can_submit=who.may("submit"), is_final=job.state in FINAL,
+        can_resume=State.QUEUED in MOVES[job.state],
     )  # fmt: skip
 
 

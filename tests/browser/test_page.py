@@ -1,15 +1,25 @@
 """The page as a newcomer uses it, in a real Chromium: submit, watch it grow, compare, cancel, mend a mistake."""
 
+import json
 import os
 import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from servers import Service, serving
+
+from jobs.spec import TrainSpec
+from service.db.engine import connect
+from service.db.store import Store
+from service.requests import SweepSubmit, job_of_sweep
+from service.settings import Settings
+from service.states import State
+from tuning.ledger import Ending, Ledger, Trial
 
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
@@ -95,6 +105,8 @@ def test_a_newcomer_submits_the_digits_and_sees_the_curve_grow(visit: Visit) -> 
     assert drawn == 300 > few, "all evaluations, and more than there were at first"
     expect(page.get_by_text("Ended: completed")).to_be_visible()
     expect(page.locator("#log")).to_contain_text("test accuracy")
+    page.locator("#run-plan summary").click()
+    expect(page.locator("#run-plan dl")).to_contain_text("total steps")
     visit.refuse_barriers()
     page.get_by_label("Against").select_option("samples")
     expect(page.locator("#c-accuracy")).to_contain_text("samples")
@@ -168,6 +180,70 @@ def test_comparing_runs_on_every_axis(visit: Visit, service: Service) -> None:
     visit.refuse_barriers()
     visit.keep("compare")
     assert visit.complaints == []
+
+
+def test_a_sweep_with_its_runs_and_its_answer(visit: Visit, service: Service) -> None:
+    """A sweep that has ended, from its folder and its row; what runs live is told by events, which test_service_on_ray hears."""
+    job_id = put_sweep(service)
+    page = visit.page
+    visit.go(f"/sweeps/{job_id}")
+    expect(page.locator("#trials tbody tr")).to_have_count(4)
+    first = page.locator("#trials tbody tr").first
+    expect(first).to_contain_text("global_batch_size 32, base 0.1")
+    expect(first.locator(".state")).to_have_text("reached")
+    expect(page.locator("#trials .state.pruned")).to_have_count(1)
+    expect(page.locator("#words")).to_contain_text("32")
+    expect(page.locator("#figures figure").first).to_be_visible()
+    expect(page.get_by_text("Its page in MLflow")).to_be_hidden()
+    visit.refuse_barriers()
+    visit.keep("sweep")
+    visit.go("/sweeps/new")
+    page.get_by_label("Batch sizes").fill("16, 64")
+    page.get_by_text("Show the plan").click()
+    expect(page.get_by_text("at most 2").first).to_be_visible()
+    visit.refuse_barriers()
+    visit.keep("new-sweep")
+    page.get_by_label("Batch sizes").fill("16, 5000")
+    page.get_by_text("Show the plan").click()
+    expect(page.locator('.field[data-field="each.batch.global_batch_size"], #e-general').filter(has_text="5000").first).to_be_visible()
+    assert [text for text in visit.complaints if "422" not in text] == [], "the plan's refusal is one"
+
+
+def put_sweep(service: Service) -> str:
+    """A sweep of four runs, three ended and one pruned."""
+    summary: dict[str, Any] = {
+        "run_id": "x", "outcome": "reached", "global_batch_size": 32, "micro_batch_size": 32, "gradient_accumulation_steps": 1, "world_size": 1,
+        "steps": 40, "epochs": 3.0, "samples_seen": 1280, "training_seconds": 2.5, "evaluation_seconds": 0.1, "wall_seconds": 3.0,
+        "samples_per_second": 512.0, "target_accuracy": 0.9, "time_to_accuracy_seconds": 2.0, "steps_to_accuracy": 30, "test_accuracy": 0.93,
+        "best_test_accuracy": 0.95, "train_accuracy": None, "gradient_noise_scale": None, "parameters_sha256": None, "run_dir": "x",
+        "mlflow_run_id": None,
+    }  # fmt: skip
+    sweep = SweepSubmit.model_validate({"sweep": {"recipe": "digits-small-batch", "each": {"batch.global_batch_size": [32, 64]}}})
+    job = job_of_sweep(sweep, "local", Settings(cpus=2.0)).model_copy(
+        update={"state": State.SUCCEEDED, "attempt": 1, "progress": {"runs": 4, "runs_over": 4, "running": {}}}
+    )
+    folder = service.runs_dir / job.id
+    folder.mkdir()
+    base = TrainSpec.model_validate(job.base)
+    with Ledger(folder) as ledger:
+        for number in range(4):
+            batch = 32 if number < 2 else 64
+            trial = Trial(number=number, group=number // 2, phase="search", fields={"batch.global_batch_size": batch, "learning_rate.base": 0.1},
+                          run_id=f"run-{number}")  # fmt: skip
+            ledger.decide(trial)
+            run = folder / trial.run_id
+            run.mkdir()
+            (run / "spec.json").write_text(trial.spec(base).model_dump_json())
+            (run / "records.jsonl").touch()
+            if number == 3:
+                ledger.end(Ending(number=3, how="pruned", test_accuracy=0.5))
+                continue
+            told = {**summary, "run_id": trial.run_id, "global_batch_size": batch, "time_to_accuracy_seconds": 2.0 - number / 4}
+            (run / "summary.json").write_text(json.dumps(told))
+    store = Store(connect(f"sqlite:///{service.runs_dir}/service.sqlite"))
+    store.accept(job, None, "", 10)
+    store.engine.dispose()
+    return job.id
 
 
 def test_new_runs_appear_in_an_open_list(visit: Visit, service: Service) -> None:

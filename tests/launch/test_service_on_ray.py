@@ -1,5 +1,6 @@
 """The service with Ray underneath: runs, sweeps, and a head that is killed and comes back knowing nothing."""
 
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -67,10 +68,25 @@ def test_a_sweep_and_its_answer(service: Service) -> None:
         "each": {"batch.global_batch_size": [32, 128]},
         "search": {"method": "grid", "space": {"learning_rate.base": [0.05, 0.2]}},
     }
+    plan = httpx.post(f"{service.url}/v1/sweeps/plan", json={"sweep": sweep}, timeout=90).json()
+    assert (plan["runs"], plan["groups"]) == (4, [{"batch.global_batch_size": 32}, {"batch.global_batch_size": 128}])
+    refused = httpx.post(f"{service.url}/v1/sweeps/plan", json={"sweep": {**sweep, "each": {"batch.global_batch_size": [5000]}}}, timeout=90)
+    assert (refused.status_code, refused.json()["field"]) == (422, "batch.global_batch_size"), refused.text
     job_id = submit(service, {"sweep": sweep, "cpus": 1.0}, "sweep")
-    job = service.wait(job_id, "succeeded", "failed", seconds=200, kind="sweep")
+    with httpx.stream("GET", f"{service.url}/v1/sweeps/{job_id}/events", timeout=200) as events:
+        told = "".join(events.iter_text())  # until the sweep is over
+    assert told.count("event: trial\n") == 4
+    assert told.endswith("event: over\ndata: {}\n\n")
+    assert re.search(r'"running":\{"[^"]+":\{[^}]*"step":', told), "what runs is told while it runs"
+    job = service.wait(job_id, "succeeded", "failed", kind="sweep")
     assert job["state"] == "succeeded", job["reason"]
-    assert job["progress"]["runs_over"] == 4
+    assert (job["progress"]["runs_over"], job["progress"]["running"]) == (4, {})
+    trials = httpx.get(f"{service.url}/v1/sweeps/{job_id}/records", timeout=30).json()
+    assert [(one["number"], one["state"], one["outcome"] in {"reached", "missed"}) for one in trials["items"]] == [
+        (n, "ended", True) for n in range(4)
+    ]
+    files = {file["path"] for file in httpx.get(f"{service.url}/v1/sweeps/{job_id}/artifacts", timeout=30).json()}
+    assert {f"{one['run_id']}/records.jsonl" for one in trials["items"]} <= files
     advice = httpx.get(f"{service.url}/v1/sweeps/{job_id}/advice", timeout=90).json()
     assert {one["question"] for one in advice["advice"]} >= {"soonest", "cheapest"}
     assert httpx.get(f"{service.url}/v1/sweeps/{job_id}/frontier", timeout=90).json()["cost_frontier"]

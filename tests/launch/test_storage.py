@@ -1,16 +1,14 @@
 """Run folders on storage by URI, against a real server that speaks S3."""
 
 import json
-import subprocess
-import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import launch_runs as runs
 import pytest
+from buckets import new_bucket
 from launch_runs import Head
 
 from jobs.errors import InputError, StorageError
@@ -27,30 +25,8 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
-    """The URI of an empty bucket."""
-    import boto3
-
-    server = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(runs.S3_PORT)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in runs.S3_ENVIRONMENT.items():
-            patch.setenv(name, value)
-        try:
-            runs.wait_for(lambda: answers(runs.S3_ENVIRONMENT["AWS_ENDPOINT_URL"]), 30)
-            boto3.client("s3").create_bucket(Bucket="largebatch")
-            yield "s3://largebatch"
-        finally:
-            server.kill()
-            server.wait()
-
-
-def answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=1):
-            return True
-    except OSError:
-        return False
+    with new_bucket() as made:
+        yield made
 
 
 def test_places(tmp_path: Path) -> None:

@@ -260,6 +260,7 @@ def test_lists_recipes_cluster_and_health(http: httpx.Client, ended: dict[str, A
     assert http.get("/v1/recipes/nothing").status_code == 404
     cluster = http.get("/v1/cluster").json()
     assert (cluster["backend"], cluster["problem"]) == ("local", None)
+    assert 0 <= cluster["cpus_held"] <= cluster["cpus"]
     assert http.get("/readyz").json()["status"] == "ready"
     metrics = http.get("/metrics").text
     assert 'largebatch_jobs{state="succeeded"}' in metrics

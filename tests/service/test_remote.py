@@ -53,6 +53,16 @@ def test_a_file_of_ones_own(service: Service, tmp_path: Path) -> None:
     service.wait(job["id"], "cancelled", "succeeded")
 
 
+def test_plans_run_nothing(service: Service, tmp_path: Path) -> None:
+    assert "data: 1437 training samples" in largebatch(service, "plan", "digits-lamb")
+    sweep = {"recipe": "digits-small-batch", "each": {"batch.global_batch_size": [32, 64]}, "repeats": 2}
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(sweep))
+    assert "runs: 4: 2 groups, 1 searched and 1 repeated in each" in largebatch(service, "plan", str(tmp_path / "sweep.yaml"), "--sweep")
+    found = json.loads(largebatch(service, "plan", str(tmp_path / "sweep.yaml"), "--sweep", "--json"))
+    assert (found["runs"], found["spec"]["repeats"], found["base"]["name"]) == (4, 2, "digits-small-batch")
+    assert json.loads(largebatch(service, "list", "--sweeps", "--json"))["items"] == []
+
+
 def test_what_the_service_refuses_is_one_sentence(service: Service) -> None:
     with pytest.raises(LargebatchError, match="Did you mean digits-lamb") as refused:
         largebatch(service, "submit", "digits-lam")

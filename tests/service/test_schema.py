@@ -6,7 +6,7 @@ from pathlib import Path
 
 from servers import LARGEBATCH, ROOT, serving
 
-STREAMS = ["events", "events_run"]
+STREAMS = ["events", "events_run", "events_sweep"]
 """They answer for as long as somebody listens; test_api hears them out."""
 REVOKES = "revoke_token"
 """It would revoke the token that the requests carry; test_security has it."""

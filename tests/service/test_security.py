@@ -3,6 +3,7 @@
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,40 @@ def test_tokens_are_shown_once_expire_and_end(guarded: Service, people: dict[str
         assert time.monotonic() < ends_at
         time.sleep(0.5)
     assert "expired" in httpx.get(f"{guarded.url}/v1/runs", headers=short).json()["detail"]
+
+
+def ends_after_s(url: str, headers: dict[str, str], seconds: float) -> float | None:
+    """How long a stream of everything goes on; None if it is still open after so many seconds."""
+    began_s = time.monotonic()
+    with httpx.stream("GET", f"{url}/v1/events", headers=headers, timeout=httpx.Timeout(10.0, read=seconds)) as answer:
+        assert answer.status_code == 200
+        try:
+            for _ in answer.iter_raw():
+                if time.monotonic() - began_s > seconds:
+                    return None
+        except httpx.ReadTimeout:
+            return None
+    return time.monotonic() - began_s
+
+
+def test_streams_end_with_the_token_they_were_opened_with(guarded: Service, people: dict[str, dict[str, str]]) -> None:
+    def made(owner: str, **parts: Any) -> Any:
+        return httpx.post(f"{guarded.url}/v1/tokens", json={"owner": owner, "scope": "read", **parts}, headers=people["root"]).json()
+
+    revoked, short = made("carl"), made("dora", expires_in_s=3.0)
+    with httpx.Client(base_url=guarded.url) as browser:
+        browser.post("/login", data={"token": revoked["secret"]})
+        session = {"Cookie": f"largebatch_session={browser.cookies['largebatch_session']}"}
+    with ThreadPoolExecutor(4) as pool:
+        heard = [pool.submit(ends_after_s, guarded.url, headers, 12.0) for headers in (bearer(revoked["secret"]), session, bearer(short["secret"]))]
+        stays = pool.submit(ends_after_s, guarded.url, people["ann"], 9.0)
+        time.sleep(1.0)
+        httpx.delete(f"{guarded.url}/v1/tokens/{revoked['token']['id']}", headers=people["root"])
+        for one in heard:
+            took_s = one.result()
+            assert took_s is not None
+            assert 1.0 <= took_s < 10.0
+        assert stays.result() is None, "others go on"
 
 
 def test_pages_need_a_session_and_foreign_ones_change_nothing(guarded: Service, people: dict[str, dict[str, str]], anns: str) -> None:

@@ -121,3 +121,51 @@ def test_lists_begin_with_how_things_stand(tmp_path: Path) -> None:
     assert told.count(b'"id":"a"') == 2
     assert b'"id":"b"' not in told
     engine.dispose()
+
+
+def test_one_question_for_all_listeners_and_none_for_their_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "LOOK_EVERY_S", 0.005)
+    monkeypatch.setattr(watch, "CHECK_EVERY_S", 0.2)
+    engine = connect(f"sqlite:///{tmp_path}/x.sqlite")
+    upgrade(engine)
+    store = Store(engine)
+    store.accept(JOB, None, "", 10)
+    (tmp_path / "a").mkdir()
+    asked: list[set[str]] = []
+    ended: set[str] = set()
+
+    def still_valid(shown: set[str]) -> set[str]:
+        asked.append(shown)
+        return shown - ended
+
+    async def scene() -> tuple[int, int]:
+        watcher = watch.Watcher(store, tmp_path, still_valid)
+        watcher.start()
+        told = dict.fromkeys(("one", "other", ""), 0)
+
+        async def listens(shown: str) -> None:
+            async for _ in watcher.listen(JOB, 0, shown):
+                told[shown] += 1
+
+        listeners = [asyncio.create_task(listens(shown)) for shown in [*["one"] * 10, *["other"] * 10, ""]]
+        with Journal(tmp_path / "a") as journal:
+            for step in range(100):
+                journal.write(record(step))
+                await asyncio.sleep(0.005)
+        ended.add("one")
+        await asyncio.wait_for(asyncio.gather(*listeners[:10]), 10)
+        after_end = told["one"]
+        with Journal(tmp_path / "a") as journal:
+            journal.write(record(101))
+        await asyncio.sleep(0.3)
+        assert told["one"] == after_end
+        assert told["other"] > after_end, "they heard more"
+        assert not any(task.done() for task in listeners[10:])
+        await watcher.stop()
+        await asyncio.gather(*listeners)
+        return watcher.num_listeners, len(watcher._shown)
+
+    assert asyncio.run(scene()) == (0, 0)
+    assert asked[0] == {"one", "other"}
+    assert len(asked) < 20, "by time, not by record"
+    engine.dispose()

@@ -22,6 +22,23 @@ function say(text) {
   notice.hidden = !text;
 }
 
+// What a stream tells. One that was refused is asked for again by a new page: signed in anew, or when the service is back.
+function listen(path) {
+  const events = new EventSource(path);
+  events.addEventListener("error", () => {
+    if (events.readyState !== EventSource.CLOSED) return; // it tries again by itself
+    say("No longer live: the service does not answer, or the sign-in is over.");
+    const asking = setInterval(async () => {
+      const answer = await fetch("/v1/runs?limit=1").catch(() => null);
+      if (!answer || (answer.status !== 401 && !answer.ok)) return;
+      clearInterval(asking);
+      if (answer.status === 401) location.assign("/login");
+      else location.reload();
+    }, 3000);
+  });
+  return events;
+}
+
 // ---- cells ----------------------------------------------------------------------------------------------------------
 
 const WRITERS = {
@@ -77,8 +94,11 @@ function running(records) {
 }
 
 function speeds(steps) {
-  return steps.slice(1).map((now, index) => {
-    const before = steps[index];
+  // Over some steps each: single ones are told apart by the clock's grain more than by their speed.
+  const every = Math.ceil(steps.length / 100);
+  const some = steps.filter((_, index) => index % every === 0);
+  return some.slice(1).map((now, index) => {
+    const before = some[index];
     const seconds = now.training_seconds - before.training_seconds;
     return [now, seconds > 0 ? (now.samples_seen - before.samples_seen) / seconds : null];
   });
@@ -90,7 +110,7 @@ function listPage() {
   const table = one("#jobs");
   if (table.dataset.live !== "yes") return;
   const kind = table.dataset.kind;
-  const events = new EventSource(`/v1/events?kind=${kind}`);
+  const events = listen(`/v1/events?kind=${kind}`);
   events.addEventListener("job", (event) => {
     const job = JSON.parse(event.data);
     const row = one(`tr[data-id="${CSS.escape(job.id)}"]`, table);
@@ -166,6 +186,36 @@ function showJob(job, place) {
   show("delete", isFinal);
 }
 
+// Links that come only once a job has begun: the server makes them, of what its operator said.
+const asked = { attempt: 0, atS: 0 };
+async function linksOf(job, told) {
+  const waiting = all("[data-link]").filter((item) => item.hidden || (item.dataset.link === "ray_dashboard_url" && asked.attempt !== told.attempt));
+  const now = performance.now() / 1000;
+  if (!told.attempt || !waiting.length || (now - asked.atS < 5 && !FINAL.has(told.state))) return;
+  Object.assign(asked, { attempt: told.attempt, atS: now });
+  const found = await ask(`/v1/${job.dataset.kind}s/${encodeURIComponent(job.dataset.id)}`).catch(() => ({}));
+  for (const item of waiting) {
+    const address = found[item.dataset.link];
+    if (!/^https?:\/\//.test(address ?? "")) continue;
+    one("a", item).href = address;
+    item.hidden = false;
+  }
+}
+
+async function planOf(job) {
+  const place = one("#run-plan");
+  if (!place.hidden) return;
+  const answer = await fetch(`/v1/runs/${encodeURIComponent(job.dataset.id)}/artifacts/plan.json`);
+  if (!answer.ok) return;
+  const shown = Object.entries(await answer.json()).filter(([name, value]) => name !== "learning_rate_curve" && value !== null);
+  one("dl", place).replaceChildren(...shown.flatMap(([name, value]) => [
+    Object.assign(document.createElement("dt"), { textContent: name.replaceAll("_", " ") }),
+    Object.assign(document.createElement("dd"), { textContent: Array.isArray(value) ? briefly(value) : String(value) })]));
+  place.hidden = false;
+}
+
+const briefly = (values) => (values.length > 8 ? `${values.slice(0, 8).join(", ")} and ${values.length - 8} more` : values.join(", "));
+
 const log = { attempt: 0, offset: 0, busy: false };
 
 async function logOf(job, attempt) {
@@ -205,6 +255,7 @@ function runPage() {
     const { steps, evaluations } = data;
     one("#waiting").hidden = steps.length + evaluations.length > 0;
     one(".charts").hidden = steps.length + evaluations.length === 0;
+    if (one(".charts").hidden) return; // what is drawn while hidden keeps a size of its own
     const title = AXES[axis];
     draw("c-accuracy", [trace("test accuracy", at(evaluations), evaluations.map((r) => r.test_accuracy), { line: { color: COLOURS[0] } })], title);
     draw("c-loss", [trace("train", at(steps), steps.map((r) => r.loss), { line: { color: COLOURS[0] } }),
@@ -221,12 +272,13 @@ function runPage() {
     one("#notices").append(Object.assign(document.createElement("li"), { textContent: text }));
   }
 
-  const events = new EventSource(`/v1/runs/${encodeURIComponent(job.dataset.id)}/events`);
+  const events = listen(`/v1/runs/${encodeURIComponent(job.dataset.id)}/events`);
   events.addEventListener("start", (event) => {
     const record = JSON.parse(event.data);
     data.steps = data.steps.filter((r) => r.step <= record.step);
     data.evaluations = data.evaluations.filter((r) => r.step <= record.step);
     data.worldSize = record.world_size;
+    planOf(job);
     note(record.step ? `Went on from step ${record.step}, ${record.world_size} worker(s), on ${record.device}` : `Began on ${record.device}`);
     soon();
   });
@@ -243,6 +295,7 @@ function runPage() {
     const told = JSON.parse(event.data);
     attempt = told.attempt;
     showJob(told, job);
+    linksOf(job, told);
     logOf(job, attempt);
   });
   events.addEventListener("over", () => { events.close(); logOf(job, attempt); });
@@ -291,18 +344,67 @@ function sweepPage() {
     };
     table.replaceChildren(line(Object.keys(rows[0]), "th"), ...rows.map((row) => line(Object.values(row), "td")));
   }
+  const brief = (fields) => Object.entries(fields).filter(([name]) => name !== "seed")
+    .map(([name, value]) => `${name.split(".").pop()} ${typeof value === "number" ? Number(value.toPrecision(4)) : value}`).join(", ");
+  const rounded = (value, digits) => (value === null || value === undefined ? "" : value.toFixed(digits));
+
+  function trialRow(trial) {
+    const row = document.createElement("tr");
+    row.dataset.trial = trial.run_id;
+    const cell = (name, text, number = true) => {
+      const made = Object.assign(document.createElement("td"), { textContent: text, className: number ? "number" : "" });
+      made.dataset.of = name;
+      return made;
+    };
+    const state = cell("state", "", false);
+    state.append(Object.assign(document.createElement("span"), { textContent: trial.outcome ?? trial.state, className: `state ${trial.state}`, title: trial.why }));
+    row.append(cell("number", trial.number + 1), cell("fields", brief(trial.fields), false), state, cell("step", trial.step ?? ""),
+      cell("test_accuracy", rounded(trial.test_accuracy, 4)), cell("training_seconds", rounded(trial.training_seconds, 2)),
+      cell("to_target", rounded(trial.time_to_accuracy_seconds, 2)));
+    return row;
+  }
+
+  async function trials() {
+    const rows = [];
+    for (let after = 0; ;) {
+      const page = await ask(`${base}/records?limit=1000&after=${after}`);
+      rows.push(...page.items.map(trialRow));
+      if (page.is_complete) break;
+      after = page.next_after;
+    }
+    one("#trials tbody").replaceChildren(...rows);
+    one("#trials").hidden = rows.length === 0;
+  }
+
+  // What runs now, every second, without asking: the job's own event carries it.
+  function tick(running) {
+    for (const [name, told] of Object.entries(running ?? {})) {
+      const row = one(`tr[data-trial="${CSS.escape(name)}"]`);
+      if (!row) continue;
+      const put = (of, text) => { one(`[data-of="${of}"]`, row).textContent = text; };
+      put("step", told.step ?? "");
+      put("test_accuracy", rounded(told.test_accuracy, 4));
+      put("training_seconds", rounded(told.training_seconds, 2));
+    }
+  }
+
   let shown = null;
-  const events = new EventSource("/v1/events?kind=sweep");
+  let listing = Promise.resolve();
+  const events = listen(`${base}/events`);
   events.addEventListener("job", (event) => {
     const told = JSON.parse(event.data);
-    if (told.id !== job.dataset.id) return;
     showJob(told, job);
+    linksOf(job, told);
     one("#report").hidden = told.state !== "succeeded";
-    if (told.progress.runs_over !== shown || FINAL.has(told.state)) findings();
-    shown = told.progress.runs_over;
+    const state = `${told.state} ${told.progress.runs} ${told.progress.runs_over}`;
+    if (state !== shown) {
+      if (told.progress.runs_over || FINAL.has(told.state)) findings();
+      listing = listing.then(trials).catch((error) => say(error.message));
+    } else tick(told.progress.running);
+    shown = state;
     logOf(job, told.attempt);
   });
-  addEventListener("load", findings);
+  events.addEventListener("over", () => events.close());
 }
 
 // ---- comparing ------------------------------------------------------------------------------------------------------
@@ -404,7 +506,7 @@ function wantedSweep(form) {
   if (named.target.value.trim()) set["stop.target_accuracy"] = value(named.target.value);
   if (named.epochs.value.trim()) Object.assign(set, { "stop.epochs": value(named.epochs.value), "stop.steps": null });
   const range = { low: value(named.low.value), high: value(named.high.value), times_batch: 0.5, is_effective: momenta.length > 0 };
-  return { sweep: { recipe: named.recipe.value, set, each, repeats: Number(named.repeats.value),
+  return { cpus: value(named.cpus.value), sweep: { recipe: named.recipe.value, set, each, repeats: Number(named.repeats.value),
     search: { trials: Number(named.trials.value), space: { "learning_rate.base": range } } } };
 }
 
@@ -435,7 +537,7 @@ function formPage() {
     button.textContent = "Planning";
     showProblem(null);
     try {
-      const plan = await ask("/v1/runs/plan", { method: "POST", body: JSON.stringify(wanted()) });
+      const plan = await ask(`/v1/${kind}s/plan`, { method: "POST", body: JSON.stringify(wanted()) });
       one("dl", section).replaceChildren(...plan.lines.flatMap(({ what, how }) => [
         Object.assign(document.createElement("dt"), { textContent: what }), Object.assign(document.createElement("dd"), { textContent: how })]));
       section.hidden = false;

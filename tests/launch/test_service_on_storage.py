@@ -1,0 +1,176 @@
+"""Runs that are kept by URI, watched live: what the storage has reaches every listener once and in order."""
+
+import asyncio
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from buckets import new_bucket
+from launch_runs import S3_ENVIRONMENT, Head
+from servers import serving
+
+from jobs.errors import InputError, StorageError
+from jobs.records import StepRecord
+from jobs.run_folder import CHECKPOINTS, JOURNAL, SUMMARY
+from jobs.storage import Storage, StoredRun
+from jobs.tracking.journal import Journal
+from service import stored, watch
+from service.db.engine import connect, upgrade
+from service.db.store import Store
+from service.job import Job, Kind
+from service.progress import read_progress
+from service.settings import read_runs_dir
+from service.states import State
+from service.stored import Copies
+
+JOB = Job(id="a", kind=Kind.RUN, owner="ann", name="a", recipe=None, cpus=1.0, gpus=0, created_at_s=0.0, state=State.RUNNING, attempt=1)
+STEPS = 150
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    with new_bucket() as made:
+        yield made
+
+
+def record(step: int) -> StepRecord:
+    return StepRecord(
+        step=step, epoch=1.0, samples_seen=step, global_batch_size=1, loss=1.0, learning_rate=0.1, gradient_norm=1.0, training_seconds=1.0
+    )
+
+
+def test_where_runs_may_be_kept() -> None:
+    assert read_runs_dir("runs", 8080, None, None) == (Path("runs"), None)
+    folder, store = read_runs_dir("s3://bucket/runs", 8080, "http://head:8265", "postgresql://x")
+    assert store == "s3://bucket/runs"
+    assert folder != read_runs_dir("s3://bucket/runs", 8081, "http://head:8265", "postgresql://x")[0]
+    for given in ((None, "postgresql://x"), ("http://head:8265", None)):
+        with pytest.raises(InputError, match=r"needs? a folder"):
+            read_runs_dir("s3://bucket/runs", 8080, *given)
+
+
+def test_a_copy_grows_with_its_run(bucket: str, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run" / "a"
+    (run_dir / CHECKPOINTS).mkdir(parents=True)
+    kept, copies = StoredRun(f"{bucket}/grows", run_dir, lambda text: None), Copies(f"{bucket}/grows", tmp_path / "copies", list)
+    copy = tmp_path / "copies" / "a"
+    copies.bring("a")
+    assert not copy.exists(), "there is nothing yet"
+    asked: list[tuple[int, int]] = []
+    pieces = copies._storage.pieces
+    copies._storage.pieces = lambda name, start, end: (asked.append((start, end)), pieces(name, start, end))[1]  # type: ignore[method-assign]
+    for step in (1, 2):
+        with Journal(run_dir) as journal:
+            journal.write(record(step))
+        saved = run_dir / CHECKPOINTS / f"step-{step:08}.{'0' * 32}.pt"
+        saved.write_bytes(b"weights")
+        kept.push()
+        copies.bring("a", 0.0)
+        assert (copy / JOURNAL).read_bytes() == (run_dir / JOURNAL).read_bytes()
+        placeholder = copy / CHECKPOINTS / saved.name
+        assert (placeholder.stat().st_size, abs(placeholder.stat().st_mtime - time.time()) < 60) == (0, True), "when it was made, without its bytes"
+    size = (run_dir / JOURNAL).stat().st_size
+    assert asked == [(0, size // 2), (size // 2, size)], "the new bytes alone"
+    assert read_progress(JOB, copy)["step"] == 2
+    (run_dir / SUMMARY).write_text("{}")
+    kept.push()
+    copies.bring("a", 0.0)
+    copies.forget_summary("a")
+    assert not (copy / SUMMARY).exists()
+    copies.remove("a")
+    assert (Storage(f"{bucket}/grows").sizes("a"), copy.exists()) == ({}, False)
+    copies.stop()
+
+
+def test_live_events_of_a_stored_run(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stored, "LOOK_EVERY_S", 0.1)
+    monkeypatch.setattr(watch, "LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr("jobs.storage.PUSH_EVERY_S", 0.1)
+    engine = connect(f"sqlite:///{tmp_path}/x.sqlite")
+    upgrade(engine)
+    store = Store(engine)
+    store.accept(JOB, None, "", 10)
+    run_dir = tmp_path / "run" / "a"
+    (run_dir / CHECKPOINTS).mkdir(parents=True)
+    copies = Copies(f"{bucket}/live", tmp_path / "copies", store.active_ids)
+    copies.start()
+    fetch, is_away = copies._fetch, False
+
+    def sometimes(job_id: str) -> None:
+        if is_away:
+            raise OSError("AWS Error NETWORK_CONNECTION")
+        fetch(job_id)
+
+    monkeypatch.setattr(copies, "_fetch", sometimes)
+
+    async def scene() -> tuple[list[int], int]:
+        nonlocal is_away
+        watcher = watch.Watcher(store, tmp_path / "copies", bring=copies.bring)
+        watcher.start()
+        told = b""
+
+        async def listens() -> None:
+            nonlocal told
+            async for frames in watcher.listen(JOB, 0):
+                told += frames
+
+        listener = asyncio.create_task(listens())
+        with StoredRun(f"{bucket}/live", run_dir, lambda text: None) as kept, Journal(run_dir) as journal:
+            for step in range(1, STEPS + 1):
+                journal.write(record(step))
+                await asyncio.sleep(0.01)
+            while_running = told.count(b"event: step")
+            await asyncio.to_thread(kept.push)
+        is_away = True
+        with pytest.raises(StorageError, match="does not answer"):
+            await asyncio.to_thread(copies.bring, "a", 0.0)
+        await asyncio.to_thread(store.move, JOB, State.SUCCEEDED)
+        await asyncio.sleep(0.5)
+        assert not listener.done(), "it is over when all has been told, not before"
+        is_away = False
+        await asyncio.wait_for(listener, 20)
+        await watcher.stop()
+        return [json.loads(line[6:])["step"] for line in told.split(b"\n") if line.startswith(b'data: {"kind":"step"')], while_running
+
+    steps, while_running = asyncio.run(scene())
+    copies.stop()
+    assert steps == list(range(1, STEPS + 1))
+    assert while_running > 10, "live"
+    engine.dispose()
+
+
+@pytest.mark.slow
+def test_the_whole_service_on_ray_and_s3(head: Head, bucket: str, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/service.sqlite"
+    engine = connect(url)
+    upgrade(engine)
+    engine.dispose()
+    options = ("--ray-address", head.dashboard, "--ray-python", sys.executable, "--database-url", url, "--runs-dir", f"{bucket}/whole")
+    asked: dict[str, Any] = {
+        "recipe": "digits-small-batch", "cpus": 1.0,
+        "set": {"stop.epochs": 300, "stop.target_accuracy": None, "evaluation.every_epochs": 5.0},
+    }  # fmt: skip
+    with serving(tmp_path, *options, MLFLOW_TRACKING_URI="", **S3_ENVIRONMENT) as service, httpx.Client(base_url=service.url, timeout=60) as http:
+        job_id = http.post("/v1/runs", json=asked).json()["id"]
+        ends_at = time.monotonic() + 120
+        while not http.get(f"/v1/runs/{job_id}").json()["progress"].get("step"):
+            assert time.monotonic() < ends_at, service.log[-3000:]
+            time.sleep(0.2)
+        assert http.get(f"/v1/runs/{job_id}").json()["state"] == "running", "seen live"
+        job = service.wait(job_id, "succeeded", "failed", seconds=200)
+        assert (job["state"], job["outcome"]) == ("succeeded", "completed"), job
+        records = http.get(f"/v1/runs/{job_id}/records", params={"kind": "step", "limit": 5000}).json()["items"]
+        assert [one["step"] for one in records] == list(range(1, len(records) + 1))
+        assert {"records.jsonl", "summary.json", "plan.json"} <= {file["path"] for file in http.get(f"/v1/runs/{job_id}/artifacts").json()}
+        sweep = http.post("/v1/sweeps", json={"sweep": {"recipe": "digits-small-batch"}})
+        assert (sweep.status_code, "by URI" in sweep.text) == (422, True)
+        assert http.delete(f"/v1/runs/{job_id}").status_code == 204
+        assert Storage(f"{bucket}/whole").sizes(job_id) == {}
+        assert service.stop() == 0
+    assert not [path for path in Path("/tmp").glob(f"largebatch-copies-*-{service.port}") if os.listdir(path)]

@@ -1,0 +1,80 @@
+"""A sweep's runs from its ledger and their folders, in every state that one can be in."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from jobs.records import EvalRecord, Outcome, RunSummary, StepRecord
+from jobs.tracking.journal import Journal
+from service.trials import read_trials
+from service.watch import read_frames
+from tuning.ledger import LEDGER, Ending, Ledger, Trial
+
+SUMMARY = RunSummary(
+    run_id="x", outcome="reached", global_batch_size=32, micro_batch_size=32, gradient_accumulation_steps=1, world_size=1, steps=40, epochs=3.0,
+    samples_seen=1280, training_seconds=2.5, evaluation_seconds=0.1, wall_seconds=3.0, samples_per_second=512.0, target_accuracy=0.9,
+    time_to_accuracy_seconds=2.0, steps_to_accuracy=30, test_accuracy=0.93, best_test_accuracy=0.95, train_accuracy=None, gradient_noise_scale=None,
+    parameters_sha256=None, run_dir="/secret", mlflow_run_id=None,
+)  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """0 has ended, 1 was pruned, 2 failed, 3 is under way, 4 waits."""
+    with Ledger(tmp_path) as ledger:
+        for number in range(5):
+            ledger.decide(Trial(number=number, group=number // 2, phase="search", fields={"learning_rate.base": 0.1}, run_id=f"run-{number}"))
+        ledger.end(Ending(number=1, how="pruned", test_accuracy=0.5))
+        ledger.end(Ending(number=2, how="failed", why="its process died, again and again"))
+    for number in range(4):
+        (tmp_path / f"run-{number}").mkdir()
+        with Journal(tmp_path / f"run-{number}") as journal:
+            step = StepRecord(
+                step=7, epoch=0.5, samples_seen=7, global_batch_size=1, loss=1.0, learning_rate=0.1, gradient_norm=1.0, training_seconds=0.7
+            )
+            journal.write(step)
+            journal.write(
+                EvalRecord(step=7, epoch=0.5, samples_seen=7, test_accuracy=0.25, test_loss=1.0, training_seconds=0.7, evaluation_seconds=0.1)
+            )
+    (tmp_path / "run-0" / "summary.json").write_text(SUMMARY.model_dump_json())
+    (tmp_path / "run-1" / "summary.json").write_text(SUMMARY.model_copy(update={"outcome": Outcome.STOPPED}).model_dump_json())
+    return tmp_path
+
+
+def test_every_state_with_what_is_known(folder: Path) -> None:
+    found = read_trials(folder, 0, 100, is_active=True)
+    assert found.is_complete
+    told = [(one.state, one.outcome, one.step, one.test_accuracy, one.time_to_accuracy_seconds) for one in found.items]
+    assert told == [
+        ("ended", "reached", 40, 0.95, 2.0),
+        ("pruned", None, 40, 0.95, 2.0),
+        ("failed", None, 7, 0.25, None),
+        ("running", None, 7, 0.25, None),
+        ("waiting", None, None, None, None),
+    ]
+    assert found.items[2].why == "its process died, again and again"
+    assert "/secret" not in found.model_dump_json()
+    assert read_trials(folder, 3, 1, is_active=False).items[0].state == "unfinished"
+
+
+def test_page_by_page(folder: Path) -> None:
+    numbers, after = [], 0
+    while True:
+        page = read_trials(folder, after, 2, is_active=True)
+        numbers += [one.number for one in page.items]
+        after = page.next_after
+        if page.is_complete:
+            break
+    assert numbers == [0, 1, 2, 3, 4]
+    assert read_trials(folder / "nothing", 0, 10, is_active=True).items == []
+
+
+def test_the_ledger_as_events(folder: Path) -> None:
+    frames, offset = read_frames(folder / LEDGER, 0, None)
+    assert offset == (folder / LEDGER).stat().st_size
+    events = [event.split(b"\n") for event in frames.strip().split(b"\n\n")]
+    assert [event[1] for event in events] == [b"event: trial"] * 5 + [b"event: ending"] * 2
+    assert json.loads(events[5][2].removeprefix(b"data: "))["how"] == "pruned"
+    again, _ = read_frames(folder / LEDGER, int(events[4][0].removeprefix(b"id: ")), None)
+    assert again.count(b"event:") == 2, "goes on from the last id"
