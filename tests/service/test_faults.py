@@ -1,6 +1,9 @@
 """The service killed, doubled, cut off from its database: every accepted run ends right, and none twice."""
 
+import os
 import random
+import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -11,7 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
-from servers import Postgres, Service, serving
+from servers import LARGEBATCH, ROOT, Postgres, Service, serving
 
 from jobs.records import StepRecord
 from jobs.tracking.journal import read_records
@@ -19,7 +22,11 @@ from service.client import Client
 from service.db.engine import connect, upgrade
 
 STEPS = 12
-REAL = {"recipe": "digits-small-batch", "set": {"stop.epochs": None, "stop.steps": STEPS, "stop.target_accuracy": None}, "cpus": 1.0}
+REAL: dict[str, Any] = {"recipe": "digits-small-batch", "set": {"stop.epochs": None, "stop.steps": STEPS, "stop.target_accuracy": None}, "cpus": 1.0}
+LONG_STEPS = 3000
+LONG: dict[str, Any] = {
+    **REAL, "set": {**REAL["set"], "stop.steps": LONG_STEPS, "checkpoint.every_seconds": 0.3, "evaluation.every_epochs": 1000.0},
+}  # fmt: skip
 LATE = {"recipe": "digits-small-batch", "deadline_s": 0.001}
 """Ends without training, so that many can be sent."""
 
@@ -51,9 +58,9 @@ def all_jobs(url: str) -> list[dict[str, Any]]:
                 return found
 
 
-def trained_once(service: Service, job_id: str) -> bool:
+def trained_once(service: Service, job_id: str, num_steps: int = STEPS) -> bool:
     steps = [record.step for record in read_records(service.runs_dir / job_id) if isinstance(record, StepRecord)]
-    return steps == list(range(1, STEPS + 1))
+    return steps == list(range(1, num_steps + 1))
 
 
 @contextmanager
@@ -74,7 +81,7 @@ def disturbed(acts: Any, every_s: tuple[float, float], seed: int) -> Iterator[No
         thread.join()
 
 
-@pytest.mark.parametrize("submits", [60, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("submits", [30, pytest.param(200, marks=pytest.mark.slow)])
 def test_killed_at_random_nothing_is_lost_or_doubled(tmp_path: Path, submits: int) -> None:
     with serving(tmp_path, MLFLOW_TRACKING_URI="") as service:
         kills = 0
@@ -168,6 +175,101 @@ def test_the_database_goes_away_and_comes_back(own_postgres: Postgres, tmp_path:
 
 def test_without_mlflow_runs_go_on(tmp_path: Path) -> None:
     with serving(tmp_path, MLFLOW_TRACKING_URI="http://127.0.0.1:9") as service:
+        ready = httpx.get(f"{service.url}/readyz", timeout=10)
+        assert (ready.status_code, ready.json()["status"]) == (200, "degraded"), "no run needs it"
+        assert "does not answer" in ready.json()["checks"]["tracking"]
         job = service.wait(submit_patiently(service.url, REAL, "x"), "succeeded", "failed", seconds=120)
         assert job["state"] == "succeeded"
         assert trained_once(service, job["id"])
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a file system of its own that holds 4 MiB."""
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small file system needs root")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_disk_that_is_full_fails_the_run_and_nothing_else(small_disk: Path, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/service.sqlite"
+    engine = connect(url)
+    upgrade(engine)
+    engine.dispose()
+    with serving(tmp_path, "--database-url", url, "--max-failures", "1", MLFLOW_TRACKING_URI="") as service:
+        filler = small_disk / "filler"
+        filler.write_bytes(bytes((4 << 20) - (400 << 10)))
+        job_id = submit_patiently(service.url, LONG, "full")
+        failed = service.wait(job_id, "failed", "succeeded")
+        assert failed["state"] == "failed"
+        assert "cannot be written (No space left on device)" in failed["reason"] or "No space left" in failed["reason"], failed["reason"]
+        assert str(tmp_path) not in failed["reason"]
+        assert httpx.get(f"{service.url}/readyz", timeout=10).status_code == 200, "the service lives on"
+        filler.unlink()
+        assert httpx.post(f"{service.url}/v1/runs/{job_id}/resume").status_code == 202
+        assert service.wait(job_id, "failed", "succeeded")["state"] == "succeeded"
+        assert trained_once(service, job_id, LONG_STEPS), "gone on with, nothing lost or doubled"
+
+
+STEPPED = """
+import os, time
+real, offset = time.time, os.environ["CLOCK"]
+def stepped():
+    with open(offset) as file:
+        return real() + float(file.read() or 0)
+time.time = stepped
+"""
+"""A `sitecustomize` that moves the clock of the service and of its jobs."""
+
+
+def test_a_clock_that_jumps(tmp_path: Path) -> None:
+    (tmp_path / "shim").mkdir()
+    (tmp_path / "shim" / "sitecustomize.py").write_text(STEPPED)
+    clock = tmp_path / "clock"
+
+    def step(seconds: float) -> None:
+        (tmp_path / "new").write_text(str(seconds))
+        (tmp_path / "new").replace(clock)
+
+    step(0)
+    environment = {"PYTHONPATH": f"{tmp_path / 'shim'}:{ROOT}", "CLOCK": str(clock), "MLFLOW_TRACKING_URI": ""}
+    with serving(tmp_path, "--with-tokens", "--cpus", "2", **environment) as service:
+        create = [*LARGEBATCH, "token", "create", "root", "--scope", "admin", "--runs-dir", service.runs_dir]
+        secret = subprocess.run(create, check=True, capture_output=True, text=True, cwd=ROOT).stdout.strip()
+        with httpx.Client(base_url=service.url, headers={"Authorization": f"Bearer {secret}"}, timeout=30) as http:
+
+            def submit(key: str, **parts: Any) -> str:
+                answer = http.post("/v1/runs", json=REAL | parts, headers={"Idempotency-Key": key})
+                assert answer.status_code == 202, answer.text
+                return str(answer.json()["id"])
+
+            def ended(job_id: str) -> dict[str, Any]:
+                return service.wait(job_id, "succeeded", "failed", headers=dict(http.headers))
+
+            whole = {**LONG, "cpus": 2.0}
+            hour = http.post("/v1/tokens", json={"owner": "ann", "scope": "read", "expires_in_s": 3600.0}).json()["secret"]
+            first = submit("first", **whole)
+            late = submit("late", deadline_s=3600.0)
+            waits = submit("waits")
+            service.wait(first, "running", headers=dict(http.headers))
+            step(2 * 86400.0)
+            assert submit("first", **whole) == first, "a key is a key, whatever the clock says"
+            asked = httpx.get(f"{service.url}/v1/runs", headers={"Authorization": f"Bearer {hour}"})
+            assert "expired" in asked.json()["detail"]
+            assert ended(late)["reason"] == "Its deadline passed before its turn came.", "by the clock it did; it ends, once, and says why"
+            (keeper,) = (service.runs_dir / ".service" / first).glob("*/pid")
+            os.killpg(int(keeper.read_text()), signal.SIGKILL)
+            service.wait(first, "recovering", "starting", headers=dict(http.headers))
+            step(-2 * 86400.0)
+            during = submit("during")
+            for job_id in (first, waits, during):
+                assert ended(job_id)["state"] == "succeeded"
+                assert trained_once(service, job_id, LONG_STEPS if job_id == first else STEPS)
+            step(0)
+            found = http.get("/v1/runs", params={"limit": 200}).json()["items"]
+            assert sorted(job["id"] for job in found) == sorted([first, late, waits, during]), "nothing doubled, no job lost"
+            assert {job["id"]: job["attempt"] for job in found} == {first: 2, late: 0, waits: 1, during: 1}
+            assert http.get("/readyz").json()["status"] == "ready"
