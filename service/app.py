@@ -123,17 +123,19 @@ class Surround:
         request_id = secrets.token_hex(8)
         scope.setdefault("state", {})["request_id"] = request_id
         status = 0
+        accepted = ""
         has_begun = False
 
         taken = 0
 
         async def sending(message: Message) -> None:
-            nonlocal status, has_begun
+            nonlocal status, has_begun, accepted
             if taken > LARGEST_BODY and not has_begun and message.get("status") != TOO_LARGE:
                 return  # what the application makes of half a body
             if message["type"] == "http.response.start":
                 status, has_begun = message["status"], True
-                given = {name for name, _ in message["headers"]}
+                given = dict(message["headers"])
+                accepted = given.get(b"location", b"").decode("latin-1").rpartition("/")[2] if status == 202 else ""
                 message["headers"] = [
                     *message["headers"],
                     *((name, value) for name, value in HEADERS.items() if name not in given),
@@ -165,7 +167,7 @@ class Surround:
                                   hint="The service's log has this request's id.")  # fmt: skip
                 await respond(problem)(scope, receive, sending)
         finally:
-            self._note(scope, status, time.perf_counter() - began_s, request_id)
+            self._note(scope, status, time.perf_counter() - began_s, request_id, accepted)
 
     def _refused(self, scope: Scope, request_id: str) -> Any:
         headers = dict(scope["headers"])
@@ -180,13 +182,15 @@ class Surround:
                 return respond(Problem(title="Not allowed", status=421, detail=f"This service is not called {host[:100]!r}.", request_id=request_id))
         return None
 
-    def _note(self, scope: Scope, status: int, took_s: float, request_id: str) -> None:
+    def _note(self, scope: Scope, status: int, took_s: float, request_id: str, accepted: str) -> None:
         route = getattr(scope.get("route"), "path", "none")
         operations.REQUESTS.labels(scope["method"] if scope["method"] in METHODS else "other", route, str(status)).observe(took_s)
         if route == "/healthz":
             return
+        job = str(scope.get("path_params", {}).get("job_id") or accepted)[:160]
         self._log.info(
-            "request", request=request_id, method=scope["method"], path=scope["path"][:200], status=status, ms=round(took_s * 1000, 1),
+            "request", request=request_id, **({"job": job} if job else {}),
+            method=scope["method"], path=scope["path"][:200], status=status, ms=round(took_s * 1000, 1),
             owner=scope["state"].get("owner"),
         )  # fmt: skip
 

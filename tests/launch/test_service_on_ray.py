@@ -68,10 +68,6 @@ def test_a_sweep_and_its_answer(service: Service) -> None:
         "each": {"batch.global_batch_size": [32, 128]},
         "search": {"method": "grid", "space": {"learning_rate.base": [0.05, 0.2]}},
     }
-    plan = httpx.post(f"{service.url}/v1/sweeps/plan", json={"sweep": sweep}, timeout=90).json()
-    assert (plan["runs"], plan["groups"]) == (4, [{"batch.global_batch_size": 32}, {"batch.global_batch_size": 128}])
-    refused = httpx.post(f"{service.url}/v1/sweeps/plan", json={"sweep": {**sweep, "each": {"batch.global_batch_size": [5000]}}}, timeout=90)
-    assert (refused.status_code, refused.json()["field"]) == (422, "batch.global_batch_size"), refused.text
     job_id = submit(service, {"sweep": sweep, "cpus": 1.0}, "sweep")
     with httpx.stream("GET", f"{service.url}/v1/sweeps/{job_id}/events", timeout=200) as events:
         told = "".join(events.iter_text())  # until the sweep is over

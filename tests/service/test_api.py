@@ -54,6 +54,7 @@ def test_a_run_succeeds_and_tells_everything(ended: dict[str, Any], service: Ser
     assert ended["outcome"] == ended["summary"]["outcome"]
     assert "run_dir" not in ended["summary"], "where folders lie on the server is nobody's business"
     assert str(service.folder) not in json.dumps(ended)
+    assert any("method=POST" in line and f"job={ended['id']}" in line for line in service.log.splitlines()), "logs lead from a request to its run"
 
 
 def test_records_page_by_page(ended: dict[str, Any], http: httpx.Client) -> None:

@@ -60,6 +60,11 @@ def test_plans_run_nothing(service: Service, tmp_path: Path) -> None:
     assert "runs: 4: 2 groups, 1 searched and 1 repeated in each" in largebatch(service, "plan", str(tmp_path / "sweep.yaml"), "--sweep")
     found = json.loads(largebatch(service, "plan", str(tmp_path / "sweep.yaml"), "--sweep", "--json"))
     assert (found["runs"], found["spec"]["repeats"], found["base"]["name"]) == (4, 2, "digits-small-batch")
+    assert found["groups"] == [{"batch.global_batch_size": 32}, {"batch.global_batch_size": 64}]
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump({**sweep, "each": {"batch.global_batch_size": [32, 5000]}}))
+    with pytest.raises(LargebatchError, match="more than the 1437 samples") as refused:
+        largebatch(service, "plan", str(tmp_path / "sweep.yaml"), "--sweep")
+    assert refused.value.field == "batch.global_batch_size"
     assert json.loads(largebatch(service, "list", "--sweeps", "--json"))["items"] == []
 
 
