@@ -18,7 +18,7 @@ ASK_ADDRESS = 0x8915
 
 def use_rays_interface() -> None:
     """Tell Gloo, unless a person has told it."""
-    name = interface_of(ray.util.get_node_ip_address())
+    name = interface_of(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
     if name is not None:
         os.environ.setdefault(GLOO, name)
 

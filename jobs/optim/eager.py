@@ -45,7 +45,7 @@ class EagerSGD(EagerOptimizer, SGD):
     """torch's SGD."""
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
         """See `torch.optim.SGD`."""
         return _SGD_STEP(self, closure)
 
@@ -54,6 +54,6 @@ class EagerAdamW(EagerOptimizer, AdamW):
     """torch's AdamW."""
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
         """See `torch.optim.AdamW`."""
         return _ADAMW_STEP(self, closure)
