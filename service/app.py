@@ -85,6 +85,7 @@ def make_app(parts: Parts) -> FastAPI:
         await parts.watcher.stop()
         await run_in_threadpool(parts.reconciler.stop)
         parts.readers.shutdown()
+        parts.writers.shutdown()
         if parts.copies is not None:
             await run_in_threadpool(parts.copies.stop)
         parts.heavy.close()

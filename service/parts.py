@@ -28,8 +28,8 @@ from service.watch import Watcher
 T = TypeVar("T")
 COOKIE = "largebatch_session"
 MOST_ASKERS = 10_000
-READERS = 4
-"""Threads that read for requests. More of them would only wait for the interpreter's lock, and for each other at every row."""
+READERS = WRITERS = 2
+"""Threads that read, and that submit, for requests. More of them would only wait for the interpreter's lock, and for each other at every row."""
 
 
 class RateLimit:
@@ -70,10 +70,15 @@ class Parts:
     """Where runs are kept by URI."""
     began_s: float = field(default_factory=time.monotonic)
     readers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(READERS, "reader"))
+    writers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(WRITERS, "writer"))
 
     async def read(self, look: Callable[[], T]) -> T:
         """A short look at the database, beside the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self.readers, look)
+
+    async def write(self, change: Callable[[], T]) -> T:
+        """A short change of the database, which waits for the disk; no read waits behind it."""
+        return await asyncio.get_running_loop().run_in_executor(self.writers, change)
 
     def folder(self, job: Job) -> Path:
         """A job's folder, or this machine's copy of it. Raises: StorageError."""
@@ -103,26 +108,45 @@ Here = Annotated[Parts, Depends(_parts_of)]
 _bearer = HTTPBearer(auto_error=False, description="A token that `largebatch token create` printed.")
 
 
-async def principal_of(request: Request, parts: Here, bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]) -> Principal:
-    """Who asks. Raises: UnauthorizedError, TooManyRequestsError."""
+async def shown_by(
+    request: Request, parts: Here, bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
+) -> Callable[[], Principal]:
+    """What says, by a look at the database, who asks; the look raises UnauthorizedError. Raises: UnauthorizedError, TooManyRequestsError."""
     address = request.client.host if request.client else ""
     cookie = request.cookies.get(COOKIE)
     if bearer is not None:
         parts.rate_limit.take(f"token {hash(bearer.credentials)}")
-        who = await parts.read(partial(parts.tokens.principal, bearer.credentials))
+        look: Callable[[], Principal] = partial(parts.tokens.principal, bearer.credentials)
     elif cookie is not None and parts.settings.needs_tokens:
         refuse_foreign(request)
         parts.rate_limit.take(f"session {hash(cookie)}")
-        who = await parts.read(partial(parts.tokens.of_session, cookie))
+        look = partial(parts.tokens.of_session, cookie)
     elif parts.settings.needs_tokens:
         parts.rate_limit.take(f"address {address}")
         raise UnauthorizedError("Authorization", "a token is needed.", "Send: Authorization: Bearer TOKEN. Make one: largebatch token create OWNER")
     else:
         refuse_foreign(request)
         parts.rate_limit.take(f"address {address}")
-        who = ANYONE_HERE
-    request.state.owner = who.owner
-    return who
+        look = _anyone
+
+    def known() -> Principal:
+        who = look()
+        request.state.owner = who.owner
+        return who
+
+    return known
+
+
+def _anyone() -> Principal:
+    return ANYONE_HERE
+
+
+Shown = Annotated[Callable[[], Principal], Depends(shown_by)]
+
+
+async def principal_of(parts: Here, shown: Shown) -> Principal:
+    """Who asks. Raises: UnauthorizedError, TooManyRequestsError."""
+    return await parts.read(shown)
 
 
 def refuse_foreign(request: Request) -> None:

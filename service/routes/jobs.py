@@ -14,9 +14,10 @@ from pydantic import BaseModel
 
 from jobs.errors import InputError, StorageError
 from jobs.run_folder import JOURNAL, SUMMARY
+from service.auth import Principal
 from service.job import Job, Kind
 from service.links import details
-from service.parts import Here, Parts, Who
+from service.parts import Here, Parts, Shown, Who
 from service.problems import NotFoundError, Problem
 from service.routes.operations import SUBMITS
 from service.states import State
@@ -78,9 +79,9 @@ def submitted(parts: Parts, job: Job, key: str | None, digest: str, response: Re
     return JobView.of(accepted)
 
 
-async def found(parts: Parts, look: Callable[[], BaseModel]) -> Response:
-    """What a look at the database finds, made into JSON by the thread that looks."""
-    body = await parts.read(lambda: look().model_dump_json())
+async def found(parts: Parts, shown: Callable[[], Principal], look: Callable[[Principal], BaseModel]) -> Response:
+    """What an asker's look at the database finds. One thread does all of it: who asks, the look, the JSON."""
+    body = await parts.read(lambda: look(shown()).model_dump_json())
     return Response(body, media_type="application/json")
 
 
@@ -93,7 +94,7 @@ def add_job_routes(router: APIRouter, kind: Kind) -> None:
     @router.get("", response_model=JobPage, **named("list"))
     async def list_jobs(
         parts: Here,
-        who: Who,
+        shown: Shown,
         state: State | None = None,
         owner: Annotated[str | None, Query(max_length=100)] = None,
         recipe: Annotated[str | None, Query(max_length=100)] = None,
@@ -103,20 +104,20 @@ def add_job_routes(router: APIRouter, kind: Kind) -> None:
         limit: Limit = 50,
     ) -> Response:
         """A page of jobs, one's own; an administrator's list holds everybody's."""
-        whose = owner if who.may("admin") else who.owner
 
-        def look() -> JobPage:
+        def look(who: Principal) -> JobPage:
+            whose = owner if who.may("admin") else who.owner
             page = parts.store.page(
                 kind, owner=whose, state=state, recipe=recipe, text=q, limit=limit, cursor=cursor, oldest_first=sort == "created_at"
             )
             return JobPage(items=[JobView.of(job) for job in page.jobs], next_cursor=page.next_cursor)
 
-        return await found(parts, look)
+        return await found(parts, shown, look)
 
     @router.get("/{job_id}", response_model=JobDetails, **named("show"))
-    async def show(job_id: str, parts: Here, who: Who) -> Response:
+    async def show(job_id: str, parts: Here, shown: Shown) -> Response:
         """One job, with its spec and, once it ended, its summary."""
-        return await found(parts, lambda: details(parts.visible(job_id, kind, who), parts.settings))
+        return await found(parts, shown, lambda who: details(parts.visible(job_id, kind, who), parts.settings))
 
     @router.post("/{job_id}/cancel", status_code=202, **named("cancel"))
     def cancel(job_id: str, parts: Here, who: Who) -> JobView:

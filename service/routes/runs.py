@@ -35,10 +35,10 @@ class Plan(BaseModel):
 
 
 @router.post("", status_code=202, operation_id="submit_run", responses=accepted_links(Kind.RUN))
-def submit(asked: RunSubmit, parts: Here, who: Who, response: Response, idempotency_key: IdempotencyKey = None) -> JobView:
+async def submit(asked: RunSubmit, parts: Here, who: Who, response: Response, idempotency_key: IdempotencyKey = None) -> JobView:
     """Accept a run. It is in the database before this answers."""
     who.require("submit")
-    return submitted(parts, job_of_run(asked, who.owner, parts.settings), idempotency_key, digest_of(asked), response)
+    return await parts.write(lambda: submitted(parts, job_of_run(asked, who.owner, parts.settings), idempotency_key, digest_of(asked), response))
 
 
 @router.post("/plan", operation_id="plan_run")

@@ -23,10 +23,10 @@ router = APIRouter(prefix="/v1/sweeps", tags=["sweeps"], responses=ERRORS)
 
 
 @router.post("", status_code=202, operation_id="submit_sweep", responses=accepted_links(Kind.SWEEP))
-def submit(asked: SweepSubmit, parts: Here, who: Who, response: Response, idempotency_key: IdempotencyKey = None) -> JobView:
+async def submit(asked: SweepSubmit, parts: Here, who: Who, response: Response, idempotency_key: IdempotencyKey = None) -> JobView:
     """Accept a sweep. It is in the database before this answers."""
     who.require("submit")
-    return submitted(parts, job_of_sweep(asked, who.owner, parts.settings), idempotency_key, digest_of(asked), response)
+    return await parts.write(lambda: submitted(parts, job_of_sweep(asked, who.owner, parts.settings), idempotency_key, digest_of(asked), response))
 
 
 class SweepPlan(BaseModel):

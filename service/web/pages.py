@@ -15,7 +15,7 @@ from jobs.spec_reader import build_spec, recipe_paths
 from service.auth import Principal, UnauthorizedError
 from service.job import Kind
 from service.links import details
-from service.parts import COOKIE, Here, parts_of, principal_of, refuse_foreign
+from service.parts import COOKIE, Here, parts_of, principal_of, refuse_foreign, shown_by
 from service.problems import Problem
 from service.requests import recipe_document
 from service.states import FINAL, MOVES, State
@@ -39,7 +39,7 @@ templates.env.globals.update(states=list(State), final=FINAL)
 async def visitor(request: Request, parts: Here) -> Principal:
     """Who looks at a page; one who has not signed in is asked to."""
     try:
-        return await principal_of(request, parts, None)
+        return await principal_of(parts, await shown_by(request, parts, None))
     except UnauthorizedError:
         raise HTTPException(303, "Sign in.", {"Location": "/login"}) from None
 

@@ -18,7 +18,7 @@ from alembic.migration import MigrationContext
 from servers import postgres_bin
 
 from jobs.errors import InputError
-from service.db.engine import connect, refuse_outdated, revision, upgrade
+from service.db.engine import DatabaseError, connect, refuse_outdated, revision, upgrade, writing
 from service.db.store import ConflictError, GoneError, Store
 from service.db.tables import jobs, metadata
 from service.job import Job, Kind
@@ -171,6 +171,18 @@ def test_a_lease_has_one_holder_and_runs_out(store: Store) -> None:
 
     with ThreadPoolExecutor(8) as pool:
         assert sum(pool.map(take, range(8))) == 1
+
+
+def test_nobody_waits_without_end_for_a_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = connect(f"sqlite:///{tmp_path}/service.sqlite")
+    upgrade(engine)
+    store = Store(engine)
+    monkeypatch.setattr("service.db.engine.BUSY_S", 0.05)
+    with ThreadPoolExecutor(1) as pool:
+        with writing(engine), pytest.raises(DatabaseError, match="is busy"):
+            pool.submit(store.accept, new_job(), None, "", 10).result()
+        assert pool.submit(store.accept, new_job(), None, "", 10).result()[1], "the turn was given back"
+    engine.dispose()
 
 
 def test_lists_use_an_index(store: Store) -> None:
