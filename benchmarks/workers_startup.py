@@ -84,9 +84,9 @@ def _command(folder: str) -> None:
     marks: dict[str, float] = {}
     connected = ray_train.connected
 
-    def noting_connected(options: Any) -> Any:
+    def noting_connected(*given: Any, **options: Any) -> Any:
         marks["imported"] = time.time()
-        return connected(options)
+        return connected(*given, **options)
 
     class NotingDriver(ray_train._Driver):
         def __init__(self, *given: Any) -> None:
