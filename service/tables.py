@@ -13,6 +13,16 @@ def output() -> Console:
     return console if console.is_terminal else Console(width=200)
 
 
+def print_rows(rows: list[dict[str, str]]) -> None:
+    """Rows that are words already, with their names above."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in rows[0]:
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row.values())
+    output().print(table)
+
+
 def print_runs(rows: list[dict[str, Any]]) -> None:
     """A line for each run's summary."""
     table = Table(box=None, padding=(0, 2, 0, 0))

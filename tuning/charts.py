@@ -14,6 +14,8 @@ from jobs.run_folder import storage_errors
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#777777")
 """After Okabe and Ito: colour-blind readers can tell them apart; the last reads on light and on dark."""
 
+MOST_TICKS = 9
+
 
 @dataclass(frozen=True)
 class Series:
@@ -66,6 +68,16 @@ class Chart:
     """Vertical lines with their words."""
     zone: tuple[float, float] | None = None
     """A shaded interval of x."""
+    x_ticks: Sequence[float] = ()
+    """Where the x axis has its numbers; default: where they come out round."""
+
+    @property
+    def shown_ticks(self) -> list[float]:
+        """Not more than there is room for."""
+        kept = list(self.x_ticks)
+        while len(kept) > MOST_TICKS:
+            kept = kept[::2]
+        return kept
 
 
 def to_plotly(chart: Chart) -> Any:
@@ -102,7 +114,7 @@ def to_plotly(chart: Chart) -> Any:
         figure.add_vrect(x0=chart.zone[0], x1=chart.zone[1], fillcolor="#888888", opacity=0.15, line_width=0)
     figure.update_layout(
         title={"text": chart.title, "font": {"size": 16}}, template="none", paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
-        xaxis={"title": chart.x_title, "automargin": True, **_axis(chart.log_x)},
+        xaxis={"title": chart.x_title, "automargin": True, **_axis(chart.log_x), **_ticks(chart)},
         yaxis={"title": chart.y_title, "automargin": True, **_axis(chart.log_y)},
         legend={"orientation": "h", "yanchor": "top", "y": -0.22, "x": 0}, margin={"l": 70, "r": 20, "t": 50, "b": 60}, font={"size": 13},
         showlegend=len(chart.series) > 1,
@@ -113,7 +125,11 @@ def to_plotly(chart: Chart) -> Any:
 
 
 def _axis(is_log: bool) -> dict[str, Any]:
-    return {"type": "log", "dtick": "D2", "exponentformat": "power"} if is_log else {"type": "linear"}
+    return {"type": "log", "dtick": "D2", "tickformat": ",~r"} if is_log else {"type": "linear"}
+
+
+def _ticks(chart: Chart) -> dict[str, Any]:
+    return {"tickmode": "array", "tickvals": chart.shown_ticks, "ticktext": [f"{place:,g}" for place in chart.shown_ticks]} if chart.x_ticks else {}
 
 
 def _place(value: float, is_log: bool) -> float:
@@ -146,7 +162,7 @@ def write_png(chart: Chart, path: Path) -> None:
                       color=colour, capsize=2, linewidth=1.5)  # fmt: skip
     for level, words in chart.levels:
         axes.axhline(level, linestyle=":", color="grey")
-        axes.annotate(words, (0, level), (4, 3), xycoords=("axes fraction", "data"), textcoords="offset points", color="grey")
+        axes.annotate(words, (1, level), (-4, 3), xycoords=("axes fraction", "data"), textcoords="offset points", color="grey", ha="right")
     for place, words in chart.marks:
         axes.axvline(place, linestyle=":", color="grey")
         axes.annotate(words, (place, 1), (3, -4), xycoords=("data", "axes fraction"), textcoords="offset points", color="grey", va="top", rotation=90)
@@ -157,11 +173,27 @@ def write_png(chart: Chart, path: Path) -> None:
         is_empty = not any(len(series.x) for series in chart.series)  # matplotlib takes no logarithm of nothing
         axes.set(xscale="log" if chart.log_x and not is_empty else "linear", yscale="log" if chart.log_y and not is_empty else "linear")
         axes.grid(alpha=0.3)
+        for axis, is_log in ((axes.xaxis, chart.log_x), (axes.yaxis, chart.log_y)):
+            if is_log and not is_empty:
+                _number_plainly(axis)
+        if chart.x_ticks:
+            axes.set_xticks(chart.shown_ticks, [f"{place:,g}" for place in chart.shown_ticks])
     if len(chart.series) > 1:
         axes.legend(fontsize="small")
     if chart.caption:
         figure.supxlabel(chart.caption, fontsize=7, color="grey")
     figure.savefig(path, dpi=130)
+
+
+def _number_plainly(axis: Any) -> None:
+    """A logarithmic axis in whole numbers, 2,000 and not 2 x 10^3; between powers of ten 2 and 5, and 3 and 7 where the axis is short."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = axis.get_view_interval()
+    decades = math.log10(high / low)
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0, 7.0) if decades < 1.2 else (1.0, 2.0, 5.0) if decades < 4 else (1.0,)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def write_pngs(charts: Sequence[Chart], folder: Path) -> None:

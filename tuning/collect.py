@@ -10,7 +10,7 @@ from jobs import run_folder
 from jobs.errors import FaultError, InputError
 from jobs.records import RunSummary
 from jobs.tracking.journal import evaluations, read_records
-from jobs.tracking.mlflow_mirror import SUMMARY_TAG, brief, flat, import_mlflow
+from jobs.tracking.mlflow_mirror import CURVE_TAG, RUN_TAG, SUMMARY_TAG, brief, flat, import_mlflow
 
 ASIDE = ("seed", "name", "description", "tracking.", "checkpoint.", "dataset.download", "dataset.num_workers", "batch.micro_batch_size", "stop.")
 """Fields that may differ between two runs of one configuration: they change no step's mathematics."""
@@ -78,6 +78,11 @@ def ended_runs(folder: Path) -> list[Path]:
     return sorted(path.parent for path in folder.glob(f"*/{run_folder.SUMMARY}") if (path.parent / run_folder.SPEC).is_file())
 
 
+def unended_runs(folder: Path) -> list[Path]:
+    """The folders in `folder` of runs that were begun and have no result yet."""
+    return sorted(path.parent for path in folder.glob(f"*/{run_folder.SPEC}") if not (path.parent / run_folder.SUMMARY).is_file())
+
+
 def _read(run_dir: Path) -> RunResult:
     path = run_dir / run_folder.SUMMARY
     if not path.is_file():
@@ -94,8 +99,8 @@ def _read(run_dir: Path) -> RunResult:
     return _row(fields, summary, points, environment["device"], plan.get("peak_learning_rate"))
 
 
-def collect_experiment(uri: str, experiment: str) -> list[RunResult]:
-    """The results of an MLflow experiment's ended runs, oldest first.
+def collect_experiment(uri: str, experiment: str) -> tuple[list[RunResult], int]:
+    """The results of an MLflow experiment's ended runs, oldest first; and how many of its runs have not ended.
 
     Raises: FaultError if MLflow does not answer; InputError if it has no such experiment.
     """
@@ -106,7 +111,9 @@ def collect_experiment(uri: str, experiment: str) -> list[RunResult]:
         if found is None:
             names = sorted(other.name for other in client.search_experiments())
             raise InputError("--experiment", f"MLflow at {uri} has no experiment {experiment!r}.", f"It has: {', '.join(names)}.")
-        return [row for run in _runs(client, found.experiment_id) if (row := _read_mlflow(client, run)) is not None]
+        ours = [run for run in _runs(client, found.experiment_id) if RUN_TAG in run.data.tags]
+        ended = [run for run in ours if SUMMARY_TAG in run.data.tags]
+        return [_read_mlflow(client, run) for run in ended], len(ours) - len(ended)
     except InputError:
         raise
     except Exception as error:  # MLflow raises its own, requests' and SQLAlchemy's errors
@@ -123,20 +130,22 @@ def _runs(client: Any, experiment_id: str) -> Iterable[Any]:
             return
 
 
-def _read_mlflow(client: Any, run: Any) -> RunResult | None:
-    """None for a run that is not ours or has not ended."""
+def _read_mlflow(client: Any, run: Any) -> RunResult:
     tags = run.data.tags
-    if SUMMARY_TAG not in tags:
-        return None
     summary = RunSummary.model_validate_json(tags[SUMMARY_TAG])
+    points = _curve(client, run, summary) if CURVE_TAG not in tags else tuple(Evaluation(*point) for point in json.loads(tags[CURVE_TAG]))
+    peak = tags.get("largebatch.peak_learning_rate")
+    return _row(run.data.params, summary, points, tags["largebatch.device"], float(peak) if peak else None)
+
+
+def _curve(client: Any, run: Any, summary: RunSummary) -> tuple[Evaluation, ...]:
+    """From the metrics' histories, two requests a run: of long curves, and of runs that an earlier version mirrored."""
     samples = {metric.step: int(metric.value) for metric in client.get_metric_history(run.info.run_id, "test_samples_seen")}
-    points = tuple(
+    return tuple(
         Evaluation(metric.step, samples.get(metric.step, metric.step * summary.global_batch_size), (metric.timestamp - run.info.start_time) / 1000,
                    metric.value)
         for metric in sorted(client.get_metric_history(run.info.run_id, "test_accuracy"), key=lambda metric: metric.step)
     )  # fmt: skip
-    peak = tags.get("largebatch.peak_learning_rate")
-    return _row(run.data.params, summary, points, tags["largebatch.device"], float(peak) if peak else None)
 
 
 def _row(fields: Mapping[str, Any], summary: RunSummary, points: tuple[Evaluation, ...], device: str, peak: float | None) -> RunResult:

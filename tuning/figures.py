@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from jobs import run_folder
-from tuning.analysis.configurations import Configuration
+from tuning.analysis.configurations import Configuration, settings_of
 from tuning.analysis.intervals import Spread
 from tuning.analysis.line_point import LinePoint
 from tuning.analysis.regimes import edges
@@ -23,6 +23,7 @@ BATCH = "global batch size"
 def accuracy_curves(results: Sequence[RunResult]) -> Chart:
     """Test accuracy against training seconds, one curve per run."""
     devices = ", ".join(dict.fromkeys(result.device for result in results))
+    unlike = on_unlike_footing(results)
     targets = dict.fromkeys(result.summary.target_accuracy for result in results if result.summary.target_accuracy is not None)
     return Chart(
         "accuracy-curves",
@@ -30,9 +31,18 @@ def accuracy_curves(results: Sequence[RunResult]) -> Chart:
         SECONDS,
         "test accuracy",
         [Series(label(result), [s for s, _ in result.curve], [a for _, a in result.curve]) for result in results],
-        caption=_conditions(results),
+        caption=f"{_conditions(results)}{f'; {unlike}' if unlike else ''}",
         levels=[(target, f"target {target:g}") for target in targets],
     )
+
+
+def on_unlike_footing(results: Sequence[RunResult]) -> str:
+    """What must be said of runs that differ in data, model, device or workers; empty where they do not."""
+    settings = settings_of(results)
+    if len(settings) < 2:
+        return ""
+    counts = "; ".join(f"{setting} ({len(members)})" for setting, members in settings.items())
+    return f"not on one footing, so not to be ranked: {counts}"
 
 
 def label(result: RunResult) -> str:
@@ -122,7 +132,7 @@ def momentum_map(findings: Findings) -> Chart | None:
     for one in findings.configurations:
         if one.first.momentum is not None:
             place = (one.global_batch_size, one.first.momentum)
-            if place not in cells or one.rank < cells[place].rank:
+            if place not in cells or one.standing < cells[place].standing:
                 cells[place] = one
     batches, momenta = sorted({batch for batch, _ in cells}), sorted({momentum for _, momentum in cells})
     if len(momenta) < 2:
@@ -156,11 +166,11 @@ def profile_charts(profile: Profile) -> list[Chart]:
         "time-of-update", "Time of one update", BATCH, "seconds",
         [Series("measured", batches, [p.seconds_per_step for p in profile.points]),
          Series("overhead + batch / rate", places, [model.seconds_per_step(b) for b in places], draws="line", dash=True)],
-        caption=caption, log_x=True, log_y=True, marks=marks,
+        caption=caption, log_x=True, log_y=True, marks=marks, x_ticks=batches,
     )  # fmt: skip
     epoch = Chart(
         "time-of-epoch", "Time of one epoch", BATCH, "seconds", [Series("measured", batches, [p.seconds_per_epoch for p in profile.points])],
-        caption=caption, log_x=True, log_y=True, marks=marks,
+        caption=caption, log_x=True, log_y=True, marks=marks, x_ticks=batches,
     )  # fmt: skip
     return [update, epoch]
 
@@ -190,7 +200,8 @@ def _measured(name: str, of: Sequence[Configuration], spreads: Sequence[Spread])
 
 
 def _of_batch(findings: Findings, name: str, title: str, y_title: str, series: Sequence[Series], log_y: bool = False) -> Chart:
-    return Chart(name, title, BATCH, y_title, series, caption=_conditions(findings.runs), log_x=True, log_y=log_y)
+    batches = [one.global_batch_size for one in findings.best]
+    return Chart(name, title, BATCH, y_title, series, caption=_conditions(findings.runs), log_x=True, log_y=log_y, x_ticks=batches)
 
 
 def _conditions(runs: Sequence[RunResult]) -> str:

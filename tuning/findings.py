@@ -18,6 +18,13 @@ from tuning.analysis.regimes import regime
 from tuning.collect import RunResult
 
 
+class NothingEndedError(InputError):
+    """No run has ended."""
+
+    missing: tuple[str, ...] = ()
+    """What is known of those that have not, in sentences."""
+
+
 class FrontierPoint(NamedTuple):
     """The best accuracy that anything had by then."""
 
@@ -92,10 +99,10 @@ class Findings:
     def words(self) -> list[str]:
         """Three sentences that answer the question, and what must be said beside them."""
         said = [f"{self.setting}: {len(self.runs)} runs of {len(self.best)} batch sizes, to {self.what_is_sought}."]
-        said += [_sentence(one) for one in self.advice if one.question in {"soonest", "cheapest"}]
+        said += sentences([one for one in self.advice if one.question in {"soonest", "cheapest"}])
         if self.critical_batch is not None:
-            said.append(_critical_sentence(self.critical_batch))
-        said += [_sentence(one) for one in self.advice if one.question not in {"soonest", "cheapest"}]
+            said.append(_critical_sentence(self.critical_batch, self.noise_scale))
+        said += sentences([one for one in self.advice if one.question not in {"soonest", "cheapest"}])
         if not self.choices:
             best = max((one.best_accuracy.median or 0.0) for one in self.best) if self.best else 0.0
             said.append(f"No batch size reached the target in half of its runs; the best median accuracy is {best:.4f}.")
@@ -170,15 +177,28 @@ class Findings:
         }
 
 
-def find(runs: Sequence[RunResult], target: float | None = None, *, deadline_s: float | None = None, max_samples: float | None = None) -> Findings:
+def find(
+    runs: Sequence[RunResult],
+    target: float | None = None,
+    *,
+    deadline_s: float | None = None,
+    max_samples: float | None = None,
+    missing: Sequence[str] = (),
+) -> Findings:
     """Analyse runs: those of the setting that has most; the others are named, never mixed in.
 
-    Args: target: test accuracy; default the one that most runs were given, else what every batch size reached.
-    Raises: InputError if there is nothing to analyse.
+    Args:
+        target: test accuracy; default the one that most runs were given, else what every batch size reached.
+        missing: what is known not to be there, in sentences.
+    Raises: NothingEndedError if there is nothing to analyse.
     """
     whole = [run for run in runs if run.summary.outcome is not Outcome.STOPPED]
+    left_out = [f"Left out: {len(runs) - len(whole)} runs that were ended early."] if len(whole) < len(runs) else []
     if not whole:
-        raise InputError("runs", "there is no run that has ended.", "Wait for one, or run `largebatch sweep`.")
+        words = [*left_out, *missing]
+        nothing = NothingEndedError("runs", " ".join(["there is no run that has ended.", *words]), "Wait for one, or run `largebatch sweep`.")
+        nothing.missing = tuple(words)
+        raise nothing
     by_setting = settings_of(whole)
     setting, chosen = next(iter(by_setting.items()))
     others = {other: len(members) for other, members in by_setting.items() if other != setting}
@@ -186,11 +206,10 @@ def find(runs: Sequence[RunResult], target: float | None = None, *, deadline_s: 
     is_chosen = wanted is None
     if wanted is None:
         wanted = _reached_by_all(chosen)
-    missing = [f"Left out: {len(runs) - len(whole)} runs that were ended early."] if len(whole) < len(runs) else []
     num_batches = len({run.summary.global_batch_size for run in chosen})
     if num_batches < 3:
-        missing.append(f"For a critical batch size at least three batch sizes are needed; there are {num_batches}.")
-    return Findings(setting, wanted, is_chosen, tuple(chosen), others, deadline_s, max_samples, missing)
+        left_out.append(f"For a critical batch size at least three batch sizes are needed; there are {num_batches}.")
+    return Findings(setting, wanted, is_chosen, tuple(chosen), others, deadline_s, max_samples, [*left_out, *missing])
 
 
 def _reached_by_all(runs: Sequence[RunResult]) -> float:
@@ -209,6 +228,11 @@ def _choice(one: Configuration) -> Choice:
     return Choice(one.global_batch_size, seconds, samples, one.first.learning_rate, one.first.momentum, one.first.optimizer, len(one.runs))
 
 
+def sentences(advice: Sequence[Advice]) -> list[str]:
+    """Each answer with its reason."""
+    return [_sentence(one) for one in advice]
+
+
 def _sentence(one: Advice) -> str:
     question = one.question[0].upper() + one.question[1:]
     if one.choice is None:
@@ -221,11 +245,12 @@ def _sentence(one: Advice) -> str:
     )
 
 
-def _critical_sentence(one: CriticalBatch) -> str:
+def _critical_sentence(one: CriticalBatch, noise_scale: float | None) -> str:
+    noise = "" if noise_scale is None else f" The gradient noise scale that the runs measured is {noise_scale:,.0f}."
     high = f"{one.high:,.0f}" if math.isfinite(one.high) else "beyond what was measured"
     return (
         f"Critical batch size: {one.critical_batch_size:,.0f} samples (95 % interval {one.low:,.0f} ... {high}); "
-        "far below it a doubled batch halves the steps, far above it buys nothing."
+        f"far below it a doubled batch halves the steps, far above it buys nothing.{noise}"
     )
 
 

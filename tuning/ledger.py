@@ -13,7 +13,9 @@ from jobs import run_folder
 from jobs.records import Outcome, Record, RunSummary
 from jobs.run_folder import CHECKPOINTS
 from jobs.spec import TrainSpec
-from tuning.space import with_fields
+from jobs.tracking.folder_mirror import REPORT
+from tuning.space import count_runs, with_fields
+from tuning.spec import SweepSpec
 
 LEDGER = "trials.jsonl"
 SWEEP = "sweep.json"
@@ -111,3 +113,11 @@ class Ledger:
     def has_begun(self, trial: Trial) -> bool:
         """Whether it left a checkpoint to go on from."""
         return any((self.folder / trial.run_id / CHECKPOINTS).glob("*"))
+
+
+def runs_to_come(folder: Path) -> int:
+    """How many runs of a sweep have not ended, begun or not."""
+    sweep, ledger = SweepSpec.model_validate_json((folder / SWEEP).read_text()), Ledger(folder)
+    if all(ledger.is_over(trial) for trial in ledger.trials) and (folder / REPORT).is_dir():
+        return 0  # a group that diverged everywhere is not repeated
+    return count_runs(sweep) - sum(ledger.is_over(trial) for trial in ledger.trials)

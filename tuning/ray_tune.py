@@ -1,8 +1,10 @@
 """Ray Tune's three sides of a sweep: what to run next, which runs end early, and what is told."""
 
 import threading
+import time
 from typing import Any
 
+import ray
 from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
@@ -17,6 +19,8 @@ from tuning.trial import TrialOptions
 
 NEVER = 10**15
 MEDIAN_OF = 3
+LOOK_EVERY_S, GONE_AFTER_S = 5.0, 30.0
+"""How often to look whether Ray has a machine left, and how long it may have none."""
 
 
 class _Kept:
@@ -34,6 +38,19 @@ class Watch(_Kept, tune.Callback):
         self._trials: dict[str, Trial] = {}
         self._accuracies: dict[str, float] = {}
         self._pruned: set[str] = set()
+        self._looks_at_s, self._alive_at_s = 0.0, time.monotonic()
+
+    def on_step_begin(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
+        """Ray Tune waits for machines for ever; where none is left there is nothing to wait for. Raises: RuntimeError."""
+        now = time.monotonic()
+        if now < self._looks_at_s:
+            return
+        self._looks_at_s = now + LOOK_EVERY_S
+        nodes: Any = ray.nodes
+        if any(node["Alive"] for node in nodes()):
+            self._alive_at_s = now
+        elif now - self._alive_at_s > GONE_AFTER_S:
+            raise RuntimeError("Ray has no machine left")
 
     def begins(self, tune_id: str, trial: Trial) -> None:
         """A run was handed to Ray Tune."""

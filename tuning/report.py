@@ -56,8 +56,20 @@ def write_report(folder: Path, findings: Findings, extras: Extras | None = None)
         "tables": {title: list(rows) for title, rows in extras.tables},
     }
     write_text(folder / "report.json", json.dumps(numbers, indent=2) + "\n")
+    tables = [("The best of each batch size", findings.rows()), *extras.tables]
+    if extras.misses:
+        tables.append(("What was predicted before, and what came", [one.row() for one in extras.misses]))
     page = folder / "report.html"
-    write_text(page, _page(findings, extras, charts))
+    write_text(page, _page(str(findings.setting), [*findings.words(), *extras.words], tables, charts))
+    return page
+
+
+def write_report_of_nothing(folder: Path, missing: Sequence[str]) -> Path:
+    """A report for a time before any run has ended: what there is to wait for. Returns the page. Raises: StorageError."""
+    words = ["No run has ended yet, so there is nothing to compare.", *missing]
+    write_text(folder / "report.json", json.dumps({"words": words, "num_runs": 0, "batches": [], "advice": []}, indent=2) + "\n")
+    page = folder / "report.html"
+    write_text(page, _page("Nothing yet", words, [], []))
     return page
 
 
@@ -77,14 +89,10 @@ def charts_of(findings: Findings, extras: Extras) -> list[Chart]:
     return [*charts, accuracy_curves(shown)]
 
 
-def _page(findings: Findings, extras: Extras, charts: Sequence[Chart]) -> str:
+def _page(title: str, words: Sequence[str], tables: Sequence[tuple[str, Sequence[dict[str, str]]]], charts: Sequence[Chart]) -> str:
     from plotly.offline import get_plotlyjs
 
-    words = [*findings.words(), *extras.words]
     first, rest = words[:3], words[3:]
-    tables = [("The best of each batch size", findings.rows()), *extras.tables]
-    if extras.misses:
-        tables.append(("What was predicted before, and what came", [_miss_row(one) for one in extras.misses]))
     sections = "\n".join(
         f'<section><div class="figure" id="{chart.name}"></div><p class="caption">{html.escape(chart.caption)}</p></section>' for chart in charts
     )
@@ -95,7 +103,7 @@ def _page(findings: Findings, extras: Extras, charts: Sequence[Chart]) -> str:
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{html.escape(str(findings.setting))}</title>
+<title>{html.escape(title)}</title>
 <link rel="icon" href="data:,">
 <style>{_STYLE}</style>
 <script>{get_plotlyjs()}</script>
@@ -115,15 +123,6 @@ const figures = {figures};
 </body>
 </html>
 """
-
-
-def _miss_row(one: Miss) -> dict[str, str]:
-    return {
-        "batch": f"{one.global_batch_size:,}",
-        "predicted s": f"{one.predicted_s:.3g}",
-        "measured s": f"{one.measured_s:.3g}",
-        "off by": f"{one.error:+.0%}",
-    }
 
 
 def _table(title: str, rows: Sequence[dict[str, Any]]) -> str:
@@ -156,8 +155,26 @@ function colours() {
   const text = style.getPropertyValue('--text').trim(), line = style.getPropertyValue('--line').trim();
   return {'font.color': text, 'xaxis.gridcolor': line, 'yaxis.gridcolor': line, 'xaxis.linecolor': line, 'yaxis.linecolor': line};
 }
+function folded(text, most) {
+  const lines = [''];
+  for (const word of text.split(' ')) {
+    if (lines.at(-1) && lines.at(-1).length + word.length >= most) lines.push('');
+    lines[lines.length - 1] += (lines.at(-1) ? ' ' : '') + word;
+  }
+  return lines.join('<br>');
+}
+function fitToPhone(figure) {
+  const layout = figure.layout;
+  layout.margin = {l: 50, r: 10, t: 70, b: 50};
+  layout.title.text = folded(layout.title.text, 36);
+  layout.xaxis.title.text = folded(layout.xaxis.title.text, 40);
+  layout.xaxis.tickangle = -45;
+  layout.font.size = 12;
+  layout.legend.y = -0.45;
+  for (const trace of figure.data) if (trace.type === 'heatmap') trace.showscale = false;  // its cells hold the numbers
+}
 for (const [name, figure] of Object.entries(figures)) {
-  if (window.innerWidth < 600) figure.layout.margin = {l: 50, r: 10, t: 60, b: 50};
+  if (window.innerWidth < 600) fitToPhone(figure);
   Plotly.newPlot(name, figure.data, figure.layout, {responsive: true, displayModeBar: false}).then(() => Plotly.relayout(name, colours()));
 }
 matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => {

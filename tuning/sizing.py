@@ -105,7 +105,7 @@ def _runs_within(budget_s: float, batches: list[int], cost: Callable[[int], floa
     return int(budget_s / (sum(map(cost, batches)) * num_momenta))
 
 
-def in_words(sweep: SweepSpec) -> str:
+def what_was_chosen(sweep: SweepSpec) -> str:
     """What was chosen, for a person."""
     batches = ", ".join(f"{batch:,}" for batch in sweep.each[BATCH] if isinstance(batch, int))
     momenta = f", momentum {' and '.join(f'{m:g}' for m in sweep.each[MOMENTUM] if isinstance(m, float))}" if MOMENTUM in sweep.each else ""

@@ -21,7 +21,8 @@ from jobs import run_folder
 from jobs.checkpoint_files import list_checkpoints
 from jobs.device import choose_device
 from jobs.errors import InputError, PlanError
-from jobs.job import Listener, prepare, run_job
+from jobs.job import prepare, run_job
+from jobs.listener import Listener
 from jobs.records import RunSummary
 from jobs.run_folder import write_text
 from jobs.spec import TrainSpec
@@ -30,7 +31,7 @@ from jobs.tracking.folder_mirror import REPORT, sync_folder
 from jobs.tracking.mlflow_mirror import brief
 from tuning.analysis.configurations import Configuration
 from tuning.analysis.line_point import LinePoint
-from tuning.analysis.prediction import Predicted, compare, predict
+from tuning.analysis.prediction import Predicted, compare, in_words, predict
 from tuning.analysis.step_time import Profile
 from tuning.collect import RunResult, collect, ended_runs
 from tuning.figures import line_chart
@@ -38,7 +39,7 @@ from tuning.findings import Findings, find
 from tuning.profile import profile
 from tuning.report import Extras, write_report
 from tuning.sharpness import Solution, epsilon_sharpness, line, load_solution, top_eigenvalue
-from tuning.sizing import in_words, size_sweep
+from tuning.sizing import size_sweep, what_was_chosen
 from tuning.small_and_large import small_against_large
 from tuning.space import with_fields
 from tuning.spec import BATCH, ResourcesSpec, SweepSpec
@@ -95,7 +96,7 @@ def study(spec: TrainSpec, options: StudyOptions, run_the_sweep: SweepRunner) ->
     sweep = _sweep(spec, measured, reference, options)
     predicted = _predict(folder, reference, measured, spec.stop.target_accuracy, [int(b) for b in sweep.each[BATCH] if isinstance(b, int)])
     begin(3)
-    options.on_notice(in_words(sweep))
+    options.on_notice(what_was_chosen(sweep))
     if run_the_sweep(folder / SWEEP_DIR, sweep, with_fields(spec, sweep.set)):
         return None
     findings = find(collect(ended_runs(folder / SWEEP_DIR)), spec.stop.target_accuracy)
@@ -248,10 +249,7 @@ def _extras(findings: Findings, measured: Profile, predicted: list[Predicted], s
         caption = f"{findings.setting}; the first {num_samples} training images, batch-norm statistics taken anew at each place"
         charts = [line_chart(name, [LinePoint(**p) for p in points], small, large, caption) for name, points in sharp["lines"].items()]
     if misses:
-        near = sum(abs(one.error) <= 0.3 for one in misses)
-        words.append(
-            f"Before the sweep, one run and the profile predicted the time to the target within 30 % at {near} of {len(misses)} batch sizes."
-        )
+        words.append(in_words(misses))
     elif not predicted:
         words.append("Nothing was predicted before the sweep: the recipe's own run did not reach the target, or measured no noise scale.")
     table = small_against_large(findings, measured, sharp["solutions"])

@@ -154,7 +154,7 @@ def _carry_out(
         try:
             tuner.fit()
         except Exception as error:
-            if not isinstance(error, ray.exceptions.RayError | RuntimeError | ValueError):
+            if not isinstance(error, ray.exceptions.RayError | tune.TuneError | RuntimeError | ValueError):
                 raise
             raise FaultError("ray", f"the sweep broke off: {error}.", f"Go on with: largebatch sweep --resume {options.folder}") from error
         finally:

@@ -22,7 +22,7 @@ from jobs.errors import FaultError, InputError
 from jobs.records import EndRecord, EvalRecord, JournalRecord, Outcome, StartRecord, StepRecord
 from jobs.spec import TrainSpec
 from jobs.spec_reader import build_spec
-from jobs.tracking.journal import parse_line
+from jobs.tracking.journal import evaluations, parse_line, read_records
 from jobs.tracking.mirror_state import MirrorState
 
 BATCH = 900
@@ -30,8 +30,13 @@ BATCH = 900
 MACHINE_EVERY_S = 10.0
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 """Lets MLflow's page open on training runs, not on traces of language models."""
+RUN_TAG = "largebatch.run_id"
+"""The run's folder's name; what has it is ours, and no sweep's parent."""
 SUMMARY_TAG = "largebatch.summary"
 """The whole summary, so that an analysis gets a thousand runs in one answer."""
+CURVE_TAG = "largebatch.curve"
+"""[step, samples, training seconds, test accuracy] of every evaluation, for the same reason; left out where it is too long for a tag."""
+LONGEST_TAG = 5000
 STATUS = {Outcome.DIVERGED: "FAILED", Outcome.STOPPED: "KILLED"}
 
 
@@ -149,7 +154,7 @@ class Mirror:
         state.base_ms, state.uri = int(started * 1000), self.uri
         number = experiment_id(client, self.spec.tracking.experiment, self.uri, self.run_dir.parent)
         # A mirror that was killed right after creating the run left it without a note of its own.
-        found = client.search_runs([number], f"tags.`largebatch.run_id` = '{self.run_dir.name}'", max_results=1)
+        found = client.search_runs([number], f"tags.`{RUN_TAG}` = '{self.run_dir.name}'", max_results=1)
         run = found[0] if found else client.create_run(number, state.base_ms, tags=self._tags(), run_name=self.run_dir.name)
         state.run_id = run.info.run_id
         from mlflow.entities import Param
@@ -166,7 +171,7 @@ class Mirror:
         plan = json.loads((self.run_dir / run_folder.PLAN).read_text())
         return {
             "largebatch.recipe": self.spec.name,
-            "largebatch.run_id": self.run_dir.name,
+            RUN_TAG: self.run_dir.name,
             "largebatch.global_batch_size": str(plan["global_batch_size"]),
             "largebatch.peak_learning_rate": str(plan["peak_learning_rate"]),
             "largebatch.optimizer": self.spec.optimizer.name,
@@ -238,6 +243,10 @@ class Mirror:
         client.log_batch(run_id, metrics=[Metric(name, float(value), at_ms, summary.steps) for name, value in values.items() if value is not None])
         client.set_tag(run_id, "largebatch.outcome", summary.outcome.value)
         client.set_tag(run_id, SUMMARY_TAG, summary.model_dump_json())
+        points = evaluations(read_records(self.run_dir))
+        curve = json.dumps([[at.step, at.samples_seen, round(at.training_seconds, 4), at.test_accuracy] for at in points], separators=(",", ":"))
+        if len(curve) <= LONGEST_TAG:
+            client.set_tag(run_id, CURVE_TAG, curve)
         for name in (run_folder.PLAN, run_folder.FIGURE, run_folder.SUMMARY):
             if (self.run_dir / name).is_file():
                 client.log_artifact(run_id, str(self.run_dir / name))

@@ -24,7 +24,7 @@ def compare(
     from jobs.run_folder import storage_errors
     from tuning.charts import write_png
     from tuning.collect import collect
-    from tuning.figures import accuracy_curves, write_page
+    from tuning.figures import accuracy_curves, on_unlike_footing, write_page
 
     results = collect(run_dirs)
     if figure is not None:
@@ -38,6 +38,8 @@ def compare(
         print(json.dumps(rows))
         return
     print_runs(rows)
+    if unlike := on_unlike_footing(results):
+        print(f"These runs are {unlike}.")
     if figure is not None:
         print(f"Figure: {figure.resolve()}")
 

@@ -10,6 +10,7 @@ from jobs.records import Outcome
 from tuning.analysis.configurations import best_of_each_batch, configurations
 from tuning.analysis.prediction import compare, predict
 from tuning.analysis.step_time import Profile, ProfilePoint
+from tuning.figures import momentum_map
 from tuning.findings import find
 
 BATCHES = [32, 128, 512, 2048]
@@ -42,6 +43,10 @@ def test_a_lucky_single_run_does_not_beat_three_seeds() -> None:
     runs = [*(made_run(128, seed, 1.0) for seed in range(3)), made_run(128, 0, 0.5)]
     (best,) = best_of_each_batch(configurations(runs, TARGET))
     assert len(best.runs) == 3
+    map_of_them = momentum_map(find([*runs, made_run(128, momentum=0.0)]))
+    assert map_of_them is not None
+    assert map_of_them.heat is not None
+    assert map_of_them.heat.values[1] == [best.seconds.median], "nor in its cell of the map"
 
 
 def test_misses_are_misses() -> None:
@@ -112,6 +117,15 @@ def test_a_prediction_from_one_run_is_exact_where_the_noise_scale_is_the_critica
     # Steps are whole, which a batch of 2,048 with 49 of them feels.
     assert all(abs(miss.error) < 0.02 for miss in misses)
     assert [one.learning_rate for one in predicted] == pytest.approx([0.1 / 4, 0.1, 0.1 * CRITICAL / 128, 0.1 * CRITICAL / 128])
+
+
+def test_a_prediction_goes_at_the_pace_of_its_run() -> None:
+    run = made_run(128)
+    slower = run.__class__(
+        **{**run.__dict__, "evaluations": tuple(at._replace(training_seconds=1.5 * at.training_seconds) for at in run.evaluations)}
+    )
+    as_profiled, at_pace = (predict(one, profile(), TARGET, BATCHES) for one in (run, slower))
+    assert [one.seconds for one in at_pace] == pytest.approx([1.5 * one.seconds for one in as_profiled])
 
 
 def test_a_run_that_reached_nothing_predicts_nothing() -> None:

@@ -3,18 +3,25 @@
 import json
 import re
 import shutil
-import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from made_runs import TARGET, made_folder, made_run
+from playwright.sync_api import Browser, sync_playwright
 from typer.testing import CliRunner
 
+from jobs import run_folder
+from jobs.errors import InputError
+from jobs.run_folder import write_text
 from service.cli import app
 from tuning.analysis.prediction import Miss, Predicted
 from tuning.analysis.step_time import Profile, ProfilePoint
 from tuning.findings import find
 from tuning.report import Extras, charts_of, write_report
+from tuning.spec import SweepSpec
 
 BATCHES = [32, 128, 512, 2048]
 PROFILE = Profile(
@@ -25,7 +32,7 @@ PROFILE = Profile(
         for b in (1, 16, 256, 4096)
     ],
 )  # fmt: skip
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update"]
 
 
 @pytest.fixture(scope="module")
@@ -50,20 +57,45 @@ def test_files(report: Path) -> None:
     assert not re.search(r"<(script|link|img)[^>]*\s(src|href)\s*=\s*[\"']https?:", page)
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-@pytest.mark.parametrize(("scheme", "width"), [("light", 1200), ("dark", 400)])
-def test_in_a_browser(report: Path, tmp_path: Path, scheme: str, width: int) -> None:
-    assert CHROMIUM is not None
-    dark = ["--force-dark-mode", "--blink-settings=preferredColorScheme=0"] if scheme == "dark" else []
-    done = subprocess.run(
-        [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync", "--enable-logging=stderr", f"--user-data-dir={tmp_path}", f"--window-size={width},900",
-         "--host-resolver-rules=MAP * ~NOTFOUND", "--virtual-time-budget=10000", *dark, "--dump-dom", report.as_uri()],
-        capture_output=True, text=True, timeout=120, check=True,
-    )  # fmt: skip
-    assert not [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    assert done.stdout.count('class="figure js-plotly-plot"') == 10
-    assert done.stdout.count("main-svg") >= 20, "every figure is drawn"
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    path = shutil.which("chromium") or shutil.which("google-chrome")
+    if path is None:
+        pytest.skip("the report is tested in a real browser: apt-get install chromium")
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield started
+        started.close()
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1200), ("dark", 390)])
+def test_in_a_browser(browser: Browser, report: Path, scheme: Literal["light", "dark"], width: int) -> None:
+    context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    page = context.new_page()
+    complaints: list[str] = []
+    asked: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text) if message.type in {"error", "warning"} else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(report.as_uri())
+    page.wait_for_function("document.querySelectorAll('.figure .main-svg').length >= 20")
+    assert page.locator(".figure.js-plotly-plot").count() == 10, "every figure is drawn"
+    assert page.locator("#time-to-target .scatterlayer .point").count() >= len(BATCHES)
+    assert page.locator("#momentum-map .hm image").count() == 1
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "wider than the screen"
+    text, paper = page.evaluate(
+        "[getComputedStyle(document.querySelector('#time-to-target .gtitle')).fill, getComputedStyle(document.body).backgroundColor]"
+    )
+    assert (brightness(text) > brightness(paper)) == (scheme == "dark"), "the figures follow the page's colours"
+    assert Axe().run(page).response["violations"] == []
+    assert complaints == []
+    assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == [], "a report asks nobody"
+    context.close()
+
+
+def brightness(colour: str) -> int:
+    """Of `rgb(r, g, b)`."""
+    return sum(int(part) for part in re.findall(r"\d+", colour)[:3])
 
 
 def test_nothing_reached_still_gives_a_report(tmp_path: Path) -> None:
@@ -88,6 +120,13 @@ def test_the_commands_read_folders(tmp_path: Path) -> None:
     one = str(next((tmp_path / "runs").iterdir()))
     predicted = json.loads(runner.invoke(app, ["advise", one, "--profile", str(tmp_path / "profile.json"), "--json"], catch_exceptions=False).stdout)
     assert [row["global_batch_size"] for row in predicted["predicted"]] == [1, 16, 256, 4096]
+    held = ["advise", place, "--profile", str(tmp_path / "profile.json"), "--reference", one]
+    misses = json.loads(runner.invoke(app, [*held, "--json"], catch_exceptions=False).stdout)["prediction_errors"]
+    assert [row["global_batch_size"] for row in misses] == [32, 128, 512]
+    assert all(abs(row["error"]) < 0.3 for row in misses), "noise scale 400 for a critical batch of 500"
+    assert "within 30 % at 3 of 3 batch sizes" in runner.invoke(app, held, catch_exceptions=False).stdout
+    with pytest.raises(InputError, match="holds 6 runs, and a prediction is made from one"):
+        runner.invoke(app, ["advise", place, "--profile", str(tmp_path / "profile.json")], catch_exceptions=False)
     shown = runner.invoke(app, ["report", place, "--output", str(tmp_path / "report")], catch_exceptions=False)
     assert (tmp_path / "report" / "report.html").is_file(), shown.output
     scaled = runner.invoke(app, ["scale", place, "--profile", str(tmp_path / "profile.json"), "--workers", "1,4", "--json"], catch_exceptions=False)
@@ -95,7 +134,40 @@ def test_the_commands_read_folders(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_runs(tmp_path: Path) -> None:
-    from jobs.errors import InputError
-
     with pytest.raises(InputError, match="has not ended"):
         CliRunner().invoke(app, ["advise", str(tmp_path)], catch_exceptions=False)
+
+
+def test_a_half_finished_folder_gives_a_report_that_says_what_is_missing(tmp_path: Path) -> None:
+    runs = [made_folder(tmp_path / "runs", batch) for batch in (32, 128, 512)]
+    output = tmp_path / "report"
+    command = ["report", str(tmp_path / "runs"), "--output", str(output)]
+    (runs[0] / run_folder.SUMMARY).unlink()
+    said = CliRunner().invoke(app, command, catch_exceptions=False).stdout
+    assert f"Left out: 1 runs in {tmp_path / 'runs'} that have not ended." in said
+    assert "that have not ended" in (output / "report.html").read_text()
+    for run in runs[1:]:
+        (run / run_folder.SUMMARY).unlink()
+    said = CliRunner().invoke(app, command, catch_exceptions=False).stdout
+    assert "No run has ended yet" in said
+    assert "Left out: 3 runs" in (output / "report.html").read_text()
+    with pytest.raises(InputError, match=r"no run that has ended\. Left out: 3 runs"):
+        CliRunner().invoke(app, ["advise", str(tmp_path / "runs")], catch_exceptions=False)
+
+
+def test_a_sweep_that_was_cut_short_says_how_many_runs_are_missing(tmp_path: Path) -> None:
+    sweep = SweepSpec.model_validate({"recipe": "digits-small-batch", "each": {"batch.global_batch_size": [32, 128, 512]}, "repeats": 2})
+    write_text(tmp_path / "sweep.json", sweep.model_dump_json())
+    run = made_folder(tmp_path, 32)
+    trial = {"number": 0, "group": 0, "phase": "search", "fields": {"batch.global_batch_size": 32, "seed": 0}, "run_id": run.name}
+    (tmp_path / "trials.jsonl").write_text(json.dumps(trial) + "\n")
+    said = CliRunner().invoke(app, ["advise", str(tmp_path)], catch_exceptions=False).stdout
+    assert f"Missing: 5 of the sweep's runs; go on with `largebatch sweep --resume {tmp_path}`." in said
+
+
+def test_comparing_what_is_not_on_one_footing_says_so(tmp_path: Path) -> None:
+    here, there = made_folder(tmp_path, 32), made_folder(tmp_path, 128)
+    (there / run_folder.ENVIRONMENT).write_text(json.dumps({"device": "H200"}))
+    said = CliRunner().invoke(app, ["compare", str(here), str(there)], catch_exceptions=False).stdout
+    assert "not on one footing, so not to be ranked: mlp on digits, cpu (test) (1); mlp on digits, H200 (1)" in said
+    assert "footing" not in CliRunner().invoke(app, ["compare", str(here), str(here)], catch_exceptions=False).stdout

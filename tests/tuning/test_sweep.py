@@ -9,10 +9,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 from launch_runs import Head
 
+from jobs.tracking.mlflow_mirror import CURVE_TAG
 from tuning.collect import collect, collect_experiment, ended_runs
 from tuning.ledger import Ledger
 
@@ -74,7 +76,9 @@ def test_a_sweep_from_file_to_answer(head: Head, tmp_path: Path) -> None:
     assert sorted(child.info.run_name for child in children) == sorted(trial.run_id for trial in ledger.trials)
     assert all(child.info.status == "FINISHED" for child in children)
     from_folders = {row.summary.run_id: row for row in collect(ended_runs(folder))}
-    for row in collect_experiment(f"sqlite:///{folder / 'mlflow.db'}", "largebatch"):
+    from_mlflow, num_unended = collect_experiment(f"sqlite:///{folder / 'mlflow.db'}", "largebatch")
+    assert num_unended == 0
+    for row in from_mlflow:
         other = from_folders.pop(row.summary.run_id)
         assert row.settings == other.settings
         assert row.summary == other.summary
@@ -84,6 +88,13 @@ def test_a_sweep_from_file_to_answer(head: Head, tmp_path: Path) -> None:
         assert [at.training_seconds for at in row.evaluations] == pytest.approx([at.training_seconds for at in other.evaluations], abs=0.002)
         assert (row.learning_rate, row.momentum, row.seed, row.device) == (other.learning_rate, other.momentum, other.seed, other.device)
     assert from_folders == {}
+    # Where a run's curve is too long for a tag it comes from the metrics.
+    client.delete_tag(children[0].info.run_id, CURVE_TAG)
+    (curve,) = (run.evaluations for run in from_mlflow if run.summary.run_id == children[0].info.run_name)
+    again, _ = collect_experiment(f"sqlite:///{folder / 'mlflow.db'}", "largebatch")
+    (other,) = (run.evaluations for run in again if run.summary.run_id == children[0].info.run_name)
+    assert [at._replace(training_seconds=0.0) for at in other] == [at._replace(training_seconds=0.0) for at in curve]
+    assert [at.training_seconds for at in other] == pytest.approx([at.training_seconds for at in curve], abs=0.002)
 
 
 def test_a_killed_sweep_goes_on(head: Head, tmp_path: Path) -> None:
@@ -176,6 +187,28 @@ def test_asking_to_stop_leaves_a_sweep_that_goes_on(head: Head, tmp_path: Path) 
     assert sweep.returncode == 4, said
     assert "sweep --resume" in said
     assert os.path.isdir(folder_of(tmp_path / "runs"))
+
+
+@pytest.mark.slow
+def test_a_sweep_whose_ray_is_gone_says_so(tmp_path: Path) -> None:
+    sweep = subprocess.Popen(
+        command(sweep_file(tmp_path, set={"stop.epochs": 4000, "stop.target_accuracy": 0.9999}), "--output-dir", tmp_path / "runs"),
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        ends_at = time.monotonic() + 120
+        while not list((tmp_path / "runs").glob("tried-*/*/records.jsonl")):
+            assert sweep.poll() is None
+            assert time.monotonic() < ends_at
+            time.sleep(0.05)
+        (raylet,) = [child for child in psutil.Process(sweep.pid).children(recursive=True) if child.name() == "raylet"]
+        raylet.kill()
+        _, said = sweep.communicate(timeout=150)
+    finally:
+        sweep.kill()
+    assert sweep.returncode == 1, said
+    assert "sweep --resume" in said
+    assert "Traceback" not in said
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,8 @@ def _knee(standing: Sequence[Choice]) -> Choice:
 
 
 def _between(knee: Choice, soonest: Choice, cheapest: Choice, num_standing: int) -> str:
+    if num_standing == 1:
+        return "it is the soonest and the cheapest: nothing else stands on the frontier."
     of = f"of {num_standing} choices on the frontier it loses least on both sides: "
     time_more, samples_more = _times(knee.seconds / soonest.seconds), _times(knee.samples / cheapest.samples)
     if knee == soonest:

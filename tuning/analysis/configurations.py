@@ -93,6 +93,14 @@ class Configuration:
         accuracy = self.best_accuracy.median
         return (float("inf") if seconds is None else seconds, -(accuracy or 0.0))
 
+    @property
+    def standing(self) -> tuple[int, tuple[float, float]]:
+        """Smaller is better, among those of one batch: first more seeds, then rank.
+
+        A search tries many with one seed and confirms the best with several; a lucky single run must not win over those.
+        """
+        return -len(self.runs), self.rank
+
 
 def settings_of(runs: Iterable[RunResult]) -> dict[Setting, list[RunResult]]:
     """The runs by what may not be mixed, the largest group first."""
@@ -113,14 +121,11 @@ def configurations(runs: Iterable[RunResult], target: float) -> list[Configurati
 
 
 def best_of_each_batch(given: Sequence[Configuration]) -> list[Configuration]:
-    """One configuration for each batch: of those with the most seeds, the best; by rising batch.
-
-    A search tries many with one seed and confirms the best with several; a lucky single run must not win over those.
-    """
+    """One configuration for each batch: of those with the most seeds, the best; by rising batch."""
     best: dict[int, Configuration] = {}
     for one in given:
         other = best.get(one.global_batch_size)
-        if other is None or (-len(one.runs), one.rank) < (-len(other.runs), other.rank):
+        if other is None or one.standing < other.standing:
             best[one.global_batch_size] = one
     return [best[batch] for batch in sorted(best)]
 

@@ -2,8 +2,10 @@
 
 McCandlish et al. (arXiv:1812.06162): with the critical batch taken to be the gradient noise scale that one run at
 batch B_0 measured, the samples to its target follow E(B) = E_0 (1 + B / B_noise) / (1 + B_0 / B_noise); a profile of
-step times turns steps E(B) / B into seconds. What it leaves out: batches that need other momentum or decay, tuned
-learning rates, and what generalisation loses; so it is a first answer, and a sweep's report says how far it was off.
+step times turns steps E(B) / B into seconds, at the pace of that run: its own steps beside the profile's at its own
+batch, for a short run's steps are slower than a profile's. What it leaves out: batches that need other momentum or
+decay, tuned learning rates, and what generalisation loses; so it is a first answer, and a sweep's report says how far
+it was off.
 """
 
 from collections.abc import Sequence
@@ -15,6 +17,9 @@ from tuning.collect import RunResult
 
 RULES = {"sgd": 1.0, "lars": 1.0, "adamw": 0.5, "lamb": 0.5}
 """Power of the batch that learning rates follow: linear for SGD's kind (arXiv:1706.02677), square root for Adam's."""
+
+NEAR = 0.3
+"""How far off a time may be and still counts as predicted."""
 
 
 class Predicted(NamedTuple):
@@ -43,12 +48,13 @@ def predict(run: RunResult, profile: Profile, target: float, batches: Sequence[i
     here = run.summary.global_batch_size
     # A batch counts for so many samples more than one far below the noise scale would need.
     least = costs.samples / (1 + here / noise)
+    pace = costs.seconds / (costs.steps * profile.seconds_per_step(here))
     made = []
     for batch in sorted(batches):
         samples = least * (1 + batch / noise)
         steps = max(samples / batch, 1.0)
         rate = run.learning_rate * (min(batch, noise) / min(here, noise)) ** RULES.get(run.optimizer, 0.5)
-        made.append(Predicted(batch, steps * profile.seconds_per_step(batch), samples, steps, rate))
+        made.append(Predicted(batch, steps * profile.seconds_per_step(batch) * pace, samples, steps, rate))
     return made
 
 
@@ -64,7 +70,24 @@ class Miss(NamedTuple):
         """Relative: 0.3 is thirty per cent too high."""
         return self.predicted_s / self.measured_s - 1
 
+    def row(self) -> dict[str, str]:
+        """A line of a table."""
+        return {
+            "batch": f"{self.global_batch_size:,}",
+            "predicted s": f"{self.predicted_s:.3g}",
+            "measured s": f"{self.measured_s:.3g}",
+            "off by": f"{self.error:+.0%}",
+        }
+
 
 def compare(predicted: Sequence[Predicted], measured: dict[int, float]) -> list[Miss]:
     """The batches that were both predicted and measured."""
     return [Miss(one.global_batch_size, one.seconds, measured[one.global_batch_size]) for one in predicted if one.global_batch_size in measured]
+
+
+def in_words(misses: Sequence[Miss]) -> str:
+    """How good a prediction was, for a person."""
+    near = sum(abs(one.error) <= NEAR for one in misses)
+    return (
+        f"Before the sweep, one run and the profile predicted the time to the target within {NEAR * 100:g} % at {near} of {len(misses)} batch sizes."
+    )

@@ -31,18 +31,30 @@ def test_an_exact_curve_comes_back(planted: float) -> None:
         assert (steps / found.min_steps - 1) * (samples / found.min_samples - 1) == pytest.approx(1), "McCandlish et al., eq. 2.11"
 
 
-@pytest.mark.parametrize(("planted", "noise", "num_seeds"), [(300.0, 0.1, 3), (1500.0, 0.05, 5), (600.0, 0.2, 2)])
-def test_the_interval_holds_the_planted_value_in_95_of_100(planted: float, noise: float, num_seeds: int) -> None:
+def hits_of(planted: float, noise: float, num_seeds: int, repeats: int) -> int:
+    """How many of so many synthetic repeats have the planted value in their interval."""
     generator = np.random.default_rng(5)
     batches = np.repeat(BATCHES, num_seeds)
-    repeats, hits = 300, 0
+    hits = 0
     for number in range(repeats):
         samples = 1e5 * (1 + batches / planted) * np.exp(generator.normal(0, noise, len(batches)))
         found = fit_critical_batch(batches.tolist(), samples.tolist(), seed=number)
         assert found is not None
         hits += found.low <= planted <= found.high
-    # 95 % of 300 is 285; three standard deviations of such a count are 11.
-    assert hits >= 274
+    return hits
+
+
+@pytest.mark.parametrize(("planted", "noise", "num_seeds"), [(300.0, 0.1, 3), (600.0, 0.2, 2)])
+def test_the_interval_holds_the_planted_value(planted: float, noise: float, num_seeds: int) -> None:
+    # 95 % of 100 is 95; three standard deviations of such a count are 6.5. The slow test below looks more closely.
+    assert hits_of(planted, noise, num_seeds, 100) >= 89
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("planted", "noise", "num_seeds"), [(300.0, 0.1, 3), (1500.0, 0.05, 5), (600.0, 0.2, 2), (600.0, 0.05, 1), (5000.0, 0.1, 3)])
+def test_the_interval_holds_the_planted_value_in_95_of_100(planted: float, noise: float, num_seeds: int) -> None:
+    # 95 % of 2,000 is 1,900; two standard deviations of such a count are 20.
+    assert hits_of(planted, noise, num_seeds, 2000) >= 1880
 
 
 def test_mlperfs_points() -> None:

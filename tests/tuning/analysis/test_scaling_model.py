@@ -27,13 +27,17 @@ def h100() -> StepTimeModel:
     return fit_step_time(shares, seconds)
 
 
-@pytest.mark.parametrize("accelerators", [8, 64, 2528, 3584])
-def test_published_records_within_eight_per_cent(accelerators: int) -> None:
-    """The two large ones are predicted from the two small ones and the reference points: -4.4 % and +0.3 % when last looked at."""
+# How far the model is off; docs/sweeps.md states the same. The two large ones are predicted from the two small ones and the reference points.
+ERRORS = {8: 0.061, 64: 0.072, 2528: -0.044, 3584: 0.003}
+
+
+@pytest.mark.parametrize("accelerators", list(RECORDS))
+def test_published_records_with_the_error_that_is_stated(accelerators: int) -> None:
     critical = fit_critical_batch([batch for batch, _ in MLPERF], [epochs * IMAGENET for _, epochs in MLPERF])
     assert critical is not None
     batch, _, minutes = RECORDS[accelerators]
     predicted = critical.steps_to_target(batch) * step_seconds(batch, accelerators, h100(), GRADIENT_BYTES, NVLINK) / 60
+    assert predicted / minutes - 1 == pytest.approx(ERRORS[accelerators], abs=0.002)
     assert predicted == pytest.approx(minutes, rel=0.08)
 
 
