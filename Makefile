@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 .PHONY: help demo test slow check format bench clean
 
 help:
-	@echo "make demo    train small and large batches on real digits and compare them"
+	@echo "make demo    small against large batches on real digits, then which is soonest: two minutes"
 	@echo "make test    run all tests (slow studies: make slow)"
 	@echo "make check   formatter, linter and type checker"
 	@echo "make format  let the formatter and the linter mend what they can"

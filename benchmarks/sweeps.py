@@ -22,10 +22,10 @@ ROOT = Path(__file__).resolve().parents[1]
 def main() -> None:
     """Run, measure, print."""
     arguments = parser(__doc__, repetitions=1)
-    arguments.add_argument("--runs", type=int, default=24, help="of about five seconds of training")
-    arguments.add_argument("--tiny", type=int, default=200, help="runs of a few steps")
+    arguments.add_argument("--runs", type=int, default=24, help="of about five seconds of training; 0: leave them out")
+    arguments.add_argument("--tiny", type=int, default=200, help="runs of a few steps; 0: leave them out")
     given = arguments.parse_args()
-    rows = [_row("runs of seconds", given.runs, 120.0), _row("tiny runs", given.tiny, 0.25)]
+    rows = [_row(name, runs, epochs) for name, runs, epochs in (("runs of seconds", given.runs, 120.0), ("tiny runs", given.tiny, 0.25)) if runs]
     notes = [
         "The digits recipe at batch 64; wall: the command from its beginning to its end. Ray's start is in it once.",
         "Memory: resident set of the sweep's process and all it started, mean of the second quarter of the time against the last.",
