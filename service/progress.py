@@ -1,5 +1,7 @@
 """How far a job is, from the end of its journal alone: cheap enough to ask of every running job every second."""
 
+import contextlib
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from jobs.records import EvalRecord, StartRecord, StepRecord
 from jobs.run_folder import CHECKPOINTS, JOURNAL, SUMMARY
 from jobs.tracking.journal import parse_line
 from service.job import Job, Kind
+from tuning.ledger import LEDGER
 
 TAIL_BYTES = 16_384
 MOST_SHOWN = 16
@@ -48,8 +51,27 @@ def _of_sweep(folder: Path) -> dict[str, Any]:
     except OSError:
         return {}
     over = {path for path in runs if (path / SUMMARY).exists()}
-    running = {path.name: of_trial(path) for path in sorted(set(runs) - over)[:MOST_SHOWN]}
-    return {"runs": len(runs), "runs_over": len(over), "running": running}
+    begun = sorted(set(runs) - over)
+    failed = _ended_otherwise(folder) if begun else set()
+    running = {path.name: of_trial(path) for path in begun if path.name not in failed}
+    return {"runs": len(runs), "runs_over": len(over) + len(begun) - len(running), "running": dict(list(running.items())[:MOST_SHOWN])}
+
+
+def _ended_otherwise(folder: Path) -> set[str]:
+    """Runs that the ledger says were pruned or have failed."""
+    names, ended = {}, set()
+    try:
+        lines = (folder / LEDGER).read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return set()
+    for line in lines:
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # cut short by a kill
+            found = json.loads(line)
+            if "how" in found:
+                ended.add(names[found["number"]])
+            else:
+                names[found["number"]] = found["run_id"]
+    return ended
 
 
 def of_trial(folder: Path) -> dict[str, Any]:

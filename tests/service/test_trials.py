@@ -7,6 +7,8 @@ import pytest
 
 from jobs.records import EvalRecord, Outcome, RunSummary, StepRecord
 from jobs.tracking.journal import Journal
+from service.job import Job, Kind
+from service.progress import read_progress
 from service.trials import read_trials
 from service.watch import read_frames
 from tuning.ledger import LEDGER, Ending, Ledger, Trial
@@ -56,6 +58,13 @@ def test_every_state_with_what_is_known(folder: Path) -> None:
     assert found.items[2].why == "its process died, again and again"
     assert "/secret" not in found.model_dump_json()
     assert read_trials(folder, 3, 1, is_active=False).items[0].state == "unfinished"
+
+
+def test_what_runs_now_is_told_with_the_sweeps_progress(folder: Path) -> None:
+    sweep = Job(id="a", kind=Kind.SWEEP, owner="ann", name="a", recipe=None, cpus=1.0, gpus=0, created_at_s=0.0)
+    facts = {"step": 7, "epoch": 0.5, "test_accuracy": 0.25, "training_seconds": 0.7}
+    assert read_progress(sweep, folder) == {"runs": 4, "runs_over": 3, "running": {"run-3": facts}}
+    assert read_progress(sweep, folder / "nothing") == {}
 
 
 def test_page_by_page(folder: Path) -> None:
