@@ -59,7 +59,8 @@ def _of_sweep(folder: Path) -> dict[str, Any]:
 
 def _ended_otherwise(folder: Path) -> set[str]:
     """Runs that the ledger says were pruned or have failed."""
-    names, ended = {}, set()
+    names: dict[int, str] = {}
+    ended: set[str] = set()
     try:
         lines = (folder / LEDGER).read_text(encoding="utf-8").splitlines()
     except OSError:
