@@ -1,9 +1,11 @@
 """Finding a Ray to train on, or starting one, and refusing what it does not have before anything begins."""
 
 import contextlib
+import importlib
 import os
 import socket
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,9 +53,10 @@ class Resources(NamedTuple):
 
 
 @contextmanager
-def connected(options: RayOptions) -> Iterator[Any]:
+def connected(options: RayOptions, wants: str | None = None) -> Iterator[Any]:
     """Ray's module, connected to the address or to a Ray of our own that ends with the block.
 
+    Args: wants: a module that this process will want; its import goes on while Ray starts, in processes of its own.
     Raises: InputError for an address that does not answer; FaultError if Ray does not start.
     """
     address = options.address or os.environ.get("RAY_ADDRESS")
@@ -71,6 +74,9 @@ def connected(options: RayOptions) -> Iterator[Any]:
     else:
         # Fractions of a core make room for more workers than cores; everything else is counted as it is.
         given.update(include_dashboard=True, dashboard_host="127.0.0.1", num_cpus=os.cpu_count())
+    if wants is not None:
+        # No daemon: a process that is refused its Ray must not end in the middle of an import.
+        threading.Thread(target=importlib.import_module, args=(wants,)).start()
     try:
         ray.init(**given)
     except (ConnectionError, RuntimeError, ValueError) as error:

@@ -7,9 +7,9 @@ The run's folder holds everything that a new group of workers needs, so whatever
 """
 
 import contextlib
-import importlib
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -59,10 +59,8 @@ def train_on_ray(
     if ended is not None:
         listener.on_notice(f"Run {run_dir.name} ended before: {ended.outcome}.")
         return ended
-    # Ray Train wants torch here too; its import goes on while Ray starts, mostly in processes of its own. No daemon: a process
-    # that is refused its Ray must not end in the middle of an import.
-    threading.Thread(target=importlib.import_module, args=("torch",)).start()
-    with connected(ray_options) as ray:
+    # Ray prints what workers print, and what befell them, on standard output: that is for the summary alone.
+    with contextlib.redirect_stdout(sys.stderr), connected(ray_options, wants="torch") as ray:
         resources = share_out(ray, ray_options, options.device)
         url = dashboard_url(ray)
         if url:

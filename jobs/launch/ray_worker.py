@@ -39,7 +39,9 @@ TELL_EVERY_S = 1.0
 PREEMPTION_POLL_S = 1.0
 STORAGE_PATIENCE_S = 120.0
 OLD_WORKER_S = 30.0
-"""How long a worker of a group that was ended, or of a driver that died, may still hold the run's folder."""
+"""How long a worker of a driver that died may still hold the run's folder."""
+CUT_OFF_S = 120.0
+"""The same for a worker of a group that was ended: on a machine that was cut off it lives until Ray there gives up, after a minute."""
 
 
 class Over(FaultError):
@@ -122,9 +124,8 @@ def _take_part(
         run_dir.joinpath(run_folder.CHECKPOINTS).mkdir(parents=True, exist_ok=True)
         reporter.ready(job)
         stored = StoredRun(options.store, run_dir, reporter.notice) if options.store else None
-        return carry_out(
-            job, run_dir, listener, mirror, draw=config["draw"], resumes=resumes, reasons=reasons, patience_s=OLD_WORKER_S, stored=stored
-        )
+        patience_s = CUT_OFF_S if reasons else OLD_WORKER_S
+        return carry_out(job, run_dir, listener, mirror, draw=config["draw"], resumes=resumes, reasons=reasons, patience_s=patience_s, stored=stored)
 
 
 def refuse_unshared(place: str, group: Group, patience_s: float) -> None:

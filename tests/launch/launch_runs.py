@@ -79,10 +79,7 @@ class Watcher:
         self.records: list[Record] = []
         self.notices: list[str] = []
         self.stops = threading.Event()
-        self.act_at(at_step, act)
-
-    def act_at(self, step: int, act: Callable[[], None] | None) -> None:
-        self._at_step, self._act = step, act
+        self._at_step, self._act = at_step, act
 
     def record(self, record: Record) -> None:
         self.records.append(record)

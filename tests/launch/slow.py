@@ -10,6 +10,7 @@ from jobs.models.table import OURS
 
 PASS_S = 0.06
 WORKER = "worker-"
+SAYS = "a worker builds its model"
 
 
 def build(num_classes: int, until: str, **arguments: object) -> nn.Module:
@@ -18,6 +19,7 @@ def build(num_classes: int, until: str, **arguments: object) -> nn.Module:
     Leaves a file beside `until` that tells which process this is: the test may want to end it.
     """
     Path(until).with_name(f"{WORKER}{os.getpid()}").touch()
+    print(SAYS)
     model = OURS["mlp"](num_classes=num_classes, in_features=64, **arguments)
     model.register_forward_pre_hook(lambda module, inputs: time.sleep(PASS_S) if module.training and not Path(until).exists() else None)
     return model

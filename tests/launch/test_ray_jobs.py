@@ -77,6 +77,18 @@ def test_a_job_that_cannot_run_gives_its_exit_code_and_one_sentence(head: Head, 
     assert not (tmp_path / "third").exists()
 
 
+def test_plain_ray_submits_a_spec_too(head: Head, tmp_path: Path) -> None:
+    folder = tmp_path / "code"
+    folder.mkdir()
+    (folder / "recipe.json").write_text(json.dumps(runs.document()))
+    job = [sys.executable, "-m", "jobs", "recipe.json", "--output-dir", tmp_path / "runs", "--run-id", "plain", "--device", "cpu"]
+    command_line = [Path(sys.executable).parent / "ray", "job", "submit", "--address", head.dashboard, "--working-dir", folder, "--", *job]
+    done = subprocess.run(command_line, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert '"run_id":"plain"' in done.stdout
+    assert runs.steps(tmp_path / "runs" / "plain") == list(range(1, runs.STEPS + 1))
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [(["--address", "http://127.0.0.1:9", "--output-dir", "/tmp"], "no Ray dashboard answers"),

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import launch_runs as runs
 import pytest
+import slow
 import torch
 from launch_runs import Head
 
@@ -79,34 +80,39 @@ def test_three_workers_of_an_uneven_batch(head: Head, one_process: Path, tmp_pat
     assert runs.distance(runs.parameters(one_process), runs.parameters(tmp_path / "run")) < 1e-3
 
 
-def test_a_killed_worker_and_then_a_preempted_one_leave_the_same_run(head: Head, undisturbed: Path, tmp_path: Path) -> None:
-    run_dir = tmp_path / "run"
-
-    def preempt() -> None:
-        runs.kill_a_worker(tmp_path, signal.SIGTERM)
-        watcher.act_at(45, (tmp_path / "acted").touch)  # the signal is answered within a second, not at once
+def test_a_killed_worker_leaves_the_same_run(head: Head, undisturbed: Path, tmp_path: Path) -> None:
+    killed = []
 
     def kill() -> None:
         runs.kill_a_worker(tmp_path)
-        watcher.act_at(25, preempt)
+        (tmp_path / "acted").touch()
+        killed.append(time.monotonic())
 
     watcher = runs.Watcher(15, kill)
-    summary = runs.train(tmp_path, head.address, TWO, runs.slow_document(tmp_path / "acted"), watcher, max_failures=1)
-    assert summary.outcome is Outcome.COMPLETED, "the preemption is not counted as a failure"
-    found = runs.starts(run_dir)
-    assert [record.world_size for record in found] == [2, 2, 2]
-    assert 10 <= found[1].step < 25, "the newest checkpoint before the kill"
-    assert runs.same(runs.parameters(undisturbed), runs.parameters(run_dir))
-    assert runs.steps(run_dir) == list(range(1, runs.STEPS + 1)), "no record lost or doubled"
-    killed, preempted = runs.notices(run_dir)
-    assert "its process ended" in killed
-    assert f"from step {found[1].step}" in killed
-    assert "Preempted" in preempted
-    assert "\n" not in killed + preempted
-    written = [json.loads(line) for line in (run_dir / "records.jsonl").read_text().splitlines()]
-    last_start = max(place for place, line in enumerate(written) if line["kind"] == "start")
-    trained = [line["step"] for line in written[:last_start] if line["kind"] == "step"]
-    assert trained[-1] == found[2].step >= 25, "all that was trained before SIGTERM was saved"
+    runs.train(tmp_path, head.address, TWO, runs.slow_document(tmp_path / "acted"), watcher)
+    assert len(killed) == 1
+    found = runs.starts(tmp_path / "run")
+    assert [record.world_size for record in found] == [2, 2]
+    assert found[1].step >= 10
+    assert runs.same(runs.parameters(undisturbed), runs.parameters(tmp_path / "run"))
+    assert runs.steps(tmp_path / "run") == list(range(1, runs.STEPS + 1)), "no record lost or doubled"
+    (notice,) = runs.notices(tmp_path / "run")
+    assert "its process ended" in notice
+    assert f"from step {found[1].step}" in notice
+    assert "\n" not in notice
+
+
+def test_sigterm_saves_and_is_no_failure(head: Head, undisturbed: Path, tmp_path: Path) -> None:
+    given = runs.slow_document(tmp_path / "never", checkpoint={"every_seconds": None, "best": False, "keep": 99})
+
+    # Slow to its end: the signal is answered within a second, not at once.
+    watcher = runs.Watcher(15, lambda: runs.kill_a_worker(tmp_path, signal.SIGTERM))
+    summary = runs.train(tmp_path, head.address, TWO, given, watcher, max_failures=0)
+    assert summary.outcome is Outcome.COMPLETED, "preemptions are not counted as failures"
+    found = runs.starts(tmp_path / "run")
+    assert len(found) == 2
+    assert found[1].step >= 15, "nothing was lost: there were no periodic checkpoints"
+    assert runs.same(runs.parameters(undisturbed), runs.parameters(tmp_path / "run"))
 
 
 def test_a_run_that_keeps_failing_ends_with_the_first_real_error(head: Head, tmp_path: Path) -> None:
@@ -154,7 +160,8 @@ def asked_to_end(process: "subprocess.Popen[str]", output_dir: Path, ask: Callab
         output, said = process.communicate(timeout=60)
     finally:
         process.kill()
-    return Command(process.returncode, json.loads(output.splitlines()[-1]), said)
+    (line,) = output.splitlines()
+    return Command(process.returncode, json.loads(line), said)
 
 
 def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(head: Head, undisturbed: Path, tmp_path: Path) -> None:
@@ -172,10 +179,12 @@ def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(head: Head, undist
     (tmp_path / "acted").touch()
     (run_dir,) = output_dir.iterdir()
     assert stopped.resumes_with[:3] == ["train", "--resume", str(run_dir)]
-    again = largebatch(*stopped.resumes_with, "--device", "cpu", "--json")
+    again = largebatch(*stopped.resumes_with, "--device", "cpu", "--json", "--worker-logs")
     output, said = again.communicate(timeout=120)
     assert again.returncode == 0, said
-    assert json.loads(output.splitlines()[-1])["steps"] == runs.STEPS
+    assert json.loads(output)["steps"] == runs.STEPS
+    assert slow.SAYS in said
+    assert slow.SAYS not in stopped.said
     assert runs.steps(run_dir) == list(range(1, runs.STEPS + 1))
     assert runs.same(runs.parameters(undisturbed), runs.parameters(run_dir))
     over = runs.Watcher()
@@ -200,6 +209,7 @@ def test_a_stopped_command_leaves_nothing_of_its_own_ray(tmp_path: Path, number:
         stopped = asked_to_end(process, output_dir, ask)
         assert stopped.exit_code == 4, stopped.said
         assert f"{number.name}: finishing this step and saving." in stopped.said
+        assert "Ray's dashboard: http://127.0.0.1:" in stopped.said
         assert stopped.resumes_with[-2:] == ["--workers", "2"]
         assert len(started) > 5, "Ray's own processes and two workers"
         runs.wait_for(lambda: not [pid for pid in started if _is_alive(pid)], 30)
