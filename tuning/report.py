@@ -130,7 +130,9 @@ def _table(title: str, rows: Sequence[dict[str, Any]]) -> str:
         return ""
     head = "".join(f"<th>{html.escape(name)}</th>" for name in rows[0])
     body = "".join("<tr>" + "".join(f"<td>{html.escape(str(value))}</td>" for value in row.values()) + "</tr>" for row in rows)
-    return f'<h2>{html.escape(title)}</h2><div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    named = html.escape(title)
+    wide = f'<div class="wide" role="region" aria-label="{named}" tabindex="0">'  # a keyboard must be able to scroll it
+    return f"<h2>{named}</h2>{wide}<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
 
 
 _STYLE = """
