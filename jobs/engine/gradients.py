@@ -18,6 +18,8 @@ from jobs.spec import ReductionSpec
 LARGEST_BUCKET = 25 * 2**20
 SMALLEST_BUCKET = 2**20
 """Bytes. Within these bounds the gradient comes in four buckets: small enough to begin early, few enough to be cheap."""
+SMALL = 4096
+"""Numbers in a gradient that is copied together with others before its norm is taken."""
 
 
 class GradientSum(Protocol):
@@ -215,7 +217,10 @@ def squared_norm(params: list[nn.Parameter]) -> Tensor:
     if all(gradient.device.type == "cpu" and gradient.dtype == torch.float32 for gradient in gradients):
         # Reading the gradients once more costs 5 % of a small step; BLAS reads them at half the cost of a norm.
         flat = [gradient.reshape(-1) for gradient in gradients]
-        return torch.stack([torch.dot(gradient, gradient) for gradient in flat]).sum()
+        large = [gradient for gradient in flat if gradient.numel() > SMALL]
+        small = [gradient for gradient in flat if gradient.numel() <= SMALL]
+        pieces = [*large, torch.cat(small)] if small else large  # a call costs more than reading a bias
+        return torch.stack([torch.dot(piece, piece) for piece in pieces]).sum()
     dtype = torch.float64 if any(gradient.dtype == torch.float64 for gradient in gradients) else torch.float32
     return torch.stack(torch._foreach_norm(gradients, 2, dtype=dtype)).square().sum()
 
