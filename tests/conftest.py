@@ -15,14 +15,45 @@ os.environ.update(RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0")
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in its own hook of this name
+ROWS = {
+    "tests/launch/test_workers.py": "ray",
+    "tests/launch/test_storage.py": "ray",
+    "tests/launch/test_ray_jobs.py": "ray",
+    "tests/launch/": "ray too",
+    "tests/tuning/test_sweep.py": "ray too",
+    "tests/k8s/test_production.py": "ray too",
+}
+"""Tests that start Ray stand in two rows, so that no more than two Rays are up at once. All others of a file stand in one."""
+LONG = ("tests/service/", "tests/browser/", "tests/end_to_end/", "tests/equality/")
+
+
+def row_of(nodeid: str) -> str:
+    """Tests of one row run one after the other in one process, and share its fixtures."""
+    file = nodeid.partition("::")[0]
+    return next((row for start, row in ROWS.items() if file.startswith(start)), file)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that start Ray run one after the other, and those of one file of the service too, beside all others (-n 2)."""
-    for item in items:
-        if item.nodeid.startswith(("tests/launch/", "tests/tuning/test_sweep.py", "tests/k8s/test_production.py")):
-            item.add_marker(pytest.mark.xdist_group("ray"))
-        elif item.nodeid.startswith(("tests/service/", "tests/browser/")):
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+    """The longest rows first: nothing is left to wait for at the end."""
+    rows = sorted(set(ROWS.values()))
+
+    def place(item: pytest.Item) -> int:
+        row = row_of(item.nodeid)
+        return rows.index(row) if row in rows else len(rows) + (not item.nodeid.startswith(LONG))
+
+    items.sort(key=place)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Hands rows to processes, whole; xdist's own groups by marks do nothing under this pytest."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Rows(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return row_of(nodeid)
+
+    return Rows(config, log)
 
 
 @pytest.fixture(scope="session")
