@@ -25,7 +25,7 @@ FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
     "--disable-sync",
 ]  # fmt: skip
-PATIENCE_MS = 150_000
+PATIENCE_MS = 60_000
 SCREENSHOTS = os.environ.get("LARGEBATCH_SCREENSHOTS")
 """A folder, for CI to keep."""
 
