@@ -7,6 +7,7 @@ record up to it. Storage that refuses for a while costs no training step: what i
 
 import contextlib
 import hashlib
+import shutil
 import tempfile
 import threading
 import time
@@ -147,10 +148,21 @@ class StoredRun:
 
     def pull(self) -> None:
         """Fetch what an earlier machine stored and this one lacks. Raises: OSError."""
+        if self._was_overtaken():
+            (self._run_dir / run_folder.JOURNAL).unlink()
+            shutil.rmtree(self._run_dir / run_folder.CHECKPOINTS, ignore_errors=True)
         for name, size in self._storage.sizes(self._run_dir.name).items():
             target = self._run_dir / name
             if not target.is_file() or target.stat().st_size < size:
                 self._storage.download(f"{self._run_dir.name}/{name}", target)
+
+    def _was_overtaken(self) -> bool:
+        """Whether another machine went on with this run since it was here: neither journal is then the other's beginning."""
+        path = self._run_dir / run_folder.JOURNAL
+        with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+            stored = self._storage.pieces(f"{self._run_dir.name}/{run_folder.JOURNAL}", 0, path.stat().st_size)
+            return any(file.read(len(piece)) != piece for piece in stored)
+        return False
 
     def push(self) -> None:
         """Bring the stored copy up to the folder: everything else first, checkpoints last. Raises: OSError."""

@@ -15,6 +15,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from service.auth import ANYONE_HERE, ForbiddenError, Principal, Tokens, UnauthorizedError
 from service.backends.base import Backend
+from service.db.engine import DatabaseError
 from service.db.store import Store
 from service.heavy import Heavy
 from service.job import Job, Kind
@@ -28,8 +29,18 @@ from service.watch import Watcher
 T = TypeVar("T")
 COOKIE = "largebatch_session"
 MOST_ASKERS = 10_000
+WAIT_S = 30.0
+"""How long a request waits for the database."""
 READERS = WRITERS = 2
 """Threads that read, and that submit, for requests. More of them would only wait for the interpreter's lock, and for each other at every row."""
+
+
+async def _within(seconds: float, pool: ThreadPoolExecutor, call: Callable[[], T]) -> T:
+    """Behind a database that hangs nobody waits for ever: whose turn has not come by then is told so, and is done nothing for."""
+    try:
+        return await asyncio.wait_for(asyncio.get_running_loop().run_in_executor(pool, call), seconds)
+    except TimeoutError as error:
+        raise DatabaseError("database", f"has not answered for {seconds:g} s.", "Try again in a moment.") from error
 
 
 class RateLimit:
@@ -73,12 +84,12 @@ class Parts:
     writers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(WRITERS, "writer"))
 
     async def read(self, look: Callable[[], T]) -> T:
-        """A short look at the database, beside the event loop."""
-        return await asyncio.get_running_loop().run_in_executor(self.readers, look)
+        """A short look at the database, beside the event loop. Raises: DatabaseError."""
+        return await _within(WAIT_S, self.readers, look)
 
     async def write(self, change: Callable[[], T]) -> T:
-        """A short change of the database, which waits for the disk; no read waits behind it."""
-        return await asyncio.get_running_loop().run_in_executor(self.writers, change)
+        """A short change of the database, which waits for the disk; no read waits behind it. Raises: DatabaseError."""
+        return await _within(WAIT_S, self.writers, change)
 
     def folder(self, job: Job) -> Path:
         """A job's folder, or this machine's copy of it. Raises: StorageError."""
@@ -134,6 +145,7 @@ async def shown_by(
         request.state.owner = who.owner
         return who
 
+    request.state.shown = known
     return known
 
 

@@ -100,6 +100,10 @@ def install(app: FastAPI, render: Callable[[Request, Problem], Response]) -> Non
 
     @app.exception_handler(RequestValidationError)
     def invalid(request: Request, error: RequestValidationError) -> Response:
+        try:  # a stranger is told that, not what else is wrong; this runs in a thread, and may look at the database
+            getattr(request.state, "shown", lambda: None)()
+        except LargebatchError as refusal:
+            return ours(request, refusal)
         return answer(request, of_validation(error, request_id_of(request)))
 
     @app.exception_handler(HTTPException)

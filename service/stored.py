@@ -110,16 +110,18 @@ class Copies:
             del known[name]
 
     def _extend(self, job_id: str, size: int) -> None:
-        """Append to the journal's copy what it lacks; a shorter journal is another one, and is fetched anew."""
+        """Append to the journal's copy the lines that it lacks; a shorter journal is another one, and is fetched anew."""
         path = self._folder / job_id / run_folder.JOURNAL
         path.parent.mkdir(parents=True, exist_ok=True)
         have = path.stat().st_size if path.exists() else 0
         if size < have:
             path.unlink()
             have = 0
+        rest = b""  # half a line may be written anew by whoever goes on with the run
         with path.open("ab") as file:
             for piece in self._storage.pieces(f"{job_id}/{run_folder.JOURNAL}", have, size):
-                file.write(piece)
+                whole, end, rest = (rest + piece).rpartition(b"\n")
+                file.write(whole + end)
 
     def _run(self) -> None:
         with ThreadPoolExecutor(AT_ONCE, "copies") as pool:

@@ -139,8 +139,9 @@ class LocalBackend:
 
 
 def _environment(job: Job, gpus: list[int]) -> dict[str, str]:
-    """The service's own, without its secrets."""
-    threads, root = str(max(1, int(job.cpus))), str(Path(__file__).resolve().parents[2])
+    """The service's own, without its secrets; a thread for each of the job's cores, or fewer where the operator's environment says so."""
+    cores, most = max(1, int(job.cpus)), os.environ.get("OMP_NUM_THREADS", "")
+    threads, root = str(min(cores, int(most)) if most.isdecimal() and int(most) else cores), str(Path(__file__).resolve().parents[2])
     found = {name: value for name, value in os.environ.items() if name not in SECRETS}
     found |= {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1", "CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus))}
     found["PYTHONPATH"] = os.pathsep.join(filter(None, [root, found.get("PYTHONPATH", "")]))

@@ -85,13 +85,20 @@ async def found(parts: Parts, shown: Callable[[], Principal], look: Callable[[Pr
     return Response(body, media_type="application/json")
 
 
+def _named(what: str, kind: Kind) -> dict[str, Any]:
+    """A route's name carries the kind, for generated clients."""
+    return {"operation_id": f"{what}_{kind}", "name": f"{what}_{kind}"}
+
+
 def add_job_routes(router: APIRouter, kind: Kind) -> None:
-    """What runs and sweeps share. Each route's name carries the kind, for generated clients."""
+    """What runs and sweeps share: looks at them, changes of them, and their files."""
+    _add_looks(router, kind)
+    _add_changes(router, kind)
+    _add_files(router, kind)
 
-    def named(what: str) -> dict[str, Any]:
-        return {"operation_id": f"{what}_{kind}", "name": f"{what}_{kind}"}
 
-    @router.get("", response_model=JobPage, **named("list"))
+def _add_looks(router: APIRouter, kind: Kind) -> None:
+    @router.get("", response_model=JobPage, **_named("list", kind))
     async def list_jobs(
         parts: Here,
         shown: Shown,
@@ -114,18 +121,20 @@ def add_job_routes(router: APIRouter, kind: Kind) -> None:
 
         return await found(parts, shown, look)
 
-    @router.get("/{job_id}", response_model=JobDetails, **named("show"))
+    @router.get("/{job_id}", response_model=JobDetails, **_named("show", kind))
     async def show(job_id: str, parts: Here, shown: Shown) -> Response:
         """One job, with its spec and, once it ended, its summary."""
         return await found(parts, shown, lambda who: details(parts.visible(job_id, kind, who), parts.settings))
 
-    @router.post("/{job_id}/cancel", status_code=202, **named("cancel"))
+
+def _add_changes(router: APIRouter, kind: Kind) -> None:
+    @router.post("/{job_id}/cancel", status_code=202, **_named("cancel", kind))
     def cancel(job_id: str, parts: Here, who: Who) -> JobView:
         """End a job after the step under way; its checkpoint stays, and it can be resumed. One that is over stays as it is."""
         who.require("submit")
         return JobView.of(parts.store.ask_to_cancel(parts.visible(job_id, kind, who)))
 
-    @router.post("/{job_id}/resume", status_code=202, **named("resume"))
+    @router.post("/{job_id}/resume", status_code=202, **_named("resume", kind))
     def resume(job_id: str, parts: Here, who: Who) -> JobView:
         """Queue a failed or cancelled job again; it goes on from its newest checkpoint."""
         who.require("submit")
@@ -136,7 +145,7 @@ def add_job_routes(router: APIRouter, kind: Kind) -> None:
             (parts.settings.runs_dir / job.id / SUMMARY).unlink(missing_ok=True)
         return JobView.of(parts.store.queue_again(job))
 
-    @router.delete("/{job_id}", status_code=204, **named("delete"))
+    @router.delete("/{job_id}", status_code=204, **_named("delete", kind))
     def delete(job_id: str, parts: Here, who: Who) -> Response:
         """Forget a job that is over, and remove its folder."""
         who.require("submit")
@@ -149,7 +158,9 @@ def add_job_routes(router: APIRouter, kind: Kind) -> None:
             shutil.rmtree(folder, ignore_errors=True)
         return Response(status_code=204)
 
-    @router.get("/{job_id}/logs", response_class=PlainTextResponse, **named("logs"))
+
+def _add_files(router: APIRouter, kind: Kind) -> None:
+    @router.get("/{job_id}/logs", response_class=PlainTextResponse, **_named("logs", kind))
     def logs(
         job_id: str,
         parts: Here,
@@ -162,14 +173,14 @@ def add_job_routes(router: APIRouter, kind: Kind) -> None:
         found = parts.backend.logs(job, attempt or job.attempt, offset, LOG_BYTES)
         return PlainTextResponse(found.decode(errors="replace"), headers={"X-Next-Offset": str(offset + len(found))})
 
-    @router.get("/{job_id}/artifacts", **named("artifacts"))
+    @router.get("/{job_id}/artifacts", **_named("artifacts", kind))
     def artifacts(job_id: str, parts: Here, who: Who) -> list[Artifact]:
         """The files of the job's folder, checkpoints left out."""
         folder = parts.folder(parts.visible(job_id, kind, who))
         found = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.is_symlink() and _is_shown(path.relative_to(folder)))
         return [Artifact(path=str(path.relative_to(folder)), bytes=_size(path)) for path, _ in zip(found, range(1000), strict=False)]
 
-    @router.get("/{job_id}/artifacts/{path:path}", response_class=FileResponse, **named("artifact"))
+    @router.get("/{job_id}/artifacts/{path:path}", response_class=FileResponse, **_named("artifact", kind))
     def artifact(job_id: str, path: str, parts: Here, who: Who) -> FileResponse:
         """One file of the job's folder."""
         folder = parts.folder(parts.visible(job_id, kind, who)).resolve()

@@ -88,6 +88,16 @@ def test_a_copy_grows_with_its_run(bucket: str, tmp_path: Path) -> None:
     copies.stop()
 
 
+def test_half_a_line_is_not_kept(bucket: str, tmp_path: Path) -> None:
+    storage, copies = Storage(f"{bucket}/halves"), Copies(f"{bucket}/halves", tmp_path / "copies", list)
+    copy = tmp_path / "copies" / "a" / JOURNAL
+    for found, kept in [(b"1\n2 is cut o", b"1\n"), (b"1\n2 is written anew\n3", b"1\n2 is written anew\n"), (b"1\n", b"1\n")]:
+        storage.write(f"a/{JOURNAL}", found)
+        copies.bring("a", 0.0)
+        assert copy.read_bytes() == kept
+    copies.stop()
+
+
 def test_live_events_of_a_stored_run(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stored, "LOOK_EVERY_S", 0.1)
     monkeypatch.setattr(watch, "LOOK_EVERY_S", 0.05)

@@ -124,6 +124,32 @@ def test_checkpoints_come_after_their_records_and_go_when_pruned(bucket: str, tm
     assert set(Storage(f"{bucket}/pruned").sizes("run")) == {"records.jsonl", f"checkpoints/{second.name}"}
 
 
+def test_a_machine_that_another_went_on_from_takes_what_is_stored(bucket: str, tmp_path: Path) -> None:
+    def a_machine(name: str, journal: str, *checkpoints: int) -> StoredRun:
+        folder = tmp_path / name / "run"
+        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        (folder / "records.jsonl").write_text(journal)
+        for step in checkpoints:
+            (folder / "checkpoints" / f"step-{step:08}.{'0' * 32}.pt").write_bytes(b"x")
+        return StoredRun(f"{bucket}/overtaken", folder, lambda text: None)
+
+    def held(name: str) -> tuple[str, list[str]]:
+        folder = tmp_path / name / "run"
+        return (folder / "records.jsonl").read_text(), sorted(path.name[:13] for path in (folder / "checkpoints").iterdir())
+
+    first = a_machine("first", "1\n", 1)
+    first.push()
+    first = a_machine("first", "1\n2\n3\n", 3)  # and is cut off before this is stored
+    second = a_machine("second", "")
+    second.pull()
+    assert held("second") == ("1\n", ["step-00000001"])
+    first.pull()
+    assert held("first") == ("1\n2\n3\n", ["step-00000001", "step-00000003"]), "nobody went on: what is here is more"
+    a_machine("second", "1\n2b\n", 2).push()
+    first.pull()
+    assert held("first") == ("1\n2b\n", ["step-00000001", "step-00000002"]), "the longer journal here is no longer the run's"
+
+
 def test_workers_keep_their_run_on_s3(head: Head, bucket: str, tmp_path: Path) -> None:
     options = LocalOptions(Path("data"), tmp_path / "scratch", "cpu", run_id="run", store=f"{bucket}/workers")
     ray_options = RayOptions(Workers(2, 2), cpus_per_worker=0.5, address=head.address)

@@ -179,7 +179,14 @@ def test_gpus_are_shared_out_once(backend: LocalBackend, tmp_path: Path) -> None
 def test_jobs_get_none_of_the_services_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LARGEBATCH_DATABASE_URL", "postgresql://me:hidden-7@host/x")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "hidden-7")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     environment = local._environment(job(), [2, 3])
     assert "hidden-7" not in str(environment)
     assert (environment["CUDA_VISIBLE_DEVICES"], environment["OMP_NUM_THREADS"]) == ("2,3", "2")
     assert json.loads(environment["LARGEBATCH_SPEC"]) == {"x": 1}
+
+
+def test_the_operator_bounds_the_threads_of_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    for bound, threads in [("1", "1"), ("8", "2"), ("0", "2"), ("4,2", "2")]:
+        monkeypatch.setenv("OMP_NUM_THREADS", bound)
+        assert local._environment(job(), [])["OMP_NUM_THREADS"] == threads

@@ -63,8 +63,9 @@ def test_everything_but_health_needs_a_token(guarded: Service) -> None:
                 assert answer.headers["www-authenticate"] == "Bearer"
     assert open_ones == {"/healthz", "/readyz"}
     for secret in ("x", "lb_" + "a" * 43, "é"):
-        answer = httpx.get(f"{guarded.url}/v1/runs", headers={"Authorization": f"Bearer {secret}".encode()})
-        assert answer.status_code == 401
+        for query in ("", "?limit=many"):
+            answer = httpx.get(f"{guarded.url}/v1/runs{query}", headers={"Authorization": f"Bearer {secret}".encode()})
+            assert answer.status_code == 401
 
 
 def test_scopes(guarded: Service, people: dict[str, dict[str, str]], anns: str) -> None:
