@@ -164,30 +164,30 @@ def _finite_gradient(
 
     Where memory runs out the micro-batch is halved and the same step repeated from its beginning.
     """
-    held = [buffer.clone() for buffer in state.model.buffers()]  # batch-norm's move with every micro-batch
+    held = [buffer.clone() for buffer in state.buffers()]  # batch-norm's move with every micro-batch
     share = plan.rank_share(batch, state.group.rank)
     at_least = 2 if measures_noise and plan.world_size == 1 else 1
     while (measured := accumulate(state, plan, batches, batch, plan.split(share, state.micro_batch_size, at_least))) is None:
-        _put_back(state.model, held)
+        _put_back(state, held)
         _halve_micro_batch(state, plan.largest_share(batch), plan.span or 1, notify)
     if not (math.isfinite(measured.loss) and math.isfinite(measured.squared_norm)):
-        _put_back(state.model, held)
+        _put_back(state, held)
         raise DivergedError(
             "",
             f"the loss is {measured.loss} and the squared gradient norm {measured.squared_norm} at step {state.progress.step + 1}.",
             "Lower learning_rate.base, lengthen the warm-up, or set gradient.clip_norm.",
         )
     if not plan.steps_alone_at(batch):
-        combine_running_statistics(state.model, held, plan.batch_norm_groups(batch), state.group)
+        combine_running_statistics(state.model, dict(zip(map(id, state.buffers()), held, strict=True)), plan.batch_norm_groups(batch), state.group)
         state.gradients.keep()
     return measured
 
 
-def _put_back(model: nn.Module, held: list[Tensor]) -> None:
+def _put_back(state: TrainState, held: list[Tensor]) -> None:
     """Undo what a failed step did to the model."""
-    for parameter in model.parameters():
+    for parameter in state.model.parameters():
         parameter.grad = None
-    for buffer, value in zip(model.buffers(), held, strict=True):
+    for buffer, value in zip(state.buffers(), held, strict=True):
         buffer.copy_(value)
 
 
