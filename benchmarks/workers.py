@@ -1,19 +1,28 @@
 """Many workers against one process, on one machine's cores: what Ray costs, what the reduction costs, what compression saves.
 
 Every side is `python -m jobs` in a process of its own; samples per second are those of the training clock, without the
-first step. Two workers have one thread each, one process has two.
+first step. Two workers have one thread each, one process has two. One worker and one process are there at the same time and train
+in turn, some seconds each, while all processes of the other run are held still: a noisy machine slows both sides of such a pair alike.
 """
 
 import argparse
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from statistics import mean, median
 from typing import Any
 
+import psutil
 from _ray import head
 from _report import in_turn, parser, publish, ratios, spread
 
@@ -27,6 +36,8 @@ CASES: dict[str, dict[str, Any]] = {
         "stop": {"steps": 3},
     },
 }
+BLOCK_S = 4.0
+SETTLED_STEPS = 30
 PARTS = ["one", "two", "ways"]
 ONE_PROCESS: list[str] = []
 ONE_WORKER = ["--workers", "1", "--cpus-per-worker", "2"]
@@ -44,12 +55,13 @@ def main() -> None:
     """Measure and print."""
     arguments = parser(__doc__, repetitions=3)
     arguments.add_argument("--data-dir", type=Path, default=Path("data"))
+    arguments.add_argument("--blocks", type=int, default=20, help="of each of one worker and one process (default 20)")
     arguments.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="one worker, two workers, or two workers' ways to reduce")
     given = arguments.parse_args()
     with head() as os.environ["RAY_ADDRESS"]:
         rows = []
         if "one" in given.only:
-            rows += [_compared(given, "F1/MNIST, 1,024", ONE_WORKER, "one worker, two threads", "0.97")]
+            rows += [_in_blocks(given, "F1/MNIST, 1,024", "one worker, two threads", "0.97")]
         if "two" in given.only:
             rows += [
                 _compared(given, "F1/MNIST, 8,192", TWO_WORKERS, "two workers, one thread each", "reported"),
@@ -59,6 +71,8 @@ def main() -> None:
             rows += _ways(given)
     notes = [
         "Side over one process: samples/s of the side over those of one process with two threads, pair by pair.",
+        f"One worker: {given.blocks} blocks of {BLOCK_S:g} s of each side in turn, all processes of the other run held still meanwhile (SIGSTOP); the"
+        " first step of a block is left out.",
         "Ray's head had the settings of the command's own Ray, was up for 25 s before anything was measured, and idle beside one process too.",
     ]
     if "one" not in given.only or len(given.only) > 1:
@@ -77,6 +91,65 @@ def _compared(given: argparse.Namespace, case: str, options: list[str], side: st
     sides = {"one": _measure(given, CASES[case], ONE_PROCESS), "many": _measure(given, CASES[case], options)}
     seen = in_turn({name: (lambda run=run: run()[0]) for name, run in sides.items()}, given.repetitions)
     rate = f"{sorted(seen['many'])[len(seen['many']) // 2]:,.0f}"
+    return {"case": case, "side": side, "samples/s": rate, "ratio": spread(ratios(seen["many"], seen["one"])), "target": target, "accuracy": ""}
+
+
+@dataclass
+class Alternating:
+    """One run that trains when it is told to."""
+
+    processes: list[psutil.Process]
+    journal: Path
+
+    def hold(self) -> int:
+        """Hold all its processes still. Returns the steps done."""
+        for process in self.processes:
+            process.send_signal(signal.SIGSTOP)
+        return len(self._steps())
+
+    def train(self, seconds: float, step_samples: int) -> float:
+        """Go on for so long; returns samples per second of the training clock."""
+        before = self.hold()
+        for process in self.processes:
+            process.send_signal(signal.SIGCONT)
+        time.sleep(seconds)
+        self.hold()
+        clock = self._steps()[before:]  # the first of them was cut in two by the last pause
+        return step_samples / mean(later - earlier for earlier, later in pairwise(clock))
+
+    def _steps(self) -> list[float]:
+        lines = [json.loads(line) for line in self.journal.read_text().splitlines() if line.endswith("}")]
+        return [line["training_seconds"] for line in lines if line["kind"] == "step"]
+
+
+@contextmanager
+def _held(given: argparse.Namespace, case: dict[str, Any], options: list[str]) -> Iterator[Alternating]:
+    """A run without end, begun and then held still."""
+    there = {process.pid for process in psutil.process_iter()}
+    with tempfile.TemporaryDirectory() as folder:
+        endless = {**case, "stop": {"steps": 1_000_000}}
+        driver = psutil.Popen(_command(given, folder, options), env=_environment(endless), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            while not (found := list(Path(folder).glob("*/records.jsonl"))) or len(found[0].read_text().splitlines()) < SETTLED_STEPS:
+                assert driver.poll() is None
+                time.sleep(0.2)
+            run = Alternating([process for process in psutil.process_iter() if process.pid not in there], found[0])
+            run.hold()
+            yield run
+        finally:
+            for process in run.processes:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.send_signal(signal.SIGCONT)
+            driver.terminate()
+            driver.wait(120)
+
+
+def _in_blocks(given: argparse.Namespace, case: str, side: str, target: str) -> dict[str, str]:
+    samples = CASES[case]["batch"]["global_batch_size"]
+    with _held(given, CASES[case], ONE_PROCESS) as one, _held(given, CASES[case], ONE_WORKER) as worker:
+        sides = {"one": lambda: one.train(BLOCK_S, samples), "many": lambda: worker.train(BLOCK_S, samples)}
+        seen = in_turn(sides, given.blocks)
+    rate = f"{median(seen['many']):,.0f}"
     return {"case": case, "side": side, "samples/s": rate, "ratio": spread(ratios(seen["many"], seen["one"])), "target": target, "accuracy": ""}
 
 
@@ -108,47 +181,42 @@ def _ways(given: argparse.Namespace) -> list[dict[str, str]]:
 
 def _measure(given: argparse.Namespace, case: dict[str, Any], options: list[str]) -> Callable[[], tuple[float, float]]:
     """A run's (samples per second, test accuracy)."""
-    document = {
-        "name": "workers",
-        "optimizer": {"name": "sgd", "momentum": 0.9},
-        "learning_rate": {"base": 0.1},
-        "batch_norm": {"span": 128},
-        "evaluation": {"every_epochs": 1000},
-        "checkpoint": {"every_seconds": None, "best": False},
-        "tracking": {"enabled": False},
-        **case,
-    }
 
     def run() -> tuple[float, float]:
         with tempfile.TemporaryDirectory() as folder:
-            command = [
-                sys.executable,
-                "-m",
-                "jobs",
-                "env:SPEC",
-                "--data-dir",
-                str(given.data_dir),
-                "--output-dir",
-                folder,
-                "--device",
-                "cpu",
-                *options,
-            ]
-            environment = {**os.environ, "SPEC": json.dumps(document), "OMP_NUM_THREADS": "2"}
-            done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+            done = subprocess.run(_command(given, folder, options), env=_environment(case), check=True, capture_output=True, text=True)
             summary = json.loads(done.stdout.splitlines()[-1])
             lines = [json.loads(line) for line in (Path(summary["run_dir"]) / "records.jsonl").read_text().splitlines()]
         steps = [line for line in lines if line["kind"] == "step"]
         seconds = steps[-1]["training_seconds"] - steps[0]["training_seconds"]
         rate = (steps[-1]["samples_seen"] - steps[0]["samples_seen"]) / seconds
         print(
-            f"{document['model']['name']} {document['batch']['global_batch_size']} {options} {case.get('reduction')}: {rate:,.0f}",
+            f"{case['model']['name']} {case['batch']['global_batch_size']} {options} {case.get('reduction')}: {rate:,.0f}",
             file=sys.stderr,
             flush=True,
         )
         return rate, float(summary["test_accuracy"])
 
     return run
+
+
+def _command(given: argparse.Namespace, folder: str, options: list[str]) -> list[str]:
+    places = ["--data-dir", str(given.data_dir), "--output-dir", folder]
+    return [sys.executable, "-m", "jobs", "env:SPEC", *places, "--device", "cpu", *options]
+
+
+def _environment(case: dict[str, Any]) -> dict[str, str]:
+    document = {
+        "name": "workers",
+        "optimizer": {"name": "sgd", "momentum": 0.9},
+        "learning_rate": {"base": 0.1},
+        "batch_norm": {"span": 128},
+        "evaluation": {"every_epochs": 1_000_000},
+        "checkpoint": {"every_seconds": None, "best": False},
+        "tracking": {"enabled": False},
+        **case,
+    }
+    return {**os.environ, "SPEC": json.dumps(document), "OMP_NUM_THREADS": "2"}
 
 
 if __name__ == "__main__":

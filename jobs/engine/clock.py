@@ -20,6 +20,7 @@ class Clock:
         self.evaluation_s = evaluation_s
         self._wall_before_s = wall_s
         self._began = time.perf_counter()
+        self._training_since: float | None = None
 
     @property
     def wall_s(self) -> float:
@@ -29,11 +30,15 @@ class Clock:
     @contextmanager
     def training(self) -> Iterator[None]:
         """Count what is inside as training."""
-        began = self._now()
+        self._training_since = self._now()
         try:
             yield
         finally:
-            self.training_s += self._now() - began
+            self.training_s, self._training_since = self.read_training_s(), None
+
+    def read_training_s(self) -> float:
+        """The training seconds up to now; the same as `training_s` outside of training."""
+        return self.training_s if self._training_since is None else self.training_s + self._now() - self._training_since
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:

@@ -67,12 +67,14 @@ class LocalSum:
 
     def __init__(self, model: nn.Module) -> None:
         self.params = [param for param in model.parameters() if param.requires_grad]
+        self._zero = torch.zeros((), dtype=torch.float64, device=self.params[0].device)
+        self._nothing = self._zero.new_empty(0)
         self.start()
 
     def start(self) -> None:
         """See `GradientSum`."""
         self._total: list[Tensor | None] = [None] * len(self.params)
-        self._mean_squared_norm = torch.zeros((), dtype=torch.float64, device=self.params[0].device)
+        self._mean_squared_norm = self._zero
 
     def before(self, is_last: bool) -> None:
         """See `GradientSum`."""
@@ -82,7 +84,7 @@ class LocalSum:
     def after(self, weight: float, measures: bool) -> None:
         """See `GradientSum`."""
         if measures:  # |g_i|^2 b_i / B, where .grad holds g_i b_i / B
-            self._mean_squared_norm += squared_norm(self.params) * weight
+            self._mean_squared_norm = self._mean_squared_norm + squared_norm(self.params) * weight
         self._add([param.grad for param in self.params])
 
     def _add(self, gradients: list[Tensor | None]) -> None:
@@ -96,7 +98,7 @@ class LocalSum:
         """See `GradientSum`; a parameter that was not reached has no gradient."""
         for param, gradient in zip(self.params, self._total, strict=True):
             param.grad = gradient
-        return self._mean_squared_norm, torch.empty(0, dtype=torch.float64, device=self.params[0].device)
+        return self._mean_squared_norm, self._nothing
 
     def leave_out(self, reached: list[float]) -> None:
         """See `GradientSum`; such a parameter has no gradient already."""

@@ -46,7 +46,7 @@ def train(
         samples_before = progress.samples_seen
         with state.clock.training():
             record = optimizer_step(state, plan, batches, lambda text: tracker.write(NoticeRecord(step=progress.step, text=text)))
-        tracker.write(record.model_copy(update={"training_seconds": state.clock.training_s}))
+        tracker.write(record)
         stops, saves = _agree(state, should_stop(), should_save())
         is_best = False
         is_last = _budget_is_spent(state, plan)

@@ -68,10 +68,20 @@ class TrainState:
         self.gradients = gradient_sum(self.model, self.group, self.reduction)
         self.local = LocalSteps(self.model, self.optimizer, self.group)
         self._buffer_homes = [module._buffers for module in self.model.modules() if module._buffers]
+        self._held: list[Tensor] = []
 
     def buffers(self) -> list[Tensor]:
         """The model's buffers as they are now; torch's own walk through a model costs 1 % of a small step."""
         return [buffer for home in self._buffer_homes for buffer in home.values() if buffer is not None]
+
+    def hold_buffers(self) -> list[Tensor]:
+        """Copies of the model's buffers, in the order of `buffers`; the next call overwrites them."""
+        buffers = self.buffers()
+        if [held.shape for held in self._held] == [buffer.shape for buffer in buffers] and buffers:
+            torch._foreach_copy_(self._held, buffers)
+        else:
+            self._held = [buffer.clone() for buffer in buffers]
+        return self._held
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain numbers, nothing else: loads with `weights_only`."""

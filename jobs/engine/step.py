@@ -9,6 +9,7 @@ or uneven, on one rank or many, give the gradient of the one batch. The device i
 import gc
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -45,8 +46,6 @@ class Measured(NamedTuple):
 
 def optimizer_step(state: TrainState, plan: TrainPlan, batches: Batches, notify: Callable[[str], None]) -> StepRecord:
     """Train on the next global batch.
-
-    The record's training seconds are those before this step; the loop fills in the clock's.
 
     Args: notify: told in words when memory ran out and the micro-batch was halved.
     Raises: DivergedError before anything is updated; FaultError when not even the smallest micro-batch fits.
@@ -89,7 +88,7 @@ def optimizer_step(state: TrainState, plan: TrainPlan, batches: Batches, notify:
         covariance_trace=trace,
         gradient_norm_squared=norm_squared,
         gain=gain,
-        training_seconds=state.clock.training_s,
+        training_seconds=state.clock.read_training_s(),
     )
 
 
@@ -125,13 +124,15 @@ def accumulate(state: TrainState, plan: TrainPlan, batches: Batches, batch: Slic
         ran_out = True
     mean_squared_norm, reached = gradients.finish(num_samples / own_samples if own_samples else 0.0)
     norm = torch.zeros_like(loss_sum) if ran_out or error else squared_norm(gradients.params).to(torch.float64)
-    sums = [torch.stack([loss_sum, norm, mean_squared_norm])]
-    if not is_one_process:
-        sums += [torch.tensor([float(ran_out), float(error is not None)], dtype=torch.float64, device=group.device), reached]
+    sums = torch.stack([loss_sum, norm, mean_squared_norm])
     # All ranks learn the same numbers here, before any of them acts on its own.
-    numbers = torch.cat([norm.reshape(1), *sums]) if is_one_process else torch.cat([norm.reshape(1), group.sum(torch.cat(sums))])
-    own_norm, loss, norms, mean_norm, *told = numbers.tolist()
-    num_ran_out, num_errors, *reached_by = told or (ran_out, error is not None)
+    if is_one_process:
+        loss, norms, mean_norm = sums.tolist()
+        own_norm, num_ran_out, num_errors, reached_by = norms, ran_out, error is not None, []
+    else:
+        told = torch.tensor([float(ran_out), float(error is not None)], dtype=torch.float64, device=group.device)
+        summed = group.sum(torch.cat([sums, told, reached]))
+        own_norm, loss, norms, mean_norm, num_ran_out, num_errors, *reached_by = torch.cat([norm.reshape(1), summed]).tolist()
     if num_errors:
         group.raise_first(error)
     if num_ran_out:
@@ -152,7 +153,7 @@ def _backward(forward: Callable[[Tensor], Tensor], spec: TrainSpec, micro_batch:
 
 def batch_loss(forward: Callable[[Tensor], Tensor], spec: TrainSpec, inputs: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy summed over the samples, in float32 whatever the model computes in."""
-    with torch.autocast(inputs.device.type, torch.bfloat16, enabled=spec.precision == "bfloat16"):
+    with torch.autocast(inputs.device.type, torch.bfloat16) if spec.precision == "bfloat16" else nullcontext():
         logits = forward(inputs)
     return functional.cross_entropy(logits.float(), labels, reduction="sum", label_smoothing=spec.loss.label_smoothing)
 
@@ -164,7 +165,7 @@ def _finite_gradient(
 
     Where memory runs out the micro-batch is halved and the same step repeated from its beginning.
     """
-    held = [buffer.clone() for buffer in state.buffers()]  # batch-norm's move with every micro-batch
+    held = state.hold_buffers()  # batch-norm's move with every micro-batch
     share = plan.rank_share(batch, state.group.rank)
     at_least = 2 if measures_noise and plan.world_size == 1 else 1
     while (measured := accumulate(state, plan, batches, batch, plan.split(share, state.micro_batch_size, at_least))) is None:
