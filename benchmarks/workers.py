@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -23,7 +23,7 @@ from statistics import mean, median
 from typing import Any
 
 import psutil
-from _ray import head
+from _ray import SETTLE_S, head
 from _report import in_turn, parser, publish, ratios, spread
 
 CASES: dict[str, dict[str, Any]] = {
@@ -40,7 +40,6 @@ BLOCK_S = 4.0
 SETTLED_STEPS = 30
 PARTS = ["one", "two", "ways"]
 ONE_PROCESS: list[str] = []
-ONE_WORKER = ["--workers", "1", "--cpus-per-worker", "2"]
 TWO_WORKERS = ["--workers", "2", "--cpus-per-worker", "1"]
 WAYS: dict[str, dict[str, Any]] = {
     "float32": {},
@@ -58,10 +57,12 @@ def main() -> None:
     arguments.add_argument("--blocks", type=int, default=20, help="of each of one worker and one process (default 20)")
     arguments.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="one worker, two workers, or two workers' ways to reduce")
     given = arguments.parse_args()
-    with head() as os.environ["RAY_ADDRESS"]:
-        rows = []
-        if "one" in given.only:
-            rows += [_in_blocks(given, "F1/MNIST, 1,024", "one worker, two threads", "0.97")]
+    rows = []
+    if "one" in given.only:
+        rows += [_in_blocks(given, "F1/MNIST, 1,024", threads, "0.97") for threads in (2, 1)]
+    with head() if {"two", "ways"} & {*given.only} else nullcontext(None) as address:
+        if address is not None:
+            os.environ["RAY_ADDRESS"] = address
         if "two" in given.only:
             rows += [
                 _compared(given, "F1/MNIST, 8,192", TWO_WORKERS, "two workers, one thread each", "reported"),
@@ -71,9 +72,9 @@ def main() -> None:
             rows += _ways(given)
     notes = [
         "Side over one process: samples/s of the side over those of one process with two threads, pair by pair.",
-        f"One worker: {given.blocks} blocks of {BLOCK_S:g} s of each side in turn, all processes of the other run held still meanwhile (SIGSTOP); the"
-        " first step of a block is left out.",
-        "Ray's head had the settings of the command's own Ray, was up for 25 s before anything was measured, and idle beside one process too.",
+        f"One worker, with the Ray that its command brings: {given.blocks} blocks of {BLOCK_S:g} s of each side in turn, all processes of the other"
+        " run and its Ray held still meanwhile (SIGSTOP); the first step of a block is left out. Ray was up for 25 s.",
+        "More workers: Ray's head had the settings of the command's own Ray, was up for 25 s, and idle beside one process too.",
     ]
     if "one" not in given.only or len(given.only) > 1:
         notes.append(
@@ -123,16 +124,19 @@ class Alternating:
 
 
 @contextmanager
-def _held(given: argparse.Namespace, case: dict[str, Any], options: list[str]) -> Iterator[Alternating]:
+def _held(given: argparse.Namespace, case: dict[str, Any], options: list[str], threads: int) -> Iterator[Alternating]:
     """A run without end, begun and then held still."""
     there = {process.pid for process in psutil.process_iter()}
     with tempfile.TemporaryDirectory() as folder:
         endless = {**case, "stop": {"steps": 1_000_000}}
-        driver = psutil.Popen(_command(given, folder, options), env=_environment(endless), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        driver = psutil.Popen(
+            _command(given, folder, options), env=_environment(endless, threads), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         try:
             while not (found := list(Path(folder).glob("*/records.jsonl"))) or len(found[0].read_text().splitlines()) < SETTLED_STEPS:
                 assert driver.poll() is None
                 time.sleep(0.2)
+            time.sleep(SETTLE_S if options else 0.0)
             run = Alternating([process for process in psutil.process_iter() if process.pid not in there], found[0])
             run.hold()
             yield run
@@ -144,9 +148,11 @@ def _held(given: argparse.Namespace, case: dict[str, Any], options: list[str]) -
             driver.wait(120)
 
 
-def _in_blocks(given: argparse.Namespace, case: str, side: str, target: str) -> dict[str, str]:
-    samples = CASES[case]["batch"]["global_batch_size"]
-    with _held(given, CASES[case], ONE_PROCESS) as one, _held(given, CASES[case], ONE_WORKER) as worker:
+def _in_blocks(given: argparse.Namespace, case: str, threads: int, target: str) -> dict[str, str]:
+    """One worker with its own Ray against one process of as many threads."""
+    samples, side = CASES[case]["batch"]["global_batch_size"], f"one worker of {threads} thread{'s' * (threads > 1)}"
+    one_worker = ["--workers", "1", "--cpus-per-worker", str(threads)]
+    with _held(given, CASES[case], ONE_PROCESS, threads) as one, _held(given, CASES[case], one_worker, threads) as worker:
         sides = {"one": lambda: one.train(BLOCK_S, samples), "many": lambda: worker.train(BLOCK_S, samples)}
         seen = in_turn(sides, given.blocks)
     rate = f"{median(seen['many']):,.0f}"
@@ -205,7 +211,7 @@ def _command(given: argparse.Namespace, folder: str, options: list[str]) -> list
     return [sys.executable, "-m", "jobs", "env:SPEC", *places, "--device", "cpu", *options]
 
 
-def _environment(case: dict[str, Any]) -> dict[str, str]:
+def _environment(case: dict[str, Any], threads: int = 2) -> dict[str, str]:
     document = {
         "name": "workers",
         "optimizer": {"name": "sgd", "momentum": 0.9},
@@ -216,7 +222,7 @@ def _environment(case: dict[str, Any]) -> dict[str, str]:
         "tracking": {"enabled": False},
         **case,
     }
-    return {**os.environ, "SPEC": json.dumps(document), "OMP_NUM_THREADS": "2"}
+    return {**os.environ, "SPEC": json.dumps(document), "OMP_NUM_THREADS": str(threads)}
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from jobs.errors import FaultError, InputError
 from jobs.launch.options import RayOptions
+from jobs.launch.priority import standing_back
 
 CONNECT_S = 10.0
 SETTINGS = {
@@ -78,7 +79,8 @@ def connected(options: RayOptions, wants: str | None = None) -> Iterator[Any]:
         # No daemon: a process that is refused its Ray must not end in the middle of an import.
         threading.Thread(target=importlib.import_module, args=(wants,)).start()
     try:
-        ray.init(**given)
+        with contextlib.nullcontext() if address else standing_back():
+            ray.init(**given)
     except (ConnectionError, RuntimeError, ValueError) as error:
         if address is not None:
             raise InputError(

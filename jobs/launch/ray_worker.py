@@ -27,6 +27,7 @@ from jobs.job import Prepared, prepare, run_job
 from jobs.launch import termination
 from jobs.launch.local import carry_out
 from jobs.launch.options import LocalOptions, fetch_stored, mirrored_spec
+from jobs.launch.priority import train_first
 from jobs.listener import Listener
 from jobs.records import Outcome, Record, RunSummary, StepRecord
 from jobs.spec import TrainSpec
@@ -58,6 +59,7 @@ def work(config: dict[str, Any]) -> None:
         if place not in sys.path and os.path.isdir(place):
             sys.path.append(place)
     device = ray.train.torch.get_device() if config["uses_gpu"] else torch.device("cpu")
+    train_first()
     torch.set_num_threads(config["num_threads"])
     group = Group(device)
     mailbox = config["mailbox"]
