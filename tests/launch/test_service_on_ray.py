@@ -96,10 +96,11 @@ def test_a_head_that_is_killed_and_comes_back(tmp_path: Path) -> None:
         ready = httpx.get(f"{service.url}/readyz", timeout=60)
         assert (ready.status_code, "does not answer" in ready.json()["checks"]["backend"]) == (503, True), "there is no head yet"
         with new_head({}, ports):
-            before = wait_for_steps(service, job_id)
+            wait_for_steps(service, job_id)
             (group,) = [one for one in list_placement_groups(address=f"http://127.0.0.1:{ports[1]}", detail=True) if one.state == "CREATED"]
             assert [bundle["unit_resources"] for bundle in group.bundles] == [{"CPU": 1.0}], "what the job holds, on a cluster of four"
         assert httpx.get(f"{service.url}/v1/runs/{job_id}").json()["state"] in {"starting", "running"}, "nobody knows yet how it goes on"
+        before = wait_for_steps(service, job_id)  # all that were done while the head was there
         with new_head({}, ports):
             wait_for_steps(service, job_id, more_than=before + 50)
             job = httpx.get(f"{service.url}/v1/runs/{job_id}").json()

@@ -15,9 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_f1_on_mnist(tmp_path: Path, image_data_dir: Path) -> None:
-    # 95 % where the recipe says 97: a small budget must hold the sweep on a slow machine too.
-    command = [sys.executable, "-m", "service.cli", "study", str(ROOT / "recipes" / "mnist-f1.yaml"), "--budget", "6m", "--json"]
-    command += ["--set", "stop.target_accuracy=0.95", "--set", "evaluation.every_epochs=0.125"]
+    command = [sys.executable, "-m", "service.cli", "study", str(ROOT / "recipes" / "mnist-f1.yaml"), "--budget", "10m", "--json"]
     places = ["--data-dir", str(image_data_dir), "--output-dir", str(tmp_path)]
     done = subprocess.run([*command, *places], capture_output=True, text=True, cwd=ROOT, env={**os.environ}, timeout=1700, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
