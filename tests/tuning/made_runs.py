@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs import run_folder
-from jobs.records import EvalRecord, Outcome, RunSummary, StartRecord
+from jobs.records import EndRecord, EvalRecord, Outcome, RunSummary, StartRecord
 from jobs.spec_reader import read_spec
 from jobs.tracking.journal import Journal
 from tuning.collect import Evaluation, RunResult
@@ -56,8 +56,9 @@ def made_folder(folder: Path, batch: int, seed: int = 0) -> Path:
                 training_seconds=at.training_seconds, evaluation_seconds=0.1,
             )  # fmt: skip
             journal.write(record)
+        journal.write(EndRecord(summary=result.summary))
     run_folder.write_text(run_dir / run_folder.SPEC, spec.model_dump_json())
     run_folder.write_text(run_dir / run_folder.ENVIRONMENT, json.dumps({"device": "cpu (test)"}))
-    run_folder.write_text(run_dir / run_folder.PLAN, json.dumps({"peak_learning_rate": 0.25}))
+    run_folder.write_text(run_dir / run_folder.PLAN, json.dumps({"global_batch_size": batch, "peak_learning_rate": 0.25}))
     run_folder.write_text(run_dir / run_folder.SUMMARY, result.summary.model_copy(update={"run_dir": str(run_dir)}).model_dump_json())
     return run_dir
