@@ -53,4 +53,4 @@ def test_a_killed_study_goes_on(tmp_path: Path) -> None:
     assert [path.stat().st_mtime_ns for path in kept] == before, "what was done is not done again"
     found = json.loads(done.stdout)
     assert Path(found["report"]).is_file()
-    assert sum(row["num_runs"] for row in found["batches"]) >= 4
+    assert found["num_runs"] >= 4
