@@ -125,7 +125,7 @@ def _carry_out(
 
     from tuning.ray_tune import NextTrials, PerGroup, Watch
 
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # why a run failed is told in the ledger's words, without a stack
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
     search = Search(sweep, base, ledger)
