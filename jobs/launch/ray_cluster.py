@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from jobs.errors import FaultError, InputError
 from jobs.launch.options import RayOptions
 from jobs.launch.priority import standing_back
+from jobs.launch.stop_requests import sigterm_kept_from_children
 
 CONNECT_S = 10.0
 SETTINGS = {
@@ -79,7 +80,10 @@ def connected(options: RayOptions, wants: str | None = None) -> Iterator[Any]:
         # No daemon: a process that is refused its Ray must not end in the middle of an import.
         threading.Thread(target=importlib.import_module, args=(wants,)).start()
     try:
-        with contextlib.nullcontext() if address else standing_back():
+        with contextlib.ExitStack() as own:
+            if address is None:
+                own.enter_context(standing_back())
+                own.enter_context(sigterm_kept_from_children())
             ray.init(**given)
     except (ConnectionError, RuntimeError, ValueError) as error:
         if address is not None:

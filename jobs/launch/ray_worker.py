@@ -60,6 +60,7 @@ def work(config: dict[str, Any]) -> None:
             sys.path.append(place)
     device = ray.train.torch.get_device() if config["uses_gpu"] else torch.device("cpu")
     train_first()
+    termination.hear()
     torch.set_num_threads(config["num_threads"])
     group = Group(device)
     mailbox = config["mailbox"]

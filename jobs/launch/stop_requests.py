@@ -30,3 +30,13 @@ def stop_requests(ask: Callable[[signal.Signals, bool], None]) -> Iterator[None]
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def sigterm_kept_from_children() -> Iterator[None]:
+    """Processes that are started inside do not see SIGTERM, as Ray's own do not see Ctrl-C: one to the whole group must leave them to the saving."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

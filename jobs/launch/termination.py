@@ -39,6 +39,12 @@ def listen() -> None:
             previous(number, frame)
 
     signal.signal(signal.SIGTERM, ask)
+    hear()
+
+
+def hear() -> None:
+    """Let SIGTERM reach this thread, and what it starts; a command's own Ray keeps it from all that it starts."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 class SavingBackend(_TorchBackend):

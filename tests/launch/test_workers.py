@@ -204,8 +204,7 @@ def test_a_stopped_command_leaves_nothing_of_its_own_ray(tmp_path: Path, number:
 
         def ask() -> None:
             started.update(runs.descendants(process.pid))
-            # A terminal's Ctrl-C reaches the whole group; `kill` reaches the command alone.
-            (os.killpg if number is signal.SIGINT else os.kill)(process.pid, number)
+            os.killpg(process.pid, number)
 
         stopped = asked_to_end(process, output_dir, ask)
         assert stopped.exit_code == 4, stopped.said

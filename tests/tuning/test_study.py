@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_f1_on_mnist(tmp_path: Path, image_data_dir: Path) -> None:
-    command = [sys.executable, "-m", "service.cli", "study", str(ROOT / "recipes" / "mnist-f1.yaml"), "--budget", "10m", "--json"]
+    command = [sys.executable, "-m", "service.cli", "study", str(ROOT / "recipes" / "mnist-f1.yaml"), "--budget", "6m", "--json"]
     places = ["--data-dir", str(image_data_dir), "--output-dir", str(tmp_path)]
     done = subprocess.run([*command, *places], capture_output=True, text=True, cwd=ROOT, env={**os.environ}, timeout=1700, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
