@@ -15,6 +15,8 @@ from service.auth import ForbiddenError, UnauthorizedError
 from service.db.store import ConflictError, GoneError
 
 MEDIA_TYPE = "application/problem+json"
+PROBLEM_SCHEMA = "#/components/schemas/Problem"
+"""Where the OpenAPI document describes a problem."""
 
 
 class Problem(BaseModel):
@@ -117,6 +119,20 @@ def install(app: FastAPI, render: Callable[[Request, Problem], Response]) -> Non
         if error.status_code == 405:
             found.headers["Allow"] = ", ".join(allowed_methods(request))
         return found
+
+    describe(app)
+
+
+def describe(app: FastAPI) -> None:
+    """Put the problem's schema into the OpenAPI document: FastAPI would describe it as `application/json`, which no error is."""
+    plain = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = plain()
+        document["components"]["schemas"]["Problem"] = Problem.model_json_schema()
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
 
 
 def allowed_methods(request: Request) -> list[str]:

@@ -18,7 +18,7 @@ from service.auth import Principal
 from service.job import Job, Kind
 from service.links import details
 from service.parts import Here, Parts, Shown, Who
-from service.problems import NotFoundError, Problem
+from service.problems import MEDIA_TYPE, PROBLEM_SCHEMA, NotFoundError
 from service.routes.operations import SUBMITS
 from service.states import State
 from service.views import JobDetails, JobPage, JobView
@@ -33,7 +33,7 @@ IdempotencyKey = Annotated[
     Header(alias="Idempotency-Key", min_length=1, max_length=200, description="The same key submits at most once, however often it is sent."),
 ]
 ERRORS: dict[int | str, dict[str, Any]] = {
-    code: {"model": Problem, "description": text, "content": {"application/problem+json": {}}}
+    code: {"description": text, "content": {MEDIA_TYPE: {"schema": {"$ref": PROBLEM_SCHEMA}}}}
     for code, text in {
         400: "Not JSON", 401: "No valid token", 403: "The token does not allow this", 404: "Not found", 409: "Not as things stand",
         410: "Deleted", 413: "Too large", 422: "Cannot be used", 429: "Too many requests", 503: "Not available now",

@@ -167,11 +167,11 @@ def with_redis(objects: Sequence[Object], head: Container) -> Container:
 
 
 def image_environment() -> dict[str, str]:
-    """What the image sets, which every container has; PATH leads to this interpreter's programs."""
+    """What the image sets, which every container has."""
     stage = (ROOT / "Dockerfile").read_text().rpartition("\nFROM ")[2]
     lines = stage.replace("\\\n", " ").splitlines()
     found = dict(pair.split("=", 1) for line in lines if line.startswith("ENV ") for pair in line.split()[1:])
-    return {**found, "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"}
+    return found
 
 
 class Layout:
@@ -206,7 +206,8 @@ class Layout:
         """What a container's process has here."""
         container = self.containers[name]
         given = {**image_environment(), **container.environment, "TMPDIR": "/tmp"}  # a container's /tmp is its own
-        return {key: self._here(instance, container, value) for key, value in given.items()}
+        here = {key: self._here(instance, container, value) for key, value in given.items()}
+        return {**here, "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"}  # this interpreter's programs, wherever they lie
 
     def start(self, name: str, instance: str, command: Sequence[str] = ()) -> Process:
         """Begin a container's process. Args: command: of somebody who enters it, in place of its own."""
