@@ -5,8 +5,10 @@ terms in any order is off by at most n 2^-24 sum |terms| (Higham, 4.4), and what
 on. Two micro-batches in one process differ for the same reason; their distance after the same steps is the yardstick.
 """
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -64,7 +66,7 @@ OTHERS: dict[str, dict[str, Any]] = {
 
 
 class Job(NamedTuple):
-    """One entry of what `one_rank.py` is told."""
+    """One entry of what `ranks.py` is told."""
 
     run_dir: Path
     document: dict[str, Any]
@@ -78,26 +80,20 @@ def run_ranks(folder: Path, world_size: int, jobs: list[Job]) -> list[list[dict[
     for job in jobs:
         (job.run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
         told.append({"run_dir": str(job.run_dir), "document": job.document, "resumes": job.resumes})
-    meeting = folder / f"meeting-{len(list(folder.iterdir()))}"
+    number = len(list(folder.iterdir()))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), str(HERE)])}
-    started = [
-        subprocess.Popen(
-            [sys.executable, str(HERE / "one_rank.py"), str(rank), str(world_size), str(meeting), json.dumps(told)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-        for rank in range(world_size)
-    ]
+    process = subprocess.Popen(
+        [sys.executable, HERE / "ranks.py", str(world_size), folder / f"meeting-{number}", folder / f"answers-{number}", json.dumps(told)],
+        stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True,
+    )  # fmt: skip
     try:
-        ended = [process.communicate(timeout=180) for process in started]
+        _, errors = process.communicate(timeout=180)
     finally:
-        for process in started:
-            process.kill()
-    codes = [process.returncode for process in started]
-    assert not any(codes), "\n".join([f"exit codes {codes}", *(error[-2000:] for _, error in ended)])
-    return [[json.loads(line) for line in output.splitlines()] for output, _ in ended]
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 0, errors[-4000:]
+    answers = [(folder / f"answers-{number}.{rank}").read_text() for rank in range(world_size)]
+    return [[json.loads(line) for line in lines.splitlines()] for lines in answers]
 
 
 @pytest.fixture(scope="module")
@@ -165,12 +161,12 @@ def test_a_parameter_that_no_rank_reaches_is_left_alone(folder: Path) -> None:
 
 
 def test_any_resize_goes_on_with_the_same_run(folder: Path, tmp_path: Path) -> None:
-    for case in ("sgd", "batch-norm"):
+    given = {case: {**EQUAL[case], "learning_rate": {"base": 0.2}} for case in ("sgd", "batch-norm")}
+    for world_size, steps in ((2, 20), (1, 30), (3, STEPS)):
+        run_ranks(tmp_path / str(world_size), world_size, [Job(tmp_path / c, {**g, "stop": {"steps": steps}}, steps > 20) for c, g in given.items()])
+    run_ranks(tmp_path / "one", 1, [Job(tmp_path / f"{case}-1", document) for case, document in given.items()])
+    for case in given:
         run_dir = tmp_path / case
-        for world_size, steps in ((2, 20), (1, 30), (3, STEPS)):
-            given = {**EQUAL[case], "learning_rate": {"base": 0.2}}
-            run_ranks(tmp_path / f"{case}-{world_size}", world_size, [Job(run_dir, {**given, "stop": {"steps": steps}}, steps > 20)])
-        run_ranks(tmp_path / f"{case}-one", 1, [Job(tmp_path / f"{case}-1", {**EQUAL[case], "learning_rate": {"base": 0.2}})])
         assert distance(parameters(run_dir), parameters(tmp_path / f"{case}-1")) <= 1e-4
         starts = [record for record in read_records(run_dir) if isinstance(record, StartRecord)]
         assert [record.world_size for record in starts] == [2, 1, 3]
