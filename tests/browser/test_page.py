@@ -162,7 +162,7 @@ def test_comparing_runs_on_every_axis(visit: Visit, service: Service) -> None:
 
     ids = []
     for batch in (64, 256):
-        asked = {"recipe": "digits-small-batch", "set": {"batch.global_batch_size": batch, "stop.epochs": 3}, "cpus": 1.0}
+        asked = {"recipe": "digits-small-batch", "set": {"batch.global_batch_size": batch, "stop.epochs": 3, "tracking.enabled": False}, "cpus": 1.0}
         ids.append(httpx.post(f"{service.url}/v1/runs", json=asked).json()["id"])
     page = visit.page
     visit.go("/runs")

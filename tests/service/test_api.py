@@ -20,7 +20,7 @@ from service.client import Client, RemoteError
 SHORT = {"recipe": "digits-small-batch", "set": {"stop.epochs": None, "stop.steps": 6, "evaluation.every_epochs": 0.05}, "cpus": 1.0}
 ENDLESS = {
     "recipe": "digits-small-batch",
-    "set": {"stop.epochs": 1_000_000, "checkpoint.every_seconds": 0.2, "stop.target_accuracy": None},
+    "set": {"stop.epochs": 1_000_000, "checkpoint.every_seconds": 0.2, "stop.target_accuracy": None, "tracking.enabled": False},
     "cpus": 1.0,
 }
 

@@ -22,7 +22,10 @@ from service.client import Client
 from service.db.engine import connect, upgrade
 
 STEPS = 12
-REAL: dict[str, Any] = {"recipe": "digits-small-batch", "set": {"stop.epochs": None, "stop.steps": STEPS, "stop.target_accuracy": None}, "cpus": 1.0}
+REAL: dict[str, Any] = {
+    "recipe": "digits-small-batch", "cpus": 1.0,
+    "set": {"stop.epochs": None, "stop.steps": STEPS, "stop.target_accuracy": None, "tracking.enabled": False},
+}  # fmt: skip
 LONG_STEPS = 3000
 LONG: dict[str, Any] = {
     **REAL, "set": {**REAL["set"], "stop.steps": LONG_STEPS, "checkpoint.every_seconds": 0.3, "evaluation.every_epochs": 1000.0},
@@ -178,7 +181,8 @@ def test_without_mlflow_runs_go_on(tmp_path: Path) -> None:
         ready = httpx.get(f"{service.url}/readyz", timeout=10)
         assert (ready.status_code, ready.json()["status"]) == (200, "degraded"), "no run needs it"
         assert "does not answer" in ready.json()["checks"]["tracking"]
-        job = service.wait(submit_patiently(service.url, REAL, "x"), "succeeded", "failed", seconds=120)
+        tracked = {**REAL, "set": {**REAL["set"], "tracking.enabled": True}}
+        job = service.wait(submit_patiently(service.url, tracked, "x"), "succeeded", "failed", seconds=120)
         assert job["state"] == "succeeded"
         assert trained_once(service, job["id"])
 
