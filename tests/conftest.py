@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +57,21 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return Rows(config, log)
 
 
+HEADS = ExitStack()
+
+
 @pytest.fixture(scope="session")
 def head() -> Iterator[Head]:
     """One Ray head with its dashboard, on free ports, in a folder of its own, for all tests that do not break it."""
-    with new_head(S3_ENVIRONMENT) as made:
-        yield made
+    with HEADS:
+        yield HEADS.enter_context(new_head(S3_ENVIRONMENT))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
+    """The head ends with its row: idle, its processes would take a tenth of a core from the tests that follow."""
+    if nextitem is None or row_of(nextitem.nodeid) not in ROWS.values():
+        HEADS.close()
 
 
 SHARED_DATA = ROOT.parent / "shared" / "data"

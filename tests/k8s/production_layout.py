@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, Self
 
 import httpx
 from ports import free_port
+from servers import NO_TLS
 
 Object = dict[str, Any]
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,7 +78,7 @@ class Process:
                 self.popen, restarts = self._begin(), restarts + 1
             assert time.monotonic() < ends_at, (self._container.name, said, self.log[-3000:])
             with contextlib.suppress(httpx.TransportError):
-                answer = httpx.get(f"{self.url(probe['port'])}{probe['path']}", timeout=5)
+                answer = httpx.get(f"{self.url(probe['port'])}{probe['path']}", timeout=5, verify=NO_TLS)
                 if answer.is_success:
                     return self
                 said = answer.text

@@ -81,6 +81,10 @@ class Watcher:
         self.stops = threading.Event()
         self._at_step, self._act = at_step, act
 
+    def then(self, at_step: int, act: Callable[[], None]) -> None:
+        """Do something else, once, at a later step."""
+        self._at_step, self._act = at_step, act
+
     def record(self, record: Record) -> None:
         self.records.append(record)
         if self._act is not None and isinstance(record, StepRecord) and record.step >= self._at_step:

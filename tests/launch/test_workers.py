@@ -80,39 +80,34 @@ def test_three_workers_of_an_uneven_batch(head: Head, one_process: Path, tmp_pat
     assert runs.distance(runs.parameters(one_process), runs.parameters(tmp_path / "run")) < 1e-3
 
 
-def test_a_killed_worker_leaves_the_same_run(head: Head, undisturbed: Path, tmp_path: Path) -> None:
-    killed = []
+def test_a_preempted_and_then_a_killed_worker_leave_the_same_run(head: Head, undisturbed: Path, tmp_path: Path) -> None:
+    given = runs.slow_document(tmp_path / "acted", checkpoint={"every_steps": 30, "every_seconds": None, "best": False, "keep": 99})
 
     def kill() -> None:
         runs.kill_a_worker(tmp_path)
         (tmp_path / "acted").touch()
-        killed.append(time.monotonic())
 
-    watcher = runs.Watcher(15, kill)
-    runs.train(tmp_path, head.address, TWO, runs.slow_document(tmp_path / "acted"), watcher)
-    assert len(killed) == 1
-    found = runs.starts(tmp_path / "run")
-    assert [record.world_size for record in found] == [2, 2]
-    assert found[1].step >= 10
+    def preempt() -> None:
+        runs.kill_a_worker(tmp_path, signal.SIGTERM)
+        watcher.then(40, kill)
+
+    watcher = runs.Watcher(15, preempt)
+    summary = runs.train(tmp_path, head.address, TWO, given, watcher, max_failures=1)
+    assert summary.outcome is Outcome.COMPLETED, "preemptions are not counted as failures: together they would be too many"
+    began, preempted, killed = runs.starts(tmp_path / "run")
+    assert [record.world_size for record in (began, preempted, killed)] == [2, 2, 2]
+    assert preempted.step >= 15
+    assert preempted.step != 30, "the signal saved, within its second: nothing was lost"
+    assert killed.step == max(30, preempted.step), "the newest checkpoint"
     assert runs.same(runs.parameters(undisturbed), runs.parameters(tmp_path / "run"))
     assert runs.steps(tmp_path / "run") == list(range(1, runs.STEPS + 1)), "no record lost or doubled"
-    (notice,) = runs.notices(tmp_path / "run")
-    assert "its process ended" in notice
-    assert f"from step {found[1].step}" in notice
-    assert "\n" not in notice
-
-
-def test_sigterm_saves_and_is_no_failure(head: Head, undisturbed: Path, tmp_path: Path) -> None:
-    given = runs.slow_document(tmp_path / "never", checkpoint={"every_seconds": None, "best": False, "keep": 99})
-
-    # Slow to its end: the signal is answered within a second, not at once.
-    watcher = runs.Watcher(15, lambda: runs.kill_a_worker(tmp_path, signal.SIGTERM))
-    summary = runs.train(tmp_path, head.address, TWO, given, watcher, max_failures=0)
-    assert summary.outcome is Outcome.COMPLETED, "preemptions are not counted as failures"
-    found = runs.starts(tmp_path / "run")
-    assert len(found) == 2
-    assert found[1].step >= 15, "nothing was lost: there were no periodic checkpoints"
-    assert runs.same(runs.parameters(undisturbed), runs.parameters(tmp_path / "run"))
+    told = runs.notices(tmp_path / "run")
+    assert len(told) == 2
+    assert "SIGTERM" in told[0]
+    assert f"from step {preempted.step}" in told[0]
+    assert "its process ended" in told[1]
+    assert f"from step {killed.step}" in told[1]
+    assert "\n" not in "".join(told)
 
 
 def test_a_run_that_keeps_failing_ends_with_the_first_real_error(head: Head, tmp_path: Path) -> None:

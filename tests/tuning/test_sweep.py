@@ -20,19 +20,21 @@ from tuning.ledger import Ledger
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 BATCHES = [32, 128, 512]
+SHORT = {"stop.epochs": 6, "stop.target_accuracy": 0.9, "stop.at_target": True, "checkpoint.every_steps": 10, "evaluation.every_epochs": 1}
 
 
 def sweep_file(folder: Path, **parts: Any) -> Path:
-    document = {
+    document: dict[str, Any] = {
         "name": "tried",
         "recipe": "digits-small-batch",
-        "set": {"stop.epochs": 6, "stop.target_accuracy": 0.9, "stop.at_target": True, "checkpoint.every_steps": 10, "evaluation.every_epochs": 1},
+        "set": SHORT.copy(),
         "each": {"batch.global_batch_size": BATCHES},
         "search": {"method": "quasi_random", "trials": 2, "space": {"learning_rate.base": {"low": 0.05, "high": 0.5, "times_batch": 0.5}}},
         "repeats": 2,
         "resources": {"cpus_per_worker": 1.0, "max_concurrent": 2},
         **parts,
     }
+    document["set"].setdefault("tracking.enabled", False)
     path = folder / "tried.yaml"
     path.write_text(yaml.safe_dump(document))
     return path
@@ -53,7 +55,7 @@ def folder_of(place: Path) -> Path:
 
 
 def test_a_sweep_from_file_to_answer(head: Head, tmp_path: Path) -> None:
-    done = run(sweep_file(tmp_path), "--output-dir", tmp_path / "runs", "--json", head=head)
+    done = run(sweep_file(tmp_path, set={**SHORT, "tracking.enabled": True}), "--output-dir", tmp_path / "runs", "--json", head=head)
     assert done.returncode == 0, done.stderr[-3000:]
     answer = json.loads(done.stdout)
     folder = folder_of(tmp_path / "runs")
