@@ -17,26 +17,26 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 ROWS = {
-    "tests/launch/test_workers.py": "ray",
-    "tests/launch/test_storage.py": "ray",
-    "tests/launch/test_ray_jobs.py": "ray",
-    "tests/launch/": "ray too",
-    "tests/tuning/test_sweep.py": "ray too",
-    "tests/k8s/test_production.py": "ray too",
+    "tests/launch/test_service_on_ray.py::test_a_head_that_is_killed": "other rays",
+    "tests/launch/test_ray_jobs.py::test_a_head_that_wants": "other rays",
+    "tests/k8s/test_production.py": "other rays",
+    "tests/end_to_end/test_readme.py": "other rays",
+    "tests/launch/": "shared ray",
+    "tests/tuning/test_sweep.py": "shared ray",
 }
-"""Tests that start Ray stand in two rows, so that no more than two Rays are up at once. All others of a file stand in one."""
+"""Tests on Ray stand in two rows, those on the one head that is shared and those with a Ray of their own, so that no more than
+two Rays are up at once. All others of a file stand in one."""
 LONG = ("tests/service/", "tests/browser/", "tests/end_to_end/", "tests/equality/")
 
 
 def row_of(nodeid: str) -> str:
     """Tests of one row run one after the other in one process, and share its fixtures."""
-    file = nodeid.partition("::")[0]
-    return next((row for start, row in ROWS.items() if file.startswith(start)), file)
+    return next((row for start, row in ROWS.items() if nodeid.startswith(start)), nodeid.partition("::")[0])
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest rows first: nothing is left to wait for at the end."""
-    rows = sorted(set(ROWS.values()))
+    rows = ["shared ray", "other rays"]
 
     def place(item: pytest.Item) -> int:
         row = row_of(item.nodeid)
@@ -70,7 +70,7 @@ def head() -> Iterator[Head]:
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
     """The head ends with its row: idle, its processes would take a tenth of a core from the tests that follow."""
-    if nextitem is None or row_of(nextitem.nodeid) not in ROWS.values():
+    if nextitem is None or row_of(nextitem.nodeid) != "shared ray":
         HEADS.close()
 
 

@@ -12,7 +12,7 @@ PACKAGES = ("service", "tuning", "jobs")
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 ENGINE = {"torch", "numpy", "pydantic", "jobs"}
 LAZY = {"yaml", "mlflow", "torchvision", "sklearn", "pyarrow"}
-LAUNCHERS = "jobs.launch.ray_", "jobs.launch.mailbox", "jobs.launch.termination"
+LAUNCHERS = "jobs.launch.ray_", "jobs.launch.mailbox", "jobs.launch.process_group"
 """What only runs inside Ray, and may import it."""
 
 

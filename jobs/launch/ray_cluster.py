@@ -1,11 +1,9 @@
 """Finding a Ray to train on, or starting one, and refusing what it does not have before anything begins."""
 
 import contextlib
-import importlib
 import os
 import socket
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +24,6 @@ SETTINGS = {
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "120",
     # A group that cannot get its machines says so, and asks again, after this long.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30",
-    "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",
     # Workers' lines come once, through Ray's own log, and in the folder where the person is.
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -55,10 +52,9 @@ class Resources(NamedTuple):
 
 
 @contextmanager
-def connected(options: RayOptions, wants: str | None = None) -> Iterator[Any]:
+def connected(options: RayOptions) -> Iterator[Any]:
     """Ray's module, connected to the address or to a Ray of our own that ends with the block.
 
-    Args: wants: a module that this process will want; its import goes on while Ray starts, in processes of its own.
     Raises: InputError for an address that does not answer; FaultError if Ray does not start.
     """
     address = options.address or os.environ.get("RAY_ADDRESS")
@@ -76,9 +72,6 @@ def connected(options: RayOptions, wants: str | None = None) -> Iterator[Any]:
     else:
         # Fractions of a core make room for more workers than cores; everything else is counted as it is.
         given.update(include_dashboard=True, dashboard_host="127.0.0.1", num_cpus=os.cpu_count())
-    if wants is not None:
-        # No daemon: a process that is refused its Ray must not end in the middle of an import.
-        threading.Thread(target=importlib.import_module, args=(wants,)).start()
     try:
         with contextlib.ExitStack() as own:
             if address is None:

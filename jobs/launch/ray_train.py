@@ -60,13 +60,20 @@ def train_on_ray(
         listener.on_notice(f"Run {run_dir.name} ended before: {ended.outcome}.")
         return ended
     # Ray prints what workers print, and what befell them, on standard output: that is for the summary alone.
-    with contextlib.redirect_stdout(sys.stderr), connected(ray_options, wants="torch") as ray:
+    with contextlib.redirect_stdout(sys.stderr), connected(ray_options) as ray:
         resources = share_out(ray, ray_options, options.device)
         url = dashboard_url(ray)
         if url:
             listener.on_notice(f"Ray's dashboard: {url}")
         on_start(run_dir)
         return _Driver(ray, spec, options, ray_options, resources, run_dir, listener, on_plan).run(draw)
+
+
+def _work(config: dict[str, Any]) -> None:
+    """In a worker. What trains is met there alone: this process needs no torch."""
+    from jobs.launch.ray_worker import work
+
+    work(config)
 
 
 def _ended_before(place: str, run_id: str) -> RunSummary | None:
@@ -138,11 +145,10 @@ class _Driver:
     def _fit(self, draw: Callable[[Path], None]) -> None:
         import ray
         import ray.train
-        from ray.train.torch import TorchTrainer
+        from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
+        from jobs.launch.process_group import ProcessGroup
         from jobs.launch.ray_controller import TellFailures
-        from jobs.launch.ray_worker import work
-        from jobs.launch.termination import SavingTorchConfig
 
         workers, resources = self._ray_options.workers, self._resources
         train: Any = ray.train  # its stubs are those of the older Train
@@ -160,10 +166,10 @@ class _Driver:
             "mailbox": self._mailbox,
             "draw": draw,
         }
-        trainer = TorchTrainer(
-            work,
+        trainer = DataParallelTrainer(
+            _work,
             train_loop_config=config,
-            torch_config=SavingTorchConfig(backend="nccl" if resources.gpus else "gloo", timeout_s=600),
+            backend_config=ProcessGroup("nccl" if resources.gpus else "gloo"),
             scaling_config=train.ScalingConfig(
                 num_workers=(workers.least, workers.most) if workers.is_elastic else workers.most,
                 use_gpu=resources.gpus > 0,

@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import ray
-import ray.train
-import ray.train.torch
 import torch
 from ray.train.v2._internal.execution.context import get_train_context
 
@@ -58,7 +56,7 @@ def work(config: dict[str, Any]) -> None:
     for place in config["import_paths"]:
         if place not in sys.path and os.path.isdir(place):
             sys.path.append(place)
-    device = ray.train.torch.get_device() if config["uses_gpu"] else torch.device("cpu")
+    device = _own_gpu() if config["uses_gpu"] else torch.device("cpu")
     train_first()
     termination.hear()
     torch.set_num_threads(config["num_threads"])
@@ -83,6 +81,15 @@ def work(config: dict[str, Any]) -> None:
         raise termination.PreemptedError(termination.SAVED)
     if group.is_first:
         ray.get(mailbox.finish.remote({"summary": summary.model_dump(mode="json")}))
+
+
+def _own_gpu() -> torch.device:
+    """The one that Ray gave this worker, and from now on this thread's own."""
+    from ray.train.torch import get_device
+
+    device = get_device()
+    torch.cuda.set_device(device)
+    return device
 
 
 def _work(config: dict[str, Any], group: Group) -> RunSummary:

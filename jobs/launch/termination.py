@@ -8,12 +8,6 @@ early: Ray sets its own handler after it).
 import signal
 import threading
 from types import FrameType
-from typing import Any
-
-from ray.train.torch import TorchConfig
-from ray.train.torch.config import _TorchBackend
-
-from jobs.launch.ray_network import use_rays_interface
 
 training = threading.Event()
 """Set while this process trains; only then is there something to save."""
@@ -45,22 +39,3 @@ def listen() -> None:
 def hear() -> None:
     """Let SIGTERM reach this thread, and what it starts; a command's own Ray keeps it from all that it starts."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-
-
-class SavingBackend(_TorchBackend):
-    """Torch's process group, with workers that listen."""
-
-    def on_start(self, worker_group: Any, backend_config: Any) -> None:
-        """Called by Ray Train's controller when all workers are there."""
-        worker_group.execute(use_rays_interface)
-        super().on_start(worker_group, backend_config)
-        worker_group.execute(listen)
-
-
-class SavingTorchConfig(TorchConfig):
-    """Torch's process group, with workers that listen."""
-
-    @property
-    def backend_cls(self) -> Any:
-        """What Ray Train starts."""
-        return SavingBackend
