@@ -190,6 +190,7 @@ def test_shares_cover_every_batch_once_in_whole_groups(world_size: int, span: in
 
 def test_what_only_watches_needs_no_torch() -> None:
     """The command and Ray Train's controller: torch's import is two seconds of a core in each."""
-    script = "import sys; import jobs.launch.ray_train, jobs.launch.process_group, jobs.launch.ray_controller, jobs.launch.mailbox; print('torch' in sys.modules)"
+    watching = "jobs.launch.ray_train, jobs.launch.process_group, jobs.launch.ray_controller, jobs.launch.mailbox"
+    script = f"import sys; import {watching}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == "False\n"
