@@ -49,8 +49,7 @@ def main() -> None:
     ours = [sum(seen[what][index] for what, whose in WHOSE.items() if whose == "ours") for index in range(given.repetitions)]
     notes = [
         f"Ours, added up: {median(ours):.2f} s median ({min(ours):.2f} ... {max(ours):.2f}); target 2 s.",
-        "Workers start: Ray Train's controller, placement, processes, torch's import in each and the process group. While Ray starts, the command"
-        " imports torch, which Ray Train wants in it too.",
+        "Workers start: Ray Train's controller, placement, processes, torch's import in each and the process group.",
     ]
     publish("From the command to the first step of two workers", rows, notes, given)
 

@@ -162,7 +162,7 @@ def write_png(chart: Chart, path: Path) -> None:
                       color=colour, capsize=2, linewidth=1.5)  # fmt: skip
     for level, words in chart.levels:
         axes.axhline(level, linestyle=":", color="grey")
-        axes.annotate(words, (1, level), (-4, 3), xycoords=("axes fraction", "data"), textcoords="offset points", color="grey", ha="right")
+        axes.annotate(words, (1, level), (-4, -3), xycoords=("axes fraction", "data"), textcoords="offset points", color="grey", ha="right", va="top")
     for place, words in chart.marks:
         axes.axvline(place, linestyle=":", color="grey")
         axes.annotate(words, (place, 1), (3, -4), xycoords=("data", "axes fraction"), textcoords="offset points", color="grey", va="top", rotation=90)
