@@ -195,6 +195,9 @@ def test_a_sweep_with_its_runs_and_its_answer(visit: Visit, service: Service) ->
     expect(page.locator("#words")).to_contain_text("3 runs of 2 batch sizes")
     expect(page.locator("#rows")).to_contain_text("32")
     expect(page.locator("#figures figure").first).to_be_visible()
+    expect(page.locator("#figures .main-svg").first).to_be_visible()
+    overflow = "[...document.querySelectorAll('#figures .chart')].filter(c => c.scrollWidth > c.clientWidth + 1).map(c => c.id)"
+    assert page.evaluate(overflow) == [], "each figure keeps to its place"
     expect(page.get_by_text("Its page in MLflow")).to_be_hidden()
     visit.refuse_barriers()
     visit.keep("sweep")

@@ -316,23 +316,26 @@ function sweepPage() {
     const found = await answer.json();
     one("#words").replaceChildren(...found.words.map((text) => Object.assign(document.createElement("p"), { textContent: text })));
     rowsInto(one("#rows"), found.rows);
+    found.figures.forEach(makePlace); // all of them first: what is drawn alone keeps the whole width
     found.figures.forEach(show);
   }
-  // One figure for report, MLflow and page: the server describes it, the page gives it its colours.
-  function show({ name, title, caption, figure }) {
+  function makePlace({ name, title, caption }) {
     const id = `figure-${name}`;
-    if (!document.getElementById(id)) {
-      const made = document.createElement("figure");
-      made.append(Object.assign(document.createElement("figcaption"), { textContent: title }),
-        Object.assign(document.createElement("div"), { id, className: "chart" }),
-        Object.assign(document.createElement("p"), { className: "note", textContent: caption }));
-      one("#figures").append(made);
-    }
+    if (document.getElementById(id)) return;
+    const made = document.createElement("figure");
+    made.append(Object.assign(document.createElement("figcaption"), { textContent: title }),
+      Object.assign(document.createElement("div"), { id, className: "chart" }),
+      Object.assign(document.createElement("p"), { className: "note", textContent: caption }));
+    one("#figures").append(made);
+  }
+  // One figure for report, MLflow and page: the server describes it, the page gives it its colours.
+  function show({ name, figure }) {
     const { ink, line } = colours();
     const axis = (given) => ({ ...given, gridcolor: line, zerolinecolor: line, linecolor: line });
     const { xaxis, yaxis, ...layout } = figure.layout;
-    window.Plotly?.react(id, figure.data, { ...layout, title: undefined, font: { color: ink, size: 12 }, margin: { l: 60, r: 15, t: 15, b: 45 },
-      xaxis: axis(xaxis), yaxis: axis(yaxis), legend: { orientation: "h", y: 1.02, yanchor: "bottom" } },
+    const below = { ...axis(xaxis), title: { ...xaxis.title, text: (xaxis.title?.text ?? "").replace(" (", "<br>(") } };
+    window.Plotly?.react(`figure-${name}`, figure.data, { ...layout, title: undefined, font: { color: ink, size: 12 }, margin: { l: 60, r: 15, t: 15, b: 60 },
+      xaxis: below, yaxis: axis(yaxis), legend: { orientation: "h", y: 1.02, yanchor: "bottom" } },
     { responsive: true, displaylogo: false, displayModeBar: false });
   }
   function rowsInto(table, rows) {
