@@ -145,10 +145,10 @@ class _Driver:
     def _fit(self, draw: Callable[[Path], None]) -> None:
         import ray
         import ray.train
-        from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
         from jobs.launch.process_group import ProcessGroup
         from jobs.launch.ray_controller import TellFailures
+        from jobs.launch.ray_trainer import WorkersTrainer
 
         workers, resources = self._ray_options.workers, self._resources
         train: Any = ray.train  # its stubs are those of the older Train
@@ -166,7 +166,7 @@ class _Driver:
             "mailbox": self._mailbox,
             "draw": draw,
         }
-        trainer = DataParallelTrainer(
+        trainer = WorkersTrainer(
             _work,
             train_loop_config=config,
             backend_config=ProcessGroup("nccl" if resources.gpus else "gloo"),
