@@ -4,13 +4,16 @@ import json
 import re
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from service.commands.options import AsJson, DataDir, Device, Overrides, Recipe, whole_numbers
+
+if TYPE_CHECKING:
+    from jobs.spec import TrainSpec
 
 app = typer.Typer()
 Folder = Annotated[Path, typer.Option(help="Where the results go.", envvar="LARGEBATCH_OUTPUT_DIR")]
@@ -33,30 +36,15 @@ def study(
 
     Exit codes: 0 done, 2 bad input, 4 stopped and resumable, 1 a fault of the machine.
     """
-    from jobs.errors import SpecError
     from jobs.spec import TrainSpec
-    from jobs.spec_reader import read_spec
     from service.commands.sweep import carry_out
     from tuning.space import refuse_impossible
     from tuning.spec import SweepSpec
-    from tuning.study import STUDY, Stage, StudyOptions, begin_study, refuse_unstudied
+    from tuning.study import Stage, StudyOptions
     from tuning.study import study as carry_on
-    from tuning.sweep import begin_sweep, num_train_samples
+    from tuning.sweep import begin_sweep
 
-    if (recipe is None) == (resume is None):
-        raise SpecError("RECIPE", "give either a recipe or --resume DIR.")
-    if resume is not None:
-        if not (resume / STUDY).is_file():
-            raise SpecError("--resume", f"{resume} is not a study's folder: it has no {STUDY}.", "Give the folder that the study printed.")
-        begun = json.loads((resume / STUDY).read_text())
-        folder, spec, budget_s = resume, TrainSpec.model_validate(begun["spec"]), float(begun["budget_s"])
-    else:
-        assert recipe is not None
-        spec, budget_s = read_spec(recipe, overrides or []), seconds_of(budget)
-        refuse_unstudied(spec)
-        num_train_samples(spec, data_dir)  # before a folder is made: the data may be missing
-        folder = output_dir / f"study-{spec.name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
-        begin_study(folder, spec, budget_s)
+    folder, spec, budget_s = _begun(recipe, overrides, budget, data_dir, output_dir) if resume is None else _begun_before(recipe, resume)
     console = Console(stderr=True)
     console.print(f"Study: {folder}", highlight=False, soft_wrap=True)
 
@@ -93,6 +81,37 @@ def study(
     print(f"Report: {page.resolve()}")
 
 
+def _begun(recipe: str | None, overrides: list[str] | None, budget: str, data_dir: Path, output_dir: Path) -> "tuple[Path, TrainSpec, float]":
+    """A new study's folder, what it studies, and its seconds. Raises: SpecError."""
+    from jobs.errors import SpecError
+    from jobs.spec_reader import read_spec
+    from tuning.study import begin_study, refuse_unstudied
+    from tuning.sweep import num_train_samples
+
+    if recipe is None:
+        raise SpecError("RECIPE", "give either a recipe or --resume DIR.")
+    spec, budget_s = read_spec(recipe, overrides or []), seconds_of(budget)
+    refuse_unstudied(spec)
+    num_train_samples(spec, data_dir)  # before a folder is made: the data may be missing
+    folder = output_dir / f"study-{spec.name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
+    begin_study(folder, spec, budget_s)
+    return folder, spec, budget_s
+
+
+def _begun_before(recipe: str | None, folder: Path) -> "tuple[Path, TrainSpec, float]":
+    """The same of a study that was stopped. Raises: SpecError."""
+    from jobs.errors import SpecError
+    from jobs.spec import TrainSpec
+    from tuning.study import STUDY
+
+    if recipe is not None:
+        raise SpecError("RECIPE", "give either a recipe or --resume DIR.")
+    if not (folder / STUDY).is_file():
+        raise SpecError("--resume", f"{folder} is not a study's folder: it has no {STUDY}.", "Give the folder that the study printed.")
+    begun = json.loads((folder / STUDY).read_text())
+    return folder, TrainSpec.model_validate(begun["spec"]), float(begun["budget_s"])
+
+
 def seconds_of(text: str) -> float:
     """`90s`, `30m`, `1.5h` or plain seconds. Raises: SpecError."""
     from jobs.errors import SpecError
@@ -103,7 +122,7 @@ def seconds_of(text: str) -> float:
     return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
 
 
-@app.command(epilog="Example: largebatch profile digits-lamb --figure profile.html")
+@app.command(epilog="Example: largebatch profile digits-lamb --figure figures")
 def profile(
     recipe: Recipe,
     overrides: Overrides = None,

@@ -2,12 +2,15 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from jobs.records import RunSummary
@@ -175,11 +178,24 @@ def test_sync_of_no_run() -> None:
         largebatch("sync", ".")
 
 
-@pytest.mark.parametrize("command", ["train", "plan", "recipes", "compare", "sync", "doctor"])
-def test_every_command_has_help_with_an_example(command: str) -> None:
-    done = largebatch(command, "--help")
-    assert done.exit_code == 0
-    assert f"Example: largebatch {command}" in " ".join(done.stdout.split())
+def commands(command: Any, name: str = "largebatch") -> Iterator[tuple[str, Any]]:
+    """Every command that a person can give, with its words."""
+    if not hasattr(command, "commands"):
+        yield name, command
+        return
+    for word, one in command.commands.items():
+        yield from commands(one, f"{name} {word}")
+
+
+EVERY_COMMAND = dict(commands(get_command(app)))
+
+
+@pytest.mark.parametrize("command", EVERY_COMMAND)
+def test_every_command_has_help_with_an_example_that_it_takes(command: str) -> None:
+    example = EVERY_COMMAND[command].epilog.removeprefix("Example: ")
+    assert example.startswith(command)
+    assert f"Example: {example}" in " ".join(largebatch(*command.split()[1:], "--help").stdout.split())
+    EVERY_COMMAND[command].make_context(command, shlex.split(example.removeprefix(command)))  # raises for what it does not take
 
 
 def test_help_imports_nothing_heavy() -> None:
