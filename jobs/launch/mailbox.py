@@ -8,19 +8,22 @@ from typing import Any
 
 import ray
 
+from jobs.errors import FaultError
+
 
 @ray.remote(num_cpus=0)
 class Mailbox:
     """Records on their way to the person, a wish to stop on its way to the workers, and how it went.
 
-    Args: max_failures: how often the run may go on after a failure.
+    Args: max_failures: how often the run may go on after a failure. where_logs_are: for the person whose run gives up.
     """
 
-    def __init__(self, max_failures: int) -> None:
+    def __init__(self, max_failures: int, where_logs_are: str) -> None:
         self._max_failures = max_failures
+        self._where_logs_are = where_logs_are
         self._messages: list[dict[str, Any]] = []
         self._stops = False
-        self._failures: list[str] = []
+        self._num_failures = 0
         self._told: list[str] = []
         self._num_begun = 0
         self._begun_at_s: float | None = None
@@ -46,24 +49,28 @@ class Mailbox:
         return self._stops
 
     def failed(self, reason: str, is_preemption: bool) -> None:
-        """From the controller: workers ended against their will."""
+        """From the controller: workers ended against their will. Too many failures are the run's outcome; preemptions do not count."""
         self._is_waiting = True
-        if not is_preemption:
-            self._failures.append(reason)
         self._told.append(f"{'Preempted' if is_preemption else 'Failure'}: {reason}")
+        if is_preemption:
+            return
+        self._num_failures += 1
+        if self._num_failures > self._max_failures and self._outcome is None:
+            self._outcome = {"error": FaultError("", f"the run failed more than {self._max_failures} times, at last: {reason}", self._where_logs_are)}
 
-    def begin(self) -> tuple[list[str], str | None, bool]:
-        """To rank 0 of a new group of workers: why there is a new one, the failure that ends the run's patience, and
-        whether the run is over already (the last group was ended with its outcome told).
-        """
+    def begin(self) -> tuple[list[str], bool]:
+        """To rank 0 of a new group of workers: why there is a new one, and whether the run is over already."""
         reasons, self._told = self._told, []
         if self._num_begun and not reasons:
             reasons = ["The group of workers was started anew, with those that there are now."]
         self._num_begun += 1
         self._begun_at_s = time.time()
         self._is_waiting = False
-        is_over = len(self._failures) > self._max_failures
-        return reasons, self._failures[-1] if is_over else None, self._outcome is not None
+        return reasons, self.is_over()
+
+    def is_over(self) -> bool:
+        """Whether the outcome is known."""
+        return self._outcome is not None
 
     def finish(self, outcome: dict[str, Any]) -> None:
         """From rank 0: a summary, or an error that no retry would mend."""

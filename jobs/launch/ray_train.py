@@ -110,7 +110,8 @@ class _Driver:
         self._resources, self._run_dir, self._listener, self._on_plan = resources, run_dir, listener, on_plan
         # On this process's own machine: it may go only when this process does.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self._mailbox = Mailbox.options(scheduling_strategy=here).remote(ray_options.max_failures)  # type: ignore[attr-defined]
+        where_logs_are = f"Its journal is in {run_dir}, Ray's logs in {log_folder(ray)}."
+        self._mailbox = Mailbox.options(scheduling_strategy=here).remote(ray_options.max_failures, where_logs_are)  # type: ignore[attr-defined]
         self._error: BaseException | None = None
         self._outcome: dict[str, Any] | None = None
         self._was_asked = False
@@ -161,12 +162,11 @@ class _Driver:
             "import_paths": [str(Path.cwd())],
             "options": self._options,
             "resumes": self._options.resume is not None,
-            "max_failures": self._ray_options.max_failures,
-            "where_logs_are": f"Its journal is in {self._run_dir}, Ray's logs in {log_folder(ray)}.",
             "mailbox": self._mailbox,
             "draw": draw,
         }
         trainer = WorkersTrainer(
+            self._mailbox,
             _work,
             train_loop_config=config,
             backend_config=ProcessGroup("nccl" if resources.gpus else "gloo"),

@@ -1,8 +1,11 @@
-"""Ray Train's trainer without what only Ray Data needs; every run would wait seconds for it."""
+"""Ray Train's trainer without what only Ray Data needs, for which every run would wait seconds, and with an end to its retries."""
 
+import contextlib
 from typing import Any
 
+import ray
 from ray.train.v2._internal.callbacks import DatasetsCallback
+from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
@@ -12,7 +15,13 @@ class WorkersTrainer(DataParallelTrainer):
 
     Ray's own trainer brings Ray Data into every worker, starts a process that would hand out its shards, and one that
     would share the cluster out between Train and Data.
+
+    Args: mailbox: knows when the run is over.
     """
+
+    def __init__(self, mailbox: Any, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._mailbox = mailbox
 
     def _create_default_callbacks(self) -> list[Any]:
         return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, DatasetsCallback)]
@@ -20,7 +29,24 @@ class WorkersTrainer(DataParallelTrainer):
     def _initialize_and_run_controller(self, **arguments: Any) -> Any:
         if type(arguments["scaling_policy"]) is FixedScalingPolicy:
             arguments["scaling_policy"] = FixedWorkers(arguments["scaling_policy"].scaling_config)
+        arguments["failure_policy"] = UntilOver(arguments["failure_policy"].failure_config, self._mailbox)
         return super()._initialize_and_run_controller(**arguments)
+
+
+class UntilOver(DefaultFailurePolicy):
+    """After a failure goes on with new workers, but not once the outcome is known: they would start only to be told so."""
+
+    def __init__(self, failure_config: Any, mailbox: Any) -> None:
+        super().__init__(failure_config)
+        self._mailbox = mailbox
+
+    def make_decision(self, training_failed_error: Any) -> FailureDecision:
+        """Ray's own decision while the run is not over."""
+        decision = super().make_decision(training_failed_error)
+        with contextlib.suppress(Exception):  # new workers will ask it too
+            if ray.get(self._mailbox.is_over.remote(), timeout=10):
+                return FailureDecision.RAISE
+        return decision
 
 
 class FixedWorkers(FixedScalingPolicy):

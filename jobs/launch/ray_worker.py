@@ -47,10 +47,6 @@ class Over(FaultError):
     """The outcome is known; there is nothing left to do."""
 
 
-class GaveUp(FaultError):
-    """The run failed more often than it may go on by itself."""
-
-
 def work(config: dict[str, Any]) -> None:
     """Train as one rank until the run ends or this worker does; what no retry would mend is told, not raised."""
     for place in config["import_paths"]:
@@ -68,11 +64,11 @@ def work(config: dict[str, Any]) -> None:
         summary = _work(config, group)
     except Over:
         return
-    except (InputError, GaveUp) as error:
+    except InputError as error:
         if group.is_first:
             ray.get(mailbox.finish.remote({"error": error}))
         if not error.is_agreed:
-            raise  # the other ranks wait for this one: Ray ends them all, and the next group is told that it is over
+            raise  # the other ranks wait for this one: Ray ends them all
         return
     finally:
         termination.training.clear()
@@ -97,11 +93,9 @@ def _work(config: dict[str, Any], group: Group) -> RunSummary:
     reasons: list[str] = []
     error: LargebatchError | None = None
     if group.is_first:
-        reasons, last_failure, is_over = ray.get(mailbox.begin.remote())
+        reasons, is_over = ray.get(mailbox.begin.remote())
         if is_over:
             error = Over("", "the run is over.")
-        elif last_failure is not None:
-            error = GaveUp("", f"the run failed more than {config['max_failures']} times, at last: {last_failure}", config["where_logs_are"])
     group.raise_first(error)
     options: LocalOptions = config["options"]
     with contextlib.ExitStack() as stack:

@@ -1,5 +1,8 @@
 """A model that fails on one rank in the middle of training; an entry point of the tests of workers."""
 
+import os
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
@@ -19,5 +22,7 @@ class Failing(nn.Module):
         return logits
 
 
-def build(num_classes: int) -> nn.Module:
+def build(num_classes: int, workers: str) -> nn.Module:
+    """Leaves a file for each process in the folder `workers`."""
+    Path(workers, str(os.getpid())).touch()
     return Failing(num_classes)

@@ -27,30 +27,36 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 def mailbox(max_failures: int) -> Mailbox:
     """The actor's class, in this process."""
-    made: Mailbox = Mailbox.__ray_metadata__.modified_class(max_failures)  # type: ignore[attr-defined]
+    made: Mailbox = Mailbox.__ray_metadata__.modified_class(max_failures, "Logs are there.")  # type: ignore[attr-defined]
     return made
 
 
 def test_failures_are_counted_and_preemptions_are_not() -> None:
     box = mailbox(1)
-    assert box.begin() == ([], None, False)
+    assert box.begin() == ([], False)
     box.failed("worker 1: gone.", False)
-    assert box.begin() == (["Failure: worker 1: gone."], None, False)
+    assert box.begin() == (["Failure: worker 1: gone."], False)
     box.failed(f"worker 0: {SAVED}.", True)
-    reasons, last, is_over = box.begin()
-    assert (len(reasons), last, is_over) == (1, None, False)
+    reasons, is_over = box.begin()
+    assert (len(reasons), is_over, box.is_over()) == (1, False, False)
+    assert box.stands() == (3, False)
     box.failed("worker 1: gone again.", False)
-    assert box.begin()[1] == "worker 1: gone again."
-    assert box.stands() == (4, False)
+    assert box.is_over()
+    assert box.stands() == (3, True)
+    _, outcome = box.take()
+    assert outcome is not None
+    assert str(outcome["error"]) == "the run failed more than 1 times, at last: worker 1: gone again. Logs are there."
 
 
 def test_a_group_after_the_outcome_is_told_that_it_is_over() -> None:
-    box = mailbox(8)
+    box = mailbox(0)
     box.begin()
     box.finish({"summary": {}})
-    reasons, last, is_over = box.begin()
-    assert (last, is_over) == (None, True)
+    reasons, is_over = box.begin()
+    assert is_over
     assert "anew" in reasons[0]
+    box.failed("worker 1: its process ended.", False)
+    assert box.take() == ([], {"summary": {}}), "what befalls the workers afterwards changes nothing"
 
 
 def test_messages_are_taken_once() -> None:

@@ -111,10 +111,13 @@ def test_a_preempted_and_then_a_killed_worker_leave_the_same_run(head: Head, und
 
 
 def test_a_run_that_keeps_failing_ends_with_the_first_real_error(head: Head, tmp_path: Path) -> None:
-    given = runs.document(model={"entry_point": "failing:build"}, batch_norm={"span": "auto"})
+    workers = tmp_path / "workers"
+    workers.mkdir()
+    given = runs.document(model={"entry_point": "failing:build", "arguments": {"workers": str(workers)}}, batch_norm={"span": "auto"})
     with pytest.raises(FaultError, match=r"more than 1 times.*worker 1: ZeroDivisionError: rank 1 cannot go on") as caught:
-        runs.train(tmp_path, head.address, TWO, given, max_failures=1)
+        runs.train(tmp_path / "runs", head.address, TWO, given, max_failures=1)
     assert "\n" not in str(caught.value)
+    assert len(list(workers.iterdir())) == 4, "twice two, and none to be told that it is over"
 
 
 # ---- Ctrl-C and SIGTERM -------------------------------------------------------------------------------------------------
