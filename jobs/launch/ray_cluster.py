@@ -88,7 +88,17 @@ def connected(options: RayOptions) -> Iterator[Any]:
         yield ray
     finally:
         with contextlib.suppress(Exception):
+            if address is None:
+                _end_watchers(ray)
+        with contextlib.suppress(Exception):
             ray.shutdown()
+
+
+def _end_watchers(ray: Any) -> None:
+    """What an own Ray's processes do not see is SIGTERM, and Ray waits a second for each; those that only watch can end at once."""
+    for kind in ("dashboard", "log_monitor", "monitor"):
+        for watcher in ray._private.worker._global_node.all_processes.get(kind, []):
+            watcher.process.kill()
 
 
 def _refuse_silence(address: str) -> None:
