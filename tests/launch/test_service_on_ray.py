@@ -75,7 +75,7 @@ def test_a_run_on_the_cluster(service: Service) -> None:
 def test_a_sweep_and_its_answer(service: Service) -> None:
     sweep = {
         "recipe": "digits-small-batch",
-        "set": {"stop.epochs": 3, "stop.target_accuracy": 0.8},
+        "set": {"stop.epochs": 3, "stop.target_accuracy": 0.8, "tracking.enabled": False},
         "each": {"batch.global_batch_size": [32, 128]},
         "search": {"method": "grid", "space": {"learning_rate.base": [0.05, 0.2]}},
     }

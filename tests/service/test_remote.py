@@ -15,7 +15,7 @@ from service import client
 from service.cli import app
 from service.client import configured
 
-QUICK = ["--set", "stop.epochs=1", "--cpus", "1"]
+QUICK = ["--set", "stop.epochs=1", "--set", "tracking.enabled=false", "--cpus", "1"]
 
 
 @pytest.fixture(scope="module")
