@@ -5,6 +5,7 @@ from typing import Any
 
 import ray
 from ray.train.v2._internal.callbacks import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
@@ -24,7 +25,12 @@ class WorkersTrainer(DataParallelTrainer):
         self._mailbox = mailbox
 
     def _create_default_callbacks(self) -> list[Any]:
-        return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, DatasetsCallback)]
+        left_out: tuple[type, ...] = (DatasetsCallback,)
+        if ray.get_runtime_context().get_actor_id() is None:
+            # The process that would free the workers' cores if the controller were killed: the command ends then, and Ray
+            # frees all that was its. A sweep's trial is an actor, and others still want those cores.
+            left_out += (PlacementGroupCleanerCallback,)
+        return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, left_out)]
 
     def _initialize_and_run_controller(self, **arguments: Any) -> Any:
         if type(arguments["scaling_policy"]) is FixedScalingPolicy:

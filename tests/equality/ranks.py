@@ -1,7 +1,8 @@
-"""Some jobs by several ranks, each a process: python ranks.py WORLD_SIZE MEETING_FILE ANSWERS JOBS.
+"""Some jobs by several ranks, each a process, for every line of JSON on standard input.
 
-JOBS: a JSON list of {"run_dir", "document", "resumes"}, done one after the other. Each rank's summaries go to
-ANSWERS.RANK. Ranks are forked once torch is imported, which takes longer than what they do.
+A line: {"world_size", "meeting": a file's path, "answers": a path, "jobs": [{"run_dir", "document", "resumes"}, ...]}. The
+jobs are done one after the other; each rank's summaries go to ANSWERS.RANK, its errors to ANSWERS.RANK.errors, and then
+the worst exit code to standard output. Ranks are forked where torch is imported, which takes longer than what they do.
 """
 
 import json
@@ -9,6 +10,7 @@ import os
 import sys
 import traceback
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -19,11 +21,11 @@ from jobs.listener import Listener
 from jobs.spec_reader import build_spec
 
 
-def train(rank: int, world_size: int) -> None:
+def train(task: dict[str, Any], rank: int) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{sys.argv[2]}", rank=rank, world_size=world_size)
-    with Path(f"{sys.argv[3]}.{rank}").open("w") as answers:
-        for job in json.loads(sys.argv[4]):
+    dist.init_process_group("gloo", init_method=f"file://{task['meeting']}", rank=rank, world_size=task["world_size"])
+    with Path(f"{task['answers']}.{rank}").open("w") as answers:
+        for job in task["jobs"]:
             try:
                 prepared = prepare(build_spec(job["document"]), torch.device("cpu"), Path("data"))
                 print(run_job(prepared, Path(job["run_dir"]), Listener(), resumes=job["resumes"]).model_dump_json(), file=answers)
@@ -33,15 +35,16 @@ def train(rank: int, world_size: int) -> None:
     dist.destroy_process_group()
 
 
-def main() -> int:
-    world_size = int(sys.argv[1])
+def carry_out(task: dict[str, Any]) -> int:
+    """The worst exit code of the ranks."""
     started = []
-    for rank in range(world_size):
+    for rank in range(task["world_size"]):
         pid = os.fork()
         if pid == 0:
             code = 1
+            os.dup2(os.open(f"{task['answers']}.{rank}.errors", os.O_WRONLY | os.O_CREAT), 2)
             try:
-                train(rank, world_size)
+                train(task, rank)
                 code = 0
             except BaseException:
                 traceback.print_exc()
@@ -54,4 +57,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    for line in sys.stdin:
+        print(int(carry_out(json.loads(line))), flush=True)

@@ -8,9 +8,11 @@ on. Two micro-batches in one process differ for the same reason; their distance 
 import contextlib
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,37 +75,54 @@ class Job(NamedTuple):
     resumes: bool = False
 
 
-def run_ranks(folder: Path, world_size: int, jobs: list[Job]) -> list[list[dict[str, Any]]]:
-    """Every rank's summaries."""
-    folder.mkdir(parents=True, exist_ok=True)
-    told = []
-    for job in jobs:
-        (job.run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
-        told.append({"run_dir": str(job.run_dir), "document": job.document, "resumes": job.resumes})
-    number = len(list(folder.iterdir()))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), str(HERE)])}
-    process = subprocess.Popen(
-        [sys.executable, HERE / "ranks.py", str(world_size), folder / f"meeting-{number}", folder / f"answers-{number}", json.dumps(told)],
-        stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True,
-    )  # fmt: skip
-    try:
-        _, errors = process.communicate(timeout=180)
-    finally:
+class Ranks:
+    """`ranks.py`, which imports torch once for all that it is told."""
+
+    def __init__(self) -> None:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), str(HERE)])}
+        self._process = subprocess.Popen(
+            [sys.executable, HERE / "ranks.py"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True
+        )
+
+    def run(self, folder: Path, world_size: int, jobs: list[Job]) -> list[list[dict[str, Any]]]:
+        """Every rank's summaries."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for job in jobs:
+            (job.run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
+        told = [{"run_dir": str(job.run_dir), "document": job.document, "resumes": job.resumes} for job in jobs]
+        number = len(list(folder.iterdir()))
+        answers = [Path(f"{folder}/answers-{number}.{rank}") for rank in range(world_size)]
+        task = {"world_size": world_size, "meeting": f"{folder}/meeting-{number}", "answers": f"{folder}/answers-{number}", "jobs": told}
+        assert self._process.stdin
+        assert self._process.stdout
+        print(json.dumps(task), file=self._process.stdin, flush=True)
+        assert select.select([self._process.stdout], [], [], 180)[0], "the ranks do not end"
+        code = self._process.stdout.readline()
+        assert code == "0\n", "\n".join(Path(f"{path}.errors").read_text()[-4000:] for path in answers)
+        return [[json.loads(line) for line in path.read_text().splitlines()] for path in answers]
+
+    def end(self) -> None:
+        """With all the ranks that may still be there."""
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == 0, errors[-4000:]
-    answers = [(folder / f"answers-{number}.{rank}").read_text() for rank in range(world_size)]
-    return [[json.loads(line) for line in lines.splitlines()] for lines in answers]
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.communicate()
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def ranks() -> Iterator[Ranks]:
+    started = Ranks()
+    yield started
+    started.end()
+
+
+@pytest.fixture(scope="module")
+def folder(ranks: Ranks, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every case of EQUAL by one process, by another micro-batch in one process, and by each number of ranks."""
     made = tmp_path_factory.mktemp("ranks")
     other = {name: {**given, "batch": {**given["batch"], "micro_batch_size": 125}} for name, given in EQUAL.items()}
-    run_ranks(made, 1, [Job(made / f"1-{name}", given) for name, given in EQUAL.items()] + [Job(made / f"other-{n}", g) for n, g in other.items()])
+    ranks.run(made, 1, [Job(made / f"1-{name}", given) for name, given in EQUAL.items()] + [Job(made / f"other-{n}", g) for n, g in other.items()])
     for world_size in WORLDS:
-        run_ranks(made, world_size, [Job(made / f"{world_size}-{name}", given) for name, given in EQUAL.items()])
+        ranks.run(made, world_size, [Job(made / f"{world_size}-{name}", given) for name, given in EQUAL.items()])
     return made
 
 
@@ -160,11 +179,11 @@ def test_a_parameter_that_no_rank_reaches_is_left_alone(folder: Path) -> None:
         assert not torch.equal(before["sometimes.weight"], after["sometimes.weight"])
 
 
-def test_any_resize_goes_on_with_the_same_run(folder: Path, tmp_path: Path) -> None:
+def test_any_resize_goes_on_with_the_same_run(ranks: Ranks, folder: Path, tmp_path: Path) -> None:
     given = {case: {**EQUAL[case], "learning_rate": {"base": 0.2}} for case in ("sgd", "batch-norm")}
     for world_size, steps in ((2, 20), (1, 30), (3, STEPS)):
-        run_ranks(tmp_path / str(world_size), world_size, [Job(tmp_path / c, {**g, "stop": {"steps": steps}}, steps > 20) for c, g in given.items()])
-    run_ranks(tmp_path / "one", 1, [Job(tmp_path / f"{case}-1", document) for case, document in given.items()])
+        ranks.run(tmp_path / str(world_size), world_size, [Job(tmp_path / c, {**g, "stop": {"steps": steps}}, steps > 20) for c, g in given.items()])
+    ranks.run(tmp_path / "one", 1, [Job(tmp_path / f"{case}-1", document) for case, document in given.items()])
     for case in given:
         run_dir = tmp_path / case
         assert distance(parameters(run_dir), parameters(tmp_path / f"{case}-1")) <= 1e-4
@@ -176,24 +195,24 @@ def test_any_resize_goes_on_with_the_same_run(folder: Path, tmp_path: Path) -> N
         assert shares[2] == ([83, 83, 84] if case == "sgd" else [75, 75, 100])
 
 
-def test_the_same_number_of_ranks_repeats_itself_bit_for_bit(folder: Path, tmp_path: Path) -> None:
+def test_the_same_number_of_ranks_repeats_itself_bit_for_bit(ranks: Ranks, folder: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "stopped"
     jobs = [Job(run_dir, EQUAL["batch-norm"]), Job(tmp_path / "again", EQUAL["batch-norm"])]
-    run_ranks(tmp_path, 2, jobs)
+    ranks.run(tmp_path, 2, jobs)
     for path in (run_dir / "checkpoints").glob("*"):
         if "-00000020." not in path.name:
             path.unlink()
-    run_ranks(tmp_path, 2, [Job(run_dir, EQUAL["batch-norm"], resumes=True)])
+    ranks.run(tmp_path, 2, [Job(run_dir, EQUAL["batch-norm"], resumes=True)])
     whole = parameters(folder / "2-batch-norm")
     for other in (parameters(tmp_path / "again"), parameters(run_dir)):
         assert all(torch.equal(whole[name], other[name]) for name in whole)
 
 
 @pytest.fixture(scope="module")
-def others(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, dict[str, Any]]]]:
+def others(ranks: Ranks, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, dict[str, Any]]]]:
     """Every case of OTHERS by two ranks: (folder, each rank's answers)."""
     made = tmp_path_factory.mktemp("others")
-    answers = run_ranks(made, 2, [Job(made / name, given) for name, given in OTHERS.items()])
+    answers = ranks.run(made, 2, [Job(made / name, given) for name, given in OTHERS.items()])
     return made, [dict(zip(OTHERS, given, strict=True)) for given in answers]
 
 
