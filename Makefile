@@ -26,7 +26,7 @@ demo: $(READY)
 	@BIN=$(BIN) sh benchmarks/demo.sh
 
 test: $(READY)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
+	@PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
 slow: $(READY)
 	@$(BIN)/python -m pytest -m slow

@@ -26,7 +26,9 @@ ROWS = {
 }
 """Tests on Ray stand in two rows, those on the one head that is shared and those with a Ray of their own, so that no more than
 two Rays are up at once. All others of a file stand in one."""
-LONG = ("tests/service/", "tests/browser/", "tests/end_to_end/", "tests/equality/")
+ORDER = ("shared ray", "tests/service/", "other rays", "tests/browser/", "tests/end_to_end/", "tests/equality/", "")
+"""How rows begin, the longest first, so that nothing is left to wait for at the end; beside a Ray that keeps both cores busy those
+that often wait."""
 
 
 def row_of(nodeid: str) -> str:
@@ -35,14 +37,8 @@ def row_of(nodeid: str) -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest rows first: nothing is left to wait for at the end."""
-    rows = ["shared ray", "other rays"]
-
-    def place(item: pytest.Item) -> int:
-        row = row_of(item.nodeid)
-        return rows.index(row) if row in rows else len(rows) + (not item.nodeid.startswith(LONG))
-
-    items.sort(key=place)
+    """Rows in their order."""
+    items.sort(key=lambda item: next(place for place, start in enumerate(ORDER) if row_of(item.nodeid).startswith(start)))
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from jobs.errors import InputError
 from jobs.tracking.folder_mirror import REPORT
 from service import heavy
+from service.answers import SweepAdvice, SweepFindings, SweepFrontier
 from service.job import Kind
 from service.parts import Here, Parts, Who
 from service.problems import NotFoundError
@@ -68,23 +69,22 @@ def records(
 @router.get("/{job_id}/findings", operation_id="findings_sweep")
 def findings(
     job_id: str, parts: Here, who: Who, figures: Annotated[bool, Query(description="The report's figures too, for plotly.")] = False
-) -> dict[str, Any]:
+) -> SweepFindings:
     """All that the runs that have ended say: per batch, frontier, critical batch, advice, and it in words."""
     return _findings(job_id, parts, who, figures)
 
 
 @router.get("/{job_id}/frontier", operation_id="frontier_sweep")
-def frontier(job_id: str, parts: Here, who: Who) -> dict[str, Any]:
+def frontier(job_id: str, parts: Here, who: Who) -> SweepFrontier:
     """The choices that no other beats in both time and samples, or time and accuracy."""
-    found = _findings(job_id, parts, who)
-    return {name: found.get(name) for name in ("target_accuracy", "cost_frontier", "accuracy_frontier", "critical_batch")}
+    return SweepFrontier.model_validate(_findings(job_id, parts, who).model_dump(include=set(SweepFrontier.model_fields)))
 
 
 @router.get("/{job_id}/advice", operation_id="advice_sweep")
-def advice(job_id: str, parts: Here, who: Who) -> dict[str, Any]:
+def advice(job_id: str, parts: Here, who: Who) -> SweepAdvice:
     """Soonest, cheapest, knee: with the settings that go with them, and in words."""
     found = _findings(job_id, parts, who)
-    return {"advice": found.get("advice"), "words": found["words"]}
+    return SweepAdvice(advice=found.advice, words=found.words)
 
 
 @router.get("/{job_id}/report", operation_id="report_sweep", response_class=FileResponse)
@@ -94,13 +94,13 @@ def report(job_id: str, parts: Here, who: Who) -> FileResponse:
     return confined((parts.settings.runs_dir / job.id).resolve(), f"{REPORT}/report.html")
 
 
-def _findings(job_id: str, parts: Parts, who: Who, with_figures: bool = False) -> dict[str, Any]:
+def _findings(job_id: str, parts: Parts, who: Who, with_figures: bool = False) -> SweepFindings:
     job = parts.visible(job_id, Kind.SWEEP, who)
     try:
-        found: dict[str, Any] = parts.heavy.ask(heavy.findings, str(parts.settings.runs_dir / job.id), with_figures)
+        found = parts.heavy.ask(heavy.findings, str(parts.settings.runs_dir / job.id), with_figures)
     except InputError as error:
         raise NotFoundError("", "no run of this sweep has ended yet.", "Ask again later.") from error
-    return found
+    return SweepFindings.model_validate(found)
 
 
 add_job_routes(router, Kind.SWEEP)
