@@ -99,7 +99,7 @@ def test_tokens_are_shown_once_expire_and_end(guarded: Service, people: dict[str
     assert made["secret"].encode() not in (guarded.runs_dir / "service.sqlite").read_bytes()
     assert httpx.delete(f"{guarded.url}/v1/tokens/{made['token']['id']}", headers=people["root"]).status_code == 204
     assert "revoked" in httpx.get(f"{guarded.url}/v1/runs", headers=mine).json()["detail"]
-    short = bearer(token(guarded.runs_dir, "create", "dora", "--days", "0.00003"))
+    short = bearer(token(guarded.runs_dir, "create", "dora", "--days", "0.0001"))
     ends_at = time.monotonic() + 20
     while httpx.get(f"{guarded.url}/v1/runs", headers=short).status_code == 200:
         assert time.monotonic() < ends_at
