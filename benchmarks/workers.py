@@ -104,15 +104,19 @@ class Alternating:
 
     def hold(self) -> int:
         """Hold all its processes still. Returns the steps done."""
-        for process in self.processes:
-            process.send_signal(signal.SIGSTOP)
+        self.send(signal.SIGSTOP)
         return len(self._steps())
+
+    def send(self, number: signal.Signals) -> None:
+        """A signal to all that are still there: Ray lets idle ones go."""
+        for process in self.processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
 
     def train(self, seconds: float, step_samples: int) -> float:
         """Go on for so long; returns samples per second of the training clock."""
         before = self.hold()
-        for process in self.processes:
-            process.send_signal(signal.SIGCONT)
+        self.send(signal.SIGCONT)
         time.sleep(seconds)
         self.hold()
         clock = self._steps()[before:]  # the first of them was cut in two by the last pause
@@ -126,7 +130,6 @@ class Alternating:
 @contextmanager
 def _held(given: argparse.Namespace, case: dict[str, Any], options: list[str], threads: int) -> Iterator[Alternating]:
     """A run without end, begun and then held still."""
-    there = {process.pid for process in psutil.process_iter()}
     with tempfile.TemporaryDirectory() as folder:
         endless = {**case, "stop": {"steps": 1_000_000}}
         driver = psutil.Popen(
@@ -137,13 +140,11 @@ def _held(given: argparse.Namespace, case: dict[str, Any], options: list[str], t
                 assert driver.poll() is None
                 time.sleep(0.2)
             time.sleep(SETTLE_S if options else 0.0)
-            run = Alternating([process for process in psutil.process_iter() if process.pid not in there], found[0])
+            run = Alternating([driver, *driver.children(recursive=True)], found[0])
             run.hold()
             yield run
         finally:
-            for process in run.processes:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.send_signal(signal.SIGCONT)
+            run.send(signal.SIGCONT)
             driver.terminate()
             driver.wait(120)
 
