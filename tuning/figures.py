@@ -1,5 +1,6 @@
 """Which figures there are, and what each shows."""
 
+import html
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from tuning.charts import Chart, Heat, Series, to_plotly, write_png
 from tuning.collect import RunResult, collect
 from tuning.findings import Findings
 
-SECONDS = "training seconds (evaluation, checkpoints and kernel warm-up not counted)"
+SECONDS = "training seconds"
 BATCH = "global batch size"
 
 
@@ -211,10 +212,19 @@ def _conditions(runs: Sequence[RunResult]) -> str:
 
 
 def write_page(chart: Chart, path: Path) -> None:
-    """One self-contained page with one figure."""
+    """One self-contained page with one figure, and under it its conditions."""
     figure = to_plotly(chart)
     figure.update_layout(template="plotly_white", hovermode="x unified")
-    figure.write_html(path, include_plotlyjs=True, full_html=True, config={"responsive": True})
+    drawn = figure.to_html(full_html=False, include_plotlyjs=True, default_height="85vh", config={"responsive": True})
+    path.write_text(_PAGE.format(title=html.escape(chart.title), figure=drawn, caption=html.escape(chart.caption)))
+
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title></head>
+<body style="font-family: system-ui, sans-serif">{figure}<p style="color: #555">{caption}</p></body>
+</html>
+"""
 
 
 def draw_run(run_dir: Path) -> None:

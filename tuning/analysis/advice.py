@@ -38,8 +38,10 @@ def advise(choices: Sequence[Choice], deadline_s: float | None = None, max_sampl
     soonest = min(choices, key=lambda one: (one.seconds, one.samples))
     cheapest = min(choices, key=lambda one: (one.samples, one.seconds))
     answers = [
-        Advice("soonest", soonest, _versus(soonest, cheapest, "samples", soonest.samples / cheapest.samples, "cheapest")),
-        Advice("cheapest", cheapest, _versus(cheapest, soonest, "training time", cheapest.seconds / soonest.seconds, "soonest")),
+        Advice("soonest", soonest, _versus(soonest, cheapest, "sooner", "samples", soonest.samples / cheapest.samples, "cheapest")),
+        Advice(
+            "cheapest", cheapest, _versus(cheapest, soonest, "with fewer samples", "training time", cheapest.seconds / soonest.seconds, "soonest")
+        ),
     ]
     standing = [choices[number] for number in frontier([(one.seconds, one.samples) for one in choices])]
     knee = _knee(standing)
@@ -69,10 +71,10 @@ def _between(knee: Choice, soonest: Choice, cheapest: Choice, num_standing: int)
     return f"{of}{time_more} the time of the soonest, {samples_more} the samples of the cheapest."
 
 
-def _versus(one: Choice, other: Choice, what: str, factor: float, name: str) -> str:
+def _versus(one: Choice, other: Choice, better: str, what: str, factor: float, name: str) -> str:
     if one.global_batch_size == other.global_batch_size:
         return "nothing else is sooner, and nothing else is cheaper."
-    return f"no other batch reaches the target with less; it takes {_times(factor)} the {what} of the {name}, batch {other.global_batch_size:,}."
+    return f"no other batch reaches the target {better}; it takes {_times(factor)} the {what} of the {name}, batch {other.global_batch_size:,}."
 
 
 def _within(choices: Sequence[Choice], question: str, kept: Sequence[Choice], nearest: Choice, minimise: str) -> Advice:
