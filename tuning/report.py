@@ -148,7 +148,7 @@ h1 { font-size: 1.6rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { color: var(--quiet); font-weight: 600; }
-td:first-child, th:first-child { text-align: left; white-space: normal; min-width: 8rem; }
+td:first-child, th:first-child { text-align: left; white-space: normal; }
 """
 
 _SCRIPT = """
