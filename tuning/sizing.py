@@ -12,7 +12,9 @@ SWEEP_SHARE = 0.65
 """Of a study's budget."""
 OVERHEAD_PER_RUN_S = 1.5
 """Beside its training: data, evaluation, checkpoint, Ray; a guess on the safe side."""
-MOST_TRIALS, FEWEST_TRIALS, REPEATS = 12, 2, 3
+MOST_TRIALS, REPEATS = 12, 3
+FEWEST_RUNS = 3
+"""At each batch size, before there are fewer sizes: two learning rates, and a second seed of the better."""
 MOMENTA = (0.0, 0.9)
 BATCH_STEP = 4
 UNTUNED = 2.5
@@ -46,11 +48,11 @@ def size_sweep(spec: TrainSpec, measured: Profile, reference: RunResult, budget_
         return samples / batch * measured.seconds_per_step(batch) + OVERHEAD_PER_RUN_S
 
     momenta = list(MOMENTA) if has_momentum else []
-    while len(batches) > 3 and _runs_within(sweep_s, batches, cost, len(momenta) or 1) < FEWEST_TRIALS + REPEATS - 1:
+    while len(batches) > 3 and _runs_within(sweep_s, batches, cost, len(momenta) or 1) < FEWEST_RUNS:
         if len(momenta) > 1 and len(batches) <= 4:
             momenta = [spec.optimizer.momentum]
-        else:
-            batches = batches[1:]  # on one machine the smallest batch costs most
+        else:  # the ends cost most, many steps below and many samples above; large batches are what is asked about, and go later
+            batches = batches[:-1] if cost(batches[-1]) > 2 * cost(batches[0]) else batches[1:]
     runs = _runs_within(sweep_s, batches, cost, len(momenta) or 1)
     if runs < 1:
         needed = sum(map(cost, batches)) * max(len(momenta), 1) / SWEEP_SHARE
