@@ -1,4 +1,7 @@
-"""What a sweep has found, as the API tells it: the document that `tuning` makes, with its types."""
+"""What a sweep has found, as the API tells it: the document that `tuning` makes, with its types.
+
+The analysis has its own, named tuples, which a schema would show as lists; a test holds the two together.
+"""
 
 from typing import Any
 

@@ -77,14 +77,13 @@ def findings(
 @router.get("/{job_id}/frontier", operation_id="frontier_sweep")
 def frontier(job_id: str, parts: Here, who: Who) -> SweepFrontier:
     """The choices that no other beats in both time and samples, or time and accuracy."""
-    return SweepFrontier.model_validate(_findings(job_id, parts, who).model_dump(include=set(SweepFrontier.model_fields)))
+    return _findings(job_id, parts, who)  # the return type says what of them is sent
 
 
 @router.get("/{job_id}/advice", operation_id="advice_sweep")
 def advice(job_id: str, parts: Here, who: Who) -> SweepAdvice:
     """Soonest, cheapest, knee: with the settings that go with them, and in words."""
-    found = _findings(job_id, parts, who)
-    return SweepAdvice(advice=found.advice, words=found.words)
+    return _findings(job_id, parts, who)
 
 
 @router.get("/{job_id}/report", operation_id="report_sweep", response_class=FileResponse)

@@ -18,6 +18,7 @@ import pytest
 import slow
 import torch
 from launch_runs import Head
+from ray.util.state import list_actors
 
 from jobs.errors import DataError, FaultError, InputError, PlanError
 from jobs.job import prepare, run_job
@@ -108,6 +109,12 @@ def test_a_preempted_and_then_a_killed_worker_leave_the_same_run(head: Head, und
     assert "its process ended" in told[1]
     assert f"from step {killed.step}" in told[1]
     assert "\n" not in "".join(told)
+
+
+def test_nothing_that_only_ray_data_needs_is_started(head: Head, undisturbed: Path) -> None:
+    started = {actor.class_name.rpartition(".")[2] for actor in list_actors(address=head.dashboard, limit=10_000)}
+    assert {"Mailbox", "TrainController"} <= started, started
+    assert not started & {"DatasetManager", "_AutoscalingCoordinatorActor"}
 
 
 def test_a_run_that_keeps_failing_ends_with_the_first_real_error(head: Head, tmp_path: Path) -> None:

@@ -333,9 +333,8 @@ function sweepPage() {
     const { ink, line } = colours();
     const axis = (given) => ({ ...given, gridcolor: line, zerolinecolor: line, linecolor: line });
     const { xaxis, yaxis, ...layout } = figure.layout;
-    const below = { ...axis(xaxis), title: { ...xaxis.title, text: (xaxis.title?.text ?? "").replace(" (", "<br>(") } };
     window.Plotly?.react(`figure-${name}`, figure.data, { ...layout, title: undefined, font: { color: ink, size: 12 }, margin: { l: 60, r: 15, t: 15, b: 60 },
-      xaxis: below, yaxis: axis(yaxis), legend: { orientation: "h", y: 1.02, yanchor: "bottom" } },
+      xaxis: axis(xaxis), yaxis: axis(yaxis), legend: { orientation: "h", y: 1.02, yanchor: "bottom" } },
     { responsive: true, displaylogo: false, displayModeBar: false });
   }
   function rowsInto(table, rows) {
