@@ -9,9 +9,11 @@ from tuning.collect import RunResult
 from tuning.spec import BATCH, MOMENTUM, RangeSpec, ResourcesSpec, SearchSpec, SweepSpec
 
 SWEEP_SHARE = 0.65
-"""Of a study's budget."""
+"""Of a study's budget, at most."""
+OTHER_SHARE = 0.23
+"""Of a study's budget, for the profile, the sharpness and the report; what the reference run took comes on top."""
 OVERHEAD_PER_RUN_S = 1.5
-"""Beside its training: data, evaluation, checkpoint, Ray; a guess on the safe side."""
+"""Beside its training and evaluation: data, checkpoint, Ray; a guess on the safe side."""
 MOST_TRIALS, REPEATS = 12, 3
 FEWEST_RUNS = 3
 """At each batch size, before there are fewer sizes: two learning rates, and a second seed of the better."""
@@ -33,19 +35,22 @@ def size_sweep(spec: TrainSpec, measured: Profile, reference: RunResult, budget_
     assert target is not None
     epochs = _epochs(spec, measured, reference)
     batches = _candidates(measured)
-    sweep_s = SWEEP_SHARE * budget_s
+    here, done = reference.summary.global_batch_size, reference.summary
+    sweep_s = min(SWEEP_SHARE * budget_s, (1 - OTHER_SHARE) * budget_s - done.wall_seconds)
     has_momentum = spec.optimizer.name in {"sgd", "lars"}
 
-    noise = reference.summary.gradient_noise_scale
+    noise = done.gradient_noise_scale
     costs = reference.costs_to(target)
+    # As fast, and as often interrupted by evaluations, as the run that has just been done beside whatever else there is.
+    pace = done.training_seconds / (done.steps * measured.seconds_per_step(here)) if done.steps else 1.0
+    evaluation_s = done.evaluation_seconds / done.samples_seen if done.samples_seen else 0.0
 
     def cost(batch: int) -> float:
         """Seconds that one run may be expected to take: to the target, with a rate that is not yet tuned, or to its end."""
         samples = epochs * measured.num_train_samples
         if spec.stop.at_target and costs is not None and noise is not None and noise > 0:
-            here = reference.summary.global_batch_size
             samples = min(samples, UNTUNED * costs.samples * (1 + batch / noise) / (1 + here / noise))
-        return samples / batch * measured.seconds_per_step(batch) + OVERHEAD_PER_RUN_S
+        return samples * (pace * measured.seconds_per_step(batch) / batch + evaluation_s) + OVERHEAD_PER_RUN_S
 
     momenta = list(MOMENTA) if has_momentum else []
     while len(batches) > 3 and _runs_within(sweep_s, batches, cost, len(momenta) or 1) < FEWEST_RUNS:
@@ -55,13 +60,14 @@ def size_sweep(spec: TrainSpec, measured: Profile, reference: RunResult, budget_
             batches = batches[:-1] if cost(batches[-1]) > 2 * cost(batches[0]) else batches[1:]
     runs = _runs_within(sweep_s, batches, cost, len(momenta) or 1)
     if runs < 1:
-        needed = sum(map(cost, batches)) * max(len(momenta), 1) / SWEEP_SHARE
+        needed = sum(map(cost, batches)) * max(len(momenta), 1)
+        needed = max(needed / SWEEP_SHARE, (needed + done.wall_seconds) / (1 - OTHER_SHARE))
         raise InputError("--budget", f"{budget_s:g} s hold no sweep of this recipe; one run at each of {len(batches)} batch sizes needs "
                          f"about {needed:,.0f} s.", f"Use --budget {int(needed / 60) + 1}m.")  # fmt: skip
     repeats = min(REPEATS, max(runs - 1, 1))
     trials = min(max(runs - (repeats - 1), 1), MOST_TRIALS)
     smallest = min(batches)
-    here, power = reference.summary.global_batch_size, 0.5
+    power = 0.5
     rate = reference.learning_rate * (smallest / here) ** power
     momentum = spec.optimizer.momentum if has_momentum else 0.0
     centre = rate / (1 - momentum) if has_momentum else rate

@@ -44,10 +44,12 @@ from tuning.small_and_large import small_against_large
 from tuning.space import with_fields
 from tuning.spec import BATCH, ResourcesSpec, SweepSpec
 
-STUDY, PROFILE, REFERENCE, PREDICTION, SWEEP_DIR, SHARPNESS = (
-    "study.json", "profile.json", "reference", "prediction.json", "sweep", "sharpness.json",
+STUDY, PROFILE, REFERENCE, SIZED, PREDICTION, SWEEP_DIR, SHARPNESS = (
+    "study.json", "profile.json", "reference", "sweep.json", "prediction.json", "sweep", "sharpness.json",
 )  # fmt: skip
 PROFILE_SHARE = 0.08
+LEAST_BUDGET_S = 10.0
+"""Three batch sizes, one run each, take about this long beside everything else."""
 
 
 class Stage(NamedTuple):
@@ -81,7 +83,7 @@ def study(spec: TrainSpec, options: StudyOptions, run_the_sweep: SweepRunner) ->
 
     Raises: InputError for a recipe that cannot be studied, or a budget that holds nothing.
     """
-    refuse_unstudied(spec)
+    refuse_unstudied(spec, options.budget_s)
     assert spec.stop.target_accuracy is not None
     folder, stages = options.folder, ["profile", "reference run and prediction", "sweep", "sharpness", "report"]
 
@@ -112,10 +114,12 @@ def study(spec: TrainSpec, options: StudyOptions, run_the_sweep: SweepRunner) ->
     return page
 
 
-def refuse_unstudied(spec: TrainSpec) -> None:
-    """Raises: InputError for a recipe without a target."""
+def refuse_unstudied(spec: TrainSpec, budget_s: float) -> None:
+    """Raises: InputError for a recipe without a target, or a budget that no recipe fits into."""
     if spec.stop.target_accuracy is None:
         raise InputError("stop.target_accuracy", "is not set, and a study compares times to it.", "Add --set stop.target_accuracy=0.95.")
+    if budget_s < LEAST_BUDGET_S:
+        raise InputError("--budget", f"{budget_s:g} s hold no study, whatever the recipe.", "Give at least 1m; README's takes two minutes.")
 
 
 def begin_study(folder: Path, spec: TrainSpec, budget_s: float) -> None:
@@ -123,6 +127,14 @@ def begin_study(folder: Path, spec: TrainSpec, budget_s: float) -> None:
     with run_folder.storage_errors(folder):
         folder.mkdir(parents=True)
     write_text(folder / STUDY, json.dumps({"spec": spec.model_dump(mode="json"), "budget_s": budget_s, "began_at_s": time.time()}, indent=2) + "\n")
+
+
+def change_budget(folder: Path, budget_s: float) -> None:
+    """Another budget for a study whose sweep is not sized yet. Raises: InputError."""
+    if (folder / SIZED).is_file():
+        raise InputError("--budget", "this study's sweep was sized to its budget already.", "Leave --budget out, or begin a new study.")
+    begun = json.loads((folder / STUDY).read_text())
+    write_text(folder / STUDY, json.dumps({**begun, "budget_s": budget_s}, indent=2) + "\n")
 
 
 # ---- stages -----------------------------------------------------------------------------------------------------------
@@ -159,10 +171,13 @@ def _reference(spec: TrainSpec, options: StudyOptions, device: torch.device) -> 
 
 
 def _sweep(spec: TrainSpec, measured: Profile, reference: RunResult, options: StudyOptions) -> SweepSpec:
-    path = options.folder / "sweep.json"
+    path = options.folder / SIZED
     if path.is_file():
         return SweepSpec.model_validate_json(path.read_text())
-    sweep = size_sweep(spec, measured, reference, options.budget_s, _resources(options.device))
+    try:
+        sweep = size_sweep(spec, measured, reference, options.budget_s, _resources(options.device))
+    except InputError as error:  # the profile and the run are kept for another try
+        raise InputError(error.field, error.problem, f"{error.hint[:-1]} --resume {options.folder}: what was measured is kept.") from error
     write_text(path, sweep.model_dump_json(indent=2) + "\n")
     return sweep
 

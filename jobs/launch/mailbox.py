@@ -29,6 +29,7 @@ class Mailbox:
         self._begun_at_s: float | None = None
         self._is_waiting = True
         self._outcome: dict[str, Any] | None = None
+        self._room: Any = None
 
     def put(self, messages: list[dict[str, Any]]) -> bool:
         """From rank 0: records, notices and the plan's length; returns whether the person wants it to stop."""
@@ -49,7 +50,7 @@ class Mailbox:
         return self._stops
 
     def failed(self, reason: str, is_preemption: bool) -> None:
-        """From the controller: workers ended against their will. Too many failures are the run's outcome; preemptions do not count."""
+        """From the controller, or about it: workers ended against their will. Too many failures are the run's outcome; preemptions do not count."""
         self._is_waiting = True
         self._told.append(f"{'Preempted' if is_preemption else 'Failure'}: {reason}")
         if is_preemption:
@@ -67,6 +68,14 @@ class Mailbox:
         self._begun_at_s = time.time()
         self._is_waiting = False
         return reasons, self.is_over()
+
+    def is_in(self, room: Any) -> None:
+        """From the controller: the placement group of the newest workers."""
+        self._room = room
+
+    def room(self) -> Any:
+        """To the person's process, when the controller is gone."""
+        return self._room
 
     def is_over(self) -> bool:
         """Whether the outcome is known."""

@@ -23,6 +23,7 @@ from jobs.engine.group import Group
 from jobs.errors import FaultError, InputError, LargebatchError
 from jobs.job import Prepared, prepare, run_job
 from jobs.launch import termination
+from jobs.launch.lifeline import ANSWER_S, lifeline
 from jobs.launch.local import carry_out
 from jobs.launch.options import LocalOptions, fetch_stored, mirrored_spec
 from jobs.launch.priority import train_first
@@ -40,7 +41,7 @@ STORAGE_PATIENCE_S = 120.0
 OLD_WORKER_S = 30.0
 """How long a worker of a driver that died may still hold the run's folder."""
 CUT_OFF_S = 120.0
-"""The same for a worker of a group that was ended: on a machine that was cut off it lives until Ray there gives up, after a minute."""
+"""The same for a worker of a group that was ended: on a machine that was cut off it lives for a minute (`lifeline`)."""
 
 
 class Over(FaultError):
@@ -61,7 +62,8 @@ def work(config: dict[str, Any]) -> None:
     termination.terminated.clear()
     termination.training.set()
     try:
-        summary = _work(config, group)
+        with lifeline(lambda: ray.get(mailbox.stands.remote(), timeout=ANSWER_S)):
+            summary = _work(config, group)
     except Over:
         return
     except InputError as error:

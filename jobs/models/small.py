@@ -1,15 +1,20 @@
 """Small models of our own: a perceptron, a LeNet, a ResNet-9."""
 
 import math
+from collections.abc import Callable
 
 from torch import Tensor, nn
 
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": lambda: nn.ReLU(inplace=True), "gelu": nn.GELU, "tanh": nn.Tanh}
 
-def mlp(num_classes: int, in_features: int, width: int = 64, depth: int = 1, batch_norm: bool = False) -> nn.Module:
-    """`depth` hidden layers of `width` with ReLU, with or without batch-norm."""
+
+def mlp(num_classes: int, in_features: int, width: int = 64, depth: int = 1, batch_norm: bool = False, activation: str = "relu") -> nn.Module:
+    """`depth` hidden layers of `width`, with or without batch-norm. Args: activation: relu, gelu or tanh. Raises: ValueError."""
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation is one of {', '.join(ACTIVATIONS)}, not {activation!r}")
     layers: list[nn.Module] = [nn.Flatten()]
     for _ in range(depth):
-        layers += [nn.Linear(in_features, width), *([nn.BatchNorm1d(width)] if batch_norm else []), nn.ReLU(inplace=True)]
+        layers += [nn.Linear(in_features, width), *([nn.BatchNorm1d(width)] if batch_norm else []), ACTIVATIONS[activation]()]
         in_features = width
     return nn.Sequential(*layers, nn.Linear(in_features, num_classes))
 

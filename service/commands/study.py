@@ -24,7 +24,9 @@ def study(
     recipe: Annotated[
         str | None, typer.Argument(help="A recipe's name (see `largebatch recipes`) or the path of a YAML or JSON file.", show_default=False)
     ] = None,
-    budget: Annotated[str, typer.Option(help="Wall-clock time for everything, such as 90s, 30m or 2h.")] = "30m",
+    budget: Annotated[
+        str | None, typer.Option(help="Wall-clock time for everything, such as 90s, 30m or 2h; 30m if not given.", show_default=False)
+    ] = None,
     overrides: Overrides = None,
     data_dir: DataDir = Path("data"),
     output_dir: Folder = Path("runs"),
@@ -44,7 +46,7 @@ def study(
     from tuning.study import study as carry_on
     from tuning.sweep import begin_sweep
 
-    folder, spec, budget_s = _begun(recipe, overrides, budget, data_dir, output_dir) if resume is None else _begun_before(recipe, resume)
+    folder, spec, budget_s = _begun(recipe, overrides, budget, data_dir, output_dir) if resume is None else _begun_before(recipe, budget, resume)
     console = Console(stderr=True)
     console.print(f"Study: {folder}", highlight=False, soft_wrap=True)
 
@@ -81,7 +83,7 @@ def study(
     print(f"Report: {page.resolve()}")
 
 
-def _begun(recipe: str | None, overrides: list[str] | None, budget: str, data_dir: Path, output_dir: Path) -> "tuple[Path, TrainSpec, float]":
+def _begun(recipe: str | None, overrides: list[str] | None, budget: str | None, data_dir: Path, output_dir: Path) -> "tuple[Path, TrainSpec, float]":
     """A new study's folder, what it studies, and its seconds. Raises: SpecError."""
     from jobs.errors import SpecError
     from jobs.spec_reader import read_spec
@@ -90,24 +92,26 @@ def _begun(recipe: str | None, overrides: list[str] | None, budget: str, data_di
 
     if recipe is None:
         raise SpecError("RECIPE", "give either a recipe or --resume DIR.")
-    spec, budget_s = read_spec(recipe, overrides or []), seconds_of(budget)
-    refuse_unstudied(spec)
+    spec, budget_s = read_spec(recipe, overrides or []), seconds_of(budget or "30m")
+    refuse_unstudied(spec, budget_s)
     num_train_samples(spec, data_dir)  # before a folder is made: the data may be missing
     folder = output_dir / f"study-{spec.name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
     begin_study(folder, spec, budget_s)
     return folder, spec, budget_s
 
 
-def _begun_before(recipe: str | None, folder: Path) -> "tuple[Path, TrainSpec, float]":
-    """The same of a study that was stopped. Raises: SpecError."""
+def _begun_before(recipe: str | None, budget: str | None, folder: Path) -> "tuple[Path, TrainSpec, float]":
+    """The same of a study that was stopped, or refused for its budget. Raises: SpecError."""
     from jobs.errors import SpecError
     from jobs.spec import TrainSpec
-    from tuning.study import STUDY
+    from tuning.study import STUDY, change_budget
 
     if recipe is not None:
         raise SpecError("RECIPE", "give either a recipe or --resume DIR.")
     if not (folder / STUDY).is_file():
         raise SpecError("--resume", f"{folder} is not a study's folder: it has no {STUDY}.", "Give the folder that the study printed.")
+    if budget is not None:
+        change_budget(folder, seconds_of(budget))
     begun = json.loads((folder / STUDY).read_text())
     return folder, TrainSpec.model_validate(begun["spec"]), float(begun["budget_s"])
 

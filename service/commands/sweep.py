@@ -69,6 +69,8 @@ def run(
         if resume is None and not list(folder.glob("*/records.jsonl")):  # the machines cannot do it: as if nothing had been asked
             shutil.rmtree(folder, ignore_errors=True)
         raise
+    if num_left:
+        Console(stderr=True).print(f"{num_left} runs are left. Go on with: largebatch sweep --resume {folder}", highlight=False, soft_wrap=True)
     with contextlib.suppress(InputError) if num_left else contextlib.nullcontext():  # stopped before any run had ended
         _print_results(folder, as_json)
     raise typer.Exit(4 if num_left else 0)
@@ -87,8 +89,6 @@ def carry_out(folder: Path, wanted: "SweepSpec", base: "TrainSpec", total: int, 
         progress = run_sweep(folder, wanted, base, view.listener(), data_dir=data_dir, device=device, address=address)
     for failure in progress.failures:
         console.print(f"Failed: {failure}", highlight=False, markup=False, soft_wrap=True)
-    if progress.num_left:
-        console.print(f"{progress.num_left} runs are left. Go on with: largebatch sweep --resume {folder}", highlight=False, soft_wrap=True)
     return progress.num_left
 
 

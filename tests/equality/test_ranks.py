@@ -3,6 +3,9 @@
 Ranks add their parts of a sum in another order than one process does, so the last bits differ: a sum of n float32
 terms in any order is off by at most n 2^-24 sum |terms| (Higham, 4.4), and what one step rounds the later ones carry
 on. Two micro-batches in one process differ for the same reason; their distance after the same steps is the yardstick.
+
+The networks are smooth. Where a ReLU's input is within rounding of zero, the last bit decides whether a sample takes part
+in that unit's gradient: on one kind of processor a single such sample moved the parameters by 2e-3, in one process too.
 """
 
 import contextlib
@@ -29,14 +32,15 @@ HERE = Path(__file__).parent
 STEPS, BATCH = 50, 250  # digits has 1437 training samples: five steps of 250 and one of 187 an epoch
 WORLDS = (2, 3)
 CPU = torch.device("cpu")
-ENTRY = {"path": str(HERE)}
+MODEL = {"name": "mlp", "arguments": {"width": 24, "depth": 2, "activation": "gelu"}}
+WITH_BATCH_NORM = {"name": "mlp", "arguments": {"width": 24, "depth": 2, "activation": "gelu", "batch_norm": True}}
 
 
 def document(**parts: Any) -> dict[str, Any]:
     return {
         "name": "ranks",
         "dataset": {"name": "digits", "augment": {"translate": 1}},
-        "model": {"name": "mlp", "arguments": {"width": 24, "depth": 2}},
+        "model": MODEL,
         "batch": {"global_batch_size": BATCH, "micro_batch_size": 50},
         "optimizer": {"name": "sgd", "momentum": 0.9, "weight_decay": 1e-4},
         "learning_rate": {"base": 0.2, "warmup_epochs": 1.0, "decay": "cosine"},
@@ -53,7 +57,7 @@ EQUAL: dict[str, dict[str, Any]] = {
     "lars-clipped": document(
         optimizer={"name": "lars", "weight_decay": 1e-4}, learning_rate={"base": 2.0, "warmup_epochs": 2.0}, gradient={"clip_norm": 1.0}
     ),
-    "batch-norm": document(model={"name": "mlp", "arguments": {"width": 24, "depth": 2, "batch_norm": True}}, batch_norm={"span": 25}),
+    "batch-norm": document(model=WITH_BATCH_NORM, batch_norm={"span": 25}),
     "growing-batch": document(batch={"global_batch_size": 250, "micro_batch_size": 50, "schedule": {"growth": [{"epoch": 2.0, "factor": 2.5}]}}),
     "unreached": document(model={"entry_point": "unreached:branching"}),
 }
@@ -186,7 +190,7 @@ def test_any_resize_goes_on_with_the_same_run(ranks: Ranks, folder: Path, tmp_pa
     ranks.run(tmp_path / "one", 1, [Job(tmp_path / f"{case}-1", document) for case, document in given.items()])
     for case in given:
         run_dir = tmp_path / case
-        assert distance(parameters(run_dir), parameters(tmp_path / f"{case}-1")) <= 1e-4
+        assert distance(parameters(run_dir), parameters(tmp_path / f"{case}-1")) <= 1e-5
         starts = [record for record in read_records(run_dir) if isinstance(record, StartRecord)]
         assert [record.world_size for record in starts] == [2, 1, 3]
         assert [record.step for record in starts] == [0, 20, 30]

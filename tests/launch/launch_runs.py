@@ -54,7 +54,8 @@ def document(**parts: Any) -> dict[str, Any]:
     return {
         "name": "launched",
         "dataset": {"name": "digits", "augment": {"translate": 1}},
-        "model": {"name": "mlp", "arguments": {"width": 24, "depth": 2, "batch_norm": True}},
+        # Smooth: where a ReLU's input is within rounding of zero, the order of a sum would decide whether a sample counts.
+        "model": {"name": "mlp", "arguments": {"width": 24, "depth": 2, "batch_norm": True, "activation": "gelu"}},
         "batch": {"global_batch_size": 250, "micro_batch_size": 50},
         "batch_norm": {"span": 25},
         "optimizer": {"name": "sgd", "momentum": 0.9},

@@ -1,7 +1,8 @@
 """Two network namespaces as two hosts, with nothing in common but a disk: python namespace_scenario.py FOLDER.
 
 One has Ray's head, the other a node; each has one core, so a run of two workers spans both. All processes of the second
-host are killed in the middle, and it comes back; the run must end as if nothing had happened.
+host are killed in the middle, and it comes back; later its cable is cut while its processes live on. The run must end as if
+nothing had happened.
 """
 
 import contextlib
@@ -63,6 +64,11 @@ class Host:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.1)
+
+
+def cable(on: Host, state: str) -> None:
+    """Args: state: up or down. Without a word to either side: packets go nowhere."""
+    ip("-n", on.name, "link", "set", LINK, state)
 
 
 def ip(*arguments: str) -> str:
@@ -135,8 +141,13 @@ def hosts_of_workers(folder: Path) -> set[str]:
     return found
 
 
+def workers_of(folder: Path, on: Host) -> set[int]:
+    """The run's workers that live on a host."""
+    return {int(file.name.removeprefix(slow.WORKER)) for file in folder.glob(f"{slow.WORKER}*")} & set(on.pids())
+
+
 def main(folder: Path) -> None:
-    """Be refused a folder that is not shared, train undisturbed, then with a host that dies."""
+    """Be refused a folder that is not shared, train undisturbed, then with a host that dies, and whose cable is cut."""
     log = folder / "run.log"
     mark = f"lb{os.getpid()}"
     with ExitStack() as stack:
@@ -179,11 +190,22 @@ def main(folder: Path) -> None:
         start_ray(second, places[1], "--address", f"{HEAD}:6379")
         runs.wait_for(lambda: is_at(2, runs.starts(run_dir)[-1].step + 5), 120)
         assert len(hosts_of_workers(folder)) == 2, "again one on each"
+
+        cut_off = workers_of(folder, second)
+        assert len(cut_off) == 1
+        cable(second, "down")
+        runs.wait_for(lambda: num_nodes(first) == 1, 60)
+        runs.wait_for(lambda: not workers_of(folder, second) & cut_off, 90)  # it ends itself: nobody else can
+        second.power_off()
+        cable(second, "up")
+        start_ray(second, places[1], "--address", f"{HEAD}:6379")
+        runs.wait_for(lambda: is_at(3, runs.starts(run_dir)[-1].step + 5), 120)
+        assert len(hosts_of_workers(folder)) == 2, "once more one on each"
         (folder / "acted").touch()
         assert disturbed.wait(120) == 0, log.read_text()[-3000:]
     assert runs.same(runs.parameters(folder / "whole"), runs.parameters(run_dir)), "bit for bit"
     assert runs.steps(run_dir) == list(range(1, runs.STEPS + 1)), "no step lost or doubled"
-    assert [record.samples_per_rank for record in runs.starts(run_dir)] == [[125, 125]] * 2
+    assert [record.samples_per_rank for record in runs.starts(run_dir)] == [[125, 125]] * 3
 
 
 if __name__ == "__main__":

@@ -200,3 +200,34 @@ def test_what_only_watches_needs_no_torch() -> None:
     script = f"import sys; import {watching}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == "False\n"
+
+
+LIFELINE = """
+import sys, time
+from jobs.launch.lifeline import lifeline
+
+answers = [letter == "y" for letter in sys.argv[1]]
+
+def ask():
+    if not (answers.pop(0) if len(answers) > 1 else answers[0]):
+        raise TimeoutError("nobody answers")
+
+with lifeline(ask, every_s=0.01, misses=3):
+    time.sleep(float(sys.argv[2]))
+time.sleep(0.2)
+print("at its end")
+"""
+
+
+@pytest.mark.parametrize(
+    ("answers", "seconds", "ends_itself"),
+    [("yynnn", "60", True), ("nnynnynny", "0.5", False), ("y" * 20 + "n", "0.05", False)],
+    ids=["cut off", "answers now and then", "over before"],
+)
+def test_a_worker_that_has_lost_its_run_ends_itself(answers: str, seconds: str, ends_itself: bool) -> None:
+    done = subprocess.run([sys.executable, "-c", LIFELINE, answers, seconds], capture_output=True, text=True, timeout=30, check=False)
+    if ends_itself:
+        assert done.returncode == 75
+        assert "has lost its run (TimeoutError: nobody answers)" in done.stderr
+    else:
+        assert (done.returncode, done.stdout.strip()) == (0, "at its end")

@@ -73,7 +73,6 @@ def test_two_workers_are_one_process_within_rounding(one_process: Path, undistur
     assert runs.starts(undisturbed)[0].samples_per_rank == [125, 125]
 
 
-@pytest.mark.slow
 def test_three_workers_of_an_uneven_batch(head: Head, one_process: Path, tmp_path: Path) -> None:
     summary = runs.train(tmp_path, head.address, Workers(3, 3), runs.document())
     assert (summary.world_size, summary.global_batch_size) == (3, 250)
@@ -109,6 +108,25 @@ def test_a_preempted_and_then_a_killed_worker_leave_the_same_run(head: Head, und
     assert "its process ended" in told[1]
     assert f"from step {killed.step}" in told[1]
     assert "\n" not in "".join(told)
+
+
+def test_a_killed_controller_leaves_the_same_run(head: Head, undisturbed: Path, tmp_path: Path) -> None:
+    """On a Ray of others, whose cores its workers would keep."""
+
+    def kill() -> None:
+        alive = [actor for actor in list_actors(address=head.dashboard, filters=[("state", "=", "ALIVE")]) if "TrainController" in actor.class_name]
+        (controller,) = alive
+        os.kill(controller.pid, signal.SIGKILL)
+        (tmp_path / "acted").touch()
+
+    watcher = runs.Watcher(15, kill)
+    summary = runs.train(tmp_path, head.address, TWO, runs.slow_document(tmp_path / "acted"), watcher, cpus=1.5)
+    assert summary.outcome is Outcome.COMPLETED
+    assert [record.world_size for record in runs.starts(tmp_path / "run")] == [2, 2]
+    assert runs.starts(tmp_path / "run")[1].step >= 10, "from the newest checkpoint"
+    assert "the controller: its process ended" in runs.notices(tmp_path / "run")[0]
+    assert runs.same(runs.parameters(undisturbed), runs.parameters(tmp_path / "run"))
+    assert runs.steps(tmp_path / "run") == list(range(1, runs.STEPS + 1))
 
 
 def test_nothing_that_only_ray_data_needs_is_started(head: Head, undisturbed: Path) -> None:

@@ -1,18 +1,19 @@
 """A profile of a real model on this machine, and the doors of study and profile."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
-from jobs.errors import LargebatchError, PlanError
+from jobs.errors import InputError, LargebatchError, PlanError
 from jobs.job import prepare
 from jobs.spec_reader import read_spec
 from service.cli import app
 from tuning.profile import batch_sizes_to_profile, profile
-from tuning.study import begin_study
+from tuning.study import Stage, StudyOptions, begin_study, change_budget, study
 
 
 def test_every_batch_size_from_one_to_the_full_set() -> None:
@@ -58,6 +59,7 @@ def test_the_command(tmp_path: Path) -> None:
         (["profile", "digits-small-batch", "--batch-sizes", "a,b"], "not a list of whole numbers"),
         (["profile", "digits-small-batch", "--batch-sizes", "0"], "below 1"),
         (["study", "digits-small-batch", "--budget", "soon"], "not a time"),
+        (["study", "digits-small-batch", "--budget", "3s"], "--budget: 3 s hold no study"),
         (["study"], "either a recipe or --resume"),
         (["study", "--resume", "nowhere"], "not a study's folder"),
         (["study", "digits-lamb", "--budget", "1m"], "is not set, and a study compares times to it"),
@@ -79,12 +81,25 @@ def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argume
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_budget_that_holds_nothing_is_refused_with_numbers(tmp_path: Path) -> None:
-    from jobs.errors import InputError
-    from tuning.study import StudyOptions, study
+def test_a_budget_that_holds_nothing_is_refused_with_numbers_and_nothing_is_lost(tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    spec = read_spec("digits-small-batch", ["stop.target_accuracy=0.9", "stop.at_target=false", "stop.epochs=160", "batch.global_batch_size=256"])
+    begin_study(folder, spec, 10.0)
 
-    spec = read_spec("digits-small-batch", ["stop.target_accuracy=0.9", "stop.epochs=2"])
-    begin_study(tmp_path / "study", spec, 0.5)
-    options = StudyOptions(tmp_path / "study", Path("data"), "cpu", 0.5, lambda stage: None, lambda text: None)
-    with pytest.raises(InputError, match="hold no sweep"):
-        study(spec, options, lambda folder, sweep, base: 0)
+    def carry_on(budget_s: float) -> list[Stage]:
+        stages: list[Stage] = []
+        options = StudyOptions(folder, Path("data"), "cpu", budget_s, stages.append, lambda text: None)
+        study(spec, options, lambda folder, sweep, base: 1)
+        return stages
+
+    with pytest.raises(InputError, match="hold no sweep") as refused:
+        carry_on(10.0)
+    assert re.search(rf"Use --budget \d+m --resume {folder}: what was measured is kept", refused.value.hint)
+    kept = [folder / "profile.json", folder / "reference" / "summary.json"]
+    before = [path.stat().st_mtime_ns for path in kept]
+    change_budget(folder, 600.0)
+    assert json.loads((folder / "study.json").read_text())["budget_s"] == 600.0
+    assert carry_on(600.0)[-1].name == "sweep"
+    assert [path.stat().st_mtime_ns for path in kept] == before
+    with pytest.raises(InputError, match="was sized to its budget already"):
+        change_budget(folder, 1200.0)

@@ -112,6 +112,8 @@ def test_channels_last_changes_the_layout_and_no_weight() -> None:
 def test_arguments_arrive() -> None:
     model = build("mlp", (6,), num_classes=3, arguments={"width": 5, "depth": 2, "batch_norm": True})
     assert num_parameters(model) == 6 * 5 + 5 + 5 * 5 + 5 + 2 * 2 * 5 + 5 * 3 + 3
+    smooth = build("mlp", (6,), num_classes=3, arguments={"depth": 2, "activation": "tanh"})
+    assert [type(layer).__name__ for layer in smooth][1:] == ["Linear", "Tanh"] * 2 + ["Linear"]
     # 0.5 is a power of two: exactly half of the default's eighth times four.
     images = torch.ones(2, *SMALL_IMAGES)
     eighth, half = (build("resnet9", arguments={"width": 8, "logit_scale": scale}).eval()(images) for scale in (0.125, 0.5))
@@ -158,6 +160,7 @@ def test_a_name_like_no_other_lists_what_there_is() -> None:
         ("mlp", (6,), {"arguments": {"in_features": 5}}, "model.arguments.in_features", "width"),  # the data says it
         ("keskar-c1", SMALL_IMAGES, {"arguments": {"width": 5}}, "model.arguments.width", "no arguments"),
         ("mlp", (6,), {"arguments": {"width": "wide"}}, "model.arguments", "mlp"),
+        ("mlp", (6,), {"arguments": {"activation": "swish"}}, "model.arguments", "relu, gelu, tanh, not 'swish'"),
         ("lenet", (6,), {}, "model.name", "images"),
         ("lenet", (1, 3, 3), {}, "model.name", "4x4"),
         ("lenet", (1, 8, 12), {}, "model.name", "square"),
