@@ -134,6 +134,10 @@ def job_of_sweep(asked: SweepSubmit, owner: str, settings: Settings) -> Job:
     refuse_impossible(sweep, base)
     name = asked.name or sweep.name or sweep.recipe
     cpus = _sweep_cpus(asked, sweep, settings)
+    gpus = sweep.resources.gpus_per_worker  # those of others are not to be taken
+    sweep = sweep.model_copy(
+        update={"resources": sweep.resources.model_copy(update={"gpus_per_worker": float(asked.gpus > 0) if gpus is None else gpus})}
+    )
     resources = sweep.resources.model_copy(update={"max_concurrent": _at_once(asked, sweep, cpus)})
     named = sweep.model_copy(update={"name": name, "resources": resources})
     return _job(asked.model_copy(update={"cpus": cpus}), Kind.SWEEP, owner, settings, name, spec=named.model_dump(mode="json"),
@@ -153,7 +157,7 @@ def _sweep_cpus(asked: SweepSubmit, sweep: SweepSpec, settings: Settings) -> flo
 def _at_once(asked: SweepSubmit, sweep: SweepSpec, cpus: float) -> int:
     """How many of a sweep's runs fit into what the sweep holds. Raises: InputError if not even one does."""
     wanted = sweep.resources
-    each_cpus, each_gpus = wanted.workers * wanted.cpus_per_worker, wanted.workers * wanted.gpus_per_worker
+    each_cpus, each_gpus = wanted.workers * wanted.cpus_per_worker, wanted.workers * (wanted.gpus_per_worker or 0.0)
     fits = min(cpus / each_cpus, asked.gpus / each_gpus if each_gpus else math.inf) + 1e-9
     if fits < 1:
         field = "cpus" if cpus < each_cpus else "gpus"

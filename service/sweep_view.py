@@ -25,6 +25,7 @@ class _Standing:
 
     name: str
     num_over: int = 0
+    num_failed: int = 0
     running: dict[int, float] = field(default_factory=dict)
     """Trial number -> accuracy last reported."""
     best: RunSummary | None = None
@@ -85,6 +86,8 @@ class SweepView:
 
         standing, summary = self._standings[trial.group], self._ledger.summary(trial)
         standing.num_over += 1
+        ending = self._ledger.ending(trial)
+        standing.num_failed += ending is not None and ending.how != "pruned"
         standing.num_diverged += summary is not None and summary.outcome == "diverged"
         if summary is not None and (standing.best is None or score(summary) < score(standing.best)):
             standing.best, standing.best_fields = summary, trial.fields
@@ -99,19 +102,19 @@ class SweepView:
 
     def _draw(self) -> RenderableType:
         table = Table(box=None, padding=(0, 2, 0, 0))
-        for column in ("group", "runs", "running", "best: learning rate", "s to target", "accuracy", "diverged"):
+        for column in ("group", "runs", "running", "best: learning rate", "s to target", "accuracy", "diverged", "failed"):
             table.add_column(column, justify="left" if column in {"group", "running"} else "right", no_wrap=True)
         for standing in self._standings[:MOST_ROWS]:
             best, rate = standing.best, standing.best_fields.get("learning_rate.base")
-            running = ", ".join(f"{accuracy:.3f}" if accuracy else "begins" for accuracy in standing.running.values())
+            running = ", ".join(f"{accuracy:.3f}" if accuracy else "begins" for accuracy in [*standing.running.values()])
             seconds = best.time_to_accuracy_seconds if best else None
             accuracy = best.best_test_accuracy if best else None
             table.add_row(
                 standing.name, str(standing.num_over), running, "" if rate is None else f"{rate:.4g}", "-" if seconds is None else f"{seconds:.2f}",
-                "-" if accuracy is None else f"{accuracy:.4f}", str(standing.num_diverged or ""),
+                "-" if accuracy is None else f"{accuracy:.4f}", str(standing.num_diverged or ""), str(standing.num_failed or ""),
             )  # fmt: skip
         if len(self._standings) > MOST_ROWS:
-            table.add_row(f"and {len(self._standings) - MOST_ROWS} more", "", "", "", "", "", "")
+            table.add_row(f"and {len(self._standings) - MOST_ROWS} more", *[""] * 7)
         bar = Table.grid(padding=(0, 2, 0, 0))
         bar.add_row(ProgressBar(self._total, self._num_over, width=40), Text(f"{self._num_over}/{self._total} runs"), Text(self._remaining()))
         return Group(table, bar)

@@ -57,7 +57,7 @@ def read_trials(folder: Path, after: int, limit: int, is_active: bool) -> Trials
 
 def _view(ledger: Ledger, trial: Trial, is_active: bool) -> TrialView:
     known: dict[str, Any] = trial.model_dump(include={"number", "run_id", "group", "phase", "fields"})
-    folder, ending, summary = ledger.folder / trial.run_id, ledger.endings.get(trial.number), ledger.summary(trial)
+    folder, ending, summary = ledger.folder / trial.run_id, ledger.ending(trial), ledger.summary(trial)
     if summary is not None:
         known |= {
             "outcome": None if ending else str(summary.outcome), "step": summary.steps, "epoch": summary.epochs,
@@ -68,7 +68,7 @@ def _view(ledger: Ledger, trial: Trial, is_active: bool) -> TrialView:
         known |= of_trial(folder)
     if ending is not None:
         accuracy = ending.test_accuracy if known.get("test_accuracy") is None else known["test_accuracy"]
-        return TrialView(**{**known, "state": ending.how, "why": ending.why, "test_accuracy": accuracy})
+        return TrialView(**{**known, "state": "pruned" if ending.how == "pruned" else "failed", "why": ending.why, "test_accuracy": accuracy})
     if summary is not None:
         return TrialView(**known, state="ended")
     begun = "running" if is_active else "unfinished"

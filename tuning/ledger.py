@@ -5,6 +5,7 @@ kept, one without goes on from its checkpoint, and what the searches learn is re
 """
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -15,7 +16,7 @@ from jobs.run_folder import CHECKPOINTS
 from jobs.spec import TrainSpec
 from jobs.tracking.folder_mirror import REPORT
 from tuning.space import count_runs, with_fields
-from tuning.spec import SweepSpec
+from tuning.spec import BudgetSpec, SweepSpec
 
 LEDGER = "trials.jsonl"
 SWEEP = "sweep.json"
@@ -41,10 +42,19 @@ class Ending(Record):
     """A trial is over, other than by its summary."""
 
     number: int
-    how: Literal["pruned", "failed"]
+    how: Literal["pruned", "failed", "faulted"]
+    """faulted: the machine failed it; a sweep that goes on tries it again."""
     why: str = ""
     test_accuracy: float | None = None
     """The best it had reported."""
+    samples_seen: int = 0
+    """As far as it had reported."""
+
+
+class Spent(Record):
+    """How long the sweep has worked, all its commands together."""
+
+    seconds: float
 
 
 class Ledger:
@@ -54,8 +64,11 @@ class Ledger:
         self.folder = folder
         self.trials: list[Trial] = []
         self.endings: dict[int, Ending] = {}
+        self.spent_s = 0.0
         for document in self._lines():
-            if "how" in document:
+            if "seconds" in document:
+                self.spent_s = Spent.model_validate(document).seconds
+            elif "how" in document:
                 ending = Ending.model_validate(document)
                 self.endings[ending.number] = ending
             else:
@@ -72,6 +85,7 @@ class Ledger:
                 continue  # a kill cut it short: that trial was never begun
 
     def __enter__(self) -> Self:
+        self._spent_before_s, self._began_s = self.spent_s, time.monotonic()
         self._file = (self.folder / LEDGER).open("a+b")
         self._file.seek(0, 2)
         if self._file.tell():
@@ -81,6 +95,7 @@ class Ledger:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.spend()
         self._file.close()
 
     def decide(self, trial: Trial) -> None:
@@ -93,6 +108,29 @@ class Ledger:
         self.endings[ending.number] = ending
         self._write(ending)
 
+    def spend(self) -> None:
+        """Take down how long the sweep has worked until now, this command included."""
+        self.spent_s = round(self._spent_before_s + time.monotonic() - self._began_s, 3)
+        self._write(Spent(seconds=self.spent_s))
+
+    def samples(self) -> int:
+        """Training samples of all runs that are over."""
+        return sum(self.samples_of(trial) for trial in self.trials)
+
+    def samples_of(self, trial: Trial) -> int:
+        """A run's training samples; one that was ended early may still be writing its summary."""
+        ending, summary = self.ending(trial), self.summary(trial)
+        return ending.samples_seen if ending else summary.samples_seen if summary else 0
+
+    def spent_budget(self, budget: BudgetSpec) -> str | None:
+        """Which limit is reached, in a sentence; None while there is more to use."""
+        num_over = sum(self.is_over(trial) for trial in self.trials)
+        if budget.seconds is not None and self.spent_s >= budget.seconds:
+            return f"The budget of {budget.seconds:,g} s is spent; {num_over} runs ended."
+        if budget.samples is not None and self.samples() >= budget.samples:
+            return f"The budget of {budget.samples:,} samples is spent; {num_over} runs ended."
+        return None
+
     def _write(self, record: Record) -> None:
         self._file.write(record.model_dump_json().encode() + b"\n")
         self._file.flush()
@@ -103,12 +141,24 @@ class Ledger:
         if not path.is_file():
             return None
         summary = RunSummary.model_validate_json(path.read_text())
-        is_over = summary.outcome is not Outcome.STOPPED or trial.number in self.endings
+        ending = self.endings.get(trial.number)
+        is_over = summary.outcome is not Outcome.STOPPED or (ending is not None and ending.how != "faulted")
         return summary if is_over else None
+
+    def ending(self, trial: Trial) -> Ending | None:
+        """How a trial ended other than by its summary; a fault that a later try made good does not count."""
+        found = self.endings.get(trial.number)
+        return None if found is not None and found.how == "faulted" and self.summary(trial) is not None else found
 
     def is_over(self, trial: Trial) -> bool:
         """Whether nothing is left to do for it."""
-        return trial.number in self.endings or self.summary(trial) is not None
+        ending = self.endings.get(trial.number)
+        return (ending is not None and ending.how != "faulted") or self.summary(trial) is not None
+
+    def failures(self) -> list[tuple[Trial, Ending]]:
+        """The trials that have no result, by their own fault or the machine's."""
+        ended = [(trial, self.ending(trial)) for trial in self.trials if trial.number in self.endings]
+        return [(trial, ending) for trial, ending in ended if ending is not None and ending.how != "pruned"]
 
     def has_begun(self, trial: Trial) -> bool:
         """Whether it left a checkpoint to go on from."""
@@ -118,6 +168,8 @@ class Ledger:
 def runs_to_come(folder: Path) -> int:
     """How many runs of a sweep have not ended, begun or not."""
     sweep, ledger = SweepSpec.model_validate_json((folder / SWEEP).read_text()), Ledger(folder)
+    if ledger.spent_budget(sweep.budget):
+        return 0
     if all(ledger.is_over(trial) for trial in ledger.trials) and (folder / REPORT).is_dir():
         return 0  # a group that diverged everywhere is not repeated
     return count_runs(sweep) - sum(ledger.is_over(trial) for trial in ledger.trials)

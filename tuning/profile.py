@@ -4,6 +4,7 @@ Nothing is trained for keeps: every batch size gets a fresh model and takes a fe
 reading, reduction and update included, as a job's training clock counts them.
 """
 
+import math
 import resource
 import sys
 import time
@@ -37,6 +38,7 @@ def profile(
     batch_sizes: Sequence[int] | None = None,
     *,
     seconds_per_batch: float = SECONDS_PER_BATCH,
+    most_seconds: float = math.inf,
     on_point: Callable[[int, int, int], None] = lambda batch, done, of: None,
 ) -> Profile:
     """Time a few steps at each batch size, smallest first.
@@ -45,6 +47,7 @@ def profile(
         prepare: makes a job ready on the device to be profiled.
         batch_sizes: samples per step; default 1, 2, 4 ... and the full training set.
         seconds_per_batch: how long to time each; at least two steps are.
+        most_seconds: a batch size whose few steps would take longer, by the one before, is left out.
         on_point: told a batch size before its turn, with how many are done, of how many.
     Raises: InputError if no batch size at all can be trained.
     """
@@ -52,9 +55,15 @@ def profile(
     sizes = sorted(set(batch_sizes or batch_sizes_to_profile(some.plan.num_train_samples)))
     device, num_samples = device_name(some.device), some.plan.num_train_samples
     gradient_bytes = sum(parameter.nbytes for parameter in some.model.parameters() if parameter.requires_grad)
-    points, left_out, last = [], {}, None
+    points: list[ProfilePoint] = []
+    left_out: dict[int, str] = {}
+    last: LargebatchError | None = None
     for done, size in enumerate(sizes):
         on_point(size, done, len(sizes))
+        expected_s = (FEWEST_STEPS + 1) * points[-1].seconds_per_step * size / points[-1].global_batch_size if points else 0.0
+        if expected_s > most_seconds:
+            left_out[size] = f"its {FEWEST_STEPS + 1} steps would take about {expected_s:,.0f} s, and there are {most_seconds:,.1f} s."
+            continue
         try:
             points.append(_measure(prepare(_at(spec, size)), seconds_per_batch))
         except LargebatchError as error:

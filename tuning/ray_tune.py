@@ -37,6 +37,7 @@ class Watch(_Kept, tune.Callback):
         self._ledger, self._search, self._listener, self._stop = ledger, search, listener, stop
         self._trials: dict[str, Trial] = {}
         self._accuracies: dict[str, float] = {}
+        self._samples: dict[str, int] = {}
         self._pruned: set[str] = set()
         self._looks_at_s, self._alive_at_s = 0.0, time.monotonic()
 
@@ -69,25 +70,30 @@ class Watch(_Kept, tune.Callback):
         """An evaluation."""
         if not result["is_over"]:
             self._accuracies[trial.trial_id] = max(self._accuracies.get(trial.trial_id, 0.0), result["test_accuracy"])
+            self._samples[trial.trial_id] = result["samples_seen"]
             self._listener.on_report(self._trials[trial.trial_id], result)
 
     def ends(self, tune_id: str, result: dict[str, Any] | None, is_error: bool) -> None:
         """A run is over, for whatever reason."""
         trial = self._trials[tune_id]
         how = self._how(tune_id, result, is_error)
+        self._ledger.spend()
         if how == "stopped":
             self._listener.on_end(trial, how)
             return  # left for the next time
         if how != "ended":
             why = (result or {}).get("error") or ("its process died, again and again" if is_error else "")
-            self._ledger.end(Ending(number=trial.number, how=how, why=why, test_accuracy=self._accuracies.get(tune_id)))
+            ending = Ending(
+                number=trial.number, how=how, why=why, test_accuracy=self._accuracies.get(tune_id), samples_seen=self._samples.get(tune_id, 0)
+            )
+            self._ledger.end(ending)
         self._search.ended(trial)
         summary = self._ledger.summary(trial)
         self._listener.on_end(trial, summary.outcome.value if how == "ended" and summary else how)
 
     def _how(self, tune_id: str, result: dict[str, Any] | None, is_error: bool) -> Any:
         if is_error or (result or {}).get("error"):
-            return "failed"
+            return "faulted" if is_error or (result or {}).get("is_fault") else "failed"
         if self._ledger.summary(self._trials[tune_id]) is not None:
             return "ended"
         return "pruned" if tune_id in self._pruned and not self._stop.is_set() else "stopped"
@@ -102,7 +108,7 @@ class NextTrials(_Kept, Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         """The next run's configuration, None to be asked again, or FINISHED."""
-        found = "over" if self._stop.is_set() else self._search.next_trial()
+        found: Trial | str = "over" if self._stop.is_set() else self._search.next_trial()
         if isinstance(found, str):
             return None if found == "wait" else Searcher.FINISHED
         self._watch.begins(trial_id, found)

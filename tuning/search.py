@@ -6,7 +6,7 @@ are the same numbers in every group. Optuna (TPE, NSGA-II) learns within a group
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -28,7 +28,7 @@ def score(summary: RunSummary | None, ending: Ending | None = None) -> float:
     """
     if ending is not None and ending.how == "pruned":
         return WORST * (2 - (ending.test_accuracy or 0.0))
-    if summary is None or summary.outcome is Outcome.DIVERGED:
+    if ending is not None or summary is None or summary.outcome is Outcome.DIVERGED:
         return 3 * WORST
     if summary.steps_to_accuracy is not None:
         return summary.steps_to_accuracy * summary.global_batch_size
@@ -36,10 +36,13 @@ def score(summary: RunSummary | None, ending: Ending | None = None) -> float:
 
 
 class Search:
-    """All groups' searches. What is over is told by `ended`; `next_trial` decides, and takes it down first."""
+    """All groups' searches. What is over is told by `ended`; `next_trial` decides, and takes it down first.
 
-    def __init__(self, sweep: SweepSpec, base: TrainSpec, ledger: Ledger) -> None:
-        self._sweep, self._base, self._ledger = sweep, base, ledger
+    Args: has_time: whether the sweep's seconds are not used up.
+    """
+
+    def __init__(self, sweep: SweepSpec, base: TrainSpec, ledger: Ledger, has_time: Callable[[], bool] = lambda: True) -> None:
+        self._sweep, self._base, self._ledger, self._has_time = sweep, base, ledger, has_time
         self._searches = [_GroupSearch(sweep, base, group) for group in groups(sweep)]
         self._pending = [trial for trial in ledger.trials if not ledger.is_over(trial)]
         self._running: set[int] = set()
@@ -52,7 +55,7 @@ class Search:
     def next_trial(self) -> Trial | Literal["wait", "over"]:
         """The next run; "wait" if it depends on one that is under way; "over" when all were decided."""
         budget = self._sweep.budget
-        if budget.samples is not None and self._samples >= budget.samples:
+        if not self._has_time() or (budget.samples is not None and self._samples >= budget.samples):
             return "over"
         if self._pending:
             trial = self._pending.pop(0)
@@ -84,9 +87,8 @@ class Search:
         self._finish(trial)
 
     def _finish(self, trial: Trial) -> None:
-        summary = self._ledger.summary(trial)
-        self._samples += summary.samples_seen if summary else 0
-        self._searches[trial.group].end(trial, summary, self._ledger.endings.get(trial.number))
+        self._samples += self._ledger.samples_of(trial)
+        self._searches[trial.group].end(trial, self._ledger.summary(trial), self._ledger.ending(trial))
 
 
 class _GroupSearch:
@@ -135,7 +137,7 @@ class _GroupSearch:
     def _aims(self, summary: RunSummary | None, ending: Ending | None) -> list[float]:
         if not self._has_two_aims:
             return [score(summary, ending)]
-        if summary is None or summary.outcome is Outcome.DIVERGED:
+        if ending is not None or summary is None or summary.outcome is Outcome.DIVERGED:
             return [WORST, 1.0 - (ending.test_accuracy or 0.0 if ending else 0.0)]
         seconds = summary.time_to_accuracy_seconds
         return [summary.training_seconds if seconds is None else seconds, 1 - (summary.best_test_accuracy or 0.0)]

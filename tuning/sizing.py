@@ -1,6 +1,6 @@
 """Which sweep a time budget holds: fewer batch sizes and a shorter search, never less care at one batch than another."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
 from jobs.errors import InputError
 from jobs.spec import TrainSpec
@@ -10,14 +10,17 @@ from tuning.spec import BATCH, MOMENTUM, RangeSpec, ResourcesSpec, SearchSpec, S
 
 SWEEP_SHARE = 0.65
 """Of a study's budget, at most."""
-OTHER_SHARE = 0.23
-"""Of a study's budget, for the profile, the sharpness and the report; what the reference run took comes on top."""
+OTHER_SHARE = 0.16
+"""Of a study's budget, for the profile, measuring sharpness, and the report. On top come the reference run, and the runs to the end."""
+SHORT_S = 600.0
+"""Budgets below this leave out what is good to have."""
 OVERHEAD_PER_RUN_S = 1.5
 """Beside its training and evaluation: data, checkpoint, Ray; a guess on the safe side."""
 MOST_TRIALS, REPEATS = 12, 3
 FEWEST_RUNS = 3
 """At each batch size, before there are fewer sizes: two learning rates, and a second seed of the better."""
-MOMENTA = (0.0, 0.9)
+USUAL_MOMENTUM = 0.9
+"""Compared with none where the recipe has none."""
 BATCH_STEP = 4
 UNTUNED = 2.5
 """How many more samples than predicted the runs of a search take, as a guess."""
@@ -36,8 +39,8 @@ def size_sweep(spec: TrainSpec, measured: Profile, reference: RunResult, budget_
     epochs = _epochs(spec, measured, reference)
     batches = _candidates(measured)
     here, done = reference.summary.global_batch_size, reference.summary
-    sweep_s = min(SWEEP_SHARE * budget_s, (1 - OTHER_SHARE) * budget_s - done.wall_seconds)
     has_momentum = spec.optimizer.name in {"sgd", "lars"}
+    momenta = [0.0, spec.optimizer.momentum or USUAL_MOMENTUM] if has_momentum else []
 
     noise = done.gradient_noise_scale
     costs = reference.costs_to(target)
@@ -45,23 +48,34 @@ def size_sweep(spec: TrainSpec, measured: Profile, reference: RunResult, budget_
     pace = done.training_seconds / (done.steps * measured.seconds_per_step(here)) if done.steps else 1.0
     evaluation_s = done.evaluation_seconds / done.samples_seen if done.samples_seen else 0.0
 
+    def seconds(batch: int, samples: float) -> float:
+        return samples * (pace * measured.seconds_per_step(batch) / batch + evaluation_s) + OVERHEAD_PER_RUN_S
+
     def cost(batch: int) -> float:
         """Seconds that one run may be expected to take: to the target, with a rate that is not yet tuned, or to its end."""
         samples = epochs * measured.num_train_samples
         if spec.stop.at_target and costs is not None and noise is not None and noise > 0:
             samples = min(samples, UNTUNED * costs.samples * (1 + batch / noise) / (1 + here / noise))
-        return samples * (pace * measured.seconds_per_step(batch) / batch + evaluation_s) + OVERHEAD_PER_RUN_S
+        return seconds(batch, samples)
 
-    momenta = list(MOMENTA) if has_momentum else []
-    while len(batches) > 3 and _runs_within(sweep_s, batches, cost, len(momenta) or 1) < FEWEST_RUNS:
+    def beside(batches: list[int]) -> float:
+        """Seconds of the study's other runs: the reference, and those to the end."""
+        return done.wall_seconds + sum(seconds(batch, epochs * measured.num_train_samples) for batch in to_the_end(batches, budget_s))
+
+    def num_runs(batches: list[int]) -> int:
+        """How many runs of every batch and momentum fit."""
+        sweep_s = min(SWEEP_SHARE * budget_s, (1 - OTHER_SHARE) * budget_s - beside(batches))
+        return int(sweep_s / (sum(map(cost, batches)) * (len(momenta) or 1)))
+
+    while len(batches) > 3 and num_runs(batches) < FEWEST_RUNS:
         if len(momenta) > 1 and len(batches) <= 4:
             momenta = [spec.optimizer.momentum]
         else:  # the ends cost most, many steps below and many samples above; large batches are what is asked about, and go later
             batches = batches[:-1] if cost(batches[-1]) > 2 * cost(batches[0]) else batches[1:]
-    runs = _runs_within(sweep_s, batches, cost, len(momenta) or 1)
+    runs = num_runs(batches)
     if runs < 1:
         needed = sum(map(cost, batches)) * max(len(momenta), 1)
-        needed = max(needed / SWEEP_SHARE, (needed + done.wall_seconds) / (1 - OTHER_SHARE))
+        needed = max(needed / SWEEP_SHARE, (needed + beside(batches)) / (1 - OTHER_SHARE))
         raise InputError("--budget", f"{budget_s:g} s hold no sweep of this recipe; one run at each of {len(batches)} batch sizes needs "
                          f"about {needed:,.0f} s.", f"Use --budget {int(needed / 60) + 1}m.")  # fmt: skip
     repeats = min(REPEATS, max(runs - 1, 1))
@@ -74,7 +88,8 @@ def size_sweep(spec: TrainSpec, measured: Profile, reference: RunResult, budget_
     return SweepSpec(
         name="sweep",
         recipe=spec.name,
-        set={"stop.epochs": epochs, "stop.steps": None},
+        # The search finds each batch's own rate, so no rule moves it once more; and a growing batch is no batch size.
+        set={"stop.epochs": epochs, "stop.steps": None, "learning_rate.scaling": "none", "batch.schedule": {}},
         each={BATCH: [*batches], **({MOMENTUM: [*momenta]} if momenta else {})},
         search=SearchSpec(
             trials=trials,
@@ -83,6 +98,11 @@ def size_sweep(spec: TrainSpec, measured: Profile, reference: RunResult, budget_
         repeats=repeats,
         resources=resources,
     )
+
+
+def to_the_end(batches: Sequence[int], budget_s: float) -> list[int]:
+    """The batches whose best settings a study trains to the end: all, or in a short one the first and the last."""
+    return [*batches] if budget_s >= SHORT_S else [batches[0], batches[-1]]
 
 
 def _epochs(spec: TrainSpec, measured: Profile, reference: RunResult) -> float:
@@ -94,9 +114,9 @@ def _epochs(spec: TrainSpec, measured: Profile, reference: RunResult) -> float:
 
 
 def _candidates(measured: Profile) -> list[int]:
-    """Batches four times apart, from 16 to half the training set, that one included."""
+    """Batches four times apart, from 16 to half the training set, that one included, as far as they can be trained."""
     sizes = [point.global_batch_size for point in measured.points]
-    largest = max(measured.num_train_samples // 2, min(sizes))
+    largest = max(min(measured.num_train_samples // 2, max(sizes)), min(sizes))
     smallest = max(16, min(sizes))
     found = []
     batch = smallest
@@ -106,11 +126,6 @@ def _candidates(measured: Profile) -> list[int]:
     if largest >= 2 * found[-1]:
         found.append(largest)
     return found if len(found) >= 3 else sorted({smallest, max((smallest + largest) // 2, 1), largest})
-
-
-def _runs_within(budget_s: float, batches: list[int], cost: Callable[[int], float], num_momenta: int) -> int:
-    """How many runs of every batch and momentum fit."""
-    return int(budget_s / (sum(map(cost, batches)) * num_momenta))
 
 
 def what_was_chosen(sweep: SweepSpec) -> str:

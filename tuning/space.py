@@ -60,7 +60,8 @@ def base_spec(sweep: SweepSpec, folder: Path = Path()) -> TrainSpec:
 def with_fields(spec: TrainSpec, fields: Mapping[str, Any]) -> TrainSpec:
     """The spec with dotted fields replaced. Raises: SpecError for unknown ones, or values that cannot be."""
     document = spec.model_dump(mode="json")
-    for field, value in fields.items():
+    # The optimizer first: its options are among the others.
+    for field, value in sorted(fields.items(), key=lambda item: item[0] != "optimizer.name"):
         *parents, last = field.split(".")
         here = document
         for part in parents:
@@ -70,17 +71,21 @@ def with_fields(spec: TrainSpec, fields: Mapping[str, Any]) -> TrainSpec:
             if not isinstance(inner, dict):
                 raise SpecError(field, f"{part} holds a value, not keys.")
             here = inner
+        is_another = here.get(last) != value
         here[last] = value
-        if field == "optimizer.name":  # the options of another optimizer mean nothing to this one
+        if field == "optimizer.name" and is_another:  # the options of another optimizer mean nothing to this one
             kept = ("name", "weight_decay", "decay_biases_and_norms")
             document["optimizer"] = {name: document["optimizer"][name] for name in kept if name in document["optimizer"]}
     return build_spec(document)
 
 
 def groups(sweep: SweepSpec) -> list[Group]:
-    """Every combination of `each`, in its order; later fields change fastest."""
+    """Every combination of `each`, in its order; later fields change fastest. Raises: SpecError."""
     names = list(sweep.each)
     smallest = _smallest_batch(sweep.each.get(BATCH, []))
+    moving = [name for name, domain in sweep.search.space.items() if isinstance(domain, RangeSpec) and domain.times_batch]
+    if moving and "full" in sweep.each.get(BATCH, []):
+        raise SpecError(f"each.{BATCH}", f"holds `full`, and {moving[0]} moves with the batch.", "Give the number of training samples.")
     made = []
     for number, values in enumerate(itertools.product(*(sweep.each[name] for name in names))):
         fields: dict[str, Any] = dict(zip(names, values, strict=True))

@@ -106,7 +106,7 @@ class BudgetSpec(Spec):
     trials: PositiveInt | None = None
     """Runs in all."""
     seconds: PositiveFloat | None = None
-    """Wall-clock seconds from the sweep's start; runs that are under way then stop and keep their checkpoint."""
+    """Wall-clock seconds of work, those before a stop or a kill included; runs that are under way then stop, and none begins."""
     samples: PositiveInt | None = None
     """Training samples of all runs together; no run begins beyond it."""
 
@@ -118,11 +118,17 @@ class ResourcesSpec(Spec):
     """1: the run trains in the trial's own process; more: Ray Train, each batch shared among so many."""
     cpus_per_worker: PositiveFloat = 1.0
     """CPUs of each worker; also its threads."""
-    gpus_per_worker: NonNegativeFloat = 0.0
-    """GPUs of each worker; a fraction lets runs share one."""
+    gpus_per_worker: NonNegativeFloat | None = None
+    """GPUs of each worker; a fraction lets runs of one worker share one. Default: one where there are GPUs, else none."""
     max_concurrent: PositiveInt | None = None
     """Runs at a time; default: as many as the machines hold. On shared cores runs slow each other: time to accuracy
     is honest only where each run's cores are its own."""
+
+    @model_validator(mode="after")
+    def _has_whole_gpus(self) -> Self:
+        if self.workers > 1 and self.gpus_per_worker is not None and self.gpus_per_worker % 1:
+            raise ValueError(f"{self.workers} workers with {self.gpus_per_worker:g} GPUs each; NCCL joins whole GPUs only")
+        return self
 
 
 class SweepSpec(Spec):

@@ -1,6 +1,6 @@
 """A study: profile, one run and its prediction, sweep, sharpness, report; in one folder, each stage kept.
 
-    profile.json -> reference/ -> prediction.json -> sweep/ -> sharpness.json -> sweep/report/
+    profile.json -> reference/ -> prediction.json -> sweep/ -> solution-batch-*/, sharpness.json -> sweep/report/
 
 A stage whose file is there is not done again, so a study that was stopped goes on with the next one. The budget is
 wall-clock seconds; what each stage may use follows from the profile, so small machines compare fewer batch sizes
@@ -8,7 +8,9 @@ and search less, never less carefully at one batch than at another.
 """
 
 import json
+import math
 import os
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,34 +22,31 @@ import torch
 from jobs import run_folder
 from jobs.checkpoint_files import list_checkpoints
 from jobs.device import choose_device
-from jobs.errors import InputError, PlanError
+from jobs.errors import InputError, LargebatchError
 from jobs.job import prepare, run_job
 from jobs.listener import Listener
-from jobs.records import RunSummary
+from jobs.records import Outcome, RunSummary
 from jobs.run_folder import write_text
 from jobs.spec import TrainSpec
-from jobs.spec_reader import resumed_spec
 from jobs.tracking.folder_mirror import REPORT, sync_folder
 from jobs.tracking.mlflow_mirror import brief
-from tuning.analysis.configurations import Configuration
-from tuning.analysis.line_point import LinePoint
 from tuning.analysis.prediction import Predicted, compare, in_words, predict
 from tuning.analysis.step_time import Profile
 from tuning.collect import RunResult, collect, ended_runs
-from tuning.figures import line_chart
 from tuning.findings import Findings, find
 from tuning.profile import profile
 from tuning.report import Extras, write_report
-from tuning.sharpness import Solution, epsilon_sharpness, line, load_solution, top_eigenvalue
-from tuning.sizing import size_sweep, what_was_chosen
+from tuning.sizing import SHORT_S, size_sweep, to_the_end, what_was_chosen
 from tuning.small_and_large import small_against_large
+from tuning.solutions import Solutions, measure, solution_charts, train_to_the_end
 from tuning.space import with_fields
 from tuning.spec import BATCH, ResourcesSpec, SweepSpec
 
 STUDY, PROFILE, REFERENCE, SIZED, PREDICTION, SWEEP_DIR, SHARPNESS = (
-    "study.json", "profile.json", "reference", "sweep.json", "prediction.json", "sweep", "sharpness.json",
+    "study.json", "profile.json", "reference", "sized-sweep.json", "prediction.json", "sweep", "sharpness.json",
 )  # fmt: skip
-PROFILE_SHARE = 0.08
+PROFILE_SHARE, REFERENCE_SHARE = 0.08, 0.35
+"""Of the budget: for the profile; for the reference run, at most."""
 LEAST_BUDGET_S = 10.0
 """Three batch sizes, one run each, take about this long beside everything else."""
 
@@ -85,7 +84,7 @@ def study(spec: TrainSpec, options: StudyOptions, run_the_sweep: SweepRunner) ->
     """
     refuse_unstudied(spec, options.budget_s)
     assert spec.stop.target_accuracy is not None
-    folder, stages = options.folder, ["profile", "reference run and prediction", "sweep", "sharpness", "report"]
+    folder, stages = options.folder, ["profile", "reference run and prediction", "sweep", "solutions and their sharpness", "report"]
 
     def begin(number: int) -> None:
         options.on_stage(Stage(number, len(stages), stages[number - 1]))
@@ -94,7 +93,7 @@ def study(spec: TrainSpec, options: StudyOptions, run_the_sweep: SweepRunner) ->
     begin(1)
     measured = _profile(spec, options, device)
     begin(2)
-    reference = _reference(spec, options, device)
+    reference = _reference(spec, measured, options, device)
     sweep = _sweep(spec, measured, reference, options)
     predicted = _predict(folder, reference, measured, spec.stop.target_accuracy, [int(b) for b in sweep.each[BATCH] if isinstance(b, int)])
     begin(3)
@@ -103,9 +102,9 @@ def study(spec: TrainSpec, options: StudyOptions, run_the_sweep: SweepRunner) ->
         return None
     findings = find(collect(ended_runs(folder / SWEEP_DIR)), spec.stop.target_accuracy)
     begin(4)
-    sharp = _sharpness(findings, options, device)
+    solutions = _solutions(findings, options, device)
     begin(5)
-    page = write_report(folder / SWEEP_DIR / REPORT, findings, _extras(findings, measured, predicted, sharp))
+    page = write_report(folder / SWEEP_DIR / REPORT, findings, _extras(findings, measured, predicted, solutions))
     if spec.tracking.enabled:
         try:
             sync_folder(folder / SWEEP_DIR)
@@ -144,21 +143,25 @@ def _profile(spec: TrainSpec, options: StudyOptions, device: torch.device) -> Pr
     path = options.folder / PROFILE
     if path.is_file():
         return Profile.model_validate_json(path.read_text())
-    seconds = min(PROFILE_SHARE * options.budget_s / 20, 1.0)
+    share_s = PROFILE_SHARE * options.budget_s
     found = profile(
-        spec, lambda one: prepare(one, device, options.data_dir), seconds_per_batch=seconds,
+        spec, lambda one: prepare(one, device, options.data_dir), seconds_per_batch=min(share_s / 20, 1.0), most_seconds=share_s / 2,
         on_point=lambda batch, done, of: options.on_fraction(done / of, f"batch {batch:,}"),
     )  # fmt: skip
     write_text(path, found.model_dump_json(indent=2) + "\n")
     return found
 
 
-def _reference(spec: TrainSpec, options: StudyOptions, device: torch.device) -> RunResult:
-    """The recipe as it is, once: its noise scale and its samples to the target are what the prediction stands on."""
+def _reference(spec: TrainSpec, measured: Profile, options: StudyOptions, device: torch.device) -> RunResult:
+    """The recipe as it is, once: its noise scale and its samples to the target are what the prediction stands on.
+
+    Raises: InputError if it is not over when its share of the budget is.
+    """
     folder = options.folder
     run_dir = folder / REFERENCE
+    most_s = min(REFERENCE_SHARE * options.budget_s, spec.stop.max_seconds or math.inf)
     if not (run_dir / run_folder.SUMMARY).is_file():
-        job = prepare(spec, device, options.data_dir)
+        job = prepare(with_fields(spec, {"stop.max_seconds": most_s}), device, options.data_dir)
         run_folder.create(folder, REFERENCE, may_exist=True)
 
         def show(record: Any) -> None:
@@ -167,7 +170,26 @@ def _reference(spec: TrainSpec, options: StudyOptions, device: torch.device) -> 
 
         with run_folder.exclusive(run_dir, "train"):
             run_job(job, run_dir, Listener(on_record=show), resumes=bool(list_checkpoints(run_dir / run_folder.CHECKPOINTS)))
-    return collect([run_dir])[0]
+    found = collect([run_dir])[0]
+    if found.summary.outcome is Outcome.MISSED and REFERENCE_SHARE * options.budget_s <= found.summary.training_seconds < (
+        spec.stop.max_seconds or math.inf
+    ):
+        shutil.rmtree(run_dir)
+        raise _too_short(spec, measured, found.summary, options)
+    return found
+
+
+def _too_short(spec: TrainSpec, measured: Profile, reference: RunSummary, options: StudyOptions) -> InputError:
+    """The budget does not hold one run of the recipe."""
+    pace = reference.training_seconds / (reference.steps * measured.seconds_per_step(reference.global_batch_size))
+    steps = spec.stop.steps or (spec.stop.epochs or 0.0) * measured.num_train_samples / reference.global_batch_size
+    whole_s = min(pace * steps * measured.seconds_per_step(reference.global_batch_size), spec.stop.max_seconds or math.inf)
+    return InputError(
+        "--budget",
+        f"{options.budget_s:g} s leave {REFERENCE_SHARE * options.budget_s:,.0f} s for the recipe's own run, which did not reach its target then; "
+        f"its whole length takes about {whole_s:,.0f} s.",
+        f"Use --budget {int(whole_s / REFERENCE_SHARE / 60) + 1}m --resume {options.folder}: the profile is kept.",
+    )
 
 
 def _sweep(spec: TrainSpec, measured: Profile, reference: RunResult, options: StudyOptions) -> SweepSpec:
@@ -183,9 +205,10 @@ def _sweep(spec: TrainSpec, measured: Profile, reference: RunResult, options: St
 
 
 def _resources(device: str) -> ResourcesSpec:
-    """One run at a time with the whole machine, as it was profiled: nothing slows another's clock."""
+    """One run at a time, with the threads that the profile had: nothing slows another's clock."""
     has_gpu = device != "cpu" and torch.cuda.is_available()
-    return ResourcesSpec(cpus_per_worker=float(os.cpu_count() or 1), gpus_per_worker=1.0 if has_gpu else 0.0, max_concurrent=1)
+    threads = min(torch.get_num_threads(), os.cpu_count() or 1)
+    return ResourcesSpec(cpus_per_worker=float(threads), gpus_per_worker=1.0 if has_gpu else 0.0, max_concurrent=1)
 
 
 def _predict(folder: Path, reference: RunResult, measured: Profile, target: float, batches: list[int]) -> list[Predicted]:
@@ -201,71 +224,36 @@ def _predict(folder: Path, reference: RunResult, measured: Profile, target: floa
     return made
 
 
-# ---- sharpness --------------------------------------------------------------------------------------------------------
-
-
-def _sharpness(findings: Findings, options: StudyOptions, device: torch.device) -> dict[str, Any]:
+def _solutions(findings: Findings, options: StudyOptions, device: torch.device) -> Solutions:
     path = options.folder / SHARPNESS
     if path.is_file():
-        found: dict[str, Any] = json.loads(path.read_text())
-        return found
-    ends = findings.best[0], findings.best[-1]
-    small, large = (_trained_on(one, options, device) for one in ends)
-    solutions: list[Solution] = []
-    measured: dict[str, Any] = {"solutions": [], "lines": {}}
-    num_samples = 2000 if options.budget_s < 600 else 5000
+        return Solutions.model_validate_json(path.read_text())
+    is_short = options.budget_s < SHORT_S
+    chosen = [one for one in findings.best if one.global_batch_size in to_the_end([one.global_batch_size for one in findings.best], options.budget_s)]
+    runs = [train_to_the_end(one, options.folder, options.data_dir, device, options.on_fraction) for one in chosen]
     try:
-        solutions = [load_solution(Path(one.run_dir), device, options.data_dir, num_samples) for one in (small, large)]
-    except (InputError, PlanError) as error:  # a diverged run leaves no solution to look at
+        found = measure(runs, options.data_dir, device, 2000 if is_short else 5000, 13 if is_short else 25, options.on_fraction)
+    except LargebatchError as error:  # a diverged run leaves no solution to look at; the report is the same without
         options.on_notice(f"No sharpness: {error}")
-    for place, (solution, summary) in enumerate(zip(solutions, (small, large), strict=False)):
-        options.on_fraction(place / 3, f"batch {summary.global_batch_size:,}")
-        values = [epsilon_sharpness(solution, eps, dimensions) for eps in (1e-3, 5e-4) for dimensions in (None, 100)]
-        measured["solutions"].append(
-            {
-                "run_id": summary.run_id,
-                "test_accuracy": summary.test_accuracy,
-                "train_accuracy": summary.train_accuracy,
-                "epochs": summary.epochs,
-                "global_batch_size": summary.global_batch_size,
-                "num_samples": solution.num_samples,
-                "sharpness": [value._asdict() for value in values],
-                "top_eigenvalue": top_eigenvalue(solution),
-            }
-        )
-    if len(solutions) == 2:
-        options.on_fraction(2 / 3, "the line between them")
-        points = 13 if options.budget_s < 600 else 25
-        for name, is_curved in (("straight", False), ("curved", True)):
-            measured["lines"][name] = [point._asdict() for point in line(*solutions, is_curved=is_curved, points=points)]
-    write_text(path, json.dumps(measured, indent=2) + "\n")
-    return measured
+        found = Solutions(runs=runs)
+    write_text(path, found.model_dump_json(indent=2) + "\n")
+    return found
 
 
-def _trained_on(best: Configuration, options: StudyOptions, device: torch.device) -> RunSummary:
-    """A batch's best settings once more, trained to the end of the recipe's epochs whatever the target: its solution."""
-    run_dir = options.folder / f"solution-batch-{best.global_batch_size}"
-    if not (run_dir / run_folder.SUMMARY).is_file():
-        spec = with_fields(resumed_spec(Path(best.first.summary.run_dir), []), {"stop.at_target": False})
-        job = prepare(spec, device, options.data_dir)
-        run_folder.create(options.folder, run_dir.name, may_exist=True)
-        with run_folder.exclusive(run_dir, "train"):
-            run_job(job, run_dir, Listener(), resumes=bool(list_checkpoints(run_dir / run_folder.CHECKPOINTS)))
-    return RunSummary.model_validate_json((run_dir / run_folder.SUMMARY).read_text())
-
-
-def _extras(findings: Findings, measured: Profile, predicted: list[Predicted], sharp: dict[str, Any]) -> Extras:
+def _extras(findings: Findings, measured: Profile, predicted: list[Predicted], solutions: Solutions) -> Extras:
     seconds = {one.global_batch_size: one.seconds.median for one in findings.best if one.seconds.median is not None}
     misses = compare(predicted, seconds)
-    charts, words = [], []
-    if len(sharp["solutions"]) == 2:
-        small, large = (f"batch {one['global_batch_size']:,}" for one in sharp["solutions"])
-        num_samples = sharp["solutions"][0]["num_samples"]
-        caption = f"{findings.setting}; the first {num_samples} training images, batch-norm statistics taken anew at each place"
-        charts = [line_chart(name, [LinePoint(**p) for p in points], small, large, caption) for name, points in sharp["lines"].items()]
+    words: list[str] = []
     if misses:
         words.append(in_words(misses))
     elif not predicted:
         words.append("Nothing was predicted before the sweep: the recipe's own run did not reach the target, or measured no noise scale.")
-    table = small_against_large(findings, measured, sharp["solutions"])
-    return Extras(measured, predicted, misses, charts, [("Small batch against large batch", table)] if table else [], words)
+    table = small_against_large(findings, measured, solutions.sharp)
+    return Extras(
+        measured,
+        predicted,
+        misses,
+        solution_charts(solutions, str(findings.setting)),
+        [("Small batch against large batch", table)] if table else [],
+        words,
+    )

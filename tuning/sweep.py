@@ -8,7 +8,9 @@ goes on by being asked what is left. docs/decisions/009 says why.
 
 import json
 import logging
+import math
 import os
+import shlex
 import shutil
 import signal
 import threading
@@ -17,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jobs import run_folder
 from jobs.errors import FaultError, InputError
@@ -51,11 +53,16 @@ class SweepProgress:
     """Where a sweep stands when it returns."""
 
     num_left: int
-    """Runs that were begun and are not over, or, after a stop, were not begun."""
+    """Runs that were begun and are not over, or, after a stop, were not begun; none where the budget is spent."""
     failures: list[str] = field(default_factory=list)
+    """Runs that failed, with the reason."""
+    is_faulted: bool = False
+    """Whether the machine failed some, so that another try may help."""
+    spent: str | None = None
+    """Which limit of the budget ended the sweep, in a sentence."""
 
 
-def begin_sweep(folder: Path, sweep: SweepSpec, base: TrainSpec) -> None:
+def begin_sweep(folder: Path, sweep: SweepSpec, base: TrainSpec, name: str | None = None) -> None:
     """Write down what is to be done, once. Raises: InputError if another sweep lies there; StorageError."""
     with run_folder.storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -79,48 +86,77 @@ def run_sweep(
 
     Raises: InputError for more than the machines have; FaultError if Ray fails.
     """
-    resources = sweep.resources
-    ends_at_s = None if sweep.budget.seconds is None else time.time() + sweep.budget.seconds
-    options = TrialOptions(
-        folder.resolve(), data_dir.resolve(), device, resources.workers, resources.cpus_per_worker, resources.gpus_per_worker, ends_at_s
-    )
-    asked = RayOptions(Workers(1, 1), resources.gpus_per_worker or None, resources.cpus_per_worker, address)
+    go_on = resume_command("sweep", folder, data_dir, device, address)
+    asked = RayOptions(Workers(1, 1), sweep.resources.gpus_per_worker or None, sweep.resources.cpus_per_worker, address)
     (folder / STOP).unlink(missing_ok=True)
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")  # a run that is ended early finishes its step and saves
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # its tables would go to standard output, where answers go
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # ours lets runs save
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "100000")
     with run_folder.exclusive(folder, "sweep"), MirrorProcess(base) as mirror:
-        with connected(asked) as ray, Ledger(folder) as ledger:
-            concurrent = _max_concurrent(ray, sweep)
+        if Ledger(folder).spent_budget(sweep.budget):
             mirror.follow(folder, listener.on_notice)
-            progress = _carry_out(ray, sweep, base, ledger, listener, options, concurrent)
+            progress = _standing(sweep, Ledger(folder), was_stopped=False)
+        else:
+            with connected(asked) as ray, Ledger(folder) as ledger:
+                options, concurrent = _share_out(ray, sweep, folder, data_dir, device, ledger.spent_s)
+                mirror.follow(folder, listener.on_notice)
+                was_stopped = _carry_out(ray, sweep, base, ledger, listener, options, concurrent, go_on)
+            progress = _standing(sweep, ledger, was_stopped)
         if not progress.num_left and (ended := ended_runs(folder)):
             write_report(folder / REPORT, find(collect(ended)))  # MLflow takes it with the runs
         mirror.finish()
     return progress
 
 
-def _max_concurrent(ray: Any, sweep: SweepSpec) -> int:
-    """How many runs go at a time. Raises: InputError if not even one does."""
-    have, resources = ray.cluster_resources(), sweep.resources
-    cpus, gpus = float(have.get("CPU", 0)), float(have.get("GPU", 0))
-    each_cpus, each_gpus = resources.workers * resources.cpus_per_worker, resources.workers * resources.gpus_per_worker
-    fits = int(cpus / each_cpus + 1e-9)
-    if each_gpus:
-        fits = min(fits, int(gpus / each_gpus + 1e-9))
+def resume_command(kind: Literal["sweep", "study"], folder: Path, data_dir: Path, device: str, address: str | None = None) -> str:
+    """What a person types to go on with a sweep or a study, in the way in which it was begun."""
+    given = {"--data-dir": (str(data_dir), "data"), "--device": (device, "auto"), "--address": (address, None)}
+    words = ["largebatch", kind, "--resume", str(folder)]
+    return shlex.join(words + [word for option, (value, usual) in given.items() if value is not None and value != usual for word in (option, value)])
+
+
+def _standing(sweep: SweepSpec, ledger: Ledger, was_stopped: bool) -> SweepProgress:
+    """Where the sweep stands by what is written down."""
+    spent = None if was_stopped else ledger.spent_budget(sweep.budget)
+    failures = ledger.failures()
+    num_faulted = sum(ending.how == "faulted" for _, ending in failures)
+    num_over = sum(ledger.is_over(trial) for trial in ledger.trials)
+    num_left = count_runs(sweep) - num_over if was_stopped else 0 if spent else len(ledger.trials) - num_over - num_faulted
+    return SweepProgress(num_left, [f"{trial.run_id}: {ending.why}" for trial, ending in failures], num_faulted > 0, spent)
+
+
+def _share_out(ray: Any, sweep: SweepSpec, folder: Path, data_dir: Path, device: str, spent_s: float) -> tuple[TrialOptions, int]:
+    """What each run gets, and how many go at a time. Raises: InputError if not even one does."""
+    resources = sweep.resources
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    have_gpus = sum(machine.get("GPU", 0.0) for machine in machines)
+    cpus, gpus = resources.cpus_per_worker, resources.gpus_per_worker
+    if gpus is None:
+        gpus = 1.0 if have_gpus and device != "cpu" else 0.0
+    if device == "cuda" and not gpus:
+        raise InputError("--device", f"cuda, and each run gets no GPU of the {have_gpus:g} that there are.", "Set resources.gpus_per_worker.")
+    # A worker's share comes from one machine, a run's workers from any.
+    workers = sum(int(min(machine.get("CPU", 0.0) / cpus, machine.get("GPU", 0.0) / gpus if gpus else math.inf) + 1e-9) for machine in machines)
+    fits = workers // resources.workers
     if not fits:
+        have = " and ".join(f"{machine.get('CPU', 0.0):g} CPUs with {machine.get('GPU', 0.0):g} GPUs" for machine in machines[:4])
         raise InputError(
             "resources",
-            f"a run needs {each_cpus:g} CPUs and {each_gpus:g} GPUs, and there are {cpus:g} CPUs and {gpus:g} GPUs.",
+            f"a run needs {resources.workers * cpus:g} CPUs and {resources.workers * gpus:g} GPUs, a worker's on one machine, and there are {have}.",
             "Use fewer workers, or smaller shares.",
         )
-    return min(fits, resources.max_concurrent or fits)
+    # Ray leaves GPUs visible to a run that got none.
+    place = "cpu" if device == "auto" and not gpus else device
+    ends_at_s = None if sweep.budget.seconds is None else time.time() + sweep.budget.seconds - spent_s
+    options = TrialOptions(folder.resolve(), data_dir.resolve(), place, resources.workers, cpus, gpus, ends_at_s)
+    return options, min(fits, resources.max_concurrent or fits)
 
 
 def _carry_out(
-    ray: Any, sweep: SweepSpec, base: TrainSpec, ledger: Ledger, listener: SweepListener, options: TrialOptions, concurrent: int
-) -> SweepProgress:
+    ray: Any, sweep: SweepSpec, base: TrainSpec, ledger: Ledger, listener: SweepListener, options: TrialOptions, concurrent: int, go_on: str
+) -> bool:
+    """Run what is left; returns whether it was asked to stop."""
     from ray import tune
 
     from tuning.ray_tune import NextTrials, PerGroup, Watch
@@ -128,7 +164,7 @@ def _carry_out(
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # why a run failed is told in the ledger's words, without a stack
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
-    search = Search(sweep, base, ledger)
+    search = Search(sweep, base, ledger, lambda: options.ends_at_s is None or time.time() < options.ends_at_s)
     stop = threading.Event()
     watch = Watch(ledger, search, listener, stop)
     next_trials = NextTrials(search, base, options, watch, stop)
@@ -156,13 +192,10 @@ def _carry_out(
         except Exception as error:
             if not isinstance(error, ray.exceptions.RayError | tune.TuneError | RuntimeError | ValueError):
                 raise
-            raise FaultError("ray", f"the sweep broke off: {error}.", f"Go on with: largebatch sweep --resume {options.folder}") from error
+            raise FaultError("ray", f"the sweep broke off: {error}.", f"Go on with: {go_on}") from error
         finally:
             shutil.rmtree(storage, ignore_errors=True)
-    num_over = sum(ledger.is_over(trial) for trial in ledger.trials)
-    num_left = count_runs(sweep) - num_over if stop.is_set() else len(ledger.trials) - num_over
-    failures = [f"{ledger.trials[number].run_id}: {ending.why}" for number, ending in ledger.endings.items() if ending.how == "failed"]
-    return SweepProgress(num_left, failures)
+    return stop.is_set()
 
 
 def num_train_samples(base: TrainSpec, data_dir: Path) -> int:

@@ -15,5 +15,5 @@ class SweepListener:
     on_report: Callable[[Trial, dict[str, Any]], None] = lambda trial, facts: None
     """At each evaluation: training_seconds, samples_seen, test_accuracy."""
     on_end: Callable[[Trial, str], None] = lambda trial, how: None
-    """how: the run's outcome, or pruned, failed, stopped (it goes on with the sweep)."""
+    """how: the run's outcome, or pruned, failed, faulted, stopped (it goes on with the sweep)."""
     on_notice: Callable[[str], None] = lambda text: None

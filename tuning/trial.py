@@ -5,6 +5,7 @@ The run's folder is the result; Ray Tune is told what its schedulers compare.
 """
 
 import time
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ def train_trial(config: dict[str, Any]) -> None:
     Reports at every evaluation, and once more at the end even if nothing was left to do: Ray Tune gives a whole sweep
     up when a trial ends without any report.
     """
-    from jobs.errors import LargebatchError
+    from jobs.errors import FaultError, LargebatchError
     from jobs.spec_reader import build_spec
 
     spec, options = build_spec(config["spec"]), config["options"]
@@ -47,8 +48,12 @@ def train_trial(config: dict[str, Any]) -> None:
     try:
         summary = (_train_here if options.workers == 1 else _train_on_workers)(spec, options, config["run_id"], reporter)
         reporter.end(training_seconds=summary.training_seconds, samples_seen=summary.samples_seen, test_accuracy=summary.test_accuracy or 0.0)
-    except LargebatchError as error:  # this run's own matter: the sweep goes on, and says so
-        reporter.end(training_seconds=0.0, samples_seen=0, test_accuracy=0.0, error=f"{type(error).__name__}: {error}")
+    except Exception as error:  # this run's own matter, or that of its model or data: the sweep goes on, and says so
+        if not isinstance(error, LargebatchError):
+            traceback.print_exc()
+        reporter.end(
+            training_seconds=0.0, samples_seen=0, test_accuracy=0.0, error=f"{type(error).__name__}: {error}", is_fault=isinstance(error, FaultError)
+        )
 
 
 class _Reporter:
@@ -84,7 +89,7 @@ class _Reporter:
     def _report(self, **facts: Any) -> None:
         from ray import tune
 
-        tune.report({"is_over": False, "error": None, **facts})
+        tune.report({"is_over": False, "error": None, "is_fault": False, **facts})
 
 
 def _train_here(spec: TrainSpec, options: TrialOptions, run_id: str, reporter: _Reporter) -> RunSummary:

@@ -40,11 +40,12 @@ def study(
     """
     from jobs.spec import TrainSpec
     from service.commands.sweep import carry_out
+    from tuning.ledger import SWEEP
     from tuning.space import refuse_impossible
     from tuning.spec import SweepSpec
     from tuning.study import Stage, StudyOptions
     from tuning.study import study as carry_on
-    from tuning.sweep import begin_sweep
+    from tuning.sweep import begin_sweep, resume_command
 
     folder, spec, budget_s = _begun(recipe, overrides, budget, data_dir, output_dir) if resume is None else _begun_before(recipe, budget, resume)
     console = Console(stderr=True)
@@ -52,9 +53,9 @@ def study(
 
     def run_the_sweep(place: Path, wanted: SweepSpec, base: TrainSpec) -> int:
         total = refuse_impossible(wanted, base)
-        if not (place / "sweep.json").is_file():
-            begin_sweep(place, wanted, base)
-        return carry_out(place, wanted, base, total, data_dir, device, None)
+        if not (place / SWEEP).is_file():
+            begin_sweep(place, wanted, base, name=folder.name)
+        return carry_out(place, wanted, base, total, data_dir, device, None).num_left
 
     with console.status("") as status:
 
@@ -72,7 +73,7 @@ def study(
         except KeyboardInterrupt:
             page = None
     if page is None:
-        console.print(f"Stopped. Go on with: largebatch study --resume {folder}", highlight=False, soft_wrap=True)
+        console.print(f"Stopped. Go on with: {resume_command('study', folder, data_dir, device)}", highlight=False, soft_wrap=True)
         raise typer.Exit(4)
     numbers = json.loads((page.parent / "report.json").read_text())
     if as_json:

@@ -1,6 +1,5 @@
 """largebatch sweep: many runs of one recipe, each batch searched with equal care."""
 
-import contextlib
 import json
 import shutil
 import time
@@ -13,8 +12,10 @@ from rich.console import Console
 from service.commands.options import AsJson, DataDir, Device
 
 if TYPE_CHECKING:
+    from jobs.errors import LargebatchError
     from jobs.spec import TrainSpec
     from tuning.spec import SweepSpec
+    from tuning.sweep import SweepProgress
 
 app = typer.Typer()
 
@@ -36,12 +37,13 @@ def run(
 
     Exit codes: 0 done, 2 bad input, 4 stopped and resumable, 1 a fault of the machine.
     """
-    from jobs.errors import InputError, SpecError
+    from jobs.errors import FaultError, InputError, SpecError
     from jobs.spec import TrainSpec
+    from tuning.collect import ended_runs
     from tuning.ledger import BASE, SWEEP
     from tuning.space import base_spec, find_sweep, read_sweep, refuse_impossible
     from tuning.spec import SweepSpec
-    from tuning.sweep import begin_sweep, num_train_samples
+    from tuning.sweep import begin_sweep, num_train_samples, resume_command
 
     if (sweep is None) == (resume is None):
         raise SpecError("SWEEP", "give either a sweep or --resume DIR.")
@@ -64,20 +66,36 @@ def run(
     if resume is None:
         begin_sweep(folder, wanted, base)
     try:
-        num_left = carry_out(folder, wanted, base, total, data_dir, device, address)
+        progress = carry_out(folder, wanted, base, total, data_dir, device, address)
     except InputError:
         if resume is None and not list(folder.glob("*/records.jsonl")):  # the machines cannot do it: as if nothing had been asked
             shutil.rmtree(folder, ignore_errors=True)
         raise
-    if num_left:
-        Console(stderr=True).print(f"{num_left} runs are left. Go on with: largebatch sweep --resume {folder}", highlight=False, soft_wrap=True)
-    with contextlib.suppress(InputError) if num_left else contextlib.nullcontext():  # stopped before any run had ended
-        _print_results(folder, as_json)
-    raise typer.Exit(4 if num_left else 0)
+    go_on = resume_command("sweep", folder, data_dir, device, address)
+    if progress.num_left:
+        console = Console(stderr=True)
+        console.print(f"{progress.num_left} runs are left. Go on with: {go_on}", highlight=False, soft_wrap=True)
+    if not ended_runs(folder):
+        raise _no_result(progress, go_on) if not progress.num_left else typer.Exit(4)  # stopped before any run had ended
+    _print_results(folder, as_json)
+    if progress.is_faulted and not progress.num_left:
+        raise FaultError("sweep", f"the machine failed {len(progress.failures)} runs, at first {progress.failures[0]}", f"Try them again: {go_on}")
+    raise typer.Exit(4 if progress.num_left else 0)
 
 
-def carry_out(folder: Path, wanted: "SweepSpec", base: "TrainSpec", total: int, data_dir: Path, device: str, address: str | None) -> int:
-    """Run what is left and show it. Returns how many runs are left then."""
+def _no_result(progress: "SweepProgress", go_on: str) -> "LargebatchError":
+    from jobs.errors import FaultError, InputError
+
+    if not progress.failures:
+        return InputError("budget", f"no run has a result. {progress.spent or ''}", "Allow more.")
+    first = f"no run has a result; the first to fail was {progress.failures[0]}"
+    if progress.is_faulted:
+        return FaultError("sweep", first, f"Try again: {go_on}")
+    return InputError("sweep", first, "Mend the recipe or the data, and begin anew.")
+
+
+def carry_out(folder: Path, wanted: "SweepSpec", base: "TrainSpec", total: int, data_dir: Path, device: str, address: str | None) -> "SweepProgress":
+    """Run what is left, and show it."""
     from service.sweep_view import SweepView
     from tuning.ledger import Ledger
     from tuning.space import groups
@@ -89,7 +107,9 @@ def carry_out(folder: Path, wanted: "SweepSpec", base: "TrainSpec", total: int, 
         progress = run_sweep(folder, wanted, base, view.listener(), data_dir=data_dir, device=device, address=address)
     for failure in progress.failures:
         console.print(f"Failed: {failure}", highlight=False, markup=False, soft_wrap=True)
-    return progress.num_left
+    if progress.spent:
+        console.print(progress.spent, highlight=False, soft_wrap=True)
+    return progress
 
 
 def _print_plan(wanted: "SweepSpec", total: int) -> None:

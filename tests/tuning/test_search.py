@@ -7,7 +7,7 @@ import pytest
 from made_runs import summary
 
 from jobs import run_folder
-from jobs.errors import SpecError
+from jobs.errors import InputError, SpecError
 from jobs.records import Outcome, RunSummary
 from jobs.spec import TrainSpec
 from jobs.spec_reader import build_spec, read_spec
@@ -15,6 +15,7 @@ from tuning.ledger import Ending, Ledger, Trial
 from tuning.search import Search, score
 from tuning.space import base_spec, groups, read_sweep, refuse_impossible, with_fields
 from tuning.spec import SweepSpec
+from tuning.sweep import _share_out, resume_command
 
 BASE = read_spec("digits-small-batch")
 
@@ -214,3 +215,153 @@ def test_every_sweep_that_comes_with_the_package_can_be_run() -> None:
     for path in found:
         given = read_sweep(path)
         assert refuse_impossible(given, base_spec(given, path.parent)) > 1
+
+
+def test_a_spent_budget_ends_the_sweep_with_what_it_has(tmp_path: Path) -> None:
+    given = sweep(budget={"samples": 3500}, repeats=3)
+    assert len(run_all(tmp_path, given, at_once=1)) == 4, "the fourth run of 1,000 goes beyond it; no fifth begins"
+    ledger = Ledger(tmp_path)
+    assert ledger.spent_budget(given.budget) == "The budget of 3,500 samples is spent; 4 runs ended."
+    assert ledger.spent_budget(sweep(budget={"samples": 4001}).budget) is None
+
+
+def test_no_run_begins_when_the_time_is_up(tmp_path: Path) -> None:
+    given = sweep(repeats=3)
+    has_time = True
+    with Ledger(tmp_path) as ledger:
+        search = Search(given, BASE, ledger, lambda: has_time)
+        first = search.next_trial()
+        assert isinstance(first, Trial)
+        has_time = False
+        assert search.next_trial() == "over", "not `wait`, which nobody would ever answer"
+    again = Ledger(tmp_path)
+    assert 0 <= again.spent_s < 60
+    again.spent_s = 31.0
+    assert again.spent_budget(sweep(budget={"seconds": 30.0}).budget) == "The budget of 30 s is spent; 0 runs ended."
+
+
+def test_seconds_of_work_are_added_up_over_commands(tmp_path: Path) -> None:
+    with Ledger(tmp_path) as ledger:
+        ledger._began_s -= 10
+    with Ledger(tmp_path) as ledger:
+        assert 10 <= ledger.spent_s < 20
+        ledger._began_s -= 10
+    assert 20 <= Ledger(tmp_path).spent_s < 40
+
+
+def test_what_the_machine_failed_is_tried_again(tmp_path: Path) -> None:
+    given = sweep(each={"batch.global_batch_size": [32]}, search={}, repeats=2)
+    with Ledger(tmp_path) as ledger:
+        search = Search(given, BASE, ledger)
+        trial = search.next_trial()
+        assert isinstance(trial, Trial)
+        ledger.end(Ending(number=0, how="faulted", why="StorageError: the disk is full."))
+        search.ended(trial)
+        assert search.next_trial() == "over", "not again in the same command"
+        assert [(failed.number, ending.why) for failed, ending in ledger.failures()] == [(0, "StorageError: the disk is full.")]
+    with Ledger(tmp_path) as ledger:
+        search = Search(given, BASE, ledger)
+        again = search.next_trial()
+        assert again == trial
+        finish(ledger, trial)
+        search.ended(trial)
+        assert isinstance(search.next_trial(), Trial), "its repeat"
+        assert ledger.failures() == []
+    assert Ledger(tmp_path).is_over(trial)
+
+
+def test_a_pruned_run_counts_as_it_was_told_before_and_after_a_kill(tmp_path: Path) -> None:
+    """Its summary may come later, with a short time that would look like a good one."""
+    given = sweep(search={"method": "nsga2", "trials": 2, "space": {"learning_rate.base": {"low": 0.01, "high": 1.0}}})
+    with Ledger(tmp_path) as ledger:
+        search = Search(given, BASE, ledger)
+        trial = search.next_trial()
+        assert isinstance(trial, Trial)
+        ending = Ending(number=0, how="pruned", test_accuracy=0.4, samples_seen=700)
+        ledger.end(ending)
+        search.ended(trial)
+        assert ledger.samples_of(trial) == 700
+        made = finish(ledger, trial, None, 0.4)
+        assert search._searches[0]._aims(made, ending) == search._searches[0]._aims(None, ending)
+        assert score(made, ending) == score(None, ending)
+    assert Ledger(tmp_path).samples() == 700
+
+
+def test_the_optimizer_is_set_before_its_options() -> None:
+    given = sweep(each={"optimizer.momentum": [0.0, 0.5], "optimizer.name": ["sgd", "lars"], "batch.global_batch_size": [32]})
+    specs = [with_fields(BASE, group.fields) for group in groups(given)]
+    assert [(spec.optimizer.name, spec.optimizer.momentum) for spec in specs] == [("sgd", 0.0), ("lars", 0.0), ("sgd", 0.5), ("lars", 0.5)]
+    recipe = with_fields(BASE, {"optimizer.momentum": 0.7})
+    assert with_fields(recipe, {"optimizer.name": "sgd"}).optimizer.momentum == 0.7, "the same optimizer keeps its options"
+
+
+def test_ranges_that_move_with_the_batch_need_its_number() -> None:
+    space = {"learning_rate.base": {"low": 0.01, "high": 1.0, "times_batch": 0.5}}
+    given = sweep(each={"batch.global_batch_size": [32, "full"]}, search={"method": "random", "trials": 2, "space": space})
+    with pytest.raises(SpecError, match="holds `full`, and"):
+        groups(given)
+
+
+@pytest.mark.parametrize(("workers", "gpus", "is_refused"), [(1, 0.5, False), (2, 0.5, True), (2, 1.0, False), (2, None, False)])
+def test_workers_of_one_run_have_whole_gpus(workers: int, gpus: float | None, is_refused: bool) -> None:
+    resources = {"workers": workers, "gpus_per_worker": gpus}
+    if is_refused:
+        with pytest.raises(ValueError, match="NCCL joins whole GPUs only"):
+            sweep(resources=resources)
+    else:
+        assert sweep(resources=resources).resources.gpus_per_worker == gpus
+
+
+class Machines:
+    """A Ray of some machines."""
+
+    def __init__(self, *machines: dict[str, float]) -> None:
+        self._machines = machines
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return [{"Alive": True, "Resources": machine} for machine in self._machines] + [{"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}}]
+
+
+FOUR_OF_FOUR = [{"CPU": 4.0}] * 4
+WITH_GPUS = [{"CPU": 8.0, "GPU": 2.0}, {"CPU": 8.0, "GPU": 1.0}]
+
+
+@pytest.mark.parametrize(
+    ("machines", "resources", "device", "at_once", "gpus", "place"),
+    [
+        (FOUR_OF_FOUR, {"cpus_per_worker": 4.0}, "auto", 4, 0.0, "cpu"),
+        (FOUR_OF_FOUR, {"cpus_per_worker": 3.0, "workers": 2}, "cpu", 2, 0.0, "cpu"),
+        (FOUR_OF_FOUR, {"cpus_per_worker": 0.5, "max_concurrent": 3}, "auto", 3, 0.0, "cpu"),
+        (WITH_GPUS, {}, "auto", 3, 1.0, "auto"),
+        (WITH_GPUS, {}, "cpu", 16, 0.0, "cpu"),
+        (WITH_GPUS, {"gpus_per_worker": 0.5}, "cuda", 6, 0.5, "cuda"),
+        (WITH_GPUS, {"gpus_per_worker": 0.0}, "auto", 16, 0.0, "cpu"),
+        (WITH_GPUS, {"workers": 3}, "auto", 1, 1.0, "auto"),
+    ],
+)
+def test_runs_at_a_time_are_what_machines_can_hold(
+    tmp_path: Path, machines: list[dict[str, float]], resources: dict[str, Any], device: str, at_once: int, gpus: float, place: str
+) -> None:
+    options, concurrent = _share_out(Machines(*machines), sweep(resources=resources), tmp_path, tmp_path, device, 0.0)
+    assert (concurrent, options.gpus_per_worker, options.device) == (at_once, gpus, place)
+
+
+@pytest.mark.parametrize(
+    ("machines", "resources", "device", "words"),
+    [
+        (FOUR_OF_FOUR, {"cpus_per_worker": 8.0}, "auto", "a run needs 8 CPUs and 0 GPUs, a worker's on one machine, and there are 4 CPUs"),
+        (FOUR_OF_FOUR, {}, "cuda", "each run gets no GPU of the 0"),
+        (WITH_GPUS, {"gpus_per_worker": 2.0, "workers": 2}, "auto", "4 GPUs"),
+    ],
+)
+def test_a_run_that_no_machine_can_hold_is_refused(
+    tmp_path: Path, machines: list[dict[str, float]], resources: dict[str, Any], device: str, words: str
+) -> None:
+    with pytest.raises(InputError, match=words):
+        _share_out(Machines(*machines), sweep(resources=resources), tmp_path, tmp_path, device, 0.0)
+
+
+def test_the_command_to_go_on_with_is_whole() -> None:
+    assert resume_command("sweep", Path("runs/a b"), Path("data"), "auto") == "largebatch sweep --resume 'runs/a b'"
+    words = resume_command("study", Path("s"), Path("/mnt/data"), "cpu", "10.0.0.1:6379")
+    assert words == "largebatch study --resume s --data-dir /mnt/data --device cpu --address 10.0.0.1:6379"

@@ -26,7 +26,7 @@ def test_f1_on_mnist(tmp_path: Path, image_data_dir: Path) -> None:
     # McCandlish et al. report a critical batch of about 200 averaged over training for another network on MNIST.
     assert 20 <= found["critical_batch"]["critical_batch_size"] <= 20_000
     (folder,) = tmp_path.glob("study-*")
-    sharp = json.loads((folder / "sharpness.json").read_text())["solutions"]
+    sharp = json.loads((folder / "sharpness.json").read_text())["sharp"]
     assert len(sharp) == 2
     assert all(value["value"] > 0 for one in sharp for value in one["sharpness"])
 

@@ -12,8 +12,9 @@ from typing import Any
 import psutil
 import pytest
 import yaml
-from launch_runs import Head
+from launch_runs import Head, starts
 
+from jobs.checkpoint_files import list_checkpoints
 from jobs.tracking.mlflow_mirror import CURVE_TAG
 from tuning.collect import collect, collect_experiment, ended_runs
 from tuning.ledger import Ledger
@@ -118,6 +119,7 @@ def test_a_killed_sweep_goes_on(head: Head, tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "runs")
     before = {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("*/summary.json")}
     assert len(before) < 6
+    saved = [place.parent.name for place in folder.glob("*/checkpoints") if list_checkpoints(place) and place.parent.name not in before]
     done = run("--resume", folder, head=head)
     assert done.returncode == 0, done.stderr[-3000:]
     ledger = Ledger(folder)
@@ -125,6 +127,8 @@ def test_a_killed_sweep_goes_on(head: Head, tmp_path: Path) -> None:
     assert all(ledger.is_over(trial) for trial in ledger.trials)
     assert all((folder / name / "summary.json").stat().st_mtime_ns == when for name, when in before.items()), "finished runs are kept"
     assert all(result.summary.epochs == 40 for result in collect(ended_runs(folder)))
+    for name in saved:
+        assert [record.step > 0 for record in starts(folder / name)] == [False, True], "from its checkpoint"
 
 
 def test_asha_ends_runs_within_their_group_only(head: Head, tmp_path: Path) -> None:
@@ -189,6 +193,47 @@ def test_asking_to_stop_leaves_a_sweep_that_goes_on(head: Head, tmp_path: Path) 
     assert sweep.returncode == 4, said
     assert "sweep --resume" in said
     assert os.path.isdir(folder_of(tmp_path / "runs"))
+
+
+def test_a_sweep_ends_with_its_seconds_and_says_so(head: Head, tmp_path: Path) -> None:
+    """Its group's repeats wait for runs that were cut short; nothing may wait with them."""
+    parts: dict[str, Any] = {
+        "set": {"stop.epochs": 4000, "stop.target_accuracy": 0.9999},
+        "each": {"batch.global_batch_size": [128]},
+        "search": {"method": "grid", "space": {"learning_rate.base": [1e30, 0.1, 0.2]}},
+        "budget": {"seconds": 7.0},
+        "resources": {"max_concurrent": 1},
+    }
+    done = run(sweep_file(tmp_path, **parts), "--output-dir", tmp_path / "runs", head=head)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "The budget of 7 s is spent; 1 runs ended." in done.stderr
+    assert "1 of 2 runs diverged" in done.stdout
+    folder = folder_of(tmp_path / "runs")
+    assert (folder / "report" / "report.html").is_file()
+    ledger = Ledger(folder)
+    assert [trial.number for trial in ledger.trials] == [0, 1], "none begins when the time is up"
+    assert list((folder / ledger.trials[1].run_id / "checkpoints").iterdir()), "the one under way was saved"
+    again = run("--resume", folder, head=head)
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert "is spent" in again.stderr
+
+
+def test_a_model_that_raises_is_told_in_its_own_words(head: Head, tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text("def build(num_classes):\n    raise KeyError('no such weights')\n")
+    parts: dict[str, Any] = {
+        "set": {"model": {"entry_point": "broken:build"}},
+        "each": {"batch.global_batch_size": [128]},
+        "search": {},
+        "repeats": 1,
+    }
+    command_line = command(sweep_file(tmp_path, **parts), "--output-dir", tmp_path / "runs", head=head)
+    done = subprocess.run(
+        command_line, capture_output=True, text=True, timeout=200, check=False, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)}
+    )
+    assert done.returncode == 2, done.stderr[-3000:]
+    assert "no run has a result; the first to fail was 0000-batch-128-seed-0" in done.stderr
+    assert "no such weights" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.slow

@@ -1,0 +1,110 @@
+"""Each batch's best settings, trained to the end whatever the target: what they come to, how sharp it is, and what lies between.
+
+A sweep's runs end when they have met the target, so their accuracies say nothing about which batch generalises better.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, Field
+
+from jobs import run_folder
+from jobs.checkpoint_files import list_checkpoints
+from jobs.job import prepare, run_job
+from jobs.listener import Listener
+from jobs.records import RunSummary
+from jobs.spec_reader import resumed_spec
+from tuning.analysis.configurations import Configuration
+from tuning.analysis.line_point import LinePoint
+from tuning.charts import Chart, Series
+from tuning.figures import BATCH, line_chart
+from tuning.sharpness import epsilon_sharpness, line, load_solution, top_eigenvalue
+from tuning.space import with_fields
+
+EPSILONS = (1e-3, 5e-4)
+"""Keskar's, of metric 2.1."""
+DIMENSIONS = (None, 100)
+"""The full space, and a random subspace."""
+Told = Callable[[float, str], None]
+"""Called with how much of the stage is done, and what is under way."""
+
+
+class Solutions(BaseModel):
+    """What a study keeps of them; a file in its folder."""
+
+    runs: list[RunSummary]
+    """By rising batch."""
+    sharp: list[dict[str, Any]] = Field(default_factory=list)
+    """Sharpness and accuracy of the first and the last of them, or nothing."""
+    lines: dict[str, list[LinePoint]] = Field(default_factory=dict)
+    """`straight` and `curved`: places between those two."""
+
+
+def train_to_the_end(best: Configuration, folder: Path, data_dir: Path, device: torch.device, told: Told) -> RunSummary:
+    """One run to the end of the recipe's epochs, kept in `folder`; gone on with if it is there already."""
+    run_dir = folder / f"solution-batch-{best.global_batch_size}"
+    if not (run_dir / run_folder.SUMMARY).is_file():
+        spec = with_fields(resumed_spec(Path(best.first.summary.run_dir), []), {"stop.at_target": False})
+        job = prepare(spec, device, data_dir)
+        run_folder.create(folder, run_dir.name, may_exist=True)
+
+        def show(record: Any) -> None:
+            if record.kind == "evaluation":
+                told(
+                    min(record.samples_seen / job.plan.total_progress, 1.0), f"batch {best.global_batch_size:,}, accuracy {record.test_accuracy:.4f}"
+                )
+
+        with run_folder.exclusive(run_dir, "train"):
+            run_job(job, run_dir, Listener(on_record=show), resumes=bool(list_checkpoints(run_dir / run_folder.CHECKPOINTS)))
+    return RunSummary.model_validate_json((run_dir / run_folder.SUMMARY).read_text())
+
+
+def measure(runs: Sequence[RunSummary], data_dir: Path, device: torch.device, num_samples: int, num_points: int, told: Told) -> Solutions:
+    """The sharpness of the smallest and the largest batch's solution, and the lines between them.
+
+    Args: num_samples: training images that losses are taken over; num_points: on each line.
+    Raises: LargebatchError for a run that left no solution.
+    """
+    ends = [runs[0], runs[-1]]
+    solutions = [load_solution(Path(one.run_dir), device, data_dir, num_samples) for one in ends]
+    sharp = []
+    for place, (solution, summary) in enumerate(zip(solutions, ends, strict=True)):
+        told(place / 3, f"sharpness at batch {summary.global_batch_size:,}")
+        kept = summary.model_dump(include={"run_id", "test_accuracy", "train_accuracy", "epochs", "global_batch_size"})
+        values = [epsilon_sharpness(solution, epsilon, dimensions) for epsilon in EPSILONS for dimensions in DIMENSIONS]
+        measured = {"sharpness": [value._asdict() for value in values], "top_eigenvalue": top_eigenvalue(solution)}
+        sharp.append({**kept, "num_samples": solution.num_samples, **measured})
+    told(2 / 3, "the lines between the two")
+    lines = {name: line(*solutions, is_curved=is_curved, points=num_points) for name, is_curved in (("straight", False), ("curved", True))}
+    return Solutions(runs=[*runs], sharp=sharp, lines=lines)
+
+
+def solution_charts(solutions: Solutions, setting: str) -> list[Chart]:
+    """Accuracy at the end against the batch, and the lines."""
+    charts, runs = [], [run for run in solutions.runs if run.test_accuracy is not None and run.train_accuracy is not None]
+    if len(runs) > 1:
+        batches = [float(run.global_batch_size) for run in runs]
+        charts.append(
+            Chart(
+                "accuracy-at-the-end",
+                f"Train and test accuracy after {runs[0].epochs:g} epochs",
+                BATCH,
+                "accuracy",
+                [
+                    Series("train", batches, [run.train_accuracy or 0.0 for run in runs]),
+                    Series("test", batches, [run.test_accuracy or 0.0 for run in runs]),
+                ],
+                caption=f"{setting}; each batch's best settings with its first seed, trained on after the target was met",
+                log_x=True,
+                x_ticks=batches,
+            )
+        )
+    if solutions.sharp:
+        small, large = (f"batch {one['global_batch_size']:,}" for one in solutions.sharp)
+        caption = (
+            f"{setting}; one seed each; the first {solutions.sharp[0]['num_samples']} training images, batch-norm statistics taken anew at each place"
+        )
+        charts += [line_chart(name, points, small, large, caption) for name, points in solutions.lines.items()]
+    return charts
