@@ -11,9 +11,9 @@ from tuning.spec import BATCH, MOMENTUM, RangeSpec, ResourcesSpec, SearchSpec, S
 SWEEP_SHARE = 0.65
 """Of a study's budget, at most."""
 OTHER_SHARE = 0.16
-"""Of a study's budget, for the profile, measuring sharpness, and the report. On top come the reference run, and the runs to the end."""
-SHORT_S = 600.0
-"""Budgets below this leave out what is good to have."""
+"""Of a study's budget, for the profile, measuring sharpness, and the report. On top comes the reference run."""
+SOLUTIONS_SHARE = 0.25
+"""Of a study's budget, for the runs to the end, at most; what does not fit is left out."""
 OVERHEAD_PER_RUN_S = 1.5
 """Beside its training and evaluation: data, checkpoint, Ray; a guess on the safe side."""
 MOST_TRIALS, REPEATS = 12, 3
@@ -28,54 +28,70 @@ REACH = 6.0
 """Learning rates are searched from so many times below the recipe's, scaled to the batch, to so many times above."""
 
 
+class Expected:
+    """What runs of a study may be expected to take, by its profile and the recipe's own run.
+
+    Args: reference: the recipe as it is.
+    """
+
+    def __init__(self, spec: TrainSpec, measured: Profile, reference: RunResult) -> None:
+        self._measured, self._done, self._ends_at_target = measured, reference.summary, spec.stop.at_target
+        self.epochs = float(spec.stop.epochs or self._done.samples_seen / measured.num_train_samples)
+        self._costs = reference.costs_to(spec.stop.target_accuracy or 1.0)
+        # As fast, and as often interrupted by evaluations, as the run that has just been done beside whatever else there is.
+        here = measured.seconds_per_step(self._done.global_batch_size)
+        self._pace = self._done.training_seconds / (self._done.steps * here) if self._done.steps else 1.0
+        self._evaluation_s = self._done.evaluation_seconds / self._done.samples_seen if self._done.samples_seen else 0.0
+
+    def _seconds(self, batch: int, samples: float) -> float:
+        return samples * (self._pace * self._measured.seconds_per_step(batch) / batch + self._evaluation_s) + OVERHEAD_PER_RUN_S
+
+    def to_the_end(self, batch: int) -> float:
+        """Wall-clock seconds of a run through all epochs."""
+        return self._seconds(batch, self.epochs * self._measured.num_train_samples)
+
+    def of_a_search(self, batch: int) -> float:
+        """Wall-clock seconds of a run to the target, with a rate that is not yet tuned, or to its end."""
+        samples, noise = self.epochs * self._measured.num_train_samples, self._done.gradient_noise_scale
+        if self._ends_at_target and self._costs is not None and noise is not None and noise > 0:
+            samples = min(samples, UNTUNED * self._costs.samples * (1 + batch / noise) / (1 + self._done.global_batch_size / noise))
+        return self._seconds(batch, samples)
+
+    def chosen_for_the_end(self, batches: Sequence[int], budget_s: float) -> list[int]:
+        """The batches whose best settings the study trains to the end: all, or the first and the last, or none, as they fit."""
+        choices = [[*batches], [batches[0], batches[-1]]]
+        return next((chosen for chosen in choices if sum(map(self.to_the_end, chosen)) <= SOLUTIONS_SHARE * budget_s), [])
+
+
 def size_sweep(spec: TrainSpec, measured: Profile, reference: RunResult, budget_s: float, resources: ResourcesSpec) -> SweepSpec:
     """As many batch sizes, momenta and trials as the budget holds, the same for every batch.
 
     Args: reference: the recipe as it is; budget_s: wall-clock seconds of the whole study; resources: of each run.
     Raises: InputError for a budget that does not hold one run of each.
     """
-    target = spec.stop.target_accuracy
-    assert target is not None
-    epochs = _epochs(spec, measured, reference)
     batches = _candidates(measured)
-    here, done = reference.summary.global_batch_size, reference.summary
+    expected, here, used_s = Expected(spec, measured, reference), reference.summary.global_batch_size, reference.summary.wall_seconds
     has_momentum = spec.optimizer.name in {"sgd", "lars"}
     momenta = [0.0, spec.optimizer.momentum or USUAL_MOMENTUM] if has_momentum else []
 
-    noise = done.gradient_noise_scale
-    costs = reference.costs_to(target)
-    # As fast, and as often interrupted by evaluations, as the run that has just been done beside whatever else there is.
-    pace = done.training_seconds / (done.steps * measured.seconds_per_step(here)) if done.steps else 1.0
-    evaluation_s = done.evaluation_seconds / done.samples_seen if done.samples_seen else 0.0
-
-    def seconds(batch: int, samples: float) -> float:
-        return samples * (pace * measured.seconds_per_step(batch) / batch + evaluation_s) + OVERHEAD_PER_RUN_S
-
-    def cost(batch: int) -> float:
-        """Seconds that one run may be expected to take: to the target, with a rate that is not yet tuned, or to its end."""
-        samples = epochs * measured.num_train_samples
-        if spec.stop.at_target and costs is not None and noise is not None and noise > 0:
-            samples = min(samples, UNTUNED * costs.samples * (1 + batch / noise) / (1 + here / noise))
-        return seconds(batch, samples)
-
-    def beside(batches: list[int]) -> float:
-        """Seconds of the study's other runs: the reference, and those to the end."""
-        return done.wall_seconds + sum(seconds(batch, epochs * measured.num_train_samples) for batch in to_the_end(batches, budget_s))
+    def one_of_each(batches: list[int]) -> float:
+        return sum(map(expected.of_a_search, batches)) * (len(momenta) or 1)
 
     def num_runs(batches: list[int]) -> int:
         """How many runs of every batch and momentum fit."""
-        sweep_s = min(SWEEP_SHARE * budget_s, (1 - OTHER_SHARE) * budget_s - beside(batches))
-        return int(sweep_s / (sum(map(cost, batches)) * (len(momenta) or 1)))
+        solutions_s = sum(map(expected.to_the_end, expected.chosen_for_the_end(batches, budget_s)))
+        sweep_s = min(SWEEP_SHARE * budget_s, (1 - OTHER_SHARE) * budget_s - used_s - solutions_s)
+        return int(sweep_s / one_of_each(batches))
 
     while len(batches) > 3 and num_runs(batches) < FEWEST_RUNS:
         if len(momenta) > 1 and len(batches) <= 4:
             momenta = [spec.optimizer.momentum]
         else:  # the ends cost most, many steps below and many samples above; large batches are what is asked about, and go later
-            batches = batches[:-1] if cost(batches[-1]) > 2 * cost(batches[0]) else batches[1:]
+            is_last_dear = expected.of_a_search(batches[-1]) > 2 * expected.of_a_search(batches[0])
+            batches = batches[:-1] if is_last_dear else batches[1:]
     runs = num_runs(batches)
     if runs < 1:
-        needed = sum(map(cost, batches)) * max(len(momenta), 1)
-        needed = max(needed / SWEEP_SHARE, (needed + beside(batches)) / (1 - OTHER_SHARE))
+        needed = max(one_of_each(batches) / SWEEP_SHARE, (one_of_each(batches) + used_s) / (1 - OTHER_SHARE - SOLUTIONS_SHARE))
         raise InputError("--budget", f"{budget_s:g} s hold no sweep of this recipe; one run at each of {len(batches)} batch sizes needs "
                          f"about {needed:,.0f} s.", f"Use --budget {int(needed / 60) + 1}m.")  # fmt: skip
     repeats = min(REPEATS, max(runs - 1, 1))
@@ -89,7 +105,7 @@ def size_sweep(spec: TrainSpec, measured: Profile, reference: RunResult, budget_
         name="sweep",
         recipe=spec.name,
         # The search finds each batch's own rate, so no rule moves it once more; and a growing batch is no batch size.
-        set={"stop.epochs": epochs, "stop.steps": None, "learning_rate.scaling": "none", "batch.schedule": {}},
+        set={"stop.epochs": expected.epochs, "stop.steps": None, "learning_rate.scaling": "none", "batch.schedule": {}},
         each={BATCH: [*batches], **({MOMENTUM: [*momenta]} if momenta else {})},
         search=SearchSpec(
             trials=trials,
@@ -98,19 +114,6 @@ def size_sweep(spec: TrainSpec, measured: Profile, reference: RunResult, budget_
         repeats=repeats,
         resources=resources,
     )
-
-
-def to_the_end(batches: Sequence[int], budget_s: float) -> list[int]:
-    """The batches whose best settings a study trains to the end: all, or in a short one the first and the last."""
-    return [*batches] if budget_s >= SHORT_S else [batches[0], batches[-1]]
-
-
-def _epochs(spec: TrainSpec, measured: Profile, reference: RunResult) -> float:
-    """The recipe's own, or what its run came to."""
-    epochs = spec.stop.epochs
-    if epochs is None:
-        epochs = reference.summary.samples_seen / measured.num_train_samples
-    return float(epochs)
 
 
 def _candidates(measured: Profile) -> list[int]:

@@ -25,6 +25,7 @@ from jobs.device import choose_device
 from jobs.errors import InputError, LargebatchError
 from jobs.job import prepare, run_job
 from jobs.listener import Listener
+from jobs.planning import resolve_global_batch_size
 from jobs.records import Outcome, RunSummary
 from jobs.run_folder import write_text
 from jobs.spec import TrainSpec
@@ -36,7 +37,7 @@ from tuning.collect import RunResult, collect, ended_runs
 from tuning.findings import Findings, find
 from tuning.profile import profile
 from tuning.report import Extras, write_report
-from tuning.sizing import SHORT_S, size_sweep, to_the_end, what_was_chosen
+from tuning.sizing import Expected, size_sweep, what_was_chosen
 from tuning.small_and_large import small_against_large
 from tuning.solutions import Solutions, measure, solution_charts, train_to_the_end
 from tuning.space import with_fields
@@ -47,6 +48,10 @@ STUDY, PROFILE, REFERENCE, SIZED, PREDICTION, SWEEP_DIR, SHARPNESS = (
 )  # fmt: skip
 PROFILE_SHARE, REFERENCE_SHARE = 0.08, 0.35
 """Of the budget: for the profile; for the reference run, at most."""
+NUM_ESTIMATES, USUAL_EVERY = 200, 20
+"""Of the noise scale in the reference run, if it lasts for all its steps; and how often it is measured anyhow."""
+SHORT_S = 600.0
+"""Below this budget sharpness is measured on fewer samples and points."""
 LEAST_BUDGET_S = 10.0
 """Three batch sizes, one run each, take about this long beside everything else."""
 
@@ -102,7 +107,7 @@ def study(spec: TrainSpec, options: StudyOptions, run_the_sweep: SweepRunner) ->
         return None
     findings = find(collect(ended_runs(folder / SWEEP_DIR)), spec.stop.target_accuracy)
     begin(4)
-    solutions = _solutions(findings, options, device)
+    solutions = _solutions(findings, Expected(spec, measured, reference), options, device)
     begin(5)
     page = write_report(folder / SWEEP_DIR / REPORT, findings, _extras(findings, measured, predicted, solutions))
     if spec.tracking.enabled:
@@ -161,7 +166,7 @@ def _reference(spec: TrainSpec, measured: Profile, options: StudyOptions, device
     run_dir = folder / REFERENCE
     most_s = min(REFERENCE_SHARE * options.budget_s, spec.stop.max_seconds or math.inf)
     if not (run_dir / run_folder.SUMMARY).is_file():
-        job = prepare(with_fields(spec, {"stop.max_seconds": most_s}), device, options.data_dir)
+        job = prepare(with_fields(spec, {"stop.max_seconds": most_s, **_often_enough(spec, measured)}), device, options.data_dir)
         run_folder.create(folder, REFERENCE, may_exist=True)
 
         def show(record: Any) -> None:
@@ -177,6 +182,15 @@ def _reference(spec: TrainSpec, measured: Profile, options: StudyOptions, device
         shutil.rmtree(run_dir)
         raise _too_short(spec, measured, found.summary, options)
     return found
+
+
+def _often_enough(spec: TrainSpec, measured: Profile) -> dict[str, int]:
+    """At the usual twentieth step a short run's noise scale would stand on a handful of estimates."""
+    if spec.gradient.noise_every_steps != "auto":
+        return {}
+    steps = spec.stop.steps or (spec.stop.epochs or 0.0) * measured.num_train_samples / resolve_global_batch_size(spec, measured.num_train_samples)
+    every = int(steps / NUM_ESTIMATES)
+    return {"gradient.noise_every_steps": max(every, 1)} if every < USUAL_EVERY else {}
 
 
 def _too_short(spec: TrainSpec, measured: Profile, reference: RunSummary, options: StudyOptions) -> InputError:
@@ -224,13 +238,17 @@ def _predict(folder: Path, reference: RunResult, measured: Profile, target: floa
     return made
 
 
-def _solutions(findings: Findings, options: StudyOptions, device: torch.device) -> Solutions:
+def _solutions(findings: Findings, expected: Expected, options: StudyOptions, device: torch.device) -> Solutions:
     path = options.folder / SHARPNESS
     if path.is_file():
         return Solutions.model_validate_json(path.read_text())
     is_short = options.budget_s < SHORT_S
-    chosen = [one for one in findings.best if one.global_batch_size in to_the_end([one.global_batch_size for one in findings.best], options.budget_s)]
-    runs = [train_to_the_end(one, options.folder, options.data_dir, device, options.on_fraction) for one in chosen]
+    chosen = expected.chosen_for_the_end([one.global_batch_size for one in findings.best], options.budget_s)
+    best = [one for one in findings.best if one.global_batch_size in chosen]
+    runs = [train_to_the_end(one, options.folder, options.data_dir, device, options.on_fraction) for one in best]
+    if len(runs) < 2:
+        options.on_notice("No sharpness: the budget does not hold two runs to the end of the recipe's epochs.")
+        return Solutions(runs=runs)
     try:
         found = measure(runs, options.data_dir, device, 2000 if is_short else 5000, 13 if is_short else 25, options.on_fraction)
     except LargebatchError as error:  # a diverged run leaves no solution to look at; the report is the same without
