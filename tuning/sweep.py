@@ -6,6 +6,7 @@ Ray Tune's own snapshots are not used: the ledger and the run folders hold every
 goes on by being asked what is left. docs/decisions/009 says why.
 """
 
+import contextlib
 import json
 import logging
 import math
@@ -32,7 +33,7 @@ from jobs.tracking.folder_mirror import PARENT, REPORT
 from jobs.tracking.mirror_process import MirrorProcess
 from jobs.tracking.mlflow_mirror import flat
 from tuning.collect import collect, ended_runs
-from tuning.findings import find
+from tuning.findings import NothingEndedError, find
 from tuning.ledger import BASE, SWEEP, Ledger
 from tuning.report import write_report
 from tuning.search import Search
@@ -104,7 +105,8 @@ def run_sweep(
                 was_stopped = _carry_out(ray, sweep, base, ledger, listener, options, concurrent, go_on)
             progress = _standing(sweep, ledger, was_stopped)
         if not progress.num_left and (ended := ended_runs(folder)):
-            write_report(folder / REPORT, find(collect(ended)))  # MLflow takes it with the runs
+            with contextlib.suppress(NothingEndedError):
+                write_report(folder / REPORT, find(collect(ended)))  # MLflow takes it with the runs
         mirror.finish()
     return progress
 

@@ -39,7 +39,7 @@ def run(
     """
     from jobs.errors import FaultError, InputError, SpecError
     from jobs.spec import TrainSpec
-    from tuning.collect import ended_runs
+    from tuning.findings import NothingEndedError
     from tuning.ledger import BASE, SWEEP
     from tuning.space import base_spec, find_sweep, read_sweep, refuse_impossible
     from tuning.spec import SweepSpec
@@ -75,9 +75,11 @@ def run(
     if progress.num_left:
         console = Console(stderr=True)
         console.print(f"{progress.num_left} runs are left. Go on with: {go_on}", highlight=False, soft_wrap=True)
-    if not ended_runs(folder):
-        raise _no_result(progress, go_on) if not progress.num_left else typer.Exit(4)  # stopped before any run had ended
-    _print_results(folder, as_json)
+    try:
+        _print_results(folder, as_json)
+    except NothingEndedError:  # also where it was stopped before any run had ended
+        if not progress.num_left:
+            raise _no_result(progress, go_on) from None
     if progress.is_faulted and not progress.num_left:
         raise FaultError("sweep", f"the machine failed {len(progress.failures)} runs, at first {progress.failures[0]}", f"Try them again: {go_on}")
     raise typer.Exit(4 if progress.num_left else 0)
