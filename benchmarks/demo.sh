@@ -1,5 +1,5 @@
 #!/bin/sh
-# The demo, in about two minutes: the same real data with a small and a very large batch, one table, one figure; then the
+# The demo, in about a minute: the same real data with a small and a very large batch, one table, one figure; then the
 # whole question, which batch size is soonest, answered by a study with its report.
 set -eu
 BIN=${BIN:-.venv/bin}

@@ -123,7 +123,7 @@ def refuse_unstudied(spec: TrainSpec, budget_s: float) -> None:
     if spec.stop.target_accuracy is None:
         raise InputError("stop.target_accuracy", "is not set, and a study compares times to it.", "Add --set stop.target_accuracy=0.95.")
     if budget_s < LEAST_BUDGET_S:
-        raise InputError("--budget", f"{budget_s:g} s hold no study, whatever the recipe.", "Give at least 1m; README's takes two minutes.")
+        raise InputError("--budget", f"{budget_s:g} s hold no study, whatever the recipe.", "Give at least 1m.")
 
 
 def begin_study(folder: Path, spec: TrainSpec, budget_s: float) -> None:
