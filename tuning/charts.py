@@ -4,6 +4,7 @@ plotly cannot write a picture without a browser; describing a figure once keeps 
 """
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,10 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7
 """After Okabe and Ito: colour-blind readers can tell them apart; the last reads on light and on dark."""
 
 MOST_TICKS = 9
+CAPTION_WIDTH = 160
+"""Letters of a picture's caption in one line."""
+ARROW = 30
+"""Length of what stands for an open interval."""
 
 
 @dataclass(frozen=True)
@@ -26,13 +31,30 @@ class Series:
     y: Sequence[float]
     low: Sequence[float | None] | None = None
     high: Sequence[float | None] | None = None
-    """Ends of intervals about y; None: open."""
+    """Ends of intervals about y; None where y is a number: open on that side, drawn as an arrow."""
     draws: Literal["line", "marks", "both"] = "both"
+    symbol: Literal["circle", "x"] = "circle"
+    """Of the marks; x: what was not reached."""
     dash: bool = False
     colour: int | None = None
     """Place in COLOURS; default the series' own place."""
     notes: Sequence[str] | None = None
     """What a pointer over each mark reads."""
+
+    @property
+    def bars(self) -> tuple[list[float], list[float]] | None:
+        """Lengths of the intervals below and above y, 0 where they are open; None for a series without intervals."""
+        if self.low is None or self.high is None:
+            return None
+        below = [0.0 if low is None else y - low for low, y in zip(self.low, self.y, strict=True)]
+        above = [0.0 if high is None else high - y for high, y in zip(self.high, self.y, strict=True)]
+        return below, above
+
+    @property
+    def open_ends(self) -> list[tuple[float, float, int]]:
+        """The places whose interval has no end: (x, y, 1 for upwards or -1 for downwards)."""
+        ends = [(way, bounds) for way, bounds in ((1, self.high), (-1, self.low)) if bounds is not None]
+        return [(x, y, way) for way, bounds in ends for x, y, bound in zip(self.x, self.y, bounds, strict=True) if bound is None and math.isfinite(y)]
 
 
 @dataclass(frozen=True)
@@ -95,15 +117,19 @@ def to_plotly(chart: Chart) -> Any:
         colour = COLOURS[(number if series.colour is None else series.colour) % len(COLOURS)]
         mode = {"line": "lines", "marks": "markers", "both": "lines+markers"}[series.draws]
         error = None
-        if series.low is not None and series.high is not None:
-            above = [0.0 if high is None else high - y for high, y in zip(series.high, series.y, strict=True)]
-            below = [0.0 if low is None else y - low for low, y in zip(series.low, series.y, strict=True)]
+        if series.bars is not None:
+            below, above = series.bars
             error = {"type": "data", "symmetric": False, "array": above, "arrayminus": below, "thickness": 1}
         figure.add_scatter(
-            x=list(series.x), y=list(series.y), name=series.name, mode=mode, marker={"size": 7, "color": colour},
+            x=list(series.x), y=list(series.y), name=series.name, mode=mode, marker={"size": 7, "color": colour, "symbol": series.symbol},
             line={"color": colour, "dash": "dash" if series.dash else "solid"}, error_y=error,
             text=list(series.notes) if series.notes else None, hovertemplate="%{text}<extra></extra>" if series.notes else None,
         )  # fmt: skip
+        for x, y, way in series.open_ends:
+            figure.add_annotation(
+                x=_place(x, chart.log_x), y=_place(y, chart.log_y), ax=0, ay=-ARROW * way, text="", showarrow=True,
+                arrowside="start", startarrowhead=2, startarrowsize=1.5, arrowcolor=colour, arrowwidth=1.5,
+            )  # fmt: skip
     for level, words in chart.levels:
         figure.add_hline(y=level, line_dash="dot", line_color="#888888")
         _note(figure, words, x=0, xref="x domain", y=_place(level, chart.log_y), yref="y", xanchor="left", yanchor="bottom")
@@ -152,14 +178,12 @@ def write_png(chart: Chart, path: Path) -> None:
     for number, series in enumerate(chart.series):
         colour = COLOURS[(number if series.colour is None else series.colour) % len(COLOURS)]
         line = "" if series.draws == "marks" else ("--" if series.dash else "-")
-        marker = None if series.draws == "line" else "o"
-        error = None
-        if series.low is not None and series.high is not None:
-            below = [0.0 if low is None else y - low for low, y in zip(series.low, series.y, strict=True)]
-            above = [0.0 if high is None else high - y for high, y in zip(series.high, series.y, strict=True)]
-            error = [below, above]
-        axes.errorbar(series.x, series.y, yerr=error, fmt=line or "none" if marker is None else f"{marker}{line}", markersize=4, label=series.name,
-                      color=colour, capsize=2, linewidth=1.5)  # fmt: skip
+        marker = None if series.draws == "line" else {"circle": "o", "x": "x"}[series.symbol]
+        axes.errorbar(series.x, series.y, yerr=series.bars, fmt=line or "none" if marker is None else f"{marker}{line}",
+                      markersize=7 if series.symbol == "x" else 4, label=series.name, color=colour, capsize=2, linewidth=1.5)  # fmt: skip
+        for x, y, way in series.open_ends:
+            arrow = {"arrowstyle": "<-", "color": colour}
+            axes.annotate("", (x, y), (0, ARROW * way), xycoords="data", textcoords="offset points", arrowprops=arrow)
     for level, words in chart.levels:
         axes.axhline(level, linestyle=":", color="grey")
         axes.annotate(words, (1, level), (-4, -3), xycoords=("axes fraction", "data"), textcoords="offset points", color="grey", ha="right", va="top")
@@ -181,7 +205,7 @@ def write_png(chart: Chart, path: Path) -> None:
     if len(chart.series) > 1:
         axes.legend(fontsize="small")
     if chart.caption:
-        figure.supxlabel(chart.caption, fontsize=7, color="grey")
+        figure.supxlabel(textwrap.fill(chart.caption, CAPTION_WIDTH), fontsize=7, color="grey")
     figure.savefig(path, dpi=130)
 
 

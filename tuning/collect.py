@@ -12,8 +12,16 @@ from jobs.records import RunSummary
 from jobs.tracking.journal import evaluations, read_records
 from jobs.tracking.mlflow_mirror import CURVE_TAG, RUN_TAG, SUMMARY_TAG, brief, flat, import_mlflow
 
-ASIDE = ("seed", "name", "description", "tracking.", "checkpoint.", "dataset.download", "dataset.num_workers", "batch.micro_batch_size", "stop.")
-"""Fields that may differ between two runs of one configuration: they change no step's mathematics."""
+ASIDE = (
+    "seed", "name", "description", "tracking.", "checkpoint.", "dataset.download", "dataset.num_workers", "batch.micro_batch_size",
+    "stop.target_accuracy", "stop.at_target", "stop.max_seconds",
+)  # fmt: skip
+"""Fields that may differ between two runs of one configuration: they change no step's mathematics. `stop.epochs` and `stop.steps` do: they
+are the horizon of the learning rate's decay."""
+
+
+SWEEP_TAG = "largebatch.sweep"
+"""What a sweep's own run carries in MLflow."""
 
 
 class Evaluation(NamedTuple):
@@ -42,7 +50,9 @@ class RunResult:
     summary: RunSummary
     evaluations: tuple[Evaluation, ...]
     dataset: str
+    """Name or entry point, with its arguments."""
     model: str
+    """Name or entry point alone: arguments may be what a sweep searches, and stay on one axis."""
     optimizer: str
     momentum: float | None
     """SGD's and LARS's momentum, AdamW's and LAMB's beta1."""
@@ -99,8 +109,18 @@ def _read(run_dir: Path) -> RunResult:
     return _row(fields, summary, points, environment["device"], plan.get("peak_learning_rate"))
 
 
-def collect_experiment(uri: str, experiment: str) -> tuple[list[RunResult], int]:
-    """The results of an MLflow experiment's ended runs, oldest first; and how many of its runs have not ended.
+class Collected(NamedTuple):
+    """What an MLflow experiment holds."""
+
+    results: list[RunResult]
+    """Of ended runs, oldest first."""
+    num_unended: int
+    num_foreign: int
+    """Runs that somebody else's program made; there is no telling what they measured."""
+
+
+def collect_experiment(uri: str, experiment: str) -> Collected:
+    """The results of an MLflow experiment's runs.
 
     Raises: FaultError if MLflow does not answer; InputError if it has no such experiment.
     """
@@ -111,9 +131,10 @@ def collect_experiment(uri: str, experiment: str) -> tuple[list[RunResult], int]
         if found is None:
             names = sorted(other.name for other in client.search_experiments())
             raise InputError("--experiment", f"MLflow at {uri} has no experiment {experiment!r}.", f"It has: {', '.join(names)}.")
-        ours = [run for run in _runs(client, found.experiment_id) if RUN_TAG in run.data.tags]
+        runs = [run for run in _runs(client, found.experiment_id) if SWEEP_TAG not in run.data.tags]
+        ours = [run for run in runs if RUN_TAG in run.data.tags]
         ended = [run for run in ours if SUMMARY_TAG in run.data.tags]
-        return [_read_mlflow(client, run) for run in ended], len(ours) - len(ended)
+        return Collected([_read_mlflow(client, run) for run in ended], len(ours) - len(ended), len(runs) - len(ours))
     except InputError:
         raise
     except Exception as error:  # MLflow raises its own, requests' and SQLAlchemy's errors
@@ -148,6 +169,31 @@ def _curve(client: Any, run: Any, summary: RunSummary) -> tuple[Evaluation, ...]
     )  # fmt: skip
 
 
+def described(fields: Mapping[str, Any], part: str) -> str:
+    """A spec's data set or model in words: `digits`, or `mlp (depth 2, width 512)`.
+
+    Args: fields: of the spec, flat; part: "dataset" or "model".
+    """
+    return with_arguments(plain_name(fields, part), arguments_of(fields, part))
+
+
+def plain_name(fields: Mapping[str, Any], part: str) -> str:
+    """Name or entry point, without arguments."""
+    return str(fields.get(f"{part}.name") or fields.get(f"{part}.entry_point"))
+
+
+def arguments_of(fields: Mapping[str, Any], part: str) -> dict[str, str]:
+    """Keyword arguments, in the order of their names."""
+    begin = f"{part}.arguments."
+    given = {name.removeprefix(begin): str(value) for name, value in fields.items() if name.startswith(begin) and value not in (None, {}, [])}
+    return dict(sorted(given.items()))
+
+
+def with_arguments(name: str, arguments: Mapping[str, str]) -> str:
+    """`mlp (width 512)`; the name alone where there are no arguments."""
+    return f"{name} ({', '.join(f'{key} {value}' for key, value in arguments.items())})" if arguments else name
+
+
 def _row(fields: Mapping[str, Any], summary: RunSummary, points: tuple[Evaluation, ...], device: str, peak: float | None) -> RunResult:
     momentum = fields.get("optimizer.momentum")
     if momentum is None:
@@ -157,8 +203,8 @@ def _row(fields: Mapping[str, Any], summary: RunSummary, points: tuple[Evaluatio
         name=str(fields["name"]),
         summary=summary,
         evaluations=points,
-        dataset=str(fields.get("dataset.name") or fields.get("dataset.entry_point")),
-        model=str(fields.get("model.name") or fields.get("model.entry_point")),
+        dataset=described(fields, "dataset"),
+        model=plain_name(fields, "model"),
         optimizer=str(fields["optimizer.name"]),
         momentum=None if momentum is None else float(momentum),
         learning_rate=float(fields["learning_rate.base"]) if peak is None else peak,

@@ -2,13 +2,15 @@
 
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 
 from jobs import run_folder
-from tuning.analysis.configurations import Configuration, settings_of
+from tuning.analysis.configurations import Configuration, differences_in_words, settings_of
 from tuning.analysis.intervals import Spread
 from tuning.analysis.line_point import LinePoint
 from tuning.analysis.regimes import edges
@@ -38,10 +40,11 @@ def accuracy_curves(results: Sequence[RunResult]) -> Chart:
 
 
 def on_unlike_footing(results: Sequence[RunResult]) -> str:
-    """What must be said of runs that differ in data, model, device or workers; empty where they do not."""
+    """What must be said of runs that differ in data, model, device, workers or other fields than those compared; empty where they do not."""
     settings = settings_of(results)
     if len(settings) < 2:
-        return ""
+        differing = differences_in_words(results)
+        return f"on one footing but for {differing}" if differing else ""
     counts = "; ".join(f"{setting} ({len(members)})" for setting, members in settings.items())
     return f"not on one footing, so not to be ranked: {counts}"
 
@@ -54,9 +57,9 @@ def label(result: RunResult) -> str:
 def time_to_target(findings: Findings, predicted: Sequence[tuple[float, float]] = ()) -> Chart:
     """Training seconds to the target against the batch, and what was predicted before."""
     reached = [one for one in findings.best if one.seconds.median is not None]
-    series = [_measured("measured", reached, [one.seconds for one in reached])]
+    series = [_measured("measured", reached, [one.seconds for one in reached]), *_missed(findings, lambda run: run.summary.training_seconds, "s")]
     if predicted:
-        series.append(Series("predicted before the sweep", [b for b, _ in predicted], [s for _, s in predicted], draws="both", dash=True))
+        series.append(Series("predicted before the sweep", [b for b, _ in predicted], [s for _, s in predicted], dash=True, colour=1))
     return _of_batch(findings, "time-to-target", f"Time to {findings.target:g} test accuracy", "training seconds", series, log_y=True)
 
 
@@ -65,20 +68,19 @@ def steps_and_samples(findings: Findings) -> list[Chart]:
     reached = [one for one in findings.best if one.seconds.median is not None]
     charts = []
     critical = findings.critical_batch
+    spent: dict[str, Callable[[RunResult], float]] = {"steps": lambda run: run.summary.steps, "samples": lambda run: run.summary.samples_seen}
     for what, spreads in (("steps", [one.steps for one in reached]), ("samples", [one.samples for one in reached])):
-        series = [_measured("measured", reached, spreads)]
+        series = [_measured("measured", reached, spreads), *_missed(findings, spent[what], what)]
         if critical is not None and reached:
             batches = np.geomspace(reached[0].global_batch_size, reached[-1].global_batch_size, 80)
             fitted = [critical.steps_to_target(b) if what == "steps" else critical.samples_to_target(b) for b in batches]
-            series.append(Series("fit", list(batches), fitted, draws="line", dash=True))
+            series.append(Series("fit", list(batches), fitted, draws="line", dash=True, colour=1))
         chart = _of_batch(findings, f"{what}-to-target", f"{what.capitalize()} to {findings.target:g} test accuracy", what, series, log_y=True)
         charts.append(_with_regimes(chart, findings))
     return charts
 
 
 def _with_regimes(chart: Chart, findings: Findings) -> Chart:
-    from dataclasses import replace
-
     critical = findings.critical_batch
     if critical is None:
         return chart
@@ -101,7 +103,7 @@ def frontiers(findings: Findings) -> list[Chart]:
     accuracy = Chart(
         "accuracy-frontier", "The most accurate by each moment", SECONDS, "test accuracy",
         [Series("every evaluation", [s for s, _ in every], [a for _, a in every], draws="marks", colour=6), standing],
-        caption=_conditions(findings.runs), log_x=True, levels=[(findings.target, f"target {findings.target:g}")],
+        caption=_caption(findings), log_x=True, levels=[(findings.target, f"target {findings.target:g}")],
     )  # fmt: skip
     kept = findings.cost_frontier
     cost = Chart(
@@ -112,19 +114,24 @@ def frontiers(findings: Findings) -> list[Chart]:
             Series("frontier", [c.seconds for c in kept], [c.samples for c in kept], colour=1,
                    notes=[f"batch {c.global_batch_size:,}" for c in kept]),
         ],
-        caption=_conditions(findings.runs), log_x=True, log_y=True,
+        caption=_with(_caption(findings), f"{_missed_in_words(findings)}, so not shown" if _misses(findings) else ""),
+        log_x=True, log_y=True,
     )  # fmt: skip
     return [accuracy, cost]
 
 
 def accuracy_of_batch(findings: Findings) -> Chart:
-    """Train and test accuracy against the batch."""
+    """Train and test accuracy against the batch; where runs end at the target this shows their stopping rule, and the caption says so."""
+    runs = [run for one in findings.best for run in one.runs]
+    ended = sum(run.summary.steps_to_accuracy == run.summary.steps for run in runs)
+    stopped = f"{ended} of these {len(runs)} runs ended when they met their target, so they show where that is set, not how far a batch comes"
     series = [
         _measured(name, findings.best, [getattr(one, field) for one in findings.best])
         for name, field in (("test, best", "best_accuracy"), ("train, at the end", "train_accuracy"))
         if all(getattr(one, field).median is not None for one in findings.best)
     ]
-    return _of_batch(findings, "accuracy-of-batch", "Train and test accuracy against the batch", "accuracy", series)
+    chart = _of_batch(findings, "accuracy-of-batch", "Train and test accuracy against the batch", "accuracy", series)
+    return replace(chart, caption=_with(chart.caption, stopped if ended else ""))
 
 
 def momentum_map(findings: Findings) -> Chart | None:
@@ -146,7 +153,7 @@ def momentum_map(findings: Findings) -> Chart | None:
     )  # fmt: skip
     return Chart(
         "momentum-map", f"Seconds to {findings.target:g}, learning rate tuned in each cell", BATCH, "momentum",
-        heat=heat, caption=_conditions(findings.runs),
+        heat=heat, caption=_caption(findings),
     )  # fmt: skip
 
 
@@ -159,15 +166,16 @@ def _cell(one: Configuration | None) -> str:
 def profile_charts(profile: Profile) -> list[Chart]:
     """The textbook's pair: the time of one update, and of one epoch, against the batch."""
     batches = [point.global_batch_size for point in profile.points]
-    model = profile.model
-    places = list(np.geomspace(batches[0], batches[-1], 80)) if len(batches) > 1 else [float(batches[0])]
-    marks = [(model.flat_until, "the flat part ends")] if batches[0] <= model.flat_until <= batches[-1] else []
-    caption = f"{profile.recipe}, {profile.device}; median of a few steps at each batch, training clock"
+    measured = [Series("measured", batches, [p.seconds_per_step for p in profile.points])]
+    marks = []
+    if profile.has_model:
+        model, places = profile.model, list(np.geomspace(batches[0], batches[-1], 80))
+        measured.append(Series("overhead + batch / rate", places, [model.seconds_per_step(b) for b in places], draws="line", dash=True))
+        marks = [(model.flat_until, "the flat part ends")] if batches[0] <= model.flat_until <= batches[-1] else []
+    seed = "seed not kept" if profile.seed is None else f"seed {profile.seed}"
+    caption = f"{profile.recipe}, {seed}; {profile.device}; training clock, the median of a few steps at each batch"
     update = Chart(
-        "time-of-update", "Time of one update", BATCH, "seconds",
-        [Series("measured", batches, [p.seconds_per_step for p in profile.points]),
-         Series("overhead + batch / rate", places, [model.seconds_per_step(b) for b in places], draws="line", dash=True)],
-        caption=caption, log_x=True, log_y=True, marks=marks, x_ticks=batches,
+        "time-of-update", "Time of one update", BATCH, "seconds", measured, caption=caption, log_x=True, log_y=True, marks=marks, x_ticks=batches,
     )  # fmt: skip
     epoch = Chart(
         "time-of-epoch", "Time of one epoch", BATCH, "seconds", [Series("measured", batches, [p.seconds_per_epoch for p in profile.points])],
@@ -188,6 +196,17 @@ def line_chart(name: str, points: Sequence[LinePoint], small: str, large: str, c
     )  # fmt: skip
 
 
+def line_conditions(setting: str, seeds: Sequence[int], num_samples: int) -> str:
+    """The caption of `line_chart`: what was trained where, and what is measured.
+
+    Args: setting: model, data set and device in words; seeds: of the two solutions; num_samples: training images that were looked at.
+    """
+    return (
+        f"{setting}; seeds {' and '.join(map(str, seeds))}; the first {num_samples:,} training images and the whole test set, batch-norm "
+        "statistics taken anew at each place; no clock, for nothing is timed"
+    )
+
+
 def _measured(name: str, of: Sequence[Configuration], spreads: Sequence[Spread]) -> Series:
     return Series(
         name,
@@ -202,7 +221,36 @@ def _measured(name: str, of: Sequence[Configuration], spreads: Sequence[Spread])
 
 def _of_batch(findings: Findings, name: str, title: str, y_title: str, series: Sequence[Series], log_y: bool = False) -> Chart:
     batches = [one.global_batch_size for one in findings.best]
-    return Chart(name, title, BATCH, y_title, series, caption=_conditions(findings.runs), log_x=True, log_y=log_y, x_ticks=batches)
+    arrows = "an arrow: the interval is open there, for it reaches into runs that missed" if any(one.open_ends for one in series) else ""
+    caption = _with(_caption(findings), arrows)
+    return Chart(name, title, BATCH, y_title, series, caption=caption, log_x=True, log_y=log_y, x_ticks=batches)
+
+
+def _caption(findings: Findings) -> str:
+    return _with(_conditions(findings.runs), f"differing in {findings.differences}" if findings.differences else "")
+
+
+def _misses(findings: Findings) -> list[Configuration]:
+    return [one for one in findings.best if one.seconds.median is None]
+
+
+def _missed_in_words(findings: Findings) -> str:
+    return f"missed the target: batch {', '.join(f'{one.global_batch_size:,}' for one in _misses(findings))}"
+
+
+def _missed(findings: Findings, spent: Callable[[RunResult], float], unit: str) -> list[Series]:
+    """The batches that missed, each at what its runs had used up; no series where none did."""
+    misses = _misses(findings)
+    used = [median(spent(run) for run in one.runs) for one in misses]
+    notes = [
+        f"batch {one.global_batch_size:,}: {one.seconds.text}, ended after {amount:,.4g} {unit}" for one, amount in zip(misses, used, strict=True)
+    ]
+    series = Series("missed, where its runs ended", [one.global_batch_size for one in misses], used, draws="marks", symbol="x", colour=6, notes=notes)
+    return [series] if misses else []
+
+
+def _with(caption: str, *more: str) -> str:
+    return "; ".join([caption, *filter(None, more)])
 
 
 def _conditions(runs: Sequence[RunResult]) -> str:

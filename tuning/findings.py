@@ -1,21 +1,36 @@
 """What a set of runs says, whole: the tables, the frontiers, the critical batch, the advice, and the words for them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 from rich.table import Table
 
 from jobs.errors import InputError
 from jobs.records import Outcome
-from tuning.analysis.advice import Advice, Choice, advise
-from tuning.analysis.configurations import Configuration, Setting, best_of_each_batch, common_target, configurations, settings_of
+from tuning.analysis.advice import Advice, Choice, Partial, advise
+from tuning.analysis.configurations import (
+    Configuration,
+    Setting,
+    best_of_each_batch,
+    common_target,
+    configurations,
+    differences_in_words,
+    settings_of,
+)
 from tuning.analysis.critical_batch import CriticalBatch, fit_critical_batch
 from tuning.analysis.frontier import frontier
+from tuning.analysis.intervals import spread
 from tuning.analysis.regimes import regime
-from tuning.collect import RunResult
+from tuning.collect import Evaluation, RunResult, collect
+from tuning.places import failures_in_words, runs_in
+
+COARSE = 0.2
+"""An evaluation interval above this share of a run's cost blurs what costs are compared."""
 
 
 class NothingEndedError(InputError):
@@ -65,20 +80,40 @@ class Findings:
 
     @cached_property
     def critical_batch(self) -> CriticalBatch | None:
-        """Fitted to every run of each batch's best that reached the target; None for fewer than three batches."""
-        points = [(one.global_batch_size, costs.samples) for one in self.best for run in one.runs if (costs := run.costs_to(self.target))]
+        """Fitted to the runs that reached the target, of the batches whose median did; None for fewer than three such batches."""
+        points = [(one.global_batch_size, costs.samples) for one in self._fitted for run in one.runs if (costs := run.costs_to(self.target))]
         return fit_critical_batch([batch for batch, _ in points], [samples for _, samples in points])
+
+    @property
+    def _fitted(self) -> list[Configuration]:
+        """Where half of the runs miss, those that hit are the lucky ones, and no place on the curve."""
+        return [one for one in self.best if one.samples.median is not None]
 
     @cached_property
     def noise_scale(self) -> float | None:
         """Median over the batches that measured it, in samples."""
-        found = sorted(one.noise_scale for one in self.best if one.noise_scale is not None)
-        return found[len(found) // 2] if found else None
+        found = [one.noise_scale for one in self.best if one.noise_scale is not None]
+        return median(found) if found else None
 
     @cached_property
     def advice(self) -> list[Advice]:
         """Soonest, cheapest, knee, and within the limits that were given."""
-        return advise(self.choices, self.deadline_s, self.max_samples)
+        deadline_s, max_samples = self.deadline_s, self.max_samples
+        by_deadline = [] if deadline_s is None else self._by(lambda at: at.training_seconds <= deadline_s)
+        by_samples = [] if max_samples is None else self._by(lambda at: at.samples <= max_samples)
+        return advise(self.choices, deadline_s, max_samples, by_deadline=by_deadline, by_samples=by_samples)
+
+    def _by(self, is_within: Callable[[Evaluation], bool]) -> list[Partial]:
+        """How accurate each batch had become within a limit: its most accurate configuration, of those with the most seeds."""
+        best: dict[int, tuple[int, float, Partial]] = {}
+        for one in self.configurations:
+            partial = _partial(one, is_within)
+            if partial is not None:
+                standing = (-len(one.runs), -partial.accuracy)
+                other = best.get(one.global_batch_size)
+                if other is None or standing < other[:2]:
+                    best[one.global_batch_size] = (*standing, partial)
+        return [partial for _, _, partial in best.values()]
 
     @cached_property
     def accuracy_frontier(self) -> list[FrontierPoint]:
@@ -96,22 +131,51 @@ class Findings:
         """The target, and where it comes from."""
         return f"test accuracy {self.target:g}" + (" (what every batch size reached; none was given)" if self.target_is_chosen else "")
 
+    @cached_property
+    def differences(self) -> str:
+        """In which fields the runs differ, beside those that are compared; empty where they do not."""
+        return differences_in_words(self.runs)
+
     def words(self) -> list[str]:
         """Three sentences that answer the question, and what must be said beside them."""
         said = [f"{self.setting}: {len(self.runs)} runs of {len(self.best)} batch sizes, to {self.what_is_sought}."]
         said += sentences([one for one in self.advice if one.question in {"soonest", "cheapest"}])
         if self.critical_batch is not None:
-            said.append(_critical_sentence(self.critical_batch, self.noise_scale))
+            said.append(" ".join([_critical_sentence(self.critical_batch, self.noise_scale), *self._what_the_fit_stands_on()]))
         said += sentences([one for one in self.advice if one.question not in {"soonest", "cheapest"}])
         if not self.choices:
             best = max((one.best_accuracy.median or 0.0) for one in self.best) if self.best else 0.0
             said.append(f"No batch size reached the target in half of its runs; the best median accuracy is {best:.4f}.")
+        if self.critical_batch is None:
+            needed = "For a critical batch size at least three batch sizes must reach the target in half of their runs"
+            said.append(f"{needed}; {len(self._fitted)} of {len(self.best)} did.")
+        if self.differences:
+            said.append(f"The runs differ in more than what is compared: {self.differences}.")
         diverged = sum(one.num_diverged for one in self.configurations)
         if diverged:
             said.append(f"{diverged} of {len(self.runs)} runs diverged; they count as misses.")
         for other, count in self.other_settings.items():
             said.append(f"Left out: {count} runs of {other}; their times cannot stand on the same axis.")
         return [*said, *self.missing]
+
+    def _what_the_fit_stands_on(self) -> list[str]:
+        """How many points and batch sizes, what was left out, and how coarse the evaluations are."""
+        assert self.critical_batch is not None
+        said = [f"The fit stands on {self.critical_batch.num_points} runs at {len(self._fitted)} batch sizes."]
+        num_missed = sum(one.samples.num_runs - one.samples.num_reached for one in self._fitted)
+        if num_missed:
+            said.append(f"{num_missed} runs of these that missed are left out, so it is too favourable there.")
+        others = [f"{one.global_batch_size:,}" for one in self.best if one not in self._fitted]
+        if others:
+            said.append(f"Left out with all their runs, since half of them or more missed: batch {', '.join(others)}.")
+        gaps = [gap for one in self._fitted for run in one.runs if (gap := _gap(run, self.target)) is not None]
+        if gaps and max(share for _, share in gaps) > COARSE:
+            samples, share = max(gaps, key=lambda gap: gap[1])
+            said.append(
+                f"Costs are read off evaluations up to {samples:,} samples apart, {share:.0%} of what that run took: "
+                "evaluate more often for a finer answer."
+            )
+        return said
 
     def table(self) -> Table:
         """One line per batch size."""
@@ -196,7 +260,8 @@ def find(
     left_out = [f"Left out: {len(runs) - len(whole)} runs that were ended early."] if len(whole) < len(runs) else []
     if not whole:
         words = [*left_out, *missing]
-        nothing = NothingEndedError("runs", " ".join(["there is no run that has ended.", *words]), "Wait for one, or run `largebatch sweep`.")
+        hint = "" if words else "Wait for one, or run `largebatch sweep`."
+        nothing = NothingEndedError("runs", " ".join(["there is no run that has ended.", *words]), hint)
         nothing.missing = tuple(words)
         raise nothing
     by_setting = settings_of(whole)
@@ -206,10 +271,12 @@ def find(
     is_chosen = wanted is None
     if wanted is None:
         wanted = _reached_by_all(chosen)
-    num_batches = len({run.summary.global_batch_size for run in chosen})
-    if num_batches < 3:
-        left_out.append(f"For a critical batch size at least three batch sizes are needed; there are {num_batches}.")
     return Findings(setting, wanted, is_chosen, tuple(chosen), others, deadline_s, max_samples, [*left_out, *missing])
+
+
+def find_in(folder: Path, target: float | None = None) -> Findings:
+    """Analyse a sweep's folder: its ended runs, and a word on those that failed. Raises: NothingEndedError."""
+    return find(collect(runs_in(folder)), target, missing=failures_in_words(folder))
 
 
 def _reached_by_all(runs: Sequence[RunResult]) -> float:
@@ -226,6 +293,29 @@ def _choice(one: Configuration) -> Choice:
     assert seconds is not None
     assert samples is not None
     return Choice(one.global_batch_size, seconds, samples, one.first.learning_rate, one.first.momentum, one.first.optimizer, len(one.runs))
+
+
+def _partial(one: Configuration, is_within: Callable[[Evaluation], bool]) -> Partial | None:
+    """How far a configuration had come; None where half of its runs had not been evaluated by then, which ranks below the others."""
+    tops = [max((at for at in run.evaluations if is_within(at)), key=lambda at: at.test_accuracy, default=None) for run in one.runs]
+    accuracy = spread([None if top is None else -top.test_accuracy for top in tops]).negated.median
+    if accuracy is None:
+        return None
+    there = [top for top in tops if top is not None]
+    seconds, samples = median(top.training_seconds for top in there), median(top.samples for top in there)
+    first = one.first
+    choice = Choice(one.global_batch_size, seconds, samples, first.learning_rate, first.momentum, first.optimizer, len(one.runs))
+    return Partial(choice, accuracy)
+
+
+def _gap(run: RunResult, target: float) -> tuple[int, float] | None:
+    """(samples between the evaluation that met the target and the one before; the same over the samples to it)."""
+    before = 0
+    for at in run.evaluations:
+        if at.test_accuracy >= target:
+            return at.samples - before, (at.samples - before) / at.samples
+        before = at.samples
+    return None
 
 
 def sentences(advice: Sequence[Advice]) -> list[str]:

@@ -19,7 +19,9 @@ from jobs.engine.warm_up import warm_up
 from jobs.errors import InputError, LargebatchError
 from jobs.job import Prepared, new_state, training_batches
 from jobs.spec import TrainSpec
+from jobs.tracking.mlflow_mirror import flat
 from tuning.analysis.step_time import Profile, ProfilePoint
+from tuning.collect import described
 from tuning.space import with_fields
 
 SECONDS_PER_BATCH = 1.0
@@ -70,7 +72,11 @@ def profile(
             left_out[size], last = str(error), error
     if not points:
         raise last or InputError("--batch-sizes", "is empty.")
-    return Profile(recipe=spec.name, device=device, num_train_samples=num_samples, gradient_bytes=gradient_bytes, points=points, left_out=left_out)
+    fields = flat(spec.model_dump(mode="json"))
+    return Profile(
+        recipe=spec.name, device=device, num_train_samples=num_samples, gradient_bytes=gradient_bytes, points=points, left_out=left_out,
+        dataset_in_words=described(fields, "dataset"), model_in_words=described(fields, "model"), seed=spec.seed,
+    )  # fmt: skip
 
 
 def _at(spec: TrainSpec, batch: int | None) -> TrainSpec:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.run_folder import write_text
+from jobs.run_folder import storage_errors, write_text
 from tuning.analysis.prediction import Miss, Predicted
 from tuning.analysis.step_time import Profile
 from tuning.charts import Chart, to_plotly, write_pngs
@@ -26,6 +26,7 @@ from tuning.figures import (
 from tuning.findings import Findings
 
 MOST_CURVES = 12
+NOTHING = "There is nothing to compare: no run of largebatch has ended."
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,10 @@ def write_report(folder: Path, findings: Findings, extras: Extras | None = None)
 
 
 def write_report_of_nothing(folder: Path, missing: Sequence[str]) -> Path:
-    """A report for a time before any run has ended: what there is to wait for. Returns the page. Raises: StorageError."""
-    words = ["No run has ended yet, so there is nothing to compare.", *missing]
+    """A report where no run has ended: what there is to wait for, or what went wrong. Returns the page. Raises: StorageError."""
+    words = [NOTHING, *missing]
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "report.json", json.dumps({"words": words, "num_runs": 0, "batches": [], "advice": []}, indent=2) + "\n")
     page = folder / "report.html"
     write_text(page, _page("Nothing yet", words, [], []))

@@ -26,7 +26,10 @@ from jobs.job import Prepared, evaluation_batches, new_state, prepare
 from jobs.models.ghost_batch_norm import GhostBatchNorm
 from jobs.plan import Slice
 from jobs.spec_reader import resumed_spec
+from jobs.tracking.mlflow_mirror import flat
 from tuning.analysis.line_point import LinePoint
+from tuning.collect import described
+from tuning.subspace import Subspace
 
 Vector = NDArray[np.float64]
 CHUNK = 1000
@@ -34,6 +37,7 @@ NUM_SAMPLES = 5000
 LINE_POINTS = 25
 SUBSPACE = 100
 ITERATIONS = 10
+SIZE_ITERATIONS, POWER_ITERATIONS = 30, 300
 START_ASIDE = 0.01
 """Where the search for the largest loss begins, as a fraction of the way to a random corner of the box."""
 
@@ -56,6 +60,12 @@ class Solution:
     model: nn.Module
     """In evaluation mode, with the weights that are evaluated."""
     num_samples: int
+
+    @property
+    def setting(self) -> str:
+        """Model and data set in words."""
+        fields = flat(self.job.spec.model_dump(mode="json"))
+        return f"{described(fields, 'model')} on {described(fields, 'dataset')}"
 
     @property
     def weights(self) -> Tensor:
@@ -114,18 +124,16 @@ def epsilon_sharpness(solution: Solution, epsilon: float, dimensions: int | None
         max over |z_i| <= epsilon (|(A^+ x)_i| + 1) of f(x + A z)
 
     Args:
-        dimensions: columns of A, which are random and of length one (the paper leaves their length open); None: A = I.
+        dimensions: columns of A, which are random and of length one (the paper leaves their length open); at most as many as there are
+            weights; None: A = I.
     """
     start = solution.weights
     try:
         if dimensions is None:
             return Sharpness(epsilon, None, _largest_growth(solution, start, epsilon, start.abs(), _same, _same))
-        generator = torch.Generator().manual_seed(seed)
-        basis = torch.randn(len(start), dimensions, generator=generator)
-        basis = (basis / basis.norm(dim=0)).to(start)
-        seen_from = torch.linalg.solve(basis.T @ basis, basis.T @ start).abs()
-        value = _largest_growth(solution, start, epsilon, seen_from, lambda z: basis @ z, lambda gradient: basis.T @ gradient)
-        return Sharpness(epsilon, dimensions, value)
+        basis = Subspace(start, min(dimensions, len(start)), seed)
+        value = _largest_growth(solution, start, epsilon, basis.seen_from(start).abs(), basis.spread, basis.project)
+        return Sharpness(epsilon, basis.dimensions, value)
     finally:
         vector_to_parameters(start, _trained(solution.model))
 
@@ -158,12 +166,14 @@ def _largest_growth(
     return 100 * (highest - here) / (1 + here)
 
 
-def top_eigenvalue(solution: Solution, tolerance: float = 0.01) -> float:
+def top_eigenvalue(solution: Solution, tolerance: float = 0.01) -> float | None:
     """The largest eigenvalue of the Hessian of f, by Lanczos (scipy's eigsh) on Hessian-vector products.
+
+    Where Lanczos does not converge, as near a Hessian of zeros, power iteration takes over; None where that does not settle either.
 
     Args: tolerance: relative.
     """
-    from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+    from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 
     weights = solution.weights
     size = len(weights)
@@ -178,19 +188,50 @@ def top_eigenvalue(solution: Solution, tolerance: float = 0.01) -> float:
     operator = LinearOperator((size, size), matvec=times, dtype=np.float64)
     try:
         return float(eigsh(operator, k=1, which="LA", tol=tolerance, v0=start, maxiter=100, return_eigenvectors=False)[0])
-    except ArpackNoConvergence as error:
-        raise InputError("--eigenvalue", "Lanczos did not converge in 100 rounds.", "Use more samples, or leave it out.") from error
+    except ArpackError:
+        return _top_by_power_iteration(times, start, tolerance)
+
+
+def _top_by_power_iteration(times: Callable[[Vector], Vector], start: Vector, tolerance: float) -> float | None:
+    """Of H + |H|, whose eigenvalues are not below zero, the largest is H's largest plus |H|. None where it does not settle.
+
+    Args: tolerance: of the residual, relative to |H|.
+    """
+    direction, size = start / np.linalg.norm(start), 0.0
+    for _ in range(SIZE_ITERATIONS):
+        turned = times(direction)
+        size = float(np.linalg.norm(turned))
+        if size == 0:
+            return 0.0
+        direction = turned / size
+    direction = start / np.linalg.norm(start)
+    for _ in range(POWER_ITERATIONS):
+        turned = times(direction) + size * direction
+        value = float(direction @ turned)
+        if np.linalg.norm(turned - value * direction) <= tolerance * size:
+            return value - size
+        direction = turned / np.linalg.norm(turned)
+    return None
+
+
+def refuse_unlike(first: Solution, second: Solution) -> None:
+    """Raises: InputError for solutions of two architectures, or trained on different data: nothing of them can be compared."""
+    of_first, of_second = (described(flat(one.job.spec.model_dump(mode="json")), "dataset") for one in (first, second))
+    if of_first != of_second:
+        told = f"{second.name} was trained on {of_second}, {first.name} on {of_first}: losses of different data cannot be compared."
+        raise InputError("RUN2", told, "Give two runs on the same data.")
+    if [p.shape for p in _trained(first.model)] != [p.shape for p in _trained(second.model)]:
+        raise InputError("RUN2", f"{second.name} has other weights than {first.name}: no line joins them.", "Give two runs of one model.")
 
 
 def line(first: Solution, second: Solution, *, is_curved: bool = False, points: int = LINE_POINTS) -> list[LinePoint]:
     """Loss and accuracy along f(a x_2 + (1 - a) x_1), or f(sin(a pi/2) x_2 + cos(a pi/2) x_1), for a from -1 to 2.
 
     Running statistics mean nothing between two networks, so batch-norm takes those of the samples at each place.
-    Raises: InputError for two architectures.
+    Raises: InputError for two architectures, or different data.
     """
+    refuse_unlike(first, second)
     one, other = first.weights, second.weights
-    if [p.shape for p in _trained(first.model)] != [p.shape for p in _trained(second.model)]:
-        raise InputError("RUN2", f"{second.name} has other weights than {first.name}: no line joins them.", "Give two runs of one model.")
     state = new_state(first.job)
     state.model, state.average = first.model, None
     held = [buffer.clone() for buffer in first.model.buffers()]

@@ -1,6 +1,7 @@
 """largebatch advise, report, scale: what runs that are there say."""
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
@@ -10,6 +11,7 @@ from rich.table import Table
 from service.commands.options import AsJson, whole_numbers
 
 if TYPE_CHECKING:
+    from tuning.analysis.critical_batch import CriticalBatch
     from tuning.analysis.prediction import Miss, Predicted
     from tuning.analysis.step_time import Profile
     from tuning.collect import RunResult
@@ -17,7 +19,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 Places = Annotated[
-    list[Path] | None, typer.Argument(metavar="FOLDER...", help="Run folders, or folders that hold them, such as a sweep's.", show_default=False)
+    list[Path] | None,
+    typer.Argument(metavar="FOLDER...", help="Run folders, or folders that hold them, such as a sweep's or a study's.", show_default=False),
 ]
 Experiment = Annotated[str | None, typer.Option(help="Read an MLflow experiment instead.", show_default=False)]
 MlflowUri = Annotated[str | None, typer.Option(help="MLflow's address.", envvar="MLFLOW_TRACKING_URI", show_default=False)]
@@ -57,31 +60,50 @@ def advise(
         _predict(gathered, _read_profile(profile), target, deadline, max_samples, as_json)
         return
     findings = _find(gathered, target, deadline, max_samples)
-    _, misses = _held_against(findings, profile, reference)
+    held = _held_against(findings, profile, reference)
+    said = [*findings.words(), *held.notes]
     if as_json:
-        print(json.dumps({**findings.as_dict(), "prediction_errors": [{**one._asdict(), "error": one.error} for one in misses]}))
+        print(json.dumps({**findings.as_dict(), "words": said, "prediction_errors": [{**one._asdict(), "error": one.error} for one in held.misses]}))
         return
-    for line in findings.words():
+    for line in said:
         print(line)
     output().print(findings.table())
-    if misses:
-        print(in_words(misses))
-        print_rows([one.row() for one in misses])
+    if held.misses:
+        print(in_words(held.misses))
+        print_rows([one.row() for one in held.misses])
 
 
-def _held_against(findings: "Findings", profile: Path | None, reference: Path | None) -> "tuple[list[Predicted], list[Miss]]":
+class _Held(NamedTuple):
+    """A prediction beside what was measured."""
+
+    profile: "Profile | None"
+    predicted: "list[Predicted]"
+    misses: "list[Miss]"
+    notes: list[str]
+    """What must be said of a profile that is not of the runs' own kind."""
+
+
+def _held_against(findings: "Findings", profile: Path | None, reference: Path | None) -> _Held:
     """What the reference run and the profile predict for the batches that were measured, and how far that is off."""
     from jobs.errors import SpecError
-    from tuning.analysis.prediction import compare, predict
+    from tuning.analysis.prediction import compare, predict, profile_beside_runs, refuse_other_reference
     from tuning.collect import collect
 
-    if reference is None:
-        return [], []
     if profile is None:
-        raise SpecError("--profile", "is missing: a prediction stands on a profile and a run.", "Make one: largebatch profile RECIPE --output FILE")
+        if reference is not None:
+            hint = "Make one: largebatch profile RECIPE --output FILE"
+            raise SpecError("--profile", "is missing: a prediction stands on a profile and a run.", hint)
+        return _Held(None, [], [], [])
+    read = _read_profile(profile)
+    unlike = profile_beside_runs(read, findings.setting)
+    notes = [unlike] if unlike else []
+    if reference is None:
+        return _Held(read, [], [], notes)
+    (run,) = collect([reference])
+    refuse_other_reference(run, findings.setting)
     measured = {one.global_batch_size: one.seconds.median for one in findings.best if one.seconds.median is not None}
-    predicted = predict(collect([reference])[0], _read_profile(profile), findings.target, [one.global_batch_size for one in findings.best])
-    return predicted, compare(predicted, measured)
+    predicted = predict(run, read, findings.target, [one.global_batch_size for one in findings.best])
+    return _Held(read, predicted, compare(predicted, measured), notes)
 
 
 def _predict(
@@ -91,7 +113,8 @@ def _predict(
     from service.tables import print_rows
     from tuning.analysis.advice import Choice
     from tuning.analysis.advice import advise as advise_on
-    from tuning.analysis.prediction import predict
+    from tuning.analysis.configurations import settings_of
+    from tuning.analysis.prediction import predict, profile_beside_runs
     from tuning.findings import sentences
 
     if len(gathered.runs) != 1:
@@ -102,14 +125,18 @@ def _predict(
     wanted = target if target is not None else run.summary.target_accuracy
     if wanted is None:
         raise InputError("--target", "is missing, and the run was given none.", "Example: --target 0.97.")
+    unlike = profile_beside_runs(profile, next(iter(settings_of([run]))))
     predicted = predict(run, profile, wanted, [point.global_batch_size for point in profile.points])
     choices = [Choice(p.global_batch_size, p.seconds, p.samples, p.learning_rate, run.momentum, run.optimizer) for p in predicted]
     answers = advise_on(choices, deadline, max_samples)
     if as_json:
         answered = [{"question": a.question, "choice": a.choice._asdict() if a.choice else None, "reason": a.reason} for a in answers]
-        print(json.dumps({"target_accuracy": wanted, "predicted": [one._asdict() for one in predicted], "advice": answered}))
+        notes = [unlike] if unlike else []
+        print(json.dumps({"target_accuracy": wanted, "predicted": [one._asdict() for one in predicted], "advice": answered, "notes": notes}))
         return
     print(f"Predicted from run {run.summary.run_id} (noise scale {run.summary.gradient_noise_scale:,.0f}) and the profile on {profile.device}:")
+    if unlike:
+        print(unlike)
     for line in sentences(answers):
         print(line)
     print_rows(
@@ -134,16 +161,17 @@ def report(
     """Write the report of runs that are there: one page that opens without a network, its numbers, its pictures."""
     from tuning.analysis.prediction import in_words
     from tuning.findings import NothingEndedError
-    from tuning.report import Extras, write_report, write_report_of_nothing
+    from tuning.report import NOTHING, Extras, write_report, write_report_of_nothing
 
     try:
         findings = _find(_gather(places, experiment, mlflow_uri), target)
     except NothingEndedError as nothing:
         page = write_report_of_nothing(output, nothing.missing)
-        print("\n".join(["No run has ended yet, so there is nothing to compare.", *nothing.missing, f"Report: {page.resolve()}"]))
+        print("\n".join([NOTHING, *nothing.missing, f"Report: {page.resolve()}"]))
         return
-    predicted, misses = _held_against(findings, profile, reference)
-    extras = Extras(_read_profile(profile) if profile else None, predicted, misses, words=[in_words(misses)] if misses else [])
+    held = _held_against(findings, profile, reference)
+    words = [in_words(held.misses)] if held.misses else []
+    extras = Extras(held.profile, held.predicted, held.misses, words=[*words, *held.notes])
     page = write_report(output, findings, extras)
     for line in [*findings.words(), *extras.words]:
         print(line)
@@ -167,28 +195,33 @@ def scale(
     as_json: AsJson = False,
 ) -> None:
     """Predict time to accuracy and cost on more workers, each at its best batch size."""
-    from jobs.errors import InputError, SpecError
+    from jobs.errors import SpecError
     from service.tables import output
-    from tuning.analysis.critical_batch import CriticalBatch
     from tuning.analysis.scaling_model import Link, scale_out
 
     if profile is None:
         raise SpecError("--profile", "is missing.", "Make one: largebatch profile RECIPE --output profile.json")
     measured = _read_profile(profile)
-    if critical_batch is not None and min_samples is not None:
-        critical: CriticalBatch | None = CriticalBatch(
-            critical_batch, critical_batch, critical_batch, min_samples / critical_batch, min_samples, 0.0, 0
-        )
-    else:
-        critical = _find(_gather(places, experiment, mlflow_uri), target).critical_batch
-    if critical is None:
-        raise InputError("FOLDER", "these runs give no critical batch size; at least three batch sizes must reach the target.", "Run a sweep first.")
     counts = whole_numbers("--workers", workers)
+    notes = []
+    known = _known_curve(critical_batch, min_samples)
+    if known is None:
+        critical, unlike = _measured_curve(_find(_gather(places, experiment, mlflow_uri), target), measured)
+        notes += [unlike] if unlike else []
+    elif places or experiment:
+        raise SpecError("--critical-batch", "and runs to fit it to exclude each other.", "Give one of the two.")
+    else:
+        critical = known
+    too_many = [f"{count:,}" for count in counts if count > measured.num_train_samples]
+    if too_many:
+        notes.append(f"Left out: {', '.join(too_many)} workers, for there are {measured.num_train_samples:,} training samples and each needs one.")
     batches = [2**power for power in range(measured.num_train_samples.bit_length())] + [measured.num_train_samples]
     link = Link(bandwidth * 1e9 / 8, latency * 1e-6)
     found = scale_out(counts, batches, measured.model, critical, measured.gradient_bytes, link)
     if as_json:
         print(json.dumps([one._asdict() for one in found]))
+        for note in notes:
+            typer.echo(note, err=True)
         return
     table = Table(box=None, padding=(0, 2, 0, 0))
     for column in ("workers", "best batch", "s to target", "speed-up", "efficiency", "worker seconds"):
@@ -201,6 +234,35 @@ def scale(
     output().print(table)
     print(f"A model, not a measurement: critical batch {critical.critical_batch_size:,.0f}, gradient {measured.gradient_bytes / 2**20:,.1f} MiB, "
           f"{bandwidth:g} Gbit/s, {latency:g} us.")  # fmt: skip
+    for note in notes:
+        print(note)
+
+
+def _known_curve(critical_batch: float | None, min_samples: float | None) -> "CriticalBatch | None":
+    """The curve that a person gave; None if none. Raises: SpecError for half of one."""
+    from jobs.errors import SpecError
+    from tuning.analysis.critical_batch import CriticalBatch
+
+    for option, value in (("--critical-batch", critical_batch), ("--min-samples", min_samples)):
+        if value is not None and not 0 < value < math.inf:
+            raise SpecError(option, f"{value:g} is not a number above 0.", "Example: --critical-batch 4000 --min-samples 2000000.")
+    if critical_batch is None and min_samples is None:
+        return None
+    if min_samples is None or critical_batch is None:
+        missing, given = ("--min-samples", "--critical-batch") if min_samples is None else ("--critical-batch", "--min-samples")
+        raise SpecError(missing, f"is missing: {given} alone does not tell how many samples a batch needs.", "Give both, or runs.")
+    return CriticalBatch(critical_batch, critical_batch, critical_batch, min_samples / critical_batch, min_samples, 0.0, 0)
+
+
+def _measured_curve(findings: "Findings", profile: "Profile") -> "tuple[CriticalBatch, str]":
+    """The curve that runs give, and what must be said of it beside the profile. Raises: InputError."""
+    from jobs.errors import InputError
+    from tuning.analysis.prediction import profile_beside_runs
+
+    if findings.critical_batch is None:
+        told = f"these runs give no critical batch size; {len(findings.choices)} batch sizes reached the target, and three must."
+        raise InputError("FOLDER", told, "Run a sweep first.")
+    return findings.critical_batch, profile_beside_runs(profile, findings.setting)
 
 
 class _Gathered(NamedTuple):
@@ -208,33 +270,26 @@ class _Gathered(NamedTuple):
 
     runs: "list[RunResult]"
     missing: list[str]
-    """What is not there yet, in sentences."""
+    """What is not there, or not there yet, in sentences."""
 
 
 def _gather(places: list[Path] | None, experiment: str | None, uri: str | None) -> _Gathered:
     from jobs.errors import SpecError
-    from tuning.collect import collect, collect_experiment, ended_runs, unended_runs
-    from tuning.ledger import SWEEP, runs_to_come
+    from tuning.collect import collect, collect_experiment
+    from tuning.places import look
 
     if experiment is not None:
         if uri is None:
             raise SpecError("--mlflow-uri", "is missing.", "Example: sqlite:///runs/mlflow.db.")
-        runs, num_unended = collect_experiment(uri, experiment)
-        return _Gathered(runs, [f"Left out: {num_unended} runs that have not ended."] if num_unended else [])
+        found = collect_experiment(uri, experiment)
+        said = [f"Left out: {found.num_unended} runs that have not ended."] if found.num_unended else []
+        if found.num_foreign:
+            said.append(f"Not read: {found.num_foreign} runs that largebatch did not make.")
+        return _Gathered(found.results, said)
     if not places:
         raise SpecError("FOLDER", "is missing.", "Give run folders, a sweep's folder, or --experiment.")
-    dirs: list[Path] = []
-    missing: list[str] = []
-    for place in places:
-        ended, unended = ended_runs(place), unended_runs(place)
-        is_sweep = (place / SWEEP).is_file()
-        if is_sweep and (num_left := runs_to_come(place)):
-            missing.append(f"Missing: {num_left} of the sweep's runs; go on with `largebatch sweep --resume {place}`.")
-        elif unended and not is_sweep:
-            missing.append(f"Left out: {len(unended)} runs in {place} that have not ended.")
-        # A folder that holds nothing of ours is a mistake, and is told as one.
-        dirs += ended if ended or unended or is_sweep else [place]
-    return _Gathered(collect(dirs), missing)
+    looked = [look(place) for place in places]
+    return _Gathered(collect(run_dir for one in looked for run_dir in one.run_dirs), [word for one in looked for word in one.missing])
 
 
 def _find(gathered: _Gathered, target: float | None, deadline: float | None = None, max_samples: float | None = None) -> "Findings":

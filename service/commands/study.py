@@ -145,6 +145,7 @@ def profile(
     from jobs.run_folder import write_text
     from jobs.spec_reader import read_spec
     from service.tables import output as standard_output
+    from tuning.analysis.step_time import in_words
     from tuning.charts import write_pngs
     from tuning.figures import profile_charts
     from tuning.profile import profile as measure
@@ -164,7 +165,8 @@ def profile(
         print(found.model_dump_json())
         return
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in ("batch", "micro-batch", "ms per step", "s per epoch", "samples/s", "peak memory"):
+    memory = "peak memory" if place.type == "cuda" else "process memory so far"
+    for column in ("batch", "micro-batch", "ms per step", "s per epoch", "samples/s", memory):
         table.add_column(column, justify="right", no_wrap=True)
     for point in found.points:
         table.add_row(
@@ -172,11 +174,9 @@ def profile(
             f"{point.samples_per_second:,.0f}", f"{point.peak_memory_bytes / 2**20:,.0f} MiB",
         )  # fmt: skip
     standard_output().print(table)
-    model = found.model
-    print(
-        f"{found.device}: a step costs {model.overhead_s * 1000:.3g} ms and 1 s per {model.samples_per_second:,.0f} samples; "
-        f"up to batch {model.flat_until:,.0f} larger steps are nearly free."
-    )
+    print(in_words(found))
+    if place.type != "cuda":
+        print("Memory on a CPU is the most that this process has held so far, from batch to batch: it never falls.")
     for size, why in found.left_out.items():
         print(f"Batch {size:,} was left out: {why}")
 
@@ -194,14 +194,18 @@ def sharpness(
     as_json: AsJson = False,
 ) -> None:
     """How sharp the minima are that runs found: Keskar's sharpness, the top Hessian eigenvalue, the lines between two."""
-    from jobs.device import choose_device
+    from jobs.device import choose_device, device_name
     from service.tables import output as standard_output
+    from service.tables import print_rows
     from tuning.charts import write_pngs
-    from tuning.figures import line_chart
-    from tuning.sharpness import epsilon_sharpness, line, load_solution, top_eigenvalue
+    from tuning.figures import line_chart, line_conditions
+    from tuning.sharpness import epsilon_sharpness, line, load_solution, refuse_unlike, top_eigenvalue
 
     place = choose_device(device)
     solutions = [load_solution(one, place, data_dir, num_samples) for one in (run, other) if one is not None]
+    if len(solutions) == 2:
+        refuse_unlike(*solutions)
+    caption = line_conditions(f"{solutions[0].setting}, {device_name(place)}", [one.job.spec.seed for one in solutions], solutions[0].num_samples)
     found: dict[str, Any] = {"solutions": [], "lines": {}}
     with Console(stderr=True).status("") as status:
         for solution in solutions:
@@ -219,7 +223,7 @@ def sharpness(
                 walked = line(*solutions, is_curved=is_curved, points=points)
                 found["lines"][name] = [point._asdict() for point in walked]
                 if figure is not None:
-                    write_pngs([line_chart(name, walked, solutions[0].name, solutions[1].name, "")], figure)
+                    write_pngs([line_chart(name, walked, solutions[0].name, solutions[1].name, caption)], figure)
     if as_json:
         print(json.dumps(found))
         return
@@ -230,5 +234,11 @@ def sharpness(
     for number, value in enumerate(found["solutions"][0]["sharpness"]):
         where = "full space" if value["dimensions"] is None else f"random {value['dimensions']}"
         table.add_row(f"epsilon {value['epsilon']:g}, {where}", *(f"{entry['sharpness'][number]['value']:.4g}" for entry in found["solutions"]))
-    table.add_row("top Hessian eigenvalue", *(f"{entry['top_eigenvalue']:.4g}" for entry in found["solutions"]))
+    eigenvalues = [entry["top_eigenvalue"] for entry in found["solutions"]]
+    table.add_row("top Hessian eigenvalue", *("did not settle" if value is None else f"{value:.4g}" for value in eigenvalues))
     standard_output().print(table)
+    for name, walked in found["lines"].items():
+        print(f"\nAlong the {name} line, from {solutions[0].name} (at 0) to {solutions[1].name} (at 1):")
+        print_rows([{name.replace("_", " "): f"{value:.4g}" for name, value in at.items()} for at in walked])
+    if found["lines"]:
+        print(caption)

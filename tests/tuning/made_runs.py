@@ -8,6 +8,7 @@ from jobs import run_folder
 from jobs.records import EndRecord, EvalRecord, Outcome, RunSummary, StartRecord
 from jobs.spec_reader import read_spec
 from jobs.tracking.journal import Journal
+from tuning.analysis.step_time import Profile, ProfilePoint
 from tuning.collect import Evaluation, RunResult
 
 CRITICAL, MIN_SAMPLES = 500.0, 20_000.0
@@ -38,7 +39,8 @@ def made_run(batch: int, seed: int = 0, factor: float = 1.0, *, reaches: bool = 
     )  # fmt: skip
     given = {
         "dataset": "made", "model": "mlp", "optimizer": "sgd", "momentum": 0.9, "learning_rate": 0.1 * factor, "seed": seed, "device": "cpu (test)",
-        "settings": (("batch", str(batch)), ("rate", str(factor)), ("momentum", str(changed.get("momentum", 0.9)))),
+        "settings": (("batch.global_batch_size", str(batch)), ("learning_rate.base", str(factor)),
+                     ("optimizer.momentum", str(changed.get("momentum", 0.9)))),
     }  # fmt: skip
     return RunResult(name="made", summary=found, evaluations=points, **{**given, **changed})
 
@@ -62,3 +64,15 @@ def made_folder(folder: Path, batch: int, seed: int = 0) -> Path:
     run_folder.write_text(run_dir / run_folder.PLAN, json.dumps({"global_batch_size": batch, "peak_learning_rate": 0.25}))
     run_folder.write_text(run_dir / run_folder.SUMMARY, result.summary.model_copy(update={"run_dir": str(run_dir)}).model_dump_json())
     return run_dir
+
+
+def made_profile() -> Profile:
+    """Step times of the same device, exactly as the runs have them."""
+    points = [
+        ProfilePoint(
+            global_batch_size=batch, micro_batch_size=batch, seconds_per_step=STEP_S + batch / RATE, seconds_per_epoch=1.0, samples_per_second=1.0,
+            peak_memory_bytes=1, num_steps=5,
+        )
+        for batch in (1, 16, 256, 4096)
+    ]  # fmt: skip
+    return Profile(recipe="made", device="cpu (test)", num_train_samples=4096, gradient_bytes=4000, points=points, left_out={})

@@ -9,12 +9,13 @@ from jobs.errors import InputError
 from jobs.records import EvalRecord, Outcome, RunSummary, StartRecord
 from jobs.spec_reader import read_spec
 from jobs.tracking.journal import Journal
+from tuning.analysis.configurations import settings_of
 from tuning.collect import collect
 
 CURVE = ((1.5, 0.4), (3.0, 0.8), (4.5, 0.9))
 
 
-def write_run(folder: Path, name: str) -> Path:
+def write_run(folder: Path, name: str, *overrides: str) -> Path:
     """A run's folder as a job leaves it, with a resume that supersedes one evaluation."""
     run_dir = run_folder.create(folder, name)
     start = StartRecord(at_s=0.0, step=0, training_seconds=0.0, world_size=1, device="cpu")
@@ -29,7 +30,7 @@ def write_run(folder: Path, name: str) -> Path:
     times = {key: 4.5 for key in ("epochs", "training_seconds", "evaluation_seconds", "wall_seconds")}
     summary = RunSummary.model_validate({**fields, **numbers, **times, "run_id": name, "outcome": Outcome.MISSED, "run_dir": str(run_dir)})
     run_folder.write_text(run_dir / run_folder.SUMMARY, summary.model_dump_json())
-    run_folder.write_text(run_dir / run_folder.SPEC, read_spec("digits-lamb", [f"name={name}", "seed=7"]).model_dump_json())
+    run_folder.write_text(run_dir / run_folder.SPEC, read_spec("digits-lamb", [f"name={name}", "seed=7", *overrides]).model_dump_json())
     run_folder.write_text(run_dir / run_folder.ENVIRONMENT, '{"device": "cpu (test)"}')
     return run_dir
 
@@ -61,3 +62,31 @@ def test_no_run_or_one_that_has_not_ended(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="has not ended") as refused:
             collect([folder])
         assert refused.value.field == str(folder)
+
+
+def test_data_and_model_are_known_with_their_arguments(tmp_path: Path) -> None:
+    own = ["dataset.name=null", "dataset.entry_point=my_code:load"]
+    runs = [
+        write_run(tmp_path, "a", *own, "dataset.arguments.num_train=2000", "model.arguments.width=512"),
+        write_run(tmp_path, "b", *own, "dataset.arguments.num_train=20000", "model.arguments.width=512"),
+        write_run(tmp_path, "c", *own, "dataset.arguments.num_train=20000", "model.arguments.width=64"),
+    ]
+    settings = {str(setting): [run.name for run in members] for setting, members in settings_of(collect(runs)).items()}
+    assert settings == {
+        "mlp (batch_norm True, depth 2) on my_code:load (num_train 20000), cpu (test), 3 workers": ["b", "c"],
+        "mlp (batch_norm True, depth 2, width 512) on my_code:load (num_train 2000), cpu (test), 3 workers": ["a"],
+    }
+
+
+def test_the_decays_horizon_tells_configurations_apart_and_the_target_does_not(tmp_path: Path) -> None:
+    one, other, longer = (
+        dict(collect([write_run(tmp_path, name, *overrides)])[0].settings)
+        for name, overrides in (
+            ("a", ()),
+            ("b", ("stop.target_accuracy=0.5", "stop.max_seconds=9", "stop.at_target=false")),
+            ("c", ("stop.epochs=77",)),
+        )
+    )
+    assert one == other
+    assert longer["stop.epochs"] == "77.0"
+    assert one["stop.epochs"] != "77.0"

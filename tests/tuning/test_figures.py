@@ -2,14 +2,28 @@
 
 import re
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from made_runs import made_profile, made_run
 
 from jobs.records import Outcome, RunSummary
-from tuning.charts import write_png
+from tuning.charts import ARROW, Chart, Series, to_plotly, write_png
 from tuning.collect import Evaluation, RunResult
-from tuning.figures import accuracy_curves, label, write_page
+from tuning.figures import (
+    accuracy_curves,
+    accuracy_of_batch,
+    frontiers,
+    label,
+    line_conditions,
+    on_unlike_footing,
+    profile_charts,
+    steps_and_samples,
+    time_to_target,
+    write_page,
+)
+from tuning.findings import find
 
 
 def result(name: str, curve: tuple[tuple[float, float], ...], target: float | None = None, device: str = "cpu") -> RunResult:
@@ -61,3 +75,76 @@ def test_as_many_runs_as_wanted(tmp_path: Path, num_runs: int) -> None:
     write_page(accuracy_curves(runs), tmp_path / "p.html")
     page = (tmp_path / "p.html").read_text()
     assert all(label(run) in page for run in runs)
+
+
+PARTLY = [
+    *(made_run(32, seed) for seed in range(3)),
+    *(made_run(128, seed, reaches=seed > 0) for seed in range(3)),
+    *(made_run(512, seed, reaches=False) for seed in range(3)),
+]
+
+
+def test_an_open_end_is_an_arrow_and_said() -> None:
+    chart = time_to_target(find(PARTLY))
+    (measured, missed) = chart.series
+    assert [(x, way) for x, _, way in measured.open_ends] == [(128, 1)]
+    assert "an arrow: the interval is open there" in chart.caption
+    (arrow,) = [note for note in to_plotly(chart).layout.annotations if note.showarrow]
+    assert (arrow.ax, arrow.ay, arrow.arrowside) == (0, -ARROW, "start"), "its head is above the mark"
+    assert (10**arrow.x, 10**arrow.y) == pytest.approx((128, measured.y[1]))
+    assert missed.open_ends == []
+    assert "an arrow" not in time_to_target(find(PARTLY[:3])).caption
+
+
+def test_an_open_lower_end_points_down(tmp_path: Path) -> None:
+    chart = Chart("x", "x", "x", "y", [Series("s", [1.0, 2.0], [3.0, float("nan")], [None, None], [4.0, None])])
+    assert chart.series[0].open_ends == [(1.0, 3.0, -1)]
+    (arrow,) = to_plotly(chart).layout.annotations
+    assert arrow.ay == ARROW
+    write_png(chart, tmp_path / "p.png")
+
+
+def test_batches_that_missed_are_marked_where_their_runs_ended(tmp_path: Path) -> None:
+    found = find(PARTLY)
+    summary = made_run(512, reaches=False).summary
+    charts = [time_to_target(found), *steps_and_samples(found)]
+    for chart, used in zip(charts, (summary.training_seconds, summary.steps, summary.samples_seen), strict=True):
+        (missed,) = [series for series in chart.series if series.symbol == "x"]
+        assert (list(missed.x), list(missed.y)) == ([512], [used])
+        assert missed.notes is not None
+        assert "batch 512: missed (0 of 3 reached), ended after" in missed.notes[0]
+        assert to_plotly(chart).data[1].marker.symbol == "x"
+        write_png(chart, tmp_path / "p.png")
+    _, cost = frontiers(found)
+    assert "missed the target: batch 512, so not shown" in cost.caption
+    assert all(series.symbol == "circle" for series in time_to_target(find(PARTLY[:3])).series)
+
+
+def test_runs_that_end_at_the_target_show_their_stopping_rule() -> None:
+    assert "5 of these 9 runs ended when they met their target" in accuracy_of_batch(find(PARTLY)).caption
+    assert "ended when" not in accuracy_of_batch(find(PARTLY[-3:])).caption
+
+
+def test_every_caption_states_seeds_device_and_clock() -> None:
+    seeded = made_profile().model_copy(update={"seed": 4})
+    captions = [chart.caption for chart in profile_charts(seeded)]
+    captions.append(line_conditions("mlp on digits, cpu (test)", [4, 7], 1437))
+    for caption in captions:
+        assert "seed 4" in caption or "seeds 4 and 7" in caption
+        assert "cpu (test)" in caption
+        assert "clock" in caption
+
+
+def test_one_batch_size_has_no_fit() -> None:
+    one = made_profile().model_copy(update={"points": made_profile().points[1:2]})
+    update, epoch = profile_charts(one)
+    assert [series.name for series in update.series] == ["measured"]
+    assert (update.marks, epoch.marks) == ([], [])
+
+
+def test_runs_that_differ_in_more_than_what_is_compared_say_so() -> None:
+    one, other = made_run(32), made_run(128)
+    longer = replace(other, settings=(*other.settings, ("stop.epochs", "9.0")))
+    assert on_unlike_footing([one, other]) == ""
+    assert on_unlike_footing([one, longer]) == "on one footing but for stop.epochs (9.0, not set)"
+    assert "on one footing but for stop.epochs" in accuracy_curves([one, longer]).caption

@@ -1,17 +1,19 @@
 """From runs to the answer: planted curves come back, misses stay misses, what cannot be compared is not."""
 
 import json
+from dataclasses import replace
 
 import pytest
-from made_runs import CRITICAL, MIN_SAMPLES, RATE, STEP_S, TARGET, made_run
+from made_runs import CRITICAL, MIN_SAMPLES, RATE, STEP_S, TARGET, made_profile, made_run
 
 from jobs.errors import InputError
 from jobs.records import Outcome
 from tuning.analysis.configurations import best_of_each_batch, configurations
-from tuning.analysis.prediction import compare, predict
-from tuning.analysis.step_time import Profile, ProfilePoint
+from tuning.analysis.prediction import compare, in_words, predict, profile_beside_runs, refuse_other_reference
+from tuning.collect import Evaluation, RunResult
 from tuning.figures import momentum_map
 from tuning.findings import find
+from tuning.report import Extras, charts_of
 
 BATCHES = [32, 128, 512, 2048]
 RUNS = [made_run(batch, seed, factor) for batch in BATCHES for seed, factor in ((0, 1.0), (1, 1.0), (2, 1.0), (0, 1.7))]
@@ -96,21 +98,10 @@ def test_no_runs() -> None:
         find([])
 
 
-def profile() -> Profile:
-    points = [
-        ProfilePoint(
-            global_batch_size=batch, micro_batch_size=batch, seconds_per_step=STEP_S + batch / RATE, seconds_per_epoch=1.0, samples_per_second=1.0,
-            peak_memory_bytes=1, num_steps=5,
-        )
-        for batch in (1, 16, 256, 4096)
-    ]  # fmt: skip
-    return Profile(recipe="made", device="cpu (test)", num_train_samples=4096, gradient_bytes=4000, points=points, left_out={})
-
-
 def test_a_prediction_from_one_run_is_exact_where_the_noise_scale_is_the_critical_batch() -> None:
     run = made_run(128)
     run = run.__class__(**{**run.__dict__, "summary": run.summary.model_copy(update={"gradient_noise_scale": CRITICAL})})
-    predicted = predict(run, profile(), TARGET, BATCHES)
+    predicted = predict(run, made_profile(), TARGET, BATCHES)
     measured = {one.global_batch_size: one.seconds.median for one in find(RUNS).best if one.seconds.median is not None}
     misses = compare(predicted, measured)
     assert [miss.global_batch_size for miss in misses] == BATCHES
@@ -124,10 +115,142 @@ def test_a_prediction_goes_at_the_pace_of_its_run() -> None:
     slower = run.__class__(
         **{**run.__dict__, "evaluations": tuple(at._replace(training_seconds=1.5 * at.training_seconds) for at in run.evaluations)}
     )
-    as_profiled, at_pace = (predict(one, profile(), TARGET, BATCHES) for one in (run, slower))
+    as_profiled, at_pace = (predict(one, made_profile(), TARGET, BATCHES) for one in (run, slower))
     assert [one.seconds for one in at_pace] == pytest.approx([1.5 * one.seconds for one in as_profiled])
 
 
 def test_a_run_that_reached_nothing_predicts_nothing() -> None:
     with pytest.raises(InputError, match=r"did not reach 0\.9"):
-        predict(made_run(128, reaches=False), profile(), TARGET, BATCHES)
+        predict(made_run(128, reaches=False), made_profile(), TARGET, BATCHES)
+
+
+def test_the_reference_runs_own_batch_is_no_prediction() -> None:
+    predicted = predict(made_run(128), made_profile(), TARGET, BATCHES)
+    assert [one.global_batch_size for one in predicted if one.is_reference] == [128]
+    misses = compare(predicted, {128: predicted[1].seconds, 512: 10 * predicted[2].seconds})
+    assert "within 30 % at 0 of 1 batch sizes (the reference run's own left aside)" in in_words(misses)
+    assert [one.row()["batch"] for one in misses] == ["128 (the reference run's own)", "512"]
+    assert "cannot be said" in in_words(misses[:1])
+
+
+def test_a_profile_of_one_batch_size_predicts_nothing() -> None:
+    one = made_profile().model_copy(update={"points": made_profile().points[:1]})
+    assert not one.has_model
+    with pytest.raises(InputError, match="holds one batch size, 1: "):
+        predict(made_run(128), one, TARGET, BATCHES)
+
+
+def with_settings(run: RunResult, **settings: str) -> RunResult:
+    return replace(
+        run, settings=tuple(sorted({**dict(run.settings), **{name.replace("__", "."): value for name, value in settings.items()}}.items()))
+    )
+
+
+def test_other_arguments_of_the_data_are_other_data_and_those_of_the_model_are_said() -> None:
+    runs = [*RUNS, *(made_run(64, seed, dataset="made (num_train 2000)") for seed in range(2))]
+    found = find(runs)
+    assert found.other_settings == {found.setting._replace(dataset="made (num_train 2000)"): 2}
+    wide = [with_settings(run, model__arguments__depth="2", model__arguments__width="128") for run in RUNS[:8]]
+    slim = [with_settings(run, model__arguments__depth="2", model__arguments__width="64", stop__epochs="9.0") for run in RUNS[8:]]
+    found = find([*wide, *slim])
+    assert found.other_settings == {}
+    assert str(found.setting) == "mlp (depth 2) on made, cpu (test)", "what all of them share"
+    differing = "model.arguments.width (64, 128) and stop.epochs (9.0, not set)"
+    assert f"The runs differ in more than what is compared: {differing}." in found.words()
+    assert all(f"differing in {differing}" in chart.caption for chart in charts_of(found, Extras()) if chart.name.endswith("-to-target"))
+
+
+def test_what_is_compared_is_no_difference_and_another_optimizer_has_other_options() -> None:
+    assert find(RUNS).differences == ""
+    lars = [with_settings(made_run(64, optimizer="lars"), optimizer__name="lars", optimizer__trust_coefficient="0.001")]
+    assert find([*RUNS, *lars]).differences == ""
+    many = [with_settings(made_run(64), **{f"loss__part_{n}": str(seed) for n in range(7)}, seed="0") for seed in range(6)]
+    assert "loss.part_0 (0, 1, 2, ..., 5)" in find(many).differences
+    assert find(many).differences.endswith(" and 3 more")
+
+
+def test_the_fit_says_what_it_stands_on_and_leaves_out_batches_that_missed() -> None:
+    runs = [*(made_run(batch, seed) for batch in BATCHES for seed in range(3)), *(made_run(8192, seed, reaches=seed == 0) for seed in range(3))]
+    runs[0] = made_run(32, 0, reaches=False)
+    found = find(runs)
+    assert found.critical_batch is not None
+    assert found.critical_batch.num_points == 11
+    (words,) = (line for line in found.words() if line.startswith("Critical batch size"))
+    assert "stands on 11 runs at 4 batch sizes" in words
+    assert "1 runs of these that missed are left out" in words
+    assert "half of them or more missed: batch 8,192" in words
+    assert "evaluations up to" in words, "two evaluations a run are coarse"
+
+
+def test_fine_evaluations_need_no_word() -> None:
+    runs = [fine(made_run(batch, seed)) for batch in BATCHES for seed in range(2)]
+    (words,) = (line for line in find(runs).words() if line.startswith("Critical batch size"))
+    assert "evaluations" not in words
+
+
+def fine(run: RunResult) -> RunResult:
+    """Evaluated at every tenth of its way."""
+    last = run.evaluations[-1]
+    steps = [Evaluation(max(last.step * n // 10, 1), last.samples * n // 10, last.training_seconds * n / 10, 0.08 * n) for n in range(1, 10)]
+    return replace(run, evaluations=(*steps, last))
+
+
+def test_too_few_batches_that_reached_are_said() -> None:
+    runs = [made_run(batch, reaches=batch < 500) for batch in BATCHES]
+    words = find(runs).words()
+    assert any("at least three batch sizes must reach the target in half of their runs; 2 of 4 did." in line for line in words)
+
+
+def test_the_noise_scale_is_a_true_median() -> None:
+    runs = [made_run(32), made_run(128)]
+    runs = [
+        replace(run, summary=run.summary.model_copy(update={"gradient_noise_scale": scale})) for run, scale in zip(runs, (100.0, 300.0), strict=True)
+    ]
+    assert find(runs).noise_scale == 200.0
+
+
+def test_a_limit_that_no_batch_keeps_is_answered_with_the_most_accurate_by_then() -> None:
+    runs = [fine(made_run(batch, seed)) for batch in BATCHES for seed in range(3)]
+    found = find(runs, deadline_s=1.0, max_samples=15_000)
+    answers = {one.question: one for one in found.advice}
+    by_deadline = answers["within 1 s"]
+    assert by_deadline.choice is not None
+    top = {batch: max((at.test_accuracy for at in fine(made_run(batch)).evaluations if at.training_seconds <= 1.0), default=0.0) for batch in BATCHES}
+    assert by_deadline.choice.global_batch_size == max(top, key=lambda batch: top[batch])
+    assert f"the most accurate by then with {max(top.values()):.4f}, the median of 3 seeds. The target is not met" in by_deadline.reason
+    assert "the nearest is" in by_deadline.reason
+    assert by_deadline.choice.seconds <= 1.0
+    by_samples = answers["within 15,000 samples"]
+    assert by_samples.choice is not None
+    assert by_samples.choice.global_batch_size == 32
+    nothing = {one.question: one for one in find(runs, deadline_s=1e-6).advice}["within 1e-06 s"]
+    assert nothing.choice is None, "nothing was evaluated by then"
+
+
+def test_a_limit_is_answered_where_no_batch_reached_the_target_too() -> None:
+    found = find([made_run(batch, seed, reaches=False) for batch in BATCHES for seed in range(2)], deadline_s=1000.0)
+    (answer,) = found.advice
+    assert answer.choice is not None
+    assert "no batch reaches the target at all" in answer.reason
+    assert any(line.startswith("Within 1000 s: batch ") for line in found.words())
+
+
+def test_a_run_that_was_never_evaluated_ranks_below_the_others() -> None:
+    lost = made_run(64, 2)
+    lost = replace(lost, summary=lost.summary.model_copy(update={"best_test_accuracy": None}), evaluations=())
+    runs = [made_run(64, 0), made_run(64, 1, reaches=False), lost]
+    found = find(runs).best[0].best_accuracy
+    assert (found.low, found.median, found.high) == (None, TARGET - 0.1, TARGET + 0.01)
+    assert "missed ..." in found.text
+
+
+def test_a_run_of_another_kind_is_no_reference_and_another_models_profile_none_either() -> None:
+    setting = find(RUNS).setting
+    refuse_other_reference(RUNS[0], setting._replace(model="mlp (width 64)"))
+    with pytest.raises(InputError, match=r"--reference: .* is of mlp on made, H200, and the runs are of mlp on made, cpu \(test\)"):
+        refuse_other_reference(made_run(128, device="H200"), setting)
+    assert profile_beside_runs(made_profile(), setting) == ""
+    named = made_profile().model_copy(update={"model_in_words": "mlp (width 64)", "dataset_in_words": "made", "device": "H200"})
+    assert "The profile is of mlp (width 64) on made, H200, the runs are of mlp on made, cpu (test)" in profile_beside_runs(named, setting)
+    with pytest.raises(InputError, match="was measured with lenet, and the runs trained mlp"):
+        profile_beside_runs(named.model_copy(update={"model_in_words": "lenet"}), setting)

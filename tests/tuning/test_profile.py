@@ -12,6 +12,7 @@ from jobs.errors import InputError, LargebatchError, PlanError
 from jobs.job import prepare
 from jobs.spec_reader import read_spec
 from service.cli import app
+from tuning.analysis.step_time import Profile, ProfilePoint, in_words
 from tuning.profile import batch_sizes_to_profile, profile
 from tuning.study import Stage, StudyOptions, begin_study, change_budget, study
 
@@ -37,6 +38,7 @@ def test_a_model_with_batch_norm_has_no_batch_of_one() -> None:
         assert point.seconds_per_epoch == pytest.approx(point.seconds_per_step * 1437 / point.global_batch_size)
         assert point.samples_per_second == pytest.approx(point.global_batch_size / point.seconds_per_step)
     assert found.gradient_bytes == 4 * sum(p.numel() for p in prepare(spec, torch.device("cpu"), Path("data")).model.parameters())
+    assert (found.model_in_words, found.dataset_in_words, found.seed) == ("mlp (batch_norm True, depth 2, width 128)", "digits", 0)
     assert found.seconds_per_step(64) == found.points[0].seconds_per_step
     assert found.points[0].seconds_per_step < found.seconds_per_step(500) < found.points[1].seconds_per_step
 
@@ -51,6 +53,28 @@ def test_the_command(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, [*arguments, "--figure", str(tmp_path / "figures"), "--device", "cpu"], catch_exceptions=False)
     assert json.loads(done.stdout) == json.loads((tmp_path / "p.json").read_text())
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {"time-of-update.png", "time-of-epoch.png"}
+
+
+def test_one_batch_size_gives_no_split_and_memory_on_a_cpu_is_named_for_what_it_is() -> None:
+    done = CliRunner().invoke(app, ["profile", "digits-small-batch", "--batch-sizes", "64", "--seconds", "0.05", "--device", "cpu"])
+    assert "one batch size alone does not tell what every step costs" in done.stdout
+    assert "nearly free" not in done.stdout
+    assert "process memory so far" in done.stdout
+    assert "the most that this process has held so far" in done.stdout
+
+
+def test_what_a_step_costs_in_words() -> None:
+    def words(*seconds: float) -> str:
+        points = [
+            ProfilePoint(global_batch_size=batch, micro_batch_size=batch, seconds_per_step=step, seconds_per_epoch=1.0, samples_per_second=1.0,
+                         peak_memory_bytes=1, num_steps=5)
+            for batch, step in zip((8, 64, 512), seconds, strict=True)
+        ]  # fmt: skip
+        return in_words(Profile(recipe="made", device="cpu", num_train_samples=512, gradient_bytes=1, points=points, left_out={}))
+
+    assert "up to batch 100 larger steps are nearly free" in words(*(0.1 + batch / 1000 for batch in (8, 64, 512)))
+    assert "already at batch 8, the smallest measured, larger steps cost more" in words(*(batch / 1000 for batch in (8, 64, 512)))
+    assert "a step costs 100 ms, and larger steps are nearly free up to 512, the largest measured" in words(0.1, 0.1, 0.1)
 
 
 @pytest.mark.parametrize(

@@ -7,15 +7,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.sparse.linalg import ArpackNoConvergence
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
+from typer.testing import CliRunner
 
 from jobs import run_folder
 from jobs.errors import InputError
 from jobs.job import prepare, run_job
 from jobs.listener import Listener
 from jobs.spec_reader import build_spec
+from service.cli import app
 from tuning.sharpness import Solution, epsilon_sharpness, line, load_solution, top_eigenvalue
+from tuning.subspace import Subspace
 
 CPU = torch.device("cpu")
 
@@ -70,6 +74,47 @@ def test_the_subspace_is_a_part_of_the_whole() -> None:
 def test_the_top_eigenvalue_is_the_largest_not_the_longest(diagonal: list[float]) -> None:
     zeros = [0.0] * len(diagonal)
     assert top_eigenvalue(Quadratic(diagonal, zeros, zeros)) == pytest.approx(max(diagonal), rel=1e-3)
+
+
+@pytest.mark.parametrize("diagonal", [[3.0, -8.0, 0.5, 7.0, 1.0], [3.0, 8.0, 0.5, 7.0, 1.0], [-3.0, -8.0, -0.5], [8.0, -8.0, 1.0], [0.0] * 4])
+def test_where_lanczos_does_not_converge_power_iteration_goes_on(monkeypatch: pytest.MonkeyPatch, diagonal: list[float]) -> None:
+    def no_convergence(*_: Any, **__: Any) -> None:
+        raise ArpackNoConvergence("no", np.zeros(0), np.zeros((0, 0)))
+
+    monkeypatch.setattr("scipy.sparse.linalg.eigsh", no_convergence)
+    zeros = [0.0] * len(diagonal)
+    # A residual of a hundredth of the largest size, 0.08, leaves the square of it over the gap to the next eigenvalue, 1 at the least.
+    assert top_eigenvalue(Quadratic(diagonal, zeros, zeros)) == pytest.approx(max(diagonal), abs=0.0064)
+
+
+def test_an_eigenvalue_that_does_not_settle_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tuning.sharpness.POWER_ITERATIONS", 1)
+    monkeypatch.setattr("scipy.sparse.linalg.eigsh", lambda *_, **__: (_ for _ in ()).throw(ArpackNoConvergence("no", np.zeros(0), np.zeros((0, 0)))))
+    assert top_eigenvalue(Quadratic([1.0, 2.0, 3.0], [0.0] * 3, [0.0] * 3)) is None
+
+
+def test_a_hessian_of_zeros_has_the_eigenvalue_zero() -> None:
+    assert top_eigenvalue(Quadratic([0.0] * 30, [0.0] * 30, [0.0] * 30)) == 0.0
+
+
+def test_fewer_weights_than_dimensions() -> None:
+    function = Quadratic([2.0, 1.0, 3.0], [1.0, -1.0, 0.5], [0.0, 0.0, 0.0])
+    found = epsilon_sharpness(function, 0.01, 100)
+    assert found.dimensions == 3
+    assert math.isfinite(found.value)
+    assert found.value > 0
+
+
+@pytest.mark.parametrize("most_bytes", [2**30, 8 * 5 * 17])
+def test_a_subspace_kept_or_drawn_anew_is_its_matrix(most_bytes: int) -> None:
+    weights = torch.randn(60, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    drawn = Subspace(weights, 5, seed=0, most_bytes=most_bytes)
+    matrix = torch.stack([drawn.spread(axis) for axis in torch.eye(5, dtype=torch.float64)], dim=1)
+    assert torch.allclose(matrix.norm(dim=0), torch.ones(5, dtype=torch.float64))
+    assert torch.linalg.matrix_rank(matrix) == 5
+    assert torch.allclose(drawn.project(weights), matrix.T @ weights)
+    assert torch.allclose(drawn.seen_from(weights), torch.linalg.pinv(matrix) @ weights)
+    assert torch.equal(drawn.spread(weights[:5]), Subspace(weights, 5, 0, most_bytes).spread(weights[:5]))
 
 
 def document(**parts: Any) -> dict[str, Any]:
@@ -155,3 +200,27 @@ def test_two_architectures_are_not_joined(runs: tuple[Path, Path], tmp_path: Pat
     other = trained(tmp_path, model={"name": "mlp", "arguments": {"width": 5}}, stop={"steps": 2})
     with pytest.raises(InputError, match="other weights"):
         line(load_solution(runs[0], CPU, Path("data")), load_solution(other, CPU, Path("data")))
+
+
+def test_solutions_of_other_data_are_not_compared(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    shape = {"shape": [1, 8, 8], "num_train": 100, "num_test": 10}
+    other = trained(tmp_path, dataset={"name": "synthetic", "arguments": shape}, batch={"global_batch_size": 50}, stop={"steps": 2})
+    told = r"run was trained on synthetic \(num_test 10, num_train 100, shape \[1, 8, 8\]\), run on digits"
+    with pytest.raises(InputError, match=told):
+        line(load_solution(runs[0], CPU, Path("data")), load_solution(other, CPU, Path("data")))
+    with pytest.raises(InputError, match=told):
+        CliRunner().invoke(app, ["sharpness", str(runs[0]), str(other), "--device", "cpu"], catch_exceptions=False)
+
+
+def test_the_command_prints_the_lines_and_their_conditions(runs: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("tuning.sharpness.ITERATIONS", 1)
+    monkeypatch.setattr("tuning.sharpness.top_eigenvalue", lambda solution: None)
+    options = ["--device", "cpu", "--samples", "50", "--points", "4", "--dimensions", "3", "--figure", str(tmp_path)]
+    said = CliRunner().invoke(app, ["sharpness", *map(str, runs), *options], catch_exceptions=False).stdout
+    assert "did not settle" in said
+    for name in ("straight", "curved"):
+        assert f"Along the {name} line, from run (at 0) to run (at 1):" in said
+        assert (tmp_path / f"line-{name}.png").is_file()
+    assert said.count("train accuracy") == said.count("test loss") == 2
+    assert "mlp (batch_norm True, width 4) on digits, cpu" in said
+    assert "seeds 0 and 1; the first 50 training images" in said

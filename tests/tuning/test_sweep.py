@@ -79,8 +79,8 @@ def test_a_sweep_from_file_to_answer(head: Head, tmp_path: Path) -> None:
     assert sorted(child.info.run_name for child in children) == sorted(trial.run_id for trial in ledger.trials)
     assert all(child.info.status == "FINISHED" for child in children)
     from_folders = {row.summary.run_id: row for row in collect(ended_runs(folder))}
-    from_mlflow, num_unended = collect_experiment(f"sqlite:///{folder / 'mlflow.db'}", "largebatch")
-    assert num_unended == 0
+    from_mlflow, num_unended, num_foreign = collect_experiment(f"sqlite:///{folder / 'mlflow.db'}", "largebatch")
+    assert (num_unended, num_foreign) == (0, 0)
     for row in from_mlflow:
         other = from_folders.pop(row.summary.run_id)
         assert row.settings == other.settings
@@ -94,7 +94,7 @@ def test_a_sweep_from_file_to_answer(head: Head, tmp_path: Path) -> None:
     # Where a run's curve is too long for a tag it comes from the metrics.
     client.delete_tag(children[0].info.run_id, CURVE_TAG)
     (curve,) = (run.evaluations for run in from_mlflow if run.summary.run_id == children[0].info.run_name)
-    again, _ = collect_experiment(f"sqlite:///{folder / 'mlflow.db'}", "largebatch")
+    again, *_ = collect_experiment(f"sqlite:///{folder / 'mlflow.db'}", "largebatch")
     (other,) = (run.evaluations for run in again if run.summary.run_id == children[0].info.run_name)
     assert [at._replace(training_seconds=0.0) for at in other] == [at._replace(training_seconds=0.0) for at in curve]
     assert [at.training_seconds for at in other] == pytest.approx([at.training_seconds for at in curve], abs=0.002)

@@ -1,4 +1,7 @@
-"""Which batch size to take, and why: soonest, cheapest, best within a limit, and the knee."""
+"""Which batch size to take, and why: soonest, cheapest, best within a limit, and the knee.
+
+Within a limit that no batch reaches the target in, the best is the most accurate by then.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -19,6 +22,14 @@ class Choice(NamedTuple):
     """0: predicted, not run."""
 
 
+class Partial(NamedTuple):
+    """How far a batch size had come when a limit was used up; the choice's costs are those to that accuracy."""
+
+    choice: Choice
+    accuracy: float
+    """Test accuracy, the median of the seeds."""
+
+
 class Advice(NamedTuple):
     """One answer with its reason."""
 
@@ -28,13 +39,32 @@ class Advice(NamedTuple):
     reason: str
 
 
-def advise(choices: Sequence[Choice], deadline_s: float | None = None, max_samples: float | None = None) -> list[Advice]:
-    """Soonest, cheapest, within the limits given, and the knee of time against samples; empty for no choices.
+def advise(
+    choices: Sequence[Choice],
+    deadline_s: float | None = None,
+    max_samples: float | None = None,
+    *,
+    by_deadline: Sequence[Partial] = (),
+    by_samples: Sequence[Partial] = (),
+) -> list[Advice]:
+    """Soonest, cheapest, within the limits given, and the knee of time against samples.
 
     Cost is samples to the target: what machines must work through, however many they are.
+
+    Args: choices: that reach the target; by_deadline, by_samples: how far each batch size had come within each limit, asked where no choice
+        keeps it.
     """
-    if not choices:
-        return []
+    answers = _without_limits(choices) if choices else []
+    if deadline_s is not None:
+        kept = [one for one in choices if one.seconds <= deadline_s]
+        answers.append(_within(choices, f"within {deadline_s:g} s", kept, by_deadline, "samples"))
+    if max_samples is not None:
+        kept = [one for one in choices if one.samples <= max_samples]
+        answers.append(_within(choices, f"within {max_samples:,.0f} samples", kept, by_samples, "seconds"))
+    return answers
+
+
+def _without_limits(choices: Sequence[Choice]) -> list[Advice]:
     soonest = min(choices, key=lambda one: (one.seconds, one.samples))
     cheapest = min(choices, key=lambda one: (one.samples, one.seconds))
     answers = [
@@ -45,13 +75,7 @@ def advise(choices: Sequence[Choice], deadline_s: float | None = None, max_sampl
     ]
     standing = [choices[number] for number in frontier([(one.seconds, one.samples) for one in choices])]
     knee = _knee(standing)
-    answers.append(Advice("knee", knee, _between(knee, soonest, cheapest, len(standing))))
-    if deadline_s is not None:
-        answers.append(_within(choices, f"within {deadline_s:g} s", [one for one in choices if one.seconds <= deadline_s], soonest, "samples"))
-    if max_samples is not None:
-        kept = [one for one in choices if one.samples <= max_samples]
-        answers.append(_within(choices, f"within {max_samples:,.0f} samples", kept, cheapest, "seconds"))
-    return answers
+    return [*answers, Advice("knee", knee, _between(knee, soonest, cheapest, len(standing)))]
 
 
 def _knee(standing: Sequence[Choice]) -> Choice:
@@ -77,14 +101,23 @@ def _versus(one: Choice, other: Choice, better: str, what: str, factor: float, n
     return f"no other batch reaches the target {better}; it takes {_times(factor)} the {what} of the {name}, batch {other.global_batch_size:,}."
 
 
-def _within(choices: Sequence[Choice], question: str, kept: Sequence[Choice], nearest: Choice, minimise: str) -> Advice:
-    if not kept:
-        return Advice(
-            question, None, f"none of {len(choices)} batches keeps it; the nearest is {nearest.global_batch_size:,} with {_costs(nearest)}."
-        )
-    chosen = min(kept, key=lambda one: getattr(one, minimise))
-    least = "cheapest" if minimise == "samples" else "soonest"
-    return Advice(question, chosen, f"{least} of the {len(kept)} of {len(choices)} batches that keep it.")
+def _within(choices: Sequence[Choice], question: str, kept: Sequence[Choice], partial: Sequence[Partial], minimise: str) -> Advice:
+    """Args: minimise: what is least among those that keep the limit; the limit is on the other of seconds and samples."""
+    if kept:
+        chosen = min(kept, key=lambda one: getattr(one, minimise))
+        least = "cheapest" if minimise == "samples" else "soonest"
+        return Advice(question, chosen, f"{least} of the {len(kept)} of {len(choices)} batches that keep it.")
+    limited = "seconds" if minimise == "samples" else "samples"
+    if choices:
+        nearest = min(choices, key=lambda one: getattr(one, limited))
+        missed = f"none of {len(choices)} batches keeps it; the nearest is {nearest.global_batch_size:,} with {_costs(nearest)}."
+    else:
+        missed = "no batch reaches the target at all."
+    if not partial:
+        return Advice(question, None, missed)
+    best = min(partial, key=lambda one: (-one.accuracy, getattr(one.choice, limited)))
+    seeds = f", the median of {best.choice.num_seeds} seeds" if best.choice.num_seeds > 1 else ""
+    return Advice(question, best.choice, f"the most accurate by then with {best.accuracy:.4f}{seeds}. The target is not met: {missed}")
 
 
 def _costs(one: Choice) -> str:

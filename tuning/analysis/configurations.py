@@ -7,14 +7,25 @@ from typing import NamedTuple
 
 from jobs.records import Outcome
 from tuning.analysis.intervals import Spread, spread
-from tuning.collect import RunResult
+from tuning.collect import RunResult, arguments_of, with_arguments
+
+COMPARED = frozenset(
+    {
+        "batch.global_batch_size", "learning_rate.base", "learning_rate.base_global_batch_size", "learning_rate.scaling",
+        "optimizer.name", "optimizer.momentum", "optimizer.beta1", "optimizer.beta2",
+    }
+)  # fmt: skip
+"""Fields that an answer is about; any other that differs between runs on one axis is named."""
+MOST_NAMED = 4
 
 
 class Setting(NamedTuple):
     """What may not be mixed on one axis: other data, another model, another device, another number of workers."""
 
     dataset: str
+    """With its arguments."""
     model: str
+    """With the arguments that all of the runs share."""
     device: str
     world_size: int
 
@@ -60,13 +71,13 @@ class Configuration:
 
     @cached_property
     def best_accuracy(self) -> Spread:
-        """Best test accuracy of each run."""
-        return self._spread(lambda run: run.summary.best_test_accuracy)
+        """Best test accuracy of each run; one that was never evaluated ranks below the others."""
+        return self._spread(lambda run: _minus(run.summary.best_test_accuracy)).negated
 
     @cached_property
     def train_accuracy(self) -> Spread:
         """Of the final weights on the training set."""
-        return self._spread(lambda run: run.summary.train_accuracy)
+        return self._spread(lambda run: _minus(run.summary.train_accuracy)).negated
 
     @cached_property
     def noise_scale(self) -> float | None:
@@ -102,12 +113,59 @@ class Configuration:
         return -len(self.runs), self.rank
 
 
+def _minus(value: float | None) -> float | None:
+    return None if value is None else -value
+
+
 def settings_of(runs: Iterable[RunResult]) -> dict[Setting, list[RunResult]]:
-    """The runs by what may not be mixed, the largest group first."""
+    """The runs by what may not be mixed, the largest group first. A model's arguments may be: `differences` names them."""
     groups: dict[Setting, list[RunResult]] = {}
     for run in runs:
         groups.setdefault(Setting(run.dataset, run.model, run.device, run.summary.world_size), []).append(run)
-    return dict(sorted(groups.items(), key=lambda item: -len(item[1])))
+    ordered = sorted(groups.items(), key=lambda item: -len(item[1]))
+    return {setting._replace(model=_model_of(members)): members for setting, members in ordered}
+
+
+def _model_of(runs: Sequence[RunResult]) -> str:
+    """The model of all of them, with the arguments that they share."""
+    shared = set.intersection(*(set(arguments_of(dict(settings), "model").items()) for settings in {run.settings for run in runs}))
+    return with_arguments(runs[0].model, dict(sorted(shared)))
+
+
+def differences(runs: Sequence[RunResult]) -> dict[str, list[str]]:
+    """The fields in which runs on one axis differ, beside those that are compared, with their values.
+
+    An optimizer's options are held against those of runs that have them too: another optimizer has others.
+    """
+    distinct = [dict(settings) for settings in {run.settings: None for run in runs}]
+    names = sorted({name for settings in distinct for name in settings} - COMPARED)
+    found: dict[str, list[str]] = {}
+    for name in names:
+        unset = () if name.startswith("optimizer.") else ("not set",)
+        values = list(dict.fromkeys(value for settings in distinct for value in ((settings[name],) if name in settings else unset)))
+        if len(values) > 1:
+            found[name] = sorted(values, key=_in_order)
+    return found
+
+
+def _in_order(value: str) -> tuple[bool, float, str]:
+    try:
+        return False, float(value), value
+    except ValueError:
+        return True, 0.0, value
+
+
+def differences_in_words(runs: Sequence[RunResult]) -> str:
+    """`model.arguments.width (64, 128) and stop.epochs (10, 20)`; a few of them, empty for none."""
+    found = [f"{name} ({_some(values)})" for name, values in differences(runs).items()]
+    if len(found) > MOST_NAMED:
+        found = [*found[:MOST_NAMED], f"{len(found) - MOST_NAMED} more"]
+    return " and ".join([", ".join(found[:-1]), found[-1]]) if len(found) > 1 else "".join(found)
+
+
+def _some(values: Sequence[str]) -> str:
+    shown = [value if len(value) <= 40 else f"{value[:37]}..." for value in values]
+    return ", ".join(shown if len(shown) <= MOST_NAMED else [*shown[: MOST_NAMED - 1], "...", shown[-1]])
 
 
 def configurations(runs: Iterable[RunResult], target: float) -> list[Configuration]:

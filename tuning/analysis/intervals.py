@@ -22,9 +22,14 @@ class Spread(NamedTuple):
         reached = f"{self.num_reached} of {self.num_runs}"
         if self.median is None:
             return f"missed ({reached} reached)"
-        assert self.low is not None
-        high = "missed" if self.high is None else _digits(self.high)
-        return f"{_digits(self.median)} ({_digits(self.low)} ... {high}), {reached}"
+        low, high = ("missed" if end is None else _digits(end) for end in (self.low, self.high))
+        return f"{_digits(self.median)} ({low} ... {high}), {reached}"
+
+    @property
+    def negated(self) -> "Spread":
+        """Of what is the better the larger, where misses rank below every hit."""
+        median, low, high = (None if value is None else -value for value in (self.median, self.high, self.low))
+        return Spread(median, low, high, self.num_reached, self.num_runs)
 
 
 def _digits(value: float) -> str:

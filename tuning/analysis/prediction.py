@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from jobs.errors import InputError
+from tuning.analysis.configurations import Setting
 from tuning.analysis.step_time import Profile
 from tuning.collect import RunResult
 
@@ -31,6 +32,8 @@ class Predicted(NamedTuple):
     steps: float
     learning_rate: float
     """By the optimizer's rule, up to the noise scale; beyond it no more."""
+    is_reference: bool = False
+    """The batch of the run that the prediction is made from, where it is that run's own time."""
 
 
 def predict(run: RunResult, profile: Profile, target: float, batches: Sequence[int]) -> list[Predicted]:
@@ -54,8 +57,33 @@ def predict(run: RunResult, profile: Profile, target: float, batches: Sequence[i
         samples = least * (1 + batch / noise)
         steps = max(samples / batch, 1.0)
         rate = run.learning_rate * (min(batch, noise) / min(here, noise)) ** RULES.get(run.optimizer, 0.5)
-        made.append(Predicted(batch, steps * profile.seconds_per_step(batch) * pace, samples, steps, rate))
+        made.append(Predicted(batch, steps * profile.seconds_per_step(batch) * pace, samples, steps, rate, batch == here))
     return made
+
+
+def profile_beside_runs(profile: Profile, runs: Setting) -> str:
+    """What must be said where a profile is not of the runs' own model arguments, data, device and workers; empty where it is.
+
+    Raises: InputError for another model, whose step times say nothing of these runs.
+    """
+    model, dataset = profile.model_in_words or runs.model, profile.dataset_in_words or runs.dataset
+    if _plain(model) != _plain(runs.model):
+        raise InputError("--profile", f"was measured with {model}, and the runs trained {runs.model}.", "Profile the runs' own recipe.")
+    profiled = Setting(dataset, model, profile.device, 1)
+    return "" if profiled == runs else f"The profile is of {profiled}, the runs are of {runs}: their step times need not be the same."
+
+
+def refuse_other_reference(reference: RunResult, runs: Setting) -> None:
+    """Raises: InputError where a prediction was made from a run on other data, model, device or workers than those it is held against."""
+    of_it = Setting(reference.dataset, reference.model, reference.device, reference.summary.world_size)
+    if of_it != runs._replace(model=_plain(runs.model)):
+        told = f"{reference.summary.run_id} is of {of_it}, and the runs are of {runs}: what it predicts cannot be held against these."
+        raise InputError("--reference", told, "Give a run of the same model on the same data and device.")
+
+
+def _plain(model: str) -> str:
+    """Without arguments."""
+    return model.split(" (")[0]
 
 
 class Miss(NamedTuple):
@@ -64,6 +92,8 @@ class Miss(NamedTuple):
     global_batch_size: int
     predicted_s: float
     measured_s: float
+    is_reference: bool = False
+    """The batch of the run that the prediction was made from: no prediction, and not counted as one."""
 
     @property
     def error(self) -> float:
@@ -73,7 +103,7 @@ class Miss(NamedTuple):
     def row(self) -> dict[str, str]:
         """A line of a table."""
         return {
-            "batch": f"{self.global_batch_size:,}",
+            "batch": f"{self.global_batch_size:,}" + (" (the reference run's own)" if self.is_reference else ""),
             "predicted s": f"{self.predicted_s:.3g}",
             "measured s": f"{self.measured_s:.3g}",
             "off by": f"{self.error:+.0%}",
@@ -82,12 +112,21 @@ class Miss(NamedTuple):
 
 def compare(predicted: Sequence[Predicted], measured: dict[int, float]) -> list[Miss]:
     """The batches that were both predicted and measured."""
-    return [Miss(one.global_batch_size, one.seconds, measured[one.global_batch_size]) for one in predicted if one.global_batch_size in measured]
+    return [
+        Miss(one.global_batch_size, one.seconds, measured[one.global_batch_size], one.is_reference)
+        for one in predicted
+        if one.global_batch_size in measured
+    ]
 
 
 def in_words(misses: Sequence[Miss]) -> str:
-    """How good a prediction was, for a person."""
-    near = sum(abs(one.error) <= NEAR for one in misses)
+    """How good a prediction was, for a person; the reference run's own batch does not count."""
+    others = [one for one in misses if not one.is_reference]
+    if not others:
+        return "How good the prediction before the sweep was cannot be said: no batch size but the reference run's own was predicted and reached."
+    near = sum(abs(one.error) <= NEAR for one in others)
+    beside = " (the reference run's own left aside)" if len(others) < len(misses) else ""
     return (
-        f"Before the sweep, one run and the profile predicted the time to the target within {NEAR * 100:g} % at {near} of {len(misses)} batch sizes."
+        f"Before the sweep, one run and the profile predicted the time to the target within {NEAR * 100:g} % at {near} of {len(others)} "
+        f"batch sizes{beside}."
     )

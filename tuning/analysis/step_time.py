@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jobs.errors import InputError
 from jobs.records import Record
 
 
@@ -51,10 +52,24 @@ class Profile(Record):
     points: list[ProfilePoint]
     left_out: dict[int, str]
     """Batch sizes that cannot be trained, with the reason."""
+    dataset_in_words: str | None = None
+    """With its arguments."""
+    model_in_words: str | None = None
+    """With its arguments."""
+    seed: int | None = None
+    """Of the initial weights and the order of the samples."""
+
+    @property
+    def has_model(self) -> bool:
+        """Whether a step's fixed cost and its rate can be told apart."""
+        return len({point.global_batch_size for point in self.points}) > 1
 
     @property
     def model(self) -> StepTimeModel:
-        """The step-time model through the points."""
+        """The step-time model through the points. Raises: InputError for a single batch size."""
+        if not self.has_model:
+            only = f"holds one batch size, {self.points[0].global_batch_size:,}: what every step costs and what a sample costs cannot be told apart."
+            raise InputError("--profile", only, "Profile at least two batch sizes.")
         return fit_step_time([point.global_batch_size for point in self.points], [point.seconds_per_step for point in self.points])
 
     def seconds_per_step(self, batch: float) -> float:
@@ -63,6 +78,20 @@ class Profile(Record):
         if not batches[0] <= batch <= batches[-1]:
             return self.model.seconds_per_step(batch)
         return float(np.interp(batch, batches, [point.seconds_per_step for point in self.points]))
+
+
+def in_words(profile: Profile) -> str:
+    """What a step costs on this device, for a person."""
+    if not profile.has_model:
+        return f"{profile.device}: one batch size alone does not tell what every step costs from what each sample costs."
+    model, smallest, largest = profile.model, profile.points[0].global_batch_size, profile.points[-1].global_batch_size
+    costs = f"{profile.device}: a step costs {model.overhead_s * 1000:.3g} ms"
+    if model.flat_until >= largest:
+        return f"{costs}, and larger steps are nearly free up to {largest:,}, the largest measured."
+    costs += f" and 1 s per {model.samples_per_second:,.0f} samples"
+    if model.flat_until <= smallest:
+        return f"{costs}; already at batch {smallest:,}, the smallest measured, larger steps cost more."
+    return f"{costs}; up to batch {model.flat_until:,.0f} larger steps are nearly free."
 
 
 def fit_step_time(batches: Sequence[int], seconds: Sequence[float]) -> StepTimeModel:

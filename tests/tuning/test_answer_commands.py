@@ -1,0 +1,109 @@
+"""advise, report and scale: what is refused, what is said of runs, profiles and references of different kinds."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_runs import made_folder, made_profile
+from typer.testing import CliRunner
+
+from jobs import run_folder
+from jobs.errors import LargebatchError
+from service.cli import app
+from tuning import collect
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    for batch in (32, 128, 512):
+        made_folder(tmp_path / "runs", batch)
+    (tmp_path / "profile.json").write_text(made_profile().model_dump_json())
+    (tmp_path / "gpu.json").write_text(made_profile().model_copy(update={"device": "H200"}).model_dump_json())
+    (tmp_path / "lenet.json").write_text(made_profile().model_copy(update={"model_in_words": "lenet"}).model_dump_json())
+    return tmp_path
+
+
+def ask(*arguments: str | Path) -> str:
+    return CliRunner().invoke(app, [*map(str, arguments)], catch_exceptions=False).stdout
+
+
+def test_a_profile_of_another_device_is_said_beside_every_answer(place: Path) -> None:
+    runs, gpu, one = place / "runs", place / "gpu.json", place / "runs" / "b32-s0-1"
+    told = "H200, the runs are of mlp (depth 2, width 128) on digits, cpu (test): their step times need not be the same."
+    assert told in ask("advise", one, "--profile", gpu)
+    assert told in json.loads(ask("advise", one, "--profile", gpu, "--json"))["notes"][0]
+    assert told in ask("advise", runs, "--profile", gpu, "--reference", one)
+    assert told in json.loads(ask("advise", runs, "--profile", gpu, "--reference", one, "--json"))["words"][-1]
+    assert told in ask("scale", runs, "--profile", gpu)
+    assert told in ask("report", runs, "--profile", gpu, "--output", place / "report")
+    assert told in (place / "report" / "report.html").read_text()
+    assert told not in ask("advise", runs, "--profile", place / "profile.json", "--reference", one)
+
+
+def test_a_profile_of_another_model_is_refused(place: Path) -> None:
+    for command in (["advise", place / "runs" / "b32-s0-1"], ["report", place / "runs"], ["scale", place / "runs"]):
+        with pytest.raises(LargebatchError, match=r"--profile: was measured with lenet, and the runs trained mlp \(depth 2, width 128\)\."):
+            ask(*command, "--profile", place / "lenet.json")
+
+
+def test_a_reference_of_another_device_is_refused(place: Path) -> None:
+    other = made_folder(place / "other", 128)
+    (other / run_folder.ENVIRONMENT).write_text(json.dumps({"device": "H200"}))
+    with pytest.raises(LargebatchError, match=r"--reference: .* is of mlp on digits, H200, and the runs are of"):
+        ask("advise", place / "runs", "--profile", place / "profile.json", "--reference", other)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--critical-batch", "0", "--min-samples", "1"], "--critical-batch: 0 is not a number above 0"),
+        (["--critical-batch", "100", "--min-samples", "-1"], "--min-samples: -1 is not a number above 0"),
+        (["--critical-batch", "nan", "--min-samples", "1"], "--critical-batch: nan is not"),
+        (["--critical-batch", "100"], "--min-samples: is missing"),
+        (["--min-samples", "100"], "--critical-batch: is missing"),
+        (["runs", "--critical-batch", "100", "--min-samples", "1000"], "exclude each other"),
+    ],
+)
+def test_half_a_curve_or_an_impossible_one_is_refused(place: Path, options: list[str], words: str) -> None:
+    with pytest.raises(LargebatchError, match=words):
+        ask("scale", "--profile", place / "profile.json", *options)
+
+
+def test_workers_beyond_the_training_samples_are_named(place: Path) -> None:
+    curve = ["--critical-batch", "500", "--min-samples", "20000", "--profile", place / "profile.json", "--workers", "1,64,5000"]
+    said = ask("scale", *curve)
+    assert "Left out: 5,000 workers, for there are 4,096 training samples and each needs one." in said
+    done = CliRunner().invoke(app, [*map(str, ["scale", *curve, "--json"])], catch_exceptions=False)
+    assert [row["num_workers"] for row in json.loads(done.stdout)] == [1, 64]
+    assert "Left out: 5,000 workers" in done.stderr
+
+
+class ForeignRuns:
+    """An MLflow whose experiment holds runs that other programs made, and a sweep's own."""
+
+    def __init__(self, tracking_uri: str) -> None:
+        self.tracking_uri = tracking_uri
+
+    def get_experiment_by_name(self, name: str) -> Any:
+        return type("Experiment", (), {"experiment_id": "1"})
+
+    def search_runs(self, *_: Any, **__: Any) -> Any:
+        def run(**tags: str) -> Any:
+            return type("Run", (), {"data": type("Data", (), {"tags": tags})})
+
+        class Page(list[Any]):
+            token = None
+
+        return Page([run(), run(), run(**{collect.SWEEP_TAG: "tried"})])
+
+
+def test_foreign_runs_in_mlflow_are_said(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collect, "import_mlflow", lambda: type("Mlflow", (), {"MlflowClient": ForeignRuns}))
+    arguments = ["--experiment", "theirs", "--mlflow-uri", "sqlite:///x.db"]
+    told = "Not read: 2 runs that largebatch did not make."
+    with pytest.raises(LargebatchError, match=f"there is no run that has ended. {told}"):
+        ask("advise", *arguments)
+    said = ask("report", *arguments, "--output", place / "report")
+    assert told in said
+    assert "yet" not in said

@@ -1,0 +1,94 @@
+"""From folders to runs: a study stands for its sweep, what failed or is missing is said."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_runs import made_folder
+from typer.testing import CliRunner
+
+from jobs import run_folder
+from jobs.errors import InputError
+from jobs.run_folder import write_text
+from service.cli import app
+from tuning.findings import NothingEndedError, find_in
+from tuning.ledger import Ending, Ledger, Trial
+from tuning.places import failures_in_words, look, runs_in
+from tuning.spec import SweepSpec
+
+BATCHES = [32, 128, 512]
+
+
+def begin(folder: Path, endings: dict[int, str]) -> Path:
+    """A sweep's folder with one decided trial a batch and seed, and the endings given."""
+    folder.mkdir(parents=True, exist_ok=True)
+    sweep = SweepSpec.model_validate({"recipe": "digits-small-batch", "each": {"batch.global_batch_size": BATCHES}, "repeats": 2})
+    write_text(folder / "sweep.json", sweep.model_dump_json())
+    with Ledger(folder) as ledger:
+        for number in range(6):
+            batch, seed = BATCHES[number // 2], number % 2
+            name = f"b{batch}-s{seed}-1"
+            fields: dict[str, Any] = {"batch.global_batch_size": batch, "seed": seed}
+            ledger.decide(Trial(number=number, group=number // 2, phase="search", fields=fields, run_id=name))
+            if number in endings:
+                ledger.end(Ending(number=number, how="failed", why=endings[number]))
+            else:
+                made_folder(folder, batch, seed)
+    return folder
+
+
+def test_a_study_stands_for_its_sweep(tmp_path: Path) -> None:
+    study = tmp_path / "study"
+    begin(study / "sweep", {})
+    made_folder(study, 2048)  # beside the sweep: the reference and the solutions
+    assert len(runs_in(study)) == 1
+    write_text(study / "study.json", "{}")
+    assert [path.parent for path in runs_in(study)] == [study / "sweep"] * 6
+    assert look(study).missing == []
+    answer = json.loads(CliRunner().invoke(app, ["advise", str(study), "--json"], catch_exceptions=False).stdout)
+    assert [row["global_batch_size"] for row in answer["batches"]] == BATCHES
+    assert find_in(study).as_dict()["num_runs"] == 6
+
+
+def test_an_unfinished_study_goes_on_by_its_own_command(tmp_path: Path) -> None:
+    write_text(tmp_path / "study.json", "{}")
+    assert look(tmp_path) == ([], [f"The study in {tmp_path} has not come to its sweep; go on with `largebatch study --resume {tmp_path}`."])
+    sweep = begin(tmp_path / "sweep", {})
+    (sweep / "b32-s0-1" / run_folder.SUMMARY).unlink()
+    (missing,) = look(tmp_path).missing
+    assert missing == f"Missing: 1 of the sweep's runs; go on with `largebatch study --resume {tmp_path}`."
+
+
+def test_runs_that_failed_are_told_with_the_first_reason_and_the_batches_that_are_lost(tmp_path: Path) -> None:
+    begin(tmp_path, {1: "DataError: no such file.", 4: "PlanError: too large", 5: "PlanError: too large"})
+    assert failures_in_words(tmp_path) == ["3 of 6 runs failed, first: DataError: no such file.", "At batch 512 every run failed."]
+    said = CliRunner().invoke(app, ["advise", str(tmp_path)], catch_exceptions=False).stdout
+    assert "3 of 6 runs failed, first: DataError: no such file." in said
+    assert "At batch 512 every run failed." in find_in(tmp_path).words()
+
+
+def test_a_sweep_whose_runs_all_failed_says_so_and_why(tmp_path: Path) -> None:
+    begin(tmp_path / "sweep", dict.fromkeys(range(6), "DataError: labels of 10 classes reach 11."))
+    told = "All 6 runs failed, first: DataError: labels of 10 classes reach 11."
+    with pytest.raises(NothingEndedError) as nothing:
+        CliRunner().invoke(app, ["advise", str(tmp_path / "sweep")], catch_exceptions=False)
+    assert str(nothing.value) == f"runs: there is no run that has ended. {told}"
+    output = tmp_path / "report"
+    said = CliRunner().invoke(app, ["report", str(tmp_path / "sweep"), "--output", str(output)], catch_exceptions=False).stdout
+    assert told in said
+    assert told in (output / "report.html").read_text()
+
+
+def test_pruned_runs_did_not_fail(tmp_path: Path) -> None:
+    begin(tmp_path, {})
+    with Ledger(tmp_path) as ledger:
+        ledger.end(Ending(number=2, how="pruned"))
+    assert failures_in_words(tmp_path) == []
+
+
+def test_a_run_that_has_not_ended_is_told_as_one(tmp_path: Path) -> None:
+    run = made_folder(tmp_path, 32)
+    (run / run_folder.SUMMARY).unlink()
+    with pytest.raises(InputError, match="is a run that has not ended"):
+        look(run)

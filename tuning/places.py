@@ -1,0 +1,84 @@
+"""From a folder that a person names to the runs in it, and a word on those that are not there.
+
+A study's folder stands for its sweep: the runs beside that are its reference and its solutions, which answer other questions.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from jobs import run_folder
+from jobs.errors import InputError
+from tuning.collect import ended_runs, unended_runs
+from tuning.ledger import SWEEP, Ledger, Trial, runs_to_come
+from tuning.spec import BATCH
+
+STUDY, SWEEP_OF_STUDY = "study.json", "sweep"
+"""The file that tells a study's folder, and the folder in it that holds the sweep."""
+
+
+class Place(NamedTuple):
+    """What was found."""
+
+    run_dirs: list[Path]
+    missing: list[str]
+    """What is not there, or not there yet, in sentences."""
+
+
+def look(folder: Path) -> Place:
+    """The ended runs of a run's folder, a folder of runs, a sweep or a study. Raises: InputError for a folder that holds nothing of ours."""
+    is_study = (folder / STUDY).is_file()
+    resume = f"largebatch {'study' if is_study else 'sweep'} --resume {folder}"
+    place = _sweep_of(folder)
+    if is_study and not (place / SWEEP).is_file():
+        return Place([], [f"The study in {folder} has not come to its sweep; go on with `{resume}`."])
+    ended, unended = ended_runs(place), unended_runs(place)
+    if not (place / SWEEP).is_file():
+        if not ended and not unended:
+            raise InputError("FOLDER", f"{folder} {_why_nothing(folder)}.", "Give run folders, or the folder of a sweep or a study.")
+        return Place(ended, [f"Left out: {len(unended)} runs in {folder} that have not ended."] if unended else [])
+    missing = failures_in_words(place)
+    if num_left := runs_to_come(place):
+        missing.append(f"Missing: {num_left} of the sweep's runs; go on with `{resume}`.")
+    return Place(ended, missing)
+
+
+def _why_nothing(folder: Path) -> str:
+    if (folder / run_folder.SPEC).is_file():
+        return "is a run that has not ended"
+    return "holds no runs" if folder.is_dir() else "is not a folder"
+
+
+def runs_in(folder: Path) -> list[Path]:
+    """The folders of ended runs in `folder`, a study's standing for its sweep's."""
+    return ended_runs(_sweep_of(folder))
+
+
+def _sweep_of(folder: Path) -> Path:
+    return folder / SWEEP_OF_STUDY if (folder / STUDY).is_file() else folder
+
+
+def failures_in_words(folder: Path) -> list[str]:
+    """How many runs of a sweep failed, why the first did, and at which batch sizes all did; empty for no failure.
+
+    A run that was pruned did not fail. Args: folder: a sweep's, or any other, which has no failures to tell of.
+    """
+    ledger = Ledger(folder)
+    failed = [number for number, ending in ledger.endings.items() if ending.how != "pruned"]
+    if not failed:
+        return []
+    num_over = sum(ledger.is_over(trial) for trial in ledger.trials)
+    first = ledger.endings[failed[0]].why or "no reason was given"
+    all_of = "All" if len(failed) == len(ledger.trials) else f"{len(failed)} of"
+    said = [f"{all_of} {num_over} runs failed, first: {first.rstrip('.')}."]
+    whole = _batches_that_failed(ledger.trials, set(failed))
+    if whole and len(failed) < len(ledger.trials):
+        said.append(f"At batch {', '.join(whole)} every run failed.")
+    return said
+
+
+def _batches_that_failed(trials: Sequence[Trial], failed: set[int]) -> list[str]:
+    """The batch sizes of which no run came through, where the sweep compares any."""
+    through = {trial.fields.get(BATCH) for trial in trials if trial.number not in failed}
+    lost = {trial.fields.get(BATCH): None for trial in trials if trial.number in failed}
+    return [f"{batch:,}" if isinstance(batch, int) else str(batch) for batch in lost if batch is not None and batch not in through]
