@@ -11,7 +11,7 @@ from jobs import run_folder
 from jobs.errors import InputError
 from tuning.collect import ended_runs, unended_runs
 from tuning.ledger import SWEEP, Ledger, Trial, runs_to_come
-from tuning.spec import BATCH
+from tuning.spec import BATCH, SweepSpec
 
 STUDY, SWEEP_OF_STUDY = "study.json", "sweep"
 """The file that tells a study's folder, and the folder in it that holds the sweep."""
@@ -38,6 +38,9 @@ def look(folder: Path) -> Place:
             raise InputError("FOLDER", f"{folder} {_why_nothing(folder)}.", "Give run folders, or the folder of a sweep or a study.")
         return Place(ended, [f"Left out: {len(unended)} runs in {folder} that have not ended."] if unended else [])
     missing = failures_in_words(place)
+    sweep = SweepSpec.model_validate_json((place / SWEEP).read_text())
+    if spent := Ledger(place).spent_budget(sweep.budget):
+        missing.append(spent)
     if num_left := runs_to_come(place):
         missing.append(f"Missing: {num_left} of the sweep's runs; go on with `{resume}`.")
     return Place(ended, missing)
@@ -64,14 +67,14 @@ def failures_in_words(folder: Path) -> list[str]:
     A run that was pruned did not fail. Args: folder: a sweep's, or any other, which has no failures to tell of.
     """
     ledger = Ledger(folder)
-    failed = [number for number, ending in ledger.endings.items() if ending.how != "pruned"]
-    if not failed:
+    failures = ledger.failures()
+    if not failures:
         return []
-    num_over = sum(ledger.is_over(trial) for trial in ledger.trials)
-    first = ledger.endings[failed[0]].why or "no reason was given"
+    failed = {trial.number for trial, _ in failures}
+    first = failures[0][1].why or "no reason was given"
     all_of = "All" if len(failed) == len(ledger.trials) else f"{len(failed)} of"
-    said = [f"{all_of} {num_over} runs failed, first: {first.rstrip('.')}."]
-    whole = _batches_that_failed(ledger.trials, set(failed))
+    said = [f"{all_of} {len(ledger.trials)} runs failed, first: {first.rstrip('.')}."]
+    whole = _batches_that_failed(ledger.trials, failed)
     if whole and len(failed) < len(ledger.trials):
         said.append(f"At batch {', '.join(whole)} every run failed.")
     return said

@@ -19,7 +19,7 @@ from jobs.spec_reader import resumed_spec
 from tuning.analysis.configurations import Configuration
 from tuning.analysis.line_point import LinePoint
 from tuning.charts import Chart, Series
-from tuning.figures import BATCH, line_chart
+from tuning.figures import BATCH, line_chart, line_conditions
 from tuning.sharpness import epsilon_sharpness, line, load_solution, top_eigenvalue
 from tuning.space import with_fields
 
@@ -75,7 +75,7 @@ def measure(runs: Sequence[RunSummary], data_dir: Path, device: torch.device, nu
         kept = summary.model_dump(include={"run_id", "test_accuracy", "train_accuracy", "epochs", "global_batch_size"})
         values = [epsilon_sharpness(solution, epsilon, dimensions) for epsilon in EPSILONS for dimensions in DIMENSIONS]
         measured = {"sharpness": [value._asdict() for value in values], "top_eigenvalue": top_eigenvalue(solution)}
-        sharp.append({**kept, "num_samples": solution.num_samples, **measured})
+        sharp.append({**kept, "seed": solution.job.spec.seed, "num_samples": solution.num_samples, **measured})
     told(2 / 3, "the lines between the two")
     lines = {name: line(*solutions, is_curved=is_curved, points=num_points) for name, is_curved in (("straight", False), ("curved", True))}
     return Solutions(runs=[*runs], sharp=sharp, lines=lines)
@@ -103,8 +103,6 @@ def solution_charts(solutions: Solutions, setting: str) -> list[Chart]:
         )
     if solutions.sharp:
         small, large = (f"batch {one['global_batch_size']:,}" for one in solutions.sharp)
-        caption = (
-            f"{setting}; one seed each; the first {solutions.sharp[0]['num_samples']} training images, batch-norm statistics taken anew at each place"
-        )
+        caption = line_conditions(setting, [one["seed"] for one in solutions.sharp], solutions.sharp[0]["num_samples"])
         charts += [line_chart(name, points, small, large, caption) for name, points in solutions.lines.items()]
     return charts
