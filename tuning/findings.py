@@ -28,9 +28,7 @@ from tuning.analysis.intervals import spread
 from tuning.analysis.regimes import regime
 from tuning.collect import Evaluation, RunResult, collect
 from tuning.places import failures_in_words, runs_in
-
-COARSE = 0.2
-"""An evaluation interval above this share of a run's cost blurs what costs are compared."""
+from tuning.wording import critical_batch_in_words, sentences
 
 
 class NothingEndedError(InputError):
@@ -99,8 +97,8 @@ class Findings:
     def advice(self) -> list[Advice]:
         """Soonest, cheapest, knee, and within the limits that were given."""
         deadline_s, max_samples = self.deadline_s, self.max_samples
-        by_deadline = [] if deadline_s is None else self._by(lambda at: at.training_seconds <= deadline_s)
-        by_samples = [] if max_samples is None else self._by(lambda at: at.samples <= max_samples)
+        by_deadline = None if deadline_s is None else self._by(lambda at: at.training_seconds <= deadline_s)
+        by_samples = None if max_samples is None else self._by(lambda at: at.samples <= max_samples)
         return advise(self.choices, deadline_s, max_samples, by_deadline=by_deadline, by_samples=by_samples)
 
     def _by(self, is_within: Callable[[Evaluation], bool]) -> list[Partial]:
@@ -141,7 +139,8 @@ class Findings:
         said = [f"{self.setting}: {len(self.runs)} runs of {len(self.best)} batch sizes, to {self.what_is_sought}."]
         said += sentences([one for one in self.advice if one.question in {"soonest", "cheapest"}])
         if self.critical_batch is not None:
-            said.append(" ".join([_critical_sentence(self.critical_batch, self.noise_scale), *self._what_the_fit_stands_on()]))
+            others = [one.global_batch_size for one in self.best if one not in self._fitted]
+            said.append(critical_batch_in_words(self.critical_batch, self.noise_scale, self._fitted, others))
         said += sentences([one for one in self.advice if one.question not in {"soonest", "cheapest"}])
         if not self.choices:
             best = max((one.best_accuracy.median or 0.0) for one in self.best) if self.best else 0.0
@@ -157,25 +156,6 @@ class Findings:
         for other, count in self.other_settings.items():
             said.append(f"Left out: {count} runs of {other}; their times cannot stand on the same axis.")
         return [*said, *self.missing]
-
-    def _what_the_fit_stands_on(self) -> list[str]:
-        """How many points and batch sizes, what was left out, and how coarse the evaluations are."""
-        assert self.critical_batch is not None
-        said = [f"The fit stands on {self.critical_batch.num_points} runs at {len(self._fitted)} batch sizes."]
-        num_missed = sum(one.samples.num_runs - one.samples.num_reached for one in self._fitted)
-        if num_missed:
-            said.append(f"{num_missed} runs of these that missed are left out, so it is too favourable there.")
-        others = [f"{one.global_batch_size:,}" for one in self.best if one not in self._fitted]
-        if others:
-            said.append(f"Left out with all their runs, since half of them or more missed: batch {', '.join(others)}.")
-        gaps = [gap for one in self._fitted for run in one.runs if (gap := _gap(run, self.target)) is not None]
-        if gaps and max(share for _, share in gaps) > COARSE:
-            samples, share = max(gaps, key=lambda gap: gap[1])
-            said.append(
-                f"Costs are read off evaluations up to {samples:,} samples apart, {share:.0%} of what that run took: "
-                "evaluate more often for a finer answer."
-            )
-        return said
 
     def table(self) -> Table:
         """One line per batch size."""
@@ -306,42 +286,6 @@ def _partial(one: Configuration, is_within: Callable[[Evaluation], bool]) -> Par
     first = one.first
     choice = Choice(one.global_batch_size, seconds, samples, first.learning_rate, first.momentum, first.optimizer, len(one.runs))
     return Partial(choice, accuracy)
-
-
-def _gap(run: RunResult, target: float) -> tuple[int, float] | None:
-    """(samples between the evaluation that met the target and the one before; the same over the samples to it)."""
-    before = 0
-    for at in run.evaluations:
-        if at.test_accuracy >= target:
-            return at.samples - before, (at.samples - before) / at.samples
-        before = at.samples
-    return None
-
-
-def sentences(advice: Sequence[Advice]) -> list[str]:
-    """Each answer with its reason."""
-    return [_sentence(one) for one in advice]
-
-
-def _sentence(one: Advice) -> str:
-    question = one.question[0].upper() + one.question[1:]
-    if one.choice is None:
-        return f"{question}: {one.reason}"
-    choice = one.choice
-    momentum = "" if choice.momentum is None else f" and momentum {choice.momentum:g}"
-    return (
-        f"{question}: batch {choice.global_batch_size:,} with {choice.optimizer}, learning rate {choice.learning_rate:.4g}{momentum}, "
-        f"{choice.seconds:,.3g} s and {choice.samples:,.0f} samples; {one.reason}"
-    )
-
-
-def _critical_sentence(one: CriticalBatch, noise_scale: float | None) -> str:
-    noise = "" if noise_scale is None else f" The gradient noise scale that the runs measured is {noise_scale:,.0f}."
-    high = f"{one.high:,.0f}" if math.isfinite(one.high) else "beyond what was measured"
-    return (
-        f"Critical batch size: {one.critical_batch_size:,.0f} samples (95 % interval {one.low:,.0f} ... {high}); "
-        f"far below it a doubled batch halves the steps, far above it buys nothing.{noise}"
-    )
 
 
 def _finite(value: Any) -> Any:

@@ -115,7 +115,7 @@ def _predict(
     from tuning.analysis.advice import advise as advise_on
     from tuning.analysis.configurations import settings_of
     from tuning.analysis.prediction import predict, profile_beside_runs
-    from tuning.findings import sentences
+    from tuning.wording import sentences
 
     if len(gathered.runs) != 1:
         hint = "Give one. To see how far a prediction was off, name the run that it was made from with --reference."

@@ -44,15 +44,15 @@ def advise(
     deadline_s: float | None = None,
     max_samples: float | None = None,
     *,
-    by_deadline: Sequence[Partial] = (),
-    by_samples: Sequence[Partial] = (),
+    by_deadline: Sequence[Partial] | None = None,
+    by_samples: Sequence[Partial] | None = None,
 ) -> list[Advice]:
     """Soonest, cheapest, within the limits given, and the knee of time against samples.
 
     Cost is samples to the target: what machines must work through, however many they are.
 
     Args: choices: that reach the target; by_deadline, by_samples: how far each batch size had come within each limit, asked where no choice
-        keeps it.
+        keeps it; None: not known, for a prediction.
     """
     answers = _without_limits(choices) if choices else []
     if deadline_s is not None:
@@ -101,7 +101,7 @@ def _versus(one: Choice, other: Choice, better: str, what: str, factor: float, n
     return f"no other batch reaches the target {better}; it takes {_times(factor)} the {what} of the {name}, batch {other.global_batch_size:,}."
 
 
-def _within(choices: Sequence[Choice], question: str, kept: Sequence[Choice], partial: Sequence[Partial], minimise: str) -> Advice:
+def _within(choices: Sequence[Choice], question: str, kept: Sequence[Choice], partial: Sequence[Partial] | None, minimise: str) -> Advice:
     """Args: minimise: what is least among those that keep the limit; the limit is on the other of seconds and samples."""
     if kept:
         chosen = min(kept, key=lambda one: getattr(one, minimise))
@@ -114,7 +114,7 @@ def _within(choices: Sequence[Choice], question: str, kept: Sequence[Choice], pa
     else:
         missed = "no batch reaches the target at all."
     if not partial:
-        return Advice(question, None, missed)
+        return Advice(question, None, missed if partial is None else f"nothing was evaluated by then; {missed}")
     best = min(partial, key=lambda one: (-one.accuracy, getattr(one.choice, limited)))
     seeds = f", the median of {best.choice.num_seeds} seeds" if best.choice.num_seeds > 1 else ""
     return Advice(question, best.choice, f"the most accurate by then with {best.accuracy:.4f}{seeds}. The target is not met: {missed}")
