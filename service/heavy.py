@@ -117,11 +117,10 @@ def findings(folder: str, with_figures: bool = False) -> dict[str, Any]:
     Args: with_figures: the report's figures too, as plotly's JSON.
     """
     from tuning.charts import to_plotly
-    from tuning.collect import collect, ended_runs
-    from tuning.findings import find
+    from tuning.findings import find_in
     from tuning.report import Extras, charts_of
 
-    found = find(collect(ended_runs(Path(folder))))
+    found = find_in(Path(folder))
     told = {**found.as_dict(), "words": found.words(), "rows": found.rows()}
     if with_figures:
         told["figures"] = [

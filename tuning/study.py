@@ -33,8 +33,9 @@ from jobs.tracking.folder_mirror import REPORT, sync_folder
 from jobs.tracking.mlflow_mirror import brief
 from tuning.analysis.prediction import Predicted, compare, in_words, predict
 from tuning.analysis.step_time import Profile
-from tuning.collect import RunResult, collect, ended_runs
-from tuning.findings import Findings, find
+from tuning.collect import RunResult, collect
+from tuning.findings import Findings, find_in
+from tuning.places import STUDY, SWEEP_OF_STUDY
 from tuning.profile import profile
 from tuning.report import Extras, write_report
 from tuning.sizing import Expected, size_sweep, what_was_chosen
@@ -43,9 +44,7 @@ from tuning.solutions import Solutions, measure, solution_charts, train_to_the_e
 from tuning.space import with_fields
 from tuning.spec import BATCH, ResourcesSpec, SweepSpec
 
-STUDY, PROFILE, REFERENCE, SIZED, PREDICTION, SWEEP_DIR, SHARPNESS = (
-    "study.json", "profile.json", "reference", "sized-sweep.json", "prediction.json", "sweep", "sharpness.json",
-)  # fmt: skip
+PROFILE, REFERENCE, SIZED, PREDICTION, SHARPNESS = "profile.json", "reference", "sized-sweep.json", "prediction.json", "sharpness.json"
 PROFILE_SHARE, REFERENCE_SHARE = 0.08, 0.35
 """Of the budget: for the profile; for the reference run, at most."""
 NUM_ESTIMATES, USUAL_EVERY = 200, 20
@@ -103,18 +102,18 @@ def study(spec: TrainSpec, options: StudyOptions, run_the_sweep: SweepRunner) ->
     predicted = _predict(folder, reference, measured, spec.stop.target_accuracy, [int(b) for b in sweep.each[BATCH] if isinstance(b, int)])
     begin(3)
     options.on_notice(what_was_chosen(sweep))
-    if run_the_sweep(folder / SWEEP_DIR, sweep, with_fields(spec, sweep.set)):
+    if run_the_sweep(folder / SWEEP_OF_STUDY, sweep, with_fields(spec, sweep.set)):
         return None
-    findings = find(collect(ended_runs(folder / SWEEP_DIR)), spec.stop.target_accuracy)
+    findings = find_in(folder / SWEEP_OF_STUDY, spec.stop.target_accuracy)
     begin(4)
     solutions = _solutions(findings, Expected(spec, measured, reference), options, device)
     begin(5)
-    page = write_report(folder / SWEEP_DIR / REPORT, findings, _extras(findings, measured, predicted, solutions))
+    page = write_report(folder / SWEEP_OF_STUDY / REPORT, findings, _extras(findings, measured, predicted, solutions))
     if spec.tracking.enabled:
         try:
-            sync_folder(folder / SWEEP_DIR)
+            sync_folder(folder / SWEEP_OF_STUDY)
         except Exception as error:  # MLflow raises its own, requests' and SQLAlchemy's errors
-            options.on_notice(f"MLflow does not have the report yet ({brief(error)}); `largebatch sync {folder / SWEEP_DIR}` sends it.")
+            options.on_notice(f"MLflow does not have the report yet ({brief(error)}); `largebatch sync {folder / SWEEP_OF_STUDY}` sends it.")
     return page
 
 

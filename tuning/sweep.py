@@ -32,8 +32,7 @@ from jobs.spec import TrainSpec
 from jobs.tracking.folder_mirror import PARENT, REPORT
 from jobs.tracking.mirror_process import MirrorProcess
 from jobs.tracking.mlflow_mirror import flat
-from tuning.collect import collect, ended_runs
-from tuning.findings import NothingEndedError, find
+from tuning.findings import NothingEndedError, find_in
 from tuning.ledger import BASE, SWEEP, Ledger
 from tuning.report import write_report
 from tuning.search import Search
@@ -104,9 +103,9 @@ def run_sweep(
                 mirror.follow(folder, listener.on_notice)
                 was_stopped = _carry_out(ray, sweep, base, ledger, listener, options, concurrent, go_on)
             progress = _standing(sweep, ledger, was_stopped)
-        if not progress.num_left and (ended := ended_runs(folder)):
+        if not progress.num_left:
             with contextlib.suppress(NothingEndedError):
-                write_report(folder / REPORT, find(collect(ended)))  # MLflow takes it with the runs
+                write_report(folder / REPORT, find_in(folder))  # MLflow takes it with the runs
         mirror.finish()
     return progress
 

@@ -105,7 +105,8 @@ def _begun_before(recipe: str | None, budget: str | None, folder: Path) -> "tupl
     """The same of a study that was stopped, or refused for its budget. Raises: SpecError."""
     from jobs.errors import SpecError
     from jobs.spec import TrainSpec
-    from tuning.study import STUDY, change_budget
+    from tuning.places import STUDY
+    from tuning.study import change_budget
 
     if recipe is not None:
         raise SpecError("RECIPE", "give either a recipe or --resume DIR.")

@@ -132,10 +132,9 @@ def _print_plan(wanted: "SweepSpec", total: int) -> None:
 
 def _print_results(folder: Path, as_json: bool) -> None:
     from service.tables import output
-    from tuning.collect import collect, ended_runs
-    from tuning.findings import find
+    from tuning.findings import find_in
 
-    findings = find(collect(ended_runs(folder)))
+    findings = find_in(folder)
     if as_json:
         print(json.dumps({"sweep_dir": str(folder), **findings.as_dict()}))
         return
