@@ -31,6 +31,7 @@ from jobs.engine.warm_up import activation_bytes_per_sample, refuse_misfit, warm
 from jobs.errors import CheckpointError, DataError, DivergedError
 from jobs.listener import Listener
 from jobs.models.ghost_batch_norm import has_batch_norm, use_ghost_batch_norm
+from jobs.models.sample_dropout import use_sample_dropout
 from jobs.models.table import build_model
 from jobs.optim.table import build_optimizer
 from jobs.plan import Slice, TrainPlan
@@ -94,7 +95,7 @@ def prepare(spec: TrainSpec, device: torch.device, data_dir: Path, world_size: i
 def _examine(spec: TrainSpec, device: torch.device, data_dir: Path) -> _Examined:
     dataset = load_dataset(spec.dataset, data_dir)
     global_batch_size = resolve_global_batch_size(spec, len(dataset.train))
-    model = build_model(spec.model, dataset.input_shape, dataset.num_classes, spec.seed)
+    model = use_sample_dropout(build_model(spec.model, dataset.input_shape, dataset.num_classes, spec.seed))
     normalises = has_batch_norm(model)
     span = resolve_span(spec, global_batch_size) if normalises else 1
     if normalises:

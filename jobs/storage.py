@@ -150,6 +150,7 @@ class StoredRun:
         """Fetch what an earlier machine stored and this one lacks. Raises: OSError."""
         if self._was_overtaken():
             (self._run_dir / run_folder.JOURNAL).unlink()
+            (self._run_dir / run_folder.MLFLOW).unlink(missing_ok=True)  # it counts this journal's bytes
             shutil.rmtree(self._run_dir / run_folder.CHECKPOINTS, ignore_errors=True)
         for name, size in self._storage.sizes(self._run_dir.name).items():
             target = self._run_dir / name

@@ -63,13 +63,19 @@ class SweepProgress:
 
 
 def begin_sweep(folder: Path, sweep: SweepSpec, base: TrainSpec, name: str | None = None) -> None:
-    """Write down what is to be done, once. Raises: InputError if another sweep lies there; StorageError."""
+    """Write down what is to be done, once.
+
+    Args: name: what MLflow shows; None: the folder's name.
+    Raises: InputError if another sweep lies there; StorageError.
+    """
     with run_folder.storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     if (folder / SWEEP).is_file():
         raise InputError(str(folder), "holds a sweep already.", f"Go on with it: largebatch sweep --resume {folder}. Or give another --output-dir.")
     write_text(folder / BASE, base.model_dump_json(indent=2) + "\n")
     parent = {
+        "name": name,
+        "began_at_s": time.time(),
         "mlflow_uri": base.tracking.mlflow_uri,
         "experiment": base.tracking.experiment,
         "tags": {"largebatch.recipe": base.name},

@@ -1,13 +1,20 @@
 """Random draws that depend on what they are for, never on how many were made before.
 
-Order, augmentation and dropout are keyed by (seed, purpose, epoch, sample index), so the same sample gets
-the same treatment under any micro-batch, any world size and after any restart.
+Order and augmentation are keyed by (seed, purpose, epoch, sample index), dropout by (seed, epoch, place in the epoch's
+order) and layer, so the same sample gets the same treatment under any micro-batch, any world size and after any restart.
 """
 
 import hashlib
 
 import torch
 from torch import Tensor
+
+
+def _signed(constant: int) -> int:
+    return constant - (1 << 64) if constant >= 1 << 63 else constant
+
+
+GOLDEN_RATIO = _signed(0x9E3779B97F4A7C15)
 
 
 def key(*parts: int | str) -> int:
@@ -43,11 +50,26 @@ def uniform(draw_key: int, indices: Tensor) -> Tensor:
     Args: indices: (n,), int64.
     Returns: (n,), float32, multiples of 2^-24.
     """
-    z = indices * _signed(0x9E3779B97F4A7C15) + draw_key
-    z = (z ^ _shift_right(z, 30)) * _signed(0xBF58476D1CE4E5B9)
-    z = (z ^ _shift_right(z, 27)) * _signed(0x94D049BB133111EB)
-    z = z ^ _shift_right(z, 31)
-    return _shift_right(z, 40).to(torch.float32) * 2.0**-24
+    return _shift_right(bits(draw_key, indices), 40).to(torch.float32) * 2.0**-24
+
+
+def bits(draw_key: int, indices: Tensor) -> Tensor:
+    """64 random bits for each sample index, the same on every device: what `uniform` takes its 24 from.
+
+    Args: indices: (n,), int64.
+    Returns: (n,), int64.
+    """
+    return _mixed(indices * GOLDEN_RATIO + draw_key)
+
+
+def streams(states: Tensor, draw_key: int, length: int) -> Tensor:
+    """`length` words of 64 random bits for each state: splitmix64's sequence from state + key on.
+
+    Args: states: (n,), int64, themselves random (`bits`), so that no two samples' sequences run side by side.
+    Returns: (n, length), int64.
+    """
+    steps = torch.arange(length, device=states.device) * GOLDEN_RATIO + draw_key
+    return _mixed(states[:, None] + steps)
 
 
 def integers(draw_key: int, indices: Tensor, low: int, high: int) -> Tensor:
@@ -55,10 +77,16 @@ def integers(draw_key: int, indices: Tensor, low: int, high: int) -> Tensor:
     return (uniform(draw_key, indices) * (high - low + 1)).floor().to(torch.int64) + low
 
 
+def _mixed(z: Tensor) -> Tensor:
+    """splitmix64's finalizer; in place, for these are many numbers."""
+    z ^= _shift_right(z, 30)
+    z *= _signed(0xBF58476D1CE4E5B9)
+    z ^= _shift_right(z, 27)
+    z *= _signed(0x94D049BB133111EB)
+    z ^= _shift_right(z, 31)
+    return z
+
+
 def _shift_right(z: Tensor, bits: int) -> Tensor:
     """A logical shift; torch's own keeps the sign of int64."""
-    return (z >> bits) & ((1 << (64 - bits)) - 1)
-
-
-def _signed(constant: int) -> int:
-    return constant - (1 << 64) if constant >= 1 << 63 else constant
+    return (z >> bits).bitwise_and_((1 << (64 - bits)) - 1)

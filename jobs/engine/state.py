@@ -12,6 +12,7 @@ from jobs.engine.gradients import GradientSum, gradient_sum
 from jobs.engine.group import Group
 from jobs.engine.local_steps import LocalSteps
 from jobs.engine.noise_scale import GainAverages, NoiseSums
+from jobs.models.sample_dropout import SampleDropout, sample_dropouts
 from jobs.plan import Position
 from jobs.spec import ReductionSpec
 
@@ -62,11 +63,13 @@ class TrainState:
     group: Group = field(init=False)
     gradients: GradientSum = field(init=False)
     local: LocalSteps = field(init=False)
+    dropouts: list[SampleDropout] = field(init=False)
 
     def __post_init__(self) -> None:
         self.group = Group(next(self.model.parameters()).device)
         self.gradients = gradient_sum(self.model, self.group, self.reduction)
         self.local = LocalSteps(self.model, self.optimizer, self.group)
+        self.dropouts = sample_dropouts(self.model)
         self._buffer_homes = [module._buffers for module in self.model.modules() if module._buffers]
         self._held: list[Tensor] = []
 

@@ -23,6 +23,7 @@ from jobs.engine.noise_scale import estimate
 from jobs.engine.running_statistics import combine_running_statistics
 from jobs.engine.state import TrainState
 from jobs.errors import DivergedError, FaultError, LargebatchError
+from jobs.models.sample_dropout import announce
 from jobs.optim.table import set_learning_rate
 from jobs.plan import Slice, TrainPlan
 from jobs.records import StepRecord
@@ -114,7 +115,7 @@ def accumulate(state: TrainState, plan: TrainPlan, batches: Batches, batch: Slic
         for micro_batch in micro_batches:
             inputs, labels = batches.read(micro_batch)
             gradients.before(is_last=micro_batch is micro_batches[-1])
-            loss_sum += _backward(state.forward, plan.spec, micro_batch, inputs, labels, num_samples)
+            loss_sum += _backward(state, plan.spec, micro_batch, inputs, labels, num_samples)
             gradients.after(num_samples / micro_batch.size, measures=is_one_process and len(micro_batches) > 1)
     except LargebatchError as found:
         error = found
@@ -142,11 +143,12 @@ def accumulate(state: TrainState, plan: TrainPlan, batches: Batches, batch: Slic
     return Measured(loss / batch.size, norms / group.world_size, own_norm, mean_norm, pieces)
 
 
-def _backward(forward: Callable[[Tensor], Tensor], spec: TrainSpec, micro_batch: Slice, inputs: Tensor, labels: Tensor, num_samples: int) -> Tensor:
+def _backward(state: TrainState, spec: TrainSpec, micro_batch: Slice, inputs: Tensor, labels: Tensor, num_samples: int) -> Tensor:
     """Add one micro-batch's part of the mean gradient; returns its summed loss."""
-    # Dropout's draws belong to the samples' place, not to how many draws came before (reading makes some).
+    announce(state.dropouts, spec.seed, micro_batch, inputs.device)
+    # What a model draws from torch's generators belongs to the micro-batch, not to how many draws came before (reading makes some).
     seed_draws(key(spec.seed, "dropout", micro_batch.epoch, micro_batch.start), inputs.device)
-    loss = batch_loss(forward, spec, inputs, labels)
+    loss = batch_loss(state.forward, spec, inputs, labels)
     (loss / num_samples).backward()  # type: ignore[no-untyped-call]
     return loss.detach()
 

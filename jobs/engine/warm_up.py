@@ -15,8 +15,9 @@ from jobs.engine.gradients import squared_norm
 from jobs.engine.state import TrainState
 from jobs.engine.step import batch_loss, ran_out_of_memory
 from jobs.errors import PlanError
+from jobs.models.sample_dropout import announce, sample_dropouts
 from jobs.optim.table import build_optimizer, set_learning_rate
-from jobs.plan import Position, TrainPlan
+from jobs.plan import Position, Slice, TrainPlan
 from jobs.spec import TrainSpec
 
 
@@ -43,7 +44,7 @@ def warm_up(state: TrainState, plan: TrainPlan, dataset: Dataset) -> None:
 def blank_pass(spec: TrainSpec, model: nn.Module, forward: Callable[[Tensor], Tensor], dataset: Dataset, size: int) -> None:
     """Forward and backward of `size` blank samples; the model is left as it was."""
     device = next(model.parameters()).device
-    with untouched(model):
+    with untouched(model, size):
         inputs, labels = dataset.blank(size, device)
         if spec.model.channels_last and inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
@@ -63,7 +64,7 @@ def activation_bytes_per_sample(model: nn.Module, dataset: Dataset) -> int:
         return tensor
 
     num_samples = 4
-    with untouched(model), torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+    with untouched(model, num_samples), torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         model(dataset.blank(num_samples, next(model.parameters()).device)[0])
     return sum(kept.values()) // num_samples + 1
 
@@ -74,7 +75,7 @@ def refuse_misfit(model: nn.Module, dataset: Dataset) -> None:
     inputs, _ = dataset.blank(num_samples, next(model.parameters()).device)
     samples = f"samples of shape {dataset.input_shape}, {str(dataset.input_dtype).removeprefix('torch.')}"
     try:
-        with untouched(model), torch.no_grad():
+        with untouched(model, num_samples), torch.no_grad():
             logits = model(inputs)
     except Exception as error:  # a model, maybe a person's own, may raise anything
         if isinstance(error, RuntimeError) and ran_out_of_memory(error):
@@ -87,16 +88,21 @@ def refuse_misfit(model: nn.Module, dataset: Dataset) -> None:
 
 
 class untouched:
-    """A context that leaves a model as it was: running statistics and gradients."""
+    """A context for passes of so many blank samples, which leaves a model as it was: running statistics and gradients."""
 
-    def __init__(self, model: nn.Module) -> None:
-        self._model = model
+    def __init__(self, model: nn.Module, num_samples: int) -> None:
+        self._model, self._num_samples = model, num_samples
+        self._dropouts = sample_dropouts(model)
 
     def __enter__(self) -> None:
         self._held = [buffer.clone() for buffer in self._model.buffers()]
-        seed_draws(key("warm-up"), next(self._model.parameters()).device)
+        device = next(self._model.parameters()).device
+        announce(self._dropouts, 0, Slice(0, 0, self._num_samples), device)
+        seed_draws(key("warm-up"), device)
 
     def __exit__(self, *_: object) -> None:
+        for dropout in self._dropouts:
+            dropout.announce(None)
         for buffer, value in zip(self._model.buffers(), self._held, strict=True):
             buffer.copy_(value)
         for parameter in self._model.parameters():

@@ -1,21 +1,22 @@
 """A folder of runs in MLflow: one parent run, and the runs in the folder as its children.
 
-The parent is described by `parent.json` beside the runs: name, experiment, tags and parameters. Whatever lies in
-`report/` becomes its artifacts.
+The parent is described by `parent.json` beside the runs: experiment, tags and parameters, when it began, and the name that MLflow
+shows if it is not the folder's. Whatever lies in `report/` becomes its artifacts.
 """
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
 from jobs import run_folder
 from jobs.run_folder import SPEC
 from jobs.tracking.mirror_state import MirrorState
-from jobs.tracking.mlflow_mirror import Mirror, default_uri, experiment_id, import_mlflow, make_database
+from jobs.tracking.mlflow_mirror import BEGAN_TAG, Mirror, default_uri, ensure_run, experiment_id, import_mlflow, make_database
 
 PARENT = "parent.json"
 REPORT = "report"
+SWEEP_TAG = "largebatch.sweep"
+"""The folder's name; with the moment it began, the parent's identity."""
 
 
 class FolderMirror:
@@ -64,10 +65,11 @@ class FolderMirror:
 
         client, given = self._client, self._described
         number = experiment_id(client, given["experiment"], self.uri, self.folder)
-        found = client.search_runs([number], f"tags.`largebatch.sweep` = '{self.folder.name}'", max_results=1)
-        tags = {"largebatch.sweep": self.folder.name, **given.get("tags", {})}
-        run = found[0] if found else client.create_run(number, int(time.time() * 1000), tags=tags, run_name=self.folder.name)
-        self.state.run_id, self.state.uri = run.info.run_id, self.uri
+        began_at_s = given.get("began_at_s") or (self.folder / PARENT).stat().st_mtime  # an earlier version wrote none
+        tags = {SWEEP_TAG: self.folder.name, BEGAN_TAG: str(began_at_s), **given.get("tags", {})}
+        run_name = given.get("name") or self.folder.name
+        self.state.run_id = ensure_run(client, number, tags, SWEEP_TAG, run_name, int(began_at_s * 1000))
+        self.state.uri = self.uri
         params = [Param(name, str(value)[:6000]) for name, value in given.get("params", {}).items()]
         for start in range(0, len(params), 100):
             client.log_batch(self.state.run_id, params=params[start : start + 100])

@@ -32,6 +32,8 @@ EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 """Lets MLflow's page open on training runs, not on traces of language models."""
 RUN_TAG = "largebatch.run_id"
 """The run's folder's name; what has it is ours, and no sweep's parent."""
+BEGAN_TAG = "largebatch.began_at_s"
+"""When it first began, in Unix seconds: names are given again (every sweep has a `0000-batch-32-seed-0`), moments are not."""
 SUMMARY_TAG = "largebatch.summary"
 """The whole summary, so that an analysis gets a thousand runs in one answer."""
 CURVE_TAG = "largebatch.curve"
@@ -153,10 +155,7 @@ class Mirror:
         started = next((record.at_s for record in records if isinstance(record, StartRecord)), 0.0)
         state.base_ms, state.uri = int(started * 1000), self.uri
         number = experiment_id(client, self.spec.tracking.experiment, self.uri, self.run_dir.parent)
-        # A mirror that was killed right after creating the run left it without a note of its own.
-        found = client.search_runs([number], f"tags.`{RUN_TAG}` = '{self.run_dir.name}'", max_results=1)
-        run = found[0] if found else client.create_run(number, state.base_ms, tags=self._tags(), run_name=self.run_dir.name)
-        state.run_id = run.info.run_id
+        state.run_id = ensure_run(client, number, {**self._tags(), BEGAN_TAG: str(started)}, RUN_TAG, self.run_dir.name, state.base_ms)
         from mlflow.entities import Param
 
         params = [Param(name, str(value)[:6000]) for name, value in flat(self.spec.model_dump(mode="json")).items() if value not in (None, {}, [])]
@@ -276,6 +275,19 @@ def experiment_id(client: Any, name: str, uri: str, folder: Path) -> str:
         database = uri.removeprefix("sqlite:///") if uri.startswith("sqlite:///") else None
         artifacts = (Path(database).resolve().parent / "mlflow-artifacts").as_uri() if database else None
         return str(client.create_experiment(name, artifact_location=artifacts, tags=EXPERIMENT_TAGS))
+
+
+def ensure_run(client: Any, experiment: str, tags: dict[str, str], identity: str, run_name: str, start_ms: int) -> str:
+    """MLflow's id of the run that has the same `identity` tag and began at the same moment; made if there is none.
+
+    A mirror that was killed right after creating the run left it without a note of its own.
+    """
+    # The name is compared here: a folder's may hold what a filter cannot.
+    found = client.search_runs([experiment], f"tags.`{BEGAN_TAG}` = '{tags[BEGAN_TAG]}'")
+    for run in found:
+        if run.data.tags.get(identity) == tags[identity]:
+            return str(run.info.run_id)
+    return str(client.create_run(experiment, start_ms, tags=tags, run_name=run_name).info.run_id)
 
 
 def make_database(mlflow: Any, uri: str, folder: Path) -> None:

@@ -12,6 +12,7 @@ from jobs.engine.clock import Clock
 from jobs.engine.state import TrainState, WeightAverage
 from jobs.engine.step import accumulate, optimizer_step
 from jobs.models.ghost_batch_norm import use_ghost_batch_norm
+from jobs.models.sample_dropout import use_sample_dropout
 from jobs.optim.table import build_optimizer
 from jobs.plan import Slice, TrainPlan
 from jobs.planning import Facts, make_plan
@@ -58,8 +59,10 @@ def new_plan(micro_batch_size: int, normalises: bool, **parts: Any) -> TrainPlan
     return make_plan(build_spec(document), Facts(NUM_SAMPLES, normalises, micro_batch_size))
 
 
-def new_state(plan: TrainPlan, dtype: torch.dtype, normalises: bool) -> TrainState:
+def new_state(plan: TrainPlan, dtype: torch.dtype, normalises: bool, dropout: bool = False) -> TrainState:
     model = new_model(dtype, normalises)
+    if dropout:
+        model = use_sample_dropout(nn.Sequential(nn.Dropout(0.1), *list(model)[:-1], nn.Dropout(0.5), model[-1]))  # type: ignore[index, call-overload]
     if normalises:
         model = use_ghost_batch_norm(model, SPAN)
     ema = plan.spec.ema
@@ -73,9 +76,9 @@ def new_state(plan: TrainPlan, dtype: torch.dtype, normalises: bool) -> TrainSta
     )
 
 
-def trained(micro_batch_size: int, dtype: torch.dtype, normalises: bool, **parts: Any) -> tuple[TrainState, list[StepRecord]]:
+def trained(micro_batch_size: int, dtype: torch.dtype, normalises: bool, dropout: bool = False, **parts: Any) -> tuple[TrainState, list[StepRecord]]:
     plan = new_plan(micro_batch_size, normalises, **parts)
-    state, batches = new_state(plan, dtype, normalises), Stored(dtype)
+    state, batches = new_state(plan, dtype, normalises, dropout), Stored(dtype)
     return state, [optimizer_step(state, plan, batches, pytest.fail) for _ in range(STEPS)]
 
 
@@ -153,6 +156,18 @@ def test_a_float64_model_ends_at_the_same_parameters(optimizer: str, normalises:
         state, records = trained(micro_batch_size, torch.float64, normalises, **parts)
         assert_close(values(state), values(want), tolerance)
         assert [r.loss for r in records] == pytest.approx([r.loss for r in want_records], rel=4 * 24 * EPSILON_32)  # the loss is summed in float32
+
+
+def test_what_dropout_drops_does_not_depend_on_the_micro_batch() -> None:
+    """The bound of the test above; two masks that differ in one element would be off by some 1e-2."""
+    want, want_records = trained(BATCH, torch.float64, False, dropout=True)
+    for micro_batch_size in MICRO_BATCHES:
+        state, records = trained(micro_batch_size, torch.float64, False, dropout=True)
+        assert_close(values(state), values(want), 2e-11)
+        assert [r.loss for r in records] == pytest.approx([r.loss for r in want_records], rel=4 * 24 * EPSILON_32)
+    without, _ = trained(BATCH, torch.float64, False)
+    with pytest.raises(AssertionError):
+        assert_close(values(without), values(want), 1e-2)
 
 
 @pytest.mark.parametrize("normalises", [False, True])

@@ -59,6 +59,7 @@ EQUAL: dict[str, dict[str, Any]] = {
     ),
     "batch-norm": document(model=WITH_BATCH_NORM, batch_norm={"span": 25}),
     "growing-batch": document(batch={"global_batch_size": 250, "micro_batch_size": 50, "schedule": {"growth": [{"epoch": 2.0, "factor": 2.5}]}}),
+    "dropout": document(model={"entry_point": "unreached:dropping"}),
     "unreached": document(model={"entry_point": "unreached:branching"}),
 }
 OTHERS: dict[str, dict[str, Any]] = {

@@ -1,4 +1,4 @@
-"""A model with a layer that no sample reaches, and one that only some do; entry points of the tests of ranks."""
+"""A model with a layer that no sample reaches and one that only some do, and one with dropout; entry points of the tests of ranks."""
 
 import torch
 from torch import Tensor, nn
@@ -39,3 +39,9 @@ class OutOfMemoryOnce(nn.Module):
 def out_of_memory(num_classes: int, fits: int) -> nn.Module:
     torch.manual_seed(0)
     return OutOfMemoryOnce(num_classes, fits)
+
+
+def dropping(num_classes: int) -> nn.Module:
+    """Smooth, with dropout of elements and of channels."""
+    convolution = [nn.Conv2d(1, 6, 3, stride=2), nn.GELU(), nn.Dropout2d(0.2)]
+    return nn.Sequential(*convolution, nn.Flatten(), nn.Linear(54, 24), nn.GELU(), nn.Dropout(0.5), nn.Linear(24, num_classes))

@@ -129,12 +129,15 @@ def test_a_machine_that_another_went_on_from_takes_what_is_stored(bucket: str, t
         folder = tmp_path / name / "run"
         (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
         (folder / "records.jsonl").write_text(journal)
+        if journal:
+            (folder / "mlflow.json").write_text(str(len(journal)))
         for step in checkpoints:
             (folder / "checkpoints" / f"step-{step:08}.{'0' * 32}.pt").write_bytes(b"x")
         return StoredRun(f"{bucket}/overtaken", folder, lambda text: None)
 
     def held(name: str) -> tuple[str, list[str]]:
         folder = tmp_path / name / "run"
+        assert (folder / "mlflow.json").read_text() == str((folder / "records.jsonl").stat().st_size), "what MLflow has is of this journal"
         return (folder / "records.jsonl").read_text(), sorted(path.name[:13] for path in (folder / "checkpoints").iterdir())
 
     first = a_machine("first", "1\n", 1)

@@ -18,6 +18,8 @@ from jobs.checkpoint_files import list_checkpoints
 from jobs.tracking.mlflow_mirror import CURVE_TAG
 from tuning.collect import collect, collect_experiment, ended_runs
 from tuning.ledger import Ledger
+from tuning.space import base_spec, read_sweep
+from tuning.sweep import begin_sweep
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 BATCHES = [32, 128, 512]
@@ -98,6 +100,16 @@ def test_a_sweep_from_file_to_answer(head: Head, tmp_path: Path) -> None:
     (other,) = (run.evaluations for run in again if run.summary.run_id == children[0].info.run_name)
     assert [at._replace(training_seconds=0.0) for at in other] == [at._replace(training_seconds=0.0) for at in curve]
     assert [at.training_seconds for at in other] == pytest.approx([at.training_seconds for at in curve], abs=0.002)
+
+
+def test_a_sweep_says_when_it_began_and_what_it_is_called(tmp_path: Path) -> None:
+    wanted = read_sweep(sweep_file(tmp_path))
+    before = time.time()
+    begin_sweep(tmp_path / "named", wanted, base_spec(wanted, tmp_path), name="a study")
+    begin_sweep(tmp_path / "unnamed", wanted, base_spec(wanted, tmp_path))
+    named, unnamed = (json.loads((tmp_path / folder / "parent.json").read_text()) for folder in ("named", "unnamed"))
+    assert (named["name"], unnamed["name"]) == ("a study", None)
+    assert before <= named["began_at_s"] < unnamed["began_at_s"] <= time.time()
 
 
 def test_a_killed_sweep_goes_on(head: Head, tmp_path: Path) -> None:

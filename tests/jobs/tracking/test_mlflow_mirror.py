@@ -27,6 +27,7 @@ from jobs.launch.options import LocalOptions
 from jobs.listener import Listener
 from jobs.records import RunSummary, StartRecord, StepRecord
 from jobs.spec_reader import build_spec
+from jobs.tracking.folder_mirror import sync_folder
 from jobs.tracking.follow import catch_up_others
 from jobs.tracking.journal import Journal, evaluations, read_records, steps
 from jobs.tracking.mirror_process import MirrorProcess
@@ -340,6 +341,75 @@ def test_whatever_request_fails_the_next_try_brings_everything(fails_at: str, tm
     assert {"spec.json", "plan.json", "environment.json", "summary.json"} <= artifacts(client, run.info.run_id)
     found = client.search_runs([run.info.experiment_id], f"tags.`largebatch.run_id` = '{run_dir.name}'")
     assert len(found) == 1, "one run in MLflow, however many tries"
+
+
+# ---- which run in MLflow is which ---------------------------------------------------------------------------------
+
+
+def runs_called(client: Any, name: str, tag: str = "largebatch.run_id") -> list[Any]:
+    number = client.get_experiment_by_name("largebatch").experiment_id
+    return list(client.search_runs([number], f"tags.`{tag}` = '{name}'"))
+
+
+def test_one_run_id_in_two_folders_is_two_runs(tmp_path: Path, client: Any, store: str) -> None:
+    run_dirs = [tmp_path / place / "the-same-id" for place in ("one", "two")]
+    for run_dir, steps_wanted in zip(run_dirs, (3, 5), strict=True):
+        unmirrored(document(store, stop={"steps": steps_wanted}), run_dir)
+        sync_run(run_dir)
+    found = [assert_holds_the_journal(client, run_dir) for run_dir in run_dirs]
+    assert [run.data.params["stop.steps"] for run in found] == ["3", "5"]
+    assert len(runs_called(client, "the-same-id")) == 2
+
+
+def test_a_mirror_that_left_no_note_finds_its_run_again(tmp_path: Path, client: Any, store: str) -> None:
+    run_dir = tmp_path / "it's noteless"
+    unmirrored(document(store), run_dir)
+    first = sync_run(run_dir)
+    (run_dir / "mlflow.json").unlink()
+    assert sync_run(run_dir).run_id == first.run_id
+    assert_holds_the_journal(client, run_dir)
+
+
+def test_a_run_of_an_earlier_version_goes_on(tmp_path: Path, client: Any, store: str) -> None:
+    """Without the moment it began in its tags, but with a note of its run."""
+    run_dir = tmp_path / "earlier"
+    unmirrored(document(store), run_dir, stop_after=3)
+    first = sync_run(run_dir)
+    client.delete_tag(first.run_id, "largebatch.began_at_s")
+    unmirrored(document(store), run_dir, resumes=True)
+    assert sync_run(run_dir).run_id == first.run_id
+    assert_holds_the_journal(client, run_dir)
+
+
+def new_sweep(folder: Path, store: str, rate: float, **described: Any) -> Path:
+    """A folder of one run, as a sweep leaves it; its only run is called like every such sweep's."""
+    unmirrored(document(store, learning_rate={"base": rate}, stop={"steps": 2}), folder / "0000-batch-16-seed-0")
+    parent = {"mlflow_uri": store, "experiment": "largebatch", "params": {"rate": rate}, **described}
+    (folder / "parent.json").write_text(json.dumps(parent))
+    return folder
+
+
+def test_sweeps_of_one_name_with_runs_of_one_name_stay_apart(tmp_path: Path, client: Any, store: str) -> None:
+    """Every study's sweep lies in a folder `sweep`."""
+    folders = [new_sweep(tmp_path / name / "sweep", store, rate, began_at_s=rate, name=name) for name, rate in (("one", 0.01), ("two", 0.02))]
+    states = [sync_folder(folder) for folder in folders]
+    parents = [client.get_run(state.run_id) for state in states]
+    assert len({parent.info.run_id for parent in parents}) == len(runs_called(client, "sweep", "largebatch.sweep")) == 2
+    assert [(parent.info.run_name, parent.data.params) for parent in parents] == [("one", {"rate": "0.01"}), ("two", {"rate": "0.02"})]
+    for folder, parent, rate in zip(folders, parents, ("0.01", "0.02"), strict=True):
+        child = assert_holds_the_journal(client, folder / "0000-batch-16-seed-0")
+        assert (child.data.params["learning_rate.base"], child.data.tags["mlflow.parentRunId"]) == (rate, parent.info.run_id)
+    for path in tmp_path.rglob("mlflow.json"):
+        path.unlink()
+    assert [sync_folder(folder).run_id for folder in folders] == [state.run_id for state in states], "found again without a note"
+    assert len(runs_called(client, "0000-batch-16-seed-0")) == 2
+
+
+def test_a_sweep_of_an_earlier_version_is_called_as_its_folder(tmp_path: Path, client: Any, store: str) -> None:
+    folder = new_sweep(tmp_path / "earlier-sweep", store, 0.03)
+    state = sync_folder(folder)
+    assert client.get_run(state.run_id).info.run_name == "earlier-sweep"
+    assert sync_folder(folder).run_id == state.run_id
 
 
 def test_a_real_server_gets_the_same(tmp_path: Path, client: Any, server: str) -> None:
