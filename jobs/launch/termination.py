@@ -15,11 +15,14 @@ terminated = threading.Event()
 """Set when this process was told to end while training."""
 
 
-SAVED = "a worker got SIGTERM; the run was saved"
+SAVED = "the run was saved"
 
 
 class PreemptedError(Exception):
-    """A worker's machine is going away; the run was saved and goes on elsewhere."""
+    """A worker's machine is going away; the run was saved and goes on elsewhere. Args: why: what announced it."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"{why}; {SAVED}")
 
 
 def listen() -> None:

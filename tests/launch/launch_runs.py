@@ -188,6 +188,22 @@ START_S = 60.0
 
 
 @contextmanager
+def new_node(head: Head, num_cpus: int) -> Iterator[None]:
+    """A machine more for a head, for as long as this is open."""
+    log = tempfile.TemporaryFile()  # noqa: SIM115
+    ray = Path(sys.executable).parent / "ray"
+    process = subprocess.Popen(
+        [ray, "start", "--block", "--address", head.address, "--num-cpus", str(num_cpus), "--object-store-memory", str(200 * 2**20)],
+        stdout=log, stderr=log, start_new_session=True, env={**os.environ, "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"},
+    )  # fmt: skip
+    try:
+        yield
+    finally:
+        end(process)
+        log.close()
+
+
+@contextmanager
 def new_head(environment: dict[str, str], ports: Sequence[int] = ()) -> Iterator[Head]:
     """A Ray of its own with four logical cores. Args: ports: six of them, for a head that comes back where it was."""
     # Unix sockets' names must be short.
