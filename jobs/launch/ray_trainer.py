@@ -66,12 +66,12 @@ class WorkersTrainer(DataParallelTrainer):
         config = arguments["scaling_policy"].scaling_config
         arguments["scaling_policy"] = ElasticWorkers(config) if config.elasticity_enabled else FixedWorkers(config)
         arguments["failure_policy"] = UntilOver(arguments["failure_policy"].failure_config, self._mailbox)
-        start = ray.remote(
+        start: Any = ray.remote(
             num_cpus=0,
             label_selector={NODE: ray.get_runtime_context().get_node_id()},
             runtime_env={"env_vars": {"RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0", **get_env_vars_to_propagate()}},
         )(WorkersTrainController)
-        controller = start.remote(**arguments)
+        controller: Any = start.remote(**arguments)
         try:
             ray.get(controller.run.remote())
             return ray.get(controller.get_result.remote())
@@ -85,16 +85,17 @@ class Room(WorkerGroup):
 
     def _create_placement_group(self, *arguments: Any) -> Any:
         handle = super()._create_placement_group(*arguments)
-        self._train_run_context.train_loop_config["mailbox"].is_in.remote(handle.placement_group)
+        config: Any = self._train_run_context.train_loop_config
+        config["mailbox"].is_in.remote(handle.placement_group)
         return handle
 
     def _start(self) -> None:
         try:
-            super()._start()
+            super()._start()  # type: ignore[no-untyped-call]
         except Exception:
             if self.has_started():  # until then Ray tidies up by itself
                 with contextlib.suppress(Exception):
-                    self.abort()
+                    self.abort()  # type: ignore[no-untyped-call]
             raise
 
 

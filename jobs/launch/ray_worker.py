@@ -178,10 +178,10 @@ def refuse_unplannable(spec: TrainSpec, plan: TrainPlan, workers: Workers) -> No
             refused[world_size] = error
     if not refused:
         return
-    world_size, error = next(iter(refused.items()))
+    world_size, first = next(iter(refused.items()))
     works = [number for number in range(workers.least, workers.most + 1) if number not in refused]
     hint = f"The largest number that works is {max(works)}." if works else ""
-    raise PlanError(error.field, f"--workers {workers} may come to {world_size}: {error.problem}", f"{hint} {error.hint}")
+    raise PlanError(first.field, f"--workers {workers} may come to {world_size}: {first.problem}", f"{hint} {first.hint}")
 
 
 def refuse_unshared(place: str, group: Group, patience_s: float) -> None:

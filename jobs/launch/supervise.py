@@ -40,6 +40,8 @@ def main(arguments: list[str]) -> int:
             break
         print(f"The driver was ended by {signal.Signals(-code).name} ({death + 1}); starting it again.", file=sys.stderr, flush=True)
         time.sleep(PAUSE_S)
+        if asked:
+            break
     return code if code >= 0 else 128 - code
 
 
