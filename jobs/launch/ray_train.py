@@ -34,6 +34,8 @@ POLL_S = 1.0
 SAY_WAITING_S = 20.0
 ANSWER_S = 30.0
 """How long the mailbox, on this machine, may take to answer."""
+END_S = 15.0
+"""How long the wait for Ray Train's controller may take to end."""
 _RECORD: pydantic.TypeAdapter[JournalRecord] = pydantic.TypeAdapter(JournalRecord)
 
 
@@ -58,7 +60,7 @@ def train_on_ray(
     if options.store is None:
         run_folder.refuse_unwritable(options.output_dir)
     run_dir = (options.resume or options.output_dir / (options.run_id or run_folder.new_run_id(spec.name))).resolve()
-    ended = _ended_before(options.store or str(run_dir.parent), run_dir.name, spec) if options.run_id else None
+    ended = ended_before(options.store or str(run_dir.parent), run_dir.name, spec) if options.run_id else None
     if ended is not None:
         listener.on_notice(f"Run {run_dir.name} ended before: {ended.outcome}.")
         return ended
@@ -85,7 +87,7 @@ class StoppedError(LargebatchError):
     exit_code: ClassVar[int] = 4
 
 
-def _ended_before(place: str, run_id: str, spec: TrainSpec) -> RunSummary | None:
+def ended_before(place: str, run_id: str, spec: TrainSpec) -> RunSummary | None:
     """The summary of a run that came to its end as this spec says; None if there is more to do, or to refuse. Raises: StorageError."""
 
     def read() -> list[bytes | None]:
@@ -130,6 +132,8 @@ class _Driver:
         self._mailbox = Mailbox.options(scheduling_strategy=here).remote(  # type: ignore[attr-defined]
             ray_options.max_failures, where_logs_are, is_started_again()
         )
+        self._trainer: Any = None
+        self._is_over = False
         self._error: BaseException | None = None
         self._outcome: dict[str, Any] | None = None
         self._was_asked = False
@@ -147,6 +151,8 @@ class _Driver:
                 raise FaultError(
                     "ray", f"the run's mailbox, or the whole cluster, is gone ({type(error).__name__}).", self._how_to_go_on()
                 ) from error
+            finally:
+                self._end(fitting)
         self._remove_leftovers()
         if self._outcome is None:
             raise self._fault()
@@ -170,6 +176,14 @@ class _Driver:
                 said_at = time.monotonic()
                 self._listener.on_notice(f"Waiting for {self._ray_options.workers} workers; free now: {self._free()}.")
         self._pass_on()
+
+    def _end(self, fitting: threading.Thread) -> None:
+        """Leave nobody who waits for Ray: a wait that outlives Ray's connection ends the process."""
+        self._is_over = True
+        if fitting.is_alive() and self._trainer is not None:
+            with contextlib.suppress(Exception):
+                self._trainer.end()
+        fitting.join(END_S)
 
     def _fit(self, draw: Callable[[Path], None]) -> None:
         import ray
@@ -210,8 +224,10 @@ class _Driver:
                 logging_config=train.LoggingConfig(log_level="ERROR"),
             ),
         )
+        self._trainer = trainer
         try:
-            trainer.fit()
+            if not self._is_over:
+                trainer.fit()
         except BaseException as error:  # told by the main thread, in one sentence
             self._error = error
 

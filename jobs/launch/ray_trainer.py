@@ -36,17 +36,26 @@ class WorkersTrainer(DataParallelTrainer):
     def __init__(self, mailbox: Any, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self._mailbox = mailbox
+        self._controller: Any = None
+        self._is_ended = False
+
+    def end(self) -> None:
+        """From another thread: make `fit` raise soon. It must not wait for Ray any more when this process leaves Ray."""
+        self._is_ended = True
+        if self._controller is not None:
+            ray.kill(self._controller)
 
     def fit(self) -> Any:
         """Train. A controller whose process ended is a failure like any other: its workers end with it, and others take over.
 
-        Raises: what Ray's own does; RayActorError when that was one failure too many, or the mailbox is gone too.
+        Raises: what Ray's own does; RayActorError when that was one failure too many, the mailbox is gone too, or after `end`.
         """
         while True:
             try:
                 return super().fit()
             except ray.exceptions.RayActorError:
-                is_over = ray.get(self._mailbox.failed.remote("the controller: its process ended (killed, or out of memory).", False))
+                told = "the controller: its process ended (killed, or out of memory)."
+                is_over = self._is_ended or ray.get(self._mailbox.failed.remote(told, False))
                 room = ray.get(self._mailbox.room.remote())
                 if room is not None:  # Ray keeps it for as long as this process lives
                     remove_placement_group(room)
@@ -71,7 +80,9 @@ class WorkersTrainer(DataParallelTrainer):
             label_selector={NODE: ray.get_runtime_context().get_node_id()},
             runtime_env={"env_vars": {"RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0", **get_env_vars_to_propagate()}},
         )(WorkersTrainController)
-        controller: Any = start.remote(**arguments)
+        self._controller = controller = start.remote(**arguments)
+        if self._is_ended:
+            ray.kill(controller)
         try:
             ray.get(controller.run.remote())
             return ray.get(controller.get_result.remote())

@@ -27,7 +27,7 @@ from jobs.errors import CheckpointError, DataError, FaultError, InputError, Plan
 from jobs.job import prepare, run_job
 from jobs.launch.options import Workers, read_workers
 from jobs.launch.process_group import ProcessGroup, ProcessGroupBackend
-from jobs.launch.ray_train import StoppedError
+from jobs.launch.ray_train import StoppedError, ended_before
 from jobs.listener import Listener
 from jobs.records import Outcome
 from jobs.spec_reader import build_spec
@@ -380,9 +380,11 @@ def _children(pid: int) -> list[int]:
 
 def test_a_name_that_has_ended_goes_on_with_more_steps_and_refuses_another_recipe(head: Head, undisturbed: Path, tmp_path: Path) -> None:
     shutil.copytree(undisturbed, tmp_path / "run")
+    ended = ended_before(str(tmp_path), "run", build_spec(runs.document()))
+    assert ended is not None
+    assert ended.steps == runs.STEPS
     more = {"steps": runs.STEPS + 10}
-    assert runs.train(tmp_path, head.address, Workers(1, 1), runs.document(stop=more)).steps == runs.STEPS + 10
-    assert runs.steps(tmp_path / "run") == list(range(1, runs.STEPS + 11))
+    assert ended_before(str(tmp_path), "run", build_spec(runs.document(stop=more))) is None, "a run that goes on"
     other = runs.document(stop=more, learning_rate={"base": 0.2, "warmup_epochs": 1.0})
     with pytest.raises(CheckpointError, match=r"learning_rate\.base: the checkpoint was made with 0\.1, and the spec now says 0\.2"):
         runs.train(tmp_path, head.address, Workers(1, 1), other)
