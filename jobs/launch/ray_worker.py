@@ -78,9 +78,9 @@ def work(config: dict[str, Any]) -> None:
         return
     finally:
         termination.training.clear()
-    (was_asked,) = group.sum_numbers(float(group.is_first and ray.get(mailbox.wants_stop.remote())))
+    was_asked, num_told = group.sum_numbers(float(group.is_first and ray.get(mailbox.wants_stop.remote())), float(drains.is_given))
     if summary.outcome is Outcome.STOPPED and not was_asked:
-        raise termination.PreemptedError("Ray will take a machine away" if drains.is_given else "a worker got SIGTERM")
+        raise termination.PreemptedError(f"{'Ray will take a machine away' if num_told else 'a worker got SIGTERM'}; {termination.SAVED}")
     if group.is_first:
         ray.get(mailbox.finish.remote({"summary": summary.model_dump(mode="json")}))
 

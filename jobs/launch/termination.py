@@ -19,10 +19,7 @@ SAVED = "the run was saved"
 
 
 class PreemptedError(Exception):
-    """A worker's machine is going away; the run was saved and goes on elsewhere. Args: why: what announced it."""
-
-    def __init__(self, why: str) -> None:
-        super().__init__(f"{why}; {SAVED}")
+    """A worker's machine is going away; the run was saved and goes on elsewhere."""
 
 
 def listen() -> None:

@@ -27,7 +27,7 @@ from jobs.launch.ray_cluster import Resources, connected, share_out
 from jobs.launch.ray_controller import UnfitError, first_cause, first_failure, sentence, what_failed
 from jobs.launch.ray_network import interface_of
 from jobs.launch.ray_worker import refuse_unplannable
-from jobs.launch.termination import PreemptedError
+from jobs.launch.termination import SAVED, PreemptedError
 from jobs.plan import Position, Slice
 from jobs.planning import Facts, make_plan
 from jobs.spec_reader import build_spec
@@ -92,7 +92,7 @@ def not_started() -> ControllerError:
 @pytest.mark.parametrize(
     ("error", "words", "is_preemption"),
     [(WorkerGroupError("", {1: ValueError("bad")}), "worker 1: ValueError: bad.", False),
-     (WorkerGroupError("", {0: PreemptedError("a worker got SIGTERM")}), "a worker got SIGTERM; the run was saved.", True),
+     (WorkerGroupError("", {0: PreemptedError(f"a worker got SIGTERM; {SAVED}")}), "a worker got SIGTERM; the run was saved.", True),
      (WorkerGroupError("", {0: dead(preempted=True)}), "worker 0", True),
      (WorkerGroupError("", {0: dead(preempted=False)}), "worker 0", False),
      (PreemptionError(PreemptionInfo(None, {"a": [0]}), drain_timed_out=True), "taken away", True),

@@ -221,7 +221,11 @@ def test_a_machine_that_will_be_taken_away_loses_nothing(head: Head, tmp_path: P
         given = runs.slow_document(tmp_path / "acted", checkpoint={"every_steps": 1000, "every_seconds": None, "best": False})
         given["stop"] = {"steps": 3000}
         ended: list[Any] = []
-        trains = threading.Thread(target=lambda: ended.append(runs.train(tmp_path, head.address, TWO, given, watcher, cpus=5.0, max_failures=0)))
+
+        def train() -> None:
+            ended.append(runs.train(tmp_path, head.address, TWO, given, watcher, cpus=5.0, max_failures=0))
+
+        trains = threading.Thread(target=train)
         trains.start()
         runs.wait_for(lambda: len(drained) == 1 and len(runs.starts(tmp_path / "run")) == 2, 120)
         found.append(places())
