@@ -13,16 +13,39 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from jobs import run_folder
 from jobs.checkpoint_files import NAME
 from jobs.errors import InputError, StorageError
 
+T = TypeVar("T")
+
 PUSH_EVERY_S = 5.0
 PATIENCE_S = 120.0
-"""How long the end of a run waits for its storage."""
+"""How long a run that has begun waits for its storage, when it goes on and at its end."""
+
+
+def patiently(attempt: Callable[[], T], patience_s: float) -> T:
+    """What `attempt` gives, which is tried again while the storage refuses.
+
+    Args: patience_s: how long; 0: one attempt.
+    Raises: as the attempt: OSError, or InputError for an address that is none; with patience a StorageError for that too, since it has been one.
+    """
+    ends_at = time.monotonic() + patience_s
+    while True:
+        try:
+            return attempt()
+        except OSError:
+            if time.monotonic() >= ends_at:
+                raise
+        except InputError as error:
+            if not patience_s:
+                raise
+            if time.monotonic() >= ends_at:
+                raise StorageError(error.field, error.problem, error.hint) from error
+        time.sleep(min(1.0, patience_s))
 
 
 def split_place(text: str) -> tuple[Path, str | None]:

@@ -2,14 +2,20 @@
 
 import os
 import shlex
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from jobs.checkpoint_files import list_checkpoints
 from jobs.errors import InputError, StorageError
+from jobs.launch.supervise import STARTED_AGAIN
 from jobs.run_folder import CHECKPOINTS
 from jobs.spec import TrainSpec
-from jobs.storage import StoredRun, split_place
+from jobs.storage import PATIENCE_S, StoredRun, patiently, split_place
+
+
+def is_started_again() -> bool:
+    """Whether this process takes up a run that an earlier one has begun: it may wait for storage that refuses."""
+    return bool(os.environ.get(STARTED_AGAIN))
 
 
 @dataclass(frozen=True)
@@ -65,18 +71,21 @@ class RayOptions:
     """Print what the workers print, not only what the run itself tells."""
 
 
-def resume_command(place: str | Path, ray_options: RayOptions | None = None) -> str:
+def resume_command(place: str | Path, ray_options: RayOptions | None = None, options: LocalOptions | None = None) -> str:
     """What a person types to go on with the run that lies there, in the way in which it was begun."""
     words = ["largebatch", "train", "--resume", str(place)]
+    given = _given(options, "data_dir", "device") if options else {}
     if ray_options is not None:
-        given = {
-            "--workers": ray_options.workers,
-            "--gpus-per-worker": ray_options.gpus_per_worker,
-            "--cpus-per-worker": ray_options.cpus_per_worker,
-            "--address": ray_options.address,
-        }
-        words += [word for option, value in given.items() if value is not None for word in (option, str(value))]
+        given |= {"--workers": ray_options.workers, **_given(ray_options, "gpus_per_worker", "cpus_per_worker", "address", "max_failures")}
+    words += [word for option, value in given.items() for word in (option, str(value))]
     return shlex.join(words)
+
+
+def _given(options: LocalOptions | RayOptions, *names: str) -> dict[str, object]:
+    """Those of the options that are not what they are without being given, as on the command line."""
+    defaults = {field.name: field.default for field in fields(options)}
+    values = {name: getattr(options, name) for name in names}
+    return {f"--{name.replace('_', '-')}": value for name, value in values.items() if value != defaults[name]}
 
 
 def read_places(data_dir: Path, output_dir: str, device: str, resume: str | None, run_id: str | None = None) -> LocalOptions:
@@ -92,15 +101,21 @@ def read_places(data_dir: Path, output_dir: str, device: str, resume: str | None
     return LocalOptions(data_dir, folder, device, None, run_id, store_uri)
 
 
-def fetch_stored(options: LocalOptions) -> LocalOptions:
-    """With storage elsewhere: bring the run that is to go on to this machine. Raises: InputError, StorageError."""
+def fetch_stored(options: LocalOptions, is_begun: bool | None = None) -> LocalOptions:
+    """With storage elsewhere: bring the run that is to go on to this machine.
+
+    Args: is_begun: storage that refuses is waited for, since it has answered this run before; None: as `is_started_again` says.
+    Raises: InputError, StorageError.
+    """
     name = options.resume.name if options.resume else options.run_id
-    if options.store is None or name is None:
+    store = options.store
+    if store is None or name is None:
         return options
+    waits = is_started_again() if is_begun is None else is_begun
     try:
-        StoredRun(options.store, options.output_dir / name, lambda text: None).pull()
+        patiently(lambda: StoredRun(store, options.output_dir / name, lambda text: None).pull(), PATIENCE_S if waits else 0.0)
     except OSError as error:
-        raise StorageError(options.store, f"cannot be read ({error}).", "Check the address, the keys and the network.") from error
+        raise StorageError(store, f"cannot be read ({error}).", "Check the address, the keys and the network.") from error
     return options
 
 

@@ -16,6 +16,8 @@ from jobs.launch.priority import standing_back
 from jobs.launch.stop_requests import sigterm_kept_from_children
 
 CONNECT_S = 10.0
+SAID_MACHINES = 8
+"""So many are listed in a refusal."""
 SETTINGS = {
     # Nothing is sent to anybody.
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -57,7 +59,7 @@ def connected(options: RayOptions) -> Iterator[Any]:
 
     Raises: InputError for an address that does not answer; FaultError if Ray does not start.
     """
-    address = options.address or os.environ.get("RAY_ADDRESS")
+    address = _address(options)
     for name, value in {**SETTINGS, **(OWN_SETTINGS if address is None else {})}.items():
         os.environ.setdefault(name, value)
     import ray
@@ -70,8 +72,8 @@ def connected(options: RayOptions) -> Iterator[Any]:
         _refuse_silence(address)
         given["address"] = address
     else:
-        # Fractions of a core make room for more workers than cores; everything else is counted as it is.
-        given.update(include_dashboard=True, dashboard_host="127.0.0.1", num_cpus=os.cpu_count())
+        # Not whatever Ray may be up on this machine. Fractions of a core make room for more workers than cores; everything else is counted as it is.
+        given.update(address="local", include_dashboard=True, dashboard_host="127.0.0.1", num_cpus=os.cpu_count())
     try:
         with contextlib.ExitStack() as own:
             if address is None:
@@ -94,6 +96,12 @@ def connected(options: RayOptions) -> Iterator[Any]:
             ray.shutdown()
 
 
+def _address(options: RayOptions) -> str | None:
+    """Of the Ray that is there already; None for one of our own."""
+    address = options.address or os.environ.get("RAY_ADDRESS")
+    return None if address == "local" else address or None
+
+
 def _end_watchers(ray: Any) -> None:
     """What an own Ray's processes do not see is SIGTERM, and Ray waits a second for each; those that only watch can end at once."""
     for kind in ("dashboard", "log_monitor", "monitor"):
@@ -103,7 +111,7 @@ def _end_watchers(ray: Any) -> None:
 
 def _refuse_silence(address: str) -> None:
     """Ray itself tries for minutes. Raises: InputError if nothing listens there."""
-    if address in {"auto", "local"}:
+    if address == "auto":
         return
     parts = urlsplit(address if "//" in address else f"//{address}")
     if not parts.hostname or not parts.port:
@@ -120,15 +128,15 @@ def share_out(ray: Any, options: RayOptions, device: str) -> Resources:
     have = ray.cluster_resources()
     cpus, gpus = float(have.get("CPU", 0)), float(have.get("GPU", 0))
     least, most = options.workers.least, options.workers.most
+    # An elastic run may begin while its machines are still coming, and stays with what it began with.
     wanted_gpus = options.gpus_per_worker
     if wanted_gpus is None:
-        wanted_gpus = 1.0 if device != "cpu" and gpus >= most else 0.0
+        wanted_gpus = 1.0 if device != "cpu" and gpus >= least else 0.0
     if device == "cuda" and not wanted_gpus:
-        raise InputError("--device", f"cuda for {most} workers, and the cluster has {gpus:g} GPUs.", "Use fewer workers, or --device cpu.")
+        raise InputError("--device", f"cuda for {least} workers, and the cluster has {gpus:g} GPUs.", "Use fewer workers, or --device cpu.")
     wanted_cpus = options.cpus_per_worker
     if wanted_cpus is None:
-        wanted_cpus = 1.0 if options.address else max(cpus // most, 1.0)
-    # An elastic run may begin while its machines are still coming.
+        wanted_cpus = 1.0 if _address(options) else max(cpus // most, 1.0)
     if least * wanted_gpus > gpus:
         raise InputError("--gpus-per-worker", f"{least} workers with {wanted_gpus:g} GPUs each, and the cluster has {gpus:g} GPUs.", "Ask for less.")
     if least * wanted_cpus > cpus:
@@ -137,7 +145,27 @@ def share_out(ray: Any, options: RayOptions, device: str) -> Resources:
             f"{least} workers with {wanted_cpus:g} CPUs each, and the cluster has {cpus:g} CPUs on {len(ray.nodes())} machines.",
             f"Use at most {int(cpus // wanted_cpus)} workers, or a smaller --cpus-per-worker.",
         )
-    return Resources(wanted_cpus, wanted_gpus)
+    resources = Resources(wanted_cpus, wanted_gpus)
+    _refuse_small_machines(ray.nodes(), least, resources)
+    return resources
+
+
+def _refuse_small_machines(nodes: list[dict[str, Any]], least: int, resources: Resources) -> None:
+    """Raises: InputError if the cluster has enough together, but no machine can hold a worker, or too few can."""
+    machines = [node["Resources"] for node in nodes if node["Alive"]]
+    room = 0
+    for machine in machines:
+        shares = [machine.get(name, 0.0) / wanted for name, wanted in (("CPU", resources.cpus), ("GPU", resources.gpus)) if wanted]
+        room += int(min(shares) + 1e-6)
+    if room < least:
+        has = ", ".join(f"{machine.get('CPU', 0):g} CPUs and {machine.get('GPU', 0):g} GPUs" for machine in machines[:SAID_MACHINES])
+        has += f", and {len(machines) - SAID_MACHINES} more" if len(machines) > SAID_MACHINES else ""
+        raise InputError(
+            "--workers",
+            f"{least} workers with {resources.cpus:g} CPUs and {resources.gpus:g} GPUs each, none of which can be spread over machines, "
+            f"and these have room for {room}: {has}.",
+            "Use fewer workers, or a smaller --cpus-per-worker or --gpus-per-worker.",
+        )
 
 
 def _refuse_impossible_workers(options: RayOptions, device: str) -> None:

@@ -1,31 +1,42 @@
-"""What Ray Train's controller tells the mailbox when workers end against their will, and what was the cause."""
+"""What befell a group of workers, in one sentence: what Ray Train's controller tells the mailbox, and the person reads."""
 
-import contextlib
 from typing import Any
 
 import ray
-import ray.train
-from ray.train import UserCallback
 
-from jobs.errors import LargebatchError
+from jobs.errors import FaultError, LargebatchError
 from jobs.launch.termination import SAVED
 
 COLLATERAL = ("Connection closed by peer", "Connection reset", "Connection refused", "Broken pipe", "Timed out waiting", "Read error", "NCCL")
 """What the other ranks say when one is gone."""
 
 
-class TellFailures(UserCallback):
-    """Counts failures where they outlive the workers; an error of its own must not end the run."""
+class UnfitError(FaultError):
+    """Workers that have trained before cannot any more, for a reason that would be bad input at the start.
 
-    def __init__(self, mailbox: Any) -> None:
-        self._mailbox = mailbox
+    Args: node_id: the machine that is at fault, where it is one.
+    """
 
-    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """Tell the first real cause; preemptions are told apart."""
-        with contextlib.suppress(Exception):
-            rank, error = first_failure(worker_exceptions)
-            is_preemption = any(_is_preemption(other) for other in worker_exceptions.values())
-            ray.get(self._mailbox.failed.remote(f"worker {rank}: {sentence(error)}", is_preemption), timeout=10)
+    def __init__(self, field: str, problem: str, hint: str = "", node_id: str | None = None) -> None:
+        super().__init__(field, problem, hint)
+        self.node_id = node_id
+
+
+def what_failed(error: Any) -> tuple[str, bool]:
+    """Why a group ended or did not start, in one sentence, and whether that is a preemption, which is no failure.
+
+    Args: error: Ray Train's WorkerGroupError, ControllerError or PreemptionError.
+    """
+    if hasattr(error, "preemption_info"):
+        return "a machine was taken away before its workers had ended.", True
+    failures = getattr(error, "worker_failures", None)
+    if failures:
+        return first_cause(error), any(map(_is_preemption, failures.values()))
+    cause = getattr(error, "controller_failure", error)
+    behind = [found for found in (cause, cause.__cause__) if found is not None]
+    # The actor's own end says more than Ray's wrapping of it.
+    reason = sentence(next((found for found in behind if isinstance(found, ray.exceptions.RayActorError)), cause))
+    return f"a worker could not start: {reason}", any(map(_is_preemption, behind))
 
 
 def first_failure(worker_exceptions: dict[int, Exception]) -> tuple[int, Exception]:
@@ -54,5 +65,6 @@ def sentence(error: BaseException) -> str:
     return f"{named}."
 
 
-def _is_preemption(error: Exception) -> bool:
+def _is_preemption(error: BaseException) -> bool:
+    error = getattr(error, "health_check_failure", error)  # Ray Train's wrapping of a dead worker
     return bool(getattr(error, "preempted", False)) or SAVED in str(error)

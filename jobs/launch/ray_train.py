@@ -7,6 +7,7 @@ The run's folder holds everything that a new group of workers needs, so whatever
 """
 
 import contextlib
+import json
 import shutil
 import signal
 import sys
@@ -15,22 +16,26 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pydantic
 
 from jobs import run_folder
-from jobs.errors import FaultError, StorageError
-from jobs.launch.options import LocalOptions, RayOptions, resume_command
+from jobs.errors import FaultError, LargebatchError, StorageError
+from jobs.launch.options import LocalOptions, RayOptions, is_started_again, resume_command
 from jobs.launch.ray_cluster import Resources, connected, dashboard_url, log_folder, share_out
 from jobs.launch.stop_requests import stop_requests
 from jobs.listener import Listener
 from jobs.records import JournalRecord, Outcome, RunSummary
 from jobs.spec import TrainSpec
-from jobs.storage import Storage
+from jobs.storage import PATIENCE_S, Storage, patiently
 
 POLL_S = 1.0
 SAY_WAITING_S = 20.0
+ANSWER_S = 30.0
+"""How long the mailbox, on this machine, may take to answer."""
+END_S = 15.0
+"""How long the wait for Ray Train's controller may take to end."""
 _RECORD: pydantic.TypeAdapter[JournalRecord] = pydantic.TypeAdapter(JournalRecord)
 
 
@@ -50,12 +55,12 @@ def train_on_ray(
         on_start: told the run's folder before training starts.
         on_plan: told how many steps and samples the plan has.
         draw: draws the run's figure; called on rank 0's machine.
-    Raises: InputError; FaultError when it failed too often.
+    Raises: InputError; FaultError when it failed too often; StoppedError.
     """
     if options.store is None:
         run_folder.refuse_unwritable(options.output_dir)
     run_dir = (options.resume or options.output_dir / (options.run_id or run_folder.new_run_id(spec.name))).resolve()
-    ended = _ended_before(options.store or str(run_dir.parent), run_dir.name) if options.run_id else None
+    ended = ended_before(options.store or str(run_dir.parent), run_dir.name, spec) if options.run_id else None
     if ended is not None:
         listener.on_notice(f"Run {run_dir.name} ended before: {ended.outcome}.")
         return ended
@@ -76,16 +81,29 @@ def _work(config: dict[str, Any]) -> None:
     work(config)
 
 
-def _ended_before(place: str, run_id: str) -> RunSummary | None:
-    """The summary of a run that came to its end; None if there is more to do. Raises: StorageError."""
+class StoppedError(LargebatchError):
+    """The run was asked to stop while it had no workers: what it saved last stands, and it may go on."""
+
+    exit_code: ClassVar[int] = 4
+
+
+def ended_before(place: str, run_id: str, spec: TrainSpec) -> RunSummary | None:
+    """The summary of a run that came to its end as this spec says; None if there is more to do, or to refuse. Raises: StorageError."""
+
+    def read() -> list[bytes | None]:
+        storage = Storage(place)
+        return [storage.read(f"{run_id}/{name}") for name in (run_folder.SUMMARY, run_folder.SPEC)]
+
     try:
-        content = Storage(place).read(f"{run_id}/{run_folder.SUMMARY}")
+        content, ended = patiently(read, PATIENCE_S if is_started_again() else 0.0)
     except OSError as error:
         raise StorageError(place, f"cannot be read ({error}).", "Check the address, the keys and the network.") from error
-    if content is None:
+    if content is None or ended is None:
         return None
     summary = RunSummary.model_validate_json(content)
-    return None if summary.outcome is Outcome.STOPPED else summary
+    if summary.outcome is Outcome.STOPPED or json.loads(ended) != spec.model_dump(mode="json"):
+        return None  # the workers go on with it, and refuse what a run that goes on must not change
+    return summary
 
 
 class _Driver:
@@ -111,7 +129,11 @@ class _Driver:
         # On this process's own machine: it may go only when this process does.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         where_logs_are = f"Its journal is in {run_dir}, Ray's logs in {log_folder(ray)}."
-        self._mailbox = Mailbox.options(scheduling_strategy=here).remote(ray_options.max_failures, where_logs_are)  # type: ignore[attr-defined]
+        self._mailbox = Mailbox.options(scheduling_strategy=here).remote(  # type: ignore[attr-defined]
+            ray_options.max_failures, where_logs_are, is_started_again()
+        )
+        self._trainer: Any = None
+        self._is_over = False
         self._error: BaseException | None = None
         self._outcome: dict[str, Any] | None = None
         self._was_asked = False
@@ -123,19 +145,14 @@ class _Driver:
         fitting = threading.Thread(target=self._fit, args=(draw,), daemon=True)
         with self._stop_requests():
             fitting.start()
-            said_at = time.monotonic()
-            while fitting.is_alive():
-                fitting.join(POLL_S)
-                self._pass_on()
-                num_begun, is_waiting = self._ray.get(self._mailbox.stands.remote(), timeout=30)
-                if self._signalled is not None or self._listener.should_stop():
-                    self._ask_to_stop(num_begun > 0)
-                if not is_waiting:
-                    said_at = time.monotonic()
-                elif time.monotonic() - said_at > SAY_WAITING_S:
-                    said_at = time.monotonic()
-                    self._listener.on_notice(f"Waiting for {self._ray_options.workers} workers; free now: {self._free()}.")
-            self._pass_on()
+            try:
+                self._look_after(fitting)
+            except self._ray.exceptions.RayError as error:
+                raise FaultError(
+                    "ray", f"the run's mailbox, or the whole cluster, is gone ({type(error).__name__}).", self._how_to_go_on()
+                ) from error
+            finally:
+                self._end(fitting)
         self._remove_leftovers()
         if self._outcome is None:
             raise self._fault()
@@ -143,12 +160,36 @@ class _Driver:
             raise self._outcome["error"]
         return RunSummary.model_validate(self._outcome["summary"])
 
+    def _look_after(self, fitting: threading.Thread) -> None:
+        """Until the run is over: pass on what is told, and a wish to stop. Raises: RayError, StoppedError."""
+        said_at = time.monotonic()
+        while fitting.is_alive():
+            fitting.join(POLL_S)
+            self._pass_on()
+            num_begun, is_waiting = self._ray.get(self._mailbox.stands.remote(), timeout=ANSWER_S)
+            if self._signalled is not None or self._listener.should_stop():
+                has_begun = num_begun > 0 or (self._run_dir / run_folder.CHECKPOINTS).is_dir()
+                self._ask_to_stop(has_begun, is_waiting and fitting.is_alive())
+            if not is_waiting:
+                said_at = time.monotonic()
+            elif time.monotonic() - said_at > SAY_WAITING_S:
+                said_at = time.monotonic()
+                self._listener.on_notice(f"Waiting for {self._ray_options.workers} workers; free now: {self._free()}.")
+        self._pass_on()
+
+    def _end(self, fitting: threading.Thread) -> None:
+        """Leave nobody who waits for Ray: a wait that outlives Ray's connection ends the process."""
+        self._is_over = True
+        if fitting.is_alive() and self._trainer is not None:
+            with contextlib.suppress(Exception):
+                self._trainer.end()
+        fitting.join(END_S)
+
     def _fit(self, draw: Callable[[Path], None]) -> None:
         import ray
         import ray.train
 
         from jobs.launch.process_group import ProcessGroup
-        from jobs.launch.ray_controller import TellFailures
         from jobs.launch.ray_trainer import WorkersTrainer
 
         workers, resources = self._ray_options.workers, self._resources
@@ -161,6 +202,7 @@ class _Driver:
             "num_threads": resources.num_threads,
             "import_paths": [str(Path.cwd())],
             "options": self._options,
+            "workers": workers,
             "resumes": self._options.resume is not None,
             "mailbox": self._mailbox,
             "draw": draw,
@@ -179,23 +221,19 @@ class _Driver:
             run_config=train.RunConfig(
                 name=self._run_dir.name,
                 storage_path=str(self._run_dir.parent / ".ray"),
-                # Failures are counted by the mailbox, which tells preemptions from faults and outlives the controller.
-                failure_config=train.FailureConfig(max_failures=-1),
-                callbacks=[TellFailures(self._mailbox)],
                 logging_config=train.LoggingConfig(log_level="ERROR"),
             ),
         )
+        self._trainer = trainer
         try:
-            trainer.fit()
+            if not self._is_over:
+                trainer.fit()
         except BaseException as error:  # told by the main thread, in one sentence
             self._error = error
 
     def _pass_on(self) -> None:
         """To the person: what the workers said since the last time."""
-        try:
-            messages, self._outcome = self._ray.get(self._mailbox.take.remote(), timeout=30)
-        except self._ray.exceptions.RayError as error:
-            raise FaultError("ray", f"the cluster is gone ({type(error).__name__}).", self._how_to_go_on()) from error
+        messages, self._outcome = self._ray.get(self._mailbox.take.remote(), timeout=ANSWER_S)
         for message in messages:
             if "record" in message:
                 self._listener.on_record(_RECORD.validate_python(message["record"]))
@@ -204,9 +242,12 @@ class _Driver:
             else:
                 self._on_plan(*message["plan"])
 
-    def _ask_to_stop(self, has_begun: bool) -> None:
+    def _ask_to_stop(self, has_begun: bool, is_waiting: bool) -> None:
         if not has_begun:
             raise KeyboardInterrupt  # nothing was trained, so there is nothing to finish or save
+        if is_waiting and self._outcome is None:
+            self._remove_leftovers()
+            raise StoppedError("", "stopped while the run waited for workers.", self._how_to_go_on())
         if not self._was_asked:
             self._was_asked = True
             self._mailbox.ask_to_stop.remote()
@@ -232,7 +273,7 @@ class _Driver:
         if self._options.store is None and not (self._run_dir / run_folder.CHECKPOINTS).is_dir():
             return "Nothing was trained; start it again."
         where = f"{self._options.store.rstrip('/')}/{self._run_dir.name}" if self._options.store else self._run_dir
-        return f"Go on with: {resume_command(where, self._ray_options)}"
+        return f"Go on with: {resume_command(where, self._ray_options, self._options)}"
 
     def _fault(self) -> FaultError:
         from jobs.launch.ray_controller import first_cause

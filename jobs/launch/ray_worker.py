@@ -19,29 +19,32 @@ from ray.train.v2._internal.execution.context import get_train_context
 
 from jobs import run_folder
 from jobs.checkpoint_files import list_checkpoints
+from jobs.data.sources import load_dataset
 from jobs.engine.group import Group
-from jobs.errors import FaultError, InputError, LargebatchError
+from jobs.errors import DataError, FaultError, InputError, PlanError
 from jobs.job import Prepared, prepare, run_job
 from jobs.launch import termination
 from jobs.launch.lifeline import ANSWER_S, lifeline
 from jobs.launch.local import carry_out
-from jobs.launch.options import LocalOptions, fetch_stored, mirrored_spec
+from jobs.launch.mailbox import Beginning
+from jobs.launch.options import LocalOptions, Workers, fetch_stored, mirrored_spec
 from jobs.launch.priority import train_first
+from jobs.launch.ray_controller import UnfitError
 from jobs.listener import Listener
+from jobs.plan import TrainPlan
+from jobs.planning import Facts, make_plan
 from jobs.records import Outcome, Record, RunSummary, StepRecord
 from jobs.spec import TrainSpec
 from jobs.spec_reader import build_spec
-from jobs.storage import Storage, StoredRun, probe
+from jobs.storage import PATIENCE_S, Storage, StoredRun, probe
 from jobs.tracking.mirror_process import MirrorProcess
 
 TELL_EVERY_S = 1.0
 """A call wakes three processes; on cores that are all busy each costs the training more than its own time."""
 PREEMPTION_POLL_S = 1.0
-STORAGE_PATIENCE_S = 120.0
-OLD_WORKER_S = 30.0
-"""How long a worker of a driver that died may still hold the run's folder."""
-CUT_OFF_S = 120.0
-"""The same for a worker of a group that was ended: on a machine that was cut off it lives for a minute (`lifeline`)."""
+OLD_WORKER_S = 120.0
+"""How long a worker of an earlier group, or of a driver that died, may still hold the run's folder: on a machine that was cut off it
+lives for a minute (`lifeline`)."""
 
 
 class Over(FaultError):
@@ -61,9 +64,10 @@ def work(config: dict[str, Any]) -> None:
     mailbox = config["mailbox"]
     termination.terminated.clear()
     termination.training.set()
+    drains = _DrainNotice()
     try:
         with lifeline(lambda: ray.get(mailbox.stands.remote(), timeout=ANSWER_S)):
-            summary = _work(config, group)
+            summary = _work(config, group, drains)
     except Over:
         return
     except InputError as error:
@@ -74,9 +78,9 @@ def work(config: dict[str, Any]) -> None:
         return
     finally:
         termination.training.clear()
-    (was_asked,) = group.sum_numbers(float(group.is_first and ray.get(mailbox.wants_stop.remote())))
+    was_asked, num_told = group.sum_numbers(float(group.is_first and ray.get(mailbox.wants_stop.remote())), float(drains.is_given))
     if summary.outcome is Outcome.STOPPED and not was_asked:
-        raise termination.PreemptedError(termination.SAVED)
+        raise termination.PreemptedError(f"{'Ray will take a machine away' if num_told else 'a worker got SIGTERM'}; {termination.SAVED}")
     if group.is_first:
         ray.get(mailbox.finish.remote({"summary": summary.model_dump(mode="json")}))
 
@@ -90,64 +94,105 @@ def _own_gpu() -> torch.device:
     return device
 
 
-def _work(config: dict[str, Any], group: Group) -> RunSummary:
+def _work(config: dict[str, Any], group: Group, drains: "_DrainNotice") -> RunSummary:
     spec, mailbox = build_spec(config["spec"]), config["mailbox"]
-    reasons: list[str] = []
-    error: LargebatchError | None = None
-    if group.is_first:
-        reasons, is_over = ray.get(mailbox.begin.remote())
-        if is_over:
-            error = Over("", "the run is over.")
-    group.raise_first(error)
+    begun: Beginning = group.from_first(lambda: ray.get(mailbox.begin.remote()))
+    if begun.is_over:
+        raise Over("", "the run is over.")
     options: LocalOptions = config["options"]
     with contextlib.ExitStack() as stack:
         # Before data and kernels: MLflow's import goes on beside them.
         mirror = stack.enter_context(MirrorProcess(mirrored_spec(spec, options))) if group.is_first else None
-        return _take_part(config, options, spec, group, mirror, reasons)
+        try:
+            return _take_part(config, options, spec, group, mirror, begun, drains)
+        except InputError as error:
+            if not begun.has_trained:
+                raise
+            raise UnfitError(error.field, error.problem, error.hint, _node_at_fault(error, spec, config)) from error
+
+
+def _node_at_fault(error: InputError, spec: TrainSpec, config: dict[str, Any]) -> str | None:
+    """The machine on which alone a worker cannot take part; None where it is none, or not known."""
+    if error.field == "--data-dir" or isinstance(error, DataError):
+        try:
+            load_dataset(spec.dataset, Path(config["data_dir"]))
+        except InputError:
+            return _own_node()
+    found: str | None = getattr(error, "node_id", None)
+    return found
+
+
+def _own_node() -> str:
+    node_id: str = ray.get_runtime_context().get_node_id()
+    return node_id
 
 
 def _take_part(
-    config: dict[str, Any], options: LocalOptions, spec: TrainSpec, group: Group, mirror: MirrorProcess | None, reasons: list[str]
+    config: dict[str, Any],
+    options: LocalOptions,
+    spec: TrainSpec,
+    group: Group,
+    mirror: MirrorProcess | None,
+    begun: Beginning,
+    drains: "_DrainNotice",
 ) -> RunSummary:
     run_dir, mailbox = Path(config["run_dir"]), config["mailbox"]
-    waits = group.sum_numbers(float(bool(reasons)))[0] > 0
-    refuse_unshared(options.store or str(run_dir.parent), group, patience_s=STORAGE_PATIENCE_S if waits else 0.0)
+    has_begun = begun.has_trained or bool(begun.reasons)
+    refuse_unshared(options.store or str(run_dir.parent), group, patience_s=PATIENCE_S if has_begun else 0.0)
     job = prepare(spec, group.device, Path(config["data_dir"]))
+    if config["workers"].is_elastic and not begun.has_trained:
+        group.agreed(lambda: refuse_unplannable(spec, job.plan, config["workers"]))
     if group.is_first:
-        fetch_stored(replace(options, run_id=run_dir.name))
+        fetch_stored(replace(options, run_id=run_dir.name), has_begun)
     resumes = config["resumes"] or group.sum_numbers(float(group.is_first and bool(list_checkpoints(run_dir / run_folder.CHECKPOINTS))))[0] > 0
-    drains = _DrainNotice()
     if mirror is None:
-        listener = Listener(should_stop=termination.terminated.is_set, should_save=drains.is_new)
-        return run_job(job, run_dir, listener, resumes=resumes)
+        return run_job(job, run_dir, Listener(should_stop=lambda: termination.terminated.is_set() or drains.is_there()), resumes=resumes)
     with _Reporter(mailbox) as reporter:
         listener = Listener(
             on_record=reporter.record,
             on_notice=reporter.notice,
-            should_stop=lambda: termination.terminated.is_set() or reporter.wants_stop,
-            should_save=drains.is_new,
+            should_stop=lambda: termination.terminated.is_set() or drains.is_there() or reporter.wants_stop,
         )
         run_dir.joinpath(run_folder.CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+        ray.get(mailbox.trains.remote())
         reporter.ready(job)
         stored = StoredRun(options.store, run_dir, reporter.notice) if options.store else None
-        patience_s = CUT_OFF_S if reasons else OLD_WORKER_S
-        return carry_out(job, run_dir, listener, mirror, draw=config["draw"], resumes=resumes, reasons=reasons, patience_s=patience_s, stored=stored)
+        return carry_out(
+            job, run_dir, listener, mirror, draw=config["draw"], resumes=resumes, reasons=begun.reasons, patience_s=OLD_WORKER_S, stored=stored
+        )
+
+
+def refuse_unplannable(spec: TrainSpec, plan: TrainPlan, workers: Workers) -> None:
+    """Plan for every number of workers that there may be, so that none ends the run when it comes.
+
+    Args: plan: for the workers that there are now.
+    Raises: PlanError with the largest number that works.
+    """
+    asked = spec.batch.micro_batch_size
+    micro_batch_size = plan.micro_batch_size if asked == "auto" else asked
+    refused: dict[int, PlanError] = {}
+    for world_size in range(workers.least, workers.most + 1):
+        try:
+            make_plan(spec, Facts(plan.num_train_samples, plan.span is not None, micro_batch_size, world_size))
+        except PlanError as error:
+            refused[world_size] = error
+    if not refused:
+        return
+    world_size, first = next(iter(refused.items()))
+    works = [number for number in range(workers.least, workers.most + 1) if number not in refused]
+    hint = f"The largest number that works is {max(works)}." if works else ""
+    raise PlanError(first.field, f"--workers {workers} may come to {world_size}: {first.problem}", f"{hint} {first.hint}")
 
 
 def refuse_unshared(place: str, group: Group, patience_s: float) -> None:
     """Find out whether all workers read and write one and the same folder or storage.
 
     Args: patience_s: how long one that worked before may refuse.
-    Raises: InputError, on every rank, that names the machine.
+    Raises: InputError, on every rank, that names the machine; with its id as `node_id` where rank 0's own reaches the place.
     """
     ends_at = time.monotonic() + patience_s
-    store = Storage(place)
     while True:
-        token = f"{group.sum_numbers(float(int.from_bytes(os.urandom(6), 'big')) if group.is_first else 0.0)[0]:.0f}"
-        problem = probe(store, token, group.rank, group.wait)
-        node = ray.get_runtime_context().get_node_id()[:8]
-        hint = "Give a folder or storage that all machines share."
-        error = InputError("--output-dir", f"{place} {problem}, says the worker on node {node}.", hint) if problem else None
+        error = _unshared(place, group)
         waits = group.sum_numbers(float(error is not None))[0] > 0 and time.monotonic() < ends_at
         if not group.sum_numbers(float(group.is_first and waits))[0]:  # rank 0's clock decides for all
             group.raise_first(error)
@@ -155,23 +200,41 @@ def refuse_unshared(place: str, group: Group, patience_s: float) -> None:
         time.sleep(1.0)
 
 
+def _unshared(place: str, group: Group) -> InputError | None:
+    """What is wrong with the place, as this rank finds it."""
+    hint = "Give a folder or storage that all machines share."
+    token = f"{group.sum_numbers(float(int.from_bytes(os.urandom(6), 'big')) if group.is_first else 0.0)[0]:.0f}"
+    try:
+        store: Storage | None = Storage(place)
+        problem = None
+    except InputError as error:
+        store, problem = None, f"cannot be used ({error.problem})"
+    if group.sum_numbers(float(store is None))[0] == 0:
+        assert store is not None
+        problem = probe(store, token, group.rank, group.wait)
+    if problem is None:
+        return None
+    found = InputError("--output-dir", f"{place} {problem}, says the worker on node {_own_node()[:8]}.", hint)
+    if not group.is_first:
+        found.node_id = _own_node()  # type: ignore[attr-defined]
+    return found
+
+
 class _DrainNotice:
-    """Whether Ray has said that a machine of this run will be taken away; told once for each such notice."""
+    """Whether Ray has said that a machine of this run will be taken away."""
 
     def __init__(self) -> None:
-        self._seen: Any = None
+        self.is_given = False
         self._asked_at_s = 0.0
 
-    def is_new(self) -> bool:
+    def is_there(self) -> bool:
+        """Whether it has by now; asked of Ray once a second."""
         now = time.monotonic()
-        if now - self._asked_at_s < PREEMPTION_POLL_S:
-            return False
-        self._asked_at_s = now
-        # The public `ray.train.get_preemption_info` is a barrier through an actor; all ranks are told anyhow.
-        info = get_train_context().preemption_context.preemption_info
-        is_new = info is not None and info != self._seen
-        self._seen = info
-        return is_new
+        if not self.is_given and now - self._asked_at_s >= PREEMPTION_POLL_S:
+            self._asked_at_s = now
+            # The public `ray.train.get_preemption_info` is a barrier through an actor; all ranks are told anyhow.
+            self.is_given = get_train_context().preemption_context.preemption_info is not None
+        return self.is_given
 
 
 class _Reporter:

@@ -1,16 +1,19 @@
 """`python -m jobs.launch.supervise ARGUMENTS`: `python -m jobs ARGUMENTS`, started again when it is killed.
 
 What a Ray job runs: its driver can die of a kill -9 or of the machine's memory, and nobody is there to start it
-again. The run has its id from outside, so the next driver goes on from the newest checkpoint. An exit code that
-says something (done, bad input, diverged, stopped, a fault) is passed on.
+again. The run has its id from outside, so the next driver goes on from the newest checkpoint, and waits for storage
+that refuses. An exit code that says something (done, bad input, diverged, stopped, a fault) is passed on.
 """
 
+import os
 import signal
 import subprocess
 import sys
 import time
 from types import FrameType
 
+STARTED_AGAIN = "LARGEBATCH_STARTED_AGAIN"
+"""Set in the environment of a driver whose predecessor was killed."""
 MAX_DEATHS = 20
 PAUSE_S = 2.0
 
@@ -30,12 +33,15 @@ def main(arguments: list[str]) -> int:
         signal.signal(number, ask)
     code = 0
     for death in range(MAX_DEATHS + 1):
-        child = subprocess.Popen([sys.executable, "-m", "jobs", *arguments])
+        environment = {**os.environ, **({STARTED_AGAIN: "1"} if death else {})}
+        child = subprocess.Popen([sys.executable, "-m", "jobs", *arguments], env=environment)
         code = child.wait()
         if code >= 0 or asked:
             break
         print(f"The driver was ended by {signal.Signals(-code).name} ({death + 1}); starting it again.", file=sys.stderr, flush=True)
         time.sleep(PAUSE_S)
+        if asked:
+            break
     return code if code >= 0 else 128 - code
 
 

@@ -15,7 +15,7 @@ terminated = threading.Event()
 """Set when this process was told to end while training."""
 
 
-SAVED = "a worker got SIGTERM; the run was saved"
+SAVED = "the run was saved"
 
 
 class PreemptedError(Exception):

@@ -52,7 +52,11 @@ def submit(
         if not place.startswith("/") and "://" not in place:
             raise SpecError(option, f"{place} is relative, and the job runs elsewhere.", "Give the whole path on the cluster's machines.")
     arguments = ["--run-id", name, "--output-dir", output_dir, "--data-dir", data_dir, "--device", device]
-    if workers is not None:
+    if workers is None:
+        for option, value in (("--gpus-per-worker", gpus_per_worker), ("--cpus-per-worker", cpus_per_worker)):
+            if value is not None:
+                raise SpecError(option, "is for several workers.", "Say how many with --workers N.")
+    else:
         read_workers(workers)
         arguments += ["--workers", workers, "--max-failures", str(max_failures)]
         arguments += ["--worker-logs"] if worker_logs else []
@@ -81,7 +85,7 @@ def _follow(cluster: "RayJobs", name: str) -> None:
         for text in cluster.follow(name):
             print(text, end="", flush=True)
     except KeyboardInterrupt:
-        print(f"\nThe job goes on. Look again with: largebatch jobs logs {name} --follow", file=sys.stderr)
+        print(f"\nThe job goes on. Look again with: largebatch jobs logs {name} --follow --address {cluster.address}", file=sys.stderr)
         raise typer.Exit(130) from None
     job = cluster.find(name)
     while not job.is_over:

@@ -97,7 +97,7 @@ def _train(spec: "TrainSpec", options: "LocalOptions", mirror: "MirrorProcess", 
         view.expect(job.plan.total_steps, job.plan.total_progress)
         listener = Listener(on_record=view.record, on_notice=view.notice)
         summary = train_locally(job, options, listener, on_start=view.started, draw=draw_run, mirror=mirror)
-    _end(summary, console, as_json)
+    _end(summary, console, as_json, options)
 
 
 def _ray_options(
@@ -125,16 +125,16 @@ def _train_on_ray(spec: "TrainSpec", options: "LocalOptions", ray_options: "RayO
     with TrainingView(console) as view:
         listener = Listener(on_record=view.record, on_notice=view.notice)
         summary = train_on_ray(spec, options, ray_options, listener, on_start=view.started, on_plan=view.expect, draw=draw_run)
-    _end(summary, console, as_json, ray_options)
+    _end(summary, console, as_json, options, ray_options)
 
 
-def _end(summary: "RunSummary", console: Console, as_json: bool, ray_options: "RayOptions | None" = None) -> None:
+def _end(summary: "RunSummary", console: Console, as_json: bool, options: "LocalOptions", ray_options: "RayOptions | None" = None) -> None:
     from jobs.__main__ import exit_code
     from jobs.launch.options import resume_command
     from jobs.records import Outcome
 
     if summary.outcome is Outcome.STOPPED:
-        how = resume_command(summary.run_dir, ray_options)
+        how = resume_command(summary.run_dir, ray_options, options)
         console.print(f"Stopped at step {summary.steps}. Go on with: {how}", highlight=False, soft_wrap=True, markup=False)
     if as_json:
         print(summary.model_dump_json())

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import slow
 import torch
 from ports import free_port
+from ray.util.state import list_nodes
 from torch import Tensor
 
 from jobs.checkpoint_files import list_checkpoints
@@ -185,6 +186,28 @@ def end(process: "subprocess.Popen[bytes]") -> None:
 
 
 START_S = 60.0
+
+
+@contextmanager
+def new_node(head: Head, num_cpus: int) -> Iterator[None]:
+    """A machine more for a head, for as long as this is open."""
+
+    def num_alive() -> int:
+        return len(list_nodes(address=head.dashboard, filters=[("state", "=", "ALIVE")]))
+
+    before = num_alive()
+    log = tempfile.TemporaryFile()  # noqa: SIM115
+    ray = Path(sys.executable).parent / "ray"
+    process = subprocess.Popen(
+        [ray, "start", "--block", "--address", head.address, "--num-cpus", str(num_cpus), "--object-store-memory", str(200 * 2**20)],
+        stdout=log, stderr=log, start_new_session=True, env={**os.environ, "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"},
+    )  # fmt: skip
+    try:
+        wait_for(lambda: num_alive() > before, START_S)
+        yield
+    finally:
+        end(process)
+        log.close()
 
 
 @contextmanager

@@ -8,19 +8,30 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import launch_runs as runs
 import pytest
+import ray
+from ray.train import ControllerError, PreemptionInfo, WorkerGroupError
+from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, WorkerGroupStartupTimeoutError, WorkerHealthCheckFailedError
+from ray.train.v2._internal.execution.failure_handling import FailureDecision
+from ray.train.v2.api.exceptions import PreemptionError
 
-from jobs.errors import FaultError, InputError
-from jobs.launch.mailbox import Mailbox
-from jobs.launch.options import RayOptions, Workers, resume_command
-from jobs.launch.ray_controller import first_cause, first_failure, sentence
+from jobs.errors import FaultError, InputError, PlanError, StorageError
+from jobs.launch import ray_trainer
+from jobs.launch.mailbox import Beginning, Mailbox
+from jobs.launch.options import LocalOptions, RayOptions, Workers, fetch_stored, is_started_again, resume_command
+from jobs.launch.ray_cluster import Resources, connected, share_out
+from jobs.launch.ray_controller import UnfitError, first_cause, first_failure, sentence, what_failed
 from jobs.launch.ray_network import interface_of
-from jobs.launch.termination import SAVED
+from jobs.launch.ray_worker import refuse_unplannable
+from jobs.launch.termination import SAVED, PreemptedError
 from jobs.plan import Position, Slice
 from jobs.planning import Facts, make_plan
 from jobs.spec_reader import build_spec
-from jobs.storage import Storage, probe
+from jobs.storage import Storage, patiently, probe
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -33,30 +44,117 @@ def mailbox(max_failures: int) -> Mailbox:
 
 def test_failures_are_counted_and_preemptions_are_not() -> None:
     box = mailbox(1)
-    assert box.begin() == ([], False)
-    box.failed("worker 1: gone.", False)
-    assert box.begin() == (["Failure: worker 1: gone."], False)
-    box.failed(f"worker 0: {SAVED}.", True)
-    reasons, is_over = box.begin()
+    assert box.begin() == Beginning([], has_trained=False, is_over=False)
+    box.trains()
+    assert not box.failed("worker 1: gone.", False)
+    assert box.begin() == Beginning(["Failure: worker 1: gone."], has_trained=True, is_over=False)
+    assert not box.failed("worker 0: SIGTERM.", True)
+    reasons, _, is_over = box.begin()
     assert (len(reasons), is_over, box.is_over()) == (1, False, False)
     assert box.stands() == (3, False)
-    box.failed("worker 1: gone again.", False)
+    assert box.failed("worker 1: gone again.", False)
     assert box.is_over()
     assert box.stands() == (3, True)
-    _, outcome = box.take()
+    messages, outcome = box.take()
+    assert messages == [], "rank 0 tells them"
     assert outcome is not None
     assert str(outcome["error"]) == "the run failed more than 1 times, at last: worker 1: gone again. Logs are there."
+
+
+def test_workers_that_cannot_start_are_told_of_at_once() -> None:
+    box = mailbox(8)
+    box.failed("a worker could not start: no port.", False)
+    assert box.take()[0] == [{"notice": "Failure: a worker could not start: no port."}], "no rank 0 may ever tell it"
 
 
 def test_a_group_after_the_outcome_is_told_that_it_is_over() -> None:
     box = mailbox(0)
     box.begin()
     box.finish({"summary": {}})
-    reasons, is_over = box.begin()
+    reasons, _, is_over = box.begin()
     assert is_over
     assert "anew" in reasons[0]
     box.failed("worker 1: its process ended.", False)
     assert box.take() == ([], {"summary": {}}), "what befalls the workers afterwards changes nothing"
+
+
+def dead(preempted: bool) -> Exception:
+    """A worker's end as Ray Train tells it."""
+    return WorkerHealthCheckFailedError("A worker health check failed.", ray.exceptions.RayActorError(preempted=preempted))
+
+
+def not_started() -> ControllerError:
+    error = WorkerGroupStartupFailedError("At least one of the worker actors failed to initialize.")
+    error.__cause__ = ray.exceptions.ActorDiedError()
+    return ControllerError(error)
+
+
+@pytest.mark.parametrize(
+    ("error", "words", "is_preemption"),
+    [(WorkerGroupError("", {1: ValueError("bad")}), "worker 1: ValueError: bad.", False),
+     (WorkerGroupError("", {0: PreemptedError(f"a worker got SIGTERM; {SAVED}")}), "a worker got SIGTERM; the run was saved.", True),
+     (WorkerGroupError("", {0: dead(preempted=True)}), "worker 0", True),
+     (WorkerGroupError("", {0: dead(preempted=False)}), "worker 0", False),
+     (PreemptionError(PreemptionInfo(None, {"a": [0]}), drain_timed_out=True), "taken away", True),
+     (ControllerError(RuntimeError("port 29500 is taken")), "a worker could not start: RuntimeError: port 29500 is taken.", False),
+     (not_started(), "a worker could not start: its process ended", False)],
+)  # fmt: skip
+def test_what_befell_a_group_in_words(error: Exception, words: str, is_preemption: bool) -> None:
+    reason, preempted = what_failed(error)
+    assert words in reason
+    assert preempted is is_preemption
+
+
+class Told:
+    """A mailbox's handle that counts in this process."""
+
+    def __init__(self, max_failures: int) -> None:
+        self.box = mailbox(max_failures)
+        self.failed = SimpleNamespace(remote=self.box.failed)
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> Told:
+    monkeypatch.setattr(ray_trainer, "START_AGAIN_S", 0.0)
+    monkeypatch.setattr(ray, "get", lambda answer, timeout=None: answer)
+    return Told(1)
+
+
+def elastic(least: int, most: int) -> ray_trainer.ElasticWorkers:
+    made = ray_trainer.ElasticWorkers(
+        SimpleNamespace(min_workers=least, max_workers=most, _resources_per_worker_not_none={"CPU": 1.0}, use_tpu=False)
+    )
+    return made
+
+
+def test_failures_of_a_start_count_as_all_others_do(told: Told) -> None:
+    policy = ray_trainer.UntilOver(None, told)
+    policy.scaling = elastic(1, 2)
+    assert policy.make_decision(ControllerError(WorkerGroupStartupTimeoutError(2))) is FailureDecision.RETRY
+    assert policy.make_decision(ControllerError(RuntimeError("port 1 is taken"))) is FailureDecision.RETRY
+    assert policy.make_decision(not_started()) is FailureDecision.RAISE
+    _, outcome = told.box.take()
+    assert outcome is not None
+    assert "more than 1 times, at last: a worker could not start: its process ended" in str(outcome["error"])
+
+
+def test_a_machine_on_which_a_worker_cannot_take_part_is_left_out(told: Told) -> None:
+    scaling = elastic(1, 3)
+    machines = {name: {"CPU": 1.0} for name in "abc"}
+    assert scaling._count_possible_workers(machines) == 3
+    assert scaling.on_controller_start_worker_group(scaling_config=None, num_workers=3) is None
+    unfit = UnfitError("--data-dir", "is empty.", node_id="c")
+    error = WorkerGroupError("", {0: UnfitError("--data-dir", "is empty."), 2: unfit})
+    policy = ray_trainer.UntilOver(None, told)
+    policy.scaling = scaling
+    assert policy.make_decision(error) is FailureDecision.RETRY
+    assert told.box.begin().reasons == ["Failure: worker 0: --data-dir: is empty. That machine is left out from now on."]
+    assert scaling._count_possible_workers(machines) == 2
+    assert scaling.on_controller_start_worker_group(scaling_config=None, num_workers=2) == {"ray.io/node-id": "!in(c)"}
+    assert scaling._count_possible_workers({}) == 0, "all machines are gone for now"
+    assert scaling.on_controller_start_worker_group(scaling_config=None, num_workers=1) is not None
+    assert scaling._count_possible_workers({"c": {"CPU": 1.0}}) == 1, "better than none"
+    assert scaling.on_controller_start_worker_group(scaling_config=None, num_workers=1) is None
 
 
 def test_messages_are_taken_once() -> None:
@@ -121,6 +219,120 @@ def test_how_to_go_on_is_a_command_in_the_way_in_which_the_run_was_begun() -> No
     )
 
 
+def test_what_was_given_besides_is_said_again() -> None:
+    given = LocalOptions(data_dir=Path("/data"), device="cpu")
+    assert resume_command("one", None, LocalOptions()) == "largebatch train --resume one"
+    assert resume_command("one", RayOptions(Workers(2, 2), max_failures=3), given) == (
+        "largebatch train --resume one --data-dir /data --device cpu --workers 2 --max-failures 3"
+    )
+
+
+def test_storage_that_has_answered_before_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refusals = [OSError("AWS Error SLOW_DOWN"), InputError("--output-dir", "cannot be resolved.")]
+
+    def attempt() -> str:
+        if refusals:
+            raise refusals.pop()
+        return "there"
+
+    with pytest.raises(InputError):
+        patiently(attempt, 0.0)
+    assert patiently(attempt, 0.5) == "there"
+    refusals[:] = [InputError("--output-dir", "cannot be resolved.")] * 9
+    with pytest.raises(StorageError, match="cannot be resolved"):
+        patiently(attempt, 0.01)
+
+    asked: list[int] = []
+
+    def pull(stored: Any) -> None:
+        asked.append(1)
+        if len(asked) < 3:
+            raise OSError("no route")
+
+    monkeypatch.setattr("jobs.launch.options.StoredRun.pull", pull)
+    monkeypatch.setattr("jobs.launch.options.PATIENCE_S", 0.01)
+    options = LocalOptions(output_dir=tmp_path, run_id="run", store=str(tmp_path / "store"))
+    with pytest.raises(StorageError, match="no route"):
+        fetch_stored(options)
+    monkeypatch.setattr("jobs.launch.options.PATIENCE_S", 1.0)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    assert not is_started_again()
+    monkeypatch.setenv("LARGEBATCH_STARTED_AGAIN", "1")
+    assert fetch_stored(options) == options
+    assert len(asked) == 3
+
+
+def test_an_own_ray_is_not_whatever_is_up_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def init(**given: Any) -> None:
+        asked.append(given)
+        raise RuntimeError("enough")
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr("jobs.launch.ray_cluster.OWN_SETTINGS", {})
+    for given, variable in ((None, None), (None, "local"), ("local", None)):
+        monkeypatch.delenv("RAY_ADDRESS", raising=False)
+        if variable:
+            monkeypatch.setenv("RAY_ADDRESS", variable)
+        with pytest.raises(FaultError, match="did not start: enough"), connected(RayOptions(Workers(1, 1), address=given)):
+            pass
+    assert [given["address"] for given in asked] == ["local"] * 3
+
+
+class Cluster:
+    """Machines of a Ray, by their CPUs and GPUs."""
+
+    def __init__(self, *machines: tuple[int, int]) -> None:
+        self._machines = machines
+
+    def nodes(self) -> list[dict[str, Any]]:
+        lost = {"Alive": False, "Resources": {"CPU": 99.0, "GPU": 99.0}}
+        return [lost, *({"Alive": True, "Resources": {"CPU": float(cpus), "GPU": float(gpus)}} for cpus, gpus in self._machines)]
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": float(sum(cpus for cpus, _ in self._machines)), "GPU": float(sum(gpus for _, gpus in self._machines))}
+
+
+@pytest.mark.parametrize(
+    ("machines", "options", "device", "gets"),
+    [([(8, 4), (8, 2)], RayOptions(Workers(4, 8), address="auto"), "auto", Resources(1.0, 1.0)),
+     ([(8, 4)], RayOptions(Workers(4, 8), address="auto"), "cuda", Resources(1.0, 1.0)),
+     ([(8, 3)], RayOptions(Workers(4, 8), address="auto"), "auto", Resources(1.0, 0.0)),
+     ([(8, 4)], RayOptions(Workers(4, 8), address="auto"), "cpu", Resources(1.0, 0.0)),
+     ([(4, 0), (4, 0)], RayOptions(Workers(2, 2), cpus_per_worker=3.0), "auto", Resources(3.0, 0.0)),
+     ([(1, 0)], RayOptions(Workers(3, 3), cpus_per_worker=1 / 3), "auto", Resources(1 / 3, 0.0))],
+)  # fmt: skip
+def test_what_each_worker_gets(machines: list[tuple[int, int]], options: RayOptions, device: str, gets: Resources) -> None:
+    assert share_out(Cluster(*machines), options, device) == gets
+
+
+@pytest.mark.parametrize(
+    ("machines", "options", "device", "words"),
+    [([(4, 0), (4, 0)], RayOptions(Workers(1, 1), cpus_per_worker=6.0), "cpu", "have room for 0: 4 CPUs and 0 GPUs, 4 CPUs and 0 GPUs"),
+     ([(4, 0), (4, 0)], RayOptions(Workers(2, 9), cpus_per_worker=4.0), "cpu", None),
+     ([(4, 0), (3, 0), (1, 0)], RayOptions(Workers(2, 2), cpus_per_worker=4.0), "cpu", "have room for 1"),
+     ([(4, 2), (4, 2)], RayOptions(Workers(1, 1), gpus_per_worker=4.0), "cuda", "have room for 0"),
+     ([(8, 3)], RayOptions(Workers(4, 8)), "cuda", "4 workers with 1 GPUs|cuda for 4 workers")],
+)  # fmt: skip
+def test_a_worker_is_not_spread_over_machines(machines: list[tuple[int, int]], options: RayOptions, device: str, words: str | None) -> None:
+    if words is None:
+        share_out(Cluster(*machines), options, device)
+        return
+    with pytest.raises(InputError, match=words):
+        share_out(Cluster(*machines), options, device)
+
+
+def test_every_number_of_workers_is_planned_before_anything_starts() -> None:
+    spec = build_spec(runs.document(batch_norm={"span": 125}, batch={"global_batch_size": 250, "micro_batch_size": 125}))
+    plan = make_plan(spec, Facts(1437, True, 125, 1))
+    refuse_unplannable(spec, plan, Workers(1, 2))
+    with pytest.raises(PlanError, match=r"--workers 1:4 may come to 3: .* The largest number that works is 2\."):
+        refuse_unplannable(spec, plan, Workers(1, 4))
+    auto = build_spec(runs.document(batch_norm={"span": 25}, batch={"global_batch_size": 250, "micro_batch_size": "auto"}))
+    refuse_unplannable(auto, make_plan(auto, Facts(1437, True, 250, 3)), Workers(1, 10))
+
+
 def supervised(folder: Path, code: str, *arguments: str) -> "subprocess.Popen[str]":
     """The supervisor, with a driver of ours in place of `jobs`."""
     (folder / "jobs").mkdir()
@@ -140,11 +352,11 @@ def test_a_killed_driver_is_started_again_and_an_exit_code_is_passed_on(tmp_path
 import os, pathlib, signal, sys
 count = pathlib.Path("count"); n = int(count.read_text()) + 1 if count.exists() else 1; count.write_text(str(n))
 if n < 3: os.kill(os.getpid(), signal.SIGKILL)
-sys.exit(len(sys.argv))
+sys.exit(len(sys.argv) + 10 * bool(os.environ.get("LARGEBATCH_STARTED_AGAIN")))
 """
     process = supervised(tmp_path, code, "one", "two")
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 3
+    assert process.returncode == 13, "it knows that it is not the first"
     assert (tmp_path / "count").read_text() == "3"
     assert said.count("ended by SIGKILL") == 2
 

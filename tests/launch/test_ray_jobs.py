@@ -10,11 +10,13 @@ from typing import Any
 
 import launch_runs as runs
 import pytest
+import typer
 from launch_runs import Head
 from typer.testing import CliRunner, Result
 
 from service.cli import app
 from service.cli import main as command
+from service.commands.ray_jobs import _follow
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -94,6 +96,8 @@ def test_plain_ray_submits_a_spec_too(head: Head, tmp_path: Path) -> None:
     [(["--address", "http://127.0.0.1:9", "--output-dir", "/tmp"], "no Ray dashboard answers"),
      (["--address", "127.0.0.1:8265", "--output-dir", "/tmp"], "not the address of a Ray dashboard"),
      (["--address", "http://127.0.0.1:9", "--output-dir", "runs"], "is relative"),
+     (["--address", "http://127.0.0.1:9", "--output-dir", "/tmp", "--gpus-per-worker", "1"], "--gpus-per-worker: is for several workers"),
+     (["--address", "http://127.0.0.1:9", "--output-dir", "/tmp", "--cpus-per-worker", "1"], "--cpus-per-worker: is for several workers"),
      (["--address", "http://127.0.0.1:9", "--output-dir", "/tmp", "--env", "no"], "KEY=VALUE")],
 )  # fmt: skip
 def test_submissions_that_make_no_sense(arguments: list[str], words: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
@@ -104,6 +108,19 @@ def test_submissions_that_make_no_sense(arguments: list[str], words: str, monkey
     said = capsys.readouterr().err
     assert words in said
     assert said.count("\n") == 1
+
+
+def test_ctrl_c_while_following_leaves_the_job_and_says_how_to_look_again(capsys: Any) -> None:
+    class Cluster:
+        address = "http://10.0.0.1:8265"
+
+        def follow(self, name: str) -> list[str]:
+            raise KeyboardInterrupt
+
+    with pytest.raises(typer.Exit) as ended:
+        _follow(Cluster(), "first")  # type: ignore[arg-type]
+    assert ended.value.exit_code == 130
+    assert "largebatch jobs logs first --follow --address http://10.0.0.1:8265" in capsys.readouterr().err
 
 
 def test_a_name_that_is_no_name(head: Head, tmp_path: Path) -> None:
