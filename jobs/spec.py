@@ -40,6 +40,14 @@ OPTIMIZER_OPTIONS: dict[str, frozenset[str]] = {
 }
 """Which options each optimizer reads, besides weight_decay and decay_biases_and_norms, which all do."""
 
+DECAY_OPTIONS: dict[str, frozenset[str]] = {
+    "constant": frozenset(),
+    "step": frozenset({"decay_milestones", "decay_factor"}),
+    "cosine": frozenset({"final_fraction"}),
+    "polynomial": frozenset({"decay_power", "final_fraction"}),
+}
+"""Which options each decay of the learning rate reads."""
+
 LONGEST_NAME = 100
 """Characters of a run's name; its folder's name is longer by 21, and file systems take 255 bytes."""
 
@@ -79,7 +87,7 @@ class DatasetSpec(Spec):
     download: bool = False
     """Fetch missing files from their publisher into the data folder."""
     num_workers: NonNegativeInt = 0
-    """Processes that read and decode samples; only for sets that do not fit on the device."""
+    """Processes that read and decode samples, of sets that are read sample by sample; sets held in memory need none."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -223,7 +231,7 @@ class LearningRateSpec(Spec):
     base: PositiveFloat
     """The rate that was tuned, for base_global_batch_size (or for the batch itself if that is not given)."""
     base_global_batch_size: PositiveInt | None = None
-    """The batch at which base was tuned; needed by every scaling but "none"."""
+    """The batch at which base was tuned; needed by every scaling but "none", which does not read it."""
     scaling: Literal["none", "linear", "sqrt", "legw", "adascale"] = "none"
     """How the rate follows the batch."""
     warmup_epochs: NonNegativeFloat = 0.0
@@ -243,6 +251,16 @@ class LearningRateSpec(Spec):
     def _consistent(self) -> Self:
         if self.scaling != "none" and self.base_global_batch_size is None:
             raise ValueError(f"scaling {self.scaling!r} needs base_global_batch_size, the batch that base was tuned at")
+        read = DECAY_OPTIONS[self.decay]
+        # Written specs hold every option: one that says what it says anyhow is no mistake.
+        unread = [
+            option
+            for option in sorted(frozenset().union(*DECAY_OPTIONS.values()) - read)
+            if getattr(self, option) != type(self).model_fields[option].default
+        ]
+        if unread:
+            reads = f"reads {' and '.join(sorted(read))}" if read else "reads none of these options"
+            raise ValueError(f"decay {self.decay!r} does not read {' and '.join(unread)}; it {reads}")
         if self.decay == "step" and not self.decay_milestones:
             raise ValueError("decay 'step' needs decay_milestones, a list of epochs")
         if list(self.decay_milestones) != sorted(set(self.decay_milestones)):
@@ -368,7 +386,7 @@ class TrainSpec(Spec):
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: mixed precision; weights, loss and all norms stay in float32."""
     compile: bool = False
-    """torch.compile the model; its time is not training time."""
+    """torch.compile the model for every micro-batch that the plan has, before the training clock starts."""
     evaluation: EvaluationSpec = Field(default_factory=EvaluationSpec)
     checkpoint: CheckpointSpec = Field(default_factory=CheckpointSpec)
     tracking: TrackingSpec = Field(default_factory=TrackingSpec)
