@@ -25,17 +25,8 @@ Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 OPTIMIZER_OPTIONS: dict[str, frozenset[str]] = {
     "sgd": frozenset({"momentum", "nesterov"}),
     "adamw": frozenset({"beta1", "beta2", "epsilon"}),
-    "lars": frozenset(
-        {
-            "momentum",
-            "nesterov",
-            "epsilon",
-            "trust_coefficient",
-            "max_trust_ratio",
-            "learning_rate_in_momentum",
-            "adapt_biases_and_norms",
-        }
-    ),
+    "lars": frozenset({"momentum", "nesterov", "epsilon", "trust_coefficient", "max_trust_ratio"})
+    | {"learning_rate_in_momentum", "adapt_biases_and_norms"},
     "lamb": frozenset({"beta1", "beta2", "epsilon", "phi_min", "phi_max", "max_trust_ratio", "bias_correction", "adapt_biases_and_norms"}),
 }
 """Which options each optimizer reads, besides weight_decay and decay_biases_and_norms, which all do."""
@@ -251,16 +242,12 @@ class LearningRateSpec(Spec):
     def _consistent(self) -> Self:
         if self.scaling != "none" and self.base_global_batch_size is None:
             raise ValueError(f"scaling {self.scaling!r} needs base_global_batch_size, the batch that base was tuned at")
-        read = DECAY_OPTIONS[self.decay]
+        others = frozenset().union(*DECAY_OPTIONS.values()) - DECAY_OPTIONS[self.decay]
         # Written specs hold every option: one that says what it says anyhow is no mistake.
-        unread = [
-            option
-            for option in sorted(frozenset().union(*DECAY_OPTIONS.values()) - read)
-            if getattr(self, option) != type(self).model_fields[option].default
-        ]
+        unread = [option for option in sorted(others) if getattr(self, option) != type(self).model_fields[option].default]
         if unread:
-            reads = f"reads {' and '.join(sorted(read))}" if read else "reads none of these options"
-            raise ValueError(f"decay {self.decay!r} does not read {' and '.join(unread)}; it {reads}")
+            reads = " and ".join(sorted(DECAY_OPTIONS[self.decay])) or "none of these options"
+            raise ValueError(f"decay {self.decay!r} does not read {' and '.join(unread)}; it reads {reads}")
         if self.decay == "step" and not self.decay_milestones:
             raise ValueError("decay 'step' needs decay_milestones, a list of epochs")
         if list(self.decay_milestones) != sorted(set(self.decay_milestones)):

@@ -109,7 +109,7 @@ def _train(spec: "TrainSpec", options: "LocalOptions", mirror: "MirrorProcess", 
 
 @contextmanager
 def _interrupted_in_words(view: "TrainingView", console: Console, options: "LocalOptions", ray_options: "RayOptions | None" = None) -> Iterator[None]:
-    """Where a further Ctrl-C cuts the run off: say how to go on with it, if there is a checkpoint."""
+    """Where a further Ctrl-C cuts the run off: say so, and how to go on with it, if there is a checkpoint."""
     from jobs.__main__ import saved_place
     from jobs.launch.options import resume_command
 
@@ -117,9 +117,8 @@ def _interrupted_in_words(view: "TrainingView", console: Console, options: "Loca
         yield
     except KeyboardInterrupt:
         place = saved_place(view.run_dir, options.store) if view.run_dir else None
-        if place:
-            how = resume_command(place, ray_options)
-            console.print(f"The last checkpoint is whole. Go on with: {how}", highlight=False, soft_wrap=True, markup=False)
+        how = f" The last checkpoint is whole. Go on with: {resume_command(place, ray_options)}" if place else ""
+        console.print(f"Interrupted.{how}", highlight=False, soft_wrap=True, markup=False)
         raise
 
 
