@@ -1,14 +1,17 @@
 """`python -m jobs SPEC`: the command that every door ends in, with the engine's own dependencies alone."""
 
 import argparse
+import os
 import sys
 import time
 from pathlib import Path
 
+from jobs.checkpoint_files import list_checkpoints
 from jobs.errors import LargebatchError, SpecError
-from jobs.launch.options import RayOptions, fetch_stored, read_places, read_workers
+from jobs.launch.options import RayOptions, fetch_stored, read_places, read_workers, resume_command
 from jobs.listener import Listener
 from jobs.records import EvalRecord, Outcome, Record, RunSummary, StepRecord
+from jobs.run_folder import CHECKPOINTS
 from jobs.spec_reader import read_spec, resumed_spec
 
 EXIT_CODES = {Outcome.DIVERGED: 3, Outcome.STOPPED: 4}
@@ -18,6 +21,18 @@ LINE_EVERY_S = 5.0
 def exit_code(summary: RunSummary) -> int:
     """0 done, 3 diverged, 4 stopped and resumable."""
     return EXIT_CODES.get(summary.outcome, 0)
+
+
+def saved_place(run_dir: Path, store: str | None) -> str | None:
+    """Where a run that was cut off goes on from: its folder, or that on the storage; None if it has no checkpoint yet."""
+    if not list_checkpoints(run_dir / CHECKPOINTS):
+        return None
+    return f"{store}/{run_dir.name}" if store else str(run_dir)
+
+
+def _again(place: str | Path, ray_options: RayOptions | None) -> str:
+    """The command that goes on with a run, in this module's own words: the engine alone has no other."""
+    return f"python -m jobs {resume_command(place, ray_options).removeprefix('largebatch train ')}"
 
 
 class PlainLines:
@@ -49,7 +64,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("spec", nargs="?", help="recipe name, path of a YAML or JSON file, or env:NAME for JSON in an environment variable")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="override one value of the spec")
     parser.add_argument("--data-dir", type=Path, default=Path("data"))
-    parser.add_argument("--output-dir", default="runs", help="folder or URI, such as s3://bucket/runs")
+    parser.add_argument(
+        "--output-dir",
+        default=os.environ.get("LARGEBATCH_OUTPUT_DIR") or "runs",
+        help="folder or URI, such as s3://bucket/runs (default: LARGEBATCH_OUTPUT_DIR, else runs)",
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--resume", metavar="RUN_DIR", help="go on from the newest checkpoint of a run")
     parser.add_argument("--run-id", help="the run's id; given again, the run goes on from its newest checkpoint")
@@ -60,6 +79,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--worker-logs", action="store_true", help="print what the workers print, too")
     given = parser.parse_args(arguments)
     lines = PlainLines()
+    ray_options: RayOptions | None = None
+    begun: list[Path] = []
     try:
         options = read_places(given.data_dir, given.output_dir, given.device, given.resume, given.run_id)
         if given.resume and given.spec:
@@ -75,18 +96,21 @@ def main(arguments: list[str] | None = None) -> int:
             ray_options = RayOptions(
                 read_workers(given.workers), given.gpus_per_worker, given.cpus_per_worker, None, given.max_failures, given.worker_logs
             )
-            summary = train_on_ray(spec, options, ray_options, listener)
+            summary = train_on_ray(spec, options, ray_options, listener, on_start=begun.append)
         else:
             from jobs.launch.local import prepare_locally, train_locally
 
             options = options.going_on()
-            summary = train_locally(prepare_locally(spec, options), options, listener)
+            summary = train_locally(prepare_locally(spec, options), options, listener, on_start=begun.append)
     except LargebatchError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("Interrupted; the last checkpoint is whole.", file=sys.stderr)
+        place = saved_place(begun[0], options.store) if begun else None
+        print(f"Interrupted.{f' The last checkpoint is whole. Go on with: {_again(place, ray_options)}' if place else ''}", file=sys.stderr)
         return 130
+    if summary.outcome is Outcome.STOPPED:
+        print(f"Stopped at step {summary.steps}. Go on with: {_again(summary.run_dir, ray_options)}", file=sys.stderr)
     print(summary.model_dump_json())
     return exit_code(summary)
 

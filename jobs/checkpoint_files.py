@@ -26,8 +26,17 @@ def list_checkpoints(folder: Path) -> list[Checkpoint]:
     return sorted(found, key=lambda checkpoint: (checkpoint.step, checkpoint.path.stat().st_mtime_ns), reverse=True)
 
 
-def prune(folder: Path, keep: int) -> None:
-    """Remove all but the newest `keep` and the newest best."""
+def prune(folder: Path, keep: int, saved: Path) -> None:
+    """Remove all but the newest `keep` and the newest best.
+
+    Checkpoints that stand in line after `saved`, which was written just now, are of an earlier process that had come
+    further; this one went on from before them because they could not be read. They count for nothing and go first.
+    """
+    found = list_checkpoints(folder)
+    newest = next(checkpoint for checkpoint in found if checkpoint.path == saved)
+    for checkpoint in found:
+        if checkpoint.step >= newest.step and checkpoint.digest != newest.digest:
+            checkpoint.path.unlink(missing_ok=True)
     found = list_checkpoints(folder)
     steps = [checkpoint for checkpoint in found if checkpoint.kind == "step"]
     bests = [checkpoint for checkpoint in found if checkpoint.kind == "best"]

@@ -33,7 +33,7 @@ def save(folder: Path, state: dict[str, Any], spec: TrainSpec, *, is_best: bool)
     _write(path, content)
     if is_best:
         _write(folder / f"best-{step:08d}.{digest}.pt", content, link_to=path)
-    prune(folder, spec.checkpoint.keep)
+    prune(folder, spec.checkpoint.keep, path)
     return path
 
 

@@ -2,15 +2,17 @@
 
 import os
 import platform
+import shlex
+import shutil
 from typing import Any
 
 import torch
 from torch import nn
 
 from jobs.data.dataset import Dataset
-from jobs.engine.step import ran_out_of_memory
+from jobs.engine.memory import ran_out_of_memory
 from jobs.engine.warm_up import activation_bytes_per_sample, blank_pass
-from jobs.errors import SpecError
+from jobs.errors import PlanError, SpecError
 from jobs.spec import TrainSpec
 
 CPU_ACTIVATION_BYTES = 256 * 2**20
@@ -25,6 +27,13 @@ def choose_device(asked: str) -> torch.device:
     if asked == "cuda" and not torch.cuda.is_available():
         raise SpecError("--device", "cuda is not there: torch finds no GPU on this machine.", "Use --device cpu or auto.")
     return torch.device("cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def refuse_without_compiler(device: torch.device) -> None:
+    """Raise PlanError where torch.compile would find no compiler for this device; a GPU's comes with torch."""
+    command = os.environ.get("CXX") or ("clang++" if platform.system() == "Darwin" else "g++")
+    if device.type == "cpu" and shutil.which(shlex.split(command)[0]) is None:
+        raise PlanError("compile", f"torch.compile needs a C++ compiler, and {command} is not there.", "Install one, or set compile: false.")
 
 
 def device_name(device: torch.device) -> str:

@@ -9,8 +9,8 @@ import hashlib
 import itertools
 import json
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self
 
@@ -21,7 +21,7 @@ from jobs import checkpoints, run_folder
 from jobs.data.batches import Batches, DeviceBatches, LoaderBatches
 from jobs.data.dataset import Dataset, Images
 from jobs.data.sources import load_dataset
-from jobs.device import device_name, environment, largest_micro_batch
+from jobs.device import device_name, environment, largest_micro_batch, refuse_without_compiler
 from jobs.engine.clock import Clock
 from jobs.engine.evaluate import Score, evaluate, evaluation_share, evaluation_weights
 from jobs.engine.group import Group
@@ -35,11 +35,11 @@ from jobs.models.sample_dropout import use_sample_dropout
 from jobs.models.table import build_model
 from jobs.optim.table import build_optimizer
 from jobs.plan import Slice, TrainPlan
-from jobs.plan_report import plan_facts, plan_lines
+from jobs.plan_report import MemoryFacts, plan_facts, plan_lines
 from jobs.planning import Facts, make_plan, resolve_global_batch_size, resolve_span
 from jobs.records import EndRecord, NoticeRecord, Outcome, Record, RunSummary, StartRecord
 from jobs.spec import TrainSpec
-from jobs.tracking.journal import Journal
+from jobs.tracking.journal import Journal, evaluations, read_records
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,14 @@ class Prepared:
     model: nn.Module
     device: torch.device
     group: Group
+    began: float = field(default_factory=time.perf_counter)
+    """What `time.perf_counter` said when this process began to prepare it."""
 
     def plan_in_words(self) -> list[tuple[str, str]]:
         """(what, how and why) for a person."""
         dataset_bytes = sum(part.num_bytes for part in (self.dataset.train, self.dataset.test) if isinstance(part, Images))
-        return plan_lines(self.plan, self.model, activation_bytes_per_sample(self.model, self.dataset), dataset_bytes)
+        sizes = MemoryFacts(activation_bytes_per_sample(self.model, self.dataset), dataset_bytes, self.dataset.is_in_memory)
+        return plan_lines(self.plan, self.model, sizes)
 
 
 class _Examined(NamedTuple):
@@ -74,6 +77,7 @@ def prepare(spec: TrainSpec, device: torch.device, data_dir: Path, world_size: i
     Args: world_size: plan for so many ranks without having them.
     Raises: InputError, on every rank the same; nothing is written.
     """
+    began = time.perf_counter()
     group = Group(device)
 
     def examine_if(is_my_turn: bool) -> _Examined | None:
@@ -89,10 +93,12 @@ def prepare(spec: TrainSpec, device: torch.device, data_dir: Path, world_size: i
         raise DataError("--data-dir", f"workers see different training sets, of {fewest} and {most} samples.", "Give every machine the same data.")
     group.take_from_first([tensor.detach() for tensor in found.model.state_dict().values()])
     facts = Facts(num_samples, found.normalises, group.smallest(found.micro_batch_size), world_size or group.world_size)
-    return Prepared(spec, group.agreed(lambda: make_plan(spec, facts)), found.dataset, found.model, device, group)
+    return Prepared(spec, group.agreed(lambda: make_plan(spec, facts)), found.dataset, found.model, device, group, began)
 
 
 def _examine(spec: TrainSpec, device: torch.device, data_dir: Path) -> _Examined:
+    if spec.compile:
+        refuse_without_compiler(device)
     dataset = load_dataset(spec.dataset, data_dir)
     global_batch_size = resolve_global_batch_size(spec, len(dataset.train))
     model = use_sample_dropout(build_model(spec.model, dataset.input_shape, dataset.num_classes, spec.seed))
@@ -108,10 +114,19 @@ def _examine(spec: TrainSpec, device: torch.device, data_dir: Path) -> _Examined
     return _Examined(dataset, model, normalises, largest_micro_batch(spec, model, dataset, device, min(most, len(dataset.train)), span))
 
 
-def run_job(job: Prepared, run_dir: Path, listener: Listener, resumes: bool = False, reasons: Sequence[str] = ()) -> RunSummary:
+def run_job(
+    job: Prepared,
+    run_dir: Path,
+    listener: Listener,
+    resumes: bool = False,
+    reasons: Sequence[str] = (),
+    draw: Callable[[Path], None] = lambda run_dir: None,
+) -> RunSummary:
     """Train, as one rank of the group, and leave the whole story in `run_dir`.
 
-    Args: reasons: why the run is taken up again, for the journal.
+    Args:
+        reasons: why the run is taken up again, for the journal.
+        draw: draws the run's figure into its folder.
     Raises: StorageError (the last checkpoint is whole), CheckpointError, FaultError.
     """
     state = new_state(job)
@@ -122,6 +137,8 @@ def run_job(job: Prepared, run_dir: Path, listener: Listener, resumes: bool = Fa
             loaded = job.group.from_first(lambda: checkpoints.load_newest(folder, torch.device("cpu"), listener.on_notice))
             job.group.agreed(lambda: checkpoints.refuse_other_spec(loaded["spec"], job.spec))
             job.group.agreed(lambda: _take_over(state, loaded["state"]))
+            if loaded["spec"]["stop"]["target_accuracy"] != job.spec.stop.target_accuracy:
+                _aim_anew(job, state, run_dir)
         if job.group.is_first:
             _write_facts(job, run_dir)
         tracker = _Tracker(journal, listener)
@@ -131,11 +148,21 @@ def run_job(job: Prepared, run_dir: Path, listener: Listener, resumes: bool = Fa
         warm_up(state, job.plan, job.dataset)
         outcome = _train(job, state, journal, tracker, run_dir, listener)
         summary = _summarise(job, state, outcome, run_dir)
+        if job.group.is_first:
+            # Before the end record: whoever reads that, the mirror for one, finds them.
+            run_folder.write_text(run_dir / run_folder.SUMMARY, summary.model_dump_json(indent=2) + "\n")
+            _try_to_draw(draw, run_dir, listener)
         tracker.write(EndRecord(summary=summary))
         journal.sync()
-    if job.group.is_first:
-        run_folder.write_text(run_dir / run_folder.SUMMARY, summary.model_dump_json(indent=2) + "\n")
     return summary
+
+
+def _try_to_draw(draw: Callable[[Path], None], run_dir: Path, listener: Listener) -> None:
+    """A figure that cannot be drawn costs no run."""
+    try:
+        draw(run_dir)
+    except Exception as error:  # a plotting library's, or a full disk's
+        listener.on_notice(f"The run's figure could not be drawn ({' '.join(str(error).split()) or type(error).__name__}); everything else is there.")
 
 
 class _Keeps(Protocol):
@@ -189,7 +216,7 @@ def new_state(job: Prepared) -> TrainState:
         model=model,
         forward=torch.compile(model) if spec.compile else model,
         optimizer=build_optimizer(model, spec.optimizer),
-        clock=Clock(job.device),
+        clock=Clock(job.device, job.began),
         micro_batch_size=job.plan.micro_batch_size,
         reduction=spec.reduction,
         average=average,
@@ -206,6 +233,19 @@ def _take_over(state: TrainState, saved: dict[str, Any]) -> None:
         ) from error
 
 
+def _aim_anew(job: Prepared, state: TrainState, run_dir: Path) -> None:
+    """The spec's target is another one than the checkpoint's: what it took to this one stands in the journal, or nowhere yet."""
+    target, progress = job.spec.stop.target_accuracy, state.progress
+
+    def find() -> tuple[int | None, float | None]:
+        for record in evaluations(read_records(run_dir)):
+            if record.step <= progress.step and target is not None and record.test_accuracy >= target:
+                return record.step, record.training_seconds
+        return None, None
+
+    progress.steps_to_accuracy, progress.time_to_accuracy_s = job.group.from_first(find)
+
+
 def _train(job: Prepared, state: TrainState, journal: _Keeps, tracker: _Tracker, run_dir: Path, listener: Listener) -> Outcome:
     test = evaluation_batches(job, job.dataset.test)
 
@@ -217,7 +257,10 @@ def _train(job: Prepared, state: TrainState, journal: _Keeps, tracker: _Tracker,
         state.saved_at_s, state.saved_at_step = state.clock.training_s, state.progress.step
 
     def score() -> Score:
-        return evaluate(state, test, len(job.dataset.test), job.spec.precision == "bfloat16")
+        def notify(text: str) -> None:
+            tracker.write(NoticeRecord(step=state.progress.step, text=text))
+
+        return evaluate(state, test, len(job.dataset.test), job.spec.precision == "bfloat16", notify=notify)
 
     try:
         return train(

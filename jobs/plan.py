@@ -146,6 +146,17 @@ class TrainPlan:
             yield batch
             position, step = Position(batch.epoch, batch.stop), step + 1
 
+    def kinds_of_batch(self) -> list[Slice]:
+        """A step of every size that the budget has, in the order in which they come."""
+        if self.has_batch_schedule:
+            return list({batch.size: batch for batch in self.batches()}.values())
+        first = self.next_batch(Position(0, 0))
+        short = self.num_train_samples % self.global_batch_size
+        reaches_the_end = self.total_progress > self.num_train_samples - short + 1e-6 or bool(self.scale_ratio)
+        if not short or self.spec.batch.last == "drop" or not reaches_the_end:
+            return [first]
+        return [first, Slice(0, self.num_train_samples - short, self.num_train_samples)]
+
     @cached_property
     def _totals(self) -> tuple[int, int]:
         """(steps, samples) of the whole budget."""
@@ -173,7 +184,16 @@ class TrainPlan:
     @property
     def total_steps(self) -> int:
         """Optimizer steps of the whole budget; under AdaScale the most that can be needed."""
-        return self._totals[0] if not self.scale_ratio else math.ceil(self.total_progress / self.base_global_batch_size)
+        return self._most_steps_under_adascale() if self.scale_ratio else self._totals[0]
+
+    def _most_steps_under_adascale(self) -> int:
+        """Steps of a run whose gain is 1 throughout; a last batch shorter than the base batch counts as its own samples."""
+        base = self.base_global_batch_size
+        full = self.num_train_samples // self.global_batch_size
+        short = min(self.num_train_samples % self.global_batch_size, base) if self.spec.batch.last == "keep" else 0
+        epochs, rest = divmod(self.total_progress, full * base + short)
+        left = math.ceil(rest / base - 1e-9) if rest <= full * base else full + 1
+        return int(epochs) * (full + (short > 0)) + left
 
     @property
     def total_progress(self) -> float:

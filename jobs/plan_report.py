@@ -1,11 +1,12 @@
 """The plan in numbers for `plan.json`, and in words for people."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
 from jobs.optim.table import optimizer_state_bytes
 from jobs.plan import Position, TrainPlan
+from jobs.spec import ReductionSpec
 
 CURVE_POINTS = 60
 
@@ -43,7 +44,16 @@ def learning_rate_curve(plan: TrainPlan, points: int = CURVE_POINTS) -> list[tup
     return [(place / plan.samples_per_epoch, plan.learning_rate(min(place, total * (1 - 1e-9)))) for place in places]
 
 
-def plan_lines(plan: TrainPlan, model: nn.Module, activation_bytes_per_sample: int, dataset_bytes: int) -> list[tuple[str, str]]:
+class MemoryFacts(NamedTuple):
+    """What the memory's line needs to know beside plan and model."""
+
+    activation_bytes_per_sample: int
+    dataset_bytes: int
+    is_in_memory: bool
+    """Whether the data set is held whole."""
+
+
+def plan_lines(plan: TrainPlan, model: nn.Module, facts: MemoryFacts) -> list[tuple[str, str]]:
     """(what, how and why) for a person."""
     spec = plan.spec
     sizes = [batch.size for batch in first_split(plan)]
@@ -58,7 +68,7 @@ def plan_lines(plan: TrainPlan, model: nn.Module, activation_bytes_per_sample: i
         epoch = f"{full} steps; the last {short} samples of each epoch's order are dropped"
     steps = f"at most {plan.total_steps}" if plan.scale_ratio else str(plan.total_steps)
     lines = [
-        ("data", f"{plan.num_train_samples} training samples"),
+        ("data", f"{plan.num_train_samples} training samples{_reading_words(plan, facts.is_in_memory)}"),
         ("global batch", f"{plan.global_batch_size} samples per step = {split} (micro-batches, summed and divided once)"),
         ("epoch", epoch),
         ("length", f"{steps} steps, {plan.total_progress:.0f} samples, {plan.total_progress / plan.num_train_samples:g} epochs"),
@@ -75,19 +85,38 @@ def plan_lines(plan: TrainPlan, model: nn.Module, activation_bytes_per_sample: i
     lines.append(("optimizer", f"{spec.optimizer.name}, weight decay {spec.optimizer.weight_decay:g}"))
     noise = f"measured every {plan.noise_every_steps} steps" if plan.noise_every_steps else "not measured (needs a batch that can be split in two)"
     lines.append(("noise scale", noise))
-    lines.append(("memory", _memory_words(plan, model, activation_bytes_per_sample, dataset_bytes)))
+    if plan.spec.reduction != ReductionSpec():
+        lines.append(("reduction", _reduction_words(plan)))
+    lines.append(("memory", _memory_words(plan, model, facts)))
     return lines
+
+
+def _reading_words(plan: TrainPlan, is_in_memory: bool) -> str:
+    num_workers = plan.spec.dataset.num_workers
+    if is_in_memory:
+        return ", held in memory" + (": dataset.num_workers is not read" if num_workers else "")
+    return f", read one by one by {f'{num_workers} processes' if num_workers else 'the training process itself'}"
+
+
+def _reduction_words(plan: TrainPlan) -> str:
+    reduction = plan.spec.reduction
+    if plan.world_size == 1:
+        return "one process alone: nothing of reduction is read"
+    words = {"none": "gradients as they are", "bfloat16": "gradients rounded to bfloat16", "powersgd": f"factors of rank {reduction.powersgd_rank}"}
+    if reduction.local_steps == 1:
+        return words[reduction.compression]
+    return f"{words[reduction.compression]}; from epoch {reduction.local_from_epoch:g} on {reduction.local_steps} steps alone between averages"
 
 
 def _span_words(plan: TrainPlan) -> str:
     if plan.span is None:
-        return "none in this model"
+        return "none in this model" + ("" if plan.spec.batch_norm.span == "auto" else ": batch_norm.span is not read")
     rest = plan.global_batch_size % plan.span
     tail = f", the last group of each batch over {rest}" if rest else ""
     return f"statistics over {plan.span} samples{tail}, whatever the micro-batch"
 
 
-def _memory_words(plan: TrainPlan, model: nn.Module, activation_bytes_per_sample: int, dataset_bytes: int) -> str:
+def _memory_words(plan: TrainPlan, model: nn.Module, facts: MemoryFacts) -> str:
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     weights = num_parameters * 4
     sums = 2 if plan.gradient_accumulation_steps > 1 else 1
@@ -96,8 +125,8 @@ def _memory_words(plan: TrainPlan, model: nn.Module, activation_bytes_per_sample
         "gradients": weights * sums,
         "optimizer": optimizer_state_bytes(plan.spec.optimizer, num_parameters),
         "average": weights if plan.spec.ema else 0,
-        "activations": activation_bytes_per_sample * plan.micro_batch_size,
-        "data set": dataset_bytes,
+        "activations": facts.activation_bytes_per_sample * plan.micro_batch_size,
+        "data set": facts.dataset_bytes,
     }
     words = ", ".join(f"{name} {mebibytes(size)}" for name, size in parts.items() if size)
     return f"about {mebibytes(sum(parts.values()))}: {words} ({num_parameters:,} parameters)"

@@ -46,7 +46,13 @@ def resolve_span(spec: TrainSpec, global_batch_size: int) -> int:
     if span == "auto":
         # The last group holds what is left over; take the span that leaves it fullest.
         return min(AUTO_SPANS, key=lambda candidate: -global_batch_size % candidate)
-    if global_batch_size % span and span < global_batch_size:
+    if span > global_batch_size:
+        raise PlanError(
+            "batch_norm.span",
+            f"{span} samples cannot share statistics: a batch holds global_batch_size {global_batch_size}.",
+            f"Set batch_norm.span=auto (or global, or a divisor of {global_batch_size}), or batch.global_batch_size to a multiple of {span}.",
+        )
+    if global_batch_size % span:
         divisors = [n for n in range(2, global_batch_size + 1) if global_batch_size % n == 0]
         near = sorted(divisors, key=lambda n: abs(n - span))[:2]
         below = global_batch_size // span * span
@@ -55,7 +61,7 @@ def resolve_span(spec: TrainSpec, global_batch_size: int) -> int:
             f"{span} does not divide global_batch_size {global_batch_size}: the last group of every batch would be cut short.",
             f"Nearest spans that fit: {' or '.join(map(str, sorted(near)))}. Nearest batches: {below} or {below + span}.",
         )
-    return min(span, global_batch_size)
+    return span
 
 
 def make_plan(spec: TrainSpec, facts: Facts) -> TrainPlan:
@@ -138,6 +144,12 @@ def _refuse_impossible(plan: TrainPlan) -> None:
                 f"a batch of {size:g} is not a whole number of batch-norm groups of {plan.span}.",
                 "Set batch_norm.span to a divisor of every batch of the schedule.",
             )
+    if plan.span and (plan.global_batch_size % plan.span or plan.span) == 1:
+        raise PlanError(
+            "batch.global_batch_size",
+            f"a batch of {plan.global_batch_size} leaves batch-norm a group of a single sample, which has no variance.",
+            f"Set batch.global_batch_size to at least {plan.global_batch_size + 1}, or use a model without batch-norm.",
+        )
     if plan.span and _shortest_group(plan) == 1:
         raise PlanError(
             "batch.last",

@@ -69,6 +69,8 @@ class StepRecord(Record):
     """One step's unbiased estimate of |G|^2; can be negative."""
     gain: float | None = None
     """AdaScale's gain."""
+    schedule_samples: float | None = None
+    """AdaScale: where the schedules stand, in samples; of every other run that is `samples_seen`."""
     training_seconds: float
     """The training clock at the end of this step."""
 
@@ -110,7 +112,8 @@ class RunSummary(Record):
     """Forward, backward, update; waits for the device; without kernel warm-up, evaluation and checkpoints."""
     evaluation_seconds: float
     wall_seconds: float
-    """From the command's start of work to its end, all processes of this run added up."""
+    """From the beginning of preparation (data, model, micro-batch; not Python's imports) to the last step or evaluation; of an
+    earlier process of this run what it had counted at the checkpoint that the next one went on from."""
     samples_per_second: float | None
     """Samples over training seconds; None before the first step."""
     target_accuracy: float | None

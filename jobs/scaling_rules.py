@@ -32,7 +32,8 @@ def scale(spec: LearningRateSpec, global_batch_size: int) -> ScaledRate:
     """The peak rate and warm-up for `global_batch_size` samples per step."""
     base, warmup = spec.base, spec.warmup_epochs
     if spec.scaling == "none" or spec.base_global_batch_size is None:
-        return ScaledRate(base, warmup, "as given, no scaling with the batch")
+        unread = "" if spec.base_global_batch_size is None else ", so base_global_batch_size is not read"
+        return ScaledRate(base, warmup, f"as given, no scaling with the batch{unread}")
     ratio = global_batch_size / spec.base_global_batch_size
     shown = f"batch {global_batch_size} / {spec.base_global_batch_size} = {ratio:g}"
     if spec.scaling == "linear":
@@ -46,16 +47,17 @@ def scale(spec: LearningRateSpec, global_batch_size: int) -> ScaledRate:
 
 
 def adascale_gain(variance: float, squared_norm: float, scale_ratio: float) -> float:
-    """AdaScale's gain, between 1 and `scale_ratio`.
+    """AdaScale's gain, between 1 and `scale_ratio` (below 1 for a batch smaller than the base).
 
         r = (sigma^2 + mu^2) / (sigma^2 / S + mu^2)      (arXiv:2007.05105, equation 3)
 
     Args:
         variance: sigma^2 >= 0, trace of the covariance of a gradient at the base batch.
         squared_norm: mu^2 >= 0, squared norm of the true gradient.
-        scale_ratio: S >= 1, batch over base batch.
+        scale_ratio: S > 0, batch over base batch.
     """
+    low, high = min(1.0, scale_ratio), max(1.0, scale_ratio)
     denominator = variance / scale_ratio + squared_norm
     if denominator <= 0:
-        return 1.0
-    return min(max((variance + squared_norm) / denominator, 1.0), scale_ratio)
+        return low
+    return min(max((variance + squared_norm) / denominator, low), high)

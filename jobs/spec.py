@@ -25,20 +25,19 @@ Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 OPTIMIZER_OPTIONS: dict[str, frozenset[str]] = {
     "sgd": frozenset({"momentum", "nesterov"}),
     "adamw": frozenset({"beta1", "beta2", "epsilon"}),
-    "lars": frozenset(
-        {
-            "momentum",
-            "nesterov",
-            "epsilon",
-            "trust_coefficient",
-            "max_trust_ratio",
-            "learning_rate_in_momentum",
-            "adapt_biases_and_norms",
-        }
-    ),
+    "lars": frozenset({"momentum", "nesterov", "epsilon", "trust_coefficient", "max_trust_ratio"})
+    | {"learning_rate_in_momentum", "adapt_biases_and_norms"},
     "lamb": frozenset({"beta1", "beta2", "epsilon", "phi_min", "phi_max", "max_trust_ratio", "bias_correction", "adapt_biases_and_norms"}),
 }
 """Which options each optimizer reads, besides weight_decay and decay_biases_and_norms, which all do."""
+
+DECAY_OPTIONS: dict[str, frozenset[str]] = {
+    "constant": frozenset(),
+    "step": frozenset({"decay_milestones", "decay_factor"}),
+    "cosine": frozenset({"final_fraction"}),
+    "polynomial": frozenset({"decay_power", "final_fraction"}),
+}
+"""Which options each decay of the learning rate reads."""
 
 LONGEST_NAME = 100
 """Characters of a run's name; its folder's name is longer by 21, and file systems take 255 bytes."""
@@ -79,7 +78,7 @@ class DatasetSpec(Spec):
     download: bool = False
     """Fetch missing files from their publisher into the data folder."""
     num_workers: NonNegativeInt = 0
-    """Processes that read and decode samples; only for sets that do not fit on the device."""
+    """Processes that read and decode samples, of sets that are read sample by sample; sets held in memory need none."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -223,7 +222,7 @@ class LearningRateSpec(Spec):
     base: PositiveFloat
     """The rate that was tuned, for base_global_batch_size (or for the batch itself if that is not given)."""
     base_global_batch_size: PositiveInt | None = None
-    """The batch at which base was tuned; needed by every scaling but "none"."""
+    """The batch at which base was tuned; needed by every scaling but "none", which does not read it."""
     scaling: Literal["none", "linear", "sqrt", "legw", "adascale"] = "none"
     """How the rate follows the batch."""
     warmup_epochs: NonNegativeFloat = 0.0
@@ -243,6 +242,12 @@ class LearningRateSpec(Spec):
     def _consistent(self) -> Self:
         if self.scaling != "none" and self.base_global_batch_size is None:
             raise ValueError(f"scaling {self.scaling!r} needs base_global_batch_size, the batch that base was tuned at")
+        others = frozenset().union(*DECAY_OPTIONS.values()) - DECAY_OPTIONS[self.decay]
+        # Written specs hold every option: one that says what it says anyhow is no mistake.
+        unread = [option for option in sorted(others) if getattr(self, option) != type(self).model_fields[option].default]
+        if unread:
+            reads = " and ".join(sorted(DECAY_OPTIONS[self.decay])) or "none of these options"
+            raise ValueError(f"decay {self.decay!r} does not read {' and '.join(unread)}; it reads {reads}")
         if self.decay == "step" and not self.decay_milestones:
             raise ValueError("decay 'step' needs decay_milestones, a list of epochs")
         if list(self.decay_milestones) != sorted(set(self.decay_milestones)):
@@ -368,7 +373,7 @@ class TrainSpec(Spec):
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: mixed precision; weights, loss and all norms stay in float32."""
     compile: bool = False
-    """torch.compile the model; its time is not training time."""
+    """torch.compile the model for every micro-batch that the plan has, before the training clock starts."""
     evaluation: EvaluationSpec = Field(default_factory=EvaluationSpec)
     checkpoint: CheckpointSpec = Field(default_factory=CheckpointSpec)
     tracking: TrackingSpec = Field(default_factory=TrackingSpec)

@@ -28,7 +28,7 @@ def main() -> None:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        print("Interrupted; the last checkpoint is whole.", file=sys.stderr)
+        print("Interrupted.", file=sys.stderr)
         sys.exit(130)
 
 

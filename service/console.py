@@ -24,6 +24,11 @@ class _Remaining(ProgressColumn):
         return Text(f"{int(seconds) // 60}:{int(seconds) % 60:02d} left", style="cyan")
 
 
+def _progress(record: StepRecord) -> float:
+    """Where the schedules stand, in samples."""
+    return record.samples_seen if record.schedule_samples is None else record.schedule_samples
+
+
 class TrainingView:
     """Follows one run's records; a context manager."""
 
@@ -34,6 +39,8 @@ class TrainingView:
         self._shown_at_s = 0.0
         self._accuracy = ""
         self._first: StepRecord | None = None
+        self.run_dir: Path | None = None
+        """The run's folder, once it is there."""
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -58,6 +65,7 @@ class TrainingView:
 
     def started(self, run_dir: Path) -> None:
         """Say where the results go."""
+        self.run_dir = run_dir
         self.notice(f"Run folder: {run_dir}")
 
     def notice(self, text: str) -> None:
@@ -86,8 +94,10 @@ class TrainingView:
         return (record.samples_seen - first.samples_seen) / seconds if seconds > 0 else 0.0
 
     def _remaining_s(self, record: StepRecord) -> float | None:
-        rate = self._rate(record)
-        return (self._total_progress - record.samples_seen) / rate if rate else None
+        """By the pace of the schedules, whose end is the run's: under AdaScale they run ahead of the samples."""
+        first = self._first or record
+        done = _progress(record) - _progress(first)
+        return (self._total_progress - _progress(record)) * (record.training_seconds - first.training_seconds) / done if done > 0 else None
 
     def _line(self, record: StepRecord) -> str:
         total = f"/{self._total_steps}"

@@ -3,14 +3,13 @@
 import importlib.metadata
 import os
 import platform
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import urlparse
 
 PACKAGES = ("torch", "torchvision", "numpy", "pydantic", "PyYAML", "typer", "rich", "mlflow", "plotly", "matplotlib", "scikit-learn", "ray")
 NEEDED = {"torch", "numpy", "pydantic"}
+PATIENCE_S = 3.0
 
 
 class Finding(NamedTuple):
@@ -23,8 +22,8 @@ class Finding(NamedTuple):
     """Whether nothing trains without it."""
 
 
-def examine(data_dir: Path, output_dir: Path) -> Iterator[Finding]:
-    """Everything worth knowing before the first run."""
+def examine(data_dir: Path, output_dir: str) -> Iterator[Finding]:
+    """Everything worth knowing before the first run. Args: output_dir: a folder or a URI."""
     yield Finding("python", True, f"{platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} cores")
     yield from _packages()
     yield _device()
@@ -64,27 +63,39 @@ def _data(data_dir: Path) -> Iterator[Finding]:
             yield Finding(name, True, f"found in {data_dir}")
 
 
-def _output(output_dir: Path) -> Finding:
+def _output(output_dir: str) -> Finding:
     from jobs.errors import InputError
     from jobs.run_folder import refuse_unwritable
+    from jobs.storage import split_place
 
     try:
-        refuse_unwritable(output_dir)
+        folder, store = split_place(output_dir)
+        refuse_unwritable(folder)
     except InputError as error:
         return Finding("run folders", False, str(error), True)
-    return Finding("run folders", True, f"{output_dir.resolve()} can be written")
+    if store is not None:
+        return Finding("run folders", True, f"{store}, which a run will try; its working copy in {folder} can be written")
+    return Finding("run folders", True, f"{folder.resolve()} can be written")
 
 
-def _mlflow(output_dir: Path) -> Finding:
+def _mlflow(output_dir: str) -> Finding:
+    from jobs.storage import split_place
+
     uri = os.environ.get("MLFLOW_TRACKING_URI")
+    if not uri and "://" in output_dir and not output_dir.startswith("file:"):
+        return Finding("mlflow store", True, f"none: a database beside {output_dir} would be lost; set MLFLOW_TRACKING_URI for a server")
     if not uri:
-        return Finding("mlflow store", True, f"sqlite:///{output_dir.resolve() / 'mlflow.db'} (no server needed; set MLFLOW_TRACKING_URI for one)")
-    address = urlparse(uri)
-    if address.scheme not in {"http", "https"}:
+        database = split_place(output_dir)[0].resolve() / "mlflow.db"
+        return Finding("mlflow store", True, f"sqlite:///{database} (no server needed; set MLFLOW_TRACKING_URI for one)")
+    if not uri.startswith(("http://", "https://")):
         return Finding("mlflow store", True, uri)
-    port = address.port or (443 if address.scheme == "https" else 80)
+    away = "runs are kept and `largebatch sync` catches up"
+    import httpx
+
     try:
-        with socket.create_connection((address.hostname or "", port), timeout=3):
-            return Finding("mlflow store", True, f"{uri} answers")
-    except OSError as error:
-        return Finding("mlflow store", False, f"{uri} does not answer ({error}): runs are kept and `largebatch sync` catches up")
+        status = httpx.get(f"{uri.rstrip('/')}/health", timeout=PATIENCE_S).status_code
+    except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
+        return Finding("mlflow store", False, f"{uri} does not answer ({' '.join(str(error).split()) or type(error).__name__}): {away}")
+    if status not in {200, 401, 403}:  # the latter two: it wants to know who asks
+        return Finding("mlflow store", False, f"{uri} answers with status {status}, not as MLflow does: {away}")
+    return Finding("mlflow store", True, f"{uri} answers")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from jobs.run_folder import storage_errors
+from jobs.run_folder import storage_errors, write_whole
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#777777")
 """After Okabe and Ito: colour-blind readers can tell them apart; the last reads on light and on dark."""
@@ -168,7 +168,7 @@ def _note(figure: Any, words: str, **where: Any) -> None:
 
 
 def write_png(chart: Chart, path: Path) -> None:
-    """One picture."""
+    """One picture, whole or not at all. Raises: StorageError."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.8), layout="constrained")
@@ -206,7 +206,8 @@ def write_png(chart: Chart, path: Path) -> None:
         axes.legend(fontsize="small")
     if chart.caption:
         figure.supxlabel(textwrap.fill(chart.caption, CAPTION_WIDTH), fontsize=7, color="grey")
-    figure.savefig(path, dpi=130)
+    with write_whole(path) as file:
+        figure.savefig(file, format="png", dpi=130)
 
 
 def _number_plainly(axis: Any) -> None:

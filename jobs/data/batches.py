@@ -4,6 +4,7 @@ Both give the same promise: what `read(slice)` returns depends on (seed, slice) 
 """
 
 import random
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -136,6 +137,7 @@ class LoaderBatches:
             sampler=_Order(self._seed, samples, len(self._part), self._stream, self._shuffles),
             num_workers=self._num_workers,
             collate_fn=_collate,
+            worker_init_fn=_leave_ctrl_c_to_the_trainer,
             pin_memory=self._device.type == "cuda",
         )
         self._chunks = iter(loader)
@@ -200,6 +202,11 @@ class _Seeded(torch.utils.data.Dataset[Any]):
         if not 0 <= label < self._num_classes:
             return DataError(f"{self._name}, sample {index}", f"label {label} is not in 0 ... {self._num_classes - 1}.", "Mend the data set.")
         return inputs, label
+
+
+def _leave_ctrl_c_to_the_trainer(number: int) -> None:
+    """A terminal's Ctrl-C reaches every process; those that read must outlive it, for the step that is finished needs them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _collate(samples: list[Any]) -> Any:

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from jobs.data.augment import augments
 from jobs.data.dataset import Dataset, Images, refuse_bad_labels
 from jobs.data.draws import key, sample_order
 from jobs.entry_points import call_entry_point, described
 from jobs.errors import DataError, SpecError
-from jobs.spec import DatasetSpec
+from jobs.spec import AugmentSpec, DatasetSpec
 from jobs.spec_reader import nearest
 
 NUM_DIGITS_TEST = 360
@@ -44,14 +45,24 @@ def load_dataset(spec: DatasetSpec, data_dir: Path) -> Dataset:
 
 
 def _refuse_augmentation_that_cannot_be(spec: DatasetSpec, dataset: Dataset) -> None:
-    asked = spec.augment
-    if dataset.is_in_memory and asked.resized_crop:
+    asked, is_held = spec.augment, isinstance(dataset.train, Images)
+    if is_held and asked.resized_crop:
         raise SpecError("dataset.augment.resized_crop", "is for image folders.", "Use translate instead.")
-    if not dataset.is_in_memory and (asked.translate or asked.cutout or asked.horizontal_flip == "alternating"):
+    if is_held and augments(asked) and len(dataset.input_shape) != 3:
+        raise SpecError(
+            "dataset.augment", f"changes images (channels, height, width), and these samples are {dataset.input_shape}.", "Leave dataset.augment out."
+        )
+    if not is_held and spec.entry_point is not None and asked != AugmentSpec():
+        raise SpecError(
+            "dataset.augment",
+            f"does not reach the samples of {spec.entry_point}, which are read one by one.",
+            "Leave it out: your own data set augments itself; or return a TensorDataset of images.",
+        )
+    if not is_held and (asked.translate or asked.cutout or asked.horizontal_flip == "alternating"):
         raise SpecError(
             "dataset.augment",
             "translate, cutout and alternating flips work on sets held in memory.",
-            "Image folders take resized_crop and horizontal_flip: random; your own data set augments itself.",
+            "Image folders take resized_crop and horizontal_flip: random.",
         )
 
 

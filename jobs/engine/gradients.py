@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from jobs.engine.compression import Reduction, make_reduction
 from jobs.engine.group import Group
+from jobs.engine.memory import ran_out_of_memory
+from jobs.errors import FaultError
 from jobs.spec import ReductionSpec
 
 LARGEST_BUCKET = 25 * 2**20
@@ -46,6 +48,7 @@ class GradientSum(Protocol):
         Args: weight: global batch over this rank's samples; 0 without any.
         Returns: (this rank's share of A = sum_i (b_i / B) |g_i|^2, 0-d float64; which parameters were reached, 0 or 1
             each, or nothing where `.grad` tells)
+        Raises: FaultError where memory for the reduction itself runs out; other ranks cannot go on without this one.
         """
         ...
 
@@ -183,16 +186,27 @@ class ReducedSum:
     def _send(self, stop: int) -> None:
         """Reduce the buckets up to number `stop`, in order, without waiting."""
         while self._num_sent < stop:
-            flat = self._buckets[self._num_sent].flat
-            self._own_norms.append(flat_squared_norm(flat))
+            bucket = self._buckets[self._num_sent]
+            norm = flat_squared_norm(bucket.flat)
+            self._reduction.begin(bucket.views, bucket.flat)
+            # Counted last: where memory runs out before, `finish` sends this bucket again, for the other ranks wait for it.
+            self._own_norms.append(norm)
             self._num_sent += 1
-            self._reduction.begin(self._buckets[self._num_sent - 1].views, flat)
 
     @torch.no_grad()
     def finish(self, weight: float) -> tuple[Tensor, Tensor]:
         """See `GradientSum`; parameters that some rank reached have a gradient on every rank."""
-        self._send(len(self._buckets))
-        self._reduction.end()
+        try:
+            self._send(len(self._buckets))
+            self._reduction.end()
+        except RuntimeError as error:
+            if not ran_out_of_memory(error):
+                raise
+            raise FaultError(
+                "batch.micro_batch_size",
+                "memory ran out while the workers' gradients were summed, where none can repeat the step alone.",
+                "Set a smaller batch.micro_batch_size, or reduction.compression to none.",
+            ) from error
         device = self.params[0].device
         reached = torch.tensor([param in self._reached for param in self.params], dtype=torch.float64, device=device)
         return torch.stack(self._own_norms).sum().to(torch.float64) * weight, reached
@@ -214,8 +228,10 @@ def gradient_sum(model: nn.Module, group: Group, spec: ReductionSpec) -> LocalSu
 
 
 def squared_norm(params: list[nn.Parameter]) -> Tensor:
-    """Squared L2 norm of all gradients together, 0-d, on the device; float32, or float64 where a gradient is."""
+    """Squared L2 norm of all gradients together, 0-d, on the device; float32, or float64 where a gradient is; 0 without any."""
     gradients = [param.grad for param in params if param.grad is not None]
+    if not gradients:  # a rank without samples that steps alone
+        return torch.zeros((), device=params[0].device)
     if all(gradient.is_cpu and gradient.dtype is torch.float32 for gradient in gradients):
         # Reading the gradients once more costs 3 % of a small step; BLAS reads them at half the cost of a norm.
         pieces, small = [], []

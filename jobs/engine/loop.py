@@ -42,7 +42,9 @@ def train(
     progress, stop = state.progress, plan.spec.stop
     if progress.time_to_accuracy_s is not None and stop.at_target:
         return Outcome.REACHED
-    while not _budget_is_spent(state, plan):
+    # Decided once a step, where all ranks have rank 0's clock: by what each spends afterwards they would differ.
+    is_last = _budget_is_spent(state, plan)
+    while not is_last:
         samples_before = progress.samples_seen
         with state.clock.training():
             record = optimizer_step(state, plan, batches, lambda text: tracker.write(NoticeRecord(step=progress.step, text=text)))

@@ -16,6 +16,9 @@ from jobs.models.sample_dropout import SampleDropout, sample_dropouts
 from jobs.plan import Position
 from jobs.spec import ReductionSpec
 
+EVALUATION_BATCH = 1024
+"""Samples that evaluation passes forward at once, where memory allows: beyond this it gets no faster."""
+
 
 @dataclass
 class Progress:
@@ -52,6 +55,8 @@ class TrainState:
     clock: Clock
     micro_batch_size: int
     """In force now; halved when memory runs out."""
+    evaluation_batch_size: int = EVALUATION_BATCH
+    """Samples that evaluation passes forward at once, at most; halved when memory runs out."""
     average: "WeightAverage | None" = None
     reduction: ReductionSpec = field(default_factory=ReductionSpec)
     progress: Progress = field(default_factory=Progress)
@@ -68,7 +73,7 @@ class TrainState:
     def __post_init__(self) -> None:
         self.group = Group(next(self.model.parameters()).device)
         self.gradients = gradient_sum(self.model, self.group, self.reduction)
-        self.local = LocalSteps(self.model, self.optimizer, self.group)
+        self.local = LocalSteps(self.model, self.optimizer, self.group, self.average.averages if self.average else [])
         self.dropouts = sample_dropouts(self.model)
         self._buffer_homes = [module._buffers for module in self.model.modules() if module._buffers]
         self._held: list[Tensor] = []
@@ -105,27 +110,31 @@ class TrainState:
         """Take everything over from `state_dict`; the clock goes on from the seconds spent."""
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
-        _keep_state_precision(self.optimizer, saved["optimizer"])
+        put_state_where_fresh_is(self.optimizer, saved["optimizer"])
         if self.average:
             self.average.load_state_dict(saved["average"])
         self.progress = Progress(**saved["progress"])
         self.noise = NoiseSums(**saved["noise"])
         self.gain = GainAverages(**saved["gain"])
         self.micro_batch_size = saved["micro_batch_size"]
-        device = next(self.model.parameters()).device
-        self.clock = Clock(device, saved["training_s"], saved["evaluation_s"], saved["wall_s"])
+        self.clock.go_on_from(saved["training_s"], saved["evaluation_s"], saved["wall_s"])
         self.saved_at_s = saved["training_s"]
         self.saved_at_step = self.progress.step
 
 
-def _keep_state_precision(optimizer: Optimizer, saved: dict[str, Any]) -> None:
-    """Torch casts loaded state to the parameter's dtype; float32 moments of narrower parameters must stay float32."""
+def put_state_where_fresh_is(optimizer: Optimizer, saved: dict[str, Any]) -> None:
+    """Put loaded state on its parameter's device, in the precision in which it was saved, as every optimizer here makes it.
+
+    torch casts loaded state to the parameter's dtype, though float32 moments of narrower parameters must stay float32, and
+    leaves `step` where the file was read to, on the CPU, unless a group says "fused".
+    """
     params = [param for group in optimizer.param_groups for param in group["params"]]
     for index, values in saved["state"].items():
+        param = params[index]
         for key, value in values.items():
-            current = optimizer.state[params[index]][key]
-            if isinstance(value, Tensor) and current.dtype != value.dtype:
-                optimizer.state[params[index]][key] = value.to(current.device)
+            current = optimizer.state[param][key]
+            if isinstance(value, Tensor) and (current.dtype, current.device) != (value.dtype, param.device):
+                optimizer.state[param][key] = value.to(param.device)
 
 
 class WeightAverage:
@@ -139,29 +148,30 @@ class WeightAverage:
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
         self._sources = _floating(model)
-        self._averages = [source.detach().clone() for source in self._sources]
+        self.averages = [source.detach().clone() for source in self._sources]
+        """In the model's order; always the same tensors."""
 
     @torch.no_grad()
     def update(self) -> None:
         """Count the weights as they are now."""
-        torch._foreach_lerp_(self._averages, self._sources, 1.0 - self.decay)
+        torch._foreach_lerp_(self.averages, self._sources, 1.0 - self.decay)
 
     @torch.no_grad()
     def swap(self) -> None:
         """Exchange weights and averages; a second call undoes the first."""
-        for source, average in zip(self._sources, self._averages, strict=True):
+        for source, average in zip(self._sources, self.averages, strict=True):
             held = source.detach().clone()
             source.copy_(average)
             average.copy_(held)
 
     def state_dict(self) -> dict[str, Any]:
         """The averages, in the model's order."""
-        return {"averages": self._averages}
+        return {"averages": self.averages}
 
     @torch.no_grad()
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Take the averages over."""
-        for average, value in zip(self._averages, saved["averages"], strict=True):
+        for average, value in zip(self.averages, saved["averages"], strict=True):
             average.copy_(value)
 
 

@@ -6,7 +6,6 @@ Losses are summed over samples and divided once by the step's own number of samp
 or uneven, on one rank or many, give the gradient of the one batch. The device is asked for numbers once per step.
 """
 
-import gc
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -19,6 +18,7 @@ from torch.nn import functional
 from jobs.data.batches import Batches
 from jobs.data.draws import key, seed_draws
 from jobs.engine.gradients import squared_norm
+from jobs.engine.memory import make_room, ran_out_of_memory
 from jobs.engine.noise_scale import estimate
 from jobs.engine.running_statistics import combine_running_statistics
 from jobs.engine.state import TrainState
@@ -49,7 +49,7 @@ def optimizer_step(state: TrainState, plan: TrainPlan, batches: Batches, notify:
     """Train on the next global batch.
 
     Args: notify: told in words when memory ran out and the micro-batch was halved.
-    Raises: DivergedError before anything is updated; FaultError when not even the smallest micro-batch fits.
+    Raises: DivergedError before anything is updated; FaultError when not even the smallest micro-batch fits, or the update does not.
     """
     progress = state.progress
     batch = plan.next_batch(progress.position)
@@ -61,13 +61,13 @@ def optimizer_step(state: TrainState, plan: TrainPlan, batches: Batches, notify:
     if measures_noise and measured.num_pieces > 1:
         trace, norm_squared = estimate(measured.mean_squared_norm, measured.squared_norm, batch.size, measured.num_pieces)
         state.noise.add(trace, norm_squared)
-    gain = _gain(state, plan, trace, norm_squared)
+    gain = _gain(state, plan, batch, trace, norm_squared)
     advance = gain * plan.base_global_batch_size if gain is not None else float(batch.size)
     learning_rate = plan.learning_rate(progress.schedule_samples + advance / 2) * (gain or 1.0)
     set_learning_rate(state.optimizer, learning_rate)
     if plan.spec.gradient.clip_norm is not None:
         _clip(state.model, math.sqrt(measured.own_squared_norm), plan.spec.gradient.clip_norm)
-    state.optimizer.step()
+    _update(state, plan.spec)
     if steps_alone:
         state.local.num_apart += 1
         if state.local.num_apart == plan.spec.reduction.local_steps:
@@ -89,6 +89,7 @@ def optimizer_step(state: TrainState, plan: TrainPlan, batches: Batches, notify:
         covariance_trace=trace,
         gradient_norm_squared=norm_squared,
         gain=gain,
+        schedule_samples=progress.schedule_samples if gain is not None else None,
         training_seconds=state.clock.read_training_s(),
     )
 
@@ -123,8 +124,16 @@ def accumulate(state: TrainState, plan: TrainPlan, batches: Batches, batch: Slic
         if not ran_out_of_memory(found):
             raise
         ran_out = True
+    # Every rank takes part in the reduction, also one that failed: the others wait for it there.
     mean_squared_norm, reached = gradients.finish(num_samples / own_samples if own_samples else 0.0)
-    norm = torch.zeros_like(loss_sum) if ran_out or error else squared_norm(gradients.params).to(torch.float64)
+    norm = torch.zeros_like(loss_sum)
+    try:
+        if not (ran_out or error):
+            norm = squared_norm(gradients.params).to(torch.float64)
+    except RuntimeError as found:
+        if not ran_out_of_memory(found):
+            raise
+        ran_out = True
     sums = torch.stack([loss_sum, norm, mean_squared_norm])
     # All ranks learn the same numbers here, before any of them acts on its own.
     if is_one_process:
@@ -204,25 +213,36 @@ def _halve_micro_batch(state: TrainState, batch_size: int, unit: int, notify: Ca
             f"not even {smaller} samples fit into this device's memory.",
             "Use a smaller model, precision bfloat16, or a smaller batch_norm.span.",
         )
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    make_room()
     notify(f"Out of memory at step {state.progress.step + 1}: micro-batch {state.micro_batch_size} -> {smaller}; the step is repeated.")
     state.micro_batch_size = smaller
 
 
-def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether an error is the allocator's, on an accelerator or on the CPU."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+def _update(state: TrainState, spec: TrainSpec) -> None:
+    """Move the weights. Raises: FaultError where memory runs out: what the update holds does not depend on the micro-batch."""
+    try:
+        state.optimizer.step()
+    except RuntimeError as error:
+        if not ran_out_of_memory(error):
+            raise
+        raise FaultError(
+            "optimizer",
+            f"{spec.optimizer.name}'s update at step {state.progress.step + 1} does not fit into this device's memory beside weights and gradients;"
+            " a smaller micro-batch would not help.",
+            "Use a smaller model, or an optimizer that keeps less, such as sgd.",
+        ) from error
 
 
-def _gain(state: TrainState, plan: TrainPlan, trace: float | None, norm_squared: float | None) -> float | None:
-    """AdaScale's gain for this step; None for every other rule."""
+def _gain(state: TrainState, plan: TrainPlan, batch: Slice, trace: float | None, norm_squared: float | None) -> float | None:
+    """AdaScale's gain for this step; None for every other rule.
+
+    A short last batch is as many base batches as its own samples make, no more.
+    """
     if not plan.scale_ratio:
         return None
     if trace is not None and norm_squared is not None:
         state.gain.add(trace / plan.base_global_batch_size, norm_squared, plan.scale_ratio)
-    return adascale_gain(state.gain.variance, state.gain.squared_norm, plan.scale_ratio)
+    return adascale_gain(state.gain.variance, state.gain.squared_norm, batch.size / plan.base_global_batch_size)
 
 
 def _clip(model: nn.Module, norm: float, max_norm: float) -> None:

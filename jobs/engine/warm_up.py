@@ -1,10 +1,12 @@
 """Setting kernels up before the training clock starts, and leaving no trace of it.
 
 The first pass through a model, a loss and an optimizer costs up to a second that no later pass costs: code
-that is imported on first use, thread pools, kernel choice, compilation. It belongs to no batch size.
+that is imported on first use, thread pools, kernel choice. It belongs to no batch size. A compiled model is compiled
+here too, for every size of micro-batch that the plan has.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +14,9 @@ from torch import Tensor, nn
 from jobs.data.dataset import Dataset
 from jobs.data.draws import key, seed_draws
 from jobs.engine.gradients import squared_norm
+from jobs.engine.memory import ran_out_of_memory
 from jobs.engine.state import TrainState
-from jobs.engine.step import batch_loss, ran_out_of_memory
+from jobs.engine.step import batch_loss
 from jobs.errors import PlanError
 from jobs.models.sample_dropout import announce, sample_dropouts
 from jobs.optim.table import build_optimizer, set_learning_rate
@@ -22,12 +25,16 @@ from jobs.spec import TrainSpec
 
 
 def warm_up(state: TrainState, plan: TrainPlan, dataset: Dataset) -> None:
-    """A pass of every micro-batch size that the first steps have, one reduction, and one update of a throw-away model."""
-    batch = plan.rank_share(plan.next_batch(Position(0, 0)), state.group.rank)
-    splits = [plan.split(batch, state.micro_batch_size, pieces) for pieces in ((1, 2) if plan.noise_every_steps and plan.world_size == 1 else (1,))]
-    for size in sorted({micro_batch.size for split in splits for micro_batch in split}):
+    """A pass of every micro-batch size that the first steps have, one reduction, and one update of a throw-away model.
+
+    A model that is compiled makes a pass of every size of the whole run.
+    Raises: PlanError if it cannot be compiled on this machine.
+    """
+    batches = plan.kinds_of_batch() if plan.spec.compile else [plan.next_batch(Position(0, 0))]
+    for size in _micro_batch_sizes(plan, batches, state.micro_batch_size, state.group.rank):
         try:
-            blank_pass(plan.spec, state.model, state.forward, dataset, size)
+            with _compiler_errors():
+                blank_pass(plan.spec, state.model, state.forward, dataset, size)
         except RuntimeError as error:  # torch.OutOfMemoryError is one
             if not ran_out_of_memory(error):
                 raise
@@ -39,6 +46,28 @@ def warm_up(state: TrainState, plan: TrainPlan, dataset: Dataset) -> None:
         parameter.grad = None
     state.group.sum_numbers(0.0)
     _blank_update(plan.spec, next(state.model.parameters()).device)
+
+
+def _micro_batch_sizes(plan: TrainPlan, batches: Iterable[Slice], micro_batch_size: int, rank: int) -> list[int]:
+    """The sizes of a rank's micro-batches in these steps, smallest first."""
+    # Steps that measure noise are cut in two at least.
+    pieces = {0: (1,), 1: (2,)}.get(plan.noise_every_steps, (1, 2)) if plan.world_size == 1 else (1,)
+    shares = [plan.rank_share(batch, rank) for batch in batches]
+    return sorted({micro_batch.size for share in shares for at_least in pieces for micro_batch in plan.split(share, micro_batch_size, at_least)})
+
+
+@contextmanager
+def _compiler_errors() -> Iterator[None]:
+    """What torch.compile raises, such as for a compiler that is not installed, as one PlanError."""
+    try:
+        yield
+    except Exception as error:
+        if not any(kind.__module__.startswith(("torch._dynamo", "torch._inductor")) for kind in type(error).__mro__):
+            raise
+        reason = str(error).strip().partition("\n")[0]
+        raise PlanError(
+            "compile", f"the model cannot be compiled on this machine: {reason}.", "Install a C++ compiler such as g++, or set compile: false."
+        ) from error
 
 
 def blank_pass(spec: TrainSpec, model: nn.Module, forward: Callable[[Tensor], Tensor], dataset: Dataset, size: int) -> None:
@@ -84,7 +113,10 @@ def refuse_misfit(model: nn.Module, dataset: Dataset) -> None:
     wanted = (num_samples, dataset.num_classes)
     got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
     if got != wanted:
-        raise PlanError("model", f"gives {got} for {num_samples} {samples}.", f"It must give logits (samples, classes), here {wanted}.")
+        hint = f"It must give logits (samples, classes), here {wanted}."
+        if any(name.startswith("aux_logits") for name in getattr(logits, "_fields", ())):  # torchvision's googlenet and inception_v3
+            hint = "Turn its auxiliary outputs off: --set model.arguments.aux_logits=false --set model.arguments.init_weights=true."
+        raise PlanError("model", f"gives {got} for {num_samples} {samples}.", hint)
 
 
 class untouched:

@@ -42,7 +42,7 @@ def train_locally(
 
     Args:
         on_start: told the run's folder before training starts.
-        draw: draws the run's figure into its folder, before the mirror takes the artifacts.
+        draw: draws the run's figure into its folder.
         mirror: the way into MLflow, if it was begun already.
     """
     run_dir = options.resume or run_folder.create(
@@ -76,8 +76,7 @@ def carry_out(
     with run_folder.exclusive(run_dir, "train", patience_s), stored or nullcontext():
         mirror.follow(run_dir, listener.on_notice)
         on_start(run_dir)
-        summary = run_job(job, run_dir, listener, resumes=resumes, reasons=reasons)
-        draw(run_dir)
+        summary = run_job(job, run_dir, listener, resumes=resumes, reasons=reasons, draw=draw)
         mlflow_run_id = mirror.finish()
         summary = summary.model_copy(update={"mlflow_run_id": mlflow_run_id, "run_dir": stored.uri if stored else summary.run_dir})
         run_folder.write_text(run_dir / run_folder.SUMMARY, summary.model_dump_json(indent=2) + "\n")

@@ -12,6 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from jobs.errors import PlanError
 
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 
@@ -57,17 +60,27 @@ class GhostBatchNorm(nn.Module):
 
 def has_batch_norm(model: nn.Module) -> bool:
     """Whether any part of the model is a batch-norm."""
-    return any(isinstance(module, (nn.modules.batchnorm._BatchNorm, GhostBatchNorm)) for module in model.modules())
+    return any(isinstance(module, (_BatchNorm, GhostBatchNorm)) for module in model.modules())
 
 
-def use_ghost_batch_norm(model: nn.Module, span: int) -> nn.Module:
-    """The model with every batch-norm replaced in place (the model itself, if it is one)."""
-    if isinstance(model, nn.SyncBatchNorm):
-        raise TypeError("a model with SyncBatchNorm has a span of its own; build it with plain batch-norm.")
-    if isinstance(model, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)):
-        return GhostBatchNorm(model, span)
+def use_ghost_batch_norm(model: nn.Module, span: int, place: str = "") -> nn.Module:
+    """The model with every batch-norm replaced in place (the model itself, if it is one).
+
+    Args: place: the module's name in the whole model.
+    Raises: PlanError for a batch-norm that does more, or something else, than torch's three.
+    """
+    if isinstance(model, _BatchNorm):
+        # A subclass that computes what torch's does may be replaced; one with a forward of its own would lose what that does.
+        if isinstance(model, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)) and type(model).forward is _BatchNorm.forward:
+            return GhostBatchNorm(model, span)
+        raise PlanError(
+            "model",
+            f"{place or 'the model itself'} is a {type(model).__name__}, a batch-norm of another kind, which cannot take its statistics over"
+            " batch_norm.span samples.",
+            "Build the model with BatchNorm1d, BatchNorm2d or BatchNorm3d, and what else it does (an activation, say) as a module of its own.",
+        )
     for name, child in model.named_children():
-        setattr(model, name, use_ghost_batch_norm(child, span))
+        setattr(model, name, use_ghost_batch_norm(child, span, f"{place}.{name}" if place else name))
     return model
 
 

@@ -1,19 +1,18 @@
 """largebatch doctor."""
 
 from pathlib import Path
-from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from service.commands.options import DataDir
+from service.commands.options import DataDir, OutputDir
 from service.tables import output
 
 app = typer.Typer()
 
 
 @app.command(epilog="Example: largebatch doctor --data-dir data")
-def doctor(data_dir: DataDir = Path("data"), output_dir: Annotated[Path, typer.Option(help="Where run folders go.")] = Path("runs")) -> None:
+def doctor(data_dir: DataDir = Path("data"), output_dir: OutputDir = "runs") -> None:
     """Say what is installed, found and reachable, what is missing, and how to get it."""
     from service.doctor import examine
 

@@ -1,5 +1,7 @@
 """largebatch train, plan, recipes."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,10 +25,12 @@ from service.commands.options import (
 from service.tables import output, print_runs
 
 if TYPE_CHECKING:
+    from jobs.job import Prepared
     from jobs.launch.options import LocalOptions, RayOptions
     from jobs.records import RunSummary
     from jobs.spec import TrainSpec
     from jobs.tracking.mirror_process import MirrorProcess
+    from service.console import TrainingView
 
 app = typer.Typer()
 
@@ -63,7 +67,9 @@ def train(
     spec = _spec(recipe, options.resume, overrides or [])
     ray_options = _ray_options(workers, gpus_per_worker, cpus_per_worker, address, max_failures, worker_logs)
     if dry_run:
-        _print_plan(spec, options, as_json, ray_options.workers.most if ray_options else None)
+        from jobs.launch.local import prepare_locally
+
+        _print_plan(prepare_locally(spec, options, ray_options.workers.most if ray_options else None), as_json)
         return
     if ray_options is not None:
         _train_on_ray(spec, options, ray_options, as_json)
@@ -93,11 +99,27 @@ def _train(spec: "TrainSpec", options: "LocalOptions", mirror: "MirrorProcess", 
 
     job = prepare_locally(spec, options)
     console = Console(stderr=True)
-    with TrainingView(console) as view:
+    view = TrainingView(console)
+    with _interrupted_in_words(view, console, options), view:
         view.expect(job.plan.total_steps, job.plan.total_progress)
         listener = Listener(on_record=view.record, on_notice=view.notice)
         summary = train_locally(job, options, listener, on_start=view.started, draw=draw_run, mirror=mirror)
     _end(summary, console, as_json, options)
+
+
+@contextmanager
+def _interrupted_in_words(view: "TrainingView", console: Console, options: "LocalOptions", ray_options: "RayOptions | None" = None) -> Iterator[None]:
+    """Where a further Ctrl-C cuts the run off: say so, and how to go on with it, if there is a checkpoint."""
+    from jobs.__main__ import saved_place
+    from jobs.launch.options import resume_command
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        place = saved_place(view.run_dir, options.store) if view.run_dir else None
+        how = f" The last checkpoint is whole. Go on with: {resume_command(place, ray_options)}" if place else ""
+        console.print(f"Interrupted.{how}", highlight=False, soft_wrap=True, markup=False)
+        raise
 
 
 def _ray_options(
@@ -122,7 +144,8 @@ def _train_on_ray(spec: "TrainSpec", options: "LocalOptions", ray_options: "RayO
     from tuning.figures import draw_run
 
     console = Console(stderr=True)
-    with TrainingView(console) as view:
+    view = TrainingView(console)
+    with _interrupted_in_words(view, console, options, ray_options), view:
         listener = Listener(on_record=view.record, on_notice=view.notice)
         summary = train_on_ray(spec, options, ray_options, listener, on_start=view.started, on_plan=view.expect, draw=draw_run)
     _end(summary, console, as_json, options, ray_options)
@@ -143,17 +166,15 @@ def _end(summary: "RunSummary", console: Console, as_json: bool, options: "Local
     raise typer.Exit(exit_code(summary))
 
 
-def _print_plan(spec: "TrainSpec", options: "LocalOptions", as_json: bool, world_size: int | None = None) -> None:
+def _print_plan(job: "Prepared", as_json: bool) -> None:
     import json
 
-    from jobs.launch.local import prepare_locally
     from jobs.plan_report import plan_facts
 
-    job = prepare_locally(spec, options, world_size)
     if as_json:
         print(json.dumps(plan_facts(job.plan)))
         return
-    table = Table(show_header=False, box=None, title=f"Plan of {spec.name}", title_justify="left", padding=(0, 2, 0, 0))
+    table = Table(show_header=False, box=None, title=f"Plan of {job.spec.name}", title_justify="left", padding=(0, 2, 0, 0))
     for what, how in job.plan_in_words():
         table.add_row(f"[bold]{what}[/bold]", how)
     output().print(table)
@@ -169,10 +190,13 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Print what a recipe would do, and why: split of the batch, steps, learning rate, memory."""
-    from jobs.launch.options import LocalOptions, read_workers
+    from jobs.device import choose_device
+    from jobs.job import prepare
+    from jobs.launch.options import read_workers
 
+    spec = _spec(recipe, None, overrides or [])
     world_size = read_workers(workers).most if workers else None
-    _print_plan(_spec(recipe, None, overrides or []), LocalOptions(data_dir=data_dir, device=device), as_json, world_size)
+    _print_plan(prepare(spec, choose_device(device), data_dir, world_size), as_json)
 
 
 @app.command(epilog="Example: largebatch recipes")

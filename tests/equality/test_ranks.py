@@ -67,6 +67,13 @@ OTHERS: dict[str, dict[str, Any]] = {
     "powersgd": document(reduction={"compression": "powersgd", "powersgd_rank": 2}),
     "local-steps": document(reduction={"local_steps": 4, "local_from_epoch": 2.0}),
     "short-memory": document(model={"entry_point": "unreached:out_of_memory", "arguments": {"fits": 30}}, stop={"steps": 3}),
+    "roomy": document(model={"entry_point": "unreached:out_of_memory"}, stop={"steps": 3}),
+    "short-memory-in-evaluation": document(model={"entry_point": "unreached:out_of_memory", "arguments": {"evaluates": 30}}, stop={"steps": 3}),
+    "no-memory-in-evaluation": document(model={"entry_point": "unreached:out_of_memory", "arguments": {"evaluates": 0}}, stop={"steps": 3}),
+    # An epoch of two steps of 718 and one of a single sample, which one rank alone has.
+    "local-steps-tail": document(
+        batch={"global_batch_size": 718, "micro_batch_size": 359}, reduction={"local_steps": 4}, ema={"decay": 0.9}, stop={"steps": 8}
+    ),
     "diverging": document(learning_rate={"base": 1e9}),
     "idle": document(model={"name": "mlp", "arguments": {"batch_norm": True}}, batch_norm={"span": "global"}),
 }
@@ -241,6 +248,21 @@ def test_memory_that_one_rank_lacks_is_every_ranks_matter(others: Any) -> None:
     notices = [record for record in read_records(made / "short-memory") if isinstance(record, NoticeRecord)]
     assert [("50 -> 25" in record.text, record.step) for record in notices] == [(True, 0)]
     assert len(losses(made / "short-memory")) == 3
+
+
+def test_evaluation_that_one_rank_lacks_memory_for_counts_every_sample(others: Any) -> None:
+    made, answers = others
+    assert answers[0]["short-memory-in-evaluation"]["test_accuracy"] == answers[0]["roomy"]["test_accuracy"]
+    assert losses(made / "short-memory-in-evaluation") == losses(made / "roomy")
+    for answer in answers:
+        assert "evaluation runs out of memory even with one sample" in answer["no-memory-in-evaluation"]["error"]
+
+
+def test_steps_alone_pass_over_ranks_without_samples_and_average_the_average_too(others: Any) -> None:
+    made, answers = others
+    records = [record for record in read_records(made / "local-steps-tail") if isinstance(record, StepRecord)]
+    assert [record.global_batch_size for record in records] == [718, 718, 1, 718, 718, 1, 718, 718]
+    assert len({answer["local-steps-tail"]["parameters_sha256"] for answer in answers}) == 1, "weights and their average, which is what is evaluated"
 
 
 def test_all_ranks_diverge_together(others: Any) -> None:

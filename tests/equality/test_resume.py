@@ -166,3 +166,37 @@ def test_a_finished_run_that_is_resumed_ends_at_once_and_unchanged(tmp_path: Pat
     same = {"outcome", "steps", "parameters_sha256", "test_accuracy", "best_test_accuracy", "train_accuracy", "training_seconds"}
     assert again.model_dump(include=same) == first.model_dump(include=same)
     assert [record.step for record in read_records(tmp_path / "run") if isinstance(record, StepRecord)] == list(range(1, NUM_STEPS + 1))
+
+
+def test_another_target_on_resuming_is_measured_from_the_beginning(tmp_path: Path) -> None:
+    """The time to a target is a property of the curve: a run that is resumed with another tells what one with it from the start would."""
+    often: dict[str, Any] = {"evaluation": {"every_epochs": 0.3}, "learning_rate": {"base": 0.01}}
+    stop = {"steps": NUM_STEPS, "at_target": False}
+    run_dir = tmp_path / "run"
+    first = run({**often, "stop": {**stop, "target_accuracy": 0.01}}, run_dir)
+    curve = list(evaluations(read_records(run_dir)))
+    best = max(point.test_accuracy for point in curve)
+    assert (first.outcome, first.steps_to_accuracy) == (Outcome.REACHED, 1)
+    assert 0.01 < best < 1.0
+    met = next(point for point in curve if point.test_accuracy == best)
+    assert met.step > 1
+    for target, want in (
+        (best, (Outcome.REACHED, met.step, met.training_seconds)),
+        (1.0, (Outcome.MISSED, None, None)),
+        (None, (Outcome.COMPLETED, None, None)),
+        (0.01, (Outcome.REACHED, 1, curve[0].training_seconds)),
+    ):
+        summary = run({**often, "stop": {**stop, "target_accuracy": target}}, run_dir, resumes=True)
+        assert (summary.outcome, summary.steps_to_accuracy, summary.time_to_accuracy_seconds) == want
+        assert (summary.target_accuracy, summary.steps) == (target, NUM_STEPS)
+
+
+def test_a_run_that_met_its_target_goes_on_to_a_higher_one(tmp_path: Path) -> None:
+    often: dict[str, Any] = {"evaluation": {"every_epochs": 0.3}, "learning_rate": {"base": 0.01}}
+    whole = run({**often, "stop": {"steps": NUM_STEPS, "target_accuracy": 1.0}}, tmp_path / "whole")
+    run_dir = tmp_path / "run"
+    first = run({**often, "stop": {"steps": NUM_STEPS, "target_accuracy": 0.01}}, run_dir)
+    assert (first.outcome, first.steps) == (Outcome.REACHED, 1)
+    second = run({**often, "stop": {"steps": NUM_STEPS, "target_accuracy": 1.0}}, run_dir, resumes=True)
+    same = {"outcome", "steps", "steps_to_accuracy", "parameters_sha256"}
+    assert second.model_dump(include=same) == whole.model_dump(include=same)

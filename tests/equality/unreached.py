@@ -23,22 +23,22 @@ def branching(num_classes: int) -> nn.Module:
 
 
 class OutOfMemoryOnce(nn.Module):
-    """Rank 1's first pass of more than `fits` samples fails as an allocator does."""
+    """The last rank's passes of more than `fits` samples in training, or `evaluates` in evaluation, fail as an allocator does."""
 
-    def __init__(self, num_classes: int, fits: int) -> None:
+    def __init__(self, num_classes: int, fits: int, evaluates: int) -> None:
         super().__init__()
-        self.layer, self.fits = nn.Linear(64, num_classes), fits
+        self.layer, self.fits, self.evaluates = nn.Linear(64, num_classes), fits, evaluates
 
     def forward(self, images: Tensor) -> Tensor:
-        if self.training and len(images) > self.fits and torch.distributed.get_rank() == torch.distributed.get_world_size() - 1:
+        if len(images) > (self.fits if self.training else self.evaluates) and torch.distributed.get_rank() == torch.distributed.get_world_size() - 1:
             raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to allocate a lot")
         logits: Tensor = self.layer(images.flatten(1))
         return logits
 
 
-def out_of_memory(num_classes: int, fits: int) -> nn.Module:
+def out_of_memory(num_classes: int, fits: int = 1000, evaluates: int = 1000) -> nn.Module:
     torch.manual_seed(0)
-    return OutOfMemoryOnce(num_classes, fits)
+    return OutOfMemoryOnce(num_classes, fits, evaluates)
 
 
 def dropping(num_classes: int) -> nn.Module:

@@ -130,6 +130,32 @@ def test_a_damaged_newest_is_reported_and_the_one_before_is_used(tmp_path: Path)
     assert checkpoints.load_newest(tmp_path / "run" / "checkpoints", CPU, pytest.fail)["state"]["progress"]["step"] == 6
 
 
+@pytest.mark.parametrize("keep", [1, 2, 3])
+@pytest.mark.parametrize("is_best", [False, True])
+def test_a_damaged_newest_does_not_push_out_those_that_are_whole(is_best: bool, keep: int, tmp_path: Path) -> None:
+    """A run that goes on from before the damage counts its own checkpoints alone."""
+    spec = new_spec(checkpoint={"keep": keep})
+    checkpoints.save(tmp_path, content(10), spec, is_best=True)
+    damage(checkpoints.save(tmp_path, content(20), new_spec(checkpoint={"keep": keep + 1}), is_best=is_best))
+    assert checkpoints.load_newest(tmp_path, CPU, lambda text: None)["state"]["progress"]["step"] == 10
+    for step in (12, 14, 16):
+        checkpoints.save(tmp_path, content(step), spec, is_best=is_best)
+        assert checkpoints.load_newest(tmp_path, CPU, pytest.fail)["state"]["progress"]["step"] == step
+    kept = [path for path in tmp_path.glob("step-*.pt")]
+    assert sorted(int(path.name[5:13]) for path in kept) == [10, 12, 14, 16][-keep:]
+    assert [int(path.name[5:13]) for path in tmp_path.glob("best-*.pt")] == [16 if is_best else 10]
+
+
+def test_a_damaged_one_of_the_same_step_goes_too(tmp_path: Path) -> None:
+    """Saved again it has another name: the clock in it is another."""
+    spec = new_spec(checkpoint={"keep": 2})
+    checkpoints.save(tmp_path, content(10), spec, is_best=False)
+    damage(checkpoints.save(tmp_path, {**content(20), "wall_s": 1.0}, spec, is_best=False))
+    checkpoints.save(tmp_path, {**content(20), "wall_s": 2.0}, spec, is_best=False)
+    assert [found.step for found in list_checkpoints(tmp_path)] == [20, 10]
+    assert checkpoints.load_newest(tmp_path, CPU, pytest.fail)["state"]["wall_s"] == 2.0
+
+
 def test_when_all_are_damaged_it_says_so(tmp_path: Path) -> None:
     run(new_spec(), tmp_path)
     for path in {path.stat().st_ino: path for path in (tmp_path / "checkpoints").iterdir()}.values():

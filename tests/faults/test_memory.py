@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from jobs.engine import step
 from jobs.errors import FaultError
 from jobs.job import Prepared, prepare, run_job
 from jobs.listener import Listener
@@ -143,3 +144,73 @@ def test_the_smaller_micro_batch_is_kept_on_resuming(tmp_path: Path) -> None:
     assert (summary.steps, summary.micro_batch_size) == (8, 8)
     notices = [record for record in read_records(tmp_path) if isinstance(record, NoticeRecord)]
     assert len(notices) == 2, "no step ran out of memory a second time"
+
+
+class SmallInEvaluation(nn.Module):
+    """A model on a machine with room for `limit` samples in evaluation."""
+
+    def __init__(self, model: nn.Module, limit: int, error: Callable[[], BaseException]) -> None:
+        super().__init__()
+        self.model, self.limit, self.error = model, limit, error
+        self.seen: list[int] = []
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if not self.training:
+            if len(inputs) > self.limit:
+                raise self.error()
+            self.seen.append(len(inputs))
+        return self.model(inputs)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("error", [accelerator_error, cpu_error])
+def test_evaluation_goes_on_with_fewer_samples_at_once(error: Callable[[], BaseException], tmp_path: Path) -> None:
+    want = run(new_job(8), tmp_path / "roomy")
+    job = new_job(8)
+    object.__setattr__(job, "model", SmallInEvaluation(job.model, 5, error))
+    (tmp_path / "small" / "checkpoints").mkdir(parents=True)
+    got = run_job(job, tmp_path / "small", Listener())
+    same = {"test_accuracy", "best_test_accuracy", "train_accuracy", "parameters_sha256"}
+    assert got.model_dump(include=same - {"parameters_sha256"}) == want.model_dump(include=same - {"parameters_sha256"})
+    assert losses(tmp_path / "small") == losses(tmp_path / "roomy")
+    notices = [record.text for record in read_records(tmp_path / "small") if isinstance(record, NoticeRecord)]
+    assert notices == ["Out of memory in evaluation: 16 -> 8 samples at once.", "Out of memory in evaluation: 8 -> 4 samples at once."]
+    # Every sample once in each evaluation (16 of the test set twice, then 96 of the training set), at the size that was found.
+    assert isinstance(job.model, SmallInEvaluation)
+    assert job.model.seen == [4] * (sum(job.model.seen) // 4)
+    assert sum(job.model.seen) == 16 * 2 + 96
+
+
+def test_when_not_even_one_fits_in_evaluation_it_says_so(tmp_path: Path) -> None:
+    job = new_job(8)
+    object.__setattr__(job, "model", SmallInEvaluation(job.model, 0, accelerator_error))
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(FaultError, match="model: evaluation runs out of memory even with one sample at a time"):
+        run_job(job, tmp_path, Listener())
+
+
+def test_a_norm_that_does_not_fit_halves_the_micro_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    want = run(new_job(8), tmp_path / "small")
+    real, calls = step.squared_norm, []
+
+    def squared_norm(params: list[nn.Parameter]) -> Tensor:
+        calls.append(1)
+        if len(calls) <= 2:
+            raise accelerator_error()
+        return real(params)
+
+    monkeypatch.setattr(step, "squared_norm", squared_norm)
+    got = run(new_job(32), tmp_path / "halved")
+    assert got.micro_batch_size == 8
+    assert got.parameters_sha256 == want.parameters_sha256
+
+
+def test_an_update_that_does_not_fit_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The moments of the first step: no micro-batch makes room for them."""
+
+    class Full(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            raise accelerator_error()
+
+    monkeypatch.setattr("jobs.job.build_optimizer", lambda model, spec: Full(model.parameters(), lr=0.1))
+    with pytest.raises(FaultError, match=r"optimizer: lars's update at step 1 does not fit .* a smaller micro-batch would not help\."):
+        run(new_job(8), tmp_path)

@@ -75,8 +75,8 @@ def test_a_signal_stops_after_the_step_and_the_run_goes_on_later(
     assert f"{number.name}: finishing this step and saving." in " ".join(err.split())
     assert list_checkpoints(run_dir / "checkpoints")[0].step == summary["steps"]
     assert [record.step for record in steps(read_records(run_dir))][-1] == summary["steps"]
-    if door == COMMAND:
-        assert f"largebatch train --resume {run_dir}" in err
+    again = "largebatch train" if door == COMMAND else "python -m jobs"
+    assert f"Stopped at step {summary['steps']}. Go on with: {again} --resume {run_dir}" in err
 
     resumed = started(door, "--resume", str(run_dir))
     out, err = resumed.communicate(timeout=100)

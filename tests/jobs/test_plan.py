@@ -98,7 +98,7 @@ def test_split_gives_every_sample_once_in_order(num_samples: int, batch: int, mi
         (95, 48, "auto", 48),
         (1000, 300, "auto", 1000),
         (1000, 257, "auto", 1000),
-        (95, 48, 64, 64),
+        (95, 48, "global", 64),
     ],
 )
 def test_split_never_cuts_a_group(num_samples: int, batch: int, span: int | str, micro: int, at_least: int, last: str) -> None:
@@ -246,7 +246,8 @@ def test_a_scheduled_batch_that_cuts_a_group_is_refused(schedule: dict[str, Any]
         (257, "auto", 129 - 43),  # 3 x 86 = 258, one place empty: the fullest there is, for 257 is prime
         (300, "global", 300),
         (300, 50, 50),
-        (40, 64, 40),  # no group is larger than the batch
+        (40, 40, 40),
+        (40, "global", 40),
     ],
 )
 def test_span(batch: int, asked: int | str, span: int) -> None:
@@ -363,6 +364,35 @@ def test_adascale_counts_in_steps_of_the_base_batch(stop: dict[str, Any], progre
     assert made.noise_every_steps == 1
 
 
+@pytest.mark.parametrize(
+    ("num_samples", "base", "last", "steps"),
+    [
+        (100, 10, "keep", 20),  # 40 + 40 + 20: every step moves at least one base batch
+        (85, 10, "keep", 20),  # a last batch of 5 moves 5 of the 170: six epochs of 10 + 10 + 5 make 150, and two steps more
+        (85, 10, "drop", 17),
+        (85, 40, "keep", 6),  # 40 + 40 + 5 twice
+    ],
+)
+def test_the_most_steps_under_adascale(num_samples: int, base: int, last: str, steps: int) -> None:
+    made = plan(num_samples, 40, 10, learning_rate={"base": 0.1, "base_global_batch_size": base, "scaling": "adascale"}, batch__last=last)
+    assert made.total_steps == steps, "with a gain of 1 throughout, or less for a batch below the base"
+    moved, count, position = 0.0, 0, Position(0, 0)
+    while moved < made.total_progress - 1e-6:  # as the loop does
+        batch = made.next_batch(position)
+        moved, count, position = moved + min(base, batch.size), count + 1, Position(batch.epoch, batch.stop)
+    assert count == steps
+
+
+@pytest.mark.parametrize("last", ["keep", "drop"])
+@pytest.mark.parametrize("schedule", [{}, {"warmup": {"start": 8, "epochs": 1.5}}, {"growth": [{"epoch": 1.0, "factor": 2.0}]}], ids=str)
+@pytest.mark.parametrize("stop", [{"epochs": 3.0}, {"epochs": 0.5}, {"steps": 2}, {"steps": 3}, {"steps": 4}, {"epochs": 1.0, "steps": 90}], ids=str)
+def test_every_size_of_a_step_is_known_beforehand(stop: dict[str, Any], schedule: dict[str, Any], last: str) -> None:
+    made = plan(100, 32, stop=stop, batch__schedule=schedule, batch__last=last)
+    kinds = [batch.size for batch in made.kinds_of_batch()]
+    assert len(set(kinds)) == len(kinds)
+    assert set(kinds) == {batch.size for batch in made.batches()}
+
+
 # ---- refusals ---------------------------------------------------------------------------------------------------------
 
 ADASCALE = {"base": 0.1, "base_global_batch_size": 16, "scaling": "adascale"}
@@ -378,7 +408,10 @@ ADASCALE = {"base": 0.1, "base_global_batch_size": 16, "scaling": "adascale"}
         (1000, 512, {"norm": True, "micro": "auto", "found_micro": 50, "batch_norm__span": 64}, "batch_norm.span", ["64", "50"]),
         (97, 48, {"norm": True, "batch_norm__span": 8}, "batch.last", ["single sample"]),
         (101, 50, {"norm": True}, "batch.last", ["single sample"]),
-        (10, 1, {"norm": True}, "batch.last", ["single sample"]),
+        (10, 1, {"norm": True}, "batch.global_batch_size", ["single sample", "at least 2"]),
+        (10, 1, {"norm": True, "batch__last": "drop"}, "batch.global_batch_size", ["single sample", "at least 2"]),
+        (1000, 40, {"norm": True, "batch_norm__span": 64}, "batch_norm.span", ["64", "40", "batch_norm.span=auto"]),
+        (1000, 1, {"norm": True, "batch_norm__span": 2}, "batch_norm.span", ["2", "global_batch_size 1"]),
         (100, 40, {"batch__schedule": {"growth": [{"epoch": 1.0, "factor": 3.0}]}}, "batch.schedule.growth", ["120", "100", "2.5"]),
         (100, 40, {"batch__schedule": {"warmup": {"start": 41, "epochs": 1.0}}}, "batch.schedule.warmup.start", ["41", "40"]),
         (1000, 8, {"learning_rate": ADASCALE}, "learning_rate.base_global_batch_size", ["16", "8"]),

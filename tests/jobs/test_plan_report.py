@@ -7,7 +7,7 @@ import pytest
 from torch import nn
 
 from jobs.plan import TrainPlan
-from jobs.plan_report import learning_rate_curve, mebibytes, plan_facts, plan_lines, sparkline
+from jobs.plan_report import MemoryFacts, learning_rate_curve, mebibytes, plan_facts, plan_lines, sparkline
 from jobs.planning import Facts, make_plan
 from jobs.spec_reader import build_spec
 
@@ -26,8 +26,8 @@ def plan_of(facts: Facts | None = None, **parts: Any) -> TrainPlan:
     return make_plan(build_spec({**document, **parts}), facts or Facts(1000, has_batch_norm=False, micro_batch_size=128))
 
 
-def words(plan: TrainPlan) -> dict[str, str]:
-    return dict(plan_lines(plan, MODEL, 1000, 2**20))
+def words(plan: TrainPlan, is_in_memory: bool = True) -> dict[str, str]:
+    return dict(plan_lines(plan, MODEL, MemoryFacts(1000, 2**20, is_in_memory)))
 
 
 class TestWords:
@@ -57,6 +57,22 @@ class TestWords:
         assert words(plan_of())["batch-norm"] == "none in this model"
         plan = plan_of(Facts(1000, has_batch_norm=True, micro_batch_size=150), batch_norm={"span": 50})
         assert words(plan)["batch-norm"] == "statistics over 50 samples, whatever the micro-batch"
+
+    def test_what_is_not_read_is_said(self) -> None:
+        """Options that another machine, model or data set would read; one recipe serves them all."""
+        one = Facts(1000, has_batch_norm=False, micro_batch_size=128)
+        assert words(plan_of(batch_norm={"span": 50}))["batch-norm"] == "none in this model: batch_norm.span is not read"
+        rate = {"base": 0.4, "base_global_batch_size": 30}
+        assert "so base_global_batch_size is not read" in words(plan_of(learning_rate=rate))["learning rate"]
+        dataset = {"name": "digits", "num_workers": 3}
+        assert words(plan_of())["data"] == "1000 training samples, held in memory"
+        assert words(plan_of(dataset=dataset))["data"] == "1000 training samples, held in memory: dataset.num_workers is not read"
+        assert words(plan_of(dataset=dataset), is_in_memory=False)["data"] == "1000 training samples, read one by one by 3 processes"
+        reduction = {"compression": "powersgd", "powersgd_rank": 2, "local_steps": 4, "local_from_epoch": 1.5}
+        assert "reduction" not in words(plan_of())
+        assert words(plan_of(one, reduction=reduction))["reduction"] == "one process alone: nothing of reduction is read"
+        said = words(plan_of(one._replace(world_size=2), reduction=reduction))["reduction"]
+        assert said == "factors of rank 2; from epoch 1.5 on 4 steps alone between averages"
 
     def test_a_growing_batch(self) -> None:
         plan = plan_of(batch={"global_batch_size": 100, "schedule": {"growth": [{"epoch": 1, "factor": 2}, {"epoch": 3, "factor": 4}]}})

@@ -61,6 +61,10 @@ def test_legw_warms_up_over_the_same_number_of_steps() -> None:
         (1.0, 0.0, 16.0, 16.0),  # nothing but noise: linear scaling
         (0.0, 0.0, 16.0, 1.0),  # nothing measured
         (5.0, 2.0, 1.0, 1.0),  # the base batch itself
+        (3.0, 1.0, 0.5, 4.0 / 7.0),  # half a base batch: (3 + 1) / (3 / 0.5 + 1)
+        (1.0, 0.0, 0.5, 0.5),  # never less than its share of the samples
+        (0.0, 1.0, 0.5, 1.0),
+        (0.0, 0.0, 0.5, 0.5),
     ],
 )
 def test_gain(variance: float, squared_norm: float, ratio: float, gain: float) -> None:

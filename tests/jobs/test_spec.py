@@ -1,13 +1,16 @@
 """TrainSpec: frozen, strict, and the same after being written and read again."""
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pydantic
 import pytest
 
+from jobs.errors import SpecError
 from jobs.optim.table import OPTIMIZERS
-from jobs.spec import EVERY_OPTIMIZER, OPTIMIZER_OPTIONS, OptimizerSpec, Spec, TrainSpec
+from jobs.spec import EVERY_OPTIMIZER, OPTIMIZER_OPTIONS, LearningRateSpec, OptimizerSpec, Spec, TrainSpec
 from jobs.spec_reader import build_spec, read_spec, recipe_paths
 
 DOCUMENT: dict[str, Any] = {
@@ -44,6 +47,36 @@ def test_a_whole_number_will_do_for_a_fraction_but_not_the_other_way() -> None:
     assert spec.learning_rate.decay_milestones == (1.0, 2.5)
     with pytest.raises(ValueError, match="whole number"):
         build_spec({**DOCUMENT, "seed": 1.0})
+
+
+def test_every_word_is_in_the_docs() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "spec.md").read_text()
+    words = {word.rpartition(".")[2] for word in re.findall(r"`([a-z0-9_.]+)`", page)}
+    missing = {f"{part.__name__}.{name}" for part in every_part() for name in part.model_fields if name not in words}
+    assert missing == set()
+
+
+@pytest.mark.parametrize(
+    ("rate", "said"),
+    [
+        ({"decay_milestones": [1.0]}, "decay 'constant' does not read decay_milestones; it reads none of these options"),
+        ({"decay": "cosine", "decay_power": 1.0}, "decay 'cosine' does not read decay_power; it reads final_fraction"),
+        ({"decay": "polynomial", "decay_factor": 0.5}, "decay 'polynomial' does not read decay_factor; it reads decay_power and final_fraction"),
+        ({"decay": "step", "decay_milestones": [1.0], "final_fraction": 0.1}, "decay 'step' does not read final_fraction"),
+    ],
+    ids=str,
+)
+def test_options_of_another_decay_are_refused(rate: dict[str, Any], said: str) -> None:
+    with pytest.raises(SpecError, match=re.escape(said)):
+        build_spec({**DOCUMENT, "learning_rate": {"base": 1, **rate}})
+
+
+def test_a_written_spec_holds_every_decay_option_and_is_read_again() -> None:
+    for rate in ({}, {"decay": "cosine", "final_fraction": 0.1}, {"decay": "polynomial", "decay_power": 1.0}):
+        spec = build_spec({**DOCUMENT, "learning_rate": {"base": 1, **rate}})
+        written = spec.model_dump(mode="json")
+        assert set(written["learning_rate"]) == set(LearningRateSpec.model_fields)
+        assert build_spec(written) == spec
 
 
 @pytest.mark.parametrize("recipe", recipe_paths())

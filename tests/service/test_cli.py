@@ -13,10 +13,12 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
+from jobs.__main__ import main as engine
+from jobs.errors import InputError
 from jobs.records import RunSummary
 from jobs.run_folder import CHECKPOINTS, ENVIRONMENT, FIGURE, JOURNAL, PLAN, SPEC, SUMMARY
 from jobs.spec_reader import recipe_paths
-from service.cli import app
+from service.cli import app, main
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL: dict[str, Any] = {
@@ -135,9 +137,63 @@ class TestPlan:
         assert largebatch(*command, "--device", "cpu").exit_code == 0
         assert set(tmp_path.rglob("*")) == before
 
+    @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder that refuses files even to root")
+    def test_a_folder_that_cannot_be_written_will_do(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir("/proc/self")
+        assert largebatch("plan", str(tmp_path / "small.json"), "--device", "cpu").exit_code == 0
+        with pytest.raises(InputError, match="cannot be written"):
+            largebatch("train", str(tmp_path / "small.json"), "--device", "cpu")
+
     def test_a_dry_run_is_the_plan(self) -> None:
         planned = largebatch("plan", "small.json", "--json", "--device", "cpu").stdout
         assert train("--dry-run", "--json").stdout == planned
+
+
+@pytest.mark.parametrize("door", ["command", "engine"])
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_run_that_is_cut_off_says_how_to_go_on_where_it_can(
+    saved: bool, door: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A further Ctrl-C leaves at once."""
+    run_dir = Path("runs/cut-off")
+    (run_dir / CHECKPOINTS).mkdir(parents=True)
+    if saved:
+        (run_dir / CHECKPOINTS / f"step-00000001.{'0' * 32}.pt").touch()
+
+    def cut_off(job: Any, options: Any, listener: Any, *, on_start: Any, **_: Any) -> None:
+        on_start(run_dir)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("jobs.launch.local.train_locally", cut_off)
+    if door == "engine":
+        assert engine(["small.json", "--device", "cpu"]) == 130
+    else:
+        monkeypatch.setattr(sys, "argv", ["largebatch", "train", "small.json", "--device", "cpu"])
+        with pytest.raises(SystemExit) as left:
+            main()
+        assert left.value.code == 130
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "Interrupted." in err
+    again = "python -m jobs --resume" if door == "engine" else "largebatch train --resume"
+    assert (f"The last checkpoint is whole. Go on with: {again} runs/cut-off" in err) is saved
+    assert ("checkpoint" in err) is saved
+
+
+def test_where_there_is_no_run_an_interrupt_speaks_of_none(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def cut_off() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("service.cli.app", cut_off)
+    with pytest.raises(SystemExit):
+        main()
+    assert capsys.readouterr().err == "Interrupted.\n"
+
+
+def test_the_engine_too_takes_the_output_folder_from_the_environment(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("LARGEBATCH_OUTPUT_DIR", "elsewhere")
+    assert engine(["small.json", "--device", "cpu"]) == 0
+    assert Path(json.loads(capsys.readouterr().out)["run_dir"]).parent == Path("elsewhere")
 
 
 def test_recipes_are_listed() -> None:

@@ -72,6 +72,18 @@ def test_a_terminal_gets_one_line_that_moves(clock: list[float]) -> None:
     assert "epoch 1.00" not in text.getvalue()
 
 
+def test_under_adascale_time_runs_with_the_schedules() -> None:
+    """With a gain of 3 times the batch's share the schedules move 300 samples a step of 100."""
+    training, _ = view(is_terminal=True)
+    with training:
+        for number in (1, 21):
+            shown = step(number).model_copy(update={"schedule_samples": 300.0 * number, "gain": 3.0})
+            training._shown_at_s = 0.0
+            training.record(shown)
+        # 6,300 of 10,000 are done, at 300 every two seconds.
+        assert training._progress.tasks[0].fields["remaining_s"] == pytest.approx(3_700 / 150)
+
+
 def test_the_first_step_has_no_rate_yet() -> None:
     training, _ = view(is_terminal=True)
     with training:

@@ -1,7 +1,11 @@
 """`largebatch doctor`: what is found, what is missing, and how to get it."""
 
+import contextlib
+import http.server
 import importlib.metadata
 import socket
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,8 +16,30 @@ from service import doctor
 from service.cli import app
 
 
-def findings(data_dir: Path, output_dir: Path) -> dict[str, doctor.Finding]:
-    return {finding.what: finding for finding in doctor.examine(data_dir, output_dir)}
+def findings(data_dir: Path, output_dir: Path | str) -> dict[str, doctor.Finding]:
+    return {finding.what: finding for finding in doctor.examine(data_dir, str(output_dir))}
+
+
+@contextlib.contextmanager
+def answering(status: int) -> Iterator[str]:
+    """The address of a server that answers every request for /health with this status, and others with 418."""
+
+    class Answers(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status if self.path == "/health" else 418)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 @pytest.fixture(autouse=True)
@@ -61,6 +87,21 @@ def test_a_missing_package_says_how_to_install_it(tmp_path: Path, monkeypatch: p
     assert CliRunner().invoke(app, ["doctor", "--output-dir", str(tmp_path)]).exit_code == 1
 
 
+def test_the_folder_of_the_environment_is_the_one_that_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LARGEBATCH_OUTPUT_DIR", str(tmp_path / "elsewhere"))
+    done = CliRunner().invoke(app, ["doctor", "--data-dir", str(tmp_path)], catch_exceptions=False)
+    assert "elsewhere" in done.stdout
+    assert done.exit_code == 0
+
+
+def test_storage_by_uri_is_named_and_has_no_database(tmp_path: Path) -> None:
+    found = findings(tmp_path, "s3://bucket/runs")
+    assert found["run folders"].is_fine
+    assert found["run folders"].state.startswith("s3://bucket/runs, which a run will try")
+    assert "set MLFLOW_TRACKING_URI" in found["mlflow store"].state
+    assert "sqlite" not in found["mlflow store"].state
+
+
 def test_an_output_folder_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     found = findings(tmp_path, tmp_path / "file")["run folders"]
@@ -75,10 +116,20 @@ class TestMlflow:
         assert found.is_fine
         assert f"sqlite:///{tmp_path / 'mlflow.db'}" in found.state
 
-    def test_one_that_answers(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.getsockname()[1]}")
-            assert findings(tmp_path, tmp_path)["mlflow store"].is_fine
+    @pytest.mark.parametrize(("status", "is_fine"), [(200, True), (401, True), (404, False), (503, False)])
+    def test_one_that_answers(self, status: int, is_fine: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        with answering(status) as uri:
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{uri}/")
+            found = findings(tmp_path, tmp_path)["mlflow store"]
+        assert found.is_fine is is_fine
+        assert ("not as MLflow does" in found.state) is not is_fine
+
+    @pytest.mark.parametrize("uri", ["http://h:abc", "http://", "http://[1"])
+    def test_an_address_that_is_none(self, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        found = findings(tmp_path, tmp_path)["mlflow store"]
+        assert not found.is_fine
+        assert found.state.startswith(f"{uri} does not answer (")
 
     def test_one_that_does_not(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with socket.create_server(("127.0.0.1", 0)) as server:

@@ -1,5 +1,7 @@
 """The figures: a page that needs no network, and a picture."""
 
+import errno
+import os
 import re
 import struct
 from dataclasses import replace
@@ -8,6 +10,7 @@ from pathlib import Path
 import pytest
 from made_runs import made_profile, made_run
 
+from jobs.errors import StorageError
 from jobs.records import Outcome, RunSummary
 from tuning.charts import ARROW, Chart, Series, to_plotly, write_png
 from tuning.collect import Evaluation, RunResult
@@ -65,6 +68,16 @@ def test_a_picture_is_one(tmp_path: Path) -> None:
     width, height = struct.unpack(">II", content[16:24])
     assert (width, height) == (1040, 624)  # 8 x 4.8 inches at 130 dots
     assert content.endswith(b"IEND\xaeB`\x82")
+
+
+def test_a_full_disk_leaves_no_half_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match="No space left on device"):
+        write_png(accuracy_curves(RESULTS), tmp_path / "picture.png")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("num_runs", [1, 9])

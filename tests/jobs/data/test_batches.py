@@ -1,6 +1,7 @@
 """Micro-batches: the order's samples, normalised by hand, the same whatever was read before."""
 
 import itertools
+import signal
 from typing import Any
 
 import pytest
@@ -155,6 +156,17 @@ def test_a_samples_own_draws_depend_on_epoch_and_index_alone(num_workers: int) -
     assert len(set(whole[:, 1].tolist())) == NUM_SAMPLES
     again = loader(Listed(noisy=True)).read(Slice(3, 0, NUM_SAMPLES))[0]
     assert not set(again[:, 1].tolist()) & set(whole[:, 1].tolist())
+
+
+def test_reading_processes_leave_ctrl_c_to_the_trainer() -> None:
+    """A terminal sends it to all of them; the trainer finishes its step, for which it needs what they read."""
+
+    class Asked(Listed):
+        def __getitem__(self, index: int) -> tuple[Tensor, int]:
+            return torch.zeros(2), int(signal.getsignal(signal.SIGINT) is signal.SIG_IGN)
+
+    assert loader(Asked(), num_workers=1).read(Slice(0, 0, NUM_SAMPLES))[1].tolist() == [1] * NUM_SAMPLES
+    assert signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
 
 
 @pytest.mark.parametrize("part", ["input", "label"])

@@ -381,9 +381,17 @@ class TestOwn:
             batches.read(Slice(0, 0, 9))
         assert problem in str(error.value)
 
-    def test_own_sets_augment_themselves(self) -> None:
-        error = refused(entry_point="own_data:good", augment={"translate": 2})
+    @pytest.mark.parametrize("augment", [{"translate": 2}, {"cutout": 2}, {"horizontal_flip": "random"}, {"resized_crop": True}], ids=str)
+    def test_own_sets_augment_themselves(self, augment: dict[str, Any]) -> None:
+        error = refused(entry_point="own_data:good", augment=augment)
         assert "your own data set augments itself" in error.hint
+
+    @pytest.mark.parametrize("augment", [{"translate": 2}, {"cutout": 2}, {"horizontal_flip": "random"}, {"horizontal_flip": "alternating"}], ids=str)
+    def test_only_images_can_be_augmented(self, augment: dict[str, Any]) -> None:
+        error = refused(entry_point="own_data:tensors", augment=augment)
+        assert error.field == "dataset.augment"
+        assert "changes images (channels, height, width), and these samples are (4,)" in error.problem
+        assert load(entry_point="own_data:tensors", arguments={"shape": [2, 4, 4]}, augment=augment).is_in_memory
 
 
 def test_every_name_is_documented() -> None:

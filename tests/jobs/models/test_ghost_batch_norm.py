@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from jobs.errors import PlanError
 from jobs.models.ghost_batch_norm import GhostBatchNorm, has_batch_norm, use_ghost_batch_norm, zero_init_residual
 from jobs.models.small import ResNet9
 
@@ -181,9 +182,26 @@ def test_a_model_that_is_a_norm_itself() -> None:
     assert isinstance(use_ghost_batch_norm(nn.BatchNorm1d(3), 4), GhostBatchNorm)
 
 
-def test_synchronised_norms_are_refused() -> None:
-    with pytest.raises(TypeError, match="SyncBatchNorm"):
-        use_ghost_batch_norm(nn.Sequential(nn.SyncBatchNorm(3)), 4)
+class NormAndActivation(nn.BatchNorm2d):
+    """As timm's BatchNormAct2d: more than a batch-norm."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input).relu()
+
+
+class Named(nn.BatchNorm2d):
+    """A batch-norm under another name; what it computes is torch's."""
+
+
+@pytest.mark.parametrize("norm", [nn.SyncBatchNorm(3), NormAndActivation(3), nn.LazyBatchNorm2d()], ids=lambda norm: type(norm).__name__)
+def test_norms_of_another_kind_are_refused_by_name(norm: nn.Module) -> None:
+    """Replaced, they would lose what they do beside normalising."""
+    with pytest.raises(PlanError, match=rf"model: body\.1 is a {type(norm).__name__}, a batch-norm of another kind"):
+        use_ghost_batch_norm(nn.ModuleDict({"body": nn.Sequential(nn.Flatten(), norm)}), 4)
+
+
+def test_a_subclass_that_computes_what_torchs_does_is_replaced() -> None:
+    assert isinstance(use_ghost_batch_norm(nn.Sequential(Named(3)), 4)[0], GhostBatchNorm)
 
 
 def test_zero_init_residual_on_our_resnet9() -> None:

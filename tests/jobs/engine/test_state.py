@@ -1,0 +1,49 @@
+"""Loaded optimizer state lies where a fresh optimizer makes it, whatever the file was read to."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from jobs.engine.gradients import LocalSum, squared_norm
+from jobs.engine.state import put_state_where_fresh_is
+from jobs.optim.table import build_optimizer
+from jobs.spec import OptimizerSpec
+
+OTHER = torch.device("meta")
+"""A device that every machine has beside the CPU: tensors on it have a place and no numbers."""
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "given", [{"name": "lamb"}, {"name": "lamb", "bias_correction": False}, {"name": "lars"}, {"name": "adamw"}, {"name": "sgd"}], ids=str
+)
+def test_a_checkpoint_read_on_the_cpu_resumes_on_another_device(given: dict[str, Any], dtype: torch.dtype) -> None:
+    spec = OptimizerSpec.model_validate(given)
+    trained = nn.Linear(3, 2).to(dtype)
+    optimizer = build_optimizer(trained, spec)
+    for parameter in trained.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    saved = optimizer.state_dict()
+    assert saved["state"]
+
+    elsewhere = nn.Linear(3, 2).to(dtype).to(OTHER)
+    loaded = build_optimizer(elsewhere, spec)
+    loaded.load_state_dict(saved)
+    put_state_where_fresh_is(loaded, saved)
+    for parameter, original in zip(elsewhere.parameters(), trained.parameters(), strict=True):
+        kept, there = optimizer.state[original], loaded.state[parameter]
+        assert set(there) == set(kept)
+        for name, value in kept.items():
+            if isinstance(value, Tensor):
+                assert (there[name].device, there[name].dtype) == (OTHER, value.dtype), name
+
+
+def test_without_any_gradient_the_norm_is_zero() -> None:
+    """A rank without samples in a step that ranks take alone."""
+    model = nn.Linear(2, 2)
+    gradients = LocalSum(model)
+    gradients.finish(0.0)
+    assert float(squared_norm(gradients.params)) == 0.0

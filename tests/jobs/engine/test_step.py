@@ -1,0 +1,66 @@
+"""Steps in their loop: what a short batch may count for under AdaScale, and who decides that the budget is spent."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from jobs.engine import loop
+from jobs.engine.noise_scale import GainAverages
+from jobs.engine.state import TrainState
+from jobs.engine.step import optimizer_step
+from jobs.job import new_state, prepare, run_job, training_batches
+from jobs.listener import Listener
+from jobs.spec import TrainSpec
+from jobs.spec_reader import build_spec
+from jobs.tracking.journal import evaluations, read_records, steps
+
+CPU = torch.device("cpu")
+
+
+def spec_of(**parts: Any) -> TrainSpec:
+    document: dict[str, Any] = {
+        "dataset": {"name": "synthetic", "arguments": {"num_train": 80, "num_test": 16, "num_classes": 4, "shape": [1, 4, 4]}},
+        "model": {"name": "mlp", "arguments": {"width": 4}},
+        "batch": {"global_batch_size": 32, "micro_batch_size": 8},
+        "optimizer": {"name": "sgd"},
+        "learning_rate": {"base": 0.05},
+        "stop": {"steps": 50},
+        "tracking": {"enabled": False},
+    }
+    return build_spec({**document, **parts})
+
+
+@pytest.mark.parametrize(("base", "gains"), [(4, [8.0, 8.0, 4.0]), (16, [2.0, 2.0, 1.0]), (32, [1.0, 1.0, 0.5])])
+def test_a_short_last_batch_counts_for_its_own_samples_at_most(base: int, gains: list[float]) -> None:
+    """80 samples in steps of 32, 32 and 16, with a gradient that is all but noise: gains are as large as they may be."""
+    job = prepare(spec_of(learning_rate={"base": 0.0001, "base_global_batch_size": base, "scaling": "adascale"}), CPU, Path("nowhere"))
+    state, batches = new_state(job), training_batches(job)
+    state.gain = GainAverages(variance=1e12, squared_norm=0.0, num_steps=10**9)
+    records = [optimizer_step(state, job.plan, batches, pytest.fail) for _ in range(3)]
+    assert [record.gain for record in records] == pytest.approx(gains, rel=1e-6)
+    assert [record.schedule_samples for record in records] == pytest.approx([32, 64, 80], rel=1e-6)
+    # The rate is that of the gain: 0.0001 at the base batch, without warm-up or decay.
+    assert [record.learning_rate for record in records] == pytest.approx([0.0001 * gain for gain in gains], rel=1e-6)
+
+
+def test_only_adascale_tells_where_its_schedules_stand() -> None:
+    job = prepare(spec_of(), CPU, Path("nowhere"))
+    assert optimizer_step(new_state(job), job.plan, training_batches(job), pytest.fail).schedule_samples is None
+
+
+def test_the_budget_is_judged_where_all_ranks_have_one_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a rank spends on averaging after a step is its own; by that alone it must not leave the others in the middle of the next."""
+    run_dir = tmp_path / "run"
+    (run_dir / "checkpoints").mkdir(parents=True)
+
+    def synchronise(state: TrainState) -> None:
+        state.clock.training_s += 600.0
+
+    monkeypatch.setattr(loop, "_synchronise", synchronise)
+    job = prepare(spec_of(stop={"steps": 9, "max_seconds": 500.0}, evaluation={"every_epochs": 0.3}), CPU, Path("nowhere"))
+    summary = run_job(job, run_dir, Listener())
+    records = read_records(run_dir)
+    assert summary.steps == len(list(steps(records))) == 2
+    assert [record.step for record in evaluations(records)] == [1, 2], "the step that is the last is evaluated"
