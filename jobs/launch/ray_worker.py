@@ -21,7 +21,7 @@ from jobs import run_folder
 from jobs.checkpoint_files import list_checkpoints
 from jobs.data.sources import load_dataset
 from jobs.engine.group import Group
-from jobs.errors import DataError, FaultError, InputError, PlanError
+from jobs.errors import FaultError, InputError, PlanError
 from jobs.job import Prepared, prepare, run_job
 from jobs.launch import termination
 from jobs.launch.lifeline import ANSWER_S, lifeline
@@ -112,12 +112,11 @@ def _work(config: dict[str, Any], group: Group, drains: "_DrainNotice") -> RunSu
 
 
 def _node_at_fault(error: InputError, spec: TrainSpec, config: dict[str, Any]) -> str | None:
-    """The machine on which alone a worker cannot take part; None where it is none, or not known."""
-    if error.field == "--data-dir" or isinstance(error, DataError):
-        try:
-            load_dataset(spec.dataset, Path(config["data_dir"]))
-        except InputError:
-            return _own_node()
+    """The machine on which a worker cannot take part: this one, if it has not the data; None where it is none, or not known."""
+    try:
+        load_dataset(spec.dataset, Path(config["data_dir"]))
+    except InputError:
+        return _own_node()
     found: str | None = getattr(error, "node_id", None)
     return found
 

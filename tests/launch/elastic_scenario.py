@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import launch_runs as runs
+import slow
 import torch
 from torch import Tensor
 
@@ -22,7 +23,7 @@ from jobs.spec_reader import build_spec
 
 
 def main(tmp_path: Path) -> None:
-    """Lose one of two machines, get it back, and look at the journal."""
+    """Lose one of two machines, get one that has no data and one that has, and look at the journal."""
     # A dead node is found in a second rather than in ten, and a group that cannot start asks again soon.
     for name, value in {
         "RAY_health_check_initial_delay_ms": "1000",
@@ -42,7 +43,7 @@ def main(tmp_path: Path) -> None:
     watcher = runs.Watcher()
     # Slow: some hundred steps in all, which one process repeats at the end.
     checkpoint = {"every_steps": 10, "every_seconds": None, "best": False, "keep": 2}
-    given = runs.slow_document(tmp_path / "acted", stop={"steps": 1_000_000}, checkpoint=checkpoint)
+    given = runs.slow_document(tmp_path / "acted", stop={"steps": 1_000_000}, checkpoint=checkpoint, dataset={"entry_point": "slow:digits"})
     ended: list[Any] = []
     trains = threading.Thread(target=lambda: ended.append(_train(tmp_path, cluster.address, given, watcher)))
     run_dir = tmp_path / "run"
@@ -56,8 +57,10 @@ def main(tmp_path: Path) -> None:
         runs.wait_for(lambda: worlds() == [2] and len(runs.steps(run_dir)) > 20, 90)
         cluster.remove_node(nodes[1], allow_graceful=False)
         runs.wait_for(lambda: worlds() == [2, 1] and runs.steps(run_dir)[-1] > runs.starts(run_dir)[1].step + 20, 120)
+        cluster.add_node(num_cpus=1, env_vars={slow.UNFIT: "1"})
+        runs.wait_for(lambda: worlds() == [2, 1, 1], 120)
         cluster.add_node(num_cpus=1)
-        runs.wait_for(lambda: worlds()[-1] == 2 and len(worlds()) > 2 and runs.steps(run_dir)[-1] > runs.starts(run_dir)[-1].step + 20, 180)
+        runs.wait_for(lambda: worlds()[-1] == 2 and len(worlds()) > 3 and runs.steps(run_dir)[-1] > runs.starts(run_dir)[-1].step + 20, 180)
         watcher.stops.set()
         trains.join(60)
     finally:
@@ -69,7 +72,9 @@ def main(tmp_path: Path) -> None:
     assert summary.outcome is Outcome.STOPPED
     shares = [record.samples_per_rank or [] for record in runs.starts(run_dir)]
     assert shares[0] == [125, 125]
-    assert shares[1] == [250]
+    assert shares[1] == shares[2] == [250]
+    (left_out,) = [text for text in runs.notices(run_dir) if "no digits on this machine" in text]
+    assert "That machine is left out from now on." in left_out
     assert all(sum(share) == 250 for share in shares), "the global batch stays what it is"
     assert runs.steps(run_dir) == list(range(1, summary.steps + 1)), "no step lost or doubled"
     (tmp_path / "acted").touch()

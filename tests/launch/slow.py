@@ -5,12 +5,17 @@ import time
 from pathlib import Path
 
 from torch import nn
+from torch.utils.data import TensorDataset
 
+from jobs.data.sources import load_dataset
 from jobs.models.table import OURS
+from jobs.spec import DatasetSpec
 
 PASS_S = 0.06
 WORKER = "worker-"
 SAYS = "a worker builds its model"
+UNFIT = "LARGEBATCH_TEST_UNFIT"
+"""Set in the environment of a machine's Ray: there is no data on it."""
 
 
 def build(num_classes: int, until: str, **arguments: object) -> nn.Module:
@@ -23,3 +28,12 @@ def build(num_classes: int, until: str, **arguments: object) -> nn.Module:
     model = OURS["mlp"](num_classes=num_classes, in_features=64, **arguments)
     model.register_forward_pre_hook(lambda module, inputs: time.sleep(PASS_S) if module.training and not Path(until).exists() else None)
     return model
+
+
+def digits() -> tuple[TensorDataset, TensorDataset]:
+    """The digits as a person's own data set. Raises: FileNotFoundError on a machine that has none."""
+    if os.environ.get(UNFIT):
+        raise FileNotFoundError("no digits on this machine")
+    found = load_dataset(DatasetSpec(name="digits"), Path())
+    train, test = (TensorDataset(part.inputs, part.labels) for part in (found.train, found.test))
+    return train, test
