@@ -52,7 +52,9 @@ def test_a_whole_number_will_do_for_a_fraction_but_not_the_other_way() -> None:
 def test_every_word_is_in_the_docs() -> None:
     page = (Path(__file__).resolve().parents[2] / "docs" / "spec.md").read_text()
     words = {word.rpartition(".")[2] for word in re.findall(r"`([a-z0-9_.]+)`", page)}
-    missing = {f"{part.__name__}.{name}" for part in every_part() for name in part.model_fields if name not in words}
+    missing = {
+        f"{part.__name__}.{name}" for part in every_part() if part.__module__ == "jobs.spec" for name in part.model_fields if name not in words
+    }
     assert missing == set()
 
 

@@ -86,36 +86,6 @@ def test_three_workers_of_an_uneven_batch(head: Head, one_process: Path, tmp_pat
     assert runs.distance(runs.parameters(one_process), runs.parameters(tmp_path / "run")) < 1e-4
 
 
-def test_a_preempted_and_then_a_killed_worker_leave_the_same_run(head: Head, undisturbed: Path, tmp_path: Path) -> None:
-    given = runs.slow_document(tmp_path / "acted", checkpoint={"every_steps": 30, "every_seconds": None, "best": False, "keep": 99})
-
-    def kill() -> None:
-        runs.kill_a_worker(tmp_path)
-        (tmp_path / "acted").touch()
-
-    def preempt() -> None:
-        runs.kill_a_worker(tmp_path, signal.SIGTERM)
-        watcher.then(40, kill)
-
-    watcher = runs.Watcher(15, preempt)
-    summary = runs.train(tmp_path, head.address, TWO, given, watcher, max_failures=1)
-    assert summary.outcome is Outcome.COMPLETED, "preemptions are not counted as failures: together they would be too many"
-    began, preempted, killed = runs.starts(tmp_path / "run")
-    assert [record.world_size for record in (began, preempted, killed)] == [2, 2, 2]
-    assert preempted.step >= 15
-    assert preempted.step != 30, "the signal saved, within its second: nothing was lost"
-    assert killed.step == max(30, preempted.step), "the newest checkpoint"
-    assert runs.same(runs.parameters(undisturbed), runs.parameters(tmp_path / "run"))
-    assert runs.steps(tmp_path / "run") == list(range(1, runs.STEPS + 1)), "no record lost or doubled"
-    told = runs.notices(tmp_path / "run")
-    assert len(told) == 2
-    assert "SIGTERM" in told[0]
-    assert f"from step {preempted.step}" in told[0]
-    assert "its process ended" in told[1]
-    assert f"from step {killed.step}" in told[1]
-    assert "\n" not in "".join(told)
-
-
 def kill_actor(head: Head, kind: str) -> None:
     """The one actor of that kind that is alive: this test's own, for tests on the shared head come one after the other."""
     alive = [actor for actor in list_actors(address=head.dashboard, filters=[("state", "=", "ALIVE")]) if actor.class_name.endswith(kind)]
@@ -123,21 +93,42 @@ def kill_actor(head: Head, kind: str) -> None:
     os.kill(actor.pid, signal.SIGKILL)
 
 
-def test_a_killed_controller_leaves_the_same_run(head: Head, undisturbed: Path, tmp_path: Path) -> None:
-    """On a Ray of others, whose cores its workers would keep."""
+def test_a_preempted_worker_a_killed_controller_and_a_killed_worker_leave_the_same_run(head: Head, undisturbed: Path, tmp_path: Path) -> None:
+    """On a Ray of others, with room for one group at a time."""
+    given = runs.slow_document(tmp_path / "acted", checkpoint={"every_steps": 30, "every_seconds": None, "best": False, "keep": 99})
+
+    def preempt() -> None:
+        runs.kill_a_worker(tmp_path, signal.SIGTERM)
+        watcher.then(32, kill_controller)
+
+    def kill_controller() -> None:
+        kill_actor(head, "TrainController")
+        watcher.then(50, kill)
 
     def kill() -> None:
-        kill_actor(head, "TrainController")
+        runs.kill_a_worker(tmp_path)
         (tmp_path / "acted").touch()
 
-    watcher = runs.Watcher(15, kill)
-    summary = runs.train(tmp_path, head.address, TWO, runs.slow_document(tmp_path / "acted"), watcher, cpus=1.5)
-    assert summary.outcome is Outcome.COMPLETED
-    assert [record.world_size for record in runs.starts(tmp_path / "run")] == [2, 2]
-    assert runs.starts(tmp_path / "run")[1].step >= 10, "from the newest checkpoint"
-    assert "the controller: its process ended" in runs.notices(tmp_path / "run")[0]
+    watcher = runs.Watcher(15, preempt)
+    summary = runs.train(tmp_path, head.address, TWO, given, watcher, max_failures=2, cpus=1.5)
+    assert summary.outcome is Outcome.COMPLETED, "preemptions are not counted as failures: together they would be too many"
+    began, preempted, *killed = runs.starts(tmp_path / "run")
+    assert [record.world_size for record in (began, preempted, *killed)] == [2, 2, 2, 2]
+    assert preempted.step >= 15
+    assert preempted.step != 30, "the signal saved, within its second: nothing was lost"
+    newest = max(30, preempted.step)
+    assert [record.step for record in killed] == [newest, newest], "the newest checkpoint"
     assert runs.same(runs.parameters(undisturbed), runs.parameters(tmp_path / "run"))
-    assert runs.steps(tmp_path / "run") == list(range(1, runs.STEPS + 1))
+    assert runs.steps(tmp_path / "run") == list(range(1, runs.STEPS + 1)), "no record lost or doubled"
+    told = runs.notices(tmp_path / "run")
+    assert len(told) == 3
+    assert "SIGTERM" in told[0]
+    assert f"from step {preempted.step}" in told[0]
+    assert "the controller: its process ended" in told[1]
+    assert "its process ended" in told[2]
+    assert "controller" not in told[2]
+    assert all(f"from step {newest}" in text for text in told[1:])
+    assert "\n" not in "".join(told)
 
 
 def test_a_start_that_fails_is_a_failure_and_keeps_no_cores(head: Head, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

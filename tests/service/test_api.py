@@ -224,7 +224,7 @@ def test_what_is_refused_says_where_and_why(http: httpx.Client, asked: dict[str,
 def test_a_plan_runs_nothing(http: httpx.Client) -> None:
     plan = http.post("/v1/runs/plan", json={"recipe": "digits-lamb", "workers": "2"}).json()
     assert plan["facts"]["world_size"] == 2
-    assert plan["lines"][0] == {"what": "data", "how": "1437 training samples"}
+    assert plan["lines"][0] == {"what": "data", "how": "1437 training samples, held in memory"}
     refused = http.post("/v1/runs/plan", json={"recipe": "digits-lamb", "set": {"batch.global_batch_size": 5000}})
     assert (refused.status_code, refused.json()["field"]) == (422, "batch.global_batch_size")
 
