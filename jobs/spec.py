@@ -26,8 +26,9 @@ OPTIMIZER_OPTIONS: dict[str, frozenset[str]] = {
     "sgd": frozenset({"momentum", "nesterov"}),
     "adamw": frozenset({"beta1", "beta2", "epsilon"}),
     "lars": frozenset({"momentum", "nesterov", "epsilon", "trust_coefficient", "max_trust_ratio"})
-    | {"learning_rate_in_momentum", "adapt_biases_and_norms"},
-    "lamb": frozenset({"beta1", "beta2", "epsilon", "phi_min", "phi_max", "max_trust_ratio", "bias_correction", "adapt_biases_and_norms"}),
+    | {"learning_rate_in_momentum", "adapt_biases_and_norms", "zero_norms"},
+    "lamb": frozenset({"beta1", "beta2", "epsilon", "phi_min", "phi_max", "max_trust_ratio", "zero_norms"})
+    | {"bias_correction", "adapt_biases_and_norms"},
 }
 """Which options each optimizer reads, besides weight_decay and decay_biases_and_norms, which all do."""
 
@@ -187,6 +188,9 @@ class OptimizerSpec(Spec):
     """lars: the paper's eta."""
     max_trust_ratio: PositiveFloat | None = None
     """lars, lamb: upper bound of the trust ratio; none in the papers."""
+    zero_norms: Literal["one", "equation"] = "one"
+    """lars, lamb: the trust ratio where a norm is 0, of which the papers say nothing: 1 (most public code), or what the equation gives: 0 for
+    a weight of zeros, which lars then never moves and lamb's phi_min lifts."""
     learning_rate_in_momentum: bool = True
     """lars: learning rate inside the momentum buffer (the paper), or outside (most public code)."""
     bias_correction: bool = True

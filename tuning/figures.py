@@ -55,12 +55,17 @@ def label(result: RunResult) -> str:
 
 
 def time_to_target(findings: Findings, predicted: Sequence[tuple[float, float]] = ()) -> Chart:
-    """Training seconds to the target against the batch, and what was predicted before."""
+    """Training seconds to the target against the batch: which are on the frontier, the critical batch, and what was predicted before."""
     reached = [one for one in findings.best if one.seconds.median is not None]
     series = [_measured("measured", reached, [one.seconds for one in reached]), *_missed(findings, lambda run: run.summary.training_seconds, "s")]
     if predicted:
         series.append(Series("predicted before the sweep", [b for b, _ in predicted], [s for _, s in predicted], dash=True, colour=1))
-    return _of_batch(findings, "time-to-target", f"Time to {findings.target:g} test accuracy", "training seconds", series, log_y=True)
+    kept = {choice.global_batch_size for choice in findings.cost_frontier}
+    standing = [(one.global_batch_size, one.seconds.median) for one in reached if one.seconds.median is not None and one.global_batch_size in kept]
+    if len(reached) > 1:
+        series.append(Series("no other is sooner with as few samples", [b for b, _ in standing], [s for _, s in standing], draws="marks", colour=2))
+    chart = _of_batch(findings, "time-to-target", f"Time to {findings.target:g} test accuracy", "training seconds", series, log_y=True)
+    return _with_critical_batch(chart, findings)
 
 
 def steps_and_samples(findings: Findings) -> list[Chart]:
@@ -78,6 +83,13 @@ def steps_and_samples(findings: Findings) -> list[Chart]:
         chart = _of_batch(findings, f"{what}-to-target", f"{what.capitalize()} to {findings.target:g} test accuracy", what, series, log_y=True)
         charts.append(_with_regimes(chart, findings))
     return charts
+
+
+def _with_critical_batch(chart: Chart, findings: Findings) -> Chart:
+    critical, first, last = findings.critical_batch, findings.best[0].global_batch_size, findings.best[-1].global_batch_size
+    if critical is None or not first <= critical.critical_batch_size <= last:
+        return chart
+    return replace(chart, marks=[(critical.critical_batch_size, "critical batch")])
 
 
 def _with_regimes(chart: Chart, findings: Findings) -> Chart:

@@ -9,7 +9,7 @@ lambda weight decay, |.| the L2 norm of one parameter tensor, phi(z) = min(max(z
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -38,8 +38,8 @@ class LAMB(EagerOptimizer):
         bias_correction: True, the paper's Algorithm 2; False, later versions: m_hat = m, v_hat = v.
         phi_min, phi_max: bounds of phi; the paper names them gamma_l and gamma_u and its experiments use the identity.
         max_trust_ratio: upper bound of phi(|w|) / |u|; None: unbounded, as in the paper.
-
-    Where |w| or |u| is 0 the ratio is 1 (the paper is silent); phi_min does not lift a zero weight.
+        zero_norms: the ratio where |w| or |u| is 0, of which the paper says nothing: "one", or what the "equation" gives, by
+            which a weight of zeros moves by phi_min; 1 where |u| is 0, and nothing moves.
 
     State of each parameter: `step` (0-d float32), `first_moment` (minus m: the fused pass maximises) and `second_moment` (v),
     both of the parameter's shape and at least float32.
@@ -57,6 +57,7 @@ class LAMB(EagerOptimizer):
         phi_min: float = 0.0,
         phi_max: float | None = None,
         max_trust_ratio: float | None = None,
+        zero_norms: Literal["one", "equation"] = "one",
     ) -> None:
         if lr < 0:
             raise ValueError(f"lr must be at least 0, not {lr}.")
@@ -73,6 +74,7 @@ class LAMB(EagerOptimizer):
             "phi_min": phi_min,
             "phi_max": phi_max,
             "max_trust_ratio": max_trust_ratio,
+            "zero_norms": zero_norms,
             "adapts": True,
         }
         super().__init__(params, defaults)
@@ -141,14 +143,15 @@ def trust_ratios(weight_norms: list[Tensor], update_norms: list[Tensor], group: 
 
     Args:
         weight_norms, update_norms: 0-d, L2, one tensor's each.
-        group: options `phi_min`, `phi_max`, `max_trust_ratio`.
+        group: options `phi_min`, `phi_max`, `max_trust_ratio`, `zero_norms`.
 
     Returns:
-        0-d tensors >= 0, on the norms' device; 1 where either norm is 0.
+        0-d tensors >= 0, on the norms' device.
     """
     weight, update = torch.stack(weight_norms), torch.stack(update_norms)
     ratio = weight.clamp(min=group["phi_min"], max=group["phi_max"]) / update
     if group["max_trust_ratio"] is not None:
         ratio = ratio.clamp(max=group["max_trust_ratio"])
-    ratio = torch.where((weight > 0) & (update > 0), ratio, torch.ones_like(ratio))
+    follows = (weight > 0) & (update > 0) if group.get("zero_norms", "one") == "one" else update > 0
+    ratio = torch.where(follows, ratio, torch.ones_like(ratio))
     return list(ratio.unbind())

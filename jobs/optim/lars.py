@@ -8,7 +8,7 @@ m momentum, beta weight decay, eta trust coefficient, |.| the L2 norm of one par
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -35,8 +35,8 @@ class LARS(EagerOptimizer):
         learning_rate_in_momentum: True, the paper: v holds lr, so a change of lr reaches the step over
             1 / (1 - m) steps. False, most public code: v <- m * v + ratio * (g + beta * w); w <- w - lr * v.
         max_trust_ratio: upper bound of the ratio; None: unbounded, as in the paper.
-
-    Where |w| or |g| is 0 the ratio is 1 (the paper is silent).
+        zero_norms: the ratio where |w| or |g| is 0, of which the paper says nothing: "one", or what the "equation" gives, by
+            which a weight of zeros never moves; 1 where it gives 0 / 0.
     """
 
     def __init__(
@@ -51,6 +51,7 @@ class LARS(EagerOptimizer):
         nesterov: bool = False,
         learning_rate_in_momentum: bool = True,
         max_trust_ratio: float | None = None,
+        zero_norms: Literal["one", "equation"] = "one",
     ) -> None:
         if lr < 0:
             raise ValueError(f"lr must be at least 0, not {lr}.")
@@ -69,6 +70,7 @@ class LARS(EagerOptimizer):
             "nesterov": nesterov,
             "learning_rate_in_momentum": learning_rate_in_momentum,
             "max_trust_ratio": max_trust_ratio,
+            "zero_norms": zero_norms,
             "adapts": True,
         }
         super().__init__(params, defaults)
@@ -113,14 +115,16 @@ def trust_ratios(weight_norms: list[Tensor], gradient_norms: list[Tensor], group
 
     Args:
         weight_norms, gradient_norms: 0-d, L2, one tensor's each.
-        group: options `trust_coefficient` (eta), `weight_decay` (beta), `epsilon`, `max_trust_ratio`.
+        group: options `trust_coefficient` (eta), `weight_decay` (beta), `epsilon`, `max_trust_ratio`, `zero_norms`.
 
     Returns:
-        0-d tensors >= 0, on the norms' device; 1 where either norm is 0.
+        0-d tensors >= 0, on the norms' device.
     """
     weight, gradient = torch.stack(weight_norms), torch.stack(gradient_norms)
-    ratio = group["trust_coefficient"] * weight / (gradient + group["weight_decay"] * weight + group["epsilon"])
+    denominator = gradient + group["weight_decay"] * weight + group["epsilon"]
+    ratio = group["trust_coefficient"] * weight / denominator
     if group["max_trust_ratio"] is not None:
         ratio = ratio.clamp(max=group["max_trust_ratio"])
-    ratio = torch.where((weight > 0) & (gradient > 0), ratio, torch.ones_like(ratio))
+    follows = (weight > 0) & (gradient > 0) if group.get("zero_norms", "one") == "one" else denominator > 0
+    ratio = torch.where(follows, ratio, torch.ones_like(ratio))
     return list(ratio.unbind())

@@ -52,6 +52,7 @@ def _lars(groups: Groups, spec: OptimizerSpec) -> Optimizer:
         epsilon=0.0 if spec.epsilon is None else spec.epsilon,
         learning_rate_in_momentum=spec.learning_rate_in_momentum,
         max_trust_ratio=spec.max_trust_ratio,
+        zero_norms=spec.zero_norms,
     )
 
 
@@ -65,6 +66,7 @@ def _lamb(groups: Groups, spec: OptimizerSpec) -> Optimizer:
         phi_min=spec.phi_min,
         phi_max=spec.phi_max,
         max_trust_ratio=spec.max_trust_ratio,
+        zero_norms=spec.zero_norms,
     )
 
 

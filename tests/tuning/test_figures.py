@@ -99,7 +99,7 @@ PARTLY = [
 
 def test_an_open_end_is_an_arrow_and_said() -> None:
     chart = time_to_target(find(PARTLY))
-    (measured, missed) = chart.series
+    (measured, missed, _) = chart.series
     assert [(x, way) for x, _, way in measured.open_ends] == [(128, 1)]
     assert "an arrow: the interval is open there" in chart.caption
     (arrow,) = [note for note in to_plotly(chart).layout.annotations if note.showarrow]
@@ -107,6 +107,17 @@ def test_an_open_end_is_an_arrow_and_said() -> None:
     assert (10**arrow.x, 10**arrow.y) == pytest.approx((128, measured.y[1]))
     assert missed.open_ends == []
     assert "an arrow" not in time_to_target(find(PARTLY[:3])).caption
+
+
+def test_the_time_to_the_target_shows_the_frontier_and_the_critical_batch() -> None:
+    found = find([made_run(batch, seed) for batch in (32, 128, 512, 2048) for seed in range(2)])
+    chart = time_to_target(found)
+    (standing,) = [series for series in chart.series if series.draws == "marks"]
+    assert 1 < len(standing.x) < 4
+    assert {*standing.x} == {choice.global_batch_size for choice in found.cost_frontier}
+    assert found.critical_batch is not None
+    assert chart.marks == [(found.critical_batch.critical_batch_size, "critical batch")]
+    assert 128 < chart.marks[0][0] < 2048
 
 
 def test_an_open_lower_end_points_down(tmp_path: Path) -> None:

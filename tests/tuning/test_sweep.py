@@ -80,6 +80,9 @@ def test_a_sweep_from_file_to_answer(head: Head, tmp_path: Path) -> None:
     children = client.search_runs([number], f"tags.`mlflow.parentRunId` = '{parents[0].info.run_id}'")
     assert sorted(child.info.run_name for child in children) == sorted(trial.run_id for trial in ledger.trials)
     assert all(child.info.status == "FINISHED" for child in children)
+    assert {artifact.path for artifact in client.list_artifacts(parents[0].info.run_id, "report")} >= {
+        f"report/{name}" for name in ("report.html", "report.json", "time-to-target.png")
+    }
     from_folders = {row.summary.run_id: row for row in collect(ended_runs(folder))}
     from_mlflow, num_unended, num_foreign = collect_experiment(f"sqlite:///{folder / 'mlflow.db'}", "largebatch")
     assert (num_unended, num_foreign) == (0, 0)

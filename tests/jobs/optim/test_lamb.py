@@ -130,6 +130,16 @@ def test_ratio_is_one_where_a_norm_is_zero(weight: float, gradient: float, expec
     torch.testing.assert_close(moved, torch.tensor([expected], dtype=torch.float64), rtol=1e-11, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("weight", "gradient", "phi_min", "expected"), [(0.0, 2.0, 0.0, 0.0), (0.0, 2.0, 0.5, -0.05), (3.0, 0.0, 0.5, 3.0), (0.0, 0.0, 0.5, 0.0)]
+)
+def test_ratio_is_the_equations_where_a_norm_is_zero_if_asked_for(weight: float, gradient: float, phi_min: float, expected: float) -> None:
+    # As above, but phi_min lifts a zero weight: ratio phi_min / |u|, u = 1; lr 0.1.
+    options: dict[str, Any] = {"epsilon": 1e-12, "phi_min": phi_min, "zero_norms": "equation"}
+    moved = run(torch.tensor([weight], dtype=torch.float64), [torch.tensor([gradient], dtype=torch.float64)], [0.1], **options)
+    torch.testing.assert_close(moved, torch.tensor([expected], dtype=torch.float64), rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_without_a_ratio_it_is_torch_adamw(dtype: torch.dtype) -> None:
     weights, gradients = drawn(7)

@@ -127,6 +127,14 @@ def test_ratio_is_one_where_a_norm_is_zero(weight: float, gradient: float, expec
     torch.testing.assert_close(moved, torch.tensor([expected], dtype=torch.float64), **FLOAT64)
 
 
+@pytest.mark.parametrize(("weight", "gradient", "expected"), [(0.0, 2.0, 0.0), (3.0, 0.0, 2.9997), (0.0, 0.0, 0.0)])
+def test_ratio_is_the_equations_where_a_norm_is_zero_if_asked_for(weight: float, gradient: float, expected: float) -> None:
+    # lr 0.1, beta 0.5, eta 0.001. A weight of 3 alone: ratio 0.001 * 3 / 1.5 = 0.002, so 3 - 0.1 * 0.002 * 1.5.
+    options: dict[str, Any] = {"weight_decay": 0.5, "zero_norms": "equation"}
+    moved = run(torch.tensor([weight], dtype=torch.float64), [torch.tensor([gradient], dtype=torch.float64)], [0.1], **options)
+    torch.testing.assert_close(moved, torch.tensor([expected], dtype=torch.float64), **FLOAT64)
+
+
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_without_a_ratio_it_is_torch_sgd(nesterov: bool) -> None:
     weights, gradients = drawn(7)
