@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 
 from jobs import run_folder
-from jobs.errors import FaultError, InputError
 from jobs.spec_reader import build_spec
 from jobs.tracking.folder_mirror import PARENT, FolderMirror
 from jobs.tracking.mirror_state import MirrorState
@@ -87,17 +86,20 @@ def follow_all(folder: Path) -> None:
 
 
 def catch_up_others(run_dir: Path) -> None:
-    """Bring up runs beside this one whose server was away when they ended."""
-    for path in sorted(run_dir.parent.glob(f"*/{run_folder.SUMMARY}")):
-        other = path.parent
-        if other == run_dir or MirrorState.read(other).is_complete:
+    """Bring up runs beside this one whose server was away when they ended, or were killed."""
+    for journal in sorted(run_dir.parent.glob(f"*/{run_folder.JOURNAL}")):
+        other, before = journal.parent, MirrorState.read(journal.parent)
+        if other == run_dir or (before.run_id and before.bytes_read >= journal.stat().st_size):
             continue
         try:
-            with run_folder.exclusive(other, "train"):
-                if build_spec(json.loads((other / run_folder.SPEC).read_text())).tracking.enabled:
-                    sync_run(other)
+            with run_folder.exclusive(other, "train"):  # nobody trains it now
+                if not build_spec(json.loads((other / run_folder.SPEC).read_text())).tracking.enabled:
+                    continue
+                after = sync_run(other)
+                Mirror(other).mark_killed()
+                if after.bytes_read > before.bytes_read:  # the last line may have been cut short by a kill
                     _say(f"MLflow now has run {other.name} too.")
-        except (FaultError, InputError, OSError):
+        except Exception:  # of MLflow, of the folder: another run will try again
             continue
 
 

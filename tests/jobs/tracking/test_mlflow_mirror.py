@@ -463,6 +463,23 @@ def test_catching_up_leaves_alone_what_is_at_work_or_not_tracked(tmp_path: Path,
     assert [MirrorState.read(run_dir).is_complete for run_dir in (busy, untracked, waiting)] == [False, False, True]
 
 
+def test_a_killed_run_is_caught_up_once(tmp_path: Path, client: Any, store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    killed, here = tmp_path / "killed", tmp_path / "here"
+    unmirrored(document(store), killed, stop_after=3)
+    (killed / run_folder.SUMMARY).unlink(missing_ok=True)
+    lines = (killed / run_folder.JOURNAL).read_text().splitlines(keepends=True)
+    (killed / run_folder.JOURNAL).write_text("".join(line for line in lines if '"kind":"end"' not in line) + '{"kind":"st')  # as a kill leaves it
+    here.mkdir()
+    said: list[str] = []
+    monkeypatch.setattr("jobs.tracking.follow._say", said.append)
+    for _ in range(2):
+        catch_up_others(here)
+    assert said == ["MLflow now has run killed too."]
+    (run,) = runs_called(client, "killed")
+    assert run.info.status == "KILLED"
+    assert run.data.metrics["loss"] > 0
+
+
 def test_a_folder_that_is_no_run_is_said_to_be_none(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is not a run's folder"):
         sync_run(tmp_path)
