@@ -81,6 +81,23 @@ def test_one_step_by_hand_without_bias_correction() -> None:
 
 
 @pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, 2.25),  # ratio 3 / 0.5 = 6
+        ({"phi_max": 2.0}, 2.5),  # ratio 2 / 0.5 = 4
+        ({"phi_min": 5.0}, 1.75),  # ratio 5 / 0.5 = 10
+        ({"adapts": False}, 2.875),  # ratio 1
+    ],
+    ids=str,
+)
+def test_each_ratio_by_hand(options: dict[str, Any], expected: float) -> None:
+    # u = 0.5 and w = 3 as above; lr 0.25: w - 0.25 * ratio * 0.5.
+    given: dict[str, Any] = {"betas": (0.5, 0.75), "epsilon": 2.0, "bias_correction": False, **options}
+    moved = run(torch.tensor([3.0], dtype=torch.float64), [torch.tensor([4.0], dtype=torch.float64)], [0.25], **given)
+    torch.testing.assert_close(moved, torch.tensor([expected], dtype=torch.float64), **FLOAT64)
+
+
+@pytest.mark.parametrize(
     "options",
     [
         {},

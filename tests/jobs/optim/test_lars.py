@@ -69,6 +69,24 @@ def test_one_step_by_hand() -> None:
     torch.testing.assert_close(moved, torch.tensor([2.72, 3.36], dtype=torch.float64), **FLOAT64)
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        # w = 2, g = 4, then -3; lr 0.1, then 0.2; m = 0.5, eta = 1, no decay. d = ratio * g = |w| in the direction of g: 2, then about -1.8.
+        ({}, 2.06),  # v = 0.1 * 2 = 0.2, w = 1.8; v = 0.5 * 0.2 - 0.2 * 1.8 = -0.26
+        ({"learning_rate_in_momentum": False}, 1.96),  # v = 2, w = 2 - 0.1 * 2 = 1.8; v = 0.5 * 2 - 1.8 = -0.8, w = 1.8 + 0.2 * 0.8
+        ({"nesterov": True}, 2.16),  # v = 0.2, move 0.2 + 0.5 * 0.2, w = 1.7; p = -0.34, v = 0.1 - 0.34 = -0.24, move -0.34 - 0.12
+        ({"nesterov": True, "learning_rate_in_momentum": False}, 2.11),  # move 2 + 1, w = 1.7; v = 1 - 1.7 = -0.7, move -1.7 - 0.35, times 0.2
+        ({"adapts": False}, 2.0),  # v = 0.4, w = 1.6; v = 0.5 * 0.4 - 0.2 * 3 = -0.4
+    ],
+    ids=str,
+)
+def test_each_variant_by_hand(options: dict[str, Any], expected: float) -> None:
+    gradients = [torch.tensor([4.0], dtype=torch.float64), torch.tensor([-3.0], dtype=torch.float64)]
+    moved = run(torch.tensor([2.0], dtype=torch.float64), gradients, [0.1, 0.2], momentum=0.5, trust_coefficient=1.0, **options)
+    torch.testing.assert_close(moved, torch.tensor([expected], dtype=torch.float64), **FLOAT64)
+
+
 def test_second_step_by_hand() -> None:
     # No decay, eta = 1, m = 0.5, lr = 0.1. Step 1: w = 2, g = 4, ratio 2/4, v = 0.1 * 0.5 * 4 = 0.2, w = 1.8.
     # Step 2: g = -3, ratio 1.8/3 = 0.6, v = 0.5 * 0.2 + 0.1 * 0.6 * -3 = 0.1 - 0.18 = -0.08, w = 1.88.
