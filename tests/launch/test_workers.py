@@ -166,7 +166,7 @@ def test_a_run_without_its_mailbox_ends_with_one_sentence(head: Head, tmp_path: 
     with pytest.raises(
         FaultError, match=r"^ray: the run's mailbox, or the whole cluster, is gone .* Go on with: largebatch train --resume"
     ) as caught:
-        runs.train(tmp_path, head.address, TWO, runs.slow_document(tmp_path / "never"), watcher)
+        runs.train(tmp_path, head.address, Workers(1, 1), runs.slow_document(tmp_path / "never"), watcher)
     assert "\n" not in str(caught.value)
 
 
@@ -179,7 +179,7 @@ def test_a_run_that_waits_for_workers_stops_at_once(head: Head, tmp_path: Path) 
 
     watcher.then(15, act)
     with pytest.raises(StoppedError, match=r"stopped while the run waited for workers. Go on with: largebatch train --resume") as caught:
-        runs.train(tmp_path, head.address, TWO, runs.slow_document(tmp_path / "never"), watcher)
+        runs.train(tmp_path, head.address, Workers(1, 1), runs.slow_document(tmp_path / "never"), watcher)
     assert caught.value.exit_code == 4
     assert len(runs.starts(tmp_path / "run")) == 1, "no new workers were started to be told"
 

@@ -11,11 +11,13 @@ from jobs.errors import InputError, SpecError
 from jobs.records import Outcome, RunSummary
 from jobs.spec import TrainSpec
 from jobs.spec_reader import build_spec, read_spec
+from service.commands.sweep import _no_result
 from tuning.ledger import Ending, Ledger, Trial
 from tuning.search import Search, score
 from tuning.space import base_spec, groups, read_sweep, refuse_impossible, with_fields
 from tuning.spec import SweepSpec
-from tuning.sweep import _share_out, resume_command
+from tuning.sweep import SweepProgress, _share_out, resume_command
+from tuning.trial import TrialOptions, train_trial
 
 BASE = read_spec("digits-small-batch")
 
@@ -365,3 +367,33 @@ def test_the_command_to_go_on_with_is_whole() -> None:
     assert resume_command("sweep", Path("runs/a b"), Path("data"), "auto") == "largebatch sweep --resume 'runs/a b'"
     words = resume_command("study", Path("s"), Path("/mnt/data"), "cpu", "10.0.0.1:6379")
     assert words == "largebatch study --resume s --data-dir /mnt/data --device cpu --address 10.0.0.1:6379"
+
+
+def test_a_model_that_raises_fails_its_run_in_its_own_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken_model.py").write_text("def build(num_classes):\n    raise KeyError('no such weights')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr("torch.set_num_threads", lambda count: None)
+    reports: list[dict[str, Any]] = []
+    monkeypatch.setattr("ray.tune.report", reports.append)
+    spec = with_fields(BASE, {"model": {"entry_point": "broken_model:build"}})
+    options = TrialOptions(tmp_path, tmp_path, "cpu", 1, 1.0, 0.0, None)
+    train_trial({"spec": spec.model_dump(mode="json"), "run_id": "0000", "options": options})
+    (report,) = reports
+    assert report["is_over"]
+    assert "no such weights" in report["error"]
+    assert not report["is_fault"]
+
+
+@pytest.mark.parametrize(
+    ("failures", "is_faulted", "code", "words"),
+    [
+        (["0000: KeyError: 'no such weights'"], False, 2, "no run has a result; the first to fail was 0000: KeyError: 'no such weights' Mend"),
+        (["0000: StorageError: full"], True, 1, "the first to fail was 0000: StorageError: full Try again: largebatch sweep --resume x"),
+        ([], False, 2, "no run has a result. The budget of 3 s is spent; 0 runs ended. Allow more."),
+    ],
+)
+def test_a_sweep_without_a_result_says_why(failures: list[str], is_faulted: bool, code: int, words: str) -> None:
+    progress = SweepProgress(0, failures, is_faulted, None if failures else "The budget of 3 s is spent; 0 runs ended.")
+    error = _no_result(progress, "largebatch sweep --resume x")
+    assert error.exit_code == code
+    assert words in str(error)
