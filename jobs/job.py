@@ -271,7 +271,6 @@ def _train(job: Prepared, state: TrainState, journal: _Keeps, tracker: _Tracker,
             tracker=tracker,
             save=save,
             should_stop=listener.should_stop,
-            should_save=listener.should_save,
         )
     except DivergedError as error:
         tracker.write(NoticeRecord(step=state.progress.step, text=f"Diverged: {error.problem} {error.hint}"))

@@ -13,4 +13,3 @@ class Listener:
     on_record: Callable[[Record], None] = lambda record: None
     on_notice: Callable[[str], None] = lambda text: None
     should_stop: Callable[[], bool] = lambda: False
-    should_save: Callable[[], bool] = lambda: False

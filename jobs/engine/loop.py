@@ -30,13 +30,12 @@ def train(
     tracker: Tracker,
     save: Callable[[bool], None],
     should_stop: Callable[[], bool],
-    should_save: Callable[[], bool] = lambda: False,
 ) -> Outcome:
     """Train until the target is met, the budget is spent or someone asks to stop.
 
     Args:
         save: writes a checkpoint; True: it has the best test accuracy so far.
-        should_stop, should_save: asked after every step; one rank's wish is every rank's.
+        should_stop: asked after every step; one rank's wish is every rank's.
     Raises: DivergedError.
     """
     progress, stop = state.progress, plan.spec.stop
@@ -49,7 +48,7 @@ def train(
         with state.clock.training():
             record = optimizer_step(state, plan, batches, lambda text: tracker.write(NoticeRecord(step=progress.step, text=text)))
         tracker.write(record)
-        stops, saves = _agree(state, should_stop(), should_save())
+        stops = _agree(state, should_stop())
         is_best = False
         is_last = _budget_is_spent(state, plan)
         if plan.evaluates_between(samples_before, progress.samples_seen) or is_last:
@@ -57,7 +56,7 @@ def train(
             if progress.time_to_accuracy_s is not None and stop.at_target:
                 save(is_best)
                 return Outcome.REACHED
-        if is_last or stops or saves or is_best or _saves(state, plan):
+        if is_last or stops or is_best or _saves(state, plan):
             _synchronise(state)
             save(is_best)
         if stops and not is_last:
@@ -67,12 +66,12 @@ def train(
     return Outcome.MISSED if stop.target_accuracy is not None else Outcome.COMPLETED
 
 
-def _agree(state: TrainState, asked_to_stop: bool, asked_to_save: bool) -> tuple[bool, bool]:
-    """All ranks take rank 0's clock, and stop or save together if any was asked to; returns whether."""
+def _agree(state: TrainState, asked_to_stop: bool) -> bool:
+    """All ranks take rank 0's clock, and stop together if any was asked to; returns whether."""
     training_s = state.clock.training_s if state.group.is_first else 0.0
-    training_s, num_to_stop, num_to_save = state.group.sum_numbers(training_s, float(asked_to_stop), float(asked_to_save))
+    training_s, num_to_stop = state.group.sum_numbers(training_s, float(asked_to_stop))
     state.clock.training_s = training_s
-    return num_to_stop > 0, num_to_save > 0
+    return num_to_stop > 0
 
 
 def _synchronise(state: TrainState) -> None:
