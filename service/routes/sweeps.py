@@ -10,9 +10,9 @@ from jobs.errors import InputError
 from jobs.tracking.folder_mirror import REPORT
 from service import heavy
 from service.answers import SweepAdvice, SweepFindings, SweepFrontier
+from service.db.store import ConflictError
 from service.job import Kind
 from service.parts import Here, Parts, Who
-from service.problems import NotFoundError
 from service.requests import SweepSubmit, digest_of, job_of_sweep
 from service.routes.jobs import ERRORS, IdempotencyKey, accepted_links, add_event_route, add_job_routes, confined, submitted
 from service.routes.runs import PlanLine
@@ -89,8 +89,10 @@ def advice(job_id: str, parts: Here, who: Who) -> SweepAdvice:
 @router.get("/{job_id}/report", operation_id="report_sweep", response_class=FileResponse)
 def report(job_id: str, parts: Here, who: Who) -> FileResponse:
     """The report, one page that holds everything; there once the sweep is over."""
-    job = parts.visible(job_id, Kind.SWEEP, who)
-    return confined((parts.settings.runs_dir / job.id).resolve(), f"{REPORT}/report.html")
+    folder = (parts.settings.runs_dir / parts.visible(job_id, Kind.SWEEP, who).id).resolve()
+    if not (folder / REPORT / "report.html").is_file():
+        raise ConflictError("", "this sweep has no report yet.", "It is written when the sweep ends; ask again later.")
+    return confined(folder, f"{REPORT}/report.html")
 
 
 def _findings(job_id: str, parts: Parts, who: Who, with_figures: bool = False) -> SweepFindings:
@@ -98,7 +100,7 @@ def _findings(job_id: str, parts: Parts, who: Who, with_figures: bool = False) -
     try:
         found = parts.heavy.ask(heavy.findings, str(parts.settings.runs_dir / job.id), with_figures)
     except InputError as error:
-        raise NotFoundError("", "no run of this sweep has ended yet.", "Ask again later.") from error
+        raise ConflictError("", error.problem, "Ask again later.") from error
     return SweepFindings.model_validate(found)
 
 

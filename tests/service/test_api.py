@@ -221,6 +221,18 @@ def test_what_is_refused_says_where_and_why(http: httpx.Client, asked: dict[str,
         assert problem["request_id"] == answer.headers["x-request-id"]
 
 
+def test_what_a_sweep_has_not_yet_is_no_missing_page(http: httpx.Client) -> None:
+    sweep = {"recipe": "digits-small-batch", "each": {"batch.global_batch_size": [32, 64]}}
+    job_id = http.post("/v1/sweeps", json={"sweep": sweep, "priority": -100}).json()["id"]
+    try:
+        for what, words in (("report", "this sweep has no report yet"), ("findings", "no run that has ended"), ("advice", "no run that has ended")):
+            answer = http.get(f"/v1/sweeps/{job_id}/{what}")
+            assert answer.status_code == 409, answer.text
+            assert words in answer.json()["detail"]
+    finally:
+        http.post(f"/v1/sweeps/{job_id}/cancel")
+
+
 def test_a_plan_runs_nothing(http: httpx.Client) -> None:
     plan = http.post("/v1/runs/plan", json={"recipe": "digits-lamb", "workers": "2"}).json()
     assert plan["facts"]["world_size"] == 2

@@ -166,7 +166,7 @@ def test_asha_ends_runs_within_their_group_only(head: Head, tmp_path: Path) -> N
 def test_runs_on_several_workers_share_the_machine(head: Head, tmp_path: Path) -> None:
     parts: dict[str, Any] = {
         "set": {"stop.epochs": 4, "evaluation.every_epochs": 1},
-        "each": {"batch.global_batch_size": [128, 512, 1437]},
+        "each": {"batch.global_batch_size": [128, 1437]},  # both at once: their four workers take all cores
         "search": {},
         "repeats": 1,
         "resources": {"workers": 2, "cpus_per_worker": 1.0},
@@ -176,8 +176,8 @@ def test_runs_on_several_workers_share_the_machine(head: Head, tmp_path: Path) -
     ledger = Ledger(folder_of(tmp_path / "runs"))
     assert ledger.endings == {}, "none was pruned, none failed"
     found = collect(ended_runs(folder_of(tmp_path / "runs")))
-    assert [result.summary.world_size for result in found] == [2, 2, 2]
-    assert sorted(result.summary.samples_seen for result in found) == [4 * 1437] * 3
+    assert [result.summary.world_size for result in found] == [2, 2]
+    assert sorted(result.summary.samples_seen for result in found) == [4 * 1437] * 2
     assert all([at.samples for at in result.evaluations] == [1437 * epoch for epoch in range(1, 5)] for result in found)
 
 
