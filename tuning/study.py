@@ -10,7 +10,6 @@ and search less, never less carefully at one batch than at another.
 import json
 import math
 import os
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -178,7 +177,7 @@ def _reference(spec: TrainSpec, measured: Profile, options: StudyOptions, device
     if found.summary.outcome is Outcome.MISSED and REFERENCE_SHARE * options.budget_s <= found.summary.training_seconds < (
         spec.stop.max_seconds or math.inf
     ):
-        shutil.rmtree(run_dir)
+        (run_dir / run_folder.SUMMARY).unlink()  # with more time it goes on from its checkpoint
         raise _too_short(spec, measured, found.summary, options)
     return found
 
@@ -201,7 +200,7 @@ def _too_short(spec: TrainSpec, measured: Profile, reference: RunSummary, option
         "--budget",
         f"{options.budget_s:g} s leave {REFERENCE_SHARE * options.budget_s:,.0f} s for the recipe's own run, which did not reach its target then; "
         f"its whole length takes about {whole_s:,.0f} s.",
-        f"Use --budget {int(whole_s / REFERENCE_SHARE / 60) + 1}m --resume {options.folder}: the profile is kept.",
+        f"Use --budget {int(whole_s / REFERENCE_SHARE / 60) + 1}m --resume {options.folder}: what was done is kept.",
     )
 
 

@@ -10,7 +10,9 @@ from typer.testing import CliRunner
 
 from jobs.errors import InputError, LargebatchError, PlanError
 from jobs.job import prepare
+from jobs.records import StartRecord
 from jobs.spec_reader import read_spec
+from jobs.tracking.journal import read_records
 from service.cli import app
 from tuning.analysis.step_time import Profile, ProfilePoint, in_words
 from tuning.profile import batch_sizes_to_profile, profile
@@ -127,3 +129,19 @@ def test_a_budget_that_holds_nothing_is_refused_with_numbers_and_nothing_is_lost
     assert [path.stat().st_mtime_ns for path in kept] == before
     with pytest.raises(InputError, match="was sized to its budget already"):
         change_budget(folder, 1200.0)
+
+
+def test_a_recipe_that_is_longer_than_its_share_is_refused_and_goes_on_with_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "study"
+    spec = read_spec("digits-small-batch", ["stop.target_accuracy=0.9999", "stop.epochs=60", "batch.global_batch_size=256", "tracking.enabled=false"])
+    begin_study(folder, spec, 20.0)
+    options = StudyOptions(folder, Path("data"), "cpu", 20.0, lambda stage: None, lambda text: None)
+    monkeypatch.setattr("tuning.study.REFERENCE_SHARE", 1e-3)
+    with pytest.raises(InputError, match="its whole length takes about") as refused:
+        study(spec, options, lambda folder, sweep, base: 1)
+    assert f"--resume {folder}: what was done is kept" in refused.value.hint
+    monkeypatch.setattr("tuning.study.REFERENCE_SHARE", 0.5)
+    assert study(spec, options, lambda folder, sweep, base: 1) is None, "the sweep was stopped"
+    starts = [record.step for record in read_records(folder / "reference") if isinstance(record, StartRecord)]
+    assert starts[0] == 0
+    assert starts[1] > 0, "from its checkpoint"
