@@ -2,14 +2,14 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jobs import run_folder
 from jobs.errors import FaultError, InputError
 from jobs.records import RunSummary
-from jobs.tracking.journal import evaluations, read_records
+from jobs.tracking.journal import evaluations, read_records, steps
 from jobs.tracking.mlflow_mirror import CURVE_TAG, RUN_TAG, SUMMARY_TAG, brief, flat, import_mlflow
 
 ASIDE = (
@@ -31,6 +31,16 @@ class Evaluation(NamedTuple):
     samples: int
     training_seconds: float
     test_accuracy: float
+
+
+class NoiseEstimate(NamedTuple):
+    """What one step measured of its gradient's noise."""
+
+    step: int
+    covariance_trace: float
+    """tr(Sigma), unbiased."""
+    gradient_norm_squared: float
+    """|G|^2, unbiased; can be negative."""
 
 
 class Costs(NamedTuple):
@@ -62,6 +72,8 @@ class RunResult:
     device: str
     settings: tuple[tuple[str, str], ...]
     """Every field of the spec that changes the mathematics, but the seed."""
+    folder: Path | None = None
+    """Where it was read from; None: from MLflow."""
 
     @property
     def curve(self) -> tuple[tuple[float, float], ...]:
@@ -79,6 +91,15 @@ class RunResult:
 def collect(run_dirs: Iterable[Path]) -> list[RunResult]:
     """The results of ended runs, in the order given. Raises: InputError for a folder that holds none."""
     return [_read(run_dir) for run_dir in run_dirs]
+
+
+def noise_estimates(run: RunResult) -> tuple[NoiseEstimate, ...]:
+    """Of every step that measured them, by rising step; none of a run from MLflow, where they are not kept together."""
+    return tuple(
+        NoiseEstimate(record.step, record.covariance_trace, record.gradient_norm_squared)
+        for record in steps(read_records(run.folder) if run.folder else [])
+        if record.covariance_trace is not None and record.gradient_norm_squared is not None
+    )
 
 
 def ended_runs(folder: Path) -> list[Path]:
@@ -106,7 +127,7 @@ def _read(run_dir: Path) -> RunResult:
     points = tuple(
         Evaluation(record.step, record.samples_seen, record.training_seconds, record.test_accuracy) for record in evaluations(read_records(run_dir))
     )
-    return _row(fields, summary, points, environment["device"], plan.get("peak_learning_rate"))
+    return replace(_row(fields, summary, points, environment["device"], plan.get("peak_learning_rate")), folder=run_dir)
 
 
 class Collected(NamedTuple):

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from jobs.errors import InputError
 from jobs.spec import TrainSpec
+from tuning.analysis.reference import Curve, Reference
 from tuning.analysis.step_time import Profile
-from tuning.collect import RunResult
 from tuning.spec import BATCH, MOMENTUM, RangeSpec, ResourcesSpec, SearchSpec, SweepSpec
 
 SWEEP_SHARE = 0.65
@@ -34,10 +34,10 @@ class Expected:
     Args: reference: the recipe as it is.
     """
 
-    def __init__(self, spec: TrainSpec, measured: Profile, reference: RunResult) -> None:
-        self._measured, self._done, self._ends_at_target = measured, reference.summary, spec.stop.at_target
+    def __init__(self, spec: TrainSpec, measured: Profile, reference: Reference) -> None:
+        self._measured, self._done = measured, reference.run.summary
         self.epochs = float(spec.stop.epochs or self._done.samples_seen / measured.num_train_samples)
-        self._costs = reference.costs_to(spec.stop.target_accuracy or 1.0)
+        self._curve = _curve(spec, reference) if spec.stop.at_target else None
         # As fast, and as often interrupted by evaluations, as the run that has just been done beside whatever else there is.
         here = measured.seconds_per_step(self._done.global_batch_size)
         self._pace = self._done.training_seconds / (self._done.steps * here) if self._done.steps else 1.0
@@ -52,10 +52,8 @@ class Expected:
 
     def of_a_search(self, batch: int) -> float:
         """Wall-clock seconds of a run to the target, with a rate that is not yet tuned, or to its end."""
-        samples, noise = self.epochs * self._measured.num_train_samples, self._done.gradient_noise_scale
-        if self._ends_at_target and self._costs is not None and noise is not None and noise > 0:
-            samples = min(samples, UNTUNED * self._costs.samples * (1 + batch / noise) / (1 + self._done.global_batch_size / noise))
-        return self._seconds(batch, samples)
+        samples = self.epochs * self._measured.num_train_samples
+        return self._seconds(batch, samples if self._curve is None else min(samples, UNTUNED * self._curve.samples(batch)))
 
     def chosen_for_the_end(self, batches: Sequence[int], budget_s: float) -> list[int]:
         """The batches whose best settings the study trains to the end: all, or the first and the last, or none, as they fit."""
@@ -63,14 +61,21 @@ class Expected:
         return next((chosen for chosen in choices if sum(map(self.to_the_end, chosen)) <= SOLUTIONS_SHARE * budget_s), [])
 
 
-def size_sweep(spec: TrainSpec, measured: Profile, reference: RunResult, budget_s: float, resources: ResourcesSpec) -> SweepSpec:
+def _curve(spec: TrainSpec, reference: Reference) -> Curve | None:
+    try:
+        return reference.curve(spec.stop.target_accuracy or 1.0)
+    except InputError:  # it did not reach its target: what it takes is not known, and runs are expected to last to their end
+        return None
+
+
+def size_sweep(spec: TrainSpec, measured: Profile, reference: Reference, budget_s: float, resources: ResourcesSpec) -> SweepSpec:
     """As many batch sizes, momenta and trials as the budget holds, the same for every batch.
 
     Args: reference: the recipe as it is; budget_s: wall-clock seconds of the whole study; resources: of each run.
     Raises: InputError for a budget that does not hold one run of each.
     """
     batches = _candidates(measured)
-    expected, here, used_s = Expected(spec, measured, reference), reference.summary.global_batch_size, reference.summary.wall_seconds
+    expected, here, used_s = Expected(spec, measured, reference), reference.run.summary.global_batch_size, reference.run.summary.wall_seconds
     has_momentum = spec.optimizer.name in {"sgd", "lars"}
     momenta = [0.0, spec.optimizer.momentum or USUAL_MOMENTUM] if has_momentum else []
 
@@ -98,7 +103,7 @@ def size_sweep(spec: TrainSpec, measured: Profile, reference: RunResult, budget_
     trials = min(max(runs - (repeats - 1), 1), MOST_TRIALS)
     smallest = min(batches)
     power = 0.5
-    rate = reference.learning_rate * (smallest / here) ** power
+    rate = reference.run.learning_rate * (smallest / here) ** power
     momentum = spec.optimizer.momentum if has_momentum else 0.0
     centre = rate / (1 - momentum) if has_momentum else rate
     return SweepSpec(

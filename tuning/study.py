@@ -31,8 +31,9 @@ from jobs.spec import TrainSpec
 from jobs.tracking.folder_mirror import REPORT, sync_folder
 from jobs.tracking.mlflow_mirror import brief
 from tuning.analysis.prediction import Predicted, compare, in_words, predict
+from tuning.analysis.reference import Reference
 from tuning.analysis.step_time import Profile
-from tuning.collect import RunResult, collect
+from tuning.collect import collect, noise_estimates
 from tuning.findings import Findings, find_in
 from tuning.places import STUDY, SWEEP_OF_STUDY
 from tuning.profile import profile
@@ -155,8 +156,8 @@ def _profile(spec: TrainSpec, options: StudyOptions, device: torch.device) -> Pr
     return found
 
 
-def _reference(spec: TrainSpec, measured: Profile, options: StudyOptions, device: torch.device) -> RunResult:
-    """The recipe as it is, once: its noise scale and its samples to the target are what the prediction stands on.
+def _reference(spec: TrainSpec, measured: Profile, options: StudyOptions, device: torch.device) -> Reference:
+    """The recipe as it is, once: its noise and its samples to the target are what the prediction stands on.
 
     Raises: InputError if it is not over when its share of the budget is.
     """
@@ -179,7 +180,7 @@ def _reference(spec: TrainSpec, measured: Profile, options: StudyOptions, device
     ):
         (run_dir / run_folder.SUMMARY).unlink()  # with more time it goes on from its checkpoint
         raise _too_short(spec, measured, found.summary, options)
-    return found
+    return Reference(found, noise_estimates(found))
 
 
 def _often_enough(spec: TrainSpec, measured: Profile) -> dict[str, int]:
@@ -204,7 +205,7 @@ def _too_short(spec: TrainSpec, measured: Profile, reference: RunSummary, option
     )
 
 
-def _sweep(spec: TrainSpec, measured: Profile, reference: RunResult, options: StudyOptions) -> SweepSpec:
+def _sweep(spec: TrainSpec, measured: Profile, reference: Reference, options: StudyOptions) -> SweepSpec:
     path = options.folder / SIZED
     if path.is_file():
         return SweepSpec.model_validate_json(path.read_text())
@@ -223,7 +224,7 @@ def _resources(device: str) -> ResourcesSpec:
     return ResourcesSpec(cpus_per_worker=float(threads), gpus_per_worker=1.0 if has_gpu else 0.0, max_concurrent=1)
 
 
-def _predict(folder: Path, reference: RunResult, measured: Profile, target: float, batches: list[int]) -> list[Predicted]:
+def _predict(folder: Path, reference: Reference, measured: Profile, target: float, batches: list[int]) -> list[Predicted]:
     """Before the sweep, and written down before it: what it will be held against."""
     path = folder / PREDICTION
     if path.is_file():

@@ -29,7 +29,7 @@ ProfileFile = Annotated[
     Path | None, typer.Option("--profile", metavar="FILE.json", help="What `largebatch profile --output` wrote.", show_default=False)
 ]
 
-Reference = Annotated[
+ReferenceRun = Annotated[
     Path | None,
     typer.Option(metavar="RUN", help="With --profile: the one run that a prediction was made from; says how far it was off.", show_default=False),
 ]
@@ -44,7 +44,7 @@ def advise(
     deadline: Annotated[float | None, typer.Option(metavar="SECONDS", help="Training seconds that may be used.", show_default=False)] = None,
     max_samples: Annotated[float | None, typer.Option(help="Samples that may be used.", show_default=False)] = None,
     profile: ProfileFile = None,
-    reference: Reference = None,
+    reference: ReferenceRun = None,
     as_json: AsJson = False,
 ) -> None:
     """Say which batch size is soonest, cheapest, best within a limit, and why.
@@ -87,7 +87,8 @@ def _held_against(findings: "Findings", profile: Path | None, reference: Path | 
     """What the reference run and the profile predict for the batches that were measured, and how far that is off."""
     from jobs.errors import SpecError
     from tuning.analysis.prediction import compare, predict, profile_beside_runs, refuse_other_reference
-    from tuning.collect import collect
+    from tuning.analysis.reference import Reference
+    from tuning.collect import collect, noise_estimates
 
     if profile is None:
         if reference is not None:
@@ -102,7 +103,7 @@ def _held_against(findings: "Findings", profile: Path | None, reference: Path | 
     (run,) = collect([reference])
     refuse_other_reference(run, findings.setting)
     measured = {one.global_batch_size: one.seconds.median for one in findings.best if one.seconds.median is not None}
-    predicted = predict(run, read, findings.target, [one.global_batch_size for one in findings.best])
+    predicted = predict(Reference(run, noise_estimates(run)), read, findings.target, [one.global_batch_size for one in findings.best])
     return _Held(read, predicted, compare(predicted, measured), notes)
 
 
@@ -115,6 +116,8 @@ def _predict(
     from tuning.analysis.advice import advise as advise_on
     from tuning.analysis.configurations import settings_of
     from tuning.analysis.prediction import predict, profile_beside_runs
+    from tuning.analysis.reference import Reference
+    from tuning.collect import noise_estimates
     from tuning.wording import sentences
 
     if len(gathered.runs) != 1:
@@ -126,7 +129,8 @@ def _predict(
     if wanted is None:
         raise InputError("--target", "is missing, and the run was given none.", "Example: --target 0.97.")
     unlike = profile_beside_runs(profile, next(iter(settings_of([run]))))
-    predicted = predict(run, profile, wanted, [point.global_batch_size for point in profile.points])
+    reference = Reference(run, noise_estimates(run))
+    predicted = predict(reference, profile, wanted, [point.global_batch_size for point in profile.points])
     choices = [Choice(p.global_batch_size, p.seconds, p.samples, p.learning_rate, run.momentum, run.optimizer) for p in predicted]
     answers = advise_on(choices, deadline, max_samples)
     if as_json:
@@ -134,7 +138,8 @@ def _predict(
         notes = [unlike] if unlike else []
         print(json.dumps({"target_accuracy": wanted, "predicted": [one._asdict() for one in predicted], "advice": answered, "notes": notes}))
         return
-    print(f"Predicted from run {run.summary.run_id} (noise scale {run.summary.gradient_noise_scale:,.0f}) and the profile on {profile.device}:")
+    critical = reference.curve(wanted).critical_batch
+    print(f"Predicted from run {run.summary.run_id} (critical batch {critical:,.0f} by its gradients' noise) and the profile on {profile.device}:")
     if unlike:
         print(unlike)
     for line in sentences(answers):
@@ -155,7 +160,7 @@ def report(
     mlflow_uri: MlflowUri = None,
     target: Target = None,
     profile: ProfileFile = None,
-    reference: Reference = None,
+    reference: ReferenceRun = None,
     output: Annotated[Path, typer.Option(metavar="FOLDER", help="Where report.html, report.json and the pictures go.")] = Path("report"),
 ) -> None:
     """Write the report of runs that are there: one page that opens without a network, its numbers, its pictures."""

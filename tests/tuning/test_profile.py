@@ -42,7 +42,8 @@ def test_a_model_with_batch_norm_has_no_batch_of_one() -> None:
     assert found.gradient_bytes == 4 * sum(p.numel() for p in prepare(spec, torch.device("cpu"), Path("data")).model.parameters())
     assert (found.model_in_words, found.dataset_in_words, found.seed) == ("mlp (batch_norm True, depth 2, width 128)", "digits", 0)
     assert found.seconds_per_step(64) == found.points[0].seconds_per_step
-    assert found.points[0].seconds_per_step < found.seconds_per_step(500) < found.points[1].seconds_per_step
+    low, high = sorted(point.seconds_per_step for point in found.points)  # other programs may slow either of the two
+    assert low < found.seconds_per_step(500) < high
 
 
 def test_batches_that_cannot_be_are_refused_if_none_can() -> None:
@@ -134,9 +135,10 @@ def test_a_budget_that_holds_nothing_is_refused_with_numbers_and_nothing_is_lost
 def test_a_recipe_that_is_longer_than_its_share_is_refused_and_goes_on_with_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "study"
     spec = read_spec("digits-small-batch", ["stop.target_accuracy=0.9999", "stop.epochs=60", "batch.global_batch_size=256", "tracking.enabled=false"])
-    begin_study(folder, spec, 20.0)
-    options = StudyOptions(folder, Path("data"), "cpu", 20.0, lambda stage: None, lambda text: None)
-    monkeypatch.setattr("tuning.study.REFERENCE_SHARE", 1e-3)
+    begin_study(folder, spec, 2000.0)  # what a busy machine still holds a sweep in; nothing below lasts that long
+    options = StudyOptions(folder, Path("data"), "cpu", 2000.0, lambda stage: None, lambda text: None)
+    monkeypatch.setattr("tuning.study.PROFILE_SHARE", 1e-3)
+    monkeypatch.setattr("tuning.study.REFERENCE_SHARE", 1e-5)
     with pytest.raises(InputError, match="its whole length takes about") as refused:
         study(spec, options, lambda folder, sweep, base: 1)
     assert f"--resume {folder}: what was done is kept" in refused.value.hint

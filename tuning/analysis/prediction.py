@@ -1,8 +1,7 @@
 """Time to accuracy at every batch size before any of them was tried: one run, its noise scale, and a profile.
 
-McCandlish et al. (arXiv:1812.06162): with the critical batch taken to be the gradient noise scale that one run at
-batch B_0 measured, the samples to its target follow E(B) = E_0 (1 + B / B_noise) / (1 + B_0 / B_noise); a profile of
-step times turns steps E(B) / B into seconds, at the pace of that run: its own steps beside the profile's at its own
+The run's crossing and its noise give the samples to its target at any batch (`tuning/analysis/reference.py`); a profile
+of step times turns steps E(B) / B into seconds, at the pace of that run: its own steps beside the profile's at its own
 batch, for a short run's steps are slower than a profile's. What it leaves out: batches that need other momentum or
 decay, tuned learning rates, and what generalisation loses; so it is a first answer, and a sweep's report says how far
 it was off.
@@ -13,6 +12,7 @@ from typing import NamedTuple
 
 from jobs.errors import InputError
 from tuning.analysis.configurations import Setting
+from tuning.analysis.reference import Reference
 from tuning.analysis.step_time import Profile
 from tuning.collect import RunResult
 
@@ -31,32 +31,25 @@ class Predicted(NamedTuple):
     samples: float
     steps: float
     learning_rate: float
-    """By the optimizer's rule, up to the noise scale; beyond it no more."""
+    """By the optimizer's rule, up to the critical batch; beyond it no more."""
     is_reference: bool = False
     """The batch of the run that the prediction is made from, where it is that run's own time."""
 
 
-def predict(run: RunResult, profile: Profile, target: float, batches: Sequence[int]) -> list[Predicted]:
+def predict(reference: Reference, profile: Profile, target: float, batches: Sequence[int]) -> list[Predicted]:
     """The whole curve, by rising batch.
 
-    Args: run: reached the target and measured its noise scale; profile: of the same model on the device to be used.
+    Args: reference: reached the target and measured its noise; profile: of the same model on the device to be used.
     Raises: InputError for a run that did neither.
     """
-    costs, noise = run.costs_to(target), run.summary.gradient_noise_scale
-    if costs is None:
-        best = run.summary.best_test_accuracy or 0.0
-        raise InputError("run", f"{run.summary.run_id} did not reach {target:g}; its best is {best:.4f}.", "Give a lower --target, or train longer.")
-    if noise is None or noise <= 0:
-        raise InputError("run", f"{run.summary.run_id} has no gradient noise scale.", "Set gradient.noise_every_steps, or use a larger batch.")
-    here = run.summary.global_batch_size
-    # A batch counts for so many samples more than one far below the noise scale would need.
-    least = costs.samples / (1 + here / noise)
-    pace = costs.seconds / (costs.steps * profile.seconds_per_step(here))
+    curve, run = reference.curve(target), reference.run
+    here, most = curve.reference_batch, curve.critical_batch
+    pace = curve.met.seconds / (curve.met.steps * profile.seconds_per_step(here))
     made = []
     for batch in sorted(batches):
-        samples = least * (1 + batch / noise)
+        samples = curve.samples(batch)
         steps = max(samples / batch, 1.0)
-        rate = run.learning_rate * (min(batch, noise) / min(here, noise)) ** RULES.get(run.optimizer, 0.5)
+        rate = run.learning_rate * (min(batch, most) / min(here, most)) ** RULES.get(run.optimizer, 0.5)
         made.append(Predicted(batch, steps * profile.seconds_per_step(batch) * pace, samples, steps, rate, batch == here))
     return made
 
