@@ -51,7 +51,7 @@ def made_folder(folder: Path, batch: int, seed: int = 0) -> Path:
     run_dir = run_folder.create(folder, result.summary.run_id)
     spec = read_spec("digits-small-batch", [f"batch.global_batch_size={min(batch, 1437)}", f"seed={seed}", "optimizer.momentum=0.9"])
     with Journal(run_dir) as journal:
-        journal.write(StartRecord(at_s=1.0, step=0, training_seconds=0.0, world_size=1, device="cpu"))
+        journal.write(StartRecord(at_s=batch + seed / 1000, step=0, training_seconds=0.0, world_size=1, device="cpu"))
         for at in result.evaluations:
             record = EvalRecord(
                 step=at.step, epoch=1.0, samples_seen=at.samples, test_accuracy=at.test_accuracy, test_loss=1.0,
