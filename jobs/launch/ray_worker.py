@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -46,6 +47,9 @@ OLD_WORKER_S = 120.0
 """How long a worker of an earlier group, or of a driver that died, may still hold the run's folder: on a machine that was cut off it
 lives for a minute (`lifeline`)."""
 
+PLACE = "--output-dir"
+"""The field of what is wrong with the folder or storage that all workers share."""
+
 
 class Over(FaultError):
     """The outcome is known; there is nothing left to do."""
@@ -71,7 +75,7 @@ def work(config: dict[str, Any]) -> None:
     except Over:
         return
     except InputError as error:
-        if group.is_first:
+        if group.is_first or not error.is_agreed:
             ray.get(mailbox.finish.remote({"error": error}))
         if not error.is_agreed:
             raise  # the other ranks wait for this one: Ray ends them all
@@ -106,19 +110,34 @@ def _work(config: dict[str, Any], group: Group, drains: "_DrainNotice") -> RunSu
         try:
             return _take_part(config, options, spec, group, mirror, begun, drains)
         except InputError as error:
-            if not begun.has_trained:
+            unfit = excuse(error, group, lambda: load_dataset(spec.dataset, Path(config["data_dir"])), config) if begun.has_trained else None
+            if unfit is None:
                 raise
-            raise UnfitError(error.field, error.problem, error.hint, _node_at_fault(error, spec, config)) from error
+            raise unfit from error
 
 
-def _node_at_fault(error: InputError, spec: TrainSpec, config: dict[str, Any]) -> str | None:
-    """The machine on which a worker cannot take part: this one, if it has not the data; None where it is none, or not known."""
+def excuse(error: InputError, group: Group, load: Callable[[], object], config: dict[str, Any]) -> UnfitError | None:
+    """The same as a failure, where workers that have trained before may find it otherwise next time; None: it is bad input, once and for all.
+
+    A folder that refuses, or that a worker of an earlier group holds, is waited for; and a machine may lack the data that others have.
+
+    Args: load: loads the data set on this machine. Every rank calls this for an error that all agree on.
+    """
+    lacks_data = _refuses(load)
+    num_lacking = group.sum_numbers(float(lacks_data))[0] if error.is_agreed else float(lacks_data)
+    node_id: str | None = _own_node() if lacks_data else getattr(error, "node_id", None)
+    is_of_a_machine = num_lacking > 0 and (config["workers"].is_elastic or num_lacking < group.world_size)
+    if is_of_a_machine or error.field in {PLACE, config["run_dir"]}:
+        return UnfitError(error.field, error.problem, error.hint, node_id)
+    return None
+
+
+def _refuses(load: Callable[[], object]) -> bool:
     try:
-        load_dataset(spec.dataset, Path(config["data_dir"]))
+        load()
     except InputError:
-        return _own_node()
-    found: str | None = getattr(error, "node_id", None)
-    return found
+        return True
+    return False
 
 
 def _own_node() -> str:
@@ -213,7 +232,7 @@ def _unshared(place: str, group: Group) -> InputError | None:
         problem = probe(store, token, group.rank, group.wait)
     if problem is None:
         return None
-    found = InputError("--output-dir", f"{place} {problem}, says the worker on node {_own_node()[:8]}.", hint)
+    found = InputError(PLACE, f"{place} {problem}, says the worker on node {_own_node()[:8]}.", hint)
     if not group.is_first:
         found.node_id = _own_node()  # type: ignore[attr-defined]
     return found
