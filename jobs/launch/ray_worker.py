@@ -25,12 +25,12 @@ from jobs.engine.group import Group
 from jobs.errors import FaultError, InputError, PlanError
 from jobs.job import Prepared, prepare, run_job
 from jobs.launch import termination
-from jobs.launch.lifeline import ANSWER_S, lifeline
+from jobs.launch.lifeline import ANSWER_S, Gone, lifeline
 from jobs.launch.local import carry_out
 from jobs.launch.mailbox import Beginning
 from jobs.launch.options import LocalOptions, Workers, fetch_stored, mirrored_spec
 from jobs.launch.priority import train_first
-from jobs.launch.ray_controller import UnfitError
+from jobs.launch.ray_controller import UnfitError, sentence
 from jobs.listener import Listener
 from jobs.plan import TrainPlan
 from jobs.planning import Facts, make_plan
@@ -44,8 +44,8 @@ TELL_EVERY_S = 1.0
 """A call wakes three processes; on cores that are all busy each costs the training more than its own time."""
 PREEMPTION_POLL_S = 1.0
 OLD_WORKER_S = 120.0
-"""How long a worker of an earlier group, or of a driver that died, may still hold the run's folder: on a machine that was cut off it
-lives for a minute (`lifeline`)."""
+"""How long a worker of an earlier group, or of a driver that died, may still hold the run's folder, at most: Ray ends it within seconds, or it
+ends itself when it hears that its driver is dead; on a machine that was cut off it hears nothing, and lives for a minute (`lifeline`)."""
 
 PLACE = "--output-dir"
 """The field of what is wrong with the folder or storage that all workers share."""
@@ -70,7 +70,7 @@ def work(config: dict[str, Any]) -> None:
     termination.training.set()
     drains = _DrainNotice()
     try:
-        with lifeline(lambda: ray.get(mailbox.stands.remote(), timeout=ANSWER_S)):
+        with lifeline(lambda: ask_driver(mailbox)):
             summary = _work(config, group, drains)
     except Over:
         return
@@ -87,6 +87,14 @@ def work(config: dict[str, Any]) -> None:
         raise termination.PreemptedError(f"{'Ray will take a machine away' if num_told else 'a worker got SIGTERM'}; {termination.SAVED}")
     if group.is_first:
         ray.get(mailbox.finish.remote({"summary": summary.model_dump(mode="json")}))
+
+
+def ask_driver(mailbox: Any) -> None:
+    """Whether the person's process is there. Raises: Gone if Ray knows that it is not; what Ray raises if it does not answer."""
+    try:
+        ray.get(mailbox.stands.remote(), timeout=ANSWER_S)
+    except ray.exceptions.ActorDiedError as error:  # not ActorUnavailableError: that one may come back
+        raise Gone(sentence(error)) from error
 
 
 def _own_gpu() -> torch.device:

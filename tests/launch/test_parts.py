@@ -21,12 +21,13 @@ from ray.train.v2.api.exceptions import PreemptionError
 
 from jobs.errors import DataError, FaultError, InputError, PlanError, StorageError
 from jobs.launch import ray_trainer
+from jobs.launch.lifeline import Gone
 from jobs.launch.mailbox import Beginning, Mailbox
 from jobs.launch.options import LocalOptions, RayOptions, Workers, fetch_stored, is_started_again, resume_command
 from jobs.launch.ray_cluster import Resources, connected, share_out
 from jobs.launch.ray_controller import UnfitError, first_cause, first_failure, sentence, what_failed
 from jobs.launch.ray_network import interface_of
-from jobs.launch.ray_worker import excuse, refuse_unplannable
+from jobs.launch.ray_worker import ask_driver, excuse, refuse_unplannable
 from jobs.launch.termination import SAVED, PreemptedError
 from jobs.plan import Position, Slice
 from jobs.planning import Facts, make_plan
@@ -460,14 +461,33 @@ def test_what_only_watches_needs_no_torch() -> None:
     assert done.stdout == "False\n"
 
 
+def test_a_driver_is_gone_only_when_ray_knows_that_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An actor that cannot be reached, or does not answer, may come back."""
+    errors = ray.exceptions
+    for error, told in (
+        (errors.ActorDiedError(), Gone), (errors.ActorUnavailableError("no route", None), errors.ActorUnavailableError),
+        (errors.GetTimeoutError(), errors.GetTimeoutError),
+    ):  # fmt: skip
+
+        def get(answer: object, timeout: float, error: Exception = error) -> None:
+            raise error
+
+        monkeypatch.setattr(ray, "get", get)
+        with pytest.raises(told):
+            ask_driver(SimpleNamespace(stands=SimpleNamespace(remote=lambda: None)))
+
+
 LIFELINE = """
 import sys, time
-from jobs.launch.lifeline import lifeline
+from jobs.launch.lifeline import Gone, lifeline
 
-answers = [letter == "y" for letter in sys.argv[1]]
+answers = list(sys.argv[1])
 
 def ask():
-    if not (answers.pop(0) if len(answers) > 1 else answers[0]):
+    answer = answers.pop(0) if len(answers) > 1 else answers[0]
+    if answer == "d":
+        raise Gone("it is dead")
+    if answer == "n":
         raise TimeoutError("nobody answers")
 
 with lifeline(ask, every_s=0.01, misses=3):
@@ -478,14 +498,15 @@ print("at its end")
 
 
 @pytest.mark.parametrize(
-    ("answers", "seconds", "ends_itself"),
-    [("yynnn", "60", True), ("nnynnynny", "0.5", False), ("y" * 20 + "n", "0.05", False)],
-    ids=["cut off", "answers now and then", "over before"],
-)
-def test_a_worker_that_has_lost_its_run_ends_itself(answers: str, seconds: str, ends_itself: bool) -> None:
+    ("answers", "seconds", "why"),
+    [("yynnn", "60", "TimeoutError: nobody answers"), ("yyd" + "y" * 20, "60", "Gone: it is dead"),
+     ("nnynnynny", "0.5", None), ("y" * 20 + "n", "0.05", None)],
+    ids=["cut off", "known to be dead", "answers now and then", "over before"],
+)  # fmt: skip
+def test_a_worker_that_has_lost_its_run_ends_itself(answers: str, seconds: str, why: str | None) -> None:
     done = subprocess.run([sys.executable, "-c", LIFELINE, answers, seconds], capture_output=True, text=True, timeout=30, check=False)
-    if ends_itself:
+    if why is not None:
         assert done.returncode == 75
-        assert "has lost its run (TimeoutError: nobody answers)" in done.stderr
+        assert f"has lost its run ({why})" in done.stderr
     else:
         assert (done.returncode, done.stdout.strip()) == (0, "at its end")
