@@ -37,6 +37,14 @@ class NothingEndedError(InputError):
     missing: tuple[str, ...] = ()
     """What is known of those that have not, in sentences."""
 
+    @classmethod
+    def beside(cls, missing: Sequence[str]) -> "NothingEndedError":
+        """The error, where so much is known."""
+        hint = "" if missing else "Wait for one, or run `largebatch sweep`."
+        nothing = cls("runs", " ".join(["there is no run that has ended.", *missing]), hint)
+        nothing.missing = tuple(missing)
+        return nothing
+
 
 class FrontierPoint(NamedTuple):
     """The best accuracy that anything had by then."""
@@ -239,11 +247,7 @@ def find(
     whole = [run for run in runs if run.summary.outcome is not Outcome.STOPPED]
     left_out = [f"Left out: {len(runs) - len(whole)} runs that were ended early."] if len(whole) < len(runs) else []
     if not whole:
-        words = [*left_out, *missing]
-        hint = "" if words else "Wait for one, or run `largebatch sweep`."
-        nothing = NothingEndedError("runs", " ".join(["there is no run that has ended.", *words]), hint)
-        nothing.missing = tuple(words)
-        raise nothing
+        raise NothingEndedError.beside([*left_out, *missing])
     by_setting = settings_of(whole)
     setting, chosen = next(iter(by_setting.items()))
     others = {other: len(members) for other, members in by_setting.items() if other != setting}
