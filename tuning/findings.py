@@ -28,7 +28,7 @@ from tuning.analysis.intervals import spread
 from tuning.analysis.regimes import regime
 from tuning.collect import Evaluation, RunResult, collect
 from tuning.places import failures_in_words, runs_in
-from tuning.wording import critical_batch_in_words, sentences
+from tuning.wording import critical_batch_in_words, momentum_name, sentences
 
 
 class NothingEndedError(InputError):
@@ -177,12 +177,13 @@ class Findings:
 
     def rows(self) -> list[dict[str, str]]:
         """The best of each batch size, in words."""
+        momentum = momentum_name(one.first.optimizer for one in self.best)
         return [
             {
                 "batch": f"{one.global_batch_size:,}",
                 "optimizer": one.first.optimizer,
                 "learning rate": f"{one.first.learning_rate:.4g}",
-                "momentum": "-" if one.first.momentum is None else f"{one.first.momentum:g}",
+                momentum: "-" if one.first.momentum is None else f"{one.first.momentum:g}",
                 "s to target": one.seconds.text,
                 "steps": "-" if one.steps.median is None else f"{one.steps.median:,.0f}",
                 "samples": "-" if one.samples.median is None else f"{one.samples.median:,.0f}",
