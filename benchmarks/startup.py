@@ -1,16 +1,21 @@
-"""From the command to the first optimizer step on the digits: a real `largebatch train`, timed from outside."""
+"""From the command to the first optimizer step on the digits: a real `largebatch train`, timed from outside; and to the end of its help."""
 
+import argparse
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from pathlib import Path
 from statistics import median
 
 from _report import parser, publish
 
+OURS = {"jobs", "service", "tuning"}
+NAMED = 8
+"""Packages that are named, of all that the help imports."""
 INSIDE = """
 import json, sys, time
 marks = [("python", time.time())]
@@ -67,9 +72,55 @@ def parts() -> list[tuple[str, float]]:
     return [(name, later - earlier) for (name, _), earlier, later in zip(marks, times, times[1:], strict=False)]
 
 
+def command_to_help() -> float:
+    """Seconds of `largebatch --help`."""
+    began = time.time()
+    subprocess.run([str(Path(sys.executable).with_name("largebatch")), "--help"], check=True, stdout=subprocess.DEVNULL)
+    return time.time() - began
+
+
+def imports_of_help() -> dict[str, float]:
+    """Seconds that `largebatch --help` spends in importing each package, what that imports in turn not counted; slower than usual, being watched."""
+    command = [sys.executable, "-X", "importtime", "-m", "service.cli", "--help"]
+    told = subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True).stderr
+    seconds: dict[str, float] = defaultdict(float)
+    for line in told.splitlines():
+        own, _, name = line.removeprefix("import time:").split("|")
+        if own.strip().isdecimal():
+            package = name.strip().partition(".")[0]
+            seconds["largebatch" if package in OURS else package] += int(own) / 1e6
+    return seconds
+
+
+def measure_help(given: argparse.Namespace) -> None:
+    """The help's table: the whole, and the packages that take most."""
+    whole, split = [], []
+    for _ in range(given.repetitions):
+        whole.append(command_to_help())
+        split.append(imports_of_help())
+    middle = {name: median(run.get(name, 0.0) for run in split) for name in {name for run in split for name in run}}
+    most = sorted(middle, key=lambda name: -middle[name])[:NAMED]
+    measured = {
+        "largebatch --help": whole,
+        **{f"import {name}": [run.get(name, 0.0) for run in split] for name in most},
+        f"import {len(middle) - len(most)} others": [sum(run.values()) - sum(run.get(name, 0.0) for name in most) for run in split],
+    }
+    rows = [
+        {"part": name, "median s": f"{median(seconds):.3f}", "range s": f"{min(seconds):.3f} ... {max(seconds):.3f}"}
+        for name, seconds in measured.items()
+    ]
+    notes = ["Target: under 0.5 s. Imports are those of a second process under `python -X importtime`, each package's own."]
+    publish("Help of the command", rows, notes, given)
+
+
 def main() -> None:
     """Measure and print."""
-    given = parser(__doc__, repetitions=5).parse_args()
+    options = parser(__doc__, repetitions=5)
+    options.add_argument("--only-help", action="store_true", help="measure `largebatch --help` alone")
+    given = options.parse_args()
+    if given.only_help:
+        measure_help(given)
+        return
     whole, split = [], []
     for _ in range(given.repetitions):
         whole.append(command_to_first_step())

@@ -35,7 +35,7 @@ from jobs.models.sample_dropout import use_sample_dropout
 from jobs.models.table import build_model
 from jobs.optim.table import build_optimizer
 from jobs.plan import Slice, TrainPlan
-from jobs.plan_report import MemoryFacts, plan_facts, plan_lines
+from jobs.plan_report import MemoryFacts, plan_facts, plan_lines, unread_in_words
 from jobs.planning import Facts, make_plan, resolve_global_batch_size, resolve_span
 from jobs.records import EndRecord, NoticeRecord, Outcome, Record, RunSummary, StartRecord
 from jobs.spec import TrainSpec
@@ -143,6 +143,9 @@ def run_job(
             _write_facts(job, run_dir)
         tracker = _Tracker(journal, listener)
         tracker.write(_start_record(job, state))
+        unread = unread_in_words(job.plan)
+        if unread is not None and not resumes and not reasons:  # a run that is taken up again has said it
+            tracker.write(NoticeRecord(step=state.progress.step, text=unread))
         for reason in reasons:
             tracker.write(NoticeRecord(step=state.progress.step, text=f"{reason} Going on from step {state.progress.step}."))
         warm_up(state, job.plan, job.dataset)

@@ -9,6 +9,7 @@ from jobs.plan import Position, TrainPlan
 from jobs.spec import ReductionSpec
 
 CURVE_POINTS = 60
+SPAN_UNREAD = "none in this model: batch_norm.span is not read"
 
 
 def plan_facts(plan: TrainPlan) -> dict[str, Any]:
@@ -91,6 +92,12 @@ def plan_lines(plan: TrainPlan, model: nn.Module, facts: MemoryFacts) -> list[tu
     return lines
 
 
+def unread_in_words(plan: TrainPlan) -> str | None:
+    """What a run says before it begins of an option that somebody set and nothing reads; None where there is none."""
+    is_unread = plan.span is None and plan.spec.batch_norm.span != "auto"
+    return f"Batch-norm: {SPAN_UNREAD}." if is_unread else None
+
+
 def _reading_words(plan: TrainPlan, is_in_memory: bool) -> str:
     num_workers = plan.spec.dataset.num_workers
     if is_in_memory:
@@ -110,7 +117,7 @@ def _reduction_words(plan: TrainPlan) -> str:
 
 def _span_words(plan: TrainPlan) -> str:
     if plan.span is None:
-        return "none in this model" + ("" if plan.spec.batch_norm.span == "auto" else ": batch_norm.span is not read")
+        return SPAN_UNREAD if unread_in_words(plan) else "none in this model"
     rest = plan.global_batch_size % plan.span
     tail = f", the last group of each batch over {rest}" if rest else ""
     return f"statistics over {plan.span} samples{tail}, whatever the micro-batch"

@@ -8,7 +8,6 @@ the lease makes passes; were there two for a moment, compare-and-set and the att
 
 import json
 import secrets
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from jobs.errors import FaultError
 from jobs.records import Outcome
 from service import one_host
 from service.backends.base import Backend, BackendDown, CannotStart, Presence, Seen
+from service.background import Background
 from service.db.engine import DatabaseError
 from service.db.store import Store
 from service.job import Job, Kind
@@ -47,8 +47,7 @@ class Reconciler:
         self._store, self._backend, self._settings, self._bring = store, backend, settings, bring
         self._holder = secrets.token_hex(8)
         self._log = structlog.get_logger("reconcile")
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="reconciler", daemon=True)
+        self._background = Background("reconciler", self._run)
         self._renewed_at_s = -LEASE_S
         self._noted_at_s = 0.0
         self._is_storage_away = False
@@ -62,20 +61,18 @@ class Reconciler:
 
     def start(self) -> None:
         """Begin."""
-        self._thread.start()
+        self._background.start()
 
     def stop(self) -> None:
         """End after the pass under way, and let another replica go on at once."""
-        self._over.set()
-        if self._thread.is_alive():
-            self._thread.join(30)
+        self._background.stop()
         try:
             self._store.give_back(LEASE, self._holder)
         except DatabaseError:
             return  # it runs out by itself
 
     def _run(self) -> None:
-        while not self._over.is_set():
+        while not self._background.over.is_set():
             try:
                 if self._holds_lease():
                     self.make_pass()
@@ -88,7 +85,7 @@ class Reconciler:
             except Exception as error:
                 self.problem = f"{type(error).__name__}: {error}"
                 self._log.exception("pass broke off")
-            self._over.wait(self._settings.poll_s)
+            self._background.over.wait(self._settings.poll_s)
 
     def _holds_lease(self) -> bool:
         now = time.monotonic()

@@ -18,6 +18,7 @@ import structlog
 from jobs import run_folder
 from jobs.errors import FaultError, StorageError
 from jobs.storage import Storage
+from service.background import Background
 
 Bring = Callable[[str, float], None]
 """Have a copy of a job's folder that is no older than so many seconds. Raises: StorageError."""
@@ -41,20 +42,17 @@ class Copies:
         self._locks: dict[str, threading.Lock] = defaultdict(threading.Lock)
         self._fetched_at_s: dict[str, float] = {}
         self._wanted_at_s: dict[str, float] = {}
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="copies", daemon=True)
+        self._background = Background("copies", self._run)
         self.problem: str | None = None
         """Why the last look failed."""
 
     def start(self) -> None:
         """Begin to keep copies up."""
-        self._thread.start()
+        self._background.start()
 
     def stop(self) -> None:
         """End, and remove them."""
-        self._over.set()
-        if self._thread.is_alive():
-            self._thread.join(30)
+        self._background.stop()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def bring(self, job_id: str, fresh_s: float = LOOK_EVERY_S) -> None:
@@ -125,7 +123,7 @@ class Copies:
 
     def _run(self) -> None:
         with ThreadPoolExecutor(AT_ONCE, "copies") as pool:
-            while not self._over.wait(LOOK_EVERY_S):
+            while not self._background.over.wait(LOOK_EVERY_S):
                 try:
                     for _ in pool.map(lambda job_id: self.bring(job_id, LOOK_EVERY_S / 2), list(self._active())):
                         pass

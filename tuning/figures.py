@@ -18,6 +18,7 @@ from tuning.analysis.step_time import Profile
 from tuning.charts import Chart, Heat, Series, to_plotly, write_png
 from tuning.collect import RunResult, collect
 from tuning.findings import Findings
+from tuning.wording import momentum_name
 
 SECONDS = "training seconds"
 BATCH = "global batch size"
@@ -147,7 +148,7 @@ def accuracy_of_batch(findings: Findings) -> Chart:
 
 
 def momentum_map(findings: Findings) -> Chart | None:
-    """Seconds to the target over batch and momentum; None where only one momentum was tried."""
+    """Seconds to the target over batch and momentum, or beta1; None where only one was tried."""
     cells: dict[tuple[int, float], Configuration] = {}
     for one in findings.configurations:
         if one.first.momentum is not None:
@@ -157,6 +158,7 @@ def momentum_map(findings: Findings) -> Chart | None:
     batches, momenta = sorted({batch for batch, _ in cells}), sorted({momentum for _, momentum in cells})
     if len(momenta) < 2:
         return None
+    name = momentum_name(one.first.optimizer for one in cells.values())
     grid = [[cells.get((batch, momentum)) for batch in batches] for momentum in momenta]
     heat = Heat(
         [f"{batch:,}" for batch in batches], [f"{momentum:g}" for momentum in momenta],
@@ -164,7 +166,7 @@ def momentum_map(findings: Findings) -> Chart | None:
         [[_cell(one) for one in row] for row in grid], "training seconds to target",
     )  # fmt: skip
     return Chart(
-        "momentum-map", f"Seconds to {findings.target:g}, learning rate tuned in each cell", BATCH, "momentum",
+        "momentum-map", f"Seconds to {findings.target:g} over batch and {name}, learning rate tuned in each cell", BATCH, name,
         heat=heat, caption=_caption(findings),
     )  # fmt: skip
 

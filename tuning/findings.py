@@ -28,7 +28,7 @@ from tuning.analysis.intervals import spread
 from tuning.analysis.regimes import regime
 from tuning.collect import Evaluation, RunResult, collect
 from tuning.places import failures_in_words, runs_in
-from tuning.wording import critical_batch_in_words, sentences
+from tuning.wording import critical_batch_in_words, momentum_name, sentences
 
 
 class NothingEndedError(InputError):
@@ -36,6 +36,14 @@ class NothingEndedError(InputError):
 
     missing: tuple[str, ...] = ()
     """What is known of those that have not, in sentences."""
+
+    @classmethod
+    def beside(cls, missing: Sequence[str]) -> "NothingEndedError":
+        """The error, where so much is known."""
+        hint = "" if missing else "Wait for one, or run `largebatch sweep`."
+        nothing = cls("runs", " ".join(["there is no run that has ended.", *missing]), hint)
+        nothing.missing = tuple(missing)
+        return nothing
 
 
 class FrontierPoint(NamedTuple):
@@ -169,12 +177,13 @@ class Findings:
 
     def rows(self) -> list[dict[str, str]]:
         """The best of each batch size, in words."""
+        momentum = momentum_name(one.first.optimizer for one in self.best)
         return [
             {
                 "batch": f"{one.global_batch_size:,}",
                 "optimizer": one.first.optimizer,
                 "learning rate": f"{one.first.learning_rate:.4g}",
-                "momentum": "-" if one.first.momentum is None else f"{one.first.momentum:g}",
+                momentum: "-" if one.first.momentum is None else f"{one.first.momentum:g}",
                 "s to target": one.seconds.text,
                 "steps": "-" if one.steps.median is None else f"{one.steps.median:,.0f}",
                 "samples": "-" if one.samples.median is None else f"{one.samples.median:,.0f}",
@@ -239,11 +248,7 @@ def find(
     whole = [run for run in runs if run.summary.outcome is not Outcome.STOPPED]
     left_out = [f"Left out: {len(runs) - len(whole)} runs that were ended early."] if len(whole) < len(runs) else []
     if not whole:
-        words = [*left_out, *missing]
-        hint = "" if words else "Wait for one, or run `largebatch sweep`."
-        nothing = NothingEndedError("runs", " ".join(["there is no run that has ended.", *words]), hint)
-        nothing.missing = tuple(words)
-        raise nothing
+        raise NothingEndedError.beside([*left_out, *missing])
     by_setting = settings_of(whole)
     setting, chosen = next(iter(by_setting.items()))
     others = {other: len(members) for other, members in by_setting.items() if other != setting}

@@ -3,7 +3,7 @@
 A study's folder stands for its sweep: the runs beside that are its reference and its solutions, which answer other questions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,6 +44,12 @@ def look(folder: Path) -> Place:
     if num_left := runs_to_come(place):
         missing.append(f"Missing: {num_left} of the sweep's runs; go on with `{resume}`.")
     return Place(ended, missing)
+
+
+def look_at_all(folders: Iterable[Path]) -> Place:
+    """The same of several, in the order given."""
+    found = [look(folder) for folder in folders]
+    return Place([run_dir for one in found for run_dir in one.run_dirs], [word for one in found for word in one.missing])
 
 
 def _why_nothing(folder: Path) -> str:

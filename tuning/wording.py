@@ -1,8 +1,9 @@
 """Answers in sentences."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from jobs.spec import OPTIMIZER_OPTIONS
 from tuning.analysis.advice import Advice
 from tuning.analysis.configurations import Configuration
 from tuning.analysis.critical_batch import CriticalBatch
@@ -10,6 +11,12 @@ from tuning.collect import RunResult
 
 COARSE = 0.2
 """An evaluation interval above this share of a run's cost blurs the costs that are compared."""
+
+
+def momentum_name(optimizers: Iterable[str]) -> str:
+    """What the number that results call momentum is in these optimizers' own words."""
+    names = {"beta1" if "beta1" in OPTIMIZER_OPTIONS.get(optimizer, ()) else "momentum" for optimizer in optimizers}
+    return " or ".join(sorted(names, reverse=True))
 
 
 def sentences(advice: Sequence[Advice]) -> list[str]:
@@ -22,7 +29,7 @@ def _sentence(one: Advice) -> str:
     if one.choice is None:
         return f"{question}: {one.reason}"
     choice = one.choice
-    momentum = "" if choice.momentum is None else f" and momentum {choice.momentum:g}"
+    momentum = "" if choice.momentum is None else f" and {momentum_name([choice.optimizer])} {choice.momentum:g}"
     return (
         f"{question}: batch {choice.global_batch_size:,} with {choice.optimizer}, learning rate {choice.learning_rate:.4g}{momentum}, "
         f"{choice.seconds:,.3g} s and {choice.samples:,.0f} samples; {one.reason}"

@@ -17,11 +17,15 @@ MISSES = 4
 EXIT_CODE = 75
 
 
+class Gone(Exception):
+    """The other end has died, says somebody who knows: no answer will come any more."""
+
+
 @contextmanager
 def lifeline(ask: Callable[[], object], *, every_s: float = EVERY_S, misses: int = MISSES) -> Iterator[None]:
     """While this is open, the process ends at once when `ask` has raised `misses` times in a row, a minute if nothing answers.
 
-    Args: ask: returns when the other end is there; raises when it is not, or does not answer in time.
+    Args: ask: returns when the other end is there; raises when it does not answer in time, and Gone, which is enough once, when it is dead.
     """
     over = threading.Event()
 
@@ -34,7 +38,7 @@ def lifeline(ask: Callable[[], object], *, every_s: float = EVERY_S, misses: int
                 ask()
                 missed = 0
             except Exception as error:
-                missed += 1
+                missed = misses if isinstance(error, Gone) else missed + 1
                 last = f"{type(error).__name__}: {error}"
         # Threads in a hanging operation would not end in any other way.
         print(f"This worker has lost its run ({last}), and ends.", file=sys.stderr, flush=True)

@@ -17,7 +17,7 @@ class Beginning(NamedTuple):
     reasons: list[str]
     """Why there is a new one; empty for the first."""
     has_trained: bool
-    """Whether workers have trained before it: what is wrong from then on is a fault, not what the person gave."""
+    """Whether workers have trained before it: what one machine lacks from then on is its failure, not what the person gave."""
     is_over: bool
     """Whether the outcome is known already."""
 

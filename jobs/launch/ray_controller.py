@@ -12,7 +12,7 @@ COLLATERAL = ("Connection closed by peer", "Connection reset", "Connection refus
 
 
 class UnfitError(FaultError):
-    """Workers that have trained before cannot any more, for a reason that would be bad input at the start.
+    """Workers that have trained before cannot any more, for a reason that would be bad input at the start and may pass: see `excuse`.
 
     Args: node_id: the machine that is at fault, where it is one.
     """

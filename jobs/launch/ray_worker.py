@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -24,12 +25,12 @@ from jobs.engine.group import Group
 from jobs.errors import FaultError, InputError, PlanError
 from jobs.job import Prepared, prepare, run_job
 from jobs.launch import termination
-from jobs.launch.lifeline import ANSWER_S, lifeline
+from jobs.launch.lifeline import ANSWER_S, Gone, lifeline
 from jobs.launch.local import carry_out
 from jobs.launch.mailbox import Beginning
 from jobs.launch.options import LocalOptions, Workers, fetch_stored, mirrored_spec
 from jobs.launch.priority import train_first
-from jobs.launch.ray_controller import UnfitError
+from jobs.launch.ray_controller import UnfitError, sentence
 from jobs.listener import Listener
 from jobs.plan import TrainPlan
 from jobs.planning import Facts, make_plan
@@ -43,8 +44,11 @@ TELL_EVERY_S = 1.0
 """A call wakes three processes; on cores that are all busy each costs the training more than its own time."""
 PREEMPTION_POLL_S = 1.0
 OLD_WORKER_S = 120.0
-"""How long a worker of an earlier group, or of a driver that died, may still hold the run's folder: on a machine that was cut off it
-lives for a minute (`lifeline`)."""
+"""How long a worker of an earlier group, or of a driver that died, may still hold the run's folder, at most: Ray ends it within seconds, or it
+ends itself when it hears that its driver is dead; on a machine that was cut off it hears nothing, and lives for a minute (`lifeline`)."""
+
+PLACE = "--output-dir"
+"""The field of what is wrong with the folder or storage that all workers share."""
 
 
 class Over(FaultError):
@@ -66,12 +70,12 @@ def work(config: dict[str, Any]) -> None:
     termination.training.set()
     drains = _DrainNotice()
     try:
-        with lifeline(lambda: ray.get(mailbox.stands.remote(), timeout=ANSWER_S)):
+        with lifeline(lambda: ask_driver(mailbox)):
             summary = _work(config, group, drains)
     except Over:
         return
     except InputError as error:
-        if group.is_first:
+        if group.is_first or not error.is_agreed:
             ray.get(mailbox.finish.remote({"error": error}))
         if not error.is_agreed:
             raise  # the other ranks wait for this one: Ray ends them all
@@ -83,6 +87,14 @@ def work(config: dict[str, Any]) -> None:
         raise termination.PreemptedError(f"{'Ray will take a machine away' if num_told else 'a worker got SIGTERM'}; {termination.SAVED}")
     if group.is_first:
         ray.get(mailbox.finish.remote({"summary": summary.model_dump(mode="json")}))
+
+
+def ask_driver(mailbox: Any) -> None:
+    """Whether the person's process is there. Raises: Gone if Ray knows that it is not; what Ray raises if it does not answer."""
+    try:
+        ray.get(mailbox.stands.remote(), timeout=ANSWER_S)
+    except ray.exceptions.ActorDiedError as error:  # not ActorUnavailableError: that one may come back
+        raise Gone(sentence(error)) from error
 
 
 def _own_gpu() -> torch.device:
@@ -106,19 +118,34 @@ def _work(config: dict[str, Any], group: Group, drains: "_DrainNotice") -> RunSu
         try:
             return _take_part(config, options, spec, group, mirror, begun, drains)
         except InputError as error:
-            if not begun.has_trained:
+            unfit = excuse(error, group, lambda: load_dataset(spec.dataset, Path(config["data_dir"])), config) if begun.has_trained else None
+            if unfit is None:
                 raise
-            raise UnfitError(error.field, error.problem, error.hint, _node_at_fault(error, spec, config)) from error
+            raise unfit from error
 
 
-def _node_at_fault(error: InputError, spec: TrainSpec, config: dict[str, Any]) -> str | None:
-    """The machine on which a worker cannot take part: this one, if it has not the data; None where it is none, or not known."""
+def excuse(error: InputError, group: Group, load: Callable[[], object], config: dict[str, Any]) -> UnfitError | None:
+    """The same as a failure, where workers that have trained before may find it otherwise next time; None: it is bad input, once and for all.
+
+    A folder that refuses, or that a worker of an earlier group holds, is waited for; and a machine may lack the data that others have.
+
+    Args: load: loads the data set on this machine. Every rank calls this for an error that all agree on.
+    """
+    lacks_data = _refuses(load)
+    num_lacking = group.sum_numbers(float(lacks_data))[0] if error.is_agreed else float(lacks_data)
+    node_id: str | None = _own_node() if lacks_data else getattr(error, "node_id", None)
+    is_of_a_machine = num_lacking > 0 and (config["workers"].is_elastic or num_lacking < group.world_size)
+    if is_of_a_machine or error.field in {PLACE, config["run_dir"]}:
+        return UnfitError(error.field, error.problem, error.hint, node_id)
+    return None
+
+
+def _refuses(load: Callable[[], object]) -> bool:
     try:
-        load_dataset(spec.dataset, Path(config["data_dir"]))
+        load()
     except InputError:
-        return _own_node()
-    found: str | None = getattr(error, "node_id", None)
-    return found
+        return True
+    return False
 
 
 def _own_node() -> str:
@@ -213,7 +240,7 @@ def _unshared(place: str, group: Group) -> InputError | None:
         problem = probe(store, token, group.rank, group.wait)
     if problem is None:
         return None
-    found = InputError("--output-dir", f"{place} {problem}, says the worker on node {_own_node()[:8]}.", hint)
+    found = InputError(PLACE, f"{place} {problem}, says the worker on node {_own_node()[:8]}.", hint)
     if not group.is_first:
         found.node_id = _own_node()  # type: ignore[attr-defined]
     return found

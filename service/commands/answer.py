@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 from rich.table import Table
 
-from service.commands.options import AsJson, whole_numbers
+from service.commands.options import RUN_FOLDERS, AsJson, whole_numbers
 
 if TYPE_CHECKING:
     from tuning.analysis.critical_batch import CriticalBatch
@@ -18,10 +18,7 @@ if TYPE_CHECKING:
     from tuning.findings import Findings
 
 app = typer.Typer()
-Places = Annotated[
-    list[Path] | None,
-    typer.Argument(metavar="FOLDER...", help="Run folders, or folders that hold them, such as a sweep's or a study's.", show_default=False),
-]
+Places = Annotated[list[Path] | None, typer.Argument(metavar="FOLDER...", help=RUN_FOLDERS, show_default=False)]
 Experiment = Annotated[str | None, typer.Option(help="Read an MLflow experiment instead.", show_default=False)]
 MlflowUri = Annotated[str | None, typer.Option(help="MLflow's address.", envvar="MLFLOW_TRACKING_URI", show_default=False)]
 Target = Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Test accuracy; default what the runs were given.", show_default=False)]
@@ -281,7 +278,7 @@ class _Gathered(NamedTuple):
 def _gather(places: list[Path] | None, experiment: str | None, uri: str | None) -> _Gathered:
     from jobs.errors import SpecError
     from tuning.collect import collect, collect_experiment
-    from tuning.places import look
+    from tuning.places import look_at_all
 
     if experiment is not None:
         if uri is None:
@@ -293,8 +290,8 @@ def _gather(places: list[Path] | None, experiment: str | None, uri: str | None) 
         return _Gathered(found.results, said)
     if not places:
         raise SpecError("FOLDER", "is missing.", "Give run folders, a sweep's folder, or --experiment.")
-    looked = [look(place) for place in places]
-    return _Gathered(collect(run_dir for one in looked for run_dir in one.run_dirs), [word for one in looked for word in one.missing])
+    looked = look_at_all(places)
+    return _Gathered(collect(looked.run_dirs), looked.missing)
 
 
 def _find(gathered: _Gathered, target: float | None, deadline: float | None = None, max_samples: float | None = None) -> "Findings":

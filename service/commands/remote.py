@@ -15,6 +15,9 @@ app.add_typer(remote, name="remote")
 Server = Annotated[str | None, typer.Option(help="The service, such as http://127.0.0.1:8080.", envvar="LARGEBATCH_SERVER", show_default=False)]
 JobId = Annotated[str, typer.Argument(metavar="ID", show_default=False)]
 IsSweep = Annotated[bool, typer.Option("--sweep", help="It is a sweep, not a run.")]
+Recipe = Annotated[str, typer.Argument(help="A recipe that the service knows, or a local YAML or JSON file.", show_default=False)]
+IsSweepFile = Annotated[bool, typer.Option("--sweep", help="RECIPE is a sweep's file.")]
+Workers = Annotated[str | None, typer.Option(metavar="N|MIN:MAX", help="Workers by Ray.", show_default=False)]
 
 
 def _client(server: str | None) -> "Client":
@@ -32,11 +35,11 @@ def _kind(is_sweep: bool) -> str:
 
 @remote.command(epilog="Example: largebatch remote submit digits-lamb --server http://127.0.0.1:8080 --follow")
 def submit(
-    recipe: Annotated[str, typer.Argument(help="A recipe that the service knows, or a local YAML or JSON file.", show_default=False)],
+    recipe: Recipe,
     overrides: Overrides = None,
     server: Server = None,
-    is_sweep: Annotated[bool, typer.Option("--sweep", help="RECIPE is a sweep's file.")] = False,
-    workers: Annotated[str | None, typer.Option(metavar="N|MIN:MAX", help="Workers by Ray.", show_default=False)] = None,
+    is_sweep: IsSweepFile = False,
+    workers: Workers = None,
     gpus: Annotated[int, typer.Option(min=0, help="GPUs to hold.")] = 0,
     cpus: Annotated[float | None, typer.Option(min=0.1, help="Cores to hold; default all.", show_default=False)] = None,
     priority: Annotated[int, typer.Option(min=-100, max=100, help="Higher goes first.")] = 0,
@@ -78,11 +81,11 @@ def _wanted(recipe: str, overrides: list[str] | None, is_sweep: bool) -> dict[st
 
 @remote.command(epilog="Example: largebatch remote plan digits-lamb --server http://127.0.0.1:8080")
 def plan(
-    recipe: Annotated[str, typer.Argument(help="A recipe that the service knows, or a local YAML or JSON file.", show_default=False)],
+    recipe: Recipe,
     overrides: Overrides = None,
     server: Server = None,
-    is_sweep: Annotated[bool, typer.Option("--sweep", help="RECIPE is a sweep's file.")] = False,
-    workers: Annotated[str | None, typer.Option(metavar="N|MIN:MAX", help="Workers by Ray.", show_default=False)] = None,
+    is_sweep: IsSweepFile = False,
+    workers: Workers = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what a service would do with a recipe, or a sweep, and run nothing."""

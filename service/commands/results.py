@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from service.commands.options import AsJson
+from service.commands.options import RUN_FOLDERS, AsJson
 from service.tables import print_runs
 
 app = typer.Typer()
@@ -13,11 +13,14 @@ app = typer.Typer()
 
 @app.command(epilog="Example: largebatch compare runs/digits-small-* runs/digits-large-* --figure compare.html")
 def compare(
-    run_dirs: Annotated[list[Path], typer.Argument(help="Run folders.", show_default=False)],
+    places: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help=RUN_FOLDERS, show_default=False)],
     figure: Annotated[Path | None, typer.Option(help="Write accuracy against training seconds here, .html or .png.", show_default=False)] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Put runs side by side: a table, and a figure of accuracy against training seconds."""
+    """Put runs side by side: a table, and a figure of accuracy against training seconds.
+
+    A sweep stands for its runs, a study for those of its sweep.
+    """
     import json
 
     from jobs.errors import SpecError
@@ -25,8 +28,13 @@ def compare(
     from tuning.charts import write_png
     from tuning.collect import collect
     from tuning.figures import accuracy_curves, on_unlike_footing, write_page
+    from tuning.findings import NothingEndedError
+    from tuning.places import look_at_all
 
-    results = collect(run_dirs)
+    found = look_at_all(places)
+    results = collect(found.run_dirs)
+    if not results:
+        raise NothingEndedError.beside(found.missing)
     if figure is not None:
         if figure.suffix not in {".html", ".png"}:
             raise SpecError("--figure", f"{figure.name} ends in neither .html nor .png.", "Choose one of the two.")
@@ -36,8 +44,12 @@ def compare(
     rows = [{"recipe": result.name, "optimizer": result.optimizer, **result.summary.model_dump(mode="json")} for result in results]
     if as_json:
         print(json.dumps(rows))
+        for line in found.missing:
+            typer.echo(line, err=True)
         return
     print_runs(rows)
+    for line in found.missing:
+        print(line)
     if unlike := on_unlike_footing(results):
         print(f"These runs are {unlike}.")
     if figure is not None:

@@ -27,6 +27,7 @@ from service.watch import read_lines
 LOG_BYTES = 1 << 20
 MOST_RECORDS = 5000
 SCAN_BYTES = 8 << 20
+After = Annotated[int, Query(ge=0, le=1 << 50, description="next_after of the page before.")]
 Limit = Annotated[int, Query(ge=1, le=200)]
 IdempotencyKey = Annotated[
     str | None,
@@ -195,7 +196,7 @@ def add_journal_routes(router: APIRouter) -> None:
         job_id: str,
         parts: Here,
         who: Who,
-        after: Annotated[int, Query(ge=0, le=1 << 50, description="next_after of the page before.")] = 0,
+        after: After = 0,
         kind: Annotated[Literal["start", "step", "evaluation", "notice", "end"] | None, Query()] = None,
         limit: Annotated[int, Query(ge=1, le=MOST_RECORDS)] = 1000,
     ) -> Records:

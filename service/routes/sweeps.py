@@ -14,7 +14,7 @@ from service.db.store import ConflictError
 from service.job import Kind
 from service.parts import Here, Parts, Who
 from service.requests import SweepSubmit, digest_of, job_of_sweep
-from service.routes.jobs import ERRORS, IdempotencyKey, accepted_links, add_event_route, add_job_routes, confined, submitted
+from service.routes.jobs import ERRORS, After, IdempotencyKey, accepted_links, add_event_route, add_job_routes, confined, submitted
 from service.routes.runs import PlanLine
 from service.states import ACTIVE
 from service.trials import Trials, read_trials
@@ -58,7 +58,7 @@ def records(
     job_id: str,
     parts: Here,
     who: Who,
-    after: Annotated[int, Query(ge=0, le=1 << 50, description="next_after of the page before.")] = 0,
+    after: After = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 200,
 ) -> Trials:
     """The sweep's runs that were decided on so far, each with how far it is."""

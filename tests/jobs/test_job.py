@@ -9,7 +9,7 @@ import torch
 
 from jobs.job import Prepared, prepare, run_job
 from jobs.listener import Listener
-from jobs.records import EndRecord
+from jobs.records import EndRecord, NoticeRecord
 from jobs.run_folder import SUMMARY
 from jobs.spec_reader import build_spec
 from jobs.tracking.journal import read_records
@@ -71,3 +71,25 @@ def test_the_wall_clock_counts_preparation_of_every_process(run_dir: Path) -> No
     second = run_job(again, run_dir, Listener(), resumes=True)
     assert 1500.0 < second.wall_seconds < 1700.0
     assert second.training_seconds > first.training_seconds
+
+
+def test_an_option_that_nothing_reads_is_said_once_in_the_plans_own_words(run_dir: Path) -> None:
+    """Also a run that goes on does not say it again."""
+    told: list[str] = []
+    listener = Listener(on_notice=told.append)
+    job = prepared(batch_norm={"span": 8})
+    run_job(job, run_dir, listener)
+    run_job(prepared(batch_norm={"span": 8}, stop={"steps": 3}), run_dir, listener, resumes=True)
+    (words,) = told
+    assert words == f"Batch-norm: {dict(job.plan_in_words())['batch-norm']}."
+    assert "batch_norm.span is not read" in words
+    assert [record.text for record in read_records(run_dir) if isinstance(record, NoticeRecord)] == told
+
+
+def test_an_option_that_is_read_or_was_not_set_is_not_spoken_of(tmp_path: Path) -> None:
+    told: list[str] = []
+    normalised = {"name": "mlp", "arguments": {"width": 4, "batch_norm": True}}
+    for name, parts in {"read": {"model": normalised, "batch_norm": {"span": 8}}, "not set": {}}.items():
+        (tmp_path / name / "checkpoints").mkdir(parents=True)
+        run_job(prepared(**parts), tmp_path / name, Listener(on_notice=told.append))
+    assert told == []

@@ -1,10 +1,13 @@
-"""A model that fails on one rank in the middle of training; an entry point of the tests of workers."""
+"""Models that fail on one rank in the middle of training, or are refused, and data that are gone; entry points of the tests of workers."""
 
 import os
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from jobs.errors import SpecError
 
 
 class Failing(nn.Module):
@@ -26,3 +29,29 @@ def build(num_classes: int, workers: str) -> nn.Module:
     """Leaves a file for each process in the folder `workers`."""
     Path(workers, str(os.getpid())).touch()
     return Failing(num_classes)
+
+
+def refuses(num_classes: int, workers: str) -> nn.Module:
+    """Bad input, as a person's own model tells it. Leaves a file for each process in the folder `workers`."""
+    Path(workers, str(os.getpid())).touch()
+    raise SpecError("model.arguments.depth", "7 is deeper than this model can be.", "Use at most 6.")
+
+
+def refuses_in_training(num_classes: int, workers: str) -> nn.Module:
+    """The same, found out by one rank alone, in the middle of training."""
+    Path(workers, str(os.getpid())).touch()
+
+    class Refusing(Failing):
+        def forward(self, images: Tensor) -> Tensor:
+            try:
+                return super().forward(images)
+            except ZeroDivisionError as error:
+                raise SpecError("model.arguments.depth", "7 is deeper than this model can be.", "Use at most 6.") from error
+
+    return Refusing(num_classes)
+
+
+def vanished(workers: str) -> tuple[TensorDataset, TensorDataset]:
+    """Data that are on no machine any more."""
+    Path(workers, str(os.getpid())).touch()
+    raise FileNotFoundError("no digits anywhere")

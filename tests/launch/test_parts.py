@@ -19,14 +19,15 @@ from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, Wor
 from ray.train.v2._internal.execution.failure_handling import FailureDecision
 from ray.train.v2.api.exceptions import PreemptionError
 
-from jobs.errors import FaultError, InputError, PlanError, StorageError
+from jobs.errors import DataError, FaultError, InputError, PlanError, StorageError
 from jobs.launch import ray_trainer
+from jobs.launch.lifeline import Gone
 from jobs.launch.mailbox import Beginning, Mailbox
 from jobs.launch.options import LocalOptions, RayOptions, Workers, fetch_stored, is_started_again, resume_command
 from jobs.launch.ray_cluster import Resources, connected, share_out
 from jobs.launch.ray_controller import UnfitError, first_cause, first_failure, sentence, what_failed
 from jobs.launch.ray_network import interface_of
-from jobs.launch.ray_worker import refuse_unplannable
+from jobs.launch.ray_worker import ask_driver, excuse, refuse_unplannable
 from jobs.launch.termination import SAVED, PreemptedError
 from jobs.plan import Position, Slice
 from jobs.planning import Facts, make_plan
@@ -155,6 +156,52 @@ def test_a_machine_on_which_a_worker_cannot_take_part_is_left_out(told: Told) ->
     assert scaling.on_controller_start_worker_group(scaling_config=None, num_workers=1) is not None
     assert scaling._count_possible_workers({"c": {"CPU": 1.0}}) == 1, "better than none"
     assert scaling.on_controller_start_worker_group(scaling_config=None, num_workers=1) is None
+
+
+class Ranks:
+    """A group in which so many ranks find the data missing, this one included if it does."""
+
+    def __init__(self, world_size: int, others_lacking: int = 0) -> None:
+        self.world_size, self._others_lacking = world_size, others_lacking
+
+    def sum_numbers(self, *numbers: float) -> list[float]:
+        return [numbers[0] + self._others_lacking]
+
+
+def agreed_on(error: InputError) -> InputError:
+    error.is_agreed = True
+    return error
+
+
+@pytest.mark.parametrize(
+    ("workers", "is_here", "others_lacking", "error", "is_excused"),
+    [
+        (Workers(2, 2), True, 0, agreed_on(PlanError("model", "is wrong.")), False),
+        (Workers(1, 4), True, 0, agreed_on(PlanError("model", "is wrong.")), False),
+        (Workers(2, 2), False, 1, agreed_on(DataError("dataset", "no files.")), False),
+        (Workers(2, 2), False, 0, agreed_on(DataError("dataset", "no files.")), True),
+        (Workers(2, 2), True, 1, agreed_on(DataError("dataset", "no files.")), True),
+        (Workers(1, 4), False, 1, agreed_on(DataError("dataset", "no files.")), True),
+        (Workers(2, 2), True, 0, DataError("dataset", "sample 7 cannot be read."), False),
+        (Workers(2, 2), True, 0, agreed_on(InputError("--output-dir", "s3://x cannot be used.")), True),
+        (Workers(2, 2), True, 0, InputError("/runs/one", "another process is at work on this run (train)."), True),
+    ],
+    ids=["bad spec", "bad spec, elastic", "data gone everywhere", "data gone here", "data gone there", "another machine may have them",
+         "a bad sample", "storage away", "an old worker"],
+)  # fmt: skip
+def test_what_passes_with_another_machine_or_moment_is_tried_again_and_bad_input_is_not(
+    monkeypatch: pytest.MonkeyPatch, workers: Workers, is_here: bool, others_lacking: int, error: InputError, is_excused: bool
+) -> None:
+    def load() -> None:
+        if not is_here:
+            raise DataError("dataset", "no files.")
+
+    monkeypatch.setattr("jobs.launch.ray_worker._own_node", lambda: "here")
+    group: Any = Ranks(2, others_lacking)
+    found = excuse(error, group, load, {"workers": workers, "run_dir": "/runs/one"})
+    assert (found is not None) is is_excused
+    if found is not None:
+        assert (found.problem, found.node_id) == (error.problem, None if is_here else "here")
 
 
 def test_messages_are_taken_once() -> None:
@@ -414,14 +461,33 @@ def test_what_only_watches_needs_no_torch() -> None:
     assert done.stdout == "False\n"
 
 
+def test_a_driver_is_gone_only_when_ray_knows_that_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An actor that cannot be reached, or does not answer, may come back."""
+    errors = ray.exceptions
+    for error, told in (
+        (errors.ActorDiedError(), Gone), (errors.ActorUnavailableError("no route", None), errors.ActorUnavailableError),
+        (errors.GetTimeoutError(), errors.GetTimeoutError),
+    ):  # fmt: skip
+
+        def get(answer: object, timeout: float, error: Exception = error) -> None:
+            raise error
+
+        monkeypatch.setattr(ray, "get", get)
+        with pytest.raises(told):
+            ask_driver(SimpleNamespace(stands=SimpleNamespace(remote=lambda: None)))
+
+
 LIFELINE = """
 import sys, time
-from jobs.launch.lifeline import lifeline
+from jobs.launch.lifeline import Gone, lifeline
 
-answers = [letter == "y" for letter in sys.argv[1]]
+answers = list(sys.argv[1])
 
 def ask():
-    if not (answers.pop(0) if len(answers) > 1 else answers[0]):
+    answer = answers.pop(0) if len(answers) > 1 else answers[0]
+    if answer == "d":
+        raise Gone("it is dead")
+    if answer == "n":
         raise TimeoutError("nobody answers")
 
 with lifeline(ask, every_s=0.01, misses=3):
@@ -432,14 +498,15 @@ print("at its end")
 
 
 @pytest.mark.parametrize(
-    ("answers", "seconds", "ends_itself"),
-    [("yynnn", "60", True), ("nnynnynny", "0.5", False), ("y" * 20 + "n", "0.05", False)],
-    ids=["cut off", "answers now and then", "over before"],
-)
-def test_a_worker_that_has_lost_its_run_ends_itself(answers: str, seconds: str, ends_itself: bool) -> None:
+    ("answers", "seconds", "why"),
+    [("yynnn", "60", "TimeoutError: nobody answers"), ("yyd" + "y" * 20, "60", "Gone: it is dead"),
+     ("nnynnynny", "0.5", None), ("y" * 20 + "n", "0.05", None)],
+    ids=["cut off", "known to be dead", "answers now and then", "over before"],
+)  # fmt: skip
+def test_a_worker_that_has_lost_its_run_ends_itself(answers: str, seconds: str, why: str | None) -> None:
     done = subprocess.run([sys.executable, "-c", LIFELINE, answers, seconds], capture_output=True, text=True, timeout=30, check=False)
-    if ends_itself:
+    if why is not None:
         assert done.returncode == 75
-        assert "has lost its run (TimeoutError: nobody answers)" in done.stderr
+        assert f"has lost its run ({why})" in done.stderr
     else:
         assert (done.returncode, done.stdout.strip()) == (0, "at its end")

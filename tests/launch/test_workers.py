@@ -433,3 +433,22 @@ def test_what_only_the_workers_can_know(head: Head, tmp_path: Path, parts: dict[
     with pytest.raises(kind, match=words):
         runs.train(tmp_path / "new", head.address, TWO, runs.document(**parts))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("part", "entry_point", "words"),
+    [("model", "failing:refuses", "7 is deeper than this model"), ("model", "failing:refuses_in_training", "7 is deeper than this model"),
+     ("dataset", "failing:vanished", "no digits anywhere")],
+)  # fmt: skip
+def test_bad_input_is_not_tried_again_by_a_driver_that_was_killed(
+    head: Head, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str, entry_point: str, words: str
+) -> None:
+    monkeypatch.setenv("LARGEBATCH_STARTED_AGAIN", "1")  # as the supervisor tells the second driver
+    (tmp_path / "workers").mkdir()
+    given = runs.document(**{part: {"entry_point": entry_point, "arguments": {"workers": str(tmp_path / "workers")}}})
+    watcher = runs.Watcher()
+    with pytest.raises(InputError, match=words) as caught:
+        runs.train(tmp_path / "new", head.address, TWO, given, watcher)
+    assert caught.value.exit_code == 2
+    assert not [text for text in watcher.notices if "Failure" in text]
+    assert 1 <= len(list((tmp_path / "workers").iterdir())) <= 2, "one group of two, and no other"

@@ -52,6 +52,31 @@ def test_a_lucky_single_run_does_not_beat_three_seeds() -> None:
     assert map_of_them.heat.values[1] == [best.seconds.median], "nor in its cell of the map"
 
 
+@pytest.mark.parametrize(
+    ("slower", "faster", "name"),
+    [("adamw", "adamw", "beta1"), ("lamb", "lamb", "beta1"), ("sgd", "sgd", "momentum"), ("lars", "lamb", "momentum or beta1")],
+)
+def test_the_map_is_named_after_what_the_optimizer_calls_its_momentum(slower: str, faster: str, name: str) -> None:
+    tried = ((slower, 0.8, 1.5), (faster, 0.95, 1.0))
+    found = find([made_run(batch, 0, factor, momentum=value, optimizer=optimizer) for batch in (32, 128) for optimizer, value, factor in tried])
+    chart = momentum_map(found)
+    assert chart is not None
+    assert chart.heat is not None
+    assert (chart.y_title, chart.heat.y) == (name, ["0.8", "0.95"])
+    assert f"over batch and {name}," in chart.title
+    slow, fast = chart.heat.values[0][0], chart.heat.values[1][0]
+    assert slow is not None
+    assert fast is not None
+    assert slow > fast
+    if slower == faster:
+        assert found.rows()[0][name] == "0.95"
+        assert any(f"with {faster}, learning rate 0.1 and {name} 0.95" in line for line in found.words())
+
+
+def test_one_beta1_makes_no_map() -> None:
+    assert momentum_map(find([made_run(batch, 0, momentum=0.9, optimizer="adamw") for batch in (32, 128)])) is None
+
+
 def test_misses_are_misses() -> None:
     runs = [made_run(32, seed) for seed in range(3)] + [made_run(512, seed, reaches=seed == 0) for seed in range(3)]
     found = find(runs)

@@ -51,6 +51,30 @@ def test_a_study_stands_for_its_sweep(tmp_path: Path) -> None:
     assert find_in(study).as_dict()["num_runs"] == 6
 
 
+def test_compare_takes_what_advise_and_report_take(tmp_path: Path) -> None:
+    """A study's sweep, a folder of runs and a run, in the order given, and a word on what is missing."""
+    study, alone = tmp_path / "study", made_folder(tmp_path / "alone", 2048)
+    sweep = begin(study / "sweep", {1: "DataError: no such file."})
+    made_folder(study, 1024)  # beside the sweep: the reference and the solutions
+    write_text(study / "study.json", "{}")
+    (sweep / "b512-s1-1" / run_folder.SUMMARY).unlink()
+    figure = tmp_path / "figure.html"
+    done = CliRunner().invoke(app, ["compare", str(alone), str(study), "--json", "--figure", str(figure)], catch_exceptions=False)
+    assert [row["global_batch_size"] for row in json.loads(done.stdout)] == [2048, 128, 128, 32, 512], "by name within a folder"
+    told = ["1 of 6 runs failed, first: DataError: no such file.", f"Missing: 1 of the sweep's runs; go on with `largebatch study --resume {study}`."]
+    assert done.stderr.splitlines() == told
+    assert figure.is_file()
+    said = CliRunner().invoke(app, ["compare", str(study)], catch_exceptions=False).stdout
+    assert all(line in said for line in told)
+    assert "such as a sweep's or a study's" in " ".join(CliRunner().invoke(app, ["compare", "--help"]).stdout.replace("│", " ").split())
+
+
+def test_compare_of_a_study_that_has_no_runs_says_so(tmp_path: Path) -> None:
+    write_text(tmp_path / "study.json", "{}")
+    with pytest.raises(NothingEndedError, match=r"no run that has ended\. The study in .* has not come to its sweep; go on with"):
+        CliRunner().invoke(app, ["compare", str(tmp_path)], catch_exceptions=False)
+
+
 def test_an_unfinished_study_goes_on_by_its_own_command(tmp_path: Path) -> None:
     write_text(tmp_path / "study.json", "{}")
     assert look(tmp_path) == ([], [f"The study in {tmp_path} has not come to its sweep; go on with `largebatch study --resume {tmp_path}`."])
