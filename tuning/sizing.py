@@ -14,16 +14,16 @@ OTHER_SHARE = 0.16
 """Of a study's budget, for the profile, measuring sharpness, and the report. On top comes the reference run."""
 SOLUTIONS_SHARE = 0.25
 """Of a study's budget, for the runs to the end, at most; what does not fit is left out."""
-OVERHEAD_PER_RUN_S = 1.5
-"""Beside its training and evaluation: data, checkpoint, Ray; a guess on the safe side."""
+START_S, OVERHEAD_PER_RUN_S = 10.0, 0.7
+"""Of a sweep once, for Ray; and of each run beside its training and evaluation, for data, checkpoint and journal. Tiny runs take half of it."""
 MOST_TRIALS, REPEATS = 12, 3
 FEWEST_RUNS = 3
 """At each batch size, before there are fewer sizes: two learning rates, and a second seed of the better."""
 USUAL_MOMENTUM = 0.9
 """Compared with none where the recipe has none."""
 BATCH_STEP = 4
-UNTUNED = 2.5
-"""How many more samples than predicted the runs of a search take, as a guess."""
+UNTUNED = 1.6
+"""How many more samples than predicted the runs of a search take, those that miss included; on F1 and MNIST it was 1.2."""
 REACH = 6.0
 """Learning rates are searched from so many times below the recipe's, scaled to the batch, to so many times above."""
 
@@ -86,7 +86,7 @@ def size_sweep(spec: TrainSpec, measured: Profile, reference: Reference, budget_
         """How many runs of every batch and momentum fit."""
         solutions_s = sum(map(expected.to_the_end, expected.chosen_for_the_end(batches, budget_s)))
         sweep_s = min(SWEEP_SHARE * budget_s, (1 - OTHER_SHARE) * budget_s - used_s - solutions_s)
-        return int(sweep_s / one_of_each(batches))
+        return int((sweep_s - START_S) / one_of_each(batches))
 
     while len(batches) > 3 and num_runs(batches) < FEWEST_RUNS:
         if len(momenta) > 1 and len(batches) <= 4:
@@ -96,7 +96,8 @@ def size_sweep(spec: TrainSpec, measured: Profile, reference: Reference, budget_
             batches = batches[:-1] if is_last_dear else batches[1:]
     runs = num_runs(batches)
     if runs < 1:
-        needed = max(one_of_each(batches) / SWEEP_SHARE, (one_of_each(batches) + used_s) / (1 - OTHER_SHARE - SOLUTIONS_SHARE))
+        sweep_s = START_S + one_of_each(batches)
+        needed = max(sweep_s / SWEEP_SHARE, (sweep_s + used_s) / (1 - OTHER_SHARE - SOLUTIONS_SHARE))
         raise InputError("--budget", f"{budget_s:g} s hold no sweep of this recipe; one run at each of {len(batches)} batch sizes needs "
                          f"about {needed:,.0f} s.", f"Use --budget {int(needed / 60) + 1}m.")  # fmt: skip
     repeats = min(REPEATS, max(runs - 1, 1))
