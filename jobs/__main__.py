@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from jobs.checkpoint_files import list_checkpoints
+from jobs.collector import collect_seldom
 from jobs.errors import LargebatchError, SpecError
 from jobs.launch.options import RayOptions, fetch_stored, read_places, read_workers, resume_command
 from jobs.listener import Listener
@@ -116,4 +117,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    collect_seldom()
     sys.exit(main())

@@ -4,6 +4,7 @@ import sys
 
 import typer
 
+from jobs.collector import collect_seldom
 from jobs.errors import LargebatchError
 from service.commands import answer, doctor, ray_jobs, remote, results, serve, study, sweep, train
 
@@ -22,6 +23,7 @@ for group in (train, study, sweep, answer, results, ray_jobs, serve, remote, doc
 
 def main() -> None:
     """Run the command; a person's mistakes and the machine's faults end in one sentence, not in a traceback."""
+    collect_seldom()
     try:
         app()
     except LargebatchError as error:

@@ -13,6 +13,7 @@ from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from jobs.collector import collect_seldom
 from jobs.errors import FaultError, InputError, LargebatchError
 from jobs.spec import TrainSpec
 
@@ -73,6 +74,7 @@ def _prepare() -> None:
     import resource
     import signal
 
+    collect_seldom()
     os.environ["OMP_NUM_THREADS"] = "1"
     resource.setrlimit(resource.RLIMIT_DATA, (LARGEST_BYTES, LARGEST_BYTES))
     os.nice(10)  # whoever trains on these cores goes first

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jobs.collector import collect_seldom
 from jobs.records import EvalRecord, Record, RunSummary
 from jobs.spec import TrainSpec
 
@@ -40,6 +41,7 @@ def train_trial(config: dict[str, Any]) -> None:
     Reports at every evaluation, and once more at the end even if nothing was left to do: Ray Tune gives a whole sweep
     up when a trial ends without any report.
     """
+    collect_seldom()
     from jobs.errors import FaultError, LargebatchError
     from jobs.spec_reader import build_spec
 

@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 import pydantic
 
 from jobs import run_folder
+from jobs.collector import collect_seldom
 from jobs.errors import FaultError, LargebatchError, StorageError
 from jobs.launch.options import LocalOptions, RayOptions, is_started_again, resume_command
 from jobs.launch.ray_cluster import Resources, connected, dashboard_url, log_folder, share_out
@@ -76,6 +77,7 @@ def train_on_ray(
 
 def _work(config: dict[str, Any]) -> None:
     """In a worker. What trains is met there alone: this process needs no torch."""
+    collect_seldom()
     from jobs.launch.ray_worker import work
 
     work(config)

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from jobs import run_folder
+from jobs.collector import collect_seldom
 from jobs.spec_reader import build_spec
 from jobs.tracking.folder_mirror import PARENT, FolderMirror
 from jobs.tracking.mirror_state import MirrorState
@@ -115,6 +116,7 @@ def main() -> None:
     """Get ready, follow the run that is named, then help those left behind."""
     if "--give-way" in sys.argv[1:]:
         _give_way()
+    collect_seldom()
     import_mlflow()
     name = sys.stdin.readline()
     if not name:
