@@ -14,4 +14,13 @@ OBJECTS = 10_000
 def collect_seldom() -> None:
     """For the processes that are ours alone, before they import what is heavy; a program that imports this package keeps its own ways."""
     gc.set_threshold(OBJECTS)
-    atexit.register(gc.freeze)  # what is frozen is left to the system, which takes the memory back at once
+    atexit.register(_leave_to_the_system)
+
+
+def _leave_to_the_system() -> None:
+    """What is frozen is not taken apart: the system takes the memory back at once.
+
+    Not where nanobind's bindings are (Triton's, by way of torchvision): they would print all that was left as leaked.
+    """
+    if not any(kind.__module__ == "nanobind" for kind in object.__subclasses__()):
+        gc.freeze()
