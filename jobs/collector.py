@@ -1,7 +1,7 @@
 """Python's garbage collector, kept out of the way where a command begins and where it ends.
 
 Torch, Ray and MLflow make some hundred thousand objects when they are imported, and all of them stay. To look through them at
-every seven hundredth, and to take them apart one by one at the end, is a quarter of what a short command takes.
+every seven hundredth, and to take them apart one by one at the end, is up to a quarter of what such a process takes to start and end.
 """
 
 import atexit
