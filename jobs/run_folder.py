@@ -35,13 +35,13 @@ def create(output_dir: Path, run_id: str, may_exist: bool = False) -> Path:
     return run_dir
 
 
-def refuse_unwritable(output_dir: Path) -> None:
-    """Raise InputError if no folder can be made below `output_dir`; leaves nothing behind."""
+def refuse_unwritable(output_dir: Path, option: str = "--output-dir") -> None:
+    """Raise InputError if no folder can be made below `output_dir`; leaves nothing behind. Args: option: that gave it."""
     existing = output_dir
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent
     if not existing.is_dir():
-        raise InputError("--output-dir", f"{existing} is a file, not a folder.", "Give a folder.")
+        raise InputError(option, f"{existing} is a file, not a folder.", "Give a folder.")
     # Asking the file system beats reading mode bits: read-only mounts and quotas answer here too.
     probe = existing / f".largebatch-probe-{os.getpid()}"
     try:
@@ -49,7 +49,7 @@ def refuse_unwritable(output_dir: Path) -> None:
         probe.rmdir()
     except OSError as error:
         reason = error.strerror or str(error)
-        raise InputError("--output-dir", f"{existing} cannot be written ({reason}).", "Give another --output-dir.") from error
+        raise InputError(option, f"{existing} cannot be written ({reason}).", f"Give another {option}.") from error
 
 
 @contextmanager

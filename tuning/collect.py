@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pydantic
+
 from jobs import run_folder
 from jobs.errors import FaultError, InputError
 from jobs.records import RunSummary
@@ -114,16 +116,44 @@ def unended_runs(folder: Path) -> list[Path]:
     return sorted(path.parent for path in folder.glob(f"*/{run_folder.SPEC}") if not (path.parent / run_folder.SUMMARY).is_file())
 
 
+def unreadable_in_words(error: Exception) -> str:
+    """Why a file that a program wrote is not what it should be, in a few words without a full stop."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    if isinstance(error, pydantic.ValidationError):
+        first = error.errors(include_url=False)[0]
+        return ": ".join(part for part in (".".join(map(str, first["loc"])), first["msg"]) if part)
+    return f"{error} is missing" if isinstance(error, KeyError) else str(error)
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    found = json.loads(path.read_text())
+    if not isinstance(found, dict):
+        raise ValueError(f"{path.name} holds no mapping")
+    return found
+
+
 def _read(run_dir: Path) -> RunResult:
+    try:
+        return _read_whole(run_dir)
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        which = f"{Path(error.filename).name}: " if isinstance(error, OSError) and error.filename else ""
+        why = f"cannot be read, its files are damaged ({which}{unreadable_in_words(error)})."
+        raise InputError(str(run_dir), why, "Remove it, or leave it out.") from error
+
+
+def _read_whole(run_dir: Path) -> RunResult:
     path = run_dir / run_folder.SUMMARY
     if not path.is_file():
         raise InputError(
             str(run_dir), f"has no {run_folder.SUMMARY}: it is no run's folder, or the run has not ended.", "Resume it, or leave it out."
         )
     summary = RunSummary.model_validate_json(path.read_text())
-    fields = flat(json.loads((run_dir / run_folder.SPEC).read_text()))
-    environment: dict[str, Any] = json.loads((run_dir / run_folder.ENVIRONMENT).read_text())
-    plan: dict[str, Any] = json.loads((run_dir / run_folder.PLAN).read_text()) if (run_dir / run_folder.PLAN).is_file() else {}
+    fields = flat(_mapping(run_dir / run_folder.SPEC))
+    environment = _mapping(run_dir / run_folder.ENVIRONMENT)
+    plan = _mapping(run_dir / run_folder.PLAN) if (run_dir / run_folder.PLAN).is_file() else {}
     points = tuple(
         Evaluation(record.step, record.samples_seen, record.training_seconds, record.test_accuracy) for record in evaluations(read_records(run_dir))
     )
@@ -145,10 +175,18 @@ def collect_experiment(uri: str, experiment: str) -> Collected:
 
     Raises: FaultError if MLflow does not answer; InputError if it has no such experiment.
     """
+    database = Path(uri.removeprefix("sqlite:///").partition("?")[0]) if uri.startswith("sqlite:///") else None
+    is_missing = database is not None and not database.exists()
     mlflow = import_mlflow()
-    client = mlflow.MlflowClient(tracking_uri=uri)
+    try:
+        client = mlflow.MlflowClient(tracking_uri=uri)
+    except Exception as error:  # an address of a kind that it does not know
+        raise InputError("--mlflow-uri", f"MLflow cannot use {uri}: {brief(error)}.", "Example: sqlite:///runs/mlflow.db.") from error
     try:
         found = client.get_experiment_by_name(experiment)
+        if found is None and is_missing and database is not None:
+            database.unlink(missing_ok=True)  # the empty one that MLflow makes when it is asked
+            raise InputError("--mlflow-uri", f"there is no file {database}.", "Example: sqlite:///runs/mlflow.db.")
         if found is None:
             names = sorted(other.name for other in client.search_experiments())
             raise InputError("--experiment", f"MLflow at {uri} has no experiment {experiment!r}.", f"It has: {', '.join(names)}.")

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from jobs import run_folder
 from jobs.errors import InputError
-from tuning.collect import ended_runs, unended_runs
+from tuning.collect import ended_runs, unended_runs, unreadable_in_words
 from tuning.ledger import SWEEP, Ledger, Trial, runs_to_come
 from tuning.spec import BATCH, SweepSpec
 
@@ -38,7 +38,10 @@ def look(folder: Path) -> Place:
             raise InputError("FOLDER", f"{folder} {_why_nothing(folder)}.", "Give run folders, or the folder of a sweep or a study.")
         return Place(ended, [f"Left out: {len(unended)} runs in {folder} that have not ended."] if unended else [])
     missing = failures_in_words(place)
-    sweep = SweepSpec.model_validate_json((place / SWEEP).read_text())
+    try:
+        sweep = SweepSpec.model_validate_json((place / SWEEP).read_text())
+    except (OSError, ValueError) as error:
+        raise InputError("FOLDER", f"{place / SWEEP} cannot be read ({unreadable_in_words(error)}).", "Give the folders of its runs.") from error
     if spent := Ledger(place).spent_budget(sweep.budget):
         missing.append(spent)
     if num_left := runs_to_come(place):

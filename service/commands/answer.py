@@ -1,14 +1,13 @@
 """largebatch advise, report, scale: what runs that are there say."""
 
 import json
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 from rich.table import Table
 
-from service.commands.options import RUN_FOLDERS, AsJson, whole_numbers
+from service.commands.options import RUN_FOLDERS, AsJson, refuse_unless_positive, whole_numbers
 
 if TYPE_CHECKING:
     from tuning.analysis.critical_batch import CriticalBatch
@@ -52,6 +51,8 @@ def advise(
     from service.tables import output, print_rows
     from tuning.analysis.prediction import in_words
 
+    for option, value in (("--target", target), ("--deadline", deadline), ("--max-samples", max_samples)):
+        refuse_unless_positive(option, value)
     gathered = _gather(places, experiment, mlflow_uri)
     if profile is not None and reference is None:
         _predict(gathered, _read_profile(profile), target, deadline, max_samples, as_json)
@@ -161,10 +162,13 @@ def report(
     output: Annotated[Path, typer.Option(metavar="FOLDER", help="Where report.html, report.json and the pictures go.")] = Path("report"),
 ) -> None:
     """Write the report of runs that are there: one page that opens without a network, its numbers, its pictures."""
+    from jobs.run_folder import refuse_unwritable
     from tuning.analysis.prediction import in_words
     from tuning.findings import NothingEndedError
     from tuning.report import NOTHING, Extras, write_report, write_report_of_nothing
 
+    refuse_unless_positive("--target", target)
+    refuse_unwritable(output, "--output")
     try:
         findings = _find(_gather(places, experiment, mlflow_uri), target)
     except NothingEndedError as nothing:
@@ -203,8 +207,10 @@ def scale(
 
     if profile is None:
         raise SpecError("--profile", "is missing.", "Make one: largebatch profile RECIPE --output profile.json")
-    measured = _read_profile(profile)
+    for option, value in (("--target", target), ("--bandwidth", bandwidth), ("--latency", latency or None)):
+        refuse_unless_positive(option, value)
     counts = whole_numbers("--workers", workers)
+    measured = _read_profile(profile)
     notes = []
     known = _known_curve(critical_batch, min_samples)
     if known is None:
@@ -215,6 +221,8 @@ def scale(
     else:
         critical = known
     too_many = [f"{count:,}" for count in counts if count > measured.num_train_samples]
+    if len(too_many) == len(counts):
+        raise SpecError("--workers", f"{workers} are more than there are training samples ({measured.num_train_samples:,}); each worker needs one.")
     if too_many:
         notes.append(f"Left out: {', '.join(too_many)} workers, for there are {measured.num_train_samples:,} training samples and each needs one.")
     batches = [2**power for power in range(measured.num_train_samples.bit_length())] + [measured.num_train_samples]
@@ -246,8 +254,7 @@ def _known_curve(critical_batch: float | None, min_samples: float | None) -> "Cr
     from tuning.analysis.critical_batch import CriticalBatch
 
     for option, value in (("--critical-batch", critical_batch), ("--min-samples", min_samples)):
-        if value is not None and not 0 < value < math.inf:
-            raise SpecError(option, f"{value:g} is not a number above 0.", "Example: --critical-batch 4000 --min-samples 2000000.")
+        refuse_unless_positive(option, value, "Example: --critical-batch 4000 --min-samples 2000000.")
     if critical_batch is None and min_samples is None:
         return None
     if min_samples is None or critical_batch is None:
@@ -281,6 +288,8 @@ def _gather(places: list[Path] | None, experiment: str | None, uri: str | None) 
     from tuning.places import look_at_all
 
     if experiment is not None:
+        if places:
+            raise SpecError("--experiment", "and FOLDER exclude each other.", "Give one of the two.")
         if uri is None:
             raise SpecError("--mlflow-uri", "is missing.", "Example: sqlite:///runs/mlflow.db.")
         found = collect_experiment(uri, experiment)
@@ -305,8 +314,10 @@ def _read_profile(path: Path) -> "Profile":
 
     from jobs.errors import SpecError
     from tuning.analysis.step_time import Profile
+    from tuning.collect import unreadable_in_words
 
     try:
         return Profile.model_validate_json(path.read_text())
     except (OSError, UnicodeDecodeError, pydantic.ValidationError) as error:
-        raise SpecError("--profile", f"{path} cannot be read as a profile: {str(error).splitlines()[0]}.", "Make one: largebatch profile") from error
+        hint = "Make one: largebatch profile RECIPE --output FILE.json"
+        raise SpecError("--profile", f"{path} cannot be read as a profile: {unreadable_in_words(error)}.", hint) from error

@@ -1,5 +1,6 @@
 """Options that several commands share. Light: help must not wait for torch."""
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +24,26 @@ WorkerLogs = Annotated[bool, typer.Option("--worker-logs", help="Print what the 
 MaxFailures = Annotated[int, typer.Option(min=0, help="How often a run of several workers goes on by itself after a failure.")]
 Address = Annotated[str, typer.Option(help="The cluster's dashboard, such as http://127.0.0.1:8265.", envvar="RAY_API_SERVER_ADDRESS")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, nothing else.")]
+
+
+def refuse_unless_positive(option: str, value: float | None, hint: str = "") -> None:
+    """Raise SpecError for a number that is given and is not above 0, or is none."""
+    from jobs.errors import SpecError
+
+    if value is not None and not 0 < value < math.inf:
+        raise SpecError(option, f"{value:g} is not a number above 0.", hint)
+
+
+def refuse_unwritable_file(option: str, path: Path | None) -> None:
+    """Raise InputError, before any work is done for it, for a file that cannot be written."""
+    from jobs.errors import InputError
+    from jobs.run_folder import refuse_unwritable
+
+    if path is None:
+        return
+    if path.is_dir():
+        raise InputError(option, f"{path} is a folder, not a file.", "Give a file's name in it.")
+    refuse_unwritable(path.parent, option)
 
 
 def whole_numbers(option: str, text: str) -> list[int]:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from service.commands.options import RUN_FOLDERS, AsJson
+from service.commands.options import RUN_FOLDERS, AsJson, refuse_unwritable_file
 from service.tables import print_runs
 
 app = typer.Typer()
@@ -31,13 +31,15 @@ def compare(
     from tuning.findings import NothingEndedError
     from tuning.places import look_at_all
 
+    if figure is not None:
+        if figure.suffix not in {".html", ".png"}:
+            raise SpecError("--figure", f"{figure.name} ends in neither .html nor .png.", "Choose one of the two.")
+        refuse_unwritable_file("--figure", figure)
     found = look_at_all(places)
     results = collect(found.run_dirs)
     if not results:
         raise NothingEndedError.beside(found.missing)
     if figure is not None:
-        if figure.suffix not in {".html", ".png"}:
-            raise SpecError("--figure", f"{figure.name} ends in neither .html nor .png.", "Choose one of the two.")
         with storage_errors(figure):
             figure.parent.mkdir(parents=True, exist_ok=True)
             (write_page if figure.suffix == ".html" else write_png)(accuracy_curves(results), figure)

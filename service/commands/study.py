@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from service.commands.options import AsJson, DataDir, Device, Overrides, Recipe, whole_numbers
+from service.commands.options import AsJson, DataDir, Device, Overrides, Recipe, refuse_unless_positive, refuse_unwritable_file, whole_numbers
 
 if TYPE_CHECKING:
     from jobs.spec import TrainSpec
@@ -143,7 +143,7 @@ def profile(
     """Step time, epoch time, samples per second and memory against the batch size, on this machine."""
     from jobs.device import choose_device
     from jobs.job import prepare
-    from jobs.run_folder import write_text
+    from jobs.run_folder import refuse_unwritable, write_text
     from jobs.spec_reader import read_spec
     from service.tables import output as standard_output
     from tuning.analysis.step_time import in_words
@@ -152,6 +152,10 @@ def profile(
     from tuning.profile import profile as measure
 
     sizes = whole_numbers("--batch-sizes", batch_sizes) if batch_sizes else None
+    refuse_unless_positive("--seconds", seconds)
+    refuse_unwritable_file("--output", output)
+    if figure is not None:
+        refuse_unwritable(figure, "--figure")
     spec, place = read_spec(recipe, overrides or []), choose_device(device)
     with Console(stderr=True).status("") as status:
         found = measure(
@@ -196,12 +200,15 @@ def sharpness(
 ) -> None:
     """How sharp the minima are that runs found: Keskar's sharpness, the top Hessian eigenvalue, the lines between two."""
     from jobs.device import choose_device, device_name
+    from jobs.run_folder import refuse_unwritable
     from service.tables import output as standard_output
     from service.tables import print_rows
     from tuning.charts import write_pngs
     from tuning.figures import line_chart, line_conditions
     from tuning.sharpness import epsilon_sharpness, line, load_solution, refuse_unlike, top_eigenvalue
 
+    if figure is not None:
+        refuse_unwritable(figure, "--figure")
     place = choose_device(device)
     solutions = [load_solution(one, place, data_dir, num_samples) for one in (run, other) if one is not None]
     if len(solutions) == 2:

@@ -47,6 +47,8 @@ class TestRefuseUnwritable:
         with pytest.raises(InputError, match="cannot be written") as refused:
             run_folder.refuse_unwritable(Path("/proc/runs"))
         assert refused.value.field == "--output-dir"
+        with pytest.raises(InputError, match=r"^--figure: /proc cannot be written .* Give another --figure\."):
+            run_folder.refuse_unwritable(Path("/proc/figures"), "--figure")
 
 
 class TestWriteWhole:

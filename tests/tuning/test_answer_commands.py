@@ -9,7 +9,7 @@ from made_runs import made_folder, made_profile
 from typer.testing import CliRunner
 
 from jobs import run_folder
-from jobs.errors import LargebatchError
+from jobs.errors import InputError, LargebatchError
 from service.cli import app
 from tuning import collect
 
@@ -77,6 +77,78 @@ def test_workers_beyond_the_training_samples_are_named(place: Path) -> None:
     done = CliRunner().invoke(app, [*map(str, ["scale", *curve, "--json"])], catch_exceptions=False)
     assert [row["num_workers"] for row in json.loads(done.stdout)] == [1, 64]
     assert "Left out: 5,000 workers" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["advise", "runs", "--deadline", "-1"], "--deadline: -1 is not a number above 0"),
+        (["advise", "runs", "--max-samples", "nan"], "--max-samples: nan is not a number"),
+        (["advise", "runs", "--target", "nan"], "--target: nan is not a number"),
+        (["report", "runs", "--target", "nan"], "--target: nan is not a number"),
+        (
+            ["advise", "runs", "--profile", "nowhere.json"],
+            r"--profile: nowhere.json cannot be read as a profile: No such file or directory\. Make one: larg",
+        ),
+        (["advise", "runs", "--profile", "empty.json"], "--profile: empty.json cannot be read as a profile: recipe: Field required"),
+        (["advise", "runs", "--profile", "half.json"], "--profile: half.json cannot be read as a profile: Invalid JSON"),
+        (["advise", "runs", "--experiment", "x", "--mlflow-uri", "sqlite:///x.db"], "--experiment: and FOLDER exclude each other"),
+        (["advise", "--experiment", "x", "--mlflow-uri", "sqlite:///x.db"], r"--mlflow-uri: there is no file x\.db"),
+        (["advise", "--experiment", "x", "--mlflow-uri", "carrier://pigeon"], "--mlflow-uri: MLflow cannot use carrier://pigeon"),
+        (["report", "runs", "--output", "profile.json"], r"--output: profile\.json is a file, not a folder"),
+        (["compare", "runs", "--figure", "profile.json/x.png"], r"--figure: profile\.json is a file, not a folder"),
+        (["compare", "runs", "--figure", "folder.png"], r"--figure: folder\.png is a folder, not a file"),
+        (["scale", "--profile", "profile.json", "--critical-batch", "5", "--min-samples", "5", "--bandwidth", "nan"], "--bandwidth: nan is not a"),
+        (["scale", "--profile", "profile.json", "--critical-batch", "5", "--min-samples", "5", "--latency", "inf"], "--latency: inf is not a"),
+        (["scale", "--profile", "profile.json", "--critical-batch", "5", "--min-samples", "5", "--workers", "5000"], "--workers: 5000 are more than"),
+        (["profile", "digits-lamb", "--seconds", "nan"], "--seconds: nan is not a number"),
+        (["profile", "digits-lamb", "--output", "folder.png"], r"--output: folder\.png is a folder, not a file"),
+        (["profile", "digits-lamb", "--figure", "profile.json"], r"--figure: profile\.json is a file, not a folder"),
+        (["sharpness", "runs/b32-s0-1", "--figure", "profile.json"], r"--figure: profile\.json is a file, not a folder"),
+    ],
+    ids=lambda given: " ".join(given[:1] + given[-2:]) if isinstance(given, list) else "",
+)
+def test_typical_mistakes_get_one_sentence_before_anything_is_done(
+    place: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: str
+) -> None:
+    monkeypatch.chdir(place)
+    (place / "empty.json").write_text("{}")
+    (place / "half.json").write_text('{"recipe": ')
+    (place / "folder.png").mkdir()
+    before = sorted(place.rglob("*"))
+    with pytest.raises(InputError, match=words) as caught:
+        ask(*arguments)
+    assert caught.value.exit_code == 2
+    assert "\n" not in str(caught.value)
+    assert sorted(place.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        (run_folder.SUMMARY, "{", "Invalid JSON"),
+        (run_folder.SUMMARY, "{}", "run_id: Field required"),
+        (run_folder.SPEC, "[]", r"spec\.json holds no mapping"),
+        (run_folder.ENVIRONMENT, None, r"environment\.json: No such file"),
+        (run_folder.ENVIRONMENT, "{}", "'device' is missing"),
+        (run_folder.PLAN, "{", "Expecting property name"),
+    ],
+)
+@pytest.mark.parametrize("command", ["compare", "advise", "report"])
+def test_a_run_whose_files_are_damaged_is_named(place: Path, command: str, name: str, text: str | None, words: str) -> None:
+    path = place / "runs" / "b128-s0-1" / name
+    if text is None:
+        path.unlink()
+    else:
+        path.write_text(text)
+    with pytest.raises(InputError, match=rf"runs/b128-s0-1: cannot be read, its files are damaged \({words}.*\)\. Remove it, or leave it out\."):
+        ask(command, place / "runs", *(["--output", place / "report"] if command == "report" else []))
+
+
+def test_a_sweep_whose_description_is_damaged_is_named(place: Path) -> None:
+    (place / "runs" / "sweep.json").write_text("{")
+    with pytest.raises(InputError, match=r"FOLDER: .*sweep\.json cannot be read \(Invalid JSON.*\)\. Give the folders of its runs\."):
+        ask("compare", place / "runs")
 
 
 class ForeignRuns:

@@ -588,3 +588,51 @@ def test_a_store_whose_making_was_cut_short_is_made_anew(tmp_path: Path, monkeyp
     assert not (tmp_path / "cut" / "mlflow.db").exists()
     assert sync_run(run_dir).is_complete
     assert not list((tmp_path / "cut").glob(".*.part"))
+
+
+def under_way(given: dict[str, Any], run_dir: Path) -> Mirror:
+    """The mirror of a run that still trains: all that its journal lacks is the end."""
+    unmirrored(given, run_dir)
+    journal = run_dir / run_folder.JOURNAL
+    journal.write_text("".join(line for line in journal.read_text().splitlines(keepends=True) if '"kind":"end"' not in line))
+    mirror = Mirror(run_dir)
+    mirror.catch_up()
+    return mirror
+
+
+def test_the_machine_of_the_mirror_is_watched_while_the_run_trains(store: str, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mirror is a child of rank 0, so of many machines it is rank 0's."""
+    monkeypatch.setattr("jobs.tracking.mlflow_mirror.MACHINE_EVERY_S", 0.05)
+    mirror = under_way(document(store), tmp_path / "watched")
+    run_id = mirror.state.run_id
+
+    def measured() -> dict[str, float]:
+        return {name: value for name, value in client.get_run(run_id).data.metrics.items() if name.startswith("system/")}
+
+    mirror.watch_machine()
+    monitor = mirror._monitor
+    mirror.watch_machine()
+    assert mirror._monitor is monitor, "one is enough"
+    ends_at = time.monotonic() + 30
+    while not measured():
+        assert time.monotonic() < ends_at
+        time.sleep(0.1)
+    mirror.leave_machine()
+    monitor._process.join(10)
+    assert not monitor._process.is_alive()
+    found = measured()
+    assert 0 <= found["system/cpu_utilization_percentage"] <= 100
+    assert 0 < found["system/system_memory_usage_percentage"] <= 100
+    assert {"system/network_receive_megabytes", "system/network_transmit_megabytes"} <= found.keys()
+
+
+@pytest.mark.parametrize("has_ended", [False, True])
+def test_a_machine_that_nobody_asked_about_or_that_trains_no_more_is_not_watched(store: str, tmp_path: Path, has_ended: bool) -> None:
+    if has_ended:
+        unmirrored(document(store), tmp_path / "ended")
+        sync_run(tmp_path / "ended")
+        mirror = Mirror(tmp_path / "ended")
+    else:
+        mirror = under_way(document(store, tracking={"system_metrics": False}), tmp_path / "unasked")
+    mirror.watch_machine()
+    assert mirror._monitor is None
