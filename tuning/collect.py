@@ -175,8 +175,9 @@ def collect_experiment(uri: str, experiment: str) -> Collected:
 
     Raises: FaultError if MLflow does not answer; InputError if it has no such experiment.
     """
-    database = Path(uri.removeprefix("sqlite:///").partition("?")[0]) if uri.startswith("sqlite:///") else None
-    is_missing = database is not None and not database.exists()
+    database = Path(uri.removeprefix("sqlite:///").partition("?")[0])
+    if uri.startswith("sqlite:///") and not uri.startswith("sqlite:///file:") and not database.exists():  # MLflow would make an empty one
+        raise InputError("--mlflow-uri", f"there is no file {database}.", "Example: sqlite:///runs/mlflow.db.")
     mlflow = import_mlflow()
     try:
         client = mlflow.MlflowClient(tracking_uri=uri)
@@ -184,9 +185,6 @@ def collect_experiment(uri: str, experiment: str) -> Collected:
         raise InputError("--mlflow-uri", f"MLflow cannot use {uri}: {brief(error)}.", "Example: sqlite:///runs/mlflow.db.") from error
     try:
         found = client.get_experiment_by_name(experiment)
-        if found is None and is_missing and database is not None:
-            database.unlink(missing_ok=True)  # the empty one that MLflow makes when it is asked
-            raise InputError("--mlflow-uri", f"there is no file {database}.", "Example: sqlite:///runs/mlflow.db.")
         if found is None:
             names = sorted(other.name for other in client.search_experiments())
             raise InputError("--experiment", f"MLflow at {uri} has no experiment {experiment!r}.", f"It has: {', '.join(names)}.")

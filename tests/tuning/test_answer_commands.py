@@ -172,7 +172,7 @@ class ForeignRuns:
 
 def test_foreign_runs_in_mlflow_are_said(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(collect, "import_mlflow", lambda: type("Mlflow", (), {"MlflowClient": ForeignRuns}))
-    arguments = ["--experiment", "theirs", "--mlflow-uri", "sqlite:///x.db"]
+    arguments = ["--experiment", "theirs", "--mlflow-uri", "http://theirs"]
     told = "Not read: 2 runs that largebatch did not make."
     with pytest.raises(LargebatchError, match=f"there is no run that has ended. {told}"):
         ask("advise", *arguments)
