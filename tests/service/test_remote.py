@@ -2,17 +2,16 @@
 
 import json
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
-from servers import LARGEBATCH, ROOT, Service, new_token, serving
+from servers import LARGEBATCH, ROOT, Service, new_token, said, serving
 from typer.testing import CliRunner
 
 from jobs.errors import FaultError, InputError, LargebatchError
-from service import cli, client
+from service import client
 from service.cli import app
 from service.client import configured
 
@@ -99,17 +98,6 @@ def test_where_server_and_token_come_from(tmp_path: Path, monkeypatch: pytest.Mo
     path.write_text("{")
     with pytest.raises(InputError, match="not JSON"):
         configured(None, None)
-
-
-def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    """What a command ends with and prints, without a process of its own: importing it takes longer than what it does."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["largebatch", *arguments])
-        patch.setattr(cli, "collect_seldom", lambda: None)  # for processes that are ours alone
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-    out, err = capsys.readouterr()
-    return int(ended.value.code or 0), out, err
 
 
 def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
