@@ -1,16 +1,27 @@
 """Every recipe can be planned on its data's real sizes."""
 
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 
+from jobs.data import sources
 from jobs.job import prepare
 from jobs.planning import Facts, make_plan
 from jobs.spec_reader import read_spec, recipe_paths
 
 EMBEDDED = {"digits", "synthetic"}
 IMAGENET_TRAIN = 1_281_167  # ILSVRC 2012
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _files_are_read_once() -> Iterator[None]:
+    """Eight recipes read CIFAR-10, which takes torchvision, with its check sums, a second; nobody changes what was read."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sources, "_read_torchvision", cache(sources._read_torchvision))
+        yield
 
 
 @pytest.mark.parametrize("name", recipe_paths())

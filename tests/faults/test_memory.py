@@ -1,7 +1,8 @@
 """Out of memory: the micro-batch is halved, the same step repeated, and nothing else is different."""
 
+import gc
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,14 @@ from jobs.spec_reader import build_spec
 from jobs.tracking.journal import read_records, steps
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _only_what_is_new_is_looked_through() -> Iterator[None]:
+    """Each halving collects garbage; in a process that has imported MLflow and Ray for other tests that takes a quarter of a second."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def new_job(micro_batch_size: int, batch_norm: bool = False, **parts: Any) -> Prepared:

@@ -19,6 +19,9 @@ import httpx
 import pytest
 from launch_runs import descendants
 from ports import free_port
+from typer.testing import CliRunner
+
+from service import cli
 
 LARGEBATCH = [sys.executable, "-m", "service.cli"]
 ROOT = Path(__file__).resolve().parents[2]
@@ -96,6 +99,24 @@ class Service:
                     return job
             assert time.monotonic() < ends_at, (job, self.log[-3000:])
             time.sleep(0.1)
+
+
+def new_token(runs_dir: Path, owner: str, *options: str) -> str:
+    """What `largebatch token create` prints, without a process of its own: importing the command takes longer than the token."""
+    made = CliRunner().invoke(cli.app, ["token", "create", owner, *options, "--runs-dir", str(runs_dir)], catch_exceptions=False)
+    assert made.exit_code == 0, made.output
+    return made.stdout.strip()
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """What a command ends with and prints, without a process of its own: importing it takes longer than what it does."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["largebatch", *arguments])
+        patch.setattr(cli, "collect_seldom", lambda: None)  # for processes that are ours alone
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+    out, err = capsys.readouterr()
+    return int(ended.value.code or 0), out, err
 
 
 def job_pids(runs_dir: Path) -> list[int]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
-from servers import LARGEBATCH, NO_TLS, ROOT, Postgres, Service, serving
+from servers import NO_TLS, ROOT, Postgres, Service, new_token, serving
 
 from jobs.records import StepRecord
 from jobs.tracking.journal import read_records
@@ -241,8 +241,7 @@ def test_a_clock_that_jumps(tmp_path: Path) -> None:
     step(0)
     environment = {"PYTHONPATH": f"{tmp_path / 'shim'}:{ROOT}", "CLOCK": str(clock), "MLFLOW_TRACKING_URI": ""}
     with serving(tmp_path, "--with-tokens", "--cpus", "2", **environment) as service:
-        create = [*LARGEBATCH, "token", "create", "root", "--scope", "admin", "--runs-dir", service.runs_dir]
-        secret = subprocess.run(create, check=True, capture_output=True, text=True, cwd=ROOT).stdout.strip()
+        secret = new_token(service.runs_dir, "root", "--scope", "admin")
         with httpx.Client(base_url=service.url, headers={"Authorization": f"Bearer {secret}"}, timeout=30) as http:
 
             def submit(key: str, **parts: Any) -> str:

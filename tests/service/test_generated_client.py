@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import LARGEBATCH, ROOT, Service, serving
+from servers import Service, new_token, serving
 
 
 @pytest.fixture(scope="module")
@@ -22,8 +22,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 @pytest.fixture(scope="module")
 def call(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Any]]:
     """`call("runs.submit_run", ...)`: one function of the generated package, with a token; returns the parsed body."""
-    create = [*LARGEBATCH, "token", "create", "alice", "--scope", "submit", "--runs-dir", str(service.runs_dir)]
-    token = subprocess.run(create, check=True, capture_output=True, text=True, cwd=ROOT).stdout.strip()
+    token = new_token(service.runs_dir, "alice", "--scope", "submit")
     folder = tmp_path_factory.mktemp("client")
     programs = Path(sys.executable).parent
     generate = [programs / "openapi-python-client", "generate", "--url", f"{service.url}/openapi.json", "--output-path", folder / "made"]

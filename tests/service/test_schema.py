@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from servers import LARGEBATCH, ROOT, serving
+from servers import new_token, serving
 
 STREAMS = ["events", "events_run", "events_sweep"]
 """They answer for as long as somebody listens; test_api hears them out."""
@@ -14,8 +14,7 @@ REVOKES = "revoke_token"
 
 def test_no_request_breaks_what_the_document_promises(tmp_path: Path) -> None:
     with serving(tmp_path, "--with-tokens", "--max-running-per-owner", "0") as service:
-        create = [*LARGEBATCH, "token", "create", "root", "--scope", "admin", "--runs-dir", str(service.runs_dir)]
-        token = subprocess.run(create, check=True, capture_output=True, text=True, cwd=ROOT).stdout.strip()
+        token = new_token(service.runs_dir, "root", "--scope", "admin")
         command = [
             Path(sys.executable).with_name("schemathesis"), "--config-file", Path(__file__).with_name("schemathesis.toml"),
             "run", f"{service.url}/openapi.json", "--header", f"Authorization: Bearer {token}",

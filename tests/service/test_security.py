@@ -9,15 +9,10 @@ from typing import Any
 
 import httpx
 import pytest
-from servers import LARGEBATCH, ROOT, Service, serving
+from servers import LARGEBATCH, ROOT, Service, new_token, serving
 
 IDLE = {"recipe": "digits-small-batch", "deadline_s": 0.001}
 SECRET = "hidden-7"
-
-
-def token(service_runs: Path, *arguments: str) -> str:
-    command = [*LARGEBATCH, "token", *arguments, "--runs-dir", str(service_runs)]
-    return subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout.strip()
 
 
 def bearer(secret: str) -> dict[str, str]:
@@ -34,7 +29,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 def people(guarded: Service) -> dict[str, dict[str, str]]:
     """Headers of an administrator, two who submit, and one who reads."""
     given = {"root": ("root", "admin"), "ann": ("ann", "submit"), "bob": ("bob", "submit"), "eye": ("ann", "read")}
-    return {name: bearer(token(guarded.runs_dir, "create", owner, "--scope", scope)) for name, (owner, scope) in given.items()}
+    return {name: bearer(new_token(guarded.runs_dir, owner, "--scope", scope)) for name, (owner, scope) in given.items()}
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +94,7 @@ def test_tokens_are_shown_once_expire_and_end(guarded: Service, people: dict[str
     assert made["secret"].encode() not in (guarded.runs_dir / "service.sqlite").read_bytes()
     assert httpx.delete(f"{guarded.url}/v1/tokens/{made['token']['id']}", headers=people["root"]).status_code == 204
     assert "revoked" in httpx.get(f"{guarded.url}/v1/runs", headers=mine).json()["detail"]
-    short = bearer(token(guarded.runs_dir, "create", "dora", "--days", "0.0001"))
+    short = bearer(new_token(guarded.runs_dir, "dora", "--days", "0.0001"))
     ends_at = time.monotonic() + 20
     while httpx.get(f"{guarded.url}/v1/runs", headers=short).status_code == 200:
         assert time.monotonic() < ends_at

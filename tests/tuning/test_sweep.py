@@ -13,6 +13,7 @@ import psutil
 import pytest
 import yaml
 from launch_runs import Head, starts
+from servers import said
 
 from jobs.checkpoint_files import list_checkpoints
 from jobs.tracking.mlflow_mirror import CURVE_TAG
@@ -252,18 +253,25 @@ def test_a_sweep_whose_ray_is_gone_says_so(tmp_path: Path) -> None:
     assert "Traceback" not in said
 
 
+def test_what_the_machines_cannot_do_is_refused(head: Head, tmp_path: Path) -> None:
+    done = run(sweep_file(tmp_path, resources={"cpus_per_worker": 64.0}), "--output-dir", tmp_path / "runs", head=head)
+    assert done.returncode == 2, done.stderr
+    assert "a run needs 64 CPUs" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").rglob("records.jsonl"))
+
+
 @pytest.mark.parametrize(
     ("parts", "words"),
     [
-        ({"resources": {"cpus_per_worker": 64.0}}, "a run needs 64 CPUs"),
         ({"budget": {"trials": 3}}, "Allow 9"),
         ({"recipe": "digits-smal-batch"}, "Did you mean digits-small-batch"),
         ({"each": {"batch.global_batch_size": [10**6]}}, "1000000 is more than the 1437 samples"),
     ],
 )
-def test_what_is_refused_before_anything_runs(head: Head, tmp_path: Path, parts: dict[str, Any], words: str) -> None:
-    done = run(sweep_file(tmp_path, **parts), "--output-dir", tmp_path / "runs", head=head)
-    assert done.returncode == 2, done.stderr
-    assert words in done.stderr
-    assert "Traceback" not in done.stderr
+def test_what_is_refused_before_anything_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str], parts: dict[str, Any], words: str) -> None:
+    code, _, err = said(capsys, "sweep", str(sweep_file(tmp_path, **parts)), "--output-dir", str(tmp_path / "runs"), "--device", "cpu")
+    assert code == 2, err
+    assert words in err
+    assert "Traceback" not in err
     assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").rglob("records.jsonl"))
