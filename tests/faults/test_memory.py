@@ -34,7 +34,7 @@ def new_job(micro_batch_size: int, batch_norm: bool = False, **parts: Any) -> Pr
         "dataset": {"name": "synthetic", "arguments": {"num_train": 96, "num_test": 16, "num_classes": 4, "shape": [1, 4, 4]}},
         "model": {"name": "mlp", "arguments": {"width": 6, "batch_norm": batch_norm}},
         "batch": {"global_batch_size": 32, "micro_batch_size": micro_batch_size},
-        "batch_norm": {"span": 8},
+        **({"batch_norm": {"span": 8}} if batch_norm else {}),
         "optimizer": {"name": "lars"},
         "learning_rate": {"base": 0.5},
         "stop": {"steps": 6},
