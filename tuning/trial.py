@@ -101,8 +101,10 @@ def _train_here(spec: TrainSpec, options: TrialOptions, run_id: str, reporter: _
     from jobs.checkpoint_files import list_checkpoints
     from jobs.device import choose_device
     from jobs.job import prepare, run_job
+    from jobs.launch.priority import train_first
     from jobs.listener import Listener
 
+    train_first()  # Ray's own threads, and on a Ray of the sweep's own all its processes, wait for what trains
     torch.set_num_threads(max(int(options.cpus_per_worker), 1))
     job = prepare(spec, choose_device(options.device), options.data_dir)
     run_dir = run_folder.create(options.folder, run_id, may_exist=True)
