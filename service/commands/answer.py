@@ -128,15 +128,16 @@ def _predict(
         raise InputError("--target", "is missing, and the run was given none.", "Example: --target 0.97.")
     unlike = profile_beside_runs(profile, next(iter(settings_of([run]))))
     reference = Reference(run, noise_estimates(run))
+    critical = reference.curve(wanted).critical_batch
     predicted = predict(reference, profile, wanted, [point.global_batch_size for point in profile.points])
     choices = [Choice(p.global_batch_size, p.seconds, p.samples, p.learning_rate, run.momentum, run.optimizer) for p in predicted]
     answers = advise_on(choices, deadline, max_samples)
     if as_json:
         answered = [{"question": a.question, "choice": a.choice._asdict() if a.choice else None, "reason": a.reason} for a in answers]
         notes = [unlike] if unlike else []
-        print(json.dumps({"target_accuracy": wanted, "predicted": [one._asdict() for one in predicted], "advice": answered, "notes": notes}))
+        found = {"target_accuracy": wanted, "critical_batch_size": critical, "predicted": [one._asdict() for one in predicted], "advice": answered}
+        print(json.dumps({**found, "notes": notes}))
         return
-    critical = reference.curve(wanted).critical_batch
     print(f"Predicted from run {run.summary.run_id} (critical batch {critical:,.0f} by its gradients' noise) and the profile on {profile.device}:")
     if unlike:
         print(unlike)

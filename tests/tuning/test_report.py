@@ -120,6 +120,7 @@ def test_the_commands_read_folders(tmp_path: Path) -> None:
     one = str(next((tmp_path / "runs").iterdir()))
     predicted = json.loads(runner.invoke(app, ["advise", one, "--profile", str(tmp_path / "profile.json"), "--json"], catch_exceptions=False).stdout)
     assert [row["global_batch_size"] for row in predicted["predicted"]] == [1, 16, 256, 4096]
+    assert predicted["critical_batch_size"] == 400.0, "what the run measured: its journal holds no steps of its own"
     held = ["advise", place, "--profile", str(tmp_path / "profile.json"), "--reference", one]
     misses = json.loads(runner.invoke(app, [*held, "--json"], catch_exceptions=False).stdout)["prediction_errors"]
     assert [row["global_batch_size"] for row in misses] == [32, 128, 512]
