@@ -21,11 +21,13 @@ from tuning.findings import Findings
 from tuning.wording import momentum_name
 
 SECONDS = "training seconds"
+MOST_CURVES = 12
+"""Runs that have a line of their own in a legend."""
 BATCH = "global batch size"
 
 
 def accuracy_curves(results: Sequence[RunResult]) -> Chart:
-    """Test accuracy against training seconds, one curve per run."""
+    """Test accuracy against training seconds, one curve per run; of many runs one colour per batch."""
     devices = ", ".join(dict.fromkeys(result.device for result in results))
     unlike = on_unlike_footing(results)
     targets = dict.fromkeys(result.summary.target_accuracy for result in results if result.summary.target_accuracy is not None)
@@ -34,10 +36,26 @@ def accuracy_curves(results: Sequence[RunResult]) -> Chart:
         f"Accuracy against training time, {devices}",
         SECONDS,
         "test accuracy",
-        [Series(label(result), [s for s, _ in result.curve], [a for _, a in result.curve]) for result in results],
+        _one_each(results) if len(results) <= MOST_CURVES else _one_for_each_batch(results),
         caption=f"{_conditions(results)}{f'; {unlike}' if unlike else ''}",
         levels=[(target, f"target {target:g}") for target in targets],
     )
+
+
+def _one_each(results: Sequence[RunResult]) -> list[Series]:
+    return [Series(label(result), [s for s, _ in result.curve], [a for _, a in result.curve]) for result in results]
+
+
+def _one_for_each_batch(results: Sequence[RunResult]) -> list[Series]:
+    """More runs than a legend holds: those of one batch are one broken line."""
+    groups: dict[int, list[RunResult]] = {}
+    for result in results:
+        groups.setdefault(result.summary.global_batch_size, []).append(result)
+    made = []
+    for batch, members in sorted(groups.items()):
+        points = [point for member in members for point in (*member.curve, (math.nan, math.nan))]
+        made.append(Series(f"batch {batch:,}, {len(members)} runs", [s for s, _ in points], [a for _, a in points]))
+    return made
 
 
 def on_unlike_footing(results: Sequence[RunResult]) -> str:

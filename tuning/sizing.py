@@ -15,7 +15,8 @@ OTHER_SHARE = 0.16
 SOLUTIONS_SHARE = 0.25
 """Of a study's budget, for the runs to the end, at most; what does not fit is left out."""
 START_S, OVERHEAD_PER_RUN_S = 10.0, 0.7
-"""Of a sweep once, for Ray; and of each run beside its training and evaluation, for data, checkpoint and journal. Tiny runs take half of it."""
+"""Of a sweep once, for Ray; and of each run beside its training and evaluation, for data, checkpoint and journal: twice the 0.35 s that the runs of
+F1 took in the study of docs/results."""
 MOST_TRIALS, REPEATS = 12, 3
 FEWEST_RUNS = 3
 """At each batch size, before there are fewer sizes: two learning rates, and a second seed of the better."""
@@ -23,7 +24,8 @@ USUAL_MOMENTUM = 0.9
 """Compared with none where the recipe has none."""
 BATCH_STEP = 4
 UNTUNED = 1.6
-"""How many more samples than predicted the runs of a search take, those that miss included; on F1 and MNIST it was 1.2."""
+"""How many more samples than predicted the runs of a search take, those that miss included: between the 1.3 of F1 on MNIST and the 2.3 of the
+digits in the studies of docs/results."""
 REACH = 6.0
 """Learning rates are searched from so many times below the recipe's, scaled to the batch, to so many times above."""
 

@@ -172,3 +172,16 @@ def test_runs_that_differ_in_more_than_what_is_compared_say_so() -> None:
     assert on_unlike_footing([one, other]) == ""
     assert on_unlike_footing([one, longer]) == "on one footing but for stop.epochs (9.0, not set)"
     assert "on one footing but for stop.epochs" in accuracy_curves([one, longer]).caption
+
+
+def test_many_runs_are_one_line_for_each_batch(tmp_path: Path) -> None:
+    runs = [made_run(batch, seed) for batch in (32, 512) for seed in range(7)]
+    chart = accuracy_curves(runs)
+    assert [series.name for series in chart.series] == ["batch 32, 7 runs", "batch 512, 7 runs"]
+    points = [(x, y) for x, y in zip(chart.series[1].x, chart.series[1].y, strict=True) if x == x]
+    assert points == [point for run in runs[7:] for point in run.curve]
+    assert len(chart.series[1].x) == len(points) + 7, "broken between runs"
+    write_png(chart, tmp_path / "many.png")  # a warning of a figure that is too small would be an error here
+    write_page(chart, tmp_path / "many.html")
+    assert "batch 512, 7 runs" in (tmp_path / "many.html").read_text()
+    assert "NaN" not in (tmp_path / "many.html").read_text().partition("Plotly.newPlot(")[2]
