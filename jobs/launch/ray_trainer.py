@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from typing import Any
+from typing import Any, Self
 
 import ray
 from ray.train.v2._internal.callbacks import DatasetsCallback
@@ -12,7 +12,7 @@ from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.failure_handling import FailureDecision, FailurePolicy
 from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy, FixedScalingPolicy
-from ray.train.v2._internal.execution.worker_group import WorkerGroup
+from ray.train.v2._internal.execution.worker_group import WorkerGroup, state, worker_group
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util import remove_placement_group
 
@@ -91,8 +91,27 @@ class WorkersTrainer(DataParallelTrainer):
             raise
 
 
+class NoMeeting:
+    """In place of the process at which Ray Train's own barriers and reports meet, one for each group: our ranks meet in their process group."""
+
+    def options(self, **_: object) -> Self:
+        """See `remote`."""
+        return self
+
+    def remote(self, **_: object) -> Self:
+        """Nothing is started."""
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"{name}: Ray Train's reports, barriers and broadcasts are not there in this run; torch.distributed is.")
+
+
 class Room(WorkerGroup):
     """Workers whose placement group the mailbox knows from the start, and that leaves none behind when they cannot start."""
+
+    def set_required_barrier_ranks(self, ranks: Any) -> bool:
+        """Nobody waits at Ray Train's barrier, so none has to be let through."""
+        return True
 
     def _create_placement_group(self, *arguments: Any) -> Any:
         handle = super()._create_placement_group(*arguments)
@@ -117,6 +136,9 @@ class WorkersTrainController(TrainController):
 
     def __init__(self, *, scaling_policy: Any, failure_policy: "UntilOver", **arguments: Any) -> None:
         failure_policy.scaling = scaling_policy  # here: Ray sends each argument by itself
+        # Looked up by Ray Train in this process, which is this run's alone.
+        worker_group.SynchronizationActor = NoMeeting()  # type: ignore[attr-defined, assignment]
+        state._shutdown_sync_actor = lambda sync_actor: None
         super().__init__(scaling_policy=scaling_policy, failure_policy=failure_policy, **arguments)
 
 

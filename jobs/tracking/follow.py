@@ -1,12 +1,10 @@
-"""The mirror's process: `python -m jobs.tracking.follow [--give-way]`, the run's folder on standard input.
+"""The mirror's process: `python -m jobs.tracking.follow`, the run's folder on standard input.
 
 It follows that run's journal until its standard input ends, then brings up runs that were left behind. Given a
 folder of runs (one with a `parent.json`), it follows all that are in it or come.
 """
 
-import contextlib
 import json
-import os
 import select
 import sys
 from pathlib import Path
@@ -104,18 +102,8 @@ def catch_up_others(run_dir: Path) -> None:
             continue
 
 
-def _give_way() -> None:
-    """Run only when a core would be idle: no training second may go to MLflow."""
-    os.nice(19)
-    if hasattr(os, "SCHED_IDLE"):
-        with contextlib.suppress(PermissionError):
-            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-
-
 def main() -> None:
     """Get ready, follow the run that is named, then help those left behind."""
-    if "--give-way" in sys.argv[1:]:
-        _give_way()
     collect_seldom()
     import_mlflow()
     name = sys.stdin.readline()

@@ -21,7 +21,9 @@ from jobs.tracking.mirror_state import MirrorState
 PACKAGES = Path(__file__).resolve().parents[2]
 """The folder that holds this package: it need not be the current one."""
 POLITE_S = 5.0
-"""How long the idle-priority mirror may take once training is over."""
+"""How long a mirror that must stay at idle priority may take once training is over."""
+LOWEST_PRIORITY = 19
+"""The largest nice value."""
 PATIENCE_S = 60.0
 """How long the end of a run waits for MLflow to take what is left."""
 
@@ -44,13 +46,13 @@ class MirrorProcess:
 
     def __enter__(self) -> Self:
         if self._process is None and self._is_wanted and self._is_possible:
-            self._start("--give-way")
+            _give_way(self._start().pid)
         return self
 
-    def _start(self, *options: str) -> None:
+    def _start(self) -> "subprocess.Popen[str]":
         # Its standard input is a leash: when this process ends, in whatever way, the mirror reads its end.
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "jobs.tracking.follow", *options],
+            [sys.executable, "-m", "jobs.tracking.follow"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -61,6 +63,7 @@ class MirrorProcess:
         )
         self._reader = threading.Thread(target=self._pass_on, args=(self._process,), daemon=True)
         self._reader.start()
+        return self._process
 
     def follow(self, run_dir: Path, notify: Callable[[str], None]) -> None:
         """Mirror this run from now on. Args: notify: told in words what a person should know."""
@@ -95,12 +98,14 @@ class MirrorProcess:
             return
         if self._run_dir is None:  # no run came of it, so there is nothing to send
             self._process.kill()
-        if not self._ended_within(POLITE_S):
-            # On a machine whose cores are all busy the idle-priority mirror starves; training is over, so a new one may hurry.
-            self._start()
-            self._name_run(self._process)
-            if not self._ended_within(PATIENCE_S):
-                self._notify(f"MLflow took more than {PATIENCE_S:.0f} s; `largebatch sync {self._run_dir}` sends the rest.")
+        # Training is over. On a machine whose cores are all busy an idle-priority mirror starves: it may hurry now, or a new one does.
+        may_hurry = _hurry(self._process.pid)
+        ended = self._ended_within(PATIENCE_S if may_hurry else POLITE_S)
+        if not ended and not may_hurry:
+            self._name_run(self._start())
+            ended = self._ended_within(PATIENCE_S)
+        if not ended:
+            self._notify(f"MLflow took more than {PATIENCE_S:.0f} s; `largebatch sync {self._run_dir}` sends the rest.")
 
     def _ended_within(self, seconds: float) -> bool:
         """Let go of the leash and wait; a mirror that is still at work then is ended (what it sent may be sent again)."""
@@ -124,3 +129,25 @@ class MirrorProcess:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._let_go()
+
+
+def _give_way(process: int) -> None:
+    """From now on it runs only when a core would be idle: no training second may go to MLflow."""
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, process, LOWEST_PRIORITY)
+        if sys.platform == "linux":
+            os.sched_setscheduler(process, os.SCHED_IDLE, os.sched_param(0))
+
+
+def _hurry(process: int) -> bool:
+    """Let all of its threads have their share of the cores again; returns whether this system lets us: root may, others not (sched(7))."""
+    if sys.platform != "linux":
+        return False
+    try:
+        for thread in map(int, os.listdir(f"/proc/{process}/task")):
+            with contextlib.suppress(ProcessLookupError):  # that thread has ended
+                os.sched_setscheduler(thread, os.SCHED_OTHER, os.sched_param(0))
+                os.setpriority(os.PRIO_PROCESS, thread, 0)
+    except OSError:
+        return False
+    return True

@@ -53,6 +53,12 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(Path(__file__).parent)
 
 
+@pytest.fixture(autouse=True)
+def undrained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No machine will be taken away, so no process of each run need watch for it; in test_storage and test_ray_jobs one does."""
+    monkeypatch.setenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+
+
 @pytest.fixture(scope="module")
 def one_process(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_dir = tmp_path_factory.mktemp("one") / "run"
@@ -184,15 +190,16 @@ def test_a_run_that_waits_for_workers_stops_at_once(head: Head, tmp_path: Path) 
     assert len(runs.starts(tmp_path / "run")) == 1, "no new workers were started to be told"
 
 
-def test_nothing_that_only_ray_data_needs_is_started(head: Head, undisturbed: Path) -> None:
+def test_no_process_is_started_that_these_runs_do_not_need(head: Head, undisturbed: Path) -> None:
     started = {actor.class_name.rpartition(".")[2] for actor in list_actors(address=head.dashboard, limit=10_000)}
     assert {"Mailbox", "WorkersTrainController"} <= started, started
-    assert not started & {"DatasetManager", "_AutoscalingCoordinatorActor"}
+    assert not started & {"DatasetManager", "_AutoscalingCoordinatorActor", "SynchronizationActor"}
 
 
 @pytest.mark.slow
-def test_a_machine_that_will_be_taken_away_loses_nothing(head: Head, tmp_path: Path) -> None:
+def test_a_machine_that_will_be_taken_away_loses_nothing(head: Head, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two machines more, each with room for the run, which the head has not."""
+    monkeypatch.delenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER")
     watcher = runs.Watcher()
     with runs.new_node(head, 12), runs.new_node(head, 12):
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
+from launch_runs import wait_for
 from servers import NO_TLS, ROOT, Postgres, Service, new_token, serving
 
 from jobs.records import StepRecord
@@ -167,7 +168,8 @@ def test_the_database_goes_away_and_comes_back(own_postgres: Postgres, tmp_path:
         assert httpx.get(f"{service.url}/healthz").status_code == 200
         ready = httpx.get(f"{service.url}/readyz", timeout=30)
         assert (ready.status_code, "does not answer" in ready.json()["checks"]["database"]) == (503, True)
-        time.sleep(8)  # long enough for the run to end with nobody to tell
+        wait_for((service.runs_dir / before / "summary.json").exists, 60)
+        time.sleep(1)  # the run has ended, with nobody to tell
         own_postgres.start()
         after = submit_patiently(service.url, REAL, "after")
         for job_id in (before, after):

@@ -573,6 +573,47 @@ def test_the_mirror_needs_no_torch_and_stays_in_its_parents_session() -> None:
     assert process.returncode == -signal.SIGKILL, "a mirror that was told of no run is ended"
 
 
+@pytest.mark.skipif(sys.platform != "linux" or os.getuid() != 0, reason="only root may take a process out of Linux's idle priority")
+def test_the_mirror_gives_way_until_training_is_over(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unmirrored(document(store), tmp_path / "run")
+    seen: list[tuple[int, int]] = []
+    ended_within = MirrorProcess._ended_within
+
+    def look(self: MirrorProcess, seconds: float) -> bool:
+        assert self._process is not None
+        seen.append(priority(self._process.pid))
+        return ended_within(self, seconds)
+
+    monkeypatch.setattr(MirrorProcess, "_ended_within", look)
+    with MirrorProcess(build_spec(document(store))) as mirror:
+        assert mirror._process is not None
+        assert priority(mirror._process.pid) == (os.SCHED_IDLE, 19)
+        mirror.follow(tmp_path / "run", lambda text: None)
+        assert mirror.finish()
+    assert seen == [(os.SCHED_OTHER, 0)], "the same process, in a hurry"
+
+
+def test_where_the_mirror_must_stay_idle_another_one_hurries(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unmirrored(document(store), tmp_path / "run")
+    monkeypatch.setattr("jobs.tracking.mirror_process.POLITE_S", 0.0)
+    monkeypatch.setattr(os, "sched_setscheduler", forbidden)
+    with MirrorProcess(build_spec(document(store))) as mirror:
+        first = mirror._process
+        mirror.follow(tmp_path / "run", lambda text: None)
+        assert mirror.finish()
+    assert first is not None
+    assert first.returncode == -signal.SIGKILL
+    assert MirrorState.read(tmp_path / "run").is_complete
+
+
+def priority(process: int) -> tuple[int, int]:
+    return os.sched_getscheduler(process), os.getpriority(os.PRIO_PROCESS, process)
+
+
+def forbidden(*_: object) -> None:
+    raise PermissionError
+
+
 def test_a_store_whose_making_was_cut_short_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = f"sqlite:///{tmp_path / 'cut' / 'mlflow.db'}"
     run_dir = tmp_path / "cut" / "run"
