@@ -284,7 +284,15 @@ def training_batches(job: Prepared) -> Batches:
     """The training samples, in the plan's order, augmented."""
     spec, part = job.spec, job.dataset.train
     if isinstance(part, Images):
-        return DeviceBatches(part, job.dataset, job.device, channels_last=spec.model.channels_last, seed=spec.seed, augment_spec=spec.dataset.augment)
+        return DeviceBatches(
+            part,
+            job.dataset,
+            job.device,
+            channels_last=spec.model.channels_last,
+            seed=spec.seed,
+            augment_spec=spec.dataset.augment,
+            reads_on=job.group.world_size == 1,  # of several ranks each leaves out the shares of the others
+        )
     return LoaderBatches(
         part,
         job.dataset,

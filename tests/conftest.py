@@ -1,5 +1,6 @@
 """What several tests need: the smallest real specs, the real data sets where they are, and one real Ray."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from typing import Any
 import pytest
 from launch_runs import S3_ENVIRONMENT, Head, new_head
 
+# What importing all the tests makes stays: the garbage collector need not walk through it, now or later.
+gc.disable()
 # Before ray is imported anywhere: no token files, nothing sent.
 os.environ.update(RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0")
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,8 +40,24 @@ def row_of(nodeid: str) -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Rows in their order."""
-    items.sort(key=lambda item: next(place for place, start in enumerate(ORDER) if row_of(item.nodeid).startswith(start)))
+    """Rows in their order, and in the longest the sweeps first: they keep a core busy while the service's tests, beside them, wait."""
+
+    def place(item: pytest.Item) -> tuple[int, bool]:
+        number = next(number for number, start in enumerate(ORDER) if row_of(item.nodeid).startswith(start))
+        return number, not item.nodeid.startswith("tests/tuning/test_sweep.py")
+
+    items.sort(key=place)
+
+
+def pytest_collection_finish() -> None:
+    """From here on as usual."""
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    """Some libraries complain of what is left at the end."""
+    gc.unfreeze()
 
 
 @pytest.hookimpl(optionalhook=True)

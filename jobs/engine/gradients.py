@@ -76,7 +76,7 @@ class LocalSum:
 
     def start(self) -> None:
         """See `GradientSum`."""
-        self._total: list[Tensor | None] = [None] * len(self.params)
+        self._total: list[Tensor | None] | None = None
         self._mean_squared_norm = self._zero
 
     def before(self, is_last: bool) -> None:
@@ -88,19 +88,21 @@ class LocalSum:
         """See `GradientSum`."""
         if measures:  # |g_i|^2 b_i / B, where .grad holds g_i b_i / B
             self._mean_squared_norm = self._mean_squared_norm + squared_norm(self.params) * weight
-        self._add([param.grad for param in self.params])
+        gradients = [param.grad for param in self.params]
+        self._total = gradients if self._total is None else self._sum(self._total, gradients)
 
-    def _add(self, gradients: list[Tensor | None]) -> None:
+    def _sum(self, totals: list[Tensor | None], gradients: list[Tensor | None]) -> list[Tensor | None]:
         """A parameter that some micro-batch did not reach counts as zero there."""
-        both = [(t, g) for t, g in zip(self._total, gradients, strict=True) if t is not None and g is not None]
+        both = [(t, g) for t, g in zip(totals, gradients, strict=True) if t is not None and g is not None]
         if both:
             torch._foreach_add_([t for t, _ in both], [g for _, g in both])
-        self._total = [gradient if total is None else total for total, gradient in zip(self._total, gradients, strict=True)]
+        return [gradient if total is None else total for total, gradient in zip(totals, gradients, strict=True)]
 
     def finish(self, weight: float) -> tuple[Tensor, Tensor]:
         """See `GradientSum`; a parameter that was not reached has no gradient."""
-        for param, gradient in zip(self.params, self._total, strict=True):
-            param.grad = gradient
+        for param, gradient in zip(self.params, self._total or [None] * len(self.params), strict=True):
+            if param.grad is not gradient:  # of a single micro-batch it is there already
+                param.grad = gradient
         return self._mean_squared_norm, self._nothing
 
     def leave_out(self, reached: list[float]) -> None:
@@ -228,24 +230,20 @@ def gradient_sum(model: nn.Module, group: Group, spec: ReductionSpec) -> LocalSu
 
 
 def squared_norm(params: list[nn.Parameter]) -> Tensor:
-    """Squared L2 norm of all gradients together, 0-d, on the device; float32, or float64 where a gradient is; 0 without any."""
-    gradients = [param.grad for param in params if param.grad is not None]
+    """Squared L2 norm of all gradients together, 0-d, on the device, at least float32; 0 without any."""
+    gradients = [gradient for param in params if (gradient := param.grad) is not None]
     if not gradients:  # a rank without samples that steps alone
         return torch.zeros((), device=params[0].device)
-    if all(gradient.is_cpu and gradient.dtype is torch.float32 for gradient in gradients):
+    kinds = {(gradient.dtype, gradient.is_cpu) for gradient in gradients}
+    if kinds == {(torch.float32, True)}:
         # Reading the gradients once more costs 3 % of a small step; BLAS reads them at half the cost of a norm.
-        pieces, small = [], []
-        for gradient in gradients:
-            flat = gradient.reshape(-1)
-            if flat.numel() > SMALL:
-                pieces.append(torch.dot(flat, flat))
-            else:
-                small.append(flat)  # a call costs more than reading a bias
+        flat = [gradient if gradient.ndim == 1 else gradient.reshape(-1) for gradient in gradients]
+        small = [vector for vector in flat if len(vector) <= SMALL]
+        vectors = [vector for vector in flat if len(vector) > SMALL]
         if small:
-            together = torch.cat(small)
-            pieces.append(torch.dot(together, together))
-        return torch.stack(pieces).sum()
-    dtype = torch.float64 if any(gradient.dtype == torch.float64 for gradient in gradients) else torch.float32
+            vectors.append(torch.cat(small))  # a call costs more than reading a bias
+        return torch.tensor(sum([float(torch.dot(vector, vector)) for vector in vectors]), dtype=torch.float64)
+    dtype = torch.float64 if any(kind is torch.float64 for kind, _ in kinds) else torch.float32
     return torch.stack(torch._foreach_norm(gradients, 2, dtype=dtype)).square().sum()
 
 

@@ -20,14 +20,12 @@ from jobs.models.ghost_batch_norm import GhostBatchNorm
 
 
 def combine_running_statistics(model: nn.Module, held: dict[int, Tensor], groups: list[int], group: Group) -> None:
-    """Make the running statistics of all ranks one; nothing to do alone.
+    """Make the running statistics of several ranks one.
 
     Args:
         held: by the id of each buffer of the model, its value as the step began.
         groups: batch-norm groups that each rank saw in this step.
     """
-    if group.world_size == 1:
-        return
     norms = [module for module in model.modules() if isinstance(module, GhostBatchNorm) and module.running_mean is not None]
     terms = [_own_term(norm, held, groups, group.rank) for norm in norms]
     if terms:

@@ -190,7 +190,9 @@ def _finite_gradient(
             "Lower learning_rate.base, lengthen the warm-up, or set gradient.clip_norm.",
         )
     if not plan.steps_alone_at(batch):
-        combine_running_statistics(state.model, dict(zip(map(id, state.buffers()), held, strict=True)), plan.batch_norm_groups(batch), state.group)
+        if state.group.world_size > 1:
+            held_by_id = dict(zip(map(id, state.buffers()), held, strict=True))
+            combine_running_statistics(state.model, held_by_id, plan.batch_norm_groups(batch), state.group)
         state.gradients.keep()
     return measured
 

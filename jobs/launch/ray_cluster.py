@@ -80,6 +80,9 @@ def connected(options: RayOptions) -> Iterator[Any]:
                 own.enter_context(standing_back())
                 own.enter_context(sigterm_kept_from_children())
             ray.init(**given)
+        if address is None:
+            # One asks whether machines should be added, the other reads all logs ten times a second to pass on new lines: for nobody, here.
+            _end(ray, "monitor", *(() if options.shows_worker_logs else ("log_monitor",)))
     except (ConnectionError, RuntimeError, ValueError) as error:
         if address is not None:
             raise InputError(
@@ -91,7 +94,8 @@ def connected(options: RayOptions) -> Iterator[Any]:
     finally:
         with contextlib.suppress(Exception):
             if address is None:
-                _end_watchers(ray)
+                # What an own Ray's processes do not see is SIGTERM, and Ray waits a second for each; those that only watch can end at once.
+                _end(ray, "dashboard", "log_monitor", "monitor")
         with contextlib.suppress(Exception):
             ray.shutdown()
 
@@ -102,11 +106,11 @@ def _address(options: RayOptions) -> str | None:
     return None if address == "local" else address or None
 
 
-def _end_watchers(ray: Any) -> None:
-    """What an own Ray's processes do not see is SIGTERM, and Ray waits a second for each; those that only watch can end at once."""
-    for kind in ("dashboard", "log_monitor", "monitor"):
-        for watcher in ray._private.worker._global_node.all_processes.get(kind, []):
-            watcher.process.kill()
+def _end(ray: Any, *kinds: str) -> None:
+    """End processes of an own Ray that nothing else of it waits for."""
+    for kind in kinds:
+        for found in ray._private.worker._global_node.all_processes.get(kind, []):
+            found.process.kill()
 
 
 def _refuse_silence(address: str) -> None:

@@ -324,12 +324,13 @@ def test_a_stopped_command_leaves_nothing_of_its_own_ray(tmp_path: Path, number:
     recipe, output_dir, folder = tmp_path / "recipe.json", tmp_path / "runs", tempfile.mkdtemp(prefix="lb", dir="/tmp")
     recipe.write_text(json.dumps(runs.slow_document(tmp_path / "never")))
     places = ["--output-dir", output_dir, "--data-dir", "data", "--device", "cpu"]
-    started = set[int]()
+    started, commands = set[int](), set[str]()
     try:
         process = largebatch("train", recipe, "--workers", "2", *places, "--json", RAY_TMPDIR=folder)
 
         def ask() -> None:
             started.update(runs.descendants(process.pid))
+            commands.update(Path(f"/proc/{pid}/cmdline").read_text() for pid in started)
             os.killpg(process.pid, number)
 
         stopped = asked_to_end(process, output_dir, ask)
@@ -338,6 +339,7 @@ def test_a_stopped_command_leaves_nothing_of_its_own_ray(tmp_path: Path, number:
         assert "Ray's dashboard: http://127.0.0.1:" in stopped.said
         assert stopped.resumes_with[-2:] == ["--workers", "2"]
         assert len(started) > 5, "Ray's own processes and two workers"
+        assert not [command for command in commands if "log_monitor" in command or "monitor.py" in command], "nobody reads what these would tell"
         runs.wait_for(lambda: not [pid for pid in started if _is_alive(pid)], 30)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
