@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import shutil
 import socket
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +15,7 @@ from urllib.parse import urlsplit
 from jobs.errors import FaultError, InputError
 from jobs.launch.options import RayOptions
 from jobs.launch.priority import standing_back
+from jobs.launch.ray_leftovers import socket_folders
 from jobs.launch.stop_requests import sigterm_kept_from_children
 
 CONNECT_S = 10.0
@@ -37,6 +40,8 @@ OWN_SETTINGS = {
     "RAY_worker_niceness": "0",
     # A cluster may say that it will take a machine away; this one will not, and asking is a process more.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    # Counts of its own doings, sent around every few seconds for a Prometheus that is not there.
+    "RAY_enable_metrics_collection": "0",
 }
 """Beside these, for a Ray that the command brings along."""
 
@@ -94,8 +99,7 @@ def connected(options: RayOptions) -> Iterator[Any]:
     finally:
         with contextlib.suppress(Exception):
             if address is None:
-                # What an own Ray's processes do not see is SIGTERM, and Ray waits a second for each; those that only watch can end at once.
-                _end(ray, "dashboard", "log_monitor", "monitor")
+                _end_own(ray)
         with contextlib.suppress(Exception):
             ray.shutdown()
 
@@ -106,11 +110,26 @@ def _address(options: RayOptions) -> str | None:
     return None if address == "local" else address or None
 
 
+def _end_own(ray: Any) -> None:
+    """What an own Ray's processes do not see is SIGTERM, and Ray waits a second for each; those that only watch can end at once."""
+    folders: set[Path] = set()
+    with contextlib.suppress(OSError):
+        folders.update(*(socket_folders(found.pid) for found in _processes(ray, "dashboard")))
+    _end(ray, "dashboard", "log_monitor", "monitor")
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def _end(ray: Any, *kinds: str) -> None:
     """End processes of an own Ray that nothing else of it waits for."""
-    for kind in kinds:
-        for found in ray._private.worker._global_node.all_processes.get(kind, []):
-            found.process.kill()
+    for found in _processes(ray, *kinds):
+        found.kill()
+
+
+def _processes(ray: Any, *kinds: str) -> "list[subprocess.Popen[bytes]]":
+    """Those of an own Ray that are of these kinds."""
+    started = ray._private.worker._global_node.all_processes
+    return [found.process for kind in kinds for found in started.get(kind, [])]
 
 
 def _refuse_silence(address: str) -> None:

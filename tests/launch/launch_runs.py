@@ -195,7 +195,7 @@ def new_node(head: Head, num_cpus: int) -> Iterator[None]:
     def num_alive() -> int:
         return len(list_nodes(address=head.dashboard, filters=[("state", "=", "ALIVE")]))
 
-    before = num_alive()
+    before = max(num_alive(), 1)  # a head may answer before it counts itself
     log = tempfile.TemporaryFile()  # noqa: SIM115
     ray = Path(sys.executable).parent / "ray"
     process = subprocess.Popen(
@@ -222,7 +222,8 @@ def new_head(environment: dict[str, str], ports: Sequence[int] = ()) -> Iterator
     process = subprocess.Popen(
         [Path(sys.executable).parent / "ray", "start", "--head", "--block", "--temp-dir", folder, "--num-cpus", "4", "--disable-usage-stats",
          "--dashboard-host", "127.0.0.1", "--object-store-memory", str(200 * 2**20), *options],
-        stdout=log, stderr=log, start_new_session=True, env={**os.environ, **environment, "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"},
+        stdout=log, stderr=log, start_new_session=True,
+        env={**os.environ, **environment, "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0", "TMPDIR": folder},
     )  # fmt: skip
     found = Head(f"127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[1]}", process.pid)
     try:

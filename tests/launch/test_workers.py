@@ -326,7 +326,7 @@ def test_a_stopped_command_leaves_nothing_of_its_own_ray(tmp_path: Path, number:
     places = ["--output-dir", output_dir, "--data-dir", "data", "--device", "cpu"]
     started, commands = set[int](), set[str]()
     try:
-        process = largebatch("train", recipe, "--workers", "2", *places, "--json", RAY_TMPDIR=folder)
+        process = largebatch("train", recipe, "--workers", "2", *places, "--json", RAY_TMPDIR=folder, TMPDIR=folder)
 
         def ask() -> None:
             started.update(runs.descendants(process.pid))
@@ -341,6 +341,8 @@ def test_a_stopped_command_leaves_nothing_of_its_own_ray(tmp_path: Path, number:
         assert len(started) > 5, "Ray's own processes and two workers"
         assert not [command for command in commands if "log_monitor" in command or "monitor.py" in command], "nobody reads what these would tell"
         runs.wait_for(lambda: not [pid for pid in started if _is_alive(pid)], 30)
+        if number == signal.SIGINT:  # SIGTERM to the whole group ends the one that knows where it is
+            assert not list(Path(folder).glob("pymp-*")), "not even what Ray's dashboard leaves there"
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
