@@ -1,7 +1,10 @@
 """What the launch is made of, without a cluster."""
 
+import contextlib
 import os
+import pickle
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -26,6 +29,7 @@ from jobs.launch.mailbox import Beginning, Mailbox
 from jobs.launch.options import LocalOptions, RayOptions, Workers, fetch_stored, is_started_again, resume_command
 from jobs.launch.ray_cluster import Resources, connected, share_out
 from jobs.launch.ray_controller import UnfitError, first_cause, first_failure, sentence, what_failed
+from jobs.launch.ray_leftovers import socket_folders
 from jobs.launch.ray_network import interface_of
 from jobs.launch.ray_worker import ask_driver, excuse, refuse_unplannable
 from jobs.launch.termination import SAVED, PreemptedError
@@ -510,3 +514,23 @@ def test_a_worker_that_has_lost_its_run_ends_itself(answers: str, seconds: str, 
         assert f"has lost its run ({why})" in done.stderr
     else:
         assert (done.returncode, done.stdout.strip()) == (0, "at its end")
+
+
+def test_ray_trains_own_barrier_is_not_there_and_says_so() -> None:
+    meeting = pickle.loads(pickle.dumps(ray_trainer.NoMeeting().options(label_selector={}).remote(timeout_s=1.0)))
+    with pytest.raises(
+        AttributeError, match=r"^broadcast_from_rank_zero: Ray Train's .* are not there in this run; torch\.distributed is"
+    ):
+        meeting.broadcast_from_rank_zero.remote(world_rank=0)
+
+
+def test_the_folder_of_a_helpers_socket_is_found_while_the_helper_lives(tmp_path: Path) -> None:
+    folder = tmp_path / "pymp-x"
+    folder.mkdir()
+    with socket.socket(socket.AF_UNIX) as kept, socket.socket(socket.AF_UNIX) as other:
+        with contextlib.chdir(tmp_path):  # a socket's name must be short; the kernel tells it as it was given
+            kept.bind("pymp-x/listener-y")
+            other.bind("listener-z")
+        kept.listen()
+        assert socket_folders(os.getpid()) == {Path("pymp-x")}
+    assert socket_folders(os.getpid()) == set()
