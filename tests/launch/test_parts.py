@@ -518,9 +518,7 @@ def test_a_worker_that_has_lost_its_run_ends_itself(answers: str, seconds: str, 
 
 def test_ray_trains_own_barrier_is_not_there_and_says_so() -> None:
     meeting = pickle.loads(pickle.dumps(ray_trainer.NoMeeting().options(label_selector={}).remote(timeout_s=1.0)))
-    with pytest.raises(
-        AttributeError, match=r"^broadcast_from_rank_zero: Ray Train's .* are not there in this run; torch\.distributed is"
-    ):
+    with pytest.raises(AttributeError, match=r"^broadcast_from_rank_zero: Ray Train's .* are not there in this run; torch\.distributed is"):
         meeting.broadcast_from_rank_zero.remote(world_rank=0)
 
 
