@@ -195,14 +195,20 @@ class ElasticWorkers(ElasticScalingPolicy):
 
     def __init__(self, scaling_config: Any) -> None:
         super().__init__(scaling_config)
-        self._left_out: set[str] = set()
+        self._left_out: dict[str, int] = {}
+        """Machines, and how many workers were to go there."""
 
     def leave_out(self, node_id: str | None) -> str:
         """From now on no worker goes to that machine; returns that in words."""
         if node_id is None or node_id in self._left_out:
             return ""
-        self._left_out.add(node_id)
+        reserved = (self._latest_reserved_resources or {}).get(node_id, {})
+        self._left_out[node_id] = max(super()._count_possible_workers({node_id: reserved}), 1)
         return " That machine is left out from now on."
+
+    def _get_num_workers_for_resource_request(self) -> int:
+        """Ray reserves room on the machines in an order of its own: what it reserves on those left out is asked for once more."""
+        return super()._get_num_workers_for_resource_request() + sum(self._left_out.values())
 
     def _count_possible_workers(self, reserved_resources: Any) -> int:
         others = {node_id: resources for node_id, resources in reserved_resources.items() if node_id not in self._left_out}

@@ -162,6 +162,19 @@ def test_a_machine_on_which_a_worker_cannot_take_part_is_left_out(told: Told) ->
     assert scaling.on_controller_start_worker_group(scaling_config=None, num_workers=1) is None
 
 
+@pytest.mark.parametrize(("reserved", "asked"), [({"b": {"CPU": 1.0}, "c": {"CPU": 2.0}}, 5), ({"b": {"CPU": 3.0}}, 4), (None, 4)])
+def test_room_is_asked_for_beyond_what_a_machine_left_out_would_give(reserved: Any, asked: int) -> None:
+    """Ray reserves on the machines in an order of its own: a good one that comes later would never be offered."""
+    scaling = elastic(1, 3)
+    assert scaling._get_num_workers_for_resource_request() == 3
+    scaling._latest_reserved_resources = reserved
+    assert scaling.leave_out("c")
+    assert scaling._get_num_workers_for_resource_request() == asked
+    assert scaling._count_possible_workers({"b": {"CPU": 4.0}, "c": {"CPU": 1.0}}) == 3, "never more than there may be"
+    scaling._count_possible_workers({"c": {"CPU": 1.0}})
+    assert scaling._get_num_workers_for_resource_request() == 3, "it is taken again, for want of another"
+
+
 class Ranks:
     """A group in which so many ranks find the data missing, this one included if it does."""
 
