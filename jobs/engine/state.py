@@ -1,6 +1,5 @@
 """Everything that changes while training, and its form on disk."""
 
-import operator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -77,7 +76,6 @@ class TrainState:
         self.local = LocalSteps(self.model, self.optimizer, self.group, self.average.averages if self.average else [])
         self.dropouts = sample_dropouts(self.model)
         self._buffer_homes = [module._buffers for module in self.model.modules() if module._buffers]
-        self._held_from: list[Tensor] = []
         self._held: list[Tensor] = []
 
     def buffers(self) -> list[Tensor]:
@@ -87,10 +85,10 @@ class TrainState:
     def hold_buffers(self) -> list[Tensor]:
         """Copies of the model's buffers, in the order of `buffers`; the next call overwrites them."""
         buffers = self.buffers()
-        if buffers and len(buffers) == len(self._held_from) and all(map(operator.is_, buffers, self._held_from)):
+        if [held.shape for held in self._held] == [buffer.shape for buffer in buffers] and buffers:
             torch._foreach_copy_(self._held, buffers)
-        else:  # the first time, or a layer has put another tensor in a buffer's place
-            self._held_from, self._held = buffers, [buffer.clone() for buffer in buffers]
+        else:
+            self._held = [buffer.clone() for buffer in buffers]
         return self._held
 
     def state_dict(self) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def undrained(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No machine will be taken away, so no process of each run need watch for it; in test_storage and test_ray_jobs one does."""
+    """No machine will be taken away, so no process of each run need watch for it; for `undisturbed`, test_storage and test_ray_jobs one does."""
     monkeypatch.setenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 
 
@@ -192,7 +192,7 @@ def test_a_run_that_waits_for_workers_stops_at_once(head: Head, tmp_path: Path) 
 
 def test_no_process_is_started_that_these_runs_do_not_need(head: Head, undisturbed: Path) -> None:
     started = {actor.class_name.rpartition(".")[2] for actor in list_actors(address=head.dashboard, limit=10_000)}
-    assert {"Mailbox", "WorkersTrainController"} <= started, started
+    assert {"Mailbox", "WorkersTrainController", "PreemptionWatcher"} <= started, "on a Ray of others a machine may be taken away"
     assert not started & {"DatasetManager", "_AutoscalingCoordinatorActor", "SynchronizationActor"}
 
 
