@@ -56,6 +56,8 @@ class TrainPlan:
 
     def batch_size_at(self, position: Position) -> int:
         """Samples of the step that begins at `position`, unless the epoch ends before."""
+        if not self.has_batch_schedule:
+            return self.global_batch_size
         schedule = self.spec.batch.schedule
         epoch = position.epoch + position.offset / self.num_train_samples
         if schedule.warmup and epoch < schedule.warmup.epochs:
@@ -88,6 +90,8 @@ class TrainPlan:
         """
         unit = self.span or 1
         size = min(micro_batch_size, max(math.ceil(batch.size / at_least / unit), 1) * unit)
+        if size >= batch.size > 0:
+            return [batch]
         starts = range(batch.start, batch.stop, size)
         return [Slice(batch.epoch, start, min(start + size, batch.stop)) for start in starts]
 
@@ -96,6 +100,8 @@ class TrainPlan:
 
         Empty where a short batch has fewer groups than there are ranks.
         """
+        if self.world_size == 1:
+            return batch
         unit = self.span or 1
         groups = math.ceil(batch.size / unit)
         first, last = groups * rank // self.world_size, groups * (rank + 1) // self.world_size
@@ -128,7 +134,7 @@ class TrainPlan:
 
     # ---- how long -----------------------------------------------------------------------------
 
-    @property
+    @cached_property
     def samples_per_epoch(self) -> int:
         """Samples used in one epoch at the nominal batch; fewer than the set where the last batch is dropped."""
         if self.spec.batch.last == "keep":
@@ -195,7 +201,7 @@ class TrainPlan:
         left = math.ceil(rest / base - 1e-9) if rest <= full * base else full + 1
         return int(epochs) * (full + (short > 0)) + left
 
-    @property
+    @cached_property
     def total_progress(self) -> float:
         """Where the schedules end, in samples. Under AdaScale, steps of the budget are steps at the base batch."""
         if self.scale_ratio and self.spec.stop.steps is not None:
@@ -207,7 +213,7 @@ class TrainPlan:
             return self.spec.stop.epochs * self.num_train_samples
         return float(self._totals[1])
 
-    @property
+    @cached_property
     def has_batch_schedule(self) -> bool:
         """Whether the batch changes while training."""
         schedule = self.spec.batch.schedule
@@ -220,12 +226,12 @@ class TrainPlan:
         """Peak learning rate and warm-up for this batch."""
         return scale(self.spec.learning_rate, self.global_batch_size)
 
-    @property
+    @cached_property
     def base_global_batch_size(self) -> int:
         """The batch that the base learning rate was tuned at."""
         return self.spec.learning_rate.base_global_batch_size or self.global_batch_size
 
-    @property
+    @cached_property
     def scale_ratio(self) -> float:
         """AdaScale's S, the batch over the base batch; 0 for every other rule."""
         if self.spec.learning_rate.scaling != "adascale":
@@ -271,5 +277,6 @@ class TrainPlan:
     def steps_alone_at(self, batch: Slice) -> bool:
         """Whether ranks take the step on `batch` each by itself (post-local SGD)."""
         reduction = self.spec.reduction
-        epoch = batch.epoch + batch.start / self.num_train_samples
-        return self.world_size > 1 and reduction.local_steps > 1 and epoch >= reduction.local_from_epoch
+        if self.world_size == 1 or reduction.local_steps == 1:
+            return False
+        return batch.epoch + batch.start / self.num_train_samples >= reduction.local_from_epoch

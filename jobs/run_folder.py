@@ -52,16 +52,19 @@ def refuse_unwritable(output_dir: Path, option: str = "--output-dir") -> None:
         raise InputError(option, f"{existing} cannot be written ({reason}).", f"Give another {option}.") from error
 
 
-@contextmanager
-def storage_errors(
-    path: Path, hint: str = "The last checkpoint is whole: free some space or mend the folder, then resume the run."
-) -> Iterator[None]:
-    """Turn the file system's refusals into one StorageError that names the path."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise StorageError(str(path), f"cannot be written ({reason}).", hint) from error
+class storage_errors:
+    """A context that turns the file system's refusals into one StorageError that names the path."""
+
+    def __init__(self, path: Path, hint: str = "The last checkpoint is whole: free some space or mend the folder, then resume the run.") -> None:
+        self._path, self._hint = path, hint
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError):
+            reason = error.strerror or str(error)
+            raise StorageError(str(self._path), f"cannot be written ({reason}).", self._hint) from error
 
 
 def write_text(path: Path, text: str) -> None:

@@ -59,7 +59,7 @@ class DeviceBatches:
         self._inputs, self._labels = part.inputs.to(self._home), part.labels.to(self._home)
         self._device, self._channels_last = device, channels_last
         self._seed, self._augment = seed, augment_spec
-        self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64)
+        self._epoch, self._order, self._ordered_labels = -1, torch.empty(0, dtype=torch.int64), self._labels
         self._scale, self._shift = _normalisation(dataset, part.inputs, device)
         itemsize = torch.float32.itemsize if part.inputs.dtype == torch.uint8 else part.inputs.element_size()
         sample_bytes = math.prod(part.inputs.shape[1:]) * itemsize
@@ -84,18 +84,19 @@ class DeviceBatches:
         if self._augment is None:
             inputs, labels = self._inputs[samples.start : samples.stop], self._labels[samples.start : samples.stop]
         else:
-            indices = self._indices(samples)
-            inputs, labels = self._inputs.index_select(0, indices), self._labels.index_select(0, indices)
+            self._begin_epoch(samples.epoch)
+            indices, labels = self._order[samples.start : samples.stop], self._ordered_labels[samples.start : samples.stop]
+            inputs = self._inputs.index_select(0, indices)
             if augments(self._augment):
                 inputs = augment(inputs, indices, samples.epoch, self._seed, self._augment)
         inputs, labels = inputs.to(self._device, non_blocking=True), labels.to(self._device, non_blocking=True)
         return self._ready(inputs), labels
 
-    def _indices(self, samples: Slice) -> Tensor:
-        if samples.epoch != self._epoch:
-            self._order = sample_order(self._seed, samples.epoch, len(self._labels)).to(self._home)
-            self._epoch = samples.epoch
-        return self._order[samples.start : samples.stop]
+    def _begin_epoch(self, epoch: int) -> None:
+        if epoch != self._epoch:
+            self._order = sample_order(self._seed, epoch, len(self._labels)).to(self._home)
+            self._ordered_labels = self._labels.index_select(0, self._order)
+            self._epoch = epoch
 
     def _ready(self, inputs: Tensor) -> Tensor:
         if self._scale is not None and self._shift is not None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from jobs.engine.compression import Reduction, make_reduction
 from jobs.engine.group import Group
 from jobs.engine.memory import ran_out_of_memory
+from jobs.engine.scalars import Scalar, scalar
 from jobs.errors import FaultError
 from jobs.spec import ReductionSpec
 
@@ -29,6 +30,8 @@ class GradientSum(Protocol):
 
     params: list[nn.Parameter]
     """All that are trained."""
+    squared_norm: "SquaredNorm"
+    """Of their gradients."""
 
     def start(self) -> None:
         """Begin a step: nothing is summed yet."""
@@ -42,11 +45,11 @@ class GradientSum(Protocol):
         """It has ended. Args: weight: global batch over micro-batch; measures: whether its norm is wanted."""
         ...
 
-    def finish(self, weight: float) -> tuple[Tensor, Tensor]:
+    def finish(self, weight: float) -> tuple[Scalar, Tensor]:
         """Leave the sum in `.grad`.
 
         Args: weight: global batch over this rank's samples; 0 without any.
-        Returns: (this rank's share of A = sum_i (b_i / B) |g_i|^2, 0-d float64; which parameters were reached, 0 or 1
+        Returns: (this rank's share of A = sum_i (b_i / B) |g_i|^2; which parameters were reached, 0 or 1
             each, or nothing where `.grad` tells)
         Raises: FaultError where memory for the reduction itself runs out; other ranks cannot go on without this one.
         """
@@ -65,31 +68,38 @@ class LocalSum:
     """The sum within this process.
 
     Each micro-batch's gradient arrives in a fresh `.grad` and is added up beside it: no more arithmetic than
-    autograd's own adding, and its norm can be taken on the way.
+    autograd's own adding, and its norm can be taken on the way. That of a single micro-batch stays where it arrives.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.params = [param for param in model.parameters() if param.requires_grad]
-        self._zero = torch.zeros((), dtype=torch.float64, device=self.params[0].device)
-        self._nothing = self._zero.new_empty(0)
+        self.squared_norm = SquaredNorm(self.params)
+        self._nothing = torch.empty(0, dtype=torch.float64, device=self.params[0].device)
         self.start()
 
     def start(self) -> None:
         """See `GradientSum`."""
         self._total: list[Tensor | None] | None = None
-        self._mean_squared_norm = self._zero
+        self._mean_squared_norm: Scalar = 0.0
+        self._clear()
+
+    def _clear(self) -> None:
+        for param in self.params:
+            param.grad = None
 
     def before(self, is_last: bool) -> None:
         """See `GradientSum`."""
-        for param in self.params:
-            param.grad = None
+        self._is_last = is_last
+        if self._total is not None:
+            self._clear()
 
     def after(self, weight: float, measures: bool) -> None:
         """See `GradientSum`."""
         if measures:  # |g_i|^2 b_i / B, where .grad holds g_i b_i / B
-            self._mean_squared_norm = self._mean_squared_norm + squared_norm(self.params) * weight
-        gradients = [param.grad for param in self.params]
-        self._total = gradients if self._total is None else self._sum(self._total, gradients)
+            self._mean_squared_norm = self._mean_squared_norm + self.squared_norm() * weight
+        if self._total is not None or not self._is_last:
+            gradients = [param.grad for param in self.params]
+            self._total = gradients if self._total is None else self._sum(self._total, gradients)
 
     def _sum(self, totals: list[Tensor | None], gradients: list[Tensor | None]) -> list[Tensor | None]:
         """A parameter that some micro-batch did not reach counts as zero there."""
@@ -98,10 +108,10 @@ class LocalSum:
             torch._foreach_add_([t for t, _ in both], [g for _, g in both])
         return [gradient if total is None else total for total, gradient in zip(totals, gradients, strict=True)]
 
-    def finish(self, weight: float) -> tuple[Tensor, Tensor]:
+    def finish(self, weight: float) -> tuple[Scalar, Tensor]:
         """See `GradientSum`; a parameter that was not reached has no gradient."""
-        for param, gradient in zip(self.params, self._total or [None] * len(self.params), strict=True):
-            if param.grad is not gradient:  # of a single micro-batch it is there already
+        if self._total is not None:
+            for param, gradient in zip(self.params, self._total, strict=True):
                 param.grad = gradient
         return self._mean_squared_norm, self._nothing
 
@@ -139,6 +149,7 @@ class ReducedSum:
 
     def __init__(self, model: nn.Module, reduction: Reduction) -> None:
         self.params = [param for param in model.parameters() if param.requires_grad]
+        self.squared_norm = SquaredNorm(self.params)
         self._reduction = reduction
         self._buckets = [Bucket(params) for params in _bucketed(self.params)]
         self._home = {param: bucket for bucket in self._buckets for param in bucket.params}
@@ -196,7 +207,7 @@ class ReducedSum:
             self._num_sent += 1
 
     @torch.no_grad()
-    def finish(self, weight: float) -> tuple[Tensor, Tensor]:
+    def finish(self, weight: float) -> tuple[Scalar, Tensor]:
         """See `GradientSum`; parameters that some rank reached have a gradient on every rank."""
         try:
             self._send(len(self._buckets))
@@ -211,7 +222,7 @@ class ReducedSum:
             ) from error
         device = self.params[0].device
         reached = torch.tensor([param in self._reached for param in self.params], dtype=torch.float64, device=device)
-        return torch.stack(self._own_norms).sum().to(torch.float64) * weight, reached
+        return scalar(torch.stack(self._own_norms).sum()) * weight, reached
 
     def leave_out(self, reached: list[float]) -> None:
         """See `GradientSum`."""
@@ -229,22 +240,33 @@ def gradient_sum(model: nn.Module, group: Group, spec: ReductionSpec) -> LocalSu
     return LocalSum(model) if group.world_size == 1 else ReducedSum(model, make_reduction(spec))
 
 
-def squared_norm(params: list[nn.Parameter]) -> Tensor:
-    """Squared L2 norm of all gradients together, 0-d, on the device, at least float32; 0 without any."""
+class SquaredNorm:
+    """Squared L2 norm of all parameters' gradients together, taken in at least float32; 0 without any."""
+
+    def __init__(self, params: list[nn.Parameter]) -> None:
+        self._params = params
+        self._by_blas = all(param.is_cpu and param.dtype == torch.float32 for param in params)
+        self._large = [param for param in params if param.numel() > SMALL]
+        self._small = [param for param in params if param.numel() <= SMALL]
+
+    def __call__(self) -> Scalar:
+        """As the gradients are now."""
+        if self._by_blas:
+            # Reading the gradients once more costs 3 % of a small step; BLAS reads them at half the cost of a norm.
+            vectors, small = _flat_gradients(self._large), _flat_gradients(self._small)
+            if small:
+                vectors.append(torch.cat(small))  # a call costs more than reading a bias
+            return sum([torch.dot(vector, vector).item() for vector in vectors])
+        gradients = [gradient for param in self._params if (gradient := param.grad) is not None]
+        if not gradients:  # a rank without samples that steps alone
+            return 0.0
+        dtype = torch.float64 if any(gradient.dtype == torch.float64 for gradient in gradients) else torch.float32
+        return scalar(torch.stack(torch._foreach_norm(gradients, 2, dtype=dtype)).square().sum())
+
+
+def _flat_gradients(params: list[nn.Parameter]) -> list[Tensor]:
     gradients = [gradient for param in params if (gradient := param.grad) is not None]
-    if not gradients:  # a rank without samples that steps alone
-        return torch.zeros((), device=params[0].device)
-    kinds = {(gradient.dtype, gradient.is_cpu) for gradient in gradients}
-    if kinds == {(torch.float32, True)}:
-        # Reading the gradients once more costs 3 % of a small step; BLAS reads them at half the cost of a norm.
-        flat = [gradient if gradient.ndim == 1 else gradient.reshape(-1) for gradient in gradients]
-        small = [vector for vector in flat if len(vector) <= SMALL]
-        vectors = [vector for vector in flat if len(vector) > SMALL]
-        if small:
-            vectors.append(torch.cat(small))  # a call costs more than reading a bias
-        return torch.tensor(sum([float(torch.dot(vector, vector)) for vector in vectors]), dtype=torch.float64)
-    dtype = torch.float64 if any(kind is torch.float64 for kind, _ in kinds) else torch.float32
-    return torch.stack(torch._foreach_norm(gradients, 2, dtype=dtype)).square().sum()
+    return [gradient if gradient.ndim == 1 else gradient.reshape(-1) for gradient in gradients]
 
 
 def flat_squared_norm(flat: Tensor) -> Tensor:

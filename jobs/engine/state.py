@@ -77,6 +77,7 @@ class TrainState:
         self.dropouts = sample_dropouts(self.model)
         self._buffer_homes = [module._buffers for module in self.model.modules() if module._buffers]
         self._held: list[Tensor] = []
+        self._held_shapes: list[torch.Size] = []
 
     def buffers(self) -> list[Tensor]:
         """The model's buffers as they are now; torch's own walk through a model costs 1 % of a small step."""
@@ -85,10 +86,11 @@ class TrainState:
     def hold_buffers(self) -> list[Tensor]:
         """Copies of the model's buffers, in the order of `buffers`; the next call overwrites them."""
         buffers = self.buffers()
-        if [held.shape for held in self._held] == [buffer.shape for buffer in buffers] and buffers:
+        shapes = [buffer.shape for buffer in buffers]
+        if shapes and shapes == self._held_shapes:
             torch._foreach_copy_(self._held, buffers)
         else:
-            self._held = [buffer.clone() for buffer in buffers]
+            self._held, self._held_shapes = [buffer.clone() for buffer in buffers], shapes
         return self._held
 
     def state_dict(self) -> dict[str, Any]:

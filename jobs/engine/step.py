@@ -9,6 +9,7 @@ or uneven, on one rank or many, give the gradient of the one batch. The device i
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -17,10 +18,10 @@ from torch.nn import functional
 
 from jobs.data.batches import Batches
 from jobs.data.draws import key, seed_draws
-from jobs.engine.gradients import squared_norm
 from jobs.engine.memory import make_room, ran_out_of_memory
 from jobs.engine.noise_scale import estimate
 from jobs.engine.running_statistics import combine_running_statistics
+from jobs.engine.scalars import Scalar, on_device, on_host, scalar
 from jobs.engine.state import TrainState
 from jobs.errors import DivergedError, FaultError, LargebatchError
 from jobs.models.sample_dropout import announce
@@ -108,7 +109,7 @@ def accumulate(state: TrainState, plan: TrainPlan, batches: Batches, batch: Slic
     own_samples = sum(micro_batch.size for micro_batch in micro_batches)
     num_samples = own_samples if steps_alone else batch.size
     is_one_process = group.world_size == 1
-    loss_sum = torch.zeros((), dtype=torch.float64, device=group.device)
+    loss_sum: Scalar = 0.0
     error: LargebatchError | None = None
     ran_out = False
     gradients.start()
@@ -116,7 +117,7 @@ def accumulate(state: TrainState, plan: TrainPlan, batches: Batches, batch: Slic
         for micro_batch in micro_batches:
             inputs, labels = batches.read(micro_batch)
             gradients.before(is_last=micro_batch is micro_batches[-1])
-            loss_sum += _backward(state, plan.spec, micro_batch, inputs, labels, num_samples)
+            loss_sum = loss_sum + _backward(state, plan.spec, micro_batch, inputs, labels, num_samples)
             gradients.after(num_samples / micro_batch.size, measures=is_one_process and len(micro_batches) > 1)
     except LargebatchError as found:
         error = found
@@ -126,23 +127,23 @@ def accumulate(state: TrainState, plan: TrainPlan, batches: Batches, batch: Slic
         ran_out = True
     # Every rank takes part in the reduction, also one that failed: the others wait for it there.
     mean_squared_norm, reached = gradients.finish(num_samples / own_samples if own_samples else 0.0)
-    norm = torch.zeros_like(loss_sum)
+    norm: Scalar = 0.0
     try:
         if not (ran_out or error):
-            norm = squared_norm(gradients.params).to(torch.float64)
+            norm = gradients.squared_norm()
     except RuntimeError as found:
         if not ran_out_of_memory(found):
             raise
         ran_out = True
-    sums = torch.stack([loss_sum, norm, mean_squared_norm])
+    sums = [loss_sum, norm, mean_squared_norm]
     # All ranks learn the same numbers here, before any of them acts on its own.
     if is_one_process:
-        loss, norms, mean_norm = sums.tolist()
+        loss, norms, mean_norm = on_host(sums)
         own_norm, num_ran_out, num_errors, reached_by = norms, ran_out, error is not None, []
     else:
         told = torch.tensor([float(ran_out), float(error is not None)], dtype=torch.float64, device=group.device)
-        summed = group.sum(torch.cat([sums, told, reached]))
-        own_norm, loss, norms, mean_norm, num_ran_out, num_errors, *reached_by = torch.cat([norm.reshape(1), summed]).tolist()
+        summed = group.sum(torch.cat([on_device(sums, group.device), told, reached]))
+        own_norm, loss, norms, mean_norm, num_ran_out, num_errors, *reached_by = torch.cat([on_device([norm], group.device), summed]).tolist()
     if num_errors:
         group.raise_first(error)
     if num_ran_out:
@@ -152,14 +153,20 @@ def accumulate(state: TrainState, plan: TrainPlan, batches: Batches, batch: Slic
     return Measured(loss / batch.size, norms / group.world_size, own_norm, mean_norm, pieces)
 
 
-def _backward(state: TrainState, spec: TrainSpec, micro_batch: Slice, inputs: Tensor, labels: Tensor, num_samples: int) -> Tensor:
+def _backward(state: TrainState, spec: TrainSpec, micro_batch: Slice, inputs: Tensor, labels: Tensor, num_samples: int) -> Scalar:
     """Add one micro-batch's part of the mean gradient; returns its summed loss."""
     announce(state.dropouts, spec.seed, micro_batch, inputs.device)
     # What a model draws from torch's generators belongs to the micro-batch, not to how many draws came before (reading makes some).
     seed_draws(key(spec.seed, "dropout", micro_batch.epoch, micro_batch.start), inputs.device)
     loss = batch_loss(state.forward, spec, inputs, labels)
-    (loss / num_samples).backward()  # type: ignore[no-untyped-call]
-    return loss.detach()
+    loss.backward(_share_of_one(num_samples, loss.device))  # type: ignore[no-untyped-call]
+    return scalar(loss)
+
+
+@lru_cache(maxsize=8)
+def _share_of_one(num_samples: int, device: torch.device) -> Tensor:
+    """The gradient of a mean loss by one sample's: what dividing the loss would give, without two operations a micro-batch."""
+    return torch.ones((), device=device) / num_samples
 
 
 def batch_loss(forward: Callable[[Tensor], Tensor], spec: TrainSpec, inputs: Tensor, labels: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from jobs.data.dataset import Dataset
 from jobs.data.draws import key, seed_draws
-from jobs.engine.gradients import squared_norm
+from jobs.engine.gradients import SquaredNorm
 from jobs.engine.memory import ran_out_of_memory
 from jobs.engine.state import TrainState
 from jobs.engine.step import batch_loss
@@ -78,7 +78,7 @@ def blank_pass(spec: TrainSpec, model: nn.Module, forward: Callable[[Tensor], Te
         if spec.model.channels_last and inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         batch_loss(forward, spec, inputs, labels).backward()  # type: ignore[no-untyped-call]
-        squared_norm([parameter for parameter in model.parameters() if parameter.requires_grad])
+        SquaredNorm([parameter for parameter in model.parameters() if parameter.requires_grad])()
 
 
 def activation_bytes_per_sample(model: nn.Module, dataset: Dataset) -> int:

@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from jobs.engine import step
+from jobs.engine import gradients
+from jobs.engine.gradients import SquaredNorm
+from jobs.engine.scalars import Scalar
 from jobs.errors import FaultError
 from jobs.job import Prepared, prepare, run_job
 from jobs.listener import Listener
@@ -199,15 +201,16 @@ def test_when_not_even_one_fits_in_evaluation_it_says_so(tmp_path: Path) -> None
 
 def test_a_norm_that_does_not_fit_halves_the_micro_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     want = run(new_job(8), tmp_path / "small")
-    real, calls = step.squared_norm, []
+    calls = []
 
-    def squared_norm(params: list[nn.Parameter]) -> Tensor:
-        calls.append(1)
-        if len(calls) <= 2:
-            raise accelerator_error()
-        return real(params)
+    class TooLarge(SquaredNorm):
+        def __call__(self) -> Scalar:
+            calls.append(1)
+            if len(calls) <= 2:
+                raise accelerator_error()
+            return super().__call__()
 
-    monkeypatch.setattr(step, "squared_norm", squared_norm)
+    monkeypatch.setattr(gradients, "SquaredNorm", TooLarge)
     got = run(new_job(32), tmp_path / "halved")
     assert got.micro_batch_size == 8
     assert got.parameters_sha256 == want.parameters_sha256

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
+from jobs.optim import eager
 from jobs.optim.eager import EagerAdamW, EagerSGD
 
 EQUALS = [
@@ -34,6 +35,55 @@ def test_they_are_torchs_bit_for_bit_also_after_a_checkpoint(ours: type[Optimize
         return [parameter.detach() for parameter in model.parameters()]
 
     assert all(torch.equal(one, other) for one, other in zip(trained(ours), trained(theirs), strict=True))
+
+
+class TwoHalves(nn.Module):
+    """A model with a half that not every step reaches."""
+
+    def __init__(self, second: torch.dtype) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 3), nn.Linear(4, 3, dtype=second)
+
+    def forward(self, inputs: Tensor, reaches_second: bool) -> Tensor:
+        """(n, 3) of inputs (n, 4)."""
+        outputs: Tensor = self.first(inputs)
+        return outputs + self.second(inputs.to(self.second.weight.dtype)).float() if reaches_second else outputs
+
+
+@pytest.mark.parametrize("second", [torch.float32, torch.float64])
+@pytest.mark.parametrize("closes", [False, True])
+@pytest.mark.parametrize("reached", [(1, 1, 1, 1, 1), (1, 1, 0, 1, 1), (0, 1, 1, 0, 1), (0, 0, 0, 0, 0)])
+def test_adamw_is_torchs_whatever_a_step_reaches(second: torch.dtype, closes: bool, reached: tuple[int, ...]) -> None:
+    """Also in two groups, in two precisions, and called with a closure."""
+
+    def trained(kind: type[Optimizer]) -> tuple[list[Tensor], list[float]]:
+        torch.manual_seed(0)
+        model = TwoHalves(second)
+        groups = [{"params": model.first.parameters(), "weight_decay": 0.1}, {"params": model.second.parameters(), "weight_decay": 0.0}]
+        optimizer = kind(groups, lr=0.1, fused=True)  # type: ignore[call-arg]
+        for reaches_second in reached:
+            optimizer.zero_grad()
+            optimizer.param_groups[1]["lr"] *= 0.9
+            model(torch.randn(5, 4), bool(reaches_second)).square().sum().backward()
+            assert optimizer.step((lambda: 1.5) if closes else None) == (1.5 if closes else None)
+        steps = [float(state["step"]) for state in optimizer.state_dict()["state"].values()]
+        return [parameter.detach() for parameter in model.parameters()], steps
+
+    (ours, our_steps), (theirs, their_steps) = trained(EagerAdamW), trained(AdamW)
+    assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
+    assert our_steps == their_steps
+
+
+def test_adamw_does_not_ask_torch_again_once_its_lists_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.Linear(3, 2)
+    optimizer = EagerAdamW(model.parameters(), lr=0.1, fused=True)
+    calls = []
+    real = eager._ADAMW_STEP
+    monkeypatch.setattr(eager, "_ADAMW_STEP", lambda *arguments: calls.append(1) or real(*arguments))
+    for _ in range(4):
+        model(torch.ones(1, 3)).sum().backward()
+        optimizer.step()
+    assert len(calls) == 1  # it makes the state
 
 
 def test_training_saving_and_loading_leave_torchs_compiler_out() -> None:
