@@ -68,6 +68,8 @@ def train(
 
 def _agree(state: TrainState, asked_to_stop: bool) -> bool:
     """All ranks take rank 0's clock, and stop together if any was asked to; returns whether."""
+    if state.group.world_size == 1:
+        return asked_to_stop
     training_s = state.clock.training_s if state.group.is_first else 0.0
     training_s, num_to_stop = state.group.sum_numbers(training_s, float(asked_to_stop))
     state.clock.training_s = training_s

@@ -83,7 +83,8 @@ class EagerAdamW(EagerOptimizer, AdamW):
         """See `torch.optim.AdamW`."""
         self._lists = self._lists or self._gathered()
         gradients = [[param.grad for param in group["params"]] for group in self.param_groups]
-        if closure is not None or self._lists is None or any(gradient is None for listed in gradients for gradient in listed):
+        missing = [1 for listed in gradients for gradient in listed if gradient is None]
+        if closure is not None or self._lists is None or missing:
             return _ADAMW_STEP(self, closure)
         for group, lists, listed in zip(self.param_groups, self._lists, gradients, strict=True):
             lists.counts.add_(1)
