@@ -83,6 +83,7 @@ class DeviceBatches:
     def _make(self, samples: Slice) -> tuple[Tensor, Tensor]:
         if self._augment is None:
             inputs, labels = self._inputs[samples.start : samples.stop], self._labels[samples.start : samples.stop]
+            inputs = inputs if self._scale is not None else inputs.clone()
         else:
             self._begin_epoch(samples.epoch)
             indices, labels = self._order[samples.start : samples.stop], self._ordered_labels[samples.start : samples.stop]

@@ -17,8 +17,8 @@ def scalar(value: Tensor) -> Scalar:
 
 
 def on_device(scalars: list[Scalar], device: torch.device) -> Tensor:
-    """All as one tensor (n,), float64."""
-    return torch.stack([torch.as_tensor(value, dtype=torch.float64, device=device) for value in scalars])
+    """All as one tensor (n,), float64, without waiting for the device."""
+    return torch.stack([value if isinstance(value, Tensor) else torch.full((), value, dtype=torch.float64, device=device) for value in scalars])
 
 
 def on_host(scalars: list[Scalar]) -> list[float]:

@@ -9,7 +9,6 @@ or uneven, on one rank or many, give the gradient of the one batch. The device i
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -159,14 +158,8 @@ def _backward(state: TrainState, spec: TrainSpec, micro_batch: Slice, inputs: Te
     # What a model draws from torch's generators belongs to the micro-batch, not to how many draws came before (reading makes some).
     seed_draws(key(spec.seed, "dropout", micro_batch.epoch, micro_batch.start), inputs.device)
     loss = batch_loss(state.forward, spec, inputs, labels)
-    loss.backward(_share_of_one(num_samples, loss.device))  # type: ignore[no-untyped-call]
+    (loss / num_samples).backward()  # type: ignore[no-untyped-call]
     return scalar(loss)
-
-
-@lru_cache(maxsize=8)
-def _share_of_one(num_samples: int, device: torch.device) -> Tensor:
-    """The gradient of a mean loss by one sample's: what dividing the loss would give, without two operations a micro-batch."""
-    return torch.ones((), device=device) / num_samples
 
 
 def batch_loss(forward: Callable[[Tensor], Tensor], spec: TrainSpec, inputs: Tensor, labels: Tensor) -> Tensor:

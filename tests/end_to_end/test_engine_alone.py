@@ -47,6 +47,8 @@ from jobs.__main__ import main
 
 code = main({arguments!r})
 assert not set(REFUSED) & {{name.partition(".")[0] for name in sys.modules}}
+# What a step of torch can bring along unasked: its compiler and sympy, a third of a second of the first step and more.
+assert not {{"torch._dynamo", "sympy"}} & set(sys.modules)
 sys.exit(code)
 """
 

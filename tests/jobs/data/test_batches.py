@@ -87,6 +87,16 @@ def test_inputs_that_are_no_bytes_are_left_as_they_are() -> None:
     assert torch.equal(batches.read(Slice(0, 1, 5))[0], images.inputs[1:5])
 
 
+@pytest.mark.parametrize("augment_spec", [None, AugmentSpec()], ids=str)
+def test_a_model_that_overwrites_its_input_does_not_overwrite_the_set(augment_spec: AugmentSpec | None) -> None:
+    """A first layer may work in place."""
+    images = Images(torch.randn(6, 4), torch.zeros(6, dtype=torch.int64))
+    held = images.inputs.clone()
+    batches = DeviceBatches(images, Dataset("own", images, images, 1, (4,)), CPU, channels_last=False, augment_spec=augment_spec)
+    batches.read(Slice(0, 1, 5))[0].zero_()
+    assert torch.equal(images.inputs, held)
+
+
 @pytest.mark.parametrize("stops", [[10], [3, 10], [1, 2, 9, 10]], ids=str)
 def test_training_reads_the_epochs_order(stops: list[int]) -> None:
     images = pictures()
