@@ -10,7 +10,7 @@ import copy
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -23,11 +23,9 @@ from torch.optim import AdamW, Optimizer
 from torch.utils.data import DataLoader
 
 from jobs.data.batches import Batches
-from jobs.engine.clock import Clock
 from jobs.engine.evaluate import Score
 from jobs.engine.loop import train
-from jobs.engine.state import TrainState
-from jobs.job import Prepared, prepare, training_batches
+from jobs.job import Prepared, new_state, prepare, training_batches
 from jobs.optim.table import build_optimizer, set_learning_rate
 from jobs.plan import Position
 from jobs.records import Record
@@ -64,10 +62,7 @@ class Ours:
     journal: Journal
 
     def __post_init__(self) -> None:
-        model = copy.deepcopy(self.job.model)
-        self._state = TrainState(
-            model, model, build_optimizer(model, self.job.spec.optimizer), Clock(self.job.device), self.job.plan.micro_batch_size
-        )
+        self._state = new_state(replace(self.job, model=copy.deepcopy(self.job.model)))
         self._batches: Batches = training_batches(self.job)
 
     def write(self, record: Record) -> None:
@@ -191,6 +186,7 @@ def main() -> None:
     notes = [
         f"ours / limit: seconds of the limit's {given.blocks} blocks of {BLOCK:,} samples over those of ours, in turn; pair by pair: of each pair.",
         "ours / loader: one epoch is one measurement; the last short batch is dropped.",
+        "All sides run in one process, so its allocator keeps host memory for every one of them as for a run of ours.",
         "ours: the training loop with order, selection, normalisation, loss, gradient norm, noise scale every twentieth step, and the journal's line;"
         " wall seconds, not the training clock.",
         "limit: plain torch on one ready batch, split into micro-batches like ours at the same steps, torch's fused AdamW, learning rate 0.",

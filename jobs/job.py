@@ -26,6 +26,7 @@ from jobs.engine.clock import Clock
 from jobs.engine.evaluate import Score, evaluate, evaluation_share, evaluation_weights
 from jobs.engine.group import Group
 from jobs.engine.loop import train
+from jobs.engine.memory import keep_host_memory
 from jobs.engine.state import TrainState, WeightAverage
 from jobs.engine.warm_up import activation_bytes_per_sample, refuse_misfit, warm_up
 from jobs.errors import CheckpointError, DataError, DivergedError
@@ -211,6 +212,8 @@ class _Tracker:
 def new_state(job: Prepared) -> TrainState:
     """Everything that will change, as it is before the first step."""
     spec, model = job.spec, job.model
+    if job.device.type == "cpu":
+        keep_host_memory()
     average = None
     if spec.ema:
         power = job.plan.global_batch_size / spec.ema.base_global_batch_size if spec.ema.base_global_batch_size else 1.0
