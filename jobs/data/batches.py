@@ -67,7 +67,7 @@ class DeviceBatches:
         self._page, self._begin, self._next = (torch.empty(0), torch.empty(0)), 0, Slice(-1, 0, 0)
 
     def read(self, samples: Slice) -> tuple[Tensor, Tensor]:
-        """See `Batches`. What is returned may be overwritten: nothing is handed out twice."""
+        """See `Batches`. The inputs may be overwritten: none are handed out twice."""
         if self._page_size < 2 * samples.size:
             return self._make(samples)
         following = self._next

@@ -11,8 +11,8 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 KEPT = 2**30
 """Bytes of free memory, at most, that the C library holds on to."""
 LARGEST_KEPT = 2**28
-"""Bytes of a block, at most, that is kept when it is freed; all that a micro-batch leaves for its backward pass on a CPU is no more."""
-SAYS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_", "GLIBC_TUNABLES")
+"""Bytes of a block, at most, that is kept when it is freed: as much as a micro-batch found by "auto" leaves for its backward pass in all."""
+SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_", "GLIBC_TUNABLES")
 """By these a person has told glibc what to keep."""
 
 
@@ -22,7 +22,7 @@ def keep_host_memory() -> None:
     glibc gives large blocks back to the system as soon as they are free, and gets them anew page by page: 12,000 to 30,000 faults a
     step of F1 at a batch of 8,192, 3 to 7 % of its time. The most that a process holds stays what it was. Other C libraries have no such call.
     """
-    if any(name in os.environ for name in SAYS):
+    if any(name in os.environ for name in SETTINGS):
         return
     try:
         mallopt = ctypes.CDLL(None).mallopt
