@@ -187,7 +187,7 @@ def main() -> None:
         f"ours / limit: seconds of the limit's {given.blocks} blocks of {BLOCK:,} samples over those of ours, in turn; pair by pair: of each pair.",
         "ours / loader: one epoch is one measurement; the last short batch is dropped.",
         "All sides run in one process, so its allocator keeps host memory for every one of them as for a run of ours.",
-        "ours: the training loop with order, selection, normalisation, loss, gradient norm, noise scale every twentieth step, and the journal's line;"
+        "ours: the training loop with order, selection, normalisation, loss, gradient norm, noise scale every thirtieth step, and the journal's line;"
         " wall seconds, not the training clock.",
         "limit: plain torch on one ready batch, split into micro-batches like ours at the same steps, torch's fused AdamW, learning rate 0.",
         "with our AdamW: against a limit that has our AdamW, which calls the same fused pass with less around it, in torch's place.",

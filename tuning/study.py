@@ -24,6 +24,7 @@ from jobs.device import choose_device
 from jobs.errors import InputError, LargebatchError
 from jobs.job import prepare, run_job
 from jobs.listener import Listener
+from jobs.plan import USUAL_NOISE_EVERY
 from jobs.planning import resolve_global_batch_size
 from jobs.records import Outcome, RunSummary
 from jobs.run_folder import write_text
@@ -47,8 +48,8 @@ from tuning.spec import BATCH, ResourcesSpec, SweepSpec
 PROFILE, REFERENCE, SIZED, PREDICTION, SHARPNESS = "profile.json", "reference", "sized-sweep.json", "prediction.json", "sharpness.json"
 PROFILE_SHARE, REFERENCE_SHARE = 0.08, 0.35
 """Of the budget: for the profile; for the reference run, at most."""
-NUM_ESTIMATES, USUAL_EVERY = 200, 20
-"""Of the noise scale in the reference run, if it lasts for all its steps; and how often it is measured anyhow."""
+NUM_ESTIMATES = 200
+"""Of the noise scale in the reference run, if it lasts for all its steps."""
 SHORT_S = 600.0
 """Below this budget sharpness is measured on fewer samples and points."""
 LEAST_BUDGET_S = 10.0
@@ -184,12 +185,12 @@ def _reference(spec: TrainSpec, measured: Profile, options: StudyOptions, device
 
 
 def _often_enough(spec: TrainSpec, measured: Profile) -> dict[str, int]:
-    """At the usual twentieth step a short run's noise scale would stand on a handful of estimates."""
+    """At every thirtieth step, as usual, a short run's noise scale would stand on a handful of estimates."""
     if spec.gradient.noise_every_steps != "auto":
         return {}
     steps = spec.stop.steps or (spec.stop.epochs or 0.0) * measured.num_train_samples / resolve_global_batch_size(spec, measured.num_train_samples)
     every = int(steps / NUM_ESTIMATES)
-    return {"gradient.noise_every_steps": max(every, 1)} if every < USUAL_EVERY else {}
+    return {"gradient.noise_every_steps": max(every, 1)} if every < USUAL_NOISE_EVERY else {}
 
 
 def _too_short(spec: TrainSpec, measured: Profile, reference: RunSummary, options: StudyOptions) -> InputError:

@@ -1,4 +1,4 @@
-"""The mirror's process: `python -m jobs.tracking.follow`, the run's folder on standard input.
+"""The mirror's process: `python -m jobs.tracking.follow`; on standard input the spec's address of MLflow, if any, and later the run's folder.
 
 It follows that run's journal until its standard input ends, then brings up runs that were left behind. Given a
 folder of runs (one with a `parent.json`), it follows all that are in it or come.
@@ -14,17 +14,24 @@ from jobs.collector import collect_seldom
 from jobs.spec_reader import build_spec
 from jobs.tracking.folder_mirror import PARENT, FolderMirror
 from jobs.tracking.mirror_state import MirrorState
-from jobs.tracking.mlflow_mirror import Mirror, brief, import_mlflow, sync_run
+from jobs.tracking.mlflow_mirror import Mirror, brief, get_ready, sync_run
 
-POLL_S = 1.0
-POLL_ALL_S = 3.0
-RETRY_S = 5.0
+SOON_S = 1.0
+"""Until the first look."""
+POLL_S = 10.0
+"""Between two looks at a journal, and two tries of a server that is away. A look costs a core 10 ms; every second would be 0.7 % of one."""
 OLD_MIRROR_S = 60.0
 """How long the mirror of a process that was killed may still be sending."""
 
 
 def _say(text: str) -> None:
     print(text, flush=True)
+
+
+def _next_line() -> str | None:
+    """What the training process says, a JSON string a line; None if it has ended."""
+    line = sys.stdin.readline()
+    return json.loads(line) if line else None
 
 
 def _input_ends_within(seconds: float) -> bool:
@@ -38,7 +45,7 @@ def follow(run_dir: Path) -> None:
     is_away = False
     over = False
     while True:
-        over = over or _input_ends_within(RETRY_S if is_away else POLL_S)
+        over = over or _input_ends_within(POLL_S if mirror else SOON_S)
         if not (run_dir / run_folder.ENVIRONMENT).is_file():
             if over:
                 return  # the run ended before it began
@@ -69,8 +76,10 @@ def follow_all(folder: Path) -> None:
     """Mirror the runs of a folder as they come; ends, with a last try, when standard input does."""
     mirror = FolderMirror(folder)
     is_away = over = False
+    wait_s = SOON_S
     while not over:
-        over = _input_ends_within(RETRY_S if is_away else POLL_ALL_S)
+        over = _input_ends_within(wait_s)
+        wait_s = POLL_S
         try:
             mirror.finish() if over else mirror.catch_up()
             if is_away:
@@ -105,11 +114,11 @@ def catch_up_others(run_dir: Path) -> None:
 def main() -> None:
     """Get ready, follow the run that is named, then help those left behind."""
     collect_seldom()
-    import_mlflow()
-    name = sys.stdin.readline()
-    if not name:
+    get_ready(_next_line() or "")
+    name = _next_line()
+    if name is None:
         return
-    run_dir = Path(name.removesuffix("\n"))
+    run_dir = Path(name)
     with run_folder.exclusive(run_dir, "mirror", patience_s=OLD_MIRROR_S):
         if (run_dir / PARENT).is_file():
             follow_all(run_dir)

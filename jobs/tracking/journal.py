@@ -4,7 +4,6 @@ A process that takes a run up again appends a start record; steps that an earlie
 superseded, and readers leave them out. A line cut short by a kill is left out too.
 """
 
-import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from types import TracebackType
 from typing import Self
 
 import pydantic
+from pydantic_core import to_json
 
 from jobs.records import EndRecord, EvalRecord, JournalRecord, NoticeRecord, Record, StartRecord, StepRecord
 from jobs.run_folder import JOURNAL, storage_errors
@@ -33,7 +33,7 @@ class Journal:
     def write(self, record: Record) -> None:
         """Append one record; it is with the operating system when this returns. Raises: StorageError."""
         # A summary's nulls say something (a miss); a step's would only repeat what was not measured.
-        line = record.model_dump_json(exclude_none=not isinstance(record, EndRecord)).encode() + b"\n"
+        line = to_json(record, exclude_none=not isinstance(record, EndRecord), inf_nan_mode="null") + b"\n"
         with storage_errors(self.path):
             while line:  # a disk's last bytes are taken without an error; the next try gives the reason
                 line = line[self._file.write(line) :]
@@ -53,8 +53,8 @@ class Journal:
 def parse_line(line: str) -> JournalRecord | None:
     """One line as a record; None if it was cut short or is not ours."""
     try:
-        return _ADAPTER.validate_python(json.loads(line))
-    except (json.JSONDecodeError, pydantic.ValidationError):
+        return _ADAPTER.validate_json(line)
+    except pydantic.ValidationError:
         return None
 
 

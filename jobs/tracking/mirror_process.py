@@ -6,6 +6,7 @@ second. The mirror reads the journal; this side only starts it, passes on what i
 
 import contextlib
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -36,7 +37,7 @@ class MirrorProcess:
     """
 
     def __init__(self, spec: TrainSpec) -> None:
-        self._is_wanted = spec.tracking.enabled
+        self._is_wanted, self._uri = spec.tracking.enabled, spec.tracking.mlflow_uri
         self._is_possible = importlib.util.find_spec("mlflow") is not None
         self._run_dir: Path | None = None
         self._notify: Callable[[str], None] = lambda text: None
@@ -63,6 +64,7 @@ class MirrorProcess:
         )
         self._reader = threading.Thread(target=self._pass_on, args=(self._process,), daemon=True)
         self._reader.start()
+        _tell(self._process, self._uri or "")
         return self._process
 
     def follow(self, run_dir: Path, notify: Callable[[str], None]) -> None:
@@ -74,11 +76,8 @@ class MirrorProcess:
             notify("MLflow is not installed: this run is kept in its folder alone.")
 
     def _name_run(self, process: "subprocess.Popen[str]") -> None:
-        assert process.stdin is not None
         assert self._run_dir is not None
-        with contextlib.suppress(BrokenPipeError):  # a mirror that died costs no run; `largebatch sync` mends it
-            process.stdin.write(f"{self._run_dir.resolve()}\n")
-            process.stdin.flush()
+        _tell(process, str(self._run_dir.resolve()))
 
     def _pass_on(self, process: "subprocess.Popen[str]") -> None:
         assert process.stdout is not None
@@ -115,7 +114,8 @@ class MirrorProcess:
         assert process.stdout is not None
         assert reader is not None
         self._process = None
-        process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # closing sends what a mirror that died has not taken
+            process.stdin.close()
         try:
             process.wait(seconds)
             ended = True
@@ -129,6 +129,13 @@ class MirrorProcess:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._let_go()
+
+
+def _tell(process: "subprocess.Popen[str]", line: str) -> None:
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError):  # a mirror that died costs no run; `largebatch sync` mends it
+        process.stdin.write(json.dumps(line) + "\n")  # a folder's name may hold anything
+        process.stdin.flush()
 
 
 def _give_way(process: int) -> None:

@@ -7,6 +7,7 @@ MLflow's time axis is the training clock: a metric's timestamp is the run's star
 """
 
 import fcntl
+import importlib
 import json
 import logging
 import os
@@ -67,6 +68,16 @@ def import_mlflow() -> Any:
     logging.getLogger("alembic").setLevel(logging.ERROR)
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     return mlflow
+
+
+def get_ready(uri: str) -> None:
+    """Import what a mirror will need; beside training, on cores that are never idle, that takes many times as long.
+
+    Args: uri: the spec's address of MLflow; empty if it has none.
+    """
+    import_mlflow()
+    if not (uri or os.environ.get("MLFLOW_TRACKING_URI", "")).startswith("http"):
+        importlib.import_module("mlflow.store.tracking.sqlalchemy_store")  # or the first request does, for 0.6 s
 
 
 def default_uri(run_dir: Path) -> str:

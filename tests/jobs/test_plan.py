@@ -311,7 +311,7 @@ def test_ten_tenths_are_ten_evaluations_an_epoch() -> None:
     ("batch", "micro", "norm", "asked", "steps"),
     [
         (64, 16, False, "auto", 1),  # accumulated anyway: free
-        (64, 64, False, "auto", 20),
+        (64, 64, False, "auto", 30),
         (64, 64, False, 3, 3),
         (64, 16, False, 0, 0),
         (64, 64, True, "auto", 0),  # one batch-norm group cannot be split
@@ -322,7 +322,7 @@ def test_ten_tenths_are_ten_evaluations_an_epoch() -> None:
 def test_noise_is_measured_when_it_can_be(batch: int, micro: int, norm: bool, asked: int | str, steps: int) -> None:
     made = plan(128, batch, micro, norm=norm, gradient__noise_every_steps=asked)
     assert made.noise_every_steps == steps
-    assert [step for step in range(1, 21) if made.measures_noise_at(step)] == ([n for n in range(1, 21) if n % steps == 0] if steps else [])
+    assert [step for step in range(1, 61) if made.measures_noise_at(step)] == ([n for n in range(1, 61) if n % steps == 0] if steps else [])
 
 
 # ---- learning rate ----------------------------------------------------------------------------------------------------

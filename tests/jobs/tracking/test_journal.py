@@ -73,6 +73,16 @@ def test_every_kind_of_record_comes_back_as_it_was(tmp_path: Path) -> None:
     assert (tmp_path / "records.jsonl").read_bytes().count(b"\n") == len(written)
 
 
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_a_measurement_that_overflowed_counts_as_not_made(tmp_path: Path, value: float) -> None:
+    """JSON has no word for it; whatever reads the line besides us must not stumble."""
+    with Journal(tmp_path) as journal:
+        journal.write(step(1).model_copy(update={"covariance_trace": value}))
+    line = json.loads((tmp_path / "records.jsonl").read_text(), parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+    assert line["covariance_trace"] is None
+    assert read_records(tmp_path) == [step(1)]
+
+
 def test_numbers_come_back_to_the_last_bit(tmp_path: Path) -> None:
     losses = [0.1, 1 / 3, 5e-324, 1.7976931348623157e308, math.pi, 1e16 + 2]
     with Journal(tmp_path) as journal:
@@ -129,6 +139,8 @@ def test_a_run_that_begins_anew_supersedes_everything() -> None:
         '{"kind":"other","step":1}',
         '{"step":1}',
         "[" * 100,
+        "[" * 100_000,
+        '{"kind":"step","step":' + "9" * 5000 + "}",
         step(1).model_dump_json()[:-1],
         step(1).model_dump_json().replace('"step":1', '"step":1.5'),
         step(1).model_dump_json()[:-1] + ',"unknown":1}',

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -562,6 +563,17 @@ def test_without_mlflow_it_is_said_in_one_line(tmp_path: Path, monkeypatch: pyte
     assert said == ["MLflow is not installed: this run is kept in its folder alone."]
 
 
+def test_a_mirror_that_dies_at_once_costs_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    false = shutil.which("false")
+    assert false is not None
+    monkeypatch.setattr(sys, "executable", false)
+    with MirrorProcess(build_spec(document(None))) as mirror:
+        assert mirror._process is not None
+        assert mirror._process.wait() == 1
+        mirror.follow(tmp_path, lambda text: None)
+        assert mirror.finish() is None
+
+
 def test_the_mirror_needs_no_torch_and_stays_in_its_parents_session() -> None:
     code = "import jobs.tracking.follow, jobs.tracking.mirror_process, jobs.launch.options, sys; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
@@ -571,6 +583,25 @@ def test_the_mirror_needs_no_torch_and_stays_in_its_parents_session() -> None:
         assert os.getsid(process.pid) == os.getsid(0), "Linux shares the cores out by session, whatever the priorities"
         assert os.getpgid(process.pid) != os.getpgid(0), "a terminal's Ctrl-C must not reach it"
     assert process.returncode == -signal.SIGKILL, "a mirror that was told of no run is ended"
+
+
+@pytest.mark.parametrize(
+    ("uri", "environment", "needs"),
+    [("", "", True), ("sqlite:///some.db", "http://somewhere", True), ("", "http://somewhere", False), ("https://somewhere", "", False)],
+)
+def test_a_mirror_has_imported_what_it_needs_before_training_begins(uri: str, environment: str, needs: bool) -> None:
+    code = f"import sys; from jobs.tracking.mlflow_mirror import get_ready; get_ready({uri!r}); sys.exit('sqlalchemy.orm' not in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "MLFLOW_TRACKING_URI": environment}, check=False)
+    assert done.returncode == (0 if needs else 1)
+
+
+def test_a_mirror_is_told_of_any_folder(store: str, tmp_path: Path, client: Any) -> None:
+    run_dir = tmp_path / 'two\nlines and "words"'
+    unmirrored(document(store), run_dir)
+    with MirrorProcess(build_spec(document(store))) as mirror:
+        mirror.follow(run_dir, lambda text: None)
+        assert mirror.finish()
+    assert_holds_the_journal(client, run_dir)
 
 
 @pytest.mark.skipif(sys.platform != "linux" or os.getuid() != 0, reason="only root may take a process out of Linux's idle priority")
