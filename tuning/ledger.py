@@ -1,7 +1,7 @@
 """What a sweep has decided, line by line, before anything runs: `trials.jsonl` in its folder.
 
 The ledger and the runs' own folders are all that a sweep needs to go on after a kill: a run with a summary is
-kept, one without goes on from its checkpoint, and what the searches learn is read from the summaries.
+kept, one without goes on from its checkpoint, and the searches ask and learn once more in the order that is written here.
 """
 
 import json
@@ -51,6 +51,14 @@ class Ending(Record):
     """As far as it had reported."""
 
 
+class Learned(Record):
+    """A group's search was told what came of a run; its place among the lines is the moment."""
+
+    number: int
+    aims: list[float]
+    """What is minimised: one number, or nsga2's two."""
+
+
 class Spent(Record):
     """How long the sweep has worked, all its commands together."""
 
@@ -64,6 +72,8 @@ class Ledger:
         self.folder = folder
         self.trials: list[Trial] = []
         self.endings: dict[int, Ending] = {}
+        self.history: list[Trial | Learned] = []
+        """What the searches decided and what they were told, in that order."""
         self.spent_s = 0.0
         for document in self._lines():
             if "seconds" in document:
@@ -71,8 +81,14 @@ class Ledger:
             elif "how" in document:
                 ending = Ending.model_validate(document)
                 self.endings[ending.number] = ending
+            elif "aims" in document:
+                self.history.append(Learned.model_validate(document))
             else:
-                self.trials.append(Trial.model_validate(document))
+                self._take(Trial.model_validate(document))
+
+    def _take(self, trial: Trial) -> None:
+        self.trials.append(trial)
+        self.history.append(trial)
 
     def _lines(self) -> Iterator[dict[str, Any]]:
         path = self.folder / LEDGER
@@ -100,8 +116,14 @@ class Ledger:
 
     def decide(self, trial: Trial) -> None:
         """Take down a trial before it begins."""
-        self.trials.append(trial)
+        self._take(trial)
         self._write(trial)
+
+    def learn(self, number: int, aims: list[float]) -> None:
+        """Take down what a search is told of a trial."""
+        learned = Learned(number=number, aims=aims)
+        self.history.append(learned)
+        self._write(learned)
 
     def end(self, ending: Ending) -> None:
         """Take down that a trial is over."""

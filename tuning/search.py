@@ -4,18 +4,15 @@ Groups take turns, so that a sweep cut short has searched all of them alike. Gri
 are the same numbers in every group. Optuna (TPE, NSGA-II) learns within a group, never across.
 """
 
-import itertools
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Literal
-
-import numpy as np
 
 from jobs.records import Outcome, RunSummary
 from jobs.spec import TrainSpec
-from tuning.ledger import Ending, Ledger, Trial
+from tuning.ledger import Ending, Learned, Ledger, Trial
+from tuning.proposals import Asked, Told, proposals
 from tuning.space import Group, groups
-from tuning.spec import BATCH, RangeSpec, SweepSpec
+from tuning.spec import BATCH, SweepSpec
 
 WORST = 1e18
 """Above any number of samples: where misses begin to be ranked."""
@@ -43,14 +40,17 @@ class Search:
 
     def __init__(self, sweep: SweepSpec, base: TrainSpec, ledger: Ledger, has_time: Callable[[], bool] = lambda: True) -> None:
         self._sweep, self._base, self._ledger, self._has_time = sweep, base, ledger, has_time
-        self._searches = [_GroupSearch(sweep, base, group) for group in groups(sweep)]
+        self._searches = [_GroupSearch(sweep, base, group, ledger) for group in groups(sweep)]
         self._pending = [trial for trial in ledger.trials if not ledger.is_over(trial)]
-        self._running: set[int] = set()
         self._samples = 0
         for trial in ledger.trials:
-            self._searches[trial.group].begin(trial)
             if ledger.is_over(trial):
                 self._finish(trial)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether what comes is what it would have been without the interruption."""
+        return all(search.goes_on for search in self._searches)
 
     def next_trial(self) -> Trial | Literal["wait", "over"]:
         """The next run; "wait" if it depends on one that is under way; "over" when all were decided."""
@@ -58,9 +58,7 @@ class Search:
         if not self._has_time() or (budget.samples is not None and self._samples >= budget.samples):
             return "over"
         if self._pending:
-            trial = self._pending.pop(0)
-            self._running.add(trial.number)
-            return trial
+            return self._pending.pop(0)
         waits = False
         # The group with the fewest runs is next; a group that must wait lets others go first.
         for search in sorted(self._searches, key=lambda one: one.num_begun):
@@ -72,7 +70,6 @@ class Search:
                 trial = self._trial(search.group, phase, fields)
                 self._ledger.decide(trial)
                 search.begin(trial)
-                self._running.add(trial.number)
                 return trial
         return "wait" if waits else "over"
 
@@ -83,7 +80,6 @@ class Search:
 
     def ended(self, trial: Trial) -> None:
         """A run is over: finished, pruned or failed."""
-        self._running.discard(trial.number)
         self._finish(trial)
 
     def _finish(self, trial: Trial) -> None:
@@ -92,15 +88,36 @@ class Search:
 
 
 class _GroupSearch:
-    """One group's search and its repeats."""
+    """One group's search and its repeats, as far as the ledger has them."""
 
-    def __init__(self, sweep: SweepSpec, base: TrainSpec, group: Group) -> None:
-        self.group = group
+    def __init__(self, sweep: SweepSpec, base: TrainSpec, group: Group, ledger: Ledger) -> None:
+        self.group, self._ledger = group, ledger
         self._base_seed, self._repeats, self._num_trials = base.seed, sweep.repeats, sweep.search.num_trials()
         self._has_two_aims = sweep.search.method == "nsga2"
-        self._proposals = _proposals(sweep, group)
-        self._began: list[Trial] = []
+        self._began = [trial for trial in ledger.trials if trial.group == group.number]
         self._scores: dict[int, float] = {}
+        self._learned = {event.number for event in ledger.history if isinstance(event, Learned)}
+        self._proposals = proposals(sweep, group, self._past())
+
+    def _past(self) -> list[Asked | Told]:
+        """What the search was asked and told by earlier processes."""
+        places = {trial.number: place for place, trial in enumerate(self._searched)}
+        return [
+            Told(places[event.number], event.aims)
+            if isinstance(event, Learned)
+            else Asked(places[event.number], {name: event.fields[name] for name in self.group.space})
+            for event in self._ledger.history
+            if event.number in places
+        ]
+
+    @property
+    def goes_on(self) -> bool:
+        """See `Search`."""
+        return self._proposals.goes_on
+
+    @property
+    def _searched(self) -> list[Trial]:
+        return [trial for trial in self._began if trial.phase == "search"]
 
     @property
     def num_begun(self) -> int:
@@ -109,7 +126,7 @@ class _GroupSearch:
 
     def propose(self) -> tuple[Literal["search", "repeat"], dict[str, Any]] | Literal["wait", "over"]:
         """The next run's phase and fields."""
-        searched = [trial for trial in self._began if trial.phase == "search"]
+        searched = self._searched
         if len(searched) < self._num_trials:
             values = self._proposals.ask(len(searched))
             return "search", {**self.group.fields, **values, "seed": self._base_seed}
@@ -128,11 +145,14 @@ class _GroupSearch:
         self._began.append(trial)
 
     def end(self, trial: Trial, summary: RunSummary | None, ending: Ending | None) -> None:
-        """A trial of this group is over."""
+        """A trial of this group is over. The search learns of it once, and nothing of one that the machine failed: that says nothing of its values."""
         self._scores[trial.number] = score(summary, ending)
-        if trial.phase == "search":
-            place = [one.number for one in self._began if one.phase == "search"].index(trial.number)
-            self._proposals.tell(place, {name: trial.fields[name] for name in self.group.space}, self._aims(summary, ending))
+        is_faulted = ending is not None and ending.how == "faulted"
+        if trial.phase == "search" and not is_faulted and trial.number not in self._learned:
+            aims = self._aims(summary, ending)
+            self._ledger.learn(trial.number, aims)
+            self._learned.add(trial.number)
+            self._proposals.tell(self._searched.index(trial), aims)
 
     def _aims(self, summary: RunSummary | None, ending: Ending | None) -> list[float]:
         if not self._has_two_aims:
@@ -141,84 +161,3 @@ class _GroupSearch:
             return [WORST, 1.0 - (ending.test_accuracy or 0.0 if ending else 0.0)]
         seconds = summary.time_to_accuracy_seconds
         return [summary.training_seconds if seconds is None else seconds, 1 - (summary.best_test_accuracy or 0.0)]
-
-
-class _Drawn:
-    """Values that do not depend on results."""
-
-    def __init__(self, values: Iterator[dict[str, Any]]) -> None:
-        self._values, self._drawn = values, list[dict[str, Any]]()
-
-    def ask(self, place: int) -> dict[str, Any]:
-        """The values of the group's run number `place`."""
-        while len(self._drawn) <= place:
-            self._drawn.append(next(self._values))
-        return self._drawn[place]
-
-    def tell(self, place: int, values: dict[str, Any], aims: list[float]) -> None:
-        """Nothing to learn."""
-
-
-class _Optuna:
-    """Values that Optuna proposes."""
-
-    def __init__(self, sweep: SweepSpec, group: Group) -> None:
-        import optuna
-
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self._optuna, num_aims = optuna, 2 if sweep.search.method == "nsga2" else 1
-        seed = sweep.seed * 10_007 + group.number
-        sampler = optuna.samplers.NSGAIISampler(seed=seed) if num_aims == 2 else optuna.samplers.TPESampler(seed=seed, constant_liar=True)
-        self._study = optuna.create_study(directions=["minimize"] * num_aims, sampler=sampler)
-        self._domains = {name: _distribution(optuna, domain) for name, domain in group.space.items()}
-        self._asked: dict[int, Any] = {}
-
-    def ask(self, place: int) -> dict[str, Any]:
-        """See `_Drawn`."""
-        trial = self._asked[place] = self._study.ask(self._domains)
-        return {name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in trial.params.items()}
-
-    def tell(self, place: int, values: dict[str, Any], aims: list[float]) -> None:
-        """Learn from a run that is over, also from one of an earlier process of this sweep."""
-        asked = self._asked.pop(place, None)
-        if asked is not None:
-            self._study.tell(asked, aims)
-        else:
-            self._study.add_trial(self._optuna.trial.create_trial(params=values, distributions=self._domains, values=aims))
-
-
-def _proposals(sweep: SweepSpec, group: Group) -> _Drawn | _Optuna:
-    method, space = sweep.search.method, group.space
-    if method in {"tpe", "nsga2"} and space:
-        return _Optuna(sweep, group)
-    if method == "grid" or not space:
-        lists = [domain.grid() if isinstance(domain, RangeSpec) else domain for domain in space.values()]
-        return _Drawn(dict(zip(space, values, strict=True)) for values in itertools.product(*lists))
-    if method == "random":
-        generator = np.random.default_rng(sweep.seed)
-        units: Iterator[Any] = (generator.random(len(space)) for _ in itertools.count())
-    else:
-        from scipy.stats import qmc
-
-        halton = qmc.Halton(len(space), scramble=True, seed=sweep.seed)
-        units = (halton.random(1)[0] for _ in itertools.count())
-    return _Drawn({name: _at(domain, float(unit)) for (name, domain), unit in zip(space.items(), point, strict=True)} for point in units)
-
-
-def _at(domain: RangeSpec | list[Any], unit: float) -> Any:
-    """The value at `unit` in 0 ... 1 of a domain."""
-    if not isinstance(domain, RangeSpec):
-        return domain[min(int(unit * len(domain)), len(domain) - 1)]
-    if domain.scale == "log":
-        value = math.exp(math.log(domain.low) + unit * (math.log(domain.high) - math.log(domain.low)))
-    else:
-        value = domain.low + unit * (domain.high - domain.low)
-    return round(value) if domain.whole else float(f"{value:.6g}")
-
-
-def _distribution(optuna: Any, domain: RangeSpec | list[Any]) -> Any:
-    if not isinstance(domain, RangeSpec):
-        return optuna.distributions.CategoricalDistribution(domain)
-    if domain.whole:
-        return optuna.distributions.IntDistribution(round(domain.low), round(domain.high), log=domain.scale == "log")
-    return optuna.distributions.FloatDistribution(domain.low, domain.high, log=domain.scale == "log")

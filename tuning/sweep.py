@@ -43,6 +43,10 @@ from tuning.trial import STOP, TrialOptions, train_trial
 
 MAX_FAILURES = 3
 """How often a run whose process died goes on from its checkpoint."""
+DRAWN_ANEW = (
+    "This sweep was begun by another version of largebatch or Optuna, whose draws cannot be repeated: what its runs taught is kept, and those to come "
+    "are drawn with a seed of their own, so an uninterrupted sweep would have had others."
+)
 TRIAL_MEMORY = 2**20
 """What the process of a run on several workers asks Ray for: something, but no core, or such processes would keep
 the cores that their own workers wait for."""
@@ -172,6 +176,8 @@ def _carry_out(
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
     search = Search(sweep, base, ledger, lambda: options.ends_at_s is None or time.time() < options.ends_at_s)
+    if not search.goes_on:
+        listener.on_notice(DRAWN_ANEW)
     stop = threading.Event()
     watch = Watch(ledger, search, listener, stop)
     next_trials = NextTrials(search, base, options, watch, stop)
