@@ -145,7 +145,7 @@ class _GroupSearch:
         self._began.append(trial)
 
     def end(self, trial: Trial, summary: RunSummary | None, ending: Ending | None) -> None:
-        """A trial of this group is over. The search learns of it once, and nothing of one that the machine failed: that says nothing of its values."""
+        """A trial of this group is over. The search learns of it once; what the machine failed says nothing of its values."""
         self._scores[trial.number] = score(summary, ending)
         is_faulted = ending is not None and ending.how == "faulted"
         if trial.phase == "search" and not is_faulted and trial.number not in self._learned:

@@ -44,8 +44,8 @@ from tuning.trial import STOP, TrialOptions, train_trial
 MAX_FAILURES = 3
 """How often a run whose process died goes on from its checkpoint."""
 DRAWN_ANEW = (
-    "This sweep was begun by another version of largebatch or Optuna, whose draws cannot be repeated: what its runs taught is kept, and those to come "
-    "are drawn with a seed of their own, so an uninterrupted sweep would have had others."
+    "This sweep was begun by another version of largebatch or Optuna, whose draws cannot be repeated: what its runs taught is kept, and those to "
+    "come are drawn with a seed of their own; an uninterrupted sweep would have had others."
 )
 TRIAL_MEMORY = 2**20
 """What the process of a run on several workers asks Ray for: something, but no core, or such processes would keep
