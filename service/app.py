@@ -37,10 +37,10 @@ POLICY = (
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'; frame-src 'self'"
 )
 """'unsafe-inline' for styles alone: plotly sizes its own elements so."""
-HEADERS = {
+HEADERS = {  # no other site is told an address of ours; under `no-referrer` browsers would send the Origin of our own forms as `null`
     b"content-security-policy": POLICY.encode(),
     b"x-content-type-options": b"nosniff",
-    b"referrer-policy": b"no-referrer",
+    b"referrer-policy": b"same-origin",
     b"cache-control": b"no-store",
 }
 

@@ -164,15 +164,18 @@ async def principal_of(parts: Here, shown: Shown) -> Principal:
 def refuse_foreign(request: Request) -> None:
     """Where a browser answers for its user: only pages of our own may change anything. Raises: ForbiddenError.
 
-    Browsers say themselves where a request comes from (Fetch Metadata; Origin in older ones); programs say nothing.
+    Browsers say themselves where a request comes from, and no page can change what they say: Fetch Metadata, which decides alone where it is
+    sent (a proxy may have changed the Host that Origin is held against), else Origin. Programs send neither.
     """
-    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
     if request.method in {"GET", "HEAD", "OPTIONS"}:
         return
-    if site is not None and site not in {"same-origin", "none"}:
-        raise ForbiddenError("Origin", "this request comes from another site's page.")
-    if origin is not None and origin.partition("://")[2] != request.headers.get("host", ""):
-        raise ForbiddenError("Origin", "this request comes from another site's page.")
+    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+    if site is not None:
+        is_ours = site in {"same-origin", "none"}
+    else:
+        is_ours = origin is None or origin.partition("://")[2] == request.headers.get("host", "")
+    if not is_ours:
+        raise ForbiddenError("Origin", "this request comes from another site's page.", "Open the service's own page, and do it there.")
 
 
 Who = Annotated[Principal, Depends(principal_of)]

@@ -126,8 +126,8 @@ def login(request: Request) -> HTMLResponse:
 
 
 @router.post("/login")
-def sign_in(request: Request, parts: Here, token: Annotated[str, Form(max_length=200)]) -> Response:
-    """A cookie for a token."""
+def sign_in(request: Request, parts: Here, token: Annotated[str, Form()] = "") -> Response:
+    """A cookie for a token; whatever else was pasted into its place is told there that it is none."""
     refuse_foreign(request)
     parts.rate_limit.take(f"address {request.client.host if request.client else ''}")
     try:

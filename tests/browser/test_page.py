@@ -1,17 +1,14 @@
 """The page as a newcomer uses it, in a real Chromium: submit, watch it grow, compare, cancel, mend a mistake."""
 
 import json
-import os
 import re
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, expect
 from servers import Service, serving
+from visits import Visit
 
 from jobs.spec import TrainSpec
 from service.db.engine import connect
@@ -21,56 +18,11 @@ from service.settings import Settings
 from service.states import State
 from tuning.ledger import Ending, Ledger, Trial
 
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
-    "--disable-sync",
-]  # fmt: skip
-PATIENCE_MS = 60_000
-SCREENSHOTS = os.environ.get("LARGEBATCH_SCREENSHOTS")
-"""A folder, for CI to keep."""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    path = shutil.which("chromium") or shutil.which("google-chrome")
-    if path is None:
-        pytest.skip("the page is tested in a real browser: apt-get install chromium")
-    expect.set_options(timeout=PATIENCE_MS)
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=path, args=FLAGS)
-        yield started
-        started.close()
-
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     with serving(tmp_path_factory.mktemp("page"), MLFLOW_TRACKING_URI="") as made:
         yield made
-
-
-class Visit:
-    """A page, what it asked for, and what it complained of."""
-
-    def __init__(self, page: Page, url: str) -> None:
-        self.page, self._url = page, url
-        self.complaints: list[str] = []
-        self.foreign: list[str] = []
-        page.set_default_timeout(PATIENCE_MS)
-        page.on("console", lambda message: self.complaints.append(message.text) if message.type in {"error", "warning"} else None)
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        page.on("request", lambda request: self.foreign.append(request.url) if not request.url.startswith((url, "data:", "blob:")) else None)
-
-    def go(self, path: str) -> None:
-        self.page.goto(self._url + path)
-
-    def keep(self, name: str) -> None:
-        if SCREENSHOTS:
-            Path(SCREENSHOTS).mkdir(parents=True, exist_ok=True)
-            self.page.screenshot(path=f"{SCREENSHOTS}/{name}.png", full_page=True)
-
-    def refuse_barriers(self) -> None:
-        found = Axe().run(self.page).response["violations"]
-        assert found == [], [(one["id"], [node["html"] for node in one["nodes"]]) for one in found]
 
 
 @pytest.fixture

@@ -149,8 +149,11 @@ def test_pages_need_a_session_and_foreign_ones_change_nothing(guarded: Service, 
         assert "samesite=strict" in cookie
         assert secret not in answer.headers["set-cookie"], "the cookie is not the token"
         assert browser.get("/runs").status_code == 200
-        for headers in (foreign, {"Sec-Fetch-Site": "cross-site"}):
+        strange: list[dict[str, str]] = [foreign, {"Origin": "null"}, *({"Sec-Fetch-Site": site} for site in ("cross-site", "same-site"))]
+        for headers in strange:
             assert browser.post(f"/v1/runs/{anns}/cancel", headers=headers).status_code == 403
+        behind_a_proxy = {"Sec-Fetch-Site": "same-origin", "Origin": "https://largebatch.example"}
+        assert browser.post(f"/v1/runs/{anns}/cancel", headers=behind_a_proxy).status_code == 202, "which sends on another Host"
         assert browser.post("/logout").headers["location"] == "/login"
         assert browser.get("/runs").status_code == 303
         browser.cookies.set("largebatch_session", "made-up")
@@ -163,6 +166,7 @@ def test_headers_on_every_answer(guarded: Service, people: dict[str, dict[str, s
         assert "default-src 'none'" in answer.headers["content-security-policy"]
         assert "unsafe-inline" not in answer.headers["content-security-policy"].split("script-src")[1].split(";")[0]
         assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["referrer-policy"] == "same-origin"
         assert "server" not in answer.headers
 
 
