@@ -11,7 +11,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from torchvision.models import resnet50
 
 from jobs.optim.table import build_optimizer, set_learning_rate
-from jobs.spec import OptimizerSpec
+from jobs.optimizer_spec import OptimizerSpec
 
 LEARNING_RATE = 1e-4
 WEIGHT_DECAY = 1e-4

@@ -84,8 +84,7 @@ def plan_lines(plan: TrainPlan, model: nn.Module, facts: MemoryFacts) -> list[tu
     )
     lines.append(("rate curve", sparkline([rate for _, rate in learning_rate_curve(plan)])))
     lines.append(("optimizer", f"{spec.optimizer.name}, weight decay {spec.optimizer.weight_decay:g}"))
-    noise = f"measured every {plan.noise_every_steps} steps" if plan.noise_every_steps else "not measured (needs a batch that can be split in two)"
-    lines.append(("noise scale", noise))
+    lines.append(("noise scale", _noise_words(plan)))
     if plan.spec.reduction != ReductionSpec():
         lines.append(("reduction", _reduction_words(plan)))
     lines.append(("memory", _memory_words(plan, model, facts)))
@@ -121,6 +120,17 @@ def _span_words(plan: TrainPlan) -> str:
     rest = plan.global_batch_size % plan.span
     tail = f", the last group of each batch over {rest}" if rest else ""
     return f"statistics over {plan.span} samples{tail}, whatever the micro-batch"
+
+
+def _noise_words(plan: TrainPlan) -> str:
+    every = plan.noise_every_steps
+    if every:
+        return "measured at every step" if every == 1 else f"measured every {every} steps"
+    if plan.spec.gradient.noise_every_steps == 0:
+        return "not measured: gradient.noise_every_steps is 0"
+    if plan.global_batch_size == 1:
+        return "not measured: it is told by the difference between parts of a batch, and this one is a single sample"
+    return f"not measured: it is told by the difference between parts of a batch, and this one is a single batch-norm group of {plan.span}"
 
 
 def _memory_words(plan: TrainPlan, model: nn.Module, facts: MemoryFacts) -> str:

@@ -28,8 +28,14 @@ def new_run_id(name: str) -> str:
 
 
 def create(output_dir: Path, run_id: str, may_exist: bool = False) -> Path:
-    """Make the folder of a new run. Raises: StorageError if that is not possible."""
+    """Make the folder of a new run. Raises: StorageError if that is not possible, InputError for a name that this machine's locale cannot write."""
     run_dir = output_dir / run_id
+    try:
+        os.fsencode(run_dir)
+    except UnicodeEncodeError as error:
+        raise InputError(
+            "name", f"{run_id!a} cannot name a folder here: this locale writes {error.encoding} alone.", "Set PYTHONUTF8=1, or give ASCII letters."
+        ) from error
     with storage_errors(run_dir, hint="Nothing was begun: free some space, or give another --output-dir."):
         (run_dir / CHECKPOINTS).mkdir(parents=True, exist_ok=may_exist)
     return run_dir

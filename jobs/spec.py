@@ -4,33 +4,12 @@ Frozen pydantic models with strict types; unknown keys are refused (`spec_reader
 A field checks itself here; what needs the data set, the model or the machine is checked in `plan`.
 """
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    JsonValue,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    SerializerFunctionWrapHandler,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, JsonValue, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
-Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
-
-OPTIMIZER_OPTIONS: dict[str, frozenset[str]] = {
-    "sgd": frozenset({"momentum", "nesterov"}),
-    "adamw": frozenset({"beta1", "beta2", "epsilon"}),
-    "lars": frozenset({"momentum", "nesterov", "epsilon", "trust_coefficient", "max_trust_ratio"})
-    | {"learning_rate_in_momentum", "adapt_biases_and_norms", "zero_norms"},
-    "lamb": frozenset({"beta1", "beta2", "epsilon", "phi_min", "phi_max", "max_trust_ratio", "zero_norms"})
-    | {"bias_correction", "adapt_biases_and_norms"},
-}
-"""Which options each optimizer reads, besides weight_decay and decay_biases_and_norms, which all do."""
+from jobs.optimizer_spec import OptimizerSpec
+from jobs.spec_base import Fraction, Spec
 
 DECAY_OPTIONS: dict[str, frozenset[str]] = {
     "constant": frozenset(),
@@ -41,15 +20,7 @@ DECAY_OPTIONS: dict[str, frozenset[str]] = {
 """Which options each decay of the learning rate reads."""
 
 LONGEST_NAME = 100
-"""Characters of a run's name; its folder's name is longer by 21, and file systems take 255 bytes."""
-
-EVERY_OPTIMIZER = frozenset({"name", "weight_decay", "decay_biases_and_norms"})
-
-
-class Spec(BaseModel):
-    """Base of every part: immutable, no unknown keys, no silent conversion of types, no infinite numbers."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
+"""Bytes of a run's name; its folder's name is longer by 21, and file systems take 255."""
 
 
 class AugmentSpec(Spec):
@@ -163,63 +134,6 @@ class BatchNormSpec(Spec):
     """Samples that share statistics (ghost batch size); "auto": up to 128, "global": the whole global batch."""
 
 
-class OptimizerSpec(Spec):
-    """The update rule. Options that the named optimizer does not read are refused."""
-
-    name: Literal["sgd", "adamw", "lars", "lamb"]
-    """sgd and adamw are torch's; lars and lamb are ours."""
-    momentum: Fraction = 0.9
-    """sgd, lars: weight of the momentum buffer."""
-    nesterov: bool = False
-    """sgd, lars: look ahead along the momentum."""
-    beta1: Fraction = 0.9
-    """adamw, lamb: decay of the first moment."""
-    beta2: Fraction = 0.999
-    """adamw, lamb: decay of the second moment."""
-    epsilon: NonNegativeFloat | None = None
-    """Added to denominators; default 1e-8 (adamw), 1e-6 (lamb), 0 (lars)."""
-    weight_decay: NonNegativeFloat = 0.0
-    """Coupled (added to the gradient) for sgd and lars, decoupled for adamw, inside the ratio for lamb."""
-    decay_biases_and_norms: bool = False
-    """Apply weight decay also to biases and normalisation parameters."""
-    adapt_biases_and_norms: bool = False
-    """lars, lamb: apply the trust ratio also to biases and normalisation parameters."""
-    trust_coefficient: PositiveFloat = 0.001
-    """lars: the paper's eta."""
-    max_trust_ratio: PositiveFloat | None = None
-    """lars, lamb: upper bound of the trust ratio; none in the papers."""
-    zero_norms: Literal["one", "equation"] = "one"
-    """lars, lamb: the trust ratio where a norm is 0, of which the papers say nothing: 1 (most public code), or what the equation gives: 0 for
-    a weight of zeros, which lars then never moves and lamb's phi_min lifts."""
-    learning_rate_in_momentum: bool = True
-    """lars: learning rate inside the momentum buffer (the paper), or outside (most public code)."""
-    bias_correction: bool = True
-    """lamb: divide the moments by 1 - beta^t (the paper's Algorithm 2)."""
-    phi_min: NonNegativeFloat = 0.0
-    """lamb: lower bound of phi(|w|)."""
-    phi_max: PositiveFloat | None = None
-    """lamb: upper bound of phi(|w|); none: phi is the identity above phi_min."""
-
-    @model_validator(mode="after")
-    def _only_what_is_read(self) -> Self:
-        unread = self.model_fields_set - EVERY_OPTIMIZER - OPTIMIZER_OPTIONS[self.name]
-        if unread:
-            known = ", ".join(sorted(OPTIMIZER_OPTIONS[self.name] | {"weight_decay", "decay_biases_and_norms"}))
-            raise ValueError(f"{self.name} does not read {', '.join(sorted(unread))}; it reads {known}")
-        if self.nesterov and self.momentum == 0:
-            raise ValueError("nesterov needs a momentum above 0")
-        if self.name == "lamb" and self.epsilon == 0:
-            raise ValueError("lamb needs an epsilon above 0: a weight that never had a gradient would be divided by 0")
-        if self.phi_max is not None and self.phi_min > self.phi_max:
-            raise ValueError(f"phi_min {self.phi_min} is above phi_max {self.phi_max}")
-        return self
-
-    @model_serializer(mode="wrap")
-    def _write_only_what_is_read(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        read = EVERY_OPTIMIZER | OPTIMIZER_OPTIONS[self.name]
-        return {option: value for option, value in write(self).items() if option in read}
-
-
 class LearningRateSpec(Spec):
     """The learning rate, a pure function of progress in samples."""
 
@@ -294,7 +208,7 @@ class GradientSpec(Spec):
     """Scale the gradient down to this L2 norm if it is longer."""
     noise_every_steps: NonNegativeInt | Literal["auto"] = "auto"
     """Measure the gradient noise scale every so many steps; 0: never; "auto": 1 where the batch is
-    accumulated anyway, else 20."""
+    accumulated anyway, else 30."""
 
 
 class ReductionSpec(Spec):
@@ -390,10 +304,11 @@ class TrainSpec(Spec):
             raise ValueError("adascale needs the variance between workers at every step; with reduction.local_steps above 1 there is none")
         return self
 
-    @model_validator(mode="after")
-    def _name_is_a_file_name(self) -> Self:
-        if not self.name or not all(c.isalnum() or c in "-_." for c in self.name) or self.name.startswith("."):
-            raise ValueError("name may hold letters, digits, '-', '_' and '.', and not begin with '.'")
-        if len(self.name) > LONGEST_NAME:
-            raise ValueError(f"name has {len(self.name)} characters; it names a folder, so give at most {LONGEST_NAME}")
-        return self
+    @field_validator("name")
+    @classmethod
+    def _is_a_file_name(cls, name: str) -> str:
+        if not name or not all(c.isalnum() or c in "-_." for c in name) or name.startswith((".", "-")):
+            raise ValueError("may hold letters, digits, '-', '_' and '.', and not begin with '.' or '-'")
+        if (length := len(name.encode())) > LONGEST_NAME:
+            raise ValueError(f"has {length} bytes; it names a folder, so give at most {LONGEST_NAME} (a letter beyond ASCII has two to four)")
+        return name

@@ -4,7 +4,8 @@ import difflib
 import json
 import os
 import re
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+import stat
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,12 +13,21 @@ import pydantic
 
 from jobs import run_folder
 from jobs.errors import CheckpointError, SpecError
-from jobs.spec import Spec, TrainSpec
+from jobs.optimizer_spec import EVERY_OPTIMIZER, OPTIMIZER_OPTIONS, OptimizerSpec
+from jobs.spec import TrainSpec
+from jobs.spec_base import Spec
+from jobs.spec_text import STANDARD_INPUT, mapping, parse, parse_yaml, read_document
 
 RECIPES_DIR = Path(__file__).resolve().parent.parent / "recipes"
-LARGEST_TEXT = 256 << 10
-MOST_VALUES = 10_000
-DEEPEST = 30
+OTHER_WORDS = {
+    **dict.fromkeys(("batch_size", "train_batch_size", "bs", "bsz"), "batch.global_batch_size"),
+    "per_device_train_batch_size": "batch.micro_batch_size",
+    "lr": "learning_rate.base",
+    "wd": "optimizer.weight_decay",
+    "betas": "optimizer.beta1 and optimizer.beta2",
+    "workers": "the option --workers",
+}
+"""What other programs call a field, too unlike our name to be recognised by its letters."""
 
 
 def recipe_paths() -> dict[str, Path]:
@@ -26,35 +36,28 @@ def recipe_paths() -> dict[str, Path]:
 
 
 def read_spec(recipe: str, overrides: Iterable[str] = ()) -> TrainSpec:
-    """A spec from a recipe's name, a file's path or `env:NAME`, with `key.sub=value` overrides.
+    """A spec from a recipe's name, a file's path, `-` (standard input) or `env:NAME`, with `key.sub=value` overrides.
 
     Raises: SpecError.
     """
     if recipe.startswith("env:"):
         path = Path(f"{recipe}.json")
-        document = _mapping(_parse(os.environ.get(recipe.removeprefix("env:"), ""), path), path)
+        document = mapping(parse(os.environ.get(recipe.removeprefix("env:"), ""), path), path)
     else:
         path = _find(recipe)
         document = read_document(path)
-    document.setdefault("name", re.sub(r"[^A-Za-z0-9_.-]", "-", path.stem).lstrip(".") or "run")
-    for override in overrides:
-        _apply_override(document, override)
+    document.setdefault("name", _name_after(path))
+    changes = [read_override(override) for override in overrides]
+    for key, value in changes:
+        _apply(document, key, value)
+    _forget_the_options_of_another_optimizer(document, {key for key, _ in changes})
     return build_spec(document)
 
 
-def read_document(path: Path) -> dict[str, Any]:
-    """A YAML or JSON file's mapping. Raises: SpecError."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(str(path), f"the recipe cannot be read: {error}.") from error
-    return _mapping(_parse(text, path), path)
-
-
-def _mapping(document: Any, path: Path) -> dict[str, Any]:
-    if not isinstance(document, dict):
-        raise SpecError(str(path), "a recipe is a mapping of keys to values; this is not.", "See `largebatch recipes`.")
-    return document
+def _name_after(path: Path) -> str:
+    if not path.is_file():  # standard input, a pipe: their numbers mean nothing
+        return "run"
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", path.stem).lstrip(".-") or "run"
 
 
 def build_spec(document: Mapping[str, Any]) -> TrainSpec:
@@ -96,7 +99,7 @@ def _find(recipe: str) -> Path:
     path = Path(recipe)
     if os.path.isdir(recipe):  # Path.is_dir raises for a name that is too long
         raise SpecError(recipe, "is a folder, not a recipe.", "To go on with a run: --resume RUN_DIR.")
-    if os.path.isfile(recipe):
+    if recipe == STANDARD_INPUT or _is_readable(recipe):
         return path
     recipes = recipe_paths()
     if recipe in recipes:
@@ -104,116 +107,31 @@ def _find(recipe: str) -> Path:
     raise SpecError("RECIPE", f"{recipe!r} is neither a file nor a recipe.", nearest(recipe, recipes))
 
 
-def _parse(text: str, path: Path) -> Any:
-    if path.suffix != ".json":
-        return _parse_yaml(text, str(path))
-    _refuse_long(text, str(path))
+def _is_readable(recipe: str) -> bool:
+    """Whether a path is a file, or a pipe that a shell made (`<(...)`)."""
     try:
-        document = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise SpecError(str(path), f"is not JSON: {_in_words(error)}.") from error
-    _refuse_odd(document, str(path))
-    return document
-
-
-def _parse_yaml(text: str, where: str) -> Any:
-    try:
-        import yaml
-    except ImportError as error:
-        raise SpecError(where, "reading YAML needs PyYAML.", "pip install PyYAML, or write the spec as .json.") from error
-    _refuse_long(text, where)
-    try:
-        document = yaml.load(text, Loader=_yaml_loader())
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise SpecError(where, f"is not YAML{place}: {getattr(error, 'problem', None) or 'cannot be parsed'}.") from error
-    except (
-        ValueError,
-        TypeError,
-        LookupError,
-        AttributeError,
-        ArithmeticError,
-        RecursionError,
-    ) as error:  # from its constructors: !!int x, 2001-99-99
-        raise SpecError(where, f"is not YAML: {_in_words(error)}.") from error
-    _refuse_odd(document, where)
-    return document
-
-
-def _in_words(error: Exception) -> str:
-    return "it is nested too deep" if isinstance(error, RecursionError) else f"a value cannot be read ({str(error)[:200]})"
-
-
-def _refuse_long(text: str, where: str) -> None:
-    if len(text) > LARGEST_TEXT:
-        raise SpecError(where, f"is longer than {LARGEST_TEXT >> 10} KiB.", "No spec is.")
-
-
-def _refuse_odd(document: Any, where: str) -> None:
-    """What no spec holds, and what would break or stall whoever reads on: aliases without end, texts that cannot be written."""
-    waiting, count = [(document, 0)], 0
-    while waiting:
-        value, depth = waiting.pop()
-        count += 1
-        if depth > DEEPEST or count > MOST_VALUES:
-            raise SpecError(where, f"holds more than {MOST_VALUES} values, or some nested more than {DEEPEST} deep.", "No spec does.")
-        if isinstance(value, str) and not _can_be_written(value):
-            raise SpecError(where, "holds a text with characters that cannot be written.", "Leave out NUL and lone surrogates.")
-        if isinstance(value, dict):
-            if not all(isinstance(key, str | int | float | None) for key in value):
-                raise SpecError(where, "has a key that is no text.", "Put it in quotes.")
-            waiting += [(part, depth + 1) for pair in value.items() for part in pair]
-        elif isinstance(value, list):
-            waiting += [(part, depth + 1) for part in value]
-
-
-def _can_be_written(text: str) -> bool:
-    try:
-        return b"\0" not in text.encode()
-    except UnicodeEncodeError:
+        return any(test(os.stat(recipe).st_mode) for test in (stat.S_ISREG, stat.S_ISFIFO, stat.S_ISCHR))
+    except (OSError, ValueError):
         return False
-
-
-def _yaml_loader() -> Any:
-    """PyYAML's safe loader, but 1e-3 is a number (YAML 1.2), and a key given twice is a mistake."""
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        def flatten_mapping(self, node: yaml.MappingNode) -> None:
-            super().flatten_mapping(node)
-            if len(node.value) > MOST_VALUES:  # merges of merges double each time
-                raise yaml.constructor.ConstructorError(None, None, f"more than {MOST_VALUES} keys", node.start_mark)
-
-    number = re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$")
-    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
-
-    def mapping(loader: Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-        keys: set[Any] = set()
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":  # `<<: *other` gives defaults, which may be overridden
-                continue
-            key = loader.construct_object(key_node, deep=True)
-            if isinstance(key, Hashable):  # others are refused below
-                if key in keys:
-                    raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
-                keys.add(key)
-        return loader.construct_mapping(node, deep=True)
-
-    Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
-    return Loader
 
 
 def read_override(override: str) -> tuple[str, Any]:
     """`key.sub=value` as the dotted name and the value, read as YAML. Raises: SpecError."""
-    key, equals, value = override.partition("=")
+    key, equals, value = _as_typed(override).partition("=")
     if not equals or not all(key.strip().split(".")):
         raise SpecError("--set", f"{override[:200]!r} is not of the form key.sub=value.", "Example: --set batch.global_batch_size=512.")
-    return key.strip(), _parse_yaml(value, f"--set {key}")
+    return key.strip(), parse_yaml(value, f"--set {key.strip()}")
 
 
-def _apply_override(document: dict[str, Any], override: str) -> None:
-    key, value = read_override(override)
+def _as_typed(argument: str) -> str:
+    """What a person typed; in a locale that knows ASCII alone, Python keeps other letters as single bytes."""
+    try:
+        return os.fsencode(argument).decode()
+    except UnicodeError:
+        return argument
+
+
+def _apply(document: dict[str, Any], key: str, value: Any) -> None:
     parts = key.split(".")
     here = document
     for part in parts[:-1]:
@@ -221,9 +139,31 @@ def _apply_override(document: dict[str, Any], override: str) -> None:
         if inner is None:
             inner = here[part] = {}
         if not isinstance(inner, dict):
-            raise SpecError("--set", f"{override!r}: {part} holds a value, not keys.")
+            raise SpecError("--set", f"{key[:200]!r}: {part} holds a value, not keys.")
         here = inner
     here[parts[-1]] = value
+
+
+def _forget_the_options_of_another_optimizer(document: dict[str, Any], changed: set[str]) -> None:
+    """Where an override names another optimizer, leave out what the recipe's own read and this one does not.
+
+    Raises: SpecError where that is more than a default: somebody chose it, and it would be lost.
+    """
+    options = document.get("optimizer")
+    if "optimizer.name" not in changed or not isinstance(options, dict) or options.get("name") not in OPTIMIZER_OPTIONS:
+        return
+    name = options["name"]
+    unread = [option for option in OptimizerSpec.model_fields if option in options and option not in EVERY_OPTIMIZER | OPTIMIZER_OPTIONS[name]]
+    for option in unread:
+        if f"optimizer.{option}" in changed:
+            continue  # what was asked for is refused as in a recipe
+        if options[option] != OptimizerSpec.model_fields[option].default:
+            raise SpecError(
+                "optimizer.name",
+                f"{name} does not read {option}, which the recipe sets to {options[option]!r}.",
+                f"Give the whole optimizer: --set 'optimizer={{name: {name}}}'.",
+            )
+        del options[option]
 
 
 def first_mistake(error: pydantic.ValidationError, root: type[Spec]) -> SpecError:
@@ -234,7 +174,7 @@ def first_mistake(error: pydantic.ValidationError, root: type[Spec]) -> SpecErro
     path = _path_of(first["loc"], root) or [str(part) for part in first["loc"]]
     field = ".".join(path)
     if first["type"] == "extra_forbidden":
-        return SpecError(field, "is not a known key.", nearest(path[-1], _keys_at(path[:-1], root)))
+        return SpecError(field, "is not a known key.", _meant(path, root))
     if first["type"] == "missing":
         return SpecError(field, "is missing.", _doc(path, root))
     if first["type"] == "value_error":
@@ -242,6 +182,30 @@ def first_mistake(error: pydantic.ValidationError, root: type[Spec]) -> SpecErro
     same_field = [mistake for mistake in mistakes if _path_of(mistake["loc"], root) == path]
     wanted = " or ".join(dict.fromkeys(_wanted(mistake) for mistake in same_field))
     return SpecError(field, f"must be {wanted}, not {_shown(first['input'])}.", _hint(path, first, root))
+
+
+def _meant(path: Sequence[str], root: type[Spec]) -> str:
+    """The known key that an unknown one is most like: beside it, or else anywhere in the spec."""
+    word = path[-1]
+    if root is TrainSpec and word in OTHER_WORDS:
+        return f"Did you mean {OTHER_WORDS[word]}?"
+    hint = nearest(word, _keys_at(path[:-1], root))
+    if hint.startswith("Did") or root is not TrainSpec:
+        return hint
+    fields = sorted(_dotted(root), key=lambda field: field.count("."))
+    leaves = [field.rpartition(".")[2] for field in fields]
+    close = difflib.get_close_matches(word, leaves, n=1, cutoff=0.7)
+    return f"Did you mean {fields[leaves.index(close[0])]}?" if close else hint
+
+
+def _dotted(model: type[Spec], parents: str = "") -> Iterator[str]:
+    """The dotted names of all fields that hold a value."""
+    for name in model.model_fields:
+        inner = _model_of(model, name)
+        if inner is None:
+            yield parents + name
+        else:
+            yield from _dotted(inner, f"{parents}{name}.")
 
 
 def _hint(path: Sequence[str], mistake: Any, root: type[Spec]) -> str:
@@ -253,6 +217,8 @@ def _hint(path: Sequence[str], mistake: Any, root: type[Spec]) -> str:
         names = re.findall(r"'([^']*)'", mistake["ctx"]["expected"])
         if difflib.get_close_matches(value, names, cutoff=0.5):
             return nearest(value, names)
+    if mistake["type"] in {"model_type", "model_attributes_type"}:
+        return f"Its keys: {', '.join(_keys_at(path, root))}."
     return _doc(path, root)
 
 
@@ -286,7 +252,10 @@ def _wanted(mistake: Any) -> str:
 
 
 def _shown(value: object) -> str:
-    text = json.dumps(value, default=str)
+    try:
+        text = json.dumps(value, default=str)
+    except (TypeError, ValueError, RecursionError):  # circles, keys that are no texts, numbers of thousands of digits
+        text = f"a {type(value).__name__} that cannot be shown"
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

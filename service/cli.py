@@ -1,6 +1,8 @@
 """The command `largebatch`. Heavy imports live inside the commands that need them, so that help is quick."""
 
+import io
 import sys
+from typing import Annotated
 
 import typer
 
@@ -21,9 +23,32 @@ for group in (train, study, sweep, answer, results, ray_jobs, serve, remote, doc
     app.add_typer(group.app)
 
 
+def _say_version(is_asked: bool) -> None:
+    if is_asked:
+        from importlib.metadata import version
+
+        print(f"largebatch {version('largebatch')}")
+        raise typer.Exit
+
+
+@app.callback()
+def largebatch(
+    _: Annotated[bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Print the version and end.")] = False,
+) -> None:
+    """Train with large batches: exact batches, honest clocks, and what each batch size costs."""
+
+
+def _write_utf_8() -> None:
+    """A locale that knows ASCII alone must not end a command at the first letter or bar that it does not know."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() in {"ascii", "ansi_x3.4-1968", "us-ascii"}:
+            stream.reconfigure(encoding="utf-8")
+
+
 def main() -> None:
     """Run the command; a person's mistakes and the machine's faults end in one sentence, not in a traceback."""
     collect_seldom()
+    _write_utf_8()
     try:
         app()
     except LargebatchError as error:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 
-from jobs.spec import OPTIMIZER_OPTIONS
+from jobs.optimizer_spec import OPTIMIZER_OPTIONS
 from tuning.analysis.advice import Advice
 from tuning.analysis.configurations import Configuration
 from tuning.analysis.critical_batch import CriticalBatch

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from jobs.optim.eager import EagerAdamW, EagerSGD
 from jobs.optim.lamb import LAMB
 from jobs.optim.lars import LARS
-from jobs.spec import OptimizerSpec
+from jobs.optimizer_spec import OptimizerSpec
 
 Groups = list[dict[str, Any]]
 

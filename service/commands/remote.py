@@ -66,7 +66,8 @@ def _wanted(recipe: str, overrides: list[str] | None, is_sweep: bool) -> dict[st
     from pathlib import Path
 
     from jobs.errors import SpecError
-    from jobs.spec_reader import build_spec, read_document, read_override, read_spec
+    from jobs.spec_reader import build_spec, read_override, read_spec
+    from jobs.spec_text import read_document
 
     if is_sweep:
         if overrides:

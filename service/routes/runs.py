@@ -11,9 +11,10 @@ from service.job import Kind
 from service.parts import Here, Who
 from service.requests import RunSubmit, digest_of, job_of_run
 from service.routes.jobs import ERRORS, IdempotencyKey, accepted_links, add_event_route, add_job_routes, add_journal_routes, submitted
+from service.routes.strict_json import StrictRoute
 from service.views import JobView
 
-router = APIRouter(prefix="/v1/runs", tags=["runs"], responses=ERRORS)
+router = APIRouter(prefix="/v1/runs", tags=["runs"], responses=ERRORS, route_class=StrictRoute)
 
 
 class PlanLine(BaseModel):

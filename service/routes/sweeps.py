@@ -16,11 +16,12 @@ from service.parts import Here, Parts, Who
 from service.requests import SweepSubmit, digest_of, job_of_sweep
 from service.routes.jobs import ERRORS, After, IdempotencyKey, accepted_links, add_event_route, add_job_routes, confined, submitted
 from service.routes.runs import PlanLine
+from service.routes.strict_json import StrictRoute
 from service.states import ACTIVE
 from service.trials import Trials, read_trials
 from service.views import JobView
 
-router = APIRouter(prefix="/v1/sweeps", tags=["sweeps"], responses=ERRORS)
+router = APIRouter(prefix="/v1/sweeps", tags=["sweeps"], responses=ERRORS, route_class=StrictRoute)
 
 
 @router.post("", status_code=202, operation_id="submit_sweep", responses=accepted_links(Kind.SWEEP))

@@ -104,8 +104,11 @@ MISTAKES: dict[str, Mistake] = {
     "infinite epochs": Mistake("stop.epochs", "a finite number", "Passes over", arguments=("--set", "stop.epochs=.inf")),
     "rate that is no number": Mistake("learning_rate.base", "not NaN", "The rate that was tuned", arguments=("--set", "learning_rate.base=.nan")),
     "negative seed": Mistake("seed", "at least 0, not -1", "Draws initial weights", arguments=("--set", "seed=-1")),
-    "name with a slash": of("spec", "name may hold letters", name="a/b"),
-    "name too long for a folder": of("spec", "at most 100", name="a" * 300),
+    "name with a slash": of("name", "may hold letters", name="a/b"),
+    "name like an option": of("name", "not begin with '.' or '-'", name="-x"),
+    "name too long for a folder": of("name", "has 300 bytes", "at most 100", name="a" * 300),
+    "name of long letters": of("name", "has 102 bytes", "at most 100", name="漢" * 34),
+    "number that YAML 1.1 takes for octal": of("batch.global_batch_size", 'a whole number or "full", not "010"', batch={"global_batch_size": "010"}),
     # ---- names
     "unknown optimizer": of("optimizer.name", '"sgd", "adamw", "lars" or "lamb", not "lasr"', "Did you mean lars", optimizer={"name": "lasr"}),
     "unknown model": of("model.name", "'resnet8' is not a model", "resnet9", model={"name": "resnet8"}),
@@ -151,6 +154,7 @@ MISTAKES: dict[str, Mistake] = {
     "a list": Mistake("spec.yaml", "a recipe is a mapping", "largebatch recipes", text="- 1\n- 2\n"),
     "an empty file": Mistake("spec.yaml", "a recipe is a mapping", "largebatch recipes", text=""),
     "a binary file": Mistake("spec.yaml", "cannot be", text="a: \x00\n"),
+    "a file without end": Mistake("/dev/zero", "is longer than 256 KiB", "No spec is", recipe="/dev/zero"),
     "no such recipe": Mistake("", "'digits-lam' is neither a file nor a recipe", "Did you mean digits-lamb", recipe="digits-lam"),
     "no such file": Mistake("", "'nowhere.yaml' is neither a file nor a recipe", "Known: cifar10-adascale", recipe="nowhere.yaml"),
     "name of no possible file": Mistake("", "is neither a file nor a recipe", "Known: ", recipe="x" * 3000),
@@ -163,6 +167,11 @@ MISTAKES: dict[str, Mistake] = {
     "override below a value": Mistake("--set", "seed holds a value, not keys", arguments=("--set", "seed=1", "--set", "seed.x=1")),
     "override by nothing": Mistake("seed", "a whole number, not null", "Draws initial", arguments=("--set", "seed=")),
     "unknown key in an override": Mistake("batch.size", "is not a known key", "global_batch_size", arguments=("--set", "batch.size=1")),
+    "field under its common name": Mistake(
+        "batch_size", "is not a known key", "Did you mean batch.global_batch_size?", arguments=("--set", "batch_size=32")
+    ),
+    "field without its section": Mistake("momentum", "is not a known key", "Did you mean optimizer.momentum?", arguments=("--set", "momentum=0.5")),
+    "value in place of a section": Mistake("batch", "a mapping of keys to values, not 32", "Its keys: global", arguments=("--set", "batch=32")),
     "unknown device": Mistake("--device", "'gpu' is not a device", "Choose auto, cpu or cuda", arguments=("--device", "gpu")),
     "resume of no run": Mistake("--resume", "is not a run's folder: it has no spec.json", "Give the folder", recipe="", arguments=("--resume", ".")),
     "resume of nothing": Mistake("--resume", "nowhere is not a run's folder", "Give the folder", recipe="", arguments=("--resume", "nowhere")),

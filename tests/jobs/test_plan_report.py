@@ -1,6 +1,7 @@
 """The plan in words and numbers: what a person reads adds up."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -52,6 +53,22 @@ class TestWords:
     def test_length(self) -> None:
         assert words(plan_of())["length"] == "16 steps, 4000 samples, 4 epochs"
         assert words(plan_of(stop={"steps": 5}))["length"] == "5 steps, 1300 samples, 1.3 epochs"
+
+    @pytest.mark.parametrize(
+        ("parts", "span", "sentence"),
+        [
+            ({}, None, "measured at every step"),
+            ({"batch": {"global_batch_size": 100}}, None, "measured every 30 steps"),
+            ({"gradient": {"noise_every_steps": 7}}, None, "measured every 7 steps"),
+            ({"gradient": {"noise_every_steps": 0}}, None, "not measured: gradient.noise_every_steps is 0"),
+            ({"batch": {"global_batch_size": 1}}, None, "not measured: .* is a single sample"),
+            ({"batch": {"global_batch_size": 50}}, 50, "not measured: .* is a single batch-norm group of 50"),
+        ],
+    )
+    def test_the_noise_scale(self, parts: dict[str, Any], span: int | None, sentence: str) -> None:
+        norm = {"batch_norm": {"span": span}} if span else {}
+        plan = plan_of(Facts(1000, has_batch_norm=span is not None, micro_batch_size=128), **parts, **norm)
+        assert re.fullmatch(sentence, words(plan)["noise scale"])
 
     def test_batch_norm(self) -> None:
         assert words(plan_of())["batch-norm"] == "none in this model"

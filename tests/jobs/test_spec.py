@@ -10,7 +10,9 @@ import pytest
 
 from jobs.errors import SpecError
 from jobs.optim.table import OPTIMIZERS
-from jobs.spec import EVERY_OPTIMIZER, OPTIMIZER_OPTIONS, LearningRateSpec, OptimizerSpec, Spec, TrainSpec
+from jobs.optimizer_spec import EVERY_OPTIMIZER, OPTIMIZER_OPTIONS, OptimizerSpec
+from jobs.spec import LearningRateSpec, TrainSpec
+from jobs.spec_base import Spec
 from jobs.spec_reader import build_spec, read_spec, recipe_paths
 
 DOCUMENT: dict[str, Any] = {
@@ -123,5 +125,5 @@ def test_a_name_is_part_of_a_folder(name: str, is_fine: bool) -> None:
     if is_fine:
         assert build_spec({**DOCUMENT, "name": name}).name == name
     else:
-        with pytest.raises(ValueError, match="name may hold"):
+        with pytest.raises(ValueError, match="name: may hold"):
             build_spec({**DOCUMENT, "name": name})

@@ -1,11 +1,16 @@
 """From files, overrides and mappings to a spec. What is refused, and how, is in tests/end_to_end/test_bad_input.py."""
 
+import io
 import json
+import os
+import threading
 from pathlib import Path
 
 import pytest
 
 from jobs.errors import SpecError
+from jobs.plan import USUAL_NOISE_EVERY
+from jobs.spec import GradientSpec
 from jobs.spec_reader import build_spec, entry_points, nearest, read_spec, recipe_paths, refuse_unlisted_entry_points
 
 YAML = """
@@ -39,7 +44,8 @@ def test_text_that_looks_like_a_number_can_be_quoted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "name"), [("mine.yaml", "mine"), ("my recipe.yaml", "my-recipe"), (".hidden.yaml", "hidden"), ("é.yaml", "-"), ("a.b.yaml", "a.b")]
+    ("file", "name"),
+    [("mine.yaml", "mine"), ("my recipe.yaml", "my-recipe"), (".hidden.yaml", "hidden"), ("é.yaml", "run"), ("-x.yaml", "x"), ("a.b.yaml", "a.b")],
 )
 def test_a_spec_is_named_after_its_file(tmp_path: Path, file: str, name: str) -> None:
     assert read_spec(written(tmp_path, YAML, file)).name == name
@@ -81,6 +87,50 @@ def test_overrides_reach_anywhere_and_the_last_wins() -> None:
     assert spec.checkpoint.every_seconds is None
 
 
+@pytest.mark.parametrize("other", ["lamb", "adamw"])
+def test_another_optimizer_forgets_the_defaults_of_the_recipes_own(other: str) -> None:
+    options = {"momentum": 0.9, "nesterov": False, "weight_decay": 0.1}
+    recipe = json.dumps({**json.loads(read_spec("digits-lamb").model_dump_json()), "optimizer": {"name": "sgd", **options}})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RECIPE", recipe)
+        spec = read_spec("env:RECIPE", [f"optimizer.name={other}"])
+    assert (spec.optimizer.name, spec.optimizer.weight_decay) == (other, 0.1)
+
+
+def test_another_optimizer_does_not_forget_what_somebody_chose(tmp_path: Path) -> None:
+    chosen = written(tmp_path, YAML.replace("{name: sgd}", "{name: sgd, momentum: 0.95}"))
+    assert read_spec(chosen, ["optimizer.name=lars"]).optimizer.momentum == 0.95  # it reads it, too
+    with pytest.raises(SpecError, match=r"lamb does not read momentum, which the recipe sets to 0\.95.*--set 'optimizer=\{name: lamb\}'"):
+        read_spec(chosen, ["optimizer.name=lamb"])
+    assert read_spec(chosen, ["optimizer={name: lamb}"]).optimizer.name == "lamb"
+    with pytest.raises(SpecError, match="lamb does not read momentum; it reads"):
+        read_spec(chosen, ["optimizer.name=lamb", "optimizer.momentum=0.9"])
+
+
+def test_what_a_terminal_that_knows_ascii_alone_hands_over_is_read() -> None:
+    typed = "größe".encode().decode("ascii", "surrogateescape")
+    assert read_spec("digits-lamb", [f"name={typed}"]).name == "größe"
+    with pytest.raises(SpecError, match="cannot be written"):
+        read_spec("digits-lamb", ["name=gr\udcf6"])
+
+
+def test_standard_input_and_pipes_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(YAML.encode())))
+    assert read_spec("-").name == "run"
+    pipe = tmp_path / "pipe.yaml"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=(YAML,))
+    writer.start()
+    assert read_spec(str(pipe)).batch.global_batch_size == 32
+    writer.join()
+
+
+def test_the_words_say_how_often_noise_is_measured() -> None:
+    described = GradientSpec.model_fields["noise_every_steps"].description or ""
+    assert f"else {USUAL_NOISE_EVERY}." in " ".join(described.split())
+    assert f"else every {USUAL_NOISE_EVERY};" in (Path(__file__).resolve().parents[2] / "docs" / "spec.md").read_text()
+
+
 def test_overrides_can_hold_lists_mappings_and_equals_signs() -> None:
     spec = read_spec("digits-lamb", ["learning_rate.decay=step", "learning_rate.decay_milestones=[1, 2]", "description=a=b", "ema={decay: 0.9}"])
     assert spec.learning_rate.decay_milestones == (1, 2)
@@ -110,6 +160,14 @@ def test_mistakes_are_three_parts_of_one_line() -> None:
     assert refused.value.hint == "Did you mean bfloat16 or float32?"
     assert str(refused.value) == " ".join(refused.value.args).replace("precision", "precision:", 1)
     assert SpecError("f", "two\nlines", "and\n more").args == ("f", "two lines", "and more")
+
+
+def test_a_value_that_cannot_be_shown_is_still_refused() -> None:
+    circle: list[object] = []
+    circle.append(circle)
+    for value, kind in ((circle, "list"), (10**5000, "int"), ({(1, 2): 3}, "dict")):
+        with pytest.raises(SpecError, match=f"^precision: must be .*, not a {kind} that cannot be shown"):
+            build_spec({**json.loads(read_spec("digits-lamb").model_dump_json()), "precision": value})
 
 
 def test_nearest() -> None:

@@ -48,6 +48,21 @@ def ended(service: Service, http: httpx.Client) -> dict[str, Any]:
     return service.wait(accepted.json()["id"], "succeeded", "failed")
 
 
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        (b'{"recipe": "digits-lamb", "set": {"seed": 1, "seed": 2}}', "is not JSON: key 'seed' is given twice."),
+        (b'{"recipe": "digits-lamb"', "is not JSON: Expecting ',' delimiter."),
+        (b"[" * 100_000, "is not JSON: maximum recursion depth exceeded"),
+    ],
+)
+def test_a_body_holds_every_key_once(http: httpx.Client, body: bytes, problem: str) -> None:
+    answer = http.post("/v1/runs", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422
+    assert answer.json()["field"] == "body"
+    assert answer.json()["problem"].startswith(problem)
+
+
 def test_a_run_succeeds_and_tells_everything(ended: dict[str, Any], service: Service) -> None:
     assert ended["state"] == "succeeded", ended
     assert ended["summary"]["steps"] == 6

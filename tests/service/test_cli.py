@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,11 @@ class TestJson:
         assert summary["time_to_accuracy_seconds"] is None
         assert "NaN" not in done.stdout
         assert "Diverged: " in done.stderr
+
+
+def test_it_says_its_version() -> None:
+    result = CliRunner().invoke(app, ["--version"])
+    assert (result.exit_code, result.stdout) == (0, f"largebatch {version('largebatch')}\n")
 
 
 def test_the_table_names_what_matters() -> None:

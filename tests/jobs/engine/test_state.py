@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from jobs.engine.gradients import LocalSum
 from jobs.engine.state import put_state_where_fresh_is
 from jobs.optim.table import build_optimizer
-from jobs.spec import OptimizerSpec
+from jobs.optimizer_spec import OptimizerSpec
 
 OTHER = torch.device("meta")
 """A device that every machine has beside the CPU: tensors on it have a place and no numbers."""

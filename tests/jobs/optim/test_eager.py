@@ -91,7 +91,7 @@ def test_training_saving_and_loading_leave_torchs_compiler_out() -> None:
 import sys, torch
 from torch import nn
 from jobs.optim.table import OPTIMIZERS, build_optimizer
-from jobs.spec import OptimizerSpec
+from jobs.optimizer_spec import OptimizerSpec
 for name in OPTIMIZERS:
     model = nn.Linear(3, 2)
     optimizer = build_optimizer(model, OptimizerSpec(name=name))

@@ -10,7 +10,7 @@ from jobs.optim.eager import EagerAdamW, EagerSGD
 from jobs.optim.lamb import LAMB
 from jobs.optim.lars import LARS
 from jobs.optim.table import OPTIMIZERS, build_optimizer, optimizer_state_bytes, parameter_groups, set_learning_rate
-from jobs.spec import OPTIMIZER_OPTIONS, OptimizerSpec
+from jobs.optimizer_spec import OPTIMIZER_OPTIONS, OptimizerSpec
 
 KINDS = {"sgd": EagerSGD, "adamw": EagerAdamW, "lars": LARS, "lamb": LAMB}
 
