@@ -62,7 +62,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m jobs", description=__doc__, epilog="Example: python -m jobs digits-lamb --set batch.global_batch_size=full"
     )
-    parser.add_argument("spec", nargs="?", help="recipe name, path of a YAML or JSON file, or env:NAME for JSON in an environment variable")
+    parser.add_argument(
+        "spec", nargs="?", help="recipe name, path of a YAML or JSON file, - for standard input, or env:NAME for JSON in an environment variable"
+    )
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="override one value of the spec")
     parser.add_argument("--data-dir", type=Path, default=Path("data"))
     parser.add_argument(

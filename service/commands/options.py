@@ -7,7 +7,10 @@ from typing import Annotated
 import typer
 
 RUN_FOLDERS = "Run folders, or folders that hold them, such as a sweep's or a study's."
-Recipe = Annotated[str, typer.Argument(help="A recipe's name (see `largebatch recipes`) the path of a YAML or JSON file, or - for standard input.", show_default=False)]
+Recipe = Annotated[
+    str,
+    typer.Argument(help="A recipe's name (see `largebatch recipes`), the path of a YAML or JSON file, or - for standard input.", show_default=False),
+]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one value, such as batch.global_batch_size=512.", show_default=False)
 ]

@@ -22,7 +22,10 @@ Folder = Annotated[Path, typer.Option(help="Where the results go.", envvar="LARG
 @app.command(epilog="Example: largebatch study digits-small-batch --budget 2m")
 def study(
     recipe: Annotated[
-        str | None, typer.Argument(help="A recipe's name (see `largebatch recipes`) or the path of a YAML or JSON file.", show_default=False)
+        str | None,
+        typer.Argument(
+            help="A recipe's name (see `largebatch recipes`), the path of a YAML or JSON file, or - for standard input.", show_default=False
+        ),
     ] = None,
     budget: Annotated[
         str | None, typer.Option(help="Wall-clock time for everything, such as 90s, 30m or 2h; 30m if not given.", show_default=False)

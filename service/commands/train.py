@@ -38,7 +38,10 @@ app = typer.Typer()
 @app.command(epilog="Example: largebatch train mnist-lars --set batch.global_batch_size=8192 --data-dir data")
 def train(
     recipe: Annotated[
-        str | None, typer.Argument(help="A recipe's name (see `largebatch recipes`) or the path of a YAML or JSON file.", show_default=False)
+        str | None,
+        typer.Argument(
+            help="A recipe's name (see `largebatch recipes`), the path of a YAML or JSON file, or - for standard input.", show_default=False
+        ),
     ] = None,
     overrides: Overrides = None,
     data_dir: DataDir = Path("data"),
