@@ -80,13 +80,14 @@ def _output(output_dir: str) -> Finding:
 
 def _mlflow(output_dir: str) -> Finding:
     from jobs.storage import split_place
+    from jobs.tracking.mlflow_store import sqlite_uri
 
     uri = os.environ.get("MLFLOW_TRACKING_URI")
     if not uri and "://" in output_dir and not output_dir.startswith("file:"):
         return Finding("mlflow store", True, f"none: a database beside {output_dir} would be lost; set MLFLOW_TRACKING_URI for a server")
     if not uri:
         database = split_place(output_dir)[0].resolve() / "mlflow.db"
-        return Finding("mlflow store", True, f"sqlite:///{database} (no server needed; set MLFLOW_TRACKING_URI for one)")
+        return Finding("mlflow store", True, f"{sqlite_uri(database)} (no server needed; set MLFLOW_TRACKING_URI for one)")
     if not uri.startswith(("http://", "https://")):
         return Finding("mlflow store", True, uri)
     away = "runs are kept and `largebatch sync` catches up"

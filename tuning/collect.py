@@ -12,7 +12,8 @@ from jobs import run_folder
 from jobs.errors import FaultError, InputError
 from jobs.records import RunSummary
 from jobs.tracking.journal import evaluations, read_records, steps
-from jobs.tracking.mlflow_mirror import CURVE_TAG, RUN_TAG, SUMMARY_TAG, brief, flat, import_mlflow
+from jobs.tracking.mlflow_mirror import CURVE_TAG, RUN_TAG, SUMMARY_TAG, as_resumed, flat
+from jobs.tracking.mlflow_store import brief, import_mlflow, sqlite_database
 
 ASIDE = (
     "seed", "name", "description", "tracking.", "checkpoint.", "dataset.download", "dataset.num_workers", "batch.micro_batch_size",
@@ -175,8 +176,8 @@ def collect_experiment(uri: str, experiment: str) -> Collected:
 
     Raises: FaultError if MLflow does not answer; InputError if it has no such experiment.
     """
-    database = Path(uri.removeprefix("sqlite:///").partition("?")[0])
-    if uri.startswith("sqlite:///") and not uri.startswith("sqlite:///file:") and not database.exists():  # MLflow would make an empty one
+    database = sqlite_database(uri)
+    if database is not None and not database.exists():  # MLflow would make an empty one
         raise InputError("--mlflow-uri", f"there is no file {database}.", "Example: sqlite:///runs/mlflow.db.")
     mlflow = import_mlflow()
     try:
@@ -213,7 +214,7 @@ def _read_mlflow(client: Any, run: Any) -> RunResult:
     summary = RunSummary.model_validate_json(tags[SUMMARY_TAG])
     points = _curve(client, run, summary) if CURVE_TAG not in tags else tuple(Evaluation(*point) for point in json.loads(tags[CURVE_TAG]))
     peak = tags.get("largebatch.peak_learning_rate")
-    return _row(run.data.params, summary, points, tags["largebatch.device"], float(peak) if peak else None)
+    return _row(as_resumed(run.data.params, tags), summary, points, tags["largebatch.device"], float(peak) if peak else None)
 
 
 def _curve(client: Any, run: Any, summary: RunSummary) -> tuple[Evaluation, ...]:

@@ -30,7 +30,7 @@ from jobs.records import Outcome, RunSummary
 from jobs.run_folder import write_text
 from jobs.spec import TrainSpec
 from jobs.tracking.folder_mirror import REPORT, sync_folder
-from jobs.tracking.mlflow_mirror import brief
+from jobs.tracking.mlflow_store import brief
 from tuning.analysis.prediction import Predicted, compare, in_words, predict
 from tuning.analysis.reference import Reference
 from tuning.analysis.step_time import Profile

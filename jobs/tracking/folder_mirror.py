@@ -11,7 +11,8 @@ from typing import Any
 from jobs import run_folder
 from jobs.run_folder import SPEC
 from jobs.tracking.mirror_state import MirrorState
-from jobs.tracking.mlflow_mirror import BEGAN_TAG, Mirror, default_uri, ensure_run, experiment_id, import_mlflow, make_database
+from jobs.tracking.mlflow_mirror import Mirror, unanswered_in_words
+from jobs.tracking.mlflow_store import BEGAN_TAG, DeletedError, connect, default_uri, ensure_run, experiment_id, holds_run
 
 PARENT = "parent.json"
 REPORT = "report"
@@ -31,9 +32,14 @@ class FolderMirror:
         self._mirrors: dict[Path, Mirror] = {}
         self._client: Any = None
 
-    def catch_up(self) -> None:
-        """Send what the runs' journals have and MLflow has not."""
+    def catch_up(self, looks_up: bool = False) -> None:
+        """Send what the runs' journals have and MLflow has not.
+
+        Args: looks_up: look also whether MLflow still has runs that it had everything of.
+        Raises: DeletedError, once the other runs have what they lack.
+        """
         self._ensure_parent()
+        deleted: list[DeletedError] = []
         for path in sorted(self.folder.glob(f"*/{run_folder.ENVIRONMENT}")):
             run_dir = path.parent
             mirror = self._mirrors.get(run_dir)
@@ -41,12 +47,18 @@ class FolderMirror:
                 if not (run_dir / SPEC).is_file():
                     continue
                 mirror = self._mirrors[run_dir] = Mirror(run_dir, uri=self.uri, parent_run_id=self.state.run_id)
-            if not mirror.state.is_complete or mirror.has_news():
+            try:
                 mirror.catch_up()
+                if looks_up and not mirror.look_up():
+                    mirror.catch_up()
+            except DeletedError as error:
+                deleted.append(error)
+        if deleted:
+            raise deleted[0]
 
-    def finish(self) -> None:
+    def finish(self, looks_up: bool = False) -> None:
         """Everything once more, and the parent's end: with a report it is finished, without one it will go on."""
-        self.catch_up()
+        self.catch_up(looks_up)
         for mirror in self._mirrors.values():
             mirror.mark_killed()
         is_over = (self.folder / REPORT).is_dir()
@@ -56,9 +68,9 @@ class FolderMirror:
 
     def _ensure_parent(self) -> None:
         if self._client is None:
-            mlflow = import_mlflow()
-            make_database(mlflow, self.uri, self.folder)
-            self._client = mlflow.MlflowClient(tracking_uri=self.uri)
+            self._client = connect(self.uri, self.folder)
+            if self.state.run_id is not None and not holds_run(self._client, self.state.run_id, self.uri):
+                self.state = MirrorState()
         if self.state.run_id is not None:
             return
         from mlflow.entities import Param
@@ -77,8 +89,9 @@ class FolderMirror:
 
 
 def sync_folder(folder: Path) -> MirrorState:
-    """Bring MLflow up to all runs of a folder, and its report. Raises: whatever MLflow raises."""
+    """Bring MLflow up to all runs of a folder, and its report. Raises: FaultError, DeletedError; see `sync_run`."""
     with run_folder.exclusive(folder, "mirror"):
         mirror = FolderMirror(folder)
-        mirror.finish()
+        with unanswered_in_words(mirror.uri):
+            mirror.finish(looks_up=True)
         return mirror.state

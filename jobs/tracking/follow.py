@@ -14,7 +14,8 @@ from jobs.collector import collect_seldom
 from jobs.spec_reader import build_spec
 from jobs.tracking.folder_mirror import PARENT, FolderMirror
 from jobs.tracking.mirror_state import MirrorState
-from jobs.tracking.mlflow_mirror import Mirror, brief, get_ready, sync_run
+from jobs.tracking.mlflow_mirror import Mirror, sync_run
+from jobs.tracking.mlflow_store import DeletedError, brief, get_ready
 
 SOON_S = 1.0
 """Until the first look."""
@@ -39,10 +40,43 @@ def _input_ends_within(seconds: float) -> bool:
     return bool(ready) and sys.stdin.read(1) == ""
 
 
+class _Words:
+    """What is said of MLflow: when it fails, for each reason once, and when it has everything again."""
+
+    def __init__(self, journals: str) -> None:
+        self._journals = journals
+        self._reason: str | None = None
+        self._needs_a_person = False
+
+    def has_everything(self, uri: str) -> None:
+        """A try went well."""
+        if self._reason is not None:
+            _say(f"MLflow at {uri} answers again and has everything so far.")
+        self._reason = None
+
+    def failed(self, uri: str, error: Exception) -> None:
+        """A try failed."""
+        self._needs_a_person = isinstance(error, DeletedError)
+        reason = str(error) if self._needs_a_person else f"MLflow at {uri} does not answer"
+        if reason != self._reason:
+            what = reason if self._needs_a_person else f"{reason} ({brief(error)})."
+            _say(f"{what} Training goes on; the {self._journals} everything.")
+        self._reason = reason
+
+    def end(self, folder: Path, other_help: str = "") -> None:
+        """Nothing more is tried from here. Args: other_help: what else brings up a store that was away."""
+        if self._reason is None:
+            return
+        if self._needs_a_person:
+            _say(f"MLflow is behind: once that is mended, `largebatch sync {folder}` brings it up to date.")
+        else:
+            _say(f"MLflow is behind: `largebatch sync {folder}` brings it up to date{other_help}.")
+
+
 def follow(run_dir: Path) -> None:
     """Mirror a run while it trains; ends, with a last try, when standard input does."""
     mirror: Mirror | None = None
-    is_away = False
+    words = _Words("journal keeps")
     over = False
     while True:
         over = over or _input_ends_within(POLL_S if mirror else SOON_S)
@@ -58,39 +92,29 @@ def follow(run_dir: Path) -> None:
                 mirror.mark_killed()
             else:
                 mirror.watch_machine()
-            if is_away:
-                _say(f"MLflow at {mirror.uri} answers again and has everything so far.")
-            is_away = False
+            words.has_everything(mirror.uri)
         except Exception as error:  # the mirror must outlive anything that MLflow raises
-            uri = mirror.uri if mirror else "its address"
-            if not is_away:
-                _say(f"MLflow at {uri} does not answer ({brief(error)}). Training goes on; the journal keeps everything.")
-            is_away = True
+            words.failed(mirror.uri if mirror else "its address", error)
         if over:
-            if is_away:
-                _say(f"MLflow is behind: `largebatch sync {run_dir}` brings it up to date, and so does the next run.")
+            words.end(run_dir, ", and so does the next run")
             return
 
 
 def follow_all(folder: Path) -> None:
     """Mirror the runs of a folder as they come; ends, with a last try, when standard input does."""
     mirror = FolderMirror(folder)
-    is_away = over = False
+    words = _Words("journals keep")
+    over = False
     wait_s = SOON_S
     while not over:
         over = _input_ends_within(wait_s)
         wait_s = POLL_S
         try:
             mirror.finish() if over else mirror.catch_up()
-            if is_away:
-                _say(f"MLflow at {mirror.uri} answers again and has everything so far.")
-            is_away = False
+            words.has_everything(mirror.uri)
         except Exception as error:  # the mirror must outlive anything that MLflow raises
-            if not is_away:
-                _say(f"MLflow at {mirror.uri} does not answer ({brief(error)}). Training goes on; the journals keep everything.")
-            is_away = True
-    if is_away:
-        _say(f"MLflow is behind: `largebatch sync {folder}` brings it up to date.")
+            words.failed(mirror.uri, error)
+    words.end(folder)
 
 
 def catch_up_others(run_dir: Path) -> None:

@@ -14,6 +14,8 @@ class MirrorState:
 
     uri: str | None = None
     run_id: str | None = None
+    experiment: str | None = None
+    """The name that MLflow's experiment had when the run began there; None: an earlier version kept none."""
     base_ms: int = 0
     """The time that MLflow shows for zero training seconds."""
     bytes_read: int = 0
@@ -23,6 +25,7 @@ class MirrorState:
     last_evaluation_step: int = 0
     last_sent_s: float | None = None
     """Training seconds of the last step record that was sent."""
+    last_sent_step: int = 0
     is_complete: bool = False
     """MLflow has everything up to the journal's last end record, artifacts included."""
 

@@ -6,119 +6,165 @@ function of the journal and of `mlflow.json`.
 MLflow's time axis is the training clock: a metric's timestamp is the run's start plus its training seconds.
 """
 
-import fcntl
-import importlib
 import json
-import logging
-import os
-import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jobs import run_folder
 from jobs.checkpoint_files import list_checkpoints
-from jobs.errors import FaultError, InputError
+from jobs.errors import FaultError, InputError, LargebatchError
 from jobs.records import EndRecord, EvalRecord, JournalRecord, Outcome, StartRecord, StepRecord
 from jobs.spec import TrainSpec
 from jobs.spec_reader import build_spec
-from jobs.tracking.journal import evaluations, parse_line, read_records
+from jobs.tracking.journal import evaluations, parse_line, read_records, steps
 from jobs.tracking.mirror_state import MirrorState
+from jobs.tracking.mlflow_store import BEGAN_TAG, GONE, REFUSED, brief, connect, default_uri, ensure_run, experiment_id, holds_run, is_refusal
 
 BATCH = 900
 """Metrics in one request; MLflow takes at most 1000."""
 MACHINE_EVERY_S = 10.0
-EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
-"""Lets MLflow's page open on training runs, not on traces of language models."""
 RUN_TAG = "largebatch.run_id"
 """The run's folder's name; what has it is ours, and no sweep's parent."""
-BEGAN_TAG = "largebatch.began_at_s"
-"""When it first began, in Unix seconds: names are given again (every sweep has a `0000-batch-32-seed-0`), moments are not."""
 SUMMARY_TAG = "largebatch.summary"
 """The whole summary, so that an analysis gets a thousand runs in one answer."""
 CURVE_TAG = "largebatch.curve"
 """[step, samples, training seconds, test accuracy] of every evaluation, for the same reason; left out where it is too long for a tag."""
+RESUMED = "resumed."
+"""Begins the tag of a parameter that a resume has changed, such as `resumed.stop.epochs`: a parameter in MLflow keeps its first value."""
+NO_VALUE = "null"
+"""Such a tag's value where the spec has the field no longer."""
+NOTE_TAG, NOTE = "mlflow.note.content", "Resumed with "
+"""MLflow's description of a run, and how ours begins."""
+STEP_METRICS = (
+    "loss", "learning_rate", "gradient_norm", "global_batch_size", "samples_seen", "epoch", "training_seconds", "gain",
+)  # fmt: skip
 LONGEST_TAG = 5000
+LONGEST_PARAM = 6000
 STATUS = {Outcome.DIVERGED: "FAILED", Outcome.STOPPED: "KILLED"}
 
 
+class Point(NamedTuple):
+    """One value of a metric."""
+
+    name: str
+    value: float
+    training_seconds: float
+    step: int
+
+
 def sync_run(run_dir: Path) -> MirrorState:
-    """Bring MLflow up to a run's journal. Raises: FaultError if the server does not answer; nothing is lost then."""
+    """Bring MLflow up to a run's journal.
+
+    Raises: FaultError if the server does not answer, DeletedError if a person must restore something there; nothing is lost then.
+    """
     if not (run_dir / run_folder.SPEC).is_file():
         raise InputError(str(run_dir), f"is not a run's folder: it has no {run_folder.SPEC}.")
     with run_folder.exclusive(run_dir, "mirror"):
         mirror = Mirror(run_dir)
-        try:
+        with unanswered_in_words(mirror.uri):
             mirror.catch_up()
-        except Exception as error:  # MLflow raises its own, requests' and SQLAlchemy's errors
-            raise FaultError(
-                "tracking.mlflow_uri", f"MLflow at {mirror.uri} does not answer: {brief(error)}.", "The journal keeps everything; try again later."
-            ) from error
+            if not mirror.look_up():
+                mirror.catch_up()
+            mirror.send_last_step()
         return mirror.state
 
 
-def import_mlflow() -> Any:
-    """MLflow, quiet and quick to give up; its import takes seconds."""
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # standard output is for --json
-    import mlflow
-
-    logging.getLogger("alembic").setLevel(logging.ERROR)
-    logging.getLogger("mlflow").setLevel(logging.ERROR)
-    return mlflow
-
-
-def get_ready(uri: str) -> None:
-    """Import what a mirror will need; beside training, on cores that are never idle, that takes many times as long.
-
-    Args: uri: the spec's address of MLflow; empty if it has none.
-    """
-    import_mlflow()
-    if not (uri or os.environ.get("MLFLOW_TRACKING_URI", "")).startswith("http"):
-        importlib.import_module("mlflow.store.tracking.sqlalchemy_store")  # or the first request does, for 0.6 s
-
-
-def default_uri(run_dir: Path) -> str:
-    """MLFLOW_TRACKING_URI, or an SQLite file beside the runs."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{run_dir.resolve().parent / 'mlflow.db'}"
+@contextmanager
+def unanswered_in_words(uri: str) -> Iterator[None]:
+    """Turns whatever MLflow raises into one FaultError."""
+    try:
+        yield
+    except LargebatchError:
+        raise
+    except Exception as error:  # MLflow raises its own, requests' and SQLAlchemy's errors
+        raise FaultError(
+            "tracking.mlflow_uri", f"MLflow at {uri} does not answer: {brief(error)}.", "The journal keeps everything; try again later."
+        ) from error
 
 
 class Mirror:
-    """One run's way into MLflow. Any method may raise whatever MLflow raises; calling again goes on from there."""
+    """One run's way into MLflow. Any method may raise whatever MLflow raises, and DeletedError; calling again goes on from there."""
 
     def __init__(self, run_dir: Path, uri: str | None = None, parent_run_id: str | None = None) -> None:
-        self.run_dir, self._parent_run_id = run_dir, parent_run_id
-        self.spec: TrainSpec = build_spec(json.loads((run_dir / run_folder.SPEC).read_text()))
+        self.run_dir, self._given_uri, self._parent_run_id = run_dir, uri, parent_run_id
         self.state = MirrorState.read(run_dir)
-        self.uri = uri or self.spec.tracking.mlflow_uri or self.state.uri or default_uri(run_dir)
         self._client: Any = None
         self._monitor: Any = None
+        self.uri = ""
+        self._read_spec()
+
+    def _read_spec(self) -> None:
+        """The spec and the address of MLflow, which a resume may have changed."""
+        self.spec: TrainSpec = build_spec(json.loads((self.run_dir / run_folder.SPEC).read_text()))
+        uri = self._given_uri or self.spec.tracking.mlflow_uri or self.state.uri or default_uri(self.run_dir)
+        if uri != self.uri:
+            self.uri, self._client = uri, None
 
     def catch_up(self) -> None:
         """Send what the journal has and MLflow has not."""
-        try:
-            for records, end in self._unread():
-                if not records:
-                    continue
-                self._ensure_run(records)
-                self._send(records)
-                self.state.bytes_read = end
-                self.state.write(self.run_dir)
-        except BaseException:
-            # What was not sent must not count as weighed; MLflow keeps one of what it gets twice.
-            self.state = MirrorState.read(self.run_dir)
-            raise
+        for is_last_try in (False, True):
+            if not self.has_news():
+                return
+            try:
+                self._read_spec()
+                if self.state.experiment not in {None, self.spec.tracking.experiment}:
+                    self._begin_anew()
+                self._send_unread()
+            except Exception as error:
+                # What was not sent must not count as weighed; MLflow keeps one of what it gets twice.
+                self.state = MirrorState.read(self.run_dir)
+                may_be_gone = self.state.run_id is not None and is_refusal(error, GONE, REFUSED)
+                if is_last_try or not may_be_gone or self.look_up():
+                    raise
+
+    def look_up(self) -> bool:
+        """Whether MLflow has this run; where it was deleted for good, or never was, the run begins anew there. Raises: DeletedError."""
+        if self.state.run_id is None:
+            return False
+        if holds_run(self._connect(), self.state.run_id, self.uri):
+            return True
+        self._begin_anew()
+        return False
+
+    def _begin_anew(self) -> None:
+        """From the journal's first line, as another run in MLflow."""
+        self.state = MirrorState()
+        self.state.write(self.run_dir)
+
+    def _send_unread(self) -> None:
+        for records, end in self._unread():
+            if not records:
+                continue
+            is_new = self.state.run_id is None
+            if is_new:
+                self._begin(records)
+            if is_new or any(isinstance(record, StartRecord) for record in records):
+                self._describe()
+            self._send(records)
+            self.state.bytes_read = end
+            self.state.write(self.run_dir)
 
     def has_news(self) -> bool:
         """Whether the journal has grown since the last look."""
         path = self.run_dir / run_folder.JOURNAL
         return path.is_file() and path.stat().st_size > self.state.bytes_read
 
+    def send_last_step(self) -> None:
+        """Send the journal's last step, if it was left out: what MLflow shows of a metric is its last value."""
+        if self.state.run_id is None or self.state.last_sent_step >= self.state.last_step:
+            return
+        last = max(steps(read_records(self.run_dir)), key=lambda record: record.step, default=None)
+        if last is not None and last.step > self.state.last_sent_step:
+            self._connect()
+            self._log(self._step_metrics(last))
+            self.state.write(self.run_dir)
+
     def mark_killed(self) -> None:
         """Tell MLflow that the process is gone without an end record."""
         if self.state.run_id and not self.state.is_complete:
+            self.send_last_step()
             self._connect().set_terminated(self.state.run_id, "KILLED")
 
     def watch_machine(self) -> None:
@@ -154,27 +200,41 @@ class Mirror:
 
     def _connect(self) -> Any:
         if self._client is None:
-            mlflow = import_mlflow()
-            make_database(mlflow, self.uri, self.run_dir.parent)
-            self._client = mlflow.MlflowClient(tracking_uri=self.uri)
+            self._client = connect(self.uri, self.run_dir.parent)
         return self._client
 
-    def _ensure_run(self, records: list[JournalRecord]) -> None:
-        client, state = self._connect(), self.state
-        if state.run_id is not None:
-            return
+    def _begin(self, records: list[JournalRecord]) -> None:
+        """Make the run in MLflow, or find the one that a mirror has made which left no note."""
+        client, state, experiment = self._connect(), self.state, self.spec.tracking.experiment
         started = next((record.at_s for record in records if isinstance(record, StartRecord)), 0.0)
-        state.base_ms, state.uri = int(started * 1000), self.uri
-        number = experiment_id(client, self.spec.tracking.experiment, self.uri, self.run_dir.parent)
+        state.base_ms, state.uri, state.experiment = int(started * 1000), self.uri, experiment
+        number = experiment_id(client, experiment, self.uri, self.run_dir.parent)
         state.run_id = ensure_run(client, number, {**self._tags(), BEGAN_TAG: str(started)}, RUN_TAG, self.run_dir.name, state.base_ms)
-        from mlflow.entities import Param
 
-        params = [Param(name, str(value)[:6000]) for name, value in flat(self.spec.model_dump(mode="json")).items() if value not in (None, {}, [])]
+    def _describe(self) -> None:
+        """Parameters, tags and files; of a run that is resumed otherwise than it began, what has changed."""
+        from mlflow.entities import Param, RunTag
+
+        client, run_id = self._connect(), self.state.run_id
+        known = client.get_run(run_id).data
+        values = {name: str(value) for name, value in flat(self.spec.model_dump(mode="json")).items() if value not in (None, {}, [])}
+        params = [Param(name, value[:LONGEST_PARAM]) for name, value in values.items() if name not in known.params]
         for start in range(0, len(params), 100):
-            client.log_batch(state.run_id, params=params[start : start + 100])
-        for name in (run_folder.SPEC, run_folder.PLAN, run_folder.ENVIRONMENT):
-            client.log_artifact(state.run_id, str(self.run_dir / name))
-        state.write(self.run_dir)
+            client.log_batch(run_id, params=params[start : start + 100])
+        changed = {name: values.get(name, NO_VALUE) for name, first in known.params.items() if values.get(name, NO_VALUE)[:LONGEST_PARAM] != first}
+        for tag in known.tags:
+            if tag.startswith(RESUMED) and tag.removeprefix(RESUMED) not in changed:
+                client.delete_tag(run_id, tag)
+        tags = self._tags() | {f"{RESUMED}{name}": value[:LONGEST_TAG] for name, value in changed.items()}
+        if changed and known.tags.get(NOTE_TAG, NOTE).startswith(NOTE):
+            what = ", ".join(f"{name} {value}" for name, value in changed.items())
+            tags[NOTE_TAG] = f"{NOTE}{what}: the parameters show what the run began with, for MLflow's cannot change."[:LONGEST_TAG]
+        news = [RunTag(name, value) for name, value in tags.items() if known.tags.get(name) != value]
+        if news:
+            client.log_batch(run_id, tags=news)
+        for file in (run_folder.SPEC, run_folder.PLAN, run_folder.ENVIRONMENT):
+            client.log_artifact(run_id, str(self.run_dir / file))
+        self.state.write(self.run_dir)
 
     def _tags(self) -> dict[str, str]:
         environment = json.loads((self.run_dir / run_folder.ENVIRONMENT).read_text())
@@ -192,15 +252,7 @@ class Mirror:
         }
 
     def _send(self, records: list[JournalRecord]) -> None:
-        from mlflow.entities import Metric
-
-        metrics = [
-            Metric(name, float(value), self.state.base_ms + max(round(seconds * 1000), 0), step)
-            for record in records
-            for name, value, seconds, step in self._metrics(record)
-        ]
-        for start in range(0, len(metrics), BATCH):
-            self._client.log_batch(self.state.run_id, metrics=metrics[start : start + BATCH])
+        self._log(metric for record in records for metric in self._metrics(record))
         turns = [record for record in records if isinstance(record, (StartRecord, EndRecord))]
         if turns and isinstance(turns[-1], EndRecord):
             self._finish(turns[-1])
@@ -208,37 +260,31 @@ class Mirror:
             self._client.update_run(self.state.run_id, status="RUNNING")
             self.state.is_complete = False
 
-    def _metrics(self, record: JournalRecord) -> Iterator[tuple[str, float, float, int]]:
-        """(name, value, training seconds, step) of what MLflow keeps of a record."""
+    def _log(self, points: Iterable[Point]) -> None:
+        from mlflow.entities import Metric
+
+        metrics = [Metric(name, float(value), self.state.base_ms + max(round(seconds * 1000), 0), step) for name, value, seconds, step in points]
+        for start in range(0, len(metrics), BATCH):
+            self._client.log_batch(self.state.run_id, metrics=metrics[start : start + BATCH])
+
+    def _metrics(self, record: JournalRecord) -> Iterator[Point]:
+        """What MLflow keeps of a record as it comes."""
         state = self.state
         if isinstance(record, StepRecord) and record.step > state.last_step:
             state.last_step = record.step
             every = self.spec.tracking.step_every_seconds
             # A run that was killed and repeats steps faster is behind the clock of the last one sent; that is no reason to skip.
-            if state.last_sent_s is not None and 0 <= record.training_seconds - state.last_sent_s < every:
-                return
-            state.last_sent_s = record.training_seconds
-            names: tuple[str, ...] = (
-                "loss",
-                "learning_rate",
-                "gradient_norm",
-                "global_batch_size",
-                "samples_seen",
-                "epoch",
-                "training_seconds",
-                "gain",
-            )
+            if state.last_sent_s is None or not 0 <= record.training_seconds - state.last_sent_s < every:
+                yield from self._step_metrics(record)
         elif isinstance(record, EvalRecord) and record.step > state.last_evaluation_step:
             state.last_evaluation_step = record.step
-            names = ("test_accuracy", "test_loss", "evaluation_seconds")
             # Under a name of its own: step records, which are sent now and then, have samples_seen at this step too.
-            yield "test_samples_seen", record.samples_seen, record.training_seconds, record.step
-        else:
-            return
-        for name in names:
-            value = getattr(record, name)
-            if value is not None:
-                yield name, value, record.training_seconds, record.step
+            yield Point("test_samples_seen", record.samples_seen, record.training_seconds, record.step)
+            yield from _points(record, ("test_accuracy", "test_loss", "evaluation_seconds"))
+
+    def _step_metrics(self, record: StepRecord) -> Iterator[Point]:
+        self.state.last_sent_s, self.state.last_sent_step = record.training_seconds, record.step
+        yield from _points(record, STEP_METRICS)
 
     def _finish(self, record: EndRecord) -> None:
         client, run_id, summary = self._client, self.state.run_id, record.summary
@@ -251,6 +297,7 @@ class Mirror:
         )  # fmt: skip
         values = {f"final_{name}": getattr(summary, name) for name in names}
         client.log_batch(run_id, metrics=[Metric(name, float(value), at_ms, summary.steps) for name, value in values.items() if value is not None])
+        self.send_last_step()
         client.set_tag(run_id, "largebatch.outcome", summary.outcome.value)
         client.set_tag(run_id, SUMMARY_TAG, summary.model_dump_json())
         points = evaluations(read_records(self.run_dir))
@@ -268,58 +315,17 @@ class Mirror:
         self.state.write(self.run_dir)
 
 
-@contextmanager
-def _one_at_a_time(folder: Path) -> Iterator[None]:
-    """Runs that start together must not create the experiment, or its database, twice."""
-    with (folder / ".mlflow.lock").open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _points(record: StepRecord | EvalRecord, names: Iterable[str]) -> Iterator[Point]:
+    for name in names:
+        value = getattr(record, name)
+        if value is not None:
+            yield Point(name, value, record.training_seconds, record.step)
 
 
-def experiment_id(client: Any, name: str, uri: str, folder: Path) -> str:
-    """MLflow's number of an experiment, which is made if it is not there. Args: folder: where runs that begin together meet."""
-    with _one_at_a_time(folder):
-        found = client.get_experiment_by_name(name)
-        if found is not None:
-            return str(found.experiment_id)
-        # MLflow's own default for a database is ./mlruns, wherever this process happens to stand.
-        database = uri.removeprefix("sqlite:///") if uri.startswith("sqlite:///") else None
-        artifacts = (Path(database).resolve().parent / "mlflow-artifacts").as_uri() if database else None
-        return str(client.create_experiment(name, artifact_location=artifacts, tags=EXPERIMENT_TAGS))
-
-
-def ensure_run(client: Any, experiment: str, tags: dict[str, str], identity: str, run_name: str, start_ms: int) -> str:
-    """MLflow's id of the run that has the same `identity` tag and began at the same moment; made if there is none.
-
-    A mirror that was killed right after creating the run left it without a note of its own.
-    """
-    # The name is compared here: a folder's may hold what a filter cannot.
-    found = client.search_runs([experiment], f"tags.`{BEGAN_TAG}` = '{tags[BEGAN_TAG]}'")
-    for run in found:
-        if run.data.tags.get(identity) == tags[identity]:
-            return str(run.info.run_id)
-    return str(client.create_run(experiment, start_ms, tags=tags, run_name=run_name).info.run_id)
-
-
-def make_database(mlflow: Any, uri: str, folder: Path) -> None:
-    """An empty store for a SQLite address that has none. Args: folder: see `experiment_id`."""
-    database = Path(uri.removeprefix("sqlite:///"))
-    if uri.startswith("sqlite:///") and not database.exists():
-        with _one_at_a_time(folder):
-            _make_whole(mlflow, database)
-
-
-def _make_whole(mlflow: Any, database: Path) -> None:
-    """Whole or not at all: one whose first migrations were cut short by a kill never opens again."""
-    if database.exists():
-        return
-    database.parent.mkdir(parents=True, exist_ok=True)
-    for left in database.parent.glob(f".{database.name}.*.part"):
-        left.unlink()
-    # A name of its own for each try: MLflow remembers stores by their address.
-    partial = database.with_name(f".{database.name}.{time.time_ns()}.part")
-    mlflow.MlflowClient(tracking_uri=f"sqlite:///{partial}").search_experiments(max_results=1)
-    partial.replace(database)
+def as_resumed(params: dict[str, str], tags: dict[str, str]) -> dict[str, str]:
+    """The parameters of a run in MLflow as its last resume left them."""
+    changed = {name.removeprefix(RESUMED): value for name, value in tags.items() if name.startswith(RESUMED)}
+    return {name: value for name, value in (params | changed).items() if value != NO_VALUE}
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -331,9 +337,3 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             found[f"{prefix}{name}"] = value
     return found
-
-
-def brief(error: BaseException) -> str:
-    """The first line of what an error says."""
-    text = str(error).strip().splitlines()
-    return (text[0] if text else type(error).__name__)[:200]

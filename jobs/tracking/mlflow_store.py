@@ -1,0 +1,184 @@
+"""MLflow's store as the mirror meets it: its address, its database file, experiments and runs by identity.
+
+What was deleted in MLflow is told from a server that is away: the one waits for a person, the other for a while.
+"""
+
+import fcntl
+import importlib
+import logging
+import os
+import shlex
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from jobs.errors import InputError
+
+SQLITE = "sqlite:///"
+ARTIFACTS = "mlflow-artifacts"
+"""The folder beside a database file that holds its experiments' artifacts."""
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+"""Lets MLflow's page open on training runs, not on traces of language models."""
+BEGAN_TAG = "largebatch.began_at_s"
+"""When it first began, in Unix seconds: names are given again (every sweep has a `0000-batch-32-seed-0`), moments are not."""
+GONE, REFUSED = "RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"
+"""MLflow's codes for what its store does not hold, not even as deleted, and for a request it refuses, one to a deleted run for instance."""
+DELETED = "deleted"
+"""MLflow's lifecycle stage of what can be restored."""
+
+
+class DeletedError(InputError):
+    """The experiment or the run was deleted in MLflow: nothing can be sent before a person restores it, or names another experiment."""
+
+
+def import_mlflow() -> Any:
+    """MLflow, quiet and quick to give up; its import takes seconds."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # standard output is for --json
+    import mlflow
+
+    logging.getLogger("alembic").setLevel(logging.ERROR)
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    return mlflow
+
+
+def get_ready(uri: str) -> None:
+    """Import what a mirror will need; beside training, on cores that are never idle, that takes many times as long.
+
+    Args: uri: the spec's address of MLflow; empty if it has none.
+    """
+    import_mlflow()
+    if not (uri or os.environ.get("MLFLOW_TRACKING_URI", "")).startswith("http"):
+        importlib.import_module("mlflow.store.tracking.sqlalchemy_store")  # or the first request does, for 0.6 s
+
+
+def connect(uri: str, folder: Path) -> Any:
+    """MLflow's client. Args: folder: see `experiment_id`."""
+    mlflow = import_mlflow()
+    _make_database(mlflow, uri, folder)
+    return mlflow.MlflowClient(tracking_uri=uri)
+
+
+# ---- addresses --------------------------------------------------------------------------------------------------------
+
+
+def default_uri(run_dir: Path) -> str:
+    """MLFLOW_TRACKING_URI, or an SQLite file beside the runs."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(run_dir.resolve().parent / "mlflow.db")
+
+
+def sqlite_uri(database: Path) -> str:
+    """The address of an SQLite file. In an address `?` begins options and `%` an escape; a file's name may hold both."""
+    return f"{SQLITE}{str(database).replace('%', '%25').replace('?', '%3F')}"
+
+
+def sqlite_database(uri: str) -> Path | None:
+    """The file that an SQLite address leads to, as SQLAlchemy reads it; None for any other address, and for SQLite's own `file:` form."""
+    name = unquote(uri.removeprefix(SQLITE).partition("?")[0])
+    return Path(name) if uri.startswith(SQLITE) and name and not name.startswith(("file:", ":memory:")) else None
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Runs that start together must not create the experiment, or its database, twice."""
+    with (folder / ".mlflow.lock").open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _make_database(mlflow: Any, uri: str, folder: Path) -> None:
+    """An empty store for a SQLite address that has none."""
+    database = sqlite_database(uri)
+    if database is not None and not database.exists():
+        with _one_at_a_time(folder):
+            _make_whole(mlflow, database)
+
+
+def _make_whole(mlflow: Any, database: Path) -> None:
+    """Whole or not at all: one whose first migrations were cut short by a kill never opens again."""
+    if database.exists():
+        return
+    database.parent.mkdir(parents=True, exist_ok=True)
+    for left in database.parent.glob(f".{database.name}.*.part"):
+        left.unlink()
+    # A name of its own for each try: MLflow remembers stores by their address.
+    partial = database.with_name(f".{database.name}.{time.time_ns()}.part")
+    mlflow.MlflowClient(tracking_uri=sqlite_uri(partial)).search_experiments(max_results=1)
+    partial.replace(database)
+
+
+# ---- experiments and runs ---------------------------------------------------------------------------------------------
+
+
+def experiment_id(client: Any, name: str, uri: str, folder: Path) -> str:
+    """MLflow's number of an experiment, which is made if it is not there.
+
+    Args: folder: where runs that begin together meet.
+    Raises: DeletedError.
+    """
+    with _one_at_a_time(folder):
+        experiment = client.get_experiment_by_name(name)
+        if experiment is not None:
+            _refuse_deleted_experiment(experiment, uri)
+            return str(experiment.experiment_id)
+        # MLflow's own default for a database is ./mlruns, wherever this process happens to stand.
+        database = sqlite_database(uri)
+        artifacts = (database.resolve().parent / ARTIFACTS).as_uri() if database else None
+        return str(client.create_experiment(name, artifact_location=artifacts, tags=EXPERIMENT_TAGS))
+
+
+def ensure_run(client: Any, experiment: str, tags: dict[str, str], identity: str, run_name: str, start_ms: int) -> str:
+    """MLflow's id of the run that has the same `identity` tag and began at the same moment; made if there is none.
+
+    A mirror that was killed right after creating the run left it without a note of its own.
+    """
+    # The name is compared here: a folder's may hold what a filter cannot.
+    for run in client.search_runs([experiment], f"tags.`{BEGAN_TAG}` = '{tags[BEGAN_TAG]}'"):
+        if run.data.tags.get(identity) == tags[identity]:
+            return str(run.info.run_id)
+    return str(client.create_run(experiment, start_ms, tags=tags, run_name=run_name).info.run_id)
+
+
+def holds_run(client: Any, run_id: str, uri: str) -> bool:
+    """Whether MLflow can take more of a run; False if it has no such run (any more). Raises: DeletedError if it could be restored."""
+    try:
+        run = client.get_run(run_id)
+    except Exception as error:
+        if not is_refusal(error, GONE):
+            raise
+        return False
+    _refuse_deleted_experiment(client.get_experiment(run.info.experiment_id), uri)
+    if run.info.lifecycle_stage == DELETED:
+        raise DeletedError(
+            "tracking", f"run {run_id} is deleted in MLflow at {uri}.", f"Restore it: {_command(uri, 'runs', 'restore', '--run-id', run_id)}"
+        )
+    return True
+
+
+def _refuse_deleted_experiment(experiment: Any, uri: str) -> None:
+    if experiment.lifecycle_stage == DELETED:
+        restore = _command(uri, "experiments", "restore", "--experiment-id", str(experiment.experiment_id))
+        raise DeletedError(
+            "tracking.experiment",
+            f"experiment {experiment.name!r} is deleted in MLflow at {uri}.",
+            f"Set tracking.experiment to another one, or restore it: {restore}",
+        )
+
+
+def _command(uri: str, *words: str) -> str:
+    return f"MLFLOW_TRACKING_URI={shlex.quote(uri)} mlflow {shlex.join(words)}"
+
+
+def is_refusal(error: BaseException, *codes: str) -> bool:
+    """Whether MLflow answered, and said no. Args: codes: for one of these reasons."""
+    return getattr(error, "error_code", None) in codes
+
+
+def brief(error: BaseException) -> str:
+    """The first line of what an error says."""
+    text = str(error).strip().splitlines()
+    return (text[0] if text else type(error).__name__)[:200]
