@@ -16,6 +16,7 @@ from jobs.engine.group import Group
 from jobs.engine.memory import ran_out_of_memory
 from jobs.engine.scalars import Scalar, scalar
 from jobs.errors import FaultError
+from jobs.optim.tensors import dense_like
 from jobs.spec import ReductionSpec
 
 LARGEST_BUCKET = 25 * 2**20
@@ -131,10 +132,8 @@ class Bucket:
         self.views = []
         start = 0
         for param in params:
-            piece = self.flat[start : start + param.numel()]
-            # A gradient laid out as its parameter (channels last, say) spares every later step a reordering.
-            dense = param.is_contiguous() or param.is_contiguous(memory_format=torch.channels_last)
-            self.views.append(piece.as_strided(param.size(), param.stride(), piece.storage_offset()) if dense else piece.view(param.size()))
+            # A gradient laid out as its parameter (channels last, transposed, a slice without its gaps) spares every later step a reordering.
+            self.views.append(self.flat.as_strided(param.size(), dense_like(param).stride(), start))
             start += param.numel()
         self.missing = len(params)
 

@@ -13,6 +13,7 @@ from jobs.engine.group import Group
 from jobs.engine.local_steps import LocalSteps
 from jobs.engine.noise_scale import GainAverages, NoiseSums
 from jobs.models.sample_dropout import SampleDropout, sample_dropouts
+from jobs.optim.saved_state import load_optimizer, parameter_names, refuse_other_precision
 from jobs.plan import Position
 from jobs.spec import ReductionSpec
 
@@ -98,6 +99,7 @@ class TrainState:
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "parameters": parameter_names(self.model, self.optimizer),
             "average": self.average.state_dict() if self.average else None,
             "progress": asdict(self.progress),
             "noise": asdict(self.noise),
@@ -110,9 +112,9 @@ class TrainState:
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Take everything over from `state_dict`; the clock goes on from the seconds spent."""
+        refuse_other_precision(self.model, saved["model"])
         self.model.load_state_dict(saved["model"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        put_state_where_fresh_is(self.optimizer, saved["optimizer"])
+        load_optimizer(self.optimizer, self.model, saved["optimizer"], saved.get("parameters"))
         if self.average:
             self.average.load_state_dict(saved["average"])
         self.progress = Progress(**saved["progress"])
@@ -122,21 +124,6 @@ class TrainState:
         self.clock.go_on_from(saved["training_s"], saved["evaluation_s"], saved["wall_s"])
         self.saved_at_s = saved["training_s"]
         self.saved_at_step = self.progress.step
-
-
-def put_state_where_fresh_is(optimizer: Optimizer, saved: dict[str, Any]) -> None:
-    """Put loaded state on its parameter's device, in the precision in which it was saved, as every optimizer here makes it.
-
-    torch casts loaded state to the parameter's dtype, though float32 moments of narrower parameters must stay float32, and
-    leaves `step` where the file was read to, on the CPU, unless a group says "fused".
-    """
-    params = [param for group in optimizer.param_groups for param in group["params"]]
-    for index, values in saved["state"].items():
-        param = params[index]
-        for key, value in values.items():
-            current = optimizer.state[param][key]
-            if isinstance(value, Tensor) and (current.dtype, current.device) != (value.dtype, param.device):
-                optimizer.state[param][key] = value.to(param.device)
 
 
 class WeightAverage:
@@ -149,8 +136,9 @@ class WeightAverage:
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
-        self._sources = _floating(model)
-        self.averages = [source.detach().clone() for source in self._sources]
+        floating = {name: t.detach() for name, t in (*model.named_parameters(), *model.named_buffers()) if t.is_floating_point()}
+        self._names, self._sources = list(floating), list(floating.values())
+        self.averages = [source.clone() for source in self._sources]
         """In the model's order; always the same tensors."""
 
     @torch.no_grad()
@@ -161,21 +149,21 @@ class WeightAverage:
     @torch.no_grad()
     def swap(self) -> None:
         """Exchange weights and averages; a second call undoes the first."""
-        for source, average in zip(self._sources, self.averages, strict=True):
-            held = source.detach().clone()
-            source.copy_(average)
-            average.copy_(held)
+        # All are held before any is overwritten: a buffer may be a view of a weight.
+        held = [source.clone() for source in self._sources]
+        torch._foreach_copy_(self._sources, self.averages)
+        torch._foreach_copy_(self.averages, held)
 
     def state_dict(self) -> dict[str, Any]:
-        """The averages, in the model's order."""
-        return {"averages": self.averages}
+        """The averages, in the model's order, and their names there."""
+        return {"averages": self.averages, "names": self._names}
 
     @torch.no_grad()
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Take the averages over."""
-        for average, value in zip(self.averages, saved["averages"], strict=True):
-            average.copy_(value)
-
-
-def _floating(model: nn.Module) -> list[Tensor]:
-    return [t.detach() for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()]
+        """Take the averages over. Raises: ValueError if they are another model's."""
+        names = saved.get("names", self._names)  # versions that did not save them relied on the order
+        values = dict(zip(names, saved["averages"], strict=True))
+        for name, average in zip(self._names, self.averages, strict=True):
+            if name not in values or values[name].shape != average.shape:
+                raise ValueError(f"it has no average of {name}, of shape {tuple(average.shape)}")
+            average.copy_(values[name])

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.optim.adam import adam
 
 from jobs.optim.eager import EagerOptimizer
-from jobs.optim.tensors import buckets, in_at_least_float32, norms, state_like
+from jobs.optim.tensors import buckets, in_at_least_float32, laid_like, norms, state_like
 
 LONG_AGO = 1e9
 """A step count at which 1 - beta^t is 1 to the last bit: how bias correction is switched off."""
@@ -114,8 +114,7 @@ class LAMB(EagerOptimizer):
         counted = steps if group["bias_correction"] else [torch.full_like(step, LONG_AGO) for step in steps]
         directions = [torch.zeros_like(weight) for weight in weights]
         gradients = in_at_least_float32([param.grad for param in params])
-        # The fused pass walks memory and does not look at strides: a gradient laid out otherwise is copied into place.
-        gradients = [g if g.stride() == d.stride() else torch.empty_like(d).copy_(g) for g, d in zip(gradients, directions, strict=True)]
+        gradients = [laid_like(gradient, direction) for gradient, direction in zip(gradients, directions, strict=True)]
         beta1, beta2 = group["betas"]
         adam(
             directions,

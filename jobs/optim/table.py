@@ -15,22 +15,46 @@ from jobs.optimizer_spec import OptimizerSpec
 Groups = list[dict[str, Any]]
 
 
+NORMS = (
+    nn.BatchNorm1d,
+    nn.BatchNorm2d,
+    nn.BatchNorm3d,
+    nn.SyncBatchNorm,
+    nn.InstanceNorm1d,
+    nn.InstanceNorm2d,
+    nn.InstanceNorm3d,
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.RMSNorm,
+)
+"""Layers whose own parameters are normalisation parameters; those of all but the last two have one dimension."""
+
+
 def parameter_groups(model: nn.Module, spec: OptimizerSpec) -> Groups:
-    """Weights in one group; biases and normalisation parameters (one dimension or none) in another.
+    """Weights in one group; biases and normalisation parameters in another, which are all of at most one dimension and some others.
 
     The second group has no weight decay and a trust ratio of 1, unless the spec says otherwise.
     """
-    weights = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
-    biases_and_norms = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
+    others = _biases_and_norms(model)
+    trained = [param for param in model.parameters() if param.requires_grad]
     groups: Groups = [
-        {"params": weights, "weight_decay": spec.weight_decay, "adapts": True},
+        {"params": [param for param in trained if param not in others], "weight_decay": spec.weight_decay, "adapts": True},
         {
-            "params": biases_and_norms,
+            "params": [param for param in trained if param in others],
             "weight_decay": spec.weight_decay if spec.decay_biases_and_norms else 0.0,
             "adapts": spec.adapt_biases_and_norms,
         },
     ]
     return [group for group in groups if group["params"]]
+
+
+def _biases_and_norms(model: nn.Module) -> set[nn.Parameter]:
+    return {
+        param
+        for module in model.modules()
+        for name, param in module.named_parameters(recurse=False)
+        if param.ndim <= 1 or name == "bias" or isinstance(module, NORMS)
+    }
 
 
 def _sgd(groups: Groups, spec: OptimizerSpec) -> Optimizer:

@@ -42,8 +42,33 @@ def norms(tensors: list[Tensor]) -> list[Tensor]:
 
 
 def state_like(state: dict[str, Any], key: str, param: Tensor) -> Tensor:
-    """The state tensor `key` of a parameter, zeros in at least float32 when first asked for."""
+    """The state tensor `key` of a parameter, zeros in at least float32 when first asked for; it lies in memory like `dense_like(param)`.
+
+    What was loaded may lie otherwise, where the parameter did when it was saved: it is laid anew, once.
+    """
     if key not in state:
         state[key] = torch.zeros_like(param, dtype=at_least_float32(param.dtype), memory_format=torch.preserve_format)
+    elif state[key].stride() != param.stride():
+        state[key] = laid_like(state[key], dense_like(param))
     tensor: Tensor = state[key]
     return tensor
+
+
+def dense_like(tensor: Tensor) -> Tensor:
+    """A tensor without numbers (on "meta") of the same shape and order in memory, and without the gaps that a slice has."""
+    return torch.empty_like(tensor, device="meta", memory_format=torch.preserve_format)
+
+
+def laid_like(tensor: Tensor, example: Tensor) -> Tensor:
+    """The same numbers with the strides of `example`, which must be without gaps: the tensor or a view of it where it lies so, else a copy.
+
+    torch's fused passes walk through memory from a tensor's first number on and look at no strides. Only tensors that lie
+    alike, without gaps, may go through one together: a CPU trains on the wrong numbers otherwise, and an accelerator raises.
+    """
+    strides = example.stride()
+    if tensor.stride() == strides:
+        return tensor
+    # The stride of a dimension of size 1 moves nothing, and is often another one: a 1x1 convolution's gradient has it.
+    if all(size == 1 or own == other for size, own, other in zip(tensor.shape, tensor.stride(), strides, strict=True)):
+        return tensor.as_strided(tensor.shape, strides)
+    return torch.empty_strided(tensor.shape, strides, dtype=tensor.dtype, device=tensor.device).copy_(tensor)

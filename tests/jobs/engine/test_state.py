@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from jobs.engine.gradients import LocalSum
-from jobs.engine.state import put_state_where_fresh_is
+from jobs.optim.saved_state import load_optimizer
 from jobs.optim.table import build_optimizer
 from jobs.optimizer_spec import OptimizerSpec
 
@@ -31,8 +31,7 @@ def test_a_checkpoint_read_on_the_cpu_resumes_on_another_device(given: dict[str,
 
     elsewhere = nn.Linear(3, 2).to(dtype).to(OTHER)
     loaded = build_optimizer(elsewhere, spec)
-    loaded.load_state_dict(saved)
-    put_state_where_fresh_is(loaded, saved)
+    load_optimizer(loaded, elsewhere, saved, None)
     for parameter, original in zip(elsewhere.parameters(), trained.parameters(), strict=True):
         kept, there = optimizer.state[original], loaded.state[parameter]
         assert set(there) == set(kept)

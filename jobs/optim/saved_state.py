@@ -1,0 +1,71 @@
+"""An optimizer's state on its way back from a checkpoint, by the names of the parameters and in the groups that the run began with.
+
+torch keeps the state by number alone, in the order of the groups. A person's code may name the same parameters in another
+order since, of the same shapes even; and which of them are "biases and norms" may be decided otherwise by a later version.
+"""
+
+from itertools import islice
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+
+def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """By name; a parameter under two names has the first."""
+    return {name: param for name, param in model.named_parameters() if param.requires_grad}
+
+
+def parameter_names(model: nn.Module, optimizer: Optimizer) -> list[str]:
+    """The names of an optimizer's parameters, in its own order."""
+    names = {param: name for name, param in trained_parameters(model).items()}
+    return [names[param] for group in optimizer.param_groups for param in group["params"]]
+
+
+def load_optimizer(optimizer: Optimizer, model: nn.Module, saved: dict[str, Any], names: list[str] | None) -> None:
+    """Take over what `optimizer.state_dict()` gave.
+
+    Args: names: what `parameter_names` gave then; None: of a version that did not save them.
+    Raises: ValueError if the state is not that of these parameters.
+    """
+    trained = trained_parameters(model)
+    if names is None:  # such versions told weights from the others by their dimensions alone
+        names = sorted(trained, key=lambda name: trained[name].ndim <= 1)
+    num_saved = sum(len(group["params"]) for group in saved["param_groups"])
+    unlike = sorted(set(names) ^ set(trained))
+    if unlike:
+        raise ValueError(f"{unlike[0]} is trained {'here and not there' if unlike[0] in trained else 'there and not here'}")
+    if num_saved != len(names):
+        raise ValueError(f"it trains {num_saved} parameters, this model {len(names)}")
+    for index, values in saved["state"].items():
+        param, name = trained[names[index]], names[index]
+        shapes = {value.shape for value in values.values() if isinstance(value, Tensor) and value.ndim}
+        if not shapes <= {param.shape}:
+            raise ValueError(f"the optimizer's state of {name} has the shape {tuple(shapes.pop())}, the parameter {tuple(param.shape)}")
+    params = iter(trained[name] for name in names)
+    optimizer.param_groups = [{**group, "params": list(islice(params, len(group["params"])))} for group in saved["param_groups"]]
+    optimizer.load_state_dict(saved)
+    _put_state_where_fresh_is(optimizer, saved)
+
+
+def _put_state_where_fresh_is(optimizer: Optimizer, saved: dict[str, Any]) -> None:
+    """Put loaded state on its parameter's device, in the precision in which it was saved, as every optimizer here makes it.
+
+    torch casts loaded state to the parameter's dtype, though float32 moments of narrower parameters must stay float32, and
+    leaves `step` where the file was read to, on the CPU, unless a group says "fused".
+    """
+    params = [param for group in optimizer.param_groups for param in group["params"]]
+    for index, values in saved["state"].items():
+        param = params[index]
+        for key, value in values.items():
+            current = optimizer.state[param][key]
+            if isinstance(value, Tensor) and (current.dtype, current.device) != (value.dtype, param.device):
+                optimizer.state[param][key] = value.to(param.device)
+
+
+def refuse_other_precision(model: nn.Module, saved: dict[str, Any]) -> None:
+    """Raise ValueError if a parameter is held in another precision than in a saved state of the model: its moments would be too."""
+    for name, param in trained_parameters(model).items():
+        if name in saved and saved[name].dtype != param.dtype:
+            was, now = (str(dtype).removeprefix("torch.") for dtype in (saved[name].dtype, param.dtype))
+            raise ValueError(f"{name} was {was} and is {now}")
