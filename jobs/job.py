@@ -32,6 +32,7 @@ from jobs.engine.warm_up import activation_bytes_per_sample, refuse_misfit, warm
 from jobs.errors import CheckpointError, DataError, DivergedError
 from jobs.listener import Listener
 from jobs.models.ghost_batch_norm import has_batch_norm, use_ghost_batch_norm
+from jobs.models.parameters import description, refuse_parameters, refuse_unlike_first
 from jobs.models.sample_dropout import use_sample_dropout
 from jobs.models.table import build_model
 from jobs.optim.table import build_optimizer
@@ -92,6 +93,8 @@ def prepare(spec: TrainSpec, device: torch.device, data_dir: Path, world_size: i
     fewest, most = group.smallest(num_samples), -group.smallest(-num_samples)
     if fewest != most:
         raise DataError("--data-dir", f"workers see different training sets, of {fewest} and {most} samples.", "Give every machine the same data.")
+    first_parameters = group.from_first(lambda: description(found.model))
+    group.agreed(lambda: refuse_unlike_first(description(found.model), first_parameters, group.rank))
     group.take_from_first([tensor.detach() for tensor in found.model.state_dict().values()])
     facts = Facts(num_samples, found.normalises, group.smallest(found.micro_batch_size), world_size or group.world_size)
     return Prepared(spec, group.agreed(lambda: make_plan(spec, facts)), found.dataset, found.model, device, group, began)
@@ -102,7 +105,9 @@ def _examine(spec: TrainSpec, device: torch.device, data_dir: Path) -> _Examined
         refuse_without_compiler(device)
     dataset = load_dataset(spec.dataset, data_dir)
     global_batch_size = resolve_global_batch_size(spec, len(dataset.train))
-    model = use_sample_dropout(build_model(spec.model, dataset.input_shape, dataset.num_classes, spec.seed))
+    model = build_model(spec.model, dataset.input_shape, dataset.num_classes, spec.seed)
+    refuse_parameters(model)
+    model = use_sample_dropout(model)
     normalises = has_batch_norm(model)
     span = resolve_span(spec, global_batch_size) if normalises else 1
     if normalises:

@@ -18,6 +18,7 @@ from jobs.engine.memory import ran_out_of_memory
 from jobs.engine.state import TrainState
 from jobs.engine.step import batch_loss
 from jobs.errors import PlanError
+from jobs.models.parameters import refuse_sparse_gradients
 from jobs.models.sample_dropout import announce, sample_dropouts
 from jobs.optim.table import build_optimizer, set_learning_rate
 from jobs.plan import Position, Slice, TrainPlan
@@ -78,6 +79,7 @@ def blank_pass(spec: TrainSpec, model: nn.Module, forward: Callable[[Tensor], Te
         if spec.model.channels_last and inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         batch_loss(forward, spec, inputs, labels).backward()  # type: ignore[no-untyped-call]
+        refuse_sparse_gradients(model)
         SquaredNorm([parameter for parameter in model.parameters() if parameter.requires_grad])()
 
 

@@ -61,6 +61,12 @@ EQUAL: dict[str, dict[str, Any]] = {
     "growing-batch": document(batch={"global_batch_size": 250, "micro_batch_size": 50, "schedule": {"growth": [{"epoch": 2.0, "factor": 2.5}]}}),
     "dropout": document(model={"entry_point": "unreached:dropping"}),
     "unreached": document(model={"entry_point": "unreached:branching"}),
+    "laid-out": document(
+        model={"entry_point": "unreached:laid_out"},
+        optimizer={"name": "adamw", "weight_decay": 0.01},
+        learning_rate={"base": 0.003},
+        ema={"decay": 0.9},
+    ),
 }
 OTHERS: dict[str, dict[str, Any]] = {
     "bfloat16": document(reduction={"compression": "bfloat16"}),

@@ -1,7 +1,8 @@
-"""A model with a layer that no sample reaches and one that only some do, and one with dropout; entry points of the tests of ranks."""
+"""Models of the tests of ranks: layers that some samples or none reach, memory that runs out, dropout, parameters laid out otherwise."""
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 class Branching(nn.Module):
@@ -45,3 +46,25 @@ def dropping(num_classes: int) -> nn.Module:
     """Smooth, with dropout of elements and of channels."""
     convolution = [nn.Conv2d(1, 6, 3, stride=2), nn.GELU(), nn.Dropout2d(0.2)]
     return nn.Sequential(*convolution, nn.Flatten(), nn.Linear(54, 24), nn.GELU(), nn.Dropout(0.5), nn.Linear(24, num_classes))
+
+
+class LaidOut(nn.Module):
+    """Parameters that lie in memory in every way but row by row, one of them in float64."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        whole = torch.randn(64, 48) / 8
+        self.sliced = nn.Parameter(whole[:, :24])
+        self.strided = nn.Parameter(whole[:24, 24::2].t())
+        self.transposed = nn.Parameter((torch.randn(num_classes, 12) / 4).t())
+        self.convolution = nn.Conv3d(1, 2, 3, padding=1, dtype=torch.float64).to(memory_format=torch.channels_last_3d)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of (n, 1, 8, 8)."""
+        hidden = self.convolution(images[:, :, None].double()).sum(1).float()
+        return functional.gelu(functional.gelu(hidden.flatten(1) @ self.sliced) @ self.strided.t()) @ self.transposed
+
+
+def laid_out(num_classes: int) -> nn.Module:
+    """An entry point."""
+    return LaidOut(num_classes)

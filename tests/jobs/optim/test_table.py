@@ -37,6 +37,27 @@ def test_biases_and_norms_stand_apart() -> None:
     assert (others["weight_decay"], others["adapts"]) == (0.0, False)
 
 
+class OwnNorm(nn.LayerNorm):
+    """A person's subclass."""
+
+
+@pytest.mark.parametrize(
+    "norm", [nn.LayerNorm([2, 4]), OwnNorm([2, 4]), nn.RMSNorm([2, 4]), nn.GroupNorm(2, 4), nn.InstanceNorm2d(4, affine=True)], ids=repr
+)
+def test_normalisation_parameters_of_any_dimensions_stand_apart(norm: nn.Module) -> None:
+    model = nn.Sequential(nn.Linear(4, 4), norm)
+    weights, others = parameter_groups(model, OptimizerSpec(name="sgd", weight_decay=0.1))
+    assert [id(param) for param in weights["params"]] == [id(model[0].weight)]
+    assert {id(param) for param in others["params"]} == {id(model[0].bias), *map(id, norm.parameters())}
+
+
+def test_a_parameter_named_bias_is_one_whatever_its_dimensions() -> None:
+    model = nn.Linear(4, 4)
+    model.bias = nn.Parameter(torch.zeros(1, 4))
+    _, others = parameter_groups(model, OptimizerSpec(name="sgd"))
+    assert [id(param) for param in others["params"]] == [id(model.bias)]
+
+
 def test_biases_and_norms_can_be_treated_like_weights() -> None:
     spec = OptimizerSpec(name="lamb", weight_decay=0.1, decay_biases_and_norms=True, adapt_biases_and_norms=True)
     _, others = parameter_groups(new_model(), spec)

@@ -1,0 +1,55 @@
+"""Which tensors hold the same places in memory. Tensors lie on the CPU, without storage of their own kinds (sparse, say)."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+
+def overlaps_itself(tensor: Tensor) -> bool:
+    """Whether two elements of one tensor lie in the same place, as an expanded tensor's do."""
+    reach = 0
+    for stride, size in sorted((stride, size) for stride, size in zip(tensor.stride(), tensor.shape, strict=True) if size > 1):
+        if stride <= reach:  # certain for a stride of 0; an odd use of as_strided is counted out
+            return stride == 0 or _num_places(tensor) < tensor.numel()
+        reach += stride * (size - 1)
+    return False
+
+
+def _num_places(tensor: Tensor) -> int:
+    places = torch.zeros((), dtype=torch.int64)
+    for stride, size in zip(tensor.stride(), tensor.shape, strict=True):
+        places = places.unsqueeze(-1) + torch.arange(size) * stride
+    return len(set(places.flatten().tolist()))
+
+
+def two_that_overlap(tensors: Mapping[str, Tensor]) -> tuple[str, str] | None:
+    """The names of two tensors that hold the same place; none may overlap itself."""
+    heap: list[tuple[int, int, str]] = []
+    for start, end, name in sorted((*_span(tensor), name) for name, tensor in tensors.items() if tensor.numel()):
+        if heap and start >= max(stop for _, stop, _ in heap):
+            heap = []
+        heap.append((start, end, name))
+        # Slices of one tensor may lie one within the other's span and have no place in common.
+        for other_start, other_end, other in heap[:-1]:
+            if start < other_end and _meet(tensors[name], start, tensors[other], other_start, max(end, other_end)):
+                return other, name
+    return None
+
+
+def _span(tensor: Tensor) -> tuple[int, int]:
+    """The addresses of a tensor's first byte and of the one after its last."""
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.data_ptr(), tensor.data_ptr() + (last + 1) * tensor.element_size()
+
+
+def _meet(later: Tensor, start: int, earlier: Tensor, first: int, end: int) -> bool:
+    """Whether two tensors have a byte in common, between the addresses `first` and `end`."""
+    marks = torch.zeros(end - first, dtype=torch.bool)
+    _bytes_of(earlier, marks, 0).fill_(True)
+    return bool(_bytes_of(later, marks, start - first).any())
+
+
+def _bytes_of(tensor: Tensor, marks: Tensor, offset: int) -> Tensor:
+    width = tensor.element_size()
+    return marks.as_strided((*tensor.shape, width), (*(stride * width for stride in tensor.stride()), 1), offset)
