@@ -106,7 +106,7 @@ class Watcher:
     async def listen(self, job: Job, after: int, shown: str = "") -> AsyncIterator[bytes]:
         """Frames of server-sent events: the journal's lines after a byte, changes of the job, and the end.
 
-        Args: after: 0, or an id that an earlier listening was given; shown: as for `listen_to_all`.
+        Args: after: 0, or an id that an earlier listening was given, or a byte that the journal was read up to; shown: as for `listen_to_all`.
         """
         tail = self._tails.setdefault(job.id, Tail(self._runs_dir / job.id / LINES[job.kind]))
         if tail.job is None:
@@ -123,7 +123,9 @@ class Watcher:
                     break
                 yield frames
             async for frame in _taken(queue):
-                yield frame
+                told = frame if after <= begins else _newer(frame, after)  # others may have read further than the watcher
+                if told:
+                    yield told
         finally:
             tail.listeners.discard(queue)
             self._shown.pop(queue, None)
@@ -232,6 +234,12 @@ async def _taken(queue: asyncio.Queue[bytes | None]) -> AsyncIterator[bytes]:
         if frame is None:
             return
         yield frame
+
+
+def _newer(frames: bytes, after: int) -> bytes:
+    """The events among these that lie beyond a byte of the journal, or in none."""
+    events = (event + b"\n\n" for event in frames.split(b"\n\n") if event)
+    return b"".join(event for event in events if not event.startswith(b"id: ") or int(event[4 : event.index(b"\n")]) > after)
 
 
 def _tell(queues: Iterable[asyncio.Queue[bytes | None]], frame: bytes | None) -> None:

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from jobs.errors import InputError, StorageError
 from jobs.run_folder import JOURNAL, SUMMARY
 from service.auth import Principal
+from service.curves import Series, read_series
 from service.job import Job, Kind
 from service.links import details
 from service.parts import Here, Parts, Shown, Who
@@ -219,10 +220,12 @@ def add_journal_routes(router: APIRouter) -> None:
         return Records(items=items, next_after=after, is_complete=False)
 
     @router.get("/{job_id}/series", operation_id="series_run")
-    def series(job_id: str, parts: Here, who: Who, points: Annotated[int, Query(ge=2, le=2000)] = 400) -> dict[str, list[dict[str, Any]]]:
-        """The run's curves for a chart: all evaluations, all notices, and so many steps, evenly spread."""
-        path = parts.folder(parts.visible(job_id, Kind.RUN, who))
-        return thinned(path, points)
+    def series(job_id: str, parts: Here, who: Who, points: Annotated[int, Query(ge=2, le=2000)] = 400) -> Series:
+        """The run's curves for a chart: all evaluations, and of the steps and noise estimates at most so many, evenly spread over the whole run.
+
+        `next_after` is where its events go on.
+        """
+        return read_series(parts.folder(parts.visible(job_id, Kind.RUN, who)), points)
 
 
 def add_event_route(router: APIRouter, kind: Kind, description: str) -> None:
@@ -266,23 +269,6 @@ def confined(folder: Path, path: str) -> FileResponse:
         media_type=kind or "application/octet-stream",
         headers={"Content-Security-Policy": "sandbox allow-scripts", "X-Content-Type-Options": "nosniff"},
     )
-
-
-def thinned(folder: Path, points: int) -> dict[str, list[dict[str, Any]]]:
-    """A journal's evaluations and notices, and so many of its steps."""
-    from jobs.records import EvalRecord, NoticeRecord, StepRecord
-    from jobs.tracking.journal import read_records
-
-    found = read_records(folder)
-    steps = [record for record in found if isinstance(record, StepRecord)]
-    if len(steps) > points:
-        last = len(steps) - 1
-        steps = [steps[round(place * last / (points - 1))] for place in range(points)]
-    return {
-        "steps": [record.model_dump(mode="json", exclude={"kind"}) for record in steps],
-        "evaluations": [record.model_dump(mode="json", exclude={"kind"}) for record in found if isinstance(record, EvalRecord)],
-        "notices": [record.model_dump(mode="json", exclude={"kind"}) for record in found if isinstance(record, NoticeRecord)],
-    }
 
 
 def _size(path: Path) -> int:

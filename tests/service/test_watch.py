@@ -12,6 +12,7 @@ from jobs.records import StepRecord
 from jobs.run_folder import JOURNAL
 from jobs.tracking.journal import Journal
 from service import watch
+from service.curves import read_series
 from service.db.engine import connect, upgrade
 from service.db.store import Store
 from service.job import Job, Kind
@@ -63,7 +64,14 @@ def test_each_record_once_and_in_order(tmp_path: Path, monkeypatch: pytest.Monke
                 break
             return list(range(1, steps + 1))
 
-        listeners = [asyncio.create_task(late() if number % 3 else leaves()) for number in range(30)]
+        async def reads_first() -> list[int]:
+            """As the page does: the journal as it stands, often further than the watcher has read, then what comes after it."""
+            await asyncio.sleep(draw.random() * 0.4)
+            series = read_series(tmp_path / "a", 400)
+            return [*(step["step"] for step in series.steps), *await heard(watcher, series.next_after)]
+
+        comers = (leaves, late, reads_first)
+        listeners = [asyncio.create_task(comers[number % 3]()) for number in range(30)]
         with Journal(tmp_path / "a") as journal:
             for step in range(1, steps + 1):
                 journal.write(record(step))

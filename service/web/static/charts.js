@@ -1,0 +1,54 @@
+// Lines and points, by plotly, in the page's own colours.
+
+import { one } from "./talk.js";
+
+export const AXES = { training_seconds: "training seconds", samples_seen: "samples", step: "steps", cost: "device seconds" };
+export const COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#777777"];
+const FORM = { responsive: true, displaylogo: false, displayModeBar: false };
+
+function colours() {
+  const style = getComputedStyle(document.documentElement);
+  return { ink: style.getPropertyValue("--ink").trim(), line: style.getPropertyValue("--line").trim() };
+}
+
+export const along = (records, axis) => records.map((record) => record[axis === "cost" ? "device_seconds" : axis]);
+export const trace = (name, x, y, more = {}) => ({ name, x, y, type: "scatter", mode: x.length > 60 ? "lines" : "lines+markers", ...more });
+export const hasPoints = ({ y }) => y.some((value) => value !== null && value !== undefined);
+
+// Axes without a point would look like a measurement of nothing: a chart without one says so in words.
+export function draw(id, traces, xTitle, extra = {}) {
+  const place = document.getElementById(id);
+  if (!place || !window.Plotly) return;
+  const shown = traces.filter(hasPoints);
+  const isBlank = shown.length === 0;
+  if (isBlank || place.classList.contains("blank")) {
+    window.Plotly.purge(place);
+    place.textContent = isBlank ? extra.blank ?? "Nothing to draw yet." : "";
+  }
+  place.classList.toggle("blank", isBlank);
+  if (isBlank) return;
+  const { ink, line } = colours();
+  const axis = { gridcolor: line, zerolinecolor: line, automargin: true };
+  const layout = {
+    margin: { l: 50, r: 15, t: 10, b: 45 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: ink },
+    xaxis: { ...axis, title: { text: xTitle }, ...extra.xaxis }, yaxis: { ...axis, ...extra.yaxis },
+    showlegend: shown.length > 1, legend: { orientation: "h", y: 1.02, yanchor: "bottom" }, uirevision: "kept", hovermode: "closest",
+  };
+  window.Plotly.react(place, shown, layout, FORM);
+}
+
+// One figure for report, MLflow and page: the server describes it, the page gives it its colours.
+export function drawFigure(id, figure) {
+  const { ink, line } = colours();
+  const axis = (given) => ({ ...given, gridcolor: line, zerolinecolor: line, linecolor: line });
+  const { xaxis, yaxis, ...layout } = figure.layout;
+  window.Plotly?.react(id, figure.data, { ...layout, title: undefined, font: { color: ink, size: 12 }, margin: { l: 60, r: 15, t: 15, b: 60 },
+    xaxis: axis(xaxis), yaxis: axis(yaxis), legend: { orientation: "h", y: 1.02, yanchor: "bottom" } }, FORM);
+}
+
+// Drawn again where what it looks like has changed.
+export function redraw(render) {
+  for (const id of ["#axis", "#metric"]) one(id)?.addEventListener("change", render);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", render);
+  addEventListener("load", render);
+}

@@ -1,0 +1,83 @@
+// Several runs on one chart: their curves, and a result against a field in which they differ.
+
+import { AXES, COLOURS, along, draw, hasPoints, redraw, trace } from "./charts.js";
+import { all, one, say, steadily } from "./talk.js";
+
+const BATCH = "batch.global_batch_size";
+const RESULTS = ["time_to_accuracy_seconds", "steps_to_accuracy", "test_accuracy", "best_test_accuracy", "train_accuracy", "training_seconds",
+  "samples_seen", "samples_per_second", "gradient_noise_scale"];
+
+function flat(value, path = "", into = {}) {
+  if (value !== null && typeof value === "object" && !Array.isArray(value)) {
+    for (const [name, inner] of Object.entries(value)) flat(inner, path ? `${path}.${name}` : name, into);
+  } else into[path] = value;
+  return into;
+}
+
+// A run's fields as they are compared: `full` is as many samples as it came to.
+function fieldsOf(job) {
+  const fields = flat(job.spec);
+  if (fields[BATCH] === "full" && job.summary) fields[BATCH] = job.summary.global_batch_size;
+  return fields;
+}
+
+const inWords = (value) => (value === null || value === undefined ? "none" : typeof value === "string" ? value : JSON.stringify(value));
+
+// Numbers stand where they are; where one of the values is none (a name, a list, nothing), each value has a place of its own.
+function axisOf(values) {
+  if (values.every((value) => typeof value === "number")) {
+    const isLog = values.length > 1 && values.every((value) => value > 0);
+    return { x: values, xaxis: { type: isLog ? "log" : "linear" } };
+  }
+  const order = (a, b) => (typeof a === "number" && typeof b === "number" ? a - b : typeof a === "number" ? -1 : typeof b === "number" ? 1 : 0);
+  return { x: values.map(inWords), xaxis: { type: "category", categoryorder: "array", categoryarray: [...new Set([...values].sort(order).map(inWords))] } };
+}
+
+function showCurves(runs) {
+  const [metric, axis] = [one("#metric").value, one("#axis").value];
+  const part = metric.startsWith("test_") ? "evaluations" : "steps";
+  const name = one("#metric").selectedOptions[0].text;
+  const traces = runs.map(({ id, series }, index) => trace(id, along(series[part], axis), series[part].map((record) => record[metric]),
+    { line: { color: COLOURS[index % COLOURS.length] } }));
+  one("#curves-title").textContent = `${name} against ${AXES[axis]}`;
+  draw("c-curves", traces, AXES[axis], { blank: `None of these runs has a ${name} yet.` });
+  const missing = traces.filter((curve) => !hasPoints(curve)).map((curve) => curve.name);
+  const note = one("#curves-missing");
+  note.hidden = !missing.length || missing.length === traces.length;
+  note.textContent = `Without a ${name} yet: ${missing.join(", ")}`;
+}
+
+function showResults(runs) {
+  const [result, field] = [one("#result").value, one("#field").value];
+  const ended = runs.filter(({ job }) => (job.summary?.[result] ?? null) !== null);
+  const { x, xaxis } = axisOf(ended.map(({ fields }) => fields[field]));
+  one("#fields-title").textContent = `${result} against ${field}`;
+  draw("c-fields", [{ x, y: ended.map(({ job }) => job.summary[result]), text: ended.map(({ id }) => id), type: "scatter", mode: "markers", marker: { size: 11 } }],
+    field, { xaxis, blank: `None of these runs has ended with a ${result}.` });
+}
+
+async function compare() {
+  const ids = all("#compared tbody tr").map((row) => row.dataset.id);
+  if (!ids.length) return;
+  const runs = await Promise.all(ids.map(async (id) => {
+    const path = `/v1/runs/${encodeURIComponent(id)}`;
+    const [job, series] = await Promise.all([steadily(path), steadily(`${path}/series`)]);
+    return { id, job, series, fields: fieldsOf(job) };
+  }));
+  const names = [...new Set(runs.flatMap(({ fields }) => Object.keys(fields)))];
+  const differing = names.filter((name) => new Set(runs.map(({ fields }) => JSON.stringify(fields[name]))).size > 1);
+  const options = (select, values, chosen) => select.replaceChildren(...values.map((value) => new Option(value, value, false, value === chosen)));
+  options(one("#field"), differing.length ? differing : [BATCH], BATCH);
+  options(one("#result"), RESULTS, "test_accuracy");
+  const curves = () => showCurves(runs);
+  const results = () => showResults(runs);
+  for (const id of ["#result", "#field"]) one(id).addEventListener("change", results);
+  redraw(curves);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", results);
+  curves();
+  results();
+}
+
+export function comparePage() {
+  compare().catch((error) => say(error.message));
+}

@@ -1,0 +1,61 @@
+// A run's curves as they go on. What the server has thinned is thinned on by the server's rule (service/curves.py), so that a run looks the same
+// while it is watched and afterwards.
+
+export const POINTS = 1000;
+
+// At most POINTS items of a series that grows: the first, each that is a whole number of strides from it, and the last.
+class Thinned {
+  constructor(kept, count) {
+    Object.assign(this, { kept, count, stride: 1 });
+    while (count - 1 > this.stride * (POINTS - 1)) this.stride *= 2;
+  }
+
+  add(item) {
+    if (this.count && (this.count - 1) % this.stride) this.kept.pop(); // the last so far was kept only for being the last
+    if (this.count > this.stride * (POINTS - 1)) {
+      this.stride *= 2;
+      this.kept = this.kept.filter((_, index) => index % 2 === 0);
+    }
+    this.count += 1;
+    this.kept.push(item);
+  }
+}
+
+export class Curves {
+  constructor(series = { steps: [], num_steps: 0, noise: [], num_noise: 0, evaluations: [], start: null }) {
+    this.steps = new Thinned(series.steps, series.num_steps);
+    this.noise = new Thinned(series.noise, series.num_noise);
+    this.evaluations = series.evaluations;
+    this.start = series.start ?? { device_seconds: 0, training_seconds: 0, world_size: 1 };
+  }
+
+  addStep(record) {
+    const placed = this.placed(record);
+    this.steps.add(placed);
+    if ((record.covariance_trace ?? null) === null || (record.gradient_norm_squared ?? null) === null) return;
+    const before = this.noise.kept.at(-1) ?? { covariance_trace_sum: 0, gradient_norm_squared_sum: 0 };
+    const traces = before.covariance_trace_sum + record.covariance_trace;
+    const norms = before.gradient_norm_squared_sum + record.gradient_norm_squared;
+    this.noise.add({ ...placed, gradient_noise_scale: norms > 0 ? traces / norms : null, covariance_trace_sum: traces, gradient_norm_squared_sum: norms });
+  }
+
+  addEvaluation(record) {
+    this.evaluations.push(this.placed(record));
+  }
+
+  placed(record) {
+    const { device_seconds: before, training_seconds: began, world_size: workers } = this.start;
+    return { ...record, device_seconds: before + (record.training_seconds - began) * workers };
+  }
+}
+
+export function speeds(steps) {
+  // Over some steps each: single ones are told apart by the clock's grain more than by their speed.
+  const every = Math.ceil(steps.length / 100);
+  const some = steps.filter((_, index) => index % every === 0);
+  return some.slice(1).map((now, index) => {
+    const before = some[index];
+    const seconds = now.training_seconds - before.training_seconds;
+    return [now, seconds > 0 ? (now.samples_seen - before.samples_seen) / seconds : null];
+  });
+}

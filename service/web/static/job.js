@@ -1,0 +1,96 @@
+// What the pages of a run and of a sweep share: how it stands, what can be done with it, its links and its log.
+
+import { FINAL, all, ask, one, say, steadily } from "./talk.js";
+
+const WRITERS = {
+  test_accuracy: (value) => value.toFixed(4),
+  training_seconds: (value) => `${value.toFixed(1)} s`,
+};
+
+export const pathOf = (job) => `/v1/${job.dataset.kind}s/${encodeURIComponent(job.dataset.id)}`;
+
+export function fill(place, job) {
+  const values = { ...job.progress, state: job.state, outcome: job.outcome, attempt: job.attempt };
+  for (const cell of all("[data-cell]", place)) {
+    const name = cell.dataset.cell;
+    const value = values[name];
+    if (value === undefined || value === null) continue;
+    cell.textContent = (WRITERS[name] ?? String)(value);
+    if (name === "state") cell.className = `state ${value}`;
+  }
+}
+
+export function actions(job) {
+  for (const button of all("[data-act]")) {
+    button.addEventListener("click", async () => {
+      const act = button.dataset.act;
+      if (act === "delete" && !confirm(`Delete ${job.dataset.id} and its files?`)) return;
+      button.disabled = true;
+      try {
+        await ask(act === "delete" ? pathOf(job) : `${pathOf(job)}/${act}`, { method: act === "delete" ? "DELETE" : "POST" });
+        if (act === "delete") location.assign(`/${job.dataset.kind}s`);
+        else if (act === "resume") location.reload();
+        else say("It finishes its step, saves and ends.");
+      } catch (error) {
+        say(error.message);
+      }
+      button.disabled = false;
+    });
+  }
+}
+
+export function showJob(job, place) {
+  fill(place, job);
+  const reason = one("#reason");
+  reason.textContent = job.reason ?? "";
+  reason.hidden = !job.reason;
+  reason.className = job.state === "failed" ? "bad" : "note";
+  const isFinal = FINAL.has(job.state);
+  const show = (act, visible) => all(`[data-act="${act}"]`).forEach((button) => { button.hidden = !visible; });
+  show("cancel", !isFinal);
+  show("resume", job.state === "failed" || job.state === "cancelled");
+  show("delete", isFinal);
+}
+
+// Links that come only once a job has begun: the server makes them, of what its operator said.
+const asked = { attempt: 0, atS: 0 };
+export async function linksOf(job, told) {
+  const waiting = all("[data-link]").filter((item) => item.hidden || (item.dataset.link === "ray_dashboard_url" && asked.attempt !== told.attempt));
+  const now = performance.now() / 1000;
+  if (!told.attempt || !waiting.length || (now - asked.atS < 5 && !FINAL.has(told.state))) return;
+  Object.assign(asked, { attempt: told.attempt, atS: now });
+  const details = await ask(pathOf(job)).catch(() => ({})); // the next event asks again
+  for (const item of waiting) {
+    const address = details[item.dataset.link];
+    if (!/^https?:\/\//.test(address ?? "")) continue;
+    one("a", item).href = address;
+    item.hidden = false;
+  }
+}
+
+const log = { attempt: 0, offset: 0, busy: false };
+
+export async function logOf(job, attempt) {
+  const place = one("#log");
+  if (log.busy || !attempt) return;
+  log.busy = true;
+  if (attempt !== log.attempt) {
+    Object.assign(log, { attempt, offset: 0 });
+    place.textContent = "";
+  }
+  const follows = place.scrollTop + place.clientHeight >= place.scrollHeight - 5;
+  const page = async (answer) => ({ next: Number(answer.headers.get("X-Next-Offset")), text: await answer.text() });
+  try {
+    for (;;) {
+      const { next, text } = await steadily(`${pathOf(job)}/logs?attempt=${attempt}&offset=${log.offset}`, page);
+      if (next <= log.offset) break;
+      place.append(text);
+      log.offset = next;
+    }
+  } catch {
+    // The log is not there (any more): what is shown of it stays.
+  } finally {
+    log.busy = false;
+  }
+  if (follows) place.scrollTop = place.scrollHeight;
+}

@@ -1,0 +1,80 @@
+// The page of one run.
+
+import { AXES, COLOURS, along, draw, redraw, trace } from "./charts.js";
+import { Curves, POINTS, speeds } from "./curves.js";
+import { actions, linksOf, logOf, pathOf, showJob } from "./job.js";
+import { listen, made, one, say, steadily } from "./talk.js";
+
+const DRAW_MS = 250;
+
+async function planOf(job) {
+  const place = one("#run-plan");
+  if (!place.hidden) return;
+  const plan = await steadily(`${pathOf(job)}/artifacts/plan.json`).catch(() => null);
+  if (!plan) return;
+  const shown = Object.entries(plan).filter(([name, value]) => name !== "learning_rate_curve" && value !== null);
+  one("dl", place).replaceChildren(...shown.flatMap(([name, value]) => [
+    made("dt", { textContent: name.replaceAll("_", " ") }), made("dd", { textContent: Array.isArray(value) ? briefly(value) : String(value) })]));
+  place.hidden = false;
+}
+
+const briefly = (values) => (values.length > 8 ? `${values.slice(0, 8).join(", ")} and ${values.length - 8} more` : values.join(", "));
+
+function drawAll({ steps: { kept: steps }, noise: { kept: noise }, evaluations }) {
+  const axis = one("#axis").value;
+  const isEmpty = steps.length + evaluations.length === 0;
+  one("#waiting").hidden = !isEmpty;
+  one(".charts").hidden = isEmpty;
+  if (isEmpty) return; // what is drawn while hidden keeps a size of its own
+  const put = (id, traces, extra) => draw(id, traces, AXES[axis], extra);
+  const of = (name, records, field, colour = 0) => trace(name, along(records, axis), records.map((r) => r[field]), { line: { color: COLOURS[colour] } });
+  put("c-accuracy", [of("test accuracy", evaluations, "test_accuracy")], { blank: "Not evaluated yet." });
+  put("c-loss", [of("train", steps, "loss"), of("test", evaluations, "test_loss", 1)]);
+  put("c-rate", [of("learning rate", steps, "learning_rate")]);
+  const speed = speeds(steps);
+  put("c-speed", [trace("samples per second", along(speed.map(([record]) => record), axis), speed.map(([, value]) => value))],
+    { yaxis: { rangemode: "tozero" } });
+  put("c-noise", [of("noise scale", noise, "gradient_noise_scale")], { yaxis: { rangemode: "tozero" }, blank: "Not measured so far." });
+}
+
+export function runPage() {
+  const job = one("#job");
+  let curves = new Curves();
+  let events = null;
+  let waiting = null;
+  let attempt = 0;
+  const render = () => { waiting = null; drawAll(curves); };
+  const soon = () => { waiting ??= setTimeout(render, DRAW_MS); };
+  const note = (text) => one("#notices").append(made("li", { textContent: text }));
+
+  // The whole as it stands, then what comes after it. A start may supersede what was drawn: then the whole is asked for anew.
+  async function follow() {
+    events?.close();
+    const series = await steadily(`${pathOf(job)}/series?points=${POINTS}`);
+    curves = new Curves(series);
+    one("#notices").replaceChildren(one("#notices li"), ...series.happened.map(({ text }) => made("li", { textContent: text })));
+    if (series.start) planOf(job);
+    soon();
+    events = listen(`${pathOf(job)}/events?after=${series.next_after}`, {
+      start: anew,
+      end: anew,
+      step: (record) => { curves.addStep(record); soon(); },
+      evaluation: (record) => { curves.addEvaluation(record); soon(); },
+      notice: ({ text }) => note(text),
+      job: (told) => {
+        attempt = told.attempt;
+        showJob(told, job);
+        linksOf(job, told);
+        logOf(job, attempt);
+      },
+      deleted: () => say("This run was deleted."),
+      over: () => { events.close(); logOf(job, attempt); },
+    });
+  }
+  const anew = () => follow().catch((error) => say(error.message));
+
+  actions(job);
+  redraw(render);
+  render();
+  anew();
+}

@@ -1,0 +1,104 @@
+// The page of one sweep.
+
+import { drawFigure } from "./charts.js";
+import { actions, linksOf, logOf, pathOf, showJob } from "./job.js";
+import { FINAL, listen, made, one, say, steadily } from "./talk.js";
+
+function makePlace({ name, title, caption }) {
+  const id = `figure-${name}`;
+  if (document.getElementById(id)) return;
+  const figure = made("figure");
+  figure.append(made("figcaption", { textContent: title }), made("div", { id, className: "chart" }), made("p", { className: "note", textContent: caption }));
+  one("#figures").append(figure);
+}
+
+function rowsInto(table, rows) {
+  if (!rows.length) return;
+  const line = (values, tag) => {
+    const row = made("tr");
+    row.append(...values.map((text) => made(tag, { textContent: text })));
+    return row;
+  };
+  table.replaceChildren(line(Object.keys(rows[0]), "th"), ...rows.map((row) => line(Object.values(row), "td")));
+}
+
+const brief = (fields) => Object.entries(fields).filter(([name]) => name !== "seed")
+  .map(([name, value]) => `${name.split(".").pop()} ${typeof value === "number" ? Number(value.toPrecision(4)) : value}`).join(", ");
+const rounded = (value, digits) => (value === null || value === undefined ? "" : value.toFixed(digits));
+
+function trialRow(trial) {
+  const row = made("tr");
+  row.dataset.trial = trial.run_id;
+  const cell = (name, text, number = true) => {
+    const place = made("td", { textContent: text, className: number ? "number" : "" });
+    place.dataset.of = name;
+    return place;
+  };
+  const state = cell("state", "", false);
+  state.append(made("span", { textContent: trial.outcome ?? trial.state, className: `state ${trial.state}`, title: trial.why }));
+  row.append(cell("number", trial.number + 1), cell("fields", brief(trial.fields), false), state, cell("step", trial.step ?? ""),
+    cell("test_accuracy", rounded(trial.test_accuracy, 4)), cell("training_seconds", rounded(trial.training_seconds, 2)),
+    cell("to_target", rounded(trial.time_to_accuracy_seconds, 2)));
+  return row;
+}
+
+// What runs now, every second, without asking: the job's own event carries it.
+function tick(running) {
+  for (const [name, told] of Object.entries(running ?? {})) {
+    const row = one(`tr[data-trial="${CSS.escape(name)}"]`);
+    if (!row) continue;
+    const put = (of, text) => { one(`[data-of="${of}"]`, row).textContent = text; };
+    put("step", told.step ?? "");
+    put("test_accuracy", rounded(told.test_accuracy, 4));
+    put("training_seconds", rounded(told.training_seconds, 2));
+  }
+}
+
+export function sweepPage() {
+  const job = one("#job");
+  const base = pathOf(job);
+
+  async function findings() {
+    const answer = await steadily(`${base}/findings?figures=true`).catch((error) => {
+      if (!error.problem) throw error;
+      return { words: [error.problem.detail], rows: [], figures: [] }; // nothing has ended, and why
+    });
+    one("#words").replaceChildren(...answer.words.map((text) => made("p", { textContent: text })));
+    rowsInto(one("#rows"), answer.rows);
+    answer.figures.forEach(makePlace); // all of them first: what is drawn alone keeps the whole width
+    answer.figures.forEach(({ name, figure }) => drawFigure(`figure-${name}`, figure));
+  }
+
+  async function trials() {
+    const rows = [];
+    for (let after = 0; ;) {
+      const page = await steadily(`${base}/records?limit=1000&after=${after}`);
+      rows.push(...page.items.map(trialRow));
+      if (page.is_complete) break;
+      after = page.next_after;
+    }
+    one("#trials tbody").replaceChildren(...rows);
+    one("#trials").hidden = rows.length === 0;
+  }
+
+  let shown = null;
+  let reading = Promise.resolve();
+  actions(job);
+  const events = listen(`${base}/events`, {
+    job: (told) => {
+      showJob(told, job);
+      linksOf(job, told);
+      one("#report").hidden = told.state !== "succeeded";
+      const state = `${told.state} ${told.progress.runs} ${told.progress.runs_over}`;
+      if (state !== shown) {
+        reading = reading.then(trials);
+        if (told.progress.runs_over || FINAL.has(told.state)) reading = reading.then(findings);
+        reading = reading.catch((error) => say(error.message));
+      } else tick(told.progress.running);
+      shown = state;
+      logOf(job, told.attempt);
+    },
+    deleted: () => say("This sweep was deleted."),
+    over: () => events.close(),
+  });
+}

@@ -1,0 +1,154 @@
+"""A long run's charts in a real Chromium: true, and the same while it goes on and afterwards."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, Page, expect
+from servers import Service, serving
+from visits import Visit
+
+from jobs.records import EvalRecord, Record, StartRecord, StepRecord
+from jobs.tracking.journal import Journal
+
+STEPS = 5000
+CHARTS = ("accuracy", "loss", "rate", "speed", "noise")
+EVERY = 30
+"""Steps from one noise estimate to the next."""
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """It begins nothing: what these runs do is written here."""
+    with serving(tmp_path_factory.mktemp("curves"), "--max-running-per-owner", "0", MLFLOW_TRACKING_URI="") as made:
+        yield made
+
+
+def rate(step: int) -> float:
+    return 1.0 - step / STEPS
+
+
+def seconds(step: int) -> float:
+    return step / 64
+
+
+def records(first: int, last: int, scale: float = 1.0) -> Iterator[Record]:
+    """Steps whose rate and loss fall; each noise estimate is twice its step."""
+    for step in range(first, last + 1):
+        measured = step % EVERY == 0
+        yield StepRecord(
+            step=step, epoch=step / 45, samples_seen=32 * step, global_batch_size=32, loss=2.0 / step, learning_rate=scale * rate(step),
+            gradient_norm=1.0, covariance_trace=2.0 * step if measured else None, gradient_norm_squared=1.0 if measured else None,
+            training_seconds=seconds(step),
+        )  # fmt: skip
+        if step % 100 == 0:
+            yield EvalRecord(step=step, epoch=step / 45, samples_seen=32 * step, test_accuracy=step / STEPS, test_loss=1.0,
+                             training_seconds=seconds(step), evaluation_seconds=0.1)  # fmt: skip
+
+
+def start(step: int, workers: int) -> StartRecord:
+    return StartRecord(at_s=0.0, step=step, training_seconds=seconds(step), world_size=workers, device="cpu")
+
+
+def waiting_run(service: Service) -> str:
+    """A run that the service never begins, with a folder to write into."""
+    job_id = str(httpx.post(f"{service.url}/v1/runs", json={"recipe": "digits-lamb"}).json()["id"])
+    (service.runs_dir / job_id).mkdir()
+    (service.runs_dir / job_id / "plan.json").write_text("{}")
+    return job_id
+
+
+def drawn(page: Page) -> dict[str, list[Any]]:
+    """Each chart's lines, as plotly has them."""
+    lines = "charts => charts.map(c => (document.getElementById(`c-${c}`).data ?? []).map(({name, x, y}) => ({name, x: [...x], y: [...y]})))"
+    return dict(zip(CHARTS, page.evaluate(lines, CHARTS), strict=True))
+
+
+def until_drawn(page: Page, step: int) -> None:
+    page.wait_for_function("step => document.querySelector('#c-rate').data?.[0].x.at(-1) === step", arg=step)
+
+
+def test_a_falling_rate_is_drawn_as_falling_live_and_afterwards(browser: Browser, service: Service) -> None:
+    job_id = waiting_run(service)
+    live, late = (Visit(browser.new_context().new_page(), service.url) for _ in range(2))
+
+    def seen_by(visit: Visit, axis: str, last: float) -> dict[str, list[Any]]:
+        visit.page.locator("#axis").select_option(axis)
+        until_drawn(visit.page, last)
+        return drawn(visit.page)
+
+    with Journal(service.runs_dir / job_id) as journal:
+
+        def write(made: Iterable[Record]) -> None:
+            for record in made:
+                journal.write(record)
+
+        live.go(f"/runs/{job_id}")
+        expect(live.page.locator("#waiting")).to_be_visible()
+        write([start(0, 1), *records(1, 10)])
+        live.page.locator("#axis").select_option("step")
+        until_drawn(live.page, 10)
+        expect(live.page.locator("#c-accuracy")).to_have_text("Not evaluated yet.")
+        expect(live.page.locator("#c-noise")).to_have_text("Not measured so far.")
+        for first, last in ((11, 900), (901, 2100), (2101, 4500)):
+            write(records(first, last))
+            until_drawn(live.page, last)
+        write([*records(4501, 4700, scale=9.0), start(4500, 2), *records(4501, STEPS)])  # killed, and resumed by two workers
+        until_drawn(live.page, STEPS)
+        late.go(f"/runs/{job_id}")
+        for axis, last in (("step", STEPS), ("samples_seen", 32 * STEPS), ("training_seconds", seconds(STEPS)),
+                           ("cost", seconds(4500) + 2 * (seconds(STEPS) - seconds(4500)))):  # fmt: skip
+            assert seen_by(live, axis, last) == seen_by(late, axis, last)
+
+    found = seen_by(late, "step", STEPS)
+    (line,) = found["rate"]
+    assert line["y"] == [rate(step) for step in line["x"]], "each at its place"
+    gaps = {after - before for before, after in zip(line["x"][:-2], line["x"][1:-1], strict=True)}
+    assert (line["x"][0], line["x"][-1], len(gaps)) == (1, STEPS, 1), "evenly over the whole run"
+    assert 500 <= len(line["x"]) <= 1000
+    assert found["loss"][0]["y"] == [2.0 / step for step in found["loss"][0]["x"]]
+    assert found["accuracy"][0]["x"] == list(range(100, STEPS + 1, 100)), "every evaluation"
+    assert set(found["speed"][0]["y"]) == {32 * 64}
+    (noise,) = found["noise"]
+    assert noise["x"] == list(range(EVERY, STEPS + 1, EVERY))
+    assert noise["y"] == [EVERY + step for step in noise["x"]], "the mean of 2 * 30, 2 * 60 ... until then"
+    expect(live.page.locator("#notices li")).to_have_text(late.page.locator("#notices li").all_inner_texts())
+    expect(late.page.locator("#notices")).to_contain_text("Went on from step 4500, 2 worker(s)")
+    live.keep("long-run")
+    for visit in (live, late):
+        assert visit.complaints == []
+        visit.page.context.close()
+
+
+def test_the_service_goes_away_and_comes_back(browser: Browser, service: Service) -> None:
+    """The open pages say so, go on by themselves, and no longer say so."""
+    job_id = waiting_run(service)
+    sweep = {"recipe": "digits-small-batch", "each": {"batch.global_batch_size": [32, 64]}}
+    sweep_id = httpx.post(f"{service.url}/v1/sweeps", json={"sweep": sweep}).json()["id"]
+    paths = (f"/runs/{job_id}", f"/sweeps/{sweep_id}", "/runs")
+    context = browser.new_context()
+    visits = [Visit(context.new_page(), service.url) for _ in paths]
+    with Journal(service.runs_dir / job_id) as journal:
+        for record in [start(0, 1), *records(1, 100)]:
+            journal.write(record)
+        for visit, path in zip(visits, paths, strict=True):
+            visit.go(path)
+        run = visits[0].page
+        run.locator("#axis").select_option("step")
+        until_drawn(run, 100)
+        service.kill()
+        for visit in visits:
+            expect(visit.page.locator("#notice")).to_contain_text("The service does not answer.")
+        for record in records(101, 200):
+            journal.write(record)
+        service.start()
+        until_drawn(run, 200)
+        for visit in visits:
+            expect(visit.page.locator("#notice")).to_be_hidden()
+    compare = Visit(context.new_page(), service.url)
+    compare.page.route("**/series", lambda route: route.abort(), times=1)
+    compare.go(f"/compare?run={job_id}")
+    expect(compare.page.locator("#c-curves .trace")).to_have_count(1)
+    assert [text for visit in (*visits, compare) for text in visit.complaints if "Failed to load resource" not in text] == []
+    context.close()

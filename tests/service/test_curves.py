@@ -1,0 +1,98 @@
+"""A run's curves, thinned, against the journal read by plain means."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.records import EvalRecord, NoticeRecord, StartRecord, StepRecord
+from jobs.run_folder import JOURNAL
+from jobs.tracking.journal import Journal
+from service.curves import Thinned, read_series
+
+
+@pytest.mark.parametrize("most", [2, 3, 10, 1000])
+def test_what_is_kept_follows_from_the_number_alone(most: int) -> None:
+    series: Thinned[int] = Thinned(most)
+    for count in range(1, 5 * most + 7):
+        series.add(count - 1)
+        stride = next(2**n for n in range(40) if count - 1 <= 2**n * (most - 1))
+        assert series.kept == sorted({*range(0, count, stride), count - 1})
+        assert len(series.kept) <= most
+    assert series.count == 5 * most + 6
+
+
+def step(number: int, seconds: float, rate: float = 0.1, estimate: tuple[float, float] | None = None) -> StepRecord:
+    trace, norm = estimate or (None, None)
+    return StepRecord(
+        step=number, epoch=number / 10, samples_seen=32 * number, global_batch_size=32, loss=1 / number, learning_rate=rate, gradient_norm=1.0,
+        covariance_trace=trace, gradient_norm_squared=norm, training_seconds=seconds,
+    )  # fmt: skip
+
+
+def evaluation(number: int, seconds: float) -> EvalRecord:
+    return EvalRecord(step=number, epoch=number / 10, samples_seen=32 * number, test_accuracy=0.5, test_loss=1.0, training_seconds=seconds,
+                      evaluation_seconds=0.1)  # fmt: skip
+
+
+def start(number: int, seconds: float, workers: int) -> StartRecord:
+    return StartRecord(at_s=0.0, step=number, training_seconds=seconds, world_size=workers, device="cpu")
+
+
+def write_broken_run(folder: Path, draw: random.Random) -> list[tuple[int, float]]:
+    """A run that is killed and resumed at random. Returns (workers, seconds) of each step that stands: what it took."""
+    standing: list[tuple[int, float]] = []
+    with Journal(folder) as journal:
+        for _ in range(6):
+            resumed = draw.randint(max(0, len(standing) - 30), len(standing))
+            del standing[resumed:]
+            workers, now = draw.randint(1, 4), sum(seconds for _, seconds in standing)
+            journal.write(start(resumed, now, workers))
+            for _ in range(draw.randint(5, 80)):
+                standing.append((workers, draw.choice([0.25, 0.5, 0.75])))  # sums of these are exact
+                now += standing[-1][1]
+                number = len(standing)
+                journal.write(step(number, now, draw.random(), (draw.random(), draw.random() - 0.2) if number % 3 == 0 else None))
+                if number % 7 == 0:
+                    journal.write(evaluation(number, now))
+                    journal.write(NoticeRecord(step=number, text=f"at {number}"))
+    with (folder / JOURNAL).open("ab") as file:
+        file.write(b'{"kind":"step","step":')  # cut short by a kill
+    return standing
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("points", [2, 40, 1000])
+def test_a_run_that_was_resumed(tmp_path: Path, seed: int, points: int) -> None:
+    standing = write_broken_run(tmp_path, random.Random(seed))
+    series = read_series(tmp_path, points)
+    lines: list[dict[str, Any]] = [json.loads(line) for line in (tmp_path / JOURNAL).read_text().splitlines()[:-1]]
+    newest = {record["step"]: record for record in lines if record["kind"] == "step" and record["step"] <= len(standing)}
+
+    assert series.num_steps == len(newest) == len(standing)
+    assert len(series.steps) <= points
+    assert [series.steps[0]["step"], series.steps[-1]["step"]] == [1, len(standing)]
+    for record in (*series.steps, *series.evaluations):
+        done = standing[: record["step"]]
+        assert record["device_seconds"] == sum(workers * seconds for workers, seconds in done)
+        assert record["training_seconds"] == sum(seconds for _, seconds in done)
+    for record in series.steps:
+        assert {name: record[name] for name in newest[record["step"]] if name != "kind"}.items() <= newest[record["step"]].items()
+    assert [record["step"] for record in series.evaluations] == list(range(7, len(standing) + 1, 7))
+    assert [record["step"] for record in series.notices] == list(range(7, len(standing) + 1, 7))
+    assert len(series.happened) == sum(record["kind"] in {"start", "notice"} for record in lines)
+
+    measured = [newest[number] for number in range(3, len(standing) + 1, 3)]
+    assert series.num_noise == len(measured)
+    for record in series.noise:
+        until = [one for one in measured if one["step"] <= record["step"]]
+        traces, norms = (sum(one[name] for one in until) for name in ("covariance_trace", "gradient_norm_squared"))
+        assert record["gradient_noise_scale"] == (pytest.approx(traces / norms) if norms > 0 else None)
+    assert series.next_after == (tmp_path / JOURNAL).read_bytes().rindex(b"\n") + 1
+
+
+def test_a_run_that_has_not_begun(tmp_path: Path) -> None:
+    series = read_series(tmp_path, 400)
+    assert (series.steps, series.evaluations, series.start, series.next_after) == ([], [], None, 0)
