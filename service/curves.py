@@ -158,7 +158,7 @@ def read_series(folder: Path, points: int) -> Series:
     path = folder / JOURNAL
     starts, end = _starts(path)
     # What was written after so many starts stands up to the lowest step that a later one went on from.
-    limits = [*accumulate(reversed(starts), min)][::-1] + [math.inf]
+    limits = list(accumulate([math.inf, *reversed(starts)], min))[::-1]
     curves, num_starts = Curves(points), 0
     for line, _ in _lines(path, end):
         record = parse_line(line.decode(errors="replace"))
@@ -175,7 +175,8 @@ def _starts(path: Path) -> tuple[list[float], int]:
     """The steps that each process of the run went on from, and the byte after the journal's last whole line."""
     starts: list[float] = []
     end = 0
-    for line, end in _lines(path):
+    for line, after in _lines(path):
+        end = after
         if b'"kind":"start"' in line and isinstance(record := parse_line(line.decode(errors="replace")), StartRecord):
             starts.append(record.step)
     return starts, end
