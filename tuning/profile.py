@@ -19,7 +19,7 @@ from jobs.engine.warm_up import warm_up
 from jobs.errors import InputError, LargebatchError
 from jobs.job import Prepared, new_state, training_batches
 from jobs.spec import TrainSpec
-from jobs.tracking.mlflow_mirror import flat
+from jobs.tracking.mlflow_mirror import brief, flat
 from tuning.analysis.step_time import Profile, ProfilePoint
 from tuning.collect import described
 from tuning.space import with_fields
@@ -70,6 +70,9 @@ def profile(
             points.append(_measure(prepare(_at(spec, size)), seconds_per_batch))
         except LargebatchError as error:
             left_out[size], last = str(error), error
+        except Exception as error:  # a model, maybe a person's own, may raise anything
+            last = InputError("model", f"fails at a batch of {size:,}: {type(error).__name__}: {brief(error).rstrip('.')}.")
+            left_out[size] = str(last)
     if not points:
         raise last or InputError("--batch-sizes", "is empty.")
     fields = flat(spec.model_dump(mode="json"))

@@ -5,14 +5,16 @@
 
 import html
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from jobs.run_folder import storage_errors, write_text
 from tuning.analysis.prediction import Miss, Predicted
 from tuning.analysis.step_time import Profile
+from tuning.attempts import Attempts
 from tuning.charts import Chart, to_plotly, write_pngs
 from tuning.figures import (
     accuracy_curves,
@@ -41,16 +43,25 @@ class Extras:
     tables: Sequence[tuple[str, Sequence[dict[str, str]]]] = ()
     """More tables: (title, rows)."""
     words: Sequence[str] = ()
+    attempts: Attempts = field(default_factory=Attempts)
+    """What failed before, and on the way to the report."""
 
 
 def write_report(folder: Path, findings: Findings, extras: Extras | None = None) -> Path:
-    """Write the report into `folder`. Returns the page. Raises: StorageError."""
+    """Write the report into `folder`; a figure that cannot be drawn is left out, and named. Returns the page. Raises: StorageError."""
     extras = extras or Extras()
+    attempts = extras.attempts
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     charts = charts_of(findings, extras)
-    write_pngs(charts, folder)
+    for chart in charts:
+        attempts.attempt(f"the picture {chart.name}.png", partial(write_pngs, [chart], folder))
+    figures = _figures(charts, attempts)
+    words = [*findings.words(), *extras.words, *(one.in_words for one in attempts.failed)]
     numbers = {
         **findings.as_dict(),
-        "words": [*findings.words(), *extras.words],
+        "words": words,
+        "failed": [one._asdict() for one in attempts.failed],
         "profile": None if extras.profile is None else extras.profile.model_dump(mode="json"),
         "predicted": [one._asdict() for one in extras.predicted],
         "prediction_errors": [{**one._asdict(), "error": one.error} for one in extras.misses],
@@ -61,7 +72,7 @@ def write_report(folder: Path, findings: Findings, extras: Extras | None = None)
     if extras.misses:
         tables.append(("What was predicted before, and what came", [one.row() for one in extras.misses]))
     page = folder / "report.html"
-    write_text(page, _page(str(findings.setting), [*findings.words(), *extras.words], tables, charts))
+    write_text(page, _page(str(findings.setting), words, tables, [chart for chart in charts if chart.name in figures], figures))
     return page
 
 
@@ -72,27 +83,40 @@ def write_report_of_nothing(folder: Path, missing: Sequence[str]) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "report.json", json.dumps({"words": words, "num_runs": 0, "batches": [], "advice": []}, indent=2) + "\n")
     page = folder / "report.html"
-    write_text(page, _page("Nothing yet", words, [], []))
+    write_text(page, _page("Nothing yet", words, [], [], {}))
     return page
 
 
 def charts_of(findings: Findings, extras: Extras) -> list[Chart]:
     """Every figure that there is something to show in."""
-    charts = []
-    if findings.choices:
-        charts.append(time_to_target(findings, [(one.global_batch_size, one.seconds) for one in extras.predicted]))
-        charts += steps_and_samples(findings)
-    charts += frontiers(findings) if findings.choices else frontiers(findings)[:1]
-    charts.append(accuracy_of_batch(findings))
-    heat = momentum_map(findings)
-    charts += [heat] if heat else []
-    charts += profile_charts(extras.profile) if extras.profile else []
-    charts += extras.charts
-    shown = [one.runs[0] for one in findings.best][:MOST_CURVES]
-    return [*charts, accuracy_curves(shown)]
+    has_choices = bool(findings.choices)
+    predicted = [(one.global_batch_size, one.seconds) for one in extras.predicted]
+    parts: list[tuple[str, Callable[[], Sequence[Chart]]]] = [
+        ("time to the target", lambda: [time_to_target(findings, predicted)] if has_choices else []),
+        ("steps and samples to the target", lambda: steps_and_samples(findings) if has_choices else []),
+        ("the frontiers", lambda: frontiers(findings) if has_choices else frontiers(findings)[:1]),
+        ("accuracy against the batch", lambda: [accuracy_of_batch(findings)]),
+        ("momentum against the batch", lambda: [heat] if (heat := momentum_map(findings)) else []),
+        ("the profile", lambda: profile_charts(extras.profile) if extras.profile else []),
+        ("the solutions", lambda: extras.charts),
+        ("accuracy over time", lambda: [accuracy_curves([one.runs[0] for one in findings.best][:MOST_CURVES])]),
+    ]
+    return [chart for what, draw in parts for chart in extras.attempts.attempt(f"the figure of {what}", draw) or ()]
 
 
-def _page(title: str, words: Sequence[str], tables: Sequence[tuple[str, Sequence[dict[str, str]]]], charts: Sequence[Chart]) -> str:
+def _figures(charts: Sequence[Chart], attempts: Attempts) -> dict[str, Any]:
+    """Each for the page, by its name."""
+    drawn = {chart.name: attempts.attempt(f"the figure {chart.name}", partial(_drawn, chart)) for chart in charts}
+    return {name: figure for name, figure in drawn.items() if figure is not None}
+
+
+def _drawn(chart: Chart) -> Any:
+    return json.loads(to_plotly(chart).to_json())
+
+
+def _page(
+    title: str, words: Sequence[str], tables: Sequence[tuple[str, Sequence[dict[str, str]]]], charts: Sequence[Chart], drawn: dict[str, Any]
+) -> str:
     from plotly.offline import get_plotlyjs
 
     first, rest = words[:3], words[3:]
@@ -100,7 +124,7 @@ def _page(title: str, words: Sequence[str], tables: Sequence[tuple[str, Sequence
         f'<section><div class="figure" id="{chart.name}"></div><p class="caption">{html.escape(chart.caption)}</p></section>' for chart in charts
     )
     # "</" would end the script element; in JSON "<\/" is the same text.
-    figures = json.dumps({chart.name: json.loads(to_plotly(chart).to_json()) for chart in charts}).replace("</", "<\\/")
+    figures = json.dumps(drawn).replace("</", "<\\/")
     return f"""<!doctype html>
 <html lang="en">
 <head>

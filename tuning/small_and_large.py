@@ -7,6 +7,7 @@ from tuning.analysis.configurations import Configuration
 from tuning.analysis.scaling_model import Link, step_seconds
 from tuning.analysis.step_time import Profile
 from tuning.findings import Findings
+from tuning.sharpness import sharpness_rows
 
 LINK = Link(10e9 / 8, 50e-6)
 """Ten gigabits a second and fifty microseconds: an ordinary network between machines."""
@@ -48,9 +49,7 @@ def _solution_rows(sharpness: Sequence[dict[str, Any]]) -> list[tuple[str, str, 
         _row(f"optimisation: train accuracy after {epochs:g} epochs", sharpness, "train_accuracy", ".4f"),
         _row(f"generalisation: test accuracy after {epochs:g} epochs", sharpness, "test_accuracy", ".4f"),
     ]
-    for first, second in zip(sharpness[0]["sharpness"], sharpness[1]["sharpness"], strict=True):
-        where = "full space" if first["dimensions"] is None else f"random {first['dimensions']}"
-        rows.append((f"sharpness, epsilon {first['epsilon']:g}, {where}", f"{first['value']:.3g}", f"{second['value']:.3g}"))
+    rows += [(f"sharpness, {what}", f"{small:.3g}", f"{large:.3g}") for what, (small, large) in sharpness_rows(sharpness)]
     return [*rows, _row("top Hessian eigenvalue", sharpness, "top_eigenvalue", ".3g")]
 
 

@@ -4,6 +4,7 @@ A sweep's runs end when they have met the target, so their accuracies say nothin
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,18 @@ from jobs.records import RunSummary
 from jobs.spec_reader import resumed_spec
 from tuning.analysis.configurations import Configuration
 from tuning.analysis.line_point import LinePoint
+from tuning.attempts import Attempts
 from tuning.charts import Chart, Series
 from tuning.figures import BATCH, line_chart, line_conditions
-from tuning.sharpness import epsilon_sharpness, line, load_solution, top_eigenvalue
+from tuning.lines import line
+from tuning.sharpness import epsilon_sharpness, top_eigenvalue
+from tuning.solution import Solution, load_solution
 from tuning.space import with_fields
 
 EPSILONS = (1e-3, 5e-4)
 """Keskar's, of metric 2.1."""
-DIMENSIONS = (None, 100)
-"""The full space, and a random subspace."""
+DIMENSIONS = 100
+"""Of the random subspace."""
 Told = Callable[[float, str], None]
 """Called with how much of the stage is done, and what is under way."""
 
@@ -61,8 +65,10 @@ def train_to_the_end(best: Configuration, folder: Path, data_dir: Path, device: 
     return RunSummary.model_validate_json((run_dir / run_folder.SUMMARY).read_text())
 
 
-def measure(runs: Sequence[RunSummary], data_dir: Path, device: torch.device, num_samples: int, num_points: int, told: Told) -> Solutions:
-    """The sharpness of the smallest and the largest batch's solution, and the lines between them.
+def measure(
+    runs: Sequence[RunSummary], data_dir: Path, device: torch.device, num_samples: int, num_points: int, told: Told, attempts: Attempts
+) -> Solutions:
+    """The sharpness of the smallest and the largest batch's solution, and the lines between them; what cannot be measured is left out.
 
     Args: num_samples: training images that losses are taken over; num_points: on each line.
     Raises: LargebatchError for a run that left no solution.
@@ -71,14 +77,36 @@ def measure(runs: Sequence[RunSummary], data_dir: Path, device: torch.device, nu
     solutions = [load_solution(Path(one.run_dir), device, data_dir, num_samples) for one in ends]
     sharp = []
     for place, (solution, summary) in enumerate(zip(solutions, ends, strict=True)):
-        told(place / 3, f"sharpness at batch {summary.global_batch_size:,}")
+        name = f"batch {summary.global_batch_size:,}"
         kept = summary.model_dump(include={"run_id", "test_accuracy", "train_accuracy", "epochs", "global_batch_size"})
-        values = [epsilon_sharpness(solution, epsilon, dimensions) for epsilon in EPSILONS for dimensions in DIMENSIONS]
-        measured = {"sharpness": [value._asdict() for value in values], "top_eigenvalue": top_eigenvalue(solution)}
+        measured = sharpness_of(solution, name, DIMENSIONS, attempts, partial(told, place / 3))
         sharp.append({**kept, "seed": solution.job.spec.seed, "num_samples": solution.num_samples, **measured})
     told(2 / 3, "the lines between the two")
-    lines = {name: line(*solutions, is_curved=is_curved, points=num_points) for name, is_curved in (("straight", False), ("curved", True))}
+    lines = {}
+    for name, is_curved in (("straight", False), ("curved", True)):
+        points = attempts.attempt(f"the {name} line", partial(line, *solutions, is_curved=is_curved, points=num_points))
+        if points is not None:
+            lines[name] = points
     return Solutions(runs=[*runs], sharp=sharp, lines=lines)
+
+
+def sharpness_of(solution: Solution, name: str, dimensions: int, attempts: Attempts, told: Callable[[str], None]) -> dict[str, Any]:
+    """Keskar's sharpness in the full space and in a random one, and the top eigenvalue, as JSON has them; nothing for what cannot be measured.
+
+    Args: name: of the solution, for a person; dimensions: of the random subspace; told: what is under way.
+    """
+
+    def values() -> list[dict[str, Any]]:
+        measured = []
+        for epsilon in EPSILONS:
+            for subspace in (None, dimensions):
+                told(f"{name}: epsilon {epsilon:g}, {'full space' if subspace is None else f'{subspace} dimensions'}")
+                measured.append(epsilon_sharpness(solution, epsilon, subspace)._asdict())
+        return measured
+
+    sharpness = attempts.attempt(f"sharpness of {name}", values) or []
+    told(f"{name}: top eigenvalue")
+    return {"sharpness": sharpness, "top_eigenvalue": attempts.attempt(f"top Hessian eigenvalue of {name}", partial(top_eigenvalue, solution))}
 
 
 def solution_charts(solutions: Solutions, setting: str) -> list[Chart]:

@@ -2,7 +2,8 @@
 
     profile.json -> reference/ -> prediction.json -> sweep/ -> solution-batch-*/, sharpness.json -> sweep/report/
 
-A stage whose file is there is not done again, so a study that was stopped goes on with the next one. The budget is
+A stage whose file is there is not done again, so a study that was stopped goes on with the next one. What only adds to the report
+(prediction, solutions, sharpness, figures) may fail: the report says so, and the next `--resume` tries that stage alone. The budget is
 wall-clock seconds; what each stage may use follows from the profile, so small machines compare fewer batch sizes
 and search less, never less carefully at one batch than at another.
 """
@@ -13,6 +14,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +23,7 @@ import torch
 from jobs import run_folder
 from jobs.checkpoint_files import list_checkpoints
 from jobs.device import choose_device
-from jobs.errors import InputError, LargebatchError
+from jobs.errors import InputError
 from jobs.job import prepare, run_job
 from jobs.listener import Listener
 from jobs.plan import USUAL_NOISE_EVERY
@@ -34,11 +36,13 @@ from jobs.tracking.mlflow_store import brief
 from tuning.analysis.prediction import Predicted, compare, in_words, predict
 from tuning.analysis.reference import Reference
 from tuning.analysis.step_time import Profile
+from tuning.attempts import Attempts
 from tuning.collect import collect, noise_estimates
 from tuning.findings import Findings, find_in
 from tuning.places import STUDY, SWEEP_OF_STUDY
 from tuning.profile import profile
 from tuning.report import Extras, write_report
+from tuning.sharpness import slope_in_words
 from tuning.sizing import Expected, size_sweep, what_was_chosen
 from tuning.small_and_large import small_against_large
 from tuning.solutions import Solutions, measure, solution_charts, train_to_the_end
@@ -94,22 +98,23 @@ def study(spec: TrainSpec, options: StudyOptions, run_the_sweep: SweepRunner) ->
     def begin(number: int) -> None:
         options.on_stage(Stage(number, len(stages), stages[number - 1]))
 
-    device = choose_device(options.device)
+    device, attempts = choose_device(options.device), Attempts(options.on_notice)
     begin(1)
     measured = _profile(spec, options, device)
     begin(2)
     reference = _reference(spec, measured, options, device)
     sweep = _sweep(spec, measured, reference, options)
-    predicted = _predict(folder, reference, measured, spec.stop.target_accuracy, [int(b) for b in sweep.each[BATCH] if isinstance(b, int)])
+    target, batches = spec.stop.target_accuracy, [int(b) for b in sweep.each[BATCH] if isinstance(b, int)]
+    predicted = attempts.attempt("the prediction", partial(_predict, folder, reference, measured, target, batches))
     begin(3)
     options.on_notice(what_was_chosen(sweep))
     if run_the_sweep(folder / SWEEP_OF_STUDY, sweep, with_fields(spec, sweep.set)):
         return None
     findings = find_in(folder / SWEEP_OF_STUDY, spec.stop.target_accuracy)
     begin(4)
-    solutions = _solutions(findings, Expected(spec, measured, reference), options, device)
+    solutions = _solutions(findings, Expected(spec, measured, reference), options, device, attempts)
     begin(5)
-    page = write_report(folder / SWEEP_OF_STUDY / REPORT, findings, _extras(findings, measured, predicted, solutions))
+    page = write_report(folder / SWEEP_OF_STUDY / REPORT, findings, _extras(findings, measured, predicted, solutions, attempts))
     if spec.tracking.enabled:
         try:
             sync_folder(folder / SWEEP_OF_STUDY)
@@ -238,40 +243,47 @@ def _predict(folder: Path, reference: Reference, measured: Profile, target: floa
     return made
 
 
-def _solutions(findings: Findings, expected: Expected, options: StudyOptions, device: torch.device) -> Solutions:
-    path = options.folder / SHARPNESS
+def _solutions(findings: Findings, expected: Expected, options: StudyOptions, device: torch.device, attempts: Attempts) -> Solutions:
+    """Kept only whole: where a part failed, the next `--resume` tries again."""
+    path, num_failed_before = options.folder / SHARPNESS, len(attempts.failed)
     if path.is_file():
         return Solutions.model_validate_json(path.read_text())
     is_short = options.budget_s < SHORT_S
     chosen = expected.chosen_for_the_end([one.global_batch_size for one in findings.best], options.budget_s)
-    best = [one for one in findings.best if one.global_batch_size in chosen]
-    runs = [train_to_the_end(one, options.folder, options.data_dir, device, options.on_fraction) for one in best]
-    if len(runs) < 2:
+    runs = []
+    for one in [one for one in findings.best if one.global_batch_size in chosen]:
+        what = f"the run to the end at batch {one.global_batch_size:,}"
+        summary = attempts.attempt(what, partial(train_to_the_end, one, options.folder, options.data_dir, device, options.on_fraction))
+        runs += [] if summary is None else [summary]
+    if len(chosen) < 2:
         options.on_notice("No sharpness: the budget does not hold two runs to the end of the recipe's epochs.")
+    if len(runs) < 2:
         return Solutions(runs=runs)
-    try:
-        found = measure(runs, options.data_dir, device, 2000 if is_short else 5000, 13 if is_short else 25, options.on_fraction)
-    except LargebatchError as error:  # a diverged run leaves no solution to look at; the report is the same without
-        options.on_notice(f"No sharpness: {error}")
-        found = Solutions(runs=runs)
-    write_text(path, found.model_dump_json(indent=2) + "\n")
-    return found
+    num_samples, num_points = (2000, 13) if is_short else (5000, 25)
+    doing = partial(measure, runs, options.data_dir, device, num_samples, num_points, options.on_fraction, attempts)
+    solutions = attempts.attempt("sharpness", doing) or Solutions(runs=runs)
+    if len(attempts.failed) == num_failed_before:
+        write_text(path, solutions.model_dump_json(indent=2) + "\n")
+    return solutions
 
 
-def _extras(findings: Findings, measured: Profile, predicted: list[Predicted], solutions: Solutions) -> Extras:
+def _extras(findings: Findings, measured: Profile, predicted: list[Predicted] | None, solutions: Solutions, attempts: Attempts) -> Extras:
     seconds = {one.global_batch_size: one.seconds.median for one in findings.best if one.seconds.median is not None}
-    misses = compare(predicted, seconds)
+    misses = compare(predicted or [], seconds)
     words: list[str] = []
     if misses:
         words.append(in_words(misses))
-    elif not predicted:
+    elif predicted == []:
         words.append("Nothing was predicted before the sweep: the recipe's own run did not reach the target, or measured no noise scale.")
-    table = small_against_large(findings, measured, solutions.sharp)
+    for one in solutions.sharp:
+        words += slope_in_words(f"batch {one['global_batch_size']:,}", one["sharpness"])
+    table = attempts.attempt("small batch against large batch", partial(small_against_large, findings, measured, solutions.sharp))
     return Extras(
         measured,
-        predicted,
+        predicted or [],
         misses,
-        solution_charts(solutions, str(findings.setting)),
+        attempts.attempt("the figures of the solutions", partial(solution_charts, solutions, str(findings.setting))) or [],
         [("Small batch against large batch", table)] if table else [],
         words,
+        attempts,
     )

@@ -2,7 +2,9 @@
 
 import json
 import re
+import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -203,12 +205,17 @@ def sharpness(
 ) -> None:
     """How sharp the minima are that runs found: Keskar's sharpness, the top Hessian eigenvalue, the lines between two."""
     from jobs.device import choose_device, device_name
+    from jobs.errors import InputError
     from jobs.run_folder import refuse_unwritable
     from service.tables import output as standard_output
     from service.tables import print_rows
+    from tuning.attempts import Attempts
     from tuning.charts import write_pngs
     from tuning.figures import line_chart, line_conditions
-    from tuning.sharpness import epsilon_sharpness, line, load_solution, refuse_unlike, top_eigenvalue
+    from tuning.lines import line, refuse_unlike
+    from tuning.sharpness import sharpness_rows, slope_in_words
+    from tuning.solution import load_solution
+    from tuning.solutions import sharpness_of
 
     if figure is not None:
         refuse_unwritable(figure, "--figure")
@@ -218,23 +225,24 @@ def sharpness(
         refuse_unlike(*solutions)
     caption = line_conditions(f"{solutions[0].setting}, {device_name(place)}", [one.job.spec.seed for one in solutions], solutions[0].num_samples)
     found: dict[str, Any] = {"solutions": [], "lines": {}}
+    attempts = Attempts()
     with Console(stderr=True).status("") as status:
         for solution in solutions:
-            values = []
-            for epsilon in (1e-3, 5e-4):
-                for subspace in (None, dimensions):
-                    status.update(f"{solution.name}: epsilon {epsilon:g}, {'full space' if subspace is None else f'{subspace} dimensions'}")
-                    values.append(epsilon_sharpness(solution, epsilon, subspace))
-            status.update(f"{solution.name}: top eigenvalue")
-            entry = {"run": solution.name, "num_samples": solution.num_samples, "sharpness": [v._asdict() for v in values]}
-            found["solutions"].append({**entry, "top_eigenvalue": top_eigenvalue(solution)})
-        if len(solutions) == 2:
-            for name, is_curved in (("straight", False), ("curved", True)):
-                status.update(f"the {name} line")
-                walked = line(*solutions, is_curved=is_curved, points=points)
-                found["lines"][name] = [point._asdict() for point in walked]
-                if figure is not None:
-                    write_pngs([line_chart(name, walked, solutions[0].name, solutions[1].name, caption)], figure)
+            measured = sharpness_of(solution, solution.name, dimensions, attempts, status.update)
+            found["solutions"].append({"run": solution.name, "num_samples": solution.num_samples, **measured})
+        for name, is_curved in (("straight", False), ("curved", True)) if len(solutions) == 2 else ():
+            status.update(f"the {name} line")
+            walked = attempts.attempt(f"the {name} line", partial(line, *solutions, is_curved=is_curved, points=points))
+            if walked is None:
+                continue
+            found["lines"][name] = [point._asdict() for point in walked]
+            if figure is not None:
+                write_pngs([line_chart(name, walked, solutions[0].name, solutions[1].name, caption)], figure)
+    if attempts.failed and not any(entry["sharpness"] or entry["top_eigenvalue"] is not None for entry in found["solutions"]):
+        raise InputError("", attempts.failed[0].why)
+    found["failed"] = [one._asdict() for one in attempts.failed]
+    for one in attempts.failed:
+        print(one.in_words, file=sys.stderr)
     if as_json:
         print(json.dumps(found))
         return
@@ -242,12 +250,15 @@ def sharpness(
     table.add_column("")
     for entry in found["solutions"]:
         table.add_column(entry["run"], justify="right")
-    for number, value in enumerate(found["solutions"][0]["sharpness"]):
-        where = "full space" if value["dimensions"] is None else f"random {value['dimensions']}"
-        table.add_row(f"epsilon {value['epsilon']:g}, {where}", *(f"{entry['sharpness'][number]['value']:.4g}" for entry in found["solutions"]))
+    for what, values in sharpness_rows(found["solutions"]):
+        table.add_row(what, *(f"{value:.4g}" for value in values))
+    unsettled = "not measured" if any("eigenvalue" in one.what for one in attempts.failed) else "did not settle"
     eigenvalues = [entry["top_eigenvalue"] for entry in found["solutions"]]
-    table.add_row("top Hessian eigenvalue", *("did not settle" if value is None else f"{value:.4g}" for value in eigenvalues))
+    table.add_row("top Hessian eigenvalue", *(unsettled if value is None else f"{value:.4g}" for value in eigenvalues))
     standard_output().print(table)
+    for entry in found["solutions"]:
+        for sentence in slope_in_words(entry["run"], entry["sharpness"]):
+            print(sentence)
     for name, walked in found["lines"].items():
         print(f"\nAlong the {name} line, from {solutions[0].name} (at 0) to {solutions[1].name} (at 1):")
         print_rows([{name.replace("_", " "): f"{value:.4g}" for name, value in at.items()} for at in walked])

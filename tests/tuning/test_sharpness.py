@@ -1,6 +1,8 @@
 """Sharpness against functions whose answer is known, and against a direct search of the box."""
 
+import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,9 @@ from jobs.job import prepare, run_job
 from jobs.listener import Listener
 from jobs.spec_reader import build_spec
 from service.cli import app
-from tuning.sharpness import Solution, epsilon_sharpness, line, load_solution, top_eigenvalue
+from tuning.lines import line
+from tuning.sharpness import epsilon_sharpness, sharpness_rows, slope_in_words, top_eigenvalue
+from tuning.solution import Solution, load_solution
 from tuning.subspace import Subspace
 
 CPU = torch.device("cpu")
@@ -55,6 +59,39 @@ def test_a_quadratics_box(epsilon: float) -> None:
     # Ten iterations leave the last part of the way on the axis that hardly matters.
     assert found.value == pytest.approx(100 * (highest - here) / (1 + here), rel=1e-3)
     assert torch.equal(function.weights, torch.tensor(at, dtype=torch.float64)), "the weights are as they were"
+
+
+@pytest.mark.parametrize("dimensions", [None, 3])
+def test_the_slope_that_training_left_is_told_from_curvature(dimensions: int | None) -> None:
+    """Against the plane and the parabola themselves; the first doubles with epsilon, the second grows fourfold."""
+    diagonal, at, centre = [4.0, 1.0, 0.25, 9.0], [1.0, -2.0, 0.5, 0.1], [-0.6, 1.5, 9.5, -0.2]
+    function = Quadratic(diagonal, at, centre)
+    here, slope = function.loss(), torch.tensor([d * (a - c) for d, a, c in zip(diagonal, at, centre, strict=True)], dtype=torch.float64)
+    weights = torch.tensor(at, dtype=torch.float64)
+    matrix = torch.eye(4, dtype=torch.float64)
+    if dimensions is not None:
+        basis = Subspace(weights, dimensions, seed=0)
+        matrix = torch.stack([basis.spread(axis) for axis in torch.eye(dimensions, dtype=torch.float64)], dim=1)
+    small, large = (epsilon_sharpness(function, epsilon, dimensions) for epsilon in (1e-3, 2e-3))
+    for value in (small, large):
+        reach = value.epsilon * ((torch.linalg.pinv(matrix) @ weights).abs() + 1)
+        corner = reach * (matrix.T @ slope).sign()
+        plane, parabola = slope @ matrix @ corner, (matrix @ corner) @ (torch.tensor(diagonal, dtype=torch.float64) * (matrix @ corner)) / 2
+        assert value.linear == pytest.approx(100 * float(plane) / (1 + here), rel=1e-9)
+        assert value.curved == pytest.approx(100 * float(parabola) / (1 + here), rel=1e-6)
+        assert value.value == pytest.approx(value.linear + value.curved, rel=1e-9), "the largest value is at that corner"
+    assert large.linear / small.linear == pytest.approx(2)
+    assert large.curved / small.curved == pytest.approx(4)
+
+
+def test_a_sharpness_that_is_mostly_slope_is_said() -> None:
+    steep, flat = Quadratic([1.0] * 4, [1.0] * 4, [9.0] * 4), Quadratic([1.0] * 4, [1.0] * 4, [1.0] * 4)
+    (told,) = slope_in_words("batch 16", [epsilon_sharpness(steep, 1e-3, 2)._asdict()])
+    assert re.match(r"Sharpness of batch 16 in random directions is for (9\d\.\d|100\.0)% the slope that training left, not curvature", told)
+    assert slope_in_words("batch 16", [epsilon_sharpness(flat, 1e-3, 2)._asdict()]) == []
+    before = {"epsilon": 1e-3, "dimensions": 100, "value": 0.1}
+    assert slope_in_words("batch 16", [before]) == [], "a study of before does not know"
+    assert sharpness_rows([{"sharpness": [before]}]) == [("epsilon 0.001, random 100", [0.1])]
 
 
 def test_at_the_very_minimum_there_is_a_way_up_too() -> None:
@@ -196,6 +233,25 @@ def test_the_ends_of_a_line_are_the_solutions(runs: tuple[Path, Path]) -> None:
     assert not one.model.training
 
 
+def test_what_has_no_second_derivative_costs_the_command_only_that(runs: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(*_: Any) -> Tensor:
+        raise InputError("run", "the model has no second derivative.")
+
+    monkeypatch.setattr("tuning.sharpness.ITERATIONS", 1)
+    monkeypatch.setattr("tuning.solution.Solution.curvature", refuses)
+    command = ["sharpness", str(runs[0]), "--device", "cpu", "--samples", "50", "--dimensions", "3"]
+    result = CliRunner().invoke(app, [*command, "--json"], catch_exceptions=False)
+    assert result.exit_code == 0
+    found = json.loads(result.stdout)
+    assert found["failed"] == [{"what": "top Hessian eigenvalue of run", "why": "run: the model has no second derivative."}]
+    assert "Left out: top Hessian eigenvalue of run. run: the model has no second derivative." in result.stderr
+    assert [value["dimensions"] for value in found["solutions"][0]["sharpness"]] == [None, 3, None, 3]
+    assert "not measured" in CliRunner().invoke(app, command, catch_exceptions=False).stdout
+    monkeypatch.setattr("tuning.solution.Solution.loss_and_gradient", refuses)
+    with pytest.raises(InputError, match="no second derivative"):
+        CliRunner().invoke(app, command, catch_exceptions=False)
+
+
 def test_two_architectures_are_not_joined(runs: tuple[Path, Path], tmp_path: Path) -> None:
     other = trained(tmp_path, model={"name": "mlp", "arguments": {"width": 5}}, stop={"steps": 2})
     with pytest.raises(InputError, match="other weights"):
@@ -214,7 +270,7 @@ def test_solutions_of_other_data_are_not_compared(runs: tuple[Path, Path], tmp_p
 
 def test_the_command_prints_the_lines_and_their_conditions(runs: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("tuning.sharpness.ITERATIONS", 1)
-    monkeypatch.setattr("tuning.sharpness.top_eigenvalue", lambda solution: None)
+    monkeypatch.setattr("tuning.solutions.top_eigenvalue", lambda solution: None)
     options = ["--device", "cpu", "--samples", "50", "--points", "4", "--dimensions", "3", "--figure", str(tmp_path)]
     said = CliRunner().invoke(app, ["sharpness", *map(str, runs), *options], catch_exceptions=False).stdout
     assert "did not settle" in said

@@ -1,0 +1,192 @@
+"""Strangers' models as functions: gradient and curvature against differences of a float64 copy, and what cannot be had in one sentence."""
+
+import copy
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+
+from jobs.data.dataset import Dataset, Images
+from jobs.errors import FaultError, InputError
+from tuning.sharpness import epsilon_sharpness, top_eigenvalue
+from tuning.solution import Solution
+
+CPU, CLASSES, SAMPLES = torch.device("cpu"), 3, 12
+
+
+class Convolutions(nn.Module):
+    """Two of them with batch-norm; a layer that is frozen and one that nothing uses."""
+
+    def __init__(self, is_channels_last: bool) -> None:
+        super().__init__()
+        self.first, self.norm, self.second = nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Conv2d(3, CLASSES, 2)
+        self.frozen, self.unused = nn.Conv2d(2, 2, 1), nn.Linear(2, 2)
+        self.frozen.requires_grad_(False)
+        if is_channels_last:
+            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.second(torch.tanh(self.norm(self.first(self.frozen(inputs))))).mean((2, 3))
+
+
+class Transformer(nn.Module):
+    """Torch's own layer: attention by scaled_dot_product_attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 8, activation="gelu", batch_first=True), 1)
+        self.head = nn.Linear(4, CLASSES)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.head(self.encoder(inputs.flatten(1).reshape(len(inputs), -1, 4)).mean(1))
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cells, self.head = nn.LSTM(8, 3, batch_first=True), nn.Linear(3, CLASSES)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.head(self.cells(inputs.flatten(1).reshape(len(inputs), -1, 8))[0][:, -1])
+
+
+class Layouts(nn.Module):
+    """Weights that are parts of others, lie transposed, or are used twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.sliced = nn.Parameter(torch.randn(32, 9, generator=generator)[:, ::3])
+        self.turned = nn.Parameter(torch.randn(3, 3, generator=generator).t())
+        self.again = self.turned
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return torch.tanh(inputs.flatten(1) @ self.sliced.to(inputs.dtype)) @ self.turned @ torch.tanh(self.again)
+
+
+class SparseRows(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows, self.head = nn.Embedding(5, 4, sparse=True), nn.Linear(4, CLASSES)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.rows((inputs.flatten(1)[:, :6].abs() * 2).long().clamp(max=4)).mean(1)))
+
+
+class Mixed(nn.Module):
+    """Float32 and float64 weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(32, 3), nn.Linear(3, CLASSES, dtype=torch.float64)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.body(inputs.flatten(1))).double())
+
+
+STRANGERS: dict[str, Callable[[], nn.Module]] = {
+    "convolutions": lambda: Convolutions(False),
+    "channels last": lambda: Convolutions(True),
+    "transformer": Transformer,
+    "recurrent": Recurrent,
+    "layouts": Layouts,
+    "sparse": SparseRows,
+    "mixed": Mixed,
+}
+
+
+def solution_of(model: nn.Module, chunk: int = 5) -> Solution:
+    generator = torch.Generator().manual_seed(0)
+    part = Images(torch.randn(SAMPLES, 2, 4, 4, generator=generator), torch.randint(0, CLASSES, (SAMPLES,), generator=generator))
+    dataset = Dataset("made", part, part, CLASSES, (2, 4, 4))
+    job: Any = SimpleNamespace(dataset=dataset, device=CPU, spec=SimpleNamespace(model=SimpleNamespace(channels_last=False)))
+    return Solution("run", job, model.eval(), SAMPLES, chunk)
+
+
+def reference_gradient(model: nn.Module, data: Images, weights: Tensor) -> Tensor:
+    """In float64, all samples at once; the reference of every derivative here."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    vector_to_parameters(weights, trained)
+    loss = functional.cross_entropy(model(data.inputs.double()), data.labels)
+    gradients = torch.autograd.grad(loss, trained, allow_unused=True)
+    return torch.cat([(torch.zeros_like(p) if g is None else g.to_dense()).reshape(-1) for p, g in zip(trained, gradients, strict=True)])
+
+
+@pytest.mark.parametrize("stranger", STRANGERS)
+def test_gradient_and_curvature(stranger: str) -> None:
+    torch.manual_seed(0)
+    solution = solution_of(STRANGERS[stranger]())
+    data = solution.job.dataset.train
+    exact = copy.deepcopy(solution.model).double()
+    for parameter in exact.parameters():
+        parameter.data = parameter.data.contiguous()
+    start = solution.weights
+    strides = [parameter.stride() for parameter in solution.parameters]
+    assert torch.equal(start, parameters_to_vector([p.contiguous() for p in solution.parameters]))
+    direction = torch.randn(start.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    loss, gradient = solution.loss_and_gradient(start)
+    curvature = solution.curvature(direction.to(start))
+    assert loss == pytest.approx(solution.loss(), rel=1e-6)
+    true = reference_gradient(exact, data, start.double())
+    step = 1e-5
+    slope = (reference_gradient(exact, data, start + step * direction) - reference_gradient(exact, data, start - step * direction)) / (2 * step)
+    # Float32 forward and backward against float64; the difference of gradients errs by step squared.
+    assert torch.allclose(gradient.double(), true, rtol=1e-3, atol=1e-5 * float(true.abs().max()))
+    assert torch.allclose(curvature.double(), slope, rtol=1e-3, atol=1e-4 * float(slope.abs().max()))
+    solution.put(start + 1.0)
+    assert torch.allclose(solution.weights, start + 1.0, rtol=1e-6)
+    solution.put(start)
+    assert [parameter.stride() for parameter in solution.parameters] == strides, "layouts stay"
+    assert all(parameter.grad is None for parameter in solution.parameters)
+
+
+@pytest.mark.parametrize("stranger", ["channels last", "layouts"])
+def test_sharpness_and_eigenvalue_of_strangers(stranger: str) -> None:
+    torch.manual_seed(0)
+    solution = solution_of(STRANGERS[stranger](), SAMPLES)
+    size = len(solution.weights)
+    columns = torch.stack([solution.curvature(column) for column in torch.eye(size)])
+    assert top_eigenvalue(solution) == pytest.approx(float(torch.linalg.eigvalsh((columns + columns.T).double() / 2)[-1]), rel=0.01)
+    full, part = epsilon_sharpness(solution, 1e-3), epsilon_sharpness(solution, 1e-3, 4)
+    assert full.value > part.value > 0
+
+
+class Once(torch.autograd.Function):
+    """A backward that has none of its own."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor) -> Tensor:
+        return inputs * 2
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return gradients[0] * 2
+
+
+class Odd(nn.Module):
+    def __init__(self, use: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.body, self.head, self.use = nn.Linear(32, 4), nn.Linear(4, CLASSES), use
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.head(self.use(torch.tanh(self.body(inputs.flatten(1)))))
+
+
+def fails(error: Exception) -> Callable[[Tensor], Tensor]:
+    def use(values: Tensor) -> Tensor:
+        raise error
+
+    return use
+
+
+def test_what_a_model_raises_is_one_sentence() -> None:
+    with pytest.raises(InputError, match=r"run: the model has no gradient in evaluation mode \(KeyError: 'no'\)"):
+        epsilon_sharpness(solution_of(Odd(fails(KeyError("no")))), 1e-3)
+    with pytest.raises(FaultError, match="run: memory runs out with 5 samples at once"):
+        top_eigenvalue(solution_of(Odd(fails(torch.OutOfMemoryError("CUDA out of memory")))))

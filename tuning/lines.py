@@ -1,0 +1,89 @@
+"""What lies between two solutions: loss and accuracy along a straight and a curved line (Keskar et al., arXiv:1609.04836)."""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+
+from jobs.engine.evaluate import Score, evaluate
+from jobs.errors import InputError
+from jobs.job import evaluation_batches, new_state
+from jobs.models.ghost_batch_norm import GhostBatchNorm
+from jobs.tracking.mlflow_mirror import flat
+from tuning.analysis.line_point import LinePoint
+from tuning.collect import described
+from tuning.solution import CHUNK, Solution
+
+LINE_POINTS = 25
+
+
+def refuse_unlike(first: Solution, second: Solution) -> None:
+    """Raises: InputError for solutions of two architectures, or trained on different data: nothing of them can be compared."""
+    of_first, of_second = (described(flat(one.job.spec.model_dump(mode="json")), "dataset") for one in (first, second))
+    if of_first != of_second:
+        told = f"{second.name} was trained on {of_second}, {first.name} on {of_first}: losses of different data cannot be compared."
+        raise InputError("RUN2", told, "Give two runs on the same data.")
+    if [parameter.shape for parameter in first.parameters] != [parameter.shape for parameter in second.parameters]:
+        raise InputError("RUN2", f"{second.name} has other weights than {first.name}: no line joins them.", "Give two runs of one model.")
+
+
+def line(first: Solution, second: Solution, *, is_curved: bool = False, points: int = LINE_POINTS) -> list[LinePoint]:
+    """Loss and accuracy along f(a x_2 + (1 - a) x_1), or f(sin(a pi/2) x_2 + cos(a pi/2) x_1), for a from -1 to 2.
+
+    Running statistics mean nothing between two networks, so batch-norm takes those of the samples at each place.
+    Raises: InputError for two architectures, different data, or a model that fails on the way; FaultError.
+    """
+    refuse_unlike(first, second)
+    one, other = first.weights, second.weights
+    state = new_state(first.job)
+    state.model, state.average = first.model, None
+    held = [(module, name, buffer, buffer.clone()) for module in first.model.modules() for name, buffer in module.named_buffers(recurse=False)]
+    walked = []
+    try:
+        for at in np.linspace(-1, 2, points):
+            to, of = (math.sin(at * math.pi / 2), math.cos(at * math.pi / 2)) if is_curved else (at, 1 - at)
+            first.put(float(to) * other + float(of) * one)
+            with first.named("fails on the way"):
+                _take_statistics(first)
+                train, test = _scores(first, state)
+            walked.append(LinePoint(float(at), train.loss, train.accuracy, test.loss, test.accuracy))
+    finally:
+        first.put(one)
+        for module, name, buffer, value in held:
+            buffer.copy_(value)
+            setattr(module, name, buffer)  # a model may have put another in its place
+    return walked
+
+
+def _scores(solution: Solution, state: Any) -> tuple[Score, Score]:
+    dataset = solution.job.dataset
+    scores = (
+        evaluate(state, evaluation_batches(solution.job, dataset.train), solution.num_samples, False),
+        evaluate(state, evaluation_batches(solution.job, dataset.test), len(dataset.test), False),
+    )
+    solution.model.eval()  # evaluating leaves it ready to train on
+    return scores
+
+
+@torch.no_grad()
+def _take_statistics(solution: Solution) -> None:
+    """Let every batch-norm average its statistics over the samples."""
+    norms = [module for module in solution.model.modules() if isinstance(module, GhostBatchNorm) and module.running_mean is not None]
+    if not norms:
+        return
+    held = [(norm.momentum, norm.span) for norm in norms]
+    for norm in norms:
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        assert norm.num_batches_tracked is not None
+        norm.running_mean.zero_()
+        norm.running_var.fill_(1.0)
+        norm.num_batches_tracked.zero_()
+        norm.momentum, norm.span = None, CHUNK
+        norm.train()
+    for inputs, _ in solution.chunks(evaluation_batches(solution.job, solution.job.dataset.train), CHUNK):
+        solution.model(inputs)
+    for norm, (momentum, span) in zip(norms, held, strict=True):
+        norm.momentum, norm.span = momentum, span
+        norm.eval()
