@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
 from jobs.errors import LargebatchError
-from jobs.tracking.mlflow_mirror import brief
+from jobs.tracking.mlflow_store import brief
 
 Result = TypeVar("Result")
 

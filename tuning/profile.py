@@ -19,7 +19,8 @@ from jobs.engine.warm_up import warm_up
 from jobs.errors import InputError, LargebatchError
 from jobs.job import Prepared, new_state, training_batches
 from jobs.spec import TrainSpec
-from jobs.tracking.mlflow_mirror import brief, flat
+from jobs.tracking.mlflow_mirror import flat
+from jobs.tracking.mlflow_store import brief
 from tuning.analysis.step_time import Profile, ProfilePoint
 from tuning.collect import described
 from tuning.space import with_fields

@@ -23,7 +23,8 @@ from jobs.errors import CheckpointError, FaultError, InputError, LargebatchError
 from jobs.job import Prepared, evaluation_batches, new_state, prepare
 from jobs.plan import Slice
 from jobs.spec_reader import resumed_spec
-from jobs.tracking.mlflow_mirror import brief, flat
+from jobs.tracking.mlflow_mirror import flat
+from jobs.tracking.mlflow_store import brief
 from tuning.collect import described
 
 CHUNK = 1000
