@@ -31,10 +31,11 @@ from jobs.engine.state import TrainState, WeightAverage
 from jobs.engine.warm_up import activation_bytes_per_sample, refuse_misfit, warm_up
 from jobs.errors import CheckpointError, DataError, DivergedError
 from jobs.listener import Listener
-from jobs.models.ghost_batch_norm import has_batch_norm, use_ghost_batch_norm
+from jobs.models.ghost_batch_norm import evaluation_unit, has_batch_norm, use_ghost_batch_norm
 from jobs.models.parameters import description, refuse_parameters, refuse_unlike_first
 from jobs.models.sample_dropout import use_sample_dropout
 from jobs.models.table import build_model
+from jobs.models.training_mode import train_mode
 from jobs.optim.table import build_optimizer
 from jobs.plan import Slice, TrainPlan
 from jobs.plan_report import MemoryFacts, plan_facts, plan_lines, unread_in_words
@@ -107,12 +108,10 @@ def _examine(spec: TrainSpec, device: torch.device, data_dir: Path) -> _Examined
     global_batch_size = resolve_global_batch_size(spec, len(dataset.train))
     model = build_model(spec.model, dataset.input_shape, dataset.num_classes, spec.seed)
     refuse_parameters(model)
-    model = use_sample_dropout(model)
+    model = train_mode(use_sample_dropout(model).to(device))
     normalises = has_batch_norm(model)
     span = resolve_span(spec, global_batch_size) if normalises else 1
-    if normalises:
-        model = use_ghost_batch_norm(model, span)
-    model = model.to(device).train()
+    use_ghost_batch_norm(model, span if normalises else None)
     refuse_misfit(model, dataset)
     most = global_batch_size
     if spec.batch.schedule.growth:
@@ -321,7 +320,7 @@ def evaluation_batches(job: Prepared, part: Any) -> Batches:
         job.dataset,
         job.device,
         num_workers=job.spec.dataset.num_workers,
-        stream=lambda epoch: itertools.repeat(evaluation_share(len(part), job.group)),
+        stream=lambda epoch: itertools.repeat(evaluation_share(len(part), job.group, evaluation_unit(job.model))),
         channels_last=job.spec.model.channels_last,
         shuffles=False,
     )

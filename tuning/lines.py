@@ -9,7 +9,7 @@ import torch
 from jobs.engine.evaluate import Score, evaluate
 from jobs.errors import InputError
 from jobs.job import evaluation_batches, new_state
-from jobs.models.ghost_batch_norm import GhostBatchNorm
+from jobs.models.ghost_batch_norm import forward_pass_of
 from jobs.tracking.mlflow_mirror import flat
 from tuning.analysis.line_point import LinePoint
 from tuning.collect import described
@@ -69,21 +69,20 @@ def _scores(solution: Solution, state: Any) -> tuple[Score, Score]:
 @torch.no_grad()
 def _take_statistics(solution: Solution) -> None:
     """Let every batch-norm average its statistics over the samples."""
-    norms = [module for module in solution.model.modules() if isinstance(module, GhostBatchNorm) and module.running_mean is not None]
-    if not norms:
+    if not solution.moving:
         return
-    held = [(norm.momentum, norm.span) for norm in norms]
-    for norm in norms:
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
-        assert norm.num_batches_tracked is not None
-        norm.running_mean.zero_()
-        norm.running_var.fill_(1.0)
-        norm.num_batches_tracked.zero_()
-        norm.momentum, norm.span = None, CHUNK
+    forward_pass = forward_pass_of(solution.model)
+    held = [norm.momentum for norm in solution.moving]
+    span, forward_pass.span = forward_pass.span, CHUNK
+    for norm in solution.moving:
         norm.train()
-    for inputs, _ in solution.chunks(evaluation_batches(solution.job, solution.job.dataset.train), CHUNK):
+    for number, (inputs, _) in enumerate(solution.chunks(evaluation_batches(solution.job, solution.job.dataset.train), CHUNK), 1):
+        for norm in solution.moving:
+            norm.momentum = 1 / number  # a plain average; the first takes the place of what was there
+        forward_pass.begin(len(inputs))
         solution.model(inputs)
-    for norm, (momentum, span) in zip(norms, held, strict=True):
-        norm.momentum, norm.span = momentum, span
+    forward_pass.forget()
+    forward_pass.span = span
+    for norm, momentum in zip(solution.moving, held, strict=True):
+        norm.momentum = momentum
         norm.eval()

@@ -7,7 +7,7 @@ function of the weights alone.
 import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -21,6 +21,7 @@ from jobs.engine.memory import ran_out_of_memory
 from jobs.engine.warm_up import activation_bytes_per_sample
 from jobs.errors import CheckpointError, FaultError, InputError, LargebatchError
 from jobs.job import Prepared, evaluation_batches, new_state, prepare
+from jobs.models.ghost_batch_norm import GhostNorm, evaluation_unit, ghost_norms
 from jobs.plan import Slice
 from jobs.spec_reader import resumed_spec
 from jobs.tracking.mlflow_mirror import flat
@@ -45,6 +46,8 @@ class Solution:
     num_samples: int
     chunk: int = CHUNK
     """Samples at once, where a gradient is taken."""
+    moving: list[GhostNorm] = field(default_factory=list)
+    """Norms whose running statistics move in training."""
 
     @property
     def setting(self) -> str:
@@ -159,7 +162,9 @@ def load_solution(run_dir: Path, device: torch.device, data_dir: Path, num_sampl
         if parameter.dtype in {torch.float16, torch.bfloat16}:
             parameter.data = parameter.data.float()
     chunk = min(CHUNK, max(PASS_BYTES // activation_bytes_per_sample(state.model, job.dataset), 1))
-    return Solution(run_dir.name, job, state.model.eval(), min(num_samples, len(job.dataset.train)), chunk)
+    unit = evaluation_unit(state.model)
+    moving = [norm for norm in ghost_norms(state.model) if norm.moves_statistics]
+    return Solution(run_dir.name, job, state.model.eval(), min(num_samples, len(job.dataset.train)), max(chunk // unit, 1) * unit, moving)
 
 
 @contextmanager

@@ -13,6 +13,8 @@ from jobs.engine.group import Group
 from jobs.engine.memory import make_room, ran_out_of_memory
 from jobs.engine.state import TrainState
 from jobs.errors import FaultError
+from jobs.models.ghost_batch_norm import evaluation_unit
+from jobs.models.training_mode import evaluation_mode
 from jobs.plan import Slice
 
 SMALLEST_FIRST_TRY = 64
@@ -29,15 +31,14 @@ class Score(NamedTuple):
 @contextmanager
 def evaluation_weights(state: TrainState) -> Iterator[None]:
     """The model in evaluation mode, with averaged weights where the run keeps them."""
-    state.model.eval()
-    if state.average:
-        state.average.swap()
-    try:
-        yield
-    finally:
+    with evaluation_mode(state.model):
         if state.average:
             state.average.swap()
-        state.model.train()
+        try:
+            yield
+        finally:
+            if state.average:
+                state.average.swap()
 
 
 @torch.no_grad()
@@ -56,7 +57,8 @@ def evaluate(
         notify: told in words when memory ran out and fewer samples are passed forward at once.
     Raises: LargebatchError, the same on every rank, for a sample that cannot be read or where not even one fits.
     """
-    share = evaluation_share(num_samples, state.group)
+    unit = evaluation_unit(state.model)
+    share = evaluation_share(num_samples, state.group, unit)
     device = next(state.model.parameters()).device
     correct = torch.zeros((), dtype=torch.int64, device=device)
     loss = torch.zeros((), dtype=torch.float64 if device.type == "cpu" else torch.float32, device=device)
@@ -66,10 +68,10 @@ def evaluate(
         start = share.start
         while start < share.stop:
             size = min(max(state.micro_batch_size, SMALLEST_FIRST_TRY), state.evaluation_batch_size)
-            samples = Slice(0, start, min(start + size, share.stop))
+            samples = _whole_groups(share, start, size, unit)
             found = _score_if_it_fits(state, batches, samples, bfloat16)
             if found is None:
-                _halve(state, samples.size, notify)
+                _halve(state, samples.size, unit, notify)
                 continue
             correct, loss, start = correct + found[0], loss + found[1], samples.stop
             on_progress(start - share.start)
@@ -84,6 +86,7 @@ def _score_if_it_fits(state: TrainState, batches: Batches, samples: Slice, bfloa
     """(right answers, summed loss) of some samples; None if memory ran out."""
     try:
         inputs, labels = batches.read(samples)
+        state.statistics.forward_pass.begin(samples.size)
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=bfloat16):
             logits: Tensor = state.model(inputs)
         return (logits.argmax(1) == labels).sum(), functional.cross_entropy(logits.float(), labels, reduction="sum")
@@ -93,15 +96,28 @@ def _score_if_it_fits(state: TrainState, batches: Batches, samples: Slice, bfloa
     return None
 
 
-def _halve(state: TrainState, now: int, notify: Callable[[str], Any]) -> None:
+def _halve(state: TrainState, now: int, unit: int, notify: Callable[[str], Any]) -> None:
     """Evaluate half as many samples at once from here on. Raises: FaultError if there is no smaller number."""
-    if now == 1:
-        raise FaultError("model", "evaluation runs out of memory even with one sample at a time.", "Use a smaller model, or precision bfloat16.")
+    if now <= unit + (unit > 1):
+        fewest = "one sample" if now == 1 else f"{now} samples, a batch-norm group,"
+        raise FaultError("model", f"evaluation runs out of memory even with {fewest} at a time.", "Use a smaller model, or precision bfloat16.")
     make_room()
     notify(f"Out of memory in evaluation: {now} -> {now // 2} samples at once.")
     state.evaluation_batch_size = now // 2
 
 
-def evaluation_share(num_samples: int, group: Group) -> Slice:
-    """The samples that this rank evaluates."""
-    return Slice(0, num_samples * group.rank // group.world_size, num_samples * (group.rank + 1) // group.world_size)
+def evaluation_share(num_samples: int, group: Group, unit: int = 1) -> Slice:
+    """The samples that this rank evaluates.
+
+    Args: unit: samples that share statistics (`evaluation_unit`); a share is whole groups of them. A last group of a single
+        sample, which would have no variance, is part of the group before it.
+    """
+    groups = num_samples if unit == 1 else max((num_samples + unit - 2) // unit, 1)
+    first, last = (groups * rank // group.world_size for rank in (group.rank, group.rank + 1))
+    return Slice(0, first * unit, num_samples if last == groups else last * unit)
+
+
+def _whole_groups(share: Slice, start: int, size: int, unit: int) -> Slice:
+    """The next `size` samples of a share, more or fewer to make whole groups."""
+    stop = min(start + max(size // unit, 1) * unit, share.stop)
+    return Slice(0, start, share.stop if unit > 1 and share.stop - stop == 1 else stop)

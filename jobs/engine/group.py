@@ -52,6 +52,19 @@ class Group:
         dist.all_reduce(value, dist.ReduceOp.MIN)
         return int(value)
 
+    def largest(self, values: Tensor) -> Tensor:
+        """Element by element the largest of the ranks' values; the argument itself is overwritten."""
+        if self.world_size > 1:
+            dist.all_reduce(values, dist.ReduceOp.MAX)
+        return values
+
+    def gathered(self, value: T) -> list[T]:
+        """Every rank's value, in the ranks' order."""
+        values: list[T | None] = [value] * self.world_size
+        if self.world_size > 1:
+            dist.all_gather_object(values, value)
+        return cast(list[T], values)
+
     def take_from_first(self, tensors: list[Tensor]) -> None:
         """Overwrite `tensors` with those of rank 0."""
         if self.world_size > 1:
@@ -78,9 +91,7 @@ class Group:
                 raise error
             return
         if self.sum_numbers(float(error is not None))[0]:
-            errors: list[LargebatchError | None] = [None] * self.world_size
-            dist.all_gather_object(errors, error)
-            first = next(found for found in errors if found is not None)
+            first = next(found for found in self.gathered(error) if found is not None)
             first.is_agreed = True
             raise first
 

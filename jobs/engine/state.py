@@ -12,6 +12,7 @@ from jobs.engine.gradients import GradientSum, gradient_sum
 from jobs.engine.group import Group
 from jobs.engine.local_steps import LocalSteps
 from jobs.engine.noise_scale import GainAverages, NoiseSums
+from jobs.engine.running_statistics import RunningStatistics
 from jobs.models.sample_dropout import SampleDropout, sample_dropouts
 from jobs.optim.saved_state import load_optimizer, parameter_names, refuse_other_precision
 from jobs.plan import Position
@@ -70,12 +71,14 @@ class TrainState:
     gradients: GradientSum = field(init=False)
     local: LocalSteps = field(init=False)
     dropouts: list[SampleDropout] = field(init=False)
+    statistics: RunningStatistics = field(init=False)
 
     def __post_init__(self) -> None:
         self.group = Group(next(self.model.parameters()).device)
         self.gradients = gradient_sum(self.model, self.group, self.reduction)
         self.local = LocalSteps(self.model, self.optimizer, self.group, self.average.averages if self.average else [])
         self.dropouts = sample_dropouts(self.model)
+        self.statistics = RunningStatistics(self.model, self.group)
         self._buffer_homes = [module._buffers for module in self.model.modules() if module._buffers]
         self._held: list[Tensor] = []
         self._held_shapes: list[torch.Size] = []

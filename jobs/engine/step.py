@@ -19,7 +19,6 @@ from jobs.data.batches import Batches
 from jobs.data.draws import key, seed_draws
 from jobs.engine.memory import make_room, ran_out_of_memory
 from jobs.engine.noise_scale import estimate
-from jobs.engine.running_statistics import combine_running_statistics
 from jobs.engine.scalars import Scalar, on_device, on_host, scalar
 from jobs.engine.state import TrainState
 from jobs.errors import DivergedError, FaultError, LargebatchError
@@ -112,6 +111,7 @@ def accumulate(state: TrainState, plan: TrainPlan, batches: Batches, batch: Slic
     error: LargebatchError | None = None
     ran_out = False
     gradients.start()
+    state.statistics.forward_pass.start_step()
     try:
         for micro_batch in micro_batches:
             inputs, labels = batches.read(micro_batch)
@@ -157,7 +157,9 @@ def _backward(state: TrainState, spec: TrainSpec, micro_batch: Slice, inputs: Te
     announce(state.dropouts, spec.seed, micro_batch, inputs.device)
     # What a model draws from torch's generators belongs to the micro-batch, not to how many draws came before (reading makes some).
     seed_draws(key(spec.seed, "dropout", micro_batch.epoch, micro_batch.start), inputs.device)
+    state.statistics.forward_pass.begin(micro_batch.size)
     loss = batch_loss(state.forward, spec, inputs, labels)
+    state.statistics.forward_pass.end()  # activation checkpointing runs parts again
     (loss / num_samples).backward()  # type: ignore[no-untyped-call]
     return scalar(loss)
 
@@ -189,10 +191,9 @@ def _finite_gradient(
             f"the loss is {measured.loss} and the squared gradient norm {measured.squared_norm} at step {state.progress.step + 1}.",
             "Lower learning_rate.base, lengthen the warm-up, or set gradient.clip_norm.",
         )
-    if not plan.steps_alone_at(batch):
-        if state.group.world_size > 1:
-            held_by_id = dict(zip(map(id, state.buffers()), held, strict=True))
-            combine_running_statistics(state.model, held_by_id, plan.batch_norm_groups(batch), state.group)
+    steps_alone = plan.steps_alone_at(batch)
+    state.statistics.settle(state.buffers(), held, steps_alone)
+    if not steps_alone:
         state.gradients.keep()
     return measured
 

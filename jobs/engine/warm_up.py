@@ -18,6 +18,7 @@ from jobs.engine.memory import ran_out_of_memory
 from jobs.engine.state import TrainState
 from jobs.engine.step import batch_loss
 from jobs.errors import PlanError
+from jobs.models.ghost_batch_norm import forward_pass_of
 from jobs.models.parameters import refuse_sparse_gradients
 from jobs.models.sample_dropout import announce, sample_dropouts
 from jobs.optim.table import build_optimizer, set_learning_rate
@@ -126,17 +127,19 @@ class untouched:
 
     def __init__(self, model: nn.Module, num_samples: int) -> None:
         self._model, self._num_samples = model, num_samples
-        self._dropouts = sample_dropouts(model)
+        self._dropouts, self._forward_pass = sample_dropouts(model), forward_pass_of(model)
 
     def __enter__(self) -> None:
         self._held = [buffer.clone() for buffer in self._model.buffers()]
         device = next(self._model.parameters()).device
         announce(self._dropouts, 0, Slice(0, 0, self._num_samples), device)
+        self._forward_pass.begin(self._num_samples)
         seed_draws(key("warm-up"), device)
 
     def __exit__(self, *_: object) -> None:
         for dropout in self._dropouts:
             dropout.announce(None)
+        self._forward_pass.forget()
         for buffer, value in zip(self._model.buffers(), self._held, strict=True):
             buffer.copy_(value)
         for parameter in self._model.parameters():

@@ -5,83 +5,193 @@ by its own mean and variance. Micro-batches are cut between groups (`TrainPlan.s
 depend on the micro-batch. The running statistics move once per group, in order:
 
     running <- (1 - momentum) * running + momentum * statistic of the group
+
+A norm keeps its class, and that class's own forward runs group by group: docs/decisions/020 says why and how.
 """
 
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.nn.modules.lazy import LazyModuleMixin
 
 from jobs.errors import PlanError
+from jobs.models.forward_pass import ForwardPass
+from jobs.models.sample_dropout import sample_dropouts
 
-BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
-class GhostBatchNorm(nn.Module):
-    """Takes the place of a torch batch-norm; same parameters and buffers, the same in evaluation.
+class Ghost(NamedTuple):
+    """What a ghost norm knows beside what its class knows."""
 
-    Args:
-        norm: the torch module whose parameters and buffers are taken over.
-        span: samples per group, at least 2.
+    forward_pass: ForwardPass
+    """Shared by the model's norms."""
+    number: int
+    """Among them."""
+    name: str
+    """In the model."""
+
+
+class GhostNorm(nn.Module):
+    """What a norm becomes beside its own class: its forward takes `span` samples at a time.
+
+    Dimension 0 of its inputs must be the samples, or the samples times something in their order (n * steps).
     """
 
-    def __init__(self, norm: BatchNorm, span: int) -> None:
-        super().__init__()
-        self.weight, self.bias = norm.weight, norm.bias
-        self.running_mean: Tensor | None
-        self.running_var: Tensor | None
-        self.num_batches_tracked: Tensor | None
-        for name in ("running_mean", "running_var", "num_batches_tracked"):
-            self.register_buffer(name, getattr(norm, name))
-        self.eps, self.momentum, self.span = norm.eps, norm.momentum, span
+    ghost: Ghost
+    track_running_stats: bool
+    momentum: float | None
+    running_mean: Tensor | None
+    running_var: Tensor | None
+    num_batches_tracked: Tensor | None
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Normalise (n, C, ...) over groups of `span` samples in training, by running statistics otherwise."""
+    def own_forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """What the class computes, of one group; `ghost_class` sets it."""
+        raise NotImplementedError
+
+    def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Over groups where statistics are those of the inputs, all at once where running statistics are used."""
         if not self.training and self.running_mean is not None:
-            return functional.batch_norm(inputs, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
-        if len(inputs) <= self.span:
-            return self._group(inputs)
-        return torch.cat([self._group(group) for group in torch.split(inputs, self.span)])
+            return self.own_forward(input, *args, **kwargs)
+        forward_pass, number, _ = self.ghost
+        groups = self._ghost_groups(input)
+        if len(groups) > 1 and (args or kwargs):
+            raise refusal(self, "is called with more than its input, which cannot be cut into groups")
+        if forward_pass.num_samples is None or not self.moves_statistics:
+            return self._ghost_outputs(groups, *args, **kwargs)
+        run = None if forward_pass.is_over else forward_pass.note(number, len(groups))
+        if run == (number, 0):
+            return self._ghost_outputs(groups, *args, **kwargs)
+        with self._ghost_statistics(forward_pass.apart.setdefault(run, {}) if run else {}):
+            return self._ghost_outputs(groups, *args, **kwargs)
 
-    def _group(self, group: Tensor) -> Tensor:
-        momentum = self.momentum
-        if self.training and self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
-            if momentum is None:  # torch's convention: a plain average over all groups so far
-                momentum = 1.0 / float(self.num_batches_tracked)
-        return functional.batch_norm(group, self.running_mean, self.running_var, self.weight, self.bias, True, momentum or 0.0, self.eps)
+    @property
+    def moves_statistics(self) -> bool:
+        """Whether the next inputs move running statistics."""
+        return self.training and self.track_running_stats and self.running_mean is not None
+
+    def _ghost_groups(self, rows: Tensor) -> Sequence[Tensor]:
+        span, num_samples = self.ghost.forward_pass.span, self.ghost.forward_pass.num_samples
+        if span is None:
+            raise refusal(self, "was in evaluation mode when the model was built, and trains now")
+        num_rows = rows.shape[0]
+        if num_samples is None:
+            num_samples = num_rows
+        if num_samples <= span:
+            return [rows]
+        per_sample, rest = divmod(num_rows, num_samples)
+        if rest:
+            raise refusal(self, f"gets {num_rows} rows of {num_samples} samples, which are not as many of each")
+        groups = rows.split(span * per_sample)
+        if num_samples % span == 1:  # a single sample has no variance; no plan leaves one in training
+            return [*groups[:-2], torch.cat(groups[-2:])]
+        return groups
+
+    def _ghost_outputs(self, groups: Sequence[Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        if len(groups) == 1:
+            return self.own_forward(groups[0], *args, **kwargs)
+        return torch.cat([self.own_forward(group) for group in groups])
+
+    @contextmanager
+    def _ghost_statistics(self, apart: dict[str, Tensor]) -> Iterator[None]:
+        """Let other running statistics move in place of the norm's own: those in `apart`, from zero where it is empty."""
+        own = {name: value for name in STATISTICS if (value := getattr(self, name)) is not None}
+        if not apart:
+            apart.update({name: torch.zeros_like(value) for name, value in own.items()})
+        try:
+            for name, value in apart.items():
+                setattr(self, name, value)
+            yield
+        finally:
+            for name, value in own.items():
+                setattr(self, name, value)
 
     def extra_repr(self) -> str:
         """For printing."""
-        return f"span={self.span}, eps={self.eps}, momentum={self.momentum}"
+        return f"{super().extra_repr()}, span={self.ghost.forward_pass.span}"
+
+
+def refusal(norm: GhostNorm, problem: str) -> PlanError:
+    """That a norm cannot take its statistics over `span` samples, and why."""
+    return PlanError(
+        "model",
+        f"{norm.ghost.name}, a {type(norm).__name__}, {problem}: its statistics cannot be taken over batch_norm.span samples.",
+        "Give it inputs whose first dimension is the samples, or the samples times something in their order, or use another norm.",
+    )
+
+
+def _is_norm(module: nn.Module) -> TypeGuard[GhostNorm]:
+    """Whether statistics of several samples matter to a module: an instance-norm takes none, but may keep running ones."""
+    if isinstance(module, _InstanceNorm):
+        return module.running_mean is not None
+    return isinstance(module, _BatchNorm)
 
 
 def has_batch_norm(model: nn.Module) -> bool:
-    """Whether any part of the model is a batch-norm."""
-    return any(isinstance(module, (_BatchNorm, GhostBatchNorm)) for module in model.modules())
+    """Whether any norm of a model, in the mode in which it is, takes statistics over samples; frozen ones do not."""
+    return any(_is_norm(module) and (module.training or module.running_mean is None) for module in model.modules())
 
 
-def use_ghost_batch_norm(model: nn.Module, span: int, place: str = "") -> nn.Module:
-    """The model with every batch-norm replaced in place (the model itself, if it is one).
+def use_ghost_batch_norm(model: nn.Module, span: int | None) -> nn.Module:
+    """The model, its norms made ghost norms in place.
 
-    Args: place: the module's name in the whole model.
-    Raises: PlanError for a batch-norm that does more, or something else, than torch's three.
+    Raises: PlanError for a norm that is no such thing when it takes some samples at a time.
     """
-    if isinstance(model, _BatchNorm):
-        # A subclass that computes what torch's does may be replaced; one with a forward of its own would lose what that does.
-        if isinstance(model, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)) and type(model).forward is _BatchNorm.forward:
-            return GhostBatchNorm(model, span)
+    shared = ForwardPass(span)
+    names = {module: name for name, module in model.named_modules() if _is_norm(module)}
+    for number, (module, name) in enumerate(names.items()):
+        _refuse_other_kinds(module, name or "the model itself")
+        module.__class__ = ghost_class(type(module))
+        module.ghost = Ghost(shared, number, name or "the model itself")
+    return model
+
+
+def _refuse_other_kinds(module: nn.Module, name: str) -> None:
+    kind = type(module)
+    problem = None
+    if isinstance(module, nn.SyncBatchNorm) and kind.forward is not nn.SyncBatchNorm.forward:
+        problem = "synchronises its statistics between processes in a way of its own"
+    elif isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():  # type: ignore[misc, no-untyped-call]
+        problem = "has no size yet"
+    elif any(dropout.p for dropout in sample_dropouts(module)):
+        problem = "has dropout inside"
+    if problem:
         raise PlanError(
             "model",
-            f"{place or 'the model itself'} is a {type(model).__name__}, a batch-norm of another kind, which cannot take its statistics over"
-            " batch_norm.span samples.",
-            "Build the model with BatchNorm1d, BatchNorm2d or BatchNorm3d, and what else it does (an activation, say) as a module of its own.",
+            f"{name} is a {kind.__name__}, a batch-norm of another kind: it {problem}, and cannot take its statistics over batch_norm.span samples.",
+            "Build the model with BatchNorm1d, BatchNorm2d or BatchNorm3d, and what else it does as a module of its own.",
         )
-    for name, child in model.named_children():
-        setattr(model, name, use_ghost_batch_norm(child, span, f"{place}.{name}" if place else name))
-    return model
+
+
+@cache
+def ghost_class(kind: type[nn.Module]) -> type[nn.Module]:
+    """The ghost norm that is also a `kind`. A synchronised batch-norm computes what a plain one does: `span` says over which samples."""
+    if issubclass(kind, GhostNorm):
+        return kind
+    own_forward = _BatchNorm.forward if kind.forward is nn.SyncBatchNorm.forward else kind.forward
+    names = {"own_forward": own_forward, "__module__": kind.__module__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__}
+    return type(kind.__name__, (GhostNorm, kind), names)
+
+
+def ghost_norms(model: nn.Module) -> list[GhostNorm]:
+    """Those of a model, in its order."""
+    return [module for module in model.modules() if isinstance(module, GhostNorm)]
+
+
+def forward_pass_of(model: nn.Module) -> ForwardPass:
+    """What a model's ghost norms share; something that nothing reads where there are none."""
+    return next((norm.ghost.forward_pass for norm in ghost_norms(model)), ForwardPass(None))
+
+
+def evaluation_unit(model: nn.Module) -> int:
+    """Samples that evaluation must pass forward together: `span` where some norm keeps no running statistics, else 1."""
+    return max((norm.ghost.forward_pass.span or 1 for norm in ghost_norms(model) if norm.running_mean is None), default=1)
 
 
 def zero_init_residual(model: nn.Module) -> int:

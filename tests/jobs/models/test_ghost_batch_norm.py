@@ -1,20 +1,28 @@
 """Ghost batch-norm against loops over groups written out in plain Python."""
 
+import copy
 import math
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from jobs.errors import PlanError
-from jobs.models.ghost_batch_norm import GhostBatchNorm, has_batch_norm, use_ghost_batch_norm, zero_init_residual
+from jobs.models.ghost_batch_norm import forward_pass_of, ghost_norms, has_batch_norm, use_ghost_batch_norm, zero_init_residual
+from jobs.models.sample_dropout import use_sample_dropout
 from jobs.models.small import ResNet9
 
 FLOAT64 = {"rtol": 1e-11, "atol": 1e-12}
 """Means over at most a dozen float64 numbers near 1, divided by deviations near 1."""
 
 Rows = list[list[float]]
+
+
+def ghost(norm: nn.Module, span: int) -> Any:
+    """A norm that takes so many samples at a time, outside of any pass that was announced."""
+    return use_ghost_batch_norm(norm, span)
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
@@ -77,32 +85,32 @@ def assert_same(actual: Tensor, expected: Any) -> None:
 @pytest.mark.parametrize("momentum", [0.1, 0.7, None])
 @pytest.mark.parametrize(("size", "span"), [(12, 4), (11, 4), (12, 5), (4, 4), (3, 4), (12, 2), (12, 100)])
 def test_plain_loops(size: int, span: int, momentum: float | None) -> None:
-    ghost = GhostBatchNorm(new_norm(momentum=momentum, eps=1e-3), span)
+    norm = ghost(new_norm(momentum=momentum, eps=1e-3), span)
     inputs, upstream = drawn(size, 3).requires_grad_(), drawn(size, 3, seed=1)
-    outputs = ghost(inputs)
+    outputs = norm(inputs)
     outputs.backward(upstream)
-    expected = plain_loops(inputs.tolist(), upstream.tolist(), span, ghost.weight.tolist(), ghost.bias.tolist(), momentum, 1e-3)
+    expected = plain_loops(inputs.tolist(), upstream.tolist(), span, norm.weight.tolist(), norm.bias.tolist(), momentum, 1e-3)
     assert inputs.grad is not None
-    assert ghost.weight.grad is not None
-    assert ghost.bias.grad is not None
+    assert norm.weight.grad is not None
+    assert norm.bias.grad is not None
     assert_same(outputs, expected["outputs"])
     assert_same(inputs.grad, expected["inputs"])
-    assert_same(ghost.weight.grad, expected["weight"])
-    assert_same(ghost.bias.grad, expected["bias"])
-    assert_same(ghost.running_mean, expected["running_mean"])
-    assert_same(ghost.running_var, expected["running_var"])
-    assert ghost.num_batches_tracked.item() == math.ceil(size / span)
+    assert_same(norm.weight.grad, expected["weight"])
+    assert_same(norm.bias.grad, expected["bias"])
+    assert_same(norm.running_mean, expected["running_mean"])
+    assert_same(norm.running_var, expected["running_var"])
+    assert norm.num_batches_tracked.item() == math.ceil(size / span)
 
 
 def test_images_are_groups_of_samples_over_all_their_pixels() -> None:
-    ghost = GhostBatchNorm(new_norm(images=True), 3)
+    norm = ghost(new_norm(images=True), 3)
     images = drawn(8, 3, 2, 5)
-    outputs = ghost(images)
+    outputs = norm(images)
     for start, stop in ((0, 3), (3, 6), (6, 8)):
         for channel in range(3):
             pixels = images[start:stop, channel].flatten().tolist()
             mean, variance = plain_statistics(pixels)
-            weight, bias = ghost.weight[channel].item(), ghost.bias[channel].item()
+            weight, bias = norm.weight[channel].item(), norm.bias[channel].item()
             expected = [(x - mean) / math.sqrt(variance + 1e-5) * weight + bias for x in pixels]
             assert_same(outputs[start:stop, channel].flatten(), expected)
 
@@ -110,7 +118,7 @@ def test_images_are_groups_of_samples_over_all_their_pixels() -> None:
 def test_the_order_of_groups_counts_in_the_running_statistics() -> None:
     # The last group weighs most; a plain mean over groups, or one update per batch, would not see the order.
     inputs = torch.cat([torch.zeros(4, 1), torch.ones(4, 1)]).double()
-    forth, back = (GhostBatchNorm(new_norm(1, momentum=0.5), 4) for _ in range(2))
+    forth, back = (ghost(new_norm(1, momentum=0.5), 4) for _ in range(2))
     forth(inputs)
     back(inputs.flip(0))
     assert forth.running_mean.item() == pytest.approx(0.5, abs=1e-12)
@@ -120,7 +128,7 @@ def test_the_order_of_groups_counts_in_the_running_statistics() -> None:
 @pytest.mark.parametrize("cuts", [[11], [4, 7], [8, 3], [4, 4, 3]], ids=str)
 def test_micro_batches_cut_between_groups_change_nothing(cuts: list[int]) -> None:
     inputs, upstream = drawn(11, 3), drawn(11, 3, seed=1)
-    whole, cut = GhostBatchNorm(new_norm(), 4), GhostBatchNorm(new_norm(), 4)
+    whole, cut = ghost(new_norm(), 4), ghost(new_norm(), 4)
     at_once = whole(inputs)
     at_once.backward(upstream)
     parts = []
@@ -136,7 +144,7 @@ def test_micro_batches_cut_between_groups_change_nothing(cuts: list[int]) -> Non
 
 
 def test_one_group_is_torch_batch_norm() -> None:
-    theirs, ours = new_norm(images=True), GhostBatchNorm(new_norm(images=True), 8)
+    theirs, ours = new_norm(images=True), ghost(new_norm(images=True), 8)
     images = drawn(8, 3, 4, 4)
     assert torch.equal(ours(images), theirs(images))
     assert torch.equal(ours.running_var, theirs.running_var)
@@ -144,12 +152,12 @@ def test_one_group_is_torch_batch_norm() -> None:
 
 def test_groups_differ_from_the_whole_batch() -> None:
     inputs = drawn(8, 3)
-    assert not torch.allclose(GhostBatchNorm(new_norm(), 4)(inputs), new_norm()(inputs), rtol=0.01)
+    assert not torch.allclose(ghost(new_norm(), 4)(inputs), new_norm()(inputs), rtol=0.01)
 
 
 @pytest.mark.parametrize("options", [{}, {"affine": False}, {"momentum": None}], ids=str)
 def test_evaluation_is_torch_batch_norm(options: dict[str, Any]) -> None:
-    theirs, ours = new_norm(**options), GhostBatchNorm(new_norm(**options), 4)
+    theirs, ours = new_norm(**options), ghost(new_norm(**options), 4)
     ours(drawn(12, 3))
     theirs.load_state_dict(ours.state_dict())  # the same names, shapes and buffers
     before = {name: value.clone() for name, value in ours.state_dict().items()}
@@ -159,49 +167,87 @@ def test_evaluation_is_torch_batch_norm(options: dict[str, Any]) -> None:
 
 
 def test_without_running_statistics_evaluation_takes_the_groups() -> None:
-    theirs, ours = new_norm(track_running_stats=False), GhostBatchNorm(new_norm(track_running_stats=False), 4)
+    theirs, ours = new_norm(track_running_stats=False), ghost(new_norm(track_running_stats=False), 4)
     inputs = drawn(8, 3)
     assert torch.equal(ours.eval()(inputs), torch.cat([theirs.eval()(group) for group in inputs.split(4)]))
 
 
-def test_every_norm_of_a_model_is_replaced_and_keeps_its_parameters() -> None:
+def test_every_norm_of_a_model_keeps_its_class_its_parameters_and_its_names() -> None:
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Sequential(nn.Flatten(), nn.Linear(8, 4), nn.BatchNorm1d(4)))
-    parameters, names = list(model.parameters()), list(model.state_dict())
+    parameters, names, modules = list(model.parameters()), list(model.state_dict()), list(model.modules())
     assert has_batch_norm(model)
-    replaced = use_ghost_batch_norm(model, 16)
-    assert replaced is model
-    assert [module.span for module in model.modules() if isinstance(module, GhostBatchNorm)] == [16, 16]
-    assert not any(isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)) for module in model.modules())
+    assert use_ghost_batch_norm(model, 16) is model
+    assert list(model.modules()) == modules
+    assert isinstance(model[1], nn.BatchNorm2d)
+    assert [type(norm).__name__ for norm in ghost_norms(model)] == ["BatchNorm2d", "BatchNorm1d"]
+    assert "BatchNorm2d(2, eps=1e-05, momentum=0.1, affine=True, bias=True, track_running_stats=True, span=16)" in repr(model)
     assert all(one is other for one, other in zip(model.parameters(), parameters, strict=True))
     assert list(model.state_dict()) == names
     assert has_batch_norm(model)
-    assert not has_batch_norm(nn.Sequential(nn.Linear(1, 1), nn.LayerNorm(1)))
+    assert not has_batch_norm(nn.Sequential(nn.Linear(1, 1), nn.LayerNorm(1), nn.InstanceNorm1d(1)))
 
 
-def test_a_model_that_is_a_norm_itself() -> None:
-    assert isinstance(use_ghost_batch_norm(nn.BatchNorm1d(3), 4), GhostBatchNorm)
+def test_a_copy_of_a_model_is_a_model_of_its_own() -> None:
+    model = use_ghost_batch_norm(nn.Sequential(nn.BatchNorm1d(3), nn.BatchNorm1d(3)), 4)
+    copied = copy.deepcopy(model)
+    forward_pass_of(copied).begin(6)
+    assert {id(norm.ghost.forward_pass) for norm in ghost_norms(copied)} == {id(forward_pass_of(copied))}
+    assert forward_pass_of(model).num_samples is None
 
 
 class NormAndActivation(nn.BatchNorm2d):
-    """As timm's BatchNormAct2d: more than a batch-norm."""
+    """As timm's BatchNormAct2d: a forward of its own around torch's arithmetic, and an activation."""
 
-    def forward(self, input: Tensor) -> Tensor:
-        return super().forward(input).relu()
+    def __init__(self, channels: int, **options: Any) -> None:
+        super().__init__(channels, **options)
+        self.act = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+        is_batch = self.training or self.running_mean is None
+        y = functional.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, is_batch, self.momentum or 0.0, self.eps)
+        return self.act(y)
 
 
 class Named(nn.BatchNorm2d):
     """A batch-norm under another name; what it computes is torch's."""
 
 
-@pytest.mark.parametrize("norm", [nn.SyncBatchNorm(3), NormAndActivation(3), nn.LazyBatchNorm2d()], ids=lambda norm: type(norm).__name__)
-def test_norms_of_another_kind_are_refused_by_name(norm: nn.Module) -> None:
-    """Replaced, they would lose what they do beside normalising."""
-    with pytest.raises(PlanError, match=rf"model: body\.1 is a {type(norm).__name__}, a batch-norm of another kind"):
-        use_ghost_batch_norm(nn.ModuleDict({"body": nn.Sequential(nn.Flatten(), norm)}), 4)
+@pytest.mark.parametrize("kind", [NormAndActivation, Named, nn.SyncBatchNorm])
+def test_a_subclass_does_by_groups_what_it_does(kind: type[nn.Module]) -> None:
+    theirs, ours = (kind(3).double() for _ in range(2))  # type: ignore[call-arg]
+    if kind is nn.SyncBatchNorm:
+        theirs = nn.BatchNorm2d(3).double()
+    ours = ghost(ours, 4)
+    assert isinstance(ours, kind)
+    images = drawn(10, 3, 2, 2)
+    outputs, expected = ours(images), torch.cat([theirs(group) for group in images.split(4)])
+    assert torch.equal(outputs, expected)
+    assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in ours.state_dict().items())
+    assert torch.equal(ours.eval()(images), theirs.eval()(images))
 
 
-def test_a_subclass_that_computes_what_torchs_does_is_replaced() -> None:
-    assert isinstance(use_ghost_batch_norm(nn.Sequential(Named(3)), 4)[0], GhostBatchNorm)
+class Synchronised(nn.SyncBatchNorm):
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input)
+
+
+class Dropping(nn.BatchNorm2d):
+    def __init__(self) -> None:
+        super().__init__(3)
+        self.drop = nn.Dropout(0.1)
+
+
+@pytest.mark.parametrize(
+    ("norm", "why"),
+    [(Synchronised(3), "synchronises its statistics"), (Dropping(), "has dropout inside"), (nn.LazyBatchNorm2d(), "has no size yet")],
+    ids=lambda case: type(case).__name__,
+)
+def test_norms_of_another_kind_are_refused_by_name(norm: nn.Module, why: str) -> None:
+    model = use_sample_dropout(nn.ModuleDict({"body": nn.Sequential(nn.Flatten(), norm)}))
+    with pytest.raises(PlanError, match=rf"model: body\.1 is a {type(norm).__name__}, a batch-norm of another kind: it {why}"):
+        use_ghost_batch_norm(model, 4)
 
 
 def test_zero_init_residual_on_our_resnet9() -> None:
@@ -223,7 +269,7 @@ def test_zero_init_residual_on_torchvision_resnets(name: str, last: str, blocks:
     if as_ghost:
         use_ghost_batch_norm(model, 8)
     assert zero_init_residual(model) == blocks
-    norms = {path: module for path, module in model.named_modules() if isinstance(module, (nn.BatchNorm2d, GhostBatchNorm))}
+    norms = {path: module for path, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)}
     zeroed = [path for path, norm in norms.items() if not norm.weight.any()]
     assert len(zeroed) == blocks
     assert all(path.endswith(last) and path.startswith("layer") for path in zeroed)

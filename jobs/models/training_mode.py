@@ -1,0 +1,38 @@
+"""Training and evaluation mode of a model, in which frozen parts stay frozen.
+
+A part is frozen by `eval()` where the model is built, or by a `train()` of the model's own. A model that is in evaluation
+mode as a whole was only built that way: all of it trains.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+
+def train_mode(model: nn.Module) -> nn.Module:
+    """The model in training mode, but for the parts that are in evaluation mode while the model is not."""
+    return _train(model, _frozen(model))
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode; afterwards as before."""
+    is_training, frozen = model.training, _frozen(model)
+    model.eval()
+    try:
+        yield
+    finally:
+        if is_training:
+            _train(model, frozen)
+
+
+def _frozen(model: nn.Module) -> list[nn.Module]:
+    return [module for module in model.modules() if not module.training] if model.training else []
+
+
+def _train(model: nn.Module, frozen: list[nn.Module]) -> nn.Module:
+    model.train()
+    for module in frozen:
+        module.training = False  # not eval(): a part of a frozen part may train
+    return model
