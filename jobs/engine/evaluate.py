@@ -78,6 +78,7 @@ def evaluate(
 
     with evaluation_weights(state):
         state.group.agreed(count)
+    state.statistics.forward_pass.forget()
     num_correct, loss_sum = state.group.sum_numbers(float(correct), float(loss))
     return Score(num_correct / num_samples, loss_sum / num_samples)
 

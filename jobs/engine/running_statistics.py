@@ -56,6 +56,7 @@ class RunningStatistics:
             known = {id(buffer) for norm in self._norms for buffer in norm.buffers(recurse=False)}
             # What the split of a batch changes is refused before training: the others differ by rounding, if at all.
             self._group.take_from_first([buffer for buffer in self._model.buffers() if id(buffer) not in known])
+        self.forward_pass.forget()
 
     def _settle_norms(self, held: dict[int, Tensor], world_size: int, checks: bool) -> None:
         moves = self._all_moves(world_size)

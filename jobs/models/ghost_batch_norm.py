@@ -12,7 +12,7 @@ A norm keeps its class, and that class's own forward runs group by group: docs/d
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -88,9 +88,9 @@ class GhostNorm(nn.Module):
         per_sample, rest = divmod(num_rows, num_samples)
         if rest:
             raise refusal(self, f"gets {num_rows} rows of {num_samples} samples, which are not as many of each")
-        groups = rows.split(span * per_sample)
+        groups: Sequence[Tensor] = torch.split(rows, span * per_sample)
         if num_samples % span == 1:  # a single sample has no variance; no plan leaves one in training
-            return [*groups[:-2], torch.cat(groups[-2:])]
+            return [*groups[:-2], torch.cat([*groups[-2:]])]
         return groups
 
     def _ghost_outputs(self, groups: Sequence[Tensor], *args: Any, **kwargs: Any) -> Tensor:
@@ -126,7 +126,7 @@ def refusal(norm: GhostNorm, problem: str) -> PlanError:
     )
 
 
-def _is_norm(module: nn.Module) -> TypeGuard[GhostNorm]:
+def _is_norm(module: nn.Module) -> bool:
     """Whether statistics of several samples matter to a module: an instance-norm takes none, but may keep running ones."""
     if isinstance(module, _InstanceNorm):
         return module.running_mean is not None
@@ -147,8 +147,9 @@ def use_ghost_batch_norm(model: nn.Module, span: int | None) -> nn.Module:
     names = {module: name for name, module in model.named_modules() if _is_norm(module)}
     for number, (module, name) in enumerate(names.items()):
         _refuse_other_kinds(module, name or "the model itself")
-        module.__class__ = ghost_class(type(module))
-        module.ghost = Ghost(shared, number, name or "the model itself")
+        kind: Any = type(module)
+        module.__class__ = ghost_class(kind)
+        cast(GhostNorm, module).ghost = Ghost(shared, number, name or "the model itself")
     return model
 
 
@@ -157,7 +158,7 @@ def _refuse_other_kinds(module: nn.Module, name: str) -> None:
     problem = None
     if isinstance(module, nn.SyncBatchNorm) and kind.forward is not nn.SyncBatchNorm.forward:
         problem = "synchronises its statistics between processes in a way of its own"
-    elif isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():  # type: ignore[misc, no-untyped-call]
+    elif isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():
         problem = "has no size yet"
     elif any(dropout.p for dropout in sample_dropouts(module)):
         problem = "has dropout inside"

@@ -58,6 +58,7 @@ EQUAL: dict[str, dict[str, Any]] = {
         optimizer={"name": "lars", "weight_decay": 1e-4}, learning_rate={"base": 2.0, "warmup_epochs": 2.0}, gradient={"clip_norm": 1.0}
     ),
     "batch-norm": document(model=WITH_BATCH_NORM, batch_norm={"span": 25}),
+    "norms": document(model={"entry_point": "unreached:normalising"}, batch_norm={"span": 25}),
     "growing-batch": document(batch={"global_batch_size": 250, "micro_batch_size": 50, "schedule": {"growth": [{"epoch": 2.0, "factor": 2.5}]}}),
     "dropout": document(model={"entry_point": "unreached:dropping"}),
     "unreached": document(model={"entry_point": "unreached:branching"}),
@@ -72,6 +73,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "bfloat16": document(reduction={"compression": "bfloat16"}),
     "powersgd": document(reduction={"compression": "powersgd", "powersgd_rank": 2}),
     "local-steps": document(reduction={"local_steps": 4, "local_from_epoch": 2.0}),
+    "differing": document(model={"entry_point": "unreached:differing"}, stop={"steps": 3}),
     "short-memory": document(model={"entry_point": "unreached:out_of_memory", "arguments": {"fits": 30}}, stop={"steps": 3}),
     "roomy": document(model={"entry_point": "unreached:out_of_memory"}, stop={"steps": 3}),
     "short-memory-in-evaluation": document(model={"entry_point": "unreached:out_of_memory", "arguments": {"evaluates": 30}}, stop={"steps": 3}),
@@ -269,6 +271,11 @@ def test_steps_alone_pass_over_ranks_without_samples_and_average_the_average_too
     records = [record for record in read_records(made / "local-steps-tail") if isinstance(record, StepRecord)]
     assert [record.global_batch_size for record in records] == [718, 718, 1, 718, 718, 1, 718, 718]
     assert len({answer["local-steps-tail"]["parameters_sha256"] for answer in answers}) == 1, "weights and their average, which is what is evaluated"
+
+
+def test_ranks_that_hold_different_buffers_stop_together(others: Any) -> None:
+    for answer in others[1]:
+        assert "workers hold different values of the buffer rank" in answer["differing"]["error"]
 
 
 def test_all_ranks_diverge_together(others: Any) -> None:

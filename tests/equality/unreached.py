@@ -1,8 +1,10 @@
-"""Models of the tests of ranks: layers that some samples or none reach, memory that runs out, dropout, parameters laid out otherwise."""
+"""Models of the tests of ranks: layers that some samples or none reach, memory that runs out, dropout, norms in every use,
+parameters laid out otherwise, a buffer that differs from rank to rank."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 
 class Branching(nn.Module):
@@ -68,3 +70,51 @@ class LaidOut(nn.Module):
 def laid_out(num_classes: int) -> nn.Module:
     """An entry point."""
     return LaidOut(num_classes)
+
+
+class Activated(nn.BatchNorm2d):
+    """A batch-norm with a forward and an activation of its own."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return functional.gelu(super().forward(input))
+
+
+class Normalising(nn.Module):
+    """Every use of a norm: run again in the backward pass, over nine places of each sample, under two names, of plain averages, over instances."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.images = nn.Sequential(nn.Conv2d(1, 6, 3, stride=2), Activated(6))
+        self.instances = nn.InstanceNorm2d(6, track_running_stats=True)  # a bias before a norm would hold rounding alone
+        self.places, self.between = nn.BatchNorm1d(6), nn.Linear(6, 6)
+        self.again = self.places
+        self.average = nn.BatchNorm1d(54, momentum=None)
+        self.last = nn.Linear(54, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.instances(checkpoint(self.images, images, use_reentrant=False))
+        places = self.places(features.flatten(2).transpose(1, 2).reshape(-1, 6)).tanh()
+        places = self.again(self.between(places)).tanh()
+        logits: Tensor = self.last(self.average(places.reshape(len(images), -1)))
+        return logits
+
+
+def normalising(num_classes: int) -> nn.Module:
+    return Normalising(num_classes)
+
+
+class Differing(nn.Linear):
+    """Keeps in a buffer what differs from rank to rank."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(64, num_classes)
+        self.register_buffer("rank", torch.zeros(()))
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.training:
+            self.rank.fill_(torch.distributed.get_rank())  # type: ignore[operator]
+        return super().forward(images.flatten(1))
+
+
+def differing(num_classes: int) -> nn.Module:
+    return Differing(num_classes)
