@@ -84,7 +84,7 @@ def refuse_unlisted_entry_points(spec: TrainSpec, allowed: Collection[str]) -> N
             raise SpecError(
                 field,
                 f"{reference!r} is not among the entry points that this server's operator allows.",
-                f"Allowed: {', '.join(sorted(allowed)) or 'none'}.",
+                f"Allowed: {', '.join(sorted(allowed)) or 'none'}. The operator allows it with: largebatch serve --entry-point {reference}",
             )
 
 

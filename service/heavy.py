@@ -95,22 +95,13 @@ def plan(spec: dict[str, Any], data_dir: str, workers: int | None) -> dict[str, 
 
 def plan_sweep(sweep: dict[str, Any], base: dict[str, Any], data_dir: str) -> dict[str, Any]:
     """What `largebatch sweep --dry-run` says: how many runs, in which groups. Raises: PlanError, SpecError, DataError."""
-    from service.sweep_view import group_name
-    from tuning.space import groups, refuse_impossible
-    from tuning.spec import RangeSpec, SweepSpec
+    from service.sweep_view import plan_facts
+    from tuning.space import refuse_impossible
+    from tuning.spec import SweepSpec
     from tuning.sweep import num_train_samples
 
     wanted, spec = SweepSpec.model_validate(sweep), TrainSpec.model_validate(base)
-    total = refuse_impossible(wanted, spec, num_train_samples(spec, Path(data_dir)))
-    found = groups(wanted)
-    each, method = wanted.search.num_trials(), wanted.search.method
-    lines = [("runs", f"{total}: {len(found)} groups, {each} searched and {wanted.repeats - 1} repeated in each ({method})")]
-    lines.append(("at a time", f"at most {wanted.resources.max_concurrent}"))
-    for group in found:
-        searched = [f"{name} {domain.low:.4g} ... {domain.high:.4g}" if isinstance(domain, RangeSpec) else f"{name} {domain}"
-                    for name, domain in group.space.items()]  # fmt: skip
-        lines.append((group_name(group), ", ".join(searched)[:1000] or "no search"))
-    return {"runs": total, "groups": [group.fields for group in found], "lines": [{"what": what, "how": how} for what, how in lines]}
+    return plan_facts(wanted, refuse_impossible(wanted, spec, num_train_samples(spec, Path(data_dir))))
 
 
 def findings(folder: str, with_figures: bool = False) -> dict[str, Any]:

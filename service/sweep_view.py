@@ -13,10 +13,13 @@ from rich.text import Text
 from jobs.records import RunSummary
 from tuning.ledger import Ledger, Trial
 from tuning.space import Group as SweepGroup
+from tuning.space import groups
+from tuning.spec import RangeSpec, SweepSpec
 from tuning.sweep_listener import SweepListener
 
 REFRESH_PER_S = 4
 MOST_ROWS = 24
+LONGEST_LINE = 1000
 
 
 @dataclass
@@ -123,6 +126,22 @@ class SweepView:
 def group_name(group: SweepGroup) -> str:
     """What is compared, in short: `global_batch_size 512, momentum 0.9`."""
     return ", ".join(f"{name.rpartition('.')[2]} {value}" for name, value in group.fields.items()) or "all"
+
+
+def plan_facts(sweep: SweepSpec, total: int) -> dict[str, Any]:
+    """What a sweep would do: how many runs, in which groups, and the same in words."""
+    found = groups(sweep)
+    each, method = sweep.search.num_trials(), sweep.search.method
+    lines = [("runs", f"{total}: {len(found)} groups, {each} searched and {sweep.repeats - 1} repeated in each ({method})")]
+    lines.append(("at a time", f"at most {sweep.resources.max_concurrent}" if sweep.resources.max_concurrent else "as many as fit on the machine"))
+    lines += [(group_name(group), searched_in_words(group)[:LONGEST_LINE] or "no search") for group in found]
+    return {"runs": total, "groups": [group.fields for group in found], "lines": [{"what": what, "how": how} for what, how in lines]}
+
+
+def searched_in_words(group: SweepGroup) -> str:
+    """What is searched in a group: `base 0.05 ... 1`."""
+    space = group.space.items()
+    return ", ".join(f"{name} {at.low:.4g} ... {at.high:.4g}" if isinstance(at, RangeSpec) else f"{name} {at}" for name, at in space)
 
 
 def _result(summary: RunSummary | None) -> str:

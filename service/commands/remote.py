@@ -1,6 +1,6 @@
 """largebatch remote: runs and sweeps on a service."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
@@ -15,8 +15,10 @@ app.add_typer(remote, name="remote")
 Server = Annotated[str | None, typer.Option(help="The service, such as http://127.0.0.1:8080.", envvar="LARGEBATCH_SERVER", show_default=False)]
 JobId = Annotated[str, typer.Argument(metavar="ID", show_default=False)]
 IsSweep = Annotated[bool, typer.Option("--sweep", help="It is a sweep, not a run.")]
-Recipe = Annotated[str, typer.Argument(help="A recipe that the service knows, or a local YAML or JSON file.", show_default=False)]
-IsSweepFile = Annotated[bool, typer.Option("--sweep", help="RECIPE is a sweep's file.")]
+Recipe = Annotated[
+    str, typer.Argument(help="A recipe (or, with --sweep, a sweep) that comes along, or a local YAML or JSON file.", show_default=False)
+]
+IsSweepFile = Annotated[bool, typer.Option("--sweep", help="RECIPE is a sweep.")]
 Workers = Annotated[str | None, typer.Option(metavar="N|MIN:MAX", help="Workers by Ray.", show_default=False)]
 
 
@@ -51,33 +53,59 @@ def submit(
     import sys
 
     asked = {**_wanted(recipe, overrides, is_sweep), "priority": priority, "gpus": gpus, "workers": workers, "cpus": cpus}
+    code = 0
     with _client(server) as client:
         job = client.submit(_kind(is_sweep), asked)
-        if as_json:
-            print(json.dumps(job))
-        else:
+        if follow or not as_json:
             print(f"Accepted: {job['id']}", file=sys.stderr if follow else sys.stdout)
         if follow:
-            _follow(client, job["id"], _kind(is_sweep))
+            code = _follow(client, job["id"], _kind(is_sweep), sys.stderr if as_json else sys.stdout)
+            job = client.show(_kind(is_sweep), job["id"]) if as_json else job
+    if as_json:
+        print(json.dumps(job))
+    raise typer.Exit(code)
 
 
 def _wanted(recipe: str, overrides: list[str] | None, is_sweep: bool) -> dict[str, Any]:
     """What to train, as the service reads it."""
-    from pathlib import Path
-
     from jobs.errors import SpecError
     from jobs.spec_reader import build_spec, read_override, read_spec
-    from jobs.spec_text import read_document
+    from tuning.space import sweep_paths
 
     if is_sweep:
         if overrides:
             raise SpecError("--set", "changes a recipe; a sweep has its own `set`.", "Write it into the sweep's file.")
-        return {"sweep": read_document(Path(recipe))}
-    if not Path(recipe).is_file():
+        return {"sweep": _sweep(recipe)}
+    if not _is_local(recipe):
+        if recipe in sweep_paths():
+            raise SpecError("RECIPE", f"{recipe} is a sweep.", "Say so with --sweep.")
         return {"recipe": recipe, "set": dict(read_override(text) for text in overrides or [])}
     spec = read_spec(recipe, overrides or []).model_dump(mode="json", exclude_defaults=True)
     build_spec(spec)
     return {"spec": spec}
+
+
+def _is_local(recipe: str) -> bool:
+    """Whether a recipe is a file or pipe of this machine, or must be meant for one; else it is a name, which the service knows."""
+    import os
+
+    return recipe == "-" or os.sep in recipe or recipe.endswith((".yaml", ".yml", ".json")) or (os.path.exists(recipe) and not os.path.isdir(recipe))
+
+
+def _sweep(sweep: str) -> dict[str, Any]:
+    """A sweep's file, or one that comes along by its name. Raises: SpecError."""
+    from pathlib import Path
+
+    from jobs.errors import SpecError
+    from jobs.spec_reader import recipe_paths
+    from tuning.space import find_sweep, read_sweep
+
+    file = find_sweep(sweep)
+    wanted = read_sweep(file)
+    if wanted.recipe not in recipe_paths() and any(path.is_file() for path in (file.parent / wanted.recipe, Path(wanted.recipe))):
+        hint = "Name one (largebatch recipes), with its changes under `set`; or run it here: largebatch sweep."
+        raise SpecError("recipe", f"{wanted.recipe} is a file of yours, and a service's sweep begins from a recipe that comes along.", hint)
+    return wanted.model_dump(mode="json", exclude_unset=True)
 
 
 @remote.command(epilog="Example: largebatch remote plan digits-lamb --server http://127.0.0.1:8080")
@@ -101,26 +129,24 @@ def plan(
         print(f"{line['what']}: {line['how']}")
 
 
-def _follow(client: "Client", job_id: str, kind: str = "run") -> None:
+def _follow(client: "Client", job_id: str, kind: str, out: TextIO) -> int:
+    """Print what a job does until it is over. Returns the exit code."""
     import sys
 
     state, reason, over = "", None, None
     for name, data in client.events(job_id, kind):
         if name == "job" and data["progress"].get("runs_over") != over:
             over = data["progress"].get("runs_over")
-            print(f"{over} runs over", flush=True)
+            print(f"{over} runs over", file=out, flush=True)
         if name == "job" and data["state"] != state:
             state, reason = data["state"], data["reason"]
             print(f"{state}{f': {reason}' if reason else ''}", file=sys.stderr, flush=True)
         elif name == "evaluation":
-            print(
-                f"step {data['step']}  epoch {data['epoch']:.2f}  test accuracy {data['test_accuracy']:.4f}  {data['training_seconds']:.1f} s",
-                flush=True,
-            )
+            accuracy = f"test accuracy {data['test_accuracy']:.4f}  {data['training_seconds']:.1f} s"
+            print(f"step {data['step']}  epoch {data['epoch']:.2f}  {accuracy}", file=out, flush=True)
         elif name == "notice":
             print(data["text"], file=sys.stderr, flush=True)
-    if state != "succeeded":
-        raise typer.Exit(4 if state == "cancelled" else 1)
+    return {"succeeded": 0, "cancelled": 4}.get(state, 1)
 
 
 @remote.command("list", epilog="Example: largebatch remote list --state running")
@@ -149,7 +175,8 @@ def list_jobs(
     for job in found["items"]:
         progress = job["progress"]
         accuracy, seconds = progress.get("test_accuracy"), progress.get("training_seconds")
-        table.add_row(job["id"], job["state"], str(job["global_batch_size"] or ""), "" if accuracy is None else f"{accuracy:.4f}",
+        batch = "" if is_sweep else str(job["global_batch_size"] or "full")
+        table.add_row(job["id"], job["state"], batch, "" if accuracy is None else f"{accuracy:.4f}",
                       "" if seconds is None else f"{seconds:.1f} s", job["owner"])  # fmt: skip
     output().print(table)
 
@@ -166,8 +193,10 @@ def show(job_id: JobId, server: Server = None, is_sweep: IsSweep = False) -> Non
 @remote.command(epilog="Example: largebatch remote follow digits-lamb-20260101-120000-ab12cd34")
 def follow(job_id: JobId, server: Server = None, is_sweep: IsSweep = False) -> None:
     """Print what a job does until it is over."""
+    import sys
+
     with _client(server) as client:
-        _follow(client, job_id, _kind(is_sweep))
+        raise typer.Exit(_follow(client, job_id, _kind(is_sweep), sys.stdout))
 
 
 @remote.command(epilog="Example: largebatch remote logs digits-lamb-20260101-120000-ab12cd34")

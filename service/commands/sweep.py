@@ -61,7 +61,7 @@ def run(
         folder = output_dir / f"{wanted.name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
     total = refuse_impossible(wanted, base, num_train_samples(base, data_dir))
     if dry_run:
-        _print_plan(wanted, total)
+        _print_plan(wanted, base, total, as_json)
         return
     if resume is None:
         begin_sweep(folder, wanted, base)
@@ -80,6 +80,8 @@ def run(
     except NothingEndedError:  # also where it was stopped before any run had ended
         if not progress.num_left:
             raise _no_result(progress, go_on) from None
+        if as_json:
+            print(json.dumps({"sweep_dir": str(folder), "num_runs": 0, "words": [f"No run has ended so far; {progress.num_left} are left."]}))
     if progress.is_faulted and not progress.num_left:
         raise FaultError("sweep", f"the machine failed {len(progress.failures)} runs, at first {progress.failures[0]}", f"Try them again: {go_on}")
     raise typer.Exit(4 if progress.num_left else 0)
@@ -114,20 +116,16 @@ def carry_out(folder: Path, wanted: "SweepSpec", base: "TrainSpec", total: int, 
     return progress
 
 
-def _print_plan(wanted: "SweepSpec", total: int) -> None:
-    from service.sweep_view import group_name
+def _print_plan(wanted: "SweepSpec", base: "TrainSpec", total: int, as_json: bool) -> None:
+    from service.sweep_view import plan_facts
     from service.tables import output
-    from tuning.space import groups
-    from tuning.spec import RangeSpec
 
-    each = wanted.search.num_trials()
-    output().print(f"{total} runs: {len(groups(wanted))} groups, {each} searched and {wanted.repeats - 1} repeated in each ({wanted.search.method}).")
-    for group in groups(wanted):
-        searched = [
-            f"{name} {domain.low:.4g} ... {domain.high:.4g}" if isinstance(domain, RangeSpec) else f"{name} {domain}"
-            for name, domain in group.space.items()
-        ]
-        output().print(f"  {group_name(group)}: {', '.join(searched) or 'no search'}", highlight=False)
+    facts = plan_facts(wanted, total)
+    if as_json:
+        print(json.dumps({"spec": wanted.model_dump(mode="json"), "base": base.model_dump(mode="json"), **facts}))
+        return
+    for line in facts["lines"]:
+        output().print(f"{line['what']}: {line['how']}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _print_results(folder: Path, as_json: bool) -> None:

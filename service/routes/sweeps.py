@@ -11,13 +11,13 @@ from jobs.tracking.folder_mirror import REPORT
 from service import heavy
 from service.answers import SweepAdvice, SweepFindings, SweepFrontier
 from service.db.store import ConflictError
-from service.job import Kind
+from service.job import Job, Kind
 from service.parts import Here, Parts, Who
 from service.requests import SweepSubmit, digest_of, job_of_sweep
 from service.routes.jobs import ERRORS, After, IdempotencyKey, accepted_links, add_event_route, add_job_routes, confined, submitted
 from service.routes.runs import PlanLine
 from service.routes.strict_json import StrictRoute
-from service.states import ACTIVE
+from service.states import ACTIVE, FINAL
 from service.trials import Trials, read_trials
 from service.views import JobView
 
@@ -90,8 +90,11 @@ def advice(job_id: str, parts: Here, who: Who) -> SweepAdvice:
 @router.get("/{job_id}/report", operation_id="report_sweep", response_class=FileResponse)
 def report(job_id: str, parts: Here, who: Who) -> FileResponse:
     """The report, one page that holds everything; there once the sweep is over."""
-    folder = (parts.settings.runs_dir / parts.visible(job_id, Kind.SWEEP, who).id).resolve()
+    job = parts.visible(job_id, Kind.SWEEP, who)
+    folder = (parts.settings.runs_dir / job.id).resolve()
     if not (folder / REPORT / "report.html").is_file():
+        if job.state in FINAL:
+            raise _ended_without(job, "a report")
         raise ConflictError("", "this sweep has no report yet.", "It is written when the sweep ends; ask again later.")
     return confined(folder, f"{REPORT}/report.html")
 
@@ -101,8 +104,17 @@ def _findings(job_id: str, parts: Parts, who: Who, with_figures: bool = False) -
     try:
         found = parts.heavy.ask(heavy.findings, str(parts.settings.runs_dir / job.id), with_figures)
     except InputError as error:
-        raise ConflictError("", error.problem, "Ask again later.") from error
+        if job.state in FINAL:
+            raise _ended_without(job, "an answer", error.problem) from error
+        raise ConflictError("", error.problem, "Ask again later: the sweep goes on.") from error
     return SweepFindings.model_validate(found)
+
+
+def _ended_without(job: Job, what: str, why: str = "") -> ConflictError:
+    """What is said where waiting does not help."""
+    said = " ".join(filter(None, (why, job.reason))) or "it says no more."
+    problem = f"this sweep is over ({job.state}), without {what}: {said}"
+    return ConflictError("", problem, "Mend what it says and submit it again, or resume it: runs that have ended are kept.")
 
 
 add_job_routes(router, Kind.SWEEP)

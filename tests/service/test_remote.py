@@ -5,6 +5,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 import yaml
 from servers import LARGEBATCH, ROOT, Service, new_token, said, serving
@@ -14,6 +15,11 @@ from jobs.errors import FaultError, InputError, LargebatchError
 from service import client
 from service.cli import app
 from service.client import configured
+from service.db.engine import connect
+from service.db.store import Store
+from service.requests import SweepSubmit, job_of_sweep
+from service.settings import Settings
+from service.states import State
 
 QUICK = ["--set", "stop.epochs=1", "--set", "tracking.enabled=false", "--cpus", "1"]
 
@@ -66,6 +72,89 @@ def test_plans_run_nothing(service: Service, tmp_path: Path) -> None:
         largebatch(service, "plan", str(tmp_path / "sweep.yaml"), "--sweep")
     assert refused.value.field == "batch.global_batch_size"
     assert json.loads(largebatch(service, "list", "--sweeps", "--json"))["items"] == []
+
+
+def test_a_sweep_by_its_name_and_by_its_file(service: Service, tmp_path: Path) -> None:
+    (tmp_path / "my-sweep.yaml").write_text("recipe: digits-small-batch\neach: {batch.global_batch_size: [32, 64]}\n")
+    for sweep, name in (("digits-batches", "digits-batches"), (str(tmp_path / "my-sweep.yaml"), "my-sweep")):
+        job = json.loads(largebatch(service, "submit", sweep, "--sweep", "--priority", "-100", "--json"))
+        assert (job["kind"], job["name"]) == ("sweep", name)
+        largebatch(service, "cancel", job["id"], "--sweep")
+        service.wait(job["id"], "cancelled", kind="sweep")
+        with pytest.raises(LargebatchError, match=r"it is a sweep.*--sweep"):
+            largebatch(service, "show", job["id"])
+        largebatch(service, "delete", job["id"], "--sweep")
+    assert "groups" in largebatch(service, "plan", "digits-batches", "--sweep")
+    (tmp_path / "mine.yaml").write_text("recipe: own.yaml\neach: {batch.global_batch_size: [32, 64]}\n")
+    (tmp_path / "own.yaml").write_text((ROOT / "recipes" / "digits-small-batch.yaml").read_text())
+    for arguments, words in (
+        (["digits-batches"], "Say so with --sweep"),
+        (["digits-lamb", "--sweep"], "Did you mean digits-batches"),
+        ([str(tmp_path / "mine.yaml"), "--sweep"], "own.yaml is a file of yours.*largebatch sweep"),
+        (["not-there.yaml"], "neither a file nor a recipe"),
+    ):
+        with pytest.raises(LargebatchError, match=words):
+            largebatch(service, "submit", *arguments)
+
+
+def test_json_is_all_of_standard_output(service: Service) -> None:
+    asked = ["remote", "submit", "digits-small-batch", *QUICK, "--set", "batch.global_batch_size=full", "--json", "--follow"]
+    ended = CliRunner().invoke(app, asked, env={"LARGEBATCH_SERVER": service.url}, catch_exceptions=False)
+    job = json.loads(ended.stdout)
+    assert (job["state"], job["outcome"]) == ("succeeded", job["summary"]["outcome"]), "followed to its end"
+    assert "test accuracy" in ended.stderr
+    (row,) = [line for line in largebatch(service, "list").splitlines() if line.startswith(job["id"])]
+    assert " full " in row
+
+
+@pytest.mark.parametrize(("sweep", "groups"), [("digits-batches", 4), ("my.yaml", 2)])
+def test_a_local_sweep_says_what_it_would_do_as_json(sweep: str, groups: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my.yaml").write_text("recipe: digits-lamb\neach: {batch.global_batch_size: [32, full]}\nrepeats: 2\n")
+    told = CliRunner().invoke(app, ["sweep", sweep, "--dry-run", "--json"], catch_exceptions=False).stdout
+    plan = json.loads(told)
+    assert len(plan["groups"]) == groups
+    assert plan["spec"]["recipe"] == plan["base"]["name"]
+    said = CliRunner().invoke(app, ["sweep", sweep, "--dry-run"], catch_exceptions=False).stdout
+    assert said.splitlines() == [f"{line['what']}: {line['how']}" for line in plan["lines"]]
+    assert f"runs: {plan['runs']}: {groups} groups" in said
+
+
+def put_sweep(service: Service, state: State, reason: str | None) -> str:
+    """A sweep that stands there without any run."""
+    sweep = SweepSubmit.model_validate({"sweep": {"recipe": "digits-small-batch", "each": {"batch.global_batch_size": [32, 64]}}})
+    job = job_of_sweep(sweep, "local", Settings(cpus=2.0)).model_copy(update={"state": state, "reason": reason, "attempt": 1})
+    (service.runs_dir / job.id).mkdir()
+    store = Store(connect(f"sqlite:///{service.runs_dir}/service.sqlite"))
+    store.accept(job, None, "", 10)
+    store.engine.dispose()
+    return job.id
+
+
+@pytest.mark.parametrize("state", [State.FAILED, State.CANCELLED])
+def test_a_sweep_that_is_over_without_an_answer_says_why(service: Service, state: State) -> None:
+    job_id = put_sweep(service, state, "DataError: dataset.name: MNIST is not in data.")
+    for what in ("advice", "findings", "report", "frontier"):
+        answer = httpx.get(f"{service.url}/v1/sweeps/{job_id}/{what}")
+        assert answer.status_code == 409
+        said = answer.json()["detail"]
+        assert f"is over ({state}), without" in said
+        assert "MNIST is not in data" in said
+        assert "resume it" in said
+        assert "later" not in said, "waiting does not help"
+    with pytest.raises(LargebatchError, match="MNIST is not in data"):
+        largebatch(service, "advice", job_id)
+
+
+def test_own_code_that_is_not_allowed_says_how_to_allow_it(service: Service, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(
+        "dataset: {name: digits}\nmodel: {entry_point: 'my_code:build'}\nbatch: {global_batch_size: 32}\n"
+        "optimizer: {name: sgd}\nlearning_rate: {base: 0.1}\nstop: {epochs: 1}\n"
+    )
+    with pytest.raises(LargebatchError, match="largebatch serve --entry-point my_code:build") as refused:
+        largebatch(service, "submit", str(tmp_path / "mine.yaml"))
+    assert refused.value.field == "model.entry_point"
+    assert "Allowed: none." in str(refused.value)
 
 
 def test_what_the_service_refuses_is_one_sentence(service: Service) -> None:
