@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
 from playwright.sync_api import Browser, expect
 from servers import Service, serving
@@ -107,11 +108,12 @@ def test_a_mistake_is_told_beside_its_field_and_keeps_the_rest(visit: Visit) -> 
     expect(page.locator("#e-general")).to_contain_text("optimizer.momentun")
     assert page.get_by_label("Epochs").input_value() == "3"
     visit.keep("mistake")
+    page.get_by_label("Other changes").fill("model.entry_point=my_code:build\nmodel.name=null")
+    page.get_by_role("button", name="Start").click()
+    expect(page.locator("#e-general")).to_contain_text("The operator allows it with: largebatch serve --entry-point my_code:build")
 
 
 def test_comparing_runs_on_every_axis(visit: Visit, service: Service) -> None:
-    import httpx
-
     ids = []
     for batch in (64, 256):
         asked = {"recipe": "digits-small-batch", "set": {"batch.global_batch_size": batch, "stop.epochs": 3, "tracking.enabled": False}, "cpus": 1.0}
@@ -131,6 +133,38 @@ def test_comparing_runs_on_every_axis(visit: Visit, service: Service) -> None:
     expect(page.locator("#fields-title")).to_have_text("training_seconds against batch.global_batch_size")
     visit.refuse_barriers()
     visit.keep("compare")
+    assert visit.complaints == []
+
+
+def test_comparing_a_full_batch_and_a_run_without_data(visit: Visit, service: Service) -> None:
+    asked = {"recipe": "digits-small-batch", "set": {"stop.epochs": 1, "tracking.enabled": False}, "cpus": 1.0}
+    ids = []
+    for more in ({"batch.global_batch_size": 64}, {"batch.global_batch_size": "full", "stop.target_accuracy": None}):
+        ids.append(httpx.post(f"{service.url}/v1/runs", json={**asked, "set": {**asked["set"], **more}}).json()["id"])  # type: ignore[dict-item]
+    idle = httpx.post(f"{service.url}/v1/runs", json={"recipe": "digits-lamb", "deadline_s": 0.001}).json()["id"]
+    for job_id, state in ((ids[0], "succeeded"), (ids[1], "succeeded"), (idle, "failed")):
+        service.wait(job_id, state)
+    page = visit.page
+    points = "(() => { const {x, y} = document.querySelector('#c-fields').data[0]; return [[...x], y.length]; })()"
+
+    visit.go(f"/compare?run={ids[0]}&run={ids[1]}&run={idle}")
+    expect(page.locator("#c-curves .trace")).to_have_count(2)
+    expect(page.locator("#curves-missing")).to_have_text(f"Without a test accuracy yet: {idle}")
+    expect(page.locator("#c-fields .point")).to_have_count(2)
+    assert page.evaluate(points) == [[64, 1437], 2], "the full batch stands where its size is"
+    page.locator("#field").select_option("optimizer.name")
+    assert page.evaluate(points) == [["sgd", "sgd"], 2]
+    page.locator("#field").select_option("stop.target_accuracy")
+    assert page.evaluate(points)[0][1] == "none", "which is a place as well"
+    page.locator("#result").select_option("time_to_accuracy_seconds")
+    expect(page.locator("#c-fields")).to_have_text("None of these runs has ended with a time_to_accuracy_seconds.")
+    visit.refuse_barriers()
+    visit.keep("compare-full")
+
+    visit.go(f"/compare?run={idle}")
+    expect(page.locator("#c-curves")).to_have_text("None of these runs has a test accuracy yet.")
+    expect(page.locator("#c-curves svg")).to_have_count(0)
+    visit.refuse_barriers()
     assert visit.complaints == []
 
 
@@ -163,6 +197,16 @@ def test_a_sweep_with_its_runs_and_its_answer(visit: Visit, service: Service) ->
     page.get_by_text("Show the plan").click()
     expect(page.locator('.field[data-field="each.batch.global_batch_size"], #e-general').filter(has_text="5000").first).to_be_visible()
     assert [text for text in visit.complaints if "422" not in text] == [], "the plan's refusal is one"
+
+
+def test_a_sweep_that_failed_says_why(visit: Visit, service: Service) -> None:
+    sweep = {"recipe": "digits-small-batch", "each": {"batch.global_batch_size": [32, 64]}}
+    job_id = httpx.post(f"{service.url}/v1/sweeps", json={"sweep": sweep, "deadline_s": 0.001}).json()["id"]
+    service.wait(job_id, "failed", kind="sweep")
+    visit.go(f"/sweeps/{job_id}")
+    expect(visit.page.locator("#words")).to_contain_text("this sweep is over (failed), without an answer")
+    expect(visit.page.locator("#words")).to_contain_text("deadline")
+    assert [text for text in visit.complaints if "409" not in text] == []
 
 
 def put_sweep(service: Service) -> str:
@@ -204,8 +248,6 @@ def put_sweep(service: Service) -> str:
 
 
 def test_new_runs_appear_in_an_open_list(visit: Visit, service: Service) -> None:
-    import httpx
-
     page = visit.page
     visit.go("/runs")
     page.wait_for_timeout(1500)
