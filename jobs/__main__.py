@@ -1,8 +1,12 @@
 """`python -m jobs SPEC`: the command that every door ends in, with the engine's own dependencies alone."""
 
+import sys
+
+if __name__ == "__main__" and not sys.flags.safe_path:
+    sys.path.pop(0)  # the current folder, before anything is imported: what is called random.py there is not Python's own
+
 import argparse
 import os
-import sys
 import time
 from pathlib import Path
 
@@ -14,6 +18,7 @@ from jobs.listener import Listener
 from jobs.records import EvalRecord, Outcome, Record, RunSummary, StepRecord
 from jobs.run_folder import CHECKPOINTS
 from jobs.spec_reader import read_spec, resumed_spec
+from jobs.streams import drop_what_nobody_reads, print_answer, standard_output_kept
 
 EXIT_CODES = {Outcome.DIVERGED: 3, Outcome.STOPPED: 4}
 LINE_EVERY_S = 5.0
@@ -81,6 +86,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--max-failures", type=int, default=8, help="how often a run of several workers goes on by itself (default 8)")
     parser.add_argument("--worker-logs", action="store_true", help="print what the workers print, too")
     given = parser.parse_args(arguments)
+    with standard_output_kept():
+        return _train(given)
+
+
+def _train(given: argparse.Namespace) -> int:
     lines = PlainLines()
     ray_options: RayOptions | None = None
     begun: list[Path] = []
@@ -114,10 +124,11 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
     if summary.outcome is Outcome.STOPPED:
         print(f"Stopped at step {summary.steps}. Go on with: {_again(summary.run_dir, ray_options)}", file=sys.stderr)
-    print(summary.model_dump_json())
+    print_answer(summary.model_dump_json())
     return exit_code(summary)
 
 
 if __name__ == "__main__":
     collect_seldom()
+    drop_what_nobody_reads()
     sys.exit(main())

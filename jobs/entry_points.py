@@ -6,28 +6,32 @@ import os
 import sys
 import traceback
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from jobs.errors import LargebatchError, SpecError
+from jobs.import_paths import add_folder
 
 
 def call_entry_point(field: str, reference: str, arguments: Mapping[str, Any]) -> Any:
-    """What the function returns for these keyword arguments. The current folder is searched first.
+    """What the function returns for these keyword arguments. The current folder is searched before installed packages.
 
     Raises: SpecError naming `field` if it cannot be imported, found or called with these arguments.
     """
     module_name, colon, function_name = reference.partition(":")
     if not colon or not module_name or not function_name:
         raise SpecError(field, f"{reference!r} is not of the form package.module:function.", "Example: my_model:build.")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    add_folder(os.getcwd())
     try:
         module = importlib.import_module(module_name)
+        _refuse_another(field, module_name.partition(".")[0])
         function = getattr(module, function_name)
     except ModuleNotFoundError as error:
         raise SpecError(
             field, f"module {error.name!r} is not found.", f"Run from the folder that holds it, or install it ({module_name})."
         ) from error
+    except SpecError:
+        raise
     except AttributeError as error:
         raise SpecError(field, f"{module_name} has no {function_name}.", "Check the name after the colon.") from error
     except Exception as error:  # a person's module may raise anything while it is imported
@@ -44,6 +48,15 @@ def call_entry_point(field: str, reference: str, arguments: Mapping[str, Any]) -
         raise
     except Exception as error:
         raise SpecError(field, f"{reference} failed: {described(error)}.", "Mend it, then try again.") from error
+
+
+def _refuse_another(field: str, name: str) -> None:
+    """Raise SpecError where the current folder holds a module of this name, and another one is what Python imports by it."""
+    folder = Path.cwd()
+    own = [path for path in (folder / f"{name}.py", folder / name / "__init__.py") if path.is_file()]
+    imported = getattr(sys.modules[name], "__file__", None)
+    if own and (imported is None or Path(imported).resolve() not in {path.resolve() for path in own}):
+        raise SpecError(field, f"{name} is {imported or 'a module of Python itself'} to Python, not {own[0]}.", "Call your file by another name.")
 
 
 def described(error: Exception) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jobs.errors import FaultError, InputError, SpecError
+from jobs.import_paths import refuse_hiding
 from jobs.spec import TrainSpec
 from jobs.spec_reader import entry_points
 
@@ -210,7 +211,8 @@ def _shipped(submission: Submission) -> Iterator[Path | None]:
 
 
 def _copy_own_code(source: Path, folder: Path) -> None:
-    """Python files below the current folder. Raises: SpecError if that is too much to be code."""
+    """Python files below the current folder. Raises: InputError if that is too much to be code, or would be taken for other modules."""
+    refuse_hiding(source)
     total = 0
     for path in sorted(source.rglob("*.py")):
         place = path.relative_to(source)

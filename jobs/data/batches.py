@@ -170,7 +170,7 @@ class LoaderBatches:
             sampler=_Order(self._seed, samples, len(self._part), self._stream, self._shuffles),
             num_workers=self._num_workers,
             collate_fn=_collate,
-            worker_init_fn=_leave_ctrl_c_to_the_trainer,
+            worker_init_fn=_leave_the_terminal_to_the_trainer,
             pin_memory=self._device.type == "cuda",
         )
         self._chunks = iter(loader)
@@ -237,9 +237,10 @@ class _Seeded(torch.utils.data.Dataset[Any]):
         return inputs, label
 
 
-def _leave_ctrl_c_to_the_trainer(number: int) -> None:
-    """A terminal's Ctrl-C reaches every process; those that read must outlive it, for the step that is finished needs them."""
+def _leave_the_terminal_to_the_trainer(number: int) -> None:
+    """A terminal's Ctrl-C, and its end, reach every process; those that read must outlive them, for the step that is finished needs them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 def _collate(samples: list[Any]) -> Any:

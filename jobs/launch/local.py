@@ -85,7 +85,7 @@ def carry_out(
 
 @contextmanager
 def _stop_requests(listener: Listener) -> Iterator[Listener]:
-    """Ctrl-C and SIGTERM ask the job to stop after its step; a second Ctrl-C ends it at once."""
+    """Ctrl-C, SIGTERM and SIGHUP ask the job to stop after its step; a second Ctrl-C ends it at once."""
     asked = False
 
     def ask(number: signal.Signals, is_impatient: bool) -> None:

@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from jobs.errors import FaultError, InputError
+from jobs.import_paths import refuse_hiding
 from jobs.launch.options import RayOptions
 from jobs.launch.priority import standing_back
 from jobs.launch.ray_leftovers import socket_folders
-from jobs.launch.stop_requests import sigterm_kept_from_children
+from jobs.launch.stop_requests import stops_kept_from_children
 
 CONNECT_S = 10.0
 SAID_MACHINES = 8
@@ -62,8 +63,9 @@ class Resources(NamedTuple):
 def connected(options: RayOptions) -> Iterator[Any]:
     """Ray's module, connected to the address or to a Ray of our own that ends with the block.
 
-    Raises: InputError for an address that does not answer; FaultError if Ray does not start.
+    Raises: InputError for an address that does not answer, and for a current folder that Ray cannot work in; FaultError if Ray does not start.
     """
+    refuse_hiding(Path.cwd())
     address = _address(options)
     for name, value in {**SETTINGS, **(OWN_SETTINGS if address is None else {})}.items():
         os.environ.setdefault(name, value)
@@ -83,7 +85,7 @@ def connected(options: RayOptions) -> Iterator[Any]:
         with contextlib.ExitStack() as own:
             if address is None:
                 own.enter_context(standing_back())
-                own.enter_context(sigterm_kept_from_children())
+                own.enter_context(stops_kept_from_children())
             ray.init(**given)
         if address is None:
             # One asks whether machines should be added, the other reads all logs ten times a second to pass on new lines: for nobody, here.

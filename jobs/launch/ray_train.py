@@ -256,7 +256,7 @@ class _Driver:
 
     @contextmanager
     def _stop_requests(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM stop the run after its step; a second Ctrl-C leaves at once. Set after Ray's own handlers."""
+        """Ctrl-C, SIGTERM and SIGHUP stop the run after its step; a second Ctrl-C leaves at once. Set after Ray's own handlers."""
 
         def ask(number: signal.Signals, is_impatient: bool) -> None:
             if is_impatient:

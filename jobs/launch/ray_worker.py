@@ -23,6 +23,7 @@ from jobs.checkpoint_files import list_checkpoints
 from jobs.data.sources import load_dataset
 from jobs.engine.group import Group
 from jobs.errors import FaultError, InputError, PlanError
+from jobs.import_paths import add_folder
 from jobs.job import Prepared, prepare, run_job
 from jobs.launch import termination
 from jobs.launch.lifeline import ANSWER_S, Gone, lifeline
@@ -57,9 +58,9 @@ class Over(FaultError):
 
 def work(config: dict[str, Any]) -> None:
     """Train as one rank until the run ends or this worker does; what no retry would mend is told, not raised."""
-    for place in config["import_paths"]:
-        if place not in sys.path and os.path.isdir(place):
-            sys.path.append(place)
+    for place in filter(os.path.isdir, config["import_paths"]):
+        sys.path[:] = [other for other in sys.path if other != place]  # Ray has put it before Python's own modules
+        add_folder(place)
     device = _own_gpu() if config["uses_gpu"] else torch.device("cpu")
     train_first()
     termination.hear()

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as wishes, not as ends."""
+"""Ctrl-C, SIGTERM and SIGHUP, which a terminal that closes sends, as wishes, not as ends."""
 
 import signal
 import threading
@@ -9,7 +9,7 @@ from types import FrameType
 
 @contextmanager
 def stop_requests(ask: Callable[[signal.Signals, bool], None]) -> Iterator[None]:
-    """Call `ask` for each SIGINT and SIGTERM in the block; the handlers before are put back after it.
+    """Call `ask` for each SIGINT, SIGTERM and SIGHUP in the block; the handlers before are put back after it.
 
     Only a main thread may set handlers; a caller in another thread has handlers of its own, and none are set.
 
@@ -24,7 +24,7 @@ def stop_requests(ask: Callable[[signal.Signals, bool], None]) -> Iterator[None]
         ask(signal.Signals(number), is_impatient)
 
     is_main = threading.current_thread() is threading.main_thread()
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM) if is_main}
+    previous = {number: signal.signal(number, handle) for number in stop_signals() if is_main}
     try:
         yield
     finally:
@@ -32,10 +32,19 @@ def stop_requests(ask: Callable[[signal.Signals, bool], None]) -> Iterator[None]
             signal.signal(number, handler)
 
 
+def stop_signals() -> list[signal.Signals]:
+    """What asks a run to stop. A SIGHUP that is ignored stays so: that is what `nohup` is for."""
+    hears_hang_up = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+    return [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hears_hang_up else [])]
+
+
 @contextmanager
-def sigterm_kept_from_children() -> Iterator[None]:
-    """Processes that are started inside do not see SIGTERM, as Ray's own do not see Ctrl-C: one to the whole group must leave them to the saving."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+def stops_kept_from_children() -> Iterator[None]:
+    """Processes that are started inside see neither SIGTERM nor SIGHUP, as Ray's own do not see Ctrl-C.
+
+    One to the whole group must leave them to the saving.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGHUP})
     try:
         yield
     finally:

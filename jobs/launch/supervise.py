@@ -5,12 +5,14 @@ again. The run has its id from outside, so the next driver goes on from the newe
 that refuses. An exit code that says something (done, bad input, diverged, stopped, a fault) is passed on.
 """
 
-import os
 import signal
 import subprocess
 import sys
 import time
 from types import FrameType
+
+from jobs.import_paths import environment, python
+from jobs.launch.stop_requests import stop_signals
 
 STARTED_AGAIN = "LARGEBATCH_STARTED_AGAIN"
 """Set in the environment of a driver whose predecessor was killed."""
@@ -29,12 +31,12 @@ def main(arguments: list[str]) -> int:
         if child is not None:
             child.send_signal(number)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in stop_signals():
         signal.signal(number, ask)
     code = 0
     for death in range(MAX_DEATHS + 1):
-        environment = {**os.environ, **({STARTED_AGAIN: "1"} if death else {})}
-        child = subprocess.Popen([sys.executable, "-m", "jobs", *arguments], env=environment)
+        again = {STARTED_AGAIN: "1"} if death else {}
+        child = subprocess.Popen(python("-m", "jobs", *arguments), env=environment() | again)
         code = child.wait()
         if code >= 0 or asked:
             break

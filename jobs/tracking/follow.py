@@ -12,6 +12,7 @@ from pathlib import Path
 from jobs import run_folder
 from jobs.collector import collect_seldom
 from jobs.spec_reader import build_spec
+from jobs.streams import drop_what_nobody_reads
 from jobs.tracking.folder_mirror import PARENT, FolderMirror
 from jobs.tracking.mirror_state import MirrorState
 from jobs.tracking.mlflow_mirror import Mirror, sync_run
@@ -153,4 +154,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    drop_what_nobody_reads()  # the process it speaks to may be gone, and the run not yet in MLflow
     main()

@@ -16,11 +16,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from jobs.import_paths import environment, python
 from jobs.spec import TrainSpec
 from jobs.tracking.mirror_state import MirrorState
 
-PACKAGES = Path(__file__).resolve().parents[2]
-"""The folder that holds this package: it need not be the current one."""
 POLITE_S = 5.0
 """How long a mirror that must stay at idle priority may take once training is over."""
 LOWEST_PRIORITY = 19
@@ -53,14 +52,14 @@ class MirrorProcess:
     def _start(self) -> "subprocess.Popen[str]":
         # Its standard input is a leash: when this process ends, in whatever way, the mirror reads its end.
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "jobs.tracking.follow"],
+            python("-m", "jobs.tracking.follow"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             # Out of a terminal's Ctrl-C, but in this session: Linux gives every session an equal share of the cores
             # (autogroup), and within another one the lowest priority is low among itself alone.
             process_group=0,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(PACKAGES), os.environ.get("PYTHONPATH", "")])},
+            env=environment(),
         )
         self._reader = threading.Thread(target=self._pass_on, args=(self._process,), daemon=True)
         self._reader.start()

@@ -6,12 +6,12 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from jobs.errors import StorageError
+from jobs.import_paths import environment, python
 from service.backends import keeper
 from service.backends.base import CannotStart, Presence, Seen
 from service.backends.command import SPEC, job_arguments, prepare
@@ -47,14 +47,14 @@ class LocalBackend:
             here.mkdir(parents=True, exist_ok=True)
             prepare(job, self._runs_dir)
             if not (here / keeper.COMMAND).exists():
-                command = [sys.executable, *job_arguments(job, self._runs_dir, self._data_dir)]
+                command = python(*job_arguments(job, self._runs_dir, self._data_dir))
                 given = {"command": command, "cwd": str(Path.cwd()), "gpus": self._free_gpus(job.gpus)}
                 keeper.write_whole(here / keeper.COMMAND, json.dumps(given))
             gpus = json.loads((here / keeper.COMMAND).read_text())["gpus"]
             keeper.write_whole(folder / keeper.NEWEST, str(job.attempt))
             self._keepers.append(
                 subprocess.Popen(
-                    [sys.executable, keeper.__file__, str(folder), str(job.attempt)], env=_environment(job, gpus), start_new_session=True,
+                    python(keeper.__file__, str(folder), str(job.attempt)), env=_environment(job, gpus), start_new_session=True,
                     stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                 )
             )  # fmt: skip
@@ -141,10 +141,9 @@ class LocalBackend:
 def _environment(job: Job, gpus: list[int]) -> dict[str, str]:
     """The service's own, without its secrets; a thread for each of the job's cores, or fewer where the operator's environment says so."""
     cores, most = max(1, int(job.cpus)), os.environ.get("OMP_NUM_THREADS", "")
-    threads, root = str(min(cores, int(most)) if most.isdecimal() and int(most) else cores), str(Path(__file__).resolve().parents[2])
-    found = {name: value for name, value in os.environ.items() if name not in SECRETS}
+    threads = str(min(cores, int(most)) if most.isdecimal() and int(most) else cores)
+    found = {name: value for name, value in environment().items() if name not in SECRETS}
     found |= {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1", "CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus))}
-    found["PYTHONPATH"] = os.pathsep.join(filter(None, [root, found.get("PYTHONPATH", "")]))
     if job.kind is Kind.RUN:
         found[SPEC] = json.dumps(job.spec)
     return found

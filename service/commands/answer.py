@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 from rich.table import Table
 
+from jobs.streams import print_answer
 from service.commands.options import RUN_FOLDERS, AsJson, refuse_unless_positive, whole_numbers
 
 if TYPE_CHECKING:
@@ -61,7 +62,9 @@ def advise(
     held = _held_against(findings, profile, reference)
     said = [*findings.words(), *held.notes]
     if as_json:
-        print(json.dumps({**findings.as_dict(), "words": said, "prediction_errors": [{**one._asdict(), "error": one.error} for one in held.misses]}))
+        print_answer(
+            json.dumps({**findings.as_dict(), "words": said, "prediction_errors": [{**one._asdict(), "error": one.error} for one in held.misses]})
+        )
         return
     for line in said:
         print(line)
@@ -136,7 +139,7 @@ def _predict(
         answered = [{"question": a.question, "choice": a.choice._asdict() if a.choice else None, "reason": a.reason} for a in answers]
         notes = [unlike] if unlike else []
         found = {"target_accuracy": wanted, "critical_batch_size": critical, "predicted": [one._asdict() for one in predicted], "advice": answered}
-        print(json.dumps({**found, "notes": notes}))
+        print_answer(json.dumps({**found, "notes": notes}))
         return
     print(f"Predicted from run {run.summary.run_id} (critical batch {critical:,.0f} by its gradients' noise) and the profile on {profile.device}:")
     if unlike:
@@ -230,7 +233,7 @@ def scale(
     link = Link(bandwidth * 1e9 / 8, latency * 1e-6)
     found = scale_out(counts, batches, measured.model, critical, measured.gradient_bytes, link)
     if as_json:
-        print(json.dumps([one._asdict() for one in found]))
+        print_answer(json.dumps([one._asdict() for one in found]))
         for note in notes:
             typer.echo(note, err=True)
         return

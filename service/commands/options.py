@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from jobs.streams import standard_output_kept
+
 RUN_FOLDERS = "Run folders, or folders that hold them, such as a sweep's or a study's."
 Recipe = Annotated[
     str,
@@ -26,7 +28,16 @@ CpusPerWorker = Annotated[float | None, typer.Option(metavar="C", help="CPUs of 
 WorkerLogs = Annotated[bool, typer.Option("--worker-logs", help="Print what the workers print, not only what the run tells.")]
 MaxFailures = Annotated[int, typer.Option(min=0, help="How often a run of several workers goes on by itself after a failure.")]
 Address = Annotated[str, typer.Option(help="The cluster's dashboard, such as http://127.0.0.1:8265.", envvar="RAY_API_SERVER_ADDRESS")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, nothing else.")]
+
+
+def _keep_standard_output(context: typer.Context, is_asked: bool) -> bool:
+    """Before anybody's code runs; from here on the command says what it was asked for by `print_answer`, for plain `print` goes to standard error."""
+    if is_asked and not context.resilient_parsing:
+        context.with_resource(standard_output_kept())
+    return is_asked
+
+
+AsJson = Annotated[bool, typer.Option("--json", callback=_keep_standard_output, help="Print one JSON object on standard output, nothing else.")]
 
 
 def refuse_unless_positive(option: str, value: float | None, hint: str = "") -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from jobs.streams import print_answer
 from service.commands.options import Address, AsJson, AskedWorkers, CpusPerWorker, Device, GpusPerWorker, MaxFailures, Overrides, Recipe, WorkerLogs
 from service.tables import output
 
@@ -114,7 +115,7 @@ def list_jobs(address: Address, as_json: AsJson = False) -> None:
 
     found = RayJobs(address).all()
     if as_json:
-        print(json.dumps([job._asdict() for job in found]))
+        print_answer(json.dumps([job._asdict() for job in found]))
         return
     table = Table(box=None, padding=(0, 2, 0, 0))
     for column in ("name", "attempt", "status", "exit code", "message"):
@@ -133,7 +134,7 @@ def job_status(name: JobName, address: Address, as_json: AsJson = False) -> None
     from service.ray_jobs import RayJobs
 
     job = RayJobs(address).find(name)
-    print(json.dumps(job._asdict()) if as_json else f"{job.submission_id}: {job.status}")
+    print_answer(json.dumps(job._asdict()) if as_json else f"{job.submission_id}: {job.status}")
 
 
 @ray_jobs_app.command("logs", epilog="Example: largebatch jobs logs my-run --follow --address http://127.0.0.1:8265")

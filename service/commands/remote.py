@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
+from jobs.streams import print_answer
 from service.commands.options import AsJson, Overrides
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def submit(
             code = _follow(client, job["id"], _kind(is_sweep), sys.stderr if as_json else sys.stdout)
             job = client.show(_kind(is_sweep), job["id"]) if as_json else job
     if as_json:
-        print(json.dumps(job))
+        print_answer(json.dumps(job))
     raise typer.Exit(code)
 
 
@@ -123,7 +124,7 @@ def plan(
     with _client(server) as client:
         found = client.plan({**_wanted(recipe, overrides, is_sweep), "workers": workers}, _kind(is_sweep))
     if as_json:
-        print(json.dumps(found))
+        print_answer(json.dumps(found))
         return
     for line in found["lines"]:
         print(f"{line['what']}: {line['how']}")
@@ -167,7 +168,7 @@ def list_jobs(
     with _client(server) as client:
         found = client.list(_kind(is_sweep), state=state, limit=limit)
     if as_json:
-        print(json.dumps(found))
+        print_answer(json.dumps(found))
         return
     table = Table(box=None, padding=(0, 2, 0, 0))
     for column in ("id", "state", "batch", "accuracy", "training", "owner"):

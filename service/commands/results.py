@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from jobs.streams import print_answer
 from service.commands.options import RUN_FOLDERS, AsJson, refuse_unwritable_file
 from service.tables import print_runs
 
@@ -45,7 +46,7 @@ def compare(
             (write_page if figure.suffix == ".html" else write_png)(accuracy_curves(results), figure)
     rows = [{"recipe": result.name, "optimizer": result.optimizer, **result.summary.model_dump(mode="json")} for result in results]
     if as_json:
-        print(json.dumps(rows))
+        print_answer(json.dumps(rows))
         for line in found.missing:
             typer.echo(line, err=True)
         return

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from jobs.streams import print_answer
 from service.commands.options import AsJson
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def list_tokens(database_url: DatabaseUrl = None, runs_dir: RunsDir = Path("runs
 
     found = Tokens(_engine(database_url, runs_dir)).all()
     if as_json:
-        print(json.dumps([token.model_dump() for token in found]))
+        print_answer(json.dumps([token.model_dump() for token in found]))
         return
 
     def day(at_s: float | None) -> str:

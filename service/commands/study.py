@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from jobs.streams import print_answer
 from service.commands.options import AsJson, DataDir, Device, Overrides, Recipe, refuse_unless_positive, refuse_unwritable_file, whole_numbers
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def study(
         raise typer.Exit(4)
     numbers = json.loads((page.parent / "report.json").read_text())
     if as_json:
-        print(json.dumps({"study_dir": str(folder), "report": str(page), **numbers}))
+        print_answer(json.dumps({"study_dir": str(folder), "report": str(page), **numbers}))
         return
     for line in numbers["words"]:
         print(line)
@@ -172,7 +173,7 @@ def profile(
     if figure is not None:
         write_pngs(profile_charts(found), figure)
     if as_json:
-        print(found.model_dump_json())
+        print_answer(found.model_dump_json())
         return
     table = Table(box=None, padding=(0, 2, 0, 0))
     memory = "peak memory" if place.type == "cuda" else "process memory so far"
@@ -244,7 +245,7 @@ def sharpness(
     for one in attempts.failed:
         print(one.in_words, file=sys.stderr)
     if as_json:
-        print(json.dumps(found))
+        print_answer(json.dumps(found))
         return
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("")

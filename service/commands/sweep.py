@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from jobs.streams import print_answer
 from service.commands.options import AsJson, DataDir, Device
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def _print_results(folder: Path, as_json: bool) -> None:
 
     findings = find_in(folder)
     if as_json:
-        print(json.dumps({"sweep_dir": str(folder), **findings.as_dict()}))
+        print_answer(json.dumps({"sweep_dir": str(folder), **findings.as_dict()}))
         return
     for line in findings.words():
         output().print(line, highlight=False, markup=False, soft_wrap=True)

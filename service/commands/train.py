@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from jobs.streams import print_answer
 from service.commands.options import (
     AsJson,
     AskedWorkers,
@@ -163,7 +164,7 @@ def _end(summary: "RunSummary", console: Console, as_json: bool, options: "Local
         how = resume_command(summary.run_dir, ray_options, options)
         console.print(f"Stopped at step {summary.steps}. Go on with: {how}", highlight=False, soft_wrap=True, markup=False)
     if as_json:
-        print(summary.model_dump_json())
+        print_answer(summary.model_dump_json())
     else:
         print_runs([summary.model_dump(mode="json")])
     raise typer.Exit(exit_code(summary))
@@ -175,7 +176,7 @@ def _print_plan(job: "Prepared", as_json: bool) -> None:
     from jobs.plan_report import plan_facts
 
     if as_json:
-        print(json.dumps(plan_facts(job.plan)))
+        print_answer(json.dumps(plan_facts(job.plan)))
         return
     table = Table(show_header=False, box=None, title=f"Plan of {job.spec.name}", title_justify="left", padding=(0, 2, 0, 0))
     for what, how in job.plan_in_words():

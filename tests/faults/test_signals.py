@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the step is finished, saved, and the run goes on later as if never stopped."""
+"""Ctrl-C, SIGTERM and a terminal that closes: the step is finished, saved, and the run goes on later as if never stopped."""
 
 import json
 import os
@@ -10,8 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from jobs.checkpoint_files import list_checkpoints
+from jobs.job import prepare
+from jobs.launch.local import train_locally
+from jobs.launch.options import LocalOptions
+from jobs.listener import Listener
+from jobs.records import Record, RunSummary, StepRecord
+from jobs.spec_reader import build_spec
 from jobs.tracking.journal import read_records, steps
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -83,3 +90,67 @@ def test_a_signal_stops_after_the_step_and_the_run_goes_on_later(
     assert resumed.returncode == 0, err
     assert json.loads(out)["parameters_sha256"] == undisturbed["parameters_sha256"]
     assert [record.step for record in steps(read_records(run_dir))] == list(range(1, NUM_STEPS + 1))
+
+
+def stopped_by_hang_up(runs: Path) -> RunSummary:
+    """A run in this process that gets SIGHUP after its third step."""
+
+    def hang_up(record: Record) -> None:
+        if isinstance(record, StepRecord) and record.step == 3:
+            os.kill(os.getpid(), signal.SIGHUP)
+
+    job = prepare(build_spec(DOCUMENT | {"stop": {"steps": 6}}), torch.device("cpu"), Path("nowhere"))
+    return train_locally(job, LocalOptions(Path("nowhere"), runs, "cpu"), Listener(on_record=hang_up))
+
+
+def test_a_terminal_that_closes_stops_a_run_as_sigterm_does(tmp_path: Path) -> None:
+    summary = stopped_by_hang_up(tmp_path)
+    assert (summary.outcome, summary.steps) == ("stopped", 3)
+    assert list_checkpoints(Path(summary.run_dir) / "checkpoints")[0].step == 3
+
+
+def test_a_run_under_nohup_goes_on(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        summary = stopped_by_hang_up(tmp_path)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert (summary.outcome, summary.steps) == ("completed", 6)
+
+
+OWN_DATA = """
+import ctypes, os
+import torch
+from torch.utils.data import TensorDataset
+
+def load():
+    print("loading")
+    os.write(1, b"from a library")
+    ctypes.CDLL(None).printf(b"held back by a library in C")
+    from random import random  # Python's own
+    labels = torch.arange(64) % 2
+    return TensorDataset(torch.randn(64, 8), labels), TensorDataset(torch.randn(8, 8), labels[:8])
+"""
+
+
+def test_a_run_whose_output_nobody_reads_goes_on_and_its_answer_stands_alone(tmp_path: Path) -> None:
+    """`2>&1 >answer.json | head -n 1`, in a folder with files that are called like Python's own modules."""
+    for name in ("random", "queue", "statistics", "mlflow"):
+        (tmp_path / f"{name}.py").write_text("X = 1\n")
+    (tmp_path / "own_data.py").write_text(OWN_DATA)
+    document = DOCUMENT | {"dataset": {"entry_point": "own_data:load"}, "evaluation": {"every_epochs": 0.5}, "stop": {"steps": 40}}
+    (tmp_path / "spec.json").write_text(json.dumps(document))
+    process = subprocess.Popen(
+        [sys.executable, "-P", *COMMAND, "spec.json", "--device", "cpu"], cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stderr.readline()
+    process.stderr.close()
+    summary = json.loads(process.stdout.read())
+    process.stdout.close()
+    assert process.wait(timeout=60) == 0
+    assert (summary["outcome"], summary["steps"]) == ("completed", 40)
+    assert list_checkpoints(tmp_path / summary["run_dir"] / "checkpoints")[0].step == 40

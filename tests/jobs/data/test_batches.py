@@ -207,19 +207,20 @@ def test_a_samples_own_draws_depend_on_epoch_and_index_alone(num_workers: int) -
     assert not set(again[:, 1].tolist()) & set(whole[:, 1].tolist())
 
 
-def test_reading_processes_leave_ctrl_c_to_the_trainer() -> None:
-    """A terminal sends it to all of them; the trainer finishes its step, for which it needs what they read."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_reading_processes_leave_the_terminal_to_the_trainer(number: signal.Signals) -> None:
+    """Ctrl-C goes to all of them, and so does the end of a terminal; the trainer finishes its step, for which it needs what they read."""
 
     class Asked(Listed):
         def __getitem__(self, index: int) -> tuple[Tensor, int]:
-            return torch.zeros(2), int(signal.getsignal(signal.SIGINT) is signal.SIG_IGN)
+            return torch.zeros(2), int(signal.getsignal(number) is signal.SIG_IGN)
 
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has what it starts in the background ignore it
+    before = signal.signal(number, signal.default_int_handler)  # a shell has what it starts in the background ignore it
     try:
         assert loader(Asked(), num_workers=1).read(Slice(0, 0, NUM_SAMPLES))[1].tolist() == [1] * NUM_SAMPLES
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert signal.getsignal(number) is signal.default_int_handler
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(number, before)
 
 
 @pytest.mark.parametrize("part", ["input", "label"])

@@ -1,0 +1,52 @@
+"""Where modules are found: Python's own and ours before whatever lies in the folder that a person works in.
+
+A `random.py` or `queue.py` beside a person's model must neither end one of our processes nor be imported by a library.
+"""
+
+import os
+import sys
+import sysconfig
+from pathlib import Path
+
+from jobs.errors import InputError
+
+PACKAGES = Path(__file__).resolve().parents[1]
+"""The folder that holds this package: it need not be the current one."""
+INSTALLED = {"site-packages", "dist-packages"}
+"""What folders of installed packages are called."""
+ESSENTIAL = {"jobs", "tuning", "service", "torch", "numpy", "pydantic", "yaml", "ray", "mlflow"}
+"""What our processes on Ray import beside Python's own modules."""
+
+
+def python(*arguments: str) -> list[str]:
+    """The command of a Python process that looks for modules neither in the current folder nor beside its script."""
+    return [sys.executable, "-P", *arguments]
+
+
+def environment() -> dict[str, str]:
+    """The environment of a process that finds our packages wherever it is started.
+
+    An empty part of PYTHONPATH would be the current folder again, so there is none.
+    """
+    places = [place for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place]
+    if str(PACKAGES) not in {*places, sysconfig.get_path("purelib")}:  # installed packages are found, behind Python's own
+        places.insert(0, str(PACKAGES))
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
+
+
+def add_folder(folder: str) -> None:
+    """Let a person's modules be found in a folder: behind Python's own, before installed packages, as in a script that they would run there."""
+    if folder not in sys.path:
+        places = [Path(place).name in INSTALLED for place in sys.path]
+        sys.path.insert(places.index(True) if True in places else len(sys.path), folder)
+
+
+def refuse_hiding(folder: Path) -> None:
+    """Raise InputError for a file that Ray's processes, which search this folder before all else, would take for a module of Python's or ours."""
+    if folder.resolve() == PACKAGES:
+        return
+    names = sys.stdlib_module_names | ESSENTIAL
+    for path in sorted(folder.iterdir()):
+        if path.stem in names and (path.suffix == ".py" or (path / "__init__.py").is_file()):
+            problem = f"Ray's processes search the current folder first, and would take it for the module {path.stem!r} that they need."
+            raise InputError(str(path), problem, "Call it by another name, or run from another folder.")
