@@ -17,7 +17,7 @@ STDOUT, STDERR = 1, 2
 class _Dropping(io.FileIO):
     """Writes bytes to a file descriptor, and leads it nowhere once nobody reads it: what a library or a further process writes is dropped too."""
 
-    def write(self, content: Any) -> int | None:
+    def write(self, content: Any, /) -> int:
         """See `io.FileIO`. Raises: OSError for another reason than a reader that is gone; of standard error none: a log costs no run."""
         try:
             return super().write(content)

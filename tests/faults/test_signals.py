@@ -129,8 +129,8 @@ def load():
     os.write(1, b"from a library")
     ctypes.CDLL(None).printf(b"held back by a library in C")
     from random import random  # Python's own
-    labels = torch.arange(64) % 2
-    return TensorDataset(torch.randn(64, 8), labels), TensorDataset(torch.randn(8, 8), labels[:8])
+    labels = torch.arange(256) % 2
+    return TensorDataset(torch.randn(256, 8), labels), TensorDataset(torch.randn(8, 8), labels[:8])
 """
 
 
