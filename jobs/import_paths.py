@@ -29,8 +29,8 @@ def environment() -> dict[str, str]:
     An empty part of PYTHONPATH would be the current folder again, so there is none.
     """
     places = [place for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place]
-    if str(PACKAGES) not in {*places, sysconfig.get_path("purelib")}:  # installed packages are found, behind Python's own
-        places.insert(0, str(PACKAGES))
+    if str(PACKAGES) not in {*places, sysconfig.get_path("purelib")}:
+        places.append(str(PACKAGES))  # behind what a person named: this process, too, searched that first
     return {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
 
 

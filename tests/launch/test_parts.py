@@ -400,7 +400,7 @@ def test_every_number_of_workers_is_planned_before_anything_starts() -> None:
 def supervised(folder: Path, code: str, *arguments: str) -> "subprocess.Popen[str]":
     """The supervisor, with a driver of ours in place of `jobs`."""
     (folder / "jobs").mkdir()
-    (folder / "jobs" / "__init__.py").write_text("")
+    (folder / "jobs" / "__init__.py").write_text(f"__path__.append({str(SUPERVISE.parents[1])!r})")
     (folder / "jobs" / "__main__.py").write_text(code)
     script = f"import sys; sys.argv = ['supervise', *{list(arguments)!r}]; exec(open({str(SUPERVISE)!r}).read())"
     return subprocess.Popen(
