@@ -4,6 +4,7 @@ import importlib
 import inspect
 import os
 import sys
+import sysconfig
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 
 from jobs.errors import LargebatchError, SpecError
 from jobs.import_paths import add_folder
+
+PACKAGE = Path(__file__).parent
 
 
 def call_entry_point(field: str, reference: str, arguments: Mapping[str, Any]) -> Any:
@@ -23,19 +26,22 @@ def call_entry_point(field: str, reference: str, arguments: Mapping[str, Any]) -
         raise SpecError(field, f"{reference!r} is not of the form package.module:function.", "Example: my_model:build.")
     add_folder(os.getcwd())
     try:
+        top = module_name.partition(".")[0]
+        importlib.import_module(top)
+        _refuse_another(field, top)
         module = importlib.import_module(module_name)
-        _refuse_another(field, module_name.partition(".")[0])
-        function = getattr(module, function_name)
     except ModuleNotFoundError as error:
         raise SpecError(
             field, f"module {error.name!r} is not found.", f"Run from the folder that holds it, or install it ({module_name})."
         ) from error
-    except SpecError:
+    except LargebatchError:
         raise
-    except AttributeError as error:
-        raise SpecError(field, f"{module_name} has no {function_name}.", "Check the name after the colon.") from error
     except Exception as error:  # a person's module may raise anything while it is imported
         raise SpecError(field, f"{module_name} cannot be imported: {described(error)}.", "Mend it, then try again.") from error
+    if not hasattr(module, function_name):
+        hint = f"Check the name after the colon; the module is {getattr(module, '__file__', None) or 'built into Python'}."
+        raise SpecError(field, f"{module_name} has no {function_name}.", hint)
+    function = getattr(module, function_name)
     try:
         inspect.signature(function).bind(**arguments)
     except ValueError:  # some built-in functions do not say what they take
@@ -64,7 +70,8 @@ def described(error: Exception) -> str:
     if isinstance(error, SyntaxError):
         return f"{type(error).__name__}: {error}"
     frames = traceback.extract_tb(error.__traceback__)
-    # The last frame outside of installed packages is theirs, or nearest to theirs.
-    own = [frame for frame in frames if "site-packages" not in frame.filename and not frame.filename.startswith("<")]
+    # The last frame outside of Python, of installed packages and of this one is theirs, or nearest to theirs.
+    others = ("<", sysconfig.get_path("stdlib"), str(PACKAGE))
+    own = [frame for frame in frames if "site-packages" not in frame.filename and not frame.filename.startswith(others)]
     place = f" ({own[-1].filename}, line {own[-1].lineno})" if own else ""
     return f"{type(error).__name__}: {error}{place}"

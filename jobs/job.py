@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import itertools
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from jobs.data.dataset import Dataset, Images
 from jobs.data.sources import load_dataset
 from jobs.device import device_name, environment, largest_micro_batch, refuse_without_compiler
 from jobs.engine.clock import Clock
-from jobs.engine.evaluate import Score, evaluate, evaluation_share, evaluation_weights
+from jobs.engine.evaluate import Score, evaluate, evaluation_share, evaluation_weights, refuse_non_finite_samples
 from jobs.engine.group import Group
 from jobs.engine.loop import train
 from jobs.engine.memory import keep_host_memory
@@ -38,7 +39,7 @@ from jobs.models.table import build_model
 from jobs.models.training_mode import train_mode
 from jobs.optim.table import build_optimizer
 from jobs.plan import Slice, TrainPlan
-from jobs.plan_report import MemoryFacts, plan_facts, plan_lines, unread_in_words
+from jobs.plan_report import DataFacts, plan_facts, plan_lines, unread_in_words
 from jobs.planning import Facts, make_plan, resolve_global_batch_size, resolve_span
 from jobs.records import EndRecord, NoticeRecord, Outcome, Record, RunSummary, StartRecord
 from jobs.spec import TrainSpec
@@ -60,9 +61,14 @@ class Prepared:
 
     def plan_in_words(self) -> list[tuple[str, str]]:
         """(what, how and why) for a person."""
-        dataset_bytes = sum(part.num_bytes for part in (self.dataset.train, self.dataset.test) if isinstance(part, Images))
-        sizes = MemoryFacts(activation_bytes_per_sample(self.model, self.dataset), dataset_bytes, self.dataset.is_in_memory)
-        return plan_lines(self.plan, self.model, sizes)
+        dataset = self.dataset
+        dataset_bytes = sum(part.num_bytes for part in (dataset.train, dataset.test) if isinstance(part, Images))
+        data = DataFacts(len(dataset.test), dataset.num_classes, dataset.is_in_memory, dataset_bytes, dataset.notices)
+        return plan_lines(self.plan, self.model, data, activation_bytes_per_sample(self.model, dataset))
+
+    def plan_in_numbers(self) -> dict[str, Any]:
+        """Everything the plan decided, and what it was made for, as plain data."""
+        return {**plan_facts(self.plan), "num_test_samples": len(self.dataset.test), "num_classes": self.dataset.num_classes}
 
 
 class _Examined(NamedTuple):
@@ -148,9 +154,9 @@ def run_job(
             _write_facts(job, run_dir)
         tracker = _Tracker(journal, listener)
         tracker.write(_start_record(job, state))
-        unread = unread_in_words(job.plan)
-        if unread is not None and not resumes and not reasons:  # a run that is taken up again has said it
-            tracker.write(NoticeRecord(step=state.progress.step, text=unread))
+        if not resumes and not reasons:  # a run that is taken up again has said it
+            for text in (*job.dataset.notices, *filter(None, (unread_in_words(job.plan),))):
+                tracker.write(NoticeRecord(step=state.progress.step, text=text))
         for reason in reasons:
             tracker.write(NoticeRecord(step=state.progress.step, text=f"{reason} Going on from step {state.progress.step}."))
         warm_up(state, job.plan, job.dataset)
@@ -270,7 +276,11 @@ def _train(job: Prepared, state: TrainState, journal: _Keeps, tracker: _Tracker,
         def notify(text: str) -> None:
             tracker.write(NoticeRecord(step=state.progress.step, text=text))
 
-        return evaluate(state, test, len(job.dataset.test), job.spec.precision == "bfloat16", notify=notify)
+        num_samples, bfloat16 = len(job.dataset.test), job.spec.precision == "bfloat16"
+        score = evaluate(state, test, num_samples, bfloat16, notify=notify)
+        if not math.isfinite(score.loss):
+            refuse_non_finite_samples(state, test, num_samples, bfloat16)
+        return score
 
     try:
         return train(
@@ -336,12 +346,15 @@ def _start_record(job: Prepared, state: TrainState) -> StartRecord:
         device=device_name(job.device),
         micro_batch_size=state.micro_batch_size,
         samples_per_rank=[job.plan.rank_share(first, rank).size for rank in range(job.plan.world_size)],
+        num_train_samples=job.plan.num_train_samples,
+        num_test_samples=len(job.dataset.test),
+        num_classes=job.dataset.num_classes,
     )
 
 
 def _write_facts(job: Prepared, run_dir: Path) -> None:
     run_folder.write_text(run_dir / run_folder.SPEC, job.spec.model_dump_json(indent=2) + "\n")
-    run_folder.write_text(run_dir / run_folder.PLAN, json.dumps(plan_facts(job.plan), indent=2) + "\n")
+    run_folder.write_text(run_dir / run_folder.PLAN, json.dumps(job.plan_in_numbers(), indent=2) + "\n")
     run_folder.write_text(run_dir / run_folder.ENVIRONMENT, json.dumps(environment(job.device), indent=2) + "\n")
 
 
@@ -378,9 +391,11 @@ def _summarise(job: Prepared, state: TrainState, outcome: Outcome, run_dir: Path
     )
 
 
-def _train_accuracy(job: Prepared, state: TrainState) -> float:
+def _train_accuracy(job: Prepared, state: TrainState) -> float | None:
+    """None where samples that no step read, such as those of a dropped last batch, have no finite loss."""
     part = job.dataset.train
-    return evaluate(state, evaluation_batches(job, part), len(part), job.spec.precision == "bfloat16").accuracy
+    score = evaluate(state, evaluation_batches(job, part), len(part), job.spec.precision == "bfloat16")
+    return score.accuracy if math.isfinite(score.loss) else None
 
 
 def parameters_sha256(state: TrainState) -> str:

@@ -45,16 +45,19 @@ def learning_rate_curve(plan: TrainPlan, points: int = CURVE_POINTS) -> list[tup
     return [(place / plan.samples_per_epoch, plan.learning_rate(min(place, total * (1 - 1e-9)))) for place in places]
 
 
-class MemoryFacts(NamedTuple):
-    """What the memory's line needs to know beside plan and model."""
+class DataFacts(NamedTuple):
+    """What the report says of the data set beside what stands in the plan."""
 
-    activation_bytes_per_sample: int
-    dataset_bytes: int
+    num_test_samples: int
+    num_classes: int
     is_in_memory: bool
     """Whether the data set is held whole."""
+    num_bytes: int
+    """Memory of what is held whole."""
+    notices: tuple[str, ...] = ()
 
 
-def plan_lines(plan: TrainPlan, model: nn.Module, facts: MemoryFacts) -> list[tuple[str, str]]:
+def plan_lines(plan: TrainPlan, model: nn.Module, data: DataFacts, activation_bytes_per_sample: int) -> list[tuple[str, str]]:
     """(what, how and why) for a person."""
     spec = plan.spec
     sizes = [batch.size for batch in first_split(plan)]
@@ -69,7 +72,8 @@ def plan_lines(plan: TrainPlan, model: nn.Module, facts: MemoryFacts) -> list[tu
         epoch = f"{full} steps; the last {short} samples of each epoch's order are dropped"
     steps = f"at most {plan.total_steps}" if plan.scale_ratio else str(plan.total_steps)
     lines = [
-        ("data", f"{plan.num_train_samples} training samples{_reading_words(plan, facts.is_in_memory)}"),
+        ("data", _data_words(plan, data)),
+        *(("", notice.removeprefix("Data: ")) for notice in data.notices),
         ("global batch", f"{plan.global_batch_size} samples per step = {split} (micro-batches, summed and divided once)"),
         ("epoch", epoch),
         ("length", f"{steps} steps, {plan.total_progress:.0f} samples, {plan.total_progress / plan.num_train_samples:g} epochs"),
@@ -87,7 +91,7 @@ def plan_lines(plan: TrainPlan, model: nn.Module, facts: MemoryFacts) -> list[tu
     lines.append(("noise scale", _noise_words(plan)))
     if plan.spec.reduction != ReductionSpec():
         lines.append(("reduction", _reduction_words(plan)))
-    lines.append(("memory", _memory_words(plan, model, facts)))
+    lines.append(("memory", _memory_words(plan, model, data.num_bytes, activation_bytes_per_sample)))
     return lines
 
 
@@ -97,11 +101,12 @@ def unread_in_words(plan: TrainPlan) -> str | None:
     return f"Batch-norm: {SPAN_UNREAD}." if is_unread else None
 
 
-def _reading_words(plan: TrainPlan, is_in_memory: bool) -> str:
+def _data_words(plan: TrainPlan, data: DataFacts) -> str:
+    counts = f"{plan.num_train_samples} training samples, {data.num_test_samples} test samples, {data.num_classes} classes"
     num_workers = plan.spec.dataset.num_workers
-    if is_in_memory:
-        return ", held in memory" + (": dataset.num_workers is not read" if num_workers else "")
-    return f", read one by one by {f'{num_workers} processes' if num_workers else 'the training process itself'}"
+    if data.is_in_memory:
+        return f"{counts}, held in memory" + (": dataset.num_workers is not read" if num_workers else "")
+    return f"{counts}, read one by one by {f'{num_workers} processes' if num_workers else 'the training process itself'}"
 
 
 def _reduction_words(plan: TrainPlan) -> str:
@@ -133,7 +138,7 @@ def _noise_words(plan: TrainPlan) -> str:
     return f"not measured: it is told by the difference between parts of a batch, and this one is a single batch-norm group of {plan.span}"
 
 
-def _memory_words(plan: TrainPlan, model: nn.Module, facts: MemoryFacts) -> str:
+def _memory_words(plan: TrainPlan, model: nn.Module, dataset_bytes: int, activation_bytes_per_sample: int) -> str:
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     weights = num_parameters * 4
     sums = 2 if plan.gradient_accumulation_steps > 1 else 1
@@ -142,8 +147,8 @@ def _memory_words(plan: TrainPlan, model: nn.Module, facts: MemoryFacts) -> str:
         "gradients": weights * sums,
         "optimizer": optimizer_state_bytes(plan.spec.optimizer, num_parameters),
         "average": weights if plan.spec.ema else 0,
-        "activations": facts.activation_bytes_per_sample * plan.micro_batch_size,
-        "data set": facts.dataset_bytes,
+        "activations": activation_bytes_per_sample * plan.micro_batch_size,
+        "data set": dataset_bytes,
     }
     words = ", ".join(f"{name} {mebibytes(size)}" for name, size in parts.items() if size)
     return f"about {mebibytes(sum(parts.values()))}: {words} ({num_parameters:,} parameters)"

@@ -45,6 +45,9 @@ class StartRecord(Record):
     """Samples per rank in one forward pass, from here on."""
     samples_per_rank: list[int] | None = None
     """How a full global batch is shared out."""
+    num_train_samples: int | None = None
+    num_test_samples: int | None = None
+    num_classes: int | None = None
 
 
 class StepRecord(Record):

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from jobs.records import EvalRecord, Record, StepRecord
+from jobs.records import EvalRecord, Record, StartRecord, StepRecord
 
 PLAIN_EVERY_S = 5.0
 REFRESH_S = 0.2
@@ -74,7 +74,9 @@ class TrainingView:
 
     def record(self, record: Record) -> None:
         """Show what is new, a few times a second at most."""
-        if isinstance(record, EvalRecord):
+        if isinstance(record, StartRecord):
+            self.notice(f"{record.num_train_samples} training samples, {record.num_test_samples} test samples, {record.num_classes} classes")
+        elif isinstance(record, EvalRecord):
             self._accuracy = f"  accuracy {record.test_accuracy:.4f}"
             if not self._live:
                 self.notice(f"step {record.step}  epoch {record.epoch:.2f}{self._accuracy}  training {record.training_seconds:.1f} s")

@@ -10,6 +10,14 @@ from typing import NamedTuple
 PACKAGES = ("torch", "torchvision", "numpy", "pydantic", "PyYAML", "typer", "rich", "mlflow", "plotly", "matplotlib", "scikit-learn", "ray")
 NEEDED = {"torch", "numpy", "pydantic"}
 PATIENCE_S = 3.0
+SIZES = {
+    "digits": (1437, 360, 10),
+    "mnist": (60_000, 10_000, 10),
+    "fashion-mnist": (60_000, 10_000, 10),
+    "cifar10": (50_000, 10_000, 10),
+    "cifar100": (50_000, 10_000, 100),
+}
+"""Training samples, test samples and classes of the sets that are looked for; reading them here would take seconds."""
 
 
 class Finding(NamedTuple):
@@ -54,13 +62,18 @@ def _device() -> Finding:
 def _data(data_dir: Path) -> Iterator[Finding]:
     from jobs.data.sources import TORCHVISION_FILES
 
-    yield Finding("digits", True, "embedded in scikit-learn")
+    yield Finding("digits", True, f"embedded in scikit-learn: {_size_in_words('digits')}")
     for name, files in TORCHVISION_FILES.items():
         missing = [file for file in files if not (data_dir / file).is_file()]
         if missing:
             yield Finding(name, False, f"not in {data_dir} ({missing[0]}): put it there, or train with --set dataset.download=true")
         else:
-            yield Finding(name, True, f"found in {data_dir}")
+            yield Finding(name, True, f"found in {data_dir}: {_size_in_words(name)}")
+
+
+def _size_in_words(name: str) -> str:
+    num_train, num_test, num_classes = SIZES[name]
+    return f"{num_train:,} training samples, {num_test:,} test samples, {num_classes} classes"
 
 
 def _output(output_dir: str) -> Finding:

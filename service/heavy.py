@@ -86,11 +86,10 @@ def plan(spec: dict[str, Any], data_dir: str, workers: int | None) -> dict[str, 
     import torch
 
     from jobs.job import prepare
-    from jobs.plan_report import plan_facts
 
     torch.set_num_threads(1)
     job = prepare(TrainSpec.model_validate(spec), torch.device("cpu"), Path(data_dir), workers)
-    return {"facts": plan_facts(job.plan), "lines": [{"what": what, "how": how} for what, how in job.plan_in_words()]}
+    return {"facts": job.plan_in_numbers(), "lines": [{"what": what, "how": how} for what, how in job.plan_in_words()]}
 
 
 def plan_sweep(sweep: dict[str, Any], base: dict[str, Any], data_dir: str) -> dict[str, Any]:

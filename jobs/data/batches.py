@@ -16,7 +16,8 @@ from torch import Tensor
 from jobs.data.augment import augment, augments
 from jobs.data.dataset import Dataset, Images
 from jobs.data.draws import key, sample_order, seed_draws
-from jobs.errors import DataError, LargebatchError
+from jobs.data.samples import SampleForm, read_sample, refuse_other_form
+from jobs.errors import LargebatchError
 from jobs.plan import Slice
 from jobs.spec import AugmentSpec
 
@@ -60,7 +61,7 @@ class DeviceBatches:
         self._device, self._channels_last = device, channels_last
         self._seed, self._augment = seed, augment_spec
         self._epoch, self._order, self._ordered_labels = -1, torch.empty(0, dtype=torch.int64), self._labels
-        self._scale, self._shift = _normalisation(dataset, part.inputs, device)
+        self._normalise = _normalisation(dataset, device)
         itemsize = torch.float32.itemsize if part.inputs.dtype == torch.uint8 else part.inputs.element_size()
         sample_bytes = math.prod(part.inputs.shape[1:]) * itemsize
         self._page_size = PAGE // sample_bytes if reads_on and sample_bytes % ALIGNMENT == 0 else 0
@@ -83,7 +84,7 @@ class DeviceBatches:
     def _make(self, samples: Slice) -> tuple[Tensor, Tensor]:
         if self._augment is None:
             inputs, labels = self._inputs[samples.start : samples.stop], self._labels[samples.start : samples.stop]
-            inputs = inputs if self._scale is not None else inputs.clone()
+            inputs = inputs if self._normalise else inputs.clone()
         else:
             self._begin_epoch(samples.epoch)
             indices, labels = self._order[samples.start : samples.stop], self._ordered_labels[samples.start : samples.stop]
@@ -91,20 +92,13 @@ class DeviceBatches:
             if augments(self._augment):
                 inputs = augment(inputs, indices, samples.epoch, self._seed, self._augment)
         inputs, labels = inputs.to(self._device, non_blocking=True), labels.to(self._device, non_blocking=True)
-        return self._ready(inputs), labels
+        return _ready(inputs, self._normalise, self._channels_last), labels
 
     def _begin_epoch(self, epoch: int) -> None:
         if epoch != self._epoch:
             self._order = sample_order(self._seed, epoch, len(self._labels)).to(self._home)
             self._ordered_labels = self._labels.index_select(0, self._order)
             self._epoch = epoch
-
-    def _ready(self, inputs: Tensor) -> Tensor:
-        if self._scale is not None and self._shift is not None:
-            inputs = inputs.to(torch.float32).mul_(self._scale).add_(self._shift)
-        if self._channels_last and inputs.ndim == 4:
-            return inputs.contiguous(memory_format=torch.channels_last)
-        return inputs.contiguous()
 
 
 class LoaderBatches:
@@ -132,6 +126,7 @@ class LoaderBatches:
         self._part, self._dataset, self._device = part, dataset, device
         self._num_workers, self._stream = num_workers, stream
         self._channels_last, self._seed, self._shuffles = channels_last, seed, shuffles
+        self._normalise = _normalisation(dataset, device)
         self._expected: Iterator[Slice] = iter(())
         self._next = Slice(-1, 0, 0)
         self._chunks: Iterator[Any] = iter(())
@@ -156,12 +151,8 @@ class LoaderBatches:
         self._next = Slice(samples.epoch, samples.stop, self._next.stop)
         while not self._next.size:
             self._next = next(self._expected)
-        return self._ready(all_inputs[: samples.size]), all_labels[: samples.size].to(self._device, non_blocking=True)
-
-    def _ready(self, inputs: Tensor) -> Tensor:
-        channels_last = self._channels_last and inputs.ndim == 4
-        form = torch.channels_last if channels_last else torch.contiguous_format
-        return inputs.to(self._device, non_blocking=True).contiguous(memory_format=form)
+        own_inputs, own_labels = (tensor.to(self._device, non_blocking=True) for tensor in (all_inputs[: samples.size], all_labels[: samples.size]))
+        return _ready(own_inputs, self._normalise, self._channels_last), own_labels
 
     def _start_at(self, samples: Slice) -> None:
         loader = torch.utils.data.DataLoader(
@@ -215,7 +206,8 @@ class _Seeded(torch.utils.data.Dataset[Any]):
     """A part whose samples are drawn under seeds from (seed, epoch, index); an error is handed on, not raised."""
 
     def __init__(self, part: Any, dataset: Dataset, seed: int) -> None:
-        self._part, self._num_classes, self._name, self._seed = part, dataset.num_classes, dataset.name, seed
+        self._part, self._seed = part, seed
+        self._form, self._name, self._kind = SampleForm.of(dataset), dataset.name, dataset.kind_of(part)
 
     def __getitem__(self, place: tuple[int, int]) -> Any:
         epoch, index = place
@@ -224,17 +216,11 @@ class _Seeded(torch.utils.data.Dataset[Any]):
         random.seed(sample_key)
         np.random.seed(sample_key % 2**32)
         try:
-            inputs, label = self._part[index]
-            label = int(label)
-            if not isinstance(inputs, Tensor):
-                raise TypeError(f"the input is a {type(inputs).__name__}, not a tensor")
+            sample = read_sample(self._part, index, self._name, self._kind)
+            refuse_other_form(sample, index, self._form, self._name, self._kind)
         except LargebatchError as error:
             return error
-        except Exception as error:
-            return DataError(self._name, f"sample {index} cannot be read: {type(error).__name__}: {error}.", "Mend or leave out that sample.")
-        if not 0 <= label < self._num_classes:
-            return DataError(f"{self._name}, sample {index}", f"label {label} is not in 0 ... {self._num_classes - 1}.", "Mend the data set.")
-        return inputs, label
+        return sample
 
 
 def _leave_the_terminal_to_the_trainer(number: int) -> None:
@@ -247,9 +233,6 @@ def _collate(samples: list[Any]) -> Any:
     for sample in samples:
         if isinstance(sample, LargebatchError):
             return sample
-    shapes = {tuple(inputs.shape) for inputs, _ in samples}
-    if len(shapes) > 1:
-        return DataError("dataset", f"samples have different shapes, {' and '.join(map(str, sorted(shapes)[:2]))}.", "Resize them to one.")
     return torch.stack([inputs for inputs, _ in samples]), torch.tensor([label for _, label in samples])
 
 
@@ -260,11 +243,20 @@ def fits_on(device: torch.device, num_bytes: int) -> bool:
     return num_bytes <= torch.cuda.get_device_properties(device).total_memory // 4
 
 
-def _normalisation(dataset: Dataset, inputs: Tensor, device: torch.device) -> tuple[Tensor | None, Tensor | None]:
-    """(scale, shift), each (C, 1, 1), that take uint8 to zero mean and unit variance; None for other inputs."""
-    if inputs.dtype != torch.uint8:
-        return None, None
-    channels = inputs.shape[1]
+def _normalisation(dataset: Dataset, device: torch.device) -> tuple[Tensor, Tensor] | None:
+    """(scale, shift), each (C, 1, 1), that take uint8 images to zero mean and unit variance; None for other inputs."""
+    if not dataset.normalises:
+        return None
+    channels = dataset.input_shape[0]
     mean = torch.tensor(dataset.mean or (0.5,) * channels, device=device).reshape(-1, 1, 1)
     std = torch.tensor(dataset.std or (0.25,) * channels, device=device).reshape(-1, 1, 1)
     return 1.0 / (255.0 * std), -mean / std
+
+
+def _ready(inputs: Tensor, normalisation: tuple[Tensor, Tensor] | None, channels_last: bool) -> Tensor:
+    """Inputs on the device as the model gets them."""
+    if normalisation:
+        scale, shift = normalisation
+        inputs = inputs.to(torch.float32).mul_(scale).add_(shift)
+    form = torch.channels_last if channels_last and inputs.ndim == 4 else torch.contiguous_format
+    return inputs.contiguous(memory_format=form)

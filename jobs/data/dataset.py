@@ -37,7 +37,7 @@ class Dataset:
     Args:
         train, test: `Images`, or any map-style data set of (input tensor, label).
         num_classes: number of labels.
-        mean, std: per channel, of inputs scaled to 0 ... 1; uint8 inputs are normalised with them.
+        mean, std: per channel, of inputs scaled to 0 ... 1; uint8 images are normalised with them.
     """
 
     name: str
@@ -51,6 +51,8 @@ class Dataset:
 
     input_dtype: torch.dtype = torch.float32
     """What the model gets; uint8 images are normalised to float32 first."""
+    notices: tuple[str, ...] = ()
+    """What a person should know of the data before they are trained on, one sentence each."""
 
     def blank(self, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """`size` samples of zeros, as the model would get them, with labels."""
@@ -61,9 +63,23 @@ class Dataset:
         """Whether both sets are held whole as tensors."""
         return isinstance(self.train, Images) and isinstance(self.test, Images)
 
+    @property
+    def normalises(self) -> bool:
+        """Whether uint8 images are brought to zero mean and unit variance: both parts alike, where either is held whole."""
+        return any(isinstance(part, Images) and part.inputs.dtype == torch.uint8 for part in (self.train, self.test))
+
+    @property
+    def sample_dtype(self) -> torch.dtype:
+        """What the samples are before they are made ready for the model."""
+        return torch.uint8 if self.normalises else self.input_dtype
+
+    def kind_of(self, part: Any) -> str:
+        """What a part of this data set is called in a sentence."""
+        return "training" if part is self.train else "test"
+
 
 def refuse_bad_labels(
-    labels: Tensor, num_classes: int, where: str, hint: str = "The file is damaged or of another data set; fetch it again."
+    labels: Tensor, num_classes: int, where: str, hint: str = "The file is damaged or of another data set; fetch it again.", kind: str = ""
 ) -> None:
     """Raise DataError for a label that is no class, naming the first."""
     wrong = (labels < 0) | (labels >= num_classes)
@@ -71,7 +87,7 @@ def refuse_bad_labels(
         index = int(torch.nonzero(wrong)[0])
         raise DataError(
             where,
-            f"label {int(labels[index])} of sample {index} is not in 0 ... {num_classes - 1}"
+            f"label {int(labels[index])} of {f'{kind} sample' if kind else 'sample'} {index} is not in 0 ... {num_classes - 1}"
             f" ({int(wrong.sum())} of {len(labels)} labels are out of range).",
             hint,
         )

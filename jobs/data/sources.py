@@ -15,7 +15,7 @@ import torch
 from jobs.data.augment import augments
 from jobs.data.dataset import Dataset, Images, refuse_bad_labels
 from jobs.data.draws import key, sample_order
-from jobs.entry_points import call_entry_point, described
+from jobs.data.own import load_own
 from jobs.errors import DataError, SpecError
 from jobs.spec import AugmentSpec, DatasetSpec
 from jobs.spec_reader import nearest
@@ -25,8 +25,12 @@ NUM_DIGITS_TEST = 360
 
 def load_dataset(spec: DatasetSpec, data_dir: Path) -> Dataset:
     """The data set that a spec names. Raises: SpecError, DataError."""
-    if spec.entry_point is not None:
-        return _own(spec)
+    dataset = load_own(spec) if spec.entry_point is not None else _by_name(spec, data_dir)
+    _refuse_augmentation_that_cannot_be(spec, dataset)
+    return dataset
+
+
+def _by_name(spec: DatasetSpec, data_dir: Path) -> Dataset:
     name = spec.name or ""
     if name not in SOURCES:
         raise SpecError("dataset.name", f"{name!r} is not a data set.", nearest(name, SOURCES))
@@ -37,11 +41,9 @@ def load_dataset(spec: DatasetSpec, data_dir: Path) -> Dataset:
             hint = nearest(argument, known) if known else f"{name} takes no arguments."
             raise SpecError(f"dataset.arguments.{argument}", "is not a known key.", hint)
     try:
-        dataset = source(spec, data_dir, **spec.arguments)
+        return source(spec, data_dir, **spec.arguments)
     except TypeError as error:
         raise SpecError("dataset.arguments", f"{name} cannot use them: {error}.") from error
-    _refuse_augmentation_that_cannot_be(spec, dataset)
-    return dataset
 
 
 def _refuse_augmentation_that_cannot_be(spec: DatasetSpec, dataset: Dataset) -> None:
@@ -192,64 +194,6 @@ def _refuse_other_than_counts(**arguments: Any) -> None:
     for argument, value in arguments.items():
         if type(value) is not int or value < 1:  # true is an int to isinstance
             raise SpecError(f"dataset.arguments.{argument}", f"must be a whole number above 0, not {value!r}.")
-
-
-def _own(spec: DatasetSpec) -> Dataset:
-    """A person's own (training set, test set), both map-style data sets of (tensor, label)."""
-    field = "dataset.entry_point"
-    parts = call_entry_point(field, spec.entry_point or "", spec.arguments)
-    if not (isinstance(parts, tuple) and len(parts) == 2 and all(hasattr(p, "__len__") and hasattr(p, "__getitem__") for p in parts)):
-        raise DataError(
-            field, f"{spec.entry_point} must return (training set, test set), each with __len__ and __getitem__; it returned {type(parts).__name__}."
-        )
-    train, test = (_as_images(field, part) for part in parts)
-    if len(train) == 0 or len(test) == 0:
-        raise DataError(field, f"returned {len(train)} training and {len(test)} test samples; both must have some.")
-    first, other = (part.inputs[0] if isinstance(part, Images) else _first_input(field, part) for part in (train, test))
-    if (first.shape, first.dtype) != (other.shape, other.dtype):
-        both = " and ".join(f"{tuple(sample.shape)} {sample.dtype}" for sample in (first, other))
-        raise DataError(field, f"training and test samples differ in shape or type: {both}.", "Prepare both the same way.")
-    is_normalised = isinstance(train, Images) and first.dtype == torch.uint8
-    if is_normalised and first.ndim != 3:
-        raise DataError(
-            field,
-            f"uint8 samples are taken for images (channels, height, width), and these are {tuple(first.shape)}.",
-            "Reshape them, or convert them to float32.",
-        )
-    labels = [part.labels if isinstance(part, Images) else None for part in (train, test)]
-    num_classes = getattr(parts[0], "num_classes", None) or (len(parts[0].classes) if hasattr(parts[0], "classes") else None)
-    if num_classes is None and labels[0] is not None:
-        num_classes = int(labels[0].max()) + 1
-    if num_classes is None:
-        raise DataError(field, "the number of classes is not known.", "Give the training set an attribute num_classes.")
-    for part_labels in labels:
-        if part_labels is not None:
-            refuse_bad_labels(part_labels, int(num_classes), field, "Labels count from 0; num_classes of the training set says how many there are.")
-    input_dtype = torch.float32 if is_normalised else first.dtype
-    dataset = Dataset(spec.entry_point or "", train, test, int(num_classes), tuple(first.shape), input_dtype=input_dtype)
-    _refuse_augmentation_that_cannot_be(spec, dataset)
-    return dataset
-
-
-def _as_images(field: str, part: Any) -> Any:
-    """A TensorDataset of (inputs, labels) is held on the device; anything else is read sample by sample."""
-    if isinstance(part, torch.utils.data.TensorDataset) and len(part.tensors) == 2:
-        labels = part.tensors[1]
-        if labels.ndim != 1 or labels.is_floating_point():
-            raise DataError(field, f"labels are {tuple(labels.shape)} {labels.dtype}; they must be one whole number per sample.")
-        return Images(part.tensors[0], part.tensors[1].to(torch.int64))
-    return part
-
-
-def _first_input(field: str, part: Any) -> torch.Tensor:
-    try:
-        sample = part[0]
-    except Exception as error:
-        raise DataError(field, f"sample 0 cannot be read: {described(error)}.", "Mend the data set.") from error
-    if not (isinstance(sample, (tuple, list)) and len(sample) == 2 and isinstance(sample[0], torch.Tensor)):
-        inner = f" of {', '.join(type(part).__name__ for part in sample)}" if isinstance(sample, (tuple, list)) else ""
-        raise DataError(field, f"sample 0 is a {type(sample).__name__}{inner}; it must be (input tensor, label).", "torch.as_tensor makes tensors.")
-    return sample[0]
 
 
 _IDX = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")

@@ -1,5 +1,6 @@
 """Evaluation on a whole part of a data set: sums and counts, divided once."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from torch.nn import functional
 from jobs.data.batches import Batches
 from jobs.engine.group import Group
 from jobs.engine.memory import make_room, ran_out_of_memory
+from jobs.engine.non_finite import FiniteBatches, non_finite_error
 from jobs.engine.state import TrainState
 from jobs.errors import FaultError
 from jobs.models.ghost_batch_norm import evaluation_unit
@@ -81,6 +83,14 @@ def evaluate(
     state.statistics.forward_pass.forget()
     num_correct, loss_sum = state.group.sum_numbers(float(correct), float(loss))
     return Score(num_correct / num_samples, loss_sum / num_samples)
+
+
+def refuse_non_finite_samples(state: TrainState, batches: Batches, num_samples: int, bfloat16: bool) -> None:
+    """Raise DataError, the same on every rank, if the loss on test samples is finite but for those that hold NaN or infinity."""
+    finite = FiniteBatches(batches)
+    if math.isfinite(evaluate(state, finite, num_samples, bfloat16).loss):
+        num_read = evaluation_share(num_samples, state.group).size
+        state.group.raise_first(non_finite_error("test", finite.replaced, num_read, "the test loss"))
 
 
 def _score_if_it_fits(state: TrainState, batches: Batches, samples: Slice, bfloat16: bool) -> tuple[Tensor, Tensor] | None:

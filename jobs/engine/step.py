@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from jobs.data.batches import Batches
-from jobs.data.draws import key, seed_draws
+from jobs.data.draws import key, sample_order, seed_draws
 from jobs.engine.memory import make_room, ran_out_of_memory
 from jobs.engine.noise_scale import estimate
+from jobs.engine.non_finite import FiniteBatches, non_finite_error
 from jobs.engine.scalars import Scalar, on_device, on_host, scalar
 from jobs.engine.state import TrainState
 from jobs.errors import DivergedError, FaultError, LargebatchError
@@ -42,6 +43,11 @@ class Measured(NamedTuple):
     """Squared gradient norms of the pieces, weighted by samples."""
     num_pieces: int
     """Micro-batches of one process, or ranks with samples; with one there is no noise to be seen."""
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether weights may be moved by it."""
+        return math.isfinite(self.loss) and math.isfinite(self.squared_norm)
 
 
 def optimizer_step(state: TrainState, plan: TrainPlan, batches: Batches, notify: Callable[[str], None]) -> StepRecord:
@@ -184,8 +190,9 @@ def _finite_gradient(
     while (measured := accumulate(state, plan, batches, batch, plan.split(share, state.micro_batch_size, at_least))) is None:
         _put_back(state, held)
         _halve_micro_batch(state, plan.largest_share(batch), plan.span or 1, notify)
-    if not (math.isfinite(measured.loss) and math.isfinite(measured.squared_norm)):
+    if not measured.is_finite:
         _put_back(state, held)
+        _refuse_non_finite_samples(state, plan, batches, batch, plan.split(share, state.micro_batch_size, at_least))
         raise DivergedError(
             "",
             f"the loss is {measured.loss} and the squared gradient norm {measured.squared_norm} at step {state.progress.step + 1}.",
@@ -196,6 +203,20 @@ def _finite_gradient(
     if not steps_alone:
         state.gradients.keep()
     return measured
+
+
+def _refuse_non_finite_samples(state: TrainState, plan: TrainPlan, batches: Batches, batch: Slice, micro_batches: list[Slice]) -> None:
+    """Raise DataError, the same on every rank, if the step is finite but for samples that hold NaN or infinity; nothing is left of the trial."""
+    held = state.hold_buffers()
+    finite = FiniteBatches(batches)
+    measured = accumulate(state, plan, finite, batch, micro_batches)
+    _put_back(state, held)
+    if measured is not None and measured.is_finite:
+        order = sample_order(plan.spec.seed, batch.epoch, plan.num_train_samples)
+        numbers = sorted(order[finite.replaced].tolist())
+        state.group.raise_first(
+            non_finite_error("training", numbers, sum(piece.size for piece in micro_batches), f"the loss of step {state.progress.step + 1}")
+        )
 
 
 def _put_back(state: TrainState, held: list[Tensor]) -> None:

@@ -173,10 +173,8 @@ def _end(summary: "RunSummary", console: Console, as_json: bool, options: "Local
 def _print_plan(job: "Prepared", as_json: bool) -> None:
     import json
 
-    from jobs.plan_report import plan_facts
-
     if as_json:
-        print_answer(json.dumps(plan_facts(job.plan)))
+        print_answer(json.dumps(job.plan_in_numbers()))
         return
     table = Table(show_header=False, box=None, title=f"Plan of {job.spec.name}", title_justify="left", padding=(0, 2, 0, 0))
     for what, how in job.plan_in_words():

@@ -82,6 +82,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "local-steps-tail": document(
         batch={"global_batch_size": 718, "micro_batch_size": 359}, reduction={"local_steps": 4}, ema={"decay": 0.9}, stop={"steps": 8}
     ),
+    "gap": document(dataset={"entry_point": "unreached:with_a_gap"}),
     "diverging": document(learning_rate={"base": 1e9}),
     "idle": document(model={"name": "mlp", "arguments": {"batch_norm": True}}, batch_norm={"span": "global"}),
 }
@@ -281,6 +282,11 @@ def test_ranks_that_hold_different_buffers_stop_together(others: Any) -> None:
 def test_all_ranks_diverge_together(others: Any) -> None:
     assert {answer["diverging"]["outcome"] for answer in others[1]} == {"diverged"}
     assert len({answer["diverging"]["steps"] for answer in others[1]}) == 1
+
+
+def test_a_sample_that_is_not_finite_is_named_by_all_ranks(others: Any) -> None:
+    for answer in others[1]:
+        assert "training sample 3 holds NaN or infinity" in answer["gap"]["error"]
 
 
 def test_a_span_that_cannot_be_shared_out_is_refused(others: Any) -> None:

@@ -1,10 +1,11 @@
 """Models of the tests of ranks: layers that some samples or none reach, memory that runs out, dropout, norms in every use,
-parameters laid out otherwise, a buffer that differs from rank to rank."""
+parameters laid out otherwise, a buffer that differs from rank to rank, data with a gap."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
+from torch.utils.data import TensorDataset
 
 
 class Branching(nn.Module):
@@ -118,3 +119,10 @@ class Differing(nn.Linear):
 
 def differing(num_classes: int) -> nn.Module:
     return Differing(num_classes)
+
+
+def with_a_gap() -> tuple[TensorDataset, TensorDataset]:
+    """Training sample 3 holds what is no number."""
+    inputs = torch.zeros(300, 1, 8, 8)
+    inputs[3, 0, 1, 1] = torch.nan
+    return TensorDataset(inputs, torch.arange(300) % 10), TensorDataset(torch.zeros(50, 1, 8, 8), torch.arange(50) % 10)

@@ -8,7 +8,7 @@ import pytest
 from torch import nn
 
 from jobs.plan import TrainPlan
-from jobs.plan_report import MemoryFacts, learning_rate_curve, mebibytes, plan_facts, plan_lines, sparkline
+from jobs.plan_report import DataFacts, learning_rate_curve, mebibytes, plan_facts, plan_lines, sparkline
 from jobs.planning import Facts, make_plan
 from jobs.spec_reader import build_spec
 
@@ -28,7 +28,7 @@ def plan_of(facts: Facts | None = None, **parts: Any) -> TrainPlan:
 
 
 def words(plan: TrainPlan, is_in_memory: bool = True) -> dict[str, str]:
-    return dict(plan_lines(plan, MODEL, MemoryFacts(1000, 2**20, is_in_memory)))
+    return dict(plan_lines(plan, MODEL, DataFacts(250, 10, is_in_memory, 2**20), activation_bytes_per_sample=1000))
 
 
 class TestWords:
@@ -82,14 +82,25 @@ class TestWords:
         rate = {"base": 0.4, "base_global_batch_size": 30}
         assert "so base_global_batch_size is not read" in words(plan_of(learning_rate=rate))["learning rate"]
         dataset = {"name": "digits", "num_workers": 3}
-        assert words(plan_of())["data"] == "1000 training samples, held in memory"
-        assert words(plan_of(dataset=dataset))["data"] == "1000 training samples, held in memory: dataset.num_workers is not read"
-        assert words(plan_of(dataset=dataset), is_in_memory=False)["data"] == "1000 training samples, read one by one by 3 processes"
+        assert words(plan_of())["data"] == "1000 training samples, 250 test samples, 10 classes, held in memory"
+        assert (
+            words(plan_of(dataset=dataset))["data"]
+            == "1000 training samples, 250 test samples, 10 classes, held in memory: dataset.num_workers is not read"
+        )
+        assert (
+            words(plan_of(dataset=dataset), is_in_memory=False)["data"]
+            == "1000 training samples, 250 test samples, 10 classes, read one by one by 3 processes"
+        )
         reduction = {"compression": "powersgd", "powersgd_rank": 2, "local_steps": 4, "local_from_epoch": 1.5}
         assert "reduction" not in words(plan_of())
         assert words(plan_of(one, reduction=reduction))["reduction"] == "one process alone: nothing of reduction is read"
         said = words(plan_of(one._replace(world_size=2), reduction=reduction))["reduction"]
         assert said == "factors of rank 2; from epoch 1.5 on 4 steps alone between averages"
+
+    def test_notices_follow_the_data(self) -> None:
+        notices = ("Data: 1 of 250 test samples with NaN or infinity; the first is sample 3.",)
+        lines = plan_lines(plan_of(), MODEL, DataFacts(250, 10, True, 0, notices), 1000)
+        assert lines[1] == ("", "1 of 250 test samples with NaN or infinity; the first is sample 3.")
 
     def test_a_growing_batch(self) -> None:
         plan = plan_of(batch={"global_batch_size": 100, "schedule": {"growth": [{"epoch": 1, "factor": 2}, {"epoch": 3, "factor": 4}]}})

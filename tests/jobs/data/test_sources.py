@@ -352,8 +352,8 @@ class TestOwn:
     @pytest.mark.parametrize(
         ("arguments", "problem"),
         [
-            ({"label": -1}, "label -1 of sample 8 is not in 0 ... 2 (1 of 9"),
-            ({"test_label": 7}, "label 7 of sample 4 is not in 0 ... 2 (1 of 5"),
+            ({"label": -1}, "label -1 of training sample 8 is not in 0 ... 2 (1 of 9"),
+            ({"test_label": 7}, "label 7 of test sample 4 is not in 0 ... 2 (1 of 5"),
             ({"labels": "float32"}, "labels are (9,) torch.float32"),
             ({"dtype": "uint8"}, "uint8 samples are taken for images (channels, height, width), and these are (4,)"),
         ],
@@ -364,12 +364,12 @@ class TestOwn:
     @pytest.mark.parametrize(
         ("sample", "problem"),
         [
-            ("label", "own_data:with_sample_7, sample 7: label 3 is not in 0 ... 2."),
-            ("negative", "sample 7: label -1 is not in 0 ... 2."),
-            ("text", "sample 7 cannot be read: ValueError"),
-            ("list", "sample 7 cannot be read: TypeError: the input is a list, not a tensor"),
-            ("alone", "sample 7 cannot be read: ValueError"),
-            ("long", "samples have different shapes, (4,) and (5,)."),
+            ("label", "own_data:with_sample_7: label 3 of training sample 7 is not in 0 ... 2."),
+            ("negative", "label -1 of training sample 7 is not in 0 ... 2."),
+            ("text", "the label of training sample 7 is the text 'cat'."),
+            ("list", "training sample 7 is a tuple of list, int; it must be (input tensor, label)."),
+            ("alone", "training sample 7 is a Tensor; it must be (input tensor, label)."),
+            ("long", "training sample 7 has shape (5,), where sample 0 has (4,)."),
         ],
     )
     def test_a_bad_sample_is_named_when_it_is_met(self, sample: str, problem: str) -> None:

@@ -1,0 +1,356 @@
+"""A person's own data set is read as torch would read it, sample by sample, or refused in a sentence that names what is wrong."""
+
+import itertools
+import sys
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, StackDataset, Subset, TensorDataset, random_split
+from torch.utils.data import Dataset as TorchDataset
+
+from jobs.data.batches import DeviceBatches, LoaderBatches
+from jobs.data.dataset import Dataset, Images
+from jobs.data.sources import load_dataset
+from jobs.errors import DataError
+from jobs.plan import Slice
+from jobs.spec import DatasetSpec
+
+CPU = torch.device("cpu")
+NUM_SAMPLES, NUM_CLASSES = 40, 3
+INPUTS = torch.randn(NUM_SAMPLES, 4, generator=torch.Generator().manual_seed(0))
+LABELS = torch.arange(NUM_SAMPLES) % NUM_CLASSES
+PICTURES = torch.randint(0, 256, (NUM_SAMPLES, 1, 4, 4), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+
+
+def plain(inputs: Tensor = INPUTS, labels: Tensor = LABELS) -> TensorDataset:
+    return TensorDataset(inputs, labels)
+
+
+class Single(TorchDataset[Any]):
+    """Read one by one; `change` makes of sample 7, or of all, what it likes."""
+
+    num_classes: Any = NUM_CLASSES
+
+    def __init__(self, change: Callable[[Tensor, int], Any] = lambda inputs, label: (inputs, label), only: int | None = None) -> None:
+        self.change, self.only = change, only
+
+    def __len__(self) -> int:
+        return NUM_SAMPLES
+
+    def __getitem__(self, index: int) -> Any:
+        sample = INPUTS[index], int(LABELS[index])
+        return self.change(*sample) if self.only in {None, index} else sample
+
+
+def load(monkeypatch: pytest.MonkeyPatch, returned: Any) -> Dataset:
+    module = types.ModuleType("odd_data")
+    module.load = lambda: returned  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "odd_data", module)
+    return load_dataset(DatasetSpec(entry_point="odd_data:load"), Path("nowhere"))
+
+
+def refused(monkeypatch: pytest.MonkeyPatch, returned: Any) -> str:
+    with pytest.raises(DataError) as error:
+        load(monkeypatch, returned)
+    assert error.value.field == "dataset.entry_point"
+    return str(error.value)
+
+
+def everything(dataset: Dataset, part: Any) -> tuple[Tensor, Tensor]:
+    """All samples of a part as the model gets them in evaluation."""
+    if isinstance(part, Images):
+        return DeviceBatches(part, dataset, CPU, channels_last=False).read(Slice(0, 0, len(part)))
+    whole = Slice(0, 0, len(part))
+    return LoaderBatches(part, dataset, CPU, num_workers=0, stream=lambda epoch: itertools.repeat(whole), channels_last=False, shuffles=False).read(
+        whole
+    )
+
+
+# ---- torch's own classes, and classes of them ---------------------------------------------------------------------------
+
+
+class OwnItem(TensorDataset):
+    num_classes = NUM_CLASSES
+
+    def __getitem__(self, index: Any) -> Any:
+        inputs, label = super().__getitem__(index)
+        return inputs / 100, 2 - label
+
+
+class OwnItems(OwnItem):
+    """Its items are what torch's DataLoader asks for; both ways give the same."""
+
+    def __getitem__(self, index: Any) -> Any:
+        return super().__getitem__(index)
+
+    def __getitems__(self, indices: list[int]) -> list[Any]:
+        return [self[index] for index in indices]
+
+
+class OwnLength(TensorDataset):
+    num_classes = NUM_CLASSES
+
+    def __len__(self) -> int:
+        return 11
+
+
+class Named(TensorDataset):
+    """Other in name alone."""
+
+
+def with_classes(part: Any) -> Any:
+    part.num_classes = NUM_CLASSES
+    return part
+
+
+KINDS: dict[str, Callable[[], Any]] = {
+    "plain": plain,
+    "a class without changes": lambda: Named(INPUTS, LABELS),
+    "its own item": lambda: OwnItem(INPUTS, LABELS),
+    "its own items": lambda: OwnItems(INPUTS, LABELS),
+    "its own length": lambda: OwnLength(INPUTS, LABELS),
+    "a subset": lambda: Subset(plain(), [5, 3, 30, 3]),
+    "a subset of its own item": lambda: Subset(OwnItem(INPUTS, LABELS), range(10, 20)),
+    "a subset of a subset": lambda: Subset(Subset(plain(), range(20)), [4, 2, 7]),
+    "a random split": lambda: random_split(Single(), [30, 10])[0],
+    "concatenated": lambda: ConcatDataset([plain(), Single(), OwnItem(INPUTS, LABELS)]),
+    "stacked": lambda: with_classes(StackDataset(INPUTS, LABELS.tolist())),
+    "one by one": Single,
+    "truth values": lambda: plain(labels=LABELS > 0),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_read_as_it_gives_its_samples(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    part = KINDS[kind]()
+    dataset = load(monkeypatch, [part, part])  # a list of two does as well
+    inputs, labels = everything(dataset, dataset.test)
+    expected = [part[index] for index in range(len(part))]
+    assert torch.equal(inputs, torch.stack([sample for sample, _ in expected]))
+    assert labels.tolist() == [int(label) for _, label in expected]
+    assert dataset.num_classes == (2 if kind == "truth values" else NUM_CLASSES)
+    assert dataset.is_in_memory == (kind in {"plain", "a class without changes", "truth values"})
+
+
+@pytest.mark.parametrize("is_nested", [False, True])
+def test_what_only_batches_would_change_is_refused(is_nested: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Batched(TensorDataset):
+        num_classes = NUM_CLASSES
+
+        def __getitems__(self, indices: list[int]) -> list[Any]:
+            return [(self[index][0], 2 - self[index][1]) for index in indices]
+
+    part = Batched(INPUTS, LABELS)
+    said = refused(monkeypatch, (ConcatDataset([Subset(part, range(9))]) if is_nested else part, plain()))
+    assert "(Batched) has a __getitems__ of its own and no __getitem__ beside it" in said
+
+
+# ---- uint8 images -------------------------------------------------------------------------------------------------------
+
+
+class Raw(TorchDataset[Any]):
+    num_classes = NUM_CLASSES
+
+    def __len__(self) -> int:
+        return NUM_SAMPLES
+
+    def __getitem__(self, index: int) -> Any:
+        return PICTURES[index], int(LABELS[index])
+
+
+@pytest.mark.parametrize("held", ["train", "test", "both", "none"])
+def test_both_parts_are_normalised_or_neither_is(held: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    train, test = (plain(PICTURES) if held in {part, "both"} else Raw() for part in ("train", "test"))
+    dataset = load(monkeypatch, (train, test))
+    expected = PICTURES if held == "none" else ((PICTURES.double() / 255 - 0.5) / 0.25).float()
+    for part in (dataset.train, dataset.test):
+        inputs, _ = everything(dataset, part)
+        assert inputs.dtype == dataset.input_dtype == expected.dtype
+        # Two roundings of numbers up to 2, by float32's 6e-8.
+        assert (inputs.double() - expected.double()).abs().max() < 5e-7
+
+
+# ---- labels -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "kind", [np.int64, np.uint8, torch.tensor, lambda label: torch.tensor([label]), lambda label: np.array([label]), lambda label: np.array(label)]
+)
+def test_whole_numbers_of_every_kind_are_labels(kind: Callable[[int], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    part = Single(lambda inputs, label: (inputs, kind(label)))
+    dataset = load(monkeypatch, (part, part))
+    assert torch.equal(everything(dataset, dataset.train)[1], LABELS)
+
+
+@pytest.mark.parametrize(
+    ("label", "problem"),
+    [
+        *((kind(0.6), "is 0.6, a floating-point number") for kind in (float, np.float32, torch.tensor)),
+        (2.0, "is 2, a floating-point number"),
+        (torch.tensor([1.0]), "is 1, a floating-point number"),
+        (torch.tensor([0, 1, 0]), "is a Tensor of shape (3,); it must be one whole number. Give the number of its class: of a one-hot vector"),
+        (np.array([0, 1]), "is a ndarray of shape (2,)"),
+        ([0, 1], "is a list;"),
+        ("2", "is the text '2'"),
+        (None, "is a NoneType"),
+        (1j, "is a complex"),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("part", ["training", "test"])
+def test_other_labels_are_refused_before_training(label: Any, problem: str, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = {"training": Single(), "test": Single(), part: Single(lambda inputs, _: (inputs, label))}
+    assert f"the label of {part} sample 0 {problem}" in refused(monkeypatch, (parts["training"], parts["test"]))
+
+
+@pytest.mark.parametrize("labels", [LABELS.float(), LABELS.to(torch.complex64), torch.nn.functional.one_hot(LABELS), LABELS[:, None]])
+def test_labels_of_a_tensor_likewise(labels: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "they must be one whole number per sample" in refused(monkeypatch, (plain(labels=labels), plain()))
+
+
+# ---- samples that do not go with the others -----------------------------------------------------------------------------
+
+ODD: dict[str, tuple[Callable[[Tensor, int], Any], str]] = {
+    "type": (lambda inputs, label: (inputs.double(), label), "sample 7 is torch.float64, where sample 0 is torch.float32."),
+    "shape": (lambda inputs, label: (inputs[:2], label), "sample 7 has shape (2,), where sample 0 has (4,)."),
+    "none": (lambda *_: None, "sample 7 is None; it must be (input tensor, label)."),
+    "dict": (lambda inputs, label: {"x": inputs, "y": label}, "sample 7 is a dict with x, y; it must be (input tensor, label)."),
+    "array": (lambda inputs, label: (inputs.numpy(), label), "sample 7 is a tuple of ndarray, int; it must be"),
+    "three": (lambda inputs, label: (inputs, label, 1), "sample 7 is a tuple of Tensor, int, int; it must be"),
+    "gradient": (lambda inputs, label: (inputs.clone().requires_grad_(), label), "the input of training sample 7 requires a gradient"),
+    "sparse": (lambda inputs, label: (inputs.to_sparse(), label), "the input of training sample 7 is sparse (sparse_coo)."),
+    "label": (lambda inputs, _: (inputs, 3), "label 3 of training sample 7 is not in 0 ... 2."),
+    "ignored": (lambda inputs, _: (inputs, -100), "label -100 of training sample 7 is not in 0 ... 2."),
+    "half": (lambda inputs, _: (inputs, 0.5), "the label of training sample 7 is 0.5, a floating-point number."),
+    "raises": (lambda *_: 1 / 0, "sample 7 cannot be read: ZeroDivisionError: division by zero"),
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_an_odd_sample_is_named_when_it_is_read(odd: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    change, problem = ODD[odd]
+    dataset = load(monkeypatch, (Single(change, only=7), Single()))
+    with pytest.raises(DataError) as error:
+        everything(dataset, dataset.train)
+    assert problem in error.value.problem
+
+
+@pytest.mark.parametrize("odd", [name for name in ODD if name not in {"type", "shape"}])
+def test_what_is_odd_in_all_is_refused_before_training(odd: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    change, problem = ODD[odd]
+    assert problem.replace("sample 7", "sample 0") in refused(monkeypatch, (Single(change), Single()))
+
+
+def test_a_length_that_cannot_be_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Longer(Single):
+        def __len__(self) -> int:
+            return NUM_SAMPLES + 5
+
+    said = refused(monkeypatch, (Longer(), Single()))
+    assert "training sample 44 cannot be read: IndexError" in said
+    assert "The training set's __len__ is 45" in said
+
+
+def test_tensors_that_training_would_not_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "the tensor of test inputs requires a gradient" in refused(monkeypatch, (plain(), plain(INPUTS.clone().requires_grad_())))
+    assert "the tensor of training inputs is sparse" in refused(monkeypatch, (plain(INPUTS.to_sparse()), plain()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_tensors_with_nan_or_infinity_are_told_of(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model may be made for them, so they are no error; numbers whose sum alone overflows are nothing to tell of."""
+    inputs = INPUTS.to(dtype)
+    inputs[17, 3], inputs[20, 0] = float("nan"), float("inf")
+    large = torch.full_like(inputs, torch.finfo(dtype).max)
+    assert load(monkeypatch, (plain(inputs), plain(large))).notices == (
+        "Data: 2 of 40 training samples with NaN or infinity; the first is sample 17.",
+    )
+
+
+# ---- what is no pair of map-style sets ----------------------------------------------------------------------------------
+
+
+class Stream(IterableDataset[Any]):
+    num_classes = NUM_CLASSES
+
+    def __iter__(self) -> Iterator[Any]:
+        return zip(INPUTS, LABELS.tolist(), strict=True)
+
+    def __len__(self) -> int:
+        return NUM_SAMPLES
+
+
+class Unread(TorchDataset[Any]):
+    def __len__(self) -> int:
+        return NUM_SAMPLES
+
+
+class Endless(TorchDataset[Any]):
+    def __getitem__(self, index: int) -> Any:
+        return INPUTS[0], 0
+
+
+@pytest.mark.parametrize(
+    ("returned", "sentence"),
+    [
+        ((Stream(), Single()), "the training set (Stream) is an IterableDataset"),
+        ((Single(), DataLoader(plain())), "the test set is a DataLoader. Return its .dataset"),
+        ((Unread(), Single()), "the training set (Unread) has no __getitem__"),
+        ((Endless(), Single()), "the training set (Endless) has no __len__"),
+        (plain(), "it returned a TensorDataset."),
+        (None, "it returned a NoneType."),
+        ((plain(), plain(), plain()), "it returned a tuple of TensorDataset, TensorDataset, TensorDataset. Leave a third part out"),
+        ({"train": plain(), "test": plain()}, "it returned a dict."),
+        ((INPUTS, LABELS), "training sample 0 is a Tensor; it must be (input tensor, label)"),
+    ],
+)
+def test_other_returned_values_are_named(returned: Any, sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert sentence in refused(monkeypatch, returned)
+
+
+# ---- the number of classes ----------------------------------------------------------------------------------------------
+
+
+def saying(**attributes: Any) -> Single:
+    return type("Saying", (Single,), {"num_classes": None, **attributes})()  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"num_classes": np.int32(3)},
+        {"num_classes": torch.tensor(3)},
+        {"num_classes": property(lambda self: 3)},
+        {"classes": ["a", "b", "c"]},
+        {"classes": {"a": 0, "b": 1, "c": 2}},
+    ],
+)
+def test_kinds_of_numbers_of_classes(attributes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load(monkeypatch, (saying(**attributes), Single())).num_classes == 3
+    assert load(monkeypatch, random_split(saying(**attributes), [30, 10])).num_classes == 3
+
+
+@pytest.mark.parametrize(
+    ("attributes", "problem"),
+    [
+        ({"num_classes": lambda self: 3}, "num_classes of the training set is a method"),
+        ({"num_classes": "3"}, "num_classes of the training set is '3'"),
+        ({"num_classes": 3.0}, "num_classes of the training set is 3.0"),
+        ({"num_classes": 0}, "num_classes of the training set is 0"),
+        ({"num_classes": True}, "num_classes of the training set is True"),
+        ({"num_classes": property(lambda self: 1 / 0)}, "num_classes of the training set cannot be read: ZeroDivisionError"),
+        ({"classes": 3}, "classes of the training set is 3, not a list of names"),
+        ({"classes": "abc"}, "classes of the training set is 'abc', not a list of names"),
+        ({"classes": lambda self: ["a"]}, "classes of the training set is a method, not a list of names"),
+        ({}, "the number of classes is not known"),
+    ],
+)
+def test_other_numbers_of_classes_are_refused(attributes: dict[str, Any], problem: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert problem in refused(monkeypatch, (saying(**attributes), Single()))
+    assert problem in refused(monkeypatch, (Subset(saying(**attributes), range(9)), Single()))
