@@ -13,6 +13,8 @@ from jobs.models.table import build_model
 from jobs.spec import ModelSpec
 
 OWN_CODE = """
+import json
+
 import torch
 from torch import nn
 
@@ -31,6 +33,9 @@ def nothing_to_train(num_classes):
 
 def fails(num_classes):
     raise KeyError("two\\nlines")
+
+def parses(num_classes):
+    return json.loads("{")
 
 def refuses(num_classes):
     raise DataError("my field", "my problem.")
@@ -132,3 +137,33 @@ def test_a_module_that_cannot_be_imported(name: str, text: str, problem: str) ->
     Path(f"{name}.py").write_text(text)
     with pytest.raises(SpecError, match=problem):
         build(f"{name}:f")
+
+
+@pytest.mark.parametrize(("name", "owner"), [("jobs", "largebatch"), ("random", "Python"), ("torch", "torch")])
+def test_a_file_named_like_a_module_that_is_there_already(name: str, owner: str) -> None:
+    """Whether or not that module has such a function: it is not the one that is meant."""
+    Path(f"{name}.py").write_text(OWN_CODE)
+    for reference in (f"{name}:build", f"{name}:choice", f"{name}.deeper:build"):
+        with pytest.raises(SpecError) as refused:
+            build(reference)
+        assert refused.value.problem.startswith(f"{name} is the name of a module of ")
+        assert owner in refused.value.problem
+        assert str(Path.cwd() / f"{name}.py") in refused.value.problem
+        assert f"Rename your file, to my_{name}.py" in refused.value.hint
+
+
+def test_a_folder_of_data_does_not_hide_a_module() -> None:
+    Path("json").mkdir()
+    with pytest.raises(SpecError, match="json has no build"):
+        build("json:build")
+
+
+def test_a_missing_function_says_which_file_was_looked_at() -> None:
+    with pytest.raises(SpecError, match=r"the module is .*own_code\.py"):
+        build("own_code:missing")
+
+
+def test_a_failure_inside_python_names_the_callers_line() -> None:
+    line = 1 + next(i for i, text in enumerate(OWN_CODE.splitlines()) if "json.loads" in text)
+    with pytest.raises(SpecError, match=rf"JSONDecodeError: .*own_code\.py, line {line}\)"):
+        build("own_code:parses")

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from jobs.planning import Facts, make_plan
-from jobs.records import EvalRecord, StepRecord
+from jobs.records import EvalRecord, StartRecord, StepRecord
 from jobs.spec_reader import read_spec
 from service import console
 from service.console import TrainingView
@@ -23,6 +23,7 @@ def step(number: int) -> StepRecord:
     )  # fmt: skip
 
 
+START = StartRecord(at_s=0.0, step=0, training_seconds=0.0, world_size=1, device="cpu", num_train_samples=1000, num_test_samples=250, num_classes=10)
 EVALUATION = EvalRecord(step=10, epoch=1.0, samples_seen=1000, test_accuracy=0.8125, test_loss=0.5, training_seconds=20.0, evaluation_seconds=0.5)
 
 
@@ -45,15 +46,17 @@ def test_a_pipe_gets_plain_lines(clock: list[float]) -> None:
     training, text = view(is_terminal=False)
     with training:
         training.started(Path("runs/[x]"))
+        training.record(START)
         for number in range(1, 11):
             clock[0] += 1.0
             training.record(step(number))
         training.record(EVALUATION)
     lines = text.getvalue().splitlines()
     assert lines[0] == "Run folder: runs/[x]"  # brackets are no markup
-    assert lines[1] == "step 6/100  50 samples/s  loss 0.5000  lr 0.01"  # five seconds after the first
-    assert lines[2] == "step 10  epoch 1.00  accuracy 0.8125  training 20.0 s"
-    assert len(lines) == 3
+    assert lines[1] == "1000 training samples, 250 test samples, 10 classes"
+    assert lines[2] == "step 6/100  50 samples/s  loss 0.5000  lr 0.01"  # five seconds after the first
+    assert lines[3] == "step 10  epoch 1.00  accuracy 0.8125  training 20.0 s"
+    assert len(lines) == 4
     assert "\x1b" not in text.getvalue()
 
 

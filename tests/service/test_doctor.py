@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from jobs.data.sources import TORCHVISION_FILES
+from jobs.data.sources import TORCHVISION_FILES, load_dataset
+from jobs.spec import DatasetSpec
 from service import doctor
 from service.cli import app
 
@@ -53,6 +54,13 @@ def test_the_command_is_content_here(tmp_path: Path) -> None:
     for word in ("torch", "digits", "mnist", "run folders", "mlflow store", "python"):
         assert word in done.stdout
     assert not list(tmp_path.iterdir())
+
+
+def test_the_sizes_of_the_data_are_told(tmp_path: Path, image_data_dir: Path) -> None:
+    digits = load_dataset(DatasetSpec(name="digits"), tmp_path)
+    sizes = f"{len(digits.train):,} training samples, {len(digits.test)} test samples, {digits.num_classes} classes"
+    assert findings(tmp_path, tmp_path)["digits"].state.endswith(sizes)
+    assert findings(image_data_dir, tmp_path)["mnist"].state.endswith("60,000 training samples, 10,000 test samples, 10 classes")
 
 
 def test_missing_data_says_how_to_get_it(tmp_path: Path) -> None:

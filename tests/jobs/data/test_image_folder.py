@@ -14,6 +14,7 @@ from torch import Tensor
 
 from jobs.data.batches import LoaderBatches
 from jobs.data.dataset import Dataset
+from jobs.data.image_folder import list_images
 from jobs.data.sources import load_dataset
 from jobs.errors import DataError, SpecError
 from jobs.plan import Slice
@@ -148,6 +149,26 @@ class TestFaults:
         (data_dir / "pets" / "train" / "fox").mkdir()
         assert "fox" in self.refused(data_dir).problem
 
+    def test_no_class(self, data_dir: Path) -> None:
+        for name in CLASSES:
+            shutil.rmtree(data_dir / "pets" / "train" / name)
+        (data_dir / "pets" / "train" / "0.png").touch()
+        assert "it holds no folder of a class" in self.refused(data_dir).problem
+
+    @pytest.mark.parametrize("target", ["..", ".", "../../..", "../dog"])
+    def test_a_link_to_a_folder_that_is_read_already(self, data_dir: Path, target: str) -> None:
+        (data_dir / "pets" / "train" / "cat" / "more").symlink_to(target)
+        assert "is the same folder as" in self.refused(data_dir).problem
+
+    def test_a_class_under_two_names(self, data_dir: Path) -> None:
+        for part in ("train", "val"):
+            (data_dir / "pets" / part / "fox").symlink_to("dog")
+        assert "fox is the same folder as" in self.refused(data_dir).problem
+
+    def test_a_link_to_nothing(self, data_dir: Path) -> None:
+        (data_dir / "pets" / "train" / "cat" / "9.png").symlink_to("nowhere.png")
+        assert "9.png is no file, or a link to nothing" in self.refused(data_dir).problem
+
     @pytest.mark.parametrize(("argument", "value"), [("image_size", 0), ("image_size", -1), ("image_size", 1.5), ("image_size", "x"), ("path", 5)])
     def test_wrong_arguments(self, data_dir: Path, argument: str, value: Any) -> None:
         error = self.refused(data_dir, {argument: value})
@@ -174,6 +195,63 @@ class TestFaults:
         with pytest.raises(DataError) as error:
             read(batches(load(data_dir)), [0, NUM_SAMPLES])
         assert error.value.field == str(path)
+
+
+class TestListing:
+    def test_the_order_is_torchvisions(self, data_dir: Path) -> None:
+        """A run that began on an earlier listing goes on with the same samples."""
+        from torchvision.datasets import ImageFolder
+
+        root = data_dir / "pets" / "train"
+        for place in ("cat/b", "cat/b/a", "cat/B", "cat/b.c", "dog/1/2"):
+            (root / place).mkdir(parents=True)
+            for name in ("z.png", "A.JPG", "10.png", "9.png"):
+                shutil.copy(root / "cat" / "0.png", root / place / name)
+        (root / "eel").rename(data_dir / "eel")
+        (root / "eel").symlink_to(data_dir / "eel")
+        theirs = ImageFolder(str(root))
+        ours = list_images(root)
+        assert ours.samples == theirs.samples
+        assert ours.classes == theirs.classes
+        assert ours.left_out == []
+
+    def test_what_is_left_out_is_said(self, data_dir: Path) -> None:
+        for part in ("train", "val"):
+            for hidden in (".ipynb_checkpoints", "__MACOSX"):
+                shutil.copytree(data_dir / "pets" / part / "cat", data_dir / "pets" / part / hidden)
+        (data_dir / "pets" / "train" / "cat" / ".thumbs").mkdir()
+        shutil.copy(data_dir / "pets" / "train" / "cat" / "0.png", data_dir / "pets" / "train" / "cat" / "._0.png")
+        (data_dir / "pets" / "train" / "cat" / "names.csv").touch()
+        (data_dir / "pets" / "train" / "0.png").touch()
+        dataset = load(data_dir)
+        assert (dataset.num_classes, len(dataset.train), len(dataset.test)) == (3, NUM_SAMPLES, NUM_SAMPLES)
+        root = data_dir / "pets"
+        reason = "hidden, outside of the classes' folders, or not named as an image."
+        assert dataset.notices == (
+            f"Data: 6 files and folders, such as .ipynb_checkpoints, are left out of {root / 'train'}: {reason}",
+            f"Data: 2 files and folders, such as .ipynb_checkpoints, are left out of {root / 'val'}: {reason}",
+        )
+
+    def test_pictures_of_every_kind_are_samples(self, data_dir: Path) -> None:
+        root = data_dir / "pets" / "train" / "cat"
+        picture = Image.open(root / "0.png")
+        for name in ("a.GIF", "b.webp", "c.jfif", "d.BMP", "e.Tiff"):
+            picture.save(root / name, format="JPEG" if name == "c.jfif" else None)
+        dataset = load(data_dir)
+        assert (len(dataset.train), dataset.notices) == (NUM_SAMPLES + 5, ())
+        expected = dataset.train[0][0]
+        # A GIF has 256 colours, JPEG and WebP are not exact; a deviation of 1 is 0.23 of the range.
+        assert all((dataset.train[PER_CLASS + more][0] - expected).abs().mean() < 0.25 for more in range(5))
+
+    def test_sixteen_bits_are_read_as_eight(self, data_dir: Path) -> None:
+        """The same picture in 8 and in 16 bits, through the same transforms."""
+        root = data_dir / "pets" / "train" / "cat"
+        grey = np.random.default_rng(1).integers(0, 256, (20, 24))
+        Image.fromarray(grey.astype(np.uint8)).save(root / "0.png")
+        Image.fromarray((grey * 257).astype(np.uint16)).save(root / "1.png")
+        part = load(data_dir).train
+        # Resizing rounds to 8 bits in the first alone: by at most 1/255 of a range that a deviation is 0.22 of.
+        assert (part[0][0] - part[1][0]).abs().max() < 1.5 / 255 / 0.22
 
 
 def test_training_on_a_folder(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
