@@ -132,7 +132,8 @@ def _non_finite_in_words(inputs: Tensor, kind: str) -> str | None:
     if not inputs.is_floating_point() or bool(inputs.sum(dtype=torch.float32 if inputs.dtype.itemsize < 4 else None).isfinite()):
         return None
     chunk = max(1, CHUNK_ELEMENTS // max(1, inputs[0].numel()))
-    is_finite = torch.cat([piece.reshape(len(piece), -1).isfinite().all(dim=1) for piece in inputs.split(chunk)])
+    pieces = (inputs[start : start + chunk] for start in range(0, len(inputs), chunk))
+    is_finite = torch.cat([piece.reshape(len(piece), -1).isfinite().all(dim=1) for piece in pieces])
     numbers = torch.nonzero(~is_finite).flatten()
     if not len(numbers):
         return None

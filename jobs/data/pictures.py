@@ -44,5 +44,5 @@ def _grey(image: Image.Image) -> Tensor:
         raise ValueError("it has 16 bits and transparent pixels; save it without them, or with 8 bits")
     tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
     (bits,), (tag, is_zero) = tags.get(BITS, (16,)), WHITE_IS_ZERO
-    grey = torch.from_numpy(np.asarray(image).astype(np.float32)) / (2**bits - 1)
+    grey: Tensor = torch.from_numpy(np.asarray(image).astype(np.float32)) / (2**bits - 1)
     return 1 - grey if tags.get(tag) == is_zero else grey
