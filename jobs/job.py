@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -43,7 +43,7 @@ from jobs.plan_report import DataFacts, plan_facts, plan_lines, unread_in_words
 from jobs.planning import Facts, make_plan, resolve_global_batch_size, resolve_span
 from jobs.records import EndRecord, NoticeRecord, Outcome, Record, RunSummary, StartRecord
 from jobs.spec import TrainSpec
-from jobs.tracking.journal import Journal, evaluations, read_records
+from jobs.tracking.journal import Journal, Keeps, NoJournal, evaluations, read_records
 
 
 @dataclass(frozen=True)
@@ -179,36 +179,11 @@ def _try_to_draw(draw: Callable[[Path], None], run_dir: Path, listener: Listener
         listener.on_notice(f"The run's figure could not be drawn ({' '.join(str(error).split()) or type(error).__name__}); everything else is there.")
 
 
-class _Keeps(Protocol):
-    """A journal, as far as a job needs one."""
-
-    def write(self, record: Record) -> None: ...
-    def sync(self) -> None: ...
-    def __enter__(self) -> Self: ...
-    def __exit__(self, *_: Any) -> None: ...
-
-
-class NoJournal:
-    """What ranks other than the first write to."""
-
-    def write(self, record: Record) -> None:
-        """Rank 0 keeps it."""
-
-    def sync(self) -> None:
-        """Nothing to do."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        pass
-
-
 @dataclass(frozen=True)
 class _Tracker:
     """Journal first, then whoever listens."""
 
-    journal: _Keeps
+    journal: Keeps
     listener: Listener
 
     def write(self, record: Record) -> None:
@@ -262,7 +237,7 @@ def _aim_anew(job: Prepared, state: TrainState, run_dir: Path) -> None:
     progress.steps_to_accuracy, progress.time_to_accuracy_s = job.group.from_first(find)
 
 
-def _train(job: Prepared, state: TrainState, journal: _Keeps, tracker: _Tracker, run_dir: Path, listener: Listener) -> Outcome:
+def _train(job: Prepared, state: TrainState, journal: Keeps, tracker: _Tracker, run_dir: Path, listener: Listener) -> Outcome:
     test = evaluation_batches(job, job.dataset.test)
 
     def save(is_best: bool) -> None:

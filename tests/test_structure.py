@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("service", "tuning", "jobs")
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 ENGINE = {"torch", "numpy", "pydantic", "jobs"}
-LAZY = {"yaml", "mlflow", "torchvision", "sklearn", "pyarrow"}
+LAZY = {"PIL", "yaml", "mlflow", "torchvision", "sklearn", "pyarrow"}
 LAUNCHERS = "jobs.launch.ray_", "jobs.launch.mailbox", "jobs.launch.process_group"
 """What only runs inside Ray, and may import it."""
 

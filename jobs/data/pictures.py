@@ -1,10 +1,13 @@
 """Reading a picture from its file as people see it: upright, in red, green and blue, nothing cut off."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
-from PIL import Image, ImageOps
-from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 SUFFIXES = (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """What the names of pictures end in, in small or capital letters."""
@@ -13,12 +16,14 @@ BITS, WHITE_IS_ZERO = 258, (262, 0)
 GREY_16 = {"I;16", "I;16L", "I;16B", "I;16N"}
 
 
-def read_picture(path: str) -> Image.Image | Tensor:
+def read_picture(path: str) -> "Image | Tensor":
     """The picture in a file: RGB of 8 bits, or (3, H, W) float32 in 0 ... 1 where it is grey of 16 bits.
 
     It is turned as its file asks for (EXIF), and what is transparent lies on white.
     Raises: ValueError for what is not one picture with a white that is known; what PIL raises for what it cannot read.
     """
+    from PIL import Image, ImageOps
+
     with Image.open(path) as image:
         num_frames = getattr(image, "n_frames", 1)
         if num_frames > 1 and image.format != "MPO":  # a camera's MPO is one picture; what follows are its previews
@@ -38,11 +43,11 @@ def read_picture(path: str) -> Image.Image | Tensor:
         return image.convert("RGB")
 
 
-def _grey(image: Image.Image) -> Tensor:
+def _grey(image: "Image") -> Tensor:
     """Grey of up to 16 bits, (H, W), 0 black ... 1 white."""
     if image.has_transparency_data:
         raise ValueError("it has 16 bits and transparent pixels; save it without them, or with 8 bits")
-    tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
+    tags = getattr(image, "tag_v2", {})
     (bits,), (tag, is_zero) = tags.get(BITS, (16,)), WHITE_IS_ZERO
     grey: Tensor = torch.from_numpy(np.asarray(image).astype(np.float32)) / (2**bits - 1)
     return 1 - grey if tags.get(tag) == is_zero else grey

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Protocol, Self
 
 import pydantic
 
@@ -89,3 +89,34 @@ def steps(records: Iterable[JournalRecord]) -> Iterator[StepRecord]:
 def evaluations(records: Iterable[JournalRecord]) -> Iterator[EvalRecord]:
     """The evaluation records among them."""
     return (record for record in records if isinstance(record, EvalRecord))
+
+
+class Keeps(Protocol):
+    """A journal, as far as a job needs one."""
+
+    def write(self, record: Record) -> None:
+        """Take one record down."""
+        ...
+
+    def sync(self) -> None:
+        """Put what was written onto the disk."""
+        ...
+
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *_: Any) -> None: ...
+
+
+class NoJournal:
+    """What ranks other than the first write to."""
+
+    def write(self, record: Record) -> None:
+        """Rank 0 keeps it."""
+
+    def sync(self) -> None:
+        """Nothing to do."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        pass
