@@ -62,7 +62,9 @@ def _refuse_another(field: str, name: str) -> None:
     own = [path for path in (folder / f"{name}.py", folder / name / "__init__.py") if path.is_file()]
     imported = getattr(sys.modules[name], "__file__", None)
     if own and (imported is None or Path(imported).resolve() not in {path.resolve() for path in own}):
-        raise SpecError(field, f"{name} is {imported or 'a module of Python itself'} to Python, not {own[0]}.", "Call your file by another name.")
+        owner = "largebatch's own " if imported and Path(imported).parents[1] == PACKAGE.parent else ""
+        what = f"{owner}{imported}" if imported else "a module of Python itself"
+        raise SpecError(field, f"{name} is {what} to Python, not {own[0]}.", "Call your file by another name.")
 
 
 def described(error: Exception) -> str:
