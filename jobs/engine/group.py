@@ -69,7 +69,11 @@ class Group:
         """Overwrite `tensors` with those of rank 0."""
         if self.world_size > 1:
             for tensor in tensors:
-                dist.broadcast(tensor, 0)
+                # What travels is memory from the first number on, whatever the strides: a slice's gaps would go in the place of its numbers.
+                sent = tensor.contiguous()
+                dist.broadcast(sent, 0)
+                if sent is not tensor:
+                    tensor.copy_(sent)
 
     def from_first(self, make: Callable[[], T]) -> T:
         """What rank 0 makes, on every rank. Raises: LargebatchError, on every rank, if it cannot."""

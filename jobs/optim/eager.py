@@ -156,9 +156,10 @@ class _FusedPass:
             amsgrad=False,
             maximize=self._group["maximize"],
         )
-        for param, weight in zip(self.params, weights, strict=True):
-            if weight is not param:
-                param.copy_(weight)
+        if weights is not self.params:
+            for param, weight in zip(self.params, weights, strict=True):
+                if weight is not param:
+                    param.copy_(weight)
 
     def _laid_like_moments(self, tensors: list[Tensor]) -> list[Tensor]:
         """The list itself where all lie so, which costs 2 microseconds for 22 to find out."""
