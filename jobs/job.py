@@ -35,6 +35,7 @@ from jobs.listener import Listener
 from jobs.models.ghost_batch_norm import evaluation_unit, has_batch_norm, use_ghost_batch_norm
 from jobs.models.parameters import description, refuse_parameters, refuse_unlike_first
 from jobs.models.sample_dropout import use_sample_dropout
+from jobs.models.shared_memory import unfold_buffers
 from jobs.models.table import build_model
 from jobs.models.training_mode import train_mode
 from jobs.optim.table import build_optimizer
@@ -114,6 +115,7 @@ def _examine(spec: TrainSpec, device: torch.device, data_dir: Path) -> _Examined
     global_batch_size = resolve_global_batch_size(spec, len(dataset.train))
     model = build_model(spec.model, dataset.input_shape, dataset.num_classes, spec.seed)
     refuse_parameters(model)
+    unfold_buffers(model)
     model = train_mode(use_sample_dropout(model).to(device))
     normalises = has_batch_norm(model)
     span = resolve_span(spec, global_batch_size) if normalises else 1

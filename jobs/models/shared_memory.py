@@ -1,9 +1,9 @@
-"""Which tensors hold the same places in memory. Tensors lie on the CPU, without storage of their own kinds (sparse, say)."""
+"""Which tensors hold the same places in memory, and buffers that do. Tensors lie on the CPU, without storage of their own kinds (sparse, say)."""
 
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def overlaps_itself(tensor: Tensor) -> bool:
@@ -14,6 +14,14 @@ def overlaps_itself(tensor: Tensor) -> bool:
             return stride == 0 or _num_places(tensor) < tensor.numel()
         reach += stride * (size - 1)
     return False
+
+
+def unfold_buffers(model: nn.Module) -> None:
+    """Give every buffer that overlaps itself (`mask.expand(8, 8)`, say) memory of its own: nothing can be loaded into it otherwise."""
+    for module in model.modules():
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            if overlaps_itself(buffer):
+                setattr(module, name, buffer.contiguous())
 
 
 def _num_places(tensor: Tensor) -> int:

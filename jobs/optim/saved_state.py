@@ -11,14 +11,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 
-def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """By name; a parameter under two names has the first."""
-    return {name: param for name, param in model.named_parameters() if param.requires_grad}
-
-
 def parameter_names(model: nn.Module, optimizer: Optimizer) -> list[str]:
-    """The names of an optimizer's parameters, in its own order."""
-    names = {param: name for name, param in trained_parameters(model).items()}
+    """The names of an optimizer's parameters, in its own order; a parameter under two names has the first."""
+    names = {param: name for name, param in model.named_parameters()}
     return [names[param] for group in optimizer.param_groups for param in group["params"]]
 
 
@@ -28,7 +23,8 @@ def load_optimizer(optimizer: Optimizer, model: nn.Module, saved: dict[str, Any]
     Args: names: what `parameter_names` gave then; None: of a version that did not save them.
     Raises: ValueError if the state is not that of these parameters.
     """
-    trained = trained_parameters(model)
+    own = set(parameter_names(model, optimizer))
+    trained = {name: param for name, param in model.named_parameters() if name in own}
     if names is None:  # such versions told weights from the others by their dimensions alone
         names = sorted(trained, key=lambda name: trained[name].ndim <= 1)
     num_saved = sum(len(group["params"]) for group in saved["param_groups"])
@@ -65,7 +61,7 @@ def _put_state_where_fresh_is(optimizer: Optimizer, saved: dict[str, Any]) -> No
 
 def refuse_other_precision(model: nn.Module, saved: dict[str, Any]) -> None:
     """Raise ValueError if a parameter is held in another precision than in a saved state of the model: its moments would be too."""
-    for name, param in trained_parameters(model).items():
+    for name, param in model.named_parameters():
         if name in saved and saved[name].dtype != param.dtype:
             was, now = (str(dtype).removeprefix("torch.") for dtype in (saved[name].dtype, param.dtype))
             raise ValueError(f"{name} was {was} and is {now}")

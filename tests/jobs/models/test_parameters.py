@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from jobs.errors import PlanError
 from jobs.models.parameters import description, refuse_parameters, refuse_sparse_gradients, refuse_unlike_first
+from jobs.models.shared_memory import unfold_buffers
 
 
 def holding(**tensors: Tensor) -> nn.Module:
@@ -101,3 +102,14 @@ def test_workers_whose_models_differ_are_told_how() -> None:
     ):
         with pytest.raises(PlanError, match=sentence):
             refuse_unlike_first(description(other), first, 1)
+
+
+def test_expanded_buffers_get_memory_of_their_own() -> None:
+    model = nn.Sequential(nn.Linear(2, 2))
+    model[0].register_buffer("mask", torch.arange(3.0).expand(2, 3))
+    model[0].register_buffer("kept", torch.zeros(2, 4)[:, ::2])
+    kept = model[0].kept
+    unfold_buffers(model)
+    assert model[0].kept is kept
+    model.load_state_dict({name: value.clone() + 1 for name, value in model.state_dict().items()})
+    assert model[0].mask.tolist() == [[1, 2, 3], [1, 2, 3]]

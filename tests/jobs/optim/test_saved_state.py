@@ -116,6 +116,13 @@ def test_another_models_state_is_refused_by_name() -> None:
             load_optimizer(optimizer_of(model, "adamw"), model, saved, loads)
 
 
+def test_a_layer_that_was_frozen_meanwhile_stays_in_the_checkpoint() -> None:
+    model = nn.Linear(4, 3)
+    optimizer = optimizer_of(model, "adamw")
+    model.weight.requires_grad_(False)
+    assert parameter_names(model, optimizer) == ["weight", "bias"]
+
+
 def test_weights_held_in_another_precision_are_refused() -> None:
     saved = nn.Linear(2, 2).state_dict()
     refuse_other_precision(nn.Linear(2, 2), saved)
