@@ -10,11 +10,24 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from jobs.errors import PlanError
+
 
 def parameter_names(model: nn.Module, optimizer: Optimizer) -> list[str]:
-    """The names of an optimizer's parameters, in its own order; a parameter under two names has the first."""
+    """The names of an optimizer's parameters, in its own order; a parameter under two names has the first.
+
+    Raises: PlanError if the model holds another parameter in the place of one of them.
+    """
     names = {param: name for name, param in model.named_parameters()}
-    return [names[param] for group in optimizer.param_groups for param in group["params"]]
+    params = [param for group in optimizer.param_groups for param in group["params"]]
+    num_replaced = sum(param not in names for param in params)
+    if num_replaced:
+        raise PlanError(
+            "model",
+            f"{num_replaced} of the {len(params)} parameters that the optimizer updates are no longer in the model, which has replaced them since.",
+            "Change a parameter's numbers in place, under torch.no_grad().",
+        )
+    return [names[param] for param in params]
 
 
 def load_optimizer(optimizer: Optimizer, model: nn.Module, saved: dict[str, Any], names: list[str] | None) -> None:

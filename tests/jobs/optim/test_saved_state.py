@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from jobs.engine.state import WeightAverage
+from jobs.errors import PlanError
 from jobs.optim.saved_state import load_optimizer, parameter_names, refuse_other_precision
 from jobs.optim.table import build_optimizer, set_learning_rate
 from jobs.spec import OptimizerSpec
@@ -121,6 +122,14 @@ def test_a_layer_that_was_frozen_meanwhile_stays_in_the_checkpoint() -> None:
     optimizer = optimizer_of(model, "adamw")
     model.weight.requires_grad_(False)
     assert parameter_names(model, optimizer) == ["weight", "bias"]
+
+
+def test_a_parameter_that_the_model_has_replaced_is_no_longer_trained_in_silence() -> None:
+    model = nn.Linear(4, 3)
+    optimizer = optimizer_of(model, "adamw")
+    model.weight = nn.Parameter(torch.ones(3, 4))
+    with pytest.raises(PlanError, match="1 of the 2 parameters that the optimizer updates are no longer in the model"):
+        parameter_names(model, optimizer)
 
 
 def test_weights_held_in_another_precision_are_refused() -> None:
