@@ -84,3 +84,10 @@ def test_nothing_names_a_machine() -> None:
     for path in text_files:
         if path.is_file() and path.suffix in {".py", ".md", ".yaml", ".toml", ".sh", ".txt"}:
             assert not re.search(r"/work/|/root/|/home/", path.read_text()), path
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "service" / "commands").glob("*.py")), ids=name_of)
+def test_a_command_with_json_prints_its_answer_where_standard_output_is_kept_for_it(path: Path) -> None:
+    """There plain `print` goes to standard error: see `jobs.streams`."""
+    lines = [line.strip() for line in path.read_text().splitlines()]
+    assert not [line for line in lines if re.match(r"print\(.*(json\.dumps|model_dump_json)", line) and "indent=2" not in line]

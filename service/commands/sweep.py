@@ -82,7 +82,7 @@ def run(
         if not progress.num_left:
             raise _no_result(progress, go_on) from None
         if as_json:
-            print(json.dumps({"sweep_dir": str(folder), "num_runs": 0, "words": [f"No run has ended so far; {progress.num_left} are left."]}))
+            print_answer(json.dumps({"sweep_dir": str(folder), "num_runs": 0, "words": [f"No run has ended so far; {progress.num_left} are left."]}))
     if progress.is_faulted and not progress.num_left:
         raise FaultError("sweep", f"the machine failed {len(progress.failures)} runs, at first {progress.failures[0]}", f"Try them again: {go_on}")
     raise typer.Exit(4 if progress.num_left else 0)
@@ -123,7 +123,7 @@ def _print_plan(wanted: "SweepSpec", base: "TrainSpec", total: int, as_json: boo
 
     facts = plan_facts(wanted, total)
     if as_json:
-        print(json.dumps({"spec": wanted.model_dump(mode="json"), "base": base.model_dump(mode="json"), **facts}))
+        print_answer(json.dumps({"spec": wanted.model_dump(mode="json"), "base": base.model_dump(mode="json"), **facts}))
         return
     for line in facts["lines"]:
         output().print(f"{line['what']}: {line['how']}", highlight=False, markup=False, soft_wrap=True)
