@@ -31,13 +31,14 @@ def compare(
     from tuning.figures import accuracy_curves, on_unlike_footing, write_page
     from tuning.findings import NothingEndedError
     from tuning.places import look_at_all
+    from tuning.same_data import told_apart
 
     if figure is not None:
         if figure.suffix not in {".html", ".png"}:
             raise SpecError("--figure", f"{figure.name} ends in neither .html nor .png.", "Choose one of the two.")
         refuse_unwritable_file("--figure", figure)
     found = look_at_all(places)
-    results = collect(found.run_dirs)
+    results = told_apart(collect(found.run_dirs))
     if not results:
         raise NothingEndedError.beside(found.missing)
     if figure is not None:
