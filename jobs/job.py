@@ -147,14 +147,13 @@ def run_job(
     Raises: StorageError (the last checkpoint is whole), CheckpointError, FaultError.
     """
     state = new_state(job)
-    change: str | None = None
     with Journal(run_dir) if job.group.is_first else NoJournal() as journal:
         if resumes:
             # Rank 0 hands it out: all ranks go on from the same one, and only one machine reads it.
             folder = run_dir / run_folder.CHECKPOINTS
             loaded = job.group.from_first(lambda: checkpoints.load_newest(folder, torch.device("cpu"), listener.on_notice))
             job.group.agreed(lambda: checkpoints.refuse_other_spec(loaded["spec"], job.spec))
-            change = job.group.from_first(lambda: refuse_other_data(job.dataset, job.fingerprint, run_dir, job.spec.dataset.may_change))
+            reasons = [*reasons, *job.group.from_first(lambda: refuse_other_data(job.dataset, job.fingerprint, run_dir, job.spec.dataset.may_change))]
             job.group.agreed(lambda: _take_over(state, loaded["state"]))
             if loaded["spec"]["stop"]["target_accuracy"] != job.spec.stop.target_accuracy:
                 _aim_anew(job, state, run_dir)
@@ -167,8 +166,6 @@ def run_job(
                 tracker.write(NoticeRecord(step=state.progress.step, text=text))
         for reason in reasons:
             tracker.write(NoticeRecord(step=state.progress.step, text=f"{reason} Going on from step {state.progress.step}."))
-        if change is not None:
-            tracker.write(NoticeRecord(step=state.progress.step, text=change))
         warm_up(state, job.plan, job.dataset)
         outcome = _train(job, state, journal, tracker, run_dir, listener)
         summary = _summarise(job, state, outcome, run_dir)

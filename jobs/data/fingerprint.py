@@ -32,7 +32,7 @@ HELD_POSITIONS, READ_POSITIONS = 64, 8
 """Samples that are looked at one by one: of a part held in memory, and of one that is read sample by sample."""
 MOST_NUMBERS = 2**20
 """Of those samples together: large samples are looked at in fewer positions."""
-WHOLE = 2**23
+WHOLE = 2**22
 """Numbers of a part held in memory up to which all are looked at: about 10 ms."""
 TOLERANCE = 1e-4
 """Of a sample's length (L2). Rounding differs by less, other samples by more."""
@@ -123,7 +123,7 @@ def fingerprint(dataset: Dataset) -> DatasetFingerprint:
 def _held(part: Images) -> PartFingerprint:
     sample_size = math.prod(part.inputs.shape[1:])
     chosen = _positions(len(part), max(min(HELD_POSITIONS, MOST_NUMBERS // max(sample_size, 1)), READ_POSITIONS))
-    samples = tuple(_sample(index, part.inputs[index], int(part.labels[index])) for index in chosen)
+    samples = _samples(chosen, part.inputs[chosen], part.labels[chosen].tolist())
     digest = hashlib.blake2b(part.labels.detach().cpu().contiguous().numpy().tobytes(), digest_size=16).hexdigest()
     sketch = _whole(part.inputs) if sample_size * len(part) <= WHOLE else None
     return PartFingerprint(num_samples=len(part), samples=samples, labels_digest=digest, sketch=sketch)
@@ -150,13 +150,18 @@ def _read_sample(part: Any, dataset: Dataset, index: int) -> SampleFingerprint:
     sample = SeededSamples(part, dataset, seed=0)[(0, index)]  # whatever the run's own seed: it draws no other data
     if isinstance(sample, LargebatchError):
         raise sample
-    return _sample(index, *sample)
+    inputs, label = sample
+    return _samples([index], inputs[None], [label])[0]
 
 
-def _sample(index: int, inputs: Tensor, label: int) -> SampleFingerprint:
-    numbers = _numbers(inputs).reshape(-1)
-    sketch = Sketch(length=float(numbers.norm()), projection=float(numbers @ _weights(len(numbers))))
-    return SampleFingerprint(index=index, label=label, shape=tuple(inputs.shape), dtype=str(inputs.dtype).removeprefix("torch."), sketch=sketch)
+def _samples(indices: list[int], inputs: Tensor, labels: list[int]) -> tuple[SampleFingerprint, ...]:
+    shape, dtype = tuple(inputs.shape[1:]), str(inputs.dtype).removeprefix("torch.")
+    rows = _numbers(inputs).reshape(len(indices), -1)
+    sketches = zip(rows.norm(dim=1).tolist(), (rows @ _weights(rows.shape[1])).tolist(), strict=True)
+    return tuple(
+        SampleFingerprint(index=index, label=label, shape=shape, dtype=dtype, sketch=Sketch(length=length, projection=projection))
+        for index, label, (length, projection) in zip(indices, labels, sketches, strict=True)
+    )
 
 
 def _numbers(inputs: Tensor) -> Tensor:

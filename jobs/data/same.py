@@ -19,16 +19,16 @@ def refuse_other_workers_data(dataset: Dataset, taken: DatasetFingerprint, first
         )
 
 
-def refuse_other_data(dataset: Dataset, taken: DatasetFingerprint, run_dir: Path, may_change: bool = False) -> str | None:
+def refuse_other_data(dataset: Dataset, taken: DatasetFingerprint, run_dir: Path, may_change: bool = False) -> list[str]:
     """Compare this process's data with those that a run began with.
 
-    Returns: where they differ and may, a sentence for the journal; None where they do not, or where the run, of an earlier version, kept nothing.
+    Returns: where they differ and may, a sentence for the journal; nothing where they do not, or where the run, of an earlier version, kept none.
     Raises: DataError where they differ and may not.
     """
     began_with = read_fingerprint(run_dir)
     change = None if began_with is None else confirmed_difference(dataset, taken, began_with)
     if change is None:
-        return None
+        return []
     words = change.between("now", f"when run {run_dir.name} began")
     if change.is_of_form:
         raise DataError(
@@ -36,7 +36,7 @@ def refuse_other_data(dataset: Dataset, taken: DatasetFingerprint, run_dir: Path
         )
     if not may_change:
         raise DataError(FIELD, f"has changed: {words}.", f"{HOW}; or, where they are meant to change, --set dataset.may_change=true.")
-    return f"The data have changed: {words}. dataset.may_change allows it; accuracies before and after are not of the same data."
+    return [f"The data have changed: {words}. dataset.may_change allows it; accuracies before and after are not of the same data."]
 
 
 def difference_between_runs(taken: DatasetFingerprint, other: DatasetFingerprint, names: tuple[str, str]) -> str | None:
