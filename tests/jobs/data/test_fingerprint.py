@@ -24,7 +24,9 @@ def samples(num_samples: int, seed: int, dtype: torch.dtype = torch.float32) -> 
 
 
 def dataset(train: Any = None, test: Any = None, num_classes: int = 4) -> Dataset:
-    return Dataset("made", train or samples(NUM_TRAIN, 1), test or samples(NUM_TEST, 2), num_classes, (WIDTH,))
+    train, test = train or samples(NUM_TRAIN, 1), test or samples(NUM_TEST, 2)
+    first = train.inputs[0] if isinstance(train, Images) else train.part.inputs[0]
+    return Dataset("made", train, test, num_classes, (WIDTH,), input_dtype=first.dtype)
 
 
 class Single:
@@ -172,7 +174,7 @@ AUGMENTATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "python": lambda inputs: inputs.flip(0) if random.random() < 0.5 else inputs,
     "own generator": lambda inputs: inputs * float(OWN.random()),
     "own generator, rarely": lambda inputs: inputs.flip(0) if RARELY.random() < 0.3 else inputs,
-    "operating system": lambda inputs: inputs[SYSTEM.randrange(3) :],
+    "operating system": lambda inputs: inputs.roll(SYSTEM.randrange(9)),
 }
 
 
