@@ -14,6 +14,7 @@ from jobs.checkpoint_files import list_checkpoints
 from jobs.collector import collect_seldom
 from jobs.errors import LargebatchError, SpecError
 from jobs.launch.options import RayOptions, fetch_stored, read_places, read_workers, resume_command
+from jobs.launch.spinning import spin_briefly
 from jobs.listener import Listener
 from jobs.records import EvalRecord, Outcome, Record, RunSummary, StepRecord
 from jobs.run_folder import CHECKPOINTS
@@ -130,5 +131,6 @@ def _train(given: argparse.Namespace) -> int:
 
 if __name__ == "__main__":
     collect_seldom()
+    spin_briefly()
     drop_what_nobody_reads()
     sys.exit(main())

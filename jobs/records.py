@@ -130,6 +130,9 @@ class RunSummary(Record):
     """Of the final weights on the whole training set, without augmentation."""
     gradient_noise_scale: float | None
     """In samples: mean covariance trace over mean squared gradient norm; None where it was not measured."""
+    core_wait_fraction: float | None = None
+    """Of the time since kernel warm-up, how much the threads of this process (of several workers: of the slowest) stood ready while other work
+    had the cores, 0 to 1; None where the system does not say."""
     parameters_sha256: str | None
     run_dir: str
     mlflow_run_id: str | None

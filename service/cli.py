@@ -8,6 +8,7 @@ import typer
 
 from jobs.collector import collect_seldom
 from jobs.errors import LargebatchError
+from jobs.launch.spinning import spin_briefly
 from jobs.streams import drop_what_nobody_reads
 from service.commands import answer, doctor, ray_jobs, remote, results, serve, study, sweep, train
 
@@ -49,6 +50,7 @@ def _write_utf_8() -> None:
 def main() -> None:
     """Run the command; a person's mistakes and the machine's faults end in one sentence, not in a traceback."""
     collect_seldom()
+    spin_briefly()
     drop_what_nobody_reads()
     _write_utf_8()
     try:

@@ -18,6 +18,9 @@ SIZES = {
     "cifar100": (50_000, 10_000, 100),
 }
 """Training samples, test samples and classes of the sets that are looked for; reading them here would take seconds."""
+LOOKS_S = 0.3
+BUSY = 0.25
+"""The fraction of all cores from which on other work would show in a run's seconds."""
 
 
 class Finding(NamedTuple):
@@ -35,6 +38,7 @@ def examine(data_dir: Path, output_dir: str) -> Iterator[Finding]:
     yield Finding("python", True, f"{platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} cores")
     yield from _packages()
     yield _device()
+    yield _cores()
     yield from _data(data_dir)
     yield _output(output_dir)
     yield _mlflow(output_dir)
@@ -57,6 +61,17 @@ def _device() -> Finding:
         properties = torch.cuda.get_device_properties(0)
         return Finding("device", True, f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB")
     return Finding("device", True, f"CPU alone, {torch.get_num_threads()} threads (no GPU found)")
+
+
+def _cores() -> Finding:
+    """Whether other work would slow a run that is timed now."""
+    import psutil
+
+    count, taken = os.cpu_count() or 1, psutil.cpu_percent(interval=LOOKS_S) / 100
+    state = f"{count}, {taken:.0%} taken by other work now"
+    if taken < BUSY:
+        return Finding("cores", True, state)
+    return Finding("cores", False, f"{state}: a run's seconds would be longer than on a free machine")
 
 
 def _data(data_dir: Path) -> Iterator[Finding]:

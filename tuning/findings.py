@@ -28,8 +28,7 @@ from tuning.analysis.intervals import spread
 from tuning.analysis.regimes import regime
 from tuning.collect import Evaluation, RunResult, collect
 from tuning.places import failures_in_words, runs_in
-from tuning.same_data import told_apart
-from tuning.wording import critical_batch_in_words, momentum_name, sentences
+from tuning.wording import critical_batch_in_words, disturbance_in_words, momentum_name, sentences
 
 
 class NothingEndedError(InputError):
@@ -162,6 +161,8 @@ class Findings:
         diverged = sum(one.num_diverged for one in self.configurations)
         if diverged:
             said.append(f"{diverged} of {len(self.runs)} runs diverged; they count as misses.")
+        if disturbance := disturbance_in_words(self.runs):
+            said.append(disturbance)
         for other, count in self.other_settings.items():
             said.append(f"Left out: {count} runs of {other}; their times cannot stand on the same axis.")
         return [*said, *self.missing]
@@ -262,7 +263,7 @@ def find(
 
 def find_in(folder: Path, target: float | None = None) -> Findings:
     """Analyse a sweep's folder: its ended runs, and a word on those that failed. Raises: NothingEndedError."""
-    return find(told_apart(collect(runs_in(folder))), target, missing=failures_in_words(folder))
+    return find(collect(runs_in(folder)), target, missing=failures_in_words(folder))
 
 
 def _reached_by_all(runs: Sequence[RunResult]) -> float:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 
+from jobs.engine.core_wait import DISTURBED
 from jobs.optimizer_spec import OPTIMIZER_OPTIONS
 from tuning.analysis.advice import Advice
 from tuning.analysis.configurations import Configuration
@@ -33,6 +34,18 @@ def _sentence(one: Advice) -> str:
     return (
         f"{question}: batch {choice.global_batch_size:,} with {choice.optimizer}, learning rate {choice.learning_rate:.4g}{momentum}, "
         f"{choice.seconds:,.3g} s and {choice.samples:,.0f} samples; {one.reason}"
+    )
+
+
+def disturbance_in_words(results: Sequence[RunResult]) -> str | None:
+    """What must be said of runs whose clock other work on the machine disturbed; None where none was."""
+    waits = [run.summary.core_wait_fraction or 0.0 for run in results]
+    disturbed = [wait for wait in waits if wait >= DISTURBED]
+    if not disturbed:
+        return None
+    return (
+        f"Other work on the machine disturbed the clock of {len(disturbed)} of {len(results)} runs: they waited for a core up to"
+        f" {max(disturbed):.0%} of the time, so their seconds are longer than on a free machine; steps and samples are not touched."
     )
 
 

@@ -16,6 +16,7 @@ import ray.train
 from ray.train.backend import Backend, BackendConfig
 
 from jobs.launch.ray_network import use_rays_interface
+from jobs.launch.spinning import spin_briefly
 from jobs.launch.termination import listen
 
 TIMEOUT_S = 600.0
@@ -68,6 +69,7 @@ def meeting_place() -> str:
 
 def join(backend: str, meeting: str, rank: int, world_size: int) -> None:
     """Take part in the group as one rank; the environment says which, as under torchrun, for models that ask."""
+    spin_briefly()
     import torch.distributed as dist
 
     context: Any = ray.train.get_context()

@@ -25,6 +25,7 @@ from jobs.collector import collect_seldom
 from jobs.errors import FaultError, LargebatchError, StorageError
 from jobs.launch.options import LocalOptions, RayOptions, is_started_again, resume_command
 from jobs.launch.ray_cluster import Resources, connected, dashboard_url, log_folder, share_out
+from jobs.launch.spinning import spin_briefly
 from jobs.launch.stop_requests import stop_requests
 from jobs.listener import Listener
 from jobs.records import JournalRecord, Outcome, RunSummary
@@ -78,6 +79,7 @@ def train_on_ray(
 def _work(config: dict[str, Any]) -> None:
     """In a worker. What trains is met there alone: this process needs no torch."""
     collect_seldom()
+    spin_briefly()
     from jobs.launch.ray_worker import work
 
     work(config)

@@ -31,14 +31,14 @@ def compare(
     from tuning.figures import accuracy_curves, on_unlike_footing, write_page
     from tuning.findings import NothingEndedError
     from tuning.places import look_at_all
-    from tuning.same_data import told_apart
+    from tuning.wording import disturbance_in_words
 
     if figure is not None:
         if figure.suffix not in {".html", ".png"}:
             raise SpecError("--figure", f"{figure.name} ends in neither .html nor .png.", "Choose one of the two.")
         refuse_unwritable_file("--figure", figure)
     found = look_at_all(places)
-    results = told_apart(collect(found.run_dirs))
+    results = collect(found.run_dirs)
     if not results:
         raise NothingEndedError.beside(found.missing)
     if figure is not None:
@@ -56,6 +56,8 @@ def compare(
         print(line)
     if unlike := on_unlike_footing(results):
         print(f"These runs are {unlike}.")
+    if disturbance := disturbance_in_words(results):
+        print(disturbance)
     if figure is not None:
         print(f"Figure: {figure.resolve()}")
 

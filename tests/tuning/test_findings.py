@@ -1,5 +1,6 @@
 """From runs to the answer: planted curves come back, misses stay misses, what cannot be compared is not."""
 
+import dataclasses
 import json
 from dataclasses import replace
 
@@ -283,3 +284,15 @@ def test_a_run_of_another_kind_is_no_reference_and_another_models_profile_none_e
     assert "The profile is of mlp (width 64) on made, H200, the runs are of mlp on made, cpu (test)" in profile_beside_runs(named, setting)
     with pytest.raises(InputError, match="was measured with lenet, and the runs trained mlp"):
         profile_beside_runs(named.model_copy(update={"model_in_words": "lenet"}), setting)
+
+
+def test_a_disturbed_clock_is_said() -> None:
+    runs = [made_run(batch, seed) for batch in (64, 256, 1024) for seed in range(2)]
+    assert not any("disturbed" in sentence for sentence in find(runs, TARGET).words())
+    waits = [0.62, 0.3, 0.02, 0.0, None, 0.09]
+    shared = [
+        dataclasses.replace(run, summary=run.summary.model_copy(update={"core_wait_fraction": wait})) for run, wait in zip(runs, waits, strict=True)
+    ]
+    said = [sentence for sentence in find(shared, TARGET).words() if "disturbed" in sentence]
+    assert len(said) == 1
+    assert "the clock of 2 of 6 runs: they waited for a core up to 62% of the time" in said[0]

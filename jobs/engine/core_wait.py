@@ -1,0 +1,65 @@
+"""How long a run's threads had to wait for a core: whether its seconds are those of a free machine."""
+
+import time
+from pathlib import Path
+
+import torch
+
+from jobs.engine.group import Group
+
+THREADS = Path("/proc/self/task")
+SHORTEST_S = 1.0
+"""Seconds below which a single turn of somebody else's would count for much."""
+DISTURBED = 0.1
+"""From this fraction on, the seconds of a run say more of the machine's other work than of the run."""
+
+
+class CoreWait:
+    """The fraction of a stretch of time for which this process's threads stood ready and every core was taken by others.
+
+    Linux counts it for each thread; where no such count is, the fraction is not known. A process held to less than a core (a container's limit)
+    waits in the same way. Of less than a second nothing is said.
+    """
+
+    def __init__(self) -> None:
+        self._waited_s, self._began_s = waited_s(), time.perf_counter()
+
+    def fraction(self) -> float | None:
+        """Since this was made, per thread that computes: 0, always a core when one was needed, to 1; None: not known."""
+        now_s = waited_s()
+        elapsed_s = time.perf_counter() - self._began_s
+        if now_s is None or self._waited_s is None or elapsed_s < SHORTEST_S:
+            return None
+        return min(max(now_s - self._waited_s, 0.0) / (elapsed_s * torch.get_num_threads()), 1.0)
+
+    def longest(self, group: Group) -> float | None:
+        """The fraction of the rank whose threads waited most: the others waited for it. Every rank must call this."""
+        fraction = self.fraction()
+        longest = float(group.largest(torch.tensor(-1.0 if fraction is None else fraction, dtype=torch.float64, device=group.device)))
+        return longest if longest >= 0 else None
+
+
+def waited_s() -> float | None:
+    """Seconds that the threads of this process have waited for a core so far, all together; None: the system does not say."""
+    total_ns, is_known = 0, False
+    try:
+        threads = list(THREADS.iterdir())
+    except OSError:
+        return None
+    for thread in threads:
+        try:
+            total_ns += int((thread / "schedstat").read_text().split()[1])
+            is_known = True
+        except (OSError, ValueError, IndexError):  # the thread has ended meanwhile, or the kernel keeps no such count
+            continue
+    return total_ns / 1e9 if is_known else None
+
+
+def in_words(fraction: float | None) -> str | None:
+    """What a person should know of a disturbed clock; None where it was not disturbed, or nothing is known."""
+    if fraction is None or fraction < DISTURBED:
+        return None
+    return (
+        f"The machine was busy with other work: this run's threads waited {fraction:.0%} of the time for a core,"
+        " so its seconds are longer than on a free machine."
+    )

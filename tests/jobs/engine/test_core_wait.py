@@ -1,0 +1,90 @@
+"""Whether a run's clock was disturbed by other work, as the kernel counts it."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from jobs.engine import core_wait
+from jobs.engine.core_wait import DISTURBED, CoreWait, in_words
+
+needs_count = pytest.mark.skipif(core_wait.waited_s() is None, reason="this kernel does not count how long threads wait")
+
+
+@pytest.fixture(autouse=True)
+def _short_stretches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core_wait, "SHORTEST_S", 0.05)
+
+
+@pytest.fixture
+def one_core() -> Iterator[int]:
+    """This thread, and what it starts, on one core alone."""
+    before = os.sched_getaffinity(0)
+    core = min(before)
+    os.sched_setaffinity(0, {core})
+    yield core
+    os.sched_setaffinity(0, before)
+
+
+def compute(seconds: float) -> None:
+    until_s = time.perf_counter() + seconds
+    while time.perf_counter() < until_s:
+        pass
+
+
+@needs_count
+def test_a_core_that_is_shared_is_waited_for(one_core: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(3)]
+    try:
+        wait = CoreWait()
+        compute(0.4)
+        fraction = wait.fraction()
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+    assert fraction is not None
+    assert fraction > 0.4  # of four that share a core alike, each waits three quarters of the time
+
+
+@needs_count
+def test_sleeping_is_no_waiting() -> None:
+    wait = CoreWait()
+    time.sleep(0.3)
+    fraction = wait.fraction()
+    assert fraction is not None
+    assert fraction < DISTURBED
+
+
+@needs_count
+def test_threads_that_end_take_nothing_away() -> None:
+    thread = threading.Thread(target=compute, args=(0.1,))
+    wait = CoreWait()
+    thread.start()
+    thread.join()
+    fraction = wait.fraction()
+    assert fraction is not None
+    assert 0.0 <= fraction <= 1.0
+
+
+def test_where_nothing_is_counted_nothing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core_wait, "THREADS", tmp_path / "none")
+    assert CoreWait().fraction() is None
+    assert in_words(None) is None
+
+
+def test_of_a_moment_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core_wait, "SHORTEST_S", 60.0)
+    assert CoreWait().fraction() is None
+
+
+def test_words() -> None:
+    assert in_words(0.05) is None
+    assert "waited 62% of the time for a core" in (in_words(0.62) or "")
