@@ -18,7 +18,9 @@ from jobs.errors import CheckpointError
 from jobs.run_folder import storage_errors, write_whole
 from jobs.spec import TrainSpec
 
-MAY_CHANGE = ("name", "description", "stop", "checkpoint", "tracking", "evaluation", "dataset.download", "dataset.num_workers", "compile")
+MAY_CHANGE = (
+    "name", "description", "stop", "checkpoint", "tracking", "evaluation", "dataset.download", "dataset.num_workers", "dataset.may_change", "compile",
+)  # fmt: skip
 """What a resumed run may set anew: nothing that changes the mathematics of a step but the budget."""
 
 

@@ -21,6 +21,8 @@ from torch import nn
 from jobs import checkpoints, run_folder
 from jobs.data.batches import Batches, DeviceBatches, LoaderBatches
 from jobs.data.dataset import Dataset, Images
+from jobs.data.fingerprint import DatasetFingerprint, fingerprint, write_fingerprint
+from jobs.data.same import refuse_other_data, refuse_other_workers_data
 from jobs.data.sources import load_dataset
 from jobs.device import device_name, environment, largest_micro_batch, refuse_without_compiler
 from jobs.engine.clock import Clock
@@ -31,7 +33,7 @@ from jobs.engine.loop import train
 from jobs.engine.memory import keep_host_memory
 from jobs.engine.state import TrainState, WeightAverage
 from jobs.engine.warm_up import activation_bytes_per_sample, refuse_misfit, warm_up
-from jobs.errors import CheckpointError, DataError, DivergedError
+from jobs.errors import CheckpointError, DivergedError
 from jobs.listener import Listener
 from jobs.models.ghost_batch_norm import evaluation_unit, has_batch_norm, use_ghost_batch_norm
 from jobs.models.parameters import description, refuse_parameters, refuse_unlike_first
@@ -58,6 +60,8 @@ class Prepared:
     model: nn.Module
     device: torch.device
     group: Group
+    fingerprint: DatasetFingerprint
+    """Of the data, on every rank the same."""
     began: float = field(default_factory=time.perf_counter)
     """What `time.perf_counter` said when this process began to prepare it."""
 
@@ -80,6 +84,7 @@ class _Examined(NamedTuple):
     model: nn.Module
     normalises: bool
     micro_batch_size: int
+    fingerprint: DatasetFingerprint
 
 
 def prepare(spec: TrainSpec, device: torch.device, data_dir: Path, world_size: int | None = None) -> Prepared:
@@ -98,15 +103,13 @@ def prepare(spec: TrainSpec, device: torch.device, data_dir: Path, world_size: i
     first = group.agreed(lambda: examine_if(group.is_first))
     found = group.agreed(lambda: examine_if(not group.is_first)) or first
     assert found is not None
-    num_samples = len(found.dataset.train)
-    fewest, most = group.smallest(num_samples), -group.smallest(-num_samples)
-    if fewest != most:
-        raise DataError("--data-dir", f"workers see different training sets, of {fewest} and {most} samples.", "Give every machine the same data.")
+    taken = group.from_first(lambda: found.fingerprint)
+    group.agreed(lambda: refuse_other_workers_data(found.dataset, found.fingerprint, taken, group.rank))
     first_parameters = group.from_first(lambda: description(found.model))
     group.agreed(lambda: refuse_unlike_first(description(found.model), first_parameters, group.rank))
     group.take_from_first([tensor.detach() for tensor in found.model.state_dict().values()])
-    facts = Facts(num_samples, found.normalises, group.smallest(found.micro_batch_size), world_size or group.world_size)
-    return Prepared(spec, group.agreed(lambda: make_plan(spec, facts)), found.dataset, found.model, device, group, began)
+    facts = Facts(len(found.dataset.train), found.normalises, group.smallest(found.micro_batch_size), world_size or group.world_size)
+    return Prepared(spec, group.agreed(lambda: make_plan(spec, facts)), found.dataset, found.model, device, group, taken, began)
 
 
 def _examine(spec: TrainSpec, device: torch.device, data_dir: Path) -> _Examined:
@@ -125,7 +128,8 @@ def _examine(spec: TrainSpec, device: torch.device, data_dir: Path) -> _Examined
     most = global_batch_size
     if spec.batch.schedule.growth:
         most = int(most * max(milestone.factor for milestone in spec.batch.schedule.growth))
-    return _Examined(dataset, model, normalises, largest_micro_batch(spec, model, dataset, device, min(most, len(dataset.train)), span))
+    micro_batch_size = largest_micro_batch(spec, model, dataset, device, min(most, len(dataset.train)), span)
+    return _Examined(dataset, model, normalises, micro_batch_size, fingerprint(dataset))
 
 
 def run_job(
@@ -150,6 +154,7 @@ def run_job(
             folder = run_dir / run_folder.CHECKPOINTS
             loaded = job.group.from_first(lambda: checkpoints.load_newest(folder, torch.device("cpu"), listener.on_notice))
             job.group.agreed(lambda: checkpoints.refuse_other_spec(loaded["spec"], job.spec))
+            reasons = [*reasons, *job.group.from_first(lambda: refuse_other_data(job.dataset, job.fingerprint, run_dir, job.spec.dataset.may_change))]
             job.group.agreed(lambda: _take_over(state, loaded["state"]))
             if loaded["spec"]["stop"]["target_accuracy"] != job.spec.stop.target_accuracy:
                 _aim_anew(job, state, run_dir)
@@ -337,6 +342,7 @@ def _start_record(job: Prepared, state: TrainState) -> StartRecord:
 def _write_facts(job: Prepared, run_dir: Path) -> None:
     run_folder.write_text(run_dir / run_folder.SPEC, job.spec.model_dump_json(indent=2) + "\n")
     run_folder.write_text(run_dir / run_folder.PLAN, json.dumps(job.plan_in_numbers(), indent=2) + "\n")
+    write_fingerprint(run_dir, job.fingerprint)
     run_folder.write_text(run_dir / run_folder.ENVIRONMENT, json.dumps(environment(job.device), indent=2) + "\n")
 
 

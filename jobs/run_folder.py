@@ -14,6 +14,7 @@ from jobs.errors import InputError, StorageError
 SPEC = "spec.json"
 PLAN = "plan.json"
 ENVIRONMENT = "environment.json"
+DATA = "data.json"
 JOURNAL = "records.jsonl"
 SUMMARY = "summary.json"
 FIGURE = "figure.png"

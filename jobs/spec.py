@@ -51,6 +51,8 @@ class DatasetSpec(Spec):
     """Fetch missing files from their publisher into the data folder."""
     num_workers: NonNegativeInt = 0
     """Processes that read and decode samples, of sets that are read sample by sample; sets held in memory need none."""
+    may_change: bool = False
+    """Go on with a run whose data are no longer those that it began with, and say so; another length of the training set is refused even then."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

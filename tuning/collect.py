@@ -16,8 +16,8 @@ from jobs.tracking.mlflow_mirror import CURVE_TAG, RUN_TAG, SUMMARY_TAG, as_resu
 from jobs.tracking.mlflow_store import brief, import_mlflow, sqlite_database
 
 ASIDE = (
-    "seed", "name", "description", "tracking.", "checkpoint.", "dataset.download", "dataset.num_workers", "batch.micro_batch_size",
-    "stop.target_accuracy", "stop.at_target", "stop.max_seconds",
+    "seed", "name", "description", "tracking.", "checkpoint.", "dataset.download", "dataset.num_workers", "dataset.may_change",
+    "batch.micro_batch_size", "stop.target_accuracy", "stop.at_target", "stop.max_seconds",
 )  # fmt: skip
 """Fields that may differ between two runs of one configuration: they change no step's mathematics. `stop.epochs` and `stop.steps` do: they
 are the horizon of the learning rate's decay."""

@@ -28,6 +28,7 @@ from tuning.analysis.intervals import spread
 from tuning.analysis.regimes import regime
 from tuning.collect import Evaluation, RunResult, collect
 from tuning.places import failures_in_words, runs_in
+from tuning.same_data import told_apart
 from tuning.wording import critical_batch_in_words, disturbance_in_words, momentum_name, sentences
 
 
@@ -263,7 +264,7 @@ def find(
 
 def find_in(folder: Path, target: float | None = None) -> Findings:
     """Analyse a sweep's folder: its ended runs, and a word on those that failed. Raises: NothingEndedError."""
-    return find(collect(runs_in(folder)), target, missing=failures_in_words(folder))
+    return find(told_apart(collect(runs_in(folder))), target, missing=failures_in_words(folder))
 
 
 def _reached_by_all(runs: Sequence[RunResult]) -> float:

@@ -17,6 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from jobs import checkpoints, run_folder
 from jobs.data.batches import Batches
+from jobs.data.same import refuse_other_data
 from jobs.engine.memory import ran_out_of_memory
 from jobs.engine.warm_up import activation_bytes_per_sample
 from jobs.errors import CheckpointError, FaultError, InputError, LargebatchError
@@ -149,6 +150,7 @@ def load_solution(run_dir: Path, device: torch.device, data_dir: Path, num_sampl
     spec = resumed_spec(run_dir, [])
     loaded = checkpoints.load_newest(run_dir / run_folder.CHECKPOINTS, device, lambda text: None)
     job = prepare(spec, device, data_dir)
+    refuse_other_data(job.dataset, job.fingerprint, run_dir, spec.dataset.may_change)
     state = new_state(job)
     try:
         state.load_state_dict(loaded["state"])

@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 
 from jobs import run_folder
 from jobs.checkpoint_files import list_checkpoints
+from jobs.data.same import refuse_other_data
 from jobs.job import prepare, run_job
 from jobs.listener import Listener
 from jobs.records import RunSummary
@@ -52,6 +53,7 @@ def train_to_the_end(best: Configuration, folder: Path, data_dir: Path, device: 
     if not (run_dir / run_folder.SUMMARY).is_file():
         spec = with_fields(resumed_spec(Path(best.first.summary.run_dir), []), {"stop.at_target": False})
         job = prepare(spec, device, data_dir)
+        refuse_other_data(job.dataset, job.fingerprint, Path(best.first.summary.run_dir), spec.dataset.may_change)
         run_folder.create(folder, run_dir.name, may_exist=True)
 
         def show(record: Any) -> None:

@@ -105,10 +105,12 @@ def _train_here(spec: TrainSpec, options: TrialOptions, run_id: str, reporter: _
     from jobs.job import prepare, run_job
     from jobs.launch.priority import train_first
     from jobs.listener import Listener
+    from tuning.same_data import refuse_unlike_others
 
     train_first()  # Ray's own threads, and on a Ray of the sweep's own all its processes, wait for what trains
     torch.set_num_threads(max(int(options.cpus_per_worker), 1))
     job = prepare(spec, choose_device(options.device), options.data_dir)
+    refuse_unlike_others(job.fingerprint, spec, options.folder, run_id)
     run_dir = run_folder.create(options.folder, run_id, may_exist=True)
     listener = Listener(on_record=reporter.record, should_stop=reporter.should_stop)
     with run_folder.exclusive(run_dir, "train", OLD_TRIAL_S):
@@ -116,12 +118,18 @@ def _train_here(spec: TrainSpec, options: TrialOptions, run_id: str, reporter: _
 
 
 def _train_on_workers(spec: TrainSpec, options: TrialOptions, run_id: str, reporter: _Reporter) -> RunSummary:
+    from jobs.data.fingerprint import read_fingerprint
     from jobs.launch.options import LocalOptions, RayOptions, Workers
     from jobs.launch.ray_train import train_on_ray
     from jobs.listener import Listener
+    from tuning.same_data import refuse_unlike_others
 
     # The sweep has one mirror for all its runs.
     quiet = spec.model_copy(update={"tracking": spec.tracking.model_copy(update={"enabled": False})})
     launch = LocalOptions(data_dir=options.data_dir, output_dir=options.folder, device=options.device, run_id=run_id).going_on()
     on_ray = RayOptions(Workers(options.workers, options.workers), options.gpus_per_worker or None, options.cpus_per_worker)
-    return train_on_ray(quiet, launch, on_ray, Listener(on_record=reporter.record, should_stop=reporter.should_stop))
+    summary = train_on_ray(quiet, launch, on_ray, Listener(on_record=reporter.record, should_stop=reporter.should_stop))
+    taken = read_fingerprint(options.folder / run_id)
+    if taken is not None:  # the workers alone have loaded the data
+        refuse_unlike_others(taken, spec, options.folder, run_id)
+    return summary

@@ -156,7 +156,7 @@ class LoaderBatches:
 
     def _start_at(self, samples: Slice) -> None:
         loader = torch.utils.data.DataLoader(
-            _Seeded(self._part, self._dataset, self._seed),
+            SeededSamples(self._part, self._dataset, self._seed),
             batch_size=CHUNK,
             sampler=_Order(self._seed, samples, len(self._part), self._stream, self._shuffles),
             num_workers=self._num_workers,
@@ -202,7 +202,7 @@ class _Order(torch.utils.data.Sampler[tuple[int, int]]):
             yield from ((share.epoch, index) for index in order[share.start : share.stop])
 
 
-class _Seeded(torch.utils.data.Dataset[Any]):
+class SeededSamples(torch.utils.data.Dataset[Any]):
     """A part whose samples are drawn under seeds from (seed, epoch, index); an error is handed on, not raised."""
 
     def __init__(self, part: Any, dataset: Dataset, seed: int) -> None:

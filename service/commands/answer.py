@@ -290,6 +290,7 @@ def _gather(places: list[Path] | None, experiment: str | None, uri: str | None) 
     from jobs.errors import SpecError
     from tuning.collect import collect, collect_experiment
     from tuning.places import look_at_all
+    from tuning.same_data import told_apart
 
     if experiment is not None:
         if places:
@@ -304,7 +305,7 @@ def _gather(places: list[Path] | None, experiment: str | None, uri: str | None) 
     if not places:
         raise SpecError("FOLDER", "is missing.", "Give run folders, a sweep's folder, or --experiment.")
     looked = look_at_all(places)
-    return _Gathered(collect(looked.run_dirs), looked.missing)
+    return _Gathered(told_apart(collect(looked.run_dirs)), looked.missing)
 
 
 def _find(gathered: _Gathered, target: float | None, deadline: float | None = None, max_samples: float | None = None) -> "Findings":

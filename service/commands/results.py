@@ -31,6 +31,7 @@ def compare(
     from tuning.figures import accuracy_curves, on_unlike_footing, write_page
     from tuning.findings import NothingEndedError
     from tuning.places import look_at_all
+    from tuning.same_data import told_apart
     from tuning.wording import disturbance_in_words
 
     if figure is not None:
@@ -38,7 +39,7 @@ def compare(
             raise SpecError("--figure", f"{figure.name} ends in neither .html nor .png.", "Choose one of the two.")
         refuse_unwritable_file("--figure", figure)
     found = look_at_all(places)
-    results = collect(found.run_dirs)
+    results = told_apart(collect(found.run_dirs))
     if not results:
         raise NothingEndedError.beside(found.missing)
     if figure is not None:

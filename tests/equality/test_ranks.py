@@ -11,6 +11,7 @@ in that unit's gradient: on one kind of processor a single such sample moved the
 import contextlib
 import json
 import os
+import re
 import select
 import signal
 import subprocess
@@ -85,6 +86,18 @@ OTHERS: dict[str, dict[str, Any]] = {
     "gap": document(dataset={"entry_point": "unreached:with_a_gap"}),
     "diverging": document(learning_rate={"base": 1e9}),
     "idle": document(model={"name": "mlp", "arguments": {"batch_norm": True}}, batch_norm={"span": "global"}),
+}
+
+
+def on_unlike_data(entry_point: str, kind: str, **options: Any) -> dict[str, Any]:
+    return document(dataset={"entry_point": f"unlike:{entry_point}", "arguments": {"kind": kind}, **options}, stop={"steps": 7})
+
+
+UNLIKE: dict[str, dict[str, Any]] = {
+    "order": on_unlike_data("held", "order", may_change=True),  # over time, not between ranks
+    "length": on_unlike_data("held", "length"),
+    "classes": on_unlike_data("held", "classes"),
+    "augments": on_unlike_data("read", "augments"),
 }
 
 
@@ -233,8 +246,9 @@ def test_the_same_number_of_ranks_repeats_itself_bit_for_bit(ranks: Ranks, folde
 def others(ranks: Ranks, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, dict[str, Any]]]]:
     """Every case of OTHERS by two ranks: (folder, each rank's answers)."""
     made = tmp_path_factory.mktemp("others")
-    answers = ranks.run(made, 2, [Job(made / name, given) for name, given in OTHERS.items()])
-    return made, [dict(zip(OTHERS, given, strict=True)) for given in answers]
+    documents = OTHERS | UNLIKE
+    answers = ranks.run(made, 2, [Job(made / name, given) for name, given in documents.items()])
+    return made, [dict(zip(documents, given, strict=True)) for given in answers]
 
 
 @pytest.mark.parametrize(("case", "near"), [("bfloat16", 0.05), ("powersgd", 0.5), ("local-steps", 0.5)])
@@ -293,3 +307,22 @@ def test_a_span_that_cannot_be_shared_out_is_refused(others: Any) -> None:
     for answer in others[1]:
         assert "batch_norm.span" in answer["idle"]["error"]
         assert "at most 125" in answer["idle"]["error"]
+
+
+@pytest.mark.parametrize(
+    ("case", "words"),
+    [
+        ("order", r"(the label of )?training sample \d+ is"),
+        ("length", "299 training samples on worker 1, 300 on worker 0"),
+        ("classes", r"the label of test sample \d+ is 2 on worker 1, 0 on worker 0"),
+    ],
+)
+def test_ranks_with_other_data_are_refused_on_every_rank(others: Any, case: str, words: str) -> None:
+    made, answers = others
+    for answer in answers:
+        assert re.match(f"dataset: differs between workers: {words}", answer[case]["error"])
+    assert not losses(made / case)
+
+
+def test_what_samples_draw_on_each_rank_is_no_difference(others: Any) -> None:
+    assert [answer["augments"]["steps"] for answer in others[1]] == [7, 7]

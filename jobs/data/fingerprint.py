@@ -1,0 +1,293 @@
+"""What a data set holds, in few numbers: enough to tell whether two processes, or two days, have the same one.
+
+A run's ranks, its resumes and whatever reads its results load the data anew. A split that nobody seeded, classes
+numbered from a set, files in the order of a disk or a table that grew are other data each time, and every number
+would look right. A part is told by its length, by some samples at positions that follow from the length alone, and,
+where it is held in memory, by all labels and, up to a size, all inputs.
+
+Inputs are told by a projection, not by their bytes: the same normalisation by another number of threads differs in the last bits.
+"""
+
+import hashlib
+import math
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from jobs.data.batches import SeededSamples
+from jobs.data.dataset import Dataset, Images
+from jobs.data.draws import key, uniform
+from jobs.errors import LargebatchError
+from jobs.run_folder import DATA, write_text
+
+HELD_POSITIONS, READ_POSITIONS = 64, 8
+"""Samples that are looked at one by one: of a part held in memory, and of one that is read sample by sample."""
+MOST_NUMBERS = 2**20
+"""Of those samples together: large samples are looked at in fewer positions."""
+WHOLE = 2**22
+"""Numbers of a part held in memory up to which all are looked at: about 10 ms."""
+TOLERANCE = 1e-4
+"""Of a sample's length (L2). Rounding differs by less, other samples by more."""
+NUM_READINGS = 24
+"""How often a sample that differs is read again before it is believed: some have randomness that no seed reaches."""
+
+
+class Fingerprint(BaseModel):
+    """Base of the parts: immutable, a file in the run's folder."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="constants")
+
+
+class Sketch(Fingerprint):
+    """Inputs in two numbers; what is not finite counts as 0."""
+
+    length: float
+    """L2 norm."""
+    projection: float
+    """On fixed weights between -0.5 and 0.5."""
+
+
+class SampleFingerprint(Fingerprint):
+    """One sample."""
+
+    index: int
+    label: int
+    shape: tuple[int, ...]
+    dtype: str
+    sketch: Sketch
+
+
+class PartFingerprint(Fingerprint):
+    """The training set or the test set."""
+
+    num_samples: int
+    samples: tuple[SampleFingerprint, ...]
+    labels_digest: str | None = None
+    """Of all labels; None for a part that is read sample by sample."""
+    sketch: Sketch | None = None
+    """Of all inputs, each sample weighted by its place; None where there are too many."""
+
+
+class DatasetFingerprint(Fingerprint):
+    """Both parts."""
+
+    num_classes: int
+    train: PartFingerprint
+    test: PartFingerprint
+
+    @property
+    def parts(self) -> tuple[tuple[str, PartFingerprint], ...]:
+        """With what they are called."""
+        return ("training", self.train), ("test", self.test)
+
+
+class Difference(NamedTuple):
+    """The first thing in which two data sets differ."""
+
+    words: str
+    """With `{here}` and `{there}` where the two are named."""
+    part: str = ""
+    kind: str = ""
+    """`length`, `labels` or `inputs`."""
+    sample: int | None = None
+    """Its index, where it is one sample's."""
+
+    @property
+    def is_of_form(self) -> bool:
+        """Whether the model, or epochs, order and schedule, are counted in it: no run goes on with another."""
+        return not self.kind or (self.kind, self.part) == ("length", "training")
+
+    def between(self, here: str, there: str) -> str:
+        """In a sentence's words."""
+        return self.words.format(here=here, there=there)
+
+
+# ---- taking -----------------------------------------------------------------------------------------------------------
+
+
+def fingerprint(dataset: Dataset) -> DatasetFingerprint:
+    """What this process has. Raises: DataError for a sample that cannot be read."""
+    with _own_draws():
+        train, test = (_held(part) if isinstance(part, Images) else _read(part, dataset) for part in (dataset.train, dataset.test))
+    return DatasetFingerprint(num_classes=dataset.num_classes, train=train, test=test)
+
+
+def _held(part: Images) -> PartFingerprint:
+    sample_size = math.prod(part.inputs.shape[1:])
+    chosen = _positions(len(part), max(min(HELD_POSITIONS, MOST_NUMBERS // max(sample_size, 1)), READ_POSITIONS))
+    samples = _samples(chosen, part.inputs[chosen], part.labels[chosen].tolist())
+    digest = hashlib.blake2b(part.labels.detach().cpu().contiguous().numpy().tobytes(), digest_size=16).hexdigest()
+    sketch = _whole(part.inputs) if sample_size * len(part) <= WHOLE else None
+    return PartFingerprint(num_samples=len(part), samples=samples, labels_digest=digest, sketch=sketch)
+
+
+def _whole(inputs: Tensor) -> Sketch:
+    places = _weights(len(inputs))
+    squares, total, rows = 0.0, 0.0, max(2**16 // max(math.prod(inputs.shape[1:]), 1), 1)
+    for start in range(0, len(inputs), rows):
+        numbers = _numbers(inputs[start : start + rows]).reshape(min(rows, len(inputs) - start), -1)
+        squares += float(numbers.reshape(-1) @ numbers.reshape(-1))
+        total += float(places[start : start + rows] @ (numbers @ _weights(numbers.shape[1])))
+    return Sketch(length=math.sqrt(squares), projection=total)
+
+
+def _read(part: Any, dataset: Dataset) -> PartFingerprint:
+    num_samples = len(part)
+    return PartFingerprint(
+        num_samples=num_samples, samples=tuple(_read_sample(part, dataset, index) for index in _positions(num_samples, READ_POSITIONS))
+    )
+
+
+def _read_sample(part: Any, dataset: Dataset, index: int) -> SampleFingerprint:
+    sample = SeededSamples(part, dataset, seed=0)[(0, index)]  # whatever the run's own seed: it draws no other data
+    if isinstance(sample, LargebatchError):
+        raise sample
+    inputs, label = sample
+    return _samples([index], inputs[None], [label])[0]
+
+
+def _samples(indices: list[int], inputs: Tensor, labels: list[int]) -> tuple[SampleFingerprint, ...]:
+    shape, dtype = tuple(inputs.shape[1:]), str(inputs.dtype).removeprefix("torch.")
+    rows = _numbers(inputs).reshape(len(indices), -1)
+    sketches = zip(rows.norm(dim=1).tolist(), (rows @ _weights(rows.shape[1])).tolist(), strict=True)
+    return tuple(
+        SampleFingerprint(index=index, label=label, shape=shape, dtype=dtype, sketch=Sketch(length=length, projection=projection))
+        for index, label, (length, projection) in zip(indices, labels, sketches, strict=True)
+    )
+
+
+def _numbers(inputs: Tensor) -> Tensor:
+    """The same as float32 on the CPU."""
+    inputs = inputs.detach().cpu()
+    numbers = torch.view_as_real(inputs) if inputs.is_complex() else inputs
+    return numbers.to(torch.float32).nan_to_num(0.0, 0.0, 0.0)
+
+
+@lru_cache(maxsize=4)
+def _weights(size: int) -> Tensor:
+    """Fixed weights between -0.5 and 0.5, the same on every machine."""
+    return uniform(key("fingerprint"), torch.arange(size)) - 0.5
+
+
+def _positions(num_samples: int, number: int) -> list[int]:
+    """So many positions that follow from the length alone, in rising order."""
+    if num_samples <= number:
+        return list(range(num_samples))
+    return sorted({int(place * num_samples) for place in uniform(key("positions"), torch.arange(number)).tolist()})
+
+
+@contextmanager
+def _own_draws() -> Iterator[None]:
+    """A context whose draws change no other's."""
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+# ---- comparing --------------------------------------------------------------------------------------------------------
+
+
+def difference(here: DatasetFingerprint, there: DatasetFingerprint, leave_out: frozenset[tuple[str, str]] = frozenset()) -> Difference | None:
+    """The first difference, the graver kinds first; None if there is none.
+
+    Args: leave_out: kinds and parts, such as ("inputs", "training"), that are not looked at.
+    """
+    if here.num_classes != there.num_classes:
+        return Difference(f"{here.num_classes} classes {{here}}, {there.num_classes} {{there}}")
+    for kind, differs in (("length", _length_difference), ("labels", _label_difference), ("inputs", _input_difference)):
+        for (name, part), (_, other) in zip(here.parts, there.parts, strict=True):
+            first = None if (kind, name) in leave_out else differs(name, part, other)
+            if first is not None:
+                return first
+    return None
+
+
+def confirmed_difference(dataset: Dataset, here: DatasetFingerprint, there: DatasetFingerprint) -> Difference | None:
+    """The first difference that is one: what a sample draws by itself, out of any seed's reach, is none.
+
+    Args: dataset: of which `here` was taken; a sample that differs is read again. Raises: DataError for one that cannot be.
+    """
+    left_out: frozenset[tuple[str, str]] = frozenset()
+    while (first := difference(here, there, left_out)) is not None:
+        part = dataset.train if first.part == "training" else dataset.test
+        if first.sample is None or isinstance(part, Images) or not _varies(part, dataset, first.sample, first.kind):
+            return first
+        left_out |= {(first.kind, first.part)}
+    return None
+
+
+def _varies(part: Any, dataset: Dataset, index: int, kind: str) -> bool:
+    with _own_draws():
+        first, *others = (_read_sample(part, dataset, index) for _ in range(NUM_READINGS))
+    return any(first.label != other.label if kind == "labels" else _inputs_differ(first, other) for other in others)
+
+
+def _length_difference(name: str, part: PartFingerprint, other: PartFingerprint) -> Difference | None:
+    if part.num_samples == other.num_samples:
+        return None
+    return Difference(f"{part.num_samples:,} {name} samples {{here}}, {other.num_samples:,} {{there}}", name, "length")
+
+
+def _label_difference(name: str, part: PartFingerprint, other: PartFingerprint) -> Difference | None:
+    for sample, twin in _twins(part, other):
+        if sample.label != twin.label:
+            words = f"the label of {name} sample {sample.index} is {sample.label} {{here}}, {twin.label} {{there}}"
+            return Difference(words, name, "labels", sample.index)
+    if part.labels_digest and other.labels_digest and part.labels_digest != other.labels_digest:
+        return Difference(f"some labels of the {name} samples are others {{here}} than {{there}}", name, "labels")
+    return None
+
+
+def _input_difference(name: str, part: PartFingerprint, other: PartFingerprint) -> Difference | None:
+    for sample, twin in _twins(part, other):
+        if (sample.shape, sample.dtype) != (twin.shape, twin.dtype):
+            form, twins = (f"{side.shape} {side.dtype}" for side in (sample, twin))
+            return Difference(f"{name} sample {sample.index} is {form} {{here}}, {twins} {{there}}", name, "inputs", sample.index)
+        if _inputs_differ(sample, twin):
+            return Difference(f"{name} sample {sample.index} is another {{here}} than {{there}}", name, "inputs", sample.index)
+    if part.sketch is not None and other.sketch is not None and _far_apart(part.sketch, other.sketch):
+        return Difference(f"some {name} samples are others {{here}} than {{there}}", name, "inputs")
+    return None
+
+
+def _twins(part: PartFingerprint, other: PartFingerprint) -> Iterator[tuple[SampleFingerprint, SampleFingerprint]]:
+    """Samples that both looked at."""
+    others = {sample.index: sample for sample in other.samples}
+    return ((sample, others[sample.index]) for sample in part.samples if sample.index in others)
+
+
+def _inputs_differ(sample: SampleFingerprint, other: SampleFingerprint) -> bool:
+    return (sample.shape, sample.dtype) != (other.shape, other.dtype) or _far_apart(sample.sketch, other.sketch)
+
+
+def _far_apart(sketch: Sketch, other: Sketch) -> bool:
+    room = TOLERANCE * max(sketch.length, other.length)
+    return abs(sketch.length - other.length) > room or abs(sketch.projection - other.projection) > room
+
+
+# ---- in a run's folder ------------------------------------------------------------------------------------------------
+
+
+def write_fingerprint(run_dir: Path, taken: DatasetFingerprint) -> None:
+    """Keep it beside the run's spec. Raises: StorageError."""
+    write_text(run_dir / DATA, taken.model_dump_json() + "\n")
+
+
+def read_fingerprint(run_dir: Path) -> DatasetFingerprint | None:
+    """What the run's processes had; None for a run of an earlier version."""
+    try:
+        return DatasetFingerprint.model_validate_json((run_dir / DATA).read_bytes())
+    except (OSError, ValueError):
+        return None
