@@ -32,7 +32,7 @@ export function draw(id, traces, xTitle, extra = {}) {
   const layout = {
     margin: { l: 50, r: 15, t: 10, b: 45 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: ink },
     xaxis: { ...axis, title: { text: xTitle }, ...extra.xaxis }, yaxis: { ...axis, ...extra.yaxis },
-    showlegend: shown.length > 1, legend: { orientation: "h", y: 1.02, yanchor: "bottom" }, uirevision: "kept", hovermode: "closest",
+    showlegend: traces.length > 1, legend: { orientation: "h", y: 1.02, yanchor: "bottom" }, uirevision: "kept", hovermode: "closest",
   };
   window.Plotly.react(place, shown, layout, FORM);
 }

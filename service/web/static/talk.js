@@ -7,6 +7,7 @@ export const FINAL = new Set(["succeeded", "failed", "cancelled"]);
 
 const AWAY = "The service does not answer. This page goes on by itself when it does.";
 const RETRY_MS = 3000;
+const pause = () => new Promise((go) => { setTimeout(go, RETRY_MS); });
 
 export function say(text) {
   const notice = one("#notice");
@@ -45,7 +46,7 @@ export async function steadily(path, read = (answer) => answer.json()) {
     } catch (error) {
       if (error.status < 500 && error.status !== 429) throw error;
       say(AWAY);
-      await new Promise((go) => { setTimeout(go, RETRY_MS); });
+      await pause();
     }
   }
 }
@@ -58,7 +59,7 @@ export function listen(path, heard) {
   events.addEventListener("error", () => {
     say(AWAY);
     if (events.readyState !== EventSource.CLOSED) return; // it tries again by itself
-    steadily("/v1/runs?limit=1").then(() => location.reload(), (error) => say(error.message));
+    pause().then(() => steadily("/v1/runs?limit=1")).then(() => location.reload(), (error) => say(error.message));
   });
   return events;
 }
