@@ -31,21 +31,20 @@ def read_sample(part: Any, index: int, field: str, kind: str) -> tuple[Tensor, i
     Args: kind: "training" or "test", for the sentence.
     Raises: DataError for a sample that cannot be read, or is no input tensor with a whole number.
     """
-    name = f"{kind} sample {index}"
     try:
         sample = part[index]
     except LargebatchError:
         raise
     except Exception as error:  # a person's own code may raise anything
-        raise DataError(field, f"{name} cannot be read: {described(error)}.", "Mend or leave out that sample.") from error
+        raise DataError(field, f"{kind} sample {index} cannot be read: {described(error)}.", "Mend or leave out that sample.") from error
     if not (isinstance(sample, (tuple, list)) and len(sample) == 2 and isinstance(sample[0], Tensor)):
         hint = "torch.as_tensor makes tensors of arrays, torchvision's to_tensor of pictures."
-        raise DataError(field, f"{name} is {_in_words(sample)}; it must be (input tensor, label).", hint)
+        raise DataError(field, f"{kind} sample {index} is {_in_words(sample)}; it must be (input tensor, label).", hint)
     inputs, label = sample
-    refuse_unusual_tensor(inputs, field, f"the input of {name}")
-    if not inputs.is_cpu:
-        raise DataError(field, f"the input of {name} lies on {inputs.device}.", "Leave samples on the CPU; batches are moved for you.")
-    return inputs, class_number(label, field, name)
+    if inputs.requires_grad or inputs.layout != torch.strided or not inputs.is_cpu:
+        refuse_unusual_tensor(inputs, field, f"the input of {kind} sample {index}")
+        raise DataError(field, f"the input of {kind} sample {index} lies on {inputs.device}.", "Leave samples on the CPU; batches are moved for you.")
+    return inputs, label if type(label) is int else class_number(label, field, f"{kind} sample {index}")
 
 
 def _in_words(sample: Any) -> str:
