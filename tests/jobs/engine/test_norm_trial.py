@@ -1,0 +1,128 @@
+"""Norms that are tried before training: which pass, and which are refused by name."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from jobs.engine.norm_trial import refuse_mixed_groups
+from jobs.errors import PlanError
+from jobs.models.ghost_batch_norm import forward_pass_of, use_ghost_batch_norm
+from jobs.models.sample_dropout import use_sample_dropout
+
+
+class Rows(nn.Module):
+    """Batch-norm over rows of four steps of each sample, which `arrange` puts into some order."""
+
+    def __init__(self, arrange: Callable[[Tensor], Tensor], norm: nn.Module | None = None) -> None:
+        super().__init__()
+        self.arrange, self.norm, self.last = arrange, norm or nn.BatchNorm1d(2), nn.Linear(2, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.norm(self.arrange(x.reshape(len(x), 4, 2))).reshape(len(x), -1, 2).mean(1))
+
+
+class Chain(nn.Module):
+    """Batch-norm over samples."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.norm, self.last = norm, nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.norm(x))
+
+
+class Twice(nn.Module):
+    """One norm, run twice, behind dropout."""
+
+    def __init__(self, dropout: Callable[[Tensor], Tensor] | None = None) -> None:
+        super().__init__()
+        self.dropout = dropout or nn.Dropout(0.3)
+        self.norm, self.last = nn.BatchNorm1d(8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.norm(self.norm(self.dropout(x)).tanh()))
+
+
+class Renormalising(nn.BatchNorm1d):
+    """Uses running statistics in training, as batch renormalisation does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + self.running_mean
+
+
+class MovingTwice(nn.BatchNorm1d):
+    def forward(self, x: Tensor) -> Tensor:
+        super().forward(x)
+        return super().forward(x)
+
+
+class Counting(nn.BatchNorm1d):
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
+        return super().forward(x)
+
+
+class Pooling(nn.BatchNorm1d):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).mean(0, keepdim=True)
+
+
+class Activated(nn.BatchNorm1d):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).relu_()
+
+
+def by_sample(x: Tensor) -> Tensor:
+    return x.reshape(-1, 2)
+
+
+def tried(model: nn.Module) -> nn.Module:
+    model = use_ghost_batch_norm(use_sample_dropout(model), 8)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    try:
+        refuse_mixed_groups(model, torch.randn(4, 8, generator=torch.Generator().manual_seed(0)))
+    finally:
+        assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items()), "the model is left as it was"
+        assert forward_pass_of(model).span in (8, None)
+    return model
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda: Rows(by_sample),
+        lambda: Rows(by_sample, nn.BatchNorm1d(2, momentum=None)),
+        lambda: Rows(by_sample, Activated(2)),
+        lambda: Rows(lambda x: x.transpose(1, 2), nn.InstanceNorm1d(2, track_running_stats=True)),
+        Twice,
+        lambda: Twice(lambda x: functional.dropout(x, 0.5)),
+        lambda: nn.Linear(8, 3),
+    ],
+    ids=["steps", "plain average", "activated", "instances", "twice", "random", "no norm"],
+)
+def test_norms_that_take_samples_in_their_order_pass(model: Callable[[], nn.Module]) -> None:
+    tried(model())
+
+
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [
+        (Rows(lambda x: x.transpose(0, 1).reshape(-1, 2)), "takes together rows of samples that do not belong together"),
+        (Rows(lambda x: x.flip(0), nn.BatchNorm1d(4)), "takes together"),
+        (Rows(lambda x: by_sample(x)[x.flatten()[0::2] > -0.5]), "rows of 4 samples, which are not as many of each"),
+        (Rows(by_sample, Renormalising(2)), "normalises by its running statistics in training"),
+        (Rows(by_sample, MovingTwice(2)), "moves its running_mean in a way of its own"),
+        (Rows(by_sample, Counting(2)), "moves its num_batches_tracked in a way of its own"),
+        (Chain(Pooling(8)), "does not give a row for each row"),
+    ],
+    ids=["steps first", "another order", "some rows", "renormalising", "moving twice", "counting", "pooling"],
+)
+def test_others_are_refused_by_name(model: Any, why: str) -> None:
+    with pytest.raises(PlanError, match=rf"model: norm, a {type(model.norm).__name__}, .*{why}"):
+        tried(model)
