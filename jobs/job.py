@@ -31,6 +31,7 @@ from jobs.engine.evaluate import Score, evaluate, evaluation_share, evaluation_w
 from jobs.engine.group import Group
 from jobs.engine.loop import train
 from jobs.engine.memory import keep_host_memory
+from jobs.engine.norm_trial import try_norms
 from jobs.engine.state import TrainState, WeightAverage
 from jobs.engine.warm_up import activation_bytes_per_sample, refuse_misfit, warm_up
 from jobs.errors import CheckpointError, DivergedError
@@ -109,7 +110,9 @@ def prepare(spec: TrainSpec, device: torch.device, data_dir: Path, world_size: i
     group.agreed(lambda: refuse_unlike_first(description(found.model), first_parameters, group.rank))
     group.take_from_first([tensor.detach() for tensor in found.model.state_dict().values()])
     facts = Facts(len(found.dataset.train), found.normalises, group.smallest(found.micro_batch_size), world_size or group.world_size)
-    return Prepared(spec, group.agreed(lambda: make_plan(spec, facts)), found.dataset, found.model, device, group, taken, began)
+    plan = group.agreed(lambda: make_plan(spec, facts))
+    group.agreed(lambda: try_norms(found.model, plan, found.dataset))
+    return Prepared(spec, plan, found.dataset, found.model, device, group, taken, began)
 
 
 def _examine(spec: TrainSpec, device: torch.device, data_dir: Path) -> _Examined:

@@ -31,8 +31,11 @@ Statistics = dict[str, Tensor]
 
 
 def try_norms(model: nn.Module, plan: TrainPlan, dataset: Dataset) -> None:
-    """Try the norms on real samples, where batches have several groups. Raises: PlanError; DataError for samples that cannot be read."""
-    if plan.span is None or max(batch.size for batch in plan.kinds_of_batch()) <= plan.span:
+    """Try the norms of a person's own model on real samples, where batches have several groups.
+
+    Raises: PlanError; DataError for samples that cannot be read.
+    """
+    if plan.spec.model.entry_point is None or plan.span is None or max(batch.size for batch in plan.kinds_of_batch()) <= plan.span:
         return
     inputs = _few_inputs(dataset, next(model.parameters()).device)
     try:

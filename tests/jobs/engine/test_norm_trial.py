@@ -1,6 +1,7 @@
 """Norms that are tried before training: which pass, and which are refused by name."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,8 +11,10 @@ from torch.nn import functional
 
 from jobs.engine.norm_trial import refuse_mixed_groups
 from jobs.errors import PlanError
+from jobs.job import prepare
 from jobs.models.ghost_batch_norm import forward_pass_of, use_ghost_batch_norm
 from jobs.models.sample_dropout import use_sample_dropout
+from jobs.spec_reader import build_spec
 
 
 class Rows(nn.Module):
@@ -126,3 +129,33 @@ def test_norms_that_take_samples_in_their_order_pass(model: Callable[[], nn.Modu
 def test_others_are_refused_by_name(model: Any, why: str) -> None:
     with pytest.raises(PlanError, match=rf"model: norm, a {type(model.norm).__name__}, .*{why}"):
         tried(model)
+
+
+STEPS_FIRST = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.norm, self.last = nn.BatchNorm1d(8), nn.Linear(8, num_classes)
+
+    def forward(self, images):
+        rows = images.reshape(-1, 8, 8).transpose(0, 1).reshape(-1, 8)
+        return self.last(self.norm(rows).reshape(8, -1, 8).mean(0))
+"""
+
+
+def test_a_job_tries_the_norms_where_batches_have_several_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "steps_first.py").write_text(STEPS_FIRST)
+    monkeypatch.syspath_prepend(tmp_path)
+    document: dict[str, Any] = {
+        "dataset": {"name": "digits"},
+        "model": {"entry_point": "steps_first:Net"},
+        "batch": {"global_batch_size": 100},
+        "optimizer": {"name": "sgd"},
+        "learning_rate": {"base": 0.1},
+        "stop": {"steps": 1},
+    }
+    assert prepare(build_spec(document), torch.device("cpu"), tmp_path).plan.span == 100
+    with pytest.raises(PlanError, match="model: norm, a BatchNorm1d, takes together"):
+        prepare(build_spec({**document, "batch_norm": {"span": 25}}), torch.device("cpu"), tmp_path)
