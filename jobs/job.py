@@ -34,7 +34,7 @@ from jobs.engine.memory import keep_host_memory
 from jobs.engine.norm_trial import try_norms
 from jobs.engine.state import TrainState, WeightAverage
 from jobs.engine.warm_up import activation_bytes_per_sample, refuse_misfit, warm_up
-from jobs.errors import CheckpointError, DivergedError
+from jobs.errors import DivergedError, InputError, LargebatchError
 from jobs.listener import Listener
 from jobs.models.ghost_batch_norm import evaluation_unit, has_batch_norm, use_ghost_batch_norm
 from jobs.models.parameters import description, refuse_parameters, refuse_unlike_first
@@ -46,9 +46,10 @@ from jobs.optim.table import build_optimizer
 from jobs.plan import Slice, TrainPlan
 from jobs.plan_report import DataFacts, plan_facts, plan_lines, unread_in_words
 from jobs.planning import Facts, make_plan, resolve_global_batch_size, resolve_span
-from jobs.records import EndRecord, NoticeRecord, Outcome, Record, RunSummary, StartRecord
+from jobs.records import FAILED, EndRecord, NoticeRecord, Outcome, Record, RunSummary, StartRecord
+from jobs.resume import take_up
 from jobs.spec import TrainSpec
-from jobs.tracking.journal import Journal, Keeps, NoJournal, evaluations, read_records
+from jobs.tracking.journal import Journal, Keeps, NoJournal
 
 
 @dataclass(frozen=True)
@@ -148,19 +149,13 @@ def run_job(
     Args:
         reasons: why the run is taken up again, for the journal.
         draw: draws the run's figure into its folder.
-    Raises: StorageError (the last checkpoint is whole), CheckpointError, FaultError.
+    Raises: StorageError (the last checkpoint is whole), CheckpointError, FaultError; what the run failed of stands in the journal, then.
     """
     state = new_state(job)
     with Journal(run_dir) if job.group.is_first else NoJournal() as journal:
         if resumes:
-            # Rank 0 hands it out: all ranks go on from the same one, and only one machine reads it.
-            folder = run_dir / run_folder.CHECKPOINTS
-            loaded = job.group.from_first(lambda: checkpoints.load_newest(folder, torch.device("cpu"), listener.on_notice))
-            job.group.agreed(lambda: checkpoints.refuse_other_spec(loaded["spec"], job.spec))
-            reasons = [*reasons, *job.group.from_first(lambda: refuse_other_data(job.dataset, job.fingerprint, run_dir, job.spec.dataset.may_change))]
-            job.group.agreed(lambda: _take_over(state, loaded["state"]))
-            if loaded["spec"]["stop"]["target_accuracy"] != job.spec.stop.target_accuracy:
-                _aim_anew(job, state, run_dir)
+            data = job.dataset, job.fingerprint, run_dir, job.spec.dataset.may_change
+            reasons = [*reasons, *take_up(state, job.spec, run_dir, listener.on_notice, lambda: refuse_other_data(*data))]
         if job.group.is_first:
             _write_facts(job, run_dir)
         tracker = _Tracker(journal, listener)
@@ -170,13 +165,17 @@ def run_job(
                 tracker.write(NoticeRecord(step=state.progress.step, text=text))
         for reason in reasons:
             tracker.write(NoticeRecord(step=state.progress.step, text=f"{reason} Going on from step {state.progress.step}."))
-        warm_up(state, job.plan, job.dataset)
-        core_wait = CoreWait()
-        outcome = _train(job, state, journal, tracker, run_dir, listener)
-        waited = core_wait.longest(job.group)
-        if (disturbance := in_words(waited)) is not None:
-            tracker.write(NoticeRecord(step=state.progress.step, text=disturbance))
-        summary = _summarise(job, state, outcome, run_dir).model_copy(update={"core_wait_fraction": waited})
+        try:
+            warm_up(state, job.plan, job.dataset)
+            core_wait = CoreWait()
+            outcome = _train(job, state, journal, tracker, run_dir, listener)
+            waited = core_wait.longest(job.group)
+            if (disturbance := in_words(waited)) is not None:
+                tracker.write(NoticeRecord(step=state.progress.step, text=disturbance))
+            summary = _summarise(job, state, outcome, run_dir).model_copy(update={"core_wait_fraction": waited})
+        except Exception as error:
+            _end_failed(job, state, journal, run_dir, error)
+            raise
         if job.group.is_first:
             # Before the end record: whoever reads that, the mirror for one, finds them.
             run_folder.write_text(run_dir / run_folder.SUMMARY, summary.model_dump_json(indent=2) + "\n")
@@ -184,6 +183,19 @@ def run_job(
         tracker.write(EndRecord(summary=summary))
         journal.sync()
     return summary
+
+
+def _end_failed(job: Prepared, state: TrainState, journal: Keeps, run_dir: Path, error: Exception) -> None:
+    """Write down that the run has ended, and of what; whoever trains it is told by the error itself."""
+    if not job.group.is_first or (job.group.world_size > 1 and not isinstance(error, InputError)):
+        return  # of several workers one may have been lost: the others go on
+    reason = str(error) if isinstance(error, LargebatchError) else f"{type(error).__name__}: {error}"
+    with contextlib.suppress(Exception):  # what failed may be the disk, or a part of the model that the summary asks
+        journal.write(NoticeRecord(step=state.progress.step, text=f"{FAILED}{' '.join(reason.split())}"))
+        summary = _summarise(job, state, Outcome.FAILED, run_dir)
+        run_folder.write_text(run_dir / run_folder.SUMMARY, summary.model_dump_json(indent=2) + "\n")
+        journal.write(EndRecord(summary=summary))
+        journal.sync()
 
 
 def _try_to_draw(draw: Callable[[Path], None], run_dir: Path, listener: Listener) -> None:
@@ -227,29 +239,6 @@ def new_state(job: Prepared) -> TrainState:
         reduction=spec.reduction,
         average=average,
     )
-
-
-def _take_over(state: TrainState, saved: dict[str, Any]) -> None:
-    """Load a checkpoint of the same spec. Raises: CheckpointError if a person's own model has changed since."""
-    try:
-        state.load_state_dict(saved)
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            "model", f"the checkpoint does not fit this model: {error}.", "The model's code has changed since; restore it, or start a new run."
-        ) from error
-
-
-def _aim_anew(job: Prepared, state: TrainState, run_dir: Path) -> None:
-    """The spec's target is another one than the checkpoint's: what it took to this one stands in the journal, or nowhere yet."""
-    target, progress = job.spec.stop.target_accuracy, state.progress
-
-    def find() -> tuple[int | None, float | None]:
-        for record in evaluations(read_records(run_dir)):
-            if record.step <= progress.step and target is not None and record.test_accuracy >= target:
-                return record.step, record.training_seconds
-        return None, None
-
-    progress.steps_to_accuracy, progress.time_to_accuracy_s = job.group.from_first(find)
 
 
 def _train(job: Prepared, state: TrainState, journal: Keeps, tracker: _Tracker, run_dir: Path, listener: Listener) -> Outcome:
@@ -352,7 +341,7 @@ def _write_facts(job: Prepared, run_dir: Path) -> None:
 def _summarise(job: Prepared, state: TrainState, outcome: Outcome, run_dir: Path) -> RunSummary:
     progress, clock, plan = state.progress, state.clock, job.plan
     train_accuracy = None
-    if outcome not in {Outcome.DIVERGED, Outcome.STOPPED}:
+    if outcome not in {Outcome.DIVERGED, Outcome.STOPPED, Outcome.FAILED}:
         with clock.evaluating():
             train_accuracy = _train_accuracy(job, state)
     return RunSummary(
@@ -376,7 +365,7 @@ def _summarise(job: Prepared, state: TrainState, outcome: Outcome, run_dir: Path
         best_test_accuracy=progress.best_test_accuracy,
         train_accuracy=train_accuracy,
         gradient_noise_scale=state.noise.noise_scale,
-        parameters_sha256=parameters_sha256(state),
+        parameters_sha256=None if outcome is Outcome.FAILED else parameters_sha256(state),
         run_dir=str(run_dir),
         mlflow_run_id=None,
     )

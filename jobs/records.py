@@ -22,6 +22,13 @@ class Outcome(StrEnum):
     """There was no target, and the budget was used."""
     STOPPED = "stopped"
     """Someone asked it to stop; it can be resumed."""
+    FAILED = "failed"
+    """Its data, its model or the machine failed it, as the last notice says; once that is mended it can be resumed."""
+
+    @property
+    def is_result(self) -> bool:
+        """Whether the run came to an end that a resume would not change."""
+        return self not in {Outcome.STOPPED, Outcome.FAILED}
 
 
 class Record(BaseModel):
@@ -89,6 +96,10 @@ class EvalRecord(Record):
     test_loss: float
     training_seconds: float
     evaluation_seconds: float
+
+
+FAILED = "Failed: "
+"""Begins the notice of what a run failed of."""
 
 
 class NoticeRecord(Record):

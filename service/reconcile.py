@@ -277,7 +277,7 @@ class Reconciler:
         """How a run ended, by its summary; None if it did not, or is no run."""
         summary = self._summary(job) if job.kind is Kind.RUN else None
         outcome = summary.get("outcome") if summary else None
-        return None if outcome in {None, Outcome.STOPPED} else str(outcome)
+        return None if outcome in {None, Outcome.STOPPED, Outcome.FAILED} else str(outcome)
 
     def _move(self, job: Job, state: State, **changes: Any) -> Job | None:
         moved = self._store.move(job, state, **changes)

@@ -105,6 +105,12 @@ def noise_estimates(run: RunResult) -> tuple[NoiseEstimate, ...]:
     )
 
 
+def has_result(run_dir: Path) -> bool:
+    """Whether a run came to an end that a resume would not change."""
+    path = run_dir / run_folder.SUMMARY
+    return path.is_file() and RunSummary.model_validate_json(path.read_text()).outcome.is_result
+
+
 def ended_runs(folder: Path) -> list[Path]:
     """The folders of ended runs in `folder`, by name; itself, if it is one."""
     if (folder / run_folder.SUMMARY).is_file() and (folder / run_folder.SPEC).is_file():

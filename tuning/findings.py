@@ -248,8 +248,12 @@ def find(
         missing: what is known not to be there, in sentences.
     Raises: NothingEndedError if there is nothing to analyse.
     """
-    whole = [run for run in runs if run.summary.outcome is not Outcome.STOPPED]
-    left_out = [f"Left out: {len(runs) - len(whole)} runs that were ended early."] if len(whole) < len(runs) else []
+    whole = [run for run in runs if run.summary.outcome.is_result]
+    num_failed = sum(run.summary.outcome is Outcome.FAILED for run in runs)
+    num_stopped = len(runs) - len(whole) - num_failed
+    left_out = [f"Left out: {num_stopped} runs that were ended early."] if num_stopped else []
+    if num_failed:
+        left_out.append(f"Left out: {num_failed} runs that failed.")
     if not whole:
         raise NothingEndedError.beside([*left_out, *missing])
     by_setting = settings_of(whole)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from jobs import run_folder
-from jobs.records import Outcome, Record, RunSummary
+from jobs.records import Record, RunSummary
 from jobs.run_folder import CHECKPOINTS
 from jobs.spec import TrainSpec
 from jobs.tracking.folder_mirror import REPORT
@@ -164,7 +164,7 @@ class Ledger:
             return None
         summary = RunSummary.model_validate_json(path.read_text())
         ending = self.endings.get(trial.number)
-        is_over = summary.outcome is not Outcome.STOPPED or (ending is not None and ending.how != "faulted")
+        is_over = summary.outcome.is_result or (ending is not None and ending.how != "faulted")
         return summary if is_over else None
 
     def ending(self, trial: Trial) -> Ending | None:

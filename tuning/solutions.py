@@ -22,6 +22,7 @@ from tuning.analysis.configurations import Configuration
 from tuning.analysis.line_point import LinePoint
 from tuning.attempts import Attempts
 from tuning.charts import Chart, Series
+from tuning.collect import has_result
 from tuning.figures import BATCH, line_chart, line_conditions
 from tuning.lines import line
 from tuning.sharpness import epsilon_sharpness, top_eigenvalue
@@ -50,7 +51,7 @@ class Solutions(BaseModel):
 def train_to_the_end(best: Configuration, folder: Path, data_dir: Path, device: torch.device, told: Told) -> RunSummary:
     """One run to the end of the recipe's epochs, kept in `folder`; gone on with if it is there already."""
     run_dir = folder / f"solution-batch-{best.global_batch_size}"
-    if not (run_dir / run_folder.SUMMARY).is_file():
+    if not has_result(run_dir):
         spec = with_fields(resumed_spec(Path(best.first.summary.run_dir), []), {"stop.at_target": False})
         job = prepare(spec, device, data_dir)
         refuse_other_data(job.dataset, job.fingerprint, Path(best.first.summary.run_dir), spec.dataset.may_change)

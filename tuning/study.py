@@ -37,7 +37,7 @@ from tuning.analysis.prediction import Predicted, compare, in_words, predict
 from tuning.analysis.reference import Reference
 from tuning.analysis.step_time import Profile
 from tuning.attempts import Attempts
-from tuning.collect import collect, noise_estimates
+from tuning.collect import collect, has_result, noise_estimates
 from tuning.findings import Findings, find_in
 from tuning.places import STUDY, SWEEP_OF_STUDY
 from tuning.profile import profile
@@ -170,7 +170,7 @@ def _reference(spec: TrainSpec, measured: Profile, options: StudyOptions, device
     folder = options.folder
     run_dir = folder / REFERENCE
     most_s = min(REFERENCE_SHARE * options.budget_s, spec.stop.max_seconds or math.inf)
-    if not (run_dir / run_folder.SUMMARY).is_file():
+    if not has_result(run_dir):
         job = prepare(with_fields(spec, {"stop.max_seconds": most_s, **_often_enough(spec, measured)}), device, options.data_dir)
         run_folder.create(folder, REFERENCE, may_exist=True)
 

@@ -5,10 +5,9 @@ import shlex
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from jobs.checkpoint_files import list_checkpoints
 from jobs.errors import InputError, StorageError
 from jobs.launch.supervise import STARTED_AGAIN
-from jobs.run_folder import CHECKPOINTS
+from jobs.run_folder import SPEC
 from jobs.spec import TrainSpec
 from jobs.storage import PATIENCE_S, StoredRun, patiently, split_place
 
@@ -32,9 +31,10 @@ class LocalOptions:
     """URI of the storage that keeps run folders; output_dir is then this machine's working copy."""
 
     def going_on(self) -> "LocalOptions":
-        """The same, resuming the run that this id has begun and saved before."""
-        if self.resume is None and self.run_id is not None and list_checkpoints(self.output_dir / self.run_id / CHECKPOINTS):
-            return replace(self, resume=self.output_dir / self.run_id)
+        """The same, resuming the run that this id has begun before."""
+        folder = self.output_dir / self.run_id if self.run_id is not None else None
+        if self.resume is None and folder is not None and (folder / SPEC).is_file():
+            return replace(self, resume=folder)
         return self
 
 

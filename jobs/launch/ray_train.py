@@ -28,7 +28,7 @@ from jobs.launch.ray_cluster import Resources, connected, dashboard_url, log_fol
 from jobs.launch.spinning import spin_briefly
 from jobs.launch.stop_requests import stop_requests
 from jobs.listener import Listener
-from jobs.records import JournalRecord, Outcome, RunSummary
+from jobs.records import JournalRecord, RunSummary
 from jobs.spec import TrainSpec
 from jobs.storage import PATIENCE_S, Storage, patiently
 
@@ -105,7 +105,7 @@ def ended_before(place: str, run_id: str, spec: TrainSpec) -> RunSummary | None:
     if content is None or ended is None:
         return None
     summary = RunSummary.model_validate_json(content)
-    if summary.outcome is Outcome.STOPPED or json.loads(ended) != spec.model_dump(mode="json"):
+    if not summary.outcome.is_result or json.loads(ended) != spec.model_dump(mode="json"):
         return None  # the workers go on with it, and refuse what a run that goes on must not change
     return summary
 

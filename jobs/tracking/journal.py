@@ -12,7 +12,7 @@ from typing import Any, Protocol, Self
 
 import pydantic
 
-from jobs.records import EndRecord, EvalRecord, JournalRecord, NoticeRecord, Record, StartRecord, StepRecord
+from jobs.records import FAILED, EndRecord, EvalRecord, JournalRecord, NoticeRecord, Record, StartRecord, StepRecord
 from jobs.run_folder import JOURNAL, storage_errors
 
 _ADAPTER: pydantic.TypeAdapter[JournalRecord] = pydantic.TypeAdapter(JournalRecord)
@@ -84,6 +84,12 @@ def _is_beyond(record: JournalRecord, step: int) -> bool:
 def steps(records: Iterable[JournalRecord]) -> Iterator[StepRecord]:
     """The step records among them."""
     return (record for record in records if isinstance(record, StepRecord))
+
+
+def failure(records: Iterable[JournalRecord]) -> str | None:
+    """What a run failed of last, if it did."""
+    notices = [record.text for record in records if isinstance(record, NoticeRecord) and record.text.startswith(FAILED)]
+    return notices[-1].removeprefix(FAILED) if notices else None
 
 
 def evaluations(records: Iterable[JournalRecord]) -> Iterator[EvalRecord]:

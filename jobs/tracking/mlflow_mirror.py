@@ -18,7 +18,7 @@ from jobs.errors import FaultError, InputError, LargebatchError
 from jobs.records import EndRecord, EvalRecord, JournalRecord, Outcome, StartRecord, StepRecord
 from jobs.spec import TrainSpec
 from jobs.spec_reader import build_spec
-from jobs.tracking.journal import evaluations, parse_line, read_records, steps
+from jobs.tracking.journal import evaluations, failure, parse_line, read_records, steps
 from jobs.tracking.mirror_state import MirrorState
 from jobs.tracking.mlflow_store import BEGAN_TAG, GONE, REFUSED, brief, connect, default_uri, ensure_run, experiment_id, holds_run, is_refusal
 
@@ -42,7 +42,9 @@ STEP_METRICS = (
 )  # fmt: skip
 LONGEST_TAG = 5000
 LONGEST_PARAM = 6000
-STATUS = {Outcome.DIVERGED: "FAILED", Outcome.STOPPED: "KILLED"}
+FAILURE_TAG = "largebatch.failure"
+"""What a run failed of."""
+STATUS = {Outcome.DIVERGED: "FAILED", Outcome.FAILED: "FAILED", Outcome.STOPPED: "KILLED"}
 
 
 class Point(NamedTuple):
@@ -300,7 +302,11 @@ class Mirror:
         self.send_last_step()
         client.set_tag(run_id, "largebatch.outcome", summary.outcome.value)
         client.set_tag(run_id, SUMMARY_TAG, summary.model_dump_json())
-        points = evaluations(read_records(self.run_dir))
+        records = read_records(self.run_dir)
+        reason = failure(records) if summary.outcome is Outcome.FAILED else None
+        if reason is not None:
+            client.set_tag(run_id, FAILURE_TAG, reason[:LONGEST_TAG])
+        points = evaluations(records)
         curve = json.dumps([[at.step, at.samples_seen, round(at.training_seconds, 4), at.test_accuracy] for at in points], separators=(",", ":"))
         if len(curve) <= LONGEST_TAG:
             client.set_tag(run_id, CURVE_TAG, curve)

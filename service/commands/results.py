@@ -25,7 +25,9 @@ def compare(
     import json
 
     from jobs.errors import SpecError
+    from jobs.records import Outcome
     from jobs.run_folder import storage_errors
+    from jobs.tracking.journal import failure, read_records
     from tuning.charts import write_png
     from tuning.collect import collect
     from tuning.figures import accuracy_curves, on_unlike_footing, write_page
@@ -53,6 +55,9 @@ def compare(
             typer.echo(line, err=True)
         return
     print_runs(rows)
+    for run_dir, row in zip(found.run_dirs, rows, strict=True):
+        if row["outcome"] == Outcome.FAILED:
+            print(f"{run_dir.name} failed: {failure(read_records(run_dir))}")
     for line in found.missing:
         print(line)
     if unlike := on_unlike_footing(results):

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from jobs.checkpoint_files import list_checkpoints
+from jobs.errors import DataError
 from jobs.job import prepare, run_job
 from jobs.listener import Listener
 from jobs.spec_reader import build_spec
@@ -116,6 +117,23 @@ def test_what_a_resume_takes_back_is_told_no_longer_and_a_persons_words_stay(tmp
     tags = client.get_run(run_id).data.tags
     assert not [name for name in tags if name.startswith("resumed.")]
     assert tags["mlflow.note.content"] == "my own words"
+
+
+def test_a_failed_run_has_its_reason_and_goes_on(tmp_path: Path, client: Any, store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise DataError("sample 7", "cannot be read.")
+
+    run_dir = tmp_path / "failed"
+    with monkeypatch.context() as patched:
+        patched.setattr("jobs.job.train", fail)
+        with pytest.raises(DataError):
+            trained(document(store, "failed"), run_dir)
+    run = client.get_run(sync_run(run_dir).run_id)
+    assert (run.info.status, run.data.tags["largebatch.outcome"]) == ("FAILED", "failed")
+    assert run.data.tags["largebatch.failure"] == "sample 7: cannot be read."
+    trained(document(store, "failed"), run_dir)
+    run = client.get_run(sync_run(run_dir).run_id)
+    assert (run.info.status, run.data.tags["largebatch.outcome"], run.data.metrics["samples_seen"]) == ("FINISHED", "completed", 128)
 
 
 def delete_experiment(client: Any, run_id: str) -> Callable[[], None]:

@@ -1,0 +1,64 @@
+"""Taking a run up again: from its newest checkpoint, or from step 0 where it was ended before its first."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from jobs import checkpoints, run_folder
+from jobs.checkpoint_files import list_checkpoints
+from jobs.engine.state import TrainState
+from jobs.errors import CheckpointError
+from jobs.spec import TrainSpec
+from jobs.tracking.journal import evaluations, read_records
+
+ENDED_EARLY = "The run was ended before its first checkpoint."
+
+
+def take_up(state: TrainState, spec: TrainSpec, run_dir: Path, report: Callable[[str], None], look_at_data: Callable[[], Sequence[str]]) -> list[str]:
+    """Bring a state to where the run stands; rank 0 reads, and hands it out.
+
+    Args:
+        report: told in words about each damaged checkpoint that was passed over.
+        look_at_data: what is to be said of data that changed; raises DataError. Rank 0 is asked.
+    Returns: what the journal should say of how the run is taken up.
+    Raises: CheckpointError for a checkpoint of another spec or model, or where none of several can be read; DataError.
+    """
+    folder, group = run_dir / run_folder.CHECKPOINTS, state.group
+    if not group.from_first(lambda: bool(list_checkpoints(folder))):
+        # Nothing of its state is left, and a run of this name is one spec's and of one data set all the same.
+        begun = group.from_first(lambda: json.loads((run_dir / run_folder.SPEC).read_text()))
+        group.agreed(lambda: checkpoints.refuse_other_spec(begun, spec))
+        return [ENDED_EARLY, *group.from_first(look_at_data)]
+    loaded = group.from_first(lambda: checkpoints.load_newest(folder, torch.device("cpu"), report))
+    group.agreed(lambda: checkpoints.refuse_other_spec(loaded["spec"], spec))
+    reasons = group.from_first(look_at_data)
+    group.agreed(lambda: _take_over(state, loaded["state"]))
+    if loaded["spec"]["stop"]["target_accuracy"] != spec.stop.target_accuracy:
+        _aim_anew(state, spec, run_dir)
+    return [*reasons]
+
+
+def _take_over(state: TrainState, saved: dict[str, Any]) -> None:
+    """Load a checkpoint of the same spec. Raises: CheckpointError if a person's own model has changed since."""
+    try:
+        state.load_state_dict(saved)
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            "model", f"the checkpoint does not fit this model: {error}.", "The model's code has changed since; restore it, or start a new run."
+        ) from error
+
+
+def _aim_anew(state: TrainState, spec: TrainSpec, run_dir: Path) -> None:
+    """The spec's target is another one than the checkpoint's: what it took to this one stands in the journal, or nowhere yet."""
+    target, progress = spec.stop.target_accuracy, state.progress
+
+    def find() -> tuple[int | None, float | None]:
+        for record in evaluations(read_records(run_dir)):
+            if record.step <= progress.step and target is not None and record.test_accuracy >= target:
+                return record.step, record.training_seconds
+        return None, None
+
+    progress.steps_to_accuracy, progress.time_to_accuracy_s = state.group.from_first(find)

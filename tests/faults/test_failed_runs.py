@@ -1,0 +1,156 @@
+"""A run that is ended before its first checkpoint, and one that fails on its data: both go on, and neither is a riddle."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from jobs.checkpoint_files import list_checkpoints
+from jobs.errors import CheckpointError, DataError, LargebatchError
+from jobs.job import prepare, run_job
+from jobs.listener import Listener
+from jobs.records import EndRecord, NoticeRecord, Outcome, Record, RunSummary, StartRecord, StepRecord
+from jobs.spec import TrainSpec
+from jobs.spec_reader import build_spec
+from jobs.tracking.journal import evaluations, failure, read_records, steps
+from tuning.collect import collect, has_result
+from tuning.findings import NothingEndedError, find
+from tuning.places import look
+
+CPU = torch.device("cpu")
+NUM_SAMPLES = 64
+torn: set[int] = set()
+"""Samples that cannot be read now."""
+
+
+class Samples(Dataset[tuple[Tensor, int]]):
+    """Samples of their own number, some of them torn."""
+
+    num_classes = 2
+
+    def __init__(self, may_tear: bool) -> None:
+        self.may_tear = may_tear
+
+    def __len__(self) -> int:
+        return NUM_SAMPLES
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        if self.may_tear and index in torn:
+            raise OSError("cut short")
+        return torch.full((4,), index / NUM_SAMPLES), index % 2
+
+
+def load() -> tuple[Samples, Samples]:
+    """Training and test set."""
+    return Samples(may_tear=True), Samples(may_tear=False)
+
+
+DOCUMENT: dict[str, Any] = {
+    "name": "failing",
+    "dataset": {"entry_point": f"{__name__}:load", "arguments": {}},
+    "model": {"name": "mlp", "arguments": {"width": 4}},
+    "batch": {"global_batch_size": 8, "micro_batch_size": 8},
+    "optimizer": {"name": "sgd"},
+    "learning_rate": {"base": 0.1},
+    "stop": {"epochs": 2.0},
+    "checkpoint": {"every_steps": 3},
+    "tracking": {"enabled": False},
+}
+
+
+class Killed(BaseException):
+    """The end of a process, as far as its run can tell."""
+
+
+def trained(run_dir: Path, *, kill_after: int | None = None, tears: bool = False, said: list[str] | None = None, **parts: Any) -> RunSummary:
+    """Train, from where the folder stands, as `--resume` does. Args: tears: samples can no longer be read once the run has started."""
+
+    def listen(record: Record) -> None:
+        if isinstance(record, StartRecord) and tears:
+            torn.update(range(NUM_SAMPLES))
+        if isinstance(record, StepRecord) and record.step == kill_after:
+            raise Killed
+
+    spec: TrainSpec = build_spec(DOCUMENT | parts)
+    resumes = run_dir.exists()
+    (run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
+    listener = Listener(on_record=listen, on_notice=(said if said is not None else []).append)
+    return run_job(prepare(spec, CPU, Path("nowhere")), run_dir, listener, resumes=resumes)
+
+
+@pytest.fixture(autouse=True)
+def _whole() -> None:
+    torn.clear()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> RunSummary:
+    torn.clear()
+    return trained(tmp_path_factory.mktemp("runs") / "undisturbed")
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again_under_its_id(tmp_path: Path, undisturbed: RunSummary) -> None:
+    run_dir, said = tmp_path / "killed", list[str]()
+    for kill_after in (2, 1):
+        with pytest.raises(Killed):
+            trained(run_dir, kill_after=kill_after)
+    assert not list_checkpoints(run_dir / "checkpoints")
+    assert failure(read_records(run_dir)) is None, "nobody knows of what it ended"
+    summary = trained(run_dir, said=said)
+    assert said == ["The run was ended before its first checkpoint. Going on from step 0."]
+    assert (summary.run_id, summary.parameters_sha256) == ("killed", undisturbed.parameters_sha256)
+    records = read_records(run_dir)
+    assert [record.step for record in steps(records)] == list(range(1, 17))
+    assert [record.step for record in records if isinstance(record, StartRecord)] == [0, 0, 0]
+    assert [record.text for record in records if isinstance(record, NoticeRecord)][-1:] == said
+    assert len(list(evaluations(records))) == 2
+
+
+def test_a_run_that_begins_again_is_of_the_same_spec(tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        trained(tmp_path / "killed", kill_after=1)
+    with pytest.raises(CheckpointError, match=r"learning_rate\.base: .* 0\.1, and the spec now says 0\.2"):
+        trained(tmp_path / "killed", learning_rate={"base": 0.2})
+
+
+@pytest.mark.parametrize("is_before_checkpoint", [True, False])
+def test_a_run_that_failed_on_its_data_has_ended_and_goes_on_once_they_are_mended(
+    is_before_checkpoint: bool, tmp_path: Path, undisturbed: RunSummary
+) -> None:
+    run_dir = tmp_path / "failed"
+    if not is_before_checkpoint:
+        with pytest.raises(Killed):
+            trained(run_dir, kill_after=5)  # step 3 is saved
+    with pytest.raises(LargebatchError, match="cut short") as told:
+        trained(run_dir, tears=True)
+    records, summary = read_records(run_dir), RunSummary.model_validate_json((run_dir / "summary.json").read_text())
+    assert isinstance(records[-1], EndRecord)
+    assert records[-1].summary == summary
+    assert (summary.outcome, summary.steps, summary.parameters_sha256) == (Outcome.FAILED, 0 if is_before_checkpoint else 3, None)
+    assert failure(records) == str(told.value)
+    assert not has_result(run_dir)
+    assert look(tmp_path).missing == [], "it has ended"
+    with pytest.raises(NothingEndedError, match="1 runs that failed"):
+        find(collect([run_dir]))
+
+    torn.clear()
+    assert trained(run_dir).parameters_sha256 == undisturbed.parameters_sha256
+    assert [record.step for record in steps(read_records(run_dir))] == list(range(1, 17))
+    assert has_result(run_dir)
+
+
+def test_an_error_that_nobody_foresaw_is_an_end_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobs.job.train", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("two\nlines")))
+    with pytest.raises(RuntimeError):
+        trained(tmp_path / "failed")
+    assert failure(read_records(tmp_path / "failed")) == "RuntimeError: two lines"
+    assert json.loads((tmp_path / "failed" / "summary.json").read_text())["outcome"] == "failed"
+
+
+def test_a_result_is_what_no_resume_would_change() -> None:
+    assert {outcome for outcome in Outcome if not outcome.is_result} == {Outcome.STOPPED, Outcome.FAILED}
+    assert issubclass(DataError, LargebatchError)
