@@ -154,7 +154,7 @@ def holds_run(client: Any, run_id: str, uri: str) -> bool:
     _refuse_deleted_experiment(client.get_experiment(run.info.experiment_id), uri)
     if run.info.lifecycle_stage == DELETED:
         raise DeletedError(
-            "tracking", f"run {run_id} is deleted in MLflow at {uri}.", f"Restore it: {_command(uri, 'runs', 'restore', '--run-id', run_id)}"
+            "tracking", f"run {run_id} is deleted in MLflow at {uri}.", f"Restore it by `{_command(uri, 'runs', 'restore', '--run-id', run_id)}`."
         )
     return True
 
@@ -165,7 +165,7 @@ def _refuse_deleted_experiment(experiment: Any, uri: str) -> None:
         raise DeletedError(
             "tracking.experiment",
             f"experiment {experiment.name!r} is deleted in MLflow at {uri}.",
-            f"Set tracking.experiment to another one, or restore it: {restore}",
+            f"Restore it by `{restore}`, or set tracking.experiment to another one.",
         )
 
 

@@ -181,7 +181,7 @@ def test_a_deleted_experiment_is_said_once_however_often_it_is_tried(
     follow(run_dir)
     assert len(said) == 2
     assert "experiment 'thrown away' is deleted" in said[0]
-    assert "Set tracking.experiment to another one" in said[0]
+    assert "set tracking.experiment to another one" in said[0]
     assert said[0].endswith("Training goes on; the journal keeps everything.")
     assert said[1] == f"MLflow is behind: once that is mended, `largebatch sync {run_dir}` brings it up to date."
 
