@@ -22,6 +22,7 @@ from jobs import checkpoints, run_folder
 from jobs.data.batches import Batches, DeviceBatches, LoaderBatches
 from jobs.data.dataset import Dataset, Images
 from jobs.data.fingerprint import DatasetFingerprint, fingerprint, write_fingerprint
+from jobs.data.reading import NO_ASKING, Patience
 from jobs.data.same import refuse_other_data, refuse_other_workers_data
 from jobs.data.sources import load_dataset
 from jobs.device import device_name, environment, largest_micro_batch, refuse_without_compiler
@@ -242,7 +243,8 @@ def new_state(job: Prepared) -> TrainState:
 
 
 def _train(job: Prepared, state: TrainState, journal: Keeps, tracker: _Tracker, run_dir: Path, listener: Listener) -> Outcome:
-    test = evaluation_batches(job, job.dataset.test)
+    patience = Patience(listener.should_stop, listener.on_notice)
+    test = evaluation_batches(job, job.dataset.test, patience)
 
     def save(is_best: bool) -> None:
         # An update that overflowed shows in the next step's loss; until then it must not push out a checkpoint that is sound.
@@ -265,7 +267,7 @@ def _train(job: Prepared, state: TrainState, journal: Keeps, tracker: _Tracker, 
         return train(
             state,
             job.plan,
-            training_batches(job),
+            training_batches(job, patience),
             evaluate=score,
             tracker=tracker,
             save=save,
@@ -276,7 +278,7 @@ def _train(job: Prepared, state: TrainState, journal: Keeps, tracker: _Tracker, 
         return Outcome.DIVERGED
 
 
-def training_batches(job: Prepared) -> Batches:
+def training_batches(job: Prepared, patience: Patience = NO_ASKING) -> Batches:
     """The training samples, in the plan's order, augmented."""
     spec, part = job.spec, job.dataset.train
     if isinstance(part, Images):
@@ -297,10 +299,11 @@ def training_batches(job: Prepared) -> Batches:
         stream=lambda epoch: job.plan.shares_from(epoch, job.group.rank),
         channels_last=spec.model.channels_last,
         seed=spec.seed,
+        patience=patience,
     )
 
 
-def evaluation_batches(job: Prepared, part: Any) -> Batches:
+def evaluation_batches(job: Prepared, part: Any, patience: Patience = NO_ASKING) -> Batches:
     """The samples of one part in the file's order."""
     if isinstance(part, Images):
         return DeviceBatches(part, job.dataset, job.device, channels_last=job.spec.model.channels_last)
@@ -312,6 +315,7 @@ def evaluation_batches(job: Prepared, part: Any) -> Batches:
         stream=lambda epoch: itertools.repeat(evaluation_share(len(part), job.group, evaluation_unit(job.model))),
         channels_last=job.spec.model.channels_last,
         shuffles=False,
+        patience=patience,
     )
 
 

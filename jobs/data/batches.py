@@ -5,7 +5,6 @@ Both give the same promise: what `read(slice)` returns depends on (seed, slice) 
 
 import math
 import random
-import signal
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -16,6 +15,7 @@ from torch import Tensor
 from jobs.data.augment import augment, augments
 from jobs.data.dataset import Dataset, Images
 from jobs.data.draws import key, sample_order, seed_draws
+from jobs.data.reading import NO_ASKING, Patience, read_ahead, shared
 from jobs.data.samples import SampleForm, read_sample, refuse_other_form
 from jobs.errors import LargebatchError
 from jobs.plan import Slice
@@ -109,6 +109,7 @@ class LoaderBatches:
 
     Args:
         stream: what will be read from the beginning of an epoch on, as slices in order, without end.
+        patience: what a wait for samples asks and tells.
     """
 
     def __init__(
@@ -122,18 +123,20 @@ class LoaderBatches:
         channels_last: bool,
         seed: int = 0,
         shuffles: bool = True,
+        patience: Patience = NO_ASKING,
     ) -> None:
         self._part, self._dataset, self._device = part, dataset, device
         self._num_workers, self._stream = num_workers, stream
         self._channels_last, self._seed, self._shuffles = channels_last, seed, shuffles
         self._normalise = _normalisation(dataset, device)
+        self._patience = patience
         self._expected: Iterator[Slice] = iter(())
         self._next = Slice(-1, 0, 0)
         self._chunks: Iterator[Any] = iter(())
         self._inputs, self._labels = torch.empty(0), torch.empty(0, dtype=torch.int64)
 
     def read(self, samples: Slice) -> tuple[Tensor, Tensor]:
-        """See `Batches`. Raises: DataError for a sample that cannot be read."""
+        """See `Batches`. Raises: DataError for a sample that cannot be read; FaultError where reading processes fail."""
         if (self._next.epoch, self._next.start) != (samples.epoch, samples.start):
             self._start_at(samples)
         inputs, labels = [self._inputs], [self._labels]
@@ -155,16 +158,16 @@ class LoaderBatches:
         return _ready(own_inputs, self._normalise, self._channels_last), own_labels
 
     def _start_at(self, samples: Slice) -> None:
-        loader = torch.utils.data.DataLoader(
+        self._chunks = iter(())  # processes of before end before others begin
+        self._chunks = read_ahead(
             SeededSamples(self._part, self._dataset, self._seed),
-            batch_size=CHUNK,
-            sampler=_Order(self._seed, samples, len(self._part), self._stream, self._shuffles),
+            _Order(self._seed, samples, len(self._part), self._stream, self._shuffles),
+            _collate,
+            chunk=CHUNK,
             num_workers=self._num_workers,
-            collate_fn=_collate,
-            worker_init_fn=_leave_the_terminal_to_the_trainer,
-            pin_memory=self._device.type == "cuda",
+            is_pinned=self._device.type == "cuda",
+            patience=self._patience,
         )
-        self._chunks = iter(loader)
         self._expected = slices_from(self._stream, samples)
         self._next = next(self._expected)
         self._inputs, self._labels = torch.empty(0), torch.empty(0, dtype=torch.int64)
@@ -223,17 +226,11 @@ class SeededSamples(torch.utils.data.Dataset[Any]):
         return sample
 
 
-def _leave_the_terminal_to_the_trainer(number: int) -> None:
-    """A terminal's Ctrl-C, and its end, reach every process; those that read must outlive them, for the step that is finished needs them."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-
-
 def _collate(samples: list[Any]) -> Any:
     for sample in samples:
         if isinstance(sample, LargebatchError):
             return sample
-    return torch.stack([inputs for inputs, _ in samples]), torch.tensor([label for _, label in samples])
+    return shared((torch.stack([inputs for inputs, _ in samples]), torch.tensor([label for _, label in samples])))
 
 
 def fits_on(device: torch.device, num_bytes: int) -> bool:

@@ -98,6 +98,7 @@ UNLIKE: dict[str, dict[str, Any]] = {
     "length": on_unlike_data("held", "length"),
     "classes": on_unlike_data("held", "classes"),
     "augments": on_unlike_data("read", "augments"),
+    "dies": on_unlike_data("read", "dies", num_workers=1),
 }
 
 
@@ -326,3 +327,8 @@ def test_ranks_with_other_data_are_refused_on_every_rank(others: Any, case: str,
 
 def test_what_samples_draw_on_each_rank_is_no_difference(others: Any) -> None:
     assert [answer["augments"]["steps"] for answer in others[1]] == [7, 7]
+
+
+def test_a_reading_process_of_one_rank_that_dies_is_every_ranks_matter(others: Any) -> None:
+    for answer in others[1]:
+        assert "a reading process was ended by SIGKILL" in answer["dies"]["error"]
