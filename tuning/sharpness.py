@@ -22,6 +22,9 @@ ITERATIONS = 10
 SIZE_ITERATIONS, POWER_ITERATIONS = 30, 300
 START_ASIDE = 0.01
 """Where the search for the largest loss begins, as a fraction of the way to a random corner of the box."""
+SMALL, MIDPOINTS = 1e-3, 4
+"""Below this growth, relative, what lies beyond the plane is summed up from the gradients at so many places on the way: between two losses of
+float32 it is lost in their rounding."""
 MOSTLY_SLOPE = 0.5
 """Of a sharpness: from such a share on a person is told."""
 
@@ -73,25 +76,33 @@ def _largest_growth(
     """(value, linear, curved). Args: seen_from: |A^+ x|; spread: z to A z; project: g to A^T g."""
     from scipy.optimize import minimize
 
-    here, gradient = solution.loss_and_gradient(start)
-    slope: Vector = project(gradient).cpu().double().numpy()
+    def at(z: Vector) -> tuple[float, Vector]:
+        value, gradient = solution.loss_and_gradient(start + spread(torch.from_numpy(z).to(start)))
+        return value, project(gradient).cpu().double().numpy()
+
     reach = (epsilon * (seen_from + 1)).cpu().double().numpy()
-    highest, farthest = here, np.zeros_like(reach)
+    farthest = np.zeros_like(reach)
+    here, slope = at(farthest)
+    highest = here
 
     def fall(z: Vector) -> tuple[float, Vector]:
         nonlocal highest, farthest
-        value, gradient = solution.loss_and_gradient(start + spread(torch.from_numpy(z).to(start)))
+        value, slope_there = at(z)
         if not math.isfinite(value):
             return -highest, np.zeros_like(z)
         if value > highest:
             highest, farthest = value, z.copy()
-        return -value, -project(gradient).cpu().double().numpy()
+        return -value, -slope_there
 
     # At a minimum the gradient is zero, and the search would end where it begins.
     aside = START_ASIDE * reach * np.random.default_rng(0).choice([-1.0, 1.0], len(reach))
     minimize(fall, aside, jac=True, method="L-BFGS-B", bounds=np.stack([-reach, reach], axis=1), options={"maxiter": ITERATIONS})
-    grown = (highest - here, float(reach @ np.abs(slope)), highest - here - float(slope @ farthest))
-    value, linear, curved = (100 * growth / (1 + here) for growth in grown)
+    growth = highest - here
+    beyond = growth - float(slope @ farthest)
+    if growth < SMALL * (1 + here):
+        midpoints = [(number + 0.5) / MIDPOINTS for number in range(MIDPOINTS)]
+        beyond = sum(float((at(part * farthest)[1] - slope) @ farthest) for part in midpoints) / MIDPOINTS
+    value, linear, curved = (100 * part / (1 + here) for part in (growth, float(reach @ np.abs(slope)), beyond))
     return value, linear, curved
 
 
