@@ -42,6 +42,8 @@ def study(
 ) -> None:
     """Profile, sweep, sharpness and report in one go: which batch size reaches the target soonest, on your own model.
 
+    A part that only adds to the answer may fail: the report says so, and --resume tries it again.
+
     Exit codes: 0 done, 2 bad input, 4 stopped and resumable, 1 a fault of the machine.
     """
     from jobs.spec import TrainSpec

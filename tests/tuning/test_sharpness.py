@@ -84,6 +84,14 @@ def test_the_slope_that_training_left_is_told_from_curvature(dimensions: int | N
     assert large.curved / small.curved == pytest.approx(4)
 
 
+@pytest.mark.parametrize("dimensions", [None, 3])
+def test_where_little_gradient_is_left_the_corner_is_found(dimensions: int | None) -> None:
+    """By itself the search ends where it begins: the gradient is below its tolerance."""
+    function = Quadratic([1e-9] * 4, [1.0, -2.0, 0.5, 0.1], [-0.6, 1.5, 9.5, -0.2])
+    found = epsilon_sharpness(function, 1e-3, dimensions)
+    assert found.value == pytest.approx(found.linear, rel=1e-2)
+
+
 def test_a_sharpness_that_is_mostly_slope_is_said() -> None:
     steep, flat = Quadratic([1.0] * 4, [1.0] * 4, [9.0] * 4), Quadratic([1.0] * 4, [1.0] * 4, [1.0] * 4)
     (told,) = slope_in_words("batch 16", [epsilon_sharpness(steep, 1e-3, 2)._asdict()])
