@@ -45,14 +45,14 @@ class Sharpness(NamedTuple):
     """What `value` has beyond the plane at the place of the largest loss: 100 (f(x + A z) - f - g A z) / (1 + f)."""
 
 
-def epsilon_sharpness(solution: Solution, epsilon: float, dimensions: int | None = None, seed: int = 0) -> Sharpness:
+def epsilon_sharpness(solution: Solution, epsilon: float, dimensions: int | None = None, seed: int = 0, length: float = 1.0) -> Sharpness:
     """The largest relative growth of f in a small box, by ten iterations of L-BFGS-B as in the paper, or at the corner where the gradient points.
 
         max over |z_i| <= epsilon (|(A^+ x)_i| + 1) of f(x + A z)
 
     Args:
-        dimensions: columns of A, which are random and of length one (the paper leaves their length open); at most as many as there are
-            weights; None: A = I.
+        dimensions: columns of A, which are random; at most as many as there are weights; None: A = I.
+        length: of the columns, which the paper leaves open; normal draws as they come have the root of the number of weights.
     Raises: InputError for a model without a gradient in evaluation mode; FaultError.
     """
     start = solution.weights
@@ -60,7 +60,7 @@ def epsilon_sharpness(solution: Solution, epsilon: float, dimensions: int | None
         if dimensions is None:
             return Sharpness(epsilon, None, *_largest_growth(solution, start, epsilon, start.abs(), _same, _same))
         basis = Subspace(start, min(dimensions, len(start)), seed)
-        growth = _largest_growth(solution, start, epsilon, basis.seen_from(start).abs(), basis.spread, basis.project)
+        growth = _largest_growth(solution, start, epsilon * length, basis.seen_from(start).abs() / length, basis.spread, basis.project)
         return Sharpness(epsilon, basis.dimensions, *growth)
     finally:
         solution.put(start)

@@ -92,6 +92,16 @@ def test_where_little_gradient_is_left_the_corner_is_found(dimensions: int | Non
     assert found.value == pytest.approx(found.linear, rel=1e-2)
 
 
+def test_longer_columns_are_a_larger_box() -> None:
+    """Against the plane over the box of A = 7 (unit columns): |z_i| <= epsilon (|(A^+ x)_i| + 1)."""
+    function = Quadratic([1e-9] * 4, [1.0, -2.0, 0.5, 0.1], [-0.6, 1.5, 9.5, -0.2])
+    basis = Subspace(function.weights, 3, seed=0)
+    matrix = 7 * torch.stack([basis.spread(axis) for axis in torch.eye(3, dtype=torch.float64)], dim=1)
+    reach = 1e-3 * ((torch.linalg.pinv(matrix) @ function.weights).abs() + 1)
+    plane = float(reach @ (matrix.T @ function.loss_and_gradient(function.weights)[1]).abs())
+    assert epsilon_sharpness(function, 1e-3, 3, length=7.0).linear == pytest.approx(100 * plane / (1 + function.loss()), rel=1e-9)
+
+
 def test_a_sharpness_that_is_mostly_slope_is_said() -> None:
     steep, flat = Quadratic([1.0] * 4, [1.0] * 4, [9.0] * 4), Quadratic([1.0] * 4, [1.0] * 4, [1.0] * 4)
     (told,) = slope_in_words("batch 16", [epsilon_sharpness(steep, 1e-3, 2)._asdict()])
