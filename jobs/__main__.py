@@ -12,7 +12,8 @@ from pathlib import Path
 
 from jobs.checkpoint_files import list_checkpoints
 from jobs.collector import collect_seldom
-from jobs.errors import LargebatchError, SpecError
+from jobs.errors import CodeError, LargebatchError, SpecError
+from jobs.launch.last_words import unforeseen, with_way_on
 from jobs.launch.options import RayOptions, fetch_stored, read_places, read_workers, resume_command
 from jobs.launch.spinning import spin_briefly
 from jobs.listener import Listener
@@ -40,6 +41,12 @@ def saved_place(run_dir: Path, store: str | None) -> str | None:
 def _again(place: str | Path, ray_options: RayOptions | None) -> str:
     """The command that goes on with a run, in this module's own words: the engine alone has no other."""
     return f"python -m jobs {resume_command(place, ray_options).removeprefix('largebatch train ')}"
+
+
+def _refused(error: LargebatchError) -> int:
+    """Say what went wrong; returns the exit code."""
+    print(f"{type(error).__name__}: {error}", file=sys.stderr)
+    return error.exit_code
 
 
 class PlainLines:
@@ -116,13 +123,17 @@ def _train(given: argparse.Namespace) -> int:
 
             options = options.going_on()
             summary = train_locally(prepare_locally(spec, options), options, listener, on_start=begun.append)
+    except CodeError as error:
+        place = saved_place(begun[0], options.store) if begun else None
+        return _refused(with_way_on(error, _again(place, ray_options) if place else None))
     except LargebatchError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return error.exit_code
+        return _refused(error)
     except KeyboardInterrupt:
         place = saved_place(begun[0], options.store) if begun else None
         print(f"Interrupted.{f' The last checkpoint is whole. Go on with: {_again(place, ray_options)}' if place else ''}", file=sys.stderr)
         return 130
+    except Exception as error:
+        return _refused(unforeseen(error, begun[0] if begun else None))
     if summary.outcome is Outcome.STOPPED:
         print(f"Stopped at step {summary.steps}. Go on with: {_again(summary.run_dir, ray_options)}", file=sys.stderr)
     print_answer(summary.model_dump_json())

@@ -10,10 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jobs.errors import LargebatchError, SpecError
+from jobs.errors import CodeError, LargebatchError, SpecError
 from jobs.import_paths import add_folder
 
 PACKAGE = Path(__file__).parent
+
+MACHINES = ("CUDA", "cuDNN", "CUBLAS", "NCCL", "[/", "[enforce fail")
+"""How messages begin of what a library says about an accelerator, the network or host memory."""
 
 
 def call_entry_point(field: str, reference: str, arguments: Mapping[str, Any]) -> Any:
@@ -65,6 +68,25 @@ def _refuse_another(field: str, name: str) -> None:
         owner = "largebatch's own " if imported and Path(imported).parents[1] == PACKAGE.parent else ""
         what = f"{owner}{imported}" if imported else "a module of Python itself"
         raise SpecError(field, f"{name} is {what} to Python, not {own[0]}.", "Call your file by another name.")
+
+
+def is_of_the_machine(error: BaseException) -> bool:
+    """Whether an error that came out of a person's own code is the machine's: memory, an accelerator, the network between workers."""
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    return bool(kinds & {"MemoryError", "OutOfMemoryError", "AcceleratorError", "DistError"}) or str(error).startswith(MACHINES)
+
+
+def failed(field: str, error: Exception, doing: str) -> LargebatchError:
+    """What a person's own code raised in the middle of a run, in words.
+
+    Raises: the error itself where it is the machine's.
+    """
+    if isinstance(error, LargebatchError):
+        return error
+    if is_of_the_machine(error):
+        raise error
+    trace = "".join(traceback.format_exception(error))
+    return CodeError(field, f"failed {doing}: {described(error)}.", trace=trace)
 
 
 def described(error: Exception) -> str:

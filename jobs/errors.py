@@ -6,6 +6,7 @@ LargebatchError
 |   |-- PlanError         the description against the data, the model or the machine
 |   |-- DataError         the data set's files
 |   `-- CheckpointError   a checkpoint that does not fit, or none that can be read
+|-- CodeError             a person's own code failed midway  exit 1, never retried
 |-- DivergedError         the loss or gradient is not finite  exit 3, never retried
 `-- FaultError            the machine failed us               exit 1, may be retried
     `-- StorageError      a folder or disk that refuses
@@ -60,6 +61,17 @@ class DataError(InputError):
 
 class CheckpointError(InputError):
     """A checkpoint of something else, or no checkpoint that can be read."""
+
+
+class CodeError(LargebatchError):
+    """A person's own model or data set raised something in the middle of a run; the last checkpoint is whole.
+
+    Args: trace: the whole traceback, for those who mend it.
+    """
+
+    def __init__(self, field: str, problem: str, hint: str = "", trace: str = "") -> None:
+        super().__init__(field, problem, hint)
+        self.trace = trace
 
 
 class DivergedError(LargebatchError):

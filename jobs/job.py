@@ -5,7 +5,6 @@ run_job: plan -> journal, checkpoints, summary
 """
 
 import contextlib
-import hashlib
 import itertools
 import json
 import math
@@ -13,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,34 +20,33 @@ from torch import nn
 from jobs import checkpoints, run_folder
 from jobs.data.batches import Batches, DeviceBatches, LoaderBatches
 from jobs.data.dataset import Dataset, Images
-from jobs.data.fingerprint import DatasetFingerprint, fingerprint, write_fingerprint
+from jobs.data.fingerprint import DatasetFingerprint, write_fingerprint
 from jobs.data.reading import NO_ASKING, Patience
 from jobs.data.same import refuse_other_data, refuse_other_workers_data
-from jobs.data.sources import load_dataset
-from jobs.device import device_name, environment, largest_micro_batch, refuse_without_compiler
+from jobs.device import device_name, environment
 from jobs.engine.clock import Clock
 from jobs.engine.core_wait import CoreWait, in_words
 from jobs.engine.evaluate import Score, evaluate, evaluation_share, evaluation_weights, refuse_non_finite_samples
 from jobs.engine.group import Group
 from jobs.engine.loop import train
 from jobs.engine.memory import keep_host_memory
+from jobs.engine.model_state import digest, take_from_first
 from jobs.engine.norm_trial import try_norms
 from jobs.engine.state import TrainState, WeightAverage
-from jobs.engine.warm_up import activation_bytes_per_sample, refuse_misfit, warm_up
-from jobs.errors import DivergedError, InputError, LargebatchError
+from jobs.engine.trial import Findings, refuse_unfit
+from jobs.engine.warm_up import activation_bytes_per_sample, warm_up
+from jobs.errors import CodeError, DivergedError, InputError, LargebatchError
+from jobs.examination import Examined, examine
 from jobs.listener import Listener
-from jobs.models.ghost_batch_norm import evaluation_unit, has_batch_norm, use_ghost_batch_norm
-from jobs.models.parameters import description, refuse_parameters, refuse_unlike_first
-from jobs.models.sample_dropout import use_sample_dropout
-from jobs.models.shared_memory import unfold_buffers
-from jobs.models.table import build_model
-from jobs.models.training_mode import train_mode
+from jobs.models.ghost_batch_norm import evaluation_unit
+from jobs.models.held import Held
+from jobs.models.parameters import description, refuse_unlike_first
 from jobs.optim.table import build_optimizer
 from jobs.plan import Slice, TrainPlan
 from jobs.plan_report import DataFacts, plan_facts, plan_lines, unread_in_words
-from jobs.planning import Facts, make_plan, resolve_global_batch_size, resolve_span
+from jobs.planning import Facts, make_plan
 from jobs.records import FAILED, EndRecord, NoticeRecord, Outcome, Record, RunSummary, StartRecord
-from jobs.resume import take_up
+from jobs.resume import saved_state, take_up
 from jobs.spec import TrainSpec
 from jobs.tracking.journal import Journal, Keeps, NoJournal
 
@@ -65,6 +63,8 @@ class Prepared:
     group: Group
     fingerprint: DatasetFingerprint
     """Of the data, on every rank the same."""
+    findings: Findings = field(default_factory=Findings)
+    """About a person's own model."""
     began: float = field(default_factory=time.perf_counter)
     """What `time.perf_counter` said when this process began to prepare it."""
 
@@ -80,16 +80,6 @@ class Prepared:
         return {**plan_facts(self.plan), "num_test_samples": len(self.dataset.test), "num_classes": self.dataset.num_classes}
 
 
-class _Examined(NamedTuple):
-    """What one rank found."""
-
-    dataset: Dataset
-    model: nn.Module
-    normalises: bool
-    micro_batch_size: int
-    fingerprint: DatasetFingerprint
-
-
 def prepare(spec: TrainSpec, device: torch.device, data_dir: Path, world_size: int | None = None) -> Prepared:
     """Load the data, build the model and make the plan, on every rank alike.
 
@@ -99,8 +89,8 @@ def prepare(spec: TrainSpec, device: torch.device, data_dir: Path, world_size: i
     began = time.perf_counter()
     group = Group(device)
 
-    def examine_if(is_my_turn: bool) -> _Examined | None:
-        return _examine(spec, device, data_dir) if is_my_turn else None
+    def examine_if(is_my_turn: bool) -> Examined | None:
+        return examine(spec, device, data_dir) if is_my_turn else None
 
     # Rank 0 goes ahead: what it downloads, the others find.
     first = group.agreed(lambda: examine_if(group.is_first))
@@ -110,31 +100,14 @@ def prepare(spec: TrainSpec, device: torch.device, data_dir: Path, world_size: i
     group.agreed(lambda: refuse_other_workers_data(found.dataset, found.fingerprint, taken, group.rank))
     first_parameters = group.from_first(lambda: description(found.model))
     group.agreed(lambda: refuse_unlike_first(description(found.model), first_parameters, group.rank))
-    group.take_from_first([tensor.detach() for tensor in found.model.state_dict().values()])
     facts = Facts(len(found.dataset.train), found.normalises, group.smallest(found.micro_batch_size), world_size or group.world_size)
     plan = group.agreed(lambda: make_plan(spec, facts))
     group.agreed(lambda: try_norms(found.model, plan, found.dataset))
-    return Prepared(spec, plan, found.dataset, found.model, device, group, taken, began)
-
-
-def _examine(spec: TrainSpec, device: torch.device, data_dir: Path) -> _Examined:
-    if spec.compile:
-        refuse_without_compiler(device)
-    dataset = load_dataset(spec.dataset, data_dir)
-    global_batch_size = resolve_global_batch_size(spec, len(dataset.train))
-    model = build_model(spec.model, dataset.input_shape, dataset.num_classes, spec.seed)
-    refuse_parameters(model)
-    unfold_buffers(model)
-    model = train_mode(use_sample_dropout(model).to(device))
-    normalises = has_batch_norm(model)
-    span = resolve_span(spec, global_batch_size) if normalises else 1
-    use_ghost_batch_norm(model, span if normalises else None)
-    refuse_misfit(model, dataset)
-    most = global_batch_size
-    if spec.batch.schedule.growth:
-        most = int(most * max(milestone.factor for milestone in spec.batch.schedule.growth))
-    micro_batch_size = largest_micro_batch(spec, model, dataset, device, min(most, len(dataset.train)), span)
-    return _Examined(dataset, model, normalises, micro_batch_size, fingerprint(dataset))
+    trial = found.trial
+    if trial is not None:
+        group.agreed(lambda: refuse_unfit(trial, plan))
+    take_from_first(found.model, group)
+    return Prepared(spec, plan, found.dataset, found.model, device, group, taken, trial.findings if trial else Findings(), began)
 
 
 def run_job(
@@ -162,12 +135,14 @@ def run_job(
         tracker = _Tracker(journal, listener)
         tracker.write(_start_record(job, state))
         if not resumes and not reasons:  # a run that is taken up again has said it
-            for text in (*job.dataset.notices, *filter(None, (unread_in_words(job.plan),))):
+            for text in (*job.dataset.notices, *job.findings.notices, *filter(None, (unread_in_words(job.plan),))):
                 tracker.write(NoticeRecord(step=state.progress.step, text=text))
         for reason in reasons:
             tracker.write(NoticeRecord(step=state.progress.step, text=f"{reason} Going on from step {state.progress.step}."))
         try:
+            held = Held(state.model, weights=bool(job.findings.by_forward))
             warm_up(state, job.plan, job.dataset)
+            held.put_back()
             core_wait = CoreWait()
             outcome = _train(job, state, journal, tracker, run_dir, listener)
             waited = core_wait.longest(job.group)
@@ -188,7 +163,7 @@ def run_job(
 
 def _end_failed(job: Prepared, state: TrainState, journal: Keeps, run_dir: Path, error: Exception) -> None:
     """Write down that the run has ended, and of what; whoever trains it is told by the error itself."""
-    if not job.group.is_first or (job.group.world_size > 1 and not isinstance(error, InputError)):
+    if not job.group.is_first or (job.group.world_size > 1 and not isinstance(error, (InputError, CodeError))):
         return  # of several workers one may have been lost: the others go on
     reason = str(error) if isinstance(error, LargebatchError) else f"{type(error).__name__}: {error}"
     with contextlib.suppress(Exception):  # what failed may be the disk, or a part of the model that the summary asks
@@ -239,6 +214,7 @@ def new_state(job: Prepared) -> TrainState:
         micro_batch_size=job.plan.micro_batch_size,
         reduction=spec.reduction,
         average=average,
+        once_a_step=job.findings.once_a_step,
     )
 
 
@@ -250,7 +226,7 @@ def _train(job: Prepared, state: TrainState, journal: Keeps, tracker: _Tracker, 
         # An update that overflowed shows in the next step's loss; until then it must not push out a checkpoint that is sound.
         if job.group.is_first and all(bool(parameter.isfinite().all()) for parameter in state.model.parameters()):
             journal.sync()
-            checkpoints.save(run_dir / run_folder.CHECKPOINTS, state.state_dict(), job.spec, is_best=is_best)
+            checkpoints.save(run_dir / run_folder.CHECKPOINTS, saved_state(state), job.spec, is_best=is_best)
         state.saved_at_s, state.saved_at_step = state.clock.training_s, state.progress.step
 
     def score() -> Score:
@@ -384,9 +360,5 @@ def _train_accuracy(job: Prepared, state: TrainState) -> float | None:
 
 def parameters_sha256(state: TrainState) -> str:
     """A fingerprint of the weights that are evaluated, bit by bit, and of the running statistics."""
-    digest = hashlib.sha256()
     with evaluation_weights(state) if state.average else contextlib.nullcontext():
-        for name, tensor in sorted(state.model.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+        return digest(state.model)

@@ -1,4 +1,4 @@
-"""Taking a run up again: from its newest checkpoint, or from step 0 where it was ended before its first."""
+"""What a checkpoint holds of a run, and taking the run up again: from its newest checkpoint, or from step 0 where it was ended before its first."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -9,8 +9,10 @@ import torch
 
 from jobs import checkpoints, run_folder
 from jobs.checkpoint_files import list_checkpoints
+from jobs.engine.model_state import what_is_unsaveable
 from jobs.engine.state import TrainState
-from jobs.errors import CheckpointError
+from jobs.entry_points import failed
+from jobs.errors import CheckpointError, CodeError
 from jobs.spec import TrainSpec
 from jobs.tracking.journal import evaluations, read_records
 
@@ -41,11 +43,23 @@ def take_up(state: TrainState, spec: TrainSpec, run_dir: Path, report: Callable[
     return [*reasons]
 
 
+def saved_state(state: TrainState) -> dict[str, Any]:
+    """What a checkpoint holds. Raises: CodeError if a person's own model cannot say, or says what no checkpoint can keep."""
+    doing = f"to be saved after step {state.progress.step}"
+    try:
+        saved = state.state_dict()
+    except Exception as error:
+        raise failed("model", error, doing) from error
+    if unsaveable := what_is_unsaveable(saved["model"]):
+        raise CodeError("model", f"failed {doing}: {unsaveable}")
+    return saved
+
+
 def _take_over(state: TrainState, saved: dict[str, Any]) -> None:
     """Load a checkpoint of the same spec. Raises: CheckpointError if a person's own model has changed since."""
     try:
         state.load_state_dict(saved)
-    except (RuntimeError, ValueError, KeyError) as error:
+    except Exception as error:  # a person's own set_extra_state may raise anything
         raise CheckpointError(
             "model", f"the checkpoint does not fit this model: {error}.", "The model's code has changed since; restore it, or start a new run."
         ) from error

@@ -61,6 +61,12 @@ def main() -> None:
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        from jobs.launch.last_words import unforeseen
+
+        fault = unforeseen(error, None)
+        print(f"{type(fault).__name__}: {fault}", file=sys.stderr)
+        sys.exit(fault.exit_code)
 
 
 if __name__ == "__main__":

@@ -173,6 +173,19 @@ class LoaderBatches:
         self._inputs, self._labels = torch.empty(0), torch.empty(0, dtype=torch.int64)
 
 
+def first_samples(part: Any, dataset: Dataset, num_samples: int, device: torch.device, channels_last: bool) -> tuple[Tensor, Tensor]:
+    """Inputs and labels of a part's first few samples, on the device, as evaluation gets them. Raises: DataError."""
+    size = min(num_samples, len(part))
+    if isinstance(part, Images):
+        few = Images(part.inputs[:size], part.labels[:size])
+        return DeviceBatches(few, dataset, device, channels_last=channels_last).read(Slice(0, 0, size))
+    samples = SeededSamples(part, dataset, 0)
+    read = _collate([samples[0, index] for index in range(size)])
+    if isinstance(read, LargebatchError):
+        raise read
+    return _ready(read[0].to(device), _normalisation(dataset, device), channels_last), read[1].to(device)
+
+
 Stream = Callable[[int], Iterator[Slice]]
 """From an epoch to what one rank reads from its beginning on; slices may be empty, and never end."""
 

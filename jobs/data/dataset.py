@@ -54,8 +54,14 @@ class Dataset:
     notices: tuple[str, ...] = ()
     """What a person should know of the data before they are trained on, one sentence each."""
 
+    examples: Tensor | None = None
+    """A few real samples, as the model gets them, for trying a person's own model: it may refuse zeros, or divide by them."""
+
     def blank(self, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """`size` samples of zeros, as the model would get them, with labels."""
+        """`size` samples that stand for any, of zeros or of the examples, as the model would get them, with labels."""
+        if self.examples is not None:
+            inputs = self.examples.to(device)[torch.arange(size, device=device) % len(self.examples)]
+            return inputs, torch.zeros(size, dtype=torch.int64, device=device)
         return torch.zeros((size, *self.input_shape), dtype=self.input_dtype, device=device), torch.zeros(size, dtype=torch.int64, device=device)
 
     @property

@@ -13,9 +13,11 @@ from jobs.data.batches import Batches
 from jobs.engine.group import Group
 from jobs.engine.memory import make_room, ran_out_of_memory
 from jobs.engine.non_finite import FiniteBatches, non_finite_error
-from jobs.engine.state import TrainState
+from jobs.engine.state import EVALUATION_BATCH, TrainState
+from jobs.entry_points import failed
 from jobs.errors import FaultError
 from jobs.models.ghost_batch_norm import evaluation_unit
+from jobs.models.held import Held
 from jobs.models.training_mode import evaluation_mode
 from jobs.plan import Slice
 
@@ -32,13 +34,15 @@ class Score(NamedTuple):
 
 @contextmanager
 def evaluation_weights(state: TrainState) -> Iterator[None]:
-    """The model in evaluation mode, with averaged weights where the run keeps them."""
+    """The model in evaluation mode, with averaged weights where the run keeps them; what its passes do to buffers is undone."""
     with evaluation_mode(state.model):
         if state.average:
             state.average.swap()
+        held = Held(state.model)
         try:
             yield
         finally:
+            held.put_back()
             if state.average:
                 state.average.swap()
 
@@ -69,7 +73,7 @@ def evaluate(
         nonlocal correct, loss
         start = share.start
         while start < share.stop:
-            size = min(max(state.micro_batch_size, SMALLEST_FIRST_TRY), state.evaluation_batch_size)
+            size = samples_at_once(state.micro_batch_size, state.evaluation_batch_size)
             samples = _whole_groups(share, start, size, unit)
             found = _score_if_it_fits(state, batches, samples, bfloat16)
             if found is None:
@@ -101,9 +105,9 @@ def _score_if_it_fits(state: TrainState, batches: Batches, samples: Slice, bfloa
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=bfloat16):
             logits: Tensor = state.model(inputs)
         return (logits.argmax(1) == labels).sum(), functional.cross_entropy(logits.float(), labels, reduction="sum")
-    except RuntimeError as error:  # torch.OutOfMemoryError is one
+    except Exception as error:  # a person's own model may raise anything
         if not ran_out_of_memory(error):
-            raise
+            raise failed("model", error, f"after step {state.progress.step}, evaluating {samples.size} samples") from error
     return None
 
 
@@ -132,3 +136,8 @@ def _whole_groups(share: Slice, start: int, size: int, unit: int) -> Slice:
     """The next `size` samples of a share, more or fewer to make whole groups."""
     stop = min(start + max(size // unit, 1) * unit, share.stop)
     return Slice(0, start, share.stop if unit > 1 and share.stop - stop == 1 else stop)
+
+
+def samples_at_once(micro_batch_size: int, most: int = EVALUATION_BATCH) -> int:
+    """How many samples evaluation passes forward at once, where memory allows."""
+    return min(max(micro_batch_size, SMALLEST_FIRST_TRY), most)

@@ -1,5 +1,6 @@
 """Everything that changes while training, and its form on disk."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -60,6 +61,8 @@ class TrainState:
     evaluation_batch_size: int = EVALUATION_BATCH
     """Samples that evaluation passes forward at once, at most; halved when memory runs out."""
     average: "WeightAverage | None" = None
+    once_a_step: Sequence[str] = ()
+    """Buffers that every pass in training moves, whichever its samples: all passes of a step begin from the same."""
     reduction: ReductionSpec = field(default_factory=ReductionSpec)
     progress: Progress = field(default_factory=Progress)
     noise: NoiseSums = field(default_factory=NoiseSums)
@@ -82,6 +85,8 @@ class TrainState:
         self._buffer_homes = [module._buffers for module in self.model.modules() if module._buffers]
         self._held: list[Tensor] = []
         self._held_shapes: list[torch.Size] = []
+        names = {id(buffer): name for name, buffer in self.model.named_buffers()}
+        self._once_a_step = [place for place, buffer in enumerate(self.buffers()) if names.get(id(buffer)) in set(self.once_a_step)]
 
     def buffers(self) -> list[Tensor]:
         """The model's buffers as they are now; torch's own walk through a model costs 1 % of a small step."""
@@ -96,6 +101,13 @@ class TrainState:
         else:
             self._held, self._held_shapes = [buffer.clone() for buffer in buffers], shapes
         return self._held
+
+    def begin_pass(self) -> None:
+        """Give the buffers that move once a step what they held as it began, before a step's second and further passes."""
+        if self._once_a_step:
+            buffers = self.buffers()
+            for place in self._once_a_step:
+                buffers[place].copy_(self._held[place])
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain numbers, nothing else: loads with `weights_only`."""

@@ -22,6 +22,7 @@ from jobs.engine.noise_scale import estimate
 from jobs.engine.non_finite import FiniteBatches, non_finite_error
 from jobs.engine.scalars import Scalar, on_device, on_host, scalar
 from jobs.engine.state import TrainState
+from jobs.entry_points import failed
 from jobs.errors import DivergedError, FaultError, LargebatchError
 from jobs.models.sample_dropout import announce
 from jobs.optim.table import set_learning_rate
@@ -116,20 +117,24 @@ def accumulate(state: TrainState, plan: TrainPlan, batches: Batches, batch: Slic
     loss_sum: Scalar = 0.0
     error: LargebatchError | None = None
     ran_out = False
+    doing = ("dataset", "")
     gradients.start()
     state.statistics.forward_pass.start_step()
     try:
         for micro_batch in micro_batches:
+            doing = ("dataset", f"at step {state.progress.step + 1}, reading {micro_batch.size} samples")
             inputs, labels = batches.read(micro_batch)
+            doing = ("model", f"at step {state.progress.step + 1}, training on {micro_batch.size} samples")
+            if micro_batch is not micro_batches[0]:
+                state.begin_pass()
             gradients.before(is_last=micro_batch is micro_batches[-1])
             loss_sum = loss_sum + _backward(state, plan.spec, micro_batch, inputs, labels, num_samples)
             gradients.after(num_samples / micro_batch.size, measures=is_one_process and len(micro_batches) > 1)
-    except LargebatchError as found:
-        error = found
-    except RuntimeError as found:  # torch.OutOfMemoryError is one
-        if not ran_out_of_memory(found):
-            raise
-        ran_out = True
+    except Exception as raised:  # a person's own model may raise anything
+        if ran_out_of_memory(raised):
+            ran_out = True
+        else:
+            error = failed(doing[0], raised, doing[1])
     # Every rank takes part in the reduction, also one that failed: the others wait for it there.
     mean_squared_norm, reached = gradients.finish(num_samples / own_samples if own_samples else 0.0)
     norm: Scalar = 0.0

@@ -15,10 +15,12 @@ from jobs.data.dataset import Dataset
 from jobs.data.draws import key, seed_draws
 from jobs.engine.gradients import SquaredNorm
 from jobs.engine.memory import ran_out_of_memory
+from jobs.engine.passes import failure, misfit
 from jobs.engine.state import TrainState
 from jobs.engine.step import batch_loss
-from jobs.errors import PlanError
+from jobs.errors import LargebatchError, PlanError
 from jobs.models.ghost_batch_norm import forward_pass_of
+from jobs.models.held import Held
 from jobs.models.parameters import refuse_sparse_gradients
 from jobs.models.sample_dropout import announce, sample_dropouts
 from jobs.optim.table import build_optimizer, set_learning_rate
@@ -33,14 +35,16 @@ def warm_up(state: TrainState, plan: TrainPlan, dataset: Dataset) -> None:
     Raises: PlanError if it cannot be compiled on this machine.
     """
     batches = plan.kinds_of_batch() if plan.spec.compile else [plan.next_batch(Position(0, 0))]
-    for size in _micro_batch_sizes(plan, batches, state.micro_batch_size, state.group.rank):
+    for size in micro_batch_sizes(plan, batches, state.micro_batch_size, state.group.rank):
         try:
             with _compiler_errors():
                 blank_pass(plan.spec, state.model, state.forward, dataset, size)
-        except RuntimeError as error:  # torch.OutOfMemoryError is one
+        except LargebatchError:
+            raise
+        except Exception as error:  # a person's own model may raise anything
+            # Where memory ran out the step will find out the same, halve its micro-batch and say so.
             if not ran_out_of_memory(error):
-                raise
-            # The step will find out the same, halve its micro-batch and say so.
+                raise PlanError("model", *failure(error, dataset.blank(size, state.group.device)[0], "training")) from error
     # The first reduction opens the connections between ranks.
     state.gradients.start()
     state.gradients.finish(0.0)
@@ -50,7 +54,7 @@ def warm_up(state: TrainState, plan: TrainPlan, dataset: Dataset) -> None:
     _blank_update(plan.spec, next(state.model.parameters()).device)
 
 
-def _micro_batch_sizes(plan: TrainPlan, batches: Iterable[Slice], micro_batch_size: int, rank: int) -> list[int]:
+def micro_batch_sizes(plan: TrainPlan, batches: Iterable[Slice], micro_batch_size: int, rank: int) -> list[int]:
     """The sizes of a rank's micro-batches in these steps, smallest first."""
     # Steps that measure noise are cut in two at least.
     pieces = {0: (1,), 1: (2,)}.get(plan.noise_every_steps, (1, 2)) if plan.world_size == 1 else (1,)
@@ -105,32 +109,26 @@ def refuse_misfit(model: nn.Module, dataset: Dataset) -> None:
     """Try a few blank samples. Raises: PlanError if the model cannot take them, or gives other than one logit per class."""
     num_samples = 4
     inputs, _ = dataset.blank(num_samples, next(model.parameters()).device)
-    samples = f"samples of shape {dataset.input_shape}, {str(dataset.input_dtype).removeprefix('torch.')}"
     try:
         with untouched(model, num_samples), torch.no_grad():
             logits = model(inputs)
-    except Exception as error:  # a model, maybe a person's own, may raise anything
-        if isinstance(error, RuntimeError) and ran_out_of_memory(error):
+    except Exception as error:
+        if ran_out_of_memory(error):
             raise
-        raise PlanError("model", f"cannot take {samples}: {error}.", "Choose a model for such samples, or change the samples.") from error
-    wanted = (num_samples, dataset.num_classes)
-    got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-    if got != wanted:
-        hint = f"It must give logits (samples, classes), here {wanted}."
-        if any(name.startswith("aux_logits") for name in getattr(logits, "_fields", ())):  # torchvision's googlenet and inception_v3
-            hint = "Turn its auxiliary outputs off: --set model.arguments.aux_logits=false --set model.arguments.init_weights=true."
-        raise PlanError("model", f"gives {got} for {num_samples} {samples}.", hint)
+        raise PlanError("model", *failure(error, inputs, "training")) from error
+    if not isinstance(logits, Tensor) or tuple(logits.shape) != (num_samples, dataset.num_classes):
+        raise PlanError("model", *misfit(logits, inputs, dataset.num_classes, "training"))
 
 
 class untouched:
-    """A context for passes of so many blank samples, which leaves a model as it was: running statistics and gradients."""
+    """A context for passes of so many samples that count for nothing: it leaves a model's buffers and gradients as they were."""
 
     def __init__(self, model: nn.Module, num_samples: int) -> None:
         self._model, self._num_samples = model, num_samples
         self._dropouts, self._forward_pass = sample_dropouts(model), forward_pass_of(model)
 
     def __enter__(self) -> None:
-        self._held = [buffer.clone() for buffer in self._model.buffers()]
+        self._held = Held(self._model)
         device = next(self._model.parameters()).device
         announce(self._dropouts, 0, Slice(0, 0, self._num_samples), device)
         self._forward_pass.begin(self._num_samples)
@@ -140,8 +138,7 @@ class untouched:
         for dropout in self._dropouts:
             dropout.announce(None)
         self._forward_pass.forget()
-        for buffer, value in zip(self._model.buffers(), self._held, strict=True):
-            buffer.copy_(value)
+        self._held.put_back()
         for parameter in self._model.parameters():
             parameter.grad = None
 

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from jobs import run_folder
 from jobs.device import choose_device
+from jobs.errors import CodeError
 from jobs.job import Prepared, prepare, run_job
+from jobs.launch.last_words import keep_traceback
 from jobs.launch.options import LocalOptions, mirrored_spec
 from jobs.launch.stop_requests import stop_requests
 from jobs.listener import Listener
@@ -76,7 +78,11 @@ def carry_out(
     with run_folder.exclusive(run_dir, "train", patience_s), stored or nullcontext():
         mirror.follow(run_dir, listener.on_notice)
         on_start(run_dir)
-        summary = run_job(job, run_dir, listener, resumes=resumes, reasons=reasons, draw=draw)
+        try:
+            summary = run_job(job, run_dir, listener, resumes=resumes, reasons=reasons, draw=draw)
+        except CodeError as error:
+            keep_traceback(error, run_dir)
+            raise
         mlflow_run_id = mirror.finish()
         summary = summary.model_copy(update={"mlflow_run_id": mlflow_run_id, "run_dir": stored.uri if stored else summary.run_dir})
         run_folder.write_text(run_dir / run_folder.SUMMARY, summary.model_dump_json(indent=2) + "\n")

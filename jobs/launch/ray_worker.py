@@ -22,7 +22,7 @@ from jobs import run_folder
 from jobs.checkpoint_files import list_checkpoints
 from jobs.data.sources import load_dataset
 from jobs.engine.group import Group
-from jobs.errors import FaultError, InputError, PlanError
+from jobs.errors import CodeError, FaultError, InputError, PlanError
 from jobs.import_paths import add_folder
 from jobs.job import Prepared, prepare, run_job
 from jobs.launch import termination
@@ -75,7 +75,7 @@ def work(config: dict[str, Any]) -> None:
             summary = _work(config, group, drains)
     except Over:
         return
-    except InputError as error:
+    except (InputError, CodeError) as error:
         if group.is_first or not error.is_agreed:
             ray.get(mailbox.finish.remote({"error": error}))
         if not error.is_agreed:

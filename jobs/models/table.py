@@ -1,16 +1,22 @@
 """The table of models, and building one from a spec."""
 
 import inspect
+import random
 from collections.abc import Callable
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from jobs.data.draws import key, seed_draws
 from jobs.entry_points import call_entry_point
 from jobs.errors import SpecError
 from jobs.models import keskar, small
+from jobs.models.first_pass import make_whole
 from jobs.models.ghost_batch_norm import zero_init_residual
+from jobs.models.held import is_uninitialised
+from jobs.models.parameters import refuse_parameters
+from jobs.models.shared_memory import unfold_buffers
 from jobs.spec import ModelSpec
 from jobs.spec_reader import nearest
 
@@ -25,16 +31,40 @@ OURS: dict[str, Callable[..., nn.Module]] = {
     "keskar-c4": keskar.VGG,
 }
 
+WRAPPED: list[tuple[Callable[[nn.Module], bool], str, str]] = [
+    (
+        lambda module: isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)),
+        "shared among devices already (DataParallel), and largebatch shares each batch itself",
+        "Return the module inside, and give --workers.",
+    ),
+    (
+        lambda module: type(module).__name__ == "OptimizedModule" and type(module).__module__.startswith("torch._dynamo"),
+        "compiled already",
+        "Return the module itself, and set compile: true.",
+    ),
+]
+"""Wrappers that do what the spec does: whether a module is one, what it is, and what to do."""
 
-def build_model(spec: ModelSpec, input_shape: tuple[int, ...], num_classes: int, seed: int) -> nn.Module:
-    """A model with fresh weights, on the CPU; the same weights for the same seed whatever the device.
 
-    Args: input_shape: one sample's, (C, H, W) for images.
-    Raises: SpecError.
+def build_model(spec: ModelSpec, input_shape: tuple[int, ...], num_classes: int, seed: int, blank: Tensor | None = None) -> nn.Module:
+    """A model with fresh weights; the same weights for the same seed whatever the device.
+
+    Args:
+        input_shape: one sample's, (C, H, W) for images.
+        blank: some samples of nothing, on the device, for what a person's own model makes when the first samples come.
+    Raises: SpecError; PlanError for layers that depend on which samples come first.
     """
     with torch.random.fork_rng(devices=[]):
-        seed_draws(key(seed, "weights"), torch.device("cpu"))
-        model = _own(spec, num_classes) if spec.entry_point is not None else _by_name(spec, input_shape, num_classes)
+        if spec.entry_point is None:
+            seed_draws(key(seed, "weights"), torch.device("cpu"))
+            model = _by_name(spec, input_shape, num_classes)
+        else:
+            model = _own(spec, num_classes, seed)
+            if not any(map(is_uninitialised, (*model.parameters(), *model.buffers()))):
+                refuse_parameters(model)  # before a move to a device gives each memory of its own
+                unfold_buffers(model)
+            if blank is not None:
+                model = make_whole(model, lambda: _own(spec, num_classes, seed), blank, seed)
         if spec.zero_init_residual and zero_init_residual(model) == 0:
             raise SpecError("model.zero_init_residual", f"{spec.name or spec.entry_point} has no residual blocks with batch-norm.", "Leave it out.")
     if spec.channels_last:
@@ -104,8 +134,22 @@ def _torchvision(name: str, spec: ModelSpec, num_classes: int) -> nn.Module:
     return model
 
 
-def _own(spec: ModelSpec, num_classes: int) -> nn.Module:
-    model = call_entry_point("model.entry_point", spec.entry_point or "", {"num_classes": num_classes, **spec.arguments})
+def _own(spec: ModelSpec, num_classes: int, seed: int) -> nn.Module:
+    """A person's own model, its weights drawn from the seed, by Python's and numpy's generators too."""
+    draw_key = key(seed, "weights")
+    states = random.getstate(), np.random.get_state()
+    random.seed(draw_key)
+    np.random.seed(draw_key % 2**32)
+    seed_draws(draw_key, torch.device("cpu"))
+    try:
+        model = call_entry_point("model.entry_point", spec.entry_point or "", {"num_classes": num_classes, **spec.arguments})
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
     if not isinstance(model, nn.Module):
         raise SpecError("model.entry_point", f"{spec.entry_point} returned {type(model).__name__}; it must return an nn.Module.")
+    for name, module in model.named_modules():
+        for is_such, what, remedy in WRAPPED:
+            if is_such(module):
+                raise SpecError("model.entry_point", f"{spec.entry_point}{f', part {name},' if name else ''} is {what}.", remedy)
     return model

@@ -104,7 +104,7 @@ def _train(spec: "TrainSpec", options: "LocalOptions", mirror: "MirrorProcess", 
     job = prepare_locally(spec, options)
     console = Console(stderr=True)
     view = TrainingView(console)
-    with _interrupted_in_words(view, console, options), view:
+    with _cut_off_in_words(view, console, options), view:
         view.expect(job.plan.total_steps, job.plan.total_progress)
         listener = Listener(on_record=view.record, on_notice=view.notice)
         summary = train_locally(job, options, listener, on_start=view.started, draw=draw_run, mirror=mirror)
@@ -112,18 +112,30 @@ def _train(spec: "TrainSpec", options: "LocalOptions", mirror: "MirrorProcess", 
 
 
 @contextmanager
-def _interrupted_in_words(view: "TrainingView", console: Console, options: "LocalOptions", ray_options: "RayOptions | None" = None) -> Iterator[None]:
-    """Where a further Ctrl-C cuts the run off: say so, and how to go on with it, if there is a checkpoint."""
+def _cut_off_in_words(view: "TrainingView", console: Console, options: "LocalOptions", ray_options: "RayOptions | None" = None) -> Iterator[None]:
+    """Where a further Ctrl-C, a person's own code or what nobody foresaw cuts the run off: say how to go on with it, if there is a checkpoint."""
     from jobs.__main__ import saved_place
+    from jobs.errors import CodeError, LargebatchError
+    from jobs.launch.last_words import unforeseen, with_way_on
     from jobs.launch.options import resume_command
+
+    def way_on() -> str | None:
+        place = saved_place(view.run_dir, options.store) if view.run_dir else None
+        return resume_command(place, ray_options) if place else None
 
     try:
         yield
     except KeyboardInterrupt:
-        place = saved_place(view.run_dir, options.store) if view.run_dir else None
-        how = f" The last checkpoint is whole. Go on with: {resume_command(place, ray_options)}" if place else ""
+        way = way_on()
+        how = f" The last checkpoint is whole. Go on with: {way}" if way else ""
         console.print(f"Interrupted.{how}", highlight=False, soft_wrap=True, markup=False)
         raise
+    except CodeError as error:
+        raise with_way_on(error, way_on()) from error.__cause__
+    except LargebatchError:
+        raise
+    except Exception as error:
+        raise unforeseen(error, view.run_dir) from error
 
 
 def _ray_options(
@@ -149,7 +161,7 @@ def _train_on_ray(spec: "TrainSpec", options: "LocalOptions", ray_options: "RayO
 
     console = Console(stderr=True)
     view = TrainingView(console)
-    with _interrupted_in_words(view, console, options, ray_options), view:
+    with _cut_off_in_words(view, console, options, ray_options), view:
         listener = Listener(on_record=view.record, on_notice=view.notice)
         summary = train_on_ray(spec, options, ray_options, listener, on_start=view.started, on_plan=view.expect, draw=draw_run)
     _end(summary, console, as_json, options, ray_options)

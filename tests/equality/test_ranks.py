@@ -85,6 +85,8 @@ OTHERS: dict[str, dict[str, Any]] = {
     ),
     "gap": document(dataset={"entry_point": "unreached:with_a_gap"}),
     "diverging": document(learning_rate={"base": 1e9}),
+    "failing": document(model={"entry_point": "unreached:failing"}, stop={"steps": 3}),
+    "extra-state": document(model={"entry_point": "unreached:with_extra_state"}, stop={"steps": 3}),
     "idle": document(model={"name": "mlp", "arguments": {"batch_norm": True}}, batch_norm={"span": "global"}),
 }
 
@@ -332,3 +334,13 @@ def test_what_samples_draw_on_each_rank_is_no_difference(others: Any) -> None:
 def test_a_reading_process_of_one_rank_that_dies_is_every_ranks_matter(others: Any) -> None:
     for answer in others[1]:
         assert "a reading process was ended by SIGKILL" in answer["dies"]["error"]
+
+
+def test_what_one_ranks_model_raises_ends_all_with_one_sentence(others: Any) -> None:
+    sentences = {answer["failing"]["error"] for answer in others[1]}
+    assert len(sentences) == 1
+    assert "model: failed at step 2, training on 50 samples: KeyError: 'boom'" in sentences.pop()
+
+
+def test_what_a_model_keeps_besides_tensors_is_rank_0s(others: Any) -> None:
+    assert len({answer["extra-state"]["parameters_sha256"] for answer in others[1]}) == 1

@@ -126,3 +126,52 @@ def with_a_gap() -> tuple[TensorDataset, TensorDataset]:
     inputs = torch.zeros(300, 1, 8, 8)
     inputs[3, 0, 1, 1] = torch.nan
     return TensorDataset(inputs, torch.arange(300) % 10), TensorDataset(torch.zeros(50, 1, 8, 8), torch.arange(50) % 10)
+
+
+class Failing(nn.Module):
+    """On the last rank it raises in the second step."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.layer, self.num_steps = nn.Linear(64, num_classes), 0
+        self.layer.weight.register_hook(self._count)
+
+    def _count(self, gradient: Tensor) -> None:
+        self.num_steps += len(gradient) > 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of (n, 1, 8, 8)."""
+        if self.training and len(images) == 50 and self.num_steps >= 8 and torch.distributed.get_rank() == torch.distributed.get_world_size() - 1:
+            raise KeyError("boom")
+        logits: Tensor = self.layer(images.flatten(1))
+        return logits
+
+
+def failing(num_classes: int) -> nn.Module:
+    """An entry point."""
+    return Failing(num_classes)
+
+
+class WithExtraState(nn.Linear):
+    """Keeps which process made it."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(64, num_classes)
+        self.scale = 1.0 + torch.distributed.get_rank()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of (n, 1, 8, 8)."""
+        return super().forward(images.flatten(1)) * self.scale
+
+    def get_extra_state(self) -> dict[str, float]:
+        """For checkpoints."""
+        return {"scale": self.scale}
+
+    def set_extra_state(self, state: dict[str, float]) -> None:
+        """From checkpoints."""
+        self.scale = state["scale"]
+
+
+def with_extra_state(num_classes: int) -> nn.Module:
+    """An entry point."""
+    return WithExtraState(num_classes)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from jobs.engine import gradients
 from jobs.engine.gradients import SquaredNorm
 from jobs.engine.scalars import Scalar
-from jobs.errors import FaultError
+from jobs.errors import FaultError, PlanError
 from jobs.job import Prepared, prepare, run_job
 from jobs.listener import Listener
 from jobs.records import NoticeRecord, Record, RunSummary
@@ -143,7 +143,7 @@ def test_when_not_even_the_smallest_fits_it_says_so(tmp_path: Path) -> None:
 
 
 def test_other_errors_are_not_taken_for_memory(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="shapes differ"):
+    with pytest.raises(PlanError, match=r"model: cannot take 32 samples .* RuntimeError: shapes differ"):
         run(new_job(32), tmp_path, limit=0, error=lambda: RuntimeError("shapes differ"))
 
 

@@ -1,0 +1,92 @@
+"""What a model saves of itself: tensors, and what a person's own modules add to them (`get_extra_state`)."""
+
+import hashlib
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from jobs.engine.group import Group
+from jobs.entry_points import described
+from jobs.errors import PlanError
+
+
+def refuse_unsaveable(model: nn.Module) -> None:
+    """Raise PlanError if a checkpoint of this model could not be written, read and taken over again."""
+    try:
+        state = model.state_dict()
+    except Exception as error:  # a person's own model may raise anything
+        raise PlanError("model", f"its state_dict fails: {described(error)}.", "Mend it: checkpoints are made of it.") from error
+    unsaveable = what_is_unsaveable(state)
+    if unsaveable:
+        raise PlanError("model", unsaveable, "Return numbers, text, tensors, and lists and dicts of them from get_extra_state.")
+    try:
+        model.load_state_dict(state)
+    except Exception as error:
+        raise PlanError(
+            "model", f"cannot take its own state_dict over: {described(error)}.", "Mend load_state_dict or set_extra_state: a resume calls them."
+        ) from error
+
+
+def what_is_unsaveable(state: Mapping[str, Any]) -> str:
+    """A sentence about what a checkpoint could not keep of a state_dict: anything but tensors and plain data; empty if all is well."""
+    for name, value in _added(state).items():
+        buffer = io.BytesIO()
+        try:
+            torch.save(value, buffer)
+            buffer.seek(0)
+            torch.load(buffer, weights_only=True)
+        except Exception as error:  # pickling anything raises anything
+            return f"{name} in its state is a {type(value).__name__} with what a checkpoint cannot keep ({type(error).__name__})."
+    return ""
+
+
+def take_from_first(model: nn.Module, group: Group) -> None:
+    """Make all ranks' models rank 0's; their parameters are alike in shape."""
+    if group.world_size == 1:
+        return
+    forms, added = group.from_first(lambda: (_forms(model), _added(model.state_dict())))
+
+    def take() -> None:
+        if _forms(model) != forms:
+            different = next(name for name in sorted({*forms, *_forms(model)}) if forms.get(name) != _forms(model).get(name))
+            raise PlanError("model", f"workers build different models: they differ in the buffer {different}.", "Build it from its arguments alone.")
+        if added and not group.is_first:
+            model.load_state_dict(added, strict=False)
+
+    group.agreed(take)
+    group.take_from_first([tensor.detach() for tensor in (*model.parameters(), *model.buffers())])
+
+
+def digest(model: nn.Module) -> str:
+    """A fingerprint of all that the model saves, bit by bit."""
+    sha256 = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        sha256.update(name.encode())
+        _update(sha256, value)
+    return sha256.hexdigest()
+
+
+def _update(sha256: Any, value: Any) -> None:
+    if isinstance(value, Tensor):
+        sha256.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    elif isinstance(value, Mapping):
+        for name in sorted(value, key=repr):
+            sha256.update(repr(name).encode())
+            _update(sha256, value[name])
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            _update(sha256, item)
+    else:
+        sha256.update(repr(value).encode())
+
+
+def _added(state: Mapping[str, Any]) -> dict[str, Any]:
+    """What is no plain tensor."""
+    return {name: value for name, value in state.items() if type(value) not in (Tensor, nn.Parameter)}
+
+
+def _forms(model: nn.Module) -> dict[str, str]:
+    return {name: f"{tuple(buffer.shape)} {buffer.dtype}" for name, buffer in model.named_buffers()}

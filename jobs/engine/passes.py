@@ -1,0 +1,157 @@
+"""Single passes of a few samples through a model that may be anybody's, and in words what is wrong with what it gives or raises."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from jobs.data.draws import key, seed_draws
+from jobs.engine.memory import ran_out_of_memory
+from jobs.engine.step import batch_loss
+from jobs.entry_points import described
+from jobs.errors import LargebatchError, PlanError
+from jobs.models.ghost_batch_norm import evaluation_unit, forward_pass_of, ghost_norms
+from jobs.models.held import Held
+from jobs.models.parameters import refuse_sparse_gradients
+from jobs.models.sample_dropout import sample_dropouts
+from jobs.models.training_mode import evaluation_mode
+from jobs.spec import TrainSpec
+
+GROUP = 4
+"""Samples that share batch-norm's statistics in these passes."""
+
+
+class Samples(NamedTuple):
+    """Inputs (n, ...) and labels (n,) on the device."""
+
+    inputs: Tensor
+    labels: Tensor
+
+    def rows(self, start: int, stop: int) -> "Samples":
+        """Some of them."""
+        return Samples(self.inputs[start:stop], self.labels[start:stop])
+
+
+class TrainingPass(NamedTuple):
+    """What a forward and a backward pass gave."""
+
+    logits: Tensor
+    gradient: list[Tensor]
+
+
+class Passes:
+    """Passes through a model that begin from one and the same state of it.
+
+    Args: num_classes: logits that each sample must have.
+    """
+
+    def __init__(self, spec: TrainSpec, model: nn.Module, num_classes: int) -> None:
+        self.spec, self.model, self._num_classes = spec, model, num_classes
+        self._device, self._forward_pass = next(model.parameters()).device, forward_pass_of(model)
+        self._span = self._forward_pass.span
+        self.has_norms = bool(ghost_norms(model))
+        """Whether statistics are taken over some samples together."""
+        self.evaluates_together = evaluation_unit(model) > 1
+        """Whether that is so in evaluation, too."""
+        self.held = Held(model, weights=True)
+
+    def training(self, samples: Samples, seed: int = 0) -> TrainingPass:
+        """One in training, its loss summed over the samples; known dropouts, whose masks belong to the sample, let everything through."""
+        logits: list[Tensor] = []
+
+        def forward(inputs: Tensor) -> Tensor:
+            logits.append(self._logits(inputs, "training"))
+            return logits[0]
+
+        self._begin(seed)
+        dropouts = sample_dropouts(self.model)
+        modes = [dropout.training for dropout in dropouts]
+        for dropout in dropouts:
+            dropout.training = False
+        try:
+            loss = batch_loss(forward, self.spec, *samples)
+            self._forward_pass.end()
+            loss.backward()  # type: ignore[no-untyped-call]
+            refuse_sparse_gradients(self.model)
+        except Exception as error:
+            raise self._refusal(error, samples.inputs, "training") from error
+        finally:
+            for dropout, training in zip(dropouts, modes, strict=True):
+                dropout.training = training
+        params = [param for param in self.model.parameters() if param.requires_grad]
+        gradient = [torch.zeros_like(param) if param.grad is None else param.grad for param in params]
+        return TrainingPass(logits[0].detach(), [each.detach().clone() for each in gradient])
+
+    @torch.no_grad()
+    def evaluation(self, inputs: Tensor, seed: int = 0) -> Tensor:
+        """Logits of one in evaluation mode."""
+        self._begin(seed)
+        try:
+            with evaluation_mode(self.model), torch.autocast(self._device.type, torch.bfloat16, enabled=self.spec.precision == "bfloat16"):
+                return self._logits(inputs, "evaluation")
+        except Exception as error:
+            raise self._refusal(error, inputs, "evaluation") from error
+
+    def end(self) -> None:
+        """Leave no trace."""
+        self.held.put_back()
+        self._forward_pass.forget()
+        self._forward_pass.span = self._span
+        for param in self.model.parameters():
+            param.grad = None
+
+    def _begin(self, seed: int) -> None:
+        self.end()
+        if self._span is not None:
+            self._forward_pass.span = GROUP
+        seed_draws(key("trial", seed), self._device)
+
+    def _logits(self, inputs: Tensor, mode: str) -> Tensor:
+        """What the model gives. Raises: PlanError if it is not a logit for each sample and class."""
+        self._forward_pass.begin(len(inputs))
+        output: Any = self.model(inputs.clone())  # some models change their inputs
+        shape = (len(inputs), self._num_classes)
+        if isinstance(output, Tensor) and tuple(output.shape) == shape and output.is_floating_point():
+            return output
+        raise PlanError("model", *misfit(output, inputs, self._num_classes, mode))
+
+    def _refusal(self, error: Exception, inputs: Tensor, mode: str) -> Exception:
+        """The error in words; memory that ran out, and what is in words already, as it is."""
+        if isinstance(error, LargebatchError) or ran_out_of_memory(error):
+            return error
+        return PlanError("model", *failure(error, inputs, mode))
+
+
+def misfit(output: Any, inputs: Tensor, num_classes: int, mode: str) -> tuple[str, str]:
+    """(Problem, hint) where a model gives something else than logits."""
+    shape = (len(inputs), num_classes)
+    what = (
+        (tuple(output.shape) if output.is_floating_point() else f"{tuple(output.shape)} {_dtype(output)}")
+        if isinstance(output, Tensor)
+        else type(output).__name__
+    )
+    hint = f"It must give logits (samples, classes), here {shape}, in training and in evaluation."
+    if any(name.startswith("aux_logits") for name in getattr(output, "_fields", ())):  # torchvision's googlenet and inception_v3
+        hint = "Turn its auxiliary outputs off: --set model.arguments.aux_logits=false --set model.arguments.init_weights=true."
+    return f"gives {what} for {in_words(inputs)} in {mode}.", f"{hint}{_about_one(inputs)}"
+
+
+def failure(error: Exception, inputs: Tensor, mode: str) -> tuple[str, str]:
+    """(Problem, hint) where a model raises something."""
+    return (
+        f"cannot take {in_words(inputs)} in {mode}: {described(error)}.",
+        f"Choose a model for such samples, or change the samples.{_about_one(inputs)}",
+    )
+
+
+def in_words(inputs: Tensor) -> str:
+    """How many samples of which shape and type."""
+    return f"{len(inputs)} sample{'s' if len(inputs) > 1 else ''} of shape {tuple(inputs.shape[1:])}, {_dtype(inputs)},"
+
+
+def _about_one(inputs: Tensor) -> str:
+    return " A squeeze() without a dimension drops that of the samples." if len(inputs) == 1 else ""
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")

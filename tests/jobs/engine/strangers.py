@@ -1,0 +1,263 @@
+"""Models of strangers: inputs (n, 8) -> logits (n, 3), or something else that the engine must notice."""
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import TensorDataset
+
+
+def load(num_train: int = 300, num_test: int = 90, seed: int = 1) -> tuple[TensorDataset, TensorDataset]:
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(num_train + num_test) % 3
+    inputs = torch.randn(len(labels), 8, generator=generator) + labels[:, None]
+    return TensorDataset(inputs[:num_train], labels[:num_train]), TensorDataset(inputs[num_train:], labels[num_train:])
+
+
+class Stranger(nn.Module):
+    """One layer, and what `forward` says."""
+
+    def __init__(self, forward: Callable[["Stranger", Tensor], Any], **parts: Any) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 3)
+        self._forward = forward
+        for name, part in parts.items():
+            if isinstance(part, Tensor):
+                self.register_buffer(name, part)
+            else:
+                setattr(self, name, part)
+
+    def forward(self, inputs: Tensor) -> Any:
+        return self._forward(self, inputs)
+
+
+Forward = Callable[[Stranger, Tensor], Any]
+
+
+def _mixup(model: Stranger, x: Tensor) -> Tensor:
+    return model.layer(0.7 * x + 0.3 * x[torch.randperm(len(x))] if model.training else x)
+
+
+def _own_batch_norm(model: Stranger, x: Tensor) -> Tensor:
+    return model.layer((x - x.mean(0)) / x.std(0) if model.training else x)
+
+
+def _own_statistics(model: Any, x: Tensor) -> Tensor:
+    logits: Tensor = model.layer(x - model.mean)
+    if model.training:
+        model.mean.lerp_(x.detach().mean(0), 0.1)
+    return logits
+
+
+def _counts(model: Any, x: Tensor) -> Tensor:
+    model.calls += 1
+    return model.layer(x) * (1.0 + model.calls)
+
+
+def _grows(model: Any, x: Tensor) -> Tensor:
+    if model.training:
+        model.last = x.detach().clone()
+    return model.layer(x + 0.01 * model.last.mean(0))
+
+
+def _time_first(model: Any, x: Tensor) -> Tensor:
+    return model.layer(model.recurrent(x[:, None, :])[0][:, 0])
+
+
+EVALUATION: dict[str, tuple[Forward, str]] = {
+    "tuple": (lambda m, x: m.layer(x) if m.training else (m.layer(x), x), "gives tuple for 8 samples .* in evaluation"),
+    "classes": (lambda m, x: m.layer(x) if m.training else m.layer(x).argmax(1), r"gives \(8,\) int64 for 8 samples .* in evaluation"),
+    "whole numbers": (lambda m, x: m.layer(x) if m.training else m.layer(x).long(), r"gives \(8, 3\) int64 .* in evaluation"),
+    "softmax": (lambda m, x: m.layer(x) if m.training else m.layer(x).softmax(1), "gives probabilities in evaluation"),
+    "one-hot": (
+        lambda m, x: m.layer(x) if m.training else functional.one_hot(m.layer(x).argmax(1), 3).float(),
+        "gives probabilities in evaluation",
+    ),
+    "sigmoid": (lambda m, x: m.layer(x) if m.training else m.layer(x).sigmoid(), "gives the sigmoid of its logits in evaluation"),
+    "raises": (lambda m, x: m.layer(x) if m.training else {}[x], "cannot take 8 samples .* in evaluation: KeyError"),
+    "dropout left on": (lambda m, x: m.layer(functional.dropout(x, 0.5)), "more in evaluation mode: it is random there"),
+    "more rows": (lambda m, x: m.layer(x) if m.training else m.layer(torch.cat([x, -x])), r"gives \(16, 3\) for 8 samples"),
+    "centred": (lambda m, x: m.layer(x if m.training else x - x.mean(0)), "a sample's logits in evaluation depend on which others"),
+}
+TRAINING: dict[str, tuple[Forward, str]] = {
+    "dict": (lambda m, x: {"logits": m.layer(x)}, "gives dict for 8 samples .* in training"),
+    "stops": (lambda m, x: next(iter(())) if m.training else m.layer(x), "cannot take 8 samples .* in training: StopIteration"),
+    "detached": (lambda m, x: m.layer(x).detach(), "cannot take 8 samples .* in training: RuntimeError"),
+    "own batch-norm": (_own_batch_norm, "a sample's gradient in training depends on which others"),
+    "divided by n": (lambda m, x: m.layer(x) / len(x) if m.training else m.layer(x), "a sample's gradient in training depends"),
+    "mixup": (_mixup, "a sample's gradient in training depends on which others"),
+    "python's chance": (lambda m, x: m.layer(x * random.random()) if m.training else m.layer(x), "draws random numbers from elsewhere than torch"),
+}
+GOOD: dict[str, Forward] = {
+    "plain": lambda m, x: m.layer(x),
+    "functional dropout": lambda m, x: m.layer(functional.dropout(x, 0.5, m.training)),
+    "noise": lambda m, x: m.layer(x + torch.randn_like(x) if m.training else x),
+    "in place": lambda m, x: m.layer(x.mul_(0.5)),
+    "log-softmax": lambda m, x: m.layer(x).log_softmax(1),
+    "needs no zeros": lambda m, x: m.layer(torch.linalg.inv(torch.diag_embed(x)).diagonal(dim1=1, dim2=2)),
+}
+
+
+def evaluating(num_classes: int, kind: str) -> nn.Module:
+    return Stranger(EVALUATION[kind][0])
+
+
+def training(num_classes: int, kind: str) -> nn.Module:
+    return Stranger(TRAINING[kind][0])
+
+
+def good(num_classes: int, kind: str) -> nn.Module:
+    return Stranger(GOOD[kind])
+
+
+def counting(num_classes: int) -> nn.Module:
+    model = Stranger(_counts)
+    model.calls = 0  # type: ignore[assignment]
+    return model
+
+
+def growing(num_classes: int) -> nn.Module:
+    return Stranger(_grows, last=torch.zeros(1, 8))
+
+
+def own_statistics(num_classes: int) -> nn.Module:
+    return Stranger(_own_statistics, mean=torch.zeros(8))
+
+
+def time_first(num_classes: int) -> nn.Module:
+    return Stranger(_time_first, recurrent=nn.GRU(8, 8))
+
+
+def zero_head(num_classes: int) -> nn.Module:
+    """Logits of nothing, whose gradient alone tells that samples are mixed."""
+    model = Stranger(lambda m, x: m.layer(x - x.mean(0)))
+    nn.init.zeros_(model.layer.weight)
+    return model
+
+
+def clipped_gradient(num_classes: int) -> nn.Module:
+    model = Stranger(GOOD["plain"])
+    model.layer.weight.register_hook(lambda gradient: gradient / gradient.norm())
+    return model
+
+
+def squeezing(num_classes: int) -> nn.Module:
+    return Stranger(lambda m, x: m.layer(x[:, None]).squeeze())
+
+
+def spectral(num_classes: int) -> nn.Module:
+    layer = nn.utils.parametrizations.spectral_norm(nn.Linear(8, 16, dtype=torch.float32))
+    return nn.Sequential(layer, nn.Tanh(), nn.Linear(16, num_classes))
+
+
+def renormed(num_classes: int) -> nn.Module:
+    def forward(model: Stranger, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            model.layer.weight.div_(model.layer.weight.norm(dim=1, keepdim=True))
+        return model.layer(x)
+
+    return Stranger(forward)
+
+
+def softmaxed(num_classes: int) -> nn.Module:
+    return Stranger(lambda m, x: m.layer(x).softmax(1))
+
+
+def scaled(num_classes: int) -> nn.Module:
+    return Stranger(lambda m, x: m.layer(x) if m.training else m.layer(x) / 2)
+
+
+def wrapped(num_classes: int, how: str) -> nn.Module:
+    model = nn.Linear(8, num_classes)
+    if how == "parallel":
+        return nn.DataParallel(model)
+    # What torch.compile returns, without its three seconds of imports.
+    kind = type("OptimizedModule", (nn.Sequential,), {"__module__": "torch._dynamo.eval_frame"})
+    compiled: nn.Module = kind(model)
+    return compiled
+
+
+class Extra(nn.Module):
+    """Keeps something besides tensors."""
+
+    def __init__(self, num_classes: int, value: Any) -> None:
+        super().__init__()
+        self.layer, self.value = nn.Linear(8, num_classes), value
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        logits: Tensor = self.layer(inputs)
+        return logits
+
+    def get_extra_state(self) -> Any:
+        return self.value
+
+    def set_extra_state(self, state: Any) -> None:
+        if state == "refused":
+            raise KeyError("scale")
+        self.value = state
+
+
+def extra(num_classes: int, kind: str) -> nn.Module:
+    values = {"plain": {"scale": 2.0, "table": torch.arange(3), "names": ["a", None]}, "object": object(), "refused": "refused"}
+    return Extra(num_classes, values[kind])
+
+
+class Failing(nn.Module):
+    """Raises in a pass of so many samples, or from the nth pass in training on."""
+
+    def __init__(self, num_classes: int, when: str, at: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, num_classes)
+        self.when, self.at, self.passes = when, at, 0
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.passes += self.training
+        if (self.when == "training" and self.passes >= self.at) or (self.when == "evaluation" and not self.training and len(inputs) == self.at):
+            raise KeyError("boom")
+        logits: Tensor = self.layer(inputs)
+        return logits
+
+
+def failing(num_classes: int, when: str = "", at: int = 0) -> nn.Module:
+    return Failing(num_classes, when, at)
+
+
+class Late(nn.Module):
+    """Makes things when the first samples come."""
+
+    def __init__(self, num_classes: int, kind: str) -> None:
+        super().__init__()
+        self.body, self.kind, self.num_classes = nn.Linear(8, 16), kind, num_classes
+        self.head: nn.Module | None = None
+        self.mean: Any = None
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if self.head is None:
+            self.head = nn.Linear(16, self.num_classes)
+            if self.kind == "buffer":
+                self.register_buffer("table", torch.arange(8.0) / 100)
+            if self.kind == "buffer of samples":
+                self.register_buffer("table", inputs.mean(0))
+            if self.kind == "weight of samples":
+                self.scale = nn.Parameter(inputs.std(0))
+            if self.kind == "attribute of samples":
+                self.mean = inputs.mean(0)
+        if hasattr(self, "table"):
+            inputs = inputs + self.table
+        logits: Tensor = self.head(self.body(inputs if self.mean is None else inputs - self.mean).relu())
+        return logits
+
+
+def late(num_classes: int, kind: str) -> nn.Module:
+    return Late(num_classes, kind)
+
+
+def lazy(num_classes: int) -> nn.Module:
+    return nn.Sequential(nn.LazyLinear(16), nn.LazyBatchNorm1d(), nn.ReLU(), nn.LazyLinear(num_classes))
+
+
+def unreached_lazy(num_classes: int) -> nn.Module:
+    return Stranger(GOOD["plain"], spare=nn.LazyLinear(3))

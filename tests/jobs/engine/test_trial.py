@@ -1,0 +1,174 @@
+"""A stranger's model is tried before training: what cannot be exact is refused in one sentence, and nothing stays of the trial."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from jobs.engine.trial import try_out
+from jobs.errors import LargebatchError, PlanError, SpecError
+from jobs.job import Prepared, prepare, run_job
+from jobs.listener import Listener
+from jobs.records import RunSummary
+from jobs.spec_reader import build_spec
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _beside_the_strangers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+
+
+def prepared(model: str, arguments: dict[str, Any] | None = None, data: dict[str, Any] | None = None, **parts: Any) -> Prepared:
+    document: dict[str, Any] = {
+        "dataset": {"entry_point": "strangers:load", "arguments": data or {}},
+        "model": {"entry_point": f"strangers:{model}", "arguments": arguments or {}},
+        "batch": {"global_batch_size": 50},
+        "optimizer": {"name": "sgd"},
+        "learning_rate": {"base": 0.05},
+        "stop": {"epochs": 1},
+        "tracking": {"enabled": False},
+    }
+    return prepare(build_spec({**document, **parts}), CPU, Path("nowhere"))
+
+
+def trained(job: Prepared, folder: Path) -> RunSummary:
+    (folder / "checkpoints").mkdir(parents=True)
+    return run_job(job, folder, Listener())
+
+
+def kinds(table: str) -> list[Any]:
+    import importlib.util
+
+    specification = importlib.util.spec_from_file_location("strangers_listed", Path(__file__).with_name("strangers.py"))
+    assert specification
+    assert specification.loader
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return list(getattr(module, table).items())
+
+
+@pytest.mark.parametrize(("kind", "sentence"), [(kind, sentence) for kind, (_, sentence) in kinds("EVALUATION")])
+def test_what_evaluation_gives_is_tried(kind: str, sentence: str) -> None:
+    with pytest.raises(PlanError, match=sentence):
+        prepared("evaluating", {"kind": kind})
+
+
+@pytest.mark.parametrize(("kind", "sentence"), [(kind, sentence) for kind, (_, sentence) in kinds("TRAINING")])
+def test_what_training_gives_is_tried(kind: str, sentence: str) -> None:
+    with pytest.raises(PlanError, match=sentence):
+        prepared("training", {"kind": kind})
+
+
+@pytest.mark.parametrize(
+    ("model", "sentence"),
+    [
+        ("counting", "keeps something from pass to pass"),
+        ("growing", r"its buffer last takes another shape with the batch \(\(1, 8\) before a pass of 8 samples, \(8, 8\) after it\)"),
+        ("time_first", "depends on which others pass with it"),
+        ("zero_head", "a sample's gradient in training depends"),
+        ("clipped_gradient", "a sample's gradient in training depends"),
+        ("own_statistics", "mean keeps something of the samples"),
+    ],
+)
+def test_what_a_split_would_change_is_refused(model: str, sentence: str) -> None:
+    with pytest.raises(PlanError, match=sentence):
+        prepared(model)
+
+
+@pytest.mark.parametrize("kind", [kind for kind, _ in kinds("GOOD")])
+def test_what_is_exact_or_random_by_torch_passes(kind: str) -> None:
+    assert prepared("good", {"kind": kind}).findings.notices == []
+
+
+@pytest.mark.parametrize("how", ["parallel", "compiled"])
+def test_wrappers_that_do_what_the_spec_does_are_refused(how: str) -> None:
+    with pytest.raises(SpecError, match="Return the module"):
+        prepared("wrapped", {"how": how})
+
+
+@pytest.mark.parametrize(("model", "words"), [("softmaxed", "probabilities, not logits"), ("scaled", "other logits in evaluation than in training")])
+def test_what_is_odd_but_exact_is_said(model: str, words: str) -> None:
+    notices = prepared(model).findings.notices
+    assert len(notices) == 1
+    assert words in notices[0]
+
+
+def test_only_a_number_of_samples_that_the_plan_reads_is_refused() -> None:
+    """300 samples: 50 divides them, 299 leaves one; 90 test samples fit into one piece, 65 leave one."""
+    prepared("squeezing")
+    with pytest.raises(PlanError, match=r"gives \(3,\) for 1 sample of .* in training.*batch\.last=drop"):
+        prepared("squeezing", batch={"global_batch_size": 299})
+    prepared("squeezing", batch={"global_batch_size": 299, "last": "drop"}, data={"num_train": 310})
+    with pytest.raises(PlanError, match=r"for 1 sample of .* in training"):
+        prepared("squeezing", batch={"global_batch_size": 50, "micro_batch_size": 1})
+    with pytest.raises(PlanError, match=r"for 1 sample of .* in evaluation"):
+        prepared("squeezing", data={"num_test": 65})
+
+
+def test_own_running_statistics_train_where_each_step_is_one_pass() -> None:
+    job = prepared("own_statistics", batch={"global_batch_size": 50, "micro_batch_size": 50}, gradient={"noise_every_steps": 0})
+    assert job.findings.by_samples == ["mean"]
+
+
+def test_weights_that_the_forward_pass_changes_train_in_one_process_alone(tmp_path: Path) -> None:
+    job = prepared("renormed")
+    assert job.findings.by_forward == ["layer.weight"]
+    assert trained(job, tmp_path / "run").test_accuracy is not None
+    with pytest.raises(PlanError, match=r"its forward pass changes layer\.weight"):
+        prepare(job.spec, CPU, Path("nowhere"), world_size=2)
+
+
+def test_a_trial_leaves_everything_as_it_was() -> None:
+    job = prepared("renormed")
+    model = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.utils.parametrizations.spectral_norm(nn.Linear(8, 3))).train()
+    model[1].eval()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    try_out(job.spec, model, job.dataset, CPU)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert [module.training for module in model] == [True, False, True]
+    assert all(param.grad is None for param in model.parameters())
+
+
+@pytest.mark.parametrize("micro_batch_size", [300, 70])
+def test_what_every_pass_moves_moves_once_a_step(micro_batch_size: int, tmp_path: Path) -> None:
+    """Spectral norm: one power iteration for each step, as in plain torch; k micro-batches would make k of them."""
+    batch = {"global_batch_size": "full", "micro_batch_size": micro_batch_size}
+    job = prepared("spectral", batch=batch, stop={"steps": 6}, learning_rate={"base": 0.5}, gradient={"noise_every_steps": 0})
+    assert len(job.findings.once_a_step) == 2
+    reference, (inputs, labels) = _copied(job.model), (job.dataset.train.inputs, job.dataset.train.labels)
+    trained(job, tmp_path / "run")
+    optimizer = torch.optim.SGD(reference.parameters(), lr=0.5, momentum=0.9)
+    for _ in range(6):
+        optimizer.zero_grad()
+        functional.cross_entropy(reference(inputs), labels).backward()
+        optimizer.step()
+    for name, tensor in reference.state_dict().items():
+        torch.testing.assert_close(job.model.state_dict()[name], tensor, rtol=1e-5, atol=1e-6, msg=name)
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    import strangers  # type: ignore[import-not-found]
+
+    copy: nn.Module = strangers.spectral(3)
+    copy.load_state_dict(model.state_dict())
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("kind", "sentence"), [("object", "_extra_state in its state is a object"), ("refused", "cannot take its own state_dict over")]
+)
+def test_what_a_checkpoint_could_not_keep_is_refused(kind: str, sentence: str) -> None:
+    with pytest.raises(PlanError, match=sentence):
+        prepared("extra", {"kind": kind})
+
+
+def test_few_samples_are_tried_as_far_as_they_go() -> None:
+    data = {"num_train": 3, "num_test": 1}
+    assert prepared("good", {"kind": "plain"}, data=data, batch={"global_batch_size": 2}).plan.total_steps == 2
+    with pytest.raises(LargebatchError, match="probabilities in evaluation"):
+        prepared("evaluating", {"kind": "softmax"}, data=data, batch={"global_batch_size": 2})

@@ -1,0 +1,69 @@
+"""What a model makes when the first samples come is drawn from the run's seed, and from nothing else."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from jobs.data.draws import key, seed_draws
+from jobs.errors import PlanError
+from jobs.models.table import build_model
+from jobs.spec import ModelSpec
+
+BLANK = torch.zeros(2, 8)
+
+
+@pytest.fixture(autouse=True)
+def _beside_the_strangers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "engine"))
+
+
+def build(model: str, seed: int, blank: Tensor | None = BLANK, **arguments: str) -> nn.Module:
+    spec = ModelSpec.model_validate({"entry_point": f"strangers:{model}", "arguments": arguments})
+    return build_model(spec, (8,), 3, seed, blank)
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments"),
+    [("lazy", {}), ("late", {"kind": "layer"}), ("late", {"kind": "buffer"})],
+    ids=["lazy layers", "a layer made in forward", "a buffer made in forward"],
+)
+def test_seeds_differ_in_every_weight_and_nothing_else_does(model: str, arguments: dict[str, str]) -> None:
+    states = [build(model, seed, blank, **arguments).state_dict() for seed, blank in ((0, BLANK), (0, BLANK + 1), (1, BLANK))]
+    assert states[0].keys() == states[1].keys() == states[2].keys()
+    for name, tensor in states[0].items():
+        assert torch.equal(tensor, states[1][name]), name
+        if tensor.ndim == 2:
+            assert not torch.equal(tensor, states[2][name]), name
+    for name in ("1.running_mean", "1.num_batches_tracked"):  # the first pass moves no statistics
+        if name in states[0]:
+            assert not states[0][name].any()
+
+
+def test_weights_that_are_there_stay_what_they_were() -> None:
+    """Of the first pass nothing is left; weights made with the model are plain torch's under the run's seed."""
+    strangers = importlib.import_module("strangers")
+    with torch.random.fork_rng():
+        seed_draws(key(7, "weights"), torch.device("cpu"))
+        plain = strangers.Failing(3, "", 0)
+    with torch.random.fork_rng():
+        state = torch.get_rng_state()
+        own = build("failing", 7)
+        assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(tensor, plain.state_dict()[name]) for name, tensor in own.state_dict().items())
+    assert own.training
+
+
+@pytest.mark.parametrize(
+    ("kind", "what"), [("buffer of samples", "table"), ("weight of samples", "scale"), ("attribute of samples", "something in Late")]
+)
+def test_what_depends_on_the_first_samples_is_refused(kind: str, what: str) -> None:
+    with pytest.raises(PlanError, match=f"{what} is made when the first samples come, and depends on which they are"):
+        build("late", 0, kind=kind)
+
+
+def test_a_lazy_layer_that_no_sample_reaches_is_refused() -> None:
+    with pytest.raises(PlanError, match=r"spare\.weight takes its shape from the first samples that pass through, and none of them reached it"):
+        build("unreached_lazy", 0)
