@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from jobs.engine.gradients import LocalSum
+from jobs.engine.state import WeightAverage
 from jobs.optim.saved_state import load_optimizer
 from jobs.optim.table import build_optimizer
 from jobs.optimizer_spec import OptimizerSpec
@@ -50,3 +51,21 @@ def test_without_any_gradient_the_norm_is_zero() -> None:
     gradients.finish(0.0)
     assert gradients.squared_norm() == 0.0
     assert all(parameter.grad is None for parameter in gradients.params)
+
+
+def test_the_average_follows_a_buffer_that_a_model_assigns_anew() -> None:
+    class Centred(nn.Linear):
+        mean: Tensor
+
+        def __init__(self) -> None:
+            super().__init__(2, 2)
+            self.register_buffer("mean", torch.zeros(2))
+
+    model = Centred()
+    average = WeightAverage(model, 0.75)
+    model.mean = torch.tensor([4.0, 8.0])
+    average.update()
+    average.swap()
+    assert model.mean.tolist() == [1.0, 2.0]
+    average.swap()
+    assert model.mean.tolist() == [4.0, 8.0]
