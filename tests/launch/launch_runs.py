@@ -131,7 +131,9 @@ def steps(run_dir: Path) -> list[int]:
 
 
 def notices(run_dir: Path) -> list[str]:
-    return [record.text for record in read_records(run_dir) if isinstance(record, NoticeRecord)]
+    """All but that other tests kept the machine busy."""
+    texts = [record.text for record in read_records(run_dir) if isinstance(record, NoticeRecord)]
+    return [text for text in texts if not text.startswith("The machine was busy")]
 
 
 def kill_a_worker(folder: Path, number: signal.Signals = signal.SIGKILL) -> None:
