@@ -233,8 +233,15 @@ def _put_back(state: TrainState, held: list[Tensor]) -> None:
 
 
 def _halve_micro_batch(state: TrainState, batch_size: int, unit: int, notify: Callable[[str], None]) -> None:
-    """Half the micro-batch, in whole batch-norm groups of `unit`. Raises: FaultError if there is no smaller one."""
+    """Half the micro-batch, in whole batch-norm groups of `unit`. Raises: FaultError if there is no smaller one, or none may be."""
     now = min(state.micro_batch_size, batch_size)
+    if state.by_samples:
+        raise FaultError(
+            "batch.global_batch_size",
+            f"{now} samples do not fit into this device's memory, and {state.by_samples[0]} keeps something of the samples that pass through,"
+            " so a step cannot be split.",
+            "Use a smaller batch, or keep nothing of the samples in the model.",
+        )
     smaller = max(now // 2 // unit, 1) * unit
     if smaller >= now:
         raise FaultError(

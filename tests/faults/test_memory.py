@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from jobs.engine import gradients
 from jobs.engine.gradients import SquaredNorm
 from jobs.engine.scalars import Scalar
+from jobs.engine.trial import Findings
 from jobs.errors import FaultError, PlanError
 from jobs.job import Prepared, prepare, run_job
 from jobs.listener import Listener
@@ -80,6 +81,14 @@ def run(job: Prepared, run_dir: Path, limit: int = 1000, error: Callable[[], Bas
 
 def losses(run_dir: Path) -> list[float]:
     return [record.loss for record in steps(read_records(run_dir))]
+
+
+def test_a_step_that_must_be_one_pass_is_not_split(tmp_path: Path) -> None:
+    """Its model keeps something of the samples: two passes would keep something else."""
+    job = new_job(32, batch_norm=False)
+    object.__setattr__(job, "findings", Findings(by_samples=["mean"]))
+    with pytest.raises(FaultError, match=r"32 samples do not fit .* mean keeps something of the samples"):
+        run(job, tmp_path / "run", limit=8)
 
 
 @pytest.mark.parametrize("error", [accelerator_error, cpu_error])
