@@ -102,7 +102,7 @@ def unread_in_words(plan: TrainPlan) -> str | None:
 
 
 def _data_words(plan: TrainPlan, data: DataFacts) -> str:
-    counts = f"{plan.num_train_samples} training samples, {data.num_test_samples} test samples, {data.num_classes} classes"
+    counts = f"{plan.num_train_samples:,} training samples, {data.num_test_samples:,} test samples, {data.num_classes:,} classes"
     num_workers = plan.spec.dataset.num_workers
     if data.is_in_memory:
         return f"{counts}, held in memory" + (": dataset.num_workers is not read" if num_workers else "")

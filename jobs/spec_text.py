@@ -38,9 +38,9 @@ def _text_of(path: Path) -> str:
                 content = _beginning(file)
         _refuse_long(content, str(path))
         return content.decode("utf-8-sig")  # Windows' editors begin a file with a mark
-    except (OSError, ValueError) as error:
-        if isinstance(error, SpecError):
-            raise
+    except UnicodeDecodeError as error:
+        raise SpecError(str(path), f"is not UTF-8 text (byte {error.start} is {content[error.start]:#04x}).", "Save it as UTF-8.") from error
+    except OSError as error:
         raise SpecError(str(path), f"the recipe cannot be read: {error}.") from error
 
 
@@ -55,18 +55,24 @@ def parse(text: str, path: Path) -> Any:
     _refuse_long(text.encode("utf-8", "surrogatepass"), str(path))
     try:
         document = json.loads(text, object_pairs_hook=each_key_once)
+    except GivenTwiceError as error:
+        raise SpecError(str(path), f"{error}.", "Leave one of them out.") from error
     except (ValueError, RecursionError) as error:
         raise SpecError(str(path), f"is not JSON: {_in_words(error)}.") from error
     _refuse_odd(document, str(path))
     return document
 
 
+class GivenTwiceError(ValueError):
+    """A key that stands twice in one JSON object."""
+
+
 def each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object's mapping; `json` itself would take the last of two. Raises: ValueError for a key given twice."""
+    """A JSON object's mapping; `json` itself would take the last of two. Raises: GivenTwiceError."""
     document = dict(pairs)
     if len(document) < len(pairs):
         keys = [key for key, _ in pairs]
-        raise ValueError(f"key {next(key for key in keys if keys.count(key) > 1)!r} is given twice")
+        raise GivenTwiceError(f"key {next(key for key in keys if keys.count(key) > 1)!r} is given twice")
     return document
 
 

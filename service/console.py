@@ -75,7 +75,7 @@ class TrainingView:
     def record(self, record: Record) -> None:
         """Show what is new, a few times a second at most."""
         if isinstance(record, StartRecord):
-            self.notice(f"{record.num_train_samples} training samples, {record.num_test_samples} test samples, {record.num_classes} classes")
+            self.notice(f"{record.num_train_samples:,} training samples, {record.num_test_samples:,} test samples, {record.num_classes:,} classes")
         elif isinstance(record, EvalRecord):
             self._accuracy = f"  accuracy {record.test_accuracy:.4f}"
             if not self._live:

@@ -60,7 +60,8 @@ def _device() -> Finding:
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
         return Finding("device", True, f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB")
-    return Finding("device", True, f"CPU alone, {torch.get_num_threads()} threads (no GPU found)")
+    threads = torch.get_num_threads()
+    return Finding("device", True, f"CPU alone, {threads} thread{'s' if threads > 1 else ''} (no GPU found)")
 
 
 def _cores() -> Finding:

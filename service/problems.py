@@ -76,9 +76,10 @@ def of_validation(error: RequestValidationError, request_id: str) -> Problem:
     """FastAPI's finding about a request."""
     first: dict[str, Any] = error.errors()[0]
     if first["type"] == "json_invalid":  # the place is a character's number, no field
-        what = f"is not JSON: {first['ctx']['error']}."
+        reason = first["ctx"]["error"]
+        what = f"{reason}." if reason.endswith("is given twice") else f"is not JSON: {reason}."
         return Problem(title="Cannot be used", status=422, detail=f"body: {what}", field="body", problem=what, request_id=request_id)
-    where = [str(part) for part in first["loc"] if part not in {"body", "query", "path", "header"}]
+    where = [str(part) for part in first["loc"] if part not in {"body", "query", "path", "header", "int", "float", "str", "bool"}]
     field, what = ".".join(where), first["msg"].removeprefix("Value error, ")
     return Problem(title="Cannot be used", status=422, detail=f"{field}: {what}." if field else f"{what}.", field=field, problem=f"{what}.",
                    hint="GET /openapi.json says what is expected.", request_id=request_id)  # fmt: skip

@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, SkipValidation
 from jobs.errors import InputError, SpecError
 from jobs.launch.options import read_workers
 from jobs.spec import TrainSpec
-from jobs.spec_reader import build_spec, first_mistake, nearest, recipe_paths, refuse_unlisted_entry_points
+from jobs.spec_mistakes import first_mistake, nearest
+from jobs.spec_reader import build_spec, recipe_paths, refuse_unlisted_entry_points
 from jobs.spec_text import read_document
 from service.job import Job, Kind
 from service.settings import Settings

@@ -251,7 +251,7 @@ def find(
     whole = [run for run in runs if run.summary.outcome.is_result]
     num_failed = sum(run.summary.outcome is Outcome.FAILED for run in runs)
     num_stopped = len(runs) - len(whole) - num_failed
-    left_out = [f"Left out: {num_stopped} runs that were ended early."] if num_stopped else []
+    left_out = [f"Left out: {num_stopped} {'run that was' if num_stopped == 1 else 'runs that were'} ended early."] if num_stopped else []
     if num_failed:
         left_out.append(f"Left out: {num_failed} runs that failed.")
     if not whole:

@@ -10,7 +10,8 @@ import pydantic
 from jobs.errors import SpecError
 from jobs.planning import resolve_global_batch_size
 from jobs.spec import TrainSpec
-from jobs.spec_reader import RECIPES_DIR, build_spec, first_mistake, nearest, read_spec
+from jobs.spec_mistakes import first_mistake, nearest
+from jobs.spec_reader import RECIPES_DIR, build_spec, read_spec
 from jobs.spec_text import read_document
 from tuning.spec import BATCH, MOMENTUM, RangeSpec, SweepSpec
 

@@ -18,7 +18,7 @@ from jobs.data.draws import key, sample_order
 from jobs.data.own import load_own
 from jobs.errors import DataError, SpecError
 from jobs.spec import AugmentSpec, DatasetSpec
-from jobs.spec_reader import nearest
+from jobs.spec_mistakes import nearest
 
 NUM_DIGITS_TEST = 360
 
@@ -100,7 +100,7 @@ def _torchvision(
             raise DataError(
                 "--data-dir",
                 f"{class_name} is not in {data_dir}: {missing[0]} is missing{f' and {len(missing) - 1} more' if len(missing) > 1 else ''}.",
-                f"Put {', '.join(files)} there, or let it be fetched with --set dataset.download=true.",
+                f"Put {', '.join(files)} there, or let it be fetched with --set dataset.download=true (in a sweep's file, under `set`).",
             )
         train, test = (_read_torchvision(class_name, data_dir, is_train, spec.download and bool(missing)) for is_train in (True, False))
         for part, images in (("training", train), ("test", test)):

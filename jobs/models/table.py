@@ -18,7 +18,7 @@ from jobs.models.held import is_uninitialised
 from jobs.models.parameters import refuse_parameters
 from jobs.models.shared_memory import unfold_buffers
 from jobs.spec import ModelSpec
-from jobs.spec_reader import nearest
+from jobs.spec_mistakes import nearest
 
 OURS: dict[str, Callable[..., nn.Module]] = {
     "mlp": small.mlp,

@@ -171,7 +171,10 @@ MISTAKES: dict[str, Mistake] = {
         "batch_size", "is not a known key", "Did you mean batch.global_batch_size?", arguments=("--set", "batch_size=32")
     ),
     "field without its section": Mistake("momentum", "is not a known key", "Did you mean optimizer.momentum?", arguments=("--set", "momentum=0.5")),
-    "value in place of a section": Mistake("batch", "a mapping of keys to values, not 32", "Its keys: global", arguments=("--set", "batch=32")),
+    "value in place of a section": Mistake(
+        "batch", "a mapping of keys to values, not 32", "Did you mean batch.global_batch_size? Its keys: global", arguments=("--set", "batch=32")
+    ),
+    "name that is a number": Mistake("name", "must be text, not 123", "In quotes it is text", arguments=("--set", "name=123")),
     "unknown device": Mistake("--device", "'gpu' is not a device", "Choose auto, cpu or cuda", arguments=("--device", "gpu")),
     "resume of no run": Mistake("--resume", "is not a run's folder: it has no spec.json", "Give the folder", recipe="", arguments=("--resume", ".")),
     "resume of nothing": Mistake("--resume", "nowhere is not a run's folder", "Give the folder", recipe="", arguments=("--resume", "nowhere")),

@@ -82,14 +82,14 @@ class TestWords:
         rate = {"base": 0.4, "base_global_batch_size": 30}
         assert "so base_global_batch_size is not read" in words(plan_of(learning_rate=rate))["learning rate"]
         dataset = {"name": "digits", "num_workers": 3}
-        assert words(plan_of())["data"] == "1000 training samples, 250 test samples, 10 classes, held in memory"
+        assert words(plan_of())["data"] == "1,000 training samples, 250 test samples, 10 classes, held in memory"
         assert (
             words(plan_of(dataset=dataset))["data"]
-            == "1000 training samples, 250 test samples, 10 classes, held in memory: dataset.num_workers is not read"
+            == "1,000 training samples, 250 test samples, 10 classes, held in memory: dataset.num_workers is not read"
         )
         assert (
             words(plan_of(dataset=dataset), is_in_memory=False)["data"]
-            == "1000 training samples, 250 test samples, 10 classes, read one by one by 3 processes"
+            == "1,000 training samples, 250 test samples, 10 classes, read one by one by 3 processes"
         )
         reduction = {"compression": "powersgd", "powersgd_rank": 2, "local_steps": 4, "local_from_epoch": 1.5}
         assert "reduction" not in words(plan_of())

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from jobs.errors import SpecError
+from jobs.optimizer_spec import OptimizerSpec
 from jobs.plan import USUAL_NOISE_EVERY
 from jobs.spec import GradientSpec
-from jobs.spec_reader import build_spec, entry_points, nearest, read_spec, recipe_paths, refuse_unlisted_entry_points
+from jobs.spec_mistakes import OTHER_WORDS, nearest
+from jobs.spec_reader import build_spec, entry_points, read_spec, recipe_paths, refuse_unlisted_entry_points
 
 YAML = """
 dataset: {name: digits}
@@ -168,6 +170,40 @@ def test_a_value_that_cannot_be_shown_is_still_refused() -> None:
     for value, kind in ((circle, "list"), (10**5000, "int"), ({(1, 2): 3}, "dict")):
         with pytest.raises(SpecError, match=f"^precision: must be .*, not a {kind} that cannot be shown"):
             build_spec({**json.loads(read_spec("digits-lamb").model_dump_json()), "precision": value})
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("nesterov", "optimizer.nesterov"),
+        ("steps", "stop.steps"),
+        ("stop.epoch", "epochs"),
+        ("stop.target", "stop.target_accuracy"),
+        ("warmup", "learning_rate.warmup_epochs"),
+        ("grad_clip", "gradient.clip_norm"),
+        ("optimizer.lr", "learning_rate.base"),
+        ("batch.size", "batch.global_batch_size"),
+        ("model.width", "model.arguments.width"),
+        ("model.nmae", "name"),
+        ("output_dir", "the option --output-dir"),
+        ("seeed", "seed"),
+    ],
+)
+def test_an_unknown_key_leads_to_the_one_that_is_meant(key: str, meant: str) -> None:
+    with pytest.raises(SpecError) as refused:
+        read_spec("digits-small-batch", [f"{key}=1"])
+    assert refused.value.field == key
+    assert refused.value.hint.lower().endswith(f"did you mean {meant}?")
+
+
+def test_every_word_of_other_programs_leads_to_a_field_of_ours() -> None:
+    document = read_spec("digits-small-batch").model_dump()
+    for meant in OTHER_WORDS.values():
+        if not meant.startswith("the option"):
+            for field in meant.split(" and "):
+                section, _, key = field.partition("=")[0].partition(".")
+                assert section in document, field
+                assert not key or key in {*(document[section] or {}), *OptimizerSpec.model_fields}, field
 
 
 def test_nearest() -> None:

@@ -37,7 +37,7 @@ def test_a_number_is_what_a_person_would_read(text: str, value: object) -> None:
 def test_a_key_given_twice_is_refused_in_json_too(tmp_path: Path, text: str) -> None:
     path = tmp_path / "spec.json"
     path.write_text(text)
-    with pytest.raises(SpecError, match=r"spec\.json: is not JSON: .*key 'b' is given twice"):
+    with pytest.raises(SpecError, match=r"spec\.json: key 'b' is given twice"):
         read_document(path)
 
 
@@ -51,7 +51,7 @@ def test_a_mark_at_the_beginning_is_no_part_of_the_text(tmp_path: Path, name: st
 def test_a_text_that_is_no_utf8_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "spec.yaml"
     path.write_bytes(b"a: \xff")
-    with pytest.raises(SpecError, match=r"cannot be read: .*utf-8"):
+    with pytest.raises(SpecError, match=r"is not UTF-8 text \(byte 3 is 0xff\)"):
         read_document(path)
 
 

@@ -115,7 +115,7 @@ def test_runs_that_were_ended_early_are_said_and_left_out() -> None:
     early = early.__class__(**{**early.__dict__, "summary": early.summary.model_copy(update={"outcome": Outcome.STOPPED})})
     found = find([*RUNS, early])
     assert [one.global_batch_size for one in found.best] == BATCHES
-    assert any("1 runs that were ended early" in line for line in found.words())
+    assert any("1 run that was ended early" in line for line in found.words())
     with pytest.raises(InputError, match="no run that has ended"):
         find([early])
 
