@@ -251,7 +251,7 @@ def test_what_a_sweep_has_not_yet_is_no_missing_page(http: httpx.Client) -> None
 def test_a_plan_runs_nothing(http: httpx.Client) -> None:
     plan = http.post("/v1/runs/plan", json={"recipe": "digits-lamb", "workers": "2"}).json()
     assert plan["facts"]["world_size"] == 2
-    assert plan["lines"][0] == {"what": "data", "how": "1437 training samples, 360 test samples, 10 classes, held in memory"}
+    assert plan["lines"][0] == {"what": "data", "how": "1,437 training samples, 360 test samples, 10 classes, held in memory"}
     refused = http.post("/v1/runs/plan", json={"recipe": "digits-lamb", "set": {"batch.global_batch_size": 5000}})
     assert (refused.status_code, refused.json()["field"]) == (422, "batch.global_batch_size")
 

@@ -116,7 +116,7 @@ class TestPlan:
         assert done.exit_code == 0
         # 300 = 128 + 128 + 44; 1437 = 4 * 300 + 237; 4 steps are 1,200 samples.
         for words in (
-            "1437 training samples",
+            "1,437 training samples",
             "300 samples per step = 2 x 128 + 44",
             "4 steps of 300 and one of 237, divided by its own 237",
             "4 steps, 1200 samples",

@@ -53,7 +53,7 @@ def test_a_pipe_gets_plain_lines(clock: list[float]) -> None:
         training.record(EVALUATION)
     lines = text.getvalue().splitlines()
     assert lines[0] == "Run folder: runs/[x]"  # brackets are no markup
-    assert lines[1] == "1000 training samples, 250 test samples, 10 classes"
+    assert lines[1] == "1,000 training samples, 250 test samples, 10 classes"
     assert lines[2] == "step 6/100  50 samples/s  loss 0.5000  lr 0.01"  # five seconds after the first
     assert lines[3] == "step 10  epoch 1.00  accuracy 0.8125  training 20.0 s"
     assert len(lines) == 4

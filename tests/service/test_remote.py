@@ -60,7 +60,7 @@ def test_a_file_of_ones_own(service: Service, tmp_path: Path) -> None:
 
 
 def test_plans_run_nothing(service: Service, tmp_path: Path) -> None:
-    assert "data: 1437 training samples" in largebatch(service, "plan", "digits-lamb")
+    assert "data: 1,437 training samples" in largebatch(service, "plan", "digits-lamb")
     sweep = {"recipe": "digits-small-batch", "each": {"batch.global_batch_size": [32, 64]}, "repeats": 2}
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(sweep))
     assert "runs: 4: 2 groups, 1 searched and 1 repeated in each" in largebatch(service, "plan", str(tmp_path / "sweep.yaml"), "--sweep")
