@@ -215,7 +215,7 @@ def new_state(job: Prepared) -> TrainState:
         reduction=spec.reduction,
         average=average,
         once_a_step=job.findings.once_a_step,
-        by_samples=job.findings.by_samples,
+        by_samples=[*job.findings.by_samples, *job.findings.by_passes],
     )
 
 

@@ -1,5 +1,6 @@
 """Single passes of a few samples through a model that may be anybody's, and in words what is wrong with what it gives or raises."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -39,6 +40,13 @@ class TrainingPass(NamedTuple):
     gradient: list[Tensor]
 
 
+class Move(NamedTuple):
+    """What a weight was before some forward passes, and what they made of it; in host memory."""
+
+    before: Tensor
+    after: Tensor
+
+
 class Passes:
     """Passes through a model that begin from one and the same state of it.
 
@@ -57,13 +65,16 @@ class Passes:
 
     def training(self, samples: Samples, seed: int = 0) -> TrainingPass:
         """One in training, its loss summed over the samples; known dropouts, whose masks belong to the sample, let everything through."""
+        self._begin(seed)
+        return self._training(samples)
+
+    def _training(self, samples: Samples) -> TrainingPass:
         logits: list[Tensor] = []
 
         def forward(inputs: Tensor) -> Tensor:
             logits.append(self._logits(inputs, "training"))
             return logits[0]
 
-        self._begin(seed)
         dropouts = sample_dropouts(self.model)
         modes = [dropout.training for dropout in dropouts]
         for dropout in dropouts:
@@ -82,15 +93,47 @@ class Passes:
         gradient = [torch.zeros_like(param) if param.grad is None else param.grad for param in params]
         return TrainingPass(logits[0].detach(), [each.detach().clone() for each in gradient])
 
-    @torch.no_grad()
     def evaluation(self, inputs: Tensor, seed: int = 0) -> Tensor:
         """Logits of one in evaluation mode."""
         self._begin(seed)
+        return self._evaluation(inputs)
+
+    @torch.no_grad()
+    def _evaluation(self, inputs: Tensor) -> Tensor:
         try:
             with evaluation_mode(self.model), torch.autocast(self._device.type, torch.bfloat16, enabled=self.spec.precision == "bfloat16"):
                 return self._logits(inputs, "evaluation")
         except Exception as error:
             raise self._refusal(error, inputs, "evaluation") from error
+
+    def moved_weights(self, pieces: Sequence[Samples], mode: str) -> dict[str, Move]:
+        """The weights that forward passes of these, one after another, move, and from where to where.
+
+        Args: mode: "training" or "evaluation".
+        """
+        self._begin(0)
+        self._update_weights()
+        held = Held(self.model, weights=True)
+        for piece in pieces:
+            if mode == "training":
+                self._training(piece)
+            else:
+                self._evaluation(piece.inputs)
+        names = held.changed_weights()
+        after = self._weights(names)
+        self.end()
+        self._update_weights()
+        return {name: Move(*values) for name, *values in zip(names, self._weights(names), after, strict=True)}
+
+    def _weights(self, names: Sequence[str]) -> list[Tensor]:
+        return [self.model.get_parameter(name).detach().to("cpu", copy=True) for name in names]
+
+    @torch.no_grad()
+    def _update_weights(self) -> None:
+        """Make them others, as an update will: a copy that follows them moves only then."""
+        params = [param for param in self.model.parameters() if param.requires_grad]
+        for number, param in enumerate(params):
+            param.mul_(1.25 + 0.25 * number / len(params))  # not all by the same, for what follows may be trainable, too
 
     def end(self) -> None:
         """Leave no trace."""

@@ -64,7 +64,7 @@ class TrainState:
     once_a_step: Sequence[str] = ()
     """Buffers that every pass in training moves, whichever its samples: all passes of a step begin from the same."""
     by_samples: Sequence[str] = ()
-    """Buffers that keep something of the samples that passed: with some, every step is one pass."""
+    """Buffers that keep something of the samples that passed, and weights that every pass moves: with some, every step is one pass."""
     reduction: ReductionSpec = field(default_factory=ReductionSpec)
     progress: Progress = field(default_factory=Progress)
     noise: NoiseSums = field(default_factory=NoiseSums)

@@ -238,9 +238,8 @@ def _halve_micro_batch(state: TrainState, batch_size: int, unit: int, notify: Ca
     if state.by_samples:
         raise FaultError(
             "batch.global_batch_size",
-            f"{now} samples do not fit into this device's memory, and {state.by_samples[0]} keeps something of the samples that pass through,"
-            " so a step cannot be split.",
-            "Use a smaller batch, or keep nothing of the samples in the model.",
+            f"{now} samples do not fit into this device's memory, and a step cannot be split: what becomes of {state.by_samples[0]} depends on that.",
+            "Use a smaller batch, or a model that its forward pass does not change.",
         )
     smaller = max(now // 2 // unit, 1) * unit
     if smaller >= now:

@@ -20,6 +20,7 @@ from jobs.engine.evaluate import samples_at_once
 from jobs.engine.independence import CERTAIN, difference, refuse_coupled_evaluation, refuse_coupled_training, tolerance
 from jobs.engine.memory import make_room, ran_out_of_memory
 from jobs.engine.model_state import refuse_unsaveable
+from jobs.engine.moved_weights import moved_by_forward
 from jobs.engine.passes import Passes, Samples
 from jobs.engine.warm_up import micro_batch_sizes
 from jobs.errors import PlanError
@@ -42,6 +43,8 @@ class Findings:
     """Buffers that keep something of the samples: a step must be one pass."""
     by_forward: list[str] = field(default_factory=list)
     """Parameters that the forward pass itself changes: workers would come to have different ones."""
+    by_passes: list[str] = field(default_factory=list)
+    """Those among them that several passes change otherwise than one: a step must be one pass."""
     notices: list[str] = field(default_factory=list)
     """For the person."""
 
@@ -71,9 +74,11 @@ def try_out(spec: TrainSpec, model: nn.Module, dataset: Dataset, device: torch.d
     with _tried(trial):
         before = _buffers(model)
         trial.passes.training(train)
-        trial.findings.by_forward.extend(trial.passes.held.changed_weights())
         _sort_buffers(trial, before, model)
         trial.passes.evaluation(test.inputs)
+        moved, by_passes = moved_by_forward(trial.passes, train)
+        trial.findings.by_forward.extend(moved)
+        trial.findings.by_passes.extend(by_passes)
     return trial
 
 
@@ -86,6 +91,12 @@ def refuse_unfit(trial: Trial, plan: TrainPlan) -> None:
             f"its forward pass changes {findings.by_forward[0]}: workers, which see different samples, would come to have different weights.",
             "Use one process, or leave the weights to the optimizer.",
         )
+    if findings.by_passes and not _steps_are_passes(plan):
+        raise PlanError(
+            "model",
+            f"its forward pass changes {findings.by_passes[0]}, further with each pass: the result would depend on how a batch is split.",
+            f"{_one_pass(plan)} Or leave the weights to the optimizer.",
+        )
     with _tried(trial):
         _refuse_coupled(trial, plan)
         _try_sizes(trial, plan)
@@ -93,7 +104,7 @@ def refuse_unfit(trial: Trial, plan: TrainPlan) -> None:
         raise PlanError(
             "model",
             f"{findings.by_samples[0]} keeps something of the samples that pass through in training, which depends on how a batch is split.",
-            f"Take each batch in one pass: one process, batch.micro_batch_size={plan.global_batch_size}, gradient.noise_every_steps=0.",
+            _one_pass(plan),
         )
 
 
@@ -163,6 +174,10 @@ def _steps_are_passes(plan: TrainPlan) -> bool:
     """Whether no step is shared or split."""
     largest = max(batch.size for batch in plan.kinds_of_batch())
     return plan.world_size == 1 and plan.noise_every_steps == 0 and largest <= plan.micro_batch_size
+
+
+def _one_pass(plan: TrainPlan) -> str:
+    return f"Take each batch in one pass: one process, batch.micro_batch_size={plan.global_batch_size}, gradient.noise_every_steps=0."
 
 
 def _sort_buffers(trial: Trial, before: dict[str, Tensor], model: nn.Module) -> None:

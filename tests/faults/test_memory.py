@@ -83,11 +83,12 @@ def losses(run_dir: Path) -> list[float]:
     return [record.loss for record in steps(read_records(run_dir))]
 
 
-def test_a_step_that_must_be_one_pass_is_not_split(tmp_path: Path) -> None:
-    """Its model keeps something of the samples: two passes would keep something else."""
+@pytest.mark.parametrize("findings", [Findings(by_samples=["mean"]), Findings(by_passes=["mean"])])
+def test_a_step_that_must_be_one_pass_is_not_split(findings: Findings, tmp_path: Path) -> None:
+    """Its model keeps something of the samples, or moves weights in each pass: two passes would leave something else."""
     job = new_job(32, batch_norm=False)
-    object.__setattr__(job, "findings", Findings(by_samples=["mean"]))
-    with pytest.raises(FaultError, match=r"32 samples do not fit .* mean keeps something of the samples"):
+    object.__setattr__(job, "findings", findings)
+    with pytest.raises(FaultError, match=r"32 samples do not fit .* what becomes of mean depends on that"):
         run(job, tmp_path / "run", limit=8)
 
 

@@ -1,5 +1,6 @@
 """Models of strangers: inputs (n, 8) -> logits (n, 3), or something else that the engine must notice."""
 
+import copy
 import random
 from collections.abc import Callable
 from typing import Any
@@ -160,6 +161,31 @@ def renormed(num_classes: int) -> nn.Module:
         return model.layer(x)
 
     return Stranger(forward)
+
+
+def moving(num_classes: int, kind: str) -> nn.Module:
+    """Its forward pass moves weights."""
+
+    @torch.no_grad()
+    def move(model: Any) -> None:
+        if kind == "shrinking":
+            model.layer.weight.mul_(0.999)
+        else:
+            for param, other in zip(model.copy.parameters(), model.encoder.parameters(), strict=True):
+                param.lerp_(other, 0.001)
+
+    def logits(model: Any, x: Tensor) -> Tensor:
+        if model.training or kind == "in evaluation":
+            move(model)
+        return model.layer(model.encoder(x) + model.copy(x))
+
+    encoder = nn.Sequential(nn.Linear(8, 8), nn.Tanh())
+    return Stranger(logits, encoder=encoder, copy=copy.deepcopy(encoder).requires_grad_(kind == "trainable follower"))
+
+
+def clipped_table(num_classes: int) -> nn.Module:
+    table = nn.Embedding(20, 8, max_norm=1.0)
+    return Stranger(lambda m, x: m.layer(m.table((x[:, :2].abs() * 5).long().clamp(max=19)).mean(1)), table=table)
 
 
 def softmaxed(num_classes: int) -> nn.Module:

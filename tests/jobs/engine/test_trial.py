@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from jobs.data.draws import sample_order
 from jobs.engine.trial import try_out
 from jobs.errors import LargebatchError, PlanError, SpecError
 from jobs.job import Prepared, prepare, run_job
@@ -121,6 +122,53 @@ def test_weights_that_the_forward_pass_changes_train_in_one_process_alone(tmp_pa
     assert trained(job, tmp_path / "run").test_accuracy is not None
     with pytest.raises(PlanError, match=r"its forward pass changes layer\.weight"):
         prepare(job.spec, CPU, Path("nowhere"), world_size=2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "weight"), [("shrinking", r"layer\.weight"), ("follower", r"copy\.0\.weight"), ("trainable follower", r"copy\.0\.weight")]
+)
+def test_weights_that_every_pass_moves_on_train_where_each_step_is_one_pass(kind: str, weight: str, tmp_path: Path) -> None:
+    """A follower, too, which is no other than what it follows before the first update."""
+    one_pass = {"batch": {"global_batch_size": 50, "micro_batch_size": 50}, "gradient": {"noise_every_steps": 0}}
+    for parts in ({}, {**one_pass, "batch": {"global_batch_size": 50, "micro_batch_size": 25}}, {**one_pass, "gradient": {"noise_every_steps": 2}}):
+        with pytest.raises(PlanError, match=rf"its forward pass changes {weight}, further with each pass.*micro_batch_size=50"):
+            prepared("moving", {"kind": kind}, **parts)
+    job = prepared("moving", {"kind": kind}, **one_pass)
+    start = {name: tensor.clone() for name, tensor in job.model.state_dict().items()}
+    expected = _moved_by_torch(kind, start, job)
+    trained(job, tmp_path / "run")
+    for name, tensor in expected.items():
+        torch.testing.assert_close(job.model.state_dict()[name], tensor, rtol=1e-5, atol=1e-6, msg=name)
+
+
+def _moved_by_torch(kind: str, start: dict[str, torch.Tensor], job: Prepared) -> dict[str, torch.Tensor]:
+    """An epoch of plain torch."""
+    import strangers  # type: ignore[import-not-found]
+
+    model = strangers.moving(3, kind)
+    model.load_state_dict(start)
+    order = sample_order(job.spec.seed, 0, job.plan.num_train_samples)
+    optimizer = torch.optim.SGD([param for param in model.parameters() if param.requires_grad], lr=0.0, momentum=0.9)
+    samples = 0
+    for indices in order.split(50):
+        optimizer.param_groups[0]["lr"] = job.plan.learning_rate(samples + len(indices) / 2)
+        samples += len(indices)
+        optimizer.zero_grad()
+        functional.cross_entropy(model(job.dataset.train.inputs[indices]), job.dataset.train.labels[indices]).backward()
+        optimizer.step()
+    state: dict[str, torch.Tensor] = model.state_dict()
+    return state
+
+
+def test_weights_that_evaluation_moves_on_are_refused() -> None:
+    with pytest.raises(PlanError, match=r"moves copy\.0\.weight in evaluation, too"):
+        prepared("moving", {"kind": "in evaluation"}, batch={"global_batch_size": 50, "micro_batch_size": 50}, gradient={"noise_every_steps": 0})
+
+
+def test_a_table_that_is_clipped_trains_in_any_micro_batches() -> None:
+    """Each row once, whichever pass of a step reads it first."""
+    findings = prepared("clipped_table", batch={"global_batch_size": 50, "micro_batch_size": 10}).findings
+    assert (findings.by_forward, findings.by_passes) == (["table.weight"], [])
 
 
 def test_a_trial_leaves_everything_as_it_was() -> None:
