@@ -15,6 +15,9 @@ from jobs.import_paths import add_folder
 
 PACKAGE = Path(__file__).parent
 
+ANYTHING = (Exception, SystemExit)
+"""What a person's own code may raise: its sys.exit() would end the run as if all was done. KeyboardInterrupt is the person's own wish."""
+
 MACHINES = ("CUDA", "cuDNN", "CUBLAS", "NCCL", "[/", "[enforce fail")
 """How messages begin of what a library says about an accelerator, the network or host memory."""
 
@@ -39,7 +42,7 @@ def call_entry_point(field: str, reference: str, arguments: Mapping[str, Any]) -
         ) from error
     except LargebatchError:
         raise
-    except Exception as error:  # a person's module may raise anything while it is imported
+    except ANYTHING as error:  # a person's module may raise anything while it is imported
         raise SpecError(field, f"{module_name} cannot be imported: {described(error)}.", "Mend it, then try again.") from error
     if not hasattr(module, function_name):
         hint = f"Check the name after the colon; the module is {getattr(module, '__file__', None) or 'built into Python'}."
@@ -55,7 +58,7 @@ def call_entry_point(field: str, reference: str, arguments: Mapping[str, Any]) -
         return function(**arguments)
     except LargebatchError:
         raise
-    except Exception as error:
+    except ANYTHING as error:
         raise SpecError(field, f"{reference} failed: {described(error)}.", "Mend it, then try again.") from error
 
 
@@ -76,7 +79,7 @@ def is_of_the_machine(error: BaseException) -> bool:
     return bool(kinds & {"MemoryError", "OutOfMemoryError", "AcceleratorError", "DistError"}) or str(error).startswith(MACHINES)
 
 
-def failed(field: str, error: Exception, doing: str) -> LargebatchError:
+def failed(field: str, error: BaseException, doing: str) -> LargebatchError:
     """What a person's own code raised in the middle of a run, in words.
 
     Raises: the error itself where it is the machine's.
@@ -89,7 +92,7 @@ def failed(field: str, error: Exception, doing: str) -> LargebatchError:
     return CodeError(field, f"failed {doing}: {described(error)}.", trace=trace)
 
 
-def described(error: Exception) -> str:
+def described(error: BaseException) -> str:
     """An error of a person's own code, with the place in it: without a traceback that is all they have."""
     if isinstance(error, SyntaxError):
         return f"{type(error).__name__}: {error}"

@@ -11,7 +11,7 @@ from jobs import checkpoints, run_folder
 from jobs.checkpoint_files import list_checkpoints
 from jobs.engine.model_state import what_is_unsaveable
 from jobs.engine.state import TrainState
-from jobs.entry_points import failed
+from jobs.entry_points import ANYTHING, failed
 from jobs.errors import CheckpointError, CodeError
 from jobs.spec import TrainSpec
 from jobs.tracking.journal import evaluations, read_records
@@ -48,7 +48,7 @@ def saved_state(state: TrainState) -> dict[str, Any]:
     doing = f"to be saved after step {state.progress.step}"
     try:
         saved = state.state_dict()
-    except Exception as error:
+    except ANYTHING as error:
         raise failed("model", error, doing) from error
     if unsaveable := what_is_unsaveable(saved["model"]):
         raise CodeError("model", f"failed {doing}: {unsaveable}")
@@ -59,7 +59,7 @@ def _take_over(state: TrainState, saved: dict[str, Any]) -> None:
     """Load a checkpoint of the same spec. Raises: CheckpointError if a person's own model has changed since."""
     try:
         state.load_state_dict(saved)
-    except Exception as error:  # a person's own set_extra_state may raise anything
+    except ANYTHING as error:  # a person's own set_extra_state may raise anything
         raise CheckpointError(
             "model", f"the checkpoint does not fit this model: {error}.", "The model's code has changed since; restore it, or start a new run."
         ) from error

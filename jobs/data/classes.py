@@ -5,7 +5,7 @@ from typing import Any
 
 from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
-from jobs.entry_points import described
+from jobs.entry_points import ANYTHING, described
 from jobs.errors import DataError
 
 
@@ -43,7 +43,7 @@ def is_plain(part: Any, kind: type) -> bool:
 def _attribute(part: Any, name: str, field: str) -> Any:
     try:
         return getattr(part, name, None)
-    except Exception as error:  # a property, maybe
+    except ANYTHING as error:  # a property, maybe
         raise DataError(field, f"{name} of the training set cannot be read: {described(error)}.", "Mend it.") from error
 
 

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset as TorchDataset
 from jobs.data.classes import is_plain, num_classes_of
 from jobs.data.dataset import Dataset, Images, refuse_bad_labels
 from jobs.data.samples import SampleForm, read_sample, refuse_other_form, refuse_unusual_tensor
-from jobs.entry_points import call_entry_point, described
+from jobs.entry_points import ANYTHING, call_entry_point, described
 from jobs.errors import DataError
 from jobs.spec import DatasetSpec
 
@@ -73,7 +73,7 @@ def _refuse_other_than_map_style(part: Any, name: str) -> None:
         raise DataError(FIELD, f"{name} ({kind}) has no __len__.", MAP_STYLE)
     try:
         len(part)
-    except Exception as error:  # a person's own code may raise anything
+    except ANYTHING as error:  # a person's own code may raise anything
         raise DataError(FIELD, f"the length of {name} ({kind}) cannot be read: {described(error)}.", "Mend its __len__.") from error
 
 

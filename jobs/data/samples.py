@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from jobs.data.dataset import Dataset
-from jobs.entry_points import described
+from jobs.entry_points import ANYTHING, described
 from jobs.errors import DataError, LargebatchError
 
 
@@ -35,7 +35,7 @@ def read_sample(part: Any, index: int, field: str, kind: str) -> tuple[Tensor, i
         sample = part[index]
     except LargebatchError:
         raise
-    except Exception as error:  # a person's own code may raise anything
+    except ANYTHING as error:  # a person's own code may raise anything
         raise DataError(field, f"{kind} sample {index} cannot be read: {described(error)}.", "Mend or leave out that sample.") from error
     if not (isinstance(sample, (tuple, list)) and len(sample) == 2 and isinstance(sample[0], Tensor)):
         hint = "torch.as_tensor makes tensors of arrays, torchvision's to_tensor of pictures."

@@ -14,7 +14,7 @@ from jobs.engine.group import Group
 from jobs.engine.memory import make_room, ran_out_of_memory
 from jobs.engine.non_finite import FiniteBatches, non_finite_error
 from jobs.engine.state import EVALUATION_BATCH, TrainState
-from jobs.entry_points import failed
+from jobs.entry_points import ANYTHING, failed
 from jobs.errors import FaultError
 from jobs.models.ghost_batch_norm import evaluation_unit
 from jobs.models.held import Held
@@ -105,7 +105,7 @@ def _score_if_it_fits(state: TrainState, batches: Batches, samples: Slice, bfloa
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=bfloat16):
             logits: Tensor = state.model(inputs)
         return (logits.argmax(1) == labels).sum(), functional.cross_entropy(logits.float(), labels, reduction="sum")
-    except Exception as error:  # a person's own model may raise anything
+    except ANYTHING as error:  # a person's own model may raise anything
         if not ran_out_of_memory(error):
             raise failed("model", error, f"after step {state.progress.step}, evaluating {samples.size} samples") from error
     return None

@@ -9,25 +9,67 @@ import torch
 from torch import Tensor, nn
 
 from jobs.engine.group import Group
-from jobs.entry_points import described
+from jobs.entry_points import ANYTHING, described
 from jobs.errors import PlanError
+from jobs.models.held import Held
+
+RESUME = "a resume would not go on from where the run stood."
 
 
 def refuse_unsaveable(model: nn.Module) -> None:
     """Raise PlanError if a checkpoint of this model could not be written, read and taken over again."""
     try:
         state = model.state_dict()
-    except Exception as error:  # a person's own model may raise anything
+    except ANYTHING as error:  # a person's own model may raise anything
         raise PlanError("model", f"its state_dict fails: {described(error)}.", "Mend it: checkpoints are made of it.") from error
     unsaveable = what_is_unsaveable(state)
     if unsaveable:
         raise PlanError("model", unsaveable, "Return numbers, text, tensors, and lists and dicts of them from get_extra_state.")
+    held, params = Held(model, weights=True), {name: id(param) for name, param in model.named_parameters()}
     try:
-        model.load_state_dict(state)
-    except Exception as error:
+        kept = _through_a_checkpoint(state)
+        _disturb(model, state)
+        model.load_state_dict(kept)
+        lost = [*held.changed_weights(), *held.changed_buffers()]
+        lost += [name for name, param in model.named_parameters() if params.get(name) != id(param)]
+    except ANYTHING as error:
         raise PlanError(
             "model", f"cannot take its own state_dict over: {described(error)}.", "Mend load_state_dict or set_extra_state: a resume calls them."
         ) from error
+    finally:
+        held.put_back()
+    _refuse_lost(model, lost, kept)
+
+
+def _through_a_checkpoint(state: Mapping[str, Any]) -> Any:
+    """A state as a resume would read it."""
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    buffer.seek(0)
+    return torch.load(buffer, map_location="cpu", weights_only=True)
+
+
+@torch.no_grad()
+def _disturb(model: nn.Module, state: Mapping[str, Any]) -> None:
+    """Other values in all that trains and in buffers that are saved, so that what does not come back shows: the frozen may come from the build."""
+    saved = {value.data_ptr() for value in state.values() if isinstance(value, Tensor)}
+    buffers = [buffer for buffer in model.buffers() if buffer.data_ptr() in saved]
+    for tensor in (*(param for param in model.parameters() if param.requires_grad), *buffers):
+        tensor.copy_(tensor == 0)
+
+
+def _refuse_lost(model: nn.Module, lost: list[str], kept: Mapping[str, Any]) -> None:
+    """Raise PlanError for the first parameter or buffer that a resume would not get back as it was."""
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    for name in (*lost, *dict(model.named_parameters())):
+        saved, tensor = kept.get(name), tensors.get(name)
+        if isinstance(saved, Tensor) and tensor is not None and saved.dtype != tensor.dtype:
+            kinds = [str(each.dtype).removeprefix("torch.") for each in (saved, tensor)]
+            raise PlanError("model", f"its state_dict gives {name} as {kinds[0]}, and it is {kinds[1]}: {RESUME}", "Save it in its own type.")
+    if lost:
+        raise PlanError(
+            "model", f"{lost[0]} does not come back from its own state_dict by load_state_dict: {RESUME}", "Save and load all weights and buffers."
+        )
 
 
 def what_is_unsaveable(state: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ from jobs.data.dataset import Dataset, Images
 from jobs.data.draws import key, seed_draws
 from jobs.engine.memory import ran_out_of_memory
 from jobs.engine.warm_up import untouched
+from jobs.entry_points import ANYTHING
 from jobs.errors import LargebatchError, PlanError
 from jobs.models.ghost_batch_norm import STATISTICS, GhostNorm, forward_pass_of, ghost_norms, refusal
 from jobs.models.sample_dropout import announce, sample_dropouts
@@ -42,7 +43,7 @@ def try_norms(model: nn.Module, plan: TrainPlan, dataset: Dataset) -> None:
         refuse_mixed_groups(model, inputs)
     except LargebatchError:
         raise
-    except Exception as error:  # a person's own model may raise anything
+    except ANYTHING as error:  # a person's own model may raise anything
         if ran_out_of_memory(error):
             raise
         raise PlanError(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from jobs.data.draws import key, seed_draws
 from jobs.engine.memory import ran_out_of_memory
 from jobs.engine.step import batch_loss
-from jobs.entry_points import described
+from jobs.entry_points import ANYTHING, described
 from jobs.errors import LargebatchError, PlanError
 from jobs.models.ghost_batch_norm import evaluation_unit, forward_pass_of, ghost_norms
 from jobs.models.held import Held
@@ -84,7 +84,7 @@ class Passes:
             self._forward_pass.end()
             loss.backward()  # type: ignore[no-untyped-call]
             refuse_sparse_gradients(self.model)
-        except Exception as error:
+        except ANYTHING as error:
             raise self._refusal(error, samples.inputs, "training") from error
         finally:
             for dropout, training in zip(dropouts, modes, strict=True):
@@ -103,7 +103,7 @@ class Passes:
         try:
             with evaluation_mode(self.model), torch.autocast(self._device.type, torch.bfloat16, enabled=self.spec.precision == "bfloat16"):
                 return self._logits(inputs, "evaluation")
-        except Exception as error:
+        except ANYTHING as error:
             raise self._refusal(error, inputs, "evaluation") from error
 
     def moved_weights(self, pieces: Sequence[Samples], mode: str) -> dict[str, Move]:
@@ -158,7 +158,7 @@ class Passes:
             return output
         raise PlanError("model", *misfit(output, inputs, self._num_classes, mode))
 
-    def _refusal(self, error: Exception, inputs: Tensor, mode: str) -> Exception:
+    def _refusal(self, error: BaseException, inputs: Tensor, mode: str) -> BaseException:
         """The error in words; memory that ran out, and what is in words already, as it is."""
         if isinstance(error, LargebatchError) or ran_out_of_memory(error):
             return error
@@ -179,7 +179,7 @@ def misfit(output: Any, inputs: Tensor, num_classes: int, mode: str) -> tuple[st
     return f"gives {what} for {in_words(inputs)} in {mode}.", f"{hint}{_about_one(inputs)}"
 
 
-def failure(error: Exception, inputs: Tensor, mode: str) -> tuple[str, str]:
+def failure(error: BaseException, inputs: Tensor, mode: str) -> tuple[str, str]:
     """(Problem, hint) where a model raises something."""
     return (
         f"cannot take {in_words(inputs)} in {mode}: {described(error)}.",

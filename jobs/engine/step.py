@@ -22,7 +22,7 @@ from jobs.engine.noise_scale import estimate
 from jobs.engine.non_finite import FiniteBatches, non_finite_error
 from jobs.engine.scalars import Scalar, on_device, on_host, scalar
 from jobs.engine.state import TrainState
-from jobs.entry_points import failed
+from jobs.entry_points import ANYTHING, failed
 from jobs.errors import DivergedError, FaultError, LargebatchError
 from jobs.models.sample_dropout import announce
 from jobs.optim.table import set_learning_rate
@@ -130,7 +130,7 @@ def accumulate(state: TrainState, plan: TrainPlan, batches: Batches, batch: Slic
             gradients.before(is_last=micro_batch is micro_batches[-1])
             loss_sum = loss_sum + _backward(state, plan.spec, micro_batch, inputs, labels, num_samples)
             gradients.after(num_samples / micro_batch.size, measures=is_one_process and len(micro_batches) > 1)
-    except Exception as raised:  # a person's own model may raise anything
+    except ANYTHING as raised:  # a person's own model may raise anything
         if ran_out_of_memory(raised):
             ran_out = True
         else:

@@ -18,6 +18,7 @@ from jobs.engine.memory import ran_out_of_memory
 from jobs.engine.passes import failure, misfit
 from jobs.engine.state import TrainState
 from jobs.engine.step import batch_loss
+from jobs.entry_points import ANYTHING
 from jobs.errors import LargebatchError, PlanError
 from jobs.models.ghost_batch_norm import forward_pass_of
 from jobs.models.held import Held
@@ -41,7 +42,7 @@ def warm_up(state: TrainState, plan: TrainPlan, dataset: Dataset) -> None:
                 blank_pass(plan.spec, state.model, state.forward, dataset, size)
         except LargebatchError:
             raise
-        except Exception as error:  # a person's own model may raise anything
+        except ANYTHING as error:  # a person's own model may raise anything
             # Where memory ran out the step will find out the same, halve its micro-batch and say so.
             if not ran_out_of_memory(error):
                 raise PlanError("model", *failure(error, dataset.blank(size, state.group.device)[0], "training")) from error
@@ -89,7 +90,7 @@ def blank_pass(spec: TrainSpec, model: nn.Module, forward: Callable[[Tensor], Te
 
 
 def activation_bytes_per_sample(model: nn.Module, dataset: Dataset) -> int:
-    """Bytes that a forward pass in training keeps for the backward pass, per sample, parameters not counted."""
+    """Bytes that a forward pass in training keeps for the backward pass, per sample, parameters not counted. Raises: PlanError."""
     parameters = {parameter.data_ptr() for parameter in model.parameters()}
     kept: dict[int, int] = {}
 
@@ -100,8 +101,14 @@ def activation_bytes_per_sample(model: nn.Module, dataset: Dataset) -> int:
         return tensor
 
     num_samples = 4
-    with untouched(model, num_samples), torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        model(dataset.blank(num_samples, next(model.parameters()).device)[0])
+    inputs, _ = dataset.blank(num_samples, next(model.parameters()).device)
+    try:
+        with untouched(model, num_samples), torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            model(inputs)
+    except ANYTHING as error:
+        if ran_out_of_memory(error):
+            raise
+        raise PlanError("model", *failure(error, inputs, "training")) from error
     return sum(kept.values()) // num_samples + 1
 
 
@@ -112,7 +119,7 @@ def refuse_misfit(model: nn.Module, dataset: Dataset) -> None:
     try:
         with untouched(model, num_samples), torch.no_grad():
             logits = model(inputs)
-    except Exception as error:
+    except ANYTHING as error:
         if ran_out_of_memory(error):
             raise
         raise PlanError("model", *failure(error, inputs, "training")) from error

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from jobs.data.draws import key, seed_draws
-from jobs.entry_points import described
+from jobs.entry_points import ANYTHING, described
 from jobs.errors import PlanError
 from jobs.models.held import Held, is_uninitialised
 
@@ -29,7 +29,7 @@ class _Made(NamedTuple):
     """Parameters and buffers that came into being."""
     leaves_a_trace: bool
     """Whether anything came into being, or any module's own attribute became another."""
-    error: Exception | None
+    error: BaseException | None
     """Why a pass failed; the trial tells that in its own words."""
 
 
@@ -62,7 +62,7 @@ def _first_pass(model: nn.Module, blank: Tensor, seed: int) -> _Made:
     model.to(inputs.device)
     modes = [(module, module.training) for module in model.modules()]
     remembered = _remembered(model)
-    error: Exception | None = None
+    error: BaseException | None = None
     # In evaluation first: a lazy batch-norm comes into being there without moving its running statistics.
     for training in (False, True):
         held = Held(model, weights=True)
@@ -71,7 +71,7 @@ def _first_pass(model: nn.Module, blank: Tensor, seed: int) -> _Made:
             model.train(training)
             with torch.no_grad():
                 model(inputs.clone())
-        except Exception as raised:  # a person's own model may raise anything
+        except ANYTHING as raised:  # a person's own model may raise anything
             error = raised
         held.put_back()
     for module, was_training in modes:
@@ -101,7 +101,7 @@ def _refuse_dependent(model: nn.Module, made: _Made, other: nn.Module, blank: Te
     if again.error is not None:
         return
     differing = [name for name, tensor in made.tensors.items() if name not in again.tensors or not _are_equal(tensor, again.tensors[name])]
-    with suppress(Exception):  # what the trial will meet, and tell
+    with suppress(*ANYTHING):  # what the trial will meet, and tell
         logits = [_evaluated(each, samples) for each in (model, other)]
         if not _are_equal(*logits) and _are_equal(logits[0], _evaluated(model, samples)):
             differing.append(f"something in {type(model).__name__}")

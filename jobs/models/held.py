@@ -1,8 +1,14 @@
 """A model's buffers, and its weights if asked, as they were at one moment, to be put back after passes that must leave no trace."""
 
+import io
+from contextlib import suppress
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+
+from jobs.entry_points import ANYTHING
 
 
 def is_uninitialised(tensor: Tensor) -> bool:
@@ -11,29 +17,39 @@ def is_uninitialised(tensor: Tensor) -> bool:
 
 
 class Held:
-    """Copies of what passes may change. What comes into being later stays.
+    """Copies of what passes may change, with what modules save besides tensors (`get_extra_state`). What comes into being later stays.
 
     Args: weights: hold the parameters too, in host memory: few models change theirs, and a device may have no room for them twice.
     """
 
     def __init__(self, model: nn.Module, weights: bool = False) -> None:
         self._buffers = [
-            (module, name, buffer.detach().clone())
-            for module in model.modules()
+            (module, name, f"{prefix}.{name}" if prefix else name, buffer.detach().clone())
+            for prefix, module in model.named_modules()
             for name, buffer in module.named_buffers(recurse=False)
             if not is_uninitialised(buffer)
         ]
         params = model.named_parameters() if weights else ()
         self._weights = [(name, param, param.detach().to("cpu", copy=True)) for name, param in params if not is_uninitialised(param)]
+        self._extras: list[tuple[Any, bytes]] = []
+        for module in model.modules():
+            if type(module).get_extra_state is not nn.Module.get_extra_state:
+                with suppress(*ANYTHING):  # a model whose extra state cannot be saved is refused for that: `refuse_unsaveable`
+                    self._extras.append((module, _as_bytes(module.get_extra_state())))
 
     def changed_weights(self) -> list[str]:
         """Names of the parameters that have other values now."""
         return [name for name, param, value in self._weights if _differ(value, param.detach().cpu())]
 
+    def changed_buffers(self) -> list[str]:
+        """Names of the buffers that have other values, or another type, now."""
+        now = ((full_name, getattr(module, name, None), value) for module, name, full_name, value in self._buffers)
+        return [name for name, buffer, value in now if not isinstance(buffer, Tensor) or buffer.dtype != value.dtype or _differ(value, buffer)]
+
     @torch.no_grad()
     def put_back(self) -> None:
         """Give everything its value and shape of then."""
-        for module, name, value in self._buffers:
+        for module, name, _, value in self._buffers:
             now = getattr(module, name, None)
             if isinstance(now, Tensor) and (now.shape, now.dtype) == (value.shape, value.dtype):
                 now.copy_(value)
@@ -42,6 +58,15 @@ class Held:
         for _, param, value in self._weights:
             if _differ(value, param.detach().cpu()):
                 param.copy_(value)
+        for module, content in self._extras:
+            with suppress(*ANYTHING):  # refused before training, too
+                module.set_extra_state(torch.load(io.BytesIO(content), weights_only=True))
+
+
+def _as_bytes(value: Any) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
 
 
 def _differ(tensor: Tensor, other: Tensor) -> bool:

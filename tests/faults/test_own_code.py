@@ -9,7 +9,7 @@ import torch
 
 from jobs.checkpoint_files import list_checkpoints
 from jobs.entry_points import is_of_the_machine
-from jobs.errors import CodeError, FaultError
+from jobs.errors import CodeError, DataError, FaultError, PlanError, SpecError
 from jobs.job import prepare, run_job
 from jobs.launch.last_words import keep_traceback, unforeseen, with_way_on
 from jobs.listener import Listener
@@ -64,6 +64,26 @@ def test_what_a_model_raises_in_evaluation_is_one_sentence(tmp_path: Path) -> No
     assert "strangers.py" in (tmp_path / "traceback.txt").read_text()
     assert str(tmp_path / "traceback.txt") in str(refused.value)
     assert str(with_way_on(refused.value, "largebatch train --resume X")).endswith("go on with: largebatch train --resume X")
+
+
+@pytest.mark.parametrize(
+    ("part", "entry_point", "arguments", "kind", "sentence"),
+    [
+        ("model", "exiting", {"at": 20}, CodeError, r"model: failed at step \d+, training on \d+ samples: SystemExit: 0 \(.*strangers\.py, line"),
+        ("model", "exiting", {"at": 6}, PlanError, r"model: cannot take 4 samples .*: SystemExit: 0"),
+        ("model", "exiting", {}, SpecError, r"model\.entry_point: strangers:exiting failed: SystemExit"),
+        ("dataset", "exiting_samples", {}, DataError, r"training sample 50 cannot be read: SystemExit: 0"),
+    ],
+)
+def test_their_sys_exit_is_no_end_of_the_run(
+    part: str, entry_point: str, arguments: dict[str, Any], kind: type[Exception], sentence: str, tmp_path: Path
+) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    own = {part: {"entry_point": f"strangers:{entry_point}", "arguments": arguments}}
+    with pytest.raises(kind, match=sentence):
+        run_job(prepare(build_spec({**document({}), **own}), torch.device("cpu"), Path("nowhere")), tmp_path, Listener())
+    journal = tmp_path / "records.jsonl"
+    assert not journal.exists() or '"outcome":"failed"' in journal.read_text()
 
 
 def test_what_nobody_foresaw_is_one_sentence_with_the_traceback_in_a_file(tmp_path: Path) -> None:

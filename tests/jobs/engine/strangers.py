@@ -2,6 +2,7 @@
 
 import copy
 import random
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -287,3 +288,52 @@ def lazy(num_classes: int) -> nn.Module:
 
 def unreached_lazy(num_classes: int) -> nn.Module:
     return Stranger(GOOD["plain"], spare=nn.LazyLinear(3))
+
+
+class Exiting(nn.Module):
+    """Calls sys.exit() where it is told to: in the nth pass, or as it is built."""
+
+    def __init__(self, num_classes: int, at: int) -> None:
+        super().__init__()
+        self.layer, self.at, self.passes = nn.Linear(8, num_classes), at, 0
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.passes += 1
+        if self.passes == self.at:
+            sys.exit(0)
+        logits: Tensor = self.layer(inputs)
+        return logits
+
+
+def exiting(num_classes: int, at: int = 0) -> nn.Module:
+    if not at:
+        sys.exit()
+    return Exiting(num_classes, at)
+
+
+class ExitingSamples(torch.utils.data.Dataset[tuple[Tensor, int]]):
+    num_classes = 3
+
+    def __len__(self) -> int:
+        return 100
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        if index == 50:
+            sys.exit(0)
+        return torch.full((8,), float(index % 3)), index % 3
+
+
+def exiting_samples() -> tuple[Any, Any]:
+    return ExitingSamples(), load()[1]
+
+
+class Counting(Extra):
+    """Counts its passes in training, and saves how many they were."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.value += self.training
+        return super().forward(inputs)
+
+
+def counting_extra(num_classes: int) -> nn.Module:
+    return Counting(num_classes, 0)

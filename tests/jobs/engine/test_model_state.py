@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from jobs import checkpoints
 from jobs.engine.model_state import digest, refuse_unsaveable, what_is_unsaveable
 from jobs.errors import PlanError
+from jobs.models.held import Held
 from jobs.spec_reader import read_spec
 
 
@@ -28,6 +29,36 @@ class Scaled(nn.Linear):
 
     def set_extra_state(self, state: Any) -> None:
         self.scale = state["scale"]
+
+
+class OwnState(nn.Module):
+    """Saves itself in a way of its own, which `load_state_dict` takes without a word."""
+
+    def __init__(self, num_classes: int, kind: str) -> None:
+        super().__init__()
+        self.layer, self.kind = nn.Linear(8, num_classes), kind
+        self.register_buffer("mean", torch.full((8,), 0.1))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        logits: Tensor = self.layer(inputs - self.mean)
+        return logits
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        state = super().state_dict(*args, **kwargs)
+        if self.kind == "half":
+            return {name: value.half() for name, value in state.items()}
+        if self.kind == "half buffer":
+            return {name: value.half() if name == "mean" else value for name, value in state.items()}
+        if self.kind == "dropped":
+            del state["layer.bias"]
+        return {f"model.{name}": value for name, value in state.items()} if self.kind == "renamed" else state
+
+    def load_state_dict(self, state: Any, strict: bool = True, assign: bool = False) -> Any:
+        if self.kind == "scaled":
+            state = {**state, "layer.weight": state["layer.weight"] * 2}
+        if self.kind == "replaced":
+            self.layer.weight = nn.Parameter(torch.zeros(3, 8))
+        return super().load_state_dict({name.removeprefix("model."): value for name, value in state.items()}, strict=False)
 
 
 def test_the_fingerprint_of_tensors_is_of_their_names_and_bytes() -> None:
@@ -64,3 +95,46 @@ def test_a_state_dict_that_raises_is_told_where() -> None:
 
     with pytest.raises(PlanError, match=r"its state_dict fails: KeyError: 'no state' \(.*test_model_state\.py, line \d+\)"):
         refuse_unsaveable(Broken(2, 2))
+
+
+@pytest.mark.parametrize(
+    ("kind", "sentence"),
+    [
+        ("half", r"its state_dict gives layer\.weight as float16, and it is float32"),
+        ("half buffer", r"its state_dict gives mean as float16, and it is float32"),
+        ("dropped", r"layer\.bias does not come back from its own state_dict"),
+        ("scaled", r"layer\.weight does not come back"),
+        ("replaced", r"layer\.weight does not come back"),
+    ],
+)
+def test_what_a_resume_would_not_give_back_is_refused(kind: str, sentence: str) -> None:
+    model = OwnState(3, kind)
+    before = {name: tensor.clone() for name, tensor in (*model.named_parameters(), *model.named_buffers())}
+    with pytest.raises(PlanError, match=sentence):
+        refuse_unsaveable(model)
+    if kind != "replaced":
+        assert all(torch.equal(before[name], tensor) for name, tensor in (*model.named_parameters(), *model.named_buffers()))
+
+
+@pytest.mark.parametrize("kind", ["renamed", "plain"])
+def test_a_state_under_other_names_that_comes_back_is_taken(kind: str) -> None:
+    model = OwnState(3, kind)
+    weight = model.layer.weight.detach().clone()
+    refuse_unsaveable(model)
+    assert torch.equal(model.layer.weight, weight)
+    assert torch.equal(model.mean, torch.full((8,), 0.1))
+
+
+def test_frozen_weights_may_come_from_the_build_alone() -> None:
+    """As adapters on a pretrained model save themselves."""
+    model = OwnState(3, "dropped")
+    model.layer.bias.requires_grad_(False)
+    refuse_unsaveable(model)
+
+
+def test_what_is_held_gives_extra_state_back() -> None:
+    model = Scaled(2.0)
+    held = Held(model)
+    model.scale = 7.0
+    held.put_back()
+    assert model.scale == 2.0

@@ -215,6 +215,19 @@ def test_what_a_checkpoint_could_not_keep_is_refused(kind: str, sentence: str) -
         prepared("extra", {"kind": kind})
 
 
+@pytest.mark.parametrize("resumes", [False, True])
+def test_passes_that_count_for_nothing_are_not_counted_by_the_model(resumes: bool, tmp_path: Path) -> None:
+    """60 samples, 10 at once: six passes of training, whatever the trial, the warm-up and a resume pass through."""
+    stop = {"steps": 1 if resumes else 6}
+    parts = {"batch": {"global_batch_size": 10}, "data": {"num_train": 60}, "gradient": {"noise_every_steps": 0}}
+    job = prepared("counting_extra", stop=stop, **parts)
+    trained(job, tmp_path / "run")
+    if resumes:
+        job = prepared("counting_extra", stop={"steps": 6}, **parts)
+        run_job(job, tmp_path / "run", Listener(), resumes=True)
+    assert job.model.state_dict()["_extra_state"] == 6
+
+
 def test_few_samples_are_tried_as_far_as_they_go() -> None:
     data = {"num_train": 3, "num_test": 1}
     assert prepared("good", {"kind": "plain"}, data=data, batch={"global_batch_size": 2}).plan.total_steps == 2
