@@ -13,10 +13,12 @@ from jobs.engine.model_state import what_is_unsaveable
 from jobs.engine.state import TrainState
 from jobs.entry_points import ANYTHING, failed
 from jobs.errors import CheckpointError, CodeError
+from jobs.records import EndRecord, Outcome
 from jobs.spec import TrainSpec
-from jobs.tracking.journal import evaluations, read_records
+from jobs.tracking.journal import evaluations, failure, read_records
 
 ENDED_EARLY = "The run was ended before its first checkpoint."
+FAILED_EARLY = "The run failed before its first checkpoint"
 
 
 def take_up(state: TrainState, spec: TrainSpec, run_dir: Path, report: Callable[[str], None], look_at_data: Callable[[], Sequence[str]]) -> list[str]:
@@ -33,7 +35,7 @@ def take_up(state: TrainState, spec: TrainSpec, run_dir: Path, report: Callable[
         # Nothing of its state is left, and a run of this name is one spec's and of one data set all the same.
         begun = group.from_first(lambda: json.loads((run_dir / run_folder.SPEC).read_text()))
         group.agreed(lambda: checkpoints.refuse_other_spec(begun, spec))
-        return [ENDED_EARLY, *group.from_first(look_at_data)]
+        return [group.from_first(lambda: _early_end(run_dir)), *group.from_first(look_at_data)]
     loaded = group.from_first(lambda: checkpoints.load_newest(folder, torch.device("cpu"), report))
     group.agreed(lambda: checkpoints.refuse_other_spec(loaded["spec"], spec))
     reasons = group.from_first(look_at_data)
@@ -53,6 +55,14 @@ def saved_state(state: TrainState) -> dict[str, Any]:
     if unsaveable := what_is_unsaveable(saved["model"]):
         raise CodeError("model", f"failed {doing}: {unsaveable}")
     return saved
+
+
+def _early_end(run_dir: Path) -> str:
+    """Of what a run without a checkpoint ended: what it says itself, if it could."""
+    records = read_records(run_dir)
+    has_failed = bool(records) and isinstance(records[-1], EndRecord) and records[-1].summary.outcome is Outcome.FAILED
+    reason = failure(records) if has_failed else None
+    return f"{FAILED_EARLY}: {reason.rstrip('.')}." if reason else ENDED_EARLY
 
 
 def _take_over(state: TrainState, saved: dict[str, Any]) -> None:

@@ -68,13 +68,18 @@ def refuse_unlisted_entry_points(spec: TrainSpec, allowed: Collection[str]) -> N
 
     Raises: SpecError.
     """
-    for field, reference in entry_points(spec).items():
-        if reference not in allowed:
-            raise SpecError(
-                field,
-                f"{reference!r} is not among the entry points that this server's operator allows.",
-                f"Allowed: {', '.join(sorted(allowed)) or 'none'}. The operator allows it with: largebatch serve --entry-point {reference}",
-            )
+    refused = {field: reference for field, reference in entry_points(spec).items() if reference not in allowed}
+    if not refused:
+        return
+    (field, reference), *others = refused.items()
+    named = " and ".join([repr(reference), *(f"{other} {what!r}" for other, what in others)])
+    verb, them = ("are", "them") if others else ("is", "it")
+    options = " ".join(f"--entry-point {what}" for what in dict.fromkeys(refused.values()))
+    raise SpecError(
+        field,
+        f"{named} {verb} not among the entry points that this server's operator allows.",
+        f"Allowed: {', '.join(sorted(allowed)) or 'none'}. The operator allows {them} with: largebatch serve {options}",
+    )
 
 
 def _find(recipe: str) -> Path:

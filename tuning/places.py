@@ -9,12 +9,17 @@ from typing import NamedTuple
 
 from jobs import run_folder
 from jobs.errors import InputError
+from jobs.tracking.folder_mirror import is_kept_beside_runs
 from tuning.collect import ended_runs, unended_runs, unreadable_in_words
 from tuning.ledger import SWEEP, Ledger, Trial, runs_to_come
 from tuning.spec import BATCH, SweepSpec
 
 STUDY, SWEEP_OF_STUDY = "study.json", "sweep"
 """The file that tells a study's folder, and the folder in it that holds the sweep."""
+
+
+class NothingThereError(InputError):
+    """A folder holds no run that has ended."""
 
 
 class Place(NamedTuple):
@@ -35,7 +40,7 @@ def look(folder: Path) -> Place:
     ended, unended = ended_runs(place), unended_runs(place)
     if not (place / SWEEP).is_file():
         if not ended and not unended:
-            raise InputError("FOLDER", f"{folder} {_why_nothing(folder)}.", "Give run folders, or the folder of a sweep or a study.")
+            raise NothingThereError("FOLDER", f"{folder} {_why_nothing(folder)}.", _way_on(folder))
         return Place(ended, [f"Left out: {len(unended)} runs in {folder} that have not ended."] if unended else [])
     missing = failures_in_words(place)
     try:
@@ -50,13 +55,36 @@ def look(folder: Path) -> Place:
 
 
 def look_at_all(folders: Iterable[Path]) -> Place:
-    """The same of several, in the order given."""
-    found = [look(folder) for folder in folders]
-    return Place([run_dir for one in found for run_dir in one.run_dirs], [word for one in found for word in one.missing])
+    """The same of several, in the order given, such as a shell makes of `runs/*`: there, what holds no runs is left out in words.
+
+    What we keep beside runs ourselves is left out without a word. Raises: InputError for one that is not there, or holds nothing of ours alone.
+    """
+    given = list(folders)
+    run_dirs, missing = list[Path](), list[str]()
+    for folder in given:
+        try:
+            place = look(folder)
+        except NothingThereError as error:
+            if len(given) == 1 or not folder.exists():
+                raise
+            if not is_kept_beside_runs(folder):
+                missing.append(f"Left out: {error.problem}{f' {error.hint}' if _is_run(folder) else ''}")
+            continue
+        run_dirs += place.run_dirs
+        missing += place.missing
+    return Place(run_dirs, missing)
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / run_folder.SPEC).is_file()
+
+
+def _way_on(folder: Path) -> str:
+    return f"Go on with it: largebatch train --resume {folder}" if _is_run(folder) else "Give run folders, or the folder of a sweep or a study."
 
 
 def _why_nothing(folder: Path) -> str:
-    if (folder / run_folder.SPEC).is_file():
+    if _is_run(folder):
         return "is a run that has not ended"
     return "holds no runs" if folder.is_dir() else "is not a folder"
 

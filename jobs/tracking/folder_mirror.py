@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from jobs import run_folder
+from jobs.errors import InputError
 from jobs.run_folder import SPEC
 from jobs.tracking.mirror_state import MirrorState
 from jobs.tracking.mlflow_mirror import Mirror, unanswered_in_words
-from jobs.tracking.mlflow_store import BEGAN_TAG, DeletedError, connect, default_uri, ensure_run, experiment_id, holds_run
+from jobs.tracking.mlflow_store import ARTIFACTS, BEGAN_TAG, DeletedError, connect, default_uri, ensure_run, experiment_id, holds_run
 
 PARENT = "parent.json"
 REPORT = "report"
+STORES = ("mlflow.db", "service.sqlite")
+"""How the files of MLflow's and the service's databases begin."""
 SWEEP_TAG = "largebatch.sweep"
 """The folder's name; with the moment it began, the parent's identity."""
 
@@ -86,6 +89,24 @@ class FolderMirror:
         for start in range(0, len(params), 100):
             client.log_batch(self.state.run_id, params=params[start : start + 100])
         self.state.write(self.folder)
+
+
+def is_kept_beside_runs(path: Path) -> bool:
+    """Whether a thing in a folder of runs is MLflow's or the service's store, which `runs/*` names too."""
+    return path.name == ARTIFACTS or path.name.startswith(STORES)
+
+
+def mirrored_in(place: Path) -> list[Path]:
+    """What `place` stands for: itself, if it is a run or a sweep; else the runs, sweeps and studies in it. Raises: InputError for none."""
+    if (place / SPEC).is_file() or (place / PARENT).is_file():
+        return [place]
+    below = sorted({path.parent for name in (run_folder.ENVIRONMENT, PARENT) for depth in ("*", "*/*") for path in place.glob(f"{depth}/{name}")})
+    # A sweep brings its runs along, and a run is none without its spec.
+    tops = [path for path in below if (path / PARENT).is_file() or ((path / SPEC).is_file() and not (path.parent / PARENT).is_file())]
+    if not tops:
+        problem = "holds no runs" if place.is_dir() else "is not a folder"
+        raise InputError("FOLDER", f"{place} {problem}.", "Give run folders, or the folder of a sweep or a study.")
+    return tops
 
 
 def sync_folder(folder: Path) -> MirrorState:

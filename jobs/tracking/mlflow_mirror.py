@@ -225,7 +225,7 @@ class Mirror:
             client.log_batch(run_id, params=params[start : start + 100])
         changed = {name: values.get(name, NO_VALUE) for name, first in known.params.items() if values.get(name, NO_VALUE)[:LONGEST_PARAM] != first}
         for tag in known.tags:
-            if tag.startswith(RESUMED) and tag.removeprefix(RESUMED) not in changed:
+            if tag == FAILURE_TAG or (tag.startswith(RESUMED) and tag.removeprefix(RESUMED) not in changed):  # it goes on
                 client.delete_tag(run_id, tag)
         tags = self._tags() | {f"{RESUMED}{name}": value[:LONGEST_TAG] for name, value in changed.items()}
         if changed and known.tags.get(NOTE_TAG, NOTE).startswith(NOTE):

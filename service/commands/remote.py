@@ -153,7 +153,7 @@ def _follow(client: "Client", job_id: str, kind: str, out: TextIO) -> int:
 @remote.command("list", epilog="Example: largebatch remote list --state running")
 def list_jobs(
     server: Server = None,
-    is_sweep: Annotated[bool, typer.Option("--sweeps", help="Sweeps, not runs.")] = False,
+    is_sweep: Annotated[bool, typer.Option("--sweep", "--sweeps", help="Sweeps, not runs.")] = False,
     state: Annotated[str | None, typer.Option(help="Only those in this state.", show_default=False)] = None,
     limit: Annotated[int, typer.Option(min=1, max=200)] = 20,
     as_json: AsJson = False,

@@ -69,15 +69,23 @@ def compare(
 
 
 @app.command(epilog="Example: largebatch sync runs/digits-lamb-20260101-120000-ab12")
-def sync(run_dirs: Annotated[list[Path], typer.Argument(help="Run folders, or a sweep's.", show_default=False)]) -> None:
+def sync(
+    run_dirs: Annotated[list[Path], typer.Argument(help="Run folders, or folders of them, such as a sweep's or a study's.", show_default=False)],
+) -> None:
     """Bring MLflow up to what the runs' journals hold, for instance after its server was down."""
-    from jobs.tracking.folder_mirror import PARENT, sync_folder
+    from jobs.tracking.folder_mirror import PARENT, is_kept_beside_runs, mirrored_in, sync_folder
     from jobs.tracking.mlflow_mirror import sync_run
+    from jobs.tracking.mlflow_store import DeletedError
 
-    for run_dir in run_dirs:
-        if (run_dir / PARENT).is_file():
-            state = sync_folder(run_dir)
-            print(f"{run_dir.name}: MLflow run {state.run_id} at {state.uri} has all its runs.")
+    given = run_dirs if len(run_dirs) == 1 else [place for place in run_dirs if not (place.exists() and is_kept_beside_runs(place))]
+    deleted: list[DeletedError] = []
+    for run_dir in [run_dir for place in given for run_dir in mirrored_in(place)]:
+        is_folder = (run_dir / PARENT).is_file()
+        try:
+            state = sync_folder(run_dir) if is_folder else sync_run(run_dir)
+        except DeletedError as error:  # the others' turn first
+            deleted.append(error)
             continue
-        state = sync_run(run_dir)
-        print(f"{run_dir.name}: MLflow run {state.run_id} at {state.uri} has everything.")
+        print(f"{run_dir.name}: MLflow run {state.run_id} at {state.uri} has {'all its runs' if is_folder else 'everything'}.")
+    if deleted:
+        raise deleted[0]

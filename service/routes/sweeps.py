@@ -17,7 +17,7 @@ from service.requests import SweepSubmit, digest_of, job_of_sweep
 from service.routes.jobs import ERRORS, After, IdempotencyKey, accepted_links, add_event_route, add_job_routes, confined, submitted
 from service.routes.runs import PlanLine
 from service.routes.strict_json import StrictRoute
-from service.states import ACTIVE, FINAL
+from service.states import ACTIVE, FINAL, State
 from service.trials import Trials, read_trials
 from service.views import JobView
 
@@ -106,7 +106,8 @@ def _findings(job_id: str, parts: Parts, who: Who, with_figures: bool = False) -
     except InputError as error:
         if job.state in FINAL:
             raise _ended_without(job, "an answer", error.problem) from error
-        raise ConflictError("", error.problem, "Ask again later: the sweep goes on.") from error
+        what = "it waits for its turn" if job.state is State.QUEUED else "the sweep goes on"
+        raise ConflictError("", error.problem, f"Ask again later: {what}.") from error
     return SweepFindings.model_validate(found)
 
 

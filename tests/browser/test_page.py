@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +15,8 @@ from visits import Visit
 from jobs.spec import TrainSpec
 from service.db.engine import connect
 from service.db.store import Store
-from service.requests import SweepSubmit, job_of_sweep
+from service.job import Job
+from service.requests import RunSubmit, SweepSubmit, job_of_run, job_of_sweep
 from service.settings import Settings
 from service.states import State
 from tuning.ledger import Ending, Ledger, Trial
@@ -158,6 +160,18 @@ def test_comparing_a_full_batch_and_a_run_without_data(visit: Visit, service: Se
     assert page.evaluate(points)[0][1] == "none", "which is a place as well"
     page.locator("#result").select_option("time_to_accuracy_seconds")
     expect(page.locator("#c-fields")).to_have_text("None of these runs has ended with a time_to_accuracy_seconds.")
+
+    cancelled = put_cancelled(service, ids[0])
+    visit.go(f"/compare?run={ids[0]}&run={cancelled}&run={idle}")
+    expect(page.locator("#c-fields .point")).to_have_count(2)
+    drawn = page.evaluate("(({x, y, marker}) => [[...x], [...y], [...marker.symbol]])(document.querySelector('#c-fields').data[0])")
+    assert drawn[0] == ["64", "64"], "one size: no axis of sizes that nobody tried"
+    assert (drawn[1][1], drawn[2]) == (drawn[1][0], ["circle", "circle-open"])
+    told = f"Not ended, drawn hollow as far as it came: {cancelled}. Without a test_accuracy: {idle}."
+    expect(page.locator("#fields-missing")).to_have_text(told)
+    assert page.evaluate("document.querySelector('#c-curves').layout.xaxis.range[0]") >= 0, "nothing was measured before a run began"
+    page.locator("#result").select_option("samples_per_second")
+    expect(page.locator("#fields-missing")).to_have_text(f"Without a samples_per_second: {cancelled}, {idle}.")
     visit.refuse_barriers()
     visit.keep("compare-full")
 
@@ -204,9 +218,27 @@ def test_a_sweep_that_failed_says_why(visit: Visit, service: Service) -> None:
     job_id = httpx.post(f"{service.url}/v1/sweeps", json={"sweep": sweep, "deadline_s": 0.001}).json()["id"]
     service.wait(job_id, "failed", kind="sweep")
     visit.go(f"/sweeps/{job_id}")
-    expect(visit.page.locator("#words")).to_contain_text("this sweep is over (failed), without an answer")
+    expect(visit.page.locator("#words")).to_contain_text("This sweep is over (failed), without an answer")
     expect(visit.page.locator("#words")).to_contain_text("deadline")
-    assert [text for text in visit.complaints if "409" not in text] == []
+    for heading in ("Runs", "Batch by batch", "Figures"):
+        expect(visit.page.get_by_role("heading", name=heading, exact=True)).to_be_hidden()
+    assert visit.complaints == []
+
+
+def put_cancelled(service: Service, like: str) -> str:
+    """A run that was cancelled, as far as another has come."""
+    asked = RunSubmit.model_validate({"recipe": "digits-small-batch", "set": {"batch.global_batch_size": 64}})
+    job = job_of_run(asked, "local", Settings(cpus=2.0)).model_copy(update={"state": State.CANCELLED, "attempt": 1})
+    shutil.copytree(service.runs_dir / like, service.runs_dir / job.id, ignore=shutil.ignore_patterns("summary.json"))
+    put(service, job)
+    return job.id
+
+
+def put(service: Service, job: Job) -> None:
+    """A job's row, as the service would have written it."""
+    store = Store(connect(f"sqlite:///{service.runs_dir}/service.sqlite"))
+    store.accept(job, None, "", 10)
+    store.engine.dispose()
 
 
 def put_sweep(service: Service) -> str:
@@ -241,9 +273,7 @@ def put_sweep(service: Service) -> str:
                 continue
             told = {**summary, "run_id": trial.run_id, "global_batch_size": batch, "time_to_accuracy_seconds": 2.0 - number / 4}
             (run / "summary.json").write_text(json.dumps(told))
-    store = Store(connect(f"sqlite:///{service.runs_dir}/service.sqlite"))
-    store.accept(job, None, "", 10)
-    store.engine.dispose()
+    put(service, job)
     return job.id
 
 

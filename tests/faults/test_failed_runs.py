@@ -138,7 +138,10 @@ def test_a_run_that_failed_on_its_data_has_ended_and_goes_on_once_they_are_mende
         find(collect([run_dir]))
 
     torn.clear()
-    assert trained(run_dir).parameters_sha256 == undisturbed.parameters_sha256
+    said = list[str]()
+    assert trained(run_dir, said=said).parameters_sha256 == undisturbed.parameters_sha256
+    early = f"The run failed before its first checkpoint: {str(told.value).rstrip('.')}. Going on from step 0."
+    assert said == ([early] if is_before_checkpoint else [])
     assert [record.step for record in steps(read_records(run_dir))] == list(range(1, 17))
     assert has_result(run_dir)
 

@@ -246,6 +246,9 @@ class TestEntryPoints:
             refuse_unlisted_entry_points(self.SPEC, allowed)
         assert refused.value.field == field
         assert f"Allowed: {', '.join(allowed) or 'none'}." in refused.value.hint
+        named = {reference for reference in ("mine:load", "mine:build") if reference not in allowed}
+        assert all(repr(reference) in refused.value.problem for reference in named), "all at once"
+        assert set(refused.value.hint.split("largebatch serve ")[1].split()) == {"--entry-point", *named}
 
 
 def test_every_recipe_is_found() -> None:

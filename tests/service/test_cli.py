@@ -19,6 +19,7 @@ from jobs.errors import InputError
 from jobs.records import RunSummary
 from jobs.run_folder import CHECKPOINTS, ENVIRONMENT, FIGURE, JOURNAL, PLAN, SPEC, SUMMARY
 from jobs.spec_reader import recipe_paths
+from jobs.tracking.mirror_state import MirrorState
 from service.cli import app, main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -231,13 +232,45 @@ class TestCompare:
 
     def test_a_run_that_has_not_ended(self, runs: list[str]) -> None:
         (Path(runs[0]) / SUMMARY).unlink()
-        with pytest.raises(ValueError, match="has not ended"):
-            largebatch("compare", *runs)
+        with pytest.raises(ValueError, match=f"has not ended.*largebatch train --resume {runs[0]}"):
+            largebatch("compare", runs[0])
+
+    def test_all_that_lies_in_a_folder_of_runs(self, runs: list[str]) -> None:
+        """As a shell makes of `runs/*`."""
+        folder = Path(runs[0]).parent
+        (folder / "mlflow-artifacts").mkdir(exist_ok=True)
+        (folder / "mlflow.db").touch()
+        (folder / "notes").mkdir()
+        (Path(runs[0]) / SUMMARY).unlink()
+        table = largebatch("compare", *map(str, folder.iterdir())).stdout
+        assert "b300" in table
+        assert f"Left out: {folder / 'notes'} holds no runs.\n" in table
+        assert f"Left out: {runs[0]} is a run that has not ended. Go on with it: largebatch train --resume {runs[0]}\n" in table
+        assert "mlflow" not in table
+        with pytest.raises(ValueError, match="nowhere is not a folder"):
+            largebatch("compare", *runs, "nowhere")
+        with pytest.raises(ValueError, match="holds no runs"):
+            largebatch("compare", str(folder / "notes"))
 
 
 def test_sync_of_no_run() -> None:
-    with pytest.raises(ValueError, match="is not a run's folder"):
+    with pytest.raises(ValueError, match=r"FOLDER: \. holds no runs"):
         largebatch("sync", ".")
+
+
+@pytest.mark.parametrize("place", ["runs", "runs/*"])
+def test_sync_of_a_folder_of_runs(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its runs, sweeps and studies, and of a sweep's folder not each run once more."""
+    for file in ("a/spec.json", "a/environment.json", "sweep/parent.json", "sweep/b/spec.json", "sweep/b/environment.json",
+                 "study/sweep/parent.json", "study/c/spec.json", "study/c/environment.json", "mlflow-artifacts/x/artifacts/spec.json"):  # fmt: skip
+        Path("runs", file).parent.mkdir(parents=True, exist_ok=True)
+        Path("runs", file).touch()
+    Path("runs/mlflow.db").touch()
+    seen: list[str] = []
+    for name in ("folder_mirror.sync_folder", "mlflow_mirror.sync_run"):
+        monkeypatch.setattr(f"jobs.tracking.{name}", lambda run_dir: (seen.append(str(run_dir)), MirrorState())[1])
+    largebatch("sync", *sorted(map(str, Path().glob(place))))
+    assert seen == ["runs/a", "runs/study/c", "runs/study/sweep", "runs/sweep"]
 
 
 def commands(command: Any, name: str = "largebatch") -> Iterator[tuple[str, Any]]:

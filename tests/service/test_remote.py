@@ -71,7 +71,8 @@ def test_plans_run_nothing(service: Service, tmp_path: Path) -> None:
     with pytest.raises(LargebatchError, match="more than the 1437 samples") as refused:
         largebatch(service, "plan", str(tmp_path / "sweep.yaml"), "--sweep")
     assert refused.value.field == "batch.global_batch_size"
-    assert json.loads(largebatch(service, "list", "--sweeps", "--json"))["items"] == []
+    for option in ("--sweep", "--sweeps"):
+        assert json.loads(largebatch(service, "list", option, "--json"))["items"] == []
 
 
 def test_a_sweep_by_its_name_and_by_its_file(service: Service, tmp_path: Path) -> None:

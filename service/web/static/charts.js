@@ -11,6 +11,7 @@ function colours() {
   return { ink: style.getPropertyValue("--ink").trim(), line: style.getPropertyValue("--line").trim() };
 }
 
+export const FROM_START = { rangemode: "nonnegative" }; // nothing was measured before a run began
 export const along = (records, axis) => records.map((record) => record[axis === "cost" ? "device_seconds" : axis]);
 export const trace = (name, x, y, more = {}) => ({ name, x, y, type: "scatter", mode: x.length > 60 ? "lines" : "lines+markers", ...more });
 export const hasPoints = ({ y }) => y.some((value) => value !== null && value !== undefined);

@@ -1,6 +1,6 @@
 // Several runs on one chart: their curves, and a result against a field in which they differ.
 
-import { AXES, COLOURS, along, draw, hasPoints, redraw, trace } from "./charts.js";
+import { AXES, COLOURS, FROM_START, along, draw, hasPoints, redraw, trace } from "./charts.js";
 import { all, one, say, steadily } from "./talk.js";
 
 const BATCH = "batch.global_batch_size";
@@ -21,12 +21,26 @@ function fieldsOf(job) {
   return fields;
 }
 
+const hasEnded = ({ summary }) => Boolean(summary) && summary.outcome !== "stopped" && summary.outcome !== "failed";
 const inWords = (value) => (value === null || value === undefined ? "none" : typeof value === "string" ? value : JSON.stringify(value));
 
-// Numbers stand where they are; where one of the values is none (a name, a list, nothing), each value has a place of its own.
+// What a run has come to, also one that has not ended: then as far as its curves tell.
+function resultOf({ job, series: { steps, evaluations } }, name) {
+  if (job.summary) return job.summary[name] ?? null;
+  const [step, evaluation] = [steps.at(-1), evaluations.at(-1)];
+  const soFar = {
+    test_accuracy: evaluation?.test_accuracy,
+    best_test_accuracy: evaluations.length ? Math.max(...evaluations.map((record) => record.test_accuracy)) : null,
+    training_seconds: step?.training_seconds,
+    samples_seen: step?.samples_seen,
+  };
+  return soFar[name] ?? null;
+}
+
+// Numbers stand where they are; where one of the values is none (a name, a list, nothing), or all are one, each value has a place of its own.
 function axisOf(values) {
-  if (values.every((value) => typeof value === "number")) {
-    const isLog = values.length > 1 && values.every((value) => value > 0);
+  if (new Set(values).size > 1 && values.every((value) => typeof value === "number")) {
+    const isLog = values.every((value) => value > 0);
     return { x: values, xaxis: { type: isLog ? "log" : "linear" } };
   }
   const order = (a, b) => (typeof a === "number" && typeof b === "number" ? a - b : typeof a === "number" ? -1 : typeof b === "number" ? 1 : 0);
@@ -40,7 +54,7 @@ function showCurves(runs) {
   const traces = runs.map(({ id, series }, index) => trace(id, along(series[part], axis), series[part].map((record) => record[metric]),
     { line: { color: COLOURS[index % COLOURS.length] } }));
   one("#curves-title").textContent = `${name} against ${AXES[axis]}`;
-  draw("c-curves", traces, AXES[axis], { blank: `None of these runs has a ${name} yet.` });
+  draw("c-curves", traces, AXES[axis], { xaxis: FROM_START, blank: `None of these runs has a ${name} yet.` });
   const missing = traces.filter((curve) => !hasPoints(curve)).map((curve) => curve.name);
   const note = one("#curves-missing");
   note.hidden = !missing.length || missing.length === traces.length;
@@ -49,11 +63,18 @@ function showCurves(runs) {
 
 function showResults(runs) {
   const [result, field] = [one("#result").value, one("#field").value];
-  const ended = runs.filter(({ job }) => (job.summary?.[result] ?? null) !== null);
-  const { x, xaxis } = axisOf(ended.map(({ fields }) => fields[field]));
+  const drawn = runs.filter((run) => resultOf(run, result) !== null);
+  const { x, xaxis } = axisOf(drawn.map(({ fields }) => fields[field]));
   one("#fields-title").textContent = `${result} against ${field}`;
-  draw("c-fields", [{ x, y: ended.map(({ job }) => job.summary[result]), text: ended.map(({ id }) => id), type: "scatter", mode: "markers", marker: { size: 11 } }],
+  draw("c-fields", [{ x, y: drawn.map((run) => resultOf(run, result)), text: drawn.map(({ id }) => id), type: "scatter", mode: "markers",
+    marker: { size: 11, symbol: drawn.map(({ job }) => (hasEnded(job) ? "circle" : "circle-open")) } }],
     field, { xaxis, blank: `None of these runs has ended with a ${result}.` });
+  const named = (some) => some.map(({ id }) => id).join(", ");
+  const [unended, missing] = [drawn.filter(({ job }) => !hasEnded(job)), runs.filter((run) => !drawn.includes(run))];
+  const words = [unended.length && `Not ended, drawn hollow as far as it came: ${named(unended)}.`, missing.length && `Without a ${result}: ${named(missing)}.`];
+  const note = one("#fields-missing");
+  note.textContent = words.filter(Boolean).join(" ");
+  note.hidden = !drawn.length || !note.textContent;
 }
 
 async function compare() {

@@ -1,6 +1,6 @@
 // The page of one run.
 
-import { AXES, COLOURS, along, draw, redraw, trace } from "./charts.js";
+import { AXES, COLOURS, FROM_START, along, draw, redraw, trace } from "./charts.js";
 import { Curves, POINTS, speeds } from "./curves.js";
 import { actions, linksOf, logOf, pathOf, showJob } from "./job.js";
 import { listen, made, one, say, steadily } from "./talk.js";
@@ -26,7 +26,7 @@ function drawAll({ steps: { kept: steps }, noise: { kept: noise }, evaluations }
   one("#waiting").hidden = !isEmpty;
   one(".charts").hidden = isEmpty;
   if (isEmpty) return; // what is drawn while hidden keeps a size of its own
-  const put = (id, traces, extra) => draw(id, traces, AXES[axis], extra);
+  const put = (id, traces, extra) => draw(id, traces, AXES[axis], { xaxis: FROM_START, ...extra });
   const of = (name, records, field, colour = 0) => trace(name, along(records, axis), records.map((r) => r[field]), { line: { color: COLOURS[colour] } });
   put("c-accuracy", [of("test accuracy", evaluations, "test_accuracy")], { blank: "Not evaluated yet." });
   put("c-loss", [of("train", steps, "loss"), of("test", evaluations, "test_loss", 1)]);

@@ -13,7 +13,6 @@ function makePlace({ name, title, caption }) {
 }
 
 function rowsInto(table, rows) {
-  if (!rows.length) return;
   const line = (values, tag) => {
     const row = made("tr");
     row.append(...values.map((text) => made(tag, { textContent: text })));
@@ -54,31 +53,54 @@ function tick(running) {
   }
 }
 
+function withoutAnswer(told, items) {
+  const failed = items.filter(({ state }) => state === "failed");
+  const why = failed.length ? [`${failed.length} of ${items.length} runs failed, first: ${failed[0].why || "no reason was given"}`] : [];
+  return [`This sweep is over (${told.state}), without an answer: none of its runs has ended.`, ...why,
+    ...(told.reason ? [told.reason] : []), "Mend what it says and submit it again, or resume it: runs that have ended are kept."];
+}
+
 export function sweepPage() {
   const job = one("#job");
   const base = pathOf(job);
 
+  function tell(words) {
+    one("#words").replaceChildren(...words.map((text) => made("p", { textContent: text })));
+  }
+
   async function findings() {
     const answer = await steadily(`${base}/findings?figures=true`).catch((error) => {
       if (!error.problem) throw error;
-      return { words: [error.problem.detail], rows: [], figures: [] }; // nothing has ended, and why
+      return { words: [error.problem.detail], rows: [], figures: [] }; // no run has a result, and why
     });
-    one("#words").replaceChildren(...answer.words.map((text) => made("p", { textContent: text })));
-    rowsInto(one("#rows"), answer.rows);
+    tell(answer.words);
+    one("#by-batch").hidden = !answer.rows.length;
+    if (answer.rows.length) rowsInto(one("#rows"), answer.rows);
+    one("#drawn").hidden = !answer.figures.length;
     answer.figures.forEach(makePlace); // all of them first: what is drawn alone keeps the whole width
     answer.figures.forEach(({ name, figure }) => drawFigure(`figure-${name}`, figure));
   }
 
   async function trials() {
-    const rows = [];
+    const items = [];
     for (let after = 0; ;) {
       const page = await steadily(`${base}/records?limit=1000&after=${after}`);
-      rows.push(...page.items.map(trialRow));
+      items.push(...page.items);
       if (page.is_complete) break;
       after = page.next_after;
     }
-    one("#trials tbody").replaceChildren(...rows);
-    one("#trials").hidden = rows.length === 0;
+    one("#trials tbody").replaceChildren(...items.map(trialRow));
+    one("#trials").hidden = items.length === 0;
+    return items;
+  }
+
+  // The service is asked for an answer only where a run may have one: where none has ended, the page knows what to say.
+  async function read(told) {
+    const items = await trials();
+    const isOver = FINAL.has(told.state);
+    one("#runs").hidden = isOver && !items.length;
+    if (items.some(({ state }) => state === "ended")) await findings();
+    else if (isOver) tell(withoutAnswer(told, items));
   }
 
   let shown = null;
@@ -91,9 +113,7 @@ export function sweepPage() {
       one("#report").hidden = told.state !== "succeeded";
       const state = `${told.state} ${told.progress.runs} ${told.progress.runs_over}`;
       if (state !== shown) {
-        reading = reading.then(trials);
-        if (told.progress.runs_over || FINAL.has(told.state)) reading = reading.then(findings);
-        reading = reading.catch((error) => say(error.message));
+        reading = reading.then(() => read(told)).catch((error) => say(error.message));
       } else tick(told.progress.running);
       shown = state;
       logOf(job, told.attempt);

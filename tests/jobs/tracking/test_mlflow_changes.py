@@ -134,6 +134,7 @@ def test_a_failed_run_has_its_reason_and_goes_on(tmp_path: Path, client: Any, st
     trained(document(store, "failed"), run_dir)
     run = client.get_run(sync_run(run_dir).run_id)
     assert (run.info.status, run.data.tags["largebatch.outcome"], run.data.metrics["samples_seen"]) == ("FINISHED", "completed", 128)
+    assert "largebatch.failure" not in run.data.tags, "it was mended"
 
 
 def delete_experiment(client: Any, run_id: str) -> Callable[[], None]:
