@@ -78,7 +78,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 ENDS: dict[str, tuple[Callable[[], object], str]] = {
     "killed": (lambda: os.kill(os.getpid(), signal.SIGKILL), "a reading process was ended by SIGKILL .*where memory runs out"),
     "no page for shared memory": (lambda: os.kill(os.getpid(), signal.SIGBUS), r"a reading process was ended by SIGBUS \(/dev/shm has .* free\)"),
-    "exit": (lambda: sys.exit(3), "a reading process ended by itself, with exit code 3"),
     "exit at once": (lambda: os._exit(0), "a reading process ended by itself, with exit code 0"),
 }
 
@@ -87,6 +86,11 @@ ENDS: dict[str, tuple[Callable[[], object], str]] = {
 def test_a_process_that_ends_is_named_with_its_end(quick: object, act: Callable[[], object], words: str) -> None:
     with pytest.raises(FaultError, match=f"dataset.num_workers: {words}.*The last checkpoint is whole"):
         read_all(batches(Odd(act), num_workers=2))
+
+
+def test_sys_exit_in_a_reading_process_names_the_sample(quick: object) -> None:
+    with pytest.raises(DataError, match=r"training sample \d+ cannot be read: SystemExit: 3"):
+        read_all(batches(Odd(lambda: sys.exit(3)), num_workers=2))
 
 
 def test_a_process_that_is_killed_is_met_by_a_read_and_by_nothing_else(quick: object) -> None:
