@@ -33,7 +33,7 @@ def take_up(state: TrainState, spec: TrainSpec, run_dir: Path, report: Callable[
     folder, group = run_dir / run_folder.CHECKPOINTS, state.group
     if not group.from_first(lambda: bool(list_checkpoints(folder))):
         # Nothing of its state is left, and a run of this name is one spec's and of one data set all the same.
-        begun = group.from_first(lambda: json.loads((run_dir / run_folder.SPEC).read_text()))
+        begun = group.from_first(lambda: _begun_with(run_dir))
         group.agreed(lambda: checkpoints.refuse_other_spec(begun, spec))
         return [group.from_first(lambda: _early_end(run_dir)), *group.from_first(look_at_data)]
     loaded = group.from_first(lambda: checkpoints.load_newest(folder, torch.device("cpu"), report))
@@ -43,6 +43,17 @@ def take_up(state: TrainState, spec: TrainSpec, run_dir: Path, report: Callable[
     if loaded["spec"]["stop"]["target_accuracy"] != spec.stop.target_accuracy:
         _aim_anew(state, spec, run_dir)
     return [*reasons]
+
+
+def _begun_with(run_dir: Path) -> dict[str, Any]:
+    """The spec that a run without a checkpoint was begun with. Raises: CheckpointError."""
+    try:
+        spec: dict[str, Any] = json.loads((run_dir / run_folder.SPEC).read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            "--resume", f"there is no checkpoint in {run_dir}, and what it was begun with cannot be read.", "Start anew."
+        ) from error
+    return spec
 
 
 def saved_state(state: TrainState) -> dict[str, Any]:

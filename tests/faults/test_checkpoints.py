@@ -164,8 +164,9 @@ def test_when_all_are_damaged_it_says_so(tmp_path: Path) -> None:
         run(new_spec(), tmp_path, resumes=True)
 
 
-def test_without_a_checkpoint_it_says_so(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="there is no checkpoint"):
+def test_without_a_checkpoint_and_a_spec_it_says_so(tmp_path: Path) -> None:
+    """With the spec a run begins again: tests/faults/test_kill.py."""
+    with pytest.raises(CheckpointError, match=r"there is no checkpoint .* begun with cannot be read"):
         run(new_spec(), tmp_path, resumes=True)
     with pytest.raises(CheckpointError, match="is not a run's folder"):
         resumed_spec(tmp_path / "nothing", [])

@@ -20,7 +20,8 @@ from jobs.tracking.journal import Journal, read_records, steps
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT: dict[str, Any] = {
     "name": "storage",
-    "dataset": {"name": "synthetic", "arguments": {"num_train": 64, "num_test": 16, "num_classes": 4, "shape": [1, 4, 4]}},
+    "dataset": {"name": "synthetic", "arguments": {"num_train": 16, "num_test": 4, "num_classes": 4, "shape": [1, 4, 4]}},
+    "evaluation": {"every_epochs": 10},
     "model": {"name": "mlp", "arguments": {"width": 4}},
     "batch": {"global_batch_size": 16},
     "optimizer": {"name": "sgd"},

@@ -11,16 +11,17 @@ from jobs.errors import SpecError
 
 
 class Failing(nn.Module):
-    """Rank 1's third training pass divides by zero."""
+    """Rank 1 fails after some training passes; by a division by zero, unless told otherwise."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.layer, self.passes = nn.Linear(64, num_classes), 0
+        self.error: Exception = ZeroDivisionError("rank 1 cannot go on")
 
     def forward(self, images: Tensor) -> Tensor:
         self.passes += self.training
         if self.passes > 20 and torch.distributed.get_rank() == 1:
-            raise ZeroDivisionError("rank 1 cannot go on")
+            raise self.error
         logits: Tensor = self.layer(images.flatten(1))
         return logits
 
@@ -29,6 +30,14 @@ def build(num_classes: int, workers: str) -> nn.Module:
     """Leaves a file for each process in the folder `workers`."""
     Path(workers, str(os.getpid())).touch()
     return Failing(num_classes)
+
+
+def breaks(num_classes: int, workers: str) -> nn.Module:
+    """A machine that fails, as torch tells it. Leaves a file for each process in the folder `workers`."""
+    Path(workers, str(os.getpid())).touch()
+    model = Failing(num_classes)
+    model.error = torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered")
+    return model
 
 
 def refuses(num_classes: int, workers: str) -> nn.Module:

@@ -23,7 +23,7 @@ from ray._raylet import GcsClient
 from ray.core.generated.autoscaler_pb2 import DrainNodeReason
 from ray.util.state import list_actors
 
-from jobs.errors import CheckpointError, DataError, FaultError, InputError, PlanError
+from jobs.errors import CheckpointError, CodeError, DataError, FaultError, InputError, PlanError
 from jobs.job import prepare, run_job
 from jobs.launch.options import Workers, read_workers
 from jobs.launch.process_group import ProcessGroup, ProcessGroupBackend
@@ -241,11 +241,23 @@ def test_a_machine_that_will_be_taken_away_loses_nothing(head: Head, tmp_path: P
 def test_a_run_that_keeps_failing_ends_with_the_first_real_error(head: Head, tmp_path: Path) -> None:
     workers = tmp_path / "workers"
     workers.mkdir()
-    given = runs.document(model={"entry_point": "failing:build", "arguments": {"workers": str(workers)}}, batch_norm={"span": "auto"})
-    with pytest.raises(FaultError, match=r"more than 1 times.*worker 1: ZeroDivisionError: rank 1 cannot go on") as caught:
+    given = runs.document(model={"entry_point": "failing:breaks", "arguments": {"workers": str(workers)}}, batch_norm={"span": "auto"})
+    with pytest.raises(FaultError, match=r"more than 1 times.*worker 1: AcceleratorError: CUDA error: uncorrectable ECC error") as caught:
         runs.train(tmp_path / "runs", head.address, TWO, given, max_failures=1)
     assert "\n" not in str(caught.value)
     assert len(list(workers.iterdir())) == 4, "twice two, and none to be told that it is over"
+
+
+def test_what_a_model_of_ones_own_raises_is_not_tried_again(head: Head, tmp_path: Path) -> None:
+    workers = tmp_path / "workers"
+    workers.mkdir()
+    given = runs.document(model={"entry_point": "failing:build", "arguments": {"workers": str(workers)}}, batch_norm={"span": "auto"})
+    with pytest.raises(
+        CodeError, match=r"failed at step \d+, training on \d+ samples: ZeroDivisionError: rank 1 cannot go on .*traceback\.txt"
+    ) as caught:
+        runs.train(tmp_path / "runs", head.address, TWO, given, max_failures=1)
+    assert "\n" not in str(caught.value)
+    assert len(list(workers.iterdir())) == 2
 
 
 # ---- Ctrl-C and SIGTERM -------------------------------------------------------------------------------------------------
