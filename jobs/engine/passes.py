@@ -11,8 +11,9 @@ from jobs.engine.memory import ran_out_of_memory
 from jobs.engine.step import batch_loss
 from jobs.entry_points import ANYTHING, described
 from jobs.errors import LargebatchError, PlanError
-from jobs.models.ghost_batch_norm import evaluation_unit, forward_pass_of, ghost_norms
+from jobs.models.ghost_batch_norm import GhostNorm, evaluation_unit, forward_pass_of, ghost_norms
 from jobs.models.held import Held
+from jobs.models.norm_settings import Settings, refuse_change, settings_of
 from jobs.models.parameters import refuse_sparse_gradients
 from jobs.models.sample_dropout import sample_dropouts
 from jobs.models.training_mode import evaluation_mode
@@ -62,6 +63,7 @@ class Passes:
         self.evaluates_together = evaluation_unit(model) > 1
         """Whether that is so in evaluation, too."""
         self.held = Held(model, weights=True)
+        self._settings: dict[nn.Module, Settings] = {}
 
     def training(self, samples: Samples, seed: int = 0) -> TrainingPass:
         """One in training, its loss summed over the samples; known dropouts, whose masks belong to the sample, let everything through."""
@@ -79,6 +81,7 @@ class Passes:
         modes = [dropout.training for dropout in dropouts]
         for dropout in dropouts:
             dropout.training = False
+        hooks = [norm.register_forward_pre_hook(self._refuse_changed_settings) for norm in ghost_norms(self.model)]
         try:
             loss = batch_loss(forward, self.spec, *samples)
             self._forward_pass.end()
@@ -87,11 +90,18 @@ class Passes:
         except ANYTHING as error:
             raise self._refusal(error, samples.inputs, "training") from error
         finally:
+            for hook in hooks:
+                hook.remove()
             for dropout, training in zip(dropouts, modes, strict=True):
                 dropout.training = training
         params = [param for param in self.model.parameters() if param.requires_grad]
         gradient = [torch.zeros_like(param) if param.grad is None else param.grad for param in params]
         return TrainingPass(logits[0].detach(), [each.detach().clone() for each in gradient])
+
+    def _refuse_changed_settings(self, norm: nn.Module, _: object) -> None:
+        """Every run of a norm in training must have the settings of its first; a `forward` may set them, to the same."""
+        assert isinstance(norm, GhostNorm)
+        refuse_change([norm], [self._settings.setdefault(norm, settings_of(norm))])
 
     def evaluation(self, inputs: Tensor, seed: int = 0) -> Tensor:
         """Logits of one in evaluation mode."""

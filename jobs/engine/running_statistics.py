@@ -19,6 +19,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from jobs.engine.group import Group
 from jobs.errors import PlanError
 from jobs.models.ghost_batch_norm import GhostNorm, forward_pass_of, ghost_norms
+from jobs.models.norm_settings import Settings, refuse_change, settings_of
 
 Moves = list[list[int]]
 """Of one norm in one step: for each run in a forward pass, for each rank, by how many groups its statistics moved."""
@@ -35,9 +36,20 @@ class RunningStatistics:
         self.forward_pass = forward_pass_of(model)
         self._model, self._group = model, group
         self._norms = [norm for norm in ghost_norms(model) if norm.running_mean is not None]
+        self._all_norms = ghost_norms(model)
+        self._settings: list[Settings] = []
         self._num_runs = 1
         """Of a norm in one forward pass, the most that any rank has seen."""
         self._num_checked = 0
+
+    def begin(self) -> None:
+        """Begin a step."""
+        self.forward_pass.start_step()
+        self._settings = [settings_of(norm) for norm in self._all_norms]
+
+    def refuse_changed_settings(self) -> None:
+        """Raise PlanError if a pass since the step began has changed the settings of a norm."""
+        refuse_change(self._all_norms, self._settings)
 
     def settle(self, buffers: list[Tensor], held: list[Tensor], steps_alone: bool) -> None:
         """Make one of what all runs on all ranks left; of this rank's own where ranks step alone. Every rank must call this.

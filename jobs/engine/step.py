@@ -119,7 +119,7 @@ def accumulate(state: TrainState, plan: TrainPlan, batches: Batches, batch: Slic
     ran_out = False
     doing = ("dataset", "")
     gradients.start()
-    state.statistics.forward_pass.start_step()
+    state.statistics.begin()
     try:
         for micro_batch in micro_batches:
             doing = ("dataset", f"at step {state.progress.step + 1}, reading {micro_batch.size} samples")
@@ -130,6 +130,7 @@ def accumulate(state: TrainState, plan: TrainPlan, batches: Batches, batch: Slic
             gradients.before(is_last=micro_batch is micro_batches[-1])
             loss_sum = loss_sum + _backward(state, plan.spec, micro_batch, inputs, labels, num_samples)
             gradients.after(num_samples / micro_batch.size, measures=is_one_process and len(micro_batches) > 1)
+        state.statistics.refuse_changed_settings()
     except ANYTHING as raised:  # a person's own model may raise anything
         if ran_out_of_memory(raised):
             ran_out = True

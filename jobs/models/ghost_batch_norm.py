@@ -47,6 +47,7 @@ class GhostNorm(nn.Module):
     ghost: Ghost
     track_running_stats: bool
     momentum: float | None
+    eps: float
     running_mean: Tensor | None
     running_var: Tensor | None
     num_batches_tracked: Tensor | None

@@ -184,6 +184,31 @@ def moving(num_classes: int, kind: str) -> nn.Module:
     return Stranger(logits, encoder=encoder, copy=copy.deepcopy(encoder).requires_grad_(kind == "trainable follower"))
 
 
+def changing_norm(num_classes: int, kind: str, at: int = 0) -> nn.Module:
+    """Sets its norm's settings in the forward pass, from the nth in training on."""
+
+    def forward(model: Any, x: Tensor) -> Tensor:
+        h = model.body(x)
+        if model.training:
+            model.passes += 1
+        if model.training and model.passes > at:
+            if kind == "momentum":
+                model.norm.momentum *= 0.99
+            if kind == "eps":
+                model.norm.eps *= 2
+            if kind in ("mode", "frozen"):
+                model.norm.eval()
+            if kind == "mode between runs":
+                h = model.norm(h)
+                model.norm.eval()
+                h = model.norm(h)
+                model.norm.train()
+        return model.layer(model.norm(h).relu())
+
+    model = Stranger(forward, body=nn.Linear(8, 8), norm=nn.BatchNorm1d(8), passes=0)
+    return model
+
+
 def clipped_table(num_classes: int) -> nn.Module:
     table = nn.Embedding(20, 8, max_norm=1.0)
     return Stranger(lambda m, x: m.layer(m.table((x[:, :2].abs() * 5).long().clamp(max=19)).mean(1)), table=table)

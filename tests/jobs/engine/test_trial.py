@@ -165,6 +165,26 @@ def test_weights_that_evaluation_moves_on_are_refused() -> None:
         prepared("moving", {"kind": "in evaluation"}, batch={"global_batch_size": 50, "micro_batch_size": 50}, gradient={"noise_every_steps": 0})
 
 
+@pytest.mark.parametrize(("kind", "setting"), [("momentum", "momentum"), ("eps", "eps"), ("mode", "training"), ("mode between runs", "training")])
+def test_a_norm_whose_settings_the_forward_pass_changes_is_refused(kind: str, setting: str, tmp_path: Path) -> None:
+    """In the trial, or in the step in which it comes to it; whatever the micro-batch, for a resume would not know of it."""
+    at_once = 4 if kind == "mode" else 0
+    with pytest.raises(PlanError, match=rf"the forward pass changes norm\.{setting} from"):
+        prepared("changing_norm", {"kind": kind, "at": at_once})
+    if kind == "mode between runs":  # which only the trial sees
+        return
+    job = prepared("changing_norm", {"kind": kind, "at": 1000}, batch={"global_batch_size": 50, "micro_batch_size": 10}, batch_norm={"span": 10})
+    job.model.passes = 988  # type: ignore[assignment]  # twelve passes from there
+    with pytest.raises(PlanError, match=rf"the forward pass changes norm\.{setting} from"):
+        trained(job, tmp_path / "run")
+
+
+def test_a_norm_that_the_forward_pass_freezes_each_time_is_frozen(tmp_path: Path) -> None:
+    job = prepared("changing_norm", {"kind": "frozen"})
+    trained(job, tmp_path / "run")
+    assert int(job.model.state_dict()["norm.num_batches_tracked"]) == 0
+
+
 def test_a_table_that_is_clipped_trains_in_any_micro_batches() -> None:
     """Each row once, whichever pass of a step reads it first."""
     findings = prepared("clipped_table", batch={"global_batch_size": 50, "micro_batch_size": 10}).findings
