@@ -1,44 +1,76 @@
-"""Telling data that hold NaN or infinity from training that diverged, once a loss is not finite."""
+"""What to say once a loss or a gradient is not finite: of samples that hold NaN, infinity or huge numbers, of the model, or of the rate."""
 
-from torch import Tensor
+from collections.abc import Mapping
+
+from torch import Tensor, nn
 
 from jobs.data.batches import Batches
-from jobs.errors import DataError
+from jobs.errors import DataError, DivergedError
 from jobs.plan import Slice
+
+HUGE = 1e18
+"""Numbers beyond this leave float32 where their squares are added up."""
 
 
 class FiniteBatches:
-    """Batches in which a finite sample stands for each that holds NaN or infinity.
+    """Batches in which a finite sample stands for each that holds NaN, infinity or a huge number.
 
     If the loss of the same samples is finite then, the data were at fault: a model may be made for NaN, and diverge for other reasons.
     """
 
     def __init__(self, batches: Batches) -> None:
         self._batches = batches
-        self.replaced: list[int] = []
-        """Their places in the order that was read."""
+        self.replaced: dict[int, float] = {}
+        """By their places in the order that was read: each one's largest number, or NaN or infinity."""
 
     def read(self, samples: Slice) -> tuple[Tensor, Tensor]:
         """See `Batches`."""
         inputs, labels = self._batches.read(samples)
-        is_finite = inputs.reshape(len(inputs), -1).isfinite().all(dim=1)
-        if not bool(is_finite.all()):
-            self.replaced += [samples.start + place for place in (~is_finite).nonzero().flatten().tolist()]
-            stand_in = inputs[is_finite][:1]
-            inputs[~is_finite] = stand_in if len(stand_in) else inputs.new_zeros(())
+        if not (inputs.is_floating_point() or inputs.is_complex()):
+            return inputs, labels
+        sizes = inputs.reshape(len(inputs), -1).abs().float()
+        is_sound = (sizes <= HUGE).all(dim=1)
+        if not bool(is_sound.all()):
+            for place in (~is_sound).nonzero().flatten().tolist():
+                self.replaced[samples.start + place] = float(sizes[place].max())
+            stand_in = inputs[is_sound][:1]
+            inputs[~is_sound] = stand_in if len(stand_in) else inputs.new_zeros(())
         return inputs, labels
 
 
-def non_finite_error(kind: str, numbers: list[int], num_samples: int, what: str) -> DataError | None:
+def non_finite_error(kind: str, sizes: Mapping[int, float], num_samples: int, what: str) -> DataError | None:
     """What to raise for samples that are at fault; None where there are none.
 
-    Args: numbers: theirs in the data set; num_samples: of how many that were read; what: the loss that was not finite.
+    Args: sizes: of each by its number in the data set, its largest number; num_samples: of how many that were read; what: was not finite.
     """
-    if not numbers:
+    if not sizes:
         return None
-    others = f" (as do {len(numbers) - 1} more of the {num_samples} that were read)" if len(numbers) > 1 else ""
+    first = min(sizes)
+    holds = f"numbers as large as {sizes[first]:.3g}" if HUGE < sizes[first] < float("inf") else "NaN or infinity"
+    others = f" (as do {len(sizes) - 1} more of the {num_samples} that were read)" if len(sizes) > 1 else ""
     return DataError(
         "dataset",
-        f"{kind} sample {numbers[0]} holds NaN or infinity{others}, so {what} is not finite; with another in its place it is.",
+        f"{kind} sample {first} holds {holds}{others}, so {what} is not finite; with another in its place it is.",
         "Mend or leave out such samples.",
+    )
+
+
+def non_finite_gradient(model: nn.Module) -> str | None:
+    """The name of the first parameter whose gradient is not finite; None where all are."""
+    return next((name for name, param in model.named_parameters() if param.grad is not None and not bool(param.grad.isfinite().all())), None)
+
+
+def diverged(step: int, loss: float, squared_norm: float, parameter: str | None) -> DivergedError:
+    """What to raise for a step that is not finite though its samples are: of the first, the rate is no cause.
+
+    Args: parameter: one whose gradient is not finite.
+    """
+    numbers = f"the loss is {loss} and the squared gradient norm {squared_norm} at step {step}"
+    if step > 1:
+        return DivergedError("", f"{numbers}.", "Lower learning_rate.base, lengthen the warm-up, or set gradient.clip_norm.")
+    where = f"; the gradient of {parameter} is not finite" if parameter else ""
+    return DivergedError(
+        "",
+        f"{numbers}, before the first update, so no learning rate is the cause{where}.",
+        "Look at the model's own arithmetic: a root or a norm at zero, a logarithm, an exponential, a division, or weights that begin too large.",
     )

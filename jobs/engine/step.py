@@ -19,11 +19,11 @@ from jobs.data.batches import Batches
 from jobs.data.draws import key, sample_order, seed_draws
 from jobs.engine.memory import make_room, ran_out_of_memory
 from jobs.engine.noise_scale import estimate
-from jobs.engine.non_finite import FiniteBatches, non_finite_error
+from jobs.engine.non_finite import FiniteBatches, diverged, non_finite_error, non_finite_gradient
 from jobs.engine.scalars import Scalar, on_device, on_host, scalar
 from jobs.engine.state import TrainState
 from jobs.entry_points import ANYTHING, failed
-from jobs.errors import DivergedError, FaultError, LargebatchError
+from jobs.errors import FaultError, LargebatchError
 from jobs.models.sample_dropout import announce
 from jobs.optim.table import set_learning_rate
 from jobs.plan import Slice, TrainPlan
@@ -197,13 +197,10 @@ def _finite_gradient(
         _put_back(state, held)
         _halve_micro_batch(state, plan.largest_share(batch), plan.span or 1, notify)
     if not measured.is_finite:
+        parameter = non_finite_gradient(state.model)
         _put_back(state, held)
         _refuse_non_finite_samples(state, plan, batches, batch, plan.split(share, state.micro_batch_size, at_least))
-        raise DivergedError(
-            "",
-            f"the loss is {measured.loss} and the squared gradient norm {measured.squared_norm} at step {state.progress.step + 1}.",
-            "Lower learning_rate.base, lengthen the warm-up, or set gradient.clip_norm.",
-        )
+        raise diverged(state.progress.step + 1, measured.loss, measured.squared_norm, parameter)
     steps_alone = plan.steps_alone_at(batch)
     state.statistics.settle(state.buffers(), held, steps_alone)
     if not steps_alone:
@@ -212,17 +209,16 @@ def _finite_gradient(
 
 
 def _refuse_non_finite_samples(state: TrainState, plan: TrainPlan, batches: Batches, batch: Slice, micro_batches: list[Slice]) -> None:
-    """Raise DataError, the same on every rank, if the step is finite but for samples that hold NaN or infinity; nothing is left of the trial."""
+    """Raise DataError, the same on every rank, if the step is finite but for samples that hold NaN, infinity or huge numbers."""
     held = state.hold_buffers()
     finite = FiniteBatches(batches)
     measured = accumulate(state, plan, finite, batch, micro_batches)
     _put_back(state, held)
     if measured is not None and measured.is_finite:
         order = sample_order(plan.spec.seed, batch.epoch, plan.num_train_samples)
-        numbers = sorted(order[finite.replaced].tolist())
-        state.group.raise_first(
-            non_finite_error("training", numbers, sum(piece.size for piece in micro_batches), f"the loss of step {state.progress.step + 1}")
-        )
+        sizes = {int(order[place]): size for place, size in finite.replaced.items()}
+        num_samples = sum(piece.size for piece in micro_batches)
+        state.group.raise_first(non_finite_error("training", sizes, num_samples, f"the loss of step {state.progress.step + 1}"))
 
 
 def _put_back(state: TrainState, held: list[Tensor]) -> None:

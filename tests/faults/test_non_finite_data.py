@@ -75,6 +75,12 @@ def test_the_sample_is_named(trained: Any, kind: str, is_held: bool, value: floa
     assert "learning_rate" not in said
 
 
+def test_a_sample_of_huge_numbers_is_named(trained: Any) -> None:
+    code, said = trained(part(NUM_TRAIN, [17], 3e38, False), part(NUM_TEST, [], 0.0, True), nn_without_batch_norm)
+    assert code == 2
+    assert "training sample 17 holds numbers as large as 3e+38, so the loss of step" in said
+
+
 def test_the_first_of_several_micro_batches(trained: Any) -> None:
     bad = list(range(5, NUM_TRAIN, 6))
     groups = {"micro_batch_size": 5}
@@ -99,3 +105,24 @@ def test_and_diverges_where_the_rate_is_too_large(trained: Any) -> None:
     code, said = trained(part(NUM_TRAIN, [3, 17], float("nan"), True), part(NUM_TEST, [5], float("nan"), True), Masking, rate=1e38)
     assert code == 3
     assert "Lower learning_rate.base" in said
+
+
+class RootOfZero(nn.Linear):
+    """Finite logits, whose gradient is infinite where the weights begin."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input) + (self.bias - self.bias.detach()).sqrt()
+
+
+class Overflowing(nn.Linear):
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input) * torch.exp(self.weight.norm() * 1e3)
+
+
+@pytest.mark.parametrize(("model", "parameter"), [(RootOfZero, "bias"), (Overflowing, "weight")])
+def test_before_the_first_update_no_rate_is_the_cause(trained: Any, model: type[nn.Linear], parameter: str) -> None:
+    samples = part(NUM_TRAIN, [], 0.0, True), part(NUM_TEST, [], 0.0, True)
+    code, said = trained(*samples, lambda num_classes: model(4, num_classes))
+    assert code == 3
+    assert f"before the first update, so no learning rate is the cause; the gradient of {parameter} is not finite" in said
+    assert "learning_rate.base" not in said
