@@ -9,6 +9,7 @@ from jobs.engine.evaluate import Score
 from jobs.engine.state import TrainState
 from jobs.engine.step import optimizer_step
 from jobs.errors import DivergedError
+from jobs.optim.saved_state import parameter_names
 from jobs.plan import TrainPlan
 from jobs.records import EvalRecord, NoticeRecord, Outcome, StepRecord
 
@@ -86,6 +87,7 @@ def _evaluate(state: TrainState, plan: TrainPlan, evaluate: Callable[[], Score],
     """Evaluate, note a target met for the first time; returns whether this is the best so far."""
     progress, clock, target = state.progress, state.clock, plan.spec.stop.target_accuracy
     _synchronise(state)
+    state.group.agreed(lambda: parameter_names(state.model, state.optimizer))  # what a model makes or replaces midway would not train
     with clock.evaluating():
         score = evaluate()
     if not math.isfinite(score.loss):

@@ -16,7 +16,7 @@ from jobs.errors import PlanError
 def parameter_names(model: nn.Module, optimizer: Optimizer) -> list[str]:
     """The names of an optimizer's parameters, in its own order; a parameter under two names has the first.
 
-    Raises: PlanError if the model holds another parameter in the place of one of them.
+    Raises: PlanError if the model holds another parameter in the place of one of them, or one that nothing updates.
     """
     names = {param: name for name, param in model.named_parameters()}
     params = [param for group in optimizer.param_groups for param in group["params"]]
@@ -26,6 +26,14 @@ def parameter_names(model: nn.Module, optimizer: Optimizer) -> list[str]:
             "model",
             f"{num_replaced} of the {len(params)} parameters that the optimizer updates are no longer in the model, which has replaced them since.",
             "Change a parameter's numbers in place, under torch.no_grad().",
+        )
+    updated = set(params)
+    unknown = [name for param, name in names.items() if param.requires_grad and param not in updated]
+    if unknown:
+        raise PlanError(
+            "model",
+            f"its parameter {unknown[0]} asks for a gradient only since training began: no optimizer updates it.",
+            "Make all parameters, and let those that train ask for a gradient (requires_grad), when the model is built.",
         )
     return [names[param] for param in params]
 

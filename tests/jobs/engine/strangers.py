@@ -307,6 +307,30 @@ def late(num_classes: int, kind: str) -> nn.Module:
     return Late(num_classes, kind)
 
 
+class Midway(nn.Module):
+    """Changes what trains in the twelfth pass of training."""
+
+    def __init__(self, num_classes: int, kind: str) -> None:
+        super().__init__()
+        self.layer, self.spare, self.kind, self.passes = nn.Linear(8, num_classes), nn.Linear(8, num_classes).requires_grad_(False), kind, 0
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.passes += self.training
+        if self.passes == 12:
+            if self.kind == "new":
+                self.other = nn.Linear(8, 3)
+            elif self.kind == "replaced":
+                self.layer.weight = nn.Parameter(self.layer.weight.detach().clone())
+            else:
+                self.spare.requires_grad_(True)
+        logits: Tensor = self.layer(inputs)
+        return logits
+
+
+def midway(num_classes: int, kind: str) -> nn.Module:
+    return Midway(num_classes, kind)
+
+
 def lazy(num_classes: int) -> nn.Module:
     return nn.Sequential(nn.LazyLinear(16), nn.LazyBatchNorm1d(), nn.ReLU(), nn.LazyLinear(num_classes))
 

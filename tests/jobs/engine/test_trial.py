@@ -235,6 +235,20 @@ def test_what_a_checkpoint_could_not_keep_is_refused(kind: str, sentence: str) -
         prepared("extra", {"kind": kind})
 
 
+@pytest.mark.parametrize(
+    ("kind", "sentence"),
+    [
+        ("new", r"its parameter other\.weight asks for a gradient only since training began"),
+        ("unfrozen", r"its parameter spare\.weight asks for a gradient only since training began"),
+        ("replaced", "1 of the 2 parameters that the optimizer updates are no longer in the model"),
+    ],
+)
+def test_what_begins_to_train_midway_is_found_at_the_next_evaluation(kind: str, sentence: str, tmp_path: Path) -> None:
+    job = prepared("midway", {"kind": kind}, stop={"epochs": 3}, checkpoint={"best": False})
+    with pytest.raises(PlanError, match=sentence):
+        trained(job, tmp_path / "run")
+
+
 @pytest.mark.parametrize("resumes", [False, True])
 def test_passes_that_count_for_nothing_are_not_counted_by_the_model(resumes: bool, tmp_path: Path) -> None:
     """60 samples, 10 at once: six passes of training, whatever the trial, the warm-up and a resume pass through."""
