@@ -46,5 +46,7 @@ def _moved(passes: Passes, samples: Samples, mode: str) -> tuple[list[str], list
 def _differ(move: Move, other: Tensor) -> bool:
     if not move.before.shape == move.after.shape == other.shape:
         return True
+    if not other.is_floating_point():
+        return not torch.equal(move.after, other)
     allowed = TOLERANCE * (move.after - move.before).abs().max() + ROUNDING * torch.finfo(other.dtype).eps * move.after.abs().max()
     return not bool((move.after - other).abs().max() <= allowed)

@@ -1,6 +1,7 @@
 """Single passes of a few samples through a model that may be anybody's, and in words what is wrong with what it gives or raises."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -15,8 +16,9 @@ from jobs.models.ghost_batch_norm import GhostNorm, evaluation_unit, forward_pas
 from jobs.models.held import Held
 from jobs.models.norm_settings import Settings, refuse_change, settings_of
 from jobs.models.parameters import refuse_sparse_gradients
-from jobs.models.sample_dropout import sample_dropouts
+from jobs.models.sample_dropout import SampleDropout, announce, sample_dropouts
 from jobs.models.training_mode import evaluation_mode
+from jobs.plan import Slice
 from jobs.spec import TrainSpec
 
 GROUP = 4
@@ -77,26 +79,38 @@ class Passes:
             logits.append(self._logits(inputs, "training"))
             return logits[0]
 
-        dropouts = sample_dropouts(self.model)
-        modes = [dropout.training for dropout in dropouts]
-        for dropout in dropouts:
-            dropout.training = False
         hooks = [norm.register_forward_pre_hook(self._refuse_changed_settings) for norm in ghost_norms(self.model)]
         try:
-            loss = batch_loss(forward, self.spec, *samples)
-            self._forward_pass.end()
-            loss.backward()  # type: ignore[no-untyped-call]
+            with _only(self.model, ()):
+                loss = batch_loss(forward, self.spec, *samples)
+                self._forward_pass.end()
+                loss.backward()  # type: ignore[no-untyped-call]
             refuse_sparse_gradients(self.model)
         except ANYTHING as error:
             raise self._refusal(error, samples.inputs, "training") from error
         finally:
             for hook in hooks:
                 hook.remove()
-            for dropout, training in zip(dropouts, modes, strict=True):
-                dropout.training = training
         params = [param for param in self.model.parameters() if param.requires_grad]
         gradient = [torch.zeros_like(param) if param.grad is None else param.grad for param in params]
         return TrainingPass(logits[0].detach(), [each.detach().clone() for each in gradient])
+
+    def dropping(self, samples: Samples, start: int, stop: int, dropouts: Sequence[SampleDropout]) -> Tensor:
+        """Logits in training of some of the samples, where these drop, by each sample's place among all."""
+        self._begin(0)
+        inputs = samples.inputs[start:stop]
+        announce(dropouts, 0, Slice(0, start, stop), self._device)
+        try:
+            with _only(self.model, dropouts), self._autocast():
+                return self._logits(inputs, "training").detach()
+        except ANYTHING as error:
+            raise self._refusal(error, inputs, "training") from error
+        finally:
+            for dropout in dropouts:
+                dropout.announce(None)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=self.spec.precision == "bfloat16")
 
     def _refuse_changed_settings(self, norm: nn.Module, _: object) -> None:
         """Every run of a norm in training must have the settings of its first; a `forward` may set them, to the same."""
@@ -111,7 +125,7 @@ class Passes:
     @torch.no_grad()
     def _evaluation(self, inputs: Tensor) -> Tensor:
         try:
-            with evaluation_mode(self.model), torch.autocast(self._device.type, torch.bfloat16, enabled=self.spec.precision == "bfloat16"):
+            with evaluation_mode(self.model), self._autocast():
                 return self._logits(inputs, "evaluation")
         except ANYTHING as error:
             raise self._refusal(error, inputs, "evaluation") from error
@@ -173,6 +187,19 @@ class Passes:
         if isinstance(error, LargebatchError) or ran_out_of_memory(error):
             return error
         return PlanError("model", *failure(error, inputs, mode))
+
+
+@contextmanager
+def _only(model: nn.Module, dropouts: Sequence[SampleDropout]) -> Iterator[None]:
+    """Let no other dropouts than these drop."""
+    others = [dropout for dropout in sample_dropouts(model) if dropout.training and dropout not in dropouts]
+    for dropout in others:
+        dropout.training = False
+    try:
+        yield
+    finally:
+        for dropout in others:
+            dropout.training = True
 
 
 def misfit(output: Any, inputs: Tensor, num_classes: int, mode: str) -> tuple[str, str]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from jobs.data.batches import first_samples
 from jobs.data.dataset import Dataset
+from jobs.engine.dropout_trial import refuse_coupled_dropout
 from jobs.engine.evaluate import samples_at_once
 from jobs.engine.independence import CERTAIN, difference, refuse_coupled_evaluation, refuse_coupled_training, tolerance
 from jobs.engine.memory import make_room, ran_out_of_memory
@@ -132,6 +133,8 @@ def _refuse_coupled(trial: Trial, plan: TrainPlan) -> None:
     # Where batch-norm's groups are whole batches nothing is ever split: samples may look at each other.
     is_split = plan.span is None or max(batch.size for batch in plan.kinds_of_batch()) > plan.span
     is_random = is_split and refuse_coupled_training(passes, train, trial.others, rounding)
+    if is_split:
+        refuse_coupled_dropout(passes, train, is_random, rounding)
     refuse_coupled_evaluation(passes, train, trial.others, rounding)
     _about_modes(trial, is_steady=is_split and not is_random)
 

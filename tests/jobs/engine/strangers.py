@@ -209,6 +209,34 @@ def changing_norm(num_classes: int, kind: str, at: int = 0) -> nn.Module:
     return model
 
 
+def dropping(num_classes: int, kind: str) -> nn.Module:
+    """Dropout over four steps of two numbers."""
+
+    def forward(model: Any, x: Tensor) -> Tensor:
+        steps = x.reshape(len(x), 4, 2)
+        if kind in ("time first", "time first, noise"):
+            steps = model.drop(steps.transpose(0, 1)).transpose(0, 1)
+        if kind == "rows, time first":
+            steps = model.drop(steps.transpose(0, 1).reshape(-1, 2)).reshape(4, len(x), 2).transpose(0, 1)
+        if kind == "rows":
+            steps = model.drop(steps.reshape(-1, 2)).reshape(len(x), 4, 2)
+        if kind == "rows that count":
+            keep = steps[:, :, 0] > 0
+            steps = steps.masked_scatter(keep[:, :, None].expand_as(steps), model.drop(steps[keep]))
+        if kind == "sample by sample":
+            steps = torch.stack([model.drop(each) for each in steps])
+        if kind == "positions":
+            steps = steps + model.drop(model.positions)
+        if kind in ("samples", "samples, noise"):
+            steps = model.drop(steps)
+        if kind.endswith("noise") and model.training:
+            steps = steps + torch.randn_like(steps)
+        return model.layer(steps.flatten(1))
+
+    # Behind another one, which is named only where it is at fault.
+    return nn.Sequential(nn.Dropout(0.1), Stranger(forward, drop=nn.Dropout(0.3), positions=torch.ones(1, 4, 2)))
+
+
 def clipped_table(num_classes: int) -> nn.Module:
     table = nn.Embedding(20, 8, max_norm=1.0)
     return Stranger(lambda m, x: m.layer(m.table((x[:, :2].abs() * 5).long().clamp(max=19)).mean(1)), table=table)

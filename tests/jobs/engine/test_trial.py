@@ -185,6 +185,17 @@ def test_a_norm_that_the_forward_pass_freezes_each_time_is_frozen(tmp_path: Path
     assert int(job.model.state_dict()["norm.num_batches_tracked"]) == 0
 
 
+@pytest.mark.parametrize("kind", ["time first", "time first, noise", "rows, time first", "rows that count", "sample by sample"])
+def test_dropout_that_takes_something_else_for_the_samples_is_refused(kind: str) -> None:
+    with pytest.raises(PlanError, match=r"1\.drop, a dropout, gets inputs whose dimension 0 is not the samples"):
+        prepared("dropping", {"kind": kind})
+
+
+@pytest.mark.parametrize("kind", ["samples", "samples, noise", "rows", "positions"])
+def test_dropout_over_samples_passes(kind: str) -> None:
+    assert prepared("dropping", {"kind": kind}).findings.notices == []
+
+
 def test_a_table_that_is_clipped_trains_in_any_micro_batches() -> None:
     """Each row once, whichever pass of a step reads it first."""
     findings = prepared("clipped_table", batch={"global_batch_size": 50, "micro_batch_size": 10}).findings
