@@ -12,6 +12,8 @@ from jobs.records import EvalRecord, Record, StartRecord, StepRecord
 
 PLAIN_EVERY_S = 5.0
 REFRESH_S = 0.2
+TIMES_WIDTH = 28
+"""What a line on a terminal has beside its words: the spinner, `100:00 left`, `1:00:00` and the gaps, with some room."""
 
 
 class _Remaining(ProgressColumn):
@@ -102,7 +104,15 @@ class TrainingView:
         return (self._total_progress - _progress(record)) * (record.training_seconds - first.training_seconds) / done if done > 0 else None
 
     def _line(self, record: StepRecord) -> str:
-        total = f"/{self._total_steps}"
-        return (
-            f"step {record.step}{total}  {self._rate(record):,.0f} samples/s  loss {record.loss:.4f}  lr {record.learning_rate:.4g}{self._accuracy}"
-        )
+        parts = {
+            "step": f"step {record.step}/{self._total_steps}",
+            "rate": f"  {self._rate(record):,.0f} samples/s",
+            "loss": f"  loss {record.loss:.4f}",
+            "lr": f"  lr {record.learning_rate:.4g}",
+            "accuracy": self._accuracy,
+        }
+        for least in ("lr", "rate", "accuracy"):
+            if not self._live or sum(map(len, parts.values())) <= self._console.width - TIMES_WIDTH:
+                break
+            del parts[least]
+        return "".join(parts.values())

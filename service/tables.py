@@ -1,10 +1,15 @@
-"""What a command prints on standard output: tables that a pipe gets whole."""
+"""What a command prints on standard output: tables that a pipe gets whole, and whose numbers a terminal gets whole."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+GAP = 2
+"""Blanks behind a column."""
+SHORTEST_NAME = 16
+"""Letters of a name that are left of it at least, where room is short."""
 
 
 def output() -> Console:
@@ -15,17 +20,11 @@ def output() -> Console:
 
 def print_rows(rows: list[dict[str, str]]) -> None:
     """Rows that are words already, with their names above."""
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in rows[0]:
-        table.add_column(column, justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(*row.values())
-    output().print(table)
+    _print_whole(rows, names=(), words=())
 
 
 def print_runs(rows: list[dict[str, Any]]) -> None:
-    """A line for each run's summary."""
-    table = Table(box=None, padding=(0, 2, 0, 0))
+    """A line for each run's summary; a single one that is too long for the terminal becomes a line for each of its values."""
     columns: dict[str, Callable[[dict[str, Any]], str]] = {
         "run": lambda row: str(row.get("recipe", row["run_id"])),
         "batch": lambda row: f"{row['global_batch_size']:,}",
@@ -39,8 +38,41 @@ def print_runs(rows: list[dict[str, Any]]) -> None:
         "samples/s": lambda row: "-" if row["samples_per_second"] is None else f"{row['samples_per_second']:,.0f}",
         "noise scale": lambda row: "-" if row["gradient_noise_scale"] is None else f"{row['gradient_noise_scale']:,.0f}",
     }
-    for column in columns:
-        table.add_column(column, justify="left" if column in {"run", "outcome"} else "right", no_wrap=True)
+    _print_whole([{column: show(row) for column, show in columns.items()} for row in rows], names=("run",), words=("run", "outcome"))
+
+
+def _print_whole(rows: Sequence[dict[str, str]], names: Sequence[str], words: Sequence[str]) -> None:
+    """A table no number of which is cut: where room is short names are cut, then the last columns are left out, which is said.
+
+    Args: names: columns that may be cut; words: columns that begin at their left.
+    """
+    console = output()
+    widths = {column: max(len(column), *(len(row[column]) for row in rows)) for column in rows[0]}
+    needed = {column: min(width, SHORTEST_NAME) if column in names else width for column, width in widths.items()}
+    table = Table(box=None, padding=(0, GAP, 0, 0))
+    if len(rows) == 1 and _room(widths.values()) > console.width:
+        table.show_header = False
+        table.add_column(no_wrap=True)
+        table.add_column(overflow="fold")
+        for column, text in rows[0].items():
+            table.add_row(column, text)
+        console.print(table)
+        return
+    shown = list(rows[0])
+    while len(shown) > 1 and _room(needed[column] for column in shown) > console.width:
+        shown.pop()
+    left = console.width - _room(needed[column] for column in shown)
+    for column in shown:
+        width = min(widths[column], needed[column] + max(left, 0))
+        left -= width - needed[column]
+        table.add_column(column, justify="left" if column in words else "right", no_wrap=True, width=width)
     for row in rows:
-        table.add_row(*(show(row) for show in columns.values()))
-    output().print(table)
+        table.add_row(*(row[column] for column in shown))
+    console.print(table)
+    if len(shown) < len(rows[0]):
+        console.print(f"Left out, for the terminal is too narrow: {', '.join(list(rows[0])[len(shown) :])}.", highlight=False)
+
+
+def _room(widths: Iterable[int]) -> int:
+    """The width of a table whose columns have these."""
+    return sum(width + GAP for width in widths)

@@ -20,6 +20,8 @@ class MirrorState:
     """The time that MLflow shows for zero training seconds."""
     bytes_read: int = 0
     """How much of the journal was taken over."""
+    step: int | None = None
+    """Where the run stands, by the part of the journal that was taken over; None: an earlier version kept none."""
     last_step: int = 0
     """Step records up to this one were weighed; a resumed run that repeats them sends them no second time."""
     last_evaluation_step: int = 0

@@ -35,8 +35,10 @@ RESUMED = "resumed."
 """Begins the tag of a parameter that a resume has changed, such as `resumed.stop.epochs`: a parameter in MLflow keeps its first value."""
 NO_VALUE = "null"
 """Such a tag's value where the spec has the field no longer."""
-NOTE_TAG, NOTE = "mlflow.note.content", "Resumed with "
-"""MLflow's description of a run, and how ours begins."""
+NOTE_TAG, NOTE, UNDONE = "mlflow.note.content", "Resumed with ", "Undone: "
+"""MLflow's description of a run, and how our paragraphs of it begin."""
+SUPERSEDED_TAG = "largebatch.superseded_from_step"
+"""The first step whose metrics MLflow keeps although a resume has undone it, and the run has not come so far again."""
 STEP_METRICS = (
     "loss", "learning_rate", "gradient_norm", "global_batch_size", "samples_seen", "epoch", "training_seconds", "gain",
 )  # fmt: skip
@@ -167,6 +169,7 @@ class Mirror:
         """Tell MLflow that the process is gone without an end record."""
         if self.state.run_id and not self.state.is_complete:
             self.send_last_step()
+            self._tell_what_is_undone()
             self._connect().set_terminated(self.state.run_id, "KILLED")
 
     def watch_machine(self) -> None:
@@ -228,9 +231,10 @@ class Mirror:
             if tag == FAILURE_TAG or (tag.startswith(RESUMED) and tag.removeprefix(RESUMED) not in changed):  # it goes on
                 client.delete_tag(run_id, tag)
         tags = self._tags() | {f"{RESUMED}{name}": value[:LONGEST_TAG] for name, value in changed.items()}
-        if changed and known.tags.get(NOTE_TAG, NOTE).startswith(NOTE):
-            what = ", ".join(f"{name} {value}" for name, value in changed.items())
-            tags[NOTE_TAG] = f"{NOTE}{what}: the parameters show what the run began with, for MLflow's cannot change."[:LONGEST_TAG]
+        what = ", ".join(f"{name} {value}" for name, value in changed.items())
+        told = f"{NOTE}{what}: the parameters show what the run began with, for MLflow's cannot change."
+        if changed and (note := with_paragraph(known.tags.get(NOTE_TAG, ""), NOTE, told)) is not None:
+            tags[NOTE_TAG] = note
         news = [RunTag(name, value) for name, value in tags.items() if known.tags.get(name) != value]
         if news:
             client.log_batch(run_id, tags=news)
@@ -259,8 +263,30 @@ class Mirror:
         if turns and isinstance(turns[-1], EndRecord):
             self._finish(turns[-1])
         elif turns:
+            self._tell_what_is_undone()
             self._client.update_run(self.state.run_id, status="RUNNING")
             self.state.is_complete = False
+
+    def _tell_what_is_undone(self) -> None:
+        """Say from which step on MLflow's metrics are of steps that a resume has undone: it deletes none, and shows those of the highest step."""
+        from mlflow.entities import RunTag
+
+        client, state = self._connect(), self.state
+        if state.step is None:
+            return
+        told = client.get_run(state.run_id).data.tags
+        is_undone = state.step < max(state.last_sent_step, state.last_evaluation_step)
+        if not is_undone and SUPERSEDED_TAG not in told:
+            return
+        first = str(state.step + 1)
+        words = f"{UNDONE}steps from {first} on, by a resume from an earlier one. MLflow keeps their metrics; final_* are the run's own, at its end."
+        tags = {SUPERSEDED_TAG: first} if is_undone else {}
+        note = with_paragraph(told.get(NOTE_TAG, ""), UNDONE, words if is_undone else "")
+        if note is not None and note != told.get(NOTE_TAG, ""):
+            tags[NOTE_TAG] = note
+        client.log_batch(state.run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+        if not is_undone:
+            client.delete_tag(state.run_id, SUPERSEDED_TAG)
 
     def _log(self, points: Iterable[Point]) -> None:
         from mlflow.entities import Metric
@@ -272,6 +298,8 @@ class Mirror:
     def _metrics(self, record: JournalRecord) -> Iterator[Point]:
         """What MLflow keeps of a record as it comes."""
         state = self.state
+        if isinstance(record, (StartRecord, StepRecord)):
+            state.step = record.step
         if isinstance(record, StepRecord) and record.step > state.last_step:
             state.last_step = record.step
             every = self.spec.tracking.step_every_seconds
@@ -295,11 +323,12 @@ class Mirror:
         at_ms = self.state.base_ms + round(summary.training_seconds * 1000)
         names = (
             "samples_per_second", "time_to_accuracy_seconds", "steps_to_accuracy", "best_test_accuracy", "train_accuracy",
-            "gradient_noise_scale", "wall_seconds",
+            "gradient_noise_scale", "wall_seconds", "steps", "epochs", "samples_seen", "training_seconds", "test_accuracy",
         )  # fmt: skip
         values = {f"final_{name}": getattr(summary, name) for name in names}
         client.log_batch(run_id, metrics=[Metric(name, float(value), at_ms, summary.steps) for name, value in values.items() if value is not None])
         self.send_last_step()
+        self._tell_what_is_undone()
         client.set_tag(run_id, "largebatch.outcome", summary.outcome.value)
         client.set_tag(run_id, SUMMARY_TAG, summary.model_dump_json())
         records = read_records(self.run_dir)
@@ -326,6 +355,15 @@ def _points(record: StepRecord | EvalRecord, names: Iterable[str]) -> Iterator[P
         value = getattr(record, name)
         if value is not None:
             yield Point(name, value, record.training_seconds, record.step)
+
+
+def with_paragraph(note: str, beginning: str, text: str) -> str | None:
+    """A run's description with a paragraph of ours in place of the one that begins so; empty: without. None: a person wrote it, and it stays."""
+    paragraphs = [paragraph for paragraph in note.split("\n\n") if paragraph]
+    if not all(paragraph.startswith((NOTE, UNDONE)) for paragraph in paragraphs):
+        return None
+    kept = [paragraph for paragraph in paragraphs if not paragraph.startswith(beginning)]
+    return "\n\n".join([*kept, *filter(None, [text])])[:LONGEST_TAG]
 
 
 def as_resumed(params: dict[str, str], tags: dict[str, str]) -> dict[str, str]:

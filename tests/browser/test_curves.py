@@ -140,12 +140,16 @@ def test_the_service_goes_away_and_comes_back(browser: Browser, service: Service
         service.kill()
         for visit in visits:
             expect(visit.page.locator("#notice")).to_contain_text("The service does not answer.")
+        run.get_by_role("button", name="Cancel").click()
+        lost = run.get_by_text("Cancel may not have reached it, and is not sent again.")
+        expect(lost).to_be_visible()
         for record in records(101, 200):
             journal.write(record)
         service.start()
         until_drawn(run, 200)
         for visit in visits:
             expect(visit.page.locator("#notice")).to_be_hidden()
+        expect(lost).to_be_visible()
     compare = Visit(context.new_page(), service.url)
     compare.page.route("**/series", lambda route: route.abort(), times=1)
     compare.go(f"/compare?run={job_id}")

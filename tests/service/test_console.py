@@ -1,7 +1,9 @@
 """What is shown while training, on a terminal and in a pipe."""
 
 import io
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -11,6 +13,7 @@ from jobs.records import EvalRecord, StartRecord, StepRecord
 from jobs.spec_reader import read_spec
 from service import console
 from service.console import TrainingView
+from service.tables import print_runs
 
 PLAN = make_plan(read_spec("digits-lamb", ["batch.global_batch_size=100", "stop.epochs=10"]), Facts(1000, False, 100))
 
@@ -27,9 +30,9 @@ START = StartRecord(at_s=0.0, step=0, training_seconds=0.0, world_size=1, device
 EVALUATION = EvalRecord(step=10, epoch=1.0, samples_seen=1000, test_accuracy=0.8125, test_loss=0.5, training_seconds=20.0, evaluation_seconds=0.5)
 
 
-def view(is_terminal: bool) -> tuple[TrainingView, io.StringIO]:
+def view(is_terminal: bool, width: int = 150) -> tuple[TrainingView, io.StringIO]:
     text = io.StringIO()
-    training = TrainingView(Console(file=text, force_terminal=is_terminal, width=150))
+    training = TrainingView(Console(file=text, force_terminal=is_terminal, width=width))
     training.expect(PLAN.total_steps, PLAN.total_progress)
     return training, text
 
@@ -73,6 +76,48 @@ def test_a_terminal_gets_one_line_that_moves(clock: list[float]) -> None:
         assert task.description == "step 51/100  50 samples/s  loss 0.5000  lr 0.01  accuracy 0.8125"
         assert task.fields["remaining_s"] == pytest.approx((10_000 - 5_100) / 50)
     assert "epoch 1.00" not in text.getvalue()
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_a_narrow_terminal_gets_whole_numbers(width: int) -> None:
+    training, text = view(is_terminal=True, width=width)
+    with training:
+        training.record(EVALUATION)
+        training._shown_at_s = 0.0
+        training.record(step(51))
+        training._progress.refresh()
+    line = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text.getvalue())
+    assert all(part in line for part in ("step 51/100", "loss 0.5000", "--:-- left", "0:00:0"))
+    assert ("accuracy 0.8125" in line) == (width == 80)
+    assert "…" not in text.getvalue()
+
+
+SUMMARY: dict[str, Any] = {
+    "run_id": "digits-small-batch-20261130-054704-ab12cd34", "global_batch_size": 1024, "outcome": "completed", "steps": 12700, "epochs": 61.25,
+    "training_seconds": 1234.25, "time_to_accuracy_seconds": 1034.25, "test_accuracy": 0.9917, "best_test_accuracy": 0.9923,
+    "samples_per_second": 123456.0, "gradient_noise_scale": 4321.0,
+}  # fmt: skip
+NUMBERS = ("1,024", "12,700", "61.25", "1234.25", "1034.25", "0.9917", "0.9923", "123,456", "4,321")
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+@pytest.mark.parametrize("num_runs", [1, 2])
+def test_a_runs_numbers_are_whole_at_every_width(
+    num_runs: int, width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("service.tables.output", lambda: Console(width=width))
+    print_runs([SUMMARY] * num_runs)
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= width
+    header, *rows = shown.splitlines()
+    if num_runs == 1:
+        assert all(number in shown for number in NUMBERS)
+        assert SUMMARY["run_id"] in shown
+        return
+    num_shown = len(header.replace("test acc.", "acc").replace("training s", "s").replace("s to target", "s").replace("noise scale", "n").split())
+    assert rows[0].split()[1:] == [*NUMBERS[:1], "completed", *NUMBERS[1 : num_shown - 2]], "whole, as far as there is room"
+    assert ("Left out" in shown) == (width < 120)
+    assert num_shown >= 4
 
 
 def test_under_adascale_time_runs_with_the_schedules() -> None:

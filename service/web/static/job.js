@@ -1,11 +1,13 @@
 // What the pages of a run and of a sweep share: how it stands, what can be done with it, its links and its log.
 
-import { FINAL, all, ask, one, say, steadily } from "./talk.js";
+import { FINAL, all, ask, one, steadily } from "./talk.js";
 
 const WRITERS = {
   test_accuracy: (value) => value.toFixed(4),
   training_seconds: (value) => `${value.toFixed(1)} s`,
 };
+
+const STOPPING = "It finishes its step, saves and ends.";
 
 export const pathOf = (job) => `/v1/${job.dataset.kind}s/${encodeURIComponent(job.dataset.id)}`;
 
@@ -20,19 +22,28 @@ export function fill(place, job) {
   }
 }
 
+// What came of a press stands beside its button until the next one, whatever the notice on top says meanwhile.
+function tellPressed(text) {
+  const place = one("#pressed");
+  place.textContent = text;
+  place.hidden = !text;
+}
+
 export function actions(job) {
   for (const button of all("[data-act]")) {
     button.addEventListener("click", async () => {
       const act = button.dataset.act;
       if (act === "delete" && !confirm(`Delete ${job.dataset.id} and its files?`)) return;
       button.disabled = true;
+      tellPressed("");
       try {
         await ask(act === "delete" ? pathOf(job) : `${pathOf(job)}/${act}`, { method: act === "delete" ? "DELETE" : "POST" });
         if (act === "delete") location.assign(`/${job.dataset.kind}s`);
         else if (act === "resume") location.reload();
-        else say("It finishes its step, saves and ends.");
+        else tellPressed(STOPPING);
       } catch (error) {
-        say(error.message);
+        const lost = `The service did not answer: ${button.textContent} may not have reached it, and is not sent again. Press it again once the service answers.`;
+        tellPressed(error.problem ? error.message : lost);
       }
       button.disabled = false;
     });
@@ -46,6 +57,7 @@ export function showJob(job, place) {
   reason.hidden = !job.reason;
   reason.className = job.state === "failed" ? "bad" : "note";
   const isFinal = FINAL.has(job.state);
+  if (isFinal && one("#pressed").textContent === STOPPING) tellPressed("");
   const show = (act, visible) => all(`[data-act="${act}"]`).forEach((button) => { button.hidden = !visible; });
   show("cancel", !isFinal);
   show("resume", job.state === "failed" || job.state === "cancelled");

@@ -21,8 +21,9 @@ function rowsInto(table, rows) {
   table.replaceChildren(line(Object.keys(rows[0]), "th"), ...rows.map((row) => line(Object.values(row), "td")));
 }
 
+const NAMES = { "learning_rate.base": "learning rate" }; // whose last word alone would say nothing
 const brief = (fields) => Object.entries(fields).filter(([name]) => name !== "seed")
-  .map(([name, value]) => `${name.split(".").pop()} ${typeof value === "number" ? Number(value.toPrecision(4)) : value}`).join(", ");
+  .map(([name, value]) => `${NAMES[name] ?? name.split(".").pop()} ${typeof value === "number" ? Number(value.toPrecision(4)) : value}`).join(", ");
 const rounded = (value, digits) => (value === null || value === undefined ? "" : value.toFixed(digits));
 
 function trialRow(trial) {
@@ -34,7 +35,7 @@ function trialRow(trial) {
     return place;
   };
   const state = cell("state", "", false);
-  state.append(made("span", { textContent: trial.outcome ?? trial.state, className: `state ${trial.state}`, title: trial.why }));
+  state.append(made("span", { textContent: trial.outcome ?? trial.state, className: `state ${trial.outcome ?? ""} ${trial.state}`, title: trial.why }));
   row.append(cell("number", trial.number + 1), cell("fields", brief(trial.fields), false), state, cell("step", trial.step ?? ""),
     cell("test_accuracy", rounded(trial.test_accuracy, 4)), cell("training_seconds", rounded(trial.training_seconds, 2)),
     cell("to_target", rounded(trial.time_to_accuracy_seconds, 2)));

@@ -1,6 +1,7 @@
 """What changes under the mirror: a run that is resumed otherwise than it began, and an MLflow in which somebody deletes."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,31 @@ def test_what_a_resume_takes_back_is_told_no_longer_and_a_persons_words_stay(tmp
     tags = client.get_run(run_id).data.tags
     assert not [name for name in tags if name.startswith("resumed.")]
     assert tags["mlflow.note.content"] == "my own words"
+
+
+def test_steps_that_a_resume_undid_are_told_and_the_final_values_are_the_runs_own(tmp_path: Path, client: Any, store: str) -> None:
+    """MLflow deletes no metric, and shows of each the value at its highest step."""
+    run_dir = tmp_path / "undone"
+    trained(document(store, "undone", stop={"steps": 12}, checkpoint={"every_steps": 4}, evaluation={"every_epochs": 1.0}), run_dir)
+    journal = run_dir / "records.jsonl"
+    journal.write_text("".join(line for line in journal.read_text().splitlines(keepends=True) if '"kind":"end"' not in line))
+    sync_run(run_dir)
+    for checkpoint in list_checkpoints(run_dir / "checkpoints"):  # as after a kill at step 12, which was to be the 40th
+        if checkpoint.step > 8:
+            shutil.rmtree(checkpoint.path) if checkpoint.path.is_dir() else checkpoint.path.unlink()
+    seen = []
+    for num_steps in (9, 15):
+        trained(document(store, "undone", stop={"steps": num_steps}), run_dir)
+        run = client.get_run(sync_run(run_dir).run_id)
+        summary = json.loads((run_dir / "summary.json").read_text())
+        for name in ("steps", "epochs", "samples_seen", "training_seconds", "test_accuracy"):
+            assert run.data.metrics[f"final_{name}"] == pytest.approx(summary[name])
+        tags = run.data.tags
+        seen.append(
+            (tags.get("largebatch.superseded_from_step"), "Undone: steps from 10 on" in tags["mlflow.note.content"], run.data.metrics["samples_seen"])
+        )
+        assert "Resumed with stop.steps" in tags["mlflow.note.content"]
+    assert seen == [("10", True, 192), (None, False, 240)]
 
 
 def test_a_failed_run_has_its_reason_and_goes_on(tmp_path: Path, client: Any, store: str, monkeypatch: pytest.MonkeyPatch) -> None:
