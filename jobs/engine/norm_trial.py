@@ -20,6 +20,7 @@ from jobs.entry_points import ANYTHING
 from jobs.errors import LargebatchError, PlanError
 from jobs.models.ghost_batch_norm import STATISTICS, GhostNorm, forward_pass_of, ghost_norms, refusal
 from jobs.models.sample_dropout import announce, sample_dropouts
+from jobs.models.without_gradient import without_gradient
 from jobs.plan import Slice, TrainPlan
 
 NUM_SAMPLES, SPAN = 4, 2
@@ -66,7 +67,7 @@ def _few_inputs(dataset: Dataset, device: torch.device) -> Tensor:
     return torch.stack(inputs).to(device)
 
 
-@torch.no_grad()
+@without_gradient()
 def refuse_mixed_groups(model: nn.Module, inputs: Tensor) -> None:
     """Pass four samples through at once, and two by two, in groups of two. The model is left as it was.
 

@@ -18,6 +18,7 @@ from jobs.models.norm_settings import Settings, refuse_change, settings_of
 from jobs.models.parameters import refuse_sparse_gradients
 from jobs.models.sample_dropout import SampleDropout, announce, sample_dropouts
 from jobs.models.training_mode import evaluation_mode
+from jobs.models.without_gradient import without_gradient
 from jobs.plan import Slice
 from jobs.spec import TrainSpec
 
@@ -122,7 +123,7 @@ class Passes:
         self._begin(seed)
         return self._evaluation(inputs)
 
-    @torch.no_grad()
+    @without_gradient()
     def _evaluation(self, inputs: Tensor) -> Tensor:
         try:
             with evaluation_mode(self.model), self._autocast():

@@ -15,6 +15,7 @@ from jobs.data.draws import key, seed_draws
 from jobs.entry_points import ANYTHING, described
 from jobs.errors import PlanError
 from jobs.models.held import Held, is_uninitialised
+from jobs.models.without_gradient import without_gradient
 
 NUM_SAMPLES = 2
 """Batch-norm takes no fewer."""
@@ -69,7 +70,7 @@ def _first_pass(model: nn.Module, blank: Tensor, seed: int) -> _Made:
         seed_draws(key(seed, "weights", "first pass"), inputs.device)
         try:
             model.train(training)
-            with torch.no_grad():
+            with without_gradient():
                 model(inputs.clone())
         except ANYTHING as raised:  # a person's own model may raise anything
             error = raised
@@ -117,7 +118,7 @@ def _refuse_dependent(model: nn.Module, made: _Made, other: nn.Module, blank: Te
 def _evaluated(model: nn.Module, inputs: Tensor) -> Tensor:
     modes = [(module, module.training) for module in model.modules()]
     held = Held(model, weights=True)
-    with torch.no_grad():
+    with without_gradient():
         logits: Tensor = model.eval()(inputs.clone())
     held.put_back()
     for module, was_training in modes:

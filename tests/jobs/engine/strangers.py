@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import TensorDataset
 
 
@@ -235,6 +236,12 @@ def dropping(num_classes: int, kind: str) -> nn.Module:
 
     # Behind another one, which is named only where it is at fault.
     return nn.Sequential(nn.Dropout(0.1), Stranger(forward, drop=nn.Dropout(0.3), positions=torch.ones(1, 4, 2)))
+
+
+def checkpointed(num_classes: int) -> nn.Module:
+    """Runs a part again in the backward pass, the reentrant way."""
+    part = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.ReLU())
+    return Stranger(lambda m, x: m.layer(checkpoint(m.part, m.body(x), use_reentrant=True)), body=nn.Linear(8, 8), part=part)
 
 
 def clipped_table(num_classes: int) -> nn.Module:

@@ -1,5 +1,6 @@
 """A stranger's model is tried before training: what cannot be exact is refused in one sentence, and nothing stays of the trial."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +195,12 @@ def test_dropout_that_takes_something_else_for_the_samples_is_refused(kind: str)
 @pytest.mark.parametrize("kind", ["samples", "samples, noise", "rows", "positions"])
 def test_dropout_over_samples_passes(kind: str) -> None:
     assert prepared("dropping", {"kind": kind}).findings.notices == []
+
+
+def test_reentrant_checkpointing_warns_of_no_gradient_that_nobody_asked_for() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        prepared("checkpointed", batch={"global_batch_size": 50, "micro_batch_size": 10}, batch_norm={"span": 10})
 
 
 def test_a_table_that_is_clipped_trains_in_any_micro_batches() -> None:
