@@ -193,6 +193,10 @@ def test_a_sweep_with_its_runs_and_its_answer(visit: Visit, service: Service) ->
     expect(first).to_contain_text("global_batch_size 32, learning rate 0.1")
     expect(first.locator(".state")).to_have_text("reached")
     expect(page.locator("#trials .state.pruned")).to_have_count(1)
+    mark = "[getComputedStyle(e).color, getComputedStyle(e, '::before').content]"
+    looks = [page.locator(f"#trials .state.{outcome}").first.evaluate(f"e => {mark}") for outcome in ("reached", "missed")]
+    assert looks[0][0] != looks[1][0], "a miss is no success"
+    assert looks[0][1] != looks[1][1], "also without colours"
     expect(page.locator("#words")).to_contain_text("3 runs of 2 batch sizes")
     expect(page.locator("#rows")).to_contain_text("32")
     expect(page.locator("#figures figure").first).to_be_visible()
@@ -243,7 +247,7 @@ def put(service: Service, job: Job) -> None:
 
 
 def put_sweep(service: Service) -> str:
-    """A sweep of four runs, three ended and one pruned."""
+    """A sweep of four runs: three ended, one of them without its target, and one pruned."""
     summary: dict[str, Any] = {
         "run_id": "x", "outcome": "reached", "global_batch_size": 32, "micro_batch_size": 32, "gradient_accumulation_steps": 1, "world_size": 1,
         "steps": 40, "epochs": 3.0, "samples_seen": 1280, "training_seconds": 2.5, "evaluation_seconds": 0.1, "wall_seconds": 3.0,
@@ -273,6 +277,8 @@ def put_sweep(service: Service) -> str:
                 ledger.end(Ending(number=3, how="pruned", test_accuracy=0.5))
                 continue
             told = {**summary, "run_id": trial.run_id, "global_batch_size": batch, "time_to_accuracy_seconds": 2.0 - number / 4}
+            if number == 1:
+                told |= {"outcome": "missed", "time_to_accuracy_seconds": None, "steps_to_accuracy": None}
             (run / "summary.json").write_text(json.dumps(told))
     put(service, job)
     return job.id
