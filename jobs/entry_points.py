@@ -94,11 +94,13 @@ def failed(field: str, error: BaseException, doing: str) -> LargebatchError:
 
 def described(error: BaseException) -> str:
     """An error of a person's own code, with the place in it: without a traceback that is all they have."""
+    message = str(error).rstrip(" .\n")  # it stands within a sentence
+    words = f"{type(error).__name__}: {message}" if message else type(error).__name__
     if isinstance(error, SyntaxError):
-        return f"{type(error).__name__}: {error}"
+        return words
     frames = traceback.extract_tb(error.__traceback__)
     # The last frame outside of Python, of installed packages and of this one is theirs, or nearest to theirs.
     others = ("<", sysconfig.get_path("stdlib"), str(PACKAGE))
     own = [frame for frame in frames if "site-packages" not in frame.filename and not frame.filename.startswith(others)]
     place = f" ({own[-1].filename}, line {own[-1].lineno})" if own else ""
-    return f"{type(error).__name__}: {error}{place}"
+    return f"{words}{place}"

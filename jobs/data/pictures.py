@@ -24,7 +24,12 @@ def read_picture(path: str) -> "Image | Tensor":
     """
     from PIL import Image, ImageOps
 
-    with Image.open(path) as image:
+    try:
+        opened = Image.open(path)
+    except Image.DecompressionBombError as error:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise ValueError(f"it has more than {limit:,} pixels, the most that are read; save it smaller") from error
+    with opened as image:
         num_frames = getattr(image, "n_frames", 1)
         if num_frames > 1 and image.format != "MPO":  # a camera's MPO is one picture; what follows are its previews
             raise ValueError(f"it holds {num_frames} pictures, and a sample is one")

@@ -107,7 +107,7 @@ def _others_matter(logits: Callable[[Samples], Tensor], samples: Samples, others
 def _coupled(what: str, apart: float) -> PlanError:
     return PlanError(
         "model",
-        f"a sample's {what} on which others pass with it ({apart:.1%} between eight at once and four by four): micro-batches and"
+        f"a sample's {what} on which others pass with it ({100 * apart:.3g}% between eight at once and four by four): micro-batches and"
         " workers would change the result.",
         SPLIT_HINT,
     )

@@ -16,7 +16,7 @@ from jobs.data.dataset import Dataset, Images
 from jobs.data.draws import key, seed_draws
 from jobs.engine.memory import ran_out_of_memory
 from jobs.engine.warm_up import untouched
-from jobs.entry_points import ANYTHING
+from jobs.entry_points import ANYTHING, described
 from jobs.errors import LargebatchError, PlanError
 from jobs.models.ghost_batch_norm import STATISTICS, GhostNorm, forward_pass_of, ghost_norms, refusal
 from jobs.models.sample_dropout import announce, sample_dropouts
@@ -48,7 +48,7 @@ def try_norms(model: nn.Module, plan: TrainPlan, dataset: Dataset) -> None:
         if ran_out_of_memory(error):
             raise
         raise PlanError(
-            "model", f"cannot take {len(inputs)} samples of the training set: {error}.", "Mend the model, or change the samples."
+            "model", f"cannot take {len(inputs)} samples of the training set: {described(error)}.", "Mend the model, or change the samples."
         ) from error
 
 

@@ -221,8 +221,19 @@ def failure(error: BaseException, inputs: Tensor, mode: str) -> tuple[str, str]:
     """(Problem, hint) where a model raises something."""
     return (
         f"cannot take {in_words(inputs)} in {mode}: {described(error)}.",
-        f"Choose a model for such samples, or change the samples.{_about_one(inputs)}",
+        f"{_remedy(str(error), inputs)}{_about_one(inputs)}",
     )
+
+
+def _remedy(message: str, inputs: Tensor) -> str:
+    """What to do about an error of torch's own, by its words."""
+    if "does not require grad" in message:
+        return "Its logits must depend on its weights with a gradient: without torch.no_grad() and .detach() on the way."
+    if "backward through the graph a second time" in message or "modified by an inplace operation" in message:
+        return "Keep nothing of an earlier pass with its gradient (.detach() what is kept), and change nothing in place that the backward pass needs."
+    if any(words in message for words in ("dtype", "scalar type", "should be the same")):
+        return f"Bring both to one type: .float() of the model, and of the samples ({_dtype(inputs)}); precision: bfloat16 computes in 16 bits."
+    return "Choose a model for such samples, or change the samples."
 
 
 def in_words(inputs: Tensor) -> str:

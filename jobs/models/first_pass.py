@@ -119,7 +119,8 @@ def _evaluated(model: nn.Module, inputs: Tensor) -> Tensor:
     modes = [(module, module.training) for module in model.modules()]
     held = Held(model, weights=True)
     with without_gradient():
-        logits: Tensor = model.eval()(inputs.clone())
+        model.eval()
+        logits: Tensor = model(inputs.clone())
     held.put_back()
     for module, was_training in modes:
         module.training = was_training

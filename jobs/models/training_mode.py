@@ -9,10 +9,16 @@ from contextlib import contextmanager
 
 from torch import nn
 
+from jobs.entry_points import ANYTHING, described
+from jobs.errors import PlanError
+
 
 def train_mode(model: nn.Module) -> nn.Module:
-    """The model in training mode, but for the parts that are in evaluation mode while the model is not."""
-    return _train(model, _frozen(model))
+    """The model in training mode, but for the parts that are in evaluation mode while the model is not. Raises: PlanError."""
+    try:
+        return _train(model, _frozen(model))
+    except ANYTHING as error:  # a person's own train() may raise anything
+        raise PlanError("model", f"cannot be switched to training mode: {described(error)}.", "Mend its train().") from error
 
 
 @contextmanager

@@ -70,7 +70,7 @@ def test_what_a_model_raises_in_evaluation_is_one_sentence(tmp_path: Path) -> No
     ("part", "entry_point", "arguments", "kind", "sentence"),
     [
         ("model", "exiting", {"at": 20}, CodeError, r"model: failed at step \d+, training on \d+ samples: SystemExit: 0 \(.*strangers\.py, line"),
-        ("model", "exiting", {"at": 6}, PlanError, r"model: cannot take \d samples .*: SystemExit: 0"),
+        ("model", "exiting", {"at": 6}, PlanError, r"model: cannot take \d+ samples .*: SystemExit: 0"),
         ("model", "exiting", {}, SpecError, r"model\.entry_point: strangers:exiting failed: SystemExit"),
         ("dataset", "exiting_samples", {}, DataError, r"training sample 50 cannot be read: SystemExit: 0"),
     ],

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from jobs.entry_points import call_entry_point
+from jobs.entry_points import call_entry_point, described
 from jobs.errors import DataError, SpecError
 from jobs.models.table import build_model
 from jobs.spec import ModelSpec
@@ -165,3 +165,11 @@ def test_a_failure_inside_python_names_the_callers_line() -> None:
     line = 1 + next(i for i, text in enumerate(OWN_CODE.splitlines()) if "json.loads" in text)
     with pytest.raises(SpecError, match=rf"JSONDecodeError: .*own_code\.py, line {line}\)"):
         build("own_code:parses")
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [(ValueError("Keys are missing. "), "ValueError: Keys are missing"), (AssertionError(), "AssertionError"), (SystemExit(2), "SystemExit: 2")],
+)
+def test_an_error_of_theirs_stands_within_a_sentence(error: BaseException, words: str) -> None:
+    assert described(error) == words

@@ -120,3 +120,10 @@ def test_pixels_without_a_white_are_refused(dtype: Any, kind: str, tmp_path: Pat
     """By PIL's own conversion a floating-point picture of 0 ... 1 is black."""
     with pytest.raises(ValueError, match=f"its pixels are {kind}, and which of them is white is not said"):
         read_picture(saved(tmp_path, "x.tif", Image.fromarray(COLOURS[:, :, 0].astype(dtype))))
+
+
+def test_more_pixels_than_are_read_are_refused_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
+    with pytest.raises(ValueError, match="it has more than 40 pixels, the most that are read; save it smaller"):
+        read_picture(str(tmp_path / "large.png"))

@@ -60,6 +60,14 @@ def _counts(model: Any, x: Tensor) -> Tensor:
     return model.layer(x) * (1.0 + model.calls)
 
 
+def _keeps_graph(model: Any, x: Tensor) -> Tensor:
+    logits: Tensor = model.layer(x)
+    if model.training:
+        logits = logits + 0.0 * getattr(model, "last", 0.0)
+        model.last = logits.tanh().mean()
+    return logits
+
+
 def _grows(model: Any, x: Tensor) -> Tensor:
     if model.training:
         model.last = x.detach().clone()
@@ -88,7 +96,10 @@ EVALUATION: dict[str, tuple[Forward, str]] = {
 TRAINING: dict[str, tuple[Forward, str]] = {
     "dict": (lambda m, x: {"logits": m.layer(x)}, "gives dict for 8 samples .* in training"),
     "stops": (lambda m, x: next(iter(())) if m.training else m.layer(x), "cannot take 8 samples .* in training: StopIteration"),
-    "detached": (lambda m, x: m.layer(x).detach(), "cannot take 8 samples .* in training: RuntimeError"),
+    "detached": (lambda m, x: m.layer(x).detach(), "in training: RuntimeError: .* without torch.no_grad"),
+    "kept graph": (_keeps_graph, r"in training: RuntimeError: .* Keep nothing of an earlier pass with its gradient"),
+    "other type": (lambda m, x: functional.linear(x, m.layer.weight.half()), r"in training: RuntimeError: .* the samples \(float32\)"),
+    "tiny coupling": (lambda m, x: m.layer(x + 2e-3 * x.mean(0)) if m.training else m.layer(x), r"gradient in training depends .*\(0\.0\d+% between"),
     "own batch-norm": (_own_batch_norm, "a sample's gradient in training depends on which others"),
     "divided by n": (lambda m, x: m.layer(x) / len(x) if m.training else m.layer(x), "a sample's gradient in training depends"),
     "mixup": (_mixup, "a sample's gradient in training depends on which others"),
@@ -360,6 +371,15 @@ class Midway(nn.Module):
                 self.spare.requires_grad_(True)
         logits: Tensor = self.layer(inputs)
         return logits
+
+
+class Unswitchable(nn.Linear):
+    def train(self, mode: bool = True) -> Any:
+        raise RuntimeError("use fit()...")
+
+
+def unswitchable(num_classes: int) -> nn.Module:
+    return Unswitchable(8, num_classes)
 
 
 def midway(num_classes: int, kind: str) -> nn.Module:

@@ -93,6 +93,11 @@ def test_wrappers_that_do_what_the_spec_does_are_refused(how: str) -> None:
         prepared("wrapped", {"how": how})
 
 
+def test_a_train_of_their_own_that_raises_is_told() -> None:
+    with pytest.raises(PlanError, match=r"cannot be switched to training mode: RuntimeError: use fit\(\) \(.*strangers\.py, line \d+\)\. Mend"):
+        prepared("unswitchable")
+
+
 @pytest.mark.parametrize(("model", "words"), [("softmaxed", "probabilities, not logits"), ("scaled", "other logits in evaluation than in training")])
 def test_what_is_odd_but_exact_is_said(model: str, words: str) -> None:
     notices = prepared(model).findings.notices
