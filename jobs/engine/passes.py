@@ -1,6 +1,6 @@
 """Single passes of a few samples through a model that may be anybody's, and in words what is wrong with what it gives or raises."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -68,9 +68,13 @@ class Passes:
         self.held = Held(model, weights=True)
         self._settings: dict[nn.Module, Settings] = {}
 
-    def training(self, samples: Samples, seed: int = 0) -> TrainingPass:
-        """One in training, its loss summed over the samples; known dropouts, whose masks belong to the sample, let everything through."""
+    def training(self, samples: Samples, seed: int = 0, change: Callable[[], None] = lambda: None) -> TrainingPass:
+        """One in training, its loss summed over the samples; known dropouts, whose masks belong to the sample, let everything through.
+
+        Args: change: changes the model before it.
+        """
         self._begin(seed)
+        change()
         return self._training(samples)
 
     def _training(self, samples: Samples) -> TrainingPass:

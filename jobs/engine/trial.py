@@ -23,6 +23,7 @@ from jobs.engine.memory import make_room, ran_out_of_memory
 from jobs.engine.model_state import refuse_unsaveable
 from jobs.engine.moved_weights import moved_by_forward
 from jobs.engine.passes import Passes, Samples
+from jobs.engine.read_statistics import read_in_training
 from jobs.engine.warm_up import micro_batch_sizes
 from jobs.errors import PlanError
 from jobs.models.ghost_batch_norm import GhostNorm
@@ -41,7 +42,7 @@ class Findings:
     once_a_step: list[str] = field(default_factory=list)
     """Buffers that each pass in training moves, whichever its samples: a step's passes must begin from the same."""
     by_samples: list[str] = field(default_factory=list)
-    """Buffers that keep something of the samples: a step must be one pass."""
+    """Buffers that keep something of the samples, and statistics of norms that training reads: a step must be one pass."""
     by_forward: list[str] = field(default_factory=list)
     """Parameters that the forward pass itself changes: workers would come to have different ones."""
     by_passes: list[str] = field(default_factory=list)
@@ -74,9 +75,10 @@ def try_out(spec: TrainSpec, model: nn.Module, dataset: Dataset, device: torch.d
     trial = Trial(Passes(spec, model, dataset.num_classes), train, others, test, len(dataset.test), Findings())
     with _tried(trial):
         before = _buffers(model)
-        trial.passes.training(train)
+        whole = trial.passes.training(train)
         _sort_buffers(trial, before, model)
         trial.passes.evaluation(test.inputs)
+        trial.findings.by_samples.extend(read_in_training(trial.passes, train, whole, tolerance(spec, model)))
         moved, by_passes = moved_by_forward(trial.passes, train)
         trial.findings.by_forward.extend(moved)
         trial.findings.by_passes.extend(by_passes)
@@ -175,8 +177,8 @@ def _how_to_avoid(plan: TrainPlan, size: int) -> str:
 
 def _steps_are_passes(plan: TrainPlan) -> bool:
     """Whether no step is shared or split."""
-    largest = max(batch.size for batch in plan.kinds_of_batch())
-    return plan.world_size == 1 and plan.noise_every_steps == 0 and largest <= plan.micro_batch_size
+    at_least = 2 if plan.noise_every_steps else 1
+    return plan.world_size == 1 and all(len(plan.split(batch, plan.micro_batch_size, at_least)) == 1 for batch in plan.kinds_of_batch())
 
 
 def _one_pass(plan: TrainPlan) -> str:

@@ -185,6 +185,14 @@ def test_a_norm_whose_settings_the_forward_pass_changes_is_refused(kind: str, se
         trained(job, tmp_path / "run")
 
 
+@pytest.mark.parametrize("kind", ["by hand", "in evaluation mode"])
+def test_running_statistics_that_training_reads_need_steps_of_one_pass(kind: str) -> None:
+    with pytest.raises(PlanError, match=r"norm's running statistics.*micro_batch_size=50"):
+        prepared("reading_statistics", {"kind": kind}, batch={"global_batch_size": 50, "micro_batch_size": 10}, batch_norm={"span": 10})
+    prepared("reading_statistics", {"kind": kind}, batch={"global_batch_size": 50, "micro_batch_size": 50}, batch_norm={"span": "global"})
+    assert not prepared("reading_statistics", {"kind": "not at all"}, batch={"global_batch_size": 50}, batch_norm={"span": 10}).findings.by_samples
+
+
 def test_a_norm_that_the_forward_pass_freezes_each_time_is_frozen(tmp_path: Path) -> None:
     job = prepared("changing_norm", {"kind": "frozen"})
     trained(job, tmp_path / "run")
