@@ -72,7 +72,7 @@ def _cores() -> Finding:
     state = f"{count}, {taken:.0%} taken by other work now"
     if taken < BUSY:
         return Finding("cores", True, state)
-    return Finding("cores", False, f"{state}: a run's seconds would be longer than on a free machine")
+    return Finding("cores", False, f"{state}: a run's seconds would be longer than on a free machine; if it stays so, set OMP_WAIT_POLICY=passive")
 
 
 def _data(data_dir: Path) -> Iterator[Finding]:

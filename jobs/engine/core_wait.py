@@ -61,5 +61,5 @@ def in_words(fraction: float | None) -> str | None:
         return None
     return (
         f"The machine was busy with other work: this run's threads waited {fraction:.0%} of the time for a core,"
-        " so its seconds are longer than on a free machine."
+        " so its seconds are longer than on a free machine. Where it stays so, OMP_WAIT_POLICY=passive makes training faster."
     )

@@ -2,15 +2,15 @@
 
 The threads of a step meet some hundred times. GNU's runtime lets one that waits spin for about ten milliseconds before it sleeps. That is longer
 than the system gives a core to anybody else: where other processes work beside the run, a thread that spins keeps the core from the very thread
-that it waits for, and training is 10 to 400 times slower than it need be. Some fifty microseconds of spinning cost an idle machine nothing
-(docs/results/busy_machine.md); sleeping at once (OMP_WAIT_POLICY=passive) would cost it half of a small step.
+that it waits for, and training is tens of times slower than it need be. A hundred microseconds of spinning cost an idle machine nothing
+(docs/results/busy_machine.md); sleeping at once (OMP_WAIT_POLICY=passive) is best on a busy one, and costs an idle one half of a small step.
 """
 
 import os
 from collections.abc import MutableMapping
 
 SPINS = "GOMP_SPINCOUNT"
-BRIEFLY = "2000"
+BRIEFLY = "5000"
 """Rounds of the processor's pause instruction; the runtime's own number is 300,000."""
 CHOSEN_BY = (SPINS, "OMP_WAIT_POLICY")
 """By these a person has chosen."""
