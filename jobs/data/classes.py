@@ -21,7 +21,7 @@ def num_classes_of(part: Any, field: str) -> int | None:
     classes = _attribute(part, "classes", field)
     if classes is not None:
         if isinstance(classes, str) or not hasattr(classes, "__len__"):
-            raise DataError(field, f"classes of the training set is {_in_words(classes)}, not a list of names.", "Or give it num_classes, a number.")
+            raise DataError(field, f"classes of the training set is {_in_words(classes)}, not a list of names.", "Give it num_classes, a number.")
         return _count(len(classes), field)
     if isinstance(part, Subset):
         return num_classes_of(part.dataset, field)
