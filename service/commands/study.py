@@ -210,13 +210,11 @@ def sharpness(
     from jobs.device import choose_device, device_name
     from jobs.errors import InputError
     from jobs.run_folder import refuse_unwritable
-    from service.tables import output as standard_output
     from service.tables import print_rows
     from tuning.attempts import Attempts
     from tuning.charts import write_pngs
     from tuning.figures import line_chart, line_conditions
     from tuning.lines import line, refuse_unlike
-    from tuning.sharpness import sharpness_rows, slope_in_words
     from tuning.solution import load_solution
     from tuning.solutions import sharpness_of
 
@@ -249,21 +247,29 @@ def sharpness(
     if as_json:
         print_answer(json.dumps(found))
         return
+    _print_sharpness(found)
+    for name, walked in found["lines"].items():
+        print(f"\nAlong the {name} line, from {solutions[0].name} (at 0) to {solutions[1].name} (at 1):")
+        print_rows([{what.replace("_", " "): f"{value:.4g}" for what, value in at.items()} for at in walked])
+    if found["lines"]:
+        print(caption)
+
+
+def _print_sharpness(found: dict[str, Any]) -> None:
+    """A table with a column for each solution, and what must be said of its values."""
+    from service.tables import output as standard_output
+    from tuning.sharpness import sharpness_rows, slope_in_words
+
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("")
     for entry in found["solutions"]:
         table.add_column(entry["run"], justify="right")
     for what, values in sharpness_rows(found["solutions"]):
         table.add_row(what, *(f"{value:.4g}" for value in values))
-    unsettled = "not measured" if any("eigenvalue" in one.what for one in attempts.failed) else "did not settle"
+    unsettled = "not measured" if any("eigenvalue" in one["what"] for one in found["failed"]) else "did not settle"
     eigenvalues = [entry["top_eigenvalue"] for entry in found["solutions"]]
     table.add_row("top Hessian eigenvalue", *(unsettled if value is None else f"{value:.4g}" for value in eigenvalues))
     standard_output().print(table)
     for entry in found["solutions"]:
         for sentence in slope_in_words(entry["run"], entry["sharpness"]):
             print(sentence)
-    for name, walked in found["lines"].items():
-        print(f"\nAlong the {name} line, from {solutions[0].name} (at 0) to {solutions[1].name} (at 1):")
-        print_rows([{name.replace("_", " "): f"{value:.4g}" for name, value in at.items()} for at in walked])
-    if found["lines"]:
-        print(caption)
