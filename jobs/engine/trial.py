@@ -137,6 +137,11 @@ def _refuse_coupled(trial: Trial, plan: TrainPlan) -> None:
     is_random = is_split and refuse_coupled_training(passes, train, trial.others, rounding)
     if is_split:
         refuse_coupled_dropout(passes, train, is_random, rounding)
+    if is_random and not _steps_are_passes(plan):
+        trial.findings.notices.append(
+            "The model draws from torch's own generators in training (dropout inside attention or recurrent layers, functional.dropout): these draws"
+            " belong to the micro-batch, so that another micro-batch, or number of workers, gives others. nn.Dropout's belong to the samples."
+        )
     refuse_coupled_evaluation(passes, train, trial.others, rounding)
     _about_modes(trial, is_steady=is_split and not is_random)
 
