@@ -19,15 +19,16 @@ Shapes = list[list[torch.Size]]
 """Of what each dropout gets, run by run."""
 
 
-def refuse_coupled_dropout(passes: Passes, samples: Samples, is_random: bool, rounding: float) -> None:
+def refuse_coupled_dropout(passes: Passes, samples: Samples, is_random: bool, rounding: float) -> bool:
     """Pass an even number of samples through at once and in two halves, each sample with its own masks.
 
     Args: is_random: whether something else in the model draws at random, so that logits tell nothing, but shapes do.
+    Returns: whether some dropout gets what is of no samples, such as a table of positions, so that torch's generator draws its masks.
     Raises: PlanError for the first dropout that takes something else for the samples.
     """
     dropouts = [dropout for dropout in sample_dropouts(passes.model) if dropout.training and dropout.p]
     if not dropouts:
-        return
+        return False
     total = len(samples.labels)
     whole, shapes = _logits(passes, samples, dropouts, [0, total])
     halves, half_shapes = _logits(passes, samples, dropouts, [0, total // 2, total])
@@ -41,6 +42,7 @@ def refuse_coupled_dropout(passes: Passes, samples: Samples, is_random: bool, ro
             if difference(alone[:1], alone[1:]) > allowed:
                 raise _refusal(passes.model, dropout)
         raise _refusal(passes.model, dropouts[0])
+    return any(full == half for runs, half_runs in zip(shapes, half_shapes, strict=True) for full, half in zip(runs, half_runs, strict=False))
 
 
 def _belong_to_samples(full: torch.Size, half: torch.Size) -> bool:

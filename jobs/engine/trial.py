@@ -34,6 +34,12 @@ from jobs.spec import TrainSpec
 NUM_SAMPLES = 8
 """That pass through together; as many others take their places."""
 
+DRAWS = (
+    "The model draws from torch's own generators in training (dropout inside attention or recurrent layers, functional.dropout, nn.Dropout on"
+    " what is of no samples): these draws belong to the micro-batch, so that another micro-batch, or number of workers, gives others."
+    " nn.Dropout's on samples are the samples' own."
+)
+
 
 @dataclass(frozen=True)
 class Findings:
@@ -135,13 +141,9 @@ def _refuse_coupled(trial: Trial, plan: TrainPlan) -> None:
     # Where batch-norm's groups are whole batches nothing is ever split: samples may look at each other.
     is_split = plan.span is None or max(batch.size for batch in plan.kinds_of_batch()) > plan.span
     is_random = is_split and refuse_coupled_training(passes, train, trial.others, rounding)
-    if is_split:
-        refuse_coupled_dropout(passes, train, is_random, rounding)
-    if is_random and not _steps_are_passes(plan):
-        trial.findings.notices.append(
-            "The model draws from torch's own generators in training (dropout inside attention or recurrent layers, functional.dropout): these draws"
-            " belong to the micro-batch, so that another micro-batch, or number of workers, gives others. nn.Dropout's belong to the samples."
-        )
+    draws = is_split and (refuse_coupled_dropout(passes, train, is_random, rounding) or is_random)
+    if draws and not _steps_are_passes(plan):
+        trial.findings.notices.append(DRAWS)
     refuse_coupled_evaluation(passes, train, trial.others, rounding)
     _about_modes(trial, is_steady=is_split and not is_random)
 
