@@ -69,6 +69,18 @@ def test_a_newcomer_submits_the_digits_and_sees_the_curve_grow(visit: Visit) -> 
     assert visit.complaints == []
 
 
+def test_a_press_cannot_be_lost_while_the_scripts_are_on_their_way(visit: Visit) -> None:
+    page = visit.page
+    page.route("**/static/page.js", lambda route: route.abort())
+    visit.go("/runs/new")
+    for name in ("Start", "Show the plan"):
+        expect(page.get_by_role("button", name=name)).to_be_disabled()
+    page.unroute("**/static/page.js")
+    visit.go("/runs/new")
+    for name in ("Start", "Show the plan"):
+        expect(page.get_by_role("button", name=name)).to_be_enabled()
+
+
 def test_cancel_and_resume(visit: Visit) -> None:
     page = visit.page
     visit.go("/runs/new?recipe=digits-small-batch")
