@@ -25,12 +25,13 @@ RUN set -eu; \
     pip install --constraint constraints.txt --requirement /tmp/requirements.txt boto3
 # Editable: packages and recipes lie side by side, as in a checkout, and that is how they are sent to Ray.
 COPY README.md ./
+COPY largebatch largebatch
 COPY recipes recipes
 COPY jobs jobs
 COPY tuning tuning
 COPY service service
 RUN pip install --no-deps --editable . \
-    && python -m compileall -q jobs tuning service \
+    && python -m compileall -q largebatch \
     && largebatch --help > /dev/null
 
 FROM python:3.12.12-slim-bookworm

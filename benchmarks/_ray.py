@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from jobs.launch.ray_cluster import OWN_SETTINGS
+from largebatch.jobs.launch.on_ray.cluster import OWN_SETTINGS
 
 SETTLE_S = 25.0
 """Ray's dashboard and agents load their modules for some seconds after the head answers."""

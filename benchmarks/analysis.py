@@ -17,8 +17,8 @@ from _tests_path import ROOT
 from made_runs import made_folder, made_run
 from ports import free_port
 
-from jobs.tracking.mlflow_mirror import sync_run
-from tuning.findings import find
+from largebatch.jobs.tracking.mlflow_mirror import sync_run
+from largebatch.tuning.results.findings import find
 
 BATCHES = [2**n for n in range(4, 12)]
 
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def _report(folder: Path, uri: str) -> float:
-    command = [sys.executable, "-m", "service.cli", "report", "--experiment", "largebatch", "--mlflow-uri", uri, "--output", str(folder / "report")]
+    command = [sys.executable, "-m", "largebatch", "report", "--experiment", "largebatch", "--mlflow-uri", uri, "--output", str(folder / "report")]
     began = time.perf_counter()
     subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
     assert (folder / "report" / "report.html").is_file()

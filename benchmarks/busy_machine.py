@@ -44,10 +44,10 @@ INSIDE = """
 import json, sys, time
 from pathlib import Path
 import torch
-from jobs.engine.step import optimizer_step
-from jobs.engine.warm_up import warm_up
-from jobs.job import new_state, prepare, training_batches
-from jobs.spec_reader import build_spec
+from largebatch.jobs.engine.step import optimizer_step
+from largebatch.jobs.engine.warm_up import warm_up
+from largebatch.jobs.job import new_state, prepare, training_batches
+from largebatch.jobs.spec.read import build_spec
 document, seconds = json.loads(sys.argv[1]), float(sys.argv[2])
 job = prepare(build_spec(document), torch.device("cpu"), Path("."))
 state, batches = new_state(job), training_batches(job)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-from tuning.sharpness import epsilon_sharpness, top_eigenvalue
-from tuning.solution import Solution, load_solution
+from largebatch.tuning.measure.sharpness import epsilon_sharpness, top_eigenvalue
+from largebatch.tuning.measure.solution import Solution, load_solution
 
 NUM_SAMPLES, DIMENSIONS = 2000, 100
 

@@ -21,10 +21,10 @@ SAMPLES = 60_000
 
 def _train(global_batch_size: int, data_dir: Path) -> None:
     """In a fresh process: train, print the peak of this process's resident memory in bytes."""
-    from jobs.launch.local import prepare_locally, train_locally
-    from jobs.launch.options import LocalOptions
-    from jobs.listener import Listener
-    from jobs.spec import TrainSpec
+    from largebatch.jobs.launch.local import prepare_locally, train_locally
+    from largebatch.jobs.launch.options import LocalOptions
+    from largebatch.jobs.run.listener import Listener
+    from largebatch.jobs.spec.train_spec import TrainSpec
 
     spec = TrainSpec.model_validate(
         {

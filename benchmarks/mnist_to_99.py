@@ -76,10 +76,10 @@ def _arguments() -> argparse.ArgumentParser:
 
 def train_recipe(recipe: str, seed: int, data_dir: Path) -> Run:
     """One run of ours, as the command `largebatch train` makes it; it ends at the target."""
-    from jobs.launch.local import prepare_locally, train_locally
-    from jobs.launch.options import LocalOptions
-    from jobs.listener import Listener
-    from jobs.spec_reader import read_spec
+    from largebatch.jobs.launch.local import prepare_locally, train_locally
+    from largebatch.jobs.launch.options import LocalOptions
+    from largebatch.jobs.run.listener import Listener
+    from largebatch.jobs.spec.read import read_spec
 
     # The example is looked at once an epoch; looking at ours more often would find its target sooner.
     same_for_all = ["evaluation.every_epochs=1.0", f"stop.target_accuracy={TARGET}", "stop.at_target=true", "tracking.enabled=false"]

@@ -10,8 +10,8 @@ from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 from torchvision.models import resnet50
 
-from jobs.optim.table import build_optimizer, set_learning_rate
-from jobs.optimizer_spec import OptimizerSpec
+from largebatch.jobs.optim.table import build_optimizer, set_learning_rate
+from largebatch.jobs.spec.optimizer import OptimizerSpec
 
 LEARNING_RATE = 1e-4
 WEIGHT_DECAY = 1e-4

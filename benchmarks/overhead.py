@@ -21,21 +21,21 @@ from statistics import median, stdev
 import torch
 from _report import in_turn, parser, publish, ratios, spread
 
-from jobs.engine.step import optimizer_step
-from jobs.engine.warm_up import warm_up
-from jobs.job import _write_facts, new_state, prepare, training_batches
-from jobs.records import StartRecord
-from jobs.spec_reader import build_spec
-from jobs.tracking.journal import Journal, read_records, steps
-from jobs.tracking.mirror_process import MirrorProcess
-from jobs.tracking.mirror_state import MirrorState
+from largebatch.jobs.engine.step import optimizer_step
+from largebatch.jobs.engine.warm_up import warm_up
+from largebatch.jobs.job import _write_facts, new_state, prepare, training_batches
+from largebatch.jobs.run.journal import Journal, read_records, steps
+from largebatch.jobs.run.records import StartRecord
+from largebatch.jobs.spec.read import build_spec
+from largebatch.jobs.tracking.mirror_process import MirrorProcess
+from largebatch.jobs.tracking.mirror_state import MirrorState
 
 BATCH = 256
 BLOCK = 900
 """Steps, about ten seconds on two cores; 30 of them measure the noise scale."""
-WITHOUT_JOURNAL = "from jobs.tracking.journal import Journal; Journal.write = lambda self, record: None; "
+WITHOUT_JOURNAL = "from largebatch.jobs.run.journal import Journal; Journal.write = lambda self, record: None; "
 """Brings no torch along: both sides import it where the command does."""
-COMMAND = "from service.cli import main; main()"
+COMMAND = "from largebatch.service.cli.main import main; main()"
 
 
 def document(is_on: bool, num_steps: int) -> dict[str, object]:

@@ -27,14 +27,14 @@ from _load import CONNECTIONS, Connection, Taken, at_a_rate
 from _report import in_turn, parser, publish, ratios, spread
 from servers import Service, postgres, serving
 
-from jobs.records import StepRecord
-from jobs.spec_reader import build_spec, read_spec
-from jobs.tracking.journal import Journal
-from service.auth import Tokens
-from service.db.engine import connect, upgrade, writing
-from service.db.tables import jobs
-from service.job import Job, Kind
-from service.states import State
+from largebatch.jobs.run.journal import Journal
+from largebatch.jobs.run.records import StepRecord
+from largebatch.jobs.spec.read import build_spec, read_spec
+from largebatch.service.api.auth import Tokens
+from largebatch.service.db.engine import connect, upgrade, writing
+from largebatch.service.db.tables import jobs
+from largebatch.service.job import Job, Kind
+from largebatch.service.states import State
 
 STORED = 10_000
 SPEC = read_spec("digits-lamb").model_dump(mode="json")
@@ -259,7 +259,18 @@ def _job_beside(given: argparse.Namespace) -> tuple[dict[str, str], str]:
             threads = str(os.cpu_count())
             environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "CUDA_VISIBLE_DEVICES": ""}
             environment["LARGEBATCH_SPEC"] = build_spec(spec).model_dump_json()
-            command = [sys.executable, "-m", "jobs", "env:LARGEBATCH_SPEC", "--run-id", "beside", "--output-dir", folder, "--data-dir", str(data_dir)]
+            command = [
+                sys.executable,
+                "-m",
+                "largebatch.jobs",
+                "env:LARGEBATCH_SPEC",
+                "--run-id",
+                "beside",
+                "--output-dir",
+                folder,
+                "--data-dir",
+                str(data_dir),
+            ]
             subprocess.run(command, check=True, env=environment, cwd=_tests_path.ROOT, capture_output=True)
             return float(json.loads((Path(folder) / "beside" / "summary.json").read_text())["samples_per_second"])
 

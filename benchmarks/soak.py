@@ -71,7 +71,7 @@ def _run(folder: Path, steps: int, kills: int, draws: random.Random) -> dict[str
     document = {**DOCUMENT, "stop": {"steps": steps}, "tracking": {"step_every_seconds": 0, "mlflow_uri": f"sqlite:///{folder}/mlflow.db"}}
     folder.mkdir()
     environment = {**os.environ, "SPEC": json.dumps(document), "RAY_AUTH_MODE": "disabled"}
-    command = [sys.executable, "-m", "jobs.launch.supervise", "env:SPEC", "--workers", "2", "--cpus-per-worker", "1", "--run-id", "run"]
+    command = [sys.executable, "-m", "largebatch.jobs.launch.supervise", "env:SPEC", "--workers", "2", "--cpus-per-worker", "1", "--run-id", "run"]
     began = time.monotonic()
     supervisor = subprocess.Popen(
         [*command, "--output-dir", str(folder), "--device", "cpu", "--max-failures", "1000"],
@@ -104,8 +104,8 @@ def _run(folder: Path, steps: int, kills: int, draws: random.Random) -> dict[str
         print(f"{kind} killed at step {step}, on again from {_last_start(run_dir)} after {recoveries[-1]:.1f} s", file=sys.stderr, flush=True)
     output, _ = supervisor.communicate()
     summary = json.loads(output.splitlines()[-1])
-    from jobs.records import StepRecord
-    from jobs.tracking.journal import read_records
+    from largebatch.jobs.run.journal import read_records
+    from largebatch.jobs.run.records import StepRecord
 
     numbers = [record.step for record in read_records(run_dir) if isinstance(record, StepRecord)]
     return {

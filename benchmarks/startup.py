@@ -13,7 +13,7 @@ from statistics import median
 
 from _report import parser, publish
 
-OURS = {"jobs", "service", "tuning"}
+OURS = {"largebatch"}
 NAMED = 8
 """Packages that are named, of all that the help imports."""
 INSIDE = """
@@ -22,17 +22,18 @@ marks = [("python", time.time())]
 def mark(name): marks.append((name, time.time()))
 import torch
 mark("import torch")
-import jobs.launch.local, service.cli, service.console, tuning.collect, tuning.figures
+import largebatch.jobs.launch.local, largebatch.service.cli.main, largebatch.service.cli.console
+import largebatch.tuning.results.collect, largebatch.tuning.report.figures
 mark("import largebatch")
 from pathlib import Path
-from jobs.data.sources import load_dataset
-from jobs.spec_reader import read_spec
+from largebatch.jobs.data.sources.table import load_dataset
+from largebatch.jobs.spec.read import read_spec
 spec = read_spec("digits-lamb")
 load_dataset(spec.dataset, Path("."))
 mark("spec and data")
-from jobs.job import prepare, new_state, training_batches
-from jobs.engine.step import optimizer_step
-from jobs.engine.warm_up import warm_up
+from largebatch.jobs.job import prepare, new_state, training_batches
+from largebatch.jobs.engine.step import optimizer_step
+from largebatch.jobs.engine.warm_up import warm_up
 job = prepare(spec, torch.device("cpu"), Path("."))
 mark("data again, model, plan")
 state = new_state(job)
@@ -81,7 +82,7 @@ def command_to_help() -> float:
 
 def imports_of_help() -> dict[str, float]:
     """Seconds that `largebatch --help` spends in importing each package, what that imports in turn not counted; slower than usual, being watched."""
-    command = [sys.executable, "-X", "importtime", "-m", "service.cli", "--help"]
+    command = [sys.executable, "-X", "importtime", "-m", "largebatch", "--help"]
     told = subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True).stderr
     seconds: dict[str, float] = defaultdict(float)
     for line in told.splitlines():

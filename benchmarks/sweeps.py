@@ -47,7 +47,7 @@ def _row(name: str, runs: int, epochs: float) -> dict[str, str]:
         file.write_text(yaml.safe_dump(sweep))
         began = time.perf_counter()
         process = subprocess.Popen(
-            [sys.executable, "-m", "service.cli", "sweep", str(file), "--output-dir", folder],
+            [sys.executable, "-m", "largebatch", "sweep", str(file), "--output-dir", folder],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             cwd=ROOT,

@@ -22,15 +22,15 @@ from torch.nn import functional
 from torch.optim import AdamW, Optimizer
 from torch.utils.data import DataLoader
 
-from jobs.data.batches import Batches
-from jobs.engine.evaluate import Score
-from jobs.engine.loop import train
-from jobs.job import Prepared, new_state, prepare, training_batches
-from jobs.optim.table import build_optimizer, set_learning_rate
-from jobs.plan import Position
-from jobs.records import Record
-from jobs.spec import TrainSpec
-from jobs.tracking.journal import Journal
+from largebatch.jobs.data.loaders import Batches
+from largebatch.jobs.engine.evaluate import Score
+from largebatch.jobs.engine.loop import train
+from largebatch.jobs.job import Prepared, new_state, prepare, training_batches
+from largebatch.jobs.optim.table import build_optimizer, set_learning_rate
+from largebatch.jobs.plan.train_plan import Position
+from largebatch.jobs.run.journal import Journal
+from largebatch.jobs.run.records import Record
+from largebatch.jobs.spec.train_spec import TrainSpec
 
 LEARNING_RATE = 0.001
 LOADER_PROCESSES = 2

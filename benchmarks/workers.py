@@ -1,6 +1,6 @@
 """Many workers against one process, on one machine's cores: what Ray costs, what the reduction costs, what compression saves.
 
-Every side is `python -m jobs` in a process of its own; samples per second are those of the training clock, without the
+Every side is `python -m largebatch.jobs` in a process of its own; samples per second are those of the training clock, without the
 first step. Two workers have one thread each, one process has two. One worker and one process are there at the same time and train
 in turn, some seconds each, while all processes of the other run are held still: a noisy machine slows both sides of such a pair alike.
 """
@@ -209,7 +209,7 @@ def _measure(given: argparse.Namespace, case: dict[str, Any], options: list[str]
 
 def _command(given: argparse.Namespace, folder: str, options: list[str]) -> list[str]:
     places = ["--data-dir", str(given.data_dir), "--output-dir", folder]
-    return [sys.executable, "-m", "jobs", "env:SPEC", *places, "--device", "cpu", *options]
+    return [sys.executable, "-m", "largebatch.jobs", "env:SPEC", *places, "--device", "cpu", *options]
 
 
 def _environment(case: dict[str, Any], threads: int = 2) -> dict[str, str]:

@@ -77,17 +77,17 @@ def _first_step(process: "subprocess.Popen[str]", folder: Path) -> float:
 
 def _command(folder: str) -> None:
     """The command itself, noting on its way when Ray was asked for, when it was there, and when rank 0 was."""
-    from jobs.launch import ray_train
-    from service.cli import app
+    from largebatch.jobs.launch.on_ray import train
+    from largebatch.service.cli.main import app
 
     marks: dict[str, float] = {}
-    connected = ray_train.connected
+    connected = train.connected
 
     def noting_connected(*given: Any, **options: Any) -> Any:
         marks["imported"] = time.time()
         return connected(*given, **options)
 
-    class NotingDriver(ray_train._Driver):
+    class NotingDriver(train._Driver):
         def __init__(self, *given: Any) -> None:
             marks["connected"] = time.time()
             super().__init__(*given)
@@ -96,7 +96,7 @@ def _command(folder: str) -> None:
             super()._pass_on()
             marks["begun"] = self._ray.get(self._mailbox.begun_at.remote())
 
-    ray_train.connected, ray_train._Driver = noting_connected, NotingDriver  # type: ignore[misc]
+    train.connected, train._Driver = noting_connected, NotingDriver  # type: ignore[misc]
     app(["train", "digits-lamb", "--workers", "2", "--set", "stop.epochs=2", "--output-dir", folder, "--device", "cpu"], standalone_mode=False)
     print(json.dumps(marks))
 

@@ -1,4 +1,4 @@
-"""`python -m jobs SPEC`: the command that every door ends in, with the engine's own dependencies alone."""
+"""`python -m largebatch.jobs SPEC`: the command that every door ends in, with the engine's own dependencies alone."""
 
 import sys
 
@@ -10,17 +10,17 @@ import os
 import time
 from pathlib import Path
 
-from jobs.checkpoint_files import list_checkpoints
-from jobs.collector import collect_seldom
-from jobs.errors import CodeError, LargebatchError, SpecError
-from jobs.launch.last_words import unforeseen, with_way_on
-from jobs.launch.options import RayOptions, fetch_stored, read_places, read_workers, resume_command
-from jobs.launch.spinning import spin_briefly
-from jobs.listener import Listener
-from jobs.records import EvalRecord, Outcome, Record, RunSummary, StepRecord
-from jobs.run_folder import CHECKPOINTS
-from jobs.spec_reader import read_spec, resumed_spec
-from jobs.streams import drop_what_nobody_reads, print_answer, standard_output_kept
+from largebatch.jobs.collector import collect_seldom
+from largebatch.jobs.errors import CodeError, LargebatchError, SpecError
+from largebatch.jobs.launch.last_words import unforeseen, with_way_on
+from largebatch.jobs.launch.options import RayOptions, fetch_stored, read_places, read_workers, resume_command
+from largebatch.jobs.launch.spinning import spin_briefly
+from largebatch.jobs.run.checkpoint_files import list_checkpoints
+from largebatch.jobs.run.listener import Listener
+from largebatch.jobs.run.records import EvalRecord, Outcome, Record, RunSummary, StepRecord
+from largebatch.jobs.run.run_folder import CHECKPOINTS
+from largebatch.jobs.spec.read import read_spec, resumed_spec
+from largebatch.jobs.streams import drop_what_nobody_reads, print_answer, standard_output_kept
 
 EXIT_CODES = {Outcome.DIVERGED: 3, Outcome.STOPPED: 4}
 LINE_EVERY_S = 5.0
@@ -40,7 +40,7 @@ def saved_place(run_dir: Path, store: str | None) -> str | None:
 
 def _again(place: str | Path, ray_options: RayOptions | None) -> str:
     """The command that goes on with a run, in this module's own words: the engine alone has no other."""
-    return f"python -m jobs {resume_command(place, ray_options).removeprefix('largebatch train ')}"
+    return f"python -m largebatch.jobs {resume_command(place, ray_options).removeprefix('largebatch train ')}"
 
 
 def _refused(error: LargebatchError) -> int:
@@ -73,7 +73,9 @@ class PlainLines:
 def main(arguments: list[str] | None = None) -> int:
     """Train one spec; prints the summary as JSON; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m jobs", description=__doc__, epilog="Example: python -m jobs digits-lamb --set batch.global_batch_size=full"
+        prog="python -m largebatch.jobs",
+        description=__doc__,
+        epilog="Example: python -m largebatch.jobs digits-lamb --set stop.epochs=10",
     )
     parser.add_argument(
         "spec", nargs="?", help="recipe name, path of a YAML or JSON file, - for standard input, or env:NAME for JSON in an environment variable"
@@ -112,14 +114,14 @@ def _train(given: argparse.Namespace) -> int:
         spec = resumed_spec(options.resume, given.overrides) if options.resume else read_spec(given.spec, given.overrides)
         listener = Listener(on_record=lines.record, on_notice=lambda text: print(text, file=sys.stderr, flush=True))
         if given.workers:
-            from jobs.launch.ray_train import train_on_ray
+            from largebatch.jobs.launch.on_ray.train import train_on_ray
 
             ray_options = RayOptions(
                 read_workers(given.workers), given.gpus_per_worker, given.cpus_per_worker, None, given.max_failures, given.worker_logs
             )
             summary = train_on_ray(spec, options, ray_options, listener, on_start=begun.append)
         else:
-            from jobs.launch.local import prepare_locally, train_locally
+            from largebatch.jobs.launch.local import prepare_locally, train_locally
 
             options = options.going_on()
             summary = train_locally(prepare_locally(spec, options), options, listener, on_start=begun.append)

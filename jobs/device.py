@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from jobs.data.dataset import Dataset
-from jobs.engine.memory import ran_out_of_memory
-from jobs.engine.warm_up import activation_bytes_per_sample, blank_pass
-from jobs.errors import PlanError, SpecError
-from jobs.spec import TrainSpec
+from largebatch.jobs.data.dataset import Dataset
+from largebatch.jobs.engine.out_of_memory import ran_out_of_memory
+from largebatch.jobs.engine.warm_up import activation_bytes_per_sample, blank_pass
+from largebatch.jobs.errors import PlanError, SpecError
+from largebatch.jobs.spec.train_spec import TrainSpec
 
 CPU_ACTIVATION_BYTES = 256 * 2**20
 """What a micro-batch may keep for its backward pass on a CPU: beyond this it gets no faster, only bigger."""

@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jobs.errors import CodeError, LargebatchError, SpecError
-from jobs.import_paths import add_folder
+import largebatch
+from largebatch.jobs.errors import CodeError, LargebatchError, SpecError
+from largebatch.jobs.import_paths import add_folder
 
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(largebatch.__file__).parent
 
 ANYTHING = (Exception, SystemExit)
 """What a person's own code may raise: its sys.exit() would end the run as if all was done. KeyboardInterrupt is the person's own wish."""
@@ -68,7 +69,7 @@ def _refuse_another(field: str, name: str) -> None:
     own = [path for path in (folder / f"{name}.py", folder / name / "__init__.py") if path.is_file()]
     imported = getattr(sys.modules[name], "__file__", None)
     if own and (imported is None or Path(imported).resolve() not in {path.resolve() for path in own}):
-        owner = "largebatch's own " if imported and Path(imported).parents[1] == PACKAGE.parent else ""
+        owner = "largebatch's own " if imported and Path(imported).parent == PACKAGE else ""
         what = f"{owner}{imported}" if imported else "a module of Python itself"
         raise SpecError(field, f"{name} is {what} to Python, not {own[0]}.", "Call your file by another name.")
 

@@ -7,21 +7,21 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from jobs.data.dataset import Dataset
-from jobs.data.fingerprint import DatasetFingerprint, fingerprint
-from jobs.data.sources import load_dataset
-from jobs.device import largest_micro_batch, refuse_without_compiler
-from jobs.engine.trial import Trial, try_out
-from jobs.engine.warm_up import refuse_misfit
-from jobs.models.first_pass import NUM_SAMPLES as FIRST_SAMPLES
-from jobs.models.ghost_batch_norm import has_batch_norm, use_ghost_batch_norm
-from jobs.models.parameters import refuse_parameters
-from jobs.models.sample_dropout import use_sample_dropout
-from jobs.models.shared_memory import unfold_buffers
-from jobs.models.table import build_model
-from jobs.models.training_mode import train_mode
-from jobs.planning import resolve_global_batch_size, resolve_span
-from jobs.spec import TrainSpec
+from largebatch.jobs.data.dataset import Dataset
+from largebatch.jobs.data.fingerprint import DatasetFingerprint, fingerprint
+from largebatch.jobs.data.sources.table import load_dataset
+from largebatch.jobs.device import largest_micro_batch, refuse_without_compiler
+from largebatch.jobs.engine.model_trial.trial import Trial, try_out
+from largebatch.jobs.engine.warm_up import refuse_misfit
+from largebatch.jobs.models.first_pass import NUM_SAMPLES as FIRST_SAMPLES
+from largebatch.jobs.models.norms.ghost_batch_norm import has_batch_norm, use_ghost_batch_norm
+from largebatch.jobs.models.parameters import refuse_parameters
+from largebatch.jobs.models.sample_dropout import use_sample_dropout
+from largebatch.jobs.models.shared_memory import unfold_buffers
+from largebatch.jobs.models.table import build_model
+from largebatch.jobs.models.training_mode import train_mode
+from largebatch.jobs.plan.make import resolve_global_batch_size, resolve_span
+from largebatch.jobs.spec.train_spec import TrainSpec
 
 
 class Examined(NamedTuple):

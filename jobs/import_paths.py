@@ -3,18 +3,21 @@
 A `random.py` or `queue.py` beside a person's model must neither end one of our processes nor be imported by a library.
 """
 
+import importlib.metadata
+import json
 import os
 import sys
 import sysconfig
 from pathlib import Path
 
-from jobs.errors import InputError
+import largebatch
+from largebatch.jobs.errors import InputError
 
-PACKAGES = Path(__file__).resolve().parents[1]
-"""The folder that holds this package: it need not be the current one."""
+PACKAGES = Path(largebatch.__file__).absolute().parents[1]
+"""The folder that holds the package `largebatch`: it need not be the current one."""
 INSTALLED = {"site-packages", "dist-packages"}
 """What folders of installed packages are called."""
-ESSENTIAL = {"jobs", "tuning", "service", "torch", "numpy", "pydantic", "yaml", "ray", "mlflow"}
+ESSENTIAL = {"largebatch", "torch", "numpy", "pydantic", "yaml", "ray", "mlflow"}
 """What our processes on Ray import beside Python's own modules."""
 
 
@@ -29,9 +32,19 @@ def environment() -> dict[str, str]:
     An empty part of PYTHONPATH would be the current folder again, so there is none.
     """
     places = [place for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place]
-    if str(PACKAGES) not in {*places, sysconfig.get_path("purelib")}:
+    if str(PACKAGES) not in places and not _is_installed():
         places.append(str(PACKAGES))  # behind what a person named: this process, too, searched that first
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
+    others = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return {**others, "PYTHONPATH": os.pathsep.join(places)} if places else others
+
+
+def _is_installed() -> bool:
+    """Whether this interpreter finds this very package without PYTHONPATH: installed whole, or as an editable checkout (PEP 610)."""
+    installed = Path(sysconfig.get_path("purelib"))
+    if installed == PACKAGES:
+        return True
+    origins = (found.read_text("direct_url.json") for found in importlib.metadata.distributions(name="largebatch", path=[str(installed)]))
+    return any(origin and json.loads(origin)["url"] == PACKAGES.as_uri() for origin in origins)
 
 
 def add_folder(folder: str) -> None:
@@ -43,7 +56,7 @@ def add_folder(folder: str) -> None:
 
 def refuse_hiding(folder: Path) -> None:
     """Raise InputError for a file that Ray's processes, which search this folder before all else, would take for a module of Python's or ours."""
-    if folder.resolve() == PACKAGES:
+    if folder.resolve() == PACKAGES.resolve():
         return
     names = sys.stdlib_module_names | ESSENTIAL
     for path in sorted(folder.iterdir()):

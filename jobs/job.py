@@ -17,38 +17,38 @@ from typing import Any
 import torch
 from torch import nn
 
-from jobs import checkpoints, run_folder
-from jobs.data.batches import Batches, DeviceBatches, LoaderBatches
-from jobs.data.dataset import Dataset, Images
-from jobs.data.fingerprint import DatasetFingerprint, write_fingerprint
-from jobs.data.reading import NO_ASKING, Patience
-from jobs.data.same import refuse_other_data, refuse_other_workers_data
-from jobs.device import device_name, environment
-from jobs.engine.clock import Clock
-from jobs.engine.core_wait import CoreWait, in_words
-from jobs.engine.evaluate import Score, evaluate, evaluation_share, evaluation_weights, refuse_non_finite_samples
-from jobs.engine.group import Group
-from jobs.engine.loop import train
-from jobs.engine.memory import keep_host_memory
-from jobs.engine.model_state import digest, take_from_first
-from jobs.engine.norm_trial import try_norms
-from jobs.engine.state import TrainState, WeightAverage
-from jobs.engine.trial import Findings, refuse_unfit
-from jobs.engine.warm_up import activation_bytes_per_sample, warm_up
-from jobs.errors import CodeError, DivergedError, InputError, LargebatchError
-from jobs.examination import Examined, examine
-from jobs.listener import Listener
-from jobs.models.ghost_batch_norm import evaluation_unit
-from jobs.models.held import Held
-from jobs.models.parameters import description, refuse_unlike_first
-from jobs.optim.table import build_optimizer
-from jobs.plan import Slice, TrainPlan
-from jobs.plan_report import DataFacts, plan_facts, plan_lines, unread_in_words
-from jobs.planning import Facts, make_plan
-from jobs.records import FAILED, EndRecord, NoticeRecord, Outcome, Record, RunSummary, StartRecord
-from jobs.resume import saved_state, take_up
-from jobs.spec import TrainSpec
-from jobs.tracking.journal import Journal, Keeps, NoJournal
+from largebatch.jobs.data.dataset import Dataset, Images
+from largebatch.jobs.data.fingerprint import DatasetFingerprint, write_fingerprint
+from largebatch.jobs.data.loaders import Batches, DeviceBatches, LoaderBatches
+from largebatch.jobs.data.reading import NO_ASKING, Patience
+from largebatch.jobs.data.same_data import refuse_other_data, refuse_other_workers_data
+from largebatch.jobs.device import device_name, environment
+from largebatch.jobs.engine.clock import Clock
+from largebatch.jobs.engine.core_wait import CoreWait, in_words
+from largebatch.jobs.engine.evaluate import Score, evaluate, evaluation_share, evaluation_weights, refuse_non_finite_samples
+from largebatch.jobs.engine.loop import train
+from largebatch.jobs.engine.model_state import digest, take_from_first
+from largebatch.jobs.engine.model_trial.norms import try_norms
+from largebatch.jobs.engine.model_trial.trial import Findings, refuse_unfit
+from largebatch.jobs.engine.out_of_memory import keep_host_memory
+from largebatch.jobs.engine.ranks.group import Group
+from largebatch.jobs.engine.state import TrainState, WeightAverage
+from largebatch.jobs.engine.warm_up import activation_bytes_per_sample, warm_up
+from largebatch.jobs.errors import CodeError, DivergedError, InputError, LargebatchError
+from largebatch.jobs.examination import Examined, examine
+from largebatch.jobs.models.held import Held
+from largebatch.jobs.models.norms.ghost_batch_norm import evaluation_unit
+from largebatch.jobs.models.parameters import description, refuse_unlike_first
+from largebatch.jobs.optim.table import build_optimizer
+from largebatch.jobs.plan.describe import DataFacts, plan_facts, plan_lines, unread_in_words
+from largebatch.jobs.plan.make import Facts, make_plan
+from largebatch.jobs.plan.train_plan import Slice, TrainPlan
+from largebatch.jobs.run import checkpoints, run_folder
+from largebatch.jobs.run.journal import Journal, Keeps, NoJournal
+from largebatch.jobs.run.listener import Listener
+from largebatch.jobs.run.records import FAILED, EndRecord, NoticeRecord, Outcome, Record, RunSummary, StartRecord
+from largebatch.jobs.run.resume import saved_state, take_up
+from largebatch.jobs.spec.train_spec import TrainSpec
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import httpx
 
-from jobs.errors import FaultError, InputError, LargebatchError
+from largebatch.jobs.errors import FaultError, InputError, LargebatchError
 
 TRIES = 6
 LONGEST_PAUSE_S = 8.0

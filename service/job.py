@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.states import State
+from largebatch.service.states import State
 
 
 class Kind(StrEnum):

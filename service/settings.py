@@ -6,8 +6,8 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jobs.errors import InputError
-from jobs.storage import split_place
+from largebatch.jobs.errors import InputError
+from largebatch.jobs.run.storage import split_place
 
 EMBEDDED = "sqlite:///{runs_dir}/service.sqlite"
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})

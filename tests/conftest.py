@@ -106,7 +106,7 @@ def image_data_dir() -> Path:
 @pytest.fixture(autouse=True)
 def _nothing_is_said_of_a_busy_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two processes of tests keep both cores busy: a run in this process would say so among its notices."""
-    monkeypatch.setattr("jobs.engine.core_wait.SHORTEST_S", float("inf"))
+    monkeypatch.setattr("largebatch.jobs.engine.core_wait.SHORTEST_S", float("inf"))
 
 
 def small_document(**parts: Any) -> dict[str, Any]:

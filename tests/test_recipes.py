@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from jobs.data import sources
-from jobs.job import prepare
-from jobs.planning import Facts, make_plan
-from jobs.spec_reader import read_spec, recipe_paths
+from largebatch.jobs.data.sources import table as sources
+from largebatch.jobs.job import prepare
+from largebatch.jobs.plan.make import Facts, make_plan
+from largebatch.jobs.spec.read import read_spec, recipe_paths
 
 EMBEDDED = {"digits", "synthetic"}
 IMAGENET_TRAIN = 1_281_167  # ILSVRC 2012

@@ -10,15 +10,15 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("service", "tuning", "jobs")
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
-ENGINE = {"torch", "numpy", "pydantic", "jobs"}
+ENGINE = {"torch", "numpy", "pydantic", "largebatch"}
 LAZY = {"PIL", "yaml", "mlflow", "torchvision", "sklearn", "pyarrow"}
-LAUNCHERS = "jobs.launch.ray_", "jobs.launch.mailbox", "jobs.launch.process_group"
+LAUNCHERS = "largebatch.jobs.launch.on_ray."
 """What only runs inside Ray, and may import it."""
 
 
 def name_of(path: Path) -> str:
     parts = path.relative_to(ROOT).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+    return ".".join(("largebatch", *(parts[:-1] if parts[-1] == "__init__" else parts)))
 
 
 MODULES = {name_of(path): path for path in FILES}
@@ -40,9 +40,9 @@ def imports(path: Path, *, top_level_only: bool = False) -> set[str]:
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_imports_go_down(path: Path) -> None:
-    floor = PACKAGES.index(name_of(path).split(".")[0])
-    above = set(PACKAGES[:floor])
-    assert not {module for module in imports(path) if module.split(".")[0] in above}
+    floor = PACKAGES.index(name_of(path).split(".")[1])
+    above = tuple(f"largebatch.{package}" for package in PACKAGES[:floor])
+    assert not {module for module in imports(path) if module.startswith(above)}
 
 
 def test_no_import_goes_in_a_circle() -> None:
@@ -60,7 +60,7 @@ def test_no_import_goes_in_a_circle() -> None:
         visit(name, ())
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if name_of(path).startswith("jobs")], ids=name_of)
+@pytest.mark.parametrize("path", [path for path in FILES if name_of(path).startswith("largebatch.jobs")], ids=name_of)
 def test_jobs_import_little_at_the_top(path: Path) -> None:
     outside = {module.split(".")[0] for module in imports(path, top_level_only=True)} - set(sys.stdlib_module_names)
     allowed = ENGINE | {"ray"} if name_of(path).startswith(LAUNCHERS) else ENGINE
@@ -70,8 +70,12 @@ def test_jobs_import_little_at_the_top(path: Path) -> None:
 
 
 def test_the_engine_does_not_know_who_launches_it() -> None:
-    engine = [path for name, path in MODULES.items() if name.startswith("jobs.") and not name.startswith(("jobs.launch", "jobs.__main__"))]
-    assert not {module for path in engine for module in imports(path) if module.startswith(("jobs.launch", "ray"))}
+    engine = [
+        path
+        for name, path in MODULES.items()
+        if name.startswith("largebatch.jobs.") and not name.startswith(("largebatch.jobs.launch", "largebatch.jobs.__main__"))
+    ]
+    assert not {module for path in engine for module in imports(path) if module.startswith(("largebatch.jobs.launch", "ray"))}
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
@@ -86,8 +90,8 @@ def test_nothing_names_a_machine() -> None:
             assert not re.search(r"/work/|/root/|/home/", path.read_text()), path
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "service" / "commands").glob("*.py")), ids=name_of)
+@pytest.mark.parametrize("path", sorted((ROOT / "service" / "cli" / "commands").glob("*.py")), ids=name_of)
 def test_a_command_with_json_prints_its_answer_where_standard_output_is_kept_for_it(path: Path) -> None:
-    """There plain `print` goes to standard error: see `jobs.streams`."""
+    """There plain `print` goes to standard error: see `largebatch.jobs.streams`."""
     lines = [line.strip() for line in path.read_text().splitlines()]
     assert not [line for line in lines if re.match(r"print\(.*(json\.dumps|model_dump_json)", line) and "indent=2" not in line]

@@ -6,8 +6,8 @@ Letters: N samples, C channels, H rows, W columns.
 import torch
 from torch import Tensor
 
-from jobs.data.draws import integers, key, uniform
-from jobs.spec import AugmentSpec
+from largebatch.jobs.data.keyed_random import integers, key, uniform
+from largebatch.jobs.spec.train_spec import AugmentSpec
 
 
 def augments(spec: AugmentSpec) -> bool:

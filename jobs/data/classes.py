@@ -5,8 +5,8 @@ from typing import Any
 
 from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
-from jobs.entry_points import ANYTHING, described
-from jobs.errors import DataError
+from largebatch.jobs.entry_points import ANYTHING, described
+from largebatch.jobs.errors import DataError
 
 
 def num_classes_of(part: Any, field: str) -> int | None:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jobs.errors import DataError
+from largebatch.jobs.errors import DataError
 
 
 @dataclass(frozen=True)

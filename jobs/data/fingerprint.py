@@ -22,11 +22,11 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from jobs.data.batches import SeededSamples
-from jobs.data.dataset import Dataset, Images
-from jobs.data.draws import key, uniform
-from jobs.errors import LargebatchError
-from jobs.run_folder import DATA, write_text
+from largebatch.jobs.data.dataset import Dataset, Images
+from largebatch.jobs.data.keyed_random import key, uniform
+from largebatch.jobs.data.loaders import SeededSamples
+from largebatch.jobs.errors import LargebatchError
+from largebatch.jobs.run.run_folder import DATA, write_text
 
 HELD_POSITIONS, READ_POSITIONS = 64, 8
 """Samples that are looked at one by one: of a part held in memory, and of one that is read sample by sample."""

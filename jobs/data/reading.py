@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from jobs.errors import FaultError
+from largebatch.jobs.errors import FaultError
 
 LOOK_EVERY_S = 1
 """How often a wait looks whether the processes live, and whether the run was asked to stop."""

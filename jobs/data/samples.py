@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jobs.data.dataset import Dataset
-from jobs.entry_points import ANYTHING, described
-from jobs.errors import DataError, LargebatchError
+from largebatch.jobs.data.dataset import Dataset
+from largebatch.jobs.entry_points import ANYTHING, described
+from largebatch.jobs.errors import DataError, LargebatchError
 
 
 class SampleForm(NamedTuple):

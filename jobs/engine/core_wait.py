@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from jobs.engine.group import Group
+from largebatch.jobs.engine.ranks.group import Group
 
 THREADS = Path("/proc/self/task")
 SHORTEST_S = 1.0

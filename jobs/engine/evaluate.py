@@ -9,17 +9,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from jobs.data.batches import Batches
-from jobs.engine.group import Group
-from jobs.engine.memory import make_room, ran_out_of_memory
-from jobs.engine.non_finite import FiniteBatches, non_finite_error
-from jobs.engine.state import EVALUATION_BATCH, TrainState
-from jobs.entry_points import ANYTHING, failed
-from jobs.errors import FaultError
-from jobs.models.ghost_batch_norm import evaluation_unit
-from jobs.models.held import Held
-from jobs.models.training_mode import evaluation_mode
-from jobs.plan import Slice
+from largebatch.jobs.data.loaders import Batches
+from largebatch.jobs.engine.non_finite import FiniteBatches, non_finite_error
+from largebatch.jobs.engine.out_of_memory import make_room, ran_out_of_memory
+from largebatch.jobs.engine.ranks.group import Group
+from largebatch.jobs.engine.state import EVALUATION_BATCH, TrainState
+from largebatch.jobs.entry_points import ANYTHING, failed
+from largebatch.jobs.errors import FaultError
+from largebatch.jobs.models.held import Held
+from largebatch.jobs.models.norms.ghost_batch_norm import evaluation_unit
+from largebatch.jobs.models.training_mode import evaluation_mode
+from largebatch.jobs.plan.train_plan import Slice
 
 SMALLEST_FIRST_TRY = 64
 """Samples that evaluation tries at once even where a training step takes fewer: it keeps nothing for a backward pass."""

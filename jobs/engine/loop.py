@@ -4,14 +4,14 @@ import math
 from collections.abc import Callable
 from typing import Protocol
 
-from jobs.data.batches import Batches
-from jobs.engine.evaluate import Score
-from jobs.engine.state import TrainState
-from jobs.engine.step import optimizer_step
-from jobs.errors import DivergedError
-from jobs.optim.saved_state import parameter_names
-from jobs.plan import TrainPlan
-from jobs.records import EvalRecord, NoticeRecord, Outcome, StepRecord
+from largebatch.jobs.data.loaders import Batches
+from largebatch.jobs.engine.evaluate import Score
+from largebatch.jobs.engine.state import TrainState
+from largebatch.jobs.engine.step import optimizer_step
+from largebatch.jobs.errors import DivergedError
+from largebatch.jobs.optim.saved_state import parameter_names
+from largebatch.jobs.plan.train_plan import TrainPlan
+from largebatch.jobs.run.records import EvalRecord, NoticeRecord, Outcome, StepRecord
 
 
 class Tracker(Protocol):

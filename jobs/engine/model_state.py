@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from jobs.engine.group import Group
-from jobs.entry_points import ANYTHING, described
-from jobs.errors import PlanError
-from jobs.models.held import Held
+from largebatch.jobs.engine.ranks.group import Group
+from largebatch.jobs.entry_points import ANYTHING, described
+from largebatch.jobs.errors import PlanError
+from largebatch.jobs.models.held import Held
 
 RESUME = "a resume would not go on from where the run stood."
 

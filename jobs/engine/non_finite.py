@@ -4,9 +4,9 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from jobs.data.batches import Batches
-from jobs.errors import DataError, DivergedError
-from jobs.plan import Slice
+from largebatch.jobs.data.loaders import Batches
+from largebatch.jobs.errors import DataError, DivergedError
+from largebatch.jobs.plan.train_plan import Slice
 
 HUGE = 1e18
 """Numbers beyond this leave float32 where their squares are added up."""

@@ -8,16 +8,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from jobs.engine.clock import Clock
-from jobs.engine.gradients import GradientSum, gradient_sum
-from jobs.engine.group import Group
-from jobs.engine.local_steps import LocalSteps
-from jobs.engine.noise_scale import GainAverages, NoiseSums
-from jobs.engine.running_statistics import RunningStatistics
-from jobs.models.sample_dropout import SampleDropout, sample_dropouts
-from jobs.optim.saved_state import load_optimizer, parameter_names, refuse_other_precision
-from jobs.plan import Position
-from jobs.spec import ReductionSpec
+from largebatch.jobs.engine.clock import Clock
+from largebatch.jobs.engine.noise_scale import GainAverages, NoiseSums
+from largebatch.jobs.engine.ranks.all_reduce import GradientSum, gradient_sum
+from largebatch.jobs.engine.ranks.batch_norm_statistics import RunningStatistics
+from largebatch.jobs.engine.ranks.group import Group
+from largebatch.jobs.engine.ranks.local_sgd import LocalSteps
+from largebatch.jobs.models.sample_dropout import SampleDropout, sample_dropouts
+from largebatch.jobs.optim.saved_state import load_optimizer, parameter_names, refuse_other_precision
+from largebatch.jobs.plan.train_plan import Position
+from largebatch.jobs.spec.train_spec import ReductionSpec
 
 EVALUATION_BATCH = 1024
 """Samples that evaluation passes forward at once, where memory allows: beyond this it gets no faster."""

@@ -15,21 +15,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from jobs.data.batches import Batches
-from jobs.data.draws import key, sample_order, seed_draws
-from jobs.engine.memory import make_room, ran_out_of_memory
-from jobs.engine.noise_scale import estimate
-from jobs.engine.non_finite import FiniteBatches, diverged, non_finite_error, non_finite_gradient
-from jobs.engine.scalars import Scalar, on_device, on_host, scalar
-from jobs.engine.state import TrainState
-from jobs.entry_points import ANYTHING, failed
-from jobs.errors import FaultError, LargebatchError
-from jobs.models.sample_dropout import announce
-from jobs.optim.table import set_learning_rate
-from jobs.plan import Slice, TrainPlan
-from jobs.records import StepRecord
-from jobs.scaling_rules import adascale_gain
-from jobs.spec import TrainSpec
+from largebatch.jobs.data.keyed_random import key, sample_order, seed_draws
+from largebatch.jobs.data.loaders import Batches
+from largebatch.jobs.engine.noise_scale import estimate
+from largebatch.jobs.engine.non_finite import FiniteBatches, diverged, non_finite_error, non_finite_gradient
+from largebatch.jobs.engine.out_of_memory import make_room, ran_out_of_memory
+from largebatch.jobs.engine.scalars import Scalar, on_device, on_host, scalar
+from largebatch.jobs.engine.state import TrainState
+from largebatch.jobs.entry_points import ANYTHING, failed
+from largebatch.jobs.errors import FaultError, LargebatchError
+from largebatch.jobs.models.sample_dropout import announce
+from largebatch.jobs.optim.table import set_learning_rate
+from largebatch.jobs.plan.scaling_rules import adascale_gain
+from largebatch.jobs.plan.train_plan import Slice, TrainPlan
+from largebatch.jobs.run.records import StepRecord
+from largebatch.jobs.spec.train_spec import TrainSpec
 
 
 class Measured(NamedTuple):

@@ -11,22 +11,22 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from jobs.data.dataset import Dataset
-from jobs.data.draws import key, seed_draws
-from jobs.engine.gradients import SquaredNorm
-from jobs.engine.memory import ran_out_of_memory
-from jobs.engine.passes import failure, misfit
-from jobs.engine.state import TrainState
-from jobs.engine.step import batch_loss
-from jobs.entry_points import ANYTHING
-from jobs.errors import LargebatchError, PlanError
-from jobs.models.ghost_batch_norm import forward_pass_of
-from jobs.models.held import Held
-from jobs.models.parameters import refuse_sparse_gradients
-from jobs.models.sample_dropout import announce, sample_dropouts
-from jobs.optim.table import build_optimizer, set_learning_rate
-from jobs.plan import Position, Slice, TrainPlan
-from jobs.spec import TrainSpec
+from largebatch.jobs.data.dataset import Dataset
+from largebatch.jobs.data.keyed_random import key, seed_draws
+from largebatch.jobs.engine.model_trial.passes import failure, misfit
+from largebatch.jobs.engine.out_of_memory import ran_out_of_memory
+from largebatch.jobs.engine.ranks.all_reduce import SquaredNorm
+from largebatch.jobs.engine.state import TrainState
+from largebatch.jobs.engine.step import batch_loss
+from largebatch.jobs.entry_points import ANYTHING
+from largebatch.jobs.errors import LargebatchError, PlanError
+from largebatch.jobs.models.held import Held
+from largebatch.jobs.models.norms.ghost_batch_norm import forward_pass_of
+from largebatch.jobs.models.parameters import refuse_sparse_gradients
+from largebatch.jobs.models.sample_dropout import announce, sample_dropouts
+from largebatch.jobs.optim.table import build_optimizer, set_learning_rate
+from largebatch.jobs.plan.train_plan import Position, Slice, TrainPlan
+from largebatch.jobs.spec.train_spec import TrainSpec
 
 
 def warm_up(state: TrainState, plan: TrainPlan, dataset: Dataset) -> None:

@@ -4,8 +4,8 @@ import tempfile
 import traceback
 from pathlib import Path
 
-from jobs.entry_points import described
-from jobs.errors import CodeError, FaultError
+from largebatch.jobs.entry_points import described
+from largebatch.jobs.errors import CodeError, FaultError
 
 TRACEBACK = "traceback.txt"
 

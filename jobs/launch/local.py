@@ -6,18 +6,18 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
-from jobs import run_folder
-from jobs.device import choose_device
-from jobs.errors import CodeError
-from jobs.job import Prepared, prepare, run_job
-from jobs.launch.last_words import keep_traceback
-from jobs.launch.options import LocalOptions, mirrored_spec
-from jobs.launch.stop_requests import stop_requests
-from jobs.listener import Listener
-from jobs.records import RunSummary
-from jobs.spec import TrainSpec
-from jobs.storage import StoredRun
-from jobs.tracking.mirror_process import MirrorProcess
+from largebatch.jobs.device import choose_device
+from largebatch.jobs.errors import CodeError
+from largebatch.jobs.job import Prepared, prepare, run_job
+from largebatch.jobs.launch.last_words import keep_traceback
+from largebatch.jobs.launch.options import LocalOptions, mirrored_spec
+from largebatch.jobs.launch.signals import stop_requests
+from largebatch.jobs.run import run_folder
+from largebatch.jobs.run.listener import Listener
+from largebatch.jobs.run.records import RunSummary
+from largebatch.jobs.run.storage import StoredRun
+from largebatch.jobs.spec.train_spec import TrainSpec
+from largebatch.jobs.tracking.mirror_process import MirrorProcess
 
 
 def prepare_locally(spec: TrainSpec, options: LocalOptions, world_size: int | None = None) -> Prepared:

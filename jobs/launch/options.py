@@ -5,11 +5,11 @@ import shlex
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from jobs.errors import InputError, StorageError
-from jobs.launch.supervise import STARTED_AGAIN
-from jobs.run_folder import SPEC
-from jobs.spec import TrainSpec
-from jobs.storage import PATIENCE_S, StoredRun, patiently, split_place
+from largebatch.jobs.errors import InputError, StorageError
+from largebatch.jobs.launch.supervise import STARTED_AGAIN
+from largebatch.jobs.run.run_folder import SPEC
+from largebatch.jobs.run.storage import PATIENCE_S, StoredRun, patiently, split_place
+from largebatch.jobs.spec.train_spec import TrainSpec
 
 
 def is_started_again() -> bool:

@@ -1,4 +1,4 @@
-"""`python -m jobs.launch.supervise ARGUMENTS`: `python -m jobs ARGUMENTS`, started again when it is killed.
+"""`python -m largebatch.jobs.launch.supervise ARGUMENTS`: `python -m largebatch.jobs ARGUMENTS`, started again when it is killed.
 
 What a Ray job runs: its driver can die of a kill -9 or of the machine's memory, and nobody is there to start it
 again. The run has its id from outside, so the next driver goes on from the newest checkpoint, and waits for storage
@@ -11,8 +11,8 @@ import sys
 import time
 from types import FrameType
 
-from jobs.import_paths import environment, python
-from jobs.launch.stop_requests import stop_signals
+from largebatch.jobs.import_paths import environment, python
+from largebatch.jobs.launch.signals import stop_signals
 
 STARTED_AGAIN = "LARGEBATCH_STARTED_AGAIN"
 """Set in the environment of a driver whose predecessor was killed."""
@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> int:
     code = 0
     for death in range(MAX_DEATHS + 1):
         again = {STARTED_AGAIN: "1"} if death else {}
-        child = subprocess.Popen(python("-m", "jobs", *arguments), env=environment() | again)
+        child = subprocess.Popen(python("-m", "largebatch.jobs", *arguments), env=environment() | again)
         code = child.wait()
         if code >= 0 or asked:
             break

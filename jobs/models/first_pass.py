@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from jobs.data.draws import key, seed_draws
-from jobs.entry_points import ANYTHING, described
-from jobs.errors import PlanError
-from jobs.models.held import Held, is_uninitialised
-from jobs.models.without_gradient import without_gradient
+from largebatch.jobs.data.keyed_random import key, seed_draws
+from largebatch.jobs.entry_points import ANYTHING, described
+from largebatch.jobs.errors import PlanError
+from largebatch.jobs.models.held import Held, is_uninitialised
+from largebatch.jobs.models.without_gradient import without_gradient
 
 NUM_SAMPLES = 2
 """Batch-norm takes no fewer."""

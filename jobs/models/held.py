@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from jobs.entry_points import ANYTHING
+from largebatch.jobs.entry_points import ANYTHING
 
 
 def is_uninitialised(tensor: Tensor) -> bool:

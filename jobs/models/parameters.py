@@ -8,8 +8,8 @@ from itertools import zip_longest
 import torch
 from torch import Tensor, nn
 
-from jobs.errors import PlanError
-from jobs.models.shared_memory import overlaps_itself, two_that_overlap
+from largebatch.jobs.errors import PlanError
+from largebatch.jobs.models.shared_memory import overlaps_itself, two_that_overlap
 
 TRAINABLE = (torch.float32, torch.float64, torch.bfloat16)
 

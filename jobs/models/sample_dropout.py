@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from jobs.data.draws import bits, key, streams
-from jobs.plan import Slice
+from largebatch.jobs.data.keyed_random import bits, key, streams
+from largebatch.jobs.plan.train_plan import Slice
 
 LEADING: dict[tuple[str, str], int | None] = {
     ("torch.nn.modules.dropout", "Dropout"): None,

@@ -8,17 +8,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from jobs.data.draws import key, seed_draws
-from jobs.entry_points import call_entry_point
-from jobs.errors import SpecError
-from jobs.models import keskar, small
-from jobs.models.first_pass import make_whole
-from jobs.models.ghost_batch_norm import zero_init_residual
-from jobs.models.held import is_uninitialised
-from jobs.models.parameters import refuse_parameters
-from jobs.models.shared_memory import unfold_buffers
-from jobs.spec import ModelSpec
-from jobs.spec_mistakes import nearest
+from largebatch.jobs.data.keyed_random import key, seed_draws
+from largebatch.jobs.entry_points import call_entry_point
+from largebatch.jobs.errors import SpecError
+from largebatch.jobs.models import keskar, small
+from largebatch.jobs.models.first_pass import make_whole
+from largebatch.jobs.models.held import is_uninitialised
+from largebatch.jobs.models.norms.ghost_batch_norm import zero_init_residual
+from largebatch.jobs.models.parameters import refuse_parameters
+from largebatch.jobs.models.shared_memory import unfold_buffers
+from largebatch.jobs.spec.mistakes import nearest
+from largebatch.jobs.spec.train_spec import ModelSpec
 
 OURS: dict[str, Callable[..., nn.Module]] = {
     "mlp": small.mlp,

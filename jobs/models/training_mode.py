@@ -9,8 +9,8 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from jobs.entry_points import ANYTHING, described
-from jobs.errors import PlanError
+from largebatch.jobs.entry_points import ANYTHING, described
+from largebatch.jobs.errors import PlanError
 
 
 def train_mode(model: nn.Module) -> nn.Module:

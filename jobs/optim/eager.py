@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, AdamW, Optimizer
 
-from jobs.optim.tensors import dense_like, laid_like
+from largebatch.jobs.optim.tensors import dense_like, laid_like
 
 _ADD_PARAM_GROUP = inspect.unwrap(Optimizer.add_param_group)
 _STATE_DICT = inspect.unwrap(Optimizer.state_dict)

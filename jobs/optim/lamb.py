@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.optim.adam import adam
 
-from jobs.optim.eager import EagerOptimizer
-from jobs.optim.tensors import buckets, in_at_least_float32, laid_like, norms, state_like
+from largebatch.jobs.optim.eager import EagerOptimizer
+from largebatch.jobs.optim.tensors import buckets, in_at_least_float32, laid_like, norms, state_like
 
 LONG_AGO = 1e9
 """A step count at which 1 - beta^t is 1 to the last bit: how bias correction is switched off."""

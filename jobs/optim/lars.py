@@ -13,8 +13,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from jobs.optim.eager import EagerOptimizer
-from jobs.optim.tensors import buckets, in_at_least_float32, norms, state_like
+from largebatch.jobs.optim.eager import EagerOptimizer
+from largebatch.jobs.optim.tensors import buckets, in_at_least_float32, norms, state_like
 
 
 class LARS(EagerOptimizer):

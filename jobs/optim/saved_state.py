@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from jobs.errors import PlanError
+from largebatch.jobs.errors import PlanError
 
 
 def parameter_names(model: nn.Module, optimizer: Optimizer) -> list[str]:

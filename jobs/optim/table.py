@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from jobs.optim.eager import EagerAdamW, EagerSGD
-from jobs.optim.lamb import LAMB
-from jobs.optim.lars import LARS
-from jobs.optimizer_spec import OptimizerSpec
+from largebatch.jobs.optim.eager import EagerAdamW, EagerSGD
+from largebatch.jobs.optim.lamb import LAMB
+from largebatch.jobs.optim.lars import LARS
+from largebatch.jobs.spec.optimizer import OptimizerSpec
 
 Groups = list[dict[str, Any]]
 

@@ -8,12 +8,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from jobs import run_folder
-from jobs.errors import InputError
-from jobs.run_folder import SPEC
-from jobs.tracking.mirror_state import MirrorState
-from jobs.tracking.mlflow_mirror import Mirror, unanswered_in_words
-from jobs.tracking.mlflow_store import ARTIFACTS, BEGAN_TAG, DeletedError, connect, default_uri, ensure_run, experiment_id, holds_run
+from largebatch.jobs.errors import InputError
+from largebatch.jobs.run import run_folder
+from largebatch.jobs.run.run_folder import SPEC
+from largebatch.jobs.tracking.mirror_state import MirrorState
+from largebatch.jobs.tracking.mlflow_mirror import Mirror, unanswered_in_words
+from largebatch.jobs.tracking.mlflow_store import ARTIFACTS, BEGAN_TAG, DeletedError, connect, default_uri, ensure_run, experiment_id, holds_run
 
 PARENT = "parent.json"
 REPORT = "report"

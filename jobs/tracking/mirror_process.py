@@ -16,9 +16,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from jobs.import_paths import environment, python
-from jobs.spec import TrainSpec
-from jobs.tracking.mirror_state import MirrorState
+from largebatch.jobs.import_paths import environment, python
+from largebatch.jobs.spec.train_spec import TrainSpec
+from largebatch.jobs.tracking.mirror_state import MirrorState
 
 POLITE_S = 5.0
 """How long a mirror that must stay at idle priority may take once training is over."""
@@ -52,7 +52,7 @@ class MirrorProcess:
     def _start(self) -> "subprocess.Popen[str]":
         # Its standard input is a leash: when this process ends, in whatever way, the mirror reads its end.
         self._process = subprocess.Popen(
-            python("-m", "jobs.tracking.follow"),
+            python("-m", "largebatch.jobs.tracking.follower"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

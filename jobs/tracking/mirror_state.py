@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
-from jobs.run_folder import MLFLOW, write_text
+from largebatch.jobs.run.run_folder import MLFLOW, write_text
 
 
 @dataclass

@@ -12,15 +12,26 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jobs import run_folder
-from jobs.checkpoint_files import list_checkpoints
-from jobs.errors import FaultError, InputError, LargebatchError
-from jobs.records import EndRecord, EvalRecord, JournalRecord, Outcome, StartRecord, StepRecord
-from jobs.spec import TrainSpec
-from jobs.spec_reader import build_spec
-from jobs.tracking.journal import evaluations, failure, parse_line, read_records, steps
-from jobs.tracking.mirror_state import MirrorState
-from jobs.tracking.mlflow_store import BEGAN_TAG, GONE, REFUSED, brief, connect, default_uri, ensure_run, experiment_id, holds_run, is_refusal
+from largebatch.jobs.errors import FaultError, InputError, LargebatchError
+from largebatch.jobs.run import run_folder
+from largebatch.jobs.run.checkpoint_files import list_checkpoints
+from largebatch.jobs.run.journal import evaluations, failure, parse_line, read_records, steps
+from largebatch.jobs.run.records import EndRecord, EvalRecord, JournalRecord, Outcome, StartRecord, StepRecord
+from largebatch.jobs.spec.read import build_spec
+from largebatch.jobs.spec.train_spec import TrainSpec
+from largebatch.jobs.tracking.mirror_state import MirrorState
+from largebatch.jobs.tracking.mlflow_store import (
+    BEGAN_TAG,
+    GONE,
+    REFUSED,
+    brief,
+    connect,
+    default_uri,
+    ensure_run,
+    experiment_id,
+    holds_run,
+    is_refusal,
+)
 
 BATCH = 900
 """Metrics in one request; MLflow takes at most 1000."""

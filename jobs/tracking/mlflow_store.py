@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from jobs.errors import InputError
+from largebatch.jobs.errors import InputError
 
 SQLITE = "sqlite:///"
 ARTIFACTS = "mlflow-artifacts"

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
-from jobs.errors import FaultError
-from service.job import Job
-from service.schedule import Capacity
+from largebatch.jobs.errors import FaultError
+from largebatch.service.job import Job
+from largebatch.service.queue.schedule import Capacity
 
 
 class Presence(StrEnum):
@@ -24,7 +24,7 @@ class Seen(NamedTuple):
 
     presence: Presence
     exit_code: int | None = None
-    """ENDED: as `python -m jobs` gives it; negative for a signal; None if nobody knows."""
+    """ENDED: as `python -m largebatch.jobs` gives it; negative for a signal; None if nobody knows."""
     message: str = ""
     """ENDED: what it said last."""
 

@@ -3,9 +3,9 @@
 import math
 from pathlib import Path
 
-from jobs.launch.options import read_workers
-from jobs.spec import TrainSpec
-from service.job import Job, Kind
+from largebatch.jobs.launch.options import read_workers
+from largebatch.jobs.spec.train_spec import TrainSpec
+from largebatch.service.job import Job, Kind
 
 SPEC = "LARGEBATCH_SPEC"
 SMALLEST_SHARE = 1e-4
@@ -18,9 +18,9 @@ def job_arguments(job: Job, place: Path | str, data_dir: Path) -> list[str]:
     Args: place: where run folders go, a folder or a URI.
     """
     if job.kind is Kind.SWEEP:
-        return ["-m", "service.cli", "sweep", "--resume", f"{place}/{job.id}", "--data-dir", str(data_dir), "--device", job.device]
+        return ["-m", "largebatch", "sweep", "--resume", f"{place}/{job.id}", "--data-dir", str(data_dir), "--device", job.device]
     places = ["--run-id", job.id, "--output-dir", str(place), "--data-dir", str(data_dir), "--device", job.device]
-    return ["-m", "jobs", f"env:{SPEC}", *places, *(_shares(job, job.workers) if job.workers else [])]
+    return ["-m", "largebatch.jobs", f"env:{SPEC}", *places, *(_shares(job, job.workers) if job.workers else [])]
 
 
 def _shares(job: Job, workers: str) -> list[str]:
@@ -35,9 +35,9 @@ def _shares(job: Job, workers: str) -> list[str]:
 
 def prepare(job: Job, runs_dir: Path) -> None:
     """Write down what a sweep is to do, once. Raises: StorageError."""
-    from tuning.ledger import SWEEP
-    from tuning.spec import SweepSpec
-    from tuning.sweep import begin_sweep
+    from largebatch.tuning.sweep.ledger import SWEEP
+    from largebatch.tuning.sweep.spec import SweepSpec
+    from largebatch.tuning.sweep.sweep import begin_sweep
 
     folder = runs_dir / job.id
     if job.kind is Kind.SWEEP and not (folder / SWEEP).is_file():

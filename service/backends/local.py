@@ -10,13 +10,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from jobs.errors import StorageError
-from jobs.import_paths import environment, python
-from service.backends import keeper
-from service.backends.base import CannotStart, Presence, Seen
-from service.backends.command import SPEC, job_arguments, prepare
-from service.job import Job, Kind
-from service.schedule import Capacity
+from largebatch.jobs.errors import StorageError
+from largebatch.jobs.import_paths import environment, python
+from largebatch.service.backends import job_supervisor
+from largebatch.service.backends.base import CannotStart, Presence, Seen
+from largebatch.service.backends.command import SPEC, job_arguments, prepare
+from largebatch.service.job import Job, Kind
+from largebatch.service.queue.schedule import Capacity
 
 SECRETS = ("LARGEBATCH_DATABASE_URL", "LARGEBATCH_TOKEN", "RAY_AUTH_TOKEN", "PGPASSWORD")
 """Of the service's environment, what jobs do not get."""
@@ -46,15 +46,15 @@ class LocalBackend:
         try:
             here.mkdir(parents=True, exist_ok=True)
             prepare(job, self._runs_dir)
-            if not (here / keeper.COMMAND).exists():
+            if not (here / job_supervisor.COMMAND).exists():
                 command = python(*job_arguments(job, self._runs_dir, self._data_dir))
                 given = {"command": command, "cwd": str(Path.cwd()), "gpus": self._free_gpus(job.gpus)}
-                keeper.write_whole(here / keeper.COMMAND, json.dumps(given))
-            gpus = json.loads((here / keeper.COMMAND).read_text())["gpus"]
-            keeper.write_whole(folder / keeper.NEWEST, str(job.attempt))
+                job_supervisor.write_whole(here / job_supervisor.COMMAND, json.dumps(given))
+            gpus = json.loads((here / job_supervisor.COMMAND).read_text())["gpus"]
+            job_supervisor.write_whole(folder / job_supervisor.NEWEST, str(job.attempt))
             self._keepers.append(
                 subprocess.Popen(
-                    python(keeper.__file__, str(folder), str(job.attempt)), env=_environment(job, gpus), start_new_session=True,
+                    python(job_supervisor.__file__, str(folder), str(job.attempt)), env=_environment(job, gpus), start_new_session=True,
                     stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                 )
             )  # fmt: skip
@@ -68,9 +68,9 @@ class LocalBackend:
         used: set[int] = set()
         for folder in self._state_dir.iterdir():
             with contextlib.suppress(OSError, ValueError):
-                here = folder / (folder / keeper.NEWEST).read_text()
-                given, is_new = here / keeper.COMMAND, time.time() - (here / keeper.COMMAND).stat().st_mtime < STARTS_WITHIN_S
-                if _is_held(folder) or (is_new and not (here / keeper.EXIT).exists()):
+                here = folder / (folder / job_supervisor.NEWEST).read_text()
+                given, is_new = here / job_supervisor.COMMAND, time.time() - (here / job_supervisor.COMMAND).stat().st_mtime < STARTS_WITHIN_S
+                if _is_held(folder) or (is_new and not (here / job_supervisor.EXIT).exists()):
                     used.update(json.loads(given.read_text())["gpus"])
         return [number for number in range(self._capacity.gpus) if number not in used][:wanted]
 
@@ -84,9 +84,9 @@ class LocalBackend:
         here = folder / str(job.attempt)
         is_held = _is_held(folder)  # asked before the exit code is read: it is written before the lock is let go
         with contextlib.suppress(FileNotFoundError, ValueError):
-            code = int((here / keeper.EXIT).read_text())
+            code = int((here / job_supervisor.EXIT).read_text())
             if not is_held:
-                return Seen(Presence.ENDED, code, self._last_line(here / keeper.LOG))
+                return Seen(Presence.ENDED, code, self._last_line(here / job_supervisor.LOG))
         return Seen(Presence.PRESENT if is_held else Presence.ABSENT)
 
     def _last_line(self, path: Path) -> str:
@@ -100,9 +100,9 @@ class LocalBackend:
         """Under the lock, let no number be the newest."""
         folder = self._state_dir / job.id
         try:
-            with (folder / keeper.LOCK).open("ab") as lock:
+            with (folder / job_supervisor.LOCK).open("ab") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                keeper.write_whole(folder / keeper.NEWEST, "")
+                job_supervisor.write_whole(folder / job_supervisor.NEWEST, "")
         except FileNotFoundError:
             return True  # it was never written down
         except BlockingIOError:
@@ -113,7 +113,7 @@ class LocalBackend:
         """SIGTERM to the keeper, which passes it on; urgent: SIGKILL to all that the attempt started."""
         folder = self._state_dir / job.id
         try:
-            pid = int((folder / str(job.attempt) / keeper.PID).read_text())
+            pid = int((folder / str(job.attempt) / job_supervisor.PID).read_text())
         except (OSError, ValueError):
             return False
         if _is_held(folder) and _is_of(pid, job.id):
@@ -131,7 +131,7 @@ class LocalBackend:
     def logs(self, job: Job, attempt: int, offset: int, limit: int) -> bytes:
         """From the attempt's log file."""
         try:
-            with (self._state_dir / job.id / str(attempt) / keeper.LOG).open("rb") as file:
+            with (self._state_dir / job.id / str(attempt) / job_supervisor.LOG).open("rb") as file:
                 file.seek(offset)
                 return file.read(limit)
         except FileNotFoundError:
@@ -151,7 +151,7 @@ def _environment(job: Job, gpus: list[int]) -> dict[str, str]:
 
 def _is_held(folder: Path) -> bool:
     try:
-        with (folder / keeper.LOCK).open("rb") as file:
+        with (folder / job_supervisor.LOCK).open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False

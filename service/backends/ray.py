@@ -5,15 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.errors import LargebatchError
-from jobs.spec import TrainSpec
-from service.backends.base import BackendDown, CannotStart, Presence, Seen
-from service.backends.command import job_arguments, prepare
-from service.job import Job, Kind
-from service.schedule import Capacity
+from largebatch.jobs.errors import LargebatchError
+from largebatch.jobs.spec.train_spec import TrainSpec
+from largebatch.service.backends.base import BackendDown, CannotStart, Presence, Seen
+from largebatch.service.backends.command import job_arguments, prepare
+from largebatch.service.job import Job, Kind
+from largebatch.service.queue.schedule import Capacity
 
 if TYPE_CHECKING:
-    from service.ray_jobs import RayJobs
+    from largebatch.service.backends.ray_jobs import RayJobs
 
 STOPPED = 4
 """What a stopped job's exit code would have been."""
@@ -30,7 +30,7 @@ class RayBackend:
         self._cluster: RayJobs | None = None
 
     def _ray(self) -> "RayJobs":
-        from service.ray_jobs import RayJobs
+        from largebatch.service.backends.ray_jobs import RayJobs
 
         if self._cluster is None:
             try:
@@ -49,14 +49,14 @@ class RayBackend:
 
     def start(self, job: Job) -> None:
         """Submit the attempt, unless Ray has it."""
-        from service.ray_jobs import Submission
+        from largebatch.service.backends.ray_jobs import Submission
 
         if self.look([job])[job.id].presence is not Presence.ABSENT:
             return
         # Without workers the driver would train, on cores that Ray has promised to others.
         arguments = job_arguments(job.model_copy(update={"workers": job.workers or "1"}), self._place, self._data_dir)
         if job.kind is Kind.RUN:
-            arguments[1] = "jobs.launch.supervise"
+            arguments[1] = "largebatch.jobs.launch.supervise"
         try:
             spec = TrainSpec.model_validate(job.spec if job.kind is Kind.RUN else job.base)
             prepare(job, Path(self._place))

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
-from jobs.errors import FaultError, InputError
+from largebatch.jobs.errors import FaultError, InputError
 
 HERE = Path(__file__).parent
 BUSY_S = 15

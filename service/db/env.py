@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from service.db.tables import metadata
+from largebatch.service.db.tables import metadata
 
 context.configure(connection=context.config.attributes["connection"], target_metadata=metadata)
 with context.begin_transaction():

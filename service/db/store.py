@@ -9,11 +9,11 @@ import sqlalchemy as sa
 from sqlalchemy import Engine
 from sqlalchemy.exc import IntegrityError
 
-from jobs.errors import InputError, LargebatchError
-from service.db.engine import reading, writing
-from service.db.tables import jobs, leases, submissions
-from service.job import Job, Kind
-from service.states import ACTIVE, FINAL, MOVES, State
+from largebatch.jobs.errors import InputError, LargebatchError
+from largebatch.service.db.engine import reading, writing
+from largebatch.service.db.tables import jobs, leases, submissions
+from largebatch.service.job import Job, Kind
+from largebatch.service.states import ACTIVE, FINAL, MOVES, State
 
 CLOCKS = {"postgresql": "EXTRACT(EPOCH FROM clock_timestamp())", "sqlite": "(julianday('now') - 2440587.5) * 86400.0"}
 """Unix seconds, by each database's own clock."""

@@ -9,8 +9,8 @@ from playwright.sync_api import Browser, Page, expect
 from servers import Service, serving
 from visits import Visit
 
-from jobs.records import EvalRecord, Record, StartRecord, StepRecord
-from jobs.tracking.journal import Journal
+from largebatch.jobs.run.journal import Journal
+from largebatch.jobs.run.records import EvalRecord, Record, StartRecord, StepRecord
 
 STEPS = 5000
 CHARTS = ("accuracy", "loss", "rate", "speed", "noise")

@@ -12,14 +12,14 @@ from playwright.sync_api import Browser, expect
 from servers import Service, serving
 from visits import Visit
 
-from jobs.spec import TrainSpec
-from service.db.engine import connect
-from service.db.store import Store
-from service.job import Job
-from service.requests import RunSubmit, SweepSubmit, job_of_run, job_of_sweep
-from service.settings import Settings
-from service.states import State
-from tuning.ledger import Ending, Ledger, Trial
+from largebatch.jobs.spec.train_spec import TrainSpec
+from largebatch.service.api.requests import RunSubmit, SweepSubmit, job_of_run, job_of_sweep
+from largebatch.service.db.engine import connect
+from largebatch.service.db.store import Store
+from largebatch.service.job import Job
+from largebatch.service.settings import Settings
+from largebatch.service.states import State
+from largebatch.tuning.sweep.ledger import Ending, Ledger, Trial
 
 
 @pytest.fixture(scope="module")

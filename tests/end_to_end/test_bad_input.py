@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from jobs.__main__ import main as jobs_main
-from service.cli import main as largebatch_main
+from largebatch.jobs.__main__ import main as jobs_main
+from largebatch.service.cli.main import main as largebatch_main
 
 Door = Callable[[list[str]], int]
 

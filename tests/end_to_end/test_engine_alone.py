@@ -43,7 +43,7 @@ class Without:
         return getattr(self.finder, name)
 
 sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
-from jobs.__main__ import main
+from largebatch.jobs.__main__ import main
 
 code = main({arguments!r})
 assert not set(REFUSED) & {{name.partition(".")[0] for name in sys.modules}}
@@ -54,7 +54,7 @@ sys.exit(code)
 
 
 def alone(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    """`python -m jobs` where the refused packages are not installed, as far as Python can tell."""
+    """`python -m largebatch.jobs` where the refused packages are not installed, as far as Python can tell."""
     return subprocess.run(
         [sys.executable, "-W", "error", "-c", ALONE.format(refused=REFUSED, arguments=[*arguments, "--device", "cpu"])],
         cwd=ROOT,

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from jobs.errors import LargebatchError
-from jobs.job import prepare, run_job
-from jobs.listener import Listener
-from jobs.spec_reader import build_spec
+from largebatch.jobs.errors import LargebatchError
+from largebatch.jobs.job import prepare, run_job
+from largebatch.jobs.run.listener import Listener
+from largebatch.jobs.spec.read import build_spec
 
 
 def train(task: dict[str, Any], rank: int) -> None:

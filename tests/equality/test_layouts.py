@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from jobs.checkpoint_files import list_checkpoints
-from jobs.checkpoints import load
-from jobs.errors import CheckpointError, PlanError
-from jobs.job import prepare, run_job
-from jobs.listener import Listener
-from jobs.spec_reader import build_spec
+from largebatch.jobs.errors import CheckpointError, PlanError
+from largebatch.jobs.job import prepare, run_job
+from largebatch.jobs.run.checkpoint_files import list_checkpoints
+from largebatch.jobs.run.checkpoints import load
+from largebatch.jobs.run.listener import Listener
+from largebatch.jobs.spec.read import build_spec
 
 CPU = torch.device("cpu")
 OPTIMIZERS: dict[str, dict[str, Any]] = {

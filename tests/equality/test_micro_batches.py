@@ -8,16 +8,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from jobs.engine.clock import Clock
-from jobs.engine.state import TrainState, WeightAverage
-from jobs.engine.step import accumulate, optimizer_step
-from jobs.models.ghost_batch_norm import use_ghost_batch_norm
-from jobs.models.sample_dropout import use_sample_dropout
-from jobs.optim.table import build_optimizer
-from jobs.plan import Slice, TrainPlan
-from jobs.planning import Facts, make_plan
-from jobs.records import StepRecord
-from jobs.spec_reader import build_spec
+from largebatch.jobs.engine.clock import Clock
+from largebatch.jobs.engine.state import TrainState, WeightAverage
+from largebatch.jobs.engine.step import accumulate, optimizer_step
+from largebatch.jobs.models.norms.ghost_batch_norm import use_ghost_batch_norm
+from largebatch.jobs.models.sample_dropout import use_sample_dropout
+from largebatch.jobs.optim.table import build_optimizer
+from largebatch.jobs.plan.make import Facts, make_plan
+from largebatch.jobs.plan.train_plan import Slice, TrainPlan
+from largebatch.jobs.run.records import StepRecord
+from largebatch.jobs.spec.read import build_spec
 
 NUM_SAMPLES, NUM_FEATURES, NUM_CLASSES, WIDTH, BATCH, SPAN = 60, 12, 4, 10, 24, 8
 STEPS = 7  # two epochs of 24 + 24 + 12 samples, and one more: the short batch at an epoch's end takes part

@@ -9,17 +9,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from jobs.engine.clock import Clock
-from jobs.engine.evaluate import evaluate, evaluation_share
-from jobs.engine.group import Group
-from jobs.engine.state import TrainState
-from jobs.engine.step import optimizer_step
-from jobs.models.ghost_batch_norm import has_batch_norm, use_ghost_batch_norm
-from jobs.models.training_mode import train_mode
-from jobs.optim.table import build_optimizer
-from jobs.plan import Slice
-from jobs.planning import Facts, make_plan
-from jobs.spec_reader import build_spec
+from largebatch.jobs.engine.clock import Clock
+from largebatch.jobs.engine.evaluate import evaluate, evaluation_share
+from largebatch.jobs.engine.ranks.group import Group
+from largebatch.jobs.engine.state import TrainState
+from largebatch.jobs.engine.step import optimizer_step
+from largebatch.jobs.models.norms.ghost_batch_norm import has_batch_norm, use_ghost_batch_norm
+from largebatch.jobs.models.training_mode import train_mode
+from largebatch.jobs.optim.table import build_optimizer
+from largebatch.jobs.plan.make import Facts, make_plan
+from largebatch.jobs.plan.train_plan import Slice
+from largebatch.jobs.spec.read import build_spec
 
 NUM_SAMPLES, BATCH, SPAN, WIDTH, CLASSES, RATE = 60, 24, 6, 5, 3, 0.2
 SLICES = [(0, 24), (24, 48), (48, 60), (0, 24)]

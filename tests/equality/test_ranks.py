@@ -24,10 +24,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from jobs.checkpoint_files import list_checkpoints
-from jobs.checkpoints import load
-from jobs.records import EvalRecord, NoticeRecord, StartRecord, StepRecord
-from jobs.tracking.journal import read_records
+from largebatch.jobs.run.checkpoint_files import list_checkpoints
+from largebatch.jobs.run.checkpoints import load
+from largebatch.jobs.run.journal import read_records
+from largebatch.jobs.run.records import EvalRecord, NoticeRecord, StartRecord, StepRecord
 
 HERE = Path(__file__).parent
 STEPS, BATCH = 50, 250  # digits has 1437 training samples: five steps of 250 and one of 187 an epoch

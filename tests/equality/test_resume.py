@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from jobs.job import prepare, run_job
-from jobs.listener import Listener
-from jobs.records import Outcome, RunSummary, StepRecord
-from jobs.spec_reader import build_spec
-from jobs.tracking.journal import evaluations, read_records, steps
+from largebatch.jobs.job import prepare, run_job
+from largebatch.jobs.run.journal import evaluations, read_records, steps
+from largebatch.jobs.run.listener import Listener
+from largebatch.jobs.run.records import Outcome, RunSummary, StepRecord
+from largebatch.jobs.spec.read import build_spec
 
 CPU = torch.device("cpu")
 NUM_STEPS = 7  # epochs of three steps (32 + 32 + 16 of 80 samples): stops fall in the middle and at the end of an epoch

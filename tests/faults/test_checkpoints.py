@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from jobs import checkpoints
-from jobs.checkpoint_files import list_checkpoints
-from jobs.errors import CheckpointError, StorageError
-from jobs.job import prepare, run_job
-from jobs.listener import Listener
-from jobs.records import RunSummary
-from jobs.spec import TrainSpec
-from jobs.spec_reader import build_spec, resumed_spec
+from largebatch.jobs.errors import CheckpointError, StorageError
+from largebatch.jobs.job import prepare, run_job
+from largebatch.jobs.run import checkpoints
+from largebatch.jobs.run.checkpoint_files import list_checkpoints
+from largebatch.jobs.run.listener import Listener
+from largebatch.jobs.run.records import RunSummary
+from largebatch.jobs.spec.read import build_spec, resumed_spec
+from largebatch.jobs.spec.train_spec import TrainSpec
 
 CPU = torch.device("cpu")
 

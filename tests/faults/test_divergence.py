@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 import torch
 
-from jobs.__main__ import main
-from jobs.checkpoint_files import list_checkpoints
-from jobs.checkpoints import load
-from jobs.data.draws import sample_order
-from jobs.engine.step import optimizer_step
-from jobs.errors import DataError
-from jobs.job import new_state, prepare, training_batches
-from jobs.records import EndRecord, EvalRecord, NoticeRecord
-from jobs.spec_reader import build_spec
-from jobs.tracking.journal import read_records, steps
+from largebatch.jobs.__main__ import main
+from largebatch.jobs.data.keyed_random import sample_order
+from largebatch.jobs.engine.step import optimizer_step
+from largebatch.jobs.errors import DataError
+from largebatch.jobs.job import new_state, prepare, training_batches
+from largebatch.jobs.run.checkpoint_files import list_checkpoints
+from largebatch.jobs.run.checkpoints import load
+from largebatch.jobs.run.journal import read_records, steps
+from largebatch.jobs.run.records import EndRecord, EvalRecord, NoticeRecord
+from largebatch.jobs.spec.read import build_spec
 
 CPU = torch.device("cpu")
 

@@ -9,17 +9,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from jobs.checkpoint_files import list_checkpoints
-from jobs.errors import CheckpointError, DataError, LargebatchError
-from jobs.job import prepare, run_job
-from jobs.listener import Listener
-from jobs.records import EndRecord, NoticeRecord, Outcome, Record, RunSummary, StartRecord, StepRecord
-from jobs.spec import TrainSpec
-from jobs.spec_reader import build_spec
-from jobs.tracking.journal import evaluations, failure, read_records, steps
-from tuning.collect import collect, has_result
-from tuning.findings import NothingEndedError, find
-from tuning.places import look
+from largebatch.jobs.errors import CheckpointError, DataError, LargebatchError
+from largebatch.jobs.job import prepare, run_job
+from largebatch.jobs.run.checkpoint_files import list_checkpoints
+from largebatch.jobs.run.journal import evaluations, failure, read_records, steps
+from largebatch.jobs.run.listener import Listener
+from largebatch.jobs.run.records import EndRecord, NoticeRecord, Outcome, Record, RunSummary, StartRecord, StepRecord
+from largebatch.jobs.spec.read import build_spec
+from largebatch.jobs.spec.train_spec import TrainSpec
+from largebatch.tuning.results.collect import collect, has_result
+from largebatch.tuning.results.findings import NothingEndedError, find
+from largebatch.tuning.results.run_folders import look
 
 CPU = torch.device("cpu")
 NUM_SAMPLES = 64
@@ -147,7 +147,7 @@ def test_a_run_that_failed_on_its_data_has_ended_and_goes_on_once_they_are_mende
 
 
 def test_an_error_that_nobody_foresaw_is_an_end_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jobs.job.train", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("two\nlines")))
+    monkeypatch.setattr("largebatch.jobs.job.train", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("two\nlines")))
     with pytest.raises(RuntimeError):
         trained(tmp_path / "failed")
     assert failure(read_records(tmp_path / "failed")) == "RuntimeError: two lines"

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from jobs.checkpoint_files import list_checkpoints
-from jobs.records import StartRecord
-from jobs.tracking.journal import evaluations, read_records, steps
+from largebatch.jobs.run.checkpoint_files import list_checkpoints
+from largebatch.jobs.run.journal import evaluations, read_records, steps
+from largebatch.jobs.run.records import StartRecord
 
 ROOT = Path(__file__).resolve().parents[2]
 NUM_STEPS = 90  # more than three kills can use up
@@ -33,7 +33,7 @@ DOCUMENT: dict[str, Any] = {
 
 
 def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "jobs", "--device", "cpu", *arguments]
+    return [sys.executable, "-m", "largebatch.jobs", "--device", "cpu", *arguments]
 
 
 def started(*arguments: str) -> "subprocess.Popen[str]":
@@ -101,7 +101,7 @@ def test_a_run_killed_again_and_again_ends_as_if_undisturbed(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("torn", [b'{"kind":"step","step":3,"epo', b"\x00" * 100, '{"kind": "étape'.encode()[:-2]])
 def test_a_torn_last_line_is_left_out_and_the_next_record_begins_a_line_of_its_own(torn: bytes, tmp_path: Path) -> None:
-    from jobs.tracking.journal import Journal
+    from largebatch.jobs.run.journal import Journal
 
     with Journal(tmp_path) as journal:
         journal.write(StartRecord(at_s=1.0, step=0, training_seconds=0.0, world_size=1, device="cpu"))

@@ -10,16 +10,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from jobs.engine import gradients
-from jobs.engine.gradients import SquaredNorm
-from jobs.engine.scalars import Scalar
-from jobs.engine.trial import Findings
-from jobs.errors import FaultError, PlanError
-from jobs.job import Prepared, prepare, run_job
-from jobs.listener import Listener
-from jobs.records import NoticeRecord, Record, RunSummary
-from jobs.spec_reader import build_spec
-from jobs.tracking.journal import read_records, steps
+from largebatch.jobs.engine.model_trial.trial import Findings
+from largebatch.jobs.engine.ranks import all_reduce
+from largebatch.jobs.engine.ranks.all_reduce import SquaredNorm
+from largebatch.jobs.engine.scalars import Scalar
+from largebatch.jobs.errors import FaultError, PlanError
+from largebatch.jobs.job import Prepared, prepare, run_job
+from largebatch.jobs.run.journal import read_records, steps
+from largebatch.jobs.run.listener import Listener
+from largebatch.jobs.run.records import NoticeRecord, Record, RunSummary
+from largebatch.jobs.spec.read import build_spec
 
 CPU = torch.device("cpu")
 
@@ -220,7 +220,7 @@ def test_a_norm_that_does_not_fit_halves_the_micro_batch(tmp_path: Path, monkeyp
                 raise accelerator_error()
             return super().__call__()
 
-    monkeypatch.setattr(gradients, "SquaredNorm", TooLarge)
+    monkeypatch.setattr(all_reduce, "SquaredNorm", TooLarge)
     got = run(new_job(32), tmp_path / "halved")
     assert got.micro_batch_size == 8
     assert got.parameters_sha256 == want.parameters_sha256
@@ -233,6 +233,6 @@ def test_an_update_that_does_not_fit_is_one_sentence(tmp_path: Path, monkeypatch
         def step(self, closure: Any = None) -> Any:
             raise accelerator_error()
 
-    monkeypatch.setattr("jobs.job.build_optimizer", lambda model, spec: Full(model.parameters(), lr=0.1))
+    monkeypatch.setattr("largebatch.jobs.job.build_optimizer", lambda model, spec: Full(model.parameters(), lr=0.1))
     with pytest.raises(FaultError, match=r"optimizer: lars's update at step 1 does not fit .* a smaller micro-batch would not help\."):
         run(new_job(8), tmp_path)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Subset, TensorDataset
 
-from jobs.__main__ import main
+from largebatch.jobs.__main__ import main
 
 NUM_TRAIN, NUM_TEST, BATCH = 60, 30, 20
 

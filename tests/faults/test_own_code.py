@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from jobs.checkpoint_files import list_checkpoints
-from jobs.entry_points import is_of_the_machine
-from jobs.errors import CodeError, DataError, FaultError, PlanError, SpecError
-from jobs.job import prepare, run_job
-from jobs.launch.last_words import keep_traceback, unforeseen, with_way_on
-from jobs.listener import Listener
-from jobs.spec_reader import build_spec
+from largebatch.jobs.entry_points import is_of_the_machine
+from largebatch.jobs.errors import CodeError, DataError, FaultError, PlanError, SpecError
+from largebatch.jobs.job import prepare, run_job
+from largebatch.jobs.launch.last_words import keep_traceback, unforeseen, with_way_on
+from largebatch.jobs.run.checkpoint_files import list_checkpoints
+from largebatch.jobs.run.listener import Listener
+from largebatch.jobs.spec.read import build_spec
 
 STRANGERS = Path(__file__).parents[1] / "jobs" / "engine"
 

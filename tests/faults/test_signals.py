@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 import torch
 
-from jobs.checkpoint_files import list_checkpoints
-from jobs.job import prepare
-from jobs.launch.local import train_locally
-from jobs.launch.options import LocalOptions
-from jobs.listener import Listener
-from jobs.records import Record, RunSummary, StepRecord
-from jobs.spec_reader import build_spec
-from jobs.tracking.journal import read_records, steps
+from largebatch.jobs.job import prepare
+from largebatch.jobs.launch.local import train_locally
+from largebatch.jobs.launch.options import LocalOptions
+from largebatch.jobs.run.checkpoint_files import list_checkpoints
+from largebatch.jobs.run.journal import read_records, steps
+from largebatch.jobs.run.listener import Listener
+from largebatch.jobs.run.records import Record, RunSummary, StepRecord
+from largebatch.jobs.spec.read import build_spec
 
 ROOT = Path(__file__).resolve().parents[2]
 NUM_STEPS = 400
@@ -34,8 +34,8 @@ DOCUMENT: dict[str, Any] = {
     "evaluation": {"every_epochs": 1000.0},
     "tracking": {"enabled": False},
 }
-ENGINE = ["-m", "jobs"]
-COMMAND = ["-m", "service.cli", "train", "--json"]
+ENGINE = ["-m", "largebatch.jobs"]
+COMMAND = ["-m", "largebatch", "train", "--json"]
 
 
 def started(door: list[str], *arguments: str) -> "subprocess.Popen[str]":
@@ -82,7 +82,7 @@ def test_a_signal_stops_after_the_step_and_the_run_goes_on_later(
     assert f"{number.name}: finishing this step and saving." in " ".join(err.split())
     assert list_checkpoints(run_dir / "checkpoints")[0].step == summary["steps"]
     assert [record.step for record in steps(read_records(run_dir))][-1] == summary["steps"]
-    again = "largebatch train" if door == COMMAND else "python -m jobs"
+    again = "largebatch train" if door == COMMAND else "python -m largebatch.jobs"
     assert f"Stopped at step {summary['steps']}. Go on with: {again} --resume {run_dir}" in err
 
     resumed = started(door, "--resume", str(run_dir))

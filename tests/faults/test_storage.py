@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from jobs.__main__ import main
-from jobs.checkpoint_files import list_checkpoints
-from jobs.errors import StorageError
-from jobs.records import EndRecord, StartRecord
-from jobs.run_folder import refuse_unwritable, write_text
-from jobs.tracking.journal import Journal, read_records, steps
+from largebatch.jobs.__main__ import main
+from largebatch.jobs.errors import StorageError
+from largebatch.jobs.run.checkpoint_files import list_checkpoints
+from largebatch.jobs.run.journal import Journal, read_records, steps
+from largebatch.jobs.run.records import EndRecord, StartRecord
+from largebatch.jobs.run.run_folder import refuse_unwritable, write_text
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT: dict[str, Any] = {
@@ -65,7 +65,7 @@ def test_asking_leaves_nothing_behind(tmp_path: Path) -> None:
 def limited(limit_bytes: int, *arguments: str) -> "subprocess.CompletedProcess[str]":
     """The engine in a process whose files may not grow beyond a size: what a full disk says, `write` fails half-way."""
     return subprocess.run(
-        [sys.executable, "-m", "jobs", "--device", "cpu", *arguments],
+        [sys.executable, "-m", "largebatch.jobs", "--device", "cpu", *arguments],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, resource.RLIM_INFINITY)),

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from jobs.entry_points import call_entry_point, described
-from jobs.errors import DataError, SpecError
-from jobs.models.table import build_model
-from jobs.spec import ModelSpec
+from largebatch.jobs.entry_points import call_entry_point, described
+from largebatch.jobs.errors import DataError, SpecError
+from largebatch.jobs.models.table import build_model
+from largebatch.jobs.spec.train_spec import ModelSpec
 
 OWN_CODE = """
 import json
@@ -18,7 +18,7 @@ import json
 import torch
 from torch import nn
 
-from jobs.errors import DataError
+from largebatch.jobs.errors import DataError
 
 CONSTANT = 5
 
@@ -139,7 +139,7 @@ def test_a_module_that_cannot_be_imported(name: str, text: str, problem: str) ->
         build(f"{name}:f")
 
 
-@pytest.mark.parametrize(("name", "owner"), [("jobs", "largebatch's own /"), ("random", "/"), ("torch", "/")])
+@pytest.mark.parametrize(("name", "owner"), [("largebatch", "largebatch's own /"), ("random", "/"), ("torch", "/")])
 def test_a_file_named_like_a_module_that_is_there_already(name: str, owner: str) -> None:
     """Whether or not that module has such a function or part: it is not the one that is meant."""
     Path(f"{name}.py").write_text(OWN_CODE)
@@ -148,6 +148,18 @@ def test_a_file_named_like_a_module_that_is_there_already(name: str, owner: str)
             build(reference)
         assert refused.value.problem.startswith(f"{name} is {owner}")
         assert refused.value.problem.endswith(f" to Python, not {Path.cwd() / name}.py.")
+
+
+@pytest.mark.parametrize("name", ["jobs", "service", "tuning", "models", "data"])
+def test_a_persons_own_package_is_found_whatever_folders_of_this_checkout_are_called(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkout = Path(__file__).resolve().parents[2]  # pytest puts it on the path; an installed largebatch does not
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if Path(entry).resolve() != checkout])
+    Path(name).mkdir()
+    Path(name, "__init__.py").touch()
+    Path(name, "nets.py").write_text(OWN_CODE)
+    assert build(f"{name}.nets:build") is not None
+    for module in (name, f"{name}.nets"):
+        sys.modules.pop(module, None)
 
 
 def test_a_folder_of_data_does_not_hide_a_module() -> None:

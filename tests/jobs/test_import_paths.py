@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from jobs.entry_points import call_entry_point
-from jobs.errors import InputError, SpecError
-from jobs.import_paths import PACKAGES, add_folder, environment, python, refuse_hiding
+from largebatch.jobs.entry_points import call_entry_point
+from largebatch.jobs.errors import InputError, SpecError
+from largebatch.jobs.import_paths import PACKAGES, add_folder, environment, python, refuse_hiding
 
-HIDING = ("random", "jobs", "logging", "queue", "statistics", "select", "types", "yaml", "mlflow")
+HIDING = ("random", "largebatch", "jobs", "logging", "queue", "statistics", "select", "types", "yaml", "mlflow")
 
 
 @pytest.fixture
@@ -32,18 +32,20 @@ def test_a_process_of_ours_finds_our_packages_and_nothing_of_the_current_folder(
     monkeypatch.delenv("PYTHONPATH", raising=False)
     if python_path is not None:
         monkeypatch.setenv("PYTHONPATH", python_path)
-    code = "import random, statistics, queue, yaml, jobs.records, sys; print(jobs.__file__); sys.exit('' in sys.path)"
+    code = (
+        "import random, statistics, queue, yaml, largebatch.jobs.run.records, largebatch, sys; print(largebatch.__file__); sys.exit('' in sys.path)"
+    )
     done = subprocess.run(python("-c", code), env=environment(), capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert Path(done.stdout.strip()).parents[1] == PACKAGES
-    assert "" not in environment()["PYTHONPATH"].split(os.pathsep)
+    assert "" not in environment().get("PYTHONPATH", "x").split(os.pathsep)
 
 
 def test_the_engines_own_command_leaves_the_current_folder_alone(folder: Path) -> None:
-    """Python itself looks there for `jobs`, and for what starts modules, before ours begin."""
-    for name in ("jobs", "types"):
+    """Python itself looks there for `largebatch`, and for what starts modules, before ours begin."""
+    for name in ("largebatch", "types"):
         (folder / f"{name}.py").unlink()
-    command = [sys.executable, "-m", "jobs", "--help"]
+    command = [sys.executable, "-m", "largebatch.jobs", "--help"]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
@@ -55,7 +57,7 @@ def test_a_folder_comes_behind_pythons_own_modules_and_before_installed_ones(fol
     assert sys.path.index(sysconfig.get_path("stdlib")) < sys.path.index(str(folder)) < sys.path.index(sysconfig.get_path("purelib"))
 
 
-@pytest.mark.parametrize("name", ["random", "jobs", "yaml"])
+@pytest.mark.parametrize("name", ["random", "largebatch", "yaml"])
 def test_an_entry_point_in_a_file_of_anothers_name_is_refused(name: str, folder: Path) -> None:
     __import__(name)
     with pytest.raises(SpecError, match=f"^model.entry_point: {name} is .* to Python, not {folder}/{name}.py. Call your file by another name.$"):

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from jobs.job import Prepared, prepare, run_job
-from jobs.listener import Listener
-from jobs.records import EndRecord, NoticeRecord
-from jobs.run_folder import SUMMARY
-from jobs.spec_reader import build_spec
-from jobs.tracking.journal import read_records
+from largebatch.jobs.job import Prepared, prepare, run_job
+from largebatch.jobs.run.journal import read_records
+from largebatch.jobs.run.listener import Listener
+from largebatch.jobs.run.records import EndRecord, NoticeRecord
+from largebatch.jobs.run.run_folder import SUMMARY
+from largebatch.jobs.spec.read import build_spec
 
 
 def prepared(**parts: Any) -> Prepared:

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from jobs.errors import PlanError
-from jobs.plan import Position, Slice, TrainPlan
-from jobs.planning import Facts, make_plan
-from jobs.spec_reader import build_spec
+from largebatch.jobs.errors import PlanError
+from largebatch.jobs.plan.make import Facts, make_plan
+from largebatch.jobs.plan.train_plan import Position, Slice, TrainPlan
+from largebatch.jobs.spec.read import build_spec
 
 
 def plan(

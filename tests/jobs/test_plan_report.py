@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from torch import nn
 
-from jobs.plan import TrainPlan
-from jobs.plan_report import DataFacts, learning_rate_curve, mebibytes, plan_facts, plan_lines, sparkline
-from jobs.planning import Facts, make_plan
-from jobs.spec_reader import build_spec
+from largebatch.jobs.plan.describe import DataFacts, learning_rate_curve, mebibytes, plan_facts, plan_lines, sparkline
+from largebatch.jobs.plan.make import Facts, make_plan
+from largebatch.jobs.plan.train_plan import TrainPlan
+from largebatch.jobs.spec.read import build_spec
 
 MODEL = nn.Linear(9, 10)  # 100 parameters
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs import run_folder
-from jobs.errors import InputError, StorageError
+from largebatch.jobs.errors import InputError, StorageError
+from largebatch.jobs.run import run_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -82,8 +82,8 @@ class TestExclusive:
     def test_one_process_at_a_time(self, tmp_path: Path) -> None:
         code = f"""
 from pathlib import Path
-from jobs import run_folder
-from jobs.errors import InputError
+from largebatch.jobs.run import run_folder
+from largebatch.jobs.errors import InputError
 try:
     with run_folder.exclusive(Path({str(tmp_path)!r}), "train"):
         print("entered")

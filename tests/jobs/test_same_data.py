@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
-from jobs.data.fingerprint import read_fingerprint
-from jobs.errors import DataError, LargebatchError
-from jobs.job import prepare, run_job
-from jobs.listener import Listener
-from jobs.records import NoticeRecord, Outcome, RunSummary
-from jobs.run_folder import DATA
-from jobs.spec_reader import build_spec
-from jobs.tracking.journal import read_records
+from largebatch.jobs.data.fingerprint import read_fingerprint
+from largebatch.jobs.errors import DataError, LargebatchError
+from largebatch.jobs.job import prepare, run_job
+from largebatch.jobs.run.journal import read_records
+from largebatch.jobs.run.listener import Listener
+from largebatch.jobs.run.records import NoticeRecord, Outcome, RunSummary
+from largebatch.jobs.run.run_folder import DATA
+from largebatch.jobs.spec.read import build_spec
 
 NUM_TRAIN, NUM_TEST = 300, 90
 

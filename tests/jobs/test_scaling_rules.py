@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from jobs.engine.noise_scale import GainAverages
-from jobs.scaling_rules import adascale_gain, scale
-from jobs.spec import LearningRateSpec
+from largebatch.jobs.engine.noise_scale import GainAverages
+from largebatch.jobs.plan.scaling_rules import adascale_gain, scale
+from largebatch.jobs.spec.train_spec import LearningRateSpec
 
 
 @pytest.mark.parametrize(

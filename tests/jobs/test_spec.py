@@ -8,12 +8,12 @@ from typing import Any
 import pydantic
 import pytest
 
-from jobs.errors import SpecError
-from jobs.optim.table import OPTIMIZERS
-from jobs.optimizer_spec import EVERY_OPTIMIZER, OPTIMIZER_OPTIONS, OptimizerSpec
-from jobs.spec import LearningRateSpec, TrainSpec
-from jobs.spec_base import Spec
-from jobs.spec_reader import build_spec, read_spec, recipe_paths
+from largebatch.jobs.errors import SpecError
+from largebatch.jobs.optim.table import OPTIMIZERS
+from largebatch.jobs.spec.base import Spec
+from largebatch.jobs.spec.optimizer import EVERY_OPTIMIZER, OPTIMIZER_OPTIONS, OptimizerSpec
+from largebatch.jobs.spec.read import build_spec, read_spec, recipe_paths
+from largebatch.jobs.spec.train_spec import LearningRateSpec, TrainSpec
 
 DOCUMENT: dict[str, Any] = {
     "dataset": {"name": "digits"},
@@ -55,7 +55,11 @@ def test_every_word_is_in_the_docs() -> None:
     page = (Path(__file__).resolve().parents[2] / "docs" / "spec.md").read_text()
     words = {word.rpartition(".")[2] for word in re.findall(r"`([a-z0-9_.]+)`", page)}
     missing = {
-        f"{part.__name__}.{name}" for part in every_part() if part.__module__ == "jobs.spec" for name in part.model_fields if name not in words
+        f"{part.__name__}.{name}"
+        for part in every_part()
+        if part.__module__ == "largebatch.jobs.spec.train_spec"
+        for name in part.model_fields
+        if name not in words
     }
     assert missing == set()
 

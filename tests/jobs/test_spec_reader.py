@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from jobs.errors import SpecError
-from jobs.optimizer_spec import OptimizerSpec
-from jobs.plan import USUAL_NOISE_EVERY
-from jobs.spec import GradientSpec
-from jobs.spec_mistakes import OTHER_WORDS, nearest
-from jobs.spec_reader import build_spec, entry_points, read_spec, recipe_paths, refuse_unlisted_entry_points
+from largebatch.jobs.errors import SpecError
+from largebatch.jobs.plan.train_plan import USUAL_NOISE_EVERY
+from largebatch.jobs.spec.mistakes import OTHER_WORDS, nearest
+from largebatch.jobs.spec.optimizer import OptimizerSpec
+from largebatch.jobs.spec.read import build_spec, entry_points, read_spec, recipe_paths, refuse_unlisted_entry_points
+from largebatch.jobs.spec.train_spec import GradientSpec
 
 YAML = """
 dataset: {name: digits}

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jobs.errors import LargebatchError
-from jobs.spec import TrainSpec
-from jobs.spec_reader import build_spec, read_document, read_spec, recipe_paths
+from largebatch.jobs.errors import LargebatchError
+from largebatch.jobs.spec.read import build_spec, read_document, read_spec, recipe_paths
+from largebatch.jobs.spec.train_spec import TrainSpec
 
 QUICK = settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 RECIPES = sorted(recipe_paths())

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.errors import SpecError
-from jobs.spec_text import LARGEST_TEXT, parse_yaml, read_document
+from largebatch.jobs.errors import SpecError
+from largebatch.jobs.spec.text import LARGEST_TEXT, parse_yaml, read_document
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs.streams import print_answer, standard_output_kept
+from largebatch.jobs.streams import print_answer, standard_output_kept
 
-BEGIN = "import os, sys; from jobs.streams import *; drop_what_nobody_reads()\n"
+BEGIN = "import os, sys; from largebatch.jobs.streams import *; drop_what_nobody_reads()\n"
 GONE = (
     BEGIN
     + """

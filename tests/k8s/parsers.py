@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import typer
 
-from jobs.__main__ import main as jobs_main
-from service.cli import app
+from largebatch.jobs.__main__ import main as jobs_main
+from largebatch.service.cli.main import app
 
 
 def largebatch_parameters(words: list[str]) -> dict[str, Any]:
@@ -21,7 +21,7 @@ def largebatch_parameters(words: list[str]) -> dict[str, Any]:
 
 
 def jobs_parameters(words: list[str], monkeypatch: pytest.MonkeyPatch) -> argparse.Namespace:
-    """Of `python -m jobs WORDS`. Raises: SystemExit."""
+    """Of `python -m largebatch.jobs WORDS`. Raises: SystemExit."""
     parse = argparse.ArgumentParser.parse_args
     given: list[argparse.Namespace] = []
 

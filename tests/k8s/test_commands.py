@@ -16,13 +16,13 @@ from parsers import jobs_parameters, largebatch_parameters
 from pods import EXAMPLES, K8S, OVERLAYS, ROOT, Pod, pods, ray_cluster
 from prometheus_client.metrics import MetricWrapperBase
 
-from jobs.launch.options import read_workers
-from jobs.spec_reader import read_spec
-from jobs.storage import split_place
-from service.cli import app
-from service.routes import operations
-from service.states import State
-from tuning.space import base_spec, groups, read_sweep
+from largebatch.jobs.launch.options import read_workers
+from largebatch.jobs.run.storage import split_place
+from largebatch.jobs.spec.read import read_spec
+from largebatch.service.api.routes import operations
+from largebatch.service.cli.main import app
+from largebatch.service.states import State
+from largebatch.tuning.sweep.space import base_spec, groups, read_sweep
 
 Object = dict[str, Any]
 TARGETS = (*OVERLAYS, *EXAMPLES)
@@ -125,7 +125,7 @@ def test_entrypoints_of_ray_jobs_parse_and_their_files_are_mounted(tmp_path: Pat
             assert groups(sweep)
             base_spec(sweep, (tmp_path / file.relative_to("/")).parent)
         else:
-            assert words[1:4] == ["python", "-m", "jobs"]
+            assert words[1:4] == ["python", "-m", "largebatch.jobs"]
             asked = jobs_parameters(words[4:], monkeypatch)
             file = Path(asked.spec)
             read_spec(str(tmp_path / file.relative_to("/")), asked.overrides)

@@ -13,9 +13,9 @@ from production_layout import PATIENCE_S, Layout, laid_out, pids, with_redis
 from servers import postgres
 from test_production import ADMIN, HEAD, MIGRATE, RUN, SERVE, WORKER, answers, asked, is_over, make_databases, overlay, submit
 
-from jobs.checkpoint_files import list_checkpoints
-from jobs.records import StepRecord
-from jobs.tracking.journal import read_records
+from largebatch.jobs.run.checkpoint_files import list_checkpoints
+from largebatch.jobs.run.journal import read_records
+from largebatch.jobs.run.records import StepRecord
 
 REDIS = "redis/redis"
 UNTRACKED: dict[str, Any] = {"recipe": RUN["recipe"], "set": {**RUN["set"], "tracking.enabled": False, "stop.max_seconds": 15.0}}

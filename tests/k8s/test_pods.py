@@ -8,8 +8,8 @@ import pytest
 from build import built
 from pods import EXAMPLES, K8S, OVERLAYS, ROOT, TOKENS, Pod, bytes_of, cores_of, pods, ray_cluster
 
-from service.ray_jobs import STOP_S
-from service.serve import GRACE_S
+from largebatch.service.api.serve import GRACE_S
+from largebatch.service.backends.ray_jobs import STOP_S
 
 Object = dict[str, Any]
 ALL = [(target, pod) for target in (*OVERLAYS, *EXAMPLES) for pod in pods(built(K8S / target))]

@@ -15,8 +15,8 @@ from launch_runs import wait_for
 from production_layout import PATIENCE_S, ROOT, Layout, Process, containers, laid_out
 from servers import NO_TLS, Postgres, postgres
 
-from jobs.records import EndRecord, StepRecord
-from jobs.tracking.journal import read_records
+from largebatch.jobs.run.journal import read_records
+from largebatch.jobs.run.records import EndRecord, StepRecord
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of MLflow's client and boto3
 

@@ -15,11 +15,11 @@ import slow
 import torch
 from torch import Tensor
 
-from jobs.job import prepare, run_job
-from jobs.launch.options import Workers
-from jobs.listener import Listener
-from jobs.records import Outcome, StepRecord
-from jobs.spec_reader import build_spec
+from largebatch.jobs.job import prepare, run_job
+from largebatch.jobs.launch.options import Workers
+from largebatch.jobs.run.listener import Listener
+from largebatch.jobs.run.records import Outcome, StepRecord
+from largebatch.jobs.spec.read import build_spec
 
 
 def main(tmp_path: Path) -> None:

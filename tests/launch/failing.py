@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from jobs.errors import SpecError
+from largebatch.jobs.errors import SpecError
 
 
 class Failing(nn.Module):

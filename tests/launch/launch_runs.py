@@ -21,14 +21,14 @@ from ports import free_port
 from ray.util.state import list_nodes
 from torch import Tensor
 
-from jobs.checkpoint_files import list_checkpoints
-from jobs.checkpoints import load
-from jobs.launch.options import LocalOptions, RayOptions, Workers
-from jobs.launch.ray_train import train_on_ray
-from jobs.listener import Listener
-from jobs.records import NoticeRecord, Record, RunSummary, StartRecord, StepRecord
-from jobs.spec_reader import build_spec
-from jobs.tracking.journal import read_records
+from largebatch.jobs.launch.on_ray.train import train_on_ray
+from largebatch.jobs.launch.options import LocalOptions, RayOptions, Workers
+from largebatch.jobs.run.checkpoint_files import list_checkpoints
+from largebatch.jobs.run.checkpoints import load
+from largebatch.jobs.run.journal import read_records
+from largebatch.jobs.run.listener import Listener
+from largebatch.jobs.run.records import NoticeRecord, Record, RunSummary, StartRecord, StepRecord
+from largebatch.jobs.spec.read import build_spec
 
 STEPS = 60
 

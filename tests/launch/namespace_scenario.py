@@ -128,7 +128,7 @@ def start_run(on: Host, folder: Path, name: str, log: Path, output_dir: Path | N
     recipe.write_text(json.dumps(runs.slow_document(folder / "acted")))
     places = ["--run-id", name, "--output-dir", output_dir or folder, "--device", "cpu"]
     options = ["--workers", "2", "--cpus-per-worker", "1"]
-    command = ["env", f"RAY_ADDRESS={HEAD}:6379", sys.executable, "-m", "jobs", recipe, *places, *options]
+    command = ["env", f"RAY_ADDRESS={HEAD}:6379", sys.executable, "-m", "largebatch.jobs", recipe, *places, *options]
     return on.start(command, log)
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from jobs.data.sources import load_dataset
-from jobs.models.table import OURS
-from jobs.spec import DatasetSpec
+from largebatch.jobs.data.sources.table import load_dataset
+from largebatch.jobs.models.table import OURS
+from largebatch.jobs.spec.train_spec import DatasetSpec
 
 PASS_S = 0.06
 WORKER = "worker-"

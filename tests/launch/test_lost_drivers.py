@@ -5,7 +5,7 @@ from typing import Any
 
 from ray.job_submission import JobStatus
 
-from service.ray_jobs import LOOK_AT_NODES_EVERY_S, NAME, RayJobs
+from largebatch.service.backends.ray_jobs import LOOK_AT_NODES_EVERY_S, NAME, RayJobs
 
 
 class Cluster(RayJobs):

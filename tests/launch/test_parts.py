@@ -22,21 +22,21 @@ from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, Wor
 from ray.train.v2._internal.execution.failure_handling import FailureDecision
 from ray.train.v2.api.exceptions import PreemptionError
 
-from jobs.errors import DataError, FaultError, InputError, PlanError, StorageError
-from jobs.launch import ray_trainer
-from jobs.launch.lifeline import Gone
-from jobs.launch.mailbox import Beginning, Mailbox
-from jobs.launch.options import LocalOptions, RayOptions, Workers, fetch_stored, is_started_again, resume_command
-from jobs.launch.ray_cluster import Resources, connected, share_out
-from jobs.launch.ray_controller import UnfitError, first_cause, first_failure, sentence, what_failed
-from jobs.launch.ray_leftovers import socket_folders
-from jobs.launch.ray_network import interface_of
-from jobs.launch.ray_worker import ask_driver, excuse, refuse_unplannable
-from jobs.launch.termination import SAVED, PreemptedError
-from jobs.plan import Position, Slice
-from jobs.planning import Facts, make_plan
-from jobs.spec_reader import build_spec
-from jobs.storage import Storage, patiently, probe
+from largebatch.jobs.errors import DataError, FaultError, InputError, PlanError, StorageError
+from largebatch.jobs.launch.on_ray import trainer
+from largebatch.jobs.launch.on_ray.cluster import Resources, connected, share_out
+from largebatch.jobs.launch.on_ray.failures import UnfitError, first_cause, first_failure, sentence, what_failed
+from largebatch.jobs.launch.on_ray.heartbeat import Gone
+from largebatch.jobs.launch.on_ray.leftovers import socket_folders
+from largebatch.jobs.launch.on_ray.network import interface_of
+from largebatch.jobs.launch.on_ray.run_channel import Beginning, Mailbox
+from largebatch.jobs.launch.on_ray.worker import ask_driver, excuse, refuse_unplannable
+from largebatch.jobs.launch.options import LocalOptions, RayOptions, Workers, fetch_stored, is_started_again, resume_command
+from largebatch.jobs.launch.termination import SAVED, PreemptedError
+from largebatch.jobs.plan.make import Facts, make_plan
+from largebatch.jobs.plan.train_plan import Position, Slice
+from largebatch.jobs.run.storage import Storage, patiently, probe
+from largebatch.jobs.spec.read import build_spec
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -120,20 +120,18 @@ class Told:
 
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> Told:
-    monkeypatch.setattr(ray_trainer, "START_AGAIN_S", 0.0)
+    monkeypatch.setattr(trainer, "START_AGAIN_S", 0.0)
     monkeypatch.setattr(ray, "get", lambda answer, timeout=None: answer)
     return Told(1)
 
 
-def elastic(least: int, most: int) -> ray_trainer.ElasticWorkers:
-    made = ray_trainer.ElasticWorkers(
-        SimpleNamespace(min_workers=least, max_workers=most, _resources_per_worker_not_none={"CPU": 1.0}, use_tpu=False)
-    )
+def elastic(least: int, most: int) -> trainer.ElasticWorkers:
+    made = trainer.ElasticWorkers(SimpleNamespace(min_workers=least, max_workers=most, _resources_per_worker_not_none={"CPU": 1.0}, use_tpu=False))
     return made
 
 
 def test_failures_of_a_start_count_as_all_others_do(told: Told) -> None:
-    policy = ray_trainer.UntilOver(None, told)
+    policy = trainer.UntilOver(None, told)
     policy.scaling = elastic(1, 2)
     assert policy.make_decision(ControllerError(WorkerGroupStartupTimeoutError(2))) is FailureDecision.RETRY
     assert policy.make_decision(ControllerError(RuntimeError("port 1 is taken"))) is FailureDecision.RETRY
@@ -150,7 +148,7 @@ def test_a_machine_on_which_a_worker_cannot_take_part_is_left_out(told: Told) ->
     assert scaling.on_controller_start_worker_group(scaling_config=None, num_workers=3) is None
     unfit = UnfitError("--data-dir", "is empty.", node_id="c")
     error = WorkerGroupError("", {0: UnfitError("--data-dir", "is empty."), 2: unfit})
-    policy = ray_trainer.UntilOver(None, told)
+    policy = trainer.UntilOver(None, told)
     policy.scaling = scaling
     assert policy.make_decision(error) is FailureDecision.RETRY
     assert told.box.begin().reasons == ["Failure: worker 0: --data-dir: is empty. That machine is left out from now on."]
@@ -213,7 +211,7 @@ def test_what_passes_with_another_machine_or_moment_is_tried_again_and_bad_input
         if not is_here:
             raise DataError("dataset", "no files.")
 
-    monkeypatch.setattr("jobs.launch.ray_worker._own_node", lambda: "here")
+    monkeypatch.setattr("largebatch.jobs.launch.on_ray.worker._own_node", lambda: "here")
     group: Any = Ranks(2, others_lacking)
     found = excuse(error, group, load, {"workers": workers, "run_dir": "/runs/one"})
     assert (found is not None) is is_excused
@@ -313,12 +311,12 @@ def test_storage_that_has_answered_before_is_waited_for(tmp_path: Path, monkeypa
         if len(asked) < 3:
             raise OSError("no route")
 
-    monkeypatch.setattr("jobs.launch.options.StoredRun.pull", pull)
-    monkeypatch.setattr("jobs.launch.options.PATIENCE_S", 0.01)
+    monkeypatch.setattr("largebatch.jobs.launch.options.StoredRun.pull", pull)
+    monkeypatch.setattr("largebatch.jobs.launch.options.PATIENCE_S", 0.01)
     options = LocalOptions(output_dir=tmp_path, run_id="run", store=str(tmp_path / "store"))
     with pytest.raises(StorageError, match="no route"):
         fetch_stored(options)
-    monkeypatch.setattr("jobs.launch.options.PATIENCE_S", 1.0)
+    monkeypatch.setattr("largebatch.jobs.launch.options.PATIENCE_S", 1.0)
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     assert not is_started_again()
     monkeypatch.setenv("LARGEBATCH_STARTED_AGAIN", "1")
@@ -334,7 +332,7 @@ def test_an_own_ray_is_not_whatever_is_up_on_this_machine(monkeypatch: pytest.Mo
         raise RuntimeError("enough")
 
     monkeypatch.setattr(ray, "init", init)
-    monkeypatch.setattr("jobs.launch.ray_cluster.OWN_SETTINGS", {})
+    monkeypatch.setattr("largebatch.jobs.launch.on_ray.cluster.OWN_SETTINGS", {})
     for given, variable in ((None, None), (None, "local"), ("local", None)):
         monkeypatch.delenv("RAY_ADDRESS", raising=False)
         if variable:
@@ -399,9 +397,11 @@ def test_every_number_of_workers_is_planned_before_anything_starts() -> None:
 
 def supervised(folder: Path, code: str, *arguments: str) -> "subprocess.Popen[str]":
     """The supervisor, with a driver of ours in place of `jobs`."""
-    (folder / "jobs").mkdir()
-    (folder / "jobs" / "__init__.py").write_text(f"__path__.append({str(SUPERVISE.parents[1])!r})")
-    (folder / "jobs" / "__main__.py").write_text(code)
+    ours = folder / "largebatch" / "jobs"
+    ours.mkdir(parents=True)
+    (ours.parent / "__init__.py").touch()
+    (ours / "__init__.py").write_text(f"__path__.append({str(SUPERVISE.parents[1])!r})")
+    (ours / "__main__.py").write_text(code)
     script = f"import sys; sys.argv = ['supervise', *{list(arguments)!r}]; exec(open({str(SUPERVISE)!r}).read())"
     return subprocess.Popen(
         [sys.executable, "-c", script], cwd=folder, env={**os.environ, "PYTHONPATH": str(folder)}, stderr=subprocess.PIPE, text=True
@@ -472,7 +472,7 @@ def test_shares_cover_every_batch_once_in_whole_groups(world_size: int, span: in
 
 def test_what_only_watches_needs_no_torch() -> None:
     """The command and Ray Train's controller: torch's import is two seconds of a core in each."""
-    watching = "jobs.launch.ray_train, jobs.launch.process_group, jobs.launch.ray_controller, jobs.launch.mailbox"
+    watching = ", ".join(f"largebatch.jobs.launch.on_ray.{module}" for module in ("train", "process_group", "failures", "run_channel"))
     script = f"import sys; import {watching}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == "False\n"
@@ -496,7 +496,7 @@ def test_a_driver_is_gone_only_when_ray_knows_that_it_is(monkeypatch: pytest.Mon
 
 LIFELINE = """
 import sys, time
-from jobs.launch.lifeline import Gone, lifeline
+from largebatch.jobs.launch.on_ray.heartbeat import Gone, lifeline
 
 answers = list(sys.argv[1])
 
@@ -530,7 +530,7 @@ def test_a_worker_that_has_lost_its_run_ends_itself(answers: str, seconds: str, 
 
 
 def test_ray_trains_own_barrier_is_not_there_and_says_so() -> None:
-    meeting = pickle.loads(pickle.dumps(ray_trainer.NoMeeting().options(label_selector={}).remote(timeout_s=1.0)))
+    meeting = pickle.loads(pickle.dumps(trainer.NoMeeting().options(label_selector={}).remote(timeout_s=1.0)))
     with pytest.raises(AttributeError, match=r"^broadcast_from_rank_zero: Ray Train's .* are not there in this run; torch\.distributed is"):
         meeting.broadcast_from_rank_zero.remote(world_rank=0)
 

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from jobs.launch.priority import standing_back, train_first
+from largebatch.jobs.launch.on_ray.priority import standing_back, train_first
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the policy is Linux's")
 POLICY = "import os; print(os.sched_getscheduler(0))"

@@ -14,9 +14,9 @@ import typer
 from launch_runs import Head
 from typer.testing import CliRunner, Result
 
-from service.cli import app
-from service.cli import main as command
-from service.commands.ray_jobs import _follow
+from largebatch.service.cli.commands.ray_jobs import _follow
+from largebatch.service.cli.main import app
+from largebatch.service.cli.main import main as command
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -83,7 +83,7 @@ def test_plain_ray_submits_a_spec_too(head: Head, tmp_path: Path) -> None:
     folder = tmp_path / "code"
     folder.mkdir()
     (folder / "recipe.json").write_text(json.dumps(runs.document()))
-    job = [sys.executable, "-m", "jobs", "recipe.json", "--output-dir", tmp_path / "runs", "--run-id", "plain", "--device", "cpu"]
+    job = [sys.executable, "-m", "largebatch.jobs", "recipe.json", "--output-dir", tmp_path / "runs", "--run-id", "plain", "--device", "cpu"]
     command_line = [Path(sys.executable).parent / "ray", "job", "submit", "--address", head.dashboard, "--working-dir", folder, "--", *job]
     done = subprocess.run(command_line, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -132,7 +132,7 @@ def test_a_name_that_is_no_name(head: Head, tmp_path: Path) -> None:
 
 def test_a_head_that_wants_a_token(tmp_path: Path) -> None:
     with runs.new_head({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a-token-of-more-than-thirty-two-letters"}) as guarded:
-        command_line = [sys.executable, "-m", "service.cli", "jobs", "list", "--json", "--address", guarded.dashboard]
+        command_line = [sys.executable, "-m", "largebatch", "jobs", "list", "--json", "--address", guarded.dashboard]
         bare = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
         for token, code, words in (("a-token-of-more-than-thirty-two-letters", 0, "[]"), ("another-token-of-more-than-32-letters", 2, "token")):
             done = subprocess.run(

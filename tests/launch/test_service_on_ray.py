@@ -15,8 +15,8 @@ from ports import free_port
 from ray.util.state import list_placement_groups
 from servers import Service, serving
 
-from jobs.records import StepRecord
-from jobs.tracking.journal import read_records
+from largebatch.jobs.run.journal import read_records
+from largebatch.jobs.run.records import StepRecord
 
 LONG: dict[str, Any] = {
     "recipe": "digits-small-batch", "cpus": 1.0,

@@ -15,19 +15,20 @@ from buckets import new_bucket
 from launch_runs import S3_ENVIRONMENT, Head
 from servers import serving
 
-from jobs.errors import InputError, StorageError
-from jobs.records import StepRecord
-from jobs.run_folder import CHECKPOINTS, JOURNAL, SUMMARY
-from jobs.storage import Storage, StoredRun
-from jobs.tracking.journal import Journal
-from service import stored, watch
-from service.db.engine import connect, upgrade
-from service.db.store import Store
-from service.job import Job, Kind
-from service.progress import read_progress
-from service.settings import read_runs_dir
-from service.states import State
-from service.stored import Copies
+from largebatch.jobs.errors import InputError, StorageError
+from largebatch.jobs.run.journal import Journal
+from largebatch.jobs.run.records import StepRecord
+from largebatch.jobs.run.run_folder import CHECKPOINTS, JOURNAL, SUMMARY
+from largebatch.jobs.run.storage import Storage, StoredRun
+from largebatch.service.api import live
+from largebatch.service.db.engine import connect, upgrade
+from largebatch.service.db.store import Store
+from largebatch.service.job import Job, Kind
+from largebatch.service.present.progress import read_progress
+from largebatch.service.queue import run_copies
+from largebatch.service.queue.run_copies import Copies
+from largebatch.service.settings import read_runs_dir
+from largebatch.service.states import State
 
 JOB = Job(id="a", kind=Kind.RUN, owner="ann", name="a", recipe=None, cpus=1.0, gpus=0, created_at_s=0.0, state=State.RUNNING, attempt=1)
 STEPS = 150
@@ -99,9 +100,9 @@ def test_half_a_line_is_not_kept(bucket: str, tmp_path: Path) -> None:
 
 
 def test_live_events_of_a_stored_run(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stored, "LOOK_EVERY_S", 0.1)
-    monkeypatch.setattr(watch, "LOOK_EVERY_S", 0.05)
-    monkeypatch.setattr("jobs.storage.PUSH_EVERY_S", 0.1)
+    monkeypatch.setattr(run_copies, "LOOK_EVERY_S", 0.1)
+    monkeypatch.setattr(live, "LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr("largebatch.jobs.run.storage.PUSH_EVERY_S", 0.1)
     engine = connect(f"sqlite:///{tmp_path}/x.sqlite")
     upgrade(engine)
     store = Store(engine)
@@ -121,7 +122,7 @@ def test_live_events_of_a_stored_run(bucket: str, tmp_path: Path, monkeypatch: p
 
     async def scene() -> tuple[list[int], int]:
         nonlocal is_away
-        watcher = watch.Watcher(store, tmp_path / "copies", bring=copies.bring)
+        watcher = live.Watcher(store, tmp_path / "copies", bring=copies.bring)
         watcher.start()
         told = b""
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from jobs.launch.spinning import BRIEFLY, spin_briefly
+from largebatch.jobs.launch.spinning import BRIEFLY, spin_briefly
 
 
 @pytest.mark.parametrize("chosen", [{"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "active"}])
@@ -22,7 +22,7 @@ def test_otherwise_briefly() -> None:
     assert environment == {"GOMP_SPINCOUNT": BRIEFLY}
 
 
-@pytest.mark.parametrize("module", ["jobs", "service.cli"])
+@pytest.mark.parametrize("module", ["largebatch.jobs", "largebatch"])
 def test_a_command_sets_it_before_torch_is_imported(module: str) -> None:
     """The runtime reads it when torch is loaded."""
     probe = (

@@ -11,14 +11,14 @@ import pytest
 from buckets import new_bucket
 from launch_runs import Head
 
-from jobs.errors import InputError, StorageError
-from jobs.launch import options as launch_options
-from jobs.launch.local import prepare_locally, train_locally
-from jobs.launch.options import LocalOptions, RayOptions, Workers, fetch_stored, read_places
-from jobs.launch.ray_train import train_on_ray
-from jobs.records import Outcome
-from jobs.spec_reader import build_spec, resumed_spec
-from jobs.storage import Storage, StoredRun, split_place
+from largebatch.jobs.errors import InputError, StorageError
+from largebatch.jobs.launch import options as launch_options
+from largebatch.jobs.launch.local import prepare_locally, train_locally
+from largebatch.jobs.launch.on_ray.train import train_on_ray
+from largebatch.jobs.launch.options import LocalOptions, RayOptions, Workers, fetch_stored, read_places
+from largebatch.jobs.run.records import Outcome
+from largebatch.jobs.run.storage import Storage, StoredRun, split_place
+from largebatch.jobs.spec.read import build_spec, resumed_spec
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -71,7 +71,7 @@ def test_storage_that_refuses_for_a_while_costs_nothing(bucket: str, tmp_path: P
     run_dir, said = tmp_path / "run", list[str]()
     (run_dir / "checkpoints").mkdir(parents=True)
     (run_dir / "records.jsonl").write_text("one\n")
-    monkeypatch.setattr("jobs.storage.PUSH_EVERY_S", 0.05)
+    monkeypatch.setattr("largebatch.jobs.run.storage.PUSH_EVERY_S", 0.05)
     right = runs.S3_ENVIRONMENT["AWS_ENDPOINT_URL"]
     stored = StoredRun(f"{bucket}/later", run_dir, said.append)
     upload = stored._storage.upload
@@ -99,7 +99,7 @@ def test_storage_that_refuses_for_good_says_where_the_run_is(bucket: str, tmp_pa
     run_dir = tmp_path / "run"
     (run_dir / "checkpoints").mkdir(parents=True)
     (run_dir / "records.jsonl").write_text("one\n")
-    monkeypatch.setattr("jobs.storage.PATIENCE_S", 0.2)
+    monkeypatch.setattr("largebatch.jobs.run.storage.PATIENCE_S", 0.2)
     with pytest.raises(StorageError, match=f"whole run is in {run_dir}"), StoredRun("s3://nobody/runs", run_dir, lambda text: None):
         pass
 

@@ -23,14 +23,14 @@ from ray._raylet import GcsClient
 from ray.core.generated.autoscaler_pb2 import DrainNodeReason
 from ray.util.state import list_actors
 
-from jobs.errors import CheckpointError, CodeError, DataError, FaultError, InputError, PlanError
-from jobs.job import prepare, run_job
-from jobs.launch.options import Workers, read_workers
-from jobs.launch.process_group import ProcessGroup, ProcessGroupBackend
-from jobs.launch.ray_train import StoppedError, ended_before
-from jobs.listener import Listener
-from jobs.records import Outcome
-from jobs.spec_reader import build_spec
+from largebatch.jobs.errors import CheckpointError, CodeError, DataError, FaultError, InputError, PlanError
+from largebatch.jobs.job import prepare, run_job
+from largebatch.jobs.launch.on_ray.process_group import ProcessGroup, ProcessGroupBackend
+from largebatch.jobs.launch.on_ray.train import StoppedError, ended_before
+from largebatch.jobs.launch.options import Workers, read_workers
+from largebatch.jobs.run.listener import Listener
+from largebatch.jobs.run.records import Outcome
+from largebatch.jobs.spec.read import build_spec
 
 # Ray warns of its own old ways.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -156,7 +156,7 @@ def test_a_start_that_fails_is_a_failure_and_keeps_no_cores(head: Head, undistur
         def backend_cls(self) -> Any:
             return StumblingBackend
 
-    monkeypatch.setattr("jobs.launch.process_group.ProcessGroup", Stumbling)
+    monkeypatch.setattr("largebatch.jobs.launch.on_ray.process_group.ProcessGroup", Stumbling)
     watcher = runs.Watcher()
     summary = runs.train(tmp_path, head.address, TWO, runs.document(), watcher, cpus=1.5, max_failures=2)
     assert summary.outcome is Outcome.COMPLETED
@@ -280,7 +280,7 @@ class Command(NamedTuple):
 def largebatch(*arguments: str | Path, **environment: str) -> "subprocess.Popen[str]":
     """The command in a session of its own, as a terminal starts it."""
     return subprocess.Popen(
-        [sys.executable, "-m", "service.cli", *arguments], env={**os.environ, **environment}, start_new_session=True,
+        [sys.executable, "-m", "largebatch", *arguments], env={**os.environ, **environment}, start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
@@ -369,7 +369,7 @@ def _is_alive(pid: int) -> bool:
 
 def test_a_driver_that_is_killed_is_started_again(head: Head, undisturbed: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "RAY_ADDRESS": head.address, "SPEC": json.dumps(runs.slow_document(tmp_path / "acted"))}
-    command = [sys.executable, "-m", "jobs.launch.supervise", "env:SPEC", "--workers", "2", "--cpus-per-worker", "0.5", "--run-id", "run"]
+    command = [sys.executable, "-m", "largebatch.jobs.launch.supervise", "env:SPEC", "--workers", "2", "--cpus-per-worker", "0.5", "--run-id", "run"]
     supervisor = subprocess.Popen(
         [*command, "--output-dir", str(tmp_path), "--data-dir", "data", "--device", "cpu"], env=environment, stdout=subprocess.PIPE, text=True
     )
@@ -380,7 +380,7 @@ def test_a_driver_that_is_killed_is_started_again(head: Head, undisturbed: Path,
             assert supervisor.poll() is None
             assert time.monotonic() < ends_at
             time.sleep(0.05)
-        (driver,) = [pid for pid in _children(supervisor.pid) if b"jobs" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        (driver,) = [pid for pid in _children(supervisor.pid) if b"largebatch.jobs" in Path(f"/proc/{pid}/cmdline").read_bytes()]
         os.kill(driver, signal.SIGKILL)
         (tmp_path / "acted").touch()
         output, _ = supervisor.communicate(timeout=120)

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from jobs.job import prepare, run_job
-from jobs.listener import Listener
-from jobs.spec_reader import read_spec
-from jobs.tracking.journal import read_records, steps
+from largebatch.jobs.job import prepare, run_job
+from largebatch.jobs.run.journal import read_records, steps
+from largebatch.jobs.run.listener import Listener
+from largebatch.jobs.spec.read import read_spec
 
 PLATFORM = f"{platform.system().lower()}-{platform.machine()}-cpu"
 GOLDEN = Path(__file__).parent / "golden" / f"{PLATFORM}.json"

@@ -21,9 +21,9 @@ from launch_runs import descendants
 from ports import free_port
 from typer.testing import CliRunner
 
-from service import cli
+from largebatch.service.cli import main as cli
 
-LARGEBATCH = [sys.executable, "-m", "service.cli"]
+LARGEBATCH = [sys.executable, "-m", "largebatch"]
 ROOT = Path(__file__).resolve().parents[2]
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """Without it httpx reads the world's certificates at each request, 20 ms of a core: much for who asks ten times a second."""

@@ -2,8 +2,8 @@
 
 from made_runs import made_run
 
-from service.answers import SweepFindings
-from tuning.findings import find
+from largebatch.service.api.answers import SweepFindings
+from largebatch.tuning.results.findings import find
 
 
 def test_every_part_has_its_type() -> None:

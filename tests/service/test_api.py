@@ -13,9 +13,9 @@ import httpx
 import pytest
 from servers import Service, serving
 
-from jobs.records import StepRecord
-from jobs.tracking.journal import read_records
-from service.client import Client, RemoteError
+from largebatch.jobs.run.journal import read_records
+from largebatch.jobs.run.records import StepRecord
+from largebatch.service.client import Client, RemoteError
 
 UNTRACKED = {"tracking.enabled": False}
 """For runs whose MLflow nobody looks at: it costs more than all their steps."""

@@ -3,7 +3,7 @@
 import threading
 import time
 
-from service.background import Background
+from largebatch.service.queue.background import Background
 
 
 def test_a_stop_waits_for_what_is_under_way() -> None:

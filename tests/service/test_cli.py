@@ -14,13 +14,13 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
-from jobs.__main__ import main as engine
-from jobs.errors import InputError
-from jobs.records import RunSummary
-from jobs.run_folder import CHECKPOINTS, ENVIRONMENT, FIGURE, JOURNAL, PLAN, SPEC, SUMMARY
-from jobs.spec_reader import recipe_paths
-from jobs.tracking.mirror_state import MirrorState
-from service.cli import app, main
+from largebatch.jobs.__main__ import main as engine
+from largebatch.jobs.errors import InputError
+from largebatch.jobs.run.records import RunSummary
+from largebatch.jobs.run.run_folder import CHECKPOINTS, ENVIRONMENT, FIGURE, JOURNAL, PLAN, SPEC, SUMMARY
+from largebatch.jobs.spec.read import recipe_paths
+from largebatch.jobs.tracking.mirror_state import MirrorState
+from largebatch.service.cli.main import app, main
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL: dict[str, Any] = {
@@ -171,7 +171,7 @@ def test_a_run_that_is_cut_off_says_how_to_go_on_where_it_can(
         on_start(run_dir)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("jobs.launch.local.train_locally", cut_off)
+    monkeypatch.setattr("largebatch.jobs.launch.local.train_locally", cut_off)
     if door == "engine":
         assert engine(["small.json", "--device", "cpu"]) == 130
     else:
@@ -182,7 +182,7 @@ def test_a_run_that_is_cut_off_says_how_to_go_on_where_it_can(
     out, err = capsys.readouterr()
     assert out == ""
     assert "Interrupted." in err
-    again = "python -m jobs --resume" if door == "engine" else "largebatch train --resume"
+    again = "python -m largebatch.jobs --resume" if door == "engine" else "largebatch train --resume"
     assert (f"The last checkpoint is whole. Go on with: {again} runs/cut-off" in err) is saved
     assert ("checkpoint" in err) is saved
 
@@ -191,7 +191,7 @@ def test_where_there_is_no_run_an_interrupt_speaks_of_none(monkeypatch: pytest.M
     def cut_off() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("service.cli.app", cut_off)
+    monkeypatch.setattr("largebatch.service.cli.main.app", cut_off)
     with pytest.raises(SystemExit):
         main()
     assert capsys.readouterr().err == "Interrupted.\n"
@@ -268,7 +268,7 @@ def test_sync_of_a_folder_of_runs(place: str, monkeypatch: pytest.MonkeyPatch) -
     Path("runs/mlflow.db").touch()
     seen: list[str] = []
     for name in ("folder_mirror.sync_folder", "mlflow_mirror.sync_run"):
-        monkeypatch.setattr(f"jobs.tracking.{name}", lambda run_dir: (seen.append(str(run_dir)), MirrorState())[1])
+        monkeypatch.setattr(f"largebatch.jobs.tracking.{name}", lambda run_dir: (seen.append(str(run_dir)), MirrorState())[1])
     largebatch("sync", *sorted(map(str, Path().glob(place))))
     assert seen == ["runs/a", "runs/study/c", "runs/study/sweep", "runs/sweep"]
 
@@ -295,7 +295,7 @@ def test_every_command_has_help_with_an_example_that_it_takes(command: str) -> N
 
 def test_help_imports_nothing_heavy() -> None:
     code = (
-        "import sys\nfrom service.cli import app\nfrom typer.testing import CliRunner\n"
+        "import sys\nfrom largebatch.service.cli.main import app\nfrom typer.testing import CliRunner\n"
         "done = CliRunner().invoke(app, ['--help'])\nassert done.exit_code == 0 and 'train' in done.stdout\n"
         "print(sorted({'torch', 'pydantic', 'mlflow', 'ray', 'plotly', 'matplotlib', 'numpy', 'yaml', 'sklearn'} & set(sys.modules)))"
     )

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from jobs.planning import Facts, make_plan
-from jobs.records import EvalRecord, StartRecord, StepRecord
-from jobs.spec_reader import read_spec
-from service import console
-from service.console import TrainingView
-from service.tables import print_runs
+from largebatch.jobs.plan.make import Facts, make_plan
+from largebatch.jobs.run.records import EvalRecord, StartRecord, StepRecord
+from largebatch.jobs.spec.read import read_spec
+from largebatch.service.cli import console
+from largebatch.service.cli.console import TrainingView
+from largebatch.service.cli.tables import print_runs
 
 PLAN = make_plan(read_spec("digits-lamb", ["batch.global_batch_size=100", "stop.epochs=10"]), Facts(1000, False, 100))
 
@@ -105,7 +105,7 @@ NUMBERS = ("1,024", "12,700", "61.25", "1234.25", "1034.25", "0.9917", "0.9923",
 def test_a_runs_numbers_are_whole_at_every_width(
     num_runs: int, width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("service.tables.output", lambda: Console(width=width))
+    monkeypatch.setattr("largebatch.service.cli.tables.output", lambda: Console(width=width))
     print_runs([SUMMARY] * num_runs)
     shown = capsys.readouterr().out
     assert max(map(len, shown.splitlines())) <= width

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from jobs.records import EvalRecord, NoticeRecord, StartRecord, StepRecord
-from jobs.run_folder import JOURNAL
-from jobs.tracking.journal import Journal
-from service.curves import Thinned, read_series
+from largebatch.jobs.run.journal import Journal
+from largebatch.jobs.run.records import EvalRecord, NoticeRecord, StartRecord, StepRecord
+from largebatch.jobs.run.run_folder import JOURNAL
+from largebatch.service.present.curves import Thinned, read_series
 
 
 @pytest.mark.parametrize("most", [2, 3, 10, 1000])

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from jobs.data.sources import TORCHVISION_FILES, load_dataset
-from jobs.spec import DatasetSpec
-from service import doctor
-from service.cli import app
+from largebatch.jobs.data.sources.table import TORCHVISION_FILES, load_dataset
+from largebatch.jobs.spec.train_spec import DatasetSpec
+from largebatch.service.cli import doctor
+from largebatch.service.cli.main import app
 
 
 def findings(data_dir: Path, output_dir: Path | str) -> dict[str, doctor.Finding]:

@@ -17,10 +17,10 @@ import pytest
 from launch_runs import wait_for
 from servers import NO_TLS, ROOT, Postgres, Service, new_token, serving
 
-from jobs.records import StepRecord
-from jobs.tracking.journal import read_records
-from service.client import Client
-from service.db.engine import connect, upgrade
+from largebatch.jobs.run.journal import read_records
+from largebatch.jobs.run.records import StepRecord
+from largebatch.service.client import Client
+from largebatch.service.db.engine import connect, upgrade
 
 STEPS = 12
 REAL: dict[str, Any] = {

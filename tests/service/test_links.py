@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from jobs.errors import InputError
-from jobs.run_folder import MLFLOW
-from service.job import Job, Kind
-from service.links import details, public, web_address
-from service.settings import Settings
+from largebatch.jobs.errors import InputError
+from largebatch.jobs.run.run_folder import MLFLOW
+from largebatch.service.job import Job, Kind
+from largebatch.service.present.links import details, public, web_address
+from largebatch.service.settings import Settings
 
 JOB = Job(id="run-a", kind=Kind.RUN, owner="ann", name="a", recipe=None, cpus=1.0, gpus=0, created_at_s=0.0, attempt=2)
 HOSTILE = [

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from servers import job_pids
 
-from service.backends import keeper, local
-from service.backends.base import Presence, Seen
-from service.backends.local import LocalBackend
-from service.job import Job, Kind
-from service.schedule import Capacity
-from service.states import State
+from largebatch.service.backends import job_supervisor, local
+from largebatch.service.backends.base import Presence, Seen
+from largebatch.service.backends.local import LocalBackend
+from largebatch.service.job import Job, Kind
+from largebatch.service.queue.schedule import Capacity
+from largebatch.service.states import State
 
 SLEEPER = """
 import os, signal, sys, time
@@ -100,9 +100,9 @@ def test_an_older_attempt_never_runs_after_a_newer(backend: LocalBackend, tmp_pa
     wait_for(lambda: seen(backend, job(2)).presence is Presence.ENDED)
     folder = tmp_path / "state" / "job-a"
     (folder / "1").mkdir()
-    (folder / "1" / keeper.COMMAND).write_text(json.dumps({"command": [sys.executable, "-c", "print('old')"], "cwd": "/", "gpus": []}))
-    assert keeper.main(folder, "1") == 0
-    assert not (folder / "1" / keeper.EXIT).exists()
+    (folder / "1" / job_supervisor.COMMAND).write_text(json.dumps({"command": [sys.executable, "-c", "print('old')"], "cwd": "/", "gpus": []}))
+    assert job_supervisor.main(folder, "1") == 0
+    assert not (folder / "1" / job_supervisor.EXIT).exists()
 
 
 @pytest.mark.parametrize("is_urgent", [False, True])
@@ -119,7 +119,7 @@ def test_stopping(backend: LocalBackend, tmp_path: Path, is_urgent: bool) -> Non
 def test_a_killed_keeper_leaves_a_job_that_is_still_known(backend: LocalBackend, tmp_path: Path) -> None:
     backend.start(job())
     wait_for(lambda: started(tmp_path) != [])
-    os.kill(int((tmp_path / "state" / "job-a" / "1" / keeper.PID).read_text()), signal.SIGKILL)
+    os.kill(int((tmp_path / "state" / "job-a" / "1" / job_supervisor.PID).read_text()), signal.SIGKILL)
     time.sleep(0.2)
     assert seen(backend, job()).presence is Presence.PRESENT, "the process holds the lock that its keeper took"
     backend.start(job(2))
@@ -140,7 +140,7 @@ def test_a_killed_process_is_told_by_its_signal(backend: LocalBackend, tmp_path:
 def test_a_process_number_that_went_to_another_is_left_alone(backend: LocalBackend, tmp_path: Path) -> None:
     backend.start(job())
     wait_for(lambda: started(tmp_path) != [])
-    (tmp_path / "state" / "job-a" / "1" / keeper.PID).write_text(str(os.getpid()))
+    (tmp_path / "state" / "job-a" / "1" / job_supervisor.PID).write_text(str(os.getpid()))
     backend.stop(job(), is_urgent=False)  # would end this very test
     time.sleep(0.2)
     assert seen(backend, job()).presence is Presence.PRESENT
@@ -153,9 +153,9 @@ def test_what_was_fenced_off_never_begins(backend: LocalBackend, tmp_path: Path)
     assert not backend.fence(job()), "it has begun"
     (tmp_path / "until").write_text("0")
     wait_for(lambda: seen(backend, job()).presence is Presence.ENDED)
-    (tmp_path / "state" / "job-a" / "1" / keeper.EXIT).unlink()  # as if this attempt's keeper had not come to it yet
+    (tmp_path / "state" / "job-a" / "1" / job_supervisor.EXIT).unlink()  # as if this attempt's keeper had not come to it yet
     assert backend.fence(job())
-    assert keeper.main(tmp_path / "state" / "job-a", "1") == 0
+    assert job_supervisor.main(tmp_path / "state" / "job-a", "1") == 0
     assert len(started(tmp_path)) == 1
 
 
@@ -172,7 +172,7 @@ def test_logs_from_any_byte(backend: LocalBackend, tmp_path: Path) -> None:
 def test_gpus_are_shared_out_once(backend: LocalBackend, tmp_path: Path) -> None:
     for name, gpus in (("job-a", 1), ("job-b", 2), ("job-c", 1)):
         backend.start(job(id=name, gpus=gpus))
-    given = [json.loads((tmp_path / "state" / name / "1" / keeper.COMMAND).read_text())["gpus"] for name in ("job-a", "job-b", "job-c")]
+    given = [json.loads((tmp_path / "state" / name / "1" / job_supervisor.COMMAND).read_text())["gpus"] for name in ("job-a", "job-b", "job-c")]
     assert given == [[0], [1, 2], [3]]
 
 

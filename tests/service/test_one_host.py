@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from jobs.errors import InputError
-from service import one_host
-from service.app import make_parts
-from service.db.engine import connect, upgrade
-from service.db.store import Store
-from service.job import Job, Kind
-from service.one_host import claim
-from service.reconcile import Reconciler
-from service.settings import Settings
-from service.states import State
+from largebatch.jobs.errors import InputError
+from largebatch.service.api.app import make_parts
+from largebatch.service.db.engine import connect, upgrade
+from largebatch.service.db.store import Store
+from largebatch.service.job import Job, Kind
+from largebatch.service.queue import one_host
+from largebatch.service.queue.one_host import claim
+from largebatch.service.queue.reconcile import Reconciler
+from largebatch.service.settings import Settings
+from largebatch.service.states import State
 
 
 @pytest.fixture

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from service.app import make_parts
-from service.auth import ANYONE_HERE
-from service.backends.base import BackendDown
-from service.backends.local import LocalBackend
-from service.job import Job, Kind
-from service.parts import Parts
-from service.routes.operations import metrics
-from service.schedule import Capacity
-from service.settings import Settings
-from service.states import State
+from largebatch.service.api.app import make_parts
+from largebatch.service.api.auth import ANYONE_HERE
+from largebatch.service.api.dependencies import Parts
+from largebatch.service.api.routes.operations import metrics
+from largebatch.service.backends.base import BackendDown
+from largebatch.service.backends.local import LocalBackend
+from largebatch.service.job import Job, Kind
+from largebatch.service.queue.schedule import Capacity
+from largebatch.service.settings import Settings
+from largebatch.service.states import State
 
 
 @pytest.fixture

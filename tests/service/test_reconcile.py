@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from jobs import run_folder
-from service import reconcile
-from service.backends.base import BackendDown, CannotStart, Presence, Seen
-from service.db.engine import connect, upgrade, writing
-from service.db.store import Store
-from service.db.tables import leases
-from service.job import Job, Kind
-from service.reconcile import Reconciler
-from service.schedule import Capacity
-from service.settings import Settings
-from service.states import FINAL, State
+from largebatch.jobs.run import run_folder
+from largebatch.service.backends.base import BackendDown, CannotStart, Presence, Seen
+from largebatch.service.db.engine import connect, upgrade, writing
+from largebatch.service.db.store import Store
+from largebatch.service.db.tables import leases
+from largebatch.service.job import Job, Kind
+from largebatch.service.queue import reconcile
+from largebatch.service.queue.reconcile import Reconciler
+from largebatch.service.queue.schedule import Capacity
+from largebatch.service.settings import Settings
+from largebatch.service.states import FINAL, State
 
 
 class Scripted:

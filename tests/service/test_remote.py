@@ -11,15 +11,15 @@ import yaml
 from servers import LARGEBATCH, ROOT, Service, new_token, said, serving
 from typer.testing import CliRunner
 
-from jobs.errors import FaultError, InputError, LargebatchError
-from service import client
-from service.cli import app
-from service.client import configured
-from service.db.engine import connect
-from service.db.store import Store
-from service.requests import SweepSubmit, job_of_sweep
-from service.settings import Settings
-from service.states import State
+from largebatch.jobs.errors import FaultError, InputError, LargebatchError
+from largebatch.service import client
+from largebatch.service.api.requests import SweepSubmit, job_of_sweep
+from largebatch.service.cli.main import app
+from largebatch.service.client import configured
+from largebatch.service.db.engine import connect
+from largebatch.service.db.store import Store
+from largebatch.service.settings import Settings
+from largebatch.service.states import State
 
 QUICK = ["--set", "stop.epochs=1", "--set", "tracking.enabled=false", "--cpus", "1"]
 

@@ -4,9 +4,9 @@ import random
 
 import pytest
 
-from service.job import Job, Kind
-from service.schedule import Capacity, Limits, choose
-from service.states import MOVES, State
+from largebatch.service.job import Job, Kind
+from largebatch.service.queue.schedule import Capacity, Limits, choose
+from largebatch.service.states import MOVES, State
 
 NO_LIMITS = Limits(1000, 1000)
 

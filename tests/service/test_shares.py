@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from jobs.errors import InputError
-from jobs.launch.options import read_workers
-from service.backends.command import job_arguments
-from service.backends.ray import _environment
-from service.job import Job, Kind
-from service.requests import RunSubmit, SweepSubmit, job_of_run, job_of_sweep
-from service.settings import Settings
+from largebatch.jobs.errors import InputError
+from largebatch.jobs.launch.options import read_workers
+from largebatch.service.api.requests import RunSubmit, SweepSubmit, job_of_run, job_of_sweep
+from largebatch.service.backends.command import job_arguments
+from largebatch.service.backends.ray import _environment
+from largebatch.service.job import Job, Kind
+from largebatch.service.settings import Settings
 
 HERE, CLUSTER = Settings(cpus=8.0, gpus=4), Settings(ray_address="http://head:8265")
 

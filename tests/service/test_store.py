@@ -17,12 +17,12 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from servers import postgres_bin
 
-from jobs.errors import InputError
-from service.db.engine import DatabaseError, connect, refuse_outdated, revision, upgrade, writing
-from service.db.store import ConflictError, GoneError, Store
-from service.db.tables import jobs, metadata
-from service.job import Job, Kind
-from service.states import State
+from largebatch.jobs.errors import InputError
+from largebatch.service.db.engine import DatabaseError, connect, refuse_outdated, revision, upgrade, writing
+from largebatch.service.db.store import ConflictError, GoneError, Store
+from largebatch.service.db.tables import jobs, metadata
+from largebatch.service.job import Job, Kind
+from largebatch.service.states import State
 
 
 def new_job(number: int = 0, **parts: object) -> Job:
@@ -177,7 +177,7 @@ def test_nobody_waits_without_end_for_a_writer(tmp_path: Path, monkeypatch: pyte
     engine = connect(f"sqlite:///{tmp_path}/service.sqlite")
     upgrade(engine)
     store = Store(engine)
-    monkeypatch.setattr("service.db.engine.BUSY_S", 0.05)
+    monkeypatch.setattr("largebatch.service.db.engine.BUSY_S", 0.05)
     with ThreadPoolExecutor(1) as pool:
         with writing(engine), pytest.raises(DatabaseError, match="is busy"):
             pool.submit(store.accept, new_job(), None, "", 10).result()

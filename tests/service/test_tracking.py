@@ -7,8 +7,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from service import tracking
-from service.tracking import Tracking
+from largebatch.service.present import tracking
+from largebatch.service.present.tracking import Tracking
 
 
 class Server(HTTPServer):

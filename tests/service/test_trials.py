@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from jobs.records import EvalRecord, Outcome, RunSummary, StepRecord
-from jobs.tracking.journal import Journal
-from service.job import Job, Kind
-from service.progress import read_progress
-from service.trials import read_trials
-from service.watch import read_frames
-from tuning.ledger import LEDGER, Ending, Ledger, Trial
+from largebatch.jobs.run.journal import Journal
+from largebatch.jobs.run.records import EvalRecord, Outcome, RunSummary, StepRecord
+from largebatch.service.api.live import read_frames
+from largebatch.service.job import Job, Kind
+from largebatch.service.present.progress import read_progress
+from largebatch.service.present.trials import read_trials
+from largebatch.tuning.sweep.ledger import LEDGER, Ending, Ledger, Trial
 
 SUMMARY = RunSummary(
     run_id="x", outcome="reached", global_batch_size=32, micro_batch_size=32, gradient_accumulation_steps=1, world_size=1, steps=40, epochs=3.0,

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from jobs.records import StepRecord
-from jobs.run_folder import JOURNAL
-from jobs.tracking.journal import Journal
-from service import watch
-from service.curves import read_series
-from service.db.engine import connect, upgrade
-from service.db.store import Store
-from service.job import Job, Kind
-from service.states import State
+from largebatch.jobs.run.journal import Journal
+from largebatch.jobs.run.records import StepRecord
+from largebatch.jobs.run.run_folder import JOURNAL
+from largebatch.service.api import live
+from largebatch.service.db.engine import connect, upgrade
+from largebatch.service.db.store import Store
+from largebatch.service.job import Job, Kind
+from largebatch.service.present.curves import read_series
+from largebatch.service.states import State
 
 JOB = Job(id="a", kind=Kind.RUN, owner="ann", name="a", recipe=None, cpus=1.0, gpus=0, created_at_s=0.0, state=State.RUNNING, attempt=1)
 
@@ -27,7 +27,7 @@ def record(step: int) -> StepRecord:
     )
 
 
-async def heard(watcher: watch.Watcher, after: int = 0) -> list[int]:
+async def heard(watcher: live.Watcher, after: int = 0) -> list[int]:
     steps = []
     rest = b""
     async for frames in watcher.listen(JOB, after):
@@ -41,8 +41,8 @@ async def heard(watcher: watch.Watcher, after: int = 0) -> list[int]:
 @pytest.mark.parametrize("seed", range(6))
 def test_each_record_once_and_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     draw = random.Random(seed)
-    monkeypatch.setattr(watch, "LOOK_EVERY_S", 0.005)
-    monkeypatch.setattr(watch, "CHUNK_BYTES", 500)  # two records: a look has many chunks to read
+    monkeypatch.setattr(live, "LOOK_EVERY_S", 0.005)
+    monkeypatch.setattr(live, "CHUNK_BYTES", 500)  # two records: a look has many chunks to read
     engine = connect(f"sqlite:///{tmp_path}/x.sqlite")
     upgrade(engine)
     store = Store(engine)
@@ -51,7 +51,7 @@ def test_each_record_once_and_in_order(tmp_path: Path, monkeypatch: pytest.Monke
     steps = 300
 
     async def scene() -> list[list[int]]:
-        watcher = watch.Watcher(store, tmp_path)
+        watcher = live.Watcher(store, tmp_path)
         watcher.start()
 
         async def late() -> list[int]:
@@ -95,11 +95,11 @@ def test_a_line_cut_short_is_told_when_it_is_whole(tmp_path: Path) -> None:
     whole = path.read_bytes()
     with path.open("ab") as file:
         file.write(whole[:20])
-    assert watch.read_lines(path, 0) == [(whole.rstrip(), len(whole))]
-    assert watch.read_lines(path, len(whole)) == []
+    assert live.read_lines(path, 0) == [(whole.rstrip(), len(whole))]
+    assert live.read_lines(path, len(whole)) == []
     with path.open("ab") as file:
         file.write(whole[20:])
-    assert watch.read_lines(path, len(whole)) == [(whole.rstrip(), 2 * len(whole))]
+    assert live.read_lines(path, len(whole)) == [(whole.rstrip(), 2 * len(whole))]
 
 
 def test_lists_begin_with_how_things_stand(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_lists_begin_with_how_things_stand(tmp_path: Path) -> None:
         store.accept(JOB.model_copy(update={"id": name, "owner": owner}), None, "", 10)
 
     async def scene() -> bytes:
-        watcher = watch.Watcher(store, tmp_path)
+        watcher = live.Watcher(store, tmp_path)
         watcher.start()
         told, ends_at = b"", time.monotonic() + 20
         async for frame in watcher.listen_to_all(Kind.RUN, "ann"):
@@ -132,8 +132,8 @@ def test_lists_begin_with_how_things_stand(tmp_path: Path) -> None:
 
 
 def test_one_question_for_all_listeners_and_none_for_their_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "LOOK_EVERY_S", 0.005)
-    monkeypatch.setattr(watch, "CHECK_EVERY_S", 0.2)
+    monkeypatch.setattr(live, "LOOK_EVERY_S", 0.005)
+    monkeypatch.setattr(live, "CHECK_EVERY_S", 0.2)
     engine = connect(f"sqlite:///{tmp_path}/x.sqlite")
     upgrade(engine)
     store = Store(engine)
@@ -147,7 +147,7 @@ def test_one_question_for_all_listeners_and_none_for_their_records(tmp_path: Pat
         return shown - ended
 
     async def scene() -> tuple[int, int]:
-        watcher = watch.Watcher(store, tmp_path, still_valid)
+        watcher = live.Watcher(store, tmp_path, still_valid)
         watcher.start()
         told = dict.fromkeys(("one", "other", ""), 0)
 

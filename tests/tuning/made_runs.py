@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from jobs import run_folder
-from jobs.records import EndRecord, EvalRecord, Outcome, RunSummary, StartRecord
-from jobs.spec_reader import read_spec
-from jobs.tracking.journal import Journal
-from tuning.analysis.step_time import Profile, ProfilePoint
-from tuning.collect import Evaluation, RunResult
+from largebatch.jobs.run import run_folder
+from largebatch.jobs.run.journal import Journal
+from largebatch.jobs.run.records import EndRecord, EvalRecord, Outcome, RunSummary, StartRecord
+from largebatch.jobs.spec.read import read_spec
+from largebatch.tuning.results.analysis.step_time import Profile, ProfilePoint
+from largebatch.tuning.results.collect import Evaluation, RunResult
 
 CRITICAL, MIN_SAMPLES = 500.0, 20_000.0
 STEP_S = 0.002

@@ -8,10 +8,10 @@ import pytest
 from made_runs import made_folder, made_profile
 from typer.testing import CliRunner
 
-from jobs import run_folder
-from jobs.errors import InputError, LargebatchError
-from service.cli import app
-from tuning import collect
+from largebatch.jobs.errors import InputError, LargebatchError
+from largebatch.jobs.run import run_folder
+from largebatch.service.cli.main import app
+from largebatch.tuning.results import collect
 
 
 @pytest.fixture

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from jobs import run_folder
-from jobs.errors import InputError
-from jobs.records import EvalRecord, Outcome, RunSummary, StartRecord
-from jobs.spec_reader import read_spec
-from jobs.tracking.journal import Journal
-from tuning.analysis.configurations import settings_of
-from tuning.collect import collect
+from largebatch.jobs.errors import InputError
+from largebatch.jobs.run import run_folder
+from largebatch.jobs.run.journal import Journal
+from largebatch.jobs.run.records import EvalRecord, Outcome, RunSummary, StartRecord
+from largebatch.jobs.spec.read import read_spec
+from largebatch.tuning.results.analysis.configurations import settings_of
+from largebatch.tuning.results.collect import collect
 
 CURVE = ((1.5, 0.4), (3.0, 0.8), (4.5, 0.9))
 

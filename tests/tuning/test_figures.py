@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 from made_runs import made_profile, made_run
 
-from jobs.errors import StorageError
-from jobs.records import Outcome, RunSummary
-from tuning.charts import ARROW, Chart, Series, to_plotly, write_png
-from tuning.collect import Evaluation, RunResult
-from tuning.figures import (
+from largebatch.jobs.errors import StorageError
+from largebatch.jobs.run.records import Outcome, RunSummary
+from largebatch.tuning.report.charts import ARROW, Chart, Series, to_plotly, write_png
+from largebatch.tuning.report.figures import (
     accuracy_curves,
     accuracy_of_batch,
     frontiers,
@@ -26,7 +25,8 @@ from tuning.figures import (
     time_to_target,
     write_page,
 )
-from tuning.findings import find
+from largebatch.tuning.results.collect import Evaluation, RunResult
+from largebatch.tuning.results.findings import find
 
 
 def result(name: str, curve: tuple[tuple[float, float], ...], target: float | None = None, device: str = "cpu") -> RunResult:

@@ -7,15 +7,15 @@ from dataclasses import replace
 import pytest
 from made_runs import CRITICAL, MIN_SAMPLES, RATE, STEP_S, TARGET, made_profile, made_run
 
-from jobs.errors import InputError
-from jobs.records import Outcome
-from tuning.analysis.configurations import best_of_each_batch, configurations
-from tuning.analysis.prediction import compare, in_words, predict, profile_beside_runs, refuse_other_reference
-from tuning.analysis.reference import Reference
-from tuning.collect import Evaluation, RunResult
-from tuning.figures import momentum_map
-from tuning.findings import find
-from tuning.report import Extras, charts_of
+from largebatch.jobs.errors import InputError
+from largebatch.jobs.run.records import Outcome
+from largebatch.tuning.report.figures import momentum_map
+from largebatch.tuning.report.report import Extras, charts_of
+from largebatch.tuning.results.analysis.configurations import best_of_each_batch, configurations
+from largebatch.tuning.results.analysis.prediction import compare, in_words, predict, profile_beside_runs, refuse_other_reference
+from largebatch.tuning.results.analysis.reference import Reference
+from largebatch.tuning.results.collect import Evaluation, RunResult
+from largebatch.tuning.results.findings import find
 
 BATCHES = [32, 128, 512, 2048]
 RUNS = [made_run(batch, seed, factor) for batch in BATCHES for seed, factor in ((0, 1.0), (1, 1.0), (2, 1.0), (0, 1.7))]

@@ -8,14 +8,14 @@ import pytest
 from made_runs import made_folder
 from typer.testing import CliRunner
 
-from jobs import run_folder
-from jobs.errors import InputError
-from jobs.run_folder import write_text
-from service.cli import app
-from tuning.findings import NothingEndedError, find_in
-from tuning.ledger import Ending, Ledger, Trial
-from tuning.places import failures_in_words, look, runs_in
-from tuning.spec import SweepSpec
+from largebatch.jobs.errors import InputError
+from largebatch.jobs.run import run_folder
+from largebatch.jobs.run.run_folder import write_text
+from largebatch.service.cli.main import app
+from largebatch.tuning.results.findings import NothingEndedError, find_in
+from largebatch.tuning.results.run_folders import failures_in_words, look, runs_in
+from largebatch.tuning.sweep.ledger import Ending, Ledger, Trial
+from largebatch.tuning.sweep.spec import SweepSpec
 
 BATCHES = [32, 128, 512]
 

@@ -8,15 +8,15 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from jobs.errors import InputError, LargebatchError, PlanError
-from jobs.job import prepare
-from jobs.records import StartRecord
-from jobs.spec_reader import read_spec
-from jobs.tracking.journal import read_records
-from service.cli import app
-from tuning.analysis.step_time import Profile, ProfilePoint, in_words
-from tuning.profile import batch_sizes_to_profile, profile
-from tuning.study import Stage, StudyOptions, begin_study, change_budget, study
+from largebatch.jobs.errors import InputError, LargebatchError, PlanError
+from largebatch.jobs.job import prepare
+from largebatch.jobs.run.journal import read_records
+from largebatch.jobs.run.records import StartRecord
+from largebatch.jobs.spec.read import read_spec
+from largebatch.service.cli.main import app
+from largebatch.tuning.measure.profile import batch_sizes_to_profile, profile
+from largebatch.tuning.results.analysis.step_time import Profile, ProfilePoint, in_words
+from largebatch.tuning.study.study import Stage, StudyOptions, begin_study, change_budget, study
 
 
 def test_every_batch_size_from_one_to_the_full_set() -> None:
@@ -137,12 +137,12 @@ def test_a_recipe_that_is_longer_than_its_share_is_refused_and_goes_on_with_more
     spec = read_spec("digits-small-batch", ["stop.target_accuracy=0.9999", "stop.epochs=60", "batch.global_batch_size=256", "tracking.enabled=false"])
     begin_study(folder, spec, 2000.0)  # what a busy machine still holds a sweep in; nothing below lasts that long
     options = StudyOptions(folder, Path("data"), "cpu", 2000.0, lambda stage: None, lambda text: None)
-    monkeypatch.setattr("tuning.study.PROFILE_SHARE", 1e-3)
-    monkeypatch.setattr("tuning.study.REFERENCE_SHARE", 1e-5)
+    monkeypatch.setattr("largebatch.tuning.study.study.PROFILE_SHARE", 1e-3)
+    monkeypatch.setattr("largebatch.tuning.study.study.REFERENCE_SHARE", 1e-5)
     with pytest.raises(InputError, match="its whole length takes about") as refused:
         study(spec, options, lambda folder, sweep, base: 1)
     assert f"--resume {folder}: what was done is kept" in refused.value.hint
-    monkeypatch.setattr("tuning.study.REFERENCE_SHARE", 0.5)
+    monkeypatch.setattr("largebatch.tuning.study.study.REFERENCE_SHARE", 0.5)
     assert study(spec, options, lambda folder, sweep, base: 1) is None, "the sweep was stopped"
     starts = [record.step for record in read_records(folder / "reference") if isinstance(record, StartRecord)]
     assert starts[0] == 0

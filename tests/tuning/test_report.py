@@ -13,15 +13,15 @@ from made_runs import TARGET, made_folder, made_run
 from playwright.sync_api import Browser, sync_playwright
 from typer.testing import CliRunner
 
-from jobs import run_folder
-from jobs.errors import InputError
-from jobs.run_folder import write_text
-from service.cli import app
-from tuning.analysis.prediction import Miss, Predicted
-from tuning.analysis.step_time import Profile, ProfilePoint
-from tuning.findings import find
-from tuning.report import Extras, charts_of, write_report
-from tuning.spec import SweepSpec
+from largebatch.jobs.errors import InputError
+from largebatch.jobs.run import run_folder
+from largebatch.jobs.run.run_folder import write_text
+from largebatch.service.cli.main import app
+from largebatch.tuning.report.report import Extras, charts_of, write_report
+from largebatch.tuning.results.analysis.prediction import Miss, Predicted
+from largebatch.tuning.results.analysis.step_time import Profile, ProfilePoint
+from largebatch.tuning.results.findings import find
+from largebatch.tuning.sweep.spec import SweepSpec
 
 BATCHES = [32, 128, 512, 2048]
 PROFILE = Profile(

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from made_runs import summary
 
-from jobs import run_folder
-from jobs.records import Outcome
-from jobs.spec_reader import read_spec
-from tuning.ledger import LEDGER, Ending, Ledger, Trial
-from tuning.search import Search
-from tuning.spec import SweepSpec
+from largebatch.jobs.run import run_folder
+from largebatch.jobs.run.records import Outcome
+from largebatch.jobs.spec.read import read_spec
+from largebatch.tuning.sweep.ledger import LEDGER, Ending, Ledger, Trial
+from largebatch.tuning.sweep.search import Search
+from largebatch.tuning.sweep.spec import SweepSpec
 
 BASE = read_spec("digits-small-batch")
 SPACE = {

@@ -8,17 +8,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from jobs import run_folder
-from jobs.data.dataset import Dataset, Images
-from jobs.data.fingerprint import DatasetFingerprint, fingerprint, write_fingerprint
-from jobs.errors import DataError
-from jobs.spec_reader import read_spec
+from largebatch.jobs.data.dataset import Dataset, Images
+from largebatch.jobs.data.fingerprint import DatasetFingerprint, fingerprint, write_fingerprint
+from largebatch.jobs.errors import DataError
+from largebatch.jobs.run import run_folder
+from largebatch.jobs.spec.read import read_spec
+from largebatch.tuning.report.figures import on_unlike_footing
+from largebatch.tuning.results.analysis.configurations import settings_of
+from largebatch.tuning.results.collect import collect
+from largebatch.tuning.results.findings import find_in
+from largebatch.tuning.results.same_data import refuse_unlike_others, told_apart
 from tests.tuning.made_runs import made_folder
-from tuning.analysis.configurations import settings_of
-from tuning.collect import collect
-from tuning.figures import on_unlike_footing
-from tuning.findings import find_in
-from tuning.same_data import refuse_unlike_others, told_apart
 
 
 class Single:

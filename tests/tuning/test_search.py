@@ -6,18 +6,18 @@ from typing import Any
 import pytest
 from made_runs import summary
 
-from jobs import run_folder
-from jobs.errors import InputError, SpecError
-from jobs.records import Outcome, RunSummary
-from jobs.spec import TrainSpec
-from jobs.spec_reader import build_spec, read_spec
-from service.commands.sweep import _no_result
-from tuning.ledger import Ending, Ledger, Trial
-from tuning.search import Search, score
-from tuning.space import base_spec, groups, read_sweep, refuse_impossible, with_fields
-from tuning.spec import SweepSpec
-from tuning.sweep import SweepProgress, _share_out, resume_command
-from tuning.trial import TrialOptions, train_trial
+from largebatch.jobs.errors import InputError, SpecError
+from largebatch.jobs.run import run_folder
+from largebatch.jobs.run.records import Outcome, RunSummary
+from largebatch.jobs.spec.read import build_spec, read_spec
+from largebatch.jobs.spec.train_spec import TrainSpec
+from largebatch.service.cli.commands.sweep import _no_result
+from largebatch.tuning.sweep.ledger import Ending, Ledger, Trial
+from largebatch.tuning.sweep.search import Search, score
+from largebatch.tuning.sweep.space import base_spec, groups, read_sweep, refuse_impossible, with_fields
+from largebatch.tuning.sweep.spec import SweepSpec
+from largebatch.tuning.sweep.sweep import SweepProgress, _share_out, resume_command
+from largebatch.tuning.sweep.trial import TrialOptions, train_trial
 
 BASE = read_spec("digits-small-batch")
 

@@ -14,16 +14,16 @@ from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from typer.testing import CliRunner
 
-from jobs import run_folder
-from jobs.errors import InputError
-from jobs.job import prepare, run_job
-from jobs.listener import Listener
-from jobs.spec_reader import build_spec
-from service.cli import app
-from tuning.lines import line
-from tuning.sharpness import epsilon_sharpness, sharpness_rows, slope_in_words, top_eigenvalue
-from tuning.solution import Solution, load_solution
-from tuning.subspace import Subspace
+from largebatch.jobs.errors import InputError
+from largebatch.jobs.job import prepare, run_job
+from largebatch.jobs.run import run_folder
+from largebatch.jobs.run.listener import Listener
+from largebatch.jobs.spec.read import build_spec
+from largebatch.service.cli.main import app
+from largebatch.tuning.measure.lines import line
+from largebatch.tuning.measure.sharpness import epsilon_sharpness, sharpness_rows, slope_in_words, top_eigenvalue
+from largebatch.tuning.measure.solution import Solution, load_solution
+from largebatch.tuning.measure.subspace import Subspace
 
 CPU = torch.device("cpu")
 
@@ -143,7 +143,7 @@ def test_where_lanczos_does_not_converge_power_iteration_goes_on(monkeypatch: py
 
 
 def test_an_eigenvalue_that_does_not_settle_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tuning.sharpness.POWER_ITERATIONS", 1)
+    monkeypatch.setattr("largebatch.tuning.measure.sharpness.POWER_ITERATIONS", 1)
     monkeypatch.setattr("scipy.sparse.linalg.eigsh", lambda *_, **__: (_ for _ in ()).throw(ArpackNoConvergence("no", np.zeros(0), np.zeros((0, 0)))))
     assert top_eigenvalue(Quadratic([1.0, 2.0, 3.0], [0.0] * 3, [0.0] * 3)) is None
 
@@ -217,7 +217,7 @@ def test_a_small_curvature_is_not_lost_in_the_rounding_of_float32(runs: tuple[Pa
     solution.model.double()
     given = solution.chunks
     monkeypatch.setattr(solution, "chunks", lambda batches, size: ((inputs.double(), labels) for inputs, labels in given(batches, size)))
-    monkeypatch.setattr("tuning.sharpness.SMALL", -1.0)
+    monkeypatch.setattr("largebatch.tuning.measure.sharpness.SMALL", -1.0)
     exact = epsilon_sharpness(solution, 3e-4, 5)
     assert abs(exact.curved) < 1e-2 * exact.value
     assert single.curved == pytest.approx(exact.curved, rel=0.3)
@@ -245,8 +245,8 @@ def test_curvature_is_the_gradients_change(runs: tuple[Path, Path]) -> None:
 
 
 def chunks(solution: Solution) -> Any:
-    from jobs.job import evaluation_batches
-    from jobs.plan import Slice
+    from largebatch.jobs.job import evaluation_batches
+    from largebatch.jobs.plan.train_plan import Slice
 
     return [evaluation_batches(solution.job, solution.job.dataset.train).read(Slice(0, 0, solution.num_samples))]
 
@@ -269,8 +269,8 @@ def test_what_has_no_second_derivative_costs_the_command_only_that(runs: tuple[P
     def refuses(*_: Any) -> Tensor:
         raise InputError("run", "the model has no second derivative.")
 
-    monkeypatch.setattr("tuning.sharpness.ITERATIONS", 1)
-    monkeypatch.setattr("tuning.solution.Solution.curvature", refuses)
+    monkeypatch.setattr("largebatch.tuning.measure.sharpness.ITERATIONS", 1)
+    monkeypatch.setattr("largebatch.tuning.measure.solution.Solution.curvature", refuses)
     command = ["sharpness", str(runs[0]), "--device", "cpu", "--samples", "50", "--dimensions", "3"]
     result = CliRunner().invoke(app, [*command, "--json"], catch_exceptions=False)
     assert result.exit_code == 0
@@ -279,7 +279,7 @@ def test_what_has_no_second_derivative_costs_the_command_only_that(runs: tuple[P
     assert "Left out: top Hessian eigenvalue of run. run: the model has no second derivative." in result.stderr
     assert [value["dimensions"] for value in found["solutions"][0]["sharpness"]] == [None, 3, None, 3]
     assert "not measured" in CliRunner().invoke(app, command, catch_exceptions=False).stdout
-    monkeypatch.setattr("tuning.solution.Solution.loss_and_gradient", refuses)
+    monkeypatch.setattr("largebatch.tuning.measure.solution.Solution.loss_and_gradient", refuses)
     with pytest.raises(InputError, match="no second derivative"):
         CliRunner().invoke(app, command, catch_exceptions=False)
 
@@ -301,8 +301,8 @@ def test_solutions_of_other_data_are_not_compared(runs: tuple[Path, Path], tmp_p
 
 
 def test_the_command_prints_the_lines_and_their_conditions(runs: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("tuning.sharpness.ITERATIONS", 1)
-    monkeypatch.setattr("tuning.solutions.top_eigenvalue", lambda solution: None)
+    monkeypatch.setattr("largebatch.tuning.measure.sharpness.ITERATIONS", 1)
+    monkeypatch.setattr("largebatch.tuning.study.solutions.top_eigenvalue", lambda solution: None)
     options = ["--device", "cpu", "--samples", "50", "--points", "4", "--dimensions", "3", "--figure", str(tmp_path)]
     said = CliRunner().invoke(app, ["sharpness", *map(str, runs), *options], catch_exceptions=False).stdout
     assert "did not settle" in said

@@ -3,13 +3,13 @@
 import pytest
 from made_runs import TARGET, made_run
 
-from jobs.errors import InputError
-from jobs.spec_reader import read_spec
-from tuning.analysis.reference import Reference
-from tuning.analysis.step_time import Profile, ProfilePoint
-from tuning.sizing import size_sweep
-from tuning.space import with_fields
-from tuning.spec import BATCH, MOMENTUM, ResourcesSpec
+from largebatch.jobs.errors import InputError
+from largebatch.jobs.spec.read import read_spec
+from largebatch.tuning.results.analysis.reference import Reference
+from largebatch.tuning.results.analysis.step_time import Profile, ProfilePoint
+from largebatch.tuning.study.sizing import size_sweep
+from largebatch.tuning.sweep.space import with_fields
+from largebatch.tuning.sweep.spec import BATCH, MOMENTUM, ResourcesSpec
 
 SPEC = read_spec("digits-small-batch", [f"stop.target_accuracy={TARGET}", "stop.epochs=20"])
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from jobs.data.dataset import Dataset, Images
-from jobs.errors import FaultError, InputError
-from tuning.sharpness import epsilon_sharpness, top_eigenvalue
-from tuning.solution import Solution
+from largebatch.jobs.data.dataset import Dataset, Images
+from largebatch.jobs.errors import FaultError, InputError
+from largebatch.tuning.measure.sharpness import epsilon_sharpness, top_eigenvalue
+from largebatch.tuning.measure.solution import Solution
 
 CPU, CLASSES, SAMPLES = torch.device("cpu"), 3, 12
 

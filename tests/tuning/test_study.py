@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_f1_on_mnist(tmp_path: Path, image_data_dir: Path) -> None:
-    command = [sys.executable, "-m", "service.cli", "study", str(ROOT / "recipes" / "mnist-f1.yaml"), "--budget", "6m", "--json"]
+    command = [sys.executable, "-m", "largebatch", "study", str(ROOT / "recipes" / "mnist-f1.yaml"), "--budget", "6m", "--json"]
     places = ["--data-dir", str(image_data_dir), "--output-dir", str(tmp_path)]
     done = subprocess.run([*command, *places], capture_output=True, text=True, cwd=ROOT, env={**os.environ}, timeout=1700, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -34,7 +34,7 @@ def test_f1_on_mnist(tmp_path: Path, image_data_dir: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_killed_study_goes_on(tmp_path: Path) -> None:
-    study = [sys.executable, "-m", "service.cli", "study", "--device", "cpu"]
+    study = [sys.executable, "-m", "largebatch", "study", "--device", "cpu"]
     begun = [*study, "digits-small-batch", "--budget", "60s", "--output-dir", str(tmp_path)]
     with subprocess.Popen(begun, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:

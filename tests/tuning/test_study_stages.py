@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 import torch
 
-from jobs import run_folder
-from jobs.job import prepare, run_job
-from jobs.listener import Listener
-from jobs.spec import TrainSpec
-from jobs.spec_reader import build_spec
-from tuning.ledger import SWEEP, Ledger, Trial
-from tuning.search import Search
-from tuning.spec import SweepSpec
-from tuning.study import StudyOptions, begin_study, study
-from tuning.sweep import begin_sweep
+from largebatch.jobs.job import prepare, run_job
+from largebatch.jobs.run import run_folder
+from largebatch.jobs.run.listener import Listener
+from largebatch.jobs.spec.read import build_spec
+from largebatch.jobs.spec.train_spec import TrainSpec
+from largebatch.tuning.study.study import StudyOptions, begin_study, study
+from largebatch.tuning.sweep.ledger import SWEEP, Ledger, Trial
+from largebatch.tuning.sweep.search import Search
+from largebatch.tuning.sweep.spec import SweepSpec
+from largebatch.tuning.sweep.sweep import begin_sweep
 
 CPU, DATA = torch.device("cpu"), Path("data")
 MODELS = {
@@ -54,7 +54,7 @@ def test_a_stage_that_fails_costs_only_itself(tmp_path: Path, monkeypatch: pytes
     )  # fmt: skip
     folder = tmp_path / "study"
     begin_study(folder, spec, 60.0)
-    monkeypatch.setattr("tuning.study.PROFILE_SHARE", 0.004)
+    monkeypatch.setattr("largebatch.tuning.study.study.PROFILE_SHARE", 0.004)
     sized = SweepSpec(name="sweep", recipe="run", set={"stop.epochs": 1.0}, each={"batch.global_batch_size": [16, 48]})
     run_folder.write_text(folder / "sized-sweep.json", sized.model_dump_json())
     notices: list[str] = []
@@ -63,9 +63,13 @@ def test_a_stage_that_fails_costs_only_itself(tmp_path: Path, monkeypatch: pytes
     def broken(*_: Any, **__: Any) -> Any:
         raise RuntimeError("view size is not compatible\nand more")
 
-    monkeypatch.setattr("tuning.report.write_pngs", broken)
+    monkeypatch.setattr("largebatch.tuning.report.report.write_pngs", broken)
     with monkeypatch.context() as failing:
-        for part in ("tuning.solutions.top_eigenvalue", "tuning.study.predict", "tuning.report.accuracy_curves"):
+        for part in (
+            "largebatch.tuning.study.solutions.top_eigenvalue",
+            "largebatch.tuning.study.study.predict",
+            "largebatch.tuning.report.report.accuracy_curves",
+        ):
             failing.setattr(part, broken)
         page = study(spec, options, run_here)
     assert page is not None
@@ -96,13 +100,13 @@ def test_a_run_to_the_end_that_fails_leaves_the_report(tmp_path: Path, monkeypat
     """Nothing of the stage is kept, so that it is tried again."""
     from types import SimpleNamespace
 
-    from tuning.attempts import Attempts
-    from tuning.study import _solutions
+    from largebatch.tuning.study.attempts import Attempts
+    from largebatch.tuning.study.study import _solutions
 
     def broken(best: Any, *_: Any) -> Any:
         raise KeyError(best.global_batch_size)
 
-    monkeypatch.setattr("tuning.study.train_to_the_end", broken)
+    monkeypatch.setattr("largebatch.tuning.study.study.train_to_the_end", broken)
     best = [SimpleNamespace(global_batch_size=16), SimpleNamespace(global_batch_size=64)]
     expected: Any = SimpleNamespace(chosen_for_the_end=lambda batches, budget_s: batches)
     attempts = Attempts()

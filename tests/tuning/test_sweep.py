@@ -15,12 +15,12 @@ import yaml
 from launch_runs import Head, starts
 from servers import said
 
-from jobs.checkpoint_files import list_checkpoints
-from jobs.tracking.mlflow_mirror import CURVE_TAG
-from tuning.collect import collect, collect_experiment, ended_runs
-from tuning.ledger import Ledger
-from tuning.space import base_spec, read_sweep
-from tuning.sweep import begin_sweep
+from largebatch.jobs.run.checkpoint_files import list_checkpoints
+from largebatch.jobs.tracking.mlflow_mirror import CURVE_TAG
+from largebatch.tuning.results.collect import collect, collect_experiment, ended_runs
+from largebatch.tuning.sweep.ledger import Ledger
+from largebatch.tuning.sweep.space import base_spec, read_sweep
+from largebatch.tuning.sweep.sweep import begin_sweep
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 BATCHES = [32, 128, 512]
@@ -46,7 +46,7 @@ def sweep_file(folder: Path, **parts: Any) -> Path:
 
 def command(*arguments: object, head: Head | None = None) -> list[str]:
     address = ["--address", head.address] if head else []
-    return [sys.executable, "-m", "service.cli", "sweep", *map(str, arguments), *address, "--device", "cpu"]
+    return [sys.executable, "-m", "largebatch", "sweep", *map(str, arguments), *address, "--device", "cpu"]
 
 
 def run(*arguments: object, head: Head) -> subprocess.CompletedProcess[str]:

@@ -10,9 +10,9 @@ import pytest
 TRIAL = """
 import os, sys, threading
 from pathlib import Path
-from jobs.records import StepRecord
-from jobs.spec_reader import read_spec
-from tuning.trial import TrialOptions, _train_here
+from largebatch.jobs.run.records import StepRecord
+from largebatch.jobs.spec.read import read_spec
+from largebatch.tuning.sweep.trial import TrialOptions, _train_here
 
 class Reporter:
     def record(self, record):

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from jobs.data.augment import augment, augments
-from jobs.spec import AugmentSpec
+from largebatch.jobs.data.augment import augment, augments
+from largebatch.jobs.spec.train_spec import AugmentSpec
 
 CHANNELS, HEIGHT, WIDTH = 2, 4, 5
 Image = list[list[list[int]]]

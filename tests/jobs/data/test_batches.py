@@ -8,18 +8,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from jobs.data.batches import Batches, DeviceBatches, LoaderBatches, Stream, fits_on
-from jobs.data.dataset import Dataset, Images
-from jobs.data.draws import sample_order
-from jobs.engine.clock import Clock
-from jobs.engine.group import Group
-from jobs.engine.state import TrainState
-from jobs.engine.step import accumulate
-from jobs.errors import DataError
-from jobs.plan import Slice
-from jobs.planning import Facts, make_plan
-from jobs.spec import AugmentSpec
-from jobs.spec_reader import build_spec
+from largebatch.jobs.data.dataset import Dataset, Images
+from largebatch.jobs.data.keyed_random import sample_order
+from largebatch.jobs.data.loaders import Batches, DeviceBatches, LoaderBatches, Stream, fits_on
+from largebatch.jobs.engine.clock import Clock
+from largebatch.jobs.engine.ranks.group import Group
+from largebatch.jobs.engine.state import TrainState
+from largebatch.jobs.engine.step import accumulate
+from largebatch.jobs.errors import DataError
+from largebatch.jobs.plan.make import Facts, make_plan
+from largebatch.jobs.plan.train_plan import Slice
+from largebatch.jobs.spec.read import build_spec
+from largebatch.jobs.spec.train_spec import AugmentSpec
 
 CPU = torch.device("cpu")
 NUM_SAMPLES = 70  # more than two of the reader's chunks
@@ -280,7 +280,7 @@ def test_a_reader_that_starts_in_the_middle_leaves_dropout_the_same() -> None:
 
 
 def test_the_reader_gives_a_changing_batch_the_plans_samples() -> None:
-    from jobs.job import training_batches
+    from largebatch.jobs.job import training_batches
 
     plan = dropout_plan(last="drop", schedule={"growth": [{"epoch": 1.0, "factor": 1.75}]})
     assert {batch.stop for batch in plan.batches() if batch.epoch == 1} == {35, 70}

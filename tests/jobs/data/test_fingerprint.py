@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from jobs.data import fingerprint as module
-from jobs.data.dataset import Dataset, Images
-from jobs.data.fingerprint import DatasetFingerprint, confirmed_difference, difference, fingerprint
-from jobs.errors import DataError
+from largebatch.jobs.data import fingerprint as module
+from largebatch.jobs.data.dataset import Dataset, Images
+from largebatch.jobs.data.fingerprint import DatasetFingerprint, confirmed_difference, difference, fingerprint
+from largebatch.jobs.errors import DataError
 
 NUM_TRAIN, NUM_TEST, WIDTH = 90, 30, 12
 

@@ -12,13 +12,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from jobs.data.batches import LoaderBatches
-from jobs.data.dataset import Dataset
-from jobs.data.image_folder import list_images
-from jobs.data.sources import load_dataset
-from jobs.errors import DataError, SpecError
-from jobs.plan import Slice
-from jobs.spec import DatasetSpec
+from largebatch.jobs.data.dataset import Dataset
+from largebatch.jobs.data.loaders import LoaderBatches
+from largebatch.jobs.data.sources.image_folder import list_images
+from largebatch.jobs.data.sources.table import load_dataset
+from largebatch.jobs.errors import DataError, SpecError
+from largebatch.jobs.plan.train_plan import Slice
+from largebatch.jobs.spec.train_spec import DatasetSpec
 
 CPU = torch.device("cpu")
 CLASSES, PER_CLASS = ("cat", "dog", "eel"), 6
@@ -256,7 +256,7 @@ class TestListing:
 
 def test_training_on_a_folder(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """End to end: brightness tells the classes, so a linear model learns them."""
-    from jobs.__main__ import main
+    from largebatch.jobs.__main__ import main
 
     spec = tmp_path / "pets.json"
     document = {

@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, StackDataset, Subset, TensorDataset, random_split
 from torch.utils.data import Dataset as TorchDataset
 
-from jobs.data.batches import DeviceBatches, LoaderBatches
-from jobs.data.dataset import Dataset, Images
-from jobs.data.sources import load_dataset
-from jobs.errors import DataError
-from jobs.plan import Slice
-from jobs.spec import DatasetSpec
+from largebatch.jobs.data.dataset import Dataset, Images
+from largebatch.jobs.data.loaders import DeviceBatches, LoaderBatches
+from largebatch.jobs.data.sources.table import load_dataset
+from largebatch.jobs.errors import DataError
+from largebatch.jobs.plan.train_plan import Slice
+from largebatch.jobs.spec.train_spec import DatasetSpec
 
 CPU = torch.device("cpu")
 NUM_SAMPLES, NUM_CLASSES = 40, 3

@@ -15,12 +15,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from jobs.data import reading
-from jobs.data.batches import CHUNK, LoaderBatches
-from jobs.data.dataset import Dataset
-from jobs.data.reading import NO_ASKING, Patience
-from jobs.errors import DataError, FaultError
-from jobs.plan import Slice
+from largebatch.jobs.data import reading
+from largebatch.jobs.data.dataset import Dataset
+from largebatch.jobs.data.loaders import CHUNK, LoaderBatches
+from largebatch.jobs.data.reading import NO_ASKING, Patience
+from largebatch.jobs.errors import DataError, FaultError
+from largebatch.jobs.plan.train_plan import Slice
 
 NUM_SAMPLES, BAD = 10 * CHUNK, 2 * CHUNK
 

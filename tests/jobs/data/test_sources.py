@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from jobs.data.batches import DeviceBatches, LoaderBatches
-from jobs.data.dataset import Dataset, Images
-from jobs.data.sources import SOURCES, TORCHVISION_FILES, load_dataset
-from jobs.errors import DataError, SpecError
-from jobs.plan import Slice
-from jobs.spec import DatasetSpec
+from largebatch.jobs.data.dataset import Dataset, Images
+from largebatch.jobs.data.loaders import DeviceBatches, LoaderBatches
+from largebatch.jobs.data.sources.table import SOURCES, TORCHVISION_FILES, load_dataset
+from largebatch.jobs.errors import DataError, SpecError
+from largebatch.jobs.plan.train_plan import Slice
+from largebatch.jobs.spec.train_spec import DatasetSpec
 
 CPU = torch.device("cpu")
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from jobs.engine import core_wait
-from jobs.engine.core_wait import DISTURBED, CoreWait, in_words
+from largebatch.jobs.engine import core_wait
+from largebatch.jobs.engine.core_wait import DISTURBED, CoreWait, in_words
 
 needs_count = pytest.mark.skipif(core_wait.waited_s() is None, reason="this kernel does not count how long threads wait")
 

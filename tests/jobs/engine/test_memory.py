@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
-from jobs.job import new_state, prepare
-from jobs.spec_reader import build_spec
+from largebatch.jobs.job import new_state, prepare
+from largebatch.jobs.spec.read import build_spec
 
 document = {"dataset": {"name": "synthetic"}, "model": {"name": "mlp"}, "optimizer": {"name": "sgd"}, "learning_rate": {"base": 0.1},
             "batch": {"global_batch_size": 8}, "stop": {"steps": 1}, "tracking": {"enabled": False}}

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from jobs import checkpoints
-from jobs.engine.model_state import digest, refuse_unsaveable, what_is_unsaveable
-from jobs.errors import PlanError
-from jobs.models.held import Held
-from jobs.spec_reader import read_spec
+from largebatch.jobs.engine.model_state import digest, refuse_unsaveable, what_is_unsaveable
+from largebatch.jobs.errors import PlanError
+from largebatch.jobs.models.held import Held
+from largebatch.jobs.run import checkpoints
+from largebatch.jobs.spec.read import read_spec
 
 
 class Scaled(nn.Linear):

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from jobs.engine.clock import Clock
-from jobs.engine.noise_scale import NoiseSums, estimate
-from jobs.engine.state import TrainState
-from jobs.engine.step import accumulate
-from jobs.plan import Slice, TrainPlan
-from jobs.planning import Facts, make_plan
-from jobs.spec_reader import build_spec
+from largebatch.jobs.engine.clock import Clock
+from largebatch.jobs.engine.noise_scale import NoiseSums, estimate
+from largebatch.jobs.engine.state import TrainState
+from largebatch.jobs.engine.step import accumulate
+from largebatch.jobs.plan.make import Facts, make_plan
+from largebatch.jobs.plan.train_plan import Slice, TrainPlan
+from largebatch.jobs.spec.read import build_spec
 
 Array = NDArray[np.float64]
 TRUE_GRADIENT = np.array([0.6, -0.3, 0.1, 0.0, 0.2])  # |G|^2 = 0.5

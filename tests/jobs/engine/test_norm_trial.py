@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from jobs.engine.norm_trial import refuse_mixed_groups
-from jobs.errors import PlanError
-from jobs.job import prepare
-from jobs.models.ghost_batch_norm import forward_pass_of, use_ghost_batch_norm
-from jobs.models.sample_dropout import use_sample_dropout
-from jobs.spec_reader import build_spec
+from largebatch.jobs.engine.model_trial.norms import refuse_mixed_groups
+from largebatch.jobs.errors import PlanError
+from largebatch.jobs.job import prepare
+from largebatch.jobs.models.norms.ghost_batch_norm import forward_pass_of, use_ghost_batch_norm
+from largebatch.jobs.models.sample_dropout import use_sample_dropout
+from largebatch.jobs.spec.read import build_spec
 
 
 class Rows(nn.Module):

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from jobs.engine.gradients import LocalSum
-from jobs.engine.state import WeightAverage
-from jobs.optim.saved_state import load_optimizer
-from jobs.optim.table import build_optimizer
-from jobs.optimizer_spec import OptimizerSpec
+from largebatch.jobs.engine.ranks.all_reduce import LocalSum
+from largebatch.jobs.engine.state import WeightAverage
+from largebatch.jobs.optim.saved_state import load_optimizer
+from largebatch.jobs.optim.table import build_optimizer
+from largebatch.jobs.spec.optimizer import OptimizerSpec
 
 OTHER = torch.device("meta")
 """A device that every machine has beside the CPU: tensors on it have a place and no numbers."""

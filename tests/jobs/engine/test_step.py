@@ -6,15 +6,15 @@ from typing import Any
 import pytest
 import torch
 
-from jobs.engine import loop
-from jobs.engine.noise_scale import GainAverages
-from jobs.engine.state import TrainState
-from jobs.engine.step import optimizer_step
-from jobs.job import new_state, prepare, run_job, training_batches
-from jobs.listener import Listener
-from jobs.spec import TrainSpec
-from jobs.spec_reader import build_spec
-from jobs.tracking.journal import evaluations, read_records, steps
+from largebatch.jobs.engine import loop
+from largebatch.jobs.engine.noise_scale import GainAverages
+from largebatch.jobs.engine.state import TrainState
+from largebatch.jobs.engine.step import optimizer_step
+from largebatch.jobs.job import new_state, prepare, run_job, training_batches
+from largebatch.jobs.run.journal import evaluations, read_records, steps
+from largebatch.jobs.run.listener import Listener
+from largebatch.jobs.spec.read import build_spec
+from largebatch.jobs.spec.train_spec import TrainSpec
 
 CPU = torch.device("cpu")
 

@@ -9,13 +9,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from jobs.data.draws import sample_order
-from jobs.engine.trial import try_out
-from jobs.errors import LargebatchError, PlanError, SpecError
-from jobs.job import Prepared, prepare, run_job
-from jobs.listener import Listener
-from jobs.records import RunSummary
-from jobs.spec_reader import build_spec
+from largebatch.jobs.data.keyed_random import sample_order
+from largebatch.jobs.engine.model_trial.trial import try_out
+from largebatch.jobs.errors import LargebatchError, PlanError, SpecError
+from largebatch.jobs.job import Prepared, prepare, run_job
+from largebatch.jobs.run.listener import Listener
+from largebatch.jobs.run.records import RunSummary
+from largebatch.jobs.spec.read import build_spec
 
 DRAWS = "The model draws from torch's own generators"
 CPU = torch.device("cpu")

@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from jobs.data.sources import load_dataset
-from jobs.device import refuse_without_compiler
-from jobs.engine import warm_up as module
-from jobs.engine.warm_up import refuse_misfit, warm_up
-from jobs.errors import PlanError
-from jobs.job import Prepared, new_state, prepare, run_job
-from jobs.listener import Listener
-from jobs.spec import DatasetSpec
-from jobs.spec_reader import build_spec
+from largebatch.jobs.data.sources.table import load_dataset
+from largebatch.jobs.device import refuse_without_compiler
+from largebatch.jobs.engine import warm_up as module
+from largebatch.jobs.engine.warm_up import refuse_misfit, warm_up
+from largebatch.jobs.errors import PlanError
+from largebatch.jobs.job import Prepared, new_state, prepare, run_job
+from largebatch.jobs.run.listener import Listener
+from largebatch.jobs.spec.read import build_spec
+from largebatch.jobs.spec.train_spec import DatasetSpec
 
 CPU = torch.device("cpu")
 DIGITS = load_dataset(DatasetSpec(name="digits"), Path("nowhere"))

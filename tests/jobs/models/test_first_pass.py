@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from jobs.data.draws import key, seed_draws
-from jobs.errors import PlanError
-from jobs.models.table import build_model
-from jobs.spec import ModelSpec
+from largebatch.jobs.data.keyed_random import key, seed_draws
+from largebatch.jobs.errors import PlanError
+from largebatch.jobs.models.table import build_model
+from largebatch.jobs.spec.train_spec import ModelSpec
 
 BLANK = torch.zeros(2, 8)
 

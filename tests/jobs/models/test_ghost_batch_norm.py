@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from jobs.errors import PlanError
-from jobs.models.ghost_batch_norm import forward_pass_of, ghost_norms, has_batch_norm, use_ghost_batch_norm, zero_init_residual
-from jobs.models.sample_dropout import use_sample_dropout
-from jobs.models.small import ResNet9
+from largebatch.jobs.errors import PlanError
+from largebatch.jobs.models.norms.ghost_batch_norm import forward_pass_of, ghost_norms, has_batch_norm, use_ghost_batch_norm, zero_init_residual
+from largebatch.jobs.models.sample_dropout import use_sample_dropout
+from largebatch.jobs.models.small import ResNet9
 
 FLOAT64 = {"rtol": 1e-11, "atol": 1e-12}
 """Means over at most a dozen float64 numbers near 1, divided by deviations near 1."""

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from jobs.errors import PlanError
-from jobs.models.parameters import description, refuse_parameters, refuse_sparse_gradients, refuse_unlike_first
-from jobs.models.shared_memory import unfold_buffers
+from largebatch.jobs.errors import PlanError
+from largebatch.jobs.models.parameters import description, refuse_parameters, refuse_sparse_gradients, refuse_unlike_first
+from largebatch.jobs.models.shared_memory import unfold_buffers
 
 
 def holding(**tensors: Tensor) -> nn.Module:

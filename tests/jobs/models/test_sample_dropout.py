@@ -12,9 +12,9 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from torchvision.ops import StochasticDepth
 
-from jobs.data.draws import key
-from jobs.models.sample_dropout import SampleDropout, announce, sample_dropouts, use_sample_dropout
-from jobs.plan import Slice
+from largebatch.jobs.data.keyed_random import key
+from largebatch.jobs.models.sample_dropout import SampleDropout, announce, sample_dropouts, use_sample_dropout
+from largebatch.jobs.plan.train_plan import Slice
 
 CPU = torch.device("cpu")
 MASK, GOLDEN_RATIO = (1 << 64) - 1, 0x9E3779B97F4A7C15

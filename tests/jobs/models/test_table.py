@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from jobs.errors import SpecError
-from jobs.models.table import OURS, build_model
-from jobs.spec import ModelSpec
+from largebatch.jobs.errors import SpecError
+from largebatch.jobs.models.table import OURS, build_model
+from largebatch.jobs.spec.train_spec import ModelSpec
 
 SMALL_IMAGES = (3, 32, 32)
 SMALL_ARGUMENTS: dict[str, dict[str, Any]] = {"resnet9": {"width": 8}, "keskar-f1": {"width": 32}}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from jobs.optim.eager import EagerAdamW, EagerSGD
+from largebatch.jobs.optim.eager import EagerAdamW, EagerSGD
 
 EQUALS = [
     (EagerSGD, SGD, {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1}),
@@ -89,8 +89,8 @@ def test_training_saving_and_loading_leave_torchs_compiler_out() -> None:
     code = """
 import sys, torch
 from torch import nn
-from jobs.optim.table import OPTIMIZERS, build_optimizer
-from jobs.optimizer_spec import OptimizerSpec
+from largebatch.jobs.optim.table import OPTIMIZERS, build_optimizer
+from largebatch.jobs.spec.optimizer import OptimizerSpec
 for name in OPTIMIZERS:
     model = nn.Linear(3, 2)
     optimizer = build_optimizer(model, OptimizerSpec(name=name))

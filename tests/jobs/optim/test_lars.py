@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from jobs.engine.clock import Clock
-from jobs.engine.state import TrainState
-from jobs.optim.lars import LARS
-from jobs.optim.tensors import norms
+from largebatch.jobs.engine.clock import Clock
+from largebatch.jobs.engine.state import TrainState
+from largebatch.jobs.optim.lars import LARS
+from largebatch.jobs.optim.tensors import norms
 
 STEPS = 10
 RATES = [0.5, 0.5, 0.4, 0.1, 0.0, 2.0, 1.0, 0.3, 0.3, 0.05]

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW
 
-from jobs.optim.saved_state import load_optimizer, parameter_names
-from jobs.optim.table import build_optimizer, set_learning_rate
-from jobs.spec import OptimizerSpec
+from largebatch.jobs.optim.saved_state import load_optimizer, parameter_names
+from largebatch.jobs.optim.table import build_optimizer, set_learning_rate
+from largebatch.jobs.spec.train_spec import OptimizerSpec
 
 RATE, DECAY, STEPS = 0.05, 0.1, 6
 SHAPE = (4, 3, 2, 3, 5)

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from jobs.engine.state import WeightAverage
-from jobs.errors import PlanError
-from jobs.optim.saved_state import load_optimizer, parameter_names, refuse_other_precision
-from jobs.optim.table import build_optimizer, set_learning_rate
-from jobs.spec import OptimizerSpec
+from largebatch.jobs.engine.state import WeightAverage
+from largebatch.jobs.errors import PlanError
+from largebatch.jobs.optim.saved_state import load_optimizer, parameter_names, refuse_other_precision
+from largebatch.jobs.optim.table import build_optimizer, set_learning_rate
+from largebatch.jobs.spec.train_spec import OptimizerSpec
 
 NAMES = ("sgd", "adamw", "lars", "lamb")
 

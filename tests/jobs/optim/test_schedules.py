@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from jobs.optim.schedules import learning_rate_fraction
-from jobs.spec import LearningRateSpec
+from largebatch.jobs.plan.schedules import learning_rate_fraction
+from largebatch.jobs.spec.train_spec import LearningRateSpec
 
 EPOCH = 100.0
 

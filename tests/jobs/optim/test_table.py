@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from jobs.optim.eager import EagerAdamW, EagerSGD
-from jobs.optim.lamb import LAMB
-from jobs.optim.lars import LARS
-from jobs.optim.table import OPTIMIZERS, build_optimizer, optimizer_state_bytes, parameter_groups, set_learning_rate
-from jobs.optimizer_spec import OPTIMIZER_OPTIONS, OptimizerSpec
+from largebatch.jobs.optim.eager import EagerAdamW, EagerSGD
+from largebatch.jobs.optim.lamb import LAMB
+from largebatch.jobs.optim.lars import LARS
+from largebatch.jobs.optim.table import OPTIMIZERS, build_optimizer, optimizer_state_bytes, parameter_groups, set_learning_rate
+from largebatch.jobs.spec.optimizer import OPTIMIZER_OPTIONS, OptimizerSpec
 
 KINDS = {"sgd": EagerSGD, "adamw": EagerAdamW, "lars": LARS, "lamb": LAMB}
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from jobs.records import EndRecord, EvalRecord, NoticeRecord, Outcome, Record, RunSummary, StartRecord, StepRecord
-from jobs.tracking.journal import Journal, current, evaluations, parse_line, read_records, steps
+from largebatch.jobs.run.journal import Journal, current, evaluations, parse_line, read_records, steps
+from largebatch.jobs.run.records import EndRecord, EvalRecord, NoticeRecord, Outcome, Record, RunSummary, StartRecord, StepRecord
 
 
 def start(step: int) -> StartRecord:

@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 import torch
 
-from jobs.checkpoint_files import list_checkpoints
-from jobs.errors import DataError
-from jobs.job import prepare, run_job
-from jobs.listener import Listener
-from jobs.spec_reader import build_spec
-from jobs.tracking.folder_mirror import sync_folder
-from jobs.tracking.follow import follow
-from jobs.tracking.journal import read_records, steps
-from jobs.tracking.mirror_state import MirrorState
-from jobs.tracking.mlflow_mirror import as_resumed, sync_run
-from jobs.tracking.mlflow_store import DeletedError, sqlite_database, sqlite_uri
+from largebatch.jobs.errors import DataError
+from largebatch.jobs.job import prepare, run_job
+from largebatch.jobs.run.checkpoint_files import list_checkpoints
+from largebatch.jobs.run.journal import read_records, steps
+from largebatch.jobs.run.listener import Listener
+from largebatch.jobs.spec.read import build_spec
+from largebatch.jobs.tracking.folder_mirror import sync_folder
+from largebatch.jobs.tracking.follower import follow
+from largebatch.jobs.tracking.mirror_state import MirrorState
+from largebatch.jobs.tracking.mlflow_mirror import as_resumed, sync_run
+from largebatch.jobs.tracking.mlflow_store import DeletedError, sqlite_database, sqlite_uri
 
 CPU = torch.device("cpu")
 
@@ -151,7 +151,7 @@ def test_a_failed_run_has_its_reason_and_goes_on(tmp_path: Path, client: Any, st
 
     run_dir = tmp_path / "failed"
     with monkeypatch.context() as patched:
-        patched.setattr("jobs.job.train", fail)
+        patched.setattr("largebatch.jobs.job.train", fail)
         with pytest.raises(DataError):
             trained(document(store, "failed"), run_dir)
     run = client.get_run(sync_run(run_dir).run_id)
@@ -203,8 +203,8 @@ def test_a_deleted_experiment_is_said_once_however_often_it_is_tried(
     trained(document(store, "thrown away"), run_dir)
     said: list[str] = []
     looks = iter([False, False, True])  # standard input ends at the third look
-    monkeypatch.setattr("jobs.tracking.follow._say", said.append)
-    monkeypatch.setattr("jobs.tracking.follow._input_ends_within", lambda seconds: next(looks))
+    monkeypatch.setattr("largebatch.jobs.tracking.follower._say", said.append)
+    monkeypatch.setattr("largebatch.jobs.tracking.follower._input_ends_within", lambda seconds: next(looks))
     follow(run_dir)
     assert len(said) == 2
     assert "experiment 'thrown away' is deleted" in said[0]

@@ -20,20 +20,20 @@ import pytest
 import torch
 from ports import free_port
 
-from jobs import run_folder
-from jobs.errors import FaultError, InputError
-from jobs.job import prepare, run_job
-from jobs.launch.local import train_locally
-from jobs.launch.options import LocalOptions
-from jobs.listener import Listener
-from jobs.records import RunSummary, StartRecord, StepRecord
-from jobs.spec_reader import build_spec
-from jobs.tracking.folder_mirror import sync_folder
-from jobs.tracking.follow import catch_up_others
-from jobs.tracking.journal import Journal, evaluations, read_records, steps
-from jobs.tracking.mirror_process import MirrorProcess
-from jobs.tracking.mirror_state import MirrorState
-from jobs.tracking.mlflow_mirror import Mirror, sync_run
+from largebatch.jobs.errors import FaultError, InputError
+from largebatch.jobs.job import prepare, run_job
+from largebatch.jobs.launch.local import train_locally
+from largebatch.jobs.launch.options import LocalOptions
+from largebatch.jobs.run import run_folder
+from largebatch.jobs.run.journal import Journal, evaluations, read_records, steps
+from largebatch.jobs.run.listener import Listener
+from largebatch.jobs.run.records import RunSummary, StartRecord, StepRecord
+from largebatch.jobs.spec.read import build_spec
+from largebatch.jobs.tracking.folder_mirror import sync_folder
+from largebatch.jobs.tracking.follower import catch_up_others
+from largebatch.jobs.tracking.mirror_process import MirrorProcess
+from largebatch.jobs.tracking.mirror_state import MirrorState
+from largebatch.jobs.tracking.mlflow_mirror import Mirror, sync_run
 
 ROOT = Path(__file__).resolve().parents[3]
 CPU = torch.device("cpu")
@@ -474,7 +474,7 @@ def test_a_killed_run_is_caught_up_once(tmp_path: Path, client: Any, store: str,
     (killed / run_folder.JOURNAL).write_text("".join(line for line in lines if '"kind":"end"' not in line) + '{"kind":"st')  # as a kill leaves it
     here.mkdir()
     said: list[str] = []
-    monkeypatch.setattr("jobs.tracking.follow._say", said.append)
+    monkeypatch.setattr("largebatch.jobs.tracking.follower._say", said.append)
     for _ in range(2):
         catch_up_others(here)
     assert said == ["MLflow now has run killed too."]
@@ -526,7 +526,7 @@ def test_when_the_trainer_is_killed_the_mirror_says_so_and_ends(tmp_path: Path, 
     given["evaluation"] = {"every_epochs": 1000.0}
     (tmp_path / "spec.json").write_text(json.dumps(given))
     trainer = subprocess.Popen(
-        [sys.executable, "-m", "jobs", str(tmp_path / "spec.json"), "--device", "cpu", "--output-dir", str(tmp_path / "runs")],
+        [sys.executable, "-m", "largebatch.jobs", str(tmp_path / "spec.json"), "--device", "cpu", "--output-dir", str(tmp_path / "runs")],
         cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
@@ -577,7 +577,8 @@ def test_a_mirror_that_dies_at_once_costs_no_run(tmp_path: Path, monkeypatch: py
 
 
 def test_the_mirror_needs_no_torch_and_stays_in_its_parents_session() -> None:
-    code = "import jobs.tracking.follow, jobs.tracking.mirror_process, jobs.launch.options, sys; sys.exit('torch' in sys.modules)"
+    modules = ("jobs.tracking.follower", "jobs.tracking.mirror_process", "jobs.launch.options")
+    code = f"import sys, {', '.join(f'largebatch.{module}' for module in modules)}; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
     with MirrorProcess(build_spec(document(None))) as mirror:
         process = mirror._process
@@ -592,7 +593,9 @@ def test_the_mirror_needs_no_torch_and_stays_in_its_parents_session() -> None:
     [("", "", True), ("sqlite:///some.db", "http://somewhere", True), ("", "http://somewhere", False), ("https://somewhere", "", False)],
 )
 def test_a_mirror_has_imported_what_it_needs_before_training_begins(uri: str, environment: str, needs: bool) -> None:
-    code = f"import sys; from jobs.tracking.mlflow_store import get_ready; get_ready({uri!r}); sys.exit('sqlalchemy.orm' not in sys.modules)"
+    code = (
+        f"import sys; from largebatch.jobs.tracking.mlflow_store import get_ready; get_ready({uri!r}); sys.exit('sqlalchemy.orm' not in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "MLFLOW_TRACKING_URI": environment}, check=False)
     assert done.returncode == (0 if needs else 1)
 
@@ -628,7 +631,7 @@ def test_the_mirror_gives_way_until_training_is_over(store: str, tmp_path: Path,
 
 def test_where_the_mirror_must_stay_idle_another_one_hurries(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     unmirrored(document(store), tmp_path / "run")
-    monkeypatch.setattr("jobs.tracking.mirror_process.POLITE_S", 0.0)
+    monkeypatch.setattr("largebatch.jobs.tracking.mirror_process.POLITE_S", 0.0)
     monkeypatch.setattr(os, "sched_setscheduler", forbidden)
     with MirrorProcess(build_spec(document(store))) as mirror:
         first = mirror._process
@@ -676,7 +679,7 @@ def under_way(given: dict[str, Any], run_dir: Path) -> Mirror:
 
 def test_the_machine_of_the_mirror_is_watched_while_the_run_trains(store: str, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The mirror is a child of rank 0, so of many machines it is rank 0's."""
-    monkeypatch.setattr("jobs.tracking.mlflow_mirror.MACHINE_EVERY_S", 0.05)
+    monkeypatch.setattr("largebatch.jobs.tracking.mlflow_mirror.MACHINE_EVERY_S", 0.05)
     mirror = under_way(document(store), tmp_path / "watched")
     run_id = mirror.state.run_id
 

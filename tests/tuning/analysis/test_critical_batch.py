@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from tuning.analysis.critical_batch import fit_critical_batch
-from tuning.analysis.regimes import Regime, edges, gain_of_doubling, regime
+from largebatch.tuning.results.analysis.critical_batch import fit_critical_batch
+from largebatch.tuning.results.analysis.regimes import Regime, edges, gain_of_doubling, regime
 
 BATCHES = [64, 128, 256, 512, 1024, 2048, 4096]
 

@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from tuning.analysis.advice import Choice, advise
-from tuning.analysis.frontier import frontier
+from largebatch.tuning.results.analysis.advice import Choice, advise
+from largebatch.tuning.results.analysis.frontier import frontier
 
 
 def beats(one: tuple[float, float], other: tuple[float, float]) -> bool:

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from tuning.analysis.intervals import spread
+from largebatch.tuning.results.analysis.intervals import spread
 
 
 def test_odd_and_even() -> None:

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from made_runs import TARGET, made_run
 
-from jobs.engine.noise_scale import NoiseSums, estimate
-from jobs.errors import InputError
-from tuning.analysis.reference import WINDOW, Reference, weighted_by_progress
-from tuning.collect import Evaluation, NoiseEstimate
+from largebatch.jobs.engine.noise_scale import NoiseSums, estimate
+from largebatch.jobs.errors import InputError
+from largebatch.tuning.results.analysis.reference import WINDOW, Reference, weighted_by_progress
+from largebatch.tuning.results.collect import Evaluation, NoiseEstimate
 
 WAY = 150.0
 """Steps that a noiseless gradient would take."""

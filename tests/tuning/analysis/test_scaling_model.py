@@ -2,9 +2,9 @@
 
 import pytest
 
-from tuning.analysis.critical_batch import fit_critical_batch
-from tuning.analysis.scaling_model import Link, all_reduce_seconds, scale_out, step_seconds
-from tuning.analysis.step_time import StepTimeModel, fit_step_time
+from largebatch.tuning.results.analysis.critical_batch import fit_critical_batch
+from largebatch.tuning.results.analysis.scaling_model import Link, all_reduce_seconds, scale_out, step_seconds
+from largebatch.tuning.results.analysis.step_time import StepTimeModel, fit_step_time
 
 IMAGENET = 1_281_167
 GRADIENT_BYTES = 25.6e6 * 2  # ResNet-50's in half precision

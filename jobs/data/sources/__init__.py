@@ -1,0 +1,1 @@
+"""Where data sets come from: by name, from folders of images, or from a person's own code."""

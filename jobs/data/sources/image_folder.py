@@ -1,0 +1,129 @@
+"""Image folders in ImageNet's layout, through torchvision's v2 transforms."""
+
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from largebatch.jobs.data.dataset import Dataset
+from largebatch.jobs.data.sources.pictures import SUFFIXES, read_picture
+from largebatch.jobs.errors import DataError
+from largebatch.jobs.spec.train_spec import AugmentSpec
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+LAYOUT = "Expected PATH/train/CLASS/image.jpg and PATH/val/CLASS/image.jpg; set dataset.arguments.path."
+NOT_DATA = {"__MACOSX", "@eaDir", "__pycache__"}
+"""Folders that programs leave behind under names that are not hidden."""
+
+
+class Listing(NamedTuple):
+    """The pictures of one part, in the order of their classes, folders and names."""
+
+    classes: list[str]
+    samples: list[tuple[str, int]]
+    left_out: list[str]
+    """What lies there and is no picture of a class: hidden, or named otherwise."""
+
+
+class FolderPart:
+    """One part (train or val) of an image folder: (float image (3, size, size), label) by index."""
+
+    def __init__(self, listing: Listing, transform: Any) -> None:
+        self._samples, self._transform = listing.samples, transform
+        self.classes = listing.classes
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        path, label = self._samples[index]
+        try:
+            image = read_picture(path)
+        except Exception as error:  # decoders raise many kinds: UnidentifiedImageError, OSError, SyntaxError ...
+            raise DataError(path, f"the image cannot be read: {error}.", "Replace or remove the file.") from error
+        return self._transform(image), label
+
+
+def load_image_folder(root: Path, image_size: int, augment: AugmentSpec) -> Dataset:
+    """The training and validation parts below `root`. Raises: DataError."""
+    from torchvision.transforms import v2
+
+    finish = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
+    whole = [v2.Resize(round(image_size * 256 / 224), antialias=True), v2.CenterCrop(image_size)]
+    part = [v2.RandomResizedCrop(image_size, antialias=True)] if augment.resized_crop else whole
+    flip = [v2.RandomHorizontalFlip()] if augment.horizontal_flip == "random" else []
+    listings = [list_images(root / name) for name in ("train", "val")]
+    if listings[0].classes != listings[1].classes:
+        differing = sorted(set(listings[0].classes) ^ set(listings[1].classes))
+        raise DataError("--data-dir", f"{root}: train and val hold different classes, {differing[0]!r} for one.", "Give both the same folders.")
+    train = FolderPart(listings[0], v2.Compose([*part, *flip, *finish]))
+    test = FolderPart(listings[1], v2.Compose([*whole, *finish]))
+    notices = tuple(
+        _left_out_in_words(root / name, listing.left_out) for name, listing in zip(("train", "val"), listings, strict=True) if listing.left_out
+    )
+    return Dataset(root.name, train, test, len(train.classes), (3, image_size, image_size), notices=notices)
+
+
+def list_images(root: Path) -> Listing:
+    """All pictures below the class folders of one part. Raises: DataError for what could only be read wrongly."""
+    samples: list[tuple[str, int]] = []
+    left_out: list[str] = []
+    try:
+        seen = {_identity(str(root)): str(root)}
+        classes = []
+        for entry in sorted(os.scandir(root), key=lambda entry: entry.name):
+            if _is_hidden(entry) or not entry.is_dir():
+                left_out.append(entry.path)
+            else:
+                classes.append(entry.name)
+        for label, name in enumerate(classes):
+            folders = _pictures_below(str(root / name), seen, left_out)
+            pictures = [(path, label) for _, paths in sorted(folders) for path in paths]
+            if not pictures:
+                raise DataError(
+                    "--data-dir", f"{root} has a folder {name} without images.", f"Remove it, or put images there ({', '.join(SUFFIXES)})."
+                )
+            samples += pictures
+    except OSError as error:
+        raise DataError("--data-dir", f"{root} is not an image folder: {error}.", LAYOUT) from error
+    if not classes:
+        raise DataError("--data-dir", f"{root} is not an image folder: it holds no folder of a class.", LAYOUT)
+    return Listing(classes, samples, left_out)
+
+
+def _pictures_below(folder: str, seen: dict[tuple[int, int], str], left_out: list[str]) -> list[tuple[str, list[str]]]:
+    """(folder, its pictures) of a folder and all below it; links are followed, to no folder twice."""
+    earlier = seen.setdefault(_identity(folder), folder)
+    if earlier != folder:
+        raise DataError("--data-dir", f"{folder} is the same folder as {earlier}, by a link: its images would count twice.", "Remove the link.")
+    pictures: list[str] = []
+    below: list[tuple[str, list[str]]] = []
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if _is_hidden(entry):
+            left_out.append(entry.path)
+        elif entry.is_dir():
+            below += _pictures_below(entry.path, seen, left_out)
+        elif not entry.name.lower().endswith(SUFFIXES):
+            left_out.append(entry.path)
+        elif not entry.is_file():
+            raise DataError("--data-dir", f"{entry.path} is no file, or a link to nothing.", "Remove it.")
+        else:
+            pictures.append(entry.path)
+    return [(folder, pictures), *below]
+
+
+def _is_hidden(entry: os.DirEntry[str]) -> bool:
+    return entry.name.startswith(".") or entry.name in NOT_DATA
+
+
+def _identity(folder: str) -> tuple[int, int]:
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
+
+
+def _left_out_in_words(part: Path, left_out: list[str]) -> str:
+    count, first = len(left_out), os.path.relpath(left_out[0], part)
+    what = f"{first} is" if count == 1 else f"{count} files and folders, such as {first}, are"
+    return f"Data: {what} left out of {part}: hidden, outside of the classes' folders, or not named as an image."

@@ -1,0 +1,140 @@
+"""A person's own data set: two parts by their entry point, each read as it says itself, or refused by name."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset, TensorDataset
+from torch.utils.data import Dataset as TorchDataset
+
+from largebatch.jobs.data.classes import is_plain, num_classes_of
+from largebatch.jobs.data.dataset import Dataset, Images, refuse_bad_labels
+from largebatch.jobs.data.samples import SampleForm, read_sample, refuse_other_form, refuse_unusual_tensor
+from largebatch.jobs.entry_points import ANYTHING, call_entry_point, described
+from largebatch.jobs.errors import DataError
+from largebatch.jobs.spec.train_spec import DatasetSpec
+
+FIELD = "dataset.entry_point"
+KINDS = ("training", "test")
+MAP_STYLE = "Make it map-style: __len__, and __getitem__(index) that gives (input tensor, label)."
+CHUNK_ELEMENTS = 2**24
+"""Numbers that are looked at for NaN at a time: what that takes in memory is a byte each."""
+
+
+def load_own(spec: DatasetSpec) -> Dataset:
+    """The data set that a person's entry point returns. Raises: SpecError, DataError."""
+    name = spec.entry_point or ""
+    given = _two_parts(name, call_entry_point(FIELD, name, spec.arguments))
+    train, test = (_held_whole(part, kind) if is_plain(part, TensorDataset) else part for part, kind in zip(given, KINDS, strict=True))
+    if len(train) == 0 or len(test) == 0:
+        raise DataError(FIELD, f"returned {len(train)} training and {len(test)} test samples; both must have some.")
+    first, other = (_first_input(part, kind) for part, kind in zip((train, test), KINDS, strict=True))
+    if (first.shape, first.dtype) != (other.shape, other.dtype):
+        both = " and ".join(f"{tuple(sample.shape)} {sample.dtype}" for sample in (first, other))
+        raise DataError(FIELD, f"training and test samples differ in shape or type: {both}.", "Prepare both the same way.")
+    num_classes = num_classes_of(given[0], FIELD)
+    if num_classes is None:
+        raise DataError(FIELD, "the number of classes is not known.", "Give the training set an attribute num_classes.")
+    dataset = Dataset(name, train, test, num_classes, tuple(first.shape), input_dtype=first.dtype)
+    if dataset.normalises:
+        if first.ndim != 3:
+            raise DataError(
+                FIELD,
+                f"uint8 samples are taken for images (channels, height, width), and these are {tuple(first.shape)}.",
+                "Reshape them, or convert them to float32.",
+            )
+        dataset = replace(dataset, input_dtype=torch.float32)
+    for part, kind in zip((train, test), KINDS, strict=True):
+        _refuse_bad_ends(part, kind, dataset)
+    held = [(part, kind) for part, kind in zip((train, test), KINDS, strict=True) if isinstance(part, Images)]
+    return replace(dataset, notices=tuple(filter(None, (_non_finite_in_words(part.inputs, kind) for part, kind in held))))
+
+
+def _two_parts(reference: str, returned: Any) -> tuple[Any, Any]:
+    if not (isinstance(returned, tuple) or type(returned) is list) or len(returned) != 2:
+        inner = f" of {', '.join(type(part).__name__ for part in returned)}" if isinstance(returned, tuple) else ""
+        hint = "Leave a third part out: what is evaluated while training is the test set." if isinstance(returned, (tuple, list)) else ""
+        raise DataError(FIELD, f"{reference} must return (training set, test set); it returned a {type(returned).__name__}{inner}.", hint)
+    for part, kind in zip(returned, KINDS, strict=True):
+        _refuse_other_than_map_style(part, f"the {kind} set")
+        _refuse_batches_of_its_own(part, f"the {kind} set")
+    return returned[0], returned[1]
+
+
+def _refuse_other_than_map_style(part: Any, name: str) -> None:
+    kind = type(part).__name__
+    if isinstance(part, DataLoader):
+        raise DataError(FIELD, f"{name} is a DataLoader.", "Return its .dataset: batches are made as batch.global_batch_size says.")
+    if isinstance(part, IterableDataset) or not hasattr(part, "__getitem__") or type(part).__getitem__ is TorchDataset.__getitem__:
+        reason = "is an IterableDataset" if isinstance(part, IterableDataset) else "has no __getitem__"
+        raise DataError(FIELD, f"{name} ({kind}) {reason}, and samples are read by their number, in an order that the seed draws.", MAP_STYLE)
+    if not hasattr(part, "__len__"):
+        raise DataError(FIELD, f"{name} ({kind}) has no __len__.", MAP_STYLE)
+    try:
+        len(part)
+    except ANYTHING as error:  # a person's own code may raise anything
+        raise DataError(FIELD, f"the length of {name} ({kind}) cannot be read: {described(error)}.", "Mend its __len__.") from error
+
+
+def _refuse_batches_of_its_own(part: Any, name: str) -> None:
+    """Samples are read one by one; a class that changes what is read in batches alone would be passed by."""
+    for ancestor in type(part).__mro__:
+        if "__getitem__" in vars(ancestor):
+            break
+        if "__getitems__" in vars(ancestor):
+            raise DataError(
+                FIELD,
+                f"{name} ({ancestor.__name__}) has a __getitems__ of its own and no __getitem__ beside it, by which samples are read.",
+                "Give the class a __getitem__(index) that gives the same samples.",
+            )
+    for inner in (part.dataset,) if isinstance(part, Subset) else part.datasets if isinstance(part, ConcatDataset) else ():
+        _refuse_batches_of_its_own(inner, f"what {name} is made of")
+
+
+def _held_whole(part: TensorDataset, kind: str) -> Any:
+    """(inputs, labels) of torch's own TensorDataset; one of other than two tensors as it is."""
+    if len(part.tensors) != 2:
+        return part
+    inputs, labels = part.tensors
+    refuse_unusual_tensor(inputs, FIELD, f"the tensor of {kind} inputs")
+    if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex():
+        hint = (
+            "Of one-hot labels give labels.argmax(1)." if labels.ndim == 2 and labels.shape[1] > 1 else "Labels are the numbers of classes, 0, 1, ..."
+        )
+        raise DataError(FIELD, f"{kind} labels are {tuple(labels.shape)} {labels.dtype}; they must be one whole number per sample.", hint)
+    return Images(inputs, labels.to(torch.int64))
+
+
+def _first_input(part: Any, kind: str) -> Tensor:
+    return part.inputs[0] if isinstance(part, Images) else read_sample(part, 0, FIELD, kind)[0]
+
+
+def _refuse_bad_ends(part: Any, kind: str, dataset: Dataset) -> None:
+    """Look at all labels where that costs nothing, else at the first and the last sample: what is wrong with all shows there."""
+    if isinstance(part, Images):
+        hint = "Labels count from 0; num_classes of the training set says how many there are."
+        refuse_bad_labels(part.labels, dataset.num_classes, FIELD, hint, kind)
+        return
+    for index in (0, len(part) - 1):
+        try:
+            sample = read_sample(part, index, FIELD, kind)
+        except DataError as error:
+            if index == 0:
+                raise
+            raise DataError(error.field, error.problem, f"The {kind} set's __len__ is {len(part)}; it must be the number of its samples.") from error
+        refuse_other_form(sample, index, SampleForm.of(dataset), FIELD, kind)
+
+
+def _non_finite_in_words(inputs: Tensor, kind: str) -> str | None:
+    """A sentence on samples that hold NaN or infinity: a model may be made for them. None where there are none."""
+    # A sum costs one pass and no memory; it may overflow where every number is finite, so what it says is looked at again.
+    if not inputs.is_floating_point() or bool(inputs.sum(dtype=torch.float32 if inputs.dtype.itemsize < 4 else None).isfinite()):
+        return None
+    chunk = max(1, CHUNK_ELEMENTS // max(1, inputs[0].numel()))
+    pieces = (inputs[start : start + chunk] for start in range(0, len(inputs), chunk))
+    is_finite = torch.cat([piece.reshape(len(piece), -1).isfinite().all(dim=1) for piece in pieces])
+    numbers = torch.nonzero(~is_finite).flatten()
+    if not len(numbers):
+        return None
+    return f"Data: {len(numbers)} of {len(inputs)} {kind} samples with NaN or infinity; the first is sample {int(numbers[0])}."

@@ -1,0 +1,216 @@
+"""The data sets by name, found in the data folder, and a person's own by entry point."""
+
+import csv
+import gzip
+import importlib.util
+import inspect
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from largebatch.jobs.data.augment import augments
+from largebatch.jobs.data.dataset import Dataset, Images, refuse_bad_labels
+from largebatch.jobs.data.keyed_random import key, sample_order
+from largebatch.jobs.data.sources.own import load_own
+from largebatch.jobs.errors import DataError, SpecError
+from largebatch.jobs.spec.mistakes import nearest
+from largebatch.jobs.spec.train_spec import AugmentSpec, DatasetSpec
+
+NUM_DIGITS_TEST = 360
+
+
+def load_dataset(spec: DatasetSpec, data_dir: Path) -> Dataset:
+    """The data set that a spec names. Raises: SpecError, DataError."""
+    dataset = load_own(spec) if spec.entry_point is not None else _by_name(spec, data_dir)
+    _refuse_augmentation_that_cannot_be(spec, dataset)
+    return dataset
+
+
+def _by_name(spec: DatasetSpec, data_dir: Path) -> Dataset:
+    name = spec.name or ""
+    if name not in SOURCES:
+        raise SpecError("dataset.name", f"{name!r} is not a data set.", nearest(name, SOURCES))
+    source = SOURCES[name]
+    known = list(inspect.signature(source).parameters)[2:]
+    for argument in spec.arguments:
+        if argument not in known:
+            hint = nearest(argument, known) if known else f"{name} takes no arguments."
+            raise SpecError(f"dataset.arguments.{argument}", "is not a known key.", hint)
+    try:
+        return source(spec, data_dir, **spec.arguments)
+    except TypeError as error:
+        raise SpecError("dataset.arguments", f"{name} cannot use them: {error}.") from error
+
+
+def _refuse_augmentation_that_cannot_be(spec: DatasetSpec, dataset: Dataset) -> None:
+    asked, is_held = spec.augment, isinstance(dataset.train, Images)
+    if is_held and asked.resized_crop:
+        raise SpecError("dataset.augment.resized_crop", "is for image folders.", "Use translate instead.")
+    if is_held and augments(asked) and len(dataset.input_shape) != 3:
+        raise SpecError(
+            "dataset.augment", f"changes images (channels, height, width), and these samples are {dataset.input_shape}.", "Leave dataset.augment out."
+        )
+    if not is_held and spec.entry_point is not None and asked != AugmentSpec():
+        raise SpecError(
+            "dataset.augment",
+            f"does not reach the samples of {spec.entry_point}, which are read one by one.",
+            "Leave it out: your own data set augments itself; or return a TensorDataset of images.",
+        )
+    if not is_held and (asked.translate or asked.cutout or asked.horizontal_flip == "alternating"):
+        raise SpecError(
+            "dataset.augment",
+            "translate, cutout and alternating flips work on sets held in memory.",
+            "Image folders take resized_crop and horizontal_flip: random.",
+        )
+
+
+def digits(spec: DatasetSpec, data_dir: Path) -> Dataset:
+    """scikit-learn's copy of the UCI optical digits: 1,437 + 360 grey 8x8 images, embedded in that package."""
+    # Read from the package's file: importing the package itself costs longer than training on it.
+    found = importlib.util.find_spec("sklearn")
+    if found is None or found.origin is None:
+        raise DataError("dataset.name", "digits come with scikit-learn, which is not installed.", "pip install scikit-learn")
+    path = Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    try:
+        with gzip.open(path, "rt") as file:
+            table = np.array(list(csv.reader(file)), dtype=np.float32)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(str(path), f"the digits cannot be read: {error}.", "Install scikit-learn again.") from error
+    # A fixed shuffle: the file is ordered by writer, and the split must not depend on the run's seed.
+    shuffled = torch.from_numpy(table)[sample_order(0, key("digits split"), len(table))]
+    images = (shuffled[:, :64].reshape(-1, 1, 8, 8) * (255 / 16)).round().to(torch.uint8)
+    labels = shuffled[:, 64].to(torch.int64)
+    train, test = Images(images[NUM_DIGITS_TEST:], labels[NUM_DIGITS_TEST:]), Images(images[:NUM_DIGITS_TEST], labels[:NUM_DIGITS_TEST])
+    return Dataset("digits", train, test, 10, (1, 8, 8), mean=(0.3055,), std=(0.3759,))
+
+
+def _torchvision(
+    name: str, class_name: str, num_classes: int, mean: tuple[float, ...], std: tuple[float, ...]
+) -> Callable[[DatasetSpec, Path], Dataset]:
+    """A source for one of torchvision's small data sets."""
+
+    def load(spec: DatasetSpec, data_dir: Path) -> Dataset:
+        files = TORCHVISION_FILES[name]
+        missing = [file for file in files if not (data_dir / file).is_file()]
+        if missing and not spec.download:
+            raise DataError(
+                "--data-dir",
+                f"{class_name} is not in {data_dir}: {missing[0]} is missing{f' and {len(missing) - 1} more' if len(missing) > 1 else ''}.",
+                f"Put {', '.join(files)} there, or let it be fetched with --set dataset.download=true (in a sweep's file, under `set`).",
+            )
+        train, test = (_read_torchvision(class_name, data_dir, is_train, spec.download and bool(missing)) for is_train in (True, False))
+        for part, images in (("training", train), ("test", test)):
+            refuse_bad_labels(images.labels, num_classes, f"{class_name} {part} labels in {data_dir}")
+        if train.inputs.shape[1:] != test.inputs.shape[1:]:
+            shapes = " and ".join(str(list(part.inputs.shape[1:])) for part in (train, test))
+            raise DataError(
+                "--data-dir", f"{class_name} in {data_dir} has training and test images of different shapes, {shapes}.", "Fetch it again."
+            )
+        return Dataset(name, train, test, num_classes, tuple(train.inputs.shape[1:]), mean, std)
+
+    return load
+
+
+def _read_torchvision(class_name: str, data_dir: Path, is_train: bool, download: bool) -> Images:
+    from torchvision import datasets
+
+    try:
+        found = getattr(datasets, class_name)(str(data_dir), train=is_train, download=download)
+    except Exception as error:  # torchvision raises whatever the parser met: ValueError, AssertionError, EOFError ...
+        if download:
+            raise DataError(
+                "dataset.download",
+                f"{class_name} could not be fetched: {error}.",
+                f"Check the network, or put the files into {data_dir} by hand.",
+            ) from error
+        wrong = _files_unlike_the_publishers(getattr(datasets, class_name), data_dir)
+        reason = f"{', '.join(wrong)} differs from the publisher's (MD5)" if wrong else str(error) or "a file is not of the kind that its name says"
+        raise DataError("--data-dir", f"{class_name} in {data_dir} is damaged: {reason}.", "Remove its files and fetch them again.") from error
+    inputs = torch.as_tensor(found.data)
+    inputs = inputs[:, None] if inputs.ndim == 3 else inputs.permute(0, 3, 1, 2)
+    labels = torch.as_tensor(found.targets, dtype=torch.int64)
+    if len(inputs) != len(labels):
+        raise DataError("--data-dir", f"{class_name} in {data_dir} has {len(inputs)} images and {len(labels)} labels.", "Fetch it again.")
+    return Images(inputs.contiguous(), labels)
+
+
+def _files_unlike_the_publishers(kind: Any, data_dir: Path) -> list[str]:
+    """Files whose MD5 sum torchvision knows (CIFAR's) and does not find."""
+    from torchvision.datasets.utils import check_integrity
+
+    known = [*getattr(kind, "train_list", []), *getattr(kind, "test_list", [])]
+    return [name for name, md5 in known if not check_integrity(str(data_dir / kind.base_folder / name), md5)]
+
+
+def image_folder(spec: DatasetSpec, data_dir: Path, path: str = ".", image_size: int = 224) -> Dataset:
+    """Images in ImageNet's layout: PATH/train/CLASS/*.jpg and PATH/val/CLASS/*.jpg, read as they are needed."""
+    from largebatch.jobs.data.sources.image_folder import load_image_folder
+
+    _refuse_other_than_counts(image_size=image_size)
+    if not isinstance(path, str):
+        raise SpecError("dataset.arguments.path", f"must be a folder's name, not {path!r}.", "It is looked for in the data folder.")
+    return load_image_folder(data_dir / path, image_size, spec.augment)
+
+
+def synthetic(
+    spec: DatasetSpec,
+    data_dir: Path,
+    num_train: int = 10_000,
+    num_test: int = 1_000,
+    num_classes: int = 10,
+    shape: tuple[int, ...] | list[int] = (3, 32, 32),
+) -> Dataset:
+    """Noise around one random image per class: learnable, of any size, the same on every machine."""
+    _refuse_other_than_counts(num_train=num_train, num_test=num_test, num_classes=num_classes)
+    if not (isinstance(shape, (tuple, list)) and len(shape) == 3 and all(type(side) is int and side > 0 for side in shape)):
+        raise SpecError("dataset.arguments.shape", f"must be [channels, height, width], not {shape!r}.", "Example: [3, 32, 32].")
+    generator = torch.Generator().manual_seed(key("synthetic"))
+    means = torch.randint(64, 192, (num_classes, *shape), generator=generator)
+
+    def draw(num_samples: int) -> Images:
+        try:
+            labels = torch.arange(num_samples) % num_classes
+            inputs = torch.empty((num_samples, *shape), dtype=torch.uint8)
+        except RuntimeError as error:
+            size = num_samples * math.prod(shape) / 2**30
+            raise SpecError(
+                "dataset.arguments", f"{num_samples} samples of {tuple(shape)} are {size:,.0f} GiB, more than this machine has.", "Ask for fewer."
+            ) from error
+        for start in range(0, num_samples, 4096):  # bounded memory for any size
+            chosen = means[labels[start : start + 4096]]
+            noise = torch.randint(-64, 64, chosen.shape, generator=generator)
+            inputs[start : start + 4096] = (chosen + noise).to(torch.uint8)
+        return Images(inputs, labels)
+
+    channels = shape[0]
+    return Dataset("synthetic", draw(num_train), draw(num_test), num_classes, tuple(shape), (0.5,) * channels, (0.25,) * channels)
+
+
+def _refuse_other_than_counts(**arguments: Any) -> None:
+    for argument, value in arguments.items():
+        if type(value) is not int or value < 1:  # true is an int to isinstance
+            raise SpecError(f"dataset.arguments.{argument}", f"must be a whole number above 0, not {value!r}.")
+
+
+_IDX = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+TORCHVISION_FILES: dict[str, tuple[str, ...]] = {
+    "mnist": tuple(f"MNIST/raw/{name}" for name in _IDX),
+    "fashion-mnist": tuple(f"FashionMNIST/raw/{name}" for name in _IDX),
+    "cifar10": tuple(f"cifar-10-batches-py/{name}" for name in (*(f"data_batch_{n}" for n in range(1, 6)), "test_batch", "batches.meta")),
+    "cifar100": tuple(f"cifar-100-python/{name}" for name in ("train", "test", "meta")),
+}
+"""What torchvision's small data sets need in the data folder."""
+
+SOURCES: dict[str, Callable[..., Dataset]] = {
+    "digits": digits,
+    "mnist": _torchvision("mnist", "MNIST", 10, (0.1307,), (0.3081,)),
+    "fashion-mnist": _torchvision("fashion-mnist", "FashionMNIST", 10, (0.2860,), (0.3530,)),
+    "cifar10": _torchvision("cifar10", "CIFAR10", 10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "cifar100": _torchvision("cifar100", "CIFAR100", 100, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "image-folder": image_folder,
+    "synthetic": synthetic,
+}

@@ -1,0 +1,1 @@
+"""A stranger's model, tried on a few real samples before training."""

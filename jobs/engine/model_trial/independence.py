@@ -1,0 +1,113 @@
+"""Whether a sample's logits and gradient are its own, whatever other samples pass through the model with it.
+
+Some samples at once and in two halves must give the same, in training and in evaluation, within rounding. What is random draws
+otherwise for another number of samples: there some samples are exchanged, and the others must stay what they are.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from largebatch.jobs.engine.model_trial.passes import Passes, Samples
+from largebatch.jobs.errors import PlanError
+from largebatch.jobs.spec.train_spec import TrainSpec
+
+TOLERANCE = 1e-4
+"""Of all logits, or of the gradient, in float32: a thousand times its rounding."""
+COARSE = 5e-2
+"""The same where fewer digits are computed: bfloat16, float16, TF32."""
+CERTAIN = 1e-2
+"""Beyond this it is no rounding that a maximum or a sign has blown up."""
+CERTAIN_BEHIND_NORMS = 0.1
+"""The same where norms over a few samples have blown it up."""
+SPLIT_HINT = (
+    "Dimension 0 must be the samples all the way through (batch_first=True for recurrent layers and attention), and nothing but"
+    " torch's batch-norm may look along it."
+)
+
+
+def tolerance(spec: TrainSpec, model: nn.Module) -> float:
+    """How far apart the same numbers may be when they are computed in another order."""
+    is_exact = spec.precision == "float32" and all(param.is_cpu and param.dtype.itemsize >= 4 for param in model.parameters())
+    return TOLERANCE if is_exact else COARSE
+
+
+def refuse_coupled_training(passes: Passes, samples: Samples, others: Samples, rounding: float) -> bool:
+    """Raise PlanError if a sample's gradient depends on other samples; returns whether the model draws at random in training."""
+    whole = passes.training(samples)
+    halves = [passes.training(half) for half in _halves(samples)]
+    parts = [first + second for first, second in zip(halves[0].gradient, halves[1].gradient, strict=True)]
+    apart = difference(whole.gradient, parts, *(half.gradient for half in halves))
+    if apart <= rounding:
+        return False
+    if difference([whole.logits], [passes.training(samples).logits]) > rounding / 100:
+        raise PlanError(
+            "model",
+            "gives other logits when the same samples pass through once more with the same seed: it keeps something from pass to pass, or draws"
+            " random numbers from elsewhere than torch.",
+            "Keep nothing from pass to pass, and draw from torch's own generators.",
+        )
+    is_random = difference([whole.logits], [passes.training(samples, seed=1).logits]) > rounding / 100
+    if (not is_random and apart > _certain(passes)) or _others_matter(lambda inputs: passes.training(inputs).logits, samples, others, rounding):
+        raise _coupled("gradient in training depends", apart)
+    return is_random
+
+
+def refuse_coupled_evaluation(passes: Passes, samples: Samples, others: Samples, rounding: float) -> None:
+    """Raise PlanError if a sample's logits in evaluation depend on other samples, or on chance."""
+    whole = passes.evaluation(samples.inputs)
+    parts = torch.cat([passes.evaluation(half.inputs, seed=1) for half in _halves(samples)])
+    apart = difference([whole], [parts])
+    if apart <= rounding:
+        return
+    if difference([whole], [passes.evaluation(samples.inputs, seed=1)]) > rounding / 100:
+        raise PlanError(
+            "model",
+            "gives other logits when the same samples pass through once more in evaluation mode: it is random there, or keeps something from"
+            " pass to pass.",
+            "A functional dropout needs training=self.training.",
+        )
+    if apart > _certain(passes) or _others_matter(lambda inputs: passes.evaluation(inputs.inputs), samples, others, rounding):
+        raise _coupled("logits in evaluation depend", apart)
+
+
+def difference(tensors: Sequence[Tensor], others: Sequence[Tensor], *scales: Sequence[Tensor]) -> float:
+    """|a - b| over the largest norm of a, b and `scales`; 0 where one is not finite, which training will say."""
+    norms = [_norm(each) for each in (tensors, others, *scales)]
+    apart = _norm([tensor - other for tensor, other in zip(tensors, others, strict=True)])
+    return apart / max(norms) if math.isfinite(sum(norms)) and max(norms) > 0.0 else 0.0
+
+
+def _norm(tensors: Sequence[Tensor]) -> float:
+    return math.sqrt(sum(float(tensor.abs().double().square().sum()) for tensor in tensors))
+
+
+def _certain(passes: Passes) -> float:
+    return CERTAIN_BEHIND_NORMS if passes.has_norms else CERTAIN
+
+
+def _halves(samples: Samples) -> list[Samples]:
+    middle = len(samples.labels) // 2
+    return [samples.rows(0, middle), samples.rows(middle, 2 * middle)]
+
+
+def _others_matter(logits: Callable[[Samples], Tensor], samples: Samples, others: Samples, rounding: float) -> bool:
+    """Whether one half's logits change when others take the place of the other half."""
+    whole, middle = logits(samples), len(samples.labels) // 2
+    for kept, rest in ((slice(middle), slice(middle, None)), (slice(middle, None), slice(middle))):
+        inputs = samples.inputs.clone()
+        inputs[rest] = others.inputs[rest]
+        if difference([whole[kept]], [logits(Samples(inputs, samples.labels))[kept]]) > rounding:
+            return True
+    return False
+
+
+def _coupled(what: str, apart: float) -> PlanError:
+    return PlanError(
+        "model",
+        f"a sample's {what} on which others pass with it ({100 * apart:.3g}% between eight at once and four by four): micro-batches and"
+        " workers would change the result.",
+        SPLIT_HINT,
+    )

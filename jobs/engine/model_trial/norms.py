@@ -1,0 +1,168 @@
+"""A trial of a model's norms on a few samples: whether a group of samples has statistics of its own.
+
+Every split of a batch takes that for granted. docs/decisions/020 says what is refused.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+from largebatch.jobs.data.dataset import Dataset, Images
+from largebatch.jobs.data.keyed_random import key, seed_draws
+from largebatch.jobs.data.loaders import DeviceBatches, SeededSamples
+from largebatch.jobs.engine.out_of_memory import ran_out_of_memory
+from largebatch.jobs.engine.warm_up import untouched
+from largebatch.jobs.entry_points import ANYTHING, described
+from largebatch.jobs.errors import LargebatchError, PlanError
+from largebatch.jobs.models.norms.ghost_batch_norm import STATISTICS, GhostNorm, forward_pass_of, ghost_norms, refusal
+from largebatch.jobs.models.sample_dropout import announce, sample_dropouts
+from largebatch.jobs.models.without_gradient import without_gradient
+from largebatch.jobs.plan.train_plan import Slice, TrainPlan
+
+NUM_SAMPLES, SPAN = 4, 2
+TOLERANCE = 0.02
+"""Of how far statistics moved: far above the rounding of any precision, far below what other rows make of it."""
+ROUNDING = 1e-5
+"""Of the largest number."""
+
+Statistics = dict[str, Tensor]
+
+
+def try_norms(model: nn.Module, plan: TrainPlan, dataset: Dataset) -> None:
+    """Try the norms of a person's own model on real samples, where batches have several groups.
+
+    Raises: PlanError; DataError for samples that cannot be read.
+    """
+    if plan.spec.model.entry_point is None or plan.span is None or max(batch.size for batch in plan.kinds_of_batch()) <= plan.span:
+        return
+    inputs = _few_inputs(dataset, next(model.parameters()).device)
+    try:
+        refuse_mixed_groups(model, inputs)
+    except LargebatchError:
+        raise
+    except ANYTHING as error:  # a person's own model may raise anything
+        if ran_out_of_memory(error):
+            raise
+        raise PlanError(
+            "model", f"cannot take {len(inputs)} samples of the training set: {described(error)}.", "Mend the model, or change the samples."
+        ) from error
+
+
+def _few_inputs(dataset: Dataset, device: torch.device) -> Tensor:
+    part, size = dataset.train, min(NUM_SAMPLES, len(dataset.train))
+    if isinstance(part, Images):
+        few = Images(part.inputs[:size], part.labels[:size])
+        return DeviceBatches(few, dataset, device, channels_last=False).read(Slice(0, 0, size))[0]
+    samples = SeededSamples(part, dataset, 0)
+    inputs = []
+    for index in range(size):
+        sample = samples[0, index]
+        if isinstance(sample, LargebatchError):
+            raise sample
+        inputs.append(sample[0])
+    return torch.stack(inputs).to(device)
+
+
+@without_gradient()
+def refuse_mixed_groups(model: nn.Module, inputs: Tensor) -> None:
+    """Pass four samples through at once, and two by two, in groups of two. The model is left as it was.
+
+    Raises: PlanError for the first norm whose statistics, or moves of them, depend on that.
+    """
+    norms = {norm.ghost.number: norm for norm in ghost_norms(model) if norm.moves_statistics}
+    if not norms or len(inputs) < NUM_SAMPLES:
+        return
+    forward_pass = forward_pass_of(model)
+    span, forward_pass.span = forward_pass.span, SPAN
+    try:
+        _refuse_own_ways(model, norms, inputs)
+        before = {number: _statistics(norm) for number, norm in norms.items()}
+        whole, halves = (_moved(model, norms, inputs, size) for size in (NUM_SAMPLES, SPAN))
+        differing = [run for run in whole if _differ(whole[run], halves.get(run, {}), before[run[0]] if run[1] == 0 else {})]
+        if not differing:
+            return
+        other = _moved(model, norms, inputs, NUM_SAMPLES, seed=1)
+        for run in differing:
+            # What is drawn at random depends on the split, as docs/spec.md says: there nothing can be told.
+            if not _differ(whole[run], other.get(run, {}), {}):
+                raise refusal(norms[run[0]], "takes together rows of samples that do not belong together")
+    finally:
+        forward_pass.span = span
+
+
+def _moved(model: nn.Module, norms: dict[int, GhostNorm], inputs: Tensor, size: int, seed: int = 0) -> dict[tuple[int, int], Statistics]:
+    """The statistics of each run of each norm after passes of so many samples."""
+    forward_pass, dropouts = forward_pass_of(model), sample_dropouts(model)
+    with untouched(model, size):
+        for start in range(0, NUM_SAMPLES, size):
+            announce(dropouts, 0, Slice(0, start, start + size), inputs.device)
+            seed_draws(key("norms", seed), inputs.device)
+            forward_pass.begin(size)
+            model(inputs[start : start + size].clone())
+        own = {(number, 0): _statistics(norm) for number, norm in norms.items()}
+        return own | {run: statistics for run, statistics in forward_pass.apart.items() if run[0] in norms}
+
+
+def _statistics(norm: GhostNorm) -> Statistics:
+    return {name: value.clone() for name in STATISTICS if (value := getattr(norm, name)) is not None}
+
+
+def _differ(statistics: Statistics, others: Statistics, before: Statistics) -> bool:
+    for name, value in statistics.items():
+        if name not in others:
+            return True
+        moved = (value - before[name] if name in before else value).abs().max()
+        if bool((value - others[name]).abs().max() > TOLERANCE * moved + ROUNDING * value.abs().max()):
+            return True
+    return False
+
+
+def _refuse_own_ways(model: nn.Module, norms: dict[int, GhostNorm], inputs: Tensor) -> None:
+    """Raises: PlanError for a class with a forward of its own that moves statistics, or uses them, otherwise than torch's."""
+    seen: dict[int, Tensor] = {}
+
+    def remember(number: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        return lambda module, arguments: seen.__setitem__(number, arguments[0].clone())
+
+    torchs: tuple[Any, ...] = (_BatchNorm.forward, _InstanceNorm.forward)
+    own = {number: norm for number, norm in norms.items() if type(norm).own_forward not in torchs}
+    if not own:
+        return
+    hooks = [norm.register_forward_pre_hook(remember(number)) for number, norm in own.items()]
+    try:
+        with untouched(model, SPAN):
+            model(inputs[:SPAN].clone())
+    finally:
+        for hook in hooks:
+            hook.remove()
+    with untouched(model, SPAN):
+        for number, rows in seen.items():
+            _refuse_own_way(own[number], rows)
+
+
+def _refuse_own_way(norm: GhostNorm, rows: Tensor) -> None:
+    outputs, ends = [], []
+    for begin in (0.0, 1.0):
+        for name, value in _own_statistics(norm).items():
+            value.fill_(3 if name == "num_batches_tracked" else begin)
+        seed_draws(key("norms"), rows.device)
+        outputs.append(norm.own_forward(rows.clone()))
+        ends.append(_statistics(norm))
+    if not isinstance(outputs[0], Tensor) or outputs[0].shape[:1] != rows.shape[:1]:
+        raise refusal(norm, "does not give a row for each row")
+    if not torch.allclose(outputs[0], outputs[1], rtol=1e-3, atol=1e-4):
+        raise refusal(norm, "normalises by its running statistics in training, too")
+    kept = 0.75 if norm.momentum is None else 1.0 - norm.momentum
+    for name, value in ends[0].items():
+        is_count = name == "num_batches_tracked"
+        moved = value - 3 if is_count else ends[1][name] - value
+        if not torch.allclose(moved.double(), torch.full_like(moved, 1.0 if is_count else kept, dtype=torch.float64), rtol=1e-3, atol=1e-3):
+            raise refusal(norm, f"moves its {name} in a way of its own")
+
+
+def _own_statistics(norm: GhostNorm) -> Statistics:
+    return {name: value for name in STATISTICS if (value := getattr(norm, name)) is not None}

@@ -1,0 +1,1 @@
+"""What ranks do together: sum gradients, agree, and combine batch-norm statistics."""

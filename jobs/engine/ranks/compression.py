@@ -1,0 +1,139 @@
+"""How a bucket of gradients gets to the other ranks: as it is, in bfloat16, or as low-rank factors.
+
+PowerSGD is Vogels et al., arXiv:1905.13727, Algorithm 1 with error feedback (Algorithm 2) and warm start:
+for each rank's matrix M = G + E (n x m) with a shared start Q (m x r),
+
+    P <- sum over ranks of M Q,  orthonormal columns;   Q <- sum over ranks of M^T P;   G' = P Q^T;   E = M - P (M^T P)^T
+
+where the last product is the rank's own. Vectors, and matrices that the factors would not make smaller, go as they are.
+"""
+
+from typing import Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from largebatch.jobs.spec.train_spec import ReductionSpec
+
+
+class Reduction(Protocol):
+    """Sums flat gradients over ranks in place."""
+
+    def begin(self, views: list[Tensor], flat: Tensor) -> None:
+        """Start with one bucket. Args: views: its gradients in their own shapes; flat: the same numbers, 1-d."""
+        ...
+
+    def end(self) -> None:
+        """Wait for all buckets that were begun."""
+        ...
+
+    def keep(self) -> None:
+        """The step counts: what it left for the next one may replace what was there before."""
+        ...
+
+
+class Exact:
+    """Sums in the gradients' own precision.
+
+    Args: dtype: what travels, and what the ranks' numbers are summed in; None: the gradient's own.
+    """
+
+    def __init__(self, dtype: torch.dtype | None = None) -> None:
+        self._dtype = dtype
+        self._running: list[tuple[dist.Work, Tensor, Tensor]] = []
+
+    def begin(self, views: list[Tensor], flat: Tensor) -> None:
+        """See `Reduction`."""
+        sent = flat if self._dtype is None else flat.to(self._dtype)
+        self._running.append((dist.all_reduce(sent, async_op=True), sent, flat))
+
+    def end(self) -> None:
+        """See `Reduction`."""
+        for work, sent, flat in self._running:
+            work.wait()
+            if sent is not flat:
+                flat.copy_(sent)
+        self._running = []
+
+    def keep(self) -> None:
+        """See `Reduction`; nothing is carried over."""
+
+
+class PowerSGD:
+    """Low-rank sums with error feedback.
+
+    The errors are this rank's own and are not kept in checkpoints: a resumed run begins with none.
+
+    Args: rank: columns of the factors, the paper's r; num_ranks: how many share the sum.
+    """
+
+    def __init__(self, rank: int) -> None:
+        self._rank = rank
+        self._buckets: list[tuple[list[Tensor], Tensor]] = []
+        self._errors: dict[tuple[int, int], Tensor] = {}
+        self._starts: dict[tuple[int, int], Tensor] = {}
+        self._new_errors: dict[tuple[int, int], Tensor] = {}
+        self._new_starts: dict[tuple[int, int], Tensor] = {}
+
+    def begin(self, views: list[Tensor], flat: Tensor) -> None:
+        """See `Reduction`; factors need all gradients, so work begins at `end`."""
+        self._buckets.append((views, flat))
+
+    def end(self) -> None:
+        """See `Reduction`: two reductions of factors, the first with all vectors beside it."""
+        places = {(number, place): view for number, (views, _) in enumerate(self._buckets) for place, view in enumerate(views)}
+        self._buckets = []
+        if not places:
+            return
+        matrices = {place: self._with_error(place, view) for place, view in places.items() if self._shrinks(view)}
+        vectors = [view for place, view in places.items() if place not in matrices]
+        starts = {place: self._start(place, matrix) for place, matrix in matrices.items()}
+        lefts = [matrix @ starts[place] for place, matrix in matrices.items()]
+        _sum_together([*lefts, *vectors])
+        bases = [torch.linalg.qr(left.float())[0].to(left.dtype) for left in lefts]
+        own = [matrix.T @ base for matrix, base in zip(matrices.values(), bases, strict=True)]
+        rights = [right.clone() for right in own]
+        _sum_together(rights)
+        for (place, matrix), base, mine, right in zip(matrices.items(), bases, own, rights, strict=True):
+            self._new_errors[place] = matrix - base @ mine.T
+            self._new_starts[place] = right
+            places[place].copy_((base @ right.T).view(places[place].shape))
+
+    def keep(self) -> None:
+        """See `Reduction`."""
+        self._errors, self._new_errors = self._new_errors, {}
+        self._starts, self._new_starts = self._new_starts, {}
+
+    def _with_error(self, place: tuple[int, int], view: Tensor) -> Tensor:
+        matrix = view.reshape(len(view), -1)
+        return matrix + self._errors[place] if place in self._errors else matrix.clone()
+
+    def _shrinks(self, view: Tensor) -> bool:
+        if view.ndim < 2:
+            return False
+        rows, columns = len(view), view.numel() // len(view)
+        return (rows + columns) * self._rank < rows * columns
+
+    def _start(self, place: tuple[int, int], matrix: Tensor) -> Tensor:
+        if place in self._starts:
+            return self._starts[place]
+        draws = torch.Generator().manual_seed(place[0] * 10_000 + place[1])
+        return torch.randn(matrix.shape[1], self._rank, generator=draws).to(matrix)
+
+
+def _sum_together(tensors: list[Tensor]) -> None:
+    """Sum many small tensors over ranks in one go, in place."""
+    for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
+        same = [tensor for tensor in tensors if tensor.dtype == dtype]
+        flat = torch.cat([tensor.reshape(-1) for tensor in same])
+        dist.all_reduce(flat)
+        for tensor, piece in zip(same, torch.split(flat, [tensor.numel() for tensor in same]), strict=True):
+            tensor.copy_(piece.view(tensor.shape))
+
+
+def make_reduction(spec: ReductionSpec) -> Reduction:
+    """The reduction that a spec asks for."""
+    if spec.compression == "powersgd":
+        return PowerSGD(spec.powersgd_rank)
+    return Exact(torch.bfloat16 if spec.compression == "bfloat16" else None)

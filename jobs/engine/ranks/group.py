@@ -1,0 +1,111 @@
+"""The ranks of one run, and what they agree on before any of them acts.
+
+One process alone is a group of one: the same calls, no communication.
+"""
+
+from collections.abc import Callable
+from typing import TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from largebatch.jobs.errors import LargebatchError
+
+T = TypeVar("T")
+
+
+class Group:
+    """All ranks of torch's default process group, or this process alone.
+
+    Args: device: where this rank's tensors lie; NCCL reduces nothing else.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        joined = dist.is_available() and dist.is_initialized()
+        self.device = device
+        self.rank = dist.get_rank() if joined else 0
+        self.world_size = dist.get_world_size() if joined else 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this rank writes the journal and the checkpoints."""
+        return self.rank == 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """`values` summed over ranks, bit for bit the same on all; the argument itself is overwritten."""
+        if self.world_size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def sum_numbers(self, *numbers: float) -> list[float]:
+        """A few host numbers summed over ranks in float64."""
+        if self.world_size == 1:
+            return list(numbers)
+        return self.sum(torch.tensor(numbers, dtype=torch.float64, device=self.device)).tolist()
+
+    def smallest(self, number: int) -> int:
+        """The smallest of the ranks' numbers."""
+        if self.world_size == 1:
+            return number
+        value = torch.tensor([number], dtype=torch.int64, device=self.device)
+        dist.all_reduce(value, dist.ReduceOp.MIN)
+        return int(value)
+
+    def largest(self, values: Tensor) -> Tensor:
+        """Element by element the largest of the ranks' values; the argument itself is overwritten."""
+        if self.world_size > 1:
+            dist.all_reduce(values, dist.ReduceOp.MAX)
+        return values
+
+    def gathered(self, value: T) -> list[T]:
+        """Every rank's value, in the ranks' order."""
+        values: list[T | None] = [value] * self.world_size
+        if self.world_size > 1:
+            dist.all_gather_object(values, value)
+        return cast(list[T], values)
+
+    def take_from_first(self, tensors: list[Tensor]) -> None:
+        """Overwrite `tensors` with those of rank 0."""
+        if self.world_size > 1:
+            for tensor in tensors:
+                # What travels is memory from the first number on, whatever the strides: a slice's gaps would go in the place of its numbers.
+                sent = tensor.contiguous()
+                dist.broadcast(sent, 0)
+                if sent is not tensor:
+                    tensor.copy_(sent)
+
+    def from_first(self, make: Callable[[], T]) -> T:
+        """What rank 0 makes, on every rank. Raises: LargebatchError, on every rank, if it cannot."""
+        made = [self.agreed(lambda: make() if self.is_first else None)]
+        if self.world_size > 1:
+            dist.broadcast_object_list(made, 0)
+        return cast(T, made[0])
+
+    def wait(self) -> None:
+        """Go on when every rank is here."""
+        if self.world_size > 1:
+            dist.barrier()
+
+    def raise_first(self, error: LargebatchError | None) -> None:
+        """Raise on every rank what went wrong on any: the lowest rank's error. Every rank must call this."""
+        if self.world_size == 1:
+            if error is not None:
+                error.is_agreed = True
+                raise error
+            return
+        if self.sum_numbers(float(error is not None))[0]:
+            first = next(found for found in self.gathered(error) if found is not None)
+            first.is_agreed = True
+            raise first
+
+    def agreed(self, make: Callable[[], T]) -> T:
+        """What each rank makes for itself. Raises: LargebatchError, the same on every rank, if any cannot."""
+        made: T | None = None
+        error: LargebatchError | None = None
+        try:
+            made = make()
+        except LargebatchError as found:
+            error = found
+        self.raise_first(error)
+        return cast(T, made)

@@ -1,0 +1,62 @@
+"""Post-local SGD (Lin et al., arXiv:1808.07217): from some epoch on, ranks step alone and average now and then.
+
+Each rank takes H optimizer steps with the mean gradient over its own share of each global batch; then weights,
+running statistics, the optimizer's moments and the moving average of weights are averaged over ranks. Averaging all
+of them makes all ranks equal at every synchronisation, so that a checkpoint of rank 0 is a checkpoint of the run.
+(A moving average is linear: the mean of the ranks' averages is the average of the ranks' mean weights.) Samples,
+schedules and evaluations stay those of the global batch; the gradient is no longer that of one batch.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from largebatch.jobs.engine.ranks.all_reduce import LocalSum
+from largebatch.jobs.engine.ranks.group import Group
+from largebatch.jobs.errors import FaultError
+
+
+class LocalSteps:
+    """What one rank needs to step alone.
+
+    Args: averages: the moving average of weights, where the run keeps one.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: Optimizer, group: Group, averages: list[Tensor]) -> None:
+        self.gradients = LocalSum(model)
+        self.num_apart = 0
+        """Steps since all ranks were equal."""
+        self._model, self._optimizer, self._group, self._averages = model, optimizer, group, averages
+
+    @torch.no_grad()
+    def synchronise(self) -> None:
+        """Average what the ranks have; nothing to do where they are equal. Every rank must call this.
+
+        Raises: FaultError, on every rank, if they hold different things.
+        """
+        if not self.num_apart:
+            return
+        self.num_apart = 0
+        values = [value for value in self._values() if value.is_floating_point()]
+        num_values = sum(value.numel() for value in values)
+        if self._group.smallest(num_values) != -self._group.smallest(-num_values):
+            raise FaultError(
+                "reduction.local_steps",
+                "some workers have optimizer state for a parameter that no sample of another worker has reached yet; there is nothing to average.",
+                "Set reduction.local_steps to 1, or a later reduction.local_from_epoch.",
+            )
+        for dtype in dict.fromkeys(value.dtype for value in values):
+            same = [value for value in values if value.dtype == dtype]
+            flat = self._group.sum(torch.cat([value.reshape(-1) for value in same])).div_(self._group.world_size)
+            for value, piece in zip(same, torch.split(flat, [value.numel() for value in same]), strict=True):
+                value.copy_(piece.view(value.shape))
+        self._group.take_from_first([buffer for buffer in self._model.buffers() if not buffer.is_floating_point()])
+
+    def _values(self) -> Iterator[Tensor]:
+        for tensor in (*self._model.parameters(), *self._model.buffers(), *self._averages):
+            yield tensor.detach()
+        for group in self._optimizer.param_groups:
+            for param in group["params"]:
+                yield from (value for value in self._optimizer.state[param].values() if isinstance(value, Tensor))

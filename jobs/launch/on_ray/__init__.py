@@ -1,0 +1,1 @@
+"""Runs of several workers on Ray."""

@@ -1,0 +1,1 @@
+"""Normalisation layers by groups of samples, exact at any micro-batch and number of workers."""

@@ -1,0 +1,166 @@
+"""The plan in numbers for `plan.json`, and in words for people."""
+
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from largebatch.jobs.optim.table import optimizer_state_bytes
+from largebatch.jobs.plan.train_plan import Position, TrainPlan
+from largebatch.jobs.spec.train_spec import ReductionSpec
+
+CURVE_POINTS = 60
+SPAN_UNREAD = "none in this model: batch_norm.span is not read"
+
+
+def plan_facts(plan: TrainPlan) -> dict[str, Any]:
+    """Everything the plan decided, as plain data."""
+    return {
+        "num_train_samples": plan.num_train_samples,
+        "world_size": plan.world_size,
+        "global_batch_size": plan.global_batch_size,
+        "micro_batch_size": plan.micro_batch_size,
+        "gradient_accumulation_steps": plan.gradient_accumulation_steps,
+        "micro_batches_of_the_first_step": [batch.size for batch in first_split(plan)],
+        "batch_norm_span": plan.span,
+        "samples_per_epoch": plan.samples_per_epoch,
+        "total_steps": plan.total_steps,
+        "total_samples": plan.total_progress,
+        "peak_learning_rate": plan.scaled_rate.peak,
+        "warmup_epochs": plan.scaled_rate.warmup_epochs,
+        "learning_rate_reason": plan.scaled_rate.reason,
+        "noise_every_steps": plan.noise_every_steps,
+        "learning_rate_curve": learning_rate_curve(plan),
+    }
+
+
+def first_split(plan: TrainPlan) -> list[Any]:
+    """The micro-batches of the first step."""
+    return plan.split(plan.next_batch(Position(0, 0)), plan.micro_batch_size)
+
+
+def learning_rate_curve(plan: TrainPlan, points: int = CURVE_POINTS) -> list[tuple[float, float]]:
+    """(epoch, learning rate) at evenly spaced progress, the ends included."""
+    total = plan.total_progress
+    places = [total * index / (points - 1) for index in range(points)]
+    return [(place / plan.samples_per_epoch, plan.learning_rate(min(place, total * (1 - 1e-9)))) for place in places]
+
+
+class DataFacts(NamedTuple):
+    """What the report says of the data set beside what stands in the plan."""
+
+    num_test_samples: int
+    num_classes: int
+    is_in_memory: bool
+    """Whether the data set is held whole."""
+    num_bytes: int
+    """Memory of what is held whole."""
+    notices: tuple[str, ...] = ()
+
+
+def plan_lines(plan: TrainPlan, model: nn.Module, data: DataFacts, activation_bytes_per_sample: int) -> list[tuple[str, str]]:
+    """(what, how and why) for a person."""
+    spec = plan.spec
+    sizes = [batch.size for batch in first_split(plan)]
+    even = len(set(sizes)) == 1
+    split = f"{len(sizes)} x {sizes[0]}" if even else f"{len(sizes) - 1} x {sizes[0]} + {sizes[-1]}"
+    full, short = divmod(plan.num_train_samples, plan.global_batch_size)
+    if not short:
+        epoch = f"{full} steps, no remainder"
+    elif spec.batch.last == "keep":
+        epoch = f"{full} steps of {plan.global_batch_size} and one of {short}, divided by its own {short}"
+    else:
+        epoch = f"{full} steps; the last {short} samples of each epoch's order are dropped"
+    steps = f"at most {plan.total_steps}" if plan.scale_ratio else str(plan.total_steps)
+    lines = [
+        ("data", _data_words(plan, data)),
+        *(("", notice.removeprefix("Data: ")) for notice in data.notices),
+        ("global batch", f"{plan.global_batch_size} samples per step = {split} (micro-batches, summed and divided once)"),
+        ("epoch", epoch),
+        ("length", f"{steps} steps, {plan.total_progress:.0f} samples, {plan.total_progress / plan.num_train_samples:g} epochs"),
+    ]
+    if plan.has_batch_schedule:
+        sizes_seen = list(dict.fromkeys(plan.batch_size_at(Position(epoch, 0)) for epoch in range(int(spec.stop.epochs or 1) + 1)))
+        lines.append(("batch schedule", " -> ".join(map(str, sizes_seen[:8])) + " at the epochs' starts"))
+    lines.append(("batch-norm", _span_words(plan)))
+    warmup = plan.scaled_rate.warmup_epochs
+    lines.append(
+        ("learning rate", f"peak {plan.scaled_rate.peak:g} ({plan.scaled_rate.reason}); warm-up {warmup:g} epochs; then {spec.learning_rate.decay}")
+    )
+    lines.append(("rate curve", sparkline([rate for _, rate in learning_rate_curve(plan)])))
+    lines.append(("optimizer", f"{spec.optimizer.name}, weight decay {spec.optimizer.weight_decay:g}"))
+    lines.append(("noise scale", _noise_words(plan)))
+    if plan.spec.reduction != ReductionSpec():
+        lines.append(("reduction", _reduction_words(plan)))
+    lines.append(("memory", _memory_words(plan, model, data.num_bytes, activation_bytes_per_sample)))
+    return lines
+
+
+def unread_in_words(plan: TrainPlan) -> str | None:
+    """What a run says before it begins of an option that somebody set and nothing reads; None where there is none."""
+    is_unread = plan.span is None and plan.spec.batch_norm.span != "auto"
+    return f"Batch-norm: {SPAN_UNREAD}." if is_unread else None
+
+
+def _data_words(plan: TrainPlan, data: DataFacts) -> str:
+    counts = f"{plan.num_train_samples:,} training samples, {data.num_test_samples:,} test samples, {data.num_classes:,} classes"
+    num_workers = plan.spec.dataset.num_workers
+    if data.is_in_memory:
+        return f"{counts}, held in memory" + (": dataset.num_workers is not read" if num_workers else "")
+    return f"{counts}, read one by one by {f'{num_workers} processes' if num_workers else 'the training process itself'}"
+
+
+def _reduction_words(plan: TrainPlan) -> str:
+    reduction = plan.spec.reduction
+    if plan.world_size == 1:
+        return "one process alone: nothing of reduction is read"
+    words = {"none": "gradients as they are", "bfloat16": "gradients rounded to bfloat16", "powersgd": f"factors of rank {reduction.powersgd_rank}"}
+    if reduction.local_steps == 1:
+        return words[reduction.compression]
+    return f"{words[reduction.compression]}; from epoch {reduction.local_from_epoch:g} on {reduction.local_steps} steps alone between averages"
+
+
+def _span_words(plan: TrainPlan) -> str:
+    if plan.span is None:
+        return SPAN_UNREAD if unread_in_words(plan) else "none in this model"
+    rest = plan.global_batch_size % plan.span
+    tail = f", the last group of each batch over {rest}" if rest else ""
+    return f"statistics over {plan.span} samples{tail}, whatever the micro-batch"
+
+
+def _noise_words(plan: TrainPlan) -> str:
+    every = plan.noise_every_steps
+    if every:
+        return "measured at every step" if every == 1 else f"measured every {every} steps"
+    if plan.spec.gradient.noise_every_steps == 0:
+        return "not measured: gradient.noise_every_steps is 0"
+    if plan.global_batch_size == 1:
+        return "not measured: it is told by the difference between parts of a batch, and this one is a single sample"
+    return f"not measured: it is told by the difference between parts of a batch, and this one is a single batch-norm group of {plan.span}"
+
+
+def _memory_words(plan: TrainPlan, model: nn.Module, dataset_bytes: int, activation_bytes_per_sample: int) -> str:
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    weights = num_parameters * 4
+    sums = 2 if plan.gradient_accumulation_steps > 1 else 1
+    parts = {
+        "weights": weights,
+        "gradients": weights * sums,
+        "optimizer": optimizer_state_bytes(plan.spec.optimizer, num_parameters),
+        "average": weights if plan.spec.ema else 0,
+        "activations": activation_bytes_per_sample * plan.micro_batch_size,
+        "data set": dataset_bytes,
+    }
+    words = ", ".join(f"{name} {mebibytes(size)}" for name, size in parts.items() if size)
+    return f"about {mebibytes(sum(parts.values()))}: {words} ({num_parameters:,} parameters)"
+
+
+def mebibytes(num_bytes: int) -> str:
+    """Bytes in a readable unit."""
+    return f"{num_bytes / 2**30:.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.1f} MiB"
+
+
+def sparkline(values: list[float]) -> str:
+    """A curve in one line of text."""
+    bars = "▁▂▃▄▅▆▇█"
+    top = max(values) or 1.0
+    return "".join(bars[min(int(value / top * 7.999), 7)] for value in values)

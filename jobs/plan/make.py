@@ -1,0 +1,192 @@
+"""Making a plan: what the spec leaves open is chosen, what cannot be kept is refused before anything starts.
+
+What the plan must know of the world comes in as numbers (`Facts`).
+"""
+
+import math
+from typing import NamedTuple, NoReturn
+
+from largebatch.jobs.errors import PlanError
+from largebatch.jobs.plan.train_plan import TrainPlan
+from largebatch.jobs.spec.train_spec import TrainSpec
+
+AUTO_SPANS = range(128, 31, -1)
+"""Spans that "auto" weighs, best first where they waste equally little; Hoffer et al. use 128."""
+
+
+class Facts(NamedTuple):
+    """What the plan needs to know of data, model and machine."""
+
+    num_train_samples: int
+    has_batch_norm: bool
+    micro_batch_size: int
+    """The largest micro-batch to use, found by trying; the spec's own number if it gives one."""
+    world_size: int = 1
+
+
+def resolve_global_batch_size(spec: TrainSpec, num_train_samples: int) -> int:
+    """Samples per step as a number. Raises: PlanError if the training set has fewer."""
+    asked = spec.batch.global_batch_size
+    if asked == "full":
+        return num_train_samples
+    if asked > num_train_samples:
+        raise PlanError(
+            "batch.global_batch_size",
+            f"{asked} is more than the {num_train_samples} samples of the training set.",
+            f'The largest is {num_train_samples}, or "full".',
+        )
+    return asked
+
+
+def resolve_span(spec: TrainSpec, global_batch_size: int) -> int:
+    """Samples that share batch-norm statistics. Raises: PlanError for a span that cannot be kept."""
+    span = spec.batch_norm.span
+    if span == "global" or (span == "auto" and global_batch_size <= AUTO_SPANS[0]):
+        return global_batch_size
+    if span == "auto":
+        # The last group holds what is left over; take the span that leaves it fullest.
+        return min(AUTO_SPANS, key=lambda candidate: -global_batch_size % candidate)
+    if span > global_batch_size:
+        raise PlanError(
+            "batch_norm.span",
+            f"{span} samples cannot share statistics: a batch holds global_batch_size {global_batch_size}.",
+            f"Set batch_norm.span=auto (or global, or a divisor of {global_batch_size}), or batch.global_batch_size to a multiple of {span}.",
+        )
+    if global_batch_size % span:
+        divisors = [n for n in range(2, global_batch_size + 1) if global_batch_size % n == 0]
+        near = sorted(divisors, key=lambda n: abs(n - span))[:2]
+        below = global_batch_size // span * span
+        raise PlanError(
+            "batch_norm.span",
+            f"{span} does not divide global_batch_size {global_batch_size}: the last group of every batch would be cut short.",
+            f"Nearest spans that fit: {' or '.join(map(str, sorted(near)))}. Nearest batches: {below} or {below + span}.",
+        )
+    return span
+
+
+def make_plan(spec: TrainSpec, facts: Facts) -> TrainPlan:
+    """The plan of `spec` given the facts. Raises: PlanError for what cannot be kept."""
+    num_samples = facts.num_train_samples
+    global_batch_size = resolve_global_batch_size(spec, num_samples)
+    span = resolve_span(spec, global_batch_size) if facts.has_batch_norm else None
+    unit = span or 1
+    groups = math.ceil(global_batch_size / unit)
+    if groups < facts.world_size:
+        _refuse_idle_ranks(facts.world_size, global_batch_size, span, groups)
+    micro_batch_size = min(facts.micro_batch_size, math.ceil(groups / facts.world_size) * unit)
+    if span:
+        micro_batch_size = _in_whole_spans(spec, micro_batch_size, span, global_batch_size)
+    plan = TrainPlan(
+        spec=spec,
+        num_train_samples=num_samples,
+        world_size=facts.world_size,
+        global_batch_size=global_batch_size,
+        micro_batch_size=micro_batch_size,
+        span=span,
+    )
+    _refuse_impossible(plan)
+    return plan
+
+
+def _refuse_idle_ranks(world_size: int, global_batch_size: int, span: int | None, groups: int) -> NoReturn:
+    if span is None:
+        raise PlanError("--workers", f"{world_size} workers cannot share a batch of {global_batch_size} samples.", f"Use at most {groups} workers.")
+    raise PlanError(
+        "batch_norm.span",
+        f"batches of {global_batch_size} hold {groups} group{'s' if groups > 1 else ''} of {span} samples, and {world_size} workers need one each: "
+        "a group's statistics are never shared between workers.",
+        f"Set batch_norm.span to at most {global_batch_size // world_size}, or use at most {groups} worker{'s' if groups > 1 else ''}.",
+    )
+
+
+def _in_whole_spans(spec: TrainSpec, micro_batch_size: int, span: int, global_batch_size: int) -> int:
+    if micro_batch_size % span == 0:
+        return micro_batch_size
+    if spec.batch.micro_batch_size == "auto" and micro_batch_size > span:
+        return micro_batch_size // span * span
+    if micro_batch_size >= global_batch_size:
+        return math.ceil(micro_batch_size / span) * span
+    below, above = micro_batch_size // span * span, (micro_batch_size // span + 1) * span
+    near = f"{below} or {above}" if below else str(above)
+    if spec.batch.micro_batch_size == "auto":
+        raise PlanError(
+            "batch_norm.span",
+            f"{span} samples must share statistics, and this machine holds only {micro_batch_size} at a time.",
+            f"Set batch_norm.span to at most {micro_batch_size}.",
+        )
+    raise PlanError(
+        "batch_norm.span",
+        f"{span} does not divide micro_batch_size {micro_batch_size}: some groups would be cut short.",
+        f"Nearest micro-batches that fit: {near}. Or set batch_norm.span to a divisor of {micro_batch_size}.",
+    )
+
+
+def _refuse_impossible(plan: TrainPlan) -> None:
+    spec = plan.spec
+    sizes = [plan.global_batch_size * milestone.factor for milestone in spec.batch.schedule.growth]
+    if sizes and max(sizes) > plan.num_train_samples:
+        raise PlanError(
+            "batch.schedule.growth",
+            f"the batch would grow to {max(sizes):g}, more than the {plan.num_train_samples} samples of the training set.",
+            f"The largest factor is {plan.num_train_samples / plan.global_batch_size:g}.",
+        )
+    warmup = spec.batch.schedule.warmup
+    if warmup and warmup.start > plan.global_batch_size:
+        raise PlanError(
+            "batch.schedule.warmup.start",
+            f"{warmup.start} is above global_batch_size {plan.global_batch_size}.",
+            "Warm-up grows the batch; give a smaller start.",
+        )
+    for field, size in _scheduled_sizes(plan):
+        if plan.span and (size < plan.span or size % plan.span):
+            raise PlanError(
+                field,
+                f"a batch of {size:g} is not a whole number of batch-norm groups of {plan.span}.",
+                "Set batch_norm.span to a divisor of every batch of the schedule.",
+            )
+    if plan.span and (plan.global_batch_size % plan.span or plan.span) == 1:
+        raise PlanError(
+            "batch.global_batch_size",
+            f"a batch of {plan.global_batch_size} leaves batch-norm a group of a single sample, which has no variance.",
+            f"Set batch.global_batch_size to at least {plan.global_batch_size + 1}, or use a model without batch-norm.",
+        )
+    if plan.span and _shortest_group(plan) == 1:
+        raise PlanError(
+            "batch.last",
+            "the last batch-norm group of an epoch would hold a single sample, which has no variance.",
+            "Set batch.last to drop, or change global_batch_size by one.",
+        )
+    if plan.scale_ratio and plan.scale_ratio < 1:
+        raise PlanError(
+            "learning_rate.base_global_batch_size",
+            f"AdaScale scales up from the base batch, and {plan.base_global_batch_size} is above {plan.global_batch_size}.",
+        )
+    if plan.scale_ratio and (plan.global_batch_size <= (plan.span or 1)):
+        raise PlanError(
+            "learning_rate.scaling",
+            "AdaScale measures the gradient's variance between micro-batches, and this batch cannot be split in two.",
+            "Use a larger batch, or a batch_norm.span of at most half of it.",
+        )
+    if plan.scale_ratio and plan.has_batch_schedule:
+        raise PlanError("batch.schedule", "AdaScale adapts to one batch; it cannot follow a changing one.", "Use one of the two.")
+    if plan.total_progress <= 0:
+        raise PlanError("stop", "the budget ends before the first step.", "Give more epochs or steps.")
+
+
+def _scheduled_sizes(plan: TrainPlan) -> list[tuple[str, float]]:
+    """The batches that the schedule names, with their fields; between them a warm-up moves in whole groups."""
+    schedule = plan.spec.batch.schedule
+    grown = [("batch.schedule.growth", plan.global_batch_size * milestone.factor) for milestone in schedule.growth]
+    return [*([("batch.schedule.warmup.start", schedule.warmup.start)] if schedule.warmup else []), *grown]
+
+
+def _shortest_group(plan: TrainPlan) -> int:
+    """Samples in the smallest batch-norm group of the run's first epoch's last batch (of all batches where they change)."""
+    span = plan.span or 1
+    if plan.has_batch_schedule:
+        return min((batch.size % span or span for batch in plan.batches()), default=span)
+    if plan.spec.batch.last == "drop":
+        return plan.global_batch_size % span or span
+    tail = plan.num_train_samples % plan.global_batch_size
+    sizes = [plan.global_batch_size % span or span, tail % span or span]
+    return min(sizes)

@@ -1,0 +1,63 @@
+"""From the learning rate tuned at one batch to the one for another.
+
+| rule     | peak rate              | warm-up                  | source                               |
+|----------|------------------------|--------------------------|--------------------------------------|
+| none     | base                   | as given                 |                                      |
+| linear   | base * B / B0          | as given                 | Goyal et al., arXiv:1706.02677       |
+| sqrt     | base * sqrt(B / B0)    | as given                 | Krizhevsky, arXiv:1404.5997          |
+| legw     | base * sqrt(B / B0)    | epochs times B / B0      | You et al., arXiv:1901.08256         |
+| adascale | base * gain, each step | as given, at batch B0    | Johnson et al., arXiv:2007.05105     |
+
+B is the global batch size, B0 the one at which `base` was tuned.
+"""
+
+import math
+from typing import NamedTuple
+
+from largebatch.jobs.spec.train_spec import LearningRateSpec
+
+
+class ScaledRate(NamedTuple):
+    """What a rule makes of a base rate."""
+
+    peak: float
+    """Highest learning rate (for adascale: before the gain)."""
+    warmup_epochs: float
+    """Epochs of rising rate."""
+    reason: str
+    """The rule in words, with its numbers."""
+
+
+def scale(spec: LearningRateSpec, global_batch_size: int) -> ScaledRate:
+    """The peak rate and warm-up for `global_batch_size` samples per step."""
+    base, warmup = spec.base, spec.warmup_epochs
+    if spec.scaling == "none" or spec.base_global_batch_size is None:
+        unread = "" if spec.base_global_batch_size is None else ", so base_global_batch_size is not read"
+        return ScaledRate(base, warmup, f"as given, no scaling with the batch{unread}")
+    ratio = global_batch_size / spec.base_global_batch_size
+    shown = f"batch {global_batch_size} / {spec.base_global_batch_size} = {ratio:g}"
+    if spec.scaling == "linear":
+        return ScaledRate(base * ratio, warmup, f"linear: {base:g} times {shown}")
+    if spec.scaling == "sqrt":
+        return ScaledRate(base * math.sqrt(ratio), warmup, f"square root: {base:g} times the root of {shown}")
+    if spec.scaling == "legw":
+        # Shrinking the batch below its base would shorten the warm-up; the paper scales both ways, so do we.
+        return ScaledRate(base * math.sqrt(ratio), warmup * ratio, f"LEGW: {base:g} times the root of {shown}, warm-up times {ratio:g}")
+    return ScaledRate(base, warmup, f"AdaScale: {base:g} times a measured gain between 1 and {ratio:g}")
+
+
+def adascale_gain(variance: float, squared_norm: float, scale_ratio: float) -> float:
+    """AdaScale's gain, between 1 and `scale_ratio` (below 1 for a batch smaller than the base).
+
+        r = (sigma^2 + mu^2) / (sigma^2 / S + mu^2)      (arXiv:2007.05105, equation 3)
+
+    Args:
+        variance: sigma^2 >= 0, trace of the covariance of a gradient at the base batch.
+        squared_norm: mu^2 >= 0, squared norm of the true gradient.
+        scale_ratio: S > 0, batch over base batch.
+    """
+    low, high = min(1.0, scale_ratio), max(1.0, scale_ratio)
+    denominator = variance / scale_ratio + squared_norm
+    if denominator <= 0:
+        return low
+    return min(max((variance + squared_norm) / denominator, low), high)

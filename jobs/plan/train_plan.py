@@ -1,0 +1,285 @@
+"""TrainPlan: a spec on a given data set, model and machine, as arithmetic alone.
+
+Everything that follows from a few numbers is decided here, before step 0: which samples feed which step, how a step
+is split, the learning rate at any progress, when to evaluate. Positions are the only clock: the same position always
+gives the same answer, so a resumed run, another micro-batch or another world size cannot drift. `make_plan` builds it.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+from largebatch.jobs.plan.scaling_rules import ScaledRate, scale
+from largebatch.jobs.plan.schedules import learning_rate_fraction
+from largebatch.jobs.spec.train_spec import TrainSpec
+
+USUAL_NOISE_EVERY = 30
+"""Steps; cutting one of them in two costs an eighth of it at a batch of 256 on a CPU."""
+
+
+class Position(NamedTuple):
+    """A place in the stream of training samples."""
+
+    epoch: int
+    offset: int
+    """Samples of this epoch that were used already."""
+
+
+class Slice(NamedTuple):
+    """Samples `start` to `stop` of an epoch's order."""
+
+    epoch: int
+    start: int
+    stop: int
+
+    @property
+    def size(self) -> int:
+        """Number of samples."""
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """Everything about a run that follows from its spec by arithmetic.
+
+    Build with `largebatch.jobs.plan.make.make_plan`; the constructor checks nothing.
+    """
+
+    spec: TrainSpec
+    num_train_samples: int
+    world_size: int
+    global_batch_size: int
+    micro_batch_size: int
+    span: int | None
+    """Samples that share batch-norm statistics; None where the model has no batch-norm."""
+
+    # ---- which samples feed a step ------------------------------------------------------------
+
+    def batch_size_at(self, position: Position) -> int:
+        """Samples of the step that begins at `position`, unless the epoch ends before."""
+        if not self.has_batch_schedule:
+            return self.global_batch_size
+        schedule = self.spec.batch.schedule
+        epoch = position.epoch + position.offset / self.num_train_samples
+        if schedule.warmup and epoch < schedule.warmup.epochs:
+            start = schedule.warmup.start
+            grown = start + (self.global_batch_size - start) * epoch / schedule.warmup.epochs
+            return self._whole_spans(grown)
+        factors = [milestone.factor for milestone in schedule.growth if milestone.epoch <= epoch]
+        return self._whole_spans(self.global_batch_size * factors[-1]) if factors else self.global_batch_size
+
+    def _whole_spans(self, samples: float) -> int:
+        """The nearest batch that batch-norm groups fill exactly and the training set holds."""
+        unit = self.span or 1
+        return min(max(round(samples / unit), 1), self.num_train_samples // unit) * unit
+
+    def next_batch(self, position: Position) -> Slice:
+        """The samples of the step that begins at `position`; moves to the next epoch where this one is used up."""
+        size = self.batch_size_at(position)
+        left = self.num_train_samples - position.offset
+        if left >= size or (left > 0 and self.spec.batch.last == "keep"):
+            return Slice(position.epoch, position.offset, position.offset + min(size, left))
+        return self.next_batch(Position(position.epoch + 1, 0))
+
+    def split(self, batch: Slice, micro_batch_size: int, at_least: int = 1) -> list[Slice]:
+        """A step's samples as micro-batches, in order, every sample once.
+
+        Cuts fall between batch-norm groups only, so the statistics do not depend on `micro_batch_size`.
+
+        Args:
+            at_least: aim for this many micro-batches (the noise scale needs two); fewer where groups do not allow it.
+        """
+        unit = self.span or 1
+        size = min(micro_batch_size, max(math.ceil(batch.size / at_least / unit), 1) * unit)
+        if size >= batch.size > 0:
+            return [batch]
+        starts = range(batch.start, batch.stop, size)
+        return [Slice(batch.epoch, start, min(start + size, batch.stop)) for start in starts]
+
+    def rank_share(self, batch: Slice, rank: int) -> Slice:
+        """The samples of a step that `rank` works on: contiguous, whole batch-norm groups, as even as these allow.
+
+        Empty where a short batch has fewer groups than there are ranks.
+        """
+        if self.world_size == 1:
+            return batch
+        unit = self.span or 1
+        groups = math.ceil(batch.size / unit)
+        first, last = groups * rank // self.world_size, groups * (rank + 1) // self.world_size
+        return Slice(batch.epoch, min(batch.start + first * unit, batch.stop), min(batch.start + last * unit, batch.stop))
+
+    def batch_norm_groups(self, batch: Slice) -> list[int]:
+        """How many groups of a step each rank sees."""
+        return [math.ceil(self.rank_share(batch, rank).size / (self.span or 1)) for rank in range(self.world_size)]
+
+    def num_sharing(self, batch: Slice) -> int:
+        """How many ranks have samples in a step."""
+        return sum(groups > 0 for groups in self.batch_norm_groups(batch))
+
+    def largest_share(self, batch: Slice) -> int:
+        """Samples of the rank that has most of a step: the last one, where shares are uneven."""
+        return self.rank_share(batch, self.world_size - 1).size
+
+    def shares_from(self, epoch: int, rank: int) -> Iterator[Slice]:
+        """What `rank` works on from the beginning of `epoch`, step by step, for ever."""
+        position = Position(epoch, 0)
+        while True:
+            batch = self.next_batch(position)
+            yield self.rank_share(batch, rank)
+            position = Position(batch.epoch, batch.stop)
+
+    @property
+    def gradient_accumulation_steps(self) -> int:
+        """Micro-batches in one full step of the rank with the largest share."""
+        return math.ceil(self.largest_share(Slice(0, 0, self.global_batch_size)) / self.micro_batch_size)
+
+    # ---- how long -----------------------------------------------------------------------------
+
+    @cached_property
+    def samples_per_epoch(self) -> int:
+        """Samples used in one epoch at the nominal batch; fewer than the set where the last batch is dropped."""
+        if self.spec.batch.last == "keep":
+            return self.num_train_samples
+        return self.num_train_samples // self.global_batch_size * self.global_batch_size
+
+    def batches(self) -> Iterator[Slice]:
+        """The samples of every step from the first to the last of the budget, AdaScale's gain left out."""
+        position, epochs, steps = Position(0, 0), self.spec.stop.epochs, self.spec.stop.steps
+        step = 0
+        while steps is None or step < steps:
+            batch = self.next_batch(position)
+            if epochs is not None and batch.epoch + batch.start / self.num_train_samples >= epochs - 1e-9:
+                return
+            yield batch
+            position, step = Position(batch.epoch, batch.stop), step + 1
+
+    def kinds_of_batch(self) -> list[Slice]:
+        """A step of every size that the budget has, in the order in which they come."""
+        if self.has_batch_schedule:
+            return list({batch.size: batch for batch in self.batches()}.values())
+        first = self.next_batch(Position(0, 0))
+        short = self.num_train_samples % self.global_batch_size
+        reaches_the_end = self.total_progress > self.num_train_samples - short + 1e-6 or bool(self.scale_ratio)
+        if not short or self.spec.batch.last == "drop" or not reaches_the_end:
+            return [first]
+        return [first, Slice(0, self.num_train_samples - short, self.num_train_samples)]
+
+    @cached_property
+    def _totals(self) -> tuple[int, int]:
+        """(steps, samples) of the whole budget."""
+        if not self.has_batch_schedule:
+            steps = self._steps_without_schedule()
+            whole, rest = divmod(steps, math.ceil(self.samples_per_epoch / self.global_batch_size))
+            return steps, whole * self.samples_per_epoch + min(rest * self.global_batch_size, self.samples_per_epoch)
+        steps = samples = 0
+        for batch in self.batches():
+            steps, samples = steps + 1, samples + batch.size
+        return steps, samples
+
+    def _steps_without_schedule(self) -> int:
+        """Steps that begin before the budget's epochs are over, at most the budget's steps."""
+        epochs, steps = self.spec.stop.epochs, self.spec.stop.steps
+        if epochs is None:
+            assert steps is not None
+            return steps
+        whole = int(epochs)
+        per_epoch = math.ceil(self.samples_per_epoch / self.global_batch_size)
+        begun = max(math.ceil((epochs - whole - 1e-9) * self.num_train_samples / self.global_batch_size), 0)
+        possible = whole * per_epoch + min(begun, per_epoch)
+        return possible if steps is None else min(possible, steps)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole budget; under AdaScale the most that can be needed."""
+        return self._most_steps_under_adascale() if self.scale_ratio else self._totals[0]
+
+    def _most_steps_under_adascale(self) -> int:
+        """Steps of a run whose gain is 1 throughout; a last batch shorter than the base batch counts as its own samples."""
+        base = self.base_global_batch_size
+        full = self.num_train_samples // self.global_batch_size
+        short = min(self.num_train_samples % self.global_batch_size, base) if self.spec.batch.last == "keep" else 0
+        epochs, rest = divmod(self.total_progress, full * base + short)
+        left = math.ceil(rest / base - 1e-9) if rest <= full * base else full + 1
+        return int(epochs) * (full + (short > 0)) + left
+
+    @cached_property
+    def total_progress(self) -> float:
+        """Where the schedules end, in samples. Under AdaScale, steps of the budget are steps at the base batch."""
+        if self.scale_ratio and self.spec.stop.steps is not None:
+            at_base = float(self.spec.stop.steps * self.base_global_batch_size)
+            if self.spec.stop.epochs is None:
+                return at_base
+            return min(at_base, self.spec.stop.epochs * self.num_train_samples)
+        if self.scale_ratio and self.spec.stop.epochs is not None:
+            return self.spec.stop.epochs * self.num_train_samples
+        return float(self._totals[1])
+
+    @cached_property
+    def has_batch_schedule(self) -> bool:
+        """Whether the batch changes while training."""
+        schedule = self.spec.batch.schedule
+        return schedule.warmup is not None or bool(schedule.growth)
+
+    # ---- learning rate ------------------------------------------------------------------------
+
+    @cached_property
+    def scaled_rate(self) -> ScaledRate:
+        """Peak learning rate and warm-up for this batch."""
+        return scale(self.spec.learning_rate, self.global_batch_size)
+
+    @cached_property
+    def base_global_batch_size(self) -> int:
+        """The batch that the base learning rate was tuned at."""
+        return self.spec.learning_rate.base_global_batch_size or self.global_batch_size
+
+    @cached_property
+    def scale_ratio(self) -> float:
+        """AdaScale's S, the batch over the base batch; 0 for every other rule."""
+        if self.spec.learning_rate.scaling != "adascale":
+            return 0.0
+        return self.global_batch_size / self.base_global_batch_size
+
+    def learning_rate(self, progress: float) -> float:
+        """The learning rate at `progress` samples (half-way through a step's own samples)."""
+        peak, warmup_epochs, _ = self.scaled_rate
+        fraction = learning_rate_fraction(
+            self.spec.learning_rate,
+            progress,
+            total=self.total_progress,
+            warmup=warmup_epochs * self.samples_per_epoch,
+            epoch=self.samples_per_epoch,
+        )
+        return peak * fraction
+
+    # ---- what happens along the way -----------------------------------------------------------
+
+    def evaluates_between(self, samples_before: int, samples_after: int) -> bool:
+        """Whether an evaluation is due after the step that went from one count of samples to the other."""
+        every = self.spec.evaluation.every_epochs * self.samples_per_epoch
+        # The small push forgives the rounding of fractions such as 0.1 epochs.
+        return math.floor(samples_after / every + 1e-9) > math.floor(samples_before / every + 1e-9)
+
+    @cached_property
+    def noise_every_steps(self) -> int:
+        """Steps between measurements of the gradient noise scale; 0: it cannot be, or should not be measured."""
+        asked = self.spec.gradient.noise_every_steps
+        if self.scale_ratio:
+            return 1
+        if asked == 0 or self.global_batch_size <= (self.span or 1):
+            return 0
+        if asked == "auto":
+            return 1 if self.global_batch_size > self.micro_batch_size else USUAL_NOISE_EVERY
+        return asked
+
+    def measures_noise_at(self, step: int) -> bool:
+        """Whether step number `step` (the first is 1) measures the noise scale."""
+        return self.noise_every_steps > 0 and step % self.noise_every_steps == 0
+
+    def steps_alone_at(self, batch: Slice) -> bool:
+        """Whether ranks take the step on `batch` each by itself (post-local SGD)."""
+        reduction = self.spec.reduction
+        if self.world_size == 1 or reduction.local_steps == 1:
+            return False
+        return batch.epoch + batch.start / self.num_train_samples >= reduction.local_from_epoch

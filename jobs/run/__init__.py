@@ -1,0 +1,1 @@
+"""A run folder: its records, journal, checkpoints and copies on storage."""

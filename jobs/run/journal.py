@@ -1,0 +1,128 @@
+"""The journal `records.jsonl`: one typed record a line, written at once, never rewritten.
+
+A process that takes a run up again appends a start record; steps that an earlier process did beyond it are
+superseded, and readers leave them out. A line cut short by a kill is left out too.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import pydantic
+
+from largebatch.jobs.run.records import FAILED, EndRecord, EvalRecord, JournalRecord, NoticeRecord, Record, StartRecord, StepRecord
+from largebatch.jobs.run.run_folder import JOURNAL, storage_errors
+
+_ADAPTER: pydantic.TypeAdapter[JournalRecord] = pydantic.TypeAdapter(JournalRecord)
+
+
+class Journal:
+    """Appends records to a run's journal. Use as a context manager."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.path = run_dir / JOURNAL
+        with storage_errors(self.path):
+            ends_whole = not self.path.exists() or self.path.stat().st_size == 0 or self.path.read_bytes()[-1:] == b"\n"
+            self._file = self.path.open("ab", buffering=0)
+            if not ends_whole:
+                self._file.write(b"\n")
+
+    def write(self, record: Record) -> None:
+        """Append one record; it is with the operating system when this returns. Raises: StorageError."""
+        # A summary's nulls say something (a miss); a step's would only repeat what was not measured.
+        # Straight to bytes: `model_dump_json` makes text of them first, which a step would pay for.
+        line = record.__pydantic_serializer__.to_json(record, exclude_none=not isinstance(record, EndRecord)) + b"\n"
+        with storage_errors(self.path):
+            while line:  # a disk's last bytes are taken without an error; the next try gives the reason
+                line = line[self._file.write(line) :]
+
+    def sync(self) -> None:
+        """Ask the operating system to put everything on disk."""
+        with storage_errors(self.path):
+            os.fsync(self._file.fileno())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._file.close()
+
+
+def parse_line(line: str) -> JournalRecord | None:
+    """One line as a record; None if it was cut short or is not ours."""
+    try:
+        return _ADAPTER.validate_json(line)
+    except pydantic.ValidationError:
+        return None
+
+
+def read_records(run_dir: Path) -> list[JournalRecord]:
+    """Every readable record of a run in the order written, superseded ones left out."""
+    path = run_dir / JOURNAL
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return current(record for line in file if (record := parse_line(line)) is not None)
+
+
+def current(records: Iterable[JournalRecord]) -> list[JournalRecord]:
+    """The records without those that a later start superseded."""
+    kept: list[JournalRecord] = []
+    for record in records:
+        if isinstance(record, StartRecord):
+            kept = [old for old in kept if not _is_beyond(old, record.step)]
+        kept.append(record)
+    return kept
+
+
+def _is_beyond(record: JournalRecord, step: int) -> bool:
+    return isinstance(record, (StepRecord, EvalRecord, NoticeRecord)) and record.step > step
+
+
+def steps(records: Iterable[JournalRecord]) -> Iterator[StepRecord]:
+    """The step records among them."""
+    return (record for record in records if isinstance(record, StepRecord))
+
+
+def failure(records: Iterable[JournalRecord]) -> str | None:
+    """What a run failed of last, if it did."""
+    notices = [record.text for record in records if isinstance(record, NoticeRecord) and record.text.startswith(FAILED)]
+    return notices[-1].removeprefix(FAILED) if notices else None
+
+
+def evaluations(records: Iterable[JournalRecord]) -> Iterator[EvalRecord]:
+    """The evaluation records among them."""
+    return (record for record in records if isinstance(record, EvalRecord))
+
+
+class Keeps(Protocol):
+    """A journal, as far as a job needs one."""
+
+    def write(self, record: Record) -> None:
+        """Take one record down."""
+        ...
+
+    def sync(self) -> None:
+        """Put what was written onto the disk."""
+        ...
+
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *_: Any) -> None: ...
+
+
+class NoJournal:
+    """What ranks other than the first write to."""
+
+    def write(self, record: Record) -> None:
+        """Rank 0 keeps it."""
+
+    def sync(self) -> None:
+        """Nothing to do."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        pass

@@ -1,0 +1,15 @@
+"""What a job tells while it runs, and what it asks; light, so that a process which only listens imports no torch."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from largebatch.jobs.run.records import Record
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Whoever follows a job."""
+
+    on_record: Callable[[Record], None] = lambda record: None
+    on_notice: Callable[[str], None] = lambda text: None
+    should_stop: Callable[[], bool] = lambda: False

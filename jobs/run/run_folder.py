@@ -1,0 +1,119 @@
+"""A run's folder: the names of its files, and writing them whole or not at all."""
+
+import fcntl
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from largebatch.jobs.errors import InputError, StorageError
+
+SPEC = "spec.json"
+PLAN = "plan.json"
+ENVIRONMENT = "environment.json"
+DATA = "data.json"
+JOURNAL = "records.jsonl"
+SUMMARY = "summary.json"
+FIGURE = "figure.png"
+MLFLOW = "mlflow.json"
+CHECKPOINTS = "checkpoints"
+AT_WORK = "another process is at work on this run"
+
+
+def new_run_id(name: str) -> str:
+    """A run's id: name, UTC time to the second, four random hexadecimal digits."""
+    return f"{name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
+
+
+def create(output_dir: Path, run_id: str, may_exist: bool = False) -> Path:
+    """Make the folder of a new run. Raises: StorageError if that is not possible, InputError for a name that this machine's locale cannot write."""
+    run_dir = output_dir / run_id
+    try:
+        os.fsencode(run_dir)
+    except UnicodeEncodeError as error:
+        raise InputError(
+            "name", f"{run_id!a} cannot name a folder here: this locale writes {error.encoding} alone.", "Set PYTHONUTF8=1, or give ASCII letters."
+        ) from error
+    with storage_errors(run_dir, hint="Nothing was begun: free some space, or give another --output-dir."):
+        (run_dir / CHECKPOINTS).mkdir(parents=True, exist_ok=may_exist)
+    return run_dir
+
+
+def refuse_unwritable(output_dir: Path, option: str = "--output-dir") -> None:
+    """Raise InputError if no folder can be made below `output_dir`; leaves nothing behind. Args: option: that gave it."""
+    existing = output_dir
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        raise InputError(option, f"{existing} is a file, not a folder.", "Give a folder.")
+    # Asking the file system beats reading mode bits: read-only mounts and quotas answer here too.
+    probe = existing / f".largebatch-probe-{os.getpid()}"
+    try:
+        probe.mkdir()
+        probe.rmdir()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(option, f"{existing} cannot be written ({reason}).", f"Give another {option}.") from error
+
+
+class storage_errors:
+    """A context that turns the file system's refusals into one StorageError that names the path."""
+
+    def __init__(self, path: Path, hint: str = "The last checkpoint is whole: free some space or mend the folder, then resume the run.") -> None:
+        self._path, self._hint = path, hint
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError):
+            reason = error.strerror or str(error)
+            raise StorageError(str(self._path), f"cannot be written ({reason}).", self._hint) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a small file whole. Raises: StorageError."""
+    with write_whole(path) as file:
+        file.write(text.encode())
+
+
+@contextmanager
+def write_whole(path: Path) -> Iterator[BinaryIO]:
+    """A file that appears under `path` only when it was written, flushed to disk and closed without error."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with storage_errors(path):
+        try:
+            with partial.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def exclusive(run_dir: Path, purpose: str, patience_s: float = 0.0) -> Iterator[None]:
+    """Hold a run's folder for one purpose; the kernel lets go if this process dies.
+
+    Args: patience_s: how long to wait for a process that is about to let go.
+    Raises: InputError if another has it.
+    """
+    path = run_dir / f".{purpose}.lock"
+    with storage_errors(path):
+        file = path.open("ab")
+    with file:
+        ends_at = time.monotonic() + patience_s
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= ends_at:
+                    raise InputError(str(run_dir), f"{AT_WORK} ({purpose}).", "Wait for it, or stop it first.") from None
+            time.sleep(0.1)
+        yield

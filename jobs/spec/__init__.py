@@ -1,0 +1,1 @@
+"""What a run is to do: the typed spec, its reader, and one sentence for each mistake."""

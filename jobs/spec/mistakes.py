@@ -1,0 +1,204 @@
+"""What to tell a person of a mistake in a spec: one sentence with the field, what is wrong, and the nearest thing that works."""
+
+import difflib
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, get_args
+
+import pydantic
+
+from largebatch.jobs.errors import SpecError
+from largebatch.jobs.spec.base import Spec
+from largebatch.jobs.spec.train_spec import TrainSpec
+
+OTHER_WORDS = {
+    **dict.fromkeys(("batch_size", "train_batch_size", "bs", "bsz", "size"), "batch.global_batch_size"),
+    **dict.fromkeys(("per_device_train_batch_size", "micro_batch"), "batch.micro_batch_size"),
+    "lr": "learning_rate.base",
+    "wd": "optimizer.weight_decay",
+    "betas": "optimizer.beta1 and optimizer.beta2",
+    "eps": "optimizer.epsilon",
+    **dict.fromkeys(("warmup", "warmup_steps", "warmup_ratio"), "learning_rate.warmup_epochs"),
+    **dict.fromkeys(("scheduler", "lr_scheduler", "lr_scheduler_type", "schedule"), "learning_rate.decay"),
+    **dict.fromkeys(("max_steps", "num_steps", "iterations"), "stop.steps"),
+    **dict.fromkeys(("max_epochs", "num_epochs", "num_train_epochs"), "stop.epochs"),
+    **dict.fromkeys(("target", "accuracy", "target_acc"), "stop.target_accuracy"),
+    **dict.fromkeys(("grad_clip", "max_grad_norm", "gradient_clip_val", "clip"), "gradient.clip_norm"),
+    **dict.fromkeys(("amp", "fp16", "bf16", "mixed_precision"), "precision=bfloat16"),
+    **{name: f"the option --{name.replace('_', '-')}" for name in ("workers", "device", "data_dir", "output_dir", "resume", "address")},
+}
+"""What other programs call a field, too unlike our name to be recognised by its letters."""
+MAIN_KEYS = {
+    "dataset": "name",
+    "model": "name",
+    "batch": "global_batch_size",
+    "optimizer": "name",
+    "learning_rate": "base",
+    "stop": "epochs",
+}
+"""What a person means who gives one value in place of a section."""
+
+
+def nearest(word: str, known: Iterable[str], listed: Iterable[str] = ()) -> str:
+    """A hint with the names most like `word`: "Did you mean ...?", or the whole list (or `listed`, where that is too long)."""
+    names = sorted(known)
+    close = difflib.get_close_matches(word, names, n=3, cutoff=0.5)
+    return f"Did you mean {' or '.join(close)}?" if close else f"Known: {', '.join([*listed] or names)}."
+
+
+def first_mistake(error: pydantic.ValidationError, root: type[Spec]) -> SpecError:
+    """What to tell a person of pydantic's findings, unknown keys first. Args: root: the model that was validated."""
+    mistakes = error.errors(include_url=False, include_context=True)
+    unknown = [mistake for mistake in mistakes if mistake["type"] == "extra_forbidden"]
+    first = (unknown or mistakes)[0]
+    path = _path_of(first["loc"], root) or [str(part) for part in first["loc"]]
+    field = ".".join(path)
+    if first["type"] == "extra_forbidden":
+        return SpecError(field, "is not a known key.", _meant(path, root))
+    if first["type"] == "missing":
+        return SpecError(field, "is missing.", _doc(path, root))
+    if first["type"] == "value_error":
+        return SpecError(field or "spec", f"{first['ctx']['error']}.")
+    same_field = [mistake for mistake in mistakes if _path_of(mistake["loc"], root) == path]
+    wanted = " or ".join(dict.fromkeys(_wanted(mistake) for mistake in same_field))
+    return SpecError(field, f"must be {wanted}, not {_shown(first['input'])}.", _hint(path, first, root))
+
+
+def _meant(path: Sequence[str], root: type[Spec]) -> str:
+    """The known key that an unknown one is most like: of this very name elsewhere, beside it, or of a name like it elsewhere."""
+    word, beside = path[-1], _keys_at(path[:-1], root)
+    if root is not TrainSpec:
+        return nearest(word, beside)
+    if path[0] in {"dataset", "model"} and len(path) == 2 and not difflib.get_close_matches(word, beside, cutoff=0.7):
+        return f"Arguments of your own stand in {path[0]}.arguments: did you mean {path[0]}.arguments.{word}?"
+    if word in OTHER_WORDS:
+        return f"Did you mean {OTHER_WORDS[word]}?"
+    if difflib.get_close_matches(word, beside, cutoff=0.8):
+        return nearest(word, beside)
+    fields = sorted(_dotted(root), key=lambda field: field.count("."))
+    leaves = [field.rpartition(".")[2] for field in fields]
+    if word in leaves:
+        return f"Did you mean {fields[leaves.index(word)]}?"
+    hint = nearest(word, beside)
+    close = difflib.get_close_matches(word, leaves, n=1, cutoff=0.7)
+    return f"Did you mean {fields[leaves.index(close[0])]}?" if close and not hint.startswith("Did") else hint
+
+
+def _dotted(model: type[Spec], parents: str = "") -> Iterator[str]:
+    """The dotted names of all fields that hold a value."""
+    for name in model.model_fields:
+        inner = _model_of(model, name)
+        if inner is None:
+            yield parents + name
+        else:
+            yield from _dotted(inner, f"{parents}{name}.")
+
+
+def _hint(path: Sequence[str], mistake: Any, root: type[Spec]) -> str:
+    """The nearest thing that works, or what the field means."""
+    value = mistake["input"]
+    if _is_percent(path, value):
+        return f"Write {value / 100:g} for {value} %."
+    if mistake["type"] == "literal_error" and isinstance(value, str):
+        names = re.findall(r"'([^']*)'", mistake["ctx"]["expected"])
+        if difflib.get_close_matches(value, names, cutoff=0.5):
+            return nearest(value, names)
+    if mistake["type"] in {"model_type", "model_attributes_type"}:
+        keys = _keys_at(path, root)
+        if not isinstance(value, dict | list) and ".".join(path) in MAIN_KEYS:
+            return f"Did you mean {'.'.join(path)}.{MAIN_KEYS['.'.join(path)]}? Its keys: {', '.join(keys)}."
+        return f"Its keys: {', '.join(keys)}."
+    if mistake["type"] == "string_type" and isinstance(value, bool | int | float):
+        quoted = f'{".".join(path)}="{_shown(value)}"'
+        return f"{_doc(path, root)} In quotes it is text: --set '{quoted}'.".strip()
+    return _doc(path, root)
+
+
+def _is_percent(path: Sequence[str], value: object) -> bool:
+    return path[-1] == "target_accuracy" and isinstance(value, (int, float)) and 1 < value <= 100
+
+
+def _wanted(mistake: Any) -> str:
+    context = mistake.get("ctx", {})
+    kind = mistake["type"]
+    phrases = {
+        "int_type": "a whole number",
+        "int_from_float": "a whole number",
+        "float_type": "a number",
+        "bool_type": "true or false",
+        "string_type": "text",
+        "dict_type": "a mapping",
+        "model_type": "a mapping of keys to values",
+        "model_attributes_type": "a mapping of keys to values",
+        "tuple_type": "a list",
+        "greater_than": f"above {context.get('gt')}",
+        "greater_than_equal": f"at least {context.get('ge')}",
+        "less_than": f"below {context.get('lt')}",
+        "less_than_equal": f"at most {context.get('le')}",
+        "literal_error": str(context.get("expected", "")).replace("'", '"'),
+        "none_required": "null",
+        "finite_number": "a finite number",
+        "invalid-json-value": "plain data: text, a number, true or false, a list or a mapping",
+    }
+    return phrases.get(kind, str(mistake["msg"]))
+
+
+def _shown(value: object) -> str:
+    try:
+        text = json.dumps(value, default=str)
+    except (TypeError, ValueError, RecursionError):  # circles, keys that are no texts, numbers of thousands of digits
+        text = f"a {type(value).__name__} that cannot be shown"
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _path_of(location: tuple[int | str, ...], root: type[Spec]) -> tuple[str, ...]:
+    """The keys of a mistake's place, without pydantic's names for the branches of a union."""
+    path: list[str] = []
+    model: type[Spec] | None = root
+    for part in location:
+        if isinstance(part, int):
+            path.append(str(part))
+        elif not _is_branch(part) or (model and part in model.model_fields):
+            path.append(part)
+            model = _inside(model, part)
+    return tuple(path)
+
+
+def _is_branch(part: str) -> bool:
+    return part in {"int", "float", "str", "bool", "none"} or "[" in part or part.startswith("constrained-")
+
+
+def _inside(model: type[Spec] | None, part: str) -> type[Spec] | None:
+    """The part of the spec that a key leads to; places of a list and keys of a mapping lead no deeper."""
+    if part.isdigit() or (model is not None and part not in model.model_fields):
+        return model
+    return _model_of(model, part)
+
+
+def _model_of(model: type[Spec] | None, field: str) -> type[Spec] | None:
+    """The part of the spec that a field holds, if it holds one."""
+    if model is None or field not in model.model_fields:
+        return None
+    pending: list[Any] = [model.model_fields[field].annotation]
+    while pending:
+        annotation = pending.pop()
+        if isinstance(annotation, type) and issubclass(annotation, Spec):
+            return annotation
+        pending.extend(get_args(annotation))
+    return None
+
+
+def _keys_at(path: Sequence[str], root: type[Spec]) -> list[str]:
+    model: type[Spec] | None = root
+    for part in path:
+        model = _inside(model, part)
+    return list(model.model_fields) if model else []
+
+
+def _doc(path: Sequence[str], root: type[Spec]) -> str:
+    model: type[Spec] | None = root
+    for part in path[:-1]:
+        model = _inside(model, part)
+    field = model.model_fields.get(path[-1]) if model else None
+    return " ".join((field.description or "").split()) if field else ""

@@ -1,0 +1,162 @@
+"""From a recipe, a YAML or JSON file, or a mapping to a TrainSpec; every mistake becomes one SpecError."""
+
+import os
+import re
+import stat
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pydantic
+
+import largebatch
+from largebatch.jobs.errors import CheckpointError, SpecError
+from largebatch.jobs.run import run_folder
+from largebatch.jobs.spec.mistakes import first_mistake, nearest
+from largebatch.jobs.spec.optimizer import EVERY_OPTIMIZER, OPTIMIZER_OPTIONS, OptimizerSpec
+from largebatch.jobs.spec.text import STANDARD_INPUT, mapping, parse, parse_yaml, read_document
+from largebatch.jobs.spec.train_spec import TrainSpec
+
+RECIPES_DIR = Path(largebatch.__file__).parent / "recipes"
+
+
+def recipe_paths() -> dict[str, Path]:
+    """The recipes that come with this package, by name."""
+    return {path.stem: path for path in sorted(RECIPES_DIR.glob("*.yaml"))}
+
+
+def read_spec(recipe: str, overrides: Iterable[str] = ()) -> TrainSpec:
+    """A spec from a recipe's name, a file's path, `-` (standard input) or `env:NAME`, with `key.sub=value` overrides.
+
+    Raises: SpecError.
+    """
+    if recipe.startswith("env:"):
+        path = Path(f"{recipe}.json")
+        document = mapping(parse(os.environ.get(recipe.removeprefix("env:"), ""), path), path)
+    else:
+        path = _find(recipe)
+        document = read_document(path)
+    document.setdefault("name", _name_after(path))
+    changes = [read_override(override) for override in overrides]
+    for key, value in changes:
+        _apply(document, key, value)
+    _forget_the_options_of_another_optimizer(document, {key for key, _ in changes})
+    return build_spec(document)
+
+
+def _name_after(path: Path) -> str:
+    if not path.is_file():  # standard input, a pipe: their numbers mean nothing
+        return "run"
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", path.stem).lstrip(".-") or "run"
+
+
+def build_spec(document: Mapping[str, Any]) -> TrainSpec:
+    """A spec from plain data. Raises: SpecError with the first mistake, unknown keys first."""
+    try:
+        return TrainSpec.model_validate(document)
+    except pydantic.ValidationError as error:
+        raise first_mistake(error, TrainSpec) from None
+
+
+def entry_points(spec: TrainSpec) -> dict[str, str]:
+    """The spec's references to a person's own code, by field."""
+    found = {"dataset.entry_point": spec.dataset.entry_point, "model.entry_point": spec.model.entry_point}
+    return {field: reference for field, reference in found.items() if reference is not None}
+
+
+def refuse_unlisted_entry_points(spec: TrainSpec, allowed: Collection[str]) -> None:
+    """For specs that arrive over a network: only entry points that the operator listed may run.
+
+    Raises: SpecError.
+    """
+    refused = {field: reference for field, reference in entry_points(spec).items() if reference not in allowed}
+    if not refused:
+        return
+    (field, reference), *others = refused.items()
+    named = " and ".join([repr(reference), *(f"{other} {what!r}" for other, what in others)])
+    verb, them = ("are", "them") if others else ("is", "it")
+    options = " ".join(f"--entry-point {what}" for what in dict.fromkeys(refused.values()))
+    raise SpecError(
+        field,
+        f"{named} {verb} not among the entry points that this server's operator allows.",
+        f"Allowed: {', '.join(sorted(allowed)) or 'none'}. The operator allows {them} with: largebatch serve {options}",
+    )
+
+
+def _find(recipe: str) -> Path:
+    path = Path(recipe)
+    if os.path.isdir(recipe):  # Path.is_dir raises for a name that is too long
+        raise SpecError(recipe, "is a folder, not a recipe.", "To go on with a run: --resume RUN_DIR.")
+    if recipe == STANDARD_INPUT or _is_readable(recipe):
+        return path
+    recipes = recipe_paths()
+    if recipe in recipes:
+        return recipes[recipe]
+    raise SpecError("RECIPE", f"{recipe!r} is neither a file nor a recipe.", nearest(recipe, recipes))
+
+
+def _is_readable(recipe: str) -> bool:
+    """Whether a path is a file, or a pipe that a shell made (`<(...)`)."""
+    try:
+        return any(test(os.stat(recipe).st_mode) for test in (stat.S_ISREG, stat.S_ISFIFO, stat.S_ISCHR))
+    except (OSError, ValueError):
+        return False
+
+
+def read_override(override: str) -> tuple[str, Any]:
+    """`key.sub=value` as the dotted name and the value, read as YAML. Raises: SpecError."""
+    key, equals, value = _as_typed(override).partition("=")
+    if not equals or not all(key.strip().split(".")):
+        raise SpecError("--set", f"{override[:200]!r} is not of the form key.sub=value.", "Example: --set batch.global_batch_size=512.")
+    return key.strip(), parse_yaml(value, f"--set {key.strip()}")
+
+
+def _as_typed(argument: str) -> str:
+    """What a person typed; in a locale that knows ASCII alone, Python keeps other letters as single bytes."""
+    try:
+        return os.fsencode(argument).decode()
+    except UnicodeError:
+        return argument
+
+
+def _apply(document: dict[str, Any], key: str, value: Any) -> None:
+    parts = key.split(".")
+    here = document
+    for part in parts[:-1]:
+        inner = here.setdefault(part, {})
+        if inner is None:
+            inner = here[part] = {}
+        if not isinstance(inner, dict):
+            raise SpecError("--set", f"{key[:200]!r}: {part} holds a value, not keys.")
+        here = inner
+    here[parts[-1]] = value
+
+
+def _forget_the_options_of_another_optimizer(document: dict[str, Any], changed: set[str]) -> None:
+    """Where an override names another optimizer, leave out what the recipe's own read and this one does not.
+
+    Raises: SpecError where that is more than a default: somebody chose it, and it would be lost.
+    """
+    options = document.get("optimizer")
+    if "optimizer.name" not in changed or not isinstance(options, dict) or options.get("name") not in OPTIMIZER_OPTIONS:
+        return
+    name = options["name"]
+    unread = [option for option in OptimizerSpec.model_fields if option in options and option not in EVERY_OPTIMIZER | OPTIMIZER_OPTIONS[name]]
+    for option in unread:
+        if f"optimizer.{option}" in changed:
+            continue  # what was asked for is refused as in a recipe
+        if options[option] != OptimizerSpec.model_fields[option].default:
+            raise SpecError(
+                "optimizer.name",
+                f"{name} does not read {option}, which the recipe sets to {options[option]!r}.",
+                f"Give the whole optimizer: --set 'optimizer={{name: {name}}}'.",
+            )
+        del options[option]
+
+
+def resumed_spec(run_dir: Path, overrides: Sequence[str]) -> TrainSpec:
+    """The spec of a run that was begun, with overrides. Raises: CheckpointError if this is no run folder."""
+    path = run_dir / run_folder.SPEC
+    if not path.is_file():
+        raise CheckpointError("--resume", f"{run_dir} is not a run's folder: it has no {run_folder.SPEC}.", "Give the folder that the run printed.")
+    return read_spec(str(path), overrides)

@@ -1,0 +1,316 @@
+"""TrainSpec: the one description of a training job, for the command line, REST and Kubernetes.
+
+Frozen pydantic models with strict types; unknown keys are refused (`spec_reader` adds "did you mean").
+A field checks itself here; what needs the data set, the model or the machine is checked in `plan`.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, JsonValue, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
+
+from largebatch.jobs.spec.base import Fraction, Spec
+from largebatch.jobs.spec.optimizer import OptimizerSpec
+
+DECAY_OPTIONS: dict[str, frozenset[str]] = {
+    "constant": frozenset(),
+    "step": frozenset({"decay_milestones", "decay_factor"}),
+    "cosine": frozenset({"final_fraction"}),
+    "polynomial": frozenset({"decay_power", "final_fraction"}),
+}
+"""Which options each decay of the learning rate reads."""
+
+LONGEST_NAME = 100
+"""Bytes of a run's name; its folder's name is longer by 21, and file systems take 255."""
+
+
+class AugmentSpec(Spec):
+    """Random changes to training images, drawn from (seed, epoch, sample index) alone."""
+
+    horizontal_flip: Literal["none", "random", "alternating"] = "none"
+    """Mirror left and right: at random, or every other epoch from a random start ("alternating")."""
+    translate: NonNegativeInt = 0
+    """Shift by up to this many pixels in each direction; what moves in is black."""
+    cutout: NonNegativeInt = 0
+    """Side in pixels of a square that is blanked at a random place; 0: none."""
+    resized_crop: bool = False
+    """Image folders only: a random part of the image, resized (8 % to 100 % of the area)."""
+
+
+class DatasetSpec(Spec):
+    """Where the samples come from."""
+
+    name: str | None = None
+    """digits, mnist, fashion-mnist, cifar10, cifar100, image-folder or synthetic."""
+    entry_point: str | None = None
+    """Your own: "package.module:function", which returns (training set, test set), both map-style."""
+    arguments: dict[str, JsonValue] = Field(default_factory=dict)
+    """Keyword arguments of the data set or of the entry point."""
+    augment: AugmentSpec = Field(default_factory=AugmentSpec)
+    """Random changes to training images."""
+    download: bool = False
+    """Fetch missing files from their publisher into the data folder."""
+    num_workers: NonNegativeInt = 0
+    """Processes that read and decode samples, of sets that are read sample by sample; sets held in memory need none."""
+    may_change: bool = False
+    """Go on with a run whose data are no longer those that it began with, and say so; another length of the training set is refused even then."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.name is None) == (self.entry_point is None):
+            raise ValueError("give exactly one of name and entry_point")
+        return self
+
+
+class ModelSpec(Spec):
+    """What is trained."""
+
+    name: str | None = None
+    """One of ours (mlp, lenet, resnet9, keskar-f1, keskar-c1 ... keskar-c4) or a torchvision classification model."""
+    entry_point: str | None = None
+    """Your own: "package.module:function", which takes num_classes and the arguments and returns an nn.Module."""
+    arguments: dict[str, JsonValue] = Field(default_factory=dict)
+    """Keyword arguments of the model or of the entry point."""
+    channels_last: bool = False
+    """Keep images and convolution weights in channels-last order; often faster for convolutions."""
+    zero_init_residual: bool = False
+    """Start the last batch-norm of every residual block at zero (Goyal et al., arXiv:1706.02677, section 5.1)."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.name is None) == (self.entry_point is None):
+            raise ValueError("give exactly one of name and entry_point")
+        return self
+
+
+class BatchWarmupSpec(Spec):
+    """Start with a smaller batch and grow it linearly in epochs."""
+
+    start: PositiveInt
+    """Samples in the first step."""
+    epochs: PositiveFloat
+    """Epochs until global_batch_size is reached."""
+
+
+class BatchGrowthSpec(Spec):
+    """From this epoch on, the batch is this many times global_batch_size."""
+
+    epoch: NonNegativeFloat
+    """When the growth begins, in epochs from the start."""
+    factor: PositiveFloat
+    """Multiple of global_batch_size (not of the batch before)."""
+
+
+class BatchScheduleSpec(Spec):
+    """A batch that changes while training (Smith et al., arXiv:1711.00489)."""
+
+    warmup: BatchWarmupSpec | None = None
+    """Grow from a small batch at the start."""
+    growth: tuple[BatchGrowthSpec, ...] = Field(default=(), strict=False)
+    """Milestones at which the batch grows, in place of a decay of the learning rate."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        epochs = [milestone.epoch for milestone in self.growth]
+        if epochs != sorted(set(epochs)):
+            raise ValueError("growth milestones must come in rising order of epoch")
+        return self
+
+
+class BatchSpec(Spec):
+    """How many samples feed one optimizer step."""
+
+    global_batch_size: PositiveInt | Literal["full"]
+    """Samples per optimizer step, over all ranks and micro-batches; "full": the whole training set."""
+    micro_batch_size: PositiveInt | Literal["auto"] = "auto"
+    """Samples per rank in one forward pass; "auto": found by trying on this machine."""
+    schedule: BatchScheduleSpec = Field(default_factory=BatchScheduleSpec)
+    """Changes of the batch while training."""
+    last: Literal["keep", "drop"] = "keep"
+    """The short batch at the end of an epoch: kept and divided by its own size, or dropped."""
+
+
+class BatchNormSpec(Spec):
+    """Over how many samples batch-norm takes its statistics."""
+
+    span: Annotated[int, Field(ge=2)] | Literal["auto", "global"] = "auto"
+    """Samples that share statistics (ghost batch size); "auto": up to 128, "global": the whole global batch."""
+
+
+class LearningRateSpec(Spec):
+    """The learning rate, a pure function of progress in samples."""
+
+    base: PositiveFloat
+    """The rate that was tuned, for base_global_batch_size (or for the batch itself if that is not given)."""
+    base_global_batch_size: PositiveInt | None = None
+    """The batch at which base was tuned; needed by every scaling but "none", which does not read it."""
+    scaling: Literal["none", "linear", "sqrt", "legw", "adascale"] = "none"
+    """How the rate follows the batch."""
+    warmup_epochs: NonNegativeFloat = 0.0
+    """Epochs of linearly rising rate (for legw: at base_global_batch_size)."""
+    decay: Literal["constant", "step", "cosine", "polynomial"] = "constant"
+    """How the rate falls after warm-up."""
+    decay_milestones: tuple[PositiveFloat, ...] = Field(default=(), strict=False)
+    """step: epochs at which the rate is multiplied by decay_factor."""
+    decay_factor: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
+    """step: what the rate is multiplied by at each milestone."""
+    decay_power: PositiveFloat = 2.0
+    """polynomial: the exponent; 1 is a straight line."""
+    final_fraction: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    """cosine, polynomial: the rate at the end, as a fraction of the peak."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.scaling != "none" and self.base_global_batch_size is None:
+            raise ValueError(f"scaling {self.scaling!r} needs base_global_batch_size, the batch that base was tuned at")
+        others = frozenset().union(*DECAY_OPTIONS.values()) - DECAY_OPTIONS[self.decay]
+        # Written specs hold every option: one that says what it says anyhow is no mistake.
+        unread = [option for option in sorted(others) if getattr(self, option) != type(self).model_fields[option].default]
+        if unread:
+            reads = " and ".join(sorted(DECAY_OPTIONS[self.decay])) or "none of these options"
+            raise ValueError(f"decay {self.decay!r} does not read {' and '.join(unread)}; it reads {reads}")
+        if self.decay == "step" and not self.decay_milestones:
+            raise ValueError("decay 'step' needs decay_milestones, a list of epochs")
+        if list(self.decay_milestones) != sorted(set(self.decay_milestones)):
+            raise ValueError("decay_milestones must come in rising order")
+        return self
+
+
+class StopSpec(Spec):
+    """When training ends: at the first of these."""
+
+    epochs: PositiveFloat | None = None
+    """Passes over the training set; also the horizon of the learning rate's decay."""
+    steps: PositiveInt | None = None
+    """Optimizer steps; also the horizon of the decay if shorter than epochs."""
+    max_seconds: PositiveFloat | None = None
+    """Training seconds (evaluation and checkpoints not counted)."""
+    target_accuracy: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    """Test accuracy as a fraction; the time to it is what results are compared by."""
+    at_target: bool = True
+    """End when the target is met; false: note the time and train on."""
+
+    @model_validator(mode="after")
+    def _has_a_horizon(self) -> Self:
+        if self.epochs is None and self.steps is None:
+            raise ValueError("give epochs or steps, so that the run has an end and the decay a horizon")
+        return self
+
+
+class LossSpec(Spec):
+    """Cross-entropy, summed over samples and divided once by the batch."""
+
+    label_smoothing: Fraction = 0.0
+    """Share of each target spread evenly over all classes."""
+
+
+class GradientSpec(Spec):
+    """What is done with the global batch's gradient before the update."""
+
+    clip_norm: PositiveFloat | None = None
+    """Scale the gradient down to this L2 norm if it is longer."""
+    noise_every_steps: NonNegativeInt | Literal["auto"] = "auto"
+    """Measure the gradient noise scale every so many steps; 0: never; "auto": 1 where the batch is
+    accumulated anyway, else 30."""
+
+
+class ReductionSpec(Spec):
+    """How several workers put their gradients together; a process alone reads none of this."""
+
+    compression: Literal["none", "bfloat16", "powersgd"] = "none"
+    """What travels: the gradients, their rounding to bfloat16, or low-rank factors (arXiv:1905.13727)."""
+    powersgd_rank: PositiveInt = 4
+    """powersgd: rank of the factors."""
+    local_steps: PositiveInt = 1
+    """Post-local SGD (arXiv:1808.07217): steps that each worker takes alone between averages; 1: none."""
+    local_from_epoch: NonNegativeFloat = 0.0
+    """local_steps above 1: the epoch from which workers step alone."""
+
+
+class EmaSpec(Spec):
+    """Exponential moving average of the weights, used for evaluation."""
+
+    decay: Annotated[float, Field(gt=0.0, lt=1.0)]
+    """Weight of the past per optimizer step."""
+    base_global_batch_size: PositiveInt | None = None
+    """If given, decay was tuned at this batch and becomes decay^(batch / base) (arXiv:2307.13813)."""
+
+
+class EvaluationSpec(Spec):
+    """When the test set is evaluated (always whole)."""
+
+    every_epochs: PositiveFloat = 1.0
+    """Epochs between evaluations; fractions allowed; the last step is always evaluated."""
+
+
+class CheckpointSpec(Spec):
+    """When the whole state is written. The last step is always saved."""
+
+    every_steps: PositiveInt | None = None
+    """Optimizer steps between checkpoints."""
+    every_seconds: PositiveFloat | None = 60.0
+    """Training seconds between checkpoints."""
+    keep: PositiveInt = 2
+    """How many of the newest are kept, besides the best."""
+    best: bool = True
+    """Also keep the checkpoint with the highest test accuracy."""
+
+
+class TrackingSpec(Spec):
+    """The MLflow mirror of the journal."""
+
+    enabled: bool = True
+    """Mirror this run to MLflow."""
+    mlflow_uri: str | None = None
+    """Where; default MLFLOW_TRACKING_URI, else an SQLite file beside the runs."""
+    experiment: str = "largebatch"
+    """MLflow experiment."""
+    step_every_seconds: NonNegativeFloat = 1.0
+    """Mirror one step record per this many training seconds; 0: every one. The journal keeps all."""
+    system_metrics: bool = True
+    """Also send the CPU, memory, disk, network and GPU of rank 0's machine, every ten seconds."""
+    log_checkpoint: bool = False
+    """Upload the final checkpoint as an artifact."""
+
+
+class TrainSpec(Spec):
+    """One training job, whole."""
+
+    name: str = "run"
+    """What people call it; begins the run's id."""
+    description: str = ""
+    """One line for `largebatch recipes`."""
+    dataset: DatasetSpec
+    model: ModelSpec
+    batch: BatchSpec
+    batch_norm: BatchNormSpec = Field(default_factory=BatchNormSpec)
+    optimizer: OptimizerSpec
+    learning_rate: LearningRateSpec
+    stop: StopSpec
+    loss: LossSpec = Field(default_factory=LossSpec)
+    gradient: GradientSpec = Field(default_factory=GradientSpec)
+    reduction: ReductionSpec = Field(default_factory=ReductionSpec)
+    ema: EmaSpec | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16: mixed precision; weights, loss and all norms stay in float32."""
+    compile: bool = False
+    """torch.compile the model for every micro-batch that the plan has, before the training clock starts."""
+    evaluation: EvaluationSpec = Field(default_factory=EvaluationSpec)
+    checkpoint: CheckpointSpec = Field(default_factory=CheckpointSpec)
+    tracking: TrackingSpec = Field(default_factory=TrackingSpec)
+    seed: NonNegativeInt = 0
+    """Draws initial weights, order, augmentation and dropout."""
+
+    @model_validator(mode="after")
+    def _local_steps_measure_nothing(self) -> Self:
+        if self.reduction.local_steps > 1 and self.learning_rate.scaling == "adascale":
+            raise ValueError("adascale needs the variance between workers at every step; with reduction.local_steps above 1 there is none")
+        return self
+
+    @field_validator("name")
+    @classmethod
+    def _is_a_file_name(cls, name: str) -> str:
+        if not name or not all(c.isalnum() or c in "-_." for c in name) or name.startswith((".", "-")):
+            raise ValueError("may hold letters, digits, '-', '_' and '.', and not begin with '.' or '-'")
+        if (length := len(name.encode())) > LONGEST_NAME:
+            raise ValueError(f"has {length} bytes; it names a folder, so give at most {LONGEST_NAME} (a letter beyond ASCII has two to four)")
+        return name

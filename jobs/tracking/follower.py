@@ -1,0 +1,158 @@
+"""The mirror's process: `python -m largebatch.jobs.tracking.follower`; on standard input MLflow's address, if any, then the run's folder.
+
+It follows that run's journal until its standard input ends, then brings up runs that were left behind. Given a
+folder of runs (one with a `parent.json`), it follows all that are in it or come.
+"""
+
+import json
+import select
+import sys
+from pathlib import Path
+
+from largebatch.jobs.collector import collect_seldom
+from largebatch.jobs.run import run_folder
+from largebatch.jobs.spec.read import build_spec
+from largebatch.jobs.streams import drop_what_nobody_reads
+from largebatch.jobs.tracking.folder_mirror import PARENT, FolderMirror
+from largebatch.jobs.tracking.mirror_state import MirrorState
+from largebatch.jobs.tracking.mlflow_mirror import Mirror, sync_run
+from largebatch.jobs.tracking.mlflow_store import DeletedError, brief, get_ready
+
+SOON_S = 1.0
+"""Until the first look."""
+POLL_S = 10.0
+"""Between two looks at a journal, and two tries of a server that is away. A look costs a core 10 ms; every second would be 0.7 % of one."""
+OLD_MIRROR_S = 60.0
+"""How long the mirror of a process that was killed may still be sending."""
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _next_line() -> str | None:
+    """What the training process says, a JSON string a line; None if it has ended."""
+    line = sys.stdin.readline()
+    return json.loads(line) if line else None
+
+
+def _input_ends_within(seconds: float) -> bool:
+    ready, _, _ = select.select([sys.stdin], [], [], seconds)
+    return bool(ready) and sys.stdin.read(1) == ""
+
+
+class _Words:
+    """What is said of MLflow: when it fails, for each reason once, and when it has everything again."""
+
+    def __init__(self, journals: str) -> None:
+        self._journals = journals
+        self._reason: str | None = None
+        self._needs_a_person = False
+
+    def has_everything(self, uri: str) -> None:
+        """A try went well."""
+        if self._reason is not None:
+            _say(f"MLflow at {uri} answers again and has everything so far.")
+        self._reason = None
+
+    def failed(self, uri: str, error: Exception) -> None:
+        """A try failed."""
+        self._needs_a_person = isinstance(error, DeletedError)
+        reason = str(error) if self._needs_a_person else f"MLflow at {uri} does not answer"
+        if reason != self._reason:
+            what = reason if self._needs_a_person else f"{reason} ({brief(error)})."
+            _say(f"{what} Training goes on; the {self._journals} everything.")
+        self._reason = reason
+
+    def end(self, folder: Path, other_help: str = "") -> None:
+        """Nothing more is tried from here. Args: other_help: what else brings up a store that was away."""
+        if self._reason is None:
+            return
+        if self._needs_a_person:
+            _say(f"MLflow is behind: once that is mended, `largebatch sync {folder}` brings it up to date.")
+        else:
+            _say(f"MLflow is behind: `largebatch sync {folder}` brings it up to date{other_help}.")
+
+
+def follow(run_dir: Path) -> None:
+    """Mirror a run while it trains; ends, with a last try, when standard input does."""
+    mirror: Mirror | None = None
+    words = _Words("journal keeps")
+    over = False
+    while True:
+        over = over or _input_ends_within(POLL_S if mirror else SOON_S)
+        if not (run_dir / run_folder.ENVIRONMENT).is_file():
+            if over:
+                return  # the run ended before it began
+            continue
+        try:
+            mirror = mirror or Mirror(run_dir)
+            mirror.catch_up()
+            if over:
+                mirror.leave_machine()
+                mirror.mark_killed()
+            else:
+                mirror.watch_machine()
+            words.has_everything(mirror.uri)
+        except Exception as error:  # the mirror must outlive anything that MLflow raises
+            words.failed(mirror.uri if mirror else "its address", error)
+        if over:
+            words.end(run_dir, ", and so does the next run")
+            return
+
+
+def follow_all(folder: Path) -> None:
+    """Mirror the runs of a folder as they come; ends, with a last try, when standard input does."""
+    mirror = FolderMirror(folder)
+    words = _Words("journals keep")
+    over = False
+    wait_s = SOON_S
+    while not over:
+        over = _input_ends_within(wait_s)
+        wait_s = POLL_S
+        try:
+            mirror.finish() if over else mirror.catch_up()
+            words.has_everything(mirror.uri)
+        except Exception as error:  # the mirror must outlive anything that MLflow raises
+            words.failed(mirror.uri, error)
+    words.end(folder)
+
+
+def catch_up_others(run_dir: Path) -> None:
+    """Bring up runs beside this one whose server was away when they ended, or were killed."""
+    for journal in sorted(run_dir.parent.glob(f"*/{run_folder.JOURNAL}")):
+        other, before = journal.parent, MirrorState.read(journal.parent)
+        if other == run_dir or (before.run_id and before.bytes_read >= journal.stat().st_size):
+            continue
+        try:
+            with run_folder.exclusive(other, "train"):  # nobody trains it now
+                if not build_spec(json.loads((other / run_folder.SPEC).read_text())).tracking.enabled:
+                    continue
+                after = sync_run(other)
+                Mirror(other).mark_killed()
+                if after.bytes_read > before.bytes_read:  # the last line may have been cut short by a kill
+                    _say(f"MLflow now has run {other.name} too.")
+        except Exception:  # of MLflow, of the folder: another run will try again
+            continue
+
+
+def main() -> None:
+    """Get ready, follow the run that is named, then help those left behind."""
+    collect_seldom()
+    get_ready(_next_line() or "")
+    name = _next_line()
+    if name is None:
+        return
+    run_dir = Path(name)
+    with run_folder.exclusive(run_dir, "mirror", patience_s=OLD_MIRROR_S):
+        if (run_dir / PARENT).is_file():
+            follow_all(run_dir)
+            return
+        follow(run_dir)
+    if MirrorState.read(run_dir).is_complete:
+        catch_up_others(run_dir)
+
+
+if __name__ == "__main__":
+    drop_what_nobody_reads()  # the process it speaks to may be gone, and the run not yet in MLflow
+    main()

@@ -1,0 +1,146 @@
+"""Errors as RFC 9457 problem details: what is wrong, where, and what to do instead."""
+
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.routing import Match
+
+from largebatch.jobs.errors import FaultError, InputError, LargebatchError
+from largebatch.service.api.auth import ForbiddenError, UnauthorizedError
+from largebatch.service.db.store import ConflictError, GoneError
+
+MEDIA_TYPE = "application/problem+json"
+PROBLEM_SCHEMA = "#/components/schemas/Problem"
+"""Where the OpenAPI document describes a problem."""
+
+
+class Problem(BaseModel):
+    """The body of every answer that is an error."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    """One sentence: field, problem, hint."""
+    field: str = ""
+    """Dotted name of what is wrong in the request."""
+    problem: str = ""
+    hint: str = ""
+    """What to do instead."""
+    request_id: str = ""
+
+
+class NotFoundError(LargebatchError):
+    """There is nothing of that name, or nothing that the asker may see."""
+
+
+class TooManyRequestsError(LargebatchError):
+    """More than one asker's share."""
+
+
+class TooLargeError(LargebatchError):
+    """More bytes than are read."""
+
+
+STATUS: dict[type[Exception], tuple[int, str]] = {
+    UnauthorizedError: (401, "Who is asking?"),
+    ForbiddenError: (403, "Not allowed"),
+    NotFoundError: (404, "Not found"),
+    ConflictError: (409, "Not as things stand"),
+    GoneError: (410, "Deleted"),
+    TooLargeError: (413, "Too large"),
+    TooManyRequestsError: (429, "Too many requests"),
+    InputError: (422, "Cannot be used"),
+    FaultError: (503, "Not available now"),
+}
+
+
+def problem_of(error: LargebatchError, request_id: str = "") -> Problem:
+    """An error of ours, for the network."""
+    status, title = next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), (500, "Our fault"))
+    return Problem(title=title, status=status, detail=str(error), field=error.field, problem=error.problem, hint=error.hint, request_id=request_id)
+
+
+def respond(problem: Problem) -> Response:
+    """As an HTTP answer."""
+    headers = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "10"}, 503: {"Retry-After": "5"}}.get(problem.status, {})
+    return JSONResponse(problem.model_dump(), problem.status, headers, MEDIA_TYPE)
+
+
+def of_validation(error: RequestValidationError, request_id: str) -> Problem:
+    """FastAPI's finding about a request."""
+    first: dict[str, Any] = error.errors()[0]
+    if first["type"] == "json_invalid":  # the place is a character's number, no field
+        reason = first["ctx"]["error"]
+        what = f"{reason}." if reason.endswith("is given twice") else f"is not JSON: {reason}."
+        return Problem(title="Cannot be used", status=422, detail=f"body: {what}", field="body", problem=what, request_id=request_id)
+    where = [str(part) for part in first["loc"] if part not in {"body", "query", "path", "header", "int", "float", "str", "bool"}]
+    field, what = ".".join(where), first["msg"].removeprefix("Value error, ")
+    return Problem(title="Cannot be used", status=422, detail=f"{field}: {what}." if field else f"{what}.", field=field, problem=f"{what}.",
+                   hint="GET /openapi.json says what is expected.", request_id=request_id)  # fmt: skip
+
+
+def request_id_of(request: Request) -> str:
+    """The id that logs and answers share."""
+    return str(getattr(request.state, "request_id", ""))
+
+
+def install(app: FastAPI, render: Callable[[Request, Problem], Response]) -> None:
+    """Answer every error with a problem, as a page where a person looks at pages.
+
+    Args: render: makes the page.
+    """
+
+    def answer(request: Request, problem: Problem) -> Response:
+        is_page = "text/html" in request.headers.get("accept", "") and not request.url.path.startswith("/v1")
+        return render(request, problem) if is_page else respond(problem)
+
+    @app.exception_handler(LargebatchError)
+    def ours(request: Request, error: LargebatchError) -> Response:
+        return answer(request, problem_of(error, request_id_of(request)))
+
+    @app.exception_handler(RequestValidationError)
+    def invalid(request: Request, error: RequestValidationError) -> Response:
+        try:  # a stranger is told that, not what else is wrong; this runs in a thread, and may look at the database
+            getattr(request.state, "shown", lambda: None)()
+        except LargebatchError as refusal:
+            return ours(request, refusal)
+        return answer(request, of_validation(error, request_id_of(request)))
+
+    @app.exception_handler(HTTPException)
+    def http(request: Request, error: HTTPException) -> Response:
+        if 300 <= error.status_code < 400:
+            return Response(status_code=error.status_code, headers=error.headers)
+        title = {404: "Not found", 405: "Not possible here"}.get(error.status_code, "Cannot be used")
+        text = f"{error.detail}."
+        found = answer(request, Problem(title=title, status=error.status_code, detail=text, problem=text, request_id=request_id_of(request)))
+        found.headers.update(error.headers or {})
+        if error.status_code == 405:
+            found.headers["Allow"] = ", ".join(allowed_methods(request))
+        return found
+
+    describe(app)
+
+
+def describe(app: FastAPI) -> None:
+    """Put the problem's schema into the OpenAPI document: FastAPI would describe it as `application/json`, which no error is."""
+    plain = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = plain()
+        document["components"]["schemas"]["Problem"] = Problem.model_json_schema()
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def allowed_methods(request: Request) -> list[str]:
+    """All methods of a path; the framework names those of its first route alone."""
+    every = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
+    routes = request.app.routes
+    return [method for method in every if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes)]

@@ -1,0 +1,250 @@
+"""From what came over the network to a job that may be queued: everything a stranger could slip in is refused here."""
+
+import hashlib
+import json
+import math
+import re
+import secrets
+import time
+from typing import Annotated, Any
+
+import pydantic
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, SkipValidation
+
+from largebatch.jobs.errors import InputError, SpecError
+from largebatch.jobs.launch.options import read_workers
+from largebatch.jobs.spec.mistakes import first_mistake, nearest
+from largebatch.jobs.spec.read import build_spec, recipe_paths, refuse_unlisted_entry_points
+from largebatch.jobs.spec.text import read_document
+from largebatch.jobs.spec.train_spec import TrainSpec
+from largebatch.service.job import Job, Kind
+from largebatch.service.settings import Settings
+from largebatch.tuning.sweep.space import groups, refuse_impossible, with_fields
+from largebatch.tuning.sweep.spec import SweepSpec
+
+DEEPEST = 12
+LONGEST_PATH = 200
+MOST_RUNS = 5000
+MOST_VALUES = 1000
+LARGEST_SPEC = 64 << 10
+"""Bytes; the spec travels in one environment variable, and the kernel takes 128 KiB."""
+LARGEST_NUMBER = 1 << 53
+"""Beyond it, JSON's readers differ."""
+
+
+class Submit(BaseModel):
+    """What every submission says beside what to train."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+    name: Annotated[str, Field(min_length=1, max_length=60, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] | None = None
+    """Begins the id; default the recipe's name."""
+    priority: Annotated[int, Field(ge=-100, le=100)] = 0
+    """Higher goes first."""
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda)$")] = "auto"
+    workers: Annotated[str, Field(max_length=20, pattern=r"^[1-9][0-9]*(:[1-9][0-9]*)?$")] | None = None
+    """N or MIN:MAX workers by Ray; null: one process."""
+    cpus: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    """Cores to hold, shared out among a run's workers; null: all of this machine's, so that no other job slows its
+    clock (a Ray cluster: one a worker; a sweep there: what max_concurrent of its runs need, or one)."""
+    gpus: Annotated[int, Field(ge=0, le=100_000)] = 0
+    """GPUs to hold, shared out in the same way."""
+    deadline_s: Annotated[float, Field(gt=0, le=1e9)] | None = None
+    """Seconds from now after which it is ended."""
+
+
+class RunSubmit(Submit):
+    """A training run: a recipe with changes, or a whole spec."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"recipe": "digits-lamb", "set": {"stop.epochs": 10}}]})
+
+    recipe: Annotated[str, Field(max_length=100)] | None = None
+    """A recipe's name, as GET /v1/recipes lists them."""
+    spec: SkipValidation[TrainSpec | None] = None
+    """A whole TrainSpec in place of a recipe. Described by its type, judged by `build_spec`, whose sentences are better."""
+    set: dict[str, JsonValue] = Field(default_factory=dict, max_length=200)
+    """Changes by dotted name, such as {"batch.global_batch_size": 512}."""
+
+
+class SweepSubmit(Submit):
+    """A sweep: what is compared and what is searched, over one recipe."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"sweep": {"recipe": "digits-small-batch", "each": {"batch.global_batch_size": [32, 256]}}}]}
+    )
+
+    sweep: SkipValidation[SweepSpec]
+    """A SweepSpec, described and judged as `spec` is; its recipe is a name that GET /v1/recipes lists."""
+
+
+def job_of_run(asked: RunSubmit, owner: str, settings: Settings) -> Job:
+    """A queued job. Raises: SpecError."""
+    spec = run_spec(asked, settings)
+    batch = spec.batch.global_batch_size
+    return _job(asked, Kind.RUN, owner, settings, spec.name, spec=spec.model_dump(mode="json"), recipe=asked.recipe,
+                global_batch_size=batch if isinstance(batch, int) else None)  # fmt: skip
+
+
+def run_spec(asked: RunSubmit, settings: Settings) -> TrainSpec:
+    """The spec that is asked for. Raises: SpecError."""
+    if (asked.recipe is None) == (asked.spec is None):
+        raise SpecError("recipe", "give either a recipe or a spec.", "GET /v1/recipes lists the recipes.")
+    document = recipe_document(str(asked.recipe)) if asked.spec is None else _mapping("spec", asked.spec)
+    _refuse_deep(document)
+    _refuse_deep(asked.set)
+    fields = {**asked.set, **({} if asked.name is None else {"name": asked.name})}
+    spec = with_fields(build_spec({"name": "run", **document}), fields)
+    refuse_for_strangers(spec, settings)
+    return spec
+
+
+def recipe_document(name: str) -> dict[str, Any]:
+    """A recipe that comes along, never a file of the asker's choice. Raises: SpecError."""
+    paths = recipe_paths()
+    if name not in paths:
+        raise SpecError("recipe", f"{name[:100]!r} is not a recipe.", nearest(name[:100], paths))
+    return {"name": name, **read_document(paths[name])}
+
+
+def job_of_sweep(asked: SweepSubmit, owner: str, settings: Settings) -> Job:
+    """A queued job. Raises: SpecError."""
+    if settings.store is not None:
+        raise InputError("sweep", "sweeps need a folder that machines share, and this service keeps runs by URI.", "Send runs, or ask its operator.")
+    document = _mapping("sweep", asked.sweep)
+    _refuse_deep(document)
+    try:
+        sweep = SweepSpec.model_validate(document)
+    except pydantic.ValidationError as error:
+        raise first_mistake(error, SweepSpec) from None
+    lists = [*sweep.each.values(), *(values for values in sweep.search.space.values() if isinstance(values, list))]
+    if max(map(len, lists), default=0) > MOST_VALUES or max(sweep.repeats, sweep.search.trials or 0) > MOST_RUNS:
+        raise SpecError("sweep", f"has a list of more than {MOST_VALUES} values, or more than {MOST_RUNS} trials.", "Compare fewer.")
+    most = math.prod(len(values) for values in sweep.each.values()) * (sweep.search.num_trials() + sweep.repeats - 1)
+    if most > MOST_RUNS:
+        raise SpecError("sweep", f"{most:.3g} runs are more than one sweep may have here ({MOST_RUNS}).", "Compare fewer values.")
+    base = with_fields(build_spec(recipe_document(sweep.recipe)), sweep.set)
+    try:
+        for group in groups(sweep):
+            refuse_for_strangers(with_fields(base, group.fields), settings)
+    except (TypeError, ValueError, OverflowError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise SpecError("sweep", f"cannot be made into runs: {str(error)[:200]}.", "Look at the values of each and search.") from error
+    searched = {"dataset", "tracking", "model"} & {name.partition(".")[0] for name in sweep.search.space}
+    if searched:
+        raise SpecError("search.space", f"a search here may not change {', '.join(sorted(searched))}.", "Compare such fields with each.")
+    refuse_impossible(sweep, base)
+    name = asked.name or sweep.name or sweep.recipe
+    cpus = _sweep_cpus(asked, sweep, settings)
+    gpus = sweep.resources.gpus_per_worker  # those of others are not to be taken
+    sweep = sweep.model_copy(
+        update={"resources": sweep.resources.model_copy(update={"gpus_per_worker": float(asked.gpus > 0) if gpus is None else gpus})}
+    )
+    resources = sweep.resources.model_copy(update={"max_concurrent": _at_once(asked, sweep, cpus)})
+    named = sweep.model_copy(update={"name": name, "resources": resources})
+    return _job(asked.model_copy(update={"cpus": cpus}), Kind.SWEEP, owner, settings, name, spec=named.model_dump(mode="json"),
+                base=base.model_dump(mode="json"), recipe=sweep.recipe)  # fmt: skip
+
+
+def _sweep_cpus(asked: SweepSubmit, sweep: SweepSpec, settings: Settings) -> float:
+    """The cores that a sweep holds. Raises: SpecError."""
+    if asked.workers is not None:
+        raise SpecError("workers", "is for runs; a sweep has its own resources.", "Write sweep.resources.workers: so many for each of its runs.")
+    each = sweep.resources.workers * sweep.resources.cpus_per_worker
+    if asked.cpus is not None:
+        return asked.cpus
+    return settings.cpus if settings.ray_address is None else each * (sweep.resources.max_concurrent or 1)
+
+
+def _at_once(asked: SweepSubmit, sweep: SweepSpec, cpus: float) -> int:
+    """How many of a sweep's runs fit into what the sweep holds. Raises: InputError if not even one does."""
+    wanted = sweep.resources
+    each_cpus, each_gpus = wanted.workers * wanted.cpus_per_worker, wanted.workers * (wanted.gpus_per_worker or 0.0)
+    fits = min(cpus / each_cpus, asked.gpus / each_gpus if each_gpus else math.inf) + 1e-9
+    if fits < 1:
+        field = "cpus" if cpus < each_cpus else "gpus"
+        needs = f"one run of this sweep needs {each_cpus:g} CPUs and {each_gpus:g} GPUs"
+        raise InputError(field, f"{needs}, and the sweep holds {cpus:g} and {asked.gpus}.", "Ask for more, or give each run less: sweep.resources.")
+    return min(int(fits), wanted.max_concurrent or MOST_RUNS)
+
+
+def _refuse_uneven(asked: Submit, workers: int) -> None:
+    """GPUs that no worker would use, or workers without one. Raises: InputError."""
+    if asked.device == "cuda" and not asked.gpus:
+        raise InputError("gpus", "none is asked for, and the device is cuda.", "Ask for one for each worker.")
+    if asked.device == "cpu" and asked.gpus:
+        raise InputError("gpus", f"{asked.gpus} would lie idle: the device is cpu.", "Ask for none, or for another device.")
+    if asked.gpus % workers:
+        raise InputError(
+            "gpus", f"{asked.gpus} cannot be shared out evenly among {workers} workers.", f"Ask for {workers}, or another number of workers."
+        )
+
+
+def _job(asked: Submit, kind: Kind, owner: str, settings: Settings, name: str, **parts: Any) -> Job:
+    workers = read_workers(asked.workers).most if asked.workers else 1
+    _refuse_uneven(asked, workers)
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+        raise SpecError("name", f"{name[:100]!r} cannot name a job here.", "Use letters of ASCII, digits, '-', '_' and '.'.")
+    if len(json.dumps(parts)) > LARGEST_SPEC:
+        raise SpecError("spec", f"is larger than {LARGEST_SPEC >> 10} KiB.", "No spec needs that.")
+    now = time.time()
+    on_ray = settings.ray_address is not None
+    cpus = asked.cpus if asked.cpus is not None else float(workers) if on_ray else settings.cpus
+    if not on_ray and (cpus > settings.cpus or asked.gpus > settings.gpus):
+        have = f"{settings.cpus:g} CPUs and {settings.gpus} GPUs"
+        field = "cpus" if cpus > settings.cpus else "gpus"
+        raise InputError(field, f"{cpus:g} CPUs and {asked.gpus} GPUs are asked for, and this machine has {have}.", "Ask for less.")
+    if asked.gpus > settings.max_gpus_per_owner:
+        raise InputError("gpus", f"{asked.gpus} is more than one owner may hold ({settings.max_gpus_per_owner}).", "Ask for fewer.")
+    return Job(
+        id=f"{name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}-{secrets.token_hex(4)}", kind=kind, owner=owner, name=name,
+        device=asked.device, workers=asked.workers, cpus=cpus, gpus=asked.gpus, priority=asked.priority, created_at_s=now,
+        deadline_at_s=None if asked.deadline_s is None else now + asked.deadline_s, **parts,
+    )  # fmt: skip
+
+
+def refuse_for_strangers(spec: TrainSpec, settings: Settings) -> None:
+    """What a person at the machine may do, and a request may not. Raises: SpecError."""
+    refuse_unlisted_entry_points(spec, settings.entry_points)
+    if spec.tracking.mlflow_uri is not None:
+        raise SpecError("tracking.mlflow_uri", "is the operator's to choose.", "Leave it out.")
+    if spec.dataset.download and not settings.allows_download:
+        raise SpecError("dataset.download", "this server fetches no data sets.", "Ask its operator to put the data set in place.")
+    path = spec.dataset.arguments.get("path")
+    if path is not None:
+        root = settings.data_dir.resolve()
+        if not isinstance(path, str) or len(path) > LONGEST_PATH or "\0" in path or not (root / path).resolve().is_relative_to(root):
+            raise SpecError("dataset.arguments.path", "is not a folder inside the server's data folder.", "Give a path relative to it.")
+    if spec.dataset.num_workers > settings.cpus and settings.ray_address is None:
+        raise SpecError("dataset.num_workers", f"{spec.dataset.num_workers} is more than this machine's {settings.cpus:g} CPUs.", "Use fewer.")
+
+
+def digest_of(asked: BaseModel) -> str:
+    """Whether two requests ask for the same."""
+    return hashlib.sha256(json.dumps(asked.model_dump(warnings=False), sort_keys=True).encode()).hexdigest()
+
+
+def _mapping(field: str, value: Any) -> dict[str, Any]:
+    """What came in place of a model. Raises: SpecError."""
+    if not isinstance(value, dict):
+        raise SpecError(field, "must be a mapping of keys to values.", "GET /v1/recipes/digits-lamb shows one.")
+    return dict(value)
+
+
+def _refuse_deep(value: Any, depth: int = 0) -> None:
+    if depth > DEEPEST:
+        raise SpecError("spec", f"is nested more than {DEEPEST} deep.", "No spec is.")
+    if isinstance(value, int | float) and abs(value) > LARGEST_NUMBER:
+        raise SpecError("spec", f"holds a number beyond {LARGEST_NUMBER:,}.", "No field needs that.")
+    if isinstance(value, str) and ("\0" in value or not _is_unicode(value)):
+        raise SpecError("spec", "holds a text with characters that cannot be written.", "Leave out NUL and lone surrogates.")
+    for inner in [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _refuse_deep(inner, depth + 1)
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,290 @@
+"""Runs and sweeps: both are jobs, and most that can be asked of one can be asked of the other."""
+
+import contextlib
+import json
+import mimetypes
+import shutil
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Header, Query, Response
+from fastapi.responses import FileResponse, PlainTextResponse, StreamingResponse
+from pydantic import BaseModel
+
+from largebatch.jobs.errors import InputError, StorageError
+from largebatch.jobs.run.run_folder import JOURNAL, SUMMARY
+from largebatch.service.api.auth import Principal
+from largebatch.service.api.dependencies import Here, Parts, Shown, Who
+from largebatch.service.api.errors import MEDIA_TYPE, PROBLEM_SCHEMA, NotFoundError
+from largebatch.service.api.live import read_lines
+from largebatch.service.api.routes.operations import SUBMITS
+from largebatch.service.api.views import JobDetails, JobPage, JobView
+from largebatch.service.job import Job, Kind
+from largebatch.service.present.curves import Series, read_series
+from largebatch.service.present.links import details
+from largebatch.service.states import State
+
+LOG_BYTES = 1 << 20
+MOST_RECORDS = 5000
+SCAN_BYTES = 8 << 20
+After = Annotated[int, Query(ge=0, le=1 << 50, description="next_after of the page before.")]
+Limit = Annotated[int, Query(ge=1, le=200)]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(alias="Idempotency-Key", min_length=1, max_length=200, description="The same key submits at most once, however often it is sent."),
+]
+ERRORS: dict[int | str, dict[str, Any]] = {
+    code: {"description": text, "content": {MEDIA_TYPE: {"schema": {"$ref": PROBLEM_SCHEMA}}}}
+    for code, text in {
+        400: "Not JSON", 401: "No valid token", 403: "The token does not allow this", 404: "Not found", 409: "Not as things stand",
+        410: "Deleted", 413: "Too large", 422: "Cannot be used", 429: "Too many requests", 503: "Not available now",
+    }.items()
+}  # fmt: skip
+
+
+EVENT_STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}, "description": "Server-sent events"}}
+
+
+def accepted_links(kind: Kind) -> dict[int | str, dict[str, Any]]:
+    """What the OpenAPI document says can be done with a job that was accepted."""
+    whats = ("show", "cancel", "resume", "delete", "logs", "artifacts", "records", "series" if kind is Kind.RUN else "advice")
+    links = {what: {"operationId": f"{what}_{kind}", "parameters": {"job_id": "$response.body#/id"}} for what in whats}
+    return {202: {"links": links}}
+
+
+class Records(BaseModel):
+    """Journal records, oldest first."""
+
+    items: list[dict[str, Any]]
+    next_after: int
+    """Where the next page begins."""
+    is_complete: bool
+    """Whether there was nothing more just now."""
+
+
+class Artifact(BaseModel):
+    """One file of a job's folder."""
+
+    path: str
+    bytes: int
+
+
+def submitted(parts: Parts, job: Job, key: str | None, digest: str, response: Response) -> JobView:
+    """Put a job in the database, and answer where it is."""
+    accepted, is_new = parts.store.accept(job, key, digest, parts.settings.max_queued_per_owner)
+    response.headers["Location"] = f"/v1/{job.kind}s/{accepted.id}"
+    if is_new:
+        SUBMITS.labels(str(job.kind)).inc()
+    else:
+        response.headers["Idempotent-Replayed"] = "true"
+    return JobView.of(accepted)
+
+
+async def found(parts: Parts, shown: Callable[[], Principal], look: Callable[[Principal], BaseModel]) -> Response:
+    """What an asker's look at the database finds. One thread does all of it: who asks, the look, the JSON."""
+    body = await parts.read(lambda: look(shown()).model_dump_json())
+    return Response(body, media_type="application/json")
+
+
+def _named(what: str, kind: Kind) -> dict[str, Any]:
+    """A route's name carries the kind, for generated clients."""
+    return {"operation_id": f"{what}_{kind}", "name": f"{what}_{kind}"}
+
+
+def add_job_routes(router: APIRouter, kind: Kind) -> None:
+    """What runs and sweeps share: looks at them, changes of them, and their files."""
+    _add_looks(router, kind)
+    _add_changes(router, kind)
+    _add_files(router, kind)
+
+
+def _add_looks(router: APIRouter, kind: Kind) -> None:
+    @router.get("", response_model=JobPage, **_named("list", kind))
+    async def list_jobs(
+        parts: Here,
+        shown: Shown,
+        state: State | None = None,
+        owner: Annotated[str | None, Query(max_length=100)] = None,
+        recipe: Annotated[str | None, Query(max_length=100)] = None,
+        q: Annotated[str | None, Query(max_length=100, description="Part of the id.")] = None,
+        sort: Literal["-created_at", "created_at"] = "-created_at",
+        cursor: Annotated[str | None, Query(max_length=300)] = None,
+        limit: Limit = 50,
+    ) -> Response:
+        """A page of jobs, one's own; an administrator's list holds everybody's."""
+
+        def look(who: Principal) -> JobPage:
+            whose = owner if who.may("admin") else who.owner
+            page = parts.store.page(
+                kind, owner=whose, state=state, recipe=recipe, text=q, limit=limit, cursor=cursor, oldest_first=sort == "created_at"
+            )
+            return JobPage(items=[JobView.of(job) for job in page.jobs], next_cursor=page.next_cursor)
+
+        return await found(parts, shown, look)
+
+    @router.get("/{job_id}", response_model=JobDetails, **_named("show", kind))
+    async def show(job_id: str, parts: Here, shown: Shown) -> Response:
+        """One job, with its spec and, once it ended, its summary."""
+        return await found(parts, shown, lambda who: details(parts.visible(job_id, kind, who), parts.settings))
+
+
+def _add_changes(router: APIRouter, kind: Kind) -> None:
+    @router.post("/{job_id}/cancel", status_code=202, **_named("cancel", kind))
+    def cancel(job_id: str, parts: Here, who: Who) -> JobView:
+        """End a job after the step under way; its checkpoint stays, and it can be resumed. One that is over stays as it is."""
+        who.require("submit")
+        return JobView.of(parts.store.ask_to_cancel(parts.visible(job_id, kind, who)))
+
+    @router.post("/{job_id}/resume", status_code=202, **_named("resume", kind))
+    def resume(job_id: str, parts: Here, who: Who) -> JobView:
+        """Queue a failed or cancelled job again; it goes on from its newest checkpoint."""
+        who.require("submit")
+        job = parts.visible(job_id, kind, who)
+        if job.state is State.FAILED:  # or the summary of the attempt that failed would end the next one
+            if parts.copies is not None:
+                parts.copies.forget_summary(job.id)
+            (parts.settings.runs_dir / job.id / SUMMARY).unlink(missing_ok=True)
+        return JobView.of(parts.store.queue_again(job))
+
+    @router.delete("/{job_id}", status_code=204, **_named("delete", kind))
+    def delete(job_id: str, parts: Here, who: Who) -> Response:
+        """Forget a job that is over, and remove its folder."""
+        who.require("submit")
+        job = parts.visible(job_id, kind, who)
+        parts.store.delete(job)
+        if parts.copies is not None:
+            with contextlib.suppress(StorageError):  # then they stay: the job is forgotten all the same
+                parts.copies.remove(job.id)
+        for folder in (parts.settings.runs_dir / job.id, parts.settings.state_dir / job.id):
+            shutil.rmtree(folder, ignore_errors=True)
+        return Response(status_code=204)
+
+
+def _add_files(router: APIRouter, kind: Kind) -> None:
+    @router.get("/{job_id}/logs", response_class=PlainTextResponse, **_named("logs", kind))
+    def logs(
+        job_id: str,
+        parts: Here,
+        who: Who,
+        attempt: Annotated[int | None, Query(ge=1, le=1_000_000)] = None,
+        offset: Annotated[int, Query(ge=0, le=1 << 50)] = 0,
+    ) -> PlainTextResponse:
+        """What an attempt printed, at most 1 MiB from a byte on; default the newest attempt."""
+        job = parts.visible(job_id, kind, who)
+        found = parts.backend.logs(job, attempt or job.attempt, offset, LOG_BYTES)
+        return PlainTextResponse(found.decode(errors="replace"), headers={"X-Next-Offset": str(offset + len(found))})
+
+    @router.get("/{job_id}/artifacts", **_named("artifacts", kind))
+    def artifacts(job_id: str, parts: Here, who: Who) -> list[Artifact]:
+        """The files of the job's folder, checkpoints left out."""
+        folder = parts.folder(parts.visible(job_id, kind, who))
+        found = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.is_symlink() and _is_shown(path.relative_to(folder)))
+        return [Artifact(path=str(path.relative_to(folder)), bytes=_size(path)) for path, _ in zip(found, range(1000), strict=False)]
+
+    @router.get("/{job_id}/artifacts/{path:path}", response_class=FileResponse, **_named("artifact", kind))
+    def artifact(job_id: str, path: str, parts: Here, who: Who) -> FileResponse:
+        """One file of the job's folder."""
+        folder = parts.folder(parts.visible(job_id, kind, who)).resolve()
+        return confined(folder, path)
+
+
+def add_journal_routes(router: APIRouter) -> None:
+    """What only runs have: a journal."""
+
+    @router.get("/{job_id}/records", operation_id="records_run")
+    def records(
+        job_id: str,
+        parts: Here,
+        who: Who,
+        after: After = 0,
+        kind: Annotated[Literal["start", "step", "evaluation", "notice", "end"] | None, Query()] = None,
+        limit: Annotated[int, Query(ge=1, le=MOST_RECORDS)] = 1000,
+    ) -> Records:
+        """The journal's records. Those beyond a later start record's step are superseded by it."""
+        path = parts.folder(parts.visible(job_id, Kind.RUN, who)) / JOURNAL
+        items: list[dict[str, Any]] = []
+        scanned, begins = 0, after
+        while len(items) < limit and scanned < SCAN_BYTES:
+            lines = read_lines(path, after)
+            if not lines:
+                return Records(items=items, next_after=after, is_complete=True)
+            for line, ends in lines:
+                record = _parsed(line)
+                after = ends
+                if record is not None and kind in {None, record.get("kind")}:
+                    items.append(record)
+                    if len(items) == limit:
+                        break
+            scanned = after - begins
+        return Records(items=items, next_after=after, is_complete=False)
+
+    @router.get("/{job_id}/series", operation_id="series_run")
+    def series(job_id: str, parts: Here, who: Who, points: Annotated[int, Query(ge=2, le=2000)] = 400) -> Series:
+        """The run's curves for a chart: all evaluations, and of the steps and noise estimates at most so many, evenly spread over the whole run.
+
+        `next_after` is where its events go on.
+        """
+        return read_series(parts.folder(parts.visible(job_id, Kind.RUN, who)), points)
+
+
+def add_event_route(router: APIRouter, kind: Kind, description: str) -> None:
+    """Live events. Args: description: of what the stream tells."""
+
+    @router.get("/{job_id}/events", operation_id=f"events_{kind}", response_class=StreamingResponse, responses=EVENT_STREAM, description=description)
+    async def events(
+        job_id: str,
+        parts: Here,
+        who: Who,
+        after: Annotated[int, Query(ge=0, le=1 << 50)] = 0,
+        last_event_id: Annotated[str | None, Header(max_length=30)] = None,
+    ) -> StreamingResponse:
+        job = await parts.read(lambda: parts.visible(job_id, kind, who))
+        if last_event_id is not None:
+            if not last_event_id.isdecimal():
+                raise InputError("Last-Event-ID", "is not one that this service gave.", "Leave it out to begin at the start.")
+            after = int(last_event_id)
+
+        return event_stream(parts.watcher.listen(job, after, who.shown))
+
+
+def event_stream(frames: AsyncIterator[bytes]) -> StreamingResponse:
+    """An answer that goes on, and that no proxy should keep back."""
+    return StreamingResponse(frames, media_type="text/event-stream", headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+
+
+def confined(folder: Path, path: str) -> FileResponse:
+    """A file inside a folder, links followed. Raises: NotFoundError."""
+    try:
+        place = (folder / path).resolve()
+        is_there = place.is_relative_to(folder) and place.is_file() and _is_shown(place.relative_to(folder))
+    except (OSError, ValueError):
+        is_there = False
+    if not is_there:
+        raise NotFoundError("path", f"there is no such file: {path[:200]!r}.")
+    kind, _ = mimetypes.guess_type(place.name)
+    # What a job wrote is shown as a file, never as a page of ours.
+    return FileResponse(
+        place,
+        media_type=kind or "application/octet-stream",
+        headers={"Content-Security-Policy": "sandbox allow-scripts", "X-Content-Type-Options": "nosniff"},
+    )
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0  # gone since it was listed
+
+
+def _is_shown(path: Path) -> bool:
+    return "checkpoints" not in path.parts and not any(part.startswith(".") for part in path.parts)
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None

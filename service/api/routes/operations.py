@@ -1,0 +1,93 @@
+"""/healthz, /readyz and /metrics: for whoever keeps the service running."""
+
+import time
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from largebatch.jobs.errors import FaultError
+from largebatch.service.api.dependencies import Here, Who
+from largebatch.service.job import Kind
+from largebatch.service.present.progress import saved_at_s
+
+router = APIRouter(tags=["operations"])
+STALE_S = 30.0
+REGISTRY = CollectorRegistry()
+REQUESTS = Histogram(
+    "largebatch_request_seconds", "Time to answer, by route and status.", ["method", "route", "status"], registry=REGISTRY,
+    buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10),
+)  # fmt: skip
+SUBMITS = Counter("largebatch_submits_total", "Accepted submissions, by kind.", ["kind"], registry=REGISTRY)
+JOBS = Gauge("largebatch_jobs", "Jobs, by state.", ["state"], registry=REGISTRY)
+LISTENERS = Gauge("largebatch_listeners", "Open event streams.", registry=REGISTRY)
+WATCHER_LAG = Gauge("largebatch_watcher_lag_seconds", "How late journals reach their listeners.", registry=REGISTRY)
+PASS_AGE = Gauge("largebatch_reconcile_age_seconds", "Since the last whole pass over the queue.", registry=REGISTRY)
+OLDEST_QUEUED = Gauge("largebatch_oldest_queued_seconds", "How long the job at the queue's front has waited.", registry=REGISTRY)
+CPUS = Gauge("largebatch_cpus", "CPUs of the backend.", registry=REGISTRY)
+GPUS = Gauge("largebatch_gpus", "GPUs of the backend.", registry=REGISTRY)
+GPUS_HELD = Gauge("largebatch_gpus_held", "GPUs that starting and running jobs hold.", registry=REGISTRY)
+BACKEND_UP = Gauge("largebatch_backend_up", "1 if the backend answers, else 0.", registry=REGISTRY)
+CHECKPOINT_AGE = Gauge(
+    "largebatch_checkpoint_age_seconds", "Since the last checkpoint of the running run that has not saved for longest.", registry=REGISTRY
+)
+
+
+@router.get("/healthz", operation_id="healthz")
+async def healthz() -> dict[str, str]:
+    """The process answers."""
+    return {"status": "ok"}
+
+
+@router.get("/readyz", operation_id="readyz", responses={503: {"description": "Something it needs does not answer"}})
+def readyz(parts: Here) -> JSONResponse:
+    """Whether everything that requests need answers: the database, the backend, the reconciler, the watcher.
+
+    No run needs the tracking server, nor waits for the storage of runs by URI: without them the service is ready, `degraded`, and says so.
+    """
+    checks: dict[str, str] = {}
+    for name, check in (("database", parts.store.counts), ("backend", parts.backend.capacity)):
+        try:
+            check()
+            checks[name] = "ok"
+        except FaultError as error:
+            checks[name] = error.problem
+    last = parts.reconciler.last_pass_s
+    age = time.monotonic() - (parts.began_s if last is None else last)
+    checks["reconciler"] = "ok" if age < STALE_S else f"no pass for {age:.0f} s"
+    checks["watcher"] = parts.watcher.problem or "ok"
+    is_ready = all(text == "ok" for text in checks.values())
+    without = {"tracking": parts.tracking.state(), "storage": (parts.copies and parts.copies.problem) or "ok"}
+    checks |= without
+    ready = "ready" if all(text == "ok" for text in without.values()) else "degraded"
+    return JSONResponse({"status": ready if is_ready else "not ready", "checks": checks}, 200 if is_ready else 503)
+
+
+@router.get("/metrics", operation_id="metrics", response_class=Response)
+def metrics(parts: Here, who: Who) -> Response:
+    """Prometheus' text."""
+    from largebatch.service.states import State
+
+    for state, count in parts.store.counts().items():
+        JOBS.labels(state).set(count)
+    first: list[Any] = parts.store.in_states([State.QUEUED], limit=1)
+    OLDEST_QUEUED.set(max(0.0, time.time() - first[0].created_at_s) if first else 0.0)
+    holding = parts.store.in_states([State.STARTING, State.RUNNING])
+    GPUS_HELD.set(sum(job.gpus for job in holding))
+    now = time.time()
+    running = [job for job in holding if job.state is State.RUNNING and job.kind is Kind.RUN]
+    CHECKPOINT_AGE.set(max([0.0, *(now - saved_at_s(job, parts.settings.runs_dir / job.id) for job in running)]))
+    LISTENERS.set(parts.watcher.num_listeners)
+    WATCHER_LAG.set(parts.watcher.lag_s)
+    last = parts.reconciler.last_pass_s
+    PASS_AGE.set(time.monotonic() - (parts.began_s if last is None else last))
+    try:
+        capacity = parts.backend.capacity()
+    except FaultError:  # what else is known is wanted most now
+        BACKEND_UP.set(0)
+    else:
+        BACKEND_UP.set(1)
+        CPUS.set(capacity.cpus)
+        GPUS.set(capacity.gpus)
+    return Response(generate_latest(REGISTRY), media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,192 @@
+"""Pages of HTML. They show what the REST interface gives, and ask it for everything that changes."""
+
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, FastAPI, Form, Query, Request
+from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response
+from fastapi.staticfiles import StaticFiles
+from fastapi.templating import Jinja2Templates
+from starlette.exceptions import HTTPException
+
+from largebatch.jobs.spec.read import build_spec, recipe_paths
+from largebatch.service import web
+from largebatch.service.api.auth import Principal, UnauthorizedError
+from largebatch.service.api.dependencies import COOKIE, Here, parts_of, principal_of, refuse_foreign, shown_by
+from largebatch.service.api.errors import Problem
+from largebatch.service.api.requests import recipe_document
+from largebatch.service.api.views import JobDetails, JobView
+from largebatch.service.job import Kind
+from largebatch.service.present.links import details
+from largebatch.service.states import FINAL, MOVES, State
+
+HERE = Path(web.__file__).parent
+FIELDS = {
+    "batch.global_batch_size": "Global batch size",
+    "learning_rate.base": "Learning rate",
+    "optimizer.momentum": "Momentum",
+    "stop.epochs": "Epochs",
+    "stop.target_accuracy": "Target accuracy",
+    "seed": "Seed",
+}
+"""What people change most; the form offers these, and a box for all others."""
+router = APIRouter(include_in_schema=False)
+templates = Jinja2Templates(HERE / "templates")
+templates.env.globals.update(states=list(State), final=FINAL)
+
+
+async def visitor(request: Request, parts: Here) -> Principal:
+    """Who looks at a page; one who has not signed in is asked to."""
+    try:
+        return await principal_of(parts, await shown_by(request, parts, None))
+    except UnauthorizedError:
+        raise HTTPException(303, "Sign in.", {"Location": "/login"}) from None
+
+
+Visitor = Annotated[Principal, Depends(visitor)]
+
+
+def render(request: Request, name: str, status: int = 200, **context: Any) -> HTMLResponse:
+    """A template with what every page shows."""
+    settings = parts_of(request).settings
+    everywhere = {"needs_tokens": settings.needs_tokens, "on_ray": settings.ray_address is not None}
+    return templates.TemplateResponse(request, name, {**everywhere, **context}, status)
+
+
+def render_problem(request: Request, problem: Problem) -> Response:
+    """An error, for a person at a page."""
+    return render(request, "problem.html", problem.status, problem=problem)
+
+
+@router.get("/")
+def start() -> Response:
+    """The runs are what people look at first."""
+    return RedirectResponse("/runs")
+
+
+@router.get("/runs")
+@router.get("/sweeps")
+def job_list(
+    request: Request,
+    parts: Here,
+    who: Visitor,
+    state: Annotated[str, Query(max_length=20)] = "",
+    q: Annotated[str, Query(max_length=100)] = "",
+    cursor: Annotated[str | None, Query(max_length=300)] = None,
+) -> HTMLResponse:
+    """A table that follows what it shows."""
+    kind = Kind.SWEEP if request.url.path == "/sweeps" else Kind.RUN
+    owner = None if who.may("admin") else who.owner
+    wanted = State(state) if state in set(State) else None
+    page = parts.store.page(kind, owner=owner, state=wanted, text=q, cursor=cursor)
+    rows = [JobView.of(job) for job in page.jobs]
+    return render(request, "jobs.html", kind=kind, rows=rows, next_cursor=page.next_cursor, state=state, q=q, is_filtered=bool(wanted or q or cursor))
+
+
+@router.get("/runs/new")
+def new_run(request: Request, who: Visitor, recipe: Annotated[str, Query(max_length=100)] = "digits-lamb") -> HTMLResponse:
+    """The form."""
+    known = _recipes()
+    chosen = recipe if recipe in known else "digits-lamb"
+    spec = build_spec(recipe_document(chosen)).model_dump(mode="json")
+    fields = {name: (label, _value(spec, name)) for name, label in FIELDS.items() if _has(spec, name)}
+    return render(request, "new_run.html", recipes=known, chosen=chosen, fields=fields, can_submit=who.may("submit"))
+
+
+@router.get("/sweeps/new")
+def new_sweep(request: Request, who: Visitor) -> HTMLResponse:
+    """The form."""
+    return render(request, "new_sweep.html", recipes=_recipes(), can_submit=who.may("submit"))
+
+
+@router.get("/runs/{job_id}")
+@router.get("/sweeps/{job_id}")
+def one_job(request: Request, job_id: str, parts: Here, who: Visitor) -> HTMLResponse:
+    """One run or sweep."""
+    kind = Kind.SWEEP if request.url.path.startswith("/sweeps/") else Kind.RUN
+    job = parts.visible(job_id, kind, who)
+    return render(
+        request, f"{kind}.html", job=details(job, parts.settings), kind=kind, can_submit=who.may("submit"), is_final=job.state in FINAL,
+        can_resume=State.QUEUED in MOVES[job.state],
+    )  # fmt: skip
+
+
+@router.get("/compare")
+def compare(request: Request, parts: Here, who: Visitor, run: Annotated[list[str] | None, Query(max_length=200)] = None) -> HTMLResponse:
+    """Runs on one chart."""
+    jobs = [JobDetails.of(parts.visible(job_id, Kind.RUN, who)) for job_id in dict.fromkeys(run or [])]
+    return render(request, "compare.html", jobs=jobs)
+
+
+@router.get("/login")
+def login(request: Request) -> HTMLResponse:
+    """Where a person shows a token."""
+    return render(request, "login.html", failed=False)
+
+
+@router.post("/login")
+def sign_in(request: Request, parts: Here, token: Annotated[str, Form()] = "") -> Response:
+    """A cookie for a token; whatever else was pasted into its place is told there that it is none."""
+    refuse_foreign(request)
+    parts.rate_limit.take(f"address {request.client.host if request.client else ''}")
+    try:
+        cookie = parts.tokens.open_session(token.strip())
+    except UnauthorizedError:
+        return render(request, "login.html", 401, failed=True)
+    answer = RedirectResponse("/runs", 303)
+    answer.set_cookie(COOKIE, cookie, httponly=True, samesite="strict", secure=request.url.scheme == "https", path="/")
+    return answer
+
+
+@router.post("/logout")
+def sign_out(request: Request, parts: Here) -> Response:
+    """End the session."""
+    refuse_foreign(request)
+    cookie = request.cookies.get(COOKIE)
+    if cookie:
+        parts.tokens.close_session(cookie)
+    answer = RedirectResponse("/login", 303)
+    answer.delete_cookie(COOKIE, path="/")
+    return answer
+
+
+@router.get("/static/plotly.js")
+def plotly() -> FileResponse:
+    """Plotly's own script, from the installed package."""
+    return FileResponse(_plotly_path(), media_type="text/javascript", headers={"Cache-Control": "public, max-age=86400"})
+
+
+def mount_static(app: FastAPI) -> None:
+    """Our script and style sheet."""
+    app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
+
+
+@cache
+def _plotly_path() -> Path:
+    found = find_spec("plotly")
+    assert found is not None
+    assert found.origin is not None
+    return Path(found.origin).parent / "package_data" / "plotly.min.js"
+
+
+@cache
+def _recipes() -> dict[str, str]:
+    return {name: build_spec(recipe_document(name)).description for name in recipe_paths()}
+
+
+def _has(spec: dict[str, Any], name: str) -> bool:
+    here: Any = spec
+    for part in name.split("."):
+        if not isinstance(here, dict) or part not in here:
+            return False
+        here = here[part]
+    return True
+
+
+def _value(spec: dict[str, Any], name: str) -> Any:
+    here: Any = spec
+    for part in name.split("."):
+        here = here[part]
+    return here

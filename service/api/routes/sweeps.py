@@ -1,0 +1,125 @@
+"""/v1/sweeps: many runs of one recipe, and what they answer."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Response
+from fastapi.responses import FileResponse
+from pydantic import BaseModel
+
+from largebatch.jobs.errors import InputError
+from largebatch.jobs.tracking.folder_mirror import REPORT
+from largebatch.service.api import analysis_worker
+from largebatch.service.api.answers import SweepAdvice, SweepFindings, SweepFrontier
+from largebatch.service.api.dependencies import Here, Parts, Who
+from largebatch.service.api.requests import SweepSubmit, digest_of, job_of_sweep
+from largebatch.service.api.routes.jobs import ERRORS, After, IdempotencyKey, accepted_links, add_event_route, add_job_routes, confined, submitted
+from largebatch.service.api.routes.runs import PlanLine
+from largebatch.service.api.routes.strict_json import StrictRoute
+from largebatch.service.api.views import JobView
+from largebatch.service.db.store import ConflictError
+from largebatch.service.job import Job, Kind
+from largebatch.service.present.trials import Trials, read_trials
+from largebatch.service.states import ACTIVE, FINAL, State
+
+router = APIRouter(prefix="/v1/sweeps", tags=["sweeps"], responses=ERRORS, route_class=StrictRoute)
+
+
+@router.post("", status_code=202, operation_id="submit_sweep", responses=accepted_links(Kind.SWEEP))
+async def submit(asked: SweepSubmit, parts: Here, who: Who, response: Response, idempotency_key: IdempotencyKey = None) -> JobView:
+    """Accept a sweep. It is in the database before this answers."""
+    who.require("submit")
+    return await parts.write(lambda: submitted(parts, job_of_sweep(asked, who.owner, parts.settings), idempotency_key, digest_of(asked), response))
+
+
+class SweepPlan(BaseModel):
+    """What a sweep would do."""
+
+    spec: dict[str, Any]
+    """The whole SweepSpec that was understood."""
+    base: dict[str, Any]
+    """The TrainSpec that every run begins from."""
+    runs: int
+    groups: list[dict[str, Any]]
+    """What is compared: the values of `each` in every combination, in their order."""
+    lines: list[PlanLine]
+    """The same for people."""
+
+
+@router.post("/plan", operation_id="plan_sweep")
+def plan(asked: SweepSubmit, parts: Here, who: Who) -> SweepPlan:
+    """Check a sweep and say which runs it would have, without running any."""
+    who.require("submit")
+    job = job_of_sweep(asked, who.owner, parts.settings)
+    assert job.base is not None
+    return SweepPlan(spec=job.spec, base=job.base, **parts.heavy.ask(analysis_worker.plan_sweep, job.spec, job.base, str(parts.settings.data_dir)))
+
+
+@router.get("/{job_id}/records", operation_id="records_sweep")
+def records(
+    job_id: str,
+    parts: Here,
+    who: Who,
+    after: After = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 200,
+) -> Trials:
+    """The sweep's runs that were decided on so far, each with how far it is."""
+    job = parts.visible(job_id, Kind.SWEEP, who)
+    return read_trials(parts.settings.runs_dir / job.id, after, limit, job.state in ACTIVE)
+
+
+@router.get("/{job_id}/findings", operation_id="findings_sweep")
+def findings(
+    job_id: str, parts: Here, who: Who, figures: Annotated[bool, Query(description="The report's figures too, for plotly.")] = False
+) -> SweepFindings:
+    """All that the runs that have ended say: per batch, frontier, critical batch, advice, and it in words."""
+    return _findings(job_id, parts, who, figures)
+
+
+@router.get("/{job_id}/frontier", operation_id="frontier_sweep")
+def frontier(job_id: str, parts: Here, who: Who) -> SweepFrontier:
+    """The choices that no other beats in both time and samples, or time and accuracy."""
+    return _findings(job_id, parts, who)  # the return type says what of them is sent
+
+
+@router.get("/{job_id}/advice", operation_id="advice_sweep")
+def advice(job_id: str, parts: Here, who: Who) -> SweepAdvice:
+    """Soonest, cheapest, knee: with the settings that go with them, and in words."""
+    return _findings(job_id, parts, who)
+
+
+@router.get("/{job_id}/report", operation_id="report_sweep", response_class=FileResponse)
+def report(job_id: str, parts: Here, who: Who) -> FileResponse:
+    """The report, one page that holds everything; there once the sweep is over."""
+    job = parts.visible(job_id, Kind.SWEEP, who)
+    folder = (parts.settings.runs_dir / job.id).resolve()
+    if not (folder / REPORT / "report.html").is_file():
+        if job.state in FINAL:
+            raise _ended_without(job, "a report")
+        raise ConflictError("", "this sweep has no report yet.", "It is written when the sweep ends; ask again later.")
+    return confined(folder, f"{REPORT}/report.html")
+
+
+def _findings(job_id: str, parts: Parts, who: Who, with_figures: bool = False) -> SweepFindings:
+    job = parts.visible(job_id, Kind.SWEEP, who)
+    try:
+        found = parts.heavy.ask(analysis_worker.findings, str(parts.settings.runs_dir / job.id), with_figures)
+    except InputError as error:
+        if job.state in FINAL:
+            raise _ended_without(job, "an answer", error.problem) from error
+        what = "it waits for its turn" if job.state is State.QUEUED else "the sweep goes on"
+        raise ConflictError("", error.problem, f"Ask again later: {what}.") from error
+    return SweepFindings.model_validate(found)
+
+
+def _ended_without(job: Job, what: str, why: str = "") -> ConflictError:
+    """What is said where waiting does not help."""
+    said = " ".join(filter(None, (why, job.reason))) or "it says no more."
+    problem = f"this sweep is over ({job.state}), without {what}: {said}"
+    return ConflictError("", problem, "Mend what it says and submit it again, or resume it: runs that have ended are kept.")
+
+
+add_job_routes(router, Kind.SWEEP)
+add_event_route(
+    router, Kind.SWEEP, "The sweep as it goes: `trial` for each run that is decided on, `ending` for one that was pruned or failed, and the job "
+    "whenever it changes, with the progress of the runs under way; a stream that broke goes on from its Last-Event-ID."
+)  # fmt: skip

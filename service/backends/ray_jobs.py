@@ -1,0 +1,234 @@
+"""Runs as submitted Ray jobs: sent to a cluster's head, followed from here, alive without us.
+
+A job's name is also its run's id. Submitting a name again after a failure is a further attempt, which goes on from
+the run's newest checkpoint; submitting a name that runs or has ended well is a mistake, and refused.
+"""
+
+import asyncio
+import json
+import re
+import shlex
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from largebatch.jobs.errors import FaultError, InputError, SpecError
+from largebatch.jobs.import_paths import PACKAGES, refuse_hiding
+from largebatch.jobs.spec.read import entry_points
+from largebatch.jobs.spec.train_spec import TrainSpec
+
+STOP_S = 120
+"""Seconds that a stopped job has for finishing its step and saving."""
+LARGEST_CODE = 20 * 2**20
+NAME = "largebatch.name"
+LOOK_AT_NODES_EVERY_S = 5.0
+NOT_CODE = {"data", "runs", "node_modules", "tests", "build", "dist"}
+
+
+class Job(NamedTuple):
+    """One attempt at a named job, as Ray tells it."""
+
+    name: str
+    submission_id: str
+    status: str
+    message: str
+    exit_code: int | None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more will happen."""
+        return self.status in {"SUCCEEDED", "FAILED", "STOPPED"}
+
+
+class Submission(NamedTuple):
+    """What to run, and how."""
+
+    name: str
+    spec: TrainSpec
+    arguments: list[str]
+    """Of `python -m largebatch.jobs`, after the spec."""
+    environment: dict[str, str]
+    ships_code: bool = True
+    python: str = "python"
+
+
+class RayJobs:
+    """The jobs of one Ray cluster. Raises: InputError for an address that does not answer or wants a token."""
+
+    def __init__(self, address: str) -> None:
+        from ray.exceptions import RayError
+        from ray.job_submission import JobSubmissionClient
+
+        if not re.match(r"https?://", address):
+            raise SpecError("--address", f"{address!r} is not the address of a Ray dashboard.", "Example: http://127.0.0.1:8265.")
+        self.address = address
+        self._alive: frozenset[str] = frozenset()
+        self._looked_at_s = 0.0
+        try:
+            self._client = JobSubmissionClient(address)
+            self._client.get_version()
+        except (ConnectionError, RuntimeError, RayError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            if re.search(r"\b40[13]\b|[Uu]nauthori[sz]ed|[Ff]orbidden|token", str(error)):
+                raise InputError(
+                    "--address", f"Ray at {address} wants another token ({reason}).", "Set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN."
+                ) from error
+            raise InputError("--address", f"no Ray dashboard answers at {address} ({reason}).", "Is the head up, with its dashboard?") from error
+
+    def all(self) -> list[Job]:
+        """Every attempt that Ray remembers, newest first."""
+        found = sorted(self._client.list_jobs(), key=lambda details: details.start_time or 0, reverse=True)
+        return [self._told(details) for details in found if (details.metadata or {}).get(NAME)]
+
+    def _told(self, details: Any) -> Job:
+        """As Ray tells it, but one whose driver went down with its machine has failed.
+
+        A head that comes back with what Redis kept calls it running until the next job is submitted.
+        """
+        job, driver = _job(details), details.driver_node_id
+        if job.is_over or driver is None:
+            return job
+        if driver not in self._alive or time.monotonic() - self._looked_at_s > LOOK_AT_NODES_EVERY_S:
+            self._alive, self._looked_at_s = frozenset(node.node_id for node in self._nodes()), time.monotonic()
+        return job if driver in self._alive else job._replace(status="FAILED", message="The machine of its driver is gone.")
+
+    def _nodes(self) -> list[Any]:
+        """Those that are alive: the head at least. Raises: ConnectionError."""
+        from ray.util.state import list_nodes
+
+        try:
+            nodes = list_nodes(address=self.address, filters=[("state", "=", "ALIVE")], limit=10_000, raise_on_missing_output=False)
+        except Exception as error:  # Ray's own, which are no kind of ConnectionError
+            raise ConnectionError(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
+        if not nodes:
+            raise ConnectionError("Ray names no machine")
+        return list(nodes)
+
+    def resources(self) -> dict[str, float]:
+        """What the nodes that are alive have together, by Ray's names. Raises: ConnectionError."""
+        total: dict[str, float] = {}
+        for node in self._nodes():
+            for name, amount in node.resources_total.items():
+                total[name] = total.get(name, 0.0) + amount
+        return total
+
+    def find(self, name: str) -> Job:
+        """The newest attempt at a name. Raises: InputError if there is none."""
+        for job in self.all():
+            if name in {job.name, job.submission_id}:
+                return job
+        names = ", ".join(dict.fromkeys(job.name for job in self.all())) or "none"
+        raise InputError("NAME", f"Ray at {self.address} knows no job {name!r}.", f"It knows: {names}.")
+
+    def submit(self, submission: Submission) -> Job:
+        """Send a job. Raises: InputError for a name that is taken."""
+        name = submission.name
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+            raise SpecError("--name", f"{name!r} cannot name a job.", "Use letters, digits, '-', '_' and '.'.")
+        attempts = [job for job in self.all() if job.name == name]
+        if attempts and (not attempts[0].is_over or attempts[0].status == "SUCCEEDED"):
+            state = "has ended well" if attempts[0].is_over else f"is {attempts[0].status.lower()}"
+            raise InputError("--name", f"job {name} {state}.", f"Look with `largebatch jobs logs {name}`, or give another name.")
+        submission_id = f"{name}.{len(attempts) + 1}" if attempts else name
+        self.send(submission, submission_id, ["-m", "largebatch.jobs.launch.supervise", "env:LARGEBATCH_SPEC", *submission.arguments])
+        return self.find(submission_id)
+
+    def send(self, submission: Submission, submission_id: str, arguments: list[str]) -> None:
+        """Hand Ray one attempt. Args: arguments: what follows `python`. Raises: FaultError."""
+        with _shipped(submission) as folder:
+            environment = {
+                "LARGEBATCH_SPEC": submission.spec.model_dump_json(),
+                "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_S),
+                **submission.environment,
+            }
+            runtime_env: dict[str, Any] = {"env_vars": environment}
+            if folder is not None:
+                runtime_env["working_dir"] = str(folder)
+            try:
+                self._client.submit_job(
+                    entrypoint=shlex.join(["exec", submission.python, *arguments]),
+                    submission_id=submission_id,
+                    metadata={NAME: submission.name},
+                    runtime_env=runtime_env,
+                )
+            except (RuntimeError, ValueError) as error:
+                raise FaultError("submit", f"Ray at {self.address} refuses the job: {error}.") from error
+
+    def logs(self, name: str) -> str:
+        """Everything the newest attempt has printed so far."""
+        return str(self._client.get_job_logs(self.find(name).submission_id))
+
+    def follow(self, name: str) -> Iterator[str]:
+        """What the newest attempt prints, as it does, until it is over."""
+        lines = self._client.tail_job_logs(self.find(name).submission_id)
+
+        async def following() -> str | None:
+            return await anext(lines, None)
+
+        with asyncio.Runner() as runner:
+            while (text := runner.run(following())) is not None:
+                yield text
+
+    def stop(self, name: str) -> Job:
+        """Ask a job to finish its step, save and end."""
+        job = self.find(name)
+        if not job.is_over:
+            self._client.stop_job(job.submission_id)
+        return self.find(job.submission_id)
+
+    def delete(self, name: str) -> int:
+        """Make Ray forget every attempt at a name; the run's folder stays. Raises: InputError while it runs."""
+        attempts = [job for job in self.all() if job.name == self.find(name).name]
+        if not attempts[0].is_over:
+            raise InputError("NAME", f"job {name} is {attempts[0].status.lower()}.", f"Stop it first: largebatch jobs stop {name}")
+        for job in attempts:
+            self._client.delete_job(job.submission_id)
+        return len(attempts)
+
+
+def _job(details: Any) -> Job:
+    return Job(details.metadata[NAME], details.submission_id, str(details.status.value), details.message or "", details.driver_exit_code)
+
+
+@contextmanager
+def _shipped(submission: Submission) -> Iterator[Path | None]:
+    """A folder with this project's packages, and with the current folder's code if the spec calls it."""
+    if not submission.ships_code:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="largebatch-code-") as name:
+        folder = Path(name)
+        shutil.copytree(PACKAGES / "largebatch", folder / "largebatch", ignore=shutil.ignore_patterns("__pycache__"))
+        if entry_points(submission.spec):
+            _copy_own_code(Path.cwd(), folder)
+        yield folder
+
+
+def _copy_own_code(source: Path, folder: Path) -> None:
+    """Python files below the current folder. Raises: InputError if that is too much to be code, or would be taken for other modules."""
+    refuse_hiding(source)
+    total = 0
+    for path in sorted(source.rglob("*.py")):
+        place = path.relative_to(source)
+        if any(part.startswith(".") or part in NOT_CODE for part in place.parts) or (folder / place).exists():
+            continue
+        total += path.stat().st_size
+        if total > LARGEST_CODE:
+            raise SpecError(
+                "model.entry_point", f"{source} holds more than {LARGEST_CODE >> 20} MiB of Python files.", "Submit from your code's own folder."
+            )
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, folder / place)
+
+
+def outcome_of(logs: str) -> dict[str, Any] | None:
+    """The summary that a job printed last, if it came to one."""
+    for line in reversed(logs.splitlines()):
+        if line.startswith("{") and '"run_id"' in line:
+            found: dict[str, Any] = json.loads(line)
+            return found
+    return None

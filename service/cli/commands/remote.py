@@ -1,0 +1,237 @@
+"""largebatch remote: runs and sweeps on a service."""
+
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
+
+import typer
+
+from largebatch.jobs.streams import print_answer
+from largebatch.service.cli.commands.options import AsJson, Overrides
+
+if TYPE_CHECKING:
+    from largebatch.service.client import Client
+
+remote = typer.Typer(help="Runs and sweeps on a largebatch service.", no_args_is_help=True, add_completion=False)
+app = typer.Typer()
+app.add_typer(remote, name="remote")
+Server = Annotated[str | None, typer.Option(help="The service, such as http://127.0.0.1:8080.", envvar="LARGEBATCH_SERVER", show_default=False)]
+JobId = Annotated[str, typer.Argument(metavar="ID", show_default=False)]
+IsSweep = Annotated[bool, typer.Option("--sweep", help="It is a sweep, not a run.")]
+Recipe = Annotated[
+    str, typer.Argument(help="A recipe (or, with --sweep, a sweep) that comes along, or a local YAML or JSON file.", show_default=False)
+]
+IsSweepFile = Annotated[bool, typer.Option("--sweep", help="RECIPE is a sweep.")]
+Workers = Annotated[str | None, typer.Option(metavar="N|MIN:MAX", help="Workers by Ray.", show_default=False)]
+
+
+def _client(server: str | None) -> "Client":
+    import os
+
+    from largebatch.service.client import Client, configured
+
+    # Never an option: command lines are seen by everybody on a machine.
+    return Client(*configured(server, os.environ.get("LARGEBATCH_TOKEN")))
+
+
+def _kind(is_sweep: bool) -> str:
+    return "sweep" if is_sweep else "run"
+
+
+@remote.command(epilog="Example: largebatch remote submit digits-lamb --server http://127.0.0.1:8080 --follow")
+def submit(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    server: Server = None,
+    is_sweep: IsSweepFile = False,
+    workers: Workers = None,
+    gpus: Annotated[int, typer.Option(min=0, help="GPUs to hold.")] = 0,
+    cpus: Annotated[float | None, typer.Option(min=0.1, help="Cores to hold; default all.", show_default=False)] = None,
+    priority: Annotated[int, typer.Option(min=-100, max=100, help="Higher goes first.")] = 0,
+    follow: Annotated[bool, typer.Option("--follow", help="Print what it does until it is over.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Submit a recipe, or a sweep, to a service."""
+    import json
+    import sys
+
+    asked = {**_wanted(recipe, overrides, is_sweep), "priority": priority, "gpus": gpus, "workers": workers, "cpus": cpus}
+    code = 0
+    with _client(server) as client:
+        job = client.submit(_kind(is_sweep), asked)
+        if follow or not as_json:
+            print(f"Accepted: {job['id']}", file=sys.stderr if follow else sys.stdout)
+        if follow:
+            code = _follow(client, job["id"], _kind(is_sweep), sys.stderr if as_json else sys.stdout)
+            job = client.show(_kind(is_sweep), job["id"]) if as_json else job
+    if as_json:
+        print_answer(json.dumps(job))
+    raise typer.Exit(code)
+
+
+def _wanted(recipe: str, overrides: list[str] | None, is_sweep: bool) -> dict[str, Any]:
+    """What to train, as the service reads it."""
+    from largebatch.jobs.errors import SpecError
+    from largebatch.jobs.spec.read import build_spec, read_override, read_spec
+    from largebatch.tuning.sweep.space import sweep_paths
+
+    if is_sweep:
+        if overrides:
+            raise SpecError("--set", "changes a recipe; a sweep has its own `set`.", "Write it into the sweep's file.")
+        return {"sweep": _sweep(recipe)}
+    if not _is_local(recipe):
+        if recipe in sweep_paths():
+            raise SpecError("RECIPE", f"{recipe} is a sweep.", "Say so with --sweep.")
+        return {"recipe": recipe, "set": dict(read_override(text) for text in overrides or [])}
+    spec = read_spec(recipe, overrides or []).model_dump(mode="json", exclude_defaults=True)
+    build_spec(spec)
+    return {"spec": spec}
+
+
+def _is_local(recipe: str) -> bool:
+    """Whether a recipe is a file or pipe of this machine, or must be meant for one; else it is a name, which the service knows."""
+    import os
+
+    return recipe == "-" or os.sep in recipe or recipe.endswith((".yaml", ".yml", ".json")) or (os.path.exists(recipe) and not os.path.isdir(recipe))
+
+
+def _sweep(sweep: str) -> dict[str, Any]:
+    """A sweep's file, or one that comes along by its name. Raises: SpecError."""
+    from pathlib import Path
+
+    from largebatch.jobs.errors import SpecError
+    from largebatch.jobs.spec.read import recipe_paths
+    from largebatch.tuning.sweep.space import find_sweep, read_sweep
+
+    file = find_sweep(sweep)
+    wanted = read_sweep(file)
+    if wanted.recipe not in recipe_paths() and any(path.is_file() for path in (file.parent / wanted.recipe, Path(wanted.recipe))):
+        hint = "Name one (largebatch recipes), with its changes under `set`; or run it here: largebatch sweep."
+        raise SpecError("recipe", f"{wanted.recipe} is a file of yours, and a service's sweep begins from a recipe that comes along.", hint)
+    return wanted.model_dump(mode="json", exclude_unset=True)
+
+
+@remote.command(epilog="Example: largebatch remote plan digits-lamb --server http://127.0.0.1:8080")
+def plan(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    server: Server = None,
+    is_sweep: IsSweepFile = False,
+    workers: Workers = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a service would do with a recipe, or a sweep, and run nothing."""
+    import json
+
+    with _client(server) as client:
+        found = client.plan({**_wanted(recipe, overrides, is_sweep), "workers": workers}, _kind(is_sweep))
+    if as_json:
+        print_answer(json.dumps(found))
+        return
+    for line in found["lines"]:
+        print(f"{line['what']}: {line['how']}")
+
+
+def _follow(client: "Client", job_id: str, kind: str, out: TextIO) -> int:
+    """Print what a job does until it is over. Returns the exit code."""
+    import sys
+
+    state, reason, over = "", None, None
+    for name, data in client.events(job_id, kind):
+        if name == "job" and data["progress"].get("runs_over") != over:
+            over = data["progress"].get("runs_over")
+            print(f"{over} runs over", file=out, flush=True)
+        if name == "job" and data["state"] != state:
+            state, reason = data["state"], data["reason"]
+            print(f"{state}{f': {reason}' if reason else ''}", file=sys.stderr, flush=True)
+        elif name == "evaluation":
+            accuracy = f"test accuracy {data['test_accuracy']:.4f}  {data['training_seconds']:.1f} s"
+            print(f"step {data['step']}  epoch {data['epoch']:.2f}  {accuracy}", file=out, flush=True)
+        elif name == "notice":
+            print(data["text"], file=sys.stderr, flush=True)
+    return {"succeeded": 0, "cancelled": 4}.get(state, 1)
+
+
+@remote.command("list", epilog="Example: largebatch remote list --state running")
+def list_jobs(
+    server: Server = None,
+    is_sweep: Annotated[bool, typer.Option("--sweep", "--sweeps", help="Sweeps, not runs.")] = False,
+    state: Annotated[str | None, typer.Option(help="Only those in this state.", show_default=False)] = None,
+    limit: Annotated[int, typer.Option(min=1, max=200)] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List jobs, newest first."""
+    import json
+
+    from rich.table import Table
+
+    from largebatch.service.cli.tables import output
+
+    with _client(server) as client:
+        found = client.list(_kind(is_sweep), state=state, limit=limit)
+    if as_json:
+        print_answer(json.dumps(found))
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in ("id", "state", "batch", "accuracy", "training", "owner"):
+        table.add_column(column)
+    for job in found["items"]:
+        progress = job["progress"]
+        accuracy, seconds = progress.get("test_accuracy"), progress.get("training_seconds")
+        batch = "" if is_sweep else str(job["global_batch_size"] or "full")
+        table.add_row(job["id"], job["state"], batch, "" if accuracy is None else f"{accuracy:.4f}",
+                      "" if seconds is None else f"{seconds:.1f} s", job["owner"])  # fmt: skip
+    output().print(table)
+
+
+@remote.command(epilog="Example: largebatch remote show digits-lamb-20260101-120000-ab12cd34")
+def show(job_id: JobId, server: Server = None, is_sweep: IsSweep = False) -> None:
+    """Print a job as JSON."""
+    import json
+
+    with _client(server) as client:
+        print(json.dumps(client.show(_kind(is_sweep), job_id), indent=2))
+
+
+@remote.command(epilog="Example: largebatch remote follow digits-lamb-20260101-120000-ab12cd34")
+def follow(job_id: JobId, server: Server = None, is_sweep: IsSweep = False) -> None:
+    """Print what a job does until it is over."""
+    import sys
+
+    with _client(server) as client:
+        raise typer.Exit(_follow(client, job_id, _kind(is_sweep), sys.stdout))
+
+
+@remote.command(epilog="Example: largebatch remote logs digits-lamb-20260101-120000-ab12cd34")
+def logs(job_id: JobId, server: Server = None, is_sweep: IsSweep = False) -> None:
+    """Print what a job's newest attempt printed."""
+    with _client(server) as client:
+        print(client.logs(_kind(is_sweep), job_id), end="")
+
+
+@remote.command(epilog="Example: largebatch remote cancel digits-lamb-20260101-120000-ab12cd34")
+def cancel(job_id: JobId, server: Server = None, is_sweep: IsSweep = False) -> None:
+    """End a job after its step; it can be resumed."""
+    with _client(server) as client:
+        print(f"{job_id}: {client.act(_kind(is_sweep), job_id, 'cancel')['state']}, asked to stop")
+
+
+@remote.command(epilog="Example: largebatch remote resume digits-lamb-20260101-120000-ab12cd34")
+def resume(job_id: JobId, server: Server = None, is_sweep: IsSweep = False) -> None:
+    """Queue a failed or cancelled job again."""
+    with _client(server) as client:
+        print(f"{job_id}: {client.act(_kind(is_sweep), job_id, 'resume')['state']}")
+
+
+@remote.command(epilog="Example: largebatch remote delete digits-lamb-20260101-120000-ab12cd34")
+def delete(job_id: JobId, server: Server = None, is_sweep: IsSweep = False) -> None:
+    """Forget a job that is over, and remove its files from the server."""
+    with _client(server) as client:
+        client.delete(_kind(is_sweep), job_id)
+    print(f"{job_id}: deleted")
+
+
+@remote.command(epilog="Example: largebatch remote advice my-sweep-20260101-120000-ab12cd34")
+def advice(job_id: JobId, server: Server = None) -> None:
+    """Print what a sweep says so far."""
+    with _client(server) as client:
+        for line in client.findings(job_id)["words"]:
+            print(line)

@@ -1,0 +1,118 @@
+"""What the command shows while it works: a progress line on a terminal, plain lines when piped."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from largebatch.jobs.run.records import EvalRecord, Record, StartRecord, StepRecord
+
+PLAIN_EVERY_S = 5.0
+REFRESH_S = 0.2
+TIMES_WIDTH = 28
+"""What a line on a terminal has beside its words: the spinner, `100:00 left`, `1:00:00` and the gaps, with some room."""
+
+
+class _Remaining(ProgressColumn):
+    """Time left, from the training clock alone."""
+
+    def render(self, task: Task) -> Text:
+        seconds = task.fields.get("remaining_s")
+        if seconds is None:
+            return Text("--:-- left", style="cyan")
+        return Text(f"{int(seconds) // 60}:{int(seconds) % 60:02d} left", style="cyan")
+
+
+def _progress(record: StepRecord) -> float:
+    """Where the schedules stand, in samples."""
+    return record.samples_seen if record.schedule_samples is None else record.schedule_samples
+
+
+class TrainingView:
+    """Follows one run's records; a context manager."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._total_steps, self._total_progress = 0, 0.0
+        self._live = console.is_terminal
+        self._shown_at_s = 0.0
+        self._accuracy = ""
+        self._first: StepRecord | None = None
+        self.run_dir: Path | None = None
+        """The run's folder, once it is there."""
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            _Remaining(),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=not self._live,
+        )
+        self._task: Any = self._progress.add_task("preparing", total=None)
+
+    def __enter__(self) -> "TrainingView":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def expect(self, total_steps: int, total_progress: float) -> None:
+        """Know how many steps and samples the plan has."""
+        self._total_steps, self._total_progress = total_steps, total_progress
+
+    def started(self, run_dir: Path) -> None:
+        """Say where the results go."""
+        self.run_dir = run_dir
+        self.notice(f"Run folder: {run_dir}")
+
+    def notice(self, text: str) -> None:
+        """A line that stays."""
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def record(self, record: Record) -> None:
+        """Show what is new, a few times a second at most."""
+        if isinstance(record, StartRecord):
+            self.notice(f"{record.num_train_samples:,} training samples, {record.num_test_samples:,} test samples, {record.num_classes:,} classes")
+        elif isinstance(record, EvalRecord):
+            self._accuracy = f"  accuracy {record.test_accuracy:.4f}"
+            if not self._live:
+                self.notice(f"step {record.step}  epoch {record.epoch:.2f}{self._accuracy}  training {record.training_seconds:.1f} s")
+        elif isinstance(record, StepRecord):
+            self._first = self._first or record
+            now = time.monotonic()
+            if now - self._shown_at_s >= (REFRESH_S if self._live else PLAIN_EVERY_S):
+                if self._live:
+                    self._progress.update(self._task, description=self._line(record), remaining_s=self._remaining_s(record))
+                elif self._shown_at_s:
+                    self.notice(self._line(record))
+                self._shown_at_s = now
+
+    def _rate(self, record: StepRecord) -> float:
+        first = self._first or record
+        seconds = record.training_seconds - first.training_seconds
+        return (record.samples_seen - first.samples_seen) / seconds if seconds > 0 else 0.0
+
+    def _remaining_s(self, record: StepRecord) -> float | None:
+        """By the pace of the schedules, whose end is the run's: under AdaScale they run ahead of the samples."""
+        first = self._first or record
+        done = _progress(record) - _progress(first)
+        return (self._total_progress - _progress(record)) * (record.training_seconds - first.training_seconds) / done if done > 0 else None
+
+    def _line(self, record: StepRecord) -> str:
+        parts = {
+            "step": f"step {record.step}/{self._total_steps}",
+            "rate": f"  {self._rate(record):,.0f} samples/s",
+            "loss": f"  loss {record.loss:.4f}",
+            "lr": f"  lr {record.learning_rate:.4g}",
+            "accuracy": self._accuracy,
+        }
+        for least in ("lr", "rate", "accuracy"):
+            if not self._live or sum(map(len, parts.values())) <= self._console.width - TIMES_WIDTH:
+                break
+            del parts[least]
+        return "".join(parts.values())

@@ -1,0 +1,152 @@
+"""What a sweep shows while it works: a live table of its groups on a terminal, a line per run when piped."""
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from largebatch.jobs.run.records import RunSummary
+from largebatch.tuning.sweep.ledger import Ledger, Trial
+from largebatch.tuning.sweep.listener import SweepListener
+from largebatch.tuning.sweep.space import Group as SweepGroup
+from largebatch.tuning.sweep.space import groups
+from largebatch.tuning.sweep.spec import RangeSpec, SweepSpec
+
+REFRESH_PER_S = 4
+MOST_ROWS = 24
+LONGEST_LINE = 1000
+
+
+@dataclass
+class _Standing:
+    """One group, as far as it has come."""
+
+    name: str
+    num_over: int = 0
+    num_failed: int = 0
+    running: dict[int, float] = field(default_factory=dict)
+    """Trial number -> accuracy last reported."""
+    best: RunSummary | None = None
+    best_fields: dict[str, Any] = field(default_factory=dict)
+    num_diverged: int = 0
+
+
+class SweepView:
+    """Follows a sweep; a context manager."""
+
+    def __init__(self, console: Console, groups: list[SweepGroup], total: int, ledger: Ledger) -> None:
+        self._console, self._total, self._ledger = console, total, ledger
+        self._standings = [_Standing(group_name(group)) for group in groups]
+        self._began_s, self._num_over_before = time.monotonic(), 0
+        for trial in ledger.trials:
+            if ledger.is_over(trial):
+                self._take(trial)
+                self._num_over_before += 1
+        self._live = Live(console=console, refresh_per_second=REFRESH_PER_S, get_renderable=self._draw) if console.is_terminal else None
+
+    def __enter__(self) -> "SweepView":
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            self._live.stop()
+
+    def listener(self) -> SweepListener:
+        """What to hand to the sweep."""
+        return SweepListener(self._begins, self._reports, self._ends, self.notice)
+
+    def notice(self, text: str) -> None:
+        """A line that stays."""
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    @property
+    def _num_over(self) -> int:
+        return sum(standing.num_over for standing in self._standings)
+
+    def _begins(self, trial: Trial) -> None:
+        self._standings[trial.group].running[trial.number] = 0.0
+
+    def _reports(self, trial: Trial, facts: dict[str, Any]) -> None:
+        self._standings[trial.group].running[trial.number] = facts["test_accuracy"]
+
+    def _ends(self, trial: Trial, how: str) -> None:
+        self._standings[trial.group].running.pop(trial.number, None)
+        if how == "stopped":
+            return
+        summary = self._take(trial)
+        if not self._live:
+            self.notice(f"{self._num_over}/{self._total}  {trial.run_id}  {how}{_result(summary)}  {self._remaining()}")
+
+    def _take(self, trial: Trial) -> RunSummary | None:
+        from largebatch.tuning.sweep.search import score
+
+        standing, summary = self._standings[trial.group], self._ledger.summary(trial)
+        standing.num_over += 1
+        ending = self._ledger.ending(trial)
+        standing.num_failed += ending is not None and ending.how != "pruned"
+        standing.num_diverged += summary is not None and summary.outcome == "diverged"
+        if summary is not None and (standing.best is None or score(summary) < score(standing.best)):
+            standing.best, standing.best_fields = summary, trial.fields
+        return summary
+
+    def _remaining(self) -> str:
+        done = self._num_over - self._num_over_before
+        if not done:
+            return "--:-- left"
+        seconds = int((time.monotonic() - self._began_s) / done * (self._total - self._num_over))
+        return f"about {seconds // 60}:{seconds % 60:02d} left"
+
+    def _draw(self) -> RenderableType:
+        table = Table(box=None, padding=(0, 2, 0, 0))
+        for column in ("group", "runs", "running", "best: learning rate", "s to target", "accuracy", "diverged", "failed"):
+            table.add_column(column, justify="left" if column in {"group", "running"} else "right", no_wrap=True)
+        for standing in self._standings[:MOST_ROWS]:
+            best, rate = standing.best, standing.best_fields.get("learning_rate.base")
+            running = ", ".join(f"{accuracy:.3f}" if accuracy else "begins" for accuracy in [*standing.running.values()])
+            seconds = best.time_to_accuracy_seconds if best else None
+            accuracy = best.best_test_accuracy if best else None
+            table.add_row(
+                standing.name, str(standing.num_over), running, "" if rate is None else f"{rate:.4g}", "-" if seconds is None else f"{seconds:.2f}",
+                "-" if accuracy is None else f"{accuracy:.4f}", str(standing.num_diverged or ""), str(standing.num_failed or ""),
+            )  # fmt: skip
+        if len(self._standings) > MOST_ROWS:
+            table.add_row(f"and {len(self._standings) - MOST_ROWS} more", *[""] * 7)
+        bar = Table.grid(padding=(0, 2, 0, 0))
+        bar.add_row(ProgressBar(self._total, self._num_over, width=40), Text(f"{self._num_over}/{self._total} runs"), Text(self._remaining()))
+        return Group(table, bar)
+
+
+def group_name(group: SweepGroup) -> str:
+    """What is compared, in short: `global_batch_size 512, momentum 0.9`."""
+    return ", ".join(f"{name.rpartition('.')[2]} {value}" for name, value in group.fields.items()) or "all"
+
+
+def plan_facts(sweep: SweepSpec, total: int) -> dict[str, Any]:
+    """What a sweep would do: how many runs, in which groups, and the same in words."""
+    found = groups(sweep)
+    each, method = sweep.search.num_trials(), sweep.search.method
+    lines = [("runs", f"{total}: {len(found)} groups, {each} searched and {sweep.repeats - 1} repeated in each ({method})")]
+    lines.append(("at a time", f"at most {sweep.resources.max_concurrent}" if sweep.resources.max_concurrent else "as many as fit on the machine"))
+    lines += [(group_name(group), searched_in_words(group)[:LONGEST_LINE] or "no search") for group in found]
+    return {"runs": total, "groups": [group.fields for group in found], "lines": [{"what": what, "how": how} for what, how in lines]}
+
+
+def searched_in_words(group: SweepGroup) -> str:
+    """What is searched in a group: `base 0.05 ... 1`."""
+    space = group.space.items()
+    return ", ".join(f"{name} {at.low:.4g} ... {at.high:.4g}" if isinstance(at, RangeSpec) else f"{name} {at}" for name, at in space)
+
+
+def _result(summary: RunSummary | None) -> str:
+    if summary is None:
+        return ""
+    accuracy = "" if summary.best_test_accuracy is None else f"  accuracy {summary.best_test_accuracy:.4f}"
+    seconds = "" if summary.time_to_accuracy_seconds is None else f"  {summary.time_to_accuracy_seconds:.2f} s to target"
+    return f"{accuracy}{seconds}  training {summary.training_seconds:.2f} s"

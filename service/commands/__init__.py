@@ -1,1 +1,0 @@
-"""The commands, a file for each group; `service.cli` puts them together."""

@@ -1,0 +1,192 @@
+"""A run's curves for charts: thinned by stride over the whole run, so that they are the same while it goes on and afterwards.
+
+The page goes on from here with what it hears live, by the same rule (`web/static/curves.js`).
+"""
+
+import math
+from collections.abc import Iterator
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from largebatch.jobs.run.journal import parse_line
+from largebatch.jobs.run.records import EndRecord, EvalRecord, NoticeRecord, Record, StartRecord, StepRecord
+from largebatch.jobs.run.run_folder import JOURNAL
+from largebatch.service.api.live import read_lines
+
+T = TypeVar("T")
+PLACES = ("step", "epoch", "samples_seen", "training_seconds", "device_seconds")
+"""What a chart may be drawn against."""
+
+
+class Thinned(Generic[T]):
+    """At most `most` items of a series that grows: the first, each that is a whole number of strides from it, and the last.
+
+    The stride is 1 while all of them fit, and doubles when they no longer do: which items are kept follows from their number alone.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most, self._stride = most, 1
+        self.kept: list[T] = []
+        self.count = 0
+        """How many the series has."""
+
+    def add(self, item: T) -> None:
+        """The next item."""
+        if (self.count - 1) % self._stride:  # the last so far was kept only for being the last
+            self.kept.pop()
+        if self.count > self._stride * (self._most - 1):
+            self._stride *= 2
+            self.kept = self.kept[::2]
+        self.count += 1
+        self.kept.append(item)
+
+
+class Cost(BaseModel):
+    """Where the device seconds stood when a process took up the run: from there on each training second costs `world_size` of them."""
+
+    device_seconds: float = 0.0
+    training_seconds: float = 0.0
+    world_size: int = 1
+
+    def at(self, training_seconds: float) -> float:
+        """Device seconds at this training second."""
+        return self.device_seconds + (training_seconds - self.training_seconds) * self.world_size
+
+
+class Happening(BaseModel):
+    """A start, a notice or an end, in words."""
+
+    step: int
+    text: str
+
+
+class Series(BaseModel):
+    """A run's curves, without what a later start superseded."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    steps: list[dict[str, Any]]
+    """Evenly spread, the first and the last among them; each with its `device_seconds`."""
+    num_steps: int
+    """How many there are in all."""
+    evaluations: list[dict[str, Any]]
+    """All of them, each with its `device_seconds`."""
+    noise: list[dict[str, Any]]
+    """The gradient noise scale so far, at the steps that measured it, thinned like `steps`: sums of all estimates until then, and their ratio."""
+    num_noise: int
+    """How many steps measured it."""
+    notices: list[dict[str, Any]]
+    happened: list[Happening]
+    """Starts, notices and ends in the order in which they were written, superseded ones too."""
+    start: Cost | None
+    """The newest start; null before the first."""
+    next_after: int
+    """Where the journal's events go on."""
+
+
+class Curves:
+    """Takes a run's records one by one. Its memory does not grow with the number of steps."""
+
+    def __init__(self, points: int) -> None:
+        self._steps: Thinned[dict[str, Any]] = Thinned(points)
+        self._noise: Thinned[dict[str, Any]] = Thinned(points)
+        self._evaluations: list[dict[str, Any]] = []
+        self._notices: list[dict[str, Any]] = []
+        self._happened: list[Happening] = []
+        self._starts: list[Cost] = []
+        self._traces = self._norms = 0.0
+
+    def add(self, record: Record) -> None:
+        """A record that stands."""
+        if isinstance(record, StepRecord):
+            self._add_step(record)
+        elif isinstance(record, EvalRecord):
+            self._evaluations.append(self._placed(record))
+        elif isinstance(record, NoticeRecord):
+            self._notices.append(record.model_dump(mode="json", exclude={"kind"}))
+        elif isinstance(record, StartRecord):
+            self._add_start(record)
+
+    def tell(self, record: Record) -> None:
+        """A record, whether it stands or not: some are told all the same."""
+        if isinstance(record, StartRecord):
+            began = f"Went on from step {record.step}, {record.world_size} worker(s), on" if record.step else "Began on"
+            self._happened.append(Happening(step=record.step, text=f"{began} {record.device}"))
+        elif isinstance(record, NoticeRecord):
+            self._happened.append(Happening(step=record.step, text=record.text))
+        elif isinstance(record, EndRecord):
+            self._happened.append(Happening(step=record.summary.steps, text=f"Ended: {record.summary.outcome}"))
+
+    def series(self, next_after: int) -> Series:
+        """All of it."""
+        return Series(
+            steps=self._steps.kept, num_steps=self._steps.count, evaluations=self._evaluations, noise=self._noise.kept, num_noise=self._noise.count,
+            notices=self._notices, happened=self._happened, start=self._starts[-1] if self._starts else None, next_after=next_after,
+        )  # fmt: skip
+
+    def _add_start(self, record: StartRecord) -> None:
+        while self._starts and self._starts[-1].training_seconds > record.training_seconds:
+            self._starts.pop()  # it went on from before that one
+        cost = self._cost(record.training_seconds)
+        self._starts.append(Cost(device_seconds=cost, training_seconds=record.training_seconds, world_size=record.world_size))
+
+    def _add_step(self, record: StepRecord) -> None:
+        placed = self._placed(record)
+        self._steps.add(placed)
+        if record.covariance_trace is None or record.gradient_norm_squared is None:
+            return
+        self._traces += record.covariance_trace
+        self._norms += record.gradient_norm_squared
+        # Ratio of sums, not mean of ratios: single estimates of the signal can be negative.
+        scale = self._traces / self._norms if self._norms > 0 else None
+        sums = {"gradient_noise_scale": scale, "covariance_trace_sum": self._traces, "gradient_norm_squared_sum": self._norms}
+        self._noise.add({**{name: placed[name] for name in PLACES}, **sums})
+
+    def _placed(self, record: StepRecord | EvalRecord) -> dict[str, Any]:
+        facts = {name: value for name, value in record if name != "kind"}
+        return {**facts, "device_seconds": self._cost(record.training_seconds)}
+
+    def _cost(self, training_seconds: float) -> float:
+        return (self._starts[-1] if self._starts else Cost()).at(training_seconds)
+
+
+def read_series(folder: Path, points: int) -> Series:
+    """A run's curves, from its journal. Args: points: at most so many steps."""
+    path = folder / JOURNAL
+    starts, end = _starts(path)
+    # What was written after so many starts stands up to the lowest step that a later one went on from.
+    limits = list(accumulate([math.inf, *reversed(starts)], min))[::-1]
+    curves, num_starts = Curves(points), 0
+    for line, _ in _lines(path, end):
+        record = parse_line(line.decode(errors="replace"))
+        if record is None:
+            continue
+        num_starts += isinstance(record, StartRecord)
+        curves.tell(record)
+        if isinstance(record, StartRecord | EndRecord) or record.step <= limits[num_starts]:
+            curves.add(record)
+    return curves.series(end)
+
+
+def _starts(path: Path) -> tuple[list[float], int]:
+    """The steps that each process of the run went on from, and the byte after the journal's last whole line."""
+    starts: list[float] = []
+    end = 0
+    for line, after in _lines(path):
+        end = after
+        if b'"kind":"start"' in line and isinstance(record := parse_line(line.decode(errors="replace")), StartRecord):
+            starts.append(record.step)
+    return starts, end
+
+
+def _lines(path: Path, end: int | None = None) -> Iterator[tuple[bytes, int]]:
+    after = 0
+    while end is None or after < end:
+        lines = read_lines(path, after, end)
+        if not lines:
+            return
+        yield from lines
+        after = lines[-1][1]

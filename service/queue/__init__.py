@@ -1,0 +1,1 @@
+"""Whose turn it is, and whether the database and the backends agree."""

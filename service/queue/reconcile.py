@@ -1,0 +1,292 @@
+"""Compares what the database says with what the backend has, and repairs either, until they agree.
+
+One pass: look at every active job, move it to where it is, then start those whose turn it is. Each step is written
+to the database before the backend is asked, and the backend takes each attempt once, so a pass may break off anywhere
+(kill -9 of the service, the database gone, the backend gone) and the next one goes on. Only the replica that holds
+the lease makes passes; were there two for a moment, compare-and-set and the attempts' numbers keep them apart.
+"""
+
+import json
+import secrets
+import time
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from largebatch.jobs.errors import FaultError
+from largebatch.jobs.run import run_folder
+from largebatch.jobs.run.records import Outcome
+from largebatch.service.backends.base import Backend, BackendDown, CannotStart, Presence, Seen
+from largebatch.service.db.engine import DatabaseError
+from largebatch.service.db.store import Store
+from largebatch.service.job import Job, Kind
+from largebatch.service.present.progress import read_progress
+from largebatch.service.queue import one_host
+from largebatch.service.queue.background import Background
+from largebatch.service.queue.run_copies import Bring
+from largebatch.service.queue.schedule import Capacity, Limits, choose
+from largebatch.service.settings import Settings
+from largebatch.service.states import State
+
+LEASE, LEASE_S = "reconciler", 15.0
+URGENT_AFTER_S = 120.0
+"""How long a job may take to finish its step and save before it is ended at once."""
+LONGEST_PAUSE_S = 60.0
+QUEUE_FRONT = 1000
+PROGRESS_EVERY_S = 1.0
+DIVERGED, BAD_INPUT, STOPPED = 3, 2, 4
+"""Exit codes of `python -m largebatch.jobs`."""
+
+
+class Reconciler:
+    """Makes passes in a thread of its own, from `start` to `stop`."""
+
+    def __init__(self, store: Store, backend: Backend, settings: Settings, bring: Bring | None = None) -> None:
+        """Args: bring: fetches what a job has left, where that is kept elsewhere."""
+        self._store, self._backend, self._settings, self._bring = store, backend, settings, bring
+        self._holder = secrets.token_hex(8)
+        self._log = structlog.get_logger("reconcile")
+        self._background = Background("reconciler", self._run)
+        self._renewed_at_s = -LEASE_S
+        self._noted_at_s = 0.0
+        self._is_storage_away = False
+        """Found out in this pass: the others need not wait for it, too."""
+        self._stopping: dict[str, float] = {}
+        """Since when jobs that were asked to stop are seen to go on, by the clock that never jumps."""
+        self.last_pass_s: float | None = None
+        """The monotonic clock at the end of the last whole pass of any kind."""
+        self.problem: str | None = None
+        """Why the last pass broke off."""
+
+    def start(self) -> None:
+        """Begin."""
+        self._background.start()
+
+    def stop(self) -> None:
+        """End after the pass under way, and let another replica go on at once."""
+        self._background.stop()
+        try:
+            self._store.give_back(LEASE, self._holder)
+        except DatabaseError:
+            return  # it runs out by itself
+
+    def _run(self) -> None:
+        while not self._background.over.is_set():
+            try:
+                if self._holds_lease():
+                    self.make_pass()
+                self.problem = None
+                self.last_pass_s = time.monotonic()
+            except (DatabaseError, BackendDown) as error:
+                if self.problem is None:
+                    self._log.warning("pass broke off", reason=str(error))
+                self.problem = str(error)
+            except Exception as error:
+                self.problem = f"{type(error).__name__}: {error}"
+                self._log.exception("pass broke off")
+            self._background.over.wait(self._settings.poll_s)
+
+    def _holds_lease(self) -> bool:
+        now = time.monotonic()
+        if now - self._renewed_at_s > LEASE_S / 3:
+            is_local = self._settings.ray_address is None
+            if is_local and not self._store.hold_lease(one_host.HOST, one_host.this_host(), one_host.LEASE_S):
+                return False
+            if not self._store.hold_lease(LEASE, self._holder, LEASE_S):
+                return False
+            self._renewed_at_s = now
+        return True
+
+    def make_pass(self) -> None:
+        """One comparison and repair. Raises: DatabaseError, BackendDown."""
+        active = self._store.active()
+        asked = [job for job in active if job.state is not State.RECOVERING]
+        seen = self._backend.look(asked) if asked else {}
+        self._stopping = {job.id: self._stopping[job.id] for job in active if job.id in self._stopping}
+        self._is_storage_away = False
+        holding = []
+        for job in active:
+            now_standing = self._repair(job, seen[job.id]) if job.id in seen else self._repair_waiting(job)
+            if now_standing is not None and now_standing.state in {State.STARTING, State.RUNNING}:
+                holding.append(now_standing)
+        self._note_progress(holding)
+        self._start_next(holding)
+
+    # ---- what runs, or should ----------------------------------------------------------------------------------------
+
+    def _repair(self, job: Job, seen: Seen) -> Job | None:
+        """Move a starting or running job to where the backend has it."""
+        if seen.presence is not Presence.PRESENT and not self._has_brought(job):
+            return job  # how it went cannot be read now
+        if seen.presence is Presence.ENDED:
+            return self._end(job, seen)
+        if seen.presence is Presence.ABSENT:
+            return self._absent(job)
+        if job.state is State.STARTING:
+            moved = self._move(job, State.RUNNING, started_at_s=job.started_at_s or time.time())
+            if moved is None:
+                return job
+            job = moved
+        return self._end_in_time(job)
+
+    def _absent(self, job: Job) -> Job | None:
+        outcome = self._outcome(job)
+        if outcome is not None:  # it ended while nobody looked, and the backend has forgotten
+            return self._end(job, Seen(Presence.ENDED, DIVERGED if outcome == Outcome.DIVERGED else 0))
+        is_late = job.deadline_at_s is not None and time.time() > job.deadline_at_s
+        if job.is_cancel_asked or is_late:
+            if not self._backend.fence(job):
+                return job  # it has begun after all; the next pass sees it
+            if job.is_cancel_asked:
+                return self._move(job, State.CANCELLED, reason="Cancelled; resume goes on from its last checkpoint.", ended_at_s=time.time())
+            return self._move(job, State.FAILED, reason="Its deadline passed.", ended_at_s=time.time())
+        if job.state is State.RUNNING:
+            return self._recover(job, f"Attempt {job.attempt} is gone: the {self._backend.name} backend knows nothing of it.", counts=False)
+        return self._begin(job)
+
+    def _begin(self, job: Job) -> Job | None:
+        """Ask the backend to run an attempt that the database knows; one that cannot be started stops no other."""
+        try:
+            self._backend.start(job)
+        except CannotStart as error:
+            return self._recover(job, f"Attempt {job.attempt}: {error.problem}", counts=True)
+        return job
+
+    def _end_in_time(self, job: Job) -> Job:
+        """Ask a running job to stop if somebody wants that, or its time is over."""
+        now = time.time()
+        is_late = job.deadline_at_s is not None and now > job.deadline_at_s
+        if not job.is_cancel_asked and not is_late:
+            return job
+        if job.stop_asked_at_s is None:
+            # Asked first and noted then: were we killed between, it is asked twice, which does no harm.
+            if self._backend.stop(job, is_urgent=False):
+                self._log.info("asked to stop", job=job.id, late=is_late)
+                return self._store.note(job, stop_asked_at_s=now) or job
+        elif time.monotonic() - self._stopping.setdefault(job.id, time.monotonic()) > URGENT_AFTER_S:
+            self._backend.stop(job, is_urgent=True)
+        return job
+
+    def _end(self, job: Job, seen: Seen) -> Job | None:
+        """An attempt is over: the job is too, or it recovers."""
+        now, code, last = time.time(), seen.exit_code, _without_paths(seen.message)
+        ended: dict[str, Any] = {"ended_at_s": now, "progress": read_progress(job, self._folder(job)) or job.progress}
+        if code == 0:
+            return self._move(job, State.SUCCEEDED, reason=None, outcome=self._outcome(job), summary=self._summary(job), **ended)
+        if job.is_cancel_asked:
+            return self._move(job, State.CANCELLED, reason="Cancelled; resume goes on from its last checkpoint.", **ended)
+        if job.deadline_at_s is not None and now > job.deadline_at_s:
+            return self._move(job, State.FAILED, reason="Its deadline passed.", **ended)
+        if code == DIVERGED:
+            return self._move(job, State.FAILED, reason="It diverged: the loss or the gradient stopped being finite.", outcome=Outcome.DIVERGED,
+                              summary=self._summary(job), **ended)  # fmt: skip
+        if code == BAD_INPUT and run_folder.AT_WORK not in seen.message:
+            return self._move(job, State.FAILED, reason=last or "Its input cannot be used.", **ended)
+        if code == STOPPED and job.kind is Kind.SWEEP and any((job.spec.get("budget") or {}).get(name) for name in ("seconds", "samples")):
+            return self._move(job, State.SUCCEEDED, reason="Its budget was used up; what ended by then is its result.", **ended)
+        if code == STOPPED:
+            return self._recover(job, "It was stopped from outside, and goes on.", counts=False)
+        how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+        return self._recover(job, f"Attempt {job.attempt} ended by {how}{f': {last}' if last else '.'}", counts=True)
+
+    def _recover(self, job: Job, reason: str, counts: bool) -> Job | None:
+        failures = job.failures + counts
+        if failures > self._settings.max_failures:
+            return self._move(job, State.FAILED, reason=f"It failed {failures} times. {reason}", failures=failures, ended_at_s=time.time())
+        pause_s = min(2.0 ** (failures - 1), LONGEST_PAUSE_S) if counts else 1.0
+        return self._move(job, State.RECOVERING, reason=reason, failures=failures, not_before_s=time.time() + pause_s)
+
+    # ---- what waits --------------------------------------------------------------------------------------------------
+
+    def _repair_waiting(self, job: Job) -> Job | None:
+        """A recovering job may be unwanted by now, or out of time."""
+        if job.is_cancel_asked:
+            return self._move(job, State.CANCELLED, reason="Cancelled while it recovered.", ended_at_s=time.time())
+        if job.deadline_at_s is not None and time.time() > job.deadline_at_s:
+            return self._move(job, State.FAILED, reason="Its deadline passed.", ended_at_s=time.time())
+        return job
+
+    def _start_next(self, holding: list[Job]) -> None:
+        waiting = [*self._store.in_states([State.RECOVERING]), *self._store.waiting(QUEUE_FRONT)]
+        if not waiting:
+            return
+        now, capacity = time.time(), self._backend.capacity()
+        in_time = []
+        for job in waiting:
+            if job.deadline_at_s is not None and now > job.deadline_at_s:
+                self._move(job, State.FAILED, reason="Its deadline passed before its turn came.", ended_at_s=now)
+            elif job.is_cancel_asked:
+                self._move(job, State.CANCELLED, reason="Cancelled while it waited.", ended_at_s=now)
+            else:
+                in_time.append(job)
+                self._say_if_impossible(job, capacity)
+        limits = Limits(self._settings.max_running_per_owner, self._settings.max_gpus_per_owner)
+        for job in choose(in_time, holding, capacity, limits, now):
+            if not self._holds_lease():
+                return  # a pass took so long that another replica makes them now
+            started = self._store.move(job, State.STARTING, attempt=job.attempt + 1, not_before_s=None, stop_asked_at_s=None)
+            if started is not None:  # else it was cancelled meanwhile
+                self._log.info("starts", job=job.id, attempt=started.attempt)
+                self._begin(started)
+
+    def _say_if_impossible(self, job: Job, capacity: Capacity) -> None:
+        """Tell whoever waits for more than there is; it starts when there is."""
+        if job.cpus > capacity.cpus or job.gpus > capacity.gpus:
+            reason = f"It asks for {job.cpus:g} CPUs and {job.gpus} GPUs, and there are {capacity.cpus:g} and {capacity.gpus}."
+            if job.reason != reason:
+                self._store.note(job, reason=reason)
+
+    # ---- what is written down ----------------------------------------------------------------------------------------
+
+    def _note_progress(self, running: list[Job]) -> None:
+        now = time.monotonic()
+        if now - self._noted_at_s < PROGRESS_EVERY_S:
+            return
+        self._noted_at_s = now
+        for job in running:
+            found = read_progress(job, self._folder(job))
+            if found and found != job.progress:
+                self._store.note(job, progress=found)
+
+    def _has_brought(self, job: Job) -> bool:
+        """Whether all that the job has left is here."""
+        if self._bring is None:
+            return True
+        if self._is_storage_away:
+            return False
+        try:
+            self._bring(job.id, 0.0)
+        except FaultError as error:
+            self._log.warning("its folder cannot be read", job=job.id, reason=error.problem)
+            self._is_storage_away = True
+            return False
+        return True
+
+    def _folder(self, job: Job) -> Path:
+        return self._settings.runs_dir / job.id
+
+    def _summary(self, job: Job) -> dict[str, Any] | None:
+        try:
+            found = json.loads((self._folder(job) / run_folder.SUMMARY).read_text())
+        except (OSError, ValueError):
+            return None
+        return found if isinstance(found, dict) else None
+
+    def _outcome(self, job: Job) -> str | None:
+        """How a run ended, by its summary; None if it did not, or is no run."""
+        summary = self._summary(job) if job.kind is Kind.RUN else None
+        outcome = summary.get("outcome") if summary else None
+        return None if outcome in {None, Outcome.STOPPED, Outcome.FAILED} else str(outcome)
+
+    def _move(self, job: Job, state: State, **changes: Any) -> Job | None:
+        moved = self._store.move(job, state, **changes)
+        if moved is not None:
+            self._log.info("moved", job=job.id, before=str(job.state), now=str(state), reason=changes.get("reason"))
+        return moved
+
+
+def _without_paths(text: str) -> str:
+    """A job's last words, for people who need not know this machine's folders."""
+    words = " ".join(part if not part.startswith("/") else Path(part).name for part in text.split())
+    return "".join(letter for letter in words if letter.isprintable())

@@ -1,1 +1,0 @@
-"""What runs say when they are put side by side: pure functions on the tidy table of `tuning.collect`."""

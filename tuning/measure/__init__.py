@@ -1,0 +1,1 @@
+"""Measurements of one model: time by batch size, and sharpness."""

@@ -1,0 +1,88 @@
+"""What lies between two solutions: loss and accuracy along a straight and a curved line (Keskar et al., arXiv:1609.04836)."""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+
+from largebatch.jobs.engine.evaluate import Score, evaluate
+from largebatch.jobs.errors import InputError
+from largebatch.jobs.job import evaluation_batches, new_state
+from largebatch.jobs.models.norms.ghost_batch_norm import forward_pass_of
+from largebatch.jobs.tracking.mlflow_mirror import flat
+from largebatch.tuning.measure.solution import CHUNK, Solution
+from largebatch.tuning.results.analysis.line_point import LinePoint
+from largebatch.tuning.results.collect import described
+
+LINE_POINTS = 25
+
+
+def refuse_unlike(first: Solution, second: Solution) -> None:
+    """Raises: InputError for solutions of two architectures, or trained on different data: nothing of them can be compared."""
+    of_first, of_second = (described(flat(one.job.spec.model_dump(mode="json")), "dataset") for one in (first, second))
+    if of_first != of_second:
+        told = f"{second.name} was trained on {of_second}, {first.name} on {of_first}: losses of different data cannot be compared."
+        raise InputError("RUN2", told, "Give two runs on the same data.")
+    if [parameter.shape for parameter in first.parameters] != [parameter.shape for parameter in second.parameters]:
+        raise InputError("RUN2", f"{second.name} has other weights than {first.name}: no line joins them.", "Give two runs of one model.")
+
+
+def line(first: Solution, second: Solution, *, is_curved: bool = False, points: int = LINE_POINTS) -> list[LinePoint]:
+    """Loss and accuracy along f(a x_2 + (1 - a) x_1), or f(sin(a pi/2) x_2 + cos(a pi/2) x_1), for a from -1 to 2.
+
+    Running statistics mean nothing between two networks, so batch-norm takes those of the samples at each place.
+    Raises: InputError for two architectures, different data, or a model that fails on the way; FaultError.
+    """
+    refuse_unlike(first, second)
+    one, other = first.weights, second.weights
+    state = new_state(first.job)
+    state.model, state.average = first.model, None
+    held = [(module, name, buffer, buffer.clone()) for module in first.model.modules() for name, buffer in module.named_buffers(recurse=False)]
+    walked = []
+    try:
+        for at in np.linspace(-1, 2, points):
+            to, of = (math.sin(at * math.pi / 2), math.cos(at * math.pi / 2)) if is_curved else (at, 1 - at)
+            first.put(float(to) * other + float(of) * one)
+            with first.named("fails on the way"):
+                _take_statistics(first)
+                train, test = _scores(first, state)
+            walked.append(LinePoint(float(at), train.loss, train.accuracy, test.loss, test.accuracy))
+    finally:
+        first.put(one)
+        for module, name, buffer, value in held:
+            buffer.copy_(value)
+            setattr(module, name, buffer)  # a model may have put another in its place
+    return walked
+
+
+def _scores(solution: Solution, state: Any) -> tuple[Score, Score]:
+    dataset = solution.job.dataset
+    scores = (
+        evaluate(state, evaluation_batches(solution.job, dataset.train), solution.num_samples, False),
+        evaluate(state, evaluation_batches(solution.job, dataset.test), len(dataset.test), False),
+    )
+    solution.model.eval()  # evaluating leaves it ready to train on
+    return scores
+
+
+@torch.no_grad()
+def _take_statistics(solution: Solution) -> None:
+    """Let every batch-norm average its statistics over the samples."""
+    if not solution.moving:
+        return
+    forward_pass = forward_pass_of(solution.model)
+    held = [norm.momentum for norm in solution.moving]
+    span, forward_pass.span = forward_pass.span, CHUNK
+    for norm in solution.moving:
+        norm.train()
+    for number, (inputs, _) in enumerate(solution.chunks(evaluation_batches(solution.job, solution.job.dataset.train), CHUNK), 1):
+        for norm in solution.moving:
+            norm.momentum = 1 / number  # a plain average; the first takes the place of what was there
+        forward_pass.begin(len(inputs))
+        solution.model(inputs)
+    forward_pass.forget()
+    forward_pass.span = span
+    for norm, momentum in zip(solution.moving, held, strict=True):
+        norm.momentum = momentum
+        norm.eval()

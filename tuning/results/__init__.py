@@ -1,0 +1,1 @@
+"""From run folders or MLflow to findings."""

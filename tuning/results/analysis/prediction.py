@@ -1,0 +1,125 @@
+"""Time to accuracy at every batch size before any of them was tried: one run, its noise scale, and a profile.
+
+The run's crossing and its noise give the samples to its target at any batch (`tuning/analysis/reference.py`); a profile
+of step times turns steps E(B) / B into seconds, at the pace of that run: its own steps beside the profile's at its own
+batch, for a short run's steps are slower than a profile's. What it leaves out: batches that need other momentum or
+decay, tuned learning rates, and what generalisation loses; so it is a first answer, and a sweep's report says how far
+it was off.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from largebatch.jobs.errors import InputError
+from largebatch.tuning.results.analysis.configurations import Setting
+from largebatch.tuning.results.analysis.reference import Reference
+from largebatch.tuning.results.analysis.step_time import Profile
+from largebatch.tuning.results.collect import RunResult
+
+RULES = {"sgd": 1.0, "lars": 1.0, "adamw": 0.5, "lamb": 0.5}
+"""Power of the batch that learning rates follow: linear for SGD's kind (arXiv:1706.02677), square root for Adam's."""
+
+NEAR = 0.3
+"""How far off a time may be and still counts as predicted."""
+
+
+class Predicted(NamedTuple):
+    """One batch size."""
+
+    global_batch_size: int
+    seconds: float
+    samples: float
+    steps: float
+    learning_rate: float
+    """By the optimizer's rule, up to the critical batch; beyond it no more."""
+    is_reference: bool = False
+    """The batch of the run that the prediction is made from, where it is that run's own time."""
+
+
+def predict(reference: Reference, profile: Profile, target: float, batches: Sequence[int]) -> list[Predicted]:
+    """The whole curve, by rising batch.
+
+    Args: reference: reached the target and measured its noise; profile: of the same model on the device to be used.
+    Raises: InputError for a run that did neither.
+    """
+    curve, run = reference.curve(target), reference.run
+    here, most = curve.reference_batch, curve.critical_batch
+    pace = curve.met.seconds / (curve.met.steps * profile.seconds_per_step(here))
+    made = []
+    for batch in sorted(batches):
+        samples = curve.samples(batch)
+        steps = max(samples / batch, 1.0)
+        rate = run.learning_rate * (min(batch, most) / min(here, most)) ** RULES.get(run.optimizer, 0.5)
+        made.append(Predicted(batch, steps * profile.seconds_per_step(batch) * pace, samples, steps, rate, batch == here))
+    return made
+
+
+def profile_beside_runs(profile: Profile, runs: Setting) -> str:
+    """What must be said where a profile is not of the runs' own model arguments, data, device and workers; empty where it is.
+
+    Raises: InputError for another model, whose step times say nothing of these runs.
+    """
+    model, dataset = profile.model_in_words or runs.model, profile.dataset_in_words or runs.dataset
+    if _plain(model) != _plain(runs.model):
+        raise InputError("--profile", f"was measured with {model}, and the runs trained {runs.model}.", "Profile the runs' own recipe.")
+    profiled = Setting(dataset, model, profile.device, 1)
+    return "" if profiled == runs else f"The profile is of {profiled}, the runs are of {runs}: their step times need not be the same."
+
+
+def refuse_other_reference(reference: RunResult, runs: Setting) -> None:
+    """Raises: InputError where a prediction was made from a run on other data, model, device or workers than those it is held against."""
+    of_it = Setting(reference.dataset, reference.model, reference.device, reference.summary.world_size)
+    if of_it != runs._replace(model=_plain(runs.model)):
+        told = f"{reference.summary.run_id} is of {of_it}, and the runs are of {runs}: what it predicts cannot be held against these."
+        raise InputError("--reference", told, "Give a run of the same model on the same data and device.")
+
+
+def _plain(model: str) -> str:
+    """Without arguments."""
+    return model.split(" (")[0]
+
+
+class Miss(NamedTuple):
+    """How far a prediction was off at one batch."""
+
+    global_batch_size: int
+    predicted_s: float
+    measured_s: float
+    is_reference: bool = False
+    """The batch of the run that the prediction was made from: no prediction, and not counted as one."""
+
+    @property
+    def error(self) -> float:
+        """Relative: 0.3 is thirty per cent too high."""
+        return self.predicted_s / self.measured_s - 1
+
+    def row(self) -> dict[str, str]:
+        """A line of a table."""
+        return {
+            "batch": f"{self.global_batch_size:,}" + (" (the reference run's own)" if self.is_reference else ""),
+            "predicted s": f"{self.predicted_s:.3g}",
+            "measured s": f"{self.measured_s:.3g}",
+            "off by": f"{self.error:+.0%}",
+        }
+
+
+def compare(predicted: Sequence[Predicted], measured: dict[int, float]) -> list[Miss]:
+    """The batches that were both predicted and measured."""
+    return [
+        Miss(one.global_batch_size, one.seconds, measured[one.global_batch_size], one.is_reference)
+        for one in predicted
+        if one.global_batch_size in measured
+    ]
+
+
+def in_words(misses: Sequence[Miss]) -> str:
+    """How good a prediction was, for a person; the reference run's own batch does not count."""
+    others = [one for one in misses if not one.is_reference]
+    if not others:
+        return "How good the prediction before the sweep was cannot be said: no batch size but the reference run's own was predicted and reached."
+    near = sum(abs(one.error) <= NEAR for one in others)
+    beside = " (the reference run's own left aside)" if len(others) < len(misses) else ""
+    return (
+        f"Before the sweep, one run and the profile predicted the time to the target within {NEAR * 100:g} % at {near} of {len(others)} "
+        f"batch sizes{beside}."
+    )

@@ -1,0 +1,107 @@
+"""What one run says of all batch sizes: the samples to a target, by its own crossing and the noise on its way there.
+
+McCandlish et al. (arXiv:1812.06162): a step at batch B makes 1 / (1 + B_noise / B) of the progress that the noiseless
+gradient would. Where the noise changes on the way, a run at B_0 has made p = 1 / (1 + B_noise / B_0) in each of its
+steps; the same way at batch B takes p (1 + B_noise / B) steps for each of them, or B p (1 + B_noise / B) samples. Summed over
+the run, E(B) = sum p (B + B_noise), so the batch at which both parts are equal is
+
+    B_crit = sum p B_noise / sum p = sum (tr(Sigma) / m) / sum (|G|^2 / m),    m = |G|^2 + tr(Sigma) / B_0,
+
+where m is what the gradient's squared norm is on average. So every part of the way counts by the progress made in it; the
+plain ratio of means counts it by its squared norm, and what the first few steps' large gradients say drowns the rest.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+from largebatch.jobs.errors import InputError
+from largebatch.tuning.results.collect import NoiseEstimate, RunResult
+
+WINDOW = 8
+"""Estimates whose means are taken before they are divided: the estimates of one step scatter too much for that."""
+
+
+class Crossing(NamedTuple):
+    """Where a run met a target."""
+
+    samples: float
+    """On the straight line from the last evaluation below the target to the first that met it."""
+    interval: float
+    """Samples between these two."""
+    steps: int
+    """Done at the evaluation that met it."""
+    seconds: float
+    """On the training clock at that evaluation."""
+
+
+class Curve(NamedTuple):
+    """Samples to one target against batch size."""
+
+    met: Crossing
+    reference_batch: int
+    """B_0, samples per step of the run that met it."""
+    critical_batch: float
+    """B_crit, in samples."""
+
+    def samples(self, batch: int) -> float:
+        """What a run at `batch` is expected to have taken at the first evaluation that meets the target.
+
+        Evaluations see it half an interval late on average, and an interval is never shorter than a step.
+        """
+        ratio = (1 + batch / self.critical_batch) / (1 + self.reference_batch / self.critical_batch)
+        return self.met.samples * ratio + max(self.met.interval, batch) / 2
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One run, as what a prediction stands on."""
+
+    run: RunResult
+    estimates: tuple[NoiseEstimate, ...] = ()
+    """By rising step; where there are none, the noise scale of the run's summary is used."""
+
+    def curve(self, target: float) -> Curve:
+        """The samples to `target` at every batch size.
+
+        Raises: InputError for a run that did not reach it, or measured no noise.
+        """
+        met, summary = self._crossing(target), self.run.summary
+        if met is None:
+            best = summary.best_test_accuracy or 0.0
+            raise InputError("run", f"{summary.run_id} did not reach {target:g}; its best is {best:.4f}.", "Give a lower --target, or train longer.")
+        way = [one for one in self.estimates if one.step <= met.steps]
+        critical = weighted_by_progress(way, summary.global_batch_size) or summary.gradient_noise_scale
+        if critical is None or critical <= 0:
+            raise InputError("run", f"{summary.run_id} has no gradient noise scale.", "Set gradient.noise_every_steps, or use a larger batch.")
+        return Curve(met, summary.global_batch_size, critical)
+
+    def _crossing(self, target: float) -> Crossing | None:
+        samples, accuracy = 0, None
+        for point in self.run.evaluations:
+            if point.test_accuracy >= target:
+                # Met at the first evaluation, it may have been met at any time before.
+                part = 0.5 if accuracy is None else (target - accuracy) / (point.test_accuracy - accuracy)
+                interval = point.samples - samples
+                return Crossing(samples + part * interval, interval, point.step, point.training_seconds)
+            samples, accuracy = point.samples, point.test_accuracy
+        return None
+
+
+def weighted_by_progress(estimates: Sequence[NoiseEstimate], batch: int) -> float | None:
+    """B_crit of the equation above, in samples; None where the estimates give no positive number.
+
+    Args: batch: B_0, samples per step of the run that measured.
+    """
+    noise = progress = 0.0
+    count = max(len(estimates) // WINDOW, 1)
+    ends = [len(estimates) * at // count for at in range(count + 1)]
+    for begin, end in pairwise(ends):
+        trace = sum(one.covariance_trace for one in estimates[begin:end])
+        norm_squared = sum(one.gradient_norm_squared for one in estimates[begin:end])
+        measured = norm_squared + trace / batch
+        if measured > 0:
+            noise += (end - begin) * trace / measured
+            progress += (end - begin) * norm_squared / measured
+    return noise / progress if noise > 0 and progress > 0 else None

@@ -1,0 +1,124 @@
+"""From a folder that a person names to the runs in it, and a word on those that are not there.
+
+A study's folder stands for its sweep: the runs beside that are its reference and its solutions, which answer other questions.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from largebatch.jobs.errors import InputError
+from largebatch.jobs.run import run_folder
+from largebatch.jobs.tracking.folder_mirror import is_kept_beside_runs
+from largebatch.tuning.results.collect import ended_runs, unended_runs, unreadable_in_words
+from largebatch.tuning.sweep.ledger import SWEEP, Ledger, Trial, runs_to_come
+from largebatch.tuning.sweep.spec import BATCH, SweepSpec
+
+STUDY, SWEEP_OF_STUDY = "study.json", "sweep"
+"""The file that tells a study's folder, and the folder in it that holds the sweep."""
+
+
+class NothingThereError(InputError):
+    """A folder holds no run that has ended."""
+
+
+class Place(NamedTuple):
+    """What was found."""
+
+    run_dirs: list[Path]
+    missing: list[str]
+    """What is not there, or not there yet, in sentences."""
+
+
+def look(folder: Path) -> Place:
+    """The ended runs of a run's folder, a folder of runs, a sweep or a study. Raises: InputError for a folder that holds nothing of ours."""
+    is_study = (folder / STUDY).is_file()
+    resume = f"largebatch {'study' if is_study else 'sweep'} --resume {folder}"
+    place = _sweep_of(folder)
+    if is_study and not (place / SWEEP).is_file():
+        return Place([], [f"The study in {folder} has not come to its sweep; go on with `{resume}`."])
+    ended, unended = ended_runs(place), unended_runs(place)
+    if not (place / SWEEP).is_file():
+        if not ended and not unended:
+            raise NothingThereError("FOLDER", f"{folder} {_why_nothing(folder)}.", _way_on(folder))
+        return Place(ended, [f"Left out: {len(unended)} runs in {folder} that have not ended."] if unended else [])
+    missing = failures_in_words(place)
+    try:
+        sweep = SweepSpec.model_validate_json((place / SWEEP).read_text())
+    except (OSError, ValueError) as error:
+        raise InputError("FOLDER", f"{place / SWEEP} cannot be read ({unreadable_in_words(error)}).", "Give the folders of its runs.") from error
+    if spent := Ledger(place).spent_budget(sweep.budget):
+        missing.append(spent)
+    if num_left := runs_to_come(place):
+        missing.append(f"Missing: {num_left} of the sweep's runs; go on with `{resume}`.")
+    return Place(ended, missing)
+
+
+def look_at_all(folders: Iterable[Path]) -> Place:
+    """The same of several, in the order given, such as a shell makes of `runs/*`: there, what holds no runs is left out in words.
+
+    What we keep beside runs ourselves is left out without a word. Raises: InputError for one that is not there, or holds nothing of ours alone.
+    """
+    given = list(folders)
+    run_dirs, missing = list[Path](), list[str]()
+    for folder in given:
+        try:
+            place = look(folder)
+        except NothingThereError as error:
+            if len(given) == 1 or not folder.exists():
+                raise
+            if not is_kept_beside_runs(folder):
+                missing.append(f"Left out: {error.problem}{f' {error.hint}' if _is_run(folder) else ''}")
+            continue
+        run_dirs += place.run_dirs
+        missing += place.missing
+    return Place(run_dirs, missing)
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / run_folder.SPEC).is_file()
+
+
+def _way_on(folder: Path) -> str:
+    return f"Go on with it: largebatch train --resume {folder}" if _is_run(folder) else "Give run folders, or the folder of a sweep or a study."
+
+
+def _why_nothing(folder: Path) -> str:
+    if _is_run(folder):
+        return "is a run that has not ended"
+    return "holds no runs" if folder.is_dir() else "is not a folder"
+
+
+def runs_in(folder: Path) -> list[Path]:
+    """The folders of ended runs in `folder`, a study's standing for its sweep's."""
+    return ended_runs(_sweep_of(folder))
+
+
+def _sweep_of(folder: Path) -> Path:
+    return folder / SWEEP_OF_STUDY if (folder / STUDY).is_file() else folder
+
+
+def failures_in_words(folder: Path) -> list[str]:
+    """How many runs of a sweep failed, why the first did, and at which batch sizes all did; empty for no failure.
+
+    A run that was pruned did not fail. Args: folder: a sweep's, or any other, which has no failures to tell of.
+    """
+    ledger = Ledger(folder)
+    failures = ledger.failures()
+    if not failures:
+        return []
+    failed = {trial.number for trial, _ in failures}
+    first = failures[0][1].why or "no reason was given"
+    all_of = "All" if len(failed) == len(ledger.trials) else f"{len(failed)} of"
+    said = [f"{all_of} {len(ledger.trials)} runs failed, first: {first.rstrip('.')}."]
+    whole = _batches_that_failed(ledger.trials, failed)
+    if whole and len(failed) < len(ledger.trials):
+        said.append(f"At batch {', '.join(whole)} every run failed.")
+    return said
+
+
+def _batches_that_failed(trials: Sequence[Trial], failed: set[int]) -> list[str]:
+    """The batch sizes of which no run came through, where the sweep compares any."""
+    through = {trial.fields.get(BATCH) for trial in trials if trial.number not in failed}
+    lost = {trial.fields.get(BATCH): None for trial in trials if trial.number in failed}
+    return [f"{batch:,}" if isinstance(batch, int) else str(batch) for batch in lost if batch is not None and batch not in through]

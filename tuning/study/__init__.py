@@ -1,0 +1,1 @@
+"""Studies: which batch size reaches the target soonest, within a budget."""

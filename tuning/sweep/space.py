@@ -1,0 +1,143 @@
+"""From a SweepSpec to runs: the groups to compare, the search in each, and each run's TrainSpec."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pydantic
+
+from largebatch.jobs.errors import SpecError
+from largebatch.jobs.plan.make import resolve_global_batch_size
+from largebatch.jobs.spec.mistakes import first_mistake, nearest
+from largebatch.jobs.spec.read import RECIPES_DIR, build_spec, read_spec
+from largebatch.jobs.spec.text import read_document
+from largebatch.jobs.spec.train_spec import TrainSpec
+from largebatch.tuning.sweep.spec import BATCH, MOMENTUM, RangeSpec, SweepSpec
+
+
+class Group(NamedTuple):
+    """One combination of what is compared, with its search."""
+
+    number: int
+    fields: dict[str, Any]
+    """The values of `each`."""
+    space: dict[str, RangeSpec | list[Any]]
+    """What is searched, ranges moved to this group's batch."""
+
+
+def sweep_paths() -> dict[str, Path]:
+    """The sweeps that come with this package, by name."""
+    return {path.stem: path for path in sorted((RECIPES_DIR / "sweeps").glob("*.yaml"))}
+
+
+def find_sweep(sweep: str) -> Path:
+    """A sweep's file, from its path or the name of one that comes with this package. Raises: SpecError."""
+    if Path(sweep).is_file():
+        return Path(sweep)
+    known = sweep_paths()
+    if sweep not in known:
+        raise SpecError("SWEEP", f"{sweep!r} is neither a file nor a sweep.", nearest(sweep, known))
+    return known[sweep]
+
+
+def read_sweep(path: Path) -> SweepSpec:
+    """A sweep from a YAML or JSON file. Raises: SpecError."""
+    document = read_document(path)
+    try:
+        sweep = SweepSpec.model_validate(document)
+    except pydantic.ValidationError as error:
+        raise first_mistake(error, SweepSpec) from None
+    if sweep.name is None:
+        sweep = sweep.model_copy(update={"name": path.stem})
+    return sweep
+
+
+def base_spec(sweep: SweepSpec, folder: Path = Path()) -> TrainSpec:
+    """The recipe with the sweep's own changes; a recipe's file is looked for beside the sweep's. Raises: SpecError."""
+    beside = folder / sweep.recipe
+    return with_fields(read_spec(str(beside) if beside.is_file() else sweep.recipe), sweep.set)
+
+
+def with_fields(spec: TrainSpec, fields: Mapping[str, Any]) -> TrainSpec:
+    """The spec with dotted fields replaced. Raises: SpecError for unknown ones, or values that cannot be."""
+    document = spec.model_dump(mode="json")
+    # The optimizer first: its options are among the others.
+    for field, value in sorted(fields.items(), key=lambda item: item[0] != "optimizer.name"):
+        *parents, last = field.split(".")
+        here = document
+        for part in parents:
+            inner = here.get(part)
+            if inner is None:
+                inner = here[part] = {}
+            if not isinstance(inner, dict):
+                raise SpecError(field, f"{part} holds a value, not keys.")
+            here = inner
+        is_another = here.get(last) != value
+        here[last] = value
+        if field == "optimizer.name" and is_another:  # the options of another optimizer mean nothing to this one
+            kept = ("name", "weight_decay", "decay_biases_and_norms")
+            document["optimizer"] = {name: document["optimizer"][name] for name in kept if name in document["optimizer"]}
+    return build_spec(document)
+
+
+def groups(sweep: SweepSpec) -> list[Group]:
+    """Every combination of `each`, in its order; later fields change fastest. Raises: SpecError."""
+    names = list(sweep.each)
+    smallest = _smallest_batch(sweep.each.get(BATCH, []))
+    moving = [name for name, domain in sweep.search.space.items() if isinstance(domain, RangeSpec) and domain.times_batch]
+    if moving and "full" in sweep.each.get(BATCH, []):
+        raise SpecError(f"each.{BATCH}", f"holds `full`, and {moving[0]} moves with the batch.", "Give the number of training samples.")
+    made = []
+    for number, values in enumerate(itertools.product(*(sweep.each[name] for name in names))):
+        fields: dict[str, Any] = dict(zip(names, values, strict=True))
+        batch = fields.get(BATCH)
+        factor = batch / smallest if smallest and isinstance(batch, int) else 1.0
+        momentum = float(fields[MOMENTUM]) if MOMENTUM in fields else None
+        space = {name: domain.moved(factor, momentum) if isinstance(domain, RangeSpec) else domain for name, domain in sweep.search.space.items()}
+        made.append(Group(number, fields, space))
+    return made
+
+
+def _smallest_batch(values: Sequence[Any]) -> int | None:
+    return min((value for value in values if isinstance(value, int)), default=None)
+
+
+def count_runs(sweep: SweepSpec) -> int:
+    """How many runs the sweep has."""
+    return len(groups(sweep)) * (sweep.search.num_trials() + sweep.repeats - 1)
+
+
+def refuse_impossible(sweep: SweepSpec, base: TrainSpec, num_train_samples: int | None = None) -> int:
+    """How many runs the sweep has.
+
+    Args: num_train_samples: to hold batches against; None: not known.
+    Raises: SpecError for a combination that is no spec, PlanError for a batch above the training set, SpecError for a
+        budget that cannot hold all runs.
+    """
+    found = groups(sweep)
+    for group in found:
+        for values in _corners(group):
+            spec = with_fields(base, {**group.fields, **values})
+            if num_train_samples is not None:
+                resolve_global_batch_size(spec, num_train_samples)
+    each, repeats, total = sweep.search.num_trials(), sweep.repeats - 1, count_runs(sweep)
+    if sweep.budget.trials is not None and sweep.budget.trials < total:
+        raise SpecError(
+            "budget.trials",
+            f"{sweep.budget.trials} runs, and {len(found)} groups with {each} searched and {repeats} repeated runs each are {total}.",
+            f"Allow {total}, compare fewer values, or search and repeat less.",
+        )
+    return total
+
+
+def _corners(group: Group) -> list[dict[str, Any]]:
+    """Values that show whether the space fits the spec: both ends of ranges, every value of lists, one field at a time."""
+    ends = {name: ([domain.low, domain.high] if isinstance(domain, RangeSpec) else list(domain)) for name, domain in group.space.items()}
+    if any(isinstance(domain, RangeSpec) and domain.whole for domain in group.space.values()):
+        ends = {
+            name: [round(value) if isinstance(group.space[name], RangeSpec) and group.space[name].whole else value for value in values]  # type: ignore[union-attr]
+            for name, values in ends.items()
+        }
+    first = {name: values[0] for name, values in ends.items()}
+    return [first | {name: value} for name, values in ends.items() for value in values] or [{}]

@@ -1,0 +1,170 @@
+"""SweepSpec: many runs of one recipe, each group of them searched with equal care.
+
+Shallue et al. (arXiv:1811.03600) show that batch sizes can be compared only when the other hyper-parameters are
+tuned for each of them anew. So a sweep names what is compared (`each`) and what is searched (`search.space`), and
+every combination of the first gets the same search over the second.
+"""
+
+import math
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, JsonValue, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+
+from largebatch.jobs.spec.base import Spec
+
+BATCH = "batch.global_batch_size"
+MOMENTUM = "optimizer.momentum"
+
+
+class RangeSpec(Spec):
+    """Numbers between two ends."""
+
+    low: float
+    """The smallest."""
+    high: float
+    """The largest."""
+    scale: Literal["log", "linear"] = "log"
+    """Draw evenly in the logarithm, or in the number itself."""
+    whole: bool = False
+    """Whole numbers only."""
+    points: Annotated[int, Field(ge=2, le=10_000)] = 5
+    """grid: how many, both ends included."""
+    times_batch: NonNegativeFloat = 0.0
+    """Move both ends with the batch: they hold at the smallest batch of `each` and are multiplied by
+    (batch / smallest) to this power; 0.5 follows the square-root rule, 1 the linear rule."""
+
+    is_effective: bool = False
+    """Learning rates: the ends are of the effective rate, learning rate / (1 - momentum), which is what Shallue et al.
+    search; needs optimizer.momentum in `each`."""
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> Self:
+        if self.low >= self.high:
+            raise ValueError(f"low {self.low:g} is not below high {self.high:g}")
+        if self.scale == "log" and self.low <= 0:
+            raise ValueError(f"low {self.low:g} has no logarithm; give a number above 0, or scale linear")
+        return self
+
+    def moved(self, factor: float, momentum: float | None = None) -> "RangeSpec":
+        """The range for a batch that is `factor` times the smallest, under this momentum."""
+        times = factor**self.times_batch * (1 - momentum if self.is_effective and momentum is not None else 1.0)
+        return self.model_copy(update={"low": self.low * times, "high": self.high * times})
+
+    def grid(self) -> list[float]:
+        """`points` numbers, evenly spread."""
+        spread = [number / (self.points - 1) for number in range(self.points)]
+        if self.scale == "log":
+            values = [math.exp(math.log(self.low) + at * (math.log(self.high) - math.log(self.low))) for at in spread]
+        else:
+            values = [self.low + at * (self.high - self.low) for at in spread]
+        return sorted({round(value) for value in values}) if self.whole else [float(f"{value:.6g}") for value in values]
+
+
+class SearchSpec(Spec):
+    """What is searched in each group, and how."""
+
+    method: Literal["grid", "random", "quasi_random", "tpe", "nsga2"] = "quasi_random"
+    """grid: every combination; random; quasi_random: evenly spread (Halton), as Shallue et al. search; tpe: Optuna's;
+    nsga2: Optuna's, over time and accuracy at once."""
+    space: dict[str, RangeSpec | list[JsonValue]] = Field(default_factory=dict)
+    """Spec fields with a range or a list of values; learning_rate.base, as a rule."""
+    trials: PositiveInt | None = None
+    """Runs in each group's search; a grid has its own number."""
+
+    @model_validator(mode="after")
+    def _has_a_size(self) -> Self:
+        if self.method != "grid" and self.space and self.trials is None:
+            raise ValueError(f"method {self.method!r} needs trials, the number of runs in each group")
+        if any(isinstance(values, list) and not values for values in self.space.values()):
+            raise ValueError("space holds an empty list")
+        return self
+
+    def num_trials(self) -> int:
+        """Runs in each group's search."""
+        if not self.space:
+            return 1
+        whole = math.prod(len(values.grid() if isinstance(values, RangeSpec) else values) for values in self.space.values())
+        return min(whole, self.trials or whole) if self.method == "grid" else (self.trials or 1)
+
+
+class EarlyStopSpec(Spec):
+    """Ending runs that fall behind others of their own group; groups never compete."""
+
+    method: Literal["none", "asha", "median"] = "none"
+    """asha: successive halving (arXiv:1810.05934); median: below the median of the others' running means."""
+    clock: Literal["samples", "seconds"] = "samples"
+    """What runs are compared at: samples seen, or training seconds."""
+    grace: PositiveFloat = 1.0
+    """Nothing is ended before: in epochs (samples) or training seconds."""
+    reduction_factor: Annotated[float, Field(gt=1.0)] = 3.0
+    """asha: one in so many goes on at each rung."""
+
+
+class BudgetSpec(Spec):
+    """What the whole sweep may use; a sweep that cannot fit is refused, one that runs out keeps what it has."""
+
+    trials: PositiveInt | None = None
+    """Runs in all."""
+    seconds: PositiveFloat | None = None
+    """Wall-clock seconds of work, those before a stop or a kill included; runs that are under way then stop, and none begins."""
+    samples: PositiveInt | None = None
+    """Training samples of all runs together; no run begins beyond it."""
+
+
+class ResourcesSpec(Spec):
+    """What each run gets."""
+
+    workers: PositiveInt = 1
+    """1: the run trains in the trial's own process; more: Ray Train, each batch shared among so many."""
+    cpus_per_worker: PositiveFloat = 1.0
+    """CPUs of each worker; also its threads."""
+    gpus_per_worker: NonNegativeFloat | None = None
+    """GPUs of each worker; a fraction lets runs of one worker share one. Default: one where there are GPUs, else none."""
+    max_concurrent: PositiveInt | None = None
+    """Runs at a time; default: as many as the machines hold. On shared cores runs slow each other: time to accuracy
+    is honest only where each run's cores are its own."""
+
+    @model_validator(mode="after")
+    def _has_whole_gpus(self) -> Self:
+        if self.workers > 1 and self.gpus_per_worker is not None and self.gpus_per_worker % 1:
+            raise ValueError(f"{self.workers} workers with {self.gpus_per_worker:g} GPUs each; NCCL joins whole GPUs only")
+        return self
+
+
+class SweepSpec(Spec):
+    """Many runs of one recipe."""
+
+    name: str | None = None
+    """Begins the sweep's folder's name; default the file's."""
+    recipe: str
+    """A recipe's name or file."""
+    set: dict[str, JsonValue] = Field(default_factory=dict)
+    """Fields of the recipe to change in every run."""
+    each: dict[str, list[JsonValue]] = Field(default_factory=dict)
+    """Spec fields with the values to compare; every combination is a group with a search of its own."""
+    search: SearchSpec = Field(default_factory=SearchSpec)
+    """The search in each group."""
+    repeats: PositiveInt = 1
+    """Seeds of each group's best: the search's own run, and so many less one more."""
+    early_stop: EarlyStopSpec = Field(default_factory=EarlyStopSpec)
+    """Ending hopeless runs."""
+    budget: BudgetSpec = Field(default_factory=BudgetSpec)
+    """Limits of the whole."""
+    resources: ResourcesSpec = Field(default_factory=ResourcesSpec)
+    """Of each run."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of the search's own draws."""
+
+    @model_validator(mode="after")
+    def _compares_or_searches(self) -> Self:
+        both = self.each.keys() & self.search.space.keys()
+        if both:
+            raise ValueError(f"{', '.join(sorted(both))} is in each and in search.space; it can be compared or searched")
+        effective = [name for name, domain in self.search.space.items() if isinstance(domain, RangeSpec) and domain.is_effective]
+        if effective and MOMENTUM not in self.each:
+            raise ValueError(f"{effective[0]} is_effective, which needs {MOMENTUM} in each")
+        if any(not values for values in self.each.values()):
+            raise ValueError("each holds an empty list")
+        if "seed" in self.each or "seed" in self.search.space:
+            raise ValueError("seed is neither compared nor searched; repeats says how many seeds the best of each group gets")
+        return self
