@@ -12,7 +12,7 @@ from largebatch.jobs.entry_points import call_entry_point
 from largebatch.jobs.errors import InputError, SpecError
 from largebatch.jobs.import_paths import PACKAGES, add_folder, environment, python, refuse_hiding
 
-HIDING = ("random", "largebatch", "jobs", "logging", "queue", "statistics", "select", "types", "yaml", "mlflow")
+HIDING = ("random", "largebatch", "logging", "queue", "statistics", "select", "types", "yaml", "mlflow")
 
 
 @pytest.fixture
