@@ -43,12 +43,22 @@ def spread(values: Sequence[float], form: str = ".3f") -> str:
 
 
 def publish(title: str, rows: Sequence[Mapping[str, str]], notes: Sequence[str], given: argparse.Namespace) -> None:
-    """Print the table with its conditions, and write it to `--output` if that was asked for."""
-    text = "\n".join([f"# {title}", "", *_table(rows), "", *(f"* {line}" for line in (*notes, *_conditions(given))), ""])
+    """Print the table with its conditions and at most five notes, and write it to `--output` if that was asked for."""
+    text = page(title, rows, _conditions(given), notes)
     print(text)
     if given.output:
         given.output.parent.mkdir(parents=True, exist_ok=True)
         given.output.write_text(text, encoding="utf-8")
+
+
+def page(title: str, rows: Sequence[Mapping[str, str]], conditions: Sequence[str], notes: Sequence[str]) -> str:
+    """A result as markdown: title, table, conditions, notes. How something was found goes to `docs/lab/`.
+
+    Raises: ValueError for more than five notes.
+    """
+    if len(notes) > 5:
+        raise ValueError(f"A result page has at most five notes, not {len(notes)}: the rest belongs to docs/lab.")
+    return "\n".join([f"# {title}", "", *_table(rows), "", f"Conditions: {'; '.join(conditions)}.", "", *(f"* {line}" for line in notes), ""])
 
 
 def _table(rows: Sequence[Mapping[str, str]]) -> list[str]:
@@ -60,11 +70,11 @@ def _table(rows: Sequence[Mapping[str, str]]) -> list[str]:
 
 def _conditions(given: argparse.Namespace) -> list[str]:
     return [
-        f"Command: `{command_line()}`",
-        f"Machine: {_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} torch threads, {platform.system()} {platform.machine()},"
-        f" load average {os.getloadavg()[0]:.1f} at the end.",
-        f"Python {platform.python_version()}, torch {torch.__version__}.",
-        f"{given.repetitions} repetitions, the sides in turn; ratios are taken pair by pair: median (lower quartile ... upper quartile).",
+        f"`{command_line()}`",
+        f"{_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} torch threads, {platform.system()} {platform.machine()},"
+        f" load average {os.getloadavg()[0]:.1f} at the end",
+        f"Python {platform.python_version()}, torch {torch.__version__}",
+        f"{given.repetitions} repetitions, the sides in turn, ratios pair by pair: median (lower quartile ... upper quartile)",
     ]
 
 

@@ -18,7 +18,7 @@ from statistics import mean
 from typing import NamedTuple
 
 import torch
-from _report import _processor, _table, command_line
+from _report import _processor, command_line, page
 from torch import nn
 from torch.nn import functional
 
@@ -55,8 +55,7 @@ def main() -> None:
             print(f"{side}, seed {seed}: {outcome} after {run.epochs:.1f} epochs, {run.seconds:.1f} s", file=sys.stderr, flush=True)
     measured = {side: done for side, done in runs.items() if done}
     rows = [_row(side, done, runs[BASELINE]) for side, done in measured.items()]
-    notes = [*_notes(given), *_conditions(load_at_start)]
-    text = "\n".join(["# MNIST to 99 % on the CPU", "", *_table(rows), "", *(f"* {line}" for line in notes), ""])
+    text = page("MNIST to 99 % on the CPU", rows, _conditions(given, load_at_start), _notes(given))
     print(text)
     if given.output:
         given.output.parent.mkdir(parents=True, exist_ok=True)
@@ -185,17 +184,17 @@ def _notes(given: argparse.Namespace) -> list[str]:
         " checkpoint; MLflow is off.",
         "A mean with > counts all runs of a side of which some ended without the target.",
         "A ratio with < is against an example that was cut off before its target.",
-        f"Seeds: 0 ... {given.seeds - 1} for each recipe, 0 ... {given.baseline_seeds - 1} for the example; all sides in turn within a seed.",
     ]
 
 
-def _conditions(load_at_start: float) -> list[str]:
+def _conditions(given: argparse.Namespace, load_at_start: float) -> list[str]:
     """What the numbers hold for. Not `_report.publish`'s: it speaks of medians over pairs, and here are means over seeds."""
     load = f"load average {load_at_start:.1f} at the start, {os.getloadavg()[0]:.1f} at the end"
     return [
-        f"Command: `{command_line()}`",
-        f"Machine: {_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {platform.system()} {platform.machine()}; {load}.",
-        f"Python {platform.python_version()}, torch {torch.__version__}, torchvision {version('torchvision')}.",
+        f"`{command_line()}`",
+        f"seeds 0 ... {given.seeds - 1} for each recipe, 0 ... {given.baseline_seeds - 1} for the example, all sides in turn within a seed",
+        f"{_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {platform.system()} {platform.machine()}, {load}",
+        f"Python {platform.python_version()}, torch {torch.__version__}, torchvision {version('torchvision')}",
     ]
 
 

@@ -70,27 +70,28 @@ def main() -> None:
     arguments.add_argument("--listeners", type=int, default=500)
     arguments.add_argument("--data-dir", type=Path, default=Path("data"))
     given = arguments.parse_args()
-    rows, notes = [], []
+    rows: list[dict[str, str]] = []
+    more: dict[str, list[str]] = {part: [] for part in PARTS}
     for database in given.databases:
         for part, measure in (("reads", _reads), ("submits", _submits)):
             if part in given.only:
                 with _served(database) as served:
-                    row, said = measure(served, given)
+                    row, note = measure(served, given)
                     rows.append({"what": f"{part}, {database}", **row})
-                    notes += [f"{database}: {said}"] if said else []
+                    more[part] += [f"{database}: {note}"] if note else []
     if "listeners" in given.only:
         with _served("SQLite") as served:
             rows.append({"what": "listeners", **_listeners(served, given)})
     if "job" in given.only:
-        row, said = _job_beside(given)
+        row, note = _job_beside(given)
         rows.append({"what": "a job beside it", **row})
-        notes.append(said)
+        more["job"].append(note)
     columns = dict.fromkeys(name for row in rows for name in row)
-    publish("The service under load", [{name: row.get(name, "") for name in columns} for row in rows], [*_conditions(given), *notes], given)
+    publish("The service under load", [{name: row.get(name, "") for name in columns} for row in rows], _notes(given, more), given)
 
 
-def _conditions(given: argparse.Namespace) -> list[str]:
-    said = {
+def _notes(given: argparse.Namespace, more: dict[str, list[str]]) -> list[str]:
+    what = {
         "reads": f"Reads: {given.rate:g} a second for {given.seconds:g} s over {STORED:,} stored runs: of ten, four are a page of 50, three one run,"
         f" three a filtered page; {CONNECTIONS} connections, each warmed by one read. Times are from when a request was due to its last byte.",
         "submits": f"Submits: {given.submits:,} from {given.clients} clients, each under its own key, beside {STORED:,} stored runs; one request in"
@@ -101,7 +102,7 @@ def _conditions(given: argparse.Namespace) -> list[str]:
         " same command by hand with no service there, in turn.",
     }
     return [
-        *(said[part] for part in given.only),
+        *(" ".join([what[part], *more[part]]) for part in given.only),
         "Memory is the service's resident set, with its growth since the first tenth of the reads, or over the submits or the streams; cores are its"
         " processor time over the time that passed.",
     ]  # fmt: skip
@@ -276,8 +277,8 @@ def _job_beside(given: argparse.Namespace) -> tuple[dict[str, str], str]:
 
     seen = in_turn({"service": by_service, "hand": by_hand}, given.repetitions)
     row = {"load": f"{median(seen['service']):,.0f} samples/s", "cores": f"{median(cores):.3f}"}
-    said = f"{spread(ratios(seen['service'], seen['hand']))}; by hand {spread(seen['hand'], ',.0f')}."
-    return row, f"The job's samples a second, by service over by hand: {said}"
+    ratio = f"{spread(ratios(seen['service'], seen['hand']))}; by hand {spread(seen['hand'], ',.0f')}."
+    return row, f"The job's samples a second, by service over by hand: {ratio}"
 
 
 def _get(served: Served, path: str, body: bytes = b"") -> Any:

@@ -184,17 +184,14 @@ def main() -> None:
     given = arguments.parse_args()
     rows = [_row(batch, given.data_dir, given) for batch in given.batches]
     notes = [
-        f"ours / limit: seconds of the limit's {given.blocks} blocks of {BLOCK:,} samples over those of ours, in turn; pair by pair: of each pair.",
-        "ours / loader: one epoch is one measurement; the last short batch is dropped.",
-        "All sides run in one process, so its allocator keeps host memory for every one of them as for a run of ours.",
-        "ours: the training loop with order, selection, normalisation, loss, gradient norm, noise scale every thirtieth step, and the journal's line;"
-        " wall seconds, not the training clock.",
-        "limit: plain torch on one ready batch, split into micro-batches like ours at the same steps, torch's fused AdamW, learning rate 0.",
-        "with our AdamW: against a limit that has our AdamW, which calls the same fused pass with less around it, in torch's place.",
-        f"loader: torchvision MNIST, ToTensor, Normalize, DataLoader with {LOADER_PROCESSES} processes, whole batches; its processes start with"
-        " every epoch, as they do by default.",
-        "All: Keskar's F1 (784, five times 512 with batch-norm, 10), ghost batch-norm as in the plan, float32. Speeds are in samples,"
-        " a ratio above 1 means that ours is faster.",
+        "*ours*: the whole training loop with order, selection, normalisation, gradient norm, noise scale every thirtieth step and journal;"
+        " wall seconds, a ratio above 1 means ours is faster.",
+        f"*limit*: plain torch on one ready batch, split into the same micro-batches, torch's fused AdamW, learning rate 0; {given.blocks} blocks of"
+        f" {BLOCK:,} samples a side. *With our AdamW*: that limit with our optimizer.",
+        f"*loader*: torchvision's MNIST, ToTensor, Normalize, DataLoader with {LOADER_PROCESSES} processes that start with every epoch;"
+        " one epoch is one measurement.",
+        "All sides run in one process, so host memory is kept for every one of them as for a run of ours.",
+        "All: Keskar's F1 (784, five times 512 with batch-norm, 10), ghost batch-norm as in the plan, float32.",
     ]
     publish("Throughput: F1 on MNIST", rows, notes, given)
 
