@@ -4,7 +4,6 @@ A process that takes a run up again appends a start record; steps that an earlie
 superseded, and readers leave them out. A line cut short by a kill is left out too.
 """
 
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +11,7 @@ from typing import Any, Protocol, Self
 
 import pydantic
 
+from largebatch.jobs.run.json_lines import LineAppender, read_all_lines
 from largebatch.jobs.run.records import FAILED, EndRecord, EvalRecord, JournalRecord, NoticeRecord, Record, StartRecord, StepRecord
 from largebatch.jobs.run.run_folder import JOURNAL, storage_errors
 
@@ -24,24 +24,20 @@ class Journal:
     def __init__(self, run_dir: Path) -> None:
         self.path = run_dir / JOURNAL
         with storage_errors(self.path):
-            ends_whole = not self.path.exists() or self.path.stat().st_size == 0 or self.path.read_bytes()[-1:] == b"\n"
-            self._file = self.path.open("ab", buffering=0)
-            if not ends_whole:
-                self._file.write(b"\n")
+            self._file = LineAppender(self.path)
 
     def write(self, record: Record) -> None:
         """Append one record; it is with the operating system when this returns. Raises: StorageError."""
         # A summary's nulls say something (a miss); a step's would only repeat what was not measured.
         # Straight to bytes: `model_dump_json` makes text of them first, which a step would pay for.
-        line = record.__pydantic_serializer__.to_json(record, exclude_none=not isinstance(record, EndRecord)) + b"\n"
+        line = record.__pydantic_serializer__.to_json(record, exclude_none=not isinstance(record, EndRecord))
         with storage_errors(self.path):
-            while line:  # a disk's last bytes are taken without an error; the next try gives the reason
-                line = line[self._file.write(line) :]
+            self._file.append(line)
 
     def sync(self) -> None:
         """Ask the operating system to put everything on disk."""
         with storage_errors(self.path):
-            os.fsync(self._file.fileno())
+            self._file.sync()
 
     def __enter__(self) -> Self:
         return self
@@ -50,8 +46,8 @@ class Journal:
         self._file.close()
 
 
-def parse_line(line: str) -> JournalRecord | None:
-    """One line as a record; None if it was cut short or is not ours."""
+def parse_line(line: bytes | str) -> JournalRecord | None:
+    """The record of one line; None if the line was cut short or is not ours."""
     try:
         return _ADAPTER.validate_json(line)
     except pydantic.ValidationError:
@@ -60,11 +56,7 @@ def parse_line(line: str) -> JournalRecord | None:
 
 def read_records(run_dir: Path) -> list[JournalRecord]:
     """Every readable record of a run in the order written, superseded ones left out."""
-    path = run_dir / JOURNAL
-    if not path.is_file():
-        return []
-    with path.open(encoding="utf-8", errors="replace") as file:
-        return current(record for line in file if (record := parse_line(line)) is not None)
+    return current(record for line in read_all_lines(run_dir / JOURNAL) if (record := parse_line(line.content)) is not None)
 
 
 def current(records: Iterable[JournalRecord]) -> list[JournalRecord]:

@@ -16,6 +16,7 @@ from largebatch.jobs.errors import FaultError, InputError, LargebatchError
 from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.checkpoint_files import list_checkpoints
 from largebatch.jobs.run.journal import evaluations, failure, parse_line, read_records, steps
+from largebatch.jobs.run.json_lines import read_lines
 from largebatch.jobs.run.records import EndRecord, EvalRecord, JournalRecord, Outcome, StartRecord, StepRecord
 from largebatch.jobs.spec.read import build_spec
 from largebatch.jobs.spec.train_spec import TrainSpec
@@ -199,20 +200,11 @@ class Mirror:
             self._monitor._shutdown_event.set()
 
     def _unread(self) -> Iterator[tuple[list[JournalRecord], int]]:
-        """Whole lines of the journal that were not read, some hundred at a time, with the place after them."""
-        path = self.run_dir / run_folder.JOURNAL
-        if not path.is_file():
-            return
-        with path.open("rb") as file:
-            file.seek(self.state.bytes_read)
-            while True:
-                lines = [line for line in file.readlines(200_000) if line.endswith(b"\n")]
-                if not lines:
-                    return
-                records = [record for line in lines if (record := parse_line(line.decode(errors="replace"))) is not None]
-                end = self.state.bytes_read + sum(map(len, lines))
-                yield records, end
-                file.seek(end)
+        """The journal's records that were not read, some hundred at a time, each time with the offset after them."""
+        end = self.state.bytes_read
+        while lines := read_lines(self.run_dir / run_folder.JOURNAL, end):
+            end = lines[-1].end
+            yield [record for line in lines if (record := parse_line(line.content)) is not None], end
 
     def _connect(self) -> Any:
         if self._client is None:

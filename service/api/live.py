@@ -6,7 +6,6 @@ the watcher, with no gap and nothing twice.
 
 import asyncio
 import contextlib
-import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import structlog
 
 from largebatch.jobs.errors import FaultError
+from largebatch.jobs.run.json_lines import CHUNK_BYTES, parse_object, read_last_lines, read_lines
 from largebatch.jobs.run.run_folder import JOURNAL
 from largebatch.service.api.views import JobView
 from largebatch.service.db.store import Store
@@ -26,7 +26,6 @@ LOOK_EVERY_S = 0.5
 KEEP_ALIVE_S = 15.0
 CHECK_EVERY_S = 3.0
 """How long a stream may outlive the token it was opened with."""
-CHUNK_BYTES = 1 << 18
 LISTED = 50
 """Jobs on a page of a list."""
 LATELY = 200
@@ -51,7 +50,15 @@ class Tail:
 class Watcher:
     """Reads journals and job rows for all listeners together; lives in the event loop."""
 
-    def __init__(self, store: Store, runs_dir: Path, still_valid: Callable[[set[str]], set[str]] = set, bring: Bring | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        runs_dir: Path,
+        still_valid: Callable[[set[str]], set[str]] = set,
+        bring: Bring | None = None,
+        chunk_bytes: int = CHUNK_BYTES,
+    ) -> None:
+        self._chunk_bytes = chunk_bytes
         self._store, self._runs_dir, self._still_valid, self._bring = store, runs_dir, still_valid, bring
         self._tails: dict[str, Tail] = {}
         self._everyone: dict[asyncio.Queue[bytes | None], tuple[Kind, str | None]] = {}
@@ -118,7 +125,7 @@ class Watcher:
         try:
             yield _job_frame(tail.job)
             while after < begins and queue in self._shown:
-                frames, after = await asyncio.to_thread(read_frames, tail.path, after, begins)
+                frames, after = await asyncio.to_thread(read_frames, tail.path, after, begins, self._chunk_bytes)
                 if not frames:
                     break
                 yield frames
@@ -180,7 +187,7 @@ class Watcher:
                 continue
             # The row was read before the journal: a job that is over has no more lines than these.
             while True:
-                frames, offset = await asyncio.to_thread(read_frames, tail.path, tail.offset, None)
+                frames, offset = await asyncio.to_thread(read_frames, tail.path, tail.offset, None, self._chunk_bytes)
                 is_more, tail.offset = offset > tail.offset, offset  # and told in the same breath: who attaches now begins behind it
                 if frames:
                     _tell(tail.listeners, frames)
@@ -261,51 +268,31 @@ def _job_frame(job: Job) -> bytes:
     return b"event: job\ndata: " + JobView.of(job).model_dump_json().encode() + b"\n\n"
 
 
-def read_frames(path: Path, offset: int, end: int | None) -> tuple[bytes, int]:
+def read_frames(path: Path, offset: int, end: int | None, chunk_bytes: int = CHUNK_BYTES) -> tuple[bytes, int]:
     """Whole lines from a byte on, one event each, and the byte after the last; at most a chunk of them."""
     frames = []
-    for line, after in read_lines(path, offset, end):
+    try:
+        lines = read_lines(path, offset, end, chunk_bytes)
+    except OSError:  # one folder that cannot be read keeps no other's lines back
+        lines = []
+    for line, offset in lines:
         kind = _kind(line)
         if kind is not None:
-            frames.append(b"id: %d\nevent: %s\ndata: %s\n\n" % (after, kind, line))
-        offset = after
+            frames.append(b"id: %d\nevent: %s\ndata: %s\n\n" % (offset, kind, line))
     return b"".join(frames), offset
-
-
-def read_lines(path: Path, offset: int, end: int | None = None, chunk: int = CHUNK_BYTES) -> list[tuple[bytes, int]]:
-    """Whole lines from a byte on, each with the byte after it; at most a chunk of them, and none from beyond `end`."""
-    try:
-        with path.open("rb") as file:
-            file.seek(offset)
-            block = file.read(chunk if end is None else min(chunk, end - offset))
-            if block and b"\n" not in block:
-                block += file.readline()  # one line longer than a chunk
-    except OSError:
-        return []
-    found = []
-    for line in block[: block.rfind(b"\n") + 1].splitlines(keepends=True):
-        offset += len(line)
-        found.append((line.rstrip(b"\r\n"), offset))
-    return found
 
 
 def _kind(line: bytes) -> bytes | None:
     """What a line is called: a journal's says so itself; a ledger's is a run that was decided on, or how one ended."""
-    try:
-        found = json.loads(line)
-        kind = found.get("kind", "ending" if "how" in found else "trial" if "phase" in found else None)
-    except (ValueError, AttributeError):
-        return None  # cut short by a kill
+    document = parse_object(line) or {}  # a kill cut it short
+    kind = document.get("kind", "ending" if "how" in document else "trial" if "phase" in document else None)
     return str(kind).encode() if kind is not None and str(kind).isalpha() else None
 
 
 def _whole_size(path: Path) -> int:
     """The byte after the last whole line."""
     try:
-        with path.open("rb") as file:
-            size = file.seek(0, 2)
-            file.seek(max(0, size - CHUNK_BYTES))
-            start = file.tell()
-            return start + file.read().rfind(b"\n") + 1
+        lines = read_last_lines(path)
     except OSError:
         return 0
+    return lines[-1].end if lines else 0

@@ -4,7 +4,6 @@ The page goes on from here with what it hears live, by the same rule (`web/stati
 """
 
 import math
-from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -12,9 +11,9 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from largebatch.jobs.run.journal import parse_line
+from largebatch.jobs.run.json_lines import read_all_lines
 from largebatch.jobs.run.records import EndRecord, EvalRecord, NoticeRecord, Record, StartRecord, StepRecord
 from largebatch.jobs.run.run_folder import JOURNAL
-from largebatch.service.api.live import read_lines
 
 T = TypeVar("T")
 PLACES = ("step", "epoch", "samples_seen", "training_seconds", "device_seconds")
@@ -160,8 +159,8 @@ def read_series(folder: Path, points: int) -> Series:
     # What was written after so many starts stands up to the lowest step that a later one went on from.
     limits = list(accumulate([math.inf, *reversed(starts)], min))[::-1]
     curves, num_starts = Curves(points), 0
-    for line, _ in _lines(path, end):
-        record = parse_line(line.decode(errors="replace"))
+    for line in read_all_lines(path, end=end):
+        record = parse_line(line.content)
         if record is None:
             continue
         num_starts += isinstance(record, StartRecord)
@@ -175,18 +174,8 @@ def _starts(path: Path) -> tuple[list[float], int]:
     """The steps that each process of the run went on from, and the byte after the journal's last whole line."""
     starts: list[float] = []
     end = 0
-    for line, after in _lines(path):
-        end = after
-        if b'"kind":"start"' in line and isinstance(record := parse_line(line.decode(errors="replace")), StartRecord):
+    for line in read_all_lines(path):
+        end = line.end
+        if b'"kind":"start"' in line.content and isinstance(record := parse_line(line.content), StartRecord):
             starts.append(record.step)
     return starts, end
-
-
-def _lines(path: Path, end: int | None = None) -> Iterator[tuple[bytes, int]]:
-    after = 0
-    while end is None or after < end:
-        lines = read_lines(path, after, end)
-        if not lines:
-            return
-        yield from lines
-        after = lines[-1][1]

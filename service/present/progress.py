@@ -1,13 +1,13 @@
 """How far a job is, from the end of its journal alone: cheap enough to ask of every running job every second."""
 
-import contextlib
-import json
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from largebatch.jobs.run.checkpoint_files import list_checkpoints
 from largebatch.jobs.run.journal import parse_line
+from largebatch.jobs.run.json_lines import Line, parse_object, read_all_lines, read_last_lines
 from largebatch.jobs.run.records import EvalRecord, StartRecord, StepRecord
 from largebatch.jobs.run.run_folder import CHECKPOINTS, JOURNAL, SUMMARY
 from largebatch.service.job import Job, Kind
@@ -33,16 +33,24 @@ def saved_at_s(job: Job, folder: Path) -> float:
 
 
 def _of_run(folder: Path, before: dict[str, Any]) -> dict[str, Any]:
-    found = dict(before)
-    for line in _last_lines(folder / JOURNAL):
-        record = parse_line(line)
+    progress = dict(before)
+    for line in _lines(lambda: read_last_lines(folder / JOURNAL, TAIL_BYTES)):
+        record = parse_line(line.content)
         if isinstance(record, StartRecord):
-            found |= {"step": record.step, "training_seconds": record.training_seconds, "world_size": record.world_size, "hardware": record.device}
+            progress |= {"step": record.step, "training_seconds": record.training_seconds, "world_size": record.world_size, "hardware": record.device}
         elif isinstance(record, StepRecord):
-            found |= {"step": record.step, "epoch": record.epoch, "loss": record.loss, "training_seconds": record.training_seconds}
+            progress |= {"step": record.step, "epoch": record.epoch, "loss": record.loss, "training_seconds": record.training_seconds}
         elif isinstance(record, EvalRecord):
-            found |= {"test_accuracy": record.test_accuracy, "training_seconds": record.training_seconds}
-    return found
+            progress |= {"test_accuracy": record.test_accuracy, "training_seconds": record.training_seconds}
+    return progress
+
+
+def _lines(read: Callable[[], Iterable[Line]]) -> list[Line]:
+    """A file's lines; none of one that cannot be read now: the next look tries again."""
+    try:
+        return list(read())
+    except OSError:
+        return []
 
 
 def _of_sweep(folder: Path) -> dict[str, Any]:
@@ -61,32 +69,16 @@ def _ended_otherwise(folder: Path) -> set[str]:
     """Runs that the ledger says were pruned or have failed."""
     names: dict[int, str] = {}
     ended: set[str] = set()
-    try:
-        lines = (folder / LEDGER).read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return set()
-    for line in lines:
-        with contextlib.suppress(ValueError, KeyError, TypeError):  # cut short by a kill
-            found = json.loads(line)
-            if "how" in found:
-                ended.add(names[found["number"]])
-            else:
-                names[found["number"]] = found["run_id"]
+    for line in _lines(lambda: read_all_lines(folder / LEDGER)):
+        document = parse_object(line.content) or {}  # a kill cut it short
+        if "run_id" in document:
+            names[document["number"]] = document["run_id"]
+        elif "how" in document and document["number"] in names:
+            ended.add(names[document["number"]])
     return ended
 
 
 def of_trial(folder: Path) -> dict[str, Any]:
     """How far one run of a sweep is: the facts that a table shows."""
-    found = _of_run(folder, {})
-    return {name: found[name] for name in ("step", "epoch", "test_accuracy", "training_seconds") if name in found}
-
-
-def _last_lines(path: Path) -> list[str]:
-    try:
-        with path.open("rb") as file:
-            start = max(0, path.stat().st_size - TAIL_BYTES)
-            file.seek(start)
-            lines = file.read().decode(errors="replace").splitlines()
-    except OSError:
-        return []
-    return lines[1:] if start else lines
+    progress = _of_run(folder, {})
+    return {name: progress[name] for name in ("step", "epoch", "test_accuracy", "training_seconds") if name in progress}

@@ -10,7 +10,6 @@ import pytest
 
 from largebatch.jobs.run.journal import Journal
 from largebatch.jobs.run.records import StepRecord
-from largebatch.jobs.run.run_folder import JOURNAL
 from largebatch.service.api import live
 from largebatch.service.db.engine import connect, upgrade
 from largebatch.service.db.store import Store
@@ -42,7 +41,6 @@ async def heard(watcher: live.Watcher, after: int = 0) -> list[int]:
 def test_each_record_once_and_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     draw = random.Random(seed)
     monkeypatch.setattr(live, "LOOK_EVERY_S", 0.005)
-    monkeypatch.setattr(live, "CHUNK_BYTES", 500)  # two records: a look has many chunks to read
     engine = connect(f"sqlite:///{tmp_path}/x.sqlite")
     upgrade(engine)
     store = Store(engine)
@@ -51,7 +49,7 @@ def test_each_record_once_and_in_order(tmp_path: Path, monkeypatch: pytest.Monke
     steps = 300
 
     async def scene() -> list[list[int]]:
-        watcher = live.Watcher(store, tmp_path)
+        watcher = live.Watcher(store, tmp_path, chunk_bytes=500)  # two records: a look has many chunks to read
         watcher.start()
 
         async def late() -> list[int]:
@@ -86,20 +84,6 @@ def test_each_record_once_and_in_order(tmp_path: Path, monkeypatch: pytest.Monke
     for steps_heard in asyncio.run(scene()):
         assert steps_heard == list(range(1, steps + 1))
     engine.dispose()
-
-
-def test_a_line_cut_short_is_told_when_it_is_whole(tmp_path: Path) -> None:
-    path = tmp_path / JOURNAL
-    with Journal(tmp_path) as journal:
-        journal.write(record(1))
-    whole = path.read_bytes()
-    with path.open("ab") as file:
-        file.write(whole[:20])
-    assert live.read_lines(path, 0) == [(whole.rstrip(), len(whole))]
-    assert live.read_lines(path, len(whole)) == []
-    with path.open("ab") as file:
-        file.write(whole[20:])
-    assert live.read_lines(path, len(whole)) == [(whole.rstrip(), 2 * len(whole))]
 
 
 def test_lists_begin_with_how_things_stand(tmp_path: Path) -> None:

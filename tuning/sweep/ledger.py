@@ -4,13 +4,12 @@ The ledger and the runs' own folders are all that a sweep needs to go on after a
 kept, one without goes on from its checkpoint, and the searches ask and learn once more in the order that is written here.
 """
 
-import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from largebatch.jobs.run import run_folder
+from largebatch.jobs.run.json_lines import LineAppender, parse_object, read_all_lines
 from largebatch.jobs.run.records import Record, RunSummary
 from largebatch.jobs.run.run_folder import CHECKPOINTS
 from largebatch.jobs.spec.train_spec import TrainSpec
@@ -75,7 +74,10 @@ class Ledger:
         self.history: list[Trial | Learned] = []
         """What the searches decided and what they were told, in that order."""
         self.spent_s = 0.0
-        for document in self._lines():
+        for line in read_all_lines(folder / LEDGER):
+            document = parse_object(line.content)
+            if document is None:
+                continue  # a kill cut it short: that trial was never begun
             if "seconds" in document:
                 self.spent_s = Spent.model_validate(document).seconds
             elif "how" in document:
@@ -90,24 +92,9 @@ class Ledger:
         self.trials.append(trial)
         self.history.append(trial)
 
-    def _lines(self) -> Iterator[dict[str, Any]]:
-        path = self.folder / LEDGER
-        if not path.is_file():
-            return
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError:
-                continue  # a kill cut it short: that trial was never begun
-
     def __enter__(self) -> Self:
         self._spent_before_s, self._began_s = self.spent_s, time.monotonic()
-        self._file = (self.folder / LEDGER).open("a+b")
-        self._file.seek(0, 2)
-        if self._file.tell():
-            self._file.seek(-1, 2)
-            if self._file.read(1) != b"\n":
-                self._file.write(b"\n")
+        self._file = LineAppender(self.folder / LEDGER)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -154,8 +141,7 @@ class Ledger:
         return None
 
     def _write(self, record: Record) -> None:
-        self._file.write(record.model_dump_json().encode() + b"\n")
-        self._file.flush()
+        self._file.append(record.model_dump_json().encode())
 
     def summary(self, trial: Trial) -> RunSummary | None:
         """A trial's result, if it has come to its end."""

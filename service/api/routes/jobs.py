@@ -1,7 +1,6 @@
 """Runs and sweeps: both are jobs, and most that can be asked of one can be asked of the other."""
 
 import contextlib
-import json
 import mimetypes
 import shutil
 from collections.abc import AsyncIterator, Callable
@@ -13,11 +12,11 @@ from fastapi.responses import FileResponse, PlainTextResponse, StreamingResponse
 from pydantic import BaseModel
 
 from largebatch.jobs.errors import InputError, StorageError
+from largebatch.jobs.run.json_lines import parse_object, read_lines
 from largebatch.jobs.run.run_folder import JOURNAL, SUMMARY
 from largebatch.service.api.auth import Principal
 from largebatch.service.api.dependencies import Here, Parts, Shown, Who
 from largebatch.service.api.errors import MEDIA_TYPE, PROBLEM_SCHEMA, NotFoundError
-from largebatch.service.api.live import read_lines
 from largebatch.service.api.routes.operations import SUBMITS
 from largebatch.service.api.views import JobDetails, JobPage, JobView
 from largebatch.service.job import Job, Kind
@@ -210,7 +209,7 @@ def add_journal_routes(router: APIRouter) -> None:
             if not lines:
                 return Records(items=items, next_after=after, is_complete=True)
             for line, ends in lines:
-                record = _parsed(line)
+                record = parse_object(line)
                 after = ends
                 if record is not None and kind in {None, record.get("kind")}:
                     items.append(record)
@@ -280,11 +279,3 @@ def _size(path: Path) -> int:
 
 def _is_shown(path: Path) -> bool:
     return "checkpoints" not in path.parts and not any(part.startswith(".") for part in path.parts)
-
-
-def _parsed(line: bytes) -> dict[str, Any] | None:
-    try:
-        found = json.loads(line)
-    except ValueError:
-        return None
-    return found if isinstance(found, dict) else None
