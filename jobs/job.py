@@ -31,7 +31,7 @@ from largebatch.jobs.engine.model_state import digest, take_from_first
 from largebatch.jobs.engine.model_trial.norms import try_norms
 from largebatch.jobs.engine.model_trial.trial import Findings, refuse_unfit
 from largebatch.jobs.engine.out_of_memory import keep_host_memory
-from largebatch.jobs.engine.ranks.group import Group
+from largebatch.jobs.engine.ranks.ranks import Ranks
 from largebatch.jobs.engine.state import TrainState, WeightAverage
 from largebatch.jobs.engine.warm_up import activation_bytes_per_sample, warm_up
 from largebatch.jobs.errors import CodeError, DivergedError, InputError, LargebatchError
@@ -60,7 +60,7 @@ class Prepared:
     dataset: Dataset
     model: nn.Module
     device: torch.device
-    group: Group
+    ranks: Ranks
     fingerprint: DatasetFingerprint
     """Of the data, on every rank the same."""
     findings: Findings = field(default_factory=Findings)
@@ -87,27 +87,27 @@ def prepare(spec: TrainSpec, device: torch.device, data_dir: Path, world_size: i
     Raises: InputError, on every rank the same; nothing is written.
     """
     began = time.perf_counter()
-    group = Group(device)
+    ranks = Ranks(device)
 
     def examine_if(is_my_turn: bool) -> Examined | None:
         return examine(spec, device, data_dir) if is_my_turn else None
 
     # Rank 0 goes ahead: what it downloads, the others find.
-    first = group.agreed(lambda: examine_if(group.is_first))
-    found = group.agreed(lambda: examine_if(not group.is_first)) or first
+    first = ranks.agreed(lambda: examine_if(ranks.is_first))
+    found = ranks.agreed(lambda: examine_if(not ranks.is_first)) or first
     assert found is not None
-    taken = group.from_first(lambda: found.fingerprint)
-    group.agreed(lambda: refuse_other_workers_data(found.dataset, found.fingerprint, taken, group.rank))
-    first_parameters = group.from_first(lambda: description(found.model))
-    group.agreed(lambda: refuse_unlike_first(description(found.model), first_parameters, group.rank))
-    facts = Facts(len(found.dataset.train), found.normalises, group.smallest(found.micro_batch_size), world_size or group.world_size)
-    plan = group.agreed(lambda: make_plan(spec, facts))
-    group.agreed(lambda: try_norms(found.model, plan, found.dataset))
+    taken = ranks.from_first(lambda: found.fingerprint)
+    ranks.agreed(lambda: refuse_other_workers_data(found.dataset, found.fingerprint, taken, ranks.rank))
+    first_parameters = ranks.from_first(lambda: description(found.model))
+    ranks.agreed(lambda: refuse_unlike_first(description(found.model), first_parameters, ranks.rank))
+    facts = Facts(len(found.dataset.train), found.normalises, ranks.smallest(found.micro_batch_size), world_size or ranks.world_size)
+    plan = ranks.agreed(lambda: make_plan(spec, facts))
+    ranks.agreed(lambda: try_norms(found.model, plan, found.dataset))
     trial = found.trial
     if trial is not None:
-        group.agreed(lambda: refuse_unfit(trial, plan))
-    take_from_first(found.model, group)
-    return Prepared(spec, plan, found.dataset, found.model, device, group, taken, trial.findings if trial else Findings(), began)
+        ranks.agreed(lambda: refuse_unfit(trial, plan))
+    take_from_first(found.model, ranks)
+    return Prepared(spec, plan, found.dataset, found.model, device, ranks, taken, trial.findings if trial else Findings(), began)
 
 
 def run_job(
@@ -118,7 +118,7 @@ def run_job(
     reasons: Sequence[str] = (),
     draw: Callable[[Path], None] = lambda run_dir: None,
 ) -> RunSummary:
-    """Train, as one rank of the group, and leave the whole story in `run_dir`.
+    """Train, as one of the ranks, and leave the whole story in `run_dir`.
 
     Args:
         reasons: why the run is taken up again, for the journal.
@@ -126,11 +126,11 @@ def run_job(
     Raises: StorageError (the last checkpoint is whole), CheckpointError, FaultError; what the run failed of stands in the journal, then.
     """
     state = new_state(job)
-    with Journal(run_dir) if job.group.is_first else NoJournal() as journal:
+    with Journal(run_dir) if job.ranks.is_first else NoJournal() as journal:
         if resumes:
             data = job.dataset, job.fingerprint, run_dir, job.spec.dataset.may_change
             reasons = [*reasons, *take_up(state, job.spec, run_dir, listener.on_notice, lambda: refuse_other_data(*data))]
-        if job.group.is_first:
+        if job.ranks.is_first:
             _write_facts(job, run_dir)
         tracker = _Tracker(journal, listener)
         tracker.write(_start_record(job, state))
@@ -145,14 +145,14 @@ def run_job(
             held.put_back()
             core_wait = CoreWait()
             outcome = _train(job, state, journal, tracker, run_dir, listener)
-            waited = core_wait.longest(job.group)
+            waited = core_wait.longest(job.ranks)
             if (disturbance := in_words(waited)) is not None:
                 tracker.write(NoticeRecord(step=state.progress.step, text=disturbance))
             summary = _summarise(job, state, outcome, run_dir).model_copy(update={"core_wait_fraction": waited})
         except Exception as error:
             _end_failed(job, state, journal, run_dir, error)
             raise
-        if job.group.is_first:
+        if job.ranks.is_first:
             # Before the end record: whoever reads that, the mirror for one, finds them.
             run_folder.write_text(run_dir / run_folder.SUMMARY, summary.model_dump_json(indent=2) + "\n")
             _try_to_draw(draw, run_dir, listener)
@@ -163,7 +163,7 @@ def run_job(
 
 def _end_failed(job: Prepared, state: TrainState, journal: Keeps, run_dir: Path, error: Exception) -> None:
     """Write down that the run has ended, and of what; whoever trains it is told by the error itself."""
-    if not job.group.is_first or (job.group.world_size > 1 and not isinstance(error, (InputError, CodeError))):
+    if not job.ranks.is_first or (job.ranks.world_size > 1 and not isinstance(error, (InputError, CodeError))):
         return  # of several workers one may have been lost: the others go on
     reason = str(error) if isinstance(error, LargebatchError) else f"{type(error).__name__}: {error}"
     with contextlib.suppress(Exception):  # what failed may be the disk, or a part of the model that the summary asks
@@ -225,7 +225,7 @@ def _train(job: Prepared, state: TrainState, journal: Keeps, tracker: _Tracker, 
 
     def save(is_best: bool) -> None:
         # An update that overflowed shows in the next step's loss; until then it must not push out a checkpoint that is sound.
-        if job.group.is_first and all(bool(parameter.isfinite().all()) for parameter in state.model.parameters()):
+        if job.ranks.is_first and all(bool(parameter.isfinite().all()) for parameter in state.model.parameters()):
             journal.sync()
             checkpoints.save(run_dir / run_folder.CHECKPOINTS, saved_state(state), job.spec, is_best=is_best)
         state.saved_at_s, state.saved_at_step = state.clock.training_s, state.progress.step
@@ -266,14 +266,14 @@ def training_batches(job: Prepared, patience: Patience = NO_ASKING) -> Batches:
             channels_last=spec.model.channels_last,
             seed=spec.seed,
             augment_spec=spec.dataset.augment,
-            reads_on=job.group.world_size == 1,  # of several ranks each leaves out the shares of the others
+            reads_on=job.ranks.world_size == 1,  # of several ranks each leaves out the shares of the others
         )
     return LoaderBatches(
         part,
         job.dataset,
         job.device,
         num_workers=spec.dataset.num_workers,
-        stream=lambda epoch: job.plan.shares_from(epoch, job.group.rank),
+        stream=lambda epoch: job.plan.shares_from(epoch, job.ranks.rank),
         channels_last=spec.model.channels_last,
         seed=spec.seed,
         patience=patience,
@@ -289,7 +289,7 @@ def evaluation_batches(job: Prepared, part: Any, patience: Patience = NO_ASKING)
         job.dataset,
         job.device,
         num_workers=job.spec.dataset.num_workers,
-        stream=lambda epoch: itertools.repeat(evaluation_share(len(part), job.group, evaluation_unit(job.model))),
+        stream=lambda epoch: itertools.repeat(evaluation_share(len(part), job.ranks, evaluation_unit(job.model))),
         channels_last=job.spec.model.channels_last,
         shuffles=False,
         patience=patience,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from largebatch.jobs.engine.ranks.group import Group
+from largebatch.jobs.engine.ranks.ranks import Ranks
 
 THREADS = Path("/proc/self/task")
 SHORTEST_S = 1.0
@@ -32,10 +32,10 @@ class CoreWait:
             return None
         return min(max(now_s - self._waited_s, 0.0) / (elapsed_s * torch.get_num_threads()), 1.0)
 
-    def longest(self, group: Group) -> float | None:
+    def longest(self, ranks: Ranks) -> float | None:
         """The fraction of the rank whose threads waited most: the others waited for it. Every rank must call this."""
         fraction = self.fraction()
-        longest = float(group.largest(torch.tensor(-1.0 if fraction is None else fraction, dtype=torch.float64, device=group.device)))
+        longest = float(ranks.largest(torch.tensor(-1.0 if fraction is None else fraction, dtype=torch.float64, device=ranks.device)))
         return longest if longest >= 0 else None
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 from largebatch.jobs.data.loaders import Batches
 from largebatch.jobs.engine.non_finite import FiniteBatches, non_finite_error
 from largebatch.jobs.engine.out_of_memory import make_room, ran_out_of_memory
-from largebatch.jobs.engine.ranks.group import Group
+from largebatch.jobs.engine.ranks.ranks import Ranks
 from largebatch.jobs.engine.state import EVALUATION_BATCH, TrainState
 from largebatch.jobs.entry_points import ANYTHING, failed
 from largebatch.jobs.errors import FaultError
@@ -64,7 +64,7 @@ def evaluate(
     Raises: LargebatchError, the same on every rank, for a sample that cannot be read or where not even one fits.
     """
     unit = evaluation_unit(state.model)
-    share = evaluation_share(num_samples, state.group, unit)
+    share = evaluation_share(num_samples, state.ranks, unit)
     device = next(state.model.parameters()).device
     correct = torch.zeros((), dtype=torch.int64, device=device)
     loss = torch.zeros((), dtype=torch.float64 if device.type == "cpu" else torch.float32, device=device)
@@ -83,9 +83,9 @@ def evaluate(
             on_progress(start - share.start)
 
     with evaluation_weights(state):
-        state.group.agreed(count)
+        state.ranks.agreed(count)
     state.statistics.forward_pass.forget()
-    num_correct, loss_sum = state.group.sum_numbers(float(correct), float(loss))
+    num_correct, loss_sum = state.ranks.sum_numbers(float(correct), float(loss))
     return Score(num_correct / num_samples, loss_sum / num_samples)
 
 
@@ -93,8 +93,8 @@ def refuse_non_finite_samples(state: TrainState, batches: Batches, num_samples: 
     """Raise DataError, the same on every rank, if the loss on test samples is finite but for those that hold NaN or infinity."""
     finite = FiniteBatches(batches)
     if math.isfinite(evaluate(state, finite, num_samples, bfloat16).loss):
-        num_read = evaluation_share(num_samples, state.group).size
-        state.group.raise_first(non_finite_error("test", finite.replaced, num_read, "the test loss"))
+        num_read = evaluation_share(num_samples, state.ranks).size
+        state.ranks.raise_first(non_finite_error("test", finite.replaced, num_read, "the test loss"))
 
 
 def _score_if_it_fits(state: TrainState, batches: Batches, samples: Slice, bfloat16: bool) -> tuple[Tensor, Tensor] | None:
@@ -121,14 +121,14 @@ def _halve(state: TrainState, now: int, unit: int, notify: Callable[[str], Any])
     state.evaluation_batch_size = now // 2
 
 
-def evaluation_share(num_samples: int, group: Group, unit: int = 1) -> Slice:
+def evaluation_share(num_samples: int, ranks: Ranks, unit: int = 1) -> Slice:
     """The samples that this rank evaluates.
 
     Args: unit: samples that share statistics (`evaluation_unit`); a share is whole groups of them. A last group of a single
         sample, which would have no variance, is part of the group before it.
     """
     groups = num_samples if unit == 1 else max((num_samples + unit - 2) // unit, 1)
-    first, last = (groups * rank // group.world_size for rank in (group.rank, group.rank + 1))
+    first, last = (groups * rank // ranks.world_size for rank in (ranks.rank, ranks.rank + 1))
     return Slice(0, first * unit, num_samples if last == groups else last * unit)
 
 

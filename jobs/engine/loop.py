@@ -69,10 +69,10 @@ def train(
 
 def _agree(state: TrainState, asked_to_stop: bool) -> bool:
     """All ranks take rank 0's clock, and stop together if any was asked to; returns whether."""
-    if state.group.world_size == 1:
+    if state.ranks.world_size == 1:
         return asked_to_stop
-    training_s = state.clock.training_s if state.group.is_first else 0.0
-    training_s, num_to_stop = state.group.sum_numbers(training_s, float(asked_to_stop))
+    training_s = state.clock.training_s if state.ranks.is_first else 0.0
+    training_s, num_to_stop = state.ranks.sum_numbers(training_s, float(asked_to_stop))
     state.clock.training_s = training_s
     return num_to_stop > 0
 
@@ -87,7 +87,7 @@ def _evaluate(state: TrainState, plan: TrainPlan, evaluate: Callable[[], Score],
     """Evaluate, note a target met for the first time; returns whether this is the best so far."""
     progress, clock, target = state.progress, state.clock, plan.spec.stop.target_accuracy
     _synchronise(state)
-    state.group.agreed(lambda: parameter_names(state.model, state.optimizer))  # what a model makes or replaces midway would not train
+    state.ranks.agreed(lambda: parameter_names(state.model, state.optimizer))  # what a model makes or replaces midway would not train
     with clock.evaluating():
         score = evaluate()
     if not math.isfinite(score.loss):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from largebatch.jobs.engine.ranks.group import Group
+from largebatch.jobs.engine.ranks.ranks import Ranks
 from largebatch.jobs.entry_points import ANYTHING, described
 from largebatch.jobs.errors import PlanError
 from largebatch.jobs.models.held import Held
@@ -85,21 +85,21 @@ def what_is_unsaveable(state: Mapping[str, Any]) -> str:
     return ""
 
 
-def take_from_first(model: nn.Module, group: Group) -> None:
+def take_from_first(model: nn.Module, ranks: Ranks) -> None:
     """Make all ranks' models rank 0's; their parameters are alike in shape."""
-    if group.world_size == 1:
+    if ranks.world_size == 1:
         return
-    forms, added = group.from_first(lambda: (_forms(model), _added(model.state_dict())))
+    forms, added = ranks.from_first(lambda: (_forms(model), _added(model.state_dict())))
 
     def take() -> None:
         if _forms(model) != forms:
             different = next(name for name in sorted({*forms, *_forms(model)}) if forms.get(name) != _forms(model).get(name))
             raise PlanError("model", f"workers build different models: they differ in the buffer {different}.", "Build it from its arguments alone.")
-        if added and not group.is_first:
+        if added and not ranks.is_first:
             model.load_state_dict(added, strict=False)
 
-    group.agreed(take)
-    group.take_from_first([tensor.detach() for tensor in (*model.parameters(), *model.buffers())])
+    ranks.agreed(take)
+    ranks.take_from_first([tensor.detach() for tensor in (*model.parameters(), *model.buffers())])
 
 
 def digest(model: nn.Module) -> str:

@@ -12,8 +12,8 @@ from largebatch.jobs.engine.clock import Clock
 from largebatch.jobs.engine.noise_scale import GainAverages, NoiseSums
 from largebatch.jobs.engine.ranks.all_reduce import GradientSum, gradient_sum
 from largebatch.jobs.engine.ranks.batch_norm_statistics import RunningStatistics
-from largebatch.jobs.engine.ranks.group import Group
 from largebatch.jobs.engine.ranks.local_sgd import LocalSteps
+from largebatch.jobs.engine.ranks.ranks import Ranks
 from largebatch.jobs.models.sample_dropout import SampleDropout, sample_dropouts
 from largebatch.jobs.optim.saved_state import load_optimizer, parameter_names, refuse_other_precision
 from largebatch.jobs.plan.train_plan import Position
@@ -72,18 +72,18 @@ class TrainState:
     saved_at_s: float = 0.0
     """The training clock at the newest checkpoint."""
     saved_at_step: int = 0
-    group: Group = field(init=False)
+    ranks: Ranks = field(init=False)
     gradients: GradientSum = field(init=False)
     local: LocalSteps = field(init=False)
     dropouts: list[SampleDropout] = field(init=False)
     statistics: RunningStatistics = field(init=False)
 
     def __post_init__(self) -> None:
-        self.group = Group(next(self.model.parameters()).device)
-        self.gradients = gradient_sum(self.model, self.group, self.reduction)
-        self.local = LocalSteps(self.model, self.optimizer, self.group, self.average.averages if self.average else [])
+        self.ranks = Ranks(next(self.model.parameters()).device)
+        self.gradients = gradient_sum(self.model, self.ranks, self.reduction)
+        self.local = LocalSteps(self.model, self.optimizer, self.ranks, self.average.averages if self.average else [])
         self.dropouts = sample_dropouts(self.model)
-        self.statistics = RunningStatistics(self.model, self.group)
+        self.statistics = RunningStatistics(self.model, self.ranks)
         self._buffer_homes = [module._buffers for module in self.model.modules() if module._buffers]
         self._held: list[Tensor] = []
         self._held_shapes: list[torch.Size] = []

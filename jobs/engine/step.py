@@ -109,11 +109,11 @@ def accumulate(state: TrainState, plan: TrainPlan, batches: Batches, batch: Slic
     Returns: None if memory ran out on any rank.
     Raises: LargebatchError, the same on every rank, if something is wrong with any rank's samples.
     """
-    group, steps_alone = state.group, plan.steps_alone_at(batch)
+    ranks, steps_alone = state.ranks, plan.steps_alone_at(batch)
     gradients = state.local.gradients if steps_alone else state.gradients
     own_samples = sum(micro_batch.size for micro_batch in micro_batches)
     num_samples = own_samples if steps_alone else batch.size
-    is_one_process = group.world_size == 1
+    is_one_process = ranks.world_size == 1
     loss_sum: Scalar = 0.0
     error: LargebatchError | None = None
     ran_out = False
@@ -152,16 +152,16 @@ def accumulate(state: TrainState, plan: TrainPlan, batches: Batches, batch: Slic
         loss, norms, mean_norm = on_host(sums)
         own_norm, num_ran_out, num_errors, reached_by = norms, ran_out, error is not None, []
     else:
-        told = torch.tensor([float(ran_out), float(error is not None)], dtype=torch.float64, device=group.device)
-        summed = group.sum(torch.cat([on_device(sums, group.device), told, reached]))
-        own_norm, loss, norms, mean_norm, num_ran_out, num_errors, *reached_by = torch.cat([on_device([norm], group.device), summed]).tolist()
+        told = torch.tensor([float(ran_out), float(error is not None)], dtype=torch.float64, device=ranks.device)
+        summed = ranks.sum(torch.cat([on_device(sums, ranks.device), told, reached]))
+        own_norm, loss, norms, mean_norm, num_ran_out, num_errors, *reached_by = torch.cat([on_device([norm], ranks.device), summed]).tolist()
     if num_errors:
-        group.raise_first(error)
+        ranks.raise_first(error)
     if num_ran_out:
         return None
     gradients.leave_out(reached_by)
     pieces = len(micro_batches) if is_one_process else plan.num_sharing(batch)
-    return Measured(loss / batch.size, norms / group.world_size, own_norm, mean_norm, pieces)
+    return Measured(loss / batch.size, norms / ranks.world_size, own_norm, mean_norm, pieces)
 
 
 def _backward(state: TrainState, spec: TrainSpec, micro_batch: Slice, inputs: Tensor, labels: Tensor, num_samples: int) -> Scalar:
@@ -191,7 +191,7 @@ def _finite_gradient(
     Where memory runs out the micro-batch is halved and the same step repeated from its beginning.
     """
     held = state.hold_buffers()  # batch-norm's move with every micro-batch
-    share = plan.rank_share(batch, state.group.rank)
+    share = plan.rank_share(batch, state.ranks.rank)
     at_least = 2 if measures_noise and plan.world_size == 1 else 1
     while (measured := accumulate(state, plan, batches, batch, plan.split(share, state.micro_batch_size, at_least))) is None:
         _put_back(state, held)
@@ -218,7 +218,7 @@ def _refuse_non_finite_samples(state: TrainState, plan: TrainPlan, batches: Batc
         order = sample_order(plan.spec.seed, batch.epoch, plan.num_train_samples)
         sizes = {int(order[place]): size for place, size in finite.replaced.items()}
         num_samples = sum(piece.size for piece in micro_batches)
-        state.group.raise_first(non_finite_error("training", sizes, num_samples, f"the loss of step {state.progress.step + 1}"))
+        state.ranks.raise_first(non_finite_error("training", sizes, num_samples, f"the loss of step {state.progress.step + 1}"))
 
 
 def _put_back(state: TrainState, held: list[Tensor]) -> None:

@@ -36,7 +36,7 @@ def warm_up(state: TrainState, plan: TrainPlan, dataset: Dataset) -> None:
     Raises: PlanError if it cannot be compiled on this machine.
     """
     batches = plan.kinds_of_batch() if plan.spec.compile else [plan.next_batch(Position(0, 0))]
-    for size in micro_batch_sizes(plan, batches, state.micro_batch_size, state.group.rank):
+    for size in micro_batch_sizes(plan, batches, state.micro_batch_size, state.ranks.rank):
         try:
             with _compiler_errors():
                 blank_pass(plan.spec, state.model, state.forward, dataset, size)
@@ -45,13 +45,13 @@ def warm_up(state: TrainState, plan: TrainPlan, dataset: Dataset) -> None:
         except ANYTHING as error:  # a person's own model may raise anything
             # Where memory ran out the step will find out the same, halve its micro-batch and say so.
             if not ran_out_of_memory(error):
-                raise PlanError("model", *failure(error, dataset.blank(size, state.group.device)[0], "training")) from error
+                raise PlanError("model", *failure(error, dataset.blank(size, state.ranks.device)[0], "training")) from error
     # The first reduction opens the connections between ranks.
     state.gradients.start()
     state.gradients.finish(0.0)
     for parameter in state.model.parameters():
         parameter.grad = None
-    state.group.sum_numbers(0.0)
+    state.ranks.sum_numbers(0.0)
     _blank_update(plan.spec, next(state.model.parameters()).device)
 
 

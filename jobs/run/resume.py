@@ -30,16 +30,16 @@ def take_up(state: TrainState, spec: TrainSpec, run_dir: Path, report: Callable[
     Returns: what the journal should say of how the run is taken up.
     Raises: CheckpointError for a checkpoint of another spec or model, or where none of several can be read; DataError.
     """
-    folder, group = run_dir / run_folder.CHECKPOINTS, state.group
-    if not group.from_first(lambda: bool(list_checkpoints(folder))):
+    folder, ranks = run_dir / run_folder.CHECKPOINTS, state.ranks
+    if not ranks.from_first(lambda: bool(list_checkpoints(folder))):
         # Nothing of its state is left, and a run of this name is one spec's and of one data set all the same.
-        begun = group.from_first(lambda: _begun_with(run_dir))
-        group.agreed(lambda: checkpoints.refuse_other_spec(begun, spec))
-        return [group.from_first(lambda: _early_end(run_dir)), *group.from_first(look_at_data)]
-    loaded = group.from_first(lambda: checkpoints.load_newest(folder, torch.device("cpu"), report))
-    group.agreed(lambda: checkpoints.refuse_other_spec(loaded["spec"], spec))
-    reasons = group.from_first(look_at_data)
-    group.agreed(lambda: _take_over(state, loaded["state"]))
+        begun = ranks.from_first(lambda: _begun_with(run_dir))
+        ranks.agreed(lambda: checkpoints.refuse_other_spec(begun, spec))
+        return [ranks.from_first(lambda: _early_end(run_dir)), *ranks.from_first(look_at_data)]
+    loaded = ranks.from_first(lambda: checkpoints.load_newest(folder, torch.device("cpu"), report))
+    ranks.agreed(lambda: checkpoints.refuse_other_spec(loaded["spec"], spec))
+    reasons = ranks.from_first(look_at_data)
+    ranks.agreed(lambda: _take_over(state, loaded["state"]))
     if loaded["spec"]["stop"]["target_accuracy"] != spec.stop.target_accuracy:
         _aim_anew(state, spec, run_dir)
     return [*reasons]
@@ -96,4 +96,4 @@ def _aim_anew(state: TrainState, spec: TrainSpec, run_dir: Path) -> None:
                 return record.step, record.training_seconds
         return None, None
 
-    progress.steps_to_accuracy, progress.time_to_accuracy_s = state.group.from_first(find)
+    progress.steps_to_accuracy, progress.time_to_accuracy_s = state.ranks.from_first(find)

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from largebatch.jobs.engine.clock import Clock
 from largebatch.jobs.engine.evaluate import evaluate, evaluation_share
-from largebatch.jobs.engine.ranks.group import Group
+from largebatch.jobs.engine.ranks.ranks import Ranks
 from largebatch.jobs.engine.state import TrainState
 from largebatch.jobs.engine.step import optimizer_step
 from largebatch.jobs.models.norms.ghost_batch_norm import has_batch_norm, use_ghost_batch_norm
@@ -259,7 +259,7 @@ def test_without_running_statistics_evaluation_takes_groups_in_the_files_order(n
         assert score.accuracy == pytest.approx(float((logits.argmax(1) == labels).double().mean()))
 
 
-class Ranks(Group):
+class OneOfSeveral(Ranks):
     """A rank of several, without the others."""
 
     def __init__(self, rank: int, world_size: int) -> None:
@@ -270,6 +270,6 @@ class Ranks(Group):
 @pytest.mark.parametrize("num_samples", [60, 55, 49, 7, 5])
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_ranks_evaluate_whole_groups_each_sample_once(num_samples: int, world_size: int) -> None:
-    shares = [evaluation_share(num_samples, Ranks(rank, world_size), SPAN) for rank in range(world_size)]
+    shares = [evaluation_share(num_samples, OneOfSeveral(rank, world_size), SPAN) for rank in range(world_size)]
     assert [index for share in shares for index in range(share.start, share.stop)] == list(range(num_samples))
     assert all(share.start % SPAN == 0 and share.size != 1 for share in shares)

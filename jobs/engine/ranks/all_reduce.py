@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from largebatch.jobs.engine.out_of_memory import ran_out_of_memory
 from largebatch.jobs.engine.ranks.compression import Reduction, make_reduction
-from largebatch.jobs.engine.ranks.group import Group
+from largebatch.jobs.engine.ranks.ranks import Ranks
 from largebatch.jobs.engine.scalars import Scalar, scalar
 from largebatch.jobs.errors import FaultError
 from largebatch.jobs.optim.tensors import dense_like
@@ -234,9 +234,9 @@ class ReducedSum:
         self._reduction.keep()
 
 
-def gradient_sum(model: nn.Module, group: Group, spec: ReductionSpec) -> LocalSum | ReducedSum:
-    """The one that fits the group."""
-    return LocalSum(model) if group.world_size == 1 else ReducedSum(model, make_reduction(spec))
+def gradient_sum(model: nn.Module, ranks: Ranks, spec: ReductionSpec) -> LocalSum | ReducedSum:
+    """The one that fits the number of ranks."""
+    return LocalSum(model) if ranks.world_size == 1 else ReducedSum(model, make_reduction(spec))
 
 
 class SquaredNorm:

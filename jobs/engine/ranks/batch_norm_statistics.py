@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from largebatch.jobs.engine.ranks.group import Group
+from largebatch.jobs.engine.ranks.ranks import Ranks
 from largebatch.jobs.errors import PlanError
 from largebatch.jobs.models.norms.ghost_batch_norm import GhostNorm, forward_pass_of, ghost_norms
 from largebatch.jobs.models.norms.settings import Settings, refuse_change, settings_of
@@ -32,9 +32,9 @@ ROUNDING = 1e-4
 class RunningStatistics:
     """What a model's buffers hold while it trains: norms' statistics, and what other layers keep."""
 
-    def __init__(self, model: nn.Module, group: Group) -> None:
+    def __init__(self, model: nn.Module, ranks: Ranks) -> None:
         self.forward_pass = forward_pass_of(model)
-        self._model, self._group = model, group
+        self._model, self._ranks = model, ranks
         self._norms = [norm for norm in ghost_norms(model) if norm.running_mean is not None]
         self._all_norms = ghost_norms(model)
         self._settings: list[Settings] = []
@@ -57,7 +57,7 @@ class RunningStatistics:
         Args: buffers: the model's; held: their values as the step began.
         Raises: PlanError, on every rank, if ranks hold different buffers after one of the first steps.
         """
-        world_size = 1 if steps_alone else self._group.world_size
+        world_size = 1 if steps_alone else self._ranks.world_size
         checks = self._num_checked < NUM_CHECKED
         self._num_checked += 1
         if self._norms and (world_size > 1 or self.forward_pass.apart):
@@ -67,16 +67,16 @@ class RunningStatistics:
                 self._refuse_difference()
             known = {id(buffer) for norm in self._norms for buffer in norm.buffers(recurse=False)}
             # What the split of a batch changes is refused before training: the others differ by rounding, if at all.
-            self._group.take_from_first([buffer for buffer in self._model.buffers() if id(buffer) not in known])
+            self._ranks.take_from_first([buffer for buffer in self._model.buffers() if id(buffer) not in known])
         self.forward_pass.forget()
 
     def _settle_norms(self, held: dict[int, Tensor], world_size: int, checks: bool) -> None:
         moves = self._all_moves(world_size)
-        rank = self._group.rank if world_size > 1 else 0
+        rank = self._ranks.rank if world_size > 1 else 0
         terms = [self._own_terms(norm, held, moves[norm.ghost.number], rank) for norm in self._norms]
         summed = torch.cat(terms)
         if world_size > 1:
-            self._group.sum(summed)
+            self._ranks.sum(summed)
         for norm, piece in zip(self._norms, torch.split(summed, [len(term) for term in terms]), strict=True):
             total = sum(map(sum, moves[norm.ghost.number]))
             if checks and norm.num_batches_tracked is not None and not isinstance(norm, _InstanceNorm):
@@ -93,9 +93,9 @@ class RunningStatistics:
         num_runs = 1 + max((run for _, run in own), default=0)
         table = [[float(num_runs), *self._counts(max(num_runs, self._num_runs) if world_size == 1 else self._num_runs)]]
         if world_size > 1:
-            rows = torch.zeros(world_size, len(table[0]), dtype=torch.float64, device=self._group.device)
-            rows[self._group.rank] = torch.tensor(table[0], dtype=torch.float64)
-            table = self._group.sum(rows).tolist()
+            rows = torch.zeros(world_size, len(table[0]), dtype=torch.float64, device=self._ranks.device)
+            rows[self._ranks.rank] = torch.tensor(table[0], dtype=torch.float64)
+            table = self._ranks.sum(rows).tolist()
         most = max(int(row[0]) for row in table)
         if most > self._num_runs:
             self._num_runs = most
@@ -128,17 +128,17 @@ class RunningStatistics:
     def _refuse_difference(self) -> None:
         """Raises: PlanError for the first buffer that ranks hold different values of."""
         buffers = dict(self._model.named_buffers())
-        shapes = self._group.gathered([(name, tuple(buffer.shape)) for name, buffer in buffers.items()])
+        shapes = self._ranks.gathered([(name, tuple(buffer.shape)) for name, buffer in buffers.items()])
         if any(of_rank != shapes[0] for of_rank in shapes):
             differing = sorted({name for of_rank in shapes for name, _ in set(of_rank) ^ set(shapes[0])})
             raise _differs(", ".join(differing))
         if not buffers:
             return
-        values = [torch.nan_to_num(_numbers(buffer), nan=1e300).to(self._group.device) for buffer in buffers.values()]
+        values = [torch.nan_to_num(_numbers(buffer), nan=1e300).to(self._ranks.device) for buffer in buffers.values()]
         flat = torch.cat(values)
-        spread = self._group.largest(flat.clone()) + self._group.largest(-flat)
+        spread = self._ranks.largest(flat.clone()) + self._ranks.largest(-flat)
         for (name, buffer), value, apart in zip(buffers.items(), values, torch.split(spread, [len(value) for value in values]), strict=True):
-            allowed = ROUNDING * float(self._group.largest(value.abs().max())) if len(value) and not _is_exact(buffer) else 0.0
+            allowed = ROUNDING * float(self._ranks.largest(value.abs().max())) if len(value) and not _is_exact(buffer) else 0.0
             if bool((apart > allowed).any()):
                 raise _differs(name)
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from largebatch.jobs.engine.ranks.all_reduce import LocalSum
-from largebatch.jobs.engine.ranks.group import Group
+from largebatch.jobs.engine.ranks.ranks import Ranks
 from largebatch.jobs.errors import FaultError
 
 
@@ -24,11 +24,11 @@ class LocalSteps:
     Args: averages: the moving average of weights, where the run keeps one.
     """
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer, group: Group, averages: list[Tensor]) -> None:
+    def __init__(self, model: nn.Module, optimizer: Optimizer, ranks: Ranks, averages: list[Tensor]) -> None:
         self.gradients = LocalSum(model)
         self.num_apart = 0
         """Steps since all ranks were equal."""
-        self._model, self._optimizer, self._group, self._averages = model, optimizer, group, averages
+        self._model, self._optimizer, self._ranks, self._averages = model, optimizer, ranks, averages
 
     @torch.no_grad()
     def synchronise(self) -> None:
@@ -41,7 +41,7 @@ class LocalSteps:
         self.num_apart = 0
         values = [value for value in self._values() if value.is_floating_point()]
         num_values = sum(value.numel() for value in values)
-        if self._group.smallest(num_values) != -self._group.smallest(-num_values):
+        if self._ranks.smallest(num_values) != -self._ranks.smallest(-num_values):
             raise FaultError(
                 "reduction.local_steps",
                 "some workers have optimizer state for a parameter that no sample of another worker has reached yet; there is nothing to average.",
@@ -49,14 +49,14 @@ class LocalSteps:
             )
         for dtype in dict.fromkeys(value.dtype for value in values):
             same = [value for value in values if value.dtype == dtype]
-            flat = self._group.sum(torch.cat([value.reshape(-1) for value in same])).div_(self._group.world_size)
+            flat = self._ranks.sum(torch.cat([value.reshape(-1) for value in same])).div_(self._ranks.world_size)
             for value, piece in zip(same, torch.split(flat, [value.numel() for value in same]), strict=True):
                 value.copy_(piece.view(value.shape))
-        self._group.take_from_first([buffer for buffer in self._model.buffers() if not buffer.is_floating_point()])
+        self._ranks.take_from_first([buffer for buffer in self._model.buffers() if not buffer.is_floating_point()])
 
     def _values(self) -> Iterator[Tensor]:
         for tensor in (*self._model.parameters(), *self._model.buffers(), *self._averages):
             yield tensor.detach()
-        for group in self._optimizer.param_groups:
-            for param in group["params"]:
+        for param_group in self._optimizer.param_groups:
+            for param in param_group["params"]:
                 yield from (value for value in self._optimizer.state[param].values() if isinstance(value, Tensor))

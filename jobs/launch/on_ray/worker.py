@@ -19,7 +19,7 @@ import torch
 from ray.train.v2._internal.execution.context import get_train_context
 
 from largebatch.jobs.data.sources.table import load_dataset
-from largebatch.jobs.engine.ranks.group import Group
+from largebatch.jobs.engine.ranks.ranks import Ranks
 from largebatch.jobs.errors import CodeError, FaultError, InputError, PlanError
 from largebatch.jobs.import_paths import add_folder
 from largebatch.jobs.job import Prepared, prepare, run_job
@@ -65,7 +65,7 @@ def work(config: dict[str, Any]) -> None:
     train_first()
     termination.hear()
     torch.set_num_threads(config["num_threads"])
-    group = Group(device)
+    group = Ranks(device)
     mailbox = config["mailbox"]
     termination.terminated.clear()
     termination.training.set()
@@ -107,7 +107,7 @@ def _own_gpu() -> torch.device:
     return device
 
 
-def _work(config: dict[str, Any], group: Group, drains: "_DrainNotice") -> RunSummary:
+def _work(config: dict[str, Any], group: Ranks, drains: "_DrainNotice") -> RunSummary:
     spec, mailbox = build_spec(config["spec"]), config["mailbox"]
     begun: Beginning = group.from_first(lambda: ray.get(mailbox.begin.remote()))
     if begun.is_over:
@@ -125,7 +125,7 @@ def _work(config: dict[str, Any], group: Group, drains: "_DrainNotice") -> RunSu
             raise unfit from error
 
 
-def excuse(error: InputError, group: Group, load: Callable[[], object], config: dict[str, Any]) -> UnfitError | None:
+def excuse(error: InputError, group: Ranks, load: Callable[[], object], config: dict[str, Any]) -> UnfitError | None:
     """The same as a failure, where workers that have trained before may find it otherwise next time; None: it is bad input, once and for all.
 
     A folder that refuses, or that a worker of an earlier group holds, is waited for; and a machine may lack the data that others have.
@@ -158,7 +158,7 @@ def _take_part(
     config: dict[str, Any],
     options: LocalOptions,
     spec: TrainSpec,
-    group: Group,
+    group: Ranks,
     mirror: MirrorProcess | None,
     begun: Beginning,
     drains: "_DrainNotice",
@@ -211,7 +211,7 @@ def refuse_unplannable(spec: TrainSpec, plan: TrainPlan, workers: Workers) -> No
     raise PlanError(first.field, f"--workers {workers} may come to {world_size}: {first.problem}", f"{hint} {first.hint}")
 
 
-def refuse_unshared(place: str, group: Group, patience_s: float) -> None:
+def refuse_unshared(place: str, group: Ranks, patience_s: float) -> None:
     """Find out whether all workers read and write one and the same folder or storage.
 
     Args: patience_s: how long one that worked before may refuse.
@@ -227,7 +227,7 @@ def refuse_unshared(place: str, group: Group, patience_s: float) -> None:
         time.sleep(1.0)
 
 
-def _unshared(place: str, group: Group) -> InputError | None:
+def _unshared(place: str, group: Ranks) -> InputError | None:
     """What is wrong with the place, as this rank finds it."""
     hint = "Give a folder or storage that all machines share."
     token = f"{group.sum_numbers(float(int.from_bytes(os.urandom(6), 'big')) if group.is_first else 0.0)[0]:.0f}"

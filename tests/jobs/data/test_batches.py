@@ -12,7 +12,7 @@ from largebatch.jobs.data.dataset import Dataset, Images
 from largebatch.jobs.data.keyed_random import sample_order
 from largebatch.jobs.data.loaders import Batches, DeviceBatches, LoaderBatches, Stream, fits_on
 from largebatch.jobs.engine.clock import Clock
-from largebatch.jobs.engine.ranks.group import Group
+from largebatch.jobs.engine.ranks.ranks import Ranks
 from largebatch.jobs.engine.state import TrainState
 from largebatch.jobs.engine.step import accumulate
 from largebatch.jobs.errors import DataError
@@ -286,7 +286,7 @@ def test_the_reader_gives_a_changing_batch_the_plans_samples() -> None:
     assert {batch.stop for batch in plan.batches() if batch.epoch == 1} == {35, 70}
 
     class Job:
-        spec, device, group = plan.spec, CPU, Group(CPU)
+        spec, device, ranks = plan.spec, CPU, Ranks(CPU)
         dataset = listed_dataset(Listed())
 
     Job.plan = plan  # type: ignore[attr-defined]

@@ -1,6 +1,6 @@
 """The ranks of one run, and what they agree on before any of them acts.
 
-One process alone is a group of one: the same calls, no communication.
+One process alone is the only rank: the same calls, no communication.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from largebatch.jobs.errors import LargebatchError
 T = TypeVar("T")
 
 
-class Group:
+class Ranks:
     """All ranks of torch's default process group, or this process alone.
 
     Args: device: where this rank's tensors lie; NCCL reduces nothing else.
