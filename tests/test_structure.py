@@ -2,7 +2,9 @@
 
 import ast
 import re
+import statistics
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -79,8 +81,30 @@ def test_the_engine_does_not_know_who_launches_it() -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_files_have_a_human_size(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= 400
+def test_files_and_functions_have_a_human_size(path: Path) -> None:
+    text = path.read_text()
+    assert len(text.splitlines()) <= 400
+    functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    assert not [node.name for node in functions if (node.end_lineno or 0) - node.lineno >= 70]
+
+
+def test_half_of_the_files_have_80_to_150_lines_or_about() -> None:
+    sizes = [len(path.read_text().splitlines()) for path in FILES if path.name != "__init__.py"]
+    assert 80 <= statistics.median(sizes) <= 150
+
+
+@pytest.mark.parametrize("folder", sorted({path.parent for path in FILES}), ids=lambda folder: str(folder.relative_to(ROOT)))
+def test_a_folder_has_at_most_twelve_modules(folder: Path) -> None:
+    modules = [path.name for path in folder.glob("*.py") if path.name != "__init__.py"]
+    assert len(modules) <= 12, modules
+
+
+def test_a_checkout_offers_one_import_name() -> None:
+    """What is installed is `largebatch` alone: `jobs`, `tuning` and `service` may be anybody's."""
+    found = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]
+    assert found == {"include": ["largebatch*"]}
+    for path in (*FILES, *(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").glob("*.py")):
+        assert not {module for module in imports(path) if module.split(".")[0] in PACKAGES}, path
 
 
 def test_nothing_names_a_machine() -> None:
