@@ -1,7 +1,7 @@
 """A job as the service knows it: what was asked for, where it stands, and how it went."""
 
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -15,6 +15,13 @@ class Kind(StrEnum):
     """One training run."""
     SWEEP = "sweep"
     """Many, by Ray Tune."""
+
+
+class Capacity(NamedTuple):
+    """The cores and GPUs that a backend has in all."""
+
+    cpus: float
+    gpus: int
 
 
 class Job(BaseModel):

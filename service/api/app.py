@@ -1,4 +1,4 @@
-"""The service: its parts put together, and what surrounds every request."""
+"""The service: its deps put together, and what surrounds every request."""
 
 import contextlib
 import secrets
@@ -11,9 +11,9 @@ import structlog
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from largebatch.service.api.analysis_worker import Heavy
+from largebatch.service.api.analysis_worker import AnalysisWorker
 from largebatch.service.api.auth import Tokens
-from largebatch.service.api.dependencies import Parts, RateLimit
+from largebatch.service.api.dependencies import Dependencies, RateLimit
 from largebatch.service.api.errors import Problem, TooLargeError, install, problem_of, respond
 from largebatch.service.api.live import Watcher
 from largebatch.service.api.routes import operations, others, pages, runs, sweeps
@@ -22,11 +22,11 @@ from largebatch.service.backends.local import LocalBackend
 from largebatch.service.backends.ray import RayBackend
 from largebatch.service.db.engine import connect, refuse_outdated, upgrade
 from largebatch.service.db.store import Store
+from largebatch.service.job import Capacity
 from largebatch.service.present.tracking import Tracking
 from largebatch.service.queue import one_host
 from largebatch.service.queue.reconcile import Reconciler
-from largebatch.service.queue.run_copies import Copies
-from largebatch.service.queue.schedule import Capacity
+from largebatch.service.queue.run_copies import RunCopies
 from largebatch.service.settings import LOOPBACK, Settings
 
 LARGEST_BODY = 1 << 20
@@ -44,7 +44,7 @@ HEADERS = {  # no other site is told an address of ours; under `no-referrer` bro
 }
 
 
-def make_parts(settings: Settings) -> Parts:
+def make_dependencies(settings: Settings) -> Dependencies:
     """Connect to the database, and choose the backend. Raises: InputError, DatabaseError."""
     settings.runs_dir.mkdir(parents=True, exist_ok=True)
     settings.state_dir.mkdir(mode=0o700, exist_ok=True)
@@ -60,45 +60,45 @@ def make_parts(settings: Settings) -> Parts:
         backend = LocalBackend(settings.state_dir, settings.runs_dir, settings.data_dir, Capacity(settings.cpus, settings.gpus))
     else:
         backend = RayBackend(settings.ray_address, settings.store or settings.runs_dir.resolve(), settings.data_dir, settings.ray_python)
-    copies = Copies(settings.store, settings.runs_dir, store.active_ids) if settings.store else None
-    bring = copies.bring if copies else None
-    return Parts(
-        settings, store, tokens, backend, Reconciler(store, backend, settings, bring),
-        Watcher(store, settings.runs_dir, tokens.still_valid, bring), Heavy(), RateLimit(settings.rate_per_minute),
+    copies = RunCopies(settings.store, settings.runs_dir, store.active_ids) if settings.store else None
+    refresh = copies.refresh if copies else None
+    return Dependencies(
+        settings, store, tokens, backend, Reconciler(store, backend, settings, refresh),
+        Watcher(store, settings.runs_dir, tokens.still_valid, refresh), AnalysisWorker(), RateLimit(settings.rate_per_minute),
         Tracking(settings.tracking_uri), copies,
     )  # fmt: skip
 
 
-def make_app(parts: Parts) -> FastAPI:
-    """The application of these parts; the reconciler and the watcher live as long as it does."""
+def make_app(deps: Dependencies) -> FastAPI:
+    """The application of these deps; the reconciler and the watcher live as long as it does."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         from starlette.concurrency import run_in_threadpool
 
-        if parts.copies is not None:
-            parts.copies.start()
-        parts.watcher.start()
-        parts.reconciler.start()
+        if deps.copies is not None:
+            deps.copies.start()
+        deps.watcher.start()
+        deps.reconciler.start()
         yield
-        await parts.watcher.stop()
-        await run_in_threadpool(parts.reconciler.stop)
-        parts.readers.shutdown()
-        parts.writers.shutdown()
-        if parts.copies is not None:
-            await run_in_threadpool(parts.copies.stop)
-        parts.heavy.close()
-        parts.store.engine.dispose()
+        await deps.watcher.stop()
+        await run_in_threadpool(deps.reconciler.stop)
+        deps.readers.shutdown()
+        deps.writers.shutdown()
+        if deps.copies is not None:
+            await run_in_threadpool(deps.copies.stop)
+        deps.analysis_worker.close()
+        deps.store.engine.dispose()
 
     app = FastAPI(
         title="largebatch", version="1", summary="Runs, sweeps, and what they answer.", lifespan=lifespan, docs_url=None, redoc_url=None,
     )  # fmt: skip
-    app.state.parts = parts
+    app.state.deps = deps
     install(app, pages.render_problem)
     for router in (runs.router, sweeps.router, others.recipes, others.cluster, others.events, others.tokens, operations.router, pages.router):
         app.include_router(router)
     pages.mount_static(app)
-    app.add_middleware(Surround, settings=parts.settings)
+    app.add_middleware(RequestMiddleware, settings=deps.settings)
     return app
 
 
@@ -107,7 +107,7 @@ def too_large() -> TooLargeError:
     return TooLargeError("body", f"is larger than {LARGEST_BODY >> 20} MiB.", "Nothing here needs that.")
 
 
-class Surround:
+class RequestMiddleware:
     """Around every request: an id, limits of size and host, headers, a log line, and no inside of ours in an answer."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:

@@ -1,4 +1,4 @@
-"""The service's parts, made once and handed to every request."""
+"""The service's deps, made once and handed to every request."""
 
 import asyncio
 import threading
@@ -13,7 +13,7 @@ from typing import Annotated, TypeVar
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from largebatch.service.api.analysis_worker import Heavy
+from largebatch.service.api.analysis_worker import AnalysisWorker
 from largebatch.service.api.auth import ANYONE_HERE, ForbiddenError, Principal, Tokens, UnauthorizedError
 from largebatch.service.api.errors import NotFoundError, TooManyRequestsError
 from largebatch.service.api.live import Watcher
@@ -23,7 +23,7 @@ from largebatch.service.db.store import Store
 from largebatch.service.job import Job, Kind
 from largebatch.service.present.tracking import Tracking
 from largebatch.service.queue.reconcile import Reconciler
-from largebatch.service.queue.run_copies import Copies
+from largebatch.service.queue.run_copies import RunCopies
 from largebatch.service.settings import Settings
 
 T = TypeVar("T")
@@ -65,7 +65,7 @@ class RateLimit:
 
 
 @dataclass
-class Parts:
+class Dependencies:
     """Everything that requests need."""
 
     settings: Settings
@@ -74,10 +74,10 @@ class Parts:
     backend: Backend
     reconciler: Reconciler
     watcher: Watcher
-    heavy: Heavy
+    analysis_worker: AnalysisWorker
     rate_limit: RateLimit
     tracking: Tracking
-    copies: Copies | None = None
+    copies: RunCopies | None = None
     """Where runs are kept by URI."""
     began_s: float = field(default_factory=time.monotonic)
     readers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(READERS, "reader"))
@@ -94,7 +94,7 @@ class Parts:
     def folder(self, job: Job) -> Path:
         """A job's folder, or this machine's copy of it. Raises: StorageError."""
         if self.copies is not None:
-            self.copies.bring(job.id)
+            self.copies.refresh(job.id)
         return self.settings.runs_dir / job.id
 
     def visible(self, job_id: str, kind: Kind, who: Principal) -> Job:
@@ -108,39 +108,39 @@ class Parts:
         return job
 
 
-async def _parts_of(request: Request) -> Parts:  # async: no thread is needed for that
-    return parts_of(request)
+async def _dependencies_of(request: Request) -> Dependencies:  # async: no thread is needed for that
+    return dependencies_of(request)
 
 
-def parts_of(request: Request) -> Parts:
-    """The parts of the service that is asked."""
-    found: Parts = request.app.state.parts
+def dependencies_of(request: Request) -> Dependencies:
+    """The deps of the service that is asked."""
+    found: Dependencies = request.app.state.deps
     return found
 
 
-Here = Annotated[Parts, Depends(_parts_of)]
+Deps = Annotated[Dependencies, Depends(_dependencies_of)]
 _bearer = HTTPBearer(auto_error=False, description="A token that `largebatch token create` printed.")
 
 
 async def shown_by(
-    request: Request, parts: Here, bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
+    request: Request, deps: Deps, bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
 ) -> Callable[[], Principal]:
     """What says, by a look at the database, who asks; the look raises UnauthorizedError. Raises: UnauthorizedError, TooManyRequestsError."""
     address = request.client.host if request.client else ""
     cookie = request.cookies.get(COOKIE)
     if bearer is not None:
-        parts.rate_limit.take(f"token {hash(bearer.credentials)}")
-        look: Callable[[], Principal] = partial(parts.tokens.principal, bearer.credentials)
-    elif cookie is not None and parts.settings.needs_tokens:
+        deps.rate_limit.take(f"token {hash(bearer.credentials)}")
+        look: Callable[[], Principal] = partial(deps.tokens.principal, bearer.credentials)
+    elif cookie is not None and deps.settings.needs_tokens:
         refuse_foreign(request)
-        parts.rate_limit.take(f"session {hash(cookie)}")
-        look = partial(parts.tokens.of_session, cookie)
-    elif parts.settings.needs_tokens:
-        parts.rate_limit.take(f"address {address}")
+        deps.rate_limit.take(f"session {hash(cookie)}")
+        look = partial(deps.tokens.of_session, cookie)
+    elif deps.settings.needs_tokens:
+        deps.rate_limit.take(f"address {address}")
         raise UnauthorizedError("Authorization", "a token is needed.", "Send: Authorization: Bearer TOKEN. Make one: largebatch token create OWNER")
     else:
         refuse_foreign(request)
-        parts.rate_limit.take(f"address {address}")
+        deps.rate_limit.take(f"address {address}")
         look = _anyone
 
     def known() -> Principal:
@@ -159,9 +159,9 @@ def _anyone() -> Principal:
 Shown = Annotated[Callable[[], Principal], Depends(shown_by)]
 
 
-async def principal_of(parts: Here, shown: Shown) -> Principal:
+async def principal_of(deps: Deps, shown: Shown) -> Principal:
     """Who asks. Raises: UnauthorizedError, TooManyRequestsError."""
-    return await parts.read(shown)
+    return await deps.read(shown)
 
 
 def refuse_foreign(request: Request) -> None:

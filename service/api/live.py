@@ -15,10 +15,10 @@ import structlog
 from largebatch.jobs.errors import FaultError
 from largebatch.jobs.run.json_lines import CHUNK_BYTES, parse_object, read_last_lines, read_lines
 from largebatch.jobs.run.run_folder import JOURNAL
-from largebatch.service.api.views import JobView
 from largebatch.service.db.store import Store
 from largebatch.service.job import Job, Kind
-from largebatch.service.queue.run_copies import Bring
+from largebatch.service.present.views import JobView
+from largebatch.service.queue.run_copies import Refresh
 from largebatch.service.states import FINAL
 from largebatch.tuning.sweep.ledger import LEDGER
 
@@ -55,17 +55,17 @@ class Watcher:
         store: Store,
         runs_dir: Path,
         still_valid: Callable[[set[str]], set[str]] = set,
-        bring: Bring | None = None,
+        refresh: Refresh | None = None,
         chunk_bytes: int = CHUNK_BYTES,
     ) -> None:
         self._chunk_bytes = chunk_bytes
-        self._store, self._runs_dir, self._still_valid, self._bring = store, runs_dir, still_valid, bring
+        self._store, self._runs_dir, self._still_valid, self._refresh = store, runs_dir, still_valid, refresh
         self._tails: dict[str, Tail] = {}
         self._everyone: dict[asyncio.Queue[bytes | None], tuple[Kind, str | None]] = {}
         self._shown: dict[asyncio.Queue[bytes | None], str] = {}
         """What each listener showed to be let in; one that is no longer here is let go."""
         self._checked_at_s = 0.0
-        self._bringing: dict[str, asyncio.Task[bool]] = {}
+        self._refreshing: dict[str, asyncio.Task[bool]] = {}
         self._known: dict[str, Job] | None = None
         self._task: asyncio.Task[None] | None = None
         self.lag_s = 0.0
@@ -177,13 +177,13 @@ class Watcher:
         else:
             self._known = None
         tails = dict(self._tails)
-        self._bringing = {job_id: task for job_id, task in self._bringing.items() if job_id in tails}
+        self._refreshing = {job_id: task for job_id, task in self._refreshing.items() if job_id in tails}
         if not tails:
             return
         found = await asyncio.to_thread(self._store.find_all, list(tails))
         for job_id, tail in tails.items():
             job = found.get(job_id)
-            if job is not None and job.state in FINAL and not self._has_brought(job_id):
+            if job is not None and job.state in FINAL and not self._is_fresh(job_id):
                 continue
             # The row was read before the journal: a job that is over has no more lines than these.
             while True:
@@ -200,20 +200,20 @@ class Watcher:
                 _tell(tail.listeners, b"event: over\ndata: {}\n\n")
                 _tell(tail.listeners, None)
 
-    def _has_brought(self, job_id: str) -> bool:
+    def _is_fresh(self, job_id: str) -> bool:
         """Whether all of a run that is over is here; a storage that is slow or away keeps nobody else's records back."""
-        if self._bring is None:
+        if self._refresh is None:
             return True
-        task = self._bringing.get(job_id)
+        task = self._refreshing.get(job_id)
         if task is None:
-            self._bringing[job_id] = asyncio.create_task(self._bring_all(job_id, self._bring))
+            self._refreshing[job_id] = asyncio.create_task(self._refresh_all(job_id, self._refresh))
         elif task.done():
-            return self._bringing.pop(job_id).result()
+            return self._refreshing.pop(job_id).result()
         return False
 
-    async def _bring_all(self, job_id: str, bring: Bring) -> bool:
+    async def _refresh_all(self, job_id: str, refresh: Refresh) -> bool:
         try:
-            await asyncio.to_thread(bring, job_id, 0.0)
+            await asyncio.to_thread(refresh, job_id, 0.0)
         except FaultError:
             return False
         return True

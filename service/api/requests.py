@@ -180,12 +180,12 @@ def _refuse_uneven(asked: Submit, workers: int) -> None:
         )
 
 
-def _job(asked: Submit, kind: Kind, owner: str, settings: Settings, name: str, **parts: Any) -> Job:
+def _job(asked: Submit, kind: Kind, owner: str, settings: Settings, name: str, **fields: Any) -> Job:
     workers = read_workers(asked.workers).most if asked.workers else 1
     _refuse_uneven(asked, workers)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
         raise SpecError("name", f"{name[:100]!r} cannot name a job here.", "Use letters of ASCII, digits, '-', '_' and '.'.")
-    if len(json.dumps(parts)) > LARGEST_SPEC:
+    if len(json.dumps(fields)) > LARGEST_SPEC:
         raise SpecError("spec", f"is larger than {LARGEST_SPEC >> 10} KiB.", "No spec needs that.")
     now = time.time()
     on_ray = settings.ray_address is not None
@@ -199,7 +199,7 @@ def _job(asked: Submit, kind: Kind, owner: str, settings: Settings, name: str, *
     return Job(
         id=f"{name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}-{secrets.token_hex(4)}", kind=kind, owner=owner, name=name,
         device=asked.device, workers=asked.workers, cpus=cpus, gpus=asked.gpus, priority=asked.priority, created_at_s=now,
-        deadline_at_s=None if asked.deadline_s is None else now + asked.deadline_s, **parts,
+        deadline_at_s=None if asked.deadline_s is None else now + asked.deadline_s, **fields,
     )  # fmt: skip
 
 

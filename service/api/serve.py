@@ -11,7 +11,7 @@ import structlog
 import uvicorn
 
 from largebatch.jobs.errors import InputError
-from largebatch.service.api.app import make_app, make_parts
+from largebatch.service.api.app import make_app, make_dependencies
 from largebatch.service.settings import Settings
 
 GRACE_S = 10
@@ -21,8 +21,8 @@ SWITCH_S = 0.0002
 def serve(settings: Settings, log_json: bool = False) -> None:
     """Answer until SIGTERM or Ctrl-C; jobs go on without the service. Raises: InputError, DatabaseError."""
     _log_to_stderr(log_json)
-    parts = make_parts(settings)
-    if not settings.is_loopback and not parts.tokens.all():
+    deps = make_dependencies(settings)
+    if not settings.is_loopback and not deps.tokens.all():
         raise InputError(
             "--host", f"{settings.host} is reached by others, and there is no token yet.", "First: largebatch token create OWNER --scope admin"
         )
@@ -36,7 +36,7 @@ def serve(settings: Settings, log_json: bool = False) -> None:
         file=sys.stderr,
         flush=True,
     )
-    app = make_app(parts)
+    app = make_app(deps)
     # A look of the garbage collector through a whole program stops every request for a fifth of a second; what is there by now stays.
     gc.collect()
     gc.freeze()

@@ -5,8 +5,7 @@ from enum import StrEnum
 from typing import NamedTuple, Protocol
 
 from largebatch.jobs.errors import FaultError
-from largebatch.service.job import Job
-from largebatch.service.queue.schedule import Capacity
+from largebatch.service.job import Capacity, Job
 
 
 class Presence(StrEnum):

@@ -1,6 +1,6 @@
-"""`python keeper.py FOLDER ATTEMPT`: run one attempt of a job, and write down how it ended, whoever is there to see.
+"""`python job_supervisor.py FOLDER ATTEMPT`: run one attempt of a job, and write down how it ended, whoever is there to see.
 
-Begun by the service, alive without it. The job's lock is held as long as the keeper or the job's process lives, so
+Begun by the service, alive without it. The job's lock is held as long as the supervisor or the job's process lives, so
 whether a job runs is asked of the kernel, and no two attempts run at once. An attempt that is no longer the newest
 finds that out under the lock, and does nothing. Standard library only: it starts in a blink.
 """

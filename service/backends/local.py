@@ -15,32 +15,31 @@ from largebatch.jobs.import_paths import environment, python
 from largebatch.service.backends import job_supervisor
 from largebatch.service.backends.base import CannotStart, Presence, Seen
 from largebatch.service.backends.command import SPEC, job_arguments, prepare
-from largebatch.service.job import Job, Kind
-from largebatch.service.queue.schedule import Capacity
+from largebatch.service.job import Capacity, Job, Kind
 
 SECRETS = ("LARGEBATCH_DATABASE_URL", "LARGEBATCH_TOKEN", "RAY_AUTH_TOKEN", "PGPASSWORD")
 """Of the service's environment, what jobs do not get."""
 LAST_BYTES = 4096
 STARTS_WITHIN_S = 30.0
-"""A keeper holds its lock within this time of being asked; until then its GPUs are taken by its word."""
+"""A supervisor holds its lock within this time of being asked; until then its GPUs are taken by its word."""
 
 
 class LocalBackend:
-    """One keeper process for each attempt, with its files in `state_dir`/JOB/ATTEMPT."""
+    """One supervisor process for each attempt, with its files in `state_dir`/JOB/ATTEMPT."""
 
     name = "local"
 
     def __init__(self, state_dir: Path, runs_dir: Path, data_dir: Path, capacity: Capacity) -> None:
         self._state_dir, self._runs_dir, self._data_dir = state_dir.resolve(), runs_dir.resolve(), data_dir.resolve()
         self._capacity = capacity
-        self._keepers: list[subprocess.Popen[bytes]] = []
+        self._supervisors: list[subprocess.Popen[bytes]] = []
 
     def capacity(self) -> Capacity:
         """What the operator gave."""
         return self._capacity
 
     def start(self, job: Job) -> None:
-        """Write down the command, then start its keeper; twice is as good as once."""
+        """Write down the command, then start its supervisor; twice is as good as once."""
         folder = self._state_dir / job.id
         here = folder / str(job.attempt)
         try:
@@ -52,7 +51,7 @@ class LocalBackend:
                 job_supervisor.write_whole(here / job_supervisor.COMMAND, json.dumps(given))
             gpus = json.loads((here / job_supervisor.COMMAND).read_text())["gpus"]
             job_supervisor.write_whole(folder / job_supervisor.NEWEST, str(job.attempt))
-            self._keepers.append(
+            self._supervisors.append(
                 subprocess.Popen(
                     python(job_supervisor.__file__, str(folder), str(job.attempt)), env=_environment(job, gpus), start_new_session=True,
                     stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -76,7 +75,7 @@ class LocalBackend:
 
     def look(self, jobs: Sequence[Job]) -> dict[str, Seen]:
         """Whether each one's lock is held, and if not, what its attempt left."""
-        self._keepers = [process for process in self._keepers if process.poll() is None]
+        self._supervisors = [process for process in self._supervisors if process.poll() is None]
         return {job.id: self._look(job) for job in jobs}
 
     def _look(self, job: Job) -> Seen:
@@ -110,7 +109,7 @@ class LocalBackend:
         return True
 
     def stop(self, job: Job, is_urgent: bool) -> bool:
-        """SIGTERM to the keeper, which passes it on; urgent: SIGKILL to all that the attempt started."""
+        """SIGTERM to the supervisor, which passes it on; urgent: SIGKILL to all that the attempt started."""
         folder = self._state_dir / job.id
         try:
             pid = int((folder / str(job.attempt) / job_supervisor.PID).read_text())
@@ -122,7 +121,7 @@ class LocalBackend:
                     os.killpg(pid, signal.SIGKILL)
                 else:
                     os.kill(pid, signal.SIGTERM)
-        elif _is_held(folder):  # its keeper was killed, and left it
+        elif _is_held(folder):  # its supervisor was killed, and left it
             for orphan in _group(pid, job.id):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(orphan, signal.SIGKILL if is_urgent else signal.SIGTERM)
@@ -169,7 +168,7 @@ def _is_of(pid: int, job_id: str) -> bool:
 
 
 def _group(group: int, job_id: str) -> list[int]:
-    """The processes of a keeper's session that are the job's."""
+    """The processes of a supervisor's session that are the job's."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal() and _is_of(int(entry.name), job_id):

@@ -9,8 +9,7 @@ from largebatch.jobs.errors import LargebatchError
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.service.backends.base import BackendDown, CannotStart, Presence, Seen
 from largebatch.service.backends.command import job_arguments, prepare
-from largebatch.service.job import Job, Kind
-from largebatch.service.queue.schedule import Capacity
+from largebatch.service.job import Capacity, Job, Kind
 
 if TYPE_CHECKING:
     from largebatch.service.backends.ray_jobs import RayJobs

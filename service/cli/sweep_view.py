@@ -14,12 +14,10 @@ from largebatch.jobs.run.records import RunSummary
 from largebatch.tuning.sweep.ledger import Ledger, Trial
 from largebatch.tuning.sweep.listener import SweepListener
 from largebatch.tuning.sweep.space import Group as SweepGroup
-from largebatch.tuning.sweep.space import groups
-from largebatch.tuning.sweep.spec import RangeSpec, SweepSpec
+from largebatch.tuning.sweep.space import group_name
 
 REFRESH_PER_S = 4
 MOST_ROWS = 24
-LONGEST_LINE = 1000
 
 
 @dataclass
@@ -121,27 +119,6 @@ class SweepView:
         bar = Table.grid(padding=(0, 2, 0, 0))
         bar.add_row(ProgressBar(self._total, self._num_over, width=40), Text(f"{self._num_over}/{self._total} runs"), Text(self._remaining()))
         return Group(table, bar)
-
-
-def group_name(group: SweepGroup) -> str:
-    """What is compared, in short: `global_batch_size 512, momentum 0.9`."""
-    return ", ".join(f"{name.rpartition('.')[2]} {value}" for name, value in group.fields.items()) or "all"
-
-
-def plan_facts(sweep: SweepSpec, total: int) -> dict[str, Any]:
-    """What a sweep would do: how many runs, in which groups, and the same in words."""
-    found = groups(sweep)
-    each, method = sweep.search.num_trials(), sweep.search.method
-    lines = [("runs", f"{total}: {len(found)} groups, {each} searched and {sweep.repeats - 1} repeated in each ({method})")]
-    lines.append(("at a time", f"at most {sweep.resources.max_concurrent}" if sweep.resources.max_concurrent else "as many as fit on the machine"))
-    lines += [(group_name(group), searched_in_words(group)[:LONGEST_LINE] or "no search") for group in found]
-    return {"runs": total, "groups": [group.fields for group in found], "lines": [{"what": what, "how": how} for what, how in lines]}
-
-
-def searched_in_words(group: SweepGroup) -> str:
-    """What is searched in a group: `base 0.05 ... 1`."""
-    space = group.space.items()
-    return ", ".join(f"{name} {at.low:.4g} ... {at.high:.4g}" if isinstance(at, RangeSpec) else f"{name} {at}" for name, at in space)
 
 
 def _result(summary: RunSummary | None) -> str:

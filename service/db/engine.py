@@ -107,7 +107,7 @@ def _faults() -> Iterator[None]:
 
 
 def upgrade(engine: Engine) -> tuple[str | None, str]:
-    """Bring the schema up to date. Returns the revisions before and after."""
+    """Refresh the schema up to date. Returns the revisions before and after."""
     before = revision(engine)
     with _faults(), engine.begin() as connection:
         configuration = _configuration()

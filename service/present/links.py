@@ -7,8 +7,8 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.tracking.mirror_state import MirrorState
-from largebatch.service.api.views import JobDetails
 from largebatch.service.job import Job
+from largebatch.service.present.views import JobDetails
 from largebatch.service.settings import Settings
 
 

@@ -20,12 +20,12 @@ from largebatch.jobs.run.records import Outcome
 from largebatch.service.backends.base import Backend, BackendDown, CannotStart, Presence, Seen
 from largebatch.service.db.engine import DatabaseError
 from largebatch.service.db.store import Store
-from largebatch.service.job import Job, Kind
+from largebatch.service.job import Capacity, Job, Kind
 from largebatch.service.present.progress import read_progress
 from largebatch.service.queue import one_host
 from largebatch.service.queue.background import Background
-from largebatch.service.queue.run_copies import Bring
-from largebatch.service.queue.schedule import Capacity, Limits, choose
+from largebatch.service.queue.run_copies import Refresh
+from largebatch.service.queue.schedule import Limits, choose
 from largebatch.service.settings import Settings
 from largebatch.service.states import State
 
@@ -42,9 +42,9 @@ DIVERGED, BAD_INPUT, STOPPED = 3, 2, 4
 class Reconciler:
     """Makes passes in a thread of its own, from `start` to `stop`."""
 
-    def __init__(self, store: Store, backend: Backend, settings: Settings, bring: Bring | None = None) -> None:
-        """Args: bring: fetches what a job has left, where that is kept elsewhere."""
-        self._store, self._backend, self._settings, self._bring = store, backend, settings, bring
+    def __init__(self, store: Store, backend: Backend, settings: Settings, refresh: Refresh | None = None) -> None:
+        """Args: refresh: fetches what a job has left, where that is kept elsewhere."""
+        self._store, self._backend, self._settings, self._refresh = store, backend, settings, refresh
         self._holder = secrets.token_hex(8)
         self._log = structlog.get_logger("reconcile")
         self._background = Background("reconciler", self._run)
@@ -117,7 +117,7 @@ class Reconciler:
 
     def _repair(self, job: Job, seen: Seen) -> Job | None:
         """Move a starting or running job to where the backend has it."""
-        if seen.presence is not Presence.PRESENT and not self._has_brought(job):
+        if seen.presence is not Presence.PRESENT and not self._is_fresh(job):
             return job  # how it went cannot be read now
         if seen.presence is Presence.ENDED:
             return self._end(job, seen)
@@ -249,14 +249,14 @@ class Reconciler:
             if found and found != job.progress:
                 self._store.note(job, progress=found)
 
-    def _has_brought(self, job: Job) -> bool:
+    def _is_fresh(self, job: Job) -> bool:
         """Whether all that the job has left is here."""
-        if self._bring is None:
+        if self._refresh is None:
             return True
         if self._is_storage_away:
             return False
         try:
-            self._bring(job.id, 0.0)
+            self._refresh(job.id, 0.0)
         except FaultError as error:
             self._log.warning("its folder cannot be read", job=job.id, reason=error.problem)
             self._is_storage_away = True

@@ -20,7 +20,7 @@ from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.storage import Storage
 from largebatch.service.queue.background import Background
 
-Bring = Callable[[str, float], None]
+Refresh = Callable[[str, float], None]
 """Have a copy of a job's folder that is no older than so many seconds. Raises: StorageError."""
 LOOK_EVERY_S = 2.0
 AT_ONCE = 8
@@ -28,8 +28,8 @@ KEPT_S = 3600.0
 """How long the copy of a run that nobody asks for is kept."""
 
 
-class Copies:
-    """Copies below `folder` of the runs below `place`.
+class RunCopies:
+    """RunCopies below `folder` of the runs below `place`.
 
     Args: active: ids of the jobs whose copies are kept up; whatever else is asked for is fetched then.
     """
@@ -55,7 +55,7 @@ class Copies:
         self._background.stop()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def bring(self, job_id: str, fresh_s: float = LOOK_EVERY_S) -> None:
+    def refresh(self, job_id: str, fresh_s: float = LOOK_EVERY_S) -> None:
         """Have a copy that is no older than this. Raises: StorageError."""
         self._wanted_at_s[job_id] = time.monotonic()
         with self._locks[job_id]:
@@ -125,7 +125,7 @@ class Copies:
         with ThreadPoolExecutor(AT_ONCE, "copies") as pool:
             while not self._background.over.wait(LOOK_EVERY_S):
                 try:
-                    for _ in pool.map(lambda job_id: self.bring(job_id, LOOK_EVERY_S / 2), list(self._active())):
+                    for _ in pool.map(lambda job_id: self.refresh(job_id, LOOK_EVERY_S / 2), list(self._active())):
                         pass
                     self._prune()
                     self.problem = None

@@ -8,18 +8,11 @@ from collections import defaultdict, deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from largebatch.service.job import Job
+from largebatch.service.job import Capacity, Job
 from largebatch.service.states import State
 
 LONGEST_WAIT_S = 300.0
 """No wait after a failure is longer; a time beyond it comes from a clock that jumped."""
-
-
-class Capacity(NamedTuple):
-    """What the backend has in all."""
-
-    cpus: float
-    gpus: int
 
 
 class Limits(NamedTuple):

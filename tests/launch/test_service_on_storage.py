@@ -26,7 +26,7 @@ from largebatch.service.db.store import Store
 from largebatch.service.job import Job, Kind
 from largebatch.service.present.progress import read_progress
 from largebatch.service.queue import run_copies
-from largebatch.service.queue.run_copies import Copies
+from largebatch.service.queue.run_copies import RunCopies
 from largebatch.service.settings import read_runs_dir
 from largebatch.service.states import State
 
@@ -59,9 +59,9 @@ def test_where_runs_may_be_kept() -> None:
 def test_a_copy_grows_with_its_run(bucket: str, tmp_path: Path) -> None:
     run_dir = tmp_path / "run" / "a"
     (run_dir / CHECKPOINTS).mkdir(parents=True)
-    kept, copies = StoredRun(f"{bucket}/grows", run_dir, lambda text: None), Copies(f"{bucket}/grows", tmp_path / "copies", list)
+    kept, copies = StoredRun(f"{bucket}/grows", run_dir, lambda text: None), RunCopies(f"{bucket}/grows", tmp_path / "copies", list)
     copy = tmp_path / "copies" / "a"
-    copies.bring("a")
+    copies.refresh("a")
     assert not copy.exists(), "there is nothing yet"
     asked: list[tuple[int, int]] = []
     pieces = copies._storage.pieces
@@ -72,7 +72,7 @@ def test_a_copy_grows_with_its_run(bucket: str, tmp_path: Path) -> None:
         saved = run_dir / CHECKPOINTS / f"step-{step:08}.{'0' * 32}.pt"
         saved.write_bytes(b"weights")
         kept.push()
-        copies.bring("a", 0.0)
+        copies.refresh("a", 0.0)
         assert (copy / JOURNAL).read_bytes() == (run_dir / JOURNAL).read_bytes()
         placeholder = copy / CHECKPOINTS / saved.name
         assert (placeholder.stat().st_size, abs(placeholder.stat().st_mtime - time.time()) < 60) == (0, True), "when it was made, without its bytes"
@@ -81,7 +81,7 @@ def test_a_copy_grows_with_its_run(bucket: str, tmp_path: Path) -> None:
     assert read_progress(JOB, copy)["step"] == 2
     (run_dir / SUMMARY).write_text("{}")
     kept.push()
-    copies.bring("a", 0.0)
+    copies.refresh("a", 0.0)
     copies.forget_summary("a")
     assert not (copy / SUMMARY).exists()
     copies.remove("a")
@@ -90,11 +90,11 @@ def test_a_copy_grows_with_its_run(bucket: str, tmp_path: Path) -> None:
 
 
 def test_half_a_line_is_not_kept(bucket: str, tmp_path: Path) -> None:
-    storage, copies = Storage(f"{bucket}/halves"), Copies(f"{bucket}/halves", tmp_path / "copies", list)
+    storage, copies = Storage(f"{bucket}/halves"), RunCopies(f"{bucket}/halves", tmp_path / "copies", list)
     copy = tmp_path / "copies" / "a" / JOURNAL
     for found, kept in [(b"1\n2 is cut o", b"1\n"), (b"1\n2 is written anew\n3", b"1\n2 is written anew\n"), (b"1\n", b"1\n")]:
         storage.write(f"a/{JOURNAL}", found)
-        copies.bring("a", 0.0)
+        copies.refresh("a", 0.0)
         assert copy.read_bytes() == kept
     copies.stop()
 
@@ -109,7 +109,7 @@ def test_live_events_of_a_stored_run(bucket: str, tmp_path: Path, monkeypatch: p
     store.accept(JOB, None, "", 10)
     run_dir = tmp_path / "run" / "a"
     (run_dir / CHECKPOINTS).mkdir(parents=True)
-    copies = Copies(f"{bucket}/live", tmp_path / "copies", store.active_ids)
+    copies = RunCopies(f"{bucket}/live", tmp_path / "copies", store.active_ids)
     copies.start()
     fetch, is_away = copies._fetch, False
 
@@ -122,7 +122,7 @@ def test_live_events_of_a_stored_run(bucket: str, tmp_path: Path, monkeypatch: p
 
     async def scene() -> tuple[list[int], int]:
         nonlocal is_away
-        watcher = live.Watcher(store, tmp_path / "copies", bring=copies.bring)
+        watcher = live.Watcher(store, tmp_path / "copies", refresh=copies.refresh)
         watcher.start()
         told = b""
 
@@ -140,7 +140,7 @@ def test_live_events_of_a_stored_run(bucket: str, tmp_path: Path, monkeypatch: p
             await asyncio.to_thread(kept.push)
         is_away = True
         with pytest.raises(StorageError, match="does not answer"):
-            await asyncio.to_thread(copies.bring, "a", 0.0)
+            await asyncio.to_thread(copies.refresh, "a", 0.0)
         await asyncio.to_thread(store.move, JOB, State.SUCCEEDED)
         await asyncio.sleep(0.5)
         assert not listener.done(), "it is over when all has been told, not before"

@@ -265,8 +265,8 @@ def test_a_clock_that_jumps(tmp_path: Path) -> None:
             asked = httpx.get(f"{service.url}/v1/runs", headers={"Authorization": f"Bearer {hour}"})
             assert "expired" in asked.json()["detail"]
             assert ended(late)["reason"] == "Its deadline passed before its turn came.", "by the clock it did; it ends, once, and says why"
-            (keeper,) = (service.runs_dir / ".service" / first).glob("*/pid")
-            os.killpg(int(keeper.read_text()), signal.SIGKILL)
+            (supervisor,) = (service.runs_dir / ".service" / first).glob("*/pid")
+            os.killpg(int(supervisor.read_text()), signal.SIGKILL)
             service.wait(first, "recovering", "starting", headers=dict(http.headers))
             step(-2 * 86400.0)
             during = submit("during")

@@ -15,8 +15,7 @@ from servers import job_pids
 from largebatch.service.backends import job_supervisor, local
 from largebatch.service.backends.base import Presence, Seen
 from largebatch.service.backends.local import LocalBackend
-from largebatch.service.job import Job, Kind
-from largebatch.service.queue.schedule import Capacity
+from largebatch.service.job import Capacity, Job, Kind
 from largebatch.service.states import State
 
 SLEEPER = """
@@ -44,7 +43,7 @@ def backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalBa
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     while MADE:
-        for process in MADE.pop()._keepers:
+        for process in MADE.pop()._supervisors:
             process.wait()
 
 
@@ -111,17 +110,17 @@ def test_stopping(backend: LocalBackend, tmp_path: Path, is_urgent: bool) -> Non
     wait_for(lambda: started(tmp_path) != [])
     backend.stop(job(), is_urgent)
     wait_for(lambda: seen(backend, job()).presence is not Presence.PRESENT)
-    # Ended with its keeper, nobody wrote the exit code down; the reconciler asks the run's folder then.
+    # Ended with its supervisor, nobody wrote the exit code down; the reconciler asks the run's folder then.
     assert seen(backend, job()) == (Seen(Presence.ABSENT) if is_urgent else Seen(Presence.ENDED, 4, "began"))
     backend.stop(job(), is_urgent)
 
 
-def test_a_killed_keeper_leaves_a_job_that_is_still_known(backend: LocalBackend, tmp_path: Path) -> None:
+def test_a_killed_supervisor_leaves_a_job_that_is_still_known(backend: LocalBackend, tmp_path: Path) -> None:
     backend.start(job())
     wait_for(lambda: started(tmp_path) != [])
     os.kill(int((tmp_path / "state" / "job-a" / "1" / job_supervisor.PID).read_text()), signal.SIGKILL)
     time.sleep(0.2)
-    assert seen(backend, job()).presence is Presence.PRESENT, "the process holds the lock that its keeper took"
+    assert seen(backend, job()).presence is Presence.PRESENT, "the process holds the lock that its supervisor took"
     backend.start(job(2))
     time.sleep(0.3)
     assert len(started(tmp_path)) == 1, "a second attempt waits for it"
@@ -153,7 +152,7 @@ def test_what_was_fenced_off_never_begins(backend: LocalBackend, tmp_path: Path)
     assert not backend.fence(job()), "it has begun"
     (tmp_path / "until").write_text("0")
     wait_for(lambda: seen(backend, job()).presence is Presence.ENDED)
-    (tmp_path / "state" / "job-a" / "1" / job_supervisor.EXIT).unlink()  # as if this attempt's keeper had not come to it yet
+    (tmp_path / "state" / "job-a" / "1" / job_supervisor.EXIT).unlink()  # as if this attempt's supervisor had not come to it yet
     assert backend.fence(job())
     assert job_supervisor.main(tmp_path / "state" / "job-a", "1") == 0
     assert len(started(tmp_path)) == 1

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from largebatch.jobs.errors import InputError
-from largebatch.service.api.app import make_parts
+from largebatch.service.api.app import make_dependencies
 from largebatch.service.db.engine import connect, upgrade
 from largebatch.service.db.store import Store
 from largebatch.service.job import Job, Kind
@@ -81,11 +81,11 @@ def test_jobs_that_it_cannot_see_keep_a_service_from_beginning(store: Store, tmp
 
 
 def test_a_machine_that_lost_its_lease_makes_no_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    parts = make_parts(Settings(runs_dir=tmp_path))
+    deps = make_dependencies(Settings(runs_dir=tmp_path))
     at("two", monkeypatch)
     monkeypatch.setattr(one_host, "LEASE_S", 100.0)
     time.sleep(1.1)
-    assert Reconciler(parts.store, parts.backend, parts.settings)._holds_lease()
+    assert Reconciler(deps.store, deps.backend, deps.settings)._holds_lease()
     at("one", monkeypatch)
-    assert not parts.reconciler._holds_lease()
-    parts.store.engine.dispose()
+    assert not deps.reconciler._holds_lease()
+    deps.store.engine.dispose()

@@ -8,36 +8,35 @@ from pathlib import Path
 
 import pytest
 
-from largebatch.service.api.app import make_parts
+from largebatch.service.api.app import make_dependencies
 from largebatch.service.api.auth import ANYONE_HERE
-from largebatch.service.api.dependencies import Parts
+from largebatch.service.api.dependencies import Dependencies
 from largebatch.service.api.routes.operations import metrics
 from largebatch.service.backends.base import BackendDown
 from largebatch.service.backends.local import LocalBackend
-from largebatch.service.job import Job, Kind
-from largebatch.service.queue.schedule import Capacity
+from largebatch.service.job import Capacity, Job, Kind
 from largebatch.service.settings import Settings
 from largebatch.service.states import State
 
 
 @pytest.fixture
-def parts(tmp_path: Path) -> Parts:
-    return make_parts(Settings(runs_dir=tmp_path, cpus=3.0))
+def deps(tmp_path: Path) -> Dependencies:
+    return make_dependencies(Settings(runs_dir=tmp_path, cpus=3.0))
 
 
-def value(parts: Parts, name: str) -> float:
-    found = re.search(rf"^{name} (\S+)$", bytes(metrics(parts, ANYONE_HERE).body).decode(), re.MULTILINE)
+def value(deps: Dependencies, name: str) -> float:
+    found = re.search(rf"^{name} (\S+)$", bytes(metrics(deps, ANYONE_HERE).body).decode(), re.MULTILINE)
     assert found, name
     return float(found[1])
 
 
-def accept_running(parts: Parts, job_id: str, kind: Kind, began_s: float) -> Path:
+def accept_running(deps: Dependencies, job_id: str, kind: Kind, began_s: float) -> Path:
     job = Job(
         id=job_id, kind=kind, owner="ann", name="run", recipe=None, cpus=1.0, gpus=0, created_at_s=began_s, started_at_s=began_s, state=State.RUNNING
     )
-    parts.store.accept(job, None, "", 10)
-    (parts.settings.runs_dir / job_id / "checkpoints").mkdir(parents=True)
-    return parts.settings.runs_dir / job_id / "checkpoints"
+    deps.store.accept(job, None, "", 10)
+    (deps.settings.runs_dir / job_id / "checkpoints").mkdir(parents=True)
+    return deps.settings.runs_dir / job_id / "checkpoints"
 
 
 def save(folder: Path, step: int, at_s: float) -> None:
@@ -46,18 +45,18 @@ def save(folder: Path, step: int, at_s: float) -> None:
     os.utime(file, (at_s, at_s))
 
 
-def test_the_age_of_checkpoints_is_that_of_the_run_that_is_worst_off(parts: Parts) -> None:
+def test_the_age_of_checkpoints_is_that_of_the_run_that_is_worst_off(deps: Dependencies) -> None:
     name, now = "largebatch_checkpoint_age_seconds", time.time()
-    assert value(parts, name) == 0
-    accept_running(parts, "sweep", Kind.SWEEP, now - 9000)  # saves nothing itself
-    assert value(parts, name) == 0
-    first = accept_running(parts, "first", Kind.RUN, now - 1000)
-    assert value(parts, name) == pytest.approx(1000, abs=30), "before the first checkpoint: since it began"
+    assert value(deps, name) == 0
+    accept_running(deps, "sweep", Kind.SWEEP, now - 9000)  # saves nothing itself
+    assert value(deps, name) == 0
+    first = accept_running(deps, "first", Kind.RUN, now - 1000)
+    assert value(deps, name) == pytest.approx(1000, abs=30), "before the first checkpoint: since it began"
     save(first, 1, now - 600)
     save(first, 2, now - 100)
-    assert value(parts, name) == pytest.approx(100, abs=30)
-    save(accept_running(parts, "second", Kind.RUN, now - 800), 7, now - 300)
-    assert value(parts, name) == pytest.approx(300, abs=30)
+    assert value(deps, name) == pytest.approx(100, abs=30)
+    save(accept_running(deps, "second", Kind.RUN, now - 800), 7, now - 300)
+    assert value(deps, name) == pytest.approx(300, abs=30)
 
 
 class Away(LocalBackend):
@@ -67,9 +66,9 @@ class Away(LocalBackend):
         raise BackendDown("ray", "Ray does not answer.")
 
 
-def test_metrics_are_there_while_the_backend_is_away(parts: Parts) -> None:
-    assert (value(parts, "largebatch_backend_up"), value(parts, "largebatch_cpus")) == (1, 3)
-    accept_running(parts, "run", Kind.RUN, time.time())
-    away = replace(parts, backend=Away(parts.settings.state_dir, parts.settings.runs_dir, parts.settings.data_dir, Capacity(1, 0)))
+def test_metrics_are_there_while_the_backend_is_away(deps: Dependencies) -> None:
+    assert (value(deps, "largebatch_backend_up"), value(deps, "largebatch_cpus")) == (1, 3)
+    accept_running(deps, "run", Kind.RUN, time.time())
+    away = replace(deps, backend=Away(deps.settings.state_dir, deps.settings.runs_dir, deps.settings.data_dir, Capacity(1, 0)))
     assert value(away, "largebatch_backend_up") == 0
     assert value(away, 'largebatch_jobs{state="running"}') == 1

@@ -13,10 +13,9 @@ from largebatch.service.backends.base import BackendDown, CannotStart, Presence,
 from largebatch.service.db.engine import connect, upgrade, writing
 from largebatch.service.db.store import Store
 from largebatch.service.db.tables import leases
-from largebatch.service.job import Job, Kind
+from largebatch.service.job import Capacity, Job, Kind
 from largebatch.service.queue import reconcile
 from largebatch.service.queue.reconcile import Reconciler
-from largebatch.service.queue.schedule import Capacity
 from largebatch.service.settings import Settings
 from largebatch.service.states import FINAL, State
 
@@ -271,7 +270,7 @@ def test_cancelled_between_start_and_look(house: House) -> None:
 def test_a_stop_that_nobody_heard_is_asked_again(house: House) -> None:
     house.submit()
     house.passes(2)
-    house.backend.is_deaf = True  # its keeper has not written down its number yet
+    house.backend.is_deaf = True  # its supervisor has not written down its number yet
     house.store.ask_to_cancel(house.job())
     house.passes(3)
     assert house.backend.stopped == [("a", False)] * 3

@@ -26,6 +26,11 @@ class Group(NamedTuple):
     """What is searched, ranges moved to this group's batch."""
 
 
+def group_name(group: Group) -> str:
+    """What is compared in a group, in short: `global_batch_size 512, momentum 0.9`."""
+    return ", ".join(f"{name.rpartition('.')[2]} {value}" for name, value in group.fields.items()) or "all"
+
+
 def sweep_paths() -> dict[str, Path]:
     """The sweeps that come with this package, by name."""
     return {path.stem: path for path in sorted((RECIPES_DIR / "sweeps").glob("*.yaml"))}

@@ -15,13 +15,13 @@ from largebatch.jobs.errors import InputError, StorageError
 from largebatch.jobs.run.json_lines import parse_object, read_lines
 from largebatch.jobs.run.run_folder import JOURNAL, SUMMARY
 from largebatch.service.api.auth import Principal
-from largebatch.service.api.dependencies import Here, Parts, Shown, Who
+from largebatch.service.api.dependencies import Dependencies, Deps, Shown, Who
 from largebatch.service.api.errors import MEDIA_TYPE, PROBLEM_SCHEMA, NotFoundError
 from largebatch.service.api.routes.operations import SUBMITS
-from largebatch.service.api.views import JobDetails, JobPage, JobView
 from largebatch.service.job import Job, Kind
 from largebatch.service.present.curves import Series, read_series
 from largebatch.service.present.links import details
+from largebatch.service.present.views import JobDetails, JobPage, JobView
 from largebatch.service.states import State
 
 LOG_BYTES = 1 << 20
@@ -69,9 +69,9 @@ class Artifact(BaseModel):
     bytes: int
 
 
-def submitted(parts: Parts, job: Job, key: str | None, digest: str, response: Response) -> JobView:
+def submitted(deps: Dependencies, job: Job, key: str | None, digest: str, response: Response) -> JobView:
     """Put a job in the database, and answer where it is."""
-    accepted, is_new = parts.store.accept(job, key, digest, parts.settings.max_queued_per_owner)
+    accepted, is_new = deps.store.accept(job, key, digest, deps.settings.max_queued_per_owner)
     response.headers["Location"] = f"/v1/{job.kind}s/{accepted.id}"
     if is_new:
         SUBMITS.labels(str(job.kind)).inc()
@@ -80,9 +80,9 @@ def submitted(parts: Parts, job: Job, key: str | None, digest: str, response: Re
     return JobView.of(accepted)
 
 
-async def found(parts: Parts, shown: Callable[[], Principal], look: Callable[[Principal], BaseModel]) -> Response:
+async def found(deps: Dependencies, shown: Callable[[], Principal], look: Callable[[Principal], BaseModel]) -> Response:
     """What an asker's look at the database finds. One thread does all of it: who asks, the look, the JSON."""
-    body = await parts.read(lambda: look(shown()).model_dump_json())
+    body = await deps.read(lambda: look(shown()).model_dump_json())
     return Response(body, media_type="application/json")
 
 
@@ -101,7 +101,7 @@ def add_job_routes(router: APIRouter, kind: Kind) -> None:
 def _add_looks(router: APIRouter, kind: Kind) -> None:
     @router.get("", response_model=JobPage, **_named("list", kind))
     async def list_jobs(
-        parts: Here,
+        deps: Deps,
         shown: Shown,
         state: State | None = None,
         owner: Annotated[str | None, Query(max_length=100)] = None,
@@ -115,47 +115,47 @@ def _add_looks(router: APIRouter, kind: Kind) -> None:
 
         def look(who: Principal) -> JobPage:
             whose = owner if who.may("admin") else who.owner
-            page = parts.store.page(
+            page = deps.store.page(
                 kind, owner=whose, state=state, recipe=recipe, text=q, limit=limit, cursor=cursor, oldest_first=sort == "created_at"
             )
             return JobPage(items=[JobView.of(job) for job in page.jobs], next_cursor=page.next_cursor)
 
-        return await found(parts, shown, look)
+        return await found(deps, shown, look)
 
     @router.get("/{job_id}", response_model=JobDetails, **_named("show", kind))
-    async def show(job_id: str, parts: Here, shown: Shown) -> Response:
+    async def show(job_id: str, deps: Deps, shown: Shown) -> Response:
         """One job, with its spec and, once it ended, its summary."""
-        return await found(parts, shown, lambda who: details(parts.visible(job_id, kind, who), parts.settings))
+        return await found(deps, shown, lambda who: details(deps.visible(job_id, kind, who), deps.settings))
 
 
 def _add_changes(router: APIRouter, kind: Kind) -> None:
     @router.post("/{job_id}/cancel", status_code=202, **_named("cancel", kind))
-    def cancel(job_id: str, parts: Here, who: Who) -> JobView:
+    def cancel(job_id: str, deps: Deps, who: Who) -> JobView:
         """End a job after the step under way; its checkpoint stays, and it can be resumed. One that is over stays as it is."""
         who.require("submit")
-        return JobView.of(parts.store.ask_to_cancel(parts.visible(job_id, kind, who)))
+        return JobView.of(deps.store.ask_to_cancel(deps.visible(job_id, kind, who)))
 
     @router.post("/{job_id}/resume", status_code=202, **_named("resume", kind))
-    def resume(job_id: str, parts: Here, who: Who) -> JobView:
+    def resume(job_id: str, deps: Deps, who: Who) -> JobView:
         """Queue a failed or cancelled job again; it goes on from its newest checkpoint."""
         who.require("submit")
-        job = parts.visible(job_id, kind, who)
+        job = deps.visible(job_id, kind, who)
         if job.state is State.FAILED:  # or the summary of the attempt that failed would end the next one
-            if parts.copies is not None:
-                parts.copies.forget_summary(job.id)
-            (parts.settings.runs_dir / job.id / SUMMARY).unlink(missing_ok=True)
-        return JobView.of(parts.store.queue_again(job))
+            if deps.copies is not None:
+                deps.copies.forget_summary(job.id)
+            (deps.settings.runs_dir / job.id / SUMMARY).unlink(missing_ok=True)
+        return JobView.of(deps.store.queue_again(job))
 
     @router.delete("/{job_id}", status_code=204, **_named("delete", kind))
-    def delete(job_id: str, parts: Here, who: Who) -> Response:
+    def delete(job_id: str, deps: Deps, who: Who) -> Response:
         """Forget a job that is over, and remove its folder."""
         who.require("submit")
-        job = parts.visible(job_id, kind, who)
-        parts.store.delete(job)
-        if parts.copies is not None:
+        job = deps.visible(job_id, kind, who)
+        deps.store.delete(job)
+        if deps.copies is not None:
             with contextlib.suppress(StorageError):  # then they stay: the job is forgotten all the same
-                parts.copies.remove(job.id)
-        for folder in (parts.settings.runs_dir / job.id, parts.settings.state_dir / job.id):
+                deps.copies.remove(job.id)
+        for folder in (deps.settings.runs_dir / job.id, deps.settings.state_dir / job.id):
             shutil.rmtree(folder, ignore_errors=True)
         return Response(status_code=204)
 
@@ -164,27 +164,27 @@ def _add_files(router: APIRouter, kind: Kind) -> None:
     @router.get("/{job_id}/logs", response_class=PlainTextResponse, **_named("logs", kind))
     def logs(
         job_id: str,
-        parts: Here,
+        deps: Deps,
         who: Who,
         attempt: Annotated[int | None, Query(ge=1, le=1_000_000)] = None,
         offset: Annotated[int, Query(ge=0, le=1 << 50)] = 0,
     ) -> PlainTextResponse:
         """What an attempt printed, at most 1 MiB from a byte on; default the newest attempt."""
-        job = parts.visible(job_id, kind, who)
-        found = parts.backend.logs(job, attempt or job.attempt, offset, LOG_BYTES)
+        job = deps.visible(job_id, kind, who)
+        found = deps.backend.logs(job, attempt or job.attempt, offset, LOG_BYTES)
         return PlainTextResponse(found.decode(errors="replace"), headers={"X-Next-Offset": str(offset + len(found))})
 
     @router.get("/{job_id}/artifacts", **_named("artifacts", kind))
-    def artifacts(job_id: str, parts: Here, who: Who) -> list[Artifact]:
+    def artifacts(job_id: str, deps: Deps, who: Who) -> list[Artifact]:
         """The files of the job's folder, checkpoints left out."""
-        folder = parts.folder(parts.visible(job_id, kind, who))
+        folder = deps.folder(deps.visible(job_id, kind, who))
         found = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.is_symlink() and _is_shown(path.relative_to(folder)))
         return [Artifact(path=str(path.relative_to(folder)), bytes=_size(path)) for path, _ in zip(found, range(1000), strict=False)]
 
     @router.get("/{job_id}/artifacts/{path:path}", response_class=FileResponse, **_named("artifact", kind))
-    def artifact(job_id: str, path: str, parts: Here, who: Who) -> FileResponse:
+    def artifact(job_id: str, path: str, deps: Deps, who: Who) -> FileResponse:
         """One file of the job's folder."""
-        folder = parts.folder(parts.visible(job_id, kind, who)).resolve()
+        folder = deps.folder(deps.visible(job_id, kind, who)).resolve()
         return confined(folder, path)
 
 
@@ -194,14 +194,14 @@ def add_journal_routes(router: APIRouter) -> None:
     @router.get("/{job_id}/records", operation_id="records_run")
     def records(
         job_id: str,
-        parts: Here,
+        deps: Deps,
         who: Who,
         after: After = 0,
         kind: Annotated[Literal["start", "step", "evaluation", "notice", "end"] | None, Query()] = None,
         limit: Annotated[int, Query(ge=1, le=MOST_RECORDS)] = 1000,
     ) -> Records:
         """The journal's records. Those beyond a later start record's step are superseded by it."""
-        path = parts.folder(parts.visible(job_id, Kind.RUN, who)) / JOURNAL
+        path = deps.folder(deps.visible(job_id, Kind.RUN, who)) / JOURNAL
         items: list[dict[str, Any]] = []
         scanned, begins = 0, after
         while len(items) < limit and scanned < SCAN_BYTES:
@@ -219,12 +219,12 @@ def add_journal_routes(router: APIRouter) -> None:
         return Records(items=items, next_after=after, is_complete=False)
 
     @router.get("/{job_id}/series", operation_id="series_run")
-    def series(job_id: str, parts: Here, who: Who, points: Annotated[int, Query(ge=2, le=2000)] = 400) -> Series:
+    def series(job_id: str, deps: Deps, who: Who, points: Annotated[int, Query(ge=2, le=2000)] = 400) -> Series:
         """The run's curves for a chart: all evaluations, and of the steps and noise estimates at most so many, evenly spread over the whole run.
 
         `next_after` is where its events go on.
         """
-        return read_series(parts.folder(parts.visible(job_id, Kind.RUN, who)), points)
+        return read_series(deps.folder(deps.visible(job_id, Kind.RUN, who)), points)
 
 
 def add_event_route(router: APIRouter, kind: Kind, description: str) -> None:
@@ -233,18 +233,18 @@ def add_event_route(router: APIRouter, kind: Kind, description: str) -> None:
     @router.get("/{job_id}/events", operation_id=f"events_{kind}", response_class=StreamingResponse, responses=EVENT_STREAM, description=description)
     async def events(
         job_id: str,
-        parts: Here,
+        deps: Deps,
         who: Who,
         after: Annotated[int, Query(ge=0, le=1 << 50)] = 0,
         last_event_id: Annotated[str | None, Header(max_length=30)] = None,
     ) -> StreamingResponse:
-        job = await parts.read(lambda: parts.visible(job_id, kind, who))
+        job = await deps.read(lambda: deps.visible(job_id, kind, who))
         if last_event_id is not None:
             if not last_event_id.isdecimal():
                 raise InputError("Last-Event-ID", "is not one that this service gave.", "Leave it out to begin at the start.")
             after = int(last_event_id)
 
-        return event_stream(parts.watcher.listen(job, after, who.shown))
+        return event_stream(deps.watcher.listen(job, after, who.shown))
 
 
 def event_stream(frames: AsyncIterator[bytes]) -> StreamingResponse:

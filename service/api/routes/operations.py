@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from largebatch.jobs.errors import FaultError
-from largebatch.service.api.dependencies import Here, Who
+from largebatch.service.api.dependencies import Deps, Who
 from largebatch.service.job import Kind
 from largebatch.service.present.progress import saved_at_s
 
@@ -41,49 +41,49 @@ async def healthz() -> dict[str, str]:
 
 
 @router.get("/readyz", operation_id="readyz", responses={503: {"description": "Something it needs does not answer"}})
-def readyz(parts: Here) -> JSONResponse:
+def readyz(deps: Deps) -> JSONResponse:
     """Whether everything that requests need answers: the database, the backend, the reconciler, the watcher.
 
     No run needs the tracking server, nor waits for the storage of runs by URI: without them the service is ready, `degraded`, and says so.
     """
     checks: dict[str, str] = {}
-    for name, check in (("database", parts.store.counts), ("backend", parts.backend.capacity)):
+    for name, check in (("database", deps.store.counts), ("backend", deps.backend.capacity)):
         try:
             check()
             checks[name] = "ok"
         except FaultError as error:
             checks[name] = error.problem
-    last = parts.reconciler.last_pass_s
-    age = time.monotonic() - (parts.began_s if last is None else last)
+    last = deps.reconciler.last_pass_s
+    age = time.monotonic() - (deps.began_s if last is None else last)
     checks["reconciler"] = "ok" if age < STALE_S else f"no pass for {age:.0f} s"
-    checks["watcher"] = parts.watcher.problem or "ok"
+    checks["watcher"] = deps.watcher.problem or "ok"
     is_ready = all(text == "ok" for text in checks.values())
-    without = {"tracking": parts.tracking.state(), "storage": (parts.copies and parts.copies.problem) or "ok"}
+    without = {"tracking": deps.tracking.state(), "storage": (deps.copies and deps.copies.problem) or "ok"}
     checks |= without
     ready = "ready" if all(text == "ok" for text in without.values()) else "degraded"
     return JSONResponse({"status": ready if is_ready else "not ready", "checks": checks}, 200 if is_ready else 503)
 
 
 @router.get("/metrics", operation_id="metrics", response_class=Response)
-def metrics(parts: Here, who: Who) -> Response:
+def metrics(deps: Deps, who: Who) -> Response:
     """Prometheus' text."""
     from largebatch.service.states import State
 
-    for state, count in parts.store.counts().items():
+    for state, count in deps.store.counts().items():
         JOBS.labels(state).set(count)
-    first: list[Any] = parts.store.in_states([State.QUEUED], limit=1)
+    first: list[Any] = deps.store.in_states([State.QUEUED], limit=1)
     OLDEST_QUEUED.set(max(0.0, time.time() - first[0].created_at_s) if first else 0.0)
-    holding = parts.store.in_states([State.STARTING, State.RUNNING])
+    holding = deps.store.in_states([State.STARTING, State.RUNNING])
     GPUS_HELD.set(sum(job.gpus for job in holding))
     now = time.time()
     running = [job for job in holding if job.state is State.RUNNING and job.kind is Kind.RUN]
-    CHECKPOINT_AGE.set(max([0.0, *(now - saved_at_s(job, parts.settings.runs_dir / job.id) for job in running)]))
-    LISTENERS.set(parts.watcher.num_listeners)
-    WATCHER_LAG.set(parts.watcher.lag_s)
-    last = parts.reconciler.last_pass_s
-    PASS_AGE.set(time.monotonic() - (parts.began_s if last is None else last))
+    CHECKPOINT_AGE.set(max([0.0, *(now - saved_at_s(job, deps.settings.runs_dir / job.id) for job in running)]))
+    LISTENERS.set(deps.watcher.num_listeners)
+    WATCHER_LAG.set(deps.watcher.lag_s)
+    last = deps.reconciler.last_pass_s
+    PASS_AGE.set(time.monotonic() - (deps.began_s if last is None else last))
     try:
-        capacity = parts.backend.capacity()
+        capacity = deps.backend.capacity()
     except FaultError:  # what else is known is wanted most now
         BACKEND_UP.set(0)
     else:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from largebatch.jobs.spec.read import build_spec, recipe_paths
 from largebatch.service.api.auth import Token
-from largebatch.service.api.dependencies import Here, Who
+from largebatch.service.api.dependencies import Deps, Who
 from largebatch.service.api.errors import NotFoundError
 from largebatch.service.api.requests import recipe_document
 from largebatch.service.api.routes.jobs import ERRORS, EVENT_STREAM, event_stream
@@ -88,43 +88,43 @@ def show_recipe(name: str, who: Who) -> dict[str, Any]:
 
 
 @cluster.get("", operation_id="show_cluster")
-def show_cluster(parts: Here, who: Who) -> Cluster:
+def show_cluster(deps: Deps, who: Who) -> Cluster:
     """What the backend has, and how many jobs stand where."""
-    capacity = parts.backend.capacity()
-    holding = parts.store.in_states([State.STARTING, State.RUNNING])
-    problem = parts.reconciler.problem if who.may("admin") else None
+    capacity = deps.backend.capacity()
+    holding = deps.store.in_states([State.STARTING, State.RUNNING])
+    problem = deps.reconciler.problem if who.may("admin") else None
     return Cluster(
-        backend=parts.backend.name, cpus=capacity.cpus, gpus=capacity.gpus, cpus_held=sum(job.cpus for job in holding),
-        gpus_held=sum(job.gpus for job in holding), jobs=parts.store.counts(), problem=problem,
+        backend=deps.backend.name, cpus=capacity.cpus, gpus=capacity.gpus, cpus_held=sum(job.cpus for job in holding),
+        gpus_held=sum(job.gpus for job in holding), jobs=deps.store.counts(), problem=problem,
     )  # fmt: skip
 
 
 @events.get("", operation_id="events", response_class=StreamingResponse, responses=EVENT_STREAM)
-async def all_events(parts: Here, who: Who, kind: Kind = Kind.RUN) -> StreamingResponse:
+async def all_events(deps: Deps, who: Who, kind: Kind = Kind.RUN) -> StreamingResponse:
     """Server-sent events: a job's view whenever it is new or changed; one's own, for administrators everybody's."""
-    return event_stream(parts.watcher.listen_to_all(kind, None if who.may("admin") else who.owner, who.shown))
+    return event_stream(deps.watcher.listen_to_all(kind, None if who.may("admin") else who.owner, who.shown))
 
 
 @tokens.get("", operation_id="list_tokens")
-def list_tokens(parts: Here, who: Who) -> list[Token]:
+def list_tokens(deps: Deps, who: Who) -> list[Token]:
     """All tokens, without what they are."""
     who.require("admin")
-    return parts.tokens.all()
+    return deps.tokens.all()
 
 
 @tokens.post("", status_code=201, operation_id="create_token")
-def create_token(asked: NewToken, parts: Here, who: Who) -> CreatedToken:
+def create_token(asked: NewToken, deps: Deps, who: Who) -> CreatedToken:
     """Make a token. The secret is in this answer and nowhere else."""
     who.require("admin")
     expires = None if asked.expires_in_s is None else time.time() + asked.expires_in_s
-    secret, token = parts.tokens.create(asked.owner, asked.scope, expires)
+    secret, token = deps.tokens.create(asked.owner, asked.scope, expires)
     return CreatedToken(secret=secret, token=token)
 
 
 @tokens.delete("/{token_id}", status_code=204, operation_id="revoke_token")
-def revoke_token(token_id: str, parts: Here, who: Who) -> Response:
+def revoke_token(token_id: str, deps: Deps, who: Who) -> Response:
     """End a token and the sessions that it opened."""
     who.require("admin")
-    if not parts.tokens.revoke(token_id):
+    if not deps.tokens.revoke(token_id):
         raise NotFoundError("token_id", f"there is no valid token {token_id[:100]!r}.")
     return Response(status_code=204)

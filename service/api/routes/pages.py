@@ -14,12 +14,12 @@ from starlette.exceptions import HTTPException
 from largebatch.jobs.spec.read import build_spec, recipe_paths
 from largebatch.service import web
 from largebatch.service.api.auth import Principal, UnauthorizedError
-from largebatch.service.api.dependencies import COOKIE, Here, parts_of, principal_of, refuse_foreign, shown_by
+from largebatch.service.api.dependencies import COOKIE, Deps, dependencies_of, principal_of, refuse_foreign, shown_by
 from largebatch.service.api.errors import Problem
 from largebatch.service.api.requests import recipe_document
-from largebatch.service.api.views import JobDetails, JobView
 from largebatch.service.job import Kind
 from largebatch.service.present.links import details
+from largebatch.service.present.views import JobDetails, JobView
 from largebatch.service.states import FINAL, MOVES, State
 
 HERE = Path(web.__file__).parent
@@ -37,10 +37,10 @@ templates = Jinja2Templates(HERE / "templates")
 templates.env.globals.update(states=list(State), final=FINAL)
 
 
-async def visitor(request: Request, parts: Here) -> Principal:
+async def visitor(request: Request, deps: Deps) -> Principal:
     """Who looks at a page; one who has not signed in is asked to."""
     try:
-        return await principal_of(parts, await shown_by(request, parts, None))
+        return await principal_of(deps, await shown_by(request, deps, None))
     except UnauthorizedError:
         raise HTTPException(303, "Sign in.", {"Location": "/login"}) from None
 
@@ -50,7 +50,7 @@ Visitor = Annotated[Principal, Depends(visitor)]
 
 def render(request: Request, name: str, status: int = 200, **context: Any) -> HTMLResponse:
     """A template with what every page shows."""
-    settings = parts_of(request).settings
+    settings = dependencies_of(request).settings
     everywhere = {"needs_tokens": settings.needs_tokens, "on_ray": settings.ray_address is not None}
     return templates.TemplateResponse(request, name, {**everywhere, **context}, status)
 
@@ -70,7 +70,7 @@ def start() -> Response:
 @router.get("/sweeps")
 def job_list(
     request: Request,
-    parts: Here,
+    deps: Deps,
     who: Visitor,
     state: Annotated[str, Query(max_length=20)] = "",
     q: Annotated[str, Query(max_length=100)] = "",
@@ -80,7 +80,7 @@ def job_list(
     kind = Kind.SWEEP if request.url.path == "/sweeps" else Kind.RUN
     owner = None if who.may("admin") else who.owner
     wanted = State(state) if state in set(State) else None
-    page = parts.store.page(kind, owner=owner, state=wanted, text=q, cursor=cursor)
+    page = deps.store.page(kind, owner=owner, state=wanted, text=q, cursor=cursor)
     rows = [JobView.of(job) for job in page.jobs]
     return render(request, "jobs.html", kind=kind, rows=rows, next_cursor=page.next_cursor, state=state, q=q, is_filtered=bool(wanted or q or cursor))
 
@@ -103,20 +103,20 @@ def new_sweep(request: Request, who: Visitor) -> HTMLResponse:
 
 @router.get("/runs/{job_id}")
 @router.get("/sweeps/{job_id}")
-def one_job(request: Request, job_id: str, parts: Here, who: Visitor) -> HTMLResponse:
+def one_job(request: Request, job_id: str, deps: Deps, who: Visitor) -> HTMLResponse:
     """One run or sweep."""
     kind = Kind.SWEEP if request.url.path.startswith("/sweeps/") else Kind.RUN
-    job = parts.visible(job_id, kind, who)
+    job = deps.visible(job_id, kind, who)
     return render(
-        request, f"{kind}.html", job=details(job, parts.settings), kind=kind, can_submit=who.may("submit"), is_final=job.state in FINAL,
+        request, f"{kind}.html", job=details(job, deps.settings), kind=kind, can_submit=who.may("submit"), is_final=job.state in FINAL,
         can_resume=State.QUEUED in MOVES[job.state],
     )  # fmt: skip
 
 
 @router.get("/compare")
-def compare(request: Request, parts: Here, who: Visitor, run: Annotated[list[str] | None, Query(max_length=200)] = None) -> HTMLResponse:
+def compare(request: Request, deps: Deps, who: Visitor, run: Annotated[list[str] | None, Query(max_length=200)] = None) -> HTMLResponse:
     """Runs on one chart."""
-    jobs = [JobDetails.of(parts.visible(job_id, Kind.RUN, who)) for job_id in dict.fromkeys(run or [])]
+    jobs = [JobDetails.of(deps.visible(job_id, Kind.RUN, who)) for job_id in dict.fromkeys(run or [])]
     return render(request, "compare.html", jobs=jobs)
 
 
@@ -127,12 +127,12 @@ def login(request: Request) -> HTMLResponse:
 
 
 @router.post("/login")
-def sign_in(request: Request, parts: Here, token: Annotated[str, Form()] = "") -> Response:
+def sign_in(request: Request, deps: Deps, token: Annotated[str, Form()] = "") -> Response:
     """A cookie for a token; whatever else was pasted into its place is told there that it is none."""
     refuse_foreign(request)
-    parts.rate_limit.take(f"address {request.client.host if request.client else ''}")
+    deps.rate_limit.take(f"address {request.client.host if request.client else ''}")
     try:
-        cookie = parts.tokens.open_session(token.strip())
+        cookie = deps.tokens.open_session(token.strip())
     except UnauthorizedError:
         return render(request, "login.html", 401, failed=True)
     answer = RedirectResponse("/runs", 303)
@@ -141,12 +141,12 @@ def sign_in(request: Request, parts: Here, token: Annotated[str, Form()] = "") -
 
 
 @router.post("/logout")
-def sign_out(request: Request, parts: Here) -> Response:
+def sign_out(request: Request, deps: Deps) -> Response:
     """End the session."""
     refuse_foreign(request)
     cookie = request.cookies.get(COOKIE)
     if cookie:
-        parts.tokens.close_session(cookie)
+        deps.tokens.close_session(cookie)
     answer = RedirectResponse("/login", 303)
     answer.delete_cookie(COOKIE, path="/")
     return answer

@@ -8,27 +8,26 @@ from pydantic import BaseModel
 
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.tracking.folder_mirror import REPORT
-from largebatch.service.api import analysis_worker
 from largebatch.service.api.answers import SweepAdvice, SweepFindings, SweepFrontier
-from largebatch.service.api.dependencies import Here, Parts, Who
+from largebatch.service.api.dependencies import Dependencies, Deps, Who
 from largebatch.service.api.requests import SweepSubmit, digest_of, job_of_sweep
 from largebatch.service.api.routes.jobs import ERRORS, After, IdempotencyKey, accepted_links, add_event_route, add_job_routes, confined, submitted
 from largebatch.service.api.routes.runs import PlanLine
 from largebatch.service.api.routes.strict_json import StrictRoute
-from largebatch.service.api.views import JobView
 from largebatch.service.db.store import ConflictError
 from largebatch.service.job import Job, Kind
 from largebatch.service.present.trials import Trials, read_trials
+from largebatch.service.present.views import JobView
 from largebatch.service.states import ACTIVE, FINAL, State
 
 router = APIRouter(prefix="/v1/sweeps", tags=["sweeps"], responses=ERRORS, route_class=StrictRoute)
 
 
 @router.post("", status_code=202, operation_id="submit_sweep", responses=accepted_links(Kind.SWEEP))
-async def submit(asked: SweepSubmit, parts: Here, who: Who, response: Response, idempotency_key: IdempotencyKey = None) -> JobView:
+async def submit(asked: SweepSubmit, deps: Deps, who: Who, response: Response, idempotency_key: IdempotencyKey = None) -> JobView:
     """Accept a sweep. It is in the database before this answers."""
     who.require("submit")
-    return await parts.write(lambda: submitted(parts, job_of_sweep(asked, who.owner, parts.settings), idempotency_key, digest_of(asked), response))
+    return await deps.write(lambda: submitted(deps, job_of_sweep(asked, who.owner, deps.settings), idempotency_key, digest_of(asked), response))
 
 
 class SweepPlan(BaseModel):
@@ -46,52 +45,52 @@ class SweepPlan(BaseModel):
 
 
 @router.post("/plan", operation_id="plan_sweep")
-def plan(asked: SweepSubmit, parts: Here, who: Who) -> SweepPlan:
+def plan(asked: SweepSubmit, deps: Deps, who: Who) -> SweepPlan:
     """Check a sweep and say which runs it would have, without running any."""
     who.require("submit")
-    job = job_of_sweep(asked, who.owner, parts.settings)
+    job = job_of_sweep(asked, who.owner, deps.settings)
     assert job.base is not None
-    return SweepPlan(spec=job.spec, base=job.base, **parts.heavy.ask(analysis_worker.plan_sweep, job.spec, job.base, str(parts.settings.data_dir)))
+    return SweepPlan(spec=job.spec, base=job.base, **deps.analysis_worker.ask("plan_sweep", job.spec, job.base, str(deps.settings.data_dir)))
 
 
 @router.get("/{job_id}/records", operation_id="records_sweep")
 def records(
     job_id: str,
-    parts: Here,
+    deps: Deps,
     who: Who,
     after: After = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 200,
 ) -> Trials:
     """The sweep's runs that were decided on so far, each with how far it is."""
-    job = parts.visible(job_id, Kind.SWEEP, who)
-    return read_trials(parts.settings.runs_dir / job.id, after, limit, job.state in ACTIVE)
+    job = deps.visible(job_id, Kind.SWEEP, who)
+    return read_trials(deps.settings.runs_dir / job.id, after, limit, job.state in ACTIVE)
 
 
 @router.get("/{job_id}/findings", operation_id="findings_sweep")
 def findings(
-    job_id: str, parts: Here, who: Who, figures: Annotated[bool, Query(description="The report's figures too, for plotly.")] = False
+    job_id: str, deps: Deps, who: Who, figures: Annotated[bool, Query(description="The report's figures too, for plotly.")] = False
 ) -> SweepFindings:
     """All that the runs that have ended say: per batch, frontier, critical batch, advice, and it in words."""
-    return _findings(job_id, parts, who, figures)
+    return _findings(job_id, deps, who, figures)
 
 
 @router.get("/{job_id}/frontier", operation_id="frontier_sweep")
-def frontier(job_id: str, parts: Here, who: Who) -> SweepFrontier:
+def frontier(job_id: str, deps: Deps, who: Who) -> SweepFrontier:
     """The choices that no other beats in both time and samples, or time and accuracy."""
-    return _findings(job_id, parts, who)  # the return type says what of them is sent
+    return _findings(job_id, deps, who)  # the return type says what of them is sent
 
 
 @router.get("/{job_id}/advice", operation_id="advice_sweep")
-def advice(job_id: str, parts: Here, who: Who) -> SweepAdvice:
+def advice(job_id: str, deps: Deps, who: Who) -> SweepAdvice:
     """Soonest, cheapest, knee: with the settings that go with them, and in words."""
-    return _findings(job_id, parts, who)
+    return _findings(job_id, deps, who)
 
 
 @router.get("/{job_id}/report", operation_id="report_sweep", response_class=FileResponse)
-def report(job_id: str, parts: Here, who: Who) -> FileResponse:
+def report(job_id: str, deps: Deps, who: Who) -> FileResponse:
     """The report, one page that holds everything; there once the sweep is over."""
-    job = parts.visible(job_id, Kind.SWEEP, who)
-    folder = (parts.settings.runs_dir / job.id).resolve()
+    job = deps.visible(job_id, Kind.SWEEP, who)
+    folder = (deps.settings.runs_dir / job.id).resolve()
     if not (folder / REPORT / "report.html").is_file():
         if job.state in FINAL:
             raise _ended_without(job, "a report")
@@ -99,10 +98,10 @@ def report(job_id: str, parts: Here, who: Who) -> FileResponse:
     return confined(folder, f"{REPORT}/report.html")
 
 
-def _findings(job_id: str, parts: Parts, who: Who, with_figures: bool = False) -> SweepFindings:
-    job = parts.visible(job_id, Kind.SWEEP, who)
+def _findings(job_id: str, deps: Dependencies, who: Who, with_figures: bool = False) -> SweepFindings:
+    job = deps.visible(job_id, Kind.SWEEP, who)
     try:
-        found = parts.heavy.ask(analysis_worker.findings, str(parts.settings.runs_dir / job.id), with_figures)
+        found = deps.analysis_worker.ask("findings", str(deps.settings.runs_dir / job.id), with_figures)
     except InputError as error:
         if job.state in FINAL:
             raise _ended_without(job, "an answer", error.problem) from error

@@ -118,8 +118,8 @@ def carry_out(folder: Path, wanted: "SweepSpec", base: "TrainSpec", total: int, 
 
 
 def _print_plan(wanted: "SweepSpec", base: "TrainSpec", total: int, as_json: bool) -> None:
-    from largebatch.service.cli.sweep_view import plan_facts
     from largebatch.service.cli.tables import output
+    from largebatch.service.present.sweep_plan import plan_facts
 
     facts = plan_facts(wanted, total)
     if as_json:

@@ -1,0 +1,45 @@
+"""The questions that the analysis worker answers: what a command of ours would, and nothing that a request brings."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from largebatch.jobs.job import prepare
+from largebatch.jobs.spec.train_spec import TrainSpec
+from largebatch.service.present.sweep_plan import plan_facts
+from largebatch.tuning.report.charts import to_plotly
+from largebatch.tuning.report.report import Extras, charts_of
+from largebatch.tuning.results.findings import find_in
+from largebatch.tuning.sweep.space import refuse_impossible
+from largebatch.tuning.sweep.spec import SweepSpec
+from largebatch.tuning.sweep.sweep import num_train_samples
+
+
+def plan(spec: dict[str, Any], data_dir: str, workers: int | None) -> dict[str, Any]:
+    """What `largebatch plan` says: facts and lines. Raises: PlanError, DataError."""
+    torch.set_num_threads(1)
+    job = prepare(TrainSpec.model_validate(spec), torch.device("cpu"), Path(data_dir), workers)
+    return {"facts": job.plan_in_numbers(), "lines": [{"what": what, "how": how} for what, how in job.plan_in_words()]}
+
+
+def plan_sweep(sweep: dict[str, Any], base: dict[str, Any], data_dir: str) -> dict[str, Any]:
+    """What `largebatch sweep --dry-run` says: how many runs, in which groups. Raises: PlanError, SpecError, DataError."""
+    sweep_spec, spec = SweepSpec.model_validate(sweep), TrainSpec.model_validate(base)
+    return plan_facts(sweep_spec, refuse_impossible(sweep_spec, spec, num_train_samples(spec, Path(data_dir))))
+
+
+def findings(folder: str, with_figures: bool = False) -> dict[str, Any]:
+    """What a sweep's runs say so far: choices, frontier, critical batch, advice. Raises: InputError while no run has ended.
+
+    Args: with_figures: the report's figures too, as plotly's JSON.
+    """
+    results = find_in(Path(folder))
+    answer = {**results.as_dict(), "words": results.words(), "rows": results.rows()}
+    if with_figures:
+        answer["figures"] = [
+            {"name": chart.name, "title": chart.title, "caption": chart.caption, "figure": json.loads(to_plotly(chart).to_json())}
+            for chart in charts_of(results, Extras())
+        ]
+    return answer
