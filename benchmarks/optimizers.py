@@ -10,8 +10,8 @@ from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 from torchvision.models import resnet50
 
-from largebatch.jobs.optim.table import build_optimizer, set_learning_rate
-from largebatch.jobs.spec.optimizer import OptimizerSpec
+from largebatch.jobs.optim.parameter_groups import build_optimizer, set_learning_rate
+from largebatch.jobs.optim.registry import OPTIMIZERS
 
 LEARNING_RATE = 1e-4
 WEIGHT_DECAY = 1e-4
@@ -37,7 +37,7 @@ def _adamw() -> Optimizer:
 
 
 def _ours(name: str) -> Optimizer:
-    optimizer = build_optimizer(_model_with_gradients(), OptimizerSpec.model_validate({"name": name, "weight_decay": WEIGHT_DECAY}))
+    optimizer = build_optimizer(_model_with_gradients(), OPTIMIZERS[name].model_validate({"name": name, "weight_decay": WEIGHT_DECAY}))
     set_learning_rate(optimizer, LEARNING_RATE)
     return optimizer
 

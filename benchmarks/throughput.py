@@ -26,7 +26,7 @@ from largebatch.jobs.data.loaders import Batches
 from largebatch.jobs.engine.evaluate import Score
 from largebatch.jobs.engine.loop import train
 from largebatch.jobs.job import Prepared, new_state, prepare, training_batches
-from largebatch.jobs.optim.table import build_optimizer, set_learning_rate
+from largebatch.jobs.optim.parameter_groups import build_optimizer, set_learning_rate
 from largebatch.jobs.plan.train_plan import Position
 from largebatch.jobs.run.journal import Journal
 from largebatch.jobs.run.records import Record

@@ -39,7 +39,7 @@ from largebatch.jobs.examination import Examined, examine
 from largebatch.jobs.models.held import Held
 from largebatch.jobs.models.norms.ghost_batch_norm import evaluation_unit
 from largebatch.jobs.models.parameters import description, refuse_unlike_first
-from largebatch.jobs.optim.table import build_optimizer
+from largebatch.jobs.optim.parameter_groups import build_optimizer
 from largebatch.jobs.plan.describe import DataFacts, plan_facts, plan_lines, unread_in_words
 from largebatch.jobs.plan.make import Facts, make_plan
 from largebatch.jobs.plan.train_plan import Slice, TrainPlan

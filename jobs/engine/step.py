@@ -25,7 +25,7 @@ from largebatch.jobs.engine.state import TrainState
 from largebatch.jobs.entry_points import ANYTHING, failed
 from largebatch.jobs.errors import FaultError, LargebatchError
 from largebatch.jobs.models.sample_dropout import announce
-from largebatch.jobs.optim.table import set_learning_rate
+from largebatch.jobs.optim.parameter_groups import set_learning_rate
 from largebatch.jobs.plan.scaling_rules import adascale_gain
 from largebatch.jobs.plan.train_plan import Slice, TrainPlan
 from largebatch.jobs.run.records import StepRecord

@@ -24,7 +24,7 @@ from largebatch.jobs.models.held import Held
 from largebatch.jobs.models.norms.ghost_batch_norm import forward_pass_of
 from largebatch.jobs.models.parameters import refuse_sparse_gradients
 from largebatch.jobs.models.sample_dropout import announce, sample_dropouts
-from largebatch.jobs.optim.table import build_optimizer, set_learning_rate
+from largebatch.jobs.optim.parameter_groups import build_optimizer, set_learning_rate
 from largebatch.jobs.plan.train_plan import Position, Slice, TrainPlan
 from largebatch.jobs.spec.train_spec import TrainSpec
 

@@ -4,7 +4,6 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from largebatch.jobs.optim.table import optimizer_state_bytes
 from largebatch.jobs.plan.train_plan import Position, TrainPlan
 from largebatch.jobs.spec.train_spec import ReductionSpec
 
@@ -145,7 +144,7 @@ def _memory_words(plan: TrainPlan, model: nn.Module, dataset_bytes: int, activat
     parts = {
         "weights": weights,
         "gradients": weights * sums,
-        "optimizer": optimizer_state_bytes(plan.spec.optimizer, num_parameters),
+        "optimizer": plan.spec.optimizer.state_bytes(num_parameters),
         "average": weights if plan.spec.ema else 0,
         "activations": activation_bytes_per_sample * plan.micro_batch_size,
         "data set": dataset_bytes,

@@ -9,8 +9,8 @@ from typing import Any, get_args
 import pydantic
 
 from largebatch.jobs.errors import SpecError
-from largebatch.jobs.spec.base import Spec
 from largebatch.jobs.spec.train_spec import TrainSpec
+from largebatch.jobs.spec_base import Spec
 
 OTHER_WORDS = {
     **dict.fromkeys(("batch_size", "train_batch_size", "bs", "bsz", "size"), "batch.global_batch_size"),
@@ -49,9 +49,12 @@ def nearest(word: str, known: Iterable[str], listed: Iterable[str] = ()) -> str:
 
 def first_mistake(error: pydantic.ValidationError, root: type[Spec]) -> SpecError:
     """What to tell a person of pydantic's findings, unknown keys first. Args: root: the model that was validated."""
-    mistakes = error.errors(include_url=False, include_context=True)
-    unknown = [mistake for mistake in mistakes if mistake["type"] == "extra_forbidden"]
+    mistakes = [_of_the_name(mistake) for mistake in error.errors(include_url=False, include_context=True)]
+    unread = [mistake for mistake in mistakes if _is_read_by_another(mistake, root)]
+    unknown = [mistake for mistake in mistakes if mistake["type"] == "extra_forbidden" and mistake not in unread]
     first = (unknown or mistakes)[0]
+    if first in unread:
+        return _not_read(first, unread, root)
     path = _path_of(first["loc"], root) or [str(part) for part in first["loc"]]
     field = ".".join(path)
     if first["type"] == "extra_forbidden":
@@ -63,6 +66,30 @@ def first_mistake(error: pydantic.ValidationError, root: type[Spec]) -> SpecErro
     same_field = [mistake for mistake in mistakes if _path_of(mistake["loc"], root) == path]
     wanted = " or ".join(dict.fromkeys(_wanted(mistake) for mistake in same_field))
     return SpecError(field, f"must be {wanted}, not {_shown(first['input'])}.", _hint(path, first, root))
+
+
+def _of_the_name(mistake: Any) -> Any:
+    """A mistake in what tells the models of a union apart, as one of the field `name`."""
+    location = (*mistake["loc"], "name")
+    if mistake["type"] == "union_tag_not_found":
+        return {**mistake, "type": "missing", "loc": location}
+    if mistake["type"] == "union_tag_invalid":
+        known = " or ".join(mistake["ctx"]["expected_tags"].rsplit(", ", 1))
+        return {**mistake, "type": "literal_error", "loc": location, "input": mistake["input"]["name"], "ctx": {"expected": known}}
+    return mistake
+
+
+def _is_read_by_another(mistake: Any, root: type[Spec]) -> bool:
+    """Whether an unknown key is known to another model of the same union, such as another optimizer."""
+    return mistake["type"] == "extra_forbidden" and mistake["loc"][-1] in _keys_at(_path_of(mistake["loc"], root)[:-1], root)
+
+
+def _not_read(mistake: Any, unread: Sequence[Any], root: type[Spec]) -> SpecError:
+    section, name = mistake["loc"][:-1], mistake["loc"][-2]
+    options = sorted(str(other["loc"][-1]) for other in unread if other["loc"][:-1] == section)
+    (model,) = _models_at(section, root)
+    known = ", ".join(sorted(model.model_fields.keys() - {"name"}))
+    return SpecError(".".join(_path_of(section, root)), f"{name} does not read {', '.join(options)}; it reads {known}.")
 
 
 def _meant(path: Sequence[str], root: type[Spec]) -> str:
@@ -88,11 +115,11 @@ def _meant(path: Sequence[str], root: type[Spec]) -> str:
 def _dotted(model: type[Spec], parents: str = "") -> Iterator[str]:
     """The dotted names of all fields that hold a value."""
     for name in model.model_fields:
-        inner = _model_of(model, name)
-        if inner is None:
+        inner = _models_in((model,), name)
+        if not inner:
             yield parents + name
-        else:
-            yield from _dotted(inner, f"{parents}{name}.")
+        for branch in inner:
+            yield from _dotted(branch, f"{parents}{name}.")
 
 
 def _hint(path: Sequence[str], mistake: Any, root: type[Spec]) -> str:
@@ -152,53 +179,58 @@ def _shown(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _path_of(location: tuple[int | str, ...], root: type[Spec]) -> tuple[str, ...]:
+def _path_of(location: Sequence[int | str], root: type[Spec]) -> tuple[str, ...]:
     """The keys of a mistake's place, without pydantic's names for the branches of a union."""
     path: list[str] = []
-    model: type[Spec] | None = root
+    models: Models = (root,)
     for part in location:
-        if isinstance(part, int):
+        if not _is_branch(part, models):
             path.append(str(part))
-        elif not _is_branch(part) or (model and part in model.model_fields):
-            path.append(part)
-            model = _inside(model, part)
+        models = _models_in(models, str(part))
     return tuple(path)
 
 
-def _is_branch(part: str) -> bool:
-    return part in {"int", "float", "str", "bool", "none"} or "[" in part or part.startswith("constrained-")
+Models = tuple[type[Spec], ...]
+"""The part of the spec that a key leads to; several, told apart by `name`, where it is a union of models."""
 
 
-def _inside(model: type[Spec] | None, part: str) -> type[Spec] | None:
-    """The part of the spec that a key leads to; places of a list and keys of a mapping lead no deeper."""
-    if part.isdigit() or (model is not None and part not in model.model_fields):
-        return model
-    return _model_of(model, part)
+def _is_branch(part: int | str, models: Models) -> bool:
+    if isinstance(part, int) or any(part in model.model_fields for model in models):
+        return False
+    return part in {"int", "float", "str", "bool", "none"} or "[" in part or part.startswith("constrained-") or bool(_named(models, part))
 
 
-def _model_of(model: type[Spec] | None, field: str) -> type[Spec] | None:
-    """The part of the spec that a field holds, if it holds one."""
-    if model is None or field not in model.model_fields:
-        return None
-    pending: list[Any] = [model.model_fields[field].annotation]
+def _named(models: Models, name: str) -> Models:
+    """The one of several models that bears a name."""
+    return tuple(model for model in models if len(models) > 1 and name in get_args(model.model_fields["name"].annotation))
+
+
+def _models_in(models: Models, part: str) -> Models:
+    """Where a key leads; places of a list and keys of a mapping lead no deeper, the name of a model to that one."""
+    fields = [model.model_fields[part] for model in models if part in model.model_fields]
+    if not fields:
+        return _named(models, part) or models
+    pending: list[Any] = [field.annotation for field in fields]
+    inner: list[type[Spec]] = []
     while pending:
-        annotation = pending.pop()
+        annotation = pending.pop(0)
         if isinstance(annotation, type) and issubclass(annotation, Spec):
-            return annotation
+            inner.append(annotation)
         pending.extend(get_args(annotation))
-    return None
+    return tuple(inner)
+
+
+def _models_at(path: Sequence[int | str], root: type[Spec]) -> Models:
+    models: Models = (root,)
+    for part in path:
+        models = _models_in(models, str(part))
+    return models
 
 
 def _keys_at(path: Sequence[str], root: type[Spec]) -> list[str]:
-    model: type[Spec] | None = root
-    for part in path:
-        model = _inside(model, part)
-    return list(model.model_fields) if model else []
+    return list(dict.fromkeys(key for model in _models_at(path, root) for key in model.model_fields))
 
 
 def _doc(path: Sequence[str], root: type[Spec]) -> str:
-    model: type[Spec] | None = root
-    for part in path[:-1]:
-        model = _inside(model, part)
-    field = model.model_fields.get(path[-1]) if model else None
-    return " ".join((field.description or "").split()) if field else ""
+    fields = [model.model_fields[path[-1]] for model in _models_at(path[:-1], root) if path[-1] in model.model_fields]
+    return " ".join(" ".join(dict.fromkeys(field.description or "" for field in fields)).split())

@@ -11,9 +11,9 @@ import pydantic
 
 import largebatch
 from largebatch.jobs.errors import CheckpointError, SpecError
+from largebatch.jobs.optim.registry import OPTIMIZERS
 from largebatch.jobs.run import run_folder
 from largebatch.jobs.spec.mistakes import first_mistake, nearest
-from largebatch.jobs.spec.optimizer import EVERY_OPTIMIZER, OPTIMIZER_OPTIONS, OptimizerSpec
 from largebatch.jobs.spec.text import STANDARD_INPUT, mapping, parse, parse_yaml, read_document
 from largebatch.jobs.spec.train_spec import TrainSpec
 
@@ -138,14 +138,14 @@ def _forget_the_options_of_another_optimizer(document: dict[str, Any], changed: 
     Raises: SpecError where that is more than a default: somebody chose it, and it would be lost.
     """
     options = document.get("optimizer")
-    if "optimizer.name" not in changed or not isinstance(options, dict) or options.get("name") not in OPTIMIZER_OPTIONS:
+    if "optimizer.name" not in changed or not isinstance(options, dict) or options.get("name") not in OPTIMIZERS:
         return
     name = options["name"]
-    unread = [option for option in OptimizerSpec.model_fields if option in options and option not in EVERY_OPTIMIZER | OPTIMIZER_OPTIONS[name]]
-    for option in unread:
+    defaults = {option: field.default for config in OPTIMIZERS.values() for option, field in config.model_fields.items()}
+    for option in [option for option in options if option in defaults.keys() - OPTIMIZERS[name].model_fields.keys()]:
         if f"optimizer.{option}" in changed:
             continue  # what was asked for is refused as in a recipe
-        if options[option] != OptimizerSpec.model_fields[option].default:
+        if options[option] != defaults[option]:
             raise SpecError(
                 "optimizer.name",
                 f"{name} does not read {option}, which the recipe sets to {options[option]!r}.",

@@ -8,8 +8,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, JsonValue, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from largebatch.jobs.spec.base import Fraction, Spec
-from largebatch.jobs.spec.optimizer import OptimizerSpec
+from largebatch.jobs.optim.registry import AnyOptimizer
+from largebatch.jobs.spec_base import Fraction, Spec
 
 DECAY_OPTIONS: dict[str, frozenset[str]] = {
     "constant": frozenset(),
@@ -283,7 +283,7 @@ class TrainSpec(Spec):
     model: ModelSpec
     batch: BatchSpec
     batch_norm: BatchNormSpec = Field(default_factory=BatchNormSpec)
-    optimizer: OptimizerSpec
+    optimizer: AnyOptimizer
     learning_rate: LearningRateSpec
     stop: StopSpec
     loss: LossSpec = Field(default_factory=LossSpec)

@@ -13,7 +13,7 @@ from largebatch.jobs.engine.state import TrainState, WeightAverage
 from largebatch.jobs.engine.step import accumulate, optimizer_step
 from largebatch.jobs.models.norms.ghost_batch_norm import use_ghost_batch_norm
 from largebatch.jobs.models.sample_dropout import use_sample_dropout
-from largebatch.jobs.optim.table import build_optimizer
+from largebatch.jobs.optim.parameter_groups import build_optimizer
 from largebatch.jobs.plan.make import Facts, make_plan
 from largebatch.jobs.plan.train_plan import Slice, TrainPlan
 from largebatch.jobs.run.records import StepRecord

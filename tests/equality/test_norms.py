@@ -16,7 +16,7 @@ from largebatch.jobs.engine.state import TrainState
 from largebatch.jobs.engine.step import optimizer_step
 from largebatch.jobs.models.norms.ghost_batch_norm import has_batch_norm, use_ghost_batch_norm
 from largebatch.jobs.models.training_mode import train_mode
-from largebatch.jobs.optim.table import build_optimizer
+from largebatch.jobs.optim.parameter_groups import build_optimizer
 from largebatch.jobs.plan.make import Facts, make_plan
 from largebatch.jobs.plan.train_plan import Slice
 from largebatch.jobs.spec.read import build_spec

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from largebatch.jobs.errors import SpecError
+from largebatch.jobs.optim.registry import OPTIMIZERS
 from largebatch.jobs.plan.train_plan import USUAL_NOISE_EVERY
 from largebatch.jobs.spec.mistakes import OTHER_WORDS, nearest
-from largebatch.jobs.spec.optimizer import OptimizerSpec
 from largebatch.jobs.spec.read import build_spec, entry_points, read_spec, recipe_paths, refuse_unlisted_entry_points
 from largebatch.jobs.spec.train_spec import GradientSpec
 
@@ -203,7 +203,10 @@ def test_every_word_of_other_programs_leads_to_a_field_of_ours() -> None:
             for field in meant.split(" and "):
                 section, _, key = field.partition("=")[0].partition(".")
                 assert section in document, field
-                assert not key or key in {*(document[section] or {}), *OptimizerSpec.model_fields}, field
+                assert not key or key in {
+                    *(document[section] or {}),
+                    *(option for config in OPTIMIZERS.values() for option in config.model_fields),
+                }, field
 
 
 def test_nearest() -> None:

@@ -68,7 +68,7 @@ class RunResult:
     """Name or entry point alone: arguments may be what a sweep searches, and stay on one axis."""
     optimizer: str
     momentum: float | None
-    """SGD's and LARS's momentum, AdamW's and LAMB's beta1."""
+    """The value of the optimizer's `momentum_option`."""
     learning_rate: float
     """At the peak of the schedule."""
     seed: int

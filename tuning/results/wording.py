@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from largebatch.jobs.engine.core_wait import DISTURBED
-from largebatch.jobs.spec.optimizer import OPTIMIZER_OPTIONS
+from largebatch.jobs.optim.registry import OPTIMIZERS
 from largebatch.tuning.results.analysis.advice import Advice
 from largebatch.tuning.results.analysis.configurations import Configuration
 from largebatch.tuning.results.analysis.critical_batch import CriticalBatch
@@ -16,7 +16,7 @@ COARSE = 0.2
 
 def momentum_name(optimizers: Iterable[str]) -> str:
     """What the number that results call momentum is in these optimizers' own words."""
-    names = {"beta1" if "beta1" in OPTIMIZER_OPTIONS.get(optimizer, ()) else "momentum" for optimizer in optimizers}
+    names = {OPTIMIZERS[optimizer].momentum_option if optimizer in OPTIMIZERS else "momentum" for optimizer in optimizers}
     return " or ".join(sorted(names, reverse=True))
 
 

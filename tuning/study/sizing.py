@@ -78,8 +78,8 @@ def size_sweep(spec: TrainSpec, measured: Profile, reference: Reference, budget_
     """
     batches = _candidates(measured)
     expected, here, used_s = Expected(spec, measured, reference), reference.run.summary.global_batch_size, reference.run.summary.wall_seconds
-    has_momentum = spec.optimizer.name in {"sgd", "lars"}
-    momenta = [0.0, spec.optimizer.momentum or USUAL_MOMENTUM] if has_momentum else []
+    has_momentum = f"optimizer.{spec.optimizer.momentum_option}" == MOMENTUM
+    momenta = [0.0, spec.optimizer.momentum_value or USUAL_MOMENTUM] if has_momentum else []
 
     def one_of_each(batches: list[int]) -> float:
         return sum(map(expected.of_a_search, batches)) * (len(momenta) or 1)
@@ -92,7 +92,7 @@ def size_sweep(spec: TrainSpec, measured: Profile, reference: Reference, budget_
 
     while len(batches) > 3 and num_runs(batches) < FEWEST_RUNS:
         if len(momenta) > 1 and len(batches) <= 4:
-            momenta = [spec.optimizer.momentum]
+            momenta = [spec.optimizer.momentum_value]
         else:  # the ends cost most, many steps below and many samples above; large batches are what is asked about, and go later
             is_last_dear = expected.of_a_search(batches[-1]) > 2 * expected.of_a_search(batches[0])
             batches = batches[:-1] if is_last_dear else batches[1:]
@@ -107,7 +107,7 @@ def size_sweep(spec: TrainSpec, measured: Profile, reference: Reference, budget_
     smallest = min(batches)
     power = 0.5
     rate = reference.run.learning_rate * (smallest / here) ** power
-    momentum = spec.optimizer.momentum if has_momentum else 0.0
+    momentum = spec.optimizer.momentum_value if has_momentum else 0.0
     centre = rate / (1 - momentum) if has_momentum else rate
     return SweepSpec(
         name="sweep",

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import pydantic
 
 from largebatch.jobs.errors import SpecError
+from largebatch.jobs.optim.configs.base import OptimizerConfig
 from largebatch.jobs.plan.make import resolve_global_batch_size
 from largebatch.jobs.spec.mistakes import first_mistake, nearest
 from largebatch.jobs.spec.read import RECIPES_DIR, build_spec, read_spec
@@ -81,8 +82,7 @@ def with_fields(spec: TrainSpec, fields: Mapping[str, Any]) -> TrainSpec:
         is_another = here.get(last) != value
         here[last] = value
         if field == "optimizer.name" and is_another:  # the options of another optimizer mean nothing to this one
-            kept = ("name", "weight_decay", "decay_biases_and_norms")
-            document["optimizer"] = {name: document["optimizer"][name] for name in kept if name in document["optimizer"]}
+            document["optimizer"] = {name: value for name, value in document["optimizer"].items() if name in OptimizerConfig.model_fields}
     return build_spec(document)
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, JsonValue, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from largebatch.jobs.spec.base import Spec
+from largebatch.jobs.spec_base import Spec
 
 BATCH = "batch.global_batch_size"
 MOMENTUM = "optimizer.momentum"

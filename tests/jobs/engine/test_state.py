@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from largebatch.jobs.engine.ranks.all_reduce import LocalSum
 from largebatch.jobs.engine.state import WeightAverage
+from largebatch.jobs.optim.parameter_groups import build_optimizer
+from largebatch.jobs.optim.registry import OPTIMIZERS
 from largebatch.jobs.optim.saved_state import load_optimizer
-from largebatch.jobs.optim.table import build_optimizer
-from largebatch.jobs.spec.optimizer import OptimizerSpec
 
 OTHER = torch.device("meta")
 """A device that every machine has beside the CPU: tensors on it have a place and no numbers."""
@@ -21,7 +21,7 @@ OTHER = torch.device("meta")
     "given", [{"name": "lamb"}, {"name": "lamb", "bias_correction": False}, {"name": "lars"}, {"name": "adamw"}, {"name": "sgd"}], ids=str
 )
 def test_a_checkpoint_read_on_the_cpu_resumes_on_another_device(given: dict[str, Any], dtype: torch.dtype) -> None:
-    spec = OptimizerSpec.model_validate(given)
+    spec = OPTIMIZERS[given["name"]].model_validate(given)
     trained = nn.Linear(3, 2).to(dtype)
     optimizer = build_optimizer(trained, spec)
     for parameter in trained.parameters():

@@ -89,11 +89,11 @@ def test_training_saving_and_loading_leave_torchs_compiler_out() -> None:
     code = """
 import sys, torch
 from torch import nn
-from largebatch.jobs.optim.table import OPTIMIZERS, build_optimizer
-from largebatch.jobs.spec.optimizer import OptimizerSpec
+from largebatch.jobs.optim.parameter_groups import build_optimizer
+from largebatch.jobs.optim.registry import OPTIMIZERS
 for name in OPTIMIZERS:
     model = nn.Linear(3, 2)
-    optimizer = build_optimizer(model, OptimizerSpec(name=name))
+    optimizer = build_optimizer(model, OPTIMIZERS[name](name=name))
     model(torch.ones(1, 3)).sum().backward()
     optimizer.step()
     optimizer.load_state_dict(optimizer.state_dict())

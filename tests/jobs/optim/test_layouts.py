@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW
 
+from largebatch.jobs.optim.configs.base import OptimizerConfig
+from largebatch.jobs.optim.parameter_groups import build_optimizer, set_learning_rate
+from largebatch.jobs.optim.registry import OPTIMIZERS
 from largebatch.jobs.optim.saved_state import load_optimizer, parameter_names
-from largebatch.jobs.optim.table import build_optimizer, set_learning_rate
-from largebatch.jobs.spec.train_spec import OptimizerSpec
 
 RATE, DECAY, STEPS = 0.05, 0.1, 6
 SHAPE = (4, 3, 2, 3, 5)
@@ -117,8 +118,8 @@ def step(model: TwoWeights, optimizer: Any, gradient: Tensor) -> None:
     optimizer.step()
 
 
-def spec(name: str) -> OptimizerSpec:
-    return OptimizerSpec(name=name, weight_decay=DECAY)
+def spec(name: str) -> OptimizerConfig:
+    return OPTIMIZERS[name].model_validate({"name": name, "weight_decay": DECAY})
 
 
 def check(model: TwoWeights, name: str) -> None:

@@ -10,11 +10,9 @@ from torch.optim import Optimizer
 
 from largebatch.jobs.engine.state import WeightAverage
 from largebatch.jobs.errors import PlanError
+from largebatch.jobs.optim.parameter_groups import build_optimizer, set_learning_rate
+from largebatch.jobs.optim.registry import OPTIMIZERS
 from largebatch.jobs.optim.saved_state import load_optimizer, parameter_names, refuse_other_precision
-from largebatch.jobs.optim.table import build_optimizer, set_learning_rate
-from largebatch.jobs.spec.train_spec import OptimizerSpec
-
-NAMES = ("sgd", "adamw", "lars", "lamb")
 
 
 class Net(nn.Module):
@@ -34,7 +32,7 @@ class Net(nn.Module):
 
 
 def optimizer_of(model: nn.Module, name: str) -> Optimizer:
-    optimizer = build_optimizer(model, OptimizerSpec(name=name, weight_decay=0.1))
+    optimizer = build_optimizer(model, OPTIMIZERS[name].model_validate({"name": name, "weight_decay": 0.1}))
     set_learning_rate(optimizer, 0.1)
     return optimizer
 
@@ -62,7 +60,7 @@ def same(one: nn.Module, other: nn.Module) -> bool:
     return all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_layers_named_in_another_order_since_keep_their_own_state(name: str) -> None:
     model = Net("ab")
     optimizer = optimizer_of(model, name)
@@ -76,7 +74,7 @@ def test_layers_named_in_another_order_since_keep_their_own_state(name: str) -> 
     assert same(model, other)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_run_of_an_older_version_goes_on_in_the_groups_it_began_with(name: str) -> None:
     model = Net()
     optimizer = by_dimension(model, name)

@@ -11,13 +11,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from largebatch.jobs.errors import InputError
+from largebatch.jobs.optim.registry import OPTIMIZERS
 from largebatch.tuning.results.analysis.configurations import Setting
 from largebatch.tuning.results.analysis.reference import Reference
 from largebatch.tuning.results.analysis.step_time import Profile
 from largebatch.tuning.results.collect import RunResult
-
-RULES = {"sgd": 1.0, "lars": 1.0, "adamw": 0.5, "lamb": 0.5}
-"""Power of the batch that learning rates follow: linear for SGD's kind (arXiv:1706.02677), square root for Adam's."""
 
 NEAR = 0.3
 """How far off a time may be and still counts as predicted."""
@@ -45,11 +43,12 @@ def predict(reference: Reference, profile: Profile, target: float, batches: Sequ
     curve, run = reference.curve(target), reference.run
     here, most = curve.reference_batch, curve.critical_batch
     pace = curve.met.seconds / (curve.met.steps * profile.seconds_per_step(here))
+    power = OPTIMIZERS[run.optimizer].batch_power if run.optimizer in OPTIMIZERS else 0.5
     made = []
     for batch in sorted(batches):
         samples = curve.samples(batch)
         steps = max(samples / batch, 1.0)
-        rate = run.learning_rate * (min(batch, most) / min(here, most)) ** RULES.get(run.optimizer, 0.5)
+        rate = run.learning_rate * (min(batch, most) / min(here, most)) ** power
         made.append(Predicted(batch, steps * profile.seconds_per_step(batch) * pace, samples, steps, rate, batch == here))
     return made
 

@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import nn
 
+from largebatch.jobs.optim.configs.base import OptimizerConfig
 from largebatch.jobs.optim.eager import EagerAdamW, EagerSGD
 from largebatch.jobs.optim.lamb import LAMB
 from largebatch.jobs.optim.lars import LARS
-from largebatch.jobs.optim.table import OPTIMIZERS, build_optimizer, optimizer_state_bytes, parameter_groups, set_learning_rate
-from largebatch.jobs.spec.optimizer import OPTIMIZER_OPTIONS, OptimizerSpec
+from largebatch.jobs.optim.parameter_groups import build_optimizer, parameter_groups, set_learning_rate
+from largebatch.jobs.optim.registry import OPTIMIZERS
 
 KINDS = {"sgd": EagerSGD, "adamw": EagerAdamW, "lars": LARS, "lamb": LAMB}
 
@@ -19,18 +20,18 @@ def new_model() -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 3))
 
 
-def test_the_table_and_the_spec_know_the_same_names() -> None:
-    assert set(OPTIMIZERS) == set(OPTIMIZER_OPTIONS) == set(KINDS)
+def config(name: str, **options: Any) -> OptimizerConfig:
+    return OPTIMIZERS[name].model_validate({"name": name, **options})
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_it_builds_what_it_says(name: str) -> None:
-    assert type(build_optimizer(new_model(), OptimizerSpec(name=name))) is KINDS[name]
+    assert type(build_optimizer(new_model(), config(name))) is KINDS[name]
 
 
 def test_biases_and_norms_stand_apart() -> None:
     model = new_model()
-    weights, others = parameter_groups(model, OptimizerSpec(name="lars", weight_decay=0.1))
+    weights, others = parameter_groups(model, config("lars", weight_decay=0.1))
     assert [id(param) for param in weights["params"]] == [id(model[0].weight), id(model[3].weight)]
     assert {id(param) for param in others["params"]} == {id(p) for p in (model[0].bias, model[1].weight, model[1].bias, model[3].bias)}
     assert (weights["weight_decay"], weights["adapts"]) == (0.1, True)
@@ -46,7 +47,7 @@ class OwnNorm(nn.LayerNorm):
 )
 def test_normalisation_parameters_of_any_dimensions_stand_apart(norm: nn.Module) -> None:
     model = nn.Sequential(nn.Linear(4, 4), norm)
-    weights, others = parameter_groups(model, OptimizerSpec(name="sgd", weight_decay=0.1))
+    weights, others = parameter_groups(model, config("sgd", weight_decay=0.1))
     assert [id(param) for param in weights["params"]] == [id(model[0].weight)]
     assert {id(param) for param in others["params"]} == {id(model[0].bias), *map(id, norm.parameters())}
 
@@ -54,12 +55,12 @@ def test_normalisation_parameters_of_any_dimensions_stand_apart(norm: nn.Module)
 def test_a_parameter_named_bias_is_one_whatever_its_dimensions() -> None:
     model = nn.Linear(4, 4)
     model.bias = nn.Parameter(torch.zeros(1, 4))
-    _, others = parameter_groups(model, OptimizerSpec(name="sgd"))
+    _, others = parameter_groups(model, config("sgd"))
     assert [id(param) for param in others["params"]] == [id(model.bias)]
 
 
 def test_biases_and_norms_can_be_treated_like_weights() -> None:
-    spec = OptimizerSpec(name="lamb", weight_decay=0.1, decay_biases_and_norms=True, adapt_biases_and_norms=True)
+    spec = config("lamb", weight_decay=0.1, decay_biases_and_norms=True, adapt_biases_and_norms=True)
     _, others = parameter_groups(new_model(), spec)
     assert (others["weight_decay"], others["adapts"]) == (0.1, True)
 
@@ -68,7 +69,7 @@ def test_frozen_parameters_and_empty_groups_are_left_out() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2, bias=False))
     for param in model[0].parameters():
         param.requires_grad_(False)
-    (only,) = parameter_groups(model, OptimizerSpec(name="sgd"))
+    (only,) = parameter_groups(model, config("sgd"))
     assert [id(param) for param in only["params"]] == [id(model[1].weight)]
 
 
@@ -95,12 +96,12 @@ def test_frozen_parameters_and_empty_groups_are_left_out() -> None:
     ids=str,
 )
 def test_every_option_arrives(options: dict[str, Any], arrived: dict[str, Any]) -> None:
-    for group in build_optimizer(new_model(), OptimizerSpec(weight_decay=0.1, **options)).param_groups:
+    for group in build_optimizer(new_model(), config(weight_decay=0.1, **options)).param_groups:
         assert {key: group[key] for key in arrived} == arrived
 
 
 def test_the_learning_rate_reaches_every_group() -> None:
-    optimizer = build_optimizer(new_model(), OptimizerSpec(name="lars"))
+    optimizer = build_optimizer(new_model(), config("lars"))
     assert [group["lr"] for group in optimizer.param_groups] == [0.0, 0.0]
     set_learning_rate(optimizer, 0.25)
     assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.25]
@@ -111,10 +112,10 @@ def test_the_learning_rate_reaches_every_group() -> None:
 )
 def test_state_bytes_are_those_of_the_real_state(options: dict[str, Any]) -> None:
     model = new_model()
-    optimizer = build_optimizer(model, OptimizerSpec(**options))
+    optimizer = build_optimizer(model, config(**options))
     for param in model.parameters():
         param.grad = torch.ones_like(param)
     optimizer.step()
     held = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, torch.Tensor) and value.ndim > 0]
     num_parameters = sum(param.numel() for param in model.parameters())
-    assert optimizer_state_bytes(OptimizerSpec(**options), num_parameters) == sum(value.nbytes for value in held)
+    assert config(**options).state_bytes(num_parameters) == sum(value.nbytes for value in held)

@@ -1,0 +1,108 @@
+"""An optimizer is added by its own files and a line of the registry: nothing else of the program names one."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+import pytest
+import torch
+from pydantic import Field
+from torch.optim import Optimizer, RMSprop
+
+from largebatch.jobs.errors import SpecError
+from largebatch.jobs.job import prepare, run_job
+from largebatch.jobs.optim.configs.base import OptimizerConfig, ParamGroups
+from largebatch.jobs.optim.registry import OPTIMIZERS, AnyOptimizer
+from largebatch.jobs.run import run_folder
+from largebatch.jobs.run.listener import Listener
+from largebatch.jobs.spec.mistakes import first_mistake
+from largebatch.jobs.spec.train_spec import TrainSpec
+
+ROOT = Path(__file__).resolve().parents[3]
+DOCUMENT: dict[str, Any] = {
+    "dataset": {"name": "synthetic", "arguments": {"num_train": 64, "num_test": 16, "num_classes": 3, "shape": [1, 4, 4]}},
+    "model": {"name": "mlp"},
+    "batch": {"global_batch_size": 32},
+    "learning_rate": {"base": 0.01},
+    "tracking": {"enabled": False},
+    "stop": {"steps": 3},
+}
+
+
+class RmspropConfig(OptimizerConfig):
+    """All that is written to add an optimizer."""
+
+    name: Literal["rmsprop"]
+    """rmsprop is torch's."""
+    smoothing: float = 0.9
+    """Decay of the mean square."""
+
+    momentum_option = "smoothing"
+    batch_power = 0.5
+
+    @property
+    def num_state_tensors(self) -> int:
+        """The mean square."""
+        return 1
+
+    def build(self, groups: ParamGroups) -> Optimizer:
+        """See `OptimizerConfig`."""
+        return RMSprop(groups, lr=0.0, alpha=self.smoothing)
+
+
+class Extended(TrainSpec):
+    """A spec whose registry has one line more."""
+
+    optimizer: AnyOptimizer | RmspropConfig = Field(discriminator="name")  # type: ignore[assignment]
+
+
+def test_a_line_more_is_an_optimizer_more(tmp_path: Path) -> None:
+    spec = Extended.model_validate({**DOCUMENT, "optimizer": {"name": "rmsprop", "smoothing": 0.8, "weight_decay": 0.1}})
+    assert Extended.model_validate_json(spec.model_dump_json()) == spec
+    folder = run_folder.create(tmp_path, "toy")
+    job = prepare(spec, torch.device("cpu"), tmp_path)
+    assert run_job(job, folder, Listener()).steps == 3
+    assert job.plan.spec.optimizer.state_bytes(10) == 40
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"name": "rmsprpo"}, 'optimizer.name: must be "sgd", "adamw", "lars", "lamb" or "rmsprop", not "rmsprpo". Did you mean rmsprop?'),
+        ({"name": "rmsprop", "beta1": 0.5}, "optimizer: rmsprop does not read beta1; it reads decay_biases_and_norms, smoothing, weight_decay."),
+        (
+            {"name": "sgd", "smoothing": 0.5},
+            "optimizer: sgd does not read smoothing; it reads decay_biases_and_norms, momentum, nesterov, weight_decay.",
+        ),
+        ({"name": "rmsprop", "smothing": 0.5}, "optimizer.smothing: is not a known key. Did you mean smoothing"),
+    ],
+    ids=str,
+)
+def test_sentences_know_the_line_too(options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(pydantic.ValidationError) as refused:
+        Extended.model_validate({**DOCUMENT, "optimizer": options})
+    error = first_mistake(refused.value, Extended)
+    assert isinstance(error, SpecError)
+    assert str(error).startswith(sentence)
+
+
+def test_no_other_file_names_an_optimizer() -> None:
+    own = ROOT / "jobs" / "optim"
+    naming = {
+        str(path.relative_to(ROOT))
+        for package in ("jobs", "tuning", "service")
+        for path in (ROOT / package).rglob("*.py")
+        if path.parent != own / "configs" and path.stem not in OPTIMIZERS
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and node.value in OPTIMIZERS
+    }
+    assert naming == set()
+
+
+def test_specs_are_read_without_torch() -> None:
+    """The service, the client and the mirror read them: torch is 2 s of start-up."""
+    code = "import sys\nfrom largebatch.jobs.spec.read import read_spec\nread_spec('digits-lamb')\nsys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
