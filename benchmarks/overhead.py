@@ -23,7 +23,7 @@ from _report import in_turn, parser, publish, ratios, spread
 
 from largebatch.jobs.engine.step import optimizer_step
 from largebatch.jobs.engine.warm_up import warm_up
-from largebatch.jobs.job import _write_facts, new_state, prepare, training_batches
+from largebatch.jobs.job import new_state, prepare, training_batches, write_facts
 from largebatch.jobs.run.journal import Journal, read_records, steps
 from largebatch.jobs.run.records import StartRecord
 from largebatch.jobs.spec.read import build_spec
@@ -63,7 +63,7 @@ def within_one_run(folder: Path, data_dir: Path, num_blocks: int) -> dict[str, l
     state, batches = new_state(jobs["on"]), training_batches(jobs["on"])
     plans = {name: job.plan for name, job in jobs.items()}
     warm_up(state, plans["on"], jobs["on"].dataset)
-    _write_facts(jobs["on"], run_dir)
+    write_facts(jobs["on"], run_dir)
     seconds: dict[str, list[float]] = {"on": [], "off": []}
     with Journal(run_dir) as journal, MirrorProcess(jobs["on"].spec) as mirror:
         journal.write(StartRecord(at_s=time.time(), step=0, training_seconds=0.0, world_size=1, device="cpu"))

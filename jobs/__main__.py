@@ -15,11 +15,11 @@ from largebatch.jobs.errors import CodeError, LargebatchError, SpecError
 from largebatch.jobs.launch.last_words import unforeseen, with_way_on
 from largebatch.jobs.launch.options import RayOptions, fetch_stored, read_places, read_workers, resume_command
 from largebatch.jobs.launch.spinning import spin_briefly
-from largebatch.jobs.run.checkpoint_files import list_checkpoints
+from largebatch.jobs.run.checkpoints import list_checkpoints
 from largebatch.jobs.run.listener import Listener
 from largebatch.jobs.run.records import EvalRecord, Outcome, Record, RunSummary, StepRecord
-from largebatch.jobs.run.run_folder import CHECKPOINTS
-from largebatch.jobs.spec.read import read_spec, resumed_spec
+from largebatch.jobs.run.run_folder import CHECKPOINTS, resumed_spec
+from largebatch.jobs.spec.read import read_spec
 from largebatch.jobs.streams import drop_what_nobody_reads, print_answer, standard_output_kept
 
 EXIT_CODES = {Outcome.DIVERGED: 3, Outcome.STOPPED: 4}

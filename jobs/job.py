@@ -43,11 +43,11 @@ from largebatch.jobs.optim.parameter_groups import build_optimizer
 from largebatch.jobs.plan.describe import DataFacts, plan_facts, plan_lines, unread_in_words
 from largebatch.jobs.plan.make import Facts, make_plan
 from largebatch.jobs.plan.train_plan import Slice, TrainPlan
-from largebatch.jobs.run import checkpoints, run_folder
+from largebatch.jobs.resume import save_checkpoint, saved_state, take_up
+from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.journal import Journal, Keeps, NoJournal
 from largebatch.jobs.run.listener import Listener
 from largebatch.jobs.run.records import FAILED, EndRecord, NoticeRecord, Outcome, Record, RunSummary, StartRecord
-from largebatch.jobs.run.resume import saved_state, take_up
 from largebatch.jobs.spec.train_spec import TrainSpec
 
 
@@ -131,7 +131,7 @@ def run_job(
             data = job.dataset, job.fingerprint, run_dir, job.spec.dataset.may_change
             reasons = [*reasons, *take_up(state, job.spec, run_dir, listener.on_notice, lambda: refuse_other_data(*data))]
         if job.ranks.is_first:
-            _write_facts(job, run_dir)
+            write_facts(job, run_dir)
         tracker = _Tracker(journal, listener)
         tracker.write(_start_record(job, state))
         if not resumes and not reasons:  # a run that is taken up again has said it
@@ -227,7 +227,7 @@ def _train(job: Prepared, state: TrainState, journal: Keeps, tracker: _Tracker, 
         # An update that overflowed shows in the next step's loss; until then it must not push out a checkpoint that is sound.
         if job.ranks.is_first and all(bool(parameter.isfinite().all()) for parameter in state.model.parameters()):
             journal.sync()
-            checkpoints.save(run_dir / run_folder.CHECKPOINTS, saved_state(state), job.spec, is_best=is_best)
+            save_checkpoint(run_dir / run_folder.CHECKPOINTS, saved_state(state), job.spec, is_best=is_best)
         state.saved_at_s, state.saved_at_step = state.clock.training_s, state.progress.step
 
     def score() -> Score:
@@ -312,7 +312,8 @@ def _start_record(job: Prepared, state: TrainState) -> StartRecord:
     )
 
 
-def _write_facts(job: Prepared, run_dir: Path) -> None:
+def write_facts(job: Prepared, run_dir: Path) -> None:
+    """Write what is decided before step 0 into a run's folder: spec, plan, fingerprint of the data, environment. Raises: StorageError."""
     run_folder.write_text(run_dir / run_folder.SPEC, job.spec.model_dump_json(indent=2) + "\n")
     run_folder.write_text(run_dir / run_folder.PLAN, json.dumps(job.plan_in_numbers(), indent=2) + "\n")
     write_fingerprint(run_dir, job.fingerprint)

@@ -12,7 +12,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("service", "tuning", "jobs")
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
-ENGINE = {"torch", "numpy", "pydantic", "largebatch"}
+ENGINE = {"torch", "numpy", "pydantic", "largebatch", "filelock", "tenacity"}
+"""filelock comes with torch; tenacity is small, needs nothing, and waits for storage that refuses."""
 LAZY = {"PIL", "yaml", "mlflow", "torchvision", "sklearn", "pyarrow"}
 LAUNCHERS = "largebatch.jobs.launch.on_ray."
 """What only runs inside Ray, and may import it."""

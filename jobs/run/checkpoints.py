@@ -1,109 +1,90 @@
-"""Checkpoints: whole or not at all, and the newest readable one wins.
+"""A run's checkpoint files: whole or not at all, the newest whole one wins, and only some are kept.
 
 `step-00000120.0123456789abcdef.pt`: the step, and the first half of the SHA-256 of the file's bytes. Name and
-content appear together by one rename, so a file under such a name is complete, and a damaged one is found out.
-`best-...` has the highest test accuracy so far. Loading is `weights_only`: tensors and plain numbers.
+content appear together by one rename, so a file under such a name is complete, and a damaged one is recognised.
+`best-...` has the highest test accuracy so far. `largebatch.jobs.resume` says what a file holds; nothing here needs torch.
 """
 
 import hashlib
-import io
-from collections.abc import Callable
+import re
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import Any, NamedTuple
 
 from largebatch.jobs.errors import CheckpointError
-from largebatch.jobs.run.checkpoint_files import NAME, list_checkpoints, prune
-from largebatch.jobs.run.run_folder import storage_errors, write_whole
-from largebatch.jobs.spec.train_spec import TrainSpec
+from largebatch.jobs.run.run_folder import write_whole
 
-MAY_CHANGE = (
-    "name", "description", "stop", "checkpoint", "tracking", "evaluation", "dataset.download", "dataset.num_workers", "dataset.may_change", "compile",
-)  # fmt: skip
-"""What a resumed run may set anew: nothing that changes the mathematics of a step but the budget."""
+NAME = re.compile(r"^(step|best)-(\d{8,})\.([0-9a-f]{32})\.pt$")
 
 
-def save(folder: Path, state: dict[str, Any], spec: TrainSpec, *, is_best: bool) -> Path:
-    """Write one checkpoint and remove those that are no longer kept. Raises: StorageError; the older ones stay."""
-    step = state["progress"]["step"]
-    buffer = io.BytesIO()
-    torch.save({"spec": spec.model_dump(mode="json"), "state": state}, buffer)
-    content = buffer.getbuffer()
-    digest = hashlib.sha256(content).hexdigest()[:32]
-    path = folder / f"step-{step:08d}.{digest}.pt"
+class Checkpoint(NamedTuple):
+    """One file, described by its name."""
+
+    path: Path
+    kind: str
+    step: int
+    digest: str
+
+
+def list_checkpoints(folder: Path) -> list[Checkpoint]:
+    """All whole checkpoints in the folder, newest first."""
+    paths = folder.iterdir() if folder.is_dir() else ()
+    checkpoints = [Checkpoint(path, match[1], int(match[2]), match[3]) for path in paths if (match := NAME.match(path.name))]
+    return sorted(checkpoints, key=lambda checkpoint: (checkpoint.step, checkpoint.path.stat().st_mtime_ns), reverse=True)
+
+
+def read_checkpoint(path: Path) -> bytes:
+    """A checkpoint's bytes. Raises: CheckpointError if they are not those that its name promises, or cannot be read."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError("--resume", f"Checkpoint {path.name} cannot be read: {error}.") from error
+    match = NAME.match(path.name)
+    if match is None or _digest(content) != match[3]:
+        raise CheckpointError("--resume", f"Checkpoint {path.name} is damaged: its content does not match the checksum in its name.")
+    return content
+
+
+def write_checkpoint(folder: Path, step: int, content: Any, *, keep: int, is_best: bool) -> Path:
+    """Write one checkpoint and remove those that are no longer kept. Args: content: a buffer. Raises: StorageError; the older ones stay."""
+    path = folder / f"step-{step:08d}.{_digest(content)}.pt"
     _write(path, content)
     if is_best:
-        _write(folder / f"best-{step:08d}.{digest}.pt", content, link_to=path)
-    prune(folder, spec.checkpoint.keep, path)
+        _link(path, path.with_name(path.name.replace("step", "best", 1)), content)
+    _prune(folder, keep, path)
     return path
 
 
-def _write(path: Path, content: Any, link_to: Path | None = None) -> None:
-    if link_to is not None:
-        with storage_errors(path):
-            try:
-                path.unlink(missing_ok=True)
-                path.hardlink_to(link_to)
-                return
-            except OSError:
-                pass  # file systems without hard links get a second copy
+def _digest(content: Any) -> str:
+    return hashlib.sha256(content).hexdigest()[:32]
+
+
+def _write(path: Path, content: Any) -> None:
     with write_whole(path) as file:
         file.write(content)
 
 
-def load_newest(folder: Path, device: torch.device, report: Callable[[str], None]) -> dict[str, Any]:
-    """The content of the newest checkpoint that can be read.
-
-    Args: report: told in words about each damaged one that was passed over.
-    Raises: CheckpointError if there is none.
-    """
-    found = list_checkpoints(folder)
-    damaged = 0
-    for checkpoint in found:
-        try:
-            return load(checkpoint.path, device)
-        except CheckpointError as error:
-            damaged += 1
-            report(f"{error.problem} Using the one before it.")
-    if damaged:
-        raise CheckpointError("--resume", f"none of the {damaged} checkpoints in {folder} can be read.", "Start the run again from its spec.json.")
-    raise CheckpointError(
-        "--resume", f"there is no checkpoint in {folder}.", "The run was stopped before its first; start it again from its spec.json."
-    )
-
-
-def load(path: Path, device: torch.device) -> dict[str, Any]:
-    """One checkpoint's content: `spec` and `state`. Raises: CheckpointError if it is damaged."""
-    match = NAME.match(path.name)
+def _link(path: Path, name: Path, content: Any) -> None:
+    """Give a file a second name; file systems without hard links get a second copy."""
     try:
-        content = path.read_bytes()
-        if match is None or hashlib.sha256(content).hexdigest()[:32] != match[3]:
-            raise CheckpointError("--resume", f"Checkpoint {path.name} is damaged: its content does not match the checksum in its name.")
-        loaded: dict[str, Any] = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
-    except CheckpointError:
-        raise
-    except Exception as error:  # unpickling damaged bytes raises almost anything
-        raise CheckpointError("--resume", f"Checkpoint {path.name} cannot be read: {error}.") from error
-    return loaded
+        name.unlink(missing_ok=True)
+        name.hardlink_to(path)
+    except OSError:
+        _write(name, content)
 
 
-def refuse_other_spec(saved: dict[str, Any], spec: TrainSpec) -> None:
-    """Raise CheckpointError, naming the first field, if `spec` differs from the saved one in what must not change."""
-    now = spec.model_dump(mode="json")
-    for field, (before, after) in sorted(_differences(saved, now).items()):
-        if not any(field == free or field.startswith(f"{free}.") for free in MAY_CHANGE):
-            raise CheckpointError(
-                field,
-                f"the checkpoint was made with {before!r}, and the spec now says {after!r}.",
-                f"A resumed run may change {', '.join(MAY_CHANGE)}; for anything else start a new run.",
-            )
+def _prune(folder: Path, keep: int, saved: Path) -> None:
+    """Remove all but the newest `keep` and the newest best.
 
-
-def _differences(before: Any, after: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
-    if isinstance(before, dict) and isinstance(after, dict):
-        found: dict[str, tuple[Any, Any]] = {}
-        for name in {*before, *after}:
-            found.update(_differences(before.get(name), after.get(name), f"{prefix}.{name}" if prefix else name))
-        return found
-    return {} if before == after else {prefix: (before, after)}
+    Checkpoints that stand in line after `saved`, which was written just now, are of an earlier process that had come
+    further; this one went on from before them because they could not be read. They count for nothing and go first.
+    """
+    checkpoints = list_checkpoints(folder)
+    newest = next(checkpoint for checkpoint in checkpoints if checkpoint.path == saved)
+    overtaken = [checkpoint for checkpoint in checkpoints if checkpoint.step >= newest.step and checkpoint.digest != newest.digest]
+    kept = [checkpoint for checkpoint in checkpoints if checkpoint not in overtaken]
+    steps = [checkpoint for checkpoint in kept if checkpoint.kind == "step"]
+    bests = [checkpoint for checkpoint in kept if checkpoint.kind == "best"]
+    for checkpoint in (*overtaken, *steps[keep:], *bests[1:]):
+        checkpoint.path.unlink(missing_ok=True)
+    for partial in folder.glob(".*.part"):
+        partial.unlink(missing_ok=True)

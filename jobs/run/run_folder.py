@@ -1,15 +1,19 @@
 """A run's folder: the names of its files, and writing them whole or not at all."""
 
-import fcntl
+import json
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from largebatch.jobs.errors import InputError, StorageError
+from filelock import FileLock, Timeout
+
+from largebatch.jobs.errors import CheckpointError, InputError, StorageError
+from largebatch.jobs.spec.read import build_spec, read_spec
+from largebatch.jobs.spec.train_spec import TrainSpec
 
 SPEC = "spec.json"
 PLAN = "plan.json"
@@ -21,6 +25,7 @@ FIGURE = "figure.png"
 MLFLOW = "mlflow.json"
 CHECKPOINTS = "checkpoints"
 AT_WORK = "another process is at work on this run"
+RESUME_LATER = "The last checkpoint is whole: free some space or mend the folder, then resume the run."
 
 
 def new_run_id(name: str) -> str:
@@ -42,6 +47,19 @@ def create(output_dir: Path, run_id: str, may_exist: bool = False) -> Path:
     return run_dir
 
 
+def begun_spec(run_dir: Path) -> TrainSpec:
+    """The spec that a run was last begun or resumed with. Raises: OSError, ValueError."""
+    return build_spec(json.loads((run_dir / SPEC).read_text()))
+
+
+def resumed_spec(run_dir: Path, overrides: Sequence[str]) -> TrainSpec:
+    """The spec of a run that was begun, with overrides. Raises: CheckpointError if this is no run folder, SpecError."""
+    path = run_dir / SPEC
+    if not path.is_file():
+        raise CheckpointError("--resume", f"{run_dir} is not a run's folder: it has no {SPEC}.", "Give the folder that the run printed.")
+    return read_spec(str(path), overrides)
+
+
 def refuse_unwritable(output_dir: Path, option: str = "--output-dir") -> None:
     """Raise InputError if no folder can be made below `output_dir`; leaves nothing behind. Args: option: that gave it."""
     existing = output_dir
@@ -59,19 +77,13 @@ def refuse_unwritable(output_dir: Path, option: str = "--output-dir") -> None:
         raise InputError(option, f"{existing} cannot be written ({reason}).", f"Give another {option}.") from error
 
 
-class storage_errors:
-    """A context that turns the file system's refusals into one StorageError that names the path."""
-
-    def __init__(self, path: Path, hint: str = "The last checkpoint is whole: free some space or mend the folder, then resume the run.") -> None:
-        self._path, self._hint = path, hint
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError):
-            reason = error.strerror or str(error)
-            raise StorageError(str(self._path), f"cannot be written ({reason}).", self._hint) from error
+@contextmanager
+def storage_errors(path: Path, hint: str = RESUME_LATER) -> Iterator[None]:
+    """Turns the file system's refusals into one StorageError that names the path."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(str(path), f"cannot be written ({error.strerror or error}).", hint) from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -105,15 +117,9 @@ def exclusive(run_dir: Path, purpose: str, patience_s: float = 0.0) -> Iterator[
     """
     path = run_dir / f".{purpose}.lock"
     with storage_errors(path):
-        file = path.open("ab")
-    with file:
-        ends_at = time.monotonic() + patience_s
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= ends_at:
-                    raise InputError(str(run_dir), f"{AT_WORK} ({purpose}).", "Wait for it, or stop it first.") from None
-            time.sleep(0.1)
+        try:
+            held = FileLock(path, timeout=patience_s).acquire()
+        except Timeout:
+            raise InputError(str(run_dir), f"{AT_WORK} ({purpose}).", "Wait for it, or stop it first.") from None
+    with held:
         yield

@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 
 from largebatch.jobs.errors import InputError, StorageError
 from largebatch.jobs.run import run_folder
-from largebatch.jobs.run.checkpoint_files import NAME
+from largebatch.jobs.run.checkpoints import NAME
 
 T = TypeVar("T")
 

@@ -3,16 +3,15 @@
 import os
 import re
 import stat
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pydantic
 
 import largebatch
-from largebatch.jobs.errors import CheckpointError, SpecError
+from largebatch.jobs.errors import SpecError
 from largebatch.jobs.optim.registry import OPTIMIZERS
-from largebatch.jobs.run import run_folder
 from largebatch.jobs.spec.mistakes import first_mistake, nearest
 from largebatch.jobs.spec.text import STANDARD_INPUT, mapping, parse, parse_yaml, read_document
 from largebatch.jobs.spec.train_spec import TrainSpec
@@ -152,11 +151,3 @@ def _forget_the_options_of_another_optimizer(document: dict[str, Any], changed: 
                 f"Give the whole optimizer: --set 'optimizer={{name: {name}}}'.",
             )
         del options[option]
-
-
-def resumed_spec(run_dir: Path, overrides: Sequence[str]) -> TrainSpec:
-    """The spec of a run that was begun, with overrides. Raises: CheckpointError if this is no run folder."""
-    path = run_dir / run_folder.SPEC
-    if not path.is_file():
-        raise CheckpointError("--resume", f"{run_dir} is not a run's folder: it has no {run_folder.SPEC}.", "Give the folder that the run printed.")
-    return read_spec(str(path), overrides)

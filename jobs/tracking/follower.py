@@ -11,7 +11,6 @@ from pathlib import Path
 
 from largebatch.jobs.collector import collect_seldom
 from largebatch.jobs.run import run_folder
-from largebatch.jobs.spec.read import build_spec
 from largebatch.jobs.streams import drop_what_nobody_reads
 from largebatch.jobs.tracking.folder_mirror import PARENT, FolderMirror
 from largebatch.jobs.tracking.mirror_state import MirrorState
@@ -126,7 +125,7 @@ def catch_up_others(run_dir: Path) -> None:
             continue
         try:
             with run_folder.exclusive(other, "train"):  # nobody trains it now
-                if not build_spec(json.loads((other / run_folder.SPEC).read_text())).tracking.enabled:
+                if not run_folder.begun_spec(other).tracking.enabled:
                     continue
                 after = sync_run(other)
                 Mirror(other).mark_killed()

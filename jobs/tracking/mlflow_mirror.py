@@ -14,11 +14,10 @@ from typing import Any, NamedTuple
 
 from largebatch.jobs.errors import FaultError, InputError, LargebatchError
 from largebatch.jobs.run import run_folder
-from largebatch.jobs.run.checkpoint_files import list_checkpoints
+from largebatch.jobs.run.checkpoints import list_checkpoints
 from largebatch.jobs.run.journal import evaluations, failure, parse_line, read_records, steps
 from largebatch.jobs.run.json_lines import read_lines
 from largebatch.jobs.run.records import EndRecord, EvalRecord, JournalRecord, Outcome, StartRecord, StepRecord
-from largebatch.jobs.spec.read import build_spec
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.tracking.mirror_state import MirrorState
 from largebatch.jobs.tracking.mlflow_store import (
@@ -113,7 +112,7 @@ class Mirror:
 
     def _read_spec(self) -> None:
         """The spec and the address of MLflow, which a resume may have changed."""
-        self.spec: TrainSpec = build_spec(json.loads((self.run_dir / run_folder.SPEC).read_text()))
+        self.spec: TrainSpec = run_folder.begun_spec(self.run_dir)
         uri = self._given_uri or self.spec.tracking.mlflow_uri or self.state.uri or default_uri(self.run_dir)
         if uri != self.uri:
             self.uri, self._client = uri, None

@@ -3,17 +3,16 @@
 What was deleted in MLflow is told from a server that is away: the one waits for a person, the other for a while.
 """
 
-import fcntl
 import importlib
 import logging
 import os
 import shlex
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
+
+from filelock import FileLock
 
 from largebatch.jobs.errors import InputError
 
@@ -82,12 +81,9 @@ def sqlite_database(uri: str) -> Path | None:
     return Path(name) if uri.startswith(SQLITE) and name and not name.startswith(("file:", ":memory:")) else None
 
 
-@contextmanager
-def _one_at_a_time(folder: Path) -> Iterator[None]:
-    """Runs that start together must not create the experiment, or its database, twice."""
-    with (folder / ".mlflow.lock").open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _one_at_a_time(folder: Path) -> FileLock:
+    """The lock of runs that start together: they must not create the experiment, or its database, twice."""
+    return FileLock(folder / ".mlflow.lock")
 
 
 def _make_database(mlflow: Any, uri: str, folder: Path) -> None:

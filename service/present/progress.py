@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from largebatch.jobs.run.checkpoint_files import list_checkpoints
+from largebatch.jobs.run.checkpoints import list_checkpoints
 from largebatch.jobs.run.journal import parse_line
 from largebatch.jobs.run.json_lines import Line, parse_object, read_all_lines, read_last_lines
 from largebatch.jobs.run.records import EvalRecord, StartRecord, StepRecord

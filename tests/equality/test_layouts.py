@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from largebatch.jobs.errors import CheckpointError, PlanError
 from largebatch.jobs.job import prepare, run_job
-from largebatch.jobs.run.checkpoint_files import list_checkpoints
-from largebatch.jobs.run.checkpoints import load
+from largebatch.jobs.resume import load_checkpoint
+from largebatch.jobs.run.checkpoints import list_checkpoints
 from largebatch.jobs.run.listener import Listener
 from largebatch.jobs.spec.read import build_spec
 
@@ -92,7 +92,7 @@ def train(run_dir: Path, model: str, arguments: dict[str, Any], parts: dict[str,
         **parts,
     }
     run_job(prepare(build_spec(document), CPU, Path("nowhere")), run_dir, Listener(), resumes)
-    state = load(list_checkpoints(run_dir / "checkpoints")[0].path, CPU)["state"]
+    state = load_checkpoint(list_checkpoints(run_dir / "checkpoints")[0].path, CPU)["state"]
     averages = {f"average of {name}": value for name, value in zip(state["average"]["names"], state["average"]["averages"], strict=True)}
     return {**state["model"], **averages}
 

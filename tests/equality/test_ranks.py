@@ -24,8 +24,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from largebatch.jobs.run.checkpoint_files import list_checkpoints
-from largebatch.jobs.run.checkpoints import load
+from largebatch.jobs.resume import load_checkpoint
+from largebatch.jobs.run.checkpoints import list_checkpoints
 from largebatch.jobs.run.journal import read_records
 from largebatch.jobs.run.records import EvalRecord, NoticeRecord, StartRecord, StepRecord
 
@@ -166,7 +166,7 @@ def folder(ranks: Ranks, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def parameters(run_dir: Path, step: int | None = None) -> dict[str, Tensor]:
     """Weights and running statistics of the newest checkpoint, or that of a step."""
     found = [c for c in list_checkpoints(run_dir / "checkpoints") if c.kind == "step" and step in (None, c.step)]
-    saved: dict[str, Tensor] = load(found[0].path, CPU)["state"]["model"]
+    saved: dict[str, Tensor] = load_checkpoint(found[0].path, CPU)["state"]["model"]
     return saved
 
 

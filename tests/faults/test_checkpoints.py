@@ -11,11 +11,12 @@ import torch
 
 from largebatch.jobs.errors import CheckpointError, StorageError
 from largebatch.jobs.job import prepare, run_job
-from largebatch.jobs.run import checkpoints
-from largebatch.jobs.run.checkpoint_files import list_checkpoints
+from largebatch.jobs.resume import load_checkpoint, load_newest, refuse_other_spec, save_checkpoint
+from largebatch.jobs.run.checkpoints import list_checkpoints
 from largebatch.jobs.run.listener import Listener
 from largebatch.jobs.run.records import RunSummary
-from largebatch.jobs.spec.read import build_spec, resumed_spec
+from largebatch.jobs.run.run_folder import resumed_spec
+from largebatch.jobs.spec.read import build_spec
 from largebatch.jobs.spec.train_spec import TrainSpec
 
 CPU = torch.device("cpu")
@@ -59,7 +60,7 @@ def content(step: int) -> dict[str, Any]:
 def test_the_newest_few_and_the_best_are_kept(tmp_path: Path) -> None:
     spec = new_spec()
     for step in range(1, 8):
-        checkpoints.save(tmp_path, content(step), spec, is_best=step in {2, 3})
+        save_checkpoint(tmp_path, content(step), spec, is_best=step in {2, 3})
     names = sorted(path.name.split(".")[0] for path in tmp_path.iterdir())
     assert names == ["best-00000003", "step-00000005", "step-00000006", "step-00000007"]
 
@@ -75,42 +76,42 @@ def test_a_run_leaves_what_its_spec_keeps(tmp_path: Path) -> None:
 
 def test_a_failing_disk_leaves_no_file_under_a_checkpoints_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = new_spec()
-    first = checkpoints.save(tmp_path, content(1), spec, is_best=True)
+    first = save_checkpoint(tmp_path, content(1), spec, is_best=True)
 
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)  # the last moment at which a disk can refuse what was written
     with pytest.raises(StorageError, match="No space left on device"):
-        checkpoints.save(tmp_path, content(2), spec, is_best=True)
+        save_checkpoint(tmp_path, content(2), spec, is_best=True)
     assert [found.step for found in list_checkpoints(tmp_path)] == [1, 1]
     assert not list(tmp_path.glob(".*"))
-    assert torch.equal(checkpoints.load(first, CPU)["state"]["weights"], torch.full((100,), 1.0))
+    assert torch.equal(load_checkpoint(first, CPU)["state"]["weights"], torch.full((100,), 1.0))
 
 
 def test_a_half_written_file_is_no_checkpoint(tmp_path: Path) -> None:
     """What a kill leaves behind is not listed, and the next save clears it away."""
     spec = new_spec()
-    checkpoints.save(tmp_path, content(1), spec, is_best=False)
+    save_checkpoint(tmp_path, content(1), spec, is_best=False)
     left = tmp_path / f".step-00000002.{'0' * 32}.pt.123.part"
     left.write_bytes(b"half")
     assert [found.step for found in list_checkpoints(tmp_path)] == [1]
-    checkpoints.save(tmp_path, content(3), spec, is_best=False)
+    save_checkpoint(tmp_path, content(3), spec, is_best=False)
     assert not left.exists()
 
 
 def test_every_single_damaged_byte_is_found(tmp_path: Path) -> None:
-    path = checkpoints.save(tmp_path, content(1), new_spec(), is_best=False)
+    path = save_checkpoint(tmp_path, content(1), new_spec(), is_best=False)
     whole = path.read_bytes()
     for place in range(0, len(whole), max(len(whole) // 60, 1)):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :])
         with pytest.raises(CheckpointError, match="does not match the checksum"):
-            checkpoints.load(path, CPU)
+            load_checkpoint(path, CPU)
     path.write_bytes(whole[:-1])
     with pytest.raises(CheckpointError, match="does not match the checksum"):
-        checkpoints.load(path, CPU)
+        load_checkpoint(path, CPU)
     path.write_bytes(whole)
-    assert checkpoints.load(path, CPU)["state"]["progress"] == {"step": 1}
+    assert load_checkpoint(path, CPU)["state"]["progress"] == {"step": 1}
 
 
 def test_a_damaged_newest_is_reported_and_the_one_before_is_used(tmp_path: Path) -> None:
@@ -127,7 +128,7 @@ def test_a_damaged_newest_is_reported_and_the_one_before_is_used(tmp_path: Path)
     assert "one before it" in notices[0]
     assert steps[0] == int(before.name[5:13]) == 5
     assert summary.parameters_sha256 == whole.parameters_sha256
-    assert checkpoints.load_newest(tmp_path / "run" / "checkpoints", CPU, pytest.fail)["state"]["progress"]["step"] == 6
+    assert load_newest(tmp_path / "run" / "checkpoints", CPU, pytest.fail)["state"]["progress"]["step"] == 6
 
 
 @pytest.mark.parametrize("keep", [1, 2, 3])
@@ -135,12 +136,12 @@ def test_a_damaged_newest_is_reported_and_the_one_before_is_used(tmp_path: Path)
 def test_a_damaged_newest_does_not_push_out_those_that_are_whole(is_best: bool, keep: int, tmp_path: Path) -> None:
     """A run that goes on from before the damage counts its own checkpoints alone."""
     spec = new_spec(checkpoint={"keep": keep})
-    checkpoints.save(tmp_path, content(10), spec, is_best=True)
-    damage(checkpoints.save(tmp_path, content(20), new_spec(checkpoint={"keep": keep + 1}), is_best=is_best))
-    assert checkpoints.load_newest(tmp_path, CPU, lambda text: None)["state"]["progress"]["step"] == 10
+    save_checkpoint(tmp_path, content(10), spec, is_best=True)
+    damage(save_checkpoint(tmp_path, content(20), new_spec(checkpoint={"keep": keep + 1}), is_best=is_best))
+    assert load_newest(tmp_path, CPU, lambda text: None)["state"]["progress"]["step"] == 10
     for step in (12, 14, 16):
-        checkpoints.save(tmp_path, content(step), spec, is_best=is_best)
-        assert checkpoints.load_newest(tmp_path, CPU, pytest.fail)["state"]["progress"]["step"] == step
+        save_checkpoint(tmp_path, content(step), spec, is_best=is_best)
+        assert load_newest(tmp_path, CPU, pytest.fail)["state"]["progress"]["step"] == step
     kept = [path for path in tmp_path.glob("step-*.pt")]
     assert sorted(int(path.name[5:13]) for path in kept) == [10, 12, 14, 16][-keep:]
     assert [int(path.name[5:13]) for path in tmp_path.glob("best-*.pt")] == [16 if is_best else 10]
@@ -149,11 +150,11 @@ def test_a_damaged_newest_does_not_push_out_those_that_are_whole(is_best: bool, 
 def test_a_damaged_one_of_the_same_step_goes_too(tmp_path: Path) -> None:
     """Saved again it has another name: the clock in it is another."""
     spec = new_spec(checkpoint={"keep": 2})
-    checkpoints.save(tmp_path, content(10), spec, is_best=False)
-    damage(checkpoints.save(tmp_path, {**content(20), "wall_s": 1.0}, spec, is_best=False))
-    checkpoints.save(tmp_path, {**content(20), "wall_s": 2.0}, spec, is_best=False)
+    save_checkpoint(tmp_path, content(10), spec, is_best=False)
+    damage(save_checkpoint(tmp_path, {**content(20), "wall_s": 1.0}, spec, is_best=False))
+    save_checkpoint(tmp_path, {**content(20), "wall_s": 2.0}, spec, is_best=False)
     assert [found.step for found in list_checkpoints(tmp_path)] == [20, 10]
-    assert checkpoints.load_newest(tmp_path, CPU, pytest.fail)["state"]["wall_s"] == 2.0
+    assert load_newest(tmp_path, CPU, pytest.fail)["state"]["wall_s"] == 2.0
 
 
 def test_when_all_are_damaged_it_says_so(tmp_path: Path) -> None:
@@ -185,9 +186,9 @@ class Evil:
 def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
     """Whole and with a right checksum, but holding more than tensors and plain numbers."""
     target = tmp_path / "made-by-unpickling"
-    path = checkpoints.save(tmp_path, {"progress": {"step": 1}, "weights": Evil(target)}, new_spec(), is_best=False)
+    path = save_checkpoint(tmp_path, {"progress": {"step": 1}, "weights": Evil(target)}, new_spec(), is_best=False)
     with pytest.raises(CheckpointError, match="cannot be read"):
-        checkpoints.load(path, CPU)
+        load_checkpoint(path, CPU)
     assert not target.exists()
 
 
@@ -207,7 +208,7 @@ def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
 def test_a_resumed_run_may_not_change_the_mathematics(field: str, part: dict[str, Any], tmp_path: Path) -> None:
     saved = new_spec().model_dump(mode="json")
     with pytest.raises(CheckpointError) as caught:
-        checkpoints.refuse_other_spec(saved, new_spec(**part))
+        refuse_other_spec(saved, new_spec(**part))
     assert caught.value.field == field
     assert "A resumed run may change name, description, stop" in str(caught.value)
 

@@ -13,8 +13,8 @@ from largebatch.jobs.data.keyed_random import sample_order
 from largebatch.jobs.engine.step import optimizer_step
 from largebatch.jobs.errors import DataError
 from largebatch.jobs.job import new_state, prepare, training_batches
-from largebatch.jobs.run.checkpoint_files import list_checkpoints
-from largebatch.jobs.run.checkpoints import load
+from largebatch.jobs.resume import load_checkpoint
+from largebatch.jobs.run.checkpoints import list_checkpoints
 from largebatch.jobs.run.journal import read_records, steps
 from largebatch.jobs.run.records import EndRecord, EvalRecord, NoticeRecord
 from largebatch.jobs.spec.read import build_spec
@@ -113,7 +113,7 @@ def test_a_diverged_run_keeps_its_last_finite_checkpoint(tmp_path: Path, capsys:
     _, summary, run_dir, _ = trained(tmp_path, capsys, learning_rate={"base": 1e8}, checkpoint={"every_steps": 1, "keep": 1, "best": False})
     newest = list_checkpoints(run_dir / "checkpoints")[0]
     assert newest.step == summary["steps"]
-    for tensor in load(newest.path, CPU)["state"]["model"].values():
+    for tensor in load_checkpoint(newest.path, CPU)["state"]["model"].values():
         assert bool(tensor.isfinite().all())
 
 

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from largebatch.jobs.errors import CheckpointError, DataError, LargebatchError
 from largebatch.jobs.job import prepare, run_job
-from largebatch.jobs.run.checkpoint_files import list_checkpoints
+from largebatch.jobs.run.checkpoints import list_checkpoints
 from largebatch.jobs.run.journal import evaluations, failure, read_records, steps
 from largebatch.jobs.run.listener import Listener
 from largebatch.jobs.run.records import EndRecord, NoticeRecord, Outcome, Record, RunSummary, StartRecord, StepRecord

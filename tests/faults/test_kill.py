@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from largebatch.jobs.run.checkpoint_files import list_checkpoints
+from largebatch.jobs.run.checkpoints import list_checkpoints
 from largebatch.jobs.run.journal import evaluations, read_records, steps
 from largebatch.jobs.run.records import StartRecord
 

@@ -11,7 +11,7 @@ from largebatch.jobs.entry_points import is_of_the_machine
 from largebatch.jobs.errors import CodeError, DataError, FaultError, PlanError, SpecError
 from largebatch.jobs.job import prepare, run_job
 from largebatch.jobs.launch.last_words import keep_traceback, unforeseen, with_way_on
-from largebatch.jobs.run.checkpoint_files import list_checkpoints
+from largebatch.jobs.run.checkpoints import list_checkpoints
 from largebatch.jobs.run.listener import Listener
 from largebatch.jobs.spec.read import build_spec
 

@@ -15,7 +15,7 @@ import torch
 from largebatch.jobs.job import prepare
 from largebatch.jobs.launch.local import train_locally
 from largebatch.jobs.launch.options import LocalOptions
-from largebatch.jobs.run.checkpoint_files import list_checkpoints
+from largebatch.jobs.run.checkpoints import list_checkpoints
 from largebatch.jobs.run.journal import read_records, steps
 from largebatch.jobs.run.listener import Listener
 from largebatch.jobs.run.records import Record, RunSummary, StepRecord

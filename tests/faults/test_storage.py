@@ -12,7 +12,7 @@ import pytest
 
 from largebatch.jobs.__main__ import main
 from largebatch.jobs.errors import StorageError
-from largebatch.jobs.run.checkpoint_files import list_checkpoints
+from largebatch.jobs.run.checkpoints import list_checkpoints
 from largebatch.jobs.run.journal import Journal, read_records, steps
 from largebatch.jobs.run.records import EndRecord, StartRecord
 from largebatch.jobs.run.run_folder import refuse_unwritable, write_text

@@ -13,7 +13,7 @@ from production_layout import PATIENCE_S, Layout, laid_out, pids, with_redis
 from servers import postgres
 from test_production import ADMIN, HEAD, MIGRATE, RUN, SERVE, WORKER, answers, asked, is_over, make_databases, overlay, submit
 
-from largebatch.jobs.run.checkpoint_files import list_checkpoints
+from largebatch.jobs.run.checkpoints import list_checkpoints
 from largebatch.jobs.run.journal import read_records
 from largebatch.jobs.run.records import StepRecord
 

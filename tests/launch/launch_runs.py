@@ -23,8 +23,8 @@ from torch import Tensor
 
 from largebatch.jobs.launch.on_ray.train import train_on_ray
 from largebatch.jobs.launch.options import LocalOptions, RayOptions, Workers
-from largebatch.jobs.run.checkpoint_files import list_checkpoints
-from largebatch.jobs.run.checkpoints import load
+from largebatch.jobs.resume import load_checkpoint
+from largebatch.jobs.run.checkpoints import list_checkpoints
 from largebatch.jobs.run.journal import read_records
 from largebatch.jobs.run.listener import Listener
 from largebatch.jobs.run.records import NoticeRecord, Record, RunSummary, StartRecord, StepRecord
@@ -108,7 +108,7 @@ def train(
 
 def parameters(run_dir: Path) -> dict[str, Tensor]:
     """Weights and running statistics of the newest checkpoint."""
-    saved: dict[str, Tensor] = load(list_checkpoints(run_dir / "checkpoints")[0].path, torch.device("cpu"))["state"]["model"]
+    saved: dict[str, Tensor] = load_checkpoint(list_checkpoints(run_dir / "checkpoints")[0].path, torch.device("cpu"))["state"]["model"]
     return saved
 
 

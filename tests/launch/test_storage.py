@@ -17,8 +17,9 @@ from largebatch.jobs.launch.local import prepare_locally, train_locally
 from largebatch.jobs.launch.on_ray.train import train_on_ray
 from largebatch.jobs.launch.options import LocalOptions, RayOptions, Workers, fetch_stored, read_places
 from largebatch.jobs.run.records import Outcome
+from largebatch.jobs.run.run_folder import resumed_spec
 from largebatch.jobs.run.storage import Storage, StoredRun, split_place
-from largebatch.jobs.spec.read import build_spec, resumed_spec
+from largebatch.jobs.spec.read import build_spec
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

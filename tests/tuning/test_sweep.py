@@ -15,7 +15,7 @@ import yaml
 from launch_runs import Head, starts
 from servers import said
 
-from largebatch.jobs.run.checkpoint_files import list_checkpoints
+from largebatch.jobs.run.checkpoints import list_checkpoints
 from largebatch.jobs.tracking.mlflow_mirror import CURVE_TAG
 from largebatch.tuning.results.collect import collect, collect_experiment, ended_runs
 from largebatch.tuning.sweep.ledger import Ledger

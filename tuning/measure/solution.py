@@ -23,8 +23,9 @@ from largebatch.jobs.errors import CheckpointError, FaultError, InputError, Larg
 from largebatch.jobs.job import Prepared, evaluation_batches, new_state, prepare
 from largebatch.jobs.models.norms.ghost_batch_norm import GhostNorm, evaluation_unit, ghost_norms
 from largebatch.jobs.plan.train_plan import Slice
-from largebatch.jobs.run import checkpoints, run_folder
-from largebatch.jobs.spec.read import resumed_spec
+from largebatch.jobs.resume import load_newest
+from largebatch.jobs.run import run_folder
+from largebatch.jobs.run.run_folder import resumed_spec
 from largebatch.jobs.tracking.mlflow_mirror import flat
 from largebatch.jobs.tracking.mlflow_store import brief
 from largebatch.tuning.results.collect import described
@@ -148,7 +149,7 @@ def load_solution(run_dir: Path, device: torch.device, data_dir: Path, num_sampl
     if not (run_dir / run_folder.SPEC).is_file():
         raise InputError("RUN", f"{run_dir} is not a run's folder: it has no {run_folder.SPEC}.", "Give the folder that the run printed.")
     spec = resumed_spec(run_dir, [])
-    loaded = checkpoints.load_newest(run_dir / run_folder.CHECKPOINTS, device, lambda text: None)
+    loaded = load_newest(run_dir / run_folder.CHECKPOINTS, device, lambda text: None)
     job = prepare(spec, device, data_dir)
     refuse_other_data(job.dataset, job.fingerprint, run_dir, spec.dataset.may_change)
     state = new_state(job)

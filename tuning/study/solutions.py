@@ -14,10 +14,10 @@ from pydantic import BaseModel, Field
 from largebatch.jobs.data.same_data import refuse_other_data
 from largebatch.jobs.job import prepare, run_job
 from largebatch.jobs.run import run_folder
-from largebatch.jobs.run.checkpoint_files import list_checkpoints
+from largebatch.jobs.run.checkpoints import list_checkpoints
 from largebatch.jobs.run.listener import Listener
 from largebatch.jobs.run.records import RunSummary
-from largebatch.jobs.spec.read import resumed_spec
+from largebatch.jobs.run.run_folder import resumed_spec
 from largebatch.tuning.measure.lines import line
 from largebatch.tuning.measure.sharpness import epsilon_sharpness, top_eigenvalue
 from largebatch.tuning.measure.solution import Solution, load_solution

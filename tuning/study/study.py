@@ -26,7 +26,7 @@ from largebatch.jobs.job import prepare, run_job
 from largebatch.jobs.plan.make import resolve_global_batch_size
 from largebatch.jobs.plan.train_plan import USUAL_NOISE_EVERY
 from largebatch.jobs.run import run_folder
-from largebatch.jobs.run.checkpoint_files import list_checkpoints
+from largebatch.jobs.run.checkpoints import list_checkpoints
 from largebatch.jobs.run.listener import Listener
 from largebatch.jobs.run.records import Outcome, RunSummary
 from largebatch.jobs.run.run_folder import write_text

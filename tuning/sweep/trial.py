@@ -103,7 +103,7 @@ def _train_here(spec: TrainSpec, options: TrialOptions, run_id: str, reporter: _
     from largebatch.jobs.job import prepare, run_job
     from largebatch.jobs.launch.on_ray.priority import train_first
     from largebatch.jobs.run import run_folder
-    from largebatch.jobs.run.checkpoint_files import list_checkpoints
+    from largebatch.jobs.run.checkpoints import list_checkpoints
     from largebatch.jobs.run.listener import Listener
     from largebatch.tuning.results.same_data import refuse_unlike_others
 

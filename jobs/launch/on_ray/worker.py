@@ -33,7 +33,7 @@ from largebatch.jobs.launch.options import LocalOptions, Workers, fetch_stored, 
 from largebatch.jobs.plan.make import Facts, make_plan
 from largebatch.jobs.plan.train_plan import TrainPlan
 from largebatch.jobs.run import run_folder
-from largebatch.jobs.run.checkpoint_files import list_checkpoints
+from largebatch.jobs.run.checkpoints import list_checkpoints
 from largebatch.jobs.run.listener import Listener
 from largebatch.jobs.run.records import Outcome, Record, RunSummary, StepRecord
 from largebatch.jobs.run.storage import PATIENCE_S, Storage, StoredRun, probe

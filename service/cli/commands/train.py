@@ -84,7 +84,8 @@ def train(
 
 def _spec(recipe: str | None, resume: Path | None, overrides: list[str]) -> "TrainSpec":
     from largebatch.jobs.errors import SpecError
-    from largebatch.jobs.spec.read import read_spec, resumed_spec
+    from largebatch.jobs.run.run_folder import resumed_spec
+    from largebatch.jobs.spec.read import read_spec
 
     if resume is not None and recipe is not None:
         raise SpecError("RECIPE", "a resumed run has its recipe already.", "Leave it out; change single values with --set.")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from largebatch.jobs.engine.model_state import digest, refuse_unsaveable, what_is_unsaveable
 from largebatch.jobs.errors import PlanError
 from largebatch.jobs.models.held import Held
-from largebatch.jobs.run import checkpoints
+from largebatch.jobs.resume import load_checkpoint, save_checkpoint
 from largebatch.jobs.spec.read import read_spec
 
 
@@ -75,9 +75,9 @@ def test_the_fingerprint_tells_what_is_no_tensor_apart() -> None:
 
 def test_what_is_no_tensor_comes_back_from_a_checkpoint(tmp_path: Path) -> None:
     state = {"progress": {"step": 1}, "model": Scaled(2.0).state_dict()}
-    path = checkpoints.save(tmp_path, state, read_spec("digits-lamb"), is_best=False)
+    path = save_checkpoint(tmp_path, state, read_spec("digits-lamb"), is_best=False)
     other = Scaled(5.0)
-    other.load_state_dict(checkpoints.load(path, torch.device("cpu"))["state"]["model"])
+    other.load_state_dict(load_checkpoint(path, torch.device("cpu"))["state"]["model"])
     assert other.scale == 2.0
     assert digest(other) == digest(Scaled(2.0))
 

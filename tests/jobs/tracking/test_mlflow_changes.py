@@ -11,7 +11,7 @@ import torch
 
 from largebatch.jobs.errors import DataError
 from largebatch.jobs.job import prepare, run_job
-from largebatch.jobs.run.checkpoint_files import list_checkpoints
+from largebatch.jobs.run.checkpoints import list_checkpoints
 from largebatch.jobs.run.journal import read_records, steps
 from largebatch.jobs.run.listener import Listener
 from largebatch.jobs.spec.read import build_spec

@@ -1,0 +1,164 @@
+"""What a checkpoint holds of a run, and resuming: from the newest checkpoint, or from step 0 where the run ended before its first.
+
+A checkpoint is `{"spec": ..., "state": ...}` as torch saves it, and is loaded `weights_only`: tensors and plain numbers.
+"""
+
+import io
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from largebatch.jobs.engine.model_state import what_is_unsaveable
+from largebatch.jobs.engine.state import TrainState
+from largebatch.jobs.entry_points import ANYTHING, failed
+from largebatch.jobs.errors import CheckpointError, CodeError
+from largebatch.jobs.run import run_folder
+from largebatch.jobs.run.checkpoints import list_checkpoints, read_checkpoint, write_checkpoint
+from largebatch.jobs.run.journal import evaluations, failure, read_records
+from largebatch.jobs.run.records import EndRecord, Outcome
+from largebatch.jobs.spec.train_spec import TrainSpec
+
+ENDED_EARLY = "The run was ended before its first checkpoint."
+FAILED_EARLY = "The run failed before its first checkpoint"
+MAY_CHANGE = (
+    "name", "description", "stop", "checkpoint", "tracking", "evaluation", "dataset.download", "dataset.num_workers", "dataset.may_change", "compile",
+)  # fmt: skip
+"""What a resumed run may set anew: nothing that changes the mathematics of a step but the budget."""
+
+
+def saved_state(state: TrainState) -> dict[str, Any]:
+    """What a checkpoint holds of a state. Raises: CodeError if a person's own model cannot say, or says what no checkpoint can keep."""
+    doing = f"to be saved after step {state.progress.step}"
+    try:
+        saved = state.state_dict()
+    except ANYTHING as error:
+        raise failed("model", error, doing) from error
+    if unsaveable := what_is_unsaveable(saved["model"]):
+        raise CodeError("model", f"failed {doing}: {unsaveable}")
+    return saved
+
+
+def save_checkpoint(folder: Path, state: dict[str, Any], spec: TrainSpec, *, is_best: bool) -> Path:
+    """Write a state as a checkpoint and remove those that are no longer kept. Raises: StorageError; the older ones stay."""
+    buffer = io.BytesIO()
+    torch.save({"spec": spec.model_dump(mode="json"), "state": state}, buffer)
+    return write_checkpoint(folder, state["progress"]["step"], buffer.getbuffer(), keep=spec.checkpoint.keep, is_best=is_best)
+
+
+def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
+    """One checkpoint's content: `spec` and `state`. Raises: CheckpointError if it is damaged."""
+    content = read_checkpoint(path)
+    try:
+        loaded: dict[str, Any] = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+    except Exception as error:  # unpickling strange bytes raises almost anything
+        raise CheckpointError("--resume", f"Checkpoint {path.name} cannot be read: {error}.") from error
+    return loaded
+
+
+def load_newest(folder: Path, device: torch.device, report: Callable[[str], None]) -> dict[str, Any]:
+    """The content of the newest checkpoint that can be read.
+
+    Args: report: told in words about each damaged one that was passed over.
+    Raises: CheckpointError if there is none.
+    """
+    checkpoints = list_checkpoints(folder)
+    for checkpoint in checkpoints:
+        try:
+            return load_checkpoint(checkpoint.path, device)
+        except CheckpointError as error:
+            report(f"{error.problem} Using the one before it.")
+    if checkpoints:
+        problem = f"none of the {len(checkpoints)} checkpoints in {folder} can be read."
+        raise CheckpointError("--resume", problem, "Start the run again from its spec.json.")
+    raise CheckpointError(
+        "--resume", f"there is no checkpoint in {folder}.", "The run was stopped before its first; start it again from its spec.json."
+    )
+
+
+def take_up(state: TrainState, spec: TrainSpec, run_dir: Path, report: Callable[[str], None], look_at_data: Callable[[], Sequence[str]]) -> list[str]:
+    """Bring a state to where the run stands; rank 0 reads, and hands it out.
+
+    Args:
+        report: told in words about each damaged checkpoint that was passed over.
+        look_at_data: what is to be said of data that changed; raises DataError. Rank 0 calls it.
+    Returns: what the journal should say of how the run is taken up.
+    Raises: CheckpointError for a checkpoint of another spec or model, or where none of several can be read; DataError.
+    """
+    folder, ranks = run_dir / run_folder.CHECKPOINTS, state.ranks
+    if not ranks.from_first(lambda: bool(list_checkpoints(folder))):
+        # Nothing of its state is left, and a run of this name is one spec's and of one data set all the same.
+        first_spec = ranks.from_first(lambda: _first_spec(run_dir))
+        ranks.agreed(lambda: refuse_other_spec(first_spec, spec))
+        return [ranks.from_first(lambda: _early_end(run_dir)), *ranks.from_first(look_at_data)]
+    checkpoint = ranks.from_first(lambda: load_newest(folder, torch.device("cpu"), report))
+    ranks.agreed(lambda: refuse_other_spec(checkpoint["spec"], spec))
+    reasons = ranks.from_first(look_at_data)
+    ranks.agreed(lambda: _load_state(state, checkpoint["state"]))
+    if checkpoint["spec"]["stop"]["target_accuracy"] != spec.stop.target_accuracy:
+        _aim_anew(state, spec, run_dir)
+    return [*reasons]
+
+
+def refuse_other_spec(saved: dict[str, Any], spec: TrainSpec) -> None:
+    """Raise CheckpointError, naming the first field, if `spec` differs from the saved one in what must not change."""
+    for field, (before, after) in sorted(_differences(saved, spec.model_dump(mode="json")).items()):
+        if not any(field == free or field.startswith(f"{free}.") for free in MAY_CHANGE):
+            raise CheckpointError(
+                field,
+                f"the checkpoint was made with {before!r}, and the spec now says {after!r}.",
+                f"A resumed run may change {', '.join(MAY_CHANGE)}; for anything else start a new run.",
+            )
+
+
+def _differences(before: Any, after: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    if isinstance(before, dict) and isinstance(after, dict):
+        differences: dict[str, tuple[Any, Any]] = {}
+        for name in {*before, *after}:
+            differences |= _differences(before.get(name), after.get(name), f"{prefix}.{name}" if prefix else name)
+        return differences
+    return {} if before == after else {prefix: (before, after)}
+
+
+def _first_spec(run_dir: Path) -> dict[str, Any]:
+    """The spec that a run without a checkpoint was begun with. Raises: CheckpointError."""
+    try:
+        spec: dict[str, Any] = json.loads((run_dir / run_folder.SPEC).read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            "--resume", f"there is no checkpoint in {run_dir}, and what it was begun with cannot be read.", "Start anew."
+        ) from error
+    return spec
+
+
+def _early_end(run_dir: Path) -> str:
+    """Why a run without a checkpoint ended: what it says itself, if it could."""
+    records = read_records(run_dir)
+    has_failed = bool(records) and isinstance(records[-1], EndRecord) and records[-1].summary.outcome is Outcome.FAILED
+    reason = failure(records) if has_failed else None
+    return f"{FAILED_EARLY}: {reason.rstrip('.')}." if reason else ENDED_EARLY
+
+
+def _load_state(state: TrainState, saved: dict[str, Any]) -> None:
+    """Load a checkpoint of the same spec. Raises: CheckpointError if a person's own model has changed since."""
+    try:
+        state.load_state_dict(saved)
+    except ANYTHING as error:  # a person's own set_extra_state may raise anything
+        raise CheckpointError(
+            "model", f"the checkpoint does not fit this model: {error}.", "The model's code has changed since; restore it, or start a new run."
+        ) from error
+
+
+def _aim_anew(state: TrainState, spec: TrainSpec, run_dir: Path) -> None:
+    """The spec's target is another one than the checkpoint's: what it took to this one stands in the journal, or nowhere yet."""
+    target, progress = spec.stop.target_accuracy, state.progress
+
+    def first_that_meets_it() -> tuple[int | None, float | None]:
+        for record in evaluations(read_records(run_dir)):
+            if record.step <= progress.step and target is not None and record.test_accuracy >= target:
+                return record.step, record.training_seconds
+        return None, None
+
+    progress.steps_to_accuracy, progress.time_to_accuracy_s = state.ranks.from_first(first_that_meets_it)
