@@ -30,9 +30,9 @@ from servers import Service, postgres, serving
 from largebatch.jobs.run.journal import Journal
 from largebatch.jobs.run.records import StepRecord
 from largebatch.jobs.spec.read import build_spec, read_spec
-from largebatch.service.api.auth import Tokens
 from largebatch.service.db.engine import connect, upgrade, writing
 from largebatch.service.db.tables import jobs
+from largebatch.service.db.tokens import Tokens
 from largebatch.service.job import Job, Kind
 from largebatch.service.states import State
 

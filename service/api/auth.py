@@ -1,169 +1,59 @@
-"""Who asks, and what they may: tokens, the sessions of browsers, and three scopes.
+"""Who asks, found out for every request: by a token, by a browser's session, or nobody in particular on this machine."""
 
-A token is 32 random bytes, shown once. The database holds its SHA-256 alone: what is random and that long needs no
-slow hash. Comparison is in constant time.
-"""
+from functools import partial
+from typing import Annotated
 
-import hashlib
-import hmac
-import re
-import secrets
-import time
-from collections.abc import Collection
-from dataclasses import dataclass
-from typing import Any
+from fastapi import Depends, Request, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-import sqlalchemy as sa
-from pydantic import BaseModel
-from sqlalchemy import Engine
+from largebatch.service.api.dependencies import Deps
+from largebatch.service.db.tokens import ANYONE_HERE, ForbiddenError, Principal, UnauthorizedError
 
-from largebatch.jobs.errors import InputError, LargebatchError
-from largebatch.service.db.engine import reading, writing
-from largebatch.service.db.tables import sessions, tokens
-
-PREFIX = "lb_"
-SCOPES = ("read", "submit", "admin")
-"""Each includes those before it: read sees one's own jobs, submit starts and ends them, admin those of all."""
-SESSION_S = 12 * 3600.0
-LOCAL_OWNER = "local"
-"""Who asks on loopback, where no token is needed."""
+COOKIE = "largebatch_session"
+_bearer = HTTPBearer(auto_error=False, description="A token that `largebatch token create` printed.")
 
 
-class UnauthorizedError(LargebatchError):
-    """No token, or none that is valid."""
+async def principal_of(request: Request, deps: Deps, bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]) -> Principal:
+    """Who asks. Raises: UnauthorizedError, ForbiddenError, TooManyRequestsError."""
+    cookie, needs_tokens = request.cookies.get(COOKIE), deps.settings.needs_tokens
+    if bearer is not None:
+        deps.rate_limit.take(f"token {hash(bearer.credentials)}")
+        who = await deps.read(partial(deps.tokens.principal, bearer.credentials))
+    elif cookie is not None and needs_tokens:
+        refuse_foreign(request)
+        deps.rate_limit.take(f"session {hash(cookie)}")
+        who = await deps.read(partial(deps.tokens.of_session, cookie))
+    elif needs_tokens:
+        deps.rate_limit.take(address_of(request))
+        raise UnauthorizedError("Authorization", "a token is needed.", "Send: Authorization: Bearer TOKEN. Make one: largebatch token create OWNER")
+    else:
+        refuse_foreign(request)
+        deps.rate_limit.take(address_of(request))
+        who = ANYONE_HERE
+    request.state.owner = who.owner
+    return who
 
 
-class ForbiddenError(LargebatchError):
-    """A valid token that does not allow this."""
+def address_of(request: Request) -> str:
+    """The asker's address, as the rate limit knows it."""
+    return f"address {request.client.host if request.client else ''}"
 
 
-@dataclass(frozen=True)
-class Principal:
-    """Who asks."""
+def refuse_foreign(request: Request) -> None:
+    """Where a browser answers for its user: only pages of our own may change anything. Raises: ForbiddenError.
 
-    owner: str
-    scope: str
-    shown: str = ""
-    """Digest of the token or session that was shown; empty where none is needed."""
-
-    def may(self, scope: str) -> bool:
-        """Whether this includes that."""
-        return SCOPES.index(self.scope) >= SCOPES.index(scope)
-
-    def require(self, scope: str) -> None:
-        """Raises: ForbiddenError."""
-        if not self.may(scope):
-            raise ForbiddenError("", f"this needs the scope {scope}, and the token has {self.scope}.", "Ask an administrator for another token.")
+    Browsers say themselves where a request comes from, and no page can change what they say: Fetch Metadata, which decides alone where it is
+    sent (a proxy may have changed the Host that Origin is held against), else Origin. Programs send neither.
+    """
+    if request.method in {"GET", "HEAD", "OPTIONS"}:
+        return
+    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+    if site is not None:
+        is_ours = site in {"same-origin", "none"}
+    else:
+        is_ours = origin is None or origin.partition("://")[2] == request.headers.get("host", "")
+    if not is_ours:
+        raise ForbiddenError("Origin", "this request comes from another site's page.", "Open the service's own page, and do it there.")
 
 
-ANYONE_HERE = Principal(LOCAL_OWNER, "admin")
-_BY_DIGEST = sa.select(tokens).where(tokens.c.digest == sa.bindparam("digest"))
-
-
-class Token(BaseModel):
-    """What is known of a token; never the token itself."""
-
-    id: str
-    owner: str
-    scope: str
-    created_at_s: float
-    expires_at_s: float | None
-    revoked_at_s: float | None
-
-
-class Tokens:
-    """The tokens in one database."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-
-    def create(self, owner: str, scope: str, expires_at_s: float | None = None) -> tuple[str, Token]:
-        """A new token and what is kept of it. Raises: InputError."""
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,99}", owner):
-            raise InputError("owner", f"{owner!r} cannot be an owner's name.", "Use letters, digits and . _ @ -")
-        if scope not in SCOPES:
-            raise InputError("scope", f"{scope!r} is none of {', '.join(SCOPES)}.", "Choose one of them.")
-        secret = PREFIX + secrets.token_urlsafe(32)
-        token = Token(id=secrets.token_hex(4), owner=owner, scope=scope, created_at_s=time.time(), expires_at_s=expires_at_s, revoked_at_s=None)
-        row = {**token.model_dump(exclude={"scope"}), "scopes": scope, "digest": digest(secret)}
-        with writing(self._engine) as connection:
-            connection.execute(tokens.insert().values(**row))
-        return secret, token
-
-    def all(self) -> list[Token]:
-        """Every token, newest first."""
-        with reading(self._engine) as connection:
-            return [_token(row) for row in connection.execute(sa.select(tokens).order_by(tokens.c.created_at_s.desc()))]
-
-    def revoke(self, token_id: str) -> bool:
-        """End a token and its sessions; False if there is none."""
-        with writing(self._engine) as connection:
-            connection.execute(sessions.delete().where(sessions.c.token_id == token_id))
-            valid = tokens.c.id == token_id, tokens.c.revoked_at_s.is_(None)
-            return bool(connection.execute(tokens.update().where(*valid).values(revoked_at_s=time.time())).rowcount)
-
-    def principal(self, secret: str) -> Principal:
-        """Who shows this token. Raises: UnauthorizedError."""
-        wanted = digest(secret)
-        with reading(self._engine) as connection:
-            row = connection.execute(_BY_DIGEST, {"digest": wanted}).one_or_none()
-        if row is None or not hmac.compare_digest(row.digest, wanted):
-            raise UnauthorizedError("Authorization", "the token is not valid.", "Make one: largebatch token create OWNER")
-        return _valid(row, wanted)
-
-    def open_session(self, secret: str) -> str:
-        """What a browser's cookie holds from now on, in place of the token. Raises: UnauthorizedError."""
-        self.principal(secret)
-        cookie = secrets.token_urlsafe(32)
-        now = time.time()
-        with writing(self._engine) as connection:
-            token_id = connection.execute(sa.select(tokens.c.id).where(tokens.c.digest == digest(secret))).scalar_one()
-            connection.execute(sessions.delete().where(sessions.c.expires_at_s < now))
-            connection.execute(sessions.insert().values(digest=digest(cookie), token_id=token_id, expires_at_s=now + SESSION_S))
-        return cookie
-
-    def of_session(self, cookie: str) -> Principal:
-        """Who the browser is. Raises: UnauthorizedError."""
-        wanted = sa.select(tokens).join(sessions, sessions.c.token_id == tokens.c.id)
-        shown = digest(cookie)
-        with reading(self._engine) as connection:
-            row = connection.execute(wanted.where(sessions.c.digest == shown, sessions.c.expires_at_s > time.time())).one_or_none()
-        if row is None:
-            raise UnauthorizedError("", "the session is over.", "Sign in again.")
-        return _valid(row, shown)
-
-    def still_valid(self, shown: Collection[str]) -> set[str]:
-        """Those of these tokens and sessions, by digest, that would be let in now; one question for all."""
-        now = time.time()
-        valid = tokens.c.revoked_at_s.is_(None), sa.or_(tokens.c.expires_at_s.is_(None), tokens.c.expires_at_s >= now)
-        opened = sa.select(sessions.c.digest).join(tokens, sessions.c.token_id == tokens.c.id)
-        wanted = sa.union(
-            sa.select(tokens.c.digest).where(tokens.c.digest.in_(shown), *valid),
-            opened.where(sessions.c.digest.in_(shown), sessions.c.expires_at_s > now, *valid),
-        )
-        with reading(self._engine) as connection:
-            return set(connection.execute(wanted).scalars())
-
-    def close_session(self, cookie: str) -> None:
-        """Sign out."""
-        with writing(self._engine) as connection:
-            connection.execute(sessions.delete().where(sessions.c.digest == digest(cookie)))
-
-
-def digest(secret: str) -> str:
-    """What is kept of a secret."""
-    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _token(row: Any) -> Token:
-    return Token(
-        id=row.id, owner=row.owner, scope=row.scopes, created_at_s=row.created_at_s, expires_at_s=row.expires_at_s, revoked_at_s=row.revoked_at_s
-    )
-
-
-def _valid(row: Any, shown: str) -> Principal:
-    if row.revoked_at_s is not None:
-        raise UnauthorizedError("Authorization", "the token was revoked.", "Ask for another one.")
-    if row.expires_at_s is not None and row.expires_at_s < time.time():
-        raise UnauthorizedError("Authorization", "the token has expired.", "Ask for another one.")
-    return Principal(row.owner, row.scopes, shown)
+Who = Annotated[Principal, Depends(principal_of)]

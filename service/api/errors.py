@@ -11,8 +11,8 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from largebatch.jobs.errors import FaultError, InputError, LargebatchError
-from largebatch.service.api.auth import ForbiddenError, UnauthorizedError
 from largebatch.service.db.store import ConflictError, GoneError
+from largebatch.service.db.tokens import ForbiddenError, UnauthorizedError
 
 MEDIA_TYPE = "application/problem+json"
 PROBLEM_SCHEMA = "#/components/schemas/Problem"
@@ -75,13 +75,13 @@ def respond(problem: Problem) -> Response:
 def of_validation(error: RequestValidationError, request_id: str) -> Problem:
     """FastAPI's finding about a request."""
     first: dict[str, Any] = error.errors()[0]
-    if first["type"] == "json_invalid":  # the place is a character's number, no field
+    if first["type"] == "json_invalid":  # its location is a character's number, no field
         reason = first["ctx"]["error"]
-        what = f"{reason}." if reason.endswith("is given twice") else f"is not JSON: {reason}."
-        return Problem(title="Cannot be used", status=422, detail=f"body: {what}", field="body", problem=what, request_id=request_id)
-    where = [str(part) for part in first["loc"] if part not in {"body", "query", "path", "header", "int", "float", "str", "bool"}]
-    field, what = ".".join(where), first["msg"].removeprefix("Value error, ")
-    return Problem(title="Cannot be used", status=422, detail=f"{field}: {what}." if field else f"{what}.", field=field, problem=f"{what}.",
+        problem = f"{reason}." if reason.endswith("is given twice") else f"is not JSON: {reason}."
+        return Problem(title="Cannot be used", status=422, detail=f"body: {problem}", field="body", problem=problem, request_id=request_id)
+    location = [str(part) for part in first["loc"] if part not in {"body", "query", "path", "header", "int", "float", "str", "bool"}]
+    field, problem = ".".join(location), first["msg"].removeprefix("Value error, ")
+    return Problem(title="Cannot be used", status=422, detail=f"{field}: {problem}." if field else f"{problem}.", field=field, problem=f"{problem}.",
                    hint="GET /openapi.json says what is expected.", request_id=request_id)  # fmt: skip
 
 
@@ -90,7 +90,7 @@ def request_id_of(request: Request) -> str:
     return str(getattr(request.state, "request_id", ""))
 
 
-def install(app: FastAPI, render: Callable[[Request, Problem], Response]) -> None:
+def answer_errors(app: FastAPI, render: Callable[[Request, Problem], Response]) -> None:
     """Answer every error with a problem, as a page where a person looks at pages.
 
     Args: render: makes the page.
@@ -106,10 +106,6 @@ def install(app: FastAPI, render: Callable[[Request, Problem], Response]) -> Non
 
     @app.exception_handler(RequestValidationError)
     def invalid(request: Request, error: RequestValidationError) -> Response:
-        try:  # a stranger is told that, not what else is wrong; this runs in a thread, and may look at the database
-            getattr(request.state, "shown", lambda: None)()
-        except LargebatchError as refusal:
-            return ours(request, refusal)
         return answer(request, of_validation(error, request_id_of(request)))
 
     @app.exception_handler(HTTPException)
@@ -118,25 +114,11 @@ def install(app: FastAPI, render: Callable[[Request, Problem], Response]) -> Non
             return Response(status_code=error.status_code, headers=error.headers)
         title = {404: "Not found", 405: "Not possible here"}.get(error.status_code, "Cannot be used")
         text = f"{error.detail}."
-        found = answer(request, Problem(title=title, status=error.status_code, detail=text, problem=text, request_id=request_id_of(request)))
-        found.headers.update(error.headers or {})
+        response = answer(request, Problem(title=title, status=error.status_code, detail=text, problem=text, request_id=request_id_of(request)))
+        response.headers.update(error.headers or {})
         if error.status_code == 405:
-            found.headers["Allow"] = ", ".join(allowed_methods(request))
-        return found
-
-    describe(app)
-
-
-def describe(app: FastAPI) -> None:
-    """Put the problem's schema into the OpenAPI document: FastAPI would describe it as `application/json`, which no error is."""
-    plain = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        document = plain()
-        document["components"]["schemas"]["Problem"] = Problem.model_json_schema()
-        return document
-
-    app.openapi = openapi  # type: ignore[method-assign]
+            response.headers["Allow"] = ", ".join(allowed_methods(request))
+        return response
 
 
 def allowed_methods(request: Request) -> list[str]:

@@ -1,4 +1,4 @@
-"""One watcher, many listeners: journals are read once, whoever listens, and each line is encoded once.
+"""Live events of jobs for all listeners together: journals are read once, whoever listens, and each line is encoded once.
 
 A listener begins at any byte of a journal (its Last-Event-ID): what is older comes from the file, what is newer from
 the watcher, with no gap and nothing twice.
@@ -9,8 +9,10 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import structlog
+from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 
 from largebatch.jobs.errors import FaultError
 from largebatch.jobs.run.json_lines import CHUNK_BYTES, parse_object, read_last_lines, read_lines
@@ -18,7 +20,7 @@ from largebatch.jobs.run.run_folder import JOURNAL
 from largebatch.service.db.store import Store
 from largebatch.service.job import Job, Kind
 from largebatch.service.present.views import JobView
-from largebatch.service.queue.run_copies import Refresh
+from largebatch.service.queue.run_folders import RunFolders
 from largebatch.service.states import FINAL
 from largebatch.tuning.sweep.ledger import LEDGER
 
@@ -31,39 +33,89 @@ LISTED = 50
 LATELY = 200
 """Newest jobs that lists follow, beside all that are active."""
 LINES = {Kind.RUN: JOURNAL, Kind.SWEEP: LEDGER}
-"""The file whose lines are told of a job."""
+"""The file whose lines are a job's events."""
 MOST_WAITING = 2000
-"""Chunks that a listener may be behind; then it is let go, and comes back with its Last-Event-ID."""
+"""Chunks of events that a listener may be behind; then its stream ends, and it comes back with its Last-Event-ID."""
+
+
+class Event(NamedTuple):
+    """A server-sent event."""
+
+    frame: bytes
+    """As it is sent."""
+    end: int | None = None
+    """Of a line of the file: the byte after it."""
+
+
+OVER, DELETED = (Event(format_sse_event(event=name, data_str="{}")) for name in ("over", "deleted"))
+
+
+class Listener:
+    """One open stream. Args: credential: digest of the token or session that opened it; the stream lasts while that is valid."""
+
+    def __init__(self, credential: str) -> None:
+        self.credential, self.is_over = credential, False
+        self._waiting: asyncio.Queue[list[Event] | None] = asyncio.Queue(MOST_WAITING)
+
+    def tell(self, events: list[Event] | None) -> None:
+        """Send these events too; None: end after those that wait."""
+        try:
+            self._waiting.put_nowait(events)
+        except asyncio.QueueFull:
+            self.end()
+
+    def end(self) -> None:
+        """End the stream before anything that waits."""
+        self.is_over = True
+        while not self._waiting.empty():
+            self._waiting.get_nowait()
+        self._waiting.put_nowait(None)
+
+    async def frames(self, after: int = 0) -> AsyncIterator[bytes]:
+        """What is sent, with a sign of life where there is nothing to send. Args: after: lines up to this byte are left out."""
+        while True:
+            try:
+                events = await asyncio.wait_for(self._waiting.get(), KEEP_ALIVE_S)
+            except TimeoutError:
+                yield KEEPALIVE_COMMENT
+                continue
+            if events is None:
+                return
+            if frames := b"".join(event.frame for event in events if event.end is None or event.end > after):
+                yield frames
 
 
 class Tail:
-    """One journal's end."""
+    """The end of one job's file of lines, and who listens to it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, job: Job) -> None:
         self.path = path
-        self.offset = 0
-        """Bytes that were told to the listeners, up to the end of a line."""
-        self.listeners: set[asyncio.Queue[bytes | None]] = set()
-        self.job: Job | None = None
+        self.job: Job | None = job.model_copy(update={"spec": {}, "base": None, "summary": None})  # as it is read in brief
+        self.offset = _whole_size(path)
+        """Byte up to which the lines were told to the listeners."""
+        self.listeners: set[Listener] = set()
 
 
 class Watcher:
-    """Reads journals and job rows for all listeners together; lives in the event loop."""
+    """Reads journals and job rows for all listeners together; lives in the event loop.
+
+    Args: still_valid: those of these credentials that would be let in now.
+    """
 
     def __init__(
         self,
         store: Store,
-        runs_dir: Path,
+        run_folders: RunFolders,
         still_valid: Callable[[set[str]], set[str]] = set,
-        refresh: Refresh | None = None,
+        *,
+        look_every_s: float = LOOK_EVERY_S,
+        check_every_s: float = CHECK_EVERY_S,
         chunk_bytes: int = CHUNK_BYTES,
     ) -> None:
-        self._chunk_bytes = chunk_bytes
-        self._store, self._runs_dir, self._still_valid, self._refresh = store, runs_dir, still_valid, refresh
+        self._store, self._run_folders, self._still_valid = store, run_folders, still_valid
+        self._look_every_s, self._check_every_s, self._chunk_bytes = look_every_s, check_every_s, chunk_bytes
         self._tails: dict[str, Tail] = {}
-        self._everyone: dict[asyncio.Queue[bytes | None], tuple[Kind, str | None]] = {}
-        self._shown: dict[asyncio.Queue[bytes | None], str] = {}
-        """What each listener showed to be let in; one that is no longer here is let go."""
+        self._of_lists: dict[Listener, tuple[Kind, str | None]] = {}
         self._checked_at_s = 0.0
         self._refreshing: dict[str, asyncio.Task[bool]] = {}
         self._known: dict[str, Job] | None = None
@@ -83,77 +135,59 @@ class Watcher:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
-        for tail in self._tails.values():
-            _tell(tail.listeners, None)
-        _tell(self._everyone, None)
+        _tell(self._listeners(), None)
+
+    def _listeners(self) -> list[Listener]:
+        return [*self._of_lists, *(listener for tail in self._tails.values() for listener in tail.listeners)]
 
     @property
     def num_listeners(self) -> int:
         """How many listen now."""
-        return len(self._everyone) + sum(len(tail.listeners) for tail in self._tails.values())
+        return len(self._listeners())
 
-    async def listen_to_all(self, kind: Kind, owner: str | None, shown: str = "") -> AsyncIterator[bytes]:
+    async def listen_to_all(self, kind: Kind, owner: str | None, credential: str = "") -> AsyncIterator[bytes]:
         """Frames for each job that is new or changed from now on.
 
-        Args: owner: None for everybody's; shown: the token or session, while which is valid it goes on.
+        Args: owner: None for everybody's; credential: see `Listener`.
         """
-        queue = self._new_queue(shown)
-        self._everyone[queue] = (kind, owner)
+        listener = Listener(credential)
+        self._of_lists[listener] = (kind, owner)
         try:
             # What changed between the page's making and now, or while the stream was broken.
-            for told in (await asyncio.to_thread(self._store.lately, LISTED)).values():
-                if told.kind is kind and owner in {None, told.owner}:
-                    yield _job_frame(told)
-            async for frame in _taken(queue):
-                yield frame
-        finally:
-            del self._everyone[queue]
-            self._shown.pop(queue, None)
-
-    async def listen(self, job: Job, after: int, shown: str = "") -> AsyncIterator[bytes]:
-        """Frames of server-sent events: the journal's lines after a byte, changes of the job, and the end.
-
-        Args: after: 0, or an id that an earlier listening was given, or a byte that the journal was read up to; shown: as for `listen_to_all`.
-        """
-        tail = self._tails.setdefault(job.id, Tail(self._runs_dir / job.id / LINES[job.kind]))
-        if tail.job is None:
-            tail.job = job.model_copy(update={"spec": {}, "base": None, "summary": None})  # as it is read in brief
-            tail.offset = _whole_size(tail.path)  # at once, not in a thread: nobody may find a tail that has no offset yet
-        queue = self._new_queue(shown)
-        tail.listeners.add(queue)
-        begins = tail.offset  # the queue has everything beyond
-        try:
-            yield _job_frame(tail.job)
-            while after < begins and queue in self._shown:
-                frames, after = await asyncio.to_thread(read_frames, tail.path, after, begins, self._chunk_bytes)
-                if not frames:
-                    break
+            for job in (await asyncio.to_thread(self._store.lately, LISTED)).values():
+                if job.kind is kind and owner in {None, job.owner}:
+                    yield _job_event(job).frame
+            async for frames in listener.frames():
                 yield frames
-            async for frame in _taken(queue):
-                told = frame if after <= begins else _newer(frame, after)  # others may have read further than the watcher
-                if told:
-                    yield told
         finally:
-            tail.listeners.discard(queue)
-            self._shown.pop(queue, None)
+            del self._of_lists[listener]
+
+    async def listen(self, job: Job, after: int, credential: str = "") -> AsyncIterator[bytes]:
+        """Frames of server-sent events: the file's lines after a byte, changes of the job, and the end.
+
+        Args: after: 0, or an id that an earlier listening was given, or a byte that the journal was read up to; credential: see `Listener`.
+        """
+        # A tail finds its offset at once, not in a thread: nobody may find one that has none yet.
+        tail = self._tails.get(job.id) or self._tails.setdefault(job.id, Tail(self._run_folders.root / job.id / LINES[job.kind], job))
+        listener = Listener(credential)
+        tail.listeners.add(listener)
+        begins = tail.offset  # the listener is told of everything beyond
+        try:
+            if tail.job is not None:
+                yield _job_event(tail.job).frame
+            read_up_to = after
+            while read_up_to < begins and not listener.is_over:
+                events, end = await asyncio.to_thread(read_events, tail.path, read_up_to, begins, self._chunk_bytes)
+                if end == read_up_to:
+                    break
+                read_up_to = end
+                yield b"".join(event.frame for event in events)
+            async for frames in listener.frames(after):  # who reads first may have read further than the watcher
+                yield frames
+        finally:
+            tail.listeners.discard(listener)
             if not tail.listeners and self._tails.get(job.id) is tail:
                 del self._tails[job.id]
-
-    def _new_queue(self, shown: str) -> asyncio.Queue[bytes | None]:
-        queue: asyncio.Queue[bytes | None] = asyncio.Queue(MOST_WAITING)
-        self._shown[queue] = shown
-        return queue
-
-    async def _check(self) -> None:
-        """Let those go whose token has ended: one question for all of them, every few seconds."""
-        if time.monotonic() - self._checked_at_s < CHECK_EVERY_S:
-            return
-        self._checked_at_s = time.monotonic()
-        asked = set(self._shown.values()) - {""}
-        ended = asked - await asyncio.to_thread(self._still_valid, asked) if asked else set()
-        for queue in [queue for queue, shown in self._shown.items() if shown in ended]:
-            del self._shown[queue]
-            _let_go(queue)
 
     async def _run(self) -> None:
         while True:
@@ -168,57 +202,67 @@ class Watcher:
                 self.problem = f"{type(error).__name__}: {error}"
                 structlog.get_logger("watch").exception("a look broke off")
             took_s = time.monotonic() - began_s
-            self.lag_s = max(0.0, took_s - LOOK_EVERY_S)
-            await asyncio.sleep(max(0.0, LOOK_EVERY_S - took_s))
+            self.lag_s = max(0.0, took_s - self._look_every_s)
+            await asyncio.sleep(max(0.0, self._look_every_s - took_s))
+
+    async def _check(self) -> None:
+        """Let those go whose credential has ended: one question for all of them, every few seconds."""
+        if time.monotonic() - self._checked_at_s < self._check_every_s:
+            return
+        self._checked_at_s = time.monotonic()
+        credentials = {listener.credential for listener in self._listeners() if not listener.is_over} - {""}
+        ended = credentials - await asyncio.to_thread(self._still_valid, credentials) if credentials else set()
+        for listener in self._listeners():
+            if listener.credential in ended:
+                listener.end()
 
     async def _look(self) -> None:
-        if self._everyone:
-            await self._look_at_all()
+        if self._of_lists:
+            await self._look_at_lists()
         else:
             self._known = None
         tails = dict(self._tails)
         self._refreshing = {job_id: task for job_id, task in self._refreshing.items() if job_id in tails}
-        if not tails:
-            return
-        found = await asyncio.to_thread(self._store.find_all, list(tails))
+        jobs = await asyncio.to_thread(self._store.find_all, list(tails)) if tails else {}
         for job_id, tail in tails.items():
-            job = found.get(job_id)
-            if job is not None and job.state in FINAL and not self._is_fresh(job_id):
+            job = jobs.get(job_id)
+            is_over = job is None or job.state in FINAL
+            if job is not None and is_over and not self._is_fresh(job_id):
                 continue
             # The row was read before the journal: a job that is over has no more lines than these.
             while True:
-                frames, offset = await asyncio.to_thread(read_frames, tail.path, tail.offset, None, self._chunk_bytes)
-                is_more, tail.offset = offset > tail.offset, offset  # and told in the same breath: who attaches now begins behind it
-                if frames:
-                    _tell(tail.listeners, frames)
+                events, end = await asyncio.to_thread(read_events, tail.path, tail.offset, None, self._chunk_bytes)
+                is_more, tail.offset = end > tail.offset, end  # and told in the same breath: who attaches now begins behind it
+                if events:
+                    _tell(tail.listeners, events)
                 if not is_more:
                     break
             if job is None or job != tail.job:
                 tail.job = job
-                _tell(tail.listeners, _job_frame(job) if job else b"event: deleted\ndata: {}\n\n")
-            if job is None or job.state in FINAL:
-                _tell(tail.listeners, b"event: over\ndata: {}\n\n")
+                _tell(tail.listeners, [_job_event(job) if job else DELETED])
+            if is_over:
+                _tell(tail.listeners, [OVER])
                 _tell(tail.listeners, None)
 
     def _is_fresh(self, job_id: str) -> bool:
         """Whether all of a run that is over is here; a storage that is slow or away keeps nobody else's records back."""
-        if self._refresh is None:
+        if not self._run_folders.are_copies:
             return True
         task = self._refreshing.get(job_id)
         if task is None:
-            self._refreshing[job_id] = asyncio.create_task(self._refresh_all(job_id, self._refresh))
+            self._refreshing[job_id] = asyncio.create_task(self._refresh(job_id))
         elif task.done():
             return self._refreshing.pop(job_id).result()
         return False
 
-    async def _refresh_all(self, job_id: str, refresh: Refresh) -> bool:
+    async def _refresh(self, job_id: str) -> bool:
         try:
-            await asyncio.to_thread(refresh, job_id, 0.0)
+            await asyncio.to_thread(self._run_folders.refresh, job_id, 0.0)
         except FaultError:
             return False
         return True
 
-    async def _look_at_all(self) -> None:
+    async def _look_at_lists(self) -> None:
         """The newest jobs and those under way, once for all who look at lists."""
         before, now = self._known, await asyncio.to_thread(self._store.lately, LATELY)
         if before is not None:
@@ -226,67 +270,35 @@ class Watcher:
             now |= await asyncio.to_thread(self._store.find_all, gone) if gone else {}
             for job in now.values():
                 if job != before.get(job.id):
-                    frame = _job_frame(job)
-                    _tell([queue for queue, (kind, owner) in self._everyone.items() if kind is job.kind and owner in {None, job.owner}], frame)
+                    its_listeners = [each for each, (kind, owner) in self._of_lists.items() if kind is job.kind and owner in {None, job.owner}]
+                    _tell(its_listeners, [_job_event(job)])
         self._known = now
 
 
-async def _taken(queue: asyncio.Queue[bytes | None]) -> AsyncIterator[bytes]:
-    """Frames as they come, with a sign of life where none does, until the end."""
-    while True:
-        try:
-            frame = await asyncio.wait_for(queue.get(), KEEP_ALIVE_S)
-        except TimeoutError:
-            frame = b": still here\n\n"
-        if frame is None:
-            return
-        yield frame
+def _tell(listeners: Iterable[Listener], events: list[Event] | None) -> None:
+    for listener in list(listeners):
+        listener.tell(events)
 
 
-def _newer(frames: bytes, after: int) -> bytes:
-    """The events among these that lie beyond a byte of the journal, or in none."""
-    events = (event + b"\n\n" for event in frames.split(b"\n\n") if event)
-    return b"".join(event for event in events if not event.startswith(b"id: ") or int(event[4 : event.index(b"\n")]) > after)
+def _job_event(job: Job) -> Event:
+    return Event(format_sse_event(event="job", data_str=JobView.of(job).model_dump_json()))
 
 
-def _tell(queues: Iterable[asyncio.Queue[bytes | None]], frame: bytes | None) -> None:
-    for queue in list(queues):
-        try:
-            queue.put_nowait(frame)
-        except asyncio.QueueFull:
-            _let_go(queue)
-
-
-def _let_go(queue: asyncio.Queue[bytes | None]) -> None:
-    """The end, before anything that waits."""
-    while not queue.empty():
-        queue.get_nowait()
-    queue.put_nowait(None)
-
-
-def _job_frame(job: Job) -> bytes:
-    return b"event: job\ndata: " + JobView.of(job).model_dump_json().encode() + b"\n\n"
-
-
-def read_frames(path: Path, offset: int, end: int | None, chunk_bytes: int = CHUNK_BYTES) -> tuple[bytes, int]:
-    """Whole lines from a byte on, one event each, and the byte after the last; at most a chunk of them."""
-    frames = []
+def read_events(path: Path, start: int, end: int | None = None, chunk_bytes: int = CHUNK_BYTES) -> tuple[list[Event], int]:
+    """One event for each whole line of a chunk from a byte on, and the byte after the last line."""
     try:
-        lines = read_lines(path, offset, end, chunk_bytes)
+        lines = read_lines(path, start, end, chunk_bytes)
     except OSError:  # one folder that cannot be read keeps no other's lines back
         lines = []
-    for line, offset in lines:
-        kind = _kind(line)
-        if kind is not None:
-            frames.append(b"id: %d\nevent: %s\ndata: %s\n\n" % (offset, kind, line))
-    return b"".join(frames), offset
+    events = [Event(format_sse_event(event=name, data_str=line.decode(), id=str(end)), end) for line, end in lines if (name := _name_of(line))]
+    return events, lines[-1].end if lines else start
 
 
-def _kind(line: bytes) -> bytes | None:
-    """What a line is called: a journal's says so itself; a ledger's is a run that was decided on, or how one ended."""
+def _name_of(line: bytes) -> str | None:
+    """A line's event: a journal's line names it itself; a ledger's is a run that was decided on, or how one ended."""
     document = parse_object(line) or {}  # a kill cut it short
     kind = document.get("kind", "ending" if "how" in document else "trial" if "phase" in document else None)
-    return str(kind).encode() if kind is not None and str(kind).isalpha() else None
+    return kind if isinstance(kind, str) and kind.isalpha() else None
 
 
 def _whole_size(path: Path) -> int:

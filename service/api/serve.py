@@ -11,7 +11,8 @@ import structlog
 import uvicorn
 
 from largebatch.jobs.errors import InputError
-from largebatch.service.api.app import make_app, make_dependencies
+from largebatch.service.api.app import make_app
+from largebatch.service.api.dependencies import make_dependencies
 from largebatch.service.settings import Settings
 
 GRACE_S = 10

@@ -24,7 +24,7 @@ from largebatch.service.job import Capacity, Job, Kind
 from largebatch.service.present.progress import read_progress
 from largebatch.service.queue import one_host
 from largebatch.service.queue.background import Background
-from largebatch.service.queue.run_copies import Refresh
+from largebatch.service.queue.run_folders import RunFolders
 from largebatch.service.queue.schedule import Limits, choose
 from largebatch.service.settings import Settings
 from largebatch.service.states import State
@@ -42,9 +42,9 @@ DIVERGED, BAD_INPUT, STOPPED = 3, 2, 4
 class Reconciler:
     """Makes passes in a thread of its own, from `start` to `stop`."""
 
-    def __init__(self, store: Store, backend: Backend, settings: Settings, refresh: Refresh | None = None) -> None:
-        """Args: refresh: fetches what a job has left, where that is kept elsewhere."""
-        self._store, self._backend, self._settings, self._refresh = store, backend, settings, refresh
+    def __init__(self, store: Store, backend: Backend, settings: Settings, run_folders: RunFolders | None = None) -> None:
+        self._store, self._backend, self._settings = store, backend, settings
+        self._run_folders = run_folders or RunFolders(settings.runs_dir)
         self._holder = secrets.token_hex(8)
         self._log = structlog.get_logger("reconcile")
         self._background = Background("reconciler", self._run)
@@ -251,12 +251,10 @@ class Reconciler:
 
     def _is_fresh(self, job: Job) -> bool:
         """Whether all that the job has left is here."""
-        if self._refresh is None:
-            return True
         if self._is_storage_away:
             return False
         try:
-            self._refresh(job.id, 0.0)
+            self._run_folders.refresh(job.id, 0.0)
         except FaultError as error:
             self._log.warning("its folder cannot be read", job=job.id, reason=error.problem)
             self._is_storage_away = True

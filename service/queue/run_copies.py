@@ -19,47 +19,46 @@ from largebatch.jobs.errors import FaultError, StorageError
 from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.storage import Storage
 from largebatch.service.queue.background import Background
+from largebatch.service.queue.run_folders import FRESH_S, RunFolders
 
-Refresh = Callable[[str, float], None]
-"""Have a copy of a job's folder that is no older than so many seconds. Raises: StorageError."""
-LOOK_EVERY_S = 2.0
 AT_ONCE = 8
 KEPT_S = 3600.0
 """How long the copy of a run that nobody asks for is kept."""
 
 
-class RunCopies:
-    """RunCopies below `folder` of the runs below `place`.
+class RunCopies(RunFolders):
+    """Copies below `folder` of the runs in a storage.
 
     Args: active: ids of the jobs whose copies are kept up; whatever else is asked for is fetched then.
     """
 
-    def __init__(self, place: str, folder: Path, active: Callable[[], Iterable[str]]) -> None:
+    are_copies = True
+
+    def __init__(self, storage: Storage, folder: Path, active: Callable[[], Iterable[str]], look_every_s: float = FRESH_S) -> None:
+        super().__init__(folder)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, mode=0o700)
-        self._storage, self._folder, self._active = Storage(place), folder, active
+        self._storage, self._active, self._look_every_s = storage, active, look_every_s
         self._known: dict[str, dict[str, tuple[int, int]]] = defaultdict(dict)
         self._locks: dict[str, threading.Lock] = defaultdict(threading.Lock)
         self._fetched_at_s: dict[str, float] = {}
         self._wanted_at_s: dict[str, float] = {}
         self._background = Background("copies", self._run)
-        self.problem: str | None = None
-        """Why the last look failed."""
 
     def start(self) -> None:
-        """Begin to keep copies up."""
+        """See `RunFolders`."""
         self._background.start()
 
     def stop(self) -> None:
-        """End, and remove them."""
+        """See `RunFolders`."""
         self._background.stop()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self.root, ignore_errors=True)
 
-    def refresh(self, job_id: str, fresh_s: float = LOOK_EVERY_S) -> None:
-        """Have a copy that is no older than this. Raises: StorageError."""
+    def refresh(self, job_id: str, max_age_s: float = FRESH_S) -> None:
+        """See `RunFolders`."""
         self._wanted_at_s[job_id] = time.monotonic()
         with self._locks[job_id]:
-            if time.monotonic() - self._fetched_at_s.get(job_id, -fresh_s) < fresh_s:
+            if time.monotonic() - self._fetched_at_s.get(job_id, -max_age_s) < max_age_s:
                 return
             began_s = time.monotonic()
             try:
@@ -69,26 +68,28 @@ class RunCopies:
             self._fetched_at_s[job_id] = began_s
 
     def forget_summary(self, job_id: str) -> None:
-        """Before a run that has failed goes on. Raises: StorageError."""
+        """See `RunFolders`; in the storage too."""
         self._remove(job_id, [run_folder.SUMMARY])
 
     def remove(self, job_id: str) -> None:
-        """The run's files there, and the copy. Raises: StorageError."""
-        self._remove(job_id, None)
-        shutil.rmtree(self._folder / job_id, ignore_errors=True)
+        """See `RunFolders`; in the storage too."""
+        try:
+            self._remove(job_id, None)
+        finally:
+            super().remove(job_id)
 
     def _remove(self, job_id: str, names: list[str] | None) -> None:
         with self._locks[job_id]:
             try:
                 for name in self._storage.sizes(job_id) if names is None else names:
                     self._storage.remove(f"{job_id}/{name}")
-                    (self._folder / job_id / name).unlink(missing_ok=True)
+                    (self.root / job_id / name).unlink(missing_ok=True)
                     self._known[job_id].pop(name, None)
             except OSError as error:
                 raise StorageError("storage", f"does not answer ({type(error).__name__}).", "Try again in a moment.") from error
 
     def _fetch(self, job_id: str) -> None:
-        target, known = self._folder / job_id, self._known[job_id]
+        target, known = self.root / job_id, self._known[job_id]
         found = self._storage.states(job_id)
         for name, state in found.items():
             if known.get(name) == state or Path(name).is_absolute() or ".." in Path(name).parts:
@@ -109,7 +110,7 @@ class RunCopies:
 
     def _extend(self, job_id: str, size: int) -> None:
         """Append to the journal's copy the lines that it lacks; a shorter journal is another one, and is fetched anew."""
-        path = self._folder / job_id / run_folder.JOURNAL
+        path = self.root / job_id / run_folder.JOURNAL
         path.parent.mkdir(parents=True, exist_ok=True)
         have = path.stat().st_size if path.exists() else 0
         if size < have:
@@ -123,9 +124,9 @@ class RunCopies:
 
     def _run(self) -> None:
         with ThreadPoolExecutor(AT_ONCE, "copies") as pool:
-            while not self._background.over.wait(LOOK_EVERY_S):
+            while not self._background.over.wait(self._look_every_s):
                 try:
-                    for _ in pool.map(lambda job_id: self.refresh(job_id, LOOK_EVERY_S / 2), list(self._active())):
+                    for _ in pool.map(lambda job_id: self.refresh(job_id, self._look_every_s / 2), list(self._active())):
                         pass
                     self._prune()
                     self.problem = None
@@ -139,6 +140,6 @@ class RunCopies:
         now = time.monotonic()
         for job_id in [job_id for job_id, at_s in list(self._wanted_at_s.items()) if now - at_s > KEPT_S]:
             with self._locks[job_id]:
-                shutil.rmtree(self._folder / job_id, ignore_errors=True)
+                shutil.rmtree(self.root / job_id, ignore_errors=True)
                 for notes in (self._known, self._fetched_at_s, self._wanted_at_s):
                     notes.pop(job_id, None)

@@ -20,12 +20,11 @@ from largebatch.jobs.run.journal import Journal
 from largebatch.jobs.run.records import StepRecord
 from largebatch.jobs.run.run_folder import CHECKPOINTS, JOURNAL, SUMMARY
 from largebatch.jobs.run.storage import Storage, StoredRun
-from largebatch.service.api import live
+from largebatch.service.api.live import Watcher
 from largebatch.service.db.engine import connect, upgrade
 from largebatch.service.db.store import Store
 from largebatch.service.job import Job, Kind
 from largebatch.service.present.progress import read_progress
-from largebatch.service.queue import run_copies
 from largebatch.service.queue.run_copies import RunCopies
 from largebatch.service.settings import read_runs_dir
 from largebatch.service.states import State
@@ -59,7 +58,7 @@ def test_where_runs_may_be_kept() -> None:
 def test_a_copy_grows_with_its_run(bucket: str, tmp_path: Path) -> None:
     run_dir = tmp_path / "run" / "a"
     (run_dir / CHECKPOINTS).mkdir(parents=True)
-    kept, copies = StoredRun(f"{bucket}/grows", run_dir, lambda text: None), RunCopies(f"{bucket}/grows", tmp_path / "copies", list)
+    kept, copies = StoredRun(f"{bucket}/grows", run_dir, lambda text: None), RunCopies(Storage(f"{bucket}/grows"), tmp_path / "copies", list)
     copy = tmp_path / "copies" / "a"
     copies.refresh("a")
     assert not copy.exists(), "there is nothing yet"
@@ -90,7 +89,7 @@ def test_a_copy_grows_with_its_run(bucket: str, tmp_path: Path) -> None:
 
 
 def test_half_a_line_is_not_kept(bucket: str, tmp_path: Path) -> None:
-    storage, copies = Storage(f"{bucket}/halves"), RunCopies(f"{bucket}/halves", tmp_path / "copies", list)
+    storage, copies = Storage(f"{bucket}/halves"), RunCopies(Storage(f"{bucket}/halves"), tmp_path / "copies", list)
     copy = tmp_path / "copies" / "a" / JOURNAL
     for found, kept in [(b"1\n2 is cut o", b"1\n"), (b"1\n2 is written anew\n3", b"1\n2 is written anew\n"), (b"1\n", b"1\n")]:
         storage.write(f"a/{JOURNAL}", found)
@@ -99,9 +98,18 @@ def test_half_a_line_is_not_kept(bucket: str, tmp_path: Path) -> None:
     copies.stop()
 
 
+class Unsteady(Storage):
+    """A storage that does not answer while it is away."""
+
+    is_away = False
+
+    def states(self, folder: str) -> dict[str, tuple[int, int]]:
+        if self.is_away:
+            raise OSError("AWS Error NETWORK_CONNECTION")
+        return super().states(folder)
+
+
 def test_live_events_of_a_stored_run(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_copies, "LOOK_EVERY_S", 0.1)
-    monkeypatch.setattr(live, "LOOK_EVERY_S", 0.05)
     monkeypatch.setattr("largebatch.jobs.run.storage.PUSH_EVERY_S", 0.1)
     engine = connect(f"sqlite:///{tmp_path}/x.sqlite")
     upgrade(engine)
@@ -109,20 +117,12 @@ def test_live_events_of_a_stored_run(bucket: str, tmp_path: Path, monkeypatch: p
     store.accept(JOB, None, "", 10)
     run_dir = tmp_path / "run" / "a"
     (run_dir / CHECKPOINTS).mkdir(parents=True)
-    copies = RunCopies(f"{bucket}/live", tmp_path / "copies", store.active_ids)
+    storage = Unsteady(f"{bucket}/live")
+    copies = RunCopies(storage, tmp_path / "copies", store.active_ids, look_every_s=0.1)
     copies.start()
-    fetch, is_away = copies._fetch, False
-
-    def sometimes(job_id: str) -> None:
-        if is_away:
-            raise OSError("AWS Error NETWORK_CONNECTION")
-        fetch(job_id)
-
-    monkeypatch.setattr(copies, "_fetch", sometimes)
 
     async def scene() -> tuple[list[int], int]:
-        nonlocal is_away
-        watcher = live.Watcher(store, tmp_path / "copies", refresh=copies.refresh)
+        watcher = Watcher(store, copies, look_every_s=0.05)
         watcher.start()
         told = b""
 
@@ -138,13 +138,13 @@ def test_live_events_of_a_stored_run(bucket: str, tmp_path: Path, monkeypatch: p
                 await asyncio.sleep(0.01)
             while_running = told.count(b"event: step")
             await asyncio.to_thread(kept.push)
-        is_away = True
+        storage.is_away = True
         with pytest.raises(StorageError, match="does not answer"):
             await asyncio.to_thread(copies.refresh, "a", 0.0)
         await asyncio.to_thread(store.move, JOB, State.SUCCEEDED)
         await asyncio.sleep(0.5)
         assert not listener.done(), "it is over when all has been told, not before"
-        is_away = False
+        storage.is_away = False
         await asyncio.wait_for(listener, 20)
         await watcher.stop()
         return [json.loads(line[6:])["step"] for line in told.split(b"\n") if line.startswith(b'data: {"kind":"step"')], while_running

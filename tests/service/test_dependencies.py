@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from largebatch.service.api import dependencies
+from largebatch.service.api.dependencies import run_within
 from largebatch.service.db.engine import DatabaseError
 
 
@@ -16,8 +16,8 @@ def test_nobody_waits_for_ever_behind_a_database_that_hangs() -> None:
     pool = ThreadPoolExecutor(1)
 
     async def ask() -> list[object]:
-        hanging = dependencies._within(0.2, pool, lambda: answers.wait(30))
-        waiting = [dependencies._within(0.2, pool, lambda: done.append(1)) for _ in range(3)]
+        hanging = run_within(0.2, pool, lambda: answers.wait(30))
+        waiting = [run_within(0.2, pool, lambda: done.append(1)) for _ in range(3)]
         return await asyncio.gather(hanging, *waiting, return_exceptions=True)
 
     began_s = time.monotonic()
@@ -34,4 +34,4 @@ def test_what_a_look_raises_is_handed_on() -> None:
         raise DatabaseError("database", "does not answer (x).")
 
     with ThreadPoolExecutor(1) as pool, pytest.raises(DatabaseError, match="does not answer"):
-        asyncio.run(dependencies._within(5.0, pool, fails))
+        asyncio.run(run_within(5.0, pool, fails))

@@ -10,11 +10,12 @@ import pytest
 
 from largebatch.jobs.run.journal import Journal
 from largebatch.jobs.run.records import StepRecord
-from largebatch.service.api import live
+from largebatch.service.api.live import Watcher
 from largebatch.service.db.engine import connect, upgrade
 from largebatch.service.db.store import Store
 from largebatch.service.job import Job, Kind
 from largebatch.service.present.curves import read_series
+from largebatch.service.queue.run_folders import RunFolders
 from largebatch.service.states import State
 
 JOB = Job(id="a", kind=Kind.RUN, owner="ann", name="a", recipe=None, cpus=1.0, gpus=0, created_at_s=0.0, state=State.RUNNING, attempt=1)
@@ -26,7 +27,7 @@ def record(step: int) -> StepRecord:
     )
 
 
-async def heard(watcher: live.Watcher, after: int = 0) -> list[int]:
+async def heard(watcher: Watcher, after: int = 0) -> list[int]:
     steps = []
     rest = b""
     async for frames in watcher.listen(JOB, after):
@@ -38,9 +39,8 @@ async def heard(watcher: live.Watcher, after: int = 0) -> list[int]:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_each_record_once_and_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+def test_each_record_once_and_in_order(tmp_path: Path, seed: int) -> None:
     draw = random.Random(seed)
-    monkeypatch.setattr(live, "LOOK_EVERY_S", 0.005)
     engine = connect(f"sqlite:///{tmp_path}/x.sqlite")
     upgrade(engine)
     store = Store(engine)
@@ -49,7 +49,7 @@ def test_each_record_once_and_in_order(tmp_path: Path, monkeypatch: pytest.Monke
     steps = 300
 
     async def scene() -> list[list[int]]:
-        watcher = live.Watcher(store, tmp_path, chunk_bytes=500)  # two records: a look has many chunks to read
+        watcher = Watcher(store, RunFolders(tmp_path), look_every_s=0.005, chunk_bytes=500)  # two records: a look has many chunks to read
         watcher.start()
 
         async def late() -> list[int]:
@@ -94,7 +94,7 @@ def test_lists_begin_with_how_things_stand(tmp_path: Path) -> None:
         store.accept(JOB.model_copy(update={"id": name, "owner": owner}), None, "", 10)
 
     async def scene() -> bytes:
-        watcher = live.Watcher(store, tmp_path)
+        watcher = Watcher(store, RunFolders(tmp_path))
         watcher.start()
         told, ends_at = b"", time.monotonic() + 20
         async for frame in watcher.listen_to_all(Kind.RUN, "ann"):
@@ -115,9 +115,7 @@ def test_lists_begin_with_how_things_stand(tmp_path: Path) -> None:
     engine.dispose()
 
 
-def test_one_question_for_all_listeners_and_none_for_their_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "LOOK_EVERY_S", 0.005)
-    monkeypatch.setattr(live, "CHECK_EVERY_S", 0.2)
+def test_one_question_for_all_listeners_and_none_for_their_records(tmp_path: Path) -> None:
     engine = connect(f"sqlite:///{tmp_path}/x.sqlite")
     upgrade(engine)
     store = Store(engine)
@@ -130,8 +128,8 @@ def test_one_question_for_all_listeners_and_none_for_their_records(tmp_path: Pat
         asked.append(shown)
         return shown - ended
 
-    async def scene() -> tuple[int, int]:
-        watcher = live.Watcher(store, tmp_path, still_valid)
+    async def scene() -> int:
+        watcher = Watcher(store, RunFolders(tmp_path), still_valid, look_every_s=0.005, check_every_s=0.2)
         watcher.start()
         told = dict.fromkeys(("one", "other", ""), 0)
 
@@ -155,9 +153,9 @@ def test_one_question_for_all_listeners_and_none_for_their_records(tmp_path: Pat
         assert not any(task.done() for task in listeners[10:])
         await watcher.stop()
         await asyncio.gather(*listeners)
-        return watcher.num_listeners, len(watcher._shown)
+        return watcher.num_listeners
 
-    assert asyncio.run(scene()) == (0, 0)
+    assert asyncio.run(scene()) == 0
     assert asked[0] == {"one", "other"}
     assert len(asked) < 20, "by time, not by record"
     engine.dispose()

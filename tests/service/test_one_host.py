@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from largebatch.jobs.errors import InputError
-from largebatch.service.api.app import make_dependencies
+from largebatch.service.api.dependencies import make_dependencies
 from largebatch.service.db.engine import connect, upgrade
 from largebatch.service.db.store import Store
 from largebatch.service.job import Job, Kind

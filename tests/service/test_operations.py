@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from largebatch.service.api.app import make_dependencies
-from largebatch.service.api.auth import ANYONE_HERE
-from largebatch.service.api.dependencies import Dependencies
+from largebatch.service.api.dependencies import Dependencies, make_dependencies
 from largebatch.service.api.routes.operations import metrics
 from largebatch.service.backends.base import BackendDown
 from largebatch.service.backends.local import LocalBackend
+from largebatch.service.db.tokens import ANYONE_HERE
 from largebatch.service.job import Capacity, Job, Kind
 from largebatch.service.settings import Settings
 from largebatch.service.states import State

@@ -12,10 +12,9 @@ from servers import LARGEBATCH, ROOT, Service, new_token, said, serving
 from typer.testing import CliRunner
 
 from largebatch.jobs.errors import FaultError, InputError, LargebatchError
-from largebatch.service import client
 from largebatch.service.api.requests import SweepSubmit, job_of_sweep
 from largebatch.service.cli.main import app
-from largebatch.service.client import configured
+from largebatch.service.client import Client, configured
 from largebatch.service.db.engine import connect
 from largebatch.service.db.store import Store
 from largebatch.service.settings import Settings
@@ -166,10 +165,9 @@ def test_what_the_service_refuses_is_one_sentence(service: Service) -> None:
         largebatch(service, "submit", "digits-lamb", "--set", "x")
 
 
-def test_a_service_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "TRIES", 2)
-    with pytest.raises(FaultError, match=r"http://127\.0\.0\.1:9 does not answer"):
-        CliRunner().invoke(app, ["remote", "list", "--server", "http://127.0.0.1:9"], catch_exceptions=False)
+def test_a_service_that_is_not_there() -> None:
+    with pytest.raises(FaultError, match=r"http://127\.0\.0\.1:9 does not answer"), Client("http://127.0.0.1:9", tries=2) as client:
+        client.list("run")
 
 
 def test_where_server_and_token_come_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from largebatch.jobs.run.journal import Journal
 from largebatch.jobs.run.records import EvalRecord, Outcome, RunSummary, StepRecord
-from largebatch.service.api.live import read_frames
+from largebatch.service.api.live import read_events
 from largebatch.service.job import Job, Kind
 from largebatch.service.present.progress import read_progress
 from largebatch.service.present.trials import read_trials
@@ -80,10 +80,9 @@ def test_page_by_page(folder: Path) -> None:
 
 
 def test_the_ledger_as_events(folder: Path) -> None:
-    frames, offset = read_frames(folder / LEDGER, 0, None)
-    assert offset == (folder / LEDGER).stat().st_size
-    events = [event.split(b"\n") for event in frames.strip().split(b"\n\n")]
-    assert [event[1] for event in events] == [b"event: trial"] * 5 + [b"event: ending"] * 2
-    assert json.loads(events[5][2].removeprefix(b"data: "))["how"] == "pruned"
-    again, _ = read_frames(folder / LEDGER, int(events[4][0].removeprefix(b"id: ")), None)
-    assert again.count(b"event:") == 2, "goes on from the last id"
+    events, end = read_events(folder / LEDGER, 0)
+    assert end == (folder / LEDGER).stat().st_size
+    names, documents, _ = zip(*(event.frame.strip().split(b"\n") for event in events), strict=True)
+    assert names == (b"event: trial",) * 5 + (b"event: ending",) * 2
+    assert json.loads(documents[5].removeprefix(b"data: "))["how"] == "pruned"
+    assert read_events(folder / LEDGER, events[4].end or 0) == (events[5:], end), "goes on from the last id"

@@ -1,22 +1,21 @@
 """Runs and sweeps: both are jobs, and most that can be asked of one can be asked of the other."""
 
 import contextlib
-import mimetypes
 import shutil
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
+from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Response
-from fastapi.responses import FileResponse, PlainTextResponse, StreamingResponse
+from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
 from largebatch.jobs.errors import InputError, StorageError
 from largebatch.jobs.run.json_lines import parse_object, read_lines
-from largebatch.jobs.run.run_folder import JOURNAL, SUMMARY
-from largebatch.service.api.auth import Principal
-from largebatch.service.api.dependencies import Dependencies, Deps, Shown, Who
-from largebatch.service.api.errors import MEDIA_TYPE, PROBLEM_SCHEMA, NotFoundError
+from largebatch.jobs.run.run_folder import JOURNAL
+from largebatch.service.api.auth import Who
+from largebatch.service.api.dependencies import Dependencies, Deps
+from largebatch.service.api.errors import MEDIA_TYPE, PROBLEM_SCHEMA
+from largebatch.service.api.routes.job_files import add_file_routes, named
 from largebatch.service.api.routes.operations import SUBMITS
 from largebatch.service.job import Job, Kind
 from largebatch.service.present.curves import Series, read_series
@@ -24,7 +23,6 @@ from largebatch.service.present.links import details
 from largebatch.service.present.views import JobDetails, JobPage, JobView
 from largebatch.service.states import State
 
-LOG_BYTES = 1 << 20
 MOST_RECORDS = 5000
 SCAN_BYTES = 8 << 20
 After = Annotated[int, Query(ge=0, le=1 << 50, description="next_after of the page before.")]
@@ -40,8 +38,6 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         410: "Deleted", 413: "Too large", 422: "Cannot be used", 429: "Too many requests", 503: "Not available now",
     }.items()
 }  # fmt: skip
-
-
 EVENT_STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}, "description": "Server-sent events"}}
 
 
@@ -62,13 +58,6 @@ class Records(BaseModel):
     """Whether there was nothing more just now."""
 
 
-class Artifact(BaseModel):
-    """One file of a job's folder."""
-
-    path: str
-    bytes: int
-
-
 def submitted(deps: Dependencies, job: Job, key: str | None, digest: str, response: Response) -> JobView:
     """Put a job in the database, and answer where it is."""
     accepted, is_new = deps.store.accept(job, key, digest, deps.settings.max_queued_per_owner)
@@ -80,29 +69,18 @@ def submitted(deps: Dependencies, job: Job, key: str | None, digest: str, respon
     return JobView.of(accepted)
 
 
-async def found(deps: Dependencies, shown: Callable[[], Principal], look: Callable[[Principal], BaseModel]) -> Response:
-    """What an asker's look at the database finds. One thread does all of it: who asks, the look, the JSON."""
-    body = await deps.read(lambda: look(shown()).model_dump_json())
-    return Response(body, media_type="application/json")
-
-
-def _named(what: str, kind: Kind) -> dict[str, Any]:
-    """A route's name carries the kind, for generated clients."""
-    return {"operation_id": f"{what}_{kind}", "name": f"{what}_{kind}"}
-
-
 def add_job_routes(router: APIRouter, kind: Kind) -> None:
     """What runs and sweeps share: looks at them, changes of them, and their files."""
     _add_looks(router, kind)
     _add_changes(router, kind)
-    _add_files(router, kind)
+    add_file_routes(router, kind)
 
 
 def _add_looks(router: APIRouter, kind: Kind) -> None:
-    @router.get("", response_model=JobPage, **_named("list", kind))
+    @router.get("", **named("list", kind))
     async def list_jobs(
         deps: Deps,
-        shown: Shown,
+        who: Who,
         state: State | None = None,
         owner: Annotated[str | None, Query(max_length=100)] = None,
         recipe: Annotated[str | None, Query(max_length=100)] = None,
@@ -110,82 +88,48 @@ def _add_looks(router: APIRouter, kind: Kind) -> None:
         sort: Literal["-created_at", "created_at"] = "-created_at",
         cursor: Annotated[str | None, Query(max_length=300)] = None,
         limit: Limit = 50,
-    ) -> Response:
+    ) -> JobPage:
         """A page of jobs, one's own; an administrator's list holds everybody's."""
-
-        def look(who: Principal) -> JobPage:
-            whose = owner if who.may("admin") else who.owner
-            page = deps.store.page(
-                kind, owner=whose, state=state, recipe=recipe, text=q, limit=limit, cursor=cursor, oldest_first=sort == "created_at"
+        page = await deps.read(
+            lambda: deps.store.page(
+                kind, owner=owner if who.may("admin") else who.owner, state=state, recipe=recipe, text=q, limit=limit, cursor=cursor,
+                oldest_first=sort == "created_at",
             )
-            return JobPage(items=[JobView.of(job) for job in page.jobs], next_cursor=page.next_cursor)
+        )  # fmt: skip
+        return JobPage(items=[JobView.of(job) for job in page.jobs], next_cursor=page.next_cursor)
 
-        return await found(deps, shown, look)
-
-    @router.get("/{job_id}", response_model=JobDetails, **_named("show", kind))
-    async def show(job_id: str, deps: Deps, shown: Shown) -> Response:
+    @router.get("/{job_id}", **named("show", kind))
+    async def show(job_id: str, deps: Deps, who: Who) -> JobDetails:
         """One job, with its spec and, once it ended, its summary."""
-        return await found(deps, shown, lambda who: details(deps.visible(job_id, kind, who), deps.settings))
+        return await deps.read(lambda: details(deps.visible(job_id, kind, who), deps.settings))
 
 
 def _add_changes(router: APIRouter, kind: Kind) -> None:
-    @router.post("/{job_id}/cancel", status_code=202, **_named("cancel", kind))
+    @router.post("/{job_id}/cancel", status_code=202, **named("cancel", kind))
     def cancel(job_id: str, deps: Deps, who: Who) -> JobView:
         """End a job after the step under way; its checkpoint stays, and it can be resumed. One that is over stays as it is."""
         who.require("submit")
         return JobView.of(deps.store.ask_to_cancel(deps.visible(job_id, kind, who)))
 
-    @router.post("/{job_id}/resume", status_code=202, **_named("resume", kind))
+    @router.post("/{job_id}/resume", status_code=202, **named("resume", kind))
     def resume(job_id: str, deps: Deps, who: Who) -> JobView:
         """Queue a failed or cancelled job again; it goes on from its newest checkpoint."""
         who.require("submit")
         job = deps.visible(job_id, kind, who)
         if job.state is State.FAILED:  # or the summary of the attempt that failed would end the next one
-            if deps.copies is not None:
-                deps.copies.forget_summary(job.id)
-            (deps.settings.runs_dir / job.id / SUMMARY).unlink(missing_ok=True)
+            deps.run_folders.forget_summary(job.id)
         return JobView.of(deps.store.queue_again(job))
 
-    @router.delete("/{job_id}", status_code=204, **_named("delete", kind))
+    @router.delete("/{job_id}", status_code=204, **named("delete", kind))
     def delete(job_id: str, deps: Deps, who: Who) -> Response:
         """Forget a job that is over, and remove its folder."""
         who.require("submit")
         job = deps.visible(job_id, kind, who)
         deps.store.delete(job)
-        if deps.copies is not None:
-            with contextlib.suppress(StorageError):  # then they stay: the job is forgotten all the same
-                deps.copies.remove(job.id)
-        for folder in (deps.settings.runs_dir / job.id, deps.settings.state_dir / job.id):
-            shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(StorageError):  # then the files in the storage stay: the job is forgotten all the same
+            deps.run_folders.remove(job.id)
+        shutil.rmtree(deps.settings.state_dir / job.id, ignore_errors=True)
         return Response(status_code=204)
-
-
-def _add_files(router: APIRouter, kind: Kind) -> None:
-    @router.get("/{job_id}/logs", response_class=PlainTextResponse, **_named("logs", kind))
-    def logs(
-        job_id: str,
-        deps: Deps,
-        who: Who,
-        attempt: Annotated[int | None, Query(ge=1, le=1_000_000)] = None,
-        offset: Annotated[int, Query(ge=0, le=1 << 50)] = 0,
-    ) -> PlainTextResponse:
-        """What an attempt printed, at most 1 MiB from a byte on; default the newest attempt."""
-        job = deps.visible(job_id, kind, who)
-        found = deps.backend.logs(job, attempt or job.attempt, offset, LOG_BYTES)
-        return PlainTextResponse(found.decode(errors="replace"), headers={"X-Next-Offset": str(offset + len(found))})
-
-    @router.get("/{job_id}/artifacts", **_named("artifacts", kind))
-    def artifacts(job_id: str, deps: Deps, who: Who) -> list[Artifact]:
-        """The files of the job's folder, checkpoints left out."""
-        folder = deps.folder(deps.visible(job_id, kind, who))
-        found = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.is_symlink() and _is_shown(path.relative_to(folder)))
-        return [Artifact(path=str(path.relative_to(folder)), bytes=_size(path)) for path, _ in zip(found, range(1000), strict=False)]
-
-    @router.get("/{job_id}/artifacts/{path:path}", response_class=FileResponse, **_named("artifact", kind))
-    def artifact(job_id: str, path: str, deps: Deps, who: Who) -> FileResponse:
-        """One file of the job's folder."""
-        folder = deps.folder(deps.visible(job_id, kind, who)).resolve()
-        return confined(folder, path)
 
 
 def add_journal_routes(router: APIRouter) -> None:
@@ -243,39 +187,9 @@ def add_event_route(router: APIRouter, kind: Kind, description: str) -> None:
             if not last_event_id.isdecimal():
                 raise InputError("Last-Event-ID", "is not one that this service gave.", "Leave it out to begin at the start.")
             after = int(last_event_id)
-
-        return event_stream(deps.watcher.listen(job, after, who.shown))
+        return event_stream(deps.watcher.listen(job, after, who.credential))
 
 
 def event_stream(frames: AsyncIterator[bytes]) -> StreamingResponse:
     """An answer that goes on, and that no proxy should keep back."""
     return StreamingResponse(frames, media_type="text/event-stream", headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
-
-
-def confined(folder: Path, path: str) -> FileResponse:
-    """A file inside a folder, links followed. Raises: NotFoundError."""
-    try:
-        place = (folder / path).resolve()
-        is_there = place.is_relative_to(folder) and place.is_file() and _is_shown(place.relative_to(folder))
-    except (OSError, ValueError):
-        is_there = False
-    if not is_there:
-        raise NotFoundError("path", f"there is no such file: {path[:200]!r}.")
-    kind, _ = mimetypes.guess_type(place.name)
-    # What a job wrote is shown as a file, never as a page of ours.
-    return FileResponse(
-        place,
-        media_type=kind or "application/octet-stream",
-        headers={"Content-Security-Policy": "sandbox allow-scripts", "X-Content-Type-Options": "nosniff"},
-    )
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0  # gone since it was listed
-
-
-def _is_shown(path: Path) -> bool:
-    return "checkpoints" not in path.parts and not any(part.startswith(".") for part in path.parts)

@@ -8,9 +8,11 @@ from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from largebatch.jobs.errors import FaultError
-from largebatch.service.api.dependencies import Deps, Who
+from largebatch.service.api.auth import Who
+from largebatch.service.api.dependencies import Deps
 from largebatch.service.job import Kind
 from largebatch.service.present.progress import saved_at_s
+from largebatch.service.states import State
 
 router = APIRouter(tags=["operations"])
 STALE_S = 30.0
@@ -58,7 +60,7 @@ def readyz(deps: Deps) -> JSONResponse:
     checks["reconciler"] = "ok" if age < STALE_S else f"no pass for {age:.0f} s"
     checks["watcher"] = deps.watcher.problem or "ok"
     is_ready = all(text == "ok" for text in checks.values())
-    without = {"tracking": deps.tracking.state(), "storage": (deps.copies and deps.copies.problem) or "ok"}
+    without = {"tracking": deps.tracking.state(), "storage": deps.run_folders.problem or "ok"}
     checks |= without
     ready = "ready" if all(text == "ok" for text in without.values()) else "degraded"
     return JSONResponse({"status": ready if is_ready else "not ready", "checks": checks}, 200 if is_ready else 503)
@@ -67,8 +69,6 @@ def readyz(deps: Deps) -> JSONResponse:
 @router.get("/metrics", operation_id="metrics", response_class=Response)
 def metrics(deps: Deps, who: Who) -> Response:
     """Prometheus' text."""
-    from largebatch.service.states import State
-
     for state, count in deps.store.counts().items():
         JOBS.labels(state).set(count)
     first: list[Any] = deps.store.in_states([State.QUEUED], limit=1)

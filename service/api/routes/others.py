@@ -8,11 +8,12 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from largebatch.jobs.spec.read import build_spec, recipe_paths
-from largebatch.service.api.auth import Token
-from largebatch.service.api.dependencies import Deps, Who
+from largebatch.service.api.auth import Who
+from largebatch.service.api.dependencies import Deps
 from largebatch.service.api.errors import NotFoundError
 from largebatch.service.api.requests import recipe_document
 from largebatch.service.api.routes.jobs import ERRORS, EVENT_STREAM, event_stream
+from largebatch.service.db.tokens import Token
 from largebatch.service.job import Kind
 from largebatch.service.states import State
 
@@ -102,7 +103,7 @@ def show_cluster(deps: Deps, who: Who) -> Cluster:
 @events.get("", operation_id="events", response_class=StreamingResponse, responses=EVENT_STREAM)
 async def all_events(deps: Deps, who: Who, kind: Kind = Kind.RUN) -> StreamingResponse:
     """Server-sent events: a job's view whenever it is new or changed; one's own, for administrators everybody's."""
-    return event_stream(deps.watcher.listen_to_all(kind, None if who.may("admin") else who.owner, who.shown))
+    return event_stream(deps.watcher.listen_to_all(kind, None if who.may("admin") else who.owner, who.credential))
 
 
 @tokens.get("", operation_id="list_tokens")

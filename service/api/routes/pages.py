@@ -13,10 +13,11 @@ from starlette.exceptions import HTTPException
 
 from largebatch.jobs.spec.read import build_spec, recipe_paths
 from largebatch.service import web
-from largebatch.service.api.auth import Principal, UnauthorizedError
-from largebatch.service.api.dependencies import COOKIE, Deps, dependencies_of, principal_of, refuse_foreign, shown_by
+from largebatch.service.api.auth import COOKIE, address_of, principal_of, refuse_foreign
+from largebatch.service.api.dependencies import Deps
 from largebatch.service.api.errors import Problem
 from largebatch.service.api.requests import recipe_document
+from largebatch.service.db.tokens import Principal, UnauthorizedError
 from largebatch.service.job import Kind
 from largebatch.service.present.links import details
 from largebatch.service.present.views import JobDetails, JobView
@@ -32,6 +33,7 @@ FIELDS = {
     "seed": "Seed",
 }
 """What people change most; the form offers these, and a box for all others."""
+MISSING = object()
 router = APIRouter(include_in_schema=False)
 templates = Jinja2Templates(HERE / "templates")
 templates.env.globals.update(states=list(State), final=FINAL)
@@ -40,7 +42,7 @@ templates.env.globals.update(states=list(State), final=FINAL)
 async def visitor(request: Request, deps: Deps) -> Principal:
     """Who looks at a page; one who has not signed in is asked to."""
     try:
-        return await principal_of(deps, await shown_by(request, deps, None))
+        return await principal_of(request, deps, None)
     except UnauthorizedError:
         raise HTTPException(303, "Sign in.", {"Location": "/login"}) from None
 
@@ -50,7 +52,7 @@ Visitor = Annotated[Principal, Depends(visitor)]
 
 def render(request: Request, name: str, status: int = 200, **context: Any) -> HTMLResponse:
     """A template with what every page shows."""
-    settings = dependencies_of(request).settings
+    settings = request.app.state.dependencies.settings
     everywhere = {"needs_tokens": settings.needs_tokens, "on_ray": settings.ray_address is not None}
     return templates.TemplateResponse(request, name, {**everywhere, **context}, status)
 
@@ -79,10 +81,10 @@ def job_list(
     """A table that follows what it shows."""
     kind = Kind.SWEEP if request.url.path == "/sweeps" else Kind.RUN
     owner = None if who.may("admin") else who.owner
-    wanted = State(state) if state in set(State) else None
-    page = deps.store.page(kind, owner=owner, state=wanted, text=q, cursor=cursor)
+    chosen = State(state) if state in set(State) else None
+    page = deps.store.page(kind, owner=owner, state=chosen, text=q, cursor=cursor)
     rows = [JobView.of(job) for job in page.jobs]
-    return render(request, "jobs.html", kind=kind, rows=rows, next_cursor=page.next_cursor, state=state, q=q, is_filtered=bool(wanted or q or cursor))
+    return render(request, "jobs.html", kind=kind, rows=rows, next_cursor=page.next_cursor, state=state, q=q, is_filtered=bool(chosen or q or cursor))
 
 
 @router.get("/runs/new")
@@ -91,7 +93,7 @@ def new_run(request: Request, who: Visitor, recipe: Annotated[str, Query(max_len
     known = _recipes()
     chosen = recipe if recipe in known else "digits-lamb"
     spec = build_spec(recipe_document(chosen)).model_dump(mode="json")
-    fields = {name: (label, _value(spec, name)) for name, label in FIELDS.items() if _has(spec, name)}
+    fields = {name: (label, value) for name, label in FIELDS.items() if (value := _value(spec, name)) is not MISSING}
     return render(request, "new_run.html", recipes=known, chosen=chosen, fields=fields, can_submit=who.may("submit"))
 
 
@@ -130,7 +132,7 @@ def login(request: Request) -> HTMLResponse:
 def sign_in(request: Request, deps: Deps, token: Annotated[str, Form()] = "") -> Response:
     """A cookie for a token; whatever else was pasted into its place is told there that it is none."""
     refuse_foreign(request)
-    deps.rate_limit.take(f"address {request.client.host if request.client else ''}")
+    deps.rate_limit.take(address_of(request))
     try:
         cookie = deps.tokens.open_session(token.strip())
     except UnauthorizedError:
@@ -165,10 +167,10 @@ def mount_static(app: FastAPI) -> None:
 
 @cache
 def _plotly_path() -> Path:
-    found = find_spec("plotly")
-    assert found is not None
-    assert found.origin is not None
-    return Path(found.origin).parent / "package_data" / "plotly.min.js"
+    plotly = find_spec("plotly")
+    assert plotly is not None
+    assert plotly.origin is not None
+    return Path(plotly.origin).parent / "package_data" / "plotly.min.js"
 
 
 @cache
@@ -176,17 +178,9 @@ def _recipes() -> dict[str, str]:
     return {name: build_spec(recipe_document(name)).description for name in recipe_paths()}
 
 
-def _has(spec: dict[str, Any], name: str) -> bool:
-    here: Any = spec
-    for part in name.split("."):
-        if not isinstance(here, dict) or part not in here:
-            return False
-        here = here[part]
-    return True
-
-
 def _value(spec: dict[str, Any], name: str) -> Any:
-    here: Any = spec
+    """A spec's value by its dotted name; MISSING if it has none."""
+    value: Any = spec
     for part in name.split("."):
-        here = here[part]
-    return here
+        value = value.get(part, MISSING) if isinstance(value, dict) else MISSING
+    return value

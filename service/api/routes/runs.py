@@ -6,7 +6,8 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
 from largebatch.jobs.launch.options import read_workers
-from largebatch.service.api.dependencies import Deps, Who
+from largebatch.service.api.auth import Who
+from largebatch.service.api.dependencies import Deps
 from largebatch.service.api.requests import RunSubmit, digest_of, job_of_run
 from largebatch.service.api.routes.jobs import ERRORS, IdempotencyKey, accepted_links, add_event_route, add_job_routes, add_journal_routes, submitted
 from largebatch.service.api.routes.strict_json import StrictRoute

@@ -9,9 +9,11 @@ from pydantic import BaseModel
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.tracking.folder_mirror import REPORT
 from largebatch.service.api.answers import SweepAdvice, SweepFindings, SweepFrontier
-from largebatch.service.api.dependencies import Dependencies, Deps, Who
+from largebatch.service.api.auth import Who
+from largebatch.service.api.dependencies import Dependencies, Deps
 from largebatch.service.api.requests import SweepSubmit, digest_of, job_of_sweep
-from largebatch.service.api.routes.jobs import ERRORS, After, IdempotencyKey, accepted_links, add_event_route, add_job_routes, confined, submitted
+from largebatch.service.api.routes.job_files import confined
+from largebatch.service.api.routes.jobs import ERRORS, After, IdempotencyKey, accepted_links, add_event_route, add_job_routes, submitted
 from largebatch.service.api.routes.runs import PlanLine
 from largebatch.service.api.routes.strict_json import StrictRoute
 from largebatch.service.db.store import ConflictError

@@ -131,7 +131,7 @@ def create(
     import sys
     import time
 
-    from largebatch.service.api.auth import Tokens
+    from largebatch.service.db.tokens import Tokens
 
     secret, token = Tokens(_engine(database_url, runs_dir)).create(owner, scope, None if days is None else time.time() + days * 86400)
     print(f"Token {token.id} of {owner}, scope {scope}. It is shown only now:", file=sys.stderr)
@@ -146,8 +146,8 @@ def list_tokens(database_url: DatabaseUrl = None, runs_dir: RunsDir = Path("runs
 
     from rich.table import Table
 
-    from largebatch.service.api.auth import Tokens
     from largebatch.service.cli.tables import output
+    from largebatch.service.db.tokens import Tokens
 
     found = Tokens(_engine(database_url, runs_dir)).all()
     if as_json:
@@ -171,7 +171,7 @@ def revoke(
 ) -> None:
     """End a token, and the sessions it opened."""
     from largebatch.jobs.errors import InputError
-    from largebatch.service.api.auth import Tokens
+    from largebatch.service.db.tokens import Tokens
 
     if not Tokens(_engine(database_url, runs_dir)).revoke(token_id):
         raise InputError("ID", f"there is no valid token {token_id}.", "largebatch token list shows them.")

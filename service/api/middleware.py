@@ -1,0 +1,122 @@
+"""What surrounds every request: an id, limits of size and host, headers, a log line, and no inside of ours in an answer."""
+
+import secrets
+import time
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from largebatch.service.api.errors import Problem, TooLargeError, problem_of, respond
+from largebatch.service.api.routes.operations import REQUESTS
+from largebatch.service.settings import LOOPBACK
+
+LARGEST_BODY = 1 << 20
+METHODS = {"GET", "POST", "DELETE", "HEAD", "OPTIONS", "PUT", "PATCH"}
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'; frame-src 'self'"
+)
+"""'unsafe-inline' for styles alone: plotly sizes its own elements so."""
+HEADERS = {  # no other site is told an address of ours; under `no-referrer` browsers would send the Origin of our own forms as `null`
+    "content-security-policy": POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "same-origin",
+    "cache-control": "no-store",
+}
+
+
+class RequestMiddleware:
+    """Surrounds an application. Args: is_open: it asks for no tokens, and so answers to the names of this machine alone."""
+
+    def __init__(self, app: ASGIApp, is_open: bool) -> None:
+        self._app, self._is_open = app, is_open
+        self._log = structlog.get_logger("request")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began_s, request_id = time.perf_counter(), secrets.token_hex(8)
+        scope.setdefault("state", {})["request_id"] = request_id
+        status, location = 0, ""
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status, location
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
+                headers["x-request-id"] = request_id
+                status, location = message["status"], headers.get("location", "")
+            await send(message)
+
+        try:
+            await self._answer(scope, receive, send_with_headers, request_id)
+        except Exception:
+            self._log.exception("failed", request=request_id, path=scope["path"])
+            if not status:
+                problem = Problem(title="Our fault", status=500, detail="Something of ours failed.", request_id=request_id,
+                                  hint="The service's log has this request's id.")  # fmt: skip
+                await respond(problem)(scope, receive, send_with_headers)
+        finally:
+            accepted = location.rpartition("/")[2] if status == 202 else ""
+            self._note(scope, status, time.perf_counter() - began_s, accepted)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
+        """Answer with a refusal, or hand the request on with its whole body."""
+        problem, messages = self._refusal(scope, request_id), list[Message]()
+        if problem is None:
+            messages.append(await _whole_body(receive))
+            if len(messages[0].get("body", b"")) > LARGEST_BODY:
+                problem = _too_large(request_id)
+        if problem is not None:
+            await respond(problem)(scope, receive, send)
+            return
+
+        async def receive_again() -> Message:
+            return messages.pop() if messages else await receive()
+
+        await self._app(scope, receive_again, send)
+
+    def _refusal(self, scope: Scope, request_id: str) -> Problem | None:
+        headers = Headers(scope=scope)
+        length = headers.get("content-length", "0")
+        if length.isdecimal() and int(length) > LARGEST_BODY:
+            return _too_large(request_id)
+        # Where no token is needed, nothing but the browser's honesty stands between a foreign page and us: names that
+        # a foreign page can point at this machine are not answered.
+        host = headers.get("host", "").rsplit(":", 1)[0].strip("[]")
+        if self._is_open and host not in LOOPBACK:
+            return Problem(title="Not allowed", status=421, detail=f"This service is not called {host[:100]!r}.", request_id=request_id)
+        return None
+
+    def _note(self, scope: Scope, status: int, took_s: float, accepted: str) -> None:
+        """Count the request, and log it. Args: accepted: the id of the job that it made."""
+        route = getattr(scope.get("route"), "path", "none")
+        REQUESTS.labels(scope["method"] if scope["method"] in METHODS else "other", route, str(status)).observe(took_s)
+        if route == "/healthz":
+            return
+        job = str(scope.get("path_params", {}).get("job_id") or accepted)[:160]
+        self._log.info(
+            "request", request=scope["state"]["request_id"], **({"job": job} if job else {}),
+            method=scope["method"], path=scope["path"][:200], status=status, ms=round(took_s * 1000, 1),
+            owner=scope["state"].get("owner"),
+        )  # fmt: skip
+
+
+async def _whole_body(receive: Receive) -> Message:
+    """A request's body as one message, or more of it than is read; or that the asker has gone."""
+    body = b""
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            return message
+        body += message.get("body", b"")
+        if not message.get("more_body") or len(body) > LARGEST_BODY:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+
+def _too_large(request_id: str) -> Problem:
+    return problem_of(TooLargeError("body", f"is larger than {LARGEST_BODY >> 20} MiB.", "Nothing here needs that."), request_id)

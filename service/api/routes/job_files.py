@@ -1,0 +1,89 @@
+"""A job's files: what its attempts printed, and what lies in its folder."""
+
+import mimetypes
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from fastapi.responses import FileResponse, PlainTextResponse
+from pydantic import BaseModel
+
+from largebatch.service.api.auth import Who
+from largebatch.service.api.dependencies import Deps
+from largebatch.service.api.errors import NotFoundError
+from largebatch.service.job import Kind
+
+LOG_BYTES = 1 << 20
+MOST_ARTIFACTS = 1000
+
+
+class Artifact(BaseModel):
+    """One file of a job's folder."""
+
+    path: str
+    bytes: int
+
+
+def named(name: str, kind: Kind) -> dict[str, Any]:
+    """A route's name, which carries the kind, for generated clients."""
+    return {"operation_id": f"{name}_{kind}", "name": f"{name}_{kind}"}
+
+
+def add_file_routes(router: APIRouter, kind: Kind) -> None:
+    """The files and the printed lines of runs or sweeps."""
+
+    @router.get("/{job_id}/logs", response_class=PlainTextResponse, **named("logs", kind))
+    def logs(
+        job_id: str,
+        deps: Deps,
+        who: Who,
+        attempt: Annotated[int | None, Query(ge=1, le=1_000_000)] = None,
+        offset: Annotated[int, Query(ge=0, le=1 << 50)] = 0,
+    ) -> PlainTextResponse:
+        """What an attempt printed, at most 1 MiB from a byte on; default the newest attempt."""
+        job = deps.visible(job_id, kind, who)
+        printed = deps.backend.logs(job, attempt or job.attempt, offset, LOG_BYTES)
+        return PlainTextResponse(printed.decode(errors="replace"), headers={"X-Next-Offset": str(offset + len(printed))})
+
+    @router.get("/{job_id}/artifacts", **named("artifacts", kind))
+    def artifacts(job_id: str, deps: Deps, who: Who) -> list[Artifact]:
+        """The files of the job's folder, checkpoints left out."""
+        folder = deps.folder(deps.visible(job_id, kind, who))
+        paths = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.is_symlink() and _is_shown(path.relative_to(folder)))
+        return [Artifact(path=str(path.relative_to(folder)), bytes=_size(path)) for path in islice(paths, MOST_ARTIFACTS)]
+
+    @router.get("/{job_id}/artifacts/{path:path}", response_class=FileResponse, **named("artifact", kind))
+    def artifact(job_id: str, path: str, deps: Deps, who: Who) -> FileResponse:
+        """One file of the job's folder."""
+        folder = deps.folder(deps.visible(job_id, kind, who)).resolve()
+        return confined(folder, path)
+
+
+def confined(folder: Path, path: str) -> FileResponse:
+    """A file inside a folder, links followed. Raises: NotFoundError."""
+    try:
+        file = (folder / path).resolve()
+        is_there = file.is_relative_to(folder) and file.is_file() and _is_shown(file.relative_to(folder))
+    except (OSError, ValueError):
+        is_there = False
+    if not is_there:
+        raise NotFoundError("path", f"there is no such file: {path[:200]!r}.")
+    kind, _ = mimetypes.guess_type(file.name)
+    # What a job wrote is shown as a file, never as a page of ours.
+    return FileResponse(
+        file,
+        media_type=kind or "application/octet-stream",
+        headers={"Content-Security-Policy": "sandbox allow-scripts", "X-Content-Type-Options": "nosniff"},
+    )
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0  # gone since it was listed
+
+
+def _is_shown(path: Path) -> bool:
+    return "checkpoints" not in path.parts and not any(part.startswith(".") for part in path.parts)

@@ -1,0 +1,169 @@
+"""Who asks, and what they may: tokens, the sessions of browsers, and three scopes.
+
+A token is 32 random bytes, shown once. The database holds its SHA-256 alone: what is random and that long needs no
+slow hash. Comparison is in constant time.
+"""
+
+import hashlib
+import hmac
+import re
+import secrets
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from pydantic import BaseModel
+from sqlalchemy import Engine
+
+from largebatch.jobs.errors import InputError, LargebatchError
+from largebatch.service.db.engine import reading, writing
+from largebatch.service.db.tables import sessions, tokens
+
+PREFIX = "lb_"
+SCOPES = ("read", "submit", "admin")
+"""Each includes those before it: read sees one's own jobs, submit starts and ends them, admin those of all."""
+SESSION_S = 12 * 3600.0
+LOCAL_OWNER = "local"
+"""Who asks on loopback, where no token is needed."""
+
+
+class UnauthorizedError(LargebatchError):
+    """No token, or none that is valid."""
+
+
+class ForbiddenError(LargebatchError):
+    """A valid token that does not allow this."""
+
+
+@dataclass(frozen=True)
+class Principal:
+    """Who asks."""
+
+    owner: str
+    scope: str
+    credential: str = ""
+    """Digest of the token or session that let them in; empty where none is needed."""
+
+    def may(self, scope: str) -> bool:
+        """Whether this includes that."""
+        return SCOPES.index(self.scope) >= SCOPES.index(scope)
+
+    def require(self, scope: str) -> None:
+        """Raises: ForbiddenError."""
+        if not self.may(scope):
+            raise ForbiddenError("", f"this needs the scope {scope}, and the token has {self.scope}.", "Ask an administrator for another token.")
+
+
+ANYONE_HERE = Principal(LOCAL_OWNER, "admin")
+_BY_DIGEST = sa.select(tokens).where(tokens.c.digest == sa.bindparam("digest"))
+
+
+class Token(BaseModel):
+    """What is known of a token; never the token itself."""
+
+    id: str
+    owner: str
+    scope: str
+    created_at_s: float
+    expires_at_s: float | None
+    revoked_at_s: float | None
+
+
+class Tokens:
+    """The tokens in one database."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def create(self, owner: str, scope: str, expires_at_s: float | None = None) -> tuple[str, Token]:
+        """A new token and what is kept of it. Raises: InputError."""
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,99}", owner):
+            raise InputError("owner", f"{owner!r} cannot be an owner's name.", "Use letters, digits and . _ @ -")
+        if scope not in SCOPES:
+            raise InputError("scope", f"{scope!r} is none of {', '.join(SCOPES)}.", "Choose one of them.")
+        secret = PREFIX + secrets.token_urlsafe(32)
+        token = Token(id=secrets.token_hex(4), owner=owner, scope=scope, created_at_s=time.time(), expires_at_s=expires_at_s, revoked_at_s=None)
+        row = {**token.model_dump(exclude={"scope"}), "scopes": scope, "digest": digest(secret)}
+        with writing(self._engine) as connection:
+            connection.execute(tokens.insert().values(**row))
+        return secret, token
+
+    def all(self) -> list[Token]:
+        """Every token, newest first."""
+        with reading(self._engine) as connection:
+            return [_token(row) for row in connection.execute(sa.select(tokens).order_by(tokens.c.created_at_s.desc()))]
+
+    def revoke(self, token_id: str) -> bool:
+        """End a token and its sessions; False if there is none."""
+        with writing(self._engine) as connection:
+            connection.execute(sessions.delete().where(sessions.c.token_id == token_id))
+            valid = tokens.c.id == token_id, tokens.c.revoked_at_s.is_(None)
+            return bool(connection.execute(tokens.update().where(*valid).values(revoked_at_s=time.time())).rowcount)
+
+    def principal(self, secret: str) -> Principal:
+        """Who shows this token. Raises: UnauthorizedError."""
+        wanted = digest(secret)
+        with reading(self._engine) as connection:
+            row = connection.execute(_BY_DIGEST, {"digest": wanted}).one_or_none()
+        if row is None or not hmac.compare_digest(row.digest, wanted):
+            raise UnauthorizedError("Authorization", "the token is not valid.", "Make one: largebatch token create OWNER")
+        return _valid(row, wanted)
+
+    def open_session(self, secret: str) -> str:
+        """What a browser's cookie holds from now on, in place of the token. Raises: UnauthorizedError."""
+        self.principal(secret)
+        cookie = secrets.token_urlsafe(32)
+        now = time.time()
+        with writing(self._engine) as connection:
+            token_id = connection.execute(sa.select(tokens.c.id).where(tokens.c.digest == digest(secret))).scalar_one()
+            connection.execute(sessions.delete().where(sessions.c.expires_at_s < now))
+            connection.execute(sessions.insert().values(digest=digest(cookie), token_id=token_id, expires_at_s=now + SESSION_S))
+        return cookie
+
+    def of_session(self, cookie: str) -> Principal:
+        """Who the browser is. Raises: UnauthorizedError."""
+        wanted = sa.select(tokens).join(sessions, sessions.c.token_id == tokens.c.id)
+        shown = digest(cookie)
+        with reading(self._engine) as connection:
+            row = connection.execute(wanted.where(sessions.c.digest == shown, sessions.c.expires_at_s > time.time())).one_or_none()
+        if row is None:
+            raise UnauthorizedError("", "the session is over.", "Sign in again.")
+        return _valid(row, shown)
+
+    def still_valid(self, shown: Collection[str]) -> set[str]:
+        """Those of these tokens and sessions, by digest, that would be let in now; one question for all."""
+        now = time.time()
+        valid = tokens.c.revoked_at_s.is_(None), sa.or_(tokens.c.expires_at_s.is_(None), tokens.c.expires_at_s >= now)
+        opened = sa.select(sessions.c.digest).join(tokens, sessions.c.token_id == tokens.c.id)
+        wanted = sa.union(
+            sa.select(tokens.c.digest).where(tokens.c.digest.in_(shown), *valid),
+            opened.where(sessions.c.digest.in_(shown), sessions.c.expires_at_s > now, *valid),
+        )
+        with reading(self._engine) as connection:
+            return set(connection.execute(wanted).scalars())
+
+    def close_session(self, cookie: str) -> None:
+        """Sign out."""
+        with writing(self._engine) as connection:
+            connection.execute(sessions.delete().where(sessions.c.digest == digest(cookie)))
+
+
+def digest(secret: str) -> str:
+    """What is kept of a secret."""
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _token(row: Any) -> Token:
+    return Token(
+        id=row.id, owner=row.owner, scope=row.scopes, created_at_s=row.created_at_s, expires_at_s=row.expires_at_s, revoked_at_s=row.revoked_at_s
+    )
+
+
+def _valid(row: Any, shown: str) -> Principal:
+    if row.revoked_at_s is not None:
+        raise UnauthorizedError("Authorization", "the token was revoked.", "Ask for another one.")
+    if row.expires_at_s is not None and row.expires_at_s < time.time():
+        raise UnauthorizedError("Authorization", "the token has expired.", "Ask for another one.")
+    return Principal(row.owner, row.scopes, shown)
