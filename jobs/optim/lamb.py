@@ -13,16 +13,16 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 from torch.optim.adam import adam
 
-from largebatch.jobs.optim.eager import EagerOptimizer
-from largebatch.jobs.optim.tensors import buckets, in_at_least_float32, laid_like, norms, state_like
+from largebatch.jobs.optim.tensors import at_least_float32, buckets, in_at_least_float32, laid_like, norms, state_like
 
 LONG_AGO = 1e9
 """A step count at which 1 - beta^t is 1 to the last bit: how bias correction is switched off."""
 
 
-class LAMB(EagerOptimizer):
+class LAMB(Optimizer):
     """LAMB, with the choices on which the literature differs as options; defaults are the paper's.
 
     Leaves `.grad` as it was found, clips nothing and warms nothing up. Norms, ratios and both moments are
@@ -115,12 +115,16 @@ class LAMB(EagerOptimizer):
         directions = [torch.zeros_like(weight) for weight in weights]
         gradients = in_at_least_float32([param.grad for param in params])
         gradients = [laid_like(gradient, direction) for gradient, direction in zip(gradients, directions, strict=True)]
+        first_moments, second_moments = (
+            [state_like(state, key, param, at_least_float32(param.dtype)) for state, param in zip(states, params, strict=True)]
+            for key in ("first_moment", "second_moment")
+        )
         beta1, beta2 = group["betas"]
         adam(
             directions,
             gradients,
-            [state_like(state, "first_moment", param) for state, param in zip(states, params, strict=True)],
-            [state_like(state, "second_moment", param) for state, param in zip(states, params, strict=True)],
+            first_moments,
+            second_moments,
             [],
             counted,
             fused=True,

@@ -12,12 +12,12 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
-from largebatch.jobs.optim.eager import EagerOptimizer
-from largebatch.jobs.optim.tensors import buckets, in_at_least_float32, norms, state_like
+from largebatch.jobs.optim.tensors import at_least_float32, buckets, in_at_least_float32, norms, state_like
 
 
-class LARS(EagerOptimizer):
+class LARS(Optimizer):
     """LARS, with the choices on which the literature differs as options; defaults are the paper's.
 
     Leaves `.grad` as it was found, clips nothing and warms nothing up. Norms, ratios and the momentum buffer
@@ -98,7 +98,7 @@ class LARS(EagerOptimizer):
         if inside:
             torch._foreach_mul_(updates, learning_rate)
         if momentum:
-            velocities = [state_like(self.state[param], "velocity", param) for param in params]
+            velocities = [state_like(self.state[param], "velocity", param, at_least_float32(param.dtype)) for param in params]
             torch._foreach_mul_(velocities, momentum)
             torch._foreach_add_(velocities, updates)
             if group["nesterov"]:

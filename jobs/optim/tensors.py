@@ -41,13 +41,13 @@ def norms(tensors: list[Tensor]) -> list[Tensor]:
     return list(torch._foreach_norm(tensors, 2, dtype=at_least_float32(tensors[0].dtype)))
 
 
-def state_like(state: dict[str, Any], key: str, param: Tensor) -> Tensor:
-    """The state tensor `key` of a parameter, zeros in at least float32 when first asked for; it lies in memory like `dense_like(param)`.
+def state_like(state: dict[str, Any], key: str, param: Tensor, dtype: torch.dtype) -> Tensor:
+    """The state tensor `key` of a parameter, zeros at first; it lies in memory like `dense_like(param)`.
 
     What was loaded may lie otherwise, where the parameter did when it was saved: it is laid anew, once.
     """
     if key not in state:
-        state[key] = torch.zeros_like(param, dtype=at_least_float32(param.dtype), memory_format=torch.preserve_format)
+        state[key] = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
     elif state[key].stride() != param.stride():
         state[key] = laid_like(state[key], dense_like(param))
     tensor: Tensor = state[key]

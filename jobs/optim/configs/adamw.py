@@ -17,7 +17,8 @@ class AdamWConfig(AdamConfig):
 
     def build(self, groups: ParamGroups) -> "Optimizer":
         """See `OptimizerConfig`."""
-        from largebatch.jobs.optim.eager import EagerAdamW  # with torch: see base.py
+        from largebatch.jobs.optim.adamw import AdamW  # with torch: see base.py
+        from largebatch.jobs.optim.eager import eager
 
         epsilon = 1e-8 if self.epsilon is None else self.epsilon
-        return EagerAdamW(groups, lr=0.0, betas=(self.beta1, self.beta2), eps=epsilon, fused=True)
+        return eager(AdamW)(groups, lr=0.0, betas=(self.beta1, self.beta2), eps=epsilon, fused=True)

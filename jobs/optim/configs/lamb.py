@@ -33,9 +33,10 @@ class LambConfig(LayerwiseConfig, AdamConfig):
 
     def build(self, groups: ParamGroups) -> "Optimizer":
         """See `OptimizerConfig`."""
-        from largebatch.jobs.optim.lamb import LAMB  # with torch: see base.py
+        from largebatch.jobs.optim.eager import eager  # with torch: see base.py
+        from largebatch.jobs.optim.lamb import LAMB
 
-        return LAMB(
+        return eager(LAMB)(
             groups,
             lr=0.0,
             betas=(self.beta1, self.beta2),

@@ -25,9 +25,10 @@ class LarsConfig(LayerwiseConfig, MomentumConfig):
 
     def build(self, groups: ParamGroups) -> "Optimizer":
         """See `OptimizerConfig`."""
-        from largebatch.jobs.optim.lars import LARS  # with torch: see base.py
+        from largebatch.jobs.optim.eager import eager  # with torch: see base.py
+        from largebatch.jobs.optim.lars import LARS
 
-        return LARS(
+        return eager(LARS)(
             groups,
             lr=0.0,
             momentum=self.momentum,

@@ -17,6 +17,8 @@ class SgdConfig(MomentumConfig):
 
     def build(self, groups: ParamGroups) -> "Optimizer":
         """See `OptimizerConfig`."""
-        from largebatch.jobs.optim.eager import EagerSGD  # with torch: see base.py
+        from torch.optim import SGD  # torch: see base.py
 
-        return EagerSGD(groups, lr=0.0, momentum=self.momentum, nesterov=self.nesterov)
+        from largebatch.jobs.optim.eager import eager
+
+        return eager(SGD)(groups, lr=0.0, momentum=self.momentum, nesterov=self.nesterov)
