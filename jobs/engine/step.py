@@ -24,7 +24,7 @@ from largebatch.jobs.engine.scalars import Scalar, on_device, on_host, scalar
 from largebatch.jobs.engine.state import TrainState
 from largebatch.jobs.entry_points import ANYTHING, failed
 from largebatch.jobs.errors import FaultError, LargebatchError
-from largebatch.jobs.models.sample_dropout import announce
+from largebatch.jobs.models.sample_dropout import set_dropout_keys
 from largebatch.jobs.optim.parameter_groups import set_learning_rate
 from largebatch.jobs.plan.scaling_rules import adascale_gain
 from largebatch.jobs.plan.train_plan import Slice, TrainPlan
@@ -166,7 +166,7 @@ def accumulate(state: TrainState, plan: TrainPlan, batches: Batches, batch: Slic
 
 def _backward(state: TrainState, spec: TrainSpec, micro_batch: Slice, inputs: Tensor, labels: Tensor, num_samples: int) -> Scalar:
     """Add one micro-batch's part of the mean gradient; returns its summed loss."""
-    announce(state.dropouts, spec.seed, micro_batch, inputs.device)
+    set_dropout_keys(state.dropouts, spec.seed, micro_batch, inputs.device)
     # What a model draws from torch's generators belongs to the micro-batch, not to how many draws came before (reading makes some).
     seed_draws(key(spec.seed, "dropout", micro_batch.epoch, micro_batch.start), inputs.device)
     state.statistics.forward_pass.begin(micro_batch.size)

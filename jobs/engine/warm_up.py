@@ -23,7 +23,7 @@ from largebatch.jobs.errors import LargebatchError, PlanError
 from largebatch.jobs.models.held import Held
 from largebatch.jobs.models.norms.ghost_batch_norm import forward_pass_of
 from largebatch.jobs.models.parameters import refuse_sparse_gradients
-from largebatch.jobs.models.sample_dropout import announce, sample_dropouts
+from largebatch.jobs.models.sample_dropout import sample_dropouts, set_dropout_keys
 from largebatch.jobs.optim.parameter_groups import build_optimizer, set_learning_rate
 from largebatch.jobs.plan.train_plan import Position, Slice, TrainPlan
 from largebatch.jobs.spec.train_spec import TrainSpec
@@ -137,13 +137,13 @@ class untouched:
     def __enter__(self) -> None:
         self._held = Held(self._model)
         device = next(self._model.parameters()).device
-        announce(self._dropouts, 0, Slice(0, 0, self._num_samples), device)
+        set_dropout_keys(self._dropouts, 0, Slice(0, 0, self._num_samples), device)
         self._forward_pass.begin(self._num_samples)
         seed_draws(key("warm-up"), device)
 
     def __exit__(self, *_: object) -> None:
         for dropout in self._dropouts:
-            dropout.announce(None)
+            dropout.set_keys(None)
         self._forward_pass.forget()
         self._held.put_back()
         for parameter in self._model.parameters():

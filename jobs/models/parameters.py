@@ -55,11 +55,11 @@ def description(model: nn.Module) -> Description:
 
 def refuse_unlike_first(own: Description, first: Description, rank: int) -> None:
     """Raise PlanError if this rank's model has other parameters than rank 0's."""
-    for here, there in zip_longest(own, first):
-        if here != there:
+    for param, first_param in zip_longest(own, first):
+        if param != first_param:
             raise PlanError(
                 "model",
-                f"workers build different models: {_in_words(here)} in worker {rank}, {_in_words(there)} in worker 0.",
+                f"workers build different models: {_in_words(param)} in worker {rank}, {_in_words(first_param)} in worker 0.",
                 "Build it from its arguments alone, not from what one process or machine happens to have.",
             )
 

@@ -2,7 +2,7 @@
 
 What a sample drops follows from (seed, epoch, place in the epoch's order), which layer it is, how often that layer ran in
 this forward pass, and the position in the sample; nothing else is drawn from. The engine says before every
-forward pass which samples come (`announce`). docs/decisions/014 says why and what it costs.
+forward pass which samples come (`set_dropout_keys`). docs/decisions/014 says why and what it costs.
 """
 
 import math
@@ -31,7 +31,7 @@ class SampleDropout(nn.Module):
     """Takes the place of a torch dropout; no parameters, no buffers, the identity in evaluation.
 
     Dimension 0 of what it gets must be the samples, or the samples times something in their order (n * tokens). What has
-    another length, and every forward pass that no samples were announced for, drops as the torch module would.
+    another length, and every forward pass that no keys were set for, drops as the torch module would.
 
     Args:
         dropout: the module it replaces.
@@ -49,7 +49,7 @@ class SampleDropout(nn.Module):
         self._states: Tensor | None = None
         self._runs: dict[int, int] = {}
 
-    def announce(self, states: Tensor | None) -> None:
+    def set_keys(self, states: Tensor | None) -> None:
         """Say which samples the next forward pass is of. Args: states: (samples,) int64, random for each; None: of no known ones."""
         self._states = states
         self._runs.clear()
@@ -96,14 +96,14 @@ def use_sample_dropout(model: nn.Module) -> nn.Module:
     return _replaced(model, {})
 
 
-def _replaced(module: nn.Module, made: dict[nn.Module, SampleDropout]) -> nn.Module:
+def _replaced(module: nn.Module, replacements: dict[nn.Module, SampleDropout]) -> nn.Module:
     kind = (type(module).__module__, type(module).__qualname__)
     if kind in LEADING and getattr(module, "mode", "row") == "row":  # stochastic depth may also drop whole micro-batches
-        if module not in made:
-            made[module] = SampleDropout(module, len(made), LEADING[kind])
-        return made[module]
-    for name, child in module._modules.items():  # a module that stands in two places stands here twice
-        if child is not None and (other := _replaced(child, made)) is not child:
+        if module not in replacements:
+            replacements[module] = SampleDropout(module, len(replacements), LEADING[kind])
+        return replacements[module]
+    for name, child in module._modules.items():  # a module under two names comes twice
+        if child is not None and (other := _replaced(child, replacements)) is not child:
             setattr(module, name, other)
     return module
 
@@ -113,10 +113,10 @@ def sample_dropouts(model: nn.Module) -> list[SampleDropout]:
     return [module for module in model.modules() if isinstance(module, SampleDropout)]
 
 
-def announce(dropouts: Sequence[SampleDropout], seed: int, samples: Slice, device: torch.device) -> None:
-    """Say which samples of an epoch's order the next forward pass is of; costs nothing where there are no dropouts."""
+def set_dropout_keys(dropouts: Sequence[SampleDropout], seed: int, samples: Slice, device: torch.device) -> None:
+    """Gives dropouts the keys of the samples of the next forward pass, a slice of an epoch's order; costs nothing where there are no dropouts."""
     if not dropouts:
         return
     states = bits(key(seed, "dropout", samples.epoch), torch.arange(samples.start, samples.stop, device=device))
     for dropout in dropouts:
-        dropout.announce(states)
+        dropout.set_keys(states)

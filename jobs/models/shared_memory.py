@@ -1,4 +1,4 @@
-"""Which tensors hold the same places in memory, and buffers that do. Tensors lie on the CPU, without storage of their own kinds (sparse, say)."""
+"""Finds tensors that share memory, and buffers that overlap themselves. Tensors are dense and lie on the CPU."""
 
 from collections.abc import Mapping
 
@@ -11,7 +11,7 @@ def overlaps_itself(tensor: Tensor) -> bool:
     reach = 0
     for stride, size in sorted((stride, size) for stride, size in zip(tensor.stride(), tensor.shape, strict=True) if size > 1):
         if stride <= reach:  # certain for a stride of 0; an odd use of as_strided is counted out
-            return stride == 0 or _num_places(tensor) < tensor.numel()
+            return stride == 0 or _num_offsets(tensor) < tensor.numel()
         reach += stride * (size - 1)
     return False
 
@@ -24,11 +24,11 @@ def unfold_buffers(model: nn.Module) -> None:
                 setattr(module, name, buffer.contiguous())
 
 
-def _num_places(tensor: Tensor) -> int:
-    places = torch.zeros((), dtype=torch.int64)
+def _num_offsets(tensor: Tensor) -> int:
+    offsets = torch.zeros((), dtype=torch.int64)
     for stride, size in zip(tensor.stride(), tensor.shape, strict=True):
-        places = places.unsqueeze(-1) + torch.arange(size) * stride
-    return len(set(places.flatten().tolist()))
+        offsets = offsets.unsqueeze(-1) + torch.arange(size) * stride
+    return len(set(offsets.flatten().tolist()))
 
 
 def two_that_overlap(tensors: Mapping[str, Tensor]) -> tuple[str, str] | None:

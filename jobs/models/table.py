@@ -2,7 +2,7 @@
 
 import inspect
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import numpy as np
 import torch
@@ -79,9 +79,9 @@ def _by_name(spec: ModelSpec, input_shape: tuple[int, ...], num_classes: int) ->
     if name not in OURS:
         return _torchvision(name, spec, num_classes)
     build = OURS[name]
-    wanted = inspect.signature(build).parameters
-    given = _from_data(wanted, input_shape, name)
-    settable = [parameter for parameter in wanted if parameter not in given and parameter != "num_classes"]
+    parameters = inspect.signature(build).parameters
+    from_data = _from_data(parameters, input_shape, name)
+    settable = [parameter for parameter in parameters if parameter not in from_data and parameter != "num_classes"]
     for argument in spec.arguments:
         if argument not in settable:
             hint = nearest(argument, settable) if settable else f"{name} takes no arguments."
@@ -90,31 +90,30 @@ def _by_name(spec: ModelSpec, input_shape: tuple[int, ...], num_classes: int) ->
         if type(value) is int and value < (0 if argument == "depth" else 1):  # torch builds layers of nothing, with a warning
             raise SpecError(f"model.arguments.{argument}", f"must be above 0, not {value}.")
     try:
-        return build(num_classes=num_classes, **given, **spec.arguments)
+        return build(num_classes=num_classes, **from_data, **spec.arguments)
     except (TypeError, ValueError, RuntimeError) as error:
         raise SpecError("model.arguments", f"{name} cannot be built with them: {error}.") from error
 
 
-def _from_data(wanted: object, input_shape: tuple[int, ...], name: str) -> dict[str, int]:
+def _from_data(parameters: Collection[str], input_shape: tuple[int, ...], name: str) -> dict[str, int]:
     """The arguments that follow from the data: in_features, or in_channels and image_size."""
-    assert hasattr(wanted, "__contains__")
-    given: dict[str, int] = {}
-    if "in_features" in wanted:
-        given["in_features"] = small.num_features(input_shape)
-    if "in_channels" in wanted:
+    from_data: dict[str, int] = {}
+    if "in_features" in parameters:
+        from_data["in_features"] = small.num_features(input_shape)
+    if "in_channels" in parameters:
         if len(input_shape) != 3:
             raise SpecError("model.name", f"{name} takes images (channels, height, width), not samples of shape {input_shape}.", "Try mlp.")
-        given["in_channels"] = input_shape[0]
+        from_data["in_channels"] = input_shape[0]
         smallest = {"keskar-c2": 32, "keskar-c4": 32, "resnet9": 8}.get(name, 4)
         if min(input_shape[1:]) < smallest:
             raise SpecError(
                 "model.name", f"{name} needs images of at least {smallest}x{smallest}, not {input_shape[1]}x{input_shape[2]}.", "Try lenet or mlp."
             )
-    if "image_size" in wanted:
+    if "image_size" in parameters:
         if input_shape[1] != input_shape[2]:
             raise SpecError("model.name", f"{name} takes square images, not {input_shape[1]}x{input_shape[2]}.", "Try resnet9 or mlp.")
-        given["image_size"] = input_shape[1]
-    return given
+        from_data["image_size"] = input_shape[1]
+    return from_data
 
 
 def _torchvision(name: str, spec: ModelSpec, num_classes: int) -> nn.Module:
@@ -149,7 +148,7 @@ def _own(spec: ModelSpec, num_classes: int, seed: int) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise SpecError("model.entry_point", f"{spec.entry_point} returned {type(model).__name__}; it must return an nn.Module.")
     for name, module in model.named_modules():
-        for is_such, what, remedy in WRAPPED:
-            if is_such(module):
-                raise SpecError("model.entry_point", f"{spec.entry_point}{f', part {name},' if name else ''} is {what}.", remedy)
+        for is_wrapped, description, remedy in WRAPPED:
+            if is_wrapped(module):
+                raise SpecError("model.entry_point", f"{spec.entry_point}{f', part {name},' if name else ''} is {description}.", remedy)
     return model

@@ -31,7 +31,7 @@ def test_a_command_sets_it_before_torch_is_imported(module: str) -> None:
         "    def find_spec(self, name, path=None, target=None):\n"
         "        if name == 'torch': print('spins', os.environ.get('GOMP_SPINCOUNT'), file=sys.__stderr__, flush=True); os._exit(0)\n"
         "sys.meta_path.insert(0, Watch())\n"
-        f"sys.argv = ['x', *{['digits-lamb'] if module == 'jobs' else ['plan', 'digits-lamb']!r}]\n"
+        f"sys.argv = ['x', *{['digits-lamb'] if module == 'largebatch.jobs' else ['plan', 'digits-lamb']!r}]\n"
         f"runpy.run_module({module!r}, run_name='__main__', alter_sys=True)\n"
     )
     environment = {name: value for name, value in os.environ.items() if name not in {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}}

@@ -185,7 +185,7 @@ def is_trainer(process: Path, job_id: str) -> bool:
         command = (process / "cmdline").read_bytes()
     except OSError:
         return False
-    return b"\0-m\0jobs\0" in command and job_id.encode() in command
+    return b"\0-m\0largebatch.jobs\0" in command and job_id.encode() in command
 
 
 def test_a_key_submits_once(http: httpx.Client) -> None:

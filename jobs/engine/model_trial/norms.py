@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from largebatch.jobs.data.dataset import Dataset, Images
+from largebatch.jobs.data.dataset import Dataset
 from largebatch.jobs.data.keyed_random import key, seed_draws
-from largebatch.jobs.data.loaders import DeviceBatches, SeededSamples
+from largebatch.jobs.data.loaders import first_samples
 from largebatch.jobs.engine.out_of_memory import ran_out_of_memory
 from largebatch.jobs.engine.warm_up import untouched
 from largebatch.jobs.entry_points import ANYTHING, described
 from largebatch.jobs.errors import LargebatchError, PlanError
 from largebatch.jobs.models.norms.ghost_batch_norm import STATISTICS, GhostNorm, forward_pass_of, ghost_norms, refusal
-from largebatch.jobs.models.sample_dropout import announce, sample_dropouts
+from largebatch.jobs.models.sample_dropout import sample_dropouts, set_dropout_keys
 from largebatch.jobs.models.without_gradient import without_gradient
 from largebatch.jobs.plan.train_plan import Slice, TrainPlan
 
@@ -39,7 +39,7 @@ def try_norms(model: nn.Module, plan: TrainPlan, dataset: Dataset) -> None:
     """
     if plan.spec.model.entry_point is None or plan.span is None or max(batch.size for batch in plan.kinds_of_batch()) <= plan.span:
         return
-    inputs = _few_inputs(dataset, next(model.parameters()).device)
+    inputs, _ = first_samples(dataset.train, dataset, NUM_SAMPLES, next(model.parameters()).device, channels_last=False)
     try:
         refuse_mixed_groups(model, inputs)
     except LargebatchError:
@@ -50,21 +50,6 @@ def try_norms(model: nn.Module, plan: TrainPlan, dataset: Dataset) -> None:
         raise PlanError(
             "model", f"cannot take {len(inputs)} samples of the training set: {described(error)}.", "Mend the model, or change the samples."
         ) from error
-
-
-def _few_inputs(dataset: Dataset, device: torch.device) -> Tensor:
-    part, size = dataset.train, min(NUM_SAMPLES, len(dataset.train))
-    if isinstance(part, Images):
-        few = Images(part.inputs[:size], part.labels[:size])
-        return DeviceBatches(few, dataset, device, channels_last=False).read(Slice(0, 0, size))[0]
-    samples = SeededSamples(part, dataset, 0)
-    inputs = []
-    for index in range(size):
-        sample = samples[0, index]
-        if isinstance(sample, LargebatchError):
-            raise sample
-        inputs.append(sample[0])
-    return torch.stack(inputs).to(device)
 
 
 @without_gradient()
@@ -99,7 +84,7 @@ def _moved(model: nn.Module, norms: dict[int, GhostNorm], inputs: Tensor, size: 
     forward_pass, dropouts = forward_pass_of(model), sample_dropouts(model)
     with untouched(model, size):
         for start in range(0, NUM_SAMPLES, size):
-            announce(dropouts, 0, Slice(0, start, start + size), inputs.device)
+            set_dropout_keys(dropouts, 0, Slice(0, start, start + size), inputs.device)
             seed_draws(key("norms", seed), inputs.device)
             forward_pass.begin(size)
             model(inputs[start : start + size].clone())

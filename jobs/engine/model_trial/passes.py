@@ -16,7 +16,7 @@ from largebatch.jobs.models.held import Held
 from largebatch.jobs.models.norms.ghost_batch_norm import GhostNorm, evaluation_unit, forward_pass_of, ghost_norms
 from largebatch.jobs.models.norms.settings import Settings, refuse_change, settings_of
 from largebatch.jobs.models.parameters import refuse_sparse_gradients
-from largebatch.jobs.models.sample_dropout import SampleDropout, announce, sample_dropouts
+from largebatch.jobs.models.sample_dropout import SampleDropout, sample_dropouts, set_dropout_keys
 from largebatch.jobs.models.training_mode import evaluation_mode
 from largebatch.jobs.models.without_gradient import without_gradient
 from largebatch.jobs.plan.train_plan import Slice
@@ -104,7 +104,7 @@ class Passes:
         """Logits in training of some of the samples, where these drop, by each sample's place among all."""
         self._begin(0)
         inputs = samples.inputs[start:stop]
-        announce(dropouts, 0, Slice(0, start, stop), self._device)
+        set_dropout_keys(dropouts, 0, Slice(0, start, stop), self._device)
         try:
             with _only(self.model, dropouts), self._autocast():
                 return self._logits(inputs, "training").detach()
@@ -112,7 +112,7 @@ class Passes:
             raise self._refusal(error, inputs, "training") from error
         finally:
             for dropout in dropouts:
-                dropout.announce(None)
+                dropout.set_keys(None)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self._device.type, torch.bfloat16, enabled=self.spec.precision == "bfloat16")

@@ -201,12 +201,12 @@ def zero_init_residual(model: nn.Module) -> int:
 
     Knows torchvision's BasicBlock and Bottleneck (bn2, bn3) and our own blocks (attribute `last_norm`).
     """
-    found = 0
+    num_blocks = 0
     for module in model.modules():
         last: Any = getattr(module, "last_norm", None)
         if last is None and hasattr(module, "downsample"):
             last = getattr(module, "bn3", None) or getattr(module, "bn2", None)
         if isinstance(last, nn.Module) and isinstance(getattr(last, "weight", None), nn.Parameter):
             nn.init.zeros_(last.weight)  # type: ignore[arg-type]
-            found += 1
-    return found
+            num_blocks += 1
+    return num_blocks

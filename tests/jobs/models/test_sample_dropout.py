@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.ops import StochasticDepth
 
 from largebatch.jobs.data.keyed_random import key
-from largebatch.jobs.models.sample_dropout import SampleDropout, announce, sample_dropouts, use_sample_dropout
+from largebatch.jobs.models.sample_dropout import SampleDropout, sample_dropouts, set_dropout_keys, use_sample_dropout
 from largebatch.jobs.plan.train_plan import Slice
 
 CPU = torch.device("cpu")
@@ -27,7 +27,7 @@ def replaced(dropout: nn.Module | None = None) -> Any:
 
 def dropped(model: nn.Module, inputs: Tensor, samples: Slice, seed: int = 0) -> Tensor:
     """The model's output for some samples of an epoch."""
-    announce(sample_dropouts(model), seed, samples, CPU)
+    set_dropout_keys(sample_dropouts(model), seed, samples, CPU)
     outputs: Tensor = model(inputs)
     return outputs
 
@@ -152,7 +152,7 @@ def test_in_place_in_half_precision_and_channels_last() -> None:
 
 def test_in_evaluation_it_is_the_identity() -> None:
     model = replaced()
-    announce([model], 0, Slice(0, 0, 4), CPU)
+    set_dropout_keys([model], 0, Slice(0, 0, 4), CPU)
     inputs = torch.randn(4, 5)
     assert model.eval()(inputs) is inputs
 
@@ -168,7 +168,7 @@ def test_tokens_of_samples_in_order_are_the_samples() -> None:
 def test_what_belongs_to_no_announced_samples_is_torchs_own() -> None:
     for model, inputs in ((replaced(), ones(5)), (replaced(), torch.ones(NUM_SAMPLES + 1, 5)), (replaced(), torch.tensor(1.0))):
         if inputs.shape[:1] != (NUM_SAMPLES,):
-            announce([model], 0, Slice(0, 0, NUM_SAMPLES), CPU)
+            set_dropout_keys([model], 0, Slice(0, 0, NUM_SAMPLES), CPU)
         torch.manual_seed(3)
         got = model(inputs)
         torch.manual_seed(3)
@@ -199,7 +199,7 @@ def test_activation_checkpointing_draws_the_same_again(reentrant: bool) -> None:
     model, inputs = use_sample_dropout(Shared()), torch.randn(9, 6, requires_grad=True)
     found = []
     for again in (None, {"use_reentrant": reentrant}):
-        announce(sample_dropouts(model), 0, Slice(0, 0, 9), CPU)
+        set_dropout_keys(sample_dropouts(model), 0, Slice(0, 0, 9), CPU)
         model.zero_grad()
         inputs.grad = None
         outputs = model(inputs, again)
@@ -224,7 +224,7 @@ def test_compiled_it_draws_the_same() -> None:
     with torch._dynamo.config.patch(error_on_recompile=True):
         for epoch, start in ((0, 0), (0, 400), (1, 0)):
             want = dropped(model, ones(7), Slice(epoch, start, start + NUM_SAMPLES))
-            announce(sample_dropouts(model), 0, Slice(epoch, start, start + NUM_SAMPLES), CPU)
+            set_dropout_keys(sample_dropouts(model), 0, Slice(epoch, start, start + NUM_SAMPLES), CPU)
             assert torch.equal(compiled(ones(7)), want)
 
 
