@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from largebatch.jobs.errors import InputError
-from largebatch.jobs.run.storage import split_place
+from largebatch.jobs.run.storage import split_uri
 
 EMBEDDED = "sqlite:///{runs_dir}/service.sqlite"
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -78,7 +78,7 @@ class Settings:
 
 def read_runs_dir(text: str, port: int, ray_address: str | None, database_url: str | None) -> tuple[Path, str | None]:
     """(the folder of runs or of copies, the URI of their storage or None) for what an operator gave. Raises: InputError."""
-    folder, store = split_place(text)
+    folder, store = split_uri(text)
     if store is None:
         return folder, None
     if ray_address is None:

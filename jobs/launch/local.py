@@ -15,7 +15,8 @@ from largebatch.jobs.launch.signals import stop_requests
 from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.listener import Listener
 from largebatch.jobs.run.records import RunSummary
-from largebatch.jobs.run.storage import StoredRun
+from largebatch.jobs.run.storage import Storage
+from largebatch.jobs.run.stored_run import StoredRun
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.tracking.mirror_process import MirrorProcess
 
@@ -50,7 +51,7 @@ def train_locally(
     run_dir = options.resume or run_folder.create(
         options.output_dir, options.run_id or run_folder.new_run_id(job.spec.name), may_exist=options.run_id is not None
     )
-    stored = StoredRun(options.store, run_dir, listener.on_notice) if options.store else None
+    stored = StoredRun(Storage(options.store), run_dir, listener.on_notice) if options.store else None
     with _stop_requests(listener) as stoppable, mirror or MirrorProcess(mirrored_spec(job.spec, options)) as mirror:
         return carry_out(job, run_dir, stoppable, mirror, on_start=on_start, draw=draw, resumes=options.resume is not None, stored=stored)
 

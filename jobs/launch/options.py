@@ -5,10 +5,11 @@ import shlex
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from largebatch.jobs.errors import InputError, StorageError
+from largebatch.jobs.errors import InputError
 from largebatch.jobs.launch.supervise import STARTED_AGAIN
 from largebatch.jobs.run.run_folder import SPEC
-from largebatch.jobs.run.storage import PATIENCE_S, StoredRun, patiently, split_place
+from largebatch.jobs.run.storage import PATIENCE_S, Storage, read_patiently, split_uri
+from largebatch.jobs.run.stored_run import StoredRun
 from largebatch.jobs.spec.train_spec import TrainSpec
 
 
@@ -91,20 +92,22 @@ def _given(options: LocalOptions | RayOptions, *names: str) -> dict[str, object]
 def read_places(data_dir: Path, output_dir: str, device: str, resume: str | None, run_id: str | None = None) -> LocalOptions:
     """The options from what a person gave: output_dir and resume may be URIs. Raises: InputError."""
     if resume is not None:
-        run_dir, place = split_place(resume.rstrip("/"))
+        run_dir, place = split_uri(resume.rstrip("/"))
         if place is not None:  # the storage is the URI's folder, the run its last part
             store, _, name = place.rpartition("/")
-            scratch, _ = split_place(store)
+            scratch, _ = split_uri(store)
             return LocalOptions(data_dir, scratch, device, scratch / name, run_id, store)
         return LocalOptions(data_dir, run_dir.parent, device, run_dir, run_id)
-    folder, store_uri = split_place(output_dir)
+    folder, store_uri = split_uri(output_dir)
     return LocalOptions(data_dir, folder, device, None, run_id, store_uri)
 
 
-def fetch_stored(options: LocalOptions, is_begun: bool | None = None) -> LocalOptions:
+def fetch_stored(options: LocalOptions, is_begun: bool | None = None, patience_s: float = PATIENCE_S) -> LocalOptions:
     """With storage elsewhere: bring the run that is to go on to this machine.
 
-    Args: is_begun: storage that refuses is waited for, since it has answered this run before; None: as `is_started_again` says.
+    Args:
+        is_begun: storage that refuses is waited for, since it has answered this run before; None: as `is_started_again` says.
+        patience_s: for how long.
     Raises: InputError, StorageError.
     """
     name = options.resume.name if options.resume else options.run_id
@@ -112,10 +115,7 @@ def fetch_stored(options: LocalOptions, is_begun: bool | None = None) -> LocalOp
     if store is None or name is None:
         return options
     waits = is_started_again() if is_begun is None else is_begun
-    try:
-        patiently(lambda: StoredRun(store, options.output_dir / name, lambda text: None).pull(), PATIENCE_S if waits else 0.0)
-    except OSError as error:
-        raise StorageError(store, f"cannot be read ({error}).", "Check the address, the keys and the network.") from error
+    read_patiently(store, lambda: StoredRun(Storage(store), options.output_dir / name).pull(), patience_s if waits else 0.0)
     return options
 
 

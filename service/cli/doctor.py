@@ -95,10 +95,10 @@ def _size_in_words(name: str) -> str:
 def _output(output_dir: str) -> Finding:
     from largebatch.jobs.errors import InputError
     from largebatch.jobs.run.run_folder import refuse_unwritable
-    from largebatch.jobs.run.storage import split_place
+    from largebatch.jobs.run.storage import split_uri
 
     try:
-        folder, store = split_place(output_dir)
+        folder, store = split_uri(output_dir)
         refuse_unwritable(folder)
     except InputError as error:
         return Finding("run folders", False, str(error), True)
@@ -108,14 +108,14 @@ def _output(output_dir: str) -> Finding:
 
 
 def _mlflow(output_dir: str) -> Finding:
-    from largebatch.jobs.run.storage import split_place
+    from largebatch.jobs.run.storage import split_uri
     from largebatch.jobs.tracking.mlflow_store import sqlite_uri
 
     uri = os.environ.get("MLFLOW_TRACKING_URI")
     if not uri and "://" in output_dir and not output_dir.startswith("file:"):
         return Finding("mlflow store", True, f"none: a database beside {output_dir} would be lost; set MLFLOW_TRACKING_URI for a server")
     if not uri:
-        database = split_place(output_dir)[0].resolve() / "mlflow.db"
+        database = split_uri(output_dir)[0].resolve() / "mlflow.db"
         return Finding("mlflow store", True, f"{sqlite_uri(database)} (no server needed; set MLFLOW_TRACKING_URI for one)")
     if not uri.startswith(("http://", "https://")):
         return Finding("mlflow store", True, uri)

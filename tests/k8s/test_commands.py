@@ -17,7 +17,7 @@ from pods import EXAMPLES, K8S, OVERLAYS, ROOT, Pod, pods, ray_cluster
 from prometheus_client.metrics import MetricWrapperBase
 
 from largebatch.jobs.launch.options import read_workers
-from largebatch.jobs.run.storage import split_place
+from largebatch.jobs.run.storage import split_uri
 from largebatch.jobs.spec.read import read_spec
 from largebatch.service.api.routes import operations
 from largebatch.service.cli.main import app
@@ -130,7 +130,7 @@ def test_entrypoints_of_ray_jobs_parse_and_their_files_are_mounted(tmp_path: Pat
             file = Path(asked.spec)
             read_spec(str(tmp_path / file.relative_to("/")), asked.overrides)
             assert read_workers(asked.workers).most == sum(gpus(group) for group in ray_cluster(part)["workerGroupSpecs"])
-            assert split_place(asked.output_dir)[1] is not None
+            assert split_uri(asked.output_dir)[1] is not None
             assert asked.run_id, "a second attempt must go on with the first one's run"
         assert str(file.parent) in mounted
 

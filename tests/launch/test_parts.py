@@ -7,9 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +20,7 @@ from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, Wor
 from ray.train.v2._internal.execution.failure_handling import FailureDecision
 from ray.train.v2.api.exceptions import PreemptionError
 
-from largebatch.jobs.errors import DataError, FaultError, InputError, PlanError, StorageError
+from largebatch.jobs.errors import DataError, FaultError, InputError, PlanError
 from largebatch.jobs.launch.on_ray import trainer
 from largebatch.jobs.launch.on_ray.cluster import Resources, connected, share_out
 from largebatch.jobs.launch.on_ray.failures import UnfitError, first_cause, first_failure, sentence, what_failed
@@ -31,11 +29,10 @@ from largebatch.jobs.launch.on_ray.leftovers import socket_folders
 from largebatch.jobs.launch.on_ray.network import interface_of
 from largebatch.jobs.launch.on_ray.run_channel import Beginning, Mailbox
 from largebatch.jobs.launch.on_ray.worker import ask_driver, excuse, refuse_unplannable
-from largebatch.jobs.launch.options import LocalOptions, RayOptions, Workers, fetch_stored, is_started_again, resume_command
+from largebatch.jobs.launch.options import LocalOptions, RayOptions, Workers, resume_command
 from largebatch.jobs.launch.termination import SAVED, PreemptedError
 from largebatch.jobs.plan.make import Facts, make_plan
 from largebatch.jobs.plan.train_plan import Position, Slice
-from largebatch.jobs.run.storage import Storage, patiently, probe
 from largebatch.jobs.spec.read import build_spec
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -248,25 +245,6 @@ def test_an_error_in_one_line(error: Exception, words: str) -> None:
     assert sentence(error) == words
 
 
-def probed(*places: Path) -> list[str | None]:
-    """What two workers find when each looks at its own place."""
-    meeting, token = threading.Barrier(2), "12345"
-    with ThreadPoolExecutor(2) as workers:
-        asked = [workers.submit(probe, Storage(str(place)), token, rank, lambda: meeting.wait(10) and None) for rank, place in enumerate(places)]
-        return [one.result(20) for one in asked]
-
-
-def test_a_folder_that_is_not_the_same_everywhere_is_found_out_and_left_clean(tmp_path: Path) -> None:
-    assert probed(tmp_path / "shared", tmp_path / "shared") == [None, None]
-    assert probed(tmp_path / "one", tmp_path / "other") == [None, "does not hold what worker 0 wrote there"]
-    (tmp_path / "file").touch()
-    first, second = probed(tmp_path / "shared", tmp_path / "file")
-    assert first is None
-    assert second is not None
-    assert second.startswith("cannot be written")
-    assert not [found for found in tmp_path.rglob("*") if "probe" in found.name]
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux's kernel")
 def test_the_interface_that_has_an_address() -> None:
     assert interface_of("127.0.0.1") == "lo"
@@ -287,41 +265,6 @@ def test_what_was_given_besides_is_said_again() -> None:
     assert resume_command("one", RayOptions(Workers(2, 2), max_failures=3), given) == (
         "largebatch train --resume one --data-dir /data --device cpu --workers 2 --max-failures 3"
     )
-
-
-def test_storage_that_has_answered_before_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    refusals = [OSError("AWS Error SLOW_DOWN"), InputError("--output-dir", "cannot be resolved.")]
-
-    def attempt() -> str:
-        if refusals:
-            raise refusals.pop()
-        return "there"
-
-    with pytest.raises(InputError):
-        patiently(attempt, 0.0)
-    assert patiently(attempt, 0.5) == "there"
-    refusals[:] = [InputError("--output-dir", "cannot be resolved.")] * 9
-    with pytest.raises(StorageError, match="cannot be resolved"):
-        patiently(attempt, 0.01)
-
-    asked: list[int] = []
-
-    def pull(stored: Any) -> None:
-        asked.append(1)
-        if len(asked) < 3:
-            raise OSError("no route")
-
-    monkeypatch.setattr("largebatch.jobs.launch.options.StoredRun.pull", pull)
-    monkeypatch.setattr("largebatch.jobs.launch.options.PATIENCE_S", 0.01)
-    options = LocalOptions(output_dir=tmp_path, run_id="run", store=str(tmp_path / "store"))
-    with pytest.raises(StorageError, match="no route"):
-        fetch_stored(options)
-    monkeypatch.setattr("largebatch.jobs.launch.options.PATIENCE_S", 1.0)
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
-    assert not is_started_again()
-    monkeypatch.setenv("LARGEBATCH_STARTED_AGAIN", "1")
-    assert fetch_stored(options) == options
-    assert len(asked) == 3
 
 
 def test_an_own_ray_is_not_whatever_is_up_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,8 @@ from largebatch.jobs.errors import InputError, StorageError
 from largebatch.jobs.run.journal import Journal
 from largebatch.jobs.run.records import StepRecord
 from largebatch.jobs.run.run_folder import CHECKPOINTS, JOURNAL, SUMMARY
-from largebatch.jobs.run.storage import Storage, StoredRun
+from largebatch.jobs.run.storage import Storage
+from largebatch.jobs.run.stored_run import StoredRun
 from largebatch.service.api.live import Watcher
 from largebatch.service.db.engine import connect, upgrade
 from largebatch.service.db.store import Store
@@ -58,7 +59,7 @@ def test_where_runs_may_be_kept() -> None:
 def test_a_copy_grows_with_its_run(bucket: str, tmp_path: Path) -> None:
     run_dir = tmp_path / "run" / "a"
     (run_dir / CHECKPOINTS).mkdir(parents=True)
-    kept, copies = StoredRun(f"{bucket}/grows", run_dir, lambda text: None), RunCopies(Storage(f"{bucket}/grows"), tmp_path / "copies", list)
+    kept, copies = StoredRun(Storage(f"{bucket}/grows"), run_dir), RunCopies(Storage(f"{bucket}/grows"), tmp_path / "copies", list)
     copy = tmp_path / "copies" / "a"
     copies.refresh("a")
     assert not copy.exists(), "there is nothing yet"
@@ -109,8 +110,7 @@ class Unsteady(Storage):
         return super().states(folder)
 
 
-def test_live_events_of_a_stored_run(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("largebatch.jobs.run.storage.PUSH_EVERY_S", 0.1)
+def test_live_events_of_a_stored_run(bucket: str, tmp_path: Path) -> None:
     engine = connect(f"sqlite:///{tmp_path}/x.sqlite")
     upgrade(engine)
     store = Store(engine)
@@ -132,7 +132,7 @@ def test_live_events_of_a_stored_run(bucket: str, tmp_path: Path, monkeypatch: p
                 told += frames
 
         listener = asyncio.create_task(listens())
-        with StoredRun(f"{bucket}/live", run_dir, lambda text: None) as kept, Journal(run_dir) as journal:
+        with StoredRun(Storage(f"{bucket}/live"), run_dir, push_every_s=0.1) as kept, Journal(run_dir) as journal:
             for step in range(1, STEPS + 1):
                 journal.write(record(step))
                 await asyncio.sleep(0.01)

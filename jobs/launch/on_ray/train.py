@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 import pydantic
 
 from largebatch.jobs.collector import collect_seldom
-from largebatch.jobs.errors import FaultError, LargebatchError, StorageError
+from largebatch.jobs.errors import FaultError, LargebatchError
 from largebatch.jobs.launch.on_ray.cluster import Resources, connected, dashboard_url, log_folder, share_out
 from largebatch.jobs.launch.options import LocalOptions, RayOptions, is_started_again, resume_command
 from largebatch.jobs.launch.signals import stop_requests
@@ -29,7 +29,7 @@ from largebatch.jobs.launch.spinning import spin_briefly
 from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.listener import Listener
 from largebatch.jobs.run.records import JournalRecord, RunSummary
-from largebatch.jobs.run.storage import PATIENCE_S, Storage, patiently
+from largebatch.jobs.run.storage import PATIENCE_S, Storage, read_patiently
 from largebatch.jobs.spec.train_spec import TrainSpec
 
 POLL_S = 1.0
@@ -98,10 +98,7 @@ def ended_before(place: str, run_id: str, spec: TrainSpec) -> RunSummary | None:
         storage = Storage(place)
         return [storage.read(f"{run_id}/{name}") for name in (run_folder.SUMMARY, run_folder.SPEC)]
 
-    try:
-        content, ended = patiently(read, PATIENCE_S if is_started_again() else 0.0)
-    except OSError as error:
-        raise StorageError(place, f"cannot be read ({error}).", "Check the address, the keys and the network.") from error
+    content, ended = read_patiently(place, read, PATIENCE_S if is_started_again() else 0.0)
     if content is None or ended is None:
         return None
     summary = RunSummary.model_validate_json(content)

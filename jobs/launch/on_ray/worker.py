@@ -36,7 +36,8 @@ from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.checkpoints import list_checkpoints
 from largebatch.jobs.run.listener import Listener
 from largebatch.jobs.run.records import Outcome, Record, RunSummary, StepRecord
-from largebatch.jobs.run.storage import PATIENCE_S, Storage, StoredRun, probe
+from largebatch.jobs.run.storage import PATIENCE_S, Storage, probe
+from largebatch.jobs.run.stored_run import StoredRun
 from largebatch.jobs.spec.read import build_spec
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.tracking.mirror_process import MirrorProcess
@@ -183,7 +184,7 @@ def _take_part(
         run_dir.joinpath(run_folder.CHECKPOINTS).mkdir(parents=True, exist_ok=True)
         ray.get(mailbox.trains.remote())
         reporter.ready(job)
-        stored = StoredRun(options.store, run_dir, reporter.notice) if options.store else None
+        stored = StoredRun(Storage(options.store), run_dir, reporter.notice) if options.store else None
         return carry_out(
             job, run_dir, listener, mirror, draw=config["draw"], resumes=resumes, reasons=begun.reasons, patience_s=OLD_WORKER_S, stored=stored
         )
