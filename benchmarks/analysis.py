@@ -19,6 +19,7 @@ from ports import free_port
 
 from largebatch.jobs.tracking.mlflow_mirror import sync_run
 from largebatch.tuning.results.findings import find
+from largebatch.tuning.results.wording import answer_of
 
 BATCHES = [2**n for n in range(4, 12)]
 
@@ -42,8 +43,7 @@ def main() -> None:
     for _ in range(given.repetitions):
         began = time.perf_counter()
         findings = find(made)
-        findings.as_dict()
-        findings.words()
+        answer_of(findings)
         times.append(time.perf_counter() - began)
     rows.append(_row(f"analysis of {given.analysed:,} runs", times, "60 s"))
     publish("How long answers take", rows, ["Wall seconds; of the reports the whole command, imports included."], given)

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from largebatch.jobs.engine.noise_scale import NoiseSums
     from largebatch.jobs.optim.lamb import LAMB
     from largebatch.jobs.optim.lars import LARS
-    from largebatch.tuning.results.analysis.critical_batch import CriticalBatch, fit_critical_batch
+    from largebatch.tuning.results.analysis.critical_batch import fit_critical_batch
+    from largebatch.tuning.results.answers import CriticalBatch
 
     __version__: str
 
@@ -19,7 +20,7 @@ _PUBLIC = {
     "LARS": "jobs.optim.lars",
     "LAMB": "jobs.optim.lamb",
     "NoiseSums": "jobs.engine.noise_scale",
-    "CriticalBatch": "tuning.results.analysis.critical_batch",
+    "CriticalBatch": "tuning.results.answers",
     "fit_critical_batch": "tuning.results.analysis.critical_batch",
 }
 __all__ = ["LAMB", "LARS", "CriticalBatch", "NoiseSums", "__version__", "fit_critical_batch"]

@@ -11,7 +11,9 @@ from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.service.present.sweep_plan import plan_facts
 from largebatch.tuning.report.charts import to_plotly
 from largebatch.tuning.report.report import Extras, charts_of
+from largebatch.tuning.results.answers import SweepFindings
 from largebatch.tuning.results.findings import find_in
+from largebatch.tuning.results.wording import answer_of
 from largebatch.tuning.sweep.space import refuse_impossible
 from largebatch.tuning.sweep.spec import SweepSpec
 from largebatch.tuning.sweep.sweep import num_train_samples
@@ -30,16 +32,14 @@ def plan_sweep(sweep: dict[str, Any], base: dict[str, Any], data_dir: str) -> di
     return plan_facts(sweep_spec, refuse_impossible(sweep_spec, spec, num_train_samples(spec, Path(data_dir))))
 
 
-def findings(folder: str, with_figures: bool = False) -> dict[str, Any]:
+def findings(folder: str, with_figures: bool = False) -> SweepFindings:
     """What a sweep's runs say so far: choices, frontier, critical batch, advice. Raises: InputError while no run has ended.
 
     Args: with_figures: the report's figures too, as plotly's JSON.
     """
     results = find_in(Path(folder))
-    answer = {**results.as_dict(), "words": results.words(), "rows": results.rows()}
-    if with_figures:
-        answer["figures"] = [
-            {"name": chart.name, "title": chart.title, "caption": chart.caption, "figure": json.loads(to_plotly(chart).to_json())}
-            for chart in charts_of(results, Extras())
-        ]
-    return answer
+    figures = [
+        {"name": chart.name, "title": chart.title, "caption": chart.caption, "figure": json.loads(to_plotly(chart).to_json())}
+        for chart in (charts_of(results, Extras()) if with_figures else ())
+    ]
+    return answer_of(results).model_copy(update={"figures": figures if with_figures else None})

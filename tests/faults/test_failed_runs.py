@@ -17,9 +17,9 @@ from largebatch.jobs.run.listener import Listener
 from largebatch.jobs.run.records import EndRecord, NoticeRecord, Outcome, Record, RunSummary, StartRecord, StepRecord
 from largebatch.jobs.spec.read import build_spec
 from largebatch.jobs.spec.train_spec import TrainSpec
-from largebatch.tuning.results.collect import collect, has_result
+from largebatch.tuning.results.collect import collect
 from largebatch.tuning.results.findings import NothingEndedError, find
-from largebatch.tuning.results.run_folders import look
+from largebatch.tuning.results.run_folders import has_result, runs_of_folder
 
 CPU = torch.device("cpu")
 NUM_SAMPLES = 64
@@ -133,7 +133,7 @@ def test_a_run_that_failed_on_its_data_has_ended_and_goes_on_once_they_are_mende
     assert (summary.outcome, summary.steps, summary.parameters_sha256) == (Outcome.FAILED, 0 if is_before_checkpoint else 3, None)
     assert failure(records) == str(told.value)
     assert not has_result(run_dir)
-    assert look(tmp_path).missing == [], "it has ended"
+    assert runs_of_folder(tmp_path).missing == [], "it has ended"
     with pytest.raises(NothingEndedError, match="1 runs that failed"):
         find(collect([run_dir]))
 

@@ -9,7 +9,7 @@ from largebatch.jobs.run.journal import Journal
 from largebatch.jobs.run.records import EndRecord, EvalRecord, Outcome, RunSummary, StartRecord
 from largebatch.jobs.spec.read import read_spec
 from largebatch.tuning.results.analysis.step_time import Profile, ProfilePoint
-from largebatch.tuning.results.collect import Evaluation, RunResult
+from largebatch.tuning.results.run_result import Evaluation, RunResult
 
 CRITICAL, MIN_SAMPLES = 500.0, 20_000.0
 STEP_S = 0.002

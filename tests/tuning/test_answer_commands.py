@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from largebatch.jobs.errors import InputError, LargebatchError
 from largebatch.jobs.run import run_folder
+from largebatch.jobs.tracking.folder_mirror import SWEEP_TAG
 from largebatch.service.cli.main import app
-from largebatch.tuning.results import collect
 
 
 @pytest.fixture
@@ -167,11 +167,11 @@ class ForeignRuns:
         class Page(list[Any]):
             token = None
 
-        return Page([run(), run(), run(**{collect.SWEEP_TAG: "tried"})])
+        return Page([run(), run(), run(**{SWEEP_TAG: "tried"})])
 
 
 def test_foreign_runs_in_mlflow_are_said(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collect, "import_mlflow", lambda: type("Mlflow", (), {"MlflowClient": ForeignRuns}))
+    monkeypatch.setattr("mlflow.MlflowClient", ForeignRuns)
     arguments = ["--experiment", "theirs", "--mlflow-uri", "http://theirs"]
     told = "Not read: 2 runs that largebatch did not make."
     with pytest.raises(LargebatchError, match=f"there is no run that has ended. {told}"):

@@ -9,7 +9,7 @@ from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.journal import Journal
 from largebatch.jobs.run.records import EvalRecord, Outcome, RunSummary, StartRecord
 from largebatch.jobs.spec.read import read_spec
-from largebatch.tuning.results.analysis.configurations import settings_of
+from largebatch.tuning.results.analysis.settings import settings_of
 from largebatch.tuning.results.collect import collect
 
 CURVE = ((1.5, 0.4), (3.0, 0.8), (4.5, 0.9))

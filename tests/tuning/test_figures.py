@@ -25,8 +25,8 @@ from largebatch.tuning.report.figures import (
     time_to_target,
     write_page,
 )
-from largebatch.tuning.results.collect import Evaluation, RunResult
 from largebatch.tuning.results.findings import find
+from largebatch.tuning.results.run_result import Evaluation, RunResult
 
 
 def result(name: str, curve: tuple[tuple[float, float], ...], target: float | None = None, device: str = "cpu") -> RunResult:

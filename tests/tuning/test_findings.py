@@ -12,10 +12,11 @@ from largebatch.jobs.run.records import Outcome
 from largebatch.tuning.report.figures import momentum_map
 from largebatch.tuning.report.report import Extras, charts_of
 from largebatch.tuning.results.analysis.configurations import best_of_each_batch, configurations
-from largebatch.tuning.results.analysis.prediction import compare, in_words, predict, profile_beside_runs, refuse_other_reference
+from largebatch.tuning.results.analysis.prediction import compare, misses_in_words, predict, profile_beside_runs, refuse_other_reference
 from largebatch.tuning.results.analysis.reference import Reference
-from largebatch.tuning.results.collect import Evaluation, RunResult
 from largebatch.tuning.results.findings import find
+from largebatch.tuning.results.run_result import Evaluation, RunResult
+from largebatch.tuning.results.wording import answer_of
 
 BATCHES = [32, 128, 512, 2048]
 RUNS = [made_run(batch, seed, factor) for batch in BATCHES for seed, factor in ((0, 1.0), (1, 1.0), (2, 1.0), (0, 1.7))]
@@ -37,10 +38,10 @@ def test_the_planted_answer_comes_back() -> None:
     assert answers["cheapest"] is not None
     assert answers["cheapest"].global_batch_size == 32
     assert found.noise_scale == 400.0
-    words = " ".join(found.words())
+    words = " ".join(answer_of(found).words)
     assert "Soonest: batch" in words
     assert "Critical batch size" in words
-    json.dumps(found.as_dict(), allow_nan=False)
+    json.dumps(answer_of(found).numbers(), allow_nan=False)
 
 
 def test_a_lucky_single_run_does_not_beat_three_seeds() -> None:
@@ -70,8 +71,8 @@ def test_the_map_is_named_after_what_the_optimizer_calls_its_momentum(slower: st
     assert fast is not None
     assert slow > fast
     if slower == faster:
-        assert found.rows()[0][name] == "0.95"
-        assert any(f"with {faster}, learning rate 0.1 and {name} 0.95" in line for line in found.words())
+        assert answer_of(found).rows[0][name] == "0.95"
+        assert any(f"with {faster}, learning rate 0.1 and {name} 0.95" in line for line in answer_of(found).words)
 
 
 def test_one_beta1_makes_no_map() -> None:
@@ -82,23 +83,23 @@ def test_misses_are_misses() -> None:
     runs = [made_run(32, seed) for seed in range(3)] + [made_run(512, seed, reaches=seed == 0) for seed in range(3)]
     found = find(runs)
     assert [choice.global_batch_size for choice in found.choices] == [32]
-    row = next(row for row in found.rows() if row["batch"] == "512")
+    row = next(row for row in answer_of(found).rows if row["batch"] == "512")
     assert row["s to target"] == "missed (1 of 3 reached)"
-    assert any("at least three batch sizes" in line for line in found.words())
+    assert any("at least three batch sizes" in line for line in answer_of(found).words)
 
 
 def test_nothing_reached_is_a_result() -> None:
     found = find([made_run(batch, reaches=False) for batch in BATCHES])
     assert found.choices == []
     assert found.critical_batch is None
-    assert any("No batch size reached the target" in line for line in found.words())
+    assert any("No batch size reached the target" in line for line in answer_of(found).words)
 
 
 def test_other_models_and_devices_are_named_and_left_out() -> None:
     found = find([*RUNS, made_run(64, device="H200"), made_run(64, model="lenet"), made_run(64, device="H200", seed=1)])
     assert len(found.runs) == len(RUNS)
     assert sum(found.other_settings.values()) == 3
-    assert any("Left out: 2 runs of mlp on made, H200" in line for line in found.words())
+    assert any("Left out: 2 runs of mlp on made, H200" in line for line in answer_of(found).words)
 
 
 def test_no_target_given_is_what_every_batch_reached() -> None:
@@ -107,7 +108,7 @@ def test_no_target_given_is_what_every_batch_reached() -> None:
     found = find(bare)
     assert found.target == pytest.approx(0.91)
     assert found.target_is_chosen
-    assert "none was given" in found.what_is_sought
+    assert "none was given" in answer_of(found).words[0]
 
 
 def test_runs_that_were_ended_early_are_said_and_left_out() -> None:
@@ -115,7 +116,7 @@ def test_runs_that_were_ended_early_are_said_and_left_out() -> None:
     early = early.__class__(**{**early.__dict__, "summary": early.summary.model_copy(update={"outcome": Outcome.STOPPED})})
     found = find([*RUNS, early])
     assert [one.global_batch_size for one in found.best] == BATCHES
-    assert any("1 run that was ended early" in line for line in found.words())
+    assert any("1 run that was ended early" in line for line in answer_of(found).words)
     with pytest.raises(InputError, match="no run that has ended"):
         find([early])
 
@@ -157,9 +158,9 @@ def test_the_reference_runs_own_batch_is_no_prediction() -> None:
     predicted = predict(Reference(made_run(128)), made_profile(), TARGET, BATCHES)
     assert [one.global_batch_size for one in predicted if one.is_reference] == [128]
     misses = compare(predicted, {128: predicted[1].seconds, 512: 10 * predicted[2].seconds})
-    assert "within 30 % at 0 of 1 batch sizes (the reference run's own left aside)" in in_words(misses)
+    assert "within 30 % at 0 of 1 batch sizes (the reference run's own left aside)" in misses_in_words(misses)
     assert [one.row()["batch"] for one in misses] == ["128 (the reference run's own)", "512"]
-    assert "cannot be said" in in_words(misses[:1])
+    assert "cannot be said" in misses_in_words(misses[:1])
 
 
 def test_a_profile_of_one_batch_size_predicts_nothing() -> None:
@@ -178,14 +179,14 @@ def with_settings(run: RunResult, **settings: str) -> RunResult:
 def test_other_arguments_of_the_data_are_other_data_and_those_of_the_model_are_said() -> None:
     runs = [*RUNS, *(made_run(64, seed, dataset="made (num_train 2000)") for seed in range(2))]
     found = find(runs)
-    assert found.other_settings == {found.setting._replace(dataset="made (num_train 2000)"): 2}
+    assert found.other_settings == {found.setting.model_copy(update={"dataset": "made (num_train 2000)"}): 2}
     wide = [with_settings(run, model__arguments__depth="2", model__arguments__width="128") for run in RUNS[:8]]
     slim = [with_settings(run, model__arguments__depth="2", model__arguments__width="64", stop__epochs="9.0") for run in RUNS[8:]]
     found = find([*wide, *slim])
     assert found.other_settings == {}
     assert str(found.setting) == "mlp (depth 2) on made, cpu (test)", "what all of them share"
     differing = "model.arguments.width (64, 128) and stop.epochs (9.0, not set)"
-    assert f"The runs differ in more than what is compared: {differing}." in found.words()
+    assert f"The runs differ in more than what is compared: {differing}." in answer_of(found).words
     assert all(f"differing in {differing}" in chart.caption for chart in charts_of(found, Extras()) if chart.name.endswith("-to-target"))
 
 
@@ -204,7 +205,7 @@ def test_the_fit_says_what_it_stands_on_and_leaves_out_batches_that_missed() -> 
     found = find(runs)
     assert found.critical_batch is not None
     assert found.critical_batch.num_points == 11
-    (words,) = (line for line in found.words() if line.startswith("Critical batch size"))
+    (words,) = (line for line in answer_of(found).words if line.startswith("Critical batch size"))
     assert "stands on 11 runs at 4 batch sizes" in words
     assert "1 runs of these that missed are left out" in words
     assert "half of them or more missed: batch 8,192" in words
@@ -213,7 +214,7 @@ def test_the_fit_says_what_it_stands_on_and_leaves_out_batches_that_missed() -> 
 
 def test_fine_evaluations_need_no_word() -> None:
     runs = [fine(made_run(batch, seed)) for batch in BATCHES for seed in range(2)]
-    (words,) = (line for line in find(runs).words() if line.startswith("Critical batch size"))
+    (words,) = (line for line in answer_of(find(runs)).words if line.startswith("Critical batch size"))
     assert "evaluations" not in words
 
 
@@ -226,7 +227,7 @@ def fine(run: RunResult) -> RunResult:
 
 def test_too_few_batches_that_reached_are_said() -> None:
     runs = [made_run(batch, reaches=batch < 500) for batch in BATCHES]
-    words = find(runs).words()
+    words = answer_of(find(runs)).words
     assert any("at least three batch sizes must reach the target in half of their runs; 2 of 4 did." in line for line in words)
 
 
@@ -262,7 +263,7 @@ def test_a_limit_is_answered_where_no_batch_reached_the_target_too() -> None:
     (answer,) = found.advice
     assert answer.choice is not None
     assert "no batch reaches the target at all" in answer.reason
-    assert any(line.startswith("Within 1000 s: batch ") for line in found.words())
+    assert any(line.startswith("Within 1000 s: batch ") for line in answer_of(found).words)
 
 
 def test_a_run_that_was_never_evaluated_ranks_below_the_others() -> None:
@@ -276,7 +277,7 @@ def test_a_run_that_was_never_evaluated_ranks_below_the_others() -> None:
 
 def test_a_run_of_another_kind_is_no_reference_and_another_models_profile_none_either() -> None:
     setting = find(RUNS).setting
-    refuse_other_reference(RUNS[0], setting._replace(model="mlp (width 64)"))
+    refuse_other_reference(RUNS[0], setting.model_copy(update={"model": "mlp (width 64)"}))
     with pytest.raises(InputError, match=r"--reference: .* is of mlp on made, H200, and the runs are of mlp on made, cpu \(test\)"):
         refuse_other_reference(made_run(128, device="H200"), setting)
     assert profile_beside_runs(made_profile(), setting) == ""
@@ -288,11 +289,11 @@ def test_a_run_of_another_kind_is_no_reference_and_another_models_profile_none_e
 
 def test_a_disturbed_clock_is_said() -> None:
     runs = [made_run(batch, seed) for batch in (64, 256, 1024) for seed in range(2)]
-    assert not any("disturbed" in sentence for sentence in find(runs, TARGET).words())
+    assert not any("disturbed" in sentence for sentence in answer_of(find(runs, TARGET)).words)
     waits = [0.62, 0.3, 0.02, 0.0, None, 0.09]
     shared = [
         dataclasses.replace(run, summary=run.summary.model_copy(update={"core_wait_fraction": wait})) for run, wait in zip(runs, waits, strict=True)
     ]
-    said = [sentence for sentence in find(shared, TARGET).words() if "disturbed" in sentence]
+    said = [sentence for sentence in answer_of(find(shared, TARGET)).words if "disturbed" in sentence]
     assert len(said) == 1
     assert "the clock of 2 of 6 runs: they waited for a core up to 62% of the time" in said[0]

@@ -13,7 +13,7 @@ from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.run_folder import write_text
 from largebatch.service.cli.main import app
 from largebatch.tuning.results.findings import NothingEndedError, find_in
-from largebatch.tuning.results.run_folders import failures_in_words, look, runs_in
+from largebatch.tuning.results.run_folders import ended_runs, failures_in_words, runs_of_folder
 from largebatch.tuning.sweep.ledger import Ending, Ledger, Trial
 from largebatch.tuning.sweep.spec import SweepSpec
 
@@ -42,13 +42,13 @@ def test_a_study_stands_for_its_sweep(tmp_path: Path) -> None:
     study = tmp_path / "study"
     begin(study / "sweep", {})
     made_folder(study, 2048)  # beside the sweep: the reference and the solutions
-    assert len(runs_in(study)) == 1
+    assert len(ended_runs(study)) == 1
     write_text(study / "study.json", "{}")
-    assert [path.parent for path in runs_in(study)] == [study / "sweep"] * 6
-    assert look(study).missing == []
+    assert [path.parent for path in ended_runs(study)] == [study / "sweep"] * 6
+    assert runs_of_folder(study).missing == []
     answer = json.loads(CliRunner().invoke(app, ["advise", str(study), "--json"], catch_exceptions=False).stdout)
     assert [row["global_batch_size"] for row in answer["batches"]] == BATCHES
-    assert find_in(study).as_dict()["num_runs"] == 6
+    assert len(find_in(study).runs) == 6
 
 
 def test_compare_takes_what_advise_and_report_take(tmp_path: Path) -> None:
@@ -77,10 +77,13 @@ def test_compare_of_a_study_that_has_no_runs_says_so(tmp_path: Path) -> None:
 
 def test_an_unfinished_study_goes_on_by_its_own_command(tmp_path: Path) -> None:
     write_text(tmp_path / "study.json", "{}")
-    assert look(tmp_path) == ([], [f"The study in {tmp_path} has not come to its sweep; go on with `largebatch study --resume {tmp_path}`."])
+    assert runs_of_folder(tmp_path) == (
+        [],
+        [f"The study in {tmp_path} has not come to its sweep; go on with `largebatch study --resume {tmp_path}`."],
+    )
     sweep = begin(tmp_path / "sweep", {})
     (sweep / "b32-s0-1" / run_folder.SUMMARY).unlink()
-    (missing,) = look(tmp_path).missing
+    (missing,) = runs_of_folder(tmp_path).missing
     assert missing == f"Missing: 1 of the sweep's runs; go on with `largebatch study --resume {tmp_path}`."
 
 
@@ -89,7 +92,7 @@ def test_runs_that_failed_are_told_with_the_first_reason_and_the_batches_that_ar
     assert failures_in_words(tmp_path) == ["3 of 6 runs failed, first: DataError: no such file.", "At batch 512 every run failed."]
     said = CliRunner().invoke(app, ["advise", str(tmp_path)], catch_exceptions=False).stdout
     assert "3 of 6 runs failed, first: DataError: no such file." in said
-    assert "At batch 512 every run failed." in find_in(tmp_path).words()
+    assert "At batch 512 every run failed." in find_in(tmp_path).missing
 
 
 def test_a_sweep_whose_runs_all_failed_says_so_and_why(tmp_path: Path) -> None:
@@ -115,4 +118,4 @@ def test_a_run_that_has_not_ended_is_told_as_one(tmp_path: Path) -> None:
     run = made_folder(tmp_path, 32)
     (run / run_folder.SUMMARY).unlink()
     with pytest.raises(InputError, match="is a run that has not ended"):
-        look(run)
+        runs_of_folder(run)

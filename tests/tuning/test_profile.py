@@ -15,7 +15,7 @@ from largebatch.jobs.run.records import StartRecord
 from largebatch.jobs.spec.read import read_spec
 from largebatch.service.cli.main import app
 from largebatch.tuning.measure.profile import batch_sizes_to_profile, profile
-from largebatch.tuning.results.analysis.step_time import Profile, ProfilePoint, in_words
+from largebatch.tuning.results.analysis.step_time import Profile, ProfilePoint, profile_in_words
 from largebatch.tuning.study.study import Stage, StudyOptions, begin_study, change_budget, study
 
 
@@ -73,7 +73,7 @@ def test_what_a_step_costs_in_words() -> None:
                          peak_memory_bytes=1, num_steps=5)
             for batch, step in zip((8, 64, 512), seconds, strict=True)
         ]  # fmt: skip
-        return in_words(Profile(recipe="made", device="cpu", num_train_samples=512, gradient_bytes=1, points=points, left_out={}))
+        return profile_in_words(Profile(recipe="made", device="cpu", num_train_samples=512, gradient_bytes=1, points=points, left_out={}))
 
     assert "up to batch 100 larger steps are nearly free" in words(*(0.1 + batch / 1000 for batch in (8, 64, 512)))
     assert "already at batch 8, the smallest measured, larger steps cost more" in words(*(batch / 1000 for batch in (8, 64, 512)))

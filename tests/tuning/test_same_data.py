@@ -14,10 +14,12 @@ from largebatch.jobs.errors import DataError
 from largebatch.jobs.run import run_folder
 from largebatch.jobs.spec.read import read_spec
 from largebatch.tuning.report.figures import on_unlike_footing
-from largebatch.tuning.results.analysis.configurations import settings_of
+from largebatch.tuning.results.analysis.settings import settings_of
 from largebatch.tuning.results.collect import collect
 from largebatch.tuning.results.findings import find_in
-from largebatch.tuning.results.same_data import refuse_unlike_others, told_apart
+from largebatch.tuning.results.same_data import told_apart
+from largebatch.tuning.results.wording import answer_of
+from largebatch.tuning.sweep.same_data import refuse_unlike_others
 from tests.tuning.made_runs import made_folder
 
 
@@ -63,7 +65,7 @@ def test_runs_of_other_data_are_no_runs_of_one_setting(tmp_path: Path) -> None:
     assert f"in {run_dirs[0].name}" in results[1].dataset
     assert sorted(map(len, settings_of(results).values())) == [2, 3]
     assert "not on one footing" in on_unlike_footing(results)
-    assert any(line.startswith("Left out: 2 runs of mlp (depth 2, width 128) on digits (other data: ") for line in find_in(tmp_path).words())
+    assert any(line.startswith("Left out: 2 runs of mlp (depth 2, width 128) on digits (other data: ") for line in answer_of(find_in(tmp_path)).words)
 
 
 def test_the_same_data_and_another_augmentation_are_one_setting(tmp_path: Path) -> None:

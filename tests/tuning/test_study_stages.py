@@ -100,7 +100,7 @@ def test_a_run_to_the_end_that_fails_leaves_the_report(tmp_path: Path, monkeypat
     """Nothing of the stage is kept, so that it is tried again."""
     from types import SimpleNamespace
 
-    from largebatch.tuning.study.attempts import Attempts
+    from largebatch.tuning.report.attempts import Attempts
     from largebatch.tuning.study.study import _solutions
 
     def broken(best: Any, *_: Any) -> Any:

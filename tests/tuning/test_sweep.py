@@ -17,7 +17,9 @@ from servers import said
 
 from largebatch.jobs.run.checkpoints import list_checkpoints
 from largebatch.jobs.tracking.mlflow_mirror import CURVE_TAG
-from largebatch.tuning.results.collect import collect, collect_experiment, ended_runs
+from largebatch.tuning.results.collect import collect
+from largebatch.tuning.results.experiment import collect_experiment
+from largebatch.tuning.results.run_folders import ended_runs
 from largebatch.tuning.sweep.ledger import Ledger
 from largebatch.tuning.sweep.space import base_spec, read_sweep
 from largebatch.tuning.sweep.sweep import begin_sweep

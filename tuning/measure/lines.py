@@ -13,14 +13,14 @@ from largebatch.jobs.models.norms.ghost_batch_norm import forward_pass_of
 from largebatch.jobs.tracking.mlflow_mirror import flat
 from largebatch.tuning.measure.solution import CHUNK, Solution
 from largebatch.tuning.results.analysis.line_point import LinePoint
-from largebatch.tuning.results.collect import described
+from largebatch.tuning.results.run_result import part_in_words
 
 LINE_POINTS = 25
 
 
 def refuse_unlike(first: Solution, second: Solution) -> None:
     """Raises: InputError for solutions of two architectures, or trained on different data: nothing of them can be compared."""
-    of_first, of_second = (described(flat(one.job.spec.model_dump(mode="json")), "dataset") for one in (first, second))
+    of_first, of_second = (part_in_words(flat(one.job.spec.model_dump(mode="json")), "dataset") for one in (first, second))
     if of_first != of_second:
         told = f"{second.name} was trained on {of_second}, {first.name} on {of_first}: losses of different data cannot be compared."
         raise InputError("RUN2", told, "Give two runs on the same data.")

@@ -22,7 +22,7 @@ from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.tracking.mlflow_mirror import flat
 from largebatch.jobs.tracking.mlflow_store import brief
 from largebatch.tuning.results.analysis.step_time import Profile, ProfilePoint
-from largebatch.tuning.results.collect import described
+from largebatch.tuning.results.run_result import part_in_words
 from largebatch.tuning.sweep.space import with_fields
 
 SECONDS_PER_BATCH = 1.0
@@ -79,7 +79,7 @@ def profile(
     fields = flat(spec.model_dump(mode="json"))
     return Profile(
         recipe=spec.name, device=device, num_train_samples=num_samples, gradient_bytes=gradient_bytes, points=points, left_out=left_out,
-        dataset_in_words=described(fields, "dataset"), model_in_words=described(fields, "model"), seed=spec.seed,
+        dataset_in_words=part_in_words(fields, "dataset"), model_in_words=part_in_words(fields, "model"), seed=spec.seed,
     )  # fmt: skip
 
 

@@ -28,7 +28,7 @@ from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.run_folder import resumed_spec
 from largebatch.jobs.tracking.mlflow_mirror import flat
 from largebatch.jobs.tracking.mlflow_store import brief
-from largebatch.tuning.results.collect import described
+from largebatch.tuning.results.run_result import part_in_words
 
 CHUNK = 1000
 """Samples that are passed forward at once, at most."""
@@ -55,7 +55,7 @@ class Solution:
     def setting(self) -> str:
         """Model and data set in words."""
         fields = flat(self.job.spec.model_dump(mode="json"))
-        return f"{described(fields, 'model')} on {described(fields, 'dataset')}"
+        return f"{part_in_words(fields, 'model')} on {part_in_words(fields, 'dataset')}"
 
     @property
     def parameters(self) -> list[nn.Parameter]:

@@ -11,13 +11,15 @@ import numpy as np
 
 from largebatch.jobs.run import run_folder
 from largebatch.tuning.report.charts import Chart, Heat, Series, to_plotly, write_png
-from largebatch.tuning.results.analysis.configurations import Configuration, differences_in_words, settings_of
-from largebatch.tuning.results.analysis.intervals import Spread
+from largebatch.tuning.results.analysis.configurations import Configuration
 from largebatch.tuning.results.analysis.line_point import LinePoint
 from largebatch.tuning.results.analysis.regimes import edges
+from largebatch.tuning.results.analysis.settings import differences_in_words, settings_of
 from largebatch.tuning.results.analysis.step_time import Profile
-from largebatch.tuning.results.collect import RunResult, collect
+from largebatch.tuning.results.answers import Spread
+from largebatch.tuning.results.collect import collect
 from largebatch.tuning.results.findings import Findings
+from largebatch.tuning.results.run_result import RunResult
 from largebatch.tuning.results.wording import momentum_name
 
 SECONDS = "training seconds"
@@ -119,7 +121,7 @@ def _with_regimes(chart: Chart, findings: Findings) -> Chart:
     perfect, maximal = edges(critical.critical_batch_size)
     marks = [(perfect, "perfect scaling ends"), (critical.critical_batch_size, "critical batch"), (maximal, "maximal data parallelism")]
     inside = [(place, words) for place, words in marks if shown[0] <= place <= shown[1]]
-    zone = (max(critical.low, shown[0]), min(critical.high, shown[1]))
+    zone = (max(critical.low, shown[0]), shown[1] if critical.high is None else min(critical.high, shown[1]))
     return replace(chart, marks=inside, zone=zone if zone[0] < zone[1] else None)
 
 

@@ -3,6 +3,7 @@
 `report.html` holds its script and opens without a network; `report.json` holds every number; a PNG each figure.
 """
 
+import contextlib
 import html
 import json
 from collections.abc import Callable, Sequence
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from largebatch.jobs.run.run_folder import storage_errors, write_text
+from largebatch.jobs.tracking.folder_mirror import REPORT
+from largebatch.tuning.report.attempts import Attempts
 from largebatch.tuning.report.charts import Chart, to_plotly, write_pngs
 from largebatch.tuning.report.figures import (
     accuracy_curves,
@@ -24,8 +27,8 @@ from largebatch.tuning.report.figures import (
 )
 from largebatch.tuning.results.analysis.prediction import Miss, Predicted
 from largebatch.tuning.results.analysis.step_time import Profile
-from largebatch.tuning.results.findings import Findings
-from largebatch.tuning.study.attempts import Attempts
+from largebatch.tuning.results.findings import Findings, NothingEndedError, find_in
+from largebatch.tuning.results.wording import answer_of
 
 MOST_CURVES = 12
 NOTHING = "There is nothing to compare: no run of largebatch has ended."
@@ -57,9 +60,10 @@ def write_report(folder: Path, findings: Findings, extras: Extras | None = None)
     for chart in charts:
         attempts.attempt(f"the picture {chart.name}.png", partial(write_pngs, [chart], folder))
     figures = _figures(charts, attempts)
-    words = [*findings.words(), *extras.words, *(one.in_words for one in attempts.failed)]
+    answer = answer_of(findings)
+    words = [*answer.words, *extras.words, *(one.in_words for one in attempts.failed)]
     numbers = {
-        **findings.as_dict(),
+        **answer.numbers(),
         "words": words,
         "failed": [one._asdict() for one in attempts.failed],
         "profile": None if extras.profile is None else extras.profile.model_dump(mode="json"),
@@ -68,12 +72,18 @@ def write_report(folder: Path, findings: Findings, extras: Extras | None = None)
         "tables": {title: list(rows) for title, rows in extras.tables},
     }
     write_text(folder / "report.json", json.dumps(numbers, indent=2) + "\n")
-    tables = [("The best of each batch size", findings.rows()), *extras.tables]
+    tables = [("The best of each batch size", answer.rows), *extras.tables]
     if extras.misses:
         tables.append(("What was predicted before, and what came", [one.row() for one in extras.misses]))
     page = folder / "report.html"
     write_text(page, _page(str(findings.setting), words, tables, [chart for chart in charts if chart.name in figures], figures))
     return page
+
+
+def write_sweep_report(folder: Path) -> None:
+    """Write a sweep's report into its own folder; none where no run of it has ended. Raises: StorageError."""
+    with contextlib.suppress(NothingEndedError):
+        write_report(folder / REPORT, find_in(folder))
 
 
 def write_report_of_nothing(folder: Path, missing: Sequence[str]) -> Path:

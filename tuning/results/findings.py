@@ -1,35 +1,30 @@
-"""What a set of runs says, whole: the tables, the frontiers, the critical batch, the advice, and the words for them."""
+"""What a set of runs says: the best of each batch size, the frontiers, the critical batch, the advice."""
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
-
-from rich.table import Table
 
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.run.records import Outcome
-from largebatch.tuning.results.analysis.advice import Advice, Choice, Partial, advise
+from largebatch.tuning.results.analysis.advice import Limit, Partial, advise
 from largebatch.tuning.results.analysis.configurations import (
     Configuration,
-    Setting,
+    accuracy_spread,
     best_of_each_batch,
     common_target,
     configurations,
-    differences_in_words,
-    settings_of,
 )
-from largebatch.tuning.results.analysis.critical_batch import CriticalBatch, fit_critical_batch
+from largebatch.tuning.results.analysis.critical_batch import fit_critical_batch
 from largebatch.tuning.results.analysis.frontier import frontier
-from largebatch.tuning.results.analysis.intervals import spread
-from largebatch.tuning.results.analysis.regimes import regime
-from largebatch.tuning.results.collect import Evaluation, RunResult, collect
-from largebatch.tuning.results.run_folders import failures_in_words, runs_in
+from largebatch.tuning.results.analysis.settings import differences_in_words, settings_of
+from largebatch.tuning.results.answers import AccuracyPoint, Advice, Choice, CriticalBatch, Setting
+from largebatch.tuning.results.collect import collect
+from largebatch.tuning.results.run_folders import ended_runs, failures_in_words
+from largebatch.tuning.results.run_result import RunResult
 from largebatch.tuning.results.same_data import told_apart
-from largebatch.tuning.results.wording import critical_batch_in_words, disturbance_in_words, momentum_name, sentences
 
 
 class NothingEndedError(InputError):
@@ -47,14 +42,6 @@ class NothingEndedError(InputError):
         return nothing
 
 
-class FrontierPoint(NamedTuple):
-    """The best accuracy that anything had by then."""
-
-    seconds: float
-    accuracy: float
-    global_batch_size: int
-
-
 @dataclass(frozen=True)
 class Findings:
     """Runs of one setting, analysed. Build with `find`."""
@@ -68,7 +55,8 @@ class Findings:
     """Runs that may not be put on the same axes, and how many."""
     deadline_s: float | None = None
     max_samples: float | None = None
-    missing: list[str] = field(default_factory=list)
+    missing: Sequence[str] = ()
+    """What is known not to be there, in sentences."""
 
     @cached_property
     def configurations(self) -> list[Configuration]:
@@ -81,156 +69,66 @@ class Findings:
         return best_of_each_batch(self.configurations)
 
     @cached_property
+    def reached(self) -> list[Configuration]:
+        """The best of each batch size that reached the target; where half of the runs miss, those that hit are the lucky ones."""
+        return [best for best in self.best if best.seconds.median is not None]
+
+    @cached_property
+    def missed(self) -> list[Configuration]:
+        """The best of each batch size that missed the target."""
+        return [best for best in self.best if best.seconds.median is None]
+
+    @cached_property
     def choices(self) -> list[Choice]:
-        """The best of each batch size that reached the target."""
-        return [_choice(one) for one in self.best if one.seconds.median is not None]
+        """What each batch size that reached the target costs."""
+        return [best.choice(best.seconds.median or 0.0, best.samples.median or 0.0) for best in self.reached]
 
     @cached_property
     def critical_batch(self) -> CriticalBatch | None:
         """Fitted to the runs that reached the target, of the batches whose median did; None for fewer than three such batches."""
-        points = [(one.global_batch_size, costs.samples) for one in self._fitted for run in one.runs if (costs := run.costs_to(self.target))]
+        points = [(best.global_batch_size, met.samples) for best in self.reached for run in best.runs if (met := run.first_at(self.target))]
         return fit_critical_batch([batch for batch, _ in points], [samples for _, samples in points])
-
-    @property
-    def _fitted(self) -> list[Configuration]:
-        """Where half of the runs miss, those that hit are the lucky ones, and no place on the curve."""
-        return [one for one in self.best if one.samples.median is not None]
 
     @cached_property
     def noise_scale(self) -> float | None:
         """Median over the batches that measured it, in samples."""
-        found = [one.noise_scale for one in self.best if one.noise_scale is not None]
-        return median(found) if found else None
+        scales = [best.noise_scale for best in self.best if best.noise_scale is not None]
+        return median(scales) if scales else None
 
     @cached_property
     def advice(self) -> list[Advice]:
         """Soonest, cheapest, knee, and within the limits that were given."""
-        deadline_s, max_samples = self.deadline_s, self.max_samples
-        by_deadline = None if deadline_s is None else self._by(lambda at: at.training_seconds <= deadline_s)
-        by_samples = None if max_samples is None else self._by(lambda at: at.samples <= max_samples)
-        return advise(self.choices, deadline_s, max_samples, by_deadline=by_deadline, by_samples=by_samples)
+        by_deadline = [] if self.deadline_s is None else [Limit("seconds", self.deadline_s, self._by(seconds=self.deadline_s))]
+        by_samples = [] if self.max_samples is None else [Limit("samples", self.max_samples, self._by(samples=self.max_samples))]
+        return advise(self.choices, by_deadline + by_samples)
 
-    def _by(self, is_within: Callable[[Evaluation], bool]) -> list[Partial]:
+    def _by(self, seconds: float = math.inf, samples: float = math.inf) -> list[Partial]:
         """How accurate each batch had become within a limit: its most accurate configuration, of those with the most seeds."""
-        best: dict[int, tuple[int, float, Partial]] = {}
-        for one in self.configurations:
-            partial = _partial(one, is_within)
-            if partial is not None:
-                standing = (-len(one.runs), -partial.accuracy)
-                other = best.get(one.global_batch_size)
-                if other is None or standing < other[:2]:
-                    best[one.global_batch_size] = (*standing, partial)
-        return [partial for _, _, partial in best.values()]
+        partials = [partial for tried in self.configurations if (partial := _partial(tried, seconds, samples)) is not None]
+        best: dict[int, Partial] = {}
+        for partial in sorted(partials, key=lambda partial: (-partial.choice.num_seeds, -partial.accuracy)):
+            best.setdefault(partial.choice.global_batch_size, partial)
+        return [best[batch] for batch in sorted(best)]
 
     @cached_property
-    def accuracy_frontier(self) -> list[FrontierPoint]:
+    def accuracy_frontier(self) -> list[AccuracyPoint]:
         """Time against accuracy: at each point no run of any batch had been as accurate sooner."""
-        points = [(at.training_seconds, at.test_accuracy, run) for run in self.runs for at in run.evaluations]
-        return [FrontierPoint(points[n][0], points[n][1], points[n][2].summary.global_batch_size) for n in frontier([(s, -a) for s, a, _ in points])]
+        points = [
+            AccuracyPoint(seconds=at.training_seconds, accuracy=at.test_accuracy, global_batch_size=run.summary.global_batch_size)
+            for run in self.runs
+            for at in run.evaluations
+        ]
+        return [points[number] for number in frontier([(point.seconds, -point.accuracy) for point in points])]
 
     @cached_property
     def cost_frontier(self) -> list[Choice]:
         """Time against samples to the target."""
-        return [self.choices[number] for number in frontier([(one.seconds, one.samples) for one in self.choices])]
-
-    @property
-    def what_is_sought(self) -> str:
-        """The target, and where it comes from."""
-        return f"test accuracy {self.target:g}" + (" (what every batch size reached; none was given)" if self.target_is_chosen else "")
+        return [self.choices[number] for number in frontier([(choice.seconds, choice.samples) for choice in self.choices])]
 
     @cached_property
     def differences(self) -> str:
         """In which fields the runs differ, beside those that are compared; empty where they do not."""
         return differences_in_words(self.runs)
-
-    def words(self) -> list[str]:
-        """Three sentences that answer the question, and what must be said beside them."""
-        said = [f"{self.setting}: {len(self.runs)} runs of {len(self.best)} batch sizes, to {self.what_is_sought}."]
-        said += sentences([one for one in self.advice if one.question in {"soonest", "cheapest"}])
-        if self.critical_batch is not None:
-            others = [one.global_batch_size for one in self.best if one not in self._fitted]
-            said.append(critical_batch_in_words(self.critical_batch, self.noise_scale, self._fitted, others))
-        said += sentences([one for one in self.advice if one.question not in {"soonest", "cheapest"}])
-        if not self.choices:
-            best = max((one.best_accuracy.median or 0.0) for one in self.best) if self.best else 0.0
-            said.append(f"No batch size reached the target in half of its runs; the best median accuracy is {best:.4f}.")
-        if self.critical_batch is None:
-            needed = "For a critical batch size at least three batch sizes must reach the target in half of their runs"
-            said.append(f"{needed}; {len(self._fitted)} of {len(self.best)} did.")
-        if self.differences:
-            said.append(f"The runs differ in more than what is compared: {self.differences}.")
-        diverged = sum(one.num_diverged for one in self.configurations)
-        if diverged:
-            said.append(f"{diverged} of {len(self.runs)} runs diverged; they count as misses.")
-        if disturbance := disturbance_in_words(self.runs):
-            said.append(disturbance)
-        for other, count in self.other_settings.items():
-            said.append(f"Left out: {count} runs of {other}; their times cannot stand on the same axis.")
-        return [*said, *self.missing]
-
-    def table(self) -> Table:
-        """One line per batch size."""
-        table = Table(box=None, padding=(0, 2, 0, 0))
-        rows = self.rows()
-        for column in rows[0] if rows else ():
-            table.add_column(column, justify="right", no_wrap=True)
-        for row in rows:
-            table.add_row(*row.values())
-        return table
-
-    def rows(self) -> list[dict[str, str]]:
-        """The best of each batch size, in words."""
-        momentum = momentum_name(one.first.optimizer for one in self.best)
-        return [
-            {
-                "batch": f"{one.global_batch_size:,}",
-                "optimizer": one.first.optimizer,
-                "learning rate": f"{one.first.learning_rate:.4g}",
-                momentum: "-" if one.first.momentum is None else f"{one.first.momentum:g}",
-                "s to target": one.seconds.text,
-                "steps": "-" if one.steps.median is None else f"{one.steps.median:,.0f}",
-                "samples": "-" if one.samples.median is None else f"{one.samples.median:,.0f}",
-                "best accuracy": "-" if one.best_accuracy.median is None else f"{one.best_accuracy.median:.4f}",
-                "noise scale": "-" if one.noise_scale is None else f"{one.noise_scale:,.0f}",
-                "regime": "-" if self.critical_batch is None else regime(one.global_batch_size, self.critical_batch.critical_batch_size).value,
-            }
-            for one in self.best
-        ]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data, for `--json` and `report.json`."""
-        critical = self.critical_batch
-        return {
-            "setting": self.setting._asdict(),
-            "target_accuracy": self.target,
-            "target_is_chosen": self.target_is_chosen,
-            "num_runs": len(self.runs),
-            "seeds": sorted({run.seed for run in self.runs}),
-            "clock": "training seconds; evaluation, checkpoints and kernel warm-up are not counted",
-            "words": self.words(),
-            "batches": [
-                {
-                    "global_batch_size": one.global_batch_size,
-                    "optimizer": one.first.optimizer,
-                    "learning_rate": one.first.learning_rate,
-                    "momentum": one.first.momentum,
-                    "seconds_to_target": one.seconds._asdict(),
-                    "steps_to_target": one.steps._asdict(),
-                    "samples_to_target": one.samples._asdict(),
-                    "best_test_accuracy": one.best_accuracy._asdict(),
-                    "gradient_noise_scale": one.noise_scale,
-                }
-                for one in self.best
-            ],
-            "critical_batch": None if critical is None else {name: _finite(value) for name, value in critical._asdict().items()},
-            "gradient_noise_scale": self.noise_scale,
-            "accuracy_frontier": [point._asdict() for point in self.accuracy_frontier],
-            "cost_frontier": [one._asdict() for one in self.cost_frontier],
-            "advice": [
-                {"question": one.question, "choice": one.choice._asdict() if one.choice else None, "reason": one.reason} for one in self.advice
-            ],
-            "left_out": {str(other): count for other, count in self.other_settings.items()},
-        }
 
 
 def find(
@@ -254,21 +152,23 @@ def find(
     left_out = [f"Left out: {num_stopped} {'run that was' if num_stopped == 1 else 'runs that were'} ended early."] if num_stopped else []
     if num_failed:
         left_out.append(f"Left out: {num_failed} runs that failed.")
+    missing = [*left_out, *missing]
     if not whole:
-        raise NothingEndedError.beside([*left_out, *missing])
+        raise NothingEndedError.beside(missing)
     by_setting = settings_of(whole)
-    setting, chosen = next(iter(by_setting.items()))
+    setting, largest = next(iter(by_setting.items()))
     others = {other: len(members) for other, members in by_setting.items() if other != setting}
-    wanted = target if target is not None else common_target(chosen)
-    is_chosen = wanted is None
-    if wanted is None:
-        wanted = _reached_by_all(chosen)
-    return Findings(setting, wanted, is_chosen, tuple(chosen), others, deadline_s, max_samples, [*left_out, *missing])
+    if target is None:
+        target = common_target(largest)
+    is_chosen = target is None
+    if target is None:
+        target = _reached_by_all(largest)
+    return Findings(setting, target, is_chosen, tuple(largest), others, deadline_s, max_samples, missing)
 
 
 def find_in(folder: Path, target: float | None = None) -> Findings:
     """Analyse a sweep's folder: its ended runs, and a word on those that failed. Raises: NothingEndedError."""
-    return find(told_apart(collect(runs_in(folder))), target, missing=failures_in_words(folder))
+    return find(told_apart(collect(ended_runs(folder))), target, missing=failures_in_words(folder))
 
 
 def _reached_by_all(runs: Sequence[RunResult]) -> float:
@@ -280,25 +180,12 @@ def _reached_by_all(runs: Sequence[RunResult]) -> float:
     return math.floor(min(best.values()) * 1000) / 1000
 
 
-def _choice(one: Configuration) -> Choice:
-    seconds, samples = one.seconds.median, one.samples.median
-    assert seconds is not None
-    assert samples is not None
-    return Choice(one.global_batch_size, seconds, samples, one.first.learning_rate, one.first.momentum, one.first.optimizer, len(one.runs))
-
-
-def _partial(one: Configuration, is_within: Callable[[Evaluation], bool]) -> Partial | None:
+def _partial(tried: Configuration, seconds: float, samples: float) -> Partial | None:
     """How far a configuration had come; None where half of its runs had not been evaluated by then, which ranks below the others."""
-    tops = [max((at for at in run.evaluations if is_within(at)), key=lambda at: at.test_accuracy, default=None) for run in one.runs]
-    accuracy = spread([None if top is None else -top.test_accuracy for top in tops]).negated.median
+    within = [[at for at in run.evaluations if at.training_seconds <= seconds and at.samples <= samples] for run in tried.runs]
+    tops = [max(points, key=lambda at: at.test_accuracy, default=None) for points in within]
+    accuracy = accuracy_spread([None if top is None else top.test_accuracy for top in tops]).median
     if accuracy is None:
         return None
-    there = [top for top in tops if top is not None]
-    seconds, samples = median(top.training_seconds for top in there), median(top.samples for top in there)
-    first = one.first
-    choice = Choice(one.global_batch_size, seconds, samples, first.learning_rate, first.momentum, first.optimizer, len(one.runs))
-    return Partial(choice, accuracy)
-
-
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    evaluated = [top for top in tops if top is not None]
+    return Partial(tried.choice(median(top.training_seconds for top in evaluated), median(top.samples for top in evaluated)), accuracy)

@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.run import run_folder
+from largebatch.jobs.run.records import RunSummary
 from largebatch.jobs.tracking.folder_mirror import is_kept_beside_runs
-from largebatch.tuning.results.collect import ended_runs, unended_runs, unreadable_in_words
+from largebatch.tuning.results.collect import unreadable_in_words
 from largebatch.tuning.sweep.ledger import SWEEP, Ledger, Trial, runs_to_come
 from largebatch.tuning.sweep.spec import BATCH, SweepSpec
 
@@ -18,61 +19,78 @@ STUDY, SWEEP_OF_STUDY = "study.json", "sweep"
 """The file that tells a study's folder, and the folder in it that holds the sweep."""
 
 
-class NothingThereError(InputError):
+class NoRunsError(InputError):
     """A folder holds no run that has ended."""
 
 
-class Place(NamedTuple):
-    """What was found."""
+class FolderRuns(NamedTuple):
+    """The runs of one or several folders."""
 
     run_dirs: list[Path]
+    """Of ended runs."""
     missing: list[str]
     """What is not there, or not there yet, in sentences."""
 
 
-def look(folder: Path) -> Place:
+def runs_of_folder(folder: Path) -> FolderRuns:
     """The ended runs of a run's folder, a folder of runs, a sweep or a study. Raises: InputError for a folder that holds nothing of ours."""
     is_study = (folder / STUDY).is_file()
     resume = f"largebatch {'study' if is_study else 'sweep'} --resume {folder}"
-    place = _sweep_of(folder)
-    if is_study and not (place / SWEEP).is_file():
-        return Place([], [f"The study in {folder} has not come to its sweep; go on with `{resume}`."])
-    ended, unended = ended_runs(place), unended_runs(place)
-    if not (place / SWEEP).is_file():
-        if not ended and not unended:
-            raise NothingThereError("FOLDER", f"{folder} {_why_nothing(folder)}.", _way_on(folder))
-        return Place(ended, [f"Left out: {len(unended)} runs in {folder} that have not ended."] if unended else [])
-    missing = failures_in_words(place)
+    sweep_dir = _sweep_of(folder)
+    is_sweep = (sweep_dir / SWEEP).is_file()
+    if is_study and not is_sweep:
+        return FolderRuns([], [f"The study in {folder} has not come to its sweep; go on with `{resume}`."])
+    ended = ended_runs(folder)
+    if not is_sweep:
+        num_unended = sum(not (path.parent / run_folder.SUMMARY).is_file() for path in sweep_dir.glob(f"*/{run_folder.SPEC}"))
+        if not ended and not num_unended:
+            raise NoRunsError("FOLDER", f"{folder} {_why_nothing(folder)}.", _way_on(folder))
+        return FolderRuns(ended, [f"Left out: {num_unended} runs in {folder} that have not ended."] if num_unended else [])
+    missing = failures_in_words(sweep_dir)
     try:
-        sweep = SweepSpec.model_validate_json((place / SWEEP).read_text())
+        sweep = SweepSpec.model_validate_json((sweep_dir / SWEEP).read_text())
     except (OSError, ValueError) as error:
-        raise InputError("FOLDER", f"{place / SWEEP} cannot be read ({unreadable_in_words(error)}).", "Give the folders of its runs.") from error
-    if spent := Ledger(place).spent_budget(sweep.budget):
+        raise InputError("FOLDER", f"{sweep_dir / SWEEP} cannot be read ({unreadable_in_words(error)}).", "Give the folders of its runs.") from error
+    if spent := Ledger(sweep_dir).spent_budget(sweep.budget):
         missing.append(spent)
-    if num_left := runs_to_come(place):
+    if num_left := runs_to_come(sweep_dir):
         missing.append(f"Missing: {num_left} of the sweep's runs; go on with `{resume}`.")
-    return Place(ended, missing)
+    return FolderRuns(ended, missing)
 
 
-def look_at_all(folders: Iterable[Path]) -> Place:
-    """The same of several, in the order given, such as a shell makes of `runs/*`: there, what holds no runs is left out in words.
+def runs_of_folders(folders: Iterable[Path]) -> FolderRuns:
+    """The same of several, in their order, such as a shell makes of `runs/*`: there, what holds no runs is left out in words.
 
     What we keep beside runs ourselves is left out without a word. Raises: InputError for one that is not there, or holds nothing of ours alone.
     """
-    given = list(folders)
+    folders = list(folders)
     run_dirs, missing = list[Path](), list[str]()
-    for folder in given:
+    for folder in folders:
         try:
-            place = look(folder)
-        except NothingThereError as error:
-            if len(given) == 1 or not folder.exists():
+            of_folder = runs_of_folder(folder)
+        except NoRunsError as error:
+            if len(folders) == 1 or not folder.exists():
                 raise
             if not is_kept_beside_runs(folder):
                 missing.append(f"Left out: {error.problem}{f' {error.hint}' if _is_run(folder) else ''}")
             continue
-        run_dirs += place.run_dirs
-        missing += place.missing
-    return Place(run_dirs, missing)
+        run_dirs += of_folder.run_dirs
+        missing += of_folder.missing
+    return FolderRuns(run_dirs, missing)
+
+
+def has_result(run_dir: Path) -> bool:
+    """Whether a run came to an end that a resume would not change."""
+    path = run_dir / run_folder.SUMMARY
+    return path.is_file() and RunSummary.model_validate_json(path.read_text()).outcome.is_result
+
+
+def ended_runs(folder: Path) -> list[Path]:
+    """The folders of ended runs in `folder`, by name; itself, if it is one; a study's are those of its sweep."""
+    folder = _sweep_of(folder)
+    if (folder / run_folder.SUMMARY).is_file() and _is_run(folder):
+        return [folder]
+    return sorted(path.parent for path in folder.glob(f"*/{run_folder.SUMMARY}") if _is_run(path.parent))
 
 
 def _is_run(folder: Path) -> bool:
@@ -87,11 +105,6 @@ def _why_nothing(folder: Path) -> str:
     if _is_run(folder):
         return "is a run that has not ended"
     return "holds no runs" if folder.is_dir() else "is not a folder"
-
-
-def runs_in(folder: Path) -> list[Path]:
-    """The folders of ended runs in `folder`, a study's standing for its sweep's."""
-    return ended_runs(_sweep_of(folder))
 
 
 def _sweep_of(folder: Path) -> Path:
@@ -110,11 +123,11 @@ def failures_in_words(folder: Path) -> list[str]:
     failed = {trial.number for trial, _ in failures}
     first = failures[0][1].why or "no reason was given"
     all_of = "All" if len(failed) == len(ledger.trials) else f"{len(failed)} of"
-    said = [f"{all_of} {len(ledger.trials)} runs failed, first: {first.rstrip('.')}."]
-    whole = _batches_that_failed(ledger.trials, failed)
-    if whole and len(failed) < len(ledger.trials):
-        said.append(f"At batch {', '.join(whole)} every run failed.")
-    return said
+    sentences = [f"{all_of} {len(ledger.trials)} runs failed, first: {first.rstrip('.')}."]
+    lost = _batches_that_failed(ledger.trials, failed)
+    if lost and len(failed) < len(ledger.trials):
+        sentences.append(f"At batch {', '.join(lost)} every run failed.")
+    return sentences
 
 
 def _batches_that_failed(trials: Sequence[Trial], failed: set[int]) -> list[str]:

@@ -1,17 +1,101 @@
-"""Answers in sentences."""
+"""Findings as people and programs read them: sentences, the rows of a table, and the whole answer."""
 
-import math
 from collections.abc import Iterable, Sequence
 
 from largebatch.jobs.engine.core_wait import DISTURBED
 from largebatch.jobs.optim.registry import OPTIMIZERS
-from largebatch.tuning.results.analysis.advice import Advice
-from largebatch.tuning.results.analysis.configurations import Configuration
-from largebatch.tuning.results.analysis.critical_batch import CriticalBatch
-from largebatch.tuning.results.collect import RunResult
+from largebatch.tuning.results.analysis.regimes import regime
+from largebatch.tuning.results.answers import Advice, Batch, CriticalBatch, SweepFindings
+from largebatch.tuning.results.findings import Findings
+from largebatch.tuning.results.run_result import RunResult
 
+CLOCK = "training seconds; evaluation, checkpoints and kernel warm-up are not counted"
 COARSE = 0.2
 """An evaluation interval above this share of a run's cost blurs the costs that are compared."""
+
+
+def answer_of(findings: Findings) -> SweepFindings:
+    """All of it, as the report, `--json` and the API have it."""
+    return SweepFindings(
+        setting=findings.setting,
+        target_accuracy=findings.target,
+        target_is_chosen=findings.target_is_chosen,
+        num_runs=len(findings.runs),
+        seeds=sorted({run.seed for run in findings.runs}),
+        clock=CLOCK,
+        words=_words(findings),
+        rows=_rows(findings),
+        batches=[
+            Batch(
+                global_batch_size=best.global_batch_size,
+                optimizer=best.first.optimizer,
+                learning_rate=best.first.learning_rate,
+                momentum=best.first.momentum,
+                seconds_to_target=best.seconds,
+                steps_to_target=best.steps,
+                samples_to_target=best.samples,
+                best_test_accuracy=best.best_accuracy,
+                gradient_noise_scale=best.noise_scale,
+            )
+            for best in findings.best
+        ],
+        critical_batch=findings.critical_batch,
+        gradient_noise_scale=findings.noise_scale,
+        accuracy_frontier=findings.accuracy_frontier,
+        cost_frontier=findings.cost_frontier,
+        advice=findings.advice,
+        left_out={str(setting): count for setting, count in findings.other_settings.items()},
+    )
+
+
+def _words(findings: Findings) -> list[str]:
+    """Three sentences that answer the question, and what must be said beside them."""
+    best, reached, critical = findings.best, findings.reached, findings.critical_batch
+    chosen = " (what every batch size reached; none was given)" if findings.target_is_chosen else ""
+    words = [f"{findings.setting}: {len(findings.runs)} runs of {len(best)} batch sizes, to test accuracy {findings.target:g}{chosen}."]
+    words += sentences([advice for advice in findings.advice if advice.question in {"soonest", "cheapest"}])
+    if critical is not None:
+        words.append(_critical_batch_in_words(critical, findings))
+    words += sentences([advice for advice in findings.advice if advice.question not in {"soonest", "cheapest"}])
+    if not reached:
+        highest = max((tried.best_accuracy.median or 0.0) for tried in best) if best else 0.0
+        words.append(f"No batch size reached the target in half of its runs; the best median accuracy is {highest:.4f}.")
+    if critical is None:
+        needed = "For a critical batch size at least three batch sizes must reach the target in half of their runs"
+        words.append(f"{needed}; {len(reached)} of {len(best)} did.")
+    if findings.differences:
+        words.append(f"The runs differ in more than what is compared: {findings.differences}.")
+    if num_diverged := sum(tried.num_diverged for tried in findings.configurations):
+        words.append(f"{num_diverged} of {len(findings.runs)} runs diverged; they count as misses.")
+    if disturbance := disturbance_in_words(findings.runs):
+        words.append(disturbance)
+    for setting, count in findings.other_settings.items():
+        words.append(f"Left out: {count} runs of {setting}; their times cannot stand on the same axis.")
+    return [*words, *findings.missing]
+
+
+def _rows(findings: Findings) -> list[dict[str, str]]:
+    """The best of each batch size, in words."""
+    momentum, critical = momentum_name(best.first.optimizer for best in findings.best), findings.critical_batch
+    return [
+        {
+            "batch": f"{best.global_batch_size:,}",
+            "optimizer": best.first.optimizer,
+            "learning rate": f"{best.first.learning_rate:.4g}",
+            momentum: _number(best.first.momentum, "g"),
+            "s to target": best.seconds.text,
+            "steps": _number(best.steps.median, ",.0f"),
+            "samples": _number(best.samples.median, ",.0f"),
+            "best accuracy": _number(best.best_accuracy.median, ".4f"),
+            "noise scale": _number(best.noise_scale, ",.0f"),
+            "regime": "-" if critical is None else regime(best.global_batch_size, critical.critical_batch_size).value,
+        }
+        for best in findings.best
+    ]
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
 
 
 def momentum_name(optimizers: Iterable[str]) -> str:
@@ -22,18 +106,17 @@ def momentum_name(optimizers: Iterable[str]) -> str:
 
 def sentences(advice: Sequence[Advice]) -> list[str]:
     """Each answer with its reason."""
-    return [_sentence(one) for one in advice]
+    return [_sentence(answer) for answer in advice]
 
 
-def _sentence(one: Advice) -> str:
-    question = one.question[0].upper() + one.question[1:]
-    if one.choice is None:
-        return f"{question}: {one.reason}"
-    choice = one.choice
+def _sentence(advice: Advice) -> str:
+    question, choice = advice.question[0].upper() + advice.question[1:], advice.choice
+    if choice is None:
+        return f"{question}: {advice.reason}"
     momentum = "" if choice.momentum is None else f" and {momentum_name([choice.optimizer])} {choice.momentum:g}"
     return (
         f"{question}: batch {choice.global_batch_size:,} with {choice.optimizer}, learning rate {choice.learning_rate:.4g}{momentum}, "
-        f"{choice.seconds:,.3g} s and {choice.samples:,.0f} samples; {one.reason}"
+        f"{choice.seconds:,.3g} s and {choice.samples:,.0f} samples; {advice.reason}"
     )
 
 
@@ -49,34 +132,29 @@ def disturbance_in_words(results: Sequence[RunResult]) -> str | None:
     )
 
 
-def critical_batch_in_words(found: CriticalBatch, noise_scale: float | None, fitted: Sequence[Configuration], others: Sequence[int]) -> str:
-    """The critical batch with its interval, and what the fit stands on.
-
-    Args: fitted: the configurations that it was fitted to; others: batch sizes that missed, and are left out.
-    """
-    noise = [] if noise_scale is None else [f"The gradient noise scale that the runs measured is {noise_scale:,.0f}."]
-    high = f"{found.high:,.0f}" if math.isfinite(found.high) else "beyond what was measured"
-    said = [
-        f"Critical batch size: {found.critical_batch_size:,.0f} samples (95 % interval {found.low:,.0f} ... {high}); far below it a doubled batch "
-        "halves the steps, far above it buys nothing.",
-        *noise,
-        f"The fit stands on {found.num_points} runs at {len(fitted)} batch sizes.",
+def _critical_batch_in_words(critical: CriticalBatch, findings: Findings) -> str:
+    """The critical batch with its interval, and what the fit stands on."""
+    high = "beyond what was measured" if critical.high is None else f"{critical.high:,.0f}"
+    words = [
+        f"Critical batch size: {critical.critical_batch_size:,.0f} samples (95 % interval {critical.low:,.0f} ... {high}); far below it a doubled "
+        "batch halves the steps, far above it buys nothing."
     ]
-    num_missed = sum(one.samples.num_runs - one.samples.num_reached for one in fitted)
-    if num_missed:
-        said.append(f"{num_missed} runs of these that missed are left out, so it is too favourable there.")
-    if others:
-        said.append(f"Left out with all their runs, since half of them or more missed: batch {', '.join(f'{batch:,}' for batch in others)}.")
-    return " ".join([*said, *_coarse([gap for one in fitted for run in one.runs if (gap := _gap(run, one.target)) is not None])])
-
-
-def _coarse(gaps: Sequence[tuple[int, float]]) -> list[str]:
-    """What must be said where evaluations are too far apart."""
+    if findings.noise_scale is not None:
+        words.append(f"The gradient noise scale that the runs measured is {findings.noise_scale:,.0f}.")
+    words.append(f"The fit stands on {critical.num_points} runs at {len(findings.reached)} batch sizes.")
+    if num_missed := sum(best.samples.num_runs - best.samples.num_reached for best in findings.reached):
+        words.append(f"{num_missed} runs of these that missed are left out, so it is too favourable there.")
+    if findings.missed:
+        batches = ", ".join(f"{missed.global_batch_size:,}" for missed in findings.missed)
+        words.append(f"Left out with all their runs, since half of them or more missed: batch {batches}.")
+    gaps = [gap for best in findings.reached for run in best.runs if (gap := _gap(run, findings.target)) is not None]
     samples, share = max(gaps, key=lambda gap: gap[1])
-    if share <= COARSE:
-        return []
-    return [f"Costs are read off evaluations up to {samples:,} samples apart, {share:.0%} of what that run took: evaluate more often for a finer "
-            "answer."]  # fmt: skip
+    if share > COARSE:
+        words.append(
+            f"Costs are read off evaluations up to {samples:,} samples apart, {share:.0%} of what that run took: evaluate more often for a finer "
+            "answer."
+        )
+    return " ".join(words)
 
 
 def _gap(run: RunResult, target: float) -> tuple[int, float] | None:

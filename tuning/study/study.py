@@ -35,14 +35,14 @@ from largebatch.jobs.tracking.folder_mirror import REPORT, sync_folder
 from largebatch.jobs.tracking.mlflow_store import brief
 from largebatch.tuning.measure.profile import profile
 from largebatch.tuning.measure.sharpness import slope_in_words
+from largebatch.tuning.report.attempts import Attempts
 from largebatch.tuning.report.report import Extras, write_report
-from largebatch.tuning.results.analysis.prediction import Predicted, compare, in_words, predict
+from largebatch.tuning.results.analysis.prediction import Predicted, compare, misses_in_words, predict
 from largebatch.tuning.results.analysis.reference import Reference
 from largebatch.tuning.results.analysis.step_time import Profile
-from largebatch.tuning.results.collect import collect, has_result, noise_estimates
+from largebatch.tuning.results.collect import collect, noise_estimates
 from largebatch.tuning.results.findings import Findings, find_in
-from largebatch.tuning.results.run_folders import STUDY, SWEEP_OF_STUDY
-from largebatch.tuning.study.attempts import Attempts
+from largebatch.tuning.results.run_folders import STUDY, SWEEP_OF_STUDY, has_result
 from largebatch.tuning.study.sizing import Expected, size_sweep, what_was_chosen
 from largebatch.tuning.study.small_and_large import small_against_large
 from largebatch.tuning.study.solutions import Solutions, measure, solution_charts, train_to_the_end
@@ -272,7 +272,7 @@ def _extras(findings: Findings, measured: Profile, predicted: list[Predicted] | 
     misses = compare(predicted or [], seconds)
     words: list[str] = []
     if misses:
-        words.append(in_words(misses))
+        words.append(misses_in_words(misses))
     elif predicted == []:
         words.append("Nothing was predicted before the sweep: the recipe's own run did not reach the target, or measured no noise scale.")
     for one in solutions.sharp:

@@ -6,7 +6,6 @@ Ray Tune's own snapshots are not used: the ledger and the run folders hold every
 goes on by being asked what is left. docs/decisions/009 says why.
 """
 
-import contextlib
 import json
 import logging
 import math
@@ -16,7 +15,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,11 +28,9 @@ from largebatch.jobs.launch.signals import stop_requests
 from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.run_folder import write_text
 from largebatch.jobs.spec.train_spec import TrainSpec
-from largebatch.jobs.tracking.folder_mirror import PARENT, REPORT
+from largebatch.jobs.tracking.folder_mirror import PARENT
 from largebatch.jobs.tracking.mirror_process import MirrorProcess
 from largebatch.jobs.tracking.mlflow_mirror import flat
-from largebatch.tuning.report.report import write_report
-from largebatch.tuning.results.findings import NothingEndedError, find_in
 from largebatch.tuning.sweep.ledger import BASE, SWEEP, Ledger
 from largebatch.tuning.sweep.listener import SweepListener
 from largebatch.tuning.sweep.search import Search
@@ -90,10 +87,19 @@ def begin_sweep(folder: Path, sweep: SweepSpec, base: TrainSpec, name: str | Non
 
 
 def run_sweep(
-    folder: Path, sweep: SweepSpec, base: TrainSpec, listener: SweepListener, *, data_dir: Path, device: str, address: str | None = None
+    folder: Path,
+    sweep: SweepSpec,
+    base: TrainSpec,
+    listener: SweepListener,
+    *,
+    data_dir: Path,
+    device: str,
+    address: str | None = None,
+    when_over: Callable[[Path], None] = lambda folder: None,
 ) -> SweepProgress:
     """Carry out what is left of a sweep. Returns where it stands, also after a stop was asked for.
 
+    Args: when_over: writes the sweep's report into its folder, once no run is left.
     Raises: InputError for more than the machines have; FaultError if Ray fails.
     """
     go_on = resume_command("sweep", folder, data_dir, device, address)
@@ -114,8 +120,7 @@ def run_sweep(
                 was_stopped = _carry_out(ray, sweep, base, ledger, listener, options, concurrent, go_on)
             progress = _standing(sweep, ledger, was_stopped)
         if not progress.num_left:
-            with contextlib.suppress(NothingEndedError):
-                write_report(folder / REPORT, find_in(folder))  # MLflow takes it with the runs
+            when_over(folder)  # MLflow takes what it writes with the runs
         mirror.finish()
     return progress
 

@@ -105,7 +105,7 @@ def _train_here(spec: TrainSpec, options: TrialOptions, run_id: str, reporter: _
     from largebatch.jobs.run import run_folder
     from largebatch.jobs.run.checkpoints import list_checkpoints
     from largebatch.jobs.run.listener import Listener
-    from largebatch.tuning.results.same_data import refuse_unlike_others
+    from largebatch.tuning.sweep.same_data import refuse_unlike_others
 
     train_first()  # Ray's own threads, and on a Ray of the sweep's own all its processes, wait for what trains
     torch.set_num_threads(max(int(options.cpus_per_worker), 1))
@@ -122,7 +122,7 @@ def _train_on_workers(spec: TrainSpec, options: TrialOptions, run_id: str, repor
     from largebatch.jobs.launch.on_ray.train import train_on_ray
     from largebatch.jobs.launch.options import LocalOptions, RayOptions, Workers
     from largebatch.jobs.run.listener import Listener
-    from largebatch.tuning.results.same_data import refuse_unlike_others
+    from largebatch.tuning.sweep.same_data import refuse_unlike_others
 
     # The sweep has one mirror for all its runs.
     quiet = spec.model_copy(update={"tracking": spec.tracking.model_copy(update={"enabled": False})})

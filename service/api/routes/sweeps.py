@@ -8,7 +8,6 @@ from pydantic import BaseModel
 
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.tracking.folder_mirror import REPORT
-from largebatch.service.api.answers import SweepAdvice, SweepFindings, SweepFrontier
 from largebatch.service.api.auth import Who
 from largebatch.service.api.dependencies import Dependencies, Deps
 from largebatch.service.api.requests import SweepSubmit, digest_of, job_of_sweep
@@ -21,6 +20,7 @@ from largebatch.service.job import Job, Kind
 from largebatch.service.present.trials import Trials, read_trials
 from largebatch.service.present.views import JobView
 from largebatch.service.states import ACTIVE, FINAL, State
+from largebatch.tuning.results.answers import SweepAdvice, SweepFindings, SweepFrontier
 
 router = APIRouter(prefix="/v1/sweeps", tags=["sweeps"], responses=ERRORS, route_class=StrictRoute)
 
@@ -103,13 +103,13 @@ def report(job_id: str, deps: Deps, who: Who) -> FileResponse:
 def _findings(job_id: str, deps: Dependencies, who: Who, with_figures: bool = False) -> SweepFindings:
     job = deps.visible(job_id, Kind.SWEEP, who)
     try:
-        found = deps.analysis_worker.ask("findings", str(deps.settings.runs_dir / job.id), with_figures)
+        answer: SweepFindings = deps.analysis_worker.ask("findings", str(deps.settings.runs_dir / job.id), with_figures)
     except InputError as error:
         if job.state in FINAL:
             raise _ended_without(job, "an answer", error.problem) from error
         what = "it waits for its turn" if job.state is State.QUEUED else "the sweep goes on"
         raise ConflictError("", error.problem, f"Ask again later: {what}.") from error
-    return SweepFindings.model_validate(found)
+    return answer
 
 
 def _ended_without(job: Job, what: str, why: str = "") -> ConflictError:

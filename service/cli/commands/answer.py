@@ -11,11 +11,11 @@ from largebatch.jobs.streams import print_answer
 from largebatch.service.cli.commands.options import RUN_FOLDERS, AsJson, refuse_unless_positive, whole_numbers
 
 if TYPE_CHECKING:
-    from largebatch.tuning.results.analysis.critical_batch import CriticalBatch
     from largebatch.tuning.results.analysis.prediction import Miss, Predicted
     from largebatch.tuning.results.analysis.step_time import Profile
-    from largebatch.tuning.results.collect import RunResult
+    from largebatch.tuning.results.answers import CriticalBatch
     from largebatch.tuning.results.findings import Findings
+    from largebatch.tuning.results.run_result import RunResult
 
 app = typer.Typer()
 Places = Annotated[list[Path] | None, typer.Argument(metavar="FOLDER...", help=RUN_FOLDERS, show_default=False)]
@@ -49,8 +49,9 @@ def advise(
     With --profile and a single run, predict the whole curve before anything else was tried. After a sweep, with
     --profile and --reference RUN, say how far the prediction from that run was off.
     """
-    from largebatch.service.cli.tables import output, print_rows
-    from largebatch.tuning.results.analysis.prediction import in_words
+    from largebatch.service.cli.tables import print_rows
+    from largebatch.tuning.results.analysis.prediction import misses_in_words
+    from largebatch.tuning.results.wording import answer_of
 
     for option, value in (("--target", target), ("--deadline", deadline), ("--max-samples", max_samples)):
         refuse_unless_positive(option, value)
@@ -60,18 +61,18 @@ def advise(
         return
     findings = _find(gathered, target, deadline, max_samples)
     held = _held_against(findings, profile, reference)
-    said = [*findings.words(), *held.notes]
+    answer = answer_of(findings)
+    words = [*answer.words, *held.notes]
     if as_json:
-        print_answer(
-            json.dumps({**findings.as_dict(), "words": said, "prediction_errors": [{**one._asdict(), "error": one.error} for one in held.misses]})
-        )
+        errors = [{**miss._asdict(), "error": miss.error} for miss in held.misses]
+        print_answer(json.dumps({**answer.numbers(), "words": words, "prediction_errors": errors}))
         return
-    for line in said:
+    for line in words:
         print(line)
-    output().print(findings.table())
+    print_rows(answer.rows)
     if held.misses:
-        print(in_words(held.misses))
-        print_rows([one.row() for one in held.misses])
+        print(misses_in_words(held.misses))
+        print_rows([miss.row() for miss in held.misses])
 
 
 class _Held(NamedTuple):
@@ -113,11 +114,12 @@ def _predict(
 ) -> None:
     from largebatch.jobs.errors import InputError
     from largebatch.service.cli.tables import print_rows
-    from largebatch.tuning.results.analysis.advice import Choice
+    from largebatch.tuning.results.analysis.advice import Limit
     from largebatch.tuning.results.analysis.advice import advise as advise_on
-    from largebatch.tuning.results.analysis.configurations import settings_of
     from largebatch.tuning.results.analysis.prediction import predict, profile_beside_runs
     from largebatch.tuning.results.analysis.reference import Reference
+    from largebatch.tuning.results.analysis.settings import settings_of
+    from largebatch.tuning.results.answers import Choice
     from largebatch.tuning.results.collect import noise_estimates
     from largebatch.tuning.results.wording import sentences
 
@@ -133,10 +135,16 @@ def _predict(
     reference = Reference(run, noise_estimates(run))
     critical = reference.curve(wanted).critical_batch
     predicted = predict(reference, profile, wanted, [point.global_batch_size for point in profile.points])
-    choices = [Choice(p.global_batch_size, p.seconds, p.samples, p.learning_rate, run.momentum, run.optimizer) for p in predicted]
-    answers = advise_on(choices, deadline, max_samples)
+    choices = [
+        Choice(global_batch_size=p.global_batch_size, seconds=p.seconds, samples=p.samples, learning_rate=p.learning_rate, momentum=run.momentum,
+               optimizer=run.optimizer, num_seeds=0)
+        for p in predicted
+    ]  # fmt: skip
+    limits = [Limit("seconds", deadline, None)] if deadline is not None else []
+    limits += [Limit("samples", max_samples, None)] if max_samples is not None else []
+    answers = advise_on(choices, limits)
     if as_json:
-        answered = [{"question": a.question, "choice": a.choice._asdict() if a.choice else None, "reason": a.reason} for a in answers]
+        answered = [answer.model_dump() for answer in answers]
         notes = [unlike] if unlike else []
         found = {"target_accuracy": wanted, "critical_batch_size": critical, "predicted": [one._asdict() for one in predicted], "advice": answered}
         print_answer(json.dumps({**found, "notes": notes}))
@@ -168,8 +176,9 @@ def report(
     """Write the report of runs that are there: one page that opens without a network, its numbers, its pictures."""
     from largebatch.jobs.run.run_folder import refuse_unwritable
     from largebatch.tuning.report.report import NOTHING, Extras, write_report, write_report_of_nothing
-    from largebatch.tuning.results.analysis.prediction import in_words
+    from largebatch.tuning.results.analysis.prediction import misses_in_words
     from largebatch.tuning.results.findings import NothingEndedError
+    from largebatch.tuning.results.wording import answer_of
 
     refuse_unless_positive("--target", target)
     refuse_unwritable(output, "--output")
@@ -180,10 +189,10 @@ def report(
         print("\n".join([NOTHING, *nothing.missing, f"Report: {page.resolve()}"]))
         return
     held = _held_against(findings, profile, reference)
-    words = [in_words(held.misses)] if held.misses else []
+    words = [misses_in_words(held.misses)] if held.misses else []
     extras = Extras(held.profile, held.predicted, held.misses, words=[*words, *held.notes])
     page = write_report(output, findings, extras)
-    for line in [*findings.words(), *extras.words]:
+    for line in [*answer_of(findings).words, *extras.words]:
         print(line)
     print(f"Report: {page.resolve()}")
 
@@ -255,7 +264,7 @@ def scale(
 def _known_curve(critical_batch: float | None, min_samples: float | None) -> "CriticalBatch | None":
     """The curve that a person gave; None if none. Raises: SpecError for half of one."""
     from largebatch.jobs.errors import SpecError
-    from largebatch.tuning.results.analysis.critical_batch import CriticalBatch
+    from largebatch.tuning.results.answers import CriticalBatch
 
     for option, value in (("--critical-batch", critical_batch), ("--min-samples", min_samples)):
         refuse_unless_positive(option, value, "Example: --critical-batch 4000 --min-samples 2000000.")
@@ -264,7 +273,10 @@ def _known_curve(critical_batch: float | None, min_samples: float | None) -> "Cr
     if min_samples is None or critical_batch is None:
         missing, given = ("--min-samples", "--critical-batch") if min_samples is None else ("--critical-batch", "--min-samples")
         raise SpecError(missing, f"is missing: {given} alone does not tell how many samples a batch needs.", "Give both, or runs.")
-    return CriticalBatch(critical_batch, critical_batch, critical_batch, min_samples / critical_batch, min_samples, 0.0, 0)
+    return CriticalBatch(
+        critical_batch_size=critical_batch, low=critical_batch, high=critical_batch, min_steps=min_samples / critical_batch, min_samples=min_samples,
+        error=0.0, num_points=0,
+    )  # fmt: skip
 
 
 def _measured_curve(findings: "Findings", profile: "Profile") -> "tuple[CriticalBatch, str]":
@@ -288,8 +300,9 @@ class _Gathered(NamedTuple):
 
 def _gather(places: list[Path] | None, experiment: str | None, uri: str | None) -> _Gathered:
     from largebatch.jobs.errors import SpecError
-    from largebatch.tuning.results.collect import collect, collect_experiment
-    from largebatch.tuning.results.run_folders import look_at_all
+    from largebatch.tuning.results.collect import collect
+    from largebatch.tuning.results.experiment import collect_experiment
+    from largebatch.tuning.results.run_folders import runs_of_folders
     from largebatch.tuning.results.same_data import told_apart
 
     if experiment is not None:
@@ -304,7 +317,7 @@ def _gather(places: list[Path] | None, experiment: str | None, uri: str | None) 
         return _Gathered(found.results, said)
     if not places:
         raise SpecError("FOLDER", "is missing.", "Give run folders, a sweep's folder, or --experiment.")
-    looked = look_at_all(places)
+    looked = runs_of_folders(places)
     return _Gathered(told_apart(collect(looked.run_dirs)), looked.missing)
 
 

@@ -32,7 +32,7 @@ def compare(
     from largebatch.tuning.report.figures import accuracy_curves, on_unlike_footing, write_page
     from largebatch.tuning.results.collect import collect
     from largebatch.tuning.results.findings import NothingEndedError
-    from largebatch.tuning.results.run_folders import look_at_all
+    from largebatch.tuning.results.run_folders import runs_of_folders
     from largebatch.tuning.results.same_data import told_apart
     from largebatch.tuning.results.wording import disturbance_in_words
 
@@ -40,7 +40,7 @@ def compare(
         if figure.suffix not in {".html", ".png"}:
             raise SpecError("--figure", f"{figure.name} ends in neither .html nor .png.", "Choose one of the two.")
         refuse_unwritable_file("--figure", figure)
-    found = look_at_all(places)
+    found = runs_of_folders(places)
     results = told_apart(collect(found.run_dirs))
     if not results:
         raise NothingEndedError.beside(found.missing)

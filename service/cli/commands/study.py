@@ -166,7 +166,7 @@ def profile(
     from largebatch.tuning.measure.profile import profile as measure
     from largebatch.tuning.report.charts import write_pngs
     from largebatch.tuning.report.figures import profile_charts
-    from largebatch.tuning.results.analysis.step_time import in_words
+    from largebatch.tuning.results.analysis.step_time import profile_in_words
 
     sizes = whole_numbers("--batch-sizes", batch_sizes) if batch_sizes else None
     refuse_unless_positive("--seconds", seconds)
@@ -196,7 +196,7 @@ def profile(
             f"{point.samples_per_second:,.0f}", f"{point.peak_memory_bytes / 2**20:,.0f} MiB",
         )  # fmt: skip
     standard_output().print(table)
-    print(in_words(found))
+    print(profile_in_words(found))
     if place.type != "cuda":
         print("Memory on a CPU is the most that this process has held so far, from batch to batch: it never falls.")
     for size, why in found.left_out.items():
@@ -222,9 +222,9 @@ def sharpness(
     from largebatch.service.cli.tables import print_rows
     from largebatch.tuning.measure.lines import line, refuse_unlike
     from largebatch.tuning.measure.solution import load_solution
+    from largebatch.tuning.report.attempts import Attempts
     from largebatch.tuning.report.charts import write_pngs
     from largebatch.tuning.report.figures import line_chart, line_conditions
-    from largebatch.tuning.study.attempts import Attempts
     from largebatch.tuning.study.solutions import sharpness_of
 
     if figure is not None:

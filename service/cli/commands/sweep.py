@@ -106,10 +106,15 @@ def carry_out(folder: Path, wanted: "SweepSpec", base: "TrainSpec", total: int, 
     from largebatch.tuning.sweep.space import groups
     from largebatch.tuning.sweep.sweep import run_sweep
 
+    def write_report(folder: Path) -> None:
+        from largebatch.tuning.report.report import write_sweep_report  # it draws: only once there is something to draw
+
+        write_sweep_report(folder)
+
     console = Console(stderr=True)
     console.print(f"Sweep: {folder}, {total} runs", highlight=False, soft_wrap=True)
     with SweepView(console, groups(wanted), total, Ledger(folder)) as view:
-        progress = run_sweep(folder, wanted, base, view.listener(), data_dir=data_dir, device=device, address=address)
+        progress = run_sweep(folder, wanted, base, view.listener(), data_dir=data_dir, device=device, address=address, when_over=write_report)
     for failure in progress.failures:
         console.print(f"Failed: {failure}", highlight=False, markup=False, soft_wrap=True)
     if progress.spent:
@@ -130,13 +135,14 @@ def _print_plan(wanted: "SweepSpec", base: "TrainSpec", total: int, as_json: boo
 
 
 def _print_results(folder: Path, as_json: bool) -> None:
-    from largebatch.service.cli.tables import output
+    from largebatch.service.cli.tables import output, print_rows
     from largebatch.tuning.results.findings import find_in
+    from largebatch.tuning.results.wording import answer_of
 
-    findings = find_in(folder)
+    answer = answer_of(find_in(folder))
     if as_json:
-        print_answer(json.dumps({"sweep_dir": str(folder), **findings.as_dict()}))
+        print_answer(json.dumps({"sweep_dir": str(folder), **answer.numbers()}))
         return
-    for line in findings.words():
+    for line in answer.words:
         output().print(line, highlight=False, markup=False, soft_wrap=True)
-    output().print(findings.table())
+    print_rows(answer.rows)

@@ -4,8 +4,9 @@ import random
 
 import pytest
 
-from largebatch.tuning.results.analysis.advice import Choice, advise
+from largebatch.tuning.results.analysis.advice import Limit, advise
 from largebatch.tuning.results.analysis.frontier import frontier
+from largebatch.tuning.results.answers import Choice
 
 
 def beats(one: tuple[float, float], other: tuple[float, float]) -> bool:
@@ -43,14 +44,14 @@ def test_misses_never_stand() -> None:
 
 
 def choice(batch: int, seconds: float, samples: float) -> Choice:
-    return Choice(batch, seconds, samples, 0.1, 0.9, "sgd", 3)
+    return Choice(global_batch_size=batch, seconds=seconds, samples=samples, learning_rate=0.1, momentum=0.9, optimizer="sgd", num_seeds=3)
 
 
 CHOICES = [choice(32, 40.0, 1000.0), choice(128, 15.0, 1100.0), choice(512, 8.0, 1800.0), choice(2048, 10.0, 5000.0), choice(8, 90.0, 1000.0)]
 
 
 def test_advice() -> None:
-    answers = {answer.question: answer for answer in advise(CHOICES, deadline_s=20.0, max_samples=1050.0)}
+    answers = {answer.question: answer for answer in advise(CHOICES, [Limit("seconds", 20.0, None), Limit("samples", 1050.0, None)])}
     batches = {question: answer.choice.global_batch_size if answer.choice else None for question, answer in answers.items()}
     # Knee: 8 * 1800 = 14,400 is less than 15 * 1100 = 16,500 and 40 * 1000.
     assert batches == {"soonest": 512, "cheapest": 32, "knee": 512, "within 20 s": 128, "within 1,050 samples": 32}
@@ -59,7 +60,7 @@ def test_advice() -> None:
 
 
 def test_a_limit_that_nothing_keeps_is_said_with_numbers() -> None:
-    (*_, within) = advise(CHOICES, deadline_s=1.0)
+    (*_, within) = advise(CHOICES, [Limit("seconds", 1.0, None)])
     assert within.choice is None
     assert "none of 5" in within.reason
     assert "512 with 8 s" in within.reason

@@ -5,20 +5,25 @@ import random
 import pytest
 
 from largebatch.tuning.results.analysis.intervals import spread
+from largebatch.tuning.results.answers import Spread
 
 
-def test_odd_and_even() -> None:
-    assert spread([3.0, 1.0, 2.0])[:3] == (2.0, 1.0, 3.0)
-    assert spread([4.0, 1.0, 2.0, 3.0])[:3] == (2.5, 1.0, 4.0)
-
-
-def test_misses_rank_last_and_never_count_as_numbers() -> None:
-    one = spread([1.0, None, 2.0])
-    assert one == (2.0, 1.0, None, 2, 3)
-    assert "2 of 3" in one.text
-    assert spread([None, 5.0]).median is None
-    assert spread([None, None]) == (None, None, None, 0, 2)
-    assert "missed" in spread([None]).text
+@pytest.mark.parametrize(
+    ("values", "median", "low", "high", "num_reached"),
+    [
+        ([3.0, 1.0, 2.0], 2.0, 1.0, 3.0, 3),
+        ([4.0, 1.0, 2.0, 3.0], 2.5, 1.0, 4.0, 4),
+        ([1.0, None, 2.0], 2.0, 1.0, None, 2),
+        ([None, 5.0], None, 5.0, None, 1),
+        ([None, None], None, None, None, 0),
+    ],
+)
+def test_misses_rank_last_and_never_count_as_numbers(
+    values: list[float | None], median: float | None, low: float | None, high: float | None, num_reached: int
+) -> None:
+    seeds = spread(values)
+    assert seeds == Spread(median=median, low=low, high=high, num_reached=num_reached, num_runs=len(values))
+    assert ("missed" if median is None else f"{num_reached} of {len(values)}") in seeds.text
 
 
 @pytest.mark.parametrize("count", [6, 9, 15, 30])

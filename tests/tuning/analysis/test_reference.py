@@ -11,7 +11,7 @@ from made_runs import TARGET, made_run
 from largebatch.jobs.engine.noise_scale import NoiseSums, estimate
 from largebatch.jobs.errors import InputError
 from largebatch.tuning.results.analysis.reference import WINDOW, Reference, weighted_by_progress
-from largebatch.tuning.results.collect import Evaluation, NoiseEstimate
+from largebatch.tuning.results.run_result import Evaluation, NoiseEstimate
 
 WAY = 150.0
 """Steps that a noiseless gradient would take."""

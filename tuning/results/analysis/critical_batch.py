@@ -11,10 +11,12 @@ for one B_crit the best log E_min is a mean, and what is left is a search over B
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtrit
+
+from largebatch.tuning.results.answers import CriticalBatch
 
 GRID = 600
 NUM_BOOTSTRAP = 2000
@@ -22,31 +24,6 @@ FINE = 1e-3
 """Points that lie on the curve this closely leave nothing to draw errors from; the grid is no finer."""
 WIDEST = 1e3
 """How far beyond the measured batches B_crit is looked for, as a factor."""
-
-
-class CriticalBatch(NamedTuple):
-    """A fitted curve."""
-
-    critical_batch_size: float
-    """B_crit in samples."""
-    low: float
-    high: float
-    """95 % interval; infinite or 0 where the points do not bound it on that side."""
-    min_steps: float
-    """S_min: steps at an endless batch."""
-    min_samples: float
-    """E_min: samples at the smallest batch."""
-    error: float
-    """Standard deviation of log E about the curve: 0.05 is five per cent."""
-    num_points: int
-
-    def samples_to_target(self, batch: float) -> float:
-        """E at a batch."""
-        return self.min_samples * (1 + batch / self.critical_batch_size)
-
-    def steps_to_target(self, batch: float) -> float:
-        """S at a batch."""
-        return self.samples_to_target(batch) / batch
 
 
 def fit_critical_batch(batches: Sequence[float], samples: Sequence[float], seed: int = 0) -> CriticalBatch | None:
@@ -61,36 +38,41 @@ def fit_critical_batch(batches: Sequence[float], samples: Sequence[float], seed:
         return None
     batch, log_samples = np.asarray(batches, dtype=float), np.log(np.asarray(samples, dtype=float))
     grid = np.geomspace(batch.min() / WIDEST, batch.max() * WIDEST, GRID)
+    log_grid = np.log(grid)
     curves = np.log1p(batch[None, :] / grid[:, None])  # (grid, points)
     curves_c = curves - curves.mean(axis=1, keepdims=True)
-    place, error = _fit(curves_c, log_samples[None, :])
-    log_grid = np.log(grid)
-    here = float(np.interp(place[0], np.arange(GRID), log_grid))
-    fitted = np.log1p(batch / np.exp(here))
-    log_min = float((log_samples - fitted).mean())
-    freedom = max(len(batch) - 2, 1)
-    deviation = float(error[0])
+    indices, deviations = _fit(curves_c, log_samples[None, :])
+    log_critical, deviation = float(np.interp(indices[0], np.arange(GRID), log_grid)), float(deviations[0])
+    curve = np.log1p(batch / np.exp(log_critical))
+    log_min = float((log_samples - curve).mean())
     if deviation < FINE:
-        low = high = np.exp(here)
+        low = high = np.exp(log_critical)
     else:
-        residuals = log_samples - fitted - log_min
+        residuals = log_samples - curve - log_min
         # Residuals of a fit are smaller than the errors; this widens them to the right variance on the whole.
-        residuals = (residuals - residuals.mean()) * np.sqrt(len(batch) / freedom)
+        residuals = (residuals - residuals.mean()) * np.sqrt(len(batch) / max(len(batch) - 2, 1))
         draws = np.random.default_rng(seed).choice(residuals, (NUM_BOOTSTRAP, len(batch)))
-        places, errors = _fit(curves_c, fitted + log_min + draws)
-        found = np.interp(places, np.arange(GRID), log_grid)
-        spread_here = _standard_error(batch, here) * deviation
-        spreads = _standard_error(batch, found) * np.maximum(errors, 1e-12)
-        ratios = np.quantile((found - here) / spreads, [0.025, 0.975])
+        drawn_indices, drawn_deviations = _fit(curves_c, curve + log_min + draws)
+        drawn = np.interp(drawn_indices, np.arange(GRID), log_grid)
+        standard_errors = _standard_error(batch, drawn) * np.maximum(drawn_deviations, 1e-12)
+        ratios = np.quantile((drawn - log_critical) / standard_errors, [0.025, 0.975])
+        ends = np.exp(log_critical - ratios[::-1] * _standard_error(batch, log_critical) * deviation)
         inner, outer = _where_squares_allow(curves_c, log_samples, log_grid)
-        low, high = min(np.exp(here - ratios[1] * spread_here), inner), max(np.exp(here - ratios[0] * spread_here), outer)
-    bounds = _bounded(float(low), float(high), grid)
-    critical = float(np.exp(here))
-    return CriticalBatch(critical, *bounds, float(np.exp(log_min)) / critical, float(np.exp(log_min)), deviation, len(batch))
+        low, high = min(ends[0], inner), max(ends[1], outer)
+    critical, min_samples = float(np.exp(log_critical)), float(np.exp(log_min))
+    return CriticalBatch(
+        critical_batch_size=critical,
+        low=float(low) if low > grid[1] else 0.0,  # beyond the grid an end is no finding
+        high=float(high) if high < grid[-2] else None,
+        min_steps=min_samples / critical,
+        min_samples=min_samples,
+        error=deviation,
+        num_points=len(batch),
+    )
 
 
 def _fit(curves_c: NDArray[np.float64], values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(place on the grid, with a fraction; standard deviation about the curve) for each row of `values`.
+    """(index on the grid, with a fraction; standard deviation about the curve) for each row of `values`.
 
     Args: curves_c: (grid, points), each row without its mean; values: (rows, points).
     """
@@ -107,18 +89,16 @@ def _fit(curves_c: NDArray[np.float64], values: NDArray[np.float64]) -> tuple[ND
 
 def _where_squares_allow(curves_c: NDArray[np.float64], values: NDArray[np.float64], log_grid: NDArray[np.float64]) -> tuple[float, float]:
     """The ends of the B_crit at which squares stay below (1 + F / (n - 2)) times the least, with F's 95 % for 1 and n - 2."""
-    from scipy.special import stdtrit
-
     freedom = len(values) - 2
     squares = ((values - values.mean() - curves_c) ** 2).sum(axis=1)
     bound = squares.min() * (1 + float(stdtrit(freedom, 0.975)) ** 2 / freedom)
     allowed = np.flatnonzero(squares <= bound)
     ends = []
     for inside, outside in ((allowed[0], allowed[0] - 1), (allowed[-1], allowed[-1] + 1)):
-        place = log_grid[inside]
-        if 0 <= outside < len(log_grid):  # the bound is passed between two places of the grid
-            place += (bound - squares[inside]) / (squares[outside] - squares[inside]) * (log_grid[outside] - log_grid[inside])
-        ends.append(float(np.exp(place)))
+        log_end = log_grid[inside]
+        if 0 <= outside < len(log_grid):  # the bound is passed between two points of the grid
+            log_end += (bound - squares[inside]) / (squares[outside] - squares[inside]) * (log_grid[outside] - log_grid[inside])
+        ends.append(float(np.exp(log_end)))
     return ends[0], ends[1]
 
 
@@ -128,8 +108,3 @@ def _standard_error(batch: NDArray[np.float64], log_critical: float | NDArray[np
     slope = -batch / (batch + critical)
     slope = slope - slope.mean(axis=-1, keepdims=True)
     return np.asarray(1 / np.sqrt((slope**2).sum(axis=-1)))
-
-
-def _bounded(low: float, high: float, grid: NDArray[np.float64]) -> tuple[float, float]:
-    """Beyond the grid an end is no finding."""
-    return (low if low > grid[1] else 0.0), (high if high < grid[-2] else float("inf"))

@@ -1,6 +1,6 @@
 """Time to accuracy at every batch size before any of them was tried: one run, its noise scale, and a profile.
 
-The run's crossing and its noise give the samples to its target at any batch (`tuning/analysis/reference.py`); a profile
+The run's crossing and its noise give the samples to its target at any batch (`reference.py`); a profile
 of step times turns steps E(B) / B into seconds, at the pace of that run: its own steps beside the profile's at its own
 batch, for a short run's steps are slower than a profile's. What it leaves out: batches that need other momentum or
 decay, tuned learning rates, and what generalisation loses; so it is a first answer, and a sweep's report says how far
@@ -12,10 +12,11 @@ from typing import NamedTuple
 
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.optim.registry import OPTIMIZERS
-from largebatch.tuning.results.analysis.configurations import Setting
 from largebatch.tuning.results.analysis.reference import Reference
+from largebatch.tuning.results.analysis.settings import setting_of
 from largebatch.tuning.results.analysis.step_time import Profile
-from largebatch.tuning.results.collect import RunResult
+from largebatch.tuning.results.answers import Setting
+from largebatch.tuning.results.run_result import RunResult
 
 NEAR = 0.3
 """How far off a time may be and still counts as predicted."""
@@ -41,16 +42,16 @@ def predict(reference: Reference, profile: Profile, target: float, batches: Sequ
     Raises: InputError for a run that did neither.
     """
     curve, run = reference.curve(target), reference.run
-    here, most = curve.reference_batch, curve.critical_batch
-    pace = curve.met.seconds / (curve.met.steps * profile.seconds_per_step(here))
+    reference_batch, most = curve.reference_batch, curve.critical_batch
+    pace = curve.met.seconds / (curve.met.steps * profile.seconds_per_step(reference_batch))
     power = OPTIMIZERS[run.optimizer].batch_power if run.optimizer in OPTIMIZERS else 0.5
-    made = []
+    predicted = []
     for batch in sorted(batches):
         samples = curve.samples(batch)
         steps = max(samples / batch, 1.0)
-        rate = run.learning_rate * (min(batch, most) / min(here, most)) ** power
-        made.append(Predicted(batch, steps * profile.seconds_per_step(batch) * pace, samples, steps, rate, batch == here))
-    return made
+        rate = run.learning_rate * (min(batch, most) / min(reference_batch, most)) ** power
+        predicted.append(Predicted(batch, steps * profile.seconds_per_step(batch) * pace, samples, steps, rate, batch == reference_batch))
+    return predicted
 
 
 def profile_beside_runs(profile: Profile, runs: Setting) -> str:
@@ -61,16 +62,16 @@ def profile_beside_runs(profile: Profile, runs: Setting) -> str:
     model, dataset = profile.model_in_words or runs.model, profile.dataset_in_words or runs.dataset
     if _plain(model) != _plain(runs.model):
         raise InputError("--profile", f"was measured with {model}, and the runs trained {runs.model}.", "Profile the runs' own recipe.")
-    profiled = Setting(dataset, model, profile.device, 1)
+    profiled = Setting(dataset=dataset, model=model, device=profile.device, world_size=1)
     return "" if profiled == runs else f"The profile is of {profiled}, the runs are of {runs}: their step times need not be the same."
 
 
 def refuse_other_reference(reference: RunResult, runs: Setting) -> None:
     """Raises: InputError where a prediction was made from a run on other data, model, device or workers than those it is held against."""
-    of_it = Setting(reference.dataset, reference.model, reference.device, reference.summary.world_size)
-    if of_it != runs._replace(model=_plain(runs.model)):
-        told = f"{reference.summary.run_id} is of {of_it}, and the runs are of {runs}: what it predicts cannot be held against these."
-        raise InputError("--reference", told, "Give a run of the same model on the same data and device.")
+    setting = setting_of(reference)
+    if setting != runs.model_copy(update={"model": _plain(runs.model)}):
+        problem = f"{reference.summary.run_id} is of {setting}, and the runs are of {runs}: what it predicts cannot be held against these."
+        raise InputError("--reference", problem, "Give a run of the same model on the same data and device.")
 
 
 def _plain(model: str) -> str:
@@ -105,18 +106,18 @@ class Miss(NamedTuple):
 def compare(predicted: Sequence[Predicted], measured: dict[int, float]) -> list[Miss]:
     """The batches that were both predicted and measured."""
     return [
-        Miss(one.global_batch_size, one.seconds, measured[one.global_batch_size], one.is_reference)
-        for one in predicted
-        if one.global_batch_size in measured
+        Miss(batch, prediction.seconds, measured[batch], prediction.is_reference)
+        for prediction in predicted
+        if (batch := prediction.global_batch_size) in measured
     ]
 
 
-def in_words(misses: Sequence[Miss]) -> str:
+def misses_in_words(misses: Sequence[Miss]) -> str:
     """How good a prediction was, for a person; the reference run's own batch does not count."""
-    others = [one for one in misses if not one.is_reference]
+    others = [miss for miss in misses if not miss.is_reference]
     if not others:
         return "How good the prediction before the sweep was cannot be said: no batch size but the reference run's own was predicted and reached."
-    near = sum(abs(one.error) <= NEAR for one in others)
+    near = sum(abs(miss.error) <= NEAR for miss in others)
     beside = " (the reference run's own left aside)" if len(others) < len(misses) else ""
     return (
         f"Before the sweep, one run and the profile predicted the time to the target within {NEAR * 100:g} % at {near} of {len(others)} "

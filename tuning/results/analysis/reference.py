@@ -17,7 +17,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from largebatch.jobs.errors import InputError
-from largebatch.tuning.results.collect import NoiseEstimate, RunResult
+from largebatch.tuning.results.run_result import NoiseEstimate, RunResult
 
 WINDOW = 8
 """Estimates whose means are taken before they are divided: the estimates of one step scatter too much for that."""
@@ -71,7 +71,7 @@ class Reference:
         if met is None:
             best = summary.best_test_accuracy or 0.0
             raise InputError("run", f"{summary.run_id} did not reach {target:g}; its best is {best:.4f}.", "Give a lower --target, or train longer.")
-        way = [one for one in self.estimates if one.step <= met.steps]
+        way = [estimate for estimate in self.estimates if estimate.step <= met.steps]
         critical = weighted_by_progress(way, summary.global_batch_size) or summary.gradient_noise_scale
         if critical is None or critical <= 0:
             raise InputError("run", f"{summary.run_id} has no gradient noise scale.", "Set gradient.noise_every_steps, or use a larger batch.")
@@ -96,10 +96,10 @@ def weighted_by_progress(estimates: Sequence[NoiseEstimate], batch: int) -> floa
     """
     noise = progress = 0.0
     count = max(len(estimates) // WINDOW, 1)
-    ends = [len(estimates) * at // count for at in range(count + 1)]
+    ends = [len(estimates) * number // count for number in range(count + 1)]
     for begin, end in pairwise(ends):
-        trace = sum(one.covariance_trace for one in estimates[begin:end])
-        norm_squared = sum(one.gradient_norm_squared for one in estimates[begin:end])
+        trace = sum(estimate.covariance_trace for estimate in estimates[begin:end])
+        norm_squared = sum(estimate.gradient_norm_squared for estimate in estimates[begin:end])
         measured = norm_squared + trace / batch
         if measured > 0:
             noise += (end - begin) * trace / measured

@@ -13,8 +13,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from largebatch.tuning.results.analysis.critical_batch import CriticalBatch
 from largebatch.tuning.results.analysis.step_time import StepTimeModel
+from largebatch.tuning.results.answers import CriticalBatch
 
 BACKWARD_SHARE = 2 / 3
 NUM_BUCKETS = 4
@@ -72,7 +72,7 @@ def scale_out(
 
     Args: largest_share: samples that one worker can take in a step; None: any number, accumulated if need be.
     """
-    found: list[Scaled] = []
+    scaled: list[Scaled] = []
     alone: float | None = None
     for num_workers in sorted({1, *workers}):
         fitting = [b for b in batches if b >= num_workers and (largest_share is None or b <= num_workers * largest_share)]
@@ -83,5 +83,5 @@ def scale_out(
         alone = seconds if alone is None else alone
         steps, samples = critical.steps_to_target(batch), critical.samples_to_target(batch)
         speedup = alone / seconds
-        found.append(Scaled(num_workers, batch, seconds, steps, samples, seconds * num_workers, speedup, speedup / num_workers))
-    return [one for one in found if one.num_workers in set(workers)]
+        scaled.append(Scaled(num_workers, batch, seconds, steps, samples, seconds * num_workers, speedup, speedup / num_workers))
+    return [best for best in scaled if best.num_workers in set(workers)]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy.optimize import nnls
 
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.run.records import Record
@@ -80,7 +81,7 @@ class Profile(Record):
         return float(np.interp(batch, batches, [point.seconds_per_step for point in self.points]))
 
 
-def in_words(profile: Profile) -> str:
+def profile_in_words(profile: Profile) -> str:
     """What a step costs on this device, for a person."""
     if not profile.has_model:
         return f"{profile.device}: one batch size alone does not tell what every step costs from what each sample costs."
@@ -99,8 +100,6 @@ def fit_step_time(batches: Sequence[int], seconds: Sequence[float]) -> StepTimeM
 
     Args: batches, seconds: of the same length, at least one.
     """
-    from scipy.optimize import nnls
-
     batch, time_s = np.asarray(batches, dtype=float), np.asarray(seconds, dtype=float)
     (overhead, per_sample), _ = nnls(np.stack([1 / time_s, batch / time_s], axis=1), np.ones(len(batch)))
     return StepTimeModel(float(overhead), float(1 / per_sample) if per_sample else float("inf"))

@@ -1,0 +1,177 @@
+"""What runs say together, as frozen models: `report.json`, `--json` and the API answer with these as they are.
+
+They import nothing heavy, so that the service can hold them without numpy in its process.
+"""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Answer(BaseModel):
+    """A part of an answer."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+
+class Setting(Answer):
+    """What all the runs have in common; others cannot stand on the same axes."""
+
+    dataset: str
+    """With its arguments."""
+    model: str
+    """With the arguments that all of the runs share."""
+    device: str
+    world_size: int
+
+    def __str__(self) -> str:
+        workers = f", {self.world_size} workers" if self.world_size > 1 else ""
+        return f"{self.model} on {self.dataset}, {self.device}{workers}"
+
+
+class Spread(Answer):
+    """What several seeds say together. A miss counts as later than every hit."""
+
+    median: float | None
+    """None where half of the runs or more missed."""
+    low: float | None
+    high: float | None
+    """None where the interval reaches into the misses."""
+    num_reached: int
+    num_runs: int
+
+    @property
+    def text(self) -> str:
+        """`12.3 (11.9 ... 13.0), 5 of 5`."""
+        reached = f"{self.num_reached} of {self.num_runs}"
+        if self.median is None:
+            return f"missed ({reached} reached)"
+        low, high = ("missed" if end is None else _digits(end) for end in (self.low, self.high))
+        return f"{_digits(self.median)} ({low} ... {high}), {reached}"
+
+    @property
+    def negated(self) -> "Spread":
+        """Of what is the better the larger, where misses rank below every hit."""
+        median, low, high = (None if value is None else -value for value in (self.median, self.high, self.low))
+        return self.model_copy(update={"median": median, "low": low, "high": high})
+
+
+def _digits(value: float) -> str:
+    """Four that count; whole numbers in full."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+class Choice(Answer):
+    """A batch size with what it costs to the target, measured or predicted."""
+
+    global_batch_size: int
+    seconds: float
+    samples: float
+    learning_rate: float
+    momentum: float | None
+    optimizer: str
+    num_seeds: int
+    """0: predicted, not run."""
+
+
+class Advice(Answer):
+    """One answer with its reason."""
+
+    question: str
+    """soonest, cheapest, knee, or within a limit."""
+    choice: Choice | None
+    """None where no choice keeps the limit."""
+    reason: str
+
+
+class AccuracyPoint(Answer):
+    """Where no run of any batch had been as accurate sooner."""
+
+    seconds: float
+    accuracy: float
+    global_batch_size: int
+
+
+class CriticalBatch(Answer):
+    """The fit of (S/S_min - 1)(E/E_min - 1) = 1: S steps and E samples to the target."""
+
+    critical_batch_size: float
+    """B_crit in samples."""
+    low: float
+    """Of the 95 % interval; 0 where the points do not bound it."""
+    high: float | None
+    """Of the 95 % interval; None where the points do not bound it."""
+    min_steps: float
+    """S_min: steps at an endless batch."""
+    min_samples: float
+    """E_min: samples at the smallest batch."""
+    error: float
+    """Standard deviation of log E about the curve: 0.05 is five per cent."""
+    num_points: int
+
+    def samples_to_target(self, batch: float) -> float:
+        """E at a batch."""
+        return self.min_samples * (1 + batch / self.critical_batch_size)
+
+    def steps_to_target(self, batch: float) -> float:
+        """S at a batch."""
+        return self.samples_to_target(batch) / batch
+
+
+class Batch(Answer):
+    """The best of one batch size."""
+
+    global_batch_size: int
+    optimizer: str
+    learning_rate: float
+    momentum: float | None
+    seconds_to_target: Spread
+    steps_to_target: Spread
+    samples_to_target: Spread
+    best_test_accuracy: Spread
+    gradient_noise_scale: float | None
+
+
+class SweepAdvice(Answer):
+    """Soonest, cheapest, knee."""
+
+    advice: list[Advice]
+    words: list[str]
+    """The same for people."""
+
+
+class SweepFrontier(Answer):
+    """The choices that no other beats."""
+
+    target_accuracy: float
+    cost_frontier: list[Choice]
+    """In time and samples to the target."""
+    accuracy_frontier: list[AccuracyPoint]
+    """In time and accuracy."""
+    critical_batch: CriticalBatch | None
+    """None for fewer than three batch sizes that reached the target."""
+
+
+class SweepFindings(SweepAdvice, SweepFrontier):
+    """All that the runs that have ended say."""
+
+    setting: Setting
+    target_is_chosen: bool
+    """Nobody gave the target: it is what every batch size reached."""
+    num_runs: int
+    seeds: list[int]
+    clock: str
+    """What the seconds count."""
+    batches: list[Batch]
+    gradient_noise_scale: float | None
+    """In samples; the median of the batches that measured it."""
+    left_out: dict[str, int]
+    """Runs of other settings, and how many."""
+    rows: list[dict[str, str]]
+    """One line of a table for each batch size, in words."""
+    figures: list[dict[str, Any]] | None = None
+    """The report's figures, for plotly, where they were asked for: name, title, caption and figure."""
+
+    def numbers(self) -> dict[str, Any]:
+        """Plain data for `--json` and `report.json`, without what only a page shows."""
+        return self.model_dump(mode="json", exclude={"rows", "figures"})

@@ -1,0 +1,119 @@
+"""One run as far as comparing goes: its summary, its accuracy curve, and the fields that make its configuration."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from largebatch.jobs.run.records import RunSummary
+
+ASIDE = (
+    "seed", "name", "description", "tracking.", "checkpoint.", "dataset.download", "dataset.num_workers", "dataset.may_change",
+    "batch.micro_batch_size", "stop.target_accuracy", "stop.at_target", "stop.max_seconds",
+)  # fmt: skip
+"""Fields that may differ between two runs of one configuration: they change no step's mathematics. `stop.epochs` and `stop.steps` do: they
+are the horizon of the learning rate's decay."""
+
+
+class Evaluation(NamedTuple):
+    """One point of a run's curve."""
+
+    step: int
+    samples: int
+    training_seconds: float
+    test_accuracy: float
+
+
+class NoiseEstimate(NamedTuple):
+    """What one step measured of its gradient's noise."""
+
+    step: int
+    covariance_trace: float
+    """tr(Sigma), unbiased."""
+    gradient_norm_squared: float
+    """|G|^2, unbiased; can be negative."""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """The tidy table's row of one run."""
+
+    name: str
+    summary: RunSummary
+    evaluations: tuple[Evaluation, ...]
+    dataset: str
+    """Name or entry point, with its arguments."""
+    model: str
+    """Name or entry point alone: arguments may be what a sweep searches, and stay on one axis."""
+    optimizer: str
+    momentum: float | None
+    """The value of the optimizer's `momentum_option`."""
+    learning_rate: float
+    """At the peak of the schedule."""
+    seed: int
+    device: str
+    settings: tuple[tuple[str, str], ...]
+    """Every field of the spec that changes the mathematics, but the seed."""
+    folder: Path | None = None
+    """Where it was read from; None: from MLflow."""
+
+    @classmethod
+    def of(
+        cls,
+        fields: Mapping[str, Any],
+        summary: RunSummary,
+        evaluations: tuple[Evaluation, ...],
+        device: str,
+        peak_learning_rate: float | None,
+        folder: Path | None = None,
+    ) -> "RunResult":
+        """The row of a run. Args: fields: of its spec, flat; peak_learning_rate: None where it was not kept."""
+        momentum = fields.get("optimizer.momentum")
+        if momentum is None:
+            momentum = fields.get("optimizer.beta1")
+        compared = {name: str(value) for name, value in fields.items() if not name.startswith(ASIDE) and value not in (None, {}, [])}
+        return cls(
+            name=str(fields["name"]),
+            summary=summary,
+            evaluations=evaluations,
+            dataset=part_in_words(fields, "dataset"),
+            model=plain_name(fields, "model"),
+            optimizer=str(fields["optimizer.name"]),
+            momentum=None if momentum is None else float(momentum),
+            learning_rate=float(fields["learning_rate.base"]) if peak_learning_rate is None else peak_learning_rate,
+            seed=int(fields["seed"]),
+            device=device,
+            settings=tuple(sorted(compared.items())),
+            folder=folder,
+        )
+
+    @property
+    def curve(self) -> tuple[tuple[float, float], ...]:
+        """(training seconds, test accuracy) at every evaluation."""
+        return tuple((point.training_seconds, point.test_accuracy) for point in self.evaluations)
+
+    def first_at(self, target: float) -> Evaluation | None:
+        """The first evaluation that met `target`: what it cost; None on a miss."""
+        return next((point for point in self.evaluations if point.test_accuracy >= target), None)
+
+
+def part_in_words(fields: Mapping[str, Any], part: str) -> str:
+    """A spec's data set or model: `digits`, or `mlp (depth 2, width 512)`. Args: fields: flat; part: "dataset" or "model"."""
+    return with_arguments(plain_name(fields, part), arguments_of(fields, part))
+
+
+def plain_name(fields: Mapping[str, Any], part: str) -> str:
+    """Name or entry point, without arguments."""
+    return str(fields.get(f"{part}.name") or fields.get(f"{part}.entry_point"))
+
+
+def arguments_of(fields: Mapping[str, Any], part: str) -> dict[str, str]:
+    """Keyword arguments, in the order of their names."""
+    begin = f"{part}.arguments."
+    arguments = {name.removeprefix(begin): str(value) for name, value in fields.items() if name.startswith(begin) and value not in (None, {}, [])}
+    return dict(sorted(arguments.items()))
+
+
+def with_arguments(name: str, arguments: Mapping[str, str]) -> str:
+    """`mlp (width 512)`; the name alone where there are no arguments."""
+    return f"{name} ({', '.join(f'{key} {value}' for key, value in arguments.items())})" if arguments else name
