@@ -46,19 +46,20 @@ from pathlib import Path
 import torch
 from largebatch.jobs.engine.step import optimizer_step
 from largebatch.jobs.engine.warm_up import warm_up
-from largebatch.jobs.job import new_state, prepare, training_batches
+from largebatch.jobs.job import prepare
+from largebatch.jobs.prepared import new_state, training_batches
 from largebatch.jobs.spec.read import build_spec
 document, seconds = json.loads(sys.argv[1]), float(sys.argv[2])
 job = prepare(build_spec(document), torch.device("cpu"), Path("."))
 state, batches = new_state(job), training_batches(job)
 warm_up(state, job.plan, job.dataset)
 for _ in range(3):
-    optimizer_step(state, job.plan, batches, print)
+    optimizer_step(state, job.plan, job.plan.step_at(state.progress.position), batches, print)
 print("ready", flush=True)
 for _ in sys.stdin:  # one line, one measurement
     samples, began = state.progress.samples_seen, time.perf_counter()
     while time.perf_counter() < began + seconds:
-        optimizer_step(state, job.plan, batches, print)
+        optimizer_step(state, job.plan, job.plan.step_at(state.progress.position), batches, print)
     print((state.progress.samples_seen - samples) / (time.perf_counter() - began), flush=True)
 """
 

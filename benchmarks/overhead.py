@@ -23,7 +23,9 @@ from _report import in_turn, parser, publish, ratios, spread
 
 from largebatch.jobs.engine.step import optimizer_step
 from largebatch.jobs.engine.warm_up import warm_up
-from largebatch.jobs.job import new_state, prepare, training_batches, write_facts
+from largebatch.jobs.job import prepare
+from largebatch.jobs.prepared import new_state, training_batches
+from largebatch.jobs.reporting import write_facts
 from largebatch.jobs.run.journal import Journal, read_records, steps
 from largebatch.jobs.run.records import StartRecord
 from largebatch.jobs.spec.read import build_spec
@@ -76,7 +78,8 @@ def within_one_run(folder: Path, data_dir: Path, num_blocks: int) -> dict[str, l
             began = time.perf_counter()
             for _ in range(BLOCK):
                 with state.clock.training():
-                    record = optimizer_step(state, plans[name], batches, lambda text: None)
+                    step = plans[name].step_at(state.progress.position)
+                    record = optimizer_step(state, plans[name], step, batches, lambda text: None)
                 if name == "on":
                     journal.write(record)
             return time.perf_counter() - began

@@ -31,7 +31,8 @@ from largebatch.jobs.spec.read import read_spec
 spec = read_spec("digits-lamb")
 load_dataset(spec.dataset, Path("."))
 mark("spec and data")
-from largebatch.jobs.job import prepare, new_state, training_batches
+from largebatch.jobs.job import prepare
+from largebatch.jobs.prepared import new_state, training_batches
 from largebatch.jobs.engine.step import optimizer_step
 from largebatch.jobs.engine.warm_up import warm_up
 job = prepare(spec, torch.device("cpu"), Path("."))
@@ -39,7 +40,7 @@ mark("data again, model, plan")
 state = new_state(job)
 warm_up(state, job.plan, job.dataset)
 mark("kernel warm-up")
-optimizer_step(state, job.plan, training_batches(job), print)
+optimizer_step(state, job.plan, job.plan.step_at(state.progress.position), training_batches(job), print)
 mark("first step")
 print(json.dumps(marks))
 """

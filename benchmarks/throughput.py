@@ -25,9 +25,10 @@ from torch.utils.data import DataLoader
 from largebatch.jobs.data.loaders import Batches
 from largebatch.jobs.engine.evaluate import Score
 from largebatch.jobs.engine.loop import train
-from largebatch.jobs.job import Prepared, new_state, prepare, training_batches
+from largebatch.jobs.job import prepare
 from largebatch.jobs.optim.parameter_groups import build_optimizer, set_learning_rate
-from largebatch.jobs.plan.train_plan import Position
+from largebatch.jobs.plan.step_plan import Position
+from largebatch.jobs.prepared import Prepared, new_state, training_batches
 from largebatch.jobs.run.journal import Journal
 from largebatch.jobs.run.records import Record
 from largebatch.jobs.spec.train_spec import TrainSpec
@@ -68,6 +69,9 @@ class Ours:
     def write(self, record: Record) -> None:
         """The loop's tracker: the journal alone."""
         self.journal.write(record)
+
+    def notice(self, text: str) -> None:
+        """Nobody listens."""
 
     def run(self, num_steps: int) -> None:
         """Go on for so many steps."""
@@ -118,14 +122,14 @@ def _limit(job: Prepared, has_our_optimizer: bool = False) -> Callable[[int], No
     # Rate 0: the arithmetic is the same, and a batch learnt by heart would end in vanishing, slower numbers.
     plain, batches, plan = Plain(job, 0.0, has_our_optimizer), training_batches(job), job.plan
     batch = plan.next_batch(Position(0, 0))
-    ready = {pieces: [batches.read(piece) for piece in plan.split(batch, plan.micro_batch_size, pieces)] for pieces in (1, 2)}
+    ready = {pieces: [batches.read(piece) for piece in batch.split(plan.micro_batch_size, plan.unit, pieces)] for pieces in (1, 2)}
     done = 0
 
     def run(num_steps: int) -> None:
         nonlocal done
         for _ in range(num_steps):
             done += 1
-            plain.step(ready[2 if plan.measures_noise_at(done) else 1])
+            plain.step(ready[2 if plan.step_at(Position(0, 0, step=done - 1)).measures_noise else 1])
 
     return run
 

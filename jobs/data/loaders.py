@@ -18,7 +18,7 @@ from largebatch.jobs.data.keyed_random import key, sample_order, seed_draws
 from largebatch.jobs.data.reading import NO_ASKING, Patience, read_ahead, shared
 from largebatch.jobs.data.samples import SampleForm, read_sample, refuse_other_form
 from largebatch.jobs.errors import LargebatchError
-from largebatch.jobs.plan.train_plan import Slice
+from largebatch.jobs.plan.step_plan import Slice
 from largebatch.jobs.spec.train_spec import AugmentSpec
 
 CHUNK = 32

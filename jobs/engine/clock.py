@@ -32,17 +32,14 @@ class Clock:
         """Seconds since this process began to work on the run, and those of earlier ones up to the checkpoint that was loaded."""
         return self._wall_before_s + time.perf_counter() - self._began
 
-    def training(self) -> "_Training":
-        """A context: count what is inside as training."""
-        return _Training(self)
-
-    def start_training(self) -> None:
-        """Count as training from now on."""
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """Count what is inside as training."""
         self._training_since = self._now()
-
-    def end_training(self) -> None:
-        """Count as training no longer."""
-        self.training_s, self._training_since = self.read_training_s(), None
+        try:
+            yield
+        finally:
+            self.training_s, self._training_since = self.read_training_s(), None
 
     def read_training_s(self) -> float:
         """The training seconds up to now; the same as `training_s` outside of training."""
@@ -61,16 +58,3 @@ class Clock:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         return time.perf_counter()
-
-
-class _Training:
-    """The context of `Clock.training`; once a step, where a generator would cost several times as much."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-
-    def __enter__(self) -> None:
-        self._clock.start_training()
-
-    def __exit__(self, *_: object) -> None:
-        self._clock.end_training()

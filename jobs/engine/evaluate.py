@@ -19,7 +19,7 @@ from largebatch.jobs.errors import FaultError
 from largebatch.jobs.models.held import Held
 from largebatch.jobs.models.norms.ghost_batch_norm import evaluation_unit
 from largebatch.jobs.models.training_mode import evaluation_mode
-from largebatch.jobs.plan.train_plan import Slice
+from largebatch.jobs.plan.step_plan import Slice
 
 SMALLEST_FIRST_TRY = 64
 """Samples that evaluation tries at once even where a training step takes fewer: it keeps nothing for a backward pass."""
@@ -84,7 +84,7 @@ def evaluate(
 
     with evaluation_weights(state):
         state.ranks.agreed(count)
-    state.statistics.forward_pass.forget()
+    state.buffers.forward_pass.forget()
     num_correct, loss_sum = state.ranks.sum_numbers(float(correct), float(loss))
     return Score(num_correct / num_samples, loss_sum / num_samples)
 
@@ -101,7 +101,7 @@ def _score_if_it_fits(state: TrainState, batches: Batches, samples: Slice, bfloa
     """(right answers, summed loss) of some samples; None if memory ran out."""
     try:
         inputs, labels = batches.read(samples)
-        state.statistics.forward_pass.begin(samples.size)
+        state.buffers.forward_pass.begin(samples.size)
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=bfloat16):
             logits: Tensor = state.model(inputs)
         return (logits.argmax(1) == labels).sum(), functional.cross_entropy(logits.float(), labels, reduction="sum")

@@ -10,15 +10,20 @@ from largebatch.jobs.engine.state import TrainState
 from largebatch.jobs.engine.step import optimizer_step
 from largebatch.jobs.errors import DivergedError
 from largebatch.jobs.optim.saved_state import parameter_names
+from largebatch.jobs.plan.step_plan import StepPlan
 from largebatch.jobs.plan.train_plan import TrainPlan
-from largebatch.jobs.run.records import EvalRecord, NoticeRecord, Outcome, StepRecord
+from largebatch.jobs.run.records import EvalRecord, Outcome, StepRecord
 
 
 class Tracker(Protocol):
     """Where records go, as they are made."""
 
-    def write(self, record: StepRecord | EvalRecord | NoticeRecord) -> None:
+    def write(self, record: StepRecord | EvalRecord) -> None:
         """Take one record down."""
+        ...
+
+    def notice(self, text: str) -> None:
+        """Say what a person should know."""
         ...
 
 
@@ -45,21 +50,20 @@ def train(
     # Decided once a step, where all ranks have rank 0's clock: by what each spends afterwards they would differ.
     is_last = _budget_is_spent(state, plan)
     while not is_last:
-        samples_before = progress.samples_seen
+        step = plan.step_at(progress.position)
         with state.clock.training():
-            record = optimizer_step(state, plan, batches, lambda text: tracker.write(NoticeRecord(step=progress.step, text=text)))
+            record = optimizer_step(state, plan, step, batches, tracker.notice)
         tracker.write(record)
         stops = _agree(state, should_stop())
-        is_best = False
         is_last = _budget_is_spent(state, plan)
-        if plan.evaluates_between(samples_before, progress.samples_seen) or is_last:
-            is_best = _evaluate(state, plan, evaluate, tracker)
-            if progress.time_to_accuracy_s is not None and stop.at_target:
-                save(is_best)
-                return Outcome.REACHED
-        if is_last or stops or is_best or _saves(state, plan):
+        is_best = (step.evaluates or is_last) and _evaluate(state, plan, evaluate, tracker)
+        is_at_target = progress.time_to_accuracy_s is not None and stop.at_target
+        if _is_save_due(state, plan, step) or is_best or is_at_target or stops or is_last:
             _synchronise(state)
             save(is_best)
+            state.saved_at_s, state.is_save_due = state.clock.training_s, False
+        if is_at_target:
+            return Outcome.REACHED
         if stops and not is_last:
             return Outcome.STOPPED
     if progress.time_to_accuracy_s is not None:
@@ -67,12 +71,12 @@ def train(
     return Outcome.MISSED if stop.target_accuracy is not None else Outcome.COMPLETED
 
 
-def _agree(state: TrainState, asked_to_stop: bool) -> bool:
-    """All ranks take rank 0's clock, and stop together if any was asked to; returns whether."""
+def _agree(state: TrainState, should_stop: bool) -> bool:
+    """Give all ranks rank 0's clock; returns whether any of them should stop, and so all."""
     if state.ranks.world_size == 1:
-        return asked_to_stop
+        return should_stop
     training_s = state.clock.training_s if state.ranks.is_first else 0.0
-    training_s, num_to_stop = state.ranks.sum_numbers(training_s, float(asked_to_stop))
+    training_s, num_to_stop = state.ranks.sum_numbers(training_s, float(should_stop))
     state.clock.training_s = training_s
     return num_to_stop > 0
 
@@ -80,7 +84,7 @@ def _agree(state: TrainState, asked_to_stop: bool) -> bool:
 def _synchronise(state: TrainState) -> None:
     """Make all ranks equal before they are looked at; they are, but after steps that each took alone."""
     with state.clock.training():
-        state.local.synchronise()
+        state.local_sgd.synchronise()
 
 
 def _evaluate(state: TrainState, plan: TrainPlan, evaluate: Callable[[], Score], tracker: Tracker) -> bool:
@@ -123,11 +127,10 @@ def _budget_is_spent(state: TrainState, plan: TrainPlan) -> bool:
     return state.progress.schedule_samples >= plan.total_progress - 1e-6
 
 
-def _saves(state: TrainState, plan: TrainPlan) -> bool:
+def _is_save_due(state: TrainState, plan: TrainPlan, step: StepPlan) -> bool:
     """Whether a periodic checkpoint is due after the step just done."""
-    spec = plan.spec.checkpoint
-    if state.local.num_apart:
+    state.is_save_due = state.is_save_due or step.saves
+    if state.local_sgd.num_apart:
         return False  # ranks are equal again within reduction.local_steps; averaging them for a checkpoint would change the run
-    if spec.every_steps is not None and state.progress.step // spec.every_steps > state.saved_at_step // spec.every_steps:
-        return True
-    return spec.every_seconds is not None and state.clock.training_s - state.saved_at_s >= spec.every_seconds
+    every_s = plan.spec.checkpoint.every_seconds
+    return state.is_save_due or (every_s is not None and state.clock.training_s - state.saved_at_s >= every_s)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from largebatch.jobs.data.loaders import Batches
 from largebatch.jobs.errors import DataError, DivergedError
-from largebatch.jobs.plan.train_plan import Slice
+from largebatch.jobs.plan.step_plan import Slice
 
 HUGE = 1e18
 """Numbers beyond this leave float32 where their squares are added up."""

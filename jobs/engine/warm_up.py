@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from largebatch.jobs.data.dataset import Dataset
 from largebatch.jobs.data.keyed_random import key, seed_draws
+from largebatch.jobs.engine.accumulate import batch_loss
 from largebatch.jobs.engine.model_trial.passes import failure, misfit
 from largebatch.jobs.engine.out_of_memory import ran_out_of_memory
-from largebatch.jobs.engine.ranks.all_reduce import SquaredNorm
+from largebatch.jobs.engine.ranks.gradient_norm import SquaredNorm
 from largebatch.jobs.engine.state import TrainState
-from largebatch.jobs.engine.step import batch_loss
 from largebatch.jobs.entry_points import ANYTHING
 from largebatch.jobs.errors import LargebatchError, PlanError
 from largebatch.jobs.models.held import Held
@@ -25,7 +25,8 @@ from largebatch.jobs.models.norms.ghost_batch_norm import forward_pass_of
 from largebatch.jobs.models.parameters import refuse_sparse_gradients
 from largebatch.jobs.models.sample_dropout import sample_dropouts, set_dropout_keys
 from largebatch.jobs.optim.parameter_groups import build_optimizer, set_learning_rate
-from largebatch.jobs.plan.train_plan import Position, Slice, TrainPlan
+from largebatch.jobs.plan.step_plan import Position, Slice
+from largebatch.jobs.plan.train_plan import TrainPlan
 from largebatch.jobs.spec.train_spec import TrainSpec
 
 
@@ -47,8 +48,8 @@ def warm_up(state: TrainState, plan: TrainPlan, dataset: Dataset) -> None:
             if not ran_out_of_memory(error):
                 raise PlanError("model", *failure(error, dataset.blank(size, state.ranks.device)[0], "training")) from error
     # The first reduction opens the connections between ranks.
-    state.gradients.start()
-    state.gradients.finish(0.0)
+    with state.all_reduce.step(plan.step_at(state.progress.position), total_weight=0, num_micro_batches=0):
+        pass
     for parameter in state.model.parameters():
         parameter.grad = None
     state.ranks.sum_numbers(0.0)
@@ -59,8 +60,8 @@ def micro_batch_sizes(plan: TrainPlan, batches: Iterable[Slice], micro_batch_siz
     """The sizes of a rank's micro-batches in these steps, smallest first."""
     # Steps that measure noise are cut in two at least.
     pieces = {0: (1,), 1: (2,)}.get(plan.noise_every_steps, (1, 2)) if plan.world_size == 1 else (1,)
-    shares = [plan.rank_share(batch, rank) for batch in batches]
-    return sorted({micro_batch.size for share in shares for at_least in pieces for micro_batch in plan.split(share, micro_batch_size, at_least)})
+    shares = [batch.share(rank, plan.world_size, plan.unit) for batch in batches]
+    return sorted({part.size for share in shares for at_least in pieces for part in share.split(micro_batch_size, plan.unit, at_least)})
 
 
 @contextmanager

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from largebatch.jobs.device import choose_device
 from largebatch.jobs.errors import CodeError
-from largebatch.jobs.job import Prepared, prepare, run_job
+from largebatch.jobs.job import prepare, run_job
 from largebatch.jobs.launch.last_words import keep_traceback
 from largebatch.jobs.launch.options import LocalOptions, mirrored_spec
 from largebatch.jobs.launch.signals import stop_requests
+from largebatch.jobs.prepared import Prepared
 from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.listener import Listener
 from largebatch.jobs.run.records import RunSummary

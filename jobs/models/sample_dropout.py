@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from largebatch.jobs.data.keyed_random import bits, key, streams
-from largebatch.jobs.plan.train_plan import Slice
+from largebatch.jobs.plan.step_plan import Slice
 
 LEADING: dict[tuple[str, str], int | None] = {
     ("torch.nn.modules.dropout", "Dropout"): None,

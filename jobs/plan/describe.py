@@ -4,7 +4,8 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from largebatch.jobs.plan.train_plan import Position, TrainPlan
+from largebatch.jobs.plan.step_plan import Position
+from largebatch.jobs.plan.train_plan import TrainPlan
 from largebatch.jobs.spec.train_spec import ReductionSpec
 
 CURVE_POINTS = 60
@@ -34,7 +35,7 @@ def plan_facts(plan: TrainPlan) -> dict[str, Any]:
 
 def first_split(plan: TrainPlan) -> list[Any]:
     """The micro-batches of the first step."""
-    return plan.split(plan.next_batch(Position(0, 0)), plan.micro_batch_size)
+    return plan.next_batch(Position(0, 0)).split(plan.micro_batch_size, plan.unit)
 
 
 def learning_rate_curve(plan: TrainPlan, points: int = CURVE_POINTS) -> list[tuple[float, float]]:

@@ -7,37 +7,16 @@ gives the same answer, so a resumed run, another micro-batch or another world si
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
 
 from largebatch.jobs.plan.scaling_rules import ScaledRate, scale
 from largebatch.jobs.plan.schedules import learning_rate_fraction
+from largebatch.jobs.plan.step_plan import Position, Slice, StepPlan
 from largebatch.jobs.spec.train_spec import TrainSpec
 
 USUAL_NOISE_EVERY = 30
 """Steps; cutting one of them in two costs an eighth of it at a batch of 256 on a CPU."""
-
-
-class Position(NamedTuple):
-    """A place in the stream of training samples."""
-
-    epoch: int
-    offset: int
-    """Samples of this epoch that were used already."""
-
-
-class Slice(NamedTuple):
-    """Samples `start` to `stop` of an epoch's order."""
-
-    epoch: int
-    start: int
-    stop: int
-
-    @property
-    def size(self) -> int:
-        """Number of samples."""
-        return self.stop - self.start
 
 
 @dataclass(frozen=True)
@@ -54,6 +33,39 @@ class TrainPlan:
     micro_batch_size: int
     span: int | None
     """Samples that share batch-norm statistics; None where the model has no batch-norm."""
+
+    @property
+    def unit(self) -> int:
+        """Samples that a split of a step must leave together."""
+        return self.span or 1
+
+    # ---- one step -----------------------------------------------------------------------------
+
+    def step_at(self, position: Position) -> StepPlan:
+        """The step that begins at `position`."""
+        samples = self.next_batch(position)
+        is_local = self._is_local(samples)
+        number, every = position.step + 1, self.spec.checkpoint.every_steps
+        step = StepPlan(
+            begin=position,
+            samples=samples,
+            world_size=self.world_size,
+            unit=self.unit,
+            learning_rate=self.learning_rate(position.schedule_samples + samples.size / 2),
+            advance=float(samples.size),
+            gain=None,
+            is_local=is_local,
+            measures_noise=self._measures_noise(number) and not is_local,
+            evaluates=self._evaluates_between(position.samples_seen, position.samples_seen + samples.size),
+            saves=every is not None and number % every == 0,
+        )
+        return self.with_gain(step, 1.0) if self.scale_ratio else step
+
+    def with_gain(self, step: StepPlan, gain: float) -> StepPlan:
+        """The same step under AdaScale, whose learning rate and progress follow from the gain that the step has measured."""
+        advance = gain * self.base_global_batch_size
+        learning_rate = self.learning_rate(step.begin.schedule_samples + advance / 2) * gain
+        return replace(step, learning_rate=learning_rate, advance=advance, gain=gain)
 
     # ---- which samples feed a step ------------------------------------------------------------
 
@@ -72,8 +84,7 @@ class TrainPlan:
 
     def _whole_spans(self, samples: float) -> int:
         """The nearest batch that batch-norm groups fill exactly and the training set holds."""
-        unit = self.span or 1
-        return min(max(round(samples / unit), 1), self.num_train_samples // unit) * unit
+        return min(max(round(samples / self.unit), 1), self.num_train_samples // self.unit) * self.unit
 
     def next_batch(self, position: Position) -> Slice:
         """The samples of the step that begins at `position`; moves to the next epoch where this one is used up."""
@@ -83,57 +94,23 @@ class TrainPlan:
             return Slice(position.epoch, position.offset, position.offset + min(size, left))
         return self.next_batch(Position(position.epoch + 1, 0))
 
-    def split(self, batch: Slice, micro_batch_size: int, at_least: int = 1) -> list[Slice]:
-        """A step's samples as micro-batches, in order, every sample once.
-
-        Cuts fall between batch-norm groups only, so the statistics do not depend on `micro_batch_size`.
-
-        Args:
-            at_least: aim for this many micro-batches (the noise scale needs two); fewer where groups do not allow it.
-        """
-        unit = self.span or 1
-        size = min(micro_batch_size, max(math.ceil(batch.size / at_least / unit), 1) * unit)
-        if size >= batch.size > 0:
-            return [batch]
-        starts = range(batch.start, batch.stop, size)
-        return [Slice(batch.epoch, start, min(start + size, batch.stop)) for start in starts]
-
-    def rank_share(self, batch: Slice, rank: int) -> Slice:
-        """The samples of a step that `rank` works on: contiguous, whole batch-norm groups, as even as these allow.
-
-        Empty where a short batch has fewer groups than there are ranks.
-        """
-        if self.world_size == 1:
-            return batch
-        unit = self.span or 1
-        groups = math.ceil(batch.size / unit)
-        first, last = groups * rank // self.world_size, groups * (rank + 1) // self.world_size
-        return Slice(batch.epoch, min(batch.start + first * unit, batch.stop), min(batch.start + last * unit, batch.stop))
-
-    def batch_norm_groups(self, batch: Slice) -> list[int]:
-        """How many groups of a step each rank sees."""
-        return [math.ceil(self.rank_share(batch, rank).size / (self.span or 1)) for rank in range(self.world_size)]
-
-    def num_sharing(self, batch: Slice) -> int:
-        """How many ranks have samples in a step."""
-        return sum(groups > 0 for groups in self.batch_norm_groups(batch))
-
-    def largest_share(self, batch: Slice) -> int:
-        """Samples of the rank that has most of a step: the last one, where shares are uneven."""
-        return self.rank_share(batch, self.world_size - 1).size
-
     def shares_from(self, epoch: int, rank: int) -> Iterator[Slice]:
         """What `rank` works on from the beginning of `epoch`, step by step, for ever."""
         position = Position(epoch, 0)
         while True:
             batch = self.next_batch(position)
-            yield self.rank_share(batch, rank)
+            yield batch.share(rank, self.world_size, self.unit)
             position = Position(batch.epoch, batch.stop)
+
+    def num_micro_batches(self, micro_batch_size: int) -> int:
+        """Of the rank with the largest share of a full step, the last one."""
+        full = Slice(0, 0, self.global_batch_size)
+        return math.ceil(full.share(self.world_size - 1, self.world_size, self.unit).size / micro_batch_size)
 
     @property
     def gradient_accumulation_steps(self) -> int:
         """Micro-batches in one full step of the rank with the largest share."""
-        return math.ceil(self.largest_share(Slice(0, 0, self.global_batch_size)) / self.micro_batch_size)
+        return self.num_micro_batches(self.micro_batch_size)
 
     # ---- how long -----------------------------------------------------------------------------
 
@@ -255,7 +232,7 @@ class TrainPlan:
 
     # ---- what happens along the way -----------------------------------------------------------
 
-    def evaluates_between(self, samples_before: int, samples_after: int) -> bool:
+    def _evaluates_between(self, samples_before: int, samples_after: int) -> bool:
         """Whether an evaluation is due after the step that went from one count of samples to the other."""
         every = self.spec.evaluation.every_epochs * self.samples_per_epoch
         # The small push forgives the rounding of fractions such as 0.1 epochs.
@@ -264,21 +241,19 @@ class TrainPlan:
     @cached_property
     def noise_every_steps(self) -> int:
         """Steps between measurements of the gradient noise scale; 0: it cannot be, or should not be measured."""
-        asked = self.spec.gradient.noise_every_steps
+        every_steps = self.spec.gradient.noise_every_steps
         if self.scale_ratio:
             return 1
-        if asked == 0 or self.global_batch_size <= (self.span or 1):
+        if every_steps == 0 or self.global_batch_size <= self.unit:
             return 0
-        if asked == "auto":
+        if every_steps == "auto":
             return 1 if self.global_batch_size > self.micro_batch_size else USUAL_NOISE_EVERY
-        return asked
+        return every_steps
 
-    def measures_noise_at(self, step: int) -> bool:
-        """Whether step number `step` (the first is 1) measures the noise scale."""
-        return self.noise_every_steps > 0 and step % self.noise_every_steps == 0
+    def _measures_noise(self, number: int) -> bool:
+        return self.noise_every_steps > 0 and number % self.noise_every_steps == 0
 
-    def steps_alone_at(self, batch: Slice) -> bool:
-        """Whether ranks take the step on `batch` each by itself (post-local SGD)."""
+    def _is_local(self, batch: Slice) -> bool:
         reduction = self.spec.reduction
         if self.world_size == 1 or reduction.local_steps == 1:
             return False

@@ -1,6 +1,7 @@
 """k micro-batches, even or uneven, are one batch: same gradient, same parameters after N steps."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,14 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from largebatch.jobs.engine.clock import Clock
-from largebatch.jobs.engine.state import TrainState, WeightAverage
-from largebatch.jobs.engine.step import accumulate, optimizer_step
+from largebatch.jobs.engine.accumulate import accumulate
+from largebatch.jobs.engine.state import TrainState, build_state
+from largebatch.jobs.engine.step import optimizer_step
 from largebatch.jobs.models.norms.ghost_batch_norm import use_ghost_batch_norm
 from largebatch.jobs.models.sample_dropout import use_sample_dropout
 from largebatch.jobs.optim.parameter_groups import build_optimizer
+from largebatch.jobs.optim.weight_average import WeightAverage
 from largebatch.jobs.plan.make import Facts, make_plan
-from largebatch.jobs.plan.train_plan import Slice, TrainPlan
+from largebatch.jobs.plan.step_plan import Position, Slice
+from largebatch.jobs.plan.train_plan import TrainPlan
 from largebatch.jobs.run.records import StepRecord
 from largebatch.jobs.spec.read import build_spec
 
@@ -66,20 +69,14 @@ def new_state(plan: TrainPlan, dtype: torch.dtype, normalises: bool, dropout: bo
     if normalises:
         model = use_ghost_batch_norm(model, SPAN)
     ema = plan.spec.ema
-    return TrainState(
-        model=model,
-        forward=model,
-        optimizer=build_optimizer(model, plan.spec.optimizer),
-        clock=Clock(torch.device("cpu")),
-        micro_batch_size=plan.micro_batch_size,
-        average=WeightAverage(model, ema.decay) if ema else None,
-    )
+    average = WeightAverage(model, ema.decay) if ema else None
+    return build_state(model, build_optimizer(model, plan.spec.optimizer), plan.micro_batch_size, average=average)
 
 
 def trained(micro_batch_size: int, dtype: torch.dtype, normalises: bool, dropout: bool = False, **parts: Any) -> tuple[TrainState, list[StepRecord]]:
     plan = new_plan(micro_batch_size, normalises, **parts)
     state, batches = new_state(plan, dtype, normalises, dropout), Stored(dtype)
-    return state, [optimizer_step(state, plan, batches, pytest.fail) for _ in range(STEPS)]
+    return state, [optimizer_step(state, plan, plan.step_at(state.progress.position), batches, pytest.fail) for _ in range(STEPS)]
 
 
 def values(state: TrainState) -> dict[str, Tensor]:
@@ -180,11 +177,12 @@ def test_the_float32_gradient_differs_by_the_rounding_of_its_sums_alone(normalis
     """
     stored = Stored(torch.float32)
     plan = new_plan(BATCH, normalises)
+    first = plan.step_at(Position(0, 0))
     pieces = [Slice(0, start, start + (SPAN if normalises else 1)) for start in range(0, BATCH, SPAN if normalises else 1)]
     sizes: list[Tensor] = []
     for piece in pieces:
         state = new_state(plan, torch.float32, normalises)
-        accumulate(state, plan, stored, piece, [piece])
+        accumulate(state, plan.spec, replace(first, samples=piece), stored)
         gradients = [parameter.grad for parameter in state.model.parameters() if parameter.grad is not None]
         share = [gradient.abs() * (piece.size / BATCH) for gradient in gradients]
         sizes = [size + more for size, more in zip(sizes, share, strict=True)] if sizes else share
@@ -192,15 +190,14 @@ def test_the_float32_gradient_differs_by_the_rounding_of_its_sums_alone(normalis
     cancelling = SPAN if normalises else 1
 
     whole = new_state(plan, torch.float32, normalises)
-    measured = accumulate(whole, plan, stored, Slice(0, 0, BATCH), [Slice(0, 0, BATCH)])
+    measured = accumulate(whole, plan.spec, first, stored)
     assert measured is not None
     for micro_batch_size in (8, 16) if normalises else MICRO_BATCHES:
         state = new_state(plan, torch.float32, normalises)
-        split = plan.split(Slice(0, 0, BATCH), micro_batch_size)
-        assert sum(piece.size for piece in split) == BATCH
-        assert len(split) == math.ceil(BATCH / micro_batch_size)
-        got = accumulate(state, plan, stored, Slice(0, 0, BATCH), split)
+        state.micro_batch_size = micro_batch_size
+        got = accumulate(state, plan.spec, first, stored)
         assert got is not None
+        assert got.num_pieces == math.ceil(BATCH / micro_batch_size)
         assert got.loss == pytest.approx(measured.loss, rel=2 * num_terms * EPSILON_32)
         for parameter, other, size in zip(state.model.parameters(), whole.model.parameters(), sizes, strict=True):
             assert parameter.grad is not None

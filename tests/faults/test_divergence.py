@@ -12,7 +12,8 @@ from largebatch.jobs.__main__ import main
 from largebatch.jobs.data.keyed_random import sample_order
 from largebatch.jobs.engine.step import optimizer_step
 from largebatch.jobs.errors import DataError
-from largebatch.jobs.job import new_state, prepare, training_batches
+from largebatch.jobs.job import prepare
+from largebatch.jobs.prepared import new_state, training_batches
 from largebatch.jobs.resume import load_checkpoint
 from largebatch.jobs.run.checkpoints import list_checkpoints
 from largebatch.jobs.run.journal import read_records, steps
@@ -88,7 +89,7 @@ def test_the_step_that_is_not_finite_changes_no_parameter() -> None:
     """One pixel that is not a number, in the second batch: weights, momentum and average stay as the first step left them."""
     job = prepare(build_spec(document(optimizer={"name": "adamw"}, ema={"decay": 0.9})), CPU, Path("nowhere"))
     state, batches = new_state(job), training_batches(job)
-    optimizer_step(state, job.plan, batches, pytest.fail)
+    optimizer_step(state, job.plan, job.plan.step_at(state.progress.position), batches, pytest.fail)
 
     class Poisoned:
         def read(self, samples: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -104,7 +105,7 @@ def test_the_step_that_is_not_finite_changes_no_parameter() -> None:
     before, progress = everything(), vars(state.progress).copy()
     number = int(sample_order(job.spec.seed, 0, 64)[16 + 3])
     with pytest.raises(DataError, match=f"training sample {number} holds NaN or infinity, so the loss of step 2 is not finite"):
-        optimizer_step(state, job.plan, Poisoned(), pytest.fail)
+        optimizer_step(state, job.plan, job.plan.step_at(state.progress.position), Poisoned(), pytest.fail)
     assert all(torch.equal(now, then) for now, then in zip(everything(), before, strict=True))
     assert vars(state.progress) == progress
 

@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from largebatch.jobs.engine.model_trial.trial import Findings
 from largebatch.jobs.engine.ranks import all_reduce
-from largebatch.jobs.engine.ranks.all_reduce import SquaredNorm
-from largebatch.jobs.engine.scalars import Scalar
+from largebatch.jobs.engine.ranks.gradient_norm import SquaredNorm
+from largebatch.jobs.engine.ranks.scalars import Scalar
+from largebatch.jobs.engine.step import optimizer_step
 from largebatch.jobs.errors import FaultError, PlanError
-from largebatch.jobs.job import Prepared, prepare, run_job
+from largebatch.jobs.job import prepare, run_job
+from largebatch.jobs.prepared import Prepared, new_state, training_batches
 from largebatch.jobs.run.journal import read_records, steps
 from largebatch.jobs.run.listener import Listener
 from largebatch.jobs.run.records import NoticeRecord, Record, RunSummary
@@ -226,13 +228,15 @@ def test_a_norm_that_does_not_fit_halves_the_micro_batch(tmp_path: Path, monkeyp
     assert got.parameters_sha256 == want.parameters_sha256
 
 
-def test_an_update_that_does_not_fit_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_update_that_does_not_fit_is_one_sentence() -> None:
     """The moments of the first step: no micro-batch makes room for them."""
 
     class Full(torch.optim.SGD):
         def step(self, closure: Any = None) -> Any:
             raise accelerator_error()
 
-    monkeypatch.setattr("largebatch.jobs.job.build_optimizer", lambda model, spec: Full(model.parameters(), lr=0.1))
+    job = new_job(8)
+    state = new_state(job)
+    state.optimizer = Full(job.model.parameters(), lr=0.1)
     with pytest.raises(FaultError, match=r"optimizer: lars's update at step 1 does not fit .* a smaller micro-batch would not help\."):
-        run(new_job(8), tmp_path)
+        optimizer_step(state, job.plan, job.plan.step_at(state.progress.position), training_batches(job), pytest.fail)

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from largebatch.jobs.job import Prepared, prepare, run_job
+from largebatch.jobs.job import prepare, run_job
+from largebatch.jobs.prepared import Prepared
 from largebatch.jobs.run.journal import read_records
 from largebatch.jobs.run.listener import Listener
 from largebatch.jobs.run.records import EndRecord, NoticeRecord

@@ -5,13 +5,15 @@ References walk over samples one at a time; the plan works with closed forms and
 
 import itertools
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from largebatch.jobs.errors import PlanError
 from largebatch.jobs.plan.make import Facts, make_plan
-from largebatch.jobs.plan.train_plan import Position, Slice, TrainPlan
+from largebatch.jobs.plan.step_plan import Position, Slice, StepPlan
+from largebatch.jobs.plan.train_plan import TrainPlan
 from largebatch.jobs.spec.read import build_spec
 
 
@@ -27,6 +29,7 @@ def plan(
         "optimizer": {"name": "sgd"},
         "learning_rate": {"base": 0.1},
         "gradient": {},
+        "checkpoint": {},
         "evaluation": {},
         "stop": {"epochs": 2.0},
     }
@@ -37,6 +40,15 @@ def plan(
         else:
             document[section] = value
     return make_plan(build_spec(document), Facts(num_samples, norm, found_micro if micro == "auto" else int(micro), world_size))
+
+
+def steps_of(made: TrainPlan) -> Iterator[StepPlan]:
+    """The steps of the whole budget, as the loop takes them."""
+    position = Position(0, 0)
+    while position.schedule_samples < made.total_progress - 1e-6:
+        step = made.step_at(position)
+        yield step
+        position = step.end
 
 
 def by_epoch(batches: list[Slice]) -> dict[int, list[int]]:
@@ -73,7 +85,7 @@ def test_every_sample_of_an_epoch_exactly_once(num_samples: int, batch: int, las
 def test_split_gives_every_sample_once_in_order(num_samples: int, batch: int, micro: int, at_least: int, last: str) -> None:
     made = plan(num_samples, batch, micro, batch__last=last)
     for step in made.batches():
-        parts = made.split(step, made.micro_batch_size, at_least)
+        parts = step.split(made.micro_batch_size, made.unit, at_least)
         assert by_epoch(parts) == by_epoch([step])
         assert all(0 < part.size <= micro for part in parts)
         assert len(parts) >= min(at_least, 2, step.size), "the noise scale needs two; more are aimed for"
@@ -106,7 +118,7 @@ def test_split_never_cuts_a_group(num_samples: int, batch: int, span: int | str,
     assert made.span is not None
     assert made.micro_batch_size <= max(micro, made.span)
     for step in made.batches():
-        parts = made.split(step, made.micro_batch_size, at_least)
+        parts = step.split(made.micro_batch_size, made.unit, at_least)
         assert by_epoch(parts) == by_epoch([step])
         assert all(part.size <= made.micro_batch_size for part in parts)
         assert all((part.start - step.start) % made.span == 0 for part in parts)
@@ -127,10 +139,7 @@ def test_full_is_the_whole_set() -> None:
 def test_a_position_alone_decides_the_next_batch() -> None:
     for last in ("keep", "drop"):
         made = plan(50, 12, batch__last=last, stop__epochs=3.0)
-        position = Position(0, 0)
-        for batch in made.batches():
-            assert made.next_batch(position) == batch
-            position = Position(batch.epoch, batch.stop)
+        assert [step.samples for step in steps_of(made)] == list(made.batches())
 
 
 # ---- how long ---------------------------------------------------------------------------------------------------------
@@ -217,7 +226,7 @@ def test_changing_batches_hold_whole_groups(span: int, last: str) -> None:
     if last == "drop":
         assert all(b.size % span == 0 for b in batches)
     for batch in batches:
-        assert by_epoch(made.split(batch, made.micro_batch_size)) == by_epoch([batch])
+        assert by_epoch(batch.split(made.micro_batch_size, made.unit)) == by_epoch([batch])
 
 
 @pytest.mark.parametrize(
@@ -266,7 +275,7 @@ def test_auto_span_wastes_least() -> None:
 def test_without_batch_norm_there_are_no_groups() -> None:
     made = plan(100, 30, 7, batch_norm__span=4)
     assert made.span is None
-    assert [part.size for part in made.split(Slice(0, 0, 30), 7)] == [7, 7, 7, 7, 2]
+    assert [part.size for part in Slice(0, 0, 30).split(7, made.unit)] == [7, 7, 7, 7, 2]
 
 
 @pytest.mark.parametrize(
@@ -283,6 +292,23 @@ def test_a_micro_batch_is_never_larger_than_the_batch() -> None:
     assert plan(1000, 257, 257, norm=True, batch__last="drop").micro_batch_size == 258
 
 
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize("span", [None, 8])
+def test_shares_cover_every_batch_once_in_whole_groups(world_size: int, span: int | None) -> None:
+    made = plan(203, 64, 8, norm=span is not None, world_size=world_size, batch_norm__span=span or "auto", stop__epochs=2.0)
+    streams = [made.shares_from(0, rank) for rank in range(world_size)]
+    for step in steps_of(made):
+        shares = [step.share(rank) for rank in range(world_size)]
+        assert shares == [next(stream) for stream in streams]
+        assert [share.start for share in shares[1:]] == [share.stop for share in shares[:-1]]
+        assert (shares[0].start, shares[-1].stop) == (step.samples.start, step.samples.stop)
+        groups = [-(-share.size // step.unit) for share in shares]
+        assert max(groups) - min(groups) <= 1
+        assert step.largest_share >= max(share.size for share in shares) - step.unit + 1
+        assert step.num_sharing == sum(size > 0 for size in groups)
+    assert made.gradient_accumulation_steps == -(-made.step_at(Position(0, 0)).largest_share // made.micro_batch_size)
+
+
 # ---- evaluation and noise ---------------------------------------------------------------------------------------------
 
 
@@ -291,11 +317,7 @@ def test_a_micro_batch_is_never_larger_than_the_batch() -> None:
 @pytest.mark.parametrize(("num_samples", "batch"), [(100, 10), (1000, 7), (60, 60), (97, 12)])
 def test_evaluations_fall_due_once_for_each_multiple(num_samples: int, batch: int, every: float, last: str) -> None:
     made = plan(num_samples, batch, batch__last=last, evaluation__every_epochs=every, stop__epochs=6.0)
-    seen, due = 0, []
-    for step in made.batches():
-        if made.evaluates_between(seen, seen + step.size):
-            due.append(seen + step.size)
-        seen += step.size
+    due = [step.end.samples_seen for step in steps_of(made) if step.evaluates]
     # The first step that reaches each multiple; several multiples within one step are one evaluation.
     ends = list(itertools.accumulate(step.size for step in made.batches()))
     multiples = [number * every * made.samples_per_epoch for number in range(1, math.floor(6 / every + 1e-9) + 1)]
@@ -303,8 +325,14 @@ def test_evaluations_fall_due_once_for_each_multiple(num_samples: int, batch: in
 
 
 def test_ten_tenths_are_ten_evaluations_an_epoch() -> None:
-    made = plan(100, 10, evaluation__every_epochs=0.1)
-    assert all(made.evaluates_between(seen, seen + 10) for seen in range(0, 200, 10))
+    made = plan(100, 10, evaluation__every_epochs=0.1, stop__epochs=2.0)
+    assert [step.evaluates for step in steps_of(made)] == [True] * 20
+
+
+def test_checkpoints_by_steps_fall_due_at_every_multiple() -> None:
+    made = plan(100, 10, checkpoint__every_steps=4, stop__epochs=1.0)
+    assert [step.number for step in steps_of(made) if step.saves] == [4, 8]
+    assert not any(step.saves for step in steps_of(plan(100, 10, stop__epochs=1.0)))
 
 
 @pytest.mark.parametrize(
@@ -320,9 +348,9 @@ def test_ten_tenths_are_ten_evaluations_an_epoch() -> None:
     ],
 )
 def test_noise_is_measured_when_it_can_be(batch: int, micro: int, norm: bool, asked: int | str, steps: int) -> None:
-    made = plan(128, batch, micro, norm=norm, gradient__noise_every_steps=asked)
+    made = plan(128, batch, micro, norm=norm, gradient__noise_every_steps=asked, stop={"steps": 60})
     assert made.noise_every_steps == steps
-    assert [step for step in range(1, 61) if made.measures_noise_at(step)] == ([n for n in range(1, 61) if n % steps == 0] if steps else [])
+    assert [step.number for step in steps_of(made) if step.measures_noise] == ([n for n in range(1, 61) if n % steps == 0] if steps else [])
 
 
 # ---- learning rate ----------------------------------------------------------------------------------------------------
@@ -376,10 +404,10 @@ def test_adascale_counts_in_steps_of_the_base_batch(stop: dict[str, Any], progre
 def test_the_most_steps_under_adascale(num_samples: int, base: int, last: str, steps: int) -> None:
     made = plan(num_samples, 40, 10, learning_rate={"base": 0.1, "base_global_batch_size": base, "scaling": "adascale"}, batch__last=last)
     assert made.total_steps == steps, "with a gain of 1 throughout, or less for a batch below the base"
-    moved, count, position = 0.0, 0, Position(0, 0)
-    while moved < made.total_progress - 1e-6:  # as the loop does
-        batch = made.next_batch(position)
-        moved, count, position = moved + min(base, batch.size), count + 1, Position(batch.epoch, batch.stop)
+    count, position = 0, Position(0, 0)
+    while position.schedule_samples < made.total_progress - 1e-6:  # as the loop does
+        step = made.step_at(position)
+        count, position = count + 1, made.with_gain(step, min(1.0, step.samples.size / base)).end
     assert count == steps
 
 

@@ -32,7 +32,6 @@ from largebatch.jobs.launch.on_ray.worker import ask_driver, excuse, refuse_unpl
 from largebatch.jobs.launch.options import LocalOptions, RayOptions, Workers, resume_command
 from largebatch.jobs.launch.termination import SAVED, PreemptedError
 from largebatch.jobs.plan.make import Facts, make_plan
-from largebatch.jobs.plan.train_plan import Position, Slice
 from largebatch.jobs.spec.read import build_spec
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -383,34 +382,6 @@ time.sleep(60)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=30)
     assert process.returncode == 4
-
-
-@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 7])
-@pytest.mark.parametrize("span", [None, 8])
-def test_shares_cover_every_batch_once_in_whole_groups(world_size: int, span: int | None) -> None:
-    document = {
-        "dataset": {"name": "digits"},
-        "model": {"name": "mlp"},
-        "batch": {"global_batch_size": 64, "micro_batch_size": 8},
-        "batch_norm": {"span": span or "auto"},
-        "optimizer": {"name": "sgd"},
-        "learning_rate": {"base": 0.1},
-        "stop": {"epochs": 2},
-    }
-    plan = make_plan(build_spec(document), Facts(203, span is not None, 8, world_size))
-    for batch in plan.batches():
-        shares = [plan.rank_share(batch, rank) for rank in range(world_size)]
-        assert [share.start for share in shares[1:]] == [share.stop for share in shares[:-1]]
-        assert (shares[0].start, shares[-1].stop) == (batch.start, batch.stop)
-        sizes = [-(-share.size // (span or 1)) for share in shares]
-        assert max(sizes) - min(sizes) <= 1
-        assert plan.largest_share(batch) >= max(share.size for share in shares) - (span or 1) + 1
-        assert plan.batch_norm_groups(batch) == sizes
-        assert plan.num_sharing(batch) == sum(size > 0 for size in sizes)
-    stream = plan.shares_from(1, world_size - 1)
-    first = plan.next_batch(Position(1, 0))
-    assert next(stream) == plan.rank_share(first, world_size - 1)
-    assert plan.gradient_accumulation_steps == -(-plan.largest_share(Slice(0, 0, 64)) // plan.micro_batch_size)
 
 
 def test_what_only_watches_needs_no_torch() -> None:

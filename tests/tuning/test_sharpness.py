@@ -245,8 +245,8 @@ def test_curvature_is_the_gradients_change(runs: tuple[Path, Path]) -> None:
 
 
 def chunks(solution: Solution) -> Any:
-    from largebatch.jobs.job import evaluation_batches
-    from largebatch.jobs.plan.train_plan import Slice
+    from largebatch.jobs.plan.step_plan import Slice
+    from largebatch.jobs.prepared import evaluation_batches
 
     return [evaluation_batches(solution.job, solution.job.dataset.train).read(Slice(0, 0, solution.num_samples))]
 

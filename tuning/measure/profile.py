@@ -17,7 +17,7 @@ from largebatch.jobs.device import device_name
 from largebatch.jobs.engine.step import optimizer_step
 from largebatch.jobs.engine.warm_up import warm_up
 from largebatch.jobs.errors import InputError, LargebatchError
-from largebatch.jobs.job import Prepared, new_state, training_batches
+from largebatch.jobs.prepared import Prepared, new_state, training_batches
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.tracking.mlflow_mirror import flat
 from largebatch.jobs.tracking.mlflow_store import brief
@@ -94,13 +94,13 @@ def _measure(job: Prepared, seconds: float) -> ProfilePoint:
     warm_up(state, job.plan, job.dataset)
     if job.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(job.device)
-    optimizer_step(state, job.plan, batches, _say_nothing)  # the first one makes the optimizer's state
+    optimizer_step(state, job.plan, job.plan.step_at(state.progress.position), batches, _say_nothing)  # the first one makes the optimizer's state
     times: list[float] = []
     began = time.perf_counter()
     for _ in _while(lambda: time.perf_counter() - began < seconds or len(times) < FEWEST_STEPS):
         before = state.clock.training_s
         with state.clock.training():
-            optimizer_step(state, job.plan, batches, _say_nothing)
+            optimizer_step(state, job.plan, job.plan.step_at(state.progress.position), batches, _say_nothing)
         times.append(state.clock.training_s - before)
     size, step = job.plan.global_batch_size, median(times)
     return ProfilePoint(

@@ -20,9 +20,10 @@ from largebatch.jobs.data.same_data import refuse_other_data
 from largebatch.jobs.engine.out_of_memory import ran_out_of_memory
 from largebatch.jobs.engine.warm_up import activation_bytes_per_sample
 from largebatch.jobs.errors import CheckpointError, FaultError, InputError, LargebatchError
-from largebatch.jobs.job import Prepared, evaluation_batches, new_state, prepare
+from largebatch.jobs.job import prepare
 from largebatch.jobs.models.norms.ghost_batch_norm import GhostNorm, evaluation_unit, ghost_norms
-from largebatch.jobs.plan.train_plan import Slice
+from largebatch.jobs.plan.step_plan import Slice
+from largebatch.jobs.prepared import Prepared, evaluation_batches, new_state
 from largebatch.jobs.resume import load_newest
 from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.run_folder import resumed_spec

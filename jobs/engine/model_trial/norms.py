@@ -21,7 +21,8 @@ from largebatch.jobs.errors import LargebatchError, PlanError
 from largebatch.jobs.models.norms.ghost_batch_norm import STATISTICS, GhostNorm, forward_pass_of, ghost_norms, refusal
 from largebatch.jobs.models.sample_dropout import sample_dropouts, set_dropout_keys
 from largebatch.jobs.models.without_gradient import without_gradient
-from largebatch.jobs.plan.train_plan import Slice, TrainPlan
+from largebatch.jobs.plan.step_plan import Slice
+from largebatch.jobs.plan.train_plan import TrainPlan
 
 NUM_SAMPLES, SPAN = 4, 2
 TOLERANCE = 0.02

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from largebatch.jobs.data.keyed_random import key, seed_draws
+from largebatch.jobs.engine.accumulate import batch_loss
 from largebatch.jobs.engine.out_of_memory import ran_out_of_memory
-from largebatch.jobs.engine.step import batch_loss
 from largebatch.jobs.entry_points import ANYTHING, described
 from largebatch.jobs.errors import LargebatchError, PlanError
 from largebatch.jobs.models.held import Held
@@ -19,7 +19,7 @@ from largebatch.jobs.models.parameters import refuse_sparse_gradients
 from largebatch.jobs.models.sample_dropout import SampleDropout, sample_dropouts, set_dropout_keys
 from largebatch.jobs.models.training_mode import evaluation_mode
 from largebatch.jobs.models.without_gradient import without_gradient
-from largebatch.jobs.plan.train_plan import Slice
+from largebatch.jobs.plan.step_plan import Slice
 from largebatch.jobs.spec.train_spec import TrainSpec
 
 GROUP = 4

@@ -185,7 +185,7 @@ def _how_to_avoid(plan: TrainPlan, size: int) -> str:
 def _steps_are_passes(plan: TrainPlan) -> bool:
     """Whether no step is shared or split."""
     at_least = 2 if plan.noise_every_steps else 1
-    return plan.world_size == 1 and all(len(plan.split(batch, plan.micro_batch_size, at_least)) == 1 for batch in plan.kinds_of_batch())
+    return plan.world_size == 1 and all(len(batch.split(plan.micro_batch_size, plan.unit, at_least)) == 1 for batch in plan.kinds_of_batch())
 
 
 def _one_pass(plan: TrainPlan) -> str:

@@ -19,58 +19,40 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from largebatch.jobs.engine.ranks.ranks import Ranks
 from largebatch.jobs.errors import PlanError
 from largebatch.jobs.models.norms.ghost_batch_norm import GhostNorm, forward_pass_of, ghost_norms
-from largebatch.jobs.models.norms.settings import Settings, refuse_change, settings_of
 
 Moves = list[list[int]]
 """Of one norm in one step: for each run in a forward pass, for each rank, by how many groups its statistics moved."""
-NUM_CHECKED = 3
-"""Steps after which ranks compare what they hold, from the start of a process on."""
-ROUNDING = 1e-4
-"""Of a buffer's largest number: by how much two ranks may differ."""
 
 
-class RunningStatistics:
-    """What a model's buffers hold while it trains: norms' statistics, and what other layers keep."""
+class BatchNormStatistics:
+    """Combines what the runs of a model's norms on all ranks left in their running statistics."""
 
     def __init__(self, model: nn.Module, ranks: Ranks) -> None:
         self.forward_pass = forward_pass_of(model)
-        self._model, self._ranks = model, ranks
+        self._ranks = ranks
         self._norms = [norm for norm in ghost_norms(model) if norm.running_mean is not None]
-        self._all_norms = ghost_norms(model)
-        self._settings: list[Settings] = []
         self._num_runs = 1
         """Of a norm in one forward pass, the most that any rank has seen."""
-        self._num_checked = 0
 
-    def begin(self) -> None:
-        """Begin a step."""
-        self.forward_pass.start_step()
-        self._settings = [settings_of(norm) for norm in self._all_norms]
+    def buffers(self) -> list[Tensor]:
+        """Those of the norms, as they are now."""
+        return [buffer for norm in self._norms for buffer in norm.buffers(recurse=False)]
 
-    def refuse_changed_settings(self) -> None:
-        """Raise PlanError if a pass since the step began has changed the settings of a norm."""
-        refuse_change(self._all_norms, self._settings)
+    def settle(self, buffers: list[Tensor], held: list[Tensor], is_local: bool, checks: bool) -> None:
+        """Make one of what all runs on all ranks left; of this rank's own in a local step. Every rank must call this.
 
-    def settle(self, buffers: list[Tensor], held: list[Tensor], steps_alone: bool) -> None:
-        """Make one of what all runs on all ranks left; of this rank's own where ranks step alone. Every rank must call this.
-
-        Args: buffers: the model's; held: their values as the step began.
-        Raises: PlanError, on every rank, if ranks hold different buffers after one of the first steps.
+        Args:
+            buffers: the model's.
+            held: their values as the step began.
+            checks: whether to compare the norms' own counts of batches with ours.
+        Raises: PlanError, on every rank, if they differ.
         """
-        world_size = 1 if steps_alone else self._ranks.world_size
-        checks = self._num_checked < NUM_CHECKED
-        self._num_checked += 1
+        world_size = 1 if is_local else self._ranks.world_size
         if self._norms and (world_size > 1 or self.forward_pass.apart):
-            self._settle_norms(dict(zip(map(id, buffers), held, strict=True)), world_size, checks)
-        if world_size > 1:
-            if checks:
-                self._refuse_difference()
-            known = {id(buffer) for norm in self._norms for buffer in norm.buffers(recurse=False)}
-            # What the split of a batch changes is refused before training: the others differ by rounding, if at all.
-            self._ranks.take_from_first([buffer for buffer in self._model.buffers() if id(buffer) not in known])
-        self.forward_pass.forget()
+            self._settle(dict(zip(map(id, buffers), held, strict=True)), world_size, checks)
 
-    def _settle_norms(self, held: dict[int, Tensor], world_size: int, checks: bool) -> None:
+    def _settle(self, held: dict[int, Tensor], world_size: int, checks: bool) -> None:
+        """Args: held: by each buffer's id."""
         moves = self._all_moves(world_size)
         rank = self._ranks.rank if world_size > 1 else 0
         terms = [self._own_terms(norm, held, moves[norm.ghost.number], rank) for norm in self._norms]
@@ -125,23 +107,6 @@ class RunningStatistics:
         flat = [term.reshape(-1) for term in terms]
         return torch.cat(flat if norm.num_batches_tracked is not None else [*flat, flat[0].new_zeros(1)])
 
-    def _refuse_difference(self) -> None:
-        """Raises: PlanError for the first buffer that ranks hold different values of."""
-        buffers = dict(self._model.named_buffers())
-        shapes = self._ranks.gathered([(name, tuple(buffer.shape)) for name, buffer in buffers.items()])
-        if any(of_rank != shapes[0] for of_rank in shapes):
-            differing = sorted({name for of_rank in shapes for name, _ in set(of_rank) ^ set(shapes[0])})
-            raise _differs(", ".join(differing))
-        if not buffers:
-            return
-        values = [torch.nan_to_num(_numbers(buffer), nan=1e300).to(self._ranks.device) for buffer in buffers.values()]
-        flat = torch.cat(values)
-        spread = self._ranks.largest(flat.clone()) + self._ranks.largest(-flat)
-        for (name, buffer), value, apart in zip(buffers.items(), values, torch.split(spread, [len(value) for value in values]), strict=True):
-            allowed = ROUNDING * float(self._ranks.largest(value.abs().max())) if len(value) and not _is_exact(buffer) else 0.0
-            if bool((apart > allowed).any()):
-                raise _differs(name)
-
 
 def _statistics(norm: GhostNorm) -> list[Tensor]:
     return [cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)]
@@ -161,18 +126,9 @@ def _weights(norm: GhostNorm, held: dict[int, Tensor], *, own: int, after: int, 
     return begin / max(begin + own, 1.0), (begin + own) / max(seen + total, 1.0)
 
 
-def _numbers(buffer: Tensor) -> Tensor:
-    whole = buffer.detach()
-    return (torch.view_as_real(whole) if whole.is_complex() else whole).reshape(-1).double()
-
-
-def _is_exact(buffer: Tensor) -> bool:
-    return not (buffer.is_floating_point() or buffer.is_complex())
-
-
 def _refuse_miscount(norm: GhostNorm, groups: int, counted: int) -> None:
     if counted != groups:
-        raise _agreed(
+        raise agreed(
             PlanError(
                 "model",
                 f"{norm.ghost.name}, a {type(norm).__name__}, counted {counted} batches in a step of {groups} groups:"
@@ -182,17 +138,7 @@ def _refuse_miscount(norm: GhostNorm, groups: int, counted: int) -> None:
         )
 
 
-def _differs(name: str) -> PlanError:
-    return _agreed(
-        PlanError(
-            "model",
-            f"workers hold different values of the buffer {name} after a step: what it holds depends on which samples a worker sees.",
-            "Train without --workers, or keep it out of the model's buffers.",
-        )
-    )
-
-
-def _agreed(error: PlanError) -> PlanError:
-    """Every rank raises it, for all see the same numbers."""
+def agreed(error: PlanError) -> PlanError:
+    """An error that every rank raises, for all see the same numbers."""
     error.is_agreed = True
     return error

@@ -20,16 +20,16 @@ from largebatch.jobs.spec.train_spec import ReductionSpec
 class Reduction(Protocol):
     """Sums flat gradients over ranks in place."""
 
+    def start(self, number: int) -> None:
+        """Begin the step of this number. The number of the step before: that one is repeated, and what it left for the next is forgotten."""
+        ...
+
     def begin(self, views: list[Tensor], flat: Tensor) -> None:
         """Start with one bucket. Args: views: its gradients in their own shapes; flat: the same numbers, 1-d."""
         ...
 
     def end(self) -> None:
         """Wait for all buckets that were begun."""
-        ...
-
-    def keep(self) -> None:
-        """The step counts: what it left for the next one may replace what was there before."""
         ...
 
 
@@ -42,6 +42,9 @@ class Exact:
     def __init__(self, dtype: torch.dtype | None = None) -> None:
         self._dtype = dtype
         self._running: list[tuple[dist.Work, Tensor, Tensor]] = []
+
+    def start(self, number: int) -> None:
+        """See `Reduction`; nothing is carried over."""
 
     def begin(self, views: list[Tensor], flat: Tensor) -> None:
         """See `Reduction`."""
@@ -56,25 +59,29 @@ class Exact:
                 flat.copy_(sent)
         self._running = []
 
-    def keep(self) -> None:
-        """See `Reduction`; nothing is carried over."""
-
 
 class PowerSGD:
     """Low-rank sums with error feedback.
 
     The errors are this rank's own and are not kept in checkpoints: a resumed run begins with none.
 
-    Args: rank: columns of the factors, the paper's r; num_ranks: how many share the sum.
+    Args: rank: columns of the factors, the paper's r.
     """
 
     def __init__(self, rank: int) -> None:
         self._rank = rank
+        self._number: int | None = None
         self._buckets: list[tuple[list[Tensor], Tensor]] = []
         self._errors: dict[tuple[int, int], Tensor] = {}
         self._starts: dict[tuple[int, int], Tensor] = {}
         self._new_errors: dict[tuple[int, int], Tensor] = {}
         self._new_starts: dict[tuple[int, int], Tensor] = {}
+
+    def start(self, number: int) -> None:
+        """See `Reduction`."""
+        if number != self._number:
+            self._number, self._errors, self._starts = number, self._new_errors, self._new_starts
+        self._new_errors, self._new_starts = {}, {}
 
     def begin(self, views: list[Tensor], flat: Tensor) -> None:
         """See `Reduction`; factors need all gradients, so work begins at `end`."""
@@ -82,32 +89,27 @@ class PowerSGD:
 
     def end(self) -> None:
         """See `Reduction`: two reductions of factors, the first with all vectors beside it."""
-        places = {(number, place): view for number, (views, _) in enumerate(self._buckets) for place, view in enumerate(views)}
+        gradients = {(bucket, index): view for bucket, (views, _) in enumerate(self._buckets) for index, view in enumerate(views)}
         self._buckets = []
-        if not places:
+        if not gradients:
             return
-        matrices = {place: self._with_error(place, view) for place, view in places.items() if self._shrinks(view)}
-        vectors = [view for place, view in places.items() if place not in matrices]
-        starts = {place: self._start(place, matrix) for place, matrix in matrices.items()}
-        lefts = [matrix @ starts[place] for place, matrix in matrices.items()]
+        matrices = {key: self._with_error(key, view) for key, view in gradients.items() if self._shrinks(view)}
+        vectors = [view for key, view in gradients.items() if key not in matrices]
+        starts = {key: self._start(key, matrix) for key, matrix in matrices.items()}
+        lefts = [matrix @ starts[key] for key, matrix in matrices.items()]
         _sum_together([*lefts, *vectors])
         bases = [torch.linalg.qr(left.float())[0].to(left.dtype) for left in lefts]
         own = [matrix.T @ base for matrix, base in zip(matrices.values(), bases, strict=True)]
         rights = [right.clone() for right in own]
         _sum_together(rights)
-        for (place, matrix), base, mine, right in zip(matrices.items(), bases, own, rights, strict=True):
-            self._new_errors[place] = matrix - base @ mine.T
-            self._new_starts[place] = right
-            places[place].copy_((base @ right.T).view(places[place].shape))
+        for (key, matrix), base, mine, right in zip(matrices.items(), bases, own, rights, strict=True):
+            self._new_errors[key] = matrix - base @ mine.T
+            self._new_starts[key] = right
+            gradients[key].copy_((base @ right.T).view(gradients[key].shape))
 
-    def keep(self) -> None:
-        """See `Reduction`."""
-        self._errors, self._new_errors = self._new_errors, {}
-        self._starts, self._new_starts = self._new_starts, {}
-
-    def _with_error(self, place: tuple[int, int], view: Tensor) -> Tensor:
+    def _with_error(self, key: tuple[int, int], view: Tensor) -> Tensor:
         matrix = view.reshape(len(view), -1)
-        return matrix + self._errors[place] if place in self._errors else matrix.clone()
+        return matrix + self._errors[key] if key in self._errors else matrix.clone()
 
     def _shrinks(self, view: Tensor) -> bool:
         if view.ndim < 2:
@@ -115,10 +117,10 @@ class PowerSGD:
         rows, columns = len(view), view.numel() // len(view)
         return (rows + columns) * self._rank < rows * columns
 
-    def _start(self, place: tuple[int, int], matrix: Tensor) -> Tensor:
-        if place in self._starts:
-            return self._starts[place]
-        draws = torch.Generator().manual_seed(place[0] * 10_000 + place[1])
+    def _start(self, key: tuple[int, int], matrix: Tensor) -> Tensor:
+        if key in self._starts:
+            return self._starts[key]
+        draws = torch.Generator().manual_seed(key[0] * 10_000 + key[1])
         return torch.randn(matrix.shape[1], self._rank, generator=draws).to(matrix)
 
 

@@ -13,22 +13,26 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from largebatch.jobs.engine.ranks.all_reduce import LocalSum
 from largebatch.jobs.engine.ranks.ranks import Ranks
 from largebatch.jobs.errors import FaultError
 
 
-class LocalSteps:
-    """What one rank needs to step alone.
+class LocalSGD:
+    """Averages what the ranks have after steps that each has taken by itself.
 
     Args: averages: the moving average of weights, where the run keeps one.
     """
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, ranks: Ranks, averages: list[Tensor]) -> None:
-        self.gradients = LocalSum(model)
         self.num_apart = 0
         """Steps since all ranks were equal."""
         self._model, self._optimizer, self._ranks, self._averages = model, optimizer, ranks, averages
+
+    def count_step(self, num_steps: int) -> None:
+        """Note that each rank has taken a step by itself; after `num_steps` of them average."""
+        self.num_apart += 1
+        if self.num_apart == num_steps:
+            self.synchronise()
 
     @torch.no_grad()
     def synchronise(self) -> None:

@@ -22,7 +22,7 @@ from largebatch.jobs.data.sources.table import load_dataset
 from largebatch.jobs.engine.ranks.ranks import Ranks
 from largebatch.jobs.errors import CodeError, FaultError, InputError, PlanError
 from largebatch.jobs.import_paths import add_folder
-from largebatch.jobs.job import Prepared, prepare, run_job
+from largebatch.jobs.job import prepare, run_job
 from largebatch.jobs.launch import termination
 from largebatch.jobs.launch.local import carry_out
 from largebatch.jobs.launch.on_ray.failures import UnfitError, sentence
@@ -32,6 +32,7 @@ from largebatch.jobs.launch.on_ray.run_channel import Beginning
 from largebatch.jobs.launch.options import LocalOptions, Workers, fetch_stored, mirrored_spec
 from largebatch.jobs.plan.make import Facts, make_plan
 from largebatch.jobs.plan.train_plan import TrainPlan
+from largebatch.jobs.prepared import Prepared
 from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.checkpoints import list_checkpoints
 from largebatch.jobs.run.listener import Listener

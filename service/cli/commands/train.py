@@ -26,8 +26,8 @@ from largebatch.service.cli.commands.options import (
 from largebatch.service.cli.tables import output, print_runs
 
 if TYPE_CHECKING:
-    from largebatch.jobs.job import Prepared
     from largebatch.jobs.launch.options import LocalOptions, RayOptions
+    from largebatch.jobs.prepared import Prepared
     from largebatch.jobs.run.records import RunSummary
     from largebatch.jobs.spec.train_spec import TrainSpec
     from largebatch.jobs.tracking.mirror_process import MirrorProcess

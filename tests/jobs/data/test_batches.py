@@ -11,13 +11,12 @@ from torch import Tensor, nn
 from largebatch.jobs.data.dataset import Dataset, Images
 from largebatch.jobs.data.keyed_random import sample_order
 from largebatch.jobs.data.loaders import Batches, DeviceBatches, LoaderBatches, Stream, fits_on
-from largebatch.jobs.engine.clock import Clock
+from largebatch.jobs.engine.accumulate import accumulate
 from largebatch.jobs.engine.ranks.ranks import Ranks
-from largebatch.jobs.engine.state import TrainState
-from largebatch.jobs.engine.step import accumulate
+from largebatch.jobs.engine.state import build_state
 from largebatch.jobs.errors import DataError
 from largebatch.jobs.plan.make import Facts, make_plan
-from largebatch.jobs.plan.train_plan import Slice
+from largebatch.jobs.plan.step_plan import Position, Slice
 from largebatch.jobs.spec.read import build_spec
 from largebatch.jobs.spec.train_spec import AugmentSpec
 
@@ -268,11 +267,10 @@ def test_a_reader_that_starts_in_the_middle_leaves_dropout_the_same() -> None:
     for first in (0, 20):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Dropout(0.5), nn.Linear(2, 3))
-        state = TrainState(model, model, torch.optim.SGD(model.parameters()), Clock(CPU), 20)
+        state = build_state(model, torch.optim.SGD(model.parameters()), 20)
         batches = loader(Listed(noisy=True))
         for start in range(first, 60, 20):
-            samples = Slice(0, start, start + 20)
-            accumulate(state, plan, batches, samples, [samples])
+            accumulate(state, plan.spec, plan.step_at(Position(0, start)), batches)
             found.append((start, model[1].weight.grad))
     for start, gradient in found[3:]:
         (whole,) = [one for place, one in found[:3] if place == start]
@@ -280,7 +278,7 @@ def test_a_reader_that_starts_in_the_middle_leaves_dropout_the_same() -> None:
 
 
 def test_the_reader_gives_a_changing_batch_the_plans_samples() -> None:
-    from largebatch.jobs.job import training_batches
+    from largebatch.jobs.prepared import training_batches
 
     plan = dropout_plan(last="drop", schedule={"growth": [{"epoch": 1.0, "factor": 1.75}]})
     assert {batch.stop for batch in plan.batches() if batch.epoch == 1} == {35, 70}

@@ -17,7 +17,7 @@ from largebatch.jobs.data.loaders import LoaderBatches
 from largebatch.jobs.data.sources.image_folder import list_images
 from largebatch.jobs.data.sources.table import load_dataset
 from largebatch.jobs.errors import DataError, SpecError
-from largebatch.jobs.plan.train_plan import Slice
+from largebatch.jobs.plan.step_plan import Slice
 from largebatch.jobs.spec.train_spec import DatasetSpec
 
 CPU = torch.device("cpu")

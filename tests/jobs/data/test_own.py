@@ -18,7 +18,7 @@ from largebatch.jobs.data.dataset import Dataset, Images
 from largebatch.jobs.data.loaders import DeviceBatches, LoaderBatches
 from largebatch.jobs.data.sources.table import load_dataset
 from largebatch.jobs.errors import DataError
-from largebatch.jobs.plan.train_plan import Slice
+from largebatch.jobs.plan.step_plan import Slice
 from largebatch.jobs.spec.train_spec import DatasetSpec
 
 CPU = torch.device("cpu")

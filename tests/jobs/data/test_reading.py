@@ -20,7 +20,7 @@ from largebatch.jobs.data.dataset import Dataset
 from largebatch.jobs.data.loaders import CHUNK, LoaderBatches
 from largebatch.jobs.data.reading import NO_ASKING, Patience
 from largebatch.jobs.errors import DataError, FaultError
-from largebatch.jobs.plan.train_plan import Slice
+from largebatch.jobs.plan.step_plan import Slice
 
 NUM_SAMPLES, BAD = 10 * CHUNK, 2 * CHUNK
 

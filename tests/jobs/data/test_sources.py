@@ -14,7 +14,7 @@ from largebatch.jobs.data.dataset import Dataset, Images
 from largebatch.jobs.data.loaders import DeviceBatches, LoaderBatches
 from largebatch.jobs.data.sources.table import SOURCES, TORCHVISION_FILES, load_dataset
 from largebatch.jobs.errors import DataError, SpecError
-from largebatch.jobs.plan.train_plan import Slice
+from largebatch.jobs.plan.step_plan import Slice
 from largebatch.jobs.spec.train_spec import DatasetSpec
 
 CPU = torch.device("cpu")

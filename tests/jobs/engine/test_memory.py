@@ -13,7 +13,8 @@ from pathlib import Path
 
 import torch
 
-from largebatch.jobs.job import new_state, prepare
+from largebatch.jobs.job import prepare
+from largebatch.jobs.prepared import new_state
 from largebatch.jobs.spec.read import build_spec
 
 document = {"dataset": {"name": "synthetic"}, "model": {"name": "mlp"}, "optimizer": {"name": "sgd"}, "learning_rate": {"base": 0.1},

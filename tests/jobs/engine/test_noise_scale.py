@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from largebatch.jobs.engine.clock import Clock
+from largebatch.jobs.engine.accumulate import accumulate
 from largebatch.jobs.engine.noise_scale import NoiseSums, estimate
-from largebatch.jobs.engine.state import TrainState
-from largebatch.jobs.engine.step import accumulate
+from largebatch.jobs.engine.state import build_state
 from largebatch.jobs.plan.make import Facts, make_plan
-from largebatch.jobs.plan.train_plan import Slice, TrainPlan
+from largebatch.jobs.plan.step_plan import Position, Slice
+from largebatch.jobs.plan.train_plan import TrainPlan
 from largebatch.jobs.spec.read import build_spec
 
 Array = NDArray[np.float64]
@@ -145,18 +145,19 @@ def test_accumulate_recovers_the_noise_scale_of_per_sample_gradients(micro_batch
     data, plan = Stored(), new_plan(micro_batch_size, batch)
     torch.manual_seed(2)
     model = nn.Linear(NUM_FEATURES, NUM_CLASSES, bias=False).double()
-    state = TrainState(model, model, torch.optim.SGD(model.parameters()), Clock(torch.device("cpu")), micro_batch_size)
+    state, position = build_state(model, torch.optim.SGD(model.parameters()), micro_batch_size), Position(0, 0)
     gradients = per_sample_gradients(data, model.weight)
 
     measured = []
     for samples in plan.batches():  # one epoch, the weights never moved
-        found = accumulate(state, plan, data, samples, plan.split(samples, micro_batch_size))
+        step = plan.step_at(position)
+        found, position = accumulate(state, plan.spec, step, data), step.end
         assert found is not None
         assert model.weight.grad is not None
         exact = gradients[samples.start : samples.stop]
         assert found.squared_norm == pytest.approx(float(np.sum(exact.mean(axis=0) ** 2)), rel=LOSS_IN_FLOAT32)
         np.testing.assert_allclose(model.weight.grad.numpy().ravel(), exact.mean(axis=0), rtol=0, atol=LOSS_IN_FLOAT32)
-        parts = [gradients[part.start : part.stop] for part in plan.split(samples, micro_batch_size)]
+        parts = [gradients[part.start : part.stop] for part in samples.split(micro_batch_size)]
         mean_squared_norm = sum(len(part) / batch * float(np.sum(part.mean(axis=0) ** 2)) for part in parts)
         assert found.mean_squared_norm == pytest.approx(mean_squared_norm, rel=LOSS_IN_FLOAT32)
         assert found.num_pieces == len(parts) == math.ceil(batch / micro_batch_size)
@@ -171,18 +172,17 @@ def test_accumulate_recovers_the_noise_scale_of_per_sample_gradients(micro_batch
 def test_one_micro_batch_measures_no_noise() -> None:
     plan = new_plan(30, 30)
     model = nn.Linear(NUM_FEATURES, NUM_CLASSES, bias=False).double()
-    state = TrainState(model, model, torch.optim.SGD(model.parameters()), Clock(torch.device("cpu")), 30)
-    found = accumulate(state, plan, Stored(), Slice(0, 0, 30), [Slice(0, 0, 30)])
+    state = build_state(model, torch.optim.SGD(model.parameters()), 30)
+    found = accumulate(state, plan.spec, plan.step_at(Position(0, 0)), Stored())
     assert found is not None
     assert (found.num_pieces, found.mean_squared_norm) == (1, 0.0)
 
 
 def test_the_loss_is_the_mean_over_samples_not_over_micro_batches() -> None:
-    data, plan = Stored(), new_plan(30, 30)
+    data, plan = Stored(), new_plan(13, 30)  # 13, 13 and 4
     torch.manual_seed(3)
     model = nn.Linear(NUM_FEATURES, NUM_CLASSES, bias=False).double()
-    state = TrainState(model, model, torch.optim.SGD(model.parameters()), Clock(torch.device("cpu")), 30)
-    found = accumulate(state, plan, data, Slice(0, 0, 30), [Slice(0, 0, 1), Slice(0, 1, 29), Slice(0, 29, 30)])
+    found = accumulate(build_state(model, torch.optim.SGD(model.parameters()), 13), plan.spec, plan.step_at(Position(0, 0)), data)
     assert found is not None
     expected = functional.cross_entropy(model(data.inputs[:30]), data.labels[:30]).item()
     assert found.loss == pytest.approx(expected, rel=LOSS_IN_FLOAT32)

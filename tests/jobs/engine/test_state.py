@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from largebatch.jobs.engine.ranks.all_reduce import LocalSum
-from largebatch.jobs.engine.state import WeightAverage
+from largebatch.jobs.engine.ranks.gradient_norm import SquaredNorm
+from largebatch.jobs.engine.ranks.local_sum import LocalSum
 from largebatch.jobs.optim.parameter_groups import build_optimizer
 from largebatch.jobs.optim.registry import OPTIMIZERS
 from largebatch.jobs.optim.saved_state import load_optimizer
+from largebatch.jobs.optim.weight_average import WeightAverage
 
 OTHER = torch.device("meta")
 """A device that every machine has beside the CPU: tensors on it have a place and no numbers."""
@@ -43,14 +44,15 @@ def test_a_checkpoint_read_on_the_cpu_resumes_on_another_device(given: dict[str,
 
 def test_without_any_gradient_the_norm_is_zero() -> None:
     """A rank without samples in a step that ranks take alone."""
-    model = nn.Linear(2, 2)
-    gradients = LocalSum(model)
-    model(torch.ones(1, 2)).sum().backward()
-    assert gradients.squared_norm() > 0
-    gradients.start()
-    gradients.finish(0.0)
-    assert gradients.squared_norm() == 0.0
-    assert all(parameter.grad is None for parameter in gradients.params)
+    params = list(nn.Linear(2, 2).parameters())
+    for param in params:
+        param.grad = torch.ones_like(param)
+    gradient_sum = LocalSum(params, SquaredNorm(params))
+    assert gradient_sum.squared_norm() == 6.0
+    gradient_sum.start(total_weight=0.0, num_micro_batches=0, measures=False)
+    gradient_sum.finish()
+    assert gradient_sum.squared_norm() == 0.0
+    assert all(param.grad is None for param in params)
 
 
 def test_the_average_follows_a_buffer_that_a_model_assigns_anew() -> None:

@@ -6,13 +6,16 @@ from typing import Any
 import pytest
 import torch
 
-from largebatch.jobs.engine import loop
+from largebatch.jobs.engine.evaluate import Score
+from largebatch.jobs.engine.loop import train
 from largebatch.jobs.engine.noise_scale import GainAverages
+from largebatch.jobs.engine.ranks.local_sgd import LocalSGD
 from largebatch.jobs.engine.state import TrainState
 from largebatch.jobs.engine.step import optimizer_step
-from largebatch.jobs.job import new_state, prepare, run_job, training_batches
-from largebatch.jobs.run.journal import evaluations, read_records, steps
-from largebatch.jobs.run.listener import Listener
+from largebatch.jobs.job import prepare
+from largebatch.jobs.plan.step_plan import Position
+from largebatch.jobs.prepared import new_state, training_batches
+from largebatch.jobs.run.records import EvalRecord, StepRecord
 from largebatch.jobs.spec.read import build_spec
 from largebatch.jobs.spec.train_spec import TrainSpec
 
@@ -38,7 +41,7 @@ def test_a_short_last_batch_counts_for_its_own_samples_at_most(base: int, gains:
     job = prepare(spec_of(learning_rate={"base": 0.0001, "base_global_batch_size": base, "scaling": "adascale"}), CPU, Path("nowhere"))
     state, batches = new_state(job), training_batches(job)
     state.gain = GainAverages(variance=1e12, squared_norm=0.0, num_steps=10**9)
-    records = [optimizer_step(state, job.plan, batches, pytest.fail) for _ in range(3)]
+    records = [optimizer_step(state, job.plan, job.plan.step_at(state.progress.position), batches, pytest.fail) for _ in range(3)]
     assert [record.gain for record in records] == pytest.approx(gains, rel=1e-6)
     assert [record.schedule_samples for record in records] == pytest.approx([32, 64, 80], rel=1e-6)
     # The rate is that of the gain: 0.0001 at the base batch, without warm-up or decay.
@@ -47,20 +50,39 @@ def test_a_short_last_batch_counts_for_its_own_samples_at_most(base: int, gains:
 
 def test_only_adascale_tells_where_its_schedules_stand() -> None:
     job = prepare(spec_of(), CPU, Path("nowhere"))
-    assert optimizer_step(new_state(job), job.plan, training_batches(job), pytest.fail).schedule_samples is None
+    step = job.plan.step_at(Position(0, 0))
+    assert optimizer_step(new_state(job), job.plan, step, training_batches(job), pytest.fail).schedule_samples is None
 
 
-def test_the_budget_is_judged_where_all_ranks_have_one_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+class SlowToAverage(LocalSGD):
+    """Spends ten minutes of this rank's clock on averaging."""
+
+    state: TrainState
+
+    def synchronise(self) -> None:
+        with self.state.clock.training():
+            self.state.clock.training_s += 600.0
+
+
+def test_the_budget_is_judged_where_all_ranks_have_one_clock() -> None:
     """What a rank spends on averaging after a step is its own; by that alone it must not leave the others in the middle of the next."""
-    run_dir = tmp_path / "run"
-    (run_dir / "checkpoints").mkdir(parents=True)
-
-    def synchronise(state: TrainState) -> None:
-        state.clock.training_s += 600.0
-
-    monkeypatch.setattr(loop, "_synchronise", synchronise)
     job = prepare(spec_of(stop={"steps": 9, "max_seconds": 500.0}, evaluation={"every_epochs": 0.3}), CPU, Path("nowhere"))
-    summary = run_job(job, run_dir, Listener())
-    records = read_records(run_dir)
-    assert summary.steps == len(list(steps(records))) == 2
-    assert [record.step for record in evaluations(records)] == [1, 2], "the step that is the last is evaluated"
+    state = new_state(job)
+    state.local_sgd = SlowToAverage(state.model, state.optimizer, state.ranks, [])
+    state.local_sgd.state = state
+    written: list[StepRecord | EvalRecord] = []
+
+    class Tracker:
+        write, notice = written.append, pytest.fail
+
+    train(
+        state,
+        job.plan,
+        training_batches(job),
+        evaluate=lambda: Score(0.5, 1.0),
+        tracker=Tracker(),
+        save=lambda is_best: None,
+        should_stop=lambda: False,
+    )
+    assert [record.step for record in written if isinstance(record, StepRecord)] == [1, 2]
+    assert [record.step for record in written if isinstance(record, EvalRecord)] == [1, 2], "the step that is the last is evaluated"

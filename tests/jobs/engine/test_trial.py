@@ -12,7 +12,8 @@ from torch.nn import functional
 from largebatch.jobs.data.keyed_random import sample_order
 from largebatch.jobs.engine.model_trial.trial import try_out
 from largebatch.jobs.errors import LargebatchError, PlanError, SpecError
-from largebatch.jobs.job import Prepared, prepare, run_job
+from largebatch.jobs.job import prepare, run_job
+from largebatch.jobs.prepared import Prepared
 from largebatch.jobs.run.listener import Listener
 from largebatch.jobs.run.records import RunSummary
 from largebatch.jobs.spec.read import build_spec

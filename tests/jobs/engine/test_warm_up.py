@@ -13,7 +13,8 @@ from largebatch.jobs.device import refuse_without_compiler
 from largebatch.jobs.engine import warm_up as module
 from largebatch.jobs.engine.warm_up import refuse_misfit, warm_up
 from largebatch.jobs.errors import PlanError
-from largebatch.jobs.job import Prepared, new_state, prepare, run_job
+from largebatch.jobs.job import prepare, run_job
+from largebatch.jobs.prepared import Prepared, new_state
 from largebatch.jobs.run.listener import Listener
 from largebatch.jobs.spec.read import build_spec
 from largebatch.jobs.spec.train_spec import DatasetSpec

@@ -1,0 +1,113 @@
+"""A model's buffers while it trains: norms' running statistics, and what other layers keep."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from largebatch.jobs.engine.ranks.batch_norm_statistics import BatchNormStatistics, agreed
+from largebatch.jobs.engine.ranks.ranks import Ranks
+from largebatch.jobs.errors import PlanError
+from largebatch.jobs.models.norms.ghost_batch_norm import forward_pass_of, ghost_norms
+from largebatch.jobs.models.norms.settings import Settings, refuse_change, settings_of
+
+NUM_CHECKED = 3
+"""Steps after which ranks compare what they hold, from the start of a process on."""
+ROUNDING = 1e-4
+"""Of a buffer's largest number: by how much two ranks may differ."""
+
+
+class Buffers:
+    """Holds a model's buffers as a step began, and makes one of what its passes on all ranks left in them.
+
+    Args: once_a_step: names of buffers that every pass in training moves, whichever its samples: all passes of a step begin from the same.
+    """
+
+    def __init__(self, model: nn.Module, ranks: Ranks, once_a_step: Sequence[str] = ()) -> None:
+        self.forward_pass = forward_pass_of(model)
+        self._model, self._ranks = model, ranks
+        self._once_a_step = [index for index, (name, _) in enumerate(model.named_buffers()) if name in once_a_step]
+        self._statistics = BatchNormStatistics(model, ranks)
+        self._norms = ghost_norms(model)
+        self._settings: list[Settings] = []
+        self._held: list[Tensor] = []
+        self._num_checked = 0
+
+    def begin_step(self) -> None:
+        """Hold what the buffers are now."""
+        self._held = [buffer.clone() for buffer in self._model.buffers()]
+        self._settings = [settings_of(norm) for norm in self._norms]
+        self.forward_pass.start_step()
+
+    def begin_pass(self, num_samples: int) -> None:
+        """Make ready for a micro-batch's forward pass: buffers that move once a step are again what they were as it began."""
+        if self._once_a_step:
+            buffers = list(self._model.buffers())
+            for index in self._once_a_step:
+                buffers[index].copy_(self._held[index])
+        self.forward_pass.begin(num_samples)
+
+    def end_forward(self) -> None:
+        """Note that the forward pass is over: activation checkpointing runs parts of it again."""
+        self.forward_pass.end()
+
+    def refuse_changed_settings(self) -> None:
+        """Raise PlanError if a pass since the step began has changed the settings of a norm."""
+        refuse_change(self._norms, self._settings)
+
+    def put_back(self) -> None:
+        """Undo what the passes of a step that failed did."""
+        for buffer, value in zip(self._model.buffers(), self._held, strict=True):
+            buffer.copy_(value)
+
+    def settle(self, is_local: bool) -> None:
+        """End a step that counts: make all ranks' buffers equal, but in a local step. Every rank must call this.
+
+        Raises: PlanError, on every rank, if ranks hold different buffers after one of the first steps.
+        """
+        checks = self._num_checked < NUM_CHECKED
+        self._num_checked += 1
+        self._statistics.settle(list(self._model.buffers()), self._held, is_local, checks)
+        if self._ranks.world_size > 1 and not is_local:
+            if checks:
+                self._refuse_difference()
+            known = set(map(id, self._statistics.buffers()))
+            # What the split of a batch changes is refused before training: the others differ by rounding, if at all.
+            self._ranks.take_from_first([buffer for buffer in self._model.buffers() if id(buffer) not in known])
+        self.forward_pass.forget()
+
+    def _refuse_difference(self) -> None:
+        """Raises: PlanError for the first buffer that ranks hold different values of."""
+        buffers = dict(self._model.named_buffers())
+        shapes = self._ranks.gathered([(name, tuple(buffer.shape)) for name, buffer in buffers.items()])
+        if any(of_rank != shapes[0] for of_rank in shapes):
+            differing = sorted({name for of_rank in shapes for name, _ in set(of_rank) ^ set(shapes[0])})
+            raise _differs(", ".join(differing))
+        if not buffers:
+            return
+        values = [torch.nan_to_num(_numbers(buffer), nan=1e300).to(self._ranks.device) for buffer in buffers.values()]
+        flat = torch.cat(values)
+        spread = self._ranks.largest(flat.clone()) + self._ranks.largest(-flat)
+        for (name, buffer), value, apart in zip(buffers.items(), values, torch.split(spread, [len(value) for value in values]), strict=True):
+            allowed = ROUNDING * float(self._ranks.largest(value.abs().max())) if len(value) and not _is_exact(buffer) else 0.0
+            if bool((apart > allowed).any()):
+                raise _differs(name)
+
+
+def _numbers(buffer: Tensor) -> Tensor:
+    whole = buffer.detach()
+    return (torch.view_as_real(whole) if whole.is_complex() else whole).reshape(-1).double()
+
+
+def _is_exact(buffer: Tensor) -> bool:
+    return not (buffer.is_floating_point() or buffer.is_complex())
+
+
+def _differs(name: str) -> PlanError:
+    return agreed(
+        PlanError(
+            "model",
+            f"workers hold different values of the buffer {name} after a step: what it holds depends on which samples a worker sees.",
+            "Train without --workers, or keep it out of the model's buffers.",
+        )
+    )

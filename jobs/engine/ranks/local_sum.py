@@ -1,0 +1,66 @@
+"""A step's gradient summed within one process."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from largebatch.jobs.engine.ranks.gradient_norm import SquaredNorm
+from largebatch.jobs.engine.ranks.scalars import Scalar
+
+
+class LocalSum:
+    """The sum over this process's micro-batches; see `GradientSum`.
+
+    Each micro-batch's gradient arrives in a fresh `.grad` and is added up beside it: no more arithmetic than
+    autograd's own adding, and its norm can be taken on the way. That of a single micro-batch stays where it arrives.
+    A parameter that was not reached has no gradient.
+    """
+
+    def __init__(self, params: list[nn.Parameter], squared_norm: SquaredNorm) -> None:
+        self._params = params
+        self.squared_norm = squared_norm
+        self.mean_squared_norm: Scalar = 0.0
+        self.reached = torch.empty(0, dtype=torch.float64, device=params[0].device)
+        self._total: list[Tensor | None] | None = None
+
+    def start(self, total_weight: float, num_micro_batches: int, measures: bool) -> None:
+        """Begin a step: nothing is summed yet. Args: measures: whether the micro-batches' norms are wanted."""
+        self._total_weight, self._num_left, self._measures = total_weight, num_micro_batches, measures
+        self._total, self.mean_squared_norm = None, 0.0
+        self._clear()
+
+    def _clear(self) -> None:
+        for param in self._params:
+            param.grad = None
+
+    @contextmanager
+    def micro_batch(self, weight: float) -> Iterator[None]:
+        """See `GradientSum`."""
+        if self._total is not None:
+            self._clear()
+        yield
+        self._num_left -= 1
+        if self._measures:  # |g_i|^2 w_i / W, where .grad holds g_i w_i / W
+            self.mean_squared_norm = self.mean_squared_norm + self.squared_norm() * (self._total_weight / weight)
+        if self._total is not None or self._num_left:
+            gradients = [param.grad for param in self._params]
+            self._total = gradients if self._total is None else _sum(self._total, gradients)
+
+    def finish(self) -> None:
+        """Leave the sum in `.grad`."""
+        if self._total is not None:
+            for param, gradient in zip(self._params, self._total, strict=True):
+                param.grad = gradient
+
+    def leave_out(self, reached: list[float]) -> None:
+        """See `GradientSum`; such a parameter has no gradient already."""
+
+
+def _sum(totals: list[Tensor | None], gradients: list[Tensor | None]) -> list[Tensor | None]:
+    """A parameter that some micro-batch did not reach counts as zero there."""
+    both = [(total, gradient) for total, gradient in zip(totals, gradients, strict=True) if total is not None and gradient is not None]
+    if both:
+        torch._foreach_add_([total for total, _ in both], [gradient for _, gradient in both])
+    return [gradient if total is None else total for total, gradient in zip(totals, gradients, strict=True)]

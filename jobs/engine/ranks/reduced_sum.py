@@ -1,0 +1,155 @@
+"""A step's gradient summed over all ranks, bucket by bucket while the last backward pass goes on.
+
+`.grad` is a view of a flat bucket. Each bucket is reduced as soon as its gradients are there, so the network works
+while the pass goes on: one reduction per optimizer step, whatever the accumulation.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from largebatch.jobs.engine.out_of_memory import ran_out_of_memory
+from largebatch.jobs.engine.ranks.compression import Reduction
+from largebatch.jobs.engine.ranks.gradient_norm import SquaredNorm, flat_squared_norm
+from largebatch.jobs.engine.ranks.scalars import Scalar, scalar
+from largebatch.jobs.errors import FaultError
+from largebatch.jobs.optim.tensors import dense_like
+
+LARGEST_BUCKET = 25 * 2**20
+SMALLEST_BUCKET = 2**20
+"""Bytes. Within these bounds the gradient comes in four buckets: small enough to begin early, few enough to be cheap."""
+
+
+class Bucket:
+    """Gradients of some parameters in one flat tensor."""
+
+    def __init__(self, params: list[nn.Parameter]) -> None:
+        self.params = params
+        self.flat = torch.zeros(sum(param.numel() for param in params), dtype=params[0].dtype, device=params[0].device)
+        self.views = []
+        start = 0
+        for param in params:
+            # A gradient laid out as its parameter (channels last, transposed, a slice without its gaps) spares every later step a reordering.
+            self.views.append(self.flat.as_strided(param.size(), dense_like(param).stride(), start))
+            start += param.numel()
+        self.num_missing = len(params)
+
+    def start(self) -> None:
+        """Begin a step: zeros, where autograd will add to them."""
+        self.num_missing = len(self.params)
+        self.flat.zero_()
+        for param, view in zip(self.params, self.views, strict=True):
+            param.grad = view
+
+
+class ReducedSum:
+    """The sum over all ranks; see `GradientSum`.
+
+    What is summed was divided by the total weight before, so ranks may hold different numbers of samples. Buckets go
+    out in one fixed order, the reverse of the parameters': collectives must meet on all ranks, and the same order
+    gives the same bits in every repetition. A rank without samples, or one that failed, takes part with what it has.
+    """
+
+    def __init__(self, params: list[nn.Parameter], squared_norm: SquaredNorm, reduction: Reduction) -> None:
+        self._params = params
+        self.squared_norm = squared_norm
+        self.mean_squared_norm: Scalar = 0.0
+        self.reached = torch.empty(0)
+        self._reduction = reduction
+        self._buckets = [Bucket(params) for params in bucketed(params)]
+        self._bucket_of = {param: bucket for bucket in self._buckets for param in bucket.params}
+        self._reached: set[nn.Parameter] = set()
+        self._is_last = False
+        self._num_sent = len(self._buckets)
+        self._own_norms: list[Tensor] = []
+        for param in params:
+            param.register_post_accumulate_grad_hook(self._arrived)  # type: ignore[no-untyped-call]
+
+    def start(self, number: int, total_weight: float, num_micro_batches: int) -> None:
+        """Begin a step: nothing is summed yet."""
+        self._total_weight, self._own_weight, self._num_left = total_weight, 0.0, num_micro_batches
+        self._num_sent, self._is_last, self._own_norms = 0, False, []
+        self._reached.clear()
+        self._reduction.start(number)
+        for bucket in self._buckets:
+            bucket.start()
+
+    @contextmanager
+    def micro_batch(self, weight: float) -> Iterator[None]:
+        """See `GradientSum`; norms are taken once per rank, when its sum is whole."""
+        self._is_last = self._num_left == 1
+        yield
+        self._num_left -= 1
+        self._own_weight += weight
+
+    def _arrived(self, param: Tensor) -> None:
+        """Autograd has added to this parameter's gradient."""
+        if self._num_sent == len(self._buckets):
+            return  # a pass outside a step, such as a kernel's warm-up
+        assert isinstance(param, nn.Parameter)
+        self._reached.add(param)
+        if self._is_last:
+            self._bucket_of[param].num_missing -= 1
+            self._send(self._num_ready())
+
+    def _num_ready(self) -> int:
+        ready = self._num_sent
+        while ready < len(self._buckets) and self._buckets[ready].num_missing == 0:
+            ready += 1
+        return ready
+
+    @torch.no_grad()
+    def _send(self, stop: int) -> None:
+        """Reduce the buckets up to number `stop`, in order, without waiting."""
+        while self._num_sent < stop:
+            bucket = self._buckets[self._num_sent]
+            norm = flat_squared_norm(bucket.flat)
+            self._reduction.begin(bucket.views, bucket.flat)
+            # Counted last: where memory runs out before, `finish` sends this bucket again, for the other ranks wait for it.
+            self._own_norms.append(norm)
+            self._num_sent += 1
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Leave the sum in `.grad`, of parameters that some rank has reached on every rank.
+
+        Raises: FaultError where memory for the reduction itself runs out; other ranks cannot go on without this one.
+        """
+        try:
+            self._send(len(self._buckets))
+            self._reduction.end()
+        except RuntimeError as error:
+            if not ran_out_of_memory(error):
+                raise
+            raise FaultError(
+                "batch.micro_batch_size",
+                "memory ran out while the workers' gradients were summed, where none can repeat the step alone.",
+                "Set a smaller batch.micro_batch_size, or reduction.compression to none.",
+            ) from error
+        device = self._params[0].device
+        self.reached = torch.tensor([param in self._reached for param in self._params], dtype=torch.float64, device=device)
+        own_share = self._total_weight / self._own_weight if self._own_weight else 0.0
+        self.mean_squared_norm = scalar(torch.stack(self._own_norms).sum()) * own_share
+
+    def leave_out(self, reached: list[float]) -> None:
+        """See `GradientSum`."""
+        for param, count in zip(self._params, reached, strict=True):
+            if not count:
+                param.grad = None
+
+
+def bucketed(params: list[nn.Parameter]) -> list[list[nn.Parameter]]:
+    """Parameters of one dtype in the order in which backward reaches them, roughly a quarter of the bytes in each bucket."""
+    total = sum(param.nbytes for param in params)
+    limit = min(max(total // 4, SMALLEST_BUCKET), LARGEST_BUCKET)
+    buckets: list[list[nn.Parameter]] = []
+    filled = 0
+    for param in reversed(params):
+        if not buckets or filled + param.nbytes > limit or buckets[-1][0].dtype != param.dtype:
+            buckets.append([])
+            filled = 0
+        buckets[-1].append(param)
+        filled += param.nbytes
+    return buckets

@@ -1,0 +1,106 @@
+"""StepPlan: one optimizer step as far as arithmetic decides it, and the samples that it is made of."""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Position(NamedTuple):
+    """How far a run is: the only clock of its plan."""
+
+    epoch: int
+    offset: int
+    """Samples of this epoch that were used already."""
+    step: int = 0
+    """Optimizer steps done."""
+    samples_seen: int = 0
+    schedule_samples: float = 0.0
+    """Progress of the schedules: samples seen, or what AdaScale's gain makes of them."""
+
+
+class Slice(NamedTuple):
+    """Samples `start` to `stop` of an epoch's order."""
+
+    epoch: int
+    start: int
+    stop: int
+
+    @property
+    def size(self) -> int:
+        """Number of samples."""
+        return self.stop - self.start
+
+    def split(self, size: int, unit: int = 1, at_least: int = 1) -> list["Slice"]:
+        """Micro-batches of at most `size` samples, in order, every sample once.
+
+        Args:
+            unit: samples that stay together (a batch-norm group), so that statistics do not depend on `size`.
+            at_least: aim for this many micro-batches (the noise scale needs two); fewer where units do not allow it.
+        """
+        size = min(size, max(math.ceil(self.size / at_least / unit), 1) * unit)
+        if size >= self.size > 0:
+            return [self]
+        return [Slice(self.epoch, start, min(start + size, self.stop)) for start in range(self.start, self.stop, size)]
+
+    def share(self, rank: int, world_size: int, unit: int = 1) -> "Slice":
+        """The samples that `rank` works on: contiguous, whole units, as even as these allow.
+
+        Empty where a short batch has fewer units than there are ranks.
+        """
+        if world_size == 1:
+            return self
+        units = math.ceil(self.size / unit)
+        first, last = units * rank // world_size, units * (rank + 1) // world_size
+        return Slice(self.epoch, min(self.start + first * unit, self.stop), min(self.start + last * unit, self.stop))
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """One optimizer step, decided before its samples are read; `TrainPlan.step_at` makes it."""
+
+    begin: Position
+    samples: Slice
+    """The global batch."""
+    world_size: int
+    unit: int
+    """Samples that stay together: a batch-norm group, or 1."""
+    learning_rate: float
+    advance: float
+    """Samples by which the schedules move on."""
+    gain: float | None
+    """AdaScale's; 1 until the step's gradient was measured (`TrainPlan.with_gain`). None for every other rule."""
+    is_local: bool
+    """Whether each rank takes this step by itself (post-local SGD)."""
+    measures_noise: bool
+    evaluates: bool
+    saves: bool
+    """Whether a checkpoint is due with it, by the count of steps."""
+
+    @property
+    def number(self) -> int:
+        """Of this step in the run; the first is 1."""
+        return self.begin.step + 1
+
+    @property
+    def end(self) -> Position:
+        """Where the next step begins."""
+        begin, samples = self.begin, self.samples
+        return Position(samples.epoch, samples.stop, self.number, begin.samples_seen + samples.size, begin.schedule_samples + self.advance)
+
+    def share(self, rank: int) -> Slice:
+        """The samples that `rank` works on; maybe none."""
+        return self.samples.share(rank, self.world_size, self.unit)
+
+    def micro_batches(self, rank: int, micro_batch_size: int) -> list[Slice]:
+        """A rank's share, cut up; one process alone sees noise between two micro-batches at least."""
+        return self.share(rank).split(micro_batch_size, self.unit, 2 if self.measures_noise and self.world_size == 1 else 1)
+
+    @property
+    def largest_share(self) -> int:
+        """Samples of the rank that has most of the step: the last one, where shares are uneven."""
+        return self.share(self.world_size - 1).size
+
+    @property
+    def num_sharing(self) -> int:
+        """How many ranks have samples."""
+        return min(math.ceil(self.samples.size / self.unit), self.world_size)

@@ -1,0 +1,142 @@
+"""What a run says of itself: its facts before the first step, notices on the way, and a summary at its end."""
+
+import contextlib
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from largebatch.jobs.data.fingerprint import write_fingerprint
+from largebatch.jobs.device import device_name, environment
+from largebatch.jobs.engine.evaluate import evaluate, evaluation_weights
+from largebatch.jobs.engine.model_state import digest
+from largebatch.jobs.engine.state import TrainState
+from largebatch.jobs.errors import CodeError, InputError, LargebatchError
+from largebatch.jobs.plan.step_plan import Slice
+from largebatch.jobs.prepared import Prepared, evaluation_batches
+from largebatch.jobs.run import run_folder
+from largebatch.jobs.run.journal import Keeps
+from largebatch.jobs.run.listener import Listener
+from largebatch.jobs.run.records import FAILED, EndRecord, NoticeRecord, Outcome, Record, RunSummary, StartRecord
+
+
+@dataclass(frozen=True)
+class Tracker:
+    """Writes each record into the journal first, then passes it on to whoever listens."""
+
+    journal: Keeps
+    listener: Listener
+    state: TrainState
+
+    def write(self, record: Record) -> None:
+        """Take one record down and pass it on."""
+        self.journal.write(record)
+        if isinstance(record, NoticeRecord):
+            self.listener.on_notice(record.text)
+        self.listener.on_record(record)
+
+    def notice(self, text: str) -> None:
+        """Say what a person should know, as of the step just done."""
+        self.write(NoticeRecord(step=self.state.progress.step, text=text))
+
+
+def write_facts(job: Prepared, run_dir: Path) -> None:
+    """Write down what the run begins with: spec, plan, data, machine."""
+    run_folder.write_text(run_dir / run_folder.SPEC, job.spec.model_dump_json(indent=2) + "\n")
+    run_folder.write_text(run_dir / run_folder.PLAN, json.dumps(job.plan_in_numbers(), indent=2) + "\n")
+    write_fingerprint(run_dir, job.fingerprint)
+    run_folder.write_text(run_dir / run_folder.ENVIRONMENT, json.dumps(environment(job.device), indent=2) + "\n")
+
+
+def start_record(job: Prepared, state: TrainState) -> StartRecord:
+    """What a process begins with, be it anew or from a checkpoint."""
+    plan = job.plan
+    full = Slice(0, 0, plan.global_batch_size)
+    return StartRecord(
+        at_s=time.time(),
+        step=state.progress.step,
+        training_seconds=state.clock.training_s,
+        world_size=plan.world_size,
+        device=device_name(job.device),
+        micro_batch_size=state.micro_batch_size,
+        samples_per_rank=[full.share(rank, plan.world_size, plan.unit).size for rank in range(plan.world_size)],
+        num_train_samples=plan.num_train_samples,
+        num_test_samples=len(job.dataset.test),
+        num_classes=job.dataset.num_classes,
+    )
+
+
+def end(job: Prepared, run_dir: Path, tracker: Tracker, summary: RunSummary, draw: Callable[[Path], None]) -> None:
+    """Leave summary and figure in the run's folder, then say that the run has ended: whoever reads that, the mirror for one, finds them."""
+    if job.ranks.is_first:
+        run_folder.write_text(run_dir / run_folder.SUMMARY, summary.model_dump_json(indent=2) + "\n")
+        try:
+            draw(run_dir)
+        except Exception as error:  # a plotting library's, or a full disk's: it costs no run
+            reason = " ".join(str(error).split()) or type(error).__name__
+            tracker.listener.on_notice(f"The run's figure could not be drawn ({reason}); everything else is there.")
+    tracker.write(EndRecord(summary=summary))
+    tracker.journal.sync()
+
+
+def end_failed(job: Prepared, state: TrainState, journal: Keeps, run_dir: Path, error: Exception) -> None:
+    """Write down that the run has ended, and of what; whoever trains it is told by the error itself."""
+    if not job.ranks.is_first or (job.ranks.world_size > 1 and not isinstance(error, (InputError, CodeError))):
+        return  # of several workers one may have been lost: the others go on
+    reason = str(error) if isinstance(error, LargebatchError) else f"{type(error).__name__}: {error}"
+    with contextlib.suppress(Exception):  # what failed may be the disk, or a part of the model that the summary asks
+        journal.write(NoticeRecord(step=state.progress.step, text=f"{FAILED}{' '.join(reason.split())}"))
+        summary = summarise(job, state, Outcome.FAILED, run_dir, core_wait_fraction=None)
+        run_folder.write_text(run_dir / run_folder.SUMMARY, summary.model_dump_json(indent=2) + "\n")
+        journal.write(EndRecord(summary=summary))
+        journal.sync()
+
+
+def summarise(job: Prepared, state: TrainState, outcome: Outcome, run_dir: Path, core_wait_fraction: float | None) -> RunSummary:
+    """The run in numbers."""
+    progress, clock, plan = state.progress, state.clock, job.plan
+    train_accuracy = None
+    if outcome not in {Outcome.DIVERGED, Outcome.STOPPED, Outcome.FAILED}:
+        with clock.evaluating():
+            train_accuracy = _train_accuracy(job, state)
+    return RunSummary(
+        run_id=run_dir.name,
+        outcome=outcome,
+        global_batch_size=plan.global_batch_size,
+        micro_batch_size=state.micro_batch_size,
+        gradient_accumulation_steps=plan.num_micro_batches(state.micro_batch_size),
+        world_size=plan.world_size,
+        steps=progress.step,
+        epochs=progress.epoch + progress.offset / plan.num_train_samples,
+        samples_seen=progress.samples_seen,
+        training_seconds=clock.training_s,
+        evaluation_seconds=clock.evaluation_s,
+        wall_seconds=clock.wall_s,
+        samples_per_second=progress.samples_seen / clock.training_s if progress.samples_seen else None,
+        target_accuracy=job.spec.stop.target_accuracy,
+        time_to_accuracy_seconds=progress.time_to_accuracy_s,
+        steps_to_accuracy=progress.steps_to_accuracy,
+        test_accuracy=progress.test_accuracy,
+        best_test_accuracy=progress.best_test_accuracy,
+        train_accuracy=train_accuracy,
+        gradient_noise_scale=state.noise.noise_scale,
+        parameters_sha256=None if outcome is Outcome.FAILED else parameters_sha256(state),
+        core_wait_fraction=core_wait_fraction,
+        run_dir=str(run_dir),
+        mlflow_run_id=None,
+    )
+
+
+def _train_accuracy(job: Prepared, state: TrainState) -> float | None:
+    """None where samples that no step read, such as those of a dropped last batch, have no finite loss."""
+    part = job.dataset.train
+    score = evaluate(state, evaluation_batches(job, part), len(part), job.spec.precision == "bfloat16")
+    return score.accuracy if math.isfinite(score.loss) else None
+
+
+def parameters_sha256(state: TrainState) -> str:
+    """A fingerprint of the weights that are evaluated, bit by bit, and of the running statistics."""
+    with evaluation_weights(state) if state.average else contextlib.nullcontext():
+        return digest(state.model)
