@@ -4,15 +4,13 @@ import json
 import re
 import sys
 from collections.abc import Hashable
+from contextlib import nullcontext
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from largebatch.jobs.errors import SpecError
+from largebatch.jobs.spec.limits import HERE, LARGEST_TEXT, refuse_beyond, refuse_long, refuse_unwritable
 
-LARGEST_TEXT = 256 << 10
-"""Bytes."""
-MOST_VALUES = 10_000
-DEEPEST = 30
 STANDARD_INPUT = "-"
 
 
@@ -31,12 +29,9 @@ def mapping(document: Any, path: Path) -> dict[str, Any]:
 def _text_of(path: Path) -> str:
     """A file's text, read no further than a spec can be long: it may be a pipe without end."""
     try:
-        if str(path) == STANDARD_INPUT:
-            content = _beginning(sys.stdin.buffer)
-        else:
-            with path.open("rb") as file:
-                content = _beginning(file)
-        _refuse_long(content, str(path))
+        with nullcontext(sys.stdin.buffer) if str(path) == STANDARD_INPUT else path.open("rb") as file:
+            content = file.read(LARGEST_TEXT + 1)
+        refuse_long(content, str(path))
         return content.decode("utf-8-sig")  # Windows' editors begin a file with a mark
     except UnicodeDecodeError as error:
         raise SpecError(str(path), f"is not UTF-8 text (byte {error.start} is {content[error.start]:#04x}).", "Save it as UTF-8.") from error
@@ -44,22 +39,18 @@ def _text_of(path: Path) -> str:
         raise SpecError(str(path), f"the recipe cannot be read: {error}.") from error
 
 
-def _beginning(file: IO[bytes]) -> bytes:
-    return file.read(LARGEST_TEXT + 1)
-
-
 def parse(text: str, path: Path) -> Any:
     """What a text says: JSON where the path ends in .json, else YAML. Raises: SpecError."""
     if path.suffix != ".json":
         return parse_yaml(text, str(path))
-    _refuse_long(text.encode("utf-8", "surrogatepass"), str(path))
+    refuse_long(text.encode("utf-8", "surrogatepass"), str(path))
     try:
         document = json.loads(text, object_pairs_hook=each_key_once)
     except GivenTwiceError as error:
         raise SpecError(str(path), f"{error}.", "Leave one of them out.") from error
     except (ValueError, RecursionError) as error:
         raise SpecError(str(path), f"is not JSON: {_in_words(error)}.") from error
-    _refuse_odd(document, str(path))
+    refuse_beyond(document, str(path))
     return document
 
 
@@ -82,8 +73,8 @@ def parse_yaml(text: str, where: str) -> Any:
         import yaml
     except ImportError as error:
         raise SpecError(where, "reading YAML needs PyYAML.", "pip install PyYAML, or write the spec as .json.") from error
-    _refuse_long(text.encode("utf-8", "surrogatepass"), where)
-    _refuse_unwritable(text, where)
+    refuse_long(text.encode("utf-8", "surrogatepass"), where)
+    refuse_unwritable(text, where)
     try:
         document = yaml.load(text, Loader=_yaml_loader())
     except yaml.YAMLError as error:
@@ -100,44 +91,12 @@ def parse_yaml(text: str, where: str) -> Any:
         RecursionError,
     ) as error:  # from its constructors: !!int x, 2001-99-99
         raise SpecError(where, f"is not YAML: {_in_words(error)}.") from error
-    _refuse_odd(document, where)
+    refuse_beyond(document, where)
     return document
 
 
 def _in_words(error: Exception) -> str:
     return "it is nested too deep" if isinstance(error, RecursionError) else f"a value cannot be read ({str(error)[:200]})"
-
-
-def _refuse_long(content: bytes, where: str) -> None:
-    if len(content) > LARGEST_TEXT:
-        raise SpecError(where, f"is longer than {LARGEST_TEXT >> 10} KiB.", "No spec is.")
-
-
-def _refuse_odd(document: Any, where: str) -> None:
-    """What no spec holds, and what would break or stall whoever reads on: aliases without end, texts that cannot be written."""
-    waiting, count = [(document, 0)], 0
-    while waiting:
-        value, depth = waiting.pop()
-        count += 1
-        if depth > DEEPEST or count > MOST_VALUES:
-            raise SpecError(where, f"holds more than {MOST_VALUES} values, or some nested more than {DEEPEST} deep.", "No spec does.")
-        if isinstance(value, str):
-            _refuse_unwritable(value, where)
-        if isinstance(value, dict):
-            if not all(isinstance(key, str | int | float | None) for key in value):
-                raise SpecError(where, "has a key that is no text.", "Put it in quotes.")
-            waiting += [(part, depth + 1) for pair in value.items() for part in pair]
-        elif isinstance(value, list):
-            waiting += [(part, depth + 1) for part in value]
-
-
-def _refuse_unwritable(text: str, where: str) -> None:
-    try:
-        is_fine = b"\0" not in text.encode()
-    except UnicodeEncodeError:
-        is_fine = False
-    if not is_fine:
-        raise SpecError(where, "holds a text with characters that cannot be written.", "Leave out NUL and what is not UTF-8.")
 
 
 NUMBERS = {
@@ -165,8 +124,8 @@ def _yaml_loader() -> Any:
 
         def flatten_mapping(self, node: yaml.MappingNode) -> None:
             super().flatten_mapping(node)
-            if len(node.value) > MOST_VALUES:  # merges of merges double each time
-                raise yaml.constructor.ConstructorError(None, None, f"more than {MOST_VALUES} keys", node.start_mark)
+            if len(node.value) > HERE.most_values:  # merges of merges double each time
+                raise yaml.constructor.ConstructorError(None, None, f"more than {HERE.most_values} keys", node.start_mark)
 
     for kind, (pattern, beginnings) in NUMBERS.items():
         Loader.add_implicit_resolver(f"tag:yaml.org,2002:{kind}", pattern, list(beginnings))
@@ -177,7 +136,7 @@ def _yaml_loader() -> Any:
             if key_node.tag == "tag:yaml.org,2002:merge":  # `<<: *other` gives defaults, which may be overridden
                 continue
             key = loader.construct_object(key_node, deep=True)
-            if isinstance(key, Hashable):  # others are refused below
+            if isinstance(key, Hashable):  # others are refused later
                 if key in keys:
                     raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
                 keys.add(key)

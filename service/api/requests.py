@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, SkipValidation
 
 from largebatch.jobs.errors import InputError, SpecError
 from largebatch.jobs.launch.options import read_workers
+from largebatch.jobs.spec.limits import OVER_THE_NETWORK, refuse_beyond
 from largebatch.jobs.spec.mistakes import first_mistake, nearest
 from largebatch.jobs.spec.read import build_spec, recipe_paths, refuse_unlisted_entry_points
 from largebatch.jobs.spec.text import read_document
@@ -22,14 +23,11 @@ from largebatch.service.settings import Settings
 from largebatch.tuning.sweep.space import groups, refuse_impossible, with_fields
 from largebatch.tuning.sweep.spec import SweepSpec
 
-DEEPEST = 12
 LONGEST_PATH = 200
 MOST_RUNS = 5000
 MOST_VALUES = 1000
 LARGEST_SPEC = 64 << 10
 """Bytes; the spec travels in one environment variable, and the kernel takes 128 KiB."""
-LARGEST_NUMBER = 1 << 53
-"""Beyond it, JSON's readers differ."""
 
 
 class Submit(BaseModel):
@@ -90,8 +88,8 @@ def run_spec(asked: RunSubmit, settings: Settings) -> TrainSpec:
     if (asked.recipe is None) == (asked.spec is None):
         raise SpecError("recipe", "give either a recipe or a spec.", "GET /v1/recipes lists the recipes.")
     document = recipe_document(str(asked.recipe)) if asked.spec is None else _mapping("spec", asked.spec)
-    _refuse_deep(document)
-    _refuse_deep(asked.set)
+    for part in (document, asked.set):
+        refuse_beyond(part, "spec", OVER_THE_NETWORK)
     fields = {**asked.set, **({} if asked.name is None else {"name": asked.name})}
     spec = with_fields(build_spec({"name": "run", **document}), fields)
     refuse_for_strangers(spec, settings)
@@ -111,7 +109,7 @@ def job_of_sweep(asked: SweepSubmit, owner: str, settings: Settings) -> Job:
     if settings.store is not None:
         raise InputError("sweep", "sweeps need a folder that machines share, and this service keeps runs by URI.", "Send runs, or ask its operator.")
     document = _mapping("sweep", asked.sweep)
-    _refuse_deep(document)
+    refuse_beyond(document, "spec", OVER_THE_NETWORK)
     try:
         sweep = SweepSpec.model_validate(document)
     except pydantic.ValidationError as error:
@@ -229,22 +227,3 @@ def _mapping(field: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise SpecError(field, "must be a mapping of keys to values.", "GET /v1/recipes/digits-lamb shows one.")
     return dict(value)
-
-
-def _refuse_deep(value: Any, depth: int = 0) -> None:
-    if depth > DEEPEST:
-        raise SpecError("spec", f"is nested more than {DEEPEST} deep.", "No spec is.")
-    if isinstance(value, int | float) and abs(value) > LARGEST_NUMBER:
-        raise SpecError("spec", f"holds a number beyond {LARGEST_NUMBER:,}.", "No field needs that.")
-    if isinstance(value, str) and ("\0" in value or not _is_unicode(value)):
-        raise SpecError("spec", "holds a text with characters that cannot be written.", "Leave out NUL and lone surrogates.")
-    for inner in [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ():
-        _refuse_deep(inner, depth + 1)
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -130,7 +130,7 @@ def test_standard_input_and_pipes_are_read_once(tmp_path: Path, monkeypatch: pyt
 def test_the_words_say_how_often_noise_is_measured() -> None:
     described = GradientSpec.model_fields["noise_every_steps"].description or ""
     assert f"else {USUAL_NOISE_EVERY}." in " ".join(described.split())
-    assert f"else every {USUAL_NOISE_EVERY};" in (Path(__file__).resolve().parents[2] / "docs" / "spec.md").read_text()
+    assert f"else every {USUAL_NOISE_EVERY};" in (Path(__file__).resolve().parents[3] / "docs" / "spec.md").read_text()
 
 
 def test_overrides_can_hold_lists_mappings_and_equals_signs() -> None:

@@ -51,7 +51,7 @@ def test_a_whole_number_will_do_for_a_fraction_but_not_the_other_way() -> None:
 
 
 def test_every_word_is_in_the_docs() -> None:
-    page = (Path(__file__).resolve().parents[2] / "docs" / "spec.md").read_text()
+    page = (Path(__file__).resolve().parents[3] / "docs" / "spec.md").read_text()
     words = {word.rpartition(".")[2] for word in re.findall(r"`([a-z0-9_.]+)`", page)}
     missing = {
         f"{part.__name__}.{name}"

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from largebatch.jobs.errors import SpecError
-from largebatch.jobs.spec.text import LARGEST_TEXT, parse_yaml, read_document
+from largebatch.jobs.spec.limits import HERE, LARGEST_TEXT, OVER_THE_NETWORK, Limits, refuse_beyond
+from largebatch.jobs.spec.text import parse_yaml, read_document
 
 
 @pytest.mark.parametrize(
@@ -61,3 +62,25 @@ def test_no_more_is_read_than_a_spec_can_hold(tmp_path: Path) -> None:
         file.truncate(1 << 40)  # a terabyte that takes no room: reading it would
     with pytest.raises(SpecError, match=f"is longer than {LARGEST_TEXT >> 10} KiB"):
         read_document(path)
+
+
+@pytest.mark.parametrize("limits", [HERE, OVER_THE_NETWORK])
+def test_what_lies_beyond_the_limits_is_refused(limits: Limits) -> None:
+    nested: list[object] = []
+    for _ in range(limits.deepest - 1):
+        nested = [nested]
+    refuse_beyond([nested, ["x"] * (limits.most_values - limits.deepest - 2)], "here", limits)
+    refuse_beyond({"a": {1: [True, None, 0.5, 2**53]}}, "here", limits)
+    circle: list[object] = []
+    circle.append(circle)
+    beyond = [[nested], [nested] * limits.most_values, circle, {(1, 2): 3}, "\0", "\ud800", {"\ud800": 1}]
+    for document in beyond:
+        with pytest.raises(SpecError, match=r"^here: (holds|has)"):
+            refuse_beyond([document], "here", limits)
+
+
+def test_over_the_network_numbers_are_those_that_all_readers_of_json_agree_on() -> None:
+    refuse_beyond([2**64, 1e300], "here")
+    for number in (2**53 + 1, -(2**64), 1e300):
+        with pytest.raises(SpecError, match="holds a number beyond 9,007,199,254,740,992"):
+            refuse_beyond({"a": [number]}, "here", OVER_THE_NETWORK)
