@@ -9,12 +9,13 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from servers import job_pids
 
-from largebatch.service.backends import job_supervisor, local
+from largebatch.service.backends import job_supervisor
 from largebatch.service.backends.base import Presence, Seen
-from largebatch.service.backends.local import LocalBackend
+from largebatch.service.backends.local import LocalBackend, job_environment
 from largebatch.service.job import Capacity, Job, Kind
 from largebatch.service.states import State
 
@@ -32,27 +33,34 @@ sys.exit(int(until.read_text() or 0))
 
 
 @pytest.fixture
-def backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalBackend]:
-    """A backend whose jobs wait for a file, and end with the exit code in it."""
-    script = tmp_path / "sleeper.py"
+def backends(tmp_path: Path) -> Iterator[Callable[[], LocalBackend]]:
+    """Makes backends on the same folders, whose jobs wait for a file, and end with the exit code in it."""
+    script, made, before = tmp_path / "sleeper.py", list[LocalBackend](), set(psutil.Process().children())
     script.write_text(SLEEPER)
-    monkeypatch.setattr(local, "job_arguments", lambda job, *_: [str(script), str(tmp_path / "pids"), str(tmp_path / "until"), job.id])
-    yield new_backend(tmp_path)
+
+    def make() -> LocalBackend:
+        folders = (tmp_path / name for name in ("state", "runs", "data"))
+        words = [str(script), str(tmp_path / "pids"), str(tmp_path / "until")]
+        made.append(LocalBackend(*folders, Capacity(2.0, 4), lambda job, *_: [*words, job.id]))
+        return made[-1]
+
+    yield make
     (tmp_path / "until").touch()
     for pid in job_pids(tmp_path):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    while MADE:
-        for process in MADE.pop()._supervisors:
-            process.wait()
+
+    def all_ended() -> bool:
+        for backend in made:
+            backend.look([])  # it waits for the supervisors that have ended
+        return set(psutil.Process().children()) <= before
+
+    wait_for(all_ended)
 
 
-MADE: list[LocalBackend] = []
-
-
-def new_backend(tmp_path: Path) -> LocalBackend:
-    MADE.append(LocalBackend(tmp_path / "state", tmp_path / "runs", tmp_path / "data", Capacity(2.0, 4)))
-    return MADE[-1]
+@pytest.fixture
+def backend(backends: Callable[[], LocalBackend]) -> LocalBackend:
+    return backends()
 
 
 def job(attempt: int = 1, **parts: object) -> Job:
@@ -75,12 +83,12 @@ def seen(backend: LocalBackend, one: Job) -> Seen:
     return backend.look([one])[one.id]
 
 
-def test_begun_twice_it_runs_once(backend: LocalBackend, tmp_path: Path) -> None:
+def test_begun_twice_it_runs_once(backends: Callable[[], LocalBackend], tmp_path: Path) -> None:
+    backend, other = backends(), backends()  # a service that comes back, or another replica
     assert seen(backend, job()).presence is Presence.ABSENT
     for _ in range(5):
         backend.start(job())
     wait_for(lambda: started(tmp_path) != [])
-    other = new_backend(tmp_path)  # a service that came back, or another replica
     other.start(job())
     time.sleep(0.3)
     assert len(started(tmp_path)) == 1
@@ -179,7 +187,7 @@ def test_jobs_get_none_of_the_services_secrets(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("LARGEBATCH_DATABASE_URL", "postgresql://me:hidden-7@host/x")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "hidden-7")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    environment = local._environment(job(), [2, 3])
+    environment = job_environment(job(), [2, 3])
     assert "hidden-7" not in str(environment)
     assert (environment["CUDA_VISIBLE_DEVICES"], environment["OMP_NUM_THREADS"]) == ("2,3", "2")
     assert json.loads(environment["LARGEBATCH_SPEC"]) == {"x": 1}
@@ -188,4 +196,4 @@ def test_jobs_get_none_of_the_services_secrets(monkeypatch: pytest.MonkeyPatch) 
 def test_the_operator_bounds_the_threads_of_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
     for bound, threads in [("1", "1"), ("8", "2"), ("0", "2"), ("4,2", "2")]:
         monkeypatch.setenv("OMP_NUM_THREADS", bound)
-        assert local._environment(job(), [])["OMP_NUM_THREADS"] == threads
+        assert job_environment(job(), [])["OMP_NUM_THREADS"] == threads
