@@ -5,16 +5,19 @@ the run's newest checkpoint; submitting a name that runs or has ended well is a 
 """
 
 import asyncio
-import json
 import re
 import shlex
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from ray.exceptions import AuthenticationError, RayError
+from ray.job_submission import JobSubmissionClient
+from ray.util.state import list_nodes
 
 from largebatch.jobs.errors import FaultError, InputError, SpecError
 from largebatch.jobs.import_paths import PACKAGES, refuse_hiding
@@ -59,33 +62,31 @@ class Submission(NamedTuple):
 class RayJobs:
     """The jobs of one Ray cluster. Raises: InputError for an address that does not answer or wants a token."""
 
-    def __init__(self, address: str) -> None:
-        from ray.exceptions import RayError
-        from ray.job_submission import JobSubmissionClient
-
+    def __init__(self, address: str, client: JobSubmissionClient | None = None, list_alive: Callable[[str], list[Any]] | None = None) -> None:
+        """Args: client, list_alive: what asks Ray for jobs and for machines, for a cluster that a test makes up."""
         if not re.match(r"https?://", address):
             raise SpecError("--address", f"{address!r} is not the address of a Ray dashboard.", "Example: http://127.0.0.1:8265.")
         self.address = address
+        self._list_alive = list_alive or list_alive_nodes
         self._alive: frozenset[str] = frozenset()
         self._looked_at_s = 0.0
         try:
-            self._client = JobSubmissionClient(address)
+            self._client = client or JobSubmissionClient(address)
             self._client.get_version()
+        except AuthenticationError as error:
+            hint = "Set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN."
+            raise InputError("--address", f"Ray at {address} wants another token ({first_line(error)}).", hint) from error
         except (ConnectionError, RuntimeError, RayError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            if re.search(r"\b40[13]\b|[Uu]nauthori[sz]ed|[Ff]orbidden|token", str(error)):
-                raise InputError(
-                    "--address", f"Ray at {address} wants another token ({reason}).", "Set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN."
-                ) from error
-            raise InputError("--address", f"no Ray dashboard answers at {address} ({reason}).", "Is the head up, with its dashboard?") from error
+            hint = "Is the head up, with its dashboard?"
+            raise InputError("--address", f"no Ray dashboard answers at {address} ({first_line(error)}).", hint) from error
 
     def all(self) -> list[Job]:
         """Every attempt that Ray remembers, newest first."""
-        found = sorted(self._client.list_jobs(), key=lambda details: details.start_time or 0, reverse=True)
-        return [self._told(details) for details in found if (details.metadata or {}).get(NAME)]
+        jobs = sorted(self._client.list_jobs(), key=lambda details: details.start_time or 0, reverse=True)
+        return [self._checked(details) for details in jobs if (details.metadata or {}).get(NAME)]
 
-    def _told(self, details: Any) -> Job:
-        """As Ray tells it, but one whose driver went down with its machine has failed.
+    def _checked(self, details: Any) -> Job:
+        """A job as Ray has it, but one whose driver went down with its machine has failed.
 
         A head that comes back with what Redis kept calls it running until the next job is submitted.
         """
@@ -93,25 +94,13 @@ class RayJobs:
         if job.is_over or driver is None:
             return job
         if driver not in self._alive or time.monotonic() - self._looked_at_s > LOOK_AT_NODES_EVERY_S:
-            self._alive, self._looked_at_s = frozenset(node.node_id for node in self._nodes()), time.monotonic()
+            self._alive, self._looked_at_s = frozenset(node.node_id for node in self._list_alive(self.address)), time.monotonic()
         return job if driver in self._alive else job._replace(status="FAILED", message="The machine of its driver is gone.")
-
-    def _nodes(self) -> list[Any]:
-        """Those that are alive: the head at least. Raises: ConnectionError."""
-        from ray.util.state import list_nodes
-
-        try:
-            nodes = list_nodes(address=self.address, filters=[("state", "=", "ALIVE")], limit=10_000, raise_on_missing_output=False)
-        except Exception as error:  # Ray's own, which are no kind of ConnectionError
-            raise ConnectionError(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
-        if not nodes:
-            raise ConnectionError("Ray names no machine")
-        return list(nodes)
 
     def resources(self) -> dict[str, float]:
         """What the nodes that are alive have together, by Ray's names. Raises: ConnectionError."""
         total: dict[str, float] = {}
-        for node in self._nodes():
+        for node in self._list_alive(self.address):
             for name, amount in node.resources_total.items():
                 total[name] = total.get(name, 0.0) + amount
         return total
@@ -213,22 +202,29 @@ def _copy_own_code(source: Path, folder: Path) -> None:
     refuse_hiding(source)
     total = 0
     for path in sorted(source.rglob("*.py")):
-        place = path.relative_to(source)
-        if any(part.startswith(".") or part in NOT_CODE for part in place.parts) or (folder / place).exists():
+        relative = path.relative_to(source)
+        if any(part.startswith(".") or part in NOT_CODE for part in relative.parts) or (folder / relative).exists():
             continue
         total += path.stat().st_size
         if total > LARGEST_CODE:
             raise SpecError(
                 "model.entry_point", f"{source} holds more than {LARGEST_CODE >> 20} MiB of Python files.", "Submit from your code's own folder."
             )
-        (folder / place).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(path, folder / place)
+        (folder / relative).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, folder / relative)
 
 
-def outcome_of(logs: str) -> dict[str, Any] | None:
-    """The summary that a job printed last, if it came to one."""
-    for line in reversed(logs.splitlines()):
-        if line.startswith("{") and '"run_id"' in line:
-            found: dict[str, Any] = json.loads(line)
-            return found
-    return None
+def list_alive_nodes(address: str) -> list[Any]:
+    """The machines that are alive: the head at least. Raises: ConnectionError."""
+    try:
+        nodes = list_nodes(address=address, filters=[("state", "=", "ALIVE")], limit=10_000, raise_on_missing_output=False)
+    except Exception as error:  # Ray's own, which are no kind of ConnectionError
+        raise ConnectionError(first_line(error)) from error
+    if not nodes:
+        raise ConnectionError("Ray names no machine")
+    return list(nodes)
+
+
+def first_line(error: Exception) -> str:
+    """What an error of Ray's says first."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

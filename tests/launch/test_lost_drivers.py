@@ -1,24 +1,29 @@
 """A job whose driver went down with its machine has failed, whatever a head says that came back with old notes (tests/k8s has a real one)."""
 
+import time
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from ray.job_submission import JobStatus
 
 from largebatch.service.backends.ray_jobs import LOOK_AT_NODES_EVERY_S, NAME, RayJobs
 
 
-class Cluster(RayJobs):
-    """Some jobs and some machines that are alive."""
+class Alive:
+    """The machines that are alive, and how often they were asked for."""
 
-    def __init__(self, jobs: list[Any], alive: set[str]) -> None:
-        self.address, self._alive, self._looked_at_s = "http://127.0.0.1:8265", frozenset(), 0.0
-        self._client: Any = SimpleNamespace(list_jobs=lambda: jobs)
-        self.alive, self.looks = alive, 0
+    def __init__(self, *names: str) -> None:
+        self.names, self.num_looks = names, 0
 
-    def _nodes(self) -> list[Any]:
-        self.looks += 1
-        return [SimpleNamespace(node_id=name) for name in self.alive]
+    def __call__(self, address: str) -> list[Any]:
+        self.num_looks += 1
+        return [SimpleNamespace(node_id=name) for name in self.names]
+
+
+def cluster_of(jobs: list[Any], alive: Alive) -> RayJobs:
+    client: Any = SimpleNamespace(list_jobs=lambda: jobs, get_version=lambda: "4")
+    return RayJobs("http://127.0.0.1:8265", client, alive)
 
 
 def told(job_id: str, status: JobStatus, driver: str | None) -> Any:
@@ -32,22 +37,24 @@ def test_a_running_job_needs_its_drivers_machine() -> None:
         told("here", JobStatus.RUNNING, "head-2"), told("lost", JobStatus.RUNNING, "head-1"),
         told("waits", JobStatus.PENDING, None), told("ended", JobStatus.SUCCEEDED, "head-1"),
     ]  # fmt: skip
-    found = {job.name: job for job in Cluster(jobs, {"head-2"}).all()}
+    found = {job.name: job for job in cluster_of(jobs, Alive("head-2")).all()}
     assert {name: job.status for name, job in found.items()} == {"here": "RUNNING", "lost": "FAILED", "waits": "PENDING", "ended": "SUCCEEDED"}
     assert "machine of its driver" in found["lost"].message
 
 
-def test_machines_are_asked_for_now_and_then_and_when_a_new_one_is_named() -> None:
+def test_machines_are_asked_for_now_and_then_and_when_a_new_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     jobs = [told("run", JobStatus.RUNNING, "one")]
-    cluster = Cluster(jobs, {"one"})
+    alive = Alive("one")
+    cluster = cluster_of(jobs, alive)
     for _ in range(3):
         assert cluster.all()[0].status == "RUNNING"
-    assert cluster.looks == 1
+    assert alive.num_looks == 1
     jobs.append(told("other", JobStatus.RUNNING, "two"))
-    cluster.alive = {"two"}
+    alive.names = ("two",)
     cluster.all()
-    assert cluster.looks == 2
+    assert alive.num_looks == 2
     assert {job.name: job.status for job in cluster.all()} == {"run": "FAILED", "other": "RUNNING"}
-    cluster.alive = set()
-    cluster._looked_at_s -= LOOK_AT_NODES_EVERY_S + 1
+    alive.names = ()
+    now_s = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now_s + LOOK_AT_NODES_EVERY_S + 1)
     assert {job.status for job in cluster.all()} == {"FAILED"}

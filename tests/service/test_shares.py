@@ -9,7 +9,7 @@ from largebatch.jobs.errors import InputError
 from largebatch.jobs.launch.options import read_workers
 from largebatch.service.api.requests import RunSubmit, SweepSubmit, job_of_run, job_of_sweep
 from largebatch.service.backends.command import job_arguments
-from largebatch.service.backends.ray import _environment
+from largebatch.service.backends.ray import mlflow_environment
 from largebatch.service.job import Job, Kind
 from largebatch.service.settings import Settings
 
@@ -104,7 +104,7 @@ def test_a_sweep_that_holds_less_than_one_run_needs_is_refused(resources: dict[s
 
 def test_jobs_on_ray_are_told_where_mlflow_is_but_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
-    assert _environment() == {"MLFLOW_TRACKING_URI": "http://mlflow:5000"}
+    assert mlflow_environment() == {"MLFLOW_TRACKING_URI": "http://mlflow:5000"}
     for kept in ("", "http://me:hidden-7@mlflow"):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", kept)
-        assert _environment() == {}
+        assert mlflow_environment() == {}
