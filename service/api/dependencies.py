@@ -22,7 +22,7 @@ from largebatch.service.db.store import Store
 from largebatch.service.db.tokens import Principal, Tokens
 from largebatch.service.job import Capacity, Job, Kind
 from largebatch.service.present.tracking import Tracking
-from largebatch.service.queue import one_host
+from largebatch.service.queue.one_host import OneHost
 from largebatch.service.queue.reconcile import Reconciler
 from largebatch.service.queue.run_copies import RunCopies
 from largebatch.service.queue.run_folders import RunFolders
@@ -97,8 +97,10 @@ def make_dependencies(settings: Settings) -> Dependencies:
         refuse_outdated(engine)
     store, tokens = Store(engine), Tokens(engine)
     backend: Backend
+    one_host = None
     if settings.ray_address is None:
-        one_host.claim(store, settings.state_dir, settings.takes_over)
+        one_host = OneHost(store, settings.state_dir)
+        one_host.claim(settings.takes_over)
         backend = LocalBackend(settings.state_dir, settings.runs_dir, settings.data_dir, Capacity(settings.cpus, settings.gpus))
     else:
         from largebatch.service.backends.ray import RayBackend  # imports Ray, a second that local jobs need not wait
@@ -106,7 +108,7 @@ def make_dependencies(settings: Settings) -> Dependencies:
         backend = RayBackend(settings.ray_address, settings.store or settings.runs_dir.resolve(), settings.data_dir, settings.ray_python)
     run_folders = RunCopies(Storage(settings.store), settings.runs_dir, store.active_ids) if settings.store else RunFolders(settings.runs_dir)
     return Dependencies(
-        settings, store, tokens, backend, run_folders, Reconciler(store, backend, settings, run_folders),
+        settings, store, tokens, backend, run_folders, Reconciler(store, backend, settings, run_folders, one_host),
         Watcher(store, run_folders, tokens.still_valid), AnalysisWorker(), RateLimit(settings.rate_per_minute), Tracking(settings.tracking_uri),
     )  # fmt: skip
 

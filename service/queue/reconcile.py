@@ -6,7 +6,6 @@ to the database before the backend is asked, and the backend takes each attempt 
 the lease makes passes; were there two for a moment, compare-and-set and the attempts' numbers keep them apart.
 """
 
-import json
 import secrets
 import time
 from pathlib import Path
@@ -16,14 +15,15 @@ import structlog
 
 from largebatch.jobs.errors import FaultError
 from largebatch.jobs.run import run_folder
+from largebatch.jobs.run.json_lines import parse_object
 from largebatch.jobs.run.records import Outcome
 from largebatch.service.backends.base import Backend, BackendDown, CannotStart, Presence, Seen
 from largebatch.service.db.engine import DatabaseError
 from largebatch.service.db.store import Store
 from largebatch.service.job import Capacity, Job, Kind
 from largebatch.service.present.progress import read_progress
-from largebatch.service.queue import one_host
 from largebatch.service.queue.background import Background
+from largebatch.service.queue.one_host import OneHost
 from largebatch.service.queue.run_folders import RunFolders
 from largebatch.service.queue.schedule import Limits, choose
 from largebatch.service.settings import Settings
@@ -35,6 +35,7 @@ URGENT_AFTER_S = 120.0
 LONGEST_PAUSE_S = 60.0
 QUEUE_FRONT = 1000
 PROGRESS_EVERY_S = 1.0
+CANCELLED = "Cancelled; resume goes on from its last checkpoint."
 DIVERGED, BAD_INPUT, STOPPED = 3, 2, 4
 """Exit codes of `python -m largebatch.jobs`."""
 
@@ -42,9 +43,19 @@ DIVERGED, BAD_INPUT, STOPPED = 3, 2, 4
 class Reconciler:
     """Makes passes in a thread of its own, from `start` to `stop`."""
 
-    def __init__(self, store: Store, backend: Backend, settings: Settings, run_folders: RunFolders | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        backend: Backend,
+        settings: Settings,
+        run_folders: RunFolders | None = None,
+        one_host: OneHost | None = None,
+        urgent_after_s: float = URGENT_AFTER_S,
+    ) -> None:
+        """Args: one_host: local jobs belong to one machine; None: any replica may make passes."""
         self._store, self._backend, self._settings = store, backend, settings
-        self._run_folders = run_folders or RunFolders(settings.runs_dir)
+        self._run_folders, self._one_host = run_folders or RunFolders(settings.runs_dir), one_host
+        self._urgent_after_s = urgent_after_s
         self._holder = secrets.token_hex(8)
         self._log = structlog.get_logger("reconcile")
         self._background = Background("reconciler", self._run)
@@ -74,7 +85,7 @@ class Reconciler:
     def _run(self) -> None:
         while not self._background.over.is_set():
             try:
-                if self._holds_lease():
+                if self.holds_lease():
                     self.make_pass()
                 self.problem = None
                 self.last_pass_s = time.monotonic()
@@ -87,11 +98,11 @@ class Reconciler:
                 self._log.exception("pass broke off")
             self._background.over.wait(self._settings.poll_s)
 
-    def _holds_lease(self) -> bool:
+    def holds_lease(self) -> bool:
+        """Whether it is this replica that makes the passes now; the lease is renewed in time."""
         now = time.monotonic()
         if now - self._renewed_at_s > LEASE_S / 3:
-            is_local = self._settings.ray_address is None
-            if is_local and not self._store.hold_lease(one_host.HOST, one_host.this_host(), one_host.LEASE_S):
+            if self._one_host is not None and not self._one_host.hold():
                 return False
             if not self._store.hold_lease(LEASE, self._holder, LEASE_S):
                 return False
@@ -101,15 +112,15 @@ class Reconciler:
     def make_pass(self) -> None:
         """One comparison and repair. Raises: DatabaseError, BackendDown."""
         active = self._store.active()
-        asked = [job for job in active if job.state is not State.RECOVERING]
-        seen = self._backend.look(asked) if asked else {}
+        begun = [job for job in active if job.state is not State.RECOVERING]
+        seen = self._backend.look(begun) if begun else {}
         self._stopping = {job.id: self._stopping[job.id] for job in active if job.id in self._stopping}
         self._is_storage_away = False
         holding = []
         for job in active:
-            now_standing = self._repair(job, seen[job.id]) if job.id in seen else self._repair_waiting(job)
-            if now_standing is not None and now_standing.state in {State.STARTING, State.RUNNING}:
-                holding.append(now_standing)
+            repaired = self._repair(job, seen[job.id]) if job.id in seen else self._repair_waiting(job)
+            if repaired is not None and repaired.state in {State.STARTING, State.RUNNING}:
+                holding.append(repaired)
         self._note_progress(holding)
         self._start_next(holding)
 
@@ -134,13 +145,9 @@ class Reconciler:
         outcome = self._outcome(job)
         if outcome is not None:  # it ended while nobody looked, and the backend has forgotten
             return self._end(job, Seen(Presence.ENDED, DIVERGED if outcome == Outcome.DIVERGED else 0))
-        is_late = job.deadline_at_s is not None and time.time() > job.deadline_at_s
-        if job.is_cancel_asked or is_late:
-            if not self._backend.fence(job):
-                return job  # it has begun after all; the next pass sees it
-            if job.is_cancel_asked:
-                return self._move(job, State.CANCELLED, reason="Cancelled; resume goes on from its last checkpoint.", ended_at_s=time.time())
-            return self._move(job, State.FAILED, reason="Its deadline passed.", ended_at_s=time.time())
+        if job.is_cancel_asked or _is_late(job):
+            # One that cannot be fenced off has begun after all; the next pass sees it.
+            return self._end_unwanted(job, CANCELLED) if self._backend.fence(job) else job
         if job.state is State.RUNNING:
             return self._recover(job, f"Attempt {job.attempt} is gone: the {self._backend.name} backend knows nothing of it.", counts=False)
         return self._begin(job)
@@ -155,29 +162,26 @@ class Reconciler:
 
     def _end_in_time(self, job: Job) -> Job:
         """Ask a running job to stop if somebody wants that, or its time is over."""
-        now = time.time()
-        is_late = job.deadline_at_s is not None and now > job.deadline_at_s
+        is_late = _is_late(job)
         if not job.is_cancel_asked and not is_late:
             return job
         if job.stop_asked_at_s is None:
             # Asked first and noted then: were we killed between, it is asked twice, which does no harm.
             if self._backend.stop(job, is_urgent=False):
                 self._log.info("asked to stop", job=job.id, late=is_late)
-                return self._store.note(job, stop_asked_at_s=now) or job
-        elif time.monotonic() - self._stopping.setdefault(job.id, time.monotonic()) > URGENT_AFTER_S:
+                return self._store.note(job, stop_asked_at_s=time.time()) or job
+        elif time.monotonic() - self._stopping.setdefault(job.id, time.monotonic()) > self._urgent_after_s:
             self._backend.stop(job, is_urgent=True)
         return job
 
     def _end(self, job: Job, seen: Seen) -> Job | None:
         """An attempt is over: the job is too, or it recovers."""
-        now, code, last = time.time(), seen.exit_code, _without_paths(seen.message)
-        ended: dict[str, Any] = {"ended_at_s": now, "progress": read_progress(job, self._folder(job)) or job.progress}
+        code, last = seen.exit_code, _without_paths(seen.message)
+        ended: dict[str, Any] = {"ended_at_s": time.time(), "progress": read_progress(job, self._folder(job)) or job.progress}
         if code == 0:
             return self._move(job, State.SUCCEEDED, reason=None, outcome=self._outcome(job), summary=self._summary(job), **ended)
-        if job.is_cancel_asked:
-            return self._move(job, State.CANCELLED, reason="Cancelled; resume goes on from its last checkpoint.", **ended)
-        if job.deadline_at_s is not None and now > job.deadline_at_s:
-            return self._move(job, State.FAILED, reason="Its deadline passed.", **ended)
+        if job.is_cancel_asked or _is_late(job):
+            return self._end_unwanted(job, CANCELLED, **ended)
         if code == DIVERGED:
             return self._move(job, State.FAILED, reason="It diverged: the loss or the gradient stopped being finite.", outcome=Outcome.DIVERGED,
                               summary=self._summary(job), **ended)  # fmt: skip
@@ -201,29 +205,28 @@ class Reconciler:
 
     def _repair_waiting(self, job: Job) -> Job | None:
         """A recovering job may be unwanted by now, or out of time."""
-        if job.is_cancel_asked:
-            return self._move(job, State.CANCELLED, reason="Cancelled while it recovered.", ended_at_s=time.time())
-        if job.deadline_at_s is not None and time.time() > job.deadline_at_s:
-            return self._move(job, State.FAILED, reason="Its deadline passed.", ended_at_s=time.time())
-        return job
+        return self._end_unwanted(job, "Cancelled while it recovered.") if job.is_cancel_asked or _is_late(job) else job
+
+    def _end_unwanted(self, job: Job, cancelled: str, late: str = "Its deadline passed.", **changes: Any) -> Job | None:
+        """End a job that somebody cancelled, or that is out of time. Args: cancelled, late: the reasons that people read."""
+        state, reason = (State.CANCELLED, cancelled) if job.is_cancel_asked else (State.FAILED, late)
+        return self._move(job, state, reason=reason, **{"ended_at_s": time.time(), **changes})
 
     def _start_next(self, holding: list[Job]) -> None:
         waiting = [*self._store.in_states([State.RECOVERING]), *self._store.waiting(QUEUE_FRONT)]
         if not waiting:
             return
-        now, capacity = time.time(), self._backend.capacity()
+        capacity = self._backend.capacity()
         in_time = []
         for job in waiting:
-            if job.deadline_at_s is not None and now > job.deadline_at_s:
-                self._move(job, State.FAILED, reason="Its deadline passed before its turn came.", ended_at_s=now)
-            elif job.is_cancel_asked:
-                self._move(job, State.CANCELLED, reason="Cancelled while it waited.", ended_at_s=now)
+            if job.is_cancel_asked or _is_late(job):
+                self._end_unwanted(job, "Cancelled while it waited.", "Its deadline passed before its turn came.")
             else:
                 in_time.append(job)
                 self._say_if_impossible(job, capacity)
         limits = Limits(self._settings.max_running_per_owner, self._settings.max_gpus_per_owner)
-        for job in choose(in_time, holding, capacity, limits, now):
-            if not self._holds_lease():
+        for job in choose(in_time, holding, capacity, limits, time.time()):
+            if not self.holds_lease():
                 return  # a pass took so long that another replica makes them now
             started = self._store.move(job, State.STARTING, attempt=job.attempt + 1, not_before_s=None, stop_asked_at_s=None)
             if started is not None:  # else it was cancelled meanwhile
@@ -245,9 +248,9 @@ class Reconciler:
             return
         self._noted_at_s = now
         for job in running:
-            found = read_progress(job, self._folder(job))
-            if found and found != job.progress:
-                self._store.note(job, progress=found)
+            progress = read_progress(job, self._folder(job))
+            if progress and progress != job.progress:
+                self._store.note(job, progress=progress)
 
     def _is_fresh(self, job: Job) -> bool:
         """Whether all that the job has left is here."""
@@ -266,10 +269,9 @@ class Reconciler:
 
     def _summary(self, job: Job) -> dict[str, Any] | None:
         try:
-            found = json.loads((self._folder(job) / run_folder.SUMMARY).read_text())
-        except (OSError, ValueError):
+            return parse_object((self._folder(job) / run_folder.SUMMARY).read_bytes())
+        except OSError:
             return None
-        return found if isinstance(found, dict) else None
 
     def _outcome(self, job: Job) -> str | None:
         """How a run ended, by its summary; None if it did not, or is no run."""
@@ -282,6 +284,10 @@ class Reconciler:
         if moved is not None:
             self._log.info("moved", job=job.id, before=str(job.state), now=str(state), reason=changes.get("reason"))
         return moved
+
+
+def _is_late(job: Job) -> bool:
+    return job.deadline_at_s is not None and time.time() > job.deadline_at_s
 
 
 def _without_paths(text: str) -> str:

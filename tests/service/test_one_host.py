@@ -7,12 +7,11 @@ from pathlib import Path
 import pytest
 
 from largebatch.jobs.errors import InputError
-from largebatch.service.api.dependencies import make_dependencies
+from largebatch.service.backends.local import LocalBackend
 from largebatch.service.db.engine import connect, upgrade
 from largebatch.service.db.store import Store
-from largebatch.service.job import Job, Kind
-from largebatch.service.queue import one_host
-from largebatch.service.queue.one_host import claim
+from largebatch.service.job import Capacity, Job, Kind
+from largebatch.service.queue.one_host import OneHost
 from largebatch.service.queue.reconcile import Reconciler
 from largebatch.service.settings import Settings
 from largebatch.service.states import State
@@ -26,19 +25,15 @@ def store(database_url: str) -> Iterator[Store]:
     engine.dispose()
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(one_host, "LEASE_S", 1.0)
+class Machine:
+    """One of two machines with services on one database, whose leases are short."""
 
+    def __init__(self, store: Store, state_dir: Path, name: str) -> None:
+        state_dir.mkdir(exist_ok=True)
+        self.one_host = OneHost(store, state_dir, name, lease_s=1.0)
 
-def at(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Be on that machine from here on."""
-    monkeypatch.setattr(one_host.socket, "gethostname", lambda: name)
-
-
-def folder(tmp_path: Path, name: str) -> Path:
-    (tmp_path / name).mkdir(exist_ok=True)
-    return tmp_path / name
+    def claim(self, takes_over: bool = False, patience_s: float = 3.0) -> None:
+        self.one_host.claim(takes_over, patience_s)
 
 
 def running(store: Store) -> None:
@@ -46,46 +41,37 @@ def running(store: Store) -> None:
     store.accept(job, None, "", 10)
 
 
-def test_a_second_machine_is_refused_while_the_first_one_works(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    at("one", monkeypatch)
-    claim(store, folder(tmp_path, "one"), False)
-    claim(store, folder(tmp_path, "one"), False)  # another replica there
-    monkeypatch.setattr(one_host, "PATIENCE_S", 0.0)
-    at("two", monkeypatch)
+def test_a_second_machine_is_refused_while_the_first_one_works(store: Store, tmp_path: Path) -> None:
+    Machine(store, tmp_path / "one", "one").claim()
+    Machine(store, tmp_path / "one", "one").claim()  # another replica there
     with pytest.raises(InputError, match="a service on one runs this database's jobs"):
-        claim(store, folder(tmp_path, "two"), False)
+        Machine(store, tmp_path / "two", "two").claim(patience_s=0.0)
 
 
-def test_a_service_that_moved_waits_for_the_lease_and_goes_on(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    at("pod-1", monkeypatch)
-    claim(store, folder(tmp_path, "shared"), False)
+def test_a_service_that_moved_waits_for_the_lease_and_goes_on(store: Store, tmp_path: Path) -> None:
+    Machine(store, tmp_path / "shared", "pod-1").claim()
     running(store)
-    at("pod-2", monkeypatch)
     began_s = time.monotonic()
-    claim(store, folder(tmp_path, "shared"), False)  # the same folder: it sees the attempts
+    Machine(store, tmp_path / "shared", "pod-2").claim()  # the same folder: it sees the attempts
     assert 0.4 < time.monotonic() - began_s < 3.0
 
 
-def test_jobs_that_it_cannot_see_keep_a_service_from_beginning(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    at("one", monkeypatch)
-    claim(store, folder(tmp_path, "one"), False)
+def test_jobs_that_it_cannot_see_keep_a_service_from_beginning(store: Store, tmp_path: Path) -> None:
+    one, two = (Machine(store, tmp_path / name, name) for name in ("one", "two"))
+    one.claim()
     running(store)
-    at("two", monkeypatch)
     with pytest.raises(InputError, match="begun on one may still run there"):
-        claim(store, folder(tmp_path, "two"), False)
-    claim(store, folder(tmp_path, "two"), True)
-    claim(store, folder(tmp_path, "two"), False)  # from now on it is its own
+        two.claim()
+    two.claim(takes_over=True)
+    two.claim()  # from now on it is its own
     store.move(store.active()[0], State.SUCCEEDED)
-    at("one", monkeypatch)
-    claim(store, folder(tmp_path, "one"), False)  # nothing runs: whoever comes may
+    one.claim()  # nothing runs: whoever comes may
 
 
-def test_a_machine_that_lost_its_lease_makes_no_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    deps = make_dependencies(Settings(runs_dir=tmp_path))
-    at("two", monkeypatch)
-    monkeypatch.setattr(one_host, "LEASE_S", 100.0)
+def test_a_machine_that_lost_its_lease_makes_no_passes(store: Store, tmp_path: Path) -> None:
+    one, two = (Machine(store, tmp_path / name, name) for name in ("one", "two"))
+    one.claim()
+    backend = LocalBackend(tmp_path / "one", tmp_path, tmp_path, Capacity(1.0, 0))
+    reconcilers = [Reconciler(store, backend, Settings(runs_dir=tmp_path), one_host=machine.one_host) for machine in (two, one)]
     time.sleep(1.1)
-    assert Reconciler(deps.store, deps.backend, deps.settings)._holds_lease()
-    at("one", monkeypatch)
-    assert not deps.reconciler._holds_lease()
-    deps.store.engine.dispose()
+    assert [reconciler.holds_lease() for reconciler in reconcilers] == [True, False]
