@@ -22,7 +22,7 @@ SAMPLES = 60_000
 def _train(global_batch_size: int, data_dir: Path) -> None:
     """In a fresh process: train, print the peak of this process's resident memory in bytes."""
     from largebatch.jobs.launch.local import prepare_locally, train_locally
-    from largebatch.jobs.launch.options import LocalOptions
+    from largebatch.jobs.launch.options import TrainOptions
     from largebatch.jobs.run.listener import Listener
     from largebatch.jobs.spec.train_spec import TrainSpec
 
@@ -40,7 +40,7 @@ def _train(global_batch_size: int, data_dir: Path) -> None:
         }
     )
     with tempfile.TemporaryDirectory() as folder:
-        options = LocalOptions(data_dir, Path(folder), "cpu")
+        options = TrainOptions(data_dir=data_dir, output_dir=Path(folder), device="cpu")
         train_locally(prepare_locally(spec, options), options, Listener())
     unit = 1 if sys.platform == "darwin" else 1024
     print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit))

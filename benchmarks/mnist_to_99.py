@@ -76,7 +76,7 @@ def _arguments() -> argparse.ArgumentParser:
 def train_recipe(recipe: str, seed: int, data_dir: Path) -> Run:
     """One run of ours, as the command `largebatch train` makes it; it ends at the target."""
     from largebatch.jobs.launch.local import prepare_locally, train_locally
-    from largebatch.jobs.launch.options import LocalOptions
+    from largebatch.jobs.launch.options import TrainOptions
     from largebatch.jobs.run.listener import Listener
     from largebatch.jobs.spec.read import read_spec
 
@@ -84,7 +84,7 @@ def train_recipe(recipe: str, seed: int, data_dir: Path) -> Run:
     same_for_all = ["evaluation.every_epochs=1.0", f"stop.target_accuracy={TARGET}", "stop.at_target=true", "tracking.enabled=false"]
     spec = read_spec(recipe, [f"seed={seed}", *same_for_all])
     with tempfile.TemporaryDirectory() as folder:
-        options = LocalOptions(data_dir, Path(folder), "cpu")
+        options = TrainOptions(data_dir=data_dir, output_dir=Path(folder), device="cpu")
         summary = train_locally(prepare_locally(spec, options), options, Listener())
     return Run(
         summary.global_batch_size,

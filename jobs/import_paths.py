@@ -13,7 +13,8 @@ from pathlib import Path
 import largebatch
 from largebatch.jobs.errors import InputError
 
-PACKAGES = Path(largebatch.__file__).absolute().parents[1]
+PACKAGE = Path(largebatch.__file__).absolute().parent
+PACKAGES = PACKAGE.parent
 """The folder that holds the package `largebatch`: it need not be the current one."""
 INSTALLED = {"site-packages", "dist-packages"}
 """What folders of installed packages are called."""
@@ -56,10 +57,8 @@ def add_folder(folder: str) -> None:
 
 def refuse_hiding(folder: Path) -> None:
     """Raise InputError for a file that Ray's processes, which search this folder before all else, would take for a module of Python's or ours."""
-    if folder.resolve() == PACKAGES.resolve():
-        return
     names = sys.stdlib_module_names | ESSENTIAL
     for path in sorted(folder.iterdir()):
-        if path.stem in names and (path.suffix == ".py" or (path / "__init__.py").is_file()):
+        if path.stem in names and path.resolve() != PACKAGE.resolve() and (path.suffix == ".py" or (path / "__init__.py").is_file()):
             problem = f"Ray's processes search the current folder first, and would take it for the module {path.stem!r} that they need."
             raise InputError(str(path), problem, "Call it by another name, or run from another folder.")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from largebatch.jobs.errors import InputError
-from largebatch.jobs.run.storage import split_uri
+from largebatch.jobs.launch.options import split_uri
 
 EMBEDDED = "sqlite:///{runs_dir}/service.sqlite"
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})

@@ -10,8 +10,9 @@ from largebatch.jobs.device import choose_device
 from largebatch.jobs.errors import CodeError
 from largebatch.jobs.job import prepare, run_job
 from largebatch.jobs.launch.last_words import keep_traceback
-from largebatch.jobs.launch.options import LocalOptions, mirrored_spec
+from largebatch.jobs.launch.options import TrainOptions
 from largebatch.jobs.launch.signals import stop_requests
+from largebatch.jobs.launch.stored_runs import mirrored_spec
 from largebatch.jobs.prepared import Prepared
 from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.listener import Listener
@@ -22,7 +23,7 @@ from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.tracking.mirror_process import MirrorProcess
 
 
-def prepare_locally(spec: TrainSpec, options: LocalOptions, world_size: int | None = None) -> Prepared:
+def prepare_locally(spec: TrainSpec, options: TrainOptions, world_size: int | None = None) -> Prepared:
     """Check everything that bad input could spoil; writes nothing.
 
     Args: world_size: plan for so many workers, to be looked at only.
@@ -35,7 +36,7 @@ def prepare_locally(spec: TrainSpec, options: LocalOptions, world_size: int | No
 
 def train_locally(
     job: Prepared,
-    options: LocalOptions,
+    options: TrainOptions,
     listener: Listener,
     *,
     on_start: Callable[[Path], None] = lambda run_dir: None,

@@ -1,42 +1,40 @@
-"""What a launch needs beside the spec; light, so that commands can read it before torch is imported."""
+"""The options of a training command: the name, type, help and default of each stand here, once.
 
-import os
+Every door derives its own from them: typer's parameters (`service/cli/spread.py`), argparse's arguments (`command_line.py`), and the words
+of a service's backend or of a hint how to go on (`TrainOptions.arguments`), which both doors read back. Standard library alone: help is quick.
+"""
+
+import hashlib
 import shlex
+import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Annotated, Any, NamedTuple, Self, get_args, get_type_hints
+from urllib.parse import unquote, urlsplit
 
-from largebatch.jobs.errors import InputError
-from largebatch.jobs.launch.supervise import STARTED_AGAIN
-from largebatch.jobs.run.run_folder import SPEC
-from largebatch.jobs.run.storage import PATIENCE_S, Storage, read_patiently, split_uri
-from largebatch.jobs.run.stored_run import StoredRun
-from largebatch.jobs.spec.train_spec import TrainSpec
-
-
-def is_started_again() -> bool:
-    """Whether this process takes up a run that an earlier one has begun: it may wait for storage that refuses."""
-    return bool(os.environ.get(STARTED_AGAIN))
+from largebatch.jobs.errors import InputError, SpecError
 
 
 @dataclass(frozen=True)
-class LocalOptions:
-    """Where data lies and results go, and on what to train."""
+class Option:
+    """What a command line says of a field beside its name, type and default.
 
-    data_dir: Path = Path("data")
-    output_dir: Path = Path("runs")
-    device: str = "auto"
-    resume: Path | None = None
-    run_id: str | None = None
-    """The run's id, given from outside: a second launch under it goes on with the first one's run."""
-    store: str | None = None
-    """URI of the storage that keeps run folders; output_dir is then this machine's working copy."""
+    Args:
+        flag: its name there, where that is not made of the field's.
+        variable: the environment variable that stands in for it.
+        minimum: the smallest number that is taken.
+        is_argument: it has no name, but a position.
+        is_text: the parsers leave it as it was typed; `read` makes the field's value of it.
+    """
 
-    def going_on(self) -> "LocalOptions":
-        """The same, resuming the run that this id has begun before."""
-        folder = self.output_dir / self.run_id if self.run_id is not None else None
-        if self.resume is None and folder is not None and (folder / SPEC).is_file():
-            return replace(self, resume=folder)
-        return self
+    help: str
+    flag: str | None = None
+    metavar: str | None = None
+    variable: str | None = None
+    minimum: int | None = None
+    is_argument: bool = False
+    is_text: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,75 +53,126 @@ class Workers:
         return f"{self.least}:{self.most}" if self.is_elastic else str(self.most)
 
 
-@dataclass(frozen=True)
-class RayOptions:
-    """Many workers: how many, with what, and on which Ray."""
+RECIPE = Option("A recipe's name (see `largebatch recipes`), the path of a YAML or JSON file, or - for standard input.", is_argument=True)
+SET = Option("Override one value, such as batch.global_batch_size=512.", flag="--set", metavar="KEY=VALUE")
+DATA_DIR = Option("Where data sets lie, as torchvision lays them out.", variable="LARGEBATCH_DATA_DIR")
+OUTPUT_DIR = Option("Where run folders go: a folder, or a URI such as s3://bucket/runs.", variable="LARGEBATCH_OUTPUT_DIR", is_text=True)
+DEVICE = Option("auto, cpu or cuda.")
+ADDRESS = Option("An existing Ray, such as 10.0.0.1:6379; without it the command brings its own.")
 
-    workers: Workers
-    gpus_per_worker: float | None = None
-    """None: one where the cluster has enough of them, else none."""
-    cpus_per_worker: float | None = None
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """Everything that a launch needs beside the spec, with the recipe and the overrides that the spec is read from."""
+
+    recipe: Annotated[str | None, RECIPE] = None
+    overrides: Annotated[tuple[str, ...], SET] = ()
+    resume: Annotated[Path | None, Option("Go on from a run's newest checkpoint.", metavar="RUN_DIR", is_text=True)] = None
+    data_dir: Annotated[Path, DATA_DIR] = Path("data")
+    output_dir: Annotated[Path, OUTPUT_DIR] = Path("runs")
+    device: Annotated[str, DEVICE] = "auto"
+    run_id: Annotated[str | None, Option("The run's id; given again, the run goes on from its newest checkpoint.")] = None
+    workers: Annotated[
+        Workers | None,
+        Option("Share each batch among so many workers, by Ray; MIN:MAX: as many as there are.", metavar="N|MIN:MAX", is_text=True),
+    ] = None
+    """None: this process alone."""
+    gpus_per_worker: Annotated[float | None, Option("GPUs of each worker; default 1 where there are enough.", metavar="G")] = None
+    cpus_per_worker: Annotated[float | None, Option("CPUs of each worker; may be a fraction.", metavar="C")] = None
     """None: this machine's cores shared out, or one on another Ray."""
-    address: str | None = None
-    """An existing Ray; None: one of our own, on this machine, for this command."""
-    max_failures: int = 8
-    """How often the run goes on by itself after a failure; preemptions are not counted."""
-    shows_worker_logs: bool = False
-    """Print what the workers print, not only what the run itself tells."""
+    address: Annotated[str | None, ADDRESS] = None
+    max_failures: Annotated[int, Option("How often a run of several workers goes on by itself after a failure.", minimum=0)] = 8
+    """Preemptions are not counted."""
+    worker_logs: Annotated[bool, Option("Print what the workers print, not only what the run tells.")] = False
+    store: str | None = None
+    """URI of the storage that keeps run folders: `output_dir` and `resume` lie in this machine's working copy, then."""
+
+    @classmethod
+    def read(
+        cls, *, overrides: Iterable[str] | None = None, output_dir: str = "runs", resume: str | None = None, workers: str | None = None, **values: Any
+    ) -> Self:
+        """The options that a person typed: the folders may be URIs, and workers bounds. Raises: InputError."""
+        options = cls(overrides=tuple(overrides or ()), workers=None if workers is None else read_workers(workers), **values)
+        for option in ("gpus_per_worker", "cpus_per_worker", "address"):
+            if workers is None and getattr(options, option) is not None:
+                raise SpecError(f"--{option.replace('_', '-')}", "is for several workers.", "Say how many with --workers N.")
+        return options.storing(output_dir) if resume is None else options._at_run(resume)
+
+    def storing(self, output_dir: str | Path) -> Self:
+        """The options that leave run folders there, a folder or a URI."""
+        folder, store = split_uri(str(output_dir))
+        return replace(self, output_dir=folder, store=store)
+
+    def resuming(self, run_dir: str | Path) -> Self:
+        """The options that go on with a run, a folder or a URI, in the way in which it was begun."""
+        return replace(self, recipe=None, overrides=(), run_id=None)._at_run(run_dir)
+
+    def _at_run(self, run_dir: str | Path) -> Self:
+        folder, uri = split_uri(str(run_dir).rstrip("/"))
+        store = None
+        if uri is not None:  # the storage is the URI's folder, the run its last part
+            store, _, name = uri.rpartition("/")
+            folder = split_uri(store)[0] / name
+        return replace(self, resume=folder, output_dir=folder.parent, store=store)
+
+    def arguments(self) -> list[str]:
+        """The words of a command line that says what is not its default; both doors read them back as these very options."""
+        typed = {"output_dir": str(self.output_dir) if self.store is None else self.store, "resume": self.resume}
+        if self.resume is not None:
+            typed = {"output_dir": "runs", "resume": self.resume if self.store is None else f"{self.store}/{self.resume.name}"}
+        words = []
+        for parameter in parameters(type(self)):
+            value = typed.get(parameter.name, getattr(self, parameter.name))
+            if str(value) != str(parameter.default):
+                words += parameter.words(value)
+        return words
+
+    def command(self, program: str = "largebatch train") -> str:
+        """What a person types to train with these options."""
+        return f"{program} {shlex.join(self.arguments())}"
 
 
-def resume_command(place: str | Path, ray_options: RayOptions | None = None, options: LocalOptions | None = None) -> str:
-    """What a person types to go on with the run that lies there, in the way in which it was begun."""
-    words = ["largebatch", "train", "--resume", str(place)]
-    given = _given(options, "data_dir", "device") if options else {}
-    if ray_options is not None:
-        given |= {"--workers": ray_options.workers, **_given(ray_options, "gpus_per_worker", "cpus_per_worker", "address", "max_failures")}
-    words += [word for option, value in given.items() for word in (option, str(value))]
-    return shlex.join(words)
+class Parameter(NamedTuple):
+    """A field of an options model, as a command line has it."""
+
+    name: str
+    kind: Any
+    """The field's type."""
+    default: Any
+    option: Option
+
+    @property
+    def flag(self) -> str:
+        """Such as `--data-dir`."""
+        return self.option.flag or f"--{self.name.replace('_', '-')}"
+
+    def words(self, value: Any) -> list[str]:
+        """How a value is typed."""
+        if self.option.is_argument:
+            return [str(value)]
+        if value is True:
+            return [self.flag]
+        return [word for item in (value if isinstance(value, tuple) else (value,)) for word in (self.flag, str(item))]
 
 
-def _given(options: LocalOptions | RayOptions, *names: str) -> dict[str, object]:
-    """Those of the options that are not what they are without being given, as on the command line."""
-    defaults = {field.name: field.default for field in fields(options)}
-    values = {name: getattr(options, name) for name in names}
-    return {f"--{name.replace('_', '-')}": value for name, value in values.items() if value != defaults[name]}
+def parameters(model: type) -> list[Parameter]:
+    """The fields of an options model that a command line has, in their order."""
+    hints = get_type_hints(model, include_extras=True)
+    annotated = [(item, get_args(hints[item.name])) for item in fields(model)]
+    return [Parameter(item.name, kinds[0], item.default, kinds[1]) for item, kinds in annotated if isinstance(kinds[-1], Option)]
 
 
-def read_places(data_dir: Path, output_dir: str, device: str, resume: str | None, run_id: str | None = None) -> LocalOptions:
-    """The options from what a person gave: output_dir and resume may be URIs. Raises: InputError."""
-    if resume is not None:
-        run_dir, place = split_uri(resume.rstrip("/"))
-        if place is not None:  # the storage is the URI's folder, the run its last part
-            store, _, name = place.rpartition("/")
-            scratch, _ = split_uri(store)
-            return LocalOptions(data_dir, scratch, device, scratch / name, run_id, store)
-        return LocalOptions(data_dir, run_dir.parent, device, run_dir, run_id)
-    folder, store_uri = split_uri(output_dir)
-    return LocalOptions(data_dir, folder, device, None, run_id, store_uri)
-
-
-def fetch_stored(options: LocalOptions, is_begun: bool | None = None, patience_s: float = PATIENCE_S) -> LocalOptions:
-    """With storage elsewhere: bring the run that is to go on to this machine.
-
-    Args:
-        is_begun: storage that refuses is waited for, since it has answered this run before; None: as `is_started_again` says.
-        patience_s: for how long.
-    Raises: InputError, StorageError.
-    """
-    name = options.resume.name if options.resume else options.run_id
-    store = options.store
-    if store is None or name is None:
-        return options
-    waits = is_started_again() if is_begun is None else is_begun
-    read_patiently(store, lambda: StoredRun(Storage(store), options.output_dir / name).pull(), patience_s if waits else 0.0)
-    return options
-
-
-def mirrored_spec(spec: TrainSpec, options: LocalOptions) -> TrainSpec:
-    """The spec for MLflow's mirror: a database beside a working copy would be lost with it, so there is none."""
-    if options.store is None or spec.tracking.mlflow_uri or os.environ.get("MLFLOW_TRACKING_URI"):
-        return spec
-    return spec.model_copy(update={"tracking": spec.tracking.model_copy(update={"enabled": False})})
+def split_uri(text: str) -> tuple[Path, str | None]:
+    """The folder on this machine, and the URI of the storage behind it or None, for what a person gave. Raises: InputError for a URI that is none."""
+    if "://" not in text:
+        return Path(text), None
+    parts = urlsplit(text)
+    if parts.scheme == "file":
+        return Path(unquote(parts.path)), None
+    if not parts.netloc:
+        raise InputError("--output-dir", f"{text!r} names no bucket.", "Example: s3://bucket/runs.")
+    scratch = hashlib.sha256(text.encode()).hexdigest()[:12]
+    return Path(tempfile.gettempdir()) / f"largebatch-{scratch}", text
 
 
 def read_workers(text: str) -> Workers:

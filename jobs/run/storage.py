@@ -1,12 +1,9 @@
 """Shared storage by URI: `s3://bucket/runs`, or whatever else pyarrow's file systems know."""
 
 import contextlib
-import hashlib
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import unquote, urlsplit
 
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
@@ -18,22 +15,6 @@ T = TypeVar("T")
 PATIENCE_S = 120.0
 """How long a run that has begun waits for its storage, when it goes on and at its end."""
 PIECE_BYTES = 8 << 20
-
-
-def split_uri(text: str) -> tuple[Path, str | None]:
-    """(folder on this machine, URI of the storage behind it or None) for what a person gave.
-
-    Raises: InputError for a URI that is none.
-    """
-    if "://" not in text:
-        return Path(text), None
-    parts = urlsplit(text)
-    if parts.scheme == "file":
-        return Path(unquote(parts.path)), None
-    if not parts.netloc:
-        raise InputError("--output-dir", f"{text!r} names no bucket.", "Example: s3://bucket/runs.")
-    scratch = hashlib.sha256(text.encode()).hexdigest()[:12]
-    return Path(tempfile.gettempdir()) / f"largebatch-{scratch}", text
 
 
 class Storage:

@@ -1,36 +1,38 @@
 """The command of a job: the one that a person would type."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
-from largebatch.jobs.launch.options import read_workers
+from largebatch.jobs.launch.options import TrainOptions, read_workers
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.service.job import Job, Kind
 
 SPEC = "LARGEBATCH_SPEC"
-SMALLEST_SHARE = 1e-4
-"""Of a core; Ray counts no finer."""
+"""The variable of a job's environment that holds its spec."""
+SHARES_PER_CPU = 10_000
+"""Ray counts no finer."""
 
 
-def job_arguments(job: Job, place: Path | str, data_dir: Path) -> list[str]:
+def job_arguments(job: Job, output_dir: Path | str, data_dir: Path) -> list[str]:
     """What follows `python`; the spec of a run comes in the environment, a sweep's lies in its folder.
 
-    Args: place: where run folders go, a folder or a URI.
+    Args: output_dir: where run folders go, a folder or a URI.
     """
     if job.kind is Kind.SWEEP:
-        return ["-m", "largebatch", "sweep", "--resume", f"{place}/{job.id}", "--data-dir", str(data_dir), "--device", job.device]
-    places = ["--run-id", job.id, "--output-dir", str(place), "--data-dir", str(data_dir), "--device", job.device]
-    return ["-m", "largebatch.jobs", f"env:{SPEC}", *places, *(_shares(job, job.workers) if job.workers else [])]
+        return ["-m", "largebatch", "sweep", "--resume", f"{output_dir}/{job.id}", "--data-dir", str(data_dir), "--device", job.device]
+    options = TrainOptions(recipe=f"env:{SPEC}", run_id=job.id, data_dir=data_dir, device=job.device).storing(output_dir)
+    return ["-m", "largebatch.jobs", *(_shared(options, job, job.workers) if job.workers else options).arguments()]
 
 
-def _shares(job: Job, workers: str) -> list[str]:
-    """What each worker gets, so that all of them, at most, hold what the job holds.
+def _shared(options: TrainOptions, job: Job, workers: str) -> TrainOptions:
+    """The options by which all workers together, at most, hold what the job holds.
 
-    Without GPUs it says so: a launch that is told nothing takes what the cluster has.
+    Without GPUs they say so: a launch that is told nothing takes what the cluster has.
     """
-    most = read_workers(workers).most
-    cpus = max(math.floor(job.cpus / most / SMALLEST_SHARE + 1e-6) * SMALLEST_SHARE, SMALLEST_SHARE)
-    return ["--workers", workers, "--cpus-per-worker", f"{cpus:.4f}", "--gpus-per-worker", f"{job.gpus / most:g}"]
+    bounds = read_workers(workers)
+    cpus = max(math.floor(job.cpus / bounds.most * SHARES_PER_CPU + 1e-6), 1) / SHARES_PER_CPU
+    return replace(options, workers=bounds, cpus_per_worker=cpus, gpus_per_worker=job.gpus / bounds.most)
 
 
 def prepare(job: Job, runs_dir: Path) -> None:

@@ -23,6 +23,7 @@ from largebatch.jobs.errors import FaultError, InputError, SpecError
 from largebatch.jobs.import_paths import PACKAGES, refuse_hiding
 from largebatch.jobs.spec.read import entry_points
 from largebatch.jobs.spec.train_spec import TrainSpec
+from largebatch.service.backends.command import SPEC
 
 STOP_S = 120
 """Seconds that a stopped job has for finishing its step and saving."""
@@ -53,7 +54,7 @@ class Submission(NamedTuple):
     name: str
     spec: TrainSpec
     arguments: list[str]
-    """Of `python -m largebatch.jobs`, after the spec."""
+    """Of `python -m largebatch.jobs`; its spec is in the environment, `env:LARGEBATCH_SPEC`."""
     environment: dict[str, str]
     ships_code: bool = True
     python: str = "python"
@@ -123,14 +124,14 @@ class RayJobs:
             state = "has ended well" if attempts[0].is_over else f"is {attempts[0].status.lower()}"
             raise InputError("--name", f"job {name} {state}.", f"Look with `largebatch jobs logs {name}`, or give another name.")
         submission_id = f"{name}.{len(attempts) + 1}" if attempts else name
-        self.send(submission, submission_id, ["-m", "largebatch.jobs.launch.supervise", "env:LARGEBATCH_SPEC", *submission.arguments])
+        self.send(submission, submission_id, ["-m", "largebatch.jobs.launch.supervise", *submission.arguments])
         return self.find(submission_id)
 
     def send(self, submission: Submission, submission_id: str, arguments: list[str]) -> None:
         """Hand Ray one attempt. Args: arguments: what follows `python`. Raises: FaultError."""
         with _shipped(submission) as folder:
             environment = {
-                "LARGEBATCH_SPEC": submission.spec.model_dump_json(),
+                SPEC: submission.spec.model_dump_json(),
                 "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_S),
                 **submission.environment,
             }

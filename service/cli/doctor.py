@@ -94,8 +94,8 @@ def _size_in_words(name: str) -> str:
 
 def _output(output_dir: str) -> Finding:
     from largebatch.jobs.errors import InputError
+    from largebatch.jobs.launch.options import split_uri
     from largebatch.jobs.run.run_folder import refuse_unwritable
-    from largebatch.jobs.run.storage import split_uri
 
     try:
         folder, store = split_uri(output_dir)
@@ -108,7 +108,7 @@ def _output(output_dir: str) -> Finding:
 
 
 def _mlflow(output_dir: str) -> Finding:
-    from largebatch.jobs.run.storage import split_uri
+    from largebatch.jobs.launch.options import split_uri
     from largebatch.jobs.tracking.mlflow_store import sqlite_uri
 
     uri = os.environ.get("MLFLOW_TRACKING_URI")

@@ -18,6 +18,14 @@ def output() -> Console:
     return console if console.is_terminal else Console(width=200)
 
 
+def plain_table(*columns: str, numbers: bool = False, title: str | None = None) -> Table:
+    """A table without lines. Args: columns: their names, none for a table of pairs; numbers: whether they end at their right."""
+    table = Table(box=None, padding=(0, GAP, 0, 0), show_header=bool(columns), title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, justify="right" if numbers else "left", no_wrap=numbers)
+    return table
+
+
 def print_rows(rows: list[dict[str, str]]) -> None:
     """Rows that are words already, with their names above."""
     _print_whole(rows, names=(), words=())

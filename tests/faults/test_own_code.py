@@ -10,7 +10,7 @@ import torch
 from largebatch.jobs.entry_points import is_of_the_machine
 from largebatch.jobs.errors import CodeError, DataError, FaultError, PlanError, SpecError
 from largebatch.jobs.job import prepare, run_job
-from largebatch.jobs.launch.last_words import keep_traceback, unforeseen, with_way_on
+from largebatch.jobs.launch.last_words import keep_traceback, unforeseen
 from largebatch.jobs.run.checkpoints import list_checkpoints
 from largebatch.jobs.run.listener import Listener
 from largebatch.jobs.spec.read import build_spec
@@ -63,7 +63,6 @@ def test_what_a_model_raises_in_evaluation_is_one_sentence(tmp_path: Path) -> No
     keep_traceback(refused.value, tmp_path)
     assert "strangers.py" in (tmp_path / "traceback.txt").read_text()
     assert str(tmp_path / "traceback.txt") in str(refused.value)
-    assert str(with_way_on(refused.value, "largebatch train --resume X")).endswith("go on with: largebatch train --resume X")
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import torch
 
 from largebatch.jobs.job import prepare
 from largebatch.jobs.launch.local import train_locally
-from largebatch.jobs.launch.options import LocalOptions
+from largebatch.jobs.launch.options import TrainOptions
 from largebatch.jobs.run.checkpoints import list_checkpoints
 from largebatch.jobs.run.journal import read_records, steps
 from largebatch.jobs.run.listener import Listener
@@ -100,7 +100,7 @@ def stopped_by_hang_up(runs: Path) -> RunSummary:
             os.kill(os.getpid(), signal.SIGHUP)
 
     job = prepare(build_spec(DOCUMENT | {"stop": {"steps": 6}}), torch.device("cpu"), Path("nowhere"))
-    return train_locally(job, LocalOptions(Path("nowhere"), runs, "cpu"), Listener(on_record=hang_up))
+    return train_locally(job, TrainOptions(data_dir=Path("nowhere"), output_dir=runs, device="cpu"), Listener(on_record=hang_up))
 
 
 def test_a_terminal_that_closes_stops_a_run_as_sigterm_does(tmp_path: Path) -> None:

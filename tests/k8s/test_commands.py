@@ -12,12 +12,11 @@ import pytest
 import typer
 import yaml
 from build import built, documents
-from parsers import jobs_parameters, largebatch_parameters
+from parsers import largebatch_parameters
 from pods import EXAMPLES, K8S, OVERLAYS, ROOT, Pod, pods, ray_cluster
 from prometheus_client.metrics import MetricWrapperBase
 
-from largebatch.jobs.launch.options import read_workers
-from largebatch.jobs.run.storage import split_uri
+from largebatch.jobs.launch.command_line import read_arguments
 from largebatch.jobs.spec.read import read_spec
 from largebatch.service.api.routes import operations
 from largebatch.service.cli.main import app
@@ -109,7 +108,7 @@ def test_settings_of_mlflow_are_known_to_it() -> None:
     assert all(name in by_command or hasattr(environment_variables, name) for name in ours - {"MLFLOW_DISABLE_TELEMETRY"})
 
 
-def test_entrypoints_of_ray_jobs_parse_and_their_files_are_mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_entrypoints_of_ray_jobs_parse_and_their_files_are_mounted(tmp_path: Path) -> None:
     lay_out_configs(tmp_path)
     jobs = [part for part in ray_objects("examples/jobs") if part["kind"] == "RayJob"]
     assert {part["metadata"]["name"] for part in jobs} == {"resnet50-lars", "digits-batches"}
@@ -126,11 +125,13 @@ def test_entrypoints_of_ray_jobs_parse_and_their_files_are_mounted(tmp_path: Pat
             base_spec(sweep, (tmp_path / file.relative_to("/")).parent)
         else:
             assert words[1:4] == ["python", "-m", "largebatch.jobs"]
-            asked = jobs_parameters(words[4:], monkeypatch)
-            file = Path(asked.spec)
+            asked = read_arguments(words[4:])
+            assert asked.recipe is not None
+            file = Path(asked.recipe)
             read_spec(str(tmp_path / file.relative_to("/")), asked.overrides)
-            assert read_workers(asked.workers).most == sum(gpus(group) for group in ray_cluster(part)["workerGroupSpecs"])
-            assert split_uri(asked.output_dir)[1] is not None
+            assert asked.workers is not None
+            assert asked.workers.most == sum(gpus(group) for group in ray_cluster(part)["workerGroupSpecs"])
+            assert asked.store is not None
             assert asked.run_id, "a second attempt must go on with the first one's run"
         assert str(file.parent) in mounted
 

@@ -22,7 +22,7 @@ from ray.util.state import list_nodes
 from torch import Tensor
 
 from largebatch.jobs.launch.on_ray.train import train_on_ray
-from largebatch.jobs.launch.options import LocalOptions, RayOptions, Workers
+from largebatch.jobs.launch.options import TrainOptions, Workers
 from largebatch.jobs.resume import load_checkpoint
 from largebatch.jobs.run.checkpoints import list_checkpoints
 from largebatch.jobs.run.journal import read_records
@@ -101,9 +101,11 @@ def train(
     folder: Path, address: str, workers: Workers, given: dict[str, Any], watcher: Watcher | None = None, run_id: str = "run", **options: Any
 ) -> RunSummary:
     """One run of so many workers, half a core each."""
-    launch = LocalOptions(data_dir=Path("data"), output_dir=folder, device=options.pop("device", "cpu"), run_id=run_id)
-    ray_options = RayOptions(workers, cpus_per_worker=options.pop("cpus", 0.5), address=address, **options)
-    return train_on_ray(build_spec(given), launch, ray_options, (watcher or Watcher()).listener())
+    launch = TrainOptions(
+        output_dir=folder, device=options.pop("device", "cpu"), run_id=run_id, workers=workers, cpus_per_worker=options.pop("cpus", 0.5),
+        address=address, **options,
+    )  # fmt: skip
+    return train_on_ray(build_spec(given), launch, (watcher or Watcher()).listener())
 
 
 def parameters(run_dir: Path) -> dict[str, Tensor]:

@@ -29,7 +29,7 @@ from largebatch.jobs.launch.on_ray.leftovers import socket_folders
 from largebatch.jobs.launch.on_ray.network import interface_of
 from largebatch.jobs.launch.on_ray.run_channel import Beginning, Mailbox
 from largebatch.jobs.launch.on_ray.worker import ask_driver, excuse, refuse_unplannable
-from largebatch.jobs.launch.options import LocalOptions, RayOptions, Workers, resume_command
+from largebatch.jobs.launch.options import TrainOptions, Workers
 from largebatch.jobs.launch.termination import SAVED, PreemptedError
 from largebatch.jobs.plan.make import Facts, make_plan
 from largebatch.jobs.spec.read import build_spec
@@ -250,22 +250,6 @@ def test_the_interface_that_has_an_address() -> None:
     assert interface_of("203.0.113.7") is None
 
 
-def test_how_to_go_on_is_a_command_in_the_way_in_which_the_run_was_begun() -> None:
-    assert resume_command("runs/one") == "largebatch train --resume runs/one"
-    on_ray = RayOptions(Workers(2, 4), cpus_per_worker=0.5, address="10.0.0.1:6379")
-    assert resume_command("my runs/one", on_ray) == (
-        "largebatch train --resume 'my runs/one' --workers 2:4 --cpus-per-worker 0.5 --address 10.0.0.1:6379"
-    )
-
-
-def test_what_was_given_besides_is_said_again() -> None:
-    given = LocalOptions(data_dir=Path("/data"), device="cpu")
-    assert resume_command("one", None, LocalOptions()) == "largebatch train --resume one"
-    assert resume_command("one", RayOptions(Workers(2, 2), max_failures=3), given) == (
-        "largebatch train --resume one --data-dir /data --device cpu --workers 2 --max-failures 3"
-    )
-
-
 def test_an_own_ray_is_not_whatever_is_up_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[dict[str, Any]] = []
 
@@ -279,7 +263,7 @@ def test_an_own_ray_is_not_whatever_is_up_on_this_machine(monkeypatch: pytest.Mo
         monkeypatch.delenv("RAY_ADDRESS", raising=False)
         if variable:
             monkeypatch.setenv("RAY_ADDRESS", variable)
-        with pytest.raises(FaultError, match="did not start: enough"), connected(RayOptions(Workers(1, 1), address=given)):
+        with pytest.raises(FaultError, match="did not start: enough"), connected(TrainOptions(workers=Workers(1, 1), address=given)):
             pass
     assert [given["address"] for given in asked] == ["local"] * 3
 
@@ -300,26 +284,26 @@ class Cluster:
 
 @pytest.mark.parametrize(
     ("machines", "options", "device", "gets"),
-    [([(8, 4), (8, 2)], RayOptions(Workers(4, 8), address="auto"), "auto", Resources(1.0, 1.0)),
-     ([(8, 4)], RayOptions(Workers(4, 8), address="auto"), "cuda", Resources(1.0, 1.0)),
-     ([(8, 3)], RayOptions(Workers(4, 8), address="auto"), "auto", Resources(1.0, 0.0)),
-     ([(8, 4)], RayOptions(Workers(4, 8), address="auto"), "cpu", Resources(1.0, 0.0)),
-     ([(4, 0), (4, 0)], RayOptions(Workers(2, 2), cpus_per_worker=3.0), "auto", Resources(3.0, 0.0)),
-     ([(1, 0)], RayOptions(Workers(3, 3), cpus_per_worker=1 / 3), "auto", Resources(1 / 3, 0.0))],
+    [([(8, 4), (8, 2)], TrainOptions(workers=Workers(4, 8), address="auto"), "auto", Resources(1.0, 1.0)),
+     ([(8, 4)], TrainOptions(workers=Workers(4, 8), address="auto"), "cuda", Resources(1.0, 1.0)),
+     ([(8, 3)], TrainOptions(workers=Workers(4, 8), address="auto"), "auto", Resources(1.0, 0.0)),
+     ([(8, 4)], TrainOptions(workers=Workers(4, 8), address="auto"), "cpu", Resources(1.0, 0.0)),
+     ([(4, 0), (4, 0)], TrainOptions(workers=Workers(2, 2), cpus_per_worker=3.0), "auto", Resources(3.0, 0.0)),
+     ([(1, 0)], TrainOptions(workers=Workers(3, 3), cpus_per_worker=1 / 3), "auto", Resources(1 / 3, 0.0))],
 )  # fmt: skip
-def test_what_each_worker_gets(machines: list[tuple[int, int]], options: RayOptions, device: str, gets: Resources) -> None:
+def test_what_each_worker_gets(machines: list[tuple[int, int]], options: TrainOptions, device: str, gets: Resources) -> None:
     assert share_out(Cluster(*machines), options, device) == gets
 
 
 @pytest.mark.parametrize(
     ("machines", "options", "device", "words"),
-    [([(4, 0), (4, 0)], RayOptions(Workers(1, 1), cpus_per_worker=6.0), "cpu", "have room for 0: 4 CPUs and 0 GPUs, 4 CPUs and 0 GPUs"),
-     ([(4, 0), (4, 0)], RayOptions(Workers(2, 9), cpus_per_worker=4.0), "cpu", None),
-     ([(4, 0), (3, 0), (1, 0)], RayOptions(Workers(2, 2), cpus_per_worker=4.0), "cpu", "have room for 1"),
-     ([(4, 2), (4, 2)], RayOptions(Workers(1, 1), gpus_per_worker=4.0), "cuda", "have room for 0"),
-     ([(8, 3)], RayOptions(Workers(4, 8)), "cuda", "4 workers with 1 GPUs|cuda for 4 workers")],
+    [([(4, 0), (4, 0)], TrainOptions(workers=Workers(1, 1), cpus_per_worker=6.0), "cpu", "have room for 0: 4 CPUs and 0 GPUs, 4 CPUs and 0 GPUs"),
+     ([(4, 0), (4, 0)], TrainOptions(workers=Workers(2, 9), cpus_per_worker=4.0), "cpu", None),
+     ([(4, 0), (3, 0), (1, 0)], TrainOptions(workers=Workers(2, 2), cpus_per_worker=4.0), "cpu", "have room for 1"),
+     ([(4, 2), (4, 2)], TrainOptions(workers=Workers(1, 1), gpus_per_worker=4.0), "cuda", "have room for 0"),
+     ([(8, 3)], TrainOptions(workers=Workers(4, 8)), "cuda", "4 workers with 1 GPUs|cuda for 4 workers")],
 )  # fmt: skip
-def test_a_worker_is_not_spread_over_machines(machines: list[tuple[int, int]], options: RayOptions, device: str, words: str | None) -> None:
+def test_a_worker_is_not_spread_over_machines(machines: list[tuple[int, int]], options: TrainOptions, device: str, words: str | None) -> None:
     if words is None:
         share_out(Cluster(*machines), options, device)
         return

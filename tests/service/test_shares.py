@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from largebatch.jobs.errors import InputError
-from largebatch.jobs.launch.options import read_workers
+from largebatch.jobs.launch.command_line import read_arguments
+from largebatch.jobs.launch.options import TrainOptions
 from largebatch.service.api.requests import RunSubmit, SweepSubmit, job_of_run, job_of_sweep
 from largebatch.service.backends.command import job_arguments
 from largebatch.service.backends.ray import mlflow_environment
@@ -25,33 +26,35 @@ def sweep(settings: Settings = CLUSTER, resources: dict[str, Any] | None = None,
     return job_of_sweep(SweepSubmit.model_validate({"sweep": wanted, **parts}), "ann", settings)
 
 
-def shares(job: Job) -> dict[str, str]:
-    """The options of the job's command, by name."""
-    words = job_arguments(job, Path("/runs"), Path("/data"))[3:]
-    return dict(zip(words[::2], words[1::2], strict=True))
+def shares(job: Job) -> TrainOptions:
+    """What the job's command says to `python -m largebatch.jobs`."""
+    words = job_arguments(job, Path("/runs"), Path("/data"))
+    assert words[:3] == ["-m", "largebatch.jobs", "env:LARGEBATCH_SPEC"]
+    return read_arguments(words[2:])
 
 
 @pytest.mark.parametrize(
     ("parts", "cpus", "gpus"),
     [
-        ({"workers": "4"}, "1.0000", "0"),
-        ({"workers": "4", "cpus": 2.0}, "0.5000", "0"),
-        ({"workers": "3", "cpus": 2.0}, "0.6666", "0"),
-        ({"workers": "2", "cpus": 12.0, "gpus": 2}, "6.0000", "1"),
-        ({"workers": "2:8", "cpus": 8.0, "gpus": 8}, "1.0000", "1"),
-        ({"workers": "8", "cpus": 0.0001}, "0.0001", "0"),
+        ({"workers": "4"}, 1.0, 0.0),
+        ({"workers": "4", "cpus": 2.0}, 0.5, 0.0),
+        ({"workers": "3", "cpus": 2.0}, 0.6666, 0.0),
+        ({"workers": "2", "cpus": 12.0, "gpus": 2}, 6.0, 1.0),
+        ({"workers": "2:8", "cpus": 8.0, "gpus": 8}, 1.0, 1.0),
+        ({"workers": "8", "cpus": 0.0001}, 0.0001, 0.0),
     ],
 )
-def test_workers_share_what_the_job_holds(parts: dict[str, Any], cpus: str, gpus: str) -> None:
+def test_workers_share_what_the_job_holds(parts: dict[str, Any], cpus: float, gpus: float) -> None:
     given = shares(run(**parts))
-    assert (given["--workers"], given["--cpus-per-worker"], given["--gpus-per-worker"]) == (parts["workers"], cpus, gpus)
+    assert (str(given.workers), given.cpus_per_worker, given.gpus_per_worker) == (parts["workers"], cpus, gpus)
 
 
 def test_whatever_is_held_no_more_is_given() -> None:
     for most in range(1, 40):
         for cpus in (0.3, 1.0, 2.0, 7.0, 10.0):
-            given = float(shares(run(workers=str(most), cpus=cpus))["--cpus-per-worker"])
-            assert 0 < given * read_workers(str(most)).most <= cpus + 1e-9
+            given = shares(run(workers=str(most), cpus=cpus)).cpus_per_worker
+            assert given is not None
+            assert 0 < given * most <= cpus + 1e-9
 
 
 @pytest.mark.parametrize(

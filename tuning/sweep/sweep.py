@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 from largebatch.jobs.errors import FaultError, InputError
 from largebatch.jobs.launch.on_ray.cluster import connected
-from largebatch.jobs.launch.options import RayOptions, Workers
+from largebatch.jobs.launch.options import TrainOptions
 from largebatch.jobs.launch.signals import stop_requests
 from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.run_folder import write_text
@@ -103,7 +103,7 @@ def run_sweep(
     Raises: InputError for more than the machines have; FaultError if Ray fails.
     """
     go_on = resume_command("sweep", folder, data_dir, device, address)
-    asked = RayOptions(Workers(1, 1), sweep.resources.gpus_per_worker or None, sweep.resources.cpus_per_worker, address)
+    asked = TrainOptions(address=address)  # of a Ray that is met there; each run says what it takes of it
     (folder / STOP).unlink(missing_ok=True)
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")  # a run that is ended early finishes its step and saves
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # its tables would go to standard output, where answers go

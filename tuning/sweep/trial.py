@@ -120,15 +120,18 @@ def _train_here(spec: TrainSpec, options: TrialOptions, run_id: str, reporter: _
 def _train_on_workers(spec: TrainSpec, options: TrialOptions, run_id: str, reporter: _Reporter) -> RunSummary:
     from largebatch.jobs.data.fingerprint import read_fingerprint
     from largebatch.jobs.launch.on_ray.train import train_on_ray
-    from largebatch.jobs.launch.options import LocalOptions, RayOptions, Workers
+    from largebatch.jobs.launch.options import TrainOptions, Workers
+    from largebatch.jobs.launch.stored_runs import going_on
     from largebatch.jobs.run.listener import Listener
     from largebatch.tuning.sweep.same_data import refuse_unlike_others
 
     # The sweep has one mirror for all its runs.
     quiet = spec.model_copy(update={"tracking": spec.tracking.model_copy(update={"enabled": False})})
-    launch = LocalOptions(data_dir=options.data_dir, output_dir=options.folder, device=options.device, run_id=run_id).going_on()
-    on_ray = RayOptions(Workers(options.workers, options.workers), options.gpus_per_worker or None, options.cpus_per_worker)
-    summary = train_on_ray(quiet, launch, on_ray, Listener(on_record=reporter.record, should_stop=reporter.should_stop))
+    launch = TrainOptions(
+        data_dir=options.data_dir, output_dir=options.folder, device=options.device, run_id=run_id,
+        workers=Workers(options.workers, options.workers), gpus_per_worker=options.gpus_per_worker or None, cpus_per_worker=options.cpus_per_worker,
+    )  # fmt: skip
+    summary = train_on_ray(quiet, going_on(launch), Listener(on_record=reporter.record, should_stop=reporter.should_stop))
     taken = read_fingerprint(options.folder / run_id)
     if taken is not None:  # the workers alone have loaded the data
         refuse_unlike_others(taken, spec, options.folder, run_id)

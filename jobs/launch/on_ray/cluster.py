@@ -16,7 +16,7 @@ from largebatch.jobs.errors import FaultError, InputError
 from largebatch.jobs.import_paths import refuse_hiding
 from largebatch.jobs.launch.on_ray.leftovers import socket_folders
 from largebatch.jobs.launch.on_ray.priority import standing_back
-from largebatch.jobs.launch.options import RayOptions
+from largebatch.jobs.launch.options import TrainOptions, Workers
 from largebatch.jobs.launch.signals import stops_kept_from_children
 
 CONNECT_S = 10.0
@@ -60,7 +60,7 @@ class Resources(NamedTuple):
 
 
 @contextmanager
-def connected(options: RayOptions) -> Iterator[Any]:
+def connected(options: TrainOptions) -> Iterator[Any]:
     """Ray's module, connected to the address or to a Ray of our own that ends with the block.
 
     Raises: InputError for an address that does not answer, and for a current folder that Ray cannot work in; FaultError if Ray does not start.
@@ -74,7 +74,7 @@ def connected(options: RayOptions) -> Iterator[Any]:
     if ray.is_initialized():  # a process that lives in somebody's Ray already, such as a sweep's trial
         yield ray
         return
-    given: dict[str, Any] = {"log_to_driver": options.shows_worker_logs, "logging_level": "ERROR"}
+    given: dict[str, Any] = {"log_to_driver": options.worker_logs, "logging_level": "ERROR"}
     if address is not None:
         _refuse_silence(address)
         given["address"] = address
@@ -89,7 +89,7 @@ def connected(options: RayOptions) -> Iterator[Any]:
             ray.init(**given)
         if address is None:
             # One asks whether machines should be added, the other reads all logs ten times a second to pass on new lines: for nobody, here.
-            _end(ray, "monitor", *(() if options.shows_worker_logs else ("log_monitor",)))
+            _end(ray, "monitor", *(() if options.worker_logs else ("log_monitor",)))
     except (ConnectionError, RuntimeError, ValueError) as error:
         if address is not None:
             raise InputError(
@@ -106,7 +106,7 @@ def connected(options: RayOptions) -> Iterator[Any]:
             ray.shutdown()
 
 
-def _address(options: RayOptions) -> str | None:
+def _address(options: TrainOptions) -> str | None:
     """Of the Ray that is there already; None for one of our own."""
     address = options.address or os.environ.get("RAY_ADDRESS")
     return None if address == "local" else address or None
@@ -147,9 +147,10 @@ def _refuse_silence(address: str) -> None:
         raise InputError("--address", f"nothing answers at {address} ({error}).", "Is that Ray's head, and can it be reached from here?") from error
 
 
-def share_out(ray: Any, options: RayOptions, device: str) -> Resources:
+def share_out(ray: Any, options: TrainOptions, device: str) -> Resources:
     """What each worker gets. Raises: InputError for more than the cluster has, with what it has."""
-    _refuse_impossible_workers(options, device)
+    assert options.workers is not None
+    _refuse_impossible_workers(options, options.workers, device)
     have = ray.cluster_resources()
     cpus, gpus = float(have.get("CPU", 0)), float(have.get("GPU", 0))
     least, most = options.workers.least, options.workers.most
@@ -193,12 +194,12 @@ def _refuse_small_machines(nodes: list[dict[str, Any]], least: int, resources: R
         )
 
 
-def _refuse_impossible_workers(options: RayOptions, device: str) -> None:
+def _refuse_impossible_workers(options: TrainOptions, workers: Workers, device: str) -> None:
     """Raises: InputError for what no cluster could give."""
     gpus, cpus = options.gpus_per_worker, options.cpus_per_worker
     if gpus is not None and gpus < 0:
         raise InputError("--gpus-per-worker", f"{gpus:g} is less than none.", "Give 1, or 0 for workers on CPUs.")
-    if gpus and gpus % 1 and options.workers.most > 1:
+    if gpus and gpus % 1 and workers.most > 1:
         raise InputError(
             "--gpus-per-worker",
             f"{gpus:g} of a GPU for each of several workers, and NCCL joins whole GPUs only.",

@@ -23,9 +23,10 @@ import pydantic
 from largebatch.jobs.collector import collect_seldom
 from largebatch.jobs.errors import FaultError, LargebatchError
 from largebatch.jobs.launch.on_ray.cluster import Resources, connected, dashboard_url, log_folder, share_out
-from largebatch.jobs.launch.options import LocalOptions, RayOptions, is_started_again, resume_command
+from largebatch.jobs.launch.options import TrainOptions
 from largebatch.jobs.launch.signals import stop_requests
 from largebatch.jobs.launch.spinning import spin_briefly
+from largebatch.jobs.launch.stored_runs import is_started_again
 from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.listener import Listener
 from largebatch.jobs.run.records import JournalRecord, RunSummary
@@ -43,8 +44,7 @@ _RECORD: pydantic.TypeAdapter[JournalRecord] = pydantic.TypeAdapter(JournalRecor
 
 def train_on_ray(
     spec: TrainSpec,
-    options: LocalOptions,
-    ray_options: RayOptions,
+    options: TrainOptions,
     listener: Listener,
     *,
     on_start: Callable[[Path], None] = lambda run_dir: None,
@@ -67,13 +67,13 @@ def train_on_ray(
         listener.on_notice(f"Run {run_dir.name} ended before: {ended.outcome}.")
         return ended
     # Ray prints what workers print, and what befell them, on standard output: that is for the summary alone.
-    with contextlib.redirect_stdout(sys.stderr), connected(ray_options) as ray:
-        resources = share_out(ray, ray_options, options.device)
+    with contextlib.redirect_stdout(sys.stderr), connected(options) as ray:
+        resources = share_out(ray, options, options.device)
         url = dashboard_url(ray)
         if url:
             listener.on_notice(f"Ray's dashboard: {url}")
         on_start(run_dir)
-        return _Driver(ray, spec, options, ray_options, resources, run_dir, listener, on_plan).run(draw)
+        return _Driver(ray, spec, options, resources, run_dir, listener, on_plan).run(draw)
 
 
 def _work(config: dict[str, Any]) -> None:
@@ -114,8 +114,7 @@ class _Driver:
         self,
         ray: Any,
         spec: TrainSpec,
-        options: LocalOptions,
-        ray_options: RayOptions,
+        options: TrainOptions,
         resources: Resources,
         run_dir: Path,
         listener: Listener,
@@ -125,13 +124,13 @@ class _Driver:
 
         from largebatch.jobs.launch.on_ray.run_channel import Mailbox
 
-        self._ray, self._spec, self._options, self._ray_options = ray, spec, options, ray_options
+        self._ray, self._spec, self._options = ray, spec, options
         self._resources, self._run_dir, self._listener, self._on_plan = resources, run_dir, listener, on_plan
         # On this process's own machine: it may go only when this process does.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         where_logs_are = f"Its journal is in {run_dir}, Ray's logs in {log_folder(ray)}."
         self._mailbox = Mailbox.options(scheduling_strategy=here).remote(  # type: ignore[attr-defined]
-            ray_options.max_failures, where_logs_are, is_started_again()
+            options.max_failures, where_logs_are, is_started_again()
         )
         self._trainer: Any = None
         self._is_over = False
@@ -175,7 +174,7 @@ class _Driver:
                 said_at = time.monotonic()
             elif time.monotonic() - said_at > SAY_WAITING_S:
                 said_at = time.monotonic()
-                self._listener.on_notice(f"Waiting for {self._ray_options.workers} workers; free now: {self._free()}.")
+                self._listener.on_notice(f"Waiting for {self._options.workers} workers; free now: {self._free()}.")
         self._pass_on()
 
     def _end(self, fitting: threading.Thread) -> None:
@@ -193,7 +192,8 @@ class _Driver:
         from largebatch.jobs.launch.on_ray.process_group import ProcessGroup
         from largebatch.jobs.launch.on_ray.trainer import WorkersTrainer
 
-        workers, resources = self._ray_options.workers, self._resources
+        workers, resources = self._options.workers, self._resources
+        assert workers is not None
         train: Any = ray.train  # its stubs are those of the older Train
         config = {
             "spec": self._spec.model_dump(mode="json"),
@@ -274,7 +274,7 @@ class _Driver:
         if self._options.store is None and not (self._run_dir / run_folder.CHECKPOINTS).is_dir():
             return "Nothing was trained; start it again."
         where = f"{self._options.store.rstrip('/')}/{self._run_dir.name}" if self._options.store else self._run_dir
-        return f"Go on with: {resume_command(where, self._ray_options, self._options)}"
+        return f"Go on with: {self._options.resuming(where).command()}"
 
     def _fault(self) -> FaultError:
         from largebatch.jobs.launch.on_ray.failures import first_cause

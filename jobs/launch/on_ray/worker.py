@@ -29,7 +29,8 @@ from largebatch.jobs.launch.on_ray.failures import UnfitError, sentence
 from largebatch.jobs.launch.on_ray.heartbeat import ANSWER_S, Gone, lifeline
 from largebatch.jobs.launch.on_ray.priority import train_first
 from largebatch.jobs.launch.on_ray.run_channel import Beginning
-from largebatch.jobs.launch.options import LocalOptions, Workers, fetch_stored, mirrored_spec
+from largebatch.jobs.launch.options import TrainOptions, Workers
+from largebatch.jobs.launch.stored_runs import fetch_stored, mirrored_spec
 from largebatch.jobs.plan.make import Facts, make_plan
 from largebatch.jobs.plan.train_plan import TrainPlan
 from largebatch.jobs.prepared import Prepared
@@ -114,7 +115,7 @@ def _work(config: dict[str, Any], group: Ranks, drains: "_DrainNotice") -> RunSu
     begun: Beginning = group.from_first(lambda: ray.get(mailbox.begin.remote()))
     if begun.is_over:
         raise Over("", "the run is over.")
-    options: LocalOptions = config["options"]
+    options: TrainOptions = config["options"]
     with contextlib.ExitStack() as stack:
         # Before data and kernels: MLflow's import goes on beside them.
         mirror = stack.enter_context(MirrorProcess(mirrored_spec(spec, options))) if group.is_first else None
@@ -158,7 +159,7 @@ def _own_node() -> str:
 
 def _take_part(
     config: dict[str, Any],
-    options: LocalOptions,
+    options: TrainOptions,
     spec: TrainSpec,
     group: Ranks,
     mirror: MirrorProcess | None,

@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from largebatch.jobs.streams import print_answer
-from largebatch.service.cli.commands.options import RUN_FOLDERS, AsJson, refuse_unless_positive, whole_numbers
+from largebatch.service.cli.options import RUN_FOLDERS, AsJson
 
 if TYPE_CHECKING:
     from largebatch.tuning.results.analysis.prediction import Miss, Predicted
@@ -49,6 +49,7 @@ def advise(
     With --profile and a single run, predict the whole curve before anything else was tried. After a sweep, with
     --profile and --reference RUN, say how far the prediction from that run was off.
     """
+    from largebatch.service.cli.checks import refuse_unless_positive
     from largebatch.service.cli.tables import print_rows
     from largebatch.tuning.results.analysis.prediction import misses_in_words
     from largebatch.tuning.results.wording import answer_of
@@ -175,6 +176,7 @@ def report(
 ) -> None:
     """Write the report of runs that are there: one page that opens without a network, its numbers, its pictures."""
     from largebatch.jobs.run.run_folder import refuse_unwritable
+    from largebatch.service.cli.checks import refuse_unless_positive
     from largebatch.tuning.report.report import NOTHING, Extras, write_report, write_report_of_nothing
     from largebatch.tuning.results.analysis.prediction import misses_in_words
     from largebatch.tuning.results.findings import NothingEndedError
@@ -215,6 +217,7 @@ def scale(
 ) -> None:
     """Predict time to accuracy and cost on more workers, each at its best batch size."""
     from largebatch.jobs.errors import SpecError
+    from largebatch.service.cli.checks import refuse_unless_positive, whole_numbers
     from largebatch.service.cli.tables import output
     from largebatch.tuning.results.analysis.scaling_model import Link, scale_out
 
@@ -264,6 +267,7 @@ def scale(
 def _known_curve(critical_batch: float | None, min_samples: float | None) -> "CriticalBatch | None":
     """The curve that a person gave; None if none. Raises: SpecError for half of one."""
     from largebatch.jobs.errors import SpecError
+    from largebatch.service.cli.checks import refuse_unless_positive
     from largebatch.tuning.results.answers import CriticalBatch
 
     for option, value in (("--critical-batch", critical_batch), ("--min-samples", min_samples)):

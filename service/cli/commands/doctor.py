@@ -5,13 +5,15 @@ from pathlib import Path
 import typer
 from rich.table import Table
 
-from largebatch.service.cli.commands.options import DataDir, OutputDir
+from largebatch.service.cli.options import DataDir, OutputDir
+from largebatch.service.cli.spread import spread
 from largebatch.service.cli.tables import output
 
 app = typer.Typer()
 
 
 @app.command(epilog="Example: largebatch doctor --data-dir data")
+@spread
 def doctor(data_dir: DataDir = Path("data"), output_dir: OutputDir = "runs") -> None:
     """Say what is installed, found and reachable, what is missing, and how to get it."""
     from largebatch.service.cli.doctor import examine

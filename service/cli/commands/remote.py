@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from largebatch.jobs.streams import print_answer
-from largebatch.service.cli.commands.options import AsJson, Overrides
+from largebatch.service.cli.options import AsJson, Overrides
+from largebatch.service.cli.spread import spread
 
 if TYPE_CHECKING:
     from largebatch.service.client import Client
@@ -37,9 +38,10 @@ def _kind(is_sweep: bool) -> str:
 
 
 @remote.command(epilog="Example: largebatch remote submit digits-lamb --server http://127.0.0.1:8080 --follow")
+@spread
 def submit(
     recipe: Recipe,
-    overrides: Overrides = None,
+    overrides: Overrides = (),
     server: Server = None,
     is_sweep: IsSweepFile = False,
     workers: Workers = None,
@@ -67,7 +69,7 @@ def submit(
     raise typer.Exit(code)
 
 
-def _wanted(recipe: str, overrides: list[str] | None, is_sweep: bool) -> dict[str, Any]:
+def _wanted(recipe: str, overrides: tuple[str, ...], is_sweep: bool) -> dict[str, Any]:
     """What to train, as the service reads it."""
     from largebatch.jobs.errors import SpecError
     from largebatch.jobs.spec.read import build_spec, read_override, read_spec
@@ -80,8 +82,8 @@ def _wanted(recipe: str, overrides: list[str] | None, is_sweep: bool) -> dict[st
     if not _is_local(recipe):
         if recipe in sweep_paths():
             raise SpecError("RECIPE", f"{recipe} is a sweep.", "Say so with --sweep.")
-        return {"recipe": recipe, "set": dict(read_override(text) for text in overrides or [])}
-    spec = read_spec(recipe, overrides or []).model_dump(mode="json", exclude_defaults=True)
+        return {"recipe": recipe, "set": dict(read_override(text) for text in overrides)}
+    spec = read_spec(recipe, overrides).model_dump(mode="json", exclude_defaults=True)
     build_spec(spec)
     return {"spec": spec}
 
@@ -110,9 +112,10 @@ def _sweep(sweep: str) -> dict[str, Any]:
 
 
 @remote.command(epilog="Example: largebatch remote plan digits-lamb --server http://127.0.0.1:8080")
+@spread
 def plan(
     recipe: Recipe,
-    overrides: Overrides = None,
+    overrides: Overrides = (),
     server: Server = None,
     is_sweep: IsSweepFile = False,
     workers: Workers = None,

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from largebatch.jobs.streams import print_answer
-from largebatch.service.cli.commands.options import RUN_FOLDERS, AsJson, refuse_unwritable_file
+from largebatch.service.cli.options import RUN_FOLDERS, AsJson
 from largebatch.service.cli.tables import print_runs
 
 app = typer.Typer()
@@ -28,6 +28,7 @@ def compare(
     from largebatch.jobs.run.journal import failure, read_records
     from largebatch.jobs.run.records import Outcome
     from largebatch.jobs.run.run_folder import storage_errors
+    from largebatch.service.cli.checks import refuse_unwritable_file
     from largebatch.tuning.report.charts import write_png
     from largebatch.tuning.report.figures import accuracy_curves, on_unlike_footing, write_page
     from largebatch.tuning.results.collect import collect

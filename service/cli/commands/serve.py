@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from largebatch.jobs.streams import print_answer
-from largebatch.service.cli.commands.options import AsJson
+from largebatch.service.cli.options import AsJson
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine

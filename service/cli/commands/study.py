@@ -13,16 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from largebatch.jobs.streams import print_answer
-from largebatch.service.cli.commands.options import (
-    AsJson,
-    DataDir,
-    Device,
-    Overrides,
-    Recipe,
-    refuse_unless_positive,
-    refuse_unwritable_file,
-    whole_numbers,
-)
+from largebatch.service.cli.options import AsJson, DataDir, Device, MaybeRecipe, Overrides, Recipe
+from largebatch.service.cli.spread import spread
 
 if TYPE_CHECKING:
     from largebatch.jobs.spec.train_spec import TrainSpec
@@ -32,17 +24,13 @@ Folder = Annotated[Path, typer.Option(help="Where the results go.", envvar="LARG
 
 
 @app.command(epilog="Example: largebatch study digits-small-batch --budget 2m")
+@spread
 def study(
-    recipe: Annotated[
-        str | None,
-        typer.Argument(
-            help="A recipe's name (see `largebatch recipes`), the path of a YAML or JSON file, or - for standard input.", show_default=False
-        ),
-    ] = None,
+    recipe: MaybeRecipe = None,
     budget: Annotated[
         str | None, typer.Option(help="Wall-clock time for everything, such as 90s, 30m or 2h; 30m if not given.", show_default=False)
     ] = None,
-    overrides: Overrides = None,
+    overrides: Overrides = (),
     data_dir: DataDir = Path("data"),
     output_dir: Folder = Path("runs"),
     device: Device = "auto",
@@ -101,7 +89,7 @@ def study(
     print(f"Report: {page.resolve()}")
 
 
-def _begun(recipe: str | None, overrides: list[str] | None, budget: str | None, data_dir: Path, output_dir: Path) -> "tuple[Path, TrainSpec, float]":
+def _begun(recipe: str | None, overrides: tuple[str, ...], budget: str | None, data_dir: Path, output_dir: Path) -> "tuple[Path, TrainSpec, float]":
     """A new study's folder, what it studies, and its seconds. Raises: SpecError."""
     from largebatch.jobs.errors import SpecError
     from largebatch.jobs.spec.read import read_spec
@@ -110,7 +98,7 @@ def _begun(recipe: str | None, overrides: list[str] | None, budget: str | None, 
 
     if recipe is None:
         raise SpecError("RECIPE", "give either a recipe or --resume DIR.")
-    spec, budget_s = read_spec(recipe, overrides or []), seconds_of(budget or "30m")
+    spec, budget_s = read_spec(recipe, overrides), seconds_of(budget or "30m")
     refuse_unstudied(spec, budget_s)
     num_train_samples(spec, data_dir)  # before a folder is made: the data may be missing
     folder = output_dir / f"study-{spec.name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
@@ -146,9 +134,10 @@ def seconds_of(text: str) -> float:
 
 
 @app.command(epilog="Example: largebatch profile digits-lamb --figure figures")
+@spread
 def profile(
     recipe: Recipe,
-    overrides: Overrides = None,
+    overrides: Overrides = (),
     data_dir: DataDir = Path("data"),
     device: Device = "auto",
     batch_sizes: Annotated[str | None, typer.Option(metavar="N,N,...", help="Default: 1, 2, 4 ... and the full set.", show_default=False)] = None,
@@ -162,6 +151,7 @@ def profile(
     from largebatch.jobs.job import prepare
     from largebatch.jobs.run.run_folder import refuse_unwritable, write_text
     from largebatch.jobs.spec.read import read_spec
+    from largebatch.service.cli.checks import refuse_unless_positive, refuse_unwritable_file, whole_numbers
     from largebatch.service.cli.tables import output as standard_output
     from largebatch.tuning.measure.profile import profile as measure
     from largebatch.tuning.report.charts import write_pngs
@@ -173,7 +163,7 @@ def profile(
     refuse_unwritable_file("--output", output)
     if figure is not None:
         refuse_unwritable(figure, "--figure")
-    spec, place = read_spec(recipe, overrides or []), choose_device(device)
+    spec, place = read_spec(recipe, overrides), choose_device(device)
     with Console(stderr=True).status("") as status:
         found = measure(
             spec, lambda one: prepare(one, place, data_dir), sizes, seconds_per_batch=seconds,
@@ -204,6 +194,7 @@ def profile(
 
 
 @app.command(epilog="Example: largebatch sharpness runs/keskar-f1-small-... runs/keskar-f1-large-... --data-dir data")
+@spread
 def sharpness(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.", show_default=False)],
     other: Annotated[Path | None, typer.Argument(metavar="RUN2", help="Another, for the lines between them.", show_default=False)] = None,

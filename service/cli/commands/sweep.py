@@ -10,7 +10,8 @@ import typer
 from rich.console import Console
 
 from largebatch.jobs.streams import print_answer
-from largebatch.service.cli.commands.options import AsJson, DataDir, Device
+from largebatch.service.cli.options import AsJson, DataDir, Device
+from largebatch.service.cli.spread import spread
 
 if TYPE_CHECKING:
     from largebatch.jobs.errors import LargebatchError
@@ -22,6 +23,7 @@ app = typer.Typer()
 
 
 @app.command("sweep", epilog="Example: largebatch sweep digits-batches")
+@spread
 def run(
     sweep: Annotated[str | None, typer.Argument(help="A sweep's file, or the name of one that comes along.", show_default=False)] = None,
     data_dir: DataDir = Path("data"),

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from largebatch.jobs.errors import InputError, StorageError
-from largebatch.jobs.launch.options import LocalOptions, fetch_stored, is_started_again, read_places
-from largebatch.jobs.run.storage import Storage, probe, read_patiently, split_uri
+from largebatch.jobs.launch.options import TrainOptions
+from largebatch.jobs.launch.stored_runs import fetch_stored, is_started_again
+from largebatch.jobs.run.storage import Storage, probe, read_patiently
 from largebatch.jobs.run.stored_run import StoredRun
 
 
@@ -52,16 +53,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def test_places(tmp_path: Path) -> None:
-    assert split_uri("runs") == (Path("runs"), None)
-    assert split_uri(f"file://{tmp_path}/my%20runs") == (tmp_path / "my runs", None)
-    scratch, store = split_uri("s3://bucket/runs")
-    assert store == "s3://bucket/runs"
-    assert split_uri("s3://bucket/runs")[0] == scratch != split_uri("s3://bucket/other")[0]
-    with pytest.raises(InputError, match="names no bucket"):
-        split_uri("s3:///runs")
-    resumed = read_places(Path("data"), "runs", "cpu", "s3://bucket/runs/one/")
-    assert (resumed.store, resumed.resume) == ("s3://bucket/runs", scratch / "one")
+def test_an_address_that_no_file_system_knows() -> None:
     with pytest.raises(InputError, match="cannot be used as storage"):
         Storage("gopher://bucket/runs")
 
@@ -168,7 +160,7 @@ def test_a_run_that_goes_on_waits_only_where_it_was_started_again(run_dir: Path,
     """What refuses is a folder where the stored journal should be."""
     journal = tmp_path / "store" / "run" / "records.jsonl"
     journal.mkdir(parents=True)
-    options = LocalOptions(output_dir=tmp_path, run_id="run", store=str(tmp_path / "store"))
+    options = TrainOptions(output_dir=tmp_path, run_id="run", store=str(tmp_path / "store"))
     assert not is_started_again()
     with pytest.raises(StorageError, match="cannot be read"):
         fetch_stored(options)

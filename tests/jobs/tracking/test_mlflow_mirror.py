@@ -23,7 +23,7 @@ from ports import free_port
 from largebatch.jobs.errors import FaultError, InputError
 from largebatch.jobs.job import prepare, run_job
 from largebatch.jobs.launch.local import train_locally
-from largebatch.jobs.launch.options import LocalOptions
+from largebatch.jobs.launch.options import TrainOptions
 from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.journal import Journal, evaluations, read_records, steps
 from largebatch.jobs.run.listener import Listener
@@ -167,7 +167,7 @@ def unmirrored(given: dict[str, Any], run_dir: Path, *, stop_after: int = 0, res
 def mirrored(given: dict[str, Any], runs: Path) -> tuple[RunSummary, list[str]]:
     """Train with the mirror's own process beside; what was said comes along."""
     said: list[str] = []
-    options = LocalOptions(Path("nowhere"), runs, "cpu")
+    options = TrainOptions(data_dir=Path("nowhere"), output_dir=runs, device="cpu")
     return train_locally(prepare(build_spec(given), CPU, Path("nowhere")), options, Listener(on_notice=said.append)), said
 
 

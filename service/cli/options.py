@@ -1,0 +1,29 @@
+"""Options that several commands share beside those of training. Light: help must not wait for torch."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from largebatch.jobs.launch import options
+from largebatch.jobs.streams import standard_output_kept
+
+RUN_FOLDERS = "Run folders, or folders that hold them, such as a sweep's or a study's."
+Recipe = Annotated[str, options.RECIPE]
+MaybeRecipe = Annotated[str | None, options.RECIPE]
+Overrides = Annotated[tuple[str, ...], options.SET]
+DataDir = Annotated[Path, options.DATA_DIR]
+OutputDir = Annotated[str, options.OUTPUT_DIR]
+Device = Annotated[str, options.DEVICE]
+RayAddress = Annotated[str | None, options.ADDRESS]
+Dashboard = Annotated[str, typer.Option("--address", help="The cluster's dashboard, such as http://127.0.0.1:8265.", envvar="RAY_API_SERVER_ADDRESS")]
+
+
+def _keep_standard_output(context: typer.Context, is_asked: bool) -> bool:
+    """Before anybody's code runs; from here on the command says what it was asked for by `print_answer`, for plain `print` goes to standard error."""
+    if is_asked and not context.resilient_parsing:
+        context.with_resource(standard_output_kept())
+    return is_asked
+
+
+AsJson = Annotated[bool, typer.Option("--json", callback=_keep_standard_output, help="Print one JSON object on standard output, nothing else.")]

@@ -1,0 +1,38 @@
+"""What largebatch plan does, and largebatch train --dry-run."""
+
+import json
+
+from largebatch.jobs.device import choose_device
+from largebatch.jobs.job import prepare
+from largebatch.jobs.launch.local import prepare_locally
+from largebatch.jobs.launch.options import TrainOptions
+from largebatch.jobs.launch.stored_runs import fetch_stored
+from largebatch.jobs.launch.train import spec_of
+from largebatch.jobs.prepared import Prepared
+from largebatch.jobs.streams import print_answer
+from largebatch.service.cli.tables import output, plain_table
+
+
+def plan(options: TrainOptions, as_json: bool) -> None:
+    """Print what a recipe would do, also where no run could be kept."""
+    _print(prepare(spec_of(options), choose_device(options.device), options.data_dir, _num_workers(options)), as_json)
+
+
+def dry_run(options: TrainOptions, as_json: bool) -> None:
+    """Check everything that a run would, and print its plan."""
+    fetch_stored(options)
+    _print(prepare_locally(spec_of(options), options, _num_workers(options)), as_json)
+
+
+def _num_workers(options: TrainOptions) -> int | None:
+    return options.workers.most if options.workers else None
+
+
+def _print(job: Prepared, as_json: bool) -> None:
+    if as_json:
+        print_answer(json.dumps(job.plan_in_numbers()))
+        return
+    table = plain_table(title=f"Plan of {job.spec.name}")
+    for what, how in job.plan_in_words():
+        table.add_row(f"[bold]{what}[/bold]", how)
+    output().print(table)

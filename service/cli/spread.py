@@ -1,0 +1,71 @@
+"""Typer's parameters for the options that stand in `largebatch.jobs.launch.options`."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
+
+import typer
+
+from largebatch.jobs.launch.options import Option, Parameter, parameters
+
+PLAIN = (bool, int, Path, float | None)
+"""Types that typer reads by itself; everything else is text to it."""
+Command = TypeVar("Command", bound=Callable[..., None])
+
+
+class Only:
+    """Names those fields of an options model that a command takes."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+
+
+def spread(command: Command) -> Command:
+    """The same command, whose parameters typer understands.
+
+    A parameter whose type is an options model becomes an option for each of its fields, or for those that `Only` names, and
+    `Annotated[type, Option(...)]` becomes typer's own.
+    """
+    signature, hints = inspect.signature(command), get_type_hints(command, include_extras=True)
+    models: dict[str, tuple[Any, list[str]]] = {}
+    spread_out: list[inspect.Parameter] = []
+    for parameter in signature.parameters.values():
+        model, *extras = get_args(hints[parameter.name]) or (hints[parameter.name],)
+        if is_dataclass(model):
+            chosen = [each for each in parameters(model) if not extras or each.name in extras[0].names]  # type: ignore[arg-type]
+            models[parameter.name] = model, [each.name for each in chosen]
+            spread_out += [_typed(each) for each in chosen]
+        elif extras and isinstance(extras[0], Option):
+            spread_out.append(_typed(Parameter(parameter.name, model, parameter.default, extras[0])))
+        else:
+            spread_out.append(parameter.replace(annotation=hints[parameter.name]))
+
+    several = [parameter.name for parameter in signature.parameters.values() if isinstance(parameter.default, tuple)]
+
+    @functools.wraps(command)
+    def called_by_typer(**values: Any) -> None:
+        values |= {name: tuple(values[name] or ()) for name in several}  # typer gives a list, or nothing
+        given = {name: model.read(**{field: values.pop(field) for field in fields}) for name, (model, fields) in models.items()}
+        command(**given, **values)
+
+    keyword_only = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in spread_out]
+    called_by_typer.__signature__ = signature.replace(parameters=keyword_only)  # type: ignore[attr-defined]
+    return called_by_typer  # type: ignore[return-value]
+
+
+def _typed(parameter: Parameter) -> inspect.Parameter:
+    """The parameter as typer wants it."""
+    option, default = parameter.option, parameter.default
+    kind: Any = parameter.kind if parameter.kind in PLAIN and not option.is_text else str if default else str | None
+    words: dict[str, Any] = {"help": option.help, "metavar": option.metavar, "envvar": option.variable, "show_default": default is not None}
+    if isinstance(default, tuple):
+        kind, default, words["show_default"] = list[str] | None, None, False
+    elif default is inspect.Parameter.empty:
+        kind = parameter.kind
+    info = typer.Argument(**words) if option.is_argument else typer.Option(parameter.flag, min=option.minimum, **words)
+    if kind is str and default is not inspect.Parameter.empty:
+        default = str(default)
+    return inspect.Parameter(parameter.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info])
