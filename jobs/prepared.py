@@ -137,7 +137,6 @@ def training_batches(job: Prepared, patience: Patience = NO_ASKING) -> Batches:
             channels_last=spec.model.channels_last,
             seed=spec.seed,
             augment_spec=spec.dataset.augment,
-            reads_on=job.ranks.world_size == 1,  # of several ranks each leaves out the shares of the others
         )
     return LoaderBatches(
         part,

@@ -3,7 +3,6 @@
 Both give the same promise: what `read(slice)` returns depends on (seed, slice) alone.
 """
 
-import math
 import random
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
@@ -23,10 +22,6 @@ from largebatch.jobs.spec.train_spec import AugmentSpec
 
 CHUNK = 32
 """Samples that a loader process hands over at a time."""
-PAGE = 2**20
-"""Bytes of inputs that are made ready at once where batches are smaller: the calls cost more than the numbers."""
-ALIGNMENT = 64
-"""Bytes. Sums over inputs that begin elsewhere may round in another way (oneMKL's rule for reproducible results)."""
 
 
 class Batches(Protocol):
@@ -42,7 +37,6 @@ class DeviceBatches:
 
     Args:
         augment_spec: None for evaluation: samples in the file's order, unchanged.
-        reads_on: whether slices come one after the other, so that small ones may be made ready together.
     """
 
     def __init__(
@@ -54,7 +48,6 @@ class DeviceBatches:
         channels_last: bool,
         seed: int = 0,
         augment_spec: AugmentSpec | None = None,
-        reads_on: bool = False,
     ) -> None:
         self._home = device if fits_on(device, part.num_bytes) else torch.device("cpu")
         self._inputs, self._labels = part.inputs.to(self._home), part.labels.to(self._home)
@@ -62,26 +55,9 @@ class DeviceBatches:
         self._seed, self._augment = seed, augment_spec
         self._epoch, self._order, self._ordered_labels = -1, torch.empty(0, dtype=torch.int64), self._labels
         self._normalise = _normalisation(dataset, device)
-        itemsize = torch.float32.itemsize if part.inputs.dtype == torch.uint8 else part.inputs.element_size()
-        sample_bytes = math.prod(part.inputs.shape[1:]) * itemsize
-        self._page_size = PAGE // sample_bytes if reads_on and sample_bytes % ALIGNMENT == 0 else 0
-        self._page, self._begin, self._next = (torch.empty(0), torch.empty(0)), 0, Slice(-1, 0, 0)
 
     def read(self, samples: Slice) -> tuple[Tensor, Tensor]:
-        """See `Batches`. The inputs may be overwritten: none are handed out twice."""
-        if self._page_size < 2 * samples.size:
-            return self._make(samples)
-        following = self._next
-        if (following.epoch, following.start) != (samples.epoch, samples.start) or samples.stop > following.stop:
-            size = self._page_size // samples.size * samples.size
-            following = Slice(samples.epoch, samples.start, min(samples.start + size, len(self._labels)))
-            self._page, self._begin = self._make(following), samples.start
-        self._next = Slice(samples.epoch, samples.stop, following.stop)
-        inputs, labels = self._page
-        first, last = samples.start - self._begin, samples.stop - self._begin
-        return inputs[first:last], labels[first:last]
-
-    def _make(self, samples: Slice) -> tuple[Tensor, Tensor]:
+        """See `Batches`."""
         if self._augment is None:
             inputs, labels = self._inputs[samples.start : samples.stop], self._labels[samples.start : samples.stop]
             inputs = inputs if self._normalise else inputs.clone()

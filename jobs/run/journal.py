@@ -29,8 +29,7 @@ class Journal:
     def write(self, record: Record) -> None:
         """Append one record; it is with the operating system when this returns. Raises: StorageError."""
         # A summary's nulls say something (a miss); a step's would only repeat what was not measured.
-        # Straight to bytes: `model_dump_json` makes text of them first, which a step would pay for.
-        line = record.__pydantic_serializer__.to_json(record, exclude_none=not isinstance(record, EndRecord))
+        line = record.model_dump_json(exclude_none=not isinstance(record, EndRecord)).encode()
         with storage_errors(self.path):
             self._file.append(line)
 

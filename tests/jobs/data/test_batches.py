@@ -125,45 +125,6 @@ def test_memory_layout_is_as_asked_and_the_set_is_not_changed(channels_last: boo
     assert torch.equal(images.inputs, held)
 
 
-def reading_on(images: Images, augment_spec: AugmentSpec) -> DeviceBatches:
-    dataset = Dataset("pages", images, images, 3, (1, 4, 4), (0.5,), (0.2,))
-    return DeviceBatches(images, dataset, CPU, channels_last=False, seed=4, augment_spec=augment_spec, reads_on=True)
-
-
-@pytest.mark.parametrize("augment_spec", [AugmentSpec(), AugmentSpec(horizontal_flip="random", translate=1)], ids=str)
-def test_small_batches_that_are_made_ready_together_are_the_same(augment_spec: AugmentSpec) -> None:
-    """4 x 4 pictures take 64 bytes of float32: a page holds 16,384, and the set ends in its second one."""
-    generator = torch.Generator().manual_seed(0)
-    images = Images(torch.randint(0, 256, (20_000, 1, 4, 4), generator=generator, dtype=torch.uint8), torch.arange(20_000) % 3)
-    batches = reading_on(images, augment_spec)
-    whole = {epoch: reading_on(images, augment_spec).read(Slice(epoch, 0, 20_000)) for epoch in (0, 1)}
-
-    def assert_same(epoch: int, start: int, stop: int) -> None:
-        inputs, labels = batches.read(Slice(epoch, start, stop))
-        assert torch.equal(inputs, whole[epoch][0][start:stop])
-        assert torch.equal(labels, whole[epoch][1][start:stop])
-        assert inputs.is_contiguous()
-        assert inputs.data_ptr() % 64 == 0
-        inputs.fill_(7.0)  # as a model may that works in place
-
-    for stop in range(6000, 20_001, 2000):
-        assert_same(0, stop - 2000, stop)
-    assert_same(0, 4000, 6000)  # out of turn
-    assert_same(0, 4000, 6000)  # a step that is repeated
-    assert_same(0, 6000, 6010)
-    assert_same(0, 6010, 18_000)
-    assert_same(0, 18_000, 20_000)
-    assert_same(1, 0, 20)
-    assert_same(1, 20, 19_900)
-    assert_same(1, 19_900, 20_000)
-
-
-def test_no_batch_begins_where_sums_would_round_in_another_way() -> None:
-    images = Images(torch.zeros(100, 1, 3, 3, dtype=torch.uint8), torch.zeros(100, dtype=torch.int64))
-    batches = reading_on(images, AugmentSpec())
-    assert all(batches.read(Slice(0, start, start + 7))[0].data_ptr() % 64 == 0 for start in range(0, 91, 7))
-
-
 def test_host_memory_takes_any_size() -> None:
     assert fits_on(CPU, 1 << 60)
 
