@@ -18,7 +18,6 @@ from largebatch.jobs.data.keyed_random import key, seed_draws
 from largebatch.jobs.data.loaders import Batches
 from largebatch.jobs.engine.out_of_memory import ran_out_of_memory
 from largebatch.jobs.engine.ranks.all_reduce import GradientSum
-from largebatch.jobs.engine.ranks.scalars import Scalar, on_device, on_host, scalar
 from largebatch.jobs.engine.state import TrainState
 from largebatch.jobs.entry_points import ANYTHING, failed
 from largebatch.jobs.errors import LargebatchError
@@ -48,12 +47,12 @@ class Measured(NamedTuple):
 
 @dataclass
 class Share:
-    """What one rank has to tell the others of its share of a step."""
+    """What one rank has to tell the others of its share of a step; numbers 0-d, float64, on the device until all are known."""
 
     micro_batches: list[Slice]
     """Maybe none."""
-    loss_sum: Scalar = 0.0
-    squared_norm: Scalar = 0.0
+    loss_sum: Tensor
+    squared_norm: Tensor
     has_run_out: bool = False
     error: LargebatchError | None = None
     """What went wrong with its samples, or in the model."""
@@ -66,7 +65,8 @@ def accumulate(state: TrainState, spec: TrainSpec, step: StepPlan, batches: Batc
     Returns: None if memory ran out on any rank.
     Raises: LargebatchError, the same on every rank, if something is wrong with any rank's samples.
     """
-    share = Share(step.micro_batches(state.ranks.rank, state.micro_batch_size))
+    zero = torch.zeros((), dtype=torch.float64, device=state.ranks.device)
+    share = Share(step.micro_batches(state.ranks.rank, state.micro_batch_size), loss_sum=zero, squared_norm=zero)
     total_weight = sum(map(_weight, share.micro_batches)) if step.is_local else _weight(step.samples)
     state.buffers.begin_step()
     with state.all_reduce.step(step, total_weight, len(share.micro_batches)) as gradient_sum:
@@ -117,7 +117,7 @@ def _read(batches: Batches, step: StepPlan, micro_batch: Slice) -> tuple[Tensor,
         return batches.read(micro_batch)
 
 
-def _backward(state: TrainState, spec: TrainSpec, step: StepPlan, micro_batch: Slice, inputs: Tensor, labels: Tensor, total_weight: float) -> Scalar:
+def _backward(state: TrainState, spec: TrainSpec, step: StepPlan, micro_batch: Slice, inputs: Tensor, labels: Tensor, total_weight: float) -> Tensor:
     """Add one micro-batch's part of the mean gradient; returns its summed loss."""
     with _in_words("model", step, f"training on {micro_batch.size} samples"):
         state.buffers.begin_pass(micro_batch.size)
@@ -127,7 +127,7 @@ def _backward(state: TrainState, spec: TrainSpec, step: StepPlan, micro_batch: S
         loss = batch_loss(state.forward, spec, inputs, labels)
         state.buffers.end_forward()
         (loss / total_weight).backward()  # type: ignore[no-untyped-call]
-        return scalar(loss)
+        return loss.detach().double()
 
 
 def batch_loss(forward: Callable[[Tensor], Tensor], spec: TrainSpec, inputs: Tensor, labels: Tensor) -> Tensor:
@@ -140,13 +140,12 @@ def batch_loss(forward: Callable[[Tensor], Tensor], spec: TrainSpec, inputs: Ten
 def _agree(state: TrainState, step: StepPlan, share: Share, gradient_sum: GradientSum) -> Measured | None:
     """Add up what the ranks have to tell: all learn the same numbers here, before any of them acts on its own."""
     ranks = state.ranks
-    sums = [share.loss_sum, share.squared_norm, gradient_sum.mean_squared_norm]
+    own = torch.stack([share.loss_sum, share.squared_norm, gradient_sum.mean_squared_norm])
     if ranks.world_size == 1:
-        loss_sum, squared_norm, mean_squared_norm = on_host(sums)
+        loss_sum, squared_norm, mean_squared_norm = own.tolist()
         own_squared_norm, num_run_out, num_errors, reached = squared_norm, share.has_run_out, share.error is not None, []
     else:
         troubles = torch.tensor([share.has_run_out, share.error is not None], dtype=torch.float64, device=ranks.device)
-        own = on_device(sums, ranks.device)
         summed = ranks.sum(torch.cat([own, troubles, gradient_sum.reached]))
         _, own_squared_norm, _, loss_sum, squared_norm, mean_squared_norm, num_run_out, num_errors, *reached = torch.cat([own, summed]).tolist()
     if num_errors:

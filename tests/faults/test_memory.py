@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from largebatch.jobs.engine.model_trial.trial import Findings
 from largebatch.jobs.engine.ranks import all_reduce
 from largebatch.jobs.engine.ranks.gradient_norm import SquaredNorm
-from largebatch.jobs.engine.ranks.scalars import Scalar
 from largebatch.jobs.engine.step import optimizer_step
 from largebatch.jobs.errors import FaultError, PlanError
 from largebatch.jobs.job import prepare, run_job
@@ -216,7 +215,7 @@ def test_a_norm_that_does_not_fit_halves_the_micro_batch(tmp_path: Path, monkeyp
     calls = []
 
     class TooLarge(SquaredNorm):
-        def __call__(self) -> Scalar:
+        def __call__(self) -> torch.Tensor:
             calls.append(1)
             if len(calls) <= 2:
                 raise accelerator_error()

@@ -20,7 +20,6 @@ from largebatch.jobs.engine.ranks.gradient_norm import SquaredNorm
 from largebatch.jobs.engine.ranks.local_sum import LocalSum
 from largebatch.jobs.engine.ranks.ranks import Ranks
 from largebatch.jobs.engine.ranks.reduced_sum import ReducedSum
-from largebatch.jobs.engine.ranks.scalars import Scalar
 from largebatch.jobs.plan.step_plan import StepPlan
 from largebatch.jobs.spec.train_spec import ReductionSpec
 
@@ -28,7 +27,7 @@ from largebatch.jobs.spec.train_spec import ReductionSpec
 class GradientSum(Protocol):
     """Sums one step's gradient."""
 
-    mean_squared_norm: Scalar
+    mean_squared_norm: Tensor
     """This rank's part of A = sum_i (w_i / W) |g_i|^2, the squared norms of the pieces' mean gradients; whole once the step's context has ended."""
     reached: Tensor
     """For each parameter, 1 if a pass of this rank's has reached it and 0 if not; nothing where `.grad` tells."""

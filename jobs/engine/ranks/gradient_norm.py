@@ -3,8 +3,6 @@
 import torch
 from torch import Tensor, nn
 
-from largebatch.jobs.engine.ranks.scalars import Scalar, scalar
-
 SMALL = 4096
 """Numbers in a gradient that is copied together with others before its norm is taken."""
 
@@ -18,19 +16,19 @@ class SquaredNorm:
         self._large = [param for param in params if param.numel() > SMALL]
         self._small = [param for param in params if param.numel() <= SMALL]
 
-    def __call__(self) -> Scalar:
-        """As the gradients are now."""
+    def __call__(self) -> Tensor:
+        """As the gradients are now; 0-d, float64, on their device."""
         if self._by_blas:
             # Reading the gradients once more costs 3 % of a small step; BLAS reads them at half the cost of a norm.
             vectors, small = _flat_gradients(self._large), _flat_gradients(self._small)
             if small:
                 vectors.append(torch.cat(small))  # a call costs more than reading a bias
-            return sum([torch.dot(vector, vector).item() for vector in vectors])
+            return sum([torch.dot(vector, vector).double() for vector in vectors], start=torch.zeros((), dtype=torch.float64))
         gradients = [gradient for param in self._params if (gradient := param.grad) is not None]
         if not gradients:  # a rank without samples that steps alone
-            return 0.0
+            return torch.zeros((), dtype=torch.float64, device=self._params[0].device)
         dtype = torch.float64 if any(gradient.dtype == torch.float64 for gradient in gradients) else torch.float32
-        return scalar(torch.stack(torch._foreach_norm(gradients, 2, dtype=dtype)).square().sum())
+        return torch.stack(torch._foreach_norm(gradients, 2, dtype=dtype)).square().sum().double()
 
 
 def _flat_gradients(params: list[nn.Parameter]) -> list[Tensor]:

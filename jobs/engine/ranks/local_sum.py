@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from largebatch.jobs.engine.ranks.gradient_norm import SquaredNorm
-from largebatch.jobs.engine.ranks.scalars import Scalar
 
 
 class LocalSum:
@@ -21,14 +20,15 @@ class LocalSum:
     def __init__(self, params: list[nn.Parameter], squared_norm: SquaredNorm) -> None:
         self._params = params
         self.squared_norm = squared_norm
-        self.mean_squared_norm: Scalar = 0.0
+        self._zero = torch.zeros((), dtype=torch.float64, device=params[0].device)
+        self.mean_squared_norm = self._zero
         self.reached = torch.empty(0, dtype=torch.float64, device=params[0].device)
         self._total: list[Tensor | None] | None = None
 
     def start(self, total_weight: float, num_micro_batches: int, measures: bool) -> None:
         """Begin a step: nothing is summed yet. Args: measures: whether the micro-batches' norms are wanted."""
         self._total_weight, self._num_left, self._measures = total_weight, num_micro_batches, measures
-        self._total, self.mean_squared_norm = None, 0.0
+        self._total, self.mean_squared_norm = None, self._zero
         self._clear()
 
     def _clear(self) -> None:

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from largebatch.jobs.engine.out_of_memory import ran_out_of_memory
 from largebatch.jobs.engine.ranks.compression import Reduction
 from largebatch.jobs.engine.ranks.gradient_norm import SquaredNorm, flat_squared_norm
-from largebatch.jobs.engine.ranks.scalars import Scalar, scalar
 from largebatch.jobs.errors import FaultError
 from largebatch.jobs.optim.tensors import dense_like
 
@@ -55,7 +54,7 @@ class ReducedSum:
     def __init__(self, params: list[nn.Parameter], squared_norm: SquaredNorm, reduction: Reduction) -> None:
         self._params = params
         self.squared_norm = squared_norm
-        self.mean_squared_norm: Scalar = 0.0
+        self.mean_squared_norm = torch.zeros((), dtype=torch.float64, device=params[0].device)
         self.reached = torch.empty(0)
         self._reduction = reduction
         self._buckets = [Bucket(params) for params in bucketed(params)]
@@ -131,7 +130,7 @@ class ReducedSum:
         device = self._params[0].device
         self.reached = torch.tensor([param in self._reached for param in self._params], dtype=torch.float64, device=device)
         own_share = self._total_weight / self._own_weight if self._own_weight else 0.0
-        self.mean_squared_norm = scalar(torch.stack(self._own_norms).sum()) * own_share
+        self.mean_squared_norm = torch.stack(self._own_norms).sum().double() * own_share
 
     def leave_out(self, reached: list[float]) -> None:
         """See `GradientSum`."""
