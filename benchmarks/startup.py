@@ -23,7 +23,7 @@ def mark(name): marks.append((name, time.time()))
 import torch
 mark("import torch")
 import largebatch.jobs.launch.local, largebatch.service.cli.main, largebatch.service.cli.console
-import largebatch.tuning.results.collect, largebatch.tuning.report.figures
+import largebatch.tuning.results.collect, largebatch.tuning.report.run_figures
 mark("import largebatch")
 from pathlib import Path
 from largebatch.jobs.data.sources.table import load_dataset

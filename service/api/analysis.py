@@ -1,6 +1,5 @@
 """The questions that the analysis worker answers: what a command of ours would, and nothing that a request brings."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +8,7 @@ import torch
 from largebatch.jobs.job import prepare
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.service.present.sweep_plan import plan_facts
-from largebatch.tuning.report.charts import to_plotly
-from largebatch.tuning.report.report import Extras, charts_of
+from largebatch.tuning.report.contents import Extras, charts_of
 from largebatch.tuning.results.answers import SweepFindings
 from largebatch.tuning.results.findings import find_in
 from largebatch.tuning.results.wording import answer_of
@@ -37,9 +35,11 @@ def findings(folder: str, with_figures: bool = False) -> SweepFindings:
 
     Args: with_figures: the report's figures too, as plotly's JSON.
     """
+    from largebatch.tuning.report.plotly_pen import as_json  # plotly, which plans need not wait for
+
     results = find_in(Path(folder))
     figures = [
-        {"name": chart.name, "title": chart.title, "caption": chart.caption, "figure": json.loads(to_plotly(chart).to_json())}
+        {"name": chart.name, "title": chart.title, "caption": chart.caption, "figure": as_json(chart)}
         for chart in (charts_of(results, Extras()) if with_figures else ())
     ]
     return answer_of(results).model_copy(update={"figures": figures if with_figures else None})

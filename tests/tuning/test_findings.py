@@ -9,8 +9,8 @@ from made_runs import CRITICAL, MIN_SAMPLES, RATE, STEP_S, TARGET, made_profile,
 
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.run.records import Outcome
-from largebatch.tuning.report.figures import momentum_map
-from largebatch.tuning.report.report import Extras, charts_of
+from largebatch.tuning.report.batch_figures import momentum_map
+from largebatch.tuning.report.contents import Extras, charts_of
 from largebatch.tuning.results.analysis.configurations import best_of_each_batch, configurations
 from largebatch.tuning.results.analysis.prediction import compare, misses_in_words, predict, profile_beside_runs, refuse_other_reference
 from largebatch.tuning.results.analysis.reference import Reference

@@ -17,7 +17,8 @@ from largebatch.jobs.errors import InputError
 from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.run_folder import write_text
 from largebatch.service.cli.main import app
-from largebatch.tuning.report.report import Extras, charts_of, write_report
+from largebatch.tuning.report.contents import Extras, charts_of
+from largebatch.tuning.report.report import write_report
 from largebatch.tuning.results.analysis.prediction import Miss, Predicted
 from largebatch.tuning.results.analysis.step_time import Profile, ProfilePoint
 from largebatch.tuning.results.findings import find

@@ -13,7 +13,7 @@ from largebatch.jobs.data.fingerprint import DatasetFingerprint, fingerprint, wr
 from largebatch.jobs.errors import DataError
 from largebatch.jobs.run import run_folder
 from largebatch.jobs.spec.read import read_spec
-from largebatch.tuning.report.figures import on_unlike_footing
+from largebatch.tuning.report.run_figures import on_unlike_footing
 from largebatch.tuning.results.analysis.settings import settings_of
 from largebatch.tuning.results.collect import collect
 from largebatch.tuning.results.findings import find_in

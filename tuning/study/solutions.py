@@ -22,8 +22,9 @@ from largebatch.tuning.measure.lines import line
 from largebatch.tuning.measure.sharpness import epsilon_sharpness, top_eigenvalue
 from largebatch.tuning.measure.solution import Solution, load_solution
 from largebatch.tuning.report.attempts import Attempts
+from largebatch.tuning.report.batch_figures import BATCH
 from largebatch.tuning.report.charts import Chart, Series
-from largebatch.tuning.report.figures import BATCH, line_chart, line_conditions
+from largebatch.tuning.report.measured_figures import line_chart, line_conditions
 from largebatch.tuning.results.analysis.configurations import Configuration
 from largebatch.tuning.results.analysis.line_point import LinePoint
 from largebatch.tuning.results.run_folders import has_result

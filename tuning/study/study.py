@@ -36,7 +36,7 @@ from largebatch.jobs.tracking.mlflow_store import brief
 from largebatch.tuning.measure.profile import profile
 from largebatch.tuning.measure.sharpness import slope_in_words
 from largebatch.tuning.report.attempts import Attempts
-from largebatch.tuning.report.report import Extras, write_report
+from largebatch.tuning.report.contents import Extras
 from largebatch.tuning.results.analysis.prediction import Predicted, compare, misses_in_words, predict
 from largebatch.tuning.results.analysis.reference import Reference
 from largebatch.tuning.results.analysis.step_time import Profile
@@ -114,6 +114,8 @@ def study(spec: TrainSpec, options: StudyOptions, run_the_sweep: SweepRunner) ->
     begin(4)
     solutions = _solutions(findings, Expected(spec, measured, reference), options, device, attempts)
     begin(5)
+    from largebatch.tuning.report.report import write_report  # it draws: plotly and matplotlib are imported once there is something to show
+
     page = write_report(folder / SWEEP_OF_STUDY / REPORT, findings, _extras(findings, measured, predicted, solutions, attempts))
     if spec.tracking.enabled:
         try:

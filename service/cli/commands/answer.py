@@ -177,7 +177,8 @@ def report(
     """Write the report of runs that are there: one page that opens without a network, its numbers, its pictures."""
     from largebatch.jobs.run.run_folder import refuse_unwritable
     from largebatch.service.cli.checks import refuse_unless_positive
-    from largebatch.tuning.report.report import NOTHING, Extras, write_report, write_report_of_nothing
+    from largebatch.tuning.report.contents import Extras
+    from largebatch.tuning.report.report import NOTHING, write_report, write_report_of_nothing
     from largebatch.tuning.results.analysis.prediction import misses_in_words
     from largebatch.tuning.results.findings import NothingEndedError
     from largebatch.tuning.results.wording import answer_of

@@ -29,8 +29,9 @@ def compare(
     from largebatch.jobs.run.records import Outcome
     from largebatch.jobs.run.run_folder import storage_errors
     from largebatch.service.cli.checks import refuse_unwritable_file
-    from largebatch.tuning.report.charts import write_png
-    from largebatch.tuning.report.figures import accuracy_curves, on_unlike_footing, write_page
+    from largebatch.tuning.report.pages import write_page
+    from largebatch.tuning.report.picture_pen import write_png
+    from largebatch.tuning.report.run_figures import accuracy_curves, on_unlike_footing
     from largebatch.tuning.results.collect import collect
     from largebatch.tuning.results.findings import NothingEndedError
     from largebatch.tuning.results.run_folders import runs_of_folders

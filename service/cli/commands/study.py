@@ -154,8 +154,8 @@ def profile(
     from largebatch.service.cli.checks import refuse_unless_positive, refuse_unwritable_file, whole_numbers
     from largebatch.service.cli.tables import output as standard_output
     from largebatch.tuning.measure.profile import profile as measure
-    from largebatch.tuning.report.charts import write_pngs
-    from largebatch.tuning.report.figures import profile_charts
+    from largebatch.tuning.report.measured_figures import profile_charts
+    from largebatch.tuning.report.picture_pen import write_pngs
     from largebatch.tuning.results.analysis.step_time import profile_in_words
 
     sizes = whole_numbers("--batch-sizes", batch_sizes) if batch_sizes else None
@@ -214,8 +214,8 @@ def sharpness(
     from largebatch.tuning.measure.lines import line, refuse_unlike
     from largebatch.tuning.measure.solution import load_solution
     from largebatch.tuning.report.attempts import Attempts
-    from largebatch.tuning.report.charts import write_pngs
-    from largebatch.tuning.report.figures import line_chart, line_conditions
+    from largebatch.tuning.report.measured_figures import line_chart, line_conditions
+    from largebatch.tuning.report.picture_pen import write_pngs
     from largebatch.tuning.study.solutions import sharpness_of
 
     if figure is not None:

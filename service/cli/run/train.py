@@ -37,7 +37,7 @@ def train(options: TrainOptions, as_json: bool) -> None:
 
 def _draw(run_dir: Path) -> None:
     """Draw the run's figure, where it was trained."""
-    from largebatch.tuning.report.figures import draw_run  # which bring torch along: see above
+    from largebatch.tuning.report.run_figures import draw_run  # which bring torch along: see above
 
     draw_run(run_dir)
 

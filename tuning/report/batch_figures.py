@@ -1,0 +1,170 @@
+"""What findings show against the batch size: time, steps and samples to the target, accuracy, the map over momentum."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from statistics import median
+
+import numpy as np
+
+from largebatch.tuning.report.charts import Chart, Draws, Heat, Series
+from largebatch.tuning.report.run_figures import SECONDS, conditions
+from largebatch.tuning.results.analysis.configurations import Configuration
+from largebatch.tuning.results.analysis.regimes import edges
+from largebatch.tuning.results.answers import Choice, Spread
+from largebatch.tuning.results.findings import Findings
+from largebatch.tuning.results.run_result import RunResult
+from largebatch.tuning.results.wording import momentum_name
+
+BATCH = "global batch size"
+
+
+def time_to_target(findings: Findings, predicted: Sequence[tuple[float, float]] = ()) -> Chart:
+    """Training seconds to the target against the batch: which are on the frontier, the critical batch, and what was predicted before."""
+    reached = findings.reached
+    series = [_measured("measured", reached, [best.seconds for best in reached]), *_missed(findings, lambda run: run.summary.training_seconds, "s")]
+    if predicted:
+        series.append(Series("predicted before the sweep", [b for b, _ in predicted], [s for _, s in predicted], dash=True, colour=1))
+    if len(reached) > 1:
+        standing = sorted(findings.cost_frontier, key=lambda choice: choice.global_batch_size)
+        x, y = [choice.global_batch_size for choice in standing], [choice.seconds for choice in standing]
+        series.append(Series("no other is sooner with as few samples", x, y, draws="marks", colour=2))
+    chart = _against_batch(findings, "time-to-target", f"Time to {findings.target:g} test accuracy", SECONDS, series, log_y=True)
+    critical = findings.critical_batch
+    if critical is None or not findings.best[0].global_batch_size <= critical.critical_batch_size <= findings.best[-1].global_batch_size:
+        return chart
+    return replace(chart, marks=[(critical.critical_batch_size, "critical batch")])
+
+
+def steps_and_samples(findings: Findings) -> list[Chart]:
+    """Steps, and samples, to the target against the batch, with the fitted curve and the three regimes."""
+    steps = _cost_to_target(findings, "steps", [best.steps for best in findings.reached], lambda run: run.summary.steps)
+    samples = _cost_to_target(findings, "samples", [best.samples for best in findings.reached], lambda run: run.summary.samples_seen)
+    return [steps, samples]
+
+
+def _cost_to_target(findings: Findings, what: str, spreads: Sequence[Spread], spent: Callable[[RunResult], float]) -> Chart:
+    reached, critical = findings.reached, findings.critical_batch
+    series = [_measured("measured", reached, spreads), *_missed(findings, spent, what)]
+    if critical is not None and reached:
+        batches = np.geomspace(reached[0].global_batch_size, reached[-1].global_batch_size, 80)
+        fitted = [critical.steps_to_target(batch) if what == "steps" else critical.samples_to_target(batch) for batch in batches]
+        series.append(Series("fit", list(batches), fitted, draws="line", dash=True, colour=1))
+    chart = _against_batch(findings, f"{what}-to-target", f"{what.capitalize()} to {findings.target:g} test accuracy", what, series, log_y=True)
+    return _with_regimes(chart, findings)
+
+
+def _with_regimes(chart: Chart, findings: Findings) -> Chart:
+    critical, first, last = findings.critical_batch, findings.best[0].global_batch_size, findings.best[-1].global_batch_size
+    if critical is None:
+        return chart
+    perfect, maximal = edges(critical.critical_batch_size)
+    marks = [(perfect, "perfect scaling ends"), (critical.critical_batch_size, "critical batch"), (maximal, "maximal data parallelism")]
+    zone = (max(critical.low, first), last if critical.high is None else min(critical.high, last))
+    return replace(chart, marks=[mark for mark in marks if first <= mark[0] <= last], zone=zone if zone[0] < zone[1] else None)
+
+
+def frontiers(findings: Findings) -> list[Chart]:
+    """Time against accuracy over all runs, and time against samples to the target over batch sizes."""
+    points = findings.accuracy_frontier
+    every = [(at.training_seconds, at.test_accuracy) for run in findings.runs for at in run.evaluations]
+    standing = Series(
+        "frontier", [point.seconds for point in points], [point.accuracy for point in points], colour=1,
+        notes=[f"batch {point.global_batch_size:,}: {point.accuracy:.4f} after {point.seconds:.3g} s" for point in points],
+    )  # fmt: skip
+    accuracy = Chart(
+        "accuracy-frontier", "The most accurate by each moment", SECONDS, "test accuracy",
+        [Series("every evaluation", [s for s, _ in every], [a for _, a in every], draws="marks", colour=6), standing],
+        caption=_caption(findings), log_x=True, levels=[(findings.target, f"target {findings.target:g}")],
+    )  # fmt: skip
+    batches = [_of_choices("every batch size", findings.choices, "marks", 6), _of_choices("frontier", findings.cost_frontier, "both", 1)]
+    missed = ", ".join(f"{missed.global_batch_size:,}" for missed in findings.missed)
+    cost = Chart(
+        "cost-frontier", f"Time against samples, to {findings.target:g} test accuracy", SECONDS, "samples to target", batches,
+        caption=_caption(findings, f"missed the target: batch {missed}, so not shown" if missed else ""), log_x=True, log_y=True,
+    )  # fmt: skip
+    return [accuracy, cost]
+
+
+def _of_choices(name: str, choices: Sequence[Choice], draws: Draws, colour: int) -> Series:
+    notes = [f"batch {choice.global_batch_size:,}" for choice in choices]
+    return Series(name, [choice.seconds for choice in choices], [choice.samples for choice in choices], draws=draws, colour=colour, notes=notes)
+
+
+def accuracy_of_batch(findings: Findings) -> Chart:
+    """Train and test accuracy against the batch; where runs end at the target this shows their stopping rule, and the caption says so."""
+    runs = [run for best in findings.best for run in best.runs]
+    ended = sum(run.summary.steps_to_accuracy == run.summary.steps for run in runs)
+    stopped = f"{ended} of these {len(runs)} runs ended when they met their target, so they show where that is set, not how far a batch comes"
+    of_name = {
+        "test, best": [best.best_accuracy for best in findings.best],
+        "train, at the end": [best.train_accuracy for best in findings.best],
+    }
+    series = [_measured(name, findings.best, spreads) for name, spreads in of_name.items() if all(spread.median is not None for spread in spreads)]
+    chart = _against_batch(findings, "accuracy-of-batch", "Train and test accuracy against the batch", "accuracy", series)
+    return replace(chart, caption=f"{chart.caption}; {stopped}" if ended else chart.caption)
+
+
+def momentum_map(findings: Findings) -> Chart | None:
+    """Seconds to the target over batch and momentum, or beta1; None where only one was tried."""
+    cells: dict[tuple[int, float], Configuration] = {}
+    for tried in sorted(findings.configurations, key=lambda tried: tried.standing):
+        if tried.first.momentum is not None:
+            cells.setdefault((tried.global_batch_size, tried.first.momentum), tried)
+    batches, momenta = sorted({batch for batch, _ in cells}), sorted({momentum for _, momentum in cells})
+    if len(momenta) < 2:
+        return None
+    name = momentum_name(tried.first.optimizer for tried in cells.values())
+    grid = [[cells.get((batch, momentum)) for batch in batches] for momentum in momenta]
+    heat = Heat(
+        [f"{batch:,}" for batch in batches], [f"{momentum:g}" for momentum in momenta],
+        [[tried.seconds.median if tried else None for tried in row] for row in grid],
+        [[_cell(tried) for tried in row] for row in grid], "training seconds to target",
+    )  # fmt: skip
+    return Chart(
+        "momentum-map", f"Seconds to {findings.target:g} over batch and {name}, learning rate tuned in each cell", BATCH, name,
+        heat=heat, caption=_caption(findings),
+    )  # fmt: skip
+
+
+def _cell(tried: Configuration | None) -> str:
+    if tried is None:
+        return ""
+    return "missed" if tried.seconds.median is None else f"{tried.seconds.median:.3g}"
+
+
+def _measured(name: str, of: Sequence[Configuration], spreads: Sequence[Spread]) -> Series:
+    return Series(
+        name,
+        [tried.global_batch_size for tried in of],
+        [spread.median if spread.median is not None else math.nan for spread in spreads],
+        [spread.low for spread in spreads],
+        [spread.high for spread in spreads],
+        notes=[f"batch {tried.global_batch_size:,}, learning rate {tried.first.learning_rate:.4g}: {spread.text}"
+               for tried, spread in zip(of, spreads, strict=True)],
+    )  # fmt: skip
+
+
+def _missed(findings: Findings, spent: Callable[[RunResult], float], unit: str) -> list[Series]:
+    """The batches that missed, each at what its runs had used up; no series where none did."""
+    if not findings.missed:
+        return []
+    used = [median(spent(run) for run in missed.runs) for missed in findings.missed]
+    notes = [
+        f"batch {missed.global_batch_size:,}: {missed.seconds.text}, ended after {amount:,.4g} {unit}"
+        for missed, amount in zip(findings.missed, used, strict=True)
+    ]
+    batches = [missed.global_batch_size for missed in findings.missed]
+    return [Series("missed, where its runs ended", batches, used, draws="marks", symbol="x", colour=6, notes=notes)]
+
+
+def _against_batch(findings: Findings, name: str, title: str, y_title: str, series: Sequence[Series], log_y: bool = False) -> Chart:
+    batches = [best.global_batch_size for best in findings.best]
+    is_open = any(line.open_ends for line in series)
+    caption = _caption(findings, "an arrow: the interval is open there, for it reaches into runs that missed" if is_open else "")
+    return Chart(name, title, BATCH, y_title, series, caption=caption, log_x=True, log_y=log_y, x_ticks=batches)
+
+
+def _caption(findings: Findings, more: str = "") -> str:
+    differing = f"differing in {findings.differences}" if findings.differences else ""
+    return "; ".join(filter(None, [conditions(findings.runs), differing, more]))

@@ -1,0 +1,100 @@
+"""Draws a chart with matplotlib, as a PNG: no browser is needed."""
+
+import math
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from largebatch.jobs.run.run_folder import storage_errors, write_whole
+from largebatch.tuning.report.charts import ARROW, Chart, Heat
+
+CAPTION_WIDTH = 160
+"""Letters of a picture's caption in one line."""
+
+
+def write_pngs(charts: Sequence[Chart], folder: Path) -> None:
+    """A picture of each, under its name. Raises: StorageError."""
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for chart in charts:
+            write_png(chart, folder / f"{chart.name}.png")
+
+
+def write_png(chart: Chart, path: Path) -> None:
+    """One picture, whole or not at all. Raises: StorageError."""
+    figure = Figure(figsize=(8, 4.8), layout="constrained")
+    axes: Any = figure.add_subplot()
+    if chart.heat is not None:
+        _draw_heat(figure, axes, chart.heat)
+    _draw_series(axes, chart)
+    _draw_lines(axes, chart)
+    axes.set(title=chart.title, xlabel=chart.x_title, ylabel=chart.y_title)
+    if chart.heat is None:
+        _scale(axes, chart)
+    if len(chart.series) > 1:
+        axes.legend(fontsize="small")
+    if chart.caption:
+        figure.supxlabel(textwrap.fill(chart.caption, CAPTION_WIDTH), fontsize=7, color="grey")
+    with write_whole(path) as file:
+        figure.savefig(file, format="png", dpi=130)
+
+
+def _draw_heat(figure: Any, axes: Any, heat: Heat) -> None:
+    values = np.array([[np.nan if value is None else value for value in row] for row in heat.values], dtype=float)
+    image = axes.imshow(values, aspect="auto", origin="lower", cmap="viridis_r")
+    axes.set_xticks(range(len(heat.x)), heat.x)
+    axes.set_yticks(range(len(heat.y)), heat.y)
+    middle = np.nanmean(values) if np.isfinite(values).any() else 0.0
+    for row, texts in enumerate(heat.texts):
+        for column, text in enumerate(texts):
+            is_dark = np.isfinite(values[row, column]) and values[row, column] > middle
+            axes.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if is_dark else "black")
+    figure.colorbar(image, label=heat.unit)
+
+
+def _draw_series(axes: Any, chart: Chart) -> None:
+    for series, colour in chart.coloured:
+        line = "" if series.draws == "marks" else ("--" if series.dash else "-")
+        marker = None if series.draws == "line" else {"circle": "o", "x": "x"}[series.symbol]
+        axes.errorbar(series.x, series.y, yerr=series.bars, fmt=line or "none" if marker is None else f"{marker}{line}",
+                      markersize=7 if series.symbol == "x" else 4, label=series.name, color=colour, capsize=2, linewidth=1.5)  # fmt: skip
+        for x, y, way in series.open_ends:
+            arrow = {"arrowstyle": "<-", "color": colour}
+            axes.annotate("", (x, y), (0, ARROW * way), xycoords="data", textcoords="offset points", arrowprops=arrow)
+
+
+def _draw_lines(axes: Any, chart: Chart) -> None:
+    note = {"textcoords": "offset points", "color": "grey", "va": "top"}
+    for level, words in chart.levels:
+        axes.axhline(level, linestyle=":", color="grey")
+        axes.annotate(words, (1, level), (-4, -3), xycoords=("axes fraction", "data"), ha="right", **note)
+    for mark, words in chart.marks:
+        axes.axvline(mark, linestyle=":", color="grey")
+        axes.annotate(words, (mark, 1), (3, -4), xycoords=("data", "axes fraction"), rotation=90, **note)
+    if chart.zone is not None:
+        axes.axvspan(*chart.zone, color="grey", alpha=0.15)
+
+
+def _scale(axes: Any, chart: Chart) -> None:
+    axes.grid(alpha=0.3)
+    if any(len(series.x) for series in chart.series):  # matplotlib takes no logarithm of nothing
+        axes.set(xscale="log" if chart.log_x else "linear", yscale="log" if chart.log_y else "linear")
+        for axis, is_log in ((axes.xaxis, chart.log_x), (axes.yaxis, chart.log_y)):
+            if is_log:
+                _number_plainly(axis)
+    if ticks := chart.shown_ticks:
+        axes.set_xticks([*ticks], [*ticks.values()])
+
+
+def _number_plainly(axis: Any) -> None:
+    """A logarithmic axis in whole numbers, 2,000 and not 2 x 10^3; between powers of ten 2 and 5, and 3 and 7 where the axis is short."""
+    low, high = axis.get_view_interval()
+    decades = math.log10(high / low)
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0, 7.0) if decades < 1.2 else (1.0, 2.0, 5.0) if decades < 4 else (1.0,)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    axis.set_minor_formatter(NullFormatter())

@@ -1,0 +1,82 @@
+"""Draws a chart with plotly, for pages; colours of text and grid are left to the page, which may be light or dark."""
+
+import json
+import math
+from typing import Any
+
+from plotly import graph_objects
+
+from largebatch.tuning.report.charts import ARROW, Chart, Heat
+
+
+def to_plotly(chart: Chart) -> Any:
+    """A plotly figure."""
+    figure = graph_objects.Figure()
+    if chart.heat is not None:
+        _draw_heat(figure, chart.heat)
+    _draw_series(figure, chart)
+    _draw_lines(figure, chart)
+    ticks = chart.shown_ticks
+    x_ticks = {"tickmode": "array", "tickvals": [*ticks], "ticktext": [*ticks.values()]} if ticks else {}
+    figure.update_layout(
+        title={"text": chart.title, "font": {"size": 16}}, template="none", paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
+        xaxis={"title": chart.x_title, "automargin": True, **_axis(chart, chart.log_x), **x_ticks},
+        yaxis={"title": chart.y_title, "automargin": True, **_axis(chart, chart.log_y)},
+        legend={"orientation": "h", "yanchor": "top", "y": -0.22, "x": 0}, margin={"l": 70, "r": 20, "t": 50, "b": 60}, font={"size": 13},
+        showlegend=len(chart.series) > 1,
+    )  # fmt: skip
+    return figure
+
+
+def as_json(chart: Chart) -> dict[str, Any]:
+    """The figure as plotly's script takes it: data and layout."""
+    drawn: dict[str, Any] = json.loads(to_plotly(chart).to_json())
+    return drawn
+
+
+def _draw_heat(figure: Any, heat: Heat) -> None:
+    figure.add_heatmap(
+        x=list(heat.x), y=list(heat.y), z=[list(row) for row in heat.values], text=[list(row) for row in heat.texts], texttemplate="%{text}",
+        colorscale="Viridis", reversescale=True, colorbar={"title": heat.unit}, hoverongaps=False,
+    )  # fmt: skip
+
+
+def _draw_series(figure: Any, chart: Chart) -> None:
+    for series, colour in chart.coloured:
+        error = None
+        if series.bars is not None:
+            below, above = series.bars
+            error = {"type": "data", "symmetric": False, "array": above, "arrayminus": below, "thickness": 1}
+        figure.add_scatter(
+            x=list(series.x), y=list(series.y), name=series.name, mode={"line": "lines", "marks": "markers", "both": "lines+markers"}[series.draws],
+            marker={"size": 7, "color": colour, "symbol": series.symbol}, line={"color": colour, "dash": "dash" if series.dash else "solid"},
+            error_y=error, text=list(series.notes) if series.notes else None, hovertemplate="%{text}<extra></extra>" if series.notes else None,
+        )  # fmt: skip
+        for x, y, way in series.open_ends:
+            figure.add_annotation(
+                x=_coordinate(x, chart.log_x), y=_coordinate(y, chart.log_y), ax=0, ay=-ARROW * way, text="", showarrow=True,
+                arrowside="start", startarrowhead=2, startarrowsize=1.5, arrowcolor=colour, arrowwidth=1.5,
+            )  # fmt: skip
+
+
+def _draw_lines(figure: Any, chart: Chart) -> None:
+    note = {"showarrow": False, "font": {"size": 11}, "xanchor": "left"}
+    for level, words in chart.levels:
+        figure.add_hline(y=level, line_dash="dot", line_color="#888888")
+        figure.add_annotation(text=words, x=0, xref="x domain", y=_coordinate(level, chart.log_y), yref="y", yanchor="bottom", **note)
+    for mark, words in chart.marks:
+        figure.add_vline(x=mark, line_dash="dot", line_color="#888888")
+        figure.add_annotation(text=words, x=_coordinate(mark, chart.log_x), xref="x", y=1, yref="y domain", yanchor="top", textangle=-90, **note)
+    if chart.zone is not None:
+        figure.add_vrect(x0=chart.zone[0], x1=chart.zone[1], fillcolor="#888888", opacity=0.15, line_width=0)
+
+
+def _axis(chart: Chart, is_log: bool) -> dict[str, Any]:
+    if chart.heat is not None:
+        return {"type": "category"}
+    return {"type": "log", "dtick": "D2", "tickformat": ",~r"} if is_log else {"type": "linear"}
+
+
+def _coordinate(value: float, is_log: bool) -> float:
+    """Where plotly wants a note: on a logarithmic axis it takes the exponent, though lines take the value."""
+    return math.log10(value) if is_log else value

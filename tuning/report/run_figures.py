@@ -1,0 +1,74 @@
+"""Runs beside each other: accuracy against training time, and what must be said of runs that are not alike."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from largebatch.jobs.run import run_folder
+from largebatch.tuning.report.charts import Chart, Series
+from largebatch.tuning.results.analysis.settings import differences_in_words, settings_of
+from largebatch.tuning.results.collect import collect
+from largebatch.tuning.results.run_result import RunResult
+
+SECONDS = "training seconds"
+MOST_CURVES = 12
+"""Runs that have a line of their own in a legend."""
+
+
+def accuracy_curves(results: Sequence[RunResult]) -> Chart:
+    """Test accuracy against training seconds, one curve per run; of many runs one colour per batch."""
+    devices = ", ".join(dict.fromkeys(result.device for result in results))
+    targets = dict.fromkeys(result.summary.target_accuracy for result in results if result.summary.target_accuracy is not None)
+    return Chart(
+        "accuracy-curves",
+        f"Accuracy against training time, {devices}",
+        SECONDS,
+        "test accuracy",
+        [_curve(label(result), [result]) for result in results] if len(results) <= MOST_CURVES else _one_for_each_batch(results),
+        caption="; ".join(filter(None, [conditions(results), on_unlike_footing(results)])),
+        levels=[(target, f"target {target:g}") for target in targets],
+    )
+
+
+def _one_for_each_batch(results: Sequence[RunResult]) -> list[Series]:
+    """More runs than a legend holds: those of one batch are one broken line."""
+    by_batch: dict[int, list[RunResult]] = {}
+    for result in results:
+        by_batch.setdefault(result.summary.global_batch_size, []).append(result)
+    return [_curve(f"batch {batch:,}, {len(members)} runs", members) for batch, members in sorted(by_batch.items())]
+
+
+def _curve(name: str, runs: Sequence[RunResult]) -> Series:
+    """The curves of runs as one line, broken between them."""
+    breaks = [(math.nan, math.nan)] if len(runs) > 1 else []
+    points = [point for run in runs for point in (*run.curve, *breaks)]
+    return Series(name, [seconds for seconds, _ in points], [accuracy for _, accuracy in points])
+
+
+def on_unlike_footing(results: Sequence[RunResult]) -> str:
+    """What must be said of runs that differ in data, model, device, workers or other fields than those compared; empty where they do not."""
+    settings = settings_of(results)
+    if len(settings) < 2:
+        differing = differences_in_words(results)
+        return f"on one footing but for {differing}" if differing else ""
+    counts = "; ".join(f"{setting} ({len(members)})" for setting, members in settings.items())
+    return f"not on one footing, so not to be ranked: {counts}"
+
+
+def label(result: RunResult) -> str:
+    """A run in the legend."""
+    return f"{result.name}: batch {result.summary.global_batch_size:,}, {result.optimizer}, seed {result.seed}"
+
+
+def conditions(runs: Sequence[RunResult]) -> str:
+    """The caption of a figure of runs: seeds, device and clock."""
+    seeds = sorted({run.seed for run in runs})
+    devices = ", ".join(dict.fromkeys(run.device for run in runs))
+    return f"seeds {', '.join(map(str, seeds))}; {devices}; training clock: evaluation, checkpoints and kernel warm-up not counted"
+
+
+def draw_run(run_dir: Path) -> None:
+    """Draw one run's own figure into its folder."""
+    from largebatch.tuning.report.picture_pen import write_png  # after training, whose start does not wait for matplotlib
+
+    write_png(accuracy_curves(collect([run_dir])), run_dir / run_folder.FIGURE)
