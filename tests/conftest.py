@@ -107,18 +107,3 @@ def image_data_dir() -> Path:
 def _nothing_is_said_of_a_busy_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two processes of tests keep both cores busy: a run in this process would say so among its notices."""
     monkeypatch.setattr("largebatch.jobs.engine.core_wait.SHORTEST_S", float("inf"))
-
-
-def small_document(**parts: Any) -> dict[str, Any]:
-    """A spec as plain data that trains on the digits in a second; `parts` replace whole sections."""
-    document: dict[str, Any] = {
-        "name": "small",
-        "dataset": {"name": "digits"},
-        "model": {"name": "mlp", "arguments": {"width": 16}},
-        "batch": {"global_batch_size": 256},
-        "optimizer": {"name": "sgd"},
-        "learning_rate": {"base": 0.1},
-        "stop": {"steps": 12},
-        "tracking": {"enabled": False},
-    }
-    return {**document, **parts}

@@ -204,7 +204,7 @@ def _copy_own_code(source: Path, folder: Path) -> None:
     total = 0
     for path in sorted(source.rglob("*.py")):
         relative = path.relative_to(source)
-        if any(part.startswith(".") or part in NOT_CODE for part in relative.parts) or (folder / relative).exists():
+        if not all(_may_hold_code(source / parent) for parent in relative.parents[:-1]) or (folder / relative).exists():
             continue
         total += path.stat().st_size
         if total > LARGEST_CODE:
@@ -213,6 +213,11 @@ def _copy_own_code(source: Path, folder: Path) -> None:
             )
         (folder / relative).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, folder / relative)
+
+
+def _may_hold_code(folder: Path) -> bool:
+    """Whether a folder may be code: a hidden one is not, and what is called `data` is only as a package."""
+    return not folder.name.startswith(".") and (folder.name not in NOT_CODE or (folder / "__init__.py").is_file())
 
 
 def list_alive_nodes(address: str) -> list[Any]:

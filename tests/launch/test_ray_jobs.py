@@ -79,6 +79,25 @@ def test_a_job_that_cannot_run_gives_its_exit_code_and_one_sentence(head: Head, 
     assert not (tmp_path / "third").exists()
 
 
+def test_a_persons_packages_travel_whatever_they_are_called(head: Head, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "code"
+    for package in ("jobs", "service", "tuning", "models", "data"):
+        (folder / package).mkdir(parents=True)
+        (folder / package / "__init__.py").write_text("NUM = 24\n")
+    (folder / "models" / "net.py").write_text(
+        "import torch, jobs, service\n\n\ndef build(num_classes):\n    return torch.nn.Linear(jobs.NUM, num_classes)\n"
+    )
+    (folder / "data" / "sets.py").write_text(
+        "import torch, tuning\n\n\ndef load():\n    samples = torch.utils.data.TensorDataset(torch.ones(24, 24), torch.arange(tuning.NUM) % 2)\n"
+        "    return samples, samples\n"
+    )
+    monkeypatch.chdir(folder)
+    parts = {"dataset": {"entry_point": "data.sets:load"}, "model": {"entry_point": "models.net:build"}, "batch": {"global_batch_size": 8}}
+    done = submit(head, tmp_path, "hers", "--follow", **parts)
+    assert done.exit_code == 0, done.output
+    assert runs.steps(tmp_path / "hers")[-1] == runs.STEPS
+
+
 def test_plain_ray_submits_a_spec_too(head: Head, tmp_path: Path) -> None:
     folder = tmp_path / "code"
     folder.mkdir()
