@@ -37,9 +37,9 @@ def _shared(options: TrainOptions, job: Job, workers: str) -> TrainOptions:
 
 def prepare(job: Job, runs_dir: Path) -> None:
     """Write down what a sweep is to do, once. Raises: StorageError."""
+    from largebatch.tuning.sweep.begin import begin_sweep
     from largebatch.tuning.sweep.ledger import SWEEP
     from largebatch.tuning.sweep.spec import SweepSpec
-    from largebatch.tuning.sweep.sweep import begin_sweep
 
     folder = runs_dir / job.id
     if job.kind is Kind.SWEEP and not (folder / SWEEP).is_file():

@@ -12,9 +12,9 @@ from rich.text import Text
 
 from largebatch.jobs.run.records import RunSummary
 from largebatch.tuning.sweep.ledger import Ledger, Trial
-from largebatch.tuning.sweep.listener import SweepListener
-from largebatch.tuning.sweep.space import Group as SweepGroup
-from largebatch.tuning.sweep.space import group_name
+from largebatch.tuning.sweep.listener import SweepListener, TrialReport
+from largebatch.tuning.sweep.score import score
+from largebatch.tuning.sweep.space import SweepGroup, group_name
 
 REFRESH_PER_S = 4
 MOST_ROWS = 24
@@ -71,8 +71,8 @@ class SweepView:
     def _begins(self, trial: Trial) -> None:
         self._standings[trial.group].running[trial.number] = 0.0
 
-    def _reports(self, trial: Trial, facts: dict[str, Any]) -> None:
-        self._standings[trial.group].running[trial.number] = facts["test_accuracy"]
+    def _reports(self, trial: Trial, report: TrialReport) -> None:
+        self._standings[trial.group].running[trial.number] = report.test_accuracy
 
     def _ends(self, trial: Trial, how: str) -> None:
         self._standings[trial.group].running.pop(trial.number, None)
@@ -83,8 +83,6 @@ class SweepView:
             self.notice(f"{self._num_over}/{self._total}  {trial.run_id}  {how}{_result(summary)}  {self._remaining()}")
 
     def _take(self, trial: Trial) -> RunSummary | None:
-        from largebatch.tuning.sweep.search import score
-
         standing, summary = self._standings[trial.group], self._ledger.summary(trial)
         standing.num_over += 1
         ending = self._ledger.ending(trial)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from largebatch.tuning.sweep.space import Group, group_name, groups
+from largebatch.tuning.sweep.space import SweepGroup, group_name, groups
 from largebatch.tuning.sweep.spec import RangeSpec, SweepSpec
 
 LONGEST_LINE = 1000
@@ -18,7 +18,7 @@ def plan_facts(sweep: SweepSpec, total: int) -> dict[str, Any]:
     return {"runs": total, "groups": [group.fields for group in sweep_groups], "lines": [{"what": what, "how": how} for what, how in lines]}
 
 
-def searched_in_words(group: Group) -> str:
+def searched_in_words(group: SweepGroup) -> str:
     """What is searched in a group: `base 0.05 ... 1`."""
     space = group.space.items()
     return ", ".join(f"{name} {span.low:.4g} ... {span.high:.4g}" if isinstance(span, RangeSpec) else f"{name} {span}" for name, span in space)

@@ -279,14 +279,14 @@ def put_sweep(service: Service) -> str:
             batch = 32 if number < 2 else 64
             trial = Trial(number=number, group=number // 2, phase="search", fields={"batch.global_batch_size": batch, "learning_rate.base": 0.1},
                           run_id=f"run-{number}")  # fmt: skip
-            ledger.decide(trial)
+            ledger.add(trial)
             run = folder / trial.run_id
             run.mkdir()
             (run / "spec.json").write_text(trial.spec(base).model_dump_json())
             (run / "environment.json").write_text(json.dumps({"device": "cpu"}))
             (run / "records.jsonl").touch()
             if number == 3:
-                ledger.end(Ending(number=3, how="pruned", test_accuracy=0.5))
+                ledger.add(Ending(number=3, how="pruned", test_accuracy=0.5))
                 continue
             told = {**summary, "run_id": trial.run_id, "global_batch_size": batch, "time_to_accuracy_seconds": 2.0 - number / 4}
             if number == 1:

@@ -26,9 +26,9 @@ def folder(tmp_path: Path) -> Path:
     """0 has ended, 1 was pruned, 2 failed, 3 is under way, 4 waits."""
     with Ledger(tmp_path) as ledger:
         for number in range(5):
-            ledger.decide(Trial(number=number, group=number // 2, phase="search", fields={"learning_rate.base": 0.1}, run_id=f"run-{number}"))
-        ledger.end(Ending(number=1, how="pruned", test_accuracy=0.5))
-        ledger.end(Ending(number=2, how="failed", why="its process died, again and again"))
+            ledger.add(Trial(number=number, group=number // 2, phase="search", fields={"learning_rate.base": 0.1}, run_id=f"run-{number}"))
+        ledger.add(Ending(number=1, how="pruned", test_accuracy=0.5))
+        ledger.add(Ending(number=2, how="failed", why="its process died, again and again"))
     for number in range(4):
         (tmp_path / f"run-{number}").mkdir()
         with Journal(tmp_path / f"run-{number}") as journal:

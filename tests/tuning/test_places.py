@@ -30,9 +30,9 @@ def begin(folder: Path, endings: dict[int, str]) -> Path:
             batch, seed = BATCHES[number // 2], number % 2
             name = f"b{batch}-s{seed}-1"
             fields: dict[str, Any] = {"batch.global_batch_size": batch, "seed": seed}
-            ledger.decide(Trial(number=number, group=number // 2, phase="search", fields=fields, run_id=name))
+            ledger.add(Trial(number=number, group=number // 2, phase="search", fields=fields, run_id=name))
             if number in endings:
-                ledger.end(Ending(number=number, how="failed", why=endings[number]))
+                ledger.add(Ending(number=number, how="failed", why=endings[number]))
             else:
                 made_folder(folder, batch, seed)
     return folder
@@ -110,7 +110,7 @@ def test_a_sweep_whose_runs_all_failed_says_so_and_why(tmp_path: Path) -> None:
 def test_pruned_runs_did_not_fail(tmp_path: Path) -> None:
     begin(tmp_path, {})
     with Ledger(tmp_path) as ledger:
-        ledger.end(Ending(number=2, how="pruned"))
+        ledger.add(Ending(number=2, how="pruned"))
     assert failures_in_words(tmp_path) == []
 
 

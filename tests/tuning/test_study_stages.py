@@ -14,10 +14,10 @@ from largebatch.jobs.run.listener import Listener
 from largebatch.jobs.spec.read import build_spec
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.tuning.study.study import StudyOptions, begin_study, study
+from largebatch.tuning.sweep.begin import begin_sweep
 from largebatch.tuning.sweep.ledger import SWEEP, Ledger, Trial
 from largebatch.tuning.sweep.search import Search
 from largebatch.tuning.sweep.spec import SweepSpec
-from largebatch.tuning.sweep.sweep import begin_sweep
 
 CPU, DATA = torch.device("cpu"), Path("data")
 MODELS = {

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import psutil
 import pytest
 import yaml
 from launch_runs import Head, starts
+from ray.util.state import list_actors
 from servers import said
 
 from largebatch.jobs.run.checkpoints import list_checkpoints
@@ -20,9 +23,9 @@ from largebatch.jobs.tracking.mlflow_mirror import CURVE_TAG
 from largebatch.tuning.results.collect import collect
 from largebatch.tuning.results.experiment import collect_experiment
 from largebatch.tuning.results.run_folders import ended_runs
+from largebatch.tuning.sweep.begin import begin_sweep
 from largebatch.tuning.sweep.ledger import Ledger
 from largebatch.tuning.sweep.space import base_spec, read_sweep
-from largebatch.tuning.sweep.sweep import begin_sweep
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 BATCHES = [32, 128, 512]
@@ -55,9 +58,26 @@ def run(*arguments: object, head: Head) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command(*arguments, head=head), capture_output=True, text=True, timeout=200, check=False)
 
 
-def folder_of(place: Path) -> Path:
-    (found,) = place.glob("tried-*")
-    return found
+def folder_of(output_dir: Path) -> Path:
+    (folder,) = output_dir.glob("tried-*")
+    return folder
+
+
+@contextmanager
+def under_way(tmp_path: Path, head: Head | None, until: str, count: int = 1, **parts: Any) -> Iterator[subprocess.Popen[str]]:
+    """A sweep's command, once so many files are in its folder."""
+    words = command(sweep_file(tmp_path, **parts), "--output-dir", tmp_path / "runs", head=head)
+    sweep = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        ends_at = time.monotonic() + 120
+        while len(list((tmp_path / "runs").glob(f"tried-*/*/{until}"))) < count:
+            assert sweep.poll() is None
+            assert time.monotonic() < ends_at
+            time.sleep(0.05)
+        yield sweep
+    finally:
+        sweep.kill()
+        sweep.communicate()
 
 
 def test_a_sweep_from_file_to_answer(head: Head, tmp_path: Path) -> None:
@@ -71,7 +91,6 @@ def test_a_sweep_from_file_to_answer(head: Head, tmp_path: Path) -> None:
     ledger = Ledger(folder)
     assert len(ledger.trials) == 9
     assert all(ledger.is_over(trial) for trial in ledger.trials)
-    assert not (folder / ".tune").exists()
     assert "9/9" in done.stderr
     # MLflow, by its own client: nine children of one parent, and the same table again.
     import mlflow
@@ -109,10 +128,10 @@ def test_a_sweep_from_file_to_answer(head: Head, tmp_path: Path) -> None:
 
 
 def test_a_sweep_says_when_it_began_and_what_it_is_called(tmp_path: Path) -> None:
-    wanted = read_sweep(sweep_file(tmp_path))
+    spec = read_sweep(sweep_file(tmp_path))
     before = time.time()
-    begin_sweep(tmp_path / "named", wanted, base_spec(wanted, tmp_path), name="a study")
-    begin_sweep(tmp_path / "unnamed", wanted, base_spec(wanted, tmp_path))
+    begin_sweep(tmp_path / "named", spec, base_spec(spec, tmp_path), name="a study")
+    begin_sweep(tmp_path / "unnamed", spec, base_spec(spec, tmp_path))
     named, unnamed = (json.loads((tmp_path / folder / "parent.json").read_text()) for folder in ("named", "unnamed"))
     assert (named["name"], unnamed["name"]) == ("a study", None)
     assert before <= named["began_at_s"] < unnamed["began_at_s"] <= time.time()
@@ -120,24 +139,12 @@ def test_a_sweep_says_when_it_began_and_what_it_is_called(tmp_path: Path) -> Non
 
 def test_a_killed_sweep_goes_on(head: Head, tmp_path: Path) -> None:
     parts: dict[str, Any] = {"set": {"stop.epochs": 40, "checkpoint.every_steps": 20, "evaluation.every_epochs": 2}, "repeats": 1}
-    file = sweep_file(tmp_path, **parts)
-    sweep = subprocess.Popen(
-        command(file, "--output-dir", tmp_path / "runs", head=head), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    try:
-        ends_at = time.monotonic() + 120
-        while len(list((tmp_path / "runs").glob("tried-*/*/summary.json"))) < 2:
-            assert sweep.poll() is None
-            assert time.monotonic() < ends_at
-            time.sleep(0.05)
+    with under_way(tmp_path, head, "summary.json", 2, **parts) as sweep:
         sweep.send_signal(signal.SIGKILL)
-        sweep.wait()
-    finally:
-        sweep.kill()
     folder = folder_of(tmp_path / "runs")
     before = {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("*/summary.json")}
     assert len(before) < 6
-    saved = [place.parent.name for place in folder.glob("*/checkpoints") if list_checkpoints(place) and place.parent.name not in before]
+    saved = [path.parent.name for path in folder.glob("*/checkpoints") if list_checkpoints(path) and path.parent.name not in before]
     done = run("--resume", folder, head=head)
     assert done.returncode == 0, done.stderr[-3000:]
     ledger = Ledger(folder)
@@ -178,10 +185,10 @@ def test_runs_on_several_workers_share_the_machine(head: Head, tmp_path: Path) -
     assert done.returncode == 0, done.stderr[-3000:]
     ledger = Ledger(folder_of(tmp_path / "runs"))
     assert ledger.endings == {}, "none was pruned, none failed"
-    found = collect(ended_runs(folder_of(tmp_path / "runs")))
-    assert [result.summary.world_size for result in found] == [2, 2]
-    assert sorted(result.summary.samples_seen for result in found) == [4 * 1437] * 2
-    assert all([at.samples for at in result.evaluations] == [1437 * epoch for epoch in range(1, 5)] for result in found)
+    results = collect(ended_runs(folder_of(tmp_path / "runs")))
+    assert [result.summary.world_size for result in results] == [2, 2]
+    assert sorted(result.summary.samples_seen for result in results) == [4 * 1437] * 2
+    assert all([at.samples for at in result.evaluations] == [1437 * epoch for epoch in range(1, 5)] for result in results)
 
 
 def test_every_run_diverging_is_a_result(head: Head, tmp_path: Path) -> None:
@@ -194,23 +201,12 @@ def test_every_run_diverging_is_a_result(head: Head, tmp_path: Path) -> None:
 
 def test_asking_to_stop_leaves_a_sweep_that_goes_on(head: Head, tmp_path: Path) -> None:
     parts: dict[str, Any] = {"set": {"stop.epochs": 400, "stop.target_accuracy": 0.9999}, "repeats": 1}
-    sweep = subprocess.Popen(
-        command(sweep_file(tmp_path, **parts), "--output-dir", tmp_path / "runs", head=head),
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
-    try:
-        ends_at = time.monotonic() + 120
-        while not list((tmp_path / "runs").glob("tried-*/*/records.jsonl")):
-            assert sweep.poll() is None
-            assert time.monotonic() < ends_at
-            time.sleep(0.05)
+    with under_way(tmp_path, head, "records.jsonl", **parts) as sweep:
         sweep.send_signal(signal.SIGINT)
-        _, said = sweep.communicate(timeout=90)
-    finally:
-        sweep.kill()
-    assert sweep.returncode == 4, said
-    assert "sweep --resume" in said
-    assert os.path.isdir(folder_of(tmp_path / "runs"))
+        _, errors = sweep.communicate(timeout=90)
+    assert sweep.returncode == 4, errors
+    assert "sweep --resume" in errors
+    assert folder_of(tmp_path / "runs").is_dir()
 
 
 def test_a_sweep_ends_with_its_seconds_and_says_so(head: Head, tmp_path: Path) -> None:
@@ -233,26 +229,34 @@ def test_a_sweep_ends_with_its_seconds_and_says_so(head: Head, tmp_path: Path) -
     assert list((folder / ledger.trials[1].run_id / "checkpoints").iterdir()), "the one under way was saved"
 
 
+def test_a_run_whose_process_dies_goes_on_in_another(head: Head, tmp_path: Path) -> None:
+    """The first of two: the second begins meanwhile."""
+    parts: dict[str, Any] = {
+        "set": {"stop.epochs": 30, "stop.target_accuracy": 0.9999, "checkpoint.every_steps": 10},
+        "each": {"batch.global_batch_size": [64]},
+        "repeats": 1,
+        "resources": {"max_concurrent": 1},
+    }
+    with under_way(tmp_path, head, "checkpoints/*", 2, **parts) as sweep:
+        folder = folder_of(tmp_path / "runs")
+        (run_dir,) = folder.glob("0000-*")
+        (actor,) = list_actors(address=head.dashboard, filters=[("class_name", "=", "TrialProcess"), ("state", "=", "ALIVE")])
+        os.kill(actor.pid, signal.SIGKILL)
+        _, errors = sweep.communicate(timeout=150)
+    assert sweep.returncode == 0, errors
+    assert [record.step > 0 for record in starts(run_dir)] == [False, True], "from its checkpoint"
+    assert Ledger(folder).endings == {}
+
+
 @pytest.mark.slow
 def test_a_sweep_whose_ray_is_gone_says_so(tmp_path: Path) -> None:
-    sweep = subprocess.Popen(
-        command(sweep_file(tmp_path, set={"stop.epochs": 4000, "stop.target_accuracy": 0.9999}), "--output-dir", tmp_path / "runs"),
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
-    try:
-        ends_at = time.monotonic() + 120
-        while not list((tmp_path / "runs").glob("tried-*/*/records.jsonl")):
-            assert sweep.poll() is None
-            assert time.monotonic() < ends_at
-            time.sleep(0.05)
+    with under_way(tmp_path, None, "records.jsonl", set={"stop.epochs": 4000, "stop.target_accuracy": 0.9999}) as sweep:
         (raylet,) = [child for child in psutil.Process(sweep.pid).children(recursive=True) if child.name() == "raylet"]
         raylet.kill()
-        _, said = sweep.communicate(timeout=150)
-    finally:
-        sweep.kill()
-    assert sweep.returncode == 1, said
-    assert "sweep --resume" in said
-    assert "Traceback" not in said
+        _, errors = sweep.communicate(timeout=150)
+    assert sweep.returncode == 1, errors
+    assert "sweep --resume" in errors
+    assert "Traceback" not in errors
 
 
 def test_what_the_machines_cannot_do_is_refused(head: Head, tmp_path: Path) -> None:

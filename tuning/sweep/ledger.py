@@ -1,17 +1,19 @@
-"""What a sweep has decided, line by line, before anything runs: `trials.jsonl` in its folder.
+"""Ledger: what a sweep has decided, line by line, before anything runs; `trials.jsonl` in its folder.
 
 The ledger and the runs' own folders are all that a sweep needs to go on after a kill: a run with a summary is
 kept, one without goes on from its checkpoint, and the searches ask and learn once more in the order that is written here.
 """
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, Self
+
+import pydantic
 
 from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.json_lines import LineAppender, parse_object, read_all_lines
 from largebatch.jobs.run.records import Record, RunSummary
-from largebatch.jobs.run.run_folder import CHECKPOINTS
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.tracking.folder_mirror import REPORT
 from largebatch.tuning.sweep.space import count_runs, with_fields
@@ -20,6 +22,8 @@ from largebatch.tuning.sweep.spec import BudgetSpec, SweepSpec
 LEDGER = "trials.jsonl"
 SWEEP = "sweep.json"
 BASE = "base.json"
+STOP = ".stop"
+"""While this file is in the sweep's folder, runs under way stop and save."""
 
 
 class Trial(Record):
@@ -64,11 +68,14 @@ class Spent(Record):
     seconds: float
 
 
-class Ledger:
-    """The file; a context manager for writing."""
+_RECORDS: pydantic.TypeAdapter[Trial | Ending | Learned | Spent] = pydantic.TypeAdapter(Trial | Ending | Learned | Spent)
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+
+class Ledger:
+    """The file; a context manager for writing. Args: clock: seconds, to add up how long the sweep has worked."""
+
+    def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self.folder, self._clock = folder, clock
         self.trials: list[Trial] = []
         self.endings: dict[int, Ending] = {}
         self.history: list[Trial | Learned] = []
@@ -76,24 +83,21 @@ class Ledger:
         self.spent_s = 0.0
         for line in read_all_lines(folder / LEDGER):
             document = parse_object(line.content)
-            if document is None:
-                continue  # a kill cut it short: that trial was never begun
-            if "seconds" in document:
-                self.spent_s = Spent.model_validate(document).seconds
-            elif "how" in document:
-                ending = Ending.model_validate(document)
-                self.endings[ending.number] = ending
-            elif "aims" in document:
-                self.history.append(Learned.model_validate(document))
-            else:
-                self._take(Trial.model_validate(document))
+            if document is not None:  # else a kill cut it short: that trial was never begun
+                self._take(_RECORDS.validate_python(document))
 
-    def _take(self, trial: Trial) -> None:
-        self.trials.append(trial)
-        self.history.append(trial)
+    def _take(self, record: Record) -> None:
+        if isinstance(record, Spent):
+            self.spent_s = record.seconds
+        elif isinstance(record, Ending):
+            self.endings[record.number] = record
+        elif isinstance(record, Trial | Learned):
+            self.history.append(record)
+            if isinstance(record, Trial):
+                self.trials.append(record)
 
     def __enter__(self) -> Self:
-        self._spent_before_s, self._began_s = self.spent_s, time.monotonic()
+        self._spent_before_s, self._began_s = self.spent_s, self._clock()
         self._file = LineAppender(self.folder / LEDGER)
         return self
 
@@ -101,33 +105,21 @@ class Ledger:
         self.spend()
         self._file.close()
 
-    def decide(self, trial: Trial) -> None:
-        """Take down a trial before it begins."""
-        self._take(trial)
-        self._write(trial)
-
-    def learn(self, number: int, aims: list[float]) -> None:
-        """Take down what a search is told of a trial."""
-        learned = Learned(number=number, aims=aims)
-        self.history.append(learned)
-        self._write(learned)
-
-    def end(self, ending: Ending) -> None:
-        """Take down that a trial is over."""
-        self.endings[ending.number] = ending
-        self._write(ending)
+    def add(self, record: Trial | Ending | Learned | Spent) -> None:
+        """Write down a trial before it begins, how it ended, or what a search is told of it."""
+        self._take(record)
+        self._file.append(record.model_dump_json().encode())
 
     def spend(self) -> None:
-        """Take down how long the sweep has worked until now, this command included."""
-        self.spent_s = round(self._spent_before_s + time.monotonic() - self._began_s, 3)
-        self._write(Spent(seconds=self.spent_s))
+        """Write down how long the sweep has worked until now, this command included."""
+        self.add(Spent(seconds=round(self._spent_before_s + self._clock() - self._began_s, 3)))
 
     def samples(self) -> int:
         """Training samples of all runs that are over."""
         return sum(self.samples_of(trial) for trial in self.trials)
 
     def samples_of(self, trial: Trial) -> int:
-        """A run's training samples; one that was ended early may still be writing its summary."""
+        """A run's training samples, as it last told them where it has no result."""
         ending, summary = self.ending(trial), self.summary(trial)
         return ending.samples_seen if ending else summary.samples_seen if summary else 0
 
@@ -139,9 +131,6 @@ class Ledger:
         if budget.samples is not None and self.samples() >= budget.samples:
             return f"The budget of {budget.samples:,} samples is spent; {num_over} runs ended."
         return None
-
-    def _write(self, record: Record) -> None:
-        self._file.append(record.model_dump_json().encode())
 
     def summary(self, trial: Trial) -> RunSummary | None:
         """A trial's result, if it has come to its end."""
@@ -155,8 +144,8 @@ class Ledger:
 
     def ending(self, trial: Trial) -> Ending | None:
         """How a trial ended other than by its summary; a fault that a later try made good does not count."""
-        found = self.endings.get(trial.number)
-        return None if found is not None and found.how == "faulted" and self.summary(trial) is not None else found
+        ending = self.endings.get(trial.number)
+        return None if ending is not None and ending.how == "faulted" and self.summary(trial) is not None else ending
 
     def is_over(self, trial: Trial) -> bool:
         """Whether nothing is left to do for it."""
@@ -165,12 +154,8 @@ class Ledger:
 
     def failures(self) -> list[tuple[Trial, Ending]]:
         """The trials that have no result, by their own fault or the machine's."""
-        ended = [(trial, self.ending(trial)) for trial in self.trials if trial.number in self.endings]
-        return [(trial, ending) for trial, ending in ended if ending is not None and ending.how != "pruned"]
-
-    def has_begun(self, trial: Trial) -> bool:
-        """Whether it left a checkpoint to go on from."""
-        return any((self.folder / trial.run_id / CHECKPOINTS).glob("*"))
+        endings = [(trial, self.ending(trial)) for trial in self.trials]
+        return [(trial, ending) for trial, ending in endings if ending is not None and ending.how != "pruned"]
 
 
 def runs_to_come(folder: Path) -> int:

@@ -1,155 +1,118 @@
-"""The values that a group's search proposes: drawn beforehand, or by Optuna, which learns from what came of the others.
+"""Proposals: the values that a group's search tries next, drawn beforehand, or by Optuna, which learns from what came of the others.
 
-Optuna's samplers cannot be saved by their public interface. They are functions of their seed and of what they were asked
-and told in which order, so a search that goes on asks and tells once more what the ledger holds.
+Optuna's samplers cannot be saved by their public interface. They are functions of their seed and of what they were asked and told in which
+order, so a search that is resumed asks and tells once more what the ledger holds.
 """
 
 import itertools
-import math
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from scipy.stats.qmc import Halton
 
-from largebatch.tuning.sweep.space import Group
+from largebatch.tuning.sweep.ledger import Learned, Trial
+from largebatch.tuning.sweep.space import SweepGroup
 from largebatch.tuning.sweep.spec import RangeSpec, SweepSpec
 
 Values = dict[str, Any]
+Domain = RangeSpec | list[Any]
 
 
-class Asked(NamedTuple):
-    """An earlier process of this sweep was given these values for the group's run number `place`."""
-
-    place: int
-    values: Values
-
-
-class Told(NamedTuple):
-    """An earlier process told what came of it."""
-
-    place: int
-    aims: list[float]
-
-
-class Proposals(Protocol):
-    """A group's search."""
-
-    goes_on: bool
-    """Whether what is proposed is what a sweep without an interruption would have been given."""
-
-    def ask(self, place: int) -> Values:
-        """The values of the group's run number `place`."""
-        ...
-
-    def tell(self, place: int, aims: list[float]) -> None:
-        """Learn what came of a run: what is minimised, in one number or two."""
-        ...
-
-
-def proposals(sweep: SweepSpec, group: Group, past: Sequence[Asked | Told] = ()) -> Proposals:
-    """A group's search. Args: past: what earlier processes of the sweep asked and told, in that order."""
+def proposals(sweep: SweepSpec, group: SweepGroup, history: Sequence[Trial | Learned]) -> "Drawn | Learning":
+    """A group's search. Args: history: which of the group's values earlier processes tried, and what they learned, in that order."""
     method, space = sweep.search.method, group.space
     if method in {"tpe", "nsga2"} and space:
-        return _Optuna(sweep, group, past)
+        return Learning(sweep, group, history)
     if method == "grid" or not space:
         lists = [domain.grid() if isinstance(domain, RangeSpec) else domain for domain in space.values()]
-        return _Drawn(dict(zip(space, values, strict=True)) for values in itertools.product(*lists))
-    if method == "random":
-        generator = np.random.default_rng(sweep.seed)
-        units: Iterator[Any] = (generator.random(len(space)) for _ in itertools.count())
+        points: Iterator[Sequence[Any]] = itertools.product(*lists)
     else:
-        from scipy.stats import qmc
-
-        halton = qmc.Halton(len(space), scramble=True, seed=sweep.seed)
-        units = (halton.random(1)[0] for _ in itertools.count())
-    return _Drawn({name: _at(domain, float(unit)) for (name, domain), unit in zip(space.items(), point, strict=True)} for point in units)
+        points = ([_value_at(domain, float(unit)) for domain, unit in zip(space.values(), units, strict=True)] for units in _units(sweep, len(space)))
+    drawn = (dict(zip(space, point, strict=True)) for point in points)
+    return Drawn(itertools.islice(drawn, sum(isinstance(event, Trial) for event in history), None))
 
 
-class _Drawn:
+def _units(sweep: SweepSpec, num_fields: int) -> Iterator[Any]:
+    """Points of the unit cube, the same in every group."""
+    if sweep.search.method == "random":
+        generator = np.random.default_rng(sweep.seed)
+        return (generator.random(num_fields) for _ in itertools.count())
+    halton = Halton(num_fields, scramble=True, seed=sweep.seed)
+    return (halton.random(1)[0] for _ in itertools.count())
+
+
+class Drawn:
     """Values that do not depend on results."""
 
     goes_on = True
+    """Whether what is proposed is what a sweep without an interruption would have been given."""
 
     def __init__(self, values: Iterator[Values]) -> None:
-        self._values, self._drawn = values, list[Values]()
+        self._values = values
 
-    def ask(self, place: int) -> Values:
-        while len(self._drawn) <= place:
-            self._drawn.append(next(self._values))
-        return self._drawn[place]
+    def ask(self, number: int) -> Values:
+        """The values of trial `number`, the group's next."""
+        return next(self._values)
 
-    def tell(self, place: int, aims: list[float]) -> None:
-        """Nothing to learn."""
+    def tell(self, number: int, aims: list[float]) -> None:
+        """Learn what came of a trial, in one number to minimise, or two: here nothing."""
 
 
-class _Optuna:
-    """Values that Optuna proposes."""
+class Learning:
+    """Values that Optuna proposes; see `Drawn`."""
 
-    def __init__(self, sweep: SweepSpec, group: Group, past: Sequence[Asked | Told]) -> None:
-        import optuna
-
+    def __init__(self, sweep: SweepSpec, group: SweepGroup, history: Sequence[Trial | Learned]) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self._optuna, self._num_aims = optuna, 2 if sweep.search.method == "nsga2" else 1
-        self._space = group.space
-        self._domains = {name: _distribution(optuna, domain) for name, domain in group.space.items()}
-        self._begin(sweep.seed * 10_007 + group.number)
-        self.goes_on = self._repeats(past)
-        if not self.goes_on:
-            num_asked = sum(isinstance(event, Asked) for event in past)
-            self._begin(int(np.random.SeedSequence([sweep.seed, group.number, num_asked]).generate_state(1)[0]))
-            self._take_over(past)
+        self._num_aims, self._space = 2 if sweep.search.method == "nsga2" else 1, group.space
+        self._distributions = {name: _distribution(domain) for name, domain in group.space.items()}
+        self.goes_on = self._replay(history, sweep.seed * 10_007 + group.number)
+        if not self.goes_on:  # another Optuna's values: learn what came of them, and draw with a seed of its own
+            num_asked = sum(isinstance(event, Trial) for event in history)
+            self._replay(history, int(np.random.SeedSequence([sweep.seed, group.number, num_asked]).generate_state(1)[0]), enforces=True)
 
-    def _begin(self, seed: int) -> None:
-        samplers = self._optuna.samplers
+    def _replay(self, history: Sequence[Trial | Learned], seed: int, enforces: bool = False) -> bool:
+        """Begin a study, then ask and tell as before; whether the answers are as before. Args: enforces: have Optuna take the values of before."""
+        samplers = optuna.samplers
         sampler = samplers.NSGAIISampler(seed=seed) if self._num_aims == 2 else samplers.TPESampler(seed=seed, constant_liar=True)
-        self._study = self._optuna.create_study(directions=["minimize"] * self._num_aims, sampler=sampler)
-        self._asked: dict[int, Any] = {}
-
-    def _repeats(self, past: Sequence[Asked | Told]) -> bool:
-        """Ask and tell the same once more; whether the answers are the same, as they are by the same Optuna."""
-        for event in past:
-            if isinstance(event, Told):
-                self.tell(*event)
-            elif self.ask(event.place) != event.values:
+        self._study = optuna.create_study(directions=["minimize"] * self._num_aims, sampler=sampler)
+        self._asked: dict[int, optuna.Trial] = {}
+        for event in history:
+            if isinstance(event, Learned):
+                self.tell(event.number, event.aims)
+                continue
+            values = {name: event.fields[name] for name in self._space}
+            if enforces:
+                self._study.enqueue_trial({name: _within(domain, values[name]) for name, domain in self._space.items()})
+            if self.ask(event.number) != values and not enforces:
                 return False
         return True
 
-    def _take_over(self, past: Sequence[Asked | Told]) -> None:
-        """Learn what came of values that this sampler would not have proposed."""
-        for event in past:
-            if isinstance(event, Told):
-                self.tell(*event)
-            else:
-                self._study.enqueue_trial({name: _within(self._space[name], value) for name, value in event.values.items()})
-                self.ask(event.place)
-
-    def ask(self, place: int) -> Values:
-        trial = self._asked[place] = self._study.ask(self._domains)
+    def ask(self, number: int) -> Values:
+        """See `Drawn`."""
+        trial = self._asked[number] = self._study.ask(self._distributions)
         return {name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in trial.params.items()}
 
-    def tell(self, place: int, aims: list[float]) -> None:
-        self._study.tell(self._asked.pop(place), aims)
+    def tell(self, number: int, aims: list[float]) -> None:
+        """See `Drawn`."""
+        self._study.tell(self._asked.pop(number), aims)
 
 
-def _at(domain: RangeSpec | list[Any], unit: float) -> Any:
+def _value_at(domain: Domain, unit: float) -> Any:
     """The value at `unit` in 0 ... 1 of a domain."""
-    if not isinstance(domain, RangeSpec):
-        return domain[min(int(unit * len(domain)), len(domain) - 1)]
-    if domain.scale == "log":
-        value = math.exp(math.log(domain.low) + unit * (math.log(domain.high) - math.log(domain.low)))
-    else:
-        value = domain.low + unit * (domain.high - domain.low)
-    return round(value) if domain.whole else float(f"{value:.6g}")
+    return domain.value_at(unit) if isinstance(domain, RangeSpec) else domain[min(int(unit * len(domain)), len(domain) - 1)]
 
 
-def _within(domain: RangeSpec | list[Any], value: Any) -> Any:
+def _within(domain: Domain, value: Any) -> Any:
     """A value that was rounded to six digits, and may lie outside its range by as much."""
     return value if not isinstance(domain, RangeSpec) or domain.whole else min(max(value, domain.low), domain.high)
 
 
-def _distribution(optuna: Any, domain: RangeSpec | list[Any]) -> Any:
+def _distribution(domain: Domain) -> BaseDistribution:
     if not isinstance(domain, RangeSpec):
-        return optuna.distributions.CategoricalDistribution(domain)
+        return CategoricalDistribution(domain)
     if domain.whole:
-        return optuna.distributions.IntDistribution(round(domain.low), round(domain.high), log=domain.scale == "log")
-    return optuna.distributions.FloatDistribution(domain.low, domain.high, log=domain.scale == "log")
+        return IntDistribution(round(domain.low), round(domain.high), log=domain.scale == "log")
+    return FloatDistribution(domain.low, domain.high, log=domain.scale == "log")

@@ -1,7 +1,7 @@
 """From a SweepSpec to runs: the groups to compare, the search in each, and each run's TrainSpec."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,8 +17,8 @@ from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.tuning.sweep.spec import BATCH, MOMENTUM, RangeSpec, SweepSpec
 
 
-class Group(NamedTuple):
-    """One combination of what is compared, with its search."""
+class SweepGroup(NamedTuple):
+    """A sweep group: one combination of what is compared, with its search."""
 
     number: int
     fields: dict[str, Any]
@@ -27,7 +27,7 @@ class Group(NamedTuple):
     """What is searched, ranges moved to this group's batch."""
 
 
-def group_name(group: Group) -> str:
+def group_name(group: SweepGroup) -> str:
     """What is compared in a group, in short: `global_batch_size 512, momentum 0.9`."""
     return ", ".join(f"{name.rpartition('.')[2]} {value}" for name, value in group.fields.items()) or "all"
 
@@ -54,9 +54,7 @@ def read_sweep(path: Path) -> SweepSpec:
         sweep = SweepSpec.model_validate(document)
     except pydantic.ValidationError as error:
         raise first_mistake(error, SweepSpec) from None
-    if sweep.name is None:
-        sweep = sweep.model_copy(update={"name": path.stem})
-    return sweep
+    return sweep if sweep.name is not None else sweep.model_copy(update={"name": path.stem})
 
 
 def base_spec(sweep: SweepSpec, folder: Path = Path()) -> TrainSpec:
@@ -71,41 +69,36 @@ def with_fields(spec: TrainSpec, fields: Mapping[str, Any]) -> TrainSpec:
     # The optimizer first: its options are among the others.
     for field, value in sorted(fields.items(), key=lambda item: item[0] != "optimizer.name"):
         *parents, last = field.split(".")
-        here = document
-        for part in parents:
-            inner = here.get(part)
-            if inner is None:
-                inner = here[part] = {}
-            if not isinstance(inner, dict):
-                raise SpecError(field, f"{part} holds a value, not keys.")
-            here = inner
-        is_another = here.get(last) != value
-        here[last] = value
+        section = document
+        for parent in parents:
+            if section.get(parent) is None:
+                section[parent] = {}
+            section = section[parent]
+            if not isinstance(section, dict):
+                raise SpecError(field, f"{parent} holds a value, not keys.")
+        is_another = section.get(last) != value
+        section[last] = value
         if field == "optimizer.name" and is_another:  # the options of another optimizer mean nothing to this one
             document["optimizer"] = {name: value for name, value in document["optimizer"].items() if name in OptimizerConfig.model_fields}
     return build_spec(document)
 
 
-def groups(sweep: SweepSpec) -> list[Group]:
+def groups(sweep: SweepSpec) -> list[SweepGroup]:
     """Every combination of `each`, in its order; later fields change fastest. Raises: SpecError."""
-    names = list(sweep.each)
-    smallest = _smallest_batch(sweep.each.get(BATCH, []))
+    batches = sweep.each.get(BATCH, [])
+    smallest = min((batch for batch in batches if isinstance(batch, int)), default=None)
     moving = [name for name, domain in sweep.search.space.items() if isinstance(domain, RangeSpec) and domain.times_batch]
-    if moving and "full" in sweep.each.get(BATCH, []):
+    if moving and "full" in batches:
         raise SpecError(f"each.{BATCH}", f"holds `full`, and {moving[0]} moves with the batch.", "Give the number of training samples.")
-    made = []
-    for number, values in enumerate(itertools.product(*(sweep.each[name] for name in names))):
-        fields: dict[str, Any] = dict(zip(names, values, strict=True))
+    combinations = []
+    for number, values in enumerate(itertools.product(*sweep.each.values())):
+        fields: dict[str, Any] = dict(zip(sweep.each, values, strict=True))
         batch = fields.get(BATCH)
         factor = batch / smallest if smallest and isinstance(batch, int) else 1.0
         momentum = float(fields[MOMENTUM]) if MOMENTUM in fields else None
         space = {name: domain.moved(factor, momentum) if isinstance(domain, RangeSpec) else domain for name, domain in sweep.search.space.items()}
-        made.append(Group(number, fields, space))
-    return made
-
-
-def _smallest_batch(values: Sequence[Any]) -> int | None:
-    return min((value for value in values if isinstance(value, int)), default=None)
+        combinations.append(SweepGroup(number, fields, space))
+    return combinations
 
 
 def count_runs(sweep: SweepSpec) -> int:
@@ -114,35 +107,30 @@ def count_runs(sweep: SweepSpec) -> int:
 
 
 def refuse_impossible(sweep: SweepSpec, base: TrainSpec, num_train_samples: int | None = None) -> int:
-    """How many runs the sweep has.
+    """Refuse a sweep that cannot be run. Returns how many runs it has.
 
     Args: num_train_samples: to hold batches against; None: not known.
     Raises: SpecError for a combination that is no spec, PlanError for a batch above the training set, SpecError for a
         budget that cannot hold all runs.
     """
-    found = groups(sweep)
-    for group in found:
+    sweep_groups = groups(sweep)
+    for group in sweep_groups:
         for values in _corners(group):
             spec = with_fields(base, {**group.fields, **values})
             if num_train_samples is not None:
                 resolve_global_batch_size(spec, num_train_samples)
-    each, repeats, total = sweep.search.num_trials(), sweep.repeats - 1, count_runs(sweep)
+    searched, repeated, total = sweep.search.num_trials(), sweep.repeats - 1, count_runs(sweep)
     if sweep.budget.trials is not None and sweep.budget.trials < total:
         raise SpecError(
             "budget.trials",
-            f"{sweep.budget.trials} runs, and {len(found)} groups with {each} searched and {repeats} repeated runs each are {total}.",
+            f"{sweep.budget.trials} runs, and {len(sweep_groups)} groups with {searched} searched and {repeated} repeated runs each are {total}.",
             f"Allow {total}, compare fewer values, or search and repeat less.",
         )
     return total
 
 
-def _corners(group: Group) -> list[dict[str, Any]]:
+def _corners(group: SweepGroup) -> list[dict[str, Any]]:
     """Values that show whether the space fits the spec: both ends of ranges, every value of lists, one field at a time."""
-    ends = {name: ([domain.low, domain.high] if isinstance(domain, RangeSpec) else list(domain)) for name, domain in group.space.items()}
-    if any(isinstance(domain, RangeSpec) and domain.whole for domain in group.space.values()):
-        ends = {
-            name: [round(value) if isinstance(group.space[name], RangeSpec) and group.space[name].whole else value for value in values]  # type: ignore[union-attr]
-            for name, values in ends.items()
-        }
+    ends = {name: domain.ends() if isinstance(domain, RangeSpec) else domain for name, domain in group.space.items()}
     first = {name: values[0] for name, values in ends.items()}
     return [first | {name: value} for name, values in ends.items() for value in values] or [{}]

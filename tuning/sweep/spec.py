@@ -50,14 +50,22 @@ class RangeSpec(Spec):
         times = factor**self.times_batch * (1 - momentum if self.is_effective and momentum is not None else 1.0)
         return self.model_copy(update={"low": self.low * times, "high": self.high * times})
 
+    def ends(self) -> list[float]:
+        """The smallest and the largest."""
+        return [round(end) if self.whole else end for end in (self.low, self.high)]
+
     def grid(self) -> list[float]:
-        """`points` numbers, evenly spread."""
-        spread = [number / (self.points - 1) for number in range(self.points)]
+        """`points` numbers, evenly spread; fewer whole numbers where some are the same."""
+        values = [self.value_at(number / (self.points - 1)) for number in range(self.points)]
+        return sorted(set(values)) if self.whole else values
+
+    def value_at(self, unit: float) -> float:
+        """The number at `unit` in 0 ... 1 of the range, to six digits."""
         if self.scale == "log":
-            values = [math.exp(math.log(self.low) + at * (math.log(self.high) - math.log(self.low))) for at in spread]
+            value = math.exp(math.log(self.low) + unit * (math.log(self.high) - math.log(self.low)))
         else:
-            values = [self.low + at * (self.high - self.low) for at in spread]
-        return sorted({round(value) for value in values}) if self.whole else [float(f"{value:.6g}") for value in values]
+            value = self.low + unit * (self.high - self.low)
+        return round(value) if self.whole else float(f"{value:.6g}")
 
 
 class SearchSpec(Spec):

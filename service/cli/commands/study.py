@@ -47,10 +47,10 @@ def study(
     from largebatch.service.cli.commands.sweep import carry_out
     from largebatch.tuning.study.study import Stage, StudyOptions
     from largebatch.tuning.study.study import study as carry_on
+    from largebatch.tuning.sweep.begin import begin_sweep, resume_command
     from largebatch.tuning.sweep.ledger import SWEEP
     from largebatch.tuning.sweep.space import refuse_impossible
     from largebatch.tuning.sweep.spec import SweepSpec
-    from largebatch.tuning.sweep.sweep import begin_sweep, resume_command
 
     folder, spec, budget_s = _begun(recipe, overrides, budget, data_dir, output_dir) if resume is None else _begun_before(recipe, budget, resume)
     console = Console(stderr=True)

@@ -14,7 +14,6 @@ from largebatch.service.cli.options import AsJson, DataDir, Device
 from largebatch.service.cli.spread import spread
 
 if TYPE_CHECKING:
-    from largebatch.jobs.errors import LargebatchError
     from largebatch.jobs.spec.train_spec import TrainSpec
     from largebatch.tuning.sweep.spec import SweepSpec
     from largebatch.tuning.sweep.sweep import SweepProgress
@@ -43,10 +42,11 @@ def run(
     from largebatch.jobs.errors import FaultError, InputError, SpecError
     from largebatch.jobs.spec.train_spec import TrainSpec
     from largebatch.tuning.results.findings import NothingEndedError
+    from largebatch.tuning.sweep.begin import begin_sweep, resume_command
     from largebatch.tuning.sweep.ledger import BASE, SWEEP
     from largebatch.tuning.sweep.space import base_spec, find_sweep, read_sweep, refuse_impossible
     from largebatch.tuning.sweep.spec import SweepSpec
-    from largebatch.tuning.sweep.sweep import begin_sweep, num_train_samples, resume_command
+    from largebatch.tuning.sweep.sweep import num_train_samples
 
     if (sweep is None) == (resume is None):
         raise SpecError("SWEEP", "give either a sweep or --resume DIR.")
@@ -82,7 +82,7 @@ def run(
         _print_results(folder, as_json)
     except NothingEndedError:  # also where it was stopped before any run had ended
         if not progress.num_left:
-            raise _no_result(progress, go_on) from None
+            raise progress.no_result(go_on) from None
         if as_json:
             print_answer(json.dumps({"sweep_dir": str(folder), "num_runs": 0, "words": [f"No run has ended so far; {progress.num_left} are left."]}))
     if progress.is_faulted and not progress.num_left:
@@ -90,23 +90,12 @@ def run(
     raise typer.Exit(4 if progress.num_left else 0)
 
 
-def _no_result(progress: "SweepProgress", go_on: str) -> "LargebatchError":
-    from largebatch.jobs.errors import FaultError, InputError
-
-    if not progress.failures:
-        return InputError("budget", f"no run has a result. {progress.spent or ''}", "Allow more.")
-    first = f"no run has a result; the first to fail was {progress.failures[0]}"
-    if progress.is_faulted:
-        return FaultError("sweep", first, f"Try again: {go_on}")
-    return InputError("sweep", first, "Mend the recipe or the data, and begin anew.")
-
-
 def carry_out(folder: Path, wanted: "SweepSpec", base: "TrainSpec", total: int, data_dir: Path, device: str, address: str | None) -> "SweepProgress":
     """Run what is left, and show it."""
     from largebatch.service.cli.sweep_view import SweepView
     from largebatch.tuning.sweep.ledger import Ledger
     from largebatch.tuning.sweep.space import groups
-    from largebatch.tuning.sweep.sweep import run_sweep
+    from largebatch.tuning.sweep.sweep import SweepOptions, run_sweep
 
     def write_report(folder: Path) -> None:
         from largebatch.tuning.report.report import write_sweep_report  # it draws: only once there is something to draw
@@ -116,7 +105,7 @@ def carry_out(folder: Path, wanted: "SweepSpec", base: "TrainSpec", total: int, 
     console = Console(stderr=True)
     console.print(f"Sweep: {folder}, {total} runs", highlight=False, soft_wrap=True)
     with SweepView(console, groups(wanted), total, Ledger(folder)) as view:
-        progress = run_sweep(folder, wanted, base, view.listener(), data_dir=data_dir, device=device, address=address, when_over=write_report)
+        progress = run_sweep(wanted, base, SweepOptions(folder, data_dir, device, address), view.listener(), write_report)
     for failure in progress.failures:
         console.print(f"Failed: {failure}", highlight=False, markup=False, soft_wrap=True)
     if progress.spent:

@@ -1,0 +1,128 @@
+"""Which runs a sweep decides on: equal care, one fixed order, and its budget."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_runs import summary
+from made_sweeps import BASE, RATES, begin, finish, sweep, work
+
+from largebatch.jobs.run.records import Outcome
+from largebatch.tuning.sweep.ledger import Ending, Learned, Ledger
+from largebatch.tuning.sweep.score import score
+from largebatch.tuning.sweep.search import Search
+from largebatch.tuning.sweep.space import groups
+
+ONE_BATCH = {"batch.global_batch_size": [32]}
+
+
+@pytest.mark.parametrize("method", ["random", "quasi_random", "tpe", "nsga2"])
+def test_every_batch_gets_the_same_care(tmp_path: Path, method: str) -> None:
+    spec = sweep(search={"method": method, "trials": 5, "space": RATES}, repeats=3)
+    work(tmp_path, spec)
+    trials = Ledger(tmp_path).trials
+    for group in groups(spec):
+        searched, repeated = ([t for t in trials if t.group == group.number and t.phase == phase] for phase in ("search", "repeat"))
+        assert (len(searched), len(repeated)) == (5, 2)
+        rates = [trial.fields["learning_rate.base"] for trial in searched]
+        assert all(0.01 <= rate <= 1.0 for rate in rates)
+        assert {trial.fields["learning_rate.base"] for trial in repeated} == {min(rates, key=lambda rate: abs(rate - 0.1))}
+        assert [trial.fields["seed"] for trial in repeated] == [BASE.seed + 1, BASE.seed + 2]
+        assert {trial.fields["seed"] for trial in searched} == {BASE.seed}
+    assert [trial.group for trial in trials[:6]] == [0, 1, 2, 0, 1, 2], "groups take turns"
+    assert len({trial.run_id for trial in trials}) == len(trials)
+
+
+def test_drawn_values_are_the_same_in_every_group_and_every_time(tmp_path: Path) -> None:
+    rates: list[list[float]] = []
+    for name in ("one", "two"):
+        work(tmp_path / name, sweep())
+        rates += [[t.fields["learning_rate.base"] for t in Ledger(tmp_path / name).trials if t.group == group] for group in range(3)]
+    assert len(rates[0]) == 4
+    assert all(others == rates[0] for others in rates)
+
+
+def test_a_group_that_diverged_everywhere_is_not_repeated(tmp_path: Path) -> None:
+    with Ledger(tmp_path) as ledger:
+        search = Search(sweep(each=ONE_BATCH, repeats=3), BASE, ledger)
+        for _ in range(4):
+            trial = begin(search)
+            ledger.add(Ending(number=trial.number, how="failed", why="no"))
+            search.ended(trial)
+        assert search.next_trial() == "over"
+
+
+def test_misses_rank_after_hits_and_divergences_last() -> None:
+    hit = summary("a", steps_to_accuracy=10**9, global_batch_size=64)
+    near, far = summary("b", best_test_accuracy=0.89), summary("c", best_test_accuracy=0.2)
+    diverged = summary("d", outcome=Outcome.DIVERGED, best_test_accuracy=0.95)
+    pruned = Ending(number=1, how="pruned", test_accuracy=0.5)
+    scores = [score(hit), score(near), score(None, pruned), score(far), score(diverged)]
+    assert all(better < worse for better, worse in itertools.pairwise(scores))
+
+
+def test_a_spent_budget_of_samples_ends_the_sweep_with_what_it_has(tmp_path: Path) -> None:
+    spec = sweep(budget={"samples": 3500}, repeats=3)
+    work(tmp_path, spec, at_once=1)
+    ledger = Ledger(tmp_path)
+    assert len(ledger.trials) == 4, "the fourth run of 1,000 goes beyond it; no fifth begins"
+    assert ledger.spent_budget(spec.budget) == "The budget of 3,500 samples is spent; 4 runs ended."
+    assert ledger.spent_budget(sweep(budget={"samples": 4001}).budget) is None
+
+
+def test_no_run_begins_when_the_time_is_up(tmp_path: Path) -> None:
+    with Ledger(tmp_path) as ledger:
+        search = Search(sweep(repeats=3), BASE, ledger, ends_at_s=0.0)
+        assert search.next_trial() == "over", "not `wait`, which nobody would ever answer"
+
+
+def test_seconds_of_work_are_added_up_over_commands(tmp_path: Path) -> None:
+    for expected_s in (10.0, 20.0):
+        now_s = iter([100.0, 110.0])
+        with Ledger(tmp_path, clock=lambda now_s=now_s: next(now_s)):  # type: ignore[misc]
+            pass
+        assert Ledger(tmp_path).spent_s == expected_s
+    ledger = Ledger(tmp_path)
+    assert ledger.spent_budget(sweep(budget={"seconds": 20.0}).budget) == "The budget of 20 s is spent; 0 runs ended."
+    assert ledger.spent_budget(sweep(budget={"seconds": 20.1}).budget) is None
+
+
+def test_what_the_machine_failed_teaches_nothing_and_is_tried_again(tmp_path: Path) -> None:
+    spec = sweep(each=ONE_BATCH, search={"method": "tpe", "trials": 1, "space": RATES}, repeats=2)
+    with Ledger(tmp_path) as ledger:
+        search = Search(spec, BASE, ledger)
+        trial = begin(search)
+        ledger.add(Ending(number=0, how="faulted", why="StorageError: the disk is full."))
+        search.ended(trial)
+        assert search.next_trial() == "over", "not again in the same command"
+        assert [(failed.number, ending.why) for failed, ending in ledger.failures()] == [(0, "StorageError: the disk is full.")]
+        assert ledger.history == [trial]
+    with Ledger(tmp_path) as ledger:
+        search = Search(spec, BASE, ledger)
+        assert begin(search) == trial
+        finish(ledger, trial)
+        search.ended(trial)
+        assert begin(search).phase == "repeat"
+        assert ledger.failures() == []
+    assert Ledger(tmp_path).is_over(trial)
+    assert [event.number for event in Ledger(tmp_path).history if isinstance(event, Learned)] == [0]
+
+
+@pytest.mark.parametrize(("method", "aims"), [("nsga2", [1e18, 0.6]), ("random", [1.6e18])])
+def test_a_pruned_run_counts_as_it_was_told_before_and_after_a_kill(tmp_path: Path, method: str, aims: Any) -> None:
+    """Its summary may come later, with a short time that would look like a good one."""
+    spec = sweep(search={"method": method, "trials": 2, "space": RATES})
+    ending = Ending(number=0, how="pruned", test_accuracy=0.4, samples_seen=700)
+    for name, ends_with_summary in (("before", False), ("after", True)):
+        (tmp_path / name).mkdir()
+        with Ledger(tmp_path / name) as ledger:
+            search = Search(spec, BASE, ledger)
+            trial = begin(search)
+            ledger.add(ending)
+            if ends_with_summary:
+                finish(ledger, trial, outcome=Outcome.MISSED, steps_to_accuracy=None, time_to_accuracy_seconds=None, best_test_accuracy=0.4)
+            search.ended(trial)
+        ledger = Ledger(tmp_path / name)
+        assert [event.aims for event in ledger.history if isinstance(event, Learned)] == [aims]
+        assert ledger.samples() == 700

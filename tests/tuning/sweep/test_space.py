@@ -1,0 +1,108 @@
+"""What a sweep compares and searches, and which sweeps are refused before anything runs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_sweeps import BASE, sweep
+
+from largebatch.jobs.errors import SpecError
+from largebatch.jobs.spec.read import build_spec
+from largebatch.tuning.sweep.space import base_spec, count_runs, groups, read_sweep, refuse_impossible, sweep_paths, with_fields
+from largebatch.tuning.sweep.spec import RangeSpec
+
+
+def test_ranges_move_with_the_batch_and_the_momentum() -> None:
+    spec = sweep(
+        each={"batch.global_batch_size": [32, 128], "optimizer.momentum": [0.0, 0.9]},
+        search={"method": "grid", "space": {"learning_rate.base": {"low": 0.1, "high": 10.0, "points": 3, "times_batch": 0.5, "is_effective": True}}},
+    )
+    grids = {}
+    for group in groups(spec):
+        domain = group.space["learning_rate.base"]
+        assert isinstance(domain, RangeSpec)
+        grids[tuple(group.fields.values())] = domain.grid()
+    assert grids[32, 0.0] == pytest.approx([0.1, 1.0, 10.0])
+    assert grids[128, 0.0] == pytest.approx([0.2, 2.0, 20.0])
+    assert grids[32, 0.9] == pytest.approx([0.01, 0.1, 1.0])
+    assert count_runs(spec) == 12
+
+
+RATE = "learning_rate.base"
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"each": {"batch.global_batch_size": []}}, "empty list"),
+        ({"each": {"seed": [1, 2]}}, "seed is neither"),
+        ({"each": {RATE: [0.1]}, "search": {"trials": 1, "space": {RATE: [0.1]}}}, "compared or searched"),
+        ({"search": {"method": "random", "space": {RATE: {"low": 0.1, "high": 1.0}}}}, "needs trials"),
+        ({"search": {"trials": 2, "space": {RATE: {"low": 2.0, "high": 1.0}}}}, "not below high"),
+        ({"search": {"trials": 2, "space": {RATE: {"low": 0.0, "high": 1.0}}}}, "no logarithm"),
+        ({"search": {"trials": 2, "space": {RATE: {"low": 0.1, "high": 1.0, "is_effective": True}}}}, "in each"),
+        ({"search": {"space": {RATE: {"lo": 1, "high": 2}}}}, r"search\.space\.learning_rate\.base.*Did you mean"),
+        ({"repeat": 3}, "Did you mean repeats"),
+        ({"resources": {"workers": 2, "gpus_per_worker": 0.5}}, "NCCL joins whole GPUs only"),
+    ],
+)
+def test_what_no_sweep_can_be(tmp_path: Path, fields: dict[str, Any], words: str) -> None:
+    path = tmp_path / "sweep.json"
+    path.write_text(json.dumps({"recipe": "digits-small-batch", **fields}))
+    with pytest.raises(SpecError, match=words):
+        read_sweep(path)
+
+
+@pytest.mark.parametrize(("workers", "gpus"), [(1, 0.5), (2, 1.0), (2, None)])
+def test_gpus_that_workers_can_have(workers: int, gpus: float | None) -> None:
+    assert sweep(resources={"workers": workers, "gpus_per_worker": gpus}).resources.gpus_per_worker == gpus
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"each": {"optimizer.momentun": [0.9]}}, "Did you mean momentum"),
+        ({"each": {"optimizer.momentum": [1.5]}}, "below 1"),
+        ({"search": {"trials": 2, "space": {RATE: {"low": -1.0, "high": 1.0, "scale": "linear"}}}}, r"learning_rate\.base"),
+        ({"repeats": 3, "budget": {"trials": 17}}, "3 groups with 4 searched and 2 repeated runs each are 18.*Allow 18"),
+        (
+            {
+                "each": {"batch.global_batch_size": [32, "full"]},
+                "search": {"trials": 2, "space": {RATE: {"low": 0.01, "high": 1.0, "times_batch": 0.5}}},
+            },
+            "holds `full`, and",
+        ),
+    ],
+)
+def test_what_cannot_be_run_is_refused_before_anything_runs(fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(SpecError, match=words):
+        refuse_impossible(sweep(**fields), with_fields(BASE, {"optimizer.name": "sgd"}))
+
+
+def test_a_budget_that_holds_all_runs_is_taken() -> None:
+    assert refuse_impossible(sweep(repeats=3, budget={"trials": 18}), BASE) == 18
+
+
+def test_fields_are_replaced_whole_and_checked() -> None:
+    changed = with_fields(BASE, {"batch.global_batch_size": 77, "optimizer.name": "lars", "ema.decay": 0.9})
+    assert changed.batch.global_batch_size == 77
+    assert changed.optimizer.name == "lars"
+    assert changed.ema is not None
+    with pytest.raises(SpecError, match="holds a value"):
+        with_fields(BASE, {"seed.more": 1})
+    assert with_fields(build_spec(BASE.model_dump(mode="json")), {}) == BASE
+
+
+def test_the_optimizer_is_set_before_its_options() -> None:
+    spec = sweep(each={"optimizer.momentum": [0.0, 0.5], "optimizer.name": ["sgd", "lars"], "batch.global_batch_size": [32]})
+    optimizers = [with_fields(BASE, group.fields).optimizer for group in groups(spec)]
+    assert [(optimizer.name, optimizer.momentum) for optimizer in optimizers] == [("sgd", 0.0), ("lars", 0.0), ("sgd", 0.5), ("lars", 0.5)]
+    recipe = with_fields(BASE, {"optimizer.momentum": 0.7})
+    assert with_fields(recipe, {"optimizer.name": "sgd"}).optimizer.momentum == 0.7, "the same optimizer keeps its options"
+
+
+@pytest.mark.parametrize("path", sweep_paths().values(), ids=lambda path: path.stem)
+def test_every_sweep_that_comes_with_the_package_can_be_run(path: Path) -> None:
+    spec = read_sweep(path)
+    assert refuse_impossible(spec, base_spec(spec, path.parent)) > 1

@@ -1,0 +1,1 @@
+"""The runs of a sweep on Ray: one process trains one after another."""

@@ -1,0 +1,57 @@
+"""What each run of a sweep gets of the machines, and how many runs go at a time."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from largebatch.jobs.errors import InputError
+from largebatch.tuning.sweep.spec import ResourcesSpec
+
+LISTED_MACHINES = 4
+"""So many are listed in a refusal."""
+
+
+@dataclass(frozen=True)
+class Shares:
+    """What each run gets, and for how many runs at a time that suffices."""
+
+    workers: int
+    cpus_per_worker: float
+    gpus_per_worker: float
+    device: str
+    num_concurrent: int
+
+
+@dataclass(frozen=True)
+class TrialOptions:
+    """What all runs of a sweep share."""
+
+    folder: Path
+    data_dir: Path
+    shares: Shares
+    ends_at_s: float | None
+    """Unix time at which runs under way stop and save."""
+
+
+def split_machines(machines: Sequence[Mapping[str, float]], resources: ResourcesSpec, device: str) -> Shares:
+    """Split the machines among runs. Args: machines: what each has, by Ray's names. Raises: InputError if not even one run fits."""
+    num_gpus = sum(machine.get("GPU", 0.0) for machine in machines)
+    cpus, gpus = resources.cpus_per_worker, resources.gpus_per_worker
+    if gpus is None:
+        gpus = 1.0 if num_gpus and device != "cpu" else 0.0
+    if device == "cuda" and not gpus:
+        raise InputError("--device", f"cuda, and each run gets no GPU of the {num_gpus:g} that there are.", "Set resources.gpus_per_worker.")
+    # A worker's share comes from one machine, a run's workers from any.
+    num_workers = sum(int(min(machine.get("CPU", 0.0) / cpus, machine.get("GPU", 0.0) / gpus if gpus else math.inf) + 1e-9) for machine in machines)
+    num_fitting = num_workers // resources.workers
+    if not num_fitting:
+        have = " and ".join(f"{machine.get('CPU', 0.0):g} CPUs with {machine.get('GPU', 0.0):g} GPUs" for machine in machines[:LISTED_MACHINES])
+        raise InputError(
+            "resources",
+            f"a run needs {resources.workers * cpus:g} CPUs and {resources.workers * gpus:g} GPUs, a worker's on one machine, and there are {have}.",
+            "Use fewer workers, or smaller shares.",
+        )
+    # Ray leaves GPUs visible to a run that got none.
+    run_device = "cpu" if device == "auto" and not gpus else device
+    return Shares(resources.workers, cpus, gpus, run_device, min(num_fitting, resources.max_concurrent or num_fitting))

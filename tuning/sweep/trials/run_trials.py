@@ -1,0 +1,159 @@
+"""TrialRunner: gives the runs that `Search` decides on to processes of Ray, and takes down how each ended.
+
+    Search --next trial--> TrialRunner --begin, go_on--> TrialProcess (a Ray actor) --> run folder
+       ^----- ended -----------' ^---------- TrialReport ----------'
+
+Ray's part is where and when a process runs. What was decided and how it ended is in the ledger and the run folders, so a sweep that was
+killed goes on by being asked what is left (docs/decisions/009).
+"""
+
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import ray
+from ray.exceptions import RayActorError, RayError
+
+from largebatch.tuning.sweep.ledger import Ending, Trial
+from largebatch.tuning.sweep.listener import SweepListener, TrialReport
+from largebatch.tuning.sweep.search import Search
+from largebatch.tuning.sweep.trials.early_stop import EarlyStopping
+from largebatch.tuning.sweep.trials.process import TrialProcess
+from largebatch.tuning.sweep.trials.resources import TrialOptions
+
+MAX_FAILURES = 3
+"""How often a run whose process died goes on from its checkpoint; a process that went with a preempted machine does not count."""
+POLL_S, LOOK_EVERY_S, GONE_AFTER_S = 0.5, 5.0, 30.0
+"""How often to look whether the sweep was asked to stop, and whether Ray has a machine left; how long it may have none."""
+TRIAL_MEMORY = 2**20
+"""What the process of a run on several workers asks Ray for: something, but no core, or such processes would keep
+the cores that their own workers wait for."""
+
+
+@dataclass
+class _Run:
+    """A trial that waits for a process, or has one."""
+
+    trial: Trial
+    process: Any = None
+    num_failures: int = 0
+    best_accuracy: float | None = None
+    samples_seen: int = 0
+    ends_early: bool = False
+
+
+class TrialRunner:
+    """Runs what is left of a sweep. Args: stop: set when the sweep was asked to stop."""
+
+    def __init__(self, search: Search, early_stopping: EarlyStopping, listener: SweepListener, options: TrialOptions, stop: threading.Event) -> None:
+        self._search, self._early_stopping, self._listener, self._options, self._stop = search, early_stopping, listener, options, stop
+        self._ledger, shares = search.ledger, options.shares
+        if shares.workers == 1:
+            resources: dict[str, Any] = {"num_cpus": shares.cpus_per_worker, "num_gpus": shares.gpus_per_worker}
+        else:
+            resources = {"num_cpus": 0, "memory": TRIAL_MEMORY}
+        self._actor_class: Any = ray.remote(TrialProcess).options(**resources)
+        self._waiting: deque[_Run] = deque()
+        self._running: dict[Any, _Run] = {}
+        """By the reference to the run's next report."""
+        self._starting: dict[Any, Any] = {}
+        """Processes by the reference that resolves when they are ready."""
+        self._idle: list[Any] = []
+        self._look_at_s = self._alive_at_s = time.monotonic()
+
+    def run(self) -> None:
+        """Until nothing is left to begin, and nothing is under way. Raises: RayError or RuntimeError where Ray is gone."""
+        self._begin_trials()
+        while self._waiting or self._running:
+            ready, _ = ray.wait([*self._running, *self._starting], timeout=POLL_S)
+            for reference in ready:
+                self._take_process(reference) if reference in self._starting else self._take_report(reference)
+            self._refuse_empty_cluster()
+            self._begin_trials()
+
+    def _begin_trials(self) -> None:
+        """Take what `Search` decides, as many as go at a time, and give it to processes that are free."""
+        while not self._stop.is_set() and len(self._waiting) + len(self._running) < self._options.shares.num_concurrent:
+            trial = self._search.next_trial()
+            if not isinstance(trial, Trial):
+                break
+            self._listener.on_begin(trial)
+            self._waiting.append(_Run(trial))
+        while self._waiting and self._stop.is_set():
+            self._listener.on_end(self._waiting.popleft().trial, "stopped")
+        while self._waiting and self._idle:
+            run = self._waiting.popleft()
+            run.process = self._idle.pop()
+            self._running[run.process.begin.remote(run.trial.spec(self._search.base), run.trial.run_id)] = run
+        while len(self._starting) < len(self._waiting):
+            process = self._actor_class.remote(self._options)
+            self._starting[process.get_ready.remote()] = process
+
+    def _take_process(self, reference: Any) -> None:
+        """A process is ready, or died before it was."""
+        process = self._starting.pop(reference)
+        try:
+            ray.get(reference)
+            self._idle.append(process)
+        except RayError as error:
+            if self._waiting:
+                self._retry(self._waiting.popleft(), error)
+
+    def _take_report(self, reference: Any) -> None:
+        """A run was evaluated, is over, or lost its process."""
+        run = self._running.pop(reference)
+        try:
+            report: TrialReport = ray.get(reference)
+        except RayError as error:
+            ray.kill(run.process)
+            self._retry(run, error)
+            return
+        if report.is_over:
+            self._idle.append(run.process)
+            if report.error is None and not run.ends_early:
+                self._early_stopping.falls_behind(run.trial, report)  # what comes after it is compared with its end as well
+            self._end(run, self._how(run, report), report.error or "")
+            return
+        run.best_accuracy, run.samples_seen = max(run.best_accuracy or 0.0, report.test_accuracy), report.samples_seen
+        self._listener.on_report(run.trial, report)
+        run.ends_early = not self._stop.is_set() and self._early_stopping.falls_behind(run.trial, report)
+        self._running[run.process.go_on.remote(run.ends_early or self._stop.is_set())] = run
+
+    def _retry(self, run: _Run, error: RayError) -> None:
+        run.num_failures += not (isinstance(error, RayActorError) and error.preempted)
+        if run.num_failures > MAX_FAILURES:
+            self._end(run, "faulted", "its process died, again and again")
+        else:
+            self._waiting.appendleft(run)
+
+    def _how(self, run: _Run, report: TrialReport) -> Literal["ended", "stopped", "pruned", "failed", "faulted"]:
+        if run.ends_early:
+            return "pruned" if self._ledger.summary(run.trial) is None else "ended"
+        if report.error is not None:
+            return "faulted" if report.is_fault else "failed"
+        return "stopped" if self._ledger.summary(run.trial) is None else "ended"
+
+    def _end(self, run: _Run, how: Literal["ended", "stopped", "pruned", "failed", "faulted"], why: str) -> None:
+        """Take down how a run ended, and let the search learn from it; a run that was stopped is left for the next time."""
+        self._ledger.spend()
+        if how != "stopped":
+            if how != "ended":
+                ending = Ending(number=run.trial.number, how=how, why=why, test_accuracy=run.best_accuracy, samples_seen=run.samples_seen)
+                self._ledger.add(ending)
+            self._search.ended(run.trial)
+        summary = self._ledger.summary(run.trial)
+        self._listener.on_end(run.trial, summary.outcome.value if how == "ended" and summary else how)
+
+    def _refuse_empty_cluster(self) -> None:
+        """Raise RuntimeError where no machine is left for long: Ray would wait for one for ever."""
+        now = time.monotonic()
+        if now < self._look_at_s:
+            return
+        self._look_at_s = now + LOOK_EVERY_S
+        nodes: Any = ray.nodes  # without types
+        if any(node["Alive"] for node in nodes()):
+            self._alive_at_s = now
+        elif now - self._alive_at_s > GONE_AFTER_S:
+            raise RuntimeError("Ray has no machine left")

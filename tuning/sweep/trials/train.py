@@ -1,0 +1,94 @@
+"""Trains one run of a sweep. The run's folder is the result; the sweep's own process hears of evaluations, for early stopping.
+
+A run of one worker trains in this process: no nested trainer, no further process. Several workers are Ray Train's.
+"""
+
+import time
+import traceback
+from collections.abc import Callable
+
+import torch
+
+from largebatch.jobs.data.fingerprint import read_fingerprint
+from largebatch.jobs.device import choose_device
+from largebatch.jobs.errors import FaultError, LargebatchError
+from largebatch.jobs.job import prepare, run_job
+from largebatch.jobs.launch.on_ray.priority import train_first
+from largebatch.jobs.launch.on_ray.train import train_on_ray
+from largebatch.jobs.launch.options import TrainOptions, Workers
+from largebatch.jobs.launch.stored_runs import going_on
+from largebatch.jobs.run import run_folder
+from largebatch.jobs.run.checkpoints import list_checkpoints
+from largebatch.jobs.run.listener import Listener
+from largebatch.jobs.run.records import EvalRecord, Record, RunSummary
+from largebatch.jobs.spec.train_spec import TrainSpec
+from largebatch.tuning.sweep.ledger import STOP
+from largebatch.tuning.sweep.listener import TrialReport
+from largebatch.tuning.sweep.same_data import refuse_unlike_others
+from largebatch.tuning.sweep.trials.resources import TrialOptions
+
+LOOK_EVERY_S = 0.5
+OLD_TRIAL_S = 30.0
+"""How long a killed sweep's process may take to let go of its run."""
+
+
+def train_trial(spec: TrainSpec, options: TrialOptions, run_id: str, evaluated: Callable[[TrialReport], bool]) -> TrialReport:
+    """Train a run, new or going on from its checkpoint. Returns its end, also where there was nothing left to do.
+
+    Args: evaluated: told each evaluation; returns whether the run ends early: it then stops after its step and saves.
+    """
+    stop_flag = _StopFlag(options, evaluated)
+    listener = Listener(on_record=stop_flag.on_record, should_stop=stop_flag.should_stop)
+    try:
+        summary = (_train_here if options.shares.workers == 1 else _train_on_workers)(spec, options, run_id, listener)
+        return TrialReport(summary.training_seconds, summary.samples_seen, summary.test_accuracy or 0.0, is_over=True)
+    except BaseException as error:  # this run's own matter, or that of its model or data, SystemExit included: the sweep goes on, and says so
+        if not isinstance(error, LargebatchError):
+            traceback.print_exc()
+        return TrialReport(is_over=True, error=f"{type(error).__name__}: {error}", is_fault=isinstance(error, FaultError))
+
+
+class _StopFlag:
+    """Whether a run must end: by early stopping, by the sweep's stop file or at the end of its seconds."""
+
+    def __init__(self, options: TrialOptions, evaluated: Callable[[TrialReport], bool]) -> None:
+        self._options, self._evaluated = options, evaluated
+        self._ends_early, self._must_stop, self._looked_at_s = False, False, 0.0
+
+    def on_record(self, record: Record) -> None:
+        """Tell of an evaluation, and wait for the answer."""
+        if isinstance(record, EvalRecord) and not self._ends_early:
+            self._ends_early = self._evaluated(TrialReport(record.training_seconds, record.samples_seen, record.test_accuracy))
+
+    def should_stop(self) -> bool:
+        """Asked after every step."""
+        now = time.time()
+        if now - self._looked_at_s >= LOOK_EVERY_S:
+            self._looked_at_s, ends_at_s = now, self._options.ends_at_s
+            self._must_stop = (self._options.folder / STOP).exists() or (ends_at_s is not None and now >= ends_at_s)
+        return self._must_stop or self._ends_early
+
+
+def _train_here(spec: TrainSpec, options: TrialOptions, run_id: str, listener: Listener) -> RunSummary:
+    train_first()  # Ray's own threads, and on a Ray of the sweep's own all its processes, wait for what trains
+    torch.set_num_threads(max(int(options.shares.cpus_per_worker), 1))
+    job = prepare(spec, choose_device(options.shares.device), options.data_dir)
+    refuse_unlike_others(job.fingerprint, spec, options.folder, run_id)
+    run_dir = run_folder.create(options.folder, run_id, may_exist=True)
+    with run_folder.exclusive(run_dir, "train", OLD_TRIAL_S):
+        return run_job(job, run_dir, listener, resumes=bool(list_checkpoints(run_dir / run_folder.CHECKPOINTS)))
+
+
+def _train_on_workers(spec: TrainSpec, options: TrialOptions, run_id: str, listener: Listener) -> RunSummary:
+    # The sweep has one mirror for all its runs.
+    untracked = spec.model_copy(update={"tracking": spec.tracking.model_copy(update={"enabled": False})})
+    shares = options.shares
+    launch = TrainOptions(
+        data_dir=options.data_dir, output_dir=options.folder, device=shares.device, run_id=run_id, workers=Workers(shares.workers, shares.workers),
+        gpus_per_worker=shares.gpus_per_worker or None, cpus_per_worker=shares.cpus_per_worker,
+    )  # fmt: skip
+    summary = train_on_ray(untracked, going_on(launch), listener)
+    fingerprint = read_fingerprint(options.folder / run_id)
+    if fingerprint is not None:  # the workers alone have loaded the data
+        refuse_unlike_others(fingerprint, spec, options.folder, run_id)
+    return summary
