@@ -75,22 +75,22 @@ class SweepSubmit(Submit):
     """A SweepSpec, described and judged as `spec` is; its recipe is a name that GET /v1/recipes lists."""
 
 
-def job_of_run(asked: RunSubmit, owner: str, settings: Settings) -> Job:
+def job_of_run(submission: RunSubmit, owner: str, settings: Settings) -> Job:
     """A queued job. Raises: SpecError."""
-    spec = run_spec(asked, settings)
+    spec = run_spec(submission, settings)
     batch = spec.batch.global_batch_size
-    return _job(asked, Kind.RUN, owner, settings, spec.name, spec=spec.model_dump(mode="json"), recipe=asked.recipe,
+    return _job(submission, Kind.RUN, owner, settings, spec.name, spec=spec.model_dump(mode="json"), recipe=submission.recipe,
                 global_batch_size=batch if isinstance(batch, int) else None)  # fmt: skip
 
 
-def run_spec(asked: RunSubmit, settings: Settings) -> TrainSpec:
+def run_spec(submission: RunSubmit, settings: Settings) -> TrainSpec:
     """The spec that is asked for. Raises: SpecError."""
-    if (asked.recipe is None) == (asked.spec is None):
+    if (submission.recipe is None) == (submission.spec is None):
         raise SpecError("recipe", "give either a recipe or a spec.", "GET /v1/recipes lists the recipes.")
-    document = recipe_document(str(asked.recipe)) if asked.spec is None else _mapping("spec", asked.spec)
-    for part in (document, asked.set):
+    document = recipe_document(str(submission.recipe)) if submission.spec is None else _mapping("spec", submission.spec)
+    for part in (document, submission.set):
         refuse_beyond(part, "spec", OVER_THE_NETWORK)
-    fields = {**asked.set, **({} if asked.name is None else {"name": asked.name})}
+    fields = {**submission.set, **({} if submission.name is None else {"name": submission.name})}
     spec = with_fields(build_spec({"name": "run", **document}), fields)
     refuse_for_strangers(spec, settings)
     return spec
@@ -104,11 +104,11 @@ def recipe_document(name: str) -> dict[str, Any]:
     return {"name": name, **read_document(paths[name])}
 
 
-def job_of_sweep(asked: SweepSubmit, owner: str, settings: Settings) -> Job:
+def job_of_sweep(submission: SweepSubmit, owner: str, settings: Settings) -> Job:
     """A queued job. Raises: SpecError."""
     if settings.store is not None:
         raise InputError("sweep", "sweeps need a folder that machines share, and this service keeps runs by URI.", "Send runs, or ask its operator.")
-    document = _mapping("sweep", asked.sweep)
+    document = _mapping("sweep", submission.sweep)
     refuse_beyond(document, "spec", OVER_THE_NETWORK)
     try:
         sweep = SweepSpec.model_validate(document)
@@ -132,72 +132,74 @@ def job_of_sweep(asked: SweepSubmit, owner: str, settings: Settings) -> Job:
     if searched:
         raise SpecError("search.space", f"a search here may not change {', '.join(sorted(searched))}.", "Compare such fields with each.")
     refuse_impossible(sweep, base)
-    name = asked.name or sweep.name or sweep.recipe
-    cpus = _sweep_cpus(asked, sweep, settings)
+    name = submission.name or sweep.name or sweep.recipe
+    cpus = _sweep_cpus(submission, sweep, settings)
     gpus = sweep.resources.gpus_per_worker  # those of others are not to be taken
     sweep = sweep.model_copy(
-        update={"resources": sweep.resources.model_copy(update={"gpus_per_worker": float(asked.gpus > 0) if gpus is None else gpus})}
+        update={"resources": sweep.resources.model_copy(update={"gpus_per_worker": float(submission.gpus > 0) if gpus is None else gpus})}
     )
-    resources = sweep.resources.model_copy(update={"max_concurrent": _at_once(asked, sweep, cpus)})
+    resources = sweep.resources.model_copy(update={"max_concurrent": _at_once(submission, sweep, cpus)})
     named = sweep.model_copy(update={"name": name, "resources": resources})
-    return _job(asked.model_copy(update={"cpus": cpus}), Kind.SWEEP, owner, settings, name, spec=named.model_dump(mode="json"),
+    return _job(submission.model_copy(update={"cpus": cpus}), Kind.SWEEP, owner, settings, name, spec=named.model_dump(mode="json"),
                 base=base.model_dump(mode="json"), recipe=sweep.recipe)  # fmt: skip
 
 
-def _sweep_cpus(asked: SweepSubmit, sweep: SweepSpec, settings: Settings) -> float:
+def _sweep_cpus(submission: SweepSubmit, sweep: SweepSpec, settings: Settings) -> float:
     """The cores that a sweep holds. Raises: SpecError."""
-    if asked.workers is not None:
+    if submission.workers is not None:
         raise SpecError("workers", "is for runs; a sweep has its own resources.", "Write sweep.resources.workers: so many for each of its runs.")
     each = sweep.resources.workers * sweep.resources.cpus_per_worker
-    if asked.cpus is not None:
-        return asked.cpus
+    if submission.cpus is not None:
+        return submission.cpus
     return settings.cpus if settings.ray_address is None else each * (sweep.resources.max_concurrent or 1)
 
 
-def _at_once(asked: SweepSubmit, sweep: SweepSpec, cpus: float) -> int:
+def _at_once(submission: SweepSubmit, sweep: SweepSpec, cpus: float) -> int:
     """How many of a sweep's runs fit into what the sweep holds. Raises: InputError if not even one does."""
-    wanted = sweep.resources
-    each_cpus, each_gpus = wanted.workers * wanted.cpus_per_worker, wanted.workers * (wanted.gpus_per_worker or 0.0)
-    fits = min(cpus / each_cpus, asked.gpus / each_gpus if each_gpus else math.inf) + 1e-9
+    resources = sweep.resources
+    each_cpus, each_gpus = resources.workers * resources.cpus_per_worker, resources.workers * (resources.gpus_per_worker or 0.0)
+    fits = min(cpus / each_cpus, submission.gpus / each_gpus if each_gpus else math.inf) + 1e-9
     if fits < 1:
         field = "cpus" if cpus < each_cpus else "gpus"
         needs = f"one run of this sweep needs {each_cpus:g} CPUs and {each_gpus:g} GPUs"
-        raise InputError(field, f"{needs}, and the sweep holds {cpus:g} and {asked.gpus}.", "Ask for more, or give each run less: sweep.resources.")
-    return min(int(fits), wanted.max_concurrent or MOST_RUNS)
-
-
-def _refuse_uneven(asked: Submit, workers: int) -> None:
-    """GPUs that no worker would use, or workers without one. Raises: InputError."""
-    if asked.device == "cuda" and not asked.gpus:
-        raise InputError("gpus", "none is asked for, and the device is cuda.", "Ask for one for each worker.")
-    if asked.device == "cpu" and asked.gpus:
-        raise InputError("gpus", f"{asked.gpus} would lie idle: the device is cpu.", "Ask for none, or for another device.")
-    if asked.gpus % workers:
         raise InputError(
-            "gpus", f"{asked.gpus} cannot be shared out evenly among {workers} workers.", f"Ask for {workers}, or another number of workers."
+            field, f"{needs}, and the sweep holds {cpus:g} and {submission.gpus}.", "Ask for more, or give each run less: sweep.resources."
+        )
+    return min(int(fits), resources.max_concurrent or MOST_RUNS)
+
+
+def _refuse_uneven(submission: Submit, workers: int) -> None:
+    """GPUs that no worker would use, or workers without one. Raises: InputError."""
+    if submission.device == "cuda" and not submission.gpus:
+        raise InputError("gpus", "none is asked for, and the device is cuda.", "Ask for one for each worker.")
+    if submission.device == "cpu" and submission.gpus:
+        raise InputError("gpus", f"{submission.gpus} would lie idle: the device is cpu.", "Ask for none, or for another device.")
+    if submission.gpus % workers:
+        raise InputError(
+            "gpus", f"{submission.gpus} cannot be shared out evenly among {workers} workers.", f"Ask for {workers}, or another number of workers."
         )
 
 
-def _job(asked: Submit, kind: Kind, owner: str, settings: Settings, name: str, **fields: Any) -> Job:
-    workers = read_workers(asked.workers).most if asked.workers else 1
-    _refuse_uneven(asked, workers)
+def _job(submission: Submit, kind: Kind, owner: str, settings: Settings, name: str, **fields: Any) -> Job:
+    workers = read_workers(submission.workers).most if submission.workers else 1
+    _refuse_uneven(submission, workers)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
         raise SpecError("name", f"{name[:100]!r} cannot name a job here.", "Use letters of ASCII, digits, '-', '_' and '.'.")
     if len(json.dumps(fields)) > LARGEST_SPEC:
         raise SpecError("spec", f"is larger than {LARGEST_SPEC >> 10} KiB.", "No spec needs that.")
     now = time.time()
     on_ray = settings.ray_address is not None
-    cpus = asked.cpus if asked.cpus is not None else float(workers) if on_ray else settings.cpus
-    if not on_ray and (cpus > settings.cpus or asked.gpus > settings.gpus):
+    cpus = submission.cpus if submission.cpus is not None else float(workers) if on_ray else settings.cpus
+    if not on_ray and (cpus > settings.cpus or submission.gpus > settings.gpus):
         have = f"{settings.cpus:g} CPUs and {settings.gpus} GPUs"
         field = "cpus" if cpus > settings.cpus else "gpus"
-        raise InputError(field, f"{cpus:g} CPUs and {asked.gpus} GPUs are asked for, and this machine has {have}.", "Ask for less.")
-    if asked.gpus > settings.max_gpus_per_owner:
-        raise InputError("gpus", f"{asked.gpus} is more than one owner may hold ({settings.max_gpus_per_owner}).", "Ask for fewer.")
+        raise InputError(field, f"{cpus:g} CPUs and {submission.gpus} GPUs are asked for, and this machine has {have}.", "Ask for less.")
+    if submission.gpus > settings.max_gpus_per_owner:
+        raise InputError("gpus", f"{submission.gpus} is more than one owner may hold ({settings.max_gpus_per_owner}).", "Ask for fewer.")
     return Job(
         id=f"{name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}-{secrets.token_hex(4)}", kind=kind, owner=owner, name=name,
-        device=asked.device, workers=asked.workers, cpus=cpus, gpus=asked.gpus, priority=asked.priority, created_at_s=now,
-        deadline_at_s=None if asked.deadline_s is None else now + asked.deadline_s, **fields,
+        device=submission.device, workers=submission.workers, cpus=cpus, gpus=submission.gpus, priority=submission.priority, created_at_s=now,
+        deadline_at_s=None if submission.deadline_s is None else now + submission.deadline_s, **fields,
     )  # fmt: skip
 
 
@@ -217,9 +219,9 @@ def refuse_for_strangers(spec: TrainSpec, settings: Settings) -> None:
         raise SpecError("dataset.num_workers", f"{spec.dataset.num_workers} is more than this machine's {settings.cpus:g} CPUs.", "Use fewer.")
 
 
-def digest_of(asked: BaseModel) -> str:
+def digest_of(submission: BaseModel) -> str:
     """Whether two requests ask for the same."""
-    return hashlib.sha256(json.dumps(asked.model_dump(warnings=False), sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(submission.model_dump(warnings=False), sort_keys=True).encode()).hexdigest()
 
 
 def _mapping(field: str, value: Any) -> dict[str, Any]:

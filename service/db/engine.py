@@ -129,10 +129,10 @@ def newest_revision() -> str:
 
 def refuse_outdated(engine: Engine) -> None:
     """Raises: InputError if the schema is not the one this program needs."""
-    found, needed = revision(engine), newest_revision()
-    if found != needed:
+    current, needed = revision(engine), newest_revision()
+    if current != needed:
         raise InputError(
-            "--database-url", f"the schema is at revision {found or 'none'}, and this program needs {needed}.", "Run: largebatch db upgrade"
+            "--database-url", f"the schema is at revision {current or 'none'}, and this program needs {needed}.", "Run: largebatch db upgrade"
         )
 
 

@@ -72,13 +72,13 @@ class Store:
             if key is None:
                 raise
         with reading(self.engine) as connection:
-            found = connection.execute(sa.select(submissions).where(submissions.c.owner == job.owner, submissions.c.key == key)).one()
-        if found.digest != digest:
+            earlier = connection.execute(sa.select(submissions).where(submissions.c.owner == job.owner, submissions.c.key == key)).one()
+        if earlier.digest != digest:
             raise InputError("Idempotency-Key", "was used for another request.", "Use a new key for each new request.")
-        earlier = self.find(found.job_id)
-        if earlier is None:
-            raise GoneError("", f"job {found.job_id} was accepted under this key, and deleted since.", "Use a new key to submit it again.")
-        return earlier, False
+        job_of_key = self.find(earlier.job_id)
+        if job_of_key is None:
+            raise GoneError("", f"job {earlier.job_id} was accepted under this key, and deleted since.", "Use a new key to submit it again.")
+        return job_of_key, False
 
     def find(self, job_id: str) -> Job | None:
         """One job."""
@@ -95,8 +95,8 @@ class Store:
         """The newest jobs, and all that are active, by id, in brief."""
         newest = sa.select(*BRIEF).order_by(jobs.c.created_at_s.desc(), jobs.c.id.desc()).limit(limit)
         with reading(self.engine) as connection:
-            found = [*_jobs(connection.execute(newest)), *_jobs(connection.execute(sa.select(*BRIEF).where(jobs.c.state.in_([*ACTIVE]))))]
-        return {job.id: job for job in found}
+            lately = [*_jobs(connection.execute(newest)), *_jobs(connection.execute(sa.select(*BRIEF).where(jobs.c.state.in_([*ACTIVE]))))]
+        return {job.id: job for job in lately}
 
     def page(
         self,
@@ -111,17 +111,17 @@ class Store:
         oldest_first: bool = False,
     ) -> Page:
         """Jobs by time, in brief. Raises: InputError for a cursor that is not ours."""
-        asked = {"kind": kind, "owner": owner, "state": state, "recipe": recipe}
-        filters = {name: value for name, value in asked.items() if value is not None}
-        wanted = _listing(tuple(filters), cursor is not None, oldest_first)
+        columns = {"kind": kind, "owner": owner, "state": state, "recipe": recipe}
+        filters = {name: value for name, value in columns.items() if value is not None}
+        statement = _listing(tuple(filters), cursor is not None, oldest_first)
         if text:
-            wanted = wanted.where(jobs.c.id.contains(text, autoescape=True))
+            statement = statement.where(jobs.c.id.contains(text, autoescape=True))
         at_s, after = (None, None) if cursor is None else _read_cursor(cursor)
         with reading(self.engine) as connection:
-            found = _jobs(connection.execute(wanted, {**filters, "at_s": at_s, "after": after, "most": limit + 1}))
-        is_more = len(found) > limit
-        found = found[:limit]
-        return Page(found, f"{found[-1].created_at_s!r}~{found[-1].id}" if is_more else None)
+            listed = _jobs(connection.execute(statement, {**filters, "at_s": at_s, "after": after, "most": limit + 1}))
+        is_more = len(listed) > limit
+        listed = listed[:limit]
+        return Page(listed, f"{listed[-1].created_at_s!r}~{listed[-1].id}" if is_more else None)
 
     def ask_to_cancel(self, job: Job) -> Job:
         """Note that somebody wants it ended; one that waits is ended at once."""
@@ -131,10 +131,10 @@ class Store:
             connection.execute(jobs.update().where(jobs.c.id == job.id, jobs.c.state.not_in(FINAL)).values(is_cancel_asked=True))
         for state in (State.QUEUED, State.RECOVERING):
             self.move(job.model_copy(update={"state": state}), State.CANCELLED, reason="Cancelled before it ran.", ended_at_s=time.time())
-        found = self.find(job.id)
-        if found is None:
+        cancelled = self.find(job.id)
+        if cancelled is None:
             raise GoneError("", f"job {job.id} was deleted meanwhile.")
-        return found
+        return cancelled
 
     def queue_again(self, job: Job) -> Job:
         """Resume a job that failed or was cancelled. Raises: ConflictError for another."""
@@ -157,9 +157,9 @@ class Store:
 
     def in_states(self, states: Iterable[State], limit: int | None = None) -> list[Job]:
         """All jobs in these states, oldest first."""
-        wanted = sa.select(jobs).where(jobs.c.state.in_([*states])).order_by(jobs.c.created_at_s, jobs.c.id).limit(limit)
+        statement = sa.select(jobs).where(jobs.c.state.in_([*states])).order_by(jobs.c.created_at_s, jobs.c.id).limit(limit)
         with reading(self.engine) as connection:
-            return _jobs(connection.execute(wanted))
+            return _jobs(connection.execute(statement))
 
     def active(self) -> list[Job]:
         """What the backend may have something of."""
@@ -172,10 +172,10 @@ class Store:
 
     def waiting(self, limit: int) -> list[Job]:
         """The queue's front, in brief: the highest priorities first, the oldest of each owner among them."""
-        place = sa.func.row_number().over(partition_by=jobs.c.owner, order_by=(jobs.c.priority.desc(), jobs.c.created_at_s, jobs.c.id))
-        ranked = sa.select(*BRIEF, place.label("place")).where(jobs.c.state == State.QUEUED).subquery()
+        turn = sa.func.row_number().over(partition_by=jobs.c.owner, order_by=(jobs.c.priority.desc(), jobs.c.created_at_s, jobs.c.id))
+        ranked = sa.select(*BRIEF, turn.label("turn")).where(jobs.c.state == State.QUEUED).subquery()
         with reading(self.engine) as connection:
-            return _jobs(connection.execute(sa.select(ranked).order_by(ranked.c.place).limit(limit)))
+            return _jobs(connection.execute(sa.select(ranked).order_by(ranked.c.turn).limit(limit)))
 
     def move(self, job: Job, state: State, **changes: Any) -> Job | None:
         """Move a job if it still stands as `job` says. Returns it as it is then; None if it has moved meanwhile."""
@@ -187,9 +187,9 @@ class Store:
         return self._change(job, **changes)
 
     def _change(self, job: Job, **changes: Any) -> Job | None:
-        here = (jobs.c.id == job.id, jobs.c.state == job.state, jobs.c.attempt == job.attempt)
+        unmoved = (jobs.c.id == job.id, jobs.c.state == job.state, jobs.c.attempt == job.attempt)
         with writing(self.engine) as connection:
-            row = connection.execute(jobs.update().where(*here).values(**changes).returning(jobs)).one_or_none()
+            row = connection.execute(jobs.update().where(*unmoved).values(**changes).returning(jobs)).one_or_none()
         return None if row is None else _job(row)
 
     def counts(self) -> dict[str, int]:
@@ -230,11 +230,11 @@ class Store:
 def _listing(filters: tuple[str, ...], goes_on: bool, oldest_first: bool) -> sa.Select[Any]:
     """A page's statement, once for each kind of question: making it takes almost as long as running it."""
     columns = (jobs.c.created_at_s, jobs.c.id)
-    wanted = sa.select(*BRIEF).where(*(jobs.c[name] == sa.bindparam(name) for name in filters))
+    statement = sa.select(*BRIEF).where(*(jobs.c[name] == sa.bindparam(name) for name in filters))
     if goes_on:
-        place, begins = sa.tuple_(*columns), sa.tuple_(sa.bindparam("at_s", type_=sa.Float), sa.bindparam("after", type_=sa.String))
-        wanted = wanted.where(place > begins if oldest_first else place < begins)
-    return wanted.order_by(*(columns if oldest_first else [column.desc() for column in columns])).limit(sa.bindparam("most", type_=sa.Integer))
+        position, begins = sa.tuple_(*columns), sa.tuple_(sa.bindparam("at_s", type_=sa.Float), sa.bindparam("after", type_=sa.String))
+        statement = statement.where(position > begins if oldest_first else position < begins)
+    return statement.order_by(*(columns if oldest_first else [column.desc() for column in columns])).limit(sa.bindparam("most", type_=sa.Integer))
 
 
 def _row(job: Job) -> dict[str, Any]:

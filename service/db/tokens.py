@@ -104,12 +104,12 @@ class Tokens:
 
     def principal(self, secret: str) -> Principal:
         """Who shows this token. Raises: UnauthorizedError."""
-        wanted = digest(secret)
+        credential = digest(secret)
         with reading(self._engine) as connection:
-            row = connection.execute(_BY_DIGEST, {"digest": wanted}).one_or_none()
-        if row is None or not hmac.compare_digest(row.digest, wanted):
+            row = connection.execute(_BY_DIGEST, {"digest": credential}).one_or_none()
+        if row is None or not hmac.compare_digest(row.digest, credential):
             raise UnauthorizedError("Authorization", "the token is not valid.", "Make one: largebatch token create OWNER")
-        return _valid(row, wanted)
+        return _valid(row, credential)
 
     def open_session(self, secret: str) -> str:
         """What a browser's cookie holds from now on, in place of the token. Raises: UnauthorizedError."""
@@ -124,25 +124,25 @@ class Tokens:
 
     def of_session(self, cookie: str) -> Principal:
         """Who the browser is. Raises: UnauthorizedError."""
-        wanted = sa.select(tokens).join(sessions, sessions.c.token_id == tokens.c.id)
-        shown = digest(cookie)
+        by_session = sa.select(tokens).join(sessions, sessions.c.token_id == tokens.c.id)
+        credential = digest(cookie)
         with reading(self._engine) as connection:
-            row = connection.execute(wanted.where(sessions.c.digest == shown, sessions.c.expires_at_s > time.time())).one_or_none()
+            row = connection.execute(by_session.where(sessions.c.digest == credential, sessions.c.expires_at_s > time.time())).one_or_none()
         if row is None:
             raise UnauthorizedError("", "the session is over.", "Sign in again.")
-        return _valid(row, shown)
+        return _valid(row, credential)
 
-    def still_valid(self, shown: Collection[str]) -> set[str]:
+    def still_valid(self, credentials: Collection[str]) -> set[str]:
         """Those of these tokens and sessions, by digest, that would be let in now; one question for all."""
         now = time.time()
         valid = tokens.c.revoked_at_s.is_(None), sa.or_(tokens.c.expires_at_s.is_(None), tokens.c.expires_at_s >= now)
         opened = sa.select(sessions.c.digest).join(tokens, sessions.c.token_id == tokens.c.id)
-        wanted = sa.union(
-            sa.select(tokens.c.digest).where(tokens.c.digest.in_(shown), *valid),
-            opened.where(sessions.c.digest.in_(shown), sessions.c.expires_at_s > now, *valid),
+        still_valid = sa.union(
+            sa.select(tokens.c.digest).where(tokens.c.digest.in_(credentials), *valid),
+            opened.where(sessions.c.digest.in_(credentials), sessions.c.expires_at_s > now, *valid),
         )
         with reading(self._engine) as connection:
-            return set(connection.execute(wanted).scalars())
+            return set(connection.execute(still_valid).scalars())
 
     def close_session(self, cookie: str) -> None:
         """Sign out."""
@@ -161,9 +161,9 @@ def _token(row: Any) -> Token:
     )
 
 
-def _valid(row: Any, shown: str) -> Principal:
+def _valid(row: Any, credential: str) -> Principal:
     if row.revoked_at_s is not None:
         raise UnauthorizedError("Authorization", "the token was revoked.", "Ask for another one.")
     if row.expires_at_s is not None and row.expires_at_s < time.time():
         raise UnauthorizedError("Authorization", "the token has expired.", "Ask for another one.")
-    return Principal(row.owner, row.scopes, shown)
+    return Principal(row.owner, row.scopes, credential)

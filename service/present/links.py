@@ -14,10 +14,10 @@ from largebatch.service.settings import Settings
 
 def web_address(option: str, text: str) -> str:
     """What an operator gave as an address for people. Raises: InputError."""
-    found = public(text)
-    if found is None:
+    address = public(text)
+    if address is None:
         raise InputError(option, f"{text!r} is no address that a browser can open.", "Example: https://mlflow.example.org")
-    return found
+    return address
 
 
 def public(address: str | None) -> str | None:
@@ -55,5 +55,5 @@ def ray_job(settings: Settings, job: Job) -> str | None:
 
 def details(job: Job, settings: Settings) -> JobDetails:
     """What is shown of a job alone."""
-    found = {"mlflow_url": mlflow_run(settings, job), "ray_dashboard_url": ray_job(settings, job)}
-    return JobDetails.of(job).model_copy(update=found)
+    links = {"mlflow_url": mlflow_run(settings, job), "ray_dashboard_url": ray_job(settings, job)}
+    return JobDetails.of(job).model_copy(update=links)

@@ -56,20 +56,20 @@ def read_trials(folder: Path, after: int, limit: int, is_active: bool) -> Trials
 
 
 def _view(ledger: Ledger, trial: Trial, is_active: bool) -> TrialView:
-    known: dict[str, Any] = trial.model_dump(include={"number", "run_id", "group", "phase", "fields"})
+    facts: dict[str, Any] = trial.model_dump(include={"number", "run_id", "group", "phase", "fields"})
     folder, ending, summary = ledger.folder / trial.run_id, ledger.ending(trial), ledger.summary(trial)
     if summary is not None:
-        known |= {
+        facts |= {
             "outcome": None if ending else str(summary.outcome), "step": summary.steps, "epoch": summary.epochs,
             "test_accuracy": summary.best_test_accuracy, "training_seconds": summary.training_seconds,
             "time_to_accuracy_seconds": summary.time_to_accuracy_seconds,
         }  # fmt: skip
     elif (folder / JOURNAL).exists():
-        known |= of_trial(folder)
+        facts |= of_trial(folder)
     if ending is not None:
-        accuracy = ending.test_accuracy if known.get("test_accuracy") is None else known["test_accuracy"]
-        return TrialView(**{**known, "state": "pruned" if ending.how == "pruned" else "failed", "why": ending.why, "test_accuracy": accuracy})
+        accuracy = ending.test_accuracy if facts.get("test_accuracy") is None else facts["test_accuracy"]
+        return TrialView(**{**facts, "state": "pruned" if ending.how == "pruned" else "failed", "why": ending.why, "test_accuracy": accuracy})
     if summary is not None:
-        return TrialView(**known, state="ended")
+        return TrialView(**facts, state="ended")
     begun = "running" if is_active else "unfinished"
-    return TrialView(**{**known, "state": begun if (folder / JOURNAL).exists() else "waiting"})
+    return TrialView(**{**facts, "state": begun if (folder / JOURNAL).exists() else "waiting"})

@@ -39,10 +39,10 @@ class RunCopies(RunFolders):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, mode=0o700)
         self._storage, self._active, self._look_every_s = storage, active, look_every_s
-        self._known: dict[str, dict[str, tuple[int, int]]] = defaultdict(dict)
+        self._fetched_states: dict[str, dict[str, tuple[int, int]]] = defaultdict(dict)
         self._locks: dict[str, threading.Lock] = defaultdict(threading.Lock)
         self._fetched_at_s: dict[str, float] = {}
-        self._wanted_at_s: dict[str, float] = {}
+        self._used_at_s: dict[str, float] = {}
         self._background = Background("copies", self._run)
 
     def start(self) -> None:
@@ -56,7 +56,7 @@ class RunCopies(RunFolders):
 
     def refresh(self, job_id: str, max_age_s: float = FRESH_S) -> None:
         """See `RunFolders`."""
-        self._wanted_at_s[job_id] = time.monotonic()
+        self._used_at_s[job_id] = time.monotonic()
         with self._locks[job_id]:
             if time.monotonic() - self._fetched_at_s.get(job_id, -max_age_s) < max_age_s:
                 return
@@ -84,15 +84,15 @@ class RunCopies(RunFolders):
                 for name in self._storage.sizes(job_id) if names is None else names:
                     self._storage.remove(f"{job_id}/{name}")
                     (self.root / job_id / name).unlink(missing_ok=True)
-                    self._known[job_id].pop(name, None)
+                    self._fetched_states[job_id].pop(name, None)
             except OSError as error:
                 raise StorageError("storage", f"does not answer ({type(error).__name__}).", "Try again in a moment.") from error
 
     def _fetch(self, job_id: str) -> None:
-        target, known = self.root / job_id, self._known[job_id]
-        found = self._storage.states(job_id)
-        for name, state in found.items():
-            if known.get(name) == state or Path(name).is_absolute() or ".." in Path(name).parts:
+        target, fetched = self.root / job_id, self._fetched_states[job_id]
+        states = self._storage.states(job_id)
+        for name, state in states.items():
+            if fetched.get(name) == state or Path(name).is_absolute() or ".." in Path(name).parts:
                 continue
             if name.startswith(f"{run_folder.CHECKPOINTS}/"):
                 path = target / name
@@ -103,10 +103,10 @@ class RunCopies(RunFolders):
                 self._extend(job_id, state[0])
             else:
                 self._storage.download(f"{job_id}/{name}", target / name)
-            known[name] = state
-        for name in known.keys() - found.keys():
+            fetched[name] = state
+        for name in fetched.keys() - states.keys():
             (target / name).unlink(missing_ok=True)
-            del known[name]
+            del fetched[name]
 
     def _extend(self, job_id: str, size: int) -> None:
         """Append to the journal's copy the lines that it lacks; a shorter journal is another one, and is fetched anew."""
@@ -138,8 +138,8 @@ class RunCopies(RunFolders):
 
     def _prune(self) -> None:
         now = time.monotonic()
-        for job_id in [job_id for job_id, at_s in list(self._wanted_at_s.items()) if now - at_s > KEPT_S]:
+        for job_id in [job_id for job_id, at_s in list(self._used_at_s.items()) if now - at_s > KEPT_S]:
             with self._locks[job_id]:
                 shutil.rmtree(self.root / job_id, ignore_errors=True)
-                for notes in (self._known, self._fetched_at_s, self._wanted_at_s):
+                for notes in (self._fetched_states, self._fetched_at_s, self._used_at_s):
                     notes.pop(job_id, None)

@@ -15,6 +15,7 @@ from largebatch.jobs.run.run_folder import JOURNAL
 from largebatch.service.api.auth import Who
 from largebatch.service.api.dependencies import Dependencies, Deps
 from largebatch.service.api.errors import MEDIA_TYPE, PROBLEM_SCHEMA
+from largebatch.service.api.requests import digest_of
 from largebatch.service.api.routes.job_files import add_file_routes, named
 from largebatch.service.api.routes.operations import SUBMITS
 from largebatch.service.job import Job, Kind
@@ -43,8 +44,8 @@ EVENT_STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-s
 
 def accepted_links(kind: Kind) -> dict[int | str, dict[str, Any]]:
     """What the OpenAPI document says can be done with a job that was accepted."""
-    whats = ("show", "cancel", "resume", "delete", "logs", "artifacts", "records", "series" if kind is Kind.RUN else "advice")
-    links = {what: {"operationId": f"{what}_{kind}", "parameters": {"job_id": "$response.body#/id"}} for what in whats}
+    actions = ("show", "cancel", "resume", "delete", "logs", "artifacts", "records", "series" if kind is Kind.RUN else "advice")
+    links = {action: {"operationId": f"{action}_{kind}", "parameters": {"job_id": "$response.body#/id"}} for action in actions}
     return {202: {"links": links}}
 
 
@@ -58,9 +59,9 @@ class Records(BaseModel):
     """Whether there was nothing more just now."""
 
 
-def submitted(deps: Dependencies, job: Job, key: str | None, digest: str, response: Response) -> JobView:
+def submitted(deps: Dependencies, job: Job, submission: BaseModel, key: str | None, response: Response) -> JobView:
     """Put a job in the database, and answer where it is."""
-    accepted, is_new = deps.store.accept(job, key, digest, deps.settings.max_queued_per_owner)
+    accepted, is_new = deps.store.accept(job, key, digest_of(submission), deps.settings.max_queued_per_owner)
     response.headers["Location"] = f"/v1/{job.kind}s/{accepted.id}"
     if is_new:
         SUBMITS.labels(str(job.kind)).inc()

@@ -70,14 +70,12 @@ class CreatedToken(BaseModel):
 @recipes.get("", operation_id="list_recipes")
 def list_recipes(who: Who) -> list[Recipe]:
     """The recipes that come along."""
-    found = []
-    for name in recipe_paths():
-        spec = build_spec(recipe_document(name))
-        found.append(
-            Recipe(name=name, description=spec.description, dataset=spec.dataset.name, optimizer=spec.optimizer.name,
-                   global_batch_size=spec.batch.global_batch_size)
-        )  # fmt: skip
-    return found
+    specs = {name: build_spec(recipe_document(name)) for name in recipe_paths()}
+    return [
+        Recipe(name=name, description=spec.description, dataset=spec.dataset.name, optimizer=spec.optimizer.name,
+               global_batch_size=spec.batch.global_batch_size)
+        for name, spec in specs.items()
+    ]  # fmt: skip
 
 
 @recipes.get("/{name}", operation_id="show_recipe")
@@ -114,11 +112,11 @@ def list_tokens(deps: Deps, who: Who) -> list[Token]:
 
 
 @tokens.post("", status_code=201, operation_id="create_token")
-def create_token(asked: NewToken, deps: Deps, who: Who) -> CreatedToken:
+def create_token(new: NewToken, deps: Deps, who: Who) -> CreatedToken:
     """Make a token. The secret is in this answer and nowhere else."""
     who.require("admin")
-    expires = None if asked.expires_in_s is None else time.time() + asked.expires_in_s
-    secret, token = deps.tokens.create(asked.owner, asked.scope, expires)
+    expires = None if new.expires_in_s is None else time.time() + new.expires_in_s
+    secret, token = deps.tokens.create(new.owner, new.scope, expires)
     return CreatedToken(secret=secret, token=token)
 
 

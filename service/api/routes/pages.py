@@ -90,11 +90,11 @@ def job_list(
 @router.get("/runs/new")
 def new_run(request: Request, who: Visitor, recipe: Annotated[str, Query(max_length=100)] = "digits-lamb") -> HTMLResponse:
     """The form."""
-    known = _recipes()
-    chosen = recipe if recipe in known else "digits-lamb"
+    recipes = _recipes()
+    chosen = recipe if recipe in recipes else "digits-lamb"
     spec = build_spec(recipe_document(chosen)).model_dump(mode="json")
     fields = {name: (label, value) for name, label in FIELDS.items() if (value := _value(spec, name)) is not MISSING}
-    return render(request, "new_run.html", recipes=known, chosen=chosen, fields=fields, can_submit=who.may("submit"))
+    return render(request, "new_run.html", recipes=recipes, chosen=chosen, fields=fields, can_submit=who.may("submit"))
 
 
 @router.get("/sweeps/new")

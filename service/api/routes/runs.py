@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from largebatch.jobs.launch.options import read_workers
 from largebatch.service.api.auth import Who
 from largebatch.service.api.dependencies import Deps
-from largebatch.service.api.requests import RunSubmit, digest_of, job_of_run
+from largebatch.service.api.requests import RunSubmit, job_of_run
 from largebatch.service.api.routes.jobs import ERRORS, IdempotencyKey, accepted_links, add_event_route, add_job_routes, add_journal_routes, submitted
 from largebatch.service.api.routes.strict_json import StrictRoute
 from largebatch.service.job import Kind
@@ -36,18 +36,18 @@ class Plan(BaseModel):
 
 
 @router.post("", status_code=202, operation_id="submit_run", responses=accepted_links(Kind.RUN))
-async def submit(asked: RunSubmit, deps: Deps, who: Who, response: Response, idempotency_key: IdempotencyKey = None) -> JobView:
+async def submit(submission: RunSubmit, deps: Deps, who: Who, response: Response, idempotency_key: IdempotencyKey = None) -> JobView:
     """Accept a run. It is in the database before this answers."""
     who.require("submit")
-    return await deps.write(lambda: submitted(deps, job_of_run(asked, who.owner, deps.settings), idempotency_key, digest_of(asked), response))
+    return await deps.write(lambda: submitted(deps, job_of_run(submission, who.owner, deps.settings), submission, idempotency_key, response))
 
 
 @router.post("/plan", operation_id="plan_run")
-def plan(asked: RunSubmit, deps: Deps, who: Who) -> Plan:
+def plan(submission: RunSubmit, deps: Deps, who: Who) -> Plan:
     """Check a submission and say what it would do, without running it."""
     who.require("submit")
-    spec = job_of_run(asked, who.owner, deps.settings).spec
-    workers = read_workers(asked.workers).most if asked.workers else None
+    spec = job_of_run(submission, who.owner, deps.settings).spec
+    workers = read_workers(submission.workers).most if submission.workers else None
     return Plan(spec=spec, **deps.analysis_worker.ask("plan", spec, str(deps.settings.data_dir), workers))
 
 

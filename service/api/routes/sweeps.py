@@ -10,7 +10,7 @@ from largebatch.jobs.errors import InputError
 from largebatch.jobs.tracking.folder_mirror import REPORT
 from largebatch.service.api.auth import Who
 from largebatch.service.api.dependencies import Dependencies, Deps
-from largebatch.service.api.requests import SweepSubmit, digest_of, job_of_sweep
+from largebatch.service.api.requests import SweepSubmit, job_of_sweep
 from largebatch.service.api.routes.job_files import confined
 from largebatch.service.api.routes.jobs import ERRORS, After, IdempotencyKey, accepted_links, add_event_route, add_job_routes, submitted
 from largebatch.service.api.routes.runs import PlanLine
@@ -26,10 +26,10 @@ router = APIRouter(prefix="/v1/sweeps", tags=["sweeps"], responses=ERRORS, route
 
 
 @router.post("", status_code=202, operation_id="submit_sweep", responses=accepted_links(Kind.SWEEP))
-async def submit(asked: SweepSubmit, deps: Deps, who: Who, response: Response, idempotency_key: IdempotencyKey = None) -> JobView:
+async def submit(submission: SweepSubmit, deps: Deps, who: Who, response: Response, idempotency_key: IdempotencyKey = None) -> JobView:
     """Accept a sweep. It is in the database before this answers."""
     who.require("submit")
-    return await deps.write(lambda: submitted(deps, job_of_sweep(asked, who.owner, deps.settings), idempotency_key, digest_of(asked), response))
+    return await deps.write(lambda: submitted(deps, job_of_sweep(submission, who.owner, deps.settings), submission, idempotency_key, response))
 
 
 class SweepPlan(BaseModel):
@@ -47,10 +47,10 @@ class SweepPlan(BaseModel):
 
 
 @router.post("/plan", operation_id="plan_sweep")
-def plan(asked: SweepSubmit, deps: Deps, who: Who) -> SweepPlan:
+def plan(submission: SweepSubmit, deps: Deps, who: Who) -> SweepPlan:
     """Check a sweep and say which runs it would have, without running any."""
     who.require("submit")
-    job = job_of_sweep(asked, who.owner, deps.settings)
+    job = job_of_sweep(submission, who.owner, deps.settings)
     assert job.base is not None
     return SweepPlan(spec=job.spec, base=job.base, **deps.analysis_worker.ask("plan_sweep", job.spec, job.base, str(deps.settings.data_dir)))
 
@@ -107,15 +107,15 @@ def _findings(job_id: str, deps: Dependencies, who: Who, with_figures: bool = Fa
     except InputError as error:
         if job.state in FINAL:
             raise _ended_without(job, "an answer", error.problem) from error
-        what = "it waits for its turn" if job.state is State.QUEUED else "the sweep goes on"
-        raise ConflictError("", error.problem, f"Ask again later: {what}.") from error
+        why = "it waits for its turn" if job.state is State.QUEUED else "the sweep goes on"
+        raise ConflictError("", error.problem, f"Ask again later: {why}.") from error
     return answer
 
 
-def _ended_without(job: Job, what: str, why: str = "") -> ConflictError:
-    """What is said where waiting does not help."""
-    said = " ".join(filter(None, (why, job.reason))) or "it says no more."
-    problem = f"this sweep is over ({job.state}), without {what}: {said}"
+def _ended_without(job: Job, missing: str, why: str = "") -> ConflictError:
+    """The refusal where waiting does not help. Args: missing: what the sweep ended without."""
+    reasons = " ".join(filter(None, (why, job.reason))) or "it says no more."
+    problem = f"this sweep is over ({job.state}), without {missing}: {reasons}"
     return ConflictError("", problem, "Mend what it says and submit it again, or resume it: runs that have ended are kept.")
 
 
