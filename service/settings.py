@@ -1,59 +1,74 @@
-"""What an operator decides when starting the service."""
+"""What an operator decides when starting the service: the options of `largebatch serve`, each with its help and default, once."""
 
 import hashlib
 import os
 import tempfile
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any, Self
 
 from largebatch.jobs.errors import InputError
-from largebatch.jobs.launch.options import split_uri
+from largebatch.jobs.launch.options import Option, split_uri
 
 EMBEDDED = "sqlite:///{runs_dir}/service.sqlite"
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+RUNS_DIR = Option(
+    "Where run folders go, and the embedded database; with Ray also a URI, such as s3://bucket/runs.", variable="LARGEBATCH_RUNS_DIR", is_text=True
+)
+DATABASE_URL = Option("postgresql://user@host/database; default: an SQLite file among the runs.", variable="LARGEBATCH_DATABASE_URL")
+RAY_ADDRESS = Option("Dashboard of a Ray cluster that runs the jobs; default: this machine.", variable="RAY_API_SERVER_ADDRESS")
+MLFLOW_URL = Option("MLflow as browsers find it; default MLFLOW_TRACKING_URI.", variable="LARGEBATCH_MLFLOW_URL")
+RAY_DASHBOARD_URL = Option("Ray's dashboard as browsers find it; default --ray-address.", variable="LARGEBATCH_RAY_DASHBOARD_URL")
+TAKE_OVER = Option("Take up local jobs that a machine began which is gone; nothing of them may still run.", flag="--take-over")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
-    """All of it; `largebatch serve --help` says what each is."""
+    """The service's settings; those without an option follow from others, or are for tests."""
 
-    host: str = "127.0.0.1"
-    port: int = 8080
-    database_url: str | None = None
-    """None: an SQLite file in runs_dir."""
-    ray_address: str | None = None
-    """Dashboard of the Ray cluster that runs the jobs; None: this machine's own cores."""
-    data_dir: Path = Path("data")
-    runs_dir: Path = Path("runs")
+    host: Annotated[str, Option("Address to listen on; beyond this machine, tokens are needed.")] = "127.0.0.1"
+    port: Annotated[int, Option("0: any free one.", minimum=0, maximum=65535)] = 8080
+    database_url: Annotated[str | None, DATABASE_URL] = None
+    ray_address: Annotated[str | None, RAY_ADDRESS] = None
+    data_dir: Annotated[Path, Option("Where data sets lie.", variable="LARGEBATCH_DATA_DIR")] = Path("data")
+    runs_dir: Annotated[Path, RUNS_DIR] = Path("runs")
     store: str | None = None
     """URI of the storage that keeps run folders; runs_dir then holds this machine's copies of them."""
-    entry_points: frozenset[str] = frozenset()
-    """Own code that requests may name."""
-    max_running_per_owner: int = 100
-    max_gpus_per_owner: int = 10_000
+    cpus: Annotated[float, Option("Cores that jobs may hold together; default all.", minimum=0.1, is_found_out=True)] = float(os.cpu_count() or 1)
+    gpus: Annotated[int, Option("GPUs that jobs may hold together; default all.", minimum=0, is_found_out=True)] = 0
+    wants_tokens: Annotated[bool, Option("Ask for tokens on this machine too.", flag="--with-tokens")] = False
+    entry_points: Annotated[tuple[str, ...], Option("Own code that requests may name.", flag="--entry-point", metavar="MODULE:FUNCTION")] = ()
+    allows_download: Annotated[bool, Option("Let requests fetch data sets from their publishers.", flag="--allow-download")] = False
+    max_running_per_owner: Annotated[int, Option("Jobs of one owner at a time; 0: accept them, begin none.", minimum=0)] = 100
+    max_gpus_per_owner: Annotated[int, Option("GPUs of one owner at a time.", minimum=0)] = 10_000
     max_queued_per_owner: int = 20_000
-    max_failures: int = 5
-    """Attempts that may end by a fault before the job has failed."""
-    rate_per_minute: int = 60_000
-    """Requests of one owner (or address) in a minute."""
-    allows_download: bool = False
-    cpus: float = field(default_factory=lambda: float(os.cpu_count() or 1))
-    """Cores of this machine that jobs may hold together."""
-    gpus: int = 0
+    rate_per_minute: Annotated[int, Option("Of one asker.", flag="--requests-per-minute", minimum=1)] = 60_000
+    max_failures: Annotated[int, Option("Faults after which a job has failed.", minimum=0)] = 5
     poll_s: float = 0.5
     """Between two looks at the backend."""
-    wants_tokens: bool = False
-    """Ask for tokens on loopback too."""
-    ray_python: str = "python"
-    """The cluster's Python."""
-    takes_over: bool = False
-    """Local jobs that another place began do not run any more; they are taken up here."""
+    ray_python: Annotated[str, Option("The Ray cluster's Python.")] = "python"
+    takes_over: Annotated[bool, TAKE_OVER] = False
     tracking_uri: str | None = None
     """MLflow, as jobs find it (MLFLOW_TRACKING_URI); None: a file among the runs."""
-    mlflow_url: str | None = None
-    """MLflow as people's browsers find it; None: the same, where it is http or https."""
-    ray_dashboard_url: str | None = None
-    """Ray's dashboard as people's browsers find it; None: ray_address."""
+    mlflow_url: Annotated[str | None, MLFLOW_URL] = None
+    ray_dashboard_url: Annotated[str | None, RAY_DASHBOARD_URL] = None
+    log_json: Annotated[bool, Option("Log lines as JSON, one object each.", flag="--log-json")] = False
+
+    @classmethod
+    def read(
+        cls, *, runs_dir: str = "runs", entry_points: Iterable[str] | None = None, cpus: float | None = None, gpus: int | None = None, **values: Any
+    ) -> Self:
+        """The settings that an operator typed: the runs may be kept at a URI, cores and GPUs found out. Raises: InputError."""
+        folder, store = split_uri(runs_dir)
+        if store is not None:
+            # Of this process alone: another replica on this machine, or a run that works here, has its own.
+            digest = hashlib.sha256(store.encode()).hexdigest()[:12]
+            folder = Path(tempfile.gettempdir()) / f"largebatch-copies-{digest}-{values.get('port') or os.getpid()}"
+        return cls(
+            runs_dir=folder, store=store, entry_points=tuple(entry_points or ()), cpus=cls.cpus if cpus is None else cpus,
+            gpus=_num_gpus() if gpus is None else gpus, tracking_uri=os.environ.get("MLFLOW_TRACKING_URI") or None, **values,
+        )  # fmt: skip
 
     @property
     def is_loopback(self) -> bool:
@@ -67,7 +82,9 @@ class Settings:
 
     @property
     def url(self) -> str:
-        """The database's address."""
+        """The database's address. Raises: InputError where the runs' folder can hold no database."""
+        if self.database_url is None and self.store is not None:
+            raise InputError("--runs-dir", "the embedded database needs a folder.", "Give a folder, or --database-url.")
         return self.database_url or EMBEDDED.format(runs_dir=self.runs_dir.resolve())
 
     @property
@@ -76,15 +93,12 @@ class Settings:
         return self.runs_dir / ".service"
 
 
-def read_runs_dir(text: str, port: int, ray_address: str | None, database_url: str | None) -> tuple[Path, str | None]:
-    """(the folder of runs or of copies, the URI of their storage or None) for what an operator gave. Raises: InputError."""
-    folder, store = split_uri(text)
-    if store is None:
-        return folder, None
-    if ray_address is None:
-        raise InputError("--runs-dir", "this machine's own jobs need a folder of this machine.", "Give a folder, or --ray-address.")
-    if database_url is None:
-        raise InputError("--runs-dir", "the embedded database needs a folder.", "Give a folder, or --database-url.")
-    # Of this process alone: another replica on this machine, or a run that works here, has its own.
-    digest = hashlib.sha256(store.encode()).hexdigest()[:12]
-    return Path(tempfile.gettempdir()) / f"largebatch-copies-{digest}-{port or os.getpid()}", store
+def _num_gpus() -> int:
+    """The GPUs that the driver knows, without torch."""
+    import pynvml  # type: ignore[import-untyped]  # here: `largebatch --help` reads the options above, and needs no driver
+
+    try:
+        pynvml.nvmlInit()
+        return int(pynvml.nvmlDeviceGetCount())
+    except pynvml.NVMLError:
+        return 0

@@ -23,8 +23,9 @@ class Option:
     Args:
         flag: its name there, where that is not made of the field's.
         variable: the environment variable that stands in for it.
-        minimum: the smallest number that is taken.
+        minimum, maximum: the smallest and the largest number that is taken.
         is_argument: it has no name, but a position.
+        is_found_out: without it, `read` finds a value.
         is_text: the parsers leave it as it was typed; `read` makes the field's value of it.
     """
 
@@ -32,7 +33,9 @@ class Option:
     flag: str | None = None
     metavar: str | None = None
     variable: str | None = None
-    minimum: int | None = None
+    minimum: float | None = None
+    maximum: float | None = None
+    is_found_out: bool = False
     is_argument: bool = False
     is_text: bool = False
 
@@ -159,7 +162,7 @@ def parameters(model: type) -> list[Parameter]:
     """The fields of an options model that a command line has, in their order."""
     hints = get_type_hints(model, include_extras=True)
     annotated = [(item, get_args(hints[item.name])) for item in fields(model)]
-    return [Parameter(item.name, kinds[0], item.default, kinds[1]) for item, kinds in annotated if isinstance(kinds[-1], Option)]
+    return [Parameter(item.name, kinds[0], item.default, kinds[1]) for item, kinds in annotated if kinds and isinstance(kinds[-1], Option)]
 
 
 def split_uri(text: str) -> tuple[Path, str | None]:

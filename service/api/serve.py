@@ -13,15 +13,21 @@ import uvicorn
 from largebatch.jobs.errors import InputError
 from largebatch.service.api.app import make_app
 from largebatch.service.api.dependencies import make_dependencies
+from largebatch.service.present.links import refuse_unless_public
 from largebatch.service.settings import Settings
 
 GRACE_S = 10
 SWITCH_S = 0.0002
 
 
-def serve(settings: Settings, log_json: bool = False) -> None:
+def serve(settings: Settings) -> None:
     """Answer until SIGTERM or Ctrl-C; jobs go on without the service. Raises: InputError, DatabaseError."""
-    _log_to_stderr(log_json)
+    _log_to_stderr(settings.log_json)
+    if settings.store is not None and settings.ray_address is None:
+        raise InputError("--runs-dir", "this machine's own jobs need a folder of this machine.", "Give a folder, or --ray-address.")
+    for option, address in (("--mlflow-url", settings.mlflow_url), ("--ray-dashboard-url", settings.ray_dashboard_url)):
+        if address is not None:
+            refuse_unless_public(option, address)
     deps = make_dependencies(settings)
     if not settings.is_loopback and not deps.tokens.all():
         raise InputError(

@@ -11,7 +11,7 @@ import typer
 
 from largebatch.jobs.launch.options import Option, Parameter, parameters
 
-PLAIN = (bool, int, Path, float | None)
+PLAIN = (bool, int, float, Path, float | None)
 """Types that typer reads by itself; everything else is text to it."""
 Command = TypeVar("Command", bound=Callable[..., None])
 
@@ -65,7 +65,9 @@ def _typed(parameter: Parameter) -> inspect.Parameter:
         kind, default, words["show_default"] = list[str] | None, None, False
     elif default is inspect.Parameter.empty:
         kind = parameter.kind
-    info = typer.Argument(**words) if option.is_argument else typer.Option(parameter.flag, min=option.minimum, **words)
+    elif option.is_found_out:
+        kind, default, words["show_default"] = kind | None, None, False
+    info = typer.Argument(**words) if option.is_argument else typer.Option(parameter.flag, min=option.minimum, max=option.maximum, **words)
     if kind is str and default is not inspect.Parameter.empty:
         default = str(default)
     return inspect.Parameter(parameter.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info])

@@ -12,12 +12,10 @@ from largebatch.service.present.views import JobDetails
 from largebatch.service.settings import Settings
 
 
-def web_address(option: str, text: str) -> str:
-    """What an operator gave as an address for people. Raises: InputError."""
-    address = public(text)
-    if address is None:
-        raise InputError(option, f"{text!r} is no address that a browser can open.", "Example: https://mlflow.example.org")
-    return address
+def refuse_unless_public(option: str, address: str) -> None:
+    """Raise InputError for an operator's address that people's browsers cannot open."""
+    if public(address) is None:
+        raise InputError(option, f"{address!r} is no address that a browser can open.", "Example: https://mlflow.example.org")
 
 
 def public(address: str | None) -> str | None:
@@ -34,7 +32,7 @@ def public(address: str | None) -> str | None:
 
 def mlflow_run(settings: Settings, job: Job) -> str | None:
     """A run's or sweep's page in MLflow, once its mirror has made one."""
-    base = settings.mlflow_url or public(settings.tracking_uri)
+    base = public(settings.mlflow_url) or public(settings.tracking_uri)
     if base is None:
         return None
     try:
@@ -49,7 +47,7 @@ def mlflow_run(settings: Settings, job: Job) -> str | None:
 
 def ray_job(settings: Settings, job: Job) -> str | None:
     """The newest attempt's page on Ray's dashboard."""
-    base = settings.ray_dashboard_url or public(settings.ray_address)
+    base = public(settings.ray_dashboard_url) or public(settings.ray_address)
     return f"{base}/#/jobs/{quote(f'{job.id}.{job.attempt}', safe='')}" if base and job.attempt else None
 
 

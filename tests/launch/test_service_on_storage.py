@@ -22,12 +22,13 @@ from largebatch.jobs.run.run_folder import CHECKPOINTS, JOURNAL, SUMMARY
 from largebatch.jobs.run.storage import Storage
 from largebatch.jobs.run.stored_run import StoredRun
 from largebatch.service.api.live import Watcher
+from largebatch.service.api.serve import serve
 from largebatch.service.db.engine import connect, upgrade
 from largebatch.service.db.store import Store
 from largebatch.service.job import Job, Kind
 from largebatch.service.present.progress import read_progress
 from largebatch.service.queue.run_copies import RunCopies
-from largebatch.service.settings import read_runs_dir
+from largebatch.service.settings import Settings
 from largebatch.service.states import State
 
 JOB = Job(id="a", kind=Kind.RUN, owner="ann", name="a", recipe=None, cpus=1.0, gpus=0, created_at_s=0.0, state=State.RUNNING, attempt=1)
@@ -47,13 +48,14 @@ def record(step: int) -> StepRecord:
 
 
 def test_where_runs_may_be_kept() -> None:
-    assert read_runs_dir("runs", 8080, None, None) == (Path("runs"), None)
-    folder, store = read_runs_dir("s3://bucket/runs", 8080, "http://head:8265", "postgresql://x")
-    assert store == "s3://bucket/runs"
-    assert folder != read_runs_dir("s3://bucket/runs", 8081, "http://head:8265", "postgresql://x")[0]
-    for given in ((None, "postgresql://x"), ("http://head:8265", None)):
+    on_ray = {"ray_address": "http://head:8265", "database_url": "postgresql://x"}
+    assert (Settings.read(port=8080).runs_dir, Settings.read(port=8080).store) == (Path("runs"), None)
+    settings, other = (Settings.read(runs_dir="s3://bucket/runs", port=port, **on_ray) for port in (8080, 8081))
+    assert (settings.store, settings.url) == ("s3://bucket/runs", "postgresql://x")
+    assert settings.runs_dir != other.runs_dir
+    for missing in on_ray:
         with pytest.raises(InputError, match=r"needs? a folder"):
-            read_runs_dir("s3://bucket/runs", 8080, *given)
+            serve(Settings.read(runs_dir="s3://bucket/runs", port=8080, **{**on_ray, missing: None}))
 
 
 def test_a_copy_grows_with_its_run(bucket: str, tmp_path: Path) -> None:

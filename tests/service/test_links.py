@@ -8,7 +8,7 @@ import pytest
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.run.run_folder import MLFLOW
 from largebatch.service.job import Job, Kind
-from largebatch.service.present.links import details, public, web_address
+from largebatch.service.present.links import details, public, refuse_unless_public
 from largebatch.service.settings import Settings
 
 JOB = Job(id="run-a", kind=Kind.RUN, owner="ann", name="a", recipe=None, cpus=1.0, gpus=0, created_at_s=0.0, attempt=2)
@@ -42,7 +42,7 @@ def test_what_may_be_shown_of_an_address(address: str | None, shown: str | None)
 @pytest.mark.parametrize("text", HOSTILE)
 def test_an_operator_hears_of_a_wrong_address(text: str) -> None:
     with pytest.raises(InputError, match="browser"):
-        web_address("--mlflow-url", text)
+        refuse_unless_public("--mlflow-url", text)
 
 
 def mirrored(tmp_path: Path, **state: object) -> Path:
