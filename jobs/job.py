@@ -25,10 +25,9 @@ from largebatch.jobs.engine.warm_up import warm_up
 from largebatch.jobs.errors import DivergedError
 from largebatch.jobs.models.held import Held
 from largebatch.jobs.models.parameters import description, refuse_unlike_first
-from largebatch.jobs.plan.describe import unread_in_words
 from largebatch.jobs.plan.make import Facts, make_plan
 from largebatch.jobs.prepared import Examined, Prepared, evaluation_batches, examine, new_state, training_batches
-from largebatch.jobs.reporting import Tracker, end, end_failed, start_record, summarise, write_facts
+from largebatch.jobs.reporting import Tracker, begin, end, end_failed, summarise
 from largebatch.jobs.resume import save_checkpoint, saved_state, take_up
 from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.journal import Journal, NoJournal
@@ -86,45 +85,53 @@ def run_job(
     with Journal(run_dir) if job.ranks.is_first else NoJournal() as journal:
         tracker = Tracker(journal, listener, state)
         if resumes:
-            reasons = [*reasons, *take_up(state, job.spec, run_dir, listener.on_notice, lambda: _changes_of_data(job, run_dir))]
-        _begin(job, state, run_dir, tracker, resumes, reasons)
+            data = job.dataset, job.fingerprint, run_dir, job.spec.dataset.may_change
+            reasons = [*reasons, *take_up(state, job.spec, run_dir, listener.on_notice, lambda: refuse_other_data(*data))]
+        begin(job, run_dir, tracker, reasons, goes_on=resumes)
         try:
-            held = Held(state.model, weights=bool(job.findings.by_forward))
-            warm_up(state, job.plan, job.dataset)
-            held.put_back()
-            core_wait = CoreWait()
-            outcome = _train(job, state, tracker, run_dir)
+            _warm_up(job, state)
+            core_wait, patience = CoreWait(), Patience(listener.should_stop, listener.on_notice)
+            batches, score = training_batches(job, patience), _evaluation(job, tracker, patience)
+            try:
+                outcome = train(state, job.plan, batches, score, tracker, _saving(job, tracker, run_dir), listener.should_stop)
+            except DivergedError as error:
+                outcome = Outcome.DIVERGED
+                tracker.notice(f"Diverged: {error.problem} {error.hint}")
             core_wait_fraction = core_wait.longest(job.ranks)
             if (disturbance := in_words(core_wait_fraction)) is not None:
                 tracker.notice(disturbance)
             summary = summarise(job, state, outcome, run_dir, core_wait_fraction)
         except Exception as error:
-            end_failed(job, state, journal, run_dir, error)
+            end_failed(job, run_dir, tracker, error)
             raise
         end(job, run_dir, tracker, summary, draw)
     return summary
 
 
-def _changes_of_data(job: Prepared, run_dir: Path) -> list[str]:
-    return refuse_other_data(job.dataset, job.fingerprint, run_dir, job.spec.dataset.may_change)
+def _warm_up(job: Prepared, state: TrainState) -> None:
+    """Set kernels up; what the passes for it did to the model is undone."""
+    held = Held(state.model, weights=bool(job.findings.by_forward))
+    warm_up(state, job.plan, job.dataset)
+    held.put_back()
 
 
-def _begin(job: Prepared, state: TrainState, run_dir: Path, tracker: Tracker, resumes: bool, reasons: Sequence[str]) -> None:
-    """Write down what the run begins with, or why it goes on."""
-    if job.ranks.is_first:
-        write_facts(job, run_dir)
-    tracker.write(start_record(job, state))
-    if not resumes and not reasons:  # a run that is taken up again has said it
-        for text in (*job.dataset.notices, *job.findings.notices, *filter(None, (unread_in_words(job.plan),))):
-            tracker.notice(text)
-    for reason in reasons:
-        tracker.notice(f"{reason} Going on from step {state.progress.step}.")
+def _evaluation(job: Prepared, tracker: Tracker, patience: Patience) -> Callable[[], Score]:
+    """What the loop calls for the score on the test set. Raises: DataError for samples that are not finite."""
+    state, batches, num_samples = tracker.state, evaluation_batches(job, job.dataset.test, patience), len(job.dataset.test)
+    bfloat16 = job.spec.precision == "bfloat16"
+
+    def score() -> Score:
+        score = evaluate(state, batches, num_samples, bfloat16, notify=tracker.notice)
+        if not math.isfinite(score.loss):
+            refuse_non_finite_samples(state, batches, num_samples, bfloat16)
+        return score
+
+    return score
 
 
-def _train(job: Prepared, state: TrainState, tracker: Tracker, run_dir: Path) -> Outcome:
-    """Train until the loop ends; a divergence is an outcome."""
-    patience = Patience(tracker.listener.should_stop, tracker.listener.on_notice)
-    test, num_test_samples, bfloat16 = evaluation_batches(job, job.dataset.test, patience), len(job.dataset.test), job.spec.precision == "bfloat16"
+def _saving(job: Prepared, tracker: Tracker, run_dir: Path) -> Callable[[bool], None]:
+    """What the loop calls to save a checkpoint, told whether it is the best so far."""
+    state = tracker.state
 
     def save(is_best: bool) -> None:
         # An update that overflowed shows in the next step's loss; until then it must not push out a checkpoint that is sound.
@@ -132,15 +139,4 @@ def _train(job: Prepared, state: TrainState, tracker: Tracker, run_dir: Path) ->
             tracker.journal.sync()
             save_checkpoint(run_dir / run_folder.CHECKPOINTS, saved_state(state), job.spec, is_best=is_best)
 
-    def score() -> Score:
-        score = evaluate(state, test, num_test_samples, bfloat16, notify=tracker.notice)
-        if not math.isfinite(score.loss):
-            refuse_non_finite_samples(state, test, num_test_samples, bfloat16)
-        return score
-
-    batches, should_stop = training_batches(job, patience), tracker.listener.should_stop
-    try:
-        return train(state, job.plan, batches, evaluate=score, tracker=tracker, save=save, should_stop=should_stop)
-    except DivergedError as error:
-        tracker.notice(f"Diverged: {error.problem} {error.hint}")
-        return Outcome.DIVERGED
+    return save

@@ -4,7 +4,7 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from largebatch.jobs.engine.evaluate import evaluate, evaluation_weights
 from largebatch.jobs.engine.model_state import digest
 from largebatch.jobs.engine.state import TrainState
 from largebatch.jobs.errors import CodeError, InputError, LargebatchError
+from largebatch.jobs.plan.describe import unread_in_words
 from largebatch.jobs.plan.step_plan import Slice
 from largebatch.jobs.prepared import Prepared, evaluation_batches
 from largebatch.jobs.run import run_folder
@@ -42,6 +43,19 @@ class Tracker:
         self.write(NoticeRecord(step=self.state.progress.step, text=text))
 
 
+def begin(job: Prepared, run_dir: Path, tracker: Tracker, reasons: Sequence[str], goes_on: bool) -> None:
+    """Write down what the run begins with, or why it goes on."""
+    state = tracker.state
+    if job.ranks.is_first:
+        write_facts(job, run_dir)
+    tracker.write(_start_record(job, state))
+    if not goes_on and not reasons:  # a run that goes on has said it
+        for text in (*job.dataset.notices, *job.findings.notices, *filter(None, (unread_in_words(job.plan),))):
+            tracker.notice(text)
+    for reason in reasons:
+        tracker.notice(f"{reason} Going on from step {state.progress.step}.")
+
+
 def write_facts(job: Prepared, run_dir: Path) -> None:
     """Write down what the run begins with: spec, plan, data, machine."""
     run_folder.write_text(run_dir / run_folder.SPEC, job.spec.model_dump_json(indent=2) + "\n")
@@ -50,7 +64,7 @@ def write_facts(job: Prepared, run_dir: Path) -> None:
     run_folder.write_text(run_dir / run_folder.ENVIRONMENT, json.dumps(environment(job.device), indent=2) + "\n")
 
 
-def start_record(job: Prepared, state: TrainState) -> StartRecord:
+def _start_record(job: Prepared, state: TrainState) -> StartRecord:
     """What a process begins with, be it anew or from a checkpoint."""
     plan = job.plan
     full = Slice(0, 0, plan.global_batch_size)
@@ -81,10 +95,11 @@ def end(job: Prepared, run_dir: Path, tracker: Tracker, summary: RunSummary, dra
     tracker.journal.sync()
 
 
-def end_failed(job: Prepared, state: TrainState, journal: Keeps, run_dir: Path, error: Exception) -> None:
+def end_failed(job: Prepared, run_dir: Path, tracker: Tracker, error: Exception) -> None:
     """Write down that the run has ended, and of what; whoever trains it is told by the error itself."""
     if not job.ranks.is_first or (job.ranks.world_size > 1 and not isinstance(error, (InputError, CodeError))):
         return  # of several workers one may have been lost: the others go on
+    state, journal = tracker.state, tracker.journal
     reason = str(error) if isinstance(error, LargebatchError) else f"{type(error).__name__}: {error}"
     with contextlib.suppress(Exception):  # what failed may be the disk, or a part of the model that the summary asks
         journal.write(NoticeRecord(step=state.progress.step, text=f"{FAILED}{' '.join(reason.split())}"))

@@ -31,7 +31,6 @@ def train(
     state: TrainState,
     plan: TrainPlan,
     batches: Batches,
-    *,
     evaluate: Callable[[], Score],
     tracker: Tracker,
     save: Callable[[bool], None],

@@ -6,9 +6,9 @@ The rate comes after the measurement, for AdaScale's follows from it; under ever
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-import torch
 from torch import nn
 
 from largebatch.jobs.data.keyed_random import sample_order
@@ -24,7 +24,6 @@ from largebatch.jobs.plan.scaling_rules import adascale_gain
 from largebatch.jobs.plan.step_plan import StepPlan
 from largebatch.jobs.plan.train_plan import TrainPlan
 from largebatch.jobs.run.records import StepRecord
-from largebatch.jobs.spec.train_spec import TrainSpec
 
 
 def optimizer_step(state: TrainState, plan: TrainPlan, step: StepPlan, batches: Batches, notify: Callable[[str], None]) -> StepRecord:
@@ -44,7 +43,12 @@ def optimizer_step(state: TrainState, plan: TrainPlan, step: StepPlan, batches: 
         step = plan.with_gain(step, _gain(state, plan, step, trace, norm_squared))
     set_learning_rate(state.optimizer, step.learning_rate)
     _clip(state.model, math.sqrt(measured.own_squared_norm), plan.spec.gradient.clip_norm)
-    _update(state, plan.spec, step)
+    with _lack_of_memory_in_words(plan.spec.optimizer.name, step):
+        state.optimizer.step()
+    if step.is_local:
+        state.local_sgd.count_step(plan.spec.reduction.local_steps)
+    if state.average:
+        state.average.update()
     state.progress.go_to(step.end)
     return StepRecord(
         step=step.number,
@@ -109,23 +113,22 @@ def _gain(state: TrainState, plan: TrainPlan, step: StepPlan, trace: float | Non
 
 def _clip(model: nn.Module, norm: float, max_norm: float | None) -> None:
     if max_norm is not None and norm > max_norm:
-        torch._foreach_mul_([param.grad for param in model.parameters() if param.grad is not None], max_norm / norm)
+        for param in model.parameters():
+            if param.grad is not None:
+                param.grad.mul_(max_norm / norm)
 
 
-def _update(state: TrainState, spec: TrainSpec, step: StepPlan) -> None:
-    """Move the weights and their average. Raises: FaultError where memory runs out: what the update holds does not depend on the micro-batch."""
+@contextmanager
+def _lack_of_memory_in_words(optimizer: str, step: StepPlan) -> Iterator[None]:
+    """Raise FaultError where memory runs out: what an update holds does not depend on the micro-batch."""
     try:
-        state.optimizer.step()
+        yield
     except RuntimeError as error:
         if not ran_out_of_memory(error):
             raise
         raise FaultError(
             "optimizer",
-            f"{spec.optimizer.name}'s update at step {step.number} does not fit into this device's memory beside weights and gradients;"
+            f"{optimizer}'s update at step {step.number} does not fit into this device's memory beside weights and gradients;"
             " a smaller micro-batch would not help.",
             "Use a smaller model, or an optimizer that keeps less, such as sgd.",
         ) from error
-    if step.is_local:
-        state.local_sgd.count_step(spec.reduction.local_steps)
-    if state.average:
-        state.average.update()

@@ -60,7 +60,7 @@ class LocalSum:
 
 def _sum(totals: list[Tensor | None], gradients: list[Tensor | None]) -> list[Tensor | None]:
     """A parameter that some micro-batch did not reach counts as zero there."""
-    both = [(total, gradient) for total, gradient in zip(totals, gradients, strict=True) if total is not None and gradient is not None]
-    if both:
-        torch._foreach_add_([total for total, _ in both], [gradient for _, gradient in both])
+    for total, gradient in zip(totals, gradients, strict=True):
+        if total is not None and gradient is not None:
+            total.add_(gradient)
     return [gradient if total is None else total for total, gradient in zip(totals, gradients, strict=True)]
