@@ -194,7 +194,6 @@ def main() -> None:
         f" {BLOCK:,} samples a side. *With our AdamW*: that limit with our optimizer.",
         f"*loader*: torchvision's MNIST, ToTensor, Normalize, DataLoader with {LOADER_PROCESSES} processes that start with every epoch;"
         " one epoch is one measurement.",
-        "All sides run in one process, so host memory is kept for every one of them as for a run of ours.",
         "All: Keskar's F1 (784, five times 512 with batch-norm, 10), ghost batch-norm as in the plan, float32.",
     ]
     publish("Throughput: F1 on MNIST", rows, notes, given)

@@ -18,7 +18,6 @@ from largebatch.jobs.device import largest_micro_batch, refuse_without_compiler
 from largebatch.jobs.engine.clock import Clock
 from largebatch.jobs.engine.evaluate import evaluation_share
 from largebatch.jobs.engine.model_trial.trial import Findings, Trial, try_out
-from largebatch.jobs.engine.out_of_memory import keep_host_memory
 from largebatch.jobs.engine.ranks.ranks import Ranks
 from largebatch.jobs.engine.state import TrainState, build_state
 from largebatch.jobs.engine.warm_up import activation_bytes_per_sample, refuse_misfit
@@ -107,8 +106,6 @@ class Prepared:
 def new_state(job: Prepared) -> TrainState:
     """Everything that will change, as it is before the first step."""
     spec, model = job.spec, job.model
-    if job.device.type == "cpu":
-        keep_host_memory()
     average = None
     if spec.ema:
         power = job.plan.global_batch_size / spec.ema.base_global_batch_size if spec.ema.base_global_batch_size else 1.0
