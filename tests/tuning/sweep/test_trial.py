@@ -10,7 +10,6 @@ import torch
 from made_sweeps import BASE
 
 from largebatch.tuning.sweep.begin import resume_command
-from largebatch.tuning.sweep.ledger import STOP
 from largebatch.tuning.sweep.space import with_fields
 from largebatch.tuning.sweep.sweep import SweepProgress
 from largebatch.tuning.sweep.trials.process import TrialProcess
@@ -19,8 +18,8 @@ from largebatch.tuning.sweep.trials.resources import Shares, TrialOptions
 FOUR_EPOCHS = with_fields(BASE, {"tracking.enabled": False, "stop.epochs": 4, "stop.at_target": False, "evaluation.every_epochs": 1})
 
 
-def options(folder: Path, ends_at_s: float | None = None) -> TrialOptions:
-    return TrialOptions(folder, Path("data"), Shares(1, float(torch.get_num_threads()), 0.0, "cpu", 1), ends_at_s)
+def options(folder: Path) -> TrialOptions:
+    return TrialOptions(folder, Path("data"), Shares(1, float(torch.get_num_threads()), 0.0, "cpu", 1), None)
 
 
 def test_a_run_waits_at_each_evaluation_and_ends_where_it_is_told_to(tmp_path: Path) -> None:
@@ -31,16 +30,6 @@ def test_a_run_waits_at_each_evaluation_and_ends_where_it_is_told_to(tmp_path: P
     assert all(report.error is None for report in reports)
     reports = [process.begin(FOUR_EPOCHS, "0000"), process.go_on(ends_early=False), process.go_on(ends_early=False)]
     assert [(report.samples_seen, report.is_over) for report in reports] == [(3 * 1437, False), (4 * 1437, False), (4 * 1437, True)]
-
-
-@pytest.mark.parametrize("is_out_of_time", [False, True])
-def test_a_run_stops_by_the_sweeps_file_or_at_the_end_of_its_seconds(tmp_path: Path, is_out_of_time: bool) -> None:
-    if not is_out_of_time:
-        (tmp_path / STOP).touch()
-    report = TrialProcess(options(tmp_path, ends_at_s=0.0 if is_out_of_time else None)).begin(FOUR_EPOCHS, "0000")
-    assert report.is_over
-    assert report.error is None
-    assert report.samples_seen < 1437
 
 
 @pytest.mark.parametrize(("line", "words"), [("raise KeyError('no such weights')", "no such weights"), ("raise SystemExit(3)", "SystemExit: 3")])

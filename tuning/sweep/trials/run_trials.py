@@ -11,7 +11,7 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayError
@@ -114,7 +114,7 @@ class TrialRunner:
             self._idle.append(run.process)
             if report.error is None and not run.ends_early:
                 self._early_stopping.falls_behind(run.trial, report)  # what comes after it is compared with its end as well
-            self._end(run, self._how(run, report), report.error or "")
+            self._end(run, report)
             return
         run.best_accuracy, run.samples_seen = max(run.best_accuracy or 0.0, report.test_accuracy), report.samples_seen
         self._listener.on_report(run.trial, report)
@@ -124,27 +124,24 @@ class TrialRunner:
     def _retry(self, run: _Run, error: RayError) -> None:
         run.num_failures += not (isinstance(error, RayActorError) and error.preempted)
         if run.num_failures > MAX_FAILURES:
-            self._end(run, "faulted", "its process died, again and again")
+            self._end(run, TrialReport(is_over=True, error="its process died, again and again", is_fault=True))
         else:
             self._waiting.appendleft(run)
 
-    def _how(self, run: _Run, report: TrialReport) -> Literal["ended", "stopped", "pruned", "failed", "faulted"]:
-        if run.ends_early:
-            return "pruned" if self._ledger.summary(run.trial) is None else "ended"
-        if report.error is not None:
-            return "faulted" if report.is_fault else "failed"
-        return "stopped" if self._ledger.summary(run.trial) is None else "ended"
-
-    def _end(self, run: _Run, how: Literal["ended", "stopped", "pruned", "failed", "faulted"], why: str) -> None:
-        """Take down how a run ended, and let the search learn from it; a run that was stopped is left for the next time."""
+    def _end(self, run: _Run, report: TrialReport) -> None:
+        """Write down how a run ended, and let the search learn from it; a run that was stopped is left for the next time."""
+        trial, how = run.trial, "stopped"
+        if (report.error is None or run.ends_early) and self._ledger.summary(trial) is not None:
+            how = "ended"
+        elif run.ends_early or report.error is not None:
+            how = "pruned" if run.ends_early else "faulted" if report.is_fault else "failed"
+            ending = {"why": report.error or "", "test_accuracy": run.best_accuracy, "samples_seen": run.samples_seen}
+            self._ledger.add(Ending.model_validate({"number": trial.number, "how": how, **ending}))
         self._ledger.spend()
         if how != "stopped":
-            if how != "ended":
-                ending = Ending(number=run.trial.number, how=how, why=why, test_accuracy=run.best_accuracy, samples_seen=run.samples_seen)
-                self._ledger.add(ending)
-            self._search.ended(run.trial)
-        summary = self._ledger.summary(run.trial)
-        self._listener.on_end(run.trial, summary.outcome.value if how == "ended" and summary else how)
+            self._search.ended(trial)
+        summary = self._ledger.summary(trial)
+        self._listener.on_end(trial, summary.outcome.value if how == "ended" and summary else how)
 
     def _refuse_empty_cluster(self) -> None:
         """Raise RuntimeError where no machine is left for long: Ray would wait for one for ever."""
