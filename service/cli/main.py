@@ -10,7 +10,7 @@ from largebatch.jobs.collector import collect_seldom
 from largebatch.jobs.errors import LargebatchError
 from largebatch.jobs.launch.spinning import spin_briefly
 from largebatch.jobs.streams import drop_what_nobody_reads
-from largebatch.service.cli.commands import answer, doctor, ray_jobs, remote, results, serve, study, sweep, train
+from largebatch.service.cli.commands import answer, doctor, ray_jobs, remote, serve, study, sweep, sync, train
 
 app = typer.Typer(
     name="largebatch",
@@ -21,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for group in (train, study, sweep, answer, results, ray_jobs, serve, remote, doctor):
+for group in (train, study, sweep, answer, sync, ray_jobs, serve, remote, doctor):
     app.add_typer(group.app)
 
 

@@ -1,5 +1,6 @@
 """Options that several commands share beside those of training. Light: help must not wait for torch."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +18,23 @@ OutputDir = Annotated[str, options.OUTPUT_DIR]
 Device = Annotated[str, options.DEVICE]
 RayAddress = Annotated[str | None, options.ADDRESS]
 Dashboard = Annotated[str, typer.Option("--address", help="The cluster's dashboard, such as http://127.0.0.1:8265.", envvar="RAY_API_SERVER_ADDRESS")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunsToRead:
+    """Which runs a question is about, and what they are held against."""
+
+    places: Annotated[list[Path] | None, typer.Argument(metavar="FOLDER...", help=RUN_FOLDERS, show_default=False)] = None
+    experiment: Annotated[str | None, typer.Option(help="Read an MLflow experiment instead.", show_default=False)] = None
+    mlflow_uri: Annotated[str | None, typer.Option(help="MLflow's address.", envvar="MLFLOW_TRACKING_URI", show_default=False)] = None
+    target: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Test accuracy; default what the runs were given.", show_default=False)] = (
+        None
+    )
+    profile: Annotated[Path | None, typer.Option(metavar="FILE.json", help="What `largebatch profile --output` wrote.", show_default=False)] = None
+    reference: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="With --profile: the one run that a prediction was made from; says how far it was off.", show_default=False),
+    ] = None
 
 
 def _keep_standard_output(context: typer.Context, is_asked: bool) -> bool:

@@ -3,9 +3,9 @@
 import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -30,14 +30,15 @@ def spread(command: Command) -> Command:
     `Annotated[type, Option(...)]` becomes typer's own.
     """
     signature, hints = inspect.signature(command), get_type_hints(command, include_extras=True)
-    models: dict[str, tuple[Any, list[str]]] = {}
+    models: dict[str, tuple[Callable[..., Any], list[str]]] = {}
     spread_out: list[inspect.Parameter] = []
     for parameter in signature.parameters.values():
         model, *extras = get_args(hints[parameter.name]) or (hints[parameter.name],)
+        read: Any = getattr(model, "read", model)
         if is_dataclass(model):
-            chosen = [each for each in parameters(model) if not extras or each.name in extras[0].names]  # type: ignore[arg-type]
-            models[parameter.name] = model, [each.name for each in chosen]
-            spread_out += [_typed(each) for each in chosen]
+            chosen = [each for each in _fields(model) if not extras or each.name in extras[0].names]
+            models[parameter.name] = read, [each.name for each in chosen]
+            spread_out += chosen
         elif extras and isinstance(extras[0], Option):
             spread_out.append(_typed(Parameter(parameter.name, model, parameter.default, extras[0])))
         else:
@@ -48,12 +49,22 @@ def spread(command: Command) -> Command:
     @functools.wraps(command)
     def called_by_typer(**values: Any) -> None:
         values |= {name: tuple(values[name] or ()) for name in several}  # typer gives a list, or nothing
-        given = {name: model.read(**{field: values.pop(field) for field in fields}) for name, (model, fields) in models.items()}
+        given = {name: read(**{field: values.pop(field) for field in names}) for name, (read, names) in models.items()}
         command(**given, **values)
 
     keyword_only = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in spread_out]
     called_by_typer.__signature__ = signature.replace(parameters=keyword_only)  # type: ignore[attr-defined]
     return called_by_typer  # type: ignore[return-value]
+
+
+def _fields(model: Any) -> list[inspect.Parameter]:
+    """A parameter for each annotated field of a model."""
+    hints, ours = get_type_hints(model, include_extras=True), {each.name: _typed(each) for each in parameters(model)}
+    return [
+        ours.get(each.name) or inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=each.default, annotation=hints[each.name])
+        for each in fields(model)
+        if get_origin(hints[each.name]) is Annotated
+    ]
 
 
 def _typed(parameter: Parameter) -> inspect.Parameter:

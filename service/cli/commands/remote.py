@@ -1,15 +1,11 @@
 """largebatch remote: runs and sweeps on a service."""
 
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import Annotated
 
 import typer
 
-from largebatch.jobs.streams import print_answer
 from largebatch.service.cli.options import AsJson, Overrides
 from largebatch.service.cli.spread import spread
-
-if TYPE_CHECKING:
-    from largebatch.service.client import Client
 
 remote = typer.Typer(help="Runs and sweeps on a largebatch service.", no_args_is_help=True, add_completion=False)
 app = typer.Typer()
@@ -22,19 +18,6 @@ Recipe = Annotated[
 ]
 IsSweepFile = Annotated[bool, typer.Option("--sweep", help="RECIPE is a sweep.")]
 Workers = Annotated[str | None, typer.Option(metavar="N|MIN:MAX", help="Workers by Ray.", show_default=False)]
-
-
-def _client(server: str | None) -> "Client":
-    import os
-
-    from largebatch.service.client import Client, configured
-
-    # Never an option: command lines are seen by everybody on a machine.
-    return Client(*configured(server, os.environ.get("LARGEBATCH_TOKEN")))
-
-
-def _kind(is_sweep: bool) -> str:
-    return "sweep" if is_sweep else "run"
 
 
 @remote.command(epilog="Example: largebatch remote submit digits-lamb --server http://127.0.0.1:8080 --follow")
@@ -52,63 +35,10 @@ def submit(
     as_json: AsJson = False,
 ) -> None:
     """Submit a recipe, or a sweep, to a service."""
-    import json
-    import sys
+    from largebatch.service.cli.run import remote
 
-    asked = {**_wanted(recipe, overrides, is_sweep), "priority": priority, "gpus": gpus, "workers": workers, "cpus": cpus}
-    code = 0
-    with _client(server) as client:
-        job = client.submit(_kind(is_sweep), asked)
-        if follow or not as_json:
-            print(f"Accepted: {job['id']}", file=sys.stderr if follow else sys.stdout)
-        if follow:
-            code = _follow(client, job["id"], _kind(is_sweep), sys.stderr if as_json else sys.stdout)
-            job = client.show(_kind(is_sweep), job["id"]) if as_json else job
-    if as_json:
-        print_answer(json.dumps(job))
-    raise typer.Exit(code)
-
-
-def _wanted(recipe: str, overrides: tuple[str, ...], is_sweep: bool) -> dict[str, Any]:
-    """What to train, as the service reads it."""
-    from largebatch.jobs.errors import SpecError
-    from largebatch.jobs.spec.read import build_spec, read_override, read_spec
-    from largebatch.tuning.sweep.space import sweep_paths
-
-    if is_sweep:
-        if overrides:
-            raise SpecError("--set", "changes a recipe; a sweep has its own `set`.", "Write it into the sweep's file.")
-        return {"sweep": _sweep(recipe)}
-    if not _is_local(recipe):
-        if recipe in sweep_paths():
-            raise SpecError("RECIPE", f"{recipe} is a sweep.", "Say so with --sweep.")
-        return {"recipe": recipe, "set": dict(read_override(text) for text in overrides)}
-    spec = read_spec(recipe, overrides).model_dump(mode="json", exclude_defaults=True)
-    build_spec(spec)
-    return {"spec": spec}
-
-
-def _is_local(recipe: str) -> bool:
-    """Whether a recipe is a file or pipe of this machine, or must be meant for one; else it is a name, which the service knows."""
-    import os
-
-    return recipe == "-" or os.sep in recipe or recipe.endswith((".yaml", ".yml", ".json")) or (os.path.exists(recipe) and not os.path.isdir(recipe))
-
-
-def _sweep(sweep: str) -> dict[str, Any]:
-    """A sweep's file, or one that comes along by its name. Raises: SpecError."""
-    from pathlib import Path
-
-    from largebatch.jobs.errors import SpecError
-    from largebatch.jobs.spec.read import recipe_paths
-    from largebatch.tuning.sweep.space import find_sweep, read_sweep
-
-    file = find_sweep(sweep)
-    wanted = read_sweep(file)
-    if wanted.recipe not in recipe_paths() and any(path.is_file() for path in (file.parent / wanted.recipe, Path(wanted.recipe))):
-        hint = "Name one (largebatch recipes), with its changes under `set`; or run it here: largebatch sweep."
-        raise SpecError("recipe", f"{wanted.recipe} is a file of yours, and a service's sweep begins from a recipe that comes along.", hint)
-    return wanted.model_dump(mode="json", exclude_unset=True)
+    document = remote.document_of(recipe, overrides, is_sweep, priority=priority, gpus=gpus, workers=workers, cpus=cpus)
+    remote.submit(document, server, is_sweep, follow, as_json)
 
 
 @remote.command(epilog="Example: largebatch remote plan digits-lamb --server http://127.0.0.1:8080")
@@ -122,35 +52,9 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Say what a service would do with a recipe, or a sweep, and run nothing."""
-    import json
+    from largebatch.service.cli.run import remote
 
-    with _client(server) as client:
-        found = client.plan({**_wanted(recipe, overrides, is_sweep), "workers": workers}, _kind(is_sweep))
-    if as_json:
-        print_answer(json.dumps(found))
-        return
-    for line in found["lines"]:
-        print(f"{line['what']}: {line['how']}")
-
-
-def _follow(client: "Client", job_id: str, kind: str, out: TextIO) -> int:
-    """Print what a job does until it is over. Returns the exit code."""
-    import sys
-
-    state, reason, over = "", None, None
-    for name, data in client.events(job_id, kind):
-        if name == "job" and data["progress"].get("runs_over") != over:
-            over = data["progress"].get("runs_over")
-            print(f"{over} runs over", file=out, flush=True)
-        if name == "job" and data["state"] != state:
-            state, reason = data["state"], data["reason"]
-            print(f"{state}{f': {reason}' if reason else ''}", file=sys.stderr, flush=True)
-        elif name == "evaluation":
-            accuracy = f"test accuracy {data['test_accuracy']:.4f}  {data['training_seconds']:.1f} s"
-            print(f"step {data['step']}  epoch {data['epoch']:.2f}  {accuracy}", file=out, flush=True)
-        elif name == "notice":
-            print(data["text"], file=sys.stderr, flush=True)
-    return {"succeeded": 0, "cancelled": 4}.get(state, 1)
+    remote.plan(remote.document_of(recipe, overrides, is_sweep, workers=workers), server, is_sweep, as_json)
 
 
 @remote.command("list", epilog="Example: largebatch remote list --state running")
@@ -162,79 +66,62 @@ def list_jobs(
     as_json: AsJson = False,
 ) -> None:
     """List jobs, newest first."""
-    import json
+    from largebatch.service.cli.run import remote
 
-    from rich.table import Table
-
-    from largebatch.service.cli.tables import output
-
-    with _client(server) as client:
-        found = client.list(_kind(is_sweep), state=state, limit=limit)
-    if as_json:
-        print_answer(json.dumps(found))
-        return
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in ("id", "state", "batch", "accuracy", "training", "owner"):
-        table.add_column(column)
-    for job in found["items"]:
-        progress = job["progress"]
-        accuracy, seconds = progress.get("test_accuracy"), progress.get("training_seconds")
-        batch = "" if is_sweep else str(job["global_batch_size"] or "full")
-        table.add_row(job["id"], job["state"], batch, "" if accuracy is None else f"{accuracy:.4f}",
-                      "" if seconds is None else f"{seconds:.1f} s", job["owner"])  # fmt: skip
-    output().print(table)
+    remote.print_jobs(server, is_sweep, state, limit, as_json)
 
 
 @remote.command(epilog="Example: largebatch remote show digits-lamb-20260101-120000-ab12cd34")
 def show(job_id: JobId, server: Server = None, is_sweep: IsSweep = False) -> None:
     """Print a job as JSON."""
-    import json
+    from largebatch.service.cli.run import remote
 
-    with _client(server) as client:
-        print(json.dumps(client.show(_kind(is_sweep), job_id), indent=2))
+    remote.show(job_id, server, is_sweep)
 
 
 @remote.command(epilog="Example: largebatch remote follow digits-lamb-20260101-120000-ab12cd34")
 def follow(job_id: JobId, server: Server = None, is_sweep: IsSweep = False) -> None:
     """Print what a job does until it is over."""
-    import sys
+    from largebatch.service.cli.run import remote
 
-    with _client(server) as client:
-        raise typer.Exit(_follow(client, job_id, _kind(is_sweep), sys.stdout))
+    remote.follow(job_id, server, is_sweep)
 
 
 @remote.command(epilog="Example: largebatch remote logs digits-lamb-20260101-120000-ab12cd34")
 def logs(job_id: JobId, server: Server = None, is_sweep: IsSweep = False) -> None:
     """Print what a job's newest attempt printed."""
-    with _client(server) as client:
-        print(client.logs(_kind(is_sweep), job_id), end="")
+    from largebatch.service.cli.run import remote
+
+    remote.print_logs(job_id, server, is_sweep)
 
 
 @remote.command(epilog="Example: largebatch remote cancel digits-lamb-20260101-120000-ab12cd34")
 def cancel(job_id: JobId, server: Server = None, is_sweep: IsSweep = False) -> None:
     """End a job after its step; it can be resumed."""
-    with _client(server) as client:
-        print(f"{job_id}: {client.act(_kind(is_sweep), job_id, 'cancel')['state']}, asked to stop")
+    from largebatch.service.cli.run import remote
+
+    remote.act(job_id, server, is_sweep, "cancel", ", asked to stop")
 
 
 @remote.command(epilog="Example: largebatch remote resume digits-lamb-20260101-120000-ab12cd34")
 def resume(job_id: JobId, server: Server = None, is_sweep: IsSweep = False) -> None:
     """Queue a failed or cancelled job again."""
-    with _client(server) as client:
-        print(f"{job_id}: {client.act(_kind(is_sweep), job_id, 'resume')['state']}")
+    from largebatch.service.cli.run import remote
+
+    remote.act(job_id, server, is_sweep, "resume")
 
 
 @remote.command(epilog="Example: largebatch remote delete digits-lamb-20260101-120000-ab12cd34")
 def delete(job_id: JobId, server: Server = None, is_sweep: IsSweep = False) -> None:
     """Forget a job that is over, and remove its files from the server."""
-    with _client(server) as client:
-        client.delete(_kind(is_sweep), job_id)
-    print(f"{job_id}: deleted")
+    from largebatch.service.cli.run import remote
+
+    remote.delete(job_id, server, is_sweep)
 
 
 @remote.command(epilog="Example: largebatch remote advice my-sweep-20260101-120000-ab12cd34")
 def advice(job_id: JobId, server: Server = None) -> None:
     """Print what a sweep says so far."""
-    with _client(server) as client:
-        for line in client.findings(job_id)["words"]:
-            print(line)
+    from largebatch.service.cli.run import remote
+
+    remote.print_advice(job_id, server)

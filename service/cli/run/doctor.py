@@ -7,6 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import httpx
+import psutil
+import typer
+
+from largebatch.jobs.errors import InputError
+from largebatch.jobs.launch.options import split_uri
+from largebatch.jobs.run.run_folder import refuse_unwritable
+from largebatch.jobs.tracking.mlflow_store import sqlite_uri
+from largebatch.service.cli.tables import output, plain_table
+
 PACKAGES = ("torch", "torchvision", "numpy", "pydantic", "PyYAML", "typer", "rich", "mlflow", "plotly", "matplotlib", "scikit-learn", "ray")
 NEEDED = {"torch", "numpy", "pydantic"}
 PATIENCE_S = 3.0
@@ -33,6 +43,16 @@ class Finding(NamedTuple):
     """Whether nothing trains without it."""
 
 
+def doctor(data_dir: Path, output_dir: str) -> None:
+    """Print the findings; exit code 1 where nothing can train."""
+    table, findings = plain_table(), list(examine(data_dir, output_dir))
+    for finding in findings:
+        table.add_row("[green]ok[/green]" if finding.is_fine else "[yellow]--[/yellow]", finding.what, finding.state)
+    output().print(table)
+    if any(finding.is_needed and not finding.is_fine for finding in findings):
+        raise typer.Exit(1)
+
+
 def examine(data_dir: Path, output_dir: str) -> Iterator[Finding]:
     """Everything worth knowing before the first run. Args: output_dir: a folder or a URI."""
     yield Finding("python", True, f"{platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} cores")
@@ -54,7 +74,7 @@ def _packages() -> Iterator[Finding]:
 
 def _device() -> Finding:
     try:
-        import torch
+        import torch  # whose absence is a finding
     except ImportError as error:
         return Finding("device", False, f"torch cannot be imported: {error}", True)
     if torch.cuda.is_available():
@@ -66,8 +86,6 @@ def _device() -> Finding:
 
 def _cores() -> Finding:
     """Whether other work would slow a run that is timed now."""
-    import psutil
-
     count, taken = os.cpu_count() or 1, psutil.cpu_percent(interval=LOOKS_S) / 100
     state = f"{count}, {taken:.0%} taken by other work now"
     if taken < BUSY:
@@ -76,7 +94,7 @@ def _cores() -> Finding:
 
 
 def _data(data_dir: Path) -> Iterator[Finding]:
-    from largebatch.jobs.data.sources.table import TORCHVISION_FILES
+    from largebatch.jobs.data.sources.table import TORCHVISION_FILES  # brings torch along, whose absence is found before
 
     yield Finding("digits", True, f"embedded in scikit-learn: {_size_in_words('digits')}")
     for name, files in TORCHVISION_FILES.items():
@@ -93,10 +111,6 @@ def _size_in_words(name: str) -> str:
 
 
 def _output(output_dir: str) -> Finding:
-    from largebatch.jobs.errors import InputError
-    from largebatch.jobs.launch.options import split_uri
-    from largebatch.jobs.run.run_folder import refuse_unwritable
-
     try:
         folder, store = split_uri(output_dir)
         refuse_unwritable(folder)
@@ -108,9 +122,6 @@ def _output(output_dir: str) -> Finding:
 
 
 def _mlflow(output_dir: str) -> Finding:
-    from largebatch.jobs.launch.options import split_uri
-    from largebatch.jobs.tracking.mlflow_store import sqlite_uri
-
     uri = os.environ.get("MLFLOW_TRACKING_URI")
     if not uri and "://" in output_dir and not output_dir.startswith("file:"):
         return Finding("mlflow store", True, f"none: a database beside {output_dir} would be lost; set MLFLOW_TRACKING_URI for a server")
@@ -120,8 +131,6 @@ def _mlflow(output_dir: str) -> Finding:
     if not uri.startswith(("http://", "https://")):
         return Finding("mlflow store", True, uri)
     away = "runs are kept and `largebatch sync` catches up"
-    import httpx
-
     try:
         status = httpx.get(f"{uri.rstrip('/')}/health", timeout=PATIENCE_S).status_code
     except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:

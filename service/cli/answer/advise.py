@@ -1,0 +1,93 @@
+"""What largebatch advise does."""
+
+import json
+
+from largebatch.jobs.errors import InputError
+from largebatch.jobs.streams import print_answer
+from largebatch.service.cli.answer.runs import Gathered, compare_prediction, find_in, gather, read_profile
+from largebatch.service.cli.checks import refuse_unless_positive
+from largebatch.service.cli.options import RunsToRead
+from largebatch.service.cli.tables import print_rows
+from largebatch.tuning.results.analysis.advice import Limit
+from largebatch.tuning.results.analysis.advice import advise as advise_on
+from largebatch.tuning.results.analysis.prediction import Predicted, misses_in_words, predict, profile_beside_runs
+from largebatch.tuning.results.analysis.reference import Reference
+from largebatch.tuning.results.analysis.settings import settings_of
+from largebatch.tuning.results.analysis.step_time import Profile
+from largebatch.tuning.results.answers import Choice
+from largebatch.tuning.results.collect import noise_estimates
+from largebatch.tuning.results.run_result import RunResult
+from largebatch.tuning.results.wording import answer_of, sentences
+
+
+def advise(runs: RunsToRead, deadline: float | None, max_samples: float | None, as_json: bool) -> None:
+    """Print which batch size is best in which way, by what was measured, or by what a profile and one run predict."""
+    for option, value in (("--target", runs.target), ("--deadline", deadline), ("--max-samples", max_samples)):
+        refuse_unless_positive(option, value)
+    gathered = gather(runs)
+    if runs.profile is not None and runs.reference is None:
+        limits = [Limit("seconds", deadline, None)] if deadline is not None else []
+        limits += [Limit("samples", max_samples, None)] if max_samples is not None else []
+        profile = read_profile(runs.profile)
+        _predict(_only_run(gathered), profile, runs.target, limits, as_json)
+        return
+    findings = find_in(gathered, runs.target, deadline, max_samples)
+    comparison = compare_prediction(findings, runs)
+    answer = answer_of(findings)
+    words = [*answer.words, *comparison.notes]
+    if as_json:
+        errors = [{**miss._asdict(), "error": miss.error} for miss in comparison.misses]
+        print_answer(json.dumps({**answer.numbers(), "words": words, "prediction_errors": errors}))
+        return
+    for line in words:
+        print(line)
+    print_rows(answer.rows)
+    if comparison.misses:
+        print(misses_in_words(comparison.misses))
+        print_rows([miss.row() for miss in comparison.misses])
+
+
+def _only_run(gathered: Gathered) -> RunResult:
+    """The one run that a prediction is made from. Raises: InputError for none or several."""
+    if len(gathered.runs) != 1:
+        hint = "Give one. To see how far a prediction was off, name the run that it was made from with --reference."
+        problem = " ".join([f"holds {len(gathered.runs)} runs, and a prediction is made from one.", *gathered.missing])
+        raise InputError("FOLDER", problem, hint)
+    return gathered.runs[0]
+
+
+def _predict(run: RunResult, profile: Profile, target: float | None, limits: list[Limit], as_json: bool) -> None:
+    target = run.summary.target_accuracy if target is None else target
+    if target is None:
+        raise InputError("--target", "is missing, and the run was given none.", "Example: --target 0.97.")
+    note = profile_beside_runs(profile, next(iter(settings_of([run]))))
+    reference = Reference(run, noise_estimates(run))
+    critical = reference.curve(target).critical_batch
+    predicted = predict(reference, profile, target, [point.global_batch_size for point in profile.points])
+    answers = advise_on([_choice(point, run) for point in predicted], limits)
+    if as_json:
+        print_answer(
+            json.dumps({
+                "target_accuracy": target, "critical_batch_size": critical, "predicted": [point._asdict() for point in predicted],
+                "advice": [answer.model_dump() for answer in answers], "notes": [note] if note else [],
+            })
+        )  # fmt: skip
+        return
+    print(f"Predicted from run {run.summary.run_id} (critical batch {critical:,.0f} by its gradients' noise) and the profile on {profile.device}:")
+    for line in [*([note] if note else []), *sentences(answers)]:
+        print(line)
+    print_rows([_row(point) for point in predicted])
+
+
+def _choice(point: Predicted, run: RunResult) -> Choice:
+    return Choice(
+        global_batch_size=point.global_batch_size, seconds=point.seconds, samples=point.samples, learning_rate=point.learning_rate,
+        momentum=run.momentum, optimizer=run.optimizer, num_seeds=0,
+    )  # fmt: skip
+
+
+def _row(point: Predicted) -> dict[str, str]:
+    return {
+        "batch": f"{point.global_batch_size:,}", "s to target": f"{point.seconds:,.3g}", "steps": f"{point.steps:,.0f}",
+        "samples": f"{point.samples:,.0f}", "learning rate": f"{point.learning_rate:.3g}",
+    }  # fmt: skip

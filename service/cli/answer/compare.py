@@ -1,0 +1,58 @@
+"""What largebatch compare does."""
+
+import json
+from pathlib import Path
+
+import typer
+
+from largebatch.jobs.errors import SpecError
+from largebatch.jobs.run.journal import failure, read_records
+from largebatch.jobs.run.records import Outcome
+from largebatch.jobs.run.run_folder import storage_errors
+from largebatch.jobs.streams import print_answer
+from largebatch.service.cli.checks import refuse_unwritable_file
+from largebatch.service.cli.tables import print_runs
+from largebatch.tuning.report.pages import write_page
+from largebatch.tuning.report.picture_pen import write_png
+from largebatch.tuning.report.run_figures import accuracy_curves, on_unlike_footing
+from largebatch.tuning.results.collect import collect
+from largebatch.tuning.results.findings import NothingEndedError
+from largebatch.tuning.results.run_folders import runs_of_folders
+from largebatch.tuning.results.same_data import told_apart
+from largebatch.tuning.results.wording import disturbance_in_words
+
+WRITERS = {".html": write_page, ".png": write_png}
+
+
+def compare(places: list[Path], figure: Path | None, as_json: bool) -> None:
+    """Print a row for each run, and draw their curves."""
+    if figure is not None:
+        if figure.suffix not in WRITERS:
+            raise SpecError("--figure", f"{figure.name} ends in neither .html nor .png.", "Choose one of the two.")
+        refuse_unwritable_file("--figure", figure)
+    folders = runs_of_folders(places)
+    results = told_apart(collect(folders.run_dirs))
+    if not results:
+        raise NothingEndedError.beside(folders.missing)
+    if figure is not None:
+        with storage_errors(figure):
+            figure.parent.mkdir(parents=True, exist_ok=True)
+            WRITERS[figure.suffix](accuracy_curves(results), figure)
+    rows = [{"recipe": result.name, "optimizer": result.optimizer, **result.summary.model_dump(mode="json")} for result in results]
+    if as_json:
+        print_answer(json.dumps(rows))
+        for line in folders.missing:
+            typer.echo(line, err=True)
+        return
+    print_runs(rows)
+    for run_dir, row in zip(folders.run_dirs, rows, strict=True):
+        if row["outcome"] == Outcome.FAILED:
+            print(f"{run_dir.name} failed: {failure(read_records(run_dir))}")
+    for line in folders.missing:
+        print(line)
+    if unlike := on_unlike_footing(results):
+        print(f"These runs are {unlike}.")
+    if disturbance := disturbance_in_words(results):
+        print(disturbance)
+    if figure is not None:
+        print(f"Figure: {figure.resolve()}")

@@ -1,0 +1,86 @@
+"""The runs and the profile that a question is about, read from where a person says they are."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import pydantic
+
+from largebatch.jobs.errors import SpecError
+from largebatch.service.cli.options import RunsToRead
+from largebatch.tuning.results.analysis.prediction import Miss, Predicted, compare, predict, profile_beside_runs, refuse_other_reference
+from largebatch.tuning.results.analysis.reference import Reference
+from largebatch.tuning.results.analysis.step_time import Profile
+from largebatch.tuning.results.collect import collect, noise_estimates, unreadable_in_words
+from largebatch.tuning.results.experiment import collect_experiment
+from largebatch.tuning.results.findings import Findings, find
+from largebatch.tuning.results.run_folders import runs_of_folders
+from largebatch.tuning.results.run_result import RunResult
+from largebatch.tuning.results.same_data import told_apart
+
+
+class Gathered(NamedTuple):
+    """The runs that a person named."""
+
+    runs: list[RunResult]
+    missing: list[str]
+    """What is not there, or not there yet, in sentences."""
+
+
+def gather(runs: RunsToRead) -> Gathered:
+    """Read them from their folders or from MLflow. Raises: SpecError for neither, or both."""
+    if runs.experiment is None:
+        if not runs.places:
+            raise SpecError("FOLDER", "is missing.", "Give run folders, a sweep's folder, or --experiment.")
+        folders = runs_of_folders(runs.places)
+        return Gathered(told_apart(collect(folders.run_dirs)), folders.missing)
+    if runs.places:
+        raise SpecError("--experiment", "and FOLDER exclude each other.", "Give one of the two.")
+    if runs.mlflow_uri is None:
+        raise SpecError("--mlflow-uri", "is missing.", "Example: sqlite:///runs/mlflow.db.")
+    experiment = collect_experiment(runs.mlflow_uri, runs.experiment)
+    missing = [f"Left out: {experiment.num_unended} runs that have not ended."] if experiment.num_unended else []
+    if experiment.num_foreign:
+        missing.append(f"Not read: {experiment.num_foreign} runs that largebatch did not make.")
+    return Gathered(experiment.results, missing)
+
+
+def find_in(gathered: Gathered, target: float | None, deadline: float | None = None, max_samples: float | None = None) -> Findings:
+    """What the runs say. Raises: NothingEndedError."""
+    return find(gathered.runs, target, deadline_s=deadline, max_samples=max_samples, missing=gathered.missing)
+
+
+def read_profile(path: Path) -> Profile:
+    """What `largebatch profile --output` wrote. Raises: SpecError."""
+    try:
+        return Profile.model_validate_json(path.read_text())
+    except (OSError, UnicodeDecodeError, pydantic.ValidationError) as error:
+        hint = "Make one: largebatch profile RECIPE --output FILE.json"
+        raise SpecError("--profile", f"{path} cannot be read as a profile: {unreadable_in_words(error)}.", hint) from error
+
+
+class Comparison(NamedTuple):
+    """A prediction beside what was measured."""
+
+    profile: Profile | None
+    predicted: list[Predicted]
+    misses: list[Miss]
+    notes: list[str]
+    """What must be said of a profile that is not of the runs' own kind."""
+
+
+def compare_prediction(findings: Findings, runs: RunsToRead) -> Comparison:
+    """What the reference run and the profile predict for the batches that were measured, and how far that is off. Raises: SpecError, InputError."""
+    if runs.profile is None:
+        if runs.reference is not None:
+            hint = "Make one: largebatch profile RECIPE --output FILE"
+            raise SpecError("--profile", "is missing: a prediction stands on a profile and a run.", hint)
+        return Comparison(None, [], [], [])
+    profile = read_profile(runs.profile)
+    notes = [note for note in [profile_beside_runs(profile, findings.setting)] if note]
+    if runs.reference is None:
+        return Comparison(profile, [], [], notes)
+    (run,) = collect([runs.reference])
+    refuse_other_reference(run, findings.setting)
+    measured = {best.global_batch_size: best.seconds.median for best in findings.best if best.seconds.median is not None}
+    predicted = predict(Reference(run, noise_estimates(run)), profile, findings.target, [best.global_batch_size for best in findings.best])
+    return Comparison(profile, predicted, compare(predicted, measured), notes)
