@@ -1,108 +1,84 @@
-"""From `largebatch train --workers 2` to the first optimizer step, split: what is Ray's and what is ours.
+"""From `largebatch train --workers 2` to the first optimizer step, in parts, and what it costs in seconds of a core.
 
 Each time the command runs in a new process and starts and ends its own Ray, dashboard included, as a person's does.
 """
 
+import contextlib
 import itertools
 import json
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
-from typing import Any
 
-WHOSE = {
-    "Python, imports, recipe": "ours",
-    "Ray starts": "Ray",
-    "workers start": "Ray",
-    "data, model, plan": "ours",
-    "kernels, first step": "ours",
-}
-POLL_S = 0.01
+import psutil
+from _report import parser, publish
+
+PARTS = ["Python, imports, Ray starts", "workers start, data, model, plan", "kernels, first step"]
+POLL_S = 0.05
 
 
 def main() -> None:
     """Measure and print."""
-    from _report import parser, publish
-
-    given = parser(__doc__, repetitions=5).parse_args()
-    seen: dict[str, list[float]] = {}
-    for _ in range(given.repetitions):
-        times = list(_times())
-        for what, (before, after) in zip(WHOSE, itertools.pairwise(times), strict=True):
-            seen.setdefault(what, []).append(after - before)
-        seen.setdefault("all", []).append(times[-1] - times[0])
-        print({what: round(values[-1], 2) for what, values in seen.items()}, file=sys.stderr, flush=True)
+    options = parser(__doc__, repetitions=5).parse_args()
+    measured: dict[str, list[float]] = {}
+    for _ in range(options.repetitions):
+        times, cores_s = _measure()
+        values = [later - earlier for earlier, later in itertools.pairwise(times)]
+        row = dict(zip([*PARTS, "all", "seconds of a core"], [*values, times[-1] - times[0], cores_s], strict=True))
+        for what, value in row.items():
+            measured.setdefault(what, []).append(value)
+        print({what: round(value, 2) for what, value in row.items()}, file=sys.stderr, flush=True)
     rows = [
-        {
-            "what": what,
-            "whose": WHOSE.get(what, ""),
-            "seconds, median": f"{median(values):.2f}",
-            "min": f"{min(values):.2f}",
-            "max": f"{max(values):.2f}",
-        }
-        for what, values in seen.items()
+        {"what": what, "seconds, median": f"{median(values):.2f}", "min": f"{min(values):.2f}", "max": f"{max(values):.2f}"}
+        for what, values in measured.items()
     ]
-    ours = [sum(seen[what][index] for what, whose in WHOSE.items() if whose == "ours") for index in range(given.repetitions)]
     notes = [
-        f"Ours, added up: {median(ours):.2f} s median ({min(ours):.2f} ... {max(ours):.2f}); target 2 s.",
-        "Workers start: Ray Train's controller, placement, processes, torch's import in each and the process group.",
+        "Workers start: room in the cluster, Ray Train's controller, processes, torch's import in each and the process group.",
+        "Seconds of a core: of the command and of all processes that it started, up to the first step.",
     ]
-    publish("From the command to the first step of two workers", rows, notes, given)
+    publish("From the command to the first step of two workers", rows, notes, options)
 
 
-def _times() -> Iterator[float]:
-    """Unix times of one run: the command given, and then the end of each part of WHOSE."""
+def _measure() -> tuple[list[float], float]:
+    """Unix times of one run: the command, and then the end of each of PARTS; with the seconds of a core that it took up to there."""
     with tempfile.TemporaryDirectory() as folder:
-        yield time.time()
-        process = subprocess.Popen([sys.executable, __file__, "--command", folder], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        stepped_at_s = _first_step(process, Path(folder))
-        output, _ = process.communicate()
-        marks = json.loads(output.splitlines()[-1])
+        command = ["-m", "largebatch", "train", "digits-lamb", "--workers", "2", "--set", "stop.epochs=2", "--output-dir", folder, "--device", "cpu"]
+        began_at_s = time.time()
+        process = psutil.Popen([sys.executable, *command], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        connected_at_s: list[float] = []
+
+        def listen() -> None:
+            for line in process.stderr:
+                if "Ray's dashboard" in line:
+                    connected_at_s.append(time.time())
+
+        listening = threading.Thread(target=listen)
+        listening.start()
+        stepped_at_s, cores_s = _first_step(process, Path(folder))
+        process.wait()
+        listening.join()
         (journal,) = Path(folder).glob("*/records.jsonl")
-        start = json.loads(journal.read_text().splitlines()[0])
-        yield from (marks["imported"], marks["connected"], marks["begun"], start["at_s"], stepped_at_s)
+        started_at_s = json.loads(journal.read_text().splitlines()[0])["at_s"]
+        return [began_at_s, connected_at_s[0], started_at_s, stepped_at_s], cores_s
 
 
-def _first_step(process: "subprocess.Popen[str]", folder: Path) -> float:
-    while process.poll() is None:
+def _first_step(process: psutil.Process, folder: Path) -> tuple[float, float]:
+    """When it was done, and the seconds of a core of all processes until then."""
+    seconds: dict[int, float] = {}
+    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+        for each in (process, *process.children(recursive=True)):
+            with contextlib.suppress(psutil.Error):
+                used = each.cpu_times()
+                seconds[each.pid] = used.user + used.system
         if any('"kind":"step"' in journal.read_text() for journal in folder.glob("*/records.jsonl")):
-            return time.time()
+            return time.time(), sum(seconds.values())
         time.sleep(POLL_S)
     raise SystemExit("the command ended without a step")
 
 
-def _command(folder: str) -> None:
-    """The command itself, noting on its way when Ray was asked for, when it was there, and when rank 0 was."""
-    from largebatch.jobs.launch.on_ray import train
-    from largebatch.service.cli.main import app
-
-    marks: dict[str, float] = {}
-    connected = train.connected
-
-    def noting_connected(*given: Any, **options: Any) -> Any:
-        marks["imported"] = time.time()
-        return connected(*given, **options)
-
-    class NotingDriver(train._Driver):
-        def __init__(self, *given: Any) -> None:
-            marks["connected"] = time.time()
-            super().__init__(*given)
-
-        def _pass_on(self) -> None:
-            super()._pass_on()
-            marks["begun"] = self._ray.get(self._mailbox.begun_at.remote())
-
-    train.connected, train._Driver = noting_connected, NotingDriver  # type: ignore[misc]
-    app(["train", "digits-lamb", "--workers", "2", "--set", "stop.epochs=2", "--output-dir", folder, "--device", "cpu"], standalone_mode=False)
-    print(json.dumps(marks))
-
-
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--command"]:
-        _command(sys.argv[2])
-    else:
-        main()
+    main()

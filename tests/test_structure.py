@@ -66,7 +66,7 @@ def test_no_import_goes_in_a_circle() -> None:
 @pytest.mark.parametrize("path", [path for path in FILES if name_of(path).startswith("largebatch.jobs")], ids=name_of)
 def test_jobs_import_little_at_the_top(path: Path) -> None:
     outside = {module.split(".")[0] for module in imports(path, top_level_only=True)} - set(sys.stdlib_module_names)
-    allowed = ENGINE | {"ray"} if name_of(path).startswith(LAUNCHERS) else ENGINE
+    allowed = ENGINE | {"ray", "psutil"} if name_of(path).startswith(LAUNCHERS) else ENGINE
     assert outside <= allowed, outside
     everything = {module.split(".")[0] for module in imports(path)} - set(sys.stdlib_module_names)
     assert everything <= allowed | LAZY, everything

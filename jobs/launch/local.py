@@ -55,10 +55,10 @@ def train_locally(
     )
     stored = StoredRun(Storage(options.store), run_dir, listener.on_notice) if options.store else None
     with _stop_requests(listener) as stoppable, mirror or MirrorProcess(mirrored_spec(job.spec, options)) as mirror:
-        return carry_out(job, run_dir, stoppable, mirror, on_start=on_start, draw=draw, resumes=options.resume is not None, stored=stored)
+        return run_mirrored(job, run_dir, stoppable, mirror, on_start=on_start, draw=draw, resumes=options.resume is not None, stored=stored)
 
 
-def carry_out(
+def run_mirrored(
     job: Prepared,
     run_dir: Path,
     listener: Listener,

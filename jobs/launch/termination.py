@@ -7,19 +7,14 @@ early: Ray sets its own handler after it).
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
-training = threading.Event()
+_training = threading.Event()
 """Set while this process trains; only then is there something to save."""
 terminated = threading.Event()
 """Set when this process was told to end while training."""
-
-
-SAVED = "the run was saved"
-
-
-class PreemptedError(Exception):
-    """A worker's machine is going away; the run was saved and goes on elsewhere."""
 
 
 def listen() -> None:
@@ -27,15 +22,27 @@ def listen() -> None:
     previous = signal.getsignal(signal.SIGTERM)
 
     def ask(number: int, frame: FrameType | None) -> None:
-        if training.is_set():
+        if _training.is_set():
             terminated.set()
         elif callable(previous):
             previous(number, frame)
 
     signal.signal(signal.SIGTERM, ask)
-    hear()
+    _unblock()
 
 
-def hear() -> None:
+@contextmanager
+def heard_while_training() -> Iterator[None]:
+    """While this is open a SIGTERM is a request to save and end."""
+    _unblock()
+    terminated.clear()
+    _training.set()
+    try:
+        yield
+    finally:
+        _training.clear()
+
+
+def _unblock() -> None:
     """Let SIGTERM reach this thread, and what it starts; a command's own Ray keeps it from all that it starts."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})

@@ -101,11 +101,12 @@ def train(
     folder: Path, address: str, workers: Workers, given: dict[str, Any], watcher: Watcher | None = None, run_id: str = "run", **options: Any
 ) -> RunSummary:
     """One run of so many workers, half a core each."""
+    draw = options.pop("draw", lambda run_dir: None)
     launch = TrainOptions(
         output_dir=folder, device=options.pop("device", "cpu"), run_id=run_id, workers=workers, cpus_per_worker=options.pop("cpus", 0.5),
         address=address, **options,
     )  # fmt: skip
-    return train_on_ray(build_spec(given), launch, (watcher or Watcher()).listener())
+    return train_on_ray(build_spec(given), launch, (watcher or Watcher()).listener(), draw=draw)
 
 
 def parameters(run_dir: Path) -> dict[str, Tensor]:
@@ -212,6 +213,13 @@ def new_node(head: Head, num_cpus: int) -> Iterator[None]:
     finally:
         end(process)
         log.close()
+
+
+def drain(head: Head, node_id: str) -> None:
+    """Say, as a cluster does of a machine that is reclaimed, that it will be taken away in five minutes."""
+    command = [Path(sys.executable).parent / "ray", "drain-node", "--address", head.address, "--node-id", node_id]
+    reason = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "the test takes it", "--deadline-remaining-seconds", "300"]
+    subprocess.run([*command, *reason], check=True, capture_output=True)
 
 
 @contextmanager

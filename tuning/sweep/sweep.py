@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from signal import Signals
 
+import ray
+
 from largebatch.jobs.data.sources.table import load_dataset
 from largebatch.jobs.errors import FaultError, InputError, LargebatchError
 from largebatch.jobs.launch.on_ray.cluster import connected
@@ -81,8 +83,9 @@ def run_sweep(sweep: SweepSpec, base: TrainSpec, options: SweepOptions, listener
         if ledger.spent_budget(sweep.budget):
             mirror.follow(folder, listener.on_notice)
         else:
-            with connected(TrainOptions(address=options.address)) as ray, ledger:
-                shares = split_machines([node["Resources"] for node in ray.nodes() if node["Alive"]], sweep.resources, options.device)
+            with connected(TrainOptions(address=options.address)), ledger:
+                nodes = ray.nodes()  # type: ignore[no-untyped-call]
+                shares = split_machines([node["Resources"] for node in nodes if node["Alive"]], sweep.resources, options.device)
                 ends_at_s = None if sweep.budget.seconds is None else time.time() + sweep.budget.seconds - ledger.spent_s
                 mirror.follow(folder, listener.on_notice)
                 trial_options = TrialOptions(folder.resolve(), options.data_dir.resolve(), shares, ends_at_s)

@@ -13,7 +13,6 @@ from largebatch.jobs.data.fingerprint import read_fingerprint
 from largebatch.jobs.device import choose_device
 from largebatch.jobs.errors import FaultError, LargebatchError
 from largebatch.jobs.job import prepare, run_job
-from largebatch.jobs.launch.on_ray.priority import train_first
 from largebatch.jobs.launch.on_ray.train import train_on_ray
 from largebatch.jobs.launch.options import TrainOptions, Workers
 from largebatch.jobs.launch.stored_runs import going_on
@@ -70,7 +69,6 @@ class _StopFlag:
 
 
 def _train_here(spec: TrainSpec, options: TrialOptions, run_id: str, listener: Listener) -> RunSummary:
-    train_first()  # Ray's own threads, and on a Ray of the sweep's own all its processes, wait for what trains
     torch.set_num_threads(max(int(options.shares.cpus_per_worker), 1))
     job = prepare(spec, choose_device(options.shares.device), options.data_dir)
     refuse_unlike_others(job.fingerprint, spec, options.folder, run_id)

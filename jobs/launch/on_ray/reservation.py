@@ -1,0 +1,47 @@
+"""Room for workers, set aside by the cluster: so a run knows how many workers it can start before Ray Train starts them.
+
+A cluster that grows on demand sees in a reservation that machines are missing.
+"""
+
+from collections.abc import Collection, Sequence
+from typing import Any, Self
+
+from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
+
+from largebatch.jobs.launch.on_ray.resources import Resources
+
+NODE_LABEL = "ray.io/node-id"
+"""Ray's own label of a machine."""
+
+
+class Reservation:
+    """Placement groups for workers; given back when this is closed.
+
+    Args:
+        sizes: of each placement group, in workers: it has room for all of them or for none. Two runs that each held a part of what both need would
+            wait for each other.
+        left_out: Ray's ids of machines that no worker may go to.
+    """
+
+    def __init__(self, sizes: Sequence[int], resources: Resources, left_out: Collection[str] = ()) -> None:
+        selector = without_machines(left_out)
+        self._placement_groups = [
+            (size, placement_group([resources.bundle] * size, **({"bundle_label_selector": [selector] * size} if selector else {}))) for size in sizes
+        ]
+
+    def num_ready(self) -> int:
+        """How many workers have their room by now."""
+        table: dict[str, dict[str, Any]] = placement_group_table() if self._placement_groups else {}
+        return sum(size for size, group in self._placement_groups if table.get(group.id.hex(), {}).get("state") == "CREATED")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for _size, group in self._placement_groups:
+            remove_placement_group(group)
+
+
+def without_machines(left_out: Collection[str]) -> dict[str, str] | None:
+    """The label selector that keeps workers from these machines; None for no machines."""
+    return {NODE_LABEL: f"!in({','.join(sorted(left_out))})"} if left_out else None

@@ -1,0 +1,158 @@
+"""Ctrl-C and SIGTERM of a command with workers, and its driver's end. Real Ray, real signals."""
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import launch_runs as runs
+import pytest
+import slow
+from launch_runs import Head
+
+from largebatch.jobs.launch.options import Workers
+
+# Ray warns of its own old ways.
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("here", "undrained")]
+TWO = Workers(2, 2)
+
+
+class Command(NamedTuple):
+    """A `largebatch train` that was asked to end."""
+
+    exit_code: int
+    summary: dict[str, Any]
+    said: str
+
+    @property
+    def resumes_with(self) -> list[str]:
+        """The arguments of the command that it says to go on with."""
+        (line,) = [line for line in self.said.splitlines() if "Go on with: largebatch " in line]
+        return shlex.split(line.partition("largebatch ")[2])
+
+
+def largebatch(*arguments: str | Path, **environment: str) -> "subprocess.Popen[str]":
+    """The command in a session of its own, as a terminal starts it."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "largebatch", *arguments], env={**os.environ, **environment}, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def asked_to_end(process: "subprocess.Popen[str]", output_dir: Path, ask: Callable[[], None]) -> Command:
+    """Wait until the command's run is in the middle, ask it to end, and take what it says."""
+
+    def is_training() -> bool:
+        assert process.poll() is None, process.communicate()
+        return any('"step":5,' in journal.read_text() for journal in output_dir.glob("*/records.jsonl"))
+
+    try:
+        runs.wait_for(is_training, 90)
+        ask()
+        output, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    (line,) = output.splitlines()
+    return Command(process.returncode, json.loads(line), said)
+
+
+def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(head: Head, undisturbed: Path, tmp_path: Path) -> None:
+    recipe, output_dir = tmp_path / "recipe.json", tmp_path / "runs"
+    recipe.write_text(json.dumps(runs.slow_document(tmp_path / "acted")))
+    places = ["--output-dir", output_dir, "--data-dir", "data", "--device", "cpu"]
+    process = largebatch("train", recipe, "--workers", "2", "--cpus-per-worker", "0.5", "--address", head.address, *places, "--json")
+    stopped = asked_to_end(process, output_dir, lambda: os.killpg(process.pid, signal.SIGINT))  # a terminal's Ctrl-C reaches the whole group
+    assert stopped.exit_code == 4, stopped.said
+    assert "SIGINT: finishing this step and saving." in stopped.said
+    assert "Traceback" not in stopped.said
+    assert (stopped.summary["outcome"], stopped.summary["world_size"]) == ("stopped", 2)
+    assert 5 <= stopped.summary["steps"] < runs.STEPS
+
+    (tmp_path / "acted").touch()
+    (run_dir,) = output_dir.iterdir()
+    assert stopped.resumes_with[:3] == ["train", "--resume", str(run_dir)]
+    again = largebatch(*stopped.resumes_with, "--json", "--worker-logs")
+    output, said = again.communicate(timeout=120)
+    assert again.returncode == 0, said
+    assert json.loads(output)["steps"] == runs.STEPS
+    assert slow.SAYS in said
+    assert slow.SAYS not in stopped.said
+    assert runs.steps(run_dir) == list(range(1, runs.STEPS + 1))
+    assert runs.same(runs.parameters(undisturbed), runs.parameters(run_dir))
+    over, same = runs.Watcher(), runs.slow_document(tmp_path / "acted")
+    assert runs.train(output_dir, head.address, TWO, same, over, run_id=run_dir.name).steps == runs.STEPS
+    assert any("ended before" in notice for notice in over.notices)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_command_leaves_nothing_of_its_own_ray(tmp_path: Path, number: signal.Signals) -> None:
+    recipe, output_dir, folder = tmp_path / "recipe.json", tmp_path / "runs", tempfile.mkdtemp(prefix="lb", dir="/tmp")
+    recipe.write_text(json.dumps(runs.slow_document(tmp_path / "never")))
+    places = ["--output-dir", output_dir, "--data-dir", "data", "--device", "cpu"]
+    started, commands = set[int](), set[str]()
+    try:
+        process = largebatch("train", recipe, "--workers", "2", *places, "--json", RAY_TMPDIR=folder, TMPDIR=folder)
+
+        def ask() -> None:
+            started.update(runs.descendants(process.pid))
+            commands.update(Path(f"/proc/{pid}/cmdline").read_text() for pid in started)
+            os.killpg(process.pid, number)
+
+        stopped = asked_to_end(process, output_dir, ask)
+        assert stopped.exit_code == 4, stopped.said
+        assert f"{number.name}: finishing this step and saving." in stopped.said
+        assert "Ray's dashboard: http://127.0.0.1:" in stopped.said
+        assert stopped.resumes_with[-2:] == ["--workers", "2"]
+        assert len(started) > 5, "Ray's own processes and two workers"
+        assert not [command for command in commands if "log_monitor" in command or "monitor.py" in command], "nobody reads what these would tell"
+        runs.wait_for(lambda: not [pid for pid in started if _is_alive(pid)], 30)
+        if number == signal.SIGINT:  # SIGTERM to the whole group ends the one that knows where it is
+            assert not list(Path(folder).glob("pymp-*")), "not even what Ray's dashboard leaves there"
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether a process is there, and not just waiting to be buried."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_driver_that_is_killed_is_started_again(head: Head, undisturbed: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "RAY_ADDRESS": head.address, "SPEC": json.dumps(runs.slow_document(tmp_path / "acted"))}
+    command = [sys.executable, "-m", "largebatch.jobs.launch.supervise", "env:SPEC", "--workers", "2", "--cpus-per-worker", "0.5", "--run-id", "run"]
+    supervisor = subprocess.Popen(
+        [*command, "--output-dir", str(tmp_path), "--data-dir", "data", "--device", "cpu"], env=environment, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        journal = tmp_path / "run" / "records.jsonl"
+        ends_at = time.monotonic() + 90
+        while not journal.exists() or '"step":11,' not in journal.read_text():
+            assert supervisor.poll() is None
+            assert time.monotonic() < ends_at
+            time.sleep(0.05)
+        (driver,) = [pid for pid in _children(supervisor.pid) if b"largebatch.jobs" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        os.kill(driver, signal.SIGKILL)
+        (tmp_path / "acted").touch()
+        output, _ = supervisor.communicate(timeout=120)
+    finally:
+        supervisor.kill()
+    assert supervisor.returncode == 0
+    assert json.loads(output.splitlines()[-1])["steps"] == runs.STEPS
+    assert runs.same(runs.parameters(undisturbed), runs.parameters(tmp_path / "run"))
+    assert runs.steps(tmp_path / "run") == list(range(1, runs.STEPS + 1))
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
