@@ -26,7 +26,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from largebatch.jobs.errors import FaultError, LargebatchError
 from largebatch.jobs.launch.on_ray.failures import FailurePolicy, describe, sentence
-from largebatch.jobs.launch.on_ray.reservation import Reservation, without_machines
+from largebatch.jobs.launch.on_ray.reservation import Growth, Reservation, without_machines
 from largebatch.jobs.launch.on_ray.resources import Resources
 from largebatch.jobs.launch.on_ray.run_channel import News, RunChannel
 from largebatch.jobs.launch.on_ray.worker.config import WorkerConfig
@@ -41,8 +41,6 @@ POLL_S = 1.0
 ROOM_POLL_S = 0.2
 ROOM_SETTLES_S = 1.0
 """So long an elastic run that could start waits for room for more workers."""
-GROWS_AFTER_S = 5.0
-"""So long there must have been room for more workers before those that train make place for a larger group."""
 TRIES_WITHOUT_S = 10.0
 """So long a run that is short of workers waits before it takes machines again that it has left out."""
 SAY_WAITING_S = 20.0
@@ -182,10 +180,8 @@ class Driver:
 
     def _look_after(self, fit: "_Fit", num_workers: int) -> News:
         """Until the worker group has ended: pass on what is told, and a request to stop; and see whether there is room for more workers."""
-        has_asked_to_stop = has_asked_to_pause = False
-        room_since_s: float | None = None
-        num_missing = self._workers.most - num_workers
-        with self._reserve([1] * num_missing) as reservation:
+        has_asked_to_stop, growth = False, Growth(self._workers.most - num_workers, self._reserve)
+        with growth:
             while fit.is_alive():
                 fit.join(POLL_S)
                 news = self._pass_on()
@@ -193,13 +189,8 @@ class Driver:
                 if self._should_stop() and not has_asked_to_stop:
                     has_asked_to_stop = True
                     self._channel.ask_to_stop.remote()
-                if num_missing and news.has_begun and reservation.num_ready():
-                    room_since_s = room_since_s or time.monotonic()
-                    if time.monotonic() - room_since_s > GROWS_AFTER_S and not has_asked_to_pause:
-                        has_asked_to_pause = True
-                        self._channel.ask_to_pause.remote()
-                else:
-                    room_since_s = None
+                if news.has_begun and growth.is_due():
+                    self._channel.ask_to_pause.remote()
         return self._pass_on()
 
     def _judge(self, error: BaseException | None, news: News) -> None:

@@ -3,7 +3,9 @@
 A cluster that grows on demand sees in a reservation that machines are missing.
 """
 
-from collections.abc import Collection, Sequence
+import contextlib
+import time
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Self
 
 from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
@@ -12,6 +14,8 @@ from largebatch.jobs.launch.on_ray.resources import Resources
 
 NODE_LABEL = "ray.io/node-id"
 """Ray's own label of a machine."""
+GROWS_AFTER_S = 5.0
+"""So long there must have been room for more workers before those that train make place for a larger group."""
 
 
 class Reservation:
@@ -40,6 +44,38 @@ class Reservation:
     def __exit__(self, *_: object) -> None:
         for _size, group in self._placement_groups:
             remove_placement_group(group)
+
+
+class Growth:
+    """Room for the workers that a group still lacks.
+
+    Args: reserve: makes a reservation. It is called once the group's own workers are there: before, they would lack what it takes.
+    """
+
+    def __init__(self, num_missing: int, reserve: Callable[[Sequence[int]], Reservation]) -> None:
+        self._num_missing, self._reserve = num_missing, reserve
+        self._stack = contextlib.ExitStack()
+        self._reservation: Reservation | None = None
+        self._room_since_s: float | None = None
+        self._is_over = False
+
+    def is_due(self) -> bool:
+        """Whether there has been room for more workers for a while; says so once."""
+        if not self._num_missing or self._is_over:
+            return False
+        self._reservation = self._reservation or self._stack.enter_context(self._reserve([1] * self._num_missing))
+        if not self._reservation.num_ready():
+            self._room_since_s = None
+            return False
+        self._room_since_s = self._room_since_s or time.monotonic()
+        self._is_over = time.monotonic() - self._room_since_s > GROWS_AFTER_S
+        return self._is_over
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
 
 
 def without_machines(left_out: Collection[str]) -> dict[str, str] | None:
