@@ -8,6 +8,7 @@ from pathlib import Path
 from signal import Signals
 
 import ray
+from ray.exceptions import RayError
 
 from largebatch.jobs.data.sources.table import load_dataset
 from largebatch.jobs.errors import FaultError, InputError, LargebatchError
@@ -25,6 +26,7 @@ from largebatch.tuning.sweep.space import count_runs
 from largebatch.tuning.sweep.spec import SweepSpec
 from largebatch.tuning.sweep.trials.early_stop import EarlyStopping
 from largebatch.tuning.sweep.trials.resources import TrialOptions, split_machines
+from largebatch.tuning.sweep.trials.run_trials import TrialRunner
 
 DRAWN_ANEW = (
     "This sweep was begun by another version of largebatch or Optuna, whose draws cannot be repeated: what its runs taught is kept, and those to "
@@ -109,11 +111,6 @@ def _progress(sweep: SweepSpec, ledger: Ledger, was_stopped: bool) -> SweepProgr
 
 def _run_trials(search: Search, listener: SweepListener, options: TrialOptions, resume: str) -> bool:
     """Run what the search has left; returns whether it was asked to stop."""
-    # Ray reads its settings when it is imported, and `connected` has made them by now.
-    from ray.exceptions import RayError
-
-    from largebatch.tuning.sweep.trials.run_trials import TrialRunner
-
     if not search.goes_on:
         listener.on_notice(DRAWN_ANEW)
     stop = threading.Event()
