@@ -1,8 +1,5 @@
 """A run of a sweep in the process that Ray gave it, and what a sweep says of its runs."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -41,32 +38,6 @@ def test_a_model_that_raises_fails_its_run_in_its_own_words(tmp_path: Path, monk
     assert report.is_over
     assert words in (report.error or "")
     assert not report.is_fault
-
-
-TRIAL = """
-import os, sys, threading
-from pathlib import Path
-from largebatch.jobs.spec.read import read_spec
-from largebatch.tuning.sweep.trials.resources import Shares, TrialOptions
-from largebatch.tuning.sweep.trials.train import train_trial
-
-def evaluated(report):
-    print(os.sched_getscheduler(0), os.sched_getscheduler(beside.native_id))
-    return False
-
-beside = threading.Thread(target=threading.Event().wait, daemon=True)
-beside.start()
-os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))  # as on a Ray of the sweep's own
-spec = read_spec("digits-small-batch", ["stop.epochs=null", "stop.steps=2", "tracking.enabled=false"])
-print(train_trial(spec, TrialOptions(Path(sys.argv[1]), Path("data"), Shares(1, 1.0, 0.0, "cpu", 1), None), "one", evaluated).is_over)
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="the policy is Linux's")
-def test_what_trains_goes_first(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", TRIAL, str(tmp_path)], capture_output=True, text=True, check=True, timeout=100)
-    assert done.stdout.splitlines() == [f"{os.SCHED_OTHER} {os.SCHED_BATCH}", "True"]
-    assert (tmp_path / "one" / "summary.json").is_file()
 
 
 def test_the_command_to_go_on_with_is_whole() -> None:
