@@ -22,6 +22,8 @@ from ports import free_port
 from typer.testing import CliRunner
 
 from largebatch.service.cli import main as cli
+from largebatch.service.db.engine import connect, upgrade
+from largebatch.service.db.store import Store
 
 LARGEBATCH = [sys.executable, "-m", "largebatch"]
 ROOT = Path(__file__).resolve().parents[2]
@@ -99,6 +101,15 @@ class Service:
                     return job
             assert time.monotonic() < ends_at, (job, self.log[-3000:])
             time.sleep(0.1)
+
+
+@contextmanager
+def upgraded(url: str) -> Iterator[Store]:
+    """The store of a database whose schema is up to date."""
+    engine = connect(url)
+    upgrade(engine)
+    yield Store(engine)
+    engine.dispose()
 
 
 def new_token(runs_dir: Path, owner: str, *options: str) -> str:

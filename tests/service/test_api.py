@@ -1,8 +1,6 @@
 """The REST interface of a real service, with real training runs."""
 
 import json
-import os
-import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import httpx_sse
+import psutil
 import pytest
+from launch_runs import wait_for
 from servers import Service, serving
 
 from largebatch.jobs.run.journal import read_records
@@ -93,18 +94,10 @@ def test_records_page_by_page(ended: dict[str, Any], http: httpx.Client) -> None
 
 def events(http: httpx.Client, job_id: str, last: str = "") -> list[tuple[str, str, Any]]:
     """(name, id, data) until the stream ends."""
-    found, here = [], {"event": "", "id": "", "data": ""}
-    with http.stream("GET", f"/v1/runs/{job_id}/events", headers={"Last-Event-ID": last} if last else {}) as answer:
-        assert answer.status_code == 200
-        assert answer.headers["content-type"].startswith("text/event-stream")
-        for line in answer.iter_lines():
-            if line:
-                name, _, text = line.partition(": ")
-                here[name] = text
-            elif here["event"]:
-                found.append((here["event"], here["id"], json.loads(here["data"])))
-                here = {"event": "", "id": "", "data": ""}
-    return found
+    with httpx_sse.connect_sse(http, "GET", f"/v1/runs/{job_id}/events", headers={"Last-Event-ID": last} if last else {}) as source:
+        assert source.response.status_code == 200
+        assert source.response.headers["content-type"].startswith("text/event-stream")
+        return [(event.event, event.id, event.json()) for event in source.iter_sse()]
 
 
 def test_events_of_a_run_that_is_over(ended: dict[str, Any], http: httpx.Client) -> None:
@@ -132,14 +125,8 @@ def test_progress_reaches_the_list_soon(service: Service, http: httpx.Client) ->
     job_id = http.post("/v1/runs", json=ENDLESS).json()["id"]
     service.wait(job_id, "running")
     journal = service.runs_dir / job_id / "records.jsonl"
-    ends_at = time.monotonic() + 60
-    while not (journal.exists() and '"kind":"step"' in journal.read_text()):
-        assert time.monotonic() < ends_at
-        time.sleep(0.05)
-    there_s = time.monotonic()
-    while not http.get("/v1/runs", params={"q": job_id}).json()["items"][0]["progress"].get("step"):
-        assert time.monotonic() - there_s < 20
-        time.sleep(0.05)
+    wait_for(lambda: journal.exists() and '"kind":"step"' in journal.read_text(), 60)
+    wait_for(lambda: bool(http.get("/v1/runs", params={"q": job_id}).json()["items"][0]["progress"].get("step")), 20)
     assert http.post(f"/v1/runs/{job_id}/cancel").status_code == 202
     cancelled = service.wait(job_id, "cancelled")
     done = cancelled["progress"]["step"]
@@ -147,10 +134,7 @@ def test_progress_reaches_the_list_soon(service: Service, http: httpx.Client) ->
 
     assert http.post(f"/v1/runs/{job_id}/resume").json()["state"] == "queued"
     service.wait(job_id, "running")
-    ends_at = time.monotonic() + 60
-    while http.get(f"/v1/runs/{job_id}").json()["progress"].get("step", 0) <= done:
-        assert time.monotonic() < ends_at
-        time.sleep(0.1)
+    wait_for(lambda: http.get(f"/v1/runs/{job_id}").json()["progress"].get("step", 0) > done, 60)
     assert http.delete(f"/v1/runs/{job_id}").status_code == 409, "a running job is cancelled first"
     http.post(f"/v1/runs/{job_id}/cancel")
     service.wait(job_id, "cancelled")
@@ -164,12 +148,9 @@ def test_progress_reaches_the_list_soon(service: Service, http: httpx.Client) ->
 def test_a_killed_run_recovers(service: Service, http: httpx.Client) -> None:
     job_id = http.post("/v1/runs", json=ENDLESS).json()["id"]
     checkpoints = service.runs_dir / job_id / "checkpoints"
-    ends_at = time.monotonic() + 60
-    while not (checkpoints.exists() and list(checkpoints.iterdir())):
-        assert time.monotonic() < ends_at
-        time.sleep(0.05)
-    (pid,) = [int(p.name) for p in Path("/proc").iterdir() if p.name.isdecimal() and is_trainer(p, job_id)]
-    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: checkpoints.exists() and bool(list(checkpoints.iterdir())), 60)
+    (trainer,) = [process for process in psutil.process_iter(["cmdline"]) if {"largebatch.jobs", job_id} <= set(process.info["cmdline"] or ())]
+    trainer.kill()
     ends_at = time.monotonic() + 60
     while (job := http.get(f"/v1/runs/{job_id}").json())["attempt"] < 2 or job["state"] != "running":
         assert time.monotonic() < ends_at, job
@@ -178,14 +159,6 @@ def test_a_killed_run_recovers(service: Service, http: httpx.Client) -> None:
     assert "signal 9" in job["reason"]
     http.post(f"/v1/runs/{job_id}/cancel")
     service.wait(job_id, "cancelled")
-
-
-def is_trainer(process: Path, job_id: str) -> bool:
-    try:
-        command = (process / "cmdline").read_bytes()
-    except OSError:
-        return False
-    return b"\0-m\0largebatch.jobs\0" in command and job_id.encode() in command
 
 
 def test_a_key_submits_once(http: httpx.Client) -> None:

@@ -4,12 +4,12 @@ import importlib
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from launch_runs import wait_for
 from servers import Service, new_token, serving
 
 
@@ -52,10 +52,7 @@ def test_a_run_from_recipe_to_summary(call: Callable[..., Any]) -> None:
     assert call("runs.plan_run", body=asked).facts["total_steps"] == 3
     job = call("runs.submit_run", body=asked, idempotency_key="once")
     assert call("runs.submit_run", body=asked, idempotency_key="once").id == job.id
-    ends_at = time.monotonic() + 60
-    while call("runs.show_run", job.id).state not in ("succeeded", "failed"):
-        assert time.monotonic() < ends_at
-        time.sleep(0.2)
+    wait_for(lambda: call("runs.show_run", job.id).state in ("succeeded", "failed"), 60)
     shown = call("runs.show_run", job.id)
     assert (shown.state, shown.outcome, shown.summary["steps"], shown.owner) == ("succeeded", "completed", 3, "alice")
     records = call("runs.records_run", job.id)

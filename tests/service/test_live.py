@@ -11,7 +11,6 @@ import pytest
 from largebatch.jobs.run.journal import Journal
 from largebatch.jobs.run.records import StepRecord
 from largebatch.service.api.live import Watcher
-from largebatch.service.db.engine import connect, upgrade
 from largebatch.service.db.store import Store
 from largebatch.service.job import Job, Kind
 from largebatch.service.present.curves import read_series
@@ -39,17 +38,14 @@ async def heard(watcher: Watcher, after: int = 0) -> list[int]:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_each_record_once_and_in_order(tmp_path: Path, seed: int) -> None:
+def test_each_record_once_and_in_order(sqlite_store: Store, tmp_path: Path, seed: int) -> None:
     draw = random.Random(seed)
-    engine = connect(f"sqlite:///{tmp_path}/x.sqlite")
-    upgrade(engine)
-    store = Store(engine)
-    store.accept(JOB, None, "", 10)
+    sqlite_store.accept(JOB, None, "", 10)
     (tmp_path / "a").mkdir()
     steps = 300
 
     async def scene() -> list[list[int]]:
-        watcher = Watcher(store, RunFolders(tmp_path), look_every_s=0.005, chunk_bytes=500)  # two records: a look has many chunks to read
+        watcher = Watcher(sqlite_store, RunFolders(tmp_path), look_every_s=0.005, chunk_bytes=500)  # two records: a look has many chunks to read
         watcher.start()
 
         async def late() -> list[int]:
@@ -75,7 +71,7 @@ def test_each_record_once_and_in_order(tmp_path: Path, seed: int) -> None:
                 journal.write(record(step))
                 if draw.random() < 0.3:
                     await asyncio.sleep(0.003)
-        await asyncio.to_thread(store.move, JOB, State.SUCCEEDED)
+        await asyncio.to_thread(sqlite_store.move, JOB, State.SUCCEEDED)
         found = await asyncio.wait_for(asyncio.gather(*listeners), 30)
         await watcher.stop()
         assert watcher.num_listeners == 0
@@ -83,18 +79,14 @@ def test_each_record_once_and_in_order(tmp_path: Path, seed: int) -> None:
 
     for steps_heard in asyncio.run(scene()):
         assert steps_heard == list(range(1, steps + 1))
-    engine.dispose()
 
 
-def test_lists_begin_with_how_things_stand(tmp_path: Path) -> None:
-    engine = connect(f"sqlite:///{tmp_path}/x.sqlite")
-    upgrade(engine)
-    store = Store(engine)
+def test_lists_begin_with_how_things_stand(sqlite_store: Store, tmp_path: Path) -> None:
     for name, owner in (("a", "ann"), ("b", "bob")):
-        store.accept(JOB.model_copy(update={"id": name, "owner": owner}), None, "", 10)
+        sqlite_store.accept(JOB.model_copy(update={"id": name, "owner": owner}), None, "", 10)
 
     async def scene() -> bytes:
-        watcher = Watcher(store, RunFolders(tmp_path))
+        watcher = Watcher(sqlite_store, RunFolders(tmp_path))
         watcher.start()
         told, ends_at = b"", time.monotonic() + 20
         async for frame in watcher.listen_to_all(Kind.RUN, "ann"):
@@ -103,8 +95,8 @@ def test_lists_begin_with_how_things_stand(tmp_path: Path) -> None:
                 break
             if told.count(b"event: job") == 1:
                 await asyncio.sleep(1.2)
-                store.ask_to_cancel(JOB)
-                store.move(JOB, State.CANCELLED)
+                sqlite_store.ask_to_cancel(JOB)
+                sqlite_store.move(JOB, State.CANCELLED)
             assert time.monotonic() < ends_at
         await watcher.stop()
         return told
@@ -112,14 +104,10 @@ def test_lists_begin_with_how_things_stand(tmp_path: Path) -> None:
     told = asyncio.run(scene())
     assert told.count(b'"id":"a"') == 2
     assert b'"id":"b"' not in told
-    engine.dispose()
 
 
-def test_one_question_for_all_listeners_and_none_for_their_records(tmp_path: Path) -> None:
-    engine = connect(f"sqlite:///{tmp_path}/x.sqlite")
-    upgrade(engine)
-    store = Store(engine)
-    store.accept(JOB, None, "", 10)
+def test_one_question_for_all_listeners_and_none_for_their_records(sqlite_store: Store, tmp_path: Path) -> None:
+    sqlite_store.accept(JOB, None, "", 10)
     (tmp_path / "a").mkdir()
     asked: list[set[str]] = []
     ended: set[str] = set()
@@ -129,7 +117,7 @@ def test_one_question_for_all_listeners_and_none_for_their_records(tmp_path: Pat
         return shown - ended
 
     async def scene() -> int:
-        watcher = Watcher(store, RunFolders(tmp_path), still_valid, look_every_s=0.005, check_every_s=0.2)
+        watcher = Watcher(sqlite_store, RunFolders(tmp_path), still_valid, look_every_s=0.005, check_every_s=0.2)
         watcher.start()
         told = dict.fromkeys(("one", "other", ""), 0)
 
@@ -158,4 +146,3 @@ def test_one_question_for_all_listeners_and_none_for_their_records(tmp_path: Pat
     assert asyncio.run(scene()) == 0
     assert asked[0] == {"one", "other"}
     assert len(asked) < 20, "by time, not by record"
-    engine.dispose()

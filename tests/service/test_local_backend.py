@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from launch_runs import wait_for
 from servers import job_pids
 
 from largebatch.service.backends import job_supervisor
@@ -55,7 +56,7 @@ def backends(tmp_path: Path) -> Iterator[Callable[[], LocalBackend]]:
             backend.look([])  # it waits for the supervisors that have ended
         return set(psutil.Process().children()) <= before
 
-    wait_for(all_ended)
+    wait_for(all_ended, 20)
 
 
 @pytest.fixture
@@ -66,13 +67,6 @@ def backend(backends: Callable[[], LocalBackend]) -> LocalBackend:
 def job(attempt: int = 1, **parts: object) -> Job:
     given = {"id": "job-a", "kind": Kind.RUN, "owner": "ann", "name": "a", "recipe": None, "spec": {"x": 1}, "cpus": 2.0, "gpus": 0, **parts}
     return Job.model_validate({**given, "created_at_s": 0.0, "state": State.STARTING, "attempt": attempt})
-
-
-def wait_for(is_so: Callable[[], bool]) -> None:
-    ends_at = time.monotonic() + 20
-    while not is_so():
-        assert time.monotonic() < ends_at
-        time.sleep(0.02)
 
 
 def started(tmp_path: Path) -> list[int]:
@@ -88,13 +82,13 @@ def test_begun_twice_it_runs_once(backends: Callable[[], LocalBackend], tmp_path
     assert seen(backend, job()).presence is Presence.ABSENT
     for _ in range(5):
         backend.start(job())
-    wait_for(lambda: started(tmp_path) != [])
+    wait_for(lambda: started(tmp_path) != [], 20)
     other.start(job())
     time.sleep(0.3)
     assert len(started(tmp_path)) == 1
     assert seen(other, job()).presence is Presence.PRESENT
     (tmp_path / "until").write_text("3")
-    wait_for(lambda: seen(other, job()).presence is Presence.ENDED)
+    wait_for(lambda: seen(other, job()).presence is Presence.ENDED, 20)
     assert seen(backend, job()) == Seen(Presence.ENDED, 3, "began")
     backend.start(job())
     time.sleep(0.3)
@@ -104,7 +98,7 @@ def test_begun_twice_it_runs_once(backends: Callable[[], LocalBackend], tmp_path
 def test_an_older_attempt_never_runs_after_a_newer(backend: LocalBackend, tmp_path: Path) -> None:
     (tmp_path / "until").write_text("0")
     backend.start(job(2))
-    wait_for(lambda: seen(backend, job(2)).presence is Presence.ENDED)
+    wait_for(lambda: seen(backend, job(2)).presence is Presence.ENDED, 20)
     folder = tmp_path / "state" / "job-a"
     (folder / "1").mkdir()
     (folder / "1" / job_supervisor.COMMAND).write_text(json.dumps({"command": [sys.executable, "-c", "print('old')"], "cwd": "/", "gpus": []}))
@@ -115,9 +109,9 @@ def test_an_older_attempt_never_runs_after_a_newer(backend: LocalBackend, tmp_pa
 @pytest.mark.parametrize("is_urgent", [False, True])
 def test_stopping(backend: LocalBackend, tmp_path: Path, is_urgent: bool) -> None:
     backend.start(job())
-    wait_for(lambda: started(tmp_path) != [])
+    wait_for(lambda: started(tmp_path) != [], 20)
     backend.stop(job(), is_urgent)
-    wait_for(lambda: seen(backend, job()).presence is not Presence.PRESENT)
+    wait_for(lambda: seen(backend, job()).presence is not Presence.PRESENT, 20)
     # Ended with its supervisor, nobody wrote the exit code down; the reconciler asks the run's folder then.
     assert seen(backend, job()) == (Seen(Presence.ABSENT) if is_urgent else Seen(Presence.ENDED, 4, "began"))
     backend.stop(job(), is_urgent)
@@ -125,7 +119,7 @@ def test_stopping(backend: LocalBackend, tmp_path: Path, is_urgent: bool) -> Non
 
 def test_a_killed_supervisor_leaves_a_job_that_is_still_known(backend: LocalBackend, tmp_path: Path) -> None:
     backend.start(job())
-    wait_for(lambda: started(tmp_path) != [])
+    wait_for(lambda: started(tmp_path) != [], 20)
     os.kill(int((tmp_path / "state" / "job-a" / "1" / job_supervisor.PID).read_text()), signal.SIGKILL)
     time.sleep(0.2)
     assert seen(backend, job()).presence is Presence.PRESENT, "the process holds the lock that its supervisor took"
@@ -133,20 +127,20 @@ def test_a_killed_supervisor_leaves_a_job_that_is_still_known(backend: LocalBack
     time.sleep(0.3)
     assert len(started(tmp_path)) == 1, "a second attempt waits for it"
     backend.stop(job(), is_urgent=False)
-    wait_for(lambda: seen(backend, job()).presence is Presence.ABSENT)
+    wait_for(lambda: seen(backend, job()).presence is Presence.ABSENT, 20)
 
 
 def test_a_killed_process_is_told_by_its_signal(backend: LocalBackend, tmp_path: Path) -> None:
     backend.start(job())
-    wait_for(lambda: started(tmp_path) != [])
+    wait_for(lambda: started(tmp_path) != [], 20)
     os.kill(started(tmp_path)[0], signal.SIGKILL)
-    wait_for(lambda: seen(backend, job()).presence is Presence.ENDED)
+    wait_for(lambda: seen(backend, job()).presence is Presence.ENDED, 20)
     assert seen(backend, job()).exit_code == -9
 
 
 def test_a_process_number_that_went_to_another_is_left_alone(backend: LocalBackend, tmp_path: Path) -> None:
     backend.start(job())
-    wait_for(lambda: started(tmp_path) != [])
+    wait_for(lambda: started(tmp_path) != [], 20)
     (tmp_path / "state" / "job-a" / "1" / job_supervisor.PID).write_text(str(os.getpid()))
     backend.stop(job(), is_urgent=False)  # would end this very test
     time.sleep(0.2)
@@ -156,10 +150,10 @@ def test_a_process_number_that_went_to_another_is_left_alone(backend: LocalBacke
 def test_what_was_fenced_off_never_begins(backend: LocalBackend, tmp_path: Path) -> None:
     assert backend.fence(job())
     backend.start(job())
-    wait_for(lambda: started(tmp_path) != [])
+    wait_for(lambda: started(tmp_path) != [], 20)
     assert not backend.fence(job()), "it has begun"
     (tmp_path / "until").write_text("0")
-    wait_for(lambda: seen(backend, job()).presence is Presence.ENDED)
+    wait_for(lambda: seen(backend, job()).presence is Presence.ENDED, 20)
     (tmp_path / "state" / "job-a" / "1" / job_supervisor.EXIT).unlink()  # as if this attempt's supervisor had not come to it yet
     assert backend.fence(job())
     assert job_supervisor.main(tmp_path / "state" / "job-a", "1") == 0
@@ -170,7 +164,7 @@ def test_logs_from_any_byte(backend: LocalBackend, tmp_path: Path) -> None:
     assert backend.logs(job(), 1, 0, 100) == b""
     (tmp_path / "until").write_text("0")
     backend.start(job())
-    wait_for(lambda: seen(backend, job()).presence is Presence.ENDED)
+    wait_for(lambda: seen(backend, job()).presence is Presence.ENDED, 20)
     assert backend.logs(job(), 1, 0, 100) == b"began\n"
     assert backend.logs(job(), 1, 2, 2) == b"ga"
     assert backend.logs(job(), 1, 99, 100) == b""

@@ -1,28 +1,18 @@
 """Local jobs on a database that two machines share: one of them runs them, the other says so and does not begin."""
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from largebatch.jobs.errors import InputError
 from largebatch.service.backends.local import LocalBackend
-from largebatch.service.db.engine import connect, upgrade
 from largebatch.service.db.store import Store
 from largebatch.service.job import Capacity, Job, Kind
 from largebatch.service.queue.one_host import OneHost
 from largebatch.service.queue.reconcile import Reconciler
 from largebatch.service.settings import Settings
 from largebatch.service.states import State
-
-
-@pytest.fixture
-def store(database_url: str) -> Iterator[Store]:
-    engine = connect(database_url)
-    upgrade(engine)
-    yield Store(engine)
-    engine.dispose()
 
 
 class Machine:

@@ -6,7 +6,7 @@ import sqlite3
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -28,14 +28,6 @@ from largebatch.service.states import State
 def new_job(number: int = 0, **parts: object) -> Job:
     given = {"id": f"run-{number:05}", "owner": "ann", "created_at_s": 1000.0 + number // 3, **parts}
     return Job.model_validate({"kind": Kind.RUN, "name": "run", "recipe": "digits-lamb", "spec": {"a": [1, None]}, "cpus": 1.0, "gpus": 0, **given})
-
-
-@pytest.fixture
-def store(database_url: str) -> Iterator[Store]:
-    engine = connect(database_url)
-    upgrade(engine)
-    yield Store(engine)
-    engine.dispose()
 
 
 def test_the_migrations_make_the_tables_that_the_program_uses(database_url: str) -> None:
@@ -173,16 +165,12 @@ def test_a_lease_has_one_holder_and_runs_out(store: Store) -> None:
         assert sum(pool.map(take, range(8))) == 1
 
 
-def test_nobody_waits_without_end_for_a_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = connect(f"sqlite:///{tmp_path}/service.sqlite")
-    upgrade(engine)
-    store = Store(engine)
+def test_nobody_waits_without_end_for_a_writer(sqlite_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("largebatch.service.db.engine.BUSY_S", 0.05)
     with ThreadPoolExecutor(1) as pool:
-        with writing(engine), pytest.raises(DatabaseError, match="is busy"):
-            pool.submit(store.accept, new_job(), None, "", 10).result()
-        assert pool.submit(store.accept, new_job(), None, "", 10).result()[1], "the turn was given back"
-    engine.dispose()
+        with writing(sqlite_store.engine), pytest.raises(DatabaseError, match="is busy"):
+            pool.submit(sqlite_store.accept, new_job(), None, "", 10).result()
+        assert pool.submit(sqlite_store.accept, new_job(), None, "", 10).result()[1], "the turn was given back"
 
 
 def test_lists_use_an_index(store: Store) -> None:
@@ -218,10 +206,7 @@ def plan_of(store: Store, look: Callable[[], object]) -> str:
         return " ".join(str(row) for row in connection.exec_driver_sql(f"{prefix} {statement}", parameters))
 
 
-def test_a_backup_of_a_database_in_use_comes_back(database_url: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    engine = connect(database_url)
-    upgrade(engine)
-    store = Store(engine)
+def test_a_backup_of_a_database_in_use_comes_back(store: Store, database_url: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     job, _ = store.accept(new_job(), "key", "digest", 10)
     if database_url.startswith("sqlite"):
         restored_url = f"sqlite:///{tmp_path}/restored.sqlite"
@@ -236,7 +221,6 @@ def test_a_backup_of_a_database_in_use_comes_back(database_url: str, tmp_path: P
         subprocess.run([programs / "pg_dump", "-Fc", "-f", tmp_path / "dump", database_url], check=True)
         subprocess.run([programs / "pg_restore", "-d", restored_url, tmp_path / "dump"], check=True)
     store.accept(new_job(1), None, "", 10)  # after the backup
-    engine.dispose()
     engine = connect(restored_url)
     refuse_outdated(engine)
     restored = Store(engine)
