@@ -10,38 +10,37 @@ TIMEOUT_S = 1.0
 
 
 class Tracking:
-    """The tracking server that jobs are mirrored to. Args: uri: None, or a database's or folder's: nothing to ask."""
+    """The tracking server that jobs are mirrored to.
 
-    def __init__(self, uri: str | None) -> None:
+    Args: uri: None, or a database's or folder's: nothing to ask; fresh_s: how long an answer is good; timeout_s: how long one is waited for.
+    """
+
+    def __init__(self, uri: str | None, fresh_s: float = FRESH_S, timeout_s: float = TIMEOUT_S) -> None:
         self._uri = uri if uri and uri.startswith(("http://", "https://")) else None
         self._lock = threading.Lock()
         self._asking: threading.Thread | None = None
-        self._asked_at_s = -FRESH_S
+        self._fresh_s, self._timeout_s = fresh_s, timeout_s
+        self._asked_at_s = -fresh_s
         self._problem = "has not answered yet"
-
-    @property
-    def is_server(self) -> bool:
-        """Whether there is anything to ask."""
-        return self._uri is not None
 
     def state(self) -> str:
         """`ok`, or what is wrong, at most some seconds old; takes a second at most, also where names are not resolved."""
         if self._uri is None:
             return "ok"
         with self._lock:
-            if self._asking is None and time.monotonic() - self._asked_at_s >= FRESH_S:
+            if self._asking is None and time.monotonic() - self._asked_at_s >= self._fresh_s:
                 self._asking = threading.Thread(target=self._ask, name="tracking", daemon=True)
                 self._asking.start()
             asking = self._asking
         if asking is not None:
-            asking.join(TIMEOUT_S)
+            asking.join(self._timeout_s)
         return self._problem
 
     def _ask(self) -> None:
         try:
-            answer = httpx.get(f"{str(self._uri).rstrip('/')}/health", timeout=TIMEOUT_S)
+            response = httpx.get(f"{str(self._uri).rstrip('/')}/health", timeout=self._timeout_s)
             # Whatever the page, MLflow or the proxy before it is up; 5xx says that it is not.
-            self._problem = "ok" if answer.status_code < 500 else f"answers with status {answer.status_code}"
+            self._problem = "ok" if response.status_code < 500 else f"answers with status {response.status_code}"
         except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:  # their texts can hold a password
             self._problem = f"does not answer ({type(error).__name__})"
         with self._lock:

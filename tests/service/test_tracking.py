@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
+from launch_runs import wait_for
 
-from largebatch.service.present import tracking
 from largebatch.service.present.tracking import Tracking
 
 
@@ -41,27 +41,27 @@ def server() -> Iterator[Server]:
     made.server_close()
 
 
-def test_what_is_no_server_is_not_asked() -> None:
-    for uri in (None, "", "sqlite:///x.db", "databricks"):
-        assert (Tracking(uri).state(), Tracking(uri).is_server) == ("ok", False)
+@pytest.mark.parametrize("uri", [None, "", "sqlite:///x.db", "databricks"])
+def test_what_is_no_server_is_not_asked(uri: str | None) -> None:
+    assert Tracking(uri).state() == "ok"
 
 
-def test_up_down_and_up_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = Tracking(f"http://u:hidden-7@127.0.0.1:{server.server_port}/")
-    assert [asked.state() for _ in range(5)] == ["ok"] * 5
-    assert server.num_asked == 1, "one question for many that ask at about the same time"
-    monkeypatch.setattr(tracking, "FRESH_S", 0.0)
+def test_many_that_ask_at_about_the_same_time_are_one_question(server: Server) -> None:
+    tracking = Tracking(f"http://u:hidden-7@127.0.0.1:{server.server_port}/", fresh_s=60.0, timeout_s=20.0)
+    assert [tracking.state() for _ in range(5)] == ["ok"] * 5
+    assert server.num_asked == 1
+
+
+def test_up_down_and_up_again(server: Server) -> None:
+    tracking = Tracking(f"http://u:hidden-7@127.0.0.1:{server.server_port}/", fresh_s=0.0, timeout_s=20.0)
     server.status = 503
-    assert asked.state() == "answers with status 503"
+    assert tracking.state() == "answers with status 503"
     server.status = 401
-    assert asked.state() == "ok", "it answers; what it asks for is the jobs' to bring"
-    monkeypatch.setattr(tracking, "TIMEOUT_S", 0.2)
+    assert tracking.state() == "ok", "it answers; what it asks for is the jobs' to bring"
+    impatient = Tracking(f"http://127.0.0.1:{server.server_port}", fresh_s=0.0, timeout_s=0.2)
     server.status, server.pause_s = 200, 1.0
-    ends_at = time.monotonic() + 10
-    while asked.state() != "does not answer (ReadTimeout)":
-        assert time.monotonic() < ends_at
+    wait_for(lambda: impatient.state() == "does not answer (ReadTimeout)", 10)
     began_s = time.monotonic()
-    asked.state()
+    impatient.state()
     assert time.monotonic() - began_s < 0.9, "whoever asks does not wait for it"
-    nobody = Tracking("http://u:hidden-7@127.0.0.1:9")
-    assert nobody.state() == "does not answer (ConnectError)"
+    assert Tracking("http://u:hidden-7@127.0.0.1:9", timeout_s=20.0).state() == "does not answer (ConnectError)"
