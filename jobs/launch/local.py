@@ -95,14 +95,14 @@ def run_mirrored(
 @contextmanager
 def _stop_requests(listener: Listener) -> Iterator[Listener]:
     """Ctrl-C, SIGTERM and SIGHUP ask the job to stop after its step; a second Ctrl-C ends it at once."""
-    asked = False
+    stops = False
 
     def ask(number: signal.Signals, is_impatient: bool) -> None:
-        nonlocal asked
+        nonlocal stops
         if is_impatient:
             raise KeyboardInterrupt
-        asked = True
+        stops = True
         listener.on_notice(f"{number.name}: finishing this step and saving.")
 
     with stop_requests(ask):
-        yield replace(listener, should_stop=lambda: asked or listener.should_stop())
+        yield replace(listener, should_stop=lambda: stops or listener.should_stop())

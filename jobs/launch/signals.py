@@ -15,12 +15,12 @@ def stop_requests(ask: Callable[[signal.Signals, bool], None]) -> Iterator[None]
 
     Args: ask: told the signal, and whether it is a further Ctrl-C: that one means leaving at once.
     """
-    asked = False
+    is_repeated = False
 
     def handle(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        is_impatient = asked and number == signal.SIGINT
-        asked = True
+        nonlocal is_repeated
+        is_impatient = is_repeated and number == signal.SIGINT
+        is_repeated = True
         ask(signal.Signals(number), is_impatient)
 
     is_main = threading.current_thread() is threading.main_thread()

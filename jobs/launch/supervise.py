@@ -22,12 +22,12 @@ PAUSE_S = 2.0
 
 def main(arguments: list[str]) -> int:
     """The exit code of the last driver."""
-    asked = False
+    stops = False
     child: subprocess.Popen[bytes] | None = None
 
     def ask(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        asked = True
+        nonlocal stops
+        stops = True
         if child is not None:
             child.send_signal(number)
 
@@ -38,11 +38,11 @@ def main(arguments: list[str]) -> int:
         again = {STARTED_AGAIN: "1"} if death else {}
         child = subprocess.Popen(python("-m", "largebatch.jobs", *arguments), env=environment() | again)
         code = child.wait()
-        if code >= 0 or asked:
+        if code >= 0 or stops:
             break
         print(f"The driver was ended by {signal.Signals(-code).name} ({death + 1}); starting it again.", file=sys.stderr, flush=True)
         time.sleep(PAUSE_S)
-        if asked:
+        if stops:
             break
     return code if code >= 0 else 128 - code
 

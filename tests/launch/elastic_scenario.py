@@ -24,7 +24,7 @@ from largebatch.jobs.spec.read import build_spec
 
 def main(tmp_path: Path) -> None:
     """Lose one of two machines, get one that has no data and one that has, and look at the journal."""
-    # A dead node is found in a second rather than in ten, and a group that cannot start asks again soon.
+    # A dead node is measured in a second rather than in ten, and a group that cannot start asks again soon.
     for name, value in {
         "RAY_health_check_initial_delay_ms": "1000",
         "RAY_health_check_period_ms": "500",
@@ -43,9 +43,9 @@ def main(tmp_path: Path) -> None:
     watcher = runs.Watcher()
     # Slow: some hundred steps in all, which one process repeats at the end.
     checkpoint = {"every_steps": 10, "every_seconds": None, "best": False, "keep": 2}
-    given = runs.slow_document(tmp_path / "acted", stop={"steps": 1_000_000}, checkpoint=checkpoint, dataset={"entry_point": "slow:digits"})
+    spec_document = runs.slow_document(tmp_path / "acted", stop={"steps": 1_000_000}, checkpoint=checkpoint, dataset={"entry_point": "slow:digits"})
     ended: list[Any] = []
-    trains = threading.Thread(target=lambda: ended.append(_train(tmp_path, cluster.address, given, watcher)))
+    trains = threading.Thread(target=lambda: ended.append(_train(tmp_path, cluster.address, spec_document, watcher)))
     run_dir = tmp_path / "run"
 
     def worlds() -> list[int]:
@@ -78,18 +78,18 @@ def main(tmp_path: Path) -> None:
     assert all(sum(share) == 250 for share in shares), "the global batch stays what it is"
     assert runs.steps(run_dir) == list(range(1, summary.steps + 1)), "no step lost or doubled"
     (tmp_path / "acted").touch()
-    one, other = (_alone(tmp_path / str(size), given, size, summary.steps) for size in (50, 25))
+    one, other = (_alone(tmp_path / str(size), spec_document, size, summary.steps) for size in (50, 25))
     # What roundings alone do over so many steps; the factor is that of docs/workers.md.
     yardstick = max(runs.distance(one, other), 2**-20)
-    found = runs.distance(one, runs.parameters(run_dir))
-    print(f"after {summary.steps} steps: {found:.1e} from one process, whose own micro-batches differ by {yardstick:.1e}")
-    assert found <= 10 * yardstick
+    measured = runs.distance(one, runs.parameters(run_dir))
+    print(f"after {summary.steps} steps: {measured:.1e} from one process, whose own micro-batches differ by {yardstick:.1e}")
+    assert measured <= 10 * yardstick
 
 
-def _alone(run_dir: Path, given: dict[str, Any], micro_batch_size: int, steps: int) -> dict[str, Tensor]:
+def _alone(run_dir: Path, spec_document: dict[str, Any], micro_batch_size: int, steps: int) -> dict[str, Tensor]:
     """The same run in this process, undisturbed, for so many steps."""
     (run_dir / "checkpoints").mkdir(parents=True)
-    spec = build_spec({**given, "batch": {**given["batch"], "micro_batch_size": micro_batch_size}})
+    spec = build_spec({**spec_document, "batch": {**spec_document["batch"], "micro_batch_size": micro_batch_size}})
     done: list[Any] = []
     listener = Listener(
         on_record=lambda record: done.append(record) if isinstance(record, StepRecord) else None, should_stop=lambda: len(done) >= steps
@@ -98,9 +98,9 @@ def _alone(run_dir: Path, given: dict[str, Any], micro_batch_size: int, steps: i
     return runs.parameters(run_dir)
 
 
-def _train(folder: Path, address: str, given: dict[str, Any], watcher: runs.Watcher) -> Any:
+def _train(folder: Path, address: str, spec_document: dict[str, Any], watcher: runs.Watcher) -> Any:
     try:
-        return runs.train(folder, address, Workers(1, 2), given, watcher, cpus=1.0)
+        return runs.train(folder, address, Workers(1, 2), spec_document, watcher, cpus=1.0)
     except Exception as error:
         return error
 

@@ -70,8 +70,8 @@ def document(**parts: Any) -> dict[str, Any]:
 
 def slow_document(until: Path, **parts: Any) -> dict[str, Any]:
     """The same run, slow until the file `until` is there: told of once a second, it can still be acted on in the middle."""
-    given = document(**parts)
-    return {**given, "model": {"entry_point": "slow:build", "arguments": {**given["model"]["arguments"], "until": str(until)}}}
+    spec_document = document(**parts)
+    return {**spec_document, "model": {"entry_point": "slow:build", "arguments": {**spec_document["model"]["arguments"], "until": str(until)}}}
 
 
 class Watcher:
@@ -98,7 +98,7 @@ class Watcher:
 
 
 def train(
-    folder: Path, address: str, workers: Workers, given: dict[str, Any], watcher: Watcher | None = None, run_id: str = "run", **options: Any
+    folder: Path, address: str, workers: Workers, spec_document: dict[str, Any], watcher: Watcher | None = None, run_id: str = "run", **options: Any
 ) -> RunSummary:
     """One run of so many workers, half a core each."""
     draw = options.pop("draw", lambda run_dir: None)
@@ -106,7 +106,7 @@ def train(
         output_dir=folder, device=options.pop("device", "cpu"), run_id=run_id, workers=workers, cpus_per_worker=options.pop("cpus", 0.5),
         address=address, **options,
     )  # fmt: skip
-    return train_on_ray(build_spec(given), launch, (watcher or Watcher()).listener(), draw=draw)
+    return train_on_ray(build_spec(spec_document), launch, (watcher or Watcher()).listener(), draw=draw)
 
 
 def parameters(run_dir: Path) -> dict[str, Tensor]:
@@ -166,12 +166,12 @@ def descendants(pid: int) -> set[int]:
             except (OSError, IndexError):
                 continue
             children.setdefault(parent, []).append(int(entry.name))
-    found, waiting = set(), [pid]
+    pids, waiting = set(), [pid]
     while waiting:
         for child in children.get(waiting.pop(), []):
-            found.add(child)
+            pids.add(child)
             waiting.append(child)
-    return found
+    return pids
 
 
 def end(process: "subprocess.Popen[bytes]") -> None:
@@ -237,20 +237,20 @@ def new_head(environment: dict[str, str], ports: Sequence[int] = ()) -> Iterator
         stdout=log, stderr=log, start_new_session=True,
         env={**os.environ, **environment, "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0", "TMPDIR": folder},
     )  # fmt: skip
-    found = Head(f"127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[1]}", process.pid)
+    head = Head(f"127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[1]}", process.pid)
     try:
         ends_at = time.monotonic() + START_S
         while True:
             assert process.poll() is None, Path(folder, "head.log").read_text()[-3000:]
             assert time.monotonic() < ends_at, "Ray's head does not answer"
             try:
-                with urllib.request.urlopen(f"{found.dashboard}/api/version", timeout=2):
+                with urllib.request.urlopen(f"{head.dashboard}/api/version", timeout=2):
                     break
             except urllib.error.HTTPError:
                 break  # it answers, and wants a token
             except OSError:
                 time.sleep(0.2)
-        yield found
+        yield head
     finally:
         end(process)
         log.close()

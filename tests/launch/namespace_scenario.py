@@ -119,8 +119,8 @@ with urllib.request.urlopen("http://127.0.0.1:8265/nodes?view=summary", timeout=
 
 def num_nodes(head: Host) -> int:
     """Hosts that Ray's head counts as alive; 0 while it does not answer."""
-    asked = subprocess.run(["ip", "netns", "exec", head.name, sys.executable, "-c", ALIVE], capture_output=True, text=True)
-    return int(asked.stdout) if asked.returncode == 0 else 0
+    done = subprocess.run(["ip", "netns", "exec", head.name, sys.executable, "-c", ALIVE], capture_output=True, text=True)
+    return int(done.stdout) if done.returncode == 0 else 0
 
 
 def start_run(on: Host, folder: Path, name: str, log: Path, output_dir: Path | None = None) -> "subprocess.Popen[bytes]":
@@ -134,11 +134,11 @@ def start_run(on: Host, folder: Path, name: str, log: Path, output_dir: Path | N
 
 def hosts_of_workers(folder: Path) -> set[str]:
     """Namespaces in which the run's workers live."""
-    found = set()
+    namespaces = set()
     for file in folder.glob(f"{slow.WORKER}*"):
         with contextlib.suppress(OSError):
-            found.add(os.readlink(f"/proc/{file.name.removeprefix(slow.WORKER)}/ns/net"))
-    return found
+            namespaces.add(os.readlink(f"/proc/{file.name.removeprefix(slow.WORKER)}/ns/net"))
+    return namespaces
 
 
 def workers_of(folder: Path, on: Host) -> set[int]:

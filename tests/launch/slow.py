@@ -34,6 +34,6 @@ def digits() -> tuple[TensorDataset, TensorDataset]:
     """The digits as a person's own data set. Raises: FileNotFoundError on a machine that has none."""
     if os.environ.get(UNFIT):
         raise FileNotFoundError("no digits on this machine")
-    found = load_dataset(DatasetSpec(name="digits"), Path())
-    train, test = (TensorDataset(part.inputs, part.labels) for part in (found.train, found.test))
+    dataset = load_dataset(DatasetSpec(name="digits"), Path())
+    train, test = (TensorDataset(part.inputs, part.labels) for part in (dataset.train, dataset.test))
     return train, test

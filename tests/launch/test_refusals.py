@@ -60,10 +60,10 @@ def test_bad_input_is_not_tried_again_by_a_driver_that_was_killed(
 ) -> None:
     monkeypatch.setenv("LARGEBATCH_STARTED_AGAIN", "1")  # as the supervisor tells the second driver
     (tmp_path / "workers").mkdir()
-    given = runs.document(**{part: {"entry_point": entry_point, "arguments": {"workers": str(tmp_path / "workers")}}})
+    spec_document = runs.document(**{part: {"entry_point": entry_point, "arguments": {"workers": str(tmp_path / "workers")}}})
     watcher = runs.Watcher()
     with pytest.raises(InputError, match=words) as caught:
-        runs.train(tmp_path / "new", head.address, TWO, given, watcher)
+        runs.train(tmp_path / "new", head.address, TWO, spec_document, watcher)
     assert caught.value.exit_code == 2
     assert not [text for text in watcher.notices if "Failure" in text]
     assert 1 <= len(list((tmp_path / "workers").iterdir())) <= 2, "one group of two, and no other"

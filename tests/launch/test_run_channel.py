@@ -17,14 +17,14 @@ def test_a_request_to_stop_holds_for_all_groups_and_one_to_pause_for_its_own() -
     assert not channel.put([])
     channel.ask_to_pause()
     assert channel.put([])
-    assert channel.was_asked() == (False, True)
+    assert channel.requests() == (False, True)
     channel.new_group()
     assert not channel.put([])
     channel.ask_to_stop()
     channel.new_group()
     assert channel.put([])
     assert channel.begin(), "a group that comes afterwards ends at once"
-    assert channel.was_asked() == (True, False)
+    assert channel.requests() == (True, False)
 
 
 def test_each_group_begins_and_ends_for_itself() -> None:

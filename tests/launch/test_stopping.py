@@ -30,12 +30,12 @@ class Command(NamedTuple):
 
     exit_code: int
     summary: dict[str, Any]
-    said: str
+    stderr: str
 
     @property
     def resumes_with(self) -> list[str]:
         """The arguments of the command that it says to go on with."""
-        (line,) = [line for line in self.said.splitlines() if "Go on with: largebatch " in line]
+        (line,) = [line for line in self.stderr.splitlines() if "Go on with: largebatch " in line]
         return shlex.split(line.partition("largebatch ")[2])
 
 
@@ -57,11 +57,11 @@ def asked_to_end(process: "subprocess.Popen[str]", output_dir: Path, ask: Callab
     try:
         runs.wait_for(is_training, 90)
         ask()
-        output, said = process.communicate(timeout=60)
+        output, stderr = process.communicate(timeout=60)
     finally:
         process.kill()
     (line,) = output.splitlines()
-    return Command(process.returncode, json.loads(line), said)
+    return Command(process.returncode, json.loads(line), stderr)
 
 
 def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(head: Head, undisturbed: Path, tmp_path: Path) -> None:
@@ -70,9 +70,9 @@ def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(head: Head, undist
     places = ["--output-dir", output_dir, "--data-dir", "data", "--device", "cpu"]
     process = largebatch("train", recipe, "--workers", "2", "--cpus-per-worker", "0.5", "--address", head.address, *places, "--json")
     stopped = asked_to_end(process, output_dir, lambda: os.killpg(process.pid, signal.SIGINT))  # a terminal's Ctrl-C reaches the whole group
-    assert stopped.exit_code == 4, stopped.said
-    assert "SIGINT: finishing this step and saving." in stopped.said
-    assert "Traceback" not in stopped.said
+    assert stopped.exit_code == 4, stopped.stderr
+    assert "SIGINT: finishing this step and saving." in stopped.stderr
+    assert "Traceback" not in stopped.stderr
     assert (stopped.summary["outcome"], stopped.summary["world_size"]) == ("stopped", 2)
     assert 5 <= stopped.summary["steps"] < runs.STEPS
 
@@ -80,11 +80,11 @@ def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(head: Head, undist
     (run_dir,) = output_dir.iterdir()
     assert stopped.resumes_with[:3] == ["train", "--resume", str(run_dir)]
     again = largebatch(*stopped.resumes_with, "--json", "--worker-logs")
-    output, said = again.communicate(timeout=120)
-    assert again.returncode == 0, said
+    output, stderr = again.communicate(timeout=120)
+    assert again.returncode == 0, stderr
     assert json.loads(output)["steps"] == runs.STEPS
-    assert slow.SAYS in said
-    assert slow.SAYS not in stopped.said
+    assert slow.SAYS in stderr
+    assert slow.SAYS not in stopped.stderr
     assert runs.steps(run_dir) == list(range(1, runs.STEPS + 1))
     assert runs.same(runs.parameters(undisturbed), runs.parameters(run_dir))
     over, same = runs.Watcher(), runs.slow_document(tmp_path / "acted")
@@ -108,9 +108,9 @@ def test_a_stopped_command_leaves_nothing_of_its_own_ray(tmp_path: Path, number:
             os.killpg(process.pid, number)
 
         stopped = asked_to_end(process, output_dir, ask)
-        assert stopped.exit_code == 4, stopped.said
-        assert f"{number.name}: finishing this step and saving." in stopped.said
-        assert "Ray's dashboard: http://127.0.0.1:" in stopped.said
+        assert stopped.exit_code == 4, stopped.stderr
+        assert f"{number.name}: finishing this step and saving." in stopped.stderr
+        assert "Ray's dashboard: http://127.0.0.1:" in stopped.stderr
         assert stopped.resumes_with[-2:] == ["--workers", "2"]
         assert len(started) > 5, "Ray's own processes and two workers"
         assert not [command for command in commands if "log_monitor" in command or "monitor.py" in command], "nobody reads what these would tell"

@@ -30,9 +30,9 @@ def bucket() -> Iterator[str]:
         yield made
 
 
-def launch(options: TrainOptions, given: dict[str, Any], watcher: runs.Watcher | None = None) -> Any:
+def launch(options: TrainOptions, spec_document: dict[str, Any], watcher: runs.Watcher | None = None) -> Any:
     options = going_on(fetch_stored(options))
-    spec = resumed_spec(options.resume, [f"stop.steps={given['stop']['steps']}"]) if options.resume else build_spec(given)
+    spec = resumed_spec(options.resume, [f"stop.steps={spec_document['stop']['steps']}"]) if options.resume else build_spec(spec_document)
     return train_locally(prepare_locally(spec, options), options, (watcher or runs.Watcher()).listener())
 
 

@@ -31,10 +31,10 @@ if n < 3: os.kill(os.getpid(), signal.SIGKILL)
 sys.exit(len(sys.argv) + 10 * bool(os.environ.get("LARGEBATCH_STARTED_AGAIN")))
 """
     process = supervised(tmp_path, code, "one", "two")
-    _, said = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=60)
     assert process.returncode == 13, "it knows that it is not the first"
     assert (tmp_path / "count").read_text() == "3"
-    assert said.count("ended by SIGKILL") == 2
+    assert stderr.count("ended by SIGKILL") == 2
 
 
 def test_a_supervisor_that_is_asked_to_end_asks_its_driver_and_starts_no_other(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def kill_actor(head: Head, kind: str) -> None:
 
 def test_a_preempted_worker_a_killed_controller_and_a_killed_worker_leave_the_same_run(head: Head, undisturbed: Path, tmp_path: Path) -> None:
     """On a Ray of others, with room for one group at a time."""
-    given = runs.slow_document(tmp_path / "acted", checkpoint={"every_steps": 30, "every_seconds": None, "best": False, "keep": 99})
+    spec_document = runs.slow_document(tmp_path / "acted", checkpoint={"every_steps": 30, "every_seconds": None, "best": False, "keep": 99})
 
     def preempt() -> None:
         runs.kill_a_worker(tmp_path, signal.SIGTERM)
@@ -86,7 +86,7 @@ def test_a_preempted_worker_a_killed_controller_and_a_killed_worker_leave_the_sa
         (tmp_path / "acted").touch()
 
     watcher = runs.Watcher(15, preempt)
-    summary = runs.train(tmp_path, head.address, TWO, given, watcher, max_failures=2, cpus=1.5)
+    summary = runs.train(tmp_path, head.address, TWO, spec_document, watcher, max_failures=2, cpus=1.5)
     assert summary.outcome is Outcome.COMPLETED, "preemptions are not counted as failures: together they would be too many"
     began, preempted, *killed = runs.starts(tmp_path / "run")
     assert [record.world_size for record in (began, preempted, *killed)] == [2, 2, 2, 2]
@@ -96,15 +96,15 @@ def test_a_preempted_worker_a_killed_controller_and_a_killed_worker_leave_the_sa
     assert [record.step for record in killed] == [newest, newest], "the newest checkpoint"
     assert runs.same(runs.parameters(undisturbed), runs.parameters(tmp_path / "run"))
     assert runs.steps(tmp_path / "run") == list(range(1, runs.STEPS + 1)), "no record lost or doubled"
-    told = runs.notices(tmp_path / "run")
-    assert len(told) == 3
-    assert "SIGTERM" in told[0]
-    assert f"from step {preempted.step}" in told[0]
-    assert "the controller: its process ended" in told[1]
-    assert "its process ended" in told[2]
-    assert "controller" not in told[2]
-    assert all(f"from step {newest}" in text for text in told[1:])
-    assert "\n" not in "".join(told)
+    notices = runs.notices(tmp_path / "run")
+    assert len(notices) == 3
+    assert "SIGTERM" in notices[0]
+    assert f"from step {preempted.step}" in notices[0]
+    assert "the controller: its process ended" in notices[1]
+    assert "its process ended" in notices[2]
+    assert "controller" not in notices[2]
+    assert all(f"from step {newest}" in text for text in notices[1:])
+    assert "\n" not in "".join(notices)
 
 
 def test_a_start_that_fails_is_a_failure_and_keeps_no_cores(head: Head, undisturbed: Path, tmp_path: Path) -> None:
@@ -133,10 +133,10 @@ def test_a_start_that_fails_is_a_failure_and_keeps_no_cores(head: Head, undistur
     watcher = runs.Watcher()
     summary = runs.train(tmp_path, head.address, TWO, runs.document(), watcher, cpus=1.5, max_failures=2, draw=Stumbling())
     assert summary.outcome is Outcome.COMPLETED
-    told = runs.notices(tmp_path / "run")
-    assert "Failure: a worker could not start: RuntimeError: a worker stumbles." in told[0]
-    assert "the controller: its process ended" in told[1]
-    assert {text.removesuffix(" Going on from step 0.") for text in told} <= set(watcher.notices), "told when it happened"
+    notices = runs.notices(tmp_path / "run")
+    assert "Failure: a worker could not start: RuntimeError: a worker stumbles." in notices[0]
+    assert "the controller: its process ended" in notices[1]
+    assert {text.removesuffix(" Going on from step 0.") for text in notices} <= set(watcher.notices), "told when it happened"
     assert runs.same(runs.parameters(undisturbed), runs.parameters(tmp_path / "run"))
 
 
@@ -178,24 +178,24 @@ def test_a_machine_that_will_be_taken_away_loses_nothing(head: Head, tmp_path: P
             alive = list_actors(address=head.dashboard, filters=[("state", "=", "ALIVE")])
             return {str(actor.node_id) for actor in alive if actor.class_name.endswith("RayTrainWorker")}
 
-        drained, found = list[str](), list[set[str]]()
+        drained, nodes = list[str](), list[set[str]]()
         watcher.then(15, drain)
-        given = runs.slow_document(tmp_path / "acted", checkpoint={"every_steps": 1000, "every_seconds": None, "best": False})
-        given["stop"] = {"steps": 3000}
+        spec_document = runs.slow_document(tmp_path / "acted", checkpoint={"every_steps": 1000, "every_seconds": None, "best": False})
+        spec_document["stop"] = {"steps": 3000}
         ended: list[Any] = []
 
         def train() -> None:
-            ended.append(runs.train(tmp_path, head.address, TWO, given, watcher, cpus=5.0, max_failures=0))
+            ended.append(runs.train(tmp_path, head.address, TWO, spec_document, watcher, cpus=5.0, max_failures=0))
 
         trains = threading.Thread(target=train)
         trains.start()
         runs.wait_for(lambda: len(drained) == 1 and len(runs.starts(tmp_path / "run")) == 2, 120)
-        found.append(places())
+        nodes.append(places())
         watcher.stops.set()
         trains.join(90)
     assert ended
     assert ended[0].outcome is Outcome.STOPPED
-    assert not found[0] & set(drained), "the new workers are elsewhere"
+    assert not nodes[0] & set(drained), "the new workers are elsewhere"
     lines = [json.loads(line) for line in (tmp_path / "run" / "records.jsonl").read_text().splitlines()]
     steps = [line["step"] for line in lines if line["kind"] == "step"]
     assert steps == list(range(1, len(steps) + 1)), "no step was done twice"
@@ -205,9 +205,9 @@ def test_a_machine_that_will_be_taken_away_loses_nothing(head: Head, tmp_path: P
 def test_a_run_that_keeps_failing_ends_with_the_first_real_error(head: Head, tmp_path: Path) -> None:
     workers = tmp_path / "workers"
     workers.mkdir()
-    given = runs.document(model={"entry_point": "failing:breaks", "arguments": {"workers": str(workers)}}, batch_norm={"span": "auto"})
+    spec_document = runs.document(model={"entry_point": "failing:breaks", "arguments": {"workers": str(workers)}}, batch_norm={"span": "auto"})
     with pytest.raises(FaultError, match=r"more than 1 times.*worker 1: AcceleratorError: CUDA error: uncorrectable ECC error") as caught:
-        runs.train(tmp_path / "runs", head.address, TWO, given, max_failures=1)
+        runs.train(tmp_path / "runs", head.address, TWO, spec_document, max_failures=1)
     assert "\n" not in str(caught.value)
     assert len(list(workers.iterdir())) == 4, "twice two, and none to be told that it is over"
 
@@ -215,11 +215,11 @@ def test_a_run_that_keeps_failing_ends_with_the_first_real_error(head: Head, tmp
 def test_what_a_model_of_ones_own_raises_is_not_tried_again(head: Head, tmp_path: Path) -> None:
     workers = tmp_path / "workers"
     workers.mkdir()
-    given = runs.document(model={"entry_point": "failing:build", "arguments": {"workers": str(workers)}}, batch_norm={"span": "auto"})
+    spec_document = runs.document(model={"entry_point": "failing:build", "arguments": {"workers": str(workers)}}, batch_norm={"span": "auto"})
     with pytest.raises(
         CodeError, match=r"failed at step \d+, training on \d+ samples: ZeroDivisionError: rank 1 cannot go on .*traceback\.txt"
     ) as caught:
-        runs.train(tmp_path / "runs", head.address, TWO, given, max_failures=1)
+        runs.train(tmp_path / "runs", head.address, TWO, spec_document, max_failures=1)
     assert "\n" not in str(caught.value)
     assert len(list(workers.iterdir())) == 2
 

@@ -128,6 +128,7 @@ class Driver:
 
     def _wait_for_room(self) -> int:
         """Returns how many workers can be started, once they are enough. Raises: StoppedError, KeyboardInterrupt."""
+        self._stop_if_requested()
         with contextlib.ExitStack() as stack:
             self._reserve_least(stack)
             num_more = self._workers.most - self._workers.least
@@ -143,7 +144,7 @@ class Driver:
         reservation = stack.enter_context(self._reserve([self._workers.least]))
         while not reservation.num_ready():
             self._pass_on()
-            self._stop_if_asked()
+            self._stop_if_requested()
             if self._policy.left_out and time.monotonic() - began_at_s > TRIES_WITHOUT_S:
                 self._policy.left_out.clear()
                 stack.close()
@@ -180,14 +181,14 @@ class Driver:
 
     def _look_after(self, fit: "_Fit", num_workers: int) -> News:
         """Until the worker group has ended: pass on what is told, and a request to stop; and see whether there is room for more workers."""
-        has_asked_to_stop, growth = False, Growth(self._workers.most - num_workers, self._reserve)
+        stop_is_sent, growth = False, Growth(self._workers.most - num_workers, self._reserve)
         with growth:
             while fit.is_alive():
                 fit.join(POLL_S)
                 news = self._pass_on()
                 self._has_begun |= news.has_begun
-                if self._should_stop() and not has_asked_to_stop:
-                    has_asked_to_stop = True
+                if self._should_stop() and not stop_is_sent:
+                    stop_is_sent = True
                     self._channel.ask_to_stop.remote()
                 if news.has_begun and growth.is_due():
                     self._channel.ask_to_pause.remote()
@@ -223,7 +224,7 @@ class Driver:
     def _should_stop(self) -> bool:
         return self._is_signalled or self._listener.should_stop()
 
-    def _stop_if_asked(self) -> None:
+    def _stop_if_requested(self) -> None:
         """Where there are no workers that could finish a step. Raises: StoppedError; KeyboardInterrupt if nothing was trained that could go on."""
         if self._should_stop():
             if not self._has_begun and not self._has_checkpoints():

@@ -74,7 +74,7 @@ class RunChannel:
         self._messages += messages
         return self._stops or self._pauses
 
-    def was_asked(self) -> tuple[bool, bool]:
+    def requests(self) -> tuple[bool, bool]:
         """To rank 0: whether to stop, and whether to pause."""
         return self._stops, self._pauses
 

@@ -15,19 +15,19 @@ class PreemptionNotice:
     """Asks Ray Train once a second, in a thread of its own: the question is a barrier, at which all ranks' threads meet."""
 
     def __init__(self) -> None:
-        self._is_given = threading.Event()
+        self._is_noticed = threading.Event()
         if os.environ.get(WATCHER) != "0":
             threading.Thread(target=self._watch, name="preemption", daemon=True).start()
 
     @property
-    def is_given(self) -> bool:
+    def is_noticed(self) -> bool:
         """Whether a machine of this run will be taken away."""
-        return self._is_given.is_set()
+        return self._is_noticed.is_set()
 
     def _watch(self) -> None:
         over = threading.Event()
         train: Any = ray.train  # its stubs are those of the older Train
         while not over.wait(POLL_S):
             if train.get_preemption_info() is not None:
-                self._is_given.set()
+                self._is_noticed.set()
                 over.set()

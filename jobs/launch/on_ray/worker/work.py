@@ -58,7 +58,8 @@ def work(config: WorkerConfig) -> None:
     try:
         with termination.heard_while_training(), heartbeat(lambda: ask_run(config.run_channel)):
             if ranks.from_first(lambda: ray.get(config.run_channel.begin.remote())):
-                _finish(config, paused="The run was asked to stop.")
+                if ranks.is_first:
+                    _finish(config, paused="The run was asked to stop.")
                 return
             summary = _train(config, ranks, preemption)
     except (InputError, CodeError) as error:
@@ -71,7 +72,7 @@ def work(config: WorkerConfig) -> None:
         if is_of_other_ranks(error) and not isinstance(error, LargebatchError | torch.AcceleratorError):
             raise LostRanksError("", sentence(error)) from error
         raise
-    num_noticed = ranks.sum_numbers(float(preemption.is_given))[0]
+    num_noticed = ranks.sum_numbers(float(preemption.is_noticed))[0]
     if ranks.is_first:
         _finish(config, **_outcome(summary, config, num_noticed > 0))
 
@@ -86,7 +87,7 @@ def ask_run(run_channel: Any) -> None:
 
 def _outcome(summary: RunSummary, config: WorkerConfig, is_noticed: bool) -> dict[str, Any]:
     """How this group ended, for the run channel: with a summary, or for another group to go on."""
-    stops, pauses = ray.get(config.run_channel.was_asked.remote())
+    stops, pauses = ray.get(config.run_channel.requests.remote())
     if summary.outcome is not Outcome.STOPPED or stops:
         return {"summary": summary.model_dump(mode="json")}
     if is_noticed or not pauses:
@@ -156,12 +157,12 @@ def _take_part(config: WorkerConfig, spec: TrainSpec, ranks: Ranks, mirror: Mirr
     has_checkpoint = ranks.sum_numbers(float(ranks.is_first and bool(list_checkpoints(run_dir / run_folder.CHECKPOINTS))))[0] > 0
     resumes = options.resume is not None or has_checkpoint
     if mirror is None:
-        return run_job(job, run_dir, Listener(should_stop=lambda: termination.terminated.is_set() or preemption.is_given), resumes=resumes)
+        return run_job(job, run_dir, Listener(should_stop=lambda: termination.terminated.is_set() or preemption.is_noticed), resumes=resumes)
     with Reporter(config.run_channel) as reporter:
         listener = Listener(
             on_record=reporter.record,
             on_notice=reporter.notice,
-            should_stop=lambda: termination.terminated.is_set() or preemption.is_given or reporter.should_stop,
+            should_stop=lambda: termination.terminated.is_set() or preemption.is_noticed or reporter.should_stop,
         )
         run_dir.joinpath(run_folder.CHECKPOINTS).mkdir(parents=True, exist_ok=True)
         ray.get(config.run_channel.trains.remote())
