@@ -10,8 +10,8 @@ if __name__ == "__main__" and not sys.flags.safe_path:
 
 import time
 
-from largebatch.jobs.collector import collect_seldom
 from largebatch.jobs.errors import LargebatchError
+from largebatch.jobs.garbage_collection import collect_seldom
 from largebatch.jobs.launch.command_line import read_arguments
 from largebatch.jobs.launch.spinning import spin_briefly
 from largebatch.jobs.launch.train import exit_code, stopped_in_words, train

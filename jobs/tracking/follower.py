@@ -9,7 +9,7 @@ import select
 import sys
 from pathlib import Path
 
-from largebatch.jobs.collector import collect_seldom
+from largebatch.jobs.garbage_collection import collect_seldom
 from largebatch.jobs.run import run_folder
 from largebatch.jobs.streams import drop_what_nobody_reads
 from largebatch.jobs.tracking.folder_mirror import PARENT, FolderMirror

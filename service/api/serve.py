@@ -17,7 +17,6 @@ from largebatch.service.present.links import refuse_unless_public
 from largebatch.service.settings import Settings
 
 GRACE_S = 10
-SWITCH_S = 0.0002
 
 
 def serve(settings: Settings) -> None:
@@ -33,8 +32,6 @@ def serve(settings: Settings) -> None:
         raise InputError(
             "--host", f"{settings.host} is reached by others, and there is no token yet.", "First: largebatch token create OWNER --scope admin"
         )
-    # sqlite3 lets go of the interpreter at every row; at the usual 5 ms a busy thread makes it wait so long for each.
-    sys.setswitchinterval(SWITCH_S)
     listener = _listen(settings)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     where = "this machine's own cores" if settings.ray_address is None else f"Ray at {settings.ray_address}"

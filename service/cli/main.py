@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from largebatch.jobs.collector import collect_seldom
 from largebatch.jobs.errors import LargebatchError
+from largebatch.jobs.garbage_collection import collect_seldom
 from largebatch.jobs.launch.spinning import spin_briefly
 from largebatch.jobs.streams import drop_what_nobody_reads
 from largebatch.service.cli.commands import answer, doctor, ray_jobs, remote, serve, study, sweep, sync, train

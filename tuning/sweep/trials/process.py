@@ -7,7 +7,7 @@ however fast they are. The modules that train are imported there alone.
 import queue
 import threading
 
-from largebatch.jobs.collector import collect_seldom
+from largebatch.jobs.garbage_collection import collect_seldom
 from largebatch.jobs.launch.spinning import spin_briefly
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.tuning.sweep.listener import TrialReport

@@ -5,7 +5,7 @@ import os
 import psutil
 import ray
 
-from largebatch.jobs.collector import collect_seldom
+from largebatch.jobs.garbage_collection import collect_seldom
 from largebatch.jobs.launch.on_ray.worker.config import WorkerConfig
 from largebatch.jobs.launch.spinning import spin_briefly
 
