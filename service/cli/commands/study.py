@@ -44,7 +44,7 @@ def study(
     Exit codes: 0 done, 2 bad input, 4 stopped and resumable, 1 a fault of the machine.
     """
     from largebatch.jobs.spec.train_spec import TrainSpec
-    from largebatch.service.cli.commands.sweep import carry_out
+    from largebatch.service.cli.run.sweep import carry_out
     from largebatch.tuning.study.study import Stage, StudyOptions
     from largebatch.tuning.study.study import study as carry_on
     from largebatch.tuning.sweep.begin import begin_sweep, resume_command
