@@ -70,8 +70,8 @@ def within_one_run(folder: Path, data_dir: Path, num_blocks: int) -> dict[str, l
     with Journal(run_dir) as journal, MirrorProcess(jobs["on"].spec) as mirror:
         journal.write(StartRecord(at_s=time.time(), step=0, training_seconds=0.0, world_size=1, device="cpu"))
         mirror.follow(run_dir, lambda text: None)
-        assert mirror._process is not None
-        pid = mirror._process.pid
+        assert mirror.process is not None
+        pid = mirror.process.pid
 
         def block(name: str) -> float:
             os.kill(pid, signal.SIGCONT if name == "on" else signal.SIGSTOP)

@@ -12,8 +12,9 @@ from largebatch.jobs.errors import InputError
 from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.run_folder import SPEC
 from largebatch.jobs.tracking.mirror_state import MirrorState
-from largebatch.jobs.tracking.mlflow_mirror import Mirror, unanswered_in_words
-from largebatch.jobs.tracking.mlflow_store import ARTIFACTS, BEGAN_TAG, DeletedError, connect, default_uri, ensure_run, experiment_id, holds_run
+from largebatch.jobs.tracking.mlflow_mirror import Mirror, mlflow_faults
+from largebatch.jobs.tracking.mlflow_store import ARTIFACTS, BEGAN_TAG, DeletedError, connect, default_uri, ensure_run, experiment_id, holds_run, send
+from largebatch.jobs.tracking.params import LONGEST_PARAM
 
 PARENT = "parent.json"
 REPORT = "report"
@@ -29,9 +30,8 @@ class FolderMirror:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.state = MirrorState.read(folder)
-        described: dict[str, Any] = json.loads((folder / PARENT).read_text())
-        self._described = described
-        self.uri: str = described.get("mlflow_uri") or self.state.uri or default_uri(folder / "any")
+        self._parent: dict[str, Any] = json.loads((folder / PARENT).read_text())
+        self.uri: str = self._parent.get("mlflow_uri") or self.state.uri or default_uri(folder / "any")
         self._mirrors: dict[Path, Mirror] = {}
         self._client: Any = None
 
@@ -45,11 +45,11 @@ class FolderMirror:
         deleted: list[DeletedError] = []
         for path in sorted(self.folder.glob(f"*/{run_folder.ENVIRONMENT}")):
             run_dir = path.parent
-            mirror = self._mirrors.get(run_dir)
-            if mirror is None:
+            if run_dir not in self._mirrors:
                 if not (run_dir / SPEC).is_file():
                     continue
-                mirror = self._mirrors[run_dir] = Mirror(run_dir, uri=self.uri, parent_run_id=self.state.run_id)
+                self._mirrors[run_dir] = Mirror(run_dir, uri=self.uri, parent_run_id=self.state.run_id)
+            mirror = self._mirrors[run_dir]
             try:
                 mirror.catch_up()
                 if looks_up and not mirror.look_up():
@@ -76,36 +76,31 @@ class FolderMirror:
                 self.state = MirrorState()
         if self.state.run_id is not None:
             return
-        from mlflow.entities import Param
-
-        client, given = self._client, self._described
-        number = experiment_id(client, given["experiment"], self.uri, self.folder)
-        began_at_s = given.get("began_at_s") or (self.folder / PARENT).stat().st_mtime  # an earlier version wrote none
-        tags = {SWEEP_TAG: self.folder.name, BEGAN_TAG: str(began_at_s), **given.get("tags", {})}
-        run_name = given.get("name") or self.folder.name
-        self.state.run_id = ensure_run(client, number, tags, SWEEP_TAG, run_name, int(began_at_s * 1000))
+        client, parent = self._client, self._parent
+        number = experiment_id(client, parent["experiment"], self.uri, self.folder)
+        began_at_s = parent.get("began_at_s") or (self.folder / PARENT).stat().st_mtime  # an earlier version wrote none
+        tags = {SWEEP_TAG: self.folder.name, BEGAN_TAG: str(began_at_s), **parent.get("tags", {})}
+        self.state.run_id = ensure_run(client, number, tags, SWEEP_TAG, parent.get("name") or self.folder.name, int(began_at_s * 1000))
         self.state.uri = self.uri
-        params = [Param(name, str(value)[:6000]) for name, value in given.get("params", {}).items()]
-        for start in range(0, len(params), 100):
-            client.log_batch(self.state.run_id, params=params[start : start + 100])
+        send(client, self.state.run_id, params={name: str(value)[:LONGEST_PARAM] for name, value in parent.get("params", {}).items()})
         self.state.write(self.folder)
 
 
 def is_kept_beside_runs(path: Path) -> bool:
-    """Whether a thing in a folder of runs is MLflow's or the service's store, which `runs/*` names too."""
+    """Whether a file or folder among runs is MLflow's or the service's store, which `runs/*` names too."""
     return path.name == ARTIFACTS or path.name.startswith(STORES)
 
 
-def mirrored_in(place: Path) -> list[Path]:
-    """What `place` stands for: itself, if it is a run or a sweep; else the runs, sweeps and studies in it. Raises: InputError for none."""
-    if (place / SPEC).is_file() or (place / PARENT).is_file():
-        return [place]
-    below = sorted({path.parent for name in (run_folder.ENVIRONMENT, PARENT) for depth in ("*", "*/*") for path in place.glob(f"{depth}/{name}")})
+def mirrored_in(folder: Path) -> list[Path]:
+    """What `folder` stands for: itself, if it is a run or a sweep; else the runs, sweeps and studies in it. Raises: InputError for none."""
+    if (folder / SPEC).is_file() or (folder / PARENT).is_file():
+        return [folder]
+    below = sorted({path.parent for name in (run_folder.ENVIRONMENT, PARENT) for depth in ("*", "*/*") for path in folder.glob(f"{depth}/{name}")})
     # A sweep brings its runs along, and a run is none without its spec.
     tops = [path for path in below if (path / PARENT).is_file() or ((path / SPEC).is_file() and not (path.parent / PARENT).is_file())]
     if not tops:
-        problem = "holds no runs" if place.is_dir() else "is not a folder"
-        raise InputError("FOLDER", f"{place} {problem}.", "Give run folders, or the folder of a sweep or a study.")
+        problem = "holds no runs" if folder.is_dir() else "is not a folder"
+        raise InputError("FOLDER", f"{folder} {problem}.", "Give run folders, or the folder of a sweep or a study.")
     return tops
 
 
@@ -113,6 +108,6 @@ def sync_folder(folder: Path) -> MirrorState:
     """Bring MLflow up to all runs of a folder, and its report. Raises: FaultError, DeletedError; see `sync_run`."""
     with run_folder.exclusive(folder, "mirror"):
         mirror = FolderMirror(folder)
-        with unanswered_in_words(mirror.uri):
+        with mlflow_faults(mirror.uri):
             mirror.finish(looks_up=True)
         return mirror.state

@@ -7,6 +7,7 @@ folder of runs (one with a `parent.json`), it follows all that are in it or come
 import json
 import select
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from largebatch.jobs.garbage_collection import collect_seldom
@@ -40,81 +41,76 @@ def _input_ends_within(seconds: float) -> bool:
     return bool(ready) and sys.stdin.read(1) == ""
 
 
-class _Words:
-    """What is said of MLflow: when it fails, for each reason once, and when it has everything again."""
+class _Tries:
+    """Tries to send, and what is said of them: that MLflow fails, for each reason once, and that it has everything again."""
 
-    def __init__(self, journals: str) -> None:
-        self._journals = journals
+    def __init__(self, folder: Path, journals_keep: str) -> None:
+        self._folder, self._journals_keep = folder, journals_keep
         self._reason: str | None = None
         self._needs_a_person = False
 
-    def has_everything(self, uri: str) -> None:
-        """A try went well."""
+    def attempt(self, send: Callable[[], None], uri: Callable[[], str]) -> None:
+        """Try once: the mirror outlives anything that MLflow raises."""
+        try:
+            send()
+        except Exception as error:
+            self._failed(uri(), error)
+            return
         if self._reason is not None:
-            _say(f"MLflow at {uri} answers again and has everything so far.")
+            _say(f"MLflow at {uri()} answers again and has everything so far.")
         self._reason = None
 
-    def failed(self, uri: str, error: Exception) -> None:
-        """A try failed."""
+    def _failed(self, uri: str, error: Exception) -> None:
         self._needs_a_person = isinstance(error, DeletedError)
         reason = str(error) if self._needs_a_person else f"MLflow at {uri} does not answer"
         if reason != self._reason:
-            what = reason if self._needs_a_person else f"{reason} ({brief(error)})."
-            _say(f"{what} Training goes on; the {self._journals} everything.")
+            sentence = reason if self._needs_a_person else f"{reason} ({brief(error)})."
+            _say(f"{sentence} Training goes on; the {self._journals_keep} everything.")
         self._reason = reason
 
-    def end(self, folder: Path, other_help: str = "") -> None:
-        """Nothing more is tried from here. Args: other_help: what else brings up a store that was away."""
-        if self._reason is None:
-            return
-        if self._needs_a_person:
-            _say(f"MLflow is behind: once that is mended, `largebatch sync {folder}` brings it up to date.")
-        else:
-            _say(f"MLflow is behind: `largebatch sync {folder}` brings it up to date{other_help}.")
+    def end(self, other_help: str = "") -> None:
+        """Say that nothing more is tried from here. Args: other_help: what else brings up a store that was away."""
+        if self._reason is not None:
+            once, help_ = ("once that is mended, ", "") if self._needs_a_person else ("", other_help)
+            _say(f"MLflow is behind: {once}`largebatch sync {self._folder}` brings it up to date{help_}.")
 
 
-def follow(run_dir: Path) -> None:
-    """Mirror a run while it trains; ends, with a last try, when standard input does."""
+def follow(run_dir: Path, is_over_within: Callable[[float], bool] = _input_ends_within) -> None:
+    """Mirror a run while it trains; ends, with a last try, when standard input does.
+
+    Args: is_over_within: waits so many seconds, or less if the training process ends; returns whether it has.
+    """
     mirror: Mirror | None = None
-    words = _Words("journal keeps")
-    over = False
-    while True:
-        over = over or _input_ends_within(POLL_S if mirror else SOON_S)
-        if not (run_dir / run_folder.ENVIRONMENT).is_file():
-            if over:
-                return  # the run ended before it began
-            continue
-        try:
-            mirror = mirror or Mirror(run_dir)
-            mirror.catch_up()
-            if over:
-                mirror.leave_machine()
-                mirror.mark_killed()
-            else:
-                mirror.watch_machine()
-            words.has_everything(mirror.uri)
-        except Exception as error:  # the mirror must outlive anything that MLflow raises
-            words.failed(mirror.uri if mirror else "its address", error)
-        if over:
-            words.end(run_dir, ", and so does the next run")
-            return
+    tries = _Tries(run_dir, "journal keeps")
+    is_over = False
+
+    def send() -> None:
+        nonlocal mirror
+        mirror = mirror or Mirror(run_dir)
+        mirror.catch_up()
+        if is_over:
+            mirror.mark_killed()
+        else:
+            mirror.watch_machine()
+
+    while not is_over:
+        is_over = is_over_within(POLL_S if mirror else SOON_S)
+        if (run_dir / run_folder.ENVIRONMENT).is_file():
+            tries.attempt(send, lambda: mirror.uri if mirror else "its address")
+    tries.end(", and so does the next run")
 
 
 def follow_all(folder: Path) -> None:
     """Mirror the runs of a folder as they come; ends, with a last try, when standard input does."""
     mirror = FolderMirror(folder)
-    words = _Words("journals keep")
-    over = False
+    tries = _Tries(folder, "journals keep")
+    is_over = False
     wait_s = SOON_S
-    while not over:
-        over = _input_ends_within(wait_s)
+    while not is_over:
+        is_over = _input_ends_within(wait_s)
         wait_s = POLL_S
-        try:
-            mirror.finish() if over else mirror.catch_up()
-            words.has_everything(mirror.uri)
-        except Exception as error:  # the mirror must outlive anything that MLflow raises
-            words.failed(mirror.uri, error)
-    words.end(folder)
+        tries.attempt(mirror.finish if is_over else mirror.catch_up, lambda: mirror.uri)
+    tries.end()
 
 
 def catch_up_others(run_dir: Path) -> None:

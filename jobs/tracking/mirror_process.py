@@ -28,30 +28,14 @@ PATIENCE_S = 60.0
 """How long the end of a run waits for MLflow to take what is left."""
 
 
-class MirrorProcess:
-    """The mirror of one run; a context manager. Does nothing where tracking is off or MLflow is not installed.
+class _Follower:
+    """The mirror's process, and a thread that passes on what it says.
 
-    Entered before torch is imported and data are loaded, it gets ready on a core that is idle then; it says and
-    writes nothing before `follow`.
+    Its standard input is a leash: when this process ends, in whatever way, the mirror reads its end.
     """
 
-    def __init__(self, spec: TrainSpec) -> None:
-        self._is_wanted, self._uri = spec.tracking.enabled, spec.tracking.mlflow_uri
-        self._is_possible = importlib.util.find_spec("mlflow") is not None
-        self._run_dir: Path | None = None
-        self._notify: Callable[[str], None] = lambda text: None
-        self._process: subprocess.Popen[str] | None = None
-        self._reader: threading.Thread | None = None
-        self._said = ""
-
-    def __enter__(self) -> Self:
-        if self._process is None and self._is_wanted and self._is_possible:
-            _give_way(self._start().pid)
-        return self
-
-    def _start(self) -> "subprocess.Popen[str]":
-        # Its standard input is a leash: when this process ends, in whatever way, the mirror reads its end.
-        self._process = subprocess.Popen(
+    def __init__(self, uri: str, notify: Callable[[str], None]) -> None:
+        self.popen = subprocess.Popen(
             python("-m", "largebatch.jobs.tracking.follower"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -61,80 +45,107 @@ class MirrorProcess:
             process_group=0,
             env=environment(),
         )
-        self._reader = threading.Thread(target=self._pass_on, args=(self._process,), daemon=True)
+        assert self.popen.stdin is not None
+        assert self.popen.stdout is not None
+        self._stdin, self._stdout, self._notify = self.popen.stdin, self.popen.stdout, notify
+        self._reader = threading.Thread(target=self._pass_on, daemon=True)
         self._reader.start()
-        _tell(self._process, self._uri or "")
-        return self._process
+        self.tell(uri)
+
+    def tell(self, line: str) -> None:
+        """Write one line to it; a mirror that died costs no run, and `largebatch sync` mends it."""
+        with contextlib.suppress(BrokenPipeError):
+            self._stdin.write(json.dumps(line) + "\n")  # a folder's name may hold anything
+            self._stdin.flush()
+
+    def _pass_on(self) -> None:
+        for line in self._stdout:
+            self._notify(line.rstrip("\n"))
+
+    def ends_within(self, seconds: float) -> bool:
+        """Let go of the leash and wait; a mirror that is still at work then is ended (what it sent may be sent again)."""
+        with contextlib.suppress(BrokenPipeError):  # closing sends what a mirror that died has not taken
+            self._stdin.close()
+        try:
+            self.popen.wait(seconds)
+            has_ended = True
+        except subprocess.TimeoutExpired:
+            self.popen.kill()
+            self.popen.wait()
+            has_ended = False
+        self._reader.join()
+        self._stdout.close()
+        return has_ended
+
+
+class MirrorProcess:
+    """The mirror of one run; a context manager. Does nothing where tracking is off or MLflow is not installed.
+
+    Entered before torch is imported and data are loaded, it gets ready on a core that is idle then; it says and
+    writes nothing before `follow`.
+
+    Args: polite_s: how long a mirror that must stay at idle priority may take once training is over.
+    """
+
+    def __init__(self, spec: TrainSpec, polite_s: float = POLITE_S) -> None:
+        self._is_enabled, self._uri, self._polite_s = spec.tracking.enabled, spec.tracking.mlflow_uri, polite_s
+        self._is_possible = importlib.util.find_spec("mlflow") is not None
+        self._run_dir: Path | None = None
+        self._notify: Callable[[str], None] = lambda text: None
+        self._follower: _Follower | None = None
+        self._last_reason = ""
+
+    @property
+    def process(self) -> "subprocess.Popen[str] | None":
+        """The process that mirrors; None before it begins and after its end."""
+        return self._follower.popen if self._follower is not None else None
+
+    def __enter__(self) -> Self:
+        if self._follower is None and self._is_enabled and self._is_possible:
+            self._follower = self._start()
+            _give_way(self._follower.popen.pid)
+        return self
+
+    def _start(self) -> _Follower:
+        return _Follower(self._uri or "", self._say)
+
+    def _say(self, line: str) -> None:
+        reason = line.partition(" (")[0]
+        if reason != self._last_reason:  # a second mirror that hurries finds the same server away
+            self._notify(line)
+        self._last_reason = reason
 
     def follow(self, run_dir: Path, notify: Callable[[str], None]) -> None:
         """Mirror this run from now on. Args: notify: told in words what a person should know."""
         self._run_dir, self._notify = run_dir, notify
-        if self._process is not None:
-            self._name_run(self._process)
-        elif self._is_wanted:
+        if self._follower is not None:
+            self._follower.tell(str(run_dir.resolve()))
+        elif self._is_enabled:
             notify("MLflow is not installed: this run is kept in its folder alone.")
-
-    def _name_run(self, process: "subprocess.Popen[str]") -> None:
-        assert self._run_dir is not None
-        _tell(process, str(self._run_dir.resolve()))
-
-    def _pass_on(self, process: "subprocess.Popen[str]") -> None:
-        assert process.stdout is not None
-        for line in process.stdout:
-            what = line.partition(" (")[0]
-            if what != self._said:  # a second mirror that hurries finds the same server away
-                self._notify(line.rstrip("\n"))
-            self._said = what
 
     def finish(self) -> str | None:
         """Wait until MLflow has everything, or cannot have it now; returns MLflow's id of the run, if it has one."""
         self._let_go()
-        return MirrorState.read(self._run_dir).run_id if self._is_wanted and self._run_dir else None
+        return MirrorState.read(self._run_dir).run_id if self._is_enabled and self._run_dir else None
 
     def _let_go(self) -> None:
-        if self._process is None:
+        follower, self._follower = self._follower, None
+        if follower is None:
             return
         if self._run_dir is None:  # no run came of it, so there is nothing to send
-            self._process.kill()
+            follower.popen.kill()
         # Training is over. On a machine whose cores are all busy an idle-priority mirror starves: it may hurry now, or a new one does.
-        may_hurry = _hurry(self._process.pid)
-        ended = self._ended_within(PATIENCE_S if may_hurry else POLITE_S)
-        if not ended and not may_hurry:
-            self._name_run(self._start())
-            ended = self._ended_within(PATIENCE_S)
-        if not ended:
+        may_hurry = _hurry(follower.popen.pid)
+        has_ended = follower.ends_within(PATIENCE_S if may_hurry else self._polite_s)
+        if not has_ended and not may_hurry:
+            second = self._start()
+            second.tell(str(self._run_dir.resolve()) if self._run_dir else "")
+            has_ended = second.ends_within(PATIENCE_S)
+        if not has_ended:
             self._notify(f"MLflow took more than {PATIENCE_S:.0f} s; `largebatch sync {self._run_dir}` sends the rest.")
-
-    def _ended_within(self, seconds: float) -> bool:
-        """Let go of the leash and wait; a mirror that is still at work then is ended (what it sent may be sent again)."""
-        process, reader = self._process, self._reader
-        assert process is not None
-        assert process.stdin is not None
-        assert process.stdout is not None
-        assert reader is not None
-        self._process = None
-        with contextlib.suppress(BrokenPipeError):  # closing sends what a mirror that died has not taken
-            process.stdin.close()
-        try:
-            process.wait(seconds)
-            ended = True
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            ended = False
-        reader.join()
-        process.stdout.close()
-        return ended
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._let_go()
-
-
-def _tell(process: "subprocess.Popen[str]", line: str) -> None:
-    assert process.stdin is not None
-    with contextlib.suppress(BrokenPipeError):  # a mirror that died costs no run; `largebatch sync` mends it
-        process.stdin.write(json.dumps(line) + "\n")  # a folder's name may hold anything
-        process.stdin.flush()
 
 
 def _give_way(process: int) -> None:

@@ -8,13 +8,16 @@ import logging
 import os
 import shlex
 import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import unquote
 
 from filelock import FileLock
 
 from largebatch.jobs.errors import InputError
+from largebatch.jobs.tracking.metrics import Point
 
 SQLITE = "sqlite:///"
 ARTIFACTS = "mlflow-artifacts"
@@ -25,6 +28,8 @@ BEGAN_TAG = "largebatch.began_at_s"
 """When it first began, in Unix seconds: names are given again (every sweep has a `0000-batch-32-seed-0`), moments are not."""
 GONE, REFUSED = "RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"
 """MLflow's codes for what its store does not hold, not even as deleted, and for a request it refuses, one to a deleted run for instance."""
+MOST_METRICS, MOST_PARAMS = 900, 100
+"""In one request; MLflow takes at most 1000 metrics, and 100 parameters or tags."""
 DELETED = "deleted"
 """MLflow's lifecycle stage of what can be restored."""
 
@@ -153,6 +158,30 @@ def holds_run(client: Any, run_id: str, uri: str) -> bool:
             "tracking", f"run {run_id} is deleted in MLflow at {uri}.", f"Restore it by `{_command(uri, 'runs', 'restore', '--run-id', run_id)}`."
         )
     return True
+
+
+def send(
+    client: Any,
+    run_id: str | None,
+    points: Sequence[Point] = (),
+    base_ms: int = 0,
+    params: Mapping[str, str] = MappingProxyType({}),
+    tags: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Send metrics, parameters and tags of a run, in requests no larger than MLflow takes. Args: base_ms: the time of zero training seconds."""
+    from mlflow.entities import Metric, Param, RunTag  # optional, and slow to import
+
+    metrics = [Metric(name, float(value), base_ms + max(round(seconds * 1000), 0), step) for name, value, seconds, step in points]
+    for batch in _batches(metrics, MOST_METRICS):
+        client.log_batch(run_id, metrics=batch)
+    for batch in _batches([Param(name, value) for name, value in params.items()], MOST_PARAMS):
+        client.log_batch(run_id, params=batch)
+    for batch in _batches([RunTag(name, value) for name, value in tags.items()], MOST_PARAMS):
+        client.log_batch(run_id, tags=batch)
+
+
+def _batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
 
 
 def _refuse_deleted_experiment(experiment: Any, uri: str) -> None:

@@ -19,7 +19,7 @@ from ray.util.state import list_actors
 from servers import said
 
 from largebatch.jobs.run.checkpoints import list_checkpoints
-from largebatch.jobs.tracking.mlflow_mirror import CURVE_TAG
+from largebatch.jobs.tracking.params import CURVE_TAG
 from largebatch.tuning.results.collect import collect
 from largebatch.tuning.results.experiment import collect_experiment
 from largebatch.tuning.results.run_folders import ended_runs

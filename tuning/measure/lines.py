@@ -10,7 +10,7 @@ from largebatch.jobs.engine.evaluate import Score, evaluate
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.models.norms.ghost_batch_norm import forward_pass_of
 from largebatch.jobs.prepared import evaluation_batches, new_state
-from largebatch.jobs.tracking.mlflow_mirror import flat
+from largebatch.jobs.tracking.params import flat
 from largebatch.tuning.measure.solution import CHUNK, Solution
 from largebatch.tuning.results.analysis.line_point import LinePoint
 from largebatch.tuning.results.run_result import part_in_words

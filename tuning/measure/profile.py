@@ -19,8 +19,8 @@ from largebatch.jobs.engine.warm_up import warm_up
 from largebatch.jobs.errors import InputError, LargebatchError
 from largebatch.jobs.prepared import Prepared, new_state, training_batches
 from largebatch.jobs.spec.train_spec import TrainSpec
-from largebatch.jobs.tracking.mlflow_mirror import flat
 from largebatch.jobs.tracking.mlflow_store import brief
+from largebatch.jobs.tracking.params import flat
 from largebatch.tuning.results.analysis.step_time import Profile, ProfilePoint
 from largebatch.tuning.results.run_result import part_in_words
 from largebatch.tuning.sweep.space import with_fields

@@ -27,8 +27,8 @@ from largebatch.jobs.prepared import Prepared, evaluation_batches, new_state
 from largebatch.jobs.resume import load_newest
 from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.run_folder import resumed_spec
-from largebatch.jobs.tracking.mlflow_mirror import flat
 from largebatch.jobs.tracking.mlflow_store import brief
+from largebatch.jobs.tracking.params import flat
 from largebatch.tuning.results.run_result import part_in_words
 
 CHUNK = 1000

@@ -11,7 +11,7 @@ from largebatch.jobs.errors import InputError
 from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.journal import evaluations, read_records, steps
 from largebatch.jobs.run.records import RunSummary
-from largebatch.jobs.tracking.mlflow_mirror import flat
+from largebatch.jobs.tracking.params import flat
 from largebatch.tuning.results.run_result import Evaluation, NoiseEstimate, RunResult
 
 

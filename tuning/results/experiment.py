@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 from largebatch.jobs.errors import FaultError, InputError
 from largebatch.jobs.run.records import RunSummary
 from largebatch.jobs.tracking.folder_mirror import SWEEP_TAG
-from largebatch.jobs.tracking.mlflow_mirror import CURVE_TAG, RUN_TAG, SUMMARY_TAG, as_resumed
 from largebatch.jobs.tracking.mlflow_store import brief, import_mlflow, sqlite_database
+from largebatch.jobs.tracking.params import CURVE_TAG, RUN_TAG, SUMMARY_TAG, as_resumed
 from largebatch.tuning.results.run_result import Evaluation, RunResult
 
 

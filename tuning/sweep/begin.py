@@ -10,7 +10,7 @@ from largebatch.jobs.errors import InputError
 from largebatch.jobs.run.run_folder import storage_errors, write_text
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.tracking.folder_mirror import PARENT
-from largebatch.jobs.tracking.mlflow_mirror import flat
+from largebatch.jobs.tracking.params import flat
 from largebatch.tuning.sweep.ledger import BASE, SWEEP
 from largebatch.tuning.sweep.spec import SweepSpec
 

@@ -18,8 +18,9 @@ from largebatch.jobs.spec.read import build_spec
 from largebatch.jobs.tracking.folder_mirror import sync_folder
 from largebatch.jobs.tracking.follower import follow
 from largebatch.jobs.tracking.mirror_state import MirrorState
-from largebatch.jobs.tracking.mlflow_mirror import as_resumed, sync_run
+from largebatch.jobs.tracking.mlflow_mirror import sync_run
 from largebatch.jobs.tracking.mlflow_store import DeletedError, sqlite_database, sqlite_uri
+from largebatch.jobs.tracking.params import as_resumed
 
 CPU = torch.device("cpu")
 
@@ -196,16 +197,15 @@ def test_what_was_deleted_in_mlflow_is_told_and_works_again_once_restored(
 
 
 def test_a_deleted_experiment_is_said_once_however_often_it_is_tried(
-    tmp_path: Path, client: Any, store: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, client: Any, store: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     client.delete_experiment(client.create_experiment("thrown away"))
     run_dir = tmp_path / "unmirrored"
     trained(document(store, "thrown away"), run_dir)
-    said: list[str] = []
+    capsys.readouterr()
     looks = iter([False, False, True])  # standard input ends at the third look
-    monkeypatch.setattr("largebatch.jobs.tracking.follower._say", said.append)
-    monkeypatch.setattr("largebatch.jobs.tracking.follower._input_ends_within", lambda seconds: next(looks))
-    follow(run_dir)
+    follow(run_dir, lambda seconds: next(looks))
+    said = capsys.readouterr().out.splitlines()
     assert len(said) == 2
     assert "experiment 'thrown away' is deleted" in said[0]
     assert "set tracking.experiment to another one" in said[0]

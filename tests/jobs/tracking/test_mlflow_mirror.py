@@ -323,7 +323,7 @@ def test_whatever_request_fails_the_next_try_brings_everything(fails_at: str, tm
     run_dir = tmp_path / f"failing-{fails_at}"
     unmirrored(document(store), run_dir)
     mirror = Mirror(run_dir)
-    working = getattr(mirror._connect(), fails_at)
+    working = getattr(mirror.client, fails_at)
     calls = 0
 
     def failing(*given: Any, **named: Any) -> Any:
@@ -333,7 +333,7 @@ def test_whatever_request_fails_the_next_try_brings_everything(fails_at: str, tm
             raise ConnectionError("the server is away")
         return working(*given, **named)
 
-    setattr(mirror._connect(), fails_at, failing)
+    setattr(mirror.client, fails_at, failing)
     for _ in range(2):
         with contextlib.suppress(ConnectionError):
             mirror.catch_up()
@@ -466,18 +466,17 @@ def test_catching_up_leaves_alone_what_is_at_work_or_not_tracked(tmp_path: Path,
     assert [MirrorState.read(run_dir).is_complete for run_dir in (busy, untracked, waiting)] == [False, False, True]
 
 
-def test_a_killed_run_is_caught_up_once(tmp_path: Path, client: Any, store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_run_is_caught_up_once(tmp_path: Path, client: Any, store: str, capsys: pytest.CaptureFixture[str]) -> None:
     killed, here = tmp_path / "killed", tmp_path / "here"
     unmirrored(document(store), killed, stop_after=3)
     (killed / run_folder.SUMMARY).unlink(missing_ok=True)
     lines = (killed / run_folder.JOURNAL).read_text().splitlines(keepends=True)
     (killed / run_folder.JOURNAL).write_text("".join(line for line in lines if '"kind":"end"' not in line) + '{"kind":"st')  # as a kill leaves it
     here.mkdir()
-    said: list[str] = []
-    monkeypatch.setattr("largebatch.jobs.tracking.follower._say", said.append)
+    capsys.readouterr()
     for _ in range(2):
         catch_up_others(here)
-    assert said == ["MLflow now has run killed too."]
+    assert capsys.readouterr().out == "MLflow now has run killed too.\n"
     (run,) = runs_called(client, "killed")
     assert run.info.status == "KILLED"
     assert run.data.metrics["loss"] > 0
@@ -570,8 +569,8 @@ def test_a_mirror_that_dies_at_once_costs_no_run(tmp_path: Path, monkeypatch: py
     assert false is not None
     monkeypatch.setattr(sys, "executable", false)
     with MirrorProcess(build_spec(document(None))) as mirror:
-        assert mirror._process is not None
-        assert mirror._process.wait() == 1
+        assert mirror.process is not None
+        assert mirror.process.wait() == 1
         mirror.follow(tmp_path, lambda text: None)
         assert mirror.finish() is None
 
@@ -581,7 +580,7 @@ def test_the_mirror_needs_no_torch_and_stays_in_its_parents_session() -> None:
     code = f"import sys, {', '.join(f'largebatch.{module}' for module in modules)}; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
     with MirrorProcess(build_spec(document(None))) as mirror:
-        process = mirror._process
+        process = mirror.process
         assert process is not None
         assert os.getsid(process.pid) == os.getsid(0), "Linux shares the cores out by session, whatever the priorities"
         assert os.getpgid(process.pid) != os.getpgid(0), "a terminal's Ctrl-C must not reach it"
@@ -610,31 +609,34 @@ def test_a_mirror_is_told_of_any_folder(store: str, tmp_path: Path, client: Any)
 
 
 @pytest.mark.skipif(sys.platform != "linux" or os.getuid() != 0, reason="only root may take a process out of Linux's idle priority")
-def test_the_mirror_gives_way_until_training_is_over(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_mirror_gives_way_until_training_is_over(store: str, tmp_path: Path) -> None:
     unmirrored(document(store), tmp_path / "run")
-    seen: list[tuple[int, int]] = []
-    ended_within = MirrorProcess._ended_within
+    seen: set[tuple[int, int]] = set()
 
-    def look(self: MirrorProcess, seconds: float) -> bool:
-        assert self._process is not None
-        seen.append(priority(self._process.pid))
-        return ended_within(self, seconds)
+    def look(process: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            while True:
+                seen.add(priority(process))
+                time.sleep(0.001)
 
-    monkeypatch.setattr(MirrorProcess, "_ended_within", look)
     with MirrorProcess(build_spec(document(store))) as mirror:
-        assert mirror._process is not None
-        assert priority(mirror._process.pid) == (os.SCHED_IDLE, 19)
+        process = mirror.process
+        assert process is not None
+        assert priority(process.pid) == (os.SCHED_IDLE, 19)
         mirror.follow(tmp_path / "run", lambda text: None)
+        watch = threading.Thread(target=look, args=(process.pid,))
+        watch.start()
         assert mirror.finish()
-    assert seen == [(os.SCHED_OTHER, 0)], "the same process, in a hurry"
+        watch.join(30)
+    assert process.returncode == 0
+    assert (os.SCHED_OTHER, 0) in seen, "the same process, in a hurry"
 
 
 def test_where_the_mirror_must_stay_idle_another_one_hurries(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     unmirrored(document(store), tmp_path / "run")
-    monkeypatch.setattr("largebatch.jobs.tracking.mirror_process.POLITE_S", 0.0)
     monkeypatch.setattr(os, "sched_setscheduler", forbidden)
-    with MirrorProcess(build_spec(document(store))) as mirror:
-        first = mirror._process
+    with MirrorProcess(build_spec(document(store)), polite_s=0.0) as mirror:
+        first = mirror.process
         mirror.follow(tmp_path / "run", lambda text: None)
         assert mirror.finish()
     assert first is not None
@@ -667,36 +669,36 @@ def test_a_store_whose_making_was_cut_short_is_made_anew(tmp_path: Path, monkeyp
     assert not list((tmp_path / "cut").glob(".*.part"))
 
 
-def under_way(given: dict[str, Any], run_dir: Path) -> Mirror:
+def under_way(given: dict[str, Any], run_dir: Path, **options: Any) -> Mirror:
     """The mirror of a run that still trains: all that its journal lacks is the end."""
     unmirrored(given, run_dir)
     journal = run_dir / run_folder.JOURNAL
     journal.write_text("".join(line for line in journal.read_text().splitlines(keepends=True) if '"kind":"end"' not in line))
-    mirror = Mirror(run_dir)
+    mirror = Mirror(run_dir, **options)
     mirror.catch_up()
     return mirror
 
 
-def test_the_machine_of_the_mirror_is_watched_while_the_run_trains(store: str, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_machine_of_the_mirror_is_watched_while_the_run_trains(store: str, client: Any, tmp_path: Path) -> None:
     """The mirror is a child of rank 0, so of many machines it is rank 0's."""
-    monkeypatch.setattr("largebatch.jobs.tracking.mlflow_mirror.MACHINE_EVERY_S", 0.05)
-    mirror = under_way(document(store), tmp_path / "watched")
+    mirror = under_way(document(store), tmp_path / "watched", machine_every_s=0.05)
     run_id = mirror.state.run_id
 
     def measured() -> dict[str, float]:
         return {name: value for name, value in client.get_run(run_id).data.metrics.items() if name.startswith("system/")}
 
     mirror.watch_machine()
-    monitor = mirror._monitor
+    watch = mirror.machine_watch
+    assert watch is not None
     mirror.watch_machine()
-    assert mirror._monitor is monitor, "one is enough"
+    assert mirror.machine_watch is watch, "one is enough"
     ends_at = time.monotonic() + 30
     while not measured():
         assert time.monotonic() < ends_at
         time.sleep(0.1)
-    mirror.leave_machine()
-    monitor._process.join(10)
-    assert not monitor._process.is_alive()
+    mirror.mark_killed()
+    watch.join(30)
+    assert not watch.is_alive(), "it ends when MLflow's run does"
     found = measured()
     assert 0 <= found["system/cpu_utilization_percentage"] <= 100
     assert 0 < found["system/system_memory_usage_percentage"] <= 100
@@ -712,4 +714,4 @@ def test_a_machine_that_nobody_asked_about_or_that_trains_no_more_is_not_watched
     else:
         mirror = under_way(document(store, tracking={"system_metrics": False}), tmp_path / "unasked")
     mirror.watch_machine()
-    assert mirror._monitor is None
+    assert mirror.machine_watch is None

@@ -1,0 +1,58 @@
+"""What MLflow keeps of a run in numbers. Its time axis is the training clock: a metric's time is the run's start plus its training seconds."""
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from largebatch.jobs.run.records import EvalRecord, JournalRecord, RunSummary, StartRecord, StepRecord
+from largebatch.jobs.tracking.mirror_state import MirrorState
+
+OF_STEPS = ("loss", "learning_rate", "gradient_norm", "global_batch_size", "samples_seen", "epoch", "training_seconds", "gain")
+OF_EVALUATIONS = ("test_accuracy", "test_loss", "evaluation_seconds")
+OF_ENDS = (
+    "samples_per_second", "time_to_accuracy_seconds", "steps_to_accuracy", "best_test_accuracy", "train_accuracy",
+    "gradient_noise_scale", "wall_seconds", "steps", "epochs", "samples_seen", "training_seconds", "test_accuracy",
+)  # fmt: skip
+
+
+class Point(NamedTuple):
+    """One value of a metric."""
+
+    name: str
+    value: float
+    training_seconds: float
+    step: int
+
+
+def points_of(record: JournalRecord, state: MirrorState, step_every_s: float) -> Iterator[Point]:
+    """What MLflow keeps of a record as it comes; the state takes note of it. Args: step_every_s: training seconds between two steps that are sent."""
+    if isinstance(record, (StartRecord, StepRecord)):
+        state.step = record.step
+    if isinstance(record, StepRecord) and record.step > state.last_step:
+        state.last_step = record.step
+        # A run that was killed and repeats steps faster is behind the clock of the last one sent; that is no reason to skip.
+        if state.last_sent_s is None or not 0 <= record.training_seconds - state.last_sent_s < step_every_s:
+            yield from step_points(record, state)
+    elif isinstance(record, EvalRecord) and record.step > state.last_evaluation_step:
+        state.last_evaluation_step = record.step
+        # Under a name of its own: step records, which are sent now and then, have samples_seen at this step too.
+        yield Point("test_samples_seen", record.samples_seen, record.training_seconds, record.step)
+        yield from _points(record, OF_EVALUATIONS)
+
+
+def step_points(record: StepRecord, state: MirrorState) -> Iterator[Point]:
+    """A step's metrics; the state takes note that they are sent."""
+    state.last_sent_s, state.last_sent_step = record.training_seconds, record.step
+    yield from _points(record, OF_STEPS)
+
+
+def end_points(summary: RunSummary) -> list[Point]:
+    """The metrics of a run's end."""
+    values = {f"final_{name}": getattr(summary, name) for name in OF_ENDS}
+    return [Point(name, value, summary.training_seconds, summary.steps) for name, value in values.items() if value is not None]
+
+
+def _points(record: StepRecord | EvalRecord, names: Iterable[str]) -> Iterator[Point]:
+    for name in names:
+        value = getattr(record, name)
+        if value is not None:
+            yield Point(name, value, record.training_seconds, record.step)
