@@ -25,8 +25,8 @@ class Limits:
 
 HERE = Limits()
 """For a person at the machine."""
-OVER_THE_NETWORK = Limits(deepest=12, largest_number=1 << 53)
-"""For whoever asks over the network. Beyond 2^53 JSON's readers differ."""
+OVER_THE_NETWORK = Limits(deepest=12, most_values=1 << 20, largest_number=1 << 53)
+"""For whoever asks over the network. A body's bytes limit its values already; beyond 2^53 JSON's readers differ."""
 
 
 def refuse_long(content: bytes, field: str) -> None:
