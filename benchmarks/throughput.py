@@ -22,7 +22,7 @@ from torch.nn import functional
 from torch.optim import AdamW, Optimizer
 from torch.utils.data import DataLoader
 
-from largebatch.jobs.data.loaders import Batches
+from largebatch.jobs.data.batches import Batches
 from largebatch.jobs.engine.evaluate import Score
 from largebatch.jobs.engine.loop import train
 from largebatch.jobs.job import prepare

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from largebatch.jobs.data.batches import Batches, DeviceBatches
 from largebatch.jobs.data.dataset import Dataset, Images
 from largebatch.jobs.data.fingerprint import DatasetFingerprint, fingerprint
-from largebatch.jobs.data.loaders import Batches, DeviceBatches, LoaderBatches
+from largebatch.jobs.data.loaders import LoaderBatches
 from largebatch.jobs.data.reading import NO_ASKING, Patience
 from largebatch.jobs.data.sources.table import load_dataset
 from largebatch.jobs.device import largest_micro_batch, refuse_without_compiler

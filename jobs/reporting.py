@@ -18,7 +18,7 @@ from largebatch.jobs.plan.describe import unread_in_words
 from largebatch.jobs.plan.step_plan import Slice
 from largebatch.jobs.prepared import Prepared, evaluation_batches
 from largebatch.jobs.run import run_folder
-from largebatch.jobs.run.journal import Keeps
+from largebatch.jobs.run.journal import Journal
 from largebatch.jobs.run.listener import Listener
 from largebatch.jobs.run.records import FAILED, EndRecord, NoticeRecord, Outcome, Record, RunSummary, StartRecord
 
@@ -27,7 +27,7 @@ from largebatch.jobs.run.records import FAILED, EndRecord, NoticeRecord, Outcome
 class Tracker:
     """Writes each record into the journal first, then passes it on to whoever listens."""
 
-    journal: Keeps
+    journal: Journal
     listener: Listener
     state: TrainState
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,10 +34,6 @@ MOST_NUMBERS = 2**20
 """Of those samples together: large samples are looked at in fewer positions."""
 WHOLE = 2**22
 """Numbers of a part held in memory up to which all are looked at: about 10 ms."""
-TOLERANCE = 1e-4
-"""Of a sample's length (L2). Rounding differs by less, other samples by more."""
-NUM_READINGS = 24
-"""How often a sample that differs is read again before it is believed: some have randomness that no seed reaches."""
 
 
 class Fingerprint(BaseModel):
@@ -89,33 +85,9 @@ class DatasetFingerprint(Fingerprint):
         return ("training", self.train), ("test", self.test)
 
 
-class Difference(NamedTuple):
-    """The first thing in which two data sets differ."""
-
-    words: str
-    """With `{here}` and `{there}` where the two are named."""
-    part: str = ""
-    kind: str = ""
-    """`length`, `labels` or `inputs`."""
-    sample: int | None = None
-    """Its index, where it is one sample's."""
-
-    @property
-    def is_of_form(self) -> bool:
-        """Whether the model, or epochs, order and schedule, are counted in it: no run goes on with another."""
-        return not self.kind or (self.kind, self.part) == ("length", "training")
-
-    def between(self, here: str, there: str) -> str:
-        """In a sentence's words."""
-        return self.words.format(here=here, there=there)
-
-
-# ---- taking -----------------------------------------------------------------------------------------------------------
-
-
 def fingerprint(dataset: Dataset) -> DatasetFingerprint:
     """What this process has. Raises: DataError for a sample that cannot be read."""
-    with _own_draws():
+    with own_draws():
         train, test = (_held(part) if isinstance(part, Images) else _read(part, dataset) for part in (dataset.train, dataset.test))
     return DatasetFingerprint(num_classes=dataset.num_classes, train=train, test=test)
 
@@ -130,23 +102,24 @@ def _held(part: Images) -> PartFingerprint:
 
 
 def _whole(inputs: Tensor) -> Sketch:
-    places = _weights(len(inputs))
+    sample_weights = _weights(len(inputs))
     squares, total, rows = 0.0, 0.0, max(2**16 // max(math.prod(inputs.shape[1:]), 1), 1)
     for start in range(0, len(inputs), rows):
         numbers = _numbers(inputs[start : start + rows]).reshape(min(rows, len(inputs) - start), -1)
         squares += float(numbers.reshape(-1) @ numbers.reshape(-1))
-        total += float(places[start : start + rows] @ (numbers @ _weights(numbers.shape[1])))
+        total += float(sample_weights[start : start + rows] @ (numbers @ _weights(numbers.shape[1])))
     return Sketch(length=math.sqrt(squares), projection=total)
 
 
 def _read(part: Any, dataset: Dataset) -> PartFingerprint:
     num_samples = len(part)
     return PartFingerprint(
-        num_samples=num_samples, samples=tuple(_read_sample(part, dataset, index) for index in _positions(num_samples, READ_POSITIONS))
+        num_samples=num_samples, samples=tuple(fingerprint_sample(part, dataset, index) for index in _positions(num_samples, READ_POSITIONS))
     )
 
 
-def _read_sample(part: Any, dataset: Dataset, index: int) -> SampleFingerprint:
+def fingerprint_sample(part: Any, dataset: Dataset, index: int) -> SampleFingerprint:
+    """One sample of a part that is read sample by sample. Raises: DataError if it cannot be read."""
     sample = SeededSamples(part, dataset, seed=0)[(0, index)]  # whatever the run's own seed: it draws no other data
     if isinstance(sample, LargebatchError):
         raise sample
@@ -181,11 +154,11 @@ def _positions(num_samples: int, number: int) -> list[int]:
     """So many positions that follow from the length alone, in rising order."""
     if num_samples <= number:
         return list(range(num_samples))
-    return sorted({int(place * num_samples) for place in uniform(key("positions"), torch.arange(number)).tolist()})
+    return sorted({int(fraction * num_samples) for fraction in uniform(key("positions"), torch.arange(number)).tolist()})
 
 
 @contextmanager
-def _own_draws() -> Iterator[None]:
+def own_draws() -> Iterator[None]:
     """A context whose draws change no other's."""
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
@@ -194,90 +167,6 @@ def _own_draws() -> Iterator[None]:
         finally:
             random.setstate(python)
             np.random.set_state(numpy)
-
-
-# ---- comparing --------------------------------------------------------------------------------------------------------
-
-
-def difference(here: DatasetFingerprint, there: DatasetFingerprint, leave_out: frozenset[tuple[str, str]] = frozenset()) -> Difference | None:
-    """The first difference, the graver kinds first; None if there is none.
-
-    Args: leave_out: kinds and parts, such as ("inputs", "training"), that are not looked at.
-    """
-    if here.num_classes != there.num_classes:
-        return Difference(f"{here.num_classes} classes {{here}}, {there.num_classes} {{there}}")
-    for kind, differs in (("length", _length_difference), ("labels", _label_difference), ("inputs", _input_difference)):
-        for (name, part), (_, other) in zip(here.parts, there.parts, strict=True):
-            first = None if (kind, name) in leave_out else differs(name, part, other)
-            if first is not None:
-                return first
-    return None
-
-
-def confirmed_difference(dataset: Dataset, here: DatasetFingerprint, there: DatasetFingerprint) -> Difference | None:
-    """The first difference that is one: what a sample draws by itself, out of any seed's reach, is none.
-
-    Args: dataset: of which `here` was taken; a sample that differs is read again. Raises: DataError for one that cannot be.
-    """
-    left_out: frozenset[tuple[str, str]] = frozenset()
-    while (first := difference(here, there, left_out)) is not None:
-        part = dataset.train if first.part == "training" else dataset.test
-        if first.sample is None or isinstance(part, Images) or not _varies(part, dataset, first.sample, first.kind):
-            return first
-        left_out |= {(first.kind, first.part)}
-    return None
-
-
-def _varies(part: Any, dataset: Dataset, index: int, kind: str) -> bool:
-    with _own_draws():
-        first, *others = (_read_sample(part, dataset, index) for _ in range(NUM_READINGS))
-    return any(first.label != other.label if kind == "labels" else _inputs_differ(first, other) for other in others)
-
-
-def _length_difference(name: str, part: PartFingerprint, other: PartFingerprint) -> Difference | None:
-    if part.num_samples == other.num_samples:
-        return None
-    return Difference(f"{part.num_samples:,} {name} samples {{here}}, {other.num_samples:,} {{there}}", name, "length")
-
-
-def _label_difference(name: str, part: PartFingerprint, other: PartFingerprint) -> Difference | None:
-    for sample, twin in _twins(part, other):
-        if sample.label != twin.label:
-            words = f"the label of {name} sample {sample.index} is {sample.label} {{here}}, {twin.label} {{there}}"
-            return Difference(words, name, "labels", sample.index)
-    if part.labels_digest and other.labels_digest and part.labels_digest != other.labels_digest:
-        return Difference(f"some labels of the {name} samples are others {{here}} than {{there}}", name, "labels")
-    return None
-
-
-def _input_difference(name: str, part: PartFingerprint, other: PartFingerprint) -> Difference | None:
-    for sample, twin in _twins(part, other):
-        if (sample.shape, sample.dtype) != (twin.shape, twin.dtype):
-            form, twins = (f"{side.shape} {side.dtype}" for side in (sample, twin))
-            return Difference(f"{name} sample {sample.index} is {form} {{here}}, {twins} {{there}}", name, "inputs", sample.index)
-        if _inputs_differ(sample, twin):
-            return Difference(f"{name} sample {sample.index} is another {{here}} than {{there}}", name, "inputs", sample.index)
-    if part.sketch is not None and other.sketch is not None and _far_apart(part.sketch, other.sketch):
-        return Difference(f"some {name} samples are others {{here}} than {{there}}", name, "inputs")
-    return None
-
-
-def _twins(part: PartFingerprint, other: PartFingerprint) -> Iterator[tuple[SampleFingerprint, SampleFingerprint]]:
-    """Samples that both looked at."""
-    others = {sample.index: sample for sample in other.samples}
-    return ((sample, others[sample.index]) for sample in part.samples if sample.index in others)
-
-
-def _inputs_differ(sample: SampleFingerprint, other: SampleFingerprint) -> bool:
-    return (sample.shape, sample.dtype) != (other.shape, other.dtype) or _far_apart(sample.sketch, other.sketch)
-
-
-def _far_apart(sketch: Sketch, other: Sketch) -> bool:
-    room = TOLERANCE * max(sketch.length, other.length)
-    return abs(sketch.length - other.length) > room or abs(sketch.projection - other.projection) > room
-
-
-# ---- in a run's folder ------------------------------------------------------------------------------------------------
 
 
 def write_fingerprint(run_dir: Path, taken: DatasetFingerprint) -> None:

@@ -1,13 +1,48 @@
-"""Refusing data that are not the same: on another rank, after a restart, in another process that reads a run's results."""
+"""Comparing fingerprints, and refusing data that are not the same: on another rank, after a restart, beside other runs."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from largebatch.jobs.data.dataset import Dataset
-from largebatch.jobs.data.fingerprint import DatasetFingerprint, confirmed_difference, difference, read_fingerprint
+from largebatch.jobs.data.dataset import Dataset, Images
+from largebatch.jobs.data.fingerprint import (
+    DatasetFingerprint,
+    PartFingerprint,
+    SampleFingerprint,
+    Sketch,
+    fingerprint_sample,
+    own_draws,
+    read_fingerprint,
+)
 from largebatch.jobs.errors import DataError
 
 FIELD = "dataset"
 HOW = "Seed the split and sort file lists and class names, so that every process loads the same"
+TOLERANCE = 1e-4
+"""Of a sample's length (L2). Rounding differs by less, other samples by more."""
+NUM_READINGS = 24
+"""How often a sample that differs is read again before it is believed: some have randomness that no seed reaches."""
+
+
+class Difference(NamedTuple):
+    """The first thing in which two data sets differ."""
+
+    words: str
+    """With `{here}` and `{there}` where the two are named."""
+    part: str = ""
+    kind: str = ""
+    """`length`, `labels` or `inputs`."""
+    sample: int | None = None
+    """Its index, where it is one sample's."""
+
+    @property
+    def is_of_form(self) -> bool:
+        """Whether the model, or epochs, order and schedule, are counted in it: no run goes on with another."""
+        return not self.kind or (self.kind, self.part) == ("length", "training")
+
+    def between(self, here: str, there: str) -> str:
+        """In a sentence's words. Args: what the two data sets are called."""
+        return self.words.format(here=here, there=there)
 
 
 def refuse_other_workers_data(dataset: Dataset, taken: DatasetFingerprint, first: DatasetFingerprint, rank: int) -> None:
@@ -47,3 +82,81 @@ def difference_between_runs(taken: DatasetFingerprint, other: DatasetFingerprint
     read = frozenset(("inputs", name) for name, part in taken.parts if part.labels_digest is None)
     change = difference(taken, other, read)
     return None if change is None else change.between(*(f"in {name}" for name in names))
+
+
+def difference(taken: DatasetFingerprint, other: DatasetFingerprint, leave_out: frozenset[tuple[str, str]] = frozenset()) -> Difference | None:
+    """The first difference, the graver kinds first; None if there is none.
+
+    Args: leave_out: kinds and parts, such as ("inputs", "training"), that are not looked at.
+    """
+    if taken.num_classes != other.num_classes:
+        return Difference(f"{taken.num_classes} classes {{here}}, {other.num_classes} {{there}}")
+    for kind, differs in (("length", _length_difference), ("labels", _label_difference), ("inputs", _input_difference)):
+        for (name, part), (_, other_part) in zip(taken.parts, other.parts, strict=True):
+            first = None if (kind, name) in leave_out else differs(name, part, other_part)
+            if first is not None:
+                return first
+    return None
+
+
+def confirmed_difference(dataset: Dataset, taken: DatasetFingerprint, other: DatasetFingerprint) -> Difference | None:
+    """The first difference that is one: what a sample draws by itself, out of any seed's reach, is none.
+
+    Args: dataset: of which `taken` was taken; a sample that differs is read again. Raises: DataError for one that cannot be.
+    """
+    left_out: frozenset[tuple[str, str]] = frozenset()
+    while (first := difference(taken, other, left_out)) is not None:
+        part = dataset.train if first.part == "training" else dataset.test
+        if first.sample is None or isinstance(part, Images) or not _varies(part, dataset, first.sample, first.kind):
+            return first
+        left_out |= {(first.kind, first.part)}
+    return None
+
+
+def _varies(part: Any, dataset: Dataset, index: int, kind: str) -> bool:
+    with own_draws():
+        first, *others = (fingerprint_sample(part, dataset, index) for _ in range(NUM_READINGS))
+    return any(first.label != other.label if kind == "labels" else _inputs_differ(first, other) for other in others)
+
+
+def _length_difference(name: str, part: PartFingerprint, other: PartFingerprint) -> Difference | None:
+    if part.num_samples == other.num_samples:
+        return None
+    return Difference(f"{part.num_samples:,} {name} samples {{here}}, {other.num_samples:,} {{there}}", name, "length")
+
+
+def _label_difference(name: str, part: PartFingerprint, other: PartFingerprint) -> Difference | None:
+    for sample, twin in _twins(part, other):
+        if sample.label != twin.label:
+            words = f"the label of {name} sample {sample.index} is {sample.label} {{here}}, {twin.label} {{there}}"
+            return Difference(words, name, "labels", sample.index)
+    if part.labels_digest and other.labels_digest and part.labels_digest != other.labels_digest:
+        return Difference(f"some labels of the {name} samples are others {{here}} than {{there}}", name, "labels")
+    return None
+
+
+def _input_difference(name: str, part: PartFingerprint, other: PartFingerprint) -> Difference | None:
+    for sample, twin in _twins(part, other):
+        if (sample.shape, sample.dtype) != (twin.shape, twin.dtype):
+            form, twins = (f"{side.shape} {side.dtype}" for side in (sample, twin))
+            return Difference(f"{name} sample {sample.index} is {form} {{here}}, {twins} {{there}}", name, "inputs", sample.index)
+        if _inputs_differ(sample, twin):
+            return Difference(f"{name} sample {sample.index} is another {{here}} than {{there}}", name, "inputs", sample.index)
+    if part.sketch is not None and other.sketch is not None and _far_apart(part.sketch, other.sketch):
+        return Difference(f"some {name} samples are others {{here}} than {{there}}", name, "inputs")
+    return None
+
+
+def _twins(part: PartFingerprint, other: PartFingerprint) -> Iterator[tuple[SampleFingerprint, SampleFingerprint]]:
+    """Samples that both looked at."""
+    others = {sample.index: sample for sample in other.samples}
+    return ((sample, others[sample.index]) for sample in part.samples if sample.index in others)
+
+
+def _inputs_differ(sample: SampleFingerprint, other: SampleFingerprint) -> bool:
+    return (sample.shape, sample.dtype) != (other.shape, other.dtype) or _far_apart(sample.sketch, other.sketch)
+
+
+def _far_apart(sketch: Sketch, other: Sketch) -> bool:
+    tolerance = TOLERANCE * max(sketch.length, other.length)
+    return abs(sketch.length - other.length) > tolerance or abs(sketch.projection - other.projection) > tolerance

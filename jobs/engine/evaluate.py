@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from largebatch.jobs.data.loaders import Batches
+from largebatch.jobs.data.batches import Batches
 from largebatch.jobs.engine.non_finite import FiniteBatches, non_finite_error
 from largebatch.jobs.engine.out_of_memory import make_room, ran_out_of_memory
 from largebatch.jobs.engine.ranks.ranks import Ranks

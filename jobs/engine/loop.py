@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Protocol
 
-from largebatch.jobs.data.loaders import Batches
+from largebatch.jobs.data.batches import Batches
 from largebatch.jobs.engine.evaluate import Score
 from largebatch.jobs.engine.state import TrainState
 from largebatch.jobs.engine.step import optimizer_step

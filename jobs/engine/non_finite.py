@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from largebatch.jobs.data.loaders import Batches
+from largebatch.jobs.data.batches import Batches
 from largebatch.jobs.errors import DataError, DivergedError
 from largebatch.jobs.plan.step_plan import Slice
 

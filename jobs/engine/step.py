@@ -11,8 +11,8 @@ from contextlib import contextmanager
 
 from torch import nn
 
+from largebatch.jobs.data.batches import Batches
 from largebatch.jobs.data.keyed_random import sample_order
-from largebatch.jobs.data.loaders import Batches
 from largebatch.jobs.engine.accumulate import Measured, accumulate
 from largebatch.jobs.engine.noise_scale import estimate
 from largebatch.jobs.engine.non_finite import FiniteBatches, diverged, non_finite_error, non_finite_gradient

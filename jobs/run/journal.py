@@ -6,8 +6,7 @@ superseded, and readers leave them out. A line cut short by a kill is left out t
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Self
 
 import pydantic
 
@@ -41,7 +40,7 @@ class Journal:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self._file.close()
 
 
@@ -88,32 +87,17 @@ def evaluations(records: Iterable[JournalRecord]) -> Iterator[EvalRecord]:
     return (record for record in records if isinstance(record, EvalRecord))
 
 
-class Keeps(Protocol):
-    """A journal, as far as a job needs one."""
+class NoJournal(Journal):
+    """The journal of ranks other than the first: rank 0 writes for all."""
+
+    def __init__(self) -> None:
+        pass
 
     def write(self, record: Record) -> None:
-        """Take one record down."""
-        ...
+        """Write nothing."""
 
     def sync(self) -> None:
-        """Put what was written onto the disk."""
-        ...
+        """Do nothing."""
 
-    def __enter__(self) -> Self: ...
-    def __exit__(self, *_: Any) -> None: ...
-
-
-class NoJournal:
-    """What ranks other than the first write to."""
-
-    def write(self, record: Record) -> None:
-        """Rank 0 keeps it."""
-
-    def sync(self) -> None:
-        """Nothing to do."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, *_: object) -> None:
         pass

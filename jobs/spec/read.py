@@ -59,8 +59,8 @@ def build_spec(document: Mapping[str, Any]) -> TrainSpec:
 
 def entry_points(spec: TrainSpec) -> dict[str, str]:
     """The spec's references to a person's own code, by field."""
-    found = {"dataset.entry_point": spec.dataset.entry_point, "model.entry_point": spec.model.entry_point}
-    return {field: reference for field, reference in found.items() if reference is not None}
+    references = {"dataset.entry_point": spec.dataset.entry_point, "model.entry_point": spec.model.entry_point}
+    return {field: reference for field, reference in references.items() if reference is not None}
 
 
 def refuse_unlisted_entry_points(spec: TrainSpec, allowed: Collection[str]) -> None:
@@ -120,15 +120,15 @@ def _as_typed(argument: str) -> str:
 
 def _apply(document: dict[str, Any], key: str, value: Any) -> None:
     parts = key.split(".")
-    here = document
+    section = document
     for part in parts[:-1]:
-        inner = here.setdefault(part, {})
+        inner = section.setdefault(part, {})
         if inner is None:
-            inner = here[part] = {}
+            inner = section[part] = {}
         if not isinstance(inner, dict):
             raise SpecError("--set", f"{key[:200]!r}: {part} holds a value, not keys.")
-        here = inner
-    here[parts[-1]] = value
+        section = inner
+    section[parts[-1]] = value
 
 
 def _forget_the_options_of_another_optimizer(document: dict[str, Any], changed: set[str]) -> None:

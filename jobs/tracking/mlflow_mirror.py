@@ -16,33 +16,9 @@ from largebatch.jobs.run.checkpoints import list_checkpoints
 from largebatch.jobs.run.journal import parse_line, read_records, steps
 from largebatch.jobs.run.json_lines import read_lines
 from largebatch.jobs.run.records import EndRecord, JournalRecord, Outcome, StartRecord
+from largebatch.jobs.tracking import mlflow_store, params
 from largebatch.jobs.tracking.metrics import Point, end_points, points_of, step_points
 from largebatch.jobs.tracking.mirror_state import MirrorState
-from largebatch.jobs.tracking.mlflow_store import (
-    BEGAN_TAG,
-    GONE,
-    REFUSED,
-    brief,
-    connect,
-    default_uri,
-    ensure_run,
-    experiment_id,
-    holds_run,
-    is_refusal,
-    send,
-)
-from largebatch.jobs.tracking.params import (
-    FAILURE_TAG,
-    NOTE_TAG,
-    RESUMED,
-    RUN_TAG,
-    SUPERSEDED_TAG,
-    end_tags,
-    resumed_tags,
-    run_tags,
-    spec_params,
-    undone_note,
-)
 
 MACHINE_EVERY_S = 10.0
 STATUS = {Outcome.DIVERGED: "FAILED", Outcome.FAILED: "FAILED", Outcome.STOPPED: "KILLED"}
@@ -74,7 +50,7 @@ def mlflow_faults(uri: str) -> Iterator[None]:
         raise
     except Exception as error:  # MLflow raises its own, requests' and SQLAlchemy's errors
         raise FaultError(
-            "tracking.mlflow_uri", f"MLflow at {uri} does not answer: {brief(error)}.", "The journal keeps everything; try again later."
+            "tracking.mlflow_uri", f"MLflow at {uri} does not answer: {mlflow_store.brief(error)}.", "The journal keeps everything; try again later."
         ) from error
 
 
@@ -96,7 +72,7 @@ class Mirror:
     def _read_spec(self) -> None:
         """The spec and the address of MLflow, which a resume may have changed."""
         self.spec = run_folder.begun_spec(self.run_dir)
-        uri = self._own_uri or self.spec.tracking.mlflow_uri or self.state.uri or default_uri(self.run_dir)
+        uri = self._own_uri or self.spec.tracking.mlflow_uri or self.state.uri or mlflow_store.default_uri(self.run_dir)
         if uri != self.uri:
             self.uri, self._client = uri, None
 
@@ -113,7 +89,7 @@ class Mirror:
             except Exception as error:
                 # What was not sent must not count as weighed; MLflow keeps one of what it gets twice.
                 self.state = MirrorState.read(self.run_dir)
-                may_be_gone = self.state.run_id is not None and is_refusal(error, GONE, REFUSED)
+                may_be_gone = self.state.run_id is not None and mlflow_store.is_refusal(error, mlflow_store.GONE, mlflow_store.REFUSED)
                 if is_last_try or not may_be_gone or self.look_up():
                     raise
 
@@ -121,7 +97,7 @@ class Mirror:
         """Whether MLflow has this run; where it was deleted for good, or never was, the run begins anew there. Raises: DeletedError."""
         if self.state.run_id is None:
             return False
-        if holds_run(self.client, self.state.run_id, self.uri):
+        if mlflow_store.holds_run(self.client, self.state.run_id, self.uri):
             return True
         self._begin_anew()
         return False
@@ -162,7 +138,7 @@ class Mirror:
     def client(self) -> Any:
         """MLflow's client, connected when it is first needed."""
         if self._client is None:
-            self._client = connect(self.uri, self.run_dir.parent)
+            self._client = mlflow_store.connect(self.uri, self.run_dir.parent)
         return self._client
 
     def _begin_anew(self) -> None:
@@ -198,34 +174,32 @@ class Mirror:
             self.state.is_complete = False
 
     def _send_points(self, points: Sequence[Point]) -> None:
-        send(self.client, self.state.run_id, points=points, base_ms=self.state.base_ms)
+        mlflow_store.send(self.client, self.state.run_id, points=points, base_ms=self.state.base_ms)
 
     def _begin(self, records: Sequence[JournalRecord]) -> None:
         """Make the run in MLflow, or find the one that a mirror has made which left no note."""
         client, state, experiment = self.client, self.state, self.spec.tracking.experiment
         began_at_s = next((record.at_s for record in records if isinstance(record, StartRecord)), 0.0)
         state.base_ms, state.uri, state.experiment = int(began_at_s * 1000), self.uri, experiment
-        number = experiment_id(client, experiment, self.uri, self.run_dir.parent)
-        state.run_id = ensure_run(client, number, {**self._tags(), BEGAN_TAG: str(began_at_s)}, RUN_TAG, self.run_dir.name, state.base_ms)
+        number = mlflow_store.experiment_id(client, experiment, self.uri, self.run_dir.parent)
+        tags = {**self._tags(), mlflow_store.BEGAN_TAG: str(began_at_s)}
+        state.run_id = mlflow_store.ensure_run(client, number, tags, params.RUN_TAG, self.run_dir.name, state.base_ms)
 
     def _tags(self) -> dict[str, str]:
         parent = {"mlflow.parentRunId": self._parent_run_id} if self._parent_run_id else {}
-        return run_tags(self.spec, self.run_dir) | parent
+        return params.run_tags(self.spec, self.run_dir) | parent
 
     def _describe(self) -> None:
         """Parameters, tags and files; of a run that is resumed otherwise than it began, what has changed."""
         client, run_id = self.client, self.state.run_id
-        known, params = client.get_run(run_id).data, spec_params(self.spec)
-        tags = self._tags() | resumed_tags(params, known.params, known.tags.get(NOTE_TAG, ""))
+        known, now = client.get_run(run_id).data, params.spec_params(self.spec)
+        tags = self._tags() | params.resumed_tags(now, known.params, known.tags.get(params.NOTE_TAG, ""))
         for tag in known.tags:
-            if tag == FAILURE_TAG or (tag.startswith(RESUMED) and tag not in tags):  # it goes on
+            if tag == params.FAILURE_TAG or (tag.startswith(params.RESUMED) and tag not in tags):  # it goes on
                 client.delete_tag(run_id, tag)
-        send(
-            client,
-            run_id,
-            params={name: value for name, value in params.items() if name not in known.params},
-            tags={name: value for name, value in tags.items() if known.tags.get(name) != value},
-        )
+        new_params = {name: value for name, value in now.items() if name not in known.params}
+        new_tags = {name: value for name, value in tags.items() if known.tags.get(name) != value}
+        mlflow_store.send(client, run_id, params=new_params, tags=new_tags)
         self._send_files(run_folder.SPEC, run_folder.PLAN, run_folder.ENVIRONMENT)
         self.state.write(self.run_dir)
 
@@ -241,22 +215,22 @@ class Mirror:
             return
         known = client.get_run(state.run_id).data.tags
         is_undone = state.step < max(state.last_sent_step, state.last_evaluation_step)
-        if not is_undone and SUPERSEDED_TAG not in known:
+        if not is_undone and params.SUPERSEDED_TAG not in known:
             return
-        tags = {SUPERSEDED_TAG: str(state.step + 1)} if is_undone else {}
-        note = undone_note(known.get(NOTE_TAG, ""), state.step + 1 if is_undone else None)
-        if note is not None and note != known.get(NOTE_TAG, ""):
-            tags[NOTE_TAG] = note
-        send(client, state.run_id, tags=tags)
+        tags = {params.SUPERSEDED_TAG: str(state.step + 1)} if is_undone else {}
+        note = params.undone_note(known.get(params.NOTE_TAG, ""), state.step + 1 if is_undone else None)
+        if note is not None and note != known.get(params.NOTE_TAG, ""):
+            tags[params.NOTE_TAG] = note
+        mlflow_store.send(client, state.run_id, tags=tags)
         if not is_undone:
-            client.delete_tag(state.run_id, SUPERSEDED_TAG)
+            client.delete_tag(state.run_id, params.SUPERSEDED_TAG)
 
     def _finish(self, record: EndRecord) -> None:
         client, run_id, summary = self.client, self.state.run_id, record.summary
         self._send_points(end_points(summary))
         self.send_last_step()
         self._mark_undone_steps()
-        send(client, run_id, tags=end_tags(self.run_dir, summary))
+        mlflow_store.send(client, run_id, tags=params.end_tags(self.run_dir, summary))
         self._send_files(run_folder.PLAN, run_folder.FIGURE, run_folder.SUMMARY)
         newest = next((path for path, kind, *_ in list_checkpoints(self.run_dir / run_folder.CHECKPOINTS) if kind == "step"), None)
         if self.spec.tracking.log_checkpoint and newest is not None:

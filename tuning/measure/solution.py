@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from largebatch.jobs.data.loaders import Batches
+from largebatch.jobs.data.batches import Batches
 from largebatch.jobs.data.same_data import refuse_other_data
 from largebatch.jobs.engine.out_of_memory import ran_out_of_memory
 from largebatch.jobs.engine.warm_up import activation_bytes_per_sample

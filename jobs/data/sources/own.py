@@ -25,15 +25,15 @@ CHUNK_ELEMENTS = 2**24
 def load_own(spec: DatasetSpec) -> Dataset:
     """The data set that a person's entry point returns. Raises: SpecError, DataError."""
     name = spec.entry_point or ""
-    given = _two_parts(name, call_entry_point(FIELD, name, spec.arguments))
-    train, test = (_held_whole(part, kind) if is_plain(part, TensorDataset) else part for part, kind in zip(given, KINDS, strict=True))
+    parts = _two_parts(name, call_entry_point(FIELD, name, spec.arguments))
+    train, test = (_held_whole(part, kind) if is_plain(part, TensorDataset) else part for part, kind in zip(parts, KINDS, strict=True))
     if len(train) == 0 or len(test) == 0:
         raise DataError(FIELD, f"returned {len(train)} training and {len(test)} test samples; both must have some.")
     first, other = (_first_input(part, kind) for part, kind in zip((train, test), KINDS, strict=True))
     if (first.shape, first.dtype) != (other.shape, other.dtype):
         both = " and ".join(f"{tuple(sample.shape)} {sample.dtype}" for sample in (first, other))
         raise DataError(FIELD, f"training and test samples differ in shape or type: {both}.", "Prepare both the same way.")
-    num_classes = num_classes_of(given[0], FIELD)
+    num_classes = num_classes_of(parts[0], FIELD)
     if num_classes is None:
         raise DataError(FIELD, "the number of classes is not known.", "Give the training set an attribute num_classes.")
     dataset = Dataset(name, train, test, num_classes, tuple(first.shape), input_dtype=first.dtype)

@@ -47,20 +47,20 @@ def _by_name(spec: DatasetSpec, data_dir: Path) -> Dataset:
 
 
 def _refuse_augmentation_that_cannot_be(spec: DatasetSpec, dataset: Dataset) -> None:
-    asked, is_held = spec.augment, isinstance(dataset.train, Images)
-    if is_held and asked.resized_crop:
+    augmentation, is_held = spec.augment, isinstance(dataset.train, Images)
+    if is_held and augmentation.resized_crop:
         raise SpecError("dataset.augment.resized_crop", "is for image folders.", "Use translate instead.")
-    if is_held and augments(asked) and len(dataset.input_shape) != 3:
+    if is_held and augments(augmentation) and len(dataset.input_shape) != 3:
         raise SpecError(
             "dataset.augment", f"changes images (channels, height, width), and these samples are {dataset.input_shape}.", "Leave dataset.augment out."
         )
-    if not is_held and spec.entry_point is not None and asked != AugmentSpec():
+    if not is_held and spec.entry_point is not None and augmentation != AugmentSpec():
         raise SpecError(
             "dataset.augment",
             f"does not reach the samples of {spec.entry_point}, which are read one by one.",
             "Leave it out: your own data set augments itself; or return a TensorDataset of images.",
         )
-    if not is_held and (asked.translate or asked.cutout or asked.horizontal_flip == "alternating"):
+    if not is_held and (augmentation.translate or augmentation.cutout or augmentation.horizontal_flip == "alternating"):
         raise SpecError(
             "dataset.augment",
             "translate, cutout and alternating flips work on sets held in memory.",
@@ -71,10 +71,10 @@ def _refuse_augmentation_that_cannot_be(spec: DatasetSpec, dataset: Dataset) -> 
 def digits(spec: DatasetSpec, data_dir: Path) -> Dataset:
     """scikit-learn's copy of the UCI optical digits: 1,437 + 360 grey 8x8 images, embedded in that package."""
     # Read from the package's file: importing the package itself costs longer than training on it.
-    found = importlib.util.find_spec("sklearn")
-    if found is None or found.origin is None:
+    package = importlib.util.find_spec("sklearn")
+    if package is None or package.origin is None:
         raise DataError("dataset.name", "digits come with scikit-learn, which is not installed.", "pip install scikit-learn")
-    path = Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    path = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
     try:
         with gzip.open(path, "rt") as file:
             table = np.array(list(csv.reader(file)), dtype=np.float32)
@@ -119,7 +119,7 @@ def _read_torchvision(class_name: str, data_dir: Path, is_train: bool, download:
     from torchvision import datasets
 
     try:
-        found = getattr(datasets, class_name)(str(data_dir), train=is_train, download=download)
+        part = getattr(datasets, class_name)(str(data_dir), train=is_train, download=download)
     except Exception as error:  # torchvision raises whatever the parser met: ValueError, AssertionError, EOFError ...
         if download:
             raise DataError(
@@ -130,9 +130,9 @@ def _read_torchvision(class_name: str, data_dir: Path, is_train: bool, download:
         wrong = _files_unlike_the_publishers(getattr(datasets, class_name), data_dir)
         reason = f"{', '.join(wrong)} differs from the publisher's (MD5)" if wrong else str(error) or "a file is not of the kind that its name says"
         raise DataError("--data-dir", f"{class_name} in {data_dir} is damaged: {reason}.", "Remove its files and fetch them again.") from error
-    inputs = torch.as_tensor(found.data)
+    inputs = torch.as_tensor(part.data)
     inputs = inputs[:, None] if inputs.ndim == 3 else inputs.permute(0, 3, 1, 2)
-    labels = torch.as_tensor(found.targets, dtype=torch.int64)
+    labels = torch.as_tensor(part.targets, dtype=torch.int64)
     if len(inputs) != len(labels):
         raise DataError("--data-dir", f"{class_name} in {data_dir} has {len(inputs)} images and {len(labels)} labels.", "Fetch it again.")
     return Images(inputs.contiguous(), labels)

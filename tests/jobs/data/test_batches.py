@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from largebatch.jobs.data.batches import Batches, DeviceBatches, fits_on
 from largebatch.jobs.data.dataset import Dataset, Images
 from largebatch.jobs.data.keyed_random import sample_order
-from largebatch.jobs.data.loaders import Batches, DeviceBatches, LoaderBatches, Stream, fits_on
+from largebatch.jobs.data.loaders import LoaderBatches, Stream
 from largebatch.jobs.engine.accumulate import accumulate
 from largebatch.jobs.engine.ranks.ranks import Ranks
 from largebatch.jobs.engine.state import build_state

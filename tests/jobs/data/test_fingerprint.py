@@ -11,7 +11,8 @@ from torch import Tensor
 
 from largebatch.jobs.data import fingerprint as module
 from largebatch.jobs.data.dataset import Dataset, Images
-from largebatch.jobs.data.fingerprint import DatasetFingerprint, confirmed_difference, difference, fingerprint
+from largebatch.jobs.data.fingerprint import DatasetFingerprint, fingerprint
+from largebatch.jobs.data.same_data import confirmed_difference, difference
 from largebatch.jobs.errors import DataError
 
 NUM_TRAIN, NUM_TEST, WIDTH = 90, 30, 12

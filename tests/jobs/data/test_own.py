@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, StackDataset, Subset, TensorDataset, random_split
 from torch.utils.data import Dataset as TorchDataset
 
+from largebatch.jobs.data.batches import DeviceBatches
 from largebatch.jobs.data.dataset import Dataset, Images
-from largebatch.jobs.data.loaders import DeviceBatches, LoaderBatches
+from largebatch.jobs.data.loaders import LoaderBatches
 from largebatch.jobs.data.sources.table import load_dataset
 from largebatch.jobs.errors import DataError
 from largebatch.jobs.plan.step_plan import Slice

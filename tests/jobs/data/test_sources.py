@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
+from largebatch.jobs.data.batches import DeviceBatches
 from largebatch.jobs.data.dataset import Dataset, Images
-from largebatch.jobs.data.loaders import DeviceBatches, LoaderBatches
+from largebatch.jobs.data.loaders import LoaderBatches
 from largebatch.jobs.data.sources.table import SOURCES, TORCHVISION_FILES, load_dataset
 from largebatch.jobs.errors import DataError, SpecError
 from largebatch.jobs.plan.step_plan import Slice
