@@ -75,11 +75,11 @@ def evaluate(
         while start < share.stop:
             size = samples_at_once(state.micro_batch_size, state.evaluation_batch_size)
             samples = _whole_groups(share, start, size, unit)
-            found = _score_if_it_fits(state, batches, samples, bfloat16)
-            if found is None:
+            sums = _sums_if_they_fit(state, batches, samples, bfloat16)
+            if sums is None:
                 _halve(state, samples.size, unit, notify)
                 continue
-            correct, loss, start = correct + found[0], loss + found[1], samples.stop
+            correct, loss, start = correct + sums[0], loss + sums[1], samples.stop
             on_progress(start - share.start)
 
     with evaluation_weights(state):
@@ -97,7 +97,7 @@ def refuse_non_finite_samples(state: TrainState, batches: Batches, num_samples: 
         state.ranks.raise_first(non_finite_error("test", finite.replaced, num_read, "the test loss"))
 
 
-def _score_if_it_fits(state: TrainState, batches: Batches, samples: Slice, bfloat16: bool) -> tuple[Tensor, Tensor] | None:
+def _sums_if_they_fit(state: TrainState, batches: Batches, samples: Slice, bfloat16: bool) -> tuple[Tensor, Tensor] | None:
     """(right answers, summed loss) of some samples; None if memory ran out."""
     try:
         inputs, labels = batches.read(samples)
@@ -111,14 +111,14 @@ def _score_if_it_fits(state: TrainState, batches: Batches, samples: Slice, bfloa
     return None
 
 
-def _halve(state: TrainState, now: int, unit: int, notify: Callable[[str], Any]) -> None:
+def _halve(state: TrainState, size: int, unit: int, notify: Callable[[str], Any]) -> None:
     """Evaluate half as many samples at once from here on. Raises: FaultError if there is no smaller number."""
-    if now <= unit + (unit > 1):
-        fewest = "one sample" if now == 1 else f"{now} samples, a batch-norm group,"
+    if size <= unit + (unit > 1):
+        fewest = "one sample" if size == 1 else f"{size} samples, a batch-norm group,"
         raise FaultError("model", f"evaluation runs out of memory even with {fewest} at a time.", "Use a smaller model, or precision bfloat16.")
     make_room()
-    notify(f"Out of memory in evaluation: {now} -> {now // 2} samples at once.")
-    state.evaluation_batch_size = now // 2
+    notify(f"Out of memory in evaluation: {size} -> {size // 2} samples at once.")
+    state.evaluation_batch_size = size // 2
 
 
 def evaluation_share(num_samples: int, ranks: Ranks, unit: int = 1) -> Slice:

@@ -1,4 +1,4 @@
-"""What to say once a loss or a gradient is not finite: of samples that hold NaN, infinity or huge numbers, of the model, or of the rate."""
+"""Finds the cause of a loss or gradient that is not finite: samples that hold NaN, infinity or huge numbers, the model, or the learning rate."""
 
 from collections.abc import Mapping
 
@@ -13,7 +13,7 @@ HUGE = 1e18
 
 
 class FiniteBatches:
-    """Batches in which a finite sample stands for each that holds NaN, infinity or a huge number.
+    """Reads batches with a finite sample in place of each that holds NaN, infinity or a huge number.
 
     If the loss of the same samples is finite then, the data were at fault: a model may be made for NaN, and diverge for other reasons.
     """
@@ -21,7 +21,7 @@ class FiniteBatches:
     def __init__(self, batches: Batches) -> None:
         self._batches = batches
         self.replaced: dict[int, float] = {}
-        """By their places in the order that was read: each one's largest number, or NaN or infinity."""
+        """By its index in the order that was read: each such sample's largest number, or NaN or infinity."""
 
     def read(self, samples: Slice) -> tuple[Tensor, Tensor]:
         """See `Batches`."""
@@ -31,8 +31,8 @@ class FiniteBatches:
         sizes = inputs.reshape(len(inputs), -1).abs().float()
         is_sound = (sizes <= HUGE).all(dim=1)
         if not bool(is_sound.all()):
-            for place in (~is_sound).nonzero().flatten().tolist():
-                self.replaced[samples.start + place] = float(sizes[place].max())
+            for index in (~is_sound).nonzero().flatten().tolist():
+                self.replaced[samples.start + index] = float(sizes[index].max())
             stand_in = inputs[is_sound][:1]
             inputs[~is_sound] = stand_in if len(stand_in) else inputs.new_zeros(())
         return inputs, labels

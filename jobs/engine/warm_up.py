@@ -7,6 +7,7 @@ here too, for every size of micro-batch that the plan has.
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,9 @@ from largebatch.jobs.optim.parameter_groups import build_optimizer, set_learning
 from largebatch.jobs.plan.step_plan import Position, Slice
 from largebatch.jobs.plan.train_plan import TrainPlan
 from largebatch.jobs.spec.train_spec import TrainSpec
+
+NUM_BLANK = 4
+"""Samples of a pass that finds out what a model takes, gives and keeps."""
 
 
 def warm_up(state: TrainState, plan: TrainPlan, dataset: Dataset) -> None:
@@ -101,53 +105,47 @@ def activation_bytes_per_sample(model: nn.Module, dataset: Dataset) -> int:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    num_samples = 4
-    inputs, _ = dataset.blank(num_samples, next(model.parameters()).device)
-    try:
-        with untouched(model, num_samples), torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-            model(inputs)
-    except ANYTHING as error:
-        if ran_out_of_memory(error):
-            raise
-        raise PlanError("model", *failure(error, inputs, "training")) from error
-    return sum(kept.values()) // num_samples + 1
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        _blank_forward(model, dataset)
+    return sum(kept.values()) // NUM_BLANK + 1
 
 
 def refuse_misfit(model: nn.Module, dataset: Dataset) -> None:
     """Try a few blank samples. Raises: PlanError if the model cannot take them, or gives other than one logit per class."""
-    num_samples = 4
-    inputs, _ = dataset.blank(num_samples, next(model.parameters()).device)
+    with torch.no_grad():
+        inputs, logits = _blank_forward(model, dataset)
+    if not isinstance(logits, Tensor) or tuple(logits.shape) != (NUM_BLANK, dataset.num_classes):
+        raise PlanError("model", *misfit(logits, inputs, dataset.num_classes, "training"))
+
+
+def _blank_forward(model: nn.Module, dataset: Dataset) -> tuple[Tensor, Any]:
+    """A few blank samples, and what the model makes of them in training. Raises: PlanError if it cannot take them."""
+    inputs, _ = dataset.blank(NUM_BLANK, next(model.parameters()).device)
     try:
-        with untouched(model, num_samples), torch.no_grad():
-            logits = model(inputs)
+        with untouched(model, NUM_BLANK):
+            return inputs, model(inputs)
     except ANYTHING as error:
         if ran_out_of_memory(error):
             raise
         raise PlanError("model", *failure(error, inputs, "training")) from error
-    if not isinstance(logits, Tensor) or tuple(logits.shape) != (num_samples, dataset.num_classes):
-        raise PlanError("model", *misfit(logits, inputs, dataset.num_classes, "training"))
 
 
-class untouched:
+@contextmanager
+def untouched(model: nn.Module, num_samples: int) -> Iterator[None]:
     """A context for passes of so many samples that count for nothing: it leaves a model's buffers and gradients as they were."""
-
-    def __init__(self, model: nn.Module, num_samples: int) -> None:
-        self._model, self._num_samples = model, num_samples
-        self._dropouts, self._forward_pass = sample_dropouts(model), forward_pass_of(model)
-
-    def __enter__(self) -> None:
-        self._held = Held(self._model)
-        device = next(self._model.parameters()).device
-        set_dropout_keys(self._dropouts, 0, Slice(0, 0, self._num_samples), device)
-        self._forward_pass.begin(self._num_samples)
-        seed_draws(key("warm-up"), device)
-
-    def __exit__(self, *_: object) -> None:
-        for dropout in self._dropouts:
+    dropouts, forward_pass, held = sample_dropouts(model), forward_pass_of(model), Held(model)
+    device = next(model.parameters()).device
+    set_dropout_keys(dropouts, 0, Slice(0, 0, num_samples), device)
+    forward_pass.begin(num_samples)
+    seed_draws(key("warm-up"), device)
+    try:
+        yield
+    finally:
+        for dropout in dropouts:
             dropout.set_keys(None)
-        self._forward_pass.forget()
-        self._held.put_back()
-        for parameter in self._model.parameters():
+        forward_pass.forget()
+        held.put_back()
+        for parameter in model.parameters():
             parameter.grad = None
 
 

@@ -41,12 +41,12 @@ def first_split(plan: TrainPlan) -> list[Any]:
 def learning_rate_curve(plan: TrainPlan, points: int = CURVE_POINTS) -> list[tuple[float, float]]:
     """(epoch, learning rate) at evenly spaced progress, the ends included."""
     total = plan.total_progress
-    places = [total * index / (points - 1) for index in range(points)]
-    return [(place / plan.samples_per_epoch, plan.learning_rate(min(place, total * (1 - 1e-9)))) for place in places]
+    progresses = [total * index / (points - 1) for index in range(points)]
+    return [(progress / plan.samples_per_epoch, plan.learning_rate(min(progress, total * (1 - 1e-9)))) for progress in progresses]
 
 
 class DataFacts(NamedTuple):
-    """What the report says of the data set beside what stands in the plan."""
+    """Describes the data set, as far as the plan does not."""
 
     num_test_samples: int
     num_classes: int
@@ -61,8 +61,8 @@ def plan_lines(plan: TrainPlan, model: nn.Module, data: DataFacts, activation_by
     """(what, how and why) for a person."""
     spec = plan.spec
     sizes = [batch.size for batch in first_split(plan)]
-    even = len(set(sizes)) == 1
-    split = f"{len(sizes)} x {sizes[0]}" if even else f"{len(sizes) - 1} x {sizes[0]} + {sizes[-1]}"
+    is_even = len(set(sizes)) == 1
+    split = f"{len(sizes)} x {sizes[0]}" if is_even else f"{len(sizes) - 1} x {sizes[0]} + {sizes[-1]}"
     full, short = divmod(plan.num_train_samples, plan.global_batch_size)
     if not short:
         epoch = f"{full} steps, no remainder"
@@ -96,7 +96,7 @@ def plan_lines(plan: TrainPlan, model: nn.Module, data: DataFacts, activation_by
 
 
 def unread_in_words(plan: TrainPlan) -> str | None:
-    """What a run says before it begins of an option that somebody set and nothing reads; None where there is none."""
+    """A notice about an option that the spec sets and nothing reads; None where there is none."""
     is_unread = plan.span is None and plan.spec.batch_norm.span != "auto"
     return f"Batch-norm: {SPAN_UNREAD}." if is_unread else None
 

@@ -1,4 +1,4 @@
-"""Making a plan: what the spec leaves open is chosen, what cannot be kept is refused before anything starts.
+"""Makes a plan: chooses what the spec leaves open, and refuses what cannot be kept before anything starts.
 
 What the plan must know of the world comes in as numbers (`Facts`).
 """
@@ -15,7 +15,7 @@ AUTO_SPANS = range(128, 31, -1)
 
 
 class Facts(NamedTuple):
-    """What the plan needs to know of data, model and machine."""
+    """The numbers of data, model and machine that a plan follows from."""
 
     num_train_samples: int
     has_batch_norm: bool
@@ -26,16 +26,16 @@ class Facts(NamedTuple):
 
 def resolve_global_batch_size(spec: TrainSpec, num_train_samples: int) -> int:
     """Samples per step as a number. Raises: PlanError if the training set has fewer."""
-    asked = spec.batch.global_batch_size
-    if asked == "full":
+    size = spec.batch.global_batch_size
+    if size == "full":
         return num_train_samples
-    if asked > num_train_samples:
+    if size > num_train_samples:
         raise PlanError(
             "batch.global_batch_size",
-            f"{asked} is more than the {num_train_samples} samples of the training set.",
+            f"{size} is more than the {num_train_samples} samples of the training set.",
             f'The largest is {num_train_samples}, or "full".',
         )
-    return asked
+    return size
 
 
 def resolve_span(spec: TrainSpec, global_batch_size: int) -> int:
@@ -122,19 +122,28 @@ def _in_whole_spans(spec: TrainSpec, micro_batch_size: int, span: int, global_ba
 
 
 def _refuse_impossible(plan: TrainPlan) -> None:
-    spec = plan.spec
-    sizes = [plan.global_batch_size * milestone.factor for milestone in spec.batch.schedule.growth]
+    _refuse_schedule(plan)
+    if plan.span:
+        _refuse_single_samples(plan)
+    if plan.scale_ratio:
+        _refuse_adascale(plan)
+    if plan.total_progress <= 0:
+        raise PlanError("stop", "the budget ends before the first step.", "Give more epochs or steps.")
+
+
+def _refuse_schedule(plan: TrainPlan) -> None:
+    schedule = plan.spec.batch.schedule
+    sizes = [plan.global_batch_size * milestone.factor for milestone in schedule.growth]
     if sizes and max(sizes) > plan.num_train_samples:
         raise PlanError(
             "batch.schedule.growth",
             f"the batch would grow to {max(sizes):g}, more than the {plan.num_train_samples} samples of the training set.",
             f"The largest factor is {plan.num_train_samples / plan.global_batch_size:g}.",
         )
-    warmup = spec.batch.schedule.warmup
-    if warmup and warmup.start > plan.global_batch_size:
+    if schedule.warmup and schedule.warmup.start > plan.global_batch_size:
         raise PlanError(
             "batch.schedule.warmup.start",
-            f"{warmup.start} is above global_batch_size {plan.global_batch_size}.",
+            f"{schedule.warmup.start} is above global_batch_size {plan.global_batch_size}.",
             "Warm-up grows the batch; give a smaller start.",
         )
     for field, size in _scheduled_sizes(plan):
@@ -144,33 +153,38 @@ def _refuse_impossible(plan: TrainPlan) -> None:
                 f"a batch of {size:g} is not a whole number of batch-norm groups of {plan.span}.",
                 "Set batch_norm.span to a divisor of every batch of the schedule.",
             )
-    if plan.span and (plan.global_batch_size % plan.span or plan.span) == 1:
+
+
+def _refuse_single_samples(plan: TrainPlan) -> None:
+    """Raise PlanError where a batch-norm group would be a single sample, which has no variance."""
+    if (plan.global_batch_size % plan.unit or plan.unit) == 1:
         raise PlanError(
             "batch.global_batch_size",
             f"a batch of {plan.global_batch_size} leaves batch-norm a group of a single sample, which has no variance.",
             f"Set batch.global_batch_size to at least {plan.global_batch_size + 1}, or use a model without batch-norm.",
         )
-    if plan.span and _shortest_group(plan) == 1:
+    if _shortest_group(plan) == 1:
         raise PlanError(
             "batch.last",
             "the last batch-norm group of an epoch would hold a single sample, which has no variance.",
             "Set batch.last to drop, or change global_batch_size by one.",
         )
-    if plan.scale_ratio and plan.scale_ratio < 1:
+
+
+def _refuse_adascale(plan: TrainPlan) -> None:
+    if plan.scale_ratio < 1:
         raise PlanError(
             "learning_rate.base_global_batch_size",
             f"AdaScale scales up from the base batch, and {plan.base_global_batch_size} is above {plan.global_batch_size}.",
         )
-    if plan.scale_ratio and (plan.global_batch_size <= (plan.span or 1)):
+    if plan.global_batch_size <= plan.unit:
         raise PlanError(
             "learning_rate.scaling",
             "AdaScale measures the gradient's variance between micro-batches, and this batch cannot be split in two.",
             "Use a larger batch, or a batch_norm.span of at most half of it.",
         )
-    if plan.scale_ratio and plan.has_batch_schedule:
+    if plan.has_batch_schedule:
         raise PlanError("batch.schedule", "AdaScale adapts to one batch; it cannot follow a changing one.", "Use one of the two.")
-    if plan.total_progress <= 0:
-        raise PlanError("stop", "the budget ends before the first step.", "Give more epochs or steps.")
 
 
 def _scheduled_sizes(plan: TrainPlan) -> list[tuple[str, float]]:
@@ -181,12 +195,10 @@ def _scheduled_sizes(plan: TrainPlan) -> list[tuple[str, float]]:
 
 
 def _shortest_group(plan: TrainPlan) -> int:
-    """Samples in the smallest batch-norm group of the run's first epoch's last batch (of all batches where they change)."""
-    span = plan.span or 1
+    """Samples in the smallest last group of a batch: of the first epoch, or of all batches where they change."""
     if plan.has_batch_schedule:
-        return min((batch.size % span or span for batch in plan.batches()), default=span)
-    if plan.spec.batch.last == "drop":
-        return plan.global_batch_size % span or span
-    tail = plan.num_train_samples % plan.global_batch_size
-    sizes = [plan.global_batch_size % span or span, tail % span or span]
-    return min(sizes)
+        sizes = [batch.size for batch in plan.batches()]
+    else:
+        tail = 0 if plan.spec.batch.last == "drop" else plan.num_train_samples % plan.global_batch_size
+        sizes = [plan.global_batch_size, tail]
+    return min((size % plan.unit or plan.unit for size in sizes), default=plan.unit)

@@ -32,6 +32,8 @@ from largebatch.jobs.run.records import EvalRecord, NoticeRecord, StartRecord, S
 HERE = Path(__file__).parent
 STEPS, BATCH = 50, 250  # digits has 1437 training samples: five steps of 250 and one of 187 an epoch
 WORLDS = (2, 3)
+PATIENCE_S = 600.0
+"""For jobs that take some ten seconds on a free machine."""
 CPU = torch.device("cpu")
 MODEL = {"name": "mlp", "arguments": {"width": 24, "depth": 2, "activation": "gelu"}}
 WITH_BATCH_NORM = {"name": "mlp", "arguments": {"width": 24, "depth": 2, "activation": "gelu", "batch_norm": True}}
@@ -133,7 +135,7 @@ class Ranks:
         assert self._process.stdin
         assert self._process.stdout
         print(json.dumps(task), file=self._process.stdin, flush=True)
-        assert select.select([self._process.stdout], [], [], 180)[0], "the ranks do not end"
+        assert select.select([self._process.stdout], [], [], PATIENCE_S)[0], "the ranks do not end"
         code = self._process.stdout.readline()
         assert code == "0\n", "\n".join(Path(f"{path}.errors").read_text()[-4000:] for path in answers)
         return [[json.loads(line) for line in path.read_text().splitlines()] for path in answers]

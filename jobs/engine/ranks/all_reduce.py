@@ -10,10 +10,9 @@ look alike here. Weights are what the mean divides by, of a micro-batch and in a
 """
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from contextlib import contextmanager
 
-from torch import Tensor, nn
+from torch import nn
 
 from largebatch.jobs.engine.ranks.compression import make_reduction
 from largebatch.jobs.engine.ranks.gradient_norm import SquaredNorm
@@ -23,24 +22,7 @@ from largebatch.jobs.engine.ranks.reduced_sum import ReducedSum
 from largebatch.jobs.plan.step_plan import StepPlan
 from largebatch.jobs.spec.train_spec import ReductionSpec
 
-
-class GradientSum(Protocol):
-    """Sums one step's gradient."""
-
-    mean_squared_norm: Tensor
-    """This rank's part of A = sum_i (w_i / W) |g_i|^2, the squared norms of the pieces' mean gradients; whole once the step's context has ended."""
-    reached: Tensor
-    """For each parameter, 1 if a pass of this rank's has reached it and 0 if not; nothing where `.grad` tells."""
-    squared_norm: SquaredNorm
-    """Of what is in `.grad`."""
-
-    def micro_batch(self, weight: float) -> AbstractContextManager[None]:
-        """A context for one micro-batch's forward and backward pass."""
-        ...
-
-    def leave_out(self, reached: list[float]) -> None:
-        """Take the gradient from parameters that no rank has reached: an optimizer must not decay them either."""
-        ...
+GradientSum = LocalSum | ReducedSum
 
 
 class AllReduce:

@@ -80,17 +80,17 @@ class Buffers:
         """Raises: PlanError for the first buffer that ranks hold different values of."""
         buffers = dict(self._model.named_buffers())
         shapes = self._ranks.gathered([(name, tuple(buffer.shape)) for name, buffer in buffers.items()])
-        if any(of_rank != shapes[0] for of_rank in shapes):
-            differing = sorted({name for of_rank in shapes for name, _ in set(of_rank) ^ set(shapes[0])})
+        if any(rank_shapes != shapes[0] for rank_shapes in shapes):
+            differing = sorted({name for rank_shapes in shapes for name, _ in set(rank_shapes) ^ set(shapes[0])})
             raise _differs(", ".join(differing))
         if not buffers:
             return
         values = [torch.nan_to_num(_numbers(buffer), nan=1e300).to(self._ranks.device) for buffer in buffers.values()]
         flat = torch.cat(values)
         spread = self._ranks.largest(flat.clone()) + self._ranks.largest(-flat)
-        for (name, buffer), value, apart in zip(buffers.items(), values, torch.split(spread, [len(value) for value in values]), strict=True):
+        for (name, buffer), value, distance in zip(buffers.items(), values, torch.split(spread, [len(value) for value in values]), strict=True):
             allowed = ROUNDING * float(self._ranks.largest(value.abs().max())) if len(value) and not _is_exact(buffer) else 0.0
-            if bool((apart > allowed).any()):
+            if bool((distance > allowed).any()):
                 raise _differs(name)
 
 

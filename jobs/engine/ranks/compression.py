@@ -8,8 +8,6 @@ for each rank's matrix M = G + E (n x m) with a shared start Q (m x r),
 where the last product is the rank's own. Vectors, and matrices that the factors would not make smaller, go as they are.
 """
 
-from typing import Protocol
-
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -17,24 +15,8 @@ from torch import Tensor
 from largebatch.jobs.spec.train_spec import ReductionSpec
 
 
-class Reduction(Protocol):
-    """Sums flat gradients over ranks in place."""
-
-    def start(self, number: int) -> None:
-        """Begin the step of this number. The number of the step before: that one is repeated, and what it left for the next is forgotten."""
-        ...
-
-    def begin(self, views: list[Tensor], flat: Tensor) -> None:
-        """Start with one bucket. Args: views: its gradients in their own shapes; flat: the same numbers, 1-d."""
-        ...
-
-    def end(self) -> None:
-        """Wait for all buckets that were begun."""
-        ...
-
-
 class Exact:
-    """Sums in the gradients' own precision.
+    """Sums flat gradients over ranks in place, in the gradients' own precision.
 
     Args: dtype: what travels, and what the ranks' numbers are summed in; None: the gradient's own.
     """
@@ -44,15 +26,15 @@ class Exact:
         self._running: list[tuple[dist.Work, Tensor, Tensor]] = []
 
     def start(self, number: int) -> None:
-        """See `Reduction`; nothing is carried over."""
+        """Begin the step of this number. The number of the step before: that one is repeated, and what it left for the next is forgotten."""
 
     def begin(self, views: list[Tensor], flat: Tensor) -> None:
-        """See `Reduction`."""
+        """Start with one bucket. Args: views: its gradients in their own shapes; flat: the same numbers, 1-d."""
         sent = flat if self._dtype is None else flat.to(self._dtype)
         self._running.append((dist.all_reduce(sent, async_op=True), sent, flat))
 
     def end(self) -> None:
-        """See `Reduction`."""
+        """Wait for all buckets that were begun."""
         for work, sent, flat in self._running:
             work.wait()
             if sent is not flat:
@@ -61,7 +43,7 @@ class Exact:
 
 
 class PowerSGD:
-    """Low-rank sums with error feedback.
+    """Sums flat gradients over ranks in place, as low-rank factors with error feedback; the interface is that of `Exact`.
 
     The errors are this rank's own and are not kept in checkpoints: a resumed run begins with none.
 
@@ -78,17 +60,17 @@ class PowerSGD:
         self._new_starts: dict[tuple[int, int], Tensor] = {}
 
     def start(self, number: int) -> None:
-        """See `Reduction`."""
+        """See `Exact`."""
         if number != self._number:
             self._number, self._errors, self._starts = number, self._new_errors, self._new_starts
         self._new_errors, self._new_starts = {}, {}
 
     def begin(self, views: list[Tensor], flat: Tensor) -> None:
-        """See `Reduction`; factors need all gradients, so work begins at `end`."""
+        """See `Exact`; factors need all gradients, so work begins at `end`."""
         self._buckets.append((views, flat))
 
     def end(self) -> None:
-        """See `Reduction`: two reductions of factors, the first with all vectors beside it."""
+        """See `Exact`: two reductions of factors, the first with all vectors beside it."""
         gradients = {(bucket, index): view for bucket, (views, _) in enumerate(self._buckets) for index, view in enumerate(views)}
         self._buckets = []
         if not gradients:
@@ -99,11 +81,11 @@ class PowerSGD:
         lefts = [matrix @ starts[key] for key, matrix in matrices.items()]
         _sum_together([*lefts, *vectors])
         bases = [torch.linalg.qr(left.float())[0].to(left.dtype) for left in lefts]
-        own = [matrix.T @ base for matrix, base in zip(matrices.values(), bases, strict=True)]
-        rights = [right.clone() for right in own]
+        own_rights = [matrix.T @ base for matrix, base in zip(matrices.values(), bases, strict=True)]
+        rights = [right.clone() for right in own_rights]
         _sum_together(rights)
-        for (key, matrix), base, mine, right in zip(matrices.items(), bases, own, rights, strict=True):
-            self._new_errors[key] = matrix - base @ mine.T
+        for (key, matrix), base, own_right, right in zip(matrices.items(), bases, own_rights, rights, strict=True):
+            self._new_errors[key] = matrix - base @ own_right.T
             self._new_starts[key] = right
             gradients[key].copy_((base @ right.T).view(gradients[key].shape))
 
@@ -132,6 +114,9 @@ def _sum_together(tensors: list[Tensor]) -> None:
         dist.all_reduce(flat)
         for tensor, piece in zip(same, torch.split(flat, [tensor.numel() for tensor in same]), strict=True):
             tensor.copy_(piece.view(tensor.shape))
+
+
+Reduction = Exact | PowerSGD
 
 
 def make_reduction(spec: ReductionSpec) -> Reduction:

@@ -10,7 +10,7 @@ from largebatch.jobs.engine.ranks.gradient_norm import SquaredNorm
 
 
 class LocalSum:
-    """The sum over this process's micro-batches; see `GradientSum`.
+    """Sums over this process's micro-batches.
 
     Each micro-batch's gradient arrives in a fresh `.grad` and is added up beside it: no more arithmetic than
     autograd's own adding, and its norm can be taken on the way. That of a single micro-batch stays where it arrives.
@@ -20,9 +20,12 @@ class LocalSum:
     def __init__(self, params: list[nn.Parameter], squared_norm: SquaredNorm) -> None:
         self._params = params
         self.squared_norm = squared_norm
+        """Of what is in `.grad`."""
         self._zero = torch.zeros((), dtype=torch.float64, device=params[0].device)
         self.mean_squared_norm = self._zero
+        """This rank's part of A = sum_i (w_i / W) |g_i|^2, the squared norms of the pieces' mean gradients; whole when the step's context ends."""
         self.reached = torch.empty(0, dtype=torch.float64, device=params[0].device)
+        """For each parameter, 1 if a pass of this rank's has reached it and 0 if not; nothing where `.grad` tells."""
         self._total: list[Tensor | None] | None = None
 
     def start(self, total_weight: float, num_micro_batches: int, measures: bool) -> None:
@@ -37,7 +40,7 @@ class LocalSum:
 
     @contextmanager
     def micro_batch(self, weight: float) -> Iterator[None]:
-        """See `GradientSum`."""
+        """A context for one micro-batch's forward and backward pass."""
         if self._total is not None:
             self._clear()
         yield
@@ -55,7 +58,7 @@ class LocalSum:
                 param.grad = gradient
 
     def leave_out(self, reached: list[float]) -> None:
-        """See `GradientSum`; such a parameter has no gradient already."""
+        """Take the gradient from parameters that no rank has reached: an optimizer must not decay them either. Here they have none."""
 
 
 def _sum(totals: list[Tensor | None], gradients: list[Tensor | None]) -> list[Tensor | None]:

@@ -77,10 +77,10 @@ class Ranks:
 
     def from_first(self, make: Callable[[], T]) -> T:
         """What rank 0 makes, on every rank. Raises: LargebatchError, on every rank, if it cannot."""
-        made = [self.agreed(lambda: make() if self.is_first else None)]
+        values = [self.agreed(lambda: make() if self.is_first else None)]
         if self.world_size > 1:
-            dist.broadcast_object_list(made, 0)
-        return cast(T, made[0])
+            dist.broadcast_object_list(values, 0)
+        return cast(T, values[0])
 
     def wait(self) -> None:
         """Go on when every rank is here."""
@@ -95,17 +95,17 @@ class Ranks:
                 raise error
             return
         if self.sum_numbers(float(error is not None))[0]:
-            first = next(found for found in self.gathered(error) if found is not None)
-            first.is_agreed = True
-            raise first
+            error = next(error for error in self.gathered(error) if error is not None)
+            error.is_agreed = True
+            raise error
 
     def agreed(self, make: Callable[[], T]) -> T:
         """What each rank makes for itself. Raises: LargebatchError, the same on every rank, if any cannot."""
-        made: T | None = None
-        error: LargebatchError | None = None
+        value: T | None = None
+        own_error: LargebatchError | None = None
         try:
-            made = make()
-        except LargebatchError as found:
-            error = found
-        self.raise_first(error)
-        return cast(T, made)
+            value = make()
+        except LargebatchError as error:
+            own_error = error
+        self.raise_first(own_error)
+        return cast(T, value)

@@ -44,7 +44,7 @@ class Bucket:
 
 
 class ReducedSum:
-    """The sum over all ranks; see `GradientSum`.
+    """Sums over all ranks; the interface is that of `LocalSum`.
 
     What is summed was divided by the total weight before, so ranks may hold different numbers of samples. Buckets go
     out in one fixed order, the reverse of the parameters': collectives must meet on all ranks, and the same order
@@ -77,7 +77,7 @@ class ReducedSum:
 
     @contextmanager
     def micro_batch(self, weight: float) -> Iterator[None]:
-        """See `GradientSum`; norms are taken once per rank, when its sum is whole."""
+        """See `LocalSum`; norms are taken once per rank, when its sum is whole."""
         self._is_last = self._num_left == 1
         yield
         self._num_left -= 1
@@ -133,7 +133,7 @@ class ReducedSum:
         self.mean_squared_norm = torch.stack(self._own_norms).sum().double() * own_share
 
     def leave_out(self, reached: list[float]) -> None:
-        """See `GradientSum`."""
+        """See `LocalSum`."""
         for param, count in zip(self._params, reached, strict=True):
             if not count:
                 param.grad = None
