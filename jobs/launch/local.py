@@ -1,7 +1,7 @@
 """A job in this process, on one GPU or the CPU: no Ray, no server, no network."""
 
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -54,42 +54,47 @@ def train_locally(
         options.output_dir, options.run_id or run_folder.new_run_id(job.spec.name), may_exist=options.run_id is not None
     )
     stored = StoredRun(Storage(options.store), run_dir, listener.on_notice) if options.store else None
-    with _stop_requests(listener) as stoppable, mirror or MirrorProcess(mirrored_spec(job.spec, options)) as mirror:
-        return run_mirrored(job, run_dir, stoppable, mirror, on_start=on_start, draw=draw, resumes=options.resume is not None, stored=stored)
+    with (
+        _stop_requests(listener) as stoppable,
+        mirror or MirrorProcess(mirrored_spec(job.spec, options)) as mirror,
+        kept_run(run_dir, stoppable, mirror, on_start=on_start, stored=stored) as finish,
+    ):
+        return finish(run_job(job, run_dir, stoppable, resumes=options.resume is not None, draw=draw))
 
 
-def run_mirrored(
-    job: Prepared,
+@contextmanager
+def kept_run(
     run_dir: Path,
     listener: Listener,
     mirror: MirrorProcess,
     *,
     on_start: Callable[[Path], None] = lambda run_dir: None,
-    draw: Callable[[Path], None] = lambda run_dir: None,
-    resumes: bool,
-    reasons: Sequence[str] = (),
     patience_s: float = 0.0,
     stored: StoredRun | None = None,
-) -> RunSummary:
-    """Train as the process that keeps the run's folder, and leave MLflow with everything.
+) -> Iterator[Callable[[RunSummary], RunSummary]]:
+    """A context in which this process keeps the run's folder, and MLflow follows it.
+
+    Its value completes a summary, once MLflow has everything.
 
     Args:
-        reasons: why the run is taken up again, for the journal.
         patience_s: how long an earlier process of this run may take to go.
         stored: keeps a copy of the run's folder elsewhere.
     """
+
+    def finish(summary: RunSummary) -> RunSummary:
+        mlflow_run_id = mirror.finish()
+        summary = summary.model_copy(update={"mlflow_run_id": mlflow_run_id, "run_dir": stored.uri if stored else summary.run_dir})
+        run_folder.write_text(run_dir / run_folder.SUMMARY, summary.model_dump_json(indent=2) + "\n")
+        return summary
+
     with run_folder.exclusive(run_dir, "train", patience_s), stored or nullcontext():
         mirror.follow(run_dir, listener.on_notice)
         on_start(run_dir)
         try:
-            summary = run_job(job, run_dir, listener, resumes=resumes, reasons=reasons, draw=draw)
+            yield finish
         except CodeError as error:
             keep_traceback(error, run_dir)
             raise
-        mlflow_run_id = mirror.finish()
-        summary = summary.model_copy(update={"mlflow_run_id": mlflow_run_id, "run_dir": stored.uri if stored else summary.run_dir})
-        run_folder.write_text(run_dir / run_folder.SUMMARY, summary.model_dump_json(indent=2) + "\n")
-    return summary
 
 
 @contextmanager

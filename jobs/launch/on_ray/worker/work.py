@@ -21,7 +21,7 @@ from largebatch.jobs.errors import CodeError, InputError, LargebatchError, PlanE
 from largebatch.jobs.import_paths import add_folder
 from largebatch.jobs.job import prepare, run_job
 from largebatch.jobs.launch import termination
-from largebatch.jobs.launch.local import run_mirrored
+from largebatch.jobs.launch.local import kept_run
 from largebatch.jobs.launch.on_ray.failures import LostRanksError, UnfitError, is_of_other_ranks, sentence
 from largebatch.jobs.launch.on_ray.worker.config import WorkerConfig
 from largebatch.jobs.launch.on_ray.worker.heartbeat import ANSWER_S, RunGoneError, heartbeat
@@ -168,9 +168,8 @@ def _take_part(config: WorkerConfig, spec: TrainSpec, ranks: Ranks, mirror: Mirr
         ray.get(config.run_channel.trains.remote())
         reporter.plan(job.plan)
         stored = StoredRun(Storage(options.store), run_dir, reporter.notice) if options.store else None
-        return run_mirrored(
-            job, run_dir, listener, mirror, draw=config.draw, resumes=resumes, reasons=config.reasons, patience_s=OLD_WORKER_S, stored=stored
-        )
+        with kept_run(run_dir, listener, mirror, patience_s=OLD_WORKER_S, stored=stored) as finish:
+            return finish(run_job(job, run_dir, listener, resumes=resumes, reasons=config.reasons, draw=config.draw))
 
 
 def refuse_unplannable(spec: TrainSpec, plan: TrainPlan, workers: Workers) -> None:
