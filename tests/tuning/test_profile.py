@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,9 @@ from largebatch.jobs.spec.read import read_spec
 from largebatch.service.cli.main import app
 from largebatch.tuning.measure.profile import batch_sizes_to_profile, profile
 from largebatch.tuning.results.analysis.step_time import Profile, ProfilePoint, profile_in_words
-from largebatch.tuning.study.study import Stage, StudyOptions, begin_study, change_budget, study
+from largebatch.tuning.study.begin import begin_study, change_budget
+from largebatch.tuning.study.options import Stage, StudyOptions
+from largebatch.tuning.study.study import study
 
 
 def test_every_batch_size_from_one_to_the_full_set() -> None:
@@ -132,18 +135,15 @@ def test_a_budget_that_holds_nothing_is_refused_with_numbers_and_nothing_is_lost
         change_budget(folder, 1200.0)
 
 
-def test_a_recipe_that_is_longer_than_its_share_is_refused_and_goes_on_with_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recipe_that_is_longer_than_its_share_is_refused_and_goes_on_with_more(tmp_path: Path) -> None:
     folder = tmp_path / "study"
     spec = read_spec("digits-small-batch", ["stop.target_accuracy=0.9999", "stop.epochs=60", "batch.global_batch_size=256", "tracking.enabled=false"])
     begin_study(folder, spec, 2000.0)  # what a busy machine still holds a sweep in; nothing below lasts that long
-    options = StudyOptions(folder, Path("data"), "cpu", 2000.0, lambda stage: None, lambda text: None)
-    monkeypatch.setattr("largebatch.tuning.study.study.PROFILE_SHARE", 1e-3)
-    monkeypatch.setattr("largebatch.tuning.study.study.REFERENCE_SHARE", 1e-5)
+    options = StudyOptions(folder, Path("data"), "cpu", 2000.0, lambda stage: None, lambda text: None, profile_share=1e-3, reference_share=1e-5)
     with pytest.raises(InputError, match="its whole length takes about") as refused:
         study(spec, options, lambda folder, sweep, base: 1)
     assert f"--resume {folder}: what was done is kept" in refused.value.hint
-    monkeypatch.setattr("largebatch.tuning.study.study.REFERENCE_SHARE", 0.5)
-    assert study(spec, options, lambda folder, sweep, base: 1) is None, "the sweep was stopped"
+    assert study(spec, replace(options, reference_share=0.5), lambda folder, sweep, base: 1) is None, "the sweep was stopped"
     starts = [record.step for record in read_records(folder / "reference") if isinstance(record, StartRecord)]
     assert starts[0] == 0
     assert starts[1] > 0, "from its checkpoint"

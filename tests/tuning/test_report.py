@@ -105,6 +105,13 @@ def test_nothing_reached_still_gives_a_report(tmp_path: Path) -> None:
     assert {chart.name for chart in charts_of(found, Extras())} == {"accuracy-frontier", "accuracy-of-batch", "accuracy-curves"}
 
 
+def test_a_figure_that_cannot_be_made_is_left_out_and_named(tmp_path: Path) -> None:
+    page = write_report(tmp_path, find([made_run(b) for b in BATCHES]), Extras(PROFILE.model_copy(update={"points": []})))
+    (failed,) = json.loads((tmp_path / "report.json").read_text())["failed"]
+    assert failed == {"what": "the figure of the profile", "why": "IndexError: list index out of range."}
+    assert "Left out: the figure of the profile. IndexError" in page.read_text()
+
+
 def test_the_commands_read_folders(tmp_path: Path) -> None:
     for batch in (32, 128, 512):
         for seed in range(2):

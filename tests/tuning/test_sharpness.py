@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scipy.sparse.linalg import ArpackNoConvergence
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from typer.testing import CliRunner
@@ -20,8 +19,9 @@ from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.listener import Listener
 from largebatch.jobs.spec.read import build_spec
 from largebatch.service.cli.main import app
+from largebatch.tuning.measure.eigenvalue import top_by_power_iteration, top_eigenvalue
 from largebatch.tuning.measure.lines import line
-from largebatch.tuning.measure.sharpness import epsilon_sharpness, sharpness_rows, slope_in_words, top_eigenvalue
+from largebatch.tuning.measure.sharpness import BoxSearch, epsilon_sharpness, sharpness_rows, slope_in_words
 from largebatch.tuning.measure.solution import Solution, load_solution
 from largebatch.tuning.measure.subspace import Subspace
 
@@ -132,20 +132,19 @@ def test_the_top_eigenvalue_is_the_largest_not_the_longest(diagonal: list[float]
 
 
 @pytest.mark.parametrize("diagonal", [[3.0, -8.0, 0.5, 7.0, 1.0], [3.0, 8.0, 0.5, 7.0, 1.0], [-3.0, -8.0, -0.5], [8.0, -8.0, 1.0], [0.0] * 4])
-def test_where_lanczos_does_not_converge_power_iteration_goes_on(monkeypatch: pytest.MonkeyPatch, diagonal: list[float]) -> None:
-    def no_convergence(*_: Any, **__: Any) -> None:
-        raise ArpackNoConvergence("no", np.zeros(0), np.zeros((0, 0)))
-
-    monkeypatch.setattr("scipy.sparse.linalg.eigsh", no_convergence)
-    zeros = [0.0] * len(diagonal)
+def test_power_iteration(diagonal: list[float]) -> None:
+    """What goes on where Lanczos does not converge."""
     # A residual of a hundredth of the largest size, 0.08, leaves the square of it over the gap to the next eigenvalue, 1 at the least.
-    assert top_eigenvalue(Quadratic(diagonal, zeros, zeros)) == pytest.approx(max(diagonal), abs=0.0064)
+    assert by_power_iteration(diagonal, 300) == pytest.approx(max(diagonal), abs=0.0064)
 
 
-def test_an_eigenvalue_that_does_not_settle_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("largebatch.tuning.measure.sharpness.POWER_ITERATIONS", 1)
-    monkeypatch.setattr("scipy.sparse.linalg.eigsh", lambda *_, **__: (_ for _ in ()).throw(ArpackNoConvergence("no", np.zeros(0), np.zeros((0, 0)))))
-    assert top_eigenvalue(Quadratic([1.0, 2.0, 3.0], [0.0] * 3, [0.0] * 3)) is None
+def test_an_eigenvalue_that_does_not_settle_is_none() -> None:
+    assert by_power_iteration([1.0, 2.0, 3.0], 1) is None
+
+
+def by_power_iteration(diagonal: list[float], iterations: int) -> float | None:
+    start = np.random.default_rng(0).standard_normal(len(diagonal))
+    return top_by_power_iteration(lambda direction: np.array(diagonal) * direction, start, 0.01, iterations)
 
 
 def test_a_hessian_of_zeros_has_the_eigenvalue_zero() -> None:
@@ -217,8 +216,7 @@ def test_a_small_curvature_is_not_lost_in_the_rounding_of_float32(runs: tuple[Pa
     solution.model.double()
     given = solution.chunks
     monkeypatch.setattr(solution, "chunks", lambda batches, size: ((inputs.double(), labels) for inputs, labels in given(batches, size)))
-    monkeypatch.setattr("largebatch.tuning.measure.sharpness.SMALL", -1.0)
-    exact = epsilon_sharpness(solution, 3e-4, 5)
+    exact = epsilon_sharpness(solution, 3e-4, 5, search=BoxSearch(small=-1.0))
     assert abs(exact.curved) < 1e-2 * exact.value
     assert single.curved == pytest.approx(exact.curved, rel=0.3)
     assert single.linear == pytest.approx(exact.linear, rel=1e-5)
@@ -265,22 +263,67 @@ def test_the_ends_of_a_line_are_the_solutions(runs: tuple[Path, Path]) -> None:
     assert not one.model.training
 
 
-def test_what_has_no_second_derivative_costs_the_command_only_that(runs: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuses(*_: Any) -> Tensor:
-        raise InputError("run", "the model has no second derivative.")
+STRANGER = """
+import torch
+from pathlib import Path
+from torch import nn
 
-    monkeypatch.setattr("largebatch.tuning.measure.sharpness.ITERATIONS", 1)
-    monkeypatch.setattr("largebatch.tuning.measure.solution.Solution.curvature", refuses)
-    command = ["sharpness", str(runs[0]), "--device", "cpu", "--samples", "50", "--dimensions", "3"]
+BROKEN = Path(__file__).with_name("broken")
+
+class Once(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, inputs):
+        return inputs * 2
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):
+        return gradient * 2
+
+class Stranger(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.body, self.head = nn.Linear(64, 3), nn.Linear(3, num_classes)
+
+    def forward(self, inputs):
+        if BROKEN.exists():
+            raise KeyError("broken")
+        return self.head(Once.apply(self.body(inputs.flatten(1))))
+
+class Kinked(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.head, self.kink = nn.Linear(64, num_classes), nn.Parameter(torch.zeros(num_classes))
+
+    def forward(self, inputs):
+        return self.head(inputs.flatten(1)) + self.kink.abs() ** 1.5  # its second derivative at 0 is not finite
+
+def build(num_classes):
+    return Stranger(num_classes)
+
+def build_kinked(num_classes):
+    return Kinked(num_classes)
+"""
+
+
+def test_what_has_no_second_derivative_costs_the_command_only_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "once_only.py").write_text(STRANGER)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    run = trained(tmp_path, model={"entry_point": "once_only:build"}, stop={"steps": 2})
+    command = ["sharpness", str(run), "--device", "cpu", "--samples", "50", "--dimensions", "3"]
     result = CliRunner().invoke(app, [*command, "--json"], catch_exceptions=False)
     assert result.exit_code == 0
     found = json.loads(result.stdout)
-    assert found["failed"] == [{"what": "top Hessian eigenvalue of run", "why": "run: the model has no second derivative."}]
-    assert "Left out: top Hessian eigenvalue of run. run: the model has no second derivative." in result.stderr
+    (failed,) = found["failed"]
+    assert failed["what"] == "top Hessian eigenvalue of run"
+    assert failed["why"].startswith("run: the model has no second derivative (RuntimeError: trying to differentiate twice")
+    assert f"Left out: top Hessian eigenvalue of run. {failed['why']}" in result.stderr
     assert [value["dimensions"] for value in found["solutions"][0]["sharpness"]] == [None, 3, None, 3]
     assert "not measured" in CliRunner().invoke(app, command, catch_exceptions=False).stdout
-    monkeypatch.setattr("largebatch.tuning.measure.solution.Solution.loss_and_gradient", refuses)
-    with pytest.raises(InputError, match="no second derivative"):
+    kinked = trained(tmp_path / "kinked", model={"entry_point": "once_only:build_kinked"}, stop={"steps": 2})
+    assert "did not settle" in CliRunner().invoke(app, ["sharpness", str(kinked), *command[2:]], catch_exceptions=False).stdout
+    (tmp_path / "broken").touch()
+    with pytest.raises(InputError, match="broken"):
         CliRunner().invoke(app, command, catch_exceptions=False)
 
 
@@ -300,12 +343,10 @@ def test_solutions_of_other_data_are_not_compared(runs: tuple[Path, Path], tmp_p
         CliRunner().invoke(app, ["sharpness", str(runs[0]), str(other), "--device", "cpu"], catch_exceptions=False)
 
 
-def test_the_command_prints_the_lines_and_their_conditions(runs: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("largebatch.tuning.measure.sharpness.ITERATIONS", 1)
-    monkeypatch.setattr("largebatch.tuning.study.solutions.top_eigenvalue", lambda solution: None)
+def test_the_command_prints_the_lines_and_their_conditions(runs: tuple[Path, Path], tmp_path: Path) -> None:
     options = ["--device", "cpu", "--samples", "50", "--points", "4", "--dimensions", "3", "--figure", str(tmp_path)]
     said = CliRunner().invoke(app, ["sharpness", *map(str, runs), *options], catch_exceptions=False).stdout
-    assert "did not settle" in said
+    assert "top Hessian eigenvalue" in said
     for name in ("straight", "curved"):
         assert f"Along the {name} line, from run (at 0) to run (at 1):" in said
         assert (tmp_path / f"line-{name}.png").is_file()

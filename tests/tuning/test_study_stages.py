@@ -1,19 +1,27 @@
 """A study of a stranger's model from end to end in this process: what fails costs only itself, and is tried again."""
 
+import html
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from made_runs import made_profile, made_run
 
 from largebatch.jobs.job import prepare, run_job
 from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.listener import Listener
-from largebatch.jobs.spec.read import build_spec
+from largebatch.jobs.spec.read import build_spec, read_spec
 from largebatch.jobs.spec.train_spec import TrainSpec
-from largebatch.tuning.study.study import StudyOptions, begin_study, study
+from largebatch.tuning.report.attempts import Attempts
+from largebatch.tuning.results.analysis.reference import Reference
+from largebatch.tuning.results.findings import find
+from largebatch.tuning.study.begin import begin_study
+from largebatch.tuning.study.expected import Expected
+from largebatch.tuning.study.options import StudyOptions
+from largebatch.tuning.study.solutions import solve
+from largebatch.tuning.study.study import study
 from largebatch.tuning.sweep.begin import begin_sweep
 from largebatch.tuning.sweep.ledger import SWEEP, Ledger, Trial
 from largebatch.tuning.sweep.search import Search
@@ -26,6 +34,29 @@ MODELS = {
         "nn.Flatten(1, 2), nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 8, batch_first=True), 1), nn.Flatten(), nn.Linear(64, 3)"
     ),
 }
+STRANGER = """
+import torch
+from pathlib import Path
+from torch import nn
+
+class Once(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, inputs):
+        return inputs * 1
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):
+        return gradient * 1
+
+class Stranger(nn.Sequential):
+    def forward(self, inputs):
+        logits = super().forward(inputs)
+        return logits if Path(__file__).with_name("mended").exists() else Once.apply(logits)
+
+def build(num_classes):
+    return Stranger({layers})
+"""
 
 
 def run_here(place: Path, sweep: SweepSpec, base: TrainSpec) -> int:
@@ -42,7 +73,8 @@ def run_here(place: Path, sweep: SweepSpec, base: TrainSpec) -> int:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_stage_that_fails_costs_only_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    (tmp_path / "stranger.py").write_text(f"from torch import nn\n\ndef build(num_classes):\n    return nn.Sequential({MODELS[name]})\n")
+    """What stands in the way: folders where files should be, and a model that has no second derivative until it is mended."""
+    (tmp_path / "stranger.py").write_text(STRANGER.replace("{layers}", MODELS[name]))
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "stranger", raising=False)
     spec = build_spec(
@@ -53,68 +85,47 @@ def test_a_stage_that_fails_costs_only_itself(tmp_path: Path, monkeypatch: pytes
         }
     )  # fmt: skip
     folder = tmp_path / "study"
-    begin_study(folder, spec, 60.0)
-    monkeypatch.setattr("largebatch.tuning.study.study.PROFILE_SHARE", 0.004)
+    begin_study(folder, spec, 500.0)
+    run_folder.write_text(folder / "profile.json", made_profile().model_copy(update={"num_train_samples": 96}).model_dump_json())
     sized = SweepSpec(name="sweep", recipe="run", set={"stop.epochs": 1.0}, each={"batch.global_batch_size": [16, 48]})
     run_folder.write_text(folder / "sized-sweep.json", sized.model_dump_json())
+    picture = folder / "sweep" / "report" / "time-to-target.png"
+    for in_the_way in (folder / "prediction.json", picture):
+        in_the_way.mkdir(parents=True)
     notices: list[str] = []
-    options = StudyOptions(folder, DATA, "cpu", 60.0, lambda stage: None, notices.append)
-
-    def broken(*_: Any, **__: Any) -> Any:
-        raise RuntimeError("view size is not compatible\nand more")
-
-    monkeypatch.setattr("largebatch.tuning.report.report.write_pngs", broken)
-    with monkeypatch.context() as failing:
-        for part in (
-            "largebatch.tuning.study.solutions.top_eigenvalue",
-            "largebatch.tuning.study.study.predict",
-            "largebatch.tuning.report.report.accuracy_curves",
-        ):
-            failing.setattr(part, broken)
-        page = study(spec, options, run_here)
+    options = StudyOptions(folder, DATA, "cpu", 500.0, lambda stage: None, notices.append)
+    page = study(spec, options, run_here)
     assert page is not None
     report = json.loads((page.parent / "report.json").read_text())
-    failed = {one["what"]: one["why"] for one in report["failed"] if not one["what"].startswith("the picture ")}
-    assert set(failed) >= {"the prediction", "the figure of accuracy over time"}
-    assert sum(what.startswith("top Hessian eigenvalue of batch") for what in failed) == 2
-    assert set(failed.values()) == {"RuntimeError: view size is not compatible."}
-    assert any(one["what"].startswith("the picture ") for one in report["failed"])
-    told = "Left out: the prediction. RuntimeError: view size is not compatible."
+    failed = {failure["what"]: failure["why"] for failure in report["failed"]}
+    eigenvalues = {f"top Hessian eigenvalue of batch {batch}" for batch in (16, 48)}
+    assert failed.keys() == {"the prediction", "the picture time-to-target.png", *eigenvalues}
+    assert all("has no second derivative" in failed[what] for what in eigenvalues)
+    told = f"Left out: the prediction. {failed['the prediction']}"
     assert told in report["words"]
     assert told in notices
-    assert told in page.read_text()
+    assert told in html.unescape(page.read_text())
     assert any("epsilon 0.0005, random 100: beyond the gradient" in row[""] for row in report["tables"]["Small batch against large batch"])
     assert not (folder / "sharpness.json").exists()
 
+    (tmp_path / "mended").touch()
+    (folder / "prediction.json").rmdir()
     kept = [folder / "profile.json", *folder.rglob("summary.json")]
     before = [path.stat().st_mtime_ns for path in kept]
     page = study(spec, options, run_here)
     assert [path.stat().st_mtime_ns for path in kept] == before, "no run is made again"
     assert page is not None
     again = json.loads((page.parent / "report.json").read_text())
-    assert all(one["what"].startswith("the picture ") for one in again["failed"])
-    assert all(one["top_eigenvalue"] > 0 for one in json.loads((folder / "sharpness.json").read_text())["sharp"])
+    assert [failure["what"] for failure in again["failed"]] == ["the picture time-to-target.png"]
+    assert all(solution["top_eigenvalue"] > 0 for solution in json.loads((folder / "sharpness.json").read_text())["sharp"])
 
 
-def test_a_run_to_the_end_that_fails_leaves_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_to_the_end_that_fails_leaves_the_report(tmp_path: Path) -> None:
     """Nothing of the stage is kept, so that it is tried again."""
-    from types import SimpleNamespace
-
-    from largebatch.tuning.report.attempts import Attempts
-    from largebatch.tuning.study.study import _solutions
-
-    def broken(best: Any, *_: Any) -> Any:
-        raise KeyError(best.global_batch_size)
-
-    monkeypatch.setattr("largebatch.tuning.study.study.train_to_the_end", broken)
-    best = [SimpleNamespace(global_batch_size=16), SimpleNamespace(global_batch_size=64)]
-    expected: Any = SimpleNamespace(chosen_for_the_end=lambda batches, budget_s: batches)
+    findings = find([made_run(batch) for batch in (16, 64)])  # whose folders are not there
+    expected = Expected(read_spec("digits-small-batch", ["stop.epochs=1"]), made_profile(), Reference(made_run(16)))
     attempts = Attempts()
-    options = StudyOptions(tmp_path, DATA, "cpu", 60.0, lambda stage: None, lambda text: None)
-    found: Any = SimpleNamespace(best=best)
-    assert _solutions(found, expected, options, CPU, attempts).runs == []
-    assert [one.in_words for one in attempts.failed] == [
-        "Left out: the run to the end at batch 16. KeyError: 16.",
-        "Left out: the run to the end at batch 64. KeyError: 64.",
-    ]
+    options = StudyOptions(tmp_path, DATA, "cpu", 1e6, lambda stage: None, lambda text: None)
+    assert solve(findings, expected, options, CPU, attempts).runs == []
+    assert [failure.what for failure in attempts.failed] == ["the run to the end at batch 16", "the run to the end at batch 64"]
     assert list(tmp_path.iterdir()) == []

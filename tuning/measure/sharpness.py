@@ -1,32 +1,41 @@
-"""How sharp a minimum is: epsilon-sharpness, with what of it is only the slope that training left, and the top Hessian eigenvalue.
+"""How sharp a minimum is: epsilon-sharpness, with what of it is only the slope that training left.
 
 Full-space sharpness changes under re-parametrisations that change no prediction (Dinh et al., arXiv:1703.04933): compare
 solutions of one architecture and one recipe with each other, nothing else.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.optimize import minimize
 from torch import Tensor
 
 from largebatch.tuning.measure.solution import Solution
-from largebatch.tuning.measure.subspace import Subspace
+from largebatch.tuning.measure.subspace import Space, Subspace, WholeSpace
 
 Vector = NDArray[np.float64]
-SUBSPACE = 100
-ITERATIONS = 10
-SIZE_ITERATIONS, POWER_ITERATIONS = 30, 300
-START_ASIDE = 0.01
-"""Where the search for the largest loss begins, as a fraction of the way to a random corner of the box."""
-SMALL, MIDPOINTS = 1e-3, 4
-"""Below this growth, relative, what lies beyond the plane is summed up from the gradients at so many places on the way: between two losses of
-float32 it is lost in their rounding."""
 MOSTLY_SLOPE = 0.5
 """Of a sharpness: from such a share on a person is told."""
+
+
+@dataclass(frozen=True)
+class BoxSearch:
+    """How the largest loss in the box is searched for."""
+
+    iterations: int = 10
+    """Of L-BFGS-B; the paper's."""
+    start_aside: float = 0.01
+    """Where it begins, as a fraction of the way to a random corner: at a minimum the gradient is zero, and it would end where it begins."""
+    small: float = 1e-3
+    """Below this growth, relative, what lies beyond the plane is summed up from the gradients on the way: between two losses of float32 it is
+    lost in their rounding."""
+    midpoints: int = 4
+    """At so many points on the way."""
 
 
 class Sharpness(NamedTuple):
@@ -45,8 +54,10 @@ class Sharpness(NamedTuple):
     """What `value` has beyond the plane at the place of the largest loss: 100 (f(x + A z) - f - g A z) / (1 + f)."""
 
 
-def epsilon_sharpness(solution: Solution, epsilon: float, dimensions: int | None = None, seed: int = 0, length: float = 1.0) -> Sharpness:
-    """The largest relative growth of f in a small box, by ten iterations of L-BFGS-B as in the paper, or at the corner where the gradient points.
+def epsilon_sharpness(
+    solution: Solution, epsilon: float, dimensions: int | None = None, seed: int = 0, length: float = 1.0, search: BoxSearch | None = None
+) -> Sharpness:
+    """The largest relative growth of f in a small box, by L-BFGS-B as in the paper, or at the corner where the gradient points.
 
         max over |z_i| <= epsilon (|(A^+ x)_i| + 1) of f(x + A z)
 
@@ -58,62 +69,55 @@ def epsilon_sharpness(solution: Solution, epsilon: float, dimensions: int | None
     start = solution.weights
     try:
         if dimensions is None:
-            return Sharpness(epsilon, None, *_largest_growth(solution, start, epsilon, start.abs(), _same, _same))
-        basis = Subspace(start, min(dimensions, len(start)), seed)
-        growth = _largest_growth(solution, start, epsilon * length, basis.seen_from(start).abs() / length, basis.spread, basis.project)
-        return Sharpness(epsilon, basis.dimensions, *growth)
+            return Sharpness(epsilon, None, *_largest_growth(solution, epsilon * (start.abs() + 1), WholeSpace(), search or BoxSearch()))
+        space = Subspace(start, min(dimensions, len(start)), seed)
+        reach = epsilon * length * (space.seen_from(start).abs() / length + 1)
+        return Sharpness(epsilon, space.dimensions, *_largest_growth(solution, reach, space, search or BoxSearch()))
     finally:
         solution.put(start)
 
 
-def _same(vector: Tensor) -> Tensor:
-    return vector
+def _largest_growth(solution: Solution, box: Tensor, space: Space, search: BoxSearch) -> tuple[float, float, float]:
+    """(value, linear, curved). Args: box: how far z may go on each axis."""
+    start = solution.weights
 
+    def loss_at(z: Vector) -> tuple[float, Vector]:
+        loss, gradient = solution.loss_and_gradient(start + space.spread(torch.from_numpy(z).to(start)))
+        return loss, space.project(gradient).cpu().double().numpy()
 
-def _largest_growth(
-    solution: Solution, start: Tensor, epsilon: float, seen_from: Tensor, spread: Callable[[Tensor], Tensor], project: Callable[[Tensor], Tensor]
-) -> tuple[float, float, float]:
-    """(value, linear, curved). Args: seen_from: |A^+ x|; spread: z to A z; project: g to A^T g."""
-    from scipy.optimize import minimize
-
-    def at(z: Vector) -> tuple[float, Vector]:
-        value, gradient = solution.loss_and_gradient(start + spread(torch.from_numpy(z).to(start)))
-        return value, project(gradient).cpu().double().numpy()
-
-    reach = (epsilon * (seen_from + 1)).cpu().double().numpy()
+    reach = box.cpu().double().numpy()
     farthest = np.zeros_like(reach)
-    here, slope = at(farthest)
-    highest = here
+    loss, slope = loss_at(farthest)
+    highest = loss
 
     def fall(z: Vector) -> tuple[float, Vector]:
         nonlocal highest, farthest
-        value, slope_there = at(z)
+        value, gradient = loss_at(z)
         if not math.isfinite(value):
             return -highest, np.zeros_like(z)
         if value > highest:
             highest, farthest = value, z.copy()
-        return -value, -slope_there
+        return -value, -gradient
 
-    # At a minimum the gradient is zero, and the search would end where it begins.
-    aside = START_ASIDE * reach * np.random.default_rng(0).choice([-1.0, 1.0], len(reach))
-    minimize(fall, aside, jac=True, method="L-BFGS-B", bounds=np.stack([-reach, reach], axis=1), options={"maxiter": ITERATIONS})
+    aside = search.start_aside * reach * np.random.default_rng(0).choice([-1.0, 1.0], len(reach))
+    minimize(fall, aside, jac=True, method="L-BFGS-B", bounds=np.stack([-reach, reach], axis=1), options={"maxiter": search.iterations})
     # Where little gradient is left, ten iterations do not come to the corner that it points to.
     fall(reach * np.sign(slope))
-    growth = highest - here
+    growth = highest - loss
     beyond = growth - float(slope @ farthest)
-    if growth < SMALL * (1 + here):
-        midpoints = [(number + 0.5) / MIDPOINTS for number in range(MIDPOINTS)]
-        beyond = sum(float((at(part * farthest)[1] - slope) @ farthest) for part in midpoints) / MIDPOINTS
-    value, linear, curved = (100 * part / (1 + here) for part in (growth, float(reach @ np.abs(slope)), beyond))
+    if growth < search.small * (1 + loss):
+        parts = [(number + 0.5) / search.midpoints for number in range(search.midpoints)]
+        beyond = sum(float((loss_at(part * farthest)[1] - slope) @ farthest) for part in parts) / search.midpoints
+    value, linear, curved = (100 * part / (1 + loss) for part in (growth, float(reach @ np.abs(slope)), beyond))
     return value, linear, curved
 
 
-def sharpness_rows(of: Sequence[dict[str, Any]]) -> list[tuple[str, list[float]]]:
+def sharpness_rows(solutions: Sequence[dict[str, Any]]) -> list[tuple[str, list[float]]]:
     """(what, its number for each solution) of sharpness as JSON has it; nothing where it was not measured for all."""
-    if not all(len(one["sharpness"]) == len(of[0]["sharpness"]) for one in of):
+    if not all(len(solution["sharpness"]) == len(solutions[0]["sharpness"]) for solution in solutions):
         return []
     rows = []
-    for values in zip(*(one["sharpness"] for one in of), strict=True):
+    for values in zip(*(solution["sharpness"] for solution in solutions), strict=True):
         where = "full space" if values[0]["dimensions"] is None else f"random {values[0]['dimensions']}"
         what = f"epsilon {values[0]['epsilon']:g}, {where}"
         rows.append((what, [value["value"] for value in values]))
@@ -134,54 +138,3 @@ def slope_in_words(name: str, sharpness: Sequence[dict[str, Any]]) -> list[str]:
         f"Sharpness of {name} in random directions is for {max(shares):.1%} the slope that training left, not curvature: train to the end, or "
         "compare what lies beyond the gradient."
     ]
-
-
-def top_eigenvalue(solution: Solution, tolerance: float = 0.01) -> float | None:
-    """The largest eigenvalue of the Hessian of f, by Lanczos (scipy's eigsh) on Hessian-vector products.
-
-    Where Lanczos does not converge, as near a Hessian of zeros, power iteration takes over; None where that does not settle either.
-
-    Args: tolerance: relative.
-    Raises: InputError for a model that has no second derivative; FaultError.
-    """
-    from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
-
-    weights = solution.weights
-    size = len(weights)
-
-    def times(direction: Vector) -> Vector:
-        return solution.curvature(torch.from_numpy(direction.reshape(-1)).to(weights)).cpu().double().numpy()
-
-    if size < 3:
-        columns = np.stack([times(column) for column in np.eye(size)])
-        return float(np.linalg.eigvalsh(columns)[-1])
-    start = np.random.default_rng(0).standard_normal(size)
-    operator = LinearOperator((size, size), matvec=times, dtype=np.float64)
-    try:
-        return float(eigsh(operator, k=1, which="LA", tol=tolerance, v0=start, maxiter=100, return_eigenvectors=False)[0])
-    except ArpackError:
-        return _top_by_power_iteration(times, start, tolerance)
-
-
-def _top_by_power_iteration(times: Callable[[Vector], Vector], start: Vector, tolerance: float) -> float | None:
-    """Of H + |H|, whose eigenvalues are not below zero, the largest is H's largest plus |H|. None where it does not settle.
-
-    Args: tolerance: of the residual, relative to |H|.
-    """
-    direction, size = start / np.linalg.norm(start), 0.0
-    for _ in range(SIZE_ITERATIONS):
-        turned = times(direction)
-        size = float(np.linalg.norm(turned))
-        if size == 0:
-            return 0.0
-        if not math.isfinite(size):
-            return None
-        direction = turned / size
-    direction = start / np.linalg.norm(start)
-    for _ in range(POWER_ITERATIONS):
-        turned = times(direction) + size * direction
-        value = float(direction @ turned)
-        if np.linalg.norm(turned - value * direction) <= tolerance * size:
-            return value - size
-        direction = turned / np.linalg.norm(turned)
-    return None

@@ -1,10 +1,12 @@
-"""A random subspace of the weights: columns of length one, drawn from a seed, in memory only as far as there is room.
+"""The spaces in which sharpness is measured: all weights, or a random subspace, whose columns are of length one, drawn from a seed, in memory only
+as far as there is room.
 
 A hundred columns of a large network's weights are tens of gigabytes; beyond `MOST_BYTES` the rows are drawn anew, block by
 block, each time they are needed.
 """
 
 from collections.abc import Iterator
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -12,6 +14,28 @@ from torch import Tensor
 MOST_BYTES = 2**30
 EXACT_ROWS = 2**16
 """So many rows at a time are summed up in float64."""
+
+
+class Space(Protocol):
+    """The columns of a matrix A."""
+
+    def spread(self, z: Tensor) -> Tensor:
+        """A z."""
+        ...
+
+    def project(self, vector: Tensor) -> Tensor:
+        """A^T v."""
+        ...
+
+
+class WholeSpace:
+    """A = I."""
+
+    def spread(self, z: Tensor) -> Tensor:
+        """The vector itself."""
+        return z
+
+    project = spread
 
 
 class Subspace:
@@ -34,25 +58,25 @@ class Subspace:
 
     def spread(self, z: Tensor) -> Tensor:
         """A z, from (dimensions,) to (size,)."""
-        shortened, found = z / self._lengths.to(z), torch.empty_like(self._like)
+        shortened, vector = z / self._lengths.to(z), torch.empty_like(self._like)
         for rows, block in self._blocks():
-            found[rows] = block @ shortened
-        return found
+            vector[rows] = block @ shortened
+        return vector
 
     def project(self, vector: Tensor) -> Tensor:
         """A^T v, from (size,) to (dimensions,)."""
-        found = torch.zeros(self.dimensions, dtype=torch.float64, device=vector.device)
+        sums = torch.zeros(self.dimensions, dtype=torch.float64, device=vector.device)
         for rows, block in self._blocks():
-            found += block.T @ vector[rows]
-        return (found / self._lengths).to(vector)
+            sums += block.T @ vector[rows]
+        return (sums / self._lengths).to(vector)
 
     def seen_from(self, vector: Tensor) -> Tensor:
         """A^+ v, (dimensions,): the coordinates of what A reaches nearest to v."""
-        found: Tensor = torch.linalg.solve(self._gram, self.project(vector).double())
-        return found.to(vector)
+        coordinates: Tensor = torch.linalg.solve(self._gram, self.project(vector).double())
+        return coordinates.to(vector)
 
     def _blocks(self) -> Iterator[tuple[slice, Tensor]]:
-        """R, some rows at a time, with their places."""
+        """R, some rows at a time, with the slice that they are."""
         for number, start in enumerate(range(0, len(self._like), self._rows)):
             block = self._kept if self._kept is not None else self._draw(number)
             yield slice(start, start + len(block)), block

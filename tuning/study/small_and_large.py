@@ -21,7 +21,7 @@ def small_against_large(findings: Findings, profile: Profile, sharpness: Sequenc
     if len(findings.best) < 2:
         return []
     ends = findings.best[0], findings.best[-1]
-    small, large = (one.global_batch_size for one in ends)
+    small, large = (best.global_batch_size for best in ends)
     workers = max(large // small, 2)
     steps = [profile.seconds_per_step(batch) for batch in (small, large)]
     shared = [step_seconds(batch, min(workers, batch), profile.model, profile.gradient_bytes, LINK) for batch in (small, large)]
@@ -29,16 +29,16 @@ def small_against_large(findings: Findings, profile: Profile, sharpness: Sequenc
         ("time per update, one device", *(f"{seconds:.3g} s" for seconds in steps)),
         (f"time per update, {workers} devices at 10 Gbit/s (model)", *(f"{seconds:.3g} s" for seconds in shared)),
         ("time per epoch, one device", *(f"{s * profile.num_train_samples / b:.3g} s" for s, b in zip(steps, (small, large), strict=True))),
-        ("gradient noise over signal: noise scale / batch", *(_noise(one) for one in ends)),
-        ("optimisation: steps to the target", *(one.steps.text for one in ends)),
-        ("optimisation: samples to the target", *(one.samples.text for one in ends)),
+        ("gradient noise over signal: noise scale / batch", *(_noise(best) for best in ends)),
+        ("optimisation: steps to the target", *(best.steps.text for best in ends)),
+        ("optimisation: samples to the target", *(best.samples.text for best in ends)),
         *_solution_rows(sharpness),
     ]
-    return [{"": what, f"batch {small:,}": one, f"batch {large:,}": other} for what, one, other in rows]
+    return [{"": what, f"batch {small:,}": of_small, f"batch {large:,}": of_large} for what, of_small, of_large in rows]
 
 
-def _noise(one: Configuration) -> str:
-    return "-" if one.noise_scale is None else f"{one.noise_scale / one.global_batch_size:.3g}"
+def _noise(best: Configuration) -> str:
+    return "-" if best.noise_scale is None else f"{best.noise_scale / best.global_batch_size:.3g}"
 
 
 def _solution_rows(sharpness: Sequence[dict[str, Any]]) -> list[tuple[str, str, str]]:
@@ -53,6 +53,6 @@ def _solution_rows(sharpness: Sequence[dict[str, Any]]) -> list[tuple[str, str, 
     return [*rows, _row("top Hessian eigenvalue", sharpness, "top_eigenvalue", ".3g")]
 
 
-def _row(what: str, of: Sequence[dict[str, Any]], field: str, form: str) -> tuple[str, str, str]:
-    small, large = ("-" if one[field] is None else format(one[field], form) for one in of)
+def _row(what: str, sharpness: Sequence[dict[str, Any]], field: str, form: str) -> tuple[str, str, str]:
+    small, large = ("-" if solution[field] is None else format(solution[field], form) for solution in sharpness)
     return what, small, large

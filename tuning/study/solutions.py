@@ -12,30 +12,32 @@ import torch
 from pydantic import BaseModel, Field
 
 from largebatch.jobs.data.same_data import refuse_other_data
-from largebatch.jobs.job import prepare, run_job
+from largebatch.jobs.job import prepare
 from largebatch.jobs.run import run_folder
-from largebatch.jobs.run.checkpoints import list_checkpoints
-from largebatch.jobs.run.listener import Listener
 from largebatch.jobs.run.records import RunSummary
-from largebatch.jobs.run.run_folder import resumed_spec
+from largebatch.jobs.run.run_folder import resumed_spec, write_text
+from largebatch.tuning.measure.eigenvalue import top_eigenvalue
 from largebatch.tuning.measure.lines import line
-from largebatch.tuning.measure.sharpness import epsilon_sharpness, top_eigenvalue
+from largebatch.tuning.measure.sharpness import epsilon_sharpness
 from largebatch.tuning.measure.solution import Solution, load_solution
 from largebatch.tuning.report.attempts import Attempts
-from largebatch.tuning.report.batch_figures import BATCH
-from largebatch.tuning.report.charts import Chart, Series
-from largebatch.tuning.report.measured_figures import line_chart, line_conditions
 from largebatch.tuning.results.analysis.configurations import Configuration
 from largebatch.tuning.results.analysis.line_point import LinePoint
+from largebatch.tuning.results.findings import Findings
 from largebatch.tuning.results.run_folders import has_result
+from largebatch.tuning.study.expected import Expected
+from largebatch.tuning.study.kept_run import train_kept
+from largebatch.tuning.study.options import SHARPNESS, StudyOptions
 from largebatch.tuning.sweep.space import with_fields
 
 EPSILONS = (1e-3, 5e-4)
 """Keskar's, of metric 2.1."""
 DIMENSIONS = 100
 """Of the random subspace."""
-Told = Callable[[float, str], None]
-"""Called with how much of the stage is done, and what is under way."""
+SHORT_S = 600.0
+"""Below this budget sharpness is measured on fewer samples and points."""
+SHORT, LONG = (2000, 13), (5000, 25)
+"""(training images that losses are taken over, points on each line)."""
 
 
 class Solutions(BaseModel):
@@ -46,95 +48,83 @@ class Solutions(BaseModel):
     sharp: list[dict[str, Any]] = Field(default_factory=list)
     """Sharpness and accuracy of the first and the last of them, or nothing."""
     lines: dict[str, list[LinePoint]] = Field(default_factory=dict)
-    """`straight` and `curved`: places between those two."""
+    """`straight` and `curved`: points between those two."""
 
 
-def train_to_the_end(best: Configuration, folder: Path, data_dir: Path, device: torch.device, told: Told) -> RunSummary:
-    """One run to the end of the recipe's epochs, kept in `folder`; gone on with if it is there already."""
-    run_dir = folder / f"solution-batch-{best.global_batch_size}"
+def solve(findings: Findings, expected: Expected, options: StudyOptions, device: torch.device, attempts: Attempts) -> Solutions:
+    """Train as many solutions as the budget holds, and measure them. Kept only whole: where a part failed, the next `--resume` tries again."""
+    path, num_failed_before = options.folder / SHARPNESS, len(attempts.failed)
+    if path.is_file():
+        return Solutions.model_validate_json(path.read_text())
+    chosen = expected.chosen_for_the_end([best.global_batch_size for best in findings.best], options.budget_s)
+    runs = []
+    for best in [best for best in findings.best if best.global_batch_size in chosen]:
+        summary = attempts.attempt(f"the run to the end at batch {best.global_batch_size:,}", partial(train_to_the_end, best, options, device))
+        runs += [] if summary is None else [summary]
+    if len(chosen) < 2:
+        options.on_notice("No sharpness: the budget does not hold two runs to the end of the recipe's epochs.")
+    if len(runs) < 2:
+        return Solutions(runs=runs)
+    solutions = attempts.attempt("sharpness", partial(measure, runs, options, device, attempts)) or Solutions(runs=runs)
+    if len(attempts.failed) == num_failed_before:
+        write_text(path, solutions.model_dump_json(indent=2) + "\n")
+    return solutions
+
+
+def train_to_the_end(best: Configuration, options: StudyOptions, device: torch.device) -> RunSummary:
+    """One run to the end of the recipe's epochs, kept in the study's folder; gone on with if it is there already."""
+    run_dir, swept_dir = options.folder / f"solution-batch-{best.global_batch_size}", Path(best.first.summary.run_dir)
     if not has_result(run_dir):
-        spec = with_fields(resumed_spec(Path(best.first.summary.run_dir), []), {"stop.at_target": False})
-        job = prepare(spec, device, data_dir)
-        refuse_other_data(job.dataset, job.fingerprint, Path(best.first.summary.run_dir), spec.dataset.may_change)
-        run_folder.create(folder, run_dir.name, may_exist=True)
-
-        def show(record: Any) -> None:
-            if record.kind == "evaluation":
-                told(
-                    min(record.samples_seen / job.plan.total_progress, 1.0), f"batch {best.global_batch_size:,}, accuracy {record.test_accuracy:.4f}"
-                )
-
-        with run_folder.exclusive(run_dir, "train"):
-            run_job(job, run_dir, Listener(on_record=show), resumes=bool(list_checkpoints(run_dir / run_folder.CHECKPOINTS)))
+        spec = with_fields(resumed_spec(swept_dir, []), {"stop.at_target": False})
+        job = prepare(spec, device, options.data_dir)
+        refuse_other_data(job.dataset, job.fingerprint, swept_dir, spec.dataset.may_change)
+        train_kept(job, run_dir, options.on_fraction, f"batch {best.global_batch_size:,}, ")
     return RunSummary.model_validate_json((run_dir / run_folder.SUMMARY).read_text())
 
 
-def measure(
-    runs: Sequence[RunSummary], data_dir: Path, device: torch.device, num_samples: int, num_points: int, told: Told, attempts: Attempts
-) -> Solutions:
+def measure(runs: Sequence[RunSummary], options: StudyOptions, device: torch.device, attempts: Attempts) -> Solutions:
     """The sharpness of the smallest and the largest batch's solution, and the lines between them; what cannot be measured is left out.
 
-    Args: num_samples: training images that losses are taken over; num_points: on each line.
     Raises: LargebatchError for a run that left no solution.
     """
+    num_samples, num_points = SHORT if options.budget_s < SHORT_S else LONG
     ends = [runs[0], runs[-1]]
-    solutions = [load_solution(Path(one.run_dir), device, data_dir, num_samples) for one in ends]
+    solutions = [load_solution(Path(summary.run_dir), device, options.data_dir, num_samples) for summary in ends]
     sharp = []
-    for place, (solution, summary) in enumerate(zip(solutions, ends, strict=True)):
-        name = f"batch {summary.global_batch_size:,}"
+    for number, (solution, summary) in enumerate(zip(solutions, ends, strict=True)):
         kept = summary.model_dump(include={"run_id", "test_accuracy", "train_accuracy", "epochs", "global_batch_size"})
-        measured = sharpness_of(solution, name, DIMENSIONS, attempts, partial(told, place / 3))
+        on_part = partial(options.on_fraction, number / 3)
+        measured = sharpness_of(solution, f"batch {summary.global_batch_size:,}", DIMENSIONS, attempts, on_part)
         sharp.append({**kept, "seed": solution.job.spec.seed, "num_samples": solution.num_samples, **measured})
-    told(2 / 3, "the lines between the two")
-    lines = {}
-    for name, is_curved in (("straight", False), ("curved", True)):
-        points = attempts.attempt(f"the {name} line", partial(line, *solutions, is_curved=is_curved, points=num_points))
-        if points is not None:
-            lines[name] = points
+    lines = lines_between(solutions, num_points, attempts, lambda name: options.on_fraction(2 / 3, "the lines between the two"))
     return Solutions(runs=[*runs], sharp=sharp, lines=lines)
 
 
-def sharpness_of(solution: Solution, name: str, dimensions: int, attempts: Attempts, told: Callable[[str], None]) -> dict[str, Any]:
+def lines_between(ends: Sequence[Solution], points: int, attempts: Attempts, on_part: Callable[[str], None]) -> dict[str, list[LinePoint]]:
+    """The straight and the curved line, without one that cannot be walked. Args: on_part: told what is under way."""
+    lines = {}
+    for name, is_curved in (("straight", False), ("curved", True)):
+        on_part(f"the {name} line")
+        walked = attempts.attempt(f"the {name} line", partial(line, *ends, is_curved=is_curved, points=points))
+        if walked is not None:
+            lines[name] = walked
+    return lines
+
+
+def sharpness_of(solution: Solution, name: str, dimensions: int, attempts: Attempts, on_part: Callable[[str], None]) -> dict[str, Any]:
     """Keskar's sharpness in the full space and in a random one, and the top eigenvalue, as JSON has them; nothing for what cannot be measured.
 
-    Args: name: of the solution, for a person; dimensions: of the random subspace; told: what is under way.
+    Args: name: of the solution, for a person; dimensions: of the random subspace; on_part: told what is under way.
     """
 
     def values() -> list[dict[str, Any]]:
         measured = []
         for epsilon in EPSILONS:
             for subspace in (None, dimensions):
-                told(f"{name}: epsilon {epsilon:g}, {'full space' if subspace is None else f'{subspace} dimensions'}")
+                on_part(f"{name}: epsilon {epsilon:g}, {'full space' if subspace is None else f'{subspace} dimensions'}")
                 measured.append(epsilon_sharpness(solution, epsilon, subspace)._asdict())
         return measured
 
     sharpness = attempts.attempt(f"sharpness of {name}", values) or []
-    told(f"{name}: top eigenvalue")
+    on_part(f"{name}: top eigenvalue")
     return {"sharpness": sharpness, "top_eigenvalue": attempts.attempt(f"top Hessian eigenvalue of {name}", partial(top_eigenvalue, solution))}
-
-
-def solution_charts(solutions: Solutions, setting: str) -> list[Chart]:
-    """Accuracy at the end against the batch, and the lines."""
-    charts, runs = [], [run for run in solutions.runs if run.test_accuracy is not None and run.train_accuracy is not None]
-    if len(runs) > 1:
-        batches = [float(run.global_batch_size) for run in runs]
-        charts.append(
-            Chart(
-                "accuracy-at-the-end",
-                f"Train and test accuracy after {runs[0].epochs:g} epochs",
-                BATCH,
-                "accuracy",
-                [
-                    Series("train", batches, [run.train_accuracy or 0.0 for run in runs]),
-                    Series("test", batches, [run.test_accuracy or 0.0 for run in runs]),
-                ],
-                caption=f"{setting}; each batch's best settings with its first seed, trained on after the target was met",
-                log_x=True,
-                x_ticks=batches,
-            )
-        )
-    if solutions.sharp:
-        small, large = (f"batch {one['global_batch_size']:,}" for one in solutions.sharp)
-        caption = line_conditions(setting, [one["seed"] for one in solutions.sharp], solutions.sharp[0]["num_samples"])
-        charts += [line_chart(name, points, small, large, caption) for name, points in solutions.lines.items()]
-    return charts

@@ -4,7 +4,6 @@ import json
 import re
 import sys
 import time
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -45,7 +44,7 @@ def study(
     """
     from largebatch.jobs.spec.train_spec import TrainSpec
     from largebatch.service.cli.run.sweep import carry_out
-    from largebatch.tuning.study.study import Stage, StudyOptions
+    from largebatch.tuning.study.options import Stage, StudyOptions
     from largebatch.tuning.study.study import study as carry_on
     from largebatch.tuning.sweep.begin import begin_sweep, resume_command
     from largebatch.tuning.sweep.ledger import SWEEP
@@ -93,7 +92,7 @@ def _begun(recipe: str | None, overrides: tuple[str, ...], budget: str | None, d
     """A new study's folder, what it studies, and its seconds. Raises: SpecError."""
     from largebatch.jobs.errors import SpecError
     from largebatch.jobs.spec.read import read_spec
-    from largebatch.tuning.study.study import begin_study, refuse_unstudied
+    from largebatch.tuning.study.begin import begin_study, refuse_unstudied
     from largebatch.tuning.sweep.sweep import num_train_samples
 
     if recipe is None:
@@ -111,7 +110,7 @@ def _begun_before(recipe: str | None, budget: str | None, folder: Path) -> "tupl
     from largebatch.jobs.errors import SpecError
     from largebatch.jobs.spec.train_spec import TrainSpec
     from largebatch.tuning.results.run_folders import STUDY
-    from largebatch.tuning.study.study import change_budget
+    from largebatch.tuning.study.begin import change_budget
 
     if recipe is not None:
         raise SpecError("RECIPE", "give either a recipe or --resume DIR.")
@@ -211,12 +210,12 @@ def sharpness(
     from largebatch.jobs.errors import InputError
     from largebatch.jobs.run.run_folder import refuse_unwritable
     from largebatch.service.cli.tables import print_rows
-    from largebatch.tuning.measure.lines import line, refuse_unlike
+    from largebatch.tuning.measure.lines import refuse_unlike
     from largebatch.tuning.measure.solution import load_solution
     from largebatch.tuning.report.attempts import Attempts
     from largebatch.tuning.report.measured_figures import line_chart, line_conditions
     from largebatch.tuning.report.picture_pen import write_pngs
-    from largebatch.tuning.study.solutions import sharpness_of
+    from largebatch.tuning.study.solutions import lines_between, sharpness_of
 
     if figure is not None:
         refuse_unwritable(figure, "--figure")
@@ -225,20 +224,16 @@ def sharpness(
     if len(solutions) == 2:
         refuse_unlike(*solutions)
     caption = line_conditions(f"{solutions[0].setting}, {device_name(place)}", [one.job.spec.seed for one in solutions], solutions[0].num_samples)
-    found: dict[str, Any] = {"solutions": [], "lines": {}}
+    found: dict[str, Any] = {"solutions": []}
     attempts = Attempts()
     with Console(stderr=True).status("") as status:
         for solution in solutions:
             measured = sharpness_of(solution, solution.name, dimensions, attempts, status.update)
             found["solutions"].append({"run": solution.name, "num_samples": solution.num_samples, **measured})
-        for name, is_curved in (("straight", False), ("curved", True)) if len(solutions) == 2 else ():
-            status.update(f"the {name} line")
-            walked = attempts.attempt(f"the {name} line", partial(line, *solutions, is_curved=is_curved, points=points))
-            if walked is None:
-                continue
-            found["lines"][name] = [point._asdict() for point in walked]
-            if figure is not None:
-                write_pngs([line_chart(name, walked, solutions[0].name, solutions[1].name, caption)], figure)
+        lines = lines_between(solutions, points, attempts, status.update) if len(solutions) == 2 else {}
+    found["lines"] = {name: [point._asdict() for point in walked] for name, walked in lines.items()}
+    if figure is not None:
+        write_pngs([line_chart(name, walked, solutions[0].name, solutions[1].name, caption) for name, walked in lines.items()], figure)
     if attempts.failed and not any(entry["sharpness"] or entry["top_eigenvalue"] is not None for entry in found["solutions"]):
         raise InputError("", attempts.failed[0].why)
     found["failed"] = [one._asdict() for one in attempts.failed]
