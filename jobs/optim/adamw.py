@@ -20,11 +20,11 @@ class AdamW(torch.optim.AdamW):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
-            self._update(group, [param for param in group["params"] if param.grad is not None])
+        for param_group in self.param_groups:
+            self._update(param_group, [param for param in param_group["params"] if param.grad is not None])
         return loss
 
-    def _update(self, group: dict[str, Any], params: list[Tensor]) -> None:
+    def _update(self, param_group: dict[str, Any], params: list[Tensor]) -> None:
         states = [self.state[param] for param in params]
         for state, param in zip(states, params, strict=True):
             if "step" not in state:
@@ -34,7 +34,7 @@ class AdamW(torch.optim.AdamW):
         )
         weights = [laid_like(param, moment) for param, moment in zip(params, first_moments, strict=True)]
         gradients: list[Any] = [param.grad for param in params]
-        beta1, beta2 = group["betas"]
+        beta1, beta2 = param_group["betas"]
         adamw(
             weights,
             [laid_like(gradient, moment) for gradient, moment in zip(gradients, first_moments, strict=True)],
@@ -46,10 +46,10 @@ class AdamW(torch.optim.AdamW):
             amsgrad=False,
             beta1=beta1,
             beta2=beta2,
-            lr=group["lr"],
-            weight_decay=group["weight_decay"],
-            eps=group["eps"],
-            maximize=group["maximize"],
+            lr=param_group["lr"],
+            weight_decay=param_group["weight_decay"],
+            eps=param_group["eps"],
+            maximize=param_group["maximize"],
         )
         for param, weight in zip(params, weights, strict=True):
             if weight is not param:

@@ -86,21 +86,21 @@ class LAMB(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
-            for bucket in buckets(group["params"]):
-                self._update(group, bucket)
+        for param_group in self.param_groups:
+            for bucket in buckets(param_group["params"]):
+                self._update(param_group, bucket)
         return loss
 
-    def _update(self, group: dict[str, Any], params: list[Tensor]) -> None:
+    def _update(self, param_group: dict[str, Any], params: list[Tensor]) -> None:
         weights = in_at_least_float32(params)
-        updates = self._adam_directions(group, params, weights)
-        if group["weight_decay"]:
-            torch._foreach_add_(updates, weights, alpha=group["weight_decay"])
-        if group["adapts"]:
-            torch._foreach_mul_(updates, trust_ratios(norms(weights), norms(updates), group))
-        torch._foreach_add_(params, updates, alpha=-group["lr"])
+        updates = self._adam_directions(param_group, params, weights)
+        if param_group["weight_decay"]:
+            torch._foreach_add_(updates, weights, alpha=param_group["weight_decay"])
+        if param_group["adapts"]:
+            torch._foreach_mul_(updates, trust_ratios(norms(weights), norms(updates), param_group))
+        torch._foreach_add_(params, updates, alpha=-param_group["lr"])
 
-    def _adam_directions(self, group: dict[str, Any], params: list[Tensor], weights: list[Tensor]) -> list[Tensor]:
+    def _adam_directions(self, param_group: dict[str, Any], params: list[Tensor], weights: list[Tensor]) -> list[Tensor]:
         """m_hat / (sqrt(v_hat) + epsilon) of each parameter.
 
         torch's fused Adam does the two moments and the quotient in one pass over memory, several times faster
@@ -111,7 +111,7 @@ class LAMB(Optimizer):
             if "step" not in state:
                 state["step"] = torch.zeros((), dtype=torch.float32, device=params[0].device)
         steps = [state["step"] for state in states]
-        counted = steps if group["bias_correction"] else [torch.full_like(step, LONG_AGO) for step in steps]
+        counted = steps if param_group["bias_correction"] else [torch.full_like(step, LONG_AGO) for step in steps]
         directions = [torch.zeros_like(weight) for weight in weights]
         gradients = in_at_least_float32([param.grad for param in params])
         gradients = [laid_like(gradient, direction) for gradient, direction in zip(gradients, directions, strict=True)]
@@ -119,7 +119,7 @@ class LAMB(Optimizer):
             [state_like(state, key, param, at_least_float32(param.dtype)) for state, param in zip(states, params, strict=True)]
             for key in ("first_moment", "second_moment")
         )
-        beta1, beta2 = group["betas"]
+        beta1, beta2 = param_group["betas"]
         adam(
             directions,
             gradients,
@@ -133,28 +133,28 @@ class LAMB(Optimizer):
             beta2=beta2,
             lr=1.0,
             weight_decay=0.0,
-            eps=group["epsilon"],
+            eps=param_group["epsilon"],
             maximize=True,
         )
-        if not group["bias_correction"]:
+        if not param_group["bias_correction"]:
             torch._foreach_add_(steps, 1.0)
         return directions
 
 
-def trust_ratios(weight_norms: list[Tensor], update_norms: list[Tensor], group: dict[str, Any]) -> list[Tensor]:
+def trust_ratios(weight_norms: list[Tensor], update_norms: list[Tensor], param_group: dict[str, Any]) -> list[Tensor]:
     """The layer-wise factors phi(|w|) / |u| on the learning rate.
 
     Args:
         weight_norms, update_norms: 0-d, L2, one tensor's each.
-        group: options `phi_min`, `phi_max`, `max_trust_ratio`, `zero_norms`.
+        param_group: options `phi_min`, `phi_max`, `max_trust_ratio`, `zero_norms`.
 
     Returns:
         0-d tensors >= 0, on the norms' device.
     """
     weight, update = torch.stack(weight_norms), torch.stack(update_norms)
-    ratio = weight.clamp(min=group["phi_min"], max=group["phi_max"]) / update
-    if group["max_trust_ratio"] is not None:
-        ratio = ratio.clamp(max=group["max_trust_ratio"])
-    follows = (weight > 0) & (update > 0) if group.get("zero_norms", "one") == "one" else update > 0
+    ratio = weight.clamp(min=param_group["phi_min"], max=param_group["phi_max"]) / update
+    if param_group["max_trust_ratio"] is not None:
+        ratio = ratio.clamp(max=param_group["max_trust_ratio"])
+    follows = (weight > 0) & (update > 0) if param_group.get("zero_norms", "one") == "one" else update > 0
     ratio = torch.where(follows, ratio, torch.ones_like(ratio))
     return list(ratio.unbind())

@@ -82,49 +82,49 @@ class LARS(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
-            for bucket in buckets(group["params"]):
-                self._update(group, bucket)
+        for param_group in self.param_groups:
+            for bucket in buckets(param_group["params"]):
+                self._update(param_group, bucket)
         return loss
 
-    def _update(self, group: dict[str, Any], params: list[Tensor]) -> None:
-        learning_rate, momentum, weight_decay = group["lr"], group["momentum"], group["weight_decay"]
+    def _update(self, param_group: dict[str, Any], params: list[Tensor]) -> None:
+        learning_rate, momentum, weight_decay = param_group["lr"], param_group["momentum"], param_group["weight_decay"]
         weights = in_at_least_float32(params)
         gradients = in_at_least_float32([param.grad for param in params])
         updates = list(torch._foreach_add(gradients, weights, alpha=weight_decay)) if weight_decay else [g.clone() for g in gradients]
-        if group["adapts"]:
-            torch._foreach_mul_(updates, trust_ratios(norms(weights), norms(gradients), group))
-        inside = group["learning_rate_in_momentum"]
+        if param_group["adapts"]:
+            torch._foreach_mul_(updates, trust_ratios(norms(weights), norms(gradients), param_group))
+        inside = param_group["learning_rate_in_momentum"]
         if inside:
             torch._foreach_mul_(updates, learning_rate)
         if momentum:
             velocities = [state_like(self.state[param], "velocity", param, at_least_float32(param.dtype)) for param in params]
             torch._foreach_mul_(velocities, momentum)
             torch._foreach_add_(velocities, updates)
-            if group["nesterov"]:
+            if param_group["nesterov"]:
                 torch._foreach_add_(updates, velocities, alpha=momentum)
             else:
                 updates = velocities
         torch._foreach_add_(params, updates, alpha=-1.0 if inside else -learning_rate)
 
 
-def trust_ratios(weight_norms: list[Tensor], gradient_norms: list[Tensor], group: dict[str, Any]) -> list[Tensor]:
+def trust_ratios(weight_norms: list[Tensor], gradient_norms: list[Tensor], param_group: dict[str, Any]) -> list[Tensor]:
     """The layer-wise factors on the learning rate.
 
         ratio = eta * |w| / (|g| + beta * |w| + epsilon)
 
     Args:
         weight_norms, gradient_norms: 0-d, L2, one tensor's each.
-        group: options `trust_coefficient` (eta), `weight_decay` (beta), `epsilon`, `max_trust_ratio`, `zero_norms`.
+        param_group: options `trust_coefficient` (eta), `weight_decay` (beta), `epsilon`, `max_trust_ratio`, `zero_norms`.
 
     Returns:
         0-d tensors >= 0, on the norms' device.
     """
     weight, gradient = torch.stack(weight_norms), torch.stack(gradient_norms)
-    denominator = gradient + group["weight_decay"] * weight + group["epsilon"]
-    ratio = group["trust_coefficient"] * weight / denominator
-    if group["max_trust_ratio"] is not None:
-        ratio = ratio.clamp(max=group["max_trust_ratio"])
-    follows = (weight > 0) & (gradient > 0) if group.get("zero_norms", "one") == "one" else denominator > 0
+    denominator = gradient + param_group["weight_decay"] * weight + param_group["epsilon"]
+    ratio = param_group["trust_coefficient"] * weight / denominator
+    if param_group["max_trust_ratio"] is not None:
+        ratio = ratio.clamp(max=param_group["max_trust_ratio"])
+    follows = (weight > 0) & (gradient > 0) if param_group.get("zero_norms", "one") == "one" else denominator > 0
     ratio = torch.where(follows, ratio, torch.ones_like(ratio))
     return list(ratio.unbind())

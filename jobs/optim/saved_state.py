@@ -19,7 +19,7 @@ def parameter_names(model: nn.Module, optimizer: Optimizer) -> list[str]:
     Raises: PlanError if the model holds another parameter in the place of one of them, or one that nothing updates.
     """
     names = {param: name for name, param in model.named_parameters()}
-    params = [param for group in optimizer.param_groups for param in group["params"]]
+    params = [param for param_group in optimizer.param_groups for param in param_group["params"]]
     num_replaced = sum(param not in names for param in params)
     if num_replaced:
         raise PlanError(
@@ -48,7 +48,7 @@ def load_optimizer(optimizer: Optimizer, model: nn.Module, saved: dict[str, Any]
     trained = {name: param for name, param in model.named_parameters() if name in own}
     if names is None:  # such versions told weights from the others by their dimensions alone
         names = sorted(trained, key=lambda name: trained[name].ndim <= 1)
-    num_saved = sum(len(group["params"]) for group in saved["param_groups"])
+    num_saved = sum(len(param_group["params"]) for param_group in saved["param_groups"])
     unlike = sorted(set(names) ^ set(trained))
     if unlike:
         raise ValueError(f"{unlike[0]} is trained {'here and not there' if unlike[0] in trained else 'there and not here'}")
@@ -60,7 +60,7 @@ def load_optimizer(optimizer: Optimizer, model: nn.Module, saved: dict[str, Any]
         if not shapes <= {param.shape}:
             raise ValueError(f"the optimizer's state of {name} has the shape {tuple(shapes.pop())}, the parameter {tuple(param.shape)}")
     params = iter(trained[name] for name in names)
-    optimizer.param_groups = [{**group, "params": list(islice(params, len(group["params"])))} for group in saved["param_groups"]]
+    optimizer.param_groups = [{**param_group, "params": list(islice(params, len(param_group["params"])))} for param_group in saved["param_groups"]]
     optimizer.load_state_dict(saved)
     _put_state_where_fresh_is(optimizer, saved)
 
@@ -71,7 +71,7 @@ def _put_state_where_fresh_is(optimizer: Optimizer, saved: dict[str, Any]) -> No
     torch casts loaded state to the parameter's dtype, though float32 moments of narrower parameters must stay float32, and
     leaves `step` where the file was read to, on the CPU, unless a group says "fused".
     """
-    params = [param for group in optimizer.param_groups for param in group["params"]]
+    params = [param for param_group in optimizer.param_groups for param in param_group["params"]]
     for index, values in saved["state"].items():
         param = params[index]
         for key, value in values.items():
