@@ -70,7 +70,13 @@ def train_on_ray(
             draw=draw,
         )
         where_logs_are = f"Its journal is in {run_dir}, Ray's logs in {connection.log_folder}."
-        return Driver(worker, resources, where_logs_are, listener, on_plan).run()
+        had_output_dir = run_dir.parent.exists()
+        try:
+            return Driver(worker, resources, where_logs_are, listener, on_plan).run()
+        finally:
+            if not had_output_dir:
+                with contextlib.suppress(OSError):  # there is a run in it; workers that refuse leave it empty
+                    run_dir.parent.rmdir()
 
 
 def ended_before(address: str, run_id: str, spec: TrainSpec) -> RunSummary | None:
