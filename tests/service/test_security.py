@@ -223,7 +223,7 @@ def test_sweeps_without_end_are_refused(guarded: Service, people: dict[str, dict
     searched = {"recipe": "digits-lamb", "search": {"method": "random", "trials": 2, "space": {"dataset.arguments.path": ["/etc", "/root"]}}}
     away = {"recipe": "digits-lamb", "name": "../../up"}
     grid = {"recipe": "digits-lamb", "search": {"space": {"learning_rate.base": {"low": 0.1, "high": 1.0, "points": 10**9}}}}
-    many = {"recipe": "digits-lamb", "search": {"method": "random", "trials": 1, "space": {"optimizer.weight_decay": [0.1] * 50_000}}}
+    many = {"recipe": "digits-lamb", "search": {"method": "random", "trials": 1, "space": {"optimizer.weight_decay": [0.1] * 2_000}}}
     text = {"recipe": "digits-small-batch", "each": {"optimizer.momentum": ["x"]},
             "search": {"trials": 2, "space": {"learning_rate.base": {"low": 0.1, "high": 1.0, "is_effective": True}}}}  # fmt: skip
     steep = {"recipe": "digits-small-batch", "each": {"batch.global_batch_size": [1, 2]},
