@@ -13,7 +13,7 @@ import time
 from largebatch.jobs.errors import LargebatchError
 from largebatch.jobs.garbage_collection import collect_seldom
 from largebatch.jobs.launch.command_line import read_arguments
-from largebatch.jobs.launch.spinning import spin_briefly
+from largebatch.jobs.launch.openmp_threads import spin_briefly
 from largebatch.jobs.launch.train import exit_code, stopped_in_words, train
 from largebatch.jobs.run.listener import Listener
 from largebatch.jobs.run.records import EvalRecord, Record, StepRecord

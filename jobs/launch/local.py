@@ -9,7 +9,7 @@ from pathlib import Path
 from largebatch.jobs.device import choose_device
 from largebatch.jobs.errors import CodeError
 from largebatch.jobs.job import prepare, run_job
-from largebatch.jobs.launch.last_words import keep_traceback
+from largebatch.jobs.launch.final_message import keep_traceback
 from largebatch.jobs.launch.options import TrainOptions
 from largebatch.jobs.launch.signals import stop_requests
 from largebatch.jobs.launch.stored_runs import mirrored_spec

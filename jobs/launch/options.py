@@ -1,6 +1,6 @@
 """The options of a training command: the name, type, help and default of each stand here, once.
 
-Every door derives its own from them: typer's parameters (`service/cli/spread.py`), argparse's arguments (`command_line.py`), and the words
+Every door derives its own from them: typer's parameters (`service/cli/typer_parameters.py`), argparse's arguments (`command_line.py`), and the words
 of a service's backend or of a hint how to go on (`TrainOptions.arguments`), which both doors read back. Standard library alone: help is quick.
 """
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from largebatch.jobs.errors import SpecError
-from largebatch.jobs.launch.last_words import last_words
+from largebatch.jobs.launch.final_message import last_words
 from largebatch.jobs.launch.options import TrainOptions
 from largebatch.jobs.launch.stored_runs import fetch_stored, going_on, mirrored_spec
 from largebatch.jobs.run.listener import Listener

@@ -8,7 +8,7 @@ import typer
 
 from largebatch.jobs.errors import LargebatchError
 from largebatch.jobs.garbage_collection import collect_seldom
-from largebatch.jobs.launch.spinning import spin_briefly
+from largebatch.jobs.launch.openmp_threads import spin_briefly
 from largebatch.jobs.streams import drop_what_nobody_reads
 from largebatch.service.cli.commands import answer, doctor, ray_jobs, remote, serve, study, sweep, sync, train
 
@@ -62,7 +62,7 @@ def main() -> None:
         print("Interrupted.", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        from largebatch.jobs.launch.last_words import unforeseen
+        from largebatch.jobs.launch.final_message import unforeseen
 
         fault = unforeseen(error, None)
         print(f"{type(fault).__name__}: {fault}", file=sys.stderr)

@@ -10,7 +10,7 @@ import torch
 from largebatch.jobs.entry_points import is_of_the_machine
 from largebatch.jobs.errors import CodeError, DataError, FaultError, PlanError, SpecError
 from largebatch.jobs.job import prepare, run_job
-from largebatch.jobs.launch.last_words import keep_traceback, unforeseen
+from largebatch.jobs.launch.final_message import keep_traceback, unforeseen
 from largebatch.jobs.run.checkpoints import list_checkpoints
 from largebatch.jobs.run.listener import Listener
 from largebatch.jobs.spec.read import build_spec

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from largebatch.jobs.launch.spinning import BRIEFLY, spin_briefly
+from largebatch.jobs.launch.openmp_threads import BRIEFLY, spin_briefly
 
 
 @pytest.mark.parametrize("chosen", [{"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "active"}])

@@ -15,8 +15,8 @@ from largebatch.tuning.results.analysis.reference import Reference
 from largebatch.tuning.results.analysis.step_time import Profile
 from largebatch.tuning.results.collect import collect, noise_estimates
 from largebatch.tuning.results.run_folders import has_result
-from largebatch.tuning.study.kept_run import train_kept
 from largebatch.tuning.study.options import REFERENCE, StudyOptions
+from largebatch.tuning.study.train_in_study import train_kept
 from largebatch.tuning.sweep.space import with_fields
 
 NUM_ESTIMATES = 200

@@ -26,8 +26,8 @@ from largebatch.tuning.results.analysis.line_point import LinePoint
 from largebatch.tuning.results.findings import Findings
 from largebatch.tuning.results.run_folders import has_result
 from largebatch.tuning.study.expected import Expected
-from largebatch.tuning.study.kept_run import train_kept
 from largebatch.tuning.study.options import SHARPNESS, StudyOptions
+from largebatch.tuning.study.train_in_study import train_kept
 from largebatch.tuning.sweep.space import with_fields
 
 EPSILONS = (1e-3, 5e-4)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Literal, Self
 from pydantic import NonNegativeFloat, PositiveFloat, model_validator
 
 from largebatch.jobs.optim.configs.base import ParamGroups
-from largebatch.jobs.optim.configs.kinds import AdamConfig, LayerwiseConfig
+from largebatch.jobs.optim.configs.shared_options import AdamConfig, LayerwiseConfig
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer

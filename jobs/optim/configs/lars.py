@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import NonNegativeFloat, PositiveFloat
 
 from largebatch.jobs.optim.configs.base import ParamGroups
-from largebatch.jobs.optim.configs.kinds import LayerwiseConfig, MomentumConfig
+from largebatch.jobs.optim.configs.shared_options import LayerwiseConfig, MomentumConfig
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer

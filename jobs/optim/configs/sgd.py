@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Literal
 
 from largebatch.jobs.optim.configs.base import ParamGroups
-from largebatch.jobs.optim.configs.kinds import MomentumConfig
+from largebatch.jobs.optim.configs.shared_options import MomentumConfig
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from largebatch.service.cli.options import RUN_FOLDERS, AsJson, RunsToRead
-from largebatch.service.cli.spread import Only, spread
+from largebatch.service.cli.typer_parameters import Only, spread
 
 app = typer.Typer()
 RunsToFit = Annotated[RunsToRead, Only("places", "experiment", "mlflow_uri", "target", "profile")]

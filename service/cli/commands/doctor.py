@@ -5,7 +5,7 @@ from pathlib import Path
 import typer
 
 from largebatch.service.cli.options import DataDir, OutputDir
-from largebatch.service.cli.spread import spread
+from largebatch.service.cli.typer_parameters import spread
 
 app = typer.Typer()
 

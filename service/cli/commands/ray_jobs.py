@@ -7,7 +7,7 @@ import typer
 
 from largebatch.jobs.launch.options import TrainOptions
 from largebatch.service.cli.options import AsJson, Dashboard, Recipe
-from largebatch.service.cli.spread import Only, spread
+from largebatch.service.cli.typer_parameters import Only, spread
 
 app = typer.Typer()
 RunOptions = Annotated[TrainOptions, Only("overrides", "device", "workers", "gpus_per_worker", "cpus_per_worker", "max_failures", "worker_logs")]

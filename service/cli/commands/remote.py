@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from largebatch.service.cli.options import AsJson, Overrides
-from largebatch.service.cli.spread import spread
+from largebatch.service.cli.typer_parameters import spread
 
 remote = typer.Typer(help="Runs and sweeps on a largebatch service.", no_args_is_help=True, add_completion=False)
 app = typer.Typer()

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from largebatch.service.cli.options import AsJson
-from largebatch.service.cli.spread import Only, spread
+from largebatch.service.cli.typer_parameters import Only, spread
 from largebatch.service.settings import Settings
 
 app = typer.Typer()

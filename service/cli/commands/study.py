@@ -13,7 +13,7 @@ from rich.table import Table
 
 from largebatch.jobs.streams import print_answer
 from largebatch.service.cli.options import AsJson, DataDir, Device, MaybeRecipe, Overrides, Recipe
-from largebatch.service.cli.spread import spread
+from largebatch.service.cli.typer_parameters import spread
 
 if TYPE_CHECKING:
     from largebatch.jobs.spec.train_spec import TrainSpec

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from largebatch.service.cli.options import AsJson, DataDir, Device, RayAddress
-from largebatch.service.cli.spread import spread
+from largebatch.service.cli.typer_parameters import spread
 
 app = typer.Typer()
 

@@ -7,7 +7,7 @@ import typer
 
 from largebatch.jobs.launch.options import TrainOptions
 from largebatch.service.cli.options import AsJson, Recipe
-from largebatch.service.cli.spread import Only, spread
+from largebatch.service.cli.typer_parameters import Only, spread
 
 app = typer.Typer()
 

@@ -16,7 +16,7 @@ from largebatch.jobs.launch.command_line import read_arguments
 from largebatch.jobs.launch.options import TrainOptions, Workers, read_workers, split_uri
 from largebatch.jobs.launch.stored_runs import going_on
 from largebatch.jobs.run.run_folder import SPEC
-from largebatch.service.cli.spread import spread
+from largebatch.service.cli.typer_parameters import spread
 
 
 def through_typer(words: list[str]) -> TrainOptions:

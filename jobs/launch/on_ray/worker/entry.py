@@ -7,7 +7,7 @@ import ray
 
 from largebatch.jobs.garbage_collection import collect_seldom
 from largebatch.jobs.launch.on_ray.worker.config import WorkerConfig
-from largebatch.jobs.launch.spinning import spin_briefly
+from largebatch.jobs.launch.openmp_threads import spin_briefly
 
 GLOO_INTERFACE = "GLOO_SOCKET_IFNAME"
 
