@@ -1,4 +1,4 @@
-"""Micro-batches of sets held whole, and what every source of micro-batches promises.
+"""Cuts micro-batches out of sets held whole; `Batches` is what every source of micro-batches promises.
 
 What `read(slice)` returns depends on (seed, slice) alone.
 """
@@ -14,14 +14,9 @@ from largebatch.jobs.data.keyed_random import sample_order
 from largebatch.jobs.plan.step_plan import Slice
 from largebatch.jobs.spec.train_spec import AugmentSpec
 
-PAGE = 2**20
-"""Bytes of inputs that are made ready at once where batches are smaller: the calls cost more than the numbers."""
-ALIGNMENT = 64
-"""Bytes. Sums over inputs that begin elsewhere may round in another way (oneMKL's rule for reproducible results)."""
-
 
 class Batches(Protocol):
-    """Where the engine gets its samples from."""
+    """A source of micro-batches."""
 
     def read(self, samples: Slice) -> tuple[Tensor, Tensor]:
         """Inputs (n, ...) and labels (n,) int64 of `samples`, on the device, ready for the model."""

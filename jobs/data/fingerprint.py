@@ -1,4 +1,4 @@
-"""What a data set holds, in few numbers: enough to tell whether two processes, or two days, have the same one.
+"""Sums a data set up in few numbers: enough to tell whether two processes, or two days, have the same one.
 
 A run's ranks, its resumes and whatever reads its results load the data anew. A split that nobody seeded, classes
 numbered from a set, files in the order of a disk or a table that grew are other data each time, and every number
@@ -10,20 +10,16 @@ Inputs are told by a projection, not by their bytes: the same normalisation by a
 
 import hashlib
 import math
-import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from largebatch.jobs.data.dataset import Dataset, Images
-from largebatch.jobs.data.keyed_random import key, uniform
+from largebatch.jobs.data.keyed_random import key, own_draws, uniform
 from largebatch.jobs.data.loaders import SeededSamples
 from largebatch.jobs.errors import LargebatchError
 from largebatch.jobs.run.run_folder import DATA, write_text
@@ -32,7 +28,7 @@ HELD_POSITIONS, READ_POSITIONS = 64, 8
 """Samples that are looked at one by one: of a part held in memory, and of one that is read sample by sample."""
 MOST_NUMBERS = 2**20
 """Of those samples together: large samples are looked at in fewer positions."""
-WHOLE = 2**22
+MOST_HELD_NUMBERS = 2**22
 """Numbers of a part held in memory up to which all are looked at: about 10 ms."""
 
 
@@ -52,7 +48,7 @@ class Sketch(Fingerprint):
 
 
 class SampleFingerprint(Fingerprint):
-    """One sample."""
+    """Fingerprint of one sample."""
 
     index: int
     label: int
@@ -62,7 +58,7 @@ class SampleFingerprint(Fingerprint):
 
 
 class PartFingerprint(Fingerprint):
-    """The training set or the test set."""
+    """Fingerprint of the training set or the test set."""
 
     num_samples: int
     samples: tuple[SampleFingerprint, ...]
@@ -73,7 +69,7 @@ class PartFingerprint(Fingerprint):
 
 
 class DatasetFingerprint(Fingerprint):
-    """Both parts."""
+    """Fingerprint of a data set, both its parts."""
 
     num_classes: int
     train: PartFingerprint
@@ -81,27 +77,29 @@ class DatasetFingerprint(Fingerprint):
 
     @property
     def parts(self) -> tuple[tuple[str, PartFingerprint], ...]:
-        """With what they are called."""
+        """The parts, with what they are called."""
         return ("training", self.train), ("test", self.test)
 
 
 def fingerprint(dataset: Dataset) -> DatasetFingerprint:
-    """What this process has. Raises: DataError for a sample that cannot be read."""
+    """The fingerprint of the data that this process has. Raises: DataError for a sample that cannot be read."""
     with own_draws():
-        train, test = (_held(part) if isinstance(part, Images) else _read(part, dataset) for part in (dataset.train, dataset.test))
+        train, test = (
+            _part_in_memory(part) if isinstance(part, Images) else _part_read_singly(part, dataset) for part in (dataset.train, dataset.test)
+        )
     return DatasetFingerprint(num_classes=dataset.num_classes, train=train, test=test)
 
 
-def _held(part: Images) -> PartFingerprint:
+def _part_in_memory(part: Images) -> PartFingerprint:
     sample_size = math.prod(part.inputs.shape[1:])
     chosen = _positions(len(part), max(min(HELD_POSITIONS, MOST_NUMBERS // max(sample_size, 1)), READ_POSITIONS))
     samples = _samples(chosen, part.inputs[chosen], part.labels[chosen].tolist())
     digest = hashlib.blake2b(part.labels.detach().cpu().contiguous().numpy().tobytes(), digest_size=16).hexdigest()
-    sketch = _whole(part.inputs) if sample_size * len(part) <= WHOLE else None
+    sketch = _sketch_of_all(part.inputs) if sample_size * len(part) <= MOST_HELD_NUMBERS else None
     return PartFingerprint(num_samples=len(part), samples=samples, labels_digest=digest, sketch=sketch)
 
 
-def _whole(inputs: Tensor) -> Sketch:
+def _sketch_of_all(inputs: Tensor) -> Sketch:
     sample_weights = _weights(len(inputs))
     squares, total, rows = 0.0, 0.0, max(2**16 // max(math.prod(inputs.shape[1:]), 1), 1)
     for start in range(0, len(inputs), rows):
@@ -111,7 +109,7 @@ def _whole(inputs: Tensor) -> Sketch:
     return Sketch(length=math.sqrt(squares), projection=total)
 
 
-def _read(part: Any, dataset: Dataset) -> PartFingerprint:
+def _part_read_singly(part: Any, dataset: Dataset) -> PartFingerprint:
     num_samples = len(part)
     return PartFingerprint(
         num_samples=num_samples, samples=tuple(fingerprint_sample(part, dataset, index) for index in _positions(num_samples, READ_POSITIONS))
@@ -119,7 +117,7 @@ def _read(part: Any, dataset: Dataset) -> PartFingerprint:
 
 
 def fingerprint_sample(part: Any, dataset: Dataset, index: int) -> SampleFingerprint:
-    """One sample of a part that is read sample by sample. Raises: DataError if it cannot be read."""
+    """The fingerprint of one sample of a part that is read sample by sample. Raises: DataError if it cannot be read."""
     sample = SeededSamples(part, dataset, seed=0)[(0, index)]  # whatever the run's own seed: it draws no other data
     if isinstance(sample, LargebatchError):
         raise sample
@@ -138,7 +136,7 @@ def _samples(indices: list[int], inputs: Tensor, labels: list[int]) -> tuple[Sam
 
 
 def _numbers(inputs: Tensor) -> Tensor:
-    """The same as float32 on the CPU."""
+    """The numbers of inputs as finite float32 on the CPU."""
     inputs = inputs.detach().cpu()
     numbers = torch.view_as_real(inputs) if inputs.is_complex() else inputs
     return numbers.to(torch.float32).nan_to_num(0.0, 0.0, 0.0)
@@ -151,26 +149,14 @@ def _weights(size: int) -> Tensor:
 
 
 def _positions(num_samples: int, number: int) -> list[int]:
-    """So many positions that follow from the length alone, in rising order."""
+    """Positions, `number` at most, that follow from the length alone, in rising order."""
     if num_samples <= number:
         return list(range(num_samples))
     return sorted({int(fraction * num_samples) for fraction in uniform(key("positions"), torch.arange(number)).tolist()})
 
 
-@contextmanager
-def own_draws() -> Iterator[None]:
-    """A context whose draws change no other's."""
-    python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)
-
-
 def write_fingerprint(run_dir: Path, taken: DatasetFingerprint) -> None:
-    """Keep it beside the run's spec. Raises: StorageError."""
+    """Keep a fingerprint beside the run's spec. Raises: StorageError."""
     write_text(run_dir / DATA, taken.model_dump_json() + "\n")
 
 

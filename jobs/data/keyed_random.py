@@ -1,11 +1,15 @@
-"""Random draws that depend on what they are for, never on how many were made before.
+"""Makes random draws that depend on what they are for, never on how many were made before.
 
 Order and augmentation are keyed by (seed, purpose, epoch, sample index), dropout by (seed, epoch, place in the epoch's
 order) and layer, so the same sample gets the same treatment under any micro-batch, any world size and after any restart.
 """
 
 import hashlib
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,6 +35,25 @@ def seed_draws(draw_key: int, device: torch.device) -> None:
     torch.default_generator.manual_seed(draw_key)
     if device.type == "cuda":
         torch.cuda.manual_seed(draw_key)
+
+
+def seed_all_draws(draw_key: int) -> None:
+    """Seed Python's, numpy's and torch's default generators for draws on the CPU, which a person's own code may use."""
+    random.seed(draw_key)
+    np.random.seed(draw_key % 2**32)
+    seed_draws(draw_key, torch.device("cpu"))
+
+
+@contextmanager
+def own_draws() -> Iterator[None]:
+    """Context whose draws on the CPU, by any of these generators, change no others."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        try:
+            yield
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)
 
 
 def sample_order(seed: int, epoch: int, num_samples: int) -> Tensor:

@@ -1,16 +1,14 @@
-"""Micro-batches of sets that are read sample by sample, ahead of need, by torch's DataLoader."""
+"""Reads micro-batches of sets that give their samples one by one, ahead of need, by torch's DataLoader."""
 
-import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from largebatch.jobs.data.batches import DeviceBatches, normalisation_of, ready_for_model
 from largebatch.jobs.data.dataset import Dataset, Images
-from largebatch.jobs.data.keyed_random import key, sample_order, seed_draws
+from largebatch.jobs.data.keyed_random import key, sample_order, seed_all_draws
 from largebatch.jobs.data.reading import NO_ASKING, Patience, read_ahead, shared
 from largebatch.jobs.data.samples import SampleForm, read_sample, refuse_other_form
 from largebatch.jobs.errors import LargebatchError
@@ -142,10 +140,7 @@ class SeededSamples(torch.utils.data.Dataset[Any]):
 
     def __getitem__(self, position: tuple[int, int]) -> Any:
         epoch, index = position
-        sample_key = key(self._seed, "sample", epoch, index)
-        seed_draws(sample_key, torch.device("cpu"))
-        random.seed(sample_key)
-        np.random.seed(sample_key % 2**32)
+        seed_all_draws(key(self._seed, "sample", epoch, index))
         try:
             sample = read_sample(self._part, index, self._name, self._kind)
             refuse_other_form(sample, index, self._form, self._name, self._kind)

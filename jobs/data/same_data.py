@@ -1,4 +1,4 @@
-"""Comparing fingerprints, and refusing data that are not the same: on another rank, after a restart, beside other runs."""
+"""Compares fingerprints, and refuses data that are not the same: on another rank, after a restart, beside other runs."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +11,9 @@ from largebatch.jobs.data.fingerprint import (
     SampleFingerprint,
     Sketch,
     fingerprint_sample,
-    own_draws,
     read_fingerprint,
 )
+from largebatch.jobs.data.keyed_random import own_draws
 from largebatch.jobs.errors import DataError
 
 FIELD = "dataset"

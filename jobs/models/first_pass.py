@@ -1,4 +1,4 @@
-"""The first pass through a person's own model, for what it makes only then: lazy layers, layers, buffers and tables made in `forward`.
+"""Makes the first pass through a person's own model, for what comes into being only then: lazy layers, and what `forward` makes.
 
 What comes into being is drawn from the run's seed, before the optimizer looks for parameters; what was there stays as it was. What is
 made must follow from the samples' shape alone: which samples come first differs with the workers and the micro-batch.
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from largebatch.jobs.data.keyed_random import key, seed_draws
 from largebatch.jobs.entry_points import ANYTHING, described
 from largebatch.jobs.errors import PlanError
-from largebatch.jobs.models.held import Held, is_uninitialised
+from largebatch.jobs.models.held import differ, is_uninitialised, unchanged
+from largebatch.jobs.models.training_mode import modes_kept
 from largebatch.jobs.models.without_gradient import without_gradient
 
 NUM_SAMPLES = 2
@@ -24,7 +25,7 @@ PLAIN = (Tensor, bool, int, float, str, type(None))
 
 
 class _Made(NamedTuple):
-    """What a first pass did."""
+    """What a first pass made."""
 
     tensors: dict[str, Tensor]
     """Parameters and buffers that came into being."""
@@ -55,28 +56,25 @@ def make_whole(model: nn.Module, build: Callable[[], nn.Module], blank: Tensor, 
 
 
 def _first_pass(model: nn.Module, blank: Tensor, seed: int) -> _Made:
-    """Pass `blank` through in both modes."""
+    """Passes `blank` through in evaluation and in training mode."""
     before = {name for name, tensor in _tensors(model) if not is_uninitialised(tensor)}
     # Lazy layers draw where they are: on the CPU, so that they are the same whatever the device. Tables that a model keeps
     # outside of its buffers stay where they were made: on the device.
     inputs = blank.cpu() if len(before) < len(_tensors(model)) else blank
     model.to(inputs.device)
-    modes = [(module, module.training) for module in model.modules()]
     remembered = _remembered(model)
     error: BaseException | None = None
-    # In evaluation first: a lazy batch-norm comes into being there without moving its running statistics.
-    for training in (False, True):
-        held = Held(model, weights=True)
-        seed_draws(key(seed, "weights", "first pass"), inputs.device)
-        try:
-            model.train(training)
-            with without_gradient():
-                model(inputs.clone())
-        except ANYTHING as raised:  # a person's own model may raise anything
-            error = raised
-        held.put_back()
-    for module, was_training in modes:
-        module.training = was_training
+    with modes_kept(model):
+        # In evaluation first: a lazy batch-norm comes into being there without moving its running statistics.
+        for is_training in (False, True):
+            with unchanged(model):
+                seed_draws(key(seed, "weights", "first pass"), inputs.device)
+                try:
+                    model.train(is_training)
+                    with without_gradient():
+                        model(inputs.clone())
+                except ANYTHING as raised:  # a person's own model may raise anything
+                    error = raised
     made = {name: tensor.detach().clone() for name, tensor in _tensors(model) if name not in before and not is_uninitialised(tensor)}
     leaves_a_trace = bool(made) or _remembered(model) != remembered
     model.to(blank.device)
@@ -101,10 +99,10 @@ def _refuse_dependent(model: nn.Module, made: _Made, other: nn.Module, blank: Te
     again = _first_pass(other, samples, seed)
     if again.error is not None:
         return
-    differing = [name for name, tensor in made.tensors.items() if name not in again.tensors or not _are_equal(tensor, again.tensors[name])]
+    differing = [name for name, tensor in made.tensors.items() if name not in again.tensors or differ(tensor, again.tensors[name])]
     with suppress(*ANYTHING):  # what the trial will meet, and tell
-        logits = [_evaluated(each, samples) for each in (model, other)]
-        if not _are_equal(*logits) and _are_equal(logits[0], _evaluated(model, samples)):
+        logits, other_logits = _evaluated(model, samples), _evaluated(other, samples)
+        if differ(logits, other_logits) and not differ(logits, _evaluated(model, samples)):
             differing.append(f"something in {type(model).__name__}")
     if differing:
         raise PlanError(
@@ -116,19 +114,10 @@ def _refuse_dependent(model: nn.Module, made: _Made, other: nn.Module, blank: Te
 
 
 def _evaluated(model: nn.Module, inputs: Tensor) -> Tensor:
-    modes = [(module, module.training) for module in model.modules()]
-    held = Held(model, weights=True)
-    with without_gradient():
+    with modes_kept(model), unchanged(model), without_gradient():
         model.eval()
         logits: Tensor = model(inputs.clone())
-    held.put_back()
-    for module, was_training in modes:
-        module.training = was_training
     return logits
-
-
-def _are_equal(tensor: Tensor, other: Tensor) -> bool:
-    return tensor.shape == other.shape and torch.equal(tensor.nan_to_num(), other.nan_to_num())
 
 
 def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:

@@ -1,7 +1,8 @@
-"""A model's buffers, and its weights if asked, as they were at one moment, to be put back after passes that must leave no trace."""
+"""Copies of a model's buffers, extra state and weights, which are put back after passes that must leave no trace."""
 
 import io
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -39,28 +40,38 @@ class Held:
 
     def changed_weights(self) -> list[str]:
         """Names of the parameters that have other values now."""
-        return [name for name, param, value in self._weights if _differ(value, param.detach().cpu())]
+        return [name for name, param, value in self._weights if differ(value, param.detach().cpu())]
 
     def changed_buffers(self) -> list[str]:
         """Names of the buffers that have other values, or another type, now."""
-        now = ((full_name, getattr(module, name, None), value) for module, name, full_name, value in self._buffers)
-        return [name for name, buffer, value in now if not isinstance(buffer, Tensor) or buffer.dtype != value.dtype or _differ(value, buffer)]
+        buffers = ((full_name, getattr(module, name, None), value) for module, name, full_name, value in self._buffers)
+        return [name for name, buffer, value in buffers if not isinstance(buffer, Tensor) or buffer.dtype != value.dtype or differ(value, buffer)]
 
     @torch.no_grad()
     def put_back(self) -> None:
         """Give everything its value and shape of then."""
         for module, name, _, value in self._buffers:
-            now = getattr(module, name, None)
-            if isinstance(now, Tensor) and (now.shape, now.dtype) == (value.shape, value.dtype):
-                now.copy_(value)
+            buffer = getattr(module, name, None)
+            if isinstance(buffer, Tensor) and (buffer.shape, buffer.dtype) == (value.shape, value.dtype):
+                buffer.copy_(value)
             else:
                 setattr(module, name, value.clone())
         for _, param, value in self._weights:
-            if _differ(value, param.detach().cpu()):
+            if differ(value, param.detach().cpu()):
                 param.copy_(value)
         for module, content in self._extras:
             with suppress(*ANYTHING):  # refused before training, too
                 module.set_extra_state(torch.load(io.BytesIO(content), weights_only=True))
+
+
+@contextmanager
+def unchanged(model: nn.Module) -> Iterator[None]:
+    """Context after which a model's weights, buffers and extra state are what they were before."""
+    held = Held(model, weights=True)
+    try:
+        yield
+    finally:
+        held.put_back()
 
 
 def _as_bytes(value: Any) -> bytes:
@@ -69,6 +80,6 @@ def _as_bytes(value: Any) -> bytes:
     return buffer.getvalue()
 
 
-def _differ(tensor: Tensor, other: Tensor) -> bool:
-    """Whether they differ in shape or in any bit; not-a-number equals itself."""
+def differ(tensor: Tensor, other: Tensor) -> bool:
+    """Whether two tensors differ in shape or in any number; not-a-number equals itself."""
     return tensor.shape != other.shape or (not torch.equal(tensor, other) and not torch.equal(tensor.nan_to_num(), other.nan_to_num()))

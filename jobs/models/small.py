@@ -1,6 +1,5 @@
 """Small models of our own: a perceptron, a LeNet, a ResNet-9."""
 
-import math
 from collections.abc import Callable
 
 from torch import Tensor, nn
@@ -95,8 +94,3 @@ class ResNet9(nn.Module):
         """Logits (N, num_classes) of images (N, C, H, W), H and W at least 8."""
         logits: Tensor = self.classifier(self.features(images))
         return logits
-
-
-def num_features(shape: tuple[int, ...]) -> int:
-    """Numbers in one sample of this shape."""
-    return math.prod(shape)

@@ -1,14 +1,13 @@
-"""The table of models, and building one from a spec."""
+"""Lists the models by name, and builds one from a spec."""
 
 import inspect
-import random
+import math
 from collections.abc import Callable, Collection
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from largebatch.jobs.data.keyed_random import key, seed_draws
+from largebatch.jobs.data.keyed_random import key, own_draws, seed_all_draws, seed_draws
 from largebatch.jobs.entry_points import call_entry_point
 from largebatch.jobs.errors import SpecError
 from largebatch.jobs.models import keskar, small
@@ -17,7 +16,7 @@ from largebatch.jobs.models.held import is_uninitialised
 from largebatch.jobs.models.norms.ghost_batch_norm import zero_init_residual
 from largebatch.jobs.models.parameters import refuse_parameters
 from largebatch.jobs.models.shared_memory import unfold_buffers
-from largebatch.jobs.spec.mistakes import nearest
+from largebatch.jobs.spec.mistakes import nearest, refuse_unknown_arguments
 from largebatch.jobs.spec.train_spec import ModelSpec
 
 OURS: dict[str, Callable[..., nn.Module]] = {
@@ -82,11 +81,8 @@ def _by_name(spec: ModelSpec, input_shape: tuple[int, ...], num_classes: int) ->
     parameters = inspect.signature(build).parameters
     from_data = _from_data(parameters, input_shape, name)
     settable = [parameter for parameter in parameters if parameter not in from_data and parameter != "num_classes"]
-    for argument in spec.arguments:
-        if argument not in settable:
-            hint = nearest(argument, settable) if settable else f"{name} takes no arguments."
-            raise SpecError(f"model.arguments.{argument}", "is not a known key.", hint)
-        value = spec.arguments[argument]
+    refuse_unknown_arguments("model", name, spec.arguments, settable)
+    for argument, value in spec.arguments.items():
         if type(value) is int and value < (0 if argument == "depth" else 1):  # torch builds layers of nothing, with a warning
             raise SpecError(f"model.arguments.{argument}", f"must be above 0, not {value}.")
     try:
@@ -99,7 +95,7 @@ def _from_data(parameters: Collection[str], input_shape: tuple[int, ...], name: 
     """The arguments that follow from the data: in_features, or in_channels and image_size."""
     from_data: dict[str, int] = {}
     if "in_features" in parameters:
-        from_data["in_features"] = small.num_features(input_shape)
+        from_data["in_features"] = math.prod(input_shape)
     if "in_channels" in parameters:
         if len(input_shape) != 3:
             raise SpecError("model.name", f"{name} takes images (channels, height, width), not samples of shape {input_shape}.", "Try mlp.")
@@ -135,16 +131,9 @@ def _torchvision(name: str, spec: ModelSpec, num_classes: int) -> nn.Module:
 
 def _own(spec: ModelSpec, num_classes: int, seed: int) -> nn.Module:
     """A person's own model, its weights drawn from the seed, by Python's and numpy's generators too."""
-    draw_key = key(seed, "weights")
-    states = random.getstate(), np.random.get_state()
-    random.seed(draw_key)
-    np.random.seed(draw_key % 2**32)
-    seed_draws(draw_key, torch.device("cpu"))
-    try:
+    with own_draws():
+        seed_all_draws(key(seed, "weights"))
         model = call_entry_point("model.entry_point", spec.entry_point or "", {"num_classes": num_classes, **spec.arguments})
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
     if not isinstance(model, nn.Module):
         raise SpecError("model.entry_point", f"{spec.entry_point} returned {type(model).__name__}; it must return an nn.Module.")
     for name, module in model.named_modules():

@@ -1,4 +1,4 @@
-"""Training and evaluation mode of a model, in which frozen parts stay frozen.
+"""Switches a model between training and evaluation mode; frozen parts stay frozen.
 
 A part is frozen by `eval()` where the model is built, or by a `train()` of the model's own. A model that is in evaluation
 mode as a whole was only built that way: all of it trains.
@@ -23,7 +23,7 @@ def train_mode(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode; afterwards as before."""
+    """Context in which a model is in evaluation mode."""
     is_training, frozen = model.training, _frozen(model)
     model.eval()
     try:
@@ -31,6 +31,17 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     finally:
         if is_training:
             _train(model, frozen)
+
+
+@contextmanager
+def modes_kept(model: nn.Module) -> Iterator[None]:
+    """Context after which each module of a model is in the mode in which it was before."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, is_training in modes:
+            module.training = is_training
 
 
 def _frozen(model: nn.Module) -> list[nn.Module]:

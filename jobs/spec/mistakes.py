@@ -3,7 +3,7 @@
 import difflib
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, get_args
 
 import pydantic
@@ -45,6 +45,14 @@ def nearest(word: str, known: Iterable[str], listed: Iterable[str] = ()) -> str:
     names = sorted(known)
     close = difflib.get_close_matches(word, names, n=3, cutoff=0.5)
     return f"Did you mean {' or '.join(close)}?" if close else f"Known: {', '.join([*listed] or names)}."
+
+
+def refuse_unknown_arguments(section: str, name: str, arguments: Iterable[str], known: Collection[str]) -> None:
+    """Raise SpecError for an argument that a model or data set does not take. Args: section: "model" or "dataset"."""
+    for argument in arguments:
+        if argument not in known:
+            hint = nearest(argument, known) if known else f"{name} takes no arguments."
+            raise SpecError(f"{section}.arguments.{argument}", "is not a known key.", hint)
 
 
 def first_mistake(error: pydantic.ValidationError, root: type[Spec]) -> SpecError:

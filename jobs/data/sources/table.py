@@ -1,4 +1,4 @@
-"""The data sets by name, found in the data folder, and a person's own by entry point."""
+"""Loads a data set: by name from the data folder, or a person's own by its entry point."""
 
 import csv
 import gzip
@@ -15,9 +15,10 @@ import torch
 from largebatch.jobs.data.augment import augments
 from largebatch.jobs.data.dataset import Dataset, Images, refuse_bad_labels
 from largebatch.jobs.data.keyed_random import key, sample_order
+from largebatch.jobs.data.sources.image_folder import load_image_folder
 from largebatch.jobs.data.sources.own import load_own
 from largebatch.jobs.errors import DataError, SpecError
-from largebatch.jobs.spec.mistakes import nearest
+from largebatch.jobs.spec.mistakes import nearest, refuse_unknown_arguments
 from largebatch.jobs.spec.train_spec import AugmentSpec, DatasetSpec
 
 NUM_DIGITS_TEST = 360
@@ -35,11 +36,7 @@ def _by_name(spec: DatasetSpec, data_dir: Path) -> Dataset:
     if name not in SOURCES:
         raise SpecError("dataset.name", f"{name!r} is not a data set.", nearest(name, SOURCES))
     source = SOURCES[name]
-    known = list(inspect.signature(source).parameters)[2:]
-    for argument in spec.arguments:
-        if argument not in known:
-            hint = nearest(argument, known) if known else f"{name} takes no arguments."
-            raise SpecError(f"dataset.arguments.{argument}", "is not a known key.", hint)
+    refuse_unknown_arguments("dataset", name, spec.arguments, list(inspect.signature(source).parameters)[2:])
     try:
         return source(spec, data_dir, **spec.arguments)
     except TypeError as error:
@@ -127,8 +124,10 @@ def _read_torchvision(class_name: str, data_dir: Path, is_train: bool, download:
                 f"{class_name} could not be fetched: {error}.",
                 f"Check the network, or put the files into {data_dir} by hand.",
             ) from error
-        wrong = _files_unlike_the_publishers(getattr(datasets, class_name), data_dir)
-        reason = f"{', '.join(wrong)} differs from the publisher's (MD5)" if wrong else str(error) or "a file is not of the kind that its name says"
+        damaged = _files_unlike_the_publishers(getattr(datasets, class_name), data_dir)
+        reason = (
+            f"{', '.join(damaged)} differs from the publisher's (MD5)" if damaged else str(error) or "a file is not of the kind that its name says"
+        )
         raise DataError("--data-dir", f"{class_name} in {data_dir} is damaged: {reason}.", "Remove its files and fetch them again.") from error
     inputs = torch.as_tensor(part.data)
     inputs = inputs[:, None] if inputs.ndim == 3 else inputs.permute(0, 3, 1, 2)
@@ -148,8 +147,6 @@ def _files_unlike_the_publishers(kind: Any, data_dir: Path) -> list[str]:
 
 def image_folder(spec: DatasetSpec, data_dir: Path, path: str = ".", image_size: int = 224) -> Dataset:
     """Images in ImageNet's layout: PATH/train/CLASS/*.jpg and PATH/val/CLASS/*.jpg, read as they are needed."""
-    from largebatch.jobs.data.sources.image_folder import load_image_folder
-
     _refuse_other_than_counts(image_size=image_size)
     if not isinstance(path, str):
         raise SpecError("dataset.arguments.path", f"must be a folder's name, not {path!r}.", "It is looked for in the data folder.")

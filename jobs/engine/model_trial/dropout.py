@@ -1,22 +1,22 @@
-"""Whether what a sample drops is its own, for the dropouts whose masks belong to the samples.
+"""Tries whether what a sample drops is its own, for the dropouts whose masks belong to the samples.
 
-They take dimension 0 of their inputs for the samples, or the samples times something in their order. Where it is something else, such
+These dropouts take dimension 0 of their inputs for the samples, or the samples times something in their order. Where it is something else, such
 as time, masks belong to nothing, and would be others for another micro-batch.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from largebatch.jobs.engine.model_trial.independence import CERTAIN, difference
-from largebatch.jobs.engine.model_trial.passes import Passes, Samples
+from largebatch.jobs.engine.model_trial.passes import Passes, Samples, before_each_run
 from largebatch.jobs.errors import PlanError
 from largebatch.jobs.models.sample_dropout import SampleDropout, sample_dropouts
 
 Shapes = list[list[torch.Size]]
-"""Of what each dropout gets, run by run."""
+"""Shapes of the inputs of each dropout, run by run."""
 
 
 def refuse_coupled_dropout(passes: Passes, samples: Samples, is_random: bool, rounding: float) -> bool:
@@ -30,15 +30,16 @@ def refuse_coupled_dropout(passes: Passes, samples: Samples, is_random: bool, ro
     if not dropouts:
         return False
     total = len(samples.labels)
-    whole, shapes = _logits(passes, samples, dropouts, [0, total])
-    halves, half_shapes = _logits(passes, samples, dropouts, [0, total // 2, total])
+    at_once, by_halves = [0, total], [0, total // 2, total]
+    logits, shapes = _logits(passes, samples, dropouts, at_once)
+    half_logits, half_shapes = _logits(passes, samples, dropouts, by_halves)
     for dropout, full, half in zip(dropouts, shapes, half_shapes, strict=True):
         if len(half) == 2 * len(full) and not all(map(_belong_to_samples, [*full, *full], half)):
             raise _refusal(passes.model, dropout)
     allowed = max(rounding, CERTAIN)
-    if not is_random and difference([whole], [halves]) > allowed:
+    if not is_random and difference([logits], [half_logits]) > allowed:
         for dropout in dropouts:
-            alone = [_logits(passes, samples, [dropout], bounds)[0] for bounds in ([0, total], [0, total // 2, total])]
+            alone = [_logits(passes, samples, [dropout], bounds)[0] for bounds in (at_once, by_halves)]
             if difference(alone[:1], alone[1:]) > allowed:
                 raise _refusal(passes.model, dropout)
         raise _refusal(passes.model, dropouts[0])
@@ -51,19 +52,11 @@ def _belong_to_samples(full: torch.Size, half: torch.Size) -> bool:
 
 
 def _logits(passes: Passes, samples: Samples, dropouts: Sequence[SampleDropout], bounds: Sequence[int]) -> tuple[Tensor, Shapes]:
-    """Of passes of the samples between bounds, in which these drop."""
-    shapes: Shapes = [[] for _ in dropouts]
-
-    def remember(runs: list[torch.Size]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        return lambda module, arguments: runs.append(arguments[0].shape)
-
-    hooks = [dropout.register_forward_pre_hook(remember(runs)) for dropout, runs in zip(dropouts, shapes, strict=True)]
-    try:
+    """Logits, and the shapes that each dropout got, of passes of the samples between bounds in which these dropouts drop."""
+    shapes: dict[nn.Module, list[torch.Size]] = {dropout: [] for dropout in dropouts}
+    with before_each_run(dropouts, lambda dropout, arguments: shapes[dropout].append(arguments[0].shape)):
         logits = [passes.dropping(samples, start, stop, dropouts) for start, stop in pairwise(bounds)]
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return torch.cat(logits), shapes
+    return torch.cat(logits), list(shapes.values())
 
 
 def _refusal(model: nn.Module, dropout: SampleDropout) -> PlanError:

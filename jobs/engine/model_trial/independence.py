@@ -1,4 +1,4 @@
-"""Whether a sample's logits and gradient are its own, whatever other samples pass through the model with it.
+"""Tries whether a sample's logits and gradient are its own, whatever other samples pass through the model with it.
 
 Some samples at once and in two halves must give the same, in training and in evaluation, within rounding. What is random draws
 otherwise for another number of samples: there some samples are exchanged, and the others must stay what they are.
@@ -37,7 +37,7 @@ def tolerance(spec: TrainSpec, model: nn.Module) -> float:
 def refuse_coupled_training(passes: Passes, samples: Samples, others: Samples, rounding: float) -> bool:
     """Raise PlanError if a sample's gradient depends on other samples; returns whether the model draws at random in training."""
     whole = passes.training(samples)
-    halves = [passes.training(half) for half in _halves(samples)]
+    halves = [passes.training(half) for half in samples.halves()]
     parts = [first + second for first, second in zip(halves[0].gradient, halves[1].gradient, strict=True)]
     apart = difference(whole.gradient, parts, *(half.gradient for half in halves))
     if apart <= rounding:
@@ -58,7 +58,7 @@ def refuse_coupled_training(passes: Passes, samples: Samples, others: Samples, r
 def refuse_coupled_evaluation(passes: Passes, samples: Samples, others: Samples, rounding: float) -> None:
     """Raise PlanError if a sample's logits in evaluation depend on other samples, or on chance."""
     whole = passes.evaluation(samples.inputs)
-    parts = torch.cat([passes.evaluation(half.inputs, seed=1) for half in _halves(samples)])
+    parts = torch.cat([passes.evaluation(half.inputs, seed=1) for half in samples.halves()])
     apart = difference([whole], [parts])
     if apart <= rounding:
         return
@@ -75,7 +75,7 @@ def refuse_coupled_evaluation(passes: Passes, samples: Samples, others: Samples,
 
 def difference(tensors: Sequence[Tensor], others: Sequence[Tensor], *scales: Sequence[Tensor]) -> float:
     """|a - b| over the largest norm of a, b and `scales`; 0 where one is not finite, which training will say."""
-    norms = [_norm(each) for each in (tensors, others, *scales)]
+    norms = [_norm(numbers) for numbers in (tensors, others, *scales)]
     apart = _norm([tensor - other for tensor, other in zip(tensors, others, strict=True)])
     return apart / max(norms) if math.isfinite(sum(norms)) and max(norms) > 0.0 else 0.0
 
@@ -86,11 +86,6 @@ def _norm(tensors: Sequence[Tensor]) -> float:
 
 def _certain(passes: Passes) -> float:
     return CERTAIN_BEHIND_NORMS if passes.has_norms else CERTAIN
-
-
-def _halves(samples: Samples) -> list[Samples]:
-    middle = len(samples.labels) // 2
-    return [samples.rows(0, middle), samples.rows(middle, 2 * middle)]
 
 
 def _others_matter(logits: Callable[[Samples], Tensor], samples: Samples, others: Samples, rounding: float) -> bool:
@@ -104,10 +99,10 @@ def _others_matter(logits: Callable[[Samples], Tensor], samples: Samples, others
     return False
 
 
-def _coupled(what: str, apart: float) -> PlanError:
+def _coupled(quantity: str, apart: float) -> PlanError:
     return PlanError(
         "model",
-        f"a sample's {what} on which others pass with it ({100 * apart:.3g}% between eight at once and four by four): micro-batches and"
+        f"a sample's {quantity} on which others pass with it ({100 * apart:.3g}% between eight at once and four by four): micro-batches and"
         " workers would change the result.",
         SPLIT_HINT,
     )

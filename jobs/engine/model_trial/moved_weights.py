@@ -1,4 +1,4 @@
-"""Whether weights that a forward pass itself moves come to the same in one pass of some samples and in several.
+"""Tries whether weights that a forward pass itself moves come to the same in one pass of some samples and in several.
 
 Weights that a pass normalises are where it wants them before the next one, and rows of a table that it clips are clipped once. A copy
 that follows the weights, or weights that shrink, go on with every pass: how a step is split would change them.
@@ -37,9 +37,7 @@ def _moved(passes: Passes, samples: Samples, mode: str) -> tuple[list[str], list
     whole = passes.moved_weights([samples], mode)
     if not whole:
         return [], []
-    middle = len(samples.labels) // 2
-    pieces = [samples.rows(0, middle), samples.rows(middle, len(samples.labels))] if middle else [samples, samples]
-    split = passes.moved_weights(pieces, mode)
+    split = passes.moved_weights(samples.halves() if len(samples.labels) > 1 else [samples, samples], mode)
     return list(whole), [name for name, move in whole.items() if name not in split or _differ(move, split[name].after)]
 
 

@@ -1,9 +1,8 @@
-"""A trial of a model's norms on a few samples: whether a group of samples has statistics of its own.
+"""Tries a model's norms on a few samples: whether a group of samples has statistics of its own.
 
 Every split of a batch takes that for granted. docs/decisions/020 says what is refused.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,11 +13,12 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from largebatch.jobs.data.dataset import Dataset
 from largebatch.jobs.data.keyed_random import key, seed_draws
 from largebatch.jobs.data.loaders import first_samples
+from largebatch.jobs.engine.model_trial.passes import before_each_run
 from largebatch.jobs.engine.out_of_memory import ran_out_of_memory
 from largebatch.jobs.engine.warm_up import untouched
 from largebatch.jobs.entry_points import ANYTHING, described
 from largebatch.jobs.errors import LargebatchError, PlanError
-from largebatch.jobs.models.norms.ghost_batch_norm import STATISTICS, GhostNorm, forward_pass_of, ghost_norms, refusal
+from largebatch.jobs.models.norms.ghost_batch_norm import GhostNorm, forward_pass_of, ghost_norms, refusal, statistics_of
 from largebatch.jobs.models.sample_dropout import sample_dropouts, set_dropout_keys
 from largebatch.jobs.models.without_gradient import without_gradient
 from largebatch.jobs.plan.step_plan import Slice
@@ -94,7 +94,7 @@ def _moved(model: nn.Module, norms: dict[int, GhostNorm], inputs: Tensor, size: 
 
 
 def _statistics(norm: GhostNorm) -> Statistics:
-    return {name: value.clone() for name in STATISTICS if (value := getattr(norm, name)) is not None}
+    return {name: value.clone() for name, value in statistics_of(norm).items()}
 
 
 def _differ(statistics: Statistics, others: Statistics, before: Statistics) -> bool:
@@ -109,31 +109,22 @@ def _differ(statistics: Statistics, others: Statistics, before: Statistics) -> b
 
 def _refuse_own_ways(model: nn.Module, norms: dict[int, GhostNorm], inputs: Tensor) -> None:
     """Raises: PlanError for a class with a forward of its own that moves statistics, or uses them, otherwise than torch's."""
-    seen: dict[int, Tensor] = {}
-
-    def remember(number: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        return lambda module, arguments: seen.__setitem__(number, arguments[0].clone())
-
     torchs: tuple[Any, ...] = (_BatchNorm.forward, _InstanceNorm.forward)
-    own = {number: norm for number, norm in norms.items() if type(norm).own_forward not in torchs}
-    if not own:
+    own_norms = [norm for norm in norms.values() if type(norm).own_forward not in torchs]
+    if not own_norms:
         return
-    hooks = [norm.register_forward_pre_hook(remember(number)) for number, norm in own.items()]
-    try:
-        with untouched(model, SPAN):
-            model(inputs[:SPAN].clone())
-    finally:
-        for hook in hooks:
-            hook.remove()
+    last_rows: dict[Any, Tensor] = {}
+    with before_each_run(own_norms, lambda norm, arguments: last_rows.update({norm: arguments[0].clone()})), untouched(model, SPAN):
+        model(inputs[:SPAN].clone())
     with untouched(model, SPAN):
-        for number, rows in seen.items():
-            _refuse_own_way(own[number], rows)
+        for norm, rows in last_rows.items():
+            _refuse_own_way(norm, rows)
 
 
 def _refuse_own_way(norm: GhostNorm, rows: Tensor) -> None:
     outputs, ends = [], []
     for begin in (0.0, 1.0):
-        for name, value in _own_statistics(norm).items():
+        for name, value in statistics_of(norm).items():
             value.fill_(3 if name == "num_batches_tracked" else begin)
         seed_draws(key("norms"), rows.device)
         outputs.append(norm.own_forward(rows.clone()))
@@ -148,7 +139,3 @@ def _refuse_own_way(norm: GhostNorm, rows: Tensor) -> None:
         moved = value - 3 if is_count else ends[1][name] - value
         if not torch.allclose(moved.double(), torch.full_like(moved, 1.0 if is_count else kept, dtype=torch.float64), rtol=1e-3, atol=1e-3):
             raise refusal(norm, f"moves its {name} in a way of its own")
-
-
-def _own_statistics(norm: GhostNorm) -> Statistics:
-    return {name: value for name in STATISTICS if (value := getattr(norm, name)) is not None}

@@ -1,6 +1,6 @@
-"""Single passes of a few samples through a model that may be anybody's, and in words what is wrong with what it gives or raises."""
+"""Passes a few samples through a person's own model, and says in words what is wrong with what it gives or raises."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -33,8 +33,13 @@ class Samples(NamedTuple):
     labels: Tensor
 
     def rows(self, start: int, stop: int) -> "Samples":
-        """Some of them."""
+        """Some of the samples."""
         return Samples(self.inputs[start:stop], self.labels[start:stop])
+
+    def halves(self) -> "list[Samples]":
+        """The samples in two parts, the second the larger by one where their number is odd."""
+        middle = len(self.labels) // 2
+        return [self.rows(0, middle), self.rows(middle, len(self.labels))]
 
 
 class TrainingPass(NamedTuple):
@@ -69,7 +74,7 @@ class Passes:
         self._settings: dict[nn.Module, Settings] = {}
 
     def training(self, samples: Samples, seed: int = 0, change: Callable[[], None] = lambda: None) -> TrainingPass:
-        """One in training, its loss summed over the samples; known dropouts, whose masks belong to the sample, let everything through.
+        """A pass in training, its loss summed over the samples; known dropouts, whose masks belong to the sample, let everything through.
 
         Args: change: changes the model before it.
         """
@@ -84,21 +89,17 @@ class Passes:
             logits.append(self._logits(inputs, "training"))
             return logits[0]
 
-        hooks = [norm.register_forward_pre_hook(self._refuse_changed_settings) for norm in ghost_norms(self.model)]
         try:
-            with _only(self.model, ()):
+            with before_each_run(ghost_norms(self.model), self._refuse_changed_settings), _only(self.model, ()):
                 loss = batch_loss(forward, self.spec, *samples)
                 self._forward_pass.end()
                 loss.backward()  # type: ignore[no-untyped-call]
             refuse_sparse_gradients(self.model)
         except ANYTHING as error:
             raise self._refusal(error, samples.inputs, "training") from error
-        finally:
-            for hook in hooks:
-                hook.remove()
         params = [param for param in self.model.parameters() if param.requires_grad]
         gradient = [torch.zeros_like(param) if param.grad is None else param.grad for param in params]
-        return TrainingPass(logits[0].detach(), [each.detach().clone() for each in gradient])
+        return TrainingPass(logits[0].detach(), [tensor.detach().clone() for tensor in gradient])
 
     def dropping(self, samples: Samples, start: int, stop: int, dropouts: Sequence[SampleDropout]) -> Tensor:
         """Logits in training of some of the samples, where these drop, by each sample's place among all."""
@@ -117,13 +118,12 @@ class Passes:
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self._device.type, torch.bfloat16, enabled=self.spec.precision == "bfloat16")
 
-    def _refuse_changed_settings(self, norm: nn.Module, _: object) -> None:
+    def _refuse_changed_settings(self, norm: GhostNorm, _: object) -> None:
         """Every run of a norm in training must have the settings of its first; a `forward` may set them, to the same."""
-        assert isinstance(norm, GhostNorm)
         refuse_change([norm], [self._settings.setdefault(norm, settings_of(norm))])
 
     def evaluation(self, inputs: Tensor, seed: int = 0) -> Tensor:
-        """Logits of one in evaluation mode."""
+        """Logits of a pass in evaluation mode."""
         self._begin(seed)
         return self._evaluation(inputs)
 
@@ -136,7 +136,7 @@ class Passes:
             raise self._refusal(error, inputs, "evaluation") from error
 
     def moved_weights(self, pieces: Sequence[Samples], mode: str) -> dict[str, Move]:
-        """The weights that forward passes of these, one after another, move, and from where to where.
+        """Weights that forward passes of several pieces, one after another, move, and from where to where.
 
         Args: mode: "training" or "evaluation".
         """
@@ -159,13 +159,13 @@ class Passes:
 
     @torch.no_grad()
     def _update_weights(self) -> None:
-        """Make them others, as an update will: a copy that follows them moves only then."""
+        """Change the weights, as an update will: a copy that follows them moves only then."""
         params = [param for param in self.model.parameters() if param.requires_grad]
         for number, param in enumerate(params):
             param.mul_(1.25 + 0.25 * number / len(params))  # not all by the same, for what follows may be trainable, too
 
     def end(self) -> None:
-        """Leave no trace."""
+        """Leave no trace of the passes."""
         self.held.put_back()
         self._forward_pass.forget()
         self._forward_pass.span = self._span
@@ -195,8 +195,19 @@ class Passes:
 
 
 @contextmanager
+def before_each_run(modules: Iterable[nn.Module], look: Callable[[Any, tuple[Tensor, ...]], None]) -> Iterator[None]:
+    """Context in which `look` gets each module with its arguments before every run of it."""
+    hooks = [module.register_forward_pre_hook(look) for module in modules]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
 def _only(model: nn.Module, dropouts: Sequence[SampleDropout]) -> Iterator[None]:
-    """Let no other dropouts than these drop."""
+    """Context in which none but the dropouts named drop."""
     others = [dropout for dropout in sample_dropouts(model) if dropout.training and dropout not in dropouts]
     for dropout in others:
         dropout.training = False
@@ -210,23 +221,18 @@ def _only(model: nn.Module, dropouts: Sequence[SampleDropout]) -> Iterator[None]
 def misfit(output: Any, inputs: Tensor, num_classes: int, mode: str) -> tuple[str, str]:
     """(Problem, hint) where a model gives something else than logits."""
     shape = (len(inputs), num_classes)
-    what = (
-        (tuple(output.shape) if output.is_floating_point() else f"{tuple(output.shape)} {_dtype(output)}")
-        if isinstance(output, Tensor)
-        else type(output).__name__
-    )
+    form = type(output).__name__
+    if isinstance(output, Tensor):
+        form = f"{tuple(output.shape)}" if output.is_floating_point() else f"{tuple(output.shape)} {_dtype(output)}"
     hint = f"It must give logits (samples, classes), here {shape}, in training and in evaluation."
     if any(name.startswith("aux_logits") for name in getattr(output, "_fields", ())):  # torchvision's googlenet and inception_v3
         hint = "Turn its auxiliary outputs off: --set model.arguments.aux_logits=false --set model.arguments.init_weights=true."
-    return f"gives {what} for {in_words(inputs)} in {mode}.", f"{hint}{_about_one(inputs)}"
+    return f"gives {form} for {in_words(inputs)} in {mode}.", f"{hint}{_about_one(inputs)}"
 
 
 def failure(error: BaseException, inputs: Tensor, mode: str) -> tuple[str, str]:
     """(Problem, hint) where a model raises something."""
-    return (
-        f"cannot take {in_words(inputs)} in {mode}: {described(error)}.",
-        f"{_remedy(str(error), inputs)}{_about_one(inputs)}",
-    )
+    return f"cannot take {in_words(inputs)} in {mode}: {described(error)}.", f"{_remedy(str(error), inputs)}{_about_one(inputs)}"
 
 
 def _remedy(message: str, inputs: Tensor) -> str:

@@ -1,4 +1,7 @@
-"""Which running statistics a model reads while it trains: they move from micro-batch to micro-batch, and what it makes of them with them."""
+"""Finds the running statistics that a model reads while it trains.
+
+They move from micro-batch to micro-batch, and what the model makes of them moves with them.
+"""
 
 from collections.abc import Sequence
 
@@ -10,7 +13,7 @@ from largebatch.jobs.models.norms.ghost_batch_norm import GhostNorm, ghost_norms
 
 
 def read_in_training(passes: Passes, samples: Samples, whole: TrainingPass, rounding: float) -> list[str]:
-    """Those that make a difference to a pass in training, in words.
+    """The running statistics that make a difference to a pass in training, in words.
 
     Args: whole: what a pass of the samples gave; rounding: how large a difference may be that is none.
     """

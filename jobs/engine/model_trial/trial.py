@@ -1,4 +1,4 @@
-"""A trial of a person's own model on a few real samples before training; the model is left as it was.
+"""Tries a person's own model on a few real samples before training; the model is left as it was.
 
 Everything that the engine takes for granted is tried: logits (samples, classes) in training and in evaluation, of every number of
 samples that the plan reads; and that a sample's logits and gradient are its own, for on that stands the exact global batch.
@@ -32,7 +32,7 @@ from largebatch.jobs.plan.train_plan import TrainPlan
 from largebatch.jobs.spec.train_spec import TrainSpec
 
 NUM_SAMPLES = 8
-"""That pass through together; as many others take their places."""
+"""Samples that pass through together; as many others take their places."""
 
 DRAWS = (
     "The model draws from torch's own generators in training (dropout inside attention or recurrent layers, functional.dropout, nn.Dropout on"
@@ -70,7 +70,7 @@ class Trial(NamedTuple):
 
 
 def try_out(spec: TrainSpec, model: nn.Module, dataset: Dataset, device: torch.device) -> Trial:
-    """Pass a few samples through, in training and in evaluation. Raises: PlanError; DataError for samples that cannot be read."""
+    """Passes a few samples through, in training and in evaluation. Raises: PlanError; DataError for samples that cannot be read."""
     is_channels_last = spec.model.channels_last
     first = Samples(*first_samples(dataset.train, dataset, 2 * NUM_SAMPLES, device, is_channels_last))
     test = Samples(*first_samples(dataset.test, dataset, NUM_SAMPLES, device, is_channels_last))
@@ -119,7 +119,7 @@ def refuse_unfit(trial: Trial, plan: TrainPlan) -> None:
 
 @contextmanager
 def _tried(trial: Trial) -> Iterator[None]:
-    """Passes that leave no trace, and that memory may end: what they would have found out is then not known."""
+    """Context of passes that leave no trace; where memory ends them, a notice says what was not tried."""
     try:
         yield
     except RuntimeError as error:  # torch.OutOfMemoryError is one

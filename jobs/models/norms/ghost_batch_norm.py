@@ -57,7 +57,7 @@ class GhostNorm(nn.Module):
         raise NotImplementedError
 
     def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Over groups where statistics are those of the inputs, all at once where running statistics are used."""
+        """Normalises group by group; all at once where running statistics are used."""
         if not self.training and self.running_mean is not None:
             return self.own_forward(input, *args, **kwargs)
         forward_pass, number, _ = self.ghost
@@ -102,7 +102,7 @@ class GhostNorm(nn.Module):
     @contextmanager
     def _ghost_statistics(self, apart: dict[str, Tensor]) -> Iterator[None]:
         """Let other running statistics move in place of the norm's own: those in `apart`, from zero where it is empty."""
-        own = {name: value for name in STATISTICS if (value := getattr(self, name)) is not None}
+        own = statistics_of(self)
         if not apart:
             apart.update({name: torch.zeros_like(value) for name, value in own.items()})
         try:
@@ -118,8 +118,13 @@ class GhostNorm(nn.Module):
         return f"{super().extra_repr()}, span={self.ghost.forward_pass.span}"
 
 
+def statistics_of(norm: GhostNorm) -> dict[str, Tensor]:
+    """The running statistics that a norm keeps, by name."""
+    return {name: value for name in STATISTICS if (value := getattr(norm, name)) is not None}
+
+
 def refusal(norm: GhostNorm, problem: str) -> PlanError:
-    """That a norm cannot take its statistics over `span` samples, and why."""
+    """The error of a norm that cannot take its statistics over `span` samples."""
     return PlanError(
         "model",
         f"{norm.ghost.name}, a {type(norm).__name__}, {problem}: its statistics cannot be taken over batch_norm.span samples.",
@@ -182,7 +187,7 @@ def ghost_class(kind: type[nn.Module]) -> type[nn.Module]:
 
 
 def ghost_norms(model: nn.Module) -> list[GhostNorm]:
-    """Those of a model, in its order."""
+    """The ghost norms of a model, in its order."""
     return [module for module in model.modules() if isinstance(module, GhostNorm)]
 
 

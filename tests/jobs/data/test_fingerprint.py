@@ -131,7 +131,7 @@ def test_any_single_sample_of_a_small_set_is_missed(index: int) -> None:
 
 
 def test_a_set_too_large_to_be_looked_at_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "WHOLE", 100)
+    monkeypatch.setattr(module, "MOST_HELD_NUMBERS", 100)
     part = samples(NUM_TRAIN, 1)
     taken = fingerprint(dataset(part))
     assert taken.train.sketch is None
