@@ -18,7 +18,7 @@ from largebatch.jobs.data.batches import DeviceBatches
 from largebatch.jobs.data.dataset import Dataset, Images
 from largebatch.jobs.data.loaders import LoaderBatches
 from largebatch.jobs.data.sources.table import load_dataset
-from largebatch.jobs.errors import DataError
+from largebatch.jobs.errors import DataError, SpecError
 from largebatch.jobs.plan.step_plan import Slice
 from largebatch.jobs.spec.train_spec import DatasetSpec
 
@@ -49,17 +49,17 @@ class Single(TorchDataset[Any]):
         return self.change(*sample) if self.only in {None, index} else sample
 
 
-def load(monkeypatch: pytest.MonkeyPatch, returned: Any) -> Dataset:
+def load(monkeypatch: pytest.MonkeyPatch, returned: Any, **spec: Any) -> Dataset:
     module = types.ModuleType("odd_data")
     module.load = lambda: returned  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "odd_data", module)
-    return load_dataset(DatasetSpec(entry_point="odd_data:load"), Path("nowhere"))
+    return load_dataset(DatasetSpec.model_validate({"entry_point": "odd_data:load", **spec}), Path("nowhere"))
 
 
-def refused(monkeypatch: pytest.MonkeyPatch, returned: Any) -> str:
-    with pytest.raises(DataError) as error:
-        load(monkeypatch, returned)
-    assert error.value.field == "dataset.entry_point"
+def refused(monkeypatch: pytest.MonkeyPatch, returned: Any, field: str = "dataset.entry_point", **spec: Any) -> str:
+    with pytest.raises((DataError, SpecError)) as error:
+        load(monkeypatch, returned, **spec)
+    assert error.value.field == field
     return str(error.value)
 
 
@@ -137,6 +137,7 @@ def test_every_kind_is_read_as_it_gives_its_samples(kind: str, monkeypatch: pyte
     assert labels.tolist() == [int(label) for _, label in expected]
     assert dataset.num_classes == (2 if kind == "truth values" else NUM_CLASSES)
     assert dataset.is_in_memory == (kind in {"plain", "a class without changes", "truth values"})
+    assert (dataset.input_shape, dataset.input_dtype) == ((4,), torch.float32)
 
 
 @pytest.mark.parametrize("is_nested", [False, True])
@@ -175,6 +176,21 @@ def test_both_parts_are_normalised_or_neither_is(held: str, monkeypatch: pytest.
         assert inputs.dtype == dataset.input_dtype == expected.dtype
         # Two roundings of numbers up to 2, by float32's 6e-8.
         assert (inputs.double() - expected.double()).abs().max() < 5e-7
+
+
+AUGMENTS: list[dict[str, Any]] = [{"translate": 2}, {"cutout": 2}, {"horizontal_flip": "random"}, {"horizontal_flip": "alternating"}]
+
+
+@pytest.mark.parametrize("augment", AUGMENTS, ids=str)
+def test_images_held_whole_can_be_augmented_and_nothing_else(augment: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load(monkeypatch, (plain(PICTURES), plain(PICTURES)), augment=augment).is_in_memory
+    sentence = refused(monkeypatch, (plain(), plain()), "dataset.augment", augment=augment)
+    assert "changes images (channels, height, width), and these samples are (4,)" in sentence
+
+
+@pytest.mark.parametrize("augment", [*AUGMENTS, {"resized_crop": True}], ids=str)
+def test_sets_read_one_by_one_augment_themselves(augment: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "your own data set augments itself" in refused(monkeypatch, (Single(), Single()), "dataset.augment", augment=augment)
 
 
 # ---- labels -------------------------------------------------------------------------------------------------------------
@@ -223,6 +239,9 @@ ODD: dict[str, tuple[Callable[[Tensor, int], Any], str]] = {
     "none": (lambda *_: None, "sample 7 is None; it must be (input tensor, label)."),
     "dict": (lambda inputs, label: {"x": inputs, "y": label}, "sample 7 is a dict with x, y; it must be (input tensor, label)."),
     "array": (lambda inputs, label: (inputs.numpy(), label), "sample 7 is a tuple of ndarray, int; it must be"),
+    "list": (lambda inputs, label: (inputs.tolist(), label), "sample 7 is a tuple of list, int; it must be"),
+    "alone": (lambda inputs, _: inputs, "sample 7 is a Tensor; it must be (input tensor, label)."),
+    "text": (lambda inputs, _: (inputs, "cat"), "the label of training sample 7 is the text 'cat'."),
     "three": (lambda inputs, label: (inputs, label, 1), "sample 7 is a tuple of Tensor, int, int; it must be"),
     "gradient": (lambda inputs, label: (inputs.clone().requires_grad_(), label), "the input of training sample 7 requires a gradient"),
     "sparse": (lambda inputs, label: (inputs.to_sparse(), label), "the input of training sample 7 is sparse (sparse_coo)."),
@@ -239,6 +258,7 @@ def test_an_odd_sample_is_named_when_it_is_read(odd: str, monkeypatch: pytest.Mo
     dataset = load(monkeypatch, (Single(change, only=7), Single()))
     with pytest.raises(DataError) as error:
         everything(dataset, dataset.train)
+    assert error.value.field == "odd_data:load"
     assert problem in error.value.problem
 
 
@@ -309,9 +329,16 @@ class Endless(TorchDataset[Any]):
         ((plain(), plain(), plain()), "it returned a tuple of TensorDataset, TensorDataset, TensorDataset. Leave a third part out"),
         ({"train": plain(), "test": plain()}, "it returned a dict."),
         ((INPUTS, LABELS), "training sample 0 is a Tensor; it must be (input tensor, label)"),
+        (type("Pairs", (list,), {})(zip(INPUTS, LABELS, strict=True)), "must return (training set, test set); it returned a Pairs."),
+        ((Subset(Single(), []), Single()), "returned 0 training and 40 test samples; both must have some."),
+        ((plain(), plain(INPUTS[:, :3])), "differ in shape or type: (4,) torch.float32 and (3,) torch.float32."),
+        ((plain(), plain(INPUTS.double())), "differ in shape or type: (4,) torch.float32 and (4,) torch.float64."),
+        ((plain(INPUTS.byte()), plain(INPUTS.byte())), "uint8 samples are taken for images (channels, height, width), and these are (4,)."),
+        ((plain(labels=LABELS.index_fill(0, torch.tensor(8), -1)), plain()), "label -1 of training sample 8 is not in 0 ... 2 (1 of 40"),
+        ((plain(), plain(labels=LABELS.index_fill(0, torch.tensor(4), 7))), "label 7 of test sample 4 is not in 0 ... 2 (1 of 40"),
     ],
 )
-def test_other_returned_values_are_named(returned: Any, sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_used_is_named(returned: Any, sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert sentence in refused(monkeypatch, returned)
 
 

@@ -1,8 +1,6 @@
 """The data sets: what they hold, and one useful sentence for every way in which their files can be wrong."""
 
-import itertools
 import struct
-import sys
 import urllib.error
 from pathlib import Path
 from typing import Any
@@ -11,8 +9,7 @@ import pytest
 import torch
 
 from largebatch.jobs.data.batches import DeviceBatches
-from largebatch.jobs.data.dataset import Dataset, Images
-from largebatch.jobs.data.loaders import LoaderBatches
+from largebatch.jobs.data.dataset import Dataset
 from largebatch.jobs.data.sources.table import SOURCES, TORCHVISION_FILES, load_dataset
 from largebatch.jobs.errors import DataError, SpecError
 from largebatch.jobs.plan.step_plan import Slice
@@ -231,168 +228,6 @@ class TestSynthetic:
     def test_unknown_argument(self) -> None:
         error = refused(name="synthetic", arguments={"num_trian": 3})
         assert error.hint.startswith("Did you mean num_train or ")
-
-
-OWN_DATA = """
-import torch
-from torch.utils.data import TensorDataset
-
-class Samples(list):
-    num_classes = 3
-
-class Classes(list):
-    classes = ("a", "b", "c")
-
-class Bare(list):
-    pass
-
-def part(n, kind=Samples, dtype=torch.float32, shape=(4,)):
-    return kind((torch.full(shape, i, dtype=dtype), i % 3) for i in range(n))
-
-def good():
-    return part(9), part(5)
-
-def by_classes():
-    return part(9, Classes), part(5, Classes)
-
-def no_classes():
-    return part(9, Bare), part(5, Bare)
-
-def only_one():
-    return part(9)
-
-def empty():
-    return part(0), part(5)
-
-def unreadable():
-    class Broken(Samples):
-        def __getitem__(self, index):
-            raise KeyError("no file")
-    return Broken(part(9)), part(5)
-
-def not_tensors():
-    return Samples(([1.0], i) for i in range(9)), part(5)
-
-def shapes_differ():
-    return part(9), part(5, shape=(5,))
-
-def types_differ():
-    return part(9), part(5, dtype=torch.float64)
-
-def with_sample_7(sample):
-    train = part(9)
-    train[7] = {"label": (torch.zeros(4), 3), "negative": (torch.zeros(4), -1), "text": (torch.zeros(4), "cat"), "list": ([0.0] * 4, 1),
-                "alone": torch.zeros(4), "long": (torch.zeros(5), 1)}[sample]
-    return train, part(5)
-
-def tensors(dtype="float32", shape=(4,), label=0, labels="int64", test_label=0):
-    def one(n, last):
-        y = torch.arange(n) % 3
-        y[-1] = last
-        x = torch.arange(n).reshape(-1, *[1 for _ in shape]).expand(n, *shape)
-        return TensorDataset(x.to(getattr(torch, dtype)), y.to(getattr(torch, labels)))
-    return one(9, label), one(5, test_label)
-
-def labels_of_two_dimensions():
-    train, test = tensors()
-    return TensorDataset(train.tensors[0], train.tensors[1][:, None]), test
-"""
-
-
-class TestOwn:
-    @pytest.fixture(autouse=True)
-    def _own_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "path", [*sys.path])
-        monkeypatch.delitem(sys.modules, "own_data", raising=False)
-        Path("own_data.py").write_text(OWN_DATA)
-
-    @pytest.mark.parametrize("function", ["good", "by_classes"])
-    def test_sample_by_sample(self, function: str) -> None:
-        dataset = load(entry_point=f"own_data:{function}")
-        assert (dataset.num_classes, dataset.input_shape, dataset.is_in_memory) == (3, (4,), False)
-        batches = LoaderBatches(
-            dataset.test, dataset, CPU, num_workers=0, stream=lambda epoch: itertools.repeat(Slice(epoch, 0, 5)), channels_last=False, shuffles=False
-        )
-        inputs, answers = batches.read(Slice(0, 1, 4))
-        assert inputs.tolist() == [[1.0] * 4, [2.0] * 4, [3.0] * 4]
-        assert answers.tolist() == [1, 2, 0]
-
-    def test_tensors_are_held_whole(self) -> None:
-        dataset = load(entry_point="own_data:tensors")
-        assert isinstance(dataset.train, Images)
-        assert (dataset.num_classes, dataset.input_shape, dataset.input_dtype) == (3, (4,), torch.float32)
-        inputs, _ = DeviceBatches(dataset.train, dataset, CPU, channels_last=False).read(Slice(0, 0, 9))
-        assert inputs[:, 0].tolist() == list(range(9))  # not scaled
-
-    def test_uint8_images_are_scaled(self) -> None:
-        dataset = load(entry_point="own_data:tensors", arguments={"dtype": "uint8", "shape": [2, 4, 4]})
-        inputs, _ = DeviceBatches(dataset.train, dataset, CPU, channels_last=False).read(Slice(0, 0, 9))
-        assert dataset.input_dtype == inputs.dtype == torch.float32
-        # Mean 0.5 and standard deviation 0.25 where none are given: (8 / 255 - 0.5) / 0.25; two roundings of float32.
-        assert inputs[8].flatten().tolist() == pytest.approx([(8 / 255 - 0.5) / 0.25] * 32, rel=1e-6)
-
-    @pytest.mark.parametrize(
-        ("function", "problem"),
-        [
-            ("only_one", "must return (training set, test set)"),
-            ("no_classes", "the number of classes is not known"),
-            ("empty", "returned 0 training and 5 test samples"),
-            ("unreadable", "sample 0 cannot be read: KeyError: 'no file'"),
-            ("not_tensors", "sample 0 is a tuple of list, int; it must be (input tensor, label)"),
-            ("shapes_differ", "(4,) torch.float32 and (5,) torch.float32"),
-            ("types_differ", "(4,) torch.float32 and (4,) torch.float64"),
-            ("labels_of_two_dimensions", "labels are (9, 1) torch.int64"),
-        ],
-    )
-    def test_what_cannot_be_used(self, function: str, problem: str) -> None:
-        error = refused(entry_point=f"own_data:{function}")
-        assert error.field == "dataset.entry_point"
-        assert problem in error.problem
-
-    @pytest.mark.parametrize(
-        ("arguments", "problem"),
-        [
-            ({"label": -1}, "label -1 of training sample 8 is not in 0 ... 2 (1 of 9"),
-            ({"test_label": 7}, "label 7 of test sample 4 is not in 0 ... 2 (1 of 5"),
-            ({"labels": "float32"}, "labels are (9,) torch.float32"),
-            ({"dtype": "uint8"}, "uint8 samples are taken for images (channels, height, width), and these are (4,)"),
-        ],
-    )
-    def test_tensors_that_cannot_be_used(self, arguments: dict[str, Any], problem: str) -> None:
-        assert problem in refused(entry_point="own_data:tensors", arguments=arguments).problem
-
-    @pytest.mark.parametrize(
-        ("sample", "problem"),
-        [
-            ("label", "own_data:with_sample_7: label 3 of training sample 7 is not in 0 ... 2."),
-            ("negative", "label -1 of training sample 7 is not in 0 ... 2."),
-            ("text", "the label of training sample 7 is the text 'cat'."),
-            ("list", "training sample 7 is a tuple of list, int; it must be (input tensor, label)."),
-            ("alone", "training sample 7 is a Tensor; it must be (input tensor, label)."),
-            ("long", "training sample 7 has shape (5,), where sample 0 has (4,)."),
-        ],
-    )
-    def test_a_bad_sample_is_named_when_it_is_met(self, sample: str, problem: str) -> None:
-        dataset = load(entry_point="own_data:with_sample_7", arguments={"sample": sample})
-        batches = LoaderBatches(
-            dataset.train, dataset, CPU, num_workers=0, stream=lambda epoch: itertools.repeat(Slice(epoch, 0, 9)), channels_last=False, shuffles=False
-        )
-        with pytest.raises(DataError) as error:
-            batches.read(Slice(0, 0, 9))
-        assert problem in str(error.value)
-
-    @pytest.mark.parametrize("augment", [{"translate": 2}, {"cutout": 2}, {"horizontal_flip": "random"}, {"resized_crop": True}], ids=str)
-    def test_own_sets_augment_themselves(self, augment: dict[str, Any]) -> None:
-        error = refused(entry_point="own_data:good", augment=augment)
-        assert "your own data set augments itself" in error.hint
-
-    @pytest.mark.parametrize("augment", [{"translate": 2}, {"cutout": 2}, {"horizontal_flip": "random"}, {"horizontal_flip": "alternating"}], ids=str)
-    def test_only_images_can_be_augmented(self, augment: dict[str, Any]) -> None:
-        error = refused(entry_point="own_data:tensors", augment=augment)
-        assert error.field == "dataset.augment"
-        assert "changes images (channels, height, width), and these samples are (4,)" in error.problem
-        assert load(entry_point="own_data:tensors", arguments={"shape": [2, 4, 4]}, augment=augment).is_in_memory
 
 
 def test_every_name_is_documented() -> None:

@@ -128,9 +128,7 @@ def good(num_classes: int, kind: str) -> nn.Module:
 
 
 def counting(num_classes: int) -> nn.Module:
-    model = Stranger(_counts)
-    model.calls = 0  # type: ignore[assignment]
-    return model
+    return Stranger(_counts, calls=0)
 
 
 def growing(num_classes: int) -> nn.Module:
@@ -217,8 +215,7 @@ def changing_norm(num_classes: int, kind: str, at: int = 0) -> nn.Module:
                 model.norm.train()
         return model.layer(model.norm(h).relu())
 
-    model = Stranger(forward, body=nn.Linear(8, 8), norm=nn.BatchNorm1d(8), passes=0)
-    return model
+    return Stranger(forward, body=nn.Linear(8, 8), norm=nn.BatchNorm1d(8), passes=0)
 
 
 def dropping(num_classes: int, kind: str) -> nn.Module:
@@ -363,10 +360,6 @@ class Late(nn.Module):
         return logits
 
 
-def late(num_classes: int, kind: str) -> nn.Module:
-    return Late(num_classes, kind)
-
-
 class Midway(nn.Module):
     """Changes what trains in the twelfth pass of training."""
 
@@ -388,16 +381,11 @@ class Midway(nn.Module):
 
 
 class Unswitchable(nn.Linear):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(8, num_classes)
+
     def train(self, mode: bool = True) -> Any:
         raise RuntimeError("use fit()...")
-
-
-def unswitchable(num_classes: int) -> nn.Module:
-    return Unswitchable(8, num_classes)
-
-
-def midway(num_classes: int, kind: str) -> nn.Module:
-    return Midway(num_classes, kind)
 
 
 def lazy(num_classes: int) -> nn.Module:
@@ -448,10 +436,9 @@ def exiting_samples() -> tuple[Any, Any]:
 class Counting(Extra):
     """Counts its passes in training, and saves how many they were."""
 
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes, 0)
+
     def forward(self, inputs: Tensor) -> Tensor:
         self.value += self.training
         return super().forward(inputs)
-
-
-def counting_extra(num_classes: int) -> nn.Module:
-    return Counting(num_classes, 0)

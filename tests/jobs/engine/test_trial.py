@@ -1,5 +1,6 @@
 """A stranger's model is tried before training: what cannot be exact is refused in one sentence, and nothing stays of the trial."""
 
+import importlib.util
 import warnings
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from largebatch.jobs.spec.read import build_spec
 
 DRAWS = "The model draws from torch's own generators"
 CPU = torch.device("cpu")
+ONE_PASS: dict[str, dict[str, Any]] = {"batch": {"global_batch_size": 50, "micro_batch_size": 50}, "gradient": {"noise_every_steps": 0}}
 
 
 @pytest.fixture(autouse=True)
@@ -46,8 +48,6 @@ def trained(job: Prepared, folder: Path) -> RunSummary:
 
 
 def kinds(table: str) -> list[Any]:
-    import importlib.util
-
     specification = importlib.util.spec_from_file_location("strangers_listed", Path(__file__).with_name("strangers.py"))
     assert specification
     assert specification.loader
@@ -56,55 +56,49 @@ def kinds(table: str) -> list[Any]:
     return list(getattr(module, table).items())
 
 
-@pytest.mark.parametrize(("kind", "sentence"), [(kind, sentence) for kind, (_, sentence) in kinds("EVALUATION")])
-def test_what_evaluation_gives_is_tried(kind: str, sentence: str) -> None:
+@pytest.mark.parametrize(
+    ("model", "arguments", "sentence"),
+    [
+        *(("evaluating", {"kind": kind}, sentence) for kind, (_, sentence) in kinds("EVALUATION")),
+        *(("training", {"kind": kind}, sentence) for kind, (_, sentence) in kinds("TRAINING")),
+        ("counting", {}, "keeps something from pass to pass"),
+        ("growing", {}, r"its buffer last takes another shape with the batch \(\(1, 8\) before a pass of 8 samples, \(8, 8\) after it\)"),
+        ("time_first", {}, "depends on which others pass with it"),
+        ("zero_head", {}, "a sample's gradient in training depends"),
+        ("clipped_gradient", {}, "a sample's gradient in training depends"),
+        ("own_statistics", {}, "mean keeps something of the samples"),
+        ("extra", {"kind": "object"}, "_extra_state in its state is a object"),
+        ("extra", {"kind": "refused"}, "cannot take its own state_dict over"),
+        ("Unswitchable", {}, r"cannot be switched to training mode: RuntimeError: use fit\(\) \(.*strangers\.py, line \d+\)\. Mend"),
+        *(
+            ("dropping", {"kind": kind}, r"1\.drop, a dropout, gets inputs whose dimension 0 is not the samples")
+            for kind in ("time first", "time first, noise", "rows, time first", "rows that count", "sample by sample")
+        ),
+    ],
+)
+def test_what_cannot_be_trained_exactly_is_refused(model: str, arguments: dict[str, str], sentence: str) -> None:
     with pytest.raises(PlanError, match=sentence):
-        prepared("evaluating", {"kind": kind})
-
-
-@pytest.mark.parametrize(("kind", "sentence"), [(kind, sentence) for kind, (_, sentence) in kinds("TRAINING")])
-def test_what_training_gives_is_tried(kind: str, sentence: str) -> None:
-    with pytest.raises(PlanError, match=sentence):
-        prepared("training", {"kind": kind})
+        prepared(model, arguments)
 
 
 @pytest.mark.parametrize(
-    ("model", "sentence"),
-    [
-        ("counting", "keeps something from pass to pass"),
-        ("growing", r"its buffer last takes another shape with the batch \(\(1, 8\) before a pass of 8 samples, \(8, 8\) after it\)"),
-        ("time_first", "depends on which others pass with it"),
-        ("zero_head", "a sample's gradient in training depends"),
-        ("clipped_gradient", "a sample's gradient in training depends"),
-        ("own_statistics", "mean keeps something of the samples"),
-    ],
+    ("model", "kind"),
+    [*(("good", kind) for kind, _ in kinds("GOOD")), *(("dropping", kind) for kind in ("samples", "samples, noise", "rows", "positions"))],
 )
-def test_what_a_split_would_change_is_refused(model: str, sentence: str) -> None:
-    with pytest.raises(PlanError, match=sentence):
-        prepared(model)
-
-
-@pytest.mark.parametrize("kind", [kind for kind, _ in kinds("GOOD")])
-def test_what_is_exact_passes_and_what_torch_draws_is_said(kind: str) -> None:
+def test_what_is_exact_passes_and_what_torch_draws_is_said(model: str, kind: str) -> None:
     """Draws from torch's generators belong to the micro-batch: where a step is split, another split gives others, and nobody would know."""
-    notices = prepared("good", {"kind": kind}).findings.notices
-    assert [notice.partition(" in training")[0] for notice in notices] == [DRAWS] * (kind in {"functional dropout", "noise"})
+    notices = prepared(model, {"kind": kind}).findings.notices
+    assert [notice.partition(" in training")[0] for notice in notices] == [DRAWS] * ("noise" in kind or kind in {"functional dropout", "positions"})
 
 
 def test_where_a_step_is_one_pass_there_is_no_split_to_speak_of() -> None:
-    one_pass = {"batch": {"global_batch_size": 50, "micro_batch_size": 50}, "gradient": {"noise_every_steps": 0}}
-    assert prepared("good", {"kind": "functional dropout"}, **one_pass).findings.notices == []
+    assert prepared("good", {"kind": "functional dropout"}, **ONE_PASS).findings.notices == []
 
 
 @pytest.mark.parametrize("how", ["parallel", "compiled"])
 def test_wrappers_that_do_what_the_spec_does_are_refused(how: str) -> None:
     with pytest.raises(SpecError, match="Return the module"):
         prepared("wrapped", {"how": how})
-
-
-def test_a_train_of_their_own_that_raises_is_told() -> None:
-    with pytest.raises(PlanError, match=r"cannot be switched to training mode: RuntimeError: use fit\(\) \(.*strangers\.py, line \d+\)\. Mend"):
-        prepared("unswitchable")
 
 
 @pytest.mark.parametrize(("model", "words"), [("softmaxed", "probabilities, not logits"), ("scaled", "other logits in evaluation than in training")])
@@ -127,8 +121,7 @@ def test_only_a_number_of_samples_that_the_plan_reads_is_refused() -> None:
 
 
 def test_own_running_statistics_train_where_each_step_is_one_pass() -> None:
-    job = prepared("own_statistics", batch={"global_batch_size": 50, "micro_batch_size": 50}, gradient={"noise_every_steps": 0})
-    assert job.findings.by_samples == ["mean"]
+    assert prepared("own_statistics", **ONE_PASS).findings.by_samples == ["mean"]
 
 
 def test_weights_that_the_forward_pass_changes_train_in_one_process_alone(tmp_path: Path) -> None:
@@ -144,11 +137,10 @@ def test_weights_that_the_forward_pass_changes_train_in_one_process_alone(tmp_pa
 )
 def test_weights_that_every_pass_moves_on_train_where_each_step_is_one_pass(kind: str, weight: str, tmp_path: Path) -> None:
     """A follower, too, which is no other than what it follows before the first update."""
-    one_pass = {"batch": {"global_batch_size": 50, "micro_batch_size": 50}, "gradient": {"noise_every_steps": 0}}
-    for parts in ({}, {**one_pass, "batch": {"global_batch_size": 50, "micro_batch_size": 25}}, {**one_pass, "gradient": {"noise_every_steps": 2}}):
+    for parts in ({}, {**ONE_PASS, "batch": {"global_batch_size": 50, "micro_batch_size": 25}}, {**ONE_PASS, "gradient": {"noise_every_steps": 2}}):
         with pytest.raises(PlanError, match=rf"its forward pass changes {weight}, further with each pass.*micro_batch_size=50"):
             prepared("moving", {"kind": kind}, **parts)
-    job = prepared("moving", {"kind": kind}, **one_pass)
+    job = prepared("moving", {"kind": kind}, **ONE_PASS)
     start = {name: tensor.clone() for name, tensor in job.model.state_dict().items()}
     expected = _moved_by_torch(kind, start, job)
     trained(job, tmp_path / "run")
@@ -158,9 +150,7 @@ def test_weights_that_every_pass_moves_on_train_where_each_step_is_one_pass(kind
 
 def _moved_by_torch(kind: str, start: dict[str, torch.Tensor], job: Prepared) -> dict[str, torch.Tensor]:
     """An epoch of plain torch."""
-    import strangers  # type: ignore[import-not-found]
-
-    model = strangers.moving(3, kind)
+    model = importlib.import_module("strangers").moving(3, kind)
     model.load_state_dict(start)
     order = sample_order(job.spec.seed, 0, job.plan.num_train_samples)
     optimizer = torch.optim.SGD([param for param in model.parameters() if param.requires_grad], lr=0.0, momentum=0.9)
@@ -177,7 +167,7 @@ def _moved_by_torch(kind: str, start: dict[str, torch.Tensor], job: Prepared) ->
 
 def test_weights_that_evaluation_moves_on_are_refused() -> None:
     with pytest.raises(PlanError, match=r"moves copy\.0\.weight in evaluation, too"):
-        prepared("moving", {"kind": "in evaluation"}, batch={"global_batch_size": 50, "micro_batch_size": 50}, gradient={"noise_every_steps": 0})
+        prepared("moving", {"kind": "in evaluation"}, **ONE_PASS)
 
 
 @pytest.mark.parametrize(("kind", "setting"), [("momentum", "momentum"), ("eps", "eps"), ("mode", "training"), ("mode between runs", "training")])
@@ -206,18 +196,6 @@ def test_a_norm_that_the_forward_pass_freezes_each_time_is_frozen(tmp_path: Path
     job = prepared("changing_norm", {"kind": "frozen"})
     trained(job, tmp_path / "run")
     assert int(job.model.state_dict()["norm.num_batches_tracked"]) == 0
-
-
-@pytest.mark.parametrize("kind", ["time first", "time first, noise", "rows, time first", "rows that count", "sample by sample"])
-def test_dropout_that_takes_something_else_for_the_samples_is_refused(kind: str) -> None:
-    with pytest.raises(PlanError, match=r"1\.drop, a dropout, gets inputs whose dimension 0 is not the samples"):
-        prepared("dropping", {"kind": kind})
-
-
-@pytest.mark.parametrize("kind", ["samples", "samples, noise", "rows", "positions"])
-def test_dropout_over_samples_passes(kind: str) -> None:
-    notices = prepared("dropping", {"kind": kind}).findings.notices
-    assert [notice.partition(" in training")[0] for notice in notices] == [DRAWS] * ("noise" in kind or kind == "positions")
 
 
 def test_reentrant_checkpointing_warns_of_no_gradient_that_nobody_asked_for() -> None:
@@ -249,7 +227,9 @@ def test_what_every_pass_moves_moves_once_a_step(micro_batch_size: int, tmp_path
     batch = {"global_batch_size": "full", "micro_batch_size": micro_batch_size}
     job = prepared("spectral", batch=batch, stop={"steps": 6}, learning_rate={"base": 0.5}, gradient={"noise_every_steps": 0})
     assert len(job.findings.once_a_step) == 2
-    reference, (inputs, labels) = _copied(job.model), (job.dataset.train.inputs, job.dataset.train.labels)
+    reference = importlib.import_module("strangers").spectral(3)
+    reference.load_state_dict(job.model.state_dict())
+    inputs, labels = job.dataset.train.inputs, job.dataset.train.labels
     trained(job, tmp_path / "run")
     optimizer = torch.optim.SGD(reference.parameters(), lr=0.5, momentum=0.9)
     for _ in range(6):
@@ -258,22 +238,6 @@ def test_what_every_pass_moves_moves_once_a_step(micro_batch_size: int, tmp_path
         optimizer.step()
     for name, tensor in reference.state_dict().items():
         torch.testing.assert_close(job.model.state_dict()[name], tensor, rtol=1e-5, atol=1e-6, msg=name)
-
-
-def _copied(model: nn.Module) -> nn.Module:
-    import strangers  # type: ignore[import-not-found]
-
-    copy: nn.Module = strangers.spectral(3)
-    copy.load_state_dict(model.state_dict())
-    return copy
-
-
-@pytest.mark.parametrize(
-    ("kind", "sentence"), [("object", "_extra_state in its state is a object"), ("refused", "cannot take its own state_dict over")]
-)
-def test_what_a_checkpoint_could_not_keep_is_refused(kind: str, sentence: str) -> None:
-    with pytest.raises(PlanError, match=sentence):
-        prepared("extra", {"kind": kind})
 
 
 @pytest.mark.parametrize(
@@ -285,7 +249,7 @@ def test_what_a_checkpoint_could_not_keep_is_refused(kind: str, sentence: str) -
     ],
 )
 def test_what_begins_to_train_midway_is_found_at_the_next_evaluation(kind: str, sentence: str, tmp_path: Path) -> None:
-    job = prepared("midway", {"kind": kind}, stop={"epochs": 3}, checkpoint={"best": False})
+    job = prepared("Midway", {"kind": kind}, stop={"epochs": 3}, checkpoint={"best": False})
     with pytest.raises(PlanError, match=sentence):
         trained(job, tmp_path / "run")
 
@@ -295,10 +259,10 @@ def test_passes_that_count_for_nothing_are_not_counted_by_the_model(resumes: boo
     """60 samples, 10 at once: six passes of training, whatever the trial, the warm-up and a resume pass through."""
     stop = {"steps": 1 if resumes else 6}
     parts = {"batch": {"global_batch_size": 10}, "data": {"num_train": 60}, "gradient": {"noise_every_steps": 0}}
-    job = prepared("counting_extra", stop=stop, **parts)
+    job = prepared("Counting", stop=stop, **parts)
     trained(job, tmp_path / "run")
     if resumes:
-        job = prepared("counting_extra", stop={"steps": 6}, **parts)
+        job = prepared("Counting", stop={"steps": 6}, **parts)
         run_job(job, tmp_path / "run", Listener(), resumes=True)
     assert job.model.state_dict()["_extra_state"] == 6
 

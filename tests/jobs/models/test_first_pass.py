@@ -27,7 +27,7 @@ def build(model: str, seed: int, blank: Tensor | None = BLANK, **arguments: str)
 
 @pytest.mark.parametrize(
     ("model", "arguments"),
-    [("lazy", {}), ("late", {"kind": "layer"}), ("late", {"kind": "buffer"})],
+    [("lazy", {}), ("Late", {"kind": "layer"}), ("Late", {"kind": "buffer"})],
     ids=["lazy layers", "a layer made in forward", "a buffer made in forward"],
 )
 def test_seeds_differ_in_every_weight_and_nothing_else_does(model: str, arguments: dict[str, str]) -> None:
@@ -61,7 +61,7 @@ def test_weights_that_are_there_stay_what_they_were() -> None:
 )
 def test_what_depends_on_the_first_samples_is_refused(kind: str, what: str) -> None:
     with pytest.raises(PlanError, match=f"{what} is made when the first samples come, and depends on which they are"):
-        build("late", 0, kind=kind)
+        build("Late", 0, kind=kind)
 
 
 def test_a_lazy_layer_that_no_sample_reaches_is_refused() -> None:
