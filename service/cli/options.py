@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 
@@ -18,6 +18,14 @@ OutputDir = Annotated[str, options.OUTPUT_DIR]
 Device = Annotated[str, options.DEVICE]
 RayAddress = Annotated[str | None, options.ADDRESS]
 Dashboard = Annotated[str, typer.Option("--address", help="The cluster's dashboard, such as http://127.0.0.1:8265.", envvar="RAY_API_SERVER_ADDRESS")]
+
+
+class Machines(NamedTuple):
+    """Where data lies, and on what runs are trained."""
+
+    data_dir: Path
+    device: str
+    address: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

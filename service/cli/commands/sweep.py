@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from largebatch.service.cli.options import AsJson, DataDir, Device, RayAddress
+from largebatch.service.cli.options import AsJson, DataDir, Device, Machines, RayAddress
 from largebatch.service.cli.typer_parameters import spread
 
 app = typer.Typer()
@@ -29,7 +29,7 @@ def sweep(
     """
     from largebatch.service.cli.run import sweep as run
 
-    machines = run.Machines(data_dir, device, address)
+    machines = Machines(data_dir, device, address)
     if dry_run:
         run.print_plan(sweep, resume, data_dir, output_dir, as_json)
     else:

@@ -12,6 +12,7 @@ from rich.console import Console
 from largebatch.jobs.errors import FaultError, InputError, SpecError
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.streams import print_answer
+from largebatch.service.cli.options import Machines
 from largebatch.service.cli.sweep_view import SweepView
 from largebatch.service.cli.tables import output, print_rows
 from largebatch.service.present.sweep_plan import plan_facts
@@ -22,14 +23,6 @@ from largebatch.tuning.sweep.ledger import BASE, SWEEP, Ledger
 from largebatch.tuning.sweep.space import base_spec, find_sweep, groups, read_sweep, refuse_impossible
 from largebatch.tuning.sweep.spec import SweepSpec
 from largebatch.tuning.sweep.sweep import SweepOptions, SweepProgress, num_train_samples, run_sweep
-
-
-class Machines(NamedTuple):
-    """Where data lies, and on what runs are trained."""
-
-    data_dir: Path
-    device: str
-    address: str | None = None
 
 
 class Sweep(NamedTuple):
@@ -77,7 +70,7 @@ def sweep(name: str | None, resume: Path | None, output_dir: Path, machines: Mac
     if resume is None:
         begin_sweep(folder, sweep.spec, sweep.base)
     try:
-        progress = carry_out(folder, sweep.spec, sweep.base, sweep.num_runs, *machines)
+        progress = run_with_view(folder, sweep.spec, sweep.base, sweep.num_runs, *machines)
     except InputError:
         if resume is None and not list(folder.glob("*/records.jsonl")):  # the machines cannot do it: as if nothing had been asked
             shutil.rmtree(folder, ignore_errors=True)
@@ -98,7 +91,7 @@ def sweep(name: str | None, resume: Path | None, output_dir: Path, machines: Mac
     raise typer.Exit(4 if progress.num_left else 0)
 
 
-def carry_out(folder: Path, spec: SweepSpec, base: TrainSpec, num_runs: int, data_dir: Path, device: str, address: str | None) -> SweepProgress:
+def run_with_view(folder: Path, spec: SweepSpec, base: TrainSpec, num_runs: int, data_dir: Path, device: str, address: str | None) -> SweepProgress:
     """Run what is left, and show it."""
     console = Console(stderr=True)
     console.print(f"Sweep: {folder}, {num_runs} runs", highlight=False, soft_wrap=True)

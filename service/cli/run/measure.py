@@ -1,0 +1,147 @@
+"""What largebatch profile and largebatch sharpness do."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+
+from largebatch.jobs.device import choose_device, device_name
+from largebatch.jobs.errors import InputError
+from largebatch.jobs.job import prepare
+from largebatch.jobs.run.run_folder import refuse_unwritable, write_text
+from largebatch.jobs.spec.read import read_spec
+from largebatch.jobs.streams import print_answer
+from largebatch.service.cli.checks import refuse_unless_positive, refuse_unwritable_file, whole_numbers
+from largebatch.service.cli.options import Machines
+from largebatch.service.cli.tables import GAP, output, plain_table, print_rows
+from largebatch.tuning.measure.lines import refuse_unlike
+from largebatch.tuning.measure.profile import profile as measure_profile
+from largebatch.tuning.measure.sharpness import sharpness_rows, slope_in_words
+from largebatch.tuning.measure.solution import load_solution
+from largebatch.tuning.report.attempts import Attempts
+from largebatch.tuning.report.measured_figures import line_chart, line_conditions, profile_charts
+from largebatch.tuning.report.picture_pen import write_pngs
+from largebatch.tuning.results.analysis.step_time import Profile, profile_in_words
+from largebatch.tuning.study.solutions import lines_between, sharpness_of
+
+
+class Timing(NamedTuple):
+    """Which batch sizes are timed, and how long each."""
+
+    batch_sizes: str | None
+    seconds: float
+
+
+class ProfileFiles(NamedTuple):
+    """Where a profile is kept, and the folder of its figures."""
+
+    document: Path | None
+    figures: Path | None
+
+
+def profile(recipe: str, overrides: tuple[str, ...], machines: Machines, timing: Timing, files: ProfileFiles, as_json: bool) -> None:
+    """Time a recipe's steps on this machine, keep the profile and print it."""
+    sizes = whole_numbers("--batch-sizes", timing.batch_sizes) if timing.batch_sizes else None
+    refuse_unless_positive("--seconds", timing.seconds)
+    refuse_unwritable_file("--output", files.document)
+    if files.figures is not None:
+        refuse_unwritable(files.figures, "--figure")
+    spec, device = read_spec(recipe, overrides), choose_device(machines.device)
+    with Console(stderr=True).status("") as status:
+        profile = measure_profile(
+            spec, lambda at_batch: prepare(at_batch, device, machines.data_dir), sizes, seconds_per_batch=timing.seconds,
+            on_point=lambda batch, done, of: status.update(f"{done}/{of} batch {batch:,}"),
+        )  # fmt: skip
+    if files.document is not None:
+        write_text(files.document, profile.model_dump_json(indent=2) + "\n")
+    if files.figures is not None:
+        write_pngs(profile_charts(profile), files.figures)
+    if as_json:
+        print_answer(profile.model_dump_json())
+    else:
+        _print_profile(profile, is_on_cpu=device.type != "cuda")
+
+
+def _print_profile(profile: Profile, is_on_cpu: bool) -> None:
+    memory = "process memory so far" if is_on_cpu else "peak memory"
+    table = plain_table("batch", "micro-batch", "ms per step", "s per epoch", "samples/s", memory, numbers=True)
+    for point in profile.points:
+        table.add_row(
+            f"{point.global_batch_size:,}", f"{point.micro_batch_size:,}", f"{point.seconds_per_step * 1000:,.3g}", f"{point.seconds_per_epoch:,.3g}",
+            f"{point.samples_per_second:,.0f}", f"{point.peak_memory_bytes / 2**20:,.0f} MiB",
+        )  # fmt: skip
+    output().print(table)
+    print(profile_in_words(profile))
+    if is_on_cpu:
+        print("Memory on a CPU is the most that this process has held so far, from batch to batch: it never falls.")
+    for size, why in profile.left_out.items():
+        print(f"Batch {size:,} was left out: {why}")
+
+
+class Sampling(NamedTuple):
+    """How closely the loss is looked at around solutions and between them."""
+
+    num_samples: int
+    dimensions: int
+    points: int
+
+
+def sharpness(run_dirs: list[Path], machines: Machines, sampling: Sampling, figure: Path | None, as_json: bool) -> None:
+    """Measure the minima of one run or two, and print how sharp they are. Raises: InputError where nothing could be measured."""
+    if figure is not None:
+        refuse_unwritable(figure, "--figure")
+    device = choose_device(machines.device)
+    solutions = [load_solution(run_dir, device, machines.data_dir, sampling.num_samples) for run_dir in run_dirs]
+    has_lines = len(solutions) == 2
+    if has_lines:
+        refuse_unlike(*solutions)
+    setting, seeds = f"{solutions[0].setting}, {device_name(device)}", [solution.job.spec.seed for solution in solutions]
+    caption = line_conditions(setting, seeds, solutions[0].num_samples)
+    attempts, entries = Attempts(), list[dict[str, Any]]()
+    with Console(stderr=True).status("") as status:
+        for solution in solutions:
+            measured = sharpness_of(solution, solution.name, sampling.dimensions, attempts, status.update)
+            entries.append({"run": solution.name, "num_samples": solution.num_samples, **measured})
+        lines = lines_between(solutions, sampling.points, attempts, status.update) if has_lines else {}
+    if figure is not None:
+        names = solutions[0].name, solutions[-1].name
+        write_pngs([line_chart(name, points, *names, caption) for name, points in lines.items()], figure)
+    if attempts.failed and not any(entry["sharpness"] or entry["top_eigenvalue"] is not None for entry in entries):
+        raise InputError("", attempts.failed[0].why)
+    for failure in attempts.failed:
+        print(failure.in_words, file=sys.stderr)
+    answer: dict[str, Any] = {
+        "solutions": entries,
+        "lines": {name: [point._asdict() for point in points] for name, points in lines.items()},
+        "failed": [failure._asdict() for failure in attempts.failed],
+    }
+    if as_json:
+        print_answer(json.dumps(answer))
+    else:
+        _print_sharpness(answer, caption)
+
+
+def _print_sharpness(answer: dict[str, Any], caption: str) -> None:
+    """A table with a column for each solution, what must be said of its values, and the lines' points."""
+    entries = answer["solutions"]
+    table = Table(box=None, padding=(0, GAP, 0, 0))
+    table.add_column("")
+    for entry in entries:
+        table.add_column(entry["run"], justify="right")
+    for what, values in sharpness_rows(entries):
+        table.add_row(what, *(f"{value:.4g}" for value in values))
+    unsettled = "not measured" if any("eigenvalue" in failure["what"] for failure in answer["failed"]) else "did not settle"
+    eigenvalues = [entry["top_eigenvalue"] for entry in entries]
+    table.add_row("top Hessian eigenvalue", *(unsettled if value is None else f"{value:.4g}" for value in eigenvalues))
+    output().print(table)
+    for entry in entries:
+        for sentence in slope_in_words(entry["run"], entry["sharpness"]):
+            print(sentence)
+    for name, points in answer["lines"].items():
+        print(f"\nAlong the {name} line, from {entries[0]['run']} (at 0) to {entries[1]['run']} (at 1):")
+        print_rows([{what.replace("_", " "): f"{value:.4g}" for what, value in point.items()} for point in points])
+    if answer["lines"]:
+        print(caption)
