@@ -1,4 +1,4 @@
-"""Augmentation of a batch of images that is on the device already, still as uint8.
+"""Augments a batch of images that is on the device already, still as uint8.
 
 Letters: N samples, C channels, H rows, W columns.
 """
@@ -11,7 +11,7 @@ from largebatch.jobs.spec.train_spec import AugmentSpec
 
 
 def augments(spec: AugmentSpec) -> bool:
-    """Whether there is anything for `augment` to do."""
+    """Whether `augment` would change anything."""
     return spec.horizontal_flip != "none" or spec.translate > 0 or spec.cutout > 0
 
 

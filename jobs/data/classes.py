@@ -1,4 +1,4 @@
-"""How many classes a person's training set has: as it says itself, or as its labels show."""
+"""Finds the number of classes of a person's training set: as the set says itself, or as its labels show."""
 
 import operator
 from typing import Any
@@ -10,7 +10,7 @@ from largebatch.jobs.errors import DataError
 
 
 def num_classes_of(part: Any, field: str) -> int | None:
-    """What a set, or the set that it is taken from, says of its classes; None where nothing is said.
+    """The number of classes that a set, or the set that it is taken from, tells; None where neither does.
 
     torch's own TensorDataset needs to say nothing: its highest label does.
     Raises: DataError for a num_classes or classes of another kind.

@@ -1,4 +1,4 @@
-"""What the engine knows of a data set: two ways to hold samples, one way to describe them."""
+"""Describes a data set to the engine; its samples are held as tensors or read one by one."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -50,9 +50,9 @@ class Dataset:
     std: tuple[float, ...] = ()
 
     input_dtype: torch.dtype = torch.float32
-    """What the model gets; uint8 images are normalised to float32 first."""
+    """Type of the inputs that the model gets; uint8 images are normalised to float32 first."""
     notices: tuple[str, ...] = ()
-    """What a person should know of the data before they are trained on, one sentence each."""
+    """Sentences that a person should read before the data are trained on."""
 
     examples: Tensor | None = None
     """A few real samples, as the model gets them, for trying a person's own model: it may refuse zeros, or divide by them."""
@@ -76,24 +76,24 @@ class Dataset:
 
     @property
     def sample_dtype(self) -> torch.dtype:
-        """What the samples are before they are made ready for the model."""
+        """Type of the samples before they are made ready for the model."""
         return torch.uint8 if self.normalises else self.input_dtype
 
     def kind_of(self, part: Any) -> str:
-        """What a part of this data set is called in a sentence."""
+        """The name of a part of this data set in a sentence."""
         return "training" if part is self.train else "test"
 
 
 def refuse_bad_labels(
-    labels: Tensor, num_classes: int, where: str, hint: str = "The file is damaged or of another data set; fetch it again.", kind: str = ""
+    labels: Tensor, num_classes: int, field: str, hint: str = "The file is damaged or of another data set; fetch it again.", kind: str = ""
 ) -> None:
     """Raise DataError for a label that is no class, naming the first."""
-    wrong = (labels < 0) | (labels >= num_classes)
-    if bool(wrong.any()):
-        index = int(torch.nonzero(wrong)[0])
+    is_wrong = (labels < 0) | (labels >= num_classes)
+    if bool(is_wrong.any()):
+        index = int(torch.nonzero(is_wrong)[0])
         raise DataError(
-            where,
+            field,
             f"label {int(labels[index])} of {f'{kind} sample' if kind else 'sample'} {index} is not in 0 ... {num_classes - 1}"
-            f" ({int(wrong.sum())} of {len(labels)} labels are out of range).",
+            f" ({int(is_wrong.sum())} of {len(labels)} labels are out of range).",
             hint,
         )

@@ -27,7 +27,7 @@ from largebatch.jobs.run.run_folder import DATA, write_text
 HELD_POSITIONS, READ_POSITIONS = 64, 8
 """Samples that are looked at one by one: of a part held in memory, and of one that is read sample by sample."""
 MOST_NUMBERS = 2**20
-"""Of those samples together: large samples are looked at in fewer positions."""
+"""Numbers in those samples together: large samples are looked at in fewer positions."""
 MOST_HELD_NUMBERS = 2**22
 """Numbers of a part held in memory up to which all are looked at: about 10 ms."""
 
@@ -63,9 +63,9 @@ class PartFingerprint(Fingerprint):
     num_samples: int
     samples: tuple[SampleFingerprint, ...]
     labels_digest: str | None = None
-    """Of all labels; None for a part that is read sample by sample."""
+    """Digest of all labels; None for a part that is read sample by sample."""
     sketch: Sketch | None = None
-    """Of all inputs, each sample weighted by its place; None where there are too many."""
+    """Sketch of all inputs, each sample weighted by its index; None where there are too many."""
 
 
 class DatasetFingerprint(Fingerprint):
@@ -161,7 +161,7 @@ def write_fingerprint(run_dir: Path, taken: DatasetFingerprint) -> None:
 
 
 def read_fingerprint(run_dir: Path) -> DatasetFingerprint | None:
-    """What the run's processes had; None for a run of an earlier version."""
+    """The fingerprint that a run's folder keeps; None for a run of an earlier version."""
     try:
         return DatasetFingerprint.model_validate_json((run_dir / DATA).read_bytes())
     except (OSError, ValueError):

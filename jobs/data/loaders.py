@@ -28,7 +28,7 @@ class LoaderBatches:
 
     Args:
         stream: what will be read from the beginning of an epoch on, as slices in order, without end.
-        patience: what a wait for samples asks and tells.
+        patience: whether a wait for samples should stop, and whom it notifies.
     """
 
     def __init__(

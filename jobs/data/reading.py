@@ -1,4 +1,4 @@
-"""Processes that read samples ahead of need: torch's DataLoader, with an end to every wait.
+"""Reads samples ahead of need in processes of their own: torch's DataLoader, with an end to every wait.
 
 A process that is killed, a chunk that finds no room in shared memory, a sample that never comes: each is one sentence.
 Processes that live and are merely slow are waited for.
@@ -32,14 +32,14 @@ GO_ON = "The last checkpoint is whole: resume the run"
 
 
 class Patience(NamedTuple):
-    """What a wait for samples asks and tells."""
+    """Whether a wait for samples should stop, and whom it notifies."""
 
     should_stop: Callable[[], bool] = lambda: False
     notify: Callable[[str], None] = lambda text: None
 
 
 NO_ASKING = Patience()
-"""Of waits that nobody may end but by an exception."""
+"""The patience of waits that nobody may end but by an exception."""
 
 
 def read_ahead(
@@ -65,7 +65,7 @@ def read_ahead(
 
 
 class ReadingProcesses(Iterator[Any]):
-    """What a loader's processes read, chunk by chunk, until nothing refers to this any more.
+    """Iterates over the chunks that a loader's processes read, until nothing refers to this any more.
 
     Args: loader: with processes, and a time-out.
     Raises: FaultError if they cannot be started.
@@ -120,8 +120,8 @@ class ReadingProcesses(Iterator[Any]):
     def _given_up(self, waited_s: float) -> FaultError:
         for process in self._processes:  # they would not answer a wish to end
             process.kill()
-        why = "though the processes that read live" if waited_s > GIVES_UP_AFTER_S else "and the run was asked to stop"
-        return FaultError(FIELD, f"no sample has come for {waited_s:.0f} s, {why}.", f"{GO_ON}, with dataset.num_workers=0 if reading hangs.")
+        reason = "though the processes that read live" if waited_s > GIVES_UP_AFTER_S else "and the run was asked to stop"
+        return FaultError(FIELD, f"no sample has come for {waited_s:.0f} s, {reason}.", f"{GO_ON}, with dataset.num_workers=0 if reading hangs.")
 
 
 def shared(chunk: tuple[Tensor, ...]) -> tuple[Tensor, ...] | FaultError:
@@ -150,7 +150,7 @@ def _signal_in_words(number: int) -> str:
 
 
 def shared_memory_in_words() -> str:
-    """How much there is."""
+    """The size of shared memory, in words."""
     try:
         facts = os.statvfs(SHARED_MEMORY)
     except OSError:

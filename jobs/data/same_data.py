@@ -28,7 +28,7 @@ class Difference(NamedTuple):
     """The first thing in which two data sets differ."""
 
     words: str
-    """With `{here}` and `{there}` where the two are named."""
+    """With `{first}` and `{second}` where the two are named."""
     part: str = ""
     kind: str = ""
     """`length`, `labels` or `inputs`."""
@@ -40,9 +40,9 @@ class Difference(NamedTuple):
         """Whether the model, or epochs, order and schedule, are counted in it: no run goes on with another."""
         return not self.kind or (self.kind, self.part) == ("length", "training")
 
-    def between(self, here: str, there: str) -> str:
-        """In a sentence's words. Args: what the two data sets are called."""
-        return self.words.format(here=here, there=there)
+    def between(self, first: str, second: str) -> str:
+        """The difference in words. Args: first, second: what the two data sets are called."""
+        return self.words.format(first=first, second=second)
 
 
 def refuse_other_workers_data(dataset: Dataset, taken: DatasetFingerprint, first: DatasetFingerprint, rank: int) -> None:
@@ -90,7 +90,7 @@ def difference(taken: DatasetFingerprint, other: DatasetFingerprint, leave_out: 
     Args: leave_out: kinds and parts, such as ("inputs", "training"), that are not looked at.
     """
     if taken.num_classes != other.num_classes:
-        return Difference(f"{taken.num_classes} classes {{here}}, {other.num_classes} {{there}}")
+        return Difference(f"{taken.num_classes} classes {{first}}, {other.num_classes} {{second}}")
     for kind, differs in (("length", _length_difference), ("labels", _label_difference), ("inputs", _input_difference)):
         for (name, part), (_, other_part) in zip(taken.parts, other.parts, strict=True):
             first = None if (kind, name) in leave_out else differs(name, part, other_part)
@@ -122,28 +122,28 @@ def _varies(part: Any, dataset: Dataset, index: int, kind: str) -> bool:
 def _length_difference(name: str, part: PartFingerprint, other: PartFingerprint) -> Difference | None:
     if part.num_samples == other.num_samples:
         return None
-    return Difference(f"{part.num_samples:,} {name} samples {{here}}, {other.num_samples:,} {{there}}", name, "length")
+    return Difference(f"{part.num_samples:,} {name} samples {{first}}, {other.num_samples:,} {{second}}", name, "length")
 
 
 def _label_difference(name: str, part: PartFingerprint, other: PartFingerprint) -> Difference | None:
     for sample, twin in _twins(part, other):
         if sample.label != twin.label:
-            words = f"the label of {name} sample {sample.index} is {sample.label} {{here}}, {twin.label} {{there}}"
+            words = f"the label of {name} sample {sample.index} is {sample.label} {{first}}, {twin.label} {{second}}"
             return Difference(words, name, "labels", sample.index)
     if part.labels_digest and other.labels_digest and part.labels_digest != other.labels_digest:
-        return Difference(f"some labels of the {name} samples are others {{here}} than {{there}}", name, "labels")
+        return Difference(f"some labels of the {name} samples are others {{first}} than {{second}}", name, "labels")
     return None
 
 
 def _input_difference(name: str, part: PartFingerprint, other: PartFingerprint) -> Difference | None:
     for sample, twin in _twins(part, other):
         if (sample.shape, sample.dtype) != (twin.shape, twin.dtype):
-            form, twins = (f"{side.shape} {side.dtype}" for side in (sample, twin))
-            return Difference(f"{name} sample {sample.index} is {form} {{here}}, {twins} {{there}}", name, "inputs", sample.index)
+            form, twin_form = (f"{side.shape} {side.dtype}" for side in (sample, twin))
+            return Difference(f"{name} sample {sample.index} is {form} {{first}}, {twin_form} {{second}}", name, "inputs", sample.index)
         if _inputs_differ(sample, twin):
-            return Difference(f"{name} sample {sample.index} is another {{here}} than {{there}}", name, "inputs", sample.index)
+            return Difference(f"{name} sample {sample.index} is another {{first}} than {{second}}", name, "inputs", sample.index)
     if part.sketch is not None and other.sketch is not None and _far_apart(part.sketch, other.sketch):
-        return Difference(f"some {name} samples are others {{here}} than {{there}}", name, "inputs")
+        return Difference(f"some {name} samples are others {{first}} than {{second}}", name, "inputs")
     return None
 
 

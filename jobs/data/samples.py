@@ -1,4 +1,4 @@
-"""Reading one sample of a data set by its number: an input tensor like all others, and the number of a class."""
+"""Reads one sample of a data set by its number: an input tensor like all others, and the number of a class."""
 
 import operator
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from largebatch.jobs.errors import DataError, LargebatchError
 
 
 class SampleForm(NamedTuple):
-    """What all samples of a data set have in common."""
+    """The shape, type and number of classes that all samples of a data set have in common."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -56,12 +56,12 @@ def _in_words(sample: Any) -> str:
     return f"a {type(sample).__name__}{inner}"
 
 
-def refuse_unusual_tensor(inputs: Tensor, field: str, what: str) -> None:
+def refuse_unusual_tensor(inputs: Tensor, field: str, name: str) -> None:
     """Raise DataError for inputs that training would not take as they are."""
     if inputs.requires_grad:
-        raise DataError(field, f"{what} requires a gradient, and inputs are not trained.", "Give .detach() of it, or make it under torch.no_grad().")
+        raise DataError(field, f"{name} requires a gradient, and inputs are not trained.", "Give .detach() of it, or make it under torch.no_grad().")
     if inputs.layout != torch.strided:
-        raise DataError(field, f"{what} is sparse ({str(inputs.layout).removeprefix('torch.')}).", "Give .to_dense() of it.")
+        raise DataError(field, f"{name} is sparse ({str(inputs.layout).removeprefix('torch.')}).", "Give .to_dense() of it.")
 
 
 def class_number(label: Any, field: str, name: str) -> int:

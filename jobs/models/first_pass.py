@@ -82,7 +82,7 @@ def _first_pass(model: nn.Module, blank: Tensor, seed: int) -> _Made:
 
 
 def _remembered(model: nn.Module) -> list[tuple[str, str, Any]]:
-    """What modules keep in attributes of their own; of tensors which they are."""
+    """The attributes in which modules keep something; of tensors their identity."""
     return [
         (prefix, name, id(value) if isinstance(value, Tensor) else value)
         for prefix, module in model.named_modules()

@@ -13,7 +13,7 @@ from largebatch.jobs.entry_points import ANYTHING
 
 
 def is_uninitialised(tensor: Tensor) -> bool:
-    """Whether a lazy layer has yet to give it a shape."""
+    """Whether a tensor is one of a lazy layer that has yet to give it a shape."""
     return isinstance(tensor, (UninitializedParameter, UninitializedBuffer))
 
 

@@ -1,4 +1,4 @@
-"""What the parameters of a person's own model may be: real numbers, each in memory of its own, with a gradient for each.
+"""Refuses parameters that cannot be trained exactly: all must be real numbers, each in memory of its own.
 
 Slices, transposed tensors and views of one storage are fine as long as no two parameters hold the same number.
 """

@@ -1,4 +1,4 @@
-"""Dropout whose mask belongs to the sample, whatever the micro-batch, the number of ranks or a repeated step.
+"""Replaces dropout by one whose mask belongs to the sample, whatever the micro-batch, the number of ranks or a repeated step.
 
 What a sample drops follows from (seed, epoch, place in the epoch's order), which layer it is, how often that layer ran in
 this forward pass, and the position in the sample; nothing else is drawn from. The engine says before every
@@ -21,7 +21,7 @@ LEADING: dict[tuple[str, str], int | None] = {
     ("torch.nn.modules.dropout", "Dropout3d"): 2,
     ("torchvision.ops.stochastic_depth", "StochasticDepth"): 1,
 }
-"""What is replaced, by name so that torchvision need not be there: how many leading dimensions have a decision of their own
+"""The modules that are replaced, by name so that torchvision need not be there: how many leading dimensions have a decision of their own
 (None: all; 2: whole channels; 1: whole samples)."""
 RESOLUTION = 2**16
 """Decisions are made by 16 bits each, four to a random word: p is held to the nearest 2^-16."""
@@ -60,14 +60,14 @@ class SampleDropout(nn.Module):
             return inputs
         states = self._states
         if states is None or inputs.ndim == 0 or inputs.shape[0] % states.shape[0]:
-            theirs: Tensor = self._theirs[0](inputs)
-            return theirs
+            outputs: Tensor = self._theirs[0](inputs)
+            return outputs
         scale = 1.0 / (1.0 - self.p) if self.p < 1.0 else 0.0
         kept = inputs.mul_(scale) if self.inplace else inputs * scale
         return kept.masked_fill_(self._drops(states, inputs.shape), 0.0)
 
     def _drops(self, states: Tensor, shape: torch.Size) -> Tensor:
-        """What is dropped: bool, of the leading dimensions of `shape`, 1 in the others."""
+        """The mask of what is dropped: bool, of the leading dimensions of `shape`, 1 in the others."""
         decided = shape if self._leading is None else shape[: self._leading]
         per_sample = math.prod(decided) // states.shape[0]
         words = streams(states, self._draw_key(), -(-per_sample // 4))
@@ -76,7 +76,7 @@ class SampleDropout(nn.Module):
         return drops.reshape(*decided, *(1 for _ in shape[len(decided) :]))
 
     def _draw_key(self) -> int:
-        """Of this layer and of how often it ran before in this forward pass.
+        """The key of this layer's draws in this run of it, one of several in a forward pass.
 
         What activation checkpointing runs again must draw what it drew. A number from torch's generator tells runs apart:
         checkpointing sets that generator back before it runs a part again. Compiled code, which keeps no count, has one key.
@@ -103,13 +103,13 @@ def _replaced(module: nn.Module, replacements: dict[nn.Module, SampleDropout]) -
             replacements[module] = SampleDropout(module, len(replacements), LEADING[kind])
         return replacements[module]
     for name, child in module._modules.items():  # a module under two names comes twice
-        if child is not None and (other := _replaced(child, replacements)) is not child:
-            setattr(module, name, other)
+        if child is not None and (replacement := _replaced(child, replacements)) is not child:
+            setattr(module, name, replacement)
     return module
 
 
 def sample_dropouts(model: nn.Module) -> list[SampleDropout]:
-    """Those in a model, in its order."""
+    """The sample dropouts of a model, in its order."""
     return [module for module in model.modules() if isinstance(module, SampleDropout)]
 
 

@@ -1,4 +1,4 @@
-"""A pass through a model for which no gradient is kept, in any model that recomputes parts in the backward pass."""
+"""Lets a model run without gradients, also a model that recomputes parts in the backward pass."""
 
 import warnings
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import torch
 
 @contextmanager
 def without_gradient() -> Iterator[None]:
-    """No gradients, and no warning of torch's reentrant checkpointing that there will be none: nobody asked for them."""
+    """Context without gradients, and without the warning of torch's reentrant checkpointing that there will be none: nobody asked for them."""
     with torch.no_grad(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="None of the inputs have requires_grad=True")
         yield

@@ -1,4 +1,4 @@
-"""Image folders in ImageNet's layout, through torchvision's v2 transforms."""
+"""Reads image folders in ImageNet's layout, through torchvision's v2 transforms."""
 
 import os
 from pathlib import Path
@@ -24,7 +24,7 @@ class Listing(NamedTuple):
     classes: list[str]
     samples: list[tuple[str, int]]
     left_out: list[str]
-    """What lies there and is no picture of a class: hidden, or named otherwise."""
+    """Paths that are no picture of a class: hidden, or named otherwise."""
 
 
 class FolderPart:
@@ -51,15 +51,15 @@ def load_image_folder(root: Path, image_size: int, augment: AugmentSpec) -> Data
     from torchvision.transforms import v2
 
     finish = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
-    whole = [v2.Resize(round(image_size * 256 / 224), antialias=True), v2.CenterCrop(image_size)]
-    part = [v2.RandomResizedCrop(image_size, antialias=True)] if augment.resized_crop else whole
+    centre = [v2.Resize(round(image_size * 256 / 224), antialias=True), v2.CenterCrop(image_size)]
+    crop = [v2.RandomResizedCrop(image_size, antialias=True)] if augment.resized_crop else centre
     flip = [v2.RandomHorizontalFlip()] if augment.horizontal_flip == "random" else []
     listings = [list_images(root / name) for name in ("train", "val")]
     if listings[0].classes != listings[1].classes:
         differing = sorted(set(listings[0].classes) ^ set(listings[1].classes))
         raise DataError("--data-dir", f"{root}: train and val hold different classes, {differing[0]!r} for one.", "Give both the same folders.")
-    train = FolderPart(listings[0], v2.Compose([*part, *flip, *finish]))
-    test = FolderPart(listings[1], v2.Compose([*whole, *finish]))
+    train = FolderPart(listings[0], v2.Compose([*crop, *flip, *finish]))
+    test = FolderPart(listings[1], v2.Compose([*centre, *finish]))
     notices = tuple(
         _left_out_in_words(root / name, listing.left_out) for name, listing in zip(("train", "val"), listings, strict=True) if listing.left_out
     )
@@ -125,5 +125,5 @@ def _identity(folder: str) -> tuple[int, int]:
 
 def _left_out_in_words(part: Path, left_out: list[str]) -> str:
     count, first = len(left_out), os.path.relpath(left_out[0], part)
-    what = f"{first} is" if count == 1 else f"{count} files and folders, such as {first}, are"
-    return f"Data: {what} left out of {part}: hidden, outside of the classes' folders, or not named as an image."
+    subject = f"{first} is" if count == 1 else f"{count} files and folders, such as {first}, are"
+    return f"Data: {subject} left out of {part}: hidden, outside of the classes' folders, or not named as an image."

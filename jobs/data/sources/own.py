@@ -1,4 +1,4 @@
-"""A person's own data set: two parts by their entry point, each read as it says itself, or refused by name."""
+"""Loads a person's own data set, two parts by one entry point; what would be read wrongly is refused by name."""
 
 from dataclasses import replace
 from typing import Any
@@ -29,10 +29,11 @@ def load_own(spec: DatasetSpec) -> Dataset:
     train, test = (_held_whole(part, kind) if is_plain(part, TensorDataset) else part for part, kind in zip(parts, KINDS, strict=True))
     if len(train) == 0 or len(test) == 0:
         raise DataError(FIELD, f"returned {len(train)} training and {len(test)} test samples; both must have some.")
-    first, other = (_first_input(part, kind) for part, kind in zip((train, test), KINDS, strict=True))
+    by_kind = dict(zip(KINDS, (train, test), strict=True))
+    first, other = (_first_input(part, kind) for kind, part in by_kind.items())
     if (first.shape, first.dtype) != (other.shape, other.dtype):
-        both = " and ".join(f"{tuple(sample.shape)} {sample.dtype}" for sample in (first, other))
-        raise DataError(FIELD, f"training and test samples differ in shape or type: {both}.", "Prepare both the same way.")
+        forms = " and ".join(f"{tuple(sample.shape)} {sample.dtype}" for sample in (first, other))
+        raise DataError(FIELD, f"training and test samples differ in shape or type: {forms}.", "Prepare both the same way.")
     num_classes = num_classes_of(parts[0], FIELD)
     if num_classes is None:
         raise DataError(FIELD, "the number of classes is not known.", "Give the training set an attribute num_classes.")
@@ -45,10 +46,10 @@ def load_own(spec: DatasetSpec) -> Dataset:
                 "Reshape them, or convert them to float32.",
             )
         dataset = replace(dataset, input_dtype=torch.float32)
-    for part, kind in zip((train, test), KINDS, strict=True):
+    for kind, part in by_kind.items():
         _refuse_bad_ends(part, kind, dataset)
-    held = [(part, kind) for part, kind in zip((train, test), KINDS, strict=True) if isinstance(part, Images)]
-    return replace(dataset, notices=tuple(filter(None, (_non_finite_in_words(part.inputs, kind) for part, kind in held))))
+    notices = (_non_finite_in_words(part.inputs, kind) for kind, part in by_kind.items() if isinstance(part, Images))
+    return replace(dataset, notices=tuple(filter(None, notices)))
 
 
 def _two_parts(reference: str, returned: Any) -> tuple[Any, Any]:

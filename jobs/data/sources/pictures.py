@@ -1,4 +1,4 @@
-"""Reading a picture from its file as people see it: upright, in red, green and blue, nothing cut off."""
+"""Reads a picture from its file as people see it: upright, in red, green and blue, nothing cut off."""
 
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 SUFFIXES = (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-"""What the names of pictures end in, in small or capital letters."""
+"""Endings of the names of pictures, in small or capital letters."""
 BITS, WHITE_IS_ZERO = 258, (262, 0)
 """TIFF's tag of the bits in a number, and the tag and value of pictures whose zero is white."""
 GREY_16 = {"I;16", "I;16L", "I;16B", "I;16N"}

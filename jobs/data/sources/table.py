@@ -200,7 +200,7 @@ TORCHVISION_FILES: dict[str, tuple[str, ...]] = {
     "cifar10": tuple(f"cifar-10-batches-py/{name}" for name in (*(f"data_batch_{n}" for n in range(1, 6)), "test_batch", "batches.meta")),
     "cifar100": tuple(f"cifar-100-python/{name}" for name in ("train", "test", "meta")),
 }
-"""What torchvision's small data sets need in the data folder."""
+"""Files that torchvision's small data sets need in the data folder."""
 
 SOURCES: dict[str, Callable[..., Dataset]] = {
     "digits": digits,

@@ -36,20 +36,20 @@ def tolerance(spec: TrainSpec, model: nn.Module) -> float:
 
 def refuse_coupled_training(passes: Passes, samples: Samples, others: Samples, rounding: float) -> bool:
     """Raise PlanError if a sample's gradient depends on other samples; returns whether the model draws at random in training."""
-    whole = passes.training(samples)
+    reference = passes.training(samples)
     halves = [passes.training(half) for half in samples.halves()]
     parts = [first + second for first, second in zip(halves[0].gradient, halves[1].gradient, strict=True)]
-    apart = difference(whole.gradient, parts, *(half.gradient for half in halves))
+    apart = difference(reference.gradient, parts, *(half.gradient for half in halves))
     if apart <= rounding:
         return False
-    if difference([whole.logits], [passes.training(samples).logits]) > rounding / 100:
+    if difference([reference.logits], [passes.training(samples).logits]) > rounding / 100:
         raise PlanError(
             "model",
             "gives other logits when the same samples pass through once more with the same seed: it keeps something from pass to pass, or draws"
             " random numbers from elsewhere than torch.",
             "Keep nothing from pass to pass, and draw from torch's own generators.",
         )
-    is_random = difference([whole.logits], [passes.training(samples, seed=1).logits]) > rounding / 100
+    is_random = difference([reference.logits], [passes.training(samples, seed=1).logits]) > rounding / 100
     if (not is_random and apart > _certain(passes)) or _others_matter(lambda inputs: passes.training(inputs).logits, samples, others, rounding):
         raise _coupled("gradient in training depends", apart)
     return is_random
@@ -57,12 +57,12 @@ def refuse_coupled_training(passes: Passes, samples: Samples, others: Samples, r
 
 def refuse_coupled_evaluation(passes: Passes, samples: Samples, others: Samples, rounding: float) -> None:
     """Raise PlanError if a sample's logits in evaluation depend on other samples, or on chance."""
-    whole = passes.evaluation(samples.inputs)
+    reference = passes.evaluation(samples.inputs)
     parts = torch.cat([passes.evaluation(half.inputs, seed=1) for half in samples.halves()])
-    apart = difference([whole], [parts])
+    apart = difference([reference], [parts])
     if apart <= rounding:
         return
-    if difference([whole], [passes.evaluation(samples.inputs, seed=1)]) > rounding / 100:
+    if difference([reference], [passes.evaluation(samples.inputs, seed=1)]) > rounding / 100:
         raise PlanError(
             "model",
             "gives other logits when the same samples pass through once more in evaluation mode: it is random there, or keeps something from"
@@ -90,11 +90,11 @@ def _certain(passes: Passes) -> float:
 
 def _others_matter(logits: Callable[[Samples], Tensor], samples: Samples, others: Samples, rounding: float) -> bool:
     """Whether one half's logits change when others take the place of the other half."""
-    whole, middle = logits(samples), len(samples.labels) // 2
+    reference, middle = logits(samples), len(samples.labels) // 2
     for kept, rest in ((slice(middle), slice(middle, None)), (slice(middle, None), slice(middle))):
         inputs = samples.inputs.clone()
         inputs[rest] = others.inputs[rest]
-        if difference([whole[kept]], [logits(Samples(inputs, samples.labels))[kept]]) > rounding:
+        if difference([reference[kept]], [logits(Samples(inputs, samples.labels))[kept]]) > rounding:
             return True
     return False
 

@@ -34,11 +34,11 @@ def moved_by_forward(passes: Passes, samples: Samples) -> tuple[list[str], list[
 
 
 def _moved(passes: Passes, samples: Samples, mode: str) -> tuple[list[str], list[str]]:
-    whole = passes.moved_weights([samples], mode)
-    if not whole:
+    moves = passes.moved_weights([samples], mode)
+    if not moves:
         return [], []
-    split = passes.moved_weights(samples.halves() if len(samples.labels) > 1 else [samples, samples], mode)
-    return list(whole), [name for name, move in whole.items() if name not in split or _differ(move, split[name].after)]
+    split_moves = passes.moved_weights(samples.halves() if len(samples.labels) > 1 else [samples, samples], mode)
+    return list(moves), [name for name, move in moves.items() if name not in split_moves or _differ(move, split_moves[name].after)]
 
 
 def _differ(move: Move, other: Tensor) -> bool:

@@ -67,14 +67,14 @@ def refuse_mixed_groups(model: nn.Module, inputs: Tensor) -> None:
     try:
         _refuse_own_ways(model, norms, inputs)
         before = {number: _statistics(norm) for number, norm in norms.items()}
-        whole, halves = (_moved(model, norms, inputs, size) for size in (NUM_SAMPLES, SPAN))
-        differing = [run for run in whole if _differ(whole[run], halves.get(run, {}), before[run[0]] if run[1] == 0 else {})]
+        at_once, halves = (_moved(model, norms, inputs, size) for size in (NUM_SAMPLES, SPAN))
+        differing = [run for run in at_once if _differ(at_once[run], halves.get(run, {}), before[run[0]] if run[1] == 0 else {})]
         if not differing:
             return
         other = _moved(model, norms, inputs, NUM_SAMPLES, seed=1)
         for run in differing:
             # What is drawn at random depends on the split, as docs/spec.md says: there nothing can be told.
-            if not _differ(whole[run], other.get(run, {}), {}):
+            if not _differ(at_once[run], other.get(run, {}), {}):
                 raise refusal(norms[run[0]], "takes together rows of samples that do not belong together")
     finally:
         forward_pass.span = span

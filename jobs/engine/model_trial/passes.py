@@ -43,14 +43,14 @@ class Samples(NamedTuple):
 
 
 class TrainingPass(NamedTuple):
-    """What a forward and a backward pass gave."""
+    """The logits and the gradient of a forward and a backward pass."""
 
     logits: Tensor
     gradient: list[Tensor]
 
 
 class Move(NamedTuple):
-    """What a weight was before some forward passes, and what they made of it; in host memory."""
+    """The values of a weight before and after some forward passes, in host memory."""
 
     before: Tensor
     after: Tensor
@@ -179,7 +179,7 @@ class Passes:
         seed_draws(key("trial", seed), self._device)
 
     def _logits(self, inputs: Tensor, mode: str) -> Tensor:
-        """What the model gives. Raises: PlanError if it is not a logit for each sample and class."""
+        """The logits of a forward pass. Raises: PlanError if the output is not a logit for each sample and class."""
         self._forward_pass.begin(len(inputs))
         output: Any = self.model(inputs.clone())  # some models change their inputs
         shape = (len(inputs), self._num_classes)
@@ -236,7 +236,7 @@ def failure(error: BaseException, inputs: Tensor, mode: str) -> tuple[str, str]:
 
 
 def _remedy(message: str, inputs: Tensor) -> str:
-    """What to do about an error of torch's own, by its words."""
+    """The remedy for an error of torch's own, by its words."""
     if "does not require grad" in message:
         return "Its logits must depend on its weights with a gradient: without torch.no_grad() and .detach() on the way."
     if "backward through the graph a second time" in message or "modified by an inplace operation" in message:
@@ -247,7 +247,7 @@ def _remedy(message: str, inputs: Tensor) -> str:
 
 
 def in_words(inputs: Tensor) -> str:
-    """How many samples of which shape and type."""
+    """The number, shape and type of samples, in words."""
     return f"{len(inputs)} sample{'s' if len(inputs) > 1 else ''} of shape {tuple(inputs.shape[1:])}, {_dtype(inputs)},"
 
 

@@ -12,15 +12,15 @@ from largebatch.jobs.engine.model_trial.passes import Passes, Samples, TrainingP
 from largebatch.jobs.models.norms.ghost_batch_norm import GhostNorm, ghost_norms
 
 
-def read_in_training(passes: Passes, samples: Samples, whole: TrainingPass, rounding: float) -> list[str]:
+def read_in_training(passes: Passes, samples: Samples, reference: TrainingPass, rounding: float) -> list[str]:
     """The running statistics that make a difference to a pass in training, in words.
 
-    Args: whole: what a pass of the samples gave; rounding: how large a difference may be that is none.
+    Args: reference: the result of a pass of the samples; rounding: how large a difference may be that is none.
     """
 
     def are_read(norms: Sequence[GhostNorm]) -> bool:
         other = passes.training(samples, change=lambda: _shift(norms))
-        return difference([whole.logits, *whole.gradient], [other.logits, *other.gradient]) > rounding
+        return difference([reference.logits, *reference.gradient], [other.logits, *other.gradient]) > rounding
 
     norms = [norm for norm in ghost_norms(passes.model) if norm.moves_statistics]
     if not norms or not are_read(norms):

@@ -43,7 +43,7 @@ DRAWS = (
 
 @dataclass(frozen=True)
 class Findings:
-    """What a run must know of a model that can be trained in some way."""
+    """The facts of a model, and the notices for the person, that decide how it can be trained."""
 
     once_a_step: list[str] = field(default_factory=list)
     """Buffers that each pass in training moves, whichever its samples: a step's passes must begin from the same."""
@@ -52,9 +52,9 @@ class Findings:
     by_forward: list[str] = field(default_factory=list)
     """Parameters that the forward pass itself changes: workers would come to have different ones."""
     by_passes: list[str] = field(default_factory=list)
-    """Those among them that several passes change otherwise than one: a step must be one pass."""
+    """Parameters among them that several passes change otherwise than one: a step must be one pass."""
     notices: list[str] = field(default_factory=list)
-    """For the person."""
+    """Sentences for the person."""
 
 
 class Trial(NamedTuple):
@@ -63,7 +63,7 @@ class Trial(NamedTuple):
     passes: Passes
     train: Samples
     others: Samples
-    """To take the places of some of them."""
+    """Samples that take the places of some of them."""
     test: Samples
     num_test_samples: int
     findings: Findings
@@ -81,10 +81,10 @@ def try_out(spec: TrainSpec, model: nn.Module, dataset: Dataset, device: torch.d
     trial = Trial(Passes(spec, model, dataset.num_classes), train, others, test, len(dataset.test), Findings())
     with _tried(trial):
         before = _buffers(model)
-        whole = trial.passes.training(train)
+        reference = trial.passes.training(train)
         _sort_buffers(trial, before, model)
         trial.passes.evaluation(test.inputs)
-        trial.findings.by_samples.extend(read_in_training(trial.passes, train, whole, tolerance(spec, model)))
+        trial.findings.by_samples.extend(read_in_training(trial.passes, train, reference, tolerance(spec, model)))
         moved, by_passes = moved_by_forward(trial.passes, train)
         trial.findings.by_forward.extend(moved)
         trial.findings.by_passes.extend(by_passes)
@@ -215,7 +215,7 @@ def _sort_buffers(trial: Trial, before: dict[str, Tensor], model: nn.Module) -> 
 
 
 def _buffers(model: nn.Module) -> dict[str, Tensor]:
-    """All but the running statistics of torch's norms, which have rules of their own."""
+    """Copies of all buffers but the running statistics of torch's norms, which have rules of their own."""
     return {
         f"{prefix}.{name}" if prefix else name: buffer.clone()
         for prefix, module in model.named_modules()

@@ -1,4 +1,4 @@
-"""The forward pass that a model's norms are in: what the engine says of it before, and what they did in it.
+"""Tells a model's norms which forward pass they are in, and counts what they did in it.
 
 A norm sees rows, and neither how many samples these are of, nor whether they went through it before, nor whether it runs in
 the forward pass or again in the backward pass, for activation checkpointing. Only the engine knows.
@@ -11,7 +11,7 @@ Run = tuple[int, int]
 
 
 class ForwardPass:
-    """What the norms of one model share; the engine calls `begin` and `end` around every forward pass that trains.
+    """The forward pass that the norms of one model share; the engine calls `begin` and `end` around every forward pass that trains.
 
     Args: span: samples that share statistics; None: no norm of the model may take any of its inputs.
     """
@@ -25,7 +25,7 @@ class ForwardPass:
         self.runs: dict[Run, int] = {}
         """Groups by which each run of this pass moved running statistics. Compiled code finds this empty at every begin."""
         self.moves: dict[Run, int] = {}
-        """The same, summed over the passes of this step."""
+        """Groups by which each run moved running statistics, summed over the passes of this step."""
         self.apart: dict[Run, dict[str, Tensor]] = {}
         """The statistics of a norm's second and later runs in this step's passes; those of the first are the norm's own."""
 

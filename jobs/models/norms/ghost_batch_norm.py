@@ -28,18 +28,18 @@ STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 class Ghost(NamedTuple):
-    """What a ghost norm knows beside what its class knows."""
+    """The forward pass and the name of a ghost norm, which its own class does not know."""
 
     forward_pass: ForwardPass
-    """Shared by the model's norms."""
+    """The forward pass that the model's norms share."""
     number: int
-    """Among them."""
+    """The norm's number among them."""
     name: str
-    """In the model."""
+    """The norm's name in the model."""
 
 
 class GhostNorm(nn.Module):
-    """What a norm becomes beside its own class: its forward takes `span` samples at a time.
+    """Base that a norm gets beside its own class: its forward takes `span` samples at a time.
 
     Dimension 0 of its inputs must be the samples, or the samples times something in their order (n * steps).
     """
@@ -60,7 +60,7 @@ class GhostNorm(nn.Module):
         """Normalises group by group; all at once where running statistics are used."""
         if not self.training and self.running_mean is not None:
             return self.own_forward(input, *args, **kwargs)
-        forward_pass, number, _ = self.ghost
+        forward_pass, number = self.ghost.forward_pass, self.ghost.number
         groups = self._ghost_groups(input)
         if len(groups) > 1 and (args or kwargs):
             raise refusal(self, "is called with more than its input, which cannot be cut into groups")
@@ -192,7 +192,7 @@ def ghost_norms(model: nn.Module) -> list[GhostNorm]:
 
 
 def forward_pass_of(model: nn.Module) -> ForwardPass:
-    """What a model's ghost norms share; something that nothing reads where there are none."""
+    """The forward pass that a model's ghost norms share; one that nothing reads where there are none."""
     return next((norm.ghost.forward_pass for norm in ghost_norms(model)), ForwardPass(None))
 
 

@@ -1,6 +1,6 @@
-"""What of a norm must stay the same while a model trains: a forward pass that changes it makes the result depend on how many there were.
+"""Refuses a forward pass that changes a norm's settings: the result would depend on how many passes there were.
 
-Nothing in a checkpoint holds it, so that a resume would not know either.
+Nothing in a checkpoint holds these settings, so that a resume would not know them either.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from largebatch.jobs.models.norms.ghost_batch_norm import GhostNorm
 
 
 class Settings(NamedTuple):
-    """Those of one norm."""
+    """The settings of one norm."""
 
     momentum: float | None
     eps: float
@@ -19,7 +19,7 @@ class Settings(NamedTuple):
 
 
 def settings_of(norm: GhostNorm) -> Settings:
-    """As they are now."""
+    """A norm's settings at this moment."""
     return Settings(norm.momentum, norm.eps, norm.training)
 
 
