@@ -81,21 +81,22 @@ class DatasetFingerprint(Fingerprint):
         return ("training", self.train), ("test", self.test)
 
 
-def fingerprint(dataset: Dataset) -> DatasetFingerprint:
+def fingerprint(dataset: Dataset, most_held_numbers: int = MOST_HELD_NUMBERS) -> DatasetFingerprint:
     """The fingerprint of the data that this process has. Raises: DataError for a sample that cannot be read."""
     with own_draws():
         train, test = (
-            _part_in_memory(part) if isinstance(part, Images) else _part_read_singly(part, dataset) for part in (dataset.train, dataset.test)
+            _part_in_memory(part, most_held_numbers) if isinstance(part, Images) else _part_read_singly(part, dataset)
+            for part in (dataset.train, dataset.test)
         )
     return DatasetFingerprint(num_classes=dataset.num_classes, train=train, test=test)
 
 
-def _part_in_memory(part: Images) -> PartFingerprint:
+def _part_in_memory(part: Images, most_numbers: int) -> PartFingerprint:
     sample_size = math.prod(part.inputs.shape[1:])
     chosen = _positions(len(part), max(min(HELD_POSITIONS, MOST_NUMBERS // max(sample_size, 1)), READ_POSITIONS))
     samples = _samples(chosen, part.inputs[chosen], part.labels[chosen].tolist())
     digest = hashlib.blake2b(part.labels.detach().cpu().contiguous().numpy().tobytes(), digest_size=16).hexdigest()
-    sketch = _sketch_of_all(part.inputs) if sample_size * len(part) <= MOST_HELD_NUMBERS else None
+    sketch = _sketch_of_all(part.inputs) if sample_size * len(part) <= most_numbers else None
     return PartFingerprint(num_samples=len(part), samples=samples, labels_digest=digest, sketch=sketch)
 
 

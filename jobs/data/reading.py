@@ -19,10 +19,6 @@ from torch import Tensor
 
 from largebatch.jobs.errors import FaultError
 
-LOOK_EVERY_S = 1
-"""How often a wait looks whether the processes live, and whether the run was asked to stop."""
-SAYS_AFTER_S, LEAVES_AFTER_S, GIVES_UP_AFTER_S = 30.0, 10.0, 1800.0
-"""A wait without any sample: when a person is told, when one who asked to stop is no longer kept waiting, and when it is taken to last for ever."""
 DIES_WITHIN_S = 2.0
 """What a process sent last can fail to arrive shortly before the process is known to be dead."""
 SHARED_MEMORY = "/dev/shm"
@@ -32,10 +28,18 @@ GO_ON = "The last checkpoint is whole: resume the run"
 
 
 class Patience(NamedTuple):
-    """Whether a wait for samples should stop, and whom it notifies."""
+    """Whether a wait for samples should stop, whom it notifies, and how long it lasts."""
 
     should_stop: Callable[[], bool] = lambda: False
     notify: Callable[[str], None] = lambda text: None
+    look_every_s: float = 1.0
+    """How often a wait looks whether the processes live, and whether the run was asked to stop."""
+    says_after_s: float = 30.0
+    """A wait without any sample: when a person is told,"""
+    leaves_after_s: float = 10.0
+    """when one who asked to stop is no longer kept waiting,"""
+    gives_up_after_s: float = 1800.0
+    """and when the wait is taken to last for ever."""
 
 
 NO_ASKING = Patience()
@@ -59,7 +63,7 @@ def read_ahead(
         collate_fn=collate,
         worker_init_fn=_leave_the_terminal_to_the_trainer,
         pin_memory=is_pinned,
-        timeout=LOOK_EVERY_S if num_workers else 0,
+        timeout=patience.look_every_s if num_workers else 0,
     )
     return ReadingProcesses(loader, patience) if num_workers else iter(loader)
 
@@ -92,9 +96,11 @@ class ReadingProcesses(Iterator[Any]):
             except Exception as error:
                 fault = None if self._is_merely_late(error) else self._fault(error)
             waited_s = time.monotonic() - began_s
-            if fault is None and (waited_s > GIVES_UP_AFTER_S or (waited_s > LEAVES_AFTER_S and self._patience.should_stop())):
+            if fault is None and (
+                waited_s > self._patience.gives_up_after_s or (waited_s > self._patience.leaves_after_s and self._patience.should_stop())
+            ):
                 fault = self._given_up(waited_s)
-            if waited_s > SAYS_AFTER_S and not has_told:
+            if waited_s > self._patience.says_after_s and not has_told:
                 self._patience.notify(f"Waiting for samples: none has come for {waited_s:.0f} s; the processes that read live.")
                 has_told = True
         # Not from inside the `except`: an error that is remembered keeps the loader, and so its processes.
@@ -120,7 +126,7 @@ class ReadingProcesses(Iterator[Any]):
     def _given_up(self, waited_s: float) -> FaultError:
         for process in self._processes:  # they would not answer a wish to end
             process.kill()
-        reason = "though the processes that read live" if waited_s > GIVES_UP_AFTER_S else "and the run was asked to stop"
+        reason = "though the processes that read live" if waited_s > self._patience.gives_up_after_s else "and the run was asked to stop"
         return FaultError(FIELD, f"no sample has come for {waited_s:.0f} s, {reason}.", f"{GO_ON}, with dataset.num_workers=0 if reading hangs.")
 
 

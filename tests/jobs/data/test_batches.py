@@ -225,7 +225,7 @@ def dropout_plan(**batch: Any) -> Any:
 def test_a_reader_that_starts_in_the_middle_leaves_dropout_the_same() -> None:
     # Reading seeds and draws, too; after a resume it reads other samples ahead than a run that never stopped.
     plan = dropout_plan()
-    found = []
+    gradients: list[tuple[int, Tensor | None]] = []
     for first in (0, 20):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Dropout(0.5), nn.Linear(2, 3))
@@ -233,10 +233,10 @@ def test_a_reader_that_starts_in_the_middle_leaves_dropout_the_same() -> None:
         batches = loader(Listed(noisy=True))
         for start in range(first, 60, 20):
             accumulate(state, plan.spec, plan.step_at(Position(0, start)), batches)
-            found.append((start, model[1].weight.grad))
-    for start, gradient in found[3:]:
-        (whole,) = [one for place, one in found[:3] if place == start]
-        assert torch.equal(gradient, whole)
+            gradients.append((start, model[1].weight.grad))
+    uninterrupted = dict(gradients[:3])
+    for start, gradient in gradients[3:]:
+        assert torch.equal(gradient, uninterrupted[start])
 
 
 def test_the_reader_gives_a_changing_batch_the_plans_samples() -> None:

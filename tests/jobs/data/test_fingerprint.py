@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from largebatch.jobs.data import fingerprint as module
 from largebatch.jobs.data.dataset import Dataset, Images
 from largebatch.jobs.data.fingerprint import DatasetFingerprint, fingerprint
 from largebatch.jobs.data.same_data import confirmed_difference, difference
@@ -47,8 +46,8 @@ def changed(part: Images, **others: Tensor) -> Images:
     return Images(**{"inputs": part.inputs, "labels": part.labels, **others})
 
 
-def between(one: Dataset, other: Dataset) -> str | None:
-    first = difference(fingerprint(one), fingerprint(other))
+def between(first_set: Dataset, second_set: Dataset, **options: int) -> str | None:
+    first = difference(fingerprint(first_set, **options), fingerprint(second_set, **options))
     return None if first is None else first.between("here", "there")
 
 
@@ -86,9 +85,9 @@ def test_rounding_is_no_difference() -> None:
     """Sums over other numbers of threads differ in the last bits, and so do the inputs that they normalise."""
     part = samples(NUM_TRAIN, 1)
     mean, std = part.inputs.mean(), part.inputs.std()
-    one, other = (part.inputs - mean) / std, (part.inputs.double() - mean.double() * (1 + 2e-7)).float() / (std * (1 + 2e-7))
-    assert not torch.equal(one, other)
-    assert between(dataset(changed(part, inputs=one)), dataset(changed(part, inputs=other))) is None
+    inputs, rounded = (part.inputs - mean) / std, (part.inputs.double() - mean.double() * (1 + 2e-7)).float() / (std * (1 + 2e-7))
+    assert not torch.equal(inputs, rounded)
+    assert between(dataset(changed(part, inputs=inputs)), dataset(changed(part, inputs=rounded))) is None
 
 
 def test_an_unseeded_split_differs() -> None:
@@ -100,10 +99,10 @@ def test_an_unseeded_split_differs() -> None:
         return dataset(*parts)
 
     np.random.seed(1)
-    one, other = split(), split()
-    assert str(between(one, other)).startswith("the label of training sample ")
+    splits = split(), split()
+    assert str(between(*splits)).startswith("the label of training sample ")
     # Labels of one class tell nothing: the inputs do.
-    unlabelled = [dataset(*(changed(part, labels=torch.zeros_like(part.labels)) for part in (made.train, made.test))) for made in (one, other)]
+    unlabelled = [dataset(*(changed(part, labels=torch.zeros_like(part.labels)) for part in (made.train, made.test))) for made in splits]
     assert between(*unlabelled) == "training sample 0 is another here than there"
 
 
@@ -130,14 +129,14 @@ def test_any_single_sample_of_a_small_set_is_missed(index: int) -> None:
     assert "training sample" in str(between(dataset(part), dataset(changed(part, inputs=inputs))))
 
 
-def test_a_set_too_large_to_be_looked_at_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_HELD_NUMBERS", 100)
+def test_a_set_too_large_to_be_looked_at_whole() -> None:
     part = samples(NUM_TRAIN, 1)
-    taken = fingerprint(dataset(part))
+    taken = fingerprint(dataset(part), most_held_numbers=100)
     assert taken.train.sketch is None
     assert len(taken.train.samples) > 20  # of 64 draws among 90
     shuffled = torch.randperm(NUM_TRAIN, generator=torch.Generator().manual_seed(0))
-    assert between(dataset(part), dataset(changed(part, inputs=part.inputs[shuffled]))) == "training sample 0 is another here than there"
+    other = dataset(changed(part, inputs=part.inputs[shuffled]))
+    assert between(dataset(part), other, most_held_numbers=100) == "training sample 0 is another here than there"
 
 
 @pytest.mark.parametrize(

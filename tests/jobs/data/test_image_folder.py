@@ -3,6 +3,7 @@
 import itertools
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def write_images(root: Path, classes: tuple[str, ...] = CLASSES) -> None:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def intact_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder with nothing wrong; not to be changed."""
     data_dir = tmp_path_factory.mktemp("images")
     write_images(data_dir / "pets")
@@ -46,15 +47,15 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def data_dir(whole: Path, tmp_path: Path) -> Path:
+def data_dir(intact_dir: Path, tmp_path: Path) -> Path:
     """A copy to damage."""
-    shutil.copytree(whole, tmp_path / "data")
+    shutil.copytree(intact_dir, tmp_path / "data")
     return tmp_path / "data"
 
 
 def load(data_dir: Path, arguments: dict[str, Any] | None = None, **spec: Any) -> Dataset:
-    given = {"path": "pets", "image_size": 16, **(arguments or {})}
-    return load_dataset(DatasetSpec.model_validate({"name": "image-folder", "arguments": given, **spec}), data_dir)
+    document = {"name": "image-folder", "arguments": {"path": "pets", "image_size": 16, **(arguments or {})}, **spec}
+    return load_dataset(DatasetSpec.model_validate(document), data_dir)
 
 
 def batches(dataset: Dataset, *, num_workers: int = 0, seed: int = 3) -> LoaderBatches:
@@ -75,16 +76,16 @@ def read(source: LoaderBatches, cuts: list[int], epoch: int = 0) -> tuple[Tensor
     return torch.cat([inputs for inputs, _ in parts]), torch.cat([labels for _, labels in parts])
 
 
-def test_what_it_holds(whole: Path) -> None:
-    dataset = load(whole)
+def test_what_it_holds(intact_dir: Path) -> None:
+    dataset = load(intact_dir)
     assert (len(dataset.train), len(dataset.test), dataset.num_classes) == (NUM_SAMPLES, NUM_SAMPLES, 3)
     assert dataset.input_shape == (3, 16, 16)
     image, label = dataset.test[PER_CLASS]
     assert (image.shape, image.dtype, label) == ((3, 16, 16), torch.float32, 1)
 
 
-def test_every_sample_once_an_epoch_in_another_order(whole: Path) -> None:
-    source = batches(load(whole))
+def test_every_sample_once_an_epoch_in_another_order(intact_dir: Path) -> None:
+    source = batches(load(intact_dir))
     first, labels = read(source, [0, NUM_SAMPLES])
     second, _ = read(source, [0, NUM_SAMPLES], epoch=1)
     assert labels.bincount().tolist() == [PER_CLASS] * 3
@@ -98,27 +99,24 @@ class TestTheSameSamples:
     """What is read for (seed, epoch, index) depends on nothing else."""
 
     @pytest.fixture
-    def expected(self, whole: Path) -> tuple[Tensor, Tensor]:
-        return read(batches(load(whole, augment=AUGMENT)), [0, NUM_SAMPLES])
+    def expected(self, intact_dir: Path) -> tuple[Tensor, Tensor]:
+        return read(batches(load(intact_dir, augment=AUGMENT)), [0, NUM_SAMPLES])
 
-    @pytest.mark.parametrize("cuts", [[0, 7, 14, 18], [0, 1, 2, 18], [0, 17, 18]])
-    def test_in_any_micro_batches(self, whole: Path, expected: tuple[Tensor, Tensor], cuts: list[int]) -> None:
-        inputs, labels = read(batches(load(whole, augment=AUGMENT)), cuts)
+    @pytest.mark.parametrize(("cuts", "num_workers"), [([0, 7, 14, 18], 0), ([0, 1, 2, 18], 0), ([0, 17, 18], 0), ([0, 7, 18], 2)])
+    def test_in_any_micro_batches_by_any_number_of_processes(
+        self, intact_dir: Path, expected: tuple[Tensor, Tensor], cuts: list[int], num_workers: int
+    ) -> None:
+        inputs, labels = read(batches(load(intact_dir, augment=AUGMENT), num_workers=num_workers), cuts)
         assert torch.equal(inputs, expected[0])
         assert torch.equal(labels, expected[1])
 
-    def test_by_any_number_of_processes(self, whole: Path, expected: tuple[Tensor, Tensor]) -> None:
-        inputs, labels = read(batches(load(whole, augment=AUGMENT), num_workers=2), [0, 7, 18])
-        assert torch.equal(inputs, expected[0])
-        assert torch.equal(labels, expected[1])
-
-    def test_whatever_was_drawn_before(self, whole: Path, expected: tuple[Tensor, Tensor]) -> None:
+    def test_whatever_was_drawn_before(self, intact_dir: Path, expected: tuple[Tensor, Tensor]) -> None:
         torch.rand(17)
-        inputs, _ = read(batches(load(whole, augment=AUGMENT)), [5, NUM_SAMPLES])  # as a resume does
+        inputs, _ = read(batches(load(intact_dir, augment=AUGMENT)), [5, NUM_SAMPLES])  # as a resume does
         assert torch.equal(inputs, expected[0][5:])
 
-    def test_but_another_seed_or_epoch_draws_anew(self, whole: Path) -> None:
-        dataset = load(whole, augment=AUGMENT)
+    def test_but_another_seed_or_epoch_draws_anew(self, intact_dir: Path) -> None:
+        dataset = load(intact_dir, augment=AUGMENT)
         by_seed = [read(batches(dataset, seed=seed), [0, NUM_SAMPLES])[0] for seed in (3, 4)]
         assert not torch.equal(by_seed[0], by_seed[1])
         source = batches(dataset)
@@ -137,37 +135,26 @@ class TestFaults:
         assert f"{data_dir / 'elsewhere' / 'train'} is not an image folder" in error.problem
         assert "PATH/train/CLASS/image.jpg" in error.hint
 
-    def test_no_validation_part(self, data_dir: Path) -> None:
-        shutil.rmtree(data_dir / "pets" / "val")
-        assert f"{data_dir / 'pets' / 'val'} is not an image folder" in self.refused(data_dir).problem
-
-    def test_classes_that_differ(self, data_dir: Path) -> None:
-        (data_dir / "pets" / "val" / "eel").rename(data_dir / "pets" / "val" / "eels")
-        assert "train and val hold different classes, 'eel' for one" in self.refused(data_dir).problem
-
-    def test_a_class_without_images(self, data_dir: Path) -> None:
-        (data_dir / "pets" / "train" / "fox").mkdir()
-        assert "fox" in self.refused(data_dir).problem
+    @pytest.mark.parametrize(
+        ("damage", "problem"),
+        [
+            (lambda pets: shutil.rmtree(pets / "val"), "pets/val is not an image folder"),
+            (lambda pets: (pets / "val/eel").rename(pets / "val/eels"), "train and val hold different classes, 'eel' for one"),
+            (lambda pets: (pets / "train/fox").mkdir(), "a folder fox without images"),
+            (lambda pets: (pets / "train/cat/9.png").symlink_to("nowhere.png"), "9.png is no file, or a link to nothing"),
+            *((lambda pets, to=to: (pets / "train/cat/more").symlink_to(to), "is the same folder as") for to in ("..", ".", "../../..", "../dog")),
+            (lambda pets: [(pets / part / "fox").symlink_to("dog") for part in ("train", "val")], "fox is the same folder as"),
+        ],
+    )
+    def test_a_damaged_folder(self, data_dir: Path, damage: Callable[[Path], object], problem: str) -> None:
+        damage(data_dir / "pets")
+        assert problem in self.refused(data_dir).problem
 
     def test_no_class(self, data_dir: Path) -> None:
         for name in CLASSES:
             shutil.rmtree(data_dir / "pets" / "train" / name)
         (data_dir / "pets" / "train" / "0.png").touch()
         assert "it holds no folder of a class" in self.refused(data_dir).problem
-
-    @pytest.mark.parametrize("target", ["..", ".", "../../..", "../dog"])
-    def test_a_link_to_a_folder_that_is_read_already(self, data_dir: Path, target: str) -> None:
-        (data_dir / "pets" / "train" / "cat" / "more").symlink_to(target)
-        assert "is the same folder as" in self.refused(data_dir).problem
-
-    def test_a_class_under_two_names(self, data_dir: Path) -> None:
-        for part in ("train", "val"):
-            (data_dir / "pets" / part / "fox").symlink_to("dog")
-        assert "fox is the same folder as" in self.refused(data_dir).problem
-
-    def test_a_link_to_nothing(self, data_dir: Path) -> None:
-        (data_dir / "pets" / "train" / "cat" / "9.png").symlink_to("nowhere.png")
-        assert "9.png is no file, or a link to nothing" in self.refused(data_dir).problem
 
     @pytest.mark.parametrize(("argument", "value"), [("image_size", 0), ("image_size", -1), ("image_size", 1.5), ("image_size", "x"), ("path", 5)])
     def test_wrong_arguments(self, data_dir: Path, argument: str, value: Any) -> None:
@@ -178,23 +165,15 @@ class TestFaults:
     def test_changes_that_need_images_in_memory(self, data_dir: Path) -> None:
         assert "resized_crop" in self.refused(data_dir, augment={"translate": 2}).hint
 
-    @pytest.mark.parametrize("num_workers", [0, 2])
-    @pytest.mark.parametrize("content", [b"no image", b""])
-    def test_an_image_that_cannot_be_read_is_named(self, data_dir: Path, content: bytes, num_workers: int) -> None:
+    @pytest.mark.parametrize(("num_workers", "content"), [(0, b"no image"), (2, b"no image"), (0, b""), (2, b""), (0, None)])
+    def test_an_image_that_cannot_be_read_is_named(self, data_dir: Path, content: bytes | None, num_workers: int) -> None:
         path = data_dir / "pets" / "train" / "dog" / "3.png"
-        path.write_bytes(content)
+        path.write_bytes(path.read_bytes()[:200] if content is None else content)  # None: cut short
         source = batches(load(data_dir), num_workers=num_workers)
         with pytest.raises(DataError) as error:
             read(source, [0, NUM_SAMPLES])
         assert error.value.field == str(path)
         assert "the image cannot be read" in error.value.problem
-
-    def test_an_image_cut_short_is_named(self, data_dir: Path) -> None:
-        path = data_dir / "pets" / "train" / "dog" / "3.png"
-        path.write_bytes(path.read_bytes()[:200])
-        with pytest.raises(DataError) as error:
-            read(batches(load(data_dir)), [0, NUM_SAMPLES])
-        assert error.value.field == str(path)
 
 
 class TestListing:
@@ -254,7 +233,7 @@ class TestListing:
         assert (part[0][0] - part[1][0]).abs().max() < 1.5 / 255 / 0.22
 
 
-def test_training_on_a_folder(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_training_on_a_folder(intact_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """End to end: brightness tells the classes, so a linear model learns them."""
     from largebatch.jobs.__main__ import main
 
@@ -270,7 +249,7 @@ def test_training_on_a_folder(whole: Path, tmp_path: Path, capsys: pytest.Captur
         "tracking": {"enabled": False},
     }
     spec.write_text(json.dumps(document))
-    assert main([str(spec), "--data-dir", str(whole), "--output-dir", str(tmp_path / "runs"), "--device", "cpu"]) == 0
+    assert main([str(spec), "--data-dir", str(intact_dir), "--output-dir", str(tmp_path / "runs"), "--device", "cpu"]) == 0
     summary = json.loads(capsys.readouterr().out)
     assert (summary["outcome"], summary["steps"], summary["samples_seen"]) == ("completed", 24, 216)
     assert summary["test_accuracy"] > 0.6  # a third by chance

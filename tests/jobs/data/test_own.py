@@ -149,8 +149,8 @@ def test_what_only_batches_would_change_is_refused(is_nested: bool, monkeypatch:
             return [(self[index][0], 2 - self[index][1]) for index in indices]
 
     part = Batched(INPUTS, LABELS)
-    said = refused(monkeypatch, (ConcatDataset([Subset(part, range(9))]) if is_nested else part, plain()))
-    assert "(Batched) has a __getitems__ of its own and no __getitem__ beside it" in said
+    sentence = refused(monkeypatch, (ConcatDataset([Subset(part, range(9))]) if is_nested else part, plain()))
+    assert "(Batched) has a __getitems__ of its own and no __getitem__ beside it" in sentence
 
 
 # ---- uint8 images -------------------------------------------------------------------------------------------------------
@@ -273,9 +273,9 @@ def test_a_length_that_cannot_be_read_to_its_end(monkeypatch: pytest.MonkeyPatch
         def __len__(self) -> int:
             return NUM_SAMPLES + 5
 
-    said = refused(monkeypatch, (Longer(), Single()))
-    assert "training sample 44 cannot be read: IndexError" in said
-    assert "The training set's __len__ is 45" in said
+    sentence = refused(monkeypatch, (Longer(), Single()))
+    assert "training sample 44 cannot be read: IndexError" in sentence
+    assert "The training set's __len__ is 45" in sentence
 
 
 def test_tensors_that_training_would_not_take(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,14 +15,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from largebatch.jobs.data import reading
 from largebatch.jobs.data.dataset import Dataset
 from largebatch.jobs.data.loaders import CHUNK, LoaderBatches
-from largebatch.jobs.data.reading import NO_ASKING, Patience
+from largebatch.jobs.data.reading import Patience
 from largebatch.jobs.errors import DataError, FaultError
 from largebatch.jobs.plan.step_plan import Slice
 
 NUM_SAMPLES, BAD = 10 * CHUNK, 2 * CHUNK
+QUICK = Patience(look_every_s=0.1)
 
 
 class Odd:
@@ -42,7 +42,7 @@ class Odd:
         return torch.full((self.size,), float(index)), index % 2
 
 
-def batches(part: Odd, patience: Patience = NO_ASKING, num_workers: int = 1) -> LoaderBatches:
+def batches(part: Odd, patience: Patience = QUICK, num_workers: int = 1) -> LoaderBatches:
     dataset = Dataset("odd", part, part, 2, (part.size,))
     stream = lambda epoch: (Slice(number, 0, NUM_SAMPLES) for number in itertools.count(epoch))  # noqa: E731
     return LoaderBatches(
@@ -68,13 +68,6 @@ def nothing_is_left() -> Iterator[None]:
     assert threading.active_count() == threads
 
 
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """Waits are looked at ten times a second."""
-    monkeypatch.setattr(reading, "LOOK_EVERY_S", 0.1)
-    return monkeypatch
-
-
 ENDS: dict[str, tuple[Callable[[], object], str]] = {
     "killed": (lambda: os.kill(os.getpid(), signal.SIGKILL), "a reading process was ended by SIGKILL .*where memory runs out"),
     "no page for shared memory": (lambda: os.kill(os.getpid(), signal.SIGBUS), r"a reading process was ended by SIGBUS \(/dev/shm has .* free\)"),
@@ -83,17 +76,17 @@ ENDS: dict[str, tuple[Callable[[], object], str]] = {
 
 
 @pytest.mark.parametrize(("act", "words"), ENDS.values(), ids=ENDS)
-def test_a_process_that_ends_is_named_with_its_end(quick: object, act: Callable[[], object], words: str) -> None:
+def test_a_process_that_ends_is_named_with_its_end(act: Callable[[], object], words: str) -> None:
     with pytest.raises(FaultError, match=f"dataset.num_workers: {words}.*The last checkpoint is whole"):
         read_all(batches(Odd(act), num_workers=2))
 
 
-def test_sys_exit_in_a_reading_process_names_the_sample(quick: object) -> None:
+def test_sys_exit_in_a_reading_process_names_the_sample() -> None:
     with pytest.raises(DataError, match=r"training sample \d+ cannot be read: SystemExit: 3"):
         read_all(batches(Odd(lambda: sys.exit(3)), num_workers=2))
 
 
-def test_a_process_that_is_killed_is_met_by_a_read_and_by_nothing_else(quick: object) -> None:
+def test_a_process_that_is_killed_is_met_by_a_read_and_by_nothing_else() -> None:
     """Torch's own handler would raise amid whatever this process does: an update, a reduction, a checkpoint."""
     source = batches(Odd())
     source.read(Slice(0, 0, CHUNK))
@@ -105,7 +98,7 @@ def test_a_process_that_is_killed_is_met_by_a_read_and_by_nothing_else(quick: ob
         read_all(source, CHUNK)
 
 
-def test_samples_without_room_in_shared_memory(quick: object) -> None:
+def test_samples_without_room_in_shared_memory() -> None:
     """A limit on files holds for shared memory too, and torch meets it as it meets a full /dev/shm."""
     part = Odd(lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20)), size=2**14)
     with pytest.raises(FaultError, match=r"no room for 2\.0 MiB of samples in shared memory: /dev/shm has .*num_workers=0.*--shm-size"):
@@ -122,21 +115,22 @@ def test_processes_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> No
             batches(Odd()).read(Slice(0, 0, CHUNK))
 
 
-class TestWaits:
-    def test_what_is_merely_slow_is_waited_for(self, quick: pytest.MonkeyPatch) -> None:
-        quick.setattr(reading, "SAYS_AFTER_S", 0.3)
-        told: list[str] = []
-        source = batches(Odd(lambda: time.sleep(0.6)), Patience(should_stop=lambda: True, notify=told.append))
-        assert read_all(source) == list(range(NUM_SAMPLES))
-        assert "none has come for" in told[0]
+def test_a_sample_that_is_merely_slow_is_waited_for() -> None:
+    notices: list[str] = []
+    patience = QUICK._replace(should_stop=lambda: True, notify=notices.append, says_after_s=0.3)
+    assert read_all(batches(Odd(lambda: time.sleep(0.6)), patience)) == list(range(NUM_SAMPLES))
+    assert "none has come for" in notices[0]
 
-    @pytest.mark.parametrize(("limit", "asked", "words"), [("LEAVES_AFTER_S", True, "asked to stop"), ("GIVES_UP_AFTER_S", False, "read live")])
-    def test_what_hangs_is_left(self, quick: pytest.MonkeyPatch, limit: str, asked: bool, words: str) -> None:
-        quick.setattr(reading, limit, 0.3)
-        began_s = time.monotonic()
-        with pytest.raises(FaultError, match=f"no sample has come for .*{words}.*num_workers=0 if reading hangs"):
-            read_all(batches(Odd(lambda: time.sleep(1000)), Patience(should_stop=lambda: asked), num_workers=2))
-        assert time.monotonic() - began_s < 20  # not torch's five seconds for each of them
+
+@pytest.mark.parametrize(
+    ("patience", "words"),
+    [(QUICK._replace(leaves_after_s=0.3, should_stop=lambda: True), "asked to stop"), (QUICK._replace(gives_up_after_s=0.3), "read live")],
+)
+def test_a_sample_that_never_comes_is_given_up(patience: Patience, words: str) -> None:
+    began_s = time.monotonic()
+    with pytest.raises(FaultError, match=f"no sample has come for .*{words}.*num_workers=0 if reading hangs"):
+        read_all(batches(Odd(lambda: time.sleep(1000)), patience, num_workers=2))
+    assert time.monotonic() - began_s < 20  # not torch's five seconds for each of them
 
 
 def test_a_sample_that_cannot_be_read_ends_the_processes_too() -> None:

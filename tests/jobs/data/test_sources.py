@@ -150,11 +150,11 @@ class TestDamage:
         assert "[1, 28, 28] and [1, 28, 27]" in refused(tmp_path, name="mnist").problem
 
     def test_a_damaged_cifar_file_is_named(self, tmp_path: Path, image_data_dir: Path) -> None:
-        here = tmp_path / "cifar-10-batches-py"
-        here.mkdir()
+        folder = tmp_path / "cifar-10-batches-py"
+        folder.mkdir()
         for file in (image_data_dir / "cifar-10-batches-py").iterdir():
-            (here / file.name).symlink_to(file)
-        damaged = here / "data_batch_3"
+            (folder / file.name).symlink_to(file)
+        damaged = folder / "data_batch_3"
         content = bytearray(damaged.read_bytes())
         content[5000] ^= 1
         damaged.unlink()

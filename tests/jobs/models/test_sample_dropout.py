@@ -50,8 +50,8 @@ def test_a_mask_is_made_of_sixteen_bits_of_splitmix64_each() -> None:
         state = splitmix64(key(5, "dropout", 2) + place * GOLDEN_RATIO)
         words = [splitmix64(state + key("dropout", 0, 0) + number * GOLDEN_RATIO) for number in range(3)]
         pieces = [int.from_bytes(word.to_bytes(8, "little")[at : at + 2], "little", signed=True) for word in words for at in (0, 2, 4, 6)]
-        want = [0.0 if piece < round(probability * 65536) - 32768 else 1 / 0.7 for piece in pieces[:width]]
-        assert outputs[row].tolist() == pytest.approx(want, rel=1e-6)
+        expected = [0.0 if piece < round(probability * 65536) - 32768 else 1 / 0.7 for piece in pieces[:width]]
+        assert outputs[row].tolist() == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("probability", [0.01, 0.1, 0.3, 0.5, 0.75])
@@ -139,15 +139,15 @@ def test_nothing_and_everything(probability: float) -> None:
 
 def test_in_place_in_half_precision_and_channels_last() -> None:
     images = torch.randn(8, 6, 4, 4)
-    want = dropped(replaced(), images, Slice(0, 0, 8))
+    expected = dropped(replaced(), images, Slice(0, 0, 8))
     images_last = images.to(memory_format=torch.channels_last)
-    got = dropped(replaced(nn.Dropout(0.5, inplace=True)), images_last, Slice(0, 0, 8))
-    assert got.data_ptr() == images_last.data_ptr()
-    assert got.is_contiguous(memory_format=torch.channels_last)
-    assert torch.equal(got, want)
+    outputs = dropped(replaced(nn.Dropout(0.5, inplace=True)), images_last, Slice(0, 0, 8))
+    assert outputs.data_ptr() == images_last.data_ptr()
+    assert outputs.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(outputs, expected)
     narrow = dropped(replaced(), images.bfloat16(), Slice(0, 0, 8))
     assert narrow.dtype == torch.bfloat16
-    assert torch.equal(narrow == 0, want == 0)
+    assert torch.equal(narrow == 0, expected == 0)
 
 
 def test_in_evaluation_it_is_the_identity() -> None:
@@ -170,9 +170,9 @@ def test_what_belongs_to_no_announced_samples_is_torchs_own() -> None:
         if inputs.shape[:1] != (NUM_SAMPLES,):
             set_dropout_keys([model], 0, Slice(0, 0, NUM_SAMPLES), CPU)
         torch.manual_seed(3)
-        got = model(inputs)
+        outputs = model(inputs)
         torch.manual_seed(3)
-        assert torch.equal(got, functional.dropout(inputs, 0.5))
+        assert torch.equal(outputs, functional.dropout(inputs, 0.5))
 
 
 class Shared(nn.Module):
@@ -223,9 +223,9 @@ def test_compiled_it_draws_the_same() -> None:
     compiled: Any = torch.compile(model, backend="eager", fullgraph=True)
     with torch._dynamo.config.patch(error_on_recompile=True):
         for epoch, start in ((0, 0), (0, 400), (1, 0)):
-            want = dropped(model, ones(7), Slice(epoch, start, start + NUM_SAMPLES))
+            expected = dropped(model, ones(7), Slice(epoch, start, start + NUM_SAMPLES))
             set_dropout_keys(sample_dropouts(model), 0, Slice(epoch, start, start + NUM_SAMPLES), CPU)
-            assert torch.equal(compiled(ones(7)), want)
+            assert torch.equal(compiled(ones(7)), expected)
 
 
 class OwnDropout(nn.Dropout):
@@ -254,6 +254,6 @@ def test_what_is_replaced_and_what_is_not() -> None:
 def test_a_copy_draws_the_same_for_itself() -> None:
     model = use_sample_dropout(nn.Sequential(nn.Dropout(0.5)))
     other = copy.deepcopy(model)
-    want = dropped(model, ones(5), Slice(0, 0, NUM_SAMPLES))
-    assert torch.equal(dropped(other, ones(5), Slice(0, 0, NUM_SAMPLES)), want)
+    expected = dropped(model, ones(5), Slice(0, 0, NUM_SAMPLES))
+    assert torch.equal(dropped(other, ones(5), Slice(0, 0, NUM_SAMPLES)), expected)
     assert not torch.equal(dropped(other, ones(5), Slice(1, 0, NUM_SAMPLES)), dropped(model, ones(5), Slice(0, 0, NUM_SAMPLES)))

@@ -152,7 +152,7 @@ def test_a_name_like_no_other_lists_what_there_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "shape", "options", "field", "said"),
+    ("name", "shape", "options", "field", "sentence"),
     [
         ("mlp", (6,), {"arguments": {"widht": 5}}, "model.arguments.widht", "width"),
         ("mlp", (6,), {"arguments": {"width": 0}}, "model.arguments.width", "above 0, not 0"),
@@ -170,8 +170,8 @@ def test_a_name_like_no_other_lists_what_there_is() -> None:
     ],
     ids=str,
 )
-def test_what_cannot_be_built_is_refused_by_field(name: str, shape: tuple[int, ...], options: dict[str, Any], field: str, said: str) -> None:
+def test_what_cannot_be_built_is_refused_by_field(name: str, shape: tuple[int, ...], options: dict[str, Any], field: str, sentence: str) -> None:
     with pytest.raises(SpecError) as caught:
         build(name, shape, **options)
     assert caught.value.field == field
-    assert said in str(caught.value)
+    assert sentence in str(caught.value)
