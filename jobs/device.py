@@ -1,4 +1,4 @@
-"""Choosing the device, and finding the micro-batch that fits it."""
+"""Chooses the device, and finds the micro-batch that fits it."""
 
 import os
 import platform
@@ -6,6 +6,7 @@ import shlex
 import shutil
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -20,13 +21,13 @@ CPU_ACTIVATION_BYTES = 256 * 2**20
 LARGEST_AUTO = 2**16
 
 
-def choose_device(asked: str) -> torch.device:
+def choose_device(name: str) -> torch.device:
     """The device for auto, cpu or cuda. Raises: SpecError if it is not there."""
-    if asked not in {"auto", "cpu", "cuda"}:
-        raise SpecError("--device", f"{asked!r} is not a device.", "Choose auto, cpu or cuda.")
-    if asked == "cuda" and not torch.cuda.is_available():
+    if name not in {"auto", "cpu", "cuda"}:
+        raise SpecError("--device", f"{name!r} is not a device.", "Choose auto, cpu or cuda.")
+    if name == "cuda" and not torch.cuda.is_available():
         raise SpecError("--device", "cuda is not there: torch finds no GPU on this machine.", "Use --device cpu or auto.")
-    return torch.device("cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def refuse_without_compiler(device: torch.device) -> None:
@@ -44,14 +45,12 @@ def device_name(device: torch.device) -> str:
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """What results depend on besides the spec."""
-    import numpy
-
+    """Versions, device and threads: what results depend on besides the spec."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "torch": torch.__version__,
-        "numpy": numpy.__version__,
+        "numpy": np.__version__,
         "cuda": torch.version.cuda if device.type == "cuda" else None,
         "device": device_name(device),
         "cpu_count": os.cpu_count(),

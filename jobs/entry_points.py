@@ -1,4 +1,4 @@
-"""Calling a person's own code by "package.module:function"."""
+"""Calls a person's own code by "package.module:function"."""
 
 import importlib
 import inspect
@@ -24,7 +24,7 @@ MACHINES = ("CUDA", "cuDNN", "CUBLAS", "NCCL", "[/", "[enforce fail")
 
 
 def call_entry_point(field: str, reference: str, arguments: Mapping[str, Any]) -> Any:
-    """What the function returns for these keyword arguments. The current folder is searched before installed packages.
+    """Calls the function with these keyword arguments, and returns what it returns. The current folder is searched before installed packages.
 
     Raises: SpecError naming `field` if it cannot be imported, found or called with these arguments.
     """
@@ -94,7 +94,7 @@ def failed(field: str, error: BaseException, doing: str) -> LargebatchError:
 
 
 def described(error: BaseException) -> str:
-    """An error of a person's own code, with the place in it: without a traceback that is all they have."""
+    """An error of a person's own code in words, with its file and line: without a traceback that is all they have."""
     message = str(error).rstrip(" .\n")  # it stands within a sentence
     words = f"{type(error).__name__}: {message}" if message else type(error).__name__
     if isinstance(error, SyntaxError):
@@ -103,5 +103,5 @@ def described(error: BaseException) -> str:
     # The last frame outside of Python, of installed packages and of this one is theirs, or nearest to theirs.
     others = ("<", sysconfig.get_path("stdlib"), str(PACKAGE))
     own = [frame for frame in frames if "site-packages" not in frame.filename and not frame.filename.startswith(others)]
-    place = f" ({own[-1].filename}, line {own[-1].lineno})" if own else ""
-    return f"{words}{place}"
+    location = f" ({own[-1].filename}, line {own[-1].lineno})" if own else ""
+    return f"{words}{location}"

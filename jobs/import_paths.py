@@ -1,4 +1,4 @@
-"""Where modules are found: Python's own and ours before whatever lies in the folder that a person works in.
+"""Settles where modules are found: Python's own and ours before whatever lies in the folder that a person works in.
 
 A `random.py` or `queue.py` beside a person's model must neither end one of our processes nor be imported by a library.
 """
@@ -32,11 +32,11 @@ def environment() -> dict[str, str]:
 
     An empty part of PYTHONPATH would be the current folder again, so there is none.
     """
-    places = [place for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place]
-    if str(PACKAGES) not in places and not _is_installed():
-        places.append(str(PACKAGES))  # behind what a person named: this process, too, searched that first
+    paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    if str(PACKAGES) not in paths and not _is_installed():
+        paths.append(str(PACKAGES))  # behind what a person named: this process, too, searched that first
     others = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    return {**others, "PYTHONPATH": os.pathsep.join(places)} if places else others
+    return {**others, "PYTHONPATH": os.pathsep.join(paths)} if paths else others
 
 
 def _is_installed() -> bool:
@@ -44,15 +44,17 @@ def _is_installed() -> bool:
     installed = Path(sysconfig.get_path("purelib"))
     if installed == PACKAGES:
         return True
-    origins = (found.read_text("direct_url.json") for found in importlib.metadata.distributions(name="largebatch", path=[str(installed)]))
+    origins = (
+        distribution.read_text("direct_url.json") for distribution in importlib.metadata.distributions(name="largebatch", path=[str(installed)])
+    )
     return any(origin and json.loads(origin)["url"] == PACKAGES.as_uri() for origin in origins)
 
 
 def add_folder(folder: str) -> None:
     """Let a person's modules be found in a folder: behind Python's own, before installed packages, as in a script that they would run there."""
     if folder not in sys.path:
-        places = [Path(place).name in INSTALLED for place in sys.path]
-        sys.path.insert(places.index(True) if True in places else len(sys.path), folder)
+        holds_installed = [Path(path).name in INSTALLED for path in sys.path]
+        sys.path.insert(holds_installed.index(True) if True in holds_installed else len(sys.path), folder)
 
 
 def refuse_hiding(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""A command's standard streams: output that nobody reads any more is dropped, and standard output can be kept for the answer alone."""
+"""Guards a command's standard streams: drops output that nobody reads any more, and can keep standard output for the answer alone."""
 
 import errno
 import io
@@ -23,9 +23,9 @@ class _Dropping(io.FileIO):
             return super().write(content)
         except OSError as error:
             if error.errno in NOBODY_READS:
-                nowhere = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(nowhere, self.fileno())
-                os.close(nowhere)
+                null_device = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(null_device, self.fileno())
+                os.close(null_device)
             elif self.fileno() != STDERR:
                 raise
             return memoryview(content).nbytes
@@ -44,12 +44,12 @@ def drop_what_nobody_reads() -> None:
         sys.stderr = sys.__stderr__ = _text(STDERR, sys.stderr, is_by_line=True)  # type: ignore[misc]
 
 
-def _text(descriptor: int, before: TextIO | None, is_by_line: bool = False) -> io.TextIOWrapper:
-    """A stream of the same kind. Args: is_by_line: whether each line is written at once, as it is to a terminal."""
-    if before is not None:
-        before.flush()
+def _text(descriptor: int, stream: TextIO | None, is_by_line: bool = False) -> io.TextIOWrapper:
+    """A text stream like this one that drops what nobody reads. Args: is_by_line: whether each line is written at once, as it is to a terminal."""
+    if stream is not None:
+        stream.flush()
     raw = _Dropping(descriptor, "w", closefd=False)
-    encoding, errors = (before.encoding, before.errors) if before is not None else ("utf-8", "backslashreplace")
+    encoding, errors = (stream.encoding, stream.errors) if stream is not None else ("utf-8", "backslashreplace")
     return io.TextIOWrapper(io.BufferedWriter(raw), encoding=encoding, errors=errors, line_buffering=is_by_line or raw.isatty())
 
 
@@ -80,5 +80,5 @@ def standard_output_kept() -> Iterator[None]:
 
 
 def print_answer(text: str) -> None:
-    """Print what the command was asked for."""
+    """Print the command's answer on standard output, also where that is kept."""
     print(text, file=_kept.get(), flush=True)

@@ -1,4 +1,4 @@
-"""What several commands refuse before any work is done, and read of what was typed."""
+"""Checks of typed options that several commands make before any work is done."""
 
 import math
 from pathlib import Path
@@ -8,7 +8,7 @@ from largebatch.jobs.run.run_folder import refuse_unwritable
 
 
 def refuse_unless_positive(option: str, value: float | None, hint: str = "") -> None:
-    """Raise SpecError for a number that is given and is not above 0, or is none."""
+    """Raise SpecError for a number that is not above 0, is infinite or is nan."""
     if value is not None and not 0 < value < math.inf:
         raise SpecError(option, f"{value:g} is not a number above 0.", hint)
 

@@ -1,4 +1,4 @@
-"""What the command shows while it works: a progress line on a terminal, plain lines when piped."""
+"""Shows a run while it trains: a progress line on a terminal, plain lines when piped."""
 
 import time
 from pathlib import Path

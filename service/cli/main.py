@@ -21,12 +21,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for group in (train, study, sweep, answer, sync, ray_jobs, serve, remote, doctor):
-    app.add_typer(group.app)
+for module in (train, study, sweep, answer, sync, ray_jobs, serve, remote, doctor):
+    app.add_typer(module.app)
 
 
-def _say_version(is_asked: bool) -> None:
-    if is_asked:
+def _say_version(is_set: bool) -> None:
+    if is_set:
         from importlib.metadata import version
 
         print(f"largebatch {version('largebatch')}")
@@ -41,7 +41,7 @@ def largebatch(
 
 
 def _write_utf_8() -> None:
-    """A locale that knows ASCII alone must not end a command at the first letter or bar that it does not know."""
+    """Makes ASCII output streams UTF-8: under a locale that knows ASCII alone the first other letter would end the command."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() in {"ascii", "ansi_x3.4-1968", "us-ascii"}:
             stream.reconfigure(encoding="utf-8")

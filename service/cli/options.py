@@ -32,7 +32,7 @@ class Machines(NamedTuple):
 class RunsToRead:
     """Which runs a question is about, and what they are held against."""
 
-    places: Annotated[list[Path] | None, typer.Argument(metavar="FOLDER...", help=RUN_FOLDERS, show_default=False)] = None
+    folders: Annotated[list[Path] | None, typer.Argument(metavar="FOLDER...", help=RUN_FOLDERS, show_default=False)] = None
     experiment: Annotated[str | None, typer.Option(help="Read an MLflow experiment instead.", show_default=False)] = None
     mlflow_uri: Annotated[str | None, typer.Option(help="MLflow's address.", envvar="MLFLOW_TRACKING_URI", show_default=False)] = None
     target: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Test accuracy; default what the runs were given.", show_default=False)] = (
@@ -45,11 +45,11 @@ class RunsToRead:
     ] = None
 
 
-def _keep_standard_output(context: typer.Context, is_asked: bool) -> bool:
-    """Before anybody's code runs; from here on the command says what it was asked for by `print_answer`, for plain `print` goes to standard error."""
-    if is_asked and not context.resilient_parsing:
+def _keep_standard_output(context: typer.Context, is_set: bool) -> bool:
+    """Keeps standard output for `print_answer`, before a person's code runs: from now on plain `print` goes to standard error."""
+    if is_set and not context.resilient_parsing:
         context.with_resource(standard_output_kept())
-    return is_asked
+    return is_set
 
 
 AsJson = Annotated[bool, typer.Option("--json", callback=_keep_standard_output, help="Print one JSON object on standard output, nothing else.")]

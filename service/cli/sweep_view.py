@@ -1,4 +1,4 @@
-"""What a sweep shows while it works: a live table of its groups on a terminal, a line per run when piped."""
+"""Shows a sweep while it runs: a live table of its groups on a terminal, a line per run when piped."""
 
 import time
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ MOST_ROWS = 24
 
 @dataclass
 class _Standing:
-    """One group, as far as it has come."""
+    """The standing of one sweep group: its runs so far."""
 
     name: str
     num_over: int = 0
@@ -37,9 +37,9 @@ class _Standing:
 class SweepView:
     """Follows a sweep; a context manager."""
 
-    def __init__(self, console: Console, groups: list[SweepGroup], total: int, ledger: Ledger) -> None:
+    def __init__(self, console: Console, sweep_groups: list[SweepGroup], total: int, ledger: Ledger) -> None:
         self._console, self._total, self._ledger = console, total, ledger
-        self._standings = [_Standing(group_name(group)) for group in groups]
+        self._standings = [_Standing(group_name(sweep_group)) for sweep_group in sweep_groups]
         self._began_s, self._num_over_before = time.monotonic(), 0
         for trial in ledger.trials:
             if ledger.is_over(trial):

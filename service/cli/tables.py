@@ -1,4 +1,4 @@
-"""What a command prints on standard output: tables that a pipe gets whole, and whose numbers a terminal gets whole."""
+"""Prints tables on standard output: whole into a pipe, and with whole numbers on a terminal."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any

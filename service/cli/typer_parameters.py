@@ -1,4 +1,4 @@
-"""Typer's parameters for the options that stand in `largebatch.jobs.launch.options`."""
+"""Turns options models into typer's parameters: those that stand in `largebatch.jobs.launch.options`."""
 
 import functools
 import inspect
@@ -36,21 +36,21 @@ def spread(command: Command) -> Command:
         model, *extras = get_args(hints[parameter.name]) or (hints[parameter.name],)
         read: Any = getattr(model, "read", model)
         if is_dataclass(model):
-            chosen = [each for each in _fields(model) if not extras or each.name in extras[0].names]
-            models[parameter.name] = read, [each.name for each in chosen]
+            chosen = [field for field in _fields(model) if not extras or field.name in extras[0].names]
+            models[parameter.name] = read, [field.name for field in chosen]
             spread_out += chosen
         elif extras and isinstance(extras[0], Option):
             spread_out.append(_typed(Parameter(parameter.name, model, parameter.default, extras[0])))
         else:
             spread_out.append(parameter.replace(annotation=hints[parameter.name]))
 
-    several = [parameter.name for parameter in signature.parameters.values() if isinstance(parameter.default, tuple)]
+    repeatable = [parameter.name for parameter in signature.parameters.values() if isinstance(parameter.default, tuple)]
 
     @functools.wraps(command)
     def called_by_typer(**values: Any) -> None:
-        values |= {name: tuple(values[name] or ()) for name in several}  # typer gives a list, or nothing
-        given = {name: read(**{field: values.pop(field) for field in names}) for name, (read, names) in models.items()}
-        command(**given, **values)
+        values |= {name: tuple(values[name] or ()) for name in repeatable}  # typer gives a list, or nothing
+        options = {name: read(**{field: values.pop(field) for field in names}) for name, (read, names) in models.items()}
+        command(**options, **values)
 
     keyword_only = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in spread_out]
     called_by_typer.__signature__ = signature.replace(parameters=keyword_only)  # type: ignore[attr-defined]
@@ -59,11 +59,11 @@ def spread(command: Command) -> Command:
 
 def _fields(model: Any) -> list[inspect.Parameter]:
     """A parameter for each annotated field of a model."""
-    hints, ours = get_type_hints(model, include_extras=True), {each.name: _typed(each) for each in parameters(model)}
+    hints, ours = get_type_hints(model, include_extras=True), {parameter.name: _typed(parameter) for parameter in parameters(model)}
     return [
-        ours.get(each.name) or inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=each.default, annotation=hints[each.name])
-        for each in fields(model)
-        if get_origin(hints[each.name]) is Annotated
+        ours.get(field.name) or inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name])
+        for field in fields(model)
+        if get_origin(hints[field.name]) is Annotated
     ]
 
 

@@ -1,1 +1,1 @@
-"""What the commands answer that read runs that are there: advise, report, scale, compare."""
+"""Commands that read the folders of runs and answer questions: advise, report, scale, compare."""

@@ -1,4 +1,4 @@
-"""What largebatch advise does."""
+"""Says which batch size is best in which way: `largebatch advise`."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What largebatch compare does."""
+"""Puts runs side by side, in a table and a figure: `largebatch compare`."""
 
 import json
 from pathlib import Path
@@ -24,16 +24,16 @@ from largebatch.tuning.results.wording import disturbance_in_words
 WRITERS = {".html": write_page, ".png": write_png}
 
 
-def compare(places: list[Path], figure: Path | None, as_json: bool) -> None:
+def compare(folders: list[Path], figure: Path | None, as_json: bool) -> None:
     """Print a row for each run, and draw their curves."""
     if figure is not None:
         if figure.suffix not in WRITERS:
             raise SpecError("--figure", f"{figure.name} ends in neither .html nor .png.", "Choose one of the two.")
         refuse_unwritable_file("--figure", figure)
-    folders = runs_of_folders(places)
-    results = told_apart(collect(folders.run_dirs))
+    folder_runs = runs_of_folders(folders)
+    results = told_apart(collect(folder_runs.run_dirs))
     if not results:
-        raise NothingEndedError.beside(folders.missing)
+        raise NothingEndedError.beside(folder_runs.missing)
     if figure is not None:
         with storage_errors(figure):
             figure.parent.mkdir(parents=True, exist_ok=True)
@@ -41,14 +41,14 @@ def compare(places: list[Path], figure: Path | None, as_json: bool) -> None:
     rows = [{"recipe": result.name, "optimizer": result.optimizer, **result.summary.model_dump(mode="json")} for result in results]
     if as_json:
         print_answer(json.dumps(rows))
-        for line in folders.missing:
+        for line in folder_runs.missing:
             typer.echo(line, err=True)
         return
     print_runs(rows)
-    for run_dir, row in zip(folders.run_dirs, rows, strict=True):
+    for run_dir, row in zip(folder_runs.run_dirs, rows, strict=True):
         if row["outcome"] == Outcome.FAILED:
             print(f"{run_dir.name} failed: {failure(read_records(run_dir))}")
-    for line in folders.missing:
+    for line in folder_runs.missing:
         print(line)
     if unlike := on_unlike_footing(results):
         print(f"These runs are {unlike}.")

@@ -1,4 +1,4 @@
-"""What largebatch report does."""
+"""Writes the report of runs: `largebatch report`."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The runs and the profile that a question is about, read from where a person says they are."""
+"""Reads the runs and the profile that a question is about, from the folders, files or MLflow experiment that a person names."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -27,13 +27,13 @@ class Gathered(NamedTuple):
 
 
 def gather(runs: RunsToRead) -> Gathered:
-    """Read them from their folders or from MLflow. Raises: SpecError for neither, or both."""
+    """Reads runs from their folders or from MLflow. Raises: SpecError for neither, or both."""
     if runs.experiment is None:
-        if not runs.places:
+        if not runs.folders:
             raise SpecError("FOLDER", "is missing.", "Give run folders, a sweep's folder, or --experiment.")
-        folders = runs_of_folders(runs.places)
-        return Gathered(told_apart(collect(folders.run_dirs)), folders.missing)
-    if runs.places:
+        folder_runs = runs_of_folders(runs.folders)
+        return Gathered(told_apart(collect(folder_runs.run_dirs)), folder_runs.missing)
+    if runs.folders:
         raise SpecError("--experiment", "and FOLDER exclude each other.", "Give one of the two.")
     if runs.mlflow_uri is None:
         raise SpecError("--mlflow-uri", "is missing.", "Example: sqlite:///runs/mlflow.db.")

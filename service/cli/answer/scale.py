@@ -1,4 +1,4 @@
-"""What largebatch scale does."""
+"""Predicts time to accuracy on more workers: `largebatch scale`."""
 
 import json
 from typing import NamedTuple
@@ -58,7 +58,7 @@ def scale(runs: RunsToRead, workers: str, network: Network, known: KnownCurve, a
         findings = find_in(gather(runs), runs.target)
         curve = _measured(findings)
         notes += [note for note in [profile_beside_runs(profile, findings.setting)] if note]
-    elif runs.places or runs.experiment:
+    elif runs.folders or runs.experiment:
         raise SpecError("--critical-batch", "and runs to fit it to exclude each other.", "Give one of the two.")
     num_samples = profile.num_train_samples
     too_many = [f"{count:,}" for count in counts if count > num_samples]

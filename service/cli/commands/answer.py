@@ -9,7 +9,7 @@ from largebatch.service.cli.options import RUN_FOLDERS, AsJson, RunsToRead
 from largebatch.service.cli.typer_parameters import Only, spread
 
 app = typer.Typer()
-RunsToFit = Annotated[RunsToRead, Only("places", "experiment", "mlflow_uri", "target", "profile")]
+RunsToFit = Annotated[RunsToRead, Only("folders", "experiment", "mlflow_uri", "target", "profile")]
 
 
 @app.command(epilog="Example: largebatch advise runs/digits-batches-20260101-120000 --deadline 5")
@@ -63,7 +63,7 @@ def scale(
 
 @app.command(epilog="Example: largebatch compare runs/digits-small-* runs/digits-large-* --figure compare.html")
 def compare(
-    places: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help=RUN_FOLDERS, show_default=False)],
+    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help=RUN_FOLDERS, show_default=False)],
     figure: Annotated[Path | None, typer.Option(help="Write accuracy against training seconds here, .html or .png.", show_default=False)] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -73,4 +73,4 @@ def compare(
     """
     from largebatch.service.cli.answer import compare
 
-    compare.compare(places, figure, as_json)
+    compare.compare(folders, figure, as_json)

@@ -1,4 +1,4 @@
-"""largebatch doctor."""
+"""largebatch doctor: what is installed, found and reachable."""
 
 from pathlib import Path
 

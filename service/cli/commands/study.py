@@ -32,10 +32,10 @@ def study(
 
     Exit codes: 0 done, 2 bad input, 4 stopped and resumable, 1 a fault of the machine.
     """
-    from largebatch.service.cli.run import study
+    from largebatch.service.cli.run import study as run
 
-    begun = study.begin(recipe, overrides, budget, data_dir, output_dir) if resume is None else study.resume(recipe, budget, resume)
-    study.study(begun, Machines(data_dir, device), as_json)
+    study = run.begin(recipe, overrides, budget, data_dir, output_dir) if resume is None else run.resume(recipe, budget, resume)
+    run.study(study, Machines(data_dir, device), as_json)
 
 
 @app.command(epilog="Example: largebatch profile digits-lamb --figure figures")

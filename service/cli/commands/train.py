@@ -1,4 +1,4 @@
-"""largebatch train, plan, recipes."""
+"""largebatch train, plan, recipes: one run of one recipe."""
 
 from dataclasses import replace
 from typing import Annotated

@@ -1,1 +1,1 @@
-"""What each command does, a module for each group; imported when the command runs."""
+"""The work of each command, a module for each file of `commands`; imported when the command runs."""

@@ -1,4 +1,4 @@
-"""`largebatch doctor`: what is here, what is missing, how to get it."""
+"""Examines the installation, the data and the storage: `largebatch doctor`."""
 
 import importlib.metadata
 import os
@@ -34,7 +34,7 @@ BUSY = 0.25
 
 
 class Finding(NamedTuple):
-    """One thing looked at."""
+    """The state of one thing that a run needs or can use."""
 
     what: str
     is_fine: bool

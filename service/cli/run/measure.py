@@ -1,4 +1,4 @@
-"""What largebatch profile and largebatch sharpness do."""
+"""Measures step times and the sharpness of minima: `largebatch profile` and `largebatch sharpness`."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""What largebatch plan does, and largebatch train --dry-run."""
+"""Prints what a recipe would do: `largebatch plan` and `largebatch train --dry-run`."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What largebatch submit and largebatch jobs do."""
+"""Submits runs to a Ray cluster as jobs, and shows, stops and deletes these: `largebatch submit` and `largebatch jobs`."""
 
 import json
 import sys
@@ -39,9 +39,9 @@ def submit(
     for option, folder in (("--output-dir", output_dir), ("--data-dir", data_dir)):
         if not folder.startswith("/") and "://" not in folder:
             raise SpecError(option, f"{folder} is relative, and the job runs elsewhere.", "Give the whole path on the cluster's machines.")
-    there = replace(options, recipe=f"env:{SPEC}", overrides=(), run_id=name, data_dir=Path(data_dir)).storing(output_dir)
+    job_options = replace(options, recipe=f"env:{SPEC}", overrides=(), run_id=name, data_dir=Path(data_dir)).storing(output_dir)
     cluster = RayJobs(address)
-    job = cluster.submit(Submission(name, spec, there.arguments(), dict(map(_variable, environment)), ships_code, python))
+    job = cluster.submit(Submission(name, spec, job_options.arguments(), dict(map(_variable, environment)), ships_code, python))
     print(f"Submitted {job.submission_id}. Follow it with: largebatch jobs logs {job.name} --follow --address {address}", file=sys.stderr)
     if follows:
         follow(cluster, job.submission_id)

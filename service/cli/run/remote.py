@@ -1,4 +1,4 @@
-"""What largebatch remote does."""
+"""Submits jobs to a service and shows them: `largebatch remote`."""
 
 import json
 import os
@@ -22,7 +22,7 @@ def client_of(server: str | None) -> Client:
 
 
 def kind_of(is_sweep: bool) -> str:
-    """What the service calls it."""
+    """The kind of a job, as the service calls it."""
     return "sweep" if is_sweep else "run"
 
 
@@ -42,7 +42,7 @@ def submit(document: dict[str, Any], server: str | None, is_sweep: bool, follows
 
 
 def document_of(recipe: str, overrides: tuple[str, ...], is_sweep: bool, **others: Any) -> dict[str, Any]:
-    """What to train, as the service reads it. Raises: SpecError."""
+    """The body of a request, for what is to be trained. Raises: SpecError."""
     if is_sweep:
         if overrides:
             raise SpecError("--set", "changes a recipe; a sweep has its own `set`.", "Write it into the sweep's file.")

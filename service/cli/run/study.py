@@ -1,4 +1,4 @@
-"""What largebatch study does."""
+"""Begins or resumes a study and runs its stages: `largebatch study`."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""What largebatch sweep does."""
+"""Begins or resumes a sweep, runs it and prints its results: `largebatch sweep`."""
 
 import json
 import shutil
@@ -72,7 +72,7 @@ def sweep(name: str | None, resume: Path | None, output_dir: Path, machines: Mac
     try:
         progress = run_with_view(folder, sweep.spec, sweep.base, sweep.num_runs, *machines)
     except InputError:
-        if resume is None and not list(folder.glob("*/records.jsonl")):  # the machines cannot do it: as if nothing had been asked
+        if resume is None and not list(folder.glob("*/records.jsonl")):  # the machines cannot do it: as if no sweep had been begun
             shutil.rmtree(folder, ignore_errors=True)
         raise
     command = resume_command("sweep", folder, *machines)
@@ -92,7 +92,7 @@ def sweep(name: str | None, resume: Path | None, output_dir: Path, machines: Mac
 
 
 def run_with_view(folder: Path, spec: SweepSpec, base: TrainSpec, num_runs: int, data_dir: Path, device: str, address: str | None) -> SweepProgress:
-    """Run what is left, and show it."""
+    """Run what is left of a sweep, with a view of it on standard error."""
     console = Console(stderr=True)
     console.print(f"Sweep: {folder}, {num_runs} runs", highlight=False, soft_wrap=True)
     with SweepView(console, groups(spec), num_runs, Ledger(folder)) as view:

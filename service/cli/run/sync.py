@@ -1,4 +1,4 @@
-"""What largebatch sync does."""
+"""Brings MLflow up to what run folders hold: `largebatch sync`."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What largebatch db and largebatch token do."""
+"""Upgrades the service's database, and makes, lists and revokes tokens: `largebatch db` and `largebatch token`."""
 
 import json
 import sys

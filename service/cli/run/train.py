@@ -1,4 +1,7 @@
-"""What largebatch train and recipes do. Torch is not imported here: MLflow's mirror begins first, and a driver on Ray needs none."""
+"""Trains a recipe with a view of it, and lists recipes: `largebatch train` and `largebatch recipes`.
+
+Torch is not imported here: MLflow's mirror begins first, and a driver on Ray needs none.
+"""
 
 from pathlib import Path
 
