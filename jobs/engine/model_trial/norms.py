@@ -13,11 +13,8 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from largebatch.jobs.data.dataset import Dataset
 from largebatch.jobs.data.keyed_random import key, seed_draws
 from largebatch.jobs.data.loaders import first_samples
-from largebatch.jobs.engine.model_trial.passes import before_each_run
-from largebatch.jobs.engine.out_of_memory import ran_out_of_memory
+from largebatch.jobs.engine.model_trial.passes import before_each_run, errors_in_words
 from largebatch.jobs.engine.warm_up import untouched
-from largebatch.jobs.entry_points import ANYTHING, described
-from largebatch.jobs.errors import LargebatchError, PlanError
 from largebatch.jobs.models.norms.ghost_batch_norm import GhostNorm, forward_pass_of, ghost_norms, refusal, statistics_of
 from largebatch.jobs.models.sample_dropout import sample_dropouts, set_dropout_keys
 from largebatch.jobs.models.without_gradient import without_gradient
@@ -41,16 +38,8 @@ def try_norms(model: nn.Module, plan: TrainPlan, dataset: Dataset) -> None:
     if plan.spec.model.entry_point is None or plan.span is None or max(batch.size for batch in plan.kinds_of_batch()) <= plan.span:
         return
     inputs, _ = first_samples(dataset.train, dataset, NUM_SAMPLES, next(model.parameters()).device, channels_last=False)
-    try:
+    with errors_in_words(inputs, "training"):
         refuse_mixed_groups(model, inputs)
-    except LargebatchError:
-        raise
-    except ANYTHING as error:  # a person's own model may raise anything
-        if ran_out_of_memory(error):
-            raise
-        raise PlanError(
-            "model", f"cannot take {len(inputs)} samples of the training set: {described(error)}.", "Mend the model, or change the samples."
-        ) from error
 
 
 @without_gradient()

@@ -89,14 +89,12 @@ class Passes:
             logits.append(self._logits(inputs, "training"))
             return logits[0]
 
-        try:
+        with errors_in_words(samples.inputs, "training"):
             with before_each_run(ghost_norms(self.model), self._refuse_changed_settings), _only(self.model, ()):
                 loss = batch_loss(forward, self.spec, *samples)
                 self._forward_pass.end()
                 loss.backward()  # type: ignore[no-untyped-call]
             refuse_sparse_gradients(self.model)
-        except ANYTHING as error:
-            raise self._refusal(error, samples.inputs, "training") from error
         params = [param for param in self.model.parameters() if param.requires_grad]
         gradient = [torch.zeros_like(param) if param.grad is None else param.grad for param in params]
         return TrainingPass(logits[0].detach(), [tensor.detach().clone() for tensor in gradient])
@@ -107,10 +105,8 @@ class Passes:
         inputs = samples.inputs[start:stop]
         set_dropout_keys(dropouts, 0, Slice(0, start, stop), self._device)
         try:
-            with _only(self.model, dropouts), self._autocast():
+            with errors_in_words(inputs, "training"), _only(self.model, dropouts), self._autocast():
                 return self._logits(inputs, "training").detach()
-        except ANYTHING as error:
-            raise self._refusal(error, inputs, "training") from error
         finally:
             for dropout in dropouts:
                 dropout.set_keys(None)
@@ -129,11 +125,8 @@ class Passes:
 
     @without_gradient()
     def _evaluation(self, inputs: Tensor) -> Tensor:
-        try:
-            with evaluation_mode(self.model), self._autocast():
-                return self._logits(inputs, "evaluation")
-        except ANYTHING as error:
-            raise self._refusal(error, inputs, "evaluation") from error
+        with errors_in_words(inputs, "evaluation"), evaluation_mode(self.model), self._autocast():
+            return self._logits(inputs, "evaluation")
 
     def moved_weights(self, pieces: Sequence[Samples], mode: str) -> dict[str, Move]:
         """Weights that forward passes of several pieces, one after another, move, and from where to where.
@@ -187,11 +180,16 @@ class Passes:
             return output
         raise PlanError("model", *misfit(output, inputs, self._num_classes, mode))
 
-    def _refusal(self, error: BaseException, inputs: Tensor, mode: str) -> BaseException:
-        """The error in words; memory that ran out, and what is in words already, as it is."""
+
+@contextmanager
+def errors_in_words(inputs: Tensor, mode: str) -> Iterator[None]:
+    """Context of a pass whose errors become a PlanError; memory that ran out, and errors in words already, stay what they are."""
+    try:
+        yield
+    except ANYTHING as error:  # a person's own model may raise anything
         if isinstance(error, LargebatchError) or ran_out_of_memory(error):
-            return error
-        return PlanError("model", *failure(error, inputs, mode))
+            raise
+        raise PlanError("model", *failure(error, inputs, mode)) from error
 
 
 @contextmanager
