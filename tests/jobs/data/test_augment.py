@@ -74,13 +74,13 @@ def test_cutout(side: int) -> None:
     results = changed(images, cutout=side).tolist()
     centres: Counter[Any] = Counter()
     for image, result in zip(images.tolist(), results, strict=True):
-        found = [
+        matches = [
             (row, column)
             for row, column in itertools.product(range(HEIGHT), range(WIDTH))
             if blanked(image, row - side // 2, column - side // 2, side) == result
         ]
-        assert len(found) == 1, "one square, around a centre within the image"
-        centres[found[0]] += 1
+        assert len(matches) == 1, "one square, around a centre within the image"
+        centres[matches[0]] += 1
     assert_even(centres, HEIGHT * WIDTH)
 
 
@@ -116,8 +116,8 @@ def test_the_batchs_composition_does_not_matter(options: dict[str, Any]) -> None
 def test_epoch_and_seed_draw_anew(options: dict[str, Any]) -> None:
     images = numbered(200)
     results = [changed(images, epoch, seed, **options) for epoch, seed in ((0, 0), (1, 0), (0, 1))]
-    for one, other in itertools.combinations(results, 2):
-        same = (one == other).flatten(1).all(1).sum()
+    for images, other in itertools.combinations(results, 2):
+        same = (images == other).flatten(1).all(1).sum()
         assert same < 140, "flips agree half of the time, shifts and holes more seldom"
 
 

@@ -51,7 +51,7 @@ def test_uniform_is_uniform(draw_key: int) -> None:
 
 def test_different_keys_are_independent() -> None:
     keys = [key(0, "flip", 0), key(0, "flip", 1), key(1, "flip", 0), key(0, "rows", 0), 0, 1]
-    draws = torch.stack([uniform(one, INDICES) for one in keys]).double()
+    draws = torch.stack([uniform(draw_key, INDICES) for draw_key in keys]).double()
     correlations = torch.corrcoef(draws) - torch.eye(len(keys))
     assert correlations.abs().max().item() < 5 / math.sqrt(len(INDICES))
 
@@ -79,19 +79,19 @@ def test_integers_reach_every_number_and_no_other(low: int, high: int) -> None:
 def test_keys() -> None:
     keys = [key(seed, purpose, epoch) for seed in range(5) for purpose in ("order", "flip") for epoch in range(5)]
     assert len(set(keys)) == len(keys)
-    assert all(0 <= one < 1 << 63 for one in keys)
+    assert all(0 <= draw_key < 1 << 63 for draw_key in keys)
     assert key(1, 23) != key(12, 3), "numbers must not run together"
     assert key("1") != key(1)
 
 
 def test_sample_order_is_a_permutation_of_its_own() -> None:
     orders = {(seed, epoch): sample_order(seed, epoch, 1000) for seed in range(3) for epoch in range(3)}
-    for place, order in orders.items():
+    for draw, order in orders.items():
         assert torch.equal(order.sort().values, torch.arange(1000))
-        assert torch.equal(order, sample_order(*place, 1000))
-        for other_place, other in orders.items():
+        assert torch.equal(order, sample_order(*draw, 1000))
+        for other_draw, other in orders.items():
             # Two independent permutations agree in one place on average (Poisson).
-            assert place == other_place or int((order == other).sum()) < 10
+            assert draw == other_draw or int((order == other).sum()) < 10
 
 
 def test_sample_order_is_shuffled() -> None:

@@ -197,16 +197,16 @@ class Shared(nn.Module):
 def test_activation_checkpointing_draws_the_same_again(reentrant: bool) -> None:
     torch.manual_seed(0)
     model, inputs = use_sample_dropout(Shared()), torch.randn(9, 6, requires_grad=True)
-    found = []
+    passes = []
     for again in (None, {"use_reentrant": reentrant}):
         set_dropout_keys(sample_dropouts(model), 0, Slice(0, 0, 9), CPU)
         model.zero_grad()
         inputs.grad = None
         outputs = model(inputs, again)
         outputs.square().sum().backward()
-        found.append([outputs, inputs.grad, *(parameter.grad for parameter in model.parameters())])
-    for one, other in zip(*found, strict=True):
-        assert torch.equal(one, other)
+        passes.append([outputs, inputs.grad, *(parameter.grad for parameter in model.parameters())])
+    for tensor, other in zip(*passes, strict=True):
+        assert torch.equal(tensor, other)
 
 
 def test_a_layer_that_runs_twice_draws_twice_and_the_next_pass_begins_anew() -> None:
@@ -240,13 +240,13 @@ def test_what_is_replaced_and_what_is_not() -> None:
     keys = list(model.state_dict())
     assert use_sample_dropout(model) is model
     assert list(model.state_dict()) == keys, "checkpoints of before fit"
-    found = sample_dropouts(model)
-    assert [(module.p, module._layer) for module in found] == [(0.3, 0), (0.1, 1)]
-    assert model["flat"][2] is model["again"][0] is model["again"][1] is found[1]
+    dropouts = sample_dropouts(model)
+    assert [(module.p, module._layer) for module in dropouts] == [(0.3, 0), (0.1, 1)]
+    assert model["flat"][2] is model["again"][0] is model["again"][1] is dropouts[1]
     assert model["flat"][3] is own
     assert isinstance(model["flat"][4], nn.AlphaDropout)
     assert use_sample_dropout(model) is model
-    assert sample_dropouts(model) == found
+    assert sample_dropouts(model) == dropouts
     assert isinstance(replaced(), SampleDropout)
     assert not replaced(nn.Dropout().eval()).training
 
