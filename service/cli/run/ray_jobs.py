@@ -40,8 +40,9 @@ def submit(
         if not folder.startswith("/") and "://" not in folder:
             raise SpecError(option, f"{folder} is relative, and the job runs elsewhere.", "Give the whole path on the cluster's machines.")
     job_options = replace(options, recipe=f"env:{SPEC}", overrides=(), run_id=name, data_dir=Path(data_dir)).storing(output_dir)
+    variables = dict(map(_variable, environment))
     cluster = RayJobs(address)
-    job = cluster.submit(Submission(name, spec, job_options.arguments(), dict(map(_variable, environment)), ships_code, python))
+    job = cluster.submit(Submission(name, spec, job_options.arguments(), variables, ships_code, python))
     print(f"Submitted {job.submission_id}. Follow it with: largebatch jobs logs {job.name} --follow --address {address}", file=sys.stderr)
     if follows:
         follow(cluster, job.submission_id)
@@ -113,6 +114,7 @@ def print_logs(address: str, name: str, follows: bool) -> None:
 
 def stop(address: str, name: str) -> None:
     """Ask a job to stop, and wait until it has."""
+    variables = dict(map(_variable, environment))
     cluster = RayJobs(address)
     job = _ended(cluster, cluster.stop(name))
     print(f"{job.submission_id}: {job.status}")
