@@ -114,7 +114,6 @@ def print_logs(address: str, name: str, follows: bool) -> None:
 
 def stop(address: str, name: str) -> None:
     """Ask a job to stop, and wait until it has."""
-    variables = dict(map(_variable, environment))
     cluster = RayJobs(address)
     job = _ended(cluster, cluster.stop(name))
     print(f"{job.submission_id}: {job.status}")
