@@ -100,6 +100,23 @@ def test_a_folder_has_at_most_twelve_modules(folder: Path) -> None:
     assert len(modules) <= 12, modules
 
 
+@pytest.mark.parametrize(
+    "path",
+    [*FILES, *sorted((ROOT / "tests").rglob("*.py")), *sorted((ROOT / "benchmarks").glob("*.py"))],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_libraries_are_used_by_their_public_interface(path: Path) -> None:
+    """What stands in a module with an underscore, and what Ray calls by a name with one, may move with any version."""
+    tree = ast.parse(path.read_text())
+    private = {module for module in imports(path) if re.search(r"(^|\.)_(?!_future)", module) and not module.startswith(("largebatch", "_"))}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "ray":
+            private.update(f"{node.module}.{alias.name}" for alias in node.names if alias.name.startswith("_"))
+        if isinstance(node, ast.Attribute) and node.attr.startswith("_") and ast.unparse(node.value).split(".")[0] == "ray":
+            private.add(ast.unparse(node))
+    assert not private, private
+
+
 def test_a_checkout_offers_one_import_name() -> None:
     """What is installed is `largebatch` alone: `jobs`, `tuning` and `service` may be anybody's."""
     found = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]
