@@ -52,7 +52,8 @@ def test_what_only_the_workers_can_know(head: Head, tmp_path: Path, parts: dict[
 
 @pytest.mark.parametrize(
     ("part", "entry_point", "words"),
-    [("model", "failing:refuses", "7 is deeper than this model"), ("model", "failing:refuses_in_training", "7 is deeper than this model"),
+    [pytest.param("model", "failing:refuses", "7 is deeper than this model", marks=pytest.mark.slow),
+     ("model", "failing:refuses_in_training", "7 is deeper than this model"),
      ("dataset", "failing:vanished", "no digits anywhere")],
 )  # fmt: skip
 def test_bad_input_is_not_tried_again_by_a_driver_that_was_killed(

@@ -1,9 +1,11 @@
 """A job on many workers: Ray Train starts them, watches them, and starts them again."""
 
 import contextlib
+import importlib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import ray
@@ -46,7 +48,7 @@ def train_on_ray(
         listener.on_notice(f"Run {run_dir.name} ended before: {ended.outcome}.")
         return ended
     # Ray prints what workers print, and what befell them, on standard output: that is for the summary alone.
-    with contextlib.redirect_stdout(sys.stderr), connected(options) as connection:
+    with contextlib.redirect_stdout(sys.stderr), _torch_meanwhile(), connected(options) as connection:
         nodes = ray.nodes()  # type: ignore[no-untyped-call]
         resources = worker_resources(options, nodes, is_own=connection.is_own)
         if connection.dashboard_url:
@@ -77,6 +79,14 @@ def train_on_ray(
             if not had_output_dir:
                 with contextlib.suppress(OSError):  # there is a run in it; workers that refuse leave it empty
                     run_dir.parent.rmdir()
+
+
+@contextlib.contextmanager
+def _torch_meanwhile() -> Iterator[None]:
+    """Imports torch, which the driver needs, beside Ray's start: a second or two of a core that is free then."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        pool.submit(importlib.import_module, "torch")
+        yield
 
 
 def ended_before(address: str, run_id: str, spec: TrainSpec) -> RunSummary | None:
