@@ -32,7 +32,7 @@ from largebatch.jobs.run.records import EvalRecord, NoticeRecord, StartRecord, S
 HERE = Path(__file__).parent
 STEPS, BATCH = 50, 250  # digits has 1437 training samples: five steps of 250 and one of 187 an epoch
 WORLDS = (2, 3)
-PATIENCE_S = 600.0
+PATIENCE_S = 180.0
 """For jobs that take some ten seconds on a free machine."""
 CPU = torch.device("cpu")
 MODEL = {"name": "mlp", "arguments": {"width": 24, "depth": 2, "activation": "gelu"}}
@@ -273,7 +273,8 @@ def test_until_local_steps_begin_nothing_differs(folder: Path, others: Any) -> N
 def test_memory_that_one_rank_lacks_is_every_ranks_matter(others: Any) -> None:
     made, answers = others
     assert [answer["short-memory"]["micro_batch_size"] for answer in answers] == [25, 25]
-    notices = [record for record in read_records(made / "short-memory") if isinstance(record, NoticeRecord) and "memory" in record.text]
+    records = [record for record in read_records(made / "short-memory") if isinstance(record, NoticeRecord)]
+    notices = [record for record in records if not record.text.startswith("The machine was busy")]  # with other tests, perhaps
     assert [("50 -> 25" in record.text, record.step) for record in notices] == [(True, 0)]
     assert len(losses(made / "short-memory")) == 3
 
