@@ -20,12 +20,14 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 ROWS = {
-    "tests/launch/test_service_on_ray.py::test_a_head_that_is_killed": "other rays",
-    "tests/launch/test_ray_jobs.py::test_a_head_that_wants": "other rays",
+    "tests/service/backends/test_service_on_ray.py::test_a_head_that_is_killed": "other rays",
+    "tests/service/backends/test_ray_jobs.py::test_a_head_that_wants": "other rays",
     "tests/k8s/test_production.py": "other rays",
     "tests/end_to_end/test_readme.py": "other rays",
-    "tests/launch/": "shared ray",
-    "tests/tuning/test_sweep.py": "shared ray",
+    "tests/jobs/launch/": "shared ray",
+    "tests/service/backends/test_ray_jobs.py": "shared ray",
+    "tests/service/backends/test_service_on_": "shared ray",
+    "tests/tuning/sweep/test_sweep.py": "shared ray",
 }
 """Tests on Ray stand in two rows, those on the one head that is shared and those with a Ray of their own, so that no more than
 two Rays are up at once. All others of a file stand in one."""
@@ -44,7 +46,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     def place(item: pytest.Item) -> tuple[int, bool]:
         number = next(number for number, start in enumerate(ORDER) if row_of(item.nodeid).startswith(start))
-        return number, not item.nodeid.startswith("tests/tuning/test_sweep.py")
+        return number, not item.nodeid.startswith("tests/tuning/sweep/test_sweep.py")
 
     items.sort(key=place)
 

@@ -61,12 +61,12 @@ EQUAL: dict[str, dict[str, Any]] = {
         optimizer={"name": "lars", "weight_decay": 1e-4}, learning_rate={"base": 2.0, "warmup_epochs": 2.0}, gradient={"clip_norm": 1.0}
     ),
     "batch-norm": document(model=WITH_BATCH_NORM, batch_norm={"span": 25}),
-    "norms": document(model={"entry_point": "unreached:normalising"}, batch_norm={"span": 25}),
+    "norms": document(model={"entry_point": "rank_strangers:normalising"}, batch_norm={"span": 25}),
     "growing-batch": document(batch={"global_batch_size": 250, "micro_batch_size": 50, "schedule": {"growth": [{"epoch": 2.0, "factor": 2.5}]}}),
-    "dropout": document(model={"entry_point": "unreached:dropping"}),
-    "unreached": document(model={"entry_point": "unreached:branching"}),
+    "dropout": document(model={"entry_point": "rank_strangers:dropping"}),
+    "unreached": document(model={"entry_point": "rank_strangers:branching"}),
     "laid-out": document(
-        model={"entry_point": "unreached:laid_out"},
+        model={"entry_point": "rank_strangers:laid_out"},
         optimizer={"name": "adamw", "weight_decay": 0.01},
         learning_rate={"base": 0.003},
         ema={"decay": 0.9},
@@ -76,25 +76,25 @@ OTHERS: dict[str, dict[str, Any]] = {
     "bfloat16": document(reduction={"compression": "bfloat16"}),
     "powersgd": document(reduction={"compression": "powersgd", "powersgd_rank": 2}),
     "local-steps": document(reduction={"local_steps": 4, "local_from_epoch": 2.0}),
-    "differing": document(model={"entry_point": "unreached:differing"}, stop={"steps": 3}),
-    "short-memory": document(model={"entry_point": "unreached:out_of_memory", "arguments": {"fits": 30}}, stop={"steps": 3}),
-    "roomy": document(model={"entry_point": "unreached:out_of_memory"}, stop={"steps": 3}),
-    "short-memory-in-evaluation": document(model={"entry_point": "unreached:out_of_memory", "arguments": {"evaluates": 30}}, stop={"steps": 3}),
-    "no-memory-in-evaluation": document(model={"entry_point": "unreached:out_of_memory", "arguments": {"evaluates": 0}}, stop={"steps": 3}),
+    "differing": document(model={"entry_point": "rank_strangers:differing"}, stop={"steps": 3}),
+    "short-memory": document(model={"entry_point": "rank_strangers:out_of_memory", "arguments": {"fits": 30}}, stop={"steps": 3}),
+    "roomy": document(model={"entry_point": "rank_strangers:out_of_memory"}, stop={"steps": 3}),
+    "short-memory-in-evaluation": document(model={"entry_point": "rank_strangers:out_of_memory", "arguments": {"evaluates": 30}}, stop={"steps": 3}),
+    "no-memory-in-evaluation": document(model={"entry_point": "rank_strangers:out_of_memory", "arguments": {"evaluates": 0}}, stop={"steps": 3}),
     # An epoch of two steps of 718 and one of a single sample, which one rank alone has.
     "local-steps-tail": document(
         batch={"global_batch_size": 718, "micro_batch_size": 359}, reduction={"local_steps": 4}, ema={"decay": 0.9}, stop={"steps": 8}
     ),
-    "gap": document(dataset={"entry_point": "unreached:with_a_gap"}),
+    "gap": document(dataset={"entry_point": "rank_strangers:with_a_gap"}),
     "diverging": document(learning_rate={"base": 1e9}),
-    "failing": document(model={"entry_point": "unreached:failing"}, stop={"steps": 3}),
-    "extra-state": document(model={"entry_point": "unreached:with_extra_state"}, stop={"steps": 3}),
+    "failing": document(model={"entry_point": "rank_strangers:failing"}, stop={"steps": 3}),
+    "extra-state": document(model={"entry_point": "rank_strangers:with_extra_state"}, stop={"steps": 3}),
     "idle": document(model={"name": "mlp", "arguments": {"batch_norm": True}}, batch_norm={"span": "global"}),
 }
 
 
 def on_unlike_data(entry_point: str, kind: str, **options: Any) -> dict[str, Any]:
-    return document(dataset={"entry_point": f"unlike:{entry_point}", "arguments": {"kind": kind}, **options}, stop={"steps": 7})
+    return document(dataset={"entry_point": f"rank_strangers:{entry_point}", "arguments": {"kind": kind}, **options}, stop={"steps": 7})
 
 
 UNLIKE: dict[str, dict[str, Any]] = {

@@ -1,6 +1,6 @@
 """Storage by URI, and the stored copy of a run: what is carried when, and what happens when the storage refuses.
 
-Here the storage is a folder; tests/launch/test_storage.py goes to a real server that speaks S3.
+Here the storage is a folder; tests/jobs/launch/test_storage.py goes to a real server that speaks S3.
 """
 
 import threading

@@ -1,0 +1,224 @@
+"""Models and data of the tests of ranks, which look for them by their names here."""
+
+import os
+import random
+import signal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+from torch.utils.data import Dataset, TensorDataset
+
+
+class Branching(nn.Module):
+    """The second layer is for batches that hold a sample of class-like brightness; the third is never used."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.always, self.sometimes, self.never = nn.Linear(64, num_classes), nn.Linear(64, num_classes), nn.Linear(64, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        flat = images.flatten(1)
+        logits: Tensor = self.always(flat)
+        bright = flat.mean(1) > 0.25
+        return logits + torch.where(bright[:, None], self.sometimes(flat), 0.0) if bool(bright.any()) else logits
+
+
+def branching(num_classes: int) -> nn.Module:
+    return Branching(num_classes)
+
+
+class OutOfMemoryOnce(nn.Module):
+    """The last rank's passes of more than `fits` samples in training, or `evaluates` in evaluation, fail as an allocator does."""
+
+    def __init__(self, num_classes: int, fits: int, evaluates: int) -> None:
+        super().__init__()
+        self.layer, self.fits, self.evaluates = nn.Linear(64, num_classes), fits, evaluates
+
+    def forward(self, images: Tensor) -> Tensor:
+        if len(images) > (self.fits if self.training else self.evaluates) and torch.distributed.get_rank() == torch.distributed.get_world_size() - 1:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to allocate a lot")
+        logits: Tensor = self.layer(images.flatten(1))
+        return logits
+
+
+def out_of_memory(num_classes: int, fits: int = 1000, evaluates: int = 1000) -> nn.Module:
+    torch.manual_seed(0)
+    return OutOfMemoryOnce(num_classes, fits, evaluates)
+
+
+def dropping(num_classes: int) -> nn.Module:
+    """Smooth, with dropout of elements and of channels."""
+    convolution = [nn.Conv2d(1, 6, 3, stride=2), nn.GELU(), nn.Dropout2d(0.2)]
+    return nn.Sequential(*convolution, nn.Flatten(), nn.Linear(54, 24), nn.GELU(), nn.Dropout(0.5), nn.Linear(24, num_classes))
+
+
+class LaidOut(nn.Module):
+    """Parameters that lie in memory in every way but row by row, one of them in float64."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        whole = torch.randn(64, 48) / (8 + torch.distributed.get_rank())  # rank 0's count, also where the others draw other ones
+        self.sliced = nn.Parameter(whole[:, :24])
+        self.strided = nn.Parameter(whole[:24, 24::2].t())
+        self.transposed = nn.Parameter((torch.randn(num_classes, 12) / 4).t())
+        self.convolution = nn.Conv3d(1, 2, 3, padding=1, dtype=torch.float64).to(memory_format=torch.channels_last_3d)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of (n, 1, 8, 8)."""
+        hidden = self.convolution(images[:, :, None].double()).sum(1).float()
+        return functional.gelu(functional.gelu(hidden.flatten(1) @ self.sliced) @ self.strided.t()) @ self.transposed
+
+
+def laid_out(num_classes: int) -> nn.Module:
+    """An entry point."""
+    return LaidOut(num_classes)
+
+
+class Activated(nn.BatchNorm2d):
+    """A batch-norm with a forward and an activation of its own."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return functional.gelu(super().forward(input))
+
+
+class Normalising(nn.Module):
+    """Every use of a norm: run again in the backward pass, over nine places of each sample, under two names, of plain averages, over instances."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.images = nn.Sequential(nn.Conv2d(1, 6, 3, stride=2), Activated(6))
+        self.instances = nn.InstanceNorm2d(6, track_running_stats=True)  # a bias before a norm would hold rounding alone
+        self.places, self.between = nn.BatchNorm1d(6), nn.Linear(6, 6)
+        self.again = self.places
+        self.average = nn.BatchNorm1d(54, momentum=None)
+        self.last = nn.Linear(54, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.instances(checkpoint(self.images, images, use_reentrant=False))
+        places = self.places(features.flatten(2).transpose(1, 2).reshape(-1, 6)).tanh()
+        places = self.again(self.between(places)).tanh()
+        logits: Tensor = self.last(self.average(places.reshape(len(images), -1)))
+        return logits
+
+
+def normalising(num_classes: int) -> nn.Module:
+    return Normalising(num_classes)
+
+
+class Differing(nn.Linear):
+    """Keeps in a buffer what differs from rank to rank."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(64, num_classes)
+        self.register_buffer("rank", torch.zeros(()))
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.training:
+            self.rank.fill_(torch.distributed.get_rank())  # type: ignore[operator]
+        return super().forward(images.flatten(1))
+
+
+def differing(num_classes: int) -> nn.Module:
+    return Differing(num_classes)
+
+
+def with_a_gap() -> tuple[TensorDataset, TensorDataset]:
+    """Training sample 3 holds what is no number."""
+    inputs = torch.zeros(300, 1, 8, 8)
+    inputs[3, 0, 1, 1] = torch.nan
+    return TensorDataset(inputs, torch.arange(300) % 10), TensorDataset(torch.zeros(50, 1, 8, 8), torch.arange(50) % 10)
+
+
+class Failing(nn.Module):
+    """On the last rank it raises when its weights have moved: in the second step."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(64, num_classes)
+        self.first: Tensor | None = None
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of (n, 1, 8, 8)."""
+        if self.training and len(images) == 50:
+            self.first = self.layer.weight.detach().clone() if self.first is None else self.first
+            if torch.distributed.get_rank() == torch.distributed.get_world_size() - 1 and not torch.equal(self.first, self.layer.weight):
+                raise KeyError("boom")
+        logits: Tensor = self.layer(images.flatten(1))
+        return logits
+
+
+def failing(num_classes: int) -> nn.Module:
+    """An entry point."""
+    return Failing(num_classes)
+
+
+class WithExtraState(nn.Linear):
+    """Keeps which process made it."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(64, num_classes)
+        self.scale = 1.0 + torch.distributed.get_rank()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of (n, 1, 8, 8)."""
+        return super().forward(images.flatten(1)) * self.scale
+
+    def get_extra_state(self) -> dict[str, float]:
+        """For checkpoints."""
+        return {"scale": self.scale}
+
+    def set_extra_state(self, state: dict[str, float]) -> None:
+        """From checkpoints."""
+        self.scale = state["scale"]
+
+
+def with_extra_state(num_classes: int) -> nn.Module:
+    """An entry point."""
+    return WithExtraState(num_classes)
+
+
+GOES_AT = 17
+"""The sample that a reading process of rank 1 dies of."""
+
+
+def samples(num_samples: int, seed: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(num_samples, 8, generator=generator), torch.randint(0, 3, (num_samples,), generator=generator)
+
+
+def held(kind: str) -> tuple[TensorDataset, TensorDataset]:
+    """Another order, another length or other numbers of the classes on rank 1."""
+    (inputs, labels), test, differs = samples(300, 1), samples(90, 2), torch.distributed.get_rank() == 1
+    if differs and kind == "order":
+        order = torch.randperm(300)
+        inputs, labels = inputs[order], labels[order]
+    if differs and kind == "length":
+        inputs, labels = inputs[:299], labels[:299]
+    if differs and kind == "classes":
+        test = test[0], 2 - test[1]
+    return TensorDataset(inputs, labels), TensorDataset(*test)
+
+
+class Read(Dataset[tuple[Tensor, int]]):
+    """Read sample by sample; `augments` beyond any seed's reach, `dies` in a process of rank 1 that reads."""
+
+    num_classes = 3
+
+    def __init__(self, num_samples: int, seed: int, kind: str) -> None:
+        self.inputs, self.labels = samples(num_samples, seed)
+        self.augments, self.dies = kind == "augments", kind == "dies" and torch.distributed.get_rank() == 1
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        if self.dies and index == GOES_AT and torch.utils.data.get_worker_info() is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        scale = random.SystemRandom().random() if self.augments else 1.0
+        return self.inputs[index] * scale, int(self.labels[index])
+
+
+def read(kind: str) -> tuple[Read, Read]:
+    return Read(300, 1, kind), Read(90, 2, kind)

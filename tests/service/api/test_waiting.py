@@ -1,0 +1,81 @@
+"""What requests wait for: a pool that a database blocks, and the process that answers heavy questions; neither without end."""
+
+import asyncio
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+from launch_runs import wait_for
+
+from largebatch.jobs.errors import FaultError, InputError, SpecError
+from largebatch.service.api.analysis_worker import AnalysisWorker
+from largebatch.service.api.dependencies import run_within
+from largebatch.service.db.engine import DatabaseError
+
+QUESTIONS = """
+import os, time
+from largebatch.jobs.errors import SpecError
+def pid(): return os.getpid()
+def sleeps(): time.sleep(60)
+def dies(): os._exit(9)
+def refuses(): raise SpecError("batch", "is odd.", "Take an even one.")
+def breaks(): return 1 / 0
+"""
+
+
+@pytest.fixture
+def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[AnalysisWorker]:
+    (tmp_path / "made_questions.py").write_text(QUESTIONS)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    made = AnalysisWorker("made_questions", timeout_s=5.0)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize(
+    ("question", "error", "words"),
+    [
+        ("sleeps", FaultError, "took more than 5 s"),
+        ("dies", FaultError, "could not be computed"),
+        ("refuses", SpecError, "batch: is odd"),
+        ("breaks", InputError, "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_the_next_question_is_answered_whatever_became_of_one(worker: AnalysisWorker, question: str, error: type[Exception], words: str) -> None:
+    before = worker.ask("pid")
+    with pytest.raises(error, match=words):
+        worker.ask(question)
+    is_replaced = error is FaultError
+    assert (worker.ask("pid") != before) is is_replaced
+    wait_for(lambda: psutil.pid_exists(before) is not is_replaced, 10)  # a process that takes too long is ended
+
+
+def test_nobody_waits_for_ever_behind_a_database_that_hangs() -> None:
+    answers, done = threading.Event(), []
+    pool = ThreadPoolExecutor(1)
+
+    async def ask() -> list[object]:
+        hanging = run_within(0.2, pool, lambda: answers.wait(30))
+        waiting = [run_within(0.2, pool, lambda: done.append(1)) for _ in range(3)]
+        return await asyncio.gather(hanging, *waiting, return_exceptions=True)
+
+    began_s = time.monotonic()
+    refused = asyncio.run(ask())
+    assert time.monotonic() - began_s < 20
+    assert [type(one) for one in refused] == [DatabaseError] * 4
+    answers.set()
+    pool.shutdown()
+    assert done == [], "what was refused is not done later"
+
+
+def test_what_a_look_raises_is_handed_on() -> None:
+    def fails() -> None:
+        raise DatabaseError("database", "does not answer (x).")
+
+    with ThreadPoolExecutor(1) as pool, pytest.raises(DatabaseError, match="does not answer"):
+        asyncio.run(run_within(5.0, pool, fails))

@@ -1,0 +1,301 @@
+"""The command `largebatch`: what it prints, where, and with which exit code."""
+
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.main import get_command
+from typer.testing import CliRunner, Result
+
+from largebatch.jobs.__main__ import main as engine
+from largebatch.jobs.errors import InputError
+from largebatch.jobs.run.records import RunSummary
+from largebatch.jobs.run.run_folder import CHECKPOINTS, ENVIRONMENT, FIGURE, JOURNAL, PLAN, SPEC, SUMMARY
+from largebatch.jobs.spec.read import recipe_paths
+from largebatch.jobs.tracking.mirror_state import MirrorState
+from largebatch.service.cli.main import app, main
+
+SMALL: dict[str, Any] = {
+    "name": "small",
+    "dataset": {"name": "digits"},
+    "model": {"name": "mlp", "arguments": {"width": 16}},
+    "batch": {"global_batch_size": 300, "micro_batch_size": 128},
+    "optimizer": {"name": "sgd"},
+    "learning_rate": {"base": 0.1},
+    "stop": {"steps": 4, "target_accuracy": 0.05},
+    "tracking": {"enabled": False},
+}
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    Path("small.json").write_text(json.dumps(SMALL))
+
+
+def largebatch(*arguments: str) -> Result:
+    return CliRunner().invoke(app, arguments, catch_exceptions=False)
+
+
+def train(*arguments: str) -> Result:
+    return largebatch("train", "small.json", "--device", "cpu", *arguments)
+
+
+class TestJson:
+    def test_one_object_and_nothing_else(self) -> None:
+        done = train("--json")
+        assert done.exit_code == 0
+        assert done.stdout.count("\n") == 1
+        summary = json.loads(done.stdout)
+        assert list(summary) == list(RunSummary.model_fields)
+        assert summary["outcome"] == "reached"
+        assert 0 < summary["time_to_accuracy_seconds"] <= summary["training_seconds"] <= summary["wall_seconds"]
+        assert summary["steps"] == summary["steps_to_accuracy"] == 4
+        assert (summary["micro_batch_size"], summary["gradient_accumulation_steps"]) == (128, 3)
+        run_dir = Path(summary["run_dir"])
+        assert json.loads((run_dir / SUMMARY).read_text()) == summary
+        assert {path.name for path in run_dir.iterdir()} >= {SPEC, PLAN, ENVIRONMENT, JOURNAL, SUMMARY, FIGURE, CHECKPOINTS}
+        assert f"Run folder: {run_dir}" in done.stderr
+
+    def test_a_miss_is_null(self) -> None:
+        done = train("--json", "--set", "stop.target_accuracy=1.0")
+        assert done.exit_code == 0
+        summary = json.loads(done.stdout)
+        assert summary["outcome"] == "missed"
+        assert summary["time_to_accuracy_seconds"] is None
+        assert summary["steps_to_accuracy"] is None
+        assert summary["test_accuracy"] is not None
+
+    def test_without_a_target_it_is_completed(self) -> None:
+        summary = json.loads(train("--json", "--set", "stop.target_accuracy=null").stdout)
+        assert (summary["outcome"], summary["target_accuracy"], summary["time_to_accuracy_seconds"]) == ("completed", None, None)
+
+    def test_a_divergence_is_exit_code_3(self) -> None:
+        done = train("--json", "--set", "learning_rate.base=1e30", "--set", "stop.target_accuracy=1.0")
+        assert done.exit_code == 3
+        summary = json.loads(done.stdout)
+        assert summary["outcome"] == "diverged"
+        assert summary["time_to_accuracy_seconds"] is None
+        assert "NaN" not in done.stdout
+        assert "Diverged: " in done.stderr
+
+
+def test_it_says_its_version() -> None:
+    result = CliRunner().invoke(app, ["--version"])
+    assert (result.exit_code, result.stdout) == (0, f"largebatch {version('largebatch')}\n")
+
+
+def test_the_table_names_what_matters() -> None:
+    done = train()
+    assert done.exit_code == 0
+    for word in ("small", "reached", "300", "test acc.", "s to target", "noise scale"):
+        assert word in done.stdout
+
+
+def test_a_run_is_resumed() -> None:
+    first = json.loads(train("--json", "--set", "stop.target_accuracy=null").stdout)
+    done = largebatch("train", "--resume", first["run_dir"], "--set", "stop.steps=6", "--device", "cpu", "--json")
+    assert done.exit_code == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert (summary["steps"], summary["run_id"]) == (6, first["run_id"])
+    assert summary["training_seconds"] > first["training_seconds"]
+
+
+class TestPlan:
+    def test_in_words(self) -> None:
+        done = largebatch("plan", "small.json", "--device", "cpu")
+        assert done.exit_code == 0
+        # 300 = 128 + 128 + 44; 1437 = 4 * 300 + 237; 4 steps are 1,200 samples.
+        for words in (
+            "1,437 training samples",
+            "300 samples per step = 2 x 128 + 44",
+            "4 steps of 300 and one of 237, divided by its own 237",
+            "4 steps, 1200 samples",
+            "peak 0.1",
+            "sgd, weight decay 0",
+            "none in this model",
+            "MiB: weights",
+            "(1,210 parameters)",  # 64 * 16 + 16 + 16 * 10 + 10
+        ):
+            assert words in done.stdout, words
+
+    def test_in_numbers(self) -> None:
+        done = largebatch("plan", "small.json", "--json", "--device", "cpu")
+        facts = json.loads(done.stdout)
+        assert facts["micro_batches_of_the_first_step"] == [128, 128, 44]
+        assert (facts["total_steps"], facts["total_samples"], facts["peak_learning_rate"]) == (4, 1200, 0.1)
+        assert done.stdout.count("\n") == 1
+
+    @pytest.mark.parametrize(
+        "command", [["plan", "small.json"], ["train", "small.json", "--dry-run"], ["train", "small.json", "--dry-run", "--json"]]
+    )
+    def test_nothing_is_written(self, command: list[str], tmp_path: Path) -> None:
+        before = set(tmp_path.rglob("*"))
+        assert largebatch(*command, "--device", "cpu").exit_code == 0
+        assert set(tmp_path.rglob("*")) == before
+
+    @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder that refuses files even to root")
+    def test_a_folder_that_cannot_be_written_will_do(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir("/proc/self")
+        assert largebatch("plan", str(tmp_path / "small.json"), "--device", "cpu").exit_code == 0
+        with pytest.raises(InputError, match="cannot be written"):
+            largebatch("train", str(tmp_path / "small.json"), "--device", "cpu")
+
+    def test_a_dry_run_is_the_plan(self) -> None:
+        planned = largebatch("plan", "small.json", "--json", "--device", "cpu").stdout
+        assert train("--dry-run", "--json").stdout == planned
+
+
+@pytest.mark.parametrize("door", ["command", "engine"])
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_run_that_is_cut_off_says_how_to_go_on_where_it_can(
+    saved: bool, door: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A further Ctrl-C leaves at once."""
+    run_dir = Path("runs/cut-off")
+    (run_dir / CHECKPOINTS).mkdir(parents=True)
+    if saved:
+        (run_dir / CHECKPOINTS / f"step-00000001.{'0' * 32}.pt").touch()
+
+    def cut_off(job: Any, options: Any, listener: Any, *, on_start: Any, **_: Any) -> None:
+        on_start(run_dir)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("largebatch.jobs.launch.local.train_locally", cut_off)
+    if door == "engine":
+        assert engine(["small.json", "--device", "cpu"]) == 130
+    else:
+        monkeypatch.setattr(sys, "argv", ["largebatch", "train", "small.json", "--device", "cpu"])
+        with pytest.raises(SystemExit) as left:
+            main()
+        assert left.value.code == 130
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "Interrupted." in err
+    again = "python -m largebatch.jobs --resume" if door == "engine" else "largebatch train --resume"
+    assert (f"The last checkpoint is whole. Go on with: {again} runs/cut-off" in err) is saved
+    assert ("checkpoint" in err) is saved
+
+
+def test_where_there_is_no_run_an_interrupt_speaks_of_none(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def cut_off() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("largebatch.service.cli.main.app", cut_off)
+    with pytest.raises(SystemExit):
+        main()
+    assert capsys.readouterr().err == "Interrupted.\n"
+
+
+def test_the_engine_too_takes_the_output_folder_from_the_environment(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("LARGEBATCH_OUTPUT_DIR", "elsewhere")
+    assert engine(["small.json", "--device", "cpu"]) == 0
+    assert Path(json.loads(capsys.readouterr().out)["run_dir"]).parent == Path("elsewhere")
+
+
+def test_recipes_are_listed() -> None:
+    done = largebatch("recipes")
+    assert done.exit_code == 0
+    for name in recipe_paths():
+        assert f"\n{name} " in done.stdout
+
+
+class TestCompare:
+    @pytest.fixture
+    def runs(self) -> list[str]:
+        sizes = ("128", "300")
+        return [json.loads(train("--json", "--set", f"batch.global_batch_size={size}", "--set", f"name=b{size}").stdout)["run_dir"] for size in sizes]
+
+    def test_side_by_side(self, runs: list[str]) -> None:
+        table = largebatch("compare", *runs).stdout
+        assert table.index("b128") < table.index("b300")
+        rows = json.loads(largebatch("compare", *runs, "--json").stdout)
+        assert [(row["recipe"], row["global_batch_size"], row["optimizer"]) for row in rows] == [("b128", 128, "sgd"), ("b300", 300, "sgd")]
+        page = largebatch("compare", *runs, "--figure", "deep/page.html")
+        assert f"Figure: {Path('deep/page.html').resolve()}" in page.stdout
+        assert Path("deep/page.html").is_file()
+
+    def test_a_figure_of_another_kind(self, runs: list[str]) -> None:
+        with pytest.raises(ValueError, match=r"--figure: page\.pdf ends in neither \.html nor \.png"):
+            largebatch("compare", *runs, "--figure", "page.pdf")
+        assert not Path("page.pdf").exists()
+
+    def test_a_run_that_has_not_ended(self, runs: list[str]) -> None:
+        (Path(runs[0]) / SUMMARY).unlink()
+        with pytest.raises(ValueError, match=f"has not ended.*largebatch train --resume {runs[0]}"):
+            largebatch("compare", runs[0])
+
+    def test_all_that_lies_in_a_folder_of_runs(self, runs: list[str]) -> None:
+        """As a shell makes of `runs/*`."""
+        folder = Path(runs[0]).parent
+        (folder / "mlflow-artifacts").mkdir(exist_ok=True)
+        (folder / "mlflow.db").touch()
+        (folder / "notes").mkdir()
+        (Path(runs[0]) / SUMMARY).unlink()
+        table = largebatch("compare", *map(str, folder.iterdir())).stdout
+        assert "b300" in table
+        assert f"Left out: {folder / 'notes'} holds no runs.\n" in table
+        assert f"Left out: {runs[0]} is a run that has not ended. Go on with it: largebatch train --resume {runs[0]}\n" in table
+        assert "mlflow" not in table
+        with pytest.raises(ValueError, match="nowhere is not a folder"):
+            largebatch("compare", *runs, "nowhere")
+        with pytest.raises(ValueError, match="holds no runs"):
+            largebatch("compare", str(folder / "notes"))
+
+
+def test_sync_of_no_run() -> None:
+    with pytest.raises(ValueError, match=r"FOLDER: \. holds no runs"):
+        largebatch("sync", ".")
+
+
+@pytest.mark.parametrize("place", ["runs", "runs/*"])
+def test_sync_of_a_folder_of_runs(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its runs, sweeps and studies, and of a sweep's folder not each run once more."""
+    for file in ("a/spec.json", "a/environment.json", "sweep/parent.json", "sweep/b/spec.json", "sweep/b/environment.json",
+                 "study/sweep/parent.json", "study/c/spec.json", "study/c/environment.json", "mlflow-artifacts/x/artifacts/spec.json"):  # fmt: skip
+        Path("runs", file).parent.mkdir(parents=True, exist_ok=True)
+        Path("runs", file).touch()
+    Path("runs/mlflow.db").touch()
+    seen: list[str] = []
+    for name in ("folder_mirror.sync_folder", "mlflow_mirror.sync_run"):
+        monkeypatch.setattr(f"largebatch.jobs.tracking.{name}", lambda run_dir: (seen.append(str(run_dir)), MirrorState())[1])
+    largebatch("sync", *sorted(map(str, Path().glob(place))))
+    assert seen == ["runs/a", "runs/study/c", "runs/study/sweep", "runs/sweep"]
+
+
+def commands(command: Any, name: str = "largebatch") -> Iterator[tuple[str, Any]]:
+    """Every command that a person can give, with its words."""
+    if not hasattr(command, "commands"):
+        yield name, command
+        return
+    for word, one in command.commands.items():
+        yield from commands(one, f"{name} {word}")
+
+
+EVERY_COMMAND = dict(commands(get_command(app)))
+
+
+@pytest.mark.parametrize("command", EVERY_COMMAND)
+def test_every_command_has_help_with_an_example_that_it_takes(command: str) -> None:
+    example = EVERY_COMMAND[command].epilog.removeprefix("Example: ")
+    assert example.startswith(command)
+    assert f"Example: {example}" in " ".join(largebatch(*command.split()[1:], "--help").stdout.split())
+    EVERY_COMMAND[command].make_context(command, shlex.split(example.removeprefix(command)))  # raises for what it does not take
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom largebatch.service.cli.main import app\nfrom typer.testing import CliRunner\n"
+        "done = CliRunner().invoke(app, ['--help'])\nassert done.exit_code == 0 and 'train' in done.stdout\n"
+        "print(sorted({'torch', 'pydantic', 'mlflow', 'ray', 'plotly', 'matplotlib', 'numpy', 'yaml', 'sklearn'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,84 @@
+"""Small training runs in this process: a spec's document, the job that is made of it, the run, and what it left in its folder."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from largebatch.jobs.job import prepare, run_job
+from largebatch.jobs.prepared import Prepared
+from largebatch.jobs.resume import load_checkpoint
+from largebatch.jobs.run.checkpoints import list_checkpoints
+from largebatch.jobs.run.journal import read_records
+from largebatch.jobs.run.listener import Listener
+from largebatch.jobs.run.records import NoticeRecord, RunSummary, StartRecord, StepRecord
+from largebatch.jobs.spec.read import build_spec
+
+ROOT = Path(__file__).resolve().parent.parent
+CPU = torch.device("cpu")
+
+
+def synthetic(num_train: int = 64, num_test: int = 16, shape: tuple[int, ...] = (1, 4, 4)) -> dict[str, Any]:
+    """The data set's section: random images of four classes."""
+    return {"name": "synthetic", "arguments": {"num_train": num_train, "num_test": num_test, "num_classes": 4, "shape": [*shape]}}
+
+
+def document(**parts: Any) -> dict[str, Any]:
+    """A spec as plain data, of a network that trains in milliseconds; `parts` replace whole sections."""
+    return {
+        "dataset": synthetic(),
+        "model": {"name": "mlp", "arguments": {"width": 4}},
+        "batch": {"global_batch_size": 16},
+        "optimizer": {"name": "sgd"},
+        "learning_rate": {"base": 0.05},
+        "stop": {"steps": 8},
+        "tracking": {"enabled": False},
+        **parts,
+    }
+
+
+def prepared(data_dir: Path = Path("nowhere"), world_size: int | None = None, **parts: Any) -> Prepared:
+    """The job of such a document, ready to run on the CPU."""
+    return prepare(build_spec(document(**parts)), CPU, data_dir, world_size=world_size)
+
+
+def trained(job: Prepared, run_dir: Path, listener: Listener | None = None, *, resumes: bool = False) -> RunSummary:
+    """The run, in a folder that need not be there."""
+    (run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
+    return run_job(job, run_dir, listener or Listener(), resumes)
+
+
+def parameters(run_dir: Path, step: int | None = None) -> dict[str, Tensor]:
+    """Weights and running statistics of the newest checkpoint, or that of a step."""
+    found = [each for each in list_checkpoints(run_dir / "checkpoints") if each.kind == "step" and step in (None, each.step)]
+    return load_checkpoint(found[0].path, CPU)["state"]["model"]
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    """Bit for bit."""
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    """The largest difference between two models' numbers, each tensor's over its own largest."""
+    return max(float((one[name] - other[name]).abs().max() / one[name].abs().max().clamp(min=1e-6)) for name in one)
+
+
+def starts(run_dir: Path) -> list[StartRecord]:
+    return [record for record in read_records(run_dir) if isinstance(record, StartRecord)]
+
+
+def steps(run_dir: Path) -> list[int]:
+    """The steps that the journal holds, in its order."""
+    return [record.step for record in read_records(run_dir) if isinstance(record, StepRecord)]
+
+
+def losses(run_dir: Path) -> list[float]:
+    return [record.loss for record in read_records(run_dir) if isinstance(record, StepRecord)]
+
+
+def notices(run_dir: Path) -> list[str]:
+    """All but that other tests kept the machine busy."""
+    texts = [record.text for record in read_records(run_dir) if isinstance(record, NoticeRecord)]
+    return [text for text in texts if not text.startswith("The machine was busy")]

@@ -1,0 +1,321 @@
+"""From runs to the answer: planted curves come back, misses stay misses, what cannot be compared is not."""
+
+import dataclasses
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_runs import CRITICAL, MIN_SAMPLES, RATE, STEP_S, TARGET, made_profile, made_run
+
+from largebatch.jobs.errors import InputError
+from largebatch.jobs.run.records import Outcome
+from largebatch.tuning.report.batch_figures import momentum_map
+from largebatch.tuning.report.contents import Extras, charts_of
+from largebatch.tuning.results.analysis.configurations import best_of_each_batch, configurations
+from largebatch.tuning.results.analysis.prediction import compare, misses_in_words, predict, profile_beside_runs, refuse_other_reference
+from largebatch.tuning.results.analysis.reference import Reference
+from largebatch.tuning.results.findings import find
+from largebatch.tuning.results.run_result import Evaluation, RunResult
+from largebatch.tuning.results.wording import answer_of
+
+BATCHES = [32, 128, 512, 2048]
+RUNS = [made_run(batch, seed, factor) for batch in BATCHES for seed, factor in ((0, 1.0), (1, 1.0), (2, 1.0), (0, 1.7))]
+
+
+def test_the_planted_answer_comes_back() -> None:
+    found = find(RUNS)
+    assert found.target == TARGET
+    assert [one.global_batch_size for one in found.best] == BATCHES
+    assert all(one.first.learning_rate == 0.1 for one in found.best), "the better rate, which has three seeds"
+    assert all(one.seconds.num_runs == 3 for one in found.best)
+    assert found.critical_batch is not None
+    assert found.critical_batch.critical_batch_size == pytest.approx(CRITICAL, rel=0.05)
+    assert found.critical_batch.min_samples == pytest.approx(MIN_SAMPLES, rel=0.05)
+    seconds = {batch: MIN_SAMPLES * (1 + batch / CRITICAL) / batch * (STEP_S + batch / RATE) for batch in BATCHES}
+    answers = {answer.question: answer.choice for answer in found.advice}
+    assert answers["soonest"] is not None
+    assert answers["soonest"].global_batch_size == min(seconds, key=lambda batch: seconds[batch])
+    assert answers["cheapest"] is not None
+    assert answers["cheapest"].global_batch_size == 32
+    assert found.noise_scale == 400.0
+    words = " ".join(answer_of(found).words)
+    assert "Soonest: batch" in words
+    assert "Critical batch size" in words
+    json.dumps(answer_of(found).numbers(), allow_nan=False)
+
+
+def test_a_lucky_single_run_does_not_beat_three_seeds() -> None:
+    runs = [*(made_run(128, seed, 1.0) for seed in range(3)), made_run(128, 0, 0.5)]
+    (best,) = best_of_each_batch(configurations(runs, TARGET))
+    assert len(best.runs) == 3
+    map_of_them = momentum_map(find([*runs, made_run(128, momentum=0.0)]))
+    assert map_of_them is not None
+    assert map_of_them.heat is not None
+    assert map_of_them.heat.values[1] == [best.seconds.median], "nor in its cell of the map"
+
+
+@pytest.mark.parametrize(
+    ("slower", "faster", "name"),
+    [("adamw", "adamw", "beta1"), ("lamb", "lamb", "beta1"), ("sgd", "sgd", "momentum"), ("lars", "lamb", "momentum or beta1")],
+)
+def test_the_map_is_named_after_what_the_optimizer_calls_its_momentum(slower: str, faster: str, name: str) -> None:
+    tried = ((slower, 0.8, 1.5), (faster, 0.95, 1.0))
+    found = find([made_run(batch, 0, factor, momentum=value, optimizer=optimizer) for batch in (32, 128) for optimizer, value, factor in tried])
+    chart = momentum_map(found)
+    assert chart is not None
+    assert chart.heat is not None
+    assert (chart.y_title, chart.heat.y) == (name, ["0.8", "0.95"])
+    assert f"over batch and {name}," in chart.title
+    slow, fast = chart.heat.values[0][0], chart.heat.values[1][0]
+    assert slow is not None
+    assert fast is not None
+    assert slow > fast
+    if slower == faster:
+        assert answer_of(found).rows[0][name] == "0.95"
+        assert any(f"with {faster}, learning rate 0.1 and {name} 0.95" in line for line in answer_of(found).words)
+
+
+def test_one_beta1_makes_no_map() -> None:
+    assert momentum_map(find([made_run(batch, 0, momentum=0.9, optimizer="adamw") for batch in (32, 128)])) is None
+
+
+def test_misses_are_misses() -> None:
+    runs = [made_run(32, seed) for seed in range(3)] + [made_run(512, seed, reaches=seed == 0) for seed in range(3)]
+    found = find(runs)
+    assert [choice.global_batch_size for choice in found.choices] == [32]
+    row = next(row for row in answer_of(found).rows if row["batch"] == "512")
+    assert row["s to target"] == "missed (1 of 3 reached)"
+    assert any("at least three batch sizes" in line for line in answer_of(found).words)
+
+
+def test_nothing_reached_is_a_result() -> None:
+    found = find([made_run(batch, reaches=False) for batch in BATCHES])
+    assert found.choices == []
+    assert found.critical_batch is None
+    assert any("No batch size reached the target" in line for line in answer_of(found).words)
+
+
+def test_other_models_and_devices_are_named_and_left_out() -> None:
+    found = find([*RUNS, made_run(64, device="H200"), made_run(64, model="lenet"), made_run(64, device="H200", seed=1)])
+    assert len(found.runs) == len(RUNS)
+    assert sum(found.other_settings.values()) == 3
+    assert any("Left out: 2 runs of mlp on made, H200" in line for line in answer_of(found).words)
+
+
+def test_no_target_given_is_what_every_batch_reached() -> None:
+    runs = [made_run(batch) for batch in BATCHES]
+    bare = [run.__class__(**{**run.__dict__, "summary": run.summary.model_copy(update={"target_accuracy": None})}) for run in runs]
+    found = find(bare)
+    assert found.target == pytest.approx(0.91)
+    assert found.target_is_chosen
+    assert "none was given" in answer_of(found).words[0]
+
+
+def test_runs_that_were_ended_early_are_said_and_left_out() -> None:
+    early = made_run(64)
+    early = early.__class__(**{**early.__dict__, "summary": early.summary.model_copy(update={"outcome": Outcome.STOPPED})})
+    found = find([*RUNS, early])
+    assert [one.global_batch_size for one in found.best] == BATCHES
+    assert any("1 run that was ended early" in line for line in answer_of(found).words)
+    with pytest.raises(InputError, match="no run that has ended"):
+        find([early])
+
+
+def test_no_runs() -> None:
+    with pytest.raises(InputError, match="no run that has ended"):
+        find([])
+
+
+def test_a_prediction_from_one_run_is_exact_where_the_noise_scale_is_the_critical_batch() -> None:
+    run = made_run(128)
+    last = run.evaluations[-1]
+    just_before = Evaluation(last.step * 98 // 100, last.samples * 98 // 100, last.training_seconds * 0.98, 2 * TARGET - last.test_accuracy)
+    run = replace(run, evaluations=(just_before, last), summary=run.summary.model_copy(update={"gradient_noise_scale": CRITICAL}))
+    predicted = predict(Reference(run), made_profile(), TARGET, BATCHES)
+    measured = {one.global_batch_size: one.seconds.median for one in find(RUNS).best if one.seconds.median is not None}
+    misses = compare(predicted, measured)
+    assert [miss.global_batch_size for miss in misses] == BATCHES
+    # Steps are whole, which a batch of 2,048 with 49 of them feels.
+    assert all(abs(miss.error) < 0.02 for miss in misses)
+    assert [one.learning_rate for one in predicted] == pytest.approx([0.1 / 4, 0.1, 0.1 * CRITICAL / 128, 0.1 * CRITICAL / 128])
+
+
+def test_a_prediction_goes_at_the_pace_of_its_run() -> None:
+    run = made_run(128)
+    slower = run.__class__(
+        **{**run.__dict__, "evaluations": tuple(at._replace(training_seconds=1.5 * at.training_seconds) for at in run.evaluations)}
+    )
+    as_profiled, at_pace = (predict(Reference(one), made_profile(), TARGET, BATCHES) for one in (run, slower))
+    assert [one.seconds for one in at_pace] == pytest.approx([1.5 * one.seconds for one in as_profiled])
+
+
+def test_a_run_that_reached_nothing_predicts_nothing() -> None:
+    with pytest.raises(InputError, match=r"did not reach 0\.9"):
+        predict(Reference(made_run(128, reaches=False)), made_profile(), TARGET, BATCHES)
+
+
+def test_the_reference_runs_own_batch_is_no_prediction() -> None:
+    predicted = predict(Reference(made_run(128)), made_profile(), TARGET, BATCHES)
+    assert [one.global_batch_size for one in predicted if one.is_reference] == [128]
+    misses = compare(predicted, {128: predicted[1].seconds, 512: 10 * predicted[2].seconds})
+    assert "within 30 % at 0 of 1 batch sizes (the reference run's own left aside)" in misses_in_words(misses)
+    assert [one.row()["batch"] for one in misses] == ["128 (the reference run's own)", "512"]
+    assert "cannot be said" in misses_in_words(misses[:1])
+
+
+def test_a_profile_of_one_batch_size_predicts_nothing() -> None:
+    one = made_profile().model_copy(update={"points": made_profile().points[:1]})
+    assert not one.has_model
+    with pytest.raises(InputError, match="holds one batch size, 1: "):
+        predict(Reference(made_run(128)), one, TARGET, BATCHES)
+
+
+def with_settings(run: RunResult, **settings: str) -> RunResult:
+    return replace(
+        run, settings=tuple(sorted({**dict(run.settings), **{name.replace("__", "."): value for name, value in settings.items()}}.items()))
+    )
+
+
+def test_other_arguments_of_the_data_are_other_data_and_those_of_the_model_are_said() -> None:
+    runs = [*RUNS, *(made_run(64, seed, dataset="made (num_train 2000)") for seed in range(2))]
+    found = find(runs)
+    assert found.other_settings == {found.setting.model_copy(update={"dataset": "made (num_train 2000)"}): 2}
+    wide = [with_settings(run, model__arguments__depth="2", model__arguments__width="128") for run in RUNS[:8]]
+    slim = [with_settings(run, model__arguments__depth="2", model__arguments__width="64", stop__epochs="9.0") for run in RUNS[8:]]
+    found = find([*wide, *slim])
+    assert found.other_settings == {}
+    assert str(found.setting) == "mlp (depth 2) on made, cpu (test)", "what all of them share"
+    differing = "model.arguments.width (64, 128) and stop.epochs (9.0, not set)"
+    assert f"The runs differ in more than what is compared: {differing}." in answer_of(found).words
+    assert all(f"differing in {differing}" in chart.caption for chart in charts_of(found, Extras()) if chart.name.endswith("-to-target"))
+
+
+def test_what_is_compared_is_no_difference_and_another_optimizer_has_other_options() -> None:
+    assert find(RUNS).differences == ""
+    lars = [with_settings(made_run(64, optimizer="lars"), optimizer__name="lars", optimizer__trust_coefficient="0.001")]
+    assert find([*RUNS, *lars]).differences == ""
+    many = [with_settings(made_run(64), **{f"loss__part_{n}": str(seed) for n in range(7)}, seed="0") for seed in range(6)]
+    assert "loss.part_0 (0, 1, 2, ..., 5)" in find(many).differences
+    assert find(many).differences.endswith(" and 3 more")
+
+
+def test_the_fit_says_what_it_stands_on_and_leaves_out_batches_that_missed() -> None:
+    runs = [*(made_run(batch, seed) for batch in BATCHES for seed in range(3)), *(made_run(8192, seed, reaches=seed == 0) for seed in range(3))]
+    runs[0] = made_run(32, 0, reaches=False)
+    found = find(runs)
+    assert found.critical_batch is not None
+    assert found.critical_batch.num_points == 11
+    (words,) = (line for line in answer_of(found).words if line.startswith("Critical batch size"))
+    assert "stands on 11 runs at 4 batch sizes" in words
+    assert "1 runs of these that missed are left out" in words
+    assert "half of them or more missed: batch 8,192" in words
+    assert "evaluations up to" in words, "two evaluations a run are coarse"
+
+
+def test_fine_evaluations_need_no_word() -> None:
+    runs = [fine(made_run(batch, seed)) for batch in BATCHES for seed in range(2)]
+    (words,) = (line for line in answer_of(find(runs)).words if line.startswith("Critical batch size"))
+    assert "evaluations" not in words
+
+
+def fine(run: RunResult) -> RunResult:
+    """Evaluated at every tenth of its way."""
+    last = run.evaluations[-1]
+    steps = [Evaluation(max(last.step * n // 10, 1), last.samples * n // 10, last.training_seconds * n / 10, 0.08 * n) for n in range(1, 10)]
+    return replace(run, evaluations=(*steps, last))
+
+
+def test_too_few_batches_that_reached_are_said() -> None:
+    runs = [made_run(batch, reaches=batch < 500) for batch in BATCHES]
+    words = answer_of(find(runs)).words
+    assert any("at least three batch sizes must reach the target in half of their runs; 2 of 4 did." in line for line in words)
+
+
+def test_the_noise_scale_is_a_true_median() -> None:
+    runs = [made_run(32), made_run(128)]
+    runs = [
+        replace(run, summary=run.summary.model_copy(update={"gradient_noise_scale": scale})) for run, scale in zip(runs, (100.0, 300.0), strict=True)
+    ]
+    assert find(runs).noise_scale == 200.0
+
+
+def test_a_limit_that_no_batch_keeps_is_answered_with_the_most_accurate_by_then() -> None:
+    runs = [fine(made_run(batch, seed)) for batch in BATCHES for seed in range(3)]
+    found = find(runs, deadline_s=1.0, max_samples=15_000)
+    answers = {one.question: one for one in found.advice}
+    by_deadline = answers["within 1 s"]
+    assert by_deadline.choice is not None
+    top = {batch: max((at.test_accuracy for at in fine(made_run(batch)).evaluations if at.training_seconds <= 1.0), default=0.0) for batch in BATCHES}
+    assert by_deadline.choice.global_batch_size == max(top, key=lambda batch: top[batch])
+    assert f"the most accurate by then with {max(top.values()):.4f}, the median of 3 seeds. The target is not met" in by_deadline.reason
+    assert "the nearest is" in by_deadline.reason
+    assert by_deadline.choice.seconds <= 1.0
+    by_samples = answers["within 15,000 samples"]
+    assert by_samples.choice is not None
+    assert by_samples.choice.global_batch_size == 32
+    nothing = {one.question: one for one in find(runs, deadline_s=1e-6).advice}["within 1e-06 s"]
+    assert nothing.choice is None
+    assert nothing.reason.startswith("nothing was evaluated by then; none of 4 batches keeps it")
+
+
+def test_a_limit_is_answered_where_no_batch_reached_the_target_too() -> None:
+    found = find([made_run(batch, seed, reaches=False) for batch in BATCHES for seed in range(2)], deadline_s=1000.0)
+    (answer,) = found.advice
+    assert answer.choice is not None
+    assert "no batch reaches the target at all" in answer.reason
+    assert any(line.startswith("Within 1000 s: batch ") for line in answer_of(found).words)
+
+
+def test_a_run_that_was_never_evaluated_ranks_below_the_others() -> None:
+    lost = made_run(64, 2)
+    lost = replace(lost, summary=lost.summary.model_copy(update={"best_test_accuracy": None}), evaluations=())
+    runs = [made_run(64, 0), made_run(64, 1, reaches=False), lost]
+    found = find(runs).best[0].best_accuracy
+    assert (found.low, found.median, found.high) == (None, TARGET - 0.1, TARGET + 0.01)
+    assert "missed ..." in found.text
+
+
+def test_a_run_of_another_kind_is_no_reference_and_another_models_profile_none_either() -> None:
+    setting = find(RUNS).setting
+    refuse_other_reference(RUNS[0], setting.model_copy(update={"model": "mlp (width 64)"}))
+    with pytest.raises(InputError, match=r"--reference: .* is of mlp on made, H200, and the runs are of mlp on made, cpu \(test\)"):
+        refuse_other_reference(made_run(128, device="H200"), setting)
+    assert profile_beside_runs(made_profile(), setting) == ""
+    named = made_profile().model_copy(update={"model_in_words": "mlp (width 64)", "dataset_in_words": "made", "device": "H200"})
+    assert "The profile is of mlp (width 64) on made, H200, the runs are of mlp on made, cpu (test)" in profile_beside_runs(named, setting)
+    with pytest.raises(InputError, match="was measured with lenet, and the runs trained mlp"):
+        profile_beside_runs(named.model_copy(update={"model_in_words": "lenet"}), setting)
+
+
+def test_a_disturbed_clock_is_said() -> None:
+    runs = [made_run(batch, seed) for batch in (64, 256, 1024) for seed in range(2)]
+    assert not any("disturbed" in sentence for sentence in answer_of(find(runs, TARGET)).words)
+    waits = [0.62, 0.3, 0.02, 0.0, None, 0.09]
+    shared = [
+        dataclasses.replace(run, summary=run.summary.model_copy(update={"core_wait_fraction": wait})) for run, wait in zip(runs, waits, strict=True)
+    ]
+    said = [sentence for sentence in answer_of(find(shared, TARGET)).words if "disturbed" in sentence]
+    assert len(said) == 1
+    assert "the clock of 2 of 6 runs: they waited for a core up to 62% of the time" in said[0]
+
+
+GOLDEN = json.loads((Path(__file__).parent / "golden" / "sweep-findings.json").read_text())
+RUNS = {
+    "reached": [*(made_run(batch, seed, 1 + 0.05 * seed) for batch in (32, 128, 512, 2048) for seed in range(3)), made_run(64, device="H200")],
+    "missed": [made_run(batch, reaches=False) for batch in (32, 128)],
+}
+
+
+def rounded(text: str) -> Any:
+    """Numbers to six digits: the last ones are the platform's."""
+    return json.loads(text, parse_float=lambda number: float(f"{float(number):.6g}"))
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_the_body_is_the_one_of_before(name: str) -> None:
+    answer = answer_of(find(RUNS[name]))
+    assert rounded(answer.model_dump_json()) == GOLDEN[name]
+    numbers = {field: value for field, value in GOLDEN[name].items() if field not in {"rows", "figures"}}
+    assert rounded(json.dumps(answer.numbers())) == numbers

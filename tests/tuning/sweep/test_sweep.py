@@ -1,0 +1,291 @@
+"""Sweeps on a real Ray: killed and gone on with, stopped early, read back from MLflow, what they refuse, and what a search of Ray Tune's does."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import launch_runs
+import psutil
+import pytest
+import yaml
+from launch_runs import Head, starts
+from ray.util.state import list_actors
+from servers import said
+from small_runs import ROOT
+
+import largebatch
+from largebatch.jobs.run.checkpoints import list_checkpoints
+from largebatch.jobs.tracking.params import CURVE_TAG
+from largebatch.tuning.results.collect import collect
+from largebatch.tuning.results.experiment import collect_experiment
+from largebatch.tuning.results.run_folders import ended_runs
+from largebatch.tuning.sweep.begin import begin_sweep
+from largebatch.tuning.sweep.ledger import Ledger
+from largebatch.tuning.sweep.space import base_spec, read_sweep
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+BATCHES = [32, 128, 512]
+SHORT = {"stop.epochs": 6, "stop.target_accuracy": 0.9, "stop.at_target": True, "checkpoint.every_steps": 10, "evaluation.every_epochs": 1}
+
+
+def sweep_file(folder: Path, **parts: Any) -> Path:
+    document: dict[str, Any] = {
+        "name": "tried",
+        "recipe": "digits-small-batch",
+        "set": SHORT.copy(),
+        "each": {"batch.global_batch_size": BATCHES},
+        "search": {"method": "quasi_random", "trials": 2, "space": {"learning_rate.base": {"low": 0.05, "high": 0.5, "times_batch": 0.5}}},
+        "repeats": 2,
+        "resources": {"cpus_per_worker": 1.0, "max_concurrent": 2},
+        **parts,
+    }
+    document["set"].setdefault("tracking.enabled", False)
+    path = folder / "tried.yaml"
+    path.write_text(yaml.safe_dump(document))
+    return path
+
+
+def command(*arguments: object, head: Head | None = None) -> list[str]:
+    address = ["--address", head.address] if head else []
+    return [sys.executable, "-m", "largebatch", "sweep", *map(str, arguments), *address, "--device", "cpu"]
+
+
+def run(*arguments: object, head: Head, code: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(command(*arguments, head=head), capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == code, done.stderr[-3000:]
+    return done
+
+
+def run_new(tmp_path: Path, head: Head, code: int = 0, **parts: Any) -> subprocess.CompletedProcess[str]:
+    return run(sweep_file(tmp_path, **parts), "--output-dir", tmp_path / "runs", head=head, code=code)
+
+
+def folder_of(output_dir: Path) -> Path:
+    (folder,) = output_dir.glob("tried-*")
+    return folder
+
+
+@contextmanager
+def under_way(tmp_path: Path, head: Head | None, until: str, count: int = 1, **parts: Any) -> Iterator[subprocess.Popen[str]]:
+    """A sweep's command, once so many files are in its folder."""
+    words = command(sweep_file(tmp_path, **parts), "--output-dir", tmp_path / "runs", head=head)
+    sweep = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        ends_at = time.monotonic() + 120
+        while len(list((tmp_path / "runs").glob(f"tried-*/*/{until}"))) < count:
+            assert sweep.poll() is None
+            assert time.monotonic() < ends_at
+            time.sleep(0.05)
+        yield sweep
+    finally:
+        sweep.kill()
+        sweep.communicate()
+
+
+def test_a_sweep_from_file_to_answer(head: Head, tmp_path: Path) -> None:
+    done = run(sweep_file(tmp_path, set={**SHORT, "tracking.enabled": True}), "--output-dir", tmp_path / "runs", "--json", head=head)
+    answer = json.loads(done.stdout)
+    folder = folder_of(tmp_path / "runs")
+    assert [row["global_batch_size"] for row in answer["batches"]] == BATCHES
+    assert all(row["seconds_to_target"]["num_runs"] == 2 for row in answer["batches"])
+    assert {one["question"] for one in answer["advice"]} >= {"soonest", "cheapest", "knee"}
+    ledger = Ledger(folder)
+    assert len(ledger.trials) == 9
+    assert all(ledger.is_over(trial) for trial in ledger.trials)
+    assert "9/9" in done.stderr
+    # MLflow, by its own client: nine children of one parent, and the same table again.
+    import mlflow
+
+    store = f"sqlite:///{folder / 'mlflow.db'}"
+    client = mlflow.MlflowClient(store)
+    number = client.get_experiment_by_name("largebatch").experiment_id
+    (parent,) = client.search_runs([number], f"tags.`largebatch.sweep` = '{folder.name}'")
+    children = client.search_runs([number], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
+    assert sorted(child.info.run_name for child in children) == sorted(trial.run_id for trial in ledger.trials)
+    assert {run.info.status for run in [parent, *children]} == {"FINISHED"}
+    artifacts = {artifact.path for artifact in client.list_artifacts(parent.info.run_id, "report")}
+    assert artifacts >= {"report/report.html", "report/report.json", "report/time-to-target.png"}
+    from_folders = {row.summary.run_id: row for row in collect(ended_runs(folder))}
+    for has_tag in (True, False):  # where a run's curve is too long for a tag it comes from the metrics
+        if not has_tag:
+            client.delete_tag(children[0].info.run_id, CURVE_TAG)
+        rows, num_unended, num_foreign = collect_experiment(store, "largebatch")
+        assert (num_unended, num_foreign, {row.summary.run_id for row in rows}) == (0, 0, from_folders.keys())
+        for row in rows:
+            other = from_folders[row.summary.run_id]
+            for name in ("settings", "summary", "learning_rate", "momentum", "seed", "device"):
+                assert getattr(row, name) == getattr(other, name)
+            curves = [[at._replace(training_seconds=0.0) for at in result.evaluations] for result in (row, other)]
+            assert curves[0] == curves[1]
+            assert [at.training_seconds for at in row.evaluations] == pytest.approx([at.training_seconds for at in other.evaluations], abs=0.002)
+
+
+def test_a_sweep_says_when_it_began_and_what_it_is_called(tmp_path: Path) -> None:
+    spec = read_sweep(sweep_file(tmp_path))
+    before = time.time()
+    begin_sweep(tmp_path / "named", spec, base_spec(spec, tmp_path), name="a study")
+    begin_sweep(tmp_path / "unnamed", spec, base_spec(spec, tmp_path))
+    named, unnamed = (json.loads((tmp_path / folder / "parent.json").read_text()) for folder in ("named", "unnamed"))
+    assert (named["name"], unnamed["name"]) == ("a study", None)
+    assert before <= named["began_at_s"] < unnamed["began_at_s"] <= time.time()
+
+
+def test_a_killed_sweep_goes_on(head: Head, tmp_path: Path) -> None:
+    parts: dict[str, Any] = {"set": {"stop.epochs": 40, "checkpoint.every_steps": 20, "evaluation.every_epochs": 2}, "repeats": 1}
+    with under_way(tmp_path, head, "summary.json", 2, **parts) as sweep:
+        sweep.send_signal(signal.SIGKILL)
+    folder = folder_of(tmp_path / "runs")
+    before = {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("*/summary.json")}
+    assert len(before) < 6
+    saved = [path.parent.name for path in folder.glob("*/checkpoints") if list_checkpoints(path) and path.parent.name not in before]
+    run("--resume", folder, head=head)
+    ledger = Ledger(folder)
+    assert [trial.number for trial in ledger.trials] == list(range(6))
+    assert all(ledger.is_over(trial) for trial in ledger.trials)
+    assert all((folder / name / "summary.json").stat().st_mtime_ns == when for name, when in before.items()), "finished runs are kept"
+    assert all(result.summary.epochs == 40 for result in collect(ended_runs(folder)))
+    for name in saved:
+        assert [record.step > 0 for record in starts(folder / name)] == [False, True], "from its checkpoint"
+
+
+def test_asha_ends_runs_within_their_group_only(head: Head, tmp_path: Path) -> None:
+    parts: dict[str, Any] = {
+        "set": {"stop.epochs": 12, "evaluation.every_epochs": 1, "stop.target_accuracy": 0.999},
+        "each": {"batch.global_batch_size": [64, 256]},
+        "search": {"method": "grid", "space": {"learning_rate.base": [0.2, 1e-5, 1e-6, 1e-7]}},
+        "early_stop": {"method": "asha", "grace": 1.0, "reduction_factor": 2.0},
+        "repeats": 1,
+    }
+    run_new(tmp_path, head, **parts)
+    ledger = Ledger(folder_of(tmp_path / "runs"))
+    pruned = {ledger.trials[number].fields["learning_rate.base"] for number, ending in ledger.endings.items() if ending.how == "pruned"}
+    assert pruned
+    assert 0.2 not in pruned
+    assert {ending.how for ending in ledger.endings.values()} == {"pruned"}
+
+
+def test_runs_on_several_workers_share_the_machine(head: Head, tmp_path: Path) -> None:
+    parts: dict[str, Any] = {
+        "set": {"stop.epochs": 4, "evaluation.every_epochs": 1},
+        "each": {"batch.global_batch_size": [128, 1437]},  # both at once: their four workers take all cores
+        "search": {},
+        "repeats": 1,
+        "resources": {"workers": 2, "cpus_per_worker": 1.0},
+    }
+    run_new(tmp_path, head, **parts)
+    ledger = Ledger(folder_of(tmp_path / "runs"))
+    assert ledger.endings == {}, "none was pruned, none failed"
+    results = collect(ended_runs(folder_of(tmp_path / "runs")))
+    assert [result.summary.world_size for result in results] == [2, 2]
+    assert sorted(result.summary.samples_seen for result in results) == [4 * 1437] * 2
+    assert all([at.samples for at in result.evaluations] == [1437 * epoch for epoch in range(1, 5)] for result in results)
+
+
+def test_every_run_diverging_is_a_result(head: Head, tmp_path: Path) -> None:
+    parts: dict[str, Any] = {"search": {"method": "grid", "space": {"learning_rate.base": [1e30, 1e33]}}, "repeats": 3}
+    done = run_new(tmp_path, head, **parts)
+    assert "6 of 6 runs diverged" in done.stdout
+    assert "No batch size reached the target" in done.stdout
+
+
+def test_asking_to_stop_leaves_a_sweep_that_goes_on(head: Head, tmp_path: Path) -> None:
+    parts: dict[str, Any] = {"set": {"stop.epochs": 400, "stop.target_accuracy": 0.9999}, "repeats": 1}
+    with under_way(tmp_path, head, "records.jsonl", **parts) as sweep:
+        sweep.send_signal(signal.SIGINT)
+        _, errors = sweep.communicate(timeout=90)
+    assert sweep.returncode == 4, errors
+    assert "sweep --resume" in errors
+    assert folder_of(tmp_path / "runs").is_dir()
+
+
+def test_a_sweep_ends_with_its_seconds_and_says_so(head: Head, tmp_path: Path) -> None:
+    """Its group's repeats wait for runs that were cut short; nothing may wait with them."""
+    parts: dict[str, Any] = {
+        "set": {"stop.epochs": 4000, "stop.target_accuracy": 0.9999},
+        "each": {"batch.global_batch_size": [128]},
+        "search": {"method": "grid", "space": {"learning_rate.base": [1e30, 0.1, 0.2]}},
+        "budget": {"seconds": 14.0},
+        "resources": {"max_concurrent": 1},
+    }
+    done = run_new(tmp_path, head, **parts)
+    assert "The budget of 14 s is spent; 1 runs ended." in done.stderr
+    assert "No batch size reached the target" in done.stdout
+    folder = folder_of(tmp_path / "runs")
+    assert (folder / "report" / "report.html").is_file()
+    ledger = Ledger(folder)
+    assert [trial.number for trial in ledger.trials] == [0, 1], "none begins when the time is up"
+    assert list((folder / ledger.trials[1].run_id / "checkpoints").iterdir()), "the one under way was saved"
+
+
+def test_a_run_whose_process_dies_goes_on_in_another(head: Head, tmp_path: Path) -> None:
+    """The first of two: the second begins meanwhile."""
+    parts: dict[str, Any] = {
+        "set": {"stop.epochs": 30, "stop.target_accuracy": 0.9999, "checkpoint.every_steps": 10},
+        "each": {"batch.global_batch_size": [64]},
+        "repeats": 1,
+        "resources": {"max_concurrent": 1},
+    }
+    with under_way(tmp_path, head, "checkpoints/*", 2, **parts) as sweep:
+        folder = folder_of(tmp_path / "runs")
+        (run_dir,) = folder.glob("0000-*")
+        (actor,) = list_actors(address=head.dashboard, filters=[("class_name", "=", "TrialProcess"), ("state", "=", "ALIVE")])
+        os.kill(actor.pid, signal.SIGKILL)
+        _, errors = sweep.communicate(timeout=150)
+    assert sweep.returncode == 0, errors
+    assert [record.step > 0 for record in starts(run_dir)] == [False, True], "from its checkpoint"
+    assert Ledger(folder).endings == {}
+
+
+@pytest.mark.slow
+def test_a_sweep_whose_ray_is_gone_says_so(tmp_path: Path) -> None:
+    with under_way(tmp_path, None, "records.jsonl", set={"stop.epochs": 4000, "stop.target_accuracy": 0.9999}) as sweep:
+        (raylet,) = [child for child in psutil.Process(sweep.pid).children(recursive=True) if child.name() == "raylet"]
+        raylet.kill()
+        _, errors = sweep.communicate(timeout=150)
+    assert sweep.returncode == 1, errors
+    assert "sweep --resume" in errors
+    assert "Traceback" not in errors
+
+
+def test_what_the_machines_cannot_do_is_refused(head: Head, tmp_path: Path) -> None:
+    done = run_new(tmp_path, head, 2, resources={"cpus_per_worker": 64.0})
+    assert "a run needs 64 CPUs" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").rglob("records.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        ({"budget": {"trials": 3}}, "Allow 9"),
+        ({"recipe": "digits-smal-batch"}, "Did you mean digits-small-batch"),
+        ({"each": {"batch.global_batch_size": [10**6]}}, "1000000 is more than the 1437 samples"),
+    ],
+)
+def test_what_is_refused_before_anything_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str], parts: dict[str, Any], words: str) -> None:
+    code, _, err = said(capsys, "sweep", str(sweep_file(tmp_path, **parts)), "--output-dir", str(tmp_path / "runs"), "--device", "cpu")
+    assert code == 2, err
+    assert words in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").rglob("records.jsonl"))
+
+
+def test_the_documents_example_searches_and_leaves_run_folders(head: Head, tmp_path: Path) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "sweeps.md").read_text(), re.DOTALL)
+    (tmp_path / "search.py").write_text(example)
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(launch_runs.document(stop={"steps": 6}, batch_norm={"span": "global"})))
+    environment = {**os.environ, "RAY_ADDRESS": head.address, "OMP_NUM_THREADS": "1", "HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "search.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert "'rate'" in done.stdout
+    trained = [largebatch.load_run(folder) for folder in (tmp_path / "runs").iterdir()]
+    assert sorted(run.spec.batch.global_batch_size for run in trained) == [64, 64, 256, 256]
+    assert all(run.summary is not None and run.summary.steps == 6 for run in trained)
