@@ -81,7 +81,6 @@ def firefox_path() -> str | None:
 def firefox(profile: Path) -> Iterator[Firefox]:
     """A browser with a profile of its own, ended afterwards."""
     path = firefox_path()
-    assert path is not None
     (profile / "user.js").write_text('user_pref("marionette.port", 0);\nuser_pref("datareporting.policy.dataSubmissionEnabled", false);\n')
     with (profile / "log").open("wb") as log:
         process = subprocess.Popen([path, "--headless", "--no-remote", "--marionette", "--profile", profile, "about:blank"], stdout=log, stderr=log)

@@ -39,8 +39,7 @@ class OutOfMemoryOnce(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         if len(images) > (self.fits if self.training else self.evaluates) and torch.distributed.get_rank() == torch.distributed.get_world_size() - 1:
             raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to allocate a lot")
-        logits: Tensor = self.layer(images.flatten(1))
-        return logits
+        return self.layer(images.flatten(1))
 
 
 def out_of_memory(num_classes: int, fits: int = 1000, evaluates: int = 1000) -> nn.Module:
@@ -99,8 +98,7 @@ class Normalising(nn.Module):
         features = self.instances(checkpoint(self.images, images, use_reentrant=False))
         places = self.places(features.flatten(2).transpose(1, 2).reshape(-1, 6)).tanh()
         places = self.again(self.between(places)).tanh()
-        logits: Tensor = self.last(self.average(places.reshape(len(images), -1)))
-        return logits
+        return self.last(self.average(places.reshape(len(images), -1)))
 
 
 def normalising(num_classes: int) -> nn.Module:
@@ -145,8 +143,7 @@ class Failing(nn.Module):
             self.first = self.layer.weight.detach().clone() if self.first is None else self.first
             if torch.distributed.get_rank() == torch.distributed.get_world_size() - 1 and not torch.equal(self.first, self.layer.weight):
                 raise KeyError("boom")
-        logits: Tensor = self.layer(images.flatten(1))
-        return logits
+        return self.layer(images.flatten(1))
 
 
 def failing(num_classes: int) -> nn.Module:

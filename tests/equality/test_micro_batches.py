@@ -114,7 +114,6 @@ def reference_in_float64() -> tuple[dict[str, Tensor], list[float]]:
         loss.backward()
         norm = math.sqrt(sum(float(parameter.grad.square().sum()) for parameter in model.parameters() if parameter.grad is not None))
         for parameter in model.parameters():
-            assert parameter.grad is not None
             parameter.grad *= min(1.0, 0.5 / norm)
         optimizer.step()
         losses.append(loss.item())
@@ -191,17 +190,13 @@ def test_the_float32_gradient_differs_by_the_rounding_of_its_sums_alone(normalis
 
     whole = new_state(plan, torch.float32, normalises)
     measured = accumulate(whole, plan.spec, first, stored)
-    assert measured is not None
     for micro_batch_size in (8, 16) if normalises else MICRO_BATCHES:
         state = new_state(plan, torch.float32, normalises)
         state.micro_batch_size = micro_batch_size
         got = accumulate(state, plan.spec, first, stored)
-        assert got is not None
         assert got.num_pieces == math.ceil(BATCH / micro_batch_size)
         assert got.loss == pytest.approx(measured.loss, rel=2 * num_terms * EPSILON_32)
         for parameter, other, size in zip(state.model.parameters(), whole.model.parameters(), sizes, strict=True):
-            assert parameter.grad is not None
-            assert other.grad is not None
             # A bias before batch-norm has gradient zero in exact arithmetic: its terms' size is floored by the layer's largest.
             bound = 2 * num_terms * EPSILON_32 * cancelling * (size + (float(max(s.max() for s in sizes)) if normalises else 0.0))
             assert bool(((parameter.grad - other.grad).abs() <= bound).all())

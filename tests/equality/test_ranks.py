@@ -168,8 +168,7 @@ def folder(ranks: Ranks, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def parameters(run_dir: Path, step: int | None = None) -> dict[str, Tensor]:
     """Weights and running statistics of the newest checkpoint, or that of a step."""
     found = [c for c in list_checkpoints(run_dir / "checkpoints") if c.kind == "step" and step in (None, c.step)]
-    saved: dict[str, Tensor] = load_checkpoint(found[0].path, CPU)["state"]["model"]
-    return saved
+    return load_checkpoint(found[0].path, CPU)["state"]["model"]
 
 
 def losses(run_dir: Path) -> list[float]:

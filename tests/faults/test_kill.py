@@ -44,8 +44,7 @@ def started(*arguments: str) -> "subprocess.Popen[str]":
 def summary_of(process: "subprocess.Popen[str]") -> dict[str, Any]:
     out, err = process.communicate(timeout=100)
     assert process.returncode == 0, err
-    summary: dict[str, Any] = json.loads(out)
-    return summary
+    return json.loads(out)
 
 
 def lines(run_dir: Path) -> int:

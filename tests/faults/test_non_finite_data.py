@@ -32,8 +32,7 @@ class Masking(nn.Module):
         self.layer = nn.Linear(4, num_classes)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        logits: Tensor = self.layer(inputs.nan_to_num(0.0, 0.0, 0.0))
-        return logits
+        return self.layer(inputs.nan_to_num(0.0, 0.0, 0.0))
 
 
 def plain(num_classes: int) -> nn.Module:

@@ -62,8 +62,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     (folder / "spec.json").write_text(json.dumps(DOCUMENT))
     out, err = started(ENGINE, str(folder / "spec.json"), "--output-dir", str(folder / "runs")).communicate(timeout=100)
     assert out, err
-    summary: dict[str, Any] = json.loads(out)
-    return summary
+    return json.loads(out)
 
 
 @pytest.mark.parametrize(("door", "number"), [(ENGINE, signal.SIGTERM), (COMMAND, signal.SIGINT)], ids=["engine SIGTERM", "command SIGINT"])
@@ -145,8 +144,6 @@ def test_a_run_whose_output_nobody_reads_goes_on_and_its_answer_stands_alone(tmp
         [sys.executable, "-P", *COMMAND, "spec.json", "--device", "cpu"], cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    assert process.stdout is not None
-    assert process.stderr is not None
     seen = ""
     while "Run folder" not in seen:
         seen += process.stderr.readline()

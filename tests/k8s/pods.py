@@ -23,13 +23,11 @@ class Pod(NamedTuple):
 
     @property
     def spec(self) -> Object:
-        found: Object = self.template["spec"]
-        return found
+        return self.template["spec"]
 
     @property
     def labels(self) -> dict[str, str]:
-        found: dict[str, str] = self.template["metadata"]["labels"]
-        return found
+        return self.template["metadata"]["labels"]
 
     @property
     def containers(self) -> list[Object]:
@@ -59,8 +57,7 @@ def _pods(part: Object) -> Iterator[Pod]:
 
 def ray_cluster(part: Object) -> Object:
     """A RayCluster's spec, or that which a RayJob brings along."""
-    found: Object = part["spec"]["rayClusterSpec"] if part["kind"] == "RayJob" else part["spec"]
-    return found
+    return part["spec"]["rayClusterSpec"] if part["kind"] == "RayJob" else part["spec"]
 
 
 def autoscaler(part: Object) -> Object:

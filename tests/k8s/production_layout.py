@@ -69,7 +69,6 @@ class Process:
 
     def wait_ready(self) -> Self:
         """Until the container's own readiness probe says so; one that ends before is begun again, as Kubernetes would."""
-        assert self._container.readiness is not None
         probe = self._container.readiness["httpGet"]
         ends_at, said, restarts = time.monotonic() + PATIENCE_S, "", 0
         while True:
@@ -171,8 +170,7 @@ def image_environment() -> dict[str, str]:
     """What the image sets, which every container has."""
     stage = (ROOT / "Dockerfile").read_text().rpartition("\nFROM ")[2]
     lines = stage.replace("\\\n", " ").splitlines()
-    found = dict(pair.split("=", 1) for line in lines if line.startswith("ENV ") for pair in line.split()[1:])
-    return found
+    return dict(pair.split("=", 1) for line in lines if line.startswith("ENV ") for pair in line.split()[1:])
 
 
 class Layout:

@@ -126,10 +126,8 @@ def test_entrypoints_of_ray_jobs_parse_and_their_files_are_mounted(tmp_path: Pat
         else:
             assert words[1:4] == ["python", "-m", "largebatch.jobs"]
             asked = read_arguments(words[4:])
-            assert asked.recipe is not None
             file = Path(asked.recipe)
             read_spec(str(tmp_path / file.relative_to("/")), asked.overrides)
-            assert asked.workers is not None
             assert asked.workers.most == sum(gpus(group) for group in ray_cluster(part)["workerGroupSpecs"])
             assert asked.store is not None
             assert asked.run_id, "a second attempt must go on with the first one's run"

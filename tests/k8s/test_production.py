@@ -129,7 +129,6 @@ def make_databases(layout: Layout, server: Postgres) -> None:
         connection.execute(f"CREATE ROLE {user} SUPERUSER LOGIN PASSWORD '{password}'")
         connection.execute(f"CREATE DATABASE {name} OWNER {user}")
         shown = connection.execute("SHOW hba_file").fetchone()
-        assert shown is not None
         Path(shown[0]).write_text("host all all 127.0.0.1/32 scram-sha-256\n")
         connection.execute("SELECT pg_reload_conf()")
     init = layout.path("postgres", "postgres/postgres", "/docker-entrypoint-initdb.d")
@@ -148,8 +147,7 @@ def asked(replica: Process, job_id: str, bearer: dict[str, str]) -> dict[str, An
     """What a replica says of a job."""
     answer = httpx.get(f"{replica.url(8080)}/v1/runs/{job_id}", headers=bearer, timeout=30, verify=NO_TLS)
     assert answer.status_code == 200, answer.text
-    found: dict[str, Any] = answer.json()
-    return found
+    return answer.json()
 
 
 def is_over(job: dict[str, Any]) -> bool:

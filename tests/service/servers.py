@@ -65,19 +65,16 @@ class Service:
             time.sleep(0.05)
 
     def kill(self) -> None:
-        assert self._process is not None
         self._process.kill()
         self._process.wait()
 
     def stop(self) -> int:
         """SIGTERM. Returns the exit code."""
-        assert self._process is not None
         self._process.terminate()
         return self._process.wait(40)
 
     @property
     def pid(self) -> int:
-        assert self._process is not None
         return self._process.pid
 
     def end(self) -> None:

@@ -285,8 +285,7 @@ def wrapped(num_classes: int, how: str) -> nn.Module:
         return nn.DataParallel(model)
     # What torch.compile returns, without its three seconds of imports.
     kind = type("OptimizedModule", (nn.Sequential,), {"__module__": "torch._dynamo.eval_frame"})
-    compiled: nn.Module = kind(model)
-    return compiled
+    return kind(model)
 
 
 class Extra(nn.Module):
@@ -297,8 +296,7 @@ class Extra(nn.Module):
         self.layer, self.value = nn.Linear(8, num_classes), value
 
     def forward(self, inputs: Tensor) -> Tensor:
-        logits: Tensor = self.layer(inputs)
-        return logits
+        return self.layer(inputs)
 
     def get_extra_state(self) -> Any:
         return self.value
@@ -326,8 +324,7 @@ class Failing(nn.Module):
         self.passes += self.training
         if (self.when == "training" and self.passes >= self.at) or (self.when == "evaluation" and not self.training and len(inputs) == self.at):
             raise KeyError("boom")
-        logits: Tensor = self.layer(inputs)
-        return logits
+        return self.layer(inputs)
 
 
 def failing(num_classes: int, when: str = "", at: int = 0) -> nn.Module:
@@ -356,8 +353,7 @@ class Late(nn.Module):
                 self.mean = inputs.mean(0)
         if hasattr(self, "table"):
             inputs = inputs + self.table
-        logits: Tensor = self.head(self.body(inputs if self.mean is None else inputs - self.mean).relu())
-        return logits
+        return self.head(self.body(inputs if self.mean is None else inputs - self.mean).relu())
 
 
 class Midway(nn.Module):
@@ -376,8 +372,7 @@ class Midway(nn.Module):
                 self.layer.weight = nn.Parameter(self.layer.weight.detach().clone())
             else:
                 self.spare.requires_grad_(True)
-        logits: Tensor = self.layer(inputs)
-        return logits
+        return self.layer(inputs)
 
 
 class Unswitchable(nn.Linear):
@@ -407,8 +402,7 @@ class Exiting(nn.Module):
         self.passes += 1
         if self.passes == self.at:
             sys.exit(0)
-        logits: Tensor = self.layer(inputs)
-        return logits
+        return self.layer(inputs)
 
 
 def exiting(num_classes: int, at: int = 0) -> nn.Module:

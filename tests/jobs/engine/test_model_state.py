@@ -40,8 +40,7 @@ class OwnState(nn.Module):
         self.register_buffer("mean", torch.full((8,), 0.1))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        logits: Tensor = self.layer(inputs - self.mean)
-        return logits
+        return self.layer(inputs - self.mean)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         state = super().state_dict(*args, **kwargs)

@@ -66,7 +66,6 @@ class MovingTwice(nn.BatchNorm1d):
 
 class Counting(nn.BatchNorm1d):
     def forward(self, x: Tensor) -> Tensor:
-        assert self.num_batches_tracked is not None
         self.num_batches_tracked.add_(1)
         return super().forward(x)
 

@@ -161,8 +161,7 @@ def _moved_by_torch(kind: str, start: dict[str, torch.Tensor], job: Prepared) ->
         optimizer.zero_grad()
         functional.cross_entropy(model(job.dataset.train.inputs[indices]), job.dataset.train.labels[indices]).backward()
         optimizer.step()
-    state: dict[str, torch.Tensor] = model.state_dict()
-    return state
+    return model.state_dict()
 
 
 def test_weights_that_evaluation_moves_on_are_refused() -> None:

@@ -22,8 +22,7 @@ class Failing(nn.Module):
         self.passes += self.training
         if self.passes > 20 and torch.distributed.get_rank() == 1:
             raise self.error
-        logits: Tensor = self.layer(images.flatten(1))
-        return logits
+        return self.layer(images.flatten(1))
 
 
 def build(num_classes: int, workers: str) -> nn.Module:

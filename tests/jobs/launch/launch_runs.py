@@ -111,8 +111,7 @@ def train(
 
 def parameters(run_dir: Path) -> dict[str, Tensor]:
     """Weights and running statistics of the newest checkpoint."""
-    saved: dict[str, Tensor] = load_checkpoint(list_checkpoints(run_dir / "checkpoints")[0].path, torch.device("cpu"))["state"]["model"]
-    return saved
+    return load_checkpoint(list_checkpoints(run_dir / "checkpoints")[0].path, torch.device("cpu"))["state"]["model"]
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:

@@ -90,9 +90,6 @@ def test_plain_loops(size: int, span: int, momentum: float | None) -> None:
     outputs = norm(inputs)
     outputs.backward(upstream)
     expected = plain_loops(inputs.tolist(), upstream.tolist(), span, norm.weight.tolist(), norm.bias.tolist(), momentum, 1e-3)
-    assert inputs.grad is not None
-    assert norm.weight.grad is not None
-    assert norm.bias.grad is not None
     assert_same(outputs, expected["outputs"])
     assert_same(inputs.grad, expected["inputs"])
     assert_same(norm.weight.grad, expected["weight"])

@@ -28,8 +28,7 @@ def replaced(dropout: nn.Module | None = None) -> Any:
 def dropped(model: nn.Module, inputs: Tensor, samples: Slice, seed: int = 0) -> Tensor:
     """The model's output for some samples of an epoch."""
     set_dropout_keys(sample_dropouts(model), seed, samples, CPU)
-    outputs: Tensor = model(inputs)
-    return outputs
+    return model(inputs)
 
 
 def ones(*shape: int) -> Tensor:
@@ -186,8 +185,7 @@ class Shared(nn.Module):
         for layer in (self.first, self.second):
 
             def part(inputs: Tensor, layer: nn.Module = layer) -> Tensor:
-                outputs: Tensor = self.dropout(layer(inputs).tanh())
-                return outputs
+                return self.dropout(layer(inputs).tanh())
 
             inputs = part(inputs) if again is None else checkpoint(part, inputs, **again)
         return inputs

@@ -27,8 +27,7 @@ class Net(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(n, 2, 4) of the same."""
-        outputs: Tensor = self.norm(self.b(self.a(inputs)))
-        return outputs
+        return self.norm(self.b(self.a(inputs)))
 
 
 def optimizer_of(model: nn.Module, name: str) -> Optimizer:

@@ -115,7 +115,6 @@ def test_split_gives_every_sample_once_in_order(num_samples: int, batch: int, mi
 )
 def test_split_never_cuts_a_group(num_samples: int, batch: int, span: int | str, micro: int, at_least: int, last: str) -> None:
     made = plan(num_samples, batch, micro, norm=True, batch__last=last, batch_norm__span=span)
-    assert made.span is not None
     assert made.micro_batch_size <= max(micro, made.span)
     for step in made.batches():
         parts = step.split(made.micro_batch_size, made.unit, at_least)
@@ -266,7 +265,6 @@ def test_span(batch: int, asked: int | str, span: int) -> None:
 def test_auto_span_wastes_least() -> None:
     for batch in range(129, 1000, 7):
         span = plan(1000, batch, norm=True, batch__last="drop").span
-        assert span is not None
         waste = {s: (s - batch % s) % s for s in range(32, 129)}
         assert waste[span] == min(waste.values())
         assert span == max(s for s in waste if waste[s] == waste[span])

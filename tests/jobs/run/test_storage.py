@@ -135,7 +135,6 @@ def test_a_folder_that_is_not_the_same_everywhere_is_found_out_and_left_clean(tm
     (tmp_path / "file").touch()
     first, second = probed(tmp_path / "shared", tmp_path / "file")
     assert first is None
-    assert second is not None
     assert second.startswith("cannot be written")
     assert not [path for path in tmp_path.rglob("*") if "probe" in path.name]
 

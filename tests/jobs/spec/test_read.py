@@ -84,7 +84,6 @@ def test_overrides_reach_anywhere_and_the_last_wins() -> None:
     )
     assert spec.batch.global_batch_size == "full"
     assert spec.model.arguments["width"] == 7
-    assert spec.ema is not None
     assert spec.ema.decay == 0.5
     assert spec.checkpoint.every_seconds is None
 

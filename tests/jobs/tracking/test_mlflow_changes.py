@@ -65,8 +65,7 @@ def trained(given: dict[str, Any], run_dir: Path) -> None:
 
 
 def last_values(client: Any, run_dir: Path) -> dict[str, float]:
-    values: dict[str, float] = client.get_run(MirrorState.read(run_dir).run_id).data.metrics
-    return values
+    return client.get_run(MirrorState.read(run_dir).run_id).data.metrics
 
 
 def test_mlflow_shows_a_short_runs_last_step_after_each_of_its_starts(tmp_path: Path, client: Any, store: str) -> None:
@@ -183,7 +182,6 @@ def test_what_was_deleted_in_mlflow_is_told_and_works_again_once_restored(
     run_dir, experiment = tmp_path / "deleted", f"deleted {delete.__name__} {has_news}"
     trained(document(store, experiment), run_dir)
     run_id = sync_run(run_dir).run_id
-    assert run_id is not None
     restore = delete(client, run_id)
     if has_news:
         trained(document(store, experiment, stop={"steps": 9}), run_dir)
@@ -264,7 +262,6 @@ def test_a_run_below_a_folder_of_odd_name_is_mirrored_with_its_artifacts(store: 
     """The store that the other tests name lies in such a folder; this run finds it as the one beside itself."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     folder = sqlite_database(store)
-    assert folder is not None
     run_dir = folder.parent / "run % é"
     given = document("", "odd")
     given["tracking"]["mlflow_uri"] = None

@@ -174,7 +174,6 @@ def mirrored(given: dict[str, Any], runs: Path) -> tuple[RunSummary, list[str]]:
 def assert_holds_the_journal(client: Any, run_dir: Path, status: str = "FINISHED") -> Any:
     """Every step and evaluation of the journal once, at the training clock's time. Returns MLflow's run."""
     state = MirrorState.read(run_dir)
-    assert state.run_id is not None
     run = client.get_run(state.run_id)
     assert run.info.status == status
     records = read_records(run_dir)
@@ -566,10 +565,8 @@ def test_without_mlflow_it_is_said_in_one_line(tmp_path: Path, monkeypatch: pyte
 
 def test_a_mirror_that_dies_at_once_costs_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     false = shutil.which("false")
-    assert false is not None
     monkeypatch.setattr(sys, "executable", false)
     with MirrorProcess(build_spec(document(None))) as mirror:
-        assert mirror.process is not None
         assert mirror.process.wait() == 1
         mirror.follow(tmp_path, lambda text: None)
         assert mirror.finish() is None
@@ -581,7 +578,6 @@ def test_the_mirror_needs_no_torch_and_stays_in_its_parents_session() -> None:
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
     with MirrorProcess(build_spec(document(None))) as mirror:
         process = mirror.process
-        assert process is not None
         assert os.getsid(process.pid) == os.getsid(0), "Linux shares the cores out by session, whatever the priorities"
         assert os.getpgid(process.pid) != os.getpgid(0), "a terminal's Ctrl-C must not reach it"
     assert process.returncode == -signal.SIGKILL, "a mirror that was told of no run is ended"
@@ -621,7 +617,6 @@ def test_the_mirror_gives_way_until_training_is_over(store: str, tmp_path: Path)
 
     with MirrorProcess(build_spec(document(store))) as mirror:
         process = mirror.process
-        assert process is not None
         assert priority(process.pid) == (os.SCHED_IDLE, 19)
         mirror.follow(tmp_path / "run", lambda text: None)
         watch = threading.Thread(target=look, args=(process.pid,))
@@ -639,7 +634,6 @@ def test_where_the_mirror_must_stay_idle_another_one_hurries(store: str, tmp_pat
         first = mirror.process
         mirror.follow(tmp_path / "run", lambda text: None)
         assert mirror.finish()
-    assert first is not None
     assert first.returncode == -signal.SIGKILL
     assert MirrorState.read(tmp_path / "run").is_complete
 
@@ -689,7 +683,6 @@ def test_the_machine_of_the_mirror_is_watched_while_the_run_trains(store: str, c
 
     mirror.watch_machine()
     watch = mirror.machine_watch
-    assert watch is not None
     mirror.watch_machine()
     assert mirror.machine_watch is watch, "one is enough"
     ends_at = time.monotonic() + 30

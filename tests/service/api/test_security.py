@@ -129,7 +129,6 @@ def test_streams_end_with_the_token_they_were_opened_with(guarded: Service, peop
         httpx.delete(f"{guarded.url}/v1/tokens/{revoked['token']['id']}", headers=people["root"])
         for one in heard:
             took_s = one.result()
-            assert took_s is not None
             assert 1.0 <= took_s < 10.0
         assert stays.result() is None, "others go on"
 

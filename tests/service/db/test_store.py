@@ -125,13 +125,11 @@ def test_cancel_resume_delete(store: Store) -> None:
         store.delete(job)
     assert store.ask_to_cancel(job).state is State.CANCELLED, "nothing runs, so nothing has to end first"
     cancelled = store.find(job.id)
-    assert cancelled is not None
     again = store.queue_again(cancelled)
     assert (again.state, again.is_cancel_asked, again.reason) == (State.QUEUED, False, None)
     with pytest.raises(ConflictError, match="only a failed or cancelled"):
         store.queue_again(again)
     started = store.move(again, State.STARTING, attempt=1)
-    assert started is not None
     asked = store.ask_to_cancel(started)
     assert (asked.state, asked.is_cancel_asked) == (State.STARTING, True)
 

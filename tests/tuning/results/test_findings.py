@@ -30,14 +30,11 @@ def test_the_planted_answer_comes_back() -> None:
     assert [one.global_batch_size for one in found.best] == BATCHES
     assert all(one.first.learning_rate == 0.1 for one in found.best), "the better rate, which has three seeds"
     assert all(one.seconds.num_runs == 3 for one in found.best)
-    assert found.critical_batch is not None
     assert found.critical_batch.critical_batch_size == pytest.approx(CRITICAL, rel=0.05)
     assert found.critical_batch.min_samples == pytest.approx(MIN_SAMPLES, rel=0.05)
     seconds = {batch: MIN_SAMPLES * (1 + batch / CRITICAL) / batch * (STEP_S + batch / RATE) for batch in BATCHES}
     answers = {answer.question: answer.choice for answer in found.advice}
-    assert answers["soonest"] is not None
     assert answers["soonest"].global_batch_size == min(seconds, key=lambda batch: seconds[batch])
-    assert answers["cheapest"] is not None
     assert answers["cheapest"].global_batch_size == 32
     assert found.noise_scale == 400.0
     words = " ".join(answer_of(found).words)
@@ -51,8 +48,6 @@ def test_a_lucky_single_run_does_not_beat_three_seeds() -> None:
     (best,) = best_of_each_batch(configurations(runs, TARGET))
     assert len(best.runs) == 3
     map_of_them = momentum_map(find([*runs, made_run(128, momentum=0.0)]))
-    assert map_of_them is not None
-    assert map_of_them.heat is not None
     assert map_of_them.heat.values[1] == [best.seconds.median], "nor in its cell of the map"
 
 
@@ -64,13 +59,9 @@ def test_the_map_is_named_after_what_the_optimizer_calls_its_momentum(slower: st
     tried = ((slower, 0.8, 1.5), (faster, 0.95, 1.0))
     found = find([made_run(batch, 0, factor, momentum=value, optimizer=optimizer) for batch in (32, 128) for optimizer, value, factor in tried])
     chart = momentum_map(found)
-    assert chart is not None
-    assert chart.heat is not None
     assert (chart.y_title, chart.heat.y) == (name, ["0.8", "0.95"])
     assert f"over batch and {name}," in chart.title
     slow, fast = chart.heat.values[0][0], chart.heat.values[1][0]
-    assert slow is not None
-    assert fast is not None
     assert slow > fast
     if slower == faster:
         assert answer_of(found).rows[0][name] == "0.95"
@@ -205,7 +196,6 @@ def test_the_fit_says_what_it_stands_on_and_leaves_out_batches_that_missed() -> 
     runs = [*(made_run(batch, seed) for batch in BATCHES for seed in range(3)), *(made_run(8192, seed, reaches=seed == 0) for seed in range(3))]
     runs[0] = made_run(32, 0, reaches=False)
     found = find(runs)
-    assert found.critical_batch is not None
     assert found.critical_batch.num_points == 11
     (words,) = (line for line in answer_of(found).words if line.startswith("Critical batch size"))
     assert "stands on 11 runs at 4 batch sizes" in words
@@ -246,14 +236,12 @@ def test_a_limit_that_no_batch_keeps_is_answered_with_the_most_accurate_by_then(
     found = find(runs, deadline_s=1.0, max_samples=15_000)
     answers = {one.question: one for one in found.advice}
     by_deadline = answers["within 1 s"]
-    assert by_deadline.choice is not None
     top = {batch: max((at.test_accuracy for at in fine(made_run(batch)).evaluations if at.training_seconds <= 1.0), default=0.0) for batch in BATCHES}
     assert by_deadline.choice.global_batch_size == max(top, key=lambda batch: top[batch])
     assert f"the most accurate by then with {max(top.values()):.4f}, the median of 3 seeds. The target is not met" in by_deadline.reason
     assert "the nearest is" in by_deadline.reason
     assert by_deadline.choice.seconds <= 1.0
     by_samples = answers["within 15,000 samples"]
-    assert by_samples.choice is not None
     assert by_samples.choice.global_batch_size == 32
     nothing = {one.question: one for one in find(runs, deadline_s=1e-6).advice}["within 1e-06 s"]
     assert nothing.choice is None

@@ -22,7 +22,6 @@ def test_f1_on_mnist(tmp_path: Path, image_data_dir: Path) -> None:
     found = json.loads(done.stdout)
     batches = [row["global_batch_size"] for row in found["batches"]]
     assert len(batches) >= 3
-    assert found["critical_batch"] is not None
     # McCandlish et al. report a critical batch of about 200 averaged over training for another network on MNIST.
     assert 20 <= found["critical_batch"]["critical_batch_size"] <= 20_000
     (folder,) = tmp_path.glob("study-*")

@@ -22,7 +22,6 @@ MLPERF = [
 @pytest.mark.parametrize("planted", [100.0, 900.0, 5000.0])
 def test_an_exact_curve_comes_back(planted: float) -> None:
     found = fit_critical_batch(BATCHES, [1e5 * (1 + batch / planted) for batch in BATCHES])
-    assert found is not None
     assert found.critical_batch_size == pytest.approx(planted, rel=0.01)
     assert found.min_samples == pytest.approx(1e5, rel=0.01)
     assert found.min_steps == pytest.approx(1e5 / planted, rel=0.02)
@@ -41,7 +40,6 @@ def hits_of(planted: float, noise: float, num_seeds: int, repeats: int) -> int:
     for number in range(repeats):
         samples = 1e5 * (1 + batches / planted) * np.exp(generator.normal(0, noise, len(batches)))
         found = fit_critical_batch(batches.tolist(), samples.tolist(), seed=number)
-        assert found is not None
         hits += found.low <= planted <= (math.inf if found.high is None else found.high)
     return hits
 
@@ -61,7 +59,6 @@ def test_the_interval_holds_the_planted_value_in_95_of_100(planted: float, noise
 
 def test_mlperfs_points() -> None:
     found = fit_critical_batch(*zip(*MLPERF, strict=True))
-    assert found is not None
     assert found.min_samples == pytest.approx(34.6, rel=0.03)
     assert 42_000 <= found.critical_batch_size <= 52_000
 
@@ -70,7 +67,6 @@ def test_points_far_below_bound_it_from_one_side_only() -> None:
     generator = np.random.default_rng(0)
     samples = 1e5 * np.exp(generator.normal(0, 0.05, 6))
     found = fit_critical_batch([1, 2, 4, 8, 16, 32], samples.tolist())
-    assert found is not None
     assert found.high is None
 
 
@@ -112,7 +108,6 @@ ERRORS = {8: 0.061, 64: 0.072, 2528: -0.044, 3584: 0.003}
 @pytest.mark.parametrize("accelerators", list(RECORDS))
 def test_published_records_with_the_error_that_is_stated(accelerators: int) -> None:
     critical = fit_critical_batch([batch for batch, _ in MLPERF], [epochs * IMAGENET for _, epochs in MLPERF])
-    assert critical is not None
     batch, _, minutes = RECORDS[accelerators]
     predicted = critical.steps_to_target(batch) * step_seconds(batch, accelerators, h100(), GRADIENT_BYTES, NVLINK) / 60
     assert predicted / minutes - 1 == pytest.approx(ERRORS[accelerators], abs=0.002)
@@ -135,7 +130,6 @@ def test_what_is_sent_hides_behind_the_backward_pass_but_for_its_last_bucket() -
 
 def test_more_workers_are_never_slower_at_their_best_batch_and_cost_more() -> None:
     critical = fit_critical_batch([batch for batch, _ in MLPERF], [epochs * IMAGENET for _, epochs in MLPERF])
-    assert critical is not None
     batches = [2**power for power in range(6, 17)]
     found = scale_out([1, 8, 64, 512], batches, h100(), critical, GRADIENT_BYTES, NVLINK, largest_share=400)
     assert [one.num_workers for one in found] == [1, 8, 64, 512]

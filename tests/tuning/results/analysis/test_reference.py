@@ -37,7 +37,6 @@ def plain(estimates: list[NoiseEstimate]) -> float:
     sums = NoiseSums()
     for one in estimates:
         sums.add(one.covariance_trace, one.gradient_norm_squared)
-    assert sums.noise_scale is not None
     return sums.noise_scale
 
 
@@ -46,7 +45,6 @@ def test_a_run_at_one_batch_tells_the_steps_of_all_others(batch: int) -> None:
     """The gradient's norm falls by a hundred on the way, so the plain ratio hears its beginning only."""
     way = walk(batch, lambda done: 10_000.0 ** (-done / WAY))
     critical = weighted_by_progress(way, batch)
-    assert critical is not None
     for other in (16, 256, 4096, 65_536):
         expected = len(way) * batch * (1 + other / critical) / (1 + batch / critical)
         assert expected == pytest.approx(len(walk(other)) * other, rel=0.03)
