@@ -7,17 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from small_runs import notices, prepared, trained
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
 from largebatch.jobs.data.fingerprint import read_fingerprint
 from largebatch.jobs.errors import DataError, LargebatchError
-from largebatch.jobs.job import prepare, run_job
-from largebatch.jobs.run.journal import read_records
-from largebatch.jobs.run.listener import Listener
-from largebatch.jobs.run.records import NoticeRecord, Outcome, RunSummary
+from largebatch.jobs.run.records import Outcome, RunSummary
 from largebatch.jobs.run.run_folder import DATA
-from largebatch.jobs.spec.read import build_spec
 
 NUM_TRAIN, NUM_TEST = 300, 90
 
@@ -72,25 +69,12 @@ def listed(shuffles: bool = True, augments: bool = False) -> tuple[Files, Files]
 
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Path:
-    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     return tmp_path / "run"
 
 
 def train(run_dir: Path, entry_point: str, *, epochs: float, resumes: bool = False, may_change: bool = False, **arguments: Any) -> RunSummary:
-    document = {
-        "dataset": {"entry_point": f"{__name__}:{entry_point}", "arguments": arguments, "may_change": may_change},
-        "model": {"name": "mlp", "arguments": {"width": 4}},
-        "batch": {"global_batch_size": 50},
-        "optimizer": {"name": "sgd"},
-        "learning_rate": {"base": 0.05},
-        "stop": {"epochs": epochs},
-        "tracking": {"enabled": False},
-    }
-    return run_job(prepare(build_spec(document), torch.device("cpu"), Path("nowhere")), run_dir, Listener(), resumes=resumes)
-
-
-def notices(run_dir: Path) -> list[str]:
-    return [record.text for record in read_records(run_dir) if isinstance(record, NoticeRecord)]
+    dataset = {"entry_point": f"{__name__}:{entry_point}", "arguments": arguments, "may_change": may_change}
+    return trained(prepared(dataset=dataset, batch={"global_batch_size": 50}, stop={"epochs": epochs}), run_dir, resumes=resumes)
 
 
 CHANGES: dict[str, tuple[str, dict[str, str], dict[str, str], str]] = {

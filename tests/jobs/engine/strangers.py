@@ -312,23 +312,16 @@ def extra(num_classes: int, kind: str) -> nn.Module:
     return Extra(num_classes, values[kind])
 
 
-class Failing(nn.Module):
+def failing(num_classes: int, when: str = "", at: int = 0) -> nn.Module:
     """Raises in a pass of so many samples, or from the nth pass in training on."""
 
-    def __init__(self, num_classes: int, when: str, at: int) -> None:
-        super().__init__()
-        self.layer = nn.Linear(8, num_classes)
-        self.when, self.at, self.passes = when, at, 0
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        self.passes += self.training
-        if (self.when == "training" and self.passes >= self.at) or (self.when == "evaluation" and not self.training and len(inputs) == self.at):
+    def forward(model: Any, x: Tensor) -> Tensor:
+        model.passes += model.training
+        if (when == "training" and model.passes >= at) or (when == "evaluation" and not model.training and len(x) == at):
             raise KeyError("boom")
-        return self.layer(inputs)
+        return model.layer(x)
 
-
-def failing(num_classes: int, when: str = "", at: int = 0) -> nn.Module:
-    return Failing(num_classes, when, at)
+    return Stranger(forward, passes=0)
 
 
 class Late(nn.Module):
@@ -356,23 +349,21 @@ class Late(nn.Module):
         return self.head(self.body(inputs if self.mean is None else inputs - self.mean).relu())
 
 
-class Midway(nn.Module):
+def midway(num_classes: int, kind: str) -> nn.Module:
     """Changes what trains in the twelfth pass of training."""
 
-    def __init__(self, num_classes: int, kind: str) -> None:
-        super().__init__()
-        self.layer, self.spare, self.kind, self.passes = nn.Linear(8, num_classes), nn.Linear(8, num_classes).requires_grad_(False), kind, 0
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        self.passes += self.training
-        if self.passes == 12:
-            if self.kind == "new":
-                self.other = nn.Linear(8, 3)
-            elif self.kind == "replaced":
-                self.layer.weight = nn.Parameter(self.layer.weight.detach().clone())
+    def forward(model: Any, x: Tensor) -> Tensor:
+        model.passes += model.training
+        if model.passes == 12:
+            if kind == "new":
+                model.other = nn.Linear(8, 3)
+            elif kind == "replaced":
+                model.layer.weight = nn.Parameter(model.layer.weight.detach().clone())
             else:
-                self.spare.requires_grad_(True)
-        return self.layer(inputs)
+                model.spare.requires_grad_(True)
+        return model.layer(x)
+
+    return Stranger(forward, spare=nn.Linear(8, num_classes).requires_grad_(False), passes=0)
 
 
 class Unswitchable(nn.Linear):
@@ -391,24 +382,18 @@ def unreached_lazy(num_classes: int) -> nn.Module:
     return Stranger(GOOD["plain"], spare=nn.LazyLinear(3))
 
 
-class Exiting(nn.Module):
+def exiting(num_classes: int, at: int = 0) -> nn.Module:
     """Calls sys.exit() where it is told to: in the nth pass, or as it is built."""
 
-    def __init__(self, num_classes: int, at: int) -> None:
-        super().__init__()
-        self.layer, self.at, self.passes = nn.Linear(8, num_classes), at, 0
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        self.passes += 1
-        if self.passes == self.at:
+    def forward(model: Any, x: Tensor) -> Tensor:
+        model.passes += 1
+        if model.passes == at:
             sys.exit(0)
-        return self.layer(inputs)
+        return model.layer(x)
 
-
-def exiting(num_classes: int, at: int = 0) -> nn.Module:
     if not at:
         sys.exit()
-    return Exiting(num_classes, at)
+    return Stranger(forward, passes=0)
 
 
 class ExitingSamples(torch.utils.data.Dataset[tuple[Tensor, int]]):

@@ -6,15 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from small_runs import prepared
 from torch import Tensor, nn
 from torch.nn import functional
 
 from largebatch.jobs.engine.model_trial.norms import refuse_mixed_groups
 from largebatch.jobs.errors import PlanError
-from largebatch.jobs.job import prepare
 from largebatch.jobs.models.norms.ghost_batch_norm import forward_pass_of, use_ghost_batch_norm
 from largebatch.jobs.models.sample_dropout import use_sample_dropout
-from largebatch.jobs.spec.read import build_spec
 
 
 class Rows(nn.Module):
@@ -147,14 +146,7 @@ class Net(nn.Module):
 def test_a_job_tries_the_norms_where_batches_have_several_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "steps_first.py").write_text(STEPS_FIRST)
     monkeypatch.syspath_prepend(tmp_path)
-    document: dict[str, Any] = {
-        "dataset": {"name": "digits"},
-        "model": {"entry_point": "steps_first:Net"},
-        "batch": {"global_batch_size": 100},
-        "optimizer": {"name": "sgd"},
-        "learning_rate": {"base": 0.1},
-        "stop": {"steps": 1},
-    }
-    assert prepare(build_spec(document), torch.device("cpu"), tmp_path).plan.span == 100
+    own: dict[str, Any] = {"dataset": {"name": "digits"}, "model": {"entry_point": "steps_first:Net"}, "batch": {"global_batch_size": 100}}
+    assert prepared(**own).plan.span == 100
     with pytest.raises(PlanError, match="model: norm, a BatchNorm1d, takes together"):
-        prepare(build_spec({**document, "batch_norm": {"span": 25}}), torch.device("cpu"), tmp_path)
+        prepared(**own, batch_norm={"span": 25})

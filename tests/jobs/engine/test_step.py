@@ -1,10 +1,9 @@
 """Steps in their loop: what a short batch may count for under AdaScale, and who decides that the budget is spent."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from small_runs import prepared, synthetic
 
 from largebatch.jobs.engine.evaluate import Score
 from largebatch.jobs.engine.loop import train
@@ -12,33 +11,20 @@ from largebatch.jobs.engine.noise_scale import GainAverages
 from largebatch.jobs.engine.ranks.local_sgd import LocalSGD
 from largebatch.jobs.engine.state import TrainState
 from largebatch.jobs.engine.step import optimizer_step
-from largebatch.jobs.job import prepare
 from largebatch.jobs.plan.step_plan import Position
-from largebatch.jobs.prepared import new_state, training_batches
+from largebatch.jobs.prepared import Prepared, new_state, training_batches
 from largebatch.jobs.run.records import EvalRecord, StepRecord
-from largebatch.jobs.spec.read import build_spec
-from largebatch.jobs.spec.train_spec import TrainSpec
-
-CPU = torch.device("cpu")
 
 
-def spec_of(**parts: Any) -> TrainSpec:
-    document: dict[str, Any] = {
-        "dataset": {"name": "synthetic", "arguments": {"num_train": 80, "num_test": 16, "num_classes": 4, "shape": [1, 4, 4]}},
-        "model": {"name": "mlp", "arguments": {"width": 4}},
-        "batch": {"global_batch_size": 32, "micro_batch_size": 8},
-        "optimizer": {"name": "sgd"},
-        "learning_rate": {"base": 0.05},
-        "stop": {"steps": 50},
-        "tracking": {"enabled": False},
-    }
-    return build_spec({**document, **parts})
+def job_of(**parts: Any) -> Prepared:
+    """80 samples in steps of 32, 32 and 16."""
+    return prepared(**{"dataset": synthetic(80), "batch": {"global_batch_size": 32, "micro_batch_size": 8}, "stop": {"steps": 50}, **parts})
 
 
 @pytest.mark.parametrize(("base", "gains"), [(4, [8.0, 8.0, 4.0]), (16, [2.0, 2.0, 1.0]), (32, [1.0, 1.0, 0.5])])
 def test_a_short_last_batch_counts_for_its_own_samples_at_most(base: int, gains: list[float]) -> None:
     """80 samples in steps of 32, 32 and 16, with a gradient that is all but noise: gains are as large as they may be."""
-    job = prepare(spec_of(learning_rate={"base": 0.0001, "base_global_batch_size": base, "scaling": "adascale"}), CPU, Path("nowhere"))
+    job = job_of(learning_rate={"base": 0.0001, "base_global_batch_size": base, "scaling": "adascale"})
     state, batches = new_state(job), training_batches(job)
     state.gain = GainAverages(variance=1e12, squared_norm=0.0, num_steps=10**9)
     records = [optimizer_step(state, job.plan, job.plan.step_at(state.progress.position), batches, pytest.fail) for _ in range(3)]
@@ -49,7 +35,7 @@ def test_a_short_last_batch_counts_for_its_own_samples_at_most(base: int, gains:
 
 
 def test_only_adascale_tells_where_its_schedules_stand() -> None:
-    job = prepare(spec_of(), CPU, Path("nowhere"))
+    job = job_of()
     step = job.plan.step_at(Position(0, 0))
     assert optimizer_step(new_state(job), job.plan, step, training_batches(job), pytest.fail).schedule_samples is None
 
@@ -66,7 +52,7 @@ class SlowToAverage(LocalSGD):
 
 def test_the_budget_is_judged_where_all_ranks_have_one_clock() -> None:
     """What a rank spends on averaging after a step is its own; by that alone it must not leave the others in the middle of the next."""
-    job = prepare(spec_of(stop={"steps": 9, "max_seconds": 500.0}, evaluation={"every_epochs": 0.3}), CPU, Path("nowhere"))
+    job = job_of(stop={"steps": 9, "max_seconds": 500.0}, evaluation={"every_epochs": 0.3})
     state = new_state(job)
     state.local_sgd = SlowToAverage(state.model, state.optimizer, state.ranks, [])
     state.local_sgd.state = state
@@ -75,14 +61,7 @@ def test_the_budget_is_judged_where_all_ranks_have_one_clock() -> None:
     class Tracker:
         write, notice = written.append, pytest.fail
 
-    train(
-        state,
-        job.plan,
-        training_batches(job),
-        evaluate=lambda: Score(0.5, 1.0),
-        tracker=Tracker(),
-        save=lambda is_best: None,
-        should_stop=lambda: False,
-    )
+    hooks: Any = {"evaluate": lambda: Score(0.5, 1.0), "save": lambda is_best: None, "should_stop": lambda: False}
+    train(state, job.plan, training_batches(job), tracker=Tracker(), **hooks)
     assert [record.step for record in written if isinstance(record, StepRecord)] == [1, 2]
     assert [record.step for record in written if isinstance(record, EvalRecord)] == [1, 2], "the step that is the last is evaluated"

@@ -1,66 +1,40 @@
 """A stranger's model is tried before training: what cannot be exact is refused in one sentence, and nothing stays of the trial."""
 
-import importlib.util
 import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
+import small_runs
+import strangers
 import torch
+from small_runs import CPU, trained
 from torch import nn
 from torch.nn import functional
 
 from largebatch.jobs.data.keyed_random import sample_order
 from largebatch.jobs.engine.model_trial.trial import try_out
 from largebatch.jobs.errors import LargebatchError, PlanError, SpecError
-from largebatch.jobs.job import prepare, run_job
+from largebatch.jobs.job import prepare
 from largebatch.jobs.prepared import Prepared
-from largebatch.jobs.run.listener import Listener
-from largebatch.jobs.run.records import RunSummary
-from largebatch.jobs.spec.read import build_spec
 
 DRAWS = "The model draws from torch's own generators"
-CPU = torch.device("cpu")
 ONE_PASS: dict[str, dict[str, Any]] = {"batch": {"global_batch_size": 50, "micro_batch_size": 50}, "gradient": {"noise_every_steps": 0}}
 
 
-@pytest.fixture(autouse=True)
-def _beside_the_strangers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
-
-
 def prepared(model: str, arguments: dict[str, Any] | None = None, data: dict[str, Any] | None = None, **parts: Any) -> Prepared:
-    document: dict[str, Any] = {
+    own = {
         "dataset": {"entry_point": "strangers:load", "arguments": data or {}},
         "model": {"entry_point": f"strangers:{model}", "arguments": arguments or {}},
-        "batch": {"global_batch_size": 50},
-        "optimizer": {"name": "sgd"},
-        "learning_rate": {"base": 0.05},
-        "stop": {"epochs": 1},
-        "tracking": {"enabled": False},
     }
-    return prepare(build_spec({**document, **parts}), CPU, Path("nowhere"))
-
-
-def trained(job: Prepared, folder: Path) -> RunSummary:
-    (folder / "checkpoints").mkdir(parents=True)
-    return run_job(job, folder, Listener())
-
-
-def kinds(table: str) -> list[Any]:
-    specification = importlib.util.spec_from_file_location("strangers_listed", Path(__file__).with_name("strangers.py"))
-    assert specification
-    assert specification.loader
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return list(getattr(module, table).items())
+    return small_runs.prepared(**{**own, "batch": {"global_batch_size": 50}, "stop": {"epochs": 1}, **parts})
 
 
 @pytest.mark.parametrize(
     ("model", "arguments", "sentence"),
     [
-        *(("evaluating", {"kind": kind}, sentence) for kind, (_, sentence) in kinds("EVALUATION")),
-        *(("training", {"kind": kind}, sentence) for kind, (_, sentence) in kinds("TRAINING")),
+        *(("evaluating", {"kind": kind}, sentence) for kind, (_, sentence) in strangers.EVALUATION.items()),
+        *(("training", {"kind": kind}, sentence) for kind, (_, sentence) in strangers.TRAINING.items()),
         ("counting", {}, "keeps something from pass to pass"),
         ("growing", {}, r"its buffer last takes another shape with the batch \(\(1, 8\) before a pass of 8 samples, \(8, 8\) after it\)"),
         ("time_first", {}, "depends on which others pass with it"),
@@ -83,7 +57,7 @@ def test_what_cannot_be_trained_exactly_is_refused(model: str, arguments: dict[s
 
 @pytest.mark.parametrize(
     ("model", "kind"),
-    [*(("good", kind) for kind, _ in kinds("GOOD")), *(("dropping", kind) for kind in ("samples", "samples, noise", "rows", "positions"))],
+    [*(("good", kind) for kind in strangers.GOOD), *(("dropping", kind) for kind in ("samples", "samples, noise", "rows", "positions"))],
 )
 def test_what_is_exact_passes_and_what_torch_draws_is_said(model: str, kind: str) -> None:
     """Draws from torch's generators belong to the micro-batch: where a step is split, another split gives others, and nobody would know."""
@@ -150,7 +124,7 @@ def test_weights_that_every_pass_moves_on_train_where_each_step_is_one_pass(kind
 
 def _moved_by_torch(kind: str, start: dict[str, torch.Tensor], job: Prepared) -> dict[str, torch.Tensor]:
     """An epoch of plain torch."""
-    model = importlib.import_module("strangers").moving(3, kind)
+    model = strangers.moving(3, kind)
     model.load_state_dict(start)
     order = sample_order(job.spec.seed, 0, job.plan.num_train_samples)
     optimizer = torch.optim.SGD([param for param in model.parameters() if param.requires_grad], lr=0.0, momentum=0.9)
@@ -226,7 +200,7 @@ def test_what_every_pass_moves_moves_once_a_step(micro_batch_size: int, tmp_path
     batch = {"global_batch_size": "full", "micro_batch_size": micro_batch_size}
     job = prepared("spectral", batch=batch, stop={"steps": 6}, learning_rate={"base": 0.5}, gradient={"noise_every_steps": 0})
     assert len(job.findings.once_a_step) == 2
-    reference = importlib.import_module("strangers").spectral(3)
+    reference = strangers.spectral(3)
     reference.load_state_dict(job.model.state_dict())
     inputs, labels = job.dataset.train.inputs, job.dataset.train.labels
     trained(job, tmp_path / "run")
@@ -248,7 +222,7 @@ def test_what_every_pass_moves_moves_once_a_step(micro_batch_size: int, tmp_path
     ],
 )
 def test_what_begins_to_train_midway_is_found_at_the_next_evaluation(kind: str, sentence: str, tmp_path: Path) -> None:
-    job = prepared("Midway", {"kind": kind}, stop={"epochs": 3}, checkpoint={"best": False})
+    job = prepared("midway", {"kind": kind}, stop={"epochs": 3}, checkpoint={"best": False})
     with pytest.raises(PlanError, match=sentence):
         trained(job, tmp_path / "run")
 
@@ -262,7 +236,7 @@ def test_passes_that_count_for_nothing_are_not_counted_by_the_model(resumes: boo
     trained(job, tmp_path / "run")
     if resumes:
         job = prepared("Counting", stop={"steps": 6}, **parts)
-        run_job(job, tmp_path / "run", Listener(), resumes=True)
+        trained(job, tmp_path / "run", resumes=True)
     assert job.model.state_dict()["_extra_state"] == 6
 
 

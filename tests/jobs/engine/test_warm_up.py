@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import small_runs
 import torch
 from torch import Tensor, nn
 
@@ -13,13 +14,9 @@ from largebatch.jobs.device import refuse_without_compiler
 from largebatch.jobs.engine import warm_up as module
 from largebatch.jobs.engine.warm_up import refuse_misfit, warm_up
 from largebatch.jobs.errors import PlanError
-from largebatch.jobs.job import prepare, run_job
 from largebatch.jobs.prepared import Prepared, new_state
-from largebatch.jobs.run.listener import Listener
-from largebatch.jobs.spec.read import build_spec
 from largebatch.jobs.spec.train_spec import DatasetSpec
 
-CPU = torch.device("cpu")
 DIGITS = load_dataset(DatasetSpec(name="digits"), Path("nowhere"))
 InceptionOutputs = namedtuple("InceptionOutputs", ["logits", "aux_logits"])  # torchvision's
 
@@ -42,16 +39,8 @@ def test_auxiliary_outputs_are_named_with_the_arguments_that_turn_them_off() -> 
 
 
 def prepared(**parts: Any) -> Prepared:
-    document: dict[str, Any] = {
-        "dataset": {"name": "digits"},
-        "model": {"name": "mlp", "arguments": {"width": 8}},
-        "batch": {"global_batch_size": 300, "micro_batch_size": 128},
-        "optimizer": {"name": "sgd"},
-        "learning_rate": {"base": 0.1},
-        "stop": {"epochs": 2},
-        "tracking": {"enabled": False},
-    }
-    return prepare(build_spec({**document, **parts}), CPU, Path("nowhere"))
+    own = {"model": {"name": "mlp", "arguments": {"width": 8}}, "batch": {"global_batch_size": 300, "micro_batch_size": 128}}
+    return small_runs.prepared(**{"dataset": {"name": "digits"}, **own, "learning_rate": {"base": 0.1}, "stop": {"epochs": 2}, **parts})
 
 
 @pytest.mark.parametrize(("compiles", "every", "sizes"), [(False, 0, [44, 128]), (True, 0, [44, 109, 128]), (True, 1, [44, 118, 119, 128])])
@@ -95,10 +84,6 @@ def test_what_the_compiler_says_is_one_sentence(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.slow
 def test_a_compiled_model_trains_as_the_other(tmp_path: Path) -> None:
     """Losses agree to what another order of float32 sums leaves after ten steps; no step waits for a compiler."""
-    summaries = []
-    for compiles in (False, True):
-        run_dir = tmp_path / str(compiles)
-        (run_dir / "checkpoints").mkdir(parents=True)
-        summaries.append(run_job(prepared(compile=compiles), run_dir, Listener()))
+    summaries = [small_runs.trained(prepared(compile=compiles), tmp_path / str(compiles)) for compiles in (False, True)]
     assert summaries[1].test_accuracy == pytest.approx(summaries[0].test_accuracy, abs=0.01)
     assert summaries[1].steps == summaries[0].steps == 10

@@ -1,9 +1,7 @@
 """What a model makes when the first samples come is drawn from the run's seed, and from nothing else."""
 
-import importlib
-from pathlib import Path
-
 import pytest
+import strangers
 import torch
 from torch import Tensor, nn
 
@@ -13,11 +11,6 @@ from largebatch.jobs.models.table import build_model
 from largebatch.jobs.spec.train_spec import ModelSpec
 
 BLANK = torch.zeros(2, 8)
-
-
-@pytest.fixture(autouse=True)
-def _beside_the_strangers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "engine"))
 
 
 def build(model: str, seed: int, blank: Tensor | None = BLANK, **arguments: str) -> nn.Module:
@@ -44,10 +37,9 @@ def test_seeds_differ_in_every_weight_and_nothing_else_does(model: str, argument
 
 def test_weights_that_are_there_stay_what_they_were() -> None:
     """Of the first pass nothing is left; weights made with the model are plain torch's under the run's seed."""
-    strangers = importlib.import_module("strangers")
     with torch.random.fork_rng():
         seed_draws(key(7, "weights"), torch.device("cpu"))
-        plain = strangers.Failing(3, "", 0)
+        plain = strangers.failing(3)
     with torch.random.fork_rng():
         state = torch.get_rng_state()
         own = build("failing", 7)

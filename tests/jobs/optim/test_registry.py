@@ -8,28 +8,16 @@ from typing import Any, Literal
 
 import pydantic
 import pytest
-import torch
 from pydantic import Field
+from small_runs import CPU, ROOT, document, trained
 from torch.optim import Optimizer, RMSprop
 
 from largebatch.jobs.errors import SpecError
-from largebatch.jobs.job import prepare, run_job
+from largebatch.jobs.job import prepare
 from largebatch.jobs.optim.configs.base import OptimizerConfig, ParamGroups
 from largebatch.jobs.optim.registry import OPTIMIZERS, AnyOptimizer
-from largebatch.jobs.run import run_folder
-from largebatch.jobs.run.listener import Listener
 from largebatch.jobs.spec.mistakes import first_mistake
 from largebatch.jobs.spec.train_spec import TrainSpec
-
-ROOT = Path(__file__).resolve().parents[3]
-DOCUMENT: dict[str, Any] = {
-    "dataset": {"name": "synthetic", "arguments": {"num_train": 64, "num_test": 16, "num_classes": 3, "shape": [1, 4, 4]}},
-    "model": {"name": "mlp"},
-    "batch": {"global_batch_size": 32},
-    "learning_rate": {"base": 0.01},
-    "tracking": {"enabled": False},
-    "stop": {"steps": 3},
-}
 
 
 class RmspropConfig(OptimizerConfig):
@@ -60,11 +48,10 @@ class Extended(TrainSpec):
 
 
 def test_a_line_more_is_an_optimizer_more(tmp_path: Path) -> None:
-    spec = Extended.model_validate({**DOCUMENT, "optimizer": {"name": "rmsprop", "smoothing": 0.8, "weight_decay": 0.1}})
+    spec = Extended.model_validate({**document(), "optimizer": {"name": "rmsprop", "smoothing": 0.8, "weight_decay": 0.1}})
     assert Extended.model_validate_json(spec.model_dump_json()) == spec
-    folder = run_folder.create(tmp_path, "toy")
-    job = prepare(spec, torch.device("cpu"), tmp_path)
-    assert run_job(job, folder, Listener()).steps == 3
+    job = prepare(spec, CPU, tmp_path)
+    assert trained(job, tmp_path / "toy").steps == 8
     assert job.plan.spec.optimizer.state_bytes(10) == 40
 
 
@@ -83,7 +70,7 @@ def test_a_line_more_is_an_optimizer_more(tmp_path: Path) -> None:
 )
 def test_sentences_know_the_line_too(options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(pydantic.ValidationError) as refused:
-        Extended.model_validate({**DOCUMENT, "optimizer": options})
+        Extended.model_validate({**document(), "optimizer": options})
     error = first_mistake(refused.value, Extended)
     assert isinstance(error, SpecError)
     assert str(error).startswith(sentence)
