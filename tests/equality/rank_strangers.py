@@ -25,10 +25,6 @@ class Branching(nn.Module):
         return logits + torch.where(bright[:, None], self.sometimes(flat), 0.0) if bool(bright.any()) else logits
 
 
-def branching(num_classes: int) -> nn.Module:
-    return Branching(num_classes)
-
-
 class OutOfMemoryOnce(nn.Module):
     """The last rank's passes of more than `fits` samples in training, or `evaluates` in evaluation, fail as an allocator does."""
 
@@ -70,11 +66,6 @@ class LaidOut(nn.Module):
         return functional.gelu(functional.gelu(hidden.flatten(1) @ self.sliced) @ self.strided.t()) @ self.transposed
 
 
-def laid_out(num_classes: int) -> nn.Module:
-    """An entry point."""
-    return LaidOut(num_classes)
-
-
 class Activated(nn.BatchNorm2d):
     """A batch-norm with a forward and an activation of its own."""
 
@@ -101,10 +92,6 @@ class Normalising(nn.Module):
         return self.last(self.average(places.reshape(len(images), -1)))
 
 
-def normalising(num_classes: int) -> nn.Module:
-    return Normalising(num_classes)
-
-
 class Differing(nn.Linear):
     """Keeps in a buffer what differs from rank to rank."""
 
@@ -116,10 +103,6 @@ class Differing(nn.Linear):
         if self.training:
             self.rank.fill_(torch.distributed.get_rank())  # type: ignore[operator]
         return super().forward(images.flatten(1))
-
-
-def differing(num_classes: int) -> nn.Module:
-    return Differing(num_classes)
 
 
 def with_a_gap() -> tuple[TensorDataset, TensorDataset]:
@@ -146,11 +129,6 @@ class Failing(nn.Module):
         return self.layer(images.flatten(1))
 
 
-def failing(num_classes: int) -> nn.Module:
-    """An entry point."""
-    return Failing(num_classes)
-
-
 class WithExtraState(nn.Linear):
     """Keeps which process made it."""
 
@@ -169,11 +147,6 @@ class WithExtraState(nn.Linear):
     def set_extra_state(self, state: dict[str, float]) -> None:
         """From checkpoints."""
         self.scale = state["scale"]
-
-
-def with_extra_state(num_classes: int) -> nn.Module:
-    """An entry point."""
-    return WithExtraState(num_classes)
 
 
 GOES_AT = 17

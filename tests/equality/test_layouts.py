@@ -6,17 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from small_runs import CPU, prepared, synthetic, trained
 from torch import Tensor, nn
 from torch.nn import functional
 
 from largebatch.jobs.errors import CheckpointError, PlanError
-from largebatch.jobs.job import prepare, run_job
 from largebatch.jobs.resume import load_checkpoint
 from largebatch.jobs.run.checkpoints import list_checkpoints
-from largebatch.jobs.run.listener import Listener
-from largebatch.jobs.spec.read import build_spec
 
-CPU = torch.device("cpu")
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "sgd": {"optimizer": {"name": "sgd", "weight_decay": 0.01}, "learning_rate": {"base": 0.1}},
     "adamw": {"optimizer": {"name": "adamw", "weight_decay": 0.01}, "learning_rate": {"base": 0.01}},
@@ -28,7 +25,7 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
 class LaidOut(nn.Module):
     """Args: dense: row by row instead; turned: the last weight lies the other way round, as after a change of the code."""
 
-    def __init__(self, num_classes: int, dense: bool, turned: bool) -> None:
+    def __init__(self, num_classes: int, dense: bool = False, turned: bool = False) -> None:
         super().__init__()
         whole = torch.randn(36, 32) / 6
         parts = {"sliced": whole[:, :16], "strided": whole[:16, 16::2].t(), "last": (torch.randn(num_classes, 8) / 3).t()}
@@ -46,13 +43,8 @@ class LaidOut(nn.Module):
         return functional.gelu(functional.gelu(hidden @ self.sliced) @ self.strided.t()) @ self.last
 
 
-def laid_out(num_classes: int, dense: bool = False, turned: bool = False) -> nn.Module:
-    """An entry point."""
-    return LaidOut(num_classes, dense, turned)
-
-
 def hidden_sparse(num_classes: int) -> nn.Module:
-    """An entry point whose sparse gradient only a backward pass shows."""
+    """Its sparse gradient only a backward pass shows."""
 
     class Hidden(nn.Module):
         def __init__(self) -> None:
@@ -65,9 +57,8 @@ def hidden_sparse(num_classes: int) -> nn.Module:
     return Hidden()
 
 
-def wide(num_classes: int) -> nn.Module:
-    """An entry point: in float64, as `laid_out` is not."""
-    return LaidOut(num_classes, False, False).double()
+laid_out = LaidOut
+"""An entry point, as is `hidden_sparse`."""
 
 
 @pytest.fixture(autouse=True)
@@ -78,19 +69,10 @@ def own_module(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def train(run_dir: Path, model: str, arguments: dict[str, Any], parts: dict[str, Any], steps: int, resumes: bool = False) -> dict[str, Tensor]:
     """The weights at the end, and their averages."""
-    (run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
-    document = {
-        "dataset": {"name": "synthetic", "arguments": {"num_train": 80, "num_test": 20, "num_classes": 4, "shape": [1, 6, 6]}},
-        "model": {"entry_point": f"own_layouts:{model}", "arguments": arguments},
-        "batch": {"global_batch_size": 32, "micro_batch_size": 16},
-        "stop": {"steps": steps},
-        "gradient": {"clip_norm": 1.0},
-        "ema": {"decay": 0.9},
-        "checkpoint": {"every_seconds": None},
-        "tracking": {"enabled": False},
-        **parts,
-    }
-    run_job(prepare(build_spec(document), CPU, Path("nowhere")), run_dir, Listener(), resumes)
+    own = {"dataset": synthetic(80, 20, (1, 6, 6)), "model": {"entry_point": f"own_layouts:{model}", "arguments": arguments}}
+    usual = {"batch": {"global_batch_size": 32, "micro_batch_size": 16}, "gradient": {"clip_norm": 1.0}, "ema": {"decay": 0.9}}
+    job = prepared(**own, **usual, stop={"steps": steps}, checkpoint={"every_seconds": None}, **parts)
+    trained(job, run_dir, resumes=resumes)
     state = load_checkpoint(list_checkpoints(run_dir / "checkpoints")[0].path, CPU)["state"]
     averages = {f"average of {name}": value for name, value in zip(state["average"]["names"], state["average"]["averages"], strict=True)}
     return {**state["model"], **averages}
@@ -122,7 +104,7 @@ def test_weights_of_another_precision_since_the_checkpoint_are_refused(tmp_path:
     parts = {**OPTIMIZERS["adamw"], "precision": "float32"}
     train(tmp_path, "laid_out", {}, parts, 2)
     monkeypatch.setattr(LaidOut, "forward", lambda model, images: functional.linear(images.flatten(1).double(), model.sliced[:, :4].t()))
-    monkeypatch.setattr(sys.modules[__name__], "laid_out", wide)
+    monkeypatch.setattr(sys.modules[__name__], "laid_out", lambda num_classes: LaidOut(num_classes).double())
     with pytest.raises(CheckpointError, match="the checkpoint does not fit this model: sliced was float32 and is float64"):
         train(tmp_path, "laid_out", {}, parts, 4, resumes=True)
 

@@ -21,27 +21,24 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import small_runs
 import torch
-from torch import Tensor
+from small_runs import distance, losses, parameters, same, starts
 
-from largebatch.jobs.resume import load_checkpoint
-from largebatch.jobs.run.checkpoints import list_checkpoints
 from largebatch.jobs.run.journal import read_records
-from largebatch.jobs.run.records import EvalRecord, NoticeRecord, StartRecord, StepRecord
+from largebatch.jobs.run.records import EvalRecord, NoticeRecord, StepRecord
 
 HERE = Path(__file__).parent
 STEPS, BATCH = 50, 250  # digits has 1437 training samples: five steps of 250 and one of 187 an epoch
 WORLDS = (2, 3)
 PATIENCE_S = 180.0
 """For jobs that take some ten seconds on a free machine."""
-CPU = torch.device("cpu")
 MODEL = {"name": "mlp", "arguments": {"width": 24, "depth": 2, "activation": "gelu"}}
 WITH_BATCH_NORM = {"name": "mlp", "arguments": {"width": 24, "depth": 2, "activation": "gelu", "batch_norm": True}}
 
 
 def document(**parts: Any) -> dict[str, Any]:
-    return {
-        "name": "ranks",
+    usual = {
         "dataset": {"name": "digits", "augment": {"translate": 1}},
         "model": MODEL,
         "batch": {"global_batch_size": BATCH, "micro_batch_size": 50},
@@ -49,9 +46,8 @@ def document(**parts: Any) -> dict[str, Any]:
         "learning_rate": {"base": 0.2, "warmup_epochs": 1.0, "decay": "cosine"},
         "stop": {"steps": STEPS},
         "checkpoint": {"every_steps": 10, "keep": 9, "every_seconds": None},
-        "tracking": {"enabled": False},
-        **parts,
     }
+    return small_runs.document(**{**usual, **parts})
 
 
 EQUAL: dict[str, dict[str, Any]] = {
@@ -61,12 +57,12 @@ EQUAL: dict[str, dict[str, Any]] = {
         optimizer={"name": "lars", "weight_decay": 1e-4}, learning_rate={"base": 2.0, "warmup_epochs": 2.0}, gradient={"clip_norm": 1.0}
     ),
     "batch-norm": document(model=WITH_BATCH_NORM, batch_norm={"span": 25}),
-    "norms": document(model={"entry_point": "rank_strangers:normalising"}, batch_norm={"span": 25}),
+    "norms": document(model={"entry_point": "rank_strangers:Normalising"}, batch_norm={"span": 25}),
     "growing-batch": document(batch={"global_batch_size": 250, "micro_batch_size": 50, "schedule": {"growth": [{"epoch": 2.0, "factor": 2.5}]}}),
     "dropout": document(model={"entry_point": "rank_strangers:dropping"}),
-    "unreached": document(model={"entry_point": "rank_strangers:branching"}),
+    "unreached": document(model={"entry_point": "rank_strangers:Branching"}),
     "laid-out": document(
-        model={"entry_point": "rank_strangers:laid_out"},
+        model={"entry_point": "rank_strangers:LaidOut"},
         optimizer={"name": "adamw", "weight_decay": 0.01},
         learning_rate={"base": 0.003},
         ema={"decay": 0.9},
@@ -76,7 +72,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "bfloat16": document(reduction={"compression": "bfloat16"}),
     "powersgd": document(reduction={"compression": "powersgd", "powersgd_rank": 2}),
     "local-steps": document(reduction={"local_steps": 4, "local_from_epoch": 2.0}),
-    "differing": document(model={"entry_point": "rank_strangers:differing"}, stop={"steps": 3}),
+    "differing": document(model={"entry_point": "rank_strangers:Differing"}, stop={"steps": 3}),
     "short-memory": document(model={"entry_point": "rank_strangers:out_of_memory", "arguments": {"fits": 30}}, stop={"steps": 3}),
     "roomy": document(model={"entry_point": "rank_strangers:out_of_memory"}, stop={"steps": 3}),
     "short-memory-in-evaluation": document(model={"entry_point": "rank_strangers:out_of_memory", "arguments": {"evaluates": 30}}, stop={"steps": 3}),
@@ -87,8 +83,8 @@ OTHERS: dict[str, dict[str, Any]] = {
     ),
     "gap": document(dataset={"entry_point": "rank_strangers:with_a_gap"}),
     "diverging": document(learning_rate={"base": 1e9}),
-    "failing": document(model={"entry_point": "rank_strangers:failing"}, stop={"steps": 3}),
-    "extra-state": document(model={"entry_point": "rank_strangers:with_extra_state"}, stop={"steps": 3}),
+    "failing": document(model={"entry_point": "rank_strangers:Failing"}, stop={"steps": 3}),
+    "extra-state": document(model={"entry_point": "rank_strangers:WithExtraState"}, stop={"steps": 3}),
     "idle": document(model={"name": "mlp", "arguments": {"batch_norm": True}}, batch_norm={"span": "global"}),
 }
 
@@ -165,21 +161,6 @@ def folder(ranks: Ranks, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def parameters(run_dir: Path, step: int | None = None) -> dict[str, Tensor]:
-    """Weights and running statistics of the newest checkpoint, or that of a step."""
-    found = [c for c in list_checkpoints(run_dir / "checkpoints") if c.kind == "step" and step in (None, c.step)]
-    return load_checkpoint(found[0].path, CPU)["state"]["model"]
-
-
-def losses(run_dir: Path) -> list[float]:
-    return [record.loss for record in read_records(run_dir) if isinstance(record, StepRecord)]
-
-
-def distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
-    """The largest difference between two models' numbers, each tensor's over its own largest."""
-    return max(float((one[name] - other[name]).abs().max() / one[name].abs().max().clamp(min=1e-6)) for name in one)
-
-
 @pytest.mark.parametrize("case", EQUAL)
 @pytest.mark.parametrize("world_size", WORLDS)
 def test_ranks_are_one_process(folder: Path, case: str, world_size: int) -> None:
@@ -225,10 +206,8 @@ def test_any_resize_goes_on_with_the_same_run(ranks: Ranks, folder: Path, tmp_pa
     for case in given:
         run_dir = tmp_path / case
         assert distance(parameters(run_dir), parameters(tmp_path / f"{case}-1")) <= 1e-5
-        starts = [record for record in read_records(run_dir) if isinstance(record, StartRecord)]
-        assert [record.world_size for record in starts] == [2, 1, 3]
-        assert [record.step for record in starts] == [0, 20, 30]
-        shares = [record.samples_per_rank or [] for record in starts]
+        assert [(record.world_size, record.step) for record in starts(run_dir)] == [(2, 0), (1, 20), (3, 30)]
+        shares = [record.samples_per_rank or [] for record in starts(run_dir)]
         assert [sum(share) for share in shares] == [BATCH] * 3
         assert shares[2] == ([83, 83, 84] if case == "sgd" else [75, 75, 100])
 
@@ -241,9 +220,7 @@ def test_the_same_number_of_ranks_repeats_itself_bit_for_bit(ranks: Ranks, folde
         if "-00000020." not in path.name:
             path.unlink()
     ranks.run(tmp_path, 2, [Job(run_dir, EQUAL["batch-norm"], resumes=True)])
-    whole = parameters(folder / "2-batch-norm")
-    for other in (parameters(tmp_path / "again"), parameters(run_dir)):
-        assert all(torch.equal(whole[name], other[name]) for name in whole)
+    assert all(same(parameters(folder / "2-batch-norm"), parameters(other)) for other in (tmp_path / "again", run_dir))
 
 
 @pytest.fixture(scope="module")

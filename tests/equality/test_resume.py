@@ -6,15 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from small_runs import prepared, synthetic, trained
+from small_runs import steps as step_numbers
 from torch import nn
 
-from largebatch.jobs.job import prepare, run_job
 from largebatch.jobs.run.journal import evaluations, read_records, steps
 from largebatch.jobs.run.listener import Listener
-from largebatch.jobs.run.records import Outcome, RunSummary, StepRecord
-from largebatch.jobs.spec.read import build_spec
+from largebatch.jobs.run.records import Outcome, RunSummary
 
-CPU = torch.device("cpu")
 NUM_STEPS = 7  # epochs of three steps (32 + 32 + 16 of 80 samples): stops fall in the middle and at the end of an epoch
 SGD = {"name": "sgd", "nesterov": True, "weight_decay": 0.001}
 BATCH = {"global_batch_size": 32, "micro_batch_size": 16}
@@ -74,25 +73,8 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def document(parts: dict[str, Any]) -> dict[str, Any]:
-    synthetic = {"name": "synthetic", "arguments": {"num_train": 80, "num_test": 20, "num_classes": 4, "shape": [1, 6, 6]}}
-    dataset = parts.get("dataset", {})
-    return {
-        "model": {"name": "mlp", "arguments": {"width": 8}},
-        "batch": BATCH,
-        "optimizer": SGD,
-        "learning_rate": {"base": 0.1},
-        "stop": {"steps": NUM_STEPS},
-        "checkpoint": {"every_seconds": None},
-        "tracking": {"enabled": False},
-        **parts,
-        "dataset": dataset if "entry_point" in dataset else {**synthetic, **dataset},
-    }
-
-
 def run(parts: dict[str, Any], run_dir: Path, *, resumes: bool = False, stop_after: int | None = None) -> RunSummary:
     """One process's part of a run: up to the end, or up to so many of its own steps."""
-    (run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
     done = 0
 
     def should_stop() -> bool:
@@ -100,8 +82,11 @@ def run(parts: dict[str, Any], run_dir: Path, *, resumes: bool = False, stop_aft
         done += 1
         return done == stop_after
 
-    job = prepare(build_spec(document(parts)), CPU, Path("nowhere"))
-    return run_job(job, run_dir, Listener(should_stop=should_stop), resumes)
+    usual = {"model": {"name": "mlp", "arguments": {"width": 8}}, "batch": BATCH, "optimizer": SGD, "learning_rate": {"base": 0.1}}
+    dataset = parts.get("dataset", {})
+    own = parts | {"dataset": dataset if "entry_point" in dataset else synthetic(80, 20, (1, 6, 6)) | dataset}
+    job = prepared(**{**usual, "stop": {"steps": NUM_STEPS}, "checkpoint": {"every_seconds": None}, **own})
+    return trained(job, run_dir, Listener(should_stop=should_stop), resumes=resumes)
 
 
 def told(run_dir: Path) -> list[dict[str, Any]]:
@@ -165,7 +150,7 @@ def test_a_finished_run_that_is_resumed_ends_at_once_and_unchanged(tmp_path: Pat
     again = run({}, tmp_path / "run", resumes=True)
     same = {"outcome", "steps", "parameters_sha256", "test_accuracy", "best_test_accuracy", "train_accuracy", "training_seconds"}
     assert again.model_dump(include=same) == first.model_dump(include=same)
-    assert [record.step for record in read_records(tmp_path / "run") if isinstance(record, StepRecord)] == list(range(1, NUM_STEPS + 1))
+    assert step_numbers(tmp_path / "run") == list(range(1, NUM_STEPS + 1))
 
 
 def test_another_target_on_resuming_is_measured_from_the_beginning(tmp_path: Path) -> None:

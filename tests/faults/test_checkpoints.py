@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from small_runs import CPU, document, prepared, trained
 
 from largebatch.jobs.errors import CheckpointError, StorageError
-from largebatch.jobs.job import prepare, run_job
+from largebatch.jobs.job import prepare
 from largebatch.jobs.resume import load_checkpoint, load_newest, refuse_other_spec, save_checkpoint
 from largebatch.jobs.run.checkpoints import list_checkpoints
 from largebatch.jobs.run.listener import Listener
@@ -19,26 +20,13 @@ from largebatch.jobs.run.run_folder import resumed_spec
 from largebatch.jobs.spec.read import build_spec
 from largebatch.jobs.spec.train_spec import TrainSpec
 
-CPU = torch.device("cpu")
-
 
 def new_spec(**parts: Any) -> TrainSpec:
-    document: dict[str, Any] = {
-        "dataset": {"name": "synthetic", "arguments": {"num_train": 64, "num_test": 16, "num_classes": 4, "shape": [1, 4, 4]}},
-        "model": {"name": "mlp", "arguments": {"width": 4}},
-        "batch": {"global_batch_size": 16},
-        "optimizer": {"name": "sgd"},
-        "learning_rate": {"base": 0.05},
-        "stop": {"steps": 6},
-        "checkpoint": {"every_steps": 1, "keep": 3},
-        "tracking": {"enabled": False},
-    }
-    return build_spec({**document, **parts})
+    return build_spec(document(**{"stop": {"steps": 6}, "checkpoint": {"every_steps": 1, "keep": 3}, **parts}))
 
 
 def run(spec: TrainSpec, run_dir: Path, *, resumes: bool = False, listener: Listener | None = None) -> RunSummary:
-    (run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
-    return run_job(prepare(spec, CPU, Path("nowhere")), run_dir, listener or Listener(), resumes)
+    return trained(prepare(spec, CPU, Path("nowhere")), run_dir, listener, resumes=resumes)
 
 
 def stored(run_dir: Path, kind: str = "step") -> list[Path]:
@@ -242,27 +230,18 @@ def test_a_model_whose_code_has_changed_is_told_in_one_sentence(tmp_path: Path, 
         return f"from torch import nn\ndef build(num_classes):\n    return nn.Sequential({layers})\n"
 
     monkeypatch.chdir(tmp_path)
-    document = {
-        "dataset": {"name": "digits"},
-        "model": {"entry_point": "changing_model:build"},
-        "batch": {"global_batch_size": 500},
-        "optimizer": {"name": "sgd"},
-        "learning_rate": {"base": 0.1},
-        "stop": {"steps": 1},
-        "tracking": {"enabled": False},
-    }
+    own: dict[str, Any] = {"dataset": {"name": "digits"}, "model": {"entry_point": "changing_model:build"}, "batch": {"global_batch_size": 500}}
     run_dir = tmp_path / "run"
-    (run_dir / "checkpoints").mkdir(parents=True)
     for width in (8, 9):
         (tmp_path / "changing_model.py").write_text(code(width))
         sys.modules.pop("changing_model", None)
-        job = prepare(build_spec(document), torch.device("cpu"), tmp_path)
+        job = prepared(**own, stop={"steps": 1})
         if width == 8:
-            run_job(job, run_dir, Listener())
+            trained(job, run_dir)
             # Python trusts a compiled file whose source has the same length and second.
             for compiled in (tmp_path / "__pycache__").glob("*"):
                 compiled.unlink()
             continue
         with pytest.raises(CheckpointError, match="does not fit this model"):
-            run_job(job, run_dir, Listener(), resumes=True)
+            trained(job, run_dir, resumes=True)
     sys.modules.pop("changing_model", None)

@@ -5,23 +5,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import small_runs
 import torch
+from small_runs import document
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from largebatch.jobs.errors import CheckpointError, DataError, LargebatchError
-from largebatch.jobs.job import prepare, run_job
 from largebatch.jobs.run.checkpoints import list_checkpoints
 from largebatch.jobs.run.journal import evaluations, failure, read_records, steps
 from largebatch.jobs.run.listener import Listener
-from largebatch.jobs.run.records import EndRecord, NoticeRecord, Outcome, Record, RunSummary, StartRecord, StepRecord
-from largebatch.jobs.spec.read import build_spec
-from largebatch.jobs.spec.train_spec import TrainSpec
+from largebatch.jobs.run.records import EndRecord, Outcome, Record, RunSummary, StartRecord, StepRecord
 from largebatch.tuning.results.collect import collect
 from largebatch.tuning.results.findings import NothingEndedError, find
 from largebatch.tuning.results.run_folders import has_result, runs_of_folder
 
-CPU = torch.device("cpu")
 NUM_SAMPLES = 64
 torn: set[int] = set()
 """Samples that cannot be read now."""
@@ -49,17 +47,13 @@ def load() -> tuple[Samples, Samples]:
     return Samples(may_tear=True), Samples(may_tear=False)
 
 
-DOCUMENT: dict[str, Any] = {
-    "name": "failing",
-    "dataset": {"entry_point": f"{__name__}:load", "arguments": {}},
-    "model": {"name": "mlp", "arguments": {"width": 4}},
-    "batch": {"global_batch_size": 8, "micro_batch_size": 8},
-    "optimizer": {"name": "sgd"},
-    "learning_rate": {"base": 0.1},
-    "stop": {"epochs": 2.0},
-    "checkpoint": {"every_steps": 3},
-    "tracking": {"enabled": False},
-}
+DOCUMENT = document(
+    dataset={"entry_point": f"{__name__}:load", "arguments": {}},
+    batch={"global_batch_size": 8, "micro_batch_size": 8},
+    learning_rate={"base": 0.1},
+    stop={"epochs": 2.0},
+    checkpoint={"every_steps": 3},
+)
 
 
 class Killed(BaseException):
@@ -75,11 +69,8 @@ def trained(run_dir: Path, *, kill_after: int | None = None, tears: bool = False
         if isinstance(record, StepRecord) and record.step == kill_after:
             raise Killed
 
-    spec: TrainSpec = build_spec(DOCUMENT | parts)
-    resumes = run_dir.exists()
-    (run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
     listener = Listener(on_record=listen, on_notice=(said if said is not None else []).append)
-    return run_job(prepare(spec, CPU, Path("nowhere")), run_dir, listener, resumes=resumes)
+    return small_runs.trained(small_runs.prepared(**DOCUMENT | parts), run_dir, listener, resumes=run_dir.exists())
 
 
 @pytest.fixture(autouse=True)
@@ -105,8 +96,8 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again_under_it
     assert (summary.run_id, summary.parameters_sha256) == ("killed", undisturbed.parameters_sha256)
     records = read_records(run_dir)
     assert [record.step for record in steps(records)] == list(range(1, 17))
-    assert [record.step for record in records if isinstance(record, StartRecord)] == [0, 0, 0]
-    assert [record.text for record in records if isinstance(record, NoticeRecord)][-1:] == said
+    assert [record.step for record in small_runs.starts(run_dir)] == [0, 0, 0]
+    assert small_runs.notices(run_dir)[-1:] == said
     assert len(list(evaluations(records))) == 2
 
 

@@ -11,34 +11,29 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_runs import ROOT, document, starts
 
 from largebatch.jobs.run.checkpoints import list_checkpoints
-from largebatch.jobs.run.journal import evaluations, read_records, steps
+from largebatch.jobs.run.journal import Journal, evaluations, read_records, steps
 from largebatch.jobs.run.records import StartRecord
 
-ROOT = Path(__file__).resolve().parents[2]
 NUM_STEPS = 90  # more than three kills can use up
-DOCUMENT: dict[str, Any] = {
-    "name": "kill",
-    "dataset": {"name": "synthetic", "arguments": {"num_train": 600, "num_test": 50, "shape": [1, 12, 12]}, "augment": {"translate": 1}},
-    "model": {"name": "mlp", "arguments": {"width": 64}},
-    "batch": {"global_batch_size": 128, "micro_batch_size": 64},
-    "optimizer": {"name": "lamb"},
-    "learning_rate": {"base": 0.01},
-    "stop": {"steps": NUM_STEPS},
-    "ema": {"decay": 0.9},
-    "checkpoint": {"every_steps": 1},
-    "tracking": {"enabled": False},
-}
-
-
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "largebatch.jobs", "--device", "cpu", *arguments]
+DOCUMENT = document(
+    dataset={"name": "synthetic", "arguments": {"num_train": 600, "num_test": 50, "shape": [1, 12, 12]}, "augment": {"translate": 1}},
+    model={"name": "mlp", "arguments": {"width": 64}},
+    batch={"global_batch_size": 128, "micro_batch_size": 64},
+    optimizer={"name": "lamb"},
+    learning_rate={"base": 0.01},
+    stop={"steps": NUM_STEPS},
+    ema={"decay": 0.9},
+    checkpoint={"every_steps": 1},
+)
 
 
 def started(*arguments: str) -> "subprocess.Popen[str]":
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command(*arguments), cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    words = [sys.executable, "-m", "largebatch.jobs", "--device", "cpu", *arguments]
+    return subprocess.Popen(words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def summary_of(process: "subprocess.Popen[str]") -> dict[str, Any]:
@@ -92,7 +87,7 @@ def test_a_run_killed_again_and_again_ends_as_if_undisturbed(tmp_path: Path) -> 
     assert [r.model_dump(exclude=seconds) for r in steps(records)] == [r.model_dump(exclude=seconds) for r in steps(others)]
     assert [r.model_dump(exclude=seconds) for r in evaluations(records)] == [r.model_dump(exclude=seconds) for r in evaluations(others)]
     # A checkpoint may be one step behind the journal, never ahead: the journal is on disk before the checkpoint is.
-    assert [record.step for record in records if isinstance(record, StartRecord)] == [0, *killed_at]
+    assert [record.step for record in starts(run_dir)] == [0, *killed_at]
     assert not list(run_dir.rglob("*.part"))
     clock = [record.training_seconds for record in steps(records)]
     assert clock == sorted(clock)
@@ -100,8 +95,6 @@ def test_a_run_killed_again_and_again_ends_as_if_undisturbed(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("torn", [b'{"kind":"step","step":3,"epo', b"\x00" * 100, '{"kind": "étape'.encode()[:-2]])
 def test_a_torn_last_line_is_left_out_and_the_next_record_begins_a_line_of_its_own(torn: bytes, tmp_path: Path) -> None:
-    from largebatch.jobs.run.journal import Journal
-
     with Journal(tmp_path) as journal:
         journal.write(StartRecord(at_s=1.0, step=0, training_seconds=0.0, world_size=1, device="cpu"))
     with (tmp_path / "records.jsonl").open("ab") as file:
@@ -109,7 +102,7 @@ def test_a_torn_last_line_is_left_out_and_the_next_record_begins_a_line_of_its_o
     assert len(read_records(tmp_path)) == 1
     with Journal(tmp_path) as journal:
         journal.write(StartRecord(at_s=2.0, step=0, training_seconds=0.5, world_size=1, device="cpu"))
-    assert [record.at_s for record in read_records(tmp_path) if isinstance(record, StartRecord)] == [1.0, 2.0]
+    assert [record.at_s for record in starts(tmp_path)] == [1.0, 2.0]
 
 
 def test_two_processes_cannot_train_one_run(tmp_path: Path) -> None:
@@ -130,4 +123,4 @@ def test_two_processes_cannot_train_one_run(tmp_path: Path) -> None:
     finally:
         process.kill()
         process.communicate(timeout=20)
-    assert len([record for record in read_records(run_dir) if isinstance(record, StartRecord)]) == 1
+    assert len(starts(run_dir)) == 1

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_runs import losses, notices, prepared, synthetic, trained
 from torch import Tensor, nn
 
 from largebatch.jobs.engine.model_trial.trial import Findings
@@ -15,14 +16,9 @@ from largebatch.jobs.engine.ranks import all_reduce
 from largebatch.jobs.engine.ranks.gradient_norm import SquaredNorm
 from largebatch.jobs.engine.step import optimizer_step
 from largebatch.jobs.errors import FaultError, PlanError
-from largebatch.jobs.job import prepare, run_job
 from largebatch.jobs.prepared import Prepared, new_state, training_batches
-from largebatch.jobs.run.journal import read_records, steps
 from largebatch.jobs.run.listener import Listener
-from largebatch.jobs.run.records import NoticeRecord, Record, RunSummary
-from largebatch.jobs.spec.read import build_spec
-
-CPU = torch.device("cpu")
+from largebatch.jobs.run.records import Record, RunSummary
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -34,8 +30,8 @@ def _only_what_is_new_is_looked_through() -> Iterator[None]:
 
 
 def new_job(micro_batch_size: int, batch_norm: bool = False, **parts: Any) -> Prepared:
-    document: dict[str, Any] = {
-        "dataset": {"name": "synthetic", "arguments": {"num_train": 96, "num_test": 16, "num_classes": 4, "shape": [1, 4, 4]}},
+    own: dict[str, Any] = {
+        "dataset": synthetic(96),
         "model": {"name": "mlp", "arguments": {"width": 6, "batch_norm": batch_norm}},
         "batch": {"global_batch_size": 32, "micro_batch_size": micro_batch_size},
         **({"batch_norm": {"span": 8}} if batch_norm else {}),
@@ -43,9 +39,8 @@ def new_job(micro_batch_size: int, batch_norm: bool = False, **parts: Any) -> Pr
         "learning_rate": {"base": 0.5},
         "stop": {"steps": 6},
         "gradient": {"noise_every_steps": 0},
-        "tracking": {"enabled": False},
     }
-    return prepare(build_spec({**document, **parts}), CPU, Path("nowhere"))
+    return prepared(**{**own, **parts})
 
 
 class Small(nn.Module):
@@ -58,12 +53,10 @@ class Small(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         self.num_calls += self.training
-        if self.training:
-            logits: Tensor = self.model(inputs)  # before the error: running statistics have moved when memory runs out
-            if len(inputs) > self.limit and self.num_calls > self.from_call:
-                raise self.error()
-            return logits
-        return self.model(inputs)  # type: ignore[no-any-return]
+        logits = self.model(inputs)  # before the error: running statistics have moved when memory runs out
+        if self.training and len(inputs) > self.limit and self.num_calls > self.from_call:
+            raise self.error()
+        return logits
 
 
 def accelerator_error() -> BaseException:
@@ -75,13 +68,8 @@ def cpu_error() -> BaseException:
 
 
 def run(job: Prepared, run_dir: Path, limit: int = 1000, error: Callable[[], BaseException] = accelerator_error, from_call: int = 0) -> RunSummary:
-    (run_dir / "checkpoints").mkdir(parents=True)
     object.__setattr__(job, "model", Small(job.model, limit, error, from_call))  # the plan was made for the machine with room
-    return run_job(job, run_dir, Listener())
-
-
-def losses(run_dir: Path) -> list[float]:
-    return [record.loss for record in steps(read_records(run_dir))]
+    return trained(job, run_dir)
 
 
 @pytest.mark.parametrize("findings", [Findings(by_samples=["mean"]), Findings(by_passes=["mean"])])
@@ -103,8 +91,7 @@ def test_halving_gives_the_run_that_began_with_the_smaller_micro_batch(batch_nor
     assert got.gradient_accumulation_steps == 4
     assert got.parameters_sha256 == want.parameters_sha256
     assert losses(tmp_path / "halved") == losses(tmp_path / "small")
-    notices = [record for record in read_records(tmp_path / "halved") if isinstance(record, NoticeRecord)]
-    assert [notice.text for notice in notices] == [
+    assert notices(tmp_path / "halved") == [
         "Out of memory at step 1: micro-batch 32 -> 16; the step is repeated.",
         "Out of memory at step 1: micro-batch 16 -> 8; the step is repeated.",
     ]
@@ -129,9 +116,8 @@ def test_memory_that_runs_out_in_the_middle_repeats_that_step_alone(tmp_path: Pa
     """Two micro-batches of 16 a step; the sixth forward pass (the second of step 3, warm-up's one counted) finds no room."""
     seen: list[Record] = []
     job = new_job(16, batch_norm=True)
-    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     object.__setattr__(job, "model", Small(job.model, 8, accelerator_error, from_call=6))
-    summary = run_job(job, tmp_path / "run", Listener(on_record=seen.append))
+    summary = trained(job, tmp_path / "run", Listener(on_record=seen.append))
     told = [(record.step, type(record).__name__) for record in seen if type(record).__name__ in {"StepRecord", "NoticeRecord"}]
     assert told == [
         (1, "StepRecord"),
@@ -162,10 +148,9 @@ def test_the_smaller_micro_batch_is_kept_on_resuming(tmp_path: Path) -> None:
     run(new_job(32), tmp_path, limit=8)
     longer = new_job(32, stop={"steps": 8})
     object.__setattr__(longer, "model", Small(longer.model, 8, accelerator_error))
-    summary = run_job(longer, tmp_path, Listener(), resumes=True)
+    summary = trained(longer, tmp_path, resumes=True)
     assert (summary.steps, summary.micro_batch_size) == (8, 8)
-    notices = [record for record in read_records(tmp_path) if isinstance(record, NoticeRecord)]
-    assert len(notices) == 2, "no step ran out of memory a second time"
+    assert len(notices(tmp_path)) == 2, "no step ran out of memory a second time"
 
 
 class SmallInEvaluation(nn.Module):
@@ -181,7 +166,7 @@ class SmallInEvaluation(nn.Module):
             if len(inputs) > self.limit:
                 raise self.error()
             self.seen.append(len(inputs))
-        return self.model(inputs)  # type: ignore[no-any-return]
+        return self.model(inputs)
 
 
 @pytest.mark.parametrize("error", [accelerator_error, cpu_error])
@@ -189,13 +174,11 @@ def test_evaluation_goes_on_with_fewer_samples_at_once(error: Callable[[], BaseE
     want = run(new_job(8), tmp_path / "roomy")
     job = new_job(8)
     object.__setattr__(job, "model", SmallInEvaluation(job.model, 5, error))
-    (tmp_path / "small" / "checkpoints").mkdir(parents=True)
-    got = run_job(job, tmp_path / "small", Listener())
+    got = trained(job, tmp_path / "small")
     same = {"test_accuracy", "best_test_accuracy", "train_accuracy", "parameters_sha256"}
     assert got.model_dump(include=same - {"parameters_sha256"}) == want.model_dump(include=same - {"parameters_sha256"})
     assert losses(tmp_path / "small") == losses(tmp_path / "roomy")
-    notices = [record.text for record in read_records(tmp_path / "small") if isinstance(record, NoticeRecord)]
-    assert notices == ["Out of memory in evaluation: 16 -> 8 samples at once.", "Out of memory in evaluation: 8 -> 4 samples at once."]
+    assert notices(tmp_path / "small") == [f"Out of memory in evaluation: {halving} samples at once." for halving in ("16 -> 8", "8 -> 4")]
     # Every sample once in each evaluation (16 of the test set twice, then 96 of the training set), at the size that was found.
     assert isinstance(job.model, SmallInEvaluation)
     assert job.model.seen == [4] * (sum(job.model.seen) // 4)
@@ -205,9 +188,8 @@ def test_evaluation_goes_on_with_fewer_samples_at_once(error: Callable[[], BaseE
 def test_when_not_even_one_fits_in_evaluation_it_says_so(tmp_path: Path) -> None:
     job = new_job(8)
     object.__setattr__(job, "model", SmallInEvaluation(job.model, 0, accelerator_error))
-    (tmp_path / "checkpoints").mkdir()
     with pytest.raises(FaultError, match="model: evaluation runs out of memory even with one sample at a time"):
-        run_job(job, tmp_path, Listener())
+        trained(job, tmp_path)
 
 
 def test_a_norm_that_does_not_fit_halves_the_micro_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_runs import document
 from torch import Tensor, nn
 from torch.utils.data import Subset, TensorDataset
 
@@ -46,17 +47,9 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         module = types.ModuleType("gaps")
         module.load, module.build = lambda: (train, test), model  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, "gaps", module)
-        document = {
-            "name": "gaps",
-            "dataset": {"entry_point": "gaps:load"},
-            "model": {"entry_point": "gaps:build"},
-            "batch": {"global_batch_size": BATCH, **batch},
-            "optimizer": {"name": "sgd", "momentum": 0.0},
-            "learning_rate": {"base": rate},
-            "stop": {"epochs": 2},
-            "tracking": {"enabled": False},
-        }
-        (tmp_path / "spec.json").write_text(json.dumps(document))
+        own = {"dataset": {"entry_point": "gaps:load"}, "model": {"entry_point": "gaps:build"}, "batch": {"global_batch_size": BATCH, **batch}}
+        run = document(**own, optimizer={"name": "sgd", "momentum": 0.0}, learning_rate={"base": rate}, stop={"epochs": 2})
+        (tmp_path / "spec.json").write_text(json.dumps(run))
         code = main([str(tmp_path / "spec.json"), "--output-dir", str(tmp_path / "runs"), "--device", "cpu"])
         return code, capsys.readouterr().err
 

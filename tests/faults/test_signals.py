@@ -10,30 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from small_runs import ROOT, document, prepared, steps, synthetic
 
-from largebatch.jobs.job import prepare
 from largebatch.jobs.launch.local import train_locally
 from largebatch.jobs.launch.options import TrainOptions
 from largebatch.jobs.run.checkpoints import list_checkpoints
-from largebatch.jobs.run.journal import read_records, steps
 from largebatch.jobs.run.listener import Listener
 from largebatch.jobs.run.records import Record, RunSummary, StepRecord
-from largebatch.jobs.spec.read import build_spec
 
-ROOT = Path(__file__).resolve().parents[2]
 NUM_STEPS = 400
-DOCUMENT: dict[str, Any] = {
-    "name": "signalled",
-    "dataset": {"name": "synthetic", "arguments": {"num_train": 500, "num_test": 50, "shape": [1, 12, 12]}},
-    "model": {"name": "mlp", "arguments": {"width": 32}},
-    "batch": {"global_batch_size": 128, "micro_batch_size": 32},
-    "optimizer": {"name": "adamw"},
-    "learning_rate": {"base": 0.001},
-    "stop": {"steps": NUM_STEPS},
-    "evaluation": {"every_epochs": 1000.0},
-    "tracking": {"enabled": False},
-}
+DOCUMENT = document(
+    dataset=synthetic(500, 50, (1, 12, 12)),
+    model={"name": "mlp", "arguments": {"width": 32}},
+    batch={"global_batch_size": 128, "micro_batch_size": 32},
+    optimizer={"name": "adamw"},
+    learning_rate={"base": 0.001},
+    stop={"steps": NUM_STEPS},
+    evaluation={"every_epochs": 1000.0},
+)
 ENGINE = ["-m", "largebatch.jobs"]
 COMMAND = ["-m", "largebatch", "train", "--json"]
 
@@ -80,7 +74,7 @@ def test_a_signal_stops_after_the_step_and_the_run_goes_on_later(
     assert 3 <= summary["steps"] < NUM_STEPS
     assert f"{number.name}: finishing this step and saving." in " ".join(err.split())
     assert list_checkpoints(run_dir / "checkpoints")[0].step == summary["steps"]
-    assert [record.step for record in steps(read_records(run_dir))][-1] == summary["steps"]
+    assert steps(run_dir)[-1] == summary["steps"]
     again = "largebatch train" if door == COMMAND else "python -m largebatch.jobs"
     assert f"Stopped at step {summary['steps']}. Go on with: {again} --resume {run_dir}" in err
 
@@ -88,7 +82,7 @@ def test_a_signal_stops_after_the_step_and_the_run_goes_on_later(
     out, err = resumed.communicate(timeout=100)
     assert resumed.returncode == 0, err
     assert json.loads(out)["parameters_sha256"] == undisturbed["parameters_sha256"]
-    assert [record.step for record in steps(read_records(run_dir))] == list(range(1, NUM_STEPS + 1))
+    assert steps(run_dir) == list(range(1, NUM_STEPS + 1))
 
 
 def stopped_by_hang_up(runs: Path) -> RunSummary:
@@ -98,7 +92,7 @@ def stopped_by_hang_up(runs: Path) -> RunSummary:
         if isinstance(record, StepRecord) and record.step == 3:
             os.kill(os.getpid(), signal.SIGHUP)
 
-    job = prepare(build_spec(DOCUMENT | {"stop": {"steps": 6}}), torch.device("cpu"), Path("nowhere"))
+    job = prepared(**DOCUMENT | {"stop": {"steps": 6}})
     return train_locally(job, TrainOptions(data_dir=Path("nowhere"), output_dir=runs, device="cpu"), Listener(on_record=hang_up))
 
 
@@ -138,8 +132,8 @@ def test_a_run_whose_output_nobody_reads_goes_on_and_its_answer_stands_alone(tmp
     for name in ("random", "queue", "statistics", "mlflow"):
         (tmp_path / f"{name}.py").write_text("X = 1\n")
     (tmp_path / "own_data.py").write_text(OWN_DATA)
-    document = DOCUMENT | {"dataset": {"entry_point": "own_data:load"}, "evaluation": {"every_epochs": 0.5}, "stop": {"steps": 40}}
-    (tmp_path / "spec.json").write_text(json.dumps(document))
+    own = DOCUMENT | {"dataset": {"entry_point": "own_data:load"}, "evaluation": {"every_epochs": 0.5}, "stop": {"steps": 40}}
+    (tmp_path / "spec.json").write_text(json.dumps(own))
     process = subprocess.Popen(
         [sys.executable, "-P", *COMMAND, "spec.json", "--device", "cpu"], cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

@@ -6,36 +6,23 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
+from small_runs import ROOT, document, starts, steps, synthetic
 
 from largebatch.jobs.__main__ import main
 from largebatch.jobs.errors import StorageError
 from largebatch.jobs.run.checkpoints import list_checkpoints
-from largebatch.jobs.run.journal import Journal, read_records, steps
+from largebatch.jobs.run.journal import Journal, read_records
 from largebatch.jobs.run.records import EndRecord, StartRecord
 from largebatch.jobs.run.run_folder import refuse_unwritable, write_text
-
-ROOT = Path(__file__).resolve().parents[2]
-DOCUMENT: dict[str, Any] = {
-    "name": "storage",
-    "dataset": {"name": "synthetic", "arguments": {"num_train": 16, "num_test": 4, "num_classes": 4, "shape": [1, 4, 4]}},
-    "evaluation": {"every_epochs": 10},
-    "model": {"name": "mlp", "arguments": {"width": 4}},
-    "batch": {"global_batch_size": 16},
-    "optimizer": {"name": "sgd"},
-    "learning_rate": {"base": 0.05},
-    "stop": {"steps": 60},
-    "checkpoint": {"every_steps": 1},
-    "tracking": {"enabled": False},
-}
 
 
 @pytest.fixture
 def spec(tmp_path: Path) -> str:
     path = tmp_path / "spec.json"
-    path.write_text(json.dumps(DOCUMENT))
+    parts = {"evaluation": {"every_epochs": 10}, "stop": {"steps": 60}, "checkpoint": {"every_steps": 1}}
+    path.write_text(json.dumps(document(dataset=synthetic(16, 4), **parts)))
     return str(path)
 
 
@@ -64,16 +51,11 @@ def test_asking_leaves_nothing_behind(tmp_path: Path) -> None:
 
 def limited(limit_bytes: int, *arguments: str) -> "subprocess.CompletedProcess[str]":
     """The engine in a process whose files may not grow beyond a size: what a full disk says, `write` fails half-way."""
+    words = [sys.executable, "-m", "largebatch.jobs", "--device", "cpu", *arguments]
     return subprocess.run(
-        [sys.executable, "-m", "largebatch.jobs", "--device", "cpu", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        words, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=60, check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, resource.RLIM_INFINITY)),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    )  # fmt: skip
 
 
 def test_a_disk_that_fills_in_the_middle_costs_one_step_at_most(
@@ -95,8 +77,8 @@ def test_a_disk_that_fills_in_the_middle_costs_one_step_at_most(
 
     assert main(["--resume", str(run_dir), "--device", "cpu"]) == 0
     resumed = json.loads(capsys.readouterr().out)
-    assert [record.step for record in read_records(run_dir) if isinstance(record, StartRecord)] == [0, saved]
-    assert [record.step for record in steps(read_records(run_dir))] == list(range(1, 61))
+    assert [record.step for record in starts(run_dir)] == [0, saved]
+    assert steps(run_dir) == list(range(1, 61))
     assert main([spec, "--output-dir", str(tmp_path / "whole"), "--device", "cpu"]) == 0
     assert resumed["parameters_sha256"] == json.loads(capsys.readouterr().out)["parameters_sha256"]
 
@@ -109,7 +91,7 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_journal_and_no_torn_file(spec
     assert ".pt: cannot be written (File too large)" in full.stderr
     (run_dir,) = (tmp_path / "runs").iterdir()
     assert list((run_dir / "checkpoints").iterdir()) == []
-    assert len(list(steps(read_records(run_dir)))) == 1
+    assert steps(run_dir) == [1]
 
 
 def test_a_journal_line_that_fits_only_in_part_is_an_error(tmp_path: Path) -> None:

@@ -12,14 +12,12 @@ from typing import Any
 
 import launch_runs as runs
 import slow
-import torch
+import small_runs
 from torch import Tensor
 
-from largebatch.jobs.job import prepare, run_job
 from largebatch.jobs.launch.options import Workers
 from largebatch.jobs.run.listener import Listener
 from largebatch.jobs.run.records import Outcome, StepRecord
-from largebatch.jobs.spec.read import build_spec
 
 
 def main(tmp_path: Path) -> None:
@@ -88,13 +86,12 @@ def main(tmp_path: Path) -> None:
 
 def _alone(run_dir: Path, spec_document: dict[str, Any], micro_batch_size: int, steps: int) -> dict[str, Tensor]:
     """The same run in this process, undisturbed, for so many steps."""
-    (run_dir / "checkpoints").mkdir(parents=True)
-    spec = build_spec({**spec_document, "batch": {**spec_document["batch"], "micro_batch_size": micro_batch_size}})
+    batch = {**spec_document["batch"], "micro_batch_size": micro_batch_size}
     done: list[Any] = []
     listener = Listener(
         on_record=lambda record: done.append(record) if isinstance(record, StepRecord) else None, should_stop=lambda: len(done) >= steps
     )
-    run_job(prepare(spec, torch.device("cpu"), Path("data")), run_dir, listener)
+    small_runs.trained(small_runs.prepared(**{**spec_document, "batch": batch}), run_dir, listener)
     return runs.parameters(run_dir)
 
 

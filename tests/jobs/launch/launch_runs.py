@@ -16,21 +16,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import slow
-import torch
+import small_runs
 from ports import free_port
 from ray.util.state import list_nodes
-from torch import Tensor
+from small_runs import distance, notices, parameters, same, starts, steps
 
 from largebatch.jobs.launch.on_ray.train import train_on_ray
 from largebatch.jobs.launch.options import TrainOptions, Workers
-from largebatch.jobs.resume import load_checkpoint
-from largebatch.jobs.run.checkpoints import list_checkpoints
-from largebatch.jobs.run.journal import read_records
 from largebatch.jobs.run.listener import Listener
-from largebatch.jobs.run.records import NoticeRecord, Record, RunSummary, StartRecord, StepRecord
+from largebatch.jobs.run.records import Record, RunSummary, StepRecord
 from largebatch.jobs.spec.read import build_spec
 
 STEPS = 60
+__all__ = ["distance", "notices", "parameters", "same", "starts", "steps"]
+"""What those who use this module look for beside it."""
 
 
 S3_PORT = free_port()
@@ -52,8 +51,7 @@ class Head(NamedTuple):
 
 
 def document(**parts: Any) -> dict[str, Any]:
-    return {
-        "name": "launched",
+    usual = {
         "dataset": {"name": "digits", "augment": {"translate": 1}},
         # Smooth: where a ReLU's input is within rounding of zero, the order of a sum would decide whether a sample counts.
         "model": {"name": "mlp", "arguments": {"width": 24, "depth": 2, "batch_norm": True, "activation": "gelu"}},
@@ -63,9 +61,8 @@ def document(**parts: Any) -> dict[str, Any]:
         "learning_rate": {"base": 0.1, "warmup_epochs": 1.0},
         "stop": {"steps": STEPS},
         "checkpoint": {"every_steps": 10, "keep": 99, "every_seconds": None},
-        "tracking": {"enabled": False},
-        **parts,
     }
+    return small_runs.document(**{"name": "launched", **usual, **parts})
 
 
 def slow_document(until: Path, **parts: Any) -> dict[str, Any]:
@@ -107,35 +104,6 @@ def train(
         address=address, **options,
     )  # fmt: skip
     return train_on_ray(build_spec(spec_document), launch, (watcher or Watcher()).listener(), draw=draw)
-
-
-def parameters(run_dir: Path) -> dict[str, Tensor]:
-    """Weights and running statistics of the newest checkpoint."""
-    return load_checkpoint(list_checkpoints(run_dir / "checkpoints")[0].path, torch.device("cpu"))["state"]["model"]
-
-
-def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    """Bit for bit."""
-    return all(torch.equal(one[name], other[name]) for name in one)
-
-
-def distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
-    """The largest difference between two models' numbers, each tensor's over its own largest."""
-    return max(float((one[name] - other[name]).abs().max() / one[name].abs().max().clamp(min=1e-6)) for name in one)
-
-
-def starts(run_dir: Path) -> list[StartRecord]:
-    return [record for record in read_records(run_dir) if isinstance(record, StartRecord)]
-
-
-def steps(run_dir: Path) -> list[int]:
-    return [record.step for record in read_records(run_dir) if isinstance(record, StepRecord)]
-
-
-def notices(run_dir: Path) -> list[str]:
-    """All but that other tests kept the machine busy."""
-    texts = [record.text for record in read_records(run_dir) if isinstance(record, NoticeRecord)]
-    return [text for text in texts if not text.startswith("The machine was busy")]
 
 
 def kill_a_worker(folder: Path, number: signal.Signals = signal.SIGKILL) -> None:

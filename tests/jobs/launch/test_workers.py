@@ -11,16 +11,15 @@ from typing import Any
 import launch_runs as runs
 import pytest
 import ray
+import small_runs
 import torch
 from launch_runs import Head
 from ray.util.state import list_actors
 
 from largebatch.jobs.errors import CheckpointError, CodeError, FaultError
-from largebatch.jobs.job import prepare, run_job
 from largebatch.jobs.launch.on_ray.driver import StoppedError
 from largebatch.jobs.launch.on_ray.train import ended_before
 from largebatch.jobs.launch.options import Workers
-from largebatch.jobs.run.listener import Listener
 from largebatch.jobs.run.records import Outcome
 from largebatch.jobs.spec.read import build_spec
 
@@ -31,11 +30,9 @@ TWO = Workers(2, 2)
 
 @pytest.fixture(scope="module")
 def one_process(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run_dir = tmp_path_factory.mktemp("one") / "run"
-    (run_dir / "checkpoints").mkdir(parents=True)
-    threads = torch.get_num_threads()
+    run_dir, threads = tmp_path_factory.mktemp("one") / "run", torch.get_num_threads()
     torch.set_num_threads(1)
-    run_job(prepare(build_spec(runs.document()), torch.device("cpu"), Path("data")), run_dir, Listener())
+    small_runs.trained(small_runs.prepared(**runs.document()), run_dir)
     torch.set_num_threads(threads)
     return run_dir
 

@@ -7,22 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+import small_runs
 
 from largebatch.jobs.errors import DataError
-from largebatch.jobs.job import prepare, run_job
 from largebatch.jobs.run.checkpoints import list_checkpoints
 from largebatch.jobs.run.journal import read_records, steps
-from largebatch.jobs.run.listener import Listener
-from largebatch.jobs.spec.read import build_spec
 from largebatch.jobs.tracking.folder_mirror import sync_folder
 from largebatch.jobs.tracking.follower import follow
 from largebatch.jobs.tracking.mirror_state import MirrorState
 from largebatch.jobs.tracking.mlflow_mirror import sync_run
 from largebatch.jobs.tracking.mlflow_store import DeletedError, sqlite_database, sqlite_uri
 from largebatch.jobs.tracking.params import as_resumed
-
-CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -46,22 +41,11 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def document(store: str, experiment: str, **parts: Any) -> dict[str, Any]:
-    return {
-        "name": "changed",
-        "dataset": {"name": "synthetic", "arguments": {"num_train": 64, "num_test": 16, "num_classes": 4, "shape": [1, 4, 4]}},
-        "model": {"name": "mlp", "arguments": {"width": 4}},
-        "batch": {"global_batch_size": 16},
-        "optimizer": {"name": "sgd"},
-        "learning_rate": {"base": 0.05},
-        "stop": {"steps": 8},
-        **parts,
-        "tracking": {"mlflow_uri": store, "experiment": experiment, "system_metrics": False},
-    }
+    return small_runs.document(**parts, tracking={"mlflow_uri": store, "experiment": experiment, "system_metrics": False})
 
 
 def trained(given: dict[str, Any], run_dir: Path) -> None:
-    (run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
-    run_job(prepare(build_spec(given), CPU, Path("nowhere")), run_dir, Listener(), resumes=bool(list_checkpoints(run_dir / "checkpoints")))
+    small_runs.trained(small_runs.prepared(**given), run_dir, resumes=bool(list_checkpoints(run_dir / "checkpoints")))
 
 
 def last_values(client: Any, run_dir: Path) -> dict[str, float]:

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+import small_runs
 from ports import free_port
+from small_runs import ROOT
 
 from largebatch.jobs.errors import FaultError, InputError
-from largebatch.jobs.job import prepare, run_job
 from largebatch.jobs.launch.local import train_locally
 from largebatch.jobs.launch.options import TrainOptions
 from largebatch.jobs.run import run_folder
@@ -35,8 +35,6 @@ from largebatch.jobs.tracking.mirror_process import MirrorProcess
 from largebatch.jobs.tracking.mirror_state import MirrorState
 from largebatch.jobs.tracking.mlflow_mirror import Mirror, sync_run
 
-ROOT = Path(__file__).resolve().parents[3]
-CPU = torch.device("cpu")
 STEP_METRICS = {"loss", "learning_rate", "gradient_norm", "global_batch_size", "samples_seen", "epoch", "training_seconds"}
 
 
@@ -139,36 +137,24 @@ def door(server: str) -> Iterator[Door]:
 
 
 def document(uri: str | None, **parts: Any) -> dict[str, Any]:
-    given: dict[str, Any] = {
-        "name": "mirrored",
-        "dataset": {"name": "synthetic", "arguments": {"num_train": 64, "num_test": 16, "num_classes": 4, "shape": [1, 4, 4]}},
-        "model": {"name": "mlp", "arguments": {"width": 4}},
-        "batch": {"global_batch_size": 16},
-        "optimizer": {"name": "sgd"},
-        "learning_rate": {"base": 0.05},
-        "stop": {"steps": 8},
-    }
-    given.update(parts)
-    given["tracking"] = {"mlflow_uri": uri, "step_every_seconds": 0.0, **parts.get("tracking", {})}
-    return given
+    return small_runs.document(**{**parts, "tracking": {"mlflow_uri": uri, "step_every_seconds": 0.0, **parts.get("tracking", {})}})
 
 
 def unmirrored(given: dict[str, Any], run_dir: Path, *, stop_after: int = 0, resumes: bool = False) -> RunSummary:
     """Train without a mirror, as on a machine whose network is away; `sync_run` comes later."""
-    (run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
     done: list[StepRecord] = []
     listener = Listener(
         on_record=lambda record: done.append(record) if isinstance(record, StepRecord) else None,
         should_stop=lambda: len(done) == stop_after,
     )
-    return run_job(prepare(build_spec(given), CPU, Path("nowhere")), run_dir, listener, resumes)
+    return small_runs.trained(small_runs.prepared(**given), run_dir, listener, resumes=resumes)
 
 
 def mirrored(given: dict[str, Any], runs: Path) -> tuple[RunSummary, list[str]]:
     """Train with the mirror's own process beside; what was said comes along."""
     said: list[str] = []
     options = TrainOptions(data_dir=Path("nowhere"), output_dir=runs, device="cpu")
-    return train_locally(prepare(build_spec(given), CPU, Path("nowhere")), options, Listener(on_notice=said.append)), said
+    return train_locally(small_runs.prepared(**given), options, Listener(on_notice=said.append)), said
 
 
 def assert_holds_the_journal(client: Any, run_dir: Path, status: str = "FINISHED") -> Any:
@@ -213,7 +199,7 @@ def test_a_run_beside_its_own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert (params["dataset.arguments.shape"], params["stop.steps"]) == ("[1, 4, 4]", "8")
     assert "optimizer.trust_coefficient" not in params, "sgd reads none"
     tags = run.data.tags
-    assert (tags["largebatch.recipe"], tags["largebatch.run_id"], tags["largebatch.outcome"]) == ("mirrored", run_dir.name, "completed")
+    assert (tags["largebatch.recipe"], tags["largebatch.run_id"], tags["largebatch.outcome"]) == ("run", run_dir.name, "completed")
     assert (tags["largebatch.global_batch_size"], tags["largebatch.optimizer"], tags["largebatch.dataset"]) == ("16", "sgd", "synthetic")
     assert tags["largebatch.device"].startswith("cpu")
     assert run.data.metrics["final_wall_seconds"] == pytest.approx(summary.wall_seconds)

@@ -8,24 +8,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import small_runs
 import torch
+from small_runs import CPU, prepared
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from typer.testing import CliRunner
 
 from largebatch.jobs.errors import InputError
-from largebatch.jobs.job import prepare, run_job
-from largebatch.jobs.run import run_folder
-from largebatch.jobs.run.listener import Listener
-from largebatch.jobs.spec.read import build_spec
 from largebatch.service.cli.main import app
 from largebatch.tuning.measure.eigenvalue import top_by_power_iteration, top_eigenvalue
 from largebatch.tuning.measure.lines import line
 from largebatch.tuning.measure.sharpness import BoxSearch, epsilon_sharpness, sharpness_rows, slope_in_words
 from largebatch.tuning.measure.solution import Solution, load_solution
 from largebatch.tuning.measure.subspace import Subspace
-
-CPU = torch.device("cpu")
 
 
 class Quadratic(Solution):
@@ -171,22 +167,14 @@ def test_a_subspace_kept_or_drawn_anew_is_its_matrix(most_bytes: int) -> None:
     assert torch.equal(drawn.spread(weights[:5]), Subspace(weights, 5, 0, most_bytes).spread(weights[:5]))
 
 
-def document(**parts: Any) -> dict[str, Any]:
-    return {
+def trained(folder: Path, **parts: Any) -> Path:
+    own = {
         "dataset": {"name": "digits"},
         "model": {"name": "mlp", "arguments": {"width": 4, "batch_norm": True}},
         "batch": {"global_batch_size": 256},
-        "optimizer": {"name": "sgd"},
-        "learning_rate": {"base": 0.1},
-        "stop": {"steps": 60},
-        **parts,
     }
-
-
-def trained(folder: Path, **parts: Any) -> Path:
-    run_dir = run_folder.create(folder, "run")
-    run_job(prepare(build_spec(document(**parts)), CPU, Path("data")), run_dir, Listener())
-    return run_dir
+    small_runs.trained(prepared(**{**own, "learning_rate": {"base": 0.1}, "stop": {"steps": 60}, **parts}), folder / "run")
+    return folder / "run"
 
 
 @pytest.fixture(scope="module")

@@ -290,7 +290,7 @@ def test_a_disturbed_clock_is_said() -> None:
 
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "sweep-findings.json").read_text())
-RUNS = {
+TOLD = {
     "reached": [*(made_run(batch, seed, 1 + 0.05 * seed) for batch in (32, 128, 512, 2048) for seed in range(3)), made_run(64, device="H200")],
     "missed": [made_run(batch, reaches=False) for batch in (32, 128)],
 }
@@ -301,9 +301,9 @@ def rounded(text: str) -> Any:
     return json.loads(text, parse_float=lambda number: float(f"{float(number):.6g}"))
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", TOLD)
 def test_the_body_is_the_one_of_before(name: str) -> None:
-    answer = answer_of(find(RUNS[name]))
+    answer = answer_of(find(TOLD[name]))
     assert rounded(answer.model_dump_json()) == GOLDEN[name]
     numbers = {field: value for field, value in GOLDEN[name].items() if field not in {"rows", "figures"}}
     assert rounded(json.dumps(answer.numbers())) == numbers
