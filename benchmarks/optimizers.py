@@ -10,8 +10,8 @@ from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 from torchvision.models import resnet50
 
+from largebatch.jobs.optim.configs import OPTIMIZERS
 from largebatch.jobs.optim.parameter_groups import build_optimizer, set_learning_rate
-from largebatch.jobs.optim.registry import OPTIMIZERS
 
 LEARNING_RATE = 1e-4
 WEIGHT_DECAY = 1e-4

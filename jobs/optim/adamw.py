@@ -1,37 +1,22 @@
 """AdamW in one pass over memory, for tensors that lie in it in any way."""
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
-from largebatch.jobs.optim.tensors import laid_like, state_like
+from largebatch.jobs.optim.groupwise import GroupwiseOptimizer
+from largebatch.jobs.optim.tensors import adam_state, laid_like
 
 
-class AdamW(torch.optim.AdamW):
+class AdamW(GroupwiseOptimizer, torch.optim.AdamW):
     """torch's AdamW, with its fused pass, which on a CPU takes it that parameter, gradient and moments lie alike: see `laid_like`."""
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> Any:
-        """Update every parameter that has a gradient."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for param_group in self.param_groups:
-            self._update(param_group, [param for param in param_group["params"] if param.grad is not None])
-        return loss
+    one_by_one_on_cpu: ClassVar[bool] = False
 
     def _update(self, param_group: dict[str, Any], params: list[Tensor]) -> None:
-        states = [self.state[param] for param in params]
-        for state, param in zip(states, params, strict=True):
-            if "step" not in state:
-                state["step"] = torch.zeros((), dtype=torch.float32, device=param.device)
-        first_moments, second_moments = (
-            [state_like(state, key, param, param.dtype) for state, param in zip(states, params, strict=True)] for key in ("exp_avg", "exp_avg_sq")
-        )
+        steps, first_moments, second_moments = adam_state(self.state, params, ("exp_avg", "exp_avg_sq"), params[0].dtype)
         weights = [laid_like(param, moment) for param, moment in zip(params, first_moments, strict=True)]
         gradients: list[Any] = [param.grad for param in params]
         beta1, beta2 = param_group["betas"]
@@ -41,7 +26,7 @@ class AdamW(torch.optim.AdamW):
             first_moments,
             second_moments,
             [],
-            [state["step"] for state in states],
+            steps,
             fused=True,
             amsgrad=False,
             beta1=beta1,

@@ -8,21 +8,21 @@
 lambda weight decay, |.| the L2 norm of one parameter tensor, phi(z) = min(max(z, phi_min), phi_max).
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 from torch.optim.adam import adam
 
-from largebatch.jobs.optim.tensors import at_least_float32, buckets, in_at_least_float32, laid_like, norms, state_like
+from largebatch.jobs.optim.groupwise import GroupwiseOptimizer
+from largebatch.jobs.optim.tensors import adam_state, at_least_float32, in_at_least_float32, laid_like, norms
 
 LONG_AGO = 1e9
 """A step count at which 1 - beta^t is 1 to the last bit: how bias correction is switched off."""
 
 
-class LAMB(Optimizer):
+class LAMB(GroupwiseOptimizer):
     """LAMB, with the choices on which the literature differs as options; defaults are the paper's.
 
     Leaves `.grad` as it was found, clips nothing and warms nothing up. Norms, ratios and both moments are
@@ -79,18 +79,6 @@ class LAMB(Optimizer):
         }
         super().__init__(params, defaults)
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Update every parameter that has a gradient."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for param_group in self.param_groups:
-            for bucket in buckets(param_group["params"]):
-                self._update(param_group, bucket)
-        return loss
-
     def _update(self, param_group: dict[str, Any], params: list[Tensor]) -> None:
         weights = in_at_least_float32(params)
         updates = self._adam_directions(param_group, params, weights)
@@ -106,19 +94,11 @@ class LAMB(Optimizer):
         torch's fused Adam does the two moments and the quotient in one pass over memory, several times faster
         than a pass for each operation; maximising from zero at rate 1, it leaves the quotient itself.
         """
-        states = [self.state[param] for param in params]
-        for state in states:
-            if "step" not in state:
-                state["step"] = torch.zeros((), dtype=torch.float32, device=params[0].device)
-        steps = [state["step"] for state in states]
+        steps, first_moments, second_moments = adam_state(self.state, params, ("first_moment", "second_moment"), at_least_float32(params[0].dtype))
         counted = steps if param_group["bias_correction"] else [torch.full_like(step, LONG_AGO) for step in steps]
         directions = [torch.zeros_like(weight) for weight in weights]
         gradients = in_at_least_float32([param.grad for param in params])
         gradients = [laid_like(gradient, direction) for gradient, direction in zip(gradients, directions, strict=True)]
-        first_moments, second_moments = (
-            [state_like(state, key, param, at_least_float32(param.dtype)) for state, param in zip(states, params, strict=True)]
-            for key in ("first_moment", "second_moment")
-        )
         beta1, beta2 = param_group["betas"]
         adam(
             directions,
@@ -156,5 +136,4 @@ def trust_ratios(weight_norms: list[Tensor], update_norms: list[Tensor], param_g
     if param_group["max_trust_ratio"] is not None:
         ratio = ratio.clamp(max=param_group["max_trust_ratio"])
     follows = (weight > 0) & (update > 0) if param_group.get("zero_norms", "one") == "one" else update > 0
-    ratio = torch.where(follows, ratio, torch.ones_like(ratio))
-    return list(ratio.unbind())
+    return list(torch.where(follows, ratio, 1.0).unbind())

@@ -7,17 +7,17 @@
 m momentum, beta weight decay, eta trust coefficient, |.| the L2 norm of one parameter tensor.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
-from largebatch.jobs.optim.tensors import at_least_float32, buckets, in_at_least_float32, norms, state_like
+from largebatch.jobs.optim.groupwise import GroupwiseOptimizer
+from largebatch.jobs.optim.tensors import at_least_float32, in_at_least_float32, norms, state_like
 
 
-class LARS(Optimizer):
+class LARS(GroupwiseOptimizer):
     """LARS, with the choices on which the literature differs as options; defaults are the paper's.
 
     Leaves `.grad` as it was found, clips nothing and warms nothing up. Norms, ratios and the momentum buffer
@@ -75,18 +75,6 @@ class LARS(Optimizer):
         }
         super().__init__(params, defaults)
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Update every parameter that has a gradient."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for param_group in self.param_groups:
-            for bucket in buckets(param_group["params"]):
-                self._update(param_group, bucket)
-        return loss
-
     def _update(self, param_group: dict[str, Any], params: list[Tensor]) -> None:
         learning_rate, momentum, weight_decay = param_group["lr"], param_group["momentum"], param_group["weight_decay"]
         weights = in_at_least_float32(params)
@@ -126,5 +114,4 @@ def trust_ratios(weight_norms: list[Tensor], gradient_norms: list[Tensor], param
     if param_group["max_trust_ratio"] is not None:
         ratio = ratio.clamp(max=param_group["max_trust_ratio"])
     follows = (weight > 0) & (gradient > 0) if param_group.get("zero_norms", "one") == "one" else denominator > 0
-    ratio = torch.where(follows, ratio, torch.ones_like(ratio))
-    return list(ratio.unbind())
+    return list(torch.where(follows, ratio, 1.0).unbind())

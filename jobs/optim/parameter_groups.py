@@ -3,7 +3,7 @@
 from torch import nn
 from torch.optim import Optimizer
 
-from largebatch.jobs.optim.configs.base import OptimizerConfig, ParamGroups
+from largebatch.jobs.optim.configs import OptimizerConfig, ParamGroups
 
 NORMS = (
     nn.BatchNorm1d,

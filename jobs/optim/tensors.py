@@ -1,29 +1,10 @@
 """Small helpers over lists of tensors, for optimizers that update many parameters at once."""
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
-
-
-def buckets(params: list[Tensor]) -> Iterator[list[Tensor]]:
-    """The parameters that have a gradient, in lists to be updated together.
-
-    On an accelerator few large launches win: one list per dtype and device. On a CPU the caches win: one
-    parameter at a time, so that the passes over it after the first find it in cache.
-    """
-    grouped: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
-    for param in params:
-        if param.grad is None:
-            continue
-        if param.grad.is_sparse:
-            raise ValueError("sparse gradients have no layer-wise norm here; use a dense embedding.")
-        if param.device.type == "cpu":
-            yield [param]
-        else:
-            grouped.setdefault((param.device, param.dtype), []).append(param)
-    yield from grouped.values()
 
 
 def at_least_float32(dtype: torch.dtype) -> torch.dtype:
@@ -52,6 +33,20 @@ def state_like(state: dict[str, Any], key: str, param: Tensor, dtype: torch.dtyp
         state[key] = laid_like(state[key], dense_like(param))
     tensor: Tensor = state[key]
     return tensor
+
+
+def adam_state(
+    state: Mapping[Tensor, dict[str, Any]], params: list[Tensor], moments: tuple[str, str], dtype: torch.dtype
+) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """(steps, first moments, second moments) of parameters on one device, zeros at first; steps are 0-d float32.
+
+    Args: state: an optimizer's; moments: their keys in it; dtype: theirs.
+    """
+    for param in params:
+        if "step" not in state[param]:
+            state[param]["step"] = torch.zeros((), dtype=torch.float32, device=param.device)
+    first, second = ([state_like(state[param], key, param, dtype) for param in params] for key in moments)
+    return [state[param]["step"] for param in params], first, second
 
 
 def dense_like(tensor: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import pydantic
 
 import largebatch
 from largebatch.jobs.errors import SpecError
-from largebatch.jobs.optim.registry import OPTIMIZERS
+from largebatch.jobs.optim.configs import OPTIMIZERS
 from largebatch.jobs.spec.mistakes import first_mistake, nearest
 from largebatch.jobs.spec.text import STANDARD_INPUT, mapping, parse, parse_yaml, read_document
 from largebatch.jobs.spec.train_spec import TrainSpec

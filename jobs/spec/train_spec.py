@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, JsonValue, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from largebatch.jobs.optim.registry import AnyOptimizer
+from largebatch.jobs.optim.configs import AnyOptimizer
 from largebatch.jobs.spec_base import Fraction, Spec
 
 DECAY_OPTIONS: dict[str, frozenset[str]] = {

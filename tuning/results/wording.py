@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from largebatch.jobs.engine.core_wait import DISTURBED
-from largebatch.jobs.optim.registry import OPTIMIZERS
+from largebatch.jobs.optim.configs import OPTIMIZERS
 from largebatch.tuning.results.analysis.regimes import regime
 from largebatch.tuning.results.answers import Advice, Batch, CriticalBatch, SweepFindings
 from largebatch.tuning.results.findings import Findings

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from largebatch.jobs.engine.ranks.gradient_norm import SquaredNorm
 from largebatch.jobs.engine.ranks.local_sum import LocalSum
+from largebatch.jobs.optim.configs import OPTIMIZERS
 from largebatch.jobs.optim.parameter_groups import build_optimizer
-from largebatch.jobs.optim.registry import OPTIMIZERS
 from largebatch.jobs.optim.saved_state import load_optimizer
 from largebatch.jobs.optim.weight_average import WeightAverage
 

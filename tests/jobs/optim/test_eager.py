@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from largebatch.jobs.optim import adamw
-from largebatch.jobs.optim.eager import eager
+from largebatch.jobs.optim.groupwise import eager
 
 EQUALS = [
     (eager(SGD), SGD, {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1}),
@@ -79,7 +79,7 @@ def test_training_saving_and_loading_leave_torchs_compiler_out() -> None:
 import sys, torch
 from torch import nn
 from largebatch.jobs.optim.parameter_groups import build_optimizer
-from largebatch.jobs.optim.registry import OPTIMIZERS
+from largebatch.jobs.optim.configs import OPTIMIZERS
 for name in OPTIMIZERS:
     model = nn.Linear(3, 2)
     optimizer = build_optimizer(model, OPTIMIZERS[name](name=name))

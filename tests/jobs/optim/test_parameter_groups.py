@@ -8,11 +8,10 @@ from torch import nn
 from torch.optim import SGD
 
 from largebatch.jobs.optim.adamw import AdamW
-from largebatch.jobs.optim.configs.base import OptimizerConfig
+from largebatch.jobs.optim.configs import OPTIMIZERS, OptimizerConfig
 from largebatch.jobs.optim.lamb import LAMB
 from largebatch.jobs.optim.lars import LARS
 from largebatch.jobs.optim.parameter_groups import build_optimizer, parameter_groups, set_learning_rate
-from largebatch.jobs.optim.registry import OPTIMIZERS
 
 KINDS = {"sgd": SGD, "adamw": AdamW, "lars": LARS, "lamb": LAMB}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from largebatch.jobs.errors import SpecError
-from largebatch.jobs.optim.registry import OPTIMIZERS
+from largebatch.jobs.optim.configs import OPTIMIZERS
 from largebatch.jobs.plan.train_plan import USUAL_NOISE_EVERY
 from largebatch.jobs.spec.mistakes import OTHER_WORDS, nearest
 from largebatch.jobs.spec.read import build_spec, entry_points, read_spec, recipe_paths, refuse_unlisted_entry_points

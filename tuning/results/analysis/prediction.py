@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from largebatch.jobs.errors import InputError
-from largebatch.jobs.optim.registry import OPTIMIZERS
+from largebatch.jobs.optim.configs import OPTIMIZERS
 from largebatch.tuning.results.analysis.reference import Reference
 from largebatch.tuning.results.analysis.settings import setting_of
 from largebatch.tuning.results.analysis.step_time import Profile
