@@ -16,15 +16,15 @@ from largebatch.jobs.data.same_data import refuse_other_data, refuse_other_worke
 from largebatch.jobs.engine.core_wait import CoreWait, in_words
 from largebatch.jobs.engine.evaluate import Score, evaluate, refuse_non_finite_samples
 from largebatch.jobs.engine.loop import train
+from largebatch.jobs.engine.model_check.carried_state import Findings
+from largebatch.jobs.engine.model_check.check import refuse_unfit
 from largebatch.jobs.engine.model_state import take_from_first
-from largebatch.jobs.engine.model_trial.norms import try_norms
-from largebatch.jobs.engine.model_trial.trial import Findings, refuse_unfit
 from largebatch.jobs.engine.ranks.ranks import Ranks
 from largebatch.jobs.engine.state import TrainState
 from largebatch.jobs.engine.warm_up import warm_up
 from largebatch.jobs.errors import DivergedError
-from largebatch.jobs.models.held import Held
 from largebatch.jobs.models.parameters import description, refuse_unlike_first
+from largebatch.jobs.models.snapshot import restored
 from largebatch.jobs.plan.make import Facts, make_plan
 from largebatch.jobs.prepared import Examined, Prepared, evaluation_batches, examine, new_state, training_batches
 from largebatch.jobs.reporting import Tracker, begin, end, end_failed, summarise
@@ -52,18 +52,17 @@ def prepare(spec: TrainSpec, device: torch.device, data_dir: Path, world_size: i
     first = ranks.agreed(lambda: examine_if(ranks.is_first))
     examined = ranks.agreed(lambda: examine_if(not ranks.is_first)) or first
     assert examined is not None
-    dataset, model, trial = examined.dataset, examined.model, examined.trial
+    dataset, model, check = examined.dataset, examined.model, examined.check
     fingerprint = ranks.from_first(lambda: examined.fingerprint)
     ranks.agreed(lambda: refuse_other_workers_data(dataset, examined.fingerprint, fingerprint, ranks.rank))
     first_parameters = ranks.from_first(lambda: description(model))
     ranks.agreed(lambda: refuse_unlike_first(description(model), first_parameters, ranks.rank))
-    facts = Facts(len(dataset.train), examined.normalises, ranks.smallest(examined.micro_batch_size), world_size or ranks.world_size)
+    facts = Facts(len(dataset.train), examined.normalises, min(ranks.gathered(examined.micro_batch_size)), world_size or ranks.world_size)
     plan = ranks.agreed(lambda: make_plan(spec, facts))
-    ranks.agreed(lambda: try_norms(model, plan, dataset))
-    if trial is not None:
-        ranks.agreed(lambda: refuse_unfit(trial, plan))
+    if check is not None:
+        ranks.agreed(lambda: refuse_unfit(check, plan))
     take_from_first(model, ranks)
-    return Prepared(spec, plan, dataset, model, device, ranks, fingerprint, trial.findings if trial else Findings(), began)
+    return Prepared(spec, plan, dataset, model, device, ranks, fingerprint, check.findings if check else Findings(), began)
 
 
 def run_job(
@@ -110,9 +109,8 @@ def run_job(
 
 def _warm_up(job: Prepared, state: TrainState) -> None:
     """Set kernels up; what the passes for it did to the model is undone."""
-    held = Held(state.model, weights=bool(job.findings.by_forward))
-    warm_up(state, job.plan, job.dataset)
-    held.put_back()
+    with restored(state.model, weights=bool(job.findings.by_forward)):
+        warm_up(state, job.plan, job.dataset)
 
 
 def _evaluation(job: Prepared, tracker: Tracker, patience: Patience) -> Callable[[], Score]:

@@ -18,17 +18,17 @@ from largebatch.jobs.data.sources.table import load_dataset
 from largebatch.jobs.device import largest_micro_batch, refuse_without_compiler
 from largebatch.jobs.engine.clock import Clock
 from largebatch.jobs.engine.evaluate import evaluation_share
-from largebatch.jobs.engine.model_trial.trial import Findings, Trial, try_out
+from largebatch.jobs.engine.model_check.carried_state import Findings
+from largebatch.jobs.engine.model_check.check import ModelCheck, check_model
 from largebatch.jobs.engine.ranks.ranks import Ranks
-from largebatch.jobs.engine.state import TrainState, build_state
+from largebatch.jobs.engine.state import TrainState
 from largebatch.jobs.engine.warm_up import activation_bytes_per_sample, refuse_misfit
 from largebatch.jobs.models.first_pass import NUM_SAMPLES as FIRST_SAMPLES
+from largebatch.jobs.models.modes import train_mode
 from largebatch.jobs.models.norms.ghost_batch_norm import evaluation_unit, has_batch_norm, use_ghost_batch_norm
-from largebatch.jobs.models.parameters import refuse_parameters
+from largebatch.jobs.models.parameters import refuse_parameters, unfold_buffers
 from largebatch.jobs.models.sample_dropout import use_sample_dropout
-from largebatch.jobs.models.shared_memory import unfold_buffers
 from largebatch.jobs.models.table import build_model
-from largebatch.jobs.models.training_mode import train_mode
 from largebatch.jobs.optim.parameter_groups import build_optimizer
 from largebatch.jobs.optim.weight_average import WeightAverage
 from largebatch.jobs.plan.describe import DataFacts, plan_facts, plan_lines
@@ -45,7 +45,7 @@ class Examined(NamedTuple):
     normalises: bool
     micro_batch_size: int
     fingerprint: DatasetFingerprint
-    trial: Trial | None
+    check: ModelCheck | None
     """Of a person's own model."""
 
 
@@ -62,17 +62,17 @@ def examine(spec: TrainSpec, device: torch.device, data_dir: Path) -> Examined:
     normalises = has_batch_norm(model)
     span = resolve_span(spec, global_batch_size) if normalises else 1
     use_ghost_batch_norm(model, span if normalises else None)
-    trial: Trial | None = None
+    check: ModelCheck | None = None
     if spec.model.entry_point is None:
         refuse_misfit(model, dataset)
     else:
-        trial = try_out(spec, model, dataset, device)
-        dataset = replace(dataset, examples=trial.train.inputs)
+        check = check_model(spec, model, dataset, device)
+        dataset = replace(dataset, examples=check.train.inputs)
     most = global_batch_size
     if spec.batch.schedule.growth:
         most = int(most * max(milestone.factor for milestone in spec.batch.schedule.growth))
     micro_batch_size = largest_micro_batch(spec, model, dataset, device, min(most, len(dataset.train)), span)
-    return Examined(dataset, model, normalises, micro_batch_size, fingerprint(dataset), trial)
+    return Examined(dataset, model, normalises, micro_batch_size, fingerprint(dataset), check)
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def new_state(job: Prepared) -> TrainState:
     if spec.ema:
         power = job.plan.global_batch_size / spec.ema.base_global_batch_size if spec.ema.base_global_batch_size else 1.0
         average = WeightAverage(model, spec.ema.decay**power)
-    return build_state(
+    return TrainState(
         model,
         build_optimizer(model, spec.optimizer),
         job.plan.micro_batch_size,

@@ -34,9 +34,7 @@ class CoreWait:
 
     def longest(self, ranks: Ranks) -> float | None:
         """The fraction of the rank whose threads waited most: the others waited for it. Every rank must call this."""
-        fraction = self.fraction()
-        longest = float(ranks.largest(torch.tensor(-1.0 if fraction is None else fraction, dtype=torch.float64, device=ranks.device)))
-        return longest if longest >= 0 else None
+        return max((fraction for fraction in ranks.gathered(self.fraction()) if fraction is not None), default=None)
 
 
 def waited_s() -> float | None:

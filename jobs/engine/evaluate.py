@@ -16,9 +16,9 @@ from largebatch.jobs.engine.ranks.ranks import Ranks
 from largebatch.jobs.engine.state import EVALUATION_BATCH, TrainState
 from largebatch.jobs.entry_points import ANYTHING, failed
 from largebatch.jobs.errors import FaultError
-from largebatch.jobs.models.held import Held
+from largebatch.jobs.models.modes import evaluation_mode
 from largebatch.jobs.models.norms.ghost_batch_norm import evaluation_unit
-from largebatch.jobs.models.training_mode import evaluation_mode
+from largebatch.jobs.models.snapshot import restored
 from largebatch.jobs.plan.step_plan import Slice
 
 SMALLEST_FIRST_TRY = 64
@@ -38,11 +38,10 @@ def evaluation_weights(state: TrainState) -> Iterator[None]:
     with evaluation_mode(state.model):
         if state.average:
             state.average.swap()
-        held = Held(state.model)
         try:
-            yield
+            with restored(state.model, weights=False):
+                yield
         finally:
-            held.put_back()
             if state.average:
                 state.average.swap()
 

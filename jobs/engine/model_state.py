@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from largebatch.jobs.engine.ranks.ranks import Ranks
 from largebatch.jobs.entry_points import ANYTHING, described
 from largebatch.jobs.errors import PlanError
-from largebatch.jobs.models.held import Held
+from largebatch.jobs.models.snapshot import as_bytes, restored
 
 RESUME = "a resume would not go on from where the run stood."
 
@@ -25,28 +25,24 @@ def refuse_unsaveable(model: nn.Module) -> None:
     unsaveable = what_is_unsaveable(state)
     if unsaveable:
         raise PlanError("model", unsaveable, "Return numbers, text, tensors, and lists and dicts of them from get_extra_state.")
-    held, params = Held(model, weights=True), {name: id(param) for name, param in model.named_parameters()}
-    try:
-        kept = _through_a_checkpoint(state)
-        _disturb(model, state)
-        model.load_state_dict(kept)
-        lost = [*held.changed_weights(), *held.changed_buffers()]
-        lost += [name for name, param in model.named_parameters() if params.get(name) != id(param)]
-    except ANYTHING as error:
-        raise PlanError(
-            "model", f"cannot take its own state_dict over: {described(error)}.", "Mend load_state_dict or set_extra_state: a resume calls them."
-        ) from error
-    finally:
-        held.put_back()
+    params = {name: id(param) for name, param in model.named_parameters()}
+    with restored(model) as before:
+        try:
+            kept = _through_a_checkpoint(dict(state))
+            _disturb(model, state)
+            model.load_state_dict(kept)
+            lost = [*before.changed_weights(), *before.changed_buffers()]
+            lost += [name for name, param in model.named_parameters() if params.get(name) != id(param)]
+        except ANYTHING as error:
+            raise PlanError(
+                "model", f"cannot take its own state_dict over: {described(error)}.", "Mend load_state_dict or set_extra_state: a resume calls them."
+            ) from error
     _refuse_lost(model, lost, kept)
 
 
-def _through_a_checkpoint(state: Mapping[str, Any]) -> Any:
-    """A state as a resume would read it."""
-    buffer = io.BytesIO()
-    torch.save(dict(state), buffer)
-    buffer.seek(0)
-    return torch.load(buffer, map_location="cpu", weights_only=True)
+def _through_a_checkpoint(value: Any) -> Any:
+    """Something as a resume would read it."""
+    return torch.load(io.BytesIO(as_bytes(value)), map_location="cpu", weights_only=True)
 
 
 @torch.no_grad()
@@ -75,30 +71,20 @@ def _refuse_lost(model: nn.Module, lost: list[str], kept: Mapping[str, Any]) -> 
 def what_is_unsaveable(state: Mapping[str, Any]) -> str:
     """A sentence about what a checkpoint could not keep of a state_dict: anything but tensors and plain data; empty if all is well."""
     for name, value in _added(state).items():
-        buffer = io.BytesIO()
         try:
-            torch.save(value, buffer)
-            buffer.seek(0)
-            torch.load(buffer, weights_only=True)
+            _through_a_checkpoint(value)
         except Exception as error:  # pickling anything raises anything
             return f"{name} in its state is a {type(value).__name__} with what a checkpoint cannot keep ({type(error).__name__})."
     return ""
 
 
 def take_from_first(model: nn.Module, ranks: Ranks) -> None:
-    """Make all ranks' models rank 0's; their parameters are alike in shape."""
+    """Make all ranks' models rank 0's; their parameters and buffers are alike in shape."""
     if ranks.world_size == 1:
         return
-    forms, added = ranks.from_first(lambda: (_forms(model), _added(model.state_dict())))
-
-    def take() -> None:
-        if _forms(model) != forms:
-            different = next(name for name in sorted({*forms, *_forms(model)}) if forms.get(name) != _forms(model).get(name))
-            raise PlanError("model", f"workers build different models: they differ in the buffer {different}.", "Build it from its arguments alone.")
-        if added and not ranks.is_first:
-            model.load_state_dict(added, strict=False)
-
-    ranks.agreed(take)
+    added = ranks.from_first(lambda: _added(model.state_dict()))
+    if added and not ranks.is_first:
+        model.load_state_dict(added, strict=False)
     ranks.take_from_first([tensor.detach() for tensor in (*model.parameters(), *model.buffers())])
 
 
@@ -128,7 +114,3 @@ def _update(sha256: Any, value: Any) -> None:
 def _added(state: Mapping[str, Any]) -> dict[str, Any]:
     """What is no plain tensor."""
     return {name: value for name, value in state.items() if type(value) not in (Tensor, nn.Parameter)}
-
-
-def _forms(model: nn.Module) -> dict[str, str]:
-    return {name: f"{tuple(buffer.shape)} {buffer.dtype}" for name, buffer in model.named_buffers()}

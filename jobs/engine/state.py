@@ -1,7 +1,7 @@
 """Everything that changes while training, and its form on disk."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from largebatch.jobs.engine.ranks.all_reduce import AllReduce
 from largebatch.jobs.engine.ranks.buffers import Buffers
 from largebatch.jobs.engine.ranks.local_sgd import LocalSGD
 from largebatch.jobs.engine.ranks.ranks import Ranks
-from largebatch.jobs.models.sample_dropout import SampleDropout, sample_dropouts
+from largebatch.jobs.models.sample_dropout import sample_dropouts
 from largebatch.jobs.optim.saved_state import load_optimizer, parameter_names, refuse_other_precision
 from largebatch.jobs.optim.weight_average import WeightAverage
 from largebatch.jobs.plan.step_plan import Position
@@ -50,35 +50,49 @@ class Progress:
         self.epoch, self.offset, self.step, self.samples_seen, self.schedule_samples = position
 
 
-@dataclass
 class TrainState:
-    """Model, optimizer and progress of one run; `build_state` makes it."""
+    """Model, optimizer and progress of one run; before the first step, when it is made.
 
-    model: nn.Module
-    """The module that holds the parameters (never a compiled wrapper)."""
-    forward: Callable[[Tensor], Tensor]
-    """What is called on inputs: the model itself, or its compiled form."""
-    optimizer: Optimizer
-    clock: Clock
-    micro_batch_size: int
-    """In force now; halved when memory runs out."""
-    ranks: Ranks
-    all_reduce: AllReduce
-    local_sgd: LocalSGD
-    buffers: Buffers
-    dropouts: list[SampleDropout]
-    average: WeightAverage | None = None
-    by_samples: Sequence[str] = ()
-    """Buffers that keep something of the samples that passed, and weights that every pass moves: with some, every step is one pass."""
-    evaluation_batch_size: int = EVALUATION_BATCH
-    """Samples that evaluation passes forward at once, at most; halved when memory runs out."""
-    progress: Progress = field(default_factory=Progress)
-    noise: NoiseSums = field(default_factory=NoiseSums)
-    gain: GainAverages = field(default_factory=GainAverages)
-    saved_at_s: float = 0.0
-    """The training clock at the newest checkpoint."""
-    is_save_due: bool = False
-    """Whether a checkpoint was due while the ranks differed."""
+    Args:
+        forward: the model's compiled form, where there is one.
+        once_a_step: buffers that every pass in training moves, whichever its samples: all passes of a step begin from the same.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        micro_batch_size: int,
+        *,
+        forward: Callable[[Tensor], Tensor] | None = None,
+        clock: Clock | None = None,
+        reduction: ReductionSpec | None = None,
+        average: WeightAverage | None = None,
+        once_a_step: Sequence[str] = (),
+        by_samples: Sequence[str] = (),
+    ) -> None:
+        device = next(model.parameters()).device
+        self.model = model
+        """The module that holds the parameters (never a compiled wrapper)."""
+        self.optimizer, self.average, self.clock = optimizer, average, clock or Clock(device)
+        self.forward: Callable[[Tensor], Tensor] = forward or model
+        """What is called on inputs: the model itself, or its compiled form."""
+        self.micro_batch_size = micro_batch_size
+        """In force now; halved when memory runs out."""
+        self.evaluation_batch_size = EVALUATION_BATCH
+        """Samples that evaluation passes forward at once, at most; halved when memory runs out."""
+        self.ranks = Ranks(device)
+        self.all_reduce = AllReduce(model, self.ranks, reduction or ReductionSpec())
+        self.local_sgd = LocalSGD(model, optimizer, self.ranks, average.averages if average else [])
+        self.buffers = Buffers(model, self.ranks, once_a_step)
+        self.dropouts = sample_dropouts(model)
+        self.by_samples = by_samples
+        """Buffers that keep something of the samples that passed, and weights that every pass moves: with some, every step is one pass."""
+        self.progress, self.noise, self.gain = Progress(), NoiseSums(), GainAverages()
+        self.saved_at_s = 0.0
+        """The training clock at the newest checkpoint."""
+        self.is_save_due = False
+        """Whether a checkpoint was due while the ranks differed."""
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain numbers, nothing else: loads with `weights_only`."""
@@ -109,40 +123,3 @@ class TrainState:
         self.micro_batch_size = saved["micro_batch_size"]
         self.clock.go_on_from(saved["training_s"], saved["evaluation_s"], saved["wall_s"])
         self.saved_at_s = saved["training_s"]
-
-
-def build_state(
-    model: nn.Module,
-    optimizer: Optimizer,
-    micro_batch_size: int,
-    *,
-    forward: Callable[[Tensor], Tensor] | None = None,
-    clock: Clock | None = None,
-    reduction: ReductionSpec | None = None,
-    average: WeightAverage | None = None,
-    once_a_step: Sequence[str] = (),
-    by_samples: Sequence[str] = (),
-) -> TrainState:
-    """A state before the first step.
-
-    Args:
-        forward: the model's compiled form, where there is one.
-        once_a_step: buffers that every pass in training moves, whichever its samples: all passes of a step begin from the same.
-        by_samples: see `TrainState`.
-    """
-    device = next(model.parameters()).device
-    ranks = Ranks(device)
-    return TrainState(
-        model=model,
-        forward=forward or model,
-        optimizer=optimizer,
-        clock=clock or Clock(device),
-        micro_batch_size=micro_batch_size,
-        ranks=ranks,
-        all_reduce=AllReduce(model, ranks, reduction or ReductionSpec()),
-        local_sgd=LocalSGD(model, optimizer, ranks, average.averages if average else []),
-        buffers=Buffers(model, ranks, once_a_step),
-        dropouts=sample_dropouts(model),
-        average=average,
-        by_samples=by_samples,
-    )

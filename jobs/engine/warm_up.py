@@ -15,16 +15,16 @@ from torch import Tensor, nn
 from largebatch.jobs.data.dataset import Dataset
 from largebatch.jobs.data.keyed_random import key, seed_draws
 from largebatch.jobs.engine.accumulate import batch_loss
-from largebatch.jobs.engine.model_trial.passes import failure, misfit
+from largebatch.jobs.engine.model_check.passes import errors_in_words, failure, logits_of
 from largebatch.jobs.engine.out_of_memory import ran_out_of_memory
 from largebatch.jobs.engine.ranks.gradient_norm import SquaredNorm
 from largebatch.jobs.engine.state import TrainState
 from largebatch.jobs.entry_points import ANYTHING
 from largebatch.jobs.errors import LargebatchError, PlanError
-from largebatch.jobs.models.held import Held
 from largebatch.jobs.models.norms.ghost_batch_norm import forward_pass_of
 from largebatch.jobs.models.parameters import refuse_sparse_gradients
 from largebatch.jobs.models.sample_dropout import sample_dropouts, set_dropout_keys
+from largebatch.jobs.models.snapshot import restored
 from largebatch.jobs.optim.parameter_groups import build_optimizer, set_learning_rate
 from largebatch.jobs.plan.step_plan import Position, Slice
 from largebatch.jobs.plan.train_plan import TrainPlan
@@ -50,7 +50,7 @@ def warm_up(state: TrainState, plan: TrainPlan, dataset: Dataset) -> None:
         except ANYTHING as error:  # a person's own model may raise anything
             # Where memory ran out the step will find out the same, halve its micro-batch and say so.
             if not ran_out_of_memory(error):
-                raise PlanError("model", *failure(error, dataset.blank(size, state.ranks.device)[0], "training")) from error
+                raise failure(error, dataset.blank(size, state.ranks.device)[0], "training") from error
     # The first reduction opens the connections between ranks.
     with state.all_reduce.step(plan.step_at(state.progress.position), total_weight=0, num_micro_batches=0):
         pass
@@ -113,40 +113,33 @@ def activation_bytes_per_sample(model: nn.Module, dataset: Dataset) -> int:
 def refuse_misfit(model: nn.Module, dataset: Dataset) -> None:
     """Try a few blank samples. Raises: PlanError if the model cannot take them, or gives other than one logit per class."""
     with torch.no_grad():
-        inputs, logits = _blank_forward(model, dataset)
-    if not isinstance(logits, Tensor) or tuple(logits.shape) != (NUM_BLANK, dataset.num_classes):
-        raise PlanError("model", *misfit(logits, inputs, dataset.num_classes, "training"))
+        inputs, output = _blank_forward(model, dataset)
+    logits_of(output, inputs, dataset.num_classes, "training")
 
 
 def _blank_forward(model: nn.Module, dataset: Dataset) -> tuple[Tensor, Any]:
     """A few blank samples, and what the model makes of them in training. Raises: PlanError if it cannot take them."""
     inputs, _ = dataset.blank(NUM_BLANK, next(model.parameters()).device)
-    try:
-        with untouched(model, NUM_BLANK):
-            return inputs, model(inputs)
-    except ANYTHING as error:
-        if ran_out_of_memory(error):
-            raise
-        raise PlanError("model", *failure(error, inputs, "training")) from error
+    with errors_in_words(inputs, "training"), untouched(model, NUM_BLANK):
+        return inputs, model(inputs)
 
 
 @contextmanager
 def untouched(model: nn.Module, num_samples: int) -> Iterator[None]:
     """A context for passes of so many samples that count for nothing: it leaves a model's buffers and gradients as they were."""
-    dropouts, forward_pass, held = sample_dropouts(model), forward_pass_of(model), Held(model)
-    device = next(model.parameters()).device
-    set_dropout_keys(dropouts, 0, Slice(0, 0, num_samples), device)
-    forward_pass.begin(num_samples)
-    seed_draws(key("warm-up"), device)
-    try:
-        yield
-    finally:
-        for dropout in dropouts:
-            dropout.set_keys(None)
-        forward_pass.forget()
-        held.put_back()
-        for parameter in model.parameters():
-            parameter.grad = None
+    dropouts, forward_pass, device = sample_dropouts(model), forward_pass_of(model), next(model.parameters()).device
+    with restored(model, weights=False):
+        set_dropout_keys(dropouts, 0, Slice(0, 0, num_samples), device)
+        forward_pass.begin(num_samples)
+        seed_draws(key("warm-up"), device)
+        try:
+            yield
+        finally:
+            for dropout in dropouts:
+                dropout.set_keys(None)
+            forward_pass.forget()
+            for parameter in model.parameters():
+                parameter.grad = None
 
 
 def _blank_update(spec: TrainSpec, device: torch.device) -> None:

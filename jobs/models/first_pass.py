@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from largebatch.jobs.data.keyed_random import key, seed_draws
 from largebatch.jobs.entry_points import ANYTHING, described
 from largebatch.jobs.errors import PlanError
-from largebatch.jobs.models.held import differ, is_uninitialised, unchanged
-from largebatch.jobs.models.training_mode import modes_kept
-from largebatch.jobs.models.without_gradient import without_gradient
+from largebatch.jobs.models.modes import modes_kept, without_gradient
+from largebatch.jobs.models.snapshot import differ, restored
 
 NUM_SAMPLES = 2
 """Batch-norm takes no fewer."""
@@ -32,7 +32,7 @@ class _Made(NamedTuple):
     leaves_a_trace: bool
     """Whether anything came into being, or any module's own attribute became another."""
     error: BaseException | None
-    """Why a pass failed; the trial tells that in its own words."""
+    """Why a pass failed; the model check tells that in its own words."""
 
 
 def make_whole(model: nn.Module, build: Callable[[], nn.Module], blank: Tensor, seed: int) -> nn.Module:
@@ -45,7 +45,7 @@ def make_whole(model: nn.Module, build: Callable[[], nn.Module], blank: Tensor, 
     """
     made = _first_pass(model, blank, seed)
     for name, tensor in _tensors(model):
-        if is_uninitialised(tensor):
+        if is_lazy(tensor):
             reason = f"and the pass failed: {described(made.error)}." if made.error else "and none of them reached it."
             raise PlanError(
                 "model", f"{name} takes its shape from the first samples that pass through, {reason}", "Give the layer its sizes, or remove it."
@@ -57,7 +57,7 @@ def make_whole(model: nn.Module, build: Callable[[], nn.Module], blank: Tensor, 
 
 def _first_pass(model: nn.Module, blank: Tensor, seed: int) -> _Made:
     """Passes `blank` through in evaluation and in training mode."""
-    before = {name for name, tensor in _tensors(model) if not is_uninitialised(tensor)}
+    before = {name for name, tensor in _tensors(model) if not is_lazy(tensor)}
     # Lazy layers draw where they are: on the CPU, so that they are the same whatever the device. Tables that a model keeps
     # outside of its buffers stay where they were made: on the device.
     inputs = blank.cpu() if len(before) < len(_tensors(model)) else blank
@@ -67,7 +67,7 @@ def _first_pass(model: nn.Module, blank: Tensor, seed: int) -> _Made:
     with modes_kept(model):
         # In evaluation first: a lazy batch-norm comes into being there without moving its running statistics.
         for is_training in (False, True):
-            with unchanged(model):
+            with restored(model):
                 seed_draws(key(seed, "weights", "first pass"), inputs.device)
                 try:
                     model.train(is_training)
@@ -75,7 +75,7 @@ def _first_pass(model: nn.Module, blank: Tensor, seed: int) -> _Made:
                         model(inputs.clone())
                 except ANYTHING as raised:  # a person's own model may raise anything
                     error = raised
-    made = {name: tensor.detach().clone() for name, tensor in _tensors(model) if name not in before and not is_uninitialised(tensor)}
+    made = {name: tensor.detach().clone() for name, tensor in _tensors(model) if name not in before and not is_lazy(tensor)}
     leaves_a_trace = bool(made) or _remembered(model) != remembered
     model.to(blank.device)
     return _Made(made, leaves_a_trace, error)
@@ -100,7 +100,7 @@ def _refuse_dependent(model: nn.Module, made: _Made, other: nn.Module, blank: Te
     if again.error is not None:
         return
     differing = [name for name, tensor in made.tensors.items() if name not in again.tensors or differ(tensor, again.tensors[name])]
-    with suppress(*ANYTHING):  # what the trial will meet, and tell
+    with suppress(*ANYTHING):  # what the model check will meet, and tell
         logits, other_logits = _evaluated(model, samples), _evaluated(other, samples)
         if differ(logits, other_logits) and not differ(logits, _evaluated(model, samples)):
             differing.append(f"something in {type(model).__name__}")
@@ -114,7 +114,7 @@ def _refuse_dependent(model: nn.Module, made: _Made, other: nn.Module, blank: Te
 
 
 def _evaluated(model: nn.Module, inputs: Tensor) -> Tensor:
-    with modes_kept(model), unchanged(model), without_gradient():
+    with modes_kept(model), restored(model), without_gradient():
         model.eval()
         logits: Tensor = model(inputs.clone())
     return logits

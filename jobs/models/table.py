@@ -3,19 +3,18 @@
 import inspect
 import math
 from collections.abc import Callable, Collection
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from largebatch.jobs.data.keyed_random import key, own_draws, seed_all_draws, seed_draws
 from largebatch.jobs.entry_points import call_entry_point
 from largebatch.jobs.errors import SpecError
 from largebatch.jobs.models import keskar, small
 from largebatch.jobs.models.first_pass import make_whole
-from largebatch.jobs.models.held import is_uninitialised
-from largebatch.jobs.models.norms.ghost_batch_norm import zero_init_residual
-from largebatch.jobs.models.parameters import refuse_parameters
-from largebatch.jobs.models.shared_memory import unfold_buffers
+from largebatch.jobs.models.parameters import refuse_parameters, unfold_buffers
 from largebatch.jobs.spec.mistakes import nearest, refuse_unknown_arguments
 from largebatch.jobs.spec.train_spec import ModelSpec
 
@@ -59,7 +58,7 @@ def build_model(spec: ModelSpec, input_shape: tuple[int, ...], num_classes: int,
             model = _by_name(spec, input_shape, num_classes)
         else:
             model = _own(spec, num_classes, seed)
-            if not any(map(is_uninitialised, (*model.parameters(), *model.buffers()))):
+            if not any(map(is_lazy, (*model.parameters(), *model.buffers()))):
                 refuse_parameters(model)  # before a move to a device gives each memory of its own
                 unfold_buffers(model)
             if blank is not None:
@@ -141,3 +140,19 @@ def _own(spec: ModelSpec, num_classes: int, seed: int) -> nn.Module:
             if is_wrapped(module):
                 raise SpecError("model.entry_point", f"{spec.entry_point}{f', part {name},' if name else ''} is {description}.", remedy)
     return model
+
+
+def zero_init_residual(model: nn.Module) -> int:
+    """Start the last batch-norm of each residual block at zero; returns how many blocks there were.
+
+    Knows torchvision's BasicBlock and Bottleneck (bn2, bn3) and our own blocks (attribute `last_norm`).
+    """
+    num_blocks = 0
+    for module in model.modules():
+        last: Any = getattr(module, "last_norm", None)
+        if last is None and hasattr(module, "downsample"):
+            last = getattr(module, "bn3", None) or getattr(module, "bn2", None)
+        if isinstance(last, nn.Module) and isinstance(getattr(last, "weight", None), nn.Parameter):
+            nn.init.zeros_(last.weight)  # type: ignore[arg-type]
+            num_blocks += 1
+    return num_blocks

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from largebatch.jobs.engine.accumulate import accumulate
-from largebatch.jobs.engine.state import TrainState, build_state
+from largebatch.jobs.engine.state import TrainState
 from largebatch.jobs.engine.step import optimizer_step
 from largebatch.jobs.models.norms.ghost_batch_norm import use_ghost_batch_norm
 from largebatch.jobs.models.sample_dropout import use_sample_dropout
@@ -70,7 +70,7 @@ def new_state(plan: TrainPlan, dtype: torch.dtype, normalises: bool, dropout: bo
         model = use_ghost_batch_norm(model, SPAN)
     ema = plan.spec.ema
     average = WeightAverage(model, ema.decay) if ema else None
-    return build_state(model, build_optimizer(model, plan.spec.optimizer), plan.micro_batch_size, average=average)
+    return TrainState(model, build_optimizer(model, plan.spec.optimizer), plan.micro_batch_size, average=average)
 
 
 def trained(micro_batch_size: int, dtype: torch.dtype, normalises: bool, dropout: bool = False, **parts: Any) -> tuple[TrainState, list[StepRecord]]:

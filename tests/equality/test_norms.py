@@ -11,10 +11,10 @@ from torch.utils.checkpoint import checkpoint
 
 from largebatch.jobs.engine.evaluate import evaluate, evaluation_share
 from largebatch.jobs.engine.ranks.ranks import Ranks
-from largebatch.jobs.engine.state import TrainState, build_state
+from largebatch.jobs.engine.state import TrainState
 from largebatch.jobs.engine.step import optimizer_step
+from largebatch.jobs.models.modes import train_mode
 from largebatch.jobs.models.norms.ghost_batch_norm import has_batch_norm, use_ghost_batch_norm
-from largebatch.jobs.models.training_mode import train_mode
 from largebatch.jobs.optim.parameter_groups import build_optimizer
 from largebatch.jobs.plan.make import Facts, make_plan
 from largebatch.jobs.plan.step_plan import Slice
@@ -208,7 +208,7 @@ def trained(case: str, micro_batch_size: int, **parts: Any) -> TrainState:
     }
     plan = make_plan(build_spec(document), Facts(NUM_SAMPLES, normalises, micro_batch_size))
     use_ghost_batch_norm(model, plan.span)
-    state = build_state(model, build_optimizer(model, plan.spec.optimizer), plan.micro_batch_size)
+    state = TrainState(model, build_optimizer(model, plan.spec.optimizer), plan.micro_batch_size)
     for _ in SLICES:
         optimizer_step(state, plan, plan.step_at(state.progress.position), Stored(), pytest.fail)
     return state

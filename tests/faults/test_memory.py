@@ -11,7 +11,7 @@ import torch
 from small_runs import losses, notices, prepared, synthetic, trained
 from torch import Tensor, nn
 
-from largebatch.jobs.engine.model_trial.trial import Findings
+from largebatch.jobs.engine.model_check.carried_state import Findings
 from largebatch.jobs.engine.ranks import all_reduce
 from largebatch.jobs.engine.ranks.gradient_norm import SquaredNorm
 from largebatch.jobs.engine.step import optimizer_step

@@ -8,8 +8,7 @@ from torch import Tensor, nn
 from largebatch.jobs.engine.ranks.batch_norm_statistics import BatchNormStatistics, agreed
 from largebatch.jobs.engine.ranks.ranks import Ranks
 from largebatch.jobs.errors import PlanError
-from largebatch.jobs.models.norms.ghost_batch_norm import forward_pass_of, ghost_norms
-from largebatch.jobs.models.norms.settings import Settings, refuse_change, settings_of
+from largebatch.jobs.models.norms.ghost_batch_norm import forward_pass_of, ghost_norms, refuse_change, settings_of
 
 NUM_CHECKED = 3
 """Steps after which ranks compare what they hold, from the start of a process on."""
@@ -28,15 +27,14 @@ class Buffers:
         self._model, self._ranks = model, ranks
         self._once_a_step = [index for index, (name, _) in enumerate(model.named_buffers()) if name in once_a_step]
         self._statistics = BatchNormStatistics(model, ranks)
-        self._norms = ghost_norms(model)
-        self._settings: list[Settings] = []
+        self._settings = {norm: settings_of(norm) for norm in ghost_norms(model)}
         self._held: list[Tensor] = []
         self._num_checked = 0
 
     def begin_step(self) -> None:
         """Hold what the buffers are now."""
         self._held = [buffer.clone() for buffer in self._model.buffers()]
-        self._settings = [settings_of(norm) for norm in self._norms]
+        self._settings = {norm: settings_of(norm) for norm in self._settings}
         self.forward_pass.start_step()
 
     def begin_pass(self, num_samples: int) -> None:
@@ -53,7 +51,8 @@ class Buffers:
 
     def refuse_changed_settings(self) -> None:
         """Raise PlanError if a pass since the step began has changed the settings of a norm."""
-        refuse_change(self._norms, self._settings)
+        for norm, settings in self._settings.items():
+            refuse_change(norm, settings)
 
     def put_back(self) -> None:
         """Undo what the passes of a step that failed did."""

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from largebatch.jobs.engine.ranks.ranks import sum_together
 from largebatch.jobs.spec.train_spec import ReductionSpec
 
 
@@ -79,11 +80,11 @@ class PowerSGD:
         vectors = [view for key, view in gradients.items() if key not in matrices]
         starts = {key: self._start(key, matrix) for key, matrix in matrices.items()}
         lefts = [matrix @ starts[key] for key, matrix in matrices.items()]
-        _sum_together([*lefts, *vectors])
+        sum_together([*lefts, *vectors])
         bases = [torch.linalg.qr(left.float())[0].to(left.dtype) for left in lefts]
         own_rights = [matrix.T @ base for matrix, base in zip(matrices.values(), bases, strict=True)]
         rights = [right.clone() for right in own_rights]
-        _sum_together(rights)
+        sum_together(rights)
         for (key, matrix), base, own_right, right in zip(matrices.items(), bases, own_rights, rights, strict=True):
             self._new_errors[key] = matrix - base @ own_right.T
             self._new_starts[key] = right
@@ -104,16 +105,6 @@ class PowerSGD:
             return self._starts[key]
         draws = torch.Generator().manual_seed(key[0] * 10_000 + key[1])
         return torch.randn(matrix.shape[1], self._rank, generator=draws).to(matrix)
-
-
-def _sum_together(tensors: list[Tensor]) -> None:
-    """Sum many small tensors over ranks in one go, in place."""
-    for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
-        same = [tensor for tensor in tensors if tensor.dtype == dtype]
-        flat = torch.cat([tensor.reshape(-1) for tensor in same])
-        dist.all_reduce(flat)
-        for tensor, piece in zip(same, torch.split(flat, [tensor.numel() for tensor in same]), strict=True):
-            tensor.copy_(piece.view(tensor.shape))
 
 
 Reduction = Exact | PowerSGD

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from largebatch.jobs.engine.ranks.ranks import Ranks
+from largebatch.jobs.engine.ranks.ranks import Ranks, sum_together
 from largebatch.jobs.errors import FaultError
 
 
@@ -45,17 +45,13 @@ class LocalSGD:
         self.num_apart = 0
         values = [value for value in self._values() if value.is_floating_point()]
         num_values = sum(value.numel() for value in values)
-        if self._ranks.smallest(num_values) != -self._ranks.smallest(-num_values):
+        if len(set(self._ranks.gathered(num_values))) > 1:
             raise FaultError(
                 "reduction.local_steps",
                 "some workers have optimizer state for a parameter that no sample of another worker has reached yet; there is nothing to average.",
                 "Set reduction.local_steps to 1, or a later reduction.local_from_epoch.",
             )
-        for dtype in dict.fromkeys(value.dtype for value in values):
-            same = [value for value in values if value.dtype == dtype]
-            flat = self._ranks.sum(torch.cat([value.reshape(-1) for value in same])).div_(self._ranks.world_size)
-            for value, piece in zip(same, torch.split(flat, [value.numel() for value in same]), strict=True):
-                value.copy_(piece.view(value.shape))
+        sum_together(values, divisor=self._ranks.world_size)
         self._ranks.take_from_first([buffer for buffer in self._model.buffers() if not buffer.is_floating_point()])
 
     def _values(self) -> Iterator[Tensor]:

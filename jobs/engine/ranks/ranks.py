@@ -44,14 +44,6 @@ class Ranks:
             return list(numbers)
         return self.sum(torch.tensor(numbers, dtype=torch.float64, device=self.device)).tolist()
 
-    def smallest(self, number: int) -> int:
-        """The smallest of the ranks' numbers."""
-        if self.world_size == 1:
-            return number
-        value = torch.tensor([number], dtype=torch.int64, device=self.device)
-        dist.all_reduce(value, dist.ReduceOp.MIN)
-        return int(value)
-
     def largest(self, values: Tensor) -> Tensor:
         """Element by element the largest of the ranks' values; the argument itself is overwritten."""
         if self.world_size > 1:
@@ -109,3 +101,14 @@ class Ranks:
             own_error = error
         self.raise_first(own_error)
         return cast(T, value)
+
+
+def sum_together(tensors: list[Tensor], divisor: int = 1) -> None:
+    """Replace many floating-point tensors by their sums over ranks, over `divisor`; those of one dtype in one go."""
+    for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
+        same = [tensor for tensor in tensors if tensor.dtype == dtype]
+        flat = torch.cat([tensor.reshape(-1) for tensor in same])
+        dist.all_reduce(flat)
+        flat.div_(divisor)  # before any is overwritten: one tensor may be a view of another
+        for tensor, piece in zip(same, torch.split(flat, [tensor.numel() for tensor in same]), strict=True):
+            tensor.copy_(piece.view(tensor.shape))

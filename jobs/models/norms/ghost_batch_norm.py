@@ -132,6 +132,28 @@ def refusal(norm: GhostNorm, problem: str) -> PlanError:
     )
 
 
+Settings = dict[str, Any]
+"""The settings of one norm, by name."""
+
+
+def settings_of(norm: GhostNorm) -> Settings:
+    """A norm's settings at this moment."""
+    return {name: getattr(norm, name) for name in ("momentum", "eps", "training")}
+
+
+def refuse_change(norm: GhostNorm, before: Settings) -> None:
+    """Raise PlanError if a norm has other settings than before: the forward pass has changed them, and no checkpoint holds them."""
+    for name, value in settings_of(norm).items():
+        if value != before[name]:
+            was, now = (f"{each:.4g}" if type(each) is float else each for each in (before[name], value))
+            raise PlanError(
+                "model",
+                f"the forward pass changes {norm.ghost.name}.{name} from {was} to {now}:"
+                " the result would depend on how many passes there were, which micro-batches, workers and a resume change.",
+                "Leave the settings of norms as they are while the model trains; freeze a norm by eval() where the model is built.",
+            )
+
+
 def _is_norm(module: nn.Module) -> bool:
     """Whether statistics of several samples matter to a module: an instance-norm takes none, but may keep running ones."""
     if isinstance(module, _InstanceNorm):
@@ -199,19 +221,3 @@ def forward_pass_of(model: nn.Module) -> ForwardPass:
 def evaluation_unit(model: nn.Module) -> int:
     """Samples that evaluation must pass forward together: `span` where some norm keeps no running statistics, else 1."""
     return max((norm.ghost.forward_pass.span or 1 for norm in ghost_norms(model) if norm.running_mean is None), default=1)
-
-
-def zero_init_residual(model: nn.Module) -> int:
-    """Start the last batch-norm of each residual block at zero; returns how many blocks there were.
-
-    Knows torchvision's BasicBlock and Bottleneck (bn2, bn3) and our own blocks (attribute `last_norm`).
-    """
-    num_blocks = 0
-    for module in model.modules():
-        last: Any = getattr(module, "last_norm", None)
-        if last is None and hasattr(module, "downsample"):
-            last = getattr(module, "bn3", None) or getattr(module, "bn2", None)
-        if isinstance(last, nn.Module) and isinstance(getattr(last, "weight", None), nn.Parameter):
-            nn.init.zeros_(last.weight)  # type: ignore[arg-type]
-            num_blocks += 1
-    return num_blocks

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from largebatch.jobs.engine.model_state import digest, refuse_unsaveable, what_is_unsaveable
 from largebatch.jobs.errors import PlanError
-from largebatch.jobs.models.held import Held
+from largebatch.jobs.models.snapshot import Snapshot
 from largebatch.jobs.resume import load_checkpoint, save_checkpoint
 from largebatch.jobs.spec.read import read_spec
 
@@ -131,9 +131,9 @@ def test_frozen_weights_may_come_from_the_build_alone() -> None:
     refuse_unsaveable(model)
 
 
-def test_what_is_held_gives_extra_state_back() -> None:
+def test_a_snapshot_gives_extra_state_back() -> None:
     model = Scaled(2.0)
-    held = Held(model)
+    snapshot = Snapshot(model)
     model.scale = 7.0
-    held.put_back()
+    snapshot.restore()
     assert model.scale == 2.0

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from largebatch.jobs.engine.accumulate import accumulate
 from largebatch.jobs.engine.noise_scale import NoiseSums, estimate
-from largebatch.jobs.engine.state import build_state
+from largebatch.jobs.engine.state import TrainState
 from largebatch.jobs.plan.make import Facts, make_plan
 from largebatch.jobs.plan.step_plan import Position, Slice
 from largebatch.jobs.plan.train_plan import TrainPlan
@@ -144,7 +144,7 @@ def test_accumulate_recovers_the_noise_scale_of_per_sample_gradients(micro_batch
     data, plan = Stored(), new_plan(micro_batch_size, batch)
     torch.manual_seed(2)
     model = nn.Linear(NUM_FEATURES, NUM_CLASSES, bias=False).double()
-    state, position = build_state(model, torch.optim.SGD(model.parameters()), micro_batch_size), Position(0, 0)
+    state, position = TrainState(model, torch.optim.SGD(model.parameters()), micro_batch_size), Position(0, 0)
     gradients = per_sample_gradients(data, model.weight)
 
     measured = []
@@ -169,7 +169,7 @@ def test_accumulate_recovers_the_noise_scale_of_per_sample_gradients(micro_batch
 def test_one_micro_batch_measures_no_noise() -> None:
     plan = new_plan(30, 30)
     model = nn.Linear(NUM_FEATURES, NUM_CLASSES, bias=False).double()
-    state = build_state(model, torch.optim.SGD(model.parameters()), 30)
+    state = TrainState(model, torch.optim.SGD(model.parameters()), 30)
     found = accumulate(state, plan.spec, plan.step_at(Position(0, 0)), Stored())
     assert (found.num_pieces, found.mean_squared_norm) == (1, 0.0)
 
@@ -178,6 +178,6 @@ def test_the_loss_is_the_mean_over_samples_not_over_micro_batches() -> None:
     data, plan = Stored(), new_plan(13, 30)  # 13, 13 and 4
     torch.manual_seed(3)
     model = nn.Linear(NUM_FEATURES, NUM_CLASSES, bias=False).double()
-    found = accumulate(build_state(model, torch.optim.SGD(model.parameters()), 13), plan.spec, plan.step_at(Position(0, 0)), data)
+    found = accumulate(TrainState(model, torch.optim.SGD(model.parameters()), 13), plan.spec, plan.step_at(Position(0, 0)), data)
     expected = functional.cross_entropy(model(data.inputs[:30]), data.labels[:30]).item()
     assert found.loss == pytest.approx(expected, rel=LOSS_IN_FLOAT32)

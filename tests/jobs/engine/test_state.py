@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from largebatch.jobs.engine.ranks.all_reduce import SumInProcess
 from largebatch.jobs.engine.ranks.gradient_norm import SquaredNorm
-from largebatch.jobs.engine.ranks.local_sum import LocalSum
 from largebatch.jobs.optim.configs import OPTIMIZERS
 from largebatch.jobs.optim.parameter_groups import build_optimizer
 from largebatch.jobs.optim.saved_state import load_optimizer
@@ -47,7 +47,7 @@ def test_without_any_gradient_the_norm_is_zero() -> None:
     params = list(nn.Linear(2, 2).parameters())
     for param in params:
         param.grad = torch.ones_like(param)
-    gradient_sum = LocalSum(params, SquaredNorm(params))
+    gradient_sum = SumInProcess(params, SquaredNorm(params))
     assert gradient_sum.squared_norm() == 6.0
     gradient_sum.start(total_weight=0.0, num_micro_batches=0, measures=False)
     gradient_sum.finish()

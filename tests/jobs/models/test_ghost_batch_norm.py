@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from largebatch.jobs.errors import PlanError
-from largebatch.jobs.models.norms.ghost_batch_norm import forward_pass_of, ghost_norms, has_batch_norm, use_ghost_batch_norm, zero_init_residual
+from largebatch.jobs.models.norms.ghost_batch_norm import forward_pass_of, ghost_norms, has_batch_norm, use_ghost_batch_norm
 from largebatch.jobs.models.sample_dropout import use_sample_dropout
 from largebatch.jobs.models.small import ResNet9
+from largebatch.jobs.models.table import zero_init_residual
 
 FLOAT64 = {"rtol": 1e-11, "atol": 1e-12}
 """Means over at most a dozen float64 numbers near 1, divided by deviations near 1."""

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from largebatch.jobs.errors import PlanError
-from largebatch.jobs.models.parameters import description, refuse_parameters, refuse_sparse_gradients, refuse_unlike_first
-from largebatch.jobs.models.shared_memory import unfold_buffers
+from largebatch.jobs.models.parameters import description, refuse_parameters, refuse_sparse_gradients, refuse_unlike_first, unfold_buffers
 
 
 def holding(**tensors: Tensor) -> nn.Module:

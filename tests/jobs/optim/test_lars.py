@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from largebatch.jobs.engine.state import TrainState, build_state
+from largebatch.jobs.engine.state import TrainState
 from largebatch.jobs.optim.lars import LARS
 from largebatch.jobs.optim.tensors import norms
 
@@ -261,7 +261,7 @@ def test_float32_state_of_bfloat16_weights_survives_a_checkpoint() -> None:
     def new() -> TrainState:
         torch.manual_seed(0)
         model = nn.Linear(5, 3).to(torch.bfloat16)
-        return build_state(model, LARS(model.parameters(), lr=0.3, trust_coefficient=0.1), 1)
+        return TrainState(model, LARS(model.parameters(), lr=0.3, trust_coefficient=0.1), 1)
 
     def step(state: TrainState, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from largebatch.jobs.engine.model_trial.passes import Passes, Samples
+from largebatch.jobs.engine.model_check.passes import Passes, Samples
 from largebatch.jobs.errors import PlanError
 from largebatch.jobs.spec.train_spec import TrainSpec
 

@@ -7,8 +7,6 @@ docs/decisions/021 says what is refused, and why.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -17,16 +15,15 @@ from torch import Tensor, nn
 from largebatch.jobs.data.dataset import Dataset
 from largebatch.jobs.data.loaders import first_samples
 from largebatch.jobs.engine.evaluate import samples_at_once
+from largebatch.jobs.engine.model_check.carried_state import Findings, find_moved_buffers, find_moved_weights, find_read_statistics
+from largebatch.jobs.engine.model_check.dropout import refuse_coupled_dropout
+from largebatch.jobs.engine.model_check.independence import CERTAIN, difference, refuse_coupled_evaluation, refuse_coupled_training, tolerance
+from largebatch.jobs.engine.model_check.norms import refuse_mixed_groups
+from largebatch.jobs.engine.model_check.passes import Passes, Samples
 from largebatch.jobs.engine.model_state import refuse_unsaveable
-from largebatch.jobs.engine.model_trial.dropout import refuse_coupled_dropout
-from largebatch.jobs.engine.model_trial.independence import CERTAIN, difference, refuse_coupled_evaluation, refuse_coupled_training, tolerance
-from largebatch.jobs.engine.model_trial.moved_weights import moved_by_forward
-from largebatch.jobs.engine.model_trial.passes import Passes, Samples
-from largebatch.jobs.engine.model_trial.read_statistics import read_in_training
 from largebatch.jobs.engine.out_of_memory import make_room, ran_out_of_memory
 from largebatch.jobs.engine.warm_up import micro_batch_sizes
 from largebatch.jobs.errors import PlanError
-from largebatch.jobs.models.norms.ghost_batch_norm import GhostNorm
 from largebatch.jobs.models.sample_dropout import sample_dropouts
 from largebatch.jobs.plan.train_plan import TrainPlan
 from largebatch.jobs.spec.train_spec import TrainSpec
@@ -41,24 +38,8 @@ DRAWS = (
 )
 
 
-@dataclass(frozen=True)
-class Findings:
-    """The facts of a model, and the notices for the person, that decide how it can be trained."""
-
-    once_a_step: list[str] = field(default_factory=list)
-    """Buffers that each pass in training moves, whichever its samples: a step's passes must begin from the same."""
-    by_samples: list[str] = field(default_factory=list)
-    """Buffers that keep something of the samples, and statistics of norms that training reads: a step must be one pass."""
-    by_forward: list[str] = field(default_factory=list)
-    """Parameters that the forward pass itself changes: workers would come to have different ones."""
-    by_passes: list[str] = field(default_factory=list)
-    """Parameters among them that several passes change otherwise than one: a step must be one pass."""
-    notices: list[str] = field(default_factory=list)
-    """Sentences for the person."""
-
-
-class Trial(NamedTuple):
-    """A model with the samples that it is tried on."""
+class ModelCheck(NamedTuple):
+    """A model with the samples that it is tried on, and what was found."""
 
     passes: Passes
     train: Samples
@@ -69,7 +50,7 @@ class Trial(NamedTuple):
     findings: Findings
 
 
-def try_out(spec: TrainSpec, model: nn.Module, dataset: Dataset, device: torch.device) -> Trial:
+def check_model(spec: TrainSpec, model: nn.Module, dataset: Dataset, device: torch.device) -> ModelCheck:
     """Passes a few samples through, in training and in evaluation. Raises: PlanError; DataError for samples that cannot be read."""
     is_channels_last = spec.model.channels_last
     first = Samples(*first_samples(dataset.train, dataset, 2 * NUM_SAMPLES, device, is_channels_last))
@@ -78,22 +59,18 @@ def try_out(spec: TrainSpec, model: nn.Module, dataset: Dataset, device: torch.d
     if len(others.labels) < NUM_SAMPLES:
         others = Samples(train.inputs.flip(0), train.labels.flip(0))
     refuse_unsaveable(model)
-    trial = Trial(Passes(spec, model, dataset.num_classes), train, others, test, len(dataset.test), Findings())
-    with _tried(trial):
-        before = _buffers(model)
-        reference = trial.passes.training(train)
-        _sort_buffers(trial, before, model)
-        trial.passes.evaluation(test.inputs)
-        trial.findings.by_samples.extend(read_in_training(trial.passes, train, reference, tolerance(spec, model)))
-        moved, by_passes = moved_by_forward(trial.passes, train)
-        trial.findings.by_forward.extend(moved)
-        trial.findings.by_passes.extend(by_passes)
-    return trial
+    check = ModelCheck(Passes(spec, model, dataset.num_classes), train, others, test, len(dataset.test), Findings())
+    with _leaves_no_trace(check):
+        find_moved_buffers(check.passes, train, check.findings)
+        check.passes.evaluation(test.inputs)
+        find_read_statistics(check.passes, train, check.findings)
+        find_moved_weights(check.passes, train, check.findings)
+    return check
 
 
-def refuse_unfit(trial: Trial, plan: TrainPlan) -> None:
+def refuse_unfit(check: ModelCheck, plan: TrainPlan) -> None:
     """Raise PlanError for what this plan asks of the model and it cannot do: splitting a batch, few samples at once, several workers."""
-    findings = trial.findings
+    findings = check.findings
     if findings.by_forward and plan.world_size > 1:
         raise PlanError(
             "model",
@@ -106,9 +83,11 @@ def refuse_unfit(trial: Trial, plan: TrainPlan) -> None:
             f"its forward pass changes {findings.by_passes[0]}, further with each pass: the result would depend on how a batch is split.",
             f"{_one_pass(plan)} Or leave the weights to the optimizer.",
         )
-    with _tried(trial):
-        _refuse_coupled(trial, plan)
-        _try_sizes(trial, plan)
+    with _leaves_no_trace(check):
+        if _splits_groups(plan):
+            refuse_mixed_groups(check.passes.model, check.train.inputs)
+        _refuse_coupled(check, plan)
+        _try_sizes(check, plan)
     if findings.by_samples and not _steps_are_passes(plan):
         raise PlanError(
             "model",
@@ -118,7 +97,7 @@ def refuse_unfit(trial: Trial, plan: TrainPlan) -> None:
 
 
 @contextmanager
-def _tried(trial: Trial) -> Iterator[None]:
+def _leaves_no_trace(check: ModelCheck) -> Iterator[None]:
     """Context of passes that leave no trace; where memory ends them, a notice says what was not tried."""
     try:
         yield
@@ -127,38 +106,38 @@ def _tried(trial: Trial) -> Iterator[None]:
             raise
         make_room()
         notice = f"Memory does not hold {NUM_SAMPLES} samples at once: whether a sample's result depends on others was not tried."
-        trial.findings.notices[:] = [notice]
+        check.findings.notices[:] = [notice]
     finally:
-        trial.passes.end()
+        check.passes.end()
 
 
-def _refuse_coupled(trial: Trial, plan: TrainPlan) -> None:
-    passes, train = trial.passes, trial.train
+def _refuse_coupled(check: ModelCheck, plan: TrainPlan) -> None:
+    passes, train = check.passes, check.train
     if len(train.labels) < NUM_SAMPLES:
-        _about_modes(trial, is_steady=False)
+        _about_modes(check, is_steady=False)
         return
     rounding = tolerance(passes.spec, passes.model)
     # Where batch-norm's groups are whole batches nothing is ever split: samples may look at each other.
-    is_split = plan.span is None or max(batch.size for batch in plan.kinds_of_batch()) > plan.span
-    is_random = is_split and refuse_coupled_training(passes, train, trial.others, rounding)
+    is_split = plan.span is None or _splits_groups(plan)
+    is_random = is_split and refuse_coupled_training(passes, train, check.others, rounding)
     draws = is_split and (refuse_coupled_dropout(passes, train, is_random, rounding) or is_random)
     if draws and not _steps_are_passes(plan):
-        trial.findings.notices.append(DRAWS)
-    refuse_coupled_evaluation(passes, train, trial.others, rounding)
-    _about_modes(trial, is_steady=is_split and not is_random)
+        check.findings.notices.append(DRAWS)
+    refuse_coupled_evaluation(passes, train, check.others, rounding)
+    _about_modes(check, is_steady=is_split and not is_random)
 
 
-def _try_sizes(trial: Trial, plan: TrainPlan) -> None:
+def _try_sizes(check: ModelCheck, plan: TrainPlan) -> None:
     for size in _few_at_once(plan):
         try:
-            trial.passes.training(trial.train.rows(0, size))
+            check.passes.training(check.train.rows(0, size))
         except PlanError as error:
             raise PlanError(error.field, error.problem, f"{error.hint} {_how_to_avoid(plan, size)}") from error
-    if trial.passes.evaluates_together:  # no piece is that small
+    if check.passes.evaluates_together:  # no piece is that small
         return
-    for part, num_samples in ((trial.train, plan.num_train_samples), (trial.test, trial.num_test_samples)):
+    for part, num_samples in ((check.train, plan.num_train_samples), (check.test, check.num_test_samples)):
         for size in _few_evaluated(plan, num_samples):
-            trial.passes.evaluation(part.inputs[:size])
+            check.passes.evaluation(part.inputs[:size])
 
 
 def _few_at_once(plan: TrainPlan) -> list[int]:
@@ -171,8 +150,7 @@ def _few_at_once(plan: TrainPlan) -> list[int]:
 def _few_evaluated(plan: TrainPlan, num_samples: int) -> list[int]:
     """Sizes of the last pieces that evaluation will have, below what was tried."""
     at_once = samples_at_once(plan.micro_batch_size)
-    bounds = [num_samples * rank // plan.world_size for rank in range(plan.world_size + 1)]
-    shares = [stop - start for start, stop in pairwise(bounds)]
+    shares = {num_samples // plan.world_size, -(-num_samples // plan.world_size)}
     return sorted({share % at_once for share in shares} & set(range(1, NUM_SAMPLES)))
 
 
@@ -180,6 +158,11 @@ def _how_to_avoid(plan: TrainPlan, size: int) -> str:
     if (plan.num_train_samples % plan.global_batch_size) % plan.micro_batch_size == size and plan.spec.batch.last == "keep":
         return "Only an epoch's last batch leaves so few: batch.last=drop would avoid it, too."
     return ""
+
+
+def _splits_groups(plan: TrainPlan) -> bool:
+    """Whether some batch has several batch-norm groups."""
+    return plan.span is not None and max(batch.size for batch in plan.kinds_of_batch()) > plan.span
 
 
 def _steps_are_passes(plan: TrainPlan) -> bool:
@@ -192,55 +175,23 @@ def _one_pass(plan: TrainPlan) -> str:
     return f"Take each batch in one pass: one process, batch.micro_batch_size={plan.global_batch_size}, gradient.noise_every_steps=0."
 
 
-def _sort_buffers(trial: Trial, before: dict[str, Tensor], model: nn.Module) -> None:
-    """Tell buffers that every pass in training moves from those that keep something of its samples. Raises: PlanError for other shapes."""
-    num_samples = len(trial.train.labels)
-    after = _buffers(model)
-    for name in {**before, **after}:
-        if name not in before or name not in after or before[name].shape != after[name].shape:
-            shapes = [str(tuple(buffers[name].shape)) if name in buffers else "not there" for buffers in (before, after)]
-            raise PlanError(
-                "model",
-                f"its buffer {name} takes another shape with the batch ({shapes[0]} before a pass of {num_samples} samples, {shapes[1]} after it):"
-                " what it keeps of them would depend on how the batch is split.",
-                "Keep nothing of the samples from pass to pass, or keep it in one shape.",
-            )
-    moved = [name for name in before if not torch.equal(before[name], after[name])]
-    if not moved:
-        return
-    trial.passes.training(trial.train.rows(num_samples // 2, num_samples))
-    again = _buffers(model)
-    for name in moved:
-        (trial.findings.once_a_step if torch.equal(after[name], again[name]) else trial.findings.by_samples).append(name)
-
-
-def _buffers(model: nn.Module) -> dict[str, Tensor]:
-    """Copies of all buffers but the running statistics of torch's norms, which have rules of their own."""
-    return {
-        f"{prefix}.{name}" if prefix else name: buffer.clone()
-        for prefix, module in model.named_modules()
-        if not isinstance(module, GhostNorm)
-        for name, buffer in module.named_buffers(recurse=False)
-    }
-
-
-def _about_modes(trial: Trial, is_steady: bool) -> None:
+def _about_modes(check: ModelCheck, is_steady: bool) -> None:
     """Note what is odd about the logits of the same samples in the two modes.
 
     Args: is_steady: whether a pass in training is known not to be random, and samples not to look at each other.
     Raises: PlanError where they are probabilities in evaluation alone: accuracy would be right, the test loss would not.
     """
-    training, evaluation = trial.passes.training(trial.train).logits, trial.passes.evaluation(trial.train.inputs)
+    training, evaluation = check.passes.training(check.train).logits, check.passes.evaluation(check.train.inputs)
     if training.shape[1] < 2:
         return
     if _are_probabilities(evaluation):
         if not _are_probabilities(training):
             raise _other_loss("gives probabilities in evaluation (rows that add up to 1) and logits in training")
-        trial.findings.notices.append("The model gives probabilities, not logits: the loss takes a softmax of its own, so two are at work.")
-    elif is_steady and not _has_modes(trial) and difference([training], [evaluation]) > CERTAIN:
+        check.findings.notices.append("The model gives probabilities, not logits: the loss takes a softmax of its own, so two are at work.")
+    elif is_steady and not _has_modes(check) and difference([training], [evaluation]) > CERTAIN:
         if difference([training.sigmoid()], [evaluation]) < CERTAIN:
             raise _other_loss("gives the sigmoid of its logits in evaluation")
-        trial.findings.notices.append(
+        check.findings.notices.append(
             "The model gives other logits in evaluation than in training for the same samples, though nothing in it is random or normalises."
         )
 
@@ -249,9 +200,9 @@ def _other_loss(problem: str) -> PlanError:
     return PlanError("model", f"{problem}: the test loss would be of another quantity.", "Give logits in both; the loss takes the softmax itself.")
 
 
-def _has_modes(trial: Trial) -> bool:
+def _has_modes(check: ModelCheck) -> bool:
     """Whether something known gives other numbers in training: dropout, norms, what moves with each pass."""
-    passes, findings = trial.passes, trial.findings
+    passes, findings = check.passes, check.findings
     return passes.has_norms or bool(sample_dropouts(passes.model) or findings.once_a_step or findings.by_samples)
 
 

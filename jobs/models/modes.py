@@ -1,12 +1,14 @@
-"""Switches a model between training and evaluation mode; frozen parts stay frozen.
+"""How a model runs: in training or in evaluation mode, where frozen parts stay frozen, or without gradients.
 
 A part is frozen by `eval()` where the model is built, or by a `train()` of the model's own. A model that is in evaluation
 mode as a whole was only built that way: all of it trains.
 """
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 
 from largebatch.jobs.entry_points import ANYTHING, described
@@ -42,6 +44,14 @@ def modes_kept(model: nn.Module) -> Iterator[None]:
     finally:
         for module, is_training in modes:
             module.training = is_training
+
+
+@contextmanager
+def without_gradient() -> Iterator[None]:
+    """Context without gradients, and without the warning of torch's reentrant checkpointing that there will be none: nobody asked for them."""
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="None of the inputs have requires_grad=True")
+        yield
 
 
 def _frozen(model: nn.Module) -> list[nn.Module]:

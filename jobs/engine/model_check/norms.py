@@ -10,16 +10,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from largebatch.jobs.data.dataset import Dataset
 from largebatch.jobs.data.keyed_random import key, seed_draws
-from largebatch.jobs.data.loaders import first_samples
-from largebatch.jobs.engine.model_trial.passes import before_each_run, errors_in_words
+from largebatch.jobs.engine.model_check.passes import before_each_run, errors_in_words
 from largebatch.jobs.engine.warm_up import untouched
+from largebatch.jobs.models.modes import without_gradient
 from largebatch.jobs.models.norms.ghost_batch_norm import GhostNorm, forward_pass_of, ghost_norms, refusal, statistics_of
 from largebatch.jobs.models.sample_dropout import sample_dropouts, set_dropout_keys
-from largebatch.jobs.models.without_gradient import without_gradient
 from largebatch.jobs.plan.step_plan import Slice
-from largebatch.jobs.plan.train_plan import TrainPlan
 
 NUM_SAMPLES, SPAN = 4, 2
 TOLERANCE = 0.02
@@ -30,41 +27,30 @@ ROUNDING = 1e-5
 Statistics = dict[str, Tensor]
 
 
-def try_norms(model: nn.Module, plan: TrainPlan, dataset: Dataset) -> None:
-    """Try the norms of a person's own model on real samples, where batches have several groups.
-
-    Raises: PlanError; DataError for samples that cannot be read.
-    """
-    if plan.spec.model.entry_point is None or plan.span is None or max(batch.size for batch in plan.kinds_of_batch()) <= plan.span:
-        return
-    inputs, _ = first_samples(dataset.train, dataset, NUM_SAMPLES, next(model.parameters()).device, channels_last=False)
-    with errors_in_words(inputs, "training"):
-        refuse_mixed_groups(model, inputs)
-
-
 @without_gradient()
 def refuse_mixed_groups(model: nn.Module, inputs: Tensor) -> None:
-    """Pass four samples through at once, and two by two, in groups of two. The model is left as it was.
+    """Pass the first four samples through at once, and two by two, in groups of two. The model is left as it was.
 
     Raises: PlanError for the first norm whose statistics, or moves of them, depend on that.
     """
-    norms = {norm.ghost.number: norm for norm in ghost_norms(model) if norm.moves_statistics}
+    norms, inputs = {norm.ghost.number: norm for norm in ghost_norms(model) if norm.moves_statistics}, inputs[:NUM_SAMPLES]
     if not norms or len(inputs) < NUM_SAMPLES:
         return
     forward_pass = forward_pass_of(model)
     span, forward_pass.span = forward_pass.span, SPAN
     try:
-        _refuse_own_ways(model, norms, inputs)
-        before = {number: _statistics(norm) for number, norm in norms.items()}
-        at_once, halves = (_moved(model, norms, inputs, size) for size in (NUM_SAMPLES, SPAN))
-        differing = [run for run in at_once if _differ(at_once[run], halves.get(run, {}), before[run[0]] if run[1] == 0 else {})]
-        if not differing:
-            return
-        other = _moved(model, norms, inputs, NUM_SAMPLES, seed=1)
-        for run in differing:
-            # What is drawn at random depends on the split, as docs/spec.md says: there nothing can be told.
-            if not _differ(at_once[run], other.get(run, {}), {}):
-                raise refusal(norms[run[0]], "takes together rows of samples that do not belong together")
+        with errors_in_words(inputs, "training"):
+            _refuse_own_ways(model, norms, inputs)
+            before = {number: _statistics(norm) for number, norm in norms.items()}
+            at_once, halves = (_moved(model, norms, inputs, size) for size in (NUM_SAMPLES, SPAN))
+            differing = [run for run in at_once if _differ(at_once[run], halves.get(run, {}), before[run[0]] if run[1] == 0 else {})]
+            if not differing:
+                return
+            other = _moved(model, norms, inputs, NUM_SAMPLES, seed=1)
+            for run in differing:
+                # What is drawn at random depends on the split, as docs/spec.md says: there nothing can be told.
+                if not _differ(at_once[run], other.get(run, {}), {}):
+                    raise refusal(norms[run[0]], "takes together rows of samples that do not belong together")
     finally:
         forward_pass.span = span
 

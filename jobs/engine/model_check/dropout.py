@@ -10,8 +10,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from largebatch.jobs.engine.model_trial.independence import CERTAIN, difference
-from largebatch.jobs.engine.model_trial.passes import Passes, Samples, before_each_run
+from largebatch.jobs.engine.model_check.independence import CERTAIN, difference
+from largebatch.jobs.engine.model_check.passes import Passes, Samples, before_each_run
 from largebatch.jobs.errors import PlanError
 from largebatch.jobs.models.sample_dropout import SampleDropout, sample_dropouts
 

@@ -10,7 +10,7 @@ from small_runs import prepared
 from torch import Tensor, nn
 from torch.nn import functional
 
-from largebatch.jobs.engine.model_trial.norms import refuse_mixed_groups
+from largebatch.jobs.engine.model_check.norms import refuse_mixed_groups
 from largebatch.jobs.errors import PlanError
 from largebatch.jobs.models.norms.ghost_batch_norm import forward_pass_of, use_ghost_batch_norm
 from largebatch.jobs.models.sample_dropout import use_sample_dropout

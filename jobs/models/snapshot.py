@@ -7,20 +7,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+from torch.nn.parameter import is_lazy
 
 from largebatch.jobs.entry_points import ANYTHING
 
 
-def is_uninitialised(tensor: Tensor) -> bool:
-    """Whether a tensor is one of a lazy layer that has yet to give it a shape."""
-    return isinstance(tensor, (UninitializedParameter, UninitializedBuffer))
-
-
-class Held:
+class Snapshot:
     """Copies of what passes may change, with what modules save besides tensors (`get_extra_state`). What comes into being later stays.
 
-    Args: weights: hold the parameters too, in host memory: few models change theirs, and a device may have no room for them twice.
+    Args: weights: copy the parameters too, into host memory: few models change theirs, and a device may have no room for them twice.
     """
 
     def __init__(self, model: nn.Module, weights: bool = False) -> None:
@@ -28,19 +23,20 @@ class Held:
             (module, name, f"{prefix}.{name}" if prefix else name, buffer.detach().clone())
             for prefix, module in model.named_modules()
             for name, buffer in module.named_buffers(recurse=False)
-            if not is_uninitialised(buffer)
+            if not is_lazy(buffer)
         ]
         params = model.named_parameters() if weights else ()
-        self._weights = [(name, param, param.detach().to("cpu", copy=True)) for name, param in params if not is_uninitialised(param)]
+        self._weights = [(name, param, param.detach().to("cpu", copy=True)) for name, param in params if not is_lazy(param)]
         self._extras: list[tuple[Any, bytes]] = []
         for module in model.modules():
             if type(module).get_extra_state is not nn.Module.get_extra_state:
                 with suppress(*ANYTHING):  # a model whose extra state cannot be saved is refused for that: `refuse_unsaveable`
-                    self._extras.append((module, _as_bytes(module.get_extra_state())))
+                    self._extras.append((module, as_bytes(module.get_extra_state())))
 
-    def changed_weights(self) -> list[str]:
-        """Names of the parameters that have other values now."""
-        return [name for name, param, value in self._weights if differ(value, param.detach().cpu())]
+    def changed_weights(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """(Value then, value now), in host memory, of the parameters that have other values now, by name."""
+        weights = ((name, value, param.detach().to("cpu", copy=True)) for name, param, value in self._weights)
+        return {name: (value, now) for name, value, now in weights if differ(value, now)}
 
     def changed_buffers(self) -> list[str]:
         """Names of the buffers that have other values, or another type, now."""
@@ -48,7 +44,7 @@ class Held:
         return [name for name, buffer, value in buffers if not isinstance(buffer, Tensor) or buffer.dtype != value.dtype or differ(value, buffer)]
 
     @torch.no_grad()
-    def put_back(self) -> None:
+    def restore(self) -> None:
         """Give everything its value and shape of then."""
         for module, name, _, value in self._buffers:
             buffer = getattr(module, name, None)
@@ -65,16 +61,17 @@ class Held:
 
 
 @contextmanager
-def unchanged(model: nn.Module) -> Iterator[None]:
-    """Context after which a model's weights, buffers and extra state are what they were before."""
-    held = Held(model, weights=True)
+def restored(model: nn.Module, weights: bool = True) -> Iterator[Snapshot]:
+    """Context after which a model's buffers, extra state and, unless they are left out, weights are what they were before."""
+    snapshot = Snapshot(model, weights)
     try:
-        yield
+        yield snapshot
     finally:
-        held.put_back()
+        snapshot.restore()
 
 
-def _as_bytes(value: Any) -> bytes:
+def as_bytes(value: Any) -> bytes:
+    """Tensors and plain data as a checkpoint holds them."""
     buffer = io.BytesIO()
     torch.save(value, buffer)
     return buffer.getvalue()

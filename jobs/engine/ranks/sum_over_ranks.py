@@ -43,8 +43,8 @@ class Bucket:
             param.grad = view
 
 
-class ReducedSum:
-    """Sums over all ranks; the interface is that of `LocalSum`.
+class SumOverRanks:
+    """Sums over all ranks; the interface is that of `SumInProcess`.
 
     What is summed was divided by the total weight before, so ranks may hold different numbers of samples. Buckets go
     out in one fixed order, the reverse of the parameters': collectives must meet on all ranks, and the same order
@@ -77,7 +77,7 @@ class ReducedSum:
 
     @contextmanager
     def micro_batch(self, weight: float) -> Iterator[None]:
-        """See `LocalSum`; norms are taken once per rank, when its sum is whole."""
+        """See `SumInProcess`; norms are taken once per rank, when its sum is whole."""
         self._is_last = self._num_left == 1
         yield
         self._num_left -= 1
@@ -91,19 +91,15 @@ class ReducedSum:
         self._reached.add(param)
         if self._is_last:
             self._bucket_of[param].num_missing -= 1
-            self._send(self._num_ready())
-
-    def _num_ready(self) -> int:
-        ready = self._num_sent
-        while ready < len(self._buckets) and self._buckets[ready].num_missing == 0:
-            ready += 1
-        return ready
+            self._send()
 
     @torch.no_grad()
-    def _send(self, stop: int) -> None:
-        """Reduce the buckets up to number `stop`, in order, without waiting."""
-        while self._num_sent < stop:
+    def _send(self, waits_for_passes: bool = True) -> None:
+        """Reduce the next buckets, in order, without waiting for it; those alone that have all their gradients, as long as passes go on."""
+        while self._num_sent < len(self._buckets):
             bucket = self._buckets[self._num_sent]
+            if waits_for_passes and bucket.num_missing:
+                return
             norm = flat_squared_norm(bucket.flat)
             self._reduction.begin(bucket.views, bucket.flat)
             # Counted last: where memory runs out before, `finish` sends this bucket again, for the other ranks wait for it.
@@ -117,7 +113,7 @@ class ReducedSum:
         Raises: FaultError where memory for the reduction itself runs out; other ranks cannot go on without this one.
         """
         try:
-            self._send(len(self._buckets))
+            self._send(waits_for_passes=False)
             self._reduction.end()
         except RuntimeError as error:
             if not ran_out_of_memory(error):
@@ -133,7 +129,7 @@ class ReducedSum:
         self.mean_squared_norm = torch.stack(self._own_norms).sum().double() * own_share
 
     def leave_out(self, reached: list[float]) -> None:
-        """See `LocalSum`."""
+        """See `SumInProcess`."""
         for param, count in zip(self._params, reached, strict=True):
             if not count:
                 param.grad = None

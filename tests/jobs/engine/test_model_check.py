@@ -1,4 +1,4 @@
-"""A stranger's model is tried before training: what cannot be exact is refused in one sentence, and nothing stays of the trial."""
+"""A stranger's model is checked before training: what cannot be exact is refused in one sentence, and nothing stays of the check."""
 
 import warnings
 from pathlib import Path
@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from largebatch.jobs.data.keyed_random import sample_order
-from largebatch.jobs.engine.model_trial.trial import try_out
+from largebatch.jobs.engine.model_check.check import check_model
 from largebatch.jobs.errors import LargebatchError, PlanError, SpecError
 from largebatch.jobs.job import prepare
 from largebatch.jobs.prepared import Prepared
@@ -183,12 +183,12 @@ def test_a_table_that_is_clipped_trains_in_any_micro_batches() -> None:
     assert (findings.by_forward, findings.by_passes) == (["table.weight"], [])
 
 
-def test_a_trial_leaves_everything_as_it_was() -> None:
+def test_a_check_leaves_everything_as_it_was() -> None:
     job = prepared("renormed")
     model = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.utils.parametrizations.spectral_norm(nn.Linear(8, 3))).train()
     model[1].eval()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    try_out(job.spec, model, job.dataset, CPU)
+    check_model(job.spec, model, job.dataset, CPU)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert [module.training for module in model] == [True, False, True]
     assert all(param.grad is None for param in model.parameters())

@@ -12,13 +12,19 @@ from largebatch.jobs.engine.accumulate import batch_loss
 from largebatch.jobs.engine.out_of_memory import ran_out_of_memory
 from largebatch.jobs.entry_points import ANYTHING, described
 from largebatch.jobs.errors import LargebatchError, PlanError
-from largebatch.jobs.models.held import Held
-from largebatch.jobs.models.norms.ghost_batch_norm import GhostNorm, evaluation_unit, forward_pass_of, ghost_norms
-from largebatch.jobs.models.norms.settings import Settings, refuse_change, settings_of
+from largebatch.jobs.models.modes import evaluation_mode, without_gradient
+from largebatch.jobs.models.norms.ghost_batch_norm import (
+    GhostNorm,
+    Settings,
+    evaluation_unit,
+    forward_pass_of,
+    ghost_norms,
+    refuse_change,
+    settings_of,
+)
 from largebatch.jobs.models.parameters import refuse_sparse_gradients
 from largebatch.jobs.models.sample_dropout import SampleDropout, sample_dropouts, set_dropout_keys
-from largebatch.jobs.models.training_mode import evaluation_mode
-from largebatch.jobs.models.without_gradient import without_gradient
+from largebatch.jobs.models.snapshot import Snapshot
 from largebatch.jobs.plan.step_plan import Slice
 from largebatch.jobs.spec.train_spec import TrainSpec
 
@@ -49,15 +55,8 @@ class TrainingPass(NamedTuple):
     gradient: list[Tensor]
 
 
-class Move(NamedTuple):
-    """The values of a weight before and after some forward passes, in host memory."""
-
-    before: Tensor
-    after: Tensor
-
-
 class Passes:
-    """Passes through a model that begin from one and the same state of it.
+    """Passes through a model that begin from one and the same state of it, or go on from what the last one left.
 
     Args: num_classes: logits that each sample must have.
     """
@@ -70,19 +69,31 @@ class Passes:
         """Whether statistics are taken over some samples together."""
         self.evaluates_together = evaluation_unit(model) > 1
         """Whether that is so in evaluation, too."""
-        self.held = Held(model, weights=True)
+        self._snapshot = Snapshot(model, weights=True)
         self._settings: dict[nn.Module, Settings] = {}
 
-    def training(self, samples: Samples, seed: int = 0, change: Callable[[], None] = lambda: None) -> TrainingPass:
+    def begin(self, seed: int = 0) -> None:
+        """Put the model and torch's generators back to where passes begin."""
+        self.end()
+        if self._span is not None:
+            self._forward_pass.span = GROUP
+        seed_draws(key("model check", seed), self._device)
+
+    def end(self) -> None:
+        """Leave no trace of the passes."""
+        self._snapshot.restore()
+        self._forward_pass.forget()
+        self._forward_pass.span = self._span
+        for param in self.model.parameters():
+            param.grad = None
+
+    def training(self, samples: Samples, seed: int | None = 0) -> TrainingPass:
         """A pass in training, its loss summed over the samples; known dropouts, whose masks belong to the sample, let everything through.
 
-        Args: change: changes the model before it.
+        Args: seed: of torch's generators; None: go on from what the last pass left.
         """
-        self._begin(seed)
-        change()
-        return self._training(samples)
-
-    def _training(self, samples: Samples) -> TrainingPass:
+        if seed is not None:
+            self.begin(seed)
         logits: list[Tensor] = []
 
         def forward(inputs: Tensor) -> Tensor:
@@ -101,7 +112,7 @@ class Passes:
 
     def dropping(self, samples: Samples, start: int, stop: int, dropouts: Sequence[SampleDropout]) -> Tensor:
         """Logits in training of some of the samples, where these drop, by each sample's place among all."""
-        self._begin(0)
+        self.begin()
         inputs = samples.inputs[start:stop]
         set_dropout_keys(dropouts, 0, Slice(0, start, stop), self._device)
         try:
@@ -116,69 +127,19 @@ class Passes:
 
     def _refuse_changed_settings(self, norm: GhostNorm, _: object) -> None:
         """Every run of a norm in training must have the settings of its first; a `forward` may set them, to the same."""
-        refuse_change([norm], [self._settings.setdefault(norm, settings_of(norm))])
-
-    def evaluation(self, inputs: Tensor, seed: int = 0) -> Tensor:
-        """Logits of a pass in evaluation mode."""
-        self._begin(seed)
-        return self._evaluation(inputs)
+        refuse_change(norm, self._settings.setdefault(norm, settings_of(norm)))
 
     @without_gradient()
-    def _evaluation(self, inputs: Tensor) -> Tensor:
+    def evaluation(self, inputs: Tensor, seed: int | None = 0) -> Tensor:
+        """Logits of a pass in evaluation mode. Args: seed: see `training`."""
+        if seed is not None:
+            self.begin(seed)
         with errors_in_words(inputs, "evaluation"), evaluation_mode(self.model), self._autocast():
             return self._logits(inputs, "evaluation")
 
-    def moved_weights(self, pieces: Sequence[Samples], mode: str) -> dict[str, Move]:
-        """Weights that forward passes of several pieces, one after another, move, and from where to where.
-
-        Args: mode: "training" or "evaluation".
-        """
-        self._begin(0)
-        self._update_weights()
-        held = Held(self.model, weights=True)
-        for piece in pieces:
-            if mode == "training":
-                self._training(piece)
-            else:
-                self._evaluation(piece.inputs)
-        names = held.changed_weights()
-        after = self._weights(names)
-        self.end()
-        self._update_weights()
-        return {name: Move(*values) for name, *values in zip(names, self._weights(names), after, strict=True)}
-
-    def _weights(self, names: Sequence[str]) -> list[Tensor]:
-        return [self.model.get_parameter(name).detach().to("cpu", copy=True) for name in names]
-
-    @torch.no_grad()
-    def _update_weights(self) -> None:
-        """Change the weights, as an update will: a copy that follows them moves only then."""
-        params = [param for param in self.model.parameters() if param.requires_grad]
-        for number, param in enumerate(params):
-            param.mul_(1.25 + 0.25 * number / len(params))  # not all by the same, for what follows may be trainable, too
-
-    def end(self) -> None:
-        """Leave no trace of the passes."""
-        self.held.put_back()
-        self._forward_pass.forget()
-        self._forward_pass.span = self._span
-        for param in self.model.parameters():
-            param.grad = None
-
-    def _begin(self, seed: int) -> None:
-        self.end()
-        if self._span is not None:
-            self._forward_pass.span = GROUP
-        seed_draws(key("trial", seed), self._device)
-
     def _logits(self, inputs: Tensor, mode: str) -> Tensor:
-        """The logits of a forward pass. Raises: PlanError if the output is not a logit for each sample and class."""
         self._forward_pass.begin(len(inputs))
-        output: Any = self.model(inputs.clone())  # some models change their inputs
-        shape = (len(inputs), self._num_classes)
-        if isinstance(output, Tensor) and tuple(output.shape) == shape and output.is_floating_point():
-            return output
-        raise PlanError("model", *misfit(output, inputs, self._num_classes, mode))
+        return logits_of(self.model(inputs.clone()), inputs, self._num_classes, mode)  # some models change their inputs
 
 
 @contextmanager
@@ -189,7 +150,7 @@ def errors_in_words(inputs: Tensor, mode: str) -> Iterator[None]:
     except ANYTHING as error:  # a person's own model may raise anything
         if isinstance(error, LargebatchError) or ran_out_of_memory(error):
             raise
-        raise PlanError("model", *failure(error, inputs, mode)) from error
+        raise failure(error, inputs, mode) from error
 
 
 @contextmanager
@@ -216,21 +177,24 @@ def _only(model: nn.Module, dropouts: Sequence[SampleDropout]) -> Iterator[None]
             dropout.training = True
 
 
-def misfit(output: Any, inputs: Tensor, num_classes: int, mode: str) -> tuple[str, str]:
-    """(Problem, hint) where a model gives something else than logits."""
+def logits_of(output: Any, inputs: Tensor, num_classes: int, mode: str) -> Tensor:
+    """A model's output, if it is a logit for each sample and class. Raises: PlanError."""
     shape = (len(inputs), num_classes)
+    if isinstance(output, Tensor) and tuple(output.shape) == shape and output.is_floating_point():
+        return output
     form = type(output).__name__
     if isinstance(output, Tensor):
         form = f"{tuple(output.shape)}" if output.is_floating_point() else f"{tuple(output.shape)} {_dtype(output)}"
     hint = f"It must give logits (samples, classes), here {shape}, in training and in evaluation."
     if any(name.startswith("aux_logits") for name in getattr(output, "_fields", ())):  # torchvision's googlenet and inception_v3
         hint = "Turn its auxiliary outputs off: --set model.arguments.aux_logits=false --set model.arguments.init_weights=true."
-    return f"gives {form} for {in_words(inputs)} in {mode}.", f"{hint}{_about_one(inputs)}"
+    raise PlanError("model", f"gives {form} for {_in_words(inputs)} in {mode}.", f"{hint}{_about_one(inputs)}")
 
 
-def failure(error: BaseException, inputs: Tensor, mode: str) -> tuple[str, str]:
-    """(Problem, hint) where a model raises something."""
-    return f"cannot take {in_words(inputs)} in {mode}: {described(error)}.", f"{_remedy(str(error), inputs)}{_about_one(inputs)}"
+def failure(error: BaseException, inputs: Tensor, mode: str) -> PlanError:
+    """What to raise where a model raises something."""
+    problem = f"cannot take {_in_words(inputs)} in {mode}: {described(error)}."
+    return PlanError("model", problem, f"{_remedy(str(error), inputs)}{_about_one(inputs)}")
 
 
 def _remedy(message: str, inputs: Tensor) -> str:
@@ -244,7 +208,7 @@ def _remedy(message: str, inputs: Tensor) -> str:
     return "Choose a model for such samples, or change the samples."
 
 
-def in_words(inputs: Tensor) -> str:
+def _in_words(inputs: Tensor) -> str:
     """The number, shape and type of samples, in words."""
     return f"{len(inputs)} sample{'s' if len(inputs) > 1 else ''} of shape {tuple(inputs.shape[1:])}, {_dtype(inputs)},"
 

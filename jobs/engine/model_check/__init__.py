@@ -1,0 +1,1 @@
+"""A person's own model, checked on a few real samples before training."""

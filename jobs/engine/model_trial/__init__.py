@@ -1,1 +1,0 @@
-"""A stranger's model, tried on a few real samples before training."""
