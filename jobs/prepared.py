@@ -128,14 +128,8 @@ def training_batches(job: Prepared, patience: Patience = NO_ASKING) -> Batches:
     """The training samples, in the plan's order, augmented."""
     spec, part = job.spec, job.dataset.train
     if isinstance(part, Images):
-        return DeviceBatches(
-            part,
-            job.dataset,
-            job.device,
-            channels_last=spec.model.channels_last,
-            seed=spec.seed,
-            augment_spec=spec.dataset.augment,
-        )
+        is_channels_last = spec.model.channels_last
+        return DeviceBatches(part, job.dataset, job.device, channels_last=is_channels_last, seed=spec.seed, augment_spec=spec.dataset.augment)
     return LoaderBatches(
         part,
         job.dataset,

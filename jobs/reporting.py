@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from largebatch.jobs.data.fingerprint import write_fingerprint
 from largebatch.jobs.device import device_name, environment
 from largebatch.jobs.engine.evaluate import evaluate, evaluation_weights
 from largebatch.jobs.engine.model_state import digest
@@ -60,7 +59,7 @@ def write_facts(job: Prepared, run_dir: Path) -> None:
     """Write down what the run begins with: spec, plan, data, machine."""
     run_folder.write_text(run_dir / run_folder.SPEC, job.spec.model_dump_json(indent=2) + "\n")
     run_folder.write_text(run_dir / run_folder.PLAN, json.dumps(job.plan_in_numbers(), indent=2) + "\n")
-    write_fingerprint(run_dir, job.fingerprint)
+    run_folder.write_text(run_dir / run_folder.DATA, job.fingerprint.model_dump_json() + "\n")
     run_folder.write_text(run_dir / run_folder.ENVIRONMENT, json.dumps(environment(job.device), indent=2) + "\n")
 
 

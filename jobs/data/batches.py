@@ -3,6 +3,7 @@
 What `read(slice)` returns depends on (seed, slice) alone.
 """
 
+from dataclasses import KW_ONLY, InitVar, dataclass
 from typing import Protocol
 
 import torch
@@ -23,6 +24,7 @@ class Batches(Protocol):
         ...
 
 
+@dataclass(eq=False)
 class DeviceBatches:
     """A set that lies on the device whole (or in host memory if it does not fit): select, augment, normalise.
 
@@ -30,40 +32,37 @@ class DeviceBatches:
         augment_spec: None for evaluation: samples in the file's order, unchanged.
     """
 
-    def __init__(
-        self,
-        part: Images,
-        dataset: Dataset,
-        device: torch.device,
-        *,
-        channels_last: bool,
-        seed: int = 0,
-        augment_spec: AugmentSpec | None = None,
-    ) -> None:
-        self._home = device if fits_on(device, part.num_bytes) else torch.device("cpu")
+    part: InitVar[Images]
+    dataset: InitVar[Dataset]
+    device: torch.device
+    _: KW_ONLY
+    channels_last: bool
+    seed: int = 0
+    augment_spec: AugmentSpec | None = None
+
+    def __post_init__(self, part: Images, dataset: Dataset) -> None:
+        self._home = self.device if fits_on(self.device, part.num_bytes) else torch.device("cpu")
         self._inputs, self._labels = part.inputs.to(self._home), part.labels.to(self._home)
-        self._device, self._channels_last = device, channels_last
-        self._seed, self._augment = seed, augment_spec
-        self._epoch, self._order, self._ordered_labels = -1, torch.empty(0, dtype=torch.int64), self._labels
-        self._normalise = normalisation_of(dataset, device)
+        self._normalise = normalisation_of(dataset, self.device)
+        self._epoch = -1
 
     def read(self, samples: Slice) -> tuple[Tensor, Tensor]:
         """See `Batches`."""
-        if self._augment is None:
+        if self.augment_spec is None:
             inputs, labels = self._inputs[samples.start : samples.stop], self._labels[samples.start : samples.stop]
             inputs = inputs if self._normalise else inputs.clone()
         else:
             self._begin_epoch(samples.epoch)
             indices, labels = self._order[samples.start : samples.stop], self._ordered_labels[samples.start : samples.stop]
             inputs = self._inputs.index_select(0, indices)
-            if augments(self._augment):
-                inputs = augment(inputs, indices, samples.epoch, self._seed, self._augment)
-        inputs, labels = inputs.to(self._device, non_blocking=True), labels.to(self._device, non_blocking=True)
-        return ready_for_model(inputs, self._normalise, self._channels_last), labels
+            if augments(self.augment_spec):
+                inputs = augment(inputs, indices, samples.epoch, self.seed, self.augment_spec)
+        inputs, labels = inputs.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+        return ready_for_model(inputs, self._normalise, self.channels_last), labels
 
     def _begin_epoch(self, epoch: int) -> None:
         if epoch != self._epoch:
-            self._order = sample_order(self._seed, epoch, len(self._labels)).to(self._home)
+            self._order = sample_order(self.seed, epoch, len(self._labels)).to(self._home)
             self._ordered_labels = self._labels.index_select(0, self._order)
             self._epoch = epoch
 

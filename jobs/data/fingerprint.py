@@ -22,7 +22,7 @@ from largebatch.jobs.data.dataset import Dataset, Images
 from largebatch.jobs.data.keyed_random import key, own_draws, uniform
 from largebatch.jobs.data.loaders import SeededSamples
 from largebatch.jobs.errors import LargebatchError
-from largebatch.jobs.run.run_folder import DATA, write_text
+from largebatch.jobs.run.run_folder import DATA
 
 HELD_POSITIONS, READ_POSITIONS = 64, 8
 """Samples that are looked at one by one: of a part held in memory, and of one that is read sample by sample."""
@@ -84,19 +84,19 @@ class DatasetFingerprint(Fingerprint):
 def fingerprint(dataset: Dataset, most_held_numbers: int = MOST_HELD_NUMBERS) -> DatasetFingerprint:
     """The fingerprint of the data that this process has. Raises: DataError for a sample that cannot be read."""
     with own_draws():
-        train, test = (
-            _part_in_memory(part, most_held_numbers) if isinstance(part, Images) else _part_read_singly(part, dataset)
-            for part in (dataset.train, dataset.test)
-        )
+        train, test = (_fingerprint_part(part, dataset, most_held_numbers) for part in (dataset.train, dataset.test))
     return DatasetFingerprint(num_classes=dataset.num_classes, train=train, test=test)
 
 
-def _part_in_memory(part: Images, most_numbers: int) -> PartFingerprint:
+def _fingerprint_part(part: Any, dataset: Dataset, most_held_numbers: int) -> PartFingerprint:
+    if not isinstance(part, Images):
+        samples = tuple(fingerprint_sample(part, dataset, index) for index in _positions(len(part), READ_POSITIONS))
+        return PartFingerprint(num_samples=len(part), samples=samples)
     sample_size = math.prod(part.inputs.shape[1:])
     chosen = _positions(len(part), max(min(HELD_POSITIONS, MOST_NUMBERS // max(sample_size, 1)), READ_POSITIONS))
     samples = _samples(chosen, part.inputs[chosen], part.labels[chosen].tolist())
     digest = hashlib.blake2b(part.labels.detach().cpu().contiguous().numpy().tobytes(), digest_size=16).hexdigest()
-    sketch = _sketch_of_all(part.inputs) if sample_size * len(part) <= most_numbers else None
+    sketch = _sketch_of_all(part.inputs) if sample_size * len(part) <= most_held_numbers else None
     return PartFingerprint(num_samples=len(part), samples=samples, labels_digest=digest, sketch=sketch)
 
 
@@ -108,13 +108,6 @@ def _sketch_of_all(inputs: Tensor) -> Sketch:
         squares += float(numbers.reshape(-1) @ numbers.reshape(-1))
         total += float(sample_weights[start : start + rows] @ (numbers @ _weights(numbers.shape[1])))
     return Sketch(length=math.sqrt(squares), projection=total)
-
-
-def _part_read_singly(part: Any, dataset: Dataset) -> PartFingerprint:
-    num_samples = len(part)
-    return PartFingerprint(
-        num_samples=num_samples, samples=tuple(fingerprint_sample(part, dataset, index) for index in _positions(num_samples, READ_POSITIONS))
-    )
 
 
 def fingerprint_sample(part: Any, dataset: Dataset, index: int) -> SampleFingerprint:
@@ -154,11 +147,6 @@ def _positions(num_samples: int, number: int) -> list[int]:
     if num_samples <= number:
         return list(range(num_samples))
     return sorted({int(fraction * num_samples) for fraction in uniform(key("positions"), torch.arange(number)).tolist()})
-
-
-def write_fingerprint(run_dir: Path, taken: DatasetFingerprint) -> None:
-    """Keep a fingerprint beside the run's spec. Raises: StorageError."""
-    write_text(run_dir / DATA, taken.model_dump_json() + "\n")
 
 
 def read_fingerprint(run_dir: Path) -> DatasetFingerprint | None:

@@ -1,6 +1,7 @@
 """Reads micro-batches of sets that give their samples one by one, ahead of need, by torch's DataLoader."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from largebatch.jobs.data.batches import DeviceBatches, normalisation_of, ready_for_model
 from largebatch.jobs.data.dataset import Dataset, Images
 from largebatch.jobs.data.keyed_random import key, sample_order, seed_all_draws
-from largebatch.jobs.data.reading import NO_ASKING, Patience, read_ahead, shared
+from largebatch.jobs.data.reading import NO_ASKING, Patience, ReadingProcesses, leave_the_terminal_to_the_trainer, shared
 from largebatch.jobs.data.samples import SampleForm, read_sample, refuse_other_form
 from largebatch.jobs.errors import LargebatchError
 from largebatch.jobs.plan.step_plan import Slice
@@ -20,6 +21,7 @@ Stream = Callable[[int], Iterator[Slice]]
 """From an epoch to what one rank reads from its beginning on; slices may be empty, and never end."""
 
 
+@dataclass(eq=False)
 class LoaderBatches:
     """A set that is read sample by sample, ahead of need, by torch's DataLoader.
 
@@ -31,28 +33,23 @@ class LoaderBatches:
         patience: whether a wait for samples should stop, and whom it notifies.
     """
 
-    def __init__(
-        self,
-        part: Any,
-        dataset: Dataset,
-        device: torch.device,
-        *,
-        num_workers: int,
-        stream: Stream,
-        channels_last: bool,
-        seed: int = 0,
-        shuffles: bool = True,
-        patience: Patience = NO_ASKING,
-    ) -> None:
-        self._part, self._dataset, self._device = part, dataset, device
-        self._num_workers, self._stream = num_workers, stream
-        self._channels_last, self._seed, self._shuffles = channels_last, seed, shuffles
-        self._normalise = normalisation_of(dataset, device)
-        self._patience = patience
-        self._expected: Iterator[Slice] = iter(())
+    part: Any
+    dataset: Dataset
+    device: torch.device
+    _: KW_ONLY
+    num_workers: int
+    stream: Stream
+    channels_last: bool
+    seed: int = 0
+    shuffles: bool = True
+    patience: Patience = NO_ASKING
+
+    def __post_init__(self) -> None:
+        self._normalise = normalisation_of(self.dataset, self.device)
         self._next = Slice(-1, 0, 0)
+        self._expected: Iterator[Slice] = iter(())
         self._chunks: Iterator[Any] = iter(())
-        self._inputs, self._labels = torch.empty(0), torch.empty(0, dtype=torch.int64)
+        self._inputs = self._labels = torch.empty(0, dtype=torch.int64)
 
     def read(self, samples: Slice) -> tuple[Tensor, Tensor]:
         """See `Batches`. Raises: DataError for a sample that cannot be read; FaultError where reading processes fail."""
@@ -71,23 +68,25 @@ class LoaderBatches:
         self._next = Slice(samples.epoch, samples.stop, self._next.stop)
         while not self._next.size:
             self._next = next(self._expected)
-        own_inputs, own_labels = (tensor.to(self._device, non_blocking=True) for tensor in (all_inputs[: samples.size], all_labels[: samples.size]))
-        return ready_for_model(own_inputs, self._normalise, self._channels_last), own_labels
+        own_inputs, own_labels = (tensor.to(self.device, non_blocking=True) for tensor in (all_inputs[: samples.size], all_labels[: samples.size]))
+        return ready_for_model(own_inputs, self._normalise, self.channels_last), own_labels
 
     def _start_at(self, samples: Slice) -> None:
         self._chunks = iter(())  # processes of before end before others begin
-        self._chunks = read_ahead(
-            SeededSamples(self._part, self._dataset, self._seed),
-            _Order(self._seed, samples, len(self._part), self._stream, self._shuffles),
-            _collate,
-            chunk=CHUNK,
-            num_workers=self._num_workers,
-            is_pinned=self._device.type == "cuda",
-            patience=self._patience,
+        loader: Any = torch.utils.data.DataLoader(
+            SeededSamples(self.part, self.dataset, self.seed),
+            batch_size=CHUNK,
+            sampler=_order(self.seed if self.shuffles else None, len(self.part), slices_from(self.stream, samples)),
+            num_workers=self.num_workers,
+            collate_fn=_collate,
+            worker_init_fn=leave_the_terminal_to_the_trainer,
+            pin_memory=self.device.type == "cuda",
+            timeout=self.patience.look_every_s if self.num_workers else 0,
         )
-        self._expected = slices_from(self._stream, samples)
+        self._chunks = ReadingProcesses(loader, self.patience) if self.num_workers else iter(loader)
+        self._expected = slices_from(self.stream, samples)
         self._next = next(self._expected)
-        self._inputs, self._labels = torch.empty(0), torch.empty(0, dtype=torch.int64)
+        self._inputs = self._labels = torch.empty(0, dtype=torch.int64)
 
 
 def first_samples(part: Any, dataset: Dataset, num_samples: int, device: torch.device, channels_last: bool) -> tuple[Tensor, Tensor]:
@@ -116,19 +115,13 @@ def slices_from(stream: Stream, first: Slice) -> Iterator[Slice]:
             yield share
 
 
-class _Order(torch.utils.data.Sampler[tuple[int, int]]):
-    """(epoch, sample index), from a place in the stream on, for ever."""
-
-    def __init__(self, seed: int, first: Slice, num_samples: int, stream: Stream, shuffles: bool) -> None:
-        self._seed, self._first, self._num_samples = seed, first, num_samples
-        self._stream, self._shuffles = stream, shuffles
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        epoch, order = -1, list(range(self._num_samples))
-        for share in slices_from(self._stream, self._first):
-            if self._shuffles and share.epoch != epoch:
-                epoch, order = share.epoch, sample_order(self._seed, share.epoch, self._num_samples).tolist()
-            yield from ((share.epoch, index) for index in order[share.start : share.stop])
+def _order(seed: int | None, num_samples: int, shares: Iterator[Slice]) -> Iterator[tuple[int, int]]:
+    """(epoch, sample index) of all samples of the shares, in the order that the seed draws for an epoch, or in the part's own."""
+    epoch, order = -1, list(range(num_samples))
+    for share in shares:
+        if seed is not None and share.epoch != epoch:
+            epoch, order = share.epoch, sample_order(seed, share.epoch, num_samples).tolist()
+        yield from ((share.epoch, index) for index in order[share.start : share.stop])
 
 
 class SeededSamples(torch.utils.data.Dataset[Any]):

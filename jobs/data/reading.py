@@ -46,28 +46,6 @@ NO_ASKING = Patience()
 """The patience of waits that nobody may end but by an exception."""
 
 
-def read_ahead(
-    samples: Any, sampler: Any, collate: Callable[[list[Any]], Any], *, chunk: int, num_workers: int, is_pinned: bool, patience: Patience
-) -> Iterator[Any]:
-    """Chunks of samples in the sampler's order, read by so many processes, or by this one.
-
-    Args:
-        samples, sampler, collate: as for torch's DataLoader.
-        is_pinned: whether chunks come in memory that a GPU reads from directly.
-    """
-    loader: Any = torch.utils.data.DataLoader(
-        samples,
-        batch_size=chunk,
-        sampler=sampler,
-        num_workers=num_workers,
-        collate_fn=collate,
-        worker_init_fn=_leave_the_terminal_to_the_trainer,
-        pin_memory=is_pinned,
-        timeout=patience.look_every_s if num_workers else 0,
-    )
-    return ReadingProcesses(loader, patience) if num_workers else iter(loader)
-
-
 class ReadingProcesses(Iterator[Any]):
     """Iterates over the chunks that a loader's processes read, until nothing refers to this any more.
 
@@ -179,7 +157,7 @@ def _own_handler_of_ended_children() -> Iterator[None]:
             signal.signal(signal.SIGCHLD, handler)
 
 
-def _leave_the_terminal_to_the_trainer(number: int) -> None:
+def leave_the_terminal_to_the_trainer(number: int) -> None:
     """A terminal's Ctrl-C, and its end, reach every process; those that read must outlive them, for the step that is finished needs them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)

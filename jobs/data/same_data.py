@@ -2,17 +2,10 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from largebatch.jobs.data.dataset import Dataset, Images
-from largebatch.jobs.data.fingerprint import (
-    DatasetFingerprint,
-    PartFingerprint,
-    SampleFingerprint,
-    Sketch,
-    fingerprint_sample,
-    read_fingerprint,
-)
+from largebatch.jobs.data.fingerprint import DatasetFingerprint, PartFingerprint, SampleFingerprint, Sketch, fingerprint_sample, read_fingerprint
 from largebatch.jobs.data.keyed_random import own_draws
 from largebatch.jobs.errors import DataError
 
@@ -79,24 +72,9 @@ def difference_between_runs(taken: DatasetFingerprint, other: DatasetFingerprint
 
     Inputs of a part that was read sample by sample say nothing here: augmentation may differ, and nobody can read them again.
     """
-    read = frozenset(("inputs", name) for name, part in taken.parts if part.labels_digest is None)
-    change = difference(taken, other, read)
-    return None if change is None else change.between(*(f"in {name}" for name in names))
-
-
-def difference(taken: DatasetFingerprint, other: DatasetFingerprint, leave_out: frozenset[tuple[str, str]] = frozenset()) -> Difference | None:
-    """The first difference, the graver kinds first; None if there is none.
-
-    Args: leave_out: kinds and parts, such as ("inputs", "training"), that are not looked at.
-    """
-    if taken.num_classes != other.num_classes:
-        return Difference(f"{taken.num_classes} classes {{first}}, {other.num_classes} {{second}}")
-    for kind, differs in (("length", _length_difference), ("labels", _label_difference), ("inputs", _input_difference)):
-        for (name, part), (_, other_part) in zip(taken.parts, other.parts, strict=True):
-            first = None if (kind, name) in leave_out else differs(name, part, other_part)
-            if first is not None:
-                return first
-    return None
+    read_singly = {name for name, part in taken.parts if part.labels_digest is None}
+    told = (change for change in differences(taken, other) if not (change.kind == "inputs" and change.part in read_singly))
+    return next((change.between(*(f"in {name}" for name in names)) for change in told), None)
 
 
 def confirmed_difference(dataset: Dataset, taken: DatasetFingerprint, other: DatasetFingerprint) -> Difference | None:
@@ -104,19 +82,27 @@ def confirmed_difference(dataset: Dataset, taken: DatasetFingerprint, other: Dat
 
     Args: dataset: of which `taken` was taken; a sample that differs is read again. Raises: DataError for one that cannot be.
     """
-    left_out: frozenset[tuple[str, str]] = frozenset()
-    while (first := difference(taken, other, left_out)) is not None:
-        part = dataset.train if first.part == "training" else dataset.test
-        if first.sample is None or isinstance(part, Images) or not _varies(part, dataset, first.sample, first.kind):
-            return first
-        left_out |= {(first.kind, first.part)}
-    return None
+    return next((change for change in differences(taken, other) if not _is_drawn(change, dataset)), None)
 
 
-def _varies(part: Any, dataset: Dataset, index: int, kind: str) -> bool:
+def _is_drawn(change: Difference, dataset: Dataset) -> bool:
+    """Whether the sample that differs also differs from itself, each time that it is read."""
+    part = dataset.train if change.part == "training" else dataset.test
+    if change.sample is None or isinstance(part, Images):
+        return False
     with own_draws():
-        first, *others = (fingerprint_sample(part, dataset, index) for _ in range(NUM_READINGS))
-    return any(first.label != other.label if kind == "labels" else _inputs_differ(first, other) for other in others)
+        first, *others = (fingerprint_sample(part, dataset, change.sample) for _ in range(NUM_READINGS))
+    return any(first.label != other.label if change.kind == "labels" else _inputs_differ(first, other) for other in others)
+
+
+def differences(taken: DatasetFingerprint, other: DatasetFingerprint) -> Iterator[Difference]:
+    """The first difference of each kind and part, the graver kinds first."""
+    if taken.num_classes != other.num_classes:
+        yield Difference(f"{taken.num_classes} classes {{first}}, {other.num_classes} {{second}}")
+    for first_of_kind in (_length_difference, _label_difference, _input_difference):
+        for (name, part), (_, other_part) in zip(taken.parts, other.parts, strict=True):
+            if (change := first_of_kind(name, part, other_part)) is not None:
+                yield change
 
 
 def _length_difference(name: str, part: PartFingerprint, other: PartFingerprint) -> Difference | None:

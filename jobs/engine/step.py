@@ -20,7 +20,7 @@ from largebatch.jobs.engine.out_of_memory import ran_out_of_memory, smaller_micr
 from largebatch.jobs.engine.state import TrainState
 from largebatch.jobs.errors import FaultError
 from largebatch.jobs.optim.parameter_groups import set_learning_rate
-from largebatch.jobs.plan.scaling_rules import adascale_gain
+from largebatch.jobs.plan.learning_rate import adascale_gain
 from largebatch.jobs.plan.step_plan import StepPlan
 from largebatch.jobs.plan.train_plan import TrainPlan
 from largebatch.jobs.run.records import StepRecord

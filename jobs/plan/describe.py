@@ -20,7 +20,7 @@ def plan_facts(plan: TrainPlan) -> dict[str, Any]:
         "global_batch_size": plan.global_batch_size,
         "micro_batch_size": plan.micro_batch_size,
         "gradient_accumulation_steps": plan.gradient_accumulation_steps,
-        "micro_batches_of_the_first_step": [batch.size for batch in first_split(plan)],
+        "micro_batches_of_the_first_step": _first_micro_batches(plan),
         "batch_norm_span": plan.span,
         "samples_per_epoch": plan.samples_per_epoch,
         "total_steps": plan.total_steps,
@@ -33,9 +33,9 @@ def plan_facts(plan: TrainPlan) -> dict[str, Any]:
     }
 
 
-def first_split(plan: TrainPlan) -> list[Any]:
-    """The micro-batches of the first step."""
-    return plan.next_batch(Position(0, 0)).split(plan.micro_batch_size, plan.unit)
+def _first_micro_batches(plan: TrainPlan) -> list[int]:
+    """Sizes of the micro-batches of the first step."""
+    return [batch.size for batch in plan.next_batch(Position(0, 0)).split(plan.micro_batch_size, plan.unit)]
 
 
 def learning_rate_curve(plan: TrainPlan, points: int = CURVE_POINTS) -> list[tuple[float, float]]:
@@ -60,7 +60,7 @@ class DataFacts(NamedTuple):
 def plan_lines(plan: TrainPlan, model: nn.Module, data: DataFacts, activation_bytes_per_sample: int) -> list[tuple[str, str]]:
     """(what, how and why) for a person."""
     spec = plan.spec
-    sizes = [batch.size for batch in first_split(plan)]
+    sizes = _first_micro_batches(plan)
     is_even = len(set(sizes)) == 1
     split = f"{len(sizes)} x {sizes[0]}" if is_even else f"{len(sizes) - 1} x {sizes[0]} + {sizes[-1]}"
     full, short = divmod(plan.num_train_samples, plan.global_batch_size)

@@ -30,11 +30,8 @@ def resolve_global_batch_size(spec: TrainSpec, num_train_samples: int) -> int:
     if size == "full":
         return num_train_samples
     if size > num_train_samples:
-        raise PlanError(
-            "batch.global_batch_size",
-            f"{size} is more than the {num_train_samples} samples of the training set.",
-            f'The largest is {num_train_samples}, or "full".',
-        )
+        problem = f"{size} is more than the {num_train_samples} samples of the training set."
+        raise PlanError("batch.global_batch_size", problem, f'The largest is {num_train_samples}, or "full".')
     return size
 
 
@@ -47,20 +44,16 @@ def resolve_span(spec: TrainSpec, global_batch_size: int) -> int:
         # The last group holds what is left over; take the span that leaves it fullest.
         return min(AUTO_SPANS, key=lambda candidate: -global_batch_size % candidate)
     if span > global_batch_size:
-        raise PlanError(
-            "batch_norm.span",
-            f"{span} samples cannot share statistics: a batch holds global_batch_size {global_batch_size}.",
-            f"Set batch_norm.span=auto (or global, or a divisor of {global_batch_size}), or batch.global_batch_size to a multiple of {span}.",
-        )
+        problem = f"{span} samples cannot share statistics: a batch holds global_batch_size {global_batch_size}."
+        hint = f"Set batch_norm.span=auto (or global, or a divisor of {global_batch_size}), or batch.global_batch_size to a multiple of {span}."
+        raise PlanError("batch_norm.span", problem, hint)
     if global_batch_size % span:
         divisors = [n for n in range(2, global_batch_size + 1) if global_batch_size % n == 0]
         near = sorted(divisors, key=lambda n: abs(n - span))[:2]
         below = global_batch_size // span * span
-        raise PlanError(
-            "batch_norm.span",
-            f"{span} does not divide global_batch_size {global_batch_size}: the last group of every batch would be cut short.",
-            f"Nearest spans that fit: {' or '.join(map(str, sorted(near)))}. Nearest batches: {below} or {below + span}.",
-        )
+        problem = f"{span} does not divide global_batch_size {global_batch_size}: the last group of every batch would be cut short."
+        hint = f"Nearest spans that fit: {' or '.join(map(str, sorted(near)))}. Nearest batches: {below} or {below + span}."
+        raise PlanError("batch_norm.span", problem, hint)
     return span
 
 
@@ -76,27 +69,24 @@ def make_plan(spec: TrainSpec, facts: Facts) -> TrainPlan:
     micro_batch_size = min(facts.micro_batch_size, math.ceil(groups / facts.world_size) * unit)
     if span:
         micro_batch_size = _in_whole_spans(spec, micro_batch_size, span, global_batch_size)
-    plan = TrainPlan(
-        spec=spec,
-        num_train_samples=num_samples,
-        world_size=facts.world_size,
-        global_batch_size=global_batch_size,
-        micro_batch_size=micro_batch_size,
-        span=span,
-    )
-    _refuse_impossible(plan)
+    plan = TrainPlan(spec, num_samples, facts.world_size, global_batch_size, micro_batch_size, span)
+    _refuse_schedule(plan)
+    if plan.span:
+        _refuse_single_samples(plan)
+    if plan.scale_ratio:
+        _refuse_adascale(plan)
+    if plan.total_progress <= 0:
+        raise PlanError("stop", "the budget ends before the first step.", "Give more epochs or steps.")
     return plan
 
 
 def _refuse_idle_ranks(world_size: int, global_batch_size: int, span: int | None, groups: int) -> NoReturn:
     if span is None:
         raise PlanError("--workers", f"{world_size} workers cannot share a batch of {global_batch_size} samples.", f"Use at most {groups} workers.")
-    raise PlanError(
-        "batch_norm.span",
-        f"batches of {global_batch_size} hold {groups} group{'s' if groups > 1 else ''} of {span} samples, and {world_size} workers need one each: "
-        "a group's statistics are never shared between workers.",
-        f"Set batch_norm.span to at most {global_batch_size // world_size}, or use at most {groups} worker{'s' if groups > 1 else ''}.",
-    )
+    plural = "s" if groups > 1 else ""
+    problem = f"batches of {global_batch_size} hold {groups} group{plural} of {span} samples, and {world_size} workers need one each"
+    hint = f"Set batch_norm.span to at most {global_batch_size // world_size}, or use at most {groups} worker{plural}."
+    raise PlanError("batch_norm.span", f"{problem}: a group's statistics are never shared between workers.", hint)
 
 
 def _in_whole_spans(spec: TrainSpec, micro_batch_size: int, span: int, global_batch_size: int) -> int:
@@ -106,92 +96,54 @@ def _in_whole_spans(spec: TrainSpec, micro_batch_size: int, span: int, global_ba
         return micro_batch_size // span * span
     if micro_batch_size >= global_batch_size:
         return math.ceil(micro_batch_size / span) * span
-    below, above = micro_batch_size // span * span, (micro_batch_size // span + 1) * span
-    near = f"{below} or {above}" if below else str(above)
     if spec.batch.micro_batch_size == "auto":
-        raise PlanError(
-            "batch_norm.span",
-            f"{span} samples must share statistics, and this machine holds only {micro_batch_size} at a time.",
-            f"Set batch_norm.span to at most {micro_batch_size}.",
-        )
-    raise PlanError(
-        "batch_norm.span",
-        f"{span} does not divide micro_batch_size {micro_batch_size}: some groups would be cut short.",
-        f"Nearest micro-batches that fit: {near}. Or set batch_norm.span to a divisor of {micro_batch_size}.",
-    )
-
-
-def _refuse_impossible(plan: TrainPlan) -> None:
-    _refuse_schedule(plan)
-    if plan.span:
-        _refuse_single_samples(plan)
-    if plan.scale_ratio:
-        _refuse_adascale(plan)
-    if plan.total_progress <= 0:
-        raise PlanError("stop", "the budget ends before the first step.", "Give more epochs or steps.")
+        problem = f"{span} samples must share statistics, and this machine holds only {micro_batch_size} at a time."
+        raise PlanError("batch_norm.span", problem, f"Set batch_norm.span to at most {micro_batch_size}.")
+    below = micro_batch_size // span * span
+    near = f"{below} or {below + span}" if below else str(span)
+    problem = f"{span} does not divide micro_batch_size {micro_batch_size}: some groups would be cut short."
+    hint = f"Nearest micro-batches that fit: {near}. Or set batch_norm.span to a divisor of {micro_batch_size}."
+    raise PlanError("batch_norm.span", problem, hint)
 
 
 def _refuse_schedule(plan: TrainPlan) -> None:
-    schedule = plan.spec.batch.schedule
-    sizes = [plan.global_batch_size * milestone.factor for milestone in schedule.growth]
-    if sizes and max(sizes) > plan.num_train_samples:
-        raise PlanError(
-            "batch.schedule.growth",
-            f"the batch would grow to {max(sizes):g}, more than the {plan.num_train_samples} samples of the training set.",
-            f"The largest factor is {plan.num_train_samples / plan.global_batch_size:g}.",
-        )
-    if schedule.warmup and schedule.warmup.start > plan.global_batch_size:
-        raise PlanError(
-            "batch.schedule.warmup.start",
-            f"{schedule.warmup.start} is above global_batch_size {plan.global_batch_size}.",
-            "Warm-up grows the batch; give a smaller start.",
-        )
-    for field, size in _scheduled_sizes(plan):
-        if plan.span and (size < plan.span or size % plan.span):
-            raise PlanError(
-                field,
-                f"a batch of {size:g} is not a whole number of batch-norm groups of {plan.span}.",
-                "Set batch_norm.span to a divisor of every batch of the schedule.",
-            )
+    """Look at the batches that the schedule names; between them a warm-up moves in whole groups."""
+    warmup, growth, size = plan.spec.batch.schedule.warmup, plan.spec.batch.schedule.growth, plan.global_batch_size
+    grown = [("batch.schedule.growth", size * milestone.factor) for milestone in growth]
+    for field, grown_size in grown:
+        if grown_size > plan.num_train_samples:
+            problem = f"the batch would grow to {grown_size:g}, more than the {plan.num_train_samples} samples of the training set."
+            raise PlanError(field, problem, f"The largest factor is {plan.num_train_samples / size:g}.")
+    started = [("batch.schedule.warmup.start", warmup.start)] if warmup else []
+    if warmup and warmup.start > size:
+        problem = f"{warmup.start} is above global_batch_size {size}."
+        raise PlanError("batch.schedule.warmup.start", problem, "Warm-up grows the batch; give a smaller start.")
+    for field, scheduled_size in (*started, *grown):
+        if plan.span and (scheduled_size < plan.span or scheduled_size % plan.span):
+            problem = f"a batch of {scheduled_size:g} is not a whole number of batch-norm groups of {plan.span}."
+            raise PlanError(field, problem, "Set batch_norm.span to a divisor of every batch of the schedule.")
 
 
 def _refuse_single_samples(plan: TrainPlan) -> None:
     """Raise PlanError where a batch-norm group would be a single sample, which has no variance."""
     if (plan.global_batch_size % plan.unit or plan.unit) == 1:
-        raise PlanError(
-            "batch.global_batch_size",
-            f"a batch of {plan.global_batch_size} leaves batch-norm a group of a single sample, which has no variance.",
-            f"Set batch.global_batch_size to at least {plan.global_batch_size + 1}, or use a model without batch-norm.",
-        )
+        problem = f"a batch of {plan.global_batch_size} leaves batch-norm a group of a single sample, which has no variance."
+        hint = f"Set batch.global_batch_size to at least {plan.global_batch_size + 1}, or use a model without batch-norm."
+        raise PlanError("batch.global_batch_size", problem, hint)
     if _shortest_group(plan) == 1:
-        raise PlanError(
-            "batch.last",
-            "the last batch-norm group of an epoch would hold a single sample, which has no variance.",
-            "Set batch.last to drop, or change global_batch_size by one.",
-        )
+        problem = "the last batch-norm group of an epoch would hold a single sample, which has no variance."
+        raise PlanError("batch.last", problem, "Set batch.last to drop, or change global_batch_size by one.")
 
 
 def _refuse_adascale(plan: TrainPlan) -> None:
     if plan.scale_ratio < 1:
-        raise PlanError(
-            "learning_rate.base_global_batch_size",
-            f"AdaScale scales up from the base batch, and {plan.base_global_batch_size} is above {plan.global_batch_size}.",
-        )
+        problem = f"AdaScale scales up from the base batch, and {plan.base_global_batch_size} is above {plan.global_batch_size}."
+        raise PlanError("learning_rate.base_global_batch_size", problem)
     if plan.global_batch_size <= plan.unit:
-        raise PlanError(
-            "learning_rate.scaling",
-            "AdaScale measures the gradient's variance between micro-batches, and this batch cannot be split in two.",
-            "Use a larger batch, or a batch_norm.span of at most half of it.",
-        )
+        problem = "AdaScale measures the gradient's variance between micro-batches, and this batch cannot be split in two."
+        raise PlanError("learning_rate.scaling", problem, "Use a larger batch, or a batch_norm.span of at most half of it.")
     if plan.has_batch_schedule:
         raise PlanError("batch.schedule", "AdaScale adapts to one batch; it cannot follow a changing one.", "Use one of the two.")
-
-
-def _scheduled_sizes(plan: TrainPlan) -> list[tuple[str, float]]:
-    """The batches that the schedule names, with their fields; between them a warm-up moves in whole groups."""
-    schedule = plan.spec.batch.schedule
-    grown = [("batch.schedule.growth", plan.global_batch_size * milestone.factor) for milestone in schedule.growth]
-    return [*([("batch.schedule.warmup.start", schedule.warmup.start)] if schedule.warmup else []), *grown]
 
 
 def _shortest_group(plan: TrainPlan) -> int:

@@ -9,9 +9,9 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 
-from largebatch.jobs.plan.scaling_rules import ScaledRate, scale
-from largebatch.jobs.plan.schedules import learning_rate_fraction
+from largebatch.jobs.plan.learning_rate import ScaledRate, learning_rate_fraction, scale
 from largebatch.jobs.plan.step_plan import Position, Slice, StepPlan
 from largebatch.jobs.spec.train_spec import TrainSpec
 
@@ -55,7 +55,7 @@ class TrainPlan:
             advance=float(samples.size),
             gain=None,
             is_local=is_local,
-            measures_noise=self._measures_noise(number) and not is_local,
+            measures_noise=self.noise_every_steps > 0 and number % self.noise_every_steps == 0 and not is_local,
             evaluates=self._evaluates_between(position.samples_seen, position.samples_seen + samples.size),
             saves=every is not None and number % every == 0,
         )
@@ -96,10 +96,12 @@ class TrainPlan:
 
     def shares_from(self, epoch: int, rank: int) -> Iterator[Slice]:
         """What `rank` works on from the beginning of `epoch`, step by step, for ever."""
-        position = Position(epoch, 0)
+        return (batch.share(rank, self.world_size, self.unit) for batch in self._batches_from(Position(epoch, 0)))
+
+    def _batches_from(self, position: Position) -> Iterator[Slice]:
         while True:
             batch = self.next_batch(position)
-            yield batch.share(rank, self.world_size, self.unit)
+            yield batch
             position = Position(batch.epoch, batch.stop)
 
     def num_micro_batches(self, micro_batch_size: int) -> int:
@@ -123,14 +125,11 @@ class TrainPlan:
 
     def batches(self) -> Iterator[Slice]:
         """The samples of every step from the first to the last of the budget, AdaScale's gain left out."""
-        position, epochs, steps = Position(0, 0), self.spec.stop.epochs, self.spec.stop.steps
-        step = 0
-        while steps is None or step < steps:
-            batch = self.next_batch(position)
+        epochs = self.spec.stop.epochs
+        for batch in islice(self._batches_from(Position(0, 0)), self.spec.stop.steps):
             if epochs is not None and batch.epoch + batch.start / self.num_train_samples >= epochs - 1e-9:
                 return
             yield batch
-            position, step = Position(batch.epoch, batch.stop), step + 1
 
     def kinds_of_batch(self) -> list[Slice]:
         """A step of every size that the budget has, in the order in which they come."""
@@ -184,14 +183,11 @@ class TrainPlan:
     @cached_property
     def total_progress(self) -> float:
         """Where the schedules end, in samples. Under AdaScale, steps of the budget are steps at the base batch."""
-        if self.scale_ratio and self.spec.stop.steps is not None:
-            at_base = float(self.spec.stop.steps * self.base_global_batch_size)
-            if self.spec.stop.epochs is None:
-                return at_base
-            return min(at_base, self.spec.stop.epochs * self.num_train_samples)
-        if self.scale_ratio and self.spec.stop.epochs is not None:
-            return self.spec.stop.epochs * self.num_train_samples
-        return float(self._totals[1])
+        if not self.scale_ratio:
+            return float(self._totals[1])
+        epochs, steps = self.spec.stop.epochs, self.spec.stop.steps
+        by_steps = math.inf if steps is None else float(steps * self.base_global_batch_size)
+        return by_steps if epochs is None else min(by_steps, epochs * self.num_train_samples)
 
     @cached_property
     def has_batch_schedule(self) -> bool:
@@ -221,14 +217,8 @@ class TrainPlan:
     def learning_rate(self, progress: float) -> float:
         """The learning rate at `progress` samples (half-way through a step's own samples)."""
         peak, warmup_epochs, _ = self.scaled_rate
-        fraction = learning_rate_fraction(
-            self.spec.learning_rate,
-            progress,
-            total=self.total_progress,
-            warmup=warmup_epochs * self.samples_per_epoch,
-            epoch=self.samples_per_epoch,
-        )
-        return peak * fraction
+        epoch = self.samples_per_epoch
+        return peak * learning_rate_fraction(self.spec.learning_rate, progress, total=self.total_progress, warmup=warmup_epochs * epoch, epoch=epoch)
 
     # ---- what happens along the way -----------------------------------------------------------
 
@@ -249,9 +239,6 @@ class TrainPlan:
         if every_steps == "auto":
             return 1 if self.global_batch_size > self.micro_batch_size else USUAL_NOISE_EVERY
         return every_steps
-
-    def _measures_noise(self, number: int) -> bool:
-        return self.noise_every_steps > 0 and number % self.noise_every_steps == 0
 
     def _is_local(self, batch: Slice) -> bool:
         reduction = self.spec.reduction

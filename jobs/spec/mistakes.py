@@ -29,15 +29,10 @@ OTHER_WORDS = {
     **{name: f"the option --{name.replace('_', '-')}" for name in ("workers", "device", "data_dir", "output_dir", "resume", "address")},
 }
 """What other programs call a field, too unlike our name to be recognised by its letters."""
-MAIN_KEYS = {
-    "dataset": "name",
-    "model": "name",
-    "batch": "global_batch_size",
-    "optimizer": "name",
-    "learning_rate": "base",
-    "stop": "epochs",
-}
+MAIN_KEYS = {"dataset": "name", "model": "name", "batch": "global_batch_size", "optimizer": "name", "learning_rate": "base", "stop": "epochs"}
 """What a person means who gives one value in place of a section."""
+BRANCH = re.compile(r"(int|float|str|bool|none)$|constrained-|.*\[")
+"""What pydantic calls a branch of a union of plain types."""
 
 
 def nearest(word: str, known: Iterable[str], listed: Iterable[str] = ()) -> str:
@@ -63,7 +58,7 @@ def first_mistake(error: pydantic.ValidationError, root: type[Spec]) -> SpecErro
     first = (unknown or mistakes)[0]
     if first in unread:
         return _not_read(first, unread, root)
-    path = _path_of(first["loc"], root) or [str(part) for part in first["loc"]]
+    path = _followed(first["loc"], root)[0] or tuple(map(str, first["loc"]))
     field = ".".join(path)
     if first["type"] == "extra_forbidden":
         return SpecError(field, "is not a known key.", _meant(path, root))
@@ -71,7 +66,7 @@ def first_mistake(error: pydantic.ValidationError, root: type[Spec]) -> SpecErro
         return SpecError(field, "is missing.", _doc(path, root))
     if first["type"] == "value_error":
         return SpecError(field or "spec", f"{first['ctx']['error']}.")
-    same_field = [mistake for mistake in mistakes if _path_of(mistake["loc"], root) == path]
+    same_field = [mistake for mistake in mistakes if _followed(mistake["loc"], root)[0] == path]
     wanted = " or ".join(dict.fromkeys(_wanted(mistake) for mistake in same_field))
     return SpecError(field, f"must be {wanted}, not {_shown(first['input'])}.", _hint(path, first, root))
 
@@ -89,15 +84,15 @@ def _of_the_name(mistake: Any) -> Any:
 
 def _is_read_by_another(mistake: Any, root: type[Spec]) -> bool:
     """Whether an unknown key is known to another model of the same union, such as another optimizer."""
-    return mistake["type"] == "extra_forbidden" and mistake["loc"][-1] in _keys_at(_path_of(mistake["loc"], root)[:-1], root)
+    return mistake["type"] == "extra_forbidden" and mistake["loc"][-1] in _keys_at(_followed(mistake["loc"], root)[0][:-1], root)
 
 
 def _not_read(mistake: Any, unread: Sequence[Any], root: type[Spec]) -> SpecError:
     section, name = mistake["loc"][:-1], mistake["loc"][-2]
     options = sorted(str(other["loc"][-1]) for other in unread if other["loc"][:-1] == section)
-    (model,) = _models_at(section, root)
+    path, (model,) = _followed(section, root)
     known = ", ".join(sorted(model.model_fields.keys() - {"name"}))
-    return SpecError(".".join(_path_of(section, root)), f"{name} does not read {', '.join(options)}; it reads {known}.")
+    return SpecError(".".join(path), f"{name} does not read {', '.join(options)}; it reads {known}.")
 
 
 def _meant(path: Sequence[str], root: type[Spec]) -> str:
@@ -122,8 +117,8 @@ def _meant(path: Sequence[str], root: type[Spec]) -> str:
 
 def _dotted(model: type[Spec], parents: str = "") -> Iterator[str]:
     """The dotted names of all fields that hold a value."""
-    for name in model.model_fields:
-        inner = _models_in((model,), name)
+    for name, field in model.model_fields.items():
+        inner = _models_in(field.annotation)
         if not inner:
             yield parents + name
         for branch in inner:
@@ -133,7 +128,7 @@ def _dotted(model: type[Spec], parents: str = "") -> Iterator[str]:
 def _hint(path: Sequence[str], mistake: Any, root: type[Spec]) -> str:
     """The nearest thing that works, or what the field means."""
     value = mistake["input"]
-    if _is_percent(path, value):
+    if path[-1] == "target_accuracy" and isinstance(value, int | float) and 1 < value <= 100:
         return f"Write {value / 100:g} for {value} %."
     if mistake["type"] == "literal_error" and isinstance(value, str):
         names = re.findall(r"'([^']*)'", mistake["ctx"]["expected"])
@@ -150,13 +145,8 @@ def _hint(path: Sequence[str], mistake: Any, root: type[Spec]) -> str:
     return _doc(path, root)
 
 
-def _is_percent(path: Sequence[str], value: object) -> bool:
-    return path[-1] == "target_accuracy" and isinstance(value, (int, float)) and 1 < value <= 100
-
-
 def _wanted(mistake: Any) -> str:
     context = mistake.get("ctx", {})
-    kind = mistake["type"]
     phrases = {
         "int_type": "a whole number",
         "int_from_float": "a whole number",
@@ -176,7 +166,7 @@ def _wanted(mistake: Any) -> str:
         "finite_number": "a finite number",
         "invalid-json-value": "plain data: text, a number, true or false, a list or a mapping",
     }
-    return phrases.get(kind, str(mistake["msg"]))
+    return phrases.get(mistake["type"], str(mistake["msg"]))
 
 
 def _shown(value: object) -> str:
@@ -187,58 +177,37 @@ def _shown(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _path_of(location: Sequence[int | str], root: type[Spec]) -> tuple[str, ...]:
-    """The keys of a mistake's place, without pydantic's names for the branches of a union."""
+def _followed(location: Sequence[int | str], root: type[Spec]) -> tuple[tuple[str, ...], tuple[type[Spec], ...]]:
+    """Where a location of pydantic's leads.
+
+    Returns: its keys, without pydantic's names for the branches of a union; and the part of the spec that they lead to: several models, told
+    apart by `name`, where it is a union. Places of a list and keys of a mapping lead no deeper.
+    """
     path: list[str] = []
-    models: Models = (root,)
-    for part in location:
-        if not _is_branch(part, models):
-            path.append(str(part))
-        models = _models_in(models, str(part))
-    return tuple(path)
+    models: tuple[type[Spec], ...] = (root,)
+    for part in map(str, location):
+        annotations = [model.model_fields[part].annotation for model in models if part in model.model_fields]
+        named = tuple(model for model in models if len(models) > 1 and part in get_args(model.model_fields["name"].annotation))
+        if annotations:
+            models = tuple(inner for annotation in annotations for inner in _models_in(annotation))
+        elif named:
+            models = named
+        if annotations or not (named or BRANCH.match(part)):
+            path.append(part)
+    return tuple(path), models
 
 
-Models = tuple[type[Spec], ...]
-"""The part of the spec that a key leads to; several, told apart by `name`, where it is a union of models."""
-
-
-def _is_branch(part: int | str, models: Models) -> bool:
-    if isinstance(part, int) or any(part in model.model_fields for model in models):
-        return False
-    return part in {"int", "float", "str", "bool", "none"} or "[" in part or part.startswith("constrained-") or bool(_named(models, part))
-
-
-def _named(models: Models, name: str) -> Models:
-    """The one of several models that bears a name."""
-    return tuple(model for model in models if len(models) > 1 and name in get_args(model.model_fields["name"].annotation))
-
-
-def _models_in(models: Models, part: str) -> Models:
-    """Where a key leads; places of a list and keys of a mapping lead no deeper, the name of a model to that one."""
-    fields = [model.model_fields[part] for model in models if part in model.model_fields]
-    if not fields:
-        return _named(models, part) or models
-    pending: list[Any] = [field.annotation for field in fields]
-    inner: list[type[Spec]] = []
-    while pending:
-        annotation = pending.pop(0)
-        if isinstance(annotation, type) and issubclass(annotation, Spec):
-            inner.append(annotation)
-        pending.extend(get_args(annotation))
-    return tuple(inner)
-
-
-def _models_at(path: Sequence[int | str], root: type[Spec]) -> Models:
-    models: Models = (root,)
-    for part in path:
-        models = _models_in(models, str(part))
-    return models
+def _models_in(annotation: Any) -> list[type[Spec]]:
+    """The parts of a spec that a field's type names."""
+    if isinstance(annotation, type) and issubclass(annotation, Spec):
+        return [annotation]
+    return [inner for argument in get_args(annotation) for inner in _models_in(argument)]
 
 
 def _keys_at(path: Sequence[str], root: type[Spec]) -> list[str]:
-    return list(dict.fromkeys(key for model in _models_at(path, root) for key in model.model_fields))
+    return list(dict.fromkeys(key for model in _followed(path, root)[1] for key in model.model_fields))
 
 
 def _doc(path: Sequence[str], root: type[Spec]) -> str:
-    fields = [model.model_fields[path[-1]] for model in _models_at(path[:-1], root) if path[-1] in model.model_fields]
+    fields = [model.model_fields[path[-1]] for model in _followed(path[:-1], root)[1] if path[-1] in model.model_fields]
     return " ".join(" ".join(dict.fromkeys(field.description or "" for field in fields)).split())

@@ -1,4 +1,7 @@
-"""Reading a spec's text: bounded in size, YAML or JSON, every key once, numbers as people write them."""
+"""Reading a spec's text: bounded in size and nesting, YAML or JSON, every key once, numbers as people write them.
+
+The limits lie far above any spec, and below what would stall or break a reader: aliases without end, texts that cannot be written.
+"""
 
 import json
 import re
@@ -6,12 +9,29 @@ import sys
 from collections.abc import Hashable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from largebatch.jobs.errors import SpecError
-from largebatch.jobs.spec.limits import HERE, LARGEST_TEXT, refuse_beyond, refuse_long, refuse_unwritable
 
 STANDARD_INPUT = "-"
+LARGEST_TEXT = 256 << 10
+"""Bytes."""
+
+
+class Limits(NamedTuple):
+    """How large a document may be."""
+
+    deepest: int = 30
+    """Levels of nesting."""
+    most_values: int = 10_000
+    largest_number: int | None = None
+    """Beyond it no number is taken; None: any is."""
+
+
+HERE = Limits()
+"""For a person at the machine."""
+OVER_THE_NETWORK = Limits(deepest=12, most_values=1 << 20, largest_number=1 << 53)
+"""For whoever asks over the network. A body's bytes limit its values already; beyond 2^53 JSON's readers differ."""
 
 
 def read_document(path: Path) -> dict[str, Any]:
@@ -82,14 +102,7 @@ def parse_yaml(text: str, where: str) -> Any:
         place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         reason = getattr(error, "problem", None) or getattr(error, "reason", None) or "cannot be parsed"
         raise SpecError(where, f"is not YAML{place}: {reason}.") from error
-    except (
-        ValueError,
-        TypeError,
-        LookupError,
-        AttributeError,
-        ArithmeticError,
-        RecursionError,
-    ) as error:  # from its constructors: !!int x, 2001-99-99
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:  # its constructors': !!int x, 2001-99-99
         raise SpecError(where, f"is not YAML: {_in_words(error)}.") from error
     refuse_beyond(document, where)
     return document
@@ -144,3 +157,40 @@ def _yaml_loader() -> Any:
 
     Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping_of)
     return Loader
+
+
+def refuse_long(content: bytes, field: str) -> None:
+    """Raise SpecError for a text that is longer than any spec."""
+    if len(content) > LARGEST_TEXT:
+        raise SpecError(field, f"is longer than {LARGEST_TEXT >> 10} KiB.", "No spec is.")
+
+
+def refuse_beyond(document: Any, field: str, limits: Limits = HERE) -> None:
+    """Raise SpecError for plain data that lies beyond the limits, or holds keys or texts that no file can hold."""
+    values, count = [(document, 0)], 0
+    while values:
+        value, depth = values.pop()
+        count += 1
+        if depth > limits.deepest or count > limits.most_values:
+            problem = f"holds more than {limits.most_values} values, or some nested more than {limits.deepest} deep."
+            raise SpecError(field, problem, "No spec does.")
+        if isinstance(value, str):
+            refuse_unwritable(value, field)
+        elif isinstance(value, int | float) and limits.largest_number is not None and abs(value) > limits.largest_number:
+            raise SpecError(field, f"holds a number beyond {limits.largest_number:,}.", "No field needs that.")
+        elif isinstance(value, dict):
+            if not all(isinstance(key, str | int | float | None) for key in value):
+                raise SpecError(field, "has a key that is no text.", "Put it in quotes.")
+            values += [(part, depth + 1) for pair in value.items() for part in pair]
+        elif isinstance(value, list):
+            values += [(part, depth + 1) for part in value]
+
+
+def refuse_unwritable(text: str, field: str) -> None:
+    """Raise SpecError for a text that is not UTF-8, or holds NUL."""
+    try:
+        is_fine = b"\0" not in text.encode()
+    except UnicodeEncodeError:
+        is_fine = False
+    if not is_fine:
+        raise SpecError(field, "holds a text with characters that cannot be written.", "Leave out NUL and what is not UTF-8.")

@@ -13,10 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, SkipValidation
 
 from largebatch.jobs.errors import InputError, SpecError
 from largebatch.jobs.launch.options import read_workers
-from largebatch.jobs.spec.limits import OVER_THE_NETWORK, refuse_beyond
 from largebatch.jobs.spec.mistakes import first_mistake, nearest
 from largebatch.jobs.spec.read import build_spec, recipe_paths, refuse_unlisted_entry_points
-from largebatch.jobs.spec.text import read_document
+from largebatch.jobs.spec.text import OVER_THE_NETWORK, read_document, refuse_beyond
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.service.job import Job, Kind
 from largebatch.service.settings import Settings

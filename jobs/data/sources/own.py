@@ -1,5 +1,6 @@
 """Loads a person's own data set, two parts by one entry point; what would be read wrongly is refused by name."""
 
+import operator
 from dataclasses import replace
 from typing import Any
 
@@ -8,7 +9,6 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset, TensorDataset
 from torch.utils.data import Dataset as TorchDataset
 
-from largebatch.jobs.data.classes import is_plain, num_classes_of
 from largebatch.jobs.data.dataset import Dataset, Images, refuse_bad_labels
 from largebatch.jobs.data.samples import SampleForm, read_sample, refuse_other_form, refuse_unusual_tensor
 from largebatch.jobs.entry_points import ANYTHING, call_entry_point, described
@@ -26,7 +26,7 @@ def load_own(spec: DatasetSpec) -> Dataset:
     """The data set that a person's entry point returns. Raises: SpecError, DataError."""
     name = spec.entry_point or ""
     parts = _two_parts(name, call_entry_point(FIELD, name, spec.arguments))
-    train, test = (_held_whole(part, kind) if is_plain(part, TensorDataset) else part for part, kind in zip(parts, KINDS, strict=True))
+    train, test = (_held_whole(part, kind) if _is_tensor_dataset(part) else part for part, kind in zip(parts, KINDS, strict=True))
     if len(train) == 0 or len(test) == 0:
         raise DataError(FIELD, f"returned {len(train)} training and {len(test)} test samples; both must have some.")
     by_kind = dict(zip(KINDS, (train, test), strict=True))
@@ -34,7 +34,7 @@ def load_own(spec: DatasetSpec) -> Dataset:
     if (first.shape, first.dtype) != (other.shape, other.dtype):
         forms = " and ".join(f"{tuple(sample.shape)} {sample.dtype}" for sample in (first, other))
         raise DataError(FIELD, f"training and test samples differ in shape or type: {forms}.", "Prepare both the same way.")
-    num_classes = num_classes_of(parts[0], FIELD)
+    num_classes = _num_classes_of(parts[0])
     if num_classes is None:
         raise DataError(FIELD, "the number of classes is not known.", "Give the training set an attribute num_classes.")
     dataset = Dataset(name, train, test, num_classes, tuple(first.shape), input_dtype=first.dtype)
@@ -139,3 +139,56 @@ def _non_finite_in_words(inputs: Tensor, kind: str) -> str | None:
     if not len(numbers):
         return None
     return f"Data: {len(numbers)} of {len(inputs)} {kind} samples with NaN or infinity; the first is sample {int(numbers[0])}."
+
+
+def _num_classes_of(part: Any) -> int | None:
+    """The number of classes that a set, or the set that it is taken from, tells; None where neither does.
+
+    torch's own TensorDataset needs to say nothing: its highest label does.
+    Raises: DataError for a num_classes or classes of another kind.
+    """
+    number = _attribute(part, "num_classes")
+    if number is not None:
+        return _count(number)
+    classes = _attribute(part, "classes")
+    if classes is not None:
+        if isinstance(classes, str) or not hasattr(classes, "__len__"):
+            raise DataError(FIELD, f"classes of the training set is {_in_words(classes)}, not a list of names.", "Give it num_classes, a number.")
+        return _count(len(classes))
+    if isinstance(part, Subset):
+        return _num_classes_of(part.dataset)
+    if isinstance(part, ConcatDataset):
+        numbers = {_num_classes_of(inner) for inner in part.datasets}
+        return numbers.pop() if len(numbers) == 1 else None
+    if _is_tensor_dataset(part) and len(part.tensors) == 2 and len(part):
+        labels = part.tensors[1]
+        return None if labels.is_floating_point() or labels.is_complex() or labels.ndim != 1 else int(labels.max()) + 1
+    return None
+
+
+def _is_tensor_dataset(part: Any) -> bool:
+    """Whether a set is torch's own TensorDataset, or of a class of it that gives samples in no way of its own."""
+    ways = ("__getitem__", "__getitems__", "__len__")
+    return isinstance(part, TensorDataset) and all(getattr(type(part), way, None) is getattr(TensorDataset, way, None) for way in ways)
+
+
+def _attribute(part: Any, name: str) -> Any:
+    try:
+        return getattr(part, name, None)
+    except ANYTHING as error:  # a property, maybe
+        raise DataError(FIELD, f"{name} of the training set cannot be read: {described(error)}.", "Mend it.") from error
+
+
+def _count(number: Any) -> int:
+    try:
+        count = None if isinstance(number, bool) else operator.index(number)
+    except TypeError:
+        count = None
+    if count is None or count < 1:
+        hint = "Make it a property, or set it in __init__." if callable(number) else "Labels are 0 ... num_classes - 1."
+        raise DataError(FIELD, f"num_classes of the training set is {_in_words(number)}; it must be a whole number above 0.", hint)
+    return count
+
+
+def _in_words(value: Any) -> str:
+    return "a method" if callable(value) else repr(value)[:80]

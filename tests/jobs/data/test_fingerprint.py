@@ -11,7 +11,7 @@ from torch import Tensor
 
 from largebatch.jobs.data.dataset import Dataset, Images
 from largebatch.jobs.data.fingerprint import DatasetFingerprint, fingerprint
-from largebatch.jobs.data.same_data import confirmed_difference, difference
+from largebatch.jobs.data.same_data import confirmed_difference, differences
 from largebatch.jobs.errors import DataError
 
 NUM_TRAIN, NUM_TEST, WIDTH = 90, 30, 12
@@ -47,7 +47,7 @@ def changed(part: Images, **others: Tensor) -> Images:
 
 
 def between(first_set: Dataset, second_set: Dataset, **options: int) -> str | None:
-    first = difference(fingerprint(first_set, **options), fingerprint(second_set, **options))
+    first = next(differences(fingerprint(first_set, **options), fingerprint(second_set, **options)), None)
     return None if first is None else first.between("here", "there")
 
 
@@ -57,8 +57,8 @@ def test_the_same_data_are_the_same_also_from_a_file(dtype: torch.dtype, wrap: C
     made = dataset(wrap(samples(NUM_TRAIN, 1, dtype)), wrap(samples(NUM_TEST, 2, dtype)))
     taken = fingerprint(made)
     kept = DatasetFingerprint.model_validate_json(taken.model_dump_json())
-    assert difference(taken, kept) is None
-    assert difference(fingerprint(made), kept) is None
+    assert not [*differences(taken, kept)]
+    assert not [*differences(fingerprint(made), kept)]
 
 
 def test_what_is_not_finite_is_no_difference() -> None:
@@ -149,7 +149,7 @@ def test_a_set_too_large_to_be_looked_at_whole() -> None:
     ],
 )
 def test_form_comes_first(other: dict[str, Any], words: str, is_of_form: bool) -> None:
-    first = difference(fingerprint(dataset()), fingerprint(dataset(**other)))
+    first = next(differences(fingerprint(dataset()), fingerprint(dataset(**other))))
     assert (first.between("here", "there"), first.is_of_form) == (words, is_of_form)
 
 

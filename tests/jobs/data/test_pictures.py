@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from largebatch.jobs.data.sources.pictures import SUFFIXES, read_picture
+from largebatch.jobs.data.sources.image_folder import SUFFIXES, read_picture
 
 NOISE = np.random.default_rng(0)
 COLOURS = NOISE.integers(0, 256, (6, 4, 3)).astype(np.uint8)

@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 
 from largebatch.jobs.engine.noise_scale import GainAverages
-from largebatch.jobs.plan.scaling_rules import adascale_gain, scale
-from largebatch.jobs.plan.schedules import learning_rate_fraction
+from largebatch.jobs.plan.learning_rate import adascale_gain, learning_rate_fraction, scale
 from largebatch.jobs.spec.train_spec import LearningRateSpec
 
 

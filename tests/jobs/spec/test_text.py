@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from largebatch.jobs.errors import SpecError
-from largebatch.jobs.spec.limits import HERE, LARGEST_TEXT, OVER_THE_NETWORK, Limits, refuse_beyond
-from largebatch.jobs.spec.text import parse_yaml, read_document
+from largebatch.jobs.spec.text import HERE, LARGEST_TEXT, OVER_THE_NETWORK, Limits, parse_yaml, read_document, refuse_beyond
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from made_runs import made_folder
 from torch import Tensor
 
 from largebatch.jobs.data.dataset import Dataset, Images
-from largebatch.jobs.data.fingerprint import DatasetFingerprint, fingerprint, write_fingerprint
+from largebatch.jobs.data.fingerprint import DatasetFingerprint, fingerprint
 from largebatch.jobs.errors import DataError
 from largebatch.jobs.run import run_folder
 from largebatch.jobs.spec.read import read_spec
@@ -52,7 +52,7 @@ def sweep_of(folder: Path, *fingerprints: DatasetFingerprint | None) -> list[Pat
     run_dirs = [made_folder(folder, 100 * (number + 1)) for number in range(len(fingerprints))]
     for run_dir, one in zip(run_dirs, fingerprints, strict=True):
         if one is not None:
-            write_fingerprint(run_dir, one)
+            (run_dir / run_folder.DATA).write_text(one.model_dump_json())
     return run_dirs
 
 

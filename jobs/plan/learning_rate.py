@@ -1,4 +1,4 @@
-"""From the learning rate tuned at one batch to the one for another.
+"""The learning rate: from the one tuned at one batch to the one for another, and as a pure function of progress in samples.
 
 | rule     | peak rate              | warm-up                  | source                               |
 |----------|------------------------|--------------------------|--------------------------------------|
@@ -9,6 +9,10 @@
 | adascale | base * gain, each step | as given, at batch B0    | Johnson et al., arXiv:2007.05105     |
 
 B is the global batch size, B0 the one at which `base` was tuned.
+
+Progress counts samples, not steps, so that a schedule means the same under any batch and any batch
+schedule. A step's rate is read at the middle of its own samples: for the straight pieces of a schedule the
+sum of rate times samples over the steps is then exactly the area under the curve, however large the steps.
 """
 
 import math
@@ -61,3 +65,26 @@ def adascale_gain(variance: float, squared_norm: float, scale_ratio: float) -> f
     if denominator <= 0:
         return low
     return min(max((variance + squared_norm) / denominator, low), high)
+
+
+def learning_rate_fraction(spec: LearningRateSpec, progress: float, *, total: float, warmup: float, epoch: float) -> float:
+    """The learning rate at `progress`, as a fraction of its peak.
+
+    Args:
+        progress: samples, the middle of the step.
+        total: samples at which the decay ends.
+        warmup: samples of linear rise from 0 to 1.
+        epoch: samples in an epoch, for milestones.
+    """
+    if progress < warmup:
+        return progress / warmup
+    if spec.decay == "step":
+        return spec.decay_factor ** sum(milestone * epoch <= progress for milestone in spec.decay_milestones)
+    if spec.decay == "constant" or total <= warmup:
+        return 1.0
+    done = min((progress - warmup) / (total - warmup), 1.0)
+    if spec.decay == "cosine":
+        falling = 0.5 * (1.0 + math.cos(math.pi * done))
+    else:
+        falling = (1.0 - done) ** spec.decay_power
+    return spec.final_fraction + (1.0 - spec.final_fraction) * falling
