@@ -11,8 +11,7 @@ from pathlib import Path
 
 import torch
 
-from largebatch.tuning.measure.eigenvalue import top_eigenvalue
-from largebatch.tuning.measure.sharpness import epsilon_sharpness
+from largebatch.tuning.measure.sharpness import epsilon_sharpness, top_eigenvalue
 from largebatch.tuning.measure.solution import Solution, load_solution
 
 NUM_SAMPLES, DIMENSIONS = 2000, 100

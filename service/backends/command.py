@@ -37,8 +37,7 @@ def _shared(options: TrainOptions, job: Job, workers: str) -> TrainOptions:
 
 def prepare(job: Job, runs_dir: Path) -> None:
     """Write down what a sweep is to do, once. Raises: StorageError."""
-    from largebatch.tuning.sweep.begin import begin_sweep
-    from largebatch.tuning.sweep.ledger import SWEEP
+    from largebatch.tuning.sweep.ledger import SWEEP, begin_sweep
     from largebatch.tuning.sweep.spec import SweepSpec
 
     folder = runs_dir / job.id

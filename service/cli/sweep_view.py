@@ -12,9 +12,10 @@ from rich.text import Text
 
 from largebatch.jobs.run.records import RunSummary
 from largebatch.tuning.sweep.ledger import Ledger, Trial
-from largebatch.tuning.sweep.listener import SweepListener, TrialReport
-from largebatch.tuning.sweep.score import score
+from largebatch.tuning.sweep.search import score
 from largebatch.tuning.sweep.space import SweepGroup, group_name
+from largebatch.tuning.sweep.trials.resources import TrialReport
+from largebatch.tuning.sweep.trials.run_trials import SweepListener
 
 REFRESH_PER_S = 4
 MOST_ROWS = 24

@@ -1,7 +1,10 @@
-"""What lies between two solutions: loss and accuracy along a straight and a curved line (Keskar et al., arXiv:1609.04836)."""
+"""What lies between two solutions: loss and accuracy along a straight and a curved line (Keskar et al., arXiv:1609.04836),
+and the figure of it.
+"""
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,10 +15,21 @@ from largebatch.jobs.models.norms.ghost_batch_norm import forward_pass_of
 from largebatch.jobs.prepared import evaluation_batches, new_state
 from largebatch.jobs.tracking.params import flat
 from largebatch.tuning.measure.solution import CHUNK, Solution
-from largebatch.tuning.results.analysis.line_point import LinePoint
+from largebatch.tuning.report.charts import Chart, Series
 from largebatch.tuning.results.run_result import part_in_words
 
 LINE_POINTS = 25
+
+
+class LinePoint(NamedTuple):
+    """One place on the way from one solution to another."""
+
+    at: float
+    """0: the first; 1: the second."""
+    train_loss: float
+    train_accuracy: float
+    test_loss: float
+    test_accuracy: float
 
 
 def refuse_unlike(first: Solution, second: Solution) -> None:
@@ -86,3 +100,26 @@ def _take_statistics(solution: Solution) -> None:
     for norm, momentum in zip(solution.moving, held, strict=True):
         norm.momentum = momentum
         norm.eval()
+
+
+def line_chart(name: str, points: Sequence[LinePoint], small: str, large: str, caption: str) -> Chart:
+    """Loss and accuracy on the way from one solution to the other."""
+    at = [point.at for point in points]
+    return Chart(
+        f"line-{name}", f"Along the {name} line between two solutions", f"0: {small}; 1: {large}", "loss, and error (1 - accuracy)",
+        [Series("train loss", at, [point.train_loss for point in points]), Series("test loss", at, [point.test_loss for point in points]),
+         Series("train error", at, [1 - point.train_accuracy for point in points], dash=True, colour=0),
+         Series("test error", at, [1 - point.test_accuracy for point in points], dash=True, colour=1)],
+        caption=caption, marks=[(0.0, small), (1.0, large)],
+    )  # fmt: skip
+
+
+def line_conditions(setting: str, seeds: Sequence[int], num_samples: int) -> str:
+    """The caption of `line_chart`: what was trained where, and what is measured.
+
+    Args: setting: model, data set and device in words; seeds: of the two solutions; num_samples: training images that were looked at.
+    """
+    return (
+        f"{setting}; seeds {' and '.join(map(str, seeds))}; the first {num_samples:,} training images and the whole test set, batch-norm "
+        "statistics taken anew at each place; no clock, for nothing is timed"
+    )

@@ -8,7 +8,7 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from statistics import median
 
 import torch
@@ -91,16 +91,20 @@ def _at(spec: TrainSpec, batch: int | None) -> TrainSpec:
 
 def _measure(job: Prepared, seconds: float) -> ProfilePoint:
     state, batches = new_state(job), training_batches(job)
+
+    def take_step() -> None:
+        optimizer_step(state, job.plan, job.plan.step_at(state.progress.position), batches, lambda notice: None)
+
     warm_up(state, job.plan, job.dataset)
     if job.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(job.device)
-    optimizer_step(state, job.plan, job.plan.step_at(state.progress.position), batches, _say_nothing)  # the first one makes the optimizer's state
+    take_step()  # the first one makes the optimizer's state
     times: list[float] = []
     began = time.perf_counter()
-    for _ in _while(lambda: time.perf_counter() - began < seconds or len(times) < FEWEST_STEPS):
+    while time.perf_counter() - began < seconds or len(times) < FEWEST_STEPS:
         before = state.clock.training_s
         with state.clock.training():
-            optimizer_step(state, job.plan, job.plan.step_at(state.progress.position), batches, _say_nothing)
+            take_step()
         times.append(state.clock.training_s - before)
     size, step = job.plan.global_batch_size, median(times)
     return ProfilePoint(
@@ -112,15 +116,6 @@ def _measure(job: Prepared, seconds: float) -> ProfilePoint:
         peak_memory_bytes=_peak_memory_bytes(job.device),
         num_steps=len(times),
     )
-
-
-def _while(condition: Callable[[], bool]) -> Iterator[None]:
-    while condition():
-        yield
-
-
-def _say_nothing(text: str) -> None:
-    pass
 
 
 def _peak_memory_bytes(device: torch.device) -> int:

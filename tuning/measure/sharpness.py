@@ -1,11 +1,11 @@
-"""How sharp a minimum is: epsilon-sharpness, with what of it is only the slope that training left.
+"""How sharp a minimum is: epsilon-sharpness, with what of it is only the slope that training left, and the top eigenvalue of the Hessian.
 
 Full-space sharpness changes under re-parametrisations that change no prediction (Dinh et al., arXiv:1703.04933): compare
 solutions of one architecture and one recipe with each other, nothing else.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,14 +13,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.optimize import minimize
+from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 from torch import Tensor
 
 from largebatch.tuning.measure.solution import Solution
-from largebatch.tuning.measure.subspace import Space, Subspace, WholeSpace
+from largebatch.tuning.measure.subspace import Subspace
 
 Vector = NDArray[np.float64]
 MOSTLY_SLOPE = 0.5
 """Of a sharpness: from such a share on a person is told."""
+SIZE_ITERATIONS = 30
+"""Of power iteration, for the size of the Hessian."""
 
 
 @dataclass(frozen=True)
@@ -67,23 +70,22 @@ def epsilon_sharpness(
     Raises: InputError for a model without a gradient in evaluation mode; FaultError.
     """
     start = solution.weights
+    space = None if dimensions is None else Subspace(start, min(dimensions, len(start)), seed)
+    reach = epsilon * (start.abs() + 1) if space is None else epsilon * length * (space.seen_from(start).abs() / length + 1)
     try:
-        if dimensions is None:
-            return Sharpness(epsilon, None, *_largest_growth(solution, epsilon * (start.abs() + 1), WholeSpace(), search or BoxSearch()))
-        space = Subspace(start, min(dimensions, len(start)), seed)
-        reach = epsilon * length * (space.seen_from(start).abs() / length + 1)
-        return Sharpness(epsilon, space.dimensions, *_largest_growth(solution, reach, space, search or BoxSearch()))
+        return Sharpness(epsilon, None if space is None else space.dimensions, *_largest_growth(solution, reach, space, search or BoxSearch()))
     finally:
         solution.put(start)
 
 
-def _largest_growth(solution: Solution, box: Tensor, space: Space, search: BoxSearch) -> tuple[float, float, float]:
-    """(value, linear, curved). Args: box: how far z may go on each axis."""
+def _largest_growth(solution: Solution, box: Tensor, space: Subspace | None, search: BoxSearch) -> tuple[float, float, float]:
+    """(value, linear, curved). Args: box: how far z may go on each axis; space: None: all weights."""
     start = solution.weights
 
     def loss_at(z: Vector) -> tuple[float, Vector]:
-        loss, gradient = solution.loss_and_gradient(start + space.spread(torch.from_numpy(z).to(start)))
-        return loss, space.project(gradient).cpu().double().numpy()
+        step = torch.from_numpy(z).to(start)
+        loss, gradient = solution.loss_and_gradient(start + (step if space is None else space.spread(step)))
+        return loss, (gradient if space is None else space.project(gradient)).cpu().double().numpy()
 
     reach = box.cpu().double().numpy()
     farthest = np.zeros_like(reach)
@@ -110,6 +112,55 @@ def _largest_growth(solution: Solution, box: Tensor, space: Space, search: BoxSe
         beyond = sum(float((loss_at(part * farthest)[1] - slope) @ farthest) for part in parts) / search.midpoints
     value, linear, curved = (100 * part / (1 + loss) for part in (growth, float(reach @ np.abs(slope)), beyond))
     return value, linear, curved
+
+
+def top_eigenvalue(solution: Solution, tolerance: float = 0.01, lanczos_restarts: int = 100, power_iterations: int = 300) -> float | None:
+    """The largest eigenvalue of the Hessian of f, its curvature in the steepest direction, by Lanczos (scipy's eigsh) on Hessian-vector products.
+
+    Where Lanczos does not converge, as near a Hessian of zeros, power iteration takes over; None where that does not settle either.
+
+    Args: tolerance: relative.
+    Raises: InputError for a model that has no second derivative; FaultError.
+    """
+    weights = solution.weights
+    size = len(weights)
+
+    def times(direction: Vector) -> Vector:
+        return solution.curvature(torch.from_numpy(direction.reshape(-1)).to(weights)).cpu().double().numpy()
+
+    if size < 3:
+        columns = np.stack([times(column) for column in np.eye(size)])
+        return float(np.linalg.eigvalsh(columns)[-1])
+    start = np.random.default_rng(0).standard_normal(size)
+    operator = LinearOperator((size, size), matvec=times, dtype=np.float64)
+    try:
+        return float(eigsh(operator, k=1, which="LA", tol=tolerance, v0=start, maxiter=lanczos_restarts, return_eigenvectors=False)[0])
+    except ArpackError:
+        return top_by_power_iteration(times, start, tolerance, power_iterations)
+
+
+def top_by_power_iteration(times: Callable[[Vector], Vector], start: Vector, tolerance: float, iterations: int) -> float | None:
+    """Of H + |H|, whose eigenvalues are not below zero, the largest is H's largest plus |H|. None where it does not settle.
+
+    Args: tolerance: of the residual, relative to |H|.
+    """
+    direction, size = start / np.linalg.norm(start), 0.0
+    for _ in range(SIZE_ITERATIONS):
+        turned = times(direction)
+        size = float(np.linalg.norm(turned))
+        if size == 0:
+            return 0.0
+        if not math.isfinite(size):
+            return None
+        direction = turned / size
+    direction = start / np.linalg.norm(start)
+    for _ in range(iterations):
+        turned = times(direction) + size * direction
+        value = float(direction @ turned)
+        if np.linalg.norm(turned - value * direction) <= tolerance * size:
+            return value - size
+        direction = turned / np.linalg.norm(turned)
+    return None
 
 
 def sharpness_rows(solutions: Sequence[dict[str, Any]]) -> list[tuple[str, list[float]]]:

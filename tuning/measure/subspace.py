@@ -1,12 +1,11 @@
-"""The spaces in which sharpness is measured: all weights, or a random subspace, whose columns are of length one, drawn from a seed, in memory only
-as far as there is room.
+"""A random subspace of all weights, in which sharpness is measured: its columns are of length one, drawn from a seed, in memory only as far as
+there is room.
 
 A hundred columns of a large network's weights are tens of gigabytes; beyond `MOST_BYTES` the rows are drawn anew, block by
 block, each time they are needed.
 """
 
 from collections.abc import Iterator
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -14,28 +13,6 @@ from torch import Tensor
 MOST_BYTES = 2**30
 EXACT_ROWS = 2**16
 """So many rows at a time are summed up in float64."""
-
-
-class Space(Protocol):
-    """The columns of a matrix A."""
-
-    def spread(self, z: Tensor) -> Tensor:
-        """A z."""
-        ...
-
-    def project(self, vector: Tensor) -> Tensor:
-        """A^T v."""
-        ...
-
-
-class WholeSpace:
-    """A = I."""
-
-    def spread(self, z: Tensor) -> Tensor:
-        """The vector itself."""
-        return z
-
-    project = spread
 
 
 class Subspace:

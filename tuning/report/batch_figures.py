@@ -1,4 +1,4 @@
-"""What findings show against the batch size: time, steps and samples to the target, accuracy, the map over momentum."""
+"""What is shown against the batch size: time, steps and samples to the target, accuracy, the map over momentum; and the profile of a step."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -10,7 +10,8 @@ import numpy as np
 from largebatch.tuning.report.charts import Chart, Draws, Heat, Series
 from largebatch.tuning.report.run_figures import SECONDS, conditions
 from largebatch.tuning.results.analysis.configurations import Configuration
-from largebatch.tuning.results.analysis.regimes import edges
+from largebatch.tuning.results.analysis.critical_batch import edges
+from largebatch.tuning.results.analysis.step_time import Profile
 from largebatch.tuning.results.answers import Choice, Spread
 from largebatch.tuning.results.findings import Findings
 from largebatch.tuning.results.run_result import RunResult
@@ -125,6 +126,24 @@ def momentum_map(findings: Findings) -> Chart | None:
         "momentum-map", f"Seconds to {findings.target:g} over batch and {name}, learning rate tuned in each cell", BATCH, name,
         heat=heat, caption=_caption(findings),
     )  # fmt: skip
+
+
+def profile_charts(profile: Profile) -> list[Chart]:
+    """The textbook's pair: the time of one update, and of one epoch, against the batch."""
+    batches = [point.global_batch_size for point in profile.points]
+    update = [Series("measured", batches, [point.seconds_per_step for point in profile.points])]
+    epoch = [Series("measured", batches, [point.seconds_per_epoch for point in profile.points])]
+    marks = []
+    if profile.has_model:
+        model, grid = profile.model, list(np.geomspace(batches[0], batches[-1], 80))
+        update.append(Series("overhead + batch / rate", grid, [model.seconds_per_step(batch) for batch in grid], draws="line", dash=True))
+        marks = [(model.flat_until, "the flat part ends")] if batches[0] <= model.flat_until <= batches[-1] else []
+    seed = "seed not kept" if profile.seed is None else f"seed {profile.seed}"
+    caption = f"{profile.recipe}, {seed}; {profile.device}; training clock, the median of a few steps at each batch"
+    return [
+        Chart(name, title, BATCH, "seconds", series, caption=caption, log_x=True, log_y=True, marks=marks, x_ticks=batches)
+        for name, title, series in (("time-of-update", "Time of one update", update), ("time-of-epoch", "Time of one epoch", epoch))
+    ]
 
 
 def _cell(tried: Configuration | None) -> str:

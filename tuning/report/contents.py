@@ -1,16 +1,52 @@
-"""What a report holds beside the runs, and the figures that follow from both; nothing is drawn yet."""
+"""What a report holds beside the runs, what of it could not be made, and the figures that follow; nothing is drawn yet."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple, TypeVar
 
-from largebatch.tuning.report.attempts import Attempts
-from largebatch.tuning.report.batch_figures import accuracy_of_batch, frontiers, momentum_map, steps_and_samples, time_to_target
+from largebatch.jobs.errors import LargebatchError
+from largebatch.jobs.tracking.mlflow_store import brief
+from largebatch.tuning.report.batch_figures import accuracy_of_batch, frontiers, momentum_map, profile_charts, steps_and_samples, time_to_target
 from largebatch.tuning.report.charts import Chart
-from largebatch.tuning.report.measured_figures import profile_charts
 from largebatch.tuning.report.run_figures import MOST_CURVES, accuracy_curves
 from largebatch.tuning.results.analysis.prediction import Miss, Predicted
 from largebatch.tuning.results.analysis.step_time import Profile
 from largebatch.tuning.results.findings import Findings
+
+Result = TypeVar("Result")
+
+
+class Failed(NamedTuple):
+    """What is not there, and why."""
+
+    what: str
+    why: str
+
+    @property
+    def in_words(self) -> str:
+        """One sentence."""
+        return f"Left out: {self.what}. {self.why}"
+
+
+class Attempts:
+    """Tries parts of a study or a report that may fail without costing the rest, and keeps the failures in words.
+
+    Args: on_failure: told of each, in a sentence.
+    """
+
+    def __init__(self, on_failure: Callable[[str], None] = lambda text: None) -> None:
+        self.failed: list[Failed] = []
+        self._on_failure = on_failure
+
+    def attempt(self, what: str, do: Callable[[], Result]) -> Result | None:
+        """What `do` returns, or None where it raises: a person's model, a library or the disk."""
+        try:
+            return do()
+        except Exception as error:
+            why = str(error) if isinstance(error, LargebatchError) else f"{type(error).__name__}: {brief(error).rstrip('.')}."
+            self.failed.append(Failed(what, why))
+            self._on_failure(self.failed[-1].in_words)
+            return None
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 import math
 import textwrap
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,6 @@ from largebatch.tuning.report.charts import ARROW, Chart, Heat
 
 CAPTION_WIDTH = 160
 """Letters of a picture's caption in one line."""
-
-
-def write_pngs(charts: Sequence[Chart], folder: Path) -> None:
-    """A picture of each, under its name. Raises: StorageError."""
-    with storage_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        for chart in charts:
-            write_png(chart, folder / f"{chart.name}.png")
 
 
 def write_png(chart: Chart, path: Path) -> None:
@@ -40,6 +31,8 @@ def write_png(chart: Chart, path: Path) -> None:
         axes.legend(fontsize="small")
     if chart.caption:
         figure.supxlabel(textwrap.fill(chart.caption, CAPTION_WIDTH), fontsize=7, color="grey")
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     with write_whole(path) as file:
         figure.savefig(file, format="png", dpi=130)
 

@@ -2,11 +2,16 @@
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 from plotly import graph_objects
 
 from largebatch.tuning.report.charts import ARROW, Chart, Heat
+
+TEMPLATES = Environment(loader=PackageLoader("largebatch.tuning.report"), autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
 
 
 def to_plotly(chart: Chart) -> Any:
@@ -32,6 +37,14 @@ def as_json(chart: Chart) -> dict[str, Any]:
     """The figure as plotly's script takes it: data and layout."""
     drawn: dict[str, Any] = json.loads(to_plotly(chart).to_json())
     return drawn
+
+
+def write_page(chart: Chart, path: Path) -> None:
+    """One page with one figure, and under it its conditions; it holds its script and opens without a network."""
+    figure = to_plotly(chart)
+    figure.update_layout(template="plotly_white", hovermode="x unified")
+    drawn = figure.to_html(full_html=False, include_plotlyjs=True, default_height="85vh", config={"responsive": True})
+    path.write_text(TEMPLATES.get_template("figure.html").render(chart=chart, figure=Markup(drawn)))
 
 
 def _draw_heat(figure: Any, heat: Heat) -> None:

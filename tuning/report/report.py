@@ -5,17 +5,21 @@
 
 import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
+
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
 
 from largebatch.jobs.run.run_folder import storage_errors, write_text
 from largebatch.jobs.tracking.folder_mirror import REPORT
+from largebatch.tuning.report.charts import Chart
 from largebatch.tuning.report.contents import Extras, charts_of
-from largebatch.tuning.report.pages import report_page
-from largebatch.tuning.report.picture_pen import write_pngs
-from largebatch.tuning.report.plotly_pen import as_json
+from largebatch.tuning.report.picture_pen import write_png
+from largebatch.tuning.report.plotly_pen import TEMPLATES, as_json
 from largebatch.tuning.results.findings import Findings, NothingEndedError, find_in
 from largebatch.tuning.results.wording import answer_of
 
@@ -28,7 +32,7 @@ def write_report(folder: Path, findings: Findings, extras: Extras | None = None)
     attempt, failed = extras.attempts.attempt, extras.attempts.failed
     charts, answer = charts_of(findings, extras), answer_of(findings)
     for chart in charts:
-        attempt(f"the picture {chart.name}.png", partial(write_pngs, [chart], folder))
+        attempt(f"the picture {chart.name}.png", partial(write_png, chart, folder / f"{chart.name}.png"))
     figures = {chart.name: figure for chart in charts if (figure := attempt(f"the figure {chart.name}", partial(as_json, chart))) is not None}
     words = [*answer.words, *extras.words, *(failure.in_words for failure in failed)]
     numbers = {
@@ -44,7 +48,7 @@ def write_report(folder: Path, findings: Findings, extras: Extras | None = None)
     if extras.misses:
         tables.append(("What was predicted before, and what came", [miss.row() for miss in extras.misses]))
     drawn = [chart for chart in charts if chart.name in figures]
-    return _write(folder, numbers, report_page(str(findings.setting), words, tables, drawn, figures))
+    return _write(folder, str(findings.setting), numbers, tables, drawn, figures)
 
 
 def write_sweep_report(folder: Path) -> None:
@@ -55,13 +59,24 @@ def write_sweep_report(folder: Path) -> None:
 
 def write_report_of_nothing(folder: Path, missing: Sequence[str]) -> Path:
     """A report where no run has ended: what there is to wait for, or what went wrong. Returns the page. Raises: StorageError."""
-    words = [NOTHING, *missing]
-    return _write(folder, {"words": words, "num_runs": 0, "batches": [], "advice": []}, report_page("Nothing yet", words))
+    return _write(folder, "Nothing yet", {"words": [NOTHING, *missing], "num_runs": 0, "batches": [], "advice": []})
 
 
-def _write(folder: Path, numbers: dict[str, Any], page: str) -> Path:
+def _write(
+    folder: Path,
+    title: str,
+    numbers: dict[str, Any],
+    tables: Sequence[tuple[str, Sequence[dict[str, str]]]] = (),
+    charts: Sequence[Chart] = (),
+    figures: Mapping[str, Any] = MappingProxyType({}),
+) -> Path:
+    """Write numbers and page. Args: numbers: with `words`, the answer in its first three sentences; tables: (title, rows); figures: by chart."""
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "report.json", json.dumps(numbers, indent=2) + "\n")
-    write_text(folder / "report.html", page)
+    # "</" would end the script element; in JSON "<\/" is the same text.
+    script = Markup(json.dumps(dict(figures)).replace("</", "<\\/"))
+    page = TEMPLATES.get_template("report.html")
+    shown = page.render(title=title, words=numbers["words"], tables=tables, charts=charts, figures=script, plotly=Markup(get_plotlyjs()))
+    write_text(folder / "report.html", shown)
     return folder / "report.html"

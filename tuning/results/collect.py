@@ -1,32 +1,46 @@
-"""From run folders to one tidy table: a row per run, with its accuracy curve."""
+"""From run folders or an MLflow experiment to one tidy table: a row per run, with its accuracy curve.
+
+Runs that are compared were trained and tested on the same data, or they are told apart: each run loads its data in a process of its own, and
+what `load` draws without a seed makes another test set of every one.
+"""
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pydantic
 
-from largebatch.jobs.errors import InputError
+from largebatch.jobs.data.fingerprint import DatasetFingerprint, read_fingerprint
+from largebatch.jobs.data.same_data import difference_between_runs
+from largebatch.jobs.errors import FaultError, InputError
 from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.journal import evaluations, read_records, steps
 from largebatch.jobs.run.records import RunSummary
-from largebatch.jobs.tracking.params import flat
+from largebatch.jobs.tracking.folder_mirror import SWEEP_TAG
+from largebatch.jobs.tracking.mlflow_store import brief, import_mlflow, sqlite_database
+from largebatch.jobs.tracking.params import CURVE_TAG, RUN_TAG, SUMMARY_TAG, as_resumed, flat
 from largebatch.tuning.results.run_result import Evaluation, NoiseEstimate, RunResult
 
 
+class Collected(NamedTuple):
+    """The runs that a person named."""
+
+    runs: list[RunResult]
+    """Of ended runs."""
+    missing: list[str]
+    """What is not there, or not there yet, in sentences."""
+
+
 def collect(run_dirs: Iterable[Path]) -> list[RunResult]:
-    """The results of ended runs, in the order given. Raises: InputError for a folder that holds none."""
-    return [_read(run_dir) for run_dir in run_dirs]
+    """The results of ended runs, in the order given. Raises: InputError for a folder that holds none.
 
-
-def noise_estimates(run: RunResult) -> tuple[NoiseEstimate, ...]:
-    """Of every step that measured them, by rising step; none of a run from MLflow, where they are not kept together."""
-    return tuple(
-        NoiseEstimate(record.step, record.covariance_trace, record.gradient_norm_squared)
-        for record in steps(read_records(run.folder) if run.folder else [])
-        if record.covariance_trace is not None and record.gradient_norm_squared is not None
-    )
+    A run whose data are not those of an earlier run of that data set's name gets a data set of another name. Runs of earlier versions kept
+    no fingerprint, and are taken as they say.
+    """
+    firsts: dict[str, list[tuple[str, DatasetFingerprint, str]]] = {}
+    return [_told_apart(result, firsts.setdefault(result.dataset, [])) for result in map(_read, run_dirs)]
 
 
 def unreadable_in_words(error: Exception) -> str:
@@ -47,16 +61,36 @@ def _read(run_dir: Path) -> RunResult:
     try:
         summary = RunSummary.model_validate_json((run_dir / run_folder.SUMMARY).read_text())
         plan = _mapping(run_dir / run_folder.PLAN) if (run_dir / run_folder.PLAN).is_file() else {}
-        curve = tuple(
-            Evaluation(record.step, record.samples_seen, record.training_seconds, record.test_accuracy)
-            for record in evaluations(read_records(run_dir))
+        records = read_records(run_dir)
+        curve = tuple(Evaluation(at.step, at.samples_seen, at.training_seconds, at.test_accuracy) for at in evaluations(records))
+        estimates = tuple(
+            NoiseEstimate(record.step, record.covariance_trace, record.gradient_norm_squared)
+            for record in steps(records)
+            if record.covariance_trace is not None and record.gradient_norm_squared is not None
         )
         fields, device = flat(_mapping(run_dir / run_folder.SPEC)), _mapping(run_dir / run_folder.ENVIRONMENT)["device"]
-        return RunResult.of(fields, summary, curve, device, plan.get("peak_learning_rate"), run_dir)
+        return RunResult.of(fields, summary, curve, device, plan.get("peak_learning_rate"), run_dir, estimates)
     except (OSError, ValueError, KeyError, TypeError) as error:
         which = f"{Path(error.filename).name}: " if isinstance(error, OSError) and error.filename else ""
         why = f"cannot be read, its files are damaged ({which}{unreadable_in_words(error)})."
         raise InputError(str(run_dir), why, "Remove it, or leave it out.") from error
+
+
+def _told_apart(result: RunResult, firsts: list[tuple[str, DatasetFingerprint, str]]) -> RunResult:
+    """Args: firsts: of each kind of data the first run, its fingerprint, and what the data set is called; a new kind is added."""
+    fingerprint = read_fingerprint(result.folder) if result.folder else None
+    if fingerprint is None:
+        return result
+    run_id, name, first_difference = result.summary.run_id, result.dataset, None
+    for first_id, first_fingerprint, first_name in firsts:
+        difference = difference_between_runs(fingerprint, first_fingerprint, (run_id, first_id))
+        if difference is None:
+            return replace(result, dataset=first_name)
+        first_difference = first_difference or difference
+    if first_difference is not None:
+        name = f"{name} (other data: {first_difference})"
+    firsts.append((run_id, fingerprint, name))
+    return replace(result, dataset=name)
 
 
 def _mapping(path: Path) -> dict[str, Any]:
@@ -64,3 +98,61 @@ def _mapping(path: Path) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise ValueError(f"{path.name} holds no mapping")
     return document
+
+
+def collect_experiment(uri: str, name: str) -> Collected:
+    """The results of an MLflow experiment's ended runs, oldest first.
+
+    Raises: FaultError if MLflow does not answer; InputError if it has no such experiment.
+    """
+    database = sqlite_database(uri)
+    if database is not None and not database.exists():  # MLflow would make an empty one
+        raise InputError("--mlflow-uri", f"there is no file {database}.", "Example: sqlite:///runs/mlflow.db.")
+    try:
+        client = import_mlflow().MlflowClient(tracking_uri=uri)
+    except Exception as error:  # an address of a kind that it does not know
+        raise InputError("--mlflow-uri", f"MLflow cannot use {uri}: {brief(error)}.", "Example: sqlite:///runs/mlflow.db.") from error
+    try:
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
+            names = sorted(other.name for other in client.search_experiments())
+            raise InputError("--experiment", f"MLflow at {uri} has no experiment {name!r}.", f"It has: {', '.join(names)}.")
+        runs = [run for run in _runs(client, experiment.experiment_id) if SWEEP_TAG not in run.data.tags]
+        ours = [run for run in runs if RUN_TAG in run.data.tags]
+        ended = [run for run in ours if SUMMARY_TAG in run.data.tags]
+        missing = [f"Left out: {len(ours) - len(ended)} runs that have not ended."] if len(ended) < len(ours) else []
+        if len(ours) < len(runs):  # there is no telling what somebody else's program measured
+            missing.append(f"Not read: {len(runs) - len(ours)} runs that largebatch did not make.")
+        return Collected([_from_mlflow(client, run) for run in ended], missing)
+    except InputError:
+        raise
+    except Exception as error:  # MLflow raises its own, requests' and SQLAlchemy's errors
+        raise FaultError("--mlflow-uri", f"MLflow at {uri} does not answer: {brief(error)}.", "Check the address.") from error
+
+
+def _runs(client: Any, experiment_id: str) -> Iterable[Any]:
+    token = None
+    while True:
+        page = client.search_runs([experiment_id], max_results=1000, order_by=["attributes.start_time ASC"], page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _from_mlflow(client: Any, run: Any) -> RunResult:
+    tags = run.data.tags
+    summary = RunSummary.model_validate_json(tags[SUMMARY_TAG])
+    curve = _curve(client, run, summary) if CURVE_TAG not in tags else tuple(Evaluation(*point) for point in json.loads(tags[CURVE_TAG]))
+    peak = tags.get("largebatch.peak_learning_rate")
+    return RunResult.of(as_resumed(run.data.params, tags), summary, curve, tags["largebatch.device"], float(peak) if peak else None)
+
+
+def _curve(client: Any, run: Any, summary: RunSummary) -> tuple[Evaluation, ...]:
+    """From the metrics' histories, two requests a run: of long curves, and of runs that an earlier version mirrored."""
+    samples = {metric.step: int(metric.value) for metric in client.get_metric_history(run.info.run_id, "test_samples_seen")}
+    return tuple(
+        Evaluation(metric.step, samples.get(metric.step, metric.step * summary.global_batch_size), (metric.timestamp - run.info.start_time) / 1000,
+                   metric.value)
+        for metric in sorted(client.get_metric_history(run.info.run_id, "test_accuracy"), key=lambda metric: metric.step)
+    )  # fmt: skip

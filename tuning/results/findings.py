@@ -9,7 +9,7 @@ from statistics import median
 
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.run.records import Outcome
-from largebatch.tuning.results.analysis.advice import Limit, Partial, advise
+from largebatch.tuning.results.analysis.advice import Limit, Partial, advise, frontier
 from largebatch.tuning.results.analysis.configurations import (
     Configuration,
     accuracy_spread,
@@ -18,13 +18,11 @@ from largebatch.tuning.results.analysis.configurations import (
     configurations,
 )
 from largebatch.tuning.results.analysis.critical_batch import fit_critical_batch
-from largebatch.tuning.results.analysis.frontier import frontier
 from largebatch.tuning.results.analysis.settings import differences_in_words, settings_of
 from largebatch.tuning.results.answers import AccuracyPoint, Advice, Choice, CriticalBatch, Setting
 from largebatch.tuning.results.collect import collect
 from largebatch.tuning.results.run_folders import ended_runs, failures_in_words
 from largebatch.tuning.results.run_result import RunResult
-from largebatch.tuning.results.same_data import told_apart
 
 
 class NothingEndedError(InputError):
@@ -168,7 +166,7 @@ def find(
 
 def find_in(folder: Path, target: float | None = None) -> Findings:
     """Analyse a sweep's folder: its ended runs, and a word on those that failed. Raises: NothingEndedError."""
-    return find(told_apart(collect(ended_runs(folder))), target, missing=failures_in_words(folder))
+    return find(collect(ended_runs(folder)), target, missing=failures_in_words(folder))
 
 
 def _reached_by_all(runs: Sequence[RunResult]) -> float:

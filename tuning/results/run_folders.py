@@ -10,9 +10,10 @@ from typing import NamedTuple
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.records import RunSummary
-from largebatch.jobs.tracking.folder_mirror import is_kept_beside_runs
+from largebatch.jobs.tracking.folder_mirror import REPORT, is_kept_beside_runs
 from largebatch.tuning.results.collect import unreadable_in_words
-from largebatch.tuning.sweep.ledger import SWEEP, Ledger, Trial, runs_to_come
+from largebatch.tuning.sweep.ledger import SWEEP, Ledger, Trial
+from largebatch.tuning.sweep.space import count_runs
 from largebatch.tuning.sweep.spec import BATCH, SweepSpec
 
 STUDY, SWEEP_OF_STUDY = "study.json", "sweep"
@@ -51,10 +52,13 @@ def runs_of_folder(folder: Path) -> FolderRuns:
         sweep = SweepSpec.model_validate_json((sweep_dir / SWEEP).read_text())
     except (OSError, ValueError) as error:
         raise InputError("FOLDER", f"{sweep_dir / SWEEP} cannot be read ({unreadable_in_words(error)}).", "Give the folders of its runs.") from error
-    if spent := Ledger(sweep_dir).spent_budget(sweep.budget):
+    ledger = Ledger(sweep_dir)
+    num_over = sum(ledger.is_over(trial) for trial in ledger.trials)
+    is_reported = num_over == len(ledger.trials) and (sweep_dir / REPORT).is_dir()  # a group that diverged everywhere is not repeated
+    if spent := ledger.spent_budget(sweep.budget):
         missing.append(spent)
-    if num_left := runs_to_come(sweep_dir):
-        missing.append(f"Missing: {num_left} of the sweep's runs; go on with `{resume}`.")
+    elif num_over < count_runs(sweep) and not is_reported:
+        missing.append(f"Missing: {count_runs(sweep) - num_over} of the sweep's runs; go on with `{resume}`.")
     return FolderRuns(ended, missing)
 
 

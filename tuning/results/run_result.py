@@ -56,6 +56,8 @@ class RunResult:
     """Every field of the spec that changes the mathematics, but the seed."""
     folder: Path | None = None
     """Where it was read from; None: from MLflow."""
+    noise_estimates: tuple[NoiseEstimate, ...] = ()
+    """Of every step that measured them, by rising step; none of a run from MLflow, where they are not kept together."""
 
     @classmethod
     def of(
@@ -66,6 +68,7 @@ class RunResult:
         device: str,
         peak_learning_rate: float | None,
         folder: Path | None = None,
+        noise_estimates: tuple[NoiseEstimate, ...] = (),
     ) -> "RunResult":
         """The row of a run. Args: fields: of its spec, flat; peak_learning_rate: None where it was not kept."""
         momentum = fields.get("optimizer.momentum")
@@ -85,6 +88,7 @@ class RunResult:
             device=device,
             settings=tuple(sorted(compared.items())),
             folder=folder,
+            noise_estimates=noise_estimates,
         )
 
     @property

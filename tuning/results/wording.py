@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from largebatch.jobs.engine.core_wait import DISTURBED
 from largebatch.jobs.optim.configs import OPTIMIZERS
-from largebatch.tuning.results.analysis.regimes import regime
+from largebatch.tuning.results.analysis.critical_batch import regime
 from largebatch.tuning.results.answers import Advice, Batch, CriticalBatch, SweepFindings
 from largebatch.tuning.results.findings import Findings
 from largebatch.tuning.results.run_result import RunResult
@@ -82,19 +82,20 @@ def _rows(findings: Findings) -> list[dict[str, str]]:
             "batch": f"{best.global_batch_size:,}",
             "optimizer": best.first.optimizer,
             "learning rate": f"{best.first.learning_rate:.4g}",
-            momentum: _number(best.first.momentum, "g"),
+            momentum: number(best.first.momentum, "g"),
             "s to target": best.seconds.text,
-            "steps": _number(best.steps.median, ",.0f"),
-            "samples": _number(best.samples.median, ",.0f"),
-            "best accuracy": _number(best.best_accuracy.median, ".4f"),
-            "noise scale": _number(best.noise_scale, ",.0f"),
+            "steps": number(best.steps.median, ",.0f"),
+            "samples": number(best.samples.median, ",.0f"),
+            "best accuracy": number(best.best_accuracy.median, ".4f"),
+            "noise scale": number(best.noise_scale, ",.0f"),
             "regime": "-" if critical is None else regime(best.global_batch_size, critical.critical_batch_size).value,
         }
         for best in findings.best
     ]
 
 
-def _number(value: float | None, form: str) -> str:
+def number(value: float | None, form: str) -> str:
+    """Formatted; a dash for None."""
     return "-" if value is None else format(value, form)
 
 

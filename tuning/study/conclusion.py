@@ -2,18 +2,22 @@
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
-from largebatch.tuning.measure.sharpness import slope_in_words
-from largebatch.tuning.report.attempts import Attempts
+from largebatch.tuning.measure.lines import line_chart, line_conditions
+from largebatch.tuning.measure.sharpness import sharpness_rows, slope_in_words
 from largebatch.tuning.report.batch_figures import BATCH
 from largebatch.tuning.report.charts import Chart, Series
-from largebatch.tuning.report.contents import Extras
-from largebatch.tuning.report.measured_figures import line_chart, line_conditions
+from largebatch.tuning.report.contents import Attempts, Extras
 from largebatch.tuning.results.analysis.prediction import Predicted, compare, misses_in_words
+from largebatch.tuning.results.analysis.scaling_model import Link, step_seconds
 from largebatch.tuning.results.analysis.step_time import Profile
 from largebatch.tuning.results.findings import Findings
-from largebatch.tuning.study.small_and_large import small_against_large
+from largebatch.tuning.results.wording import number
 from largebatch.tuning.study.solutions import Solutions
+
+LINK = Link(10e9 / 8, 50e-6)
+"""Ten gigabits a second and fifty microseconds: an ordinary network between machines."""
 
 
 def conclude(findings: Findings, profile: Profile, predicted: Sequence[Predicted] | None, solutions: Solutions, attempts: Attempts) -> Extras:
@@ -47,3 +51,35 @@ def solution_charts(solutions: Solutions, setting: str) -> list[Chart]:
         caption = line_conditions(setting, [sharp["seed"] for sharp in solutions.sharp], solutions.sharp[0]["num_samples"])
         charts += [line_chart(name, points, small, large, caption) for name, points in solutions.lines.items()]
     return charts
+
+
+def small_against_large(findings: Findings, profile: Profile, sharpness: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
+    """The textbook's table, filled with what was measured. Rows of: what, at the smallest batch, at the largest; empty for fewer than two batches.
+
+    Args: sharpness: of the two solutions, as a study writes it; may be empty.
+    """
+    if len(findings.best) < 2:
+        return []
+    ends = findings.best[0], findings.best[-1]
+    small, large = (best.global_batch_size for best in ends)
+    workers = max(large // small, 2)
+    steps = [profile.seconds_per_step(batch) for batch in (small, large)]
+    shared = [step_seconds(batch, min(workers, batch), profile.model, profile.gradient_bytes, LINK) for batch in (small, large)]
+    noise = [None if best.noise_scale is None else best.noise_scale / best.global_batch_size for best in ends]
+    rows = [
+        ("time per update, one device", *(f"{seconds:.3g} s" for seconds in steps)),
+        (f"time per update, {workers} devices at 10 Gbit/s (model)", *(f"{seconds:.3g} s" for seconds in shared)),
+        ("time per epoch, one device", *(f"{s * profile.num_train_samples / b:.3g} s" for s, b in zip(steps, (small, large), strict=True))),
+        ("gradient noise over signal: noise scale / batch", *(number(ratio, ".3g") for ratio in noise)),
+        ("optimisation: steps to the target", *(best.steps.text for best in ends)),
+        ("optimisation: samples to the target", *(best.samples.text for best in ends)),
+    ]
+    if len(sharpness) == 2:
+        after = f"after {sharpness[0]['epochs']:g} epochs"
+        rows += [
+            (f"optimisation: train accuracy {after}", *(number(solution["train_accuracy"], ".4f") for solution in sharpness)),
+            (f"generalisation: test accuracy {after}", *(number(solution["test_accuracy"], ".4f") for solution in sharpness)),
+            *((f"sharpness, {what}", *(f"{value:.3g}" for value in values)) for what, values in sharpness_rows(sharpness)),
+            ("top Hessian eigenvalue", *(number(solution["top_eigenvalue"], ".3g") for solution in sharpness)),
+        ]
+    return [{"": what, f"batch {small:,}": of_small, f"batch {large:,}": of_large} for what, of_small, of_large in rows]

@@ -1,47 +1,65 @@
-"""The recipe as it is, trained once: its noise and its samples to the target are what a study's prediction stands on."""
+"""The runs of a study beside its sweep, and the first of them: the recipe as it is, trained once.
+
+Its noise and its samples to the target are what the study's prediction stands on.
+"""
 
 import math
+from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
 from largebatch.jobs.errors import InputError
-from largebatch.jobs.job import prepare
+from largebatch.jobs.job import prepare, run_job
 from largebatch.jobs.plan.make import resolve_global_batch_size
 from largebatch.jobs.plan.train_plan import USUAL_NOISE_EVERY
+from largebatch.jobs.prepared import Prepared
 from largebatch.jobs.run import run_folder
-from largebatch.jobs.run.records import Outcome, RunSummary
+from largebatch.jobs.run.checkpoints import list_checkpoints
+from largebatch.jobs.run.listener import Listener
+from largebatch.jobs.run.records import EvalRecord, Outcome, Record, RunSummary
 from largebatch.jobs.spec.train_spec import TrainSpec
-from largebatch.tuning.results.analysis.reference import Reference
 from largebatch.tuning.results.analysis.step_time import Profile
-from largebatch.tuning.results.collect import collect, noise_estimates
+from largebatch.tuning.results.collect import collect
 from largebatch.tuning.results.run_folders import has_result
+from largebatch.tuning.results.run_result import RunResult
 from largebatch.tuning.study.options import REFERENCE, StudyOptions
-from largebatch.tuning.study.train_in_study import train_kept
 from largebatch.tuning.sweep.space import with_fields
 
 NUM_ESTIMATES = 200
 """Of the noise scale, if the run lasts for all its steps."""
 
 
-def run_reference(spec: TrainSpec, profile: Profile, options: StudyOptions, device: torch.device) -> Reference:
+def train_kept(job: Prepared, run_dir: Path, on_fraction: Callable[[float, str], None], prefix: str = "") -> None:
+    """Train a job in its folder, or go on where it was begun.
+
+    Args: on_fraction: told at each evaluation how much is done, and in words what was measured.
+    """
+    run_folder.create(run_dir.parent, run_dir.name, may_exist=True)
+
+    def show(record: Record) -> None:
+        if isinstance(record, EvalRecord):
+            on_fraction(min(record.samples_seen / job.plan.total_progress, 1.0), f"{prefix}accuracy {record.test_accuracy:.4f}")
+
+    with run_folder.exclusive(run_dir, "train"):
+        run_job(job, run_dir, Listener(on_record=show), resumes=bool(list_checkpoints(run_dir / run_folder.CHECKPOINTS)))
+
+
+def run_reference(spec: TrainSpec, profile: Profile, options: StudyOptions, device: torch.device) -> RunResult:
     """The run, trained unless it is there. Raises: InputError if it is not over when its share of the budget is."""
     run_dir, share_s, limit_s = options.folder / REFERENCE, options.reference_share * options.budget_s, spec.stop.max_seconds or math.inf
     if not has_result(run_dir):
-        fields = {"stop.max_seconds": min(share_s, limit_s), **_often_enough(spec, profile)}
+        fields: dict[str, float] = {"stop.max_seconds": min(share_s, limit_s)}
+        # At every thirtieth step, as usual, a short run's noise scale would stand on a handful of estimates.
+        every = max(int(_steps(spec, profile, resolve_global_batch_size(spec, profile.num_train_samples)) / NUM_ESTIMATES), 1)
+        if spec.gradient.noise_every_steps == "auto" and every < USUAL_NOISE_EVERY:
+            fields["gradient.noise_every_steps"] = every
         train_kept(prepare(with_fields(spec, fields), device, options.data_dir), run_dir, options.on_fraction)
     (run,) = collect([run_dir])
     if run.summary.outcome is Outcome.MISSED and share_s <= run.summary.training_seconds < limit_s:
         (run_dir / run_folder.SUMMARY).unlink()  # with more time it goes on from its checkpoint
         raise _too_short(spec, profile, run.summary, options)
-    return Reference(run, noise_estimates(run))
-
-
-def _often_enough(spec: TrainSpec, profile: Profile) -> dict[str, int]:
-    """At every thirtieth step, as usual, a short run's noise scale would stand on a handful of estimates."""
-    if spec.gradient.noise_every_steps != "auto":
-        return {}
-    every = int(_steps(spec, profile, resolve_global_batch_size(spec, profile.num_train_samples)) / NUM_ESTIMATES)
-    return {"gradient.noise_every_steps": max(every, 1)} if every < USUAL_NOISE_EVERY else {}
+    return run
 
 
 def _steps(spec: TrainSpec, profile: Profile, global_batch_size: int) -> float:

@@ -1,16 +1,28 @@
-"""Which sweep a time budget holds: fewer batch sizes and a shorter search, never less care at one batch than another."""
+"""Which sweep a time budget holds, by what its runs may be expected to take: fewer batch sizes and a shorter search, never less care at one
+batch than another.
+"""
 
+import contextlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.spec.train_spec import TrainSpec
-from largebatch.tuning.results.analysis.reference import Reference
+from largebatch.tuning.results.analysis.reference import Curve, curve_through
 from largebatch.tuning.results.analysis.step_time import Profile
-from largebatch.tuning.study.expected import SOLUTIONS_SHARE, Expected
+from largebatch.tuning.results.run_result import RunResult
 from largebatch.tuning.sweep.spec import BATCH, MOMENTUM, RangeSpec, ResourcesSpec, SearchSpec, SweepSpec
 
 SWEEP_SHARE = 0.65
 """Of a study's budget, at most."""
+SOLUTIONS_SHARE = 0.25
+"""Of a study's budget, for the runs to the end, at most; what does not fit is left out."""
+OVERHEAD_PER_RUN_S = 0.7
+"""Of each run beside its training and evaluation, for data, checkpoint and journal: twice the 0.35 s that the runs of F1 took in the study of
+docs/results."""
+UNTUNED = 1.6
+"""How many more samples than predicted the runs of a search take, those that miss included: between the 1.3 of F1 on MNIST and the 2.3 of the
+digits in the studies of docs/results."""
 OTHER_SHARE = 0.16
 """Of a study's budget, for the profile, measuring sharpness, and the report. On top comes the reference run."""
 START_S = 10.0
@@ -27,6 +39,40 @@ REACH = 6.0
 """Learning rates are searched from so many times below the recipe's, scaled to the batch, to so many times above."""
 
 
+class Expected:
+    """Seconds of runs, by the study's profile and the recipe's own run. Args: reference: the recipe as it is."""
+
+    def __init__(self, spec: TrainSpec, profile: Profile, reference: RunResult) -> None:
+        summary = reference.summary
+        self._profile = profile
+        self.epochs = float(spec.stop.epochs or summary.samples_seen / profile.num_train_samples)
+        self._curve: Curve | None = None
+        if spec.stop.at_target:
+            with contextlib.suppress(InputError):  # it did not reach its target: runs are expected to last to their end
+                self._curve = curve_through(reference, spec.stop.target_accuracy or 1.0)
+        # As fast, and as often interrupted by evaluations, as the run that has just been done beside whatever else there is.
+        profiled_s = profile.seconds_per_step(summary.global_batch_size)
+        self._pace = summary.training_seconds / (summary.steps * profiled_s) if summary.steps else 1.0
+        self._evaluation_s = summary.evaluation_seconds / summary.samples_seen if summary.samples_seen else 0.0
+
+    def _seconds(self, batch: int, samples: float) -> float:
+        return samples * (self._pace * self._profile.seconds_per_step(batch) / batch + self._evaluation_s) + OVERHEAD_PER_RUN_S
+
+    def to_the_end(self, batch: int) -> float:
+        """Wall-clock seconds of a run through all epochs."""
+        return self._seconds(batch, self.epochs * self._profile.num_train_samples)
+
+    def of_a_search(self, batch: int) -> float:
+        """Wall-clock seconds of a run to the target, with a rate that is not yet tuned, or to its end."""
+        samples = self.epochs * self._profile.num_train_samples
+        return self._seconds(batch, samples if self._curve is None else min(samples, UNTUNED * self._curve.samples(batch)))
+
+    def chosen_for_the_end(self, batches: Sequence[int], budget_s: float) -> list[int]:
+        """The batches whose best settings the study trains to the end: all, or the first and the last, or none, as they fit."""
+        choices = [[*batches], [batches[0], batches[-1]]]
+        return next((chosen for chosen in choices if sum(map(self.to_the_end, chosen)) <= SOLUTIONS_SHARE * budget_s), [])
+
+
 class _Size(NamedTuple):
     """What a sweep compares, and how many runs of each combination the budget holds."""
 
@@ -36,16 +82,16 @@ class _Size(NamedTuple):
     num_runs: int
 
 
-def size_sweep(spec: TrainSpec, profile: Profile, reference: Reference, budget_s: float, resources: ResourcesSpec) -> SweepSpec:
+def size_sweep(spec: TrainSpec, profile: Profile, reference: RunResult, budget_s: float, resources: ResourcesSpec) -> SweepSpec:
     """As many batch sizes, momenta and trials as the budget holds, the same for every batch.
 
     Args: reference: the recipe as it is; budget_s: wall-clock seconds of the whole study; resources: of each run.
     Raises: InputError for a budget that does not hold one run of each.
     """
     expected = Expected(spec, profile, reference)
-    batches, momenta, num_runs = _size(spec, profile, expected, budget_s, used_s=reference.run.summary.wall_seconds)
+    batches, momenta, num_runs = _size(spec, profile, expected, budget_s, used_s=reference.summary.wall_seconds)
     repeats = min(REPEATS, max(num_runs - 1, 1))
-    rate = reference.run.learning_rate * (min(batches) / reference.run.summary.global_batch_size) ** POWER
+    rate = reference.learning_rate * (min(batches) / reference.summary.global_batch_size) ** POWER
     centre = rate / (1 - spec.optimizer.momentum_value) if momenta else rate
     return SweepSpec(
         name="sweep",

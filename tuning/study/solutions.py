@@ -16,18 +16,16 @@ from largebatch.jobs.job import prepare
 from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.records import RunSummary
 from largebatch.jobs.run.run_folder import resumed_spec, write_text
-from largebatch.tuning.measure.eigenvalue import top_eigenvalue
-from largebatch.tuning.measure.lines import line
-from largebatch.tuning.measure.sharpness import epsilon_sharpness
+from largebatch.tuning.measure.lines import LinePoint, line
+from largebatch.tuning.measure.sharpness import epsilon_sharpness, top_eigenvalue
 from largebatch.tuning.measure.solution import Solution, load_solution
-from largebatch.tuning.report.attempts import Attempts
+from largebatch.tuning.report.contents import Attempts
 from largebatch.tuning.results.analysis.configurations import Configuration
-from largebatch.tuning.results.analysis.line_point import LinePoint
 from largebatch.tuning.results.findings import Findings
 from largebatch.tuning.results.run_folders import has_result
-from largebatch.tuning.study.expected import Expected
 from largebatch.tuning.study.options import SHARPNESS, StudyOptions
-from largebatch.tuning.study.train_in_study import train_kept
+from largebatch.tuning.study.reference_run import train_kept
+from largebatch.tuning.study.sizing import Expected
 from largebatch.tuning.sweep.space import with_fields
 
 EPSILONS = (1e-3, 5e-4)

@@ -10,10 +10,13 @@ and search less, never less carefully at one batch than at another.
 
 import json
 import os
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+from pydantic import BaseModel
 
 from largebatch.jobs.device import choose_device
 from largebatch.jobs.errors import InputError
@@ -23,29 +26,28 @@ from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.tracking.folder_mirror import REPORT, sync_folder
 from largebatch.jobs.tracking.mlflow_store import brief
 from largebatch.tuning.measure.profile import profile
-from largebatch.tuning.report.attempts import Attempts
-from largebatch.tuning.report.contents import Extras
+from largebatch.tuning.report.contents import Attempts, Extras
 from largebatch.tuning.results.analysis.prediction import Predicted, predict
-from largebatch.tuning.results.analysis.reference import Reference
 from largebatch.tuning.results.analysis.step_time import Profile
 from largebatch.tuning.results.findings import Findings, find_in
 from largebatch.tuning.results.run_folders import SWEEP_OF_STUDY
-from largebatch.tuning.study.begin import refuse_unstudied
+from largebatch.tuning.results.run_result import RunResult
 from largebatch.tuning.study.conclusion import conclude
-from largebatch.tuning.study.expected import Expected
-from largebatch.tuning.study.options import PREDICTION, PROFILE, SIZED, Stage, StudyOptions, SweepRunner
+from largebatch.tuning.study.options import PREDICTION, PROFILE, SIZED, Stage, StudyOptions, refuse_unstudied
 from largebatch.tuning.study.reference_run import run_reference
-from largebatch.tuning.study.sizing import size_sweep, what_was_chosen
+from largebatch.tuning.study.sizing import Expected, size_sweep, what_was_chosen
 from largebatch.tuning.study.solutions import solve
 from largebatch.tuning.sweep.space import with_fields
 from largebatch.tuning.sweep.spec import BATCH, ResourcesSpec, SweepSpec
 
+Kept = TypeVar("Kept", bound=BaseModel)
 STAGES = ("profile", "reference run and prediction", "sweep", "solutions and their sharpness", "report")
 
 
-def study(spec: TrainSpec, options: StudyOptions, run_the_sweep: SweepRunner) -> Path | None:
+def study(spec: TrainSpec, options: StudyOptions, run_the_sweep: Callable[[Path, SweepSpec, TrainSpec], int]) -> Path | None:
     """Do what is left of a study. Returns the report's page, or None if it was stopped on the way.
 
+    Args: run_the_sweep: runs a sweep in a folder and shows it; returns how many runs are left.
     Raises: InputError for a recipe that cannot be studied, or a budget that holds nothing.
     """
     refuse_unstudied(spec, options.budget_s)
@@ -55,10 +57,10 @@ def study(spec: TrainSpec, options: StudyOptions, run_the_sweep: SweepRunner) ->
         options.on_stage(Stage(number, len(STAGES), STAGES[number - 1]))
 
     begin(1)
-    step_times = _profile(spec, options, device)
+    step_times = _kept(options.folder / PROFILE, Profile, partial(_profile, spec, options, device))
     begin(2)
     reference = run_reference(spec, step_times, options, device)
-    sweep = _sweep(spec, step_times, reference, options)
+    sweep = _kept(options.folder / SIZED, SweepSpec, partial(_sweep, spec, step_times, reference, options))
     predicted = attempts.attempt("the prediction", partial(_predict, spec, step_times, reference, sweep, options.folder))
     begin(3)
     options.on_notice(what_was_chosen(sweep))
@@ -71,39 +73,34 @@ def study(spec: TrainSpec, options: StudyOptions, run_the_sweep: SweepRunner) ->
     return _report(spec, sweep_dir, findings, conclude(findings, step_times, predicted, solutions, attempts), options)
 
 
-def _profile(spec: TrainSpec, options: StudyOptions, device: torch.device) -> Profile:
-    path = options.folder / PROFILE
+def _kept(path: Path, kind: type[Kept], make: Callable[[], Kept]) -> Kept:
+    """What a stage has left in its file, or else makes and leaves there."""
     if path.is_file():
-        return Profile.model_validate_json(path.read_text())
+        return kind.model_validate_json(path.read_text())
+    made = make()
+    write_text(path, made.model_dump_json(indent=2) + "\n")
+    return made
+
+
+def _profile(spec: TrainSpec, options: StudyOptions, device: torch.device) -> Profile:
     share_s = options.profile_share * options.budget_s
-    measured = profile(
+    return profile(
         spec, lambda at_batch: prepare(at_batch, device, options.data_dir), seconds_per_batch=min(share_s / 20, 1.0), most_seconds=share_s / 2,
         on_point=lambda batch, done, of: options.on_fraction(done / of, f"batch {batch:,}"),
     )  # fmt: skip
-    write_text(path, measured.model_dump_json(indent=2) + "\n")
-    return measured
 
 
-def _sweep(spec: TrainSpec, step_times: Profile, reference: Reference, options: StudyOptions) -> SweepSpec:
-    path = options.folder / SIZED
-    if path.is_file():
-        return SweepSpec.model_validate_json(path.read_text())
+def _sweep(spec: TrainSpec, step_times: Profile, reference: RunResult, options: StudyOptions) -> SweepSpec:
+    # One run at a time, with the threads that the profile had: nothing slows another's clock.
+    threads, has_gpu = min(torch.get_num_threads(), os.cpu_count() or 1), options.device != "cpu" and torch.cuda.is_available()
+    resources = ResourcesSpec(cpus_per_worker=float(threads), gpus_per_worker=1.0 if has_gpu else 0.0, max_concurrent=1)
     try:
-        sweep = size_sweep(spec, step_times, reference, options.budget_s, _resources(options.device))
+        return size_sweep(spec, step_times, reference, options.budget_s, resources)
     except InputError as error:  # the profile and the run are kept for another try
         raise InputError(error.field, error.problem, f"{error.hint[:-1]} --resume {options.folder}: what was measured is kept.") from error
-    write_text(path, sweep.model_dump_json(indent=2) + "\n")
-    return sweep
 
 
-def _resources(device: str) -> ResourcesSpec:
-    """One run at a time, with the threads that the profile had: nothing slows another's clock."""
-    has_gpu = device != "cpu" and torch.cuda.is_available()
-    threads = min(torch.get_num_threads(), os.cpu_count() or 1)
-    return ResourcesSpec(cpus_per_worker=float(threads), gpus_per_worker=1.0 if has_gpu else 0.0, max_concurrent=1)
-
-
-def _predict(spec: TrainSpec, step_times: Profile, reference: Reference, sweep: SweepSpec, folder: Path) -> list[Predicted]:
+def _predict(spec: TrainSpec, step_times: Profile, reference: RunResult, sweep: SweepSpec, folder: Path) -> list[Predicted]:
     """Before the sweep, and written down before it: what it will be held against. Empty where the reference run does not allow one."""
     path = folder / PREDICTION
     if path.is_file():

@@ -1,9 +1,10 @@
-"""Ledger: what a sweep has decided, line by line, before anything runs; `trials.jsonl` in its folder.
+"""A sweep's folder: what it was begun with, and its ledger, `trials.jsonl`: what it has decided, line by line, before anything runs.
 
 The ledger and the runs' own folders are all that a sweep needs to go on after a kill: a run with a summary is
 kept, one without goes on from its checkpoint, and the searches ask and learn once more in the order that is written here.
 """
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,12 +12,15 @@ from typing import Any, Literal, Self
 
 import pydantic
 
+from largebatch.jobs.errors import InputError
 from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.json_lines import LineAppender, parse_object, read_all_lines
 from largebatch.jobs.run.records import Record, RunSummary
+from largebatch.jobs.run.run_folder import storage_errors, write_text
 from largebatch.jobs.spec.train_spec import TrainSpec
-from largebatch.jobs.tracking.folder_mirror import REPORT
-from largebatch.tuning.sweep.space import count_runs, with_fields
+from largebatch.jobs.tracking.folder_mirror import PARENT
+from largebatch.jobs.tracking.params import flat
+from largebatch.tuning.sweep.space import with_fields
 from largebatch.tuning.sweep.spec import BudgetSpec, SweepSpec
 
 LEDGER = "trials.jsonl"
@@ -158,11 +162,24 @@ class Ledger:
         return [(trial, ending) for trial, ending in endings if ending is not None and ending.how != "pruned"]
 
 
-def runs_to_come(folder: Path) -> int:
-    """How many runs of a sweep have not ended, begun or not."""
-    sweep, ledger = SweepSpec.model_validate_json((folder / SWEEP).read_text()), Ledger(folder)
-    if ledger.spent_budget(sweep.budget):
-        return 0
-    if all(ledger.is_over(trial) for trial in ledger.trials) and (folder / REPORT).is_dir():
-        return 0  # a group that diverged everywhere is not repeated
-    return count_runs(sweep) - sum(ledger.is_over(trial) for trial in ledger.trials)
+def begin_sweep(folder: Path, sweep: SweepSpec, base: TrainSpec, name: str | None = None) -> None:
+    """Write down what is to be done, once.
+
+    Args: name: what MLflow shows; None: the folder's name.
+    Raises: InputError if another sweep lies there; StorageError.
+    """
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    if (folder / SWEEP).is_file():
+        raise InputError(str(folder), "holds a sweep already.", f"Go on with it: largebatch sweep --resume {folder}. Or give another --output-dir.")
+    write_text(folder / BASE, base.model_dump_json(indent=2) + "\n")
+    parent = {
+        "name": name,
+        "began_at_s": time.time(),
+        "mlflow_uri": base.tracking.mlflow_uri,
+        "experiment": base.tracking.experiment,
+        "tags": {"largebatch.recipe": base.name},
+        "params": flat(sweep.model_dump(mode="json", exclude_defaults=True)),
+    }
+    write_text(folder / PARENT, json.dumps(parent, indent=2) + "\n")
+    write_text(folder / SWEEP, sweep.model_dump_json(indent=2) + "\n")

@@ -7,12 +7,15 @@ are the same numbers in every group. Optuna (TPE, NSGA-II) learns within a group
 import time
 from typing import Any, Literal
 
+from largebatch.jobs.run.records import Outcome, RunSummary
 from largebatch.jobs.spec.train_spec import TrainSpec
-from largebatch.tuning.sweep.ledger import Learned, Ledger, Trial
+from largebatch.tuning.sweep.ledger import Ending, Learned, Ledger, Trial
 from largebatch.tuning.sweep.proposals import proposals
-from largebatch.tuning.sweep.score import WORST, score, two_aims
 from largebatch.tuning.sweep.space import SweepGroup, groups
 from largebatch.tuning.sweep.spec import BATCH, SweepSpec
+
+WORST = 1e18
+"""Above any number of samples: where misses begin to be ranked."""
 
 
 class Search:
@@ -112,3 +115,25 @@ class _GroupSearch:
             self._ledger.add(Learned(number=trial.number, aims=aims))
             self._learned.add(trial.number)
             self._proposals.tell(trial.number, aims)
+
+
+def score(summary: RunSummary | None, ending: Ending | None = None) -> float:
+    """How a run counts in its group's search, which minimises it: samples to the target; misses after every hit by accuracy, divergences last.
+
+    Samples, not seconds: at one batch they rank alike, and they do not depend on what else the machine does.
+    """
+    if ending is not None and ending.how == "pruned":
+        return WORST * (2 - (ending.test_accuracy or 0.0))
+    if ending is not None or summary is None or summary.outcome is Outcome.DIVERGED:
+        return 3 * WORST
+    if summary.steps_to_accuracy is not None:
+        return summary.steps_to_accuracy * summary.global_batch_size
+    return WORST * (2 - (summary.best_test_accuracy or 0.0))
+
+
+def two_aims(summary: RunSummary | None, ending: Ending | None = None) -> list[float]:
+    """What nsga2 minimises: seconds to the target (of a miss, of the whole training), and the error rate."""
+    if ending is not None or summary is None or summary.outcome is Outcome.DIVERGED:
+        return [WORST, 1.0 - (ending.test_accuracy or 0.0 if ending else 0.0)]
+    seconds = summary.time_to_accuracy_seconds
+    return [summary.training_seconds if seconds is None else seconds, 1 - (summary.best_test_accuracy or 0.0)]

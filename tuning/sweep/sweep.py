@@ -1,11 +1,13 @@
 """Runs what is left of a sweep: which run comes next is `Search`'s, where and when it runs is Ray's."""
 
+import shlex
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from signal import Signals
+from typing import Literal
 
 import ray
 from ray.exceptions import RayError
@@ -18,15 +20,13 @@ from largebatch.jobs.launch.signals import stop_requests
 from largebatch.jobs.run.run_folder import exclusive
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.tracking.mirror_process import MirrorProcess
-from largebatch.tuning.sweep.begin import resume_command
 from largebatch.tuning.sweep.ledger import STOP, Ledger
-from largebatch.tuning.sweep.listener import SweepListener
 from largebatch.tuning.sweep.search import Search
 from largebatch.tuning.sweep.space import count_runs
 from largebatch.tuning.sweep.spec import SweepSpec
 from largebatch.tuning.sweep.trials.early_stop import EarlyStopping
 from largebatch.tuning.sweep.trials.resources import TrialOptions, split_machines
-from largebatch.tuning.sweep.trials.run_trials import TrialRunner
+from largebatch.tuning.sweep.trials.run_trials import SweepListener, TrialRunner
 
 DRAWN_ANEW = (
     "This sweep was begun by another version of largebatch or Optuna, whose draws cannot be repeated: what its runs taught is kept, and those to "
@@ -67,9 +67,12 @@ class SweepOptions:
     address: str | None = None
     """Of an existing Ray."""
 
-    def resume_command(self) -> str:
-        """What a person types to go on with it."""
-        return resume_command("sweep", self.folder, self.data_dir, self.device, self.address)
+
+def resume_command(kind: Literal["sweep", "study"], folder: Path, data_dir: Path, device: str, address: str | None = None) -> str:
+    """What a person types to go on with a sweep or a study, in the way in which it was begun."""
+    options = [("--data-dir", str(data_dir), "data"), ("--device", device, "auto"), ("--address", address, None)]
+    words = [word for option, value, default in options if value is not None and value != default for word in (option, value)]
+    return shlex.join(["largebatch", kind, "--resume", str(folder), *words])
 
 
 def run_sweep(sweep: SweepSpec, base: TrainSpec, options: SweepOptions, listener: SweepListener, when_over: Callable[[Path], None]) -> SweepProgress:
@@ -78,7 +81,7 @@ def run_sweep(sweep: SweepSpec, base: TrainSpec, options: SweepOptions, listener
     Args: when_over: writes the sweep's report into its folder, once no run is left; MLflow takes it with the runs.
     Raises: InputError for more than the machines have; FaultError if Ray fails.
     """
-    folder = options.folder
+    folder, resume = options.folder, resume_command("sweep", options.folder, options.data_dir, options.device, options.address)
     (folder / STOP).unlink(missing_ok=True)
     with exclusive(folder, "sweep"), MirrorProcess(base) as mirror:
         ledger, was_stopped = Ledger(folder), False
@@ -91,7 +94,7 @@ def run_sweep(sweep: SweepSpec, base: TrainSpec, options: SweepOptions, listener
                 ends_at_s = None if sweep.budget.seconds is None else time.time() + sweep.budget.seconds - ledger.spent_s
                 mirror.follow(folder, listener.on_notice)
                 trial_options = TrialOptions(folder.resolve(), options.data_dir.resolve(), shares, ends_at_s)
-                was_stopped = _run_trials(Search(sweep, base, ledger, ends_at_s), listener, trial_options, options.resume_command())
+                was_stopped = _run_trials(Search(sweep, base, ledger, ends_at_s), listener, trial_options, resume)
         progress = _progress(sweep, ledger, was_stopped)
         if not progress.num_left:
             when_over(folder)

@@ -4,18 +4,18 @@ import json
 
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.streams import print_answer
-from largebatch.service.cli.answer.runs import Gathered, compare_prediction, find_in, gather, read_profile
+from largebatch.service.cli.answer.runs import compare_prediction, find_in, gather, read_profile
 from largebatch.service.cli.checks import refuse_unless_positive
 from largebatch.service.cli.options import RunsToRead
 from largebatch.service.cli.tables import print_rows
 from largebatch.tuning.results.analysis.advice import Limit
 from largebatch.tuning.results.analysis.advice import advise as advise_on
 from largebatch.tuning.results.analysis.prediction import Predicted, misses_in_words, predict, profile_beside_runs
-from largebatch.tuning.results.analysis.reference import Reference
+from largebatch.tuning.results.analysis.reference import curve_through
 from largebatch.tuning.results.analysis.settings import settings_of
 from largebatch.tuning.results.analysis.step_time import Profile
 from largebatch.tuning.results.answers import Choice
-from largebatch.tuning.results.collect import noise_estimates
+from largebatch.tuning.results.collect import Collected
 from largebatch.tuning.results.run_result import RunResult
 from largebatch.tuning.results.wording import answer_of, sentences
 
@@ -47,7 +47,7 @@ def advise(runs: RunsToRead, deadline: float | None, max_samples: float | None, 
         print_rows([miss.row() for miss in comparison.misses])
 
 
-def _only_run(gathered: Gathered) -> RunResult:
+def _only_run(gathered: Collected) -> RunResult:
     """The one run that a prediction is made from. Raises: InputError for none or several."""
     if len(gathered.runs) != 1:
         hint = "Give one. To see how far a prediction was off, name the run that it was made from with --reference."
@@ -61,9 +61,8 @@ def _predict(run: RunResult, profile: Profile, target: float | None, limits: lis
     if target is None:
         raise InputError("--target", "is missing, and the run was given none.", "Example: --target 0.97.")
     note = profile_beside_runs(profile, next(iter(settings_of([run]))))
-    reference = Reference(run, noise_estimates(run))
-    critical = reference.curve(target).critical_batch
-    predicted = predict(reference, profile, target, [point.global_batch_size for point in profile.points])
+    critical = curve_through(run, target).critical_batch
+    predicted = predict(run, profile, target, [point.global_batch_size for point in profile.points])
     answers = advise_on([_choice(point, run) for point in predicted], limits)
     if as_json:
         print_answer(

@@ -12,13 +12,12 @@ from largebatch.jobs.run.run_folder import storage_errors
 from largebatch.jobs.streams import print_answer
 from largebatch.service.cli.checks import refuse_unwritable_file
 from largebatch.service.cli.tables import print_runs
-from largebatch.tuning.report.pages import write_page
 from largebatch.tuning.report.picture_pen import write_png
+from largebatch.tuning.report.plotly_pen import write_page
 from largebatch.tuning.report.run_figures import accuracy_curves, on_unlike_footing
 from largebatch.tuning.results.collect import collect
 from largebatch.tuning.results.findings import NothingEndedError
 from largebatch.tuning.results.run_folders import runs_of_folders
-from largebatch.tuning.results.same_data import told_apart
 from largebatch.tuning.results.wording import disturbance_in_words
 
 WRITERS = {".html": write_page, ".png": write_png}
@@ -31,7 +30,7 @@ def compare(folders: list[Path], figure: Path | None, as_json: bool) -> None:
             raise SpecError("--figure", f"{figure.name} ends in neither .html nor .png.", "Choose one of the two.")
         refuse_unwritable_file("--figure", figure)
     folder_runs = runs_of_folders(folders)
-    results = told_apart(collect(folder_runs.run_dirs))
+    results = collect(folder_runs.run_dirs)
     if not results:
         raise NothingEndedError.beside(folder_runs.missing)
     if figure is not None:

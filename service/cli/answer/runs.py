@@ -8,43 +8,27 @@ import pydantic
 from largebatch.jobs.errors import SpecError
 from largebatch.service.cli.options import RunsToRead
 from largebatch.tuning.results.analysis.prediction import Miss, Predicted, compare, predict, profile_beside_runs, refuse_other_reference
-from largebatch.tuning.results.analysis.reference import Reference
 from largebatch.tuning.results.analysis.step_time import Profile
-from largebatch.tuning.results.collect import collect, noise_estimates, unreadable_in_words
-from largebatch.tuning.results.experiment import collect_experiment
+from largebatch.tuning.results.collect import Collected, collect, collect_experiment, unreadable_in_words
 from largebatch.tuning.results.findings import Findings, find
 from largebatch.tuning.results.run_folders import runs_of_folders
-from largebatch.tuning.results.run_result import RunResult
-from largebatch.tuning.results.same_data import told_apart
 
 
-class Gathered(NamedTuple):
-    """The runs that a person named."""
-
-    runs: list[RunResult]
-    missing: list[str]
-    """What is not there, or not there yet, in sentences."""
-
-
-def gather(runs: RunsToRead) -> Gathered:
+def gather(runs: RunsToRead) -> Collected:
     """Reads runs from their folders or from MLflow. Raises: SpecError for neither, or both."""
     if runs.experiment is None:
         if not runs.folders:
             raise SpecError("FOLDER", "is missing.", "Give run folders, a sweep's folder, or --experiment.")
         folder_runs = runs_of_folders(runs.folders)
-        return Gathered(told_apart(collect(folder_runs.run_dirs)), folder_runs.missing)
+        return Collected(collect(folder_runs.run_dirs), folder_runs.missing)
     if runs.folders:
         raise SpecError("--experiment", "and FOLDER exclude each other.", "Give one of the two.")
     if runs.mlflow_uri is None:
         raise SpecError("--mlflow-uri", "is missing.", "Example: sqlite:///runs/mlflow.db.")
-    experiment = collect_experiment(runs.mlflow_uri, runs.experiment)
-    missing = [f"Left out: {experiment.num_unended} runs that have not ended."] if experiment.num_unended else []
-    if experiment.num_foreign:
-        missing.append(f"Not read: {experiment.num_foreign} runs that largebatch did not make.")
-    return Gathered(experiment.results, missing)
+    return collect_experiment(runs.mlflow_uri, runs.experiment)
 
 
-def find_in(gathered: Gathered, target: float | None, deadline: float | None = None, max_samples: float | None = None) -> Findings:
+def find_in(gathered: Collected, target: float | None, deadline: float | None = None, max_samples: float | None = None) -> Findings:
     """What the runs say. Raises: NothingEndedError."""
     return find(gathered.runs, target, deadline_s=deadline, max_samples=max_samples, missing=gathered.missing)
 
@@ -82,5 +66,5 @@ def compare_prediction(findings: Findings, runs: RunsToRead) -> Comparison:
     (run,) = collect([runs.reference])
     refuse_other_reference(run, findings.setting)
     measured = {best.global_batch_size: best.seconds.median for best in findings.best if best.seconds.median is not None}
-    predicted = predict(Reference(run, noise_estimates(run)), profile, findings.target, [best.global_batch_size for best in findings.best])
+    predicted = predict(run, profile, findings.target, [best.global_batch_size for best in findings.best])
     return Comparison(profile, predicted, compare(predicted, measured), notes)

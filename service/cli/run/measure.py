@@ -17,13 +17,13 @@ from largebatch.jobs.streams import print_answer
 from largebatch.service.cli.checks import refuse_unless_positive, refuse_unwritable_file, whole_numbers
 from largebatch.service.cli.options import Machines
 from largebatch.service.cli.tables import GAP, output, plain_table, print_rows
-from largebatch.tuning.measure.lines import refuse_unlike
+from largebatch.tuning.measure.lines import line_chart, line_conditions, refuse_unlike
 from largebatch.tuning.measure.profile import profile as measure_profile
 from largebatch.tuning.measure.sharpness import sharpness_rows, slope_in_words
 from largebatch.tuning.measure.solution import load_solution
-from largebatch.tuning.report.attempts import Attempts
-from largebatch.tuning.report.measured_figures import line_chart, line_conditions, profile_charts
-from largebatch.tuning.report.picture_pen import write_pngs
+from largebatch.tuning.report.batch_figures import profile_charts
+from largebatch.tuning.report.contents import Attempts
+from largebatch.tuning.report.picture_pen import write_png
 from largebatch.tuning.results.analysis.step_time import Profile, profile_in_words
 from largebatch.tuning.study.solutions import lines_between, sharpness_of
 
@@ -58,7 +58,8 @@ def profile(recipe: str, overrides: tuple[str, ...], machines: Machines, timing:
     if files.document is not None:
         write_text(files.document, profile.model_dump_json(indent=2) + "\n")
     if files.figures is not None:
-        write_pngs(profile_charts(profile), files.figures)
+        for chart in profile_charts(profile):
+            write_png(chart, files.figures / f"{chart.name}.png")
     if as_json:
         print_answer(profile.model_dump_json())
     else:
@@ -108,7 +109,8 @@ def sharpness(run_dirs: list[Path], machines: Machines, sampling: Sampling, figu
         lines = lines_between(solutions, sampling.points, attempts, status.update) if has_lines else {}
     if figure is not None:
         names = solutions[0].name, solutions[-1].name
-        write_pngs([line_chart(name, points, *names, caption) for name, points in lines.items()], figure)
+        for name, points in lines.items():
+            write_png(line_chart(name, points, *names, caption), figure / f"line-{name}.png")
     if attempts.failed and not any(entry["sharpness"] or entry["top_eigenvalue"] is not None for entry in entries):
         raise InputError("", attempts.failed[0].why)
     for failure in attempts.failed:

@@ -16,14 +16,12 @@ from largebatch.jobs.streams import print_answer
 from largebatch.service.cli.options import Machines
 from largebatch.service.cli.run.sweep import run_with_view
 from largebatch.tuning.results.run_folders import STUDY
-from largebatch.tuning.study.begin import begin_study, change_budget, refuse_unstudied
-from largebatch.tuning.study.options import Stage, StudyOptions
+from largebatch.tuning.study.options import Stage, StudyOptions, begin_study, change_budget, refuse_unstudied
 from largebatch.tuning.study.study import study as study_in_stages
-from largebatch.tuning.sweep.begin import begin_sweep, resume_command
-from largebatch.tuning.sweep.ledger import SWEEP
+from largebatch.tuning.sweep.ledger import SWEEP, begin_sweep
 from largebatch.tuning.sweep.space import refuse_impossible
 from largebatch.tuning.sweep.spec import SweepSpec
-from largebatch.tuning.sweep.sweep import num_train_samples
+from largebatch.tuning.sweep.sweep import num_train_samples, resume_command
 
 USUAL_BUDGET = "30m"
 RECIPE_OR_FOLDER = "give either a recipe or --resume DIR."

@@ -18,11 +18,10 @@ from largebatch.service.cli.tables import output, print_rows
 from largebatch.service.present.sweep_plan import plan_facts
 from largebatch.tuning.results.findings import NothingEndedError, find_in
 from largebatch.tuning.results.wording import answer_of
-from largebatch.tuning.sweep.begin import begin_sweep, resume_command
-from largebatch.tuning.sweep.ledger import BASE, SWEEP, Ledger
+from largebatch.tuning.sweep.ledger import BASE, SWEEP, Ledger, begin_sweep
 from largebatch.tuning.sweep.space import base_spec, find_sweep, groups, read_sweep, refuse_impossible
 from largebatch.tuning.sweep.spec import SweepSpec
-from largebatch.tuning.sweep.sweep import SweepOptions, SweepProgress, num_train_samples, run_sweep
+from largebatch.tuning.sweep.sweep import SweepOptions, SweepProgress, num_train_samples, resume_command, run_sweep
 
 
 class Sweep(NamedTuple):

@@ -17,8 +17,7 @@ from largebatch.jobs.spec.read import read_spec
 from largebatch.service.cli.main import app
 from largebatch.tuning.measure.profile import batch_sizes_to_profile, profile
 from largebatch.tuning.results.analysis.step_time import Profile, ProfilePoint, profile_in_words
-from largebatch.tuning.study.begin import begin_study, change_budget
-from largebatch.tuning.study.options import Stage, StudyOptions
+from largebatch.tuning.study.options import Stage, StudyOptions, begin_study, change_budget
 from largebatch.tuning.study.study import study
 
 

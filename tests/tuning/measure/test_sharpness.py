@@ -17,9 +17,8 @@ from typer.testing import CliRunner
 
 from largebatch.jobs.errors import InputError
 from largebatch.service.cli.main import app
-from largebatch.tuning.measure.eigenvalue import top_by_power_iteration, top_eigenvalue
 from largebatch.tuning.measure.lines import line
-from largebatch.tuning.measure.sharpness import BoxSearch, epsilon_sharpness, sharpness_rows, slope_in_words
+from largebatch.tuning.measure.sharpness import BoxSearch, epsilon_sharpness, sharpness_rows, slope_in_words, top_by_power_iteration, top_eigenvalue
 from largebatch.tuning.measure.solution import Solution, load_solution
 from largebatch.tuning.measure.subspace import Subspace
 

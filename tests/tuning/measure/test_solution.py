@@ -13,8 +13,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from largebatch.jobs.data.dataset import Dataset, Images
 from largebatch.jobs.errors import FaultError, InputError
-from largebatch.tuning.measure.eigenvalue import top_eigenvalue
-from largebatch.tuning.measure.sharpness import epsilon_sharpness
+from largebatch.tuning.measure.sharpness import epsilon_sharpness, top_eigenvalue
 from largebatch.tuning.measure.solution import Solution
 
 CPU, CLASSES, SAMPLES = torch.device("cpu"), 3, 12

@@ -12,12 +12,11 @@ from made_runs import made_profile, made_run
 
 from largebatch.jobs.errors import StorageError
 from largebatch.jobs.run.records import Outcome, RunSummary
-from largebatch.tuning.report.batch_figures import accuracy_of_batch, frontiers, steps_and_samples, time_to_target
+from largebatch.tuning.measure.lines import line_conditions
+from largebatch.tuning.report.batch_figures import accuracy_of_batch, frontiers, profile_charts, steps_and_samples, time_to_target
 from largebatch.tuning.report.charts import ARROW, Chart, Series
-from largebatch.tuning.report.measured_figures import line_conditions, profile_charts
-from largebatch.tuning.report.pages import write_page
 from largebatch.tuning.report.picture_pen import write_png
-from largebatch.tuning.report.plotly_pen import to_plotly
+from largebatch.tuning.report.plotly_pen import to_plotly, write_page
 from largebatch.tuning.report.run_figures import accuracy_curves, label, on_unlike_footing
 from largebatch.tuning.results.findings import find
 from largebatch.tuning.results.run_result import Evaluation, RunResult

@@ -15,7 +15,6 @@ from largebatch.tuning.report.batch_figures import momentum_map
 from largebatch.tuning.report.contents import Extras, charts_of
 from largebatch.tuning.results.analysis.configurations import best_of_each_batch, configurations
 from largebatch.tuning.results.analysis.prediction import compare, misses_in_words, predict, profile_beside_runs, refuse_other_reference
-from largebatch.tuning.results.analysis.reference import Reference
 from largebatch.tuning.results.findings import find
 from largebatch.tuning.results.run_result import Evaluation, RunResult
 from largebatch.tuning.results.wording import answer_of
@@ -124,7 +123,7 @@ def test_a_prediction_from_one_run_is_exact_where_the_noise_scale_is_the_critica
     last = run.evaluations[-1]
     just_before = Evaluation(last.step * 98 // 100, last.samples * 98 // 100, last.training_seconds * 0.98, 2 * TARGET - last.test_accuracy)
     run = replace(run, evaluations=(just_before, last), summary=run.summary.model_copy(update={"gradient_noise_scale": CRITICAL}))
-    predicted = predict(Reference(run), made_profile(), TARGET, BATCHES)
+    predicted = predict(run, made_profile(), TARGET, BATCHES)
     measured = {one.global_batch_size: one.seconds.median for one in find(RUNS).best if one.seconds.median is not None}
     misses = compare(predicted, measured)
     assert [miss.global_batch_size for miss in misses] == BATCHES
@@ -138,17 +137,17 @@ def test_a_prediction_goes_at_the_pace_of_its_run() -> None:
     slower = run.__class__(
         **{**run.__dict__, "evaluations": tuple(at._replace(training_seconds=1.5 * at.training_seconds) for at in run.evaluations)}
     )
-    as_profiled, at_pace = (predict(Reference(one), made_profile(), TARGET, BATCHES) for one in (run, slower))
+    as_profiled, at_pace = (predict(one, made_profile(), TARGET, BATCHES) for one in (run, slower))
     assert [one.seconds for one in at_pace] == pytest.approx([1.5 * one.seconds for one in as_profiled])
 
 
 def test_a_run_that_reached_nothing_predicts_nothing() -> None:
     with pytest.raises(InputError, match=r"did not reach 0\.9"):
-        predict(Reference(made_run(128, reaches=False)), made_profile(), TARGET, BATCHES)
+        predict(made_run(128, reaches=False), made_profile(), TARGET, BATCHES)
 
 
 def test_the_reference_runs_own_batch_is_no_prediction() -> None:
-    predicted = predict(Reference(made_run(128)), made_profile(), TARGET, BATCHES)
+    predicted = predict(made_run(128), made_profile(), TARGET, BATCHES)
     assert [one.global_batch_size for one in predicted if one.is_reference] == [128]
     misses = compare(predicted, {128: predicted[1].seconds, 512: 10 * predicted[2].seconds})
     assert "within 30 % at 0 of 1 batch sizes (the reference run's own left aside)" in misses_in_words(misses)
@@ -160,7 +159,7 @@ def test_a_profile_of_one_batch_size_predicts_nothing() -> None:
     one = made_profile().model_copy(update={"points": made_profile().points[:1]})
     assert not one.has_model
     with pytest.raises(InputError, match="holds one batch size, 1: "):
-        predict(Reference(made_run(128)), one, TARGET, BATCHES)
+        predict(made_run(128), one, TARGET, BATCHES)
 
 
 def with_settings(run: RunResult, **settings: str) -> RunResult:

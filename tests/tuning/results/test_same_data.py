@@ -18,9 +18,8 @@ from largebatch.tuning.report.run_figures import on_unlike_footing
 from largebatch.tuning.results.analysis.settings import settings_of
 from largebatch.tuning.results.collect import collect
 from largebatch.tuning.results.findings import find_in
-from largebatch.tuning.results.same_data import told_apart
 from largebatch.tuning.results.wording import answer_of
-from largebatch.tuning.sweep.same_data import refuse_unlike_others
+from largebatch.tuning.sweep.trials.train import refuse_unlike_others
 
 
 class Single:
@@ -58,7 +57,7 @@ def sweep_of(folder: Path, *fingerprints: DatasetFingerprint | None) -> list[Pat
 
 def test_runs_of_other_data_are_no_runs_of_one_setting(tmp_path: Path) -> None:
     run_dirs = sweep_of(tmp_path, taken(1), taken(2), taken(1), None, taken(2))
-    results = told_apart(collect(run_dirs))
+    results = collect(run_dirs)
     assert [result.dataset == results[0].dataset for result in results] == [True, False, True, True, False]
     assert results[1].dataset == results[4].dataset
     assert f"in {run_dirs[1].name}" in results[1].dataset
@@ -70,7 +69,7 @@ def test_runs_of_other_data_are_no_runs_of_one_setting(tmp_path: Path) -> None:
 
 def test_the_same_data_and_another_augmentation_are_one_setting(tmp_path: Path) -> None:
     for number, prints in enumerate([(taken(1), taken(1)), (taken(1, 1.0), taken(1, 2.0)), (None, taken(1))]):
-        assert len(settings_of(told_apart(collect(sweep_of(tmp_path / str(number), *prints))))) == 1
+        assert len(settings_of(collect(sweep_of(tmp_path / str(number), *prints)))) == 1
 
 
 def test_a_run_of_a_sweep_is_refused_by_the_data_of_another(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from made_runs import TARGET, made_run
 
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.spec.read import read_spec
-from largebatch.tuning.results.analysis.reference import Reference
 from largebatch.tuning.results.analysis.step_time import Profile, ProfilePoint
 from largebatch.tuning.study.sizing import size_sweep
 from largebatch.tuning.sweep.space import with_fields
@@ -28,25 +27,25 @@ def profile(num_samples: int = 40_000) -> Profile:
 def test_more_time_never_compares_or_searches_less() -> None:
     sizes = []
     for budget_s in (600.0, 1200.0, 3600.0, 36_000.0, 360_000.0):
-        sweep = size_sweep(SPEC, profile(), Reference(made_run(256)), budget_s, ResourcesSpec())
+        sweep = size_sweep(SPEC, profile(), made_run(256), budget_s, ResourcesSpec())
         sizes.append((len(sweep.each[BATCH]) * len(sweep.each[MOMENTUM]), sweep.search.num_trials()))
         assert 1 <= sweep.repeats <= 3
     assert [groups for groups, _ in sizes] == sorted(groups for groups, _ in sizes)
     assert sizes[-1] == (12, 12)
-    last = size_sweep(SPEC, profile(), Reference(made_run(256)), 360_000.0, ResourcesSpec())
+    last = size_sweep(SPEC, profile(), made_run(256), 360_000.0, ResourcesSpec())
     assert last.each[BATCH] == [16, 64, 256, 1024, 4096, 16_384], "half the set is too near the last"
 
 
 def test_a_budget_that_holds_nothing_says_what_would() -> None:
     with pytest.raises(InputError, match="hold no sweep") as refused:
-        size_sweep(SPEC, profile(), Reference(made_run(256)), 10.0, ResourcesSpec())
+        size_sweep(SPEC, profile(), made_run(256), 10.0, ResourcesSpec())
     minutes = int(refused.value.hint.rpartition(" ")[2].rstrip("m."))
-    assert size_sweep(SPEC, profile(), Reference(made_run(256)), minutes * 60.0, ResourcesSpec()).search.num_trials() >= 1
+    assert size_sweep(SPEC, profile(), made_run(256), minutes * 60.0, ResourcesSpec()).search.num_trials() >= 1
 
 
 def test_a_recipe_of_steps_is_compared_in_epochs() -> None:
     steps = with_fields(SPEC, {"stop.epochs": None, "stop.steps": 100})
-    sweep = size_sweep(steps, profile(), Reference(made_run(256)), 3600.0, ResourcesSpec())
+    sweep = size_sweep(steps, profile(), made_run(256), 3600.0, ResourcesSpec())
     spec = with_fields(steps, sweep.set)
     assert spec.stop.steps is None
     assert spec.stop.epochs == pytest.approx(made_run(256).summary.samples_seen / 40_000)
@@ -57,7 +56,7 @@ def test_a_small_budget_leaves_the_costliest_ends_out() -> None:
     to_target = with_fields(SPEC, {"stop.at_target": True})
     sizes = []
     for budget_s in (80.0, 600.0, 3600.0):
-        sweep = size_sweep(to_target, profile(), Reference(made_run(256)), budget_s, ResourcesSpec())
+        sweep = size_sweep(to_target, profile(), made_run(256), budget_s, ResourcesSpec())
         sizes.append([batch for batch in sweep.each[BATCH] if isinstance(batch, int)])
     assert sizes[0] == [64, 256, 1024], "the soonest by what is known before, and its neighbours"
     assert sizes[1] == [16, 64, 256, 1024, 4096]

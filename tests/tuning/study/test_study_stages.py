@@ -14,16 +14,13 @@ from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.listener import Listener
 from largebatch.jobs.spec.read import build_spec, read_spec
 from largebatch.jobs.spec.train_spec import TrainSpec
-from largebatch.tuning.report.attempts import Attempts
-from largebatch.tuning.results.analysis.reference import Reference
+from largebatch.tuning.report.contents import Attempts
 from largebatch.tuning.results.findings import find
-from largebatch.tuning.study.begin import begin_study
-from largebatch.tuning.study.expected import Expected
-from largebatch.tuning.study.options import StudyOptions
+from largebatch.tuning.study.options import StudyOptions, begin_study
+from largebatch.tuning.study.sizing import Expected
 from largebatch.tuning.study.solutions import solve
 from largebatch.tuning.study.study import study
-from largebatch.tuning.sweep.begin import begin_sweep
-from largebatch.tuning.sweep.ledger import SWEEP, Ledger, Trial
+from largebatch.tuning.sweep.ledger import SWEEP, Ledger, Trial, begin_sweep
 from largebatch.tuning.sweep.search import Search
 from largebatch.tuning.sweep.spec import SweepSpec
 
@@ -121,7 +118,7 @@ def test_a_stage_that_fails_costs_only_itself(tmp_path: Path, monkeypatch: pytes
 def test_a_run_to_the_end_that_fails_leaves_the_report(tmp_path: Path) -> None:
     """Nothing of the stage is kept, so that it is tried again."""
     findings = find([made_run(batch) for batch in (16, 64)])  # whose folders are not there
-    expected = Expected(read_spec("digits-small-batch", ["stop.epochs=1"]), made_profile(), Reference(made_run(16)))
+    expected = Expected(read_spec("digits-small-batch", ["stop.epochs=1"]), made_profile(), made_run(16))
     attempts = Attempts()
     options = StudyOptions(tmp_path, DATA, "cpu", 1e6, lambda stage: None, lambda text: None)
     assert solve(findings, expected, options, CPU, attempts).runs == []

@@ -10,8 +10,7 @@ from made_sweeps import BASE, RATES, begin, finish, sweep, work
 
 from largebatch.jobs.run.records import Outcome
 from largebatch.tuning.sweep.ledger import Ending, Learned, Ledger
-from largebatch.tuning.sweep.score import score
-from largebatch.tuning.sweep.search import Search
+from largebatch.tuning.sweep.search import Search, score
 from largebatch.tuning.sweep.space import groups
 
 ONE_BATCH = {"batch.global_batch_size": [32]}

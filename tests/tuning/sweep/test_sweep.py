@@ -24,11 +24,9 @@ from small_runs import ROOT
 import largebatch
 from largebatch.jobs.run.checkpoints import list_checkpoints
 from largebatch.jobs.tracking.params import CURVE_TAG
-from largebatch.tuning.results.collect import collect
-from largebatch.tuning.results.experiment import collect_experiment
+from largebatch.tuning.results.collect import collect, collect_experiment
 from largebatch.tuning.results.run_folders import ended_runs
-from largebatch.tuning.sweep.begin import begin_sweep
-from largebatch.tuning.sweep.ledger import Ledger
+from largebatch.tuning.sweep.ledger import Ledger, begin_sweep
 from largebatch.tuning.sweep.space import base_spec, read_sweep
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -117,8 +115,8 @@ def test_a_sweep_from_file_to_answer(head: Head, tmp_path: Path) -> None:
     for has_tag in (True, False):  # where a run's curve is too long for a tag it comes from the metrics
         if not has_tag:
             client.delete_tag(children[0].info.run_id, CURVE_TAG)
-        rows, num_unended, num_foreign = collect_experiment(store, "largebatch")
-        assert (num_unended, num_foreign, {row.summary.run_id for row in rows}) == (0, 0, from_folders.keys())
+        rows, missing = collect_experiment(store, "largebatch")
+        assert (missing, {row.summary.run_id for row in rows}) == ([], from_folders.keys())
         for row in rows:
             other = from_folders[row.summary.run_id]
             for name in ("settings", "summary", "learning_rate", "momentum", "seed", "device"):

@@ -8,15 +8,13 @@ import torch
 from made_sweeps import BASE
 
 from largebatch.jobs.errors import InputError
-from largebatch.tuning.sweep.begin import resume_command
 from largebatch.tuning.sweep.ledger import Trial
-from largebatch.tuning.sweep.listener import TrialReport
 from largebatch.tuning.sweep.space import with_fields
 from largebatch.tuning.sweep.spec import EarlyStopSpec, ResourcesSpec
-from largebatch.tuning.sweep.sweep import SweepProgress
+from largebatch.tuning.sweep.sweep import SweepProgress, resume_command
 from largebatch.tuning.sweep.trials.early_stop import EarlyStopping
 from largebatch.tuning.sweep.trials.process import TrialProcess
-from largebatch.tuning.sweep.trials.resources import Shares, TrialOptions, split_machines
+from largebatch.tuning.sweep.trials.resources import Shares, TrialOptions, TrialReport, split_machines
 
 FOUR_EPOCHS = with_fields(BASE, {"tracking.enabled": False, "stop.epochs": 4, "stop.at_target": False, "evaluation.every_epochs": 1})
 

@@ -1,4 +1,4 @@
-"""Which batch size to take, and why: soonest, cheapest, best within a limit, and the knee.
+"""Which batch size to take, and why: the Pareto frontier, and on it soonest, cheapest, best within a limit, and the knee.
 
 Within a limit that no batch reaches the target in, the best is the most accurate by then.
 """
@@ -6,7 +6,6 @@ Within a limit that no batch reaches the target in, the best is the most accurat
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from largebatch.tuning.results.analysis.frontier import frontier
 from largebatch.tuning.results.answers import Advice, Choice
 
 Cost = Literal["seconds", "samples"]
@@ -33,6 +32,21 @@ class Limit(NamedTuple):
     def question(self) -> str:
         """`within 30 s`."""
         return f"within {self.most:g} s" if self.cost == "seconds" else f"within {self.most:,.0f} samples"
+
+
+def frontier(points: Sequence[tuple[float, float]]) -> list[int]:
+    """The Pareto frontier: numbers of the points that no other beats, by rising first cost.
+
+    A point is beaten if another is no worse in both costs and better in one; equal points do not beat each other.
+
+    Args: points: two costs each, smaller is better; negate what should be large. NaN and infinite costs never stand.
+    """
+    order = sorted((n for n, point in enumerate(points) if all(abs(cost) < float("inf") for cost in point)), key=lambda n: points[n])
+    kept: list[int] = []
+    for number in order:
+        if not kept or points[number][1] < points[kept[-1]][1] or points[number] == points[kept[-1]]:
+            kept.append(number)
+    return kept
 
 
 def advise(choices: Sequence[Choice], limits: Sequence[Limit] = ()) -> list[Advice]:

@@ -1,11 +1,12 @@
 """Runs that differ in their seed alone, taken together; and the best of them at each batch size."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import median
 
 from largebatch.jobs.run.records import Outcome
-from largebatch.tuning.results.analysis.intervals import spread
 from largebatch.tuning.results.answers import Choice, Spread
 from largebatch.tuning.results.run_result import Evaluation, RunResult
 
@@ -93,6 +94,28 @@ class Configuration:
             optimizer=self.first.optimizer,
             num_seeds=len(self.runs),
         )
+
+
+def spread(values: Sequence[float | None]) -> Spread:
+    """A handful of runs as one figure: their median, misses ranked last, and an interval of at least 95 % for it; of too few for one, their range.
+
+    The interval is that of order statistics: the r-th smallest and r-th largest of n enclose the median of any
+    continuous distribution with probability 1 - 2 P(Binomial(n, 1/2) < r). From six runs on that reaches 95 %.
+
+    Args: values: one per run, None for a miss; not empty.
+    """
+    ranked = sorted(math.inf if value is None else value for value in values)
+    count = len(ranked)
+    rank = 0  # how many values to leave out on each side
+    while 2 * _binomial_below(count, rank + 2) <= 0.05 and rank + 1 < count - rank - 1:
+        rank += 1
+    middle, low, high = (value if math.isfinite(value) else None for value in (median(ranked), ranked[rank], ranked[-1 - rank]))
+    return Spread(median=middle, low=low, high=high, num_reached=sum(map(math.isfinite, ranked)), num_runs=count)
+
+
+def _binomial_below(count: int, bound: int) -> float:
+    """P(Binomial(count, 1/2) < bound)."""
+    return sum(math.comb(count, k) for k in range(bound)) / 2.0**count
 
 
 def accuracy_spread(accuracies: Sequence[float | None]) -> Spread:

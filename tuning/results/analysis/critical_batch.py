@@ -1,4 +1,4 @@
-"""The critical batch size: where a larger batch stops buying steps.
+"""The critical batch size: where a larger batch stops buying steps, and the regimes below and above it.
 
 McCandlish et al., arXiv:1812.06162, eq. 2.11: with S steps and E = S B samples to one target,
 
@@ -8,9 +8,14 @@ which for the points of one curve is the line E = E_min (1 + B / B_crit), or S =
 
 Errors are multiplicative (runs at every batch vary by so many per cent), so the fit is least squares of log E:
 for one B_crit the best log E_min is a mean, and what is left is a search over B_crit alone.
+
+Shallue et al. (arXiv:1811.03600, section 4.1) see three regimes of steps to target against batch size. On the fitted curve
+a doubling of the batch divides the steps by 2 (B + B_crit) / (2 B + B_crit): nearly two far below B_crit, nearly one far
+above. That paper draws no numbers; ours are below.
 """
 
 from collections.abc import Sequence
+from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +29,35 @@ FINE = 1e-3
 """Points that lie on the curve this closely leave nothing to draw errors from; the grid is no finer."""
 WIDEST = 1e3
 """How far beyond the measured batches B_crit is looked for, as a factor."""
+PERFECT = 1.8
+"""A doubling that saves at least this factor of steps still scales as good as perfectly."""
+NOTHING_LEFT = 1.2
+"""A doubling that saves less than this factor buys next to nothing."""
+
+
+class Regime(StrEnum):
+    """Where a batch stands."""
+
+    PERFECT_SCALING = "perfect scaling"
+    DIMINISHING_RETURNS = "diminishing returns"
+    MAXIMAL_DATA_PARALLELISM = "maximal data parallelism"
+
+
+def regime(batch: float, critical_batch_size: float) -> Regime:
+    """Which of the three regimes a batch is in."""
+    perfect, maximal = edges(critical_batch_size)
+    if batch <= perfect:
+        return Regime.PERFECT_SCALING
+    return Regime.DIMINISHING_RETURNS if batch <= maximal else Regime.MAXIMAL_DATA_PARALLELISM
+
+
+def edges(critical_batch_size: float) -> tuple[float, float]:
+    """(batch where perfect scaling ends, batch where maximal data parallelism begins).
+
+    Where a doubling divides the steps by g: B = B_crit (2 - g) / (2 (g - 1)).
+    """
+    perfect, maximal = (critical_batch_size * (2 - gain) / (2 * (gain - 1)) for gain in (PERFECT, NOTHING_LEFT))
+    return perfect, maximal
 
 
 def fit_critical_batch(batches: Sequence[float], samples: Sequence[float], seed: int = 0) -> CriticalBatch | None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.optim.configs import OPTIMIZERS
-from largebatch.tuning.results.analysis.reference import Reference
+from largebatch.tuning.results.analysis.reference import curve_through
 from largebatch.tuning.results.analysis.settings import setting_of
 from largebatch.tuning.results.analysis.step_time import Profile
 from largebatch.tuning.results.answers import Setting
@@ -35,13 +35,13 @@ class Predicted(NamedTuple):
     """The batch of the run that the prediction is made from, where it is that run's own time."""
 
 
-def predict(reference: Reference, profile: Profile, target: float, batches: Sequence[int]) -> list[Predicted]:
+def predict(run: RunResult, profile: Profile, target: float, batches: Sequence[int]) -> list[Predicted]:
     """The whole curve, by rising batch.
 
-    Args: reference: reached the target and measured its noise; profile: of the same model on the device to be used.
+    Args: run: reached the target and measured its noise; profile: of the same model on the device to be used.
     Raises: InputError for a run that did neither.
     """
-    curve, run = reference.curve(target), reference.run
+    curve = curve_through(run, target)
     reference_batch, most = curve.reference_batch, curve.critical_batch
     pace = curve.met.seconds / (curve.met.steps * profile.seconds_per_step(reference_batch))
     power = OPTIMIZERS[run.optimizer].batch_power if run.optimizer in OPTIMIZERS else 0.5

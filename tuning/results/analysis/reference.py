@@ -12,7 +12,6 @@ plain ratio of means counts it by its squared norm, and what the first few steps
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -54,39 +53,32 @@ class Curve(NamedTuple):
         return self.met.samples * ratio + max(self.met.interval, batch) / 2
 
 
-@dataclass(frozen=True)
-class Reference:
-    """One run, as what a prediction stands on."""
+def curve_through(run: RunResult, target: float) -> Curve:
+    """The samples to `target` at every batch size, by one run; its summary's noise scale is used where it kept no estimates.
 
-    run: RunResult
-    estimates: tuple[NoiseEstimate, ...] = ()
-    """By rising step; where there are none, the noise scale of the run's summary is used."""
+    Raises: InputError for a run that did not reach it, or measured no noise.
+    """
+    met, summary = _crossing(run, target), run.summary
+    if met is None:
+        best = summary.best_test_accuracy or 0.0
+        raise InputError("run", f"{summary.run_id} did not reach {target:g}; its best is {best:.4f}.", "Give a lower --target, or train longer.")
+    way = [estimate for estimate in run.noise_estimates if estimate.step <= met.steps]
+    critical = weighted_by_progress(way, summary.global_batch_size) or summary.gradient_noise_scale
+    if critical is None or critical <= 0:
+        raise InputError("run", f"{summary.run_id} has no gradient noise scale.", "Set gradient.noise_every_steps, or use a larger batch.")
+    return Curve(met, summary.global_batch_size, critical)
 
-    def curve(self, target: float) -> Curve:
-        """The samples to `target` at every batch size.
 
-        Raises: InputError for a run that did not reach it, or measured no noise.
-        """
-        met, summary = self._crossing(target), self.run.summary
-        if met is None:
-            best = summary.best_test_accuracy or 0.0
-            raise InputError("run", f"{summary.run_id} did not reach {target:g}; its best is {best:.4f}.", "Give a lower --target, or train longer.")
-        way = [estimate for estimate in self.estimates if estimate.step <= met.steps]
-        critical = weighted_by_progress(way, summary.global_batch_size) or summary.gradient_noise_scale
-        if critical is None or critical <= 0:
-            raise InputError("run", f"{summary.run_id} has no gradient noise scale.", "Set gradient.noise_every_steps, or use a larger batch.")
-        return Curve(met, summary.global_batch_size, critical)
-
-    def _crossing(self, target: float) -> Crossing | None:
-        samples, accuracy = 0, None
-        for point in self.run.evaluations:
-            if point.test_accuracy >= target:
-                # Met at the first evaluation, it may have been met at any time before.
-                part = 0.5 if accuracy is None else (target - accuracy) / (point.test_accuracy - accuracy)
-                interval = point.samples - samples
-                return Crossing(samples + part * interval, interval, point.step, point.training_seconds)
-            samples, accuracy = point.samples, point.test_accuracy
-        return None
+def _crossing(run: RunResult, target: float) -> Crossing | None:
+    samples, accuracy = 0, None
+    for point in run.evaluations:
+        if point.test_accuracy >= target:
+            # Met at the first evaluation, it may have been met at any time before.
+            part = 0.5 if accuracy is None else (target - accuracy) / (point.test_accuracy - accuracy)
+            interval = point.samples - samples
+            return Crossing(samples + part * interval, interval, point.step, point.training_seconds)
+        samples, accuracy = point.samples, point.test_accuracy
+    return None
 
 
 def weighted_by_progress(estimates: Sequence[NoiseEstimate], batch: int) -> float | None:

@@ -10,8 +10,8 @@ from collections import defaultdict
 import numpy as np
 
 from largebatch.tuning.sweep.ledger import Trial
-from largebatch.tuning.sweep.listener import TrialReport
 from largebatch.tuning.sweep.spec import EarlyStopSpec
+from largebatch.tuning.sweep.trials.resources import TrialReport
 
 MEDIAN_OF = 3
 """The median rule stops nothing before so many other runs can be compared."""
@@ -25,11 +25,10 @@ class EarlyStopping:
 
     def __init__(self, spec: EarlyStopSpec, epoch_samples: int) -> None:
         self._spec = spec
-        self._grace = spec.grace * epoch_samples if spec.clock == "samples" else spec.grace
-        self._rule_of_group: defaultdict[int, SuccessiveHalving | MedianOfMeans] = defaultdict(self._new_rule)
-
-    def _new_rule(self) -> "SuccessiveHalving | MedianOfMeans":
-        return SuccessiveHalving(self._grace, self._spec.reduction_factor) if self._spec.method == "asha" else MedianOfMeans(self._grace)
+        grace = spec.grace * epoch_samples if spec.clock == "samples" else spec.grace
+        self._rule_of_group: defaultdict[int, SuccessiveHalving | MedianOfMeans] = defaultdict(
+            lambda: SuccessiveHalving(grace, spec.reduction_factor) if spec.method == "asha" else MedianOfMeans(grace)
+        )
 
     def falls_behind(self, trial: Trial, report: TrialReport) -> bool:
         """Take in a run's evaluation; whether the run should end."""

@@ -10,8 +10,7 @@ import threading
 from largebatch.jobs.garbage_collection import collect_seldom
 from largebatch.jobs.launch.openmp_threads import spin_briefly
 from largebatch.jobs.spec.train_spec import TrainSpec
-from largebatch.tuning.sweep.listener import TrialReport
-from largebatch.tuning.sweep.trials.resources import TrialOptions
+from largebatch.tuning.sweep.trials.resources import TrialOptions, TrialReport
 
 
 class TrialProcess:

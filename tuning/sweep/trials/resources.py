@@ -1,4 +1,4 @@
-"""What each run of a sweep gets of the machines, and how many runs go at a time."""
+"""What the sweep's own process tells those of its runs, and what they tell it; what each run gets of the machines, and how many go at a time."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -32,6 +32,20 @@ class TrialOptions:
     shares: Shares
     ends_at_s: float | None
     """Unix time at which runs under way stop and save."""
+
+
+@dataclass(frozen=True)
+class TrialReport:
+    """What the process of a run tells at each evaluation, and once more when the run is over."""
+
+    training_seconds: float = 0.0
+    samples_seen: int = 0
+    test_accuracy: float = 0.0
+    is_over: bool = False
+    error: str | None = None
+    """Why the run failed."""
+    is_fault: bool = False
+    """Whether the machine failed it, so that another try may help."""
 
 
 def split_machines(machines: Sequence[Mapping[str, float]], resources: ResourcesSpec, device: str) -> Shares:

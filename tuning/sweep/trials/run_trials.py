@@ -10,6 +10,7 @@ killed goes on by being asked what is left (docs/decisions/009).
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +18,10 @@ import ray
 from ray.exceptions import RayActorError, RayError
 
 from largebatch.tuning.sweep.ledger import Ending, Trial
-from largebatch.tuning.sweep.listener import SweepListener, TrialReport
 from largebatch.tuning.sweep.search import Search
 from largebatch.tuning.sweep.trials.early_stop import EarlyStopping
 from largebatch.tuning.sweep.trials.process import TrialProcess
-from largebatch.tuning.sweep.trials.resources import TrialOptions
+from largebatch.tuning.sweep.trials.resources import TrialOptions, TrialReport
 
 MAX_FAILURES = 3
 """How often a run whose process died goes on from its checkpoint; a process that went with a preempted machine does not count."""
@@ -30,6 +30,18 @@ POLL_S, LOOK_EVERY_S, GONE_AFTER_S = 0.5, 5.0, 30.0
 TRIAL_MEMORY = 2**20
 """What the process of a run on several workers asks Ray for: something, but no core, or such processes would keep
 the cores that their own workers wait for."""
+
+
+@dataclass(frozen=True)
+class SweepListener:
+    """Called in the sweep's own process."""
+
+    on_begin: Callable[[Trial], None] = lambda trial: None
+    on_report: Callable[[Trial, TrialReport], None] = lambda trial, report: None
+    """At each evaluation."""
+    on_end: Callable[[Trial, str], None] = lambda trial, how: None
+    """how: the run's outcome, or pruned, failed, faulted, stopped (it goes on with the sweep)."""
+    on_notice: Callable[[str], None] = lambda text: None
 
 
 @dataclass

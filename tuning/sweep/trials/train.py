@@ -3,15 +3,19 @@
 A run of one worker trains in this process: no nested trainer, no further process. Several workers are Ray Train's.
 """
 
+import json
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
 
-from largebatch.jobs.data.fingerprint import read_fingerprint
+from largebatch.jobs.data.fingerprint import DatasetFingerprint, read_fingerprint
+from largebatch.jobs.data.same_data import FIELD, HOW, difference_between_runs
 from largebatch.jobs.device import choose_device
-from largebatch.jobs.errors import FaultError, LargebatchError
+from largebatch.jobs.errors import DataError, FaultError, LargebatchError
 from largebatch.jobs.job import prepare, run_job
 from largebatch.jobs.launch.on_ray.train import train_on_ray
 from largebatch.jobs.launch.options import TrainOptions, Workers
@@ -22,9 +26,7 @@ from largebatch.jobs.run.listener import Listener
 from largebatch.jobs.run.records import EvalRecord, Record, RunSummary
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.tuning.sweep.ledger import STOP
-from largebatch.tuning.sweep.listener import TrialReport
-from largebatch.tuning.sweep.same_data import refuse_unlike_others
-from largebatch.tuning.sweep.trials.resources import TrialOptions
+from largebatch.tuning.sweep.trials.resources import TrialOptions, TrialReport
 
 LOOK_EVERY_S = 0.5
 OLD_TRIAL_S = 30.0
@@ -90,3 +92,23 @@ def _train_on_workers(spec: TrainSpec, options: TrialOptions, run_id: str, liste
     if fingerprint is not None:  # the workers alone have loaded the data
         refuse_unlike_others(fingerprint, spec, options.folder, run_id)
     return summary
+
+
+def refuse_unlike_others(fingerprint: DatasetFingerprint, spec: TrainSpec, folder: Path, run_id: str) -> None:
+    """Raise DataError where other runs of the same data set have other data: nothing could be compared.
+
+    Args: fingerprint: of run `run_id` of the sweep in `folder`.
+    """
+    source = _source(spec.model_dump(mode="json"))
+    for path in sorted(folder.glob(f"*/{run_folder.DATA}")):
+        run_dir, other = path.parent, read_fingerprint(path.parent)
+        if run_dir.name == run_id or other is None or _source(json.loads((run_dir / run_folder.SPEC).read_text())) != source:
+            continue
+        difference = difference_between_runs(fingerprint, other, (run_id, run_dir.name))
+        if difference is not None:
+            raise DataError(FIELD, f"differs between the sweep's runs: {difference}.", f"{HOW}; then begin the sweep anew.")
+        return
+
+
+def _source(spec: Mapping[str, Mapping[str, Any]]) -> object:
+    return [spec["dataset"][field] for field in ("name", "entry_point", "arguments")]

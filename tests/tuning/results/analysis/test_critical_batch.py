@@ -5,8 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from largebatch.tuning.results.analysis.critical_batch import fit_critical_batch
-from largebatch.tuning.results.analysis.regimes import Regime, edges, gain_of_doubling, regime
+from largebatch.tuning.results.analysis.critical_batch import Regime, edges, fit_critical_batch, regime
 from largebatch.tuning.results.analysis.scaling_model import Link, all_reduce_seconds, scale_out, step_seconds
 from largebatch.tuning.results.analysis.step_time import StepTimeModel, fit_step_time
 
@@ -73,6 +72,11 @@ def test_points_far_below_bound_it_from_one_side_only() -> None:
 def test_two_batches_are_no_curve() -> None:
     assert fit_critical_batch([64, 64, 128], [1.0, 2.0, 3.0]) is None
     assert fit_critical_batch([], []) is None
+
+
+def gain_of_doubling(batch: float, critical: float) -> float:
+    """Steps at `batch` over steps at twice of it, on the curve."""
+    return (1 + critical / batch) / (1 + critical / (2 * batch))
 
 
 def test_regimes() -> None:

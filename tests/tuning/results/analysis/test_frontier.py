@@ -4,9 +4,8 @@ import random
 
 import pytest
 
-from largebatch.tuning.results.analysis.advice import Limit, advise
-from largebatch.tuning.results.analysis.frontier import frontier
-from largebatch.tuning.results.analysis.intervals import spread
+from largebatch.tuning.results.analysis.advice import Limit, advise, frontier
+from largebatch.tuning.results.analysis.configurations import spread
 from largebatch.tuning.results.answers import Choice, Spread
 
 

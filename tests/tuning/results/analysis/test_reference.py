@@ -10,7 +10,7 @@ from made_runs import TARGET, made_run
 
 from largebatch.jobs.engine.noise_scale import NoiseSums, estimate
 from largebatch.jobs.errors import InputError
-from largebatch.tuning.results.analysis.reference import WINDOW, Reference, weighted_by_progress
+from largebatch.tuning.results.analysis.reference import WINDOW, curve_through, weighted_by_progress
 from largebatch.tuning.results.run_result import Evaluation, NoiseEstimate
 
 WAY = 150.0
@@ -82,30 +82,31 @@ def test_estimates_that_say_nothing() -> None:
 def test_the_crossing_is_between_two_evaluations_and_seen_half_an_interval_late() -> None:
     points = (Evaluation(10, 1000, 1.0, 0.5), Evaluation(20, 2000, 2.0, 0.88), Evaluation(30, 3000, 3.0, 0.96), Evaluation(40, 4000, 4.0, 0.97))
     run = replace(made_run(100), evaluations=points)
-    curve = Reference(run).curve(TARGET)
+    curve = curve_through(run, TARGET)
     assert curve.met.samples == pytest.approx(2250.0)
     assert (curve.met.interval, curve.met.steps, curve.met.seconds) == (1000, 30, 3.0)
     assert curve.critical_batch == run.summary.gradient_noise_scale == 400.0
     assert curve.samples(100) == pytest.approx(2750.0)
     assert curve.samples(4000) == pytest.approx(2250 * (1 + 10) / (1 + 0.25) + 2000), "a step is longer than the interval"
     first = replace(run, evaluations=points[2:])
-    assert Reference(first).curve(TARGET).met.samples == 1500.0, "met at the first evaluation: some time before it"
-    assert Reference(first).curve(TARGET).samples(100) == 3000.0, "where it was seen"
+    assert curve_through(first, TARGET).met.samples == 1500.0, "met at the first evaluation: some time before it"
+    assert curve_through(first, TARGET).samples(100) == 3000.0, "where it was seen"
 
 
 def test_only_the_way_to_the_target_counts() -> None:
     points = (Evaluation(10, 1000, 1.0, 0.5), Evaluation(20, 2000, 2.0, 0.95), Evaluation(30, 3000, 3.0, 0.99))
     estimates = tuple(NoiseEstimate(step, 200.0 if step <= 20 else 9000.0, 1.0) for step in range(1, 31))
-    reference = Reference(replace(made_run(100), evaluations=points), estimates)
-    assert reference.curve(TARGET).critical_batch == pytest.approx(200.0)
-    assert reference.curve(0.97).critical_batch > 300.0
+    run = replace(made_run(100), evaluations=points, noise_estimates=estimates)
+    assert curve_through(run, TARGET).critical_batch == pytest.approx(200.0)
+    assert curve_through(run, 0.97).critical_batch > 300.0
 
 
 def test_a_run_that_missed_or_measured_nothing_is_refused() -> None:
     with pytest.raises(InputError, match=r"did not reach 0\.9"):
-        Reference(made_run(128, reaches=False)).curve(TARGET)
+        curve_through(made_run(128, reaches=False), TARGET)
     silent = made_run(128)
     silent = replace(silent, summary=silent.summary.model_copy(update={"gradient_noise_scale": None}))
     with pytest.raises(InputError, match="has no gradient noise scale"):
-        Reference(silent).curve(TARGET)
-    assert Reference(silent, (NoiseEstimate(1, 50.0, 1.0),)).curve(TARGET).critical_batch == pytest.approx(50.0)
+        curve_through(silent, TARGET)
+    told = replace(silent, noise_estimates=(NoiseEstimate(1, 50.0, 1.0),))
+    assert curve_through(told, TARGET).critical_batch == pytest.approx(50.0)
