@@ -1,27 +1,18 @@
 """LARS against numbers worked out by hand, the paper's equations in plain Python, and torch's SGD."""
 
-import copy
 import math
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from optimizer_steps import RATES, STEPS, Vector, drawn, length, run, vector
+from torch import nn
 
-from largebatch.jobs.engine.state import TrainState
 from largebatch.jobs.optim.lars import LARS
 from largebatch.jobs.optim.tensors import norms
 
-STEPS = 10
-RATES = [0.5, 0.5, 0.4, 0.1, 0.0, 2.0, 1.0, 0.3, 0.3, 0.05]
 FLOAT64 = {"rtol": 1e-12, "atol": 1e-14}
 """Ten float64 steps of some ten operations each, on numbers near 1: about 1e-14; the reference sums in another order."""
-
-Vector = list[float]
-
-
-def length(vector: Vector) -> float:
-    return math.sqrt(math.fsum(x * x for x in vector))
 
 
 def reference(weights: Vector, gradients: list[Vector], rates: list[float], **options: Any) -> Vector:
@@ -43,29 +34,12 @@ def reference(weights: Vector, gradients: list[Vector], rates: list[float], **op
     return weights
 
 
-def drawn(seed: int, size: int = 7) -> tuple[Tensor, list[Tensor]]:
-    generator = torch.Generator().manual_seed(seed)
-    weights = torch.randn(size, generator=generator, dtype=torch.float64)
-    return weights, [torch.randn(size, generator=generator, dtype=torch.float64) for _ in range(STEPS)]
-
-
-def run(weights: Tensor, gradients: list[Tensor], rates: list[float], optimizer: type = LARS, **options: Any) -> Tensor:
-    param = nn.Parameter(weights.clone())
-    adapts = {"adapts": options.pop("adapts")} if "adapts" in options else {}
-    stepper = optimizer([{"params": [param], **adapts}], lr=1.0, **options)
-    for gradient, rate in zip(gradients, rates, strict=True):
-        param.grad = gradient.clone()
-        stepper.param_groups[0]["lr"] = rate
-        stepper.step()
-    return param.detach()
-
-
 def test_one_step_by_hand() -> None:
     # |w| = 5, |g| = 13, beta = 0.2, eta = 0.28: ratio = 0.28 * 5 / (13 + 0.2 * 5) = 1.4 / 14 = 0.1.
     # g + beta w = (5.6, 12.8); times lr 0.5 and ratio 0.1: v = (0.28, 0.64); w - v = (2.72, 3.36).
-    weights, gradient = torch.tensor([3.0, 4.0], dtype=torch.float64), torch.tensor([5.0, 12.0], dtype=torch.float64)
-    moved = run(weights, [gradient], [0.5], weight_decay=0.2, trust_coefficient=0.28)
-    torch.testing.assert_close(moved, torch.tensor([2.72, 3.36], dtype=torch.float64), **FLOAT64)
+    weights, gradient = vector(3.0, 4.0), vector(5.0, 12.0)
+    moved = run(LARS, weights, [gradient], [0.5], weight_decay=0.2, trust_coefficient=0.28)
+    torch.testing.assert_close(moved, vector(2.72, 3.36), **FLOAT64)
 
 
 @pytest.mark.parametrize(
@@ -81,17 +55,17 @@ def test_one_step_by_hand() -> None:
     ids=str,
 )
 def test_each_variant_by_hand(options: dict[str, Any], expected: float) -> None:
-    gradients = [torch.tensor([4.0], dtype=torch.float64), torch.tensor([-3.0], dtype=torch.float64)]
-    moved = run(torch.tensor([2.0], dtype=torch.float64), gradients, [0.1, 0.2], momentum=0.5, trust_coefficient=1.0, **options)
-    torch.testing.assert_close(moved, torch.tensor([expected], dtype=torch.float64), **FLOAT64)
+    gradients = [vector(4.0), vector(-3.0)]
+    moved = run(LARS, vector(2.0), gradients, [0.1, 0.2], momentum=0.5, trust_coefficient=1.0, **options)
+    torch.testing.assert_close(moved, vector(expected), **FLOAT64)
 
 
 def test_second_step_by_hand() -> None:
     # No decay, eta = 1, m = 0.5, lr = 0.1. Step 1: w = 2, g = 4, ratio 2/4, v = 0.1 * 0.5 * 4 = 0.2, w = 1.8.
     # Step 2: g = -3, ratio 1.8/3 = 0.6, v = 0.5 * 0.2 + 0.1 * 0.6 * -3 = 0.1 - 0.18 = -0.08, w = 1.88.
-    gradients = [torch.tensor([4.0], dtype=torch.float64), torch.tensor([-3.0], dtype=torch.float64)]
-    moved = run(torch.tensor([2.0], dtype=torch.float64), gradients, [0.1, 0.1], momentum=0.5, trust_coefficient=1.0)
-    torch.testing.assert_close(moved, torch.tensor([1.88], dtype=torch.float64), **FLOAT64)
+    gradients = [vector(4.0), vector(-3.0)]
+    moved = run(LARS, vector(2.0), gradients, [0.1, 0.1], momentum=0.5, trust_coefficient=1.0)
+    torch.testing.assert_close(moved, vector(1.88), **FLOAT64)
 
 
 @pytest.mark.parametrize(
@@ -113,26 +87,24 @@ def test_second_step_by_hand() -> None:
 def test_ten_steps_follow_the_equations(options: dict[str, Any]) -> None:
     weights, gradients = drawn(5)
     expected = reference(weights.tolist(), [g.tolist() for g in gradients], RATES, **options)
-    torch.testing.assert_close(run(weights, gradients, RATES, **options), torch.tensor(expected, dtype=torch.float64), **FLOAT64)
+    torch.testing.assert_close(run(LARS, weights, gradients, RATES, **options), torch.tensor(expected, dtype=torch.float64), **FLOAT64)
 
 
 def test_the_largest_ratio_is_bounded() -> None:
     # Without the bound the ratio would be 0.5 * 10 / 1 = 5.
-    moved = run(
-        torch.tensor([10.0], dtype=torch.float64), [torch.tensor([1.0], dtype=torch.float64)], [1.0], trust_coefficient=0.5, max_trust_ratio=2.0
-    )
-    torch.testing.assert_close(moved, torch.tensor([8.0], dtype=torch.float64), **FLOAT64)
+    moved = run(LARS, vector(10.0), [vector(1.0)], [1.0], trust_coefficient=0.5, max_trust_ratio=2.0)
+    torch.testing.assert_close(moved, vector(8.0), **FLOAT64)
 
 
 def test_learning_rate_inside_or_outside_of_the_momentum() -> None:
     weights, gradients = drawn(6)
     for nesterov in (False, True):
         both = [{"trust_coefficient": 0.5, "nesterov": nesterov, "learning_rate_in_momentum": inside} for inside in (True, False)]
-        constant = [run(weights, gradients, [0.3] * STEPS, **options) for options in both]
+        constant = [run(LARS, weights, gradients, [0.3] * STEPS, **options) for options in both]
         torch.testing.assert_close(*constant, **FLOAT64)
         # From 1 down to 0: inside, the old pushes go on in full, outside they stop with the rate.
-        falling = [run(weights, gradients[:2], [1.0, 0.0], **options) for options in both]
-        at_first = run(weights, gradients[:1], [1.0], **both[1])
+        falling = [run(LARS, weights, gradients[:2], [1.0, 0.0], **options) for options in both]
+        at_first = run(LARS, weights, gradients[:1], [1.0], **both[1])
         torch.testing.assert_close(falling[1], at_first, rtol=0, atol=0)
         assert (falling[0] - falling[1]).norm() > 0.1 * (at_first - weights).norm()
 
@@ -140,24 +112,24 @@ def test_learning_rate_inside_or_outside_of_the_momentum() -> None:
 @pytest.mark.parametrize(("weight", "gradient", "expected"), [(0.0, 2.0, -0.2), (3.0, 0.0, 2.85), (0.0, 0.0, 0.0)])
 def test_ratio_is_one_where_a_norm_is_zero(weight: float, gradient: float, expected: float) -> None:
     # lr 0.1, beta 0.5, ratio 1: w - 0.1 * (g + 0.5 w).
-    moved = run(torch.tensor([weight], dtype=torch.float64), [torch.tensor([gradient], dtype=torch.float64)], [0.1], weight_decay=0.5)
-    torch.testing.assert_close(moved, torch.tensor([expected], dtype=torch.float64), **FLOAT64)
+    moved = run(LARS, vector(weight), [vector(gradient)], [0.1], weight_decay=0.5)
+    torch.testing.assert_close(moved, vector(expected), **FLOAT64)
 
 
 @pytest.mark.parametrize(("weight", "gradient", "expected"), [(0.0, 2.0, 0.0), (3.0, 0.0, 2.9997), (0.0, 0.0, 0.0)])
 def test_ratio_is_the_equations_where_a_norm_is_zero_if_asked_for(weight: float, gradient: float, expected: float) -> None:
     # lr 0.1, beta 0.5, eta 0.001. A weight of 3 alone: ratio 0.001 * 3 / 1.5 = 0.002, so 3 - 0.1 * 0.002 * 1.5.
     options: dict[str, Any] = {"weight_decay": 0.5, "zero_norms": "equation"}
-    moved = run(torch.tensor([weight], dtype=torch.float64), [torch.tensor([gradient], dtype=torch.float64)], [0.1], **options)
-    torch.testing.assert_close(moved, torch.tensor([expected], dtype=torch.float64), **FLOAT64)
+    moved = run(LARS, vector(weight), [vector(gradient)], [0.1], **options)
+    torch.testing.assert_close(moved, vector(expected), **FLOAT64)
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_without_a_ratio_it_is_torch_sgd(nesterov: bool) -> None:
     weights, gradients = drawn(7)
     options: dict[str, Any] = {"momentum": 0.9, "weight_decay": 0.05, "nesterov": nesterov}
-    theirs = run(weights, gradients, RATES, torch.optim.SGD, **options)
-    ours = run(weights, gradients, RATES, adapts=False, learning_rate_in_momentum=False, **options)
+    theirs = run(torch.optim.SGD, weights, gradients, RATES, **options)
+    ours = run(LARS, weights, gradients, RATES, adapts=False, learning_rate_in_momentum=False, **options)
     torch.testing.assert_close(ours, theirs, **FLOAT64)
 
 
@@ -165,43 +137,15 @@ def test_without_decay_the_gradients_scale_does_not_matter() -> None:
     weights, gradients = drawn(8)
     # Powers of two: only exponents change, so nothing may differ.
     scaled = [gradient * 2.0 ** (20 - 4 * step) for step, gradient in enumerate(gradients)]
-    torch.testing.assert_close(run(weights, gradients, RATES), run(weights, scaled, RATES), **FLOAT64)
-    with_decay = [run(weights, some, RATES, weight_decay=0.1, trust_coefficient=0.1) for some in (gradients, scaled)]
+    torch.testing.assert_close(run(LARS, weights, gradients, RATES), run(LARS, weights, scaled, RATES), **FLOAT64)
+    with_decay = [run(LARS, weights, some, RATES, weight_decay=0.1, trust_coefficient=0.1) for some in (gradients, scaled)]
     assert not torch.allclose(*with_decay, rtol=1e-3), "with decay the scale does matter"
 
 
 def test_step_length_is_the_rate_times_the_coefficient_times_the_weights_norm() -> None:
     weights, gradients = drawn(9)
-    step = run(weights, gradients[:1], [0.5], trust_coefficient=0.02) - weights
+    step = run(LARS, weights, gradients[:1], [0.5], trust_coefficient=0.02) - weights
     assert step.norm().item() == pytest.approx(0.5 * 0.02 * weights.norm().item(), rel=1e-12)
-
-
-def test_each_tensor_has_a_ratio_of_its_own() -> None:
-    (first, first_gradients), (second, second_gradients) = drawn(10), drawn(11)
-    params = [nn.Parameter(first.clone()), nn.Parameter(100 * second), nn.Parameter(second.clone())]
-    LARS_step = LARS([{"params": params[:2]}, {"params": params[2:], "adapts": False, "weight_decay": 0.0}], lr=0.1, weight_decay=0.01)
-    for gradients in zip(first_gradients, second_gradients, second_gradients, strict=True):
-        for param, gradient in zip(params, gradients, strict=True):
-            param.grad = gradient.clone()
-        LARS_step.step()
-    rates = [0.1] * STEPS
-    torch.testing.assert_close(params[0].detach(), run(first, first_gradients, rates, weight_decay=0.01), **FLOAT64)
-    torch.testing.assert_close(params[1].detach(), run(100 * second, second_gradients, rates, weight_decay=0.01), **FLOAT64)
-    torch.testing.assert_close(params[2].detach(), run(second, second_gradients, rates, adapts=False), **FLOAT64)
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
-def test_gradients_are_left_as_they_were_found(dtype: torch.dtype, weight_decay: float) -> None:
-    weights, gradients = drawn(12)
-    param = nn.Parameter(weights.to(dtype))
-    optimizer = LARS([param], lr=0.1, weight_decay=weight_decay, nesterov=True)
-    for gradient in gradients:
-        param.grad = gradient.to(dtype)
-        given, held = param.grad, param.grad.clone()
-        optimizer.step()
-        assert param.grad is given
-        assert torch.equal(given, held)
 
 
 def test_a_parameter_without_gradient_stays() -> None:
@@ -212,14 +156,6 @@ def test_a_parameter_without_gradient_stays() -> None:
     assert torch.equal(idle, torch.ones(3))
     assert idle not in optimizer.state
     assert not torch.equal(busy, torch.ones(3))
-
-
-def test_memory_layout_does_not_matter() -> None:
-    weights = torch.randn(4, 3, 2, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    gradients = [torch.randn(4, 3, 2, 2, generator=torch.Generator().manual_seed(n), dtype=torch.float64) for n in range(STEPS)]
-    plain = run(weights, gradients, RATES, weight_decay=0.1)
-    mixed = run(weights.contiguous(memory_format=torch.channels_last), gradients, RATES, weight_decay=0.1)
-    torch.testing.assert_close(mixed, plain, **FLOAT64)
 
 
 def test_the_closures_loss_is_handed_back() -> None:
@@ -255,67 +191,6 @@ def test_bfloat16_weights_keep_norms_and_velocity_in_float32() -> None:
         # One rounding to bfloat16, half of 2^-7 at most.
         torch.testing.assert_close(param.detach().double(), weights - velocity, rtol=2.0**-8, atol=0)
     assert optimizer.state[param]["velocity"].dtype == torch.float32
-
-
-def test_float32_state_of_bfloat16_weights_survives_a_checkpoint() -> None:
-    def new() -> TrainState:
-        torch.manual_seed(0)
-        model = nn.Linear(5, 3).to(torch.bfloat16)
-        return TrainState(model, LARS(model.parameters(), lr=0.3, trust_coefficient=0.1), 1)
-
-    def step(state: TrainState, seed: int) -> None:
-        generator = torch.Generator().manual_seed(seed)
-        for param in state.model.parameters():
-            param.grad = torch.randn(param.shape, generator=generator).to(param.dtype)
-        state.optimizer.step()
-
-    whole, first, second = new(), new(), new()
-    for seed in range(6):
-        step(whole, seed)
-    for seed in range(3):
-        step(first, seed)
-    second.load_state_dict(copy.deepcopy(first.state_dict()))
-    velocities = [second.optimizer.state[param]["velocity"] for param in second.model.parameters()]
-    assert {velocity.dtype for velocity in velocities} == {torch.float32}
-    assert any(not torch.equal(v, v.to(torch.bfloat16).float()) for v in velocities), "nothing that bfloat16 would have lost"
-    for seed in range(3, 6):
-        step(second, seed)
-    for one, other in zip(whole.model.parameters(), second.model.parameters(), strict=True):
-        assert torch.equal(one, other)
-        assert torch.equal(whole.optimizer.state[one]["velocity"], second.optimizer.state[other]["velocity"])
-
-
-def test_a_loaded_optimizer_goes_on_bit_for_bit() -> None:
-    weights, gradients = drawn(13)
-    expected = run(weights.float(), [g.float() for g in gradients], RATES, weight_decay=0.1)
-    param = nn.Parameter(weights.float())
-    optimizer = LARS([param], lr=1.0, weight_decay=0.1)
-    for step, (gradient, rate) in enumerate(zip(gradients, RATES, strict=True)):
-        if step == 5:
-            saved = copy.deepcopy(optimizer.state_dict())
-            optimizer = LARS([param], lr=7.0)  # the options, too, come from what was saved
-            optimizer.load_state_dict(saved)
-        param.grad = gradient.float()
-        optimizer.param_groups[0]["lr"] = rate
-        optimizer.step()
-    assert torch.equal(param.detach(), expected)
-
-
-@pytest.mark.parametrize(
-    ("options", "named"),
-    [
-        ({"lr": -0.1}, "lr"),
-        ({"momentum": 1.0}, "momentum"),
-        ({"momentum": -0.1}, "momentum"),
-        ({"weight_decay": -1e-4}, "weight_decay"),
-        ({"epsilon": -1e-8}, "epsilon"),
-        ({"trust_coefficient": 0.0}, "trust_coefficient"),
-    ],
-    ids=str,
-)
-def test_impossible_options_are_refused(options: dict[str, Any], named: str) -> None:
-    with pytest.raises(ValueError, match=named):
-        LARS([nn.Parameter(torch.ones(1))], **{"lr": 0.1, **options})
 
 
 def test_sparse_gradients_are_refused() -> None:
