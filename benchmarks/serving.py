@@ -33,8 +33,7 @@ from largebatch.jobs.spec.read import build_spec, read_spec
 from largebatch.service.db.engine import connect, upgrade, writing
 from largebatch.service.db.tables import jobs
 from largebatch.service.db.tokens import Tokens
-from largebatch.service.job import Job, Kind
-from largebatch.service.states import State
+from largebatch.service.job import Job, Kind, State
 
 STORED = 10_000
 SPEC = read_spec("digits-lamb").model_dump(mode="json")

@@ -18,10 +18,9 @@ from largebatch.jobs.errors import FaultError
 from largebatch.jobs.run.json_lines import CHUNK_BYTES, parse_object, read_last_lines, read_lines
 from largebatch.jobs.run.run_folder import JOURNAL
 from largebatch.service.db.store import Store
-from largebatch.service.job import Job, Kind
+from largebatch.service.job import FINAL, Job, Kind
 from largebatch.service.present.views import JobView
 from largebatch.service.queue.run_folders import RunFolders
-from largebatch.service.states import FINAL
 from largebatch.tuning.sweep.ledger import LEDGER
 
 LOOK_EVERY_S = 0.5

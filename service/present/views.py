@@ -5,8 +5,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from largebatch.service.job import Job, Kind
-from largebatch.service.states import State
+from largebatch.service.job import Job, Kind, State
 
 
 class JobView(BaseModel):

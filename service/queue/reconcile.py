@@ -20,14 +20,13 @@ from largebatch.jobs.run.records import Outcome
 from largebatch.service.backends.base import Backend, BackendDown, CannotStart, Presence, Seen
 from largebatch.service.db.engine import DatabaseError
 from largebatch.service.db.store import Store
-from largebatch.service.job import Capacity, Job, Kind
+from largebatch.service.job import Capacity, Job, Kind, State
 from largebatch.service.present.progress import read_progress
 from largebatch.service.queue.background import Background
 from largebatch.service.queue.one_host import OneHost
 from largebatch.service.queue.run_folders import RunFolders
 from largebatch.service.queue.schedule import Limits, choose
 from largebatch.service.settings import Settings
-from largebatch.service.states import State
 
 LEASE, LEASE_S = "reconciler", 15.0
 URGENT_AFTER_S = 120.0

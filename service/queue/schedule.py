@@ -8,8 +8,7 @@ from collections import defaultdict, deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from largebatch.service.job import Capacity, Job
-from largebatch.service.states import State
+from largebatch.service.job import Capacity, Job, State
 
 LONGEST_WAIT_S = 300.0
 """No wait after a failure is longer; a time beyond it comes from a clock that jumped."""

@@ -16,9 +16,8 @@ from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.service.api.requests import RunSubmit, SweepSubmit, job_of_run, job_of_sweep
 from largebatch.service.db.engine import connect
 from largebatch.service.db.store import Store
-from largebatch.service.job import Job
+from largebatch.service.job import Job, State
 from largebatch.service.settings import Settings
-from largebatch.service.states import State
 from largebatch.tuning.sweep.ledger import Ending, Ledger, Trial
 
 

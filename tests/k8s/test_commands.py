@@ -20,7 +20,7 @@ from largebatch.jobs.launch.command_line import read_arguments
 from largebatch.jobs.spec.read import read_spec
 from largebatch.service.api.routes import operations
 from largebatch.service.cli.main import app
-from largebatch.service.states import State
+from largebatch.service.job import State
 from largebatch.tuning.sweep.space import base_spec, groups, read_sweep
 
 Object = dict[str, Any]

@@ -18,11 +18,10 @@ from largebatch.service.api.errors import MEDIA_TYPE, PROBLEM_SCHEMA
 from largebatch.service.api.requests import digest_of
 from largebatch.service.api.routes.job_files import add_file_routes, named
 from largebatch.service.api.routes.operations import SUBMITS
-from largebatch.service.job import Job, Kind
+from largebatch.service.job import Job, Kind, State
 from largebatch.service.present.curves import Series, read_series
 from largebatch.service.present.links import details
 from largebatch.service.present.views import JobDetails, JobPage, JobView
-from largebatch.service.states import State
 
 MOST_RECORDS = 5000
 SCAN_BYTES = 8 << 20

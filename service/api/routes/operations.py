@@ -10,9 +10,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, G
 from largebatch.jobs.errors import FaultError
 from largebatch.service.api.auth import Who
 from largebatch.service.api.dependencies import Deps
-from largebatch.service.job import Kind
+from largebatch.service.job import Kind, State
 from largebatch.service.present.progress import saved_at_s
-from largebatch.service.states import State
 
 router = APIRouter(tags=["operations"])
 STALE_S = 30.0

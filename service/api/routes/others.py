@@ -14,8 +14,7 @@ from largebatch.service.api.errors import NotFoundError
 from largebatch.service.api.requests import recipe_document
 from largebatch.service.api.routes.jobs import ERRORS, EVENT_STREAM, event_stream
 from largebatch.service.db.tokens import Token
-from largebatch.service.job import Kind
-from largebatch.service.states import State
+from largebatch.service.job import Kind, State
 
 recipes = APIRouter(prefix="/v1/recipes", tags=["recipes"], responses=ERRORS)
 cluster = APIRouter(prefix="/v1/cluster", tags=["cluster"], responses=ERRORS)

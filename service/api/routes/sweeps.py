@@ -16,10 +16,9 @@ from largebatch.service.api.routes.jobs import ERRORS, After, IdempotencyKey, ac
 from largebatch.service.api.routes.runs import PlanLine
 from largebatch.service.api.routes.strict_json import StrictRoute
 from largebatch.service.db.store import ConflictError
-from largebatch.service.job import Job, Kind
+from largebatch.service.job import ACTIVE, FINAL, Job, Kind, State
 from largebatch.service.present.trials import Trials, read_trials
 from largebatch.service.present.views import JobView
-from largebatch.service.states import ACTIVE, FINAL, State
 from largebatch.tuning.results.answers import SweepAdvice, SweepFindings, SweepFrontier
 
 router = APIRouter(prefix="/v1/sweeps", tags=["sweeps"], responses=ERRORS, route_class=StrictRoute)

@@ -12,10 +12,9 @@ from largebatch.jobs.run.journal import Journal
 from largebatch.jobs.run.records import StepRecord
 from largebatch.service.api.live import Watcher
 from largebatch.service.db.store import Store
-from largebatch.service.job import Job, Kind
+from largebatch.service.job import Job, Kind, State
 from largebatch.service.present.curves import read_series
 from largebatch.service.queue.run_folders import RunFolders
-from largebatch.service.states import State
 
 JOB = Job(id="a", kind=Kind.RUN, owner="ann", name="a", recipe=None, cpus=1.0, gpus=0, created_at_s=0.0, state=State.RUNNING, attempt=1)
 

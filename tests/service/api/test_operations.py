@@ -13,9 +13,8 @@ from largebatch.service.api.routes.operations import metrics
 from largebatch.service.backends.base import BackendDown
 from largebatch.service.backends.local import LocalBackend
 from largebatch.service.db.tokens import ANYONE_HERE
-from largebatch.service.job import Capacity, Job, Kind
+from largebatch.service.job import Capacity, Job, Kind, State
 from largebatch.service.settings import Settings
-from largebatch.service.states import State
 
 
 @pytest.fixture

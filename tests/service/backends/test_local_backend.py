@@ -17,8 +17,7 @@ from servers import job_pids
 from largebatch.service.backends import job_supervisor
 from largebatch.service.backends.base import Presence, Seen
 from largebatch.service.backends.local import LocalBackend, job_environment
-from largebatch.service.job import Capacity, Job, Kind
-from largebatch.service.states import State
+from largebatch.service.job import Capacity, Job, Kind, State
 
 SLEEPER = """
 import os, signal, sys, time

@@ -18,7 +18,7 @@ from largebatch.service.client import Client, configured
 from largebatch.service.db.engine import connect
 from largebatch.service.db.store import Store
 from largebatch.service.settings import Settings
-from largebatch.service.states import State
+from largebatch.service.job import State
 
 QUICK = ["--set", "stop.epochs=1", "--set", "tracking.enabled=false", "--cpus", "1"]
 

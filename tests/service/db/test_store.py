@@ -21,8 +21,7 @@ from largebatch.jobs.errors import InputError
 from largebatch.service.db.engine import DatabaseError, connect, refuse_outdated, revision, upgrade, writing
 from largebatch.service.db.store import ConflictError, GoneError, Store
 from largebatch.service.db.tables import jobs, metadata
-from largebatch.service.job import Job, Kind
-from largebatch.service.states import State
+from largebatch.service.job import Job, Kind, State
 
 
 def new_job(number: int = 0, **parts: object) -> Job:

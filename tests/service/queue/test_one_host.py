@@ -8,11 +8,10 @@ import pytest
 from largebatch.jobs.errors import InputError
 from largebatch.service.backends.local import LocalBackend
 from largebatch.service.db.store import Store
-from largebatch.service.job import Capacity, Job, Kind
+from largebatch.service.job import Capacity, Job, Kind, State
 from largebatch.service.queue.one_host import OneHost
 from largebatch.service.queue.reconcile import Reconciler
 from largebatch.service.settings import Settings
-from largebatch.service.states import State
 
 
 class Machine:

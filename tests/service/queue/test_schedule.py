@@ -4,9 +4,8 @@ import random
 
 import pytest
 
-from largebatch.service.job import Capacity, Job, Kind
+from largebatch.service.job import Capacity, Job, Kind, MOVES, State
 from largebatch.service.queue.schedule import Limits, choose
-from largebatch.service.states import MOVES, State
 
 NO_LIMITS = Limits(1000, 1000)
 
