@@ -24,8 +24,7 @@ from largebatch.service.job import Capacity, Job, Kind
 from largebatch.service.present.tracking import Tracking
 from largebatch.service.queue.one_host import OneHost
 from largebatch.service.queue.reconcile import Reconciler
-from largebatch.service.queue.run_copies import RunCopies
-from largebatch.service.queue.run_folders import RunFolders
+from largebatch.service.queue.run_folders import RunCopies, RunFolders
 from largebatch.service.settings import Settings
 
 T = TypeVar("T")

@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from largebatch.jobs.errors import InputError, LargebatchError
 from largebatch.service.db.engine import reading, writing
 from largebatch.service.db.tables import jobs, leases, submissions
-from largebatch.service.job import ACTIVE, FINAL, Job, Kind, MOVES, State
+from largebatch.service.job import ACTIVE, FINAL, MOVES, Job, Kind, State
 
 CLOCKS = {"postgresql": "EXTRACT(EPOCH FROM clock_timestamp())", "sqlite": "(julianday('now') - 2440587.5) * 86400.0"}
 """Unix seconds, by each database's own clock."""

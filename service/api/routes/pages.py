@@ -18,7 +18,7 @@ from largebatch.service.api.dependencies import Deps
 from largebatch.service.api.errors import Problem
 from largebatch.service.api.requests import recipe_document
 from largebatch.service.db.tokens import Principal, UnauthorizedError
-from largebatch.service.job import FINAL, Kind, MOVES, State
+from largebatch.service.job import FINAL, MOVES, Kind, State
 from largebatch.service.present.links import details
 from largebatch.service.present.views import JobDetails, JobView
 

@@ -27,7 +27,7 @@ from largebatch.service.db.engine import connect, upgrade
 from largebatch.service.db.store import Store
 from largebatch.service.job import Job, Kind, State
 from largebatch.service.present.progress import read_progress
-from largebatch.service.queue.run_copies import RunCopies
+from largebatch.service.queue.run_folders import RunCopies
 from largebatch.service.settings import Settings
 
 JOB = Job(id="a", kind=Kind.RUN, owner="ann", name="a", recipe=None, cpus=1.0, gpus=0, created_at_s=0.0, state=State.RUNNING, attempt=1)

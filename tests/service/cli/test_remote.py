@@ -17,8 +17,8 @@ from largebatch.service.cli.main import app
 from largebatch.service.client import Client, configured
 from largebatch.service.db.engine import connect
 from largebatch.service.db.store import Store
-from largebatch.service.settings import Settings
 from largebatch.service.job import State
+from largebatch.service.settings import Settings
 
 QUICK = ["--set", "stop.epochs=1", "--set", "tracking.enabled=false", "--cpus", "1"]
 

@@ -13,7 +13,7 @@ from largebatch.service.backends.base import BackendDown, CannotStart, Presence,
 from largebatch.service.db.engine import connect, upgrade, writing
 from largebatch.service.db.store import Store
 from largebatch.service.db.tables import leases
-from largebatch.service.job import Capacity, FINAL, Job, Kind, State
+from largebatch.service.job import FINAL, Capacity, Job, Kind, State
 from largebatch.service.queue.reconcile import Reconciler
 from largebatch.service.settings import Settings
 

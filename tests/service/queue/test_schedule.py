@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from largebatch.service.job import Capacity, Job, Kind, MOVES, State
+from largebatch.service.job import MOVES, Capacity, Job, Kind, State
 from largebatch.service.queue.schedule import Limits, choose
 
 NO_LIMITS = Limits(1000, 1000)
