@@ -62,8 +62,8 @@ class Capacity(NamedTuple):
     gpus: int
 
 
-class Job(BaseModel):
-    """One accepted request. Its id is also the name of its folder below the runs' folder."""
+class JobFacts(BaseModel):
+    """What the service and the network know of a job alike. Its id is also the name of its folder below the runs' folder."""
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
@@ -74,10 +74,6 @@ class Job(BaseModel):
     """The recipe's or sweep's name; ids begin with it."""
     recipe: str | None
     """The recipe it was made from; null if the whole spec was sent."""
-    spec: dict[str, Any] = Field(default_factory=dict)
-    """The TrainSpec, or the SweepSpec; left out, like base and summary, where a job is read in brief."""
-    base: dict[str, Any] | None = None
-    """Sweeps: the TrainSpec that every run begins from."""
     global_batch_size: int | None = None
     device: str = "auto"
     workers: str | None = None
@@ -88,8 +84,6 @@ class Job(BaseModel):
     """GPUs it holds while it runs."""
     priority: int = 0
     """Higher goes first."""
-    deadline_at_s: float | None = None
-    """Unix time after which it is ended, and has failed."""
     state: State = State.QUEUED
     reason: str | None = None
     """Why it is recovering, failed or cancelled."""
@@ -98,15 +92,26 @@ class Job(BaseModel):
     failures: int = 0
     """How many attempts ended by a fault."""
     is_cancel_asked: bool = False
+    progress: dict[str, Any] = Field(default_factory=dict)
+    """Of a run: step, epoch, loss, test_accuracy, training_seconds; of a sweep: runs, runs_over."""
+    outcome: str | None = None
+    """reached, missed, completed, diverged or stopped, once it ended."""
+
+
+class Job(JobFacts):
+    """One accepted request, as the database keeps it. Times are Unix seconds."""
+
+    spec: dict[str, Any] = Field(default_factory=dict)
+    """The TrainSpec, or the SweepSpec; left out, like base and summary, where a job is read in brief."""
+    base: dict[str, Any] | None = None
+    """Sweeps: the TrainSpec that every run begins from."""
+    deadline_at_s: float | None = None
+    """When it is ended, and has failed."""
     stop_asked_at_s: float | None = None
     not_before_s: float | None = None
     """Recovering: when it goes on."""
     created_at_s: float
     started_at_s: float | None = None
     ended_at_s: float | None = None
-    progress: dict[str, Any] = Field(default_factory=dict)
-    """Of a run: step, epoch, loss, test_accuracy, training_seconds; of a sweep: runs, runs_over."""
-    outcome: str | None = None
-    """reached, missed, completed, diverged or stopped, once it ended."""
     summary: dict[str, Any] | None = None
     """The run's summary, once it ended by itself."""

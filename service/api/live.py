@@ -280,7 +280,7 @@ def _tell(listeners: Iterable[Listener], events: list[Event] | None) -> None:
 
 
 def _job_event(job: Job) -> Event:
-    return Event(format_sse_event(event="job", data_str=JobView.of(job).model_dump_json()))
+    return Event(format_sse_event(event="job", data_str=JobView.model_validate(job).model_dump_json()))
 
 
 def read_events(path: Path, start: int, end: int | None = None, chunk_bytes: int = CHUNK_BYTES) -> tuple[list[Event], int]:

@@ -13,7 +13,7 @@ import uvicorn
 from largebatch.jobs.errors import InputError
 from largebatch.service.api.app import make_app
 from largebatch.service.api.dependencies import make_dependencies
-from largebatch.service.present.links import refuse_unless_public
+from largebatch.service.present.views import refuse_unless_public
 from largebatch.service.settings import Settings
 
 GRACE_S = 10

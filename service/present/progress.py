@@ -1,9 +1,11 @@
-"""How far a job is, from the end of its journal alone: cheap enough to ask of every running job every second."""
+"""How far a job is, and how far each run of a sweep: from the ends of journals alone, cheap enough to ask of every running job every second."""
 
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
 
 from largebatch.jobs.run.checkpoints import list_checkpoints
 from largebatch.jobs.run.journal import parse_line
@@ -11,7 +13,7 @@ from largebatch.jobs.run.json_lines import Line, parse_object, read_all_lines, r
 from largebatch.jobs.run.records import EvalRecord, StartRecord, StepRecord
 from largebatch.jobs.run.run_folder import CHECKPOINTS, JOURNAL, SUMMARY
 from largebatch.service.job import Job, Kind
-from largebatch.tuning.sweep.ledger import LEDGER
+from largebatch.tuning.sweep.ledger import LEDGER, Ledger, Trial
 
 TAIL_BYTES = 16_384
 MOST_SHOWN = 16
@@ -61,7 +63,7 @@ def _of_sweep(folder: Path) -> dict[str, Any]:
     over = {path for path in runs if (path / SUMMARY).exists()}
     begun = sorted(set(runs) - over)
     failed = _ended_otherwise(folder) if begun else set()
-    running = {path.name: of_trial(path) for path in begun if path.name not in failed}
+    running = {path.name: _of_trial(path) for path in begun if path.name not in failed}
     return {"runs": len(runs), "runs_over": len(over) + len(begun) - len(running), "running": dict(list(running.items())[:MOST_SHOWN])}
 
 
@@ -78,7 +80,72 @@ def _ended_otherwise(folder: Path) -> set[str]:
     return ended
 
 
-def of_trial(folder: Path) -> dict[str, Any]:
+def _of_trial(folder: Path) -> dict[str, Any]:
     """How far one run of a sweep is: the facts that a table shows."""
     progress = _of_run(folder, {})
     return {name: progress[name] for name in ("step", "epoch", "test_accuracy", "training_seconds") if name in progress}
+
+
+class TrialView(BaseModel):
+    """One run of a sweep."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    number: int
+    """In the order in which they were decided on, from 0."""
+    run_id: str
+    """Also the run's folder among the sweep's artifacts."""
+    group: int
+    phase: Literal["search", "repeat"]
+    fields: dict[str, Any]
+    """What it changes in the recipe."""
+    state: Literal["waiting", "running", "unfinished", "ended", "pruned", "failed"]
+    """unfinished: begun, and the sweep does not run now."""
+    why: str = ""
+    """Of a failed one."""
+    outcome: str | None = None
+    """reached, missed, completed or diverged, once it ended by itself."""
+    step: int | None = None
+    epoch: float | None = None
+    test_accuracy: float | None = None
+    """The newest; of one that ended, its best."""
+    training_seconds: float | None = None
+    time_to_accuracy_seconds: float | None = None
+
+
+class Trials(BaseModel):
+    """A page of a sweep's runs."""
+
+    items: list[TrialView]
+    next_after: int
+    """Where the next page begins."""
+    is_complete: bool
+    """Whether there was nothing more just now."""
+
+
+def read_trials(folder: Path, after: int, limit: int, is_active: bool) -> Trials:
+    """So many of a sweep's runs. Args: is_active: whether the sweep runs now."""
+    ledger = Ledger(folder)
+    chosen = ledger.trials[after : after + limit]
+    items = [_view(ledger, trial, is_active) for trial in chosen]
+    return Trials(items=items, next_after=after + len(chosen), is_complete=after + len(chosen) >= len(ledger.trials))
+
+
+def _view(ledger: Ledger, trial: Trial, is_active: bool) -> TrialView:
+    facts: dict[str, Any] = trial.model_dump(include={"number", "run_id", "group", "phase", "fields"})
+    folder, ending, summary = ledger.folder / trial.run_id, ledger.ending(trial), ledger.summary(trial)
+    if summary is not None:
+        facts |= {
+            "outcome": None if ending else str(summary.outcome), "step": summary.steps, "epoch": summary.epochs,
+            "test_accuracy": summary.best_test_accuracy, "training_seconds": summary.training_seconds,
+            "time_to_accuracy_seconds": summary.time_to_accuracy_seconds,
+        }  # fmt: skip
+    elif (folder / JOURNAL).exists():
+        facts |= _of_trial(folder)
+    if ending is not None:
+        accuracy = ending.test_accuracy if facts.get("test_accuracy") is None else facts["test_accuracy"]
+        return TrialView(**{**facts, "state": "pruned" if ending.how == "pruned" else "failed", "why": ending.why, "test_accuracy": accuracy})
+    if summary is not None:
+        return TrialView(**facts, state="ended")
+    begun = "running" if is_active else "unfinished"
+    return TrialView(**{**facts, "state": begun if (folder / JOURNAL).exists() else "waiting"})

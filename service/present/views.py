@@ -1,48 +1,29 @@
-"""What the network sees of a job."""
+"""What the network sees of a job, with the addresses outside the service that its page links to.
+
+These are only what an operator said, or what follows from it, with http or https: never an address that a request brought.
+"""
 
 from datetime import datetime
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
+from urllib.parse import quote, urlsplit, urlunsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from largebatch.service.job import Job, Kind, State
+from largebatch.jobs.errors import InputError
+from largebatch.jobs.tracking.mirror_state import MirrorState
+from largebatch.service.job import Job, JobFacts
+from largebatch.service.settings import Settings
 
 
-class JobView(BaseModel):
+class JobView(JobFacts):
     """A job in lists and events."""
 
-    model_config = ConfigDict(use_attribute_docstrings=True, from_attributes=True)
+    model_config = ConfigDict(from_attributes=True, json_schema_serialization_defaults_required=True)
 
-    id: str
-    kind: Kind
-    name: str
-    owner: str
-    recipe: str | None
-    state: State
-    reason: str | None
-    """Why it is recovering, failed or cancelled."""
-    is_cancel_asked: bool
-    global_batch_size: int | None
-    priority: int
-    attempt: int
-    failures: int
-    cpus: float
-    gpus: int
-    workers: str | None
-    device: str
     created_at: Annotated[datetime, Field(validation_alias="created_at_s")]
     started_at: Annotated[datetime | None, Field(validation_alias="started_at_s")]
     ended_at: Annotated[datetime | None, Field(validation_alias="ended_at_s")]
     deadline_at: Annotated[datetime | None, Field(validation_alias="deadline_at_s")]
-    progress: dict[str, Any]
-    """Of a run: step, epoch, loss, test_accuracy, training_seconds; of a sweep: runs, runs_over."""
-    outcome: str | None
-    """reached, missed, completed or diverged, once it ended by itself."""
-
-    @classmethod
-    def of(cls, job: Job) -> Self:
-        """The view of a job."""
-        return cls.model_validate(job)
 
 
 class JobDetails(JobView):
@@ -71,3 +52,48 @@ class JobPage(BaseModel):
 
     items: list[JobView]
     next_cursor: str | None
+
+
+def details(job: Job, settings: Settings) -> JobDetails:
+    """What is shown of a job alone."""
+    links = {"mlflow_url": mlflow_run(settings, job), "ray_dashboard_url": ray_job(settings, job)}
+    return JobDetails.model_validate(job).model_copy(update=links)
+
+
+def refuse_unless_public(option: str, address: str) -> None:
+    """Raise InputError for an operator's address that people's browsers cannot open."""
+    if public(address) is None:
+        raise InputError(option, f"{address!r} is no address that a browser can open.", "Example: https://mlflow.example.org")
+
+
+def public(address: str | None) -> str | None:
+    """An address as it may be shown: http or https, without user, password, query and fragment; None for any other."""
+    try:
+        parts = urlsplit(address or "")
+        _ = parts.port  # raises for one that is no number
+    except ValueError:
+        return None
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        return None
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), "", ""))
+
+
+def mlflow_run(settings: Settings, job: Job) -> str | None:
+    """A run's or sweep's page in MLflow, once its mirror has made one."""
+    base = public(settings.mlflow_url) or public(settings.tracking_uri)
+    if base is None:
+        return None
+    try:
+        state = MirrorState.read(settings.runs_dir / job.id)
+    except (OSError, ValueError, TypeError):
+        return None
+    is_there = settings.mlflow_url is not None or public(state.uri) is not None
+    run_id = state.run_id or (job.summary or {}).get("mlflow_run_id")
+    is_there = is_there or (state.run_id is None and run_id is not None)
+    return f"{base}/#/runs/{quote(str(run_id), safe='')}" if run_id and is_there else None
+
+
+def ray_job(settings: Settings, job: Job) -> str | None:
+    """The newest attempt's page on Ray's dashboard."""
+    base = public(settings.ray_dashboard_url) or public(settings.ray_address)
+    return f"{base}/#/jobs/{quote(f'{job.id}.{job.attempt}', safe='')}" if base and job.attempt else None

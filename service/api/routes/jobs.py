@@ -20,8 +20,7 @@ from largebatch.service.api.routes.job_files import add_file_routes, named
 from largebatch.service.api.routes.operations import SUBMITS
 from largebatch.service.job import Job, Kind, State
 from largebatch.service.present.curves import Series, read_series
-from largebatch.service.present.links import details
-from largebatch.service.present.views import JobDetails, JobPage, JobView
+from largebatch.service.present.views import JobDetails, JobPage, JobView, details
 
 MOST_RECORDS = 5000
 SCAN_BYTES = 8 << 20
@@ -66,7 +65,7 @@ def submitted(deps: Dependencies, job: Job, submission: BaseModel, key: str | No
         SUBMITS.labels(str(job.kind)).inc()
     else:
         response.headers["Idempotent-Replayed"] = "true"
-    return JobView.of(accepted)
+    return JobView.model_validate(accepted)
 
 
 def add_job_routes(router: APIRouter, kind: Kind) -> None:
@@ -96,7 +95,7 @@ def _add_looks(router: APIRouter, kind: Kind) -> None:
                 oldest_first=sort == "created_at",
             )
         )  # fmt: skip
-        return JobPage(items=[JobView.of(job) for job in page.jobs], next_cursor=page.next_cursor)
+        return JobPage(items=[JobView.model_validate(job) for job in page.jobs], next_cursor=page.next_cursor)
 
     @router.get("/{job_id}", **named("show", kind))
     async def show(job_id: str, deps: Deps, who: Who) -> JobDetails:
@@ -109,7 +108,7 @@ def _add_changes(router: APIRouter, kind: Kind) -> None:
     def cancel(job_id: str, deps: Deps, who: Who) -> JobView:
         """End a job after the step under way; its checkpoint stays, and it can be resumed. One that is over stays as it is."""
         who.require("submit")
-        return JobView.of(deps.store.ask_to_cancel(deps.visible(job_id, kind, who)))
+        return JobView.model_validate(deps.store.ask_to_cancel(deps.visible(job_id, kind, who)))
 
     @router.post("/{job_id}/resume", status_code=202, **named("resume", kind))
     def resume(job_id: str, deps: Deps, who: Who) -> JobView:
@@ -118,7 +117,7 @@ def _add_changes(router: APIRouter, kind: Kind) -> None:
         job = deps.visible(job_id, kind, who)
         if job.state is State.FAILED:  # or the summary of the attempt that failed would end the next one
             deps.run_folders.forget_summary(job.id)
-        return JobView.of(deps.store.queue_again(job))
+        return JobView.model_validate(deps.store.queue_again(job))
 
     @router.delete("/{job_id}", status_code=204, **named("delete", kind))
     def delete(job_id: str, deps: Deps, who: Who) -> Response:

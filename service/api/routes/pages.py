@@ -19,8 +19,7 @@ from largebatch.service.api.errors import Problem
 from largebatch.service.api.requests import recipe_document
 from largebatch.service.db.tokens import Principal, UnauthorizedError
 from largebatch.service.job import FINAL, MOVES, Kind, State
-from largebatch.service.present.links import details
-from largebatch.service.present.views import JobDetails, JobView
+from largebatch.service.present.views import JobDetails, JobView, details
 
 HERE = Path(web.__file__).parent
 FIELDS = {
@@ -82,7 +81,7 @@ def job_list(
     owner = None if who.may("admin") else who.owner
     chosen = State(state) if state in set(State) else None
     page = deps.store.page(kind, owner=owner, state=chosen, text=q, cursor=cursor)
-    rows = [JobView.of(job) for job in page.jobs]
+    rows = [JobView.model_validate(job) for job in page.jobs]
     return render(request, "jobs.html", kind=kind, rows=rows, next_cursor=page.next_cursor, state=state, q=q, is_filtered=bool(chosen or q or cursor))
 
 
@@ -117,7 +116,7 @@ def one_job(request: Request, job_id: str, deps: Deps, who: Visitor) -> HTMLResp
 @router.get("/compare")
 def compare(request: Request, deps: Deps, who: Visitor, run: Annotated[list[str] | None, Query(max_length=200)] = None) -> HTMLResponse:
     """Runs on one chart."""
-    jobs = [JobDetails.of(deps.visible(job_id, Kind.RUN, who)) for job_id in dict.fromkeys(run or [])]
+    jobs = [JobDetails.model_validate(deps.visible(job_id, Kind.RUN, who)) for job_id in dict.fromkeys(run or [])]
     return render(request, "compare.html", jobs=jobs)
 
 

@@ -17,7 +17,7 @@ from largebatch.service.api.routes.runs import PlanLine
 from largebatch.service.api.routes.strict_json import StrictRoute
 from largebatch.service.db.store import ConflictError
 from largebatch.service.job import ACTIVE, FINAL, Job, Kind, State
-from largebatch.service.present.trials import Trials, read_trials
+from largebatch.service.present.progress import Trials, read_trials
 from largebatch.service.present.views import JobView
 from largebatch.tuning.results.answers import SweepAdvice, SweepFindings, SweepFrontier
 

@@ -8,7 +8,7 @@ import pytest
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.run.run_folder import MLFLOW
 from largebatch.service.job import Job, Kind
-from largebatch.service.present.links import details, public, refuse_unless_public
+from largebatch.service.present.views import details, public, refuse_unless_public
 from largebatch.service.settings import Settings
 
 JOB = Job(id="run-a", kind=Kind.RUN, owner="ann", name="a", recipe=None, cpus=1.0, gpus=0, created_at_s=0.0, attempt=2)

@@ -9,8 +9,7 @@ from largebatch.jobs.run.journal import Journal
 from largebatch.jobs.run.records import EvalRecord, Outcome, RunSummary, StepRecord
 from largebatch.service.api.live import read_events
 from largebatch.service.job import Job, Kind
-from largebatch.service.present.progress import read_progress
-from largebatch.service.present.trials import read_trials
+from largebatch.service.present.progress import read_progress, read_trials
 from largebatch.tuning.sweep.ledger import LEDGER, Ending, Ledger, Trial
 
 SUMMARY = RunSummary(
