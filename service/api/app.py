@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 from largebatch.service.api.dependencies import Dependencies
 from largebatch.service.api.errors import Problem, answer_errors
 from largebatch.service.api.middleware import RequestMiddleware
-from largebatch.service.api.routes import operations, others, pages, runs, sweeps
+from largebatch.service.api.routes import jobs, operations, pages, runs, sweeps, tokens
 
 
 class Application(FastAPI):
@@ -40,7 +40,7 @@ def make_app(deps: Dependencies) -> FastAPI:
     )  # fmt: skip
     app.state.dependencies = deps
     answer_errors(app, pages.render_problem)
-    for router in (runs.router, sweeps.router, others.recipes, others.cluster, others.events, others.tokens, operations.router, pages.router):
+    for router in (runs.router, sweeps.router, runs.recipes, operations.cluster, jobs.events, tokens.router, operations.router, pages.router):
         app.include_router(router)
     pages.mount_static(app)
     app.add_middleware(RequestMiddleware, is_open=not deps.settings.needs_tokens)

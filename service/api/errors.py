@@ -58,12 +58,17 @@ STATUS: dict[type[Exception], tuple[int, str]] = {
     InputError: (422, "Cannot be used"),
     FaultError: (503, "Not available now"),
 }
+ERRORS: dict[int | str, dict[str, Any]] = {
+    code: {"description": title, "content": {MEDIA_TYPE: {"schema": {"$ref": PROBLEM_SCHEMA}}}}
+    for code, title in ({400: "Not JSON"} | dict(STATUS.values())).items()
+}
+"""What the OpenAPI document says of them."""
 
 
-def problem_of(error: LargebatchError, request_id: str = "") -> Problem:
+def problem_of(error: LargebatchError) -> Problem:
     """An error of ours, for the network."""
     status, title = next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), (500, "Our fault"))
-    return Problem(title=title, status=status, detail=str(error), field=error.field, problem=error.problem, hint=error.hint, request_id=request_id)
+    return Problem(title=title, status=status, detail=str(error), field=error.field, problem=error.problem, hint=error.hint)
 
 
 def respond(problem: Problem) -> Response:
@@ -72,22 +77,14 @@ def respond(problem: Problem) -> Response:
     return JSONResponse(problem.model_dump(), problem.status, headers, MEDIA_TYPE)
 
 
-def of_validation(error: RequestValidationError, request_id: str) -> Problem:
+def of_validation(error: RequestValidationError) -> InputError:
     """FastAPI's finding about a request."""
     first: dict[str, Any] = error.errors()[0]
     if first["type"] == "json_invalid":  # its location is a character's number, no field
         reason = first["ctx"]["error"]
-        problem = f"{reason}." if reason.endswith("is given twice") else f"is not JSON: {reason}."
-        return Problem(title="Cannot be used", status=422, detail=f"body: {problem}", field="body", problem=problem, request_id=request_id)
+        return InputError("body", f"{reason}." if reason.endswith("is given twice") else f"is not JSON: {reason}.")
     location = [str(part) for part in first["loc"] if part not in {"body", "query", "path", "header", "int", "float", "str", "bool"}]
-    field, problem = ".".join(location), first["msg"].removeprefix("Value error, ")
-    return Problem(title="Cannot be used", status=422, detail=f"{field}: {problem}." if field else f"{problem}.", field=field, problem=f"{problem}.",
-                   hint="GET /openapi.json says what is expected.", request_id=request_id)  # fmt: skip
-
-
-def request_id_of(request: Request) -> str:
-    """The id that logs and answers share."""
-    return str(getattr(request.state, "request_id", ""))
+    return InputError(".".join(location), f"{first['msg'].removeprefix('Value error, ')}.", "GET /openapi.json says what is expected.")
 
 
 def answer_errors(app: FastAPI, render: Callable[[Request, Problem], Response]) -> None:
@@ -97,24 +94,24 @@ def answer_errors(app: FastAPI, render: Callable[[Request, Problem], Response]) 
     """
 
     def answer(request: Request, problem: Problem) -> Response:
+        problem.request_id = str(getattr(request.state, "request_id", ""))
         is_page = "text/html" in request.headers.get("accept", "") and not request.url.path.startswith("/v1")
         return render(request, problem) if is_page else respond(problem)
 
     @app.exception_handler(LargebatchError)
     def ours(request: Request, error: LargebatchError) -> Response:
-        return answer(request, problem_of(error, request_id_of(request)))
+        return answer(request, problem_of(error))
 
     @app.exception_handler(RequestValidationError)
     def invalid(request: Request, error: RequestValidationError) -> Response:
-        return answer(request, of_validation(error, request_id_of(request)))
+        return answer(request, problem_of(of_validation(error)))
 
     @app.exception_handler(HTTPException)
     def http(request: Request, error: HTTPException) -> Response:
         if 300 <= error.status_code < 400:
             return Response(status_code=error.status_code, headers=error.headers)
         title = {404: "Not found", 405: "Not possible here"}.get(error.status_code, "Cannot be used")
-        text = f"{error.detail}."
-        response = answer(request, Problem(title=title, status=error.status_code, detail=text, problem=text, request_id=request_id_of(request)))
+        response = answer(request, Problem(title=title, status=error.status_code, detail=f"{error.detail}.", problem=f"{error.detail}."))
         response.headers.update(error.headers or {})
         if error.status_code == 405:
             response.headers["Allow"] = ", ".join(allowed_methods(request))

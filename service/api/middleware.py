@@ -12,6 +12,7 @@ from largebatch.service.api.routes.operations import REQUESTS
 from largebatch.service.settings import LOOPBACK
 
 LARGEST_BODY = 1 << 20
+TOO_LARGE = TooLargeError("body", f"is larger than {LARGEST_BODY >> 20} MiB.", "Nothing here needs that.")
 METHODS = {"GET", "POST", "DELETE", "HEAD", "OPTIONS", "PUT", "PATCH"}
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; connect-src 'self'; "
@@ -53,25 +54,35 @@ class RequestMiddleware:
             await send(message)
 
         try:
-            await self._answer(scope, receive, send_with_headers, request_id)
+            await self._answer(scope, receive, send_with_headers)
         except Exception:
             self._log.exception("failed", request=request_id, path=scope["path"])
             if not status:
-                problem = Problem(title="Our fault", status=500, detail="Something of ours failed.", request_id=request_id,
-                                  hint="The service's log has this request's id.")  # fmt: skip
+                hint = "The service's log has this request's id."
+                problem = Problem(title="Our fault", status=500, detail="Something of ours failed.", hint=hint, request_id=request_id)
                 await respond(problem)(scope, receive, send_with_headers)
         finally:
             accepted = location.rpartition("/")[2] if status == 202 else ""
             self._note(scope, status, time.perf_counter() - began_s, accepted)
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer with a refusal, or hand the request on with its whole body."""
-        problem, messages = self._refusal(scope, request_id), list[Message]()
-        if problem is None:
+        headers, messages = Headers(scope=scope), list[Message]()
+        length = headers.get("content-length", "0")
+        problem: Problem | None = None
+        # Where no token is needed, nothing but the browser's honesty stands between a foreign page and us: names that
+        # a foreign page can point at this machine are not answered.
+        host = headers.get("host", "").rsplit(":", 1)[0].strip("[]")
+        if length.isdecimal() and int(length) > LARGEST_BODY:
+            problem = problem_of(TOO_LARGE)
+        elif self._is_open and host not in LOOPBACK:
+            problem = Problem(title="Not allowed", status=421, detail=f"This service is not called {host[:100]!r}.")
+        else:
             messages.append(await _whole_body(receive))
             if len(messages[0].get("body", b"")) > LARGEST_BODY:
-                problem = _too_large(request_id)
+                problem = problem_of(TOO_LARGE)
         if problem is not None:
+            problem.request_id = scope["state"]["request_id"]
             await respond(problem)(scope, receive, send)
             return
 
@@ -79,18 +90,6 @@ class RequestMiddleware:
             return messages.pop() if messages else await receive()
 
         await self._app(scope, receive_again, send)
-
-    def _refusal(self, scope: Scope, request_id: str) -> Problem | None:
-        headers = Headers(scope=scope)
-        length = headers.get("content-length", "0")
-        if length.isdecimal() and int(length) > LARGEST_BODY:
-            return _too_large(request_id)
-        # Where no token is needed, nothing but the browser's honesty stands between a foreign page and us: names that
-        # a foreign page can point at this machine are not answered.
-        host = headers.get("host", "").rsplit(":", 1)[0].strip("[]")
-        if self._is_open and host not in LOOPBACK:
-            return Problem(title="Not allowed", status=421, detail=f"This service is not called {host[:100]!r}.", request_id=request_id)
-        return None
 
     def _note(self, scope: Scope, status: int, took_s: float, accepted: str) -> None:
         """Count the request, and log it. Args: accepted: the id of the job that it made."""
@@ -116,7 +115,3 @@ async def _whole_body(receive: Receive) -> Message:
         body += message.get("body", b"")
         if not message.get("more_body") or len(body) > LARGEST_BODY:
             return {"type": "http.request", "body": body, "more_body": False}
-
-
-def _too_large(request_id: str) -> Problem:
-    return problem_of(TooLargeError("body", f"is larger than {LARGEST_BODY >> 20} MiB.", "Nothing here needs that."), request_id)

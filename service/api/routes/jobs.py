@@ -10,11 +10,11 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
 from largebatch.jobs.errors import InputError, StorageError
-from largebatch.jobs.run.json_lines import parse_object, read_lines
+from largebatch.jobs.run.json_lines import parse_object, read_all_lines
 from largebatch.jobs.run.run_folder import JOURNAL
 from largebatch.service.api.auth import Who
 from largebatch.service.api.dependencies import Dependencies, Deps
-from largebatch.service.api.errors import MEDIA_TYPE, PROBLEM_SCHEMA
+from largebatch.service.api.errors import ERRORS
 from largebatch.service.api.requests import digest_of
 from largebatch.service.api.routes.job_files import add_file_routes, named
 from largebatch.service.api.routes.operations import SUBMITS
@@ -30,13 +30,6 @@ IdempotencyKey = Annotated[
     str | None,
     Header(alias="Idempotency-Key", min_length=1, max_length=200, description="The same key submits at most once, however often it is sent."),
 ]
-ERRORS: dict[int | str, dict[str, Any]] = {
-    code: {"description": text, "content": {MEDIA_TYPE: {"schema": {"$ref": PROBLEM_SCHEMA}}}}
-    for code, text in {
-        400: "Not JSON", 401: "No valid token", 403: "The token does not allow this", 404: "Not found", 409: "Not as things stand",
-        410: "Deleted", 413: "Too large", 422: "Cannot be used", 429: "Too many requests", 503: "Not available now",
-    }.items()
-}  # fmt: skip
 EVENT_STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}, "description": "Server-sent events"}}
 
 
@@ -144,22 +137,15 @@ def add_journal_routes(router: APIRouter) -> None:
         limit: Annotated[int, Query(ge=1, le=MOST_RECORDS)] = 1000,
     ) -> Records:
         """The journal's records. Those beyond a later start record's step are superseded by it."""
-        path = deps.folder(deps.visible(job_id, Kind.RUN, who)) / JOURNAL
         items: list[dict[str, Any]] = []
-        scanned, begins = 0, after
-        while len(items) < limit and scanned < SCAN_BYTES:
-            lines = read_lines(path, after)
-            if not lines:
-                return Records(items=items, next_after=after, is_complete=True)
-            for line, ends in lines:
-                record = parse_object(line)
-                after = ends
-                if record is not None and kind in {None, record.get("kind")}:
-                    items.append(record)
-                    if len(items) == limit:
-                        break
-            scanned = after - begins
-        return Records(items=items, next_after=after, is_complete=False)
+        ends = after
+        for line, ends in read_all_lines(deps.folder(deps.visible(job_id, Kind.RUN, who)) / JOURNAL, after):
+            record = parse_object(line)
+            if record is not None and kind in {None, record.get("kind")}:
+                items.append(record)
+            if len(items) == limit or ends - after >= SCAN_BYTES:
+                return Records(items=items, next_after=ends, is_complete=False)
+        return Records(items=items, next_after=ends, is_complete=True)
 
     @router.get("/{job_id}/series", operation_id="series_run")
     def series(job_id: str, deps: Deps, who: Who, points: Annotated[int, Query(ge=2, le=2000)] = 400) -> Series:
@@ -187,6 +173,15 @@ def add_event_route(router: APIRouter, kind: Kind, description: str) -> None:
                 raise InputError("Last-Event-ID", "is not one that this service gave.", "Leave it out to begin at the start.")
             after = int(last_event_id)
         return event_stream(deps.watcher.listen(job, after, who.credential))
+
+
+events = APIRouter(prefix="/v1/events", tags=["events"], responses=ERRORS)
+
+
+@events.get("", operation_id="events", response_class=StreamingResponse, responses=EVENT_STREAM)
+async def all_events(deps: Deps, who: Who, kind: Kind = Kind.RUN) -> StreamingResponse:
+    """Server-sent events: a job's view whenever it is new or changed; one's own, for administrators everybody's."""
+    return event_stream(deps.watcher.listen_to_all(kind, None if who.may("admin") else who.owner, who.credential))
 
 
 def event_stream(frames: AsyncIterator[bytes]) -> StreamingResponse:

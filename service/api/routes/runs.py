@@ -1,4 +1,4 @@
-"""/v1/runs: training runs."""
+"""/v1/runs: training runs; /v1/recipes: what they are made from."""
 
 from typing import Any
 
@@ -6,15 +6,18 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
 from largebatch.jobs.launch.options import read_workers
+from largebatch.jobs.spec.read import build_spec, recipe_paths
 from largebatch.service.api.auth import Who
 from largebatch.service.api.dependencies import Deps
-from largebatch.service.api.requests import RunSubmit, job_of_run
-from largebatch.service.api.routes.jobs import ERRORS, IdempotencyKey, accepted_links, add_event_route, add_job_routes, add_journal_routes, submitted
+from largebatch.service.api.errors import ERRORS, NotFoundError
+from largebatch.service.api.requests import RunSubmit, job_of_run, recipe_document
+from largebatch.service.api.routes.jobs import IdempotencyKey, accepted_links, add_event_route, add_job_routes, add_journal_routes, submitted
 from largebatch.service.api.routes.strict_json import StrictRoute
 from largebatch.service.job import Kind
 from largebatch.service.present.views import JobView
 
 router = APIRouter(prefix="/v1/runs", tags=["runs"], responses=ERRORS, route_class=StrictRoute)
+recipes = APIRouter(prefix="/v1/recipes", tags=["recipes"], responses=ERRORS)
 
 
 class PlanLine(BaseModel):
@@ -33,6 +36,16 @@ class Plan(BaseModel):
     facts: dict[str, Any]
     """Steps, micro-batches, learning rates."""
     lines: list[PlanLine]
+
+
+class Recipe(BaseModel):
+    """A complete spec that comes along."""
+
+    name: str
+    description: str
+    dataset: str | None
+    optimizer: str
+    global_batch_size: int | str
 
 
 @router.post("", status_code=202, operation_id="submit_run", responses=accepted_links(Kind.RUN))
@@ -56,3 +69,22 @@ add_journal_routes(router)
 add_event_route(
     router, Kind.RUN, "The journal as it grows, each record once and in order; a stream that broke goes on from its Last-Event-ID."
 )  # fmt: skip
+
+
+@recipes.get("", operation_id="list_recipes")
+def list_recipes(who: Who) -> list[Recipe]:
+    """The recipes that come along."""
+    specs = {name: build_spec(recipe_document(name)) for name in recipe_paths()}
+    return [
+        Recipe(name=name, description=spec.description, dataset=spec.dataset.name, optimizer=spec.optimizer.name,
+               global_batch_size=spec.batch.global_batch_size)
+        for name, spec in specs.items()
+    ]  # fmt: skip
+
+
+@recipes.get("/{name}", operation_id="show_recipe")
+def show_recipe(name: str, who: Who) -> dict[str, Any]:
+    """A recipe's whole spec, defaults included."""
+    if name not in recipe_paths():
+        raise NotFoundError("name", f"there is no recipe {name[:100]!r}.", "GET /v1/recipes lists them.")
+    return build_spec(recipe_document(name)).model_dump(mode="json")

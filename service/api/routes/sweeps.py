@@ -10,9 +10,10 @@ from largebatch.jobs.errors import InputError
 from largebatch.jobs.tracking.folder_mirror import REPORT
 from largebatch.service.api.auth import Who
 from largebatch.service.api.dependencies import Dependencies, Deps
+from largebatch.service.api.errors import ERRORS
 from largebatch.service.api.requests import SweepSubmit, job_of_sweep
 from largebatch.service.api.routes.job_files import confined
-from largebatch.service.api.routes.jobs import ERRORS, After, IdempotencyKey, accepted_links, add_event_route, add_job_routes, submitted
+from largebatch.service.api.routes.jobs import After, IdempotencyKey, accepted_links, add_event_route, add_job_routes, submitted
 from largebatch.service.api.routes.runs import PlanLine
 from largebatch.service.api.routes.strict_json import StrictRoute
 from largebatch.service.db.store import ConflictError
