@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import httpx
 from httpx_sse import EventSource
+from tenacity import Retrying, retry_if_exception_type, retry_if_result, stop_after_attempt, wait_exponential
 
 from largebatch.jobs.errors import FaultError, InputError, LargebatchError
 
@@ -62,6 +63,12 @@ class Client:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._http = httpx.Client(base_url=server.rstrip("/"), headers=headers, timeout=timeout_s)
         self._tries = tries
+        self._retrying = Retrying(
+            retry=retry_if_exception_type(httpx.TransportError) | retry_if_result(lambda response: response.status_code in {429, 503}),
+            stop=stop_after_attempt(tries),
+            wait=wait_exponential(multiplier=0.25, max=LONGEST_PAUSE_S),
+            retry_error_callback=lambda last: last.outcome and last.outcome.result(),
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -92,10 +99,6 @@ class Client:
     def delete(self, kind: str, job_id: str) -> None:
         """Delete a job that is over."""
         self._request("DELETE", f"/v1/{kind}s/{job_id}")
-
-    def recipes(self) -> Any:
-        """The recipes that the service knows."""
-        return self._request("GET", "/v1/recipes")
 
     def findings(self, job_id: str) -> Any:
         """What a sweep says."""
@@ -139,19 +142,13 @@ class Client:
         return response.json() if response.content else None
 
     def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
-        for number in range(1, self._tries + 1):
-            try:
-                response = self._http.request(method, path, **options)
-            except httpx.TransportError as error:
-                if number == self._tries:
-                    raise self._silent(error) from error
-            else:
-                if response.is_success:
-                    return response
-                if response.status_code not in {429, 503} or number == self._tries:
-                    raise RemoteError(response)
-            time.sleep(min(0.125 * 2**number, LONGEST_PAUSE_S))
-        raise AssertionError("the last try returns or raises")
+        try:
+            response = self._retrying(self._http.request, method, path, **options)
+        except httpx.TransportError as error:
+            raise self._silent(error) from error
+        if not response.is_success:
+            raise RemoteError(response)
+        return response
 
     def _silent(self, error: Exception) -> FaultError:
         return FaultError("--server", f"{self._http.base_url} does not answer ({type(error).__name__}).", "Is the service up? See largebatch serve.")

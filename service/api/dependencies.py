@@ -1,7 +1,6 @@
 """The service's dependencies, made once and handed to every request."""
 
 import asyncio
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from largebatch.service.api.live import Watcher
 from largebatch.service.api.rate_limit import RateLimit
 from largebatch.service.backends.base import Backend
 from largebatch.service.backends.local import LocalBackend
-from largebatch.service.db.engine import DatabaseError, connect, refuse_outdated, upgrade
+from largebatch.service.db.engine import DatabaseError, open_database
 from largebatch.service.db.store import Store
 from largebatch.service.db.tokens import Principal, Tokens
 from largebatch.service.job import Capacity, Job, Kind
@@ -48,7 +47,6 @@ class Dependencies:
     analysis_worker: AnalysisWorker
     rate_limit: RateLimit
     tracking: Tracking
-    began_s: float = field(default_factory=time.monotonic)
     readers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(READERS, "reader"))
     writers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(WRITERS, "writer"))
 
@@ -89,11 +87,7 @@ def make_dependencies(settings: Settings) -> Dependencies:
     """Connect to the database, and choose the backend. Raises: InputError, DatabaseError."""
     settings.runs_dir.mkdir(parents=True, exist_ok=True)
     settings.state_dir.mkdir(mode=0o700, exist_ok=True)
-    engine = connect(settings.url)
-    if settings.database_url is None:
-        upgrade(engine)  # the embedded database is ours alone
-    else:
-        refuse_outdated(engine)
+    engine = open_database(settings)
     store, tokens = Store(engine), Tokens(engine)
     backend: Backend
     one_host = None

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -84,15 +85,16 @@ class Listener:
                 yield frames
 
 
+@dataclass
 class Tail:
     """The end of one job's file of lines, and who listens to it."""
 
-    def __init__(self, path: Path, job: Job) -> None:
-        self.path = path
-        self.job: Job | None = job.model_copy(update={"spec": {}, "base": None, "summary": None})  # as it is read in brief
-        self.offset = _whole_size(path)
-        """Byte up to which the lines were told to the listeners."""
-        self.listeners: set[Listener] = set()
+    path: Path
+    job: Job | None
+    """As it is read in brief."""
+    offset: int
+    """Byte up to which the lines were told to the listeners."""
+    listeners: set[Listener] = field(default_factory=set)
 
 
 class Watcher:
@@ -116,7 +118,7 @@ class Watcher:
         self._tails: dict[str, Tail] = {}
         self._of_lists: dict[Listener, tuple[Kind, str | None]] = {}
         self._checked_at_s = 0.0
-        self._refreshing: dict[str, asyncio.Task[bool]] = {}
+        self._refreshing: dict[str, asyncio.Task[None]] = {}
         self._known: dict[str, Job] | None = None
         self._task: asyncio.Task[None] | None = None
         self.lag_s = 0.0
@@ -166,9 +168,11 @@ class Watcher:
 
         Args: after: 0, or an id that an earlier listening was given, or a byte that the journal was read up to; credential: see `Listener`.
         """
-        # A tail finds its offset at once, not in a thread: nobody may find one that has none yet.
-        tail = self._tails.get(job.id) or self._tails.setdefault(job.id, Tail(self._run_folders.root / job.id / LINES[job.kind], job))
-        listener = Listener(credential)
+        listener, path = Listener(credential), self._run_folders.root / job.id / LINES[job.kind]
+        if job.id not in self._tails:
+            # A tail finds its offset at once, not in a thread: nobody may find one that has none yet.
+            self._tails[job.id] = Tail(path, job.model_copy(update={"spec": {}, "base": None, "summary": None}), _whole_size(path))
+        tail = self._tails[job.id]
         tail.listeners.add(listener)
         begins = tail.offset  # the listener is told of everything beyond
         try:
@@ -247,19 +251,13 @@ class Watcher:
         """Whether all of a run that is over is here; a storage that is slow or away keeps nobody else's records back."""
         if not self._run_folders.are_copies:
             return True
-        task = self._refreshing.get(job_id)
-        if task is None:
-            self._refreshing[job_id] = asyncio.create_task(self._refresh(job_id))
-        elif task.done():
-            return self._refreshing.pop(job_id).result()
+        if job_id not in self._refreshing:
+            self._refreshing[job_id] = asyncio.create_task(asyncio.to_thread(self._run_folders.refresh, job_id, 0.0))
+        elif self._refreshing[job_id].done():
+            with contextlib.suppress(FaultError):
+                self._refreshing.pop(job_id).result()
+                return True
         return False
-
-    async def _refresh(self, job_id: str) -> bool:
-        try:
-            await asyncio.to_thread(self._run_folders.refresh, job_id, 0.0)
-        except FaultError:
-            return False
-        return True
 
     async def _look_at_lists(self) -> None:
         """The newest jobs and those under way, once for all who look at lists."""

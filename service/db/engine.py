@@ -16,6 +16,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from largebatch.jobs.errors import FaultError, InputError
+from largebatch.service.settings import Settings
 
 HERE = Path(__file__).parent
 BUSY_S = 15
@@ -134,6 +135,16 @@ def refuse_outdated(engine: Engine) -> None:
         raise InputError(
             "--database-url", f"the schema is at revision {current or 'none'}, and this program needs {needed}.", "Run: largebatch db upgrade"
         )
+
+
+def open_database(settings: Settings) -> Engine:
+    """The service's database: the embedded one is brought up to date, another that is not is refused. Raises: InputError, DatabaseError."""
+    engine = connect(settings.url)
+    if settings.database_url is None:
+        upgrade(engine)
+    else:
+        refuse_outdated(engine)
+    return engine
 
 
 def _configuration() -> Config:

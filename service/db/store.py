@@ -33,6 +33,12 @@ class GoneError(LargebatchError):
 BRIEF = [column for column in jobs.c if column.name not in {"spec", "base", "summary"}]
 """What lists and watchers need of a row: the rest is most of its bytes."""
 _BY_ID = sa.select(jobs).where(jobs.c.id == sa.bindparam("id"))
+_TAKE_LEASE = """
+    INSERT INTO leases (name, holder, expires_at_s) VALUES (:name, :holder, {now} + :seconds)
+    ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, expires_at_s = excluded.expires_at_s
+    WHERE leases.holder = excluded.holder OR leases.expires_at_s < {now} OR leases.expires_at_s > {now} + 10 * :seconds
+"""
+"""A lease is taken by who has it, or from whoever let it run out; one that ends too far ahead was taken by a clock that jumped."""
 
 
 class Page(NamedTuple):
@@ -82,8 +88,7 @@ class Store:
     def find(self, job_id: str) -> Job | None:
         """One job."""
         with reading(self.engine) as connection:
-            row = connection.execute(_BY_ID, {"id": job_id}).one_or_none()
-        return None if row is None else _job(row)
+            return next(iter(_jobs(connection.execute(_BY_ID, {"id": job_id}))), None)
 
     def find_all(self, job_ids: Sequence[str]) -> dict[str, Job]:
         """Those of these jobs that there are, by id, in brief."""
@@ -160,12 +165,8 @@ class Store:
         with reading(self.engine) as connection:
             return _jobs(connection.execute(statement))
 
-    def active(self) -> list[Job]:
-        """What the backend may have something of."""
-        return self.in_states(ACTIVE)
-
     def active_ids(self) -> list[str]:
-        """Of the same, the ids alone."""
+        """The ids of what the backend may have something of."""
         with reading(self.engine) as connection:
             return list(connection.execute(sa.select(jobs.c.id).where(jobs.c.state.in_([*ACTIVE]))).scalars())
 
@@ -179,17 +180,13 @@ class Store:
     def move(self, job: Job, state: State, **changes: Any) -> Job | None:
         """Move a job if it still stands as `job` says. Returns it as it is then; None if it has moved meanwhile."""
         assert state in MOVES[job.state], f"{job.state} -> {state}"
-        return self._change(job, state=state, **changes)
+        return self.note(job, state=state, **changes)
 
     def note(self, job: Job, **changes: Any) -> Job | None:
         """Change a job that still stands where it did; None if it does not."""
-        return self._change(job, **changes)
-
-    def _change(self, job: Job, **changes: Any) -> Job | None:
         unmoved = (jobs.c.id == job.id, jobs.c.state == job.state, jobs.c.attempt == job.attempt)
         with writing(self.engine) as connection:
-            row = connection.execute(jobs.update().where(*unmoved).values(**changes).returning(jobs)).one_or_none()
-        return None if row is None else _job(row)
+            return next(iter(_jobs(connection.execute(jobs.update().where(*unmoved).values(**changes).returning(jobs)))), None)
 
     def counts(self) -> dict[str, int]:
         """How many jobs stand where; every state is there."""
@@ -199,20 +196,9 @@ class Store:
 
     def hold_lease(self, name: str, holder: str, seconds: float) -> bool:
         """Take or renew a lease; False if another has it. By the database's clock, which all replicas share."""
-        now = sa.literal_column(CLOCKS[self.engine.dialect.name], sa.Float)
-        mine = sa.or_(leases.c.holder == holder, leases.c.expires_at_s < now, leases.c.expires_at_s > now + 10 * seconds)
+        statement = _TAKE_LEASE.format(now=CLOCKS[self.engine.dialect.name])
         with writing(self.engine) as connection:
-            taken = connection.execute(leases.update().where(leases.c.name == name, mine).values(holder=holder, expires_at_s=now + seconds)).rowcount
-            if taken:
-                return True
-            if connection.execute(sa.select(leases.c.name).where(leases.c.name == name)).one_or_none() is not None:
-                return False
-            try:
-                with connection.begin_nested():
-                    connection.execute(sa.insert(leases).values(name=name, holder=holder, expires_at_s=now + seconds))
-            except IntegrityError:
-                return False
-        return True
+            return bool(connection.execute(sa.text(statement), {"name": name, "holder": holder, "seconds": seconds}).rowcount)
 
     def lease_holder(self, name: str) -> str | None:
         """Who had a lease last."""
@@ -238,10 +224,6 @@ def _listing(filters: tuple[str, ...], goes_on: bool, oldest_first: bool) -> sa.
 
 def _row(job: Job) -> dict[str, Any]:
     return {**job.model_dump(), "kind": str(job.kind), "state": str(job.state)}
-
-
-def _job(row: sa.Row[Any]) -> Job:
-    return Job.model_validate(row._asdict())
 
 
 def _jobs(rows: sa.CursorResult[Any]) -> list[Job]:

@@ -93,7 +93,8 @@ class Tokens:
     def all(self) -> list[Token]:
         """Every token, newest first."""
         with reading(self._engine) as connection:
-            return [_token(row) for row in connection.execute(sa.select(tokens).order_by(tokens.c.created_at_s.desc()))]
+            rows = connection.execute(sa.select(tokens, tokens.c.scopes.label("scope")).order_by(tokens.c.created_at_s.desc()))
+            return [Token.model_validate(row._asdict()) for row in rows]
 
     def revoke(self, token_id: str) -> bool:
         """End a token and its sessions; False if there is none."""
@@ -153,12 +154,6 @@ class Tokens:
 def digest(secret: str) -> str:
     """What is kept of a secret."""
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _token(row: Any) -> Token:
-    return Token(
-        id=row.id, owner=row.owner, scope=row.scopes, created_at_s=row.created_at_s, expires_at_s=row.expires_at_s, revoked_at_s=row.revoked_at_s
-    )
 
 
 def _valid(row: Any, credential: str) -> Principal:

@@ -1,7 +1,6 @@
 """How far a job is, and how far each run of a sweep: from the ends of journals alone, cheap enough to ask of every running job every second."""
 
 import time
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,11 +8,11 @@ from pydantic import BaseModel, ConfigDict
 
 from largebatch.jobs.run.checkpoints import list_checkpoints
 from largebatch.jobs.run.journal import parse_line
-from largebatch.jobs.run.json_lines import Line, parse_object, read_all_lines, read_last_lines
+from largebatch.jobs.run.json_lines import read_last_lines
 from largebatch.jobs.run.records import EvalRecord, StartRecord, StepRecord
 from largebatch.jobs.run.run_folder import CHECKPOINTS, JOURNAL, SUMMARY
 from largebatch.service.job import Job, Kind
-from largebatch.tuning.sweep.ledger import LEDGER, Ledger, Trial
+from largebatch.tuning.sweep.ledger import Ledger, Trial
 
 TAIL_BYTES = 16_384
 MOST_SHOWN = 16
@@ -36,7 +35,11 @@ def saved_at_s(job: Job, folder: Path) -> float:
 
 def _of_run(folder: Path, before: dict[str, Any]) -> dict[str, Any]:
     progress = dict(before)
-    for line in _lines(lambda: read_last_lines(folder / JOURNAL, TAIL_BYTES)):
+    try:
+        lines = read_last_lines(folder / JOURNAL, TAIL_BYTES)
+    except OSError:  # the next look tries again
+        return progress
+    for line in lines:
         record = parse_line(line.content)
         if isinstance(record, StartRecord):
             progress |= {"step": record.step, "training_seconds": record.training_seconds, "world_size": record.world_size, "hardware": record.device}
@@ -47,37 +50,17 @@ def _of_run(folder: Path, before: dict[str, Any]) -> dict[str, Any]:
     return progress
 
 
-def _lines(read: Callable[[], Iterable[Line]]) -> list[Line]:
-    """A file's lines; none of one that cannot be read now: the next look tries again."""
-    try:
-        return list(read())
-    except OSError:
-        return []
-
-
 def _of_sweep(folder: Path) -> dict[str, Any]:
     try:
         runs = [path for path in folder.iterdir() if (path / JOURNAL).exists()]
-    except OSError:
+        over = {path for path in runs if (path / SUMMARY).exists()}
+        begun = sorted(set(runs) - over)
+        ledger = Ledger(folder)
+    except (OSError, ValueError):  # the next look tries again
         return {}
-    over = {path for path in runs if (path / SUMMARY).exists()}
-    begun = sorted(set(runs) - over)
-    failed = _ended_otherwise(folder) if begun else set()
-    running = {path.name: _of_trial(path) for path in begun if path.name not in failed}
+    pruned_or_failed = {trial.run_id for trial in ledger.trials if trial.number in ledger.endings}
+    running = {path.name: _of_trial(path) for path in begun if path.name not in pruned_or_failed}
     return {"runs": len(runs), "runs_over": len(over) + len(begun) - len(running), "running": dict(list(running.items())[:MOST_SHOWN])}
-
-
-def _ended_otherwise(folder: Path) -> set[str]:
-    """Runs that the ledger says were pruned or have failed."""
-    names: dict[int, str] = {}
-    ended: set[str] = set()
-    for line in _lines(lambda: read_all_lines(folder / LEDGER)):
-        document = parse_object(line.content) or {}  # a kill cut it short
-        if "run_id" in document:
-            names[document["number"]] = document["run_id"]
-        elif "how" in document and document["number"] in names:
-            ended.add(names[document["number"]])
-    return ended
 
 
 def _of_trial(folder: Path) -> dict[str, Any]:

@@ -17,10 +17,10 @@ from largebatch.jobs.errors import FaultError
 from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.json_lines import parse_object
 from largebatch.jobs.run.records import Outcome
-from largebatch.service.backends.base import Backend, BackendDown, CannotStart, Presence, Seen
+from largebatch.service.backends.base import Backend, CannotStart, Presence, Seen
 from largebatch.service.db.engine import DatabaseError
 from largebatch.service.db.store import Store
-from largebatch.service.job import Capacity, Job, Kind, State
+from largebatch.service.job import ACTIVE, Capacity, Job, Kind, State
 from largebatch.service.present.progress import read_progress
 from largebatch.service.queue.background import Background
 from largebatch.service.queue.one_host import OneHost
@@ -57,45 +57,32 @@ class Reconciler:
         self._urgent_after_s = urgent_after_s
         self._holder = secrets.token_hex(8)
         self._log = structlog.get_logger("reconcile")
-        self._background = Background("reconciler", self._run)
+        self.background = Background("reconciler", self._look, settings.poll_s)
         self._renewed_at_s = -LEASE_S
         self._noted_at_s = 0.0
         self._is_storage_away = False
         """Found out in this pass: the others need not wait for it, too."""
         self._stopping: dict[str, float] = {}
         """Since when jobs that were asked to stop are seen to go on, by the clock that never jumps."""
-        self.last_pass_s: float | None = None
-        """The monotonic clock at the end of the last whole pass of any kind."""
-        self.problem: str | None = None
-        """Why the last pass broke off."""
+        self.last_pass_s = time.monotonic()
+        """The monotonic clock at the end of the last whole pass, here or by another replica; before the first, when this was made."""
 
     def start(self) -> None:
         """Begin."""
-        self._background.start()
+        self.background.start()
 
     def stop(self) -> None:
         """End after the pass under way, and let another replica go on at once."""
-        self._background.stop()
+        self.background.stop()
         try:
             self._store.give_back(LEASE, self._holder)
         except DatabaseError:
             return  # it runs out by itself
 
-    def _run(self) -> None:
-        while not self._background.over.is_set():
-            try:
-                if self.holds_lease():
-                    self.make_pass()
-                self.problem = None
-                self.last_pass_s = time.monotonic()
-            except (DatabaseError, BackendDown) as error:
-                if self.problem is None:
-                    self._log.warning("pass broke off", reason=str(error))
-                self.problem = str(error)
-            except Exception as error:
-                self.problem = f"{type(error).__name__}: {error}"
-                self._log.exception("pass broke off")
-            self._background.over.wait(self._settings.poll_s)
+    def _look(self) -> None:
+        if self.holds_lease():
+            self.make_pass()
+        self.last_pass_s = time.monotonic()
 
     def holds_lease(self) -> bool:
         """Whether it is this replica that makes the passes now; the lease is renewed in time."""
@@ -110,16 +97,19 @@ class Reconciler:
 
     def make_pass(self) -> None:
         """One comparison and repair. Raises: DatabaseError, BackendDown."""
-        active = self._store.active()
+        active = self._store.in_states(ACTIVE)
         begun = [job for job in active if job.state is not State.RECOVERING]
         seen = self._backend.look(begun) if begun else {}
         self._stopping = {job.id: self._stopping[job.id] for job in active if job.id in self._stopping}
         self._is_storage_away = False
         holding = []
         for job in active:
-            repaired = self._repair(job, seen[job.id]) if job.id in seen else self._repair_waiting(job)
-            if repaired is not None and repaired.state in {State.STARTING, State.RUNNING}:
-                holding.append(repaired)
+            if job.id in seen:
+                repaired = self._repair(job, seen[job.id])
+                if repaired is not None and repaired.state in {State.STARTING, State.RUNNING}:
+                    holding.append(repaired)
+            elif job.is_cancel_asked or _is_late(job):
+                self._end_unwanted(job, "Cancelled while it recovered.")
         self._note_progress(holding)
         self._start_next(holding)
 
@@ -200,16 +190,12 @@ class Reconciler:
         pause_s = min(2.0 ** (failures - 1), LONGEST_PAUSE_S) if counts else 1.0
         return self._move(job, State.RECOVERING, reason=reason, failures=failures, not_before_s=time.time() + pause_s)
 
-    # ---- what waits --------------------------------------------------------------------------------------------------
-
-    def _repair_waiting(self, job: Job) -> Job | None:
-        """A recovering job may be unwanted by now, or out of time."""
-        return self._end_unwanted(job, "Cancelled while it recovered.") if job.is_cancel_asked or _is_late(job) else job
-
     def _end_unwanted(self, job: Job, cancelled: str, late: str = "Its deadline passed.", **changes: Any) -> Job | None:
         """End a job that somebody cancelled, or that is out of time. Args: cancelled, late: the reasons that people read."""
         state, reason = (State.CANCELLED, cancelled) if job.is_cancel_asked else (State.FAILED, late)
         return self._move(job, state, reason=reason, **{"ended_at_s": time.time(), **changes})
+
+    # ---- what waits --------------------------------------------------------------------------------------------------
 
     def _start_next(self, holding: list[Job]) -> None:
         waiting = [*self._store.in_states([State.RECOVERING]), *self._store.waiting(QUEUE_FRONT)]

@@ -14,9 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import structlog
-
-from largebatch.jobs.errors import FaultError, StorageError
+from largebatch.jobs.errors import StorageError
 from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.storage import Storage
 from largebatch.service.queue.background import Background
@@ -31,11 +29,14 @@ class RunFolders:
     """The run folders below one folder of this machine."""
 
     are_copies = False
-    problem: str | None = None
-    """Why the copies could not be kept up at the last try."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
+
+    @property
+    def problem(self) -> str | None:
+        """Why the copies could not be kept up at the last try."""
+        return None
 
     def start(self) -> None:
         """Begin to keep copies up."""
@@ -82,7 +83,12 @@ class RunCopies(RunFolders):
         folder.mkdir(parents=True, mode=0o700)
         self._storage, self._active, self._look_every_s = storage, active, look_every_s
         self._copies: dict[str, Copy] = {}
-        self._background = Background("copies", self._run)
+        self._background = Background("copies", self._keep_up, look_every_s)
+
+    @property
+    def problem(self) -> str | None:
+        """See `RunFolders`."""
+        return self._background.problem
 
     def start(self) -> None:
         """See `RunFolders`."""
@@ -163,21 +169,9 @@ class RunCopies(RunFolders):
                 whole, end, rest = (rest + piece).rpartition(b"\n")
                 file.write(whole + end)
 
-    def _run(self) -> None:
+    def _keep_up(self) -> None:
         with ThreadPoolExecutor(AT_ONCE, "copies") as pool:
-            while not self._background.over.wait(self._look_every_s):
-                try:
-                    for _ in pool.map(lambda job_id: self.refresh(job_id, self._look_every_s / 2), list(self._active())):
-                        pass
-                    self._prune()
-                    self.problem = None
-                except FaultError as error:
-                    self.problem = error.problem
-                except Exception as error:
-                    self.problem = type(error).__name__
-                    structlog.get_logger("copies").exception("a look broke off")
-
-    def _prune(self) -> None:
+            list(pool.map(lambda job_id: self.refresh(job_id, self._look_every_s / 2), self._active()))
         for job_id, copy in list(self._copies.items()):
             if time.monotonic() - copy.used_at_s > KEPT_S:
                 with copy.lock:

@@ -1,7 +1,6 @@
 """/healthz, /readyz, /metrics and /v1/cluster: for whoever keeps the service running."""
 
 import time
-from typing import Any
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
@@ -57,8 +56,7 @@ def readyz(deps: Deps) -> JSONResponse:
             checks[name] = "ok"
         except FaultError as error:
             checks[name] = error.problem
-    last = deps.reconciler.last_pass_s
-    age = time.monotonic() - (deps.began_s if last is None else last)
+    age = time.monotonic() - deps.reconciler.last_pass_s
     checks["reconciler"] = "ok" if age < STALE_S else f"no pass for {age:.0f} s"
     checks["watcher"] = deps.watcher.problem or "ok"
     is_ready = all(text == "ok" for text in checks.values())
@@ -73,7 +71,7 @@ def metrics(deps: Deps, who: Who) -> Response:
     """Prometheus' text."""
     for state, count in deps.store.counts().items():
         JOBS.labels(state).set(count)
-    first: list[Any] = deps.store.in_states([State.QUEUED], limit=1)
+    first = deps.store.in_states([State.QUEUED], limit=1)
     OLDEST_QUEUED.set(max(0.0, time.time() - first[0].created_at_s) if first else 0.0)
     holding = deps.store.in_states([State.STARTING, State.RUNNING])
     GPUS_HELD.set(sum(job.gpus for job in holding))
@@ -82,8 +80,7 @@ def metrics(deps: Deps, who: Who) -> Response:
     CHECKPOINT_AGE.set(max([0.0, *(now - saved_at_s(job, deps.settings.runs_dir / job.id) for job in running)]))
     LISTENERS.set(deps.watcher.num_listeners)
     WATCHER_LAG.set(deps.watcher.lag_s)
-    last = deps.reconciler.last_pass_s
-    PASS_AGE.set(time.monotonic() - (deps.began_s if last is None else last))
+    PASS_AGE.set(time.monotonic() - deps.reconciler.last_pass_s)
     try:
         capacity = deps.backend.capacity()
     except FaultError:  # what else is known is wanted most now
@@ -117,7 +114,7 @@ def show_cluster(deps: Deps, who: Who) -> Cluster:
     """What the backend has, and how many jobs stand where."""
     capacity = deps.backend.capacity()
     holding = deps.store.in_states([State.STARTING, State.RUNNING])
-    problem = deps.reconciler.problem if who.may("admin") else None
+    problem = deps.reconciler.background.problem if who.may("admin") else None
     return Cluster(
         backend=deps.backend.name, cpus=capacity.cpus, gpus=capacity.gpus, cpus_held=sum(job.cpus for job in holding),
         gpus_held=sum(job.gpus for job in holding), jobs=deps.store.counts(), problem=problem,

@@ -1,7 +1,7 @@
 """Pages of HTML. They show what the REST interface gives, and ask it for everything that changes."""
 
 from functools import cache
-from importlib.util import find_spec
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -155,20 +155,13 @@ def sign_out(request: Request, deps: Deps) -> Response:
 @router.get("/static/plotly.js")
 def plotly() -> FileResponse:
     """Plotly's own script, from the installed package."""
-    return FileResponse(_plotly_path(), media_type="text/javascript", headers={"Cache-Control": "public, max-age=86400"})
+    path = distribution("plotly").locate_file("plotly/package_data/plotly.min.js")
+    return FileResponse(str(path), media_type="text/javascript", headers={"Cache-Control": "public, max-age=86400"})
 
 
 def mount_static(app: FastAPI) -> None:
     """Our script and style sheet."""
     app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
-
-
-@cache
-def _plotly_path() -> Path:
-    plotly = find_spec("plotly")
-    assert plotly is not None
-    assert plotly.origin is not None
-    return Path(plotly.origin).parent / "package_data" / "plotly.min.js"
 
 
 @cache

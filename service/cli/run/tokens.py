@@ -5,8 +5,6 @@ import sys
 import time
 from datetime import UTC, datetime
 
-from sqlalchemy import Engine
-
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.streams import print_answer
 from largebatch.service.cli.tables import output, plain_table
@@ -55,10 +53,4 @@ def revoke(settings: Settings, token_id: str) -> None:
 
 
 def _tokens(settings: Settings) -> Tokens:
-    """The tokens of a database whose schema fits: the embedded one is brought up to date, another is refused."""
-    engine: Engine = database.connect(settings.url)
-    if settings.database_url is None:
-        database.upgrade(engine)
-    else:
-        database.refuse_outdated(engine)
-    return Tokens(engine)
+    return Tokens(database.open_database(settings))

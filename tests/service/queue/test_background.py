@@ -10,13 +10,12 @@ def test_a_stop_waits_for_what_is_under_way() -> None:
     done: list[str] = []
     began = threading.Event()
 
-    def work() -> None:
+    def look() -> None:
         began.set()
-        background.over.wait()
         time.sleep(0.05)
         done.append("its last round")
 
-    background = Background("worker", work)
+    background = Background("worker", look, every_s=60.0)
     background.start()
     assert began.wait(5)
     assert "worker" in {thread.name for thread in threading.enumerate()}
@@ -26,4 +25,4 @@ def test_a_stop_waits_for_what_is_under_way() -> None:
 
 
 def test_one_that_never_began_ends_at_once() -> None:
-    Background("worker", lambda: None).stop()
+    Background("worker", lambda: None, every_s=60.0).stop()

@@ -8,7 +8,7 @@ import pytest
 from largebatch.jobs.errors import InputError
 from largebatch.service.backends.local import LocalBackend
 from largebatch.service.db.store import Store
-from largebatch.service.job import Capacity, Job, Kind, State
+from largebatch.service.job import ACTIVE, Capacity, Job, Kind, State
 from largebatch.service.queue.one_host import OneHost
 from largebatch.service.queue.reconcile import Reconciler
 from largebatch.service.settings import Settings
@@ -53,7 +53,7 @@ def test_jobs_that_it_cannot_see_keep_a_service_from_beginning(store: Store, tmp
         two.claim()
     two.claim(takes_over=True)
     two.claim()  # from now on it is its own
-    store.move(store.active()[0], State.SUCCEEDED)
+    store.move(store.in_states(ACTIVE)[0], State.SUCCEEDED)
     one.claim()  # nothing runs: whoever comes may
 
 
