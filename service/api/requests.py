@@ -20,7 +20,7 @@ from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.service.job import Job, Kind
 from largebatch.service.settings import Settings
 from largebatch.tuning.sweep.space import groups, refuse_impossible, with_fields
-from largebatch.tuning.sweep.spec import SweepSpec
+from largebatch.tuning.sweep.spec import ResourcesSpec, SweepSpec
 
 LONGEST_PATH = 200
 MOST_RUNS = 5000
@@ -76,14 +76,6 @@ class SweepSubmit(Submit):
 
 def job_of_run(submission: RunSubmit, owner: str, settings: Settings) -> Job:
     """A queued job. Raises: SpecError."""
-    spec = run_spec(submission, settings)
-    batch = spec.batch.global_batch_size
-    return _job(submission, Kind.RUN, owner, settings, spec.name, spec=spec.model_dump(mode="json"), recipe=submission.recipe,
-                global_batch_size=batch if isinstance(batch, int) else None)  # fmt: skip
-
-
-def run_spec(submission: RunSubmit, settings: Settings) -> TrainSpec:
-    """The spec that is asked for. Raises: SpecError."""
     if (submission.recipe is None) == (submission.spec is None):
         raise SpecError("recipe", "give either a recipe or a spec.", "GET /v1/recipes lists the recipes.")
     document = recipe_document(str(submission.recipe)) if submission.spec is None else _mapping("spec", submission.spec)
@@ -92,7 +84,9 @@ def run_spec(submission: RunSubmit, settings: Settings) -> TrainSpec:
     fields = {**submission.set, **({} if submission.name is None else {"name": submission.name})}
     spec = with_fields(build_spec({"name": "run", **document}), fields)
     refuse_for_strangers(spec, settings)
-    return spec
+    batch = spec.batch.global_batch_size
+    return _job(submission, Kind.RUN, owner, settings, spec.name, spec=spec.model_dump(mode="json"), recipe=submission.recipe,
+                global_batch_size=batch if isinstance(batch, int) else None)  # fmt: skip
 
 
 def recipe_document(name: str) -> dict[str, Any]:
@@ -132,56 +126,39 @@ def job_of_sweep(submission: SweepSubmit, owner: str, settings: Settings) -> Job
         raise SpecError("search.space", f"a search here may not change {', '.join(sorted(searched))}.", "Compare such fields with each.")
     refuse_impossible(sweep, base)
     name = submission.name or sweep.name or sweep.recipe
-    cpus = _sweep_cpus(submission, sweep, settings)
-    gpus = sweep.resources.gpus_per_worker  # those of others are not to be taken
-    sweep = sweep.model_copy(
-        update={"resources": sweep.resources.model_copy(update={"gpus_per_worker": float(submission.gpus > 0) if gpus is None else gpus})}
-    )
-    resources = sweep.resources.model_copy(update={"max_concurrent": _at_once(submission, sweep, cpus)})
+    cpus, resources = _sweep_resources(submission, sweep.resources, settings)
     named = sweep.model_copy(update={"name": name, "resources": resources})
     return _job(submission.model_copy(update={"cpus": cpus}), Kind.SWEEP, owner, settings, name, spec=named.model_dump(mode="json"),
                 base=base.model_dump(mode="json"), recipe=sweep.recipe)  # fmt: skip
 
 
-def _sweep_cpus(submission: SweepSubmit, sweep: SweepSpec, settings: Settings) -> float:
-    """The cores that a sweep holds. Raises: SpecError."""
+def _sweep_resources(submission: SweepSubmit, asked: ResourcesSpec, settings: Settings) -> tuple[float, ResourcesSpec]:
+    """The cores that a sweep holds, and its resources with as many runs at once as fit into these. Raises: InputError if not even one does."""
     if submission.workers is not None:
         raise SpecError("workers", "is for runs; a sweep has its own resources.", "Write sweep.resources.workers: so many for each of its runs.")
-    each = sweep.resources.workers * sweep.resources.cpus_per_worker
-    if submission.cpus is not None:
-        return submission.cpus
-    return settings.cpus if settings.ray_address is None else each * (sweep.resources.max_concurrent or 1)
-
-
-def _at_once(submission: SweepSubmit, sweep: SweepSpec, cpus: float) -> int:
-    """How many of a sweep's runs fit into what the sweep holds. Raises: InputError if not even one does."""
-    resources = sweep.resources
-    each_cpus, each_gpus = resources.workers * resources.cpus_per_worker, resources.workers * (resources.gpus_per_worker or 0.0)
+    gpus_per_worker = float(submission.gpus > 0) if asked.gpus_per_worker is None else asked.gpus_per_worker  # those of others are not to be taken
+    each_cpus, each_gpus = asked.workers * asked.cpus_per_worker, asked.workers * gpus_per_worker
+    cpus = submission.cpus
+    if cpus is None:
+        cpus = settings.cpus if settings.ray_address is None else each_cpus * (asked.max_concurrent or 1)
     fits = min(cpus / each_cpus, submission.gpus / each_gpus if each_gpus else math.inf) + 1e-9
     if fits < 1:
         field = "cpus" if cpus < each_cpus else "gpus"
-        needs = f"one run of this sweep needs {each_cpus:g} CPUs and {each_gpus:g} GPUs"
-        raise InputError(
-            field, f"{needs}, and the sweep holds {cpus:g} and {submission.gpus}.", "Ask for more, or give each run less: sweep.resources."
-        )
-    return min(int(fits), resources.max_concurrent or MOST_RUNS)
+        problem = f"one run of this sweep needs {each_cpus:g} CPUs and {each_gpus:g} GPUs, and the sweep holds {cpus:g} and {submission.gpus}."
+        raise InputError(field, problem, "Ask for more, or give each run less: sweep.resources.")
+    at_once = min(int(fits), asked.max_concurrent or MOST_RUNS)
+    return cpus, asked.model_copy(update={"gpus_per_worker": gpus_per_worker, "max_concurrent": at_once})
 
 
-def _refuse_uneven(submission: Submit, workers: int) -> None:
-    """GPUs that no worker would use, or workers without one. Raises: InputError."""
+def _job(submission: Submit, kind: Kind, owner: str, settings: Settings, name: str, **fields: Any) -> Job:
+    workers = read_workers(submission.workers).most if submission.workers else 1
     if submission.device == "cuda" and not submission.gpus:
         raise InputError("gpus", "none is asked for, and the device is cuda.", "Ask for one for each worker.")
     if submission.device == "cpu" and submission.gpus:
         raise InputError("gpus", f"{submission.gpus} would lie idle: the device is cpu.", "Ask for none, or for another device.")
     if submission.gpus % workers:
-        raise InputError(
-            "gpus", f"{submission.gpus} cannot be shared out evenly among {workers} workers.", f"Ask for {workers}, or another number of workers."
-        )
-
-
-def _job(submission: Submit, kind: Kind, owner: str, settings: Settings, name: str, **fields: Any) -> Job:
-    workers = read_workers(submission.workers).most if submission.workers else 1
-    _refuse_uneven(submission, workers)
+        problem = f"{submission.gpus} cannot be shared out evenly among {workers} workers."
+        raise InputError("gpus", problem, f"Ask for {workers}, or another number of workers.")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
         raise SpecError("name", f"{name[:100]!r} cannot name a job here.", "Use letters of ASCII, digits, '-', '_' and '.'.")
     if len(json.dumps(fields)) > LARGEST_SPEC:

@@ -84,14 +84,15 @@ class RayJobs:
     def all(self) -> list[Job]:
         """Every attempt that Ray remembers, newest first."""
         jobs = sorted(self._client.list_jobs(), key=lambda details: details.start_time or 0, reverse=True)
-        return [self._checked(details) for details in jobs if (details.metadata or {}).get(NAME)]
+        return [self._job(details) for details in jobs if (details.metadata or {}).get(NAME)]
 
-    def _checked(self, details: Any) -> Job:
+    def _job(self, details: Any) -> Job:
         """A job as Ray has it, but one whose driver went down with its machine has failed.
 
         A head that comes back with what Redis kept calls it running until the next job is submitted.
         """
-        job, driver = _job(details), details.driver_node_id
+        job = Job(details.metadata[NAME], details.submission_id, str(details.status.value), details.message or "", details.driver_exit_code)
+        driver = details.driver_node_id
         if job.is_over or driver is None:
             return job
         if driver not in self._alive or time.monotonic() - self._looked_at_s > LOOK_AT_NODES_EVERY_S:
@@ -108,10 +109,11 @@ class RayJobs:
 
     def find(self, name: str) -> Job:
         """The newest attempt at a name. Raises: InputError if there is none."""
-        for job in self.all():
+        jobs = self.all()
+        for job in jobs:
             if name in {job.name, job.submission_id}:
                 return job
-        names = ", ".join(dict.fromkeys(job.name for job in self.all())) or "none"
+        names = ", ".join(dict.fromkeys(job.name for job in jobs)) or "none"
         raise InputError("NAME", f"Ray at {self.address} knows no job {name!r}.", f"It knows: {names}.")
 
     def submit(self, submission: Submission) -> Job:
@@ -130,21 +132,14 @@ class RayJobs:
     def send(self, submission: Submission, submission_id: str, arguments: list[str]) -> None:
         """Hand Ray one attempt. Args: arguments: what follows `python`. Raises: FaultError."""
         with _shipped(submission) as folder:
-            environment = {
-                SPEC: submission.spec.model_dump_json(),
-                "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_S),
-                **submission.environment,
-            }
-            runtime_env: dict[str, Any] = {"env_vars": environment}
-            if folder is not None:
-                runtime_env["working_dir"] = str(folder)
+            spec = submission.spec.model_dump_json()
+            environment = {SPEC: spec, "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_S), **submission.environment}
+            entrypoint = shlex.join(["exec", submission.python, *arguments])
             try:
                 self._client.submit_job(
-                    entrypoint=shlex.join(["exec", submission.python, *arguments]),
-                    submission_id=submission_id,
-                    metadata={NAME: submission.name},
-                    runtime_env=runtime_env,
-                )
+                    entrypoint=entrypoint, submission_id=submission_id, metadata={NAME: submission.name},
+                    runtime_env={"env_vars": environment, **({} if folder is None else {"working_dir": str(folder)})},
+                )  # fmt: skip
             except (RuntimeError, ValueError) as error:
                 raise FaultError("submit", f"Ray at {self.address} refuses the job: {error}.") from error
 
@@ -178,10 +173,6 @@ class RayJobs:
         for job in attempts:
             self._client.delete_job(job.submission_id)
         return len(attempts)
-
-
-def _job(details: Any) -> Job:
-    return Job(details.metadata[NAME], details.submission_id, str(details.status.value), details.message or "", details.driver_exit_code)
 
 
 @contextmanager

@@ -367,7 +367,7 @@ def test_whatever_breaks_whenever_every_job_ends_once(tmp_path: Path, monkeypatc
 
         setattr(thing, name, acts)
 
-    for name in ("move", "note", "active", "waiting"):
+    for name in ("move", "note", "in_states", "waiting"):
         dangerous(house.store, name)
     for name in ("start", "stop", "look"):
         dangerous(house.backend, name)
