@@ -235,11 +235,10 @@ class Watcher:
             # The row was read before the journal: a job that is over has no more lines than these.
             while True:
                 events, end = await asyncio.to_thread(read_events, tail.path, tail.offset, None, self._chunk_bytes)
-                is_more, tail.offset = end > tail.offset, end  # and told in the same breath: who attaches now begins behind it
-                if events:
-                    _tell(tail.listeners, events)
-                if not is_more:
+                if end == tail.offset:
                     break
+                tail.offset = end
+                _tell(tail.listeners, events)  # in the same breath: who attaches now begins behind it
             if job is None or job != tail.job:
                 tail.job = job
                 _tell(tail.listeners, [_job_event(job) if job else DELETED])

@@ -1,18 +1,25 @@
-"""The process of the service: logs, the socket, and an end in good order."""
+"""The service: its application, and its process with logs, the socket, and an end in good order."""
 
 import gc
 import logging
 import signal
 import socket
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import structlog
 import uvicorn
+from fastapi import FastAPI
+from fastapi.staticfiles import StaticFiles
+from starlette.concurrency import run_in_threadpool
 
 from largebatch.jobs.errors import InputError
-from largebatch.service.api.app import make_app
-from largebatch.service.api.dependencies import make_dependencies
+from largebatch.service.api.dependencies import Dependencies, make_dependencies
+from largebatch.service.api.errors import Problem, answer_errors
+from largebatch.service.api.middleware import RequestMiddleware
+from largebatch.service.api.routes import jobs, operations, pages, runs, sweeps, tokens
 from largebatch.service.present.views import refuse_unless_public
 from largebatch.service.settings import Settings
 
@@ -29,50 +36,70 @@ def serve(settings: Settings) -> None:
             refuse_unless_public(option, address)
     deps = make_dependencies(settings)
     if not settings.is_loopback and not deps.tokens.all():
-        raise InputError(
-            "--host", f"{settings.host} is reached by others, and there is no token yet.", "First: largebatch token create OWNER --scope admin"
-        )
+        problem = f"{settings.host} is reached by others, and there is no token yet."
+        raise InputError("--host", problem, "First: largebatch token create OWNER --scope admin")
     listener = _listen(settings)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     where = "this machine's own cores" if settings.ray_address is None else f"Ray at {settings.ray_address}"
-    print(
-        f"largebatch serves http://{host}:{listener.getsockname()[1]} and runs jobs on {where}. Ctrl-C ends it; jobs go on.",
-        file=sys.stderr,
-        flush=True,
-    )
+    text = f"largebatch serves http://{host}:{listener.getsockname()[1]} and runs jobs on {where}. Ctrl-C ends it; jobs go on."
+    print(text, file=sys.stderr, flush=True)
     app = make_app(deps)
     # A look of the garbage collector through a whole program stops every request for a fifth of a second; what is there by now stays.
     gc.collect()
     gc.freeze()
-    server = uvicorn.Server(
-        uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=GRACE_S, server_header=False, date_header=True)
-    )
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=GRACE_S, server_header=False))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)  # uvicorn raises it again when all is done; it was answered then
     server.run(sockets=[listener])
 
 
+class Application(FastAPI):
+    """A FastAPI whose document describes problems, too: it would describe them as `application/json`, which no error is."""
+
+    def openapi(self) -> dict[str, Any]:
+        """The OpenAPI document."""
+        document = super().openapi()
+        document["components"]["schemas"]["Problem"] = Problem.model_json_schema()
+        return document
+
+
+def make_app(deps: Dependencies) -> FastAPI:
+    """The application; the reconciler and the watcher live as long as it does."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        deps.run_folders.start()
+        deps.watcher.start()
+        deps.reconciler.start()
+        yield
+        await deps.watcher.stop()
+        await run_in_threadpool(deps.close)
+
+    summary = "Runs, sweeps, and what they answer."
+    app = Application(title="largebatch", version="1", summary=summary, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.state.dependencies = deps
+    answer_errors(app, pages.render_problem)
+    for router in (runs.router, sweeps.router, runs.recipes, operations.cluster, jobs.events, tokens.router, operations.router, pages.router):
+        app.include_router(router)
+    app.mount("/static", StaticFiles(directory=pages.HERE / "static"))
+    app.add_middleware(RequestMiddleware, is_open=not deps.settings.needs_tokens)
+    return app
+
+
 def _listen(settings: Settings) -> socket.socket:
     try:
         family = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0][0]
-        listener = socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+        return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
     except OSError as error:
-        raise InputError(
-            "--port", f"{settings.host}:{settings.port} cannot be listened on ({error.strerror or error}).", "Give another --port."
-        ) from error
-    listener.set_inheritable(False)
-    return listener
+        problem = f"{settings.host}:{settings.port} cannot be listened on ({error.strerror or error})."
+        raise InputError("--port", problem, "Give another --port.") from error
 
 
 def _log_to_stderr(as_json: bool) -> None:
-    shared: list[Any] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper("iso", utc=True),
-    ]
-    writer = structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    as_text: list[Any] = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+    writers = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()] if as_json else as_text
     structlog.configure(
-        processors=[*shared, structlog.processors.format_exc_info, writer] if as_json else [*shared, writer],
+        processors=[structlog.processors.add_log_level, structlog.processors.TimeStamper("iso", utc=True), *writers],
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         cache_logger_on_first_use=True,

@@ -111,8 +111,8 @@ def upgrade(engine: Engine) -> tuple[str | None, str]:
     """Refresh the schema up to date. Returns the revisions before and after."""
     before = revision(engine)
     with _faults(), engine.begin() as connection:
-        configuration = _configuration()
-        configuration.attributes["connection"] = connection
+        configuration = Config(attributes={"connection": connection})
+        configuration.set_main_option("script_location", str(HERE))
         command.upgrade(configuration, "head")
     return before, newest_revision()
 
@@ -125,16 +125,15 @@ def revision(engine: Engine) -> str | None:
 
 def newest_revision() -> str:
     """What this program needs."""
-    return str(ScriptDirectory.from_config(_configuration()).get_current_head())
+    return str(ScriptDirectory(str(HERE)).get_current_head())
 
 
 def refuse_outdated(engine: Engine) -> None:
     """Raises: InputError if the schema is not the one this program needs."""
     current, needed = revision(engine), newest_revision()
     if current != needed:
-        raise InputError(
-            "--database-url", f"the schema is at revision {current or 'none'}, and this program needs {needed}.", "Run: largebatch db upgrade"
-        )
+        problem = f"the schema is at revision {current or 'none'}, and this program needs {needed}."
+        raise InputError("--database-url", problem, "Run: largebatch db upgrade")
 
 
 def open_database(settings: Settings) -> Engine:
@@ -145,9 +144,3 @@ def open_database(settings: Settings) -> Engine:
     else:
         refuse_outdated(engine)
     return engine
-
-
-def _configuration() -> Config:
-    configuration = Config()
-    configuration.set_main_option("script_location", str(HERE))
-    return configuration

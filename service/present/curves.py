@@ -98,26 +98,24 @@ class Curves:
         self._starts: list[Cost] = []
         self._traces = self._norms = 0.0
 
-    def add(self, record: Record) -> None:
-        """A record that stands."""
-        if isinstance(record, StepRecord):
-            self._add_step(record)
-        elif isinstance(record, EvalRecord):
-            self._evaluations.append(self._placed(record))
-        elif isinstance(record, NoticeRecord):
-            self._notices.append(record.model_dump(mode="json", exclude={"kind"}))
-        elif isinstance(record, StartRecord):
-            self._add_start(record)
-
-    def tell(self, record: Record) -> None:
-        """A record, whether it stands or not: some are told all the same."""
+    def add(self, record: Record, is_superseded: bool) -> None:
+        """The next record. Args: is_superseded: a later start went on from before it; then it is told at most."""
         if isinstance(record, StartRecord):
             began = f"Went on from step {record.step}, {record.world_size} worker(s), on" if record.step else "Began on"
             self._happened.append(Happening(step=record.step, text=f"{began} {record.device}"))
-        elif isinstance(record, NoticeRecord):
-            self._happened.append(Happening(step=record.step, text=record.text))
+            self._add_start(record)
         elif isinstance(record, EndRecord):
             self._happened.append(Happening(step=record.summary.steps, text=f"Ended: {record.summary.outcome}"))
+        elif isinstance(record, NoticeRecord):
+            self._happened.append(Happening(step=record.step, text=record.text))
+            self._notices += [] if is_superseded else [record.model_dump(mode="json", exclude={"kind"})]
+        elif not is_superseded:
+            placed = {**record.model_dump(exclude={"kind"}), "device_seconds": self._cost(record.training_seconds)}
+            if isinstance(record, EvalRecord):
+                self._evaluations.append(placed)
+            else:
+                self._steps.add(placed)
+                self._add_noise(record, placed)
 
     def series(self, next_after: int) -> Series:
         """All of it."""
@@ -132,9 +130,7 @@ class Curves:
         cost = self._cost(record.training_seconds)
         self._starts.append(Cost(device_seconds=cost, training_seconds=record.training_seconds, world_size=record.world_size))
 
-    def _add_step(self, record: StepRecord) -> None:
-        placed = self._placed(record)
-        self._steps.add(placed)
+    def _add_noise(self, record: StepRecord, placed: dict[str, Any]) -> None:
         if record.covariance_trace is None or record.gradient_norm_squared is None:
             return
         self._traces += record.covariance_trace
@@ -143,10 +139,6 @@ class Curves:
         scale = self._traces / self._norms if self._norms > 0 else None
         sums = {"gradient_noise_scale": scale, "covariance_trace_sum": self._traces, "gradient_norm_squared_sum": self._norms}
         self._noise.add({**{name: placed[name] for name in PLACES}, **sums})
-
-    def _placed(self, record: StepRecord | EvalRecord) -> dict[str, Any]:
-        facts = {name: value for name, value in record if name != "kind"}
-        return {**facts, "device_seconds": self._cost(record.training_seconds)}
 
     def _cost(self, training_seconds: float) -> float:
         return (self._starts[-1] if self._starts else Cost()).at(training_seconds)
@@ -161,12 +153,9 @@ def read_series(folder: Path, points: int) -> Series:
     curves, num_starts = Curves(points), 0
     for line in read_all_lines(path, end=end):
         record = parse_line(line.content)
-        if record is None:
-            continue
-        num_starts += isinstance(record, StartRecord)
-        curves.tell(record)
-        if isinstance(record, StartRecord | EndRecord) or record.step <= limits[num_starts]:
-            curves.add(record)
+        if record is not None:
+            num_starts += isinstance(record, StartRecord)
+            curves.add(record, not isinstance(record, StartRecord | EndRecord) and record.step > limits[num_starts])
     return curves.series(end)
 
 

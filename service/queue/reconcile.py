@@ -20,7 +20,7 @@ from largebatch.jobs.run.records import Outcome
 from largebatch.service.backends.base import Backend, CannotStart, Presence, Seen
 from largebatch.service.db.engine import DatabaseError
 from largebatch.service.db.store import Store
-from largebatch.service.job import ACTIVE, Capacity, Job, Kind, State
+from largebatch.service.job import ACTIVE, Job, Kind, State
 from largebatch.service.present.progress import read_progress
 from largebatch.service.queue.background import Background
 from largebatch.service.queue.one_host import OneHost
@@ -208,7 +208,10 @@ class Reconciler:
                 self._end_unwanted(job, "Cancelled while it waited.", "Its deadline passed before its turn came.")
             else:
                 in_time.append(job)
-                self._say_if_impossible(job, capacity)
+                if job.cpus > capacity.cpus or job.gpus > capacity.gpus:  # it starts when there is so much
+                    reason = f"It asks for {job.cpus:g} CPUs and {job.gpus} GPUs, and there are {capacity.cpus:g} and {capacity.gpus}."
+                    if job.reason != reason:
+                        self._store.note(job, reason=reason)
         limits = Limits(self._settings.max_running_per_owner, self._settings.max_gpus_per_owner)
         for job in choose(in_time, holding, capacity, limits, time.time()):
             if not self.holds_lease():
@@ -217,13 +220,6 @@ class Reconciler:
             if started is not None:  # else it was cancelled meanwhile
                 self._log.info("starts", job=job.id, attempt=started.attempt)
                 self._begin(started)
-
-    def _say_if_impossible(self, job: Job, capacity: Capacity) -> None:
-        """Tell whoever waits for more than there is; it starts when there is."""
-        if job.cpus > capacity.cpus or job.gpus > capacity.gpus:
-            reason = f"It asks for {job.cpus:g} CPUs and {job.gpus} GPUs, and there are {capacity.cpus:g} and {capacity.gpus}."
-            if job.reason != reason:
-                self._store.note(job, reason=reason)
 
     # ---- what is written down ----------------------------------------------------------------------------------------
 

@@ -5,9 +5,8 @@ from importlib.metadata import distribution
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, FastAPI, Form, Query, Request
+from fastapi import APIRouter, Depends, Form, Query, Request
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response
-from fastapi.staticfiles import StaticFiles
 from fastapi.templating import Jinja2Templates
 from starlette.exceptions import HTTPException
 
@@ -157,11 +156,6 @@ def plotly() -> FileResponse:
     """Plotly's own script, from the installed package."""
     path = distribution("plotly").locate_file("plotly/package_data/plotly.min.js")
     return FileResponse(str(path), media_type="text/javascript", headers={"Cache-Control": "public, max-age=86400"})
-
-
-def mount_static(app: FastAPI) -> None:
-    """Our script and style sheet."""
-    app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
 
 
 @cache
