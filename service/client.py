@@ -78,31 +78,12 @@ class Client:
 
     def submit(self, kind: str, submission: dict[str, Any], key: str | None = None) -> Any:
         """Submit a run or sweep, once, however often the connection breaks."""
-        return self._request("POST", f"/v1/{kind}s", json=submission, headers={"Idempotency-Key": key or secrets.token_hex(16)})
+        return self.request("POST", f"/v1/{kind}s", json=submission, headers={"Idempotency-Key": key or secrets.token_hex(16)})
 
-    def plan(self, submission: dict[str, Any], kind: str = "run") -> Any:
-        """What a run or sweep would do."""
-        return self._request("POST", f"/v1/{kind}s/plan", json=submission)
-
-    def list(self, kind: str, **filters: Any) -> Any:
-        """A page of jobs."""
-        return self._request("GET", f"/v1/{kind}s", params={name: value for name, value in filters.items() if value is not None})
-
-    def show(self, kind: str, job_id: str) -> Any:
-        """One job."""
-        return self._request("GET", f"/v1/{kind}s/{job_id}")
-
-    def act(self, kind: str, job_id: str, action: str) -> Any:
-        """Cancel or resume a job."""
-        return self._request("POST", f"/v1/{kind}s/{job_id}/{action}")
-
-    def delete(self, kind: str, job_id: str) -> None:
-        """Delete a job that is over."""
-        self._request("DELETE", f"/v1/{kind}s/{job_id}")
-
-    def findings(self, job_id: str) -> Any:
-        """What a sweep says."""
-        return self._request("GET", f"/v1/sweeps/{job_id}/findings")
+    def request(self, method: str, path: str, **options: Any) -> Any:
+        """What the service answers to any other request. Args: options: httpx's, such as `json` and `params`."""
+        response = self._send(method, path, **options)
+        return response.json() if response.content else None
 
     def logs(self, kind: str, job_id: str) -> str:
         """What the newest attempt printed."""
@@ -136,10 +117,6 @@ class Client:
                 if tries >= self._tries:
                     raise self._silent(error) from error
             time.sleep(min(0.25 * 2**tries, LONGEST_PAUSE_S))
-
-    def _request(self, method: str, path: str, **options: Any) -> Any:
-        response = self._send(method, path, **options)
-        return response.json() if response.content else None
 
     def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
         try:

@@ -55,7 +55,7 @@ def all_jobs(url: str) -> list[dict[str, Any]]:
     cursor = None
     with Client(url) as client:
         while True:
-            page = client.list("run", limit=200, cursor=cursor)
+            page = client.request("GET", "/v1/runs", params={"limit": 200, **({} if cursor is None else {"cursor": cursor})})
             found += page["items"]
             cursor = page["next_cursor"]
             if cursor is None:

@@ -35,7 +35,7 @@ def submit(document: dict[str, Any], server: str | None, is_sweep: bool, follows
             print(f"Accepted: {job['id']}", file=sys.stderr if follows else sys.stdout)
         if follows:
             code = _print_events(client, job["id"], kind_of(is_sweep), sys.stderr if as_json else sys.stdout)
-            job = client.show(kind_of(is_sweep), job["id"]) if as_json else job
+            job = client.request("GET", f"/v1/{kind_of(is_sweep)}s/{job['id']}") if as_json else job
     if as_json:
         print_answer(json.dumps(job))
     raise typer.Exit(code)
@@ -74,7 +74,7 @@ def _sweep(name: str) -> dict[str, Any]:
 def plan(document: dict[str, Any], server: str | None, is_sweep: bool, as_json: bool) -> None:
     """Print what the service would do."""
     with client_of(server) as client:
-        facts = client.plan(document, kind_of(is_sweep))
+        facts = client.request("POST", f"/v1/{kind_of(is_sweep)}s/plan", json=document)
     if as_json:
         print_answer(json.dumps(facts))
         return
@@ -109,7 +109,7 @@ def _print_events(client: Client, job_id: str, kind: str, out: TextIO) -> int:
 def print_jobs(server: str | None, is_sweep: bool, state: str | None, limit: int, as_json: bool) -> None:
     """A line for each job."""
     with client_of(server) as client:
-        page = client.list(kind_of(is_sweep), state=state, limit=limit)
+        page = client.request("GET", f"/v1/{kind_of(is_sweep)}s", params={"limit": limit, **({} if state is None else {"state": state})})
     if as_json:
         print_answer(json.dumps(page))
         return
@@ -125,7 +125,7 @@ def print_jobs(server: str | None, is_sweep: bool, state: str | None, limit: int
 def show(job_id: str, server: str | None, is_sweep: bool) -> None:
     """Print a job as JSON."""
     with client_of(server) as client:
-        print(json.dumps(client.show(kind_of(is_sweep), job_id), indent=2))
+        print(json.dumps(client.request("GET", f"/v1/{kind_of(is_sweep)}s/{job_id}"), indent=2))
 
 
 def print_logs(job_id: str, server: str | None, is_sweep: bool) -> None:
@@ -137,18 +137,19 @@ def print_logs(job_id: str, server: str | None, is_sweep: bool) -> None:
 def act(job_id: str, server: str | None, is_sweep: bool, action: str, words: str = "") -> None:
     """Cancel or resume a job, and print its state."""
     with client_of(server) as client:
-        print(f"{job_id}: {client.act(kind_of(is_sweep), job_id, action)['state']}{words}")
+        job = client.request("POST", f"/v1/{kind_of(is_sweep)}s/{job_id}/{action}")
+    print(f"{job_id}: {job['state']}{words}")
 
 
 def delete(job_id: str, server: str | None, is_sweep: bool) -> None:
     """Delete a job."""
     with client_of(server) as client:
-        client.delete(kind_of(is_sweep), job_id)
+        client.request("DELETE", f"/v1/{kind_of(is_sweep)}s/{job_id}")
     print(f"{job_id}: deleted")
 
 
 def print_advice(job_id: str, server: str | None) -> None:
     """Print a sweep's findings in words."""
     with client_of(server) as client:
-        for line in client.findings(job_id)["words"]:
+        for line in client.request("GET", f"/v1/sweeps/{job_id}/findings")["words"]:
             print(line)

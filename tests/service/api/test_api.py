@@ -276,16 +276,16 @@ def test_lists_recipes_cluster_and_health(http: httpx.Client, ended: dict[str, A
 
 def test_the_client(service: Service, ended: dict[str, Any]) -> None:
     with Client(service.url) as client:
-        assert client.show("run", ended["id"])["id"] == ended["id"]
-        assert any(job["id"] == ended["id"] for job in client.list("run", limit=200)["items"])
+        assert client.request("GET", f"/v1/runs/{ended['id']}")["id"] == ended["id"]
+        assert any(job["id"] == ended["id"] for job in client.request("GET", "/v1/runs", params={"limit": 200})["items"])
         assert "test accuracy" in client.logs("run", ended["id"])
         assert [data["step"] for name, data in client.events(ended["id"]) if name == "step"] == [1, 2, 3, 4, 5, 6]
-        assert client.plan({"recipe": "digits-lamb"})["facts"]["num_train_samples"] == 1437
+        assert client.request("POST", "/v1/runs/plan", json={"recipe": "digits-lamb"})["facts"]["num_train_samples"] == 1437
         with pytest.raises(RemoteError, match="Did you mean digits-lamb") as refused:
             client.submit("run", {"recipe": "digits-lam"})
         assert (refused.value.status, refused.value.field) == (422, "recipe")
         with pytest.raises(RemoteError, match="there is no run"):
-            client.show("run", "nothing")
+            client.request("GET", "/v1/runs/nothing")
 
 
 def test_jobs_outlive_the_service_and_are_found_again(tmp_path: Path) -> None:

@@ -167,7 +167,7 @@ def test_what_the_service_refuses_is_one_sentence(service: Service) -> None:
 
 def test_a_service_that_is_not_there() -> None:
     with pytest.raises(FaultError, match=r"http://127\.0\.0\.1:9 does not answer"), Client("http://127.0.0.1:9", tries=2) as client:
-        client.list("run")
+        client.request("GET", "/v1/runs")
 
 
 def test_where_server_and_token_come_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
