@@ -5,18 +5,17 @@ import fcntl
 import json
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from subprocess import DEVNULL, Popen
 
 import psutil
 
 from largebatch.jobs.errors import StorageError
 from largebatch.jobs.import_paths import environment, python
 from largebatch.service.backends import job_supervisor
-from largebatch.service.backends.base import CannotStart, Presence, Seen
-from largebatch.service.backends.command import SPEC, job_arguments, prepare
+from largebatch.service.backends.base import SPEC, CannotStart, Presence, Seen, job_arguments, prepare
 from largebatch.service.backends.job_supervisor import COMMAND, EXIT, LOCK, LOG, NEWEST, PID, write_whole
 from largebatch.service.job import Capacity, Job, Kind
 
@@ -36,16 +35,11 @@ class LocalBackend:
     name = "local"
 
     def __init__(
-        self,
-        state_dir: Path,
-        runs_dir: Path,
-        data_dir: Path,
-        capacity: Capacity,
-        arguments: Callable[[Job, Path, Path], list[str]] = job_arguments,
+        self, state_dir: Path, runs_dir: Path, data_dir: Path, capacity: Capacity, arguments: Callable[[Job, Path, Path], list[str]] = job_arguments
     ) -> None:
         self._state_dir, self._runs_dir, self._data_dir = state_dir.resolve(), runs_dir.resolve(), data_dir.resolve()
         self._capacity, self._arguments = capacity, arguments
-        self._supervisors: list[subprocess.Popen[bytes]] = []
+        self._supervisors: list[Popen[bytes]] = []
 
     def capacity(self) -> Capacity:
         """What the operator allows."""
@@ -53,7 +47,7 @@ class LocalBackend:
 
     def start(self, job: Job) -> None:
         """Write down the command, then start its supervisor; twice is as good as once."""
-        folder, attempt_dir = self._folders(job)
+        attempt_dir = self._attempt_dir(job)
         try:
             attempt_dir.mkdir(parents=True, exist_ok=True)
             prepare(job, self._runs_dir)
@@ -62,20 +56,18 @@ class LocalBackend:
                 document = {"command": command, "cwd": str(Path.cwd()), "gpus": self._free_gpus(job.gpus)}
                 write_whole(attempt_dir / COMMAND, json.dumps(document))
             gpus = json.loads((attempt_dir / COMMAND).read_text())["gpus"]
-            write_whole(folder / NEWEST, str(job.attempt))
+            write_whole(attempt_dir.parent / NEWEST, str(job.attempt))
+            command = python(job_supervisor.__file__, str(attempt_dir.parent), str(job.attempt))
             self._supervisors.append(
-                subprocess.Popen(
-                    python(job_supervisor.__file__, str(folder), str(job.attempt)), env=job_environment(job, gpus), start_new_session=True,
-                    stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                )
-            )  # fmt: skip
+                Popen(command, env=job_environment(job, gpus), start_new_session=True, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL)
+            )
         except (OSError, StorageError) as error:
             reason = error.problem if isinstance(error, StorageError) else error.strerror or str(error)
             raise CannotStart("local", f"its process cannot be started ({reason}).", "Free some space or memory.") from error
 
-    def _folders(self, job: Job) -> tuple[Path, Path]:
-        """The job's folder, and that of its newest attempt."""
-        return self._state_dir / job.id, self._state_dir / job.id / str(job.attempt)
+    def _attempt_dir(self, job: Job) -> Path:
+        """The folder of the job's newest attempt, inside the job's own."""
+        return self._state_dir / job.id / str(job.attempt)
 
     def _free_gpus(self, num_gpus: int) -> list[int]:
         if not num_gpus:
@@ -95,8 +87,8 @@ class LocalBackend:
         return {job.id: self._look(job) for job in jobs}
 
     def _look(self, job: Job) -> Seen:
-        folder, attempt_dir = self._folders(job)
-        is_held = _is_held(folder)  # asked before the exit code is read: it is written before the lock is let go
+        attempt_dir = self._attempt_dir(job)
+        is_held = _is_held(attempt_dir.parent)  # asked before the exit code is read: it is written before the lock is let go
         with contextlib.suppress(FileNotFoundError, ValueError):
             code = int((attempt_dir / EXIT).read_text())
             if not is_held:
@@ -105,7 +97,7 @@ class LocalBackend:
 
     def fence(self, job: Job) -> bool:
         """Under the lock, let no number be the newest."""
-        folder, _ = self._folders(job)
+        folder = self._state_dir / job.id
         try:
             with (folder / LOCK).open("ab") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -118,12 +110,11 @@ class LocalBackend:
 
     def stop(self, job: Job, is_urgent: bool) -> bool:
         """SIGTERM to the supervisor, which passes it on; urgent: SIGKILL to all that the attempt started."""
-        folder, attempt_dir = self._folders(job)
         try:
-            pid = int((attempt_dir / PID).read_text())
+            pid = int((self._attempt_dir(job) / PID).read_text())
         except (OSError, ValueError):
             return False
-        if not _is_held(folder):
+        if not _is_held(self._state_dir / job.id):
             return True
         with contextlib.suppress(ProcessLookupError):
             if not _is_of(pid, job.id):  # its supervisor was killed, and left it

@@ -9,8 +9,7 @@ from ray.exceptions import RayError
 
 from largebatch.jobs.errors import LargebatchError
 from largebatch.jobs.spec.train_spec import TrainSpec
-from largebatch.service.backends.base import BackendDown, CannotStart, Presence, Seen
-from largebatch.service.backends.command import job_arguments, prepare
+from largebatch.service.backends.base import BackendDown, CannotStart, Presence, Seen, job_arguments, prepare
 from largebatch.service.backends.ray_jobs import RayJobs, Submission, first_line
 from largebatch.service.job import Capacity, Job, Kind
 

@@ -23,7 +23,7 @@ from largebatch.jobs.errors import FaultError, InputError, SpecError
 from largebatch.jobs.import_paths import PACKAGES, refuse_hiding
 from largebatch.jobs.spec.read import entry_points
 from largebatch.jobs.spec.train_spec import TrainSpec
-from largebatch.service.backends.command import SPEC
+from largebatch.service.backends.base import SPEC
 
 STOP_S = 120
 """Seconds that a stopped job has for finishing its step and saving."""
@@ -199,9 +199,8 @@ def _copy_own_code(source: Path, folder: Path) -> None:
             continue
         total += path.stat().st_size
         if total > LARGEST_CODE:
-            raise SpecError(
-                "model.entry_point", f"{source} holds more than {LARGEST_CODE >> 20} MiB of Python files.", "Submit from your code's own folder."
-            )
+            problem = f"{source} holds more than {LARGEST_CODE >> 20} MiB of Python files."
+            raise SpecError("model.entry_point", problem, "Submit from your code's own folder.")
         (folder / relative).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, folder / relative)
 

@@ -65,13 +65,12 @@ class Store:
         try:
             with writing(self.engine) as connection:
                 if key is not None:
-                    connection.execute(
-                        submissions.insert().values(owner=job.owner, key=key, digest=digest, job_id=job.id, created_at_s=job.created_at_s)
-                    )
+                    submission = {"owner": job.owner, "key": key, "digest": digest, "job_id": job.id, "created_at_s": job.created_at_s}
+                    connection.execute(submissions.insert().values(**submission))
                 waiting = sa.select(sa.func.count()).where(jobs.c.state == State.QUEUED, jobs.c.owner == job.owner)
                 if connection.execute(waiting).scalar_one() >= max_waiting:
                     raise ConflictError("", f"{max_waiting} jobs of {job.owner} wait already.", "Wait until some have run, or cancel some.")
-                connection.execute(jobs.insert().values(**_row(job)))
+                connection.execute(jobs.insert().values(**job.model_dump(mode="json")))
             return job, True
         except IntegrityError:
             if key is None:
@@ -220,10 +219,6 @@ def _listing(filters: tuple[str, ...], goes_on: bool, oldest_first: bool) -> sa.
         position, begins = sa.tuple_(*columns), sa.tuple_(sa.bindparam("at_s", type_=sa.Float), sa.bindparam("after", type_=sa.String))
         statement = statement.where(position > begins if oldest_first else position < begins)
     return statement.order_by(*(columns if oldest_first else [column.desc() for column in columns])).limit(sa.bindparam("most", type_=sa.Integer))
-
-
-def _row(job: Job) -> dict[str, Any]:
-    return {**job.model_dump(), "kind": str(job.kind), "state": str(job.state)}
 
 
 def _jobs(rows: sa.CursorResult[Any]) -> list[Job]:

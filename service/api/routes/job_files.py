@@ -71,11 +71,8 @@ def confined(folder: Path, path: str) -> FileResponse:
         raise NotFoundError("path", f"there is no such file: {path[:200]!r}.")
     kind, _ = mimetypes.guess_type(file.name)
     # What a job wrote is shown as a file, never as a page of ours.
-    return FileResponse(
-        file,
-        media_type=kind or "application/octet-stream",
-        headers={"Content-Security-Policy": "sandbox allow-scripts", "X-Content-Type-Options": "nosniff"},
-    )
+    headers = {"Content-Security-Policy": "sandbox allow-scripts", "X-Content-Type-Options": "nosniff"}
+    return FileResponse(file, media_type=kind or "application/octet-stream", headers=headers)
 
 
 def _size(path: Path) -> int:

@@ -3,6 +3,7 @@
 import contextlib
 import shutil
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Response
@@ -82,12 +83,8 @@ def _add_looks(router: APIRouter, kind: Kind) -> None:
         limit: Limit = 50,
     ) -> JobPage:
         """A page of jobs, one's own; an administrator's list holds everybody's."""
-        page = await deps.read(
-            lambda: deps.store.page(
-                kind, owner=owner if who.may("admin") else who.owner, state=state, recipe=recipe, text=q, limit=limit, cursor=cursor,
-                oldest_first=sort == "created_at",
-            )
-        )  # fmt: skip
+        filters: dict[str, Any] = {"owner": owner if who.may("admin") else who.owner, "state": state, "recipe": recipe, "text": q}
+        page = await deps.read(partial(deps.store.page, kind, **filters, limit=limit, cursor=cursor, oldest_first=sort == "created_at"))
         return JobPage(items=[JobView.model_validate(job) for job in page.jobs], next_cursor=page.next_cursor)
 
     @router.get("/{job_id}", **named("show", kind))

@@ -56,13 +56,7 @@ def plan(submission: SweepSubmit, deps: Deps, who: Who) -> SweepPlan:
 
 
 @router.get("/{job_id}/records", operation_id="records_sweep")
-def records(
-    job_id: str,
-    deps: Deps,
-    who: Who,
-    after: After = 0,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 200,
-) -> Trials:
+def records(job_id: str, deps: Deps, who: Who, after: After = 0, limit: Annotated[int, Query(ge=1, le=1000)] = 200) -> Trials:
     """The sweep's runs that were decided on so far, each with how far it is."""
     job = deps.visible(job_id, Kind.SWEEP, who)
     return read_trials(deps.settings.runs_dir / job.id, after, limit, job.state in ACTIVE)

@@ -14,7 +14,7 @@ from largebatch.jobs.launch.options import TrainOptions
 from largebatch.jobs.launch.train import spec_of
 from largebatch.jobs.run.run_folder import new_run_id
 from largebatch.jobs.streams import print_answer
-from largebatch.service.backends.command import SPEC
+from largebatch.service.backends.base import SPEC
 from largebatch.service.backends.ray_jobs import Job, RayJobs, Submission
 from largebatch.service.cli.tables import output, plain_table
 

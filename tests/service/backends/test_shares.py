@@ -9,7 +9,7 @@ from largebatch.jobs.errors import InputError
 from largebatch.jobs.launch.command_line import read_arguments
 from largebatch.jobs.launch.options import TrainOptions
 from largebatch.service.api.requests import RunSubmit, SweepSubmit, job_of_run, job_of_sweep
-from largebatch.service.backends.command import job_arguments
+from largebatch.service.backends.base import job_arguments
 from largebatch.service.backends.ray import mlflow_environment
 from largebatch.service.job import Job, Kind
 from largebatch.service.settings import Settings
