@@ -109,7 +109,7 @@ class Curves:
         elif isinstance(record, NoticeRecord):
             self._happened.append(Happening(step=record.step, text=record.text))
             self._notices += [] if is_superseded else [record.model_dump(mode="json", exclude={"kind"})]
-        elif not is_superseded:
+        elif isinstance(record, StepRecord | EvalRecord) and not is_superseded:
             placed = {**record.model_dump(exclude={"kind"}), "device_seconds": self._cost(record.training_seconds)}
             if isinstance(record, EvalRecord):
                 self._evaluations.append(placed)
