@@ -40,21 +40,15 @@ class OneHost:
         ends_at = time.monotonic() + patience_s
         while not self.hold():
             if time.monotonic() > ends_at:
-                raise InputError(
-                    "--database-url",
-                    f"a service on {self._store.lease_holder(HOST)} runs this database's jobs as processes of that machine.",
-                    "Stop it first, or let both start jobs on Ray: --ray-address.",
-                )
+                problem = f"a service on {self._store.lease_holder(HOST)} runs this database's jobs as processes of that machine."
+                raise InputError("--database-url", problem, "Stop it first, or let both start jobs on Ray: --ray-address.")
             time.sleep(0.5)
         holder = f"{self._host[:40]}/{self._folder_id()}"
         if not self._store.hold_lease(PLACE, holder, FOR_GOOD_S):
             before = str(self._store.lease_holder(PLACE))
             if before.partition("/")[2] != holder.partition("/")[2] and self._store.active_ids() and not takes_over:
-                raise InputError(
-                    "--runs-dir",
-                    f"jobs that were begun on {before.partition('/')[0]} may still run there, and their attempts do not lie here.",
-                    "Start it there, or with that --runs-dir. If nothing of them runs any more: --take-over.",
-                )
+                problem = f"jobs that were begun on {before.partition('/')[0]} may still run there, and their attempts do not lie here."
+                raise InputError("--runs-dir", problem, "Start it there, or with that --runs-dir. If nothing of them runs any more: --take-over.")
             self._store.give_back(PLACE, before)
             self._store.hold_lease(PLACE, holder, FOR_GOOD_S)
 
