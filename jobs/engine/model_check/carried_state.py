@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from largebatch.jobs.engine.model_check.independence import difference, tolerance
+from largebatch.jobs.engine.model_check.independence import difference
 from largebatch.jobs.engine.model_check.passes import Passes, Samples
 from largebatch.jobs.errors import PlanError
 from largebatch.jobs.models.norms.ghost_batch_norm import GhostNorm, ghost_norms
@@ -85,8 +85,7 @@ def find_read_statistics(passes: Passes, samples: Samples, findings: Findings) -
         passes.begin()
         _shift(norms)
         other = passes.training(samples, seed=None)
-        apart = difference([reference.logits, *reference.gradient], [other.logits, *other.gradient])
-        return apart > tolerance(passes.spec, passes.model)
+        return difference([reference.logits, *reference.gradient], [other.logits, *other.gradient]) > passes.rounding
 
     if are_read(norms):
         findings.by_samples.extend(f"{norm.ghost.name}'s running statistics" for norm in norms if are_read([norm]))

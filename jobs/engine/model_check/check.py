@@ -17,7 +17,7 @@ from largebatch.jobs.data.loaders import first_samples
 from largebatch.jobs.engine.evaluate import samples_at_once
 from largebatch.jobs.engine.model_check.carried_state import Findings, find_moved_buffers, find_moved_weights, find_read_statistics
 from largebatch.jobs.engine.model_check.dropout import refuse_coupled_dropout
-from largebatch.jobs.engine.model_check.independence import CERTAIN, difference, refuse_coupled_evaluation, refuse_coupled_training, tolerance
+from largebatch.jobs.engine.model_check.independence import CERTAIN, difference, refuse_coupled_evaluation, refuse_coupled_training
 from largebatch.jobs.engine.model_check.norms import refuse_mixed_groups
 from largebatch.jobs.engine.model_check.passes import Passes, Samples
 from largebatch.jobs.engine.model_state import refuse_unsaveable
@@ -116,48 +116,33 @@ def _refuse_coupled(check: ModelCheck, plan: TrainPlan) -> None:
     if len(train.labels) < NUM_SAMPLES:
         _about_modes(check, is_steady=False)
         return
-    rounding = tolerance(passes.spec, passes.model)
     # Where batch-norm's groups are whole batches nothing is ever split: samples may look at each other.
     is_split = plan.span is None or _splits_groups(plan)
-    is_random = is_split and refuse_coupled_training(passes, train, check.others, rounding)
-    draws = is_split and (refuse_coupled_dropout(passes, train, is_random, rounding) or is_random)
+    is_random = is_split and refuse_coupled_training(passes, train, check.others)
+    draws = is_split and (refuse_coupled_dropout(passes, train, is_random) or is_random)
     if draws and not _steps_are_passes(plan):
         check.findings.notices.append(DRAWS)
-    refuse_coupled_evaluation(passes, train, check.others, rounding)
+    refuse_coupled_evaluation(passes, train, check.others)
     _about_modes(check, is_steady=is_split and not is_random)
 
 
 def _try_sizes(check: ModelCheck, plan: TrainPlan) -> None:
-    for size in _few_at_once(plan):
+    """Try the sizes of micro-batches, and of the last pieces of evaluation, that the run will have below what was tried."""
+    kinds, few = plan.kinds_of_batch(), set(range(1, NUM_SAMPLES))
+    sizes = {size for rank in range(plan.world_size) for size in micro_batch_sizes(plan, kinds, plan.micro_batch_size, rank)}
+    for size in sorted(sizes & few):
         try:
             check.passes.training(check.train.rows(0, size))
         except PlanError as error:
-            raise PlanError(error.field, error.problem, f"{error.hint} {_how_to_avoid(plan, size)}") from error
+            is_last = (plan.num_train_samples % plan.global_batch_size) % plan.micro_batch_size == size and plan.spec.batch.last == "keep"
+            way_out = " Only an epoch's last batch leaves so few: batch.last=drop would avoid it, too." if is_last else ""
+            raise PlanError(error.field, error.problem, f"{error.hint}{way_out}") from error
     if check.passes.evaluates_together:  # no piece is that small
         return
     for part, num_samples in ((check.train, plan.num_train_samples), (check.test, check.num_test_samples)):
-        for size in _few_evaluated(plan, num_samples):
+        shares = {num_samples // plan.world_size, -(-num_samples // plan.world_size)}
+        for size in sorted({share % samples_at_once(plan.micro_batch_size) for share in shares} & few):
             check.passes.evaluation(part.inputs[:size])
-
-
-def _few_at_once(plan: TrainPlan) -> list[int]:
-    """Sizes of micro-batches that the run will have, below what was tried."""
-    kinds = plan.kinds_of_batch()
-    sizes = {size for rank in range(plan.world_size) for size in micro_batch_sizes(plan, kinds, plan.micro_batch_size, rank)}
-    return sorted(size for size in sizes if 0 < size < NUM_SAMPLES)
-
-
-def _few_evaluated(plan: TrainPlan, num_samples: int) -> list[int]:
-    """Sizes of the last pieces that evaluation will have, below what was tried."""
-    at_once = samples_at_once(plan.micro_batch_size)
-    shares = {num_samples // plan.world_size, -(-num_samples // plan.world_size)}
-    return sorted({share % at_once for share in shares} & set(range(1, NUM_SAMPLES)))
-
-
-def _how_to_avoid(plan: TrainPlan, size: int) -> str:
-    if (plan.num_train_samples % plan.global_batch_size) % plan.micro_batch_size == size and plan.spec.batch.last == "keep":
-        return "Only an epoch's last batch leaves so few: batch.last=drop would avoid it, too."
-    return ""
 
 
 def _splits_groups(plan: TrainPlan) -> bool:
@@ -181,29 +166,26 @@ def _about_modes(check: ModelCheck, is_steady: bool) -> None:
     Args: is_steady: whether a pass in training is known not to be random, and samples not to look at each other.
     Raises: PlanError where they are probabilities in evaluation alone: accuracy would be right, the test loss would not.
     """
-    training, evaluation = check.passes.training(check.train).logits, check.passes.evaluation(check.train.inputs)
+    passes, findings = check.passes, check.findings
+    training, evaluation = passes.training(check.train).logits, passes.evaluation(check.train.inputs)
     if training.shape[1] < 2:
         return
+    # Dropout, norms and what moves with each pass may give other numbers in training.
+    has_modes = passes.has_norms or bool(sample_dropouts(passes.model) or findings.once_a_step or findings.by_samples)
     if _are_probabilities(evaluation):
         if not _are_probabilities(training):
             raise _other_loss("gives probabilities in evaluation (rows that add up to 1) and logits in training")
-        check.findings.notices.append("The model gives probabilities, not logits: the loss takes a softmax of its own, so two are at work.")
-    elif is_steady and not _has_modes(check) and difference([training], [evaluation]) > CERTAIN:
+        findings.notices.append("The model gives probabilities, not logits: the loss takes a softmax of its own, so two are at work.")
+    elif is_steady and not has_modes and difference([training], [evaluation]) > CERTAIN:
         if difference([training.sigmoid()], [evaluation]) < CERTAIN:
             raise _other_loss("gives the sigmoid of its logits in evaluation")
-        check.findings.notices.append(
+        findings.notices.append(
             "The model gives other logits in evaluation than in training for the same samples, though nothing in it is random or normalises."
         )
 
 
 def _other_loss(problem: str) -> PlanError:
     return PlanError("model", f"{problem}: the test loss would be of another quantity.", "Give logits in both; the loss takes the softmax itself.")
-
-
-def _has_modes(check: ModelCheck) -> bool:
-    """Whether something known gives other numbers in training: dropout, norms, what moves with each pass."""
-    passes, findings = check.passes, check.findings
-    return passes.has_norms or bool(sample_dropouts(passes.model) or findings.once_a_step or findings.by_samples)
 
 
 def _are_probabilities(outputs: Tensor) -> bool:

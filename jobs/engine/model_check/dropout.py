@@ -19,7 +19,7 @@ Shapes = list[list[torch.Size]]
 """Shapes of the inputs of each dropout, run by run."""
 
 
-def refuse_coupled_dropout(passes: Passes, samples: Samples, is_random: bool, rounding: float) -> bool:
+def refuse_coupled_dropout(passes: Passes, samples: Samples, is_random: bool) -> bool:
     """Pass an even number of samples through at once and in two halves, each sample with its own masks.
 
     Args: is_random: whether something else in the model draws at random, so that logits tell nothing, but shapes do.
@@ -36,7 +36,7 @@ def refuse_coupled_dropout(passes: Passes, samples: Samples, is_random: bool, ro
     for dropout, full, half in zip(dropouts, shapes, half_shapes, strict=True):
         if len(half) == 2 * len(full) and not all(map(_belong_to_samples, [*full, *full], half)):
             raise _refusal(passes.model, dropout)
-    allowed = max(rounding, CERTAIN)
+    allowed = max(passes.rounding, CERTAIN)
     if not is_random and difference([logits], [half_logits]) > allowed:
         for dropout in dropouts:
             alone = [_logits(passes, samples, [dropout], bounds)[0] for bounds in (at_once, by_halves)]

@@ -8,16 +8,11 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from largebatch.jobs.engine.model_check.passes import Passes, Samples
 from largebatch.jobs.errors import PlanError
-from largebatch.jobs.spec.train_spec import TrainSpec
 
-TOLERANCE = 1e-4
-"""Of all logits, or of the gradient, in float32: a thousand times its rounding."""
-COARSE = 5e-2
-"""The same where fewer digits are computed: bfloat16, float16, TF32."""
 CERTAIN = 1e-2
 """Beyond this it is no rounding that a maximum or a sign has blown up."""
 CERTAIN_BEHIND_NORMS = 0.1
@@ -28,48 +23,42 @@ SPLIT_HINT = (
 )
 
 
-def tolerance(spec: TrainSpec, model: nn.Module) -> float:
-    """How far apart the same numbers may be when they are computed in another order."""
-    is_exact = spec.precision == "float32" and all(param.is_cpu and param.dtype.itemsize >= 4 for param in model.parameters())
-    return TOLERANCE if is_exact else COARSE
-
-
-def refuse_coupled_training(passes: Passes, samples: Samples, others: Samples, rounding: float) -> bool:
+def refuse_coupled_training(passes: Passes, samples: Samples, others: Samples) -> bool:
     """Raise PlanError if a sample's gradient depends on other samples; returns whether the model draws at random in training."""
     reference = passes.training(samples)
     halves = [passes.training(half) for half in samples.halves()]
     parts = [first + second for first, second in zip(halves[0].gradient, halves[1].gradient, strict=True)]
     apart = difference(reference.gradient, parts, *(half.gradient for half in halves))
-    if apart <= rounding:
+    if apart <= passes.rounding:
         return False
-    if difference([reference.logits], [passes.training(samples).logits]) > rounding / 100:
+    if difference([reference.logits], [passes.training(samples).logits]) > passes.rounding / 100:
         raise PlanError(
             "model",
             "gives other logits when the same samples pass through once more with the same seed: it keeps something from pass to pass, or draws"
             " random numbers from elsewhere than torch.",
             "Keep nothing from pass to pass, and draw from torch's own generators.",
         )
-    is_random = difference([reference.logits], [passes.training(samples, seed=1).logits]) > rounding / 100
-    if (not is_random and apart > _certain(passes)) or _others_matter(lambda inputs: passes.training(inputs).logits, samples, others, rounding):
+    is_random = difference([reference.logits], [passes.training(samples, seed=1).logits]) > passes.rounding / 100
+    if (not is_random and apart > _certain(passes)) or _others_matter(passes, lambda inputs: passes.training(inputs).logits, samples, others):
         raise _coupled("gradient in training depends", apart)
     return is_random
 
 
-def refuse_coupled_evaluation(passes: Passes, samples: Samples, others: Samples, rounding: float) -> None:
+def refuse_coupled_evaluation(passes: Passes, samples: Samples, others: Samples) -> None:
     """Raise PlanError if a sample's logits in evaluation depend on other samples, or on chance."""
     reference = passes.evaluation(samples.inputs)
     parts = torch.cat([passes.evaluation(half.inputs, seed=1) for half in samples.halves()])
     apart = difference([reference], [parts])
-    if apart <= rounding:
+    if apart <= passes.rounding:
         return
-    if difference([reference], [passes.evaluation(samples.inputs, seed=1)]) > rounding / 100:
+    if difference([reference], [passes.evaluation(samples.inputs, seed=1)]) > passes.rounding / 100:
         raise PlanError(
             "model",
             "gives other logits when the same samples pass through once more in evaluation mode: it is random there, or keeps something from"
             " pass to pass.",
             "A functional dropout needs training=self.training.",
         )
-    if apart > _certain(passes) or _others_matter(lambda inputs: passes.evaluation(inputs.inputs), samples, others, rounding):
+    if apart > _certain(passes) or _others_matter(passes, lambda inputs: passes.evaluation(inputs.inputs), samples, others):
         raise _coupled("logits in evaluation depend", apart)
 
 
@@ -88,13 +77,13 @@ def _certain(passes: Passes) -> float:
     return CERTAIN_BEHIND_NORMS if passes.has_norms else CERTAIN
 
 
-def _others_matter(logits: Callable[[Samples], Tensor], samples: Samples, others: Samples, rounding: float) -> bool:
+def _others_matter(passes: Passes, logits: Callable[[Samples], Tensor], samples: Samples, others: Samples) -> bool:
     """Whether one half's logits change when others take the place of the other half."""
     reference, middle = logits(samples), len(samples.labels) // 2
     for kept, rest in ((slice(middle), slice(middle, None)), (slice(middle, None), slice(middle))):
         inputs = samples.inputs.clone()
         inputs[rest] = others.inputs[rest]
-        if difference([reference[kept]], [logits(Samples(inputs, samples.labels))[kept]]) > rounding:
+        if difference([reference[kept]], [logits(Samples(inputs, samples.labels))[kept]]) > passes.rounding:
             return True
     return False
 

@@ -30,6 +30,10 @@ from largebatch.jobs.spec.train_spec import TrainSpec
 
 GROUP = 4
 """Samples that share batch-norm's statistics in these passes."""
+ROUNDING = 1e-4
+"""Of all logits, or of the gradient, in float32: a thousand times what another order of the arithmetic makes of them."""
+COARSE_ROUNDING = 5e-2
+"""The same where fewer digits are computed: bfloat16, float16, TF32."""
 
 
 class Samples(NamedTuple):
@@ -69,6 +73,9 @@ class Passes:
         """Whether statistics are taken over some samples together."""
         self.evaluates_together = evaluation_unit(model) > 1
         """Whether that is so in evaluation, too."""
+        is_exact = spec.precision == "float32" and all(param.is_cpu and param.dtype.itemsize >= 4 for param in model.parameters())
+        self.rounding = ROUNDING if is_exact else COARSE_ROUNDING
+        """How far apart the same numbers may be when they are computed in another order."""
         self._snapshot = Snapshot(model, weights=True)
         self._settings: dict[nn.Module, Settings] = {}
 
@@ -96,12 +103,16 @@ class Passes:
             self.begin(seed)
         logits: list[Tensor] = []
 
+        def refuse_changed_settings(norm: GhostNorm, _: object) -> None:
+            """Every run of a norm in training must have the settings of its first; a `forward` may set them, to the same."""
+            refuse_change(norm, self._settings.setdefault(norm, settings_of(norm)))
+
         def forward(inputs: Tensor) -> Tensor:
             logits.append(self._logits(inputs, "training"))
             return logits[0]
 
         with errors_in_words(samples.inputs, "training"):
-            with before_each_run(ghost_norms(self.model), self._refuse_changed_settings), _only(self.model, ()):
+            with before_each_run(ghost_norms(self.model), refuse_changed_settings), _only(self.model, ()):
                 loss = batch_loss(forward, self.spec, *samples)
                 self._forward_pass.end()
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -124,10 +135,6 @@ class Passes:
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self._device.type, torch.bfloat16, enabled=self.spec.precision == "bfloat16")
-
-    def _refuse_changed_settings(self, norm: GhostNorm, _: object) -> None:
-        """Every run of a norm in training must have the settings of its first; a `forward` may set them, to the same."""
-        refuse_change(norm, self._settings.setdefault(norm, settings_of(norm)))
 
     @without_gradient()
     def evaluation(self, inputs: Tensor, seed: int | None = 0) -> Tensor:

@@ -10,15 +10,13 @@ which is linear, so every rank adds its own terms and one reduction gives the su
 average over all N groups so far) the weights are a_q = N / (N + k_q), and a term counts (N + k_q) / (N + K).
 """
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from largebatch.jobs.engine.ranks.ranks import Ranks
 from largebatch.jobs.errors import PlanError
-from largebatch.jobs.models.norms.ghost_batch_norm import GhostNorm, forward_pass_of, ghost_norms
+from largebatch.jobs.models.norms.ghost_batch_norm import GhostNorm, forward_pass_of, ghost_norms, statistics_of
 
 Moves = list[list[int]]
 """Of one norm in one step: for each run in a forward pass, for each rank, by how many groups its statistics moved."""
@@ -38,24 +36,20 @@ class BatchNormStatistics:
         """Those of the norms, as they are now."""
         return [buffer for norm in self._norms for buffer in norm.buffers(recurse=False)]
 
-    def settle(self, buffers: list[Tensor], held: list[Tensor], is_local: bool, checks: bool) -> None:
+    def settle(self, buffers: list[Tensor], values: list[Tensor], is_local: bool, checks: bool) -> None:
         """Make one of what all runs on all ranks left; of this rank's own in a local step. Every rank must call this.
 
         Args:
             buffers: the model's.
-            held: their values as the step began.
+            values: their values as the step began.
             checks: whether to compare the norms' own counts of batches with ours.
         Raises: PlanError, on every rank, if they differ.
         """
-        world_size = 1 if is_local else self._ranks.world_size
-        if self._norms and (world_size > 1 or self.forward_pass.apart):
-            self._settle(dict(zip(map(id, buffers), held, strict=True)), world_size, checks)
-
-    def _settle(self, held: dict[int, Tensor], world_size: int, checks: bool) -> None:
-        """Args: held: by each buffer's id."""
-        moves = self._all_moves(world_size)
-        rank = self._ranks.rank if world_size > 1 else 0
-        terms = [self._own_terms(norm, held, moves[norm.ghost.number], rank) for norm in self._norms]
+        world_size, rank = (1, 0) if is_local else (self._ranks.world_size, self._ranks.rank)
+        if not self._norms or (world_size == 1 and not self.forward_pass.apart):
+            return
+        before, moves = dict(zip(map(id, buffers), values, strict=True)), self._all_moves(world_size)
+        terms = [self._own_terms(norm, before, moves[norm.ghost.number], rank) for norm in self._norms]
         summed = torch.cat(terms)
         if world_size > 1:
             self._ranks.sum(summed)
@@ -63,17 +57,19 @@ class BatchNormStatistics:
             total = sum(map(sum, moves[norm.ghost.number]))
             if checks and norm.num_batches_tracked is not None and not isinstance(norm, _InstanceNorm):
                 _refuse_miscount(norm, total, int(piece[-1]))
-            kept = _weights(norm, held, own=total, after=0, total=total)[0]
-            for statistic, part in zip(_statistics(norm), piece[:-1].chunk(2), strict=True):
-                statistic.copy_(held[id(statistic)] * kept + part.view(statistic.shape))
-            if norm.num_batches_tracked is not None:
-                norm.num_batches_tracked.copy_(held[id(norm.num_batches_tracked)] + piece[-1])
+            kept = _weights(norm, before, own=total, after=0, total=total)[0]
+            mean, variance = piece[:-1].chunk(2)
+            for name, statistic in statistics_of(norm).items():
+                if name == "num_batches_tracked":
+                    statistic.copy_(before[id(statistic)] + piece[-1])
+                else:
+                    statistic.copy_(before[id(statistic)] * kept + (mean if name == "running_mean" else variance).view(statistic.shape))
 
     def _all_moves(self, world_size: int) -> dict[int, Moves]:
         """By each norm's number."""
         own = self.forward_pass.moves
         num_runs = 1 + max((run for _, run in own), default=0)
-        table = [[float(num_runs), *self._counts(max(num_runs, self._num_runs) if world_size == 1 else self._num_runs)]]
+        table = [[float(num_runs), *(float(own.get((norm.ghost.number, run), 0)) for norm in self._norms for run in range(self._num_runs))]]
         if world_size > 1:
             rows = torch.zeros(world_size, len(table[0]), dtype=torch.float64, device=self._ranks.device)
             rows[self._ranks.rank] = torch.tensor(table[0], dtype=torch.float64)
@@ -85,34 +81,26 @@ class BatchNormStatistics:
         columns = [[int(row[column]) for row in table] for column in range(1, len(table[0]))]
         return {norm.ghost.number: columns[i * self._num_runs : (i + 1) * self._num_runs] for i, norm in enumerate(self._norms)}
 
-    def _counts(self, num_runs: int) -> list[float]:
-        moves = self.forward_pass.moves
-        return [float(moves.get((norm.ghost.number, run), 0)) for norm in self._norms for run in range(num_runs)]
-
-    def _own_terms(self, norm: GhostNorm, held: dict[int, Tensor], moves: Moves, rank: int) -> Tensor:
+    def _own_terms(self, norm: GhostNorm, before: dict[int, Tensor], moves: Moves, rank: int) -> Tensor:
         """What this rank adds to mean, variance and number of groups, flat."""
-        statistics = [*_statistics(norm), *([] if norm.num_batches_tracked is None else [norm.num_batches_tracked])]
+        statistics = list(statistics_of(norm).values())
         terms = [torch.zeros_like(statistic, dtype=torch.promote_types(statistic.dtype, torch.float32)) for statistic in statistics]
         total = sum(map(sum, moves))
         for run, counts in enumerate(moves):
             if not counts[rank]:
                 continue
             after = sum(counts[rank + 1 :]) + sum(map(sum, moves[run + 1 :]))
-            kept, weight = _weights(norm, held, own=counts[rank], after=after, total=total, is_first=run == 0)
+            kept, weight = _weights(norm, before, own=counts[rank], after=after, total=total, is_first=run == 0)
             apart = None if run == 0 else list(self.forward_pass.apart[norm.ghost.number, run].values())
             for i, (term, statistic) in enumerate(zip(terms, statistics, strict=True)):
                 if not statistic.is_floating_point():
                     kept, weight = 1.0, 1.0
-                term += (statistic - kept * held[id(statistic)]) * weight if apart is None else apart[i] * weight
+                term += (statistic - kept * before[id(statistic)]) * weight if apart is None else apart[i] * weight
         flat = [term.reshape(-1) for term in terms]
         return torch.cat(flat if norm.num_batches_tracked is not None else [*flat, flat[0].new_zeros(1)])
 
 
-def _statistics(norm: GhostNorm) -> list[Tensor]:
-    return [cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)]
-
-
-def _weights(norm: GhostNorm, held: dict[int, Tensor], *, own: int, after: int, total: int, is_first: bool = True) -> tuple[float, float]:
+def _weights(norm: GhostNorm, before: dict[int, Tensor], *, own: int, after: int, total: int, is_first: bool = True) -> tuple[float, float]:
     """(what is left of the beginning after a run's own moves, what is left of the run at the end).
 
     Args: own, after, total: moves of this run, of those after it, of all; is_first: whether it began where the step began.
@@ -121,7 +109,7 @@ def _weights(norm: GhostNorm, held: dict[int, Tensor], *, own: int, after: int, 
         return (1.0 - norm.momentum) ** own, (1.0 - norm.momentum) ** after
     if norm.num_batches_tracked is None or isinstance(norm, _InstanceNorm):
         return 1.0, 1.0  # torch moves nothing then
-    seen = float(held[id(norm.num_batches_tracked)])
+    seen = float(before[id(norm.num_batches_tracked)])
     begin = seen if is_first else 0.0
     return begin / max(begin + own, 1.0), (begin + own) / max(seen + total, 1.0)
 

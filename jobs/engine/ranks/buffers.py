@@ -84,22 +84,13 @@ class Buffers:
             raise _differs(", ".join(differing))
         if not buffers:
             return
-        values = [torch.nan_to_num(_numbers(buffer), nan=1e300).to(self._ranks.device) for buffer in buffers.values()]
-        flat = torch.cat(values)
-        spread = self._ranks.largest(flat.clone()) + self._ranks.largest(-flat)
-        for (name, buffer), value, distance in zip(buffers.items(), values, torch.split(spread, [len(value) for value in values]), strict=True):
-            allowed = ROUNDING * float(self._ranks.largest(value.abs().max())) if len(value) and not _is_exact(buffer) else 0.0
-            if bool((distance > allowed).any()):
+        values = [torch.view_as_real(buffer) if buffer.is_complex() else buffer for buffer in buffers.values()]
+        flat = torch.cat([torch.nan_to_num(value.detach().reshape(-1).double(), nan=1e300).to(self._ranks.device) for value in values])
+        spread, sizes = self._ranks.largest(flat.clone()) + self._ranks.largest(-flat), self._ranks.largest(flat.abs())
+        lengths = [value.numel() for value in values]
+        for name, value, distance, size in zip(buffers, values, spread.split(lengths), sizes.split(lengths), strict=True):
+            if value.numel() and bool((distance > (ROUNDING * size.max() if value.is_floating_point() else 0.0)).any()):
                 raise _differs(name)
-
-
-def _numbers(buffer: Tensor) -> Tensor:
-    whole = buffer.detach()
-    return (torch.view_as_real(whole) if whole.is_complex() else whole).reshape(-1).double()
-
-
-def _is_exact(buffer: Tensor) -> bool:
-    return not (buffer.is_floating_point() or buffer.is_complex())
 
 
 def _differs(name: str) -> PlanError:
