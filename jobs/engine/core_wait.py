@@ -1,6 +1,7 @@
 """How long a run's threads had to wait for a core: whether its seconds are those of a free machine."""
 
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -39,18 +40,11 @@ class CoreWait:
 
 def waited_s() -> float | None:
     """Seconds that the threads of this process have waited for a core so far, all together; None: the system does not say."""
-    total_ns, is_known = 0, False
-    try:
-        threads = list(THREADS.iterdir())
-    except OSError:
-        return None
-    for thread in threads:
-        try:
-            total_ns += int((thread / "schedstat").read_text().split()[1])
-            is_known = True
-        except (OSError, ValueError, IndexError):  # the thread has ended meanwhile, or the kernel keeps no such count
-            continue
-    return total_ns / 1e9 if is_known else None
+    waits_ns = []
+    for count in THREADS.glob("*/schedstat"):
+        with suppress(OSError, ValueError, IndexError):  # the thread has ended meanwhile, or the kernel keeps no such count
+            waits_ns.append(int(count.read_text().split()[1]))
+    return sum(waits_ns) / 1e9 if waits_ns else None
 
 
 def in_words(fraction: float | None) -> str | None:

@@ -18,7 +18,7 @@ class Snapshot:
     Args: weights: copy the parameters too, into host memory: few models change theirs, and a device may have no room for them twice.
     """
 
-    def __init__(self, model: nn.Module, weights: bool = False) -> None:
+    def __init__(self, model: nn.Module, weights: bool = True) -> None:
         self._buffers = [
             (module, name, f"{prefix}.{name}" if prefix else name, buffer.detach().clone())
             for prefix, module in model.named_modules()

@@ -29,20 +29,6 @@ OURS: dict[str, Callable[..., nn.Module]] = {
     "keskar-c4": keskar.VGG,
 }
 
-WRAPPED: list[tuple[Callable[[nn.Module], bool], str, str]] = [
-    (
-        lambda module: isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)),
-        "shared among devices already (DataParallel), and largebatch shares each batch itself",
-        "Return the module inside, and give --workers.",
-    ),
-    (
-        lambda module: type(module).__name__ == "OptimizedModule" and type(module).__module__.startswith("torch._dynamo"),
-        "compiled already",
-        "Return the module itself, and set compile: true.",
-    ),
-]
-"""Wrappers that do what the spec does: whether a module is one, what it is, and what to do."""
-
 
 def build_model(spec: ModelSpec, input_shape: tuple[int, ...], num_classes: int, seed: int, blank: Tensor | None = None) -> nn.Module:
     """A model with fresh weights; the same weights for the same seed whatever the device.
@@ -136,9 +122,15 @@ def _own(spec: ModelSpec, num_classes: int, seed: int) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise SpecError("model.entry_point", f"{spec.entry_point} returned {type(model).__name__}; it must return an nn.Module.")
     for name, module in model.named_modules():
-        for is_wrapped, description, remedy in WRAPPED:
-            if is_wrapped(module):
-                raise SpecError("model.entry_point", f"{spec.entry_point}{f', part {name},' if name else ''} is {description}.", remedy)
+        part = f", part {name}," if name else ""
+        if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            raise SpecError(
+                "model.entry_point",
+                f"{spec.entry_point}{part} is shared among devices already (DataParallel), and largebatch shares each batch itself.",
+                "Return the module inside, and give --workers.",
+            )
+        if type(module).__name__ == "OptimizedModule" and type(module).__module__.startswith("torch._dynamo"):
+            raise SpecError("model.entry_point", f"{spec.entry_point}{part} is compiled already.", "Return the module itself, and set compile: true.")
     return model
 
 

@@ -1,1 +1,1 @@
-"""Optimizers for large batches, and the learning-rate schedules that go with them."""
+"""Optimizers for large batches."""

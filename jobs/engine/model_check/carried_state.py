@@ -130,7 +130,7 @@ def _moves(passes: Passes, pieces: Sequence[Samples], is_training: bool) -> Move
     """What forward passes of several pieces, one after another, move."""
     passes.begin()
     _update_weights(passes.model)
-    before = Snapshot(passes.model, weights=True)
+    before = Snapshot(passes.model)
     for piece in pieces:
         if is_training:
             passes.training(piece, seed=None)

@@ -24,6 +24,7 @@ from largebatch.jobs.engine.model_state import refuse_unsaveable
 from largebatch.jobs.engine.out_of_memory import make_room, ran_out_of_memory
 from largebatch.jobs.engine.warm_up import micro_batch_sizes
 from largebatch.jobs.errors import PlanError
+from largebatch.jobs.models.norms.ghost_batch_norm import evaluation_unit
 from largebatch.jobs.models.sample_dropout import sample_dropouts
 from largebatch.jobs.plan.train_plan import TrainPlan
 from largebatch.jobs.spec.train_spec import TrainSpec
@@ -137,7 +138,7 @@ def _try_sizes(check: ModelCheck, plan: TrainPlan) -> None:
             is_last = (plan.num_train_samples % plan.global_batch_size) % plan.micro_batch_size == size and plan.spec.batch.last == "keep"
             way_out = " Only an epoch's last batch leaves so few: batch.last=drop would avoid it, too." if is_last else ""
             raise PlanError(error.field, error.problem, f"{error.hint}{way_out}") from error
-    if check.passes.evaluates_together:  # no piece is that small
+    if evaluation_unit(check.passes.model) > 1:  # no piece is that small
         return
     for part, num_samples in ((check.train, plan.num_train_samples), (check.test, check.num_test_samples)):
         shares = {num_samples // plan.world_size, -(-num_samples // plan.world_size)}

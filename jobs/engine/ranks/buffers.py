@@ -76,28 +76,25 @@ class Buffers:
         self.forward_pass.forget()
 
     def _refuse_difference(self) -> None:
-        """Raises: PlanError for the first buffer that ranks hold different values of."""
-        buffers = dict(self._model.named_buffers())
+        """Raises: PlanError, on every rank, for the buffers that ranks hold in different shapes, or all whose values differ."""
+        buffers, differing = dict(self._model.named_buffers()), list[str]()
         shapes = self._ranks.gathered([(name, tuple(buffer.shape)) for name, buffer in buffers.items()])
         if any(rank_shapes != shapes[0] for rank_shapes in shapes):
             differing = sorted({name for rank_shapes in shapes for name, _ in set(rank_shapes) ^ set(shapes[0])})
-            raise _differs(", ".join(differing))
-        if not buffers:
-            return
-        values = [torch.view_as_real(buffer) if buffer.is_complex() else buffer for buffer in buffers.values()]
-        flat = torch.cat([torch.nan_to_num(value.detach().reshape(-1).double(), nan=1e300).to(self._ranks.device) for value in values])
-        spread, sizes = self._ranks.largest(flat.clone()) + self._ranks.largest(-flat), self._ranks.largest(flat.abs())
-        lengths = [value.numel() for value in values]
-        for name, value, distance, size in zip(buffers, values, spread.split(lengths), sizes.split(lengths), strict=True):
-            if value.numel() and bool((distance > (ROUNDING * size.max() if value.is_floating_point() else 0.0)).any()):
-                raise _differs(name)
-
-
-def _differs(name: str) -> PlanError:
-    return agreed(
-        PlanError(
-            "model",
-            f"workers hold different values of the buffer {name} after a step: what it holds depends on which samples a worker sees.",
-            "Train without --workers, or keep it out of the model's buffers.",
-        )
-    )
+        elif buffers:
+            values = [torch.view_as_real(buffer) if buffer.is_complex() else buffer for buffer in buffers.values()]
+            flat = torch.cat([torch.nan_to_num(value.detach().reshape(-1).double(), nan=1e300).to(self._ranks.device) for value in values])
+            spread, sizes = self._ranks.largest(flat.clone()) + self._ranks.largest(-flat), self._ranks.largest(flat.abs())
+            lengths = [value.numel() for value in values]
+            for name, value, distance, size in zip(buffers, values, torch.split(spread, lengths), torch.split(sizes, lengths), strict=True):
+                if value.numel() and bool((distance > (ROUNDING * size.max() if value.is_floating_point() else 0.0)).any()):
+                    differing.append(name)
+        if differing:
+            raise agreed(
+                PlanError(
+                    "model",
+                    f"workers hold different values of the buffer {', '.join(differing)} after a step: what it holds depends on which samples a"
+                    " worker sees.",
+                    "Train without --workers, or keep it out of the model's buffers.",
+                )
+            )

@@ -81,11 +81,6 @@ class Ranks:
 
     def raise_first(self, error: LargebatchError | None) -> None:
         """Raise on every rank what went wrong on any: the lowest rank's error. Every rank must call this."""
-        if self.world_size == 1:
-            if error is not None:
-                error.is_agreed = True
-                raise error
-            return
         if self.sum_numbers(float(error is not None))[0]:
             error = next(error for error in self.gathered(error) if error is not None)
             error.is_agreed = True

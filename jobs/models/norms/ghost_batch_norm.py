@@ -132,16 +132,12 @@ def refusal(norm: GhostNorm, problem: str) -> PlanError:
     )
 
 
-Settings = dict[str, Any]
-"""The settings of one norm, by name."""
-
-
-def settings_of(norm: GhostNorm) -> Settings:
-    """A norm's settings at this moment."""
+def settings_of(norm: GhostNorm) -> dict[str, Any]:
+    """A norm's settings at this moment, by name."""
     return {name: getattr(norm, name) for name in ("momentum", "eps", "training")}
 
 
-def refuse_change(norm: GhostNorm, before: Settings) -> None:
+def refuse_change(norm: GhostNorm, before: dict[str, Any]) -> None:
     """Raise PlanError if a norm has other settings than before: the forward pass has changed them, and no checkpoint holds them."""
     for name, value in settings_of(norm).items():
         if value != before[name]:
