@@ -2,14 +2,12 @@
 
 from torch import Tensor, nn
 
+from largebatch.jobs.models.small import mlp
+
 
 def f1(num_classes: int, in_features: int, width: int = 512, depth: int = 5) -> nn.Module:
     """F1: `depth` hidden layers of `width`, each followed by batch-norm and ReLU."""
-    layers: list[nn.Module] = [nn.Flatten()]
-    for _ in range(depth):
-        layers += [nn.Linear(in_features, width), nn.BatchNorm1d(width), nn.ReLU(inplace=True)]
-        in_features = width
-    return nn.Sequential(*layers, nn.Linear(in_features, num_classes))
+    return mlp(num_classes, in_features, width, depth, batch_norm=True)
 
 
 def c1(num_classes: int, in_channels: int, image_size: int) -> nn.Module:
