@@ -8,19 +8,54 @@ import sys
 if __name__ == "__main__" and not sys.flags.safe_path:
     sys.path.pop(0)  # the current folder, before anything is imported: what is called random.py there is not Python's own
 
+import argparse
+import os
 import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 from largebatch.jobs.errors import LargebatchError
 from largebatch.jobs.garbage_collection import collect_seldom
-from largebatch.jobs.launch.command_line import read_arguments
 from largebatch.jobs.launch.openmp_threads import spin_briefly
-from largebatch.jobs.launch.train import exit_code, stopped_in_words, train
+from largebatch.jobs.launch.options import Parameter, TrainOptions, parameters
+from largebatch.jobs.launch.train import exit_code, train
 from largebatch.jobs.run.listener import Listener
 from largebatch.jobs.run.records import EvalRecord, Record, StepRecord
 from largebatch.jobs.streams import drop_what_nobody_reads, print_answer, standard_output_kept
 
 PROGRAM = "python -m largebatch.jobs"
 LINE_EVERY_S = 5.0
+READS: dict[Any, Callable[[str], Any]] = {int: int, float | None: float, Path: Path}
+"""What makes a value of a type of its text; all else is text."""
+
+
+def read_arguments(arguments: Sequence[str] | None) -> TrainOptions:
+    """The options in a command's arguments; None: in this process's own. Raises: InputError; SystemExit (2) for a command line that is none."""
+    parser = argparse.ArgumentParser(PROGRAM, description=__doc__, epilog=f"Example: {PROGRAM} digits-lamb --set stop.epochs=10")
+    for parameter in parameters(TrainOptions):
+        _add(parser, parameter)
+    values = vars(parser.parse_args(arguments))
+    for parameter in parameters(TrainOptions):
+        if (least := parameter.option.minimum) is not None and values[parameter.name] < least:
+            parser.error(f"{parameter.flag}: {values[parameter.name]} is below {least}")
+    return TrainOptions.read(**values)
+
+
+def _add(parser: argparse.ArgumentParser, parameter: Parameter) -> None:
+    option, default = parameter.option, parameter.default
+    if option.is_argument:
+        parser.add_argument(parameter.name, nargs="?", help=option.help)
+    elif parameter.kind is bool:
+        parser.add_argument(parameter.flag, dest=parameter.name, action="store_true", help=option.help)
+    elif isinstance(default, tuple):
+        parser.add_argument(parameter.flag, dest=parameter.name, action="append", metavar=option.metavar, help=option.help)
+    else:
+        default = (os.environ.get(option.variable) if option.variable else None) or default
+        shown = f" [env var: {option.variable}]" if option.variable else ""
+        shown += "" if default is None else f" [default: {default}]"
+        reads = str if option.is_text else READS.get(parameter.kind, str)
+        parser.add_argument(parameter.flag, dest=parameter.name, metavar=option.metavar, help=f"{option.help}{shown}", type=reads, default=default)
 
 
 class PlainLines:
@@ -46,11 +81,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Train one spec; prints the summary as JSON; returns the exit code."""
     lines = PlainLines()
     try:
-        options = read_arguments(arguments, prog=PROGRAM, description=__doc__, epilog=f"Example: {PROGRAM} digits-lamb --set stop.epochs=10")
+        options = read_arguments(arguments)
         with standard_output_kept():
             summary = train(options, Listener(on_record=lines.record, on_notice=lines.print), program=PROGRAM)
-            if (words := stopped_in_words(summary, options, PROGRAM)) is not None:
-                lines.print(words)
             print_answer(summary.model_dump_json())
     except LargebatchError as error:
         lines.print(f"{type(error).__name__}: {error}")

@@ -1,5 +1,6 @@
 """Guards a command's standard streams: drops output that nobody reads any more, and can keep standard output for the answer alone."""
 
+import codecs
 import errno
 import io
 import os
@@ -45,11 +46,18 @@ def drop_what_nobody_reads() -> None:
 
 
 def _text(descriptor: int, stream: TextIO | None, is_by_line: bool = False) -> io.TextIOWrapper:
-    """A text stream like this one that drops what nobody reads. Args: is_by_line: whether each line is written at once, as it is to a terminal."""
+    """A text stream like this one that drops what nobody reads.
+
+    It is UTF-8 where this one is ASCII: under a locale that knows ASCII alone the first other letter would end the command.
+
+    Args: is_by_line: whether each line is written at once, as it is to a terminal.
+    """
     if stream is not None:
         stream.flush()
     raw = _Dropping(descriptor, "w", closefd=False)
     encoding, errors = (stream.encoding, stream.errors) if stream is not None else ("utf-8", "backslashreplace")
+    if codecs.lookup(encoding).name == "ascii":
+        encoding = "utf-8"
     return io.TextIOWrapper(io.BufferedWriter(raw), encoding=encoding, errors=errors, line_buffering=is_by_line or raw.isatty())
 
 

@@ -52,4 +52,4 @@ def train(
         spec = read_spec(os.fspath(spec))
     options = TrainOptions(data_dir=Path(data_dir), device=device, run_id=run_id).storing(os.fspath(output_dir))
     options = going_on(fetch_stored(options))
-    return train_locally(prepare_locally(spec, options), options, Listener(on_record, on_notice, should_stop))
+    return train_locally(prepare_locally(spec, options), options, Listener(on_record=on_record, on_notice=on_notice, should_stop=should_stop))

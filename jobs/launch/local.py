@@ -39,14 +39,12 @@ def train_locally(
     options: TrainOptions,
     listener: Listener,
     *,
-    on_start: Callable[[Path], None] = lambda run_dir: None,
     draw: Callable[[Path], None] = lambda run_dir: None,
     mirror: MirrorProcess | None = None,
 ) -> RunSummary:
     """Run a prepared job, new or resumed, with its MLflow mirror beside it.
 
     Args:
-        on_start: told the run's folder before training starts.
         draw: draws the run's figure into its folder.
         mirror: the way into MLflow, if it was begun already.
     """
@@ -57,7 +55,7 @@ def train_locally(
     with (
         _stop_requests(listener) as stoppable,
         mirror or MirrorProcess(mirrored_spec(job.spec, options)) as mirror,
-        kept_run(run_dir, stoppable, mirror, on_start=on_start, stored=stored) as finish,
+        kept_run(run_dir, stoppable, mirror, stored=stored) as finish,
     ):
         return finish(run_job(job, run_dir, stoppable, resumes=options.resume is not None, draw=draw))
 
@@ -68,7 +66,6 @@ def kept_run(
     listener: Listener,
     mirror: MirrorProcess,
     *,
-    on_start: Callable[[Path], None] = lambda run_dir: None,
     patience_s: float = 0.0,
     stored: StoredRun | None = None,
 ) -> Iterator[Callable[[RunSummary], RunSummary]]:
@@ -89,7 +86,7 @@ def kept_run(
 
     with run_folder.exclusive(run_dir, "train", patience_s), stored or nullcontext():
         mirror.follow(run_dir, listener.on_notice)
-        on_start(run_dir)
+        listener.on_start(run_dir)
         try:
             yield finish
         except CodeError as error:

@@ -1,6 +1,6 @@
 """The options of a training command: the name, type, help and default of each stand here, once.
 
-Every door derives its own from them: typer's parameters (`service/cli/typer_parameters.py`), argparse's arguments (`command_line.py`), and the words
+Every door derives its own from them: typer's parameters (`service/cli/typer_parameters.py`), argparse's arguments (`jobs/__main__.py`), and the words
 of a service's backend or of a hint how to go on (`TrainOptions.arguments`), which both doors read back. Standard library alone: help is quick.
 """
 
@@ -57,11 +57,11 @@ class Workers:
 
 
 RECIPE = Option("A recipe's name (see `largebatch recipes`), the path of a YAML or JSON file, or - for standard input.", is_argument=True)
-SET = Option("Override one value, such as batch.global_batch_size=512.", flag="--set", metavar="KEY=VALUE")
-DATA_DIR = Option("Where data sets lie, as torchvision lays them out.", variable="LARGEBATCH_DATA_DIR")
 OUTPUT_DIR = Option("Where run folders go: a folder, or a URI such as s3://bucket/runs.", variable="LARGEBATCH_OUTPUT_DIR", is_text=True)
-DEVICE = Option("auto, cpu or cuda.")
-ADDRESS = Option("An existing Ray, such as 10.0.0.1:6379; without it the command brings its own.")
+Overrides = Annotated[tuple[str, ...], Option("Override one value, such as batch.global_batch_size=512.", flag="--set", metavar="KEY=VALUE")]
+DataDir = Annotated[Path, Option("Where data sets lie, as torchvision lays them out.", variable="LARGEBATCH_DATA_DIR")]
+Device = Annotated[str, Option("auto, cpu or cuda.")]
+RayAddress = Annotated[str | None, Option("An existing Ray, such as 10.0.0.1:6379; without it the command brings its own.")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,11 +69,11 @@ class TrainOptions:
     """Everything that a launch needs beside the spec, with the recipe and the overrides that the spec is read from."""
 
     recipe: Annotated[str | None, RECIPE] = None
-    overrides: Annotated[tuple[str, ...], SET] = ()
+    overrides: Overrides = ()
     resume: Annotated[Path | None, Option("Go on from a run's newest checkpoint.", metavar="RUN_DIR", is_text=True)] = None
-    data_dir: Annotated[Path, DATA_DIR] = Path("data")
+    data_dir: DataDir = Path("data")
     output_dir: Annotated[Path, OUTPUT_DIR] = Path("runs")
-    device: Annotated[str, DEVICE] = "auto"
+    device: Device = "auto"
     run_id: Annotated[str | None, Option("The run's id; given again, the run goes on from its newest checkpoint.")] = None
     workers: Annotated[
         Workers | None,
@@ -83,7 +83,7 @@ class TrainOptions:
     gpus_per_worker: Annotated[float | None, Option("GPUs of each worker; default 1 where there are enough.", metavar="G")] = None
     cpus_per_worker: Annotated[float | None, Option("CPUs of each worker; may be a fraction.", metavar="C")] = None
     """None: this machine's cores shared out, or one on another Ray."""
-    address: Annotated[str | None, ADDRESS] = None
+    address: RayAddress = None
     max_failures: Annotated[int, Option("How often a run of several workers goes on by itself after a failure.", minimum=0)] = 8
     """Preemptions are not counted."""
     worker_logs: Annotated[bool, Option("Print what the workers print, not only what the run tells.")] = False

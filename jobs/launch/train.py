@@ -1,6 +1,7 @@
 """One training command, from its options to its summary: in this process, or on many workers by Ray."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from largebatch.jobs.errors import SpecError
@@ -21,41 +22,42 @@ def train(
     options: TrainOptions,
     listener: Listener,
     *,
-    on_start: Callable[[Path], None] = lambda run_dir: None,
-    on_plan: Callable[[int, float], None] = lambda total_steps, total_progress: None,
     draw: Callable[[Path], None] = lambda run_dir: None,
     program: str = "largebatch train",
 ) -> RunSummary:
     """Train, and leave the whole story in one run folder.
 
     Args:
-        on_start: told the run's folder before training starts.
-        on_plan: told how many steps and samples the plan has.
         draw: draws the run's figure into its folder.
         program: what a person types before the options, for words on how to go on.
     Raises: LargebatchError; KeyboardInterrupt for a further Ctrl-C.
     """
     begun: list[Path] = []
 
-    def start(run_dir: Path) -> None:
+    def on_start(run_dir: Path) -> None:
         begun.append(run_dir)
-        on_start(run_dir)
+        listener.on_start(run_dir)
 
+    follower = replace(listener, on_start=on_start)
     with last_words(options, begun, program):
         fetch_stored(options)
         spec = spec_of(options)
         if options.workers is not None:
             from largebatch.jobs.launch.on_ray.train import train_on_ray  # the lazy gate to Ray: one process needs none
 
-            return train_on_ray(spec, options, listener, on_start=start, on_plan=on_plan, draw=draw)
-        with MirrorProcess(mirrored_spec(spec, options)) as mirror:
-            # The lazy gate to torch: MLflow's import, in the mirror, goes on beside torch's.
-            from largebatch.jobs.launch.local import prepare_locally, train_locally
+            summary = train_on_ray(spec, options, follower, draw)
+        else:
+            with MirrorProcess(mirrored_spec(spec, options)) as mirror:
+                # The lazy gate to torch: MLflow's import, in the mirror, goes on beside torch's.
+                from largebatch.jobs.launch.local import prepare_locally, train_locally
 
-            options = going_on(options)
-            job = prepare_locally(spec, options)
-            on_plan(job.plan.total_steps, job.plan.total_progress)
-            return train_locally(job, options, listener, on_start=start, draw=draw, mirror=mirror)
+                options = going_on(options)
+                job = prepare_locally(spec, options)
+                listener.on_plan(job.plan.total_steps, job.plan.total_progress)
+                summary = train_locally(job, options, follower, draw=draw, mirror=mirror)
+    if summary.outcome is Outcome.STOPPED:
+        listener.on_notice(f"Stopped at step {summary.steps}. Go on with: {options.resuming(summary.run_dir).command(program)}")
+    return summary
 
 
 def spec_of(options: TrainOptions) -> TrainSpec:
@@ -72,10 +74,3 @@ def spec_of(options: TrainOptions) -> TrainSpec:
 def exit_code(summary: RunSummary) -> int:
     """0 done, 3 diverged, 4 stopped and resumable."""
     return EXIT_CODES.get(summary.outcome, 0)
-
-
-def stopped_in_words(summary: RunSummary, options: TrainOptions, program: str = "largebatch train") -> str | None:
-    """How a run that was stopped goes on; None for one that was not."""
-    if summary.outcome is not Outcome.STOPPED:
-        return None
-    return f"Stopped at step {summary.steps}. Go on with: {options.resuming(summary.run_dir).command(program)}"

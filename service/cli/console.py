@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
-from rich.text import Text
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from largebatch.jobs.run.records import EvalRecord, Record, StartRecord, StepRecord
 
@@ -16,14 +15,9 @@ TIMES_WIDTH = 28
 """What a line on a terminal has beside its words: the spinner, `100:00 left`, `1:00:00` and the gaps, with some room."""
 
 
-class _Remaining(ProgressColumn):
-    """Time left, from the training clock alone."""
-
-    def render(self, task: Task) -> Text:
-        seconds = task.fields.get("remaining_s")
-        if seconds is None:
-            return Text("--:-- left", style="cyan")
-        return Text(f"{int(seconds) // 60}:{int(seconds) % 60:02d} left", style="cyan")
+def time_left(seconds: float | None) -> str:
+    """Minutes and seconds in words; None: not known yet."""
+    return "--:-- left" if seconds is None else f"{int(seconds) // 60}:{int(seconds) % 60:02d} left"
 
 
 def _progress(record: StepRecord) -> float:
@@ -41,18 +35,16 @@ class TrainingView:
         self._shown_at_s = 0.0
         self._accuracy = ""
         self._first: StepRecord | None = None
-        self.run_dir: Path | None = None
-        """The run's folder, once it is there."""
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
-            _Remaining(),
+            TextColumn("[cyan]{task.fields[left]}"),
             TimeElapsedColumn(),
             console=console,
             transient=True,
             disable=not self._live,
         )
-        self._task: Any = self._progress.add_task("preparing", total=None)
+        self._task: Any = self._progress.add_task("preparing", total=None, left=time_left(None))
 
     def __enter__(self) -> "TrainingView":
         self._progress.start()
@@ -67,7 +59,6 @@ class TrainingView:
 
     def started(self, run_dir: Path) -> None:
         """Say where the results go."""
-        self.run_dir = run_dir
         self.notice(f"Run folder: {run_dir}")
 
     def notice(self, text: str) -> None:
@@ -87,7 +78,8 @@ class TrainingView:
             now = time.monotonic()
             if now - self._shown_at_s >= (REFRESH_S if self._live else PLAIN_EVERY_S):
                 if self._live:
-                    self._progress.update(self._task, description=self._line(record), remaining_s=self._remaining_s(record))
+                    remaining_s = self._remaining_s(record)
+                    self._progress.update(self._task, description=self._line(record), remaining_s=remaining_s, left=time_left(remaining_s))
                 elif self._shown_at_s:
                     self.notice(self._line(record))
                 self._shown_at_s = now

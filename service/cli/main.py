@@ -1,34 +1,79 @@
-"""The command `largebatch`. Heavy imports live inside the commands that need them, so that help is quick."""
+"""The command `largebatch`: a table of its commands, each of which is imported when it is called."""
 
-import io
+import importlib
 import sys
-from typing import Annotated
+from importlib.metadata import version
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_group
 
 from largebatch.jobs.errors import LargebatchError
 from largebatch.jobs.garbage_collection import collect_seldom
 from largebatch.jobs.launch.openmp_threads import spin_briefly
 from largebatch.jobs.streams import drop_what_nobody_reads
-from largebatch.service.cli.commands import answer, doctor, ray_jobs, remote, serve, study, sweep, sync, train
+
+COMMANDS = {
+    "train": ("commands.train", "Train one recipe: in this process, on one GPU or the CPU, or with --workers on many."),
+    "plan": ("commands.plan", "Print what a recipe would do, and why: split of the batch, steps, learning rate, memory."),
+    "recipes": ("commands.train", "List the recipes that come with this package."),
+    "study": ("commands.study", "Profile, sweep, sharpness and report in one go: which batch size reaches the target soonest, on your own model."),
+    "profile": ("commands.measure", "Step time, epoch time, samples per second and memory against the batch size, on this machine."),
+    "sharpness": (
+        "commands.measure",
+        "How sharp the minima are that runs found: Keskar's sharpness, the top Hessian eigenvalue, the lines between two.",
+    ),
+    "sweep": (
+        "commands.sweep",
+        "Run one recipe at many batch sizes, each with its own search for the learning rate, and say which is soonest.",
+    ),
+    "advise": ("answer.advise", "Say which batch size is soonest, cheapest, best within a limit, and why."),
+    "report": ("answer.report", "Write the report of runs that are there: one page that opens without a network, its numbers, its pictures."),
+    "scale": ("answer.scale", "Predict time to accuracy and cost on more workers, each at its best batch size."),
+    "compare": ("answer.compare", "Put runs side by side: a table, and a figure of accuracy against training seconds."),
+    "sync": ("commands.sync", "Bring MLflow up to what the runs' journals hold, for instance after its server was down."),
+    "submit": ("commands.ray_jobs", "Send one recipe to a Ray cluster as a job that lives without this command."),
+    "jobs": ("commands.ray_jobs", "Jobs that were submitted to a Ray cluster."),
+    "serve": ("commands.serve", "Start the service: a REST interface, a queue that forgets nothing, and a page."),
+    "db": ("commands.serve", "The service's database."),
+    "token": ("commands.serve", "Tokens that let people and programs ask the service."),
+    "remote": ("commands.remote", "Runs and sweeps on a largebatch service."),
+    "doctor": ("commands.doctor", "Say what is installed, found and reachable, what is missing, and how to get it."),
+}
+"""The module of each command, and the first sentence of its help."""
+
+
+class ImportedWhenCalled(TyperGroup):
+    """The group of all commands; its own help needs the table alone, so that it is quick."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        for name, (_, sentence) in COMMANDS.items():
+            self.add_command(TyperCommand(name, help=sentence))
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """See `TyperGroup`. Imports the command that the arguments name."""
+        name, command, rest = super().resolve_command(ctx, args)
+        if name is not None:
+            module = importlib.import_module(f"largebatch.service.cli.{COMMANDS[name][0]}")
+            command = get_group(module.app).commands[name]
+        return name, command, rest
+
 
 app = typer.Typer(
     name="largebatch",
-    help="Train with large batches: exact batches, honest clocks, and what each batch size costs.",
+    cls=ImportedWhenCalled,
     epilog="Example: largebatch train digits-lamb",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for module in (train, study, sweep, answer, sync, ray_jobs, serve, remote, doctor):
-    app.add_typer(module.app)
 
 
 def _say_version(is_set: bool) -> None:
     if is_set:
-        from importlib.metadata import version
-
         print(f"largebatch {version('largebatch')}")
         raise typer.Exit
 
@@ -40,19 +85,11 @@ def largebatch(
     """Train with large batches: exact batches, honest clocks, and what each batch size costs."""
 
 
-def _write_utf_8() -> None:
-    """Makes ASCII output streams UTF-8: under a locale that knows ASCII alone the first other letter would end the command."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() in {"ascii", "ansi_x3.4-1968", "us-ascii"}:
-            stream.reconfigure(encoding="utf-8")
-
-
 def main() -> None:
     """Run the command; a person's mistakes and the machine's faults end in one sentence, not in a traceback."""
     collect_seldom()
     spin_briefly()
     drop_what_nobody_reads()
-    _write_utf_8()
     try:
         app()
     except LargebatchError as error:
@@ -62,7 +99,7 @@ def main() -> None:
         print("Interrupted.", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        from largebatch.jobs.launch.final_message import unforeseen
+        from largebatch.jobs.launch.final_message import unforeseen  # which imports what runs need, too slow for help
 
         fault = unforeseen(error, None)
         print(f"{type(fault).__name__}: {fault}", file=sys.stderr)

@@ -1,48 +1,37 @@
-"""Options that several commands share beside those of training. Light: help must not wait for torch."""
+"""Options that several commands share beside those of training, and checks of what was typed, made before any work is done."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import typer
 
-from largebatch.jobs.launch import options
+from largebatch.jobs.errors import InputError, SpecError
+from largebatch.jobs.launch.options import RECIPE, Option
+from largebatch.jobs.run.run_folder import refuse_unwritable
 from largebatch.jobs.streams import standard_output_kept
 
-RUN_FOLDERS = "Run folders, or folders that hold them, such as a sweep's or a study's."
-Recipe = Annotated[str, options.RECIPE]
-MaybeRecipe = Annotated[str | None, options.RECIPE]
-Overrides = Annotated[tuple[str, ...], options.SET]
-DataDir = Annotated[Path, options.DATA_DIR]
-OutputDir = Annotated[str, options.OUTPUT_DIR]
-Device = Annotated[str, options.DEVICE]
-RayAddress = Annotated[str | None, options.ADDRESS]
-Dashboard = Annotated[str, typer.Option("--address", help="The cluster's dashboard, such as http://127.0.0.1:8265.", envvar="RAY_API_SERVER_ADDRESS")]
+RUN_FOLDERS = Option("Run folders, or folders that hold them, such as a sweep's or a study's.", metavar="FOLDER...", is_argument=True)
+EXPERIMENT = Option("Read an MLflow experiment instead.")
+MLFLOW_URI = Option("MLflow's address.", variable="MLFLOW_TRACKING_URI")
+TARGET = Option("Test accuracy; default what the runs were given.", minimum=0.0, maximum=1.0)
+PROFILE = Option("What `largebatch profile --output` wrote.", metavar="FILE.json")
+REFERENCE = Option("With --profile: the one run that a prediction was made from; says how far it was off.", metavar="RUN")
 
-
-class Machines(NamedTuple):
-    """Where data lies, and on what runs are trained."""
-
-    data_dir: Path
-    device: str
-    address: str | None = None
+Recipe = Annotated[str, RECIPE]
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunsToRead:
     """Which runs a question is about, and what they are held against."""
 
-    folders: Annotated[list[Path] | None, typer.Argument(metavar="FOLDER...", help=RUN_FOLDERS, show_default=False)] = None
-    experiment: Annotated[str | None, typer.Option(help="Read an MLflow experiment instead.", show_default=False)] = None
-    mlflow_uri: Annotated[str | None, typer.Option(help="MLflow's address.", envvar="MLFLOW_TRACKING_URI", show_default=False)] = None
-    target: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Test accuracy; default what the runs were given.", show_default=False)] = (
-        None
-    )
-    profile: Annotated[Path | None, typer.Option(metavar="FILE.json", help="What `largebatch profile --output` wrote.", show_default=False)] = None
-    reference: Annotated[
-        Path | None,
-        typer.Option(metavar="RUN", help="With --profile: the one run that a prediction was made from; says how far it was off.", show_default=False),
-    ] = None
+    folders: Annotated[list[Path] | None, RUN_FOLDERS] = None
+    experiment: Annotated[str | None, EXPERIMENT] = None
+    mlflow_uri: Annotated[str | None, MLFLOW_URI] = None
+    target: Annotated[float | None, TARGET] = None
+    profile: Annotated[Path | None, PROFILE] = None
+    reference: Annotated[Path | None, REFERENCE] = None
 
 
 def _keep_standard_output(context: typer.Context, is_set: bool) -> bool:
@@ -53,3 +42,29 @@ def _keep_standard_output(context: typer.Context, is_set: bool) -> bool:
 
 
 AsJson = Annotated[bool, typer.Option("--json", callback=_keep_standard_output, help="Print one JSON object on standard output, nothing else.")]
+
+
+def refuse_unless_positive(option: str, value: float | None, hint: str = "") -> None:
+    """Raise SpecError for a number that is not above 0, is infinite or is nan."""
+    if value is not None and not 0 < value < math.inf:
+        raise SpecError(option, f"{value:g} is not a number above 0.", hint)
+
+
+def refuse_unwritable_file(option: str, path: Path | None) -> None:
+    """Raise InputError for a file that cannot be written."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise InputError(option, f"{path} is a folder, not a file.", "Give a file's name in it.")
+    refuse_unwritable(path.parent, option)
+
+
+def whole_numbers(option: str, text: str) -> list[int]:
+    """`64,256,1024` as numbers. Raises: SpecError."""
+    try:
+        numbers = [int(part) for part in text.replace("_", "").split(",")]
+    except ValueError:
+        raise SpecError(option, f"{text!r} is not a list of whole numbers.", "Example: 64,256,1024.") from None
+    if min(numbers) < 1:
+        raise SpecError(option, f"{min(numbers)} is below 1.")
+    return numbers

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from largebatch.jobs.run.records import RunSummary
+from largebatch.service.cli.console import time_left
 from largebatch.tuning.sweep.ledger import Ledger, Trial
 from largebatch.tuning.sweep.search import score
 from largebatch.tuning.sweep.space import SweepGroup, group_name
@@ -95,10 +96,7 @@ class SweepView:
 
     def _remaining(self) -> str:
         done = self._num_over - self._num_over_before
-        if not done:
-            return "--:-- left"
-        seconds = int((time.monotonic() - self._began_s) / done * (self._total - self._num_over))
-        return f"about {seconds // 60}:{seconds % 60:02d} left"
+        return f"about {time_left((time.monotonic() - self._began_s) / done * (self._total - self._num_over))}" if done else time_left(None)
 
     def _draw(self) -> RenderableType:
         table = Table(box=None, padding=(0, 2, 0, 0))

@@ -26,11 +26,6 @@ def plain_table(*columns: str, numbers: bool = False, title: str | None = None) 
     return table
 
 
-def print_rows(rows: list[dict[str, str]]) -> None:
-    """Rows that are words already, with their names above."""
-    _print_whole(rows, names=(), words=())
-
-
 def print_runs(rows: list[dict[str, Any]]) -> None:
     """A line for each run's summary; a single one that is too long for the terminal becomes a line for each of its values."""
     columns: dict[str, Callable[[dict[str, Any]], str]] = {
@@ -46,11 +41,11 @@ def print_runs(rows: list[dict[str, Any]]) -> None:
         "samples/s": lambda row: "-" if row["samples_per_second"] is None else f"{row['samples_per_second']:,.0f}",
         "noise scale": lambda row: "-" if row["gradient_noise_scale"] is None else f"{row['gradient_noise_scale']:,.0f}",
     }
-    _print_whole([{column: show(row) for column, show in columns.items()} for row in rows], names=("run",), words=("run", "outcome"))
+    print_rows([{column: show(row) for column, show in columns.items()} for row in rows], names=("run",), words=("run", "outcome"))
 
 
-def _print_whole(rows: Sequence[dict[str, str]], names: Sequence[str], words: Sequence[str]) -> None:
-    """A table no number of which is cut: where room is short names are cut, then the last columns are left out, which is said.
+def print_rows(rows: Sequence[dict[str, str]], names: Sequence[str] = (), words: Sequence[str] = ()) -> None:
+    """A table of texts by their columns, no number of which is cut: where room is short names are cut, then the last columns are left out, in words.
 
     Args: names: columns that may be cut; words: columns that begin at their left.
     """

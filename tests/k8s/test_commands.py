@@ -16,7 +16,7 @@ from parsers import largebatch_parameters
 from pods import EXAMPLES, K8S, OVERLAYS, ROOT, Pod, pods, ray_cluster
 from prometheus_client.metrics import MetricWrapperBase
 
-from largebatch.jobs.launch.command_line import read_arguments
+from largebatch.jobs.__main__ import read_arguments
 from largebatch.jobs.spec.read import read_spec
 from largebatch.service.api.routes import operations
 from largebatch.service.cli.main import app
@@ -85,10 +85,11 @@ def test_rays_start_parameters_are_options_of_ray_start() -> None:
 
 
 def test_settings_of_the_service_are_known_to_it() -> None:
-    commands = [typer.main.get_command(app)]
+    commands: list[Any] = [typer.main.get_command(app)]
     known = set()
     for command in commands:
-        commands += getattr(command, "commands", {}).values()
+        context = command.make_context("largebatch", [], resilient_parsing=True)
+        commands += [command.resolve_command(context, [name])[1] for name in getattr(command, "commands", ())]
         known |= {getattr(parameter, "envvar", None) for parameter in command.params}
     names = {variable["name"] for _, _, container in containers() for variable in container.get("env", [])}
     ours = {name for name in names if name.startswith("LARGEBATCH_")}

@@ -12,7 +12,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -65,7 +65,6 @@ class Driver:
     Args:
         worker: what every worker group is told; this fills in what differs between them.
         where_logs_are: for the person whose run gives up.
-        on_plan: told how many steps and samples the plan has.
     """
 
     def __init__(
@@ -74,10 +73,9 @@ class Driver:
         resources: Resources,
         where_logs_are: str,
         listener: Listener,
-        on_plan: Callable[[int, float], None],
     ) -> None:
         self._worker, self._resources = worker, resources
-        self._workers, self._listener, self._on_plan = worker.workers, listener, on_plan
+        self._workers, self._listener = worker.workers, listener
         self._where_logs_are = where_logs_are
         self._policy = FailurePolicy(worker.options.max_failures, where_logs_are)
         # On this process's own machine: it may go only when this process does.
@@ -218,7 +216,7 @@ class Driver:
             elif "notice" in message:
                 self._listener.on_notice(message["notice"])
             else:
-                self._on_plan(*message["plan"])
+                self._listener.on_plan(*message["plan"])
         return news
 
     def _should_stop(self) -> bool:

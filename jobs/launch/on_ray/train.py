@@ -26,17 +26,11 @@ def train_on_ray(
     spec: TrainSpec,
     options: TrainOptions,
     listener: Listener,
-    *,
-    on_start: Callable[[Path], None] = lambda run_dir: None,
-    on_plan: Callable[[int, float], None] = lambda total_steps, total_progress: None,
     draw: Callable[[Path], None] = lambda run_dir: None,
 ) -> RunSummary:
     """Train on many workers and leave the whole story in one run folder.
 
-    Args:
-        on_start: told the run's folder before training starts.
-        on_plan: told how many steps and samples the plan has.
-        draw: draws the run's figure; called on rank 0's machine.
+    Args: draw: draws the run's figure; called on rank 0's machine.
     Raises: InputError; FaultError when it failed too often; StoppedError.
     """
     assert options.workers is not None
@@ -53,7 +47,7 @@ def train_on_ray(
         resources = worker_resources(options, nodes, is_own=connection.is_own)
         if connection.dashboard_url:
             listener.on_notice(f"Ray's dashboard: {connection.dashboard_url}")
-        on_start(run_dir)
+        listener.on_start(run_dir)
         from largebatch.jobs.launch.on_ray.driver import Driver  # torch and Ray Train: seconds that no refusal should wait for
 
         worker = WorkerConfig(
@@ -74,7 +68,7 @@ def train_on_ray(
         where_logs_are = f"Its journal is in {run_dir}, Ray's logs in {connection.log_folder}."
         had_output_dir = run_dir.parent.exists()
         try:
-            return Driver(worker, resources, where_logs_are, listener, on_plan).run()
+            return Driver(worker, resources, where_logs_are, listener).run()
         finally:
             if not had_output_dir:
                 with contextlib.suppress(OSError):  # there is a run in it; workers that refuse leave it empty

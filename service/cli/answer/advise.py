@@ -1,27 +1,44 @@
 """Says which batch size is best in which way: `largebatch advise`."""
 
 import json
+from typing import Annotated
+
+import typer
 
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.streams import print_answer
-from largebatch.service.cli.answer.runs import compare_prediction, find_in, gather, read_profile
-from largebatch.service.cli.checks import refuse_unless_positive
-from largebatch.service.cli.options import RunsToRead
+from largebatch.service.cli.answer.runs import compare_prediction, gather, read_profile
+from largebatch.service.cli.options import AsJson, RunsToRead, refuse_unless_positive
 from largebatch.service.cli.tables import print_rows
+from largebatch.service.cli.typer_parameters import spread
 from largebatch.tuning.results.analysis.advice import Limit
 from largebatch.tuning.results.analysis.advice import advise as advise_on
-from largebatch.tuning.results.analysis.prediction import Predicted, misses_in_words, predict, profile_beside_runs
+from largebatch.tuning.results.analysis.prediction import misses_in_words, predict, profile_beside_runs
 from largebatch.tuning.results.analysis.reference import curve_through
 from largebatch.tuning.results.analysis.settings import settings_of
 from largebatch.tuning.results.analysis.step_time import Profile
 from largebatch.tuning.results.answers import Choice
 from largebatch.tuning.results.collect import Collected
+from largebatch.tuning.results.findings import find
 from largebatch.tuning.results.run_result import RunResult
 from largebatch.tuning.results.wording import answer_of, sentences
 
+app = typer.Typer()
 
-def advise(runs: RunsToRead, deadline: float | None, max_samples: float | None, as_json: bool) -> None:
-    """Print which batch size is best in which way, by what was measured, or by what a profile and one run predict."""
+
+@app.command(epilog="Example: largebatch advise runs/digits-batches-20260101-120000 --deadline 5")
+@spread
+def advise(
+    runs: RunsToRead,
+    deadline: Annotated[float | None, typer.Option(metavar="SECONDS", help="Training seconds that may be used.")] = None,
+    max_samples: Annotated[float | None, typer.Option(help="Samples that may be used.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say which batch size is soonest, cheapest, best within a limit, and why.
+
+    With --profile and a single run, predict the whole curve before anything else was tried. After a sweep, with
+    --profile and --reference RUN, say how far the prediction from that run was off.
+    """
     for option, value in (("--target", runs.target), ("--deadline", deadline), ("--max-samples", max_samples)):
         refuse_unless_positive(option, value)
     gathered = gather(runs)
@@ -31,16 +48,15 @@ def advise(runs: RunsToRead, deadline: float | None, max_samples: float | None, 
         profile = read_profile(runs.profile)
         _predict(_only_run(gathered), profile, runs.target, limits, as_json)
         return
-    findings = find_in(gathered, runs.target, deadline, max_samples)
+    findings = find(gathered.runs, runs.target, deadline_s=deadline, max_samples=max_samples, missing=gathered.missing)
     comparison = compare_prediction(findings, runs)
     answer = answer_of(findings)
-    words = [*answer.words, *comparison.notes]
+    words = [*answer.words, *comparison.words]
     if as_json:
         errors = [{**miss._asdict(), "error": miss.error} for miss in comparison.misses]
         print_answer(json.dumps({**answer.numbers(), "words": words, "prediction_errors": errors}))
         return
-    for line in words:
-        print(line)
+    print("\n".join(words))
     print_rows(answer.rows)
     if comparison.misses:
         print(misses_in_words(comparison.misses))
@@ -63,7 +79,14 @@ def _predict(run: RunResult, profile: Profile, target: float | None, limits: lis
     note = profile_beside_runs(profile, next(iter(settings_of([run]))))
     critical = curve_through(run, target).critical_batch
     predicted = predict(run, profile, target, [point.global_batch_size for point in profile.points])
-    answers = advise_on([_choice(point, run) for point in predicted], limits)
+    choices = [
+        Choice(
+            global_batch_size=point.global_batch_size, seconds=point.seconds, samples=point.samples, learning_rate=point.learning_rate,
+            momentum=run.momentum, optimizer=run.optimizer, num_seeds=0,
+        )
+        for point in predicted
+    ]  # fmt: skip
+    answers = advise_on(choices, limits)
     if as_json:
         print_answer(
             json.dumps({
@@ -72,21 +95,13 @@ def _predict(run: RunResult, profile: Profile, target: float | None, limits: lis
             })
         )  # fmt: skip
         return
-    print(f"Predicted from run {run.summary.run_id} (critical batch {critical:,.0f} by its gradients' noise) and the profile on {profile.device}:")
-    for line in [*([note] if note else []), *sentences(answers)]:
-        print(line)
-    print_rows([_row(point) for point in predicted])
-
-
-def _choice(point: Predicted, run: RunResult) -> Choice:
-    return Choice(
-        global_batch_size=point.global_batch_size, seconds=point.seconds, samples=point.samples, learning_rate=point.learning_rate,
-        momentum=run.momentum, optimizer=run.optimizer, num_seeds=0,
-    )  # fmt: skip
-
-
-def _row(point: Predicted) -> dict[str, str]:
-    return {
-        "batch": f"{point.global_batch_size:,}", "s to target": f"{point.seconds:,.3g}", "steps": f"{point.steps:,.0f}",
-        "samples": f"{point.samples:,.0f}", "learning rate": f"{point.learning_rate:.3g}",
-    }  # fmt: skip
+    origin = f"run {run.summary.run_id} (critical batch {critical:,.0f} by its gradients' noise) and the profile on {profile.device}"
+    print("\n".join([f"Predicted from {origin}:", *([note] if note else []), *sentences(answers)]))
+    rows = [
+        {
+            "batch": f"{point.global_batch_size:,}", "s to target": f"{point.seconds:,.3g}", "steps": f"{point.steps:,.0f}",
+            "samples": f"{point.samples:,.0f}", "learning rate": f"{point.learning_rate:.3g}",
+        }
+        for point in predicted
+    ]  # fmt: skip
+    print_rows(rows)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -10,8 +11,9 @@ from largebatch.jobs.run.journal import failure, read_records
 from largebatch.jobs.run.records import Outcome
 from largebatch.jobs.run.run_folder import storage_errors
 from largebatch.jobs.streams import print_answer
-from largebatch.service.cli.checks import refuse_unwritable_file
+from largebatch.service.cli.options import RUN_FOLDERS, AsJson, refuse_unwritable_file
 from largebatch.service.cli.tables import print_runs
+from largebatch.service.cli.typer_parameters import spread
 from largebatch.tuning.report.picture_pen import write_png
 from largebatch.tuning.report.plotly_pen import write_page
 from largebatch.tuning.report.run_figures import accuracy_curves, on_unlike_footing
@@ -23,8 +25,20 @@ from largebatch.tuning.results.wording import disturbance_in_words
 WRITERS = {".html": write_page, ".png": write_png}
 
 
-def compare(folders: list[Path], figure: Path | None, as_json: bool) -> None:
-    """Print a row for each run, and draw their curves."""
+app = typer.Typer()
+
+
+@app.command(epilog="Example: largebatch compare runs/digits-small-* runs/digits-large-* --figure compare.html")
+@spread
+def compare(
+    folders: Annotated[list[Path], RUN_FOLDERS],
+    figure: Annotated[Path | None, typer.Option(help="Write accuracy against training seconds here, .html or .png.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put runs side by side: a table, and a figure of accuracy against training seconds.
+
+    A sweep stands for its runs, a study for those of its sweep.
+    """
     if figure is not None:
         if figure.suffix not in WRITERS:
             raise SpecError("--figure", f"{figure.name} ends in neither .html nor .png.", "Choose one of the two.")

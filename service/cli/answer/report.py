@@ -1,32 +1,41 @@
 """Writes the report of runs: `largebatch report`."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from largebatch.jobs.run.run_folder import refuse_unwritable
-from largebatch.service.cli.answer.runs import compare_prediction, find_in, gather
-from largebatch.service.cli.checks import refuse_unless_positive
-from largebatch.service.cli.options import RunsToRead
-from largebatch.tuning.report.contents import Extras
+from largebatch.service.cli.answer.runs import compare_prediction, gather
+from largebatch.service.cli.options import RunsToRead, refuse_unless_positive
+from largebatch.service.cli.typer_parameters import spread
 from largebatch.tuning.report.report import NOTHING, write_report, write_report_of_nothing
 from largebatch.tuning.results.analysis.prediction import misses_in_words
-from largebatch.tuning.results.findings import NothingEndedError
+from largebatch.tuning.results.findings import NothingEndedError, find
 from largebatch.tuning.results.wording import answer_of
 
+app = typer.Typer()
 
-def report(runs: RunsToRead, output: Path) -> None:
-    """Write the report into a folder, and print what it says."""
+
+@app.command(epilog="Example: largebatch report runs/digits-batches-20260101-120000 --output report")
+@spread
+def report(
+    runs: RunsToRead,
+    output: Annotated[Path, typer.Option(metavar="FOLDER", help="Where report.html, report.json and the pictures go.")] = Path("report"),
+) -> None:
+    """Write the report of runs that are there: one page that opens without a network, its numbers, its pictures."""
     refuse_unless_positive("--target", runs.target)
     refuse_unwritable(output, "--output")
     try:
-        findings = find_in(gather(runs), runs.target)
+        gathered = gather(runs)
+        findings = find(gathered.runs, runs.target, missing=gathered.missing)
     except NothingEndedError as nothing:
         page = write_report_of_nothing(output, nothing.missing)
         print("\n".join([NOTHING, *nothing.missing, f"Report: {page.resolve()}"]))
         return
-    comparison = compare_prediction(findings, runs)
-    words = [misses_in_words(comparison.misses)] if comparison.misses else []
-    extras = Extras(comparison.profile, comparison.predicted, comparison.misses, words=[*words, *comparison.notes])
+    extras = compare_prediction(findings, runs)
+    if extras.misses:
+        extras = replace(extras, words=[misses_in_words(extras.misses), *extras.words])
     page = write_report(output, findings, extras)
-    for line in [*answer_of(findings).words, *extras.words]:
-        print(line)
-    print(f"Report: {page.resolve()}")
+    print("\n".join([*answer_of(findings).words, *extras.words, f"Report: {page.resolve()}"]))

@@ -1,16 +1,16 @@
 """Reads the runs and the profile that a question is about, from the folders, files or MLflow experiment that a person names."""
 
 from pathlib import Path
-from typing import NamedTuple
 
 import pydantic
 
 from largebatch.jobs.errors import SpecError
 from largebatch.service.cli.options import RunsToRead
-from largebatch.tuning.results.analysis.prediction import Miss, Predicted, compare, predict, profile_beside_runs, refuse_other_reference
+from largebatch.tuning.report.contents import Extras
+from largebatch.tuning.results.analysis.prediction import compare, predict, profile_beside_runs, refuse_other_reference
 from largebatch.tuning.results.analysis.step_time import Profile
 from largebatch.tuning.results.collect import Collected, collect, collect_experiment, unreadable_in_words
-from largebatch.tuning.results.findings import Findings, find
+from largebatch.tuning.results.findings import Findings
 from largebatch.tuning.results.run_folders import runs_of_folders
 
 
@@ -28,11 +28,6 @@ def gather(runs: RunsToRead) -> Collected:
     return collect_experiment(runs.mlflow_uri, runs.experiment)
 
 
-def find_in(gathered: Collected, target: float | None, deadline: float | None = None, max_samples: float | None = None) -> Findings:
-    """What the runs say. Raises: NothingEndedError."""
-    return find(gathered.runs, target, deadline_s=deadline, max_samples=max_samples, missing=gathered.missing)
-
-
 def read_profile(path: Path) -> Profile:
     """What `largebatch profile --output` wrote. Raises: SpecError."""
     try:
@@ -42,29 +37,22 @@ def read_profile(path: Path) -> Profile:
         raise SpecError("--profile", f"{path} cannot be read as a profile: {unreadable_in_words(error)}.", hint) from error
 
 
-class Comparison(NamedTuple):
-    """A prediction beside what was measured."""
+def compare_prediction(findings: Findings, runs: RunsToRead) -> Extras:
+    """What the reference run and the profile predict for the batches that were measured, and how far that is off.
 
-    profile: Profile | None
-    predicted: list[Predicted]
-    misses: list[Miss]
-    notes: list[str]
-    """What must be said of a profile that is not of the runs' own kind."""
-
-
-def compare_prediction(findings: Findings, runs: RunsToRead) -> Comparison:
-    """What the reference run and the profile predict for the batches that were measured, and how far that is off. Raises: SpecError, InputError."""
+    Its words say what must be said of a profile that is not of the runs' own kind. Raises: SpecError, InputError.
+    """
     if runs.profile is None:
         if runs.reference is not None:
             hint = "Make one: largebatch profile RECIPE --output FILE"
             raise SpecError("--profile", "is missing: a prediction stands on a profile and a run.", hint)
-        return Comparison(None, [], [], [])
+        return Extras()
     profile = read_profile(runs.profile)
     notes = [note for note in [profile_beside_runs(profile, findings.setting)] if note]
     if runs.reference is None:
-        return Comparison(profile, [], [], notes)
+        return Extras(profile, words=notes)
     (run,) = collect([runs.reference])
     refuse_other_reference(run, findings.setting)
     measured = {best.global_batch_size: best.seconds.median for best in findings.best if best.seconds.median is not None}
     predicted = predict(run, profile, findings.target, [best.global_batch_size for best in findings.best])
-    return Comparison(profile, predicted, compare(predicted, measured), notes)
+    return Extras(profile, predicted, compare(predicted, measured), words=notes)

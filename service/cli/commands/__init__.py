@@ -1,1 +1,1 @@
-"""The commands, a file for each group; `largebatch.service.cli.main` puts them together."""
+"""A command or a group of commands in each module: its options, and what it does; imported when it is called."""

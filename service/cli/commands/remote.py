@@ -1,23 +1,42 @@
-"""largebatch remote: runs and sweeps on a service."""
+"""Submits jobs to a service and shows them: `largebatch remote`."""
 
-from typing import Annotated
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, TextIO
 
 import typer
 
-from largebatch.service.cli.options import AsJson, Overrides
+from largebatch.jobs.errors import SpecError
+from largebatch.jobs.launch.options import Overrides
+from largebatch.jobs.spec.read import build_spec, read_override, read_spec, recipe_paths
+from largebatch.jobs.streams import print_answer
+from largebatch.service.cli.options import AsJson
+from largebatch.service.cli.tables import output, plain_table
 from largebatch.service.cli.typer_parameters import spread
+from largebatch.service.client import Client, configured
+from largebatch.tuning.sweep.space import find_sweep, read_sweep, sweep_paths
 
-remote = typer.Typer(help="Runs and sweeps on a largebatch service.", no_args_is_help=True, add_completion=False)
 app = typer.Typer()
+remote = typer.Typer(help="Runs and sweeps on a largebatch service.", no_args_is_help=True, add_completion=False)
 app.add_typer(remote, name="remote")
-Server = Annotated[str | None, typer.Option(help="The service, such as http://127.0.0.1:8080.", envvar="LARGEBATCH_SERVER", show_default=False)]
-JobId = Annotated[str, typer.Argument(metavar="ID", show_default=False)]
+Server = Annotated[str | None, typer.Option(help="The service, such as http://127.0.0.1:8080.", envvar="LARGEBATCH_SERVER")]
+JobId = Annotated[str, typer.Argument(metavar="ID")]
 IsSweep = Annotated[bool, typer.Option("--sweep", help="It is a sweep, not a run.")]
-Recipe = Annotated[
-    str, typer.Argument(help="A recipe (or, with --sweep, a sweep) that comes along, or a local YAML or JSON file.", show_default=False)
-]
+Recipe = Annotated[str, typer.Argument(help="A recipe (or, with --sweep, a sweep) that comes along, or a local YAML or JSON file.")]
 IsSweepFile = Annotated[bool, typer.Option("--sweep", help="RECIPE is a sweep.")]
-Workers = Annotated[str | None, typer.Option(metavar="N|MIN:MAX", help="Workers by Ray.", show_default=False)]
+Workers = Annotated[str | None, typer.Option(metavar="N|MIN:MAX", help="Workers by Ray.")]
+
+
+def _client(server: str | None) -> Client:
+    """A client of the service; its token is never an option: command lines are seen by everybody on a machine."""
+    return Client(*configured(server, os.environ.get("LARGEBATCH_TOKEN")))
+
+
+def _kind(is_sweep: bool) -> str:
+    """The kind of a job, as the service calls it."""
+    return "sweep" if is_sweep else "run"
 
 
 @remote.command(epilog="Example: largebatch remote submit digits-lamb --server http://127.0.0.1:8080 --follow")
@@ -29,16 +48,54 @@ def submit(
     is_sweep: IsSweepFile = False,
     workers: Workers = None,
     gpus: Annotated[int, typer.Option(min=0, help="GPUs to hold.")] = 0,
-    cpus: Annotated[float | None, typer.Option(min=0.1, help="Cores to hold; default all.", show_default=False)] = None,
+    cpus: Annotated[float | None, typer.Option(min=0.1, help="Cores to hold; default all.")] = None,
     priority: Annotated[int, typer.Option(min=-100, max=100, help="Higher goes first.")] = 0,
     follow: Annotated[bool, typer.Option("--follow", help="Print what it does until it is over.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Submit a recipe, or a sweep, to a service."""
-    from largebatch.service.cli.run import remote
+    document = _document(recipe, overrides, is_sweep, priority=priority, gpus=gpus, workers=workers, cpus=cpus)
+    code = 0
+    with _client(server) as client:
+        job = client.submit(_kind(is_sweep), document)
+        if follow or not as_json:
+            print(f"Accepted: {job['id']}", file=sys.stderr if follow else sys.stdout)
+        if follow:
+            code = _print_events(client, job["id"], _kind(is_sweep), sys.stderr if as_json else sys.stdout)
+            job = client.request("GET", f"/v1/{_kind(is_sweep)}s/{job['id']}") if as_json else job
+    if as_json:
+        print_answer(json.dumps(job))
+    raise typer.Exit(code)
 
-    document = remote.document_of(recipe, overrides, is_sweep, priority=priority, gpus=gpus, workers=workers, cpus=cpus)
-    remote.submit(document, server, is_sweep, follow, as_json)
+
+def _document(recipe: str, overrides: tuple[str, ...], is_sweep: bool, **others: Any) -> dict[str, Any]:
+    """The body of a request, for what is to be trained. Raises: SpecError."""
+    if is_sweep:
+        if overrides:
+            raise SpecError("--set", "changes a recipe; a sweep has its own `set`.", "Write it into the sweep's file.")
+        return {"sweep": _sweep(recipe), **others}
+    if not _is_local(recipe):
+        if recipe in sweep_paths():
+            raise SpecError("RECIPE", f"{recipe} is a sweep.", "Say so with --sweep.")
+        return {"recipe": recipe, "set": dict(map(read_override, overrides)), **others}
+    spec = read_spec(recipe, overrides).model_dump(mode="json", exclude_defaults=True)
+    build_spec(spec)
+    return {"spec": spec, **others}
+
+
+def _is_local(recipe: str) -> bool:
+    """Whether a recipe is a file or pipe of this machine, or must be meant for one; else it is a name, which the service knows."""
+    return recipe == "-" or os.sep in recipe or recipe.endswith((".yaml", ".yml", ".json")) or (os.path.exists(recipe) and not os.path.isdir(recipe))
+
+
+def _sweep(name: str) -> dict[str, Any]:
+    """A sweep's file, or one that comes along by its name. Raises: SpecError."""
+    file = find_sweep(name)
+    sweep = read_sweep(file)
+    if sweep.recipe not in recipe_paths() and any(path.is_file() for path in (file.parent / sweep.recipe, Path(sweep.recipe))):
+        hint = "Name one (largebatch recipes), with its changes under `set`; or run it here: largebatch sweep."
+        raise SpecError("recipe", f"{sweep.recipe} is a file of yours, and a service's sweep begins from a recipe that comes along.", hint)
+    return sweep.model_dump(mode="json", exclude_unset=True)
 
 
 @remote.command(epilog="Example: largebatch remote plan digits-lamb --server http://127.0.0.1:8080")
@@ -52,76 +109,104 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Say what a service would do with a recipe, or a sweep, and run nothing."""
-    from largebatch.service.cli.run import remote
-
-    remote.plan(remote.document_of(recipe, overrides, is_sweep, workers=workers), server, is_sweep, as_json)
+    document = _document(recipe, overrides, is_sweep, workers=workers)
+    with _client(server) as client:
+        facts = client.request("POST", f"/v1/{_kind(is_sweep)}s/plan", json=document)
+    if as_json:
+        print_answer(json.dumps(facts))
+        return
+    for line in facts["lines"]:
+        print(f"{line['what']}: {line['how']}")
 
 
 @remote.command("list", epilog="Example: largebatch remote list --state running")
 def list_jobs(
     server: Server = None,
     is_sweep: Annotated[bool, typer.Option("--sweep", "--sweeps", help="Sweeps, not runs.")] = False,
-    state: Annotated[str | None, typer.Option(help="Only those in this state.", show_default=False)] = None,
+    state: Annotated[str | None, typer.Option(help="Only those in this state.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=200)] = 20,
     as_json: AsJson = False,
 ) -> None:
     """List jobs, newest first."""
-    from largebatch.service.cli.run import remote
-
-    remote.print_jobs(server, is_sweep, state, limit, as_json)
+    with _client(server) as client:
+        page = client.request("GET", f"/v1/{_kind(is_sweep)}s", params={"limit": limit, **({} if state is None else {"state": state})})
+    if as_json:
+        print_answer(json.dumps(page))
+        return
+    table = plain_table("id", "state", "batch", "accuracy", "training", "owner")
+    for job in page["items"]:
+        accuracy, seconds = job["progress"].get("test_accuracy"), job["progress"].get("training_seconds")
+        batch = "" if is_sweep else str(job["global_batch_size"] or "full")
+        table.add_row(job["id"], job["state"], batch, "" if accuracy is None else f"{accuracy:.4f}",
+                      "" if seconds is None else f"{seconds:.1f} s", job["owner"])  # fmt: skip
+    output().print(table)
 
 
 @remote.command(epilog="Example: largebatch remote show digits-lamb-20260101-120000-ab12cd34")
 def show(job_id: JobId, server: Server = None, is_sweep: IsSweep = False) -> None:
     """Print a job as JSON."""
-    from largebatch.service.cli.run import remote
-
-    remote.show(job_id, server, is_sweep)
+    with _client(server) as client:
+        print(json.dumps(client.request("GET", f"/v1/{_kind(is_sweep)}s/{job_id}"), indent=2))
 
 
 @remote.command(epilog="Example: largebatch remote follow digits-lamb-20260101-120000-ab12cd34")
 def follow(job_id: JobId, server: Server = None, is_sweep: IsSweep = False) -> None:
     """Print what a job does until it is over."""
-    from largebatch.service.cli.run import remote
+    with _client(server) as client:
+        raise typer.Exit(_print_events(client, job_id, _kind(is_sweep), sys.stdout))
 
-    remote.follow(job_id, server, is_sweep)
+
+def _print_events(client: Client, job_id: str, kind: str, out: TextIO) -> int:
+    """Print what a job does until it is over. Returns the exit code."""
+    state, reason, num_over = "", None, None
+    for name, data in client.events(job_id, kind):
+        if name == "job" and data["progress"].get("runs_over") != num_over:
+            num_over = data["progress"].get("runs_over")
+            print(f"{num_over} runs over", file=out, flush=True)
+        if name == "job" and data["state"] != state:
+            state, reason = data["state"], data["reason"]
+            print(f"{state}{f': {reason}' if reason else ''}", file=sys.stderr, flush=True)
+        elif name == "evaluation":
+            accuracy = f"test accuracy {data['test_accuracy']:.4f}  {data['training_seconds']:.1f} s"
+            print(f"step {data['step']}  epoch {data['epoch']:.2f}  {accuracy}", file=out, flush=True)
+        elif name == "notice":
+            print(data["text"], file=sys.stderr, flush=True)
+    return {"succeeded": 0, "cancelled": 4}.get(state, 1)
 
 
 @remote.command(epilog="Example: largebatch remote logs digits-lamb-20260101-120000-ab12cd34")
 def logs(job_id: JobId, server: Server = None, is_sweep: IsSweep = False) -> None:
     """Print what a job's newest attempt printed."""
-    from largebatch.service.cli.run import remote
-
-    remote.print_logs(job_id, server, is_sweep)
+    with _client(server) as client:
+        print(client.logs(_kind(is_sweep), job_id), end="")
 
 
 @remote.command(epilog="Example: largebatch remote cancel digits-lamb-20260101-120000-ab12cd34")
 def cancel(job_id: JobId, server: Server = None, is_sweep: IsSweep = False) -> None:
     """End a job after its step; it can be resumed."""
-    from largebatch.service.cli.run import remote
-
-    remote.act(job_id, server, is_sweep, "cancel", ", asked to stop")
+    with _client(server) as client:
+        job = client.request("POST", f"/v1/{_kind(is_sweep)}s/{job_id}/cancel")
+    print(f"{job_id}: {job['state']}, asked to stop")
 
 
 @remote.command(epilog="Example: largebatch remote resume digits-lamb-20260101-120000-ab12cd34")
 def resume(job_id: JobId, server: Server = None, is_sweep: IsSweep = False) -> None:
     """Queue a failed or cancelled job again."""
-    from largebatch.service.cli.run import remote
-
-    remote.act(job_id, server, is_sweep, "resume")
+    with _client(server) as client:
+        job = client.request("POST", f"/v1/{_kind(is_sweep)}s/{job_id}/resume")
+    print(f"{job_id}: {job['state']}")
 
 
 @remote.command(epilog="Example: largebatch remote delete digits-lamb-20260101-120000-ab12cd34")
 def delete(job_id: JobId, server: Server = None, is_sweep: IsSweep = False) -> None:
     """Forget a job that is over, and remove its files from the server."""
-    from largebatch.service.cli.run import remote
-
-    remote.delete(job_id, server, is_sweep)
+    with _client(server) as client:
+        client.request("DELETE", f"/v1/{_kind(is_sweep)}s/{job_id}")
+    print(f"{job_id}: deleted")
 
 
 @remote.command(epilog="Example: largebatch remote advice my-sweep-20260101-120000-ab12cd34")
 def advice(job_id: JobId, server: Server = None) -> None:
     """Print what a sweep says so far."""
-    from largebatch.service.cli.run import remote
-
-    remote.print_advice(job_id, server)
+    with _client(server) as client:
+        print("\n".join(client.request("GET", f"/v1/sweeps/{job_id}/findings")["words"]))

@@ -1,15 +1,31 @@
-"""largebatch serve, db, token: the service and what its operator does."""
+"""The service and what its operator does: `largebatch serve`, `largebatch db` and `largebatch token`."""
 
+import json
+import sys
+import time
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 
+from largebatch.jobs.errors import InputError
+from largebatch.jobs.streams import print_answer
 from largebatch.service.cli.options import AsJson
-from largebatch.service.cli.typer_parameters import Only, spread
+from largebatch.service.cli.tables import output, plain_table
+from largebatch.service.cli.typer_parameters import spread
+from largebatch.service.db.engine import connect, open_database
+from largebatch.service.db.engine import upgrade as upgrade_schema
+from largebatch.service.db.tokens import Tokens
 from largebatch.service.settings import Settings
 
+DAY_S = 86_400
+
 app = typer.Typer()
-Database = Annotated[Settings, Only("database_url", "runs_dir")]
+database = typer.Typer(help="The service's database.", no_args_is_help=True, add_completion=False)
+app.add_typer(database, name="db")
+token = typer.Typer(help="Tokens that let people and programs ask the service.", no_args_is_help=True, add_completion=False)
+app.add_typer(token, name="token")
+Database = Annotated[Settings, "database_url", "runs_dir"]
 """The settings of a command that needs the service's database alone."""
 
 
@@ -17,56 +33,57 @@ Database = Annotated[Settings, Only("database_url", "runs_dir")]
 @spread
 def serve(settings: Settings) -> None:
     """Start the service: a REST interface, a queue that forgets nothing, and a page."""
-    from largebatch.service.api.serve import serve as run
+    from largebatch.service.api import serve as service  # a second's imports, which the other commands here need not wait for
 
-    run(settings)
-
-
-database = typer.Typer(help="The service's database.", no_args_is_help=True, add_completion=False)
-app.add_typer(database, name="db")
+    service.serve(settings)
 
 
 @database.command(epilog="Example: largebatch db upgrade --database-url postgresql://user@host/largebatch")
 @spread
 def upgrade(settings: Database) -> None:
     """Bring the schema up to what this program needs; does nothing where it is."""
-    from largebatch.service.cli.run import tokens
-
-    tokens.upgrade(settings)
-
-
-token = typer.Typer(help="Tokens that let people and programs ask the service.", no_args_is_help=True, add_completion=False)
-app.add_typer(token, name="token")
+    before, after = upgrade_schema(connect(settings.url))
+    was = "" if before == after else f" (was {before})" if before else " (was empty)"
+    print(f"The schema is at revision {after}{was}.")
 
 
-@token.command("create", epilog="Example: largebatch token create alice --scope submit --days 90")
+@token.command(epilog="Example: largebatch token create alice --scope submit --days 90")
 @spread
 def create(
-    owner: Annotated[str, typer.Argument(help="Whose jobs they will be.", show_default=False)],
+    owner: Annotated[str, typer.Argument(help="Whose jobs they will be.")],
     scope: Annotated[str, typer.Option(help="read, submit or admin.")] = "submit",
-    days: Annotated[float | None, typer.Option(min=0.0001, help="Until it expires; default never.", show_default=False)] = None,
+    days: Annotated[float | None, typer.Option(min=0.0001, help="Until it expires; default never.")] = None,
     *,
     settings: Database,
 ) -> None:
     """Make a token, print it once, and keep only its hash."""
-    from largebatch.service.cli.run import tokens
-
-    tokens.create(settings, owner, scope, days)
+    secret, made = Tokens(open_database(settings)).create(owner, scope, None if days is None else time.time() + days * DAY_S)
+    print(f"Token {made.id} of {owner}, scope {scope}. It is shown only now:", file=sys.stderr)
+    print(secret)
 
 
 @token.command("list", epilog="Example: largebatch token list")
 @spread
 def list_tokens(settings: Database, as_json: AsJson = False) -> None:
     """List tokens, without what they are."""
-    from largebatch.service.cli.run import tokens
+    tokens = Tokens(open_database(settings)).all()
+    if as_json:
+        print_answer(json.dumps([token.model_dump() for token in tokens]))
+        return
+    table = plain_table("id", "owner", "scope", "created", "expires", "revoked")
+    for token in tokens:
+        table.add_row(token.id, token.owner, token.scope, *map(_day, (token.created_at_s, token.expires_at_s, token.revoked_at_s)))
+    output().print(table)
 
-    tokens.print_tokens(settings, as_json)
+
+def _day(at_s: float | None) -> str:
+    return "" if at_s is None else datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%d")
 
 
-@token.command("revoke", epilog="Example: largebatch token revoke 1a2b3c4d")
+@token.command(epilog="Example: largebatch token revoke 1a2b3c4d")
 @spread
-def revoke(token_id: Annotated[str, typer.Argument(metavar="ID", show_default=False)], settings: Database) -> None:
+def revoke(token_id: Annotated[str, typer.Argument(metavar="ID")], settings: Database) -> None:
     """End a token, and the sessions it opened."""
-    from largebatch.service.cli.run import tokens
-
-    tokens.revoke(settings, token_id)
+    if not Tokens(open_database(settings)).revoke(token_id):
+        raise InputError("ID", f"there is no valid token {token_id}.", "largebatch token list shows them.")
+    print(f"Token {token_id} is revoked.")

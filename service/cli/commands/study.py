@@ -1,29 +1,47 @@
-"""largebatch study, profile, sharpness: measuring one's own model."""
+"""Begins or resumes a study and runs its stages: `largebatch study`."""
 
+import json
+import re
+import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
-from largebatch.service.cli.options import AsJson, DataDir, Device, Machines, MaybeRecipe, Overrides, Recipe
+from largebatch.jobs.errors import SpecError
+from largebatch.jobs.launch.options import RECIPE, DataDir, Device, Overrides
+from largebatch.jobs.spec.read import read_spec
+from largebatch.jobs.spec.train_spec import TrainSpec
+from largebatch.jobs.streams import print_answer
+from largebatch.service.cli.commands.sweep import run_with_view
+from largebatch.service.cli.options import AsJson
 from largebatch.service.cli.typer_parameters import spread
+from largebatch.tuning.results.run_folders import STUDY
+from largebatch.tuning.study.options import Stage, StudyOptions, begin_study, change_budget, refuse_unstudied
+from largebatch.tuning.study.study import study as study_in_stages
+from largebatch.tuning.sweep.ledger import SWEEP, begin_sweep
+from largebatch.tuning.sweep.space import refuse_impossible
+from largebatch.tuning.sweep.spec import SweepSpec
+from largebatch.tuning.sweep.sweep import SweepOptions, num_train_samples, resume_command
+
+USUAL_BUDGET = "30m"
+SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
 app = typer.Typer()
-Folder = Annotated[Path, typer.Option(help="Where the results go.", envvar="LARGEBATCH_OUTPUT_DIR")]
 
 
 @app.command(epilog="Example: largebatch study digits-small-batch --budget 2m")
 @spread
 def study(
-    recipe: MaybeRecipe = None,
-    budget: Annotated[
-        str | None, typer.Option(help="Wall-clock time for everything, such as 90s, 30m or 2h; 30m if not given.", show_default=False)
-    ] = None,
+    recipe: Annotated[str | None, RECIPE] = None,
+    budget: Annotated[str | None, typer.Option(help="Wall-clock time for everything, such as 90s, 30m or 2h; 30m if not given.")] = None,
     overrides: Overrides = (),
     data_dir: DataDir = Path("data"),
-    output_dir: Folder = Path("runs"),
+    output_dir: Annotated[Path, typer.Option(help="Where the results go.", envvar="LARGEBATCH_OUTPUT_DIR")] = Path("runs"),
     device: Device = "auto",
-    resume: Annotated[Path | None, typer.Option(metavar="DIR", help="Go on with a study that was stopped.", show_default=False)] = None,
+    resume: Annotated[Path | None, typer.Option(metavar="DIR", help="Go on with a study that was stopped.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Profile, sweep, sharpness and report in one go: which batch size reaches the target soonest, on your own model.
@@ -32,47 +50,68 @@ def study(
 
     Exit codes: 0 done, 2 bad input, 4 stopped and resumable, 1 a fault of the machine.
     """
-    from largebatch.service.cli.run import study as run
-
-    study = run.begin(recipe, overrides, budget, data_dir, output_dir) if resume is None else run.resume(recipe, budget, resume)
-    run.study(study, Machines(data_dir, device), as_json)
-
-
-@app.command(epilog="Example: largebatch profile digits-lamb --figure figures")
-@spread
-def profile(
-    recipe: Recipe,
-    overrides: Overrides = (),
-    data_dir: DataDir = Path("data"),
-    device: Device = "auto",
-    batch_sizes: Annotated[str | None, typer.Option(metavar="N,N,...", help="Default: 1, 2, 4 ... and the full set.", show_default=False)] = None,
-    seconds: Annotated[float, typer.Option(min=0.05, help="How long to time each batch size.")] = 1.0,
-    output: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Keep it here, for `advise` and `scale`.", show_default=False)] = None,
-    figure: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Write the two figures here, as PNG.", show_default=False)] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Step time, epoch time, samples per second and memory against the batch size, on this machine."""
-    from largebatch.service.cli.run import measure
-
-    timing, files = measure.Timing(batch_sizes, seconds), measure.ProfileFiles(output, figure)
-    measure.profile(recipe, overrides, Machines(data_dir, device), timing, files, as_json)
+    if recipe is not None and resume is None:
+        folder = _begin(read_spec(recipe, overrides), _seconds(budget or USUAL_BUDGET), data_dir, output_dir)
+    elif resume is not None and recipe is None:
+        folder = resume
+        if not (folder / STUDY).is_file():
+            raise SpecError("--resume", f"{folder} is not a study's folder: it has no {STUDY}.", "Give the folder that the study printed.")
+        if budget is not None:
+            change_budget(folder, _seconds(budget))
+    else:
+        raise SpecError("RECIPE", "give either a recipe or --resume DIR.")
+    print(f"Study: {folder}", file=sys.stderr)
+    page = _study_with_view(folder, data_dir, device)
+    if page is None:
+        print(f"Stopped. Go on with: {resume_command('study', folder, data_dir, device)}", file=sys.stderr)
+        raise typer.Exit(4)
+    numbers = json.loads((page.parent / "report.json").read_text())
+    if as_json:
+        print_answer(json.dumps({"study_dir": str(folder), "report": str(page), **numbers}))
+        return
+    print("\n".join([*numbers["words"], f"Report: {page.resolve()}"]))
 
 
-@app.command(epilog="Example: largebatch sharpness runs/keskar-f1-small-... runs/keskar-f1-large-... --data-dir data")
-@spread
-def sharpness(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.", show_default=False)],
-    other: Annotated[Path | None, typer.Argument(metavar="RUN2", help="Another, for the lines between them.", show_default=False)] = None,
-    data_dir: DataDir = Path("data"),
-    device: Device = "auto",
-    num_samples: Annotated[int, typer.Option("--samples", min=10, help="Training images that the loss is taken over.")] = 5000,
-    dimensions: Annotated[int, typer.Option(min=1, help="Of the random subspace.")] = 100,
-    points: Annotated[int, typer.Option(min=2, help="Places on each line.")] = 25,
-    figure: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Write the lines' figures here, as PNG.", show_default=False)] = None,
-    as_json: AsJson = False,
-) -> None:
-    """How sharp the minima are that runs found: Keskar's sharpness, the top Hessian eigenvalue, the lines between two."""
-    from largebatch.service.cli.run import measure
+def _begin(spec: TrainSpec, budget_s: float, data_dir: Path, output_dir: Path) -> Path:
+    """The folder of a new study, which is made here. Raises: SpecError, InputError."""
+    refuse_unstudied(spec, budget_s)
+    num_train_samples(spec, data_dir)  # before a folder is made: the data may be missing
+    folder = output_dir / f"study-{spec.name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
+    begin_study(folder, spec, budget_s)
+    return folder
 
-    run_dirs = [run] if other is None else [run, other]
-    measure.sharpness(run_dirs, Machines(data_dir, device), measure.Sampling(num_samples, dimensions, points), figure, as_json)
+
+def _seconds(text: str) -> float:
+    """`90s`, `30m`, `1.5h` or plain seconds. Raises: SpecError."""
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smh]?)", text.strip())
+    if match is None or float(match[1]) == 0:
+        raise SpecError("--budget", f"{text!r} is not a time.", "Examples: 90s, 30m, 2h.")
+    return float(match[1]) * SECONDS[match[2]]
+
+
+def _study_with_view(folder: Path, data_dir: Path, device: str) -> Path | None:
+    """Show each stage while it works. Returns the report's page; None if the study was stopped or interrupted."""
+    document, console = json.loads((folder / STUDY).read_text()), Console(stderr=True)
+
+    def run_the_sweep(sweep_dir: Path, sweep: SweepSpec, base: TrainSpec) -> int:
+        num_runs = refuse_impossible(sweep, base)
+        if not (sweep_dir / SWEEP).is_file():
+            begin_sweep(sweep_dir, sweep, base, name=folder.name)
+        return run_with_view(sweep, base, num_runs, SweepOptions(sweep_dir, data_dir, device)).num_left
+
+    with console.status("") as status:
+
+        def on_stage(stage: Stage) -> None:
+            status.stop() if stage.name == "sweep" else status.start()
+            console.print(f"[bold]{stage.number}/{stage.of}[/bold] {stage.name}", highlight=False)
+            status.update("")
+
+        options = StudyOptions(
+            folder, data_dir, device, float(document["budget_s"]), on_stage,
+            on_notice=lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True),
+            on_fraction=lambda fraction, text: status.update(f"{fraction:.0%} {text}"),
+        )  # fmt: skip
+        try:
+            return study_in_stages(TrainSpec.model_validate(document["spec"]), options, run_the_sweep)
+        except KeyboardInterrupt:
+            return None

@@ -1,12 +1,30 @@
-"""largebatch sweep: many runs of one recipe, each batch searched with equal care."""
+"""Begins or resumes a sweep, runs it and prints its results: `largebatch sweep`."""
 
+import json
+import shutil
+import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
-from largebatch.service.cli.options import AsJson, DataDir, Device, Machines, RayAddress
+from largebatch.jobs.errors import FaultError, InputError, SpecError
+from largebatch.jobs.launch.options import DataDir, Device, RayAddress
+from largebatch.jobs.spec.train_spec import TrainSpec
+from largebatch.jobs.streams import print_answer
+from largebatch.service.cli.options import AsJson
+from largebatch.service.cli.sweep_view import SweepView
+from largebatch.service.cli.tables import print_rows
 from largebatch.service.cli.typer_parameters import spread
+from largebatch.service.present.sweep_plan import plan_facts
+from largebatch.tuning.results.findings import NothingEndedError, find_in
+from largebatch.tuning.results.wording import answer_of
+from largebatch.tuning.sweep.ledger import BASE, SWEEP, Ledger, begin_sweep
+from largebatch.tuning.sweep.space import base_spec, find_sweep, groups, read_sweep, refuse_impossible
+from largebatch.tuning.sweep.spec import SweepSpec
+from largebatch.tuning.sweep.sweep import SweepOptions, SweepProgress, num_train_samples, run_sweep
 
 app = typer.Typer()
 
@@ -14,11 +32,11 @@ app = typer.Typer()
 @app.command(epilog="Example: largebatch sweep digits-batches")
 @spread
 def sweep(
-    sweep: Annotated[str | None, typer.Argument(help="A sweep's file, or the name of one that comes along.", show_default=False)] = None,
+    sweep: Annotated[str | None, typer.Argument(help="A sweep's file, or the name of one that comes along.")] = None,
     data_dir: DataDir = Path("data"),
     output_dir: Annotated[Path, typer.Option(help="Where the sweep's folder goes.", envvar="LARGEBATCH_OUTPUT_DIR")] = Path("runs"),
     device: Device = "auto",
-    resume: Annotated[Path | None, typer.Option(metavar="DIR", help="Go on with a sweep that was stopped or killed.", show_default=False)] = None,
+    resume: Annotated[Path | None, typer.Option(metavar="DIR", help="Go on with a sweep that was stopped or killed.")] = None,
     address: RayAddress = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say how many runs there would be, run nothing.")] = False,
     as_json: AsJson = False,
@@ -27,10 +45,84 @@ def sweep(
 
     Exit codes: 0 done, 2 bad input, 4 stopped and resumable, 1 a fault of the machine.
     """
-    from largebatch.service.cli.run import sweep as run
-
-    machines = Machines(data_dir, device, address)
+    folder, spec, base = _read(sweep, resume, output_dir)
+    num_runs = refuse_impossible(spec, base, num_train_samples(base, data_dir))
     if dry_run:
-        run.print_plan(sweep, resume, data_dir, output_dir, as_json)
-    else:
-        run.sweep(sweep, resume, output_dir, machines, as_json)
+        _print_plan(spec, base, num_runs, as_json)
+        return
+    if resume is None:
+        begin_sweep(folder, spec, base)
+    options = SweepOptions(folder, data_dir, device, address)
+    try:
+        progress = run_with_view(spec, base, num_runs, options)
+    except InputError:
+        if resume is None and not list(folder.glob("*/records.jsonl")):  # the machines cannot do it: as if no sweep had been begun
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    command = options.resume_command()
+    if progress.num_left:
+        print(f"{progress.num_left} runs are left. Go on with: {command}", file=sys.stderr)
+    try:
+        _print_results(folder, as_json)
+    except NothingEndedError:  # also where it was stopped before any run had ended
+        if not progress.num_left:
+            raise progress.no_result(command) from None
+        if as_json:
+            print_answer(json.dumps({"sweep_dir": str(folder), "num_runs": 0, "words": [f"No run has ended so far; {progress.num_left} are left."]}))
+    if progress.is_faulted and not progress.num_left:
+        problem = f"the machine failed {len(progress.failures)} runs, at first {progress.failures[0]}"
+        raise FaultError("sweep", problem, f"Try them again: {command}")
+    raise typer.Exit(4 if progress.num_left else 0)
+
+
+def _read(name: str | None, resume: Path | None, output_dir: Path) -> tuple[Path, SweepSpec, TrainSpec]:
+    """The folder and the spec of a new sweep by its file or name, or of one that was begun, and what its runs begin from. Raises: SpecError."""
+    if resume is not None and name is None:
+        if not (resume / SWEEP).is_file():
+            raise SpecError("--resume", f"{resume} is not a sweep's folder: it has no {SWEEP}.", "Give the folder that the sweep printed.")
+        return (
+            resume,
+            SweepSpec.model_validate_json((resume / SWEEP).read_text()),
+            TrainSpec.model_validate_json((resume / BASE).read_text()),
+        )
+    if name is None or resume is not None:
+        raise SpecError("SWEEP", "give either a sweep or --resume DIR.")
+    file = find_sweep(name)
+    spec = read_sweep(file)
+    return output_dir / f"{spec.name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}", spec, base_spec(spec, file.parent)
+
+
+def _print_plan(spec: SweepSpec, base: TrainSpec, num_runs: int, as_json: bool) -> None:
+    facts = plan_facts(spec, num_runs)
+    if as_json:
+        print_answer(json.dumps({"spec": spec.model_dump(mode="json"), "base": base.model_dump(mode="json"), **facts}))
+        return
+    for line in facts["lines"]:
+        print(f"{line['what']}: {line['how']}")
+
+
+def run_with_view(spec: SweepSpec, base: TrainSpec, num_runs: int, options: SweepOptions) -> SweepProgress:
+    """Run what is left of a sweep, with a view of it on standard error. Args: num_runs: how many it has in all."""
+    print(f"Sweep: {options.folder}, {num_runs} runs", file=sys.stderr)
+    with SweepView(Console(stderr=True), groups(spec), num_runs, Ledger(options.folder)) as view:
+        progress = run_sweep(spec, base, options, view.listener(), _write_report)
+    for failure in progress.failures:
+        print(f"Failed: {failure}", file=sys.stderr)
+    if progress.spent:
+        print(progress.spent, file=sys.stderr)
+    return progress
+
+
+def _write_report(folder: Path) -> None:
+    from largebatch.tuning.report.report import write_sweep_report  # it draws: only once there is something to draw
+
+    write_sweep_report(folder)
+
+
+def _print_results(folder: Path, as_json: bool) -> None:
+    answer = answer_of(find_in(folder))
+    if as_json:
+        print_answer(json.dumps({"sweep_dir": str(folder), **answer.numbers()}))
+        return
+    print("\n".join(answer.words))
+    print_rows(answer.rows)

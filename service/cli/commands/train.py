@@ -1,13 +1,24 @@
-"""largebatch train, plan, recipes: one run of one recipe."""
+"""Trains a recipe with a view of it, and lists recipes: `largebatch train` and `largebatch recipes`.
 
-from dataclasses import replace
+Torch is not imported here: MLflow's mirror begins first, and a driver on Ray needs none.
+"""
+
+from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from largebatch.jobs.launch.options import TrainOptions
-from largebatch.service.cli.options import AsJson, Recipe
-from largebatch.service.cli.typer_parameters import Only, spread
+from largebatch.jobs.launch.train import exit_code
+from largebatch.jobs.launch.train import train as train_and_keep
+from largebatch.jobs.run.listener import Listener
+from largebatch.jobs.spec.read import read_spec, recipe_paths
+from largebatch.jobs.streams import print_answer
+from largebatch.service.cli.console import TrainingView
+from largebatch.service.cli.options import AsJson
+from largebatch.service.cli.tables import output, plain_table, print_runs
+from largebatch.service.cli.typer_parameters import spread
 
 app = typer.Typer()
 
@@ -24,27 +35,37 @@ def train(
     Exit codes: 0 done, 2 bad input, 3 diverged, 4 stopped and resumable, 1 a fault of the machine.
     """
     if dry_run:
-        from largebatch.service.cli.run import plan
+        from largebatch.service.cli.commands.plan import check_and_print  # which brings torch along: see above
 
-        plan.dry_run(options, as_json)
+        check_and_print(options, as_json)
+        return
+    view = TrainingView(Console(stderr=True))
+    listener = Listener(on_start=view.started, on_plan=view.expect, on_record=view.record, on_notice=view.notice)
+    try:
+        with view:
+            summary = train_and_keep(options, listener, draw=_draw)
+    except KeyboardInterrupt as interrupt:
+        view.notice(f"Interrupted. {interrupt}".strip())
+        raise typer.Exit(130) from interrupt
+    if as_json:
+        print_answer(summary.model_dump_json())
     else:
-        from largebatch.service.cli.run import train
+        print_runs([summary.model_dump(mode="json")])
+    raise typer.Exit(exit_code(summary))
 
-        train.train(options, as_json)
 
+def _draw(run_dir: Path) -> None:
+    """Draw the run's figure, where it was trained."""
+    from largebatch.tuning.report.run_figures import draw_run  # which brings torch along: see above
 
-@app.command(epilog="Example: largebatch plan digits-lamb --set batch.micro_batch_size=240")
-@spread
-def plan(recipe: Recipe, options: Annotated[TrainOptions, Only("overrides", "data_dir", "device", "workers")], as_json: AsJson = False) -> None:
-    """Print what a recipe would do, and why: split of the batch, steps, learning rate, memory."""
-    from largebatch.service.cli.run import plan
-
-    plan.plan(replace(options, recipe=recipe), as_json)
+    draw_run(run_dir)
 
 
 @app.command(epilog="Example: largebatch recipes")
 def recipes() -> None:
     """List the recipes that come with this package."""
-    from largebatch.service.cli.run import train
-
-    train.print_recipes()
+    table = plain_table("recipe", "data", "batch", "optimizer", "what it shows")
+    for name in recipe_paths():
+        spec = read_spec(name)
+        table.add_row(name, spec.dataset.name or "own", str(spec.batch.global_batch_size), spec.optimizer.name, spec.description)
+    output().print(table)

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from largebatch.jobs.__main__ import read_arguments
 from largebatch.jobs.errors import InputError
-from largebatch.jobs.launch.command_line import read_arguments
 from largebatch.jobs.launch.options import TrainOptions, Workers, read_workers, split_uri
 from largebatch.jobs.launch.stored_runs import going_on
 from largebatch.jobs.run.run_folder import SPEC

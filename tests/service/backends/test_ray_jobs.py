@@ -14,9 +14,9 @@ import typer
 from launch_runs import Head
 from typer.testing import CliRunner, Result
 
+from largebatch.service.cli.commands.ray_jobs import follow_job
 from largebatch.service.cli.main import app
 from largebatch.service.cli.main import main as command
-from largebatch.service.cli.run.ray_jobs import follow
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -137,7 +137,7 @@ def test_ctrl_c_while_following_leaves_the_job_and_says_how_to_look_again(capsys
             raise KeyboardInterrupt
 
     with pytest.raises(typer.Exit) as ended:
-        follow(Cluster(), "first")  # type: ignore[arg-type]
+        follow_job(Cluster(), "first")  # type: ignore[arg-type]
     assert ended.value.exit_code == 130
     assert "largebatch jobs logs first --follow --address http://10.0.0.1:8265" in capsys.readouterr().err
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from largebatch.jobs.__main__ import read_arguments
 from largebatch.jobs.errors import InputError
-from largebatch.jobs.launch.command_line import read_arguments
 from largebatch.jobs.launch.options import TrainOptions
 from largebatch.service.api.requests import RunSubmit, SweepSubmit, job_of_run, job_of_sweep
 from largebatch.service.backends.base import job_arguments

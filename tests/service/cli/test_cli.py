@@ -19,7 +19,7 @@ from largebatch.jobs.run.records import RunSummary
 from largebatch.jobs.run.run_folder import CHECKPOINTS, ENVIRONMENT, FIGURE, JOURNAL, PLAN, SPEC, SUMMARY
 from largebatch.jobs.spec.read import recipe_paths
 from largebatch.jobs.tracking.mirror_state import MirrorState
-from largebatch.service.cli.main import app, main
+from largebatch.service.cli.main import COMMANDS, app, main
 
 SMALL: dict[str, Any] = {
     "name": "small",
@@ -165,8 +165,8 @@ def test_a_run_that_is_cut_off_says_how_to_go_on_where_it_can(
     if saved:
         (run_dir / CHECKPOINTS / f"step-00000001.{'0' * 32}.pt").touch()
 
-    def cut_off(job: Any, options: Any, listener: Any, *, on_start: Any, **_: Any) -> None:
-        on_start(run_dir)
+    def cut_off(job: Any, options: Any, listener: Any, **_: Any) -> None:
+        listener.on_start(run_dir)
         raise KeyboardInterrupt
 
     monkeypatch.setattr("largebatch.jobs.launch.local.train_locally", cut_off)
@@ -276,8 +276,9 @@ def commands(command: Any, name: str = "largebatch") -> Iterator[tuple[str, Any]
     if not hasattr(command, "commands"):
         yield name, command
         return
-    for word, one in command.commands.items():
-        yield from commands(one, f"{name} {word}")
+    context = command.make_context(name, [], resilient_parsing=True)
+    for word in command.commands:
+        yield from commands(command.resolve_command(context, [word])[1], f"{name} {word}")
 
 
 EVERY_COMMAND = dict(commands(get_command(app)))
@@ -289,6 +290,23 @@ def test_every_command_has_help_with_an_example_that_it_takes(command: str) -> N
     assert example.startswith(command)
     assert f"Example: {example}" in " ".join(largebatch(*command.split()[1:], "--help").stdout.split())
     EVERY_COMMAND[command].make_context(command, shlex.split(example.removeprefix(command)))  # raises for what it does not take
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_table_of_commands_says_of_each_what_its_own_help_says_first(name: str) -> None:
+    group: Any = get_command(app)
+    _, command, _ = group.resolve_command(group.make_context("largebatch", [], resilient_parsing=True), [name])
+    assert command.name == name
+    assert group.commands[name].help == command.help.partition("\n\n")[0].replace("\n", " ")
+
+
+def test_a_shell_completes_commands_and_their_options() -> None:
+    group: Any = get_command(app)
+    context = group.make_context("largebatch", [], resilient_parsing=True)
+    assert [item.value for item in group.shell_complete(context, "s")] == ["study", "sharpness", "sweep", "scale", "sync", "submit", "serve"]
+    _, train, _ = group.resolve_command(context, ["train"])
+    own = train.make_context("train", [], parent=context, resilient_parsing=True)
+    assert {"--data-dir", "--device", "--dry-run"} == {item.value for item in train.shell_complete(own, "--d")}
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from largebatch.jobs.data.sources.table import TORCHVISION_FILES, load_dataset
 from largebatch.jobs.spec.train_spec import DatasetSpec
+from largebatch.service.cli.commands import doctor
 from largebatch.service.cli.main import app
-from largebatch.service.cli.run import doctor
 
 
 def findings(data_dir: Path, output_dir: Path | str) -> dict[str, doctor.Finding]:

@@ -3,20 +3,22 @@
 import json
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
 from largebatch.jobs.device import choose_device, device_name
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.job import prepare
+from largebatch.jobs.launch.options import DataDir, Device, Overrides
 from largebatch.jobs.run.run_folder import refuse_unwritable, write_text
 from largebatch.jobs.spec.read import read_spec
 from largebatch.jobs.streams import print_answer
-from largebatch.service.cli.checks import refuse_unless_positive, refuse_unwritable_file, whole_numbers
-from largebatch.service.cli.options import Machines
+from largebatch.service.cli.options import AsJson, Recipe, refuse_unless_positive, refuse_unwritable_file, whole_numbers
 from largebatch.service.cli.tables import GAP, output, plain_table, print_rows
+from largebatch.service.cli.typer_parameters import spread
 from largebatch.tuning.measure.lines import line_chart, line_conditions, refuse_unlike
 from largebatch.tuning.measure.profile import profile as measure_profile
 from largebatch.tuning.measure.sharpness import sharpness_rows, slope_in_words
@@ -27,43 +29,43 @@ from largebatch.tuning.report.picture_pen import write_png
 from largebatch.tuning.results.analysis.step_time import Profile, profile_in_words
 from largebatch.tuning.study.solutions import lines_between, sharpness_of
 
-
-class Timing(NamedTuple):
-    """Which batch sizes are timed, and how long each."""
-
-    batch_sizes: str | None
-    seconds: float
+app = typer.Typer()
 
 
-class ProfileFiles(NamedTuple):
-    """Where a profile is kept, and the folder of its figures."""
-
-    document: Path | None
-    figures: Path | None
-
-
-def profile(recipe: str, overrides: tuple[str, ...], machines: Machines, timing: Timing, files: ProfileFiles, as_json: bool) -> None:
-    """Time a recipe's steps on this machine, keep the profile and print it."""
-    sizes = whole_numbers("--batch-sizes", timing.batch_sizes) if timing.batch_sizes else None
-    refuse_unless_positive("--seconds", timing.seconds)
-    refuse_unwritable_file("--output", files.document)
-    if files.figures is not None:
-        refuse_unwritable(files.figures, "--figure")
-    spec, device = read_spec(recipe, overrides), choose_device(machines.device)
+@app.command(epilog="Example: largebatch profile digits-lamb --figure figures")
+@spread
+def profile(
+    recipe: Recipe,
+    overrides: Overrides = (),
+    data_dir: DataDir = Path("data"),
+    device: Device = "auto",
+    batch_sizes: Annotated[str | None, typer.Option(metavar="N,N,...", help="Default: 1, 2, 4 ... and the full set.")] = None,
+    seconds: Annotated[float, typer.Option(min=0.05, help="How long to time each batch size.")] = 1.0,
+    output: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Keep it here, for `advise` and `scale`.")] = None,
+    figure: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Write the two figures here, as PNG.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Step time, epoch time, samples per second and memory against the batch size, on this machine."""
+    sizes = whole_numbers("--batch-sizes", batch_sizes) if batch_sizes else None
+    refuse_unless_positive("--seconds", seconds)
+    refuse_unwritable_file("--output", output)
+    if figure is not None:
+        refuse_unwritable(figure, "--figure")
+    spec, torch_device = read_spec(recipe, overrides), choose_device(device)
     with Console(stderr=True).status("") as status:
         profile = measure_profile(
-            spec, lambda at_batch: prepare(at_batch, device, machines.data_dir), sizes, seconds_per_batch=timing.seconds,
+            spec, lambda at_batch: prepare(at_batch, torch_device, data_dir), sizes, seconds_per_batch=seconds,
             on_point=lambda batch, done, of: status.update(f"{done}/{of} batch {batch:,}"),
         )  # fmt: skip
-    if files.document is not None:
-        write_text(files.document, profile.model_dump_json(indent=2) + "\n")
-    if files.figures is not None:
+    if output is not None:
+        write_text(output, profile.model_dump_json(indent=2) + "\n")
+    if figure is not None:
         for chart in profile_charts(profile):
-            write_png(chart, files.figures / f"{chart.name}.png")
+            write_png(chart, figure / f"{chart.name}.png")
     if as_json:
         print_answer(profile.model_dump_json())
     else:
-        _print_profile(profile, is_on_cpu=device.type != "cuda")
+        _print_profile(profile, is_on_cpu=torch_device.type != "cuda")
 
 
 def _print_profile(profile: Profile, is_on_cpu: bool) -> None:
@@ -82,35 +84,39 @@ def _print_profile(profile: Profile, is_on_cpu: bool) -> None:
         print(f"Batch {size:,} was left out: {why}")
 
 
-class Sampling(NamedTuple):
-    """How closely the loss is looked at around solutions and between them."""
-
-    num_samples: int
-    dimensions: int
-    points: int
-
-
-def sharpness(run_dirs: list[Path], machines: Machines, sampling: Sampling, figure: Path | None, as_json: bool) -> None:
-    """Measure the minima of one run or two, and print how sharp they are. Raises: InputError where nothing could be measured."""
+@app.command(epilog="Example: largebatch sharpness runs/keskar-f1-small-... runs/keskar-f1-large-... --data-dir data")
+@spread
+def sharpness(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
+    other: Annotated[Path | None, typer.Argument(metavar="RUN2", help="Another, for the lines between them.")] = None,
+    data_dir: DataDir = Path("data"),
+    device: Device = "auto",
+    num_samples: Annotated[int, typer.Option("--samples", min=10, help="Training images that the loss is taken over.")] = 5000,
+    dimensions: Annotated[int, typer.Option(min=1, help="Of the random subspace.")] = 100,
+    points: Annotated[int, typer.Option(min=2, help="Places on each line.")] = 25,
+    figure: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Write the lines' figures here, as PNG.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """How sharp the minima are that runs found: Keskar's sharpness, the top Hessian eigenvalue, the lines between two."""
     if figure is not None:
         refuse_unwritable(figure, "--figure")
-    device = choose_device(machines.device)
-    solutions = [load_solution(run_dir, device, machines.data_dir, sampling.num_samples) for run_dir in run_dirs]
+    torch_device = choose_device(device)
+    solutions = [load_solution(run_dir, torch_device, data_dir, num_samples) for run_dir in (run, other) if run_dir is not None]
     has_lines = len(solutions) == 2
     if has_lines:
         refuse_unlike(*solutions)
-    setting, seeds = f"{solutions[0].setting}, {device_name(device)}", [solution.job.spec.seed for solution in solutions]
+    setting, seeds = f"{solutions[0].setting}, {device_name(torch_device)}", [solution.job.spec.seed for solution in solutions]
     caption = line_conditions(setting, seeds, solutions[0].num_samples)
     attempts, entries = Attempts(), list[dict[str, Any]]()
     with Console(stderr=True).status("") as status:
         for solution in solutions:
-            measured = sharpness_of(solution, solution.name, sampling.dimensions, attempts, status.update)
+            measured = sharpness_of(solution, solution.name, dimensions, attempts, status.update)
             entries.append({"run": solution.name, "num_samples": solution.num_samples, **measured})
-        lines = lines_between(solutions, sampling.points, attempts, status.update) if has_lines else {}
+        lines = lines_between(solutions, points, attempts, status.update) if has_lines else {}
     if figure is not None:
         names = solutions[0].name, solutions[-1].name
-        for name, points in lines.items():
-            write_png(line_chart(name, points, *names, caption), figure / f"line-{name}.png")
+        for name, walked in lines.items():
+            write_png(line_chart(name, walked, *names, caption), figure / f"line-{name}.png")
     if attempts.failed and not any(entry["sharpness"] or entry["top_eigenvalue"] is not None for entry in entries):
         raise InputError("", attempts.failed[0].why)
     for failure in attempts.failed:
