@@ -39,6 +39,12 @@ def _kind(is_sweep: bool) -> str:
     return "sweep" if is_sweep else "run"
 
 
+def _answer(server: str | None, is_sweep: bool, path: str, method: str = "GET", **options: Any) -> Any:
+    """What the service answers to one request. Args: path: below that of all runs, or of all sweeps; options: httpx's."""
+    with _client(server) as client:
+        return client.request(method, f"/v1/{_kind(is_sweep)}s{path}", **options)
+
+
 @remote.command(epilog="Example: largebatch remote submit digits-lamb --server http://127.0.0.1:8080 --follow")
 @spread
 def submit(
@@ -109,9 +115,7 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Say what a service would do with a recipe, or a sweep, and run nothing."""
-    document = _document(recipe, overrides, is_sweep, workers=workers)
-    with _client(server) as client:
-        facts = client.request("POST", f"/v1/{_kind(is_sweep)}s/plan", json=document)
+    facts = _answer(server, is_sweep, "/plan", "POST", json=_document(recipe, overrides, is_sweep, workers=workers))
     if as_json:
         print_answer(json.dumps(facts))
         return
@@ -128,8 +132,7 @@ def list_jobs(
     as_json: AsJson = False,
 ) -> None:
     """List jobs, newest first."""
-    with _client(server) as client:
-        page = client.request("GET", f"/v1/{_kind(is_sweep)}s", params={"limit": limit, **({} if state is None else {"state": state})})
+    page = _answer(server, is_sweep, "", params={"limit": limit, **({} if state is None else {"state": state})})
     if as_json:
         print_answer(json.dumps(page))
         return
@@ -145,8 +148,7 @@ def list_jobs(
 @remote.command(epilog="Example: largebatch remote show digits-lamb-20260101-120000-ab12cd34")
 def show(job_id: JobId, server: Server = None, is_sweep: IsSweep = False) -> None:
     """Print a job as JSON."""
-    with _client(server) as client:
-        print(json.dumps(client.request("GET", f"/v1/{_kind(is_sweep)}s/{job_id}"), indent=2))
+    print(json.dumps(_answer(server, is_sweep, f"/{job_id}"), indent=2))
 
 
 @remote.command(epilog="Example: largebatch remote follow digits-lamb-20260101-120000-ab12cd34")
@@ -184,29 +186,25 @@ def logs(job_id: JobId, server: Server = None, is_sweep: IsSweep = False) -> Non
 @remote.command(epilog="Example: largebatch remote cancel digits-lamb-20260101-120000-ab12cd34")
 def cancel(job_id: JobId, server: Server = None, is_sweep: IsSweep = False) -> None:
     """End a job after its step; it can be resumed."""
-    with _client(server) as client:
-        job = client.request("POST", f"/v1/{_kind(is_sweep)}s/{job_id}/cancel")
+    job = _answer(server, is_sweep, f"/{job_id}/cancel", "POST")
     print(f"{job_id}: {job['state']}, asked to stop")
 
 
 @remote.command(epilog="Example: largebatch remote resume digits-lamb-20260101-120000-ab12cd34")
 def resume(job_id: JobId, server: Server = None, is_sweep: IsSweep = False) -> None:
     """Queue a failed or cancelled job again."""
-    with _client(server) as client:
-        job = client.request("POST", f"/v1/{_kind(is_sweep)}s/{job_id}/resume")
+    job = _answer(server, is_sweep, f"/{job_id}/resume", "POST")
     print(f"{job_id}: {job['state']}")
 
 
 @remote.command(epilog="Example: largebatch remote delete digits-lamb-20260101-120000-ab12cd34")
 def delete(job_id: JobId, server: Server = None, is_sweep: IsSweep = False) -> None:
     """Forget a job that is over, and remove its files from the server."""
-    with _client(server) as client:
-        client.request("DELETE", f"/v1/{_kind(is_sweep)}s/{job_id}")
+    _answer(server, is_sweep, f"/{job_id}", "DELETE")
     print(f"{job_id}: deleted")
 
 
 @remote.command(epilog="Example: largebatch remote advice my-sweep-20260101-120000-ab12cd34")
 def advice(job_id: JobId, server: Server = None) -> None:
     """Print what a sweep says so far."""
-    with _client(server) as client:
-        print("\n".join(client.request("GET", f"/v1/sweeps/{job_id}/findings")["words"]))
+    print("\n".join(_answer(server, True, f"/{job_id}/findings")["words"]))

@@ -24,7 +24,7 @@ from largebatch.tuning.results.wording import answer_of
 from largebatch.tuning.sweep.ledger import BASE, SWEEP, Ledger, begin_sweep
 from largebatch.tuning.sweep.space import base_spec, find_sweep, groups, read_sweep, refuse_impossible
 from largebatch.tuning.sweep.spec import SweepSpec
-from largebatch.tuning.sweep.sweep import SweepOptions, SweepProgress, num_train_samples, run_sweep
+from largebatch.tuning.sweep.sweep import SweepOptions, SweepProgress, num_train_samples, resume_command, run_sweep
 
 app = typer.Typer()
 
@@ -59,7 +59,7 @@ def sweep(
         if resume is None and not list(folder.glob("*/records.jsonl")):  # the machines cannot do it: as if no sweep had been begun
             shutil.rmtree(folder, ignore_errors=True)
         raise
-    command = options.resume_command()
+    command = resume_command("sweep", folder, data_dir, device, address)
     if progress.num_left:
         print(f"{progress.num_left} runs are left. Go on with: {command}", file=sys.stderr)
     try:
