@@ -6,6 +6,7 @@ import math
 import re
 import secrets
 import time
+from functools import cache
 from typing import Annotated, Any
 
 import pydantic
@@ -95,6 +96,12 @@ def recipe_document(name: str) -> dict[str, Any]:
     if name not in paths:
         raise SpecError("recipe", f"{name[:100]!r} is not a recipe.", nearest(name[:100], paths))
     return {"name": name, **read_document(paths[name])}
+
+
+@cache
+def recipe_specs() -> dict[str, TrainSpec]:
+    """The whole specs of the recipes that come along, by name."""
+    return {name: build_spec(recipe_document(name)) for name in recipe_paths()}
 
 
 def job_of_sweep(submission: SweepSubmit, owner: str, settings: Settings) -> Job:

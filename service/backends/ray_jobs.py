@@ -167,7 +167,8 @@ class RayJobs:
 
     def delete(self, name: str) -> int:
         """Make Ray forget every attempt at a name; the run's folder stays. Raises: InputError while it runs."""
-        attempts = [job for job in self.all() if job.name == self.find(name).name]
+        name = self.find(name).name
+        attempts = [job for job in self.all() if job.name == name]
         if not attempts[0].is_over:
             raise InputError("NAME", f"job {name} is {attempts[0].status.lower()}.", f"Stop it first: largebatch jobs stop {name}")
         for job in attempts:

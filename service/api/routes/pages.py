@@ -1,6 +1,5 @@
 """Pages of HTML. They show what the REST interface gives, and ask it for everything that changes."""
 
-from functools import cache
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,12 +9,12 @@ from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Resp
 from fastapi.templating import Jinja2Templates
 from starlette.exceptions import HTTPException
 
-from largebatch.jobs.spec.read import build_spec, recipe_paths
+from largebatch.jobs.tracking.params import flat
 from largebatch.service import web
 from largebatch.service.api.auth import COOKIE, address_of, principal_of, refuse_foreign
 from largebatch.service.api.dependencies import Deps
 from largebatch.service.api.errors import Problem
-from largebatch.service.api.requests import recipe_document
+from largebatch.service.api.requests import recipe_specs
 from largebatch.service.db.tokens import Principal, UnauthorizedError
 from largebatch.service.job import FINAL, MOVES, Kind, State
 from largebatch.service.present.views import JobDetails, JobView, details
@@ -30,7 +29,6 @@ FIELDS = {
     "seed": "Seed",
 }
 """What people change most; the form offers these, and a box for all others."""
-MISSING = object()
 router = APIRouter(include_in_schema=False)
 templates = Jinja2Templates(HERE / "templates")
 templates.env.globals.update(states=list(State), final=FINAL)
@@ -87,17 +85,17 @@ def job_list(
 @router.get("/runs/new")
 def new_run(request: Request, who: Visitor, recipe: Annotated[str, Query(max_length=100)] = "digits-lamb") -> HTMLResponse:
     """The form."""
-    recipes = _recipes()
-    chosen = recipe if recipe in recipes else "digits-lamb"
-    spec = build_spec(recipe_document(chosen)).model_dump(mode="json")
-    fields = {name: (label, value) for name, label in FIELDS.items() if (value := _value(spec, name)) is not MISSING}
-    return render(request, "new_run.html", recipes=recipes, chosen=chosen, fields=fields, can_submit=who.may("submit"))
+    specs = recipe_specs()
+    chosen = recipe if recipe in specs else "digits-lamb"
+    values = flat(specs[chosen].model_dump(mode="json"))
+    fields = {name: (label, values[name]) for name, label in FIELDS.items() if name in values}
+    return render(request, "new_run.html", recipes=specs, chosen=chosen, fields=fields, can_submit=who.may("submit"))
 
 
 @router.get("/sweeps/new")
 def new_sweep(request: Request, who: Visitor) -> HTMLResponse:
     """The form."""
-    return render(request, "new_sweep.html", recipes=_recipes(), can_submit=who.may("submit"))
+    return render(request, "new_sweep.html", recipes=recipe_specs(), can_submit=who.may("submit"))
 
 
 @router.get("/runs/{job_id}")
@@ -156,16 +154,3 @@ def plotly() -> FileResponse:
     """Plotly's own script, from the installed package."""
     path = distribution("plotly").locate_file("plotly/package_data/plotly.min.js")
     return FileResponse(str(path), media_type="text/javascript", headers={"Cache-Control": "public, max-age=86400"})
-
-
-@cache
-def _recipes() -> dict[str, str]:
-    return {name: build_spec(recipe_document(name)).description for name in recipe_paths()}
-
-
-def _value(spec: dict[str, Any], name: str) -> Any:
-    """A spec's value by its dotted name; MISSING if it has none."""
-    value: Any = spec
-    for part in name.split("."):
-        value = value.get(part, MISSING) if isinstance(value, dict) else MISSING
-    return value

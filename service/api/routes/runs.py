@@ -6,11 +6,10 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
 from largebatch.jobs.launch.options import read_workers
-from largebatch.jobs.spec.read import build_spec, recipe_paths
 from largebatch.service.api.auth import Who
 from largebatch.service.api.dependencies import Deps
 from largebatch.service.api.errors import ERRORS, NotFoundError
-from largebatch.service.api.requests import RunSubmit, job_of_run, recipe_document
+from largebatch.service.api.requests import RunSubmit, job_of_run, recipe_specs
 from largebatch.service.api.routes.jobs import IdempotencyKey, accepted_links, add_event_route, add_job_routes, add_journal_routes, submitted
 from largebatch.service.api.routes.strict_json import StrictRoute
 from largebatch.service.job import Kind
@@ -74,17 +73,17 @@ add_event_route(
 @recipes.get("", operation_id="list_recipes")
 def list_recipes(who: Who) -> list[Recipe]:
     """The recipes that come along."""
-    specs = {name: build_spec(recipe_document(name)) for name in recipe_paths()}
     return [
         Recipe(name=name, description=spec.description, dataset=spec.dataset.name, optimizer=spec.optimizer.name,
                global_batch_size=spec.batch.global_batch_size)
-        for name, spec in specs.items()
+        for name, spec in recipe_specs().items()
     ]  # fmt: skip
 
 
 @recipes.get("/{name}", operation_id="show_recipe")
 def show_recipe(name: str, who: Who) -> dict[str, Any]:
     """A recipe's whole spec, defaults included."""
-    if name not in recipe_paths():
+    spec = recipe_specs().get(name)
+    if spec is None:
         raise NotFoundError("name", f"there is no recipe {name[:100]!r}.", "GET /v1/recipes lists them.")
-    return build_spec(recipe_document(name)).model_dump(mode="json")
+    return spec.model_dump(mode="json")
