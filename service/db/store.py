@@ -86,13 +86,11 @@ class Store:
 
     def find(self, job_id: str) -> Job | None:
         """One job."""
-        with reading(self.engine) as connection:
-            return next(iter(_jobs(connection.execute(_BY_ID, {"id": job_id}))), None)
+        return next(iter(self._jobs(_BY_ID, id=job_id)), None)
 
     def find_all(self, job_ids: Sequence[str]) -> dict[str, Job]:
         """Those of these jobs that there are, by id, in brief."""
-        with reading(self.engine) as connection:
-            return {job.id: job for job in _jobs(connection.execute(sa.select(*BRIEF).where(jobs.c.id.in_(job_ids))))}
+        return {job.id: job for job in self._jobs(sa.select(*BRIEF).where(jobs.c.id.in_(job_ids)))}
 
     def lately(self, limit: int) -> dict[str, Job]:
         """The newest jobs, and all that are active, by id, in brief."""
@@ -120,8 +118,7 @@ class Store:
         if text:
             statement = statement.where(jobs.c.id.contains(text, autoescape=True))
         at_s, after = (None, None) if cursor is None else _read_cursor(cursor)
-        with reading(self.engine) as connection:
-            listed = _jobs(connection.execute(statement, {**filters, "at_s": at_s, "after": after, "most": limit + 1}))
+        listed = self._jobs(statement, **filters, at_s=at_s, after=after, most=limit + 1)
         is_more = len(listed) > limit
         listed = listed[:limit]
         return Page(listed, f"{listed[-1].created_at_s!r}~{listed[-1].id}" if is_more else None)
@@ -160,9 +157,7 @@ class Store:
 
     def in_states(self, states: Iterable[State], limit: int | None = None) -> list[Job]:
         """All jobs in these states, oldest first."""
-        statement = sa.select(jobs).where(jobs.c.state.in_([*states])).order_by(jobs.c.created_at_s, jobs.c.id).limit(limit)
-        with reading(self.engine) as connection:
-            return _jobs(connection.execute(statement))
+        return self._jobs(sa.select(jobs).where(jobs.c.state.in_([*states])).order_by(jobs.c.created_at_s, jobs.c.id).limit(limit))
 
     def active_ids(self) -> list[str]:
         """The ids of what the backend may have something of."""
@@ -173,8 +168,7 @@ class Store:
         """The queue's front, in brief: the highest priorities first, the oldest of each owner among them."""
         turn = sa.func.row_number().over(partition_by=jobs.c.owner, order_by=(jobs.c.priority.desc(), jobs.c.created_at_s, jobs.c.id))
         ranked = sa.select(*BRIEF, turn.label("turn")).where(jobs.c.state == State.QUEUED).subquery()
-        with reading(self.engine) as connection:
-            return _jobs(connection.execute(sa.select(ranked).order_by(ranked.c.turn).limit(limit)))
+        return self._jobs(sa.select(ranked).order_by(ranked.c.turn).limit(limit))
 
     def move(self, job: Job, state: State, **changes: Any) -> Job | None:
         """Move a job if it still stands as `job` says. Returns it as it is then; None if it has moved meanwhile."""
@@ -186,6 +180,10 @@ class Store:
         unmoved = (jobs.c.id == job.id, jobs.c.state == job.state, jobs.c.attempt == job.attempt)
         with writing(self.engine) as connection:
             return next(iter(_jobs(connection.execute(jobs.update().where(*unmoved).values(**changes).returning(jobs)))), None)
+
+    def _jobs(self, statement: sa.Select[Any], **parameters: Any) -> list[Job]:
+        with reading(self.engine) as connection:
+            return _jobs(connection.execute(statement, parameters))
 
     def counts(self) -> dict[str, int]:
         """How many jobs stand where; every state is there."""

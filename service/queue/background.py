@@ -35,16 +35,16 @@ class Background:
             self._thread.join(END_S)
 
     def _run(self) -> None:
-        log = structlog.get_logger(self._name)
+        log = structlog.get_logger("background")
         while not self._over.is_set():
             try:
                 self._look()
                 self.problem = None
             except FaultError as error:  # what it needs is away: the next round may find it
                 if self.problem is None:
-                    log.warning("broke off", reason=str(error))
+                    log.warning("round broke off", thread=self._name, reason=str(error))
                 self.problem = str(error)
             except Exception as error:
                 self.problem = f"{type(error).__name__}: {error}"
-                log.exception("broke off")
+                log.exception("round broke off", thread=self._name)
             self._over.wait(self._every_s)
