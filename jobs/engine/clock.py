@@ -19,18 +19,19 @@ class Clock:
 
     def __init__(self, device: torch.device, began: float | None = None) -> None:
         self._device = device
-        self.training_s = self.evaluation_s = self._wall_before_s = 0.0
+        self.training_s = self.evaluation_s = 0.0
         self._began = time.perf_counter() if began is None else began
         self._training_since: float | None = None
 
     def go_on_from(self, training_s: float, evaluation_s: float, wall_s: float) -> None:
         """Count what earlier processes of this run spent too; the beginning of this process stays."""
-        self.training_s, self.evaluation_s, self._wall_before_s = training_s, evaluation_s, wall_s
+        self.training_s, self.evaluation_s = training_s, evaluation_s
+        self._began -= wall_s
 
     @property
     def wall_s(self) -> float:
         """Seconds since this process began to work on the run, and those of earlier ones up to the checkpoint that was loaded."""
-        return self._wall_before_s + time.perf_counter() - self._began
+        return time.perf_counter() - self._began
 
     @contextmanager
     def training(self) -> Iterator[None]:

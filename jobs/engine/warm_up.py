@@ -43,11 +43,14 @@ def warm_up(state: TrainState, plan: TrainPlan, dataset: Dataset) -> None:
     batches = plan.kinds_of_batch() if plan.spec.compile else [plan.next_batch(Position(0, 0))]
     for size in micro_batch_sizes(plan, batches, state.micro_batch_size, state.ranks.rank):
         try:
-            with _compiler_errors():
-                blank_pass(plan.spec, state.model, state.forward, dataset, size)
+            blank_pass(plan.spec, state.model, state.forward, dataset, size)
         except LargebatchError:
             raise
-        except ANYTHING as error:  # a person's own model may raise anything
+        except ANYTHING as error:  # a person's own model may raise anything, and torch.compile, such as for a compiler that is not installed
+            if any(kind.__module__.startswith(("torch._dynamo", "torch._inductor")) for kind in type(error).__mro__):
+                reason = str(error).strip().partition("\n")[0]
+                problem = f"the model cannot be compiled on this machine: {reason}."
+                raise PlanError("compile", problem, "Install a C++ compiler such as g++, or set compile: false.") from error
             # Where memory ran out the step will find out the same, halve its micro-batch and say so.
             if not ran_out_of_memory(error):
                 raise failure(error, dataset.blank(size, state.ranks.device)[0], "training") from error
@@ -66,20 +69,6 @@ def micro_batch_sizes(plan: TrainPlan, batches: Iterable[Slice], micro_batch_siz
     pieces = {0: (1,), 1: (2,)}.get(plan.noise_every_steps, (1, 2)) if plan.world_size == 1 else (1,)
     shares = [batch.share(rank, plan.world_size, plan.unit) for batch in batches]
     return sorted({part.size for share in shares for at_least in pieces for part in share.split(micro_batch_size, plan.unit, at_least)})
-
-
-@contextmanager
-def _compiler_errors() -> Iterator[None]:
-    """What torch.compile raises, such as for a compiler that is not installed, as one PlanError."""
-    try:
-        yield
-    except Exception as error:
-        if not any(kind.__module__.startswith(("torch._dynamo", "torch._inductor")) for kind in type(error).__mro__):
-            raise
-        reason = str(error).strip().partition("\n")[0]
-        raise PlanError(
-            "compile", f"the model cannot be compiled on this machine: {reason}.", "Install a C++ compiler such as g++, or set compile: false."
-        ) from error
 
 
 def blank_pass(spec: TrainSpec, model: nn.Module, forward: Callable[[Tensor], Tensor], dataset: Dataset, size: int) -> None:
