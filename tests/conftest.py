@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from launch_runs import S3_ENVIRONMENT, Head, new_head
+from small_runs import ROOT
 
 # What importing all the tests makes stays: the garbage collector need not walk through it, now or later.
 gc.disable()
 # Before ray is imported anywhere: no token files, nothing sent.
 os.environ.update(RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0")
-ROOT = Path(__file__).resolve().parent.parent
 
 
 ROWS = {
@@ -101,7 +102,10 @@ def image_data_dir() -> Path:
     if not unpack.is_file():
         pytest.skip("the shared data sets are not beside this checkout")
     target = ROOT / "data"
-    subprocess.run([sys.executable, str(unpack), str(target), "MNIST", "FashionMNIST", "cifar-10-batches-py"], check=True, stdout=subprocess.DEVNULL)
+    target.mkdir(exist_ok=True)
+    with FileLock(target / ".unpack.lock"):  # the other process of tests finds them there
+        names = ["MNIST", "FashionMNIST", "cifar-10-batches-py"]
+        subprocess.run([sys.executable, str(unpack), str(target), *names], check=True, stdout=subprocess.DEVNULL)
     return target
 
 

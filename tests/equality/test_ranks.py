@@ -29,7 +29,7 @@ from largebatch.jobs.run.journal import read_records
 from largebatch.jobs.run.records import EvalRecord, NoticeRecord, StepRecord
 
 HERE = Path(__file__).parent
-STEPS, BATCH = 50, 250  # digits has 1437 training samples: five steps of 250 and one of 187 an epoch
+STEPS, LONG, BATCH = 30, 50, 250  # digits has 1437 training samples: five steps of 250 and one of 187 an epoch
 WORLDS = (2, 3)
 PATIENCE_S = 180.0
 """For jobs that take some ten seconds on a free machine."""
@@ -51,7 +51,7 @@ def document(**parts: Any) -> dict[str, Any]:
 
 
 EQUAL: dict[str, dict[str, Any]] = {
-    "sgd": document(),
+    "sgd": document(stop={"steps": LONG}),
     "lamb": document(optimizer={"name": "lamb", "weight_decay": 0.01}, learning_rate={"base": 0.005}, ema={"decay": 0.9}),
     "lars-clipped": document(
         optimizer={"name": "lars", "weight_decay": 1e-4}, learning_rate={"base": 2.0, "warmup_epochs": 2.0}, gradient={"clip_norm": 1.0}
@@ -69,9 +69,9 @@ EQUAL: dict[str, dict[str, Any]] = {
     ),
 }
 OTHERS: dict[str, dict[str, Any]] = {
-    "bfloat16": document(reduction={"compression": "bfloat16"}),
-    "powersgd": document(reduction={"compression": "powersgd", "powersgd_rank": 2}),
-    "local-steps": document(reduction={"local_steps": 4, "local_from_epoch": 2.0}),
+    "bfloat16": document(reduction={"compression": "bfloat16"}, stop={"steps": LONG}),
+    "powersgd": document(reduction={"compression": "powersgd", "powersgd_rank": 2}, stop={"steps": LONG}),
+    "local-steps": document(reduction={"local_steps": 4, "local_from_epoch": 2.0}, stop={"steps": LONG}),
     "differing": document(model={"entry_point": "rank_strangers:Differing"}, stop={"steps": 3}),
     "short-memory": document(model={"entry_point": "rank_strangers:out_of_memory", "arguments": {"fits": 30}}, stop={"steps": 3}),
     "roomy": document(model={"entry_point": "rank_strangers:out_of_memory"}, stop={"steps": 3}),
@@ -168,7 +168,7 @@ def test_ranks_are_one_process(folder: Path, case: str, world_size: int) -> None
     yardstick = distance(parameters(one), parameters(folder / f"other-{case}"))
     assert 0 < yardstick < 1e-3
     assert distance(parameters(one), parameters(many)) <= 10 * yardstick + 2.0**-20
-    assert len(losses(many)) == STEPS
+    assert len(losses(many)) == EQUAL[case]["stop"]["steps"]
     assert losses(many)[0] == pytest.approx(losses(one)[0], rel=2.0**-20)
     assert losses(many) == pytest.approx(losses(one), rel=1e-3)
 
@@ -200,9 +200,10 @@ def test_a_parameter_that_no_rank_reaches_is_left_alone(folder: Path) -> None:
 
 def test_any_resize_goes_on_with_the_same_run(ranks: Ranks, folder: Path, tmp_path: Path) -> None:
     given = {case: {**EQUAL[case], "learning_rate": {"base": 0.2}} for case in ("sgd", "batch-norm")}
-    for world_size, steps in ((2, 20), (1, 30), (3, STEPS)):
+    for world_size, steps in ((2, 20), (1, 30), (3, LONG)):
         ranks.run(tmp_path / str(world_size), world_size, [Job(tmp_path / c, {**g, "stop": {"steps": steps}}, steps > 20) for c, g in given.items()])
-    ranks.run(tmp_path / "one", 1, [Job(tmp_path / f"{case}-1", document) for case, document in given.items()])
+    whole = {case: {**document, "stop": {"steps": LONG}} for case, document in given.items()}
+    ranks.run(tmp_path / "one", 1, [Job(tmp_path / f"{case}-1", document) for case, document in whole.items()])
     for case in given:
         run_dir = tmp_path / case
         assert distance(parameters(run_dir), parameters(tmp_path / f"{case}-1")) <= 1e-5

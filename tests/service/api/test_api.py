@@ -13,9 +13,8 @@ import psutil
 import pytest
 from launch_runs import wait_for
 from servers import Service, serving
+from small_runs import steps
 
-from largebatch.jobs.run.journal import read_records
-from largebatch.jobs.run.records import StepRecord
 from largebatch.service.client import Client, RemoteError
 
 UNTRACKED = {"tracking.enabled": False}
@@ -110,13 +109,13 @@ def test_events_of_a_run_that_is_over(ended: dict[str, Any], http: httpx.Client)
 
 
 def test_live_events_reach_every_listener_once_and_in_order(service: Service, http: httpx.Client) -> None:
-    steps = 400
-    asked = {**SHORT, "set": {**SHORT["set"], "stop.steps": steps, "evaluation.every_epochs": 10.0, **UNTRACKED}}  # type: ignore[dict-item]
+    num_steps = 400
+    asked = {**SHORT, "set": {**SHORT["set"], "stop.steps": num_steps, "evaluation.every_epochs": 10.0, **UNTRACKED}}  # type: ignore[dict-item]
     job_id = http.post("/v1/runs", json=asked).json()["id"]
     with ThreadPoolExecutor(8) as pool:
         heard = list(pool.map(lambda _: events(http, job_id), range(8)))
     for told in heard:
-        assert [data["step"] for name, _, data in told if name == "step"] == list(range(1, steps + 1))
+        assert [data["step"] for name, _, data in told if name == "step"] == list(range(1, num_steps + 1))
         states = [data["state"] for name, _, data in told if name == "job"]
         assert states[-1] == "succeeded"
 
@@ -138,8 +137,8 @@ def test_progress_reaches_the_list_soon(service: Service, http: httpx.Client) ->
     assert http.delete(f"/v1/runs/{job_id}").status_code == 409, "a running job is cancelled first"
     http.post(f"/v1/runs/{job_id}/cancel")
     service.wait(job_id, "cancelled")
-    steps = [record.step for record in read_records(service.runs_dir / job_id) if isinstance(record, StepRecord)]
-    assert steps == list(range(1, len(steps) + 1)), "gone on with, not begun anew"
+    done_steps = steps(service.runs_dir / job_id)
+    assert done_steps == list(range(1, len(done_steps) + 1)), "gone on with, not begun anew"
     assert http.delete(f"/v1/runs/{job_id}").status_code == 204
     assert http.get(f"/v1/runs/{job_id}").status_code == 404
     assert not (service.runs_dir / job_id).exists()
@@ -209,18 +208,16 @@ def test_what_is_refused_says_where_and_why(http: httpx.Client, asked: dict[str,
         assert problem["request_id"] == answer.headers["x-request-id"]
 
 
-def test_what_a_sweep_has_not_yet_is_no_missing_page(http: httpx.Client) -> None:
-    sweep = {"recipe": "digits-small-batch", "each": {"batch.global_batch_size": [32, 64]}}
-    first, job_id = (http.post("/v1/sweeps", json={"sweep": sweep, "priority": priority}).json()["id"] for priority in (-99, -100))
-    try:
+def test_what_a_sweep_has_not_yet_is_no_missing_page(tmp_path: Path) -> None:
+    """Of a service that begins nothing: a sweep that waits for its turn."""
+    with serving(tmp_path, "--max-running-per-owner", "0") as service, httpx.Client(base_url=service.url, timeout=60) as http:
+        sweep = {"recipe": "digits-small-batch", "each": {"batch.global_batch_size": [32, 64]}}
+        job_id = http.post("/v1/sweeps", json={"sweep": sweep}).json()["id"]
         for what, words in (("report", "this sweep has no report yet"), ("findings", "no run that has ended"), ("advice", "no run that has ended")):
             answer = http.get(f"/v1/sweeps/{job_id}/{what}")
             assert answer.status_code == 409, answer.text
             assert words in answer.json()["detail"]
-            assert "the sweep goes on" not in answer.text, "it waits for the other one"
-    finally:
-        for asked in (first, job_id):
-            http.post(f"/v1/sweeps/{asked}/cancel")
+            assert "the sweep goes on" not in answer.text, "it waits"
 
 
 def test_a_plan_runs_nothing(http: httpx.Client) -> None:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from largebatch.tuning.sweep.space import base_spec, read_sweep
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 BATCHES = [32, 128, 512]
+Run = Callable[..., tuple[str, str]]
 SHORT = {"stop.epochs": 6, "stop.target_accuracy": 0.9, "stop.at_target": True, "checkpoint.every_steps": 10, "evaluation.every_epochs": 1}
 
 
@@ -56,14 +57,18 @@ def command(*arguments: object, head: Head | None = None) -> list[str]:
     return [sys.executable, "-m", "largebatch", "sweep", *map(str, arguments), *address, "--device", "cpu"]
 
 
-def run(*arguments: object, head: Head, code: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(command(*arguments, head=head), capture_output=True, text=True, timeout=200, check=False)
-    assert done.returncode == code, done.stderr[-3000:]
-    return done
+@pytest.fixture
+def run(head: Head, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a sweep's command in this process, on the shared head: what it prints on both streams."""
 
+    def run_here(*arguments: object, code: int = 0, **parts: Any) -> tuple[str, str]:
+        """Args: arguments: of a sweep that goes on, or further options; parts: of a new one."""
+        new = [] if "--resume" in arguments else [sweep_file(tmp_path, **parts), "--output-dir", tmp_path / "runs"]
+        exit_code, out, err = said(capsys, *command(*new, *arguments, head=head)[3:])
+        assert exit_code == code, err[-3000:]
+        return out, err
 
-def run_new(tmp_path: Path, head: Head, code: int = 0, **parts: Any) -> subprocess.CompletedProcess[str]:
-    return run(sweep_file(tmp_path, **parts), "--output-dir", tmp_path / "runs", head=head, code=code)
+    return run_here
 
 
 def folder_of(output_dir: Path) -> Path:
@@ -88,9 +93,9 @@ def under_way(tmp_path: Path, head: Head | None, until: str, count: int = 1, **p
         sweep.communicate()
 
 
-def test_a_sweep_from_file_to_answer(head: Head, tmp_path: Path) -> None:
-    done = run(sweep_file(tmp_path, set={**SHORT, "tracking.enabled": True}), "--output-dir", tmp_path / "runs", "--json", head=head)
-    answer = json.loads(done.stdout)
+def test_a_sweep_from_file_to_answer(run: Run, tmp_path: Path) -> None:
+    out, err = run("--json", set={**SHORT, "tracking.enabled": True})
+    answer = json.loads(out)
     folder = folder_of(tmp_path / "runs")
     assert [row["global_batch_size"] for row in answer["batches"]] == BATCHES
     assert all(row["seconds_to_target"]["num_runs"] == 2 for row in answer["batches"])
@@ -98,7 +103,7 @@ def test_a_sweep_from_file_to_answer(head: Head, tmp_path: Path) -> None:
     ledger = Ledger(folder)
     assert len(ledger.trials) == 9
     assert all(ledger.is_over(trial) for trial in ledger.trials)
-    assert "9/9" in done.stderr
+    assert "9/9" in err
     # MLflow, by its own client: nine children of one parent, and the same table again.
     import mlflow
 
@@ -136,7 +141,7 @@ def test_a_sweep_says_when_it_began_and_what_it_is_called(tmp_path: Path) -> Non
     assert before <= named["began_at_s"] < unnamed["began_at_s"] <= time.time()
 
 
-def test_a_killed_sweep_goes_on(head: Head, tmp_path: Path) -> None:
+def test_a_killed_sweep_goes_on(head: Head, run: Run, tmp_path: Path) -> None:
     parts: dict[str, Any] = {"set": {"stop.epochs": 40, "checkpoint.every_steps": 20, "evaluation.every_epochs": 2}, "repeats": 1}
     with under_way(tmp_path, head, "summary.json", 2, **parts) as sweep:
         sweep.send_signal(signal.SIGKILL)
@@ -144,7 +149,7 @@ def test_a_killed_sweep_goes_on(head: Head, tmp_path: Path) -> None:
     before = {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("*/summary.json")}
     assert len(before) < 6
     saved = [path.parent.name for path in folder.glob("*/checkpoints") if list_checkpoints(path) and path.parent.name not in before]
-    run("--resume", folder, head=head)
+    run("--resume", folder)
     ledger = Ledger(folder)
     assert [trial.number for trial in ledger.trials] == list(range(6))
     assert all(ledger.is_over(trial) for trial in ledger.trials)
@@ -154,7 +159,7 @@ def test_a_killed_sweep_goes_on(head: Head, tmp_path: Path) -> None:
         assert [record.step > 0 for record in starts(folder / name)] == [False, True], "from its checkpoint"
 
 
-def test_asha_ends_runs_within_their_group_only(head: Head, tmp_path: Path) -> None:
+def test_asha_ends_runs_within_their_group_only(run: Run, tmp_path: Path) -> None:
     parts: dict[str, Any] = {
         "set": {"stop.epochs": 12, "evaluation.every_epochs": 1, "stop.target_accuracy": 0.999},
         "each": {"batch.global_batch_size": [64, 256]},
@@ -162,7 +167,7 @@ def test_asha_ends_runs_within_their_group_only(head: Head, tmp_path: Path) -> N
         "early_stop": {"method": "asha", "grace": 1.0, "reduction_factor": 2.0},
         "repeats": 1,
     }
-    run_new(tmp_path, head, **parts)
+    run(**parts)
     ledger = Ledger(folder_of(tmp_path / "runs"))
     pruned = {ledger.trials[number].fields["learning_rate.base"] for number, ending in ledger.endings.items() if ending.how == "pruned"}
     assert pruned
@@ -170,7 +175,7 @@ def test_asha_ends_runs_within_their_group_only(head: Head, tmp_path: Path) -> N
     assert {ending.how for ending in ledger.endings.values()} == {"pruned"}
 
 
-def test_runs_on_several_workers_share_the_machine(head: Head, tmp_path: Path) -> None:
+def test_runs_on_several_workers_share_the_machine(run: Run, tmp_path: Path) -> None:
     parts: dict[str, Any] = {
         "set": {"stop.epochs": 4, "evaluation.every_epochs": 1},
         "each": {"batch.global_batch_size": [128, 1437]},  # both at once: their four workers take all cores
@@ -178,7 +183,7 @@ def test_runs_on_several_workers_share_the_machine(head: Head, tmp_path: Path) -
         "repeats": 1,
         "resources": {"workers": 2, "cpus_per_worker": 1.0},
     }
-    run_new(tmp_path, head, **parts)
+    run(**parts)
     ledger = Ledger(folder_of(tmp_path / "runs"))
     assert ledger.endings == {}, "none was pruned, none failed"
     results = collect(ended_runs(folder_of(tmp_path / "runs")))
@@ -187,11 +192,10 @@ def test_runs_on_several_workers_share_the_machine(head: Head, tmp_path: Path) -
     assert all([at.samples for at in result.evaluations] == [1437 * epoch for epoch in range(1, 5)] for result in results)
 
 
-def test_every_run_diverging_is_a_result(head: Head, tmp_path: Path) -> None:
-    parts: dict[str, Any] = {"search": {"method": "grid", "space": {"learning_rate.base": [1e30, 1e33]}}, "repeats": 3}
-    done = run_new(tmp_path, head, **parts)
-    assert "6 of 6 runs diverged" in done.stdout
-    assert "No batch size reached the target" in done.stdout
+def test_every_run_diverging_is_a_result(run: Run) -> None:
+    out, _ = run(search={"method": "grid", "space": {"learning_rate.base": [1e30, 1e33]}}, repeats=3)
+    assert "6 of 6 runs diverged" in out
+    assert "No batch size reached the target" in out
 
 
 def test_asking_to_stop_leaves_a_sweep_that_goes_on(head: Head, tmp_path: Path) -> None:
@@ -204,7 +208,7 @@ def test_asking_to_stop_leaves_a_sweep_that_goes_on(head: Head, tmp_path: Path) 
     assert folder_of(tmp_path / "runs").is_dir()
 
 
-def test_a_sweep_ends_with_its_seconds_and_says_so(head: Head, tmp_path: Path) -> None:
+def test_a_sweep_ends_with_its_seconds_and_says_so(run: Run, tmp_path: Path) -> None:
     """Its group's repeats wait for runs that were cut short; nothing may wait with them."""
     parts: dict[str, Any] = {
         "set": {"stop.epochs": 4000, "stop.target_accuracy": 0.9999},
@@ -213,9 +217,9 @@ def test_a_sweep_ends_with_its_seconds_and_says_so(head: Head, tmp_path: Path) -
         "budget": {"seconds": 14.0},
         "resources": {"max_concurrent": 1},
     }
-    done = run_new(tmp_path, head, **parts)
-    assert "The budget of 14 s is spent; 1 runs ended." in done.stderr
-    assert "No batch size reached the target" in done.stdout
+    out, err = run(**parts)
+    assert "The budget of 14 s is spent; 1 runs ended." in err
+    assert "No batch size reached the target" in out
     folder = folder_of(tmp_path / "runs")
     assert (folder / "report" / "report.html").is_file()
     ledger = Ledger(folder)
@@ -253,10 +257,10 @@ def test_a_sweep_whose_ray_is_gone_says_so(tmp_path: Path) -> None:
     assert "Traceback" not in errors
 
 
-def test_what_the_machines_cannot_do_is_refused(head: Head, tmp_path: Path) -> None:
-    done = run_new(tmp_path, head, 2, resources={"cpus_per_worker": 64.0})
-    assert "a run needs 64 CPUs" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_what_the_machines_cannot_do_is_refused(run: Run, tmp_path: Path) -> None:
+    _, err = run(code=2, resources={"cpus_per_worker": 64.0})
+    assert "a run needs 64 CPUs" in err
+    assert "Traceback" not in err
     assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").rglob("records.jsonl"))
 
 
