@@ -4,13 +4,14 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import httpx
+import made_records
 import pytest
 from playwright.sync_api import Browser, Page, expect
 from servers import Service, serving
 from visits import Visit
 
 from largebatch.jobs.run.journal import Journal
-from largebatch.jobs.run.records import EvalRecord, Record, StartRecord, StepRecord
+from largebatch.jobs.run.records import Record, StartRecord
 
 STEPS = 5000
 CHARTS = ("accuracy", "loss", "rate", "speed", "noise")
@@ -37,18 +38,14 @@ def records(first: int, last: int, scale: float = 1.0) -> Iterator[Record]:
     """Steps whose rate and loss fall; each noise estimate is twice its step."""
     for step in range(first, last + 1):
         measured = step % EVERY == 0
-        yield StepRecord(
-            step=step, epoch=step / 45, samples_seen=32 * step, global_batch_size=32, loss=2.0 / step, learning_rate=scale * rate(step),
-            gradient_norm=1.0, covariance_trace=2.0 * step if measured else None, gradient_norm_squared=1.0 if measured else None,
-            training_seconds=seconds(step),
-        )  # fmt: skip
+        noise = {"covariance_trace": 2.0 * step, "gradient_norm_squared": 1.0} if measured else {}
+        yield made_records.step(step, seconds(step), 32, epoch=step / 45, loss=2.0 / step, learning_rate=scale * rate(step), **noise)
         if step % 100 == 0:
-            yield EvalRecord(step=step, epoch=step / 45, samples_seen=32 * step, test_accuracy=step / STEPS, test_loss=1.0,
-                             training_seconds=seconds(step), evaluation_seconds=0.1)  # fmt: skip
+            yield made_records.evaluation(step, seconds(step), 32, epoch=step / 45, test_accuracy=step / STEPS)
 
 
 def start(step: int, workers: int) -> StartRecord:
-    return StartRecord(at_s=0.0, step=step, training_seconds=seconds(step), world_size=workers, device="cpu")
+    return made_records.start(step, seconds(step), world_size=workers)
 
 
 def waiting_run(service: Service) -> str:

@@ -4,10 +4,10 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
-from typing import Any
 
 import httpx
 import pytest
+from made_records import summary
 from playwright.sync_api import Browser, expect
 from servers import Service, serving
 from visits import Visit
@@ -259,13 +259,6 @@ def put(service: Service, job: Job) -> None:
 
 def put_sweep(service: Service) -> str:
     """A sweep of four runs: three ended, one of them without its target, and one pruned."""
-    summary: dict[str, Any] = {
-        "run_id": "x", "outcome": "reached", "global_batch_size": 32, "micro_batch_size": 32, "gradient_accumulation_steps": 1, "world_size": 1,
-        "steps": 40, "epochs": 3.0, "samples_seen": 1280, "training_seconds": 2.5, "evaluation_seconds": 0.1, "wall_seconds": 3.0,
-        "samples_per_second": 512.0, "target_accuracy": 0.9, "time_to_accuracy_seconds": 2.0, "steps_to_accuracy": 30, "test_accuracy": 0.93,
-        "best_test_accuracy": 0.95, "train_accuracy": None, "gradient_noise_scale": None, "parameters_sha256": None, "run_dir": "x",
-        "mlflow_run_id": None,
-    }  # fmt: skip
     sweep = SweepSubmit.model_validate({"sweep": {"recipe": "digits-small-batch", "each": {"batch.global_batch_size": [32, 64]}}})
     job = job_of_sweep(sweep, "local", Settings(cpus=2.0)).model_copy(
         update={"state": State.SUCCEEDED, "attempt": 1, "progress": {"runs": 4, "runs_over": 4, "running": {}}}
@@ -287,10 +280,9 @@ def put_sweep(service: Service) -> str:
             if number == 3:
                 ledger.add(Ending(number=3, how="pruned", test_accuracy=0.5))
                 continue
-            told = {**summary, "run_id": trial.run_id, "global_batch_size": batch, "time_to_accuracy_seconds": 2.0 - number / 4}
-            if number == 1:
-                told |= {"outcome": "missed", "time_to_accuracy_seconds": None, "steps_to_accuracy": None}
-            (run / "summary.json").write_text(json.dumps(told))
+            met = {"outcome": "missed"} if number == 1 else {"time_to_accuracy_seconds": 2.0 - number / 4, "steps_to_accuracy": 30}
+            told = summary(trial.run_id, global_batch_size=batch, steps=40, target_accuracy=0.9, best_test_accuracy=0.95, test_accuracy=0.93, **met)
+            (run / "summary.json").write_text(told.model_dump_json())
     put(service, job)
     return job.id
 

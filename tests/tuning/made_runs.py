@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from made_records import evaluation, start, summary
+
 from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.journal import Journal
-from largebatch.jobs.run.records import EndRecord, EvalRecord, Outcome, RunSummary, StartRecord
+from largebatch.jobs.run.records import EndRecord, Outcome
 from largebatch.jobs.spec.read import read_spec
 from largebatch.tuning.results.analysis.step_time import Profile, ProfilePoint
 from largebatch.tuning.results.run_result import Evaluation, RunResult
@@ -15,13 +17,6 @@ CRITICAL, MIN_SAMPLES = 500.0, 20_000.0
 STEP_S = 0.002
 RATE = 40_000.0
 TARGET = 0.9
-
-
-def summary(run_id: str, **given: Any) -> RunSummary:
-    fields = dict.fromkeys(RunSummary.model_fields)
-    numbers = {key: 1 for key in ("micro_batch_size", "gradient_accumulation_steps", "world_size", "steps", "samples_seen", "global_batch_size")}
-    times = {key: 1.0 for key in ("epochs", "training_seconds", "evaluation_seconds", "wall_seconds")}
-    return RunSummary.model_validate({**fields, **numbers, **times, "run_id": run_id, "outcome": Outcome.REACHED, "run_dir": run_id, **given})
 
 
 def made_run(batch: int, seed: int = 0, factor: float = 1.0, *, reaches: bool = True, **changed: Any) -> RunResult:
@@ -51,13 +46,9 @@ def made_folder(folder: Path, batch: int, seed: int = 0) -> Path:
     run_dir = run_folder.create(folder, result.summary.run_id)
     spec = read_spec("digits-small-batch", [f"batch.global_batch_size={min(batch, 1437)}", f"seed={seed}", "optimizer.momentum=0.9"])
     with Journal(run_dir) as journal:
-        journal.write(StartRecord(at_s=batch + seed / 1000, step=0, training_seconds=0.0, world_size=1, device="cpu"))
+        journal.write(start(at_s=batch + seed / 1000))
         for at in result.evaluations:
-            record = EvalRecord(
-                step=at.step, epoch=1.0, samples_seen=at.samples, test_accuracy=at.test_accuracy, test_loss=1.0,
-                training_seconds=at.training_seconds, evaluation_seconds=0.1,
-            )  # fmt: skip
-            journal.write(record)
+            journal.write(evaluation(at.step, at.training_seconds, samples_seen=at.samples, test_accuracy=at.test_accuracy))
         journal.write(EndRecord(summary=result.summary))
     run_folder.write_text(run_dir / run_folder.SPEC, spec.model_dump_json())
     run_folder.write_text(run_dir / run_folder.ENVIRONMENT, json.dumps({"device": "cpu (test)"}))

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from made_runs import summary
+from made_records import summary
 
 from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.records import Outcome

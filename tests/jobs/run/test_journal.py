@@ -5,61 +5,11 @@ import math
 from pathlib import Path
 
 import pytest
+from made_records import evaluation, start, step, summary
 from pydantic import ValidationError
 
 from largebatch.jobs.run.journal import Journal, current, evaluations, parse_line, read_records, steps
-from largebatch.jobs.run.records import EndRecord, EvalRecord, NoticeRecord, Outcome, Record, RunSummary, StartRecord, StepRecord
-
-
-def start(step: int) -> StartRecord:
-    return StartRecord(at_s=1e9 + step, step=step, training_seconds=float(step), world_size=1, device="cpu")
-
-
-def step(number: int, loss: float = 1.0) -> StepRecord:
-    return StepRecord(
-        step=number,
-        epoch=number / 4,
-        samples_seen=8 * number,
-        global_batch_size=8,
-        loss=loss,
-        learning_rate=0.1,
-        gradient_norm=2.0,
-        training_seconds=number / 10,
-    )
-
-
-def evaluation(number: int) -> EvalRecord:
-    return EvalRecord(
-        step=number, epoch=1.0, samples_seen=8 * number, test_accuracy=0.5, test_loss=1.5, training_seconds=number / 10, evaluation_seconds=0.1
-    )
-
-
-def summary() -> RunSummary:
-    return RunSummary(
-        run_id="run",
-        outcome=Outcome.MISSED,
-        global_batch_size=8,
-        micro_batch_size=8,
-        gradient_accumulation_steps=1,
-        world_size=1,
-        steps=2,
-        epochs=0.5,
-        samples_seen=16,
-        training_seconds=0.2,
-        evaluation_seconds=0.1,
-        wall_seconds=1.0,
-        samples_per_second=80.0,
-        target_accuracy=0.9,
-        time_to_accuracy_seconds=None,
-        steps_to_accuracy=None,
-        test_accuracy=0.5,
-        best_test_accuracy=0.5,
-        train_accuracy=0.5,
-        gradient_noise_scale=None,
-        parameters_sha256="0" * 64,
-        run_dir="runs/run",
-        mlflow_run_id=None,
-    )
+from largebatch.jobs.run.records import EndRecord, NoticeRecord, Record, StartRecord
 
 
 def test_every_kind_of_record_comes_back_as_it_was(tmp_path: Path) -> None:
@@ -87,7 +37,7 @@ def test_numbers_come_back_to_the_last_bit(tmp_path: Path) -> None:
     losses = [0.1, 1 / 3, 5e-324, 1.7976931348623157e308, math.pi, 1e16 + 2]
     with Journal(tmp_path) as journal:
         for number, loss in enumerate(losses, start=1):
-            journal.write(step(number, loss))
+            journal.write(step(number, loss=loss))
     assert [record.loss for record in steps(read_records(tmp_path))] == losses
 
 

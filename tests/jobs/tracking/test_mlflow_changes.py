@@ -20,26 +20,6 @@ from largebatch.jobs.tracking.mlflow_store import DeletedError, sqlite_database,
 from largebatch.jobs.tracking.params import as_resumed
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """An SQLite store of its own, made once: making its tables takes MLflow seconds."""
-    return sqlite_uri(tmp_path_factory.mktemp("50% off? a#b") / "mlflow.db")
-
-
-@pytest.fixture(scope="module")
-def client(store: str) -> Any:
-    """What reads the results back: MLflow's own client."""
-    import mlflow
-
-    return mlflow.MlflowClient(tracking_uri=store)
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """MLflow makes folders of its own in the current one; they belong to the test."""
-    monkeypatch.chdir(tmp_path)
-
-
 def document(store: str, experiment: str, **parts: Any) -> dict[str, Any]:
     return small_runs.document(**parts, tracking={"mlflow_uri": store, "experiment": experiment, "system_metrics": False})
 

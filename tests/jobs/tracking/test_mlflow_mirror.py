@@ -39,22 +39,6 @@ STEP_METRICS = {"loss", "learning_rate", "gradient_norm", "global_batch_size", "
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """An SQLite store of its own, made once: making its tables takes MLflow seconds."""
-    return f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
-
-
-@pytest.fixture(scope="module")
-def client(store: str) -> Any:
-    """What reads the results back: MLflow's own client."""
-    import mlflow
-
-    found = mlflow.MlflowClient(tracking_uri=store)
-    found.create_experiment("largebatch", artifact_location=(Path(store.removeprefix("sqlite:///")).parent / "artifacts").as_uri())
-    return found
-
-
-@pytest.fixture(scope="module")
 def server(store: str, client: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real MLflow server on the same store."""
     port, folder = free_port(), tmp_path_factory.mktemp("server")
@@ -121,12 +105,6 @@ class Door:
                     if not content:
                         return
                     (far if ready is near else near).sendall(content)
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """MLflow makes folders of its own in the current one; they belong to the test."""
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
@@ -481,38 +459,14 @@ def mirror_has_ended(run_dir: Path) -> bool:
         return False
 
 
-SLOW_SAMPLES = """
-import time
-
-import torch
-
-
-class Slow(torch.utils.data.Dataset):
-    num_classes = 4
-
-    def __len__(self):
-        return 64
-
-    def __getitem__(self, index):
-        time.sleep(0.002)  # leaves the cores to the mirror, which runs only when one is idle
-        return torch.full((1, 4, 4), float(index % 4)), index % 4
-
-
-def build():
-    return Slow(), Slow()
-"""
-
-
-def test_when_the_trainer_is_killed_the_mirror_says_so_and_ends(tmp_path: Path, client: Any, store: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "slow_samples.py").write_text(SLOW_SAMPLES)
-    monkeypatch.syspath_prepend(tmp_path)
-    given = document(store, dataset={"entry_point": "slow_samples:build"}, stop={"steps": 10_000}, checkpoint={"every_steps": 10})
-    given["evaluation"] = {"every_epochs": 1000.0}
+def test_when_the_trainer_is_killed_the_mirror_says_so_and_ends(tmp_path: Path, client: Any, store: str) -> None:
+    # Slow: it leaves the cores to the mirror, which runs only when one is idle.
+    own = {"dataset": {"name": "digits"}, "model": {"entry_point": "slow:build", "arguments": {"until": str(tmp_path / "quick"), "width": 4}}}
+    given = document(store, **own, stop={"steps": 10_000}, checkpoint={"every_steps": 10}, evaluation={"every_epochs": 1000.0})
     (tmp_path / "spec.json").write_text(json.dumps(given))
-    trainer = subprocess.Popen(
-        [sys.executable, "-m", "largebatch.jobs", str(tmp_path / "spec.json"), "--device", "cpu", "--output-dir", str(tmp_path / "runs")],
-        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests/jobs/launch'}", "OMP_NUM_THREADS": "1"}
+    words = [sys.executable, "-m", "largebatch.jobs", tmp_path / "spec.json", "--device", "cpu", "--output-dir", tmp_path / "runs"]
+    trainer = subprocess.Popen(words, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         patience = time.monotonic() + 100
         while not (found := list((tmp_path / "runs").glob("*/mlflow.json"))) or MirrorState.read(found[0].parent).last_step < 10:
@@ -529,6 +483,7 @@ def test_when_the_trainer_is_killed_the_mirror_says_so_and_ends(tmp_path: Path, 
     state = MirrorState.read(run_dir)
     assert client.get_run(state.run_id).info.status == "KILLED"
     assert not state.is_complete
+    (tmp_path / "quick").touch()
     done = max(record.step for record in steps(read_records(run_dir)))
     assert state.last_step == done, "the mirror's last act is to read to the journal's end"
 

@@ -6,10 +6,10 @@ import random
 import time
 from pathlib import Path
 
+import made_records
 import pytest
 
 from largebatch.jobs.run.journal import Journal
-from largebatch.jobs.run.records import StepRecord
 from largebatch.service.api.live import Watcher
 from largebatch.service.db.store import Store
 from largebatch.service.job import Job, Kind, State
@@ -17,12 +17,6 @@ from largebatch.service.present.curves import read_series
 from largebatch.service.queue.run_folders import RunFolders
 
 JOB = Job(id="a", kind=Kind.RUN, owner="ann", name="a", recipe=None, cpus=1.0, gpus=0, created_at_s=0.0, state=State.RUNNING, attempt=1)
-
-
-def record(step: int) -> StepRecord:
-    return StepRecord(
-        step=step, epoch=1.0, samples_seen=step, global_batch_size=1, loss=1.0, learning_rate=0.1, gradient_norm=1.0, training_seconds=1.0
-    )
 
 
 async def heard(watcher: Watcher, after: int = 0) -> list[int]:
@@ -67,7 +61,7 @@ def test_each_record_once_and_in_order(sqlite_store: Store, tmp_path: Path, seed
         listeners = [asyncio.create_task(comers[number % 3]()) for number in range(30)]
         with Journal(tmp_path / "a") as journal:
             for step in range(1, steps + 1):
-                journal.write(record(step))
+                journal.write(made_records.step(step))
                 if draw.random() < 0.3:
                     await asyncio.sleep(0.003)
         await asyncio.to_thread(sqlite_store.move, JOB, State.SUCCEEDED)
@@ -127,13 +121,13 @@ def test_one_question_for_all_listeners_and_none_for_their_records(sqlite_store:
         listeners = [asyncio.create_task(listens(shown)) for shown in [*["one"] * 10, *["other"] * 10, ""]]
         with Journal(tmp_path / "a") as journal:
             for step in range(100):
-                journal.write(record(step))
+                journal.write(made_records.step(step))
                 await asyncio.sleep(0.005)
         ended.add("one")
         await asyncio.wait_for(asyncio.gather(*listeners[:10]), 10)
         after_end = told["one"]
         with Journal(tmp_path / "a") as journal:
-            journal.write(record(101))
+            journal.write(made_records.step(101))
         await asyncio.sleep(0.3)
         assert told["one"] == after_end
         assert told["other"] > after_end, "they heard more"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import made_records
 import pytest
 from buckets import new_bucket
 from launch_runs import S3_ENVIRONMENT, Head
@@ -17,7 +18,6 @@ from servers import serving
 
 from largebatch.jobs.errors import InputError, StorageError
 from largebatch.jobs.run.journal import Journal
-from largebatch.jobs.run.records import StepRecord
 from largebatch.jobs.run.run_folder import CHECKPOINTS, JOURNAL, SUMMARY
 from largebatch.jobs.run.storage import Storage
 from largebatch.jobs.run.stored_run import StoredRun
@@ -38,12 +38,6 @@ STEPS = 150
 def bucket() -> Iterator[str]:
     with new_bucket() as made:
         yield made
-
-
-def record(step: int) -> StepRecord:
-    return StepRecord(
-        step=step, epoch=1.0, samples_seen=step, global_batch_size=1, loss=1.0, learning_rate=0.1, gradient_norm=1.0, training_seconds=1.0
-    )
 
 
 def test_where_runs_may_be_kept() -> None:
@@ -69,7 +63,7 @@ def test_a_copy_grows_with_its_run(bucket: str, tmp_path: Path) -> None:
     copies._storage.pieces = lambda name, start, end: (asked.append((start, end)), pieces(name, start, end))[1]  # type: ignore[method-assign]
     for step in (1, 2):
         with Journal(run_dir) as journal:
-            journal.write(record(step))
+            journal.write(made_records.step(step))
         saved = run_dir / CHECKPOINTS / f"step-{step:08}.{'0' * 32}.pt"
         saved.write_bytes(b"weights")
         kept.push()
@@ -135,7 +129,7 @@ def test_live_events_of_a_stored_run(bucket: str, tmp_path: Path) -> None:
         listener = asyncio.create_task(listens())
         with StoredRun(Storage(f"{bucket}/live"), run_dir, push_every_s=0.1) as kept, Journal(run_dir) as journal:
             for step in range(1, STEPS + 1):
-                journal.write(record(step))
+                journal.write(made_records.step(step))
                 await asyncio.sleep(0.01)
             while_running = told.count(b"event: step")
             await asyncio.to_thread(kept.push)

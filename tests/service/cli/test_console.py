@@ -5,11 +5,12 @@ import re
 from pathlib import Path
 from typing import Any
 
+import made_records
 import pytest
 from rich.console import Console
 
 from largebatch.jobs.plan.make import Facts, make_plan
-from largebatch.jobs.run.records import EvalRecord, StartRecord, StepRecord
+from largebatch.jobs.run.records import StepRecord
 from largebatch.jobs.spec.read import read_spec
 from largebatch.service.cli import console
 from largebatch.service.cli.console import TrainingView
@@ -20,14 +21,11 @@ PLAN = make_plan(read_spec("digits-lamb", ["batch.global_batch_size=100", "stop.
 
 def step(number: int) -> StepRecord:
     """One of a hundred steps at two seconds each: 50 samples a second."""
-    return StepRecord(
-        step=number, epoch=number / 10, samples_seen=100 * number, global_batch_size=100, loss=0.5, learning_rate=0.01, gradient_norm=1.0,
-        training_seconds=2.0 * number,
-    )  # fmt: skip
+    return made_records.step(number, 2.0 * number, 100, epoch=number / 10, loss=0.5, learning_rate=0.01)
 
 
-START = StartRecord(at_s=0.0, step=0, training_seconds=0.0, world_size=1, device="cpu", num_train_samples=1000, num_test_samples=250, num_classes=10)
-EVALUATION = EvalRecord(step=10, epoch=1.0, samples_seen=1000, test_accuracy=0.8125, test_loss=0.5, training_seconds=20.0, evaluation_seconds=0.5)
+START = made_records.start(num_train_samples=1000, num_test_samples=250, num_classes=10)
+EVALUATION = made_records.evaluation(10, 20.0, 100, test_accuracy=0.8125)
 
 
 def view(is_terminal: bool, width: int = 150) -> tuple[TrainingView, io.StringIO]:

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_records import evaluation, start, step
 
 from largebatch.jobs.run.journal import Journal
-from largebatch.jobs.run.records import EvalRecord, NoticeRecord, StartRecord, StepRecord
+from largebatch.jobs.run.records import NoticeRecord
 from largebatch.jobs.run.run_folder import JOURNAL
 from largebatch.service.present.curves import Thinned, read_series
 
@@ -24,23 +25,6 @@ def test_what_is_kept_follows_from_the_number_alone(most: int) -> None:
     assert series.count == 5 * most + 6
 
 
-def step(number: int, seconds: float, rate: float = 0.1, estimate: tuple[float, float] | None = None) -> StepRecord:
-    trace, norm = estimate or (None, None)
-    return StepRecord(
-        step=number, epoch=number / 10, samples_seen=32 * number, global_batch_size=32, loss=1 / number, learning_rate=rate, gradient_norm=1.0,
-        covariance_trace=trace, gradient_norm_squared=norm, training_seconds=seconds,
-    )  # fmt: skip
-
-
-def evaluation(number: int, seconds: float) -> EvalRecord:
-    return EvalRecord(step=number, epoch=number / 10, samples_seen=32 * number, test_accuracy=0.5, test_loss=1.0, training_seconds=seconds,
-                      evaluation_seconds=0.1)  # fmt: skip
-
-
-def start(number: int, seconds: float, workers: int) -> StartRecord:
-    return StartRecord(at_s=0.0, step=number, training_seconds=seconds, world_size=workers, device="cpu")
-
-
 def write_broken_run(folder: Path, draw: random.Random) -> list[tuple[int, float]]:
     """A run that is killed and resumed at random. Returns (workers, seconds) of each step that stands: what it took."""
     standing: list[tuple[int, float]] = []
@@ -49,14 +33,16 @@ def write_broken_run(folder: Path, draw: random.Random) -> list[tuple[int, float
             resumed = draw.randint(max(0, len(standing) - 30), len(standing))
             del standing[resumed:]
             workers, now = draw.randint(1, 4), sum(seconds for _, seconds in standing)
-            journal.write(start(resumed, now, workers))
+            journal.write(start(resumed, now, world_size=workers))
             for _ in range(draw.randint(5, 80)):
                 standing.append((workers, draw.choice([0.25, 0.5, 0.75])))  # sums of these are exact
                 now += standing[-1][1]
                 number = len(standing)
-                journal.write(step(number, now, draw.random(), (draw.random(), draw.random() - 0.2) if number % 3 == 0 else None))
+                rate = draw.random()
+                noise = {"covariance_trace": draw.random(), "gradient_norm_squared": draw.random() - 0.2} if number % 3 == 0 else {}
+                journal.write(step(number, now, 32, learning_rate=rate, loss=1 / number, **noise))
                 if number % 7 == 0:
-                    journal.write(evaluation(number, now))
+                    journal.write(evaluation(number, now, 32))
                     journal.write(NoticeRecord(step=number, text=f"at {number}"))
     with (folder / JOURNAL).open("ab") as file:
         file.write(b'{"kind":"step","step":')  # cut short by a kill

@@ -4,20 +4,16 @@ import json
 from pathlib import Path
 
 import pytest
+from made_records import evaluation, step, summary
 
 from largebatch.jobs.run.journal import Journal
-from largebatch.jobs.run.records import EvalRecord, Outcome, RunSummary, StepRecord
+from largebatch.jobs.run.records import Outcome
 from largebatch.service.api.live import read_events
 from largebatch.service.job import Job, Kind
 from largebatch.service.present.progress import read_progress, read_trials
 from largebatch.tuning.sweep.ledger import LEDGER, Ending, Ledger, Trial
 
-SUMMARY = RunSummary(
-    run_id="x", outcome="reached", global_batch_size=32, micro_batch_size=32, gradient_accumulation_steps=1, world_size=1, steps=40, epochs=3.0,
-    samples_seen=1280, training_seconds=2.5, evaluation_seconds=0.1, wall_seconds=3.0, samples_per_second=512.0, target_accuracy=0.9,
-    time_to_accuracy_seconds=2.0, steps_to_accuracy=30, test_accuracy=0.93, best_test_accuracy=0.95, train_accuracy=None, gradient_noise_scale=None,
-    parameters_sha256=None, run_dir="/secret", mlflow_run_id=None,
-)  # fmt: skip
+SUMMARY = summary(steps=40, time_to_accuracy_seconds=2.0, best_test_accuracy=0.95, run_dir="/secret")
 
 
 @pytest.fixture
@@ -31,13 +27,8 @@ def folder(tmp_path: Path) -> Path:
     for number in range(4):
         (tmp_path / f"run-{number}").mkdir()
         with Journal(tmp_path / f"run-{number}") as journal:
-            step = StepRecord(
-                step=7, epoch=0.5, samples_seen=7, global_batch_size=1, loss=1.0, learning_rate=0.1, gradient_norm=1.0, training_seconds=0.7
-            )
-            journal.write(step)
-            journal.write(
-                EvalRecord(step=7, epoch=0.5, samples_seen=7, test_accuracy=0.25, test_loss=1.0, training_seconds=0.7, evaluation_seconds=0.1)
-            )
+            journal.write(step(7, 0.7, epoch=0.5))
+            journal.write(evaluation(7, 0.7, epoch=0.5, test_accuracy=0.25))
     (tmp_path / "run-0" / "summary.json").write_text(SUMMARY.model_dump_json())
     (tmp_path / "run-1" / "summary.json").write_text(SUMMARY.model_copy(update={"outcome": Outcome.STOPPED}).model_dump_json())
     return tmp_path

@@ -8,10 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from made_records import summary
 from made_runs import made_profile, made_run
 
 from largebatch.jobs.errors import StorageError
-from largebatch.jobs.run.records import Outcome, RunSummary
+from largebatch.jobs.run.records import Outcome
 from largebatch.tuning.measure.lines import line_conditions
 from largebatch.tuning.report.batch_figures import accuracy_of_batch, frontiers, profile_charts, steps_and_samples, time_to_target
 from largebatch.tuning.report.charts import ARROW, Chart, Series
@@ -23,13 +24,9 @@ from largebatch.tuning.results.run_result import Evaluation, RunResult
 
 
 def result(name: str, curve: tuple[tuple[float, float], ...], target: float | None = None, device: str = "cpu") -> RunResult:
-    fields = dict.fromkeys(RunSummary.model_fields)
-    numbers = {key: 1 for key in ("micro_batch_size", "gradient_accumulation_steps", "world_size", "steps", "samples_seen")}
-    times = {key: 1.0 for key in ("epochs", "training_seconds", "evaluation_seconds", "wall_seconds")}
-    given = {"run_id": name, "outcome": Outcome.COMPLETED, "run_dir": name, "global_batch_size": 4096, "target_accuracy": target}
     points = tuple(Evaluation(step, 4096 * step, seconds, accuracy) for step, (seconds, accuracy) in enumerate(curve, start=1))
-    summary = RunSummary.model_validate({**fields, **numbers, **times, **given})
-    return RunResult(name, summary, points, "mnist", "mlp", "lars", 0.9, 0.1, 3, device, ())
+    made = summary(name, outcome=Outcome.COMPLETED, global_batch_size=4096, target_accuracy=target)
+    return RunResult(name, made, points, "mnist", "mlp", "lars", 0.9, 0.1, 3, device, ())
 
 
 RESULTS = [result("first", ((1.0, 0.5), (2.0, 0.75)), target=0.7), result("second", ((1.0, 0.25),)), result("third", ())]

@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import pytest
+from made_records import evaluation, start, summary
 
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.journal import Journal
-from largebatch.jobs.run.records import EvalRecord, Outcome, RunSummary, StartRecord
+from largebatch.jobs.run.records import Outcome
 from largebatch.jobs.spec.read import read_spec
 from largebatch.tuning.results.analysis.settings import settings_of
 from largebatch.tuning.results.collect import collect
@@ -18,27 +19,16 @@ CURVE = ((1.5, 0.4), (3.0, 0.8), (4.5, 0.9))
 def write_run(folder: Path, name: str, *overrides: str) -> Path:
     """A run's folder as a job leaves it, with a resume that supersedes one evaluation."""
     run_dir = run_folder.create(folder, name)
-    start = StartRecord(at_s=0.0, step=0, training_seconds=0.0, world_size=1, device="cpu")
     with Journal(run_dir) as journal:
-        journal.write(start)
+        journal.write(start())
         for step, (seconds, accuracy) in enumerate([*CURVE[:2], (4.0, 0.1)], start=1):
-            journal.write(evaluation(step, seconds, accuracy))
-        journal.write(start.model_copy(update={"step": 2}))
-        journal.write(evaluation(3, *CURVE[2]))
-    fields = dict.fromkeys(RunSummary.model_fields)
-    numbers = {key: 3 for key in ("global_batch_size", "micro_batch_size", "gradient_accumulation_steps", "world_size", "steps", "samples_seen")}
-    times = {key: 4.5 for key in ("epochs", "training_seconds", "evaluation_seconds", "wall_seconds")}
-    summary = RunSummary.model_validate({**fields, **numbers, **times, "run_id": name, "outcome": Outcome.MISSED, "run_dir": str(run_dir)})
-    run_folder.write_text(run_dir / run_folder.SUMMARY, summary.model_dump_json())
+            journal.write(evaluation(step, seconds, test_accuracy=accuracy))
+        journal.write(start(2))
+        journal.write(evaluation(3, CURVE[2][0], test_accuracy=CURVE[2][1]))
+    run_folder.write_text(run_dir / run_folder.SUMMARY, summary(name, outcome=Outcome.MISSED, world_size=3).model_dump_json())
     run_folder.write_text(run_dir / run_folder.SPEC, read_spec("digits-lamb", [f"name={name}", "seed=7", *overrides]).model_dump_json())
     run_folder.write_text(run_dir / run_folder.ENVIRONMENT, '{"device": "cpu (test)"}')
     return run_dir
-
-
-def evaluation(step: int, seconds: float, accuracy: float) -> EvalRecord:
-    return EvalRecord(
-        step=step, epoch=step, samples_seen=step, test_accuracy=accuracy, test_loss=1.0, training_seconds=seconds, evaluation_seconds=0.1
-    )
 
 
 def test_in_the_order_given(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_runs import summary
+from made_records import summary
 from made_sweeps import BASE, RATES, begin, finish, sweep, work
 
 from largebatch.jobs.run.records import Outcome
