@@ -1,5 +1,8 @@
 """Small training runs in this process: a spec's document, the job that is made of it, the run, and what it left in its folder."""
 
+import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -82,3 +85,12 @@ def notices(run_dir: Path) -> list[str]:
     """All but that other tests kept the machine busy."""
     texts = [record.text for record in read_records(run_dir) if isinstance(record, NoticeRecord)]
     return [text for text in texts if not text.startswith("The machine was busy")]
+
+
+def wait_for(is_so: Callable[[], object], seconds: float, process: "subprocess.Popen[Any] | None" = None) -> None:
+    """Until something is so. Raises: AssertionError if it takes too long, or if a process ends that must live meanwhile."""
+    ends_at = time.monotonic() + seconds
+    while not is_so():
+        assert process is None or process.poll() is None, "its process has ended"
+        assert time.monotonic() < ends_at, "it took too long"
+        time.sleep(0.05)

@@ -7,11 +7,12 @@ import json
 import shutil
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
+
+from small_runs import wait_for
 
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
 """The key under which WebDriver names an element."""
@@ -85,11 +86,8 @@ def firefox(profile: Path) -> Iterator[Firefox]:
     with (profile / "log").open("wb") as log:
         process = subprocess.Popen([path, "--headless", "--no-remote", "--marionette", "--profile", profile, "about:blank"], stdout=log, stderr=log)
     try:
-        said, ends_at = profile / "MarionetteActivePort", time.monotonic() + START_S
-        while not (said.is_file() and said.read_text().strip()):
-            assert process.poll() is None, (profile / "log").read_text()[-2000:]
-            assert time.monotonic() < ends_at
-            time.sleep(0.05)
+        said = profile / "MarionetteActivePort"
+        wait_for(lambda: said.is_file() and said.read_text().strip(), START_S, process)
         with closing(Firefox(int(said.read_text()))) as browser:
             yield browser
     finally:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from launch_runs import wait_for
 from production_layout import PATIENCE_S, Layout, laid_out, pids, with_redis
 from servers import postgres
+from small_runs import wait_for
 from test_production import ADMIN, HEAD, MIGRATE, RUN, SERVE, WORKER, answers, asked, is_over, make_databases, overlay, submit
 
 from largebatch.jobs.run.checkpoints import list_checkpoints

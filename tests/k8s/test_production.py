@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 from build import built, documents
-from launch_runs import wait_for
 from production_layout import PATIENCE_S, ROOT, Layout, Process, containers, laid_out
 from servers import NO_TLS, Postgres, postgres
+from small_runs import wait_for
 
 from largebatch.jobs.run.journal import read_records
 from largebatch.jobs.run.records import EndRecord, StepRecord

@@ -14,9 +14,8 @@ from typing import Any
 
 import httpx
 import pytest
-from launch_runs import wait_for
 from servers import NO_TLS, ROOT, Postgres, Service, new_token, postgres, serving, upgraded
-from small_runs import steps
+from small_runs import steps, wait_for
 
 from largebatch.service.client import Client
 

@@ -19,7 +19,7 @@ import slow
 import small_runs
 from ports import free_port
 from ray.util.state import list_nodes
-from small_runs import distance, notices, parameters, same, starts, steps
+from small_runs import distance, notices, parameters, same, starts, steps, wait_for
 
 from largebatch.jobs.launch.on_ray.train import train_on_ray
 from largebatch.jobs.launch.options import TrainOptions, Workers
@@ -28,7 +28,7 @@ from largebatch.jobs.run.records import Record, RunSummary, StepRecord
 from largebatch.jobs.spec.read import build_spec
 
 STEPS = 60
-__all__ = ["distance", "notices", "parameters", "same", "starts", "steps"]
+__all__ = ["distance", "notices", "parameters", "same", "starts", "steps", "wait_for"]
 """What those who use this module look for beside it."""
 
 
@@ -113,14 +113,6 @@ def kill_a_worker(folder: Path, number: signal.Signals = signal.SIGKILL) -> None
     """
     newest = max(folder.glob(f"{slow.WORKER}*"), key=lambda file: file.stat().st_mtime_ns)  # the numbers of processes begin again now and then
     os.kill(int(newest.name.removeprefix(slow.WORKER)), number)
-
-
-def wait_for(is_so: Callable[[], bool], seconds: float) -> None:
-    """Until something is so. Raises: AssertionError if it takes too long."""
-    ends_at = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < ends_at, "it took too long"
-        time.sleep(0.1)
 
 
 def descendants(pid: int) -> set[int]:

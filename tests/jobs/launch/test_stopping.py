@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -137,11 +136,7 @@ def test_a_driver_that_is_killed_is_started_again(head: Head, undisturbed: Path,
     )
     try:
         journal = tmp_path / "run" / "records.jsonl"
-        ends_at = time.monotonic() + 90
-        while not journal.exists() or '"step":11,' not in journal.read_text():
-            assert supervisor.poll() is None
-            assert time.monotonic() < ends_at
-            time.sleep(0.05)
+        runs.wait_for(lambda: journal.exists() and '"step":11,' in journal.read_text(), 90, supervisor)
         (driver,) = [pid for pid in _children(supervisor.pid) if b"largebatch.jobs" in Path(f"/proc/{pid}/cmdline").read_bytes()]
         os.kill(driver, signal.SIGKILL)
         (tmp_path / "acted").touch()

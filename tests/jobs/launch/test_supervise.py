@@ -4,10 +4,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-SUPERVISE = Path(__file__).parents[3] / "jobs" / "launch" / "supervise.py"
+from small_runs import ROOT, wait_for
+
+SUPERVISE = ROOT / "jobs" / "launch" / "supervise.py"
 
 
 def supervised(folder: Path, code: str, *arguments: str) -> "subprocess.Popen[str]":
@@ -45,10 +46,7 @@ pathlib.Path("up").write_text("")
 time.sleep(60)
 """
     process = supervised(tmp_path, code)
-    ends_at = time.monotonic() + 30
-    while not (tmp_path / "up").exists():
-        assert time.monotonic() < ends_at
-        time.sleep(0.05)
+    wait_for((tmp_path / "up").exists, 30)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=30)
     assert process.returncode == 4

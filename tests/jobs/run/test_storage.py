@@ -5,11 +5,11 @@ Here the storage is a folder; tests/jobs/launch/test_storage.py goes to a real s
 
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from small_runs import wait_for
 
 from largebatch.jobs.errors import InputError, StorageError
 from largebatch.jobs.launch.options import TrainOptions
@@ -46,13 +46,6 @@ def run_dir(tmp_path: Path) -> Path:
     return run_dir
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    ends_at = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < ends_at
-        time.sleep(0.01)
-
-
 def test_an_address_that_no_file_system_knows() -> None:
     with pytest.raises(InputError, match="cannot be used as storage"):
         Storage("gopher://bucket/runs")
@@ -61,10 +54,10 @@ def test_an_address_that_no_file_system_knows() -> None:
 def test_storage_that_refuses_for_a_while_costs_nothing(storage: Unreliable, run_dir: Path) -> None:
     storage.refuses, notices = True, list[str]()
     with StoredRun(storage, run_dir, notices.append, push_every_s=0.05):
-        wait_for(lambda: bool(notices))
+        wait_for(lambda: notices, 20)
         time.sleep(0.3)
         storage.refuses = False
-        wait_for(lambda: len(notices) == 2)
+        wait_for(lambda: len(notices) == 2, 20)
         (run_dir / "records.jsonl").write_text("one\ntwo\n")
     assert "cannot be written" in notices[0]
     assert "answers again" in notices[1]

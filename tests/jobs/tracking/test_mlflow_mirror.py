@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import small_runs
 from ports import free_port
-from small_runs import ROOT
+from small_runs import ROOT, wait_for
 
 from largebatch.jobs.errors import FaultError, InputError
 from largebatch.jobs.launch.local import train_locally
@@ -468,18 +468,12 @@ def test_when_the_trainer_is_killed_the_mirror_says_so_and_ends(tmp_path: Path, 
     words = [sys.executable, "-m", "largebatch.jobs", tmp_path / "spec.json", "--device", "cpu", "--output-dir", tmp_path / "runs"]
     trainer = subprocess.Popen(words, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        patience = time.monotonic() + 100
-        while not (found := list((tmp_path / "runs").glob("*/mlflow.json"))) or MirrorState.read(found[0].parent).last_step < 10:
-            assert trainer.poll() is None
-            assert time.monotonic() < patience, "the mirror sent nothing"
-            time.sleep(0.05)
+        wait_for(lambda: [file for file in tmp_path.glob("runs/*/mlflow.json") if MirrorState.read(file.parent).last_step >= 10], 100, trainer)
     finally:
         trainer.kill()
         trainer.wait()
-    run_dir = found[0].parent
-    while not mirror_has_ended(run_dir):
-        assert time.monotonic() < patience, "the mirror goes on without its run"
-        time.sleep(0.05)
+    (run_dir,) = (tmp_path / "runs").iterdir()
+    wait_for(lambda: mirror_has_ended(run_dir), 100)
     state = MirrorState.read(run_dir)
     assert client.get_run(state.run_id).info.status == "KILLED"
     assert not state.is_complete
@@ -626,10 +620,7 @@ def test_the_machine_of_the_mirror_is_watched_while_the_run_trains(store: str, c
     watch = mirror.machine_watch
     mirror.watch_machine()
     assert mirror.machine_watch is watch, "one is enough"
-    ends_at = time.monotonic() + 30
-    while not measured():
-        assert time.monotonic() < ends_at
-        time.sleep(0.1)
+    wait_for(measured, 30)
     mirror.mark_killed()
     watch.join(30)
     assert not watch.is_alive(), "it ends when MLflow's run does"

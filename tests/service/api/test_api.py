@@ -1,7 +1,6 @@
 """The REST interface of a real service, with real training runs."""
 
 import json
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,9 +10,8 @@ import httpx
 import httpx_sse
 import psutil
 import pytest
-from launch_runs import wait_for
 from servers import Service, serving
-from small_runs import steps
+from small_runs import steps, wait_for
 
 from largebatch.service.client import Client, RemoteError
 
@@ -150,10 +148,8 @@ def test_a_killed_run_recovers(service: Service, http: httpx.Client) -> None:
     wait_for(lambda: checkpoints.exists() and bool(list(checkpoints.iterdir())), 60)
     (trainer,) = [process for process in psutil.process_iter(["cmdline"]) if {"largebatch.jobs", job_id} <= set(process.info["cmdline"] or ())]
     trainer.kill()
-    ends_at = time.monotonic() + 60
-    while (job := http.get(f"/v1/runs/{job_id}").json())["attempt"] < 2 or job["state"] != "running":
-        assert time.monotonic() < ends_at, job
-        time.sleep(0.1)
+    wait_for(lambda: http.get(f"/v1/runs/{job_id}").json()["attempt"] >= 2, 60)
+    job = service.wait(job_id, "running", seconds=60)
     assert job["failures"] == 1
     assert "signal 9" in job["reason"]
     http.post(f"/v1/runs/{job_id}/cancel")

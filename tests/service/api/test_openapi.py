@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from launch_runs import wait_for
 from servers import Service, new_token, serving
+from small_runs import wait_for
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ from typing import Any
 
 import httpx
 import pytest
-from launch_runs import wait_for
 from servers import LARGEBATCH, ROOT, Service, new_token, serving
+from small_runs import wait_for
 
 IDLE = {"recipe": "digits-small-batch", "deadline_s": 0.001}
 SECRET = "hidden-7"

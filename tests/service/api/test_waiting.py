@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from launch_runs import wait_for
+from small_runs import wait_for
 
 from largebatch.jobs.errors import FaultError, InputError, SpecError
 from largebatch.service.api.analysis_worker import AnalysisWorker

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from launch_runs import wait_for
 from servers import job_pids
+from small_runs import wait_for
 
 from largebatch.service.backends import job_supervisor
 from largebatch.service.backends.base import Presence, Seen

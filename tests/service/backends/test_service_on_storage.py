@@ -15,6 +15,7 @@ import pytest
 from buckets import new_bucket
 from launch_runs import S3_ENVIRONMENT, Head
 from servers import serving
+from small_runs import wait_for
 
 from largebatch.jobs.errors import InputError, StorageError
 from largebatch.jobs.run.journal import Journal
@@ -164,10 +165,7 @@ def test_the_whole_service_on_ray_and_s3(head: Head, bucket: str, tmp_path: Path
     }  # fmt: skip
     with serving(tmp_path, *options, MLFLOW_TRACKING_URI="", **S3_ENVIRONMENT) as service, httpx.Client(base_url=service.url, timeout=60) as http:
         job_id = http.post("/v1/runs", json=asked).json()["id"]
-        ends_at = time.monotonic() + 120
-        while not http.get(f"/v1/runs/{job_id}").json()["progress"].get("step"):
-            assert time.monotonic() < ends_at, service.log[-3000:]
-            time.sleep(0.2)
+        wait_for(lambda: http.get(f"/v1/runs/{job_id}").json()["progress"].get("step"), 120)
         assert http.get(f"/v1/runs/{job_id}").json()["state"] == "running", "seen live"
         job = service.wait(job_id, "succeeded", "failed", seconds=200)
         assert (job["state"], job["outcome"]) == ("succeeded", "completed"), job

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
-from launch_runs import wait_for
+from small_runs import wait_for
 
 from largebatch.service.present.tracking import Tracking
 

@@ -111,6 +111,14 @@ def house(tmp_path: Path) -> Iterator[House]:
     made.store.engine.dispose()
 
 
+@pytest.fixture
+def running(house: House) -> House:
+    """With a job, `a`, that runs."""
+    house.submit()
+    house.passes(2)
+    return house
+
+
 def test_a_run_from_queue_to_end(house: House, tmp_path: Path) -> None:
     house.submit()
     house.passes()
@@ -138,14 +146,12 @@ def test_a_run_from_queue_to_end(house: House, tmp_path: Path) -> None:
         (None, "", State.RECOVERING, "exit code None"),
     ],
 )
-def test_how_an_attempt_ends(house: House, code: int | None, message: str, state: State, reason: str) -> None:
-    house.submit()
-    house.passes(2)
-    house.backend.end("a", code, message)
-    house.passes()
-    assert house.job().state is state
-    assert reason in str(house.job().reason)
-    assert "/secret" not in str(house.job().reason)
+def test_how_an_attempt_ends(running: House, code: int | None, message: str, state: State, reason: str) -> None:
+    running.backend.end("a", code, message)
+    running.passes()
+    assert running.job().state is state
+    assert reason in str(running.job().reason)
+    assert "/secret" not in str(running.job().reason)
 
 
 def test_failures_are_counted_and_pauses_grow(house: House) -> None:
@@ -179,15 +185,13 @@ def test_stops_from_outside_are_no_failures(house: House) -> None:
     assert house.job().failures == 0
 
 
-def test_a_backend_that_forgets_is_asked_again(house: House) -> None:
-    house.submit()
-    house.passes(2)
-    house.backend.attempts.clear()  # as Ray's head does when it restarts
-    house.passes()
-    assert house.job().state is State.RECOVERING
-    house.hurry()
-    house.passes(2)
-    assert (house.job().state, house.job().attempt) == (State.RUNNING, 2)
+def test_a_backend_that_forgets_is_asked_again(running: House) -> None:
+    running.backend.attempts.clear()  # as Ray's head does when it restarts
+    running.passes()
+    assert running.job().state is State.RECOVERING
+    running.hurry()
+    running.passes(2)
+    assert (running.job().state, running.job().attempt) == (State.RUNNING, 2)
 
 
 def test_one_that_ended_and_was_forgotten_is_not_run_again(house: House, tmp_path: Path) -> None:
@@ -201,55 +205,47 @@ def test_one_that_ended_and_was_forgotten_is_not_run_again(house: House, tmp_pat
         assert (house.job(job_id).state, house.job(job_id).outcome) == (state, outcome)
 
 
-def test_a_backend_that_is_away_changes_nothing(house: House) -> None:
-    house.submit()
-    house.passes(2)
-    house.backend.is_down = True
+def test_a_backend_that_is_away_changes_nothing(running: House) -> None:
+    running.backend.is_down = True
     for _ in range(3):
         with pytest.raises(BackendDown):
-            house.passes()
-    assert house.job().state is State.RUNNING
-    house.backend.is_down = False
-    house.passes()
-    assert (house.job().state, house.job().attempt) == (State.RUNNING, 1)
+            running.passes()
+    assert running.job().state is State.RUNNING
+    running.backend.is_down = False
+    running.passes()
+    assert (running.job().state, running.job().attempt) == (State.RUNNING, 1)
 
 
-def test_cancelling(house: House) -> None:
-    house.submit()
-    house.passes(2)
-    house.restart(urgent_after_s=0.0)
-    house.store.ask_to_cancel(house.job())
-    house.passes(2)
-    assert house.backend.stopped == [("a", False)], "asked once"
-    house.passes()
-    assert house.backend.stopped[-1] == ("a", True), "and at last not asked any more"
-    house.backend.end("a", 4)
-    house.passes()
-    assert house.job().state is State.CANCELLED
-    house.store.queue_again(house.job())
-    house.passes(2)
-    assert (house.job().state, house.job().attempt) == (State.RUNNING, 2)
+def test_cancelling(running: House) -> None:
+    running.restart(urgent_after_s=0.0)
+    running.store.ask_to_cancel(running.job())
+    running.passes(2)
+    assert running.backend.stopped == [("a", False)], "asked once"
+    running.passes()
+    assert running.backend.stopped[-1] == ("a", True), "and at last not asked any more"
+    running.backend.end("a", 4)
+    running.passes()
+    assert running.job().state is State.CANCELLED
+    running.store.queue_again(running.job())
+    running.passes(2)
+    assert (running.job().state, running.job().attempt) == (State.RUNNING, 2)
 
 
 @pytest.mark.parametrize("step_s", [1e6, -1e6])
-def test_a_clock_that_jumps_makes_no_stop_urgent(house: House, monkeypatch: pytest.MonkeyPatch, step_s: float) -> None:
-    house.submit()
-    house.passes(2)
-    house.store.ask_to_cancel(house.job())
-    house.passes()
+def test_a_clock_that_jumps_makes_no_stop_urgent(running: House, monkeypatch: pytest.MonkeyPatch, step_s: float) -> None:
+    running.store.ask_to_cancel(running.job())
+    running.passes()
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() + step_s)
-    house.passes(3)
-    assert house.backend.stopped == [("a", False)]
+    running.passes(3)
+    assert running.backend.stopped == [("a", False)]
 
 
-def test_cancelled_but_it_was_done(house: House) -> None:
-    house.submit()
-    house.passes(2)
-    house.store.ask_to_cancel(house.job())
-    house.backend.end("a", 0)
-    house.passes()
-    assert house.job().state is State.SUCCEEDED
+def test_cancelled_but_it_was_done(running: House) -> None:
+    running.store.ask_to_cancel(running.job())
+    running.backend.end("a", 0)
+    running.passes()
+    assert running.job().state is State.SUCCEEDED
 
 
 def test_cancelled_between_start_and_look(house: House) -> None:
@@ -262,27 +258,23 @@ def test_cancelled_between_start_and_look(house: House) -> None:
     assert house.backend.attempts == {}
 
 
-def test_a_stop_that_nobody_heard_is_asked_again(house: House) -> None:
-    house.submit()
-    house.passes(2)
-    house.backend.is_deaf = True  # its supervisor has not written down its number yet
-    house.store.ask_to_cancel(house.job())
-    house.passes(3)
-    assert house.backend.stopped == [("a", False)] * 3
-    assert house.job().stop_asked_at_s is None
+def test_a_stop_that_nobody_heard_is_asked_again(running: House) -> None:
+    running.backend.is_deaf = True  # its supervisor has not written down its number yet
+    running.store.ask_to_cancel(running.job())
+    running.passes(3)
+    assert running.backend.stopped == [("a", False)] * 3
+    assert running.job().stop_asked_at_s is None
 
 
-def test_cancelled_and_killed_it_does_not_come_back(house: House) -> None:
-    house.submit()
-    house.passes(2)
-    house.store.ask_to_cancel(house.job())
-    house.passes()
-    house.backend.attempts.clear()  # an urgent end leaves no exit code, nor does a head that restarts
-    house.passes()
-    assert house.job().state is State.CANCELLED
-    house.store.queue_again(house.job())
-    house.passes(2)
-    assert (house.job().state, house.job().stop_asked_at_s) == (State.RUNNING, None)
+def test_cancelled_and_killed_it_does_not_come_back(running: House) -> None:
+    running.store.ask_to_cancel(running.job())
+    running.passes()
+    running.backend.attempts.clear()  # an urgent end leaves no exit code, nor does a head that restarts
+    running.passes()
+    assert running.job().state is State.CANCELLED
+    running.store.queue_again(running.job())
+    running.passes(2)
+    assert (running.job().state, running.job().stop_asked_at_s) == (State.RUNNING, None)
 
 
 def test_one_that_cannot_start_stops_no_other(house: House) -> None:

@@ -4,12 +4,10 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[3]
+from small_runs import ROOT, wait_for
 
 
 @pytest.mark.slow
@@ -37,11 +35,7 @@ def test_a_killed_study_goes_on(tmp_path: Path) -> None:
     begun = [*study, "digits-small-batch", "--budget", "60s", "--output-dir", str(tmp_path)]
     with subprocess.Popen(begun, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
-            ends_at = time.monotonic() + 240
-            while len(list(tmp_path.glob("study-*/sweep/*/summary.json"))) < 2:
-                assert process.poll() is None
-                assert time.monotonic() < ends_at
-                time.sleep(0.05)
+            wait_for(lambda: len(list(tmp_path.glob("study-*/sweep/*/summary.json"))) >= 2, 240, process)
         finally:
             process.kill()
     (folder,) = tmp_path.glob("study-*")

@@ -19,7 +19,7 @@ import yaml
 from launch_runs import Head, starts
 from ray.util.state import list_actors
 from servers import said
-from small_runs import ROOT
+from small_runs import ROOT, wait_for
 
 import largebatch
 from largebatch.jobs.run.checkpoints import list_checkpoints
@@ -82,11 +82,7 @@ def under_way(tmp_path: Path, head: Head | None, until: str, count: int = 1, **p
     words = command(sweep_file(tmp_path, **parts), "--output-dir", tmp_path / "runs", head=head)
     sweep = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
     try:
-        ends_at = time.monotonic() + 120
-        while len(list((tmp_path / "runs").glob(f"tried-*/*/{until}"))) < count:
-            assert sweep.poll() is None
-            assert time.monotonic() < ends_at
-            time.sleep(0.05)
+        wait_for(lambda: len(list((tmp_path / "runs").glob(f"tried-*/*/{until}"))) >= count, 120, sweep)
         yield sweep
     finally:
         sweep.kill()
