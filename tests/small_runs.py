@@ -4,12 +4,15 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from largebatch.jobs.job import prepare, run_job
+from largebatch.jobs.plan.make import Facts, make_plan
+from largebatch.jobs.plan.step_plan import Slice
+from largebatch.jobs.plan.train_plan import TrainPlan
 from largebatch.jobs.prepared import Prepared
 from largebatch.jobs.resume import load_checkpoint
 from largebatch.jobs.run.checkpoints import list_checkpoints
@@ -44,6 +47,22 @@ def document(**parts: Any) -> dict[str, Any]:
 def prepared(data_dir: Path = Path("nowhere"), world_size: int | None = None, **parts: Any) -> Prepared:
     """The job of such a document, ready to run on the CPU."""
     return prepare(build_spec(document(**parts)), CPU, data_dir, world_size=world_size)
+
+
+def planned(num_samples: int, has_batch_norm: bool = False, **parts: Any) -> TrainPlan:
+    """The plan of such a document, which says its micro-batch, for so many samples; no model and no data are asked."""
+    spec = build_spec(document(**parts))
+    return make_plan(spec, Facts(num_samples, has_batch_norm, int(spec.batch.micro_batch_size)))
+
+
+class InOrder(NamedTuple):
+    """Samples in a fixed order, so that nothing of the code under test decides what is compared."""
+
+    inputs: Tensor
+    labels: Tensor
+
+    def read(self, samples: Slice) -> tuple[Tensor, Tensor]:
+        return self.inputs[samples.start : samples.stop].clone(), self.labels[samples.start : samples.stop]
 
 
 def trained(job: Prepared, run_dir: Path, listener: Listener | None = None, *, resumes: bool = False) -> RunSummary:

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from small_runs import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 LINKS = ("jobs", "tuning", "service", "recipes")
 NO_CACHES = shutil.ignore_patterns("__pycache__", "*.pyc")
 HERS = {

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_runs import document
 
 import largebatch
 from largebatch.jobs.errors import InputError, SpecError
@@ -15,17 +16,7 @@ from largebatch.jobs.spec.read import build_spec
 
 def small_document(**parts: Any) -> dict[str, Any]:
     """A spec as plain data that trains on the digits in a second; `parts` replace whole sections."""
-    document: dict[str, Any] = {
-        "name": "small",
-        "dataset": {"name": "digits"},
-        "model": {"name": "mlp", "arguments": {"width": 16}},
-        "batch": {"global_batch_size": 256},
-        "optimizer": {"name": "sgd"},
-        "learning_rate": {"base": 0.1},
-        "stop": {"steps": 12},
-        "tracking": {"enabled": False},
-    }
-    return {**document, **parts}
+    return document(**{"dataset": {"name": "digits"}, "batch": {"global_batch_size": 256}, "stop": {"steps": 12}, **parts})
 
 
 def test_every_public_name_is_there_and_no_other() -> None:
@@ -39,16 +30,16 @@ def test_every_public_name_is_there_and_no_other() -> None:
 
 @pytest.mark.parametrize("kind", ["mapping", "spec", "path", "text"])
 def test_a_spec_is_trained_however_it_is_given(kind: str, tmp_path: Path) -> None:
-    document = small_document(stop={"steps": 3})
+    given = small_document(stop={"steps": 3})
     path = tmp_path / "small.json"
-    path.write_text(json.dumps(document))
-    spec: Any = {"mapping": document, "spec": build_spec(document), "path": path, "text": str(path)}[kind]
+    path.write_text(json.dumps(given))
+    spec: Any = {"mapping": given, "spec": build_spec(given), "path": path, "text": str(path)}[kind]
     records: list[Record] = []
     summary = largebatch.train(spec, output_dir=tmp_path / "runs", device="cpu", on_record=records.append)
     assert (summary.outcome, summary.steps) == (Outcome.COMPLETED, 3)
     run = largebatch.load_run(summary.run_dir)
     assert run == largebatch.load_run(Path(summary.run_dir))
-    assert (run.spec, run.summary) == (build_spec(document), summary)
+    assert (run.spec, run.summary) == (build_spec(given), summary)
     assert [record.step for record in run.steps] == [1, 2, 3]
     assert [record.step for record in run.evaluations] == [3]
     assert run.evaluations[0] in records
@@ -58,8 +49,9 @@ def test_a_run_goes_on_under_its_id_in_any_thread(tmp_path: Path) -> None:
     summaries = []
 
     def train(steps: int) -> None:
-        document = small_document(stop={"steps": steps})
-        summaries.append(largebatch.train(document, output_dir=tmp_path, device="cpu", run_id="one", should_stop=lambda: steps == 9))
+        summaries.append(
+            largebatch.train(small_document(stop={"steps": steps}), output_dir=tmp_path, device="cpu", run_id="one", should_stop=lambda: steps == 9)
+        )
 
     for steps in (9, 2):
         thread = threading.Thread(target=train, args=(steps,))

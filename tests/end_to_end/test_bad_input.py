@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from small_runs import document
 
 from largebatch.jobs.__main__ import main as jobs_main
 from largebatch.service.cli.main import main as largebatch_main
@@ -26,16 +27,7 @@ def through_largebatch(arguments: list[str]) -> int:
 
 DOORS: dict[str, Door] = {"largebatch": through_largebatch, "python-m-jobs": jobs_main}
 
-SPEC: dict[str, Any] = {
-    "name": "small",
-    "dataset": {"name": "digits"},
-    "model": {"name": "mlp", "arguments": {"width": 8}},
-    "batch": {"global_batch_size": 256},
-    "optimizer": {"name": "sgd"},
-    "learning_rate": {"base": 0.1},
-    "stop": {"steps": 2},
-    "tracking": {"enabled": False},
-}
+SPEC = document(dataset={"name": "digits"}, batch={"global_batch_size": 256}, learning_rate={"base": 0.1}, stop={"steps": 2})
 
 
 class Mistake(NamedTuple):

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_runs import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 REFUSED = ("ray", "mlflow", "fastapi", "sklearn", "torchvision", "typer", "rich", "yaml", "plotly", "matplotlib", "uvicorn", "sqlalchemy")
 DOCUMENT: dict[str, Any] = {
     "name": "alone",

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from small_runs import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, re.S) for line in block.splitlines() if line.strip()]
 

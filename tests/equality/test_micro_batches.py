@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_runs import InOrder, planned
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -16,11 +17,9 @@ from largebatch.jobs.models.norms.ghost_batch_norm import use_ghost_batch_norm
 from largebatch.jobs.models.sample_dropout import use_sample_dropout
 from largebatch.jobs.optim.parameter_groups import build_optimizer
 from largebatch.jobs.optim.weight_average import WeightAverage
-from largebatch.jobs.plan.make import Facts, make_plan
 from largebatch.jobs.plan.step_plan import Position, Slice
 from largebatch.jobs.plan.train_plan import TrainPlan
 from largebatch.jobs.run.records import StepRecord
-from largebatch.jobs.spec.read import build_spec
 
 NUM_SAMPLES, NUM_FEATURES, NUM_CLASSES, WIDTH, BATCH, SPAN = 60, 12, 4, 10, 24, 8
 STEPS = 7  # two epochs of 24 + 24 + 12 samples, and one more: the short batch at an epoch's end takes part
@@ -28,16 +27,10 @@ EPSILON_32 = 2.0**-24
 MICRO_BATCHES = [1, 2, 5, 7, 12, 13, 23]
 
 
-class Stored:
-    """Samples in a fixed order, so that nothing of the code under test decides what is compared."""
-
-    def __init__(self, dtype: torch.dtype) -> None:
-        generator = torch.Generator().manual_seed(3)
-        self.labels = torch.randint(NUM_CLASSES, (NUM_SAMPLES,), generator=generator)
-        self.inputs = (torch.randn(NUM_SAMPLES, NUM_FEATURES, generator=generator) + self.labels[:, None]).to(dtype)
-
-    def read(self, samples: Slice) -> tuple[Tensor, Tensor]:
-        return self.inputs[samples.start : samples.stop], self.labels[samples.start : samples.stop]
+def stored(dtype: torch.dtype) -> InOrder:
+    generator = torch.Generator().manual_seed(3)
+    labels = torch.randint(NUM_CLASSES, (NUM_SAMPLES,), generator=generator)
+    return InOrder((torch.randn(NUM_SAMPLES, NUM_FEATURES, generator=generator) + labels[:, None]).to(dtype), labels)
 
 
 def new_model(dtype: torch.dtype, normalises: bool) -> nn.Module:
@@ -48,18 +41,9 @@ def new_model(dtype: torch.dtype, normalises: bool) -> nn.Module:
 
 
 def new_plan(micro_batch_size: int, normalises: bool, **parts: Any) -> TrainPlan:
-    document: dict[str, Any] = {
-        "dataset": {"name": "digits"},
-        "model": {"name": "mlp"},
-        "batch": {"global_batch_size": BATCH, "micro_batch_size": micro_batch_size},
-        "batch_norm": {"span": SPAN},
-        "optimizer": {"name": "sgd"},
-        "learning_rate": {"base": 0.2},
-        "stop": {"steps": STEPS},
-        "gradient": {"noise_every_steps": 0},
-        **parts,
-    }
-    return make_plan(build_spec(document), Facts(NUM_SAMPLES, normalises, micro_batch_size))
+    batch = {"global_batch_size": BATCH, "micro_batch_size": micro_batch_size}
+    own = {"batch_norm": {"span": SPAN}, "learning_rate": {"base": 0.2}, "stop": {"steps": STEPS}, "gradient": {"noise_every_steps": 0}}
+    return planned(NUM_SAMPLES, normalises, batch=batch, **{**own, **parts})
 
 
 def new_state(plan: TrainPlan, dtype: torch.dtype, normalises: bool, dropout: bool = False) -> TrainState:
@@ -75,7 +59,7 @@ def new_state(plan: TrainPlan, dtype: torch.dtype, normalises: bool, dropout: bo
 
 def trained(micro_batch_size: int, dtype: torch.dtype, normalises: bool, dropout: bool = False, **parts: Any) -> tuple[TrainState, list[StepRecord]]:
     plan = new_plan(micro_batch_size, normalises, **parts)
-    state, batches = new_state(plan, dtype, normalises, dropout), Stored(dtype)
+    state, batches = new_state(plan, dtype, normalises, dropout), stored(dtype)
     return state, [optimizer_step(state, plan, plan.step_at(state.progress.position), batches, pytest.fail) for _ in range(STEPS)]
 
 
@@ -102,7 +86,7 @@ EVERYTHING: dict[str, Any] = {
 
 def reference_in_float64() -> tuple[dict[str, Tensor], list[float]]:
     """The same training written out with torch alone, one whole batch at a time: parameters, averages, losses."""
-    model, stored = new_model(torch.float64, normalises=False), Stored(torch.float64)
+    model, data = new_model(torch.float64, normalises=False), stored(torch.float64)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.2, momentum=0.9)
     averages = [parameter.detach().clone() for parameter in model.parameters()]
     losses = []
@@ -110,7 +94,7 @@ def reference_in_float64() -> tuple[dict[str, Tensor], list[float]]:
         start = (0, 24, 48)[step % 3]
         stop = min(start + BATCH, NUM_SAMPLES)
         optimizer.zero_grad()
-        loss = functional.cross_entropy(model(stored.inputs[start:stop]), stored.labels[start:stop], label_smoothing=0.1)
+        loss = functional.cross_entropy(model(data.inputs[start:stop]), data.labels[start:stop], label_smoothing=0.1)
         loss.backward()
         norm = math.sqrt(sum(float(parameter.grad.square().sum()) for parameter in model.parameters() if parameter.grad is not None))
         for parameter in model.parameters():
@@ -174,14 +158,14 @@ def test_the_float32_gradient_differs_by_the_rounding_of_its_sums_alone(normalis
     features, 10 hidden units and 4 classes, forward and backward, so n = 24 + 2 * (12 + 10 + 4). With batch-norm a
     sample's gradient cannot be had alone; the sizes there are those of the groups, times 8 samples for what cancels inside.
     """
-    stored = Stored(torch.float32)
+    data = stored(torch.float32)
     plan = new_plan(BATCH, normalises)
     first = plan.step_at(Position(0, 0))
     pieces = [Slice(0, start, start + (SPAN if normalises else 1)) for start in range(0, BATCH, SPAN if normalises else 1)]
     sizes: list[Tensor] = []
     for piece in pieces:
         state = new_state(plan, torch.float32, normalises)
-        accumulate(state, plan.spec, replace(first, samples=piece), stored)
+        accumulate(state, plan.spec, replace(first, samples=piece), data)
         gradients = [parameter.grad for parameter in state.model.parameters() if parameter.grad is not None]
         share = [gradient.abs() * (piece.size / BATCH) for gradient in gradients]
         sizes = [size + more for size, more in zip(sizes, share, strict=True)] if sizes else share
@@ -189,11 +173,11 @@ def test_the_float32_gradient_differs_by_the_rounding_of_its_sums_alone(normalis
     cancelling = SPAN if normalises else 1
 
     whole = new_state(plan, torch.float32, normalises)
-    measured = accumulate(whole, plan.spec, first, stored)
+    measured = accumulate(whole, plan.spec, first, data)
     for micro_batch_size in (8, 16) if normalises else MICRO_BATCHES:
         state = new_state(plan, torch.float32, normalises)
         state.micro_batch_size = micro_batch_size
-        got = accumulate(state, plan.spec, first, stored)
+        got = accumulate(state, plan.spec, first, data)
         assert got.num_pieces == math.ceil(BATCH / micro_batch_size)
         assert got.loss == pytest.approx(measured.loss, rel=2 * num_terms * EPSILON_32)
         for parameter, other, size in zip(state.model.parameters(), whole.model.parameters(), sizes, strict=True):
@@ -206,10 +190,10 @@ def test_the_float32_gradient_differs_by_the_rounding_of_its_sums_alone(normalis
 
 def test_a_mean_of_means_would_be_caught() -> None:
     """The uneven split 13 + 11: dividing each by its own size is off by far more than the tolerance above."""
-    stored, model = Stored(torch.float64), new_model(torch.float64, normalises=False)
+    data, model = stored(torch.float64), new_model(torch.float64, normalises=False)
 
     def gradient(start: int, stop: int) -> Tensor:
-        (found,) = torch.autograd.grad(functional.cross_entropy(model(stored.inputs[start:stop]), stored.labels[start:stop]), [model[0].weight])  # type: ignore[index]
+        (found,) = torch.autograd.grad(functional.cross_entropy(model(data.inputs[start:stop]), data.labels[start:stop]), [model[0].weight])  # type: ignore[index]
         return found
 
     assert float((gradient(0, 24) - (gradient(0, 13) + gradient(13, 24)) / 2).abs().max()) > 1e-4

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_runs import InOrder, planned
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
@@ -16,9 +17,7 @@ from largebatch.jobs.engine.step import optimizer_step
 from largebatch.jobs.models.modes import train_mode
 from largebatch.jobs.models.norms.ghost_batch_norm import has_batch_norm, use_ghost_batch_norm
 from largebatch.jobs.optim.parameter_groups import build_optimizer
-from largebatch.jobs.plan.make import Facts, make_plan
 from largebatch.jobs.plan.step_plan import Slice
-from largebatch.jobs.spec.read import build_spec
 
 NUM_SAMPLES, BATCH, SPAN, WIDTH, CLASSES, RATE = 60, 24, 6, 5, 3, 0.2
 SLICES = [(0, 24), (24, 48), (48, 60), (0, 24)]
@@ -157,16 +156,10 @@ MODELS: dict[str, Callable[[Norm], nn.Module]] = {
 }
 
 
-class Stored:
-    """Samples in a fixed order."""
-
-    def __init__(self) -> None:
-        generator = torch.Generator().manual_seed(3)
-        self.labels = torch.randint(CLASSES, (NUM_SAMPLES,), generator=generator)
-        self.inputs = (torch.randn(NUM_SAMPLES, 8, generator=generator) + self.labels[:, None]).double()
-
-    def read(self, samples: Slice) -> tuple[Tensor, Tensor]:
-        return self.inputs[samples.start : samples.stop].clone(), self.labels[samples.start : samples.stop]
+def samples_in_order() -> InOrder:
+    generator = torch.Generator().manual_seed(3)
+    labels = torch.randint(CLASSES, (NUM_SAMPLES,), generator=generator)
+    return InOrder((torch.randn(NUM_SAMPLES, 8, generator=generator) + labels[:, None]).double(), labels)
 
 
 def built(case: str, norm: Norm) -> nn.Module:
@@ -180,7 +173,7 @@ def built(case: str, norm: Norm) -> nn.Module:
 
 def reference(case: str) -> dict[str, Tensor]:
     """The training written out with torch alone."""
-    model, stored = built(case, ByGroups), Stored()
+    model, stored = built(case, ByGroups), samples_in_order()
     if case != "frozen when built":
         model.train()
     optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
@@ -194,23 +187,13 @@ def reference(case: str) -> dict[str, Tensor]:
 
 def trained(case: str, micro_batch_size: int, **parts: Any) -> TrainState:
     model = train_mode(built(case, as_it_is))
-    normalises = has_batch_norm(model)
-    document: dict[str, Any] = {
-        "dataset": {"name": "digits"},
-        "model": {"name": "mlp"},
-        "batch": {"global_batch_size": BATCH, "micro_batch_size": micro_batch_size},
-        "batch_norm": {"span": SPAN},
-        "optimizer": {"name": "sgd", "momentum": 0.0},
-        "learning_rate": {"base": RATE},
-        "stop": {"steps": len(SLICES)},
-        "gradient": {"noise_every_steps": 0},
-        **parts,
-    }
-    plan = make_plan(build_spec(document), Facts(NUM_SAMPLES, normalises, micro_batch_size))
+    own = {"batch": {"global_batch_size": BATCH, "micro_batch_size": micro_batch_size}, "optimizer": {"name": "sgd", "momentum": 0.0}}
+    whole = {"batch_norm": {"span": SPAN}, "learning_rate": {"base": RATE}, "stop": {"steps": len(SLICES)}, "gradient": {"noise_every_steps": 0}}
+    plan = planned(NUM_SAMPLES, has_batch_norm(model), **{**own, **whole, **parts})
     use_ghost_batch_norm(model, plan.span)
     state = TrainState(model, build_optimizer(model, plan.spec.optimizer), plan.micro_batch_size)
     for _ in SLICES:
-        optimizer_step(state, plan, plan.step_at(state.progress.position), Stored(), pytest.fail)
+        optimizer_step(state, plan, plan.step_at(state.progress.position), samples_in_order(), pytest.fail)
     return state
 
 
@@ -236,7 +219,7 @@ def test_the_runs_of_a_norm_differ() -> None:
 def test_frozen_statistics_stay_through_evaluation_too(case: str) -> None:
     state = trained(case, BATCH)
     assert state.model.norm.running_mean.tolist() == [0.25] * WIDTH
-    evaluate(state, Stored(), NUM_SAMPLES, bfloat16=False)
+    evaluate(state, samples_in_order(), NUM_SAMPLES, bfloat16=False)
     assert [name for name, module in state.model.named_modules() if not module.training] == ["norm"]
     assert not has_batch_norm(state.model), "so batch_norm.span is not read"
 
@@ -244,7 +227,7 @@ def test_frozen_statistics_stay_through_evaluation_too(case: str) -> None:
 @pytest.mark.parametrize("num_samples", [60, 55, 49, 7, 5])
 def test_without_running_statistics_evaluation_takes_groups_in_the_files_order(num_samples: int) -> None:
     """Whatever is evaluated at once; a single sample that is left joins the group before it."""
-    state, stored = trained("no running statistics", BATCH), Stored()
+    state, stored = trained("no running statistics", BATCH), samples_in_order()
     plain = built("no running statistics", as_it_is).eval()
     plain.load_state_dict(state.model.state_dict())
     starts = [start for start in range(0, num_samples, SPAN) if num_samples - start > 1]

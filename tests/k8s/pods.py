@@ -1,10 +1,10 @@
 """The pods that built objects ask for, KubeRay's among them, and what they hold."""
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
-ROOT = Path(__file__).resolve().parents[2]
+from small_runs import ROOT
+
 K8S = ROOT / "k8s"
 OVERLAYS = ("overlays/local", "overlays/cpu", "overlays/gpu")
 EXAMPLES = ("examples/admin", "examples/jobs", "examples/kueue")

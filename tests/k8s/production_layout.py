@@ -22,9 +22,9 @@ from typing import Any, NamedTuple, Self
 import httpx
 from ports import free_port
 from servers import NO_TLS
+from small_runs import ROOT
 
 Object = dict[str, Any]
-ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 120.0
 RESTARTS = 2
 """On a machine with much else to do, Ray gives up waiting for itself."""

@@ -19,6 +19,7 @@ import httpx
 import pytest
 from launch_runs import descendants
 from ports import free_port
+from small_runs import ROOT
 from typer.testing import CliRunner
 
 from largebatch.service.cli import main as cli
@@ -26,7 +27,6 @@ from largebatch.service.db.engine import connect, upgrade
 from largebatch.service.db.store import Store
 
 LARGEBATCH = [sys.executable, "-m", "largebatch"]
-ROOT = Path(__file__).resolve().parents[2]
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """Without it httpx reads the world's certificates at each request, 20 ms of a core: much for who asks ten times a second."""
 

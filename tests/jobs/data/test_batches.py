@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_runs import CPU, planned
 from torch import Tensor, nn
 
 from largebatch.jobs.data.batches import Batches, DeviceBatches, fits_on
@@ -16,12 +17,9 @@ from largebatch.jobs.engine.accumulate import accumulate
 from largebatch.jobs.engine.ranks.ranks import Ranks
 from largebatch.jobs.engine.state import TrainState
 from largebatch.jobs.errors import DataError
-from largebatch.jobs.plan.make import Facts, make_plan
 from largebatch.jobs.plan.step_plan import Position, Slice
-from largebatch.jobs.spec.read import build_spec
 from largebatch.jobs.spec.train_spec import AugmentSpec
 
-CPU = torch.device("cpu")
 NUM_SAMPLES = 70  # more than two of the reader's chunks
 
 
@@ -211,15 +209,7 @@ def test_samples_of_two_shapes_are_refused() -> None:
 
 
 def dropout_plan(**batch: Any) -> Any:
-    document = {
-        "dataset": {"name": "digits"},
-        "model": {"name": "mlp"},
-        "batch": {"global_batch_size": 20, "micro_batch_size": 20, **batch},
-        "optimizer": {"name": "sgd"},
-        "learning_rate": {"base": 0.1},
-        "stop": {"epochs": 3.0},
-    }
-    return make_plan(build_spec(document), Facts(NUM_SAMPLES, False, 20))
+    return planned(NUM_SAMPLES, batch={"global_batch_size": 20, "micro_batch_size": 20, **batch}, stop={"epochs": 3.0})
 
 
 def test_a_reader_that_starts_in_the_middle_leaves_dropout_the_same() -> None:

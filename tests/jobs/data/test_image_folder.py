@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_runs import CPU, document
 from torch import Tensor
 
 from largebatch.jobs.data.dataset import Dataset
@@ -21,7 +22,6 @@ from largebatch.jobs.errors import DataError, SpecError
 from largebatch.jobs.plan.step_plan import Slice
 from largebatch.jobs.spec.train_spec import DatasetSpec
 
-CPU = torch.device("cpu")
 CLASSES, PER_CLASS = ("cat", "dog", "eel"), 6
 NUM_SAMPLES = len(CLASSES) * PER_CLASS
 AUGMENT = {"resized_crop": True, "horizontal_flip": "random"}
@@ -59,15 +59,8 @@ def load(data_dir: Path, arguments: dict[str, Any] | None = None, **spec: Any) -
 
 
 def batches(dataset: Dataset, *, num_workers: int = 0, seed: int = 3) -> LoaderBatches:
-    return LoaderBatches(
-        dataset.train,
-        dataset,
-        CPU,
-        num_workers=num_workers,
-        stream=lambda epoch: (Slice(number, 0, NUM_SAMPLES) for number in itertools.count(epoch)),
-        channels_last=False,
-        seed=seed,
-    )
+    stream = lambda epoch: (Slice(number, 0, NUM_SAMPLES) for number in itertools.count(epoch))  # noqa: E731
+    return LoaderBatches(dataset.train, dataset, CPU, num_workers=num_workers, stream=stream, channels_last=False, seed=seed)
 
 
 def read(source: LoaderBatches, cuts: list[int], epoch: int = 0) -> tuple[Tensor, Tensor]:
@@ -238,17 +231,16 @@ def test_training_on_a_folder(intact_dir: Path, tmp_path: Path, capsys: pytest.C
     from largebatch.jobs.__main__ import main
 
     spec = tmp_path / "pets.json"
-    document = {
-        "dataset": {"name": "image-folder", "arguments": {"path": "pets", "image_size": 16}, "augment": AUGMENT},
-        "model": {"name": "mlp", "arguments": {"width": 8, "batch_norm": True}},
-        "batch": {"global_batch_size": 9, "micro_batch_size": 9},
-        "optimizer": {"name": "adamw"},
-        "learning_rate": {"base": 0.01},
-        "stop": {"epochs": 12},
-        "evaluation": {"every_epochs": 12},
-        "tracking": {"enabled": False},
-    }
-    spec.write_text(json.dumps(document))
+    run = document(
+        dataset={"name": "image-folder", "arguments": {"path": "pets", "image_size": 16}, "augment": AUGMENT},
+        model={"name": "mlp", "arguments": {"width": 8, "batch_norm": True}},
+        batch={"global_batch_size": 9, "micro_batch_size": 9},
+        optimizer={"name": "adamw"},
+        learning_rate={"base": 0.01},
+        stop={"epochs": 12},
+        evaluation={"every_epochs": 12},
+    )
+    spec.write_text(json.dumps(run))
     assert main([str(spec), "--data-dir", str(intact_dir), "--output-dir", str(tmp_path / "runs"), "--device", "cpu"]) == 0
     summary = json.loads(capsys.readouterr().out)
     assert (summary["outcome"], summary["steps"], summary["samples_seen"]) == ("completed", 24, 216)

@@ -7,16 +7,15 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from small_runs import InOrder, planned
 from torch import Tensor, nn
 from torch.nn import functional
 
 from largebatch.jobs.engine.accumulate import accumulate
 from largebatch.jobs.engine.noise_scale import NoiseSums, estimate
 from largebatch.jobs.engine.state import TrainState
-from largebatch.jobs.plan.make import Facts, make_plan
-from largebatch.jobs.plan.step_plan import Position, Slice
+from largebatch.jobs.plan.step_plan import Position
 from largebatch.jobs.plan.train_plan import TrainPlan
-from largebatch.jobs.spec.read import build_spec
 
 Array = NDArray[np.float64]
 TRUE_GRADIENT = np.array([0.6, -0.3, 0.1, 0.0, 0.2])  # |G|^2 = 0.5
@@ -106,19 +105,14 @@ LOSS_IN_FLOAT32 = 2e-6
 """The model is float64, its loss float32: a few roundings of 6e-8 for each sample, and squares double them."""
 
 
-class Stored:
-    """Gaussian samples with labels that depend on them, in a fixed order."""
-
-    def __init__(self) -> None:
-        generator = torch.Generator().manual_seed(4)
-        self.inputs = torch.randn(NUM_SAMPLES, NUM_FEATURES, generator=generator, dtype=torch.float64)
-        self.labels = (self.inputs[:, :NUM_CLASSES] + torch.randn(NUM_SAMPLES, NUM_CLASSES, generator=generator)).argmax(dim=1)
-
-    def read(self, samples: Slice) -> tuple[Tensor, Tensor]:
-        return self.inputs[samples.start : samples.stop], self.labels[samples.start : samples.stop]
+def stored() -> InOrder:
+    """Gaussian samples with labels that depend on them."""
+    generator = torch.Generator().manual_seed(4)
+    inputs = torch.randn(NUM_SAMPLES, NUM_FEATURES, generator=generator, dtype=torch.float64)
+    return InOrder(inputs, (inputs[:, :NUM_CLASSES] + torch.randn(NUM_SAMPLES, NUM_CLASSES, generator=generator)).argmax(dim=1))
 
 
-def per_sample_gradients(data: Stored, weight: Tensor) -> Array:
+def per_sample_gradients(data: InOrder, weight: Tensor) -> Array:
     """(p - onehot) x^T of softmax regression without bias, flattened: (n, classes * features), from the formula."""
     logits = data.inputs.numpy() @ weight.detach().double().numpy().T
     exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -127,21 +121,13 @@ def per_sample_gradients(data: Stored, weight: Tensor) -> Array:
 
 
 def new_plan(micro_batch_size: int, batch: int) -> TrainPlan:
-    document = {
-        "dataset": {"name": "digits"},
-        "model": {"name": "mlp"},
-        "batch": {"global_batch_size": batch, "micro_batch_size": micro_batch_size},
-        "optimizer": {"name": "sgd"},
-        "learning_rate": {"base": 0.1},
-        "stop": {"epochs": 1.0},
-    }
-    return make_plan(build_spec(document), Facts(NUM_SAMPLES, False, micro_batch_size))
+    return planned(NUM_SAMPLES, batch={"global_batch_size": batch, "micro_batch_size": micro_batch_size}, stop={"epochs": 1.0})
 
 
 @pytest.mark.usefixtures("_one_thread")
 @pytest.mark.parametrize(("micro_batch_size", "batch"), [(15, 30), (13, 30)])
 def test_accumulate_recovers_the_noise_scale_of_per_sample_gradients(micro_batch_size: int, batch: int) -> None:
-    data, plan = Stored(), new_plan(micro_batch_size, batch)
+    data, plan = stored(), new_plan(micro_batch_size, batch)
     torch.manual_seed(2)
     model = nn.Linear(NUM_FEATURES, NUM_CLASSES, bias=False).double()
     state, position = TrainState(model, torch.optim.SGD(model.parameters()), micro_batch_size), Position(0, 0)
@@ -170,12 +156,12 @@ def test_one_micro_batch_measures_no_noise() -> None:
     plan = new_plan(30, 30)
     model = nn.Linear(NUM_FEATURES, NUM_CLASSES, bias=False).double()
     state = TrainState(model, torch.optim.SGD(model.parameters()), 30)
-    found = accumulate(state, plan.spec, plan.step_at(Position(0, 0)), Stored())
+    found = accumulate(state, plan.spec, plan.step_at(Position(0, 0)), stored())
     assert (found.num_pieces, found.mean_squared_norm) == (1, 0.0)
 
 
 def test_the_loss_is_the_mean_over_samples_not_over_micro_batches() -> None:
-    data, plan = Stored(), new_plan(13, 30)  # 13, 13 and 4
+    data, plan = stored(), new_plan(13, 30)  # 13, 13 and 4
     torch.manual_seed(3)
     model = nn.Linear(NUM_FEATURES, NUM_CLASSES, bias=False).double()
     found = accumulate(TrainState(model, torch.optim.SGD(model.parameters()), 13), plan.spec, plan.step_at(Position(0, 0)), data)

@@ -6,11 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from small_runs import ROOT
 
 from largebatch.jobs.errors import InputError, StorageError
 from largebatch.jobs.run import run_folder
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_ids_sort_by_name_and_time_and_differ() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_runs import document
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
@@ -21,16 +22,14 @@ from largebatch.jobs.spec.read import recipe_paths
 from largebatch.jobs.tracking.mirror_state import MirrorState
 from largebatch.service.cli.main import COMMANDS, app, main
 
-SMALL: dict[str, Any] = {
-    "name": "small",
-    "dataset": {"name": "digits"},
-    "model": {"name": "mlp", "arguments": {"width": 16}},
-    "batch": {"global_batch_size": 300, "micro_batch_size": 128},
-    "optimizer": {"name": "sgd"},
-    "learning_rate": {"base": 0.1},
-    "stop": {"steps": 4, "target_accuracy": 0.05},
-    "tracking": {"enabled": False},
-}
+SMALL = document(
+    name="small",
+    dataset={"name": "digits"},
+    model={"name": "mlp", "arguments": {"width": 16}},
+    batch={"global_batch_size": 300, "micro_batch_size": 128},
+    learning_rate={"base": 0.1},
+    stop={"steps": 4, "target_accuracy": 0.05},
+)
 
 
 @pytest.fixture(autouse=True)
