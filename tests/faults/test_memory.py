@@ -87,9 +87,7 @@ def test_halving_gives_the_run_that_began_with_the_smaller_micro_batch(batch_nor
     """Bit for bit, running statistics of batch-norm and its count of batches included."""
     want = run(new_job(8, batch_norm), tmp_path / "small")
     got = run(new_job(32, batch_norm), tmp_path / "halved", limit=8, error=error)
-    assert got.micro_batch_size == 8
-    assert got.gradient_accumulation_steps == 4
-    assert got.parameters_sha256 == want.parameters_sha256
+    assert (got.micro_batch_size, got.gradient_accumulation_steps, got.parameters_sha256) == (8, 4, want.parameters_sha256)
     assert losses(tmp_path / "halved") == losses(tmp_path / "small")
     assert notices(tmp_path / "halved") == [
         "Out of memory at step 1: micro-batch 32 -> 16; the step is repeated.",
@@ -205,8 +203,7 @@ def test_a_norm_that_does_not_fit_halves_the_micro_batch(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(all_reduce, "SquaredNorm", TooLarge)
     got = run(new_job(32), tmp_path / "halved")
-    assert got.micro_batch_size == 8
-    assert got.parameters_sha256 == want.parameters_sha256
+    assert (got.micro_batch_size, got.parameters_sha256) == (8, want.parameters_sha256)
 
 
 def test_an_update_that_does_not_fit_is_one_sentence() -> None:

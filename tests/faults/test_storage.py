@@ -63,8 +63,7 @@ def test_a_disk_that_fills_in_the_middle_costs_one_step_at_most(
 ) -> None:
     """The journal is the file that grows. Its limit lies beyond a checkpoint's size (some 7 kB) and below sixty steps' lines."""
     full = limited(10_000, spec, "--output-dir", str(tmp_path / "runs"))
-    assert full.returncode == 1
-    assert full.stdout == ""
+    assert (full.returncode, full.stdout) == (1, "")
     assert "Traceback" not in full.stderr
     last_line = full.stderr.splitlines()[-1]
     assert last_line.startswith("StorageError: ")

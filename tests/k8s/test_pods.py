@@ -130,8 +130,7 @@ def test_rays_groups_fit_their_pods(target: str) -> None:
     assert ray
     for part in [part for part in built(K8S / target) if part["kind"] in {"RayCluster", "RayJob"}]:
         cluster = ray_cluster(part)
-        assert cluster["rayVersion"] == ray[1]
-        assert cluster["authOptions"]["mode"] == "token"
+        assert (cluster["rayVersion"], cluster["authOptions"]["mode"]) == (ray[1], "token")
         assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0", "drivers and training would share cores"
         for group in [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]:
             spec = group["template"]["spec"]

@@ -68,8 +68,7 @@ class TestRealSets:
     def test_what_they_hold(self, image_data_dir: Path, name: str, num_train: int, shape: tuple[int, ...], per_class: int | None) -> None:
         dataset = load(image_data_dir, name=name)
         assert (len(dataset.train), len(dataset.test)) == (num_train, 10_000)
-        assert dataset.input_shape == shape
-        assert dataset.num_classes == 10
+        assert (dataset.input_shape, dataset.num_classes) == (shape, 10)
         counts = dataset.train.labels.bincount().tolist()
         # MNIST's classes are of different sizes; its training set has 5,421 fives and 6,742 ones (LeCun's page).
         assert (counts == [per_class] * 10) if per_class else (min(counts), max(counts)) == (5421, 6742)

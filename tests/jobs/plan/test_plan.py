@@ -153,8 +153,7 @@ def test_totals_equal_the_walk(num_samples: int, batch: int, stop: dict[str, Any
         stop = {**stop, "steps": limit}
     made = plan(num_samples, batch, batch__last=last, stop=stop)
     walked = list(made.batches())
-    assert made.total_steps == len(walked)
-    assert made.total_progress == sum(b.size for b in walked)
+    assert (made.total_steps, made.total_progress) == (len(walked), sum(b.size for b in walked))
 
 
 @pytest.mark.parametrize(
@@ -198,11 +197,9 @@ def test_batch_warm_up(last: str) -> None:
             assert batch.size == round(10 + 90 * batch.start / 1000)
     assert [b.size for b in batches if b.epoch == 1] == [100] * 10
     visited = by_epoch(batches)
-    assert visited[1] == list(range(1000))
-    assert visited[0] == list(range(len(visited[0])))
+    assert (visited[1], visited[0]) == (list(range(1000)), list(range(len(visited[0]))))
     assert len(visited[0]) == 1000 if last == "keep" else len(visited[0]) > 900
-    assert made.total_steps == len(batches)
-    assert made.total_progress == sum(b.size for b in batches)
+    assert (made.total_steps, made.total_progress) == (len(batches), sum(b.size for b in batches))
 
 
 def test_batch_growth() -> None:
@@ -384,8 +381,7 @@ def test_rules_scale_the_plans_rate() -> None:
 def test_adascale_counts_in_steps_of_the_base_batch(stop: dict[str, Any], progress: float, steps: int) -> None:
     rate = {"base": 0.1, "base_global_batch_size": 10, "scaling": "adascale"}
     made = plan(100, 40, 10, learning_rate=rate, stop=stop)
-    assert made.scale_ratio == 4.0
-    assert made.total_progress == progress
+    assert (made.scale_ratio, made.total_progress) == (4.0, progress)
     assert made.total_steps == steps, "with a gain of 1 throughout"
     assert made.noise_every_steps == 1
 

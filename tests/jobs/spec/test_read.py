@@ -82,9 +82,7 @@ def test_overrides_reach_anywhere_and_the_last_wins() -> None:
         "digits-lamb",
         ["batch.global_batch_size=512", "batch.global_batch_size=full", "model.arguments.width=7", "ema.decay=0.5", "checkpoint.every_seconds=null"],
     )
-    assert spec.batch.global_batch_size == "full"
-    assert spec.model.arguments["width"] == 7
-    assert spec.ema.decay == 0.5
+    assert (spec.batch.global_batch_size, spec.model.arguments["width"], spec.ema.decay) == ("full", 7, 0.5)
     assert spec.checkpoint.every_seconds is None
 
 
@@ -149,15 +147,13 @@ def test_the_first_mistake_is_an_unknown_key() -> None:
     """A typo leaves its field missing too; the typo is what to say."""
     with pytest.raises(SpecError) as refused:
         build_spec({"dataset": {"nam": "digits"}, "seed": "x"})
-    assert refused.value.field == "dataset.nam"
-    assert refused.value.hint == "Did you mean name?"
+    assert (refused.value.field, refused.value.hint) == ("dataset.nam", "Did you mean name?")
 
 
 def test_mistakes_are_three_parts_of_one_line() -> None:
     with pytest.raises(SpecError) as refused:
         build_spec({**json.loads(read_spec("digits-lamb").model_dump_json()), "precision": "float16"})
-    assert refused.value.field == "precision"
-    assert refused.value.problem == 'must be "float32" or "bfloat16", not "float16".'
+    assert (refused.value.field, refused.value.problem) == ("precision", 'must be "float32" or "bfloat16", not "float16".')
     assert refused.value.hint == "Did you mean bfloat16 or float32?"
     assert str(refused.value) == " ".join(refused.value.args).replace("precision", "precision:", 1)
     assert SpecError("f", "two\nlines", "and\n more").args == ("f", "two lines", "and more")

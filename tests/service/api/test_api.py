@@ -63,9 +63,7 @@ def test_a_body_holds_every_key_once(http: httpx.Client, body: bytes, problem: s
 
 def test_a_run_succeeds_and_tells_everything(ended: dict[str, Any], service: Service) -> None:
     assert ended["state"] == "succeeded", ended
-    assert ended["summary"]["steps"] == 6
-    assert ended["spec"]["stop"]["steps"] == 6
-    assert ended["progress"]["step"] == 6
+    assert (ended["summary"]["steps"], ended["spec"]["stop"]["steps"], ended["progress"]["step"]) == (6, 6, 6)
     assert ended["outcome"] == ended["summary"]["outcome"]
     assert "run_dir" not in ended["summary"], "where folders lie on the server is nobody's business"
     assert str(service.folder) not in json.dumps(ended)
@@ -228,8 +226,7 @@ def test_logs_and_files(ended: dict[str, Any], http: httpx.Client) -> None:
     log = http.get(f"/v1/runs/{ended['id']}/logs")
     assert "test accuracy" in log.text
     rest = http.get(f"/v1/runs/{ended['id']}/logs", params={"offset": 5})
-    assert rest.text == log.text[5:]
-    assert rest.headers["X-Next-Offset"] == log.headers["X-Next-Offset"]
+    assert (rest.text, rest.headers["X-Next-Offset"]) == (log.text[5:], log.headers["X-Next-Offset"])
     files = {file["path"] for file in http.get(f"/v1/runs/{ended['id']}/artifacts").json()}
     assert {"spec.json", "summary.json", "records.jsonl", "plan.json"} <= files
     assert not any("checkpoints" in name or name.startswith(".") for name in files)

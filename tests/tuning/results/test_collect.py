@@ -41,8 +41,7 @@ def test_what_is_read(tmp_path: Path) -> None:
     (result,) = collect([write_run(tmp_path, "one")])
     assert result.curve == CURVE
     assert (result.optimizer, result.seed, result.device) == ("lamb", 7, "cpu (test)")
-    assert result.summary.outcome is Outcome.MISSED
-    assert result.summary.time_to_accuracy_seconds is None
+    assert (result.summary.outcome, result.summary.time_to_accuracy_seconds) == (Outcome.MISSED, None)
 
 
 def test_no_run_or_one_that_has_not_ended(tmp_path: Path) -> None:

@@ -82,8 +82,7 @@ def test_misses_are_misses() -> None:
 
 def test_nothing_reached_is_a_result() -> None:
     found = find([made_run(batch, reaches=False) for batch in BATCHES])
-    assert found.choices == []
-    assert found.critical_batch is None
+    assert (found.choices, found.critical_batch) == ([], None)
     assert any("No batch size reached the target" in line for line in answer_of(found).words)
 
 
