@@ -65,6 +65,19 @@ class InOrder(NamedTuple):
         return self.inputs[samples.start : samples.stop].clone(), self.labels[samples.start : samples.stop]
 
 
+class Samples(torch.utils.data.Dataset[Any]):
+    """A map-style set: each sample is what `sample` makes of its index."""
+
+    def __init__(self, size: int, sample: Callable[[int], Any], num_classes: int = 3) -> None:
+        self.size, self.sample, self.num_classes = size, sample, num_classes
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> Any:
+        return self.sample(index)
+
+
 def trained(job: Prepared, run_dir: Path, listener: Listener | None = None, *, resumes: bool = False) -> RunSummary:
     """The run, in a folder that need not be there."""
     (run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)

@@ -5,10 +5,11 @@ import random
 import signal
 
 import torch
+from small_runs import Samples
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import TensorDataset
 
 
 class Branching(nn.Module):
@@ -171,24 +172,19 @@ def held(kind: str) -> tuple[TensorDataset, TensorDataset]:
     return TensorDataset(inputs, labels), TensorDataset(*test)
 
 
-class Read(Dataset[tuple[Tensor, int]]):
+def read(kind: str) -> list[Samples]:
     """Read sample by sample; `augments` beyond any seed's reach, `dies` in a process of rank 1 that reads."""
+    dies = kind == "dies" and torch.distributed.get_rank() == 1
+    scale = random.SystemRandom().random if kind == "augments" else lambda: 1.0
 
-    num_classes = 3
+    def part(num_samples: int, seed: int) -> Samples:
+        inputs, labels = samples(num_samples, seed)
 
-    def __init__(self, num_samples: int, seed: int, kind: str) -> None:
-        self.inputs, self.labels = samples(num_samples, seed)
-        self.augments, self.dies = kind == "augments", kind == "dies" and torch.distributed.get_rank() == 1
+        def sample(index: int) -> tuple[Tensor, int]:
+            if dies and index == GOES_AT and torch.utils.data.get_worker_info() is not None:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return inputs[index] * scale(), int(labels[index])
 
-    def __len__(self) -> int:
-        return len(self.inputs)
+        return Samples(num_samples, sample)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        if self.dies and index == GOES_AT and torch.utils.data.get_worker_info() is not None:
-            os.kill(os.getpid(), signal.SIGKILL)
-        scale = random.SystemRandom().random() if self.augments else 1.0
-        return self.inputs[index] * scale, int(self.labels[index])
-
-
-def read(kind: str) -> tuple[Read, Read]:
-    return Read(300, 1, kind), Read(90, 2, kind)
+    return [part(300, 1), part(90, 2)]

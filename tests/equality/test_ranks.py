@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import pytest
 import small_runs
 import torch
-from small_runs import distance, losses, parameters, same, starts
+from small_runs import ROOT, distance, losses, parameters, same, starts
 
 from largebatch.jobs.run.journal import read_records
 from largebatch.jobs.run.records import EvalRecord, NoticeRecord, StepRecord
@@ -114,7 +114,7 @@ class Ranks:
     """`ranks.py`, which imports torch once for all that it is told."""
 
     def __init__(self) -> None:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), str(HERE)])}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests", HERE)))}
         self._process = subprocess.Popen(
             [sys.executable, HERE / "ranks.py"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True
         )

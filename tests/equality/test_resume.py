@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import prepared, synthetic, trained
+from small_runs import Samples, prepared, synthetic, trained
 from small_runs import steps as step_numbers
 from torch import nn
 
@@ -24,23 +24,9 @@ def with_dropout(num_classes: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(36, 16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, num_classes))
 
 
-class OwnSamples(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
-    """An entry point's data set that draws at random while it is read."""
-
-    num_classes = 4
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-
-    def __len__(self) -> int:
-        return self.size
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        return torch.randn(1, 6, 6) + index % 4, index % 4
-
-
-def own_samples() -> tuple[OwnSamples, OwnSamples]:
-    return OwnSamples(80), OwnSamples(20)
+def own_samples() -> list[Samples]:
+    """An entry point: data that draw at random while they are read."""
+    return [Samples(size, lambda index: (torch.randn(1, 6, 6) + index % 4, index % 4), num_classes=4) for size in (80, 20)]
 
 
 @pytest.fixture(autouse=True)

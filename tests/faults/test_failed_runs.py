@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 import small_runs
 import torch
-from small_runs import document
+from small_runs import Samples, document
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from largebatch.jobs.errors import CheckpointError, DataError, LargebatchError
 from largebatch.jobs.run.checkpoints import list_checkpoints
@@ -25,26 +24,16 @@ torn: set[int] = set()
 """Samples that cannot be read now."""
 
 
-class Samples(Dataset[tuple[Tensor, int]]):
-    """Samples of their own number, some of them torn."""
+def load() -> list[Samples]:
+    """Training and test set: samples of their own number, some of them torn."""
 
-    num_classes = 2
-
-    def __init__(self, may_tear: bool) -> None:
-        self.may_tear = may_tear
-
-    def __len__(self) -> int:
-        return NUM_SAMPLES
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        if self.may_tear and index in torn:
+    def sample(index: int) -> tuple[Tensor, int]:
+        if index in torn:
             raise OSError("cut short")
         return torch.full((4,), index / NUM_SAMPLES), index % 2
 
-
-def load() -> tuple[Samples, Samples]:
-    """Training and test set."""
-    return Samples(may_tear=True), Samples(may_tear=False)
+    test = Samples(NUM_SAMPLES, lambda index: (torch.full((4,), index / NUM_SAMPLES), index % 2), num_classes=2)
+    return [Samples(NUM_SAMPLES, sample, num_classes=2), test]
 
 
 DOCUMENT = document(

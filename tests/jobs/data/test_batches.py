@@ -2,11 +2,12 @@
 
 import itertools
 import signal
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from small_runs import CPU, planned
+from small_runs import CPU, Samples, planned
 from torch import Tensor, nn
 
 from largebatch.jobs.data.batches import Batches, DeviceBatches, fits_on
@@ -23,18 +24,13 @@ from largebatch.jobs.spec.train_spec import AugmentSpec
 NUM_SAMPLES = 70  # more than two of the reader's chunks
 
 
-class Listed:
-    """A map-style set whose samples tell their index, with a draw of their own."""
+def listed(index: int, noise: float = 0.0) -> tuple[Tensor, int]:
+    """A sample that tells its index, with a draw of its own if it is noisy."""
+    return torch.tensor([float(index), noise]), index % 3
 
-    def __init__(self, noisy: bool = False) -> None:
-        self.noisy = noisy
 
-    def __len__(self) -> int:
-        return NUM_SAMPLES
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        noise = torch.rand(()) if self.noisy else torch.zeros(())
-        return torch.stack([torch.tensor(float(index)), noise]), index % 3
+def noisy(index: int) -> tuple[Tensor, int]:
+    return listed(index, float(torch.rand(())))
 
 
 def epochs_of(num_samples: int) -> Stream:
@@ -46,7 +42,8 @@ def listed_dataset(part: Any) -> Dataset:
     return Dataset("listed", part, part, 3, (2,))
 
 
-def loader(part: Any, seed: int = 1, **options: Any) -> LoaderBatches:
+def loader(sample: Callable[[int], Any], seed: int = 1, **options: Any) -> LoaderBatches:
+    part = Samples(NUM_SAMPLES, sample)
     options = {"num_workers": 0, "stream": epochs_of(NUM_SAMPLES), "channels_last": False, **options}
     return LoaderBatches(part, listed_dataset(part), CPU, seed=seed, **options)
 
@@ -133,7 +130,7 @@ def test_host_memory_takes_any_size() -> None:
 
 @pytest.mark.parametrize("stops", [[70], [1, 33, 34, 70], list(range(7, 71, 7))], ids=str)
 def test_the_reader_follows_the_epochs_order(stops: list[int]) -> None:
-    batches = loader(Listed())
+    batches = loader(listed)
     for epoch in range(3):
         parts = cut(batches, epoch, stops)
         assert [len(labels) for _, labels in parts] == [b - a for a, b in zip([0, *stops[:-1]], stops, strict=True)]
@@ -143,12 +140,12 @@ def test_the_reader_follows_the_epochs_order(stops: list[int]) -> None:
 
 
 def test_the_reader_without_shuffling_follows_the_file() -> None:
-    inputs, _ = loader(Listed(), shuffles=False).read(Slice(0, 3, 40))
+    inputs, _ = loader(listed, shuffles=False).read(Slice(0, 3, 40))
     assert inputs[:, 0].tolist() == list(range(3, 40))
 
 
 def test_the_reader_drops_what_the_plan_drops() -> None:
-    batches = loader(Listed(), stream=epochs_of(64))
+    batches = loader(listed, stream=epochs_of(64))
     for epoch in range(2):
         inputs = torch.cat([inputs for inputs, _ in cut(batches, epoch, [32, 64])])
         assert torch.equal(inputs[:, 0].long(), sample_order(1, epoch, NUM_SAMPLES)[:64])
@@ -156,13 +153,13 @@ def test_the_reader_drops_what_the_plan_drops() -> None:
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_a_samples_own_draws_depend_on_epoch_and_index_alone(num_workers: int) -> None:
-    whole = loader(Listed(noisy=True)).read(Slice(2, 0, NUM_SAMPLES))[0]
+    whole = loader(noisy).read(Slice(2, 0, NUM_SAMPLES))[0]
     torch.rand(5)
-    batches = loader(Listed(noisy=True), num_workers=num_workers)
+    batches = loader(noisy, num_workers=num_workers)
     assert torch.equal(batches.read(Slice(2, 50, 60))[0], whole[50:60]), "out of turn, as after a resume"
     assert torch.equal(batches.read(Slice(2, 60, 70))[0], whole[60:])
     assert len(set(whole[:, 1].tolist())) == NUM_SAMPLES
-    again = loader(Listed(noisy=True)).read(Slice(3, 0, NUM_SAMPLES))[0]
+    again = loader(noisy).read(Slice(3, 0, NUM_SAMPLES))[0]
     assert not set(again[:, 1].tolist()) & set(whole[:, 1].tolist())
 
 
@@ -170,13 +167,12 @@ def test_a_samples_own_draws_depend_on_epoch_and_index_alone(num_workers: int) -
 def test_reading_processes_leave_the_terminal_to_the_trainer(number: signal.Signals) -> None:
     """Ctrl-C goes to all of them, and so does the end of a terminal; the trainer finishes its step, for which it needs what they read."""
 
-    class Asked(Listed):
-        def __getitem__(self, index: int) -> tuple[Tensor, int]:
-            return torch.zeros(2), int(signal.getsignal(number) is signal.SIG_IGN)
+    def asked(index: int) -> tuple[Tensor, int]:
+        return torch.zeros(2), int(signal.getsignal(number) is signal.SIG_IGN)
 
     before = signal.signal(number, signal.default_int_handler)  # a shell has what it starts in the background ignore it
     try:
-        assert loader(Asked(), num_workers=1).read(Slice(0, 0, NUM_SAMPLES))[1].tolist() == [1] * NUM_SAMPLES
+        assert loader(asked, num_workers=1).read(Slice(0, 0, NUM_SAMPLES))[1].tolist() == [1] * NUM_SAMPLES
         assert signal.getsignal(number) is signal.default_int_handler
     finally:
         signal.signal(number, before)
@@ -184,25 +180,20 @@ def test_reading_processes_leave_the_terminal_to_the_trainer(number: signal.Sign
 
 @pytest.mark.parametrize("part", ["input", "label"])
 def test_a_sample_that_cannot_be_read_is_named(part: str) -> None:
-    class Torn(Listed):
-        def __getitem__(self, index: int) -> tuple[Tensor, int]:
-            if index != 37:
-                return super().__getitem__(index)
-            if part == "label":
-                return torch.zeros(2), 3
-            raise OSError("cut short")
+    def torn(index: int) -> tuple[Tensor, int]:
+        if index != 37:
+            return listed(index)
+        if part == "label":
+            return torch.zeros(2), 3
+        raise OSError("cut short")
 
     with pytest.raises(DataError, match="37"):
-        loader(Torn()).read(Slice(0, 0, NUM_SAMPLES))
+        loader(torn).read(Slice(0, 0, NUM_SAMPLES))
 
 
 def test_samples_of_two_shapes_are_refused() -> None:
-    class Uneven(Listed):
-        def __getitem__(self, index: int) -> tuple[Tensor, int]:
-            return torch.zeros(1 + index % 2), 0
-
     with pytest.raises(DataError, match=r"training sample \d+ has shape \(1,\)"):
-        loader(Uneven()).read(Slice(0, 0, NUM_SAMPLES))
+        loader(lambda index: (torch.zeros(1 + index % 2), 0)).read(Slice(0, 0, NUM_SAMPLES))
 
 
 # ---- the plan's own slices, and dropout beside the reader's draws -----------------------------------------------------
@@ -220,7 +211,7 @@ def test_a_reader_that_starts_in_the_middle_leaves_dropout_the_same() -> None:
         torch.manual_seed(0)
         model = nn.Sequential(nn.Dropout(0.5), nn.Linear(2, 3))
         state = TrainState(model, torch.optim.SGD(model.parameters()), 20)
-        batches = loader(Listed(noisy=True))
+        batches = loader(noisy)
         for start in range(first, 60, 20):
             accumulate(state, plan.spec, plan.step_at(Position(0, start)), batches)
             gradients.append((start, model[1].weight.grad))
@@ -237,7 +228,7 @@ def test_the_reader_gives_a_changing_batch_the_plans_samples() -> None:
 
     class Job:
         spec, device, ranks = plan.spec, CPU, Ranks(CPU)
-        dataset = listed_dataset(Listed())
+        dataset = listed_dataset(Samples(NUM_SAMPLES, listed))
 
     Job.plan = plan  # type: ignore[attr-defined]
     batches = training_batches(Job)  # type: ignore[arg-type]

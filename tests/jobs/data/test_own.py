@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from small_runs import CPU, Samples
 from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, StackDataset, Subset, TensorDataset, random_split
 from torch.utils.data import Dataset as TorchDataset
@@ -22,7 +23,6 @@ from largebatch.jobs.errors import DataError, SpecError
 from largebatch.jobs.plan.step_plan import Slice
 from largebatch.jobs.spec.train_spec import DatasetSpec
 
-CPU = torch.device("cpu")
 NUM_SAMPLES, NUM_CLASSES = 40, 3
 INPUTS = torch.randn(NUM_SAMPLES, 4, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(NUM_SAMPLES) % NUM_CLASSES
@@ -156,19 +156,12 @@ def test_what_only_batches_would_change_is_refused(is_nested: bool, monkeypatch:
 # ---- uint8 images -------------------------------------------------------------------------------------------------------
 
 
-class Raw(TorchDataset[Any]):
-    num_classes = NUM_CLASSES
-
-    def __len__(self) -> int:
-        return NUM_SAMPLES
-
-    def __getitem__(self, index: int) -> Any:
-        return PICTURES[index], int(LABELS[index])
-
-
 @pytest.mark.parametrize("held", ["train", "test", "both", "none"])
 def test_both_parts_are_normalised_or_neither_is(held: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    train, test = (plain(PICTURES) if held in {part, "both"} else Raw() for part in ("train", "test"))
+    train, test = (
+        plain(PICTURES) if held in {part, "both"} else Samples(NUM_SAMPLES, lambda index: (PICTURES[index], int(LABELS[index])))
+        for part in ("train", "test")
+    )
     dataset = load(monkeypatch, (train, test))
     expected = PICTURES if held == "none" else ((PICTURES.double() / 255 - 0.5) / 0.25).float()
     for part in (dataset.train, dataset.test):

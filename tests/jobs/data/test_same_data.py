@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import notices, prepared, trained
+from small_runs import Samples, notices, prepared, trained
 from torch import Tensor
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import TensorDataset
 
 from largebatch.jobs.data.fingerprint import read_fingerprint
 from largebatch.jobs.errors import DataError, LargebatchError
@@ -43,28 +43,18 @@ def numbered(folder: str) -> tuple[TensorDataset, TensorDataset]:
     return tuple(TensorDataset(inputs, numbers[labels]) for inputs, labels in (noise(NUM_TRAIN, 1), noise(NUM_TEST, 2)))  # type: ignore[return-value]
 
 
-class Files(Dataset[tuple[Tensor, int]]):
+def listed(shuffles: bool = True, augments: bool = False) -> list[Samples]:
     """One sample a file, in the order of a list; `augments` by draws out of any seed's reach."""
+    inputs, labels = noise(NUM_TRAIN, 1)
 
-    num_classes = 3
+    def in_order(size: int) -> Samples:
+        order = list(range(size))
+        if shuffles:
+            random.SystemRandom().shuffle(order)
+        scale = random.SystemRandom().random if augments else lambda: 1.0
+        return Samples(size, lambda index: (inputs[order[index]] * scale(), int(labels[order[index]])))
 
-    def __init__(self, order: list[int], augments: bool) -> None:
-        self.inputs, self.labels = noise(NUM_TRAIN, 1)
-        self.order, self.augments = order, augments
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        inputs = self.inputs[self.order[index]]
-        return inputs * random.SystemRandom().random() if self.augments else inputs, int(self.labels[self.order[index]])
-
-
-def listed(shuffles: bool = True, augments: bool = False) -> tuple[Files, Files]:
-    orders = [list(range(NUM_TRAIN)), list(range(NUM_TEST))]
-    for order in orders if shuffles else ():
-        random.SystemRandom().shuffle(order)
-    return Files(orders[0], augments), Files(orders[1], augments)
+    return [in_order(NUM_TRAIN), in_order(NUM_TEST)]
 
 
 @pytest.fixture

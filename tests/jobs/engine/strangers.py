@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from small_runs import Samples
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
@@ -396,20 +397,9 @@ def exiting(num_classes: int, at: int = 0) -> nn.Module:
     return Stranger(forward, passes=0)
 
 
-class ExitingSamples(torch.utils.data.Dataset[tuple[Tensor, int]]):
-    num_classes = 3
-
-    def __len__(self) -> int:
-        return 100
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        if index == 50:
-            sys.exit(0)
-        return torch.full((8,), float(index % 3)), index % 3
-
-
 def exiting_samples() -> tuple[Any, Any]:
-    return ExitingSamples(), load()[1]
+    """The fiftieth calls sys.exit()."""
+    return Samples(100, lambda index: sys.exit(0) if index == 50 else (torch.full((8,), float(index % 3)), index % 3)), load()[1]
 
 
 class Counting(Extra):

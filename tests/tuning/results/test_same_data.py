@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from made_runs import made_folder
-from torch import Tensor
+from small_runs import Samples
 
 from largebatch.jobs.data.dataset import Dataset, Images
 from largebatch.jobs.data.fingerprint import DatasetFingerprint, fingerprint
@@ -22,19 +22,9 @@ from largebatch.tuning.results.wording import answer_of
 from largebatch.tuning.sweep.trials.train import refuse_unlike_others
 
 
-class Single:
+def one_by_one(part: Images, factor: float) -> Samples:
     """Read sample by sample, its inputs times a factor."""
-
-    num_classes = 3
-
-    def __init__(self, part: Images, factor: float) -> None:
-        self.part, self.factor = part, factor
-
-    def __len__(self) -> int:
-        return len(self.part)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.part.inputs[index] * self.factor, int(self.part.labels[index])
+    return Samples(len(part), lambda index: (part.inputs[index] * factor, int(part.labels[index])))
 
 
 def taken(split: int, augmented: float | None = None) -> DatasetFingerprint:
@@ -43,7 +33,7 @@ def taken(split: int, augmented: float | None = None) -> DatasetFingerprint:
     inputs, labels = torch.randn(200, 5, generator=generator), torch.randint(0, 3, (200,), generator=generator)
     order = torch.randperm(200, generator=generator.manual_seed(split))
     train, test = (Images(inputs[places], labels[places]) for places in (order[:150], order[150:]))
-    parts: list[Any] = [train, test] if augmented is None else [Single(train, augmented), Single(test, 1.0)]
+    parts: list[Any] = [train, test] if augmented is None else [one_by_one(train, augmented), one_by_one(test, 1.0)]
     return fingerprint(Dataset("made", *parts, 3, (5,)))
 
 
