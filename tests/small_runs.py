@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from largebatch.jobs.job import prepare, run_job
 from largebatch.jobs.plan.make import Facts, make_plan
@@ -63,6 +63,22 @@ class InOrder(NamedTuple):
 
     def read(self, samples: Slice) -> tuple[Tensor, Tensor]:
         return self.inputs[samples.start : samples.stop].clone(), self.labels[samples.start : samples.stop]
+
+
+class Net(nn.Module):
+    """A module of parts, tensors among them its buffers, and what `forward` makes of it and its inputs."""
+
+    def __init__(self, forward: Callable[..., Any], **parts: Any) -> None:
+        super().__init__()
+        self._forward = forward
+        for name, part in parts.items():
+            if isinstance(part, Tensor) and not isinstance(part, nn.Parameter):
+                self.register_buffer(name, part)
+            else:
+                setattr(self, name, part)
+
+    def forward(self, *inputs: Any) -> Any:
+        return self._forward(self, *inputs)
 
 
 class Samples(torch.utils.data.Dataset[Any]):

@@ -3,45 +3,41 @@
 import os
 import random
 import signal
+from typing import Any
 
 import torch
-from small_runs import Samples
+from small_runs import Net, Samples
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import TensorDataset
 
 
-class Branching(nn.Module):
+def branching(num_classes: int) -> nn.Module:
     """The second layer is for batches that hold a sample of class-like brightness; the third is never used."""
 
-    def __init__(self, num_classes: int) -> None:
-        super().__init__()
-        self.always, self.sometimes, self.never = nn.Linear(64, num_classes), nn.Linear(64, num_classes), nn.Linear(64, num_classes)
-
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(m: Any, images: Tensor) -> Tensor:
         flat = images.flatten(1)
-        logits: Tensor = self.always(flat)
-        bright = flat.mean(1) > 0.25
-        return logits + torch.where(bright[:, None], self.sometimes(flat), 0.0) if bool(bright.any()) else logits
+        logits, bright = m.always(flat), flat.mean(1) > 0.25
+        return logits + torch.where(bright[:, None], m.sometimes(flat), 0.0) if bool(bright.any()) else logits
+
+    return Net(forward, **{name: nn.Linear(64, num_classes) for name in ("always", "sometimes", "never")})
 
 
-class OutOfMemoryOnce(nn.Module):
-    """The last rank's passes of more than `fits` samples in training, or `evaluates` in evaluation, fail as an allocator does."""
-
-    def __init__(self, num_classes: int, fits: int, evaluates: int) -> None:
-        super().__init__()
-        self.layer, self.fits, self.evaluates = nn.Linear(64, num_classes), fits, evaluates
-
-    def forward(self, images: Tensor) -> Tensor:
-        if len(images) > (self.fits if self.training else self.evaluates) and torch.distributed.get_rank() == torch.distributed.get_world_size() - 1:
-            raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to allocate a lot")
-        return self.layer(images.flatten(1))
+def is_last_rank() -> bool:
+    return torch.distributed.get_rank() == torch.distributed.get_world_size() - 1
 
 
 def out_of_memory(num_classes: int, fits: int = 1000, evaluates: int = 1000) -> nn.Module:
+    """The last rank's passes of more than `fits` samples in training, or `evaluates` in evaluation, fail as an allocator does."""
+
+    def forward(m: Any, images: Tensor) -> Tensor:
+        if len(images) > (fits if m.training else evaluates) and is_last_rank():
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to allocate a lot")
+        return m.layer(images.flatten(1))
+
     torch.manual_seed(0)
-    return OutOfMemoryOnce(num_classes, fits, evaluates)
+    return Net(forward, layer=nn.Linear(64, num_classes))
 
 
 def dropping(num_classes: int) -> nn.Module:
@@ -113,21 +109,17 @@ def with_a_gap() -> tuple[TensorDataset, TensorDataset]:
     return TensorDataset(inputs, torch.arange(300) % 10), TensorDataset(torch.zeros(50, 1, 8, 8), torch.arange(50) % 10)
 
 
-class Failing(nn.Module):
+def failing(num_classes: int) -> nn.Module:
     """On the last rank it raises when its weights have moved: in the second step."""
 
-    def __init__(self, num_classes: int) -> None:
-        super().__init__()
-        self.layer = nn.Linear(64, num_classes)
-        self.first: Tensor | None = None
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits of (n, 1, 8, 8)."""
-        if self.training and len(images) == 50:
-            self.first = self.layer.weight.detach().clone() if self.first is None else self.first
-            if torch.distributed.get_rank() == torch.distributed.get_world_size() - 1 and not torch.equal(self.first, self.layer.weight):
+    def forward(m: Any, images: Tensor) -> Tensor:
+        if m.training and len(images) == 50:
+            m.first = m.layer.weight.detach().clone() if m.first is None else m.first
+            if is_last_rank() and not torch.equal(m.first, m.layer.weight):
                 raise KeyError("boom")
-        return self.layer(images.flatten(1))
+        return m.layer(images.flatten(1))
+
+    return Net(forward, layer=nn.Linear(64, num_classes), first=None)
 
 
 class WithExtraState(nn.Linear):

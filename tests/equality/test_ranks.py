@@ -60,7 +60,7 @@ EQUAL: dict[str, dict[str, Any]] = {
     "norms": document(model={"entry_point": "rank_strangers:Normalising"}, batch_norm={"span": 25}),
     "growing-batch": document(batch={"global_batch_size": 250, "micro_batch_size": 50, "schedule": {"growth": [{"epoch": 2.0, "factor": 2.5}]}}),
     "dropout": document(model={"entry_point": "rank_strangers:dropping"}),
-    "unreached": document(model={"entry_point": "rank_strangers:Branching"}),
+    "unreached": document(model={"entry_point": "rank_strangers:branching"}),
     "laid-out": document(
         model={"entry_point": "rank_strangers:LaidOut"},
         optimizer={"name": "adamw", "weight_decay": 0.01},
@@ -83,7 +83,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     ),
     "gap": document(dataset={"entry_point": "rank_strangers:with_a_gap"}),
     "diverging": document(learning_rate={"base": 1e9}),
-    "failing": document(model={"entry_point": "rank_strangers:Failing"}, stop={"steps": 3}),
+    "failing": document(model={"entry_point": "rank_strangers:failing"}, stop={"steps": 3}),
     "extra-state": document(model={"entry_point": "rank_strangers:WithExtraState"}, stop={"steps": 3}),
     "idle": document(model={"name": "mlp", "arguments": {"batch_norm": True}}, batch_norm={"span": "global"}),
 }

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import document
+from small_runs import Net, document
 from torch import Tensor, nn
 from torch.utils.data import Subset, TensorDataset
 
@@ -25,15 +25,9 @@ def part(num_samples: int, bad: list[int], value: float, is_held: bool) -> Any:
     return held if is_held else Subset(held, range(num_samples))
 
 
-class Masking(nn.Module):
+def masking(num_classes: int) -> nn.Module:
     """Made for samples with gaps."""
-
-    def __init__(self, num_classes: int) -> None:
-        super().__init__()
-        self.layer = nn.Linear(4, num_classes)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self.layer(inputs.nan_to_num(0.0, 0.0, 0.0))
+    return Net(lambda m, x: m.layer(x.nan_to_num(0.0, 0.0, 0.0)), layer=nn.Linear(4, num_classes))
 
 
 def plain(num_classes: int) -> nn.Module:
@@ -88,13 +82,13 @@ def nn_without_batch_norm(num_classes: int) -> nn.Module:
 
 
 def test_a_model_that_is_made_for_it_trains(trained: Any) -> None:
-    code, said = trained(part(NUM_TRAIN, [3, 17], float("nan"), True), part(NUM_TEST, [5], float("inf"), True), Masking)
+    code, said = trained(part(NUM_TRAIN, [3, 17], float("nan"), True), part(NUM_TEST, [5], float("inf"), True), masking)
     assert code == 0
     assert "Data: 2 of 60 training samples with NaN or infinity; the first is sample 3." in said
 
 
 def test_and_diverges_where_the_rate_is_too_large(trained: Any) -> None:
-    code, said = trained(part(NUM_TRAIN, [3, 17], float("nan"), True), part(NUM_TEST, [5], float("nan"), True), Masking, rate=1e38)
+    code, said = trained(part(NUM_TRAIN, [3, 17], float("nan"), True), part(NUM_TEST, [5], float("nan"), True), masking, rate=1e38)
     assert code == 3
     assert "Lower learning_rate.base" in said
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from small_runs import Samples
+from small_runs import Net, Samples
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
@@ -21,31 +21,19 @@ def load(num_train: int = 300, num_test: int = 90, seed: int = 1) -> tuple[Tenso
     return TensorDataset(inputs[:num_train], labels[:num_train]), TensorDataset(inputs[num_train:], labels[num_train:])
 
 
-class Stranger(nn.Module):
-    """One layer, and what `forward` says."""
-
-    def __init__(self, forward: Callable[["Stranger", Tensor], Any], **parts: Any) -> None:
-        super().__init__()
-        self.layer = nn.Linear(8, 3)
-        self._forward = forward
-        for name, part in parts.items():
-            if isinstance(part, Tensor):
-                self.register_buffer(name, part)
-            else:
-                setattr(self, name, part)
-
-    def forward(self, inputs: Tensor) -> Any:
-        return self._forward(self, inputs)
+def stranger(forward: Callable[[Any, Tensor], Any], **parts: Any) -> Net:
+    """One layer, other parts, and what `forward` says."""
+    return Net(forward, layer=nn.Linear(8, 3), **parts)
 
 
-Forward = Callable[[Stranger, Tensor], Any]
+Forward = Callable[[Any, Tensor], Any]
 
 
-def _mixup(model: Stranger, x: Tensor) -> Tensor:
+def _mixup(model: Any, x: Tensor) -> Tensor:
     return model.layer(0.7 * x + 0.3 * x[torch.randperm(len(x))] if model.training else x)
 
 
-def _own_batch_norm(model: Stranger, x: Tensor) -> Tensor:
+def _own_batch_norm(model: Any, x: Tensor) -> Tensor:
     return model.layer((x - x.mean(0)) / x.std(0) if model.training else x)
 
 
@@ -117,48 +105,48 @@ GOOD: dict[str, Forward] = {
 
 
 def evaluating(num_classes: int, kind: str) -> nn.Module:
-    return Stranger(EVALUATION[kind][0])
+    return stranger(EVALUATION[kind][0])
 
 
 def training(num_classes: int, kind: str) -> nn.Module:
-    return Stranger(TRAINING[kind][0])
+    return stranger(TRAINING[kind][0])
 
 
 def good(num_classes: int, kind: str) -> nn.Module:
-    return Stranger(GOOD[kind])
+    return stranger(GOOD[kind])
 
 
 def counting(num_classes: int) -> nn.Module:
-    return Stranger(_counts, calls=0)
+    return stranger(_counts, calls=0)
 
 
 def growing(num_classes: int) -> nn.Module:
-    return Stranger(_grows, last=torch.zeros(1, 8))
+    return stranger(_grows, last=torch.zeros(1, 8))
 
 
 def own_statistics(num_classes: int) -> nn.Module:
-    return Stranger(_own_statistics, mean=torch.zeros(8))
+    return stranger(_own_statistics, mean=torch.zeros(8))
 
 
 def time_first(num_classes: int) -> nn.Module:
-    return Stranger(_time_first, recurrent=nn.GRU(8, 8))
+    return stranger(_time_first, recurrent=nn.GRU(8, 8))
 
 
 def zero_head(num_classes: int) -> nn.Module:
     """Logits of nothing, whose gradient alone tells that samples are mixed."""
-    model = Stranger(lambda m, x: m.layer(x - x.mean(0)))
+    model = stranger(lambda m, x: m.layer(x - x.mean(0)))
     nn.init.zeros_(model.layer.weight)
     return model
 
 
 def clipped_gradient(num_classes: int) -> nn.Module:
-    model = Stranger(GOOD["plain"])
+    model = stranger(GOOD["plain"])
     model.layer.weight.register_hook(lambda gradient: gradient / gradient.norm())
     return model
 
 
 def squeezing(num_classes: int) -> nn.Module:
-    return Stranger(lambda m, x: m.layer(x[:, None]).squeeze())
+    return stranger(lambda m, x: m.layer(x[:, None]).squeeze())
 
 
 def spectral(num_classes: int) -> nn.Module:
@@ -167,12 +155,12 @@ def spectral(num_classes: int) -> nn.Module:
 
 
 def renormed(num_classes: int) -> nn.Module:
-    def forward(model: Stranger, x: Tensor) -> Tensor:
+    def forward(model: Any, x: Tensor) -> Tensor:
         with torch.no_grad():
             model.layer.weight.div_(model.layer.weight.norm(dim=1, keepdim=True))
         return model.layer(x)
 
-    return Stranger(forward)
+    return stranger(forward)
 
 
 def moving(num_classes: int, kind: str) -> nn.Module:
@@ -192,7 +180,7 @@ def moving(num_classes: int, kind: str) -> nn.Module:
         return model.layer(model.encoder(x) + model.copy(x))
 
     encoder = nn.Sequential(nn.Linear(8, 8), nn.Tanh())
-    return Stranger(logits, encoder=encoder, copy=copy.deepcopy(encoder).requires_grad_(kind == "trainable follower"))
+    return stranger(logits, encoder=encoder, copy=copy.deepcopy(encoder).requires_grad_(kind == "trainable follower"))
 
 
 def changing_norm(num_classes: int, kind: str, at: int = 0) -> nn.Module:
@@ -216,7 +204,7 @@ def changing_norm(num_classes: int, kind: str, at: int = 0) -> nn.Module:
                 model.norm.train()
         return model.layer(model.norm(h).relu())
 
-    return Stranger(forward, body=nn.Linear(8, 8), norm=nn.BatchNorm1d(8), passes=0)
+    return stranger(forward, body=nn.Linear(8, 8), norm=nn.BatchNorm1d(8), passes=0)
 
 
 def dropping(num_classes: int, kind: str) -> nn.Module:
@@ -244,13 +232,13 @@ def dropping(num_classes: int, kind: str) -> nn.Module:
         return model.layer(steps.flatten(1))
 
     # Behind another one, which is named only where it is at fault.
-    return nn.Sequential(nn.Dropout(0.1), Stranger(forward, drop=nn.Dropout(0.3), positions=torch.ones(1, 4, 2)))
+    return nn.Sequential(nn.Dropout(0.1), stranger(forward, drop=nn.Dropout(0.3), positions=torch.ones(1, 4, 2)))
 
 
 def checkpointed(num_classes: int) -> nn.Module:
     """Runs a part again in the backward pass, the reentrant way."""
     part = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.ReLU())
-    return Stranger(lambda m, x: m.layer(checkpoint(m.part, m.body(x), use_reentrant=True)), body=nn.Linear(8, 8), part=part)
+    return stranger(lambda m, x: m.layer(checkpoint(m.part, m.body(x), use_reentrant=True)), body=nn.Linear(8, 8), part=part)
 
 
 def reading_statistics(num_classes: int, kind: str) -> nn.Module:
@@ -264,20 +252,20 @@ def reading_statistics(num_classes: int, kind: str) -> nn.Module:
             beside = functional.batch_norm(x, model.norm.running_mean.clone(), model.norm.running_var.clone())
         return model.layer(model.norm(x) + beside)
 
-    return Stranger(forward, norm=nn.BatchNorm1d(8))
+    return stranger(forward, norm=nn.BatchNorm1d(8))
 
 
 def clipped_table(num_classes: int) -> nn.Module:
     table = nn.Embedding(20, 8, max_norm=1.0)
-    return Stranger(lambda m, x: m.layer(m.table((x[:, :2].abs() * 5).long().clamp(max=19)).mean(1)), table=table)
+    return stranger(lambda m, x: m.layer(m.table((x[:, :2].abs() * 5).long().clamp(max=19)).mean(1)), table=table)
 
 
 def softmaxed(num_classes: int) -> nn.Module:
-    return Stranger(lambda m, x: m.layer(x).softmax(1))
+    return stranger(lambda m, x: m.layer(x).softmax(1))
 
 
 def scaled(num_classes: int) -> nn.Module:
-    return Stranger(lambda m, x: m.layer(x) if m.training else m.layer(x) / 2)
+    return stranger(lambda m, x: m.layer(x) if m.training else m.layer(x) / 2)
 
 
 def wrapped(num_classes: int, how: str) -> nn.Module:
@@ -322,7 +310,7 @@ def failing(num_classes: int, when: str = "", at: int = 0) -> nn.Module:
             raise KeyError("boom")
         return model.layer(x)
 
-    return Stranger(forward, passes=0)
+    return stranger(forward, passes=0)
 
 
 class Late(nn.Module):
@@ -364,7 +352,7 @@ def midway(num_classes: int, kind: str) -> nn.Module:
                 model.spare.requires_grad_(True)
         return model.layer(x)
 
-    return Stranger(forward, spare=nn.Linear(8, num_classes).requires_grad_(False), passes=0)
+    return stranger(forward, spare=nn.Linear(8, num_classes).requires_grad_(False), passes=0)
 
 
 class Unswitchable(nn.Linear):
@@ -380,7 +368,7 @@ def lazy(num_classes: int) -> nn.Module:
 
 
 def unreached_lazy(num_classes: int) -> nn.Module:
-    return Stranger(GOOD["plain"], spare=nn.LazyLinear(3))
+    return stranger(GOOD["plain"], spare=nn.LazyLinear(3))
 
 
 def exiting(num_classes: int, at: int = 0) -> nn.Module:
@@ -394,7 +382,7 @@ def exiting(num_classes: int, at: int = 0) -> nn.Module:
 
     if not at:
         sys.exit()
-    return Stranger(forward, passes=0)
+    return stranger(forward, passes=0)
 
 
 def exiting_samples() -> tuple[Any, Any]:

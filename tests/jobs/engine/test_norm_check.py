@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import prepared
+from small_runs import Net, prepared
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -16,38 +16,24 @@ from largebatch.jobs.models.norms.ghost_batch_norm import forward_pass_of, use_g
 from largebatch.jobs.models.sample_dropout import use_sample_dropout
 
 
-class Rows(nn.Module):
+def rows(arrange: Callable[[Tensor], Tensor], norm: nn.Module | None = None) -> nn.Module:
     """Batch-norm over rows of four steps of each sample, which `arrange` puts into some order."""
 
-    def __init__(self, arrange: Callable[[Tensor], Tensor], norm: nn.Module | None = None) -> None:
-        super().__init__()
-        self.arrange, self.norm, self.last = arrange, norm or nn.BatchNorm1d(2), nn.Linear(2, 3)
+    def forward(m: Any, x: Tensor) -> Tensor:
+        return m.last(m.norm(arrange(x.reshape(len(x), 4, 2))).reshape(len(x), -1, 2).mean(1))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.last(self.norm(self.arrange(x.reshape(len(x), 4, 2))).reshape(len(x), -1, 2).mean(1))
+    return Net(forward, norm=norm or nn.BatchNorm1d(2), last=nn.Linear(2, 3))
 
 
-class Chain(nn.Module):
+def chain(norm: nn.Module) -> nn.Module:
     """Batch-norm over samples."""
-
-    def __init__(self, norm: nn.Module) -> None:
-        super().__init__()
-        self.norm, self.last = norm, nn.Linear(8, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.last(self.norm(x))
+    return Net(lambda m, x: m.last(m.norm(x)), norm=norm, last=nn.Linear(8, 3))
 
 
-class Twice(nn.Module):
+def twice(dropout: Callable[[Tensor], Tensor] | None = None) -> nn.Module:
     """One norm, run twice, behind dropout."""
-
-    def __init__(self, dropout: Callable[[Tensor], Tensor] | None = None) -> None:
-        super().__init__()
-        self.dropout = dropout or nn.Dropout(0.3)
-        self.norm, self.last = nn.BatchNorm1d(8), nn.Linear(8, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.last(self.norm(self.norm(self.dropout(x)).tanh()))
+    parts = {"dropout": dropout or nn.Dropout(0.3), "norm": nn.BatchNorm1d(8), "last": nn.Linear(8, 3)}
+    return Net(lambda m, x: m.last(m.norm(m.norm(m.dropout(x)).tanh())), **parts)
 
 
 class Renormalising(nn.BatchNorm1d):
@@ -97,12 +83,12 @@ def tried(model: nn.Module) -> nn.Module:
 @pytest.mark.parametrize(
     "model",
     [
-        lambda: Rows(by_sample),
-        lambda: Rows(by_sample, nn.BatchNorm1d(2, momentum=None)),
-        lambda: Rows(by_sample, Activated(2)),
-        lambda: Rows(lambda x: x.transpose(1, 2), nn.InstanceNorm1d(2, track_running_stats=True)),
-        Twice,
-        lambda: Twice(lambda x: functional.dropout(x, 0.5)),
+        lambda: rows(by_sample),
+        lambda: rows(by_sample, nn.BatchNorm1d(2, momentum=None)),
+        lambda: rows(by_sample, Activated(2)),
+        lambda: rows(lambda x: x.transpose(1, 2), nn.InstanceNorm1d(2, track_running_stats=True)),
+        twice,
+        lambda: twice(lambda x: functional.dropout(x, 0.5)),
         lambda: nn.Linear(8, 3),
     ],
     ids=["steps", "plain average", "activated", "instances", "twice", "random", "no norm"],
@@ -114,13 +100,13 @@ def test_norms_that_take_samples_in_their_order_pass(model: Callable[[], nn.Modu
 @pytest.mark.parametrize(
     ("model", "why"),
     [
-        (Rows(lambda x: x.transpose(0, 1).reshape(-1, 2)), "takes together rows of samples that do not belong together"),
-        (Rows(lambda x: x.flip(0), nn.BatchNorm1d(4)), "takes together"),
-        (Rows(lambda x: by_sample(x)[x.flatten()[0::2] > -0.5]), "rows of 4 samples, which are not as many of each"),
-        (Rows(by_sample, Renormalising(2)), "normalises by its running statistics in training"),
-        (Rows(by_sample, MovingTwice(2)), "moves its running_mean in a way of its own"),
-        (Rows(by_sample, Counting(2)), "moves its num_batches_tracked in a way of its own"),
-        (Chain(Pooling(8)), "does not give a row for each row"),
+        (rows(lambda x: x.transpose(0, 1).reshape(-1, 2)), "takes together rows of samples that do not belong together"),
+        (rows(lambda x: x.flip(0), nn.BatchNorm1d(4)), "takes together"),
+        (rows(lambda x: by_sample(x)[x.flatten()[0::2] > -0.5]), "rows of 4 samples, which are not as many of each"),
+        (rows(by_sample, Renormalising(2)), "normalises by its running statistics in training"),
+        (rows(by_sample, MovingTwice(2)), "moves its running_mean in a way of its own"),
+        (rows(by_sample, Counting(2)), "moves its num_batches_tracked in a way of its own"),
+        (chain(Pooling(8)), "does not give a row for each row"),
     ],
     ids=["steps first", "another order", "some rows", "renormalising", "moving twice", "counting", "pooling"],
 )

@@ -21,19 +21,14 @@ DIGITS = load_dataset(DatasetSpec(name="digits"), Path("nowhere"))
 InceptionOutputs = namedtuple("InceptionOutputs", ["logits", "aux_logits"])  # torchvision's
 
 
-class Auxiliary(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(64, 10)
-
-    def forward(self, images: Tensor) -> Any:
-        logits = self.layer(images.flatten(1))
-        return InceptionOutputs(logits, logits) if self.training else logits
+def auxiliary(m: Any, images: Tensor) -> Any:
+    logits = m.layer(images.flatten(1))
+    return InceptionOutputs(logits, logits) if m.training else logits
 
 
 def test_auxiliary_outputs_are_named_with_the_arguments_that_turn_them_off() -> None:
     with pytest.raises(PlanError, match="model: gives InceptionOutputs") as refused:
-        refuse_misfit(Auxiliary(), DIGITS)
+        refuse_misfit(small_runs.Net(auxiliary, layer=nn.Linear(64, 10)), DIGITS)
     assert "model.arguments.aux_logits=false" in refused.value.hint
     assert "model.arguments.init_weights=true" in refused.value.hint
 

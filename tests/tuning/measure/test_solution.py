@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_runs import Net
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
@@ -34,25 +35,15 @@ class Convolutions(nn.Module):
         return self.second(torch.tanh(self.norm(self.first(self.frozen(inputs))))).mean((2, 3))
 
 
-class Transformer(nn.Module):
+def transformer() -> nn.Module:
     """Torch's own layer: attention by scaled_dot_product_attention."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 8, activation="gelu", batch_first=True), 1)
-        self.head = nn.Linear(4, CLASSES)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self.head(self.encoder(inputs.flatten(1).reshape(len(inputs), -1, 4)).mean(1))
+    encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 8, activation="gelu", batch_first=True), 1)
+    return Net(lambda m, x: m.head(m.encoder(x.flatten(1).reshape(len(x), -1, 4)).mean(1)), encoder=encoder, head=nn.Linear(4, CLASSES))
 
 
-class Recurrent(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.cells, self.head = nn.LSTM(8, 3, batch_first=True), nn.Linear(3, CLASSES)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self.head(self.cells(inputs.flatten(1).reshape(len(inputs), -1, 8))[0][:, -1])
+def recurrent() -> nn.Module:
+    cells = nn.LSTM(8, 3, batch_first=True)
+    return Net(lambda m, x: m.head(m.cells(x.flatten(1).reshape(len(x), -1, 8))[0][:, -1]), cells=cells, head=nn.Linear(3, CLASSES))
 
 
 class Layouts(nn.Module):
@@ -69,34 +60,26 @@ class Layouts(nn.Module):
         return torch.tanh(inputs.flatten(1) @ self.sliced.to(inputs.dtype)) @ self.turned @ torch.tanh(self.again)
 
 
-class SparseRows(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.rows, self.head = nn.Embedding(5, 4, sparse=True), nn.Linear(4, CLASSES)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self.head(torch.tanh(self.rows((inputs.flatten(1)[:, :6].abs() * 2).long().clamp(max=4)).mean(1)))
+def sparse_rows() -> nn.Module:
+    rows = nn.Embedding(5, 4, sparse=True)
+    numbers = lambda x: (x.flatten(1)[:, :6].abs() * 2).long().clamp(max=4)  # noqa: E731
+    return Net(lambda m, x: m.head(torch.tanh(m.rows(numbers(x)).mean(1))), rows=rows, head=nn.Linear(4, CLASSES))
 
 
-class Mixed(nn.Module):
+def mixed() -> nn.Module:
     """Float32 and float64 weights."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body, self.head = nn.Linear(32, 3), nn.Linear(3, CLASSES, dtype=torch.float64)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self.head(torch.tanh(self.body(inputs.flatten(1))).double())
+    body, head = nn.Linear(32, 3), nn.Linear(3, CLASSES, dtype=torch.float64)
+    return Net(lambda m, x: m.head(torch.tanh(m.body(x.flatten(1))).double()), body=body, head=head)
 
 
 STRANGERS: dict[str, Callable[[], nn.Module]] = {
     "convolutions": lambda: Convolutions(False),
     "channels last": lambda: Convolutions(True),
-    "transformer": Transformer,
-    "recurrent": Recurrent,
+    "transformer": transformer,
+    "recurrent": recurrent,
     "layouts": Layouts,
-    "sparse": SparseRows,
-    "mixed": Mixed,
+    "sparse": sparse_rows,
+    "mixed": mixed,
 }
 
 
@@ -156,26 +139,8 @@ def test_sharpness_and_eigenvalue_of_strangers(stranger: str) -> None:
     assert full.value > part.value > 0
 
 
-class Once(torch.autograd.Function):
-    """A backward that has none of its own."""
-
-    @staticmethod
-    def forward(ctx: Any, inputs: Tensor) -> Tensor:
-        return inputs * 2
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        return gradients[0] * 2
-
-
-class Odd(nn.Module):
-    def __init__(self, use: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.body, self.head, self.use = nn.Linear(32, 4), nn.Linear(4, CLASSES), use
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self.head(self.use(torch.tanh(self.body(inputs.flatten(1)))))
+def odd(use: Callable[[Tensor], Tensor]) -> nn.Module:
+    return Net(lambda m, x: m.head(use(torch.tanh(m.body(x.flatten(1))))), body=nn.Linear(32, 4), head=nn.Linear(4, CLASSES))
 
 
 def fails(error: Exception) -> Callable[[Tensor], Tensor]:
@@ -187,6 +152,6 @@ def fails(error: Exception) -> Callable[[Tensor], Tensor]:
 
 def test_what_a_model_raises_is_one_sentence() -> None:
     with pytest.raises(InputError, match=r"run: the model has no gradient in evaluation mode \(KeyError: 'no'\)"):
-        epsilon_sharpness(solution_of(Odd(fails(KeyError("no")))), 1e-3)
+        epsilon_sharpness(solution_of(odd(fails(KeyError("no")))), 1e-3)
     with pytest.raises(FaultError, match="run: memory runs out with 5 samples at once"):
-        top_eigenvalue(solution_of(Odd(fails(torch.OutOfMemoryError("CUDA out of memory")))))
+        top_eigenvalue(solution_of(odd(fails(torch.OutOfMemoryError("CUDA out of memory")))))
