@@ -1,7 +1,9 @@
-"""Records and summaries of runs that nobody trained."""
+"""Records and summaries of runs that nobody trained, and journals as a kill leaves them."""
 
+from pathlib import Path
 from typing import Any
 
+from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.records import EvalRecord, Outcome, RunSummary, StartRecord, StepRecord
 
 
@@ -25,3 +27,9 @@ def summary(run_id: str = "run", **given: Any) -> RunSummary:
     numbers = {key: 1 for key in ("micro_batch_size", "gradient_accumulation_steps", "world_size", "steps", "samples_seen", "global_batch_size")}
     times = {key: 1.0 for key in ("epochs", "training_seconds", "evaluation_seconds", "wall_seconds")}
     return RunSummary.model_validate({**fields, **numbers, **times, "run_id": run_id, "outcome": Outcome.REACHED, "run_dir": run_id, **given})
+
+
+def drop_end(run_dir: Path, torn: str = "") -> None:
+    """Of the journal: what a kill had no time to write; `torn` is what it had begun."""
+    journal = run_dir / run_folder.JOURNAL
+    journal.write_text("".join(line for line in journal.read_text().splitlines(keepends=True) if '"kind":"end"' not in line) + torn)

@@ -3,9 +3,11 @@
 import copy
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
+from small_runs import Net
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
@@ -37,17 +39,14 @@ def test_they_are_torchs_bit_for_bit_also_after_a_checkpoint(ours: type[Optimize
     assert all(torch.equal(one, other) for one, other in zip(trained(ours), trained(theirs), strict=True))
 
 
-class TwoHalves(nn.Module):
-    """A model with a half that not every step reaches."""
+def two_halves(second: torch.dtype) -> Any:
+    """A model with a half that not every step reaches: (n, 3) of inputs (n, 4)."""
 
-    def __init__(self, second: torch.dtype) -> None:
-        super().__init__()
-        self.first, self.second = nn.Linear(4, 3), nn.Linear(4, 3, dtype=second)
+    def forward(model: Any, inputs: Tensor, reaches_second: bool) -> Tensor:
+        outputs: Tensor = model.first(inputs)
+        return outputs + model.second(inputs.to(second)).float() if reaches_second else outputs
 
-    def forward(self, inputs: Tensor, reaches_second: bool) -> Tensor:
-        """(n, 3) of inputs (n, 4)."""
-        outputs: Tensor = self.first(inputs)
-        return outputs + self.second(inputs.to(self.second.weight.dtype)).float() if reaches_second else outputs
+    return Net(forward, first=nn.Linear(4, 3), second=nn.Linear(4, 3, dtype=second))
 
 
 @pytest.mark.parametrize("second", [torch.float32, torch.float64])
@@ -58,7 +57,7 @@ def test_adamw_is_torchs_whatever_a_step_reaches(second: torch.dtype, closes: bo
 
     def trained(kind: type[Optimizer]) -> tuple[list[Tensor], list[float]]:
         torch.manual_seed(0)
-        model = TwoHalves(second)
+        model = two_halves(second)
         groups = [{"params": model.first.parameters(), "weight_decay": 0.1}, {"params": model.second.parameters(), "weight_decay": 0.0}]
         optimizer = kind(groups, lr=0.1, fused=True)  # type: ignore[call-arg]
         for reaches_second in reached:

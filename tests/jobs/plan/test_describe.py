@@ -5,6 +5,7 @@ import re
 from typing import Any
 
 import pytest
+from small_runs import document
 from torch import nn
 
 from largebatch.jobs.plan.describe import DataFacts, learning_rate_curve, mebibytes, plan_facts, plan_lines, sparkline
@@ -16,15 +17,13 @@ MODEL = nn.Linear(9, 10)  # 100 parameters
 
 
 def plan_of(facts: Facts | None = None, **parts: Any) -> TrainPlan:
-    document: dict[str, Any] = {
-        "dataset": {"name": "digits"},
-        "model": {"name": "mlp"},
+    usual = {
         "batch": {"global_batch_size": 300},
         "optimizer": {"name": "lamb"},
         "learning_rate": {"base": 0.4, "warmup_epochs": 1, "decay": "cosine"},
         "stop": {"epochs": 4},
     }
-    return make_plan(build_spec({**document, **parts}), facts or Facts(1000, has_batch_norm=False, micro_batch_size=128))
+    return make_plan(build_spec(document(**{**usual, **parts})), facts or Facts(1000, has_batch_norm=False, micro_batch_size=128))
 
 
 def words(plan: TrainPlan, is_in_memory: bool = True) -> dict[str, str]:

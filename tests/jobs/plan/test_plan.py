@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from small_runs import document
 
 from largebatch.jobs.errors import PlanError
 from largebatch.jobs.plan.make import Facts, make_plan
@@ -21,25 +22,14 @@ def plan(
     num_samples: int, batch: int | str, micro: int | str = 1000, found_micro: int = 1000, norm: bool = False, world_size: int = 1, **parts: Any
 ) -> TrainPlan:
     """A plan for `num_samples` samples; dotted keys with __ set single values, as in batch__last="drop"."""
-    document: dict[str, Any] = {
-        "dataset": {"name": "digits"},
-        "model": {"name": "mlp"},
-        "batch": {"global_batch_size": batch, "micro_batch_size": micro},
-        "batch_norm": {},
-        "optimizer": {"name": "sgd"},
-        "learning_rate": {"base": 0.1},
-        "gradient": {},
-        "checkpoint": {},
-        "evaluation": {},
-        "stop": {"epochs": 2.0},
-    }
+    given = document(batch={"global_batch_size": batch, "micro_batch_size": micro}, stop={"epochs": 2.0})
     for path, value in parts.items():
         section, _, field = path.partition("__")
         if field:
-            document[section][field] = value
+            given.setdefault(section, {})[field] = value
         else:
-            document[section] = value
-    return make_plan(build_spec(document), Facts(num_samples, norm, found_micro if micro == "auto" else int(micro), world_size))
+            given[section] = value
+    return make_plan(build_spec(given), Facts(num_samples, norm, found_micro if micro == "auto" else int(micro), world_size))
 
 
 def steps_of(made: TrainPlan) -> Iterator[StepPlan]:

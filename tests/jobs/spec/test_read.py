@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from small_runs import document
 
 from largebatch.jobs.errors import SpecError
 from largebatch.jobs.optim.configs import OPTIMIZERS
@@ -211,16 +212,7 @@ def test_nearest() -> None:
 
 
 class TestEntryPoints:
-    SPEC = build_spec(
-        {
-            "dataset": {"entry_point": "mine:load"},
-            "model": {"entry_point": "mine:build"},
-            "batch": {"global_batch_size": 4},
-            "optimizer": {"name": "sgd"},
-            "learning_rate": {"base": 0.1},
-            "stop": {"steps": 1},
-        }
-    )
+    SPEC = build_spec(document(dataset={"entry_point": "mine:load"}, model={"entry_point": "mine:build"}))
 
     def test_they_are_found(self) -> None:
         assert entry_points(self.SPEC) == {"dataset.entry_point": "mine:load", "model.entry_point": "mine:build"}

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import small_runs
+from made_records import drop_end
 
 from largebatch.jobs.errors import DataError
 from largebatch.jobs.run.checkpoints import list_checkpoints
@@ -88,8 +89,7 @@ def test_steps_that_a_resume_undid_are_told_and_the_final_values_are_the_runs_ow
     """MLflow deletes no metric, and shows of each the value at its highest step."""
     run_dir = tmp_path / "undone"
     trained(document(store, "undone", stop={"steps": 12}, checkpoint={"every_steps": 4}, evaluation={"every_epochs": 1.0}), run_dir)
-    journal = run_dir / "records.jsonl"
-    journal.write_text("".join(line for line in journal.read_text().splitlines(keepends=True) if '"kind":"end"' not in line))
+    drop_end(run_dir)
     sync_run(run_dir)
     for checkpoint in list_checkpoints(run_dir / "checkpoints"):  # as after a kill at step 12, which was to be the 40th
         if checkpoint.step > 8:

@@ -16,8 +16,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import made_records
 import pytest
 import small_runs
+from made_records import drop_end
 from ports import free_port
 from small_runs import ROOT, wait_for
 
@@ -240,18 +242,23 @@ def test_artifacts_and_the_checkpoint_that_was_asked_for(tmp_path: Path, client:
     assert checkpoint.path.partition(".")[0].endswith("-00000008"), "the last step's, by either of its names"
 
 
+def write_journal(run_dir: Path, *clocks: list[float]) -> None:
+    """Another journal, without an end: of a process for each clock, which tells the training seconds of its steps."""
+    (run_dir / run_folder.JOURNAL).unlink()
+    with Journal(run_dir) as journal:
+        for clock in clocks:
+            journal.write(made_records.start(at_s=1000.0))
+            for number, seconds in enumerate(clock, start=1):
+                journal.write(made_records.step(number, seconds))
+
+
 @pytest.mark.parametrize(("every_s", "sent"), [(0.0, [1, 2, 3, 4, 5, 6]), (1.0, [1, 4, 6]), (1.5, [1, 5, 6]), (100.0, [1, 6])])
 def test_step_records_are_thinned_by_training_seconds_and_the_last_is_sent(
     every_s: float, sent: list[int], tmp_path: Path, client: Any, store: str
 ) -> None:
     run_dir = tmp_path / f"thinned-{every_s}"
     unmirrored(document(store, tracking={"step_every_seconds": every_s}), run_dir)
-    template = next(steps(read_records(run_dir)))
-    (run_dir / "records.jsonl").unlink()
-    with Journal(run_dir) as journal:
-        journal.write(StartRecord(at_s=1000.0, step=0, training_seconds=0.0, world_size=1, device="cpu"))
-        for number, at_s in enumerate([0.25, 0.5, 1.0, 1.25, 2.0, 2.25], start=1):
-            journal.write(template.model_copy(update={"step": number, "training_seconds": at_s}))
+    write_journal(run_dir, [0.25, 0.5, 1.0, 1.25, 2.0, 2.25])
     state = sync_run(run_dir)
     assert [metric.step for metric in client.get_metric_history(state.run_id, "loss")] == sent
     assert not state.is_complete, "the journal has no end"
@@ -261,13 +268,7 @@ def test_a_clock_that_runs_behind_the_one_before_skips_nothing(tmp_path: Path, c
     """Killed at 9 s into step 2, repeated in a fraction of that: step 3 is new although its clock is younger."""
     run_dir = tmp_path / "younger"
     unmirrored(document(store), run_dir)
-    template = next(steps(read_records(run_dir)))
-    (run_dir / "records.jsonl").unlink()
-    with Journal(run_dir) as journal:
-        for clock in ([1.0, 9.0], [1.0, 2.0, 3.0]):
-            journal.write(StartRecord(at_s=1000.0, step=0, training_seconds=0.0, world_size=1, device="cpu"))
-            for number, at_s in enumerate(clock, start=1):
-                journal.write(template.model_copy(update={"step": number, "training_seconds": at_s}))
+    write_journal(run_dir, [1.0, 9.0], [1.0, 2.0, 3.0])
     state = sync_run(run_dir)
     assert sorted(metric.step for metric in client.get_metric_history(state.run_id, "loss")) == [1, 2, 3]
 
@@ -378,13 +379,6 @@ def test_a_sweep_of_an_earlier_version_is_called_as_its_folder(tmp_path: Path, c
     assert sync_folder(folder).run_id == state.run_id
 
 
-def test_a_real_server_gets_the_same(tmp_path: Path, client: Any, server: str) -> None:
-    summary, said = mirrored(document(server), tmp_path / "runs")
-    assert said == []
-    run = assert_holds_the_journal(client, Path(summary.run_dir))
-    assert run.info.run_id == summary.mlflow_run_id
-
-
 def test_a_server_that_is_away_costs_nothing_and_is_caught_up_later(tmp_path: Path, client: Any, door: Door) -> None:
     runs = tmp_path / "runs"
     first, said = mirrored(document(door.uri), runs)
@@ -402,7 +396,8 @@ def test_a_server_that_is_away_costs_nothing_and_is_caught_up_later(tmp_path: Pa
     second, said = mirrored(document(door.uri), runs)
     assert said == [f"MLflow now has run {first_dir.name} too."]
     for summary in (first, second):
-        assert_holds_the_journal(client, Path(summary.run_dir))
+        run = assert_holds_the_journal(client, Path(summary.run_dir))
+    assert run.info.run_id == second.mlflow_run_id
 
 
 def test_a_server_that_goes_away_in_the_middle_misses_nothing(tmp_path: Path, client: Any, door: Door) -> None:
@@ -433,8 +428,7 @@ def test_a_killed_run_is_caught_up_once(tmp_path: Path, client: Any, store: str,
     killed, here = tmp_path / "killed", tmp_path / "here"
     unmirrored(document(store), killed, stop_after=3)
     (killed / run_folder.SUMMARY).unlink(missing_ok=True)
-    lines = (killed / run_folder.JOURNAL).read_text().splitlines(keepends=True)
-    (killed / run_folder.JOURNAL).write_text("".join(line for line in lines if '"kind":"end"' not in line) + '{"kind":"st')  # as a kill leaves it
+    drop_end(killed, '{"kind":"st')  # as a kill leaves it
     here.mkdir()
     capsys.readouterr()
     for _ in range(2):
@@ -601,8 +595,7 @@ def test_a_store_whose_making_was_cut_short_is_made_anew(tmp_path: Path, monkeyp
 def under_way(given: dict[str, Any], run_dir: Path, **options: Any) -> Mirror:
     """The mirror of a run that still trains: all that its journal lacks is the end."""
     unmirrored(given, run_dir)
-    journal = run_dir / run_folder.JOURNAL
-    journal.write_text("".join(line for line in journal.read_text().splitlines(keepends=True) if '"kind":"end"' not in line))
+    drop_end(run_dir)
     mirror = Mirror(run_dir, **options)
     mirror.catch_up()
     return mirror

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from made_runs import made_profile, made_run
+from small_runs import document, synthetic
 
 from largebatch.jobs.job import prepare, run_job
 from largebatch.jobs.run import run_folder
@@ -74,13 +75,8 @@ def test_a_stage_that_fails_costs_only_itself(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "stranger.py").write_text(STRANGER.replace("{layers}", MODELS[name]))
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "stranger", raising=False)
-    spec = build_spec(
-        {
-            "dataset": {"name": "synthetic", "arguments": {"shape": [1, 8, 8], "num_classes": 3, "num_train": 96, "num_test": 30}},
-            "model": {"entry_point": "stranger:build"}, "batch": {"global_batch_size": 16}, "optimizer": {"name": "sgd"},
-            "learning_rate": {"base": 0.1}, "stop": {"epochs": 1, "target_accuracy": 0.05}, "tracking": {"enabled": False},
-        }
-    )  # fmt: skip
+    parts = {"learning_rate": {"base": 0.1}, "stop": {"epochs": 1, "target_accuracy": 0.05}}
+    spec = build_spec(document(dataset=synthetic(96, 30, (1, 8, 8)), model={"entry_point": "stranger:build"}, **parts))
     folder = tmp_path / "study"
     begin_study(folder, spec, 500.0)
     run_folder.write_text(folder / "profile.json", made_profile().model_copy(update={"num_train_samples": 96}).model_dump_json())
