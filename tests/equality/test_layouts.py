@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import CPU, prepared, synthetic, trained
+from small_runs import CPU, Net, prepared, synthetic, trained
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -46,15 +46,10 @@ class LaidOut(nn.Module):
 def hidden_sparse(num_classes: int) -> nn.Module:
     """Its sparse gradient only a backward pass shows."""
 
-    class Hidden(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.table, self.layer = nn.Parameter(torch.randn(9, 4)), nn.Linear(4, num_classes)
+    def forward(model: Any, images: Tensor) -> Tensor:
+        return model.layer(functional.embedding(images.flatten(1).long() % 9, model.table, sparse=True).mean(1))
 
-        def forward(self, images: Tensor) -> Tensor:
-            return self.layer(functional.embedding(images.flatten(1).long() % 9, self.table, sparse=True).mean(1))
-
-    return Hidden()
+    return Net(forward, table=nn.Parameter(torch.randn(9, 4)), layer=nn.Linear(4, num_classes))
 
 
 laid_out = LaidOut

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import InOrder, planned
+from small_runs import InOrder, Net, planned
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
@@ -53,78 +53,55 @@ class Activated(nn.BatchNorm1d):
         return super().forward(x).tanh()
 
 
-class Chain(nn.Module):
-    """One norm, once."""
-
-    def __init__(self, norm: Norm, kind: nn.Module) -> None:
-        super().__init__()
-        self.first, self.norm, self.last = nn.Linear(8, WIDTH), norm(kind), nn.Linear(WIDTH, CLASSES)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.last(self.norm(self.first(x)).tanh())
+def model_of(forward: Callable[..., Tensor], norm: nn.Module, **parts: nn.Module) -> Net:
+    """One norm between two layers, and what `forward` makes of them."""
+    usual = {"first": nn.Linear(8, WIDTH), "last": nn.Linear(WIDTH, CLASSES)}
+    return Net(forward, norm=norm, **{**usual, **parts})
 
 
-class Steps(Chain):
+def once(model: Any, x: Tensor) -> Tensor:
+    return model.last(model.norm(model.first(x)).tanh())
+
+
+def steps(norm: Norm) -> nn.Module:
     """Batch-norm over four steps of every sample."""
-
-    def __init__(self, norm: Norm) -> None:
-        super().__init__(norm, nn.BatchNorm1d(WIDTH))
-        self.first, self.last = nn.Linear(2, WIDTH), nn.Linear(4 * WIDTH, CLASSES)
-        if isinstance(self.norm, ByGroups):
-            self.norm.rows = 4 * SPAN
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.last(self.norm(self.first(x.reshape(-1, 2))).tanh().reshape(len(x), -1))
+    made: Any = norm(nn.BatchNorm1d(WIDTH))
+    made.rows = 4 * SPAN  # as the reference takes them
+    forward = lambda m, x: m.last(m.norm(m.first(x.reshape(-1, 2))).tanh().reshape(len(x), -1))  # noqa: E731
+    return model_of(forward, made, first=nn.Linear(2, WIDTH), last=nn.Linear(4 * WIDTH, CLASSES))
 
 
-class TwoNames(Chain):
+def two_names(norm: nn.Module) -> nn.Module:
     """One norm under two names, so called twice."""
-
-    def __init__(self, norm: Norm, kind: nn.Module) -> None:
-        super().__init__(norm, kind)
-        self.between, self.again = nn.Linear(WIDTH, WIDTH), self.norm
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.last(self.again(self.between(self.norm(self.first(x)).tanh())).tanh())
+    forward = lambda m, x: m.last(m.again(m.between(m.norm(m.first(x)).tanh())).tanh())  # noqa: E731
+    return model_of(forward, norm, between=nn.Linear(WIDTH, WIDTH), again=norm)
 
 
-class Siamese(Chain):
+def siamese(model: Any, x: Tensor) -> Tensor:
     """One encoder called on the sample and on its mirror; in training on it three times as large, too."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        views = [x, x.flip(1), 3 * x] if self.training else [x]
-        return self.last(torch.stack([self.norm(self.first(view)).tanh() for view in views]).sum(0))
+    views = [x, x.flip(1), 3 * x] if model.training else [x]
+    return model.last(torch.stack([model.norm(model.first(view)).tanh() for view in views]).sum(0))
 
 
-class Checkpointed(Chain):
-    """Its first part runs again in the backward pass."""
+def checkpointed(norm: nn.Module, reentrant: bool) -> nn.Module:
+    """Its first part runs again in the backward pass, but in the reference."""
 
-    def __init__(self, norm: Norm, reentrant: bool) -> None:
-        super().__init__(norm, nn.BatchNorm1d(WIDTH))
-        self.reentrant = reentrant
+    def forward(model: Any, x: Tensor) -> Tensor:
+        part = lambda x: model.norm(model.first(x)).tanh()  # noqa: E731
+        return model.last(part(x) if isinstance(norm, ByGroups) else checkpoint(part, x.requires_grad_(), use_reentrant=reentrant))
 
-    def part(self, x: Tensor) -> Tensor:
-        return self.norm(self.first(x)).tanh()
-
-    def forward(self, x: Tensor) -> Tensor:
-        if isinstance(self.norm, ByGroups):
-            return self.last(self.part(x))
-        return self.last(checkpoint(self.part, x.requires_grad_(), use_reentrant=self.reentrant))
+    return model_of(forward, norm)
 
 
-class Instances(Chain):
+def instances(norm: Norm) -> nn.Module:
     """Instance-norm that keeps running statistics."""
-
-    def __init__(self, norm: Norm) -> None:
-        super().__init__(norm, nn.InstanceNorm1d(2, affine=True, track_running_stats=True))
-        self.first, self.last = nn.Linear(4, WIDTH), nn.Linear(2 * WIDTH, CLASSES)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.last(self.norm(self.first(x.reshape(-1, 2, 4))).tanh().flatten(1))
+    made = norm(nn.InstanceNorm1d(2, affine=True, track_running_stats=True))
+    forward = lambda m, x: m.last(m.norm(m.first(x.reshape(-1, 2, 4))).tanh().flatten(1))  # noqa: E731
+    return model_of(forward, made, first=nn.Linear(4, WIDTH), last=nn.Linear(2 * WIDTH, CLASSES))
 
 
-class Frozen(Chain):
-    """Its batch-norms stay in evaluation mode, as for fine-tuning."""
+class Frozen(Net):
+    """Its batch-norm stays in evaluation mode, as for fine-tuning."""
 
     def train(self, mode: bool = True) -> "Frozen":
         super().train(mode)
@@ -134,25 +111,28 @@ class Frozen(Chain):
         return self
 
 
-def frozen_when_built(norm: Norm) -> nn.Module:
-    model = TwoNames(norm, nn.BatchNorm1d(WIDTH))
-    model.norm.eval()
-    return model
+def frozen(norm: nn.Module) -> nn.Module:
+    return Frozen(once, first=nn.Linear(8, WIDTH), norm=norm, last=nn.Linear(WIDTH, CLASSES))
+
+
+def frozen_when_built(norm: nn.Module) -> nn.Module:
+    norm.eval()
+    return two_names(norm)
 
 
 MODELS: dict[str, Callable[[Norm], nn.Module]] = {
-    "once": lambda norm: Chain(norm, nn.BatchNorm1d(WIDTH)),
-    "steps": Steps,
-    "two names": lambda norm: TwoNames(norm, nn.BatchNorm1d(WIDTH)),
-    "two names, plain average": lambda norm: TwoNames(norm, nn.BatchNorm1d(WIDTH, momentum=None)),
-    "siamese": lambda norm: Siamese(norm, nn.BatchNorm1d(WIDTH, momentum=0.4)),
-    "activated, twice": lambda norm: TwoNames(norm, Activated(WIDTH)),
-    "checkpointed": lambda norm: Checkpointed(norm, reentrant=False),
-    "checkpointed, reentrant": lambda norm: Checkpointed(norm, reentrant=True),
-    "instances": Instances,
-    "frozen": lambda norm: Frozen(norm, nn.BatchNorm1d(WIDTH)),
-    "frozen when built": frozen_when_built,
-    "no running statistics": lambda norm: Chain(norm, nn.BatchNorm1d(WIDTH, track_running_stats=False)),
+    "once": lambda norm: model_of(once, norm(nn.BatchNorm1d(WIDTH))),
+    "steps": steps,
+    "two names": lambda norm: two_names(norm(nn.BatchNorm1d(WIDTH))),
+    "two names, plain average": lambda norm: two_names(norm(nn.BatchNorm1d(WIDTH, momentum=None))),
+    "siamese": lambda norm: model_of(siamese, norm(nn.BatchNorm1d(WIDTH, momentum=0.4))),
+    "activated, twice": lambda norm: two_names(norm(Activated(WIDTH))),
+    "checkpointed": lambda norm: checkpointed(norm(nn.BatchNorm1d(WIDTH)), reentrant=False),
+    "checkpointed, reentrant": lambda norm: checkpointed(norm(nn.BatchNorm1d(WIDTH)), reentrant=True),
+    "instances": instances,
+    "frozen": lambda norm: frozen(norm(nn.BatchNorm1d(WIDTH))),
+    "frozen when built": lambda norm: frozen_when_built(norm(nn.BatchNorm1d(WIDTH))),
+    "no running statistics": lambda norm: model_of(once, norm(nn.BatchNorm1d(WIDTH, track_running_stats=False))),
 }
 
 

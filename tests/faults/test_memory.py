@@ -18,7 +18,7 @@ from largebatch.jobs.engine.step import optimizer_step
 from largebatch.jobs.errors import FaultError, PlanError
 from largebatch.jobs.prepared import Prepared, new_state, training_batches
 from largebatch.jobs.run.listener import Listener
-from largebatch.jobs.run.records import Record, RunSummary
+from largebatch.jobs.run.records import Record
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -44,18 +44,19 @@ def new_job(micro_batch_size: int, batch_norm: bool = False, **parts: Any) -> Pr
 
 
 class Small(nn.Module):
-    """A model on a machine with room for `limit` samples, once `from_call` forward passes in training are done."""
+    """A model on a machine with room for `limit` samples, in training or in evaluation, once `from_call` forward passes there are done."""
 
-    def __init__(self, model: nn.Module, limit: int, error: Callable[[], BaseException], from_call: int = 0) -> None:
+    def __init__(self, model: nn.Module, limit: int, error: Callable[[], BaseException], from_call: int = 0, in_training: bool = True) -> None:
         super().__init__()
-        self.model, self.limit, self.error, self.from_call = model, limit, error, from_call
-        self.num_calls = 0
+        self.model, self.limit, self.error, self.from_call, self.in_training = model, limit, error, from_call, in_training
+        self.seen: list[int] = []
 
     def forward(self, inputs: Tensor) -> Tensor:
-        self.num_calls += self.training
         logits = self.model(inputs)  # before the error: running statistics have moved when memory runs out
-        if self.training and len(inputs) > self.limit and self.num_calls > self.from_call:
-            raise self.error()
+        if self.training == self.in_training:
+            if len(inputs) > self.limit and len(self.seen) >= self.from_call:
+                raise self.error()
+            self.seen.append(len(inputs))
         return logits
 
 
@@ -67,9 +68,10 @@ def cpu_error() -> BaseException:
     return RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
 
 
-def run(job: Prepared, run_dir: Path, limit: int = 1000, error: Callable[[], BaseException] = accelerator_error, from_call: int = 0) -> RunSummary:
-    object.__setattr__(job, "model", Small(job.model, limit, error, from_call))  # the plan was made for the machine with room
-    return trained(job, run_dir)
+def small(job: Prepared, limit: int, error: Callable[[], BaseException] = accelerator_error, **where: Any) -> Prepared:
+    """The job there; its plan was made for a machine with room."""
+    object.__setattr__(job, "model", Small(job.model, limit, error, **where))
+    return job
 
 
 @pytest.mark.parametrize("findings", [Findings(by_samples=["mean"]), Findings(by_passes=["mean"])])
@@ -78,15 +80,15 @@ def test_a_step_that_must_be_one_pass_is_not_split(findings: Findings, tmp_path:
     job = new_job(32, batch_norm=False)
     object.__setattr__(job, "findings", findings)
     with pytest.raises(FaultError, match=r"32 samples do not fit .* what becomes of mean depends on that"):
-        run(job, tmp_path / "run", limit=8)
+        trained(small(job, 8), tmp_path / "run")
 
 
 @pytest.mark.parametrize("error", [accelerator_error, cpu_error])
 @pytest.mark.parametrize("batch_norm", [False, True])
 def test_halving_gives_the_run_that_began_with_the_smaller_micro_batch(batch_norm: bool, error: Callable[[], BaseException], tmp_path: Path) -> None:
     """Bit for bit, running statistics of batch-norm and its count of batches included."""
-    want = run(new_job(8, batch_norm), tmp_path / "small")
-    got = run(new_job(32, batch_norm), tmp_path / "halved", limit=8, error=error)
+    want = trained(new_job(8, batch_norm), tmp_path / "small")
+    got = trained(small(new_job(32, batch_norm), 8, error), tmp_path / "halved")
     assert (got.micro_batch_size, got.gradient_accumulation_steps, got.parameters_sha256) == (8, 4, want.parameters_sha256)
     assert losses(tmp_path / "halved") == losses(tmp_path / "small")
     assert notices(tmp_path / "halved") == [
@@ -104,8 +106,8 @@ def test_a_halved_step_drops_what_the_whole_one_would(tmp_path: Path, monkeypatc
     """The passes that found no room had drawn before. Sums in another order differ by some 1e-6, other masks by 1e-1."""
     monkeypatch.setitem(sys.modules, "own_code", sys.modules[__name__])
     model = {"entry_point": "own_code:dropping"}
-    want = run(new_job(32, model=model), tmp_path / "whole")
-    got = run(new_job(32, model=model), tmp_path / "halved", limit=8, from_call=3)
+    want = trained(new_job(32, model=model), tmp_path / "whole")
+    got = trained(small(new_job(32, model=model), 8, from_call=3), tmp_path / "halved")
     assert (want.micro_batch_size, got.micro_batch_size) == (32, 8)
     assert losses(tmp_path / "halved") == pytest.approx(losses(tmp_path / "whole"), rel=1e-4)
 
@@ -113,8 +115,7 @@ def test_a_halved_step_drops_what_the_whole_one_would(tmp_path: Path, monkeypatc
 def test_memory_that_runs_out_in_the_middle_repeats_that_step_alone(tmp_path: Path) -> None:
     """Two micro-batches of 16 a step; the sixth forward pass (the second of step 3, warm-up's one counted) finds no room."""
     seen: list[Record] = []
-    job = new_job(16, batch_norm=True)
-    object.__setattr__(job, "model", Small(job.model, 8, accelerator_error, from_call=6))
+    job = small(new_job(16, batch_norm=True), 8, from_call=6)
     summary = trained(job, tmp_path / "run", Listener(on_record=seen.append))
     told = [(record.step, type(record).__name__) for record in seen if type(record).__name__ in {"StepRecord", "NoticeRecord"}]
     assert told == [
@@ -132,66 +133,45 @@ def test_memory_that_runs_out_in_the_middle_repeats_that_step_alone(tmp_path: Pa
 
 def test_when_not_even_the_smallest_fits_it_says_so(tmp_path: Path) -> None:
     with pytest.raises(FaultError, match=r"not even 1 samples fit into this device's memory\. Use a smaller model"):
-        run(new_job(32), tmp_path / "one", limit=0)
+        trained(small(new_job(32), 0), tmp_path / "one")
     with pytest.raises(FaultError, match="not even 8 samples fit"):
-        run(new_job(32, batch_norm=True), tmp_path / "span", limit=4)
+        trained(small(new_job(32, batch_norm=True), 4), tmp_path / "span")
 
 
 def test_other_errors_are_not_taken_for_memory(tmp_path: Path) -> None:
     with pytest.raises(PlanError, match=r"model: cannot take 32 samples .* RuntimeError: shapes differ"):
-        run(new_job(32), tmp_path, limit=0, error=lambda: RuntimeError("shapes differ"))
+        trained(small(new_job(32), 0, lambda: RuntimeError("shapes differ")), tmp_path)
 
 
 def test_the_smaller_micro_batch_is_kept_on_resuming(tmp_path: Path) -> None:
-    run(new_job(32), tmp_path, limit=8)
-    longer = new_job(32, stop={"steps": 8})
-    object.__setattr__(longer, "model", Small(longer.model, 8, accelerator_error))
-    summary = trained(longer, tmp_path, resumes=True)
+    trained(small(new_job(32), 8), tmp_path)
+    summary = trained(small(new_job(32, stop={"steps": 8}), 8), tmp_path, resumes=True)
     assert (summary.steps, summary.micro_batch_size) == (8, 8)
     assert len(notices(tmp_path)) == 2, "no step ran out of memory a second time"
 
 
-class SmallInEvaluation(nn.Module):
-    """A model on a machine with room for `limit` samples in evaluation."""
-
-    def __init__(self, model: nn.Module, limit: int, error: Callable[[], BaseException]) -> None:
-        super().__init__()
-        self.model, self.limit, self.error = model, limit, error
-        self.seen: list[int] = []
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        if not self.training:
-            if len(inputs) > self.limit:
-                raise self.error()
-            self.seen.append(len(inputs))
-        return self.model(inputs)
-
-
 @pytest.mark.parametrize("error", [accelerator_error, cpu_error])
 def test_evaluation_goes_on_with_fewer_samples_at_once(error: Callable[[], BaseException], tmp_path: Path) -> None:
-    want = run(new_job(8), tmp_path / "roomy")
-    job = new_job(8)
-    object.__setattr__(job, "model", SmallInEvaluation(job.model, 5, error))
+    want = trained(new_job(8), tmp_path / "roomy")
+    job = small(new_job(8), 5, error, in_training=False)
     got = trained(job, tmp_path / "small")
     same = {"test_accuracy", "best_test_accuracy", "train_accuracy", "parameters_sha256"}
     assert got.model_dump(include=same - {"parameters_sha256"}) == want.model_dump(include=same - {"parameters_sha256"})
     assert losses(tmp_path / "small") == losses(tmp_path / "roomy")
     assert notices(tmp_path / "small") == [f"Out of memory in evaluation: {halving} samples at once." for halving in ("16 -> 8", "8 -> 4")]
     # Every sample once in each evaluation (16 of the test set twice, then 96 of the training set), at the size that was found.
-    assert isinstance(job.model, SmallInEvaluation)
+    assert isinstance(job.model, Small)
     assert job.model.seen == [4] * (sum(job.model.seen) // 4)
     assert sum(job.model.seen) == 16 * 2 + 96
 
 
 def test_when_not_even_one_fits_in_evaluation_it_says_so(tmp_path: Path) -> None:
-    job = new_job(8)
-    object.__setattr__(job, "model", SmallInEvaluation(job.model, 0, accelerator_error))
     with pytest.raises(FaultError, match="model: evaluation runs out of memory even with one sample at a time"):
-        trained(job, tmp_path)
+        trained(small(new_job(8), 0, in_training=False), tmp_path)
 
 
 def test_a_norm_that_does_not_fit_halves_the_micro_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    want = run(new_job(8), tmp_path / "small")
+    want = trained(new_job(8), tmp_path / "small")
     calls = []
 
     class TooLarge(SquaredNorm):
@@ -202,7 +182,7 @@ def test_a_norm_that_does_not_fit_halves_the_micro_batch(tmp_path: Path, monkeyp
             return super().__call__()
 
     monkeypatch.setattr(all_reduce, "SquaredNorm", TooLarge)
-    got = run(new_job(32), tmp_path / "halved")
+    got = trained(new_job(32), tmp_path / "halved")
     assert (got.micro_batch_size, got.parameters_sha256) == (8, want.parameters_sha256)
 
 

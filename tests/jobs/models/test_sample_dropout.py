@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_runs import Net
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
@@ -174,27 +175,21 @@ def test_what_belongs_to_no_announced_samples_is_torchs_own() -> None:
         assert torch.equal(outputs, functional.dropout(inputs, 0.5))
 
 
-class Shared(nn.Module):
+def shared(model: Any, inputs: Tensor, again: dict[str, Any] | None = None) -> Tensor:
     """One dropout after each of two layers, both run again in the backward pass where `again` says how."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second, self.dropout = nn.Linear(6, 6), nn.Linear(6, 6), nn.Dropout(0.5)
-
-    def forward(self, inputs: Tensor, again: dict[str, Any] | None = None) -> Tensor:
-        for layer in (self.first, self.second):
-
-            def part(inputs: Tensor, layer: nn.Module = layer) -> Tensor:
-                return self.dropout(layer(inputs).tanh())
-
-            inputs = part(inputs) if again is None else checkpoint(part, inputs, **again)
-        return inputs
+    for layer in (model.first, model.second):
+        part = lambda inputs, layer=layer: model.dropout(layer(inputs).tanh())  # noqa: E731
+        inputs = part(inputs) if again is None else checkpoint(part, inputs, **again)
+    return inputs
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_activation_checkpointing_draws_the_same_again(reentrant: bool) -> None:
     torch.manual_seed(0)
-    model, inputs = use_sample_dropout(Shared()), torch.randn(9, 6, requires_grad=True)
+    model, inputs = (
+        use_sample_dropout(Net(shared, first=nn.Linear(6, 6), second=nn.Linear(6, 6), dropout=nn.Dropout(0.5))),
+        torch.randn(9, 6, requires_grad=True),
+    )
     passes = []
     for again in (None, {"use_reentrant": reentrant}):
         set_dropout_keys(sample_dropouts(model), 0, Slice(0, 0, 9), CPU)

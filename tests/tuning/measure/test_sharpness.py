@@ -253,6 +253,7 @@ def test_the_ends_of_a_line_are_the_solutions(runs: tuple[Path, Path]) -> None:
 STRANGER = """
 import torch
 from pathlib import Path
+from small_runs import Net
 from torch import nn
 
 BROKEN = Path(__file__).with_name("broken")
@@ -267,29 +268,19 @@ class Once(torch.autograd.Function):
     def backward(ctx, gradient):
         return gradient * 2
 
-class Stranger(nn.Module):
-    def __init__(self, num_classes):
-        super().__init__()
-        self.body, self.head = nn.Linear(64, 3), nn.Linear(3, num_classes)
+def logits(model, inputs):
+    if BROKEN.exists():
+        raise KeyError("broken")
+    return model.head(Once.apply(model.body(inputs.flatten(1))))
 
-    def forward(self, inputs):
-        if BROKEN.exists():
-            raise KeyError("broken")
-        return self.head(Once.apply(self.body(inputs.flatten(1))))
-
-class Kinked(nn.Module):
-    def __init__(self, num_classes):
-        super().__init__()
-        self.head, self.kink = nn.Linear(64, num_classes), nn.Parameter(torch.zeros(num_classes))
-
-    def forward(self, inputs):
-        return self.head(inputs.flatten(1)) + self.kink.abs() ** 1.5  # its second derivative at 0 is not finite
+def kinked(model, inputs):
+    return model.head(inputs.flatten(1)) + model.kink.abs() ** 1.5  # its second derivative at 0 is not finite
 
 def build(num_classes):
-    return Stranger(num_classes)
+    return Net(logits, body=nn.Linear(64, 3), head=nn.Linear(3, num_classes))
 
 def build_kinked(num_classes):
-    return Kinked(num_classes)
+    return Net(kinked, head=nn.Linear(64, num_classes), kink=nn.Parameter(torch.zeros(num_classes)))
 """
 
 

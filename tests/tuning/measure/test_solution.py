@@ -20,19 +20,14 @@ from largebatch.tuning.measure.solution import Solution
 CPU, CLASSES, SAMPLES = torch.device("cpu"), 3, 12
 
 
-class Convolutions(nn.Module):
+def convolutions(memory_format: torch.memory_format = torch.contiguous_format) -> nn.Module:
     """Two of them with batch-norm; a layer that is frozen and one that nothing uses."""
-
-    def __init__(self, is_channels_last: bool) -> None:
-        super().__init__()
-        self.first, self.norm, self.second = nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Conv2d(3, CLASSES, 2)
-        self.frozen, self.unused = nn.Conv2d(2, 2, 1), nn.Linear(2, 2)
-        self.frozen.requires_grad_(False)
-        if is_channels_last:
-            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self.second(torch.tanh(self.norm(self.first(self.frozen(inputs))))).mean((2, 3))
+    used = {"first": nn.Conv2d(2, 3, 3), "norm": nn.BatchNorm2d(3), "second": nn.Conv2d(3, CLASSES, 2)}
+    model = Net(
+        lambda m, x: m.second(torch.tanh(m.norm(m.first(m.frozen(x))))).mean((2, 3)),
+        **used, frozen=nn.Conv2d(2, 2, 1).requires_grad_(False), unused=nn.Linear(2, 2),
+    )  # fmt: skip
+    return model.to(memory_format=memory_format)  # type: ignore[call-overload]
 
 
 def transformer() -> nn.Module:
@@ -46,18 +41,13 @@ def recurrent() -> nn.Module:
     return Net(lambda m, x: m.head(m.cells(x.flatten(1).reshape(len(x), -1, 8))[0][:, -1]), cells=cells, head=nn.Linear(3, CLASSES))
 
 
-class Layouts(nn.Module):
+def layouts() -> nn.Module:
     """Weights that are parts of others, lie transposed, or are used twice."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(0)
-        self.sliced = nn.Parameter(torch.randn(32, 9, generator=generator)[:, ::3])
-        self.turned = nn.Parameter(torch.randn(3, 3, generator=generator).t())
-        self.again = self.turned
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return torch.tanh(inputs.flatten(1) @ self.sliced.to(inputs.dtype)) @ self.turned @ torch.tanh(self.again)
+    generator = torch.Generator().manual_seed(0)
+    sliced = nn.Parameter(torch.randn(32, 9, generator=generator)[:, ::3])
+    turned = nn.Parameter(torch.randn(3, 3, generator=generator).t())
+    forward = lambda m, x: torch.tanh(x.flatten(1) @ m.sliced.to(x.dtype)) @ m.turned @ torch.tanh(m.again)  # noqa: E731
+    return Net(forward, sliced=sliced, turned=turned, again=turned)
 
 
 def sparse_rows() -> nn.Module:
@@ -73,11 +63,11 @@ def mixed() -> nn.Module:
 
 
 STRANGERS: dict[str, Callable[[], nn.Module]] = {
-    "convolutions": lambda: Convolutions(False),
-    "channels last": lambda: Convolutions(True),
+    "convolutions": convolutions,
+    "channels last": lambda: convolutions(torch.channels_last),
     "transformer": transformer,
     "recurrent": recurrent,
-    "layouts": Layouts,
+    "layouts": layouts,
     "sparse": sparse_rows,
     "mixed": mixed,
 }
