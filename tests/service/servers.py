@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
-from launch_runs import descendants
+from launch_runs import descendants, kill
 from ports import free_port
 from small_runs import ROOT
 from typer.testing import CliRunner
@@ -80,13 +81,9 @@ class Service:
     def end(self) -> None:
         """The service and every job that it left."""
         if self._process is not None and self._process.poll() is None:
-            for pid in descendants(self.pid):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            kill(descendants(self.pid))
             self.kill()
-        for pid in job_pids(self.runs_dir):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        kill(job_processes(self.runs_dir))
 
     def wait(self, job_id: str, *states: str, seconds: float = 90, kind: str = "run", headers: Any = None) -> dict[str, Any]:
         """Until a job is in one of these states."""
@@ -127,16 +124,10 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str,
     return int(ended.value.code or 0), out, err
 
 
-def job_pids(runs_dir: Path) -> list[int]:
+def job_processes(runs_dir: Path) -> list[psutil.Process]:
     """Processes, of whatever parent, that work below this folder."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal() and int(entry.name) != os.getpid():
-            with contextlib.suppress(OSError):
-                command = (entry / "cmdline").read_bytes()
-                if str(runs_dir).encode() in command and b"pytest" not in command:
-                    found.append(int(entry.name))
-    return found
+    others = [process for process in psutil.process_iter(["cmdline"]) if process.pid != os.getpid()]
+    return [process for process in others if any(str(runs_dir) in word for word in process.info["cmdline"] or ())]
 
 
 @contextmanager

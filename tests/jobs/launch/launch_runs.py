@@ -1,5 +1,6 @@
 """Short runs on Ray, and looking at what they left."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -15,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil
 import slow
 import small_runs
 from ports import free_port
@@ -115,38 +117,30 @@ def kill_a_worker(folder: Path, number: signal.Signals = signal.SIGKILL) -> None
     os.kill(int(newest.name.removeprefix(slow.WORKER)), number)
 
 
-def descendants(pid: int) -> set[int]:
+def descendants(pid: int) -> list[psutil.Process]:
     """The processes that a process has started, and theirs."""
-    children: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            try:
-                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            except (OSError, IndexError):
-                continue
-            children.setdefault(parent, []).append(int(entry.name))
-    pids, waiting = set(), [pid]
-    while waiting:
-        for child in children.get(waiting.pop(), []):
-            pids.add(child)
-            waiting.append(child)
-    return pids
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).children(recursive=True)
+    return []
+
+
+def kill(processes: list[psutil.Process]) -> None:
+    """Whatever of these is still there."""
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def end(process: "subprocess.Popen[bytes]") -> None:
     """End a head and all that it started."""
     started = descendants(process.pid)
-    process.send_signal(signal.SIGTERM)
+    process.terminate()
     try:
         process.wait(20)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-    for pid in started:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
+    kill(started)
 
 
 START_S = 60.0

@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM of a command with workers, and its driver's end. Real Ray, real signals."""
 
+import contextlib
 import json
 import os
 import shlex
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import launch_runs as runs
+import psutil
 import pytest
 import slow
 from launch_runs import Head
@@ -97,13 +99,13 @@ def test_a_stopped_command_leaves_nothing_of_its_own_ray(tmp_path: Path, number:
     recipe, output_dir, folder = tmp_path / "recipe.json", tmp_path / "runs", tempfile.mkdtemp(prefix="lb", dir="/tmp")
     recipe.write_text(json.dumps(runs.slow_document(tmp_path / "never")))
     places = ["--output-dir", output_dir, "--data-dir", "data", "--device", "cpu"]
-    started, commands = set[int](), set[str]()
+    started, commands = list[psutil.Process](), set[str]()
     try:
         process = largebatch("train", recipe, "--workers", "2", *places, "--json", RAY_TMPDIR=folder, TMPDIR=folder)
 
         def ask() -> None:
-            started.update(runs.descendants(process.pid))
-            commands.update(Path(f"/proc/{pid}/cmdline").read_text() for pid in started)
+            started.extend(runs.descendants(process.pid))
+            commands.update(word for each in started for word in each.cmdline())
             os.killpg(process.pid, number)
 
         stopped = asked_to_end(process, output_dir, ask)
@@ -113,19 +115,18 @@ def test_a_stopped_command_leaves_nothing_of_its_own_ray(tmp_path: Path, number:
         assert stopped.resumes_with[-2:] == ["--workers", "2"]
         assert len(started) > 5, "Ray's own processes and two workers"
         assert not [command for command in commands if "log_monitor" in command or "monitor.py" in command], "nobody reads what these would tell"
-        runs.wait_for(lambda: not [pid for pid in started if _is_alive(pid)], 30)
+        runs.wait_for(lambda: not [each for each in started if _is_alive(each)], 30)
         if number == signal.SIGINT:  # SIGTERM to the whole group ends the one that knows where it is
             assert not list(Path(folder).glob("pymp-*")), "not even what Ray's dashboard leaves there"
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _is_alive(pid: int) -> bool:
-    """Whether a process is there, and not just waiting to be buried."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+def _is_alive(process: psutil.Process) -> bool:
+    """Whether it is there, and not just waiting to be buried."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def test_a_driver_that_is_killed_is_started_again(head: Head, undisturbed: Path, tmp_path: Path) -> None:
@@ -137,8 +138,8 @@ def test_a_driver_that_is_killed_is_started_again(head: Head, undisturbed: Path,
     try:
         journal = tmp_path / "run" / "records.jsonl"
         runs.wait_for(lambda: journal.exists() and '"step":11,' in journal.read_text(), 90, supervisor)
-        (driver,) = [pid for pid in _children(supervisor.pid) if b"largebatch.jobs" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-        os.kill(driver, signal.SIGKILL)
+        (driver,) = [child for child in psutil.Process(supervisor.pid).children() if "largebatch.jobs" in child.cmdline()]
+        driver.kill()
         (tmp_path / "acted").touch()
         output, _ = supervisor.communicate(timeout=120)
     finally:
@@ -147,7 +148,3 @@ def test_a_driver_that_is_killed_is_started_again(head: Head, undisturbed: Path,
     assert json.loads(output.splitlines()[-1])["steps"] == runs.STEPS
     assert runs.same(runs.parameters(undisturbed), runs.parameters(tmp_path / "run"))
     assert runs.steps(tmp_path / "run") == list(range(1, runs.STEPS + 1))
-
-
-def _children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

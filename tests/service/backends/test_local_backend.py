@@ -1,6 +1,5 @@
 """Jobs as real processes of this machine, with a service that dies and comes back."""
 
-import contextlib
 import json
 import os
 import signal
@@ -11,7 +10,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from servers import job_pids
+from launch_runs import kill
+from servers import job_processes
 from small_runs import wait_for
 
 from largebatch.service.backends import job_supervisor
@@ -46,9 +46,7 @@ def backends(tmp_path: Path) -> Iterator[Callable[[], LocalBackend]]:
 
     yield make
     (tmp_path / "until").touch()
-    for pid in job_pids(tmp_path):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    kill(job_processes(tmp_path))
 
     def all_ended() -> bool:
         for backend in made:
