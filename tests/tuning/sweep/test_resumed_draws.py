@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_sweeps import sweep, work
+from made_runs import sweep, work
 
 from largebatch.tuning.sweep.ledger import LEDGER, Ledger
 from largebatch.tuning.sweep.spec import SweepSpec

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from made_records import summary
-from made_sweeps import BASE, RATES, begin, finish, sweep, work
+from made_runs import BASE, RATES, begin, finish, sweep, work
 
 from largebatch.jobs.run.records import Outcome
 from largebatch.tuning.sweep.ledger import Ending, Learned, Ledger

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_sweeps import BASE, sweep
+from made_runs import BASE, sweep
 
 from largebatch.jobs.errors import SpecError
 from largebatch.jobs.spec.read import build_spec

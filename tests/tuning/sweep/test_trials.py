@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from made_sweeps import BASE
+from made_runs import BASE
 
 from largebatch.jobs.errors import InputError
 from largebatch.tuning.sweep.ledger import Trial
