@@ -1,6 +1,5 @@
 """From runs to the answer: planted curves come back, misses stay misses, what cannot be compared is not."""
 
-import dataclasses
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,13 @@ from largebatch.tuning.results.run_result import Evaluation, RunResult
 from largebatch.tuning.results.wording import answer_of
 
 BATCHES = [32, 128, 512, 2048]
+
+
+def ended(run: RunResult, **fields: Any) -> RunResult:
+    """The run with another summary."""
+    return replace(run, summary=run.summary.model_copy(update=fields))
+
+
 RUNS = [made_run(batch, seed, factor) for batch in BATCHES for seed, factor in ((0, 1.0), (1, 1.0), (2, 1.0), (0, 1.7))]
 
 
@@ -94,17 +100,14 @@ def test_other_models_and_devices_are_named_and_left_out() -> None:
 
 
 def test_no_target_given_is_what_every_batch_reached() -> None:
-    runs = [made_run(batch) for batch in BATCHES]
-    bare = [run.__class__(**{**run.__dict__, "summary": run.summary.model_copy(update={"target_accuracy": None})}) for run in runs]
-    found = find(bare)
+    found = find([ended(made_run(batch), target_accuracy=None) for batch in BATCHES])
     assert found.target == pytest.approx(0.91)
     assert found.target_is_chosen
     assert "none was given" in answer_of(found).words[0]
 
 
 def test_runs_that_were_ended_early_are_said_and_left_out() -> None:
-    early = made_run(64)
-    early = early.__class__(**{**early.__dict__, "summary": early.summary.model_copy(update={"outcome": Outcome.STOPPED})})
+    early = ended(made_run(64), outcome=Outcome.STOPPED)
     found = find([*RUNS, early])
     assert [one.global_batch_size for one in found.best] == BATCHES
     assert any("1 run that was ended early" in line for line in answer_of(found).words)
@@ -121,7 +124,7 @@ def test_a_prediction_from_one_run_is_exact_where_the_noise_scale_is_the_critica
     run = made_run(128)
     last = run.evaluations[-1]
     just_before = Evaluation(last.step * 98 // 100, last.samples * 98 // 100, last.training_seconds * 0.98, 2 * TARGET - last.test_accuracy)
-    run = replace(run, evaluations=(just_before, last), summary=run.summary.model_copy(update={"gradient_noise_scale": CRITICAL}))
+    run = replace(ended(run, gradient_noise_scale=CRITICAL), evaluations=(just_before, last))
     predicted = predict(run, made_profile(), TARGET, BATCHES)
     measured = {one.global_batch_size: one.seconds.median for one in find(RUNS).best if one.seconds.median is not None}
     misses = compare(predicted, measured)
@@ -133,9 +136,7 @@ def test_a_prediction_from_one_run_is_exact_where_the_noise_scale_is_the_critica
 
 def test_a_prediction_goes_at_the_pace_of_its_run() -> None:
     run = made_run(128)
-    slower = run.__class__(
-        **{**run.__dict__, "evaluations": tuple(at._replace(training_seconds=1.5 * at.training_seconds) for at in run.evaluations)}
-    )
+    slower = replace(run, evaluations=tuple(at._replace(training_seconds=1.5 * at.training_seconds) for at in run.evaluations))
     as_profiled, at_pace = (predict(one, made_profile(), TARGET, BATCHES) for one in (run, slower))
     assert [one.seconds for one in at_pace] == pytest.approx([1.5 * one.seconds for one in as_profiled])
 
@@ -222,10 +223,7 @@ def test_too_few_batches_that_reached_are_said() -> None:
 
 
 def test_the_noise_scale_is_a_true_median() -> None:
-    runs = [made_run(32), made_run(128)]
-    runs = [
-        replace(run, summary=run.summary.model_copy(update={"gradient_noise_scale": scale})) for run, scale in zip(runs, (100.0, 300.0), strict=True)
-    ]
+    runs = [ended(made_run(batch), gradient_noise_scale=scale) for batch, scale in ((32, 100.0), (128, 300.0))]
     assert find(runs).noise_scale == 200.0
 
 
@@ -255,8 +253,7 @@ def test_a_limit_is_answered_where_no_batch_reached_the_target_too() -> None:
 
 
 def test_a_run_that_was_never_evaluated_ranks_below_the_others() -> None:
-    lost = made_run(64, 2)
-    lost = replace(lost, summary=lost.summary.model_copy(update={"best_test_accuracy": None}), evaluations=())
+    lost = replace(ended(made_run(64, 2), best_test_accuracy=None), evaluations=())
     runs = [made_run(64, 0), made_run(64, 1, reaches=False), lost]
     found = find(runs).best[0].best_accuracy
     assert (found.low, found.median, found.high) == (None, TARGET - 0.1, TARGET + 0.01)
@@ -279,9 +276,7 @@ def test_a_disturbed_clock_is_said() -> None:
     runs = [made_run(batch, seed) for batch in (64, 256, 1024) for seed in range(2)]
     assert not any("disturbed" in sentence for sentence in answer_of(find(runs, TARGET)).words)
     waits = [0.62, 0.3, 0.02, 0.0, None, 0.09]
-    shared = [
-        dataclasses.replace(run, summary=run.summary.model_copy(update={"core_wait_fraction": wait})) for run, wait in zip(runs, waits, strict=True)
-    ]
+    shared = [ended(run, core_wait_fraction=wait) for run, wait in zip(runs, waits, strict=True)]
     said = [sentence for sentence in answer_of(find(shared, TARGET)).words if "disturbed" in sentence]
     assert len(said) == 1
     assert "the clock of 2 of 6 runs: they waited for a core up to 62% of the time" in said[0]
