@@ -16,7 +16,7 @@ from largebatch.jobs.spec.read import build_spec
 
 def small_document(**parts: Any) -> dict[str, Any]:
     """A spec as plain data that trains on the digits in a second; `parts` replace whole sections."""
-    return document(**{"dataset": {"name": "digits"}, "batch": {"global_batch_size": 256}, "stop": {"steps": 12}, **parts})
+    return document(**{"name": "small", "dataset": {"name": "digits"}, "batch": {"global_batch_size": 256}, "stop": {"steps": 12}, **parts})
 
 
 def test_every_public_name_is_there_and_no_other() -> None:

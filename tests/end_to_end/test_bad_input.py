@@ -27,7 +27,7 @@ def through_largebatch(arguments: list[str]) -> int:
 
 DOORS: dict[str, Door] = {"largebatch": through_largebatch, "python-m-jobs": jobs_main}
 
-SPEC = document(dataset={"name": "digits"}, batch={"global_batch_size": 256}, learning_rate={"base": 0.1}, stop={"steps": 2})
+SPEC = document(name="small", dataset={"name": "digits"}, batch={"global_batch_size": 256}, learning_rate={"base": 0.1}, stop={"steps": 2})
 
 
 class Mistake(NamedTuple):

@@ -87,7 +87,7 @@ def test_a_step_that_must_be_one_pass_is_not_split(findings: Findings, tmp_path:
 @pytest.mark.parametrize("batch_norm", [False, True])
 def test_halving_gives_the_run_that_began_with_the_smaller_micro_batch(batch_norm: bool, error: Callable[[], BaseException], tmp_path: Path) -> None:
     """Bit for bit, running statistics of batch-norm and its count of batches included."""
-    want = trained(new_job(8, batch_norm), tmp_path / "small")
+    want = trained(small(new_job(8, batch_norm), 1000), tmp_path / "small")
     got = trained(small(new_job(32, batch_norm), 8, error), tmp_path / "halved")
     assert (got.micro_batch_size, got.gradient_accumulation_steps, got.parameters_sha256) == (8, 4, want.parameters_sha256)
     assert losses(tmp_path / "halved") == losses(tmp_path / "small")

@@ -60,14 +60,6 @@ def test_each_variant_by_hand(options: dict[str, Any], expected: float) -> None:
     torch.testing.assert_close(moved, vector(expected), **FLOAT64)
 
 
-def test_second_step_by_hand() -> None:
-    # No decay, eta = 1, m = 0.5, lr = 0.1. Step 1: w = 2, g = 4, ratio 2/4, v = 0.1 * 0.5 * 4 = 0.2, w = 1.8.
-    # Step 2: g = -3, ratio 1.8/3 = 0.6, v = 0.5 * 0.2 + 0.1 * 0.6 * -3 = 0.1 - 0.18 = -0.08, w = 1.88.
-    gradients = [vector(4.0), vector(-3.0)]
-    moved = run(LARS, vector(2.0), gradients, [0.1, 0.1], momentum=0.5, trust_coefficient=1.0)
-    torch.testing.assert_close(moved, vector(1.88), **FLOAT64)
-
-
 @pytest.mark.parametrize(
     "options",
     [

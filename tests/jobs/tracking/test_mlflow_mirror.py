@@ -466,7 +466,7 @@ def test_when_the_trainer_is_killed_the_mirror_says_so_and_ends(tmp_path: Path, 
     finally:
         trainer.kill()
         trainer.wait()
-    (run_dir,) = (tmp_path / "runs").iterdir()
+    (run_dir,) = tmp_path.glob("runs/spec-*")
     wait_for(lambda: mirror_has_ended(run_dir), 100)
     state = MirrorState.read(run_dir)
     assert client.get_run(state.run_id).info.status == "KILLED"

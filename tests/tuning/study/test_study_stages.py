@@ -27,9 +27,9 @@ from largebatch.tuning.sweep.spec import SweepSpec
 
 CPU, DATA = torch.device("cpu"), Path("data")
 MODELS = {
-    "convolutions": "nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(108, 3)",
+    "convolutions": "nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(108, 4)",
     "transformer": (
-        "nn.Flatten(1, 2), nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 8, batch_first=True), 1), nn.Flatten(), nn.Linear(64, 3)"
+        "nn.Flatten(1, 2), nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 8, batch_first=True), 1), nn.Flatten(), nn.Linear(64, 4)"
     ),
 }
 STRANGER = """
