@@ -14,9 +14,7 @@ from visits import Visit
 
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.service.api.requests import RunSubmit, SweepSubmit, job_of_run, job_of_sweep
-from largebatch.service.db.engine import connect
-from largebatch.service.db.store import Store
-from largebatch.service.job import Job, State
+from largebatch.service.job import State
 from largebatch.service.settings import Settings
 from largebatch.tuning.sweep.ledger import Ending, Ledger, Trial
 
@@ -246,15 +244,8 @@ def put_cancelled(service: Service, like: str) -> str:
     asked = RunSubmit.model_validate({"recipe": "digits-small-batch", "set": {"batch.global_batch_size": 64}})
     job = job_of_run(asked, "local", Settings(cpus=2.0)).model_copy(update={"state": State.CANCELLED, "attempt": 1})
     shutil.copytree(service.runs_dir / like, service.runs_dir / job.id, ignore=shutil.ignore_patterns("summary.json"))
-    put(service, job)
+    service.put(job)
     return job.id
-
-
-def put(service: Service, job: Job) -> None:
-    """A job's row, as the service would have written it."""
-    store = Store(connect(f"sqlite:///{service.runs_dir}/service.sqlite"))
-    store.accept(job, None, "", 10)
-    store.engine.dispose()
 
 
 def put_sweep(service: Service) -> str:
@@ -283,7 +274,7 @@ def put_sweep(service: Service) -> str:
             met = {"outcome": "missed"} if number == 1 else {"time_to_accuracy_seconds": 2.0 - number / 4, "steps_to_accuracy": 30}
             told = summary(trial.run_id, global_batch_size=batch, steps=40, target_accuracy=0.9, best_test_accuracy=0.95, test_accuracy=0.93, **met)
             (run / "summary.json").write_text(told.model_dump_json())
-    put(service, job)
+    service.put(job)
     return job.id
 
 

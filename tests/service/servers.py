@@ -26,6 +26,7 @@ from typer.testing import CliRunner
 from largebatch.service.cli import main as cli
 from largebatch.service.db.engine import connect, upgrade
 from largebatch.service.db.store import Store
+from largebatch.service.job import Job
 
 LARGEBATCH = [sys.executable, "-m", "largebatch"]
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -95,6 +96,12 @@ class Service:
                     return job
             assert time.monotonic() < ends_at, (job, self.log[-3000:])
             time.sleep(0.1)
+
+    def put(self, job: Job) -> None:
+        """A job's row, as the service would have written it."""
+        store = Store(connect(f"sqlite:///{self.runs_dir}/service.sqlite"))
+        store.accept(job, None, "", 10)
+        store.engine.dispose()
 
 
 @contextmanager

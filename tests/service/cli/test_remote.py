@@ -15,8 +15,6 @@ from largebatch.jobs.errors import FaultError, InputError, LargebatchError
 from largebatch.service.api.requests import SweepSubmit, job_of_sweep
 from largebatch.service.cli.main import app
 from largebatch.service.client import Client, configured
-from largebatch.service.db.engine import connect
-from largebatch.service.db.store import Store
 from largebatch.service.job import State
 from largebatch.service.settings import Settings
 
@@ -125,9 +123,7 @@ def put_sweep(service: Service, state: State, reason: str | None) -> str:
     sweep = SweepSubmit.model_validate({"sweep": {"recipe": "digits-small-batch", "each": {"batch.global_batch_size": [32, 64]}}})
     job = job_of_sweep(sweep, "local", Settings(cpus=2.0)).model_copy(update={"state": state, "reason": reason, "attempt": 1})
     (service.runs_dir / job.id).mkdir()
-    store = Store(connect(f"sqlite:///{service.runs_dir}/service.sqlite"))
-    store.accept(job, None, "", 10)
-    store.engine.dispose()
+    service.put(job)
     return job.id
 
 
