@@ -4,10 +4,10 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
-from firefox import firefox, firefox_path
+from firefox import Firefox, firefox, firefox_path
 from playwright.sync_api import Page
 from servers import Service, new_token, serving
 
@@ -15,20 +15,8 @@ SUBMIT = "main form button"
 SIGN_OUT = "header form button"
 
 
-class Tab(Protocol):
-    """What a person does; each waits until the page that it leads to is there."""
-
-    @property
-    def address(self) -> str: ...
-    def go(self, address: str) -> None: ...
-    def back(self) -> None: ...
-    def type(self, selector: str, text: str) -> None: ...
-    def click(self, selector: str) -> None: ...
-    def text(self, selector: str) -> str: ...
-
-
 class Chromium:
-    """The same by Playwright."""
+    """What a person does, as with Firefox; each waits until the page that it leads to is there."""
 
     def __init__(self, page: Page) -> None:
         self._page = page
@@ -85,7 +73,7 @@ def foreign(service: Service) -> Iterator[int]:
 
 
 @pytest.fixture(params=["chromium", "firefox"])
-def tab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Tab]:
+def tab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Chromium | Firefox]:
     if request.param == "chromium":
         context = request.getfixturevalue("browser").new_context()
         yield Chromium(context.new_page())
@@ -97,7 +85,7 @@ def tab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Tab]:
         yield started
 
 
-def test_a_person_signs_in_and_out(tab: Tab, service: Service, token: str, foreign: int) -> None:
+def test_a_person_signs_in_and_out(tab: Chromium | Firefox, service: Service, token: str, foreign: int) -> None:
     tab.go(f"{service.url}/runs")
     assert tab.address == f"{service.url}/login"
     for wrong in (token[:-1], "x" * 300):
