@@ -10,11 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import largebatch
 from largebatch.jobs.errors import CodeError, LargebatchError, SpecError
-from largebatch.jobs.import_paths import add_folder
-
-PACKAGE = Path(largebatch.__file__).parent
+from largebatch.jobs.import_paths import PACKAGE, add_folder
 
 ANYTHING = (Exception, SystemExit)
 """What a person's own code may raise: its sys.exit() would end the run as if all was done. KeyboardInterrupt is the person's own wish."""
@@ -38,9 +35,8 @@ def call_entry_point(field: str, reference: str, arguments: Mapping[str, Any]) -
         _refuse_another(field, top)
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        raise SpecError(
-            field, f"module {error.name!r} is not found.", f"Run from the folder that holds it, or install it ({module_name})."
-        ) from error
+        hint = f"Run from the folder that holds it, or install it ({module_name})."
+        raise SpecError(field, f"module {error.name!r} is not found.", hint) from error
     except LargebatchError:
         raise
     except ANYTHING as error:  # a person's module may raise anything while it is imported

@@ -44,9 +44,8 @@ def _is_installed() -> bool:
     installed = Path(sysconfig.get_path("purelib"))
     if installed == PACKAGES:
         return True
-    origins = (
-        distribution.read_text("direct_url.json") for distribution in importlib.metadata.distributions(name="largebatch", path=[str(installed)])
-    )
+    distributions = importlib.metadata.distributions(name="largebatch", path=[str(installed)])
+    origins = (distribution.read_text("direct_url.json") for distribution in distributions)
     return any(origin and json.loads(origin)["url"] == PACKAGES.as_uri() for origin in origins)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from largebatch.jobs.data.reading import Patience
-from largebatch.jobs.data.same_data import refuse_other_data, refuse_other_workers_data
+from largebatch.jobs.data.same_data import refuse_other_workers_data
 from largebatch.jobs.engine.core_wait import CoreWait, in_words
 from largebatch.jobs.engine.evaluate import Score, evaluate, refuse_non_finite_samples
 from largebatch.jobs.engine.loop import train
@@ -20,13 +20,12 @@ from largebatch.jobs.engine.model_check.carried_state import Findings
 from largebatch.jobs.engine.model_check.check import refuse_unfit
 from largebatch.jobs.engine.model_state import take_from_first
 from largebatch.jobs.engine.ranks.ranks import Ranks
-from largebatch.jobs.engine.state import TrainState
 from largebatch.jobs.engine.warm_up import warm_up
 from largebatch.jobs.errors import DivergedError
 from largebatch.jobs.models.parameters import description, refuse_unlike_first
 from largebatch.jobs.models.snapshot import restored
 from largebatch.jobs.plan.make import Facts, make_plan
-from largebatch.jobs.prepared import Examined, Prepared, evaluation_batches, examine, new_state, training_batches
+from largebatch.jobs.prepared import Prepared, evaluation_batches, examine, new_state, training_batches
 from largebatch.jobs.reporting import Tracker, begin, end, end_failed, summarise
 from largebatch.jobs.resume import save_checkpoint, saved_state, take_up
 from largebatch.jobs.run import run_folder
@@ -44,14 +43,9 @@ def prepare(spec: TrainSpec, device: torch.device, data_dir: Path, world_size: i
     """
     began = time.perf_counter()
     ranks = Ranks(device)
-
-    def examine_if(is_my_turn: bool) -> Examined | None:
-        return examine(spec, device, data_dir) if is_my_turn else None
-
     # Rank 0 goes ahead: what it downloads, the others find.
-    first = ranks.agreed(lambda: examine_if(ranks.is_first))
-    examined = ranks.agreed(lambda: examine_if(not ranks.is_first)) or first
-    assert examined is not None
+    first = ranks.agreed(lambda: examine(spec, device, data_dir) if ranks.is_first else None)
+    examined = ranks.agreed(lambda: first or examine(spec, device, data_dir))
     dataset, model, check = examined.dataset, examined.model, examined.check
     fingerprint = ranks.from_first(lambda: examined.fingerprint)
     ranks.agreed(lambda: refuse_other_workers_data(dataset, examined.fingerprint, fingerprint, ranks.rank))
@@ -84,11 +78,11 @@ def run_job(
     with Journal(run_dir) if job.ranks.is_first else NoJournal() as journal:
         tracker = Tracker(journal, listener, state)
         if resumes:
-            data = job.dataset, job.fingerprint, run_dir, job.spec.dataset.may_change
-            reasons = [*reasons, *take_up(state, job.spec, run_dir, listener.on_notice, lambda: refuse_other_data(*data))]
+            reasons = [*reasons, *take_up(job, state, run_dir, listener.on_notice)]
         begin(job, run_dir, tracker, reasons, goes_on=resumes)
         try:
-            _warm_up(job, state)
+            with restored(state.model, weights=bool(job.findings.by_forward)):  # what the passes that set kernels up do to the model is undone
+                warm_up(state, job.plan, job.dataset)
             core_wait, patience = CoreWait(), Patience(listener.should_stop, listener.on_notice)
             batches, score = training_batches(job, patience), _evaluation(job, tracker, patience)
             try:
@@ -105,12 +99,6 @@ def run_job(
             raise
         end(job, run_dir, tracker, summary, draw)
     return summary
-
-
-def _warm_up(job: Prepared, state: TrainState) -> None:
-    """Set kernels up; what the passes for it did to the model is undone."""
-    with restored(state.model, weights=bool(job.findings.by_forward)):
-        warm_up(state, job.plan, job.dataset)
 
 
 def _evaluation(job: Prepared, tracker: Tracker, patience: Patience) -> Callable[[], Score]:

@@ -1,8 +1,7 @@
 """Making a job ready: data and model are examined; then its state before the first step, and its samples."""
 
 import itertools
-import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -87,9 +86,9 @@ class Prepared:
     ranks: Ranks
     fingerprint: DatasetFingerprint
     """Of the data, on every rank the same."""
-    findings: Findings = field(default_factory=Findings)
+    findings: Findings
     """About a person's own model."""
-    began: float = field(default_factory=time.perf_counter)
+    began: float
     """What `time.perf_counter` said when this process began to prepare it."""
 
     def plan_in_words(self) -> list[tuple[str, str]]:

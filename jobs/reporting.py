@@ -44,10 +44,23 @@ class Tracker:
 
 def begin(job: Prepared, run_dir: Path, tracker: Tracker, reasons: Sequence[str], goes_on: bool) -> None:
     """Write down what the run begins with, or why it goes on."""
-    state = tracker.state
+    state, plan = tracker.state, job.plan
     if job.ranks.is_first:
         write_facts(job, run_dir)
-    tracker.write(_start_record(job, state))
+    full = Slice(0, 0, plan.global_batch_size)
+    start = StartRecord(
+        at_s=time.time(),
+        step=state.progress.step,
+        training_seconds=state.clock.training_s,
+        world_size=plan.world_size,
+        device=device_name(job.device),
+        micro_batch_size=state.micro_batch_size,
+        samples_per_rank=[full.share(rank, plan.world_size, plan.unit).size for rank in range(plan.world_size)],
+        num_train_samples=plan.num_train_samples,
+        num_test_samples=len(job.dataset.test),
+        num_classes=job.dataset.num_classes,
+    )
+    tracker.write(start)
     if not goes_on and not reasons:  # a run that goes on has said it
         for text in (*job.dataset.notices, *job.findings.notices, *filter(None, (unread_in_words(job.plan),))):
             tracker.notice(text)
@@ -61,24 +74,6 @@ def write_facts(job: Prepared, run_dir: Path) -> None:
     run_folder.write_text(run_dir / run_folder.PLAN, json.dumps(job.plan_in_numbers(), indent=2) + "\n")
     run_folder.write_text(run_dir / run_folder.DATA, job.fingerprint.model_dump_json() + "\n")
     run_folder.write_text(run_dir / run_folder.ENVIRONMENT, json.dumps(environment(job.device), indent=2) + "\n")
-
-
-def _start_record(job: Prepared, state: TrainState) -> StartRecord:
-    """What a process begins with, be it anew or from a checkpoint."""
-    plan = job.plan
-    full = Slice(0, 0, plan.global_batch_size)
-    return StartRecord(
-        at_s=time.time(),
-        step=state.progress.step,
-        training_seconds=state.clock.training_s,
-        world_size=plan.world_size,
-        device=device_name(job.device),
-        micro_batch_size=state.micro_batch_size,
-        samples_per_rank=[full.share(rank, plan.world_size, plan.unit).size for rank in range(plan.world_size)],
-        num_train_samples=plan.num_train_samples,
-        num_test_samples=len(job.dataset.test),
-        num_classes=job.dataset.num_classes,
-    )
 
 
 def end(job: Prepared, run_dir: Path, tracker: Tracker, summary: RunSummary, draw: Callable[[Path], None]) -> None:
@@ -114,7 +109,9 @@ def summarise(job: Prepared, state: TrainState, outcome: Outcome, run_dir: Path,
     train_accuracy = None
     if outcome not in {Outcome.DIVERGED, Outcome.STOPPED, Outcome.FAILED}:
         with clock.evaluating():
-            train_accuracy = _train_accuracy(job, state)
+            score = evaluate(state, evaluation_batches(job, job.dataset.train), plan.num_train_samples, job.spec.precision == "bfloat16")
+        # Samples that no step read, such as those of a dropped last batch, may have no finite loss.
+        train_accuracy = score.accuracy if math.isfinite(score.loss) else None
     return RunSummary(
         run_id=run_dir.name,
         outcome=outcome,
@@ -141,13 +138,6 @@ def summarise(job: Prepared, state: TrainState, outcome: Outcome, run_dir: Path,
         run_dir=str(run_dir),
         mlflow_run_id=None,
     )
-
-
-def _train_accuracy(job: Prepared, state: TrainState) -> float | None:
-    """None where samples that no step read, such as those of a dropped last batch, have no finite loss."""
-    part = job.dataset.train
-    score = evaluate(state, evaluation_batches(job, part), len(part), job.spec.precision == "bfloat16")
-    return score.accuracy if math.isfinite(score.loss) else None
 
 
 def parameters_sha256(state: TrainState) -> str:

@@ -5,16 +5,18 @@ A checkpoint is `{"spec": ..., "state": ...}` as torch saves it, and is loaded `
 
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from largebatch.jobs.data.same_data import refuse_other_data
 from largebatch.jobs.engine.model_state import what_is_unsaveable
 from largebatch.jobs.engine.state import TrainState
 from largebatch.jobs.entry_points import ANYTHING, failed
 from largebatch.jobs.errors import CheckpointError, CodeError
+from largebatch.jobs.prepared import Prepared
 from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.checkpoints import list_checkpoints, read_checkpoint, write_checkpoint
 from largebatch.jobs.run.journal import evaluations, failure, read_records
@@ -73,44 +75,42 @@ def load_newest(folder: Path, device: torch.device, report: Callable[[str], None
     if checkpoints:
         problem = f"none of the {len(checkpoints)} checkpoints in {folder} can be read."
         raise CheckpointError("--resume", problem, "Start the run again from its spec.json.")
-    raise CheckpointError(
-        "--resume", f"there is no checkpoint in {folder}.", "The run was stopped before its first; start it again from its spec.json."
-    )
+    hint = "The run was stopped before its first; start it again from its spec.json."
+    raise CheckpointError("--resume", f"there is no checkpoint in {folder}.", hint)
 
 
-def take_up(state: TrainState, spec: TrainSpec, run_dir: Path, report: Callable[[str], None], look_at_data: Callable[[], Sequence[str]]) -> list[str]:
-    """Bring a state to where the run stands; rank 0 reads, and hands it out.
+def take_up(job: Prepared, state: TrainState, run_dir: Path, report: Callable[[str], None]) -> list[str]:
+    """Bring a state to where the run stands; rank 0 reads, compares the data, and hands it out.
 
-    Args:
-        report: told in words about each damaged checkpoint that was passed over.
-        look_at_data: what is to be said of data that changed; raises DataError. Rank 0 calls it.
+    Args: report: told in words about each damaged checkpoint that was passed over.
     Returns: what the journal should say of how the run is taken up.
     Raises: CheckpointError for a checkpoint of another spec or model, or where none of several can be read; DataError.
     """
-    folder, ranks = run_dir / run_folder.CHECKPOINTS, state.ranks
+    folder, ranks, spec = run_dir / run_folder.CHECKPOINTS, state.ranks, job.spec
+
+    def changes_of_data() -> list[str]:
+        return refuse_other_data(job.dataset, job.fingerprint, run_dir, spec.dataset.may_change)
+
     if not ranks.from_first(lambda: bool(list_checkpoints(folder))):
         # Nothing of its state is left, and a run of this name is one spec's and of one data set all the same.
         first_spec = ranks.from_first(lambda: _first_spec(run_dir))
         ranks.agreed(lambda: refuse_other_spec(first_spec, spec))
-        return [ranks.from_first(lambda: _early_end(run_dir)), *ranks.from_first(look_at_data)]
+        return [ranks.from_first(lambda: _early_end(run_dir)), *ranks.from_first(changes_of_data)]
     checkpoint = ranks.from_first(lambda: load_newest(folder, torch.device("cpu"), report))
     ranks.agreed(lambda: refuse_other_spec(checkpoint["spec"], spec))
-    reasons = ranks.from_first(look_at_data)
+    reasons = ranks.from_first(changes_of_data)
     ranks.agreed(lambda: _load_state(state, checkpoint["state"]))
     if checkpoint["spec"]["stop"]["target_accuracy"] != spec.stop.target_accuracy:
         _aim_anew(state, spec, run_dir)
-    return [*reasons]
+    return reasons
 
 
 def refuse_other_spec(saved: dict[str, Any], spec: TrainSpec) -> None:
     """Raise CheckpointError, naming the first field, if `spec` differs from the saved one in what must not change."""
     for field, (before, after) in sorted(_differences(saved, spec.model_dump(mode="json")).items()):
         if not any(field == free or field.startswith(f"{free}.") for free in MAY_CHANGE):
-            raise CheckpointError(
-                field,
-                f"the checkpoint was made with {before!r}, and the spec now says {after!r}.",
-                f"A resumed run may change {', '.join(MAY_CHANGE)}; for anything else start a new run.",
-            )
+            hint = f"A resumed run may change {', '.join(MAY_CHANGE)}; for anything else start a new run."
+            raise CheckpointError(field, f"the checkpoint was made with {before!r}, and the spec now says {after!r}.", hint)
 
 
 def _differences(before: Any, after: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
@@ -127,9 +127,8 @@ def _first_spec(run_dir: Path) -> dict[str, Any]:
     try:
         spec: dict[str, Any] = json.loads((run_dir / run_folder.SPEC).read_text())
     except (OSError, ValueError) as error:
-        raise CheckpointError(
-            "--resume", f"there is no checkpoint in {run_dir}, and what it was begun with cannot be read.", "Start anew."
-        ) from error
+        problem = f"there is no checkpoint in {run_dir}, and what it was begun with cannot be read."
+        raise CheckpointError("--resume", problem, "Start anew.") from error
     return spec
 
 
@@ -146,9 +145,8 @@ def _load_state(state: TrainState, saved: dict[str, Any]) -> None:
     try:
         state.load_state_dict(saved)
     except ANYTHING as error:  # a person's own set_extra_state may raise anything
-        raise CheckpointError(
-            "model", f"the checkpoint does not fit this model: {error}.", "The model's code has changed since; restore it, or start a new run."
-        ) from error
+        hint = "The model's code has changed since; restore it, or start a new run."
+        raise CheckpointError("model", f"the checkpoint does not fit this model: {error}.", hint) from error
 
 
 def _aim_anew(state: TrainState, spec: TrainSpec, run_dir: Path) -> None:

@@ -21,7 +21,6 @@ class Batches(Protocol):
 
     def read(self, samples: Slice) -> tuple[Tensor, Tensor]:
         """Inputs (n, ...) and labels (n,) int64 of `samples`, on the device, ready for the model."""
-        ...
 
 
 @dataclass(eq=False)
@@ -52,26 +51,19 @@ class DeviceBatches:
             inputs, labels = self._inputs[samples.start : samples.stop], self._labels[samples.start : samples.stop]
             inputs = inputs if self._normalise else inputs.clone()
         else:
-            self._begin_epoch(samples.epoch)
-            indices, labels = self._order[samples.start : samples.stop], self._ordered_labels[samples.start : samples.stop]
-            inputs = self._inputs.index_select(0, indices)
+            if samples.epoch != self._epoch:
+                self._epoch, self._order = samples.epoch, sample_order(self.seed, samples.epoch, len(self._labels)).to(self._home)
+            indices = self._order[samples.start : samples.stop]
+            inputs, labels = self._inputs.index_select(0, indices), self._labels.index_select(0, indices)
             if augments(self.augment_spec):
                 inputs = augment(inputs, indices, samples.epoch, self.seed, self.augment_spec)
         inputs, labels = inputs.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
         return ready_for_model(inputs, self._normalise, self.channels_last), labels
 
-    def _begin_epoch(self, epoch: int) -> None:
-        if epoch != self._epoch:
-            self._order = sample_order(self.seed, epoch, len(self._labels)).to(self._home)
-            self._ordered_labels = self._labels.index_select(0, self._order)
-            self._epoch = epoch
-
 
 def fits_on(device: torch.device, num_bytes: int) -> bool:
     """Whether a set of this size may lie on the device: at most a quarter of its memory."""
-    if device.type != "cuda":
-        return True
-    return num_bytes <= torch.cuda.get_device_properties(device).total_memory // 4
+    return device.type != "cuda" or num_bytes <= torch.cuda.get_device_properties(device).total_memory // 4
 
 
 def normalisation_of(dataset: Dataset, device: torch.device) -> tuple[Tensor, Tensor] | None:

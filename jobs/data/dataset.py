@@ -59,10 +59,10 @@ class Dataset:
 
     def blank(self, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """`size` samples that stand for any, of zeros or of the examples, as the model would get them, with labels."""
+        labels = torch.zeros(size, dtype=torch.int64, device=device)
         if self.examples is not None:
-            inputs = self.examples.to(device)[torch.arange(size, device=device) % len(self.examples)]
-            return inputs, torch.zeros(size, dtype=torch.int64, device=device)
-        return torch.zeros((size, *self.input_shape), dtype=self.input_dtype, device=device), torch.zeros(size, dtype=torch.int64, device=device)
+            return self.examples.to(device)[torch.arange(size, device=device) % len(self.examples)], labels
+        return torch.zeros((size, *self.input_shape), dtype=self.input_dtype, device=device), labels
 
     @property
     def is_in_memory(self) -> bool:
@@ -91,9 +91,6 @@ def refuse_bad_labels(
     is_wrong = (labels < 0) | (labels >= num_classes)
     if bool(is_wrong.any()):
         index = int(torch.nonzero(is_wrong)[0])
-        raise DataError(
-            field,
-            f"label {int(labels[index])} of {f'{kind} sample' if kind else 'sample'} {index} is not in 0 ... {num_classes - 1}"
-            f" ({int(is_wrong.sum())} of {len(labels)} labels are out of range).",
-            hint,
-        )
+        subject = f"{kind} sample {index}".lstrip()
+        extent = f"{int(is_wrong.sum())} of {len(labels)} labels are out of range"
+        raise DataError(field, f"label {int(labels[index])} of {subject} is not in 0 ... {num_classes - 1} ({extent}).", hint)

@@ -13,12 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-
-def _signed(constant: int) -> int:
-    return constant - (1 << 64) if constant >= 1 << 63 else constant
-
-
-GOLDEN_RATIO = _signed(0x9E3779B97F4A7C15)
+GOLDEN_RATIO = 0x9E3779B97F4A7C15 - (1 << 64)
+"""As int64, like all of splitmix64's constants here."""
 
 
 def key(*parts: int | str) -> int:
@@ -103,9 +99,9 @@ def integers(draw_key: int, indices: Tensor, low: int, high: int) -> Tensor:
 def _mixed(z: Tensor) -> Tensor:
     """splitmix64's finalizer; in place, for these are many numbers."""
     z ^= _shift_right(z, 30)
-    z *= _signed(0xBF58476D1CE4E5B9)
+    z *= 0xBF58476D1CE4E5B9 - (1 << 64)
     z ^= _shift_right(z, 27)
-    z *= _signed(0x94D049BB133111EB)
+    z *= 0x94D049BB133111EB - (1 << 64)
     z ^= _shift_right(z, 31)
     return z
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import KW_ONLY, dataclass
+from itertools import chain, dropwhile
 from typing import Any
 
 import torch
@@ -104,15 +105,11 @@ def first_samples(part: Any, dataset: Dataset, num_samples: int, device: torch.d
 
 def slices_from(stream: Stream, first: Slice) -> Iterator[Slice]:
     """The stream from the first sample of `first` on, empty slices left out."""
-    has_begun = False
-    for share in stream(first.epoch):
-        if not has_begun:
-            if share.epoch == first.epoch and share.stop <= first.start:
-                continue
-            has_begun = True
-            share = Slice(share.epoch, max(share.start, first.start), share.stop) if share.epoch == first.epoch else share
-        if share.size:
-            yield share
+    shares = dropwhile(lambda share: share.epoch == first.epoch and share.stop <= first.start, stream(first.epoch))
+    share = next(shares)
+    if share.epoch == first.epoch:
+        share = share._replace(start=max(share.start, first.start))
+    yield from (share for share in chain([share], shares) if share.size)
 
 
 def _order(seed: int | None, num_samples: int, shares: Iterator[Slice]) -> Iterator[tuple[int, int]]:

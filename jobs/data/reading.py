@@ -10,7 +10,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from multiprocessing.connection import wait
 from typing import Any, NamedTuple
 
@@ -55,14 +54,18 @@ class ReadingProcesses(Iterator[Any]):
 
     def __init__(self, loader: "torch.utils.data.DataLoader[Any]", patience: Patience) -> None:
         self._patience, others = patience, multiprocessing.active_children()
+        # torch's handler of ended children raises wherever the process that trains happens to be, amid an update or a reduction. Without it,
+        # a process that died is met by the next read that needs it, where all ranks can agree on it.
+        handler = signal.getsignal(signal.SIGCHLD)
         try:
             multiprocessing.Lock()  # where there is no room for one, torch's loader would fail half made, and say so twice
-            with _own_handler_of_ended_children():
-                self._chunks: Iterator[Any] = iter(loader)
+            self._chunks: Iterator[Any] = iter(loader)
         except OSError as error:
-            raise FaultError(
-                FIELD, f"{loader.num_workers} reading processes cannot be started ({error.strerror or error}; {shared_memory_in_words()}).", INSTEAD
-            ) from error
+            problem = f"{loader.num_workers} reading processes cannot be started ({error.strerror or error}; {_shared_memory_in_words()})."
+            raise FaultError(FIELD, problem, INSTEAD) from error
+        finally:
+            if handler is not None and threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGCHLD, handler)
         self._processes = [process for process in multiprocessing.active_children() if process not in others]
 
     def __next__(self) -> Any:
@@ -121,7 +124,7 @@ def shared(chunk: tuple[Tensor, ...]) -> tuple[Tensor, ...] | FaultError:
     except (RuntimeError, OSError) as error:
         size = sum(tensor.nbytes for tensor in chunk)
         reason = str(error).strip().rpartition(": ")[2]
-        words = f"no room for {size / 2**20:,.1f} MiB of samples in shared memory: {shared_memory_in_words()} ({reason})."
+        words = f"no room for {size / 2**20:,.1f} MiB of samples in shared memory: {_shared_memory_in_words()} ({reason})."
         return FaultError(FIELD, words, INSTEAD)
 
 
@@ -129,32 +132,17 @@ def _signal_in_words(number: int) -> str:
     if number == signal.SIGKILL:
         return "SIGKILL (as the system does where memory runs out)"
     if number == signal.SIGBUS:
-        return f"SIGBUS ({shared_memory_in_words()})"
+        return f"SIGBUS ({_shared_memory_in_words()})"
     return signal.Signals(number).name if number in {*signal.Signals} else f"signal {number}"
 
 
-def shared_memory_in_words() -> str:
-    """The size of shared memory, in words."""
+def _shared_memory_in_words() -> str:
     try:
         facts = os.statvfs(SHARED_MEMORY)
     except OSError:
         return "its size is not known"
     total, free = (blocks * facts.f_frsize / 2**20 for blocks in (facts.f_blocks, facts.f_bavail))
     return f"{SHARED_MEMORY} has {total:,.0f} MiB, {free:,.0f} of them free"
-
-
-@contextmanager
-def _own_handler_of_ended_children() -> Iterator[None]:
-    """Keep SIGCHLD as it was: torch's handler raises wherever the process that trains happens to be, amid an update or a reduction.
-
-    A process that died is met by the next read that needs it, where all ranks can agree on it.
-    """
-    handler = signal.getsignal(signal.SIGCHLD)
-    try:
-        yield
-    finally:
-        if handler is not None and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGCHLD, handler)
 
 
 def leave_the_terminal_to_the_trainer(number: int) -> None:

@@ -42,9 +42,8 @@ def refuse_other_workers_data(dataset: Dataset, taken: DatasetFingerprint, first
     """Raise DataError where this rank's data are not rank 0's: the ranks share out one batch of the same samples."""
     change = confirmed_difference(dataset, taken, first) if rank else None
     if change is not None:
-        raise DataError(
-            FIELD, f"differs between workers: {change.between(f'on worker {rank}', 'on worker 0')}.", f"{HOW}; give every machine the same files."
-        )
+        words = change.between(f"on worker {rank}", "on worker 0")
+        raise DataError(FIELD, f"differs between workers: {words}.", f"{HOW}; give every machine the same files.")
 
 
 def refuse_other_data(dataset: Dataset, taken: DatasetFingerprint, run_dir: Path, may_change: bool = False) -> list[str]:
@@ -59,9 +58,8 @@ def refuse_other_data(dataset: Dataset, taken: DatasetFingerprint, run_dir: Path
         return []
     words = change.between("now", f"when run {run_dir.name} began")
     if change.is_of_form:
-        raise DataError(
-            FIELD, f"has changed: {words}.", "Epochs, order and schedule are counted in its samples: bring the data back, or start a new run."
-        )
+        hint = "Epochs, order and schedule are counted in its samples: bring the data back, or start a new run."
+        raise DataError(FIELD, f"has changed: {words}.", hint)
     if not may_change:
         raise DataError(FIELD, f"has changed: {words}.", f"{HOW}; or, where they are meant to change, --set dataset.may_change=true.")
     return [f"The data have changed: {words}. dataset.may_change allows it; accuracies before and after are not of the same data."]

@@ -87,9 +87,8 @@ def refuse_other_form(sample: tuple[Tensor, int], index: int, form: SampleForm, 
     """Raise DataError for a sample that does not go into one batch with the others, or belongs to no class."""
     inputs, label = sample
     if inputs.shape != form.shape:
-        raise DataError(
-            field, f"{kind} sample {index} has shape {tuple(inputs.shape)}, where sample 0 has {form.shape}.", "Bring all samples to one shape."
-        )
+        problem = f"{kind} sample {index} has shape {tuple(inputs.shape)}, where sample 0 has {form.shape}."
+        raise DataError(field, problem, "Bring all samples to one shape.")
     if inputs.dtype != form.dtype:
         raise DataError(field, f"{kind} sample {index} is {inputs.dtype}, where sample 0 is {form.dtype}.", "Bring all samples to one type.")
     if not 0 <= label < form.num_classes:

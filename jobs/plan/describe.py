@@ -38,10 +38,10 @@ def _first_micro_batches(plan: TrainPlan) -> list[int]:
     return [batch.size for batch in plan.next_batch(Position(0, 0)).split(plan.micro_batch_size, plan.unit)]
 
 
-def learning_rate_curve(plan: TrainPlan, points: int = CURVE_POINTS) -> list[tuple[float, float]]:
+def learning_rate_curve(plan: TrainPlan) -> list[tuple[float, float]]:
     """(epoch, learning rate) at evenly spaced progress, the ends included."""
     total = plan.total_progress
-    progresses = [total * index / (points - 1) for index in range(points)]
+    progresses = [total * index / (CURVE_POINTS - 1) for index in range(CURVE_POINTS)]
     return [(progress / plan.samples_per_epoch, plan.learning_rate(min(progress, total * (1 - 1e-9)))) for progress in progresses]
 
 
@@ -71,6 +71,7 @@ def plan_lines(plan: TrainPlan, model: nn.Module, data: DataFacts, activation_by
     else:
         epoch = f"{full} steps; the last {short} samples of each epoch's order are dropped"
     steps = f"at most {plan.total_steps}" if plan.scale_ratio else str(plan.total_steps)
+    warmup = f"warm-up {plan.scaled_rate.warmup_epochs:g} epochs"
     lines = [
         ("data", _data_words(plan, data)),
         *(("", notice.removeprefix("Data: ")) for notice in data.notices),
@@ -81,14 +82,13 @@ def plan_lines(plan: TrainPlan, model: nn.Module, data: DataFacts, activation_by
     if plan.has_batch_schedule:
         sizes_seen = list(dict.fromkeys(plan.batch_size_at(Position(epoch, 0)) for epoch in range(int(spec.stop.epochs or 1) + 1)))
         lines.append(("batch schedule", " -> ".join(map(str, sizes_seen[:8])) + " at the epochs' starts"))
-    lines.append(("batch-norm", _span_words(plan)))
-    warmup = plan.scaled_rate.warmup_epochs
-    lines.append(
-        ("learning rate", f"peak {plan.scaled_rate.peak:g} ({plan.scaled_rate.reason}); warm-up {warmup:g} epochs; then {spec.learning_rate.decay}")
-    )
-    lines.append(("rate curve", sparkline([rate for _, rate in learning_rate_curve(plan)])))
-    lines.append(("optimizer", f"{spec.optimizer.name}, weight decay {spec.optimizer.weight_decay:g}"))
-    lines.append(("noise scale", _noise_words(plan)))
+    lines += [
+        ("batch-norm", _span_words(plan)),
+        ("learning rate", f"peak {plan.scaled_rate.peak:g} ({plan.scaled_rate.reason}); {warmup}; then {spec.learning_rate.decay}"),
+        ("rate curve", sparkline([rate for _, rate in learning_rate_curve(plan)])),
+        ("optimizer", f"{spec.optimizer.name}, weight decay {spec.optimizer.weight_decay:g}"),
+        ("noise scale", _noise_words(plan)),
+    ]
     if plan.spec.reduction != ReductionSpec():
         lines.append(("reduction", _reduction_words(plan)))
     lines.append(("memory", _memory_words(plan, model, data.num_bytes, activation_bytes_per_sample)))

@@ -2,7 +2,6 @@
 
 import os
 import re
-import stat
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import largebatch
 from largebatch.jobs.errors import SpecError
 from largebatch.jobs.optim.configs import OPTIMIZERS
 from largebatch.jobs.spec.mistakes import first_mistake, nearest
-from largebatch.jobs.spec.text import STANDARD_INPUT, mapping, parse, parse_yaml, read_document
+from largebatch.jobs.spec.text import STANDARD_INPUT, parse_document, parse_yaml, read_document
 from largebatch.jobs.spec.train_spec import TrainSpec
 
 RECIPES_DIR = Path(largebatch.__file__).parent / "recipes"
@@ -31,7 +30,7 @@ def read_spec(recipe: str, overrides: Iterable[str] = ()) -> TrainSpec:
     """
     if recipe.startswith("env:"):
         path = Path(f"{recipe}.json")
-        document = mapping(parse(os.environ.get(recipe.removeprefix("env:"), ""), path), path)
+        document = parse_document(os.environ.get(recipe.removeprefix("env:"), ""), path)
     else:
         path = _find(recipe)
         document = read_document(path)
@@ -75,31 +74,20 @@ def refuse_unlisted_entry_points(spec: TrainSpec, allowed: Collection[str]) -> N
     named = " and ".join([repr(reference), *(f"{other} {what!r}" for other, what in others)])
     verb, them = ("are", "them") if others else ("is", "it")
     options = " ".join(f"--entry-point {what}" for what in dict.fromkeys(refused.values()))
-    raise SpecError(
-        field,
-        f"{named} {verb} not among the entry points that this server's operator allows.",
-        f"Allowed: {', '.join(sorted(allowed)) or 'none'}. The operator allows {them} with: largebatch serve {options}",
-    )
+    hint = f"Allowed: {', '.join(sorted(allowed)) or 'none'}. The operator allows {them} with: largebatch serve {options}"
+    raise SpecError(field, f"{named} {verb} not among the entry points that this server's operator allows.", hint)
 
 
 def _find(recipe: str) -> Path:
     path = Path(recipe)
     if os.path.isdir(recipe):  # Path.is_dir raises for a name that is too long
         raise SpecError(recipe, "is a folder, not a recipe.", "To go on with a run: --resume RUN_DIR.")
-    if recipe == STANDARD_INPUT or _is_readable(recipe):
+    if recipe == STANDARD_INPUT or os.path.exists(recipe):  # a file, or a pipe that a shell made (`<(...)`)
         return path
     recipes = recipe_paths()
     if recipe in recipes:
         return recipes[recipe]
     raise SpecError("RECIPE", f"{recipe!r} is neither a file nor a recipe.", nearest(recipe, recipes))
-
-
-def _is_readable(recipe: str) -> bool:
-    """Whether a path is a file, or a pipe that a shell made (`<(...)`)."""
-    try:
-        return any(test(os.stat(recipe).st_mode) for test in (stat.S_ISREG, stat.S_ISFIFO, stat.S_ISCHR))
-    except (OSError, ValueError):
-        return False
 
 
 def read_override(override: str) -> tuple[str, Any]:
@@ -122,12 +110,11 @@ def _apply(document: dict[str, Any], key: str, value: Any) -> None:
     parts = key.split(".")
     section = document
     for part in parts[:-1]:
-        inner = section.setdefault(part, {})
-        if inner is None:
-            inner = section[part] = {}
-        if not isinstance(inner, dict):
+        if section.get(part) is None:
+            section[part] = {}
+        section = section[part]
+        if not isinstance(section, dict):
             raise SpecError("--set", f"{key[:200]!r}: {part} holds a value, not keys.")
-        section = inner
     section[parts[-1]] = value
 
 
@@ -145,9 +132,6 @@ def _forget_the_options_of_another_optimizer(document: dict[str, Any], changed: 
         if f"optimizer.{option}" in changed:
             continue  # what was asked for is refused as in a recipe
         if options[option] != defaults[option]:
-            raise SpecError(
-                "optimizer.name",
-                f"{name} does not read {option}, which the recipe sets to {options[option]!r}.",
-                f"Give the whole optimizer: --set 'optimizer={{name: {name}}}'.",
-            )
+            problem = f"{name} does not read {option}, which the recipe sets to {options[option]!r}."
+            raise SpecError("optimizer.name", problem, f"Give the whole optimizer: --set 'optimizer={{name: {name}}}'.")
         del options[option]

@@ -36,14 +36,7 @@ OVER_THE_NETWORK = Limits(deepest=12, most_values=1 << 20, largest_number=1 << 5
 
 def read_document(path: Path) -> dict[str, Any]:
     """A YAML or JSON file's mapping; the path `-` is standard input. Raises: SpecError."""
-    return mapping(parse(_text_of(path), path), path)
-
-
-def mapping(document: Any, path: Path) -> dict[str, Any]:
-    """The document, if it is a mapping. Raises: SpecError."""
-    if not isinstance(document, dict):
-        raise SpecError(str(path), "a recipe is a mapping of keys to values; this is not.", "See `largebatch recipes`.")
-    return document
+    return parse_document(_text_of(path), path)
 
 
 def _text_of(path: Path) -> str:
@@ -59,18 +52,23 @@ def _text_of(path: Path) -> str:
         raise SpecError(str(path), f"the recipe cannot be read: {error}.") from error
 
 
-def parse(text: str, path: Path) -> Any:
-    """What a text says: JSON where the path ends in .json, else YAML. Raises: SpecError."""
-    if path.suffix != ".json":
-        return parse_yaml(text, str(path))
-    refuse_long(text.encode("utf-8", "surrogatepass"), str(path))
+def parse_document(text: str, path: Path) -> dict[str, Any]:
+    """The mapping that a text holds: JSON where the path ends in .json, else YAML. Raises: SpecError."""
+    document = (_parse_json if path.suffix == ".json" else parse_yaml)(text, str(path))
+    if not isinstance(document, dict):
+        raise SpecError(str(path), "a recipe is a mapping of keys to values; this is not.", "See `largebatch recipes`.")
+    return document
+
+
+def _parse_json(text: str, where: str) -> Any:
+    refuse_long(text.encode("utf-8", "surrogatepass"), where)
     try:
         document = json.loads(text, object_pairs_hook=each_key_once)
     except GivenTwiceError as error:
-        raise SpecError(str(path), f"{error}.", "Leave one of them out.") from error
+        raise SpecError(where, f"{error}.", "Leave one of them out.") from error
     except (ValueError, RecursionError) as error:
-        raise SpecError(str(path), f"is not JSON: {_in_words(error)}.") from error
-    refuse_beyond(document, str(path))
+        raise SpecError(where, f"is not JSON: {_in_words(error)}.") from error
+    refuse_beyond(document, where)
     return document
 
 

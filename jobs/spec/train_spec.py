@@ -1,6 +1,6 @@
 """TrainSpec: the one description of a training job, for the command line, REST and Kubernetes.
 
-Frozen pydantic models with strict types; unknown keys are refused (`spec_reader` adds "did you mean").
+Frozen pydantic models with strict types; unknown keys are refused (`mistakes.py` adds "did you mean").
 A field checks itself here; what needs the data set, the model or the machine is checked in `plan`.
 """
 
@@ -209,8 +209,7 @@ class GradientSpec(Spec):
     clip_norm: PositiveFloat | None = None
     """Scale the gradient down to this L2 norm if it is longer."""
     noise_every_steps: NonNegativeInt | Literal["auto"] = "auto"
-    """Measure the gradient noise scale every so many steps; 0: never; "auto": 1 where the batch is
-    accumulated anyway, else 30."""
+    """Measure the gradient noise scale every so many steps; 0: never; "auto": 1 where the batch is accumulated anyway, else 30."""
 
 
 class ReductionSpec(Spec):

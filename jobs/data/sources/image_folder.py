@@ -1,6 +1,7 @@
 """Reads image folders in ImageNet's layout, through torchvision's v2 transforms; pictures as people see them: upright, in red, green and blue."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -62,15 +63,14 @@ def load_image_folder(root: Path, image_size: int, augment: AugmentSpec) -> Data
     centre = [v2.Resize(round(image_size * 256 / 224), antialias=True), v2.CenterCrop(image_size)]
     crop = [v2.RandomResizedCrop(image_size, antialias=True)] if augment.resized_crop else centre
     flip = [v2.RandomHorizontalFlip()] if augment.horizontal_flip == "random" else []
-    listings = [list_images(root / name) for name in ("train", "val")]
+    folders = [root / "train", root / "val"]
+    listings = [list_images(folder) for folder in folders]
     if listings[0].classes != listings[1].classes:
         differing = sorted(set(listings[0].classes) ^ set(listings[1].classes))
         raise DataError("--data-dir", f"{root}: train and val hold different classes, {differing[0]!r} for one.", "Give both the same folders.")
     train = FolderPart(listings[0], v2.Compose([*crop, *flip, *finish]))
     test = FolderPart(listings[1], v2.Compose([*centre, *finish]))
-    notices = tuple(
-        _left_out_in_words(root / name, listing.left_out) for name, listing in zip(("train", "val"), listings, strict=True) if listing.left_out
-    )
+    notices = tuple(_left_out_in_words(folder, listing.left_out) for folder, listing in zip(folders, listings, strict=True) if listing.left_out)
     return Dataset(root.name, train, test, len(train.classes), (3, image_size, image_size), notices=notices)
 
 
@@ -87,12 +87,10 @@ def list_images(root: Path) -> Listing:
             else:
                 classes.append(entry.name)
         for label, name in enumerate(classes):
-            folders = _pictures_below(str(root / name), seen, left_out)
-            pictures = [(path, label) for _, paths in sorted(folders) for path in paths]
+            pictures = [(path, label) for _, path in sorted(_pictures_below(str(root / name), seen, left_out))]
             if not pictures:
-                raise DataError(
-                    "--data-dir", f"{root} has a folder {name} without images.", f"Remove it, or put images there ({', '.join(SUFFIXES)})."
-                )
+                hint = f"Remove it, or put images there ({', '.join(SUFFIXES)})."
+                raise DataError("--data-dir", f"{root} has a folder {name} without images.", hint)
             samples += pictures
     except OSError as error:
         raise DataError("--data-dir", f"{root} is not an image folder: {error}.", LAYOUT) from error
@@ -101,25 +99,22 @@ def list_images(root: Path) -> Listing:
     return Listing(classes, samples, left_out)
 
 
-def _pictures_below(folder: str, seen: dict[tuple[int, int], str], left_out: list[str]) -> list[tuple[str, list[str]]]:
-    """(folder, its pictures) of a folder and all below it; links are followed, to no folder twice."""
+def _pictures_below(folder: str, seen: dict[tuple[int, int], str], left_out: list[str]) -> Iterator[tuple[str, str]]:
+    """(folder, path) of each picture in a folder and all below it; links are followed, to no folder twice."""
     earlier = seen.setdefault(_identity(folder), folder)
     if earlier != folder:
         raise DataError("--data-dir", f"{folder} is the same folder as {earlier}, by a link: its images would count twice.", "Remove the link.")
-    pictures: list[str] = []
-    below: list[tuple[str, list[str]]] = []
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         if _is_hidden(entry):
             left_out.append(entry.path)
         elif entry.is_dir():
-            below += _pictures_below(entry.path, seen, left_out)
+            yield from _pictures_below(entry.path, seen, left_out)
         elif not entry.name.lower().endswith(SUFFIXES):
             left_out.append(entry.path)
         elif not entry.is_file():
             raise DataError("--data-dir", f"{entry.path} is no file, or a link to nothing.", "Remove it.")
         else:
-            pictures.append(entry.path)
-    return [(folder, pictures), *below]
+            yield folder, entry.path
 
 
 def _is_hidden(entry: os.DirEntry[str]) -> bool:

@@ -26,11 +26,11 @@ def load_own(spec: DatasetSpec) -> Dataset:
     """The data set that a person's entry point returns. Raises: SpecError, DataError."""
     name = spec.entry_point or ""
     parts = _two_parts(name, call_entry_point(FIELD, name, spec.arguments))
-    train, test = (_held_whole(part, kind) if _is_tensor_dataset(part) else part for part, kind in zip(parts, KINDS, strict=True))
+    by_kind = {kind: _held_whole(part, kind) if _is_tensor_dataset(part) else part for kind, part in zip(KINDS, parts, strict=True)}
+    train, test = by_kind.values()
     if len(train) == 0 or len(test) == 0:
         raise DataError(FIELD, f"returned {len(train)} training and {len(test)} test samples; both must have some.")
-    by_kind = dict(zip(KINDS, (train, test), strict=True))
-    first, other = (_first_input(part, kind) for kind, part in by_kind.items())
+    first, other = (part.inputs[0] if isinstance(part, Images) else read_sample(part, 0, FIELD, kind)[0] for kind, part in by_kind.items())
     if (first.shape, first.dtype) != (other.shape, other.dtype):
         forms = " and ".join(f"{tuple(sample.shape)} {sample.dtype}" for sample in (first, other))
         raise DataError(FIELD, f"training and test samples differ in shape or type: {forms}.", "Prepare both the same way.")
@@ -40,11 +40,8 @@ def load_own(spec: DatasetSpec) -> Dataset:
     dataset = Dataset(name, train, test, num_classes, tuple(first.shape), input_dtype=first.dtype)
     if dataset.normalises:
         if first.ndim != 3:
-            raise DataError(
-                FIELD,
-                f"uint8 samples are taken for images (channels, height, width), and these are {tuple(first.shape)}.",
-                "Reshape them, or convert them to float32.",
-            )
+            problem = f"uint8 samples are taken for images (channels, height, width), and these are {tuple(first.shape)}."
+            raise DataError(FIELD, problem, "Reshape them, or convert them to float32.")
         dataset = replace(dataset, input_dtype=torch.float32)
     for kind, part in by_kind.items():
         _refuse_bad_ends(part, kind, dataset)
@@ -84,11 +81,8 @@ def _refuse_batches_of_its_own(part: Any, name: str) -> None:
         if "__getitem__" in vars(ancestor):
             break
         if "__getitems__" in vars(ancestor):
-            raise DataError(
-                FIELD,
-                f"{name} ({ancestor.__name__}) has a __getitems__ of its own and no __getitem__ beside it, by which samples are read.",
-                "Give the class a __getitem__(index) that gives the same samples.",
-            )
+            problem = f"{name} ({ancestor.__name__}) has a __getitems__ of its own and no __getitem__ beside it, by which samples are read."
+            raise DataError(FIELD, problem, "Give the class a __getitem__(index) that gives the same samples.")
     for inner in (part.dataset,) if isinstance(part, Subset) else part.datasets if isinstance(part, ConcatDataset) else ():
         _refuse_batches_of_its_own(inner, f"what {name} is made of")
 
@@ -100,15 +94,10 @@ def _held_whole(part: TensorDataset, kind: str) -> Any:
     inputs, labels = part.tensors
     refuse_unusual_tensor(inputs, FIELD, f"the tensor of {kind} inputs")
     if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex():
-        hint = (
-            "Of one-hot labels give labels.argmax(1)." if labels.ndim == 2 and labels.shape[1] > 1 else "Labels are the numbers of classes, 0, 1, ..."
-        )
+        is_one_hot = labels.ndim == 2 and labels.shape[1] > 1
+        hint = "Of one-hot labels give labels.argmax(1)." if is_one_hot else "Labels are the numbers of classes, 0, 1, ..."
         raise DataError(FIELD, f"{kind} labels are {tuple(labels.shape)} {labels.dtype}; they must be one whole number per sample.", hint)
     return Images(inputs, labels.to(torch.int64))
-
-
-def _first_input(part: Any, kind: str) -> Tensor:
-    return part.inputs[0] if isinstance(part, Images) else read_sample(part, 0, FIELD, kind)[0]
 
 
 def _refuse_bad_ends(part: Any, kind: str, dataset: Dataset) -> None:

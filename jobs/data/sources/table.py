@@ -48,21 +48,14 @@ def _refuse_augmentation_that_cannot_be(spec: DatasetSpec, dataset: Dataset) -> 
     if is_held and augmentation.resized_crop:
         raise SpecError("dataset.augment.resized_crop", "is for image folders.", "Use translate instead.")
     if is_held and augments(augmentation) and len(dataset.input_shape) != 3:
-        raise SpecError(
-            "dataset.augment", f"changes images (channels, height, width), and these samples are {dataset.input_shape}.", "Leave dataset.augment out."
-        )
+        problem = f"changes images (channels, height, width), and these samples are {dataset.input_shape}."
+        raise SpecError("dataset.augment", problem, "Leave dataset.augment out.")
     if not is_held and spec.entry_point is not None and augmentation != AugmentSpec():
-        raise SpecError(
-            "dataset.augment",
-            f"does not reach the samples of {spec.entry_point}, which are read one by one.",
-            "Leave it out: your own data set augments itself; or return a TensorDataset of images.",
-        )
+        hint = "Leave it out: your own data set augments itself; or return a TensorDataset of images."
+        raise SpecError("dataset.augment", f"does not reach the samples of {spec.entry_point}, which are read one by one.", hint)
     if not is_held and (augmentation.translate or augmentation.cutout or augmentation.horizontal_flip == "alternating"):
-        raise SpecError(
-            "dataset.augment",
-            "translate, cutout and alternating flips work on sets held in memory.",
-            "Image folders take resized_crop and horizontal_flip: random.",
-        )
+        hint = "Image folders take resized_crop and horizontal_flip: random."
+        raise SpecError("dataset.augment", "translate, cutout and alternating flips work on sets held in memory.", hint)
 
 
 def digits(spec: DatasetSpec, data_dir: Path) -> Dataset:
@@ -85,31 +78,24 @@ def digits(spec: DatasetSpec, data_dir: Path) -> Dataset:
     return Dataset("digits", train, test, 10, (1, 8, 8), mean=(0.3055,), std=(0.3759,))
 
 
-def _torchvision(
-    name: str, class_name: str, num_classes: int, mean: tuple[float, ...], std: tuple[float, ...]
-) -> Callable[[DatasetSpec, Path], Dataset]:
-    """A source for one of torchvision's small data sets."""
-
-    def load(spec: DatasetSpec, data_dir: Path) -> Dataset:
-        files = TORCHVISION_FILES[name]
-        missing = [file for file in files if not (data_dir / file).is_file()]
-        if missing and not spec.download:
-            raise DataError(
-                "--data-dir",
-                f"{class_name} is not in {data_dir}: {missing[0]} is missing{f' and {len(missing) - 1} more' if len(missing) > 1 else ''}.",
-                f"Put {', '.join(files)} there, or let it be fetched with --set dataset.download=true (in a sweep's file, under `set`).",
-            )
-        train, test = (_read_torchvision(class_name, data_dir, is_train, spec.download and bool(missing)) for is_train in (True, False))
-        for part, images in (("training", train), ("test", test)):
-            refuse_bad_labels(images.labels, num_classes, f"{class_name} {part} labels in {data_dir}")
-        if train.inputs.shape[1:] != test.inputs.shape[1:]:
-            shapes = " and ".join(str(list(part.inputs.shape[1:])) for part in (train, test))
-            raise DataError(
-                "--data-dir", f"{class_name} in {data_dir} has training and test images of different shapes, {shapes}.", "Fetch it again."
-            )
-        return Dataset(name, train, test, num_classes, tuple(train.inputs.shape[1:]), mean, std)
-
-    return load
+def torchvision_set(spec: DatasetSpec, data_dir: Path) -> Dataset:
+    """One of torchvision's small data sets."""
+    name = spec.name or ""
+    class_name, num_classes, mean, std = TORCHVISION[name]
+    files = TORCHVISION_FILES[name]
+    missing = [file for file in files if not (data_dir / file).is_file()]
+    if missing and not spec.download:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        hint = f"Put {', '.join(files)} there, or let it be fetched with --set dataset.download=true (in a sweep's file, under `set`)."
+        raise DataError("--data-dir", f"{class_name} is not in {data_dir}: {missing[0]} is missing{more}.", hint)
+    train, test = (_read_torchvision(class_name, data_dir, is_train, spec.download and bool(missing)) for is_train in (True, False))
+    for part, images in (("training", train), ("test", test)):
+        refuse_bad_labels(images.labels, num_classes, f"{class_name} {part} labels in {data_dir}")
+    if train.inputs.shape[1:] != test.inputs.shape[1:]:
+        shapes = " and ".join(str(list(part.inputs.shape[1:])) for part in (train, test))
+        problem = f"{class_name} in {data_dir} has training and test images of different shapes, {shapes}."
+        raise DataError("--data-dir", problem, "Fetch it again.")
+    return Dataset(name, train, test, num_classes, tuple(train.inputs.shape[1:]), mean, std)
 
 
 def _read_torchvision(class_name: str, data_dir: Path, is_train: bool, download: bool) -> Images:
@@ -119,15 +105,11 @@ def _read_torchvision(class_name: str, data_dir: Path, is_train: bool, download:
         part = getattr(datasets, class_name)(str(data_dir), train=is_train, download=download)
     except Exception as error:  # torchvision raises whatever the parser met: ValueError, AssertionError, EOFError ...
         if download:
-            raise DataError(
-                "dataset.download",
-                f"{class_name} could not be fetched: {error}.",
-                f"Check the network, or put the files into {data_dir} by hand.",
-            ) from error
-        damaged = _files_unlike_the_publishers(getattr(datasets, class_name), data_dir)
-        reason = (
-            f"{', '.join(damaged)} differs from the publisher's (MD5)" if damaged else str(error) or "a file is not of the kind that its name says"
-        )
+            hint = f"Check the network, or put the files into {data_dir} by hand."
+            raise DataError("dataset.download", f"{class_name} could not be fetched: {error}.", hint) from error
+        reason = str(error) or "a file is not of the kind that its name says"
+        if damaged := _files_unlike_the_publishers(getattr(datasets, class_name), data_dir):
+            reason = f"{', '.join(damaged)} differs from the publisher's (MD5)"
         raise DataError("--data-dir", f"{class_name} in {data_dir} is damaged: {reason}.", "Remove its files and fetch them again.") from error
     inputs = torch.as_tensor(part.data)
     inputs = inputs[:, None] if inputs.ndim == 3 else inputs.permute(0, 3, 1, 2)
@@ -174,9 +156,8 @@ def synthetic(
             inputs = torch.empty((num_samples, *shape), dtype=torch.uint8)
         except RuntimeError as error:
             size = num_samples * math.prod(shape) / 2**30
-            raise SpecError(
-                "dataset.arguments", f"{num_samples} samples of {tuple(shape)} are {size:,.0f} GiB, more than this machine has.", "Ask for fewer."
-            ) from error
+            problem = f"{num_samples} samples of {tuple(shape)} are {size:,.0f} GiB, more than this machine has."
+            raise SpecError("dataset.arguments", problem, "Ask for fewer.") from error
         for start in range(0, num_samples, 4096):  # bounded memory for any size
             chosen = means[labels[start : start + 4096]]
             noise = torch.randint(-64, 64, chosen.shape, generator=generator)
@@ -202,12 +183,17 @@ TORCHVISION_FILES: dict[str, tuple[str, ...]] = {
 }
 """Files that torchvision's small data sets need in the data folder."""
 
+TORCHVISION: dict[str, tuple[str, int, tuple[float, ...], tuple[float, ...]]] = {
+    "mnist": ("MNIST", 10, (0.1307,), (0.3081,)),
+    "fashion-mnist": ("FashionMNIST", 10, (0.2860,), (0.3530,)),
+    "cifar10": ("CIFAR10", 10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "cifar100": ("CIFAR100", 100, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+}
+"""Their classes in torchvision, numbers of classes, means and standard deviations of the channels."""
 SOURCES: dict[str, Callable[..., Dataset]] = {
     "digits": digits,
-    "mnist": _torchvision("mnist", "MNIST", 10, (0.1307,), (0.3081,)),
-    "fashion-mnist": _torchvision("fashion-mnist", "FashionMNIST", 10, (0.2860,), (0.3530,)),
-    "cifar10": _torchvision("cifar10", "CIFAR10", 10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
-    "cifar100": _torchvision("cifar100", "CIFAR100", 100, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    **dict.fromkeys(TORCHVISION, torchvision_set),
     "image-folder": image_folder,
     "synthetic": synthetic,
 }
+"""By name: from what the spec says, the data folder and the spec's arguments to the data set."""
