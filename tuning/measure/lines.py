@@ -4,12 +4,12 @@ and the figure of it.
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from largebatch.jobs.engine.evaluate import Score, evaluate
+from largebatch.jobs.engine.evaluate import evaluate
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.models.norms.ghost_batch_norm import forward_pass_of
 from largebatch.jobs.prepared import evaluation_batches, new_state
@@ -60,7 +60,11 @@ def line(first: Solution, second: Solution, *, is_curved: bool = False, points: 
             first.put(float(to) * other + float(of) * one)
             with first.named("fails on the way"):
                 _take_statistics(first)
-                train, test = _scores(first, state)
+                train, test = (
+                    evaluate(state, evaluation_batches(first.job, part), count, False)
+                    for part, count in ((first.job.dataset.train, first.num_samples), (first.job.dataset.test, len(first.job.dataset.test)))
+                )
+                first.model.eval()  # evaluating leaves it ready to train on
             walked.append(LinePoint(float(at), train.loss, train.accuracy, test.loss, test.accuracy))
     finally:
         first.put(one)
@@ -68,16 +72,6 @@ def line(first: Solution, second: Solution, *, is_curved: bool = False, points: 
             buffer.copy_(value)
             setattr(module, name, buffer)  # a model may have put another in its place
     return walked
-
-
-def _scores(solution: Solution, state: Any) -> tuple[Score, Score]:
-    dataset = solution.job.dataset
-    scores = (
-        evaluate(state, evaluation_batches(solution.job, dataset.train), solution.num_samples, False),
-        evaluate(state, evaluation_batches(solution.job, dataset.test), len(dataset.test), False),
-    )
-    solution.model.eval()  # evaluating leaves it ready to train on
-    return scores
 
 
 @torch.no_grad()

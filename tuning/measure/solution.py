@@ -75,16 +75,12 @@ class Solution:
         for parameter, part in zip(self.parameters, torch.split(weights, sizes), strict=True):
             parameter.copy_(part.view(parameter.shape))
 
-    def loss(self, weights: Tensor | None = None) -> float:
-        """F at other weights, or at its own. Raises: InputError for a model that fails in evaluation mode; FaultError."""
-        with torch.no_grad(), self.named("fails in evaluation mode"):
-            return self._sum(weights, lambda loss: None)
-
     def loss_and_gradient(self, weights: Tensor) -> tuple[float, Tensor]:
         """F and its gradient, flat. Raises: InputError for a model without one in evaluation mode; FaultError."""
         with self.named("has no gradient in evaluation mode"), _twice_differentiable_rnn(self.model):
+            self.put(weights)
             self.model.zero_grad()
-            value = self._sum(weights, lambda loss: loss.backward())  # type: ignore[no-untyped-call]
+            value = self._sum(lambda loss: loss.backward())  # type: ignore[no-untyped-call]
             return value, self._taken_gradient()
 
     def curvature(self, direction: Tensor) -> Tensor:
@@ -105,7 +101,7 @@ class Solution:
 
         self.model.zero_grad()
         with self.named("has no second derivative"), sdpa_kernel(SDPBackend.MATH), _twice_differentiable_rnn(self.model):
-            self._sum(None, accumulate)
+            self._sum(accumulate)
             return self._taken_gradient()
 
     def _taken_gradient(self) -> Tensor:
@@ -114,9 +110,7 @@ class Solution:
         self.model.zero_grad()
         return taken
 
-    def _sum(self, weights: Tensor | None, use: Callable[[Tensor], None]) -> float:
-        if weights is not None:
-            self.put(weights)
+    def _sum(self, use: Callable[[Tensor], None]) -> float:
         total, batches = 0.0, evaluation_batches(self.job, self.job.dataset.train)
         for inputs, labels in self.chunks(batches, self.chunk):
             # In float64: what a hundred random directions change is a millionth of the loss.

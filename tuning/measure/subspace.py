@@ -27,9 +27,9 @@ class Subspace:
         self._kept = self._draw(0) if self._rows == len(like) else None
         gram = torch.zeros(dimensions, dimensions, dtype=torch.float64, device=like.device)
         for _, block in self._blocks():
-            for start in range(0, len(block), EXACT_ROWS):
-                part = block[start : start + EXACT_ROWS].double()
-                gram += part.T @ part
+            for part in torch.split(block, EXACT_ROWS):
+                exact = part.double()
+                gram += exact.T @ exact
         self._lengths = gram.diagonal().sqrt()
         self._gram = gram / torch.outer(self._lengths, self._lengths)
 

@@ -1,7 +1,7 @@
 """What is shown against the batch size: time, steps and samples to the target, accuracy, the map over momentum; and the profile of a step."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from statistics import median
 
@@ -12,9 +12,9 @@ from largebatch.tuning.report.run_figures import SECONDS, conditions
 from largebatch.tuning.results.analysis.configurations import Configuration
 from largebatch.tuning.results.analysis.critical_batch import edges
 from largebatch.tuning.results.analysis.step_time import Profile
-from largebatch.tuning.results.answers import Choice, Spread
+from largebatch.tuning.results.answers import Choice
 from largebatch.tuning.results.findings import Findings
-from largebatch.tuning.results.run_result import RunResult
+from largebatch.tuning.results.run_result import differences_in_words
 from largebatch.tuning.results.wording import momentum_name
 
 BATCH = "global batch size"
@@ -23,7 +23,7 @@ BATCH = "global batch size"
 def time_to_target(findings: Findings, predicted: Sequence[tuple[float, float]] = ()) -> Chart:
     """Training seconds to the target against the batch: which are on the frontier, the critical batch, and what was predicted before."""
     reached = findings.reached
-    series = [_measured("measured", reached, [best.seconds for best in reached]), *_missed(findings, lambda run: run.summary.training_seconds, "s")]
+    series = [_measured("measured", reached, "seconds"), *_missed(findings, "training_seconds", "s")]
     if predicted:
         series.append(Series("predicted before the sweep", [b for b, _ in predicted], [s for _, s in predicted], dash=True, colour=1))
     if len(reached) > 1:
@@ -39,30 +39,22 @@ def time_to_target(findings: Findings, predicted: Sequence[tuple[float, float]] 
 
 def steps_and_samples(findings: Findings) -> list[Chart]:
     """Steps, and samples, to the target against the batch, with the fitted curve and the three regimes."""
-    steps = _cost_to_target(findings, "steps", [best.steps for best in findings.reached], lambda run: run.summary.steps)
-    samples = _cost_to_target(findings, "samples", [best.samples for best in findings.reached], lambda run: run.summary.samples_seen)
-    return [steps, samples]
-
-
-def _cost_to_target(findings: Findings, what: str, spreads: Sequence[Spread], spent: Callable[[RunResult], float]) -> Chart:
-    reached, critical = findings.reached, findings.critical_batch
-    series = [_measured("measured", reached, spreads), *_missed(findings, spent, what)]
-    if critical is not None and reached:
-        batches = np.geomspace(reached[0].global_batch_size, reached[-1].global_batch_size, 80)
-        fitted = [critical.steps_to_target(batch) if what == "steps" else critical.samples_to_target(batch) for batch in batches]
-        series.append(Series("fit", list(batches), fitted, draws="line", dash=True, colour=1))
-    chart = _against_batch(findings, f"{what}-to-target", f"{what.capitalize()} to {findings.target:g} test accuracy", what, series, log_y=True)
-    return _with_regimes(chart, findings)
-
-
-def _with_regimes(chart: Chart, findings: Findings) -> Chart:
-    critical, first, last = findings.critical_batch, findings.best[0].global_batch_size, findings.best[-1].global_batch_size
-    if critical is None:
-        return chart
-    perfect, maximal = edges(critical.critical_batch_size)
-    marks = [(perfect, "perfect scaling ends"), (critical.critical_batch_size, "critical batch"), (maximal, "maximal data parallelism")]
-    zone = (max(critical.low, first), last if critical.high is None else min(critical.high, last))
-    return replace(chart, marks=[mark for mark in marks if first <= mark[0] <= last], zone=zone if zone[0] < zone[1] else None)
+    reached, critical, charts = findings.reached, findings.critical_batch, list[Chart]()
+    first, last = findings.best[0].global_batch_size, findings.best[-1].global_batch_size
+    for what, spent in (("steps", "steps"), ("samples", "samples_seen")):
+        series = [_measured("measured", reached, what), *_missed(findings, spent, what)]
+        if critical is not None and reached:
+            batches = np.geomspace(reached[0].global_batch_size, reached[-1].global_batch_size, 80)
+            fitted = [critical.steps_to_target(batch) if what == "steps" else critical.samples_to_target(batch) for batch in batches]
+            series.append(Series("fit", list(batches), fitted, draws="line", dash=True, colour=1))
+        chart = _against_batch(findings, f"{what}-to-target", f"{what.capitalize()} to {findings.target:g} test accuracy", what, series, log_y=True)
+        if critical is not None:
+            perfect, maximal = edges(critical.critical_batch_size)
+            marks = [(perfect, "perfect scaling ends"), (critical.critical_batch_size, "critical batch"), (maximal, "maximal data parallelism")]
+            low, high = max(critical.low, first), last if critical.high is None else min(critical.high, last)
+            chart = replace(chart, marks=[mark for mark in marks if first <= mark[0] <= last], zone=(low, high) if low < high else None)
+        charts.append(chart)
+    return charts
 
 
 def frontiers(findings: Findings) -> list[Chart]:
@@ -97,11 +89,8 @@ def accuracy_of_batch(findings: Findings) -> Chart:
     runs = [run for best in findings.best for run in best.runs]
     ended = sum(run.summary.steps_to_accuracy == run.summary.steps for run in runs)
     stopped = f"{ended} of these {len(runs)} runs ended when they met their target, so they show where that is set, not how far a batch comes"
-    of_name = {
-        "test, best": [best.best_accuracy for best in findings.best],
-        "train, at the end": [best.train_accuracy for best in findings.best],
-    }
-    series = [_measured(name, findings.best, spreads) for name, spreads in of_name.items() if all(spread.median is not None for spread in spreads)]
+    fields, best = (("test, best", "best_accuracy"), ("train, at the end", "train_accuracy")), findings.best
+    series = [_measured(name, best, field) for name, field in fields if all(getattr(tried, field).median is not None for tried in best)]
     chart = _against_batch(findings, "accuracy-of-batch", "Train and test accuracy against the batch", "accuracy", series)
     return replace(chart, caption=f"{chart.caption}; {stopped}" if ended else chart.caption)
 
@@ -120,7 +109,8 @@ def momentum_map(findings: Findings) -> Chart | None:
     heat = Heat(
         [f"{batch:,}" for batch in batches], [f"{momentum:g}" for momentum in momenta],
         [[tried.seconds.median if tried else None for tried in row] for row in grid],
-        [[_cell(tried) for tried in row] for row in grid], "training seconds to target",
+        [["" if tried is None else "missed" if tried.seconds.median is None else f"{tried.seconds.median:.3g}" for tried in row] for row in grid],
+        "training seconds to target",
     )  # fmt: skip
     return Chart(
         "momentum-map", f"Seconds to {findings.target:g} over batch and {name}, learning rate tuned in each cell", BATCH, name,
@@ -146,34 +136,22 @@ def profile_charts(profile: Profile) -> list[Chart]:
     ]
 
 
-def _cell(tried: Configuration | None) -> str:
-    if tried is None:
-        return ""
-    return "missed" if tried.seconds.median is None else f"{tried.seconds.median:.3g}"
+def _measured(name: str, of: Sequence[Configuration], field: str) -> Series:
+    """Args: field: the spread that is shown of each configuration."""
+    batches, spreads = [tried.global_batch_size for tried in of], [getattr(tried, field) for tried in of]
+    notes = [f"batch {tried.global_batch_size:,}, learning rate {tried.first.learning_rate:.4g}: {getattr(tried, field).text}" for tried in of]
+    medians = [math.nan if spread.median is None else spread.median for spread in spreads]
+    return Series(name, batches, medians, [spread.low for spread in spreads], [spread.high for spread in spreads], notes=notes)
 
 
-def _measured(name: str, of: Sequence[Configuration], spreads: Sequence[Spread]) -> Series:
-    return Series(
-        name,
-        [tried.global_batch_size for tried in of],
-        [spread.median if spread.median is not None else math.nan for spread in spreads],
-        [spread.low for spread in spreads],
-        [spread.high for spread in spreads],
-        notes=[f"batch {tried.global_batch_size:,}, learning rate {tried.first.learning_rate:.4g}: {spread.text}"
-               for tried, spread in zip(of, spreads, strict=True)],
-    )  # fmt: skip
-
-
-def _missed(findings: Findings, spent: Callable[[RunResult], float], unit: str) -> list[Series]:
-    """The batches that missed, each at what its runs had used up; no series where none did."""
+def _missed(findings: Findings, field: str, unit: str) -> list[Series]:
+    """The batches that missed, each at what its runs had used up; no series where none did. Args: field: of the runs' summaries."""
     if not findings.missed:
         return []
-    used = [median(spent(run) for run in missed.runs) for missed in findings.missed]
-    notes = [
-        f"batch {missed.global_batch_size:,}: {missed.seconds.text}, ended after {amount:,.4g} {unit}"
-        for missed, amount in zip(findings.missed, used, strict=True)
-    ]
     batches = [missed.global_batch_size for missed in findings.missed]
+    used = [median(getattr(run.summary, field) for run in missed.runs) for missed in findings.missed]
+    notes = [f"batch {missed.global_batch_size:,}: {missed.seconds.text}, ended after {amount:,.4g} {unit}"
+             for missed, amount in zip(findings.missed, used, strict=True)]  # fmt: skip
     return [Series("missed, where its runs ended", batches, used, draws="marks", symbol="x", colour=6, notes=notes)]
 
 
@@ -185,5 +163,5 @@ def _against_batch(findings: Findings, name: str, title: str, y_title: str, seri
 
 
 def _caption(findings: Findings, more: str = "") -> str:
-    differing = f"differing in {findings.differences}" if findings.differences else ""
-    return "; ".join(filter(None, [conditions(findings.runs), differing, more]))
+    differences = differences_in_words(findings.runs)
+    return "; ".join(filter(None, [conditions(findings.runs), f"differing in {differences}" if differences else "", more]))

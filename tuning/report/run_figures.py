@@ -6,9 +6,8 @@ from pathlib import Path
 
 from largebatch.jobs.run import run_folder
 from largebatch.tuning.report.charts import Chart, Series
-from largebatch.tuning.results.analysis.settings import differences_in_words, settings_of
 from largebatch.tuning.results.collect import collect
-from largebatch.tuning.results.run_result import RunResult
+from largebatch.tuning.results.run_result import RunResult, differences_in_words, settings_of
 
 SECONDS = "training seconds"
 MOST_CURVES = 12
@@ -16,26 +15,20 @@ MOST_CURVES = 12
 
 
 def accuracy_curves(results: Sequence[RunResult]) -> Chart:
-    """Test accuracy against training seconds, one curve per run; of many runs one colour per batch."""
+    """Test accuracy against training seconds, one curve per run; of more than a legend holds, one colour, one broken line, per batch."""
     devices = ", ".join(dict.fromkeys(result.device for result in results))
     targets = dict.fromkeys(result.summary.target_accuracy for result in results if result.summary.target_accuracy is not None)
-    return Chart(
-        "accuracy-curves",
-        f"Accuracy against training time, {devices}",
-        SECONDS,
-        "test accuracy",
-        [_curve(label(result), [result]) for result in results] if len(results) <= MOST_CURVES else _one_for_each_batch(results),
-        caption="; ".join(filter(None, [conditions(results), on_unlike_footing(results)])),
-        levels=[(target, f"target {target:g}") for target in targets],
-    )
-
-
-def _one_for_each_batch(results: Sequence[RunResult]) -> list[Series]:
-    """More runs than a legend holds: those of one batch are one broken line."""
     by_batch: dict[int, list[RunResult]] = {}
     for result in results:
         by_batch.setdefault(result.summary.global_batch_size, []).append(result)
-    return [_curve(f"batch {batch:,}, {len(members)} runs", members) for batch, members in sorted(by_batch.items())]
+    curves = [_curve(label(result), [result]) for result in results]
+    if len(results) > MOST_CURVES:
+        curves = [_curve(f"batch {batch:,}, {len(members)} runs", members) for batch, members in sorted(by_batch.items())]
+    return Chart(
+        "accuracy-curves", f"Accuracy against training time, {devices}", SECONDS, "test accuracy", curves,
+        caption="; ".join(filter(None, [conditions(results), on_unlike_footing(results)])),
+        levels=[(target, f"target {target:g}") for target in targets],
+    )  # fmt: skip
 
 
 def _curve(name: str, runs: Sequence[RunResult]) -> Series:

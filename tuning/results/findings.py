@@ -1,15 +1,16 @@
 """What a set of runs says: the best of each batch size, the frontiers, the critical batch, the advice."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from statistics import median
+from types import MappingProxyType
 
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.run.records import Outcome
-from largebatch.tuning.results.analysis.advice import Limit, Partial, advise, frontier
+from largebatch.tuning.results.analysis.advice import Cost, Limit, Partial, advise, frontier
 from largebatch.tuning.results.analysis.configurations import (
     Configuration,
     accuracy_spread,
@@ -18,11 +19,10 @@ from largebatch.tuning.results.analysis.configurations import (
     configurations,
 )
 from largebatch.tuning.results.analysis.critical_batch import fit_critical_batch
-from largebatch.tuning.results.analysis.settings import differences_in_words, settings_of
 from largebatch.tuning.results.answers import AccuracyPoint, Advice, Choice, CriticalBatch, Setting
 from largebatch.tuning.results.collect import collect
 from largebatch.tuning.results.run_folders import ended_runs, failures_in_words
-from largebatch.tuning.results.run_result import RunResult
+from largebatch.tuning.results.run_result import RunResult, settings_of
 
 
 class NothingEndedError(InputError):
@@ -51,9 +51,9 @@ class Findings:
     runs: tuple[RunResult, ...]
     other_settings: dict[Setting, int]
     """Runs that may not be put on the same axes, and how many."""
-    deadline_s: float | None = None
-    max_samples: float | None = None
-    missing: Sequence[str] = ()
+    limits: Mapping[Cost, float]
+    """What may be spent of a cost, asked about beside."""
+    missing: Sequence[str]
     """What is known not to be there, in sentences."""
 
     @cached_property
@@ -96,13 +96,11 @@ class Findings:
     @cached_property
     def advice(self) -> list[Advice]:
         """Soonest, cheapest, knee, and within the limits that were given."""
-        by_deadline = [] if self.deadline_s is None else [Limit("seconds", self.deadline_s, self._by(seconds=self.deadline_s))]
-        by_samples = [] if self.max_samples is None else [Limit("samples", self.max_samples, self._by(samples=self.max_samples))]
-        return advise(self.choices, by_deadline + by_samples)
+        return advise(self.choices, [Limit(cost, most, self._by(cost, most)) for cost, most in self.limits.items()])
 
-    def _by(self, seconds: float = math.inf, samples: float = math.inf) -> list[Partial]:
+    def _by(self, cost: Cost, most: float) -> list[Partial]:
         """How accurate each batch had become within a limit: its most accurate configuration, of those with the most seeds."""
-        partials = [partial for tried in self.configurations if (partial := _partial(tried, seconds, samples)) is not None]
+        partials = [partial for tried in self.configurations if (partial := _partial(tried, cost, most)) is not None]
         best: dict[int, Partial] = {}
         for partial in sorted(partials, key=lambda partial: (-partial.choice.num_seeds, -partial.accuracy)):
             best.setdefault(partial.choice.global_batch_size, partial)
@@ -123,24 +121,15 @@ class Findings:
         """Time against samples to the target."""
         return [self.choices[number] for number in frontier([(choice.seconds, choice.samples) for choice in self.choices])]
 
-    @cached_property
-    def differences(self) -> str:
-        """In which fields the runs differ, beside those that are compared; empty where they do not."""
-        return differences_in_words(self.runs)
-
 
 def find(
-    runs: Sequence[RunResult],
-    target: float | None = None,
-    *,
-    deadline_s: float | None = None,
-    max_samples: float | None = None,
-    missing: Sequence[str] = (),
+    runs: Sequence[RunResult], target: float | None = None, *, limits: Mapping[Cost, float] = MappingProxyType({}), missing: Sequence[str] = ()
 ) -> Findings:
     """Analyse runs: those of the setting that has most; the others are named, never mixed in.
 
     Args:
         target: test accuracy; default the one that most runs were given, else what every batch size reached.
+        limits: what may be spent of a cost, each a question more.
         missing: what is known not to be there, in sentences.
     Raises: NothingEndedError if there is nothing to analyse.
     """
@@ -156,12 +145,9 @@ def find(
     by_setting = settings_of(whole)
     setting, largest = next(iter(by_setting.items()))
     others = {other: len(members) for other, members in by_setting.items() if other != setting}
-    if target is None:
-        target = common_target(largest)
-    is_chosen = target is None
-    if target is None:
-        target = _reached_by_all(largest)
-    return Findings(setting, target, is_chosen, tuple(largest), others, deadline_s, max_samples, missing)
+    given = common_target(largest) if target is None else target
+    target = _reached_by_all(largest) if given is None else given
+    return Findings(setting, target, given is None, tuple(largest), others, limits, missing)
 
 
 def find_in(folder: Path, target: float | None = None) -> Findings:
@@ -178,9 +164,9 @@ def _reached_by_all(runs: Sequence[RunResult]) -> float:
     return math.floor(min(best.values()) * 1000) / 1000
 
 
-def _partial(tried: Configuration, seconds: float, samples: float) -> Partial | None:
+def _partial(tried: Configuration, cost: Cost, most: float) -> Partial | None:
     """How far a configuration had come; None where half of its runs had not been evaluated by then, which ranks below the others."""
-    within = [[at for at in run.evaluations if at.training_seconds <= seconds and at.samples <= samples] for run in tried.runs]
+    within = [[at for at in run.evaluations if (at.training_seconds if cost == "seconds" else at.samples) <= most] for run in tried.runs]
     tops = [max(points, key=lambda at: at.test_accuracy, default=None) for points in within]
     accuracy = accuracy_spread([None if top is None else top.test_accuracy for top in tops]).median
     if accuracy is None:

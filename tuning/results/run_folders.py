@@ -3,7 +3,7 @@
 A study's folder stands for its sweep: the runs beside that are its reference and its solutions, which answer other questions.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.records import RunSummary
 from largebatch.jobs.tracking.folder_mirror import REPORT, is_kept_beside_runs
 from largebatch.tuning.results.collect import unreadable_in_words
-from largebatch.tuning.sweep.ledger import SWEEP, Ledger, Trial
+from largebatch.tuning.sweep.ledger import SWEEP, Ledger
 from largebatch.tuning.sweep.space import count_runs
 from largebatch.tuning.sweep.spec import BATCH, SweepSpec
 
@@ -45,7 +45,10 @@ def runs_of_folder(folder: Path) -> FolderRuns:
     if not is_sweep:
         num_unended = sum(not (path.parent / run_folder.SUMMARY).is_file() for path in sweep_dir.glob(f"*/{run_folder.SPEC}"))
         if not ended and not num_unended:
-            raise NoRunsError("FOLDER", f"{folder} {_why_nothing(folder)}.", _way_on(folder))
+            if _is_run(folder):
+                raise NoRunsError("FOLDER", f"{folder} is a run that has not ended.", f"Go on with it: largebatch train --resume {folder}")
+            problem = f"{folder} {'holds no runs' if folder.is_dir() else 'is not a folder'}."
+            raise NoRunsError("FOLDER", problem, "Give run folders, or the folder of a sweep or a study.")
         return FolderRuns(ended, [f"Left out: {num_unended} runs in {folder} that have not ended."] if num_unended else [])
     missing = failures_in_words(sweep_dir)
     try:
@@ -101,16 +104,6 @@ def _is_run(folder: Path) -> bool:
     return (folder / run_folder.SPEC).is_file()
 
 
-def _way_on(folder: Path) -> str:
-    return f"Go on with it: largebatch train --resume {folder}" if _is_run(folder) else "Give run folders, or the folder of a sweep or a study."
-
-
-def _why_nothing(folder: Path) -> str:
-    if _is_run(folder):
-        return "is a run that has not ended"
-    return "holds no runs" if folder.is_dir() else "is not a folder"
-
-
 def _sweep_of(folder: Path) -> Path:
     return folder / SWEEP_OF_STUDY if (folder / STUDY).is_file() else folder
 
@@ -128,14 +121,9 @@ def failures_in_words(folder: Path) -> list[str]:
     first = failures[0][1].why or "no reason was given"
     all_of = "All" if len(failed) == len(ledger.trials) else f"{len(failed)} of"
     sentences = [f"{all_of} {len(ledger.trials)} runs failed, first: {first.rstrip('.')}."]
-    lost = _batches_that_failed(ledger.trials, failed)
+    through = [trial.fields.get(BATCH) for trial in ledger.trials if trial.number not in failed]
+    tried = dict.fromkeys(trial.fields.get(BATCH) for trial in ledger.trials)
+    lost = [f"{batch:,}" if isinstance(batch, int) else str(batch) for batch in tried if batch is not None and batch not in through]
     if lost and len(failed) < len(ledger.trials):
         sentences.append(f"At batch {', '.join(lost)} every run failed.")
     return sentences
-
-
-def _batches_that_failed(trials: Sequence[Trial], failed: set[int]) -> list[str]:
-    """The batch sizes of which no run came through, where the sweep compares any."""
-    through = {trial.fields.get(BATCH) for trial in trials if trial.number not in failed}
-    lost = {trial.fields.get(BATCH): None for trial in trials if trial.number in failed}
-    return [f"{batch:,}" if isinstance(batch, int) else str(batch) for batch in lost if batch is not None and batch not in through]

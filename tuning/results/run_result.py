@@ -1,11 +1,15 @@
-"""One run as far as comparing goes: its summary, its accuracy curve, and the fields that make its configuration."""
+"""One run as far as comparing goes: its summary, its accuracy curve, and the fields that make its configuration.
 
-from collections.abc import Mapping
+What may be put on the same axes are runs of one setting; they may differ in other fields all the same.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from largebatch.jobs.run.records import RunSummary
+from largebatch.tuning.results.answers import Setting
 
 ASIDE = (
     "seed", "name", "description", "tracking.", "checkpoint.", "dataset.download", "dataset.num_workers", "dataset.may_change",
@@ -13,6 +17,14 @@ ASIDE = (
 )  # fmt: skip
 """Fields that may differ between two runs of one configuration: they change no step's mathematics. `stop.epochs` and `stop.steps` do: they
 are the horizon of the learning rate's decay."""
+COMPARED = frozenset(
+    {
+        "batch.global_batch_size", "learning_rate.base", "learning_rate.base_global_batch_size", "learning_rate.scaling",
+        "optimizer.name", "optimizer.momentum", "optimizer.beta1", "optimizer.beta2",
+    }
+)  # fmt: skip
+"""Fields that an answer is about; any other that differs between runs on one axis is named."""
+MOST_NAMED = 4
 
 
 class Evaluation(NamedTuple):
@@ -80,7 +92,7 @@ class RunResult:
             summary=summary,
             evaluations=evaluations,
             dataset=part_in_words(fields, "dataset"),
-            model=plain_name(fields, "model"),
+            model=_plain_name(fields, "model"),
             optimizer=str(fields["optimizer.name"]),
             momentum=None if momentum is None else float(momentum),
             learning_rate=float(fields["learning_rate.base"]) if peak_learning_rate is None else peak_learning_rate,
@@ -90,6 +102,11 @@ class RunResult:
             folder=folder,
             noise_estimates=noise_estimates,
         )
+
+    @property
+    def setting(self) -> Setting:
+        """Its setting, the model without arguments."""
+        return Setting(dataset=self.dataset, model=self.model, device=self.device, world_size=self.summary.world_size)
 
     @property
     def curve(self) -> tuple[tuple[float, float], ...]:
@@ -103,21 +120,62 @@ class RunResult:
 
 def part_in_words(fields: Mapping[str, Any], part: str) -> str:
     """A spec's data set or model: `digits`, or `mlp (depth 2, width 512)`. Args: fields: flat; part: "dataset" or "model"."""
-    return with_arguments(plain_name(fields, part), arguments_of(fields, part))
+    return _with_arguments(_plain_name(fields, part), _arguments_of(fields, part))
 
 
-def plain_name(fields: Mapping[str, Any], part: str) -> str:
+def _plain_name(fields: Mapping[str, Any], part: str) -> str:
     """Name or entry point, without arguments."""
     return str(fields.get(f"{part}.name") or fields.get(f"{part}.entry_point"))
 
 
-def arguments_of(fields: Mapping[str, Any], part: str) -> dict[str, str]:
+def _arguments_of(fields: Mapping[str, Any], part: str) -> dict[str, str]:
     """Keyword arguments, in the order of their names."""
     begin = f"{part}.arguments."
     arguments = {name.removeprefix(begin): str(value) for name, value in fields.items() if name.startswith(begin) and value not in (None, {}, [])}
     return dict(sorted(arguments.items()))
 
 
-def with_arguments(name: str, arguments: Mapping[str, str]) -> str:
+def _with_arguments(name: str, arguments: Mapping[str, str]) -> str:
     """`mlp (width 512)`; the name alone where there are no arguments."""
     return f"{name} ({', '.join(f'{key} {value}' for key, value in arguments.items())})" if arguments else name
+
+
+def settings_of(runs: Iterable[RunResult]) -> dict[Setting, list[RunResult]]:
+    """The runs by what may not be mixed, the largest number first. A model's arguments may be: `differences_in_words` names them."""
+    by_setting: dict[Setting, list[RunResult]] = {}
+    for run in runs:
+        by_setting.setdefault(run.setting, []).append(run)
+    ordered = sorted(by_setting.items(), key=lambda item: -len(item[1]))
+    named = {}
+    for setting, members in ordered:  # the model of all of them, with the arguments that they share
+        shared = set.intersection(*(set(_arguments_of(dict(settings), "model").items()) for settings in {run.settings for run in members}))
+        named[setting.model_copy(update={"model": _with_arguments(setting.model, dict(sorted(shared)))})] = members
+    return named
+
+
+def differences_in_words(runs: Sequence[RunResult]) -> str:
+    """The fields in which runs on one axis differ, beside those that are compared: `model.arguments.width (64, 128) and stop.epochs (10, 20)`.
+
+    A few of them; empty for none. An optimizer's options are held against those of runs that have them too: another optimizer has others.
+    """
+    distinct, parts = [dict(settings) for settings in {run.settings: None for run in runs}], list[str]()
+    for name in sorted({name for settings in distinct for name in settings} - COMPARED):
+        unset = () if name.startswith("optimizer.") else ("not set",)
+        values = {value for settings in distinct for value in ((settings[name],) if name in settings else unset)}
+        if len(values) > 1:
+            parts.append(f"{name} ({_some(sorted(values, key=_in_order))})")
+    if len(parts) > MOST_NAMED:
+        parts = [*parts[:MOST_NAMED], f"{len(parts) - MOST_NAMED} more"]
+    return " and ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else "".join(parts)
+
+
+def _in_order(value: str) -> tuple[bool, float, str]:
+    try:
+        return False, float(value), value
+    except ValueError:
+        return True, 0.0, value
+
+
+def _some(values: Sequence[str]) -> str:
+    shown = [value if len(value) <= 40 else f"{value[:37]}..." for value in values]
+    return ", ".join(shown if len(shown) <= MOST_NAMED else [*shown[: MOST_NAMED - 1], "...", shown[-1]])

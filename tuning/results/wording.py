@@ -5,9 +5,10 @@ from collections.abc import Iterable, Sequence
 from largebatch.jobs.engine.core_wait import DISTURBED
 from largebatch.jobs.optim.configs import OPTIMIZERS
 from largebatch.tuning.results.analysis.critical_batch import regime
+from largebatch.tuning.results.analysis.reference import crossing
 from largebatch.tuning.results.answers import Advice, Batch, CriticalBatch, SweepFindings
 from largebatch.tuning.results.findings import Findings
-from largebatch.tuning.results.run_result import RunResult
+from largebatch.tuning.results.run_result import RunResult, differences_in_words
 
 CLOCK = "training seconds; evaluation, checkpoints and kernel warm-up are not counted"
 COARSE = 0.2
@@ -53,18 +54,18 @@ def _words(findings: Findings) -> list[str]:
     best, reached, critical = findings.best, findings.reached, findings.critical_batch
     chosen = " (what every batch size reached; none was given)" if findings.target_is_chosen else ""
     words = [f"{findings.setting}: {len(findings.runs)} runs of {len(best)} batch sizes, to test accuracy {findings.target:g}{chosen}."]
-    words += sentences([advice for advice in findings.advice if advice.question in {"soonest", "cheapest"}])
+    words += [sentence(advice) for advice in findings.advice if advice.question in {"soonest", "cheapest"}]
     if critical is not None:
         words.append(_critical_batch_in_words(critical, findings))
-    words += sentences([advice for advice in findings.advice if advice.question not in {"soonest", "cheapest"}])
+    words += [sentence(advice) for advice in findings.advice if advice.question not in {"soonest", "cheapest"}]
     if not reached:
         highest = max((tried.best_accuracy.median or 0.0) for tried in best) if best else 0.0
         words.append(f"No batch size reached the target in half of its runs; the best median accuracy is {highest:.4f}.")
     if critical is None:
         needed = "For a critical batch size at least three batch sizes must reach the target in half of their runs"
         words.append(f"{needed}; {len(reached)} of {len(best)} did.")
-    if findings.differences:
-        words.append(f"The runs differ in more than what is compared: {findings.differences}.")
+    if differences := differences_in_words(findings.runs):
+        words.append(f"The runs differ in more than what is compared: {differences}.")
     if num_diverged := sum(tried.num_diverged for tried in findings.configurations):
         words.append(f"{num_diverged} of {len(findings.runs)} runs diverged; they count as misses.")
     if disturbance := disturbance_in_words(findings.runs):
@@ -105,12 +106,8 @@ def momentum_name(optimizers: Iterable[str]) -> str:
     return " or ".join(sorted(names, reverse=True))
 
 
-def sentences(advice: Sequence[Advice]) -> list[str]:
-    """Each answer with its reason."""
-    return [_sentence(answer) for answer in advice]
-
-
-def _sentence(advice: Advice) -> str:
+def sentence(advice: Advice) -> str:
+    """The answer with its reason."""
     question, choice = advice.question[0].upper() + advice.question[1:], advice.choice
     if choice is None:
         return f"{question}: {advice.reason}"
@@ -148,21 +145,11 @@ def _critical_batch_in_words(critical: CriticalBatch, findings: Findings) -> str
     if findings.missed:
         batches = ", ".join(f"{missed.global_batch_size:,}" for missed in findings.missed)
         words.append(f"Left out with all their runs, since half of them or more missed: batch {batches}.")
-    gaps = [gap for best in findings.reached for run in best.runs if (gap := _gap(run, findings.target)) is not None]
-    samples, share = max(gaps, key=lambda gap: gap[1])
-    if share > COARSE:
+    met = [met for best in findings.reached for run in best.runs if (met := crossing(run, findings.target)) is not None]
+    coarsest = max(met, key=lambda crossed: crossed.interval / crossed.at.samples)
+    if (share := coarsest.interval / coarsest.at.samples) > COARSE:
         words.append(
-            f"Costs are read off evaluations up to {samples:,} samples apart, {share:.0%} of what that run took: evaluate more often for a finer "
-            "answer."
+            f"Costs are read off evaluations up to {coarsest.interval:,} samples apart, {share:.0%} of what that run took: evaluate more often for "
+            "a finer answer."
         )
     return " ".join(words)
-
-
-def _gap(run: RunResult, target: float) -> tuple[int, float] | None:
-    """(samples between the evaluation that met the target and the one before; the same over the samples to it)."""
-    before = 0
-    for at in run.evaluations:
-        if at.test_accuracy >= target:
-            return at.samples - before, (at.samples - before) / at.samples
-        before = at.samples
-    return None

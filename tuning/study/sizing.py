@@ -4,7 +4,6 @@ batch than another.
 
 import contextlib
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.spec.train_spec import TrainSpec
@@ -73,15 +72,6 @@ class Expected:
         return next((chosen for chosen in choices if sum(map(self.to_the_end, chosen)) <= SOLUTIONS_SHARE * budget_s), [])
 
 
-class _Size(NamedTuple):
-    """What a sweep compares, and how many runs of each combination the budget holds."""
-
-    batches: list[int]
-    momenta: list[float]
-    """None for an optimizer without momentum."""
-    num_runs: int
-
-
 def size_sweep(spec: TrainSpec, profile: Profile, reference: RunResult, budget_s: float, resources: ResourcesSpec) -> SweepSpec:
     """As many batch sizes, momenta and trials as the budget holds, the same for every batch.
 
@@ -108,7 +98,8 @@ def size_sweep(spec: TrainSpec, profile: Profile, reference: RunResult, budget_s
     )
 
 
-def _size(spec: TrainSpec, profile: Profile, expected: Expected, budget_s: float, used_s: float) -> _Size:
+def _size(spec: TrainSpec, profile: Profile, expected: Expected, budget_s: float, used_s: float) -> tuple[list[int], list[float], int]:
+    """(batches and momenta to compare, no momenta for an optimizer without; how many runs of each combination the budget holds)."""
     batches, momenta = _candidates(profile), list[float]()
     if f"optimizer.{spec.optimizer.momentum_option}" == MOMENTUM:
         momenta = [0.0, spec.optimizer.momentum_value or USUAL_MOMENTUM]
@@ -133,7 +124,7 @@ def _size(spec: TrainSpec, profile: Profile, expected: Expected, budget_s: float
         needed = max(sweep_s / SWEEP_SHARE, (sweep_s + used_s) / (1 - OTHER_SHARE - SOLUTIONS_SHARE))
         raise InputError("--budget", f"{budget_s:g} s hold no sweep of this recipe; one run at each of {len(batches)} batch sizes needs "
                          f"about {needed:,.0f} s.", f"Use --budget {int(needed / 60) + 1}m.")  # fmt: skip
-    return _Size(batches, momenta, num_runs())
+    return batches, momenta, num_runs()
 
 
 def _candidates(profile: Profile) -> list[int]:

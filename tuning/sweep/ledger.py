@@ -142,24 +142,23 @@ class Ledger:
         if not path.is_file():
             return None
         summary = RunSummary.model_validate_json(path.read_text())
-        ending = self.endings.get(trial.number)
-        is_over = summary.outcome.is_result or (ending is not None and ending.how != "faulted")
-        return summary if is_over else None
+        return summary if summary.outcome.is_result or self._has_ended(trial) else None
 
     def ending(self, trial: Trial) -> Ending | None:
         """How a trial ended other than by its summary; a fault that a later try made good does not count."""
-        ending = self.endings.get(trial.number)
-        return None if ending is not None and ending.how == "faulted" and self.summary(trial) is not None else ending
+        return None if not self._has_ended(trial) and self.summary(trial) is not None else self.endings.get(trial.number)
 
     def is_over(self, trial: Trial) -> bool:
         """Whether nothing is left to do for it."""
-        ending = self.endings.get(trial.number)
-        return (ending is not None and ending.how != "faulted") or self.summary(trial) is not None
+        return self._has_ended(trial) or self.summary(trial) is not None
+
+    def _has_ended(self, trial: Trial) -> bool:
+        """Other than by its summary, and not by a fault, after which it is tried again."""
+        return trial.number in self.endings and self.endings[trial.number].how != "faulted"
 
     def failures(self) -> list[tuple[Trial, Ending]]:
         """The trials that have no result, by their own fault or the machine's."""
-        endings = [(trial, self.ending(trial)) for trial in self.trials]
-        return [(trial, ending) for trial, ending in endings if ending is not None and ending.how != "pruned"]
+        return [(trial, ending) for trial in self.trials if (ending := self.ending(trial)) is not None and ending.how != "pruned"]
 
 
 def begin_sweep(folder: Path, sweep: SweepSpec, base: TrainSpec, name: str | None = None) -> None:

@@ -21,18 +21,15 @@ Values = dict[str, Any]
 Domain = RangeSpec | list[Any]
 
 
-def proposals(sweep: SweepSpec, group: SweepGroup, history: Sequence[Trial | Learned]) -> "Drawn | Learning":
-    """A group's search. Args: history: which of the group's values earlier processes tried, and what they learned, in that order."""
+def drawn_values(sweep: SweepSpec, group: SweepGroup) -> Iterator[Values]:
+    """The values of a group's trials, one after another, where they do not depend on results."""
     method, space = sweep.search.method, group.space
-    if method in {"tpe", "nsga2"} and space:
-        return Learning(sweep, group, history)
     if method == "grid" or not space:
         lists = [domain.grid() if isinstance(domain, RangeSpec) else domain for domain in space.values()]
         points: Iterator[Sequence[Any]] = itertools.product(*lists)
     else:
         points = ([_value_at(domain, float(unit)) for domain, unit in zip(space.values(), units, strict=True)] for units in _units(sweep, len(space)))
-    drawn = (dict(zip(space, point, strict=True)) for point in points)
-    return Drawn(itertools.islice(drawn, sum(isinstance(event, Trial) for event in history), None))
+    return (dict(zip(space, point, strict=True)) for point in points)
 
 
 def _units(sweep: SweepSpec, num_fields: int) -> Iterator[Any]:
@@ -44,31 +41,18 @@ def _units(sweep: SweepSpec, num_fields: int) -> Iterator[Any]:
     return (halton.random(1)[0] for _ in itertools.count())
 
 
-class Drawn:
-    """Values that do not depend on results."""
-
-    goes_on = True
-    """Whether what is proposed is what a sweep without an interruption would have been given."""
-
-    def __init__(self, values: Iterator[Values]) -> None:
-        self._values = values
-
-    def ask(self, number: int) -> Values:
-        """The values of trial `number`, the group's next."""
-        return next(self._values)
-
-    def tell(self, number: int, aims: list[float]) -> None:
-        """Learn what came of a trial, in one number to minimise, or two: here nothing."""
-
-
 class Learning:
-    """Values that Optuna proposes; see `Drawn`."""
+    """Values that Optuna proposes, which learns from results.
+
+    Args: history: which of the group's values earlier processes tried, and what they learned, in that order.
+    """
 
     def __init__(self, sweep: SweepSpec, group: SweepGroup, history: Sequence[Trial | Learned]) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._num_aims, self._space = 2 if sweep.search.method == "nsga2" else 1, group.space
         self._distributions = {name: _distribution(domain) for name, domain in group.space.items()}
         self.goes_on = self._replay(history, sweep.seed * 10_007 + group.number)
+        """Whether what is proposed is what a sweep without an interruption would have been given."""
         if not self.goes_on:  # another Optuna's values: learn what came of them, and draw with a seed of its own
             num_asked = sum(isinstance(event, Trial) for event in history)
             self._replay(history, int(np.random.SeedSequence([sweep.seed, group.number, num_asked]).generate_state(1)[0]), enforces=True)
@@ -91,12 +75,12 @@ class Learning:
         return True
 
     def ask(self, number: int) -> Values:
-        """See `Drawn`."""
+        """The values of trial `number`, the group's next."""
         trial = self._asked[number] = self._study.ask(self._distributions)
         return {name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in trial.params.items()}
 
     def tell(self, number: int, aims: list[float]) -> None:
-        """See `Drawn`."""
+        """Learn what came of a trial, in one number to minimise, or two."""
         self._study.tell(self._asked.pop(number), aims)
 
 

@@ -4,13 +4,14 @@ Groups take turns, so that a sweep cut short has searched all of them alike. Gri
 are the same numbers in every group. Optuna (TPE, NSGA-II) learns within a group, never across.
 """
 
+import itertools
 import time
 from typing import Any, Literal
 
 from largebatch.jobs.run.records import Outcome, RunSummary
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.tuning.sweep.ledger import Ending, Learned, Ledger, Trial
-from largebatch.tuning.sweep.proposals import proposals
+from largebatch.tuning.sweep.proposals import Learning, drawn_values
 from largebatch.tuning.sweep.space import SweepGroup, groups
 from largebatch.tuning.sweep.spec import BATCH, SweepSpec
 
@@ -36,7 +37,7 @@ class Search:
     @property
     def goes_on(self) -> bool:
         """Whether what comes is what it would have been without the interruption."""
-        return all(search.goes_on for search in self._searches)
+        return all(search.learning is None or search.learning.goes_on for search in self._searches)
 
     def next_trial(self) -> Trial | Literal["wait", "over"]:
         """The next run; "wait" if it depends on one that is under way; "over" when all were decided."""
@@ -73,8 +74,9 @@ class _GroupSearch:
         numbers = {trial.number for trial in self._searched}
         history = [event for event in ledger.history if event.number in numbers]
         self._learned = {event.number for event in history if isinstance(event, Learned)}
-        self._proposals = proposals(sweep, group, history)
-        self.goes_on = self._proposals.goes_on
+        self.learning = Learning(sweep, group, history) if sweep.search.method in {"tpe", "nsga2"} and group.space else None
+        """None: values are drawn beforehand."""
+        self._drawn = itertools.islice(drawn_values(sweep, group), len(self._searched), None)
 
     @property
     def num_begun(self) -> int:
@@ -84,7 +86,7 @@ class _GroupSearch:
     def decide(self) -> Trial | Literal["wait", "over"]:
         """Decide on the group's next run, in the ledger before it begins."""
         if len(self._searched) < self._sweep.search.num_trials():
-            values = self._proposals.ask(len(self._ledger.trials))
+            values = self.learning.ask(len(self._ledger.trials)) if self.learning else next(self._drawn)
             trial = self._trial("search", {**self._group.fields, **values, "seed": self._base.seed})
             self._searched.append(trial)
             return trial
@@ -114,7 +116,8 @@ class _GroupSearch:
             aims = two_aims(summary, ending) if self._sweep.search.method == "nsga2" else [score(summary, ending)]
             self._ledger.add(Learned(number=trial.number, aims=aims))
             self._learned.add(trial.number)
-            self._proposals.tell(trial.number, aims)
+            if self.learning:
+                self.learning.tell(trial.number, aims)
 
 
 def score(summary: RunSummary | None, ending: Ending | None = None) -> float:

@@ -115,8 +115,11 @@ def refuse_impossible(sweep: SweepSpec, base: TrainSpec, num_train_samples: int 
     """
     sweep_groups = groups(sweep)
     for group in sweep_groups:
-        for values in _corners(group):
-            spec = with_fields(base, {**group.fields, **values})
+        # Values that show whether the space fits the spec: both ends of ranges, every value of lists, one field at a time.
+        ends = {name: domain.ends() if isinstance(domain, RangeSpec) else domain for name, domain in group.space.items()}
+        first = {name: values[0] for name, values in ends.items()}
+        for corner in [first | {name: value} for name, values in ends.items() for value in values] or [{}]:
+            spec = with_fields(base, group.fields | corner)
             if num_train_samples is not None:
                 resolve_global_batch_size(spec, num_train_samples)
     searched, repeated, total = sweep.search.num_trials(), sweep.repeats - 1, count_runs(sweep)
@@ -127,10 +130,3 @@ def refuse_impossible(sweep: SweepSpec, base: TrainSpec, num_train_samples: int 
             f"Allow {total}, compare fewer values, or search and repeat less.",
         )
     return total
-
-
-def _corners(group: SweepGroup) -> list[dict[str, Any]]:
-    """Values that show whether the space fits the spec: both ends of ranges, every value of lists, one field at a time."""
-    ends = {name: domain.ends() if isinstance(domain, RangeSpec) else domain for name, domain in group.space.items()}
-    first = {name: values[0] for name, values in ends.items()}
-    return [first | {name: value} for name, values in ends.items() for value in values] or [{}]

@@ -11,17 +11,16 @@ from largebatch.service.cli.answer.runs import compare_prediction, gather, read_
 from largebatch.service.cli.options import AsJson, RunsToRead, refuse_unless_positive
 from largebatch.service.cli.tables import print_rows
 from largebatch.service.cli.typer_parameters import spread
-from largebatch.tuning.results.analysis.advice import Limit
+from largebatch.tuning.results.analysis.advice import Cost, Limit
 from largebatch.tuning.results.analysis.advice import advise as advise_on
 from largebatch.tuning.results.analysis.prediction import misses_in_words, predict, profile_beside_runs
 from largebatch.tuning.results.analysis.reference import curve_through
-from largebatch.tuning.results.analysis.settings import settings_of
 from largebatch.tuning.results.analysis.step_time import Profile
 from largebatch.tuning.results.answers import Choice
 from largebatch.tuning.results.collect import Collected
 from largebatch.tuning.results.findings import find
-from largebatch.tuning.results.run_result import RunResult
-from largebatch.tuning.results.wording import answer_of, sentences
+from largebatch.tuning.results.run_result import RunResult, settings_of
+from largebatch.tuning.results.wording import answer_of, sentence
 
 app = typer.Typer()
 
@@ -41,14 +40,14 @@ def advise(
     """
     for option, value in (("--target", runs.target), ("--deadline", deadline), ("--max-samples", max_samples)):
         refuse_unless_positive(option, value)
+    asked: dict[Cost, float | None] = {"seconds": deadline, "samples": max_samples}
+    limits = {cost: most for cost, most in asked.items() if most is not None}
     gathered = gather(runs)
     if runs.profile is not None and runs.reference is None:
-        limits = [Limit("seconds", deadline, None)] if deadline is not None else []
-        limits += [Limit("samples", max_samples, None)] if max_samples is not None else []
-        profile = read_profile(runs.profile)
-        _predict(_only_run(gathered), profile, runs.target, limits, as_json)
+        profile, unmeasured = read_profile(runs.profile), [Limit(cost, most, None) for cost, most in limits.items()]
+        _predict(_only_run(gathered), profile, runs.target, unmeasured, as_json)
         return
-    findings = find(gathered.runs, runs.target, deadline_s=deadline, max_samples=max_samples, missing=gathered.missing)
+    findings = find(gathered.runs, runs.target, limits=limits, missing=gathered.missing)
     comparison = compare_prediction(findings, runs)
     answer = answer_of(findings)
     words = [*answer.words, *comparison.words]
@@ -96,7 +95,7 @@ def _predict(run: RunResult, profile: Profile, target: float | None, limits: lis
         )  # fmt: skip
         return
     origin = f"run {run.summary.run_id} (critical batch {critical:,.0f} by its gradients' noise) and the profile on {profile.device}"
-    print("\n".join([f"Predicted from {origin}:", *([note] if note else []), *sentences(answers)]))
+    print("\n".join([f"Predicted from {origin}:", *([note] if note else []), *map(sentence, answers)]))
     rows = [
         {
             "batch": f"{point.global_batch_size:,}", "s to target": f"{point.seconds:,.3g}", "steps": f"{point.steps:,.0f}",

@@ -18,9 +18,9 @@ from largebatch.jobs.run.journal import Journal
 from largebatch.jobs.run.records import Outcome
 from largebatch.jobs.spec.read import read_spec
 from largebatch.tuning.report.run_figures import on_unlike_footing
-from largebatch.tuning.results.analysis.settings import settings_of
 from largebatch.tuning.results.collect import collect
 from largebatch.tuning.results.findings import find_in
+from largebatch.tuning.results.run_result import settings_of
 from largebatch.tuning.results.wording import answer_of
 from largebatch.tuning.sweep.trials.train import refuse_unlike_others
 

@@ -15,7 +15,7 @@ from largebatch.tuning.report.contents import Extras, charts_of
 from largebatch.tuning.results.analysis.configurations import best_of_each_batch, configurations
 from largebatch.tuning.results.analysis.prediction import compare, misses_in_words, predict, profile_beside_runs, refuse_other_reference
 from largebatch.tuning.results.findings import find
-from largebatch.tuning.results.run_result import Evaluation, RunResult
+from largebatch.tuning.results.run_result import Evaluation, RunResult, differences_in_words
 from largebatch.tuning.results.wording import answer_of
 
 BATCHES = [32, 128, 512, 2048]
@@ -183,12 +183,12 @@ def test_other_arguments_of_the_data_are_other_data_and_those_of_the_model_are_s
 
 
 def test_what_is_compared_is_no_difference_and_another_optimizer_has_other_options() -> None:
-    assert find(RUNS).differences == ""
+    assert differences_in_words(find(RUNS).runs) == ""
     lars = [with_settings(made_run(64, optimizer="lars"), optimizer__name="lars", optimizer__trust_coefficient="0.001")]
-    assert find([*RUNS, *lars]).differences == ""
+    assert differences_in_words(find([*RUNS, *lars]).runs) == ""
     many = [with_settings(made_run(64), **{f"loss__part_{n}": str(seed) for n in range(7)}, seed="0") for seed in range(6)]
-    assert "loss.part_0 (0, 1, 2, ..., 5)" in find(many).differences
-    assert find(many).differences.endswith(" and 3 more")
+    assert "loss.part_0 (0, 1, 2, ..., 5)" in differences_in_words(find(many).runs)
+    assert differences_in_words(find(many).runs).endswith(" and 3 more")
 
 
 def test_the_fit_says_what_it_stands_on_and_leaves_out_batches_that_missed() -> None:
@@ -229,7 +229,7 @@ def test_the_noise_scale_is_a_true_median() -> None:
 
 def test_a_limit_that_no_batch_keeps_is_answered_with_the_most_accurate_by_then() -> None:
     runs = [fine(made_run(batch, seed)) for batch in BATCHES for seed in range(3)]
-    found = find(runs, deadline_s=1.0, max_samples=15_000)
+    found = find(runs, limits={"seconds": 1.0, "samples": 15_000})
     answers = {one.question: one for one in found.advice}
     by_deadline = answers["within 1 s"]
     top = {batch: max((at.test_accuracy for at in fine(made_run(batch)).evaluations if at.training_seconds <= 1.0), default=0.0) for batch in BATCHES}
@@ -239,13 +239,13 @@ def test_a_limit_that_no_batch_keeps_is_answered_with_the_most_accurate_by_then(
     assert by_deadline.choice.seconds <= 1.0
     by_samples = answers["within 15,000 samples"]
     assert by_samples.choice.global_batch_size == 32
-    nothing = {one.question: one for one in find(runs, deadline_s=1e-6).advice}["within 1e-06 s"]
+    nothing = {one.question: one for one in find(runs, limits={"seconds": 1e-6}).advice}["within 1e-06 s"]
     assert nothing.choice is None
     assert nothing.reason.startswith("nothing was evaluated by then; none of 4 batches keeps it")
 
 
 def test_a_limit_is_answered_where_no_batch_reached_the_target_too() -> None:
-    found = find([made_run(batch, seed, reaches=False) for batch in BATCHES for seed in range(2)], deadline_s=1000.0)
+    found = find([made_run(batch, seed, reaches=False) for batch in BATCHES for seed in range(2)], limits={"seconds": 1000.0})
     (answer,) = found.advice
     assert answer.choice is not None
     assert "no batch reaches the target at all" in answer.reason

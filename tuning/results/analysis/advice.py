@@ -4,12 +4,14 @@ Within a limit that no batch reaches the target in, the best is the most accurat
 """
 
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Literal, NamedTuple
 
 from largebatch.tuning.results.answers import Advice, Choice
 
 Cost = Literal["seconds", "samples"]
 """Samples to the target are what machines must work through, however many they are."""
+SECONDS, SAMPLES = attrgetter("seconds"), attrgetter("samples")
 
 
 class Partial(NamedTuple):
@@ -51,10 +53,9 @@ def frontier(points: Sequence[tuple[float, float]]) -> list[int]:
 
 def advise(choices: Sequence[Choice], limits: Sequence[Limit] = ()) -> list[Advice]:
     """Soonest, cheapest, and the knee of time against samples; and the best within each limit. Args: choices: that reach the target."""
-    return [*(_without_limits(choices) if choices else []), *(_within(choices, limit) for limit in limits)]
-
-
-def _without_limits(choices: Sequence[Choice]) -> list[Advice]:
+    within = [_within(choices, limit) for limit in limits]
+    if not choices:
+        return within
     soonest = min(choices, key=lambda choice: (choice.seconds, choice.samples))
     cheapest = min(choices, key=lambda choice: (choice.samples, choice.seconds))
     standing = [choices[number] for number in frontier([(choice.seconds, choice.samples) for choice in choices])]
@@ -66,6 +67,7 @@ def _without_limits(choices: Sequence[Choice]) -> list[Advice]:
         Advice(question="soonest", choice=soonest, reason=_versus(soonest, cheapest, "sooner", more_samples)),
         Advice(question="cheapest", choice=cheapest, reason=_versus(cheapest, soonest, "with fewer samples", more_time)),
         Advice(question="knee", choice=knee, reason=_between(knee, soonest, cheapest, len(standing))),
+        *within,
     ]
 
 
@@ -90,18 +92,11 @@ def _between(knee: Choice, soonest: Choice, cheapest: Choice, num_standing: int)
 
 def _within(choices: Sequence[Choice], limit: Limit) -> Advice:
     """The least of the other cost among those that keep the limit."""
-
-    def limited(choice: Choice) -> float:
-        return choice.seconds if limit.cost == "seconds" else choice.samples
-
+    limited, other, name = (SECONDS, SAMPLES, "cheapest") if limit.cost == "seconds" else (SAMPLES, SECONDS, "soonest")
     kept = [choice for choice in choices if limited(choice) <= limit.most]
     if kept:
-        best, name = (
-            (min(kept, key=lambda choice: choice.samples), "cheapest")
-            if limit.cost == "seconds"
-            else (min(kept, key=lambda choice: choice.seconds), "soonest")
-        )
-        return Advice(question=limit.question, choice=best, reason=f"{name} of the {len(kept)} of {len(choices)} batches that keep it.")
+        reason = f"{name} of the {len(kept)} of {len(choices)} batches that keep it."
+        return Advice(question=limit.question, choice=min(kept, key=other), reason=reason)
     missed = "no batch reaches the target at all."
     if choices:
         nearest = min(choices, key=limited)

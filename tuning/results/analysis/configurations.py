@@ -1,14 +1,14 @@
 """Runs that differ in their seed alone, taken together; and the best of them at each batch size."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import median
 
 from largebatch.jobs.run.records import Outcome
 from largebatch.tuning.results.answers import Choice, Spread
-from largebatch.tuning.results.run_result import Evaluation, RunResult
+from largebatch.tuning.results.run_result import RunResult
 
 
 @dataclass(frozen=True)
@@ -34,20 +34,20 @@ class Configuration:
     @cached_property
     def seconds(self) -> Spread:
         """Training seconds to the target."""
-        return self._cost(lambda met: met.training_seconds)
+        return self._cost("training_seconds")
 
     @cached_property
     def steps(self) -> Spread:
         """Optimizer steps to the target."""
-        return self._cost(lambda met: met.step)
+        return self._cost("step")
 
     @cached_property
     def samples(self) -> Spread:
         """Samples to the target."""
-        return self._cost(lambda met: met.samples)
+        return self._cost("samples")
 
-    def _cost(self, cost: Callable[[Evaluation], float]) -> Spread:
-        return spread([None if (met := run.first_at(self.target)) is None else cost(met) for run in self.runs])
+    def _cost(self, field: str) -> Spread:
+        return spread([getattr(run.first_at(self.target), field, None) for run in self.runs])
 
     @cached_property
     def best_accuracy(self) -> Spread:

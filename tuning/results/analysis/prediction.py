@@ -13,7 +13,6 @@ from typing import NamedTuple
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.optim.configs import OPTIMIZERS
 from largebatch.tuning.results.analysis.reference import curve_through
-from largebatch.tuning.results.analysis.settings import setting_of
 from largebatch.tuning.results.analysis.step_time import Profile
 from largebatch.tuning.results.answers import Setting
 from largebatch.tuning.results.run_result import RunResult
@@ -43,7 +42,7 @@ def predict(run: RunResult, profile: Profile, target: float, batches: Sequence[i
     """
     curve = curve_through(run, target)
     reference_batch, most = curve.reference_batch, curve.critical_batch
-    pace = curve.met.seconds / (curve.met.steps * profile.seconds_per_step(reference_batch))
+    pace = curve.met.at.training_seconds / (curve.met.at.step * profile.seconds_per_step(reference_batch))
     power = OPTIMIZERS[run.optimizer].batch_power if run.optimizer in OPTIMIZERS else 0.5
     predicted = []
     for batch in sorted(batches):
@@ -68,7 +67,7 @@ def profile_beside_runs(profile: Profile, runs: Setting) -> str:
 
 def refuse_other_reference(reference: RunResult, runs: Setting) -> None:
     """Raises: InputError where a prediction was made from a run on other data, model, device or workers than those it is held against."""
-    setting = setting_of(reference)
+    setting = reference.setting
     if setting != runs.model_copy(update={"model": _plain(runs.model)}):
         problem = f"{reference.summary.run_id} is of {setting}, and the runs are of {runs}: what it predicts cannot be held against these."
         raise InputError("--reference", problem, "Give a run of the same model on the same data and device.")

@@ -16,7 +16,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from largebatch.jobs.errors import InputError
-from largebatch.tuning.results.run_result import NoiseEstimate, RunResult
+from largebatch.tuning.results.run_result import Evaluation, NoiseEstimate, RunResult
 
 WINDOW = 8
 """Estimates whose means are taken before they are divided: the estimates of one step scatter too much for that."""
@@ -27,12 +27,10 @@ class Crossing(NamedTuple):
 
     samples: float
     """On the straight line from the last evaluation below the target to the first that met it."""
-    interval: float
+    interval: int
     """Samples between these two."""
-    steps: int
-    """Done at the evaluation that met it."""
-    seconds: float
-    """On the training clock at that evaluation."""
+    at: Evaluation
+    """The one that met it."""
 
 
 class Curve(NamedTuple):
@@ -58,26 +56,26 @@ def curve_through(run: RunResult, target: float) -> Curve:
 
     Raises: InputError for a run that did not reach it, or measured no noise.
     """
-    met, summary = _crossing(run, target), run.summary
+    met, summary = crossing(run, target), run.summary
     if met is None:
         best = summary.best_test_accuracy or 0.0
         raise InputError("run", f"{summary.run_id} did not reach {target:g}; its best is {best:.4f}.", "Give a lower --target, or train longer.")
-    way = [estimate for estimate in run.noise_estimates if estimate.step <= met.steps]
+    way = [estimate for estimate in run.noise_estimates if estimate.step <= met.at.step]
     critical = weighted_by_progress(way, summary.global_batch_size) or summary.gradient_noise_scale
     if critical is None or critical <= 0:
         raise InputError("run", f"{summary.run_id} has no gradient noise scale.", "Set gradient.noise_every_steps, or use a larger batch.")
     return Curve(met, summary.global_batch_size, critical)
 
 
-def _crossing(run: RunResult, target: float) -> Crossing | None:
+def crossing(run: RunResult, target: float) -> Crossing | None:
+    """Where a run met a target; None on a miss."""
     samples, accuracy = 0, None
-    for point in run.evaluations:
-        if point.test_accuracy >= target:
+    for at in run.evaluations:
+        if at.test_accuracy >= target:
             # Met at the first evaluation, it may have been met at any time before.
-            part = 0.5 if accuracy is None else (target - accuracy) / (point.test_accuracy - accuracy)
-            interval = point.samples - samples
-            return Crossing(samples + part * interval, interval, point.step, point.training_seconds)
-        samples, accuracy = point.samples, point.test_accuracy
+            part = 0.5 if accuracy is None else (target - accuracy) / (at.test_accuracy - accuracy)
+            return Crossing(samples + part * (at.samples - samples), at.samples - samples, at)
+        samples, accuracy = at.samples, at.test_accuracy
     return None
 
 

@@ -38,36 +38,31 @@ def train_trial(spec: TrainSpec, options: TrialOptions, run_id: str, evaluated: 
 
     Args: evaluated: told each evaluation; returns whether the run ends early: it then stops after its step and saves.
     """
-    stop_flag = _StopFlag(options, evaluated)
-    listener = Listener(on_record=stop_flag.on_record, should_stop=stop_flag.should_stop)
+    ends_early, must_stop, looked_at_s = False, False, 0.0
+
+    def tell(record: Record) -> None:
+        """Tell of an evaluation, and wait for the answer."""
+        nonlocal ends_early
+        if isinstance(record, EvalRecord) and not ends_early:
+            ends_early = evaluated(TrialReport(record.training_seconds, record.samples_seen, record.test_accuracy))
+
+    def should_stop() -> bool:
+        """Asked after every step: by early stopping, by the sweep's stop file or at the end of its seconds."""
+        nonlocal must_stop, looked_at_s
+        now = time.time()
+        if now - looked_at_s >= LOOK_EVERY_S:
+            looked_at_s = now
+            must_stop = (options.folder / STOP).exists() or (options.ends_at_s is not None and now >= options.ends_at_s)
+        return must_stop or ends_early
+
+    train = _train_here if options.shares.workers == 1 else _train_on_workers
     try:
-        summary = (_train_here if options.shares.workers == 1 else _train_on_workers)(spec, options, run_id, listener)
+        summary = train(spec, options, run_id, Listener(on_record=tell, should_stop=should_stop))
         return TrialReport(summary.training_seconds, summary.samples_seen, summary.test_accuracy or 0.0, is_over=True)
     except BaseException as error:  # this run's own matter, or that of its model or data, SystemExit included: the sweep goes on, and says so
         if not isinstance(error, LargebatchError):
             traceback.print_exc()
         return TrialReport(is_over=True, error=f"{type(error).__name__}: {error}", is_fault=isinstance(error, FaultError))
-
-
-class _StopFlag:
-    """Whether a run must end: by early stopping, by the sweep's stop file or at the end of its seconds."""
-
-    def __init__(self, options: TrialOptions, evaluated: Callable[[TrialReport], bool]) -> None:
-        self._options, self._evaluated = options, evaluated
-        self._ends_early, self._must_stop, self._looked_at_s = False, False, 0.0
-
-    def on_record(self, record: Record) -> None:
-        """Tell of an evaluation, and wait for the answer."""
-        if isinstance(record, EvalRecord) and not self._ends_early:
-            self._ends_early = self._evaluated(TrialReport(record.training_seconds, record.samples_seen, record.test_accuracy))
-
-    def should_stop(self) -> bool:
-        """Asked after every step."""
-        now = time.time()
-        if now - self._looked_at_s >= LOOK_EVERY_S:
-            self._looked_at_s, ends_at_s = now, self._options.ends_at_s
-            self._must_stop = (self._options.folder / STOP).exists() or (ends_at_s is not None and now >= ends_at_s)
-        return self._must_stop or self._ends_early
 
 
 def _train_here(spec: TrainSpec, options: TrialOptions, run_id: str, listener: Listener) -> RunSummary:

@@ -84,7 +84,7 @@ def test_the_crossing_is_between_two_evaluations_and_seen_half_an_interval_late(
     run = replace(made_run(100), evaluations=points)
     curve = curve_through(run, TARGET)
     assert curve.met.samples == pytest.approx(2250.0)
-    assert (curve.met.interval, curve.met.steps, curve.met.seconds) == (1000, 30, 3.0)
+    assert (curve.met.interval, curve.met.at.step, curve.met.at.training_seconds) == (1000, 30, 3.0)
     assert curve.critical_batch == run.summary.gradient_noise_scale == 400.0
     assert curve.samples(100) == pytest.approx(2750.0)
     assert curve.samples(4000) == pytest.approx(2250 * (1 + 10) / (1 + 0.25) + 2000), "a step is longer than the interval"
