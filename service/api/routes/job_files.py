@@ -16,6 +16,9 @@ from largebatch.service.job import Kind
 
 LOG_BYTES = 1 << 20
 MOST_ARTIFACTS = 1000
+Attempt = Annotated[int | None, Query(ge=1, le=1_000_000)]
+Offset = Annotated[int, Query(ge=0, le=1 << 50)]
+"""A byte of a file."""
 
 
 class Artifact(BaseModel):
@@ -34,13 +37,7 @@ def add_file_routes(router: APIRouter, kind: Kind) -> None:
     """The files and the printed lines of runs or sweeps."""
 
     @router.get("/{job_id}/logs", response_class=PlainTextResponse, **named("logs", kind))
-    def logs(
-        job_id: str,
-        deps: Deps,
-        who: Who,
-        attempt: Annotated[int | None, Query(ge=1, le=1_000_000)] = None,
-        offset: Annotated[int, Query(ge=0, le=1 << 50)] = 0,
-    ) -> PlainTextResponse:
+    def logs(job_id: str, deps: Deps, who: Who, attempt: Attempt = None, offset: Offset = 0) -> PlainTextResponse:
         """What an attempt printed, at most 1 MiB from a byte on; default the newest attempt."""
         job = deps.visible(job_id, kind, who)
         printed = deps.backend.logs(job, attempt or job.attempt, offset, LOG_BYTES)

@@ -17,7 +17,7 @@ from largebatch.service.api.auth import Who
 from largebatch.service.api.dependencies import Dependencies, Deps
 from largebatch.service.api.errors import ERRORS
 from largebatch.service.api.requests import digest_of
-from largebatch.service.api.routes.job_files import add_file_routes, named
+from largebatch.service.api.routes.job_files import Offset, add_file_routes, named
 from largebatch.service.api.routes.operations import SUBMITS
 from largebatch.service.job import Job, Kind, State
 from largebatch.service.present.curves import Series, read_series
@@ -27,6 +27,7 @@ MOST_RECORDS = 5000
 SCAN_BYTES = 8 << 20
 After = Annotated[int, Query(ge=0, le=1 << 50, description="next_after of the page before.")]
 Limit = Annotated[int, Query(ge=1, le=200)]
+LastEventId = Annotated[str | None, Header(max_length=30)]
 IdempotencyKey = Annotated[
     str | None,
     Header(alias="Idempotency-Key", min_length=1, max_length=200, description="The same key submits at most once, however often it is sent."),
@@ -157,13 +158,7 @@ def add_event_route(router: APIRouter, kind: Kind, description: str) -> None:
     """Live events. Args: description: of what the stream tells."""
 
     @router.get("/{job_id}/events", operation_id=f"events_{kind}", response_class=StreamingResponse, responses=EVENT_STREAM, description=description)
-    async def events(
-        job_id: str,
-        deps: Deps,
-        who: Who,
-        after: Annotated[int, Query(ge=0, le=1 << 50)] = 0,
-        last_event_id: Annotated[str | None, Header(max_length=30)] = None,
-    ) -> StreamingResponse:
+    async def events(job_id: str, deps: Deps, who: Who, after: Offset = 0, last_event_id: LastEventId = None) -> StreamingResponse:
         job = await deps.read(lambda: deps.visible(job_id, kind, who))
         if last_event_id is not None:
             if not last_event_id.isdecimal():
