@@ -11,8 +11,6 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
 from largebatch.jobs.errors import InputError, StorageError
-from largebatch.jobs.run.json_lines import parse_object, read_all_lines
-from largebatch.jobs.run.run_folder import JOURNAL
 from largebatch.service.api.auth import Who
 from largebatch.service.api.dependencies import Dependencies, Deps
 from largebatch.service.api.errors import ERRORS
@@ -20,11 +18,8 @@ from largebatch.service.api.requests import digest_of
 from largebatch.service.api.routes.job_files import Offset, add_file_routes, named
 from largebatch.service.api.routes.operations import SUBMITS
 from largebatch.service.job import Job, Kind, State
-from largebatch.service.present.curves import Series, read_series
 from largebatch.service.present.views import JobDetails, JobPage, JobView, details
 
-MOST_RECORDS = 5000
-SCAN_BYTES = 8 << 20
 After = Annotated[int, Query(ge=0, le=1 << 50, description="next_after of the page before.")]
 Limit = Annotated[int, Query(ge=1, le=200)]
 LastEventId = Annotated[str | None, Header(max_length=30)]
@@ -42,16 +37,6 @@ def accepted_links(kind: Kind) -> dict[int | str, dict[str, Any]]:
     return {202: {"links": links}}
 
 
-class Records(BaseModel):
-    """Journal records, oldest first."""
-
-    items: list[dict[str, Any]]
-    next_after: int
-    """Where the next page begins."""
-    is_complete: bool
-    """Whether there was nothing more just now."""
-
-
 def submitted(deps: Dependencies, job: Job, submission: BaseModel, key: str | None, response: Response) -> JobView:
     """Put a job in the database, and answer where it is."""
     accepted, is_new = deps.store.accept(job, key, digest_of(submission), deps.settings.max_queued_per_owner)
@@ -63,10 +48,11 @@ def submitted(deps: Dependencies, job: Job, submission: BaseModel, key: str | No
     return JobView.model_validate(accepted)
 
 
-def add_job_routes(router: APIRouter, kind: Kind) -> None:
-    """What runs and sweeps share: looks at them, changes of them, and their files."""
+def add_job_routes(router: APIRouter, kind: Kind, events: str) -> None:
+    """What runs and sweeps share: looks at them, changes of them, their files, and live events. Args: events: what these tell."""
     _add_looks(router, kind)
     _add_changes(router, kind)
+    _add_events(router, kind, events)
     add_file_routes(router, kind)
 
 
@@ -122,41 +108,7 @@ def _add_changes(router: APIRouter, kind: Kind) -> None:
         return Response(status_code=204)
 
 
-def add_journal_routes(router: APIRouter) -> None:
-    """What only runs have: a journal."""
-
-    @router.get("/{job_id}/records", operation_id="records_run")
-    def records(
-        job_id: str,
-        deps: Deps,
-        who: Who,
-        after: After = 0,
-        kind: Annotated[Literal["start", "step", "evaluation", "notice", "end"] | None, Query()] = None,
-        limit: Annotated[int, Query(ge=1, le=MOST_RECORDS)] = 1000,
-    ) -> Records:
-        """The journal's records. Those beyond a later start record's step are superseded by it."""
-        items: list[dict[str, Any]] = []
-        ends = after
-        for line, ends in read_all_lines(deps.folder(deps.visible(job_id, Kind.RUN, who)) / JOURNAL, after):
-            record = parse_object(line)
-            if record is not None and kind in {None, record.get("kind")}:
-                items.append(record)
-            if len(items) == limit or ends - after >= SCAN_BYTES:
-                return Records(items=items, next_after=ends, is_complete=False)
-        return Records(items=items, next_after=ends, is_complete=True)
-
-    @router.get("/{job_id}/series", operation_id="series_run")
-    def series(job_id: str, deps: Deps, who: Who, points: Annotated[int, Query(ge=2, le=2000)] = 400) -> Series:
-        """The run's curves for a chart: all evaluations, and of the steps and noise estimates at most so many, evenly spread over the whole run.
-
-        `next_after` is where its events go on.
-        """
-        return read_series(deps.folder(deps.visible(job_id, Kind.RUN, who)), points)
-
-
-def add_event_route(router: APIRouter, kind: Kind, description: str) -> None:
-    """Live events. Args: description: of what the stream tells."""
-
+def _add_events(router: APIRouter, kind: Kind, description: str) -> None:
     @router.get("/{job_id}/events", operation_id=f"events_{kind}", response_class=StreamingResponse, responses=EVENT_STREAM, description=description)
     async def events(job_id: str, deps: Deps, who: Who, after: Offset = 0, last_event_id: LastEventId = None) -> StreamingResponse:
         job = await deps.read(lambda: deps.visible(job_id, kind, who))

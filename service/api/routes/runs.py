@@ -1,22 +1,37 @@
 """/v1/runs: training runs; /v1/recipes: what they are made from."""
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel
 
 from largebatch.jobs.launch.options import read_workers
+from largebatch.jobs.run.json_lines import parse_object, read_all_lines
+from largebatch.jobs.run.run_folder import JOURNAL
 from largebatch.service.api.auth import Who
 from largebatch.service.api.dependencies import Deps
 from largebatch.service.api.errors import ERRORS, NotFoundError
 from largebatch.service.api.requests import RunSubmit, job_of_run, recipe_specs
-from largebatch.service.api.routes.jobs import IdempotencyKey, accepted_links, add_event_route, add_job_routes, add_journal_routes, submitted
+from largebatch.service.api.routes.jobs import After, IdempotencyKey, accepted_links, add_job_routes, submitted
 from largebatch.service.api.routes.strict_json import StrictRoute
 from largebatch.service.job import Kind
+from largebatch.service.present.curves import Series, read_series
 from largebatch.service.present.views import JobView
 
 router = APIRouter(prefix="/v1/runs", tags=["runs"], responses=ERRORS, route_class=StrictRoute)
 recipes = APIRouter(prefix="/v1/recipes", tags=["recipes"], responses=ERRORS)
+MOST_RECORDS = 5000
+SCAN_BYTES = 8 << 20
+
+
+class Records(BaseModel):
+    """Journal records, oldest first."""
+
+    items: list[dict[str, Any]]
+    next_after: int
+    """Where the next page begins."""
+    is_complete: bool
+    """Whether there was nothing more just now."""
 
 
 class PlanLine(BaseModel):
@@ -63,11 +78,37 @@ def plan(submission: RunSubmit, deps: Deps, who: Who) -> Plan:
     return Plan(spec=spec, **deps.analysis_worker.ask("plan", spec, str(deps.settings.data_dir), workers))
 
 
-add_job_routes(router, Kind.RUN)
-add_journal_routes(router)
-add_event_route(
-    router, Kind.RUN, "The journal as it grows, each record once and in order; a stream that broke goes on from its Last-Event-ID."
-)  # fmt: skip
+@router.get("/{job_id}/records", operation_id="records_run")
+def records(
+    job_id: str,
+    deps: Deps,
+    who: Who,
+    after: After = 0,
+    kind: Annotated[Literal["start", "step", "evaluation", "notice", "end"] | None, Query()] = None,
+    limit: Annotated[int, Query(ge=1, le=MOST_RECORDS)] = 1000,
+) -> Records:
+    """The journal's records. Those beyond a later start record's step are superseded by it."""
+    items: list[dict[str, Any]] = []
+    ends = after
+    for line, ends in read_all_lines(deps.folder(deps.visible(job_id, Kind.RUN, who)) / JOURNAL, after):
+        record = parse_object(line)
+        if record is not None and kind in {None, record.get("kind")}:
+            items.append(record)
+        if len(items) == limit or ends - after >= SCAN_BYTES:
+            return Records(items=items, next_after=ends, is_complete=False)
+    return Records(items=items, next_after=ends, is_complete=True)
+
+
+@router.get("/{job_id}/series", operation_id="series_run")
+def series(job_id: str, deps: Deps, who: Who, points: Annotated[int, Query(ge=2, le=2000)] = 400) -> Series:
+    """The run's curves for a chart: all evaluations, and of the steps and noise estimates at most so many, evenly spread over the whole run.
+
+    `next_after` is where its events go on.
+    """
+    return read_series(deps.folder(deps.visible(job_id, Kind.RUN, who)), points)
+
+
+add_job_routes(router, Kind.RUN, "The journal as it grows, each record once and in order; a stream that broke goes on from its Last-Event-ID.")
 
 
 @recipes.get("", operation_id="list_recipes")

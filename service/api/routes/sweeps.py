@@ -13,7 +13,7 @@ from largebatch.service.api.dependencies import Dependencies, Deps
 from largebatch.service.api.errors import ERRORS
 from largebatch.service.api.requests import SweepSubmit, job_of_sweep
 from largebatch.service.api.routes.job_files import confined
-from largebatch.service.api.routes.jobs import After, IdempotencyKey, accepted_links, add_event_route, add_job_routes, submitted
+from largebatch.service.api.routes.jobs import After, IdempotencyKey, accepted_links, add_job_routes, submitted
 from largebatch.service.api.routes.runs import PlanLine
 from largebatch.service.api.routes.strict_json import StrictRoute
 from largebatch.service.db.store import ConflictError
@@ -113,8 +113,7 @@ def _ended_without(job: Job, missing: str, why: str = "") -> ConflictError:
     return ConflictError("", problem, "Mend what it says and submit it again, or resume it: runs that have ended are kept.")
 
 
-add_job_routes(router, Kind.SWEEP)
-add_event_route(
+add_job_routes(
     router, Kind.SWEEP, "The sweep as it goes: `trial` for each run that is decided on, `ending` for one that was pruned or failed, and the job "
     "whenever it changes, with the progress of the runs under way; a stream that broke goes on from its Last-Event-ID."
 )  # fmt: skip
