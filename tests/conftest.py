@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 from launch_runs import S3_ENVIRONMENT, Head, new_head
+from servers import Service, serving
 from small_runs import ROOT
 
 # What importing all the tests makes stays: the garbage collector need not walk through it, now or later.
@@ -90,6 +91,13 @@ def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
     """The head ends with its row: idle, its processes would take a tenth of a core from the tests that follow."""
     if nextitem is None or row_of(nextitem.nodeid) != "shared ray":
         HEADS.close()
+
+
+@pytest.fixture(scope="module")
+def service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service for all tests of a file, with what the file's OPTIONS say."""
+    with serving(tmp_path_factory.mktemp("service"), *getattr(request.module, "OPTIONS", ()), MLFLOW_TRACKING_URI="") as made:
+        yield made
 
 
 SHARED_DATA = ROOT.parent / "shared" / "data"

@@ -5,9 +5,8 @@ from typing import Any
 
 import httpx
 import made_records
-import pytest
 from playwright.sync_api import Browser, Page, expect
-from servers import Service, serving
+from servers import Service
 from visits import Visit
 
 from largebatch.jobs.run.journal import Journal
@@ -19,11 +18,8 @@ EVERY = 30
 """Steps from one noise estimate to the next."""
 
 
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """It begins nothing: what these runs do is written here."""
-    with serving(tmp_path_factory.mktemp("curves"), "--max-running-per-owner", "0", MLFLOW_TRACKING_URI="") as made:
-        yield made
+OPTIONS = ("--max-running-per-owner", "0")
+"""It begins nothing: what these runs do is written here."""
 
 
 def rate(step: int) -> float:

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from made_records import summary
 from playwright.sync_api import Browser, expect
-from servers import Service, serving
+from servers import Service
 from visits import Visit
 
 from largebatch.jobs.spec.train_spec import TrainSpec
@@ -17,12 +17,6 @@ from largebatch.service.api.requests import RunSubmit, SweepSubmit, job_of_run, 
 from largebatch.service.job import State
 from largebatch.service.settings import Settings
 from largebatch.tuning.sweep.ledger import Ending, Ledger, Trial
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with serving(tmp_path_factory.mktemp("page"), MLFLOW_TRACKING_URI="") as made:
-        yield made
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from firefox import Firefox, firefox, firefox_path
 from playwright.sync_api import Page
-from servers import Service, new_token, serving
+from servers import Service, new_token
 
 SUBMIT = "main form button"
 SIGN_OUT = "header form button"
@@ -42,10 +42,7 @@ class Chromium:
         return self._page.inner_text(selector)
 
 
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with serving(tmp_path_factory.mktemp("signed"), "--with-tokens", "--max-running-per-owner", "0", MLFLOW_TRACKING_URI="") as made:
-        yield made
+OPTIONS = ("--with-tokens", "--max-running-per-owner", "0")
 
 
 @pytest.fixture(scope="module")

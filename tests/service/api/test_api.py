@@ -26,12 +26,6 @@ ENDLESS = {
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with serving(tmp_path_factory.mktemp("service"), MLFLOW_TRACKING_URI="") as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
 def http(service: Service) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=service.url, timeout=60) as client:
         yield client

@@ -2,13 +2,12 @@
 
 import json
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 import yaml
-from servers import LARGEBATCH, ROOT, Service, new_token, said, serving
+from servers import LARGEBATCH, ROOT, Service, new_token, said
 from typer.testing import CliRunner
 
 from largebatch.jobs.errors import FaultError, InputError, LargebatchError
@@ -19,12 +18,6 @@ from largebatch.service.job import State
 from largebatch.service.settings import Settings
 
 QUICK = ["--set", "stop.epochs=1", "--set", "tracking.enabled=false", "--cpus", "1"]
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with serving(tmp_path_factory.mktemp("remote"), MLFLOW_TRACKING_URI="") as made:
-        yield made
 
 
 def largebatch(service: Service, *arguments: str, code: int = 0) -> str:
