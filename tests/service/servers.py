@@ -18,12 +18,11 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from command_line import largebatch
 from launch_runs import descendants, kill
 from ports import free_port
 from small_runs import ROOT
-from typer.testing import CliRunner
 
-from largebatch.service.cli import main as cli
 from largebatch.service.db.engine import connect, upgrade
 from largebatch.service.db.store import Store
 from largebatch.service.job import Job
@@ -115,20 +114,9 @@ def upgraded(url: str) -> Iterator[Store]:
 
 def new_token(runs_dir: Path, owner: str, *options: str) -> str:
     """What `largebatch token create` prints, without a process of its own: importing the command takes longer than the token."""
-    made = CliRunner().invoke(cli.app, ["token", "create", owner, *options, "--runs-dir", str(runs_dir)], catch_exceptions=False)
+    made = largebatch("token", "create", owner, *options, "--runs-dir", runs_dir)
     assert made.exit_code == 0, made.output
     return made.stdout.strip()
-
-
-def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    """What a command ends with and prints, without a process of its own: importing it takes longer than what it does."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["largebatch", *arguments])
-        patch.setattr(cli, "collect_seldom", lambda: None)  # for processes that are ours alone
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-    out, err = capsys.readouterr()
-    return int(ended.value.code or 0), out, err
 
 
 def job_processes(runs_dir: Path) -> list[psutil.Process]:

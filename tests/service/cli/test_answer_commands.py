@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import largebatch
 from made_runs import made_folder, made_profile
-from typer.testing import CliRunner
 
 from largebatch.jobs.errors import InputError, LargebatchError
 from largebatch.jobs.run import run_folder
 from largebatch.jobs.tracking.folder_mirror import SWEEP_TAG
-from largebatch.service.cli.main import app
 
 
 @pytest.fixture
@@ -25,7 +24,7 @@ def place(tmp_path: Path) -> Path:
 
 
 def ask(*arguments: str | Path) -> str:
-    return CliRunner().invoke(app, [*map(str, arguments)], catch_exceptions=False).stdout
+    return largebatch(*arguments).stdout
 
 
 def test_a_profile_of_another_device_is_said_beside_every_answer(place: Path) -> None:
@@ -74,7 +73,7 @@ def test_workers_beyond_the_training_samples_are_named(place: Path) -> None:
     curve = ["--critical-batch", "500", "--min-samples", "20000", "--profile", place / "profile.json", "--workers", "1,64,5000"]
     said = ask("scale", *curve)
     assert "Left out: 5,000 workers, for there are 4,096 training samples and each needs one." in said
-    done = CliRunner().invoke(app, [*map(str, ["scale", *curve, "--json"])], catch_exceptions=False)
+    done = largebatch("scale", *curve, "--json")
     assert [row["num_workers"] for row in json.loads(done.stdout)] == [1, 64]
     assert "Left out: 5,000 workers" in done.stderr
 

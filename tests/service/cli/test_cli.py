@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import largebatch
 from small_runs import document
 from typer.main import get_command
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from largebatch.jobs.__main__ import main as engine
 from largebatch.jobs.errors import InputError
@@ -38,10 +39,6 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     Path("small.json").write_text(json.dumps(SMALL))
-
-
-def largebatch(*arguments: str) -> Result:
-    return CliRunner().invoke(app, arguments, catch_exceptions=False)
 
 
 def train(*arguments: str) -> Result:
@@ -85,7 +82,7 @@ class TestJson:
 
 
 def test_it_says_its_version() -> None:
-    result = CliRunner().invoke(app, ["--version"])
+    result = largebatch("--version")
     assert (result.exit_code, result.stdout) == (0, f"largebatch {version('largebatch')}\n")
 
 
@@ -141,9 +138,9 @@ class TestPlan:
     @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder that refuses files even to root")
     def test_a_folder_that_cannot_be_written_will_do(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir("/proc/self")
-        assert largebatch("plan", str(tmp_path / "small.json"), "--device", "cpu").exit_code == 0
+        assert largebatch("plan", tmp_path / "small.json", "--device", "cpu").exit_code == 0
         with pytest.raises(InputError, match="cannot be written"):
-            largebatch("train", str(tmp_path / "small.json"), "--device", "cpu")
+            largebatch("train", tmp_path / "small.json", "--device", "cpu")
 
     def test_a_dry_run_is_the_plan(self) -> None:
         planned = largebatch("plan", "small.json", "--json", "--device", "cpu").stdout
@@ -244,7 +241,7 @@ class TestCompare:
         with pytest.raises(ValueError, match="nowhere is not a folder"):
             largebatch("compare", *runs, "nowhere")
         with pytest.raises(ValueError, match="holds no runs"):
-            largebatch("compare", str(folder / "notes"))
+            largebatch("compare", folder / "notes")
 
 
 def test_sync_of_no_run() -> None:

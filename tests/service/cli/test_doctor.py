@@ -9,12 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from command_line import largebatch
 
 from largebatch.jobs.data.sources.table import TORCHVISION_FILES, load_dataset
 from largebatch.jobs.spec.train_spec import DatasetSpec
 from largebatch.service.cli.commands import doctor
-from largebatch.service.cli.main import app
 
 
 def findings(data_dir: Path, output_dir: Path | str) -> dict[str, doctor.Finding]:
@@ -49,7 +48,7 @@ def _no_server(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_command_is_content_here(tmp_path: Path) -> None:
-    done = CliRunner().invoke(app, ["doctor", "--data-dir", str(tmp_path), "--output-dir", str(tmp_path / "runs")], catch_exceptions=False)
+    done = largebatch("doctor", "--data-dir", tmp_path, "--output-dir", tmp_path / "runs")
     assert done.exit_code == 0
     for word in ("torch", "digits", "mnist", "run folders", "mlflow store", "python"):
         assert word in done.stdout
@@ -92,12 +91,12 @@ def test_a_missing_package_says_how_to_install_it(tmp_path: Path, monkeypatch: p
     found = findings(tmp_path, tmp_path)
     assert found["mlflow"].state == "not installed: pip install mlflow"
     assert (found["mlflow"].is_needed, found["torch"].is_needed) == (False, True)
-    assert CliRunner().invoke(app, ["doctor", "--output-dir", str(tmp_path)]).exit_code == 1
+    assert largebatch("doctor", "--output-dir", tmp_path).exit_code == 1
 
 
 def test_the_folder_of_the_environment_is_the_one_that_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LARGEBATCH_OUTPUT_DIR", str(tmp_path / "elsewhere"))
-    done = CliRunner().invoke(app, ["doctor", "--data-dir", str(tmp_path)], catch_exceptions=False)
+    done = largebatch("doctor", "--data-dir", tmp_path)
     assert "elsewhere" in done.stdout
     assert done.exit_code == 0
 

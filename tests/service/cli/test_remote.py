@@ -7,12 +7,11 @@ from pathlib import Path
 import httpx
 import pytest
 import yaml
-from servers import LARGEBATCH, ROOT, Service, new_token, said
-from typer.testing import CliRunner
+from command_line import largebatch, said
+from servers import LARGEBATCH, ROOT, Service, new_token
 
 from largebatch.jobs.errors import FaultError, InputError, LargebatchError
 from largebatch.service.api.requests import SweepSubmit, job_of_sweep
-from largebatch.service.cli.main import app
 from largebatch.service.client import Client, configured
 from largebatch.service.job import State
 from largebatch.service.settings import Settings
@@ -20,62 +19,62 @@ from largebatch.service.settings import Settings
 QUICK = ["--set", "stop.epochs=1", "--set", "tracking.enabled=false", "--cpus", "1"]
 
 
-def largebatch(service: Service, *arguments: str, code: int = 0) -> str:
-    ended = CliRunner().invoke(app, ["remote", *arguments], env={"LARGEBATCH_SERVER": service.url}, catch_exceptions=False)
+def remote(service: Service, *arguments: object, code: int = 0) -> str:
+    ended = largebatch("remote", *arguments, LARGEBATCH_SERVER=service.url)
     assert ended.exit_code == code, ended.output
     return ended.output
 
 
 def test_a_run_from_submit_to_delete(service: Service, tmp_path: Path) -> None:
-    told = largebatch(service, "submit", "digits-small-batch", *QUICK, "--follow")
+    told = remote(service, "submit", "digits-small-batch", *QUICK, "--follow")
     assert "test accuracy" in told
     job_id = told.partition("Accepted: ")[2].split()[0]
-    assert job_id in largebatch(service, "list")
-    assert json.loads(largebatch(service, "show", job_id))["state"] == "succeeded"
-    assert json.loads(largebatch(service, "list", "--json", "--state", "succeeded"))["items"][0]["id"] == job_id
-    assert "test accuracy" in largebatch(service, "logs", job_id)
-    assert "deleted" in largebatch(service, "delete", job_id)
+    assert job_id in remote(service, "list")
+    assert json.loads(remote(service, "show", job_id))["state"] == "succeeded"
+    assert json.loads(remote(service, "list", "--json", "--state", "succeeded"))["items"][0]["id"] == job_id
+    assert "test accuracy" in remote(service, "logs", job_id)
+    assert "deleted" in remote(service, "delete", job_id)
     with pytest.raises(LargebatchError, match="there is no run"):
-        largebatch(service, "show", job_id)
+        remote(service, "show", job_id)
 
 
 def test_a_file_of_ones_own(service: Service, tmp_path: Path) -> None:
     document = yaml.safe_load((ROOT / "recipes" / "digits-small-batch.yaml").read_text())
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump({**document, "seed": 7}))
-    job = json.loads(largebatch(service, "submit", str(tmp_path / "mine.yaml"), *QUICK, "--json"))
+    job = json.loads(remote(service, "submit", tmp_path / "mine.yaml", *QUICK, "--json"))
     assert job["name"] == "mine"
-    assert json.loads(largebatch(service, "show", job["id"]))["spec"]["seed"] == 7
-    assert "asked to stop" in largebatch(service, "cancel", job["id"])
+    assert json.loads(remote(service, "show", job["id"]))["spec"]["seed"] == 7
+    assert "asked to stop" in remote(service, "cancel", job["id"])
     service.wait(job["id"], "cancelled", "succeeded")
 
 
 def test_plans_run_nothing(service: Service, tmp_path: Path) -> None:
-    assert "data: 1,437 training samples" in largebatch(service, "plan", "digits-lamb")
+    assert "data: 1,437 training samples" in remote(service, "plan", "digits-lamb")
     sweep = {"recipe": "digits-small-batch", "each": {"batch.global_batch_size": [32, 64]}, "repeats": 2}
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(sweep))
-    assert "runs: 4: 2 groups, 1 searched and 1 repeated in each" in largebatch(service, "plan", str(tmp_path / "sweep.yaml"), "--sweep")
-    found = json.loads(largebatch(service, "plan", str(tmp_path / "sweep.yaml"), "--sweep", "--json"))
+    assert "runs: 4: 2 groups, 1 searched and 1 repeated in each" in remote(service, "plan", tmp_path / "sweep.yaml", "--sweep")
+    found = json.loads(remote(service, "plan", tmp_path / "sweep.yaml", "--sweep", "--json"))
     assert (found["runs"], found["spec"]["repeats"], found["base"]["name"]) == (4, 2, "digits-small-batch")
     assert found["groups"] == [{"batch.global_batch_size": 32}, {"batch.global_batch_size": 64}]
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump({**sweep, "each": {"batch.global_batch_size": [32, 5000]}}))
     with pytest.raises(LargebatchError, match="more than the 1437 samples") as refused:
-        largebatch(service, "plan", str(tmp_path / "sweep.yaml"), "--sweep")
+        remote(service, "plan", tmp_path / "sweep.yaml", "--sweep")
     assert refused.value.field == "batch.global_batch_size"
     for option in ("--sweep", "--sweeps"):
-        assert json.loads(largebatch(service, "list", option, "--json"))["items"] == []
+        assert json.loads(remote(service, "list", option, "--json"))["items"] == []
 
 
 def test_a_sweep_by_its_name_and_by_its_file(service: Service, tmp_path: Path) -> None:
     (tmp_path / "my-sweep.yaml").write_text("recipe: digits-small-batch\neach: {batch.global_batch_size: [32, 64]}\n")
     for sweep, name in (("digits-batches", "digits-batches"), (str(tmp_path / "my-sweep.yaml"), "my-sweep")):
-        job = json.loads(largebatch(service, "submit", sweep, "--sweep", "--priority", "-100", "--json"))
+        job = json.loads(remote(service, "submit", sweep, "--sweep", "--priority", "-100", "--json"))
         assert (job["kind"], job["name"]) == ("sweep", name)
-        largebatch(service, "cancel", job["id"], "--sweep")
+        remote(service, "cancel", job["id"], "--sweep")
         service.wait(job["id"], "cancelled", kind="sweep")
         with pytest.raises(LargebatchError, match=r"it is a sweep.*--sweep"):
-            largebatch(service, "show", job["id"])
-        largebatch(service, "delete", job["id"], "--sweep")
-    assert "groups" in largebatch(service, "plan", "digits-batches", "--sweep")
+            remote(service, "show", job["id"])
+        remote(service, "delete", job["id"], "--sweep")
+    assert "groups" in remote(service, "plan", "digits-batches", "--sweep")
     (tmp_path / "mine.yaml").write_text("recipe: own.yaml\neach: {batch.global_batch_size: [32, 64]}\n")
     (tmp_path / "own.yaml").write_text((ROOT / "recipes" / "digits-small-batch.yaml").read_text())
     for arguments, words in (
@@ -85,16 +84,16 @@ def test_a_sweep_by_its_name_and_by_its_file(service: Service, tmp_path: Path) -
         (["not-there.yaml"], "neither a file nor a recipe"),
     ):
         with pytest.raises(LargebatchError, match=words):
-            largebatch(service, "submit", *arguments)
+            remote(service, "submit", *arguments)
 
 
 def test_json_is_all_of_standard_output(service: Service) -> None:
     asked = ["remote", "submit", "digits-small-batch", *QUICK, "--set", "batch.global_batch_size=full", "--json", "--follow"]
-    ended = CliRunner().invoke(app, asked, env={"LARGEBATCH_SERVER": service.url}, catch_exceptions=False)
+    ended = largebatch(*asked, LARGEBATCH_SERVER=service.url)
     job = json.loads(ended.stdout)
     assert (job["state"], job["outcome"]) == ("succeeded", job["summary"]["outcome"]), "followed to its end"
     assert "test accuracy" in ended.stderr
-    (row,) = [line for line in largebatch(service, "list").splitlines() if line.startswith(job["id"])]
+    (row,) = [line for line in remote(service, "list").splitlines() if line.startswith(job["id"])]
     assert " full " in row
 
 
@@ -102,11 +101,11 @@ def test_json_is_all_of_standard_output(service: Service) -> None:
 def test_a_local_sweep_says_what_it_would_do_as_json(sweep: str, groups: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("my.yaml").write_text("recipe: digits-lamb\neach: {batch.global_batch_size: [32, full]}\nrepeats: 2\n")
-    told = CliRunner().invoke(app, ["sweep", sweep, "--dry-run", "--json"], catch_exceptions=False).stdout
+    told = largebatch("sweep", sweep, "--dry-run", "--json").stdout
     plan = json.loads(told)
     assert len(plan["groups"]) == groups
     assert plan["spec"]["recipe"] == plan["base"]["name"]
-    said = CliRunner().invoke(app, ["sweep", sweep, "--dry-run"], catch_exceptions=False).stdout
+    said = largebatch("sweep", sweep, "--dry-run").stdout
     assert said.splitlines() == [f"{line['what']}: {line['how']}" for line in plan["lines"]]
     assert f"runs: {plan['runs']}: {groups} groups" in said
 
@@ -132,7 +131,7 @@ def test_a_sweep_that_is_over_without_an_answer_says_why(service: Service, state
         assert "resume it" in said
         assert "later" not in said, "waiting does not help"
     with pytest.raises(LargebatchError, match="MNIST is not in data"):
-        largebatch(service, "advice", job_id)
+        remote(service, "advice", job_id)
 
 
 def test_own_code_that_is_not_allowed_says_how_to_allow_it(service: Service, tmp_path: Path) -> None:
@@ -141,17 +140,17 @@ def test_own_code_that_is_not_allowed_says_how_to_allow_it(service: Service, tmp
         "optimizer: {name: sgd}\nlearning_rate: {base: 0.1}\nstop: {epochs: 1}\n"
     )
     with pytest.raises(LargebatchError, match="largebatch serve --entry-point my_code:build") as refused:
-        largebatch(service, "submit", str(tmp_path / "mine.yaml"))
+        remote(service, "submit", tmp_path / "mine.yaml")
     assert refused.value.field == "model.entry_point"
     assert "Allowed: none." in str(refused.value)
 
 
 def test_what_the_service_refuses_is_one_sentence(service: Service) -> None:
     with pytest.raises(LargebatchError, match="Did you mean digits-lamb") as refused:
-        largebatch(service, "submit", "digits-lam")
+        remote(service, "submit", "digits-lam")
     assert refused.value.exit_code == 2
     with pytest.raises(LargebatchError, match=r"form key\.sub=value"):
-        largebatch(service, "submit", "digits-lamb", "--set", "x")
+        remote(service, "submit", "digits-lamb", "--set", "x")
 
 
 def test_a_service_that_is_not_there() -> None:

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from typer.testing import CliRunner
+from command_line import largebatch
 
 from largebatch.jobs.errors import InputError, LargebatchError, PlanError
 from largebatch.jobs.job import prepare
 from largebatch.jobs.run.journal import read_records
 from largebatch.jobs.run.records import StartRecord
 from largebatch.jobs.spec.read import read_spec
-from largebatch.service.cli.main import app
 from largebatch.tuning.measure.profile import batch_sizes_to_profile, profile
 from largebatch.tuning.results.analysis.step_time import Profile, ProfilePoint, profile_in_words
 from largebatch.tuning.study.options import Stage, StudyOptions, begin_study, change_budget
@@ -55,13 +54,13 @@ def test_batches_that_cannot_be_are_refused_if_none_can() -> None:
 
 def test_the_command(tmp_path: Path) -> None:
     arguments = ["profile", "digits-small-batch", "--batch-sizes", "16,256", "--seconds", "0.05", "--output", str(tmp_path / "p.json"), "--json"]
-    done = CliRunner().invoke(app, [*arguments, "--figure", str(tmp_path / "figures"), "--device", "cpu"], catch_exceptions=False)
+    done = largebatch(*arguments, "--figure", tmp_path / "figures", "--device", "cpu")
     assert json.loads(done.stdout) == json.loads((tmp_path / "p.json").read_text())
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {"time-of-update.png", "time-of-epoch.png"}
 
 
 def test_one_batch_size_gives_no_split_and_memory_on_a_cpu_is_named_for_what_it_is() -> None:
-    done = CliRunner().invoke(app, ["profile", "digits-small-batch", "--batch-sizes", "64", "--seconds", "0.05", "--device", "cpu"])
+    done = largebatch("profile", "digits-small-batch", "--batch-sizes", "64", "--seconds", "0.05", "--device", "cpu")
     assert "one batch size alone does not tell what every step costs" in done.stdout
     assert "nearly free" not in done.stdout
     assert "process memory so far" in done.stdout
@@ -106,7 +105,7 @@ def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argume
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(LargebatchError, match=words):
-        CliRunner().invoke(app, arguments, catch_exceptions=False)
+        largebatch(*arguments)
     assert list(tmp_path.iterdir()) == []
 
 

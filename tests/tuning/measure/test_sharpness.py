@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 import small_runs
 import torch
+from command_line import largebatch
 from small_runs import CPU, prepared
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
-from typer.testing import CliRunner
 
 from largebatch.jobs.errors import InputError
-from largebatch.service.cli.main import app
 from largebatch.tuning.measure.lines import line
 from largebatch.tuning.measure.sharpness import BoxSearch, epsilon_sharpness, sharpness_rows, slope_in_words, top_by_power_iteration, top_eigenvalue
 from largebatch.tuning.measure.solution import Solution, load_solution
@@ -290,7 +289,7 @@ def test_what_has_no_second_derivative_costs_the_command_only_that(tmp_path: Pat
     monkeypatch.syspath_prepend(str(tmp_path))
     run = trained(tmp_path, model={"entry_point": "once_only:build"}, stop={"steps": 2})
     command = ["sharpness", str(run), "--device", "cpu", "--samples", "50", "--dimensions", "3"]
-    result = CliRunner().invoke(app, [*command, "--json"], catch_exceptions=False)
+    result = largebatch(*command, "--json")
     assert result.exit_code == 0
     found = json.loads(result.stdout)
     (failed,) = found["failed"]
@@ -298,12 +297,12 @@ def test_what_has_no_second_derivative_costs_the_command_only_that(tmp_path: Pat
     assert failed["why"].startswith("run: the model has no second derivative (RuntimeError: trying to differentiate twice")
     assert f"Left out: top Hessian eigenvalue of run. {failed['why']}" in result.stderr
     assert [value["dimensions"] for value in found["solutions"][0]["sharpness"]] == [None, 3, None, 3]
-    assert "not measured" in CliRunner().invoke(app, command, catch_exceptions=False).stdout
+    assert "not measured" in largebatch(*command).stdout
     kinked = trained(tmp_path / "kinked", model={"entry_point": "once_only:build_kinked"}, stop={"steps": 2})
-    assert "did not settle" in CliRunner().invoke(app, ["sharpness", str(kinked), *command[2:]], catch_exceptions=False).stdout
+    assert "did not settle" in largebatch("sharpness", kinked, *command[2:]).stdout
     (tmp_path / "broken").touch()
     with pytest.raises(InputError, match="broken"):
-        CliRunner().invoke(app, command, catch_exceptions=False)
+        largebatch(*command)
 
 
 def test_two_architectures_are_not_joined(runs: tuple[Path, Path], tmp_path: Path) -> None:
@@ -319,12 +318,12 @@ def test_solutions_of_other_data_are_not_compared(runs: tuple[Path, Path], tmp_p
     with pytest.raises(InputError, match=told):
         line(load_solution(runs[0], CPU, Path("data")), load_solution(other, CPU, Path("data")))
     with pytest.raises(InputError, match=told):
-        CliRunner().invoke(app, ["sharpness", str(runs[0]), str(other), "--device", "cpu"], catch_exceptions=False)
+        largebatch("sharpness", runs[0], other, "--device", "cpu")
 
 
 def test_the_command_prints_the_lines_and_their_conditions(runs: tuple[Path, Path], tmp_path: Path) -> None:
     options = ["--device", "cpu", "--samples", "50", "--points", "4", "--dimensions", "3", "--figure", str(tmp_path)]
-    said = CliRunner().invoke(app, ["sharpness", *map(str, runs), *options], catch_exceptions=False).stdout
+    said = largebatch("sharpness", *runs, *options).stdout
     assert "top Hessian eigenvalue" in said
     for name in ("straight", "curved"):
         assert f"Along the {name} line, from run (at 0) to run (at 1):" in said

@@ -10,14 +10,13 @@ from typing import Literal
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from command_line import largebatch
 from made_runs import TARGET, made_folder, made_run
 from playwright.sync_api import Browser, sync_playwright
-from typer.testing import CliRunner
 
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.run_folder import write_text
-from largebatch.service.cli.main import app
 from largebatch.tuning.report.contents import Extras, charts_of
 from largebatch.tuning.report.report import write_report
 from largebatch.tuning.results.analysis.prediction import Miss, Predicted
@@ -120,37 +119,36 @@ def test_the_commands_read_folders(tmp_path: Path) -> None:
         for seed in range(2):
             made_folder(tmp_path / "runs", batch, seed)
     (tmp_path / "profile.json").write_text(PROFILE.model_dump_json())
-    runner = CliRunner()
     place = str(tmp_path / "runs")
-    answer = json.loads(runner.invoke(app, ["advise", place, "--json", "--deadline", "3"], catch_exceptions=False).stdout)
+    answer = json.loads(largebatch("advise", place, "--json", "--deadline", "3").stdout)
     assert [row["global_batch_size"] for row in answer["batches"]] == [32, 128, 512]
     assert "within 3 s" in {one["question"] for one in answer["advice"]}
     assert answer["batches"][0]["learning_rate"] == 0.25
-    words = runner.invoke(app, ["advise", place], catch_exceptions=False).stdout
+    words = largebatch("advise", place).stdout
     assert "Soonest" in words
     one = str(next((tmp_path / "runs").iterdir()))
-    predicted = json.loads(runner.invoke(app, ["advise", one, "--profile", str(tmp_path / "profile.json"), "--json"], catch_exceptions=False).stdout)
+    predicted = json.loads(largebatch("advise", one, "--profile", tmp_path / "profile.json", "--json").stdout)
     assert [row["global_batch_size"] for row in predicted["predicted"]] == [1, 16, 256, 4096]
     assert predicted["critical_batch_size"] == 400.0, "what the run measured: its journal holds no steps of its own"
     held = ["advise", place, "--profile", str(tmp_path / "profile.json"), "--reference", one]
-    misses = json.loads(runner.invoke(app, [*held, "--json"], catch_exceptions=False).stdout)["prediction_errors"]
+    misses = json.loads(largebatch(*held, "--json").stdout)["prediction_errors"]
     assert [row["global_batch_size"] for row in misses] == [32, 128, 512]
     assert all(abs(row["error"]) < 0.3 for row in misses), "noise scale 400 for a critical batch of 500"
-    assert "within 30 % at 2 of 2 batch sizes (the reference run's own left aside)" in runner.invoke(app, held, catch_exceptions=False).stdout
+    assert "within 30 % at 2 of 2 batch sizes (the reference run's own left aside)" in largebatch(*held).stdout
     with pytest.raises(InputError, match="holds 6 runs, and a prediction is made from one"):
-        runner.invoke(app, ["advise", place, "--profile", str(tmp_path / "profile.json")], catch_exceptions=False)
-    shown = runner.invoke(app, ["report", place, "--output", str(tmp_path / "report")], catch_exceptions=False)
+        largebatch("advise", place, "--profile", tmp_path / "profile.json")
+    shown = largebatch("report", place, "--output", tmp_path / "report")
     assert (tmp_path / "report" / "report.html").is_file(), shown.output
-    scaled = runner.invoke(app, ["scale", place, "--profile", str(tmp_path / "profile.json"), "--workers", "1,4", "--json"], catch_exceptions=False)
+    scaled = largebatch("scale", place, "--profile", tmp_path / "profile.json", "--workers", "1,4", "--json")
     assert [row["num_workers"] for row in json.loads(scaled.stdout)] == [1, 4]
 
 
 def test_a_folder_without_runs(tmp_path: Path) -> None:
     for command in ("advise", "report"):
         with pytest.raises(InputError, match=f"{tmp_path} holds no runs. Give run folders"):
-            CliRunner().invoke(app, [command, str(tmp_path)], catch_exceptions=False)
+            largebatch(command, tmp_path)
     with pytest.raises(InputError, match="is not a folder"):
-        CliRunner().invoke(app, ["advise", str(tmp_path / "nowhere")], catch_exceptions=False)
+        largebatch("advise", tmp_path / "nowhere")
 
 
 def test_a_half_finished_folder_gives_a_report_that_says_what_is_missing(tmp_path: Path) -> None:
@@ -158,16 +156,16 @@ def test_a_half_finished_folder_gives_a_report_that_says_what_is_missing(tmp_pat
     output = tmp_path / "report"
     command = ["report", str(tmp_path / "runs"), "--output", str(output)]
     (runs[0] / run_folder.SUMMARY).unlink()
-    said = CliRunner().invoke(app, command, catch_exceptions=False).stdout
+    said = largebatch(*command).stdout
     assert f"Left out: 1 runs in {tmp_path / 'runs'} that have not ended." in said
     assert "that have not ended" in (output / "report.html").read_text()
     for run in runs[1:]:
         (run / run_folder.SUMMARY).unlink()
-    said = CliRunner().invoke(app, command, catch_exceptions=False).stdout
+    said = largebatch(*command).stdout
     assert "no run of largebatch has ended" in said
     assert "Left out: 3 runs" in (output / "report.html").read_text()
     with pytest.raises(InputError, match=r"no run that has ended\. Left out: 3 runs"):
-        CliRunner().invoke(app, ["advise", str(tmp_path / "runs")], catch_exceptions=False)
+        largebatch("advise", tmp_path / "runs")
 
 
 def test_a_sweep_that_was_cut_short_says_how_many_runs_are_missing(tmp_path: Path) -> None:
@@ -176,14 +174,14 @@ def test_a_sweep_that_was_cut_short_says_how_many_runs_are_missing(tmp_path: Pat
     run = made_folder(tmp_path, 32)
     trial = {"number": 0, "group": 0, "phase": "search", "fields": {"batch.global_batch_size": 32, "seed": 0}, "run_id": run.name}
     (tmp_path / "trials.jsonl").write_text(json.dumps(trial) + "\n")
-    said = CliRunner().invoke(app, ["advise", str(tmp_path)], catch_exceptions=False).stdout
+    said = largebatch("advise", tmp_path).stdout
     assert f"Missing: 5 of the sweep's runs; go on with `largebatch sweep --resume {tmp_path}`." in said
 
 
 def test_comparing_what_is_not_on_one_footing_says_so(tmp_path: Path) -> None:
     here, there = made_folder(tmp_path, 32), made_folder(tmp_path, 128)
     (there / run_folder.ENVIRONMENT).write_text(json.dumps({"device": "H200"}))
-    said = CliRunner().invoke(app, ["compare", str(here), str(there)], catch_exceptions=False).stdout
+    said = largebatch("compare", here, there).stdout
     model = "mlp (depth 2, width 128)"
     assert f"not on one footing, so not to be ranked: {model} on digits, cpu (test) (1); {model} on digits, H200 (1)" in said
-    assert "footing" not in CliRunner().invoke(app, ["compare", str(here), str(here)], catch_exceptions=False).stdout
+    assert "footing" not in largebatch("compare", here, here).stdout

@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import largebatch
 from made_runs import made_folder
-from typer.testing import CliRunner
 
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.run_folder import write_text
-from largebatch.service.cli.main import app
 from largebatch.tuning.results.findings import NothingEndedError, find_in
 from largebatch.tuning.results.run_folders import ended_runs, failures_in_words, runs_of_folder
 from largebatch.tuning.sweep.ledger import Ending, Ledger, Trial
@@ -46,7 +45,7 @@ def test_a_study_stands_for_its_sweep(tmp_path: Path) -> None:
     write_text(study / "study.json", "{}")
     assert [path.parent for path in ended_runs(study)] == [study / "sweep"] * 6
     assert runs_of_folder(study).missing == []
-    answer = json.loads(CliRunner().invoke(app, ["advise", str(study), "--json"], catch_exceptions=False).stdout)
+    answer = json.loads(largebatch("advise", study, "--json").stdout)
     assert [row["global_batch_size"] for row in answer["batches"]] == BATCHES
     assert len(find_in(study).runs) == 6
 
@@ -59,20 +58,20 @@ def test_compare_takes_what_advise_and_report_take(tmp_path: Path) -> None:
     write_text(study / "study.json", "{}")
     (sweep / "b512-s1-1" / run_folder.SUMMARY).unlink()
     figure = tmp_path / "figure.html"
-    done = CliRunner().invoke(app, ["compare", str(alone), str(study), "--json", "--figure", str(figure)], catch_exceptions=False)
+    done = largebatch("compare", alone, study, "--json", "--figure", figure)
     assert [row["global_batch_size"] for row in json.loads(done.stdout)] == [2048, 128, 128, 32, 512], "by name within a folder"
     told = ["1 of 6 runs failed, first: DataError: no such file.", f"Missing: 1 of the sweep's runs; go on with `largebatch study --resume {study}`."]
     assert done.stderr.splitlines() == told
     assert figure.is_file()
-    said = CliRunner().invoke(app, ["compare", str(study)], catch_exceptions=False).stdout
+    said = largebatch("compare", study).stdout
     assert all(line in said for line in told)
-    assert "such as a sweep's or a study's" in " ".join(CliRunner().invoke(app, ["compare", "--help"]).stdout.replace("│", " ").split())
+    assert "such as a sweep's or a study's" in " ".join(largebatch("compare", "--help").stdout.replace("│", " ").split())
 
 
 def test_compare_of_a_study_that_has_no_runs_says_so(tmp_path: Path) -> None:
     write_text(tmp_path / "study.json", "{}")
     with pytest.raises(NothingEndedError, match=r"no run that has ended\. The study in .* has not come to its sweep; go on with"):
-        CliRunner().invoke(app, ["compare", str(tmp_path)], catch_exceptions=False)
+        largebatch("compare", tmp_path)
 
 
 def test_an_unfinished_study_goes_on_by_its_own_command(tmp_path: Path) -> None:
@@ -90,7 +89,7 @@ def test_an_unfinished_study_goes_on_by_its_own_command(tmp_path: Path) -> None:
 def test_runs_that_failed_are_told_with_the_first_reason_and_the_batches_that_are_lost(tmp_path: Path) -> None:
     begin(tmp_path, {1: "DataError: no such file.", 4: "PlanError: too large", 5: "PlanError: too large"})
     assert failures_in_words(tmp_path) == ["3 of 6 runs failed, first: DataError: no such file.", "At batch 512 every run failed."]
-    said = CliRunner().invoke(app, ["advise", str(tmp_path)], catch_exceptions=False).stdout
+    said = largebatch("advise", tmp_path).stdout
     assert "3 of 6 runs failed, first: DataError: no such file." in said
     assert "At batch 512 every run failed." in find_in(tmp_path).missing
 
@@ -99,10 +98,10 @@ def test_a_sweep_whose_runs_all_failed_says_so_and_why(tmp_path: Path) -> None:
     begin(tmp_path / "sweep", dict.fromkeys(range(6), "DataError: labels of 10 classes reach 11."))
     told = "All 6 runs failed, first: DataError: labels of 10 classes reach 11."
     with pytest.raises(NothingEndedError) as nothing:
-        CliRunner().invoke(app, ["advise", str(tmp_path / "sweep")], catch_exceptions=False)
+        largebatch("advise", tmp_path / "sweep")
     assert str(nothing.value) == f"runs: there is no run that has ended. {told}"
     output = tmp_path / "report"
-    said = CliRunner().invoke(app, ["report", str(tmp_path / "sweep"), "--output", str(output)], catch_exceptions=False).stdout
+    said = largebatch("report", tmp_path / "sweep", "--output", output).stdout
     assert told in said
     assert told in (output / "report.html").read_text()
 

@@ -16,9 +16,9 @@ import launch_runs
 import psutil
 import pytest
 import yaml
+from command_line import said
 from launch_runs import Head, starts
 from ray.util.state import list_actors
-from servers import said
 from small_runs import ROOT, wait_for
 
 import largebatch
