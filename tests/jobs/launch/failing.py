@@ -1,14 +1,12 @@
 """Models that fail on one rank in the middle of training, or are refused, and data that are gone; entry points of the tests of workers.
 
-Each leaves a file for each process in the folder `workers`.
+Each leaves a file for each process in the folder `workers`. Ray's workers find this file in their folder, and nothing else of the tests.
 """
 
 import os
 from pathlib import Path
-from typing import Any
 
 import torch
-from small_runs import Net
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
@@ -22,26 +20,28 @@ def here(workers: str) -> None:
     Path(workers, str(os.getpid())).touch()
 
 
-def failing(num_classes: int, workers: str, error: Exception) -> nn.Module:
+class Failing(nn.Module):
     """Rank 1 fails after some training passes."""
 
-    def forward(model: Any, images: Tensor) -> Tensor:
-        model.passes += model.training
-        if model.passes > 20 and torch.distributed.get_rank() == 1:
-            raise error
-        return model.layer(images.flatten(1))
+    def __init__(self, num_classes: int, workers: str, error: Exception) -> None:
+        super().__init__()
+        self.layer, self.passes, self.error = nn.Linear(64, num_classes), 0, error
+        here(workers)
 
-    here(workers)
-    return Net(forward, layer=nn.Linear(64, num_classes), passes=0)
+    def forward(self, images: Tensor) -> Tensor:
+        self.passes += self.training
+        if self.passes > 20 and torch.distributed.get_rank() == 1:
+            raise self.error
+        return self.layer(images.flatten(1))
 
 
 def build(num_classes: int, workers: str) -> nn.Module:
-    return failing(num_classes, workers, ZeroDivisionError("rank 1 cannot go on"))
+    return Failing(num_classes, workers, ZeroDivisionError("rank 1 cannot go on"))
 
 
 def breaks(num_classes: int, workers: str) -> nn.Module:
     """A machine that fails, as torch tells it."""
-    return failing(num_classes, workers, torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered"))
+    return Failing(num_classes, workers, torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered"))
 
 
 def refuses(num_classes: int, workers: str) -> nn.Module:
@@ -51,7 +51,7 @@ def refuses(num_classes: int, workers: str) -> nn.Module:
 
 def refuses_in_training(num_classes: int, workers: str) -> nn.Module:
     """Found out by one rank alone, in the middle of training."""
-    return failing(num_classes, workers, REFUSAL)
+    return Failing(num_classes, workers, REFUSAL)
 
 
 def vanished(workers: str) -> tuple[TensorDataset, TensorDataset]:
