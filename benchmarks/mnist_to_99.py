@@ -88,7 +88,7 @@ def train_recipe(recipe: str, seed: int, data_dir: Path) -> Run:
         summary = train_locally(prepare_locally(spec, options), options, Listener())
     return Run(
         summary.global_batch_size,
-        summary.time_to_accuracy_seconds is not None,
+        summary.time_to_target_seconds is not None,
         summary.epochs,
         summary.training_seconds,
         summary.wall_seconds - summary.evaluation_seconds,

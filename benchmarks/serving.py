@@ -130,7 +130,7 @@ def _served(database: str, *options: str) -> Iterator[Served]:
 def _stored(number: int) -> dict[str, Any]:
     job = Job(
         id=f"run-{number:06}", kind=Kind.RUN, owner=f"owner{number % 40}", name="run", recipe="digits-lamb", spec=SPEC, cpus=1.0, gpus=0,
-        state=State.SUCCEEDED if number % 10 else State.FAILED, created_at_s=1e9 + number, progress={"step": 60, "test_accuracy": 0.97},
+        state=State.SUCCEEDED if number % 10 else State.FAILED, created_at_s=1e9 + number, progress={"step": 60, "score": 0.97},
     )  # fmt: skip
     return {**job.model_dump(), "kind": "run", "state": str(job.state)}
 

@@ -202,7 +202,7 @@ def _measure(given: argparse.Namespace, case: dict[str, Any], options: list[str]
             file=sys.stderr,
             flush=True,
         )
-        return rate, float(summary["test_accuracy"])
+        return rate, float(summary["score"])
 
     return run
 

@@ -21,8 +21,9 @@ from largebatch.jobs.launch.openmp_threads import spin_briefly
 from largebatch.jobs.launch.options import Parameter, TrainOptions, parameters
 from largebatch.jobs.launch.train import exit_code, train
 from largebatch.jobs.run.listener import Listener
-from largebatch.jobs.run.records import EvalRecord, Record, StepRecord
+from largebatch.jobs.run.records import EvalRecord, Record, StartRecord, StepRecord
 from largebatch.jobs.streams import drop_what_nobody_reads, print_answer, standard_output_kept
+from largebatch.jobs.tasks.metric import ACCURACY
 
 PROGRAM = "python -m largebatch.jobs"
 LINE_EVERY_S = 5.0
@@ -62,14 +63,16 @@ class PlainLines:
     """Prints one line per evaluation, and one every few seconds in between, on standard error."""
 
     def __init__(self) -> None:
-        self._printed_at_s = time.monotonic()
+        self._printed_at_s, self._metric = time.monotonic(), ACCURACY
 
     def record(self, record: Record) -> None:
         """Print what a person waits for."""
-        if isinstance(record, StepRecord) and time.monotonic() - self._printed_at_s > LINE_EVERY_S:
+        if isinstance(record, StartRecord):
+            self._metric = record.headline.metric
+        elif isinstance(record, StepRecord) and time.monotonic() - self._printed_at_s > LINE_EVERY_S:
             self.print(f"step {record.step}  epoch {record.epoch:.2f}  loss {record.loss:.4f}  lr {record.learning_rate:.4g}")
         elif isinstance(record, EvalRecord):
-            self.print(f"step {record.step}  epoch {record.epoch:.2f}  test accuracy {record.test_accuracy:.4f}  {record.training_seconds:.1f} s")
+            self.print(f"step {record.step}  epoch {record.epoch:.2f}  test {self._metric.in_words(record.score)}  {record.training_seconds:.1f} s")
 
     def print(self, text: str) -> None:
         """Print a line at once."""

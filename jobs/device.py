@@ -15,6 +15,7 @@ from largebatch.jobs.engine.out_of_memory import ran_out_of_memory
 from largebatch.jobs.engine.warm_up import activation_bytes_per_sample, blank_pass
 from largebatch.jobs.errors import PlanError, SpecError
 from largebatch.jobs.spec.train_spec import TrainSpec
+from largebatch.jobs.tasks.base import Task
 
 CPU_ACTIVATION_BYTES = 256 * 2**20
 """What a micro-batch may keep for its backward pass on a CPU: beyond this it gets no faster, only bigger."""
@@ -58,7 +59,7 @@ def environment(device: torch.device) -> dict[str, Any]:
     }
 
 
-def largest_micro_batch(spec: TrainSpec, model: nn.Module, dataset: Dataset, device: torch.device, most: int, least: int = 1) -> int:
+def largest_micro_batch(spec: TrainSpec, task: Task, model: nn.Module, dataset: Dataset, device: torch.device, most: int, least: int = 1) -> int:
     """The micro-batch to use: the spec's own, or the largest power of two that fits, at most `most`.
 
     On a CPU it is computed from the bytes that one small forward pass keeps for its backward pass; the same
@@ -71,20 +72,20 @@ def largest_micro_batch(spec: TrainSpec, model: nn.Module, dataset: Dataset, dev
     if spec.batch.micro_batch_size != "auto":
         return spec.batch.micro_batch_size
     if device.type == "cpu":
-        per_sample = activation_bytes_per_sample(model, dataset)
+        per_sample = activation_bytes_per_sample(spec, task, model, dataset)
         size = LARGEST_AUTO
         while size > 1 and size * per_sample > CPU_ACTIVATION_BYTES:
             size //= 2
         return max(min(size, most), least)
     size = 1
-    while size < min(most, LARGEST_AUTO) and _fits(spec, model, dataset, device, min(2 * size, most)):
+    while size < min(most, LARGEST_AUTO) and _fits(spec, task, model, dataset, device, min(2 * size, most)):
         size = min(2 * size, most)
     return size
 
 
-def _fits(spec: TrainSpec, model: nn.Module, dataset: Dataset, device: torch.device, size: int) -> bool:
+def _fits(spec: TrainSpec, task: Task, model: nn.Module, dataset: Dataset, device: torch.device, size: int) -> bool:
     try:
-        blank_pass(spec, model, model, dataset, size)
+        blank_pass(spec, task, model, model, dataset, size)
     except (torch.OutOfMemoryError, RuntimeError) as error:
         if not ran_out_of_memory(error):
             raise

@@ -16,13 +16,16 @@ from largebatch.jobs.import_paths import PACKAGE, add_folder
 ANYTHING = (Exception, SystemExit)
 """What a person's own code may raise: its sys.exit() would end the run as if all was done. KeyboardInterrupt is the person's own wish."""
 
+NOTHING: Mapping[str, Any] = {}
+
 MACHINES = ("CUDA", "cuDNN", "CUBLAS", "NCCL", "[/", "[enforce fail")
 """How messages begin of what a library says about an accelerator, the network or host memory."""
 
 
-def call_entry_point(field: str, reference: str, arguments: Mapping[str, Any]) -> Any:
+def call_entry_point(field: str, reference: str, arguments: Mapping[str, Any], offered: Mapping[str, Any] = NOTHING) -> Any:
     """Calls the function with these keyword arguments, and returns what it returns. The current folder is searched before installed packages.
 
+    Args: offered: arguments that it gets if it names them.
     Raises: SpecError naming `field` if it cannot be imported, found or called with these arguments.
     """
     module_name, colon, function_name = reference.partition(":")
@@ -46,6 +49,8 @@ def call_entry_point(field: str, reference: str, arguments: Mapping[str, Any]) -
         raise SpecError(field, f"{module_name} has no {function_name}.", hint)
     function = getattr(module, function_name)
     try:
+        named = inspect.signature(function).parameters
+        arguments = {**{name: value for name, value in offered.items() if name in named}, **arguments}
         inspect.signature(function).bind(**arguments)
     except ValueError:  # some built-in functions do not say what they take
         pass

@@ -14,7 +14,7 @@ import torch
 from largebatch.jobs.data.reading import Patience
 from largebatch.jobs.data.same_data import refuse_other_workers_data
 from largebatch.jobs.engine.core_wait import CoreWait, in_words
-from largebatch.jobs.engine.evaluate import Score, evaluate, refuse_non_finite_samples
+from largebatch.jobs.engine.evaluate import Scores, evaluate, refuse_non_finite_samples
 from largebatch.jobs.engine.loop import train
 from largebatch.jobs.engine.model_check.carried_state import Findings
 from largebatch.jobs.engine.model_check.check import refuse_unfit
@@ -33,6 +33,7 @@ from largebatch.jobs.run.journal import Journal, NoJournal
 from largebatch.jobs.run.listener import Listener
 from largebatch.jobs.run.records import Outcome, RunSummary
 from largebatch.jobs.spec.train_spec import TrainSpec
+from largebatch.jobs.tasks.contrastive import CoupledTask
 
 
 def prepare(spec: TrainSpec, device: torch.device, data_dir: Path, world_size: int | None = None) -> Prepared:
@@ -51,12 +52,13 @@ def prepare(spec: TrainSpec, device: torch.device, data_dir: Path, world_size: i
     ranks.agreed(lambda: refuse_other_workers_data(dataset, examined.fingerprint, fingerprint, ranks.rank))
     first_parameters = ranks.from_first(lambda: description(model))
     ranks.agreed(lambda: refuse_unlike_first(description(model), first_parameters, ranks.rank))
-    facts = Facts(len(dataset.train), examined.normalises, min(ranks.gathered(examined.micro_batch_size)), world_size or ranks.world_size)
+    facts = Facts(len(dataset.train), examined.normalises, min(ranks.gathered(examined.micro_batch_size)), world_size or ranks.world_size,
+                  isinstance(examined.task, CoupledTask))  # fmt: skip
     plan = ranks.agreed(lambda: make_plan(spec, facts))
     if check is not None:
         ranks.agreed(lambda: refuse_unfit(check, plan))
     take_from_first(model, ranks)
-    return Prepared(spec, plan, dataset, model, device, ranks, fingerprint, check.findings if check else Findings(), began)
+    return Prepared(spec, plan, dataset, examined.task, model, device, ranks, fingerprint, check.findings if check else Findings(), began)
 
 
 def run_job(
@@ -101,16 +103,16 @@ def run_job(
     return summary
 
 
-def _evaluation(job: Prepared, tracker: Tracker, patience: Patience) -> Callable[[], Score]:
+def _evaluation(job: Prepared, tracker: Tracker, patience: Patience) -> Callable[[], Scores]:
     """What the loop calls for the score on the test set. Raises: DataError for samples that are not finite."""
     state, batches, num_samples = tracker.state, evaluation_batches(job, job.dataset.test, patience), len(job.dataset.test)
-    bfloat16 = job.spec.precision == "bfloat16"
+    precision = job.spec.precision
 
-    def score() -> Score:
-        score = evaluate(state, batches, num_samples, bfloat16, notify=tracker.notice)
-        if not math.isfinite(score.loss):
-            refuse_non_finite_samples(state, batches, num_samples, bfloat16)
-        return score
+    def score() -> Scores:
+        scores = evaluate(state, batches, num_samples, precision, notify=tracker.notice)
+        if not math.isfinite(scores["loss"]):
+            refuse_non_finite_samples(state, batches, num_samples, precision)
+        return scores
 
     return score
 

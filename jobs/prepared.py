@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from largebatch.jobs.data.batches import Batches, DeviceBatches
-from largebatch.jobs.data.dataset import Dataset, Images
+from largebatch.jobs.data.dataset import Dataset, Held
 from largebatch.jobs.data.fingerprint import DatasetFingerprint, fingerprint
-from largebatch.jobs.data.loaders import LoaderBatches
+from largebatch.jobs.data.loaders import LoaderBatches, first_samples
 from largebatch.jobs.data.reading import NO_ASKING, Patience
 from largebatch.jobs.data.sources.table import load_dataset
 from largebatch.jobs.device import largest_micro_batch, refuse_without_compiler
@@ -22,6 +22,7 @@ from largebatch.jobs.engine.model_check.check import ModelCheck, check_model
 from largebatch.jobs.engine.ranks.ranks import Ranks
 from largebatch.jobs.engine.state import TrainState
 from largebatch.jobs.engine.warm_up import activation_bytes_per_sample, refuse_misfit
+from largebatch.jobs.errors import PlanError
 from largebatch.jobs.models.first_pass import NUM_SAMPLES as FIRST_SAMPLES
 from largebatch.jobs.models.modes import train_mode
 from largebatch.jobs.models.norms.ghost_batch_norm import evaluation_unit, has_batch_norm, use_ghost_batch_norm
@@ -32,14 +33,23 @@ from largebatch.jobs.optim.parameter_groups import build_optimizer
 from largebatch.jobs.optim.weight_average import WeightAverage
 from largebatch.jobs.plan.describe import DataFacts, plan_facts, plan_lines
 from largebatch.jobs.plan.make import resolve_global_batch_size, resolve_span
+from largebatch.jobs.plan.step_plan import Slice
 from largebatch.jobs.plan.train_plan import TrainPlan
+from largebatch.jobs.spec.mistakes import nearest
 from largebatch.jobs.spec.train_spec import TrainSpec
+from largebatch.jobs.tasks.base import Task
+from largebatch.jobs.tasks.metric import Metric
+from largebatch.jobs.tasks.registry import ClassificationConfig
+
+NUM_EXAMPLES = 8
+"""Real samples that stand for any where zeros would not do."""
 
 
 class Examined(NamedTuple):
     """What one rank finds out about data and model before there is a plan."""
 
     dataset: Dataset
+    task: Task
     model: nn.Module
     normalises: bool
     micro_batch_size: int
@@ -52,9 +62,14 @@ def examine(spec: TrainSpec, device: torch.device, data_dir: Path) -> Examined:
     """Load the data, build the model, and try both. Raises: InputError."""
     if spec.compile:
         refuse_without_compiler(device)
-    dataset = load_dataset(spec.dataset, data_dir)
+    dataset = load_dataset(spec.dataset, data_dir, spec.task)
+    task = spec.task.build(dataset, spec.loss.label_smoothing)
+    refuse_unknown_target(spec, task)
     global_batch_size = resolve_global_batch_size(spec, len(dataset.train))
-    model = build_model(spec.model, dataset.input_shape, dataset.num_classes, spec.seed, dataset.blank(FIRST_SAMPLES, device)[0])
+    if dataset.num_classes is None:
+        dataset = replace(dataset, examples=first_samples(dataset.train, dataset, NUM_EXAMPLES, device, spec.model.channels_last))
+    blank = task.prepared(dataset.blank(FIRST_SAMPLES, device), spec.seed, Slice(0, 0, FIRST_SAMPLES), device)
+    model = build_model(spec.model, dataset, spec.seed, blank, task.probe)
     refuse_parameters(model)
     unfold_buffers(model)
     model = train_mode(use_sample_dropout(model).to(device))
@@ -62,16 +77,24 @@ def examine(spec: TrainSpec, device: torch.device, data_dir: Path) -> Examined:
     span = resolve_span(spec, global_batch_size) if normalises else 1
     use_ghost_batch_norm(model, span if normalises else None)
     check: ModelCheck | None = None
-    if spec.model.entry_point is None:
-        refuse_misfit(model, dataset)
+    if spec.model.entry_point is None and spec.task == ClassificationConfig():
+        refuse_misfit(spec, task, model, dataset)
     else:
-        check = check_model(spec, model, dataset, device)
-        dataset = replace(dataset, examples=check.train.inputs)
+        check = check_model(spec, model, task, dataset, device)
+        dataset = replace(dataset, examples=first_samples(dataset.train, dataset, NUM_EXAMPLES, device, spec.model.channels_last))
     most = global_batch_size
     if spec.batch.schedule.growth:
         most = int(most * max(milestone.factor for milestone in spec.batch.schedule.growth))
-    micro_batch_size = largest_micro_batch(spec, model, dataset, device, min(most, len(dataset.train)), span)
-    return Examined(dataset, model, normalises, micro_batch_size, fingerprint(dataset), check)
+    micro_batch_size = largest_micro_batch(spec, task, model, dataset, device, min(most, len(dataset.train)), span)
+    return Examined(dataset, task, model, normalises, micro_batch_size, fingerprint(dataset), check)
+
+
+def refuse_unknown_target(spec: TrainSpec, task: Task) -> None:
+    """Raise PlanError for a target in a metric that the task does not have."""
+    wanted, known = spec.stop.target_metric, [metric.name for metric in task.all_metrics()]
+    if wanted is not None and wanted not in known:
+        field = "stop.target.metric" if spec.stop.target else "stop.target_accuracy"
+        raise PlanError(field, f"{spec.task.name} has no metric {wanted}.", nearest(wanted, known))
 
 
 @dataclass(frozen=True)
@@ -81,6 +104,7 @@ class Prepared:
     spec: TrainSpec
     plan: TrainPlan
     dataset: Dataset
+    task: Task
     model: nn.Module
     device: torch.device
     ranks: Ranks
@@ -91,16 +115,27 @@ class Prepared:
     began: float
     """What `time.perf_counter` said when this process began to prepare it."""
 
+    @property
+    def metric(self) -> Metric:
+        """What the run is judged by: the target's metric, or the task's headline."""
+        wanted = self.spec.stop.target_metric or self.task.headline.name
+        return next(metric for metric in self.task.all_metrics() if metric.name == wanted)
+
     def plan_in_words(self) -> list[tuple[str, str]]:
         """(what, how and why) for a person."""
         dataset = self.dataset
-        dataset_bytes = sum(part.num_bytes for part in (dataset.train, dataset.test) if isinstance(part, Images))
-        data = DataFacts(len(dataset.test), dataset.num_classes, dataset.is_in_memory, dataset_bytes, dataset.notices)
-        return plan_lines(self.plan, self.model, data, activation_bytes_per_sample(self.model, dataset))
+        dataset_bytes = sum(part.num_bytes for part in (dataset.train, dataset.test) if isinstance(part, Held))
+        data = DataFacts(len(dataset.test), dataset.num_classes, dataset.for_model, dataset.is_in_memory, dataset_bytes, dataset.notices)
+        return plan_lines(self.plan, self.model, data, activation_bytes_per_sample(self.spec, self.task, self.model, dataset))
 
     def plan_in_numbers(self) -> dict[str, Any]:
         """Everything the plan decided, and what it was made for, as plain data."""
-        return {**plan_facts(self.plan), "num_test_samples": len(self.dataset.test), "num_classes": self.dataset.num_classes}
+        return {
+            **plan_facts(self.plan),
+            "num_test_samples": len(self.dataset.test),
+            "num_classes": self.dataset.num_classes,
+            "headline": self.metric._asdict(),
+        }
 
 
 def new_state(job: Prepared) -> TrainState:
@@ -114,6 +149,9 @@ def new_state(job: Prepared) -> TrainState:
         model,
         build_optimizer(model, spec.optimizer),
         job.plan.micro_batch_size,
+        task=job.task,
+        metric=job.metric,
+        seed=spec.seed,
         forward=torch.compile(model) if spec.compile else model,
         clock=Clock(job.device, job.began),
         reduction=spec.reduction,
@@ -126,7 +164,7 @@ def new_state(job: Prepared) -> TrainState:
 def training_batches(job: Prepared, patience: Patience = NO_ASKING) -> Batches:
     """The training samples, in the plan's order, augmented."""
     spec, part = job.spec, job.dataset.train
-    if isinstance(part, Images):
+    if isinstance(part, Held):
         is_channels_last = spec.model.channels_last
         return DeviceBatches(part, job.dataset, job.device, channels_last=is_channels_last, seed=spec.seed, augment_spec=spec.dataset.augment)
     return LoaderBatches(
@@ -143,7 +181,7 @@ def training_batches(job: Prepared, patience: Patience = NO_ASKING) -> Batches:
 
 def evaluation_batches(job: Prepared, part: Any, patience: Patience = NO_ASKING) -> Batches:
     """The samples of one part in the file's order."""
-    if isinstance(part, Images):
+    if isinstance(part, Held):
         return DeviceBatches(part, job.dataset, job.device, channels_last=job.spec.model.channels_last)
     return LoaderBatches(
         part,

@@ -19,7 +19,7 @@ from largebatch.jobs.prepared import Prepared, evaluation_batches
 from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.journal import Journal
 from largebatch.jobs.run.listener import Listener
-from largebatch.jobs.run.records import FAILED, EndRecord, NoticeRecord, Outcome, Record, RunSummary, StartRecord
+from largebatch.jobs.run.records import FAILED, EndRecord, Headline, NoticeRecord, Outcome, Record, RunSummary, StartRecord
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ def begin(job: Prepared, run_dir: Path, tracker: Tracker, reasons: Sequence[str]
         num_train_samples=plan.num_train_samples,
         num_test_samples=len(job.dataset.test),
         num_classes=job.dataset.num_classes,
+        headline=Headline.of(job.metric),
     )
     tracker.write(start)
     if not goes_on and not reasons:  # a run that goes on has said it
@@ -106,12 +107,14 @@ def end_failed(job: Prepared, run_dir: Path, tracker: Tracker, error: Exception)
 def summarise(job: Prepared, state: TrainState, outcome: Outcome, run_dir: Path, core_wait_fraction: float | None) -> RunSummary:
     """The run in numbers."""
     progress, clock, plan = state.progress, state.clock, job.plan
-    train_accuracy = None
+    train_score = None
     if outcome not in {Outcome.DIVERGED, Outcome.STOPPED, Outcome.FAILED}:
         with clock.evaluating():
-            score = evaluate(state, evaluation_batches(job, job.dataset.train), plan.num_train_samples, job.spec.precision == "bfloat16")
+            # Without classes there may be billions of tokens: as many samples as are tested tell how far the two are apart.
+            number = plan.num_train_samples if job.dataset.num_classes else min(plan.num_train_samples, len(job.dataset.test))
+            scores = evaluate(state, evaluation_batches(job, job.dataset.train), number, job.spec.precision)
         # Samples that no step read, such as those of a dropped last batch, may have no finite loss.
-        train_accuracy = score.accuracy if math.isfinite(score.loss) else None
+        train_score = scores[job.metric.name] if math.isfinite(scores["loss"]) else None
     return RunSummary(
         run_id=run_dir.name,
         outcome=outcome,
@@ -126,12 +129,13 @@ def summarise(job: Prepared, state: TrainState, outcome: Outcome, run_dir: Path,
         evaluation_seconds=clock.evaluation_s,
         wall_seconds=clock.wall_s,
         samples_per_second=progress.samples_seen / clock.training_s if progress.samples_seen else None,
-        target_accuracy=job.spec.stop.target_accuracy,
-        time_to_accuracy_seconds=progress.time_to_accuracy_s,
-        steps_to_accuracy=progress.steps_to_accuracy,
-        test_accuracy=progress.test_accuracy,
-        best_test_accuracy=progress.best_test_accuracy,
-        train_accuracy=train_accuracy,
+        headline=Headline.of(job.metric),
+        target=job.spec.stop.target_score,
+        time_to_target_seconds=progress.time_to_target_s,
+        steps_to_target=progress.steps_to_target,
+        score=progress.score,
+        best_score=progress.best_score,
+        train_score=train_score,
         gradient_noise_scale=state.noise.noise_scale,
         parameters_sha256=None if outcome is Outcome.FAILED else parameters_sha256(state),
         core_wait_fraction=core_wait_fraction,

@@ -21,6 +21,7 @@ from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.checkpoints import list_checkpoints, read_checkpoint, write_checkpoint
 from largebatch.jobs.run.journal import evaluations, failure, read_records
 from largebatch.jobs.run.records import EndRecord, Outcome
+from largebatch.jobs.spec.read import build_spec
 from largebatch.jobs.spec.train_spec import TrainSpec
 
 ENDED_EARLY = "The run was ended before its first checkpoint."
@@ -100,14 +101,16 @@ def take_up(job: Prepared, state: TrainState, run_dir: Path, report: Callable[[s
     ranks.agreed(lambda: refuse_other_spec(checkpoint["spec"], spec))
     reasons = ranks.from_first(changes_of_data)
     ranks.agreed(lambda: _load_state(state, checkpoint["state"]))
-    if checkpoint["spec"]["stop"]["target_accuracy"] != spec.stop.target_accuracy:
+    before = build_spec(checkpoint["spec"]).stop
+    if (before.target_metric, before.target_score) != (spec.stop.target_metric, spec.stop.target_score):
         _aim_anew(state, spec, run_dir)
     return reasons
 
 
 def refuse_other_spec(saved: dict[str, Any], spec: TrainSpec) -> None:
     """Raise CheckpointError, naming the first field, if `spec` differs from the saved one in what must not change."""
-    for field, (before, after) in sorted(_differences(saved, spec.model_dump(mode="json")).items()):
+    # Read anew, a spec of an earlier version has what was added since, as it was understood then.
+    for field, (before, after) in sorted(_differences(build_spec(saved).model_dump(mode="json"), spec.model_dump(mode="json")).items()):
         if not any(field == free or field.startswith(f"{free}.") for free in MAY_CHANGE):
             hint = f"A resumed run may change {', '.join(MAY_CHANGE)}; for anything else start a new run."
             raise CheckpointError(field, f"the checkpoint was made with {before!r}, and the spec now says {after!r}.", hint)
@@ -150,13 +153,16 @@ def _load_state(state: TrainState, saved: dict[str, Any]) -> None:
 
 
 def _aim_anew(state: TrainState, spec: TrainSpec, run_dir: Path) -> None:
-    """The spec's target is another one than the checkpoint's: what it took to this one stands in the journal, or nowhere yet."""
-    target, progress = spec.stop.target_accuracy, state.progress
+    """The spec's target is another one than the checkpoint's: what it took to this one, and the best in its metric, stand in the journal."""
+    target, metric, progress = spec.stop.target_score, state.metric, state.progress
 
-    def first_that_meets_it() -> tuple[int | None, float | None]:
-        for record in evaluations(read_records(run_dir)):
-            if record.step <= progress.step and target is not None and record.test_accuracy >= target:
-                return record.step, record.training_seconds
-        return None, None
+    def found() -> tuple[int | None, float | None, float | None, float | None]:
+        done = [record for record in evaluations(read_records(run_dir)) if record.step <= progress.step and metric.name in record.scores]
+        scores = [record.scores[metric.name] for record in done]
+        last, best = (scores[-1], metric.best(scores)) if scores else (None, None)
+        for record, score in zip(done, scores, strict=True):
+            if target is not None and metric.meets(score, target):
+                return record.step, record.training_seconds, last, best
+        return None, None, last, best
 
-    progress.steps_to_accuracy, progress.time_to_accuracy_s = state.ranks.from_first(first_that_meets_it)
+    progress.steps_to_target, progress.time_to_target_s, progress.score, progress.best_score = state.ranks.from_first(found)

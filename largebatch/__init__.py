@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from largebatch.jobs.optim.lamb import LAMB
     from largebatch.jobs.optim.lars import LARS
     from largebatch.jobs.run.load import Run, load_run
+    from largebatch.jobs.tasks.base import Task
+    from largebatch.jobs.tasks.metric import Metric
     from largebatch.tuning.results.analysis.critical_batch import fit_critical_batch
     from largebatch.tuning.results.answers import CriticalBatch
 
@@ -36,11 +38,13 @@ _PUBLIC = {
     "NoiseSums": "jobs.engine.noise_scale",
     "CriticalBatch": "tuning.results.answers",
     "fit_critical_batch": "tuning.results.analysis.critical_batch",
+    "Metric": "jobs.tasks.metric",
+    "Task": "jobs.tasks.base",
     "train": "jobs.launch.from_python",
     "Run": "jobs.run.load",
     "load_run": "jobs.run.load",
 }
-__all__ = ["LAMB", "LARS", "CriticalBatch", "NoiseSums", "Run", "__version__", "fit_critical_batch", "load_run", "train"]
+__all__ = ["LAMB", "LARS", "CriticalBatch", "Metric", "NoiseSums", "Run", "Task", "__version__", "fit_critical_batch", "load_run", "train"]
 
 
 def __getattr__(name: str) -> object:

@@ -8,7 +8,9 @@ queued -> starting -> running -> succeeded | failed | cancelled
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from largebatch.jobs.run.records import EARLIER_NAMES
 
 
 class Kind(StrEnum):
@@ -93,9 +95,17 @@ class JobFacts(BaseModel):
     """How many attempts ended by a fault."""
     is_cancel_asked: bool = False
     progress: dict[str, Any] = Field(default_factory=dict)
-    """Of a run: step, epoch, loss, test_accuracy, training_seconds; of a sweep: runs, runs_over."""
+    """Of a run: step, epoch, loss, metric, score (on the test set), training_seconds; of a sweep: runs, runs_over."""
     outcome: str | None = None
     """reached, missed, completed, diverged or stopped, once it ended."""
+
+    @field_validator("progress", mode="before")
+    @classmethod
+    def _of_an_earlier_version(cls, progress: Any) -> Any:
+        """Rows of versions that knew classification alone."""
+        if isinstance(progress, dict) and "test_accuracy" in progress:
+            return {**{name: value for name, value in progress.items() if name != "test_accuracy"}, "score": progress["test_accuracy"]}
+        return progress
 
 
 class Job(JobFacts):
@@ -115,3 +125,9 @@ class Job(JobFacts):
     ended_at_s: float | None = None
     summary: dict[str, Any] | None = None
     """The run's summary, once it ended by itself."""
+
+    @field_validator("summary", mode="before")
+    @classmethod
+    def _named_anew(cls, summary: Any) -> Any:
+        """Summaries of versions that knew classification alone."""
+        return {EARLIER_NAMES.get(name, name): value for name, value in summary.items()} if isinstance(summary, dict) else summary

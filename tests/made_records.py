@@ -17,13 +17,14 @@ def step(number: int, seconds: float = 1.0, batch: int = 1, **given: Any) -> Ste
 
 
 def evaluation(number: int, seconds: float = 1.0, batch: int = 1, **given: Any) -> EvalRecord:
-    usual = {"epoch": 1.0, "samples_seen": batch * number, "test_accuracy": 0.5, "test_loss": 1.0, "evaluation_seconds": 0.1}
+    scores = {"accuracy": given.get("score", 0.5), "loss": 1.0}
+    usual = {"epoch": 1.0, "samples_seen": batch * number, "score": 0.5, "scores": scores, "evaluation_seconds": 0.1}
     return EvalRecord(**{"step": number, "training_seconds": seconds, **usual, **given})
 
 
 def summary(run_id: str = "run", **given: Any) -> RunSummary:
     """Of a run that reached its target; what is not given is 1, or not there where a run may lack it."""
-    fields = dict.fromkeys(RunSummary.model_fields)
+    fields = dict.fromkeys(RunSummary.model_fields.keys() - {"headline"})
     numbers = {key: 1 for key in ("micro_batch_size", "gradient_accumulation_steps", "world_size", "steps", "samples_seen", "global_batch_size")}
     times = {key: 1.0 for key in ("epochs", "training_seconds", "evaluation_seconds", "wall_seconds")}
     return RunSummary.model_validate({**fields, **numbers, **times, "run_id": run_id, "outcome": Outcome.REACHED, "run_dir": run_id, **given})

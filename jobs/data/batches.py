@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from largebatch.jobs.data.augment import augment, augments
-from largebatch.jobs.data.dataset import Dataset, Images
+from largebatch.jobs.data.dataset import Dataset, Held, Tensors
 from largebatch.jobs.data.keyed_random import sample_order
+from largebatch.jobs.data.trees import Tree, map_first, map_leaves
 from largebatch.jobs.plan.step_plan import Slice
 from largebatch.jobs.spec.train_spec import AugmentSpec
 
@@ -19,8 +20,8 @@ from largebatch.jobs.spec.train_spec import AugmentSpec
 class Batches(Protocol):
     """A source of micro-batches."""
 
-    def read(self, samples: Slice) -> tuple[Tensor, Tensor]:
-        """Inputs (n, ...) and labels (n,) int64 of `samples`, on the device, ready for the model."""
+    def read(self, samples: Slice) -> Tree:
+        """A tree of tensors, each (n, ...), of `samples`, on the device, ready for the model; (inputs, labels) for classification."""
 
 
 @dataclass(eq=False)
@@ -31,7 +32,7 @@ class DeviceBatches:
         augment_spec: None for evaluation: samples in the file's order, unchanged.
     """
 
-    part: InitVar[Images]
+    part: InitVar[Held]
     dataset: InitVar[Dataset]
     device: torch.device
     _: KW_ONLY
@@ -39,26 +40,26 @@ class DeviceBatches:
     seed: int = 0
     augment_spec: AugmentSpec | None = None
 
-    def __post_init__(self, part: Images, dataset: Dataset) -> None:
-        self._home = self.device if fits_on(self.device, part.num_bytes) else torch.device("cpu")
-        self._inputs, self._labels = part.inputs.to(self._home), part.labels.to(self._home)
+    def __post_init__(self, part: Held, dataset: Dataset) -> None:
+        home = self.device if fits_on(self.device, part.num_bytes) else torch.device("cpu")
+        self._part = part.to(home)
+        self._home = home if isinstance(part, Tensors) else torch.device("cpu")
         self._normalise = normalisation_of(dataset, self.device)
         self._epoch = -1
 
-    def read(self, samples: Slice) -> tuple[Tensor, Tensor]:
+    def read(self, samples: Slice) -> Tree:
         """See `Batches`."""
         if self.augment_spec is None:
-            inputs, labels = self._inputs[samples.start : samples.stop], self._labels[samples.start : samples.stop]
-            inputs = inputs if self._normalise else inputs.clone()
+            batch = self._part.gather(torch.arange(samples.start, samples.stop, device=self._home))
         else:
             if samples.epoch != self._epoch:
-                self._epoch, self._order = samples.epoch, sample_order(self.seed, samples.epoch, len(self._labels)).to(self._home)
+                self._epoch, self._order = samples.epoch, sample_order(self.seed, samples.epoch, len(self._part)).to(self._home)
             indices = self._order[samples.start : samples.stop]
-            inputs, labels = self._inputs.index_select(0, indices), self._labels.index_select(0, indices)
+            batch = self._part.gather(indices)
             if augments(self.augment_spec):
-                inputs = augment(inputs, indices, samples.epoch, self.seed, self.augment_spec)
-        inputs, labels = inputs.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
-        return ready_for_model(inputs, self._normalise, self.channels_last), labels
+                spec, epoch = self.augment_spec, samples.epoch
+                batch = map_first(lambda inputs: augment(inputs, indices, epoch, self.seed, spec), batch)
+        return on_device(batch, self.device, self._normalise, self.channels_last)
 
 
 def fits_on(device: torch.device, num_bytes: int) -> bool:
@@ -76,10 +77,15 @@ def normalisation_of(dataset: Dataset, device: torch.device) -> tuple[Tensor, Te
     return 1.0 / (255.0 * std), -mean / std
 
 
-def ready_for_model(inputs: Tensor, normalisation: tuple[Tensor, Tensor] | None, channels_last: bool) -> Tensor:
-    """Inputs on the device as the model gets them."""
+def on_device(batch: Tree, device: torch.device, normalisation: tuple[Tensor, Tensor] | None, channels_last: bool) -> Tree:
+    """A batch on the device as the model gets it: its first tensor normalised, images in channels-last order where that is asked for."""
+    batch = map_leaves(lambda leaf: leaf.to(device, non_blocking=True), batch)
     if normalisation:
         scale, shift = normalisation
-        inputs = inputs.to(torch.float32).mul_(scale).add_(shift)
-    form = torch.channels_last if channels_last and inputs.ndim == 4 else torch.contiguous_format
-    return inputs.contiguous(memory_format=form)
+        batch = map_first(lambda inputs: inputs.to(torch.float32).mul_(scale).add_(shift), batch)
+    return map_leaves(in_channels_last if channels_last else Tensor.contiguous, batch)
+
+
+def in_channels_last(tensor: Tensor) -> Tensor:
+    """A tensor of images in channels-last order; any other contiguous."""
+    return tensor.contiguous(memory_format=torch.channels_last if tensor.ndim == 4 else torch.contiguous_format)

@@ -1,33 +1,86 @@
 """Describes a data set to the engine; its samples are held as tensors or read one by one."""
 
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from largebatch.jobs.data.trees import Tree, leaves, map_leaves, num_samples
 from largebatch.jobs.errors import DataError
 
 
+class Held(ABC):
+    """A part of a data set whose samples can be taken out many at a time."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many samples there are."""
+
+    @property
+    @abstractmethod
+    def num_bytes(self) -> int:
+        """Memory that it takes."""
+
+    @abstractmethod
+    def gather(self, indices: Tensor) -> Tree:
+        """The samples of these numbers, (n,) int64 on the part's device: a batch of their own memory."""
+
+    def to(self, device: torch.device) -> "Held":
+        """The same part on a device, where it can lie there."""
+        return self
+
+
 @dataclass(frozen=True)
-class Images:
-    """Samples that fit in memory, or on the device, whole.
+class Tensors(Held):
+    """Samples in a tree of tensors with the samples in dimension 0."""
+
+    batch: Tree
+
+    def __len__(self) -> int:
+        return num_samples(self.batch)
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of all tensors."""
+        return sum(leaf.nbytes for leaf in leaves(self.batch))
+
+    def row(self, index: int) -> Tree:
+        """One sample."""
+        return map_leaves(lambda leaf: leaf[index], self.batch)
+
+    def gather(self, indices: Tensor) -> Tree:
+        """See `Held`."""
+        return map_leaves(lambda leaf: leaf.index_select(0, indices), self.batch)
+
+    def to(self, device: torch.device) -> Held:
+        """See `Held`."""
+        return Tensors(map_leaves(lambda leaf: leaf.to(device), self.batch))
+
+
+class Images(Tensors):
+    """Labelled samples, held whole.
 
     Args:
         inputs: (n, C, H, W) uint8 images, or any other shape and dtype for inputs that need no scaling.
         labels: (n,), int64, 0 ... num_classes - 1.
     """
 
-    inputs: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
+    def __init__(self, inputs: Tensor, labels: Tensor) -> None:
+        super().__init__((inputs, labels))
 
     @property
-    def num_bytes(self) -> int:
-        """Memory of inputs and labels."""
-        return self.inputs.nbytes + self.labels.nbytes
+    def inputs(self) -> Tensor:
+        """(n, ...)."""
+        inputs: Tensor = self.batch[0]
+        return inputs
+
+    @property
+    def labels(self) -> Tensor:
+        """(n,), int64."""
+        labels: Tensor = self.batch[1]
+        return labels
 
 
 @dataclass(frozen=True)
@@ -35,15 +88,15 @@ class Dataset:
     """A training set and a test set.
 
     Args:
-        train, test: `Images`, or any map-style data set of (input tensor, label).
-        num_classes: number of labels.
+        train, test: `Held`, or any map-style data set; samples are trees of tensors, for classification (input, label).
+        num_classes: number of labels; None where targets are not the numbers of classes.
         mean, std: per channel, of inputs scaled to 0 ... 1; uint8 images are normalised with them.
     """
 
     name: str
     train: Any
     test: Any
-    num_classes: int
+    num_classes: int | None
     input_shape: tuple[int, ...]
     """One sample's shape."""
     mean: tuple[float, ...] = ()
@@ -54,20 +107,35 @@ class Dataset:
     notices: tuple[str, ...] = ()
     """Sentences that a person should read before the data are trained on."""
 
-    examples: Tensor | None = None
-    """A few real samples, as the model gets them, for trying a person's own model: it may refuse zeros, or divide by them."""
+    sample_leaves: tuple[tuple[str, tuple[int, ...], torch.dtype], ...] = ()
+    """Path, shape and type of each tensor of a sample, where there are no classes."""
+    for_model: dict[str, int] = field(default_factory=dict)
+    """What a model is built for besides classes, as arguments that it may take: num_outputs, vocabulary_size, sequence_length."""
+    mask_token: int | None = None
+    """Of tokens: the one that hides another."""
+    bytes_per_token: tuple[int, ...] = ()
+    """Of tokens: the UTF-8 bytes that each stands for; empty: one each."""
 
-    def blank(self, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    examples: Tree | None = None
+    """A few real samples, as the model gets them, for trying a model: it may refuse zeros, or divide by them."""
+
+    def blank(self, size: int, device: torch.device) -> Tree:
         """`size` samples that stand for any, of zeros or of the examples, as the model would get them, with labels."""
-        labels = torch.zeros(size, dtype=torch.int64, device=device)
         if self.examples is not None:
-            return self.examples.to(device)[torch.arange(size, device=device) % len(self.examples)], labels
-        return torch.zeros((size, *self.input_shape), dtype=self.input_dtype, device=device), labels
+            chosen = torch.arange(size, device=device) % num_samples(self.examples)
+            return map_leaves(lambda leaf: leaf.to(device)[chosen], self.examples)
+        inputs = torch.zeros((size, *self.input_shape), dtype=self.input_dtype, device=device)
+        return inputs, torch.zeros(size, dtype=torch.int64, device=device)
+
+    @property
+    def num_outputs(self) -> int | None:
+        """Numbers that a model gives for each sample, or for each token of it; None where the data do not tell."""
+        return self.num_classes or self.for_model.get("num_outputs") or self.for_model.get("vocabulary_size")
 
     @property
     def is_in_memory(self) -> bool:
         """Whether both sets are held whole as tensors."""
-        return isinstance(self.train, Images) and isinstance(self.test, Images)
+        return isinstance(self.train, Tensors) and isinstance(self.test, Tensors)
 
     @property
     def normalises(self) -> bool:

@@ -18,9 +18,10 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from largebatch.jobs.data.dataset import Dataset, Images
+from largebatch.jobs.data.dataset import Dataset, Held, Tensors
 from largebatch.jobs.data.keyed_random import key, own_draws, uniform
 from largebatch.jobs.data.loaders import SeededSamples
+from largebatch.jobs.data.trees import Tree, leaves, map_leaves
 from largebatch.jobs.errors import LargebatchError
 from largebatch.jobs.run.run_folder import DATA
 
@@ -71,7 +72,7 @@ class PartFingerprint(Fingerprint):
 class DatasetFingerprint(Fingerprint):
     """Fingerprint of a data set, both its parts."""
 
-    num_classes: int
+    num_classes: int | None = None
     train: PartFingerprint
     test: PartFingerprint
 
@@ -89,15 +90,28 @@ def fingerprint(dataset: Dataset, most_held_numbers: int = MOST_HELD_NUMBERS) ->
 
 
 def _fingerprint_part(part: Any, dataset: Dataset, most_held_numbers: int) -> PartFingerprint:
-    if not isinstance(part, Images):
+    if not isinstance(part, Held):
         samples = tuple(fingerprint_sample(part, dataset, index) for index in _positions(len(part), READ_POSITIONS))
         return PartFingerprint(num_samples=len(part), samples=samples)
-    sample_size = math.prod(part.inputs.shape[1:])
+    sample_size = _inputs_and_labels(part.gather(torch.tensor([0])), dataset)[0].numel()
     chosen = _positions(len(part), max(min(HELD_POSITIONS, MOST_NUMBERS // max(sample_size, 1)), READ_POSITIONS))
-    samples = _samples(chosen, part.inputs[chosen], part.labels[chosen].tolist())
-    digest = hashlib.blake2b(part.labels.detach().cpu().contiguous().numpy().tobytes(), digest_size=16).hexdigest()
-    sketch = _sketch_of_all(part.inputs) if sample_size * len(part) <= most_held_numbers else None
+    samples = _samples(chosen, *_inputs_and_labels(part.gather(torch.tensor(chosen)), dataset))
+    if not isinstance(part, Tensors):
+        return PartFingerprint(num_samples=len(part), samples=samples)
+    inputs, labels = _inputs_and_labels(part.batch, dataset)
+    digest = hashlib.blake2b(labels.detach().cpu().contiguous().numpy().tobytes(), digest_size=16).hexdigest()
+    sketch = _sketch_of_all(inputs) if sample_size * len(part) <= most_held_numbers else None
     return PartFingerprint(num_samples=len(part), samples=samples, labels_digest=digest, sketch=sketch)
+
+
+def _inputs_and_labels(batch: Tree, dataset: Dataset) -> tuple[Tensor, Tensor]:
+    """What is told of samples: inputs and labels; without classes all numbers of a sample together, and the label 0."""
+    if dataset.num_classes is not None:
+        inputs, labels = batch
+        return inputs, labels
+    pieces = leaves(batch)
+    numbers = pieces[0] if len(pieces) == 1 else torch.cat([_numbers(piece).reshape(len(piece), -1) for piece in pieces], dim=1)
+    return numbers, torch.zeros(len(numbers), dtype=torch.int64)
 
 
 def _sketch_of_all(inputs: Tensor) -> Sketch:
@@ -115,17 +129,16 @@ def fingerprint_sample(part: Any, dataset: Dataset, index: int) -> SampleFingerp
     sample = SeededSamples(part, dataset, seed=0)[(0, index)]  # whatever the run's own seed: it draws no other data
     if isinstance(sample, LargebatchError):
         raise sample
-    inputs, label = sample
-    return _samples([index], inputs[None], [label])[0]
+    return _samples([index], *_inputs_and_labels(map_leaves(lambda leaf: leaf[None], sample), dataset))[0]
 
 
-def _samples(indices: list[int], inputs: Tensor, labels: list[int]) -> tuple[SampleFingerprint, ...]:
+def _samples(indices: list[int], inputs: Tensor, labels: Tensor) -> tuple[SampleFingerprint, ...]:
     shape, dtype = tuple(inputs.shape[1:]), str(inputs.dtype).removeprefix("torch.")
     rows = _numbers(inputs).reshape(len(indices), -1)
     sketches = zip(rows.norm(dim=1).tolist(), (rows @ _weights(rows.shape[1])).tolist(), strict=True)
     return tuple(
         SampleFingerprint(index=index, label=label, shape=shape, dtype=dtype, sketch=Sketch(length=length, projection=projection))
-        for index, label, (length, projection) in zip(indices, labels, sketches, strict=True)
+        for index, label, (length, projection) in zip(indices, labels.tolist(), sketches, strict=True)
     )
 
 

@@ -6,13 +6,13 @@ from itertools import chain, dropwhile
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from largebatch.jobs.data.batches import DeviceBatches, normalisation_of, ready_for_model
-from largebatch.jobs.data.dataset import Dataset, Images
+from largebatch.jobs.data.batches import normalisation_of, on_device
+from largebatch.jobs.data.dataset import Dataset, Held
 from largebatch.jobs.data.keyed_random import key, sample_order, seed_all_draws
 from largebatch.jobs.data.reading import NO_ASKING, Patience, ReadingProcesses, leave_the_terminal_to_the_trainer, shared
 from largebatch.jobs.data.samples import SampleForm, read_sample, refuse_other_form
+from largebatch.jobs.data.trees import Tree, joined, map_leaves, num_samples, rows
 from largebatch.jobs.errors import LargebatchError
 from largebatch.jobs.plan.step_plan import Slice
 
@@ -50,27 +50,26 @@ class LoaderBatches:
         self._next = Slice(-1, 0, 0)
         self._expected: Iterator[Slice] = iter(())
         self._chunks: Iterator[Any] = iter(())
-        self._inputs = self._labels = torch.empty(0, dtype=torch.int64)
+        self._rest: Tree | None = None
+        """What was read beyond the last slice."""
 
-    def read(self, samples: Slice) -> tuple[Tensor, Tensor]:
+    def read(self, samples: Slice) -> Tree:
         """See `Batches`. Raises: DataError for a sample that cannot be read; FaultError where reading processes fail."""
         if (self._next.epoch, self._next.start) != (samples.epoch, samples.start):
             self._start_at(samples)
-        inputs, labels = [self._inputs], [self._labels]
-        while sum(map(len, labels)) < samples.size:
+        chunks = [] if self._rest is None else [self._rest]
+        while sum(map(num_samples, chunks)) < samples.size:
             chunk = next(self._chunks)
             if isinstance(chunk, LargebatchError):
                 self._chunks = iter(())  # end the reading processes now, not when the error is forgotten
                 raise chunk
-            inputs.append(chunk[0])
-            labels.append(chunk[1])
-        all_inputs, all_labels = torch.cat([tensor for tensor in inputs if len(tensor)]), torch.cat(labels)
-        self._inputs, self._labels = all_inputs[samples.size :], all_labels[samples.size :]
+            chunks.append(chunk)
+        read = joined(chunks)
+        self._rest = rows(read, samples.size, num_samples(read)) if num_samples(read) > samples.size else None
         self._next = Slice(samples.epoch, samples.stop, self._next.stop)
         while not self._next.size:
             self._next = next(self._expected)
-        own_inputs, own_labels = (tensor.to(self.device, non_blocking=True) for tensor in (all_inputs[: samples.size], all_labels[: samples.size]))
-        return ready_for_model(own_inputs, self._normalise, self.channels_last), own_labels
+        return on_device(rows(read, 0, samples.size), self.device, self._normalise, self.channels_last)
 
     def _start_at(self, samples: Slice) -> None:
         self._chunks = iter(())  # processes of before end before others begin
@@ -87,20 +86,20 @@ class LoaderBatches:
         self._chunks = ReadingProcesses(loader, self.patience) if self.num_workers else iter(loader)
         self._expected = slices_from(self.stream, samples)
         self._next = next(self._expected)
-        self._inputs = self._labels = torch.empty(0, dtype=torch.int64)
+        self._rest = None
 
 
-def first_samples(part: Any, dataset: Dataset, num_samples: int, device: torch.device, channels_last: bool) -> tuple[Tensor, Tensor]:
-    """Inputs and labels of a part's first few samples, on the device, as evaluation gets them. Raises: DataError."""
-    size = min(num_samples, len(part))
-    if isinstance(part, Images):
-        few = Images(part.inputs[:size], part.labels[:size])
-        return DeviceBatches(few, dataset, device, channels_last=channels_last).read(Slice(0, 0, size))
-    samples = SeededSamples(part, dataset, 0)
-    read = _collate([samples[0, index] for index in range(size)])
-    if isinstance(read, LargebatchError):
-        raise read
-    return ready_for_model(read[0].to(device), normalisation_of(dataset, device), channels_last), read[1].to(device)
+def first_samples(part: Any, dataset: Dataset, number: int, device: torch.device, channels_last: bool) -> Tree:
+    """A part's first few samples, on the device, as evaluation gets them. Raises: DataError."""
+    size = min(number, len(part))
+    if isinstance(part, Held):
+        few = part.gather(torch.arange(size))
+    else:
+        samples = SeededSamples(part, dataset, 0)
+        few = _collate([samples[0, index] for index in range(size)])
+        if isinstance(few, LargebatchError):
+            raise few
+    return on_device(few, device, normalisation_of(dataset, device), channels_last)
 
 
 def slices_from(stream: Stream, first: Slice) -> Iterator[Slice]:
@@ -132,7 +131,7 @@ class SeededSamples(torch.utils.data.Dataset[Any]):
         epoch, index = position
         seed_all_draws(key(self._seed, "sample", epoch, index))
         try:
-            sample = read_sample(self._part, index, self._name, self._kind)
+            sample = read_sample(self._part, index, self._name, self._kind, self._form.num_classes is not None)
             refuse_other_form(sample, index, self._form, self._name, self._kind)
         except LargebatchError as error:
             return error
@@ -143,4 +142,4 @@ def _collate(samples: list[Any]) -> Any:
     for sample in samples:
         if isinstance(sample, LargebatchError):
             return sample
-    return shared((torch.stack([inputs for inputs, _ in samples]), torch.tensor([label for _, label in samples])))
+    return shared(map_leaves(lambda *pieces: torch.stack(pieces), *samples))

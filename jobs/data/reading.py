@@ -14,8 +14,8 @@ from multiprocessing.connection import wait
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
+from largebatch.jobs.data.trees import Tree, leaves, map_leaves
 from largebatch.jobs.errors import FaultError
 
 DIES_WITHIN_S = 2.0
@@ -111,18 +111,18 @@ class ReadingProcesses(Iterator[Any]):
         return FaultError(FIELD, f"no sample has come for {waited_s:.0f} s, {reason}.", f"{GO_ON}, with dataset.num_workers=0 if reading hangs.")
 
 
-def shared(chunk: tuple[Tensor, ...]) -> tuple[Tensor, ...] | FaultError:
+def shared(chunk: Tree) -> Tree | FaultError:
     """A chunk where the process that trains finds it; in that process itself as it is. Where there is no room, an error that says so.
 
     Left to the queue between the processes, a chunk without room is dropped with a message, and waited for for ever.
     """
     if torch.utils.data.get_worker_info() is None:
         return chunk
-    chunk = tuple(tensor.detach() for tensor in chunk)  # a history of gradients does not travel
     try:
-        return tuple(tensor.share_memory_() for tensor in chunk)  # type: ignore[no-untyped-call]
+        # A history of gradients does not travel.
+        return map_leaves(lambda tensor: tensor.detach().share_memory_(), chunk)
     except (RuntimeError, OSError) as error:
-        size = sum(tensor.nbytes for tensor in chunk)
+        size = sum(tensor.nbytes for tensor in leaves(chunk))
         reason = str(error).strip().rpartition(": ")[2]
         words = f"no room for {size / 2**20:,.1f} MiB of samples in shared memory: {_shared_memory_in_words()} ({reason})."
         return FaultError(FIELD, words, INSTEAD)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from largebatch.jobs.data.dataset import Dataset, Images
+from largebatch.jobs.data.dataset import Dataset, Held
 from largebatch.jobs.data.fingerprint import DatasetFingerprint, PartFingerprint, SampleFingerprint, Sketch, fingerprint_sample, read_fingerprint
 from largebatch.jobs.data.keyed_random import own_draws
 from largebatch.jobs.errors import DataError
@@ -86,7 +86,7 @@ def confirmed_difference(dataset: Dataset, taken: DatasetFingerprint, other: Dat
 def _is_drawn(change: Difference, dataset: Dataset) -> bool:
     """Whether the sample that differs also differs from itself, each time that it is read."""
     part = dataset.train if change.part == "training" else dataset.test
-    if change.sample is None or isinstance(part, Images):
+    if change.sample is None or isinstance(part, Held):
         return False
     with own_draws():
         first, *others = (fingerprint_sample(part, dataset, change.sample) for _ in range(NUM_READINGS))

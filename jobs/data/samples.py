@@ -1,4 +1,4 @@
-"""Reads one sample of a data set by its number: an input tensor like all others, and the number of a class."""
+"""Reads one sample of a data set by its number: a tree of tensors like all others; for classification an input and the number of a class."""
 
 import operator
 from typing import Any, NamedTuple
@@ -8,28 +8,32 @@ import torch
 from torch import Tensor
 
 from largebatch.jobs.data.dataset import Dataset
+from largebatch.jobs.data.trees import Tree, named_leaves
 from largebatch.jobs.entry_points import ANYTHING, described
 from largebatch.jobs.errors import DataError, LargebatchError
 
 
 class SampleForm(NamedTuple):
-    """The shape, type and number of classes that all samples of a data set have in common."""
+    """What all samples of a data set have in common."""
 
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    num_classes: int
+    leaves: tuple[tuple[str, tuple[int, ...], torch.dtype], ...]
+    """Path, shape and type of each tensor; for classification of the input alone."""
+    num_classes: int | None
+    """None where samples have no labels."""
 
     @classmethod
     def of(cls, dataset: Dataset) -> "SampleForm":
         """The form of the samples of both parts."""
-        return cls(dataset.input_shape, dataset.sample_dtype, dataset.num_classes)
+        if dataset.num_classes is None:
+            return cls(dataset.sample_leaves, None)
+        return cls((("0", dataset.input_shape, dataset.sample_dtype),), dataset.num_classes)
 
 
-def read_sample(part: Any, index: int, field: str, kind: str) -> tuple[Tensor, int]:
-    """(input, label) of one sample, as the part gives it.
+def read_sample(part: Any, index: int, field: str, kind: str, has_label: bool) -> Tree:
+    """One sample as a tree of tensors on the CPU, plain numbers and arrays made tensors; with a label (input, class as 0-d int64).
 
     Args: kind: "training" or "test", for the sentence.
-    Raises: DataError for a sample that cannot be read, or is no input tensor with a whole number.
+    Raises: DataError for a sample that cannot be read, or is something else.
     """
     try:
         sample = part[index]
@@ -37,14 +41,46 @@ def read_sample(part: Any, index: int, field: str, kind: str) -> tuple[Tensor, i
         raise
     except ANYTHING as error:  # a person's own code may raise anything
         raise DataError(field, f"{kind} sample {index} cannot be read: {described(error)}.", "Mend or leave out that sample.") from error
+    name = f"{kind} sample {index}"
+    if not has_label:
+        tree = _as_tensors(sample)
+        if tree is None:
+            hint = "torch.as_tensor makes tensors of arrays, torchvision's to_tensor of pictures."
+            raise DataError(field, f"{name} is {_in_words(sample)}; it must be a tensor, or a tuple, list or dict of tensors and numbers.", hint)
+        for path, tensor in named_leaves(tree):
+            _refuse_elsewhere(tensor, field, f"{path or 'the tensor'} of {name}")
+        return tree
     if not (isinstance(sample, (tuple, list)) and len(sample) == 2 and isinstance(sample[0], Tensor)):
         hint = "torch.as_tensor makes tensors of arrays, torchvision's to_tensor of pictures."
-        raise DataError(field, f"{kind} sample {index} is {_in_words(sample)}; it must be (input tensor, label).", hint)
+        raise DataError(field, f"{name} is {_in_words(sample)}; it must be (input tensor, label).", hint)
     inputs, label = sample
-    if inputs.requires_grad or inputs.layout != torch.strided or not inputs.is_cpu:
-        refuse_unusual_tensor(inputs, field, f"the input of {kind} sample {index}")
-        raise DataError(field, f"the input of {kind} sample {index} lies on {inputs.device}.", "Leave samples on the CPU; batches are moved for you.")
-    return inputs, label if type(label) is int else class_number(label, field, f"{kind} sample {index}")
+    _refuse_elsewhere(inputs, field, f"the input of {name}")
+    return inputs, torch.tensor(label if type(label) is int else class_number(label, field, name))
+
+
+def _as_tensors(value: Any) -> Tree | None:
+    """A sample with its numbers and arrays made tensors; None where something in it is neither."""
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, (bool, int)):
+        return torch.tensor(value)
+    if isinstance(value, float):
+        return torch.tensor(value, dtype=torch.float32)
+    if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in "biufc":
+        return torch.as_tensor(value)
+    if isinstance(value, dict):
+        inner = {key: _as_tensors(piece) for key, piece in value.items()}
+        return None if not inner or any(piece is None for piece in inner.values()) else inner
+    if isinstance(value, (tuple, list)):
+        pieces = [_as_tensors(piece) for piece in value]
+        return None if not pieces or any(piece is None for piece in pieces) else tuple(pieces)
+    return None
+
+
+def _refuse_elsewhere(tensor: Tensor, field: str, name: str) -> None:
+    if tensor.requires_grad or tensor.layout != torch.strided or not tensor.is_cpu:
+        refuse_unusual_tensor(tensor, field, name)
+        raise DataError(field, f"{name} lies on {tensor.device}.", "Leave samples on the CPU; batches are moved for you.")
 
 
 def _in_words(sample: Any) -> str:
@@ -83,14 +119,22 @@ def class_number(label: Any, field: str, name: str) -> int:
     raise DataError(field, f"the label of {name} is a {type(label).__name__}{shape}; it must be one whole number.", hint)
 
 
-def refuse_other_form(sample: tuple[Tensor, int], index: int, form: SampleForm, field: str, kind: str) -> None:
+def refuse_other_form(sample: Tree, index: int, form: SampleForm, field: str, kind: str) -> None:
     """Raise DataError for a sample that does not go into one batch with the others, or belongs to no class."""
-    inputs, label = sample
-    if inputs.shape != form.shape:
-        problem = f"{kind} sample {index} has shape {tuple(inputs.shape)}, where sample 0 has {form.shape}."
-        raise DataError(field, problem, "Bring all samples to one shape.")
-    if inputs.dtype != form.dtype:
-        raise DataError(field, f"{kind} sample {index} is {inputs.dtype}, where sample 0 is {form.dtype}.", "Bring all samples to one type.")
-    if not 0 <= label < form.num_classes:
-        hint = "Labels count from 0; num_classes of the training set says how many there are."
-        raise DataError(field, f"label {label} of {kind} sample {index} is not in 0 ... {form.num_classes - 1}.", hint)
+    name = f"{kind} sample {index}"
+    own = list(named_leaves(sample))
+    if form.num_classes is not None:
+        (_, label), own = own[1], own[:1]
+        if not 0 <= int(label) < form.num_classes:
+            hint = "Labels count from 0; num_classes of the training set says how many there are."
+            raise DataError(field, f"label {int(label)} of {name} is not in 0 ... {form.num_classes - 1}.", hint)
+    if [path for path, _ in own] != [path for path, _, _ in form.leaves]:
+        paths = [", ".join(path or "one tensor" for path in side) for side in ([path for path, _ in own], [path for path, _, _ in form.leaves])]
+        raise DataError(field, f"{name} has {paths[0]}, where sample 0 has {paths[1]}.", "Give all samples the same parts.")
+    for (path, tensor), (_, shape, dtype) in zip(own, form.leaves, strict=True):
+        part = f" in {path}" if len(form.leaves) > 1 else ""
+        if tensor.shape != shape:
+            problem = f"{name} has shape {tuple(tensor.shape)}{part}, where sample 0 has {shape}."
+            raise DataError(field, problem, "Bring all samples to one shape.")
+        if tensor.dtype != dtype:
+            raise DataError(field, f"{name} is {tensor.dtype}{part}, where sample 0 is {dtype}.", "Bring all samples to one type.")

@@ -1,35 +1,37 @@
-"""Evaluation on a whole part of a data set: sums and counts, divided once."""
+"""Evaluation on a whole part of a data set: the task's sums over all samples on all ranks, divided once."""
 
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from largebatch.jobs.data.batches import Batches
+from largebatch.jobs.data.sample_draws import EVALUATION
+from largebatch.jobs.engine.gradient.precision import in_precision
+from largebatch.jobs.engine.gradient.two_pass import gathered
 from largebatch.jobs.engine.non_finite import FiniteBatches, non_finite_error
 from largebatch.jobs.engine.out_of_memory import make_room, ran_out_of_memory
 from largebatch.jobs.engine.ranks.ranks import Ranks
 from largebatch.jobs.engine.state import EVALUATION_BATCH, TrainState
 from largebatch.jobs.entry_points import ANYTHING, failed
-from largebatch.jobs.errors import FaultError
+from largebatch.jobs.errors import FaultError, PlanError
 from largebatch.jobs.models.modes import evaluation_mode
 from largebatch.jobs.models.norms.ghost_batch_norm import evaluation_unit
 from largebatch.jobs.models.snapshot import restored
 from largebatch.jobs.plan.step_plan import Slice
+from largebatch.jobs.tasks.contrastive import CoupledTask, Embeddings
 
 SMALLEST_FIRST_TRY = 64
 """Samples that evaluation tries at once even where a training step takes fewer: it keeps nothing for a backward pass."""
 
 
-class Score(NamedTuple):
-    """Accuracy as a fraction, and mean cross-entropy without label smoothing."""
-
-    accuracy: float
-    loss: float
+Scores = dict[str, float]
+"""Each metric's value by its name; "loss" is always one, without label smoothing."""
+WEIGHT = "weight of all samples"
+"""Beside a task's own sums: what they are divided by."""
 
 
 @contextmanager
@@ -51,63 +53,98 @@ def evaluate(
     state: TrainState,
     batches: Batches,
     num_samples: int,
-    bfloat16: bool,
+    precision: str,
     on_progress: Callable[[int], Any] = lambda done: None,
     notify: Callable[[str], Any] = lambda text: None,
-) -> Score:
-    """The score on samples 0 ... num_samples - 1, every one once, each rank counting its share.
+) -> Scores:
+    """The scores on samples 0 ... num_samples - 1, every one once, each rank counting its share.
 
     Args:
+        precision: "float32" or "bfloat16".
         on_progress: told how many samples are done.
         notify: told in words when memory ran out and fewer samples are passed forward at once.
     Raises: LargebatchError, the same on every rank, for a sample that cannot be read or where not even one fits.
     """
     unit = evaluation_unit(state.model)
     share = evaluation_share(num_samples, state.ranks, unit)
-    device = next(state.model.parameters()).device
-    correct = torch.zeros((), dtype=torch.int64, device=device)
-    loss = torch.zeros((), dtype=torch.float64 if device.type == "cpu" else torch.float32, device=device)
+    totals: dict[str, Tensor] = {}
+    embeddings: list[Embeddings] = []
 
     def count() -> None:
-        nonlocal correct, loss
         start = share.start
         while start < share.stop:
             size = samples_at_once(state.micro_batch_size, state.evaluation_batch_size)
             samples = _whole_groups(share, start, size, unit)
-            sums = _sums_if_they_fit(state, batches, samples, bfloat16)
-            if sums is None:
+            seen = _seen_if_it_fits(state, batches, samples, precision)
+            if seen is None:
                 _halve(state, samples.size, unit, notify)
                 continue
-            correct, loss, start = correct + sums[0], loss + sums[1], samples.stop
+            if isinstance(seen, Embeddings):
+                embeddings.append(seen)
+            else:
+                for name, value in seen.items():
+                    totals[name] = totals[name] + value if name in totals else value
+            start = samples.stop
             on_progress(start - share.start)
 
     with evaluation_weights(state):
         state.ranks.agreed(count)
     state.buffers.forward_pass.forget()
-    num_correct, loss_sum = state.ranks.sum_numbers(float(correct), float(loss))
-    return Score(num_correct / num_samples, loss_sum / num_samples)
+    if isinstance(state.task, CoupledTask):
+        sizes = [evaluation_share(num_samples, state.ranks, unit, rank).size for rank in range(state.ranks.world_size)]
+        return state.task.coupled_metrics(gathered(state.ranks, embeddings, sizes))
+    return _scores(state, {name: float(total) for name, total in totals.items()})
 
 
-def refuse_non_finite_samples(state: TrainState, batches: Batches, num_samples: int, bfloat16: bool) -> None:
+def _scores(state: TrainState, own: dict[str, float]) -> Scores:
+    """The metrics of all ranks' sums; a rank without samples has none. Raises: PlanError, on every rank, where they are no numbers."""
+    names = list(dict.fromkeys(name for names in state.ranks.gathered(list(own)) for name in names))
+    sums = dict(zip(names, state.ranks.sum_numbers(*(own.get(name, 0.0) for name in names)), strict=True))
+    weight = sums.pop(WEIGHT)
+    if not weight > 0:
+        raise PlanError("task", f"the samples of an evaluation weigh {weight:g} together, and a mean divides by that.", "Give some of them a weight.")
+    try:
+        scores = state.task.metrics(sums, weight)
+    except ANYTHING as error:  # a person's own code may raise anything
+        raise failed("task", error, f"after step {state.progress.step}, making scores of {', '.join(sums)}") from error
+    missing = [metric.name for metric in state.task.all_metrics() if not isinstance(scores.get(metric.name), (int, float))]
+    if missing:
+        known = ", ".join(scores) or "none"
+        raise PlanError("task", f"its metrics give no number for {missing[0]}; they give {known}.", "Return a number for each metric that it names.")
+    return {name: float(score) for name, score in scores.items()}
+
+
+def refuse_non_finite_samples(state: TrainState, batches: Batches, num_samples: int, precision: str) -> None:
     """Raise DataError, the same on every rank, if the loss on test samples is finite but for those that hold NaN or infinity."""
     finite = FiniteBatches(batches)
-    if math.isfinite(evaluate(state, finite, num_samples, bfloat16).loss):
+    if math.isfinite(evaluate(state, finite, num_samples, precision)["loss"]):
         num_read = evaluation_share(num_samples, state.ranks).size
         state.ranks.raise_first(non_finite_error("test", finite.replaced, num_read, "the test loss"))
 
 
-def _sums_if_they_fit(state: TrainState, batches: Batches, samples: Slice, bfloat16: bool) -> tuple[Tensor, Tensor] | None:
-    """(right answers, summed loss) of some samples; None if memory ran out."""
+def _seen_if_it_fits(state: TrainState, batches: Batches, samples: Slice, precision: str) -> dict[str, Tensor] | Embeddings | None:
+    """A task's sums over some samples, and what they weigh; of a task that couples samples their embeddings; None if memory ran out."""
+    task, device = state.task, state.ranks.device
     try:
-        inputs, labels = batches.read(samples)
+        batch = task.prepared(batches.read(samples), state.seed, samples._replace(epoch=EVALUATION), device)
         state.buffers.forward_pass.begin(samples.size)
-        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=bfloat16):
-            logits: Tensor = state.model(inputs)
-        return (logits.argmax(1) == labels).sum(), functional.cross_entropy(logits.float(), labels, reduction="sum")
+        forward = in_precision(state.model, precision, device)
+        if isinstance(task, CoupledTask):
+            return task.embed(forward, batch)
+        sums = task.metric_sums(forward, batch)
+        if "loss" not in sums:
+            sums = {**sums, "loss": task.loss_sum(forward, batch)}
+        sums[WEIGHT] = task.weight(batch)
+        return {name: _exact(value, device) for name, value in sums.items()}
     except ANYTHING as error:  # a person's own model may raise anything
         if not ran_out_of_memory(error):
             raise failed("model", error, f"after step {state.progress.step}, evaluating {samples.size} samples") from error
     return None
+
+
+def _exact(value: Tensor | float, device: torch.device) -> Tensor:
+    """A sum in the widest numbers of its device, so that adding up loses nothing."""
+    return torch.as_tensor(value, device=device).to(torch.float32 if device.type == "mps" else torch.float64)
 
 
 def _halve(state: TrainState, size: int, unit: int, notify: Callable[[str], Any]) -> None:
@@ -120,14 +157,15 @@ def _halve(state: TrainState, size: int, unit: int, notify: Callable[[str], Any]
     state.evaluation_batch_size = size // 2
 
 
-def evaluation_share(num_samples: int, ranks: Ranks, unit: int = 1) -> Slice:
-    """The samples that this rank evaluates.
+def evaluation_share(num_samples: int, ranks: Ranks, unit: int = 1, of_rank: int | None = None) -> Slice:
+    """The samples that this rank evaluates, or another.
 
     Args: unit: samples that share statistics (`evaluation_unit`); a share is whole groups of them. A last group of a single
         sample, which would have no variance, is part of the group before it.
     """
+    number = ranks.rank if of_rank is None else of_rank
     groups = num_samples if unit == 1 else max((num_samples + unit - 2) // unit, 1)
-    first, last = (groups * rank // ranks.world_size for rank in (ranks.rank, ranks.rank + 1))
+    first, last = (groups * rank // ranks.world_size for rank in (number, number + 1))
     return Slice(0, first * unit, num_samples if last == groups else last * unit)
 
 

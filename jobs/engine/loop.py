@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from largebatch.jobs.data.batches import Batches
-from largebatch.jobs.engine.evaluate import Score
+from largebatch.jobs.engine.evaluate import Scores
 from largebatch.jobs.engine.state import TrainState
 from largebatch.jobs.engine.step import optimizer_step
 from largebatch.jobs.errors import DivergedError
@@ -31,7 +31,7 @@ def train(
     state: TrainState,
     plan: TrainPlan,
     batches: Batches,
-    evaluate: Callable[[], Score],
+    evaluate: Callable[[], Scores],
     tracker: Tracker,
     save: Callable[[bool], None],
     should_stop: Callable[[], bool],
@@ -39,12 +39,12 @@ def train(
     """Train until the target is met, the budget is spent or someone asks to stop.
 
     Args:
-        save: writes a checkpoint; True: it has the best test accuracy so far.
+        save: writes a checkpoint; True: it has the best score so far.
         should_stop: asked after every step; one rank's wish is every rank's.
     Raises: DivergedError.
     """
     progress, stop = state.progress, plan.spec.stop
-    if progress.time_to_accuracy_s is not None and stop.at_target:
+    if progress.time_to_target_s is not None and stop.at_target:
         return Outcome.REACHED
     # Decided once a step, where all ranks have rank 0's clock: by what each spends afterwards they would differ.
     is_last = _budget_is_spent(state, plan)
@@ -56,7 +56,7 @@ def train(
         stops = _agree(state, should_stop())
         is_last = _budget_is_spent(state, plan)
         is_best = (step.evaluates or is_last) and _evaluate(state, plan, evaluate, tracker)
-        is_at_target = progress.time_to_accuracy_s is not None and stop.at_target
+        is_at_target = progress.time_to_target_s is not None and stop.at_target
         if _is_save_due(state, plan, step) or is_best or is_at_target or stops or is_last:
             _synchronise(state)
             save(is_best)
@@ -65,9 +65,9 @@ def train(
             return Outcome.REACHED
         if stops and not is_last:
             return Outcome.STOPPED
-    if progress.time_to_accuracy_s is not None:
+    if progress.time_to_target_s is not None:
         return Outcome.REACHED
-    return Outcome.MISSED if stop.target_accuracy is not None else Outcome.COMPLETED
+    return Outcome.MISSED if stop.target_score is not None else Outcome.COMPLETED
 
 
 def _agree(state: TrainState, should_stop: bool) -> bool:
@@ -86,32 +86,34 @@ def _synchronise(state: TrainState) -> None:
         state.local_sgd.synchronise()
 
 
-def _evaluate(state: TrainState, plan: TrainPlan, evaluate: Callable[[], Score], tracker: Tracker) -> bool:
+def _evaluate(state: TrainState, plan: TrainPlan, evaluate: Callable[[], Scores], tracker: Tracker) -> bool:
     """Evaluate, note a target met for the first time; returns whether this is the best so far."""
-    progress, clock, target = state.progress, state.clock, plan.spec.stop.target_accuracy
+    progress, clock, metric, target = state.progress, state.clock, state.metric, plan.spec.stop.target_score
     _synchronise(state)
     state.ranks.agreed(lambda: parameter_names(state.model, state.optimizer))  # what a model makes or replaces midway would not train
     with clock.evaluating():
-        score = evaluate()
-    if not math.isfinite(score.loss):
-        raise DivergedError(
-            "",
-            f"the test loss is {score.loss} after step {progress.step}.",
-            "Lower learning_rate.base, lengthen the warm-up, or set gradient.clip_norm.",
-        )
-    progress.test_accuracy = score.accuracy
-    is_best = progress.best_test_accuracy is None or score.accuracy > progress.best_test_accuracy
+        scores = evaluate()
+    score = scores[metric.name]
+    for name in dict.fromkeys(("loss", metric.name)):
+        if not math.isfinite(scores[name]):
+            raise DivergedError(
+                "",
+                f"the test {name} is {scores[name]} after step {progress.step}.",
+                "Lower learning_rate.base, lengthen the warm-up, or set gradient.clip_norm.",
+            )
+    progress.score = score
+    is_best = progress.best_score is None or metric.is_better(score, progress.best_score)
     if is_best:
-        progress.best_test_accuracy = score.accuracy
-    if target is not None and score.accuracy >= target and progress.time_to_accuracy_s is None:
-        progress.time_to_accuracy_s, progress.steps_to_accuracy = clock.training_s, progress.step
+        progress.best_score = score
+    if target is not None and metric.meets(score, target) and progress.time_to_target_s is None:
+        progress.time_to_target_s, progress.steps_to_target = clock.training_s, progress.step
     tracker.write(
         EvalRecord(
             step=progress.step,
             epoch=progress.epoch + progress.offset / plan.num_train_samples,
             samples_seen=progress.samples_seen,
-            test_accuracy=score.accuracy,
-            test_loss=score.loss,
+            score=score,
+            scores={name: value for name, value in scores.items() if math.isfinite(value)},
             training_seconds=clock.training_s,
             evaluation_seconds=clock.evaluation_s,
         )

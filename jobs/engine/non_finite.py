@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from largebatch.jobs.data.batches import Batches
+from largebatch.jobs.data.trees import Tree, map_leaves
 from largebatch.jobs.errors import DataError, DivergedError
 from largebatch.jobs.plan.step_plan import Slice
 
@@ -23,11 +24,13 @@ class FiniteBatches:
         self.replaced: dict[int, float] = {}
         """By its index in the order that was read: each such sample's largest number, or NaN or infinity."""
 
-    def read(self, samples: Slice) -> tuple[Tensor, Tensor]:
+    def read(self, samples: Slice) -> Tree:
         """See `Batches`."""
-        inputs, labels = self._batches.read(samples)
+        return map_leaves(lambda leaf: self._made_finite(leaf, samples), self._batches.read(samples))
+
+    def _made_finite(self, inputs: Tensor, samples: Slice) -> Tensor:
         if not (inputs.is_floating_point() or inputs.is_complex()):
-            return inputs, labels
+            return inputs
         sizes = inputs.reshape(len(inputs), -1).abs().float()
         is_sound = (sizes <= HUGE).all(dim=1)
         if not bool(is_sound.all()):
@@ -35,7 +38,7 @@ class FiniteBatches:
                 self.replaced[samples.start + index] = float(sizes[index].max())
             stand_in = inputs[is_sound][:1]
             inputs[~is_sound] = stand_in if len(stand_in) else inputs.new_zeros(())
-        return inputs, labels
+        return inputs
 
 
 def non_finite_error(kind: str, sizes: Mapping[int, float], num_samples: int, what: str) -> DataError | None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from largebatch.jobs.engine.clock import Clock
@@ -18,9 +18,20 @@ from largebatch.jobs.optim.saved_state import load_optimizer, parameter_names, r
 from largebatch.jobs.optim.weight_average import WeightAverage
 from largebatch.jobs.plan.step_plan import Position
 from largebatch.jobs.spec.train_spec import ReductionSpec
+from largebatch.jobs.tasks.base import Task
+from largebatch.jobs.tasks.metric import Metric
 
 EVALUATION_BATCH = 1024
 """Samples that evaluation passes forward at once, where memory allows: beyond this it gets no faster."""
+
+
+EARLIER_NAMES = {
+    "steps_to_accuracy": "steps_to_target",
+    "time_to_accuracy_s": "time_to_target_s",
+    "test_accuracy": "score",
+    "best_test_accuracy": "best_score",
+}
+"""What progress was called in checkpoints of versions that knew classification alone."""
 
 
 @dataclass
@@ -35,10 +46,11 @@ class Progress:
     samples_seen: int = 0
     schedule_samples: float = 0.0
     """Progress of the schedules: samples seen, or what AdaScale's gain makes of them."""
-    steps_to_accuracy: int | None = None
-    time_to_accuracy_s: float | None = None
-    test_accuracy: float | None = None
-    best_test_accuracy: float | None = None
+    steps_to_target: int | None = None
+    time_to_target_s: float | None = None
+    score: float | None = None
+    """The headline metric at the last evaluation."""
+    best_score: float | None = None
 
     @property
     def position(self) -> Position:
@@ -54,6 +66,8 @@ class TrainState:
     """Model, optimizer and progress of one run; before the first step, when it is made.
 
     Args:
+        metric: what the target and the best checkpoint are about; the task's headline where none is given.
+        seed: the run's: what draws follow from.
         forward: the model's compiled form, where there is one.
         once_a_step: buffers that every pass in training moves, whichever its samples: all passes of a step begin from the same.
     """
@@ -64,7 +78,10 @@ class TrainState:
         optimizer: Optimizer,
         micro_batch_size: int,
         *,
-        forward: Callable[[Tensor], Tensor] | None = None,
+        task: Task,
+        metric: Metric | None = None,
+        seed: int = 0,
+        forward: Callable[..., Any] | None = None,
         clock: Clock | None = None,
         reduction: ReductionSpec | None = None,
         average: WeightAverage | None = None,
@@ -74,8 +91,9 @@ class TrainState:
         device = next(model.parameters()).device
         self.model = model
         """The module that holds the parameters (never a compiled wrapper)."""
+        self.task, self.metric, self.seed = task, metric or task.headline, seed
         self.optimizer, self.average, self.clock = optimizer, average, clock or Clock(device)
-        self.forward: Callable[[Tensor], Tensor] = forward or model
+        self.forward: Callable[..., Any] = forward or model
         """What is called on inputs: the model itself, or its compiled form."""
         self.micro_batch_size = micro_batch_size
         """In force now; halved when memory runs out."""
@@ -117,7 +135,7 @@ class TrainState:
         load_optimizer(self.optimizer, self.model, saved["optimizer"], saved.get("parameters"))
         if self.average:
             self.average.load_state_dict(saved["average"])
-        self.progress = Progress(**saved["progress"])
+        self.progress = Progress(**{EARLIER_NAMES.get(name, name): value for name, value in saved["progress"].items()})
         self.noise = NoiseSums(**saved["noise"])
         self.gain = GainAverages(**saved["gain"])
         self.micro_batch_size = saved["micro_batch_size"]

@@ -13,7 +13,7 @@ from torch import nn
 
 from largebatch.jobs.data.batches import Batches
 from largebatch.jobs.data.keyed_random import sample_order
-from largebatch.jobs.engine.accumulate import Measured, accumulate
+from largebatch.jobs.engine.gradient.accumulate import Measured, accumulate
 from largebatch.jobs.engine.noise_scale import estimate
 from largebatch.jobs.engine.non_finite import FiniteBatches, diverged, non_finite_error, non_finite_gradient
 from largebatch.jobs.engine.out_of_memory import ran_out_of_memory, smaller_micro_batch

@@ -12,10 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from largebatch.jobs.data.batches import in_channels_last
 from largebatch.jobs.data.dataset import Dataset
 from largebatch.jobs.data.keyed_random import key, seed_draws
-from largebatch.jobs.engine.accumulate import batch_loss
-from largebatch.jobs.engine.model_check.passes import errors_in_words, failure, logits_of
+from largebatch.jobs.data.trees import Tree, map_leaves
+from largebatch.jobs.engine.gradient.precision import in_precision
+from largebatch.jobs.engine.model_check.passes import errors_in_words, failure
 from largebatch.jobs.engine.out_of_memory import ran_out_of_memory
 from largebatch.jobs.engine.ranks.gradient_norm import SquaredNorm
 from largebatch.jobs.engine.state import TrainState
@@ -29,6 +31,7 @@ from largebatch.jobs.optim.parameter_groups import build_optimizer, set_learning
 from largebatch.jobs.plan.step_plan import Position, Slice
 from largebatch.jobs.plan.train_plan import TrainPlan
 from largebatch.jobs.spec.train_spec import TrainSpec
+from largebatch.jobs.tasks.base import Task
 
 NUM_BLANK = 4
 """Samples of a pass that finds out what a model takes, gives and keeps."""
@@ -43,7 +46,7 @@ def warm_up(state: TrainState, plan: TrainPlan, dataset: Dataset) -> None:
     batches = plan.kinds_of_batch() if plan.spec.compile else [plan.next_batch(Position(0, 0))]
     for size in micro_batch_sizes(plan, batches, state.micro_batch_size, state.ranks.rank):
         try:
-            blank_pass(plan.spec, state.model, state.forward, dataset, size)
+            blank_pass(plan.spec, state.task, state.model, state.forward, dataset, size)
         except LargebatchError:
             raise
         except ANYTHING as error:  # a person's own model may raise anything, and torch.compile, such as for a compiler that is not installed
@@ -53,7 +56,7 @@ def warm_up(state: TrainState, plan: TrainPlan, dataset: Dataset) -> None:
                 raise PlanError("compile", problem, "Install a C++ compiler such as g++, or set compile: false.") from error
             # Where memory ran out the step will find out the same, halve its micro-batch and say so.
             if not ran_out_of_memory(error):
-                raise failure(error, dataset.blank(size, state.ranks.device)[0], "training") from error
+                raise failure(error, dataset.blank(size, state.ranks.device), "training") from error
     # The first reduction opens the connections between ranks.
     with state.all_reduce.step(plan.step_at(state.progress.position), total_weight=0, num_micro_batches=0):
         pass
@@ -71,19 +74,22 @@ def micro_batch_sizes(plan: TrainPlan, batches: Iterable[Slice], micro_batch_siz
     return sorted({part.size for share in shares for at_least in pieces for part in share.split(micro_batch_size, plan.unit, at_least)})
 
 
-def blank_pass(spec: TrainSpec, model: nn.Module, forward: Callable[[Tensor], Tensor], dataset: Dataset, size: int) -> None:
+def blank_pass(spec: TrainSpec, task: Task, model: nn.Module, forward: Callable[..., Any], dataset: Dataset, size: int) -> None:
     """Forward and backward of `size` blank samples; the model is left as it was."""
     device = next(model.parameters()).device
     with untouched(model, size):
-        inputs, labels = dataset.blank(size, device)
-        if spec.model.channels_last and inputs.ndim == 4:
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
-        batch_loss(forward, spec, inputs, labels).backward()  # type: ignore[no-untyped-call]
+        batch = _blank(spec, task, dataset, size, device)
+        task.probe(in_precision(forward, spec.precision, device), batch).backward()  # type: ignore[no-untyped-call]
         refuse_sparse_gradients(model)
         SquaredNorm([parameter for parameter in model.parameters() if parameter.requires_grad])()
 
 
-def activation_bytes_per_sample(model: nn.Module, dataset: Dataset) -> int:
+def _blank(spec: TrainSpec, task: Task, dataset: Dataset, size: int, device: torch.device) -> Tree:
+    batch = task.prepared(dataset.blank(size, device), spec.seed, Slice(0, 0, size), device)
+    return map_leaves(in_channels_last, batch) if spec.model.channels_last else batch
+
+
+def activation_bytes_per_sample(spec: TrainSpec, task: Task, model: nn.Module, dataset: Dataset) -> int:
     """Bytes that a forward pass in training keeps for the backward pass, per sample, parameters not counted. Raises: PlanError."""
     parameters = {parameter.data_ptr() for parameter in model.parameters()}
     kept: dict[int, int] = {}
@@ -95,22 +101,27 @@ def activation_bytes_per_sample(model: nn.Module, dataset: Dataset) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        _blank_forward(model, dataset)
+        _blank_forward(spec, task, model, dataset)
     return sum(kept.values()) // NUM_BLANK + 1
 
 
-def refuse_misfit(model: nn.Module, dataset: Dataset) -> None:
-    """Try a few blank samples. Raises: PlanError if the model cannot take them, or gives other than one logit per class."""
+def refuse_misfit(spec: TrainSpec, task: Task, model: nn.Module, dataset: Dataset) -> None:
+    """Try a few blank samples. Raises: PlanError if the model cannot take them, or gives what the task cannot use."""
     with torch.no_grad():
-        inputs, output = _blank_forward(model, dataset)
-    logits_of(output, inputs, dataset.num_classes, "training")
+        _blank_forward(spec, task, model, dataset)
 
 
-def _blank_forward(model: nn.Module, dataset: Dataset) -> tuple[Tensor, Any]:
-    """A few blank samples, and what the model makes of them in training. Raises: PlanError if it cannot take them."""
-    inputs, _ = dataset.blank(NUM_BLANK, next(model.parameters()).device)
-    with errors_in_words(inputs, "training"), untouched(model, NUM_BLANK):
-        return inputs, model(inputs)
+def _blank_forward(spec: TrainSpec, task: Task, model: nn.Module, dataset: Dataset) -> Tensor:
+    """What the task makes of a few blank samples in training. Raises: PlanError if the model cannot take them."""
+    batch = _blank(spec, task, dataset, NUM_BLANK, next(model.parameters()).device)
+
+    def fitting(*inputs: Any, **named: Any) -> Any:
+        output = model(*inputs, **named)
+        task.refuse_output(output, batch, "training")
+        return output
+
+    with errors_in_words(batch, "training"), untouched(model, NUM_BLANK):
+        return task.probe(fitting, batch)
 
 
 @contextmanager

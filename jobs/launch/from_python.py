@@ -30,7 +30,7 @@ def train(
         import largebatch
 
         summary = largebatch.train("digits-lamb", output_dir="runs")
-        print(summary.outcome, summary.test_accuracy, summary.training_seconds)
+        print(summary.outcome, summary.score, summary.training_seconds)
 
     In a main thread Ctrl-C and SIGTERM finish the step and save, and the summary's outcome is "stopped"; the program's own handlers are
     put back at the end. In any other thread no handler is touched.

@@ -13,11 +13,15 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from largebatch.jobs.data.keyed_random import key, seed_draws
+from largebatch.jobs.data.trees import Tree, leaves, map_leaves
 from largebatch.jobs.entry_points import ANYTHING, described
 from largebatch.jobs.errors import PlanError
 from largebatch.jobs.models.modes import modes_kept, without_gradient
 from largebatch.jobs.models.snapshot import differ, restored
+from largebatch.jobs.tasks.outputs import tensors_of
 
+Call = Callable[..., Any]
+"""Of a model and a batch."""
 NUM_SAMPLES = 2
 """Batch-norm takes no fewer."""
 PLAIN = (Tensor, bool, int, float, str, type(None))
@@ -35,15 +39,16 @@ class _Made(NamedTuple):
     """Why a pass failed; the model check tells that in its own words."""
 
 
-def make_whole(model: nn.Module, build: Callable[[], nn.Module], blank: Tensor, seed: int) -> nn.Module:
+def make_whole(model: nn.Module, build: Callable[[], nn.Module], blank: Tree, seed: int, call: Call) -> nn.Module:
     """The model on the device of `blank`, with everything that it makes when the first samples come.
 
     Args:
         build: the same model once more, for comparison.
         blank: samples of nothing.
+        call: passes them through, as the task does.
     Raises: PlanError for a layer that has no weights even then, or that depends on the samples.
     """
-    made = _first_pass(model, blank, seed)
+    made = _first_pass(model, blank, seed, call)
     for name, tensor in _tensors(model):
         if is_lazy(tensor):
             reason = f"and the pass failed: {described(made.error)}." if made.error else "and none of them reached it."
@@ -51,33 +56,35 @@ def make_whole(model: nn.Module, build: Callable[[], nn.Module], blank: Tensor, 
                 "model", f"{name} takes its shape from the first samples that pass through, {reason}", "Give the layer its sizes, or remove it."
             )
     if made.leaves_a_trace and made.error is None and (other := build()) is not model:
-        _refuse_dependent(model, made, other, blank, seed)
+        _refuse_dependent(model, made, other, blank, seed, call)
     return model
 
 
-def _first_pass(model: nn.Module, blank: Tensor, seed: int) -> _Made:
+def _first_pass(model: nn.Module, blank: Tree, seed: int, call: Call) -> _Made:
     """Passes `blank` through in evaluation and in training mode."""
     before = {name for name, tensor in _tensors(model) if not is_lazy(tensor)}
     # Lazy layers draw where they are: on the CPU, so that they are the same whatever the device. Tables that a model keeps
     # outside of its buffers stay where they were made: on the device.
-    inputs = blank.cpu() if len(before) < len(_tensors(model)) else blank
-    model.to(inputs.device)
+    device = leaves(blank)[0].device
+    batch = map_leaves(Tensor.cpu, blank) if len(before) < len(_tensors(model)) else blank
+    first_device = leaves(batch)[0].device
+    model.to(first_device)
     remembered = _remembered(model)
     error: BaseException | None = None
     with modes_kept(model):
         # In evaluation first: a lazy batch-norm comes into being there without moving its running statistics.
         for is_training in (False, True):
             with restored(model):
-                seed_draws(key(seed, "weights", "first pass"), inputs.device)
+                seed_draws(key(seed, "weights", "first pass"), first_device)
                 try:
                     model.train(is_training)
                     with without_gradient():
-                        model(inputs.clone())
+                        call(model, map_leaves(Tensor.clone, batch))
                 except ANYTHING as raised:  # a person's own model may raise anything
                     error = raised
     made = {name: tensor.detach().clone() for name, tensor in _tensors(model) if name not in before and not is_lazy(tensor)}
     leaves_a_trace = bool(made) or _remembered(model) != remembered
-    model.to(blank.device)
+    model.to(device)
     return _Made(made, leaves_a_trace, error)
 
 
@@ -91,18 +98,16 @@ def _remembered(model: nn.Module) -> list[tuple[str, str, Any]]:
     ]
 
 
-def _refuse_dependent(model: nn.Module, made: _Made, other: nn.Module, blank: Tensor, seed: int) -> None:
+def _refuse_dependent(model: nn.Module, made: _Made, other: nn.Module, blank: Tree, seed: int, call: Call) -> None:
     """Raise PlanError if other samples would have made another model of it."""
-    samples = torch.ones_like(blank)
-    if blank.is_floating_point():
-        samples = torch.randn(blank.shape, generator=torch.Generator().manual_seed(1)).to(blank)
-    again = _first_pass(other, samples, seed)
+    samples = map_leaves(_others, blank)
+    again = _first_pass(other, samples, seed, call)
     if again.error is not None:
         return
     differing = [name for name, tensor in made.tensors.items() if name not in again.tensors or differ(tensor, again.tensors[name])]
     with suppress(*ANYTHING):  # what the model check will meet, and tell
-        logits, other_logits = _evaluated(model, samples), _evaluated(other, samples)
-        if differ(logits, other_logits) and not differ(logits, _evaluated(model, samples)):
+        outputs, other_outputs = _evaluated(model, samples, call), _evaluated(other, samples, call)
+        if differ(outputs, other_outputs) and not differ(outputs, _evaluated(model, samples, call)):
             differing.append(f"something in {type(model).__name__}")
     if differing:
         raise PlanError(
@@ -113,11 +118,26 @@ def _refuse_dependent(model: nn.Module, made: _Made, other: nn.Module, blank: Te
         )
 
 
-def _evaluated(model: nn.Module, inputs: Tensor) -> Tensor:
+def _others(blank: Tensor) -> Tensor:
+    """Other samples than blank ones: random numbers, or ones."""
+    if blank.is_floating_point():
+        return torch.randn(blank.shape, generator=torch.Generator().manual_seed(1)).to(blank)
+    return torch.ones_like(blank)
+
+
+def _evaluated(model: nn.Module, batch: Tree, call: Call) -> Tensor:
+    """All that the model gives in evaluation."""
+    given: list[Tensor] = []
+
+    def recorded(*inputs: Any, **named: Any) -> Any:
+        output = model(*inputs, **named)
+        given.extend(tensor.reshape(-1) for tensor in tensors_of(output))
+        return output
+
     with modes_kept(model), restored(model), without_gradient():
         model.eval()
-        logits: Tensor = model(inputs.clone())
-    return logits
+        call(recorded, map_leaves(Tensor.clone, batch))
+    return torch.cat(given)
 
 
 def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:

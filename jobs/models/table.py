@@ -6,20 +6,25 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parameter import is_lazy
 
+from largebatch.jobs.data.dataset import Dataset
 from largebatch.jobs.data.keyed_random import key, own_draws, seed_all_draws, seed_draws
+from largebatch.jobs.data.trees import Tree
 from largebatch.jobs.entry_points import call_entry_point
 from largebatch.jobs.errors import SpecError
-from largebatch.jobs.models import keskar, small
+from largebatch.jobs.models import keskar, small, transformer
 from largebatch.jobs.models.first_pass import make_whole
+from largebatch.jobs.models.from_transformers import TRANSFORMERS, transformers_model
 from largebatch.jobs.models.parameters import refuse_parameters, unfold_buffers
 from largebatch.jobs.spec.mistakes import nearest, refuse_unknown_arguments
 from largebatch.jobs.spec.train_spec import ModelSpec
 
 OURS: dict[str, Callable[..., nn.Module]] = {
     "mlp": small.mlp,
+    "transformer": transformer.decoder,
+    "transformer-encoder": transformer.encoder,
     "lenet": small.lenet,
     "resnet9": small.ResNet9,
     "keskar-f1": keskar.f1,
@@ -30,25 +35,31 @@ OURS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-def build_model(spec: ModelSpec, input_shape: tuple[int, ...], num_classes: int, seed: int, blank: Tensor | None = None) -> nn.Module:
+Call = Callable[[nn.Module, Tree], Any]
+"""Passes a batch through a model, as the task does."""
+
+
+def build_model(
+    spec: ModelSpec, dataset: Dataset, seed: int, blank: Tree | None = None, call: Call = lambda model, batch: model(batch[0])
+) -> nn.Module:
     """A model with fresh weights; the same weights for the same seed whatever the device.
 
     Args:
-        input_shape: one sample's, (C, H, W) for images.
+        dataset: what it is built for.
         blank: some samples of nothing, on the device, for what a person's own model makes when the first samples come.
     Raises: SpecError; PlanError for layers that depend on which samples come first.
     """
     with torch.random.fork_rng(devices=[]):
         if spec.entry_point is None:
             seed_draws(key(seed, "weights"), torch.device("cpu"))
-            model = _by_name(spec, input_shape, num_classes)
+            model = _by_name(spec, dataset)
         else:
-            model = _own(spec, num_classes, seed)
+            model = _own(spec, dataset, seed)
             if not any(map(is_lazy, (*model.parameters(), *model.buffers()))):
                 refuse_parameters(model)  # before a move to a device gives each memory of its own
                 unfold_buffers(model)
             if blank is not None:
-                model = make_whole(model, lambda: _own(spec, num_classes, seed), blank, seed)
+                model = make_whole(model, lambda: _own(spec, dataset, seed), blank, seed, call)
         if spec.zero_init_residual and zero_init_residual(model) == 0:
             raise SpecError("model.zero_init_residual", f"{spec.name or spec.entry_point} has no residual blocks with batch-norm.", "Leave it out.")
     if spec.channels_last:
@@ -58,27 +69,40 @@ def build_model(spec: ModelSpec, input_shape: tuple[int, ...], num_classes: int,
     return model
 
 
-def _by_name(spec: ModelSpec, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
-    name = spec.name or ""
+def _by_name(spec: ModelSpec, dataset: Dataset) -> nn.Module:
+    name, num_outputs = spec.name or "", dataset.num_outputs
+    if name.startswith(TRANSFORMERS):
+        return transformers_model(name.removeprefix(TRANSFORMERS), spec.arguments, dataset)
+    if num_outputs is None:
+        raise SpecError(
+            "model.name",
+            f"{name} is built for a number of outputs, and the data set does not tell one.",
+            "Give the training set an attribute num_outputs.",
+        )
     if name not in OURS:
-        return _torchvision(name, spec, num_classes)
+        return _torchvision(name, spec, num_outputs)
     build = OURS[name]
     parameters = inspect.signature(build).parameters
-    from_data = _from_data(parameters, input_shape, name)
-    settable = [parameter for parameter in parameters if parameter not in from_data and parameter != "num_classes"]
+    from_data = _from_data(parameters, dataset, name)
+    settable = [parameter for parameter in parameters if parameter not in from_data]
     refuse_unknown_arguments("model", name, spec.arguments, settable)
     for argument, value in spec.arguments.items():
         if type(value) is int and value < (0 if argument == "depth" else 1):  # torch builds layers of nothing, with a warning
             raise SpecError(f"model.arguments.{argument}", f"must be above 0, not {value}.")
     try:
-        return build(num_classes=num_classes, **from_data, **spec.arguments)
+        return build(**from_data, **spec.arguments)
     except (TypeError, ValueError, RuntimeError) as error:
         raise SpecError("model.arguments", f"{name} cannot be built with them: {error}.") from error
 
 
-def _from_data(parameters: Collection[str], input_shape: tuple[int, ...], name: str) -> dict[str, int]:
-    """The arguments that follow from the data: in_features, or in_channels and image_size."""
-    from_data: dict[str, int] = {}
+def _from_data(parameters: Collection[str], dataset: Dataset, name: str) -> dict[str, int]:
+    """The arguments that follow from the data: num_classes, in_features, in_channels and image_size, vocabulary_size and sequence_length."""
+    input_shape = dataset.input_shape
+    from_data = {argument: number for argument, number in dataset.for_model.items() if argument in parameters}
+    if "num_classes" in parameters and dataset.num_outputs is not None:
+        from_data["num_classes"] = dataset.num_outputs
+    if "vocabulary_size" in parameters and "vocabulary_size" not in from_data:
+        raise SpecError("model.name", f"{name} takes tokens, and {dataset.name} has none.", "Choose another model, or dataset.name=tokens.")
     if "in_features" in parameters:
         from_data["in_features"] = math.prod(input_shape)
     if "in_channels" in parameters:
@@ -114,11 +138,12 @@ def _torchvision(name: str, spec: ModelSpec, num_classes: int) -> nn.Module:
     return model
 
 
-def _own(spec: ModelSpec, num_classes: int, seed: int) -> nn.Module:
+def _own(spec: ModelSpec, dataset: Dataset, seed: int) -> nn.Module:
     """A person's own model, its weights drawn from the seed, by Python's and numpy's generators too."""
     with own_draws():
         seed_all_draws(key(seed, "weights"))
-        model = call_entry_point("model.entry_point", spec.entry_point or "", {"num_classes": num_classes, **spec.arguments})
+        offered = {"num_classes": dataset.num_classes} if dataset.num_classes else {}
+        model = call_entry_point("model.entry_point", spec.entry_point or "", {**offered, **spec.arguments}, offered=dataset.for_model)
     if not isinstance(model, nn.Module):
         raise SpecError("model.entry_point", f"{spec.entry_point} returned {type(model).__name__}; it must return an nn.Module.")
     for name, module in model.named_modules():

@@ -49,7 +49,9 @@ class DataFacts(NamedTuple):
     """Describes the data set, as far as the plan does not."""
 
     num_test_samples: int
-    num_classes: int
+    num_classes: int | None
+    for_model: dict[str, int]
+    """What a model is built for besides."""
     is_in_memory: bool
     """Whether the data set is held whole."""
     num_bytes: int
@@ -102,11 +104,18 @@ def unread_in_words(plan: TrainPlan) -> str | None:
 
 
 def _data_words(plan: TrainPlan, data: DataFacts) -> str:
-    counts = f"{plan.num_train_samples:,} training samples, {data.num_test_samples:,} test samples, {data.num_classes:,} classes"
+    counts = f"{plan.num_train_samples:,} training samples, {data.num_test_samples:,} test samples"
+    counts += "".join(f", {what}" for what in _for_the_model(data))
     num_workers = plan.spec.dataset.num_workers
     if data.is_in_memory:
         return f"{counts}, held in memory" + (": dataset.num_workers is not read" if num_workers else "")
     return f"{counts}, read one by one by {f'{num_workers} processes' if num_workers else 'the training process itself'}"
+
+
+def _for_the_model(data: DataFacts) -> list[str]:
+    if data.num_classes is not None:
+        return [f"{data.num_classes:,} classes"]
+    return [f"{name.replace('_', ' ').removeprefix('num ')} {number:,}" for name, number in data.for_model.items()]
 
 
 def _reduction_words(plan: TrainPlan) -> str:
@@ -131,6 +140,8 @@ def _noise_words(plan: TrainPlan) -> str:
     every = plan.noise_every_steps
     if every:
         return "measured at every step" if every == 1 else f"measured every {every} steps"
+    if plan.couples_samples:
+        return "not measured: the loss looks at all samples of a batch together"
     if plan.spec.gradient.noise_every_steps == 0:
         return "not measured: gradient.noise_every_steps is 0"
     if plan.global_batch_size == 1:

@@ -33,6 +33,8 @@ class TrainPlan:
     micro_batch_size: int
     span: int | None
     """Samples that share batch-norm statistics; None where the model has no batch-norm."""
+    couples_samples: bool = False
+    """Whether the loss looks at all samples of a global batch together: its gradient is no mean of independent ones, so there is no noise scale."""
 
     @property
     def unit(self) -> int:
@@ -232,6 +234,8 @@ class TrainPlan:
     def noise_every_steps(self) -> int:
         """Steps between measurements of the gradient noise scale; 0: it cannot be, or should not be measured."""
         every_steps = self.spec.gradient.noise_every_steps
+        if self.couples_samples:
+            return 0
         if self.scale_ratio:
             return 1
         if every_steps == 0 or self.global_batch_size <= self.unit:

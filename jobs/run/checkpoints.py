@@ -2,7 +2,7 @@
 
 `step-00000120.0123456789abcdef.pt`: the step, and the first half of the SHA-256 of the file's bytes. Name and
 content appear together by one rename, so a file under such a name is complete, and a damaged one is recognised.
-`best-...` has the highest test accuracy so far. `largebatch.jobs.resume` says what a file holds; nothing here needs torch.
+`best-...` has the best score so far. `largebatch.jobs.resume` says what a file holds; nothing here needs torch.
 """
 
 import hashlib

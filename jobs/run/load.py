@@ -27,7 +27,7 @@ def load_run(path: str | os.PathLike[str]) -> Run:
 
         run = largebatch.load_run("runs/digits-lamb-20260101-120000-ab12")
         for evaluation in run.evaluations:
-            print(evaluation.training_seconds, evaluation.test_accuracy)
+            print(evaluation.training_seconds, evaluation.score)
 
     Raises: InputError for a folder that is no run's, or holds what cannot be read.
     """

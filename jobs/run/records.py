@@ -4,16 +4,18 @@ A missed target is None, never 0; a loss that is not finite ends the run and is 
 """
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from largebatch.jobs.tasks.metric import ACCURACY, Metric
 
 
 class Outcome(StrEnum):
     """How a run ended, as far as its aim goes."""
 
     REACHED = "reached"
-    """The target accuracy was met at an evaluation."""
+    """The target was met at an evaluation."""
     MISSED = "missed"
     """There was a target, and the budget ended first."""
     DIVERGED = "diverged"
@@ -37,6 +39,24 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Headline(Record):
+    """What a run is judged by."""
+
+    name: str = ACCURACY.name
+    better: Literal["higher", "lower"] = ACCURACY.better
+    is_fraction: bool = ACCURACY.is_fraction
+
+    @classmethod
+    def of(cls, metric: Metric) -> "Headline":
+        """A metric as a record keeps it."""
+        return cls(name=metric.name, better=metric.better, is_fraction=metric.is_fraction)
+
+    @property
+    def metric(self) -> Metric:
+        """As the rest of the program knows it."""
+        return Metric(self.name, self.better, self.is_fraction)
+
+
 class StartRecord(Record):
     """A process took up this run, for the first time or from a checkpoint."""
 
@@ -55,6 +75,8 @@ class StartRecord(Record):
     num_train_samples: int | None = None
     num_test_samples: int | None = None
     num_classes: int | None = None
+    headline: Headline = Headline()
+    """Accuracy in journals of versions that knew classification alone."""
 
 
 class StepRecord(Record):
@@ -92,10 +114,27 @@ class EvalRecord(Record):
     step: int
     epoch: float
     samples_seen: int
-    test_accuracy: float
-    test_loss: float
+    score: float
+    """The headline metric."""
+    scores: dict[str, float]
+    """Every metric by its name, the headline and "loss" among them; one that is not finite is left out."""
     training_seconds: float
     evaluation_seconds: float
+
+    @property
+    def loss(self) -> float:
+        """Mean loss on the test set."""
+        return self.scores["loss"]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_an_earlier_version(cls, line: Any) -> Any:
+        """Lines of versions that knew classification alone."""
+        if isinstance(line, dict) and "test_accuracy" in line:
+            accuracy, loss = line["test_accuracy"], line["test_loss"]
+            line = {key: value for key, value in line.items() if key not in {"test_accuracy", "test_loss"}}
+            return {**line, "score": accuracy, "scores": {"accuracy": accuracy, "loss": loss}}
+        return line
 
 
 FAILED = "Failed: "
@@ -130,15 +169,17 @@ class RunSummary(Record):
     earlier process of this run what it had counted at the checkpoint that the next one went on from."""
     samples_per_second: float | None
     """Samples over training seconds; None before the first step."""
-    target_accuracy: float | None
-    time_to_accuracy_seconds: float | None
+    headline: Headline = Headline()
+    """What `target` and the scores are of."""
+    target: float | None
+    time_to_target_seconds: float | None
     """Training seconds at the first evaluation that met the target; None on a miss."""
-    steps_to_accuracy: int | None
-    test_accuracy: float | None
-    """At the last evaluation."""
-    best_test_accuracy: float | None
-    train_accuracy: float | None
-    """Of the final weights on the whole training set, without augmentation."""
+    steps_to_target: int | None
+    score: float | None
+    """At the last evaluation, on the test set."""
+    best_score: float | None
+    train_score: float | None
+    """Of the final weights on the training set, without augmentation; where it has no classes, on as many of its samples as are tested."""
     gradient_noise_scale: float | None
     """In samples: mean covariance trace over mean squared gradient norm; None where it was not measured."""
     core_wait_fraction: float | None = None
@@ -147,6 +188,25 @@ class RunSummary(Record):
     parameters_sha256: str | None
     run_dir: str
     mlflow_run_id: str | None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_an_earlier_version(cls, fields: Any) -> Any:
+        """Summaries of versions that knew classification alone."""
+        if isinstance(fields, dict):
+            return {EARLIER_NAMES.get(name, name): value for name, value in fields.items()}
+        return fields
+
+
+EARLIER_NAMES = {
+    "target_accuracy": "target",
+    "time_to_accuracy_seconds": "time_to_target_seconds",
+    "steps_to_accuracy": "steps_to_target",
+    "test_accuracy": "score",
+    "best_test_accuracy": "best_score",
+    "train_accuracy": "train_score",
+}
+"""What fields of a summary were called in versions that knew classification alone."""
 
 
 class EndRecord(Record):

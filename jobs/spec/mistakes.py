@@ -29,7 +29,15 @@ OTHER_WORDS = {
     **{name: f"the option --{name.replace('_', '-')}" for name in ("workers", "device", "data_dir", "output_dir", "resume", "address")},
 }
 """What other programs call a field, too unlike our name to be recognised by its letters."""
-MAIN_KEYS = {"dataset": "name", "model": "name", "batch": "global_batch_size", "optimizer": "name", "learning_rate": "base", "stop": "epochs"}
+MAIN_KEYS = {
+    "dataset": "name",
+    "model": "name",
+    "batch": "global_batch_size",
+    "optimizer": "name",
+    "learning_rate": "base",
+    "stop": "epochs",
+    "task": "name",
+}
 """What a person means who gives one value in place of a section."""
 BRANCH = re.compile(r"(int|float|str|bool|none)$|constrained-|.*\[")
 """What pydantic calls a branch of a union of plain types."""
@@ -74,6 +82,8 @@ def first_mistake(error: pydantic.ValidationError, root: type[Spec]) -> SpecErro
 def _of_the_name(mistake: Any) -> Any:
     """A mistake in what tells the models of a union apart, as one of the field `name`."""
     location = (*mistake["loc"], "name")
+    if mistake["type"] == "union_tag_not_found" and not isinstance(mistake["input"], dict):
+        return {**mistake, "type": "model_type"}
     if mistake["type"] == "union_tag_not_found":
         return {**mistake, "type": "missing", "loc": location}
     if mistake["type"] == "union_tag_invalid":
@@ -130,6 +140,8 @@ def _hint(path: Sequence[str], mistake: Any, root: type[Spec]) -> str:
     value = mistake["input"]
     if path[-1] == "target_accuracy" and isinstance(value, int | float) and 1 < value <= 100:
         return f"Write {value / 100:g} for {value} %."
+    if path[-1] == "target" and isinstance(value, int | float):
+        return "A target in another metric is {metric: loss, value: 1.5}; in accuracy, did you mean stop.target_accuracy?"
     if mistake["type"] == "literal_error" and isinstance(value, str):
         names = re.findall(r"'([^']*)'", mistake["ctx"]["expected"])
         if difflib.get_close_matches(value, names, cutoff=0.5):

@@ -58,7 +58,11 @@ def build_spec(document: Mapping[str, Any]) -> TrainSpec:
 
 def entry_points(spec: TrainSpec) -> dict[str, str]:
     """The spec's references to a person's own code, by field."""
-    references = {"dataset.entry_point": spec.dataset.entry_point, "model.entry_point": spec.model.entry_point}
+    references = {
+        "dataset.entry_point": spec.dataset.entry_point,
+        "model.entry_point": spec.model.entry_point,
+        "task.entry_point": getattr(spec.task, "entry_point", None),
+    }
     return {field: reference for field, reference in references.items() if reference is not None}
 
 

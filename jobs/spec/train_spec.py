@@ -10,6 +10,8 @@ from pydantic import Field, JsonValue, NonNegativeFloat, NonNegativeInt, Positiv
 
 from largebatch.jobs.optim.configs import AnyOptimizer
 from largebatch.jobs.spec_base import Fraction, Spec
+from largebatch.jobs.tasks.metric import ACCURACY
+from largebatch.jobs.tasks.registry import AnyTask, ClassificationConfig
 
 DECAY_OPTIONS: dict[str, frozenset[str]] = {
     "constant": frozenset(),
@@ -40,7 +42,7 @@ class DatasetSpec(Spec):
     """Where the samples come from."""
 
     name: str | None = None
-    """digits, mnist, fashion-mnist, cifar10, cifar100, image-folder or synthetic."""
+    """digits, mnist, fashion-mnist, cifar10, cifar100, image-folder, synthetic, diabetes or tokens."""
     entry_point: str | None = None
     """Your own: "package.module:function", which returns (training set, test set), both map-style."""
     arguments: dict[str, JsonValue] = Field(default_factory=dict)
@@ -65,9 +67,11 @@ class ModelSpec(Spec):
     """What is trained."""
 
     name: str | None = None
-    """One of ours (mlp, lenet, resnet9, keskar-f1, keskar-c1 ... keskar-c4) or a torchvision classification model."""
+    """One of ours (mlp, lenet, resnet9, keskar-f1, keskar-c1 ... keskar-c4, transformer, transformer-encoder), a torchvision classification model, or
+    transformers:CLASS."""
     entry_point: str | None = None
-    """Your own: "package.module:function", which takes num_classes and the arguments and returns an nn.Module."""
+    """Your own: "package.module:function", which takes num_classes (or num_outputs, vocabulary_size, sequence_length, as the data have them) and the
+    arguments, and returns an nn.Module."""
     arguments: dict[str, JsonValue] = Field(default_factory=dict)
     """Keyword arguments of the model or of the entry point."""
     channels_last: bool = False
@@ -175,6 +179,15 @@ class LearningRateSpec(Spec):
         return self
 
 
+class TargetSpec(Spec):
+    """A score to reach, in any metric of the task; whether it must rise or fall to it is the metric's own."""
+
+    metric: str
+    """Such as accuracy, loss, perplexity, rmse."""
+    value: float
+    """A fraction for accuracy; in the metric's own unit otherwise."""
+
+
 class StopSpec(Spec):
     """When training ends: at the first of these."""
 
@@ -184,8 +197,10 @@ class StopSpec(Spec):
     """Optimizer steps; also the horizon of the decay if shorter than epochs."""
     max_seconds: PositiveFloat | None = None
     """Training seconds (evaluation and checkpoints not counted)."""
+    target: TargetSpec | None = None
+    """The score to reach; the time to it is what results are compared by."""
     target_accuracy: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
-    """Test accuracy as a fraction; the time to it is what results are compared by."""
+    """Short for a target in accuracy, as a fraction."""
     at_target: bool = True
     """End when the target is met; false: note the time and train on."""
 
@@ -193,7 +208,19 @@ class StopSpec(Spec):
     def _has_a_horizon(self) -> Self:
         if self.epochs is None and self.steps is None:
             raise ValueError("give epochs or steps, so that the run has an end and the decay a horizon")
+        if self.target is not None and self.target_accuracy is not None:
+            raise ValueError("give one of target and target_accuracy, which is short for a target in accuracy")
         return self
+
+    @property
+    def target_metric(self) -> str | None:
+        """The name of the metric that the target is in; None where there is no target."""
+        return self.target.metric if self.target else None if self.target_accuracy is None else ACCURACY.name
+
+    @property
+    def target_score(self) -> float | None:
+        """The target's value."""
+        return self.target.value if self.target else self.target_accuracy
 
 
 class LossSpec(Spec):
@@ -251,7 +278,7 @@ class CheckpointSpec(Spec):
     keep: PositiveInt = 2
     """How many of the newest are kept, besides the best."""
     best: bool = True
-    """Also keep the checkpoint with the highest test accuracy."""
+    """Also keep the checkpoint with the best score."""
 
 
 class TrackingSpec(Spec):
@@ -278,6 +305,7 @@ class TrainSpec(Spec):
     """What people call it; begins the run's id."""
     description: str = ""
     """One line for `largebatch recipes`."""
+    task: AnyTask = Field(default_factory=ClassificationConfig)
     dataset: DatasetSpec
     model: ModelSpec
     batch: BatchSpec

@@ -1,17 +1,18 @@
 """What MLflow keeps of a run in numbers. Its time axis is the training clock: a metric's time is the run's start plus its training seconds."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from largebatch.jobs.run.records import EvalRecord, JournalRecord, RunSummary, StartRecord, StepRecord
 from largebatch.jobs.tracking.mirror_state import MirrorState
 
 OF_STEPS = ("loss", "learning_rate", "gradient_norm", "global_batch_size", "samples_seen", "epoch", "training_seconds", "gain")
-OF_EVALUATIONS = ("test_accuracy", "test_loss", "evaluation_seconds")
 OF_ENDS = (
-    "samples_per_second", "time_to_accuracy_seconds", "steps_to_accuracy", "best_test_accuracy", "train_accuracy",
-    "gradient_noise_scale", "wall_seconds", "steps", "epochs", "samples_seen", "training_seconds", "test_accuracy",
+    "samples_per_second", "time_to_target_seconds", "steps_to_target", "gradient_noise_scale", "wall_seconds", "steps", "epochs",
+    "samples_seen", "training_seconds",
 )  # fmt: skip
+SCORES_OF_ENDS = {"score": "test", "best_score": "best_test", "train_score": "train"}
+"""By its field in a summary, what a score's name begins with: final_best_score."""
 
 
 class Point(NamedTuple):
@@ -36,23 +37,20 @@ def points_of(record: JournalRecord, state: MirrorState, step_every_s: float) ->
         state.last_evaluation_step = record.step
         # Under a name of its own: step records, which are sent now and then, have samples_seen at this step too.
         yield Point("test_samples_seen", record.samples_seen, record.training_seconds, record.step)
-        yield from _points(record, OF_EVALUATIONS)
+        for name, value in (*((f"test_{name}", score) for name, score in record.scores.items()), ("evaluation_seconds", record.evaluation_seconds)):
+            yield Point(name, value, record.training_seconds, record.step)
 
 
 def step_points(record: StepRecord, state: MirrorState) -> Iterator[Point]:
     """A step's metrics; the state takes note that they are sent."""
     state.last_sent_s, state.last_sent_step = record.training_seconds, record.step
-    yield from _points(record, OF_STEPS)
+    for name in OF_STEPS:
+        if (value := getattr(record, name)) is not None:
+            yield Point(name, value, record.training_seconds, record.step)
 
 
 def end_points(summary: RunSummary) -> list[Point]:
     """The metrics of a run's end."""
     values = {f"final_{name}": getattr(summary, name) for name in OF_ENDS}
+    values |= {f"final_{begin}_{summary.headline.name}": getattr(summary, field) for field, begin in SCORES_OF_ENDS.items()}
     return [Point(name, value, summary.training_seconds, summary.steps) for name, value in values.items() if value is not None]
-
-
-def _points(record: StepRecord | EvalRecord, names: Iterable[str]) -> Iterator[Point]:
-    for name in names:
-        value = getattr(record, name)
-        if value is not None:
-            yield Point(name, value, record.training_seconds, record.step)

@@ -14,7 +14,7 @@ RUN_TAG = "largebatch.run_id"
 SUMMARY_TAG = "largebatch.summary"
 """The whole summary, so that an analysis gets a thousand runs in one answer."""
 CURVE_TAG = "largebatch.curve"
-"""[step, samples, training seconds, test accuracy] of every evaluation, for the same reason; left out where it is too long for a tag."""
+"""[step, samples, training seconds, score] of every evaluation, for the same reason; left out where it is too long for a tag."""
 FAILURE_TAG = "largebatch.failure"
 """What a run failed of."""
 SUPERSEDED_TAG = "largebatch.superseded_from_step"
@@ -101,6 +101,6 @@ def end_tags(run_dir: Path, summary: RunSummary) -> dict[str, str]:
     tags = {"largebatch.outcome": summary.outcome.value, SUMMARY_TAG: summary.model_dump_json()}
     if summary.outcome is Outcome.FAILED and (reason := failure(records)) is not None:
         tags[FAILURE_TAG] = reason[:LONGEST_TAG]
-    points = [[point.step, point.samples_seen, round(point.training_seconds, 4), point.test_accuracy] for point in evaluations(records)]
+    points = [[point.step, point.samples_seen, round(point.training_seconds, 4), point.score] for point in evaluations(records)]
     curve = json.dumps(points, separators=(",", ":"))
     return tags | ({CURVE_TAG: curve} if len(curve) <= LONGEST_TAG else {})

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from largebatch.jobs.run.records import EvalRecord, Record, StartRecord, StepRecord
+from largebatch.jobs.tasks.metric import ACCURACY
 
 PLAIN_EVERY_S = 5.0
 REFRESH_S = 0.2
@@ -33,7 +34,7 @@ class TrainingView:
         self._total_steps, self._total_progress = 0, 0.0
         self._live = console.is_terminal
         self._shown_at_s = 0.0
-        self._accuracy = ""
+        self._score, self._metric = "", ACCURACY
         self._first: StepRecord | None = None
         self._progress = Progress(
             SpinnerColumn(),
@@ -68,11 +69,13 @@ class TrainingView:
     def record(self, record: Record) -> None:
         """Show what is new, a few times a second at most."""
         if isinstance(record, StartRecord):
-            self.notice(f"{record.num_train_samples:,} training samples, {record.num_test_samples:,} test samples, {record.num_classes:,} classes")
+            self._metric = record.headline.metric
+            classes = "" if record.num_classes is None else f", {record.num_classes:,} classes"
+            self.notice(f"{record.num_train_samples:,} training samples, {record.num_test_samples:,} test samples{classes}")
         elif isinstance(record, EvalRecord):
-            self._accuracy = f"  accuracy {record.test_accuracy:.4f}"
+            self._score = f"  {self._metric.in_words(record.score)}"
             if not self._live:
-                self.notice(f"step {record.step}  epoch {record.epoch:.2f}{self._accuracy}  training {record.training_seconds:.1f} s")
+                self.notice(f"step {record.step}  epoch {record.epoch:.2f}{self._score}  training {record.training_seconds:.1f} s")
         elif isinstance(record, StepRecord):
             self._first = self._first or record
             now = time.monotonic()
@@ -101,9 +104,9 @@ class TrainingView:
             "rate": f"  {self._rate(record):,.0f} samples/s",
             "loss": f"  loss {record.loss:.4f}",
             "lr": f"  lr {record.learning_rate:.4g}",
-            "accuracy": self._accuracy,
+            "score": self._score,
         }
-        for least in ("lr", "rate", "accuracy"):
+        for least in ("lr", "rate", "score"):
             if not self._live or sum(map(len, parts.values())) <= self._console.width - TIMES_WIDTH:
                 break
             del parts[least]

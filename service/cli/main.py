@@ -17,6 +17,7 @@ from largebatch.jobs.streams import drop_what_nobody_reads
 COMMANDS = {
     "train": ("commands.train", "Train one recipe: in this process, on one GPU or the CPU, or with --workers on many."),
     "plan": ("commands.plan", "Print what a recipe would do, and why: split of the batch, steps, learning rate, memory."),
+    "tokens": ("commands.tokens", "Turn text into token files that language models train on; what was interrupted goes on where it stopped."),
     "recipes": ("commands.train", "List the recipes that come with this package."),
     "study": ("commands.study", "Profile, sweep, sharpness and report in one go: which batch size reaches the target soonest, on your own model."),
     "profile": ("commands.measure", "Step time, epoch time, samples per second and memory against the batch size, on this machine."),
@@ -30,8 +31,8 @@ COMMANDS = {
     ),
     "advise": ("answer.advise", "Say which batch size is soonest, cheapest, best within a limit, and why."),
     "report": ("answer.report", "Write the report of runs that are there: one page that opens without a network, its numbers, its pictures."),
-    "scale": ("answer.scale", "Predict time to accuracy and cost on more workers, each at its best batch size."),
-    "compare": ("answer.compare", "Put runs side by side: a table, and a figure of accuracy against training seconds."),
+    "scale": ("answer.scale", "Predict time to target and cost on more workers, each at its best batch size."),
+    "compare": ("answer.compare", "Put runs side by side: a table, and a figure of scores against training seconds."),
     "sync": ("commands.sync", "Bring MLflow up to what the runs' journals hold, for instance after its server was down."),
     "submit": ("commands.ray_jobs", "Send one recipe to a Ray cluster as a job that lives without this command."),
     "jobs": ("commands.ray_jobs", "Jobs that were submitted to a Ray cluster."),

@@ -74,7 +74,7 @@ class SweepView:
         self._standings[trial.group].running[trial.number] = 0.0
 
     def _reports(self, trial: Trial, report: TrialReport) -> None:
-        self._standings[trial.group].running[trial.number] = report.test_accuracy
+        self._standings[trial.group].running[trial.number] = report.score or 0.0
 
     def _ends(self, trial: Trial, how: str) -> None:
         self._standings[trial.group].running.pop(trial.number, None)
@@ -100,16 +100,16 @@ class SweepView:
 
     def _draw(self) -> RenderableType:
         table = Table(box=None, padding=(0, 2, 0, 0))
-        for column in ("group", "runs", "running", "best: learning rate", "s to target", "accuracy", "diverged", "failed"):
+        for column in ("group", "runs", "running", "best: learning rate", "s to target", "best score", "diverged", "failed"):
             table.add_column(column, justify="left" if column in {"group", "running"} else "right", no_wrap=True)
         for standing in self._standings[:MOST_ROWS]:
             best, rate = standing.best, standing.best_fields.get("learning_rate.base")
-            running = ", ".join(f"{accuracy:.3f}" if accuracy else "begins" for accuracy in [*standing.running.values()])
-            seconds = best.time_to_accuracy_seconds if best else None
-            accuracy = best.best_test_accuracy if best else None
+            running = ", ".join(f"{score:.3f}" if score else "begins" for score in [*standing.running.values()])
+            seconds = best.time_to_target_seconds if best else None
+            reached = "-" if best is None or best.best_score is None else best.headline.metric.format(best.best_score)
             table.add_row(
                 standing.name, str(standing.num_over), running, "" if rate is None else f"{rate:.4g}", "-" if seconds is None else f"{seconds:.2f}",
-                "-" if accuracy is None else f"{accuracy:.4f}", str(standing.num_diverged or ""), str(standing.num_failed or ""),
+                reached, str(standing.num_diverged or ""), str(standing.num_failed or ""),
             )  # fmt: skip
         if len(self._standings) > MOST_ROWS:
             table.add_row(f"and {len(self._standings) - MOST_ROWS} more", *[""] * 7)
@@ -121,6 +121,6 @@ class SweepView:
 def _result(summary: RunSummary | None) -> str:
     if summary is None:
         return ""
-    accuracy = "" if summary.best_test_accuracy is None else f"  accuracy {summary.best_test_accuracy:.4f}"
-    seconds = "" if summary.time_to_accuracy_seconds is None else f"  {summary.time_to_accuracy_seconds:.2f} s to target"
-    return f"{accuracy}{seconds}  training {summary.training_seconds:.2f} s"
+    score = "" if summary.best_score is None else f"  {summary.headline.metric.in_words(summary.best_score)}"
+    seconds = "" if summary.time_to_target_seconds is None else f"  {summary.time_to_target_seconds:.2f} s to target"
+    return f"{score}{seconds}  training {summary.training_seconds:.2f} s"

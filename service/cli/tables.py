@@ -28,6 +28,8 @@ def plain_table(*columns: str, numbers: bool = False, title: str | None = None) 
 
 def print_runs(rows: list[dict[str, Any]]) -> None:
     """A line for each run's summary; a single one that is too long for the terminal becomes a line for each of its values."""
+    names = {row["headline"]["name"] for row in rows}
+    test = {"accuracy": "test acc."}.get(name := names.pop(), f"test {name}") if len(names) == 1 else "test score"
     columns: dict[str, Callable[[dict[str, Any]], str]] = {
         "run": lambda row: str(row.get("recipe", row["run_id"])),
         "batch": lambda row: f"{row['global_batch_size']:,}",
@@ -35,9 +37,9 @@ def print_runs(rows: list[dict[str, Any]]) -> None:
         "steps": lambda row: f"{row['steps']:,}",
         "epochs": lambda row: f"{row['epochs']:g}" if row["epochs"] == round(row["epochs"], 2) else f"{row['epochs']:.2f}",
         "training s": lambda row: f"{row['training_seconds']:.2f}",
-        "s to target": lambda row: "-" if row["time_to_accuracy_seconds"] is None else f"{row['time_to_accuracy_seconds']:.2f}",
-        "test acc.": lambda row: "-" if row["test_accuracy"] is None else f"{row['test_accuracy']:.4f}",
-        "best": lambda row: "-" if row["best_test_accuracy"] is None else f"{row['best_test_accuracy']:.4f}",
+        "s to target": lambda row: "-" if row["time_to_target_seconds"] is None else f"{row['time_to_target_seconds']:.2f}",
+        test: lambda row: "-" if row["score"] is None else f"{row['score']:.4f}",
+        "best": lambda row: "-" if row["best_score"] is None else f"{row['best_score']:.4f}",
         "samples/s": lambda row: "-" if row["samples_per_second"] is None else f"{row['samples_per_second']:,.0f}",
         "noise scale": lambda row: "-" if row["gradient_noise_scale"] is None else f"{row['gradient_noise_scale']:,.0f}",
     }

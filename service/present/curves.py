@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from largebatch.jobs.run.journal import parse_line
 from largebatch.jobs.run.json_lines import read_all_lines
-from largebatch.jobs.run.records import EndRecord, EvalRecord, NoticeRecord, Record, StartRecord, StepRecord
+from largebatch.jobs.run.records import EndRecord, EvalRecord, Headline, NoticeRecord, Record, StartRecord, StepRecord
 from largebatch.jobs.run.run_folder import JOURNAL
 
 T = TypeVar("T")
@@ -49,6 +49,8 @@ class Cost(BaseModel):
     device_seconds: float = 0.0
     training_seconds: float = 0.0
     world_size: int = 1
+    headline: Headline = Headline()
+    """What the scores are of."""
 
     def at(self, training_seconds: float) -> float:
         """Device seconds at this training second."""
@@ -128,7 +130,9 @@ class Curves:
         while self._starts and self._starts[-1].training_seconds > record.training_seconds:
             self._starts.pop()  # it went on from before that one
         cost = self._cost(record.training_seconds)
-        self._starts.append(Cost(device_seconds=cost, training_seconds=record.training_seconds, world_size=record.world_size))
+        self._starts.append(
+            Cost(device_seconds=cost, training_seconds=record.training_seconds, world_size=record.world_size, headline=record.headline)
+        )
 
     def _add_noise(self, record: StepRecord, placed: dict[str, Any]) -> None:
         if record.covariance_trace is None or record.gradient_norm_squared is None:

@@ -42,11 +42,12 @@ def _of_run(folder: Path, before: dict[str, Any]) -> dict[str, Any]:
     for line in lines:
         record = parse_line(line.content)
         if isinstance(record, StartRecord):
-            progress |= {"step": record.step, "training_seconds": record.training_seconds, "world_size": record.world_size, "hardware": record.device}
+            progress |= {"step": record.step, "training_seconds": record.training_seconds, "world_size": record.world_size, "hardware": record.device,
+                         "metric": record.headline.name}  # fmt: skip
         elif isinstance(record, StepRecord):
             progress |= {"step": record.step, "epoch": record.epoch, "loss": record.loss, "training_seconds": record.training_seconds}
         elif isinstance(record, EvalRecord):
-            progress |= {"test_accuracy": record.test_accuracy, "training_seconds": record.training_seconds}
+            progress |= {"score": record.score, "training_seconds": record.training_seconds}
     return progress
 
 
@@ -66,7 +67,7 @@ def _of_sweep(folder: Path) -> dict[str, Any]:
 def _of_trial(folder: Path) -> dict[str, Any]:
     """How far one run of a sweep is: the facts that a table shows."""
     progress = _of_run(folder, {})
-    return {name: progress[name] for name in ("step", "epoch", "test_accuracy", "training_seconds") if name in progress}
+    return {name: progress[name] for name in ("step", "epoch", "score", "training_seconds") if name in progress}
 
 
 class TrialView(BaseModel):
@@ -90,10 +91,10 @@ class TrialView(BaseModel):
     """reached, missed, completed or diverged, once it ended by itself."""
     step: int | None = None
     epoch: float | None = None
-    test_accuracy: float | None = None
-    """The newest; of one that ended, its best."""
+    score: float | None = None
+    """The newest on the test set; of one that ended, its best."""
     training_seconds: float | None = None
-    time_to_accuracy_seconds: float | None = None
+    time_to_target_seconds: float | None = None
 
 
 class Trials(BaseModel):
@@ -120,14 +121,14 @@ def _view(ledger: Ledger, trial: Trial, is_active: bool) -> TrialView:
     if summary is not None:
         facts |= {
             "outcome": None if ending else str(summary.outcome), "step": summary.steps, "epoch": summary.epochs,
-            "test_accuracy": summary.best_test_accuracy, "training_seconds": summary.training_seconds,
-            "time_to_accuracy_seconds": summary.time_to_accuracy_seconds,
+            "score": summary.best_score, "training_seconds": summary.training_seconds,
+            "time_to_target_seconds": summary.time_to_target_seconds,
         }  # fmt: skip
     elif (folder / JOURNAL).exists():
         facts |= _of_trial(folder)
     if ending is not None:
-        accuracy = ending.test_accuracy if facts.get("test_accuracy") is None else facts["test_accuracy"]
-        return TrialView(**{**facts, "state": "pruned" if ending.how == "pruned" else "failed", "why": ending.why, "test_accuracy": accuracy})
+        score = ending.score if facts.get("score") is None else facts["score"]
+        return TrialView(**{**facts, "state": "pruned" if ending.how == "pruned" else "failed", "why": ending.why, "score": score})
     if summary is not None:
         return TrialView(**facts, state="ended")
     begun = "running" if is_active else "unfinished"

@@ -37,7 +37,7 @@ def records(first: int, last: int, scale: float = 1.0) -> Iterator[Record]:
         noise = {"covariance_trace": 2.0 * step, "gradient_norm_squared": 1.0} if measured else {}
         yield made_records.step(step, seconds(step), 32, epoch=step / 45, loss=2.0 / step, learning_rate=scale * rate(step), **noise)
         if step % 100 == 0:
-            yield made_records.evaluation(step, seconds(step), 32, epoch=step / 45, test_accuracy=step / STEPS)
+            yield made_records.evaluation(step, seconds(step), 32, epoch=step / 45, score=step / STEPS)
 
 
 def start(step: int, workers: int) -> StartRecord:
@@ -82,7 +82,7 @@ def test_a_falling_rate_is_drawn_as_falling_live_and_afterwards(browser: Browser
         write([start(0, 1), *records(1, 10)])
         live.page.locator("#axis").select_option("step")
         until_drawn(live.page, 10)
-        expect(live.page.locator("#c-accuracy")).to_have_text("Not evaluated yet.")
+        expect(live.page.locator("#c-score")).to_have_text("Not evaluated yet.")
         expect(live.page.locator("#c-noise")).to_have_text("Not measured so far.")
         for first, last in ((11, 900), (901, 2100), (2101, 4500)):
             write(records(first, last))

@@ -41,13 +41,13 @@ def test_a_newcomer_submits_the_digits_and_sees_the_curve_grow(visit: Visit) -> 
     visit.keep("new-run")
     page.get_by_role("button", name="Start").click()
     page.wait_for_url(re.compile("/runs/digits-lamb-"))
-    curve = page.locator("#c-accuracy .point")
+    curve = page.locator("#c-score .point")
     expect(curve.first).to_be_visible()
     few = curve.count()
     expect(page.locator("#job .state").first).to_have_text("succeeded")
     expect(page.locator("[data-cell=step]")).to_have_text("600")
     page.wait_for_timeout(500)
-    drawn = page.evaluate("document.querySelector('#c-accuracy').data[0].x.length")
+    drawn = page.evaluate("document.querySelector('#c-score').data[0].x.length")
     assert drawn == 300 > few, "all evaluations, and more than there were at first"
     expect(page.get_by_text("Ended: completed")).to_be_visible()
     expect(page.locator("#log")).to_contain_text("test accuracy")
@@ -55,7 +55,7 @@ def test_a_newcomer_submits_the_digits_and_sees_the_curve_grow(visit: Visit) -> 
     expect(page.locator("#run-plan dl")).to_contain_text("total steps")
     visit.refuse_barriers()
     page.get_by_label("Against").select_option("samples")
-    expect(page.locator("#c-accuracy")).to_contain_text("samples")
+    expect(page.locator("#c-score")).to_contain_text("samples")
     visit.keep("run")
     assert visit.complaints == []
 
@@ -162,8 +162,8 @@ def test_comparing_a_full_batch_and_a_run_without_data(visit: Visit, service: Se
     assert page.evaluate(points) == [["sgd", "sgd"], 2]
     page.locator("#field").select_option("stop.target_accuracy")
     assert page.evaluate(points)[0][1] == "none", "which is a place as well"
-    page.locator("#result").select_option("time_to_accuracy_seconds")
-    expect(page.locator("#c-fields")).to_have_text("None of these runs has ended with a time_to_accuracy_seconds.")
+    page.locator("#result").select_option("time_to_target_seconds")
+    expect(page.locator("#c-fields")).to_have_text("None of these runs has ended with a time_to_target_seconds.")
 
     cancelled = put_cancelled(service, ids[0])
     visit.go(f"/compare?run={ids[0]}&run={cancelled}&run={idle}")
@@ -171,7 +171,7 @@ def test_comparing_a_full_batch_and_a_run_without_data(visit: Visit, service: Se
     drawn = page.evaluate("(({x, y, marker}) => [[...x], [...y], [...marker.symbol]])(document.querySelector('#c-fields').data[0])")
     assert drawn[0] == ["64", "64"], "one size: no axis of sizes that nobody tried"
     assert (drawn[1][1], drawn[2]) == (drawn[1][0], ["circle", "circle-open"])
-    told = f"Not ended, drawn hollow as far as it came: {cancelled}. Without a test_accuracy: {idle}."
+    told = f"Not ended, drawn hollow as far as it came: {cancelled}. Without a score: {idle}."
     expect(page.locator("#fields-missing")).to_have_text(told)
     assert page.evaluate("document.querySelector('#c-curves').layout.xaxis.range[0]") >= 0, "nothing was measured before a run began"
     page.locator("#result").select_option("samples_per_second")
@@ -263,10 +263,10 @@ def put_sweep(service: Service) -> str:
             (run / "environment.json").write_text(json.dumps({"device": "cpu"}))
             (run / "records.jsonl").touch()
             if number == 3:
-                ledger.add(Ending(number=3, how="pruned", test_accuracy=0.5))
+                ledger.add(Ending(number=3, how="pruned", score=0.5))
                 continue
-            met = {"outcome": "missed"} if number == 1 else {"time_to_accuracy_seconds": 2.0 - number / 4, "steps_to_accuracy": 30}
-            told = summary(trial.run_id, global_batch_size=batch, steps=40, target_accuracy=0.9, best_test_accuracy=0.95, test_accuracy=0.93, **met)
+            met = {"outcome": "missed"} if number == 1 else {"time_to_target_seconds": 2.0 - number / 4, "steps_to_target": 30}
+            told = summary(trial.run_id, global_batch_size=batch, steps=40, target_accuracy=0.9, best_score=0.95, score=0.93, **met)
             (run / "summary.json").write_text(told.model_dump_json())
     service.put(job)
     return job.id

@@ -10,7 +10,7 @@ from small_runs import InOrder, planned
 from torch import Tensor, nn
 from torch.nn import functional
 
-from largebatch.jobs.engine.accumulate import accumulate
+from largebatch.jobs.engine.gradient.accumulate import accumulate
 from largebatch.jobs.engine.state import TrainState
 from largebatch.jobs.engine.step import optimizer_step
 from largebatch.jobs.models.norms.ghost_batch_norm import use_ghost_batch_norm
@@ -20,6 +20,7 @@ from largebatch.jobs.optim.weight_average import WeightAverage
 from largebatch.jobs.plan.step_plan import Position, Slice
 from largebatch.jobs.plan.train_plan import TrainPlan
 from largebatch.jobs.run.records import StepRecord
+from largebatch.jobs.tasks.classification import Classification
 
 NUM_SAMPLES, NUM_FEATURES, NUM_CLASSES, WIDTH, BATCH, SPAN = 60, 12, 4, 10, 24, 8
 STEPS = 7  # two epochs of 24 + 24 + 12 samples, and one more: the short batch at an epoch's end takes part
@@ -54,7 +55,8 @@ def new_state(plan: TrainPlan, dtype: torch.dtype, normalises: bool, dropout: bo
         model = use_ghost_batch_norm(model, SPAN)
     ema = plan.spec.ema
     average = WeightAverage(model, ema.decay) if ema else None
-    return TrainState(model, build_optimizer(model, plan.spec.optimizer), plan.micro_batch_size, average=average)
+    task = Classification(NUM_CLASSES, plan.spec.loss.label_smoothing)
+    return TrainState(model, build_optimizer(model, plan.spec.optimizer), plan.micro_batch_size, task=task, average=average)
 
 
 def trained(micro_batch_size: int, dtype: torch.dtype, normalises: bool, dropout: bool = False, **parts: Any) -> tuple[TrainState, list[StepRecord]]:

@@ -18,6 +18,7 @@ from largebatch.jobs.models.modes import train_mode
 from largebatch.jobs.models.norms.ghost_batch_norm import has_batch_norm, use_ghost_batch_norm
 from largebatch.jobs.optim.parameter_groups import build_optimizer
 from largebatch.jobs.plan.step_plan import Slice
+from largebatch.jobs.tasks.classification import Classification
 
 NUM_SAMPLES, BATCH, SPAN, WIDTH, CLASSES, RATE = 60, 24, 6, 5, 3, 0.2
 SLICES = [(0, 24), (24, 48), (48, 60), (0, 24)]
@@ -171,7 +172,7 @@ def trained(case: str, micro_batch_size: int, **parts: Any) -> TrainState:
     whole = {"batch_norm": {"span": SPAN}, "learning_rate": {"base": RATE}, "stop": {"steps": len(SLICES)}, "gradient": {"noise_every_steps": 0}}
     plan = planned(NUM_SAMPLES, has_batch_norm(model), **{**own, **whole, **parts})
     use_ghost_batch_norm(model, plan.span)
-    state = TrainState(model, build_optimizer(model, plan.spec.optimizer), plan.micro_batch_size)
+    state = TrainState(model, build_optimizer(model, plan.spec.optimizer), plan.micro_batch_size, task=Classification(4))
     for _ in SLICES:
         optimizer_step(state, plan, plan.step_at(state.progress.position), samples_in_order(), pytest.fail)
     return state
@@ -199,7 +200,7 @@ def test_the_runs_of_a_norm_differ() -> None:
 def test_frozen_statistics_stay_through_evaluation_too(case: str) -> None:
     state = trained(case, BATCH)
     assert state.model.norm.running_mean.tolist() == [0.25] * WIDTH
-    evaluate(state, samples_in_order(), NUM_SAMPLES, bfloat16=False)
+    evaluate(state, samples_in_order(), NUM_SAMPLES, "float32")
     assert [name for name, module in state.model.named_modules() if not module.training] == ["norm"]
     assert not has_batch_norm(state.model), "so batch_norm.span is not read"
 
@@ -216,9 +217,9 @@ def test_without_running_statistics_evaluation_takes_groups_in_the_files_order(n
     labels = stored.labels[:num_samples]
     for at_once in (1024, 25, SPAN, 1):
         state.evaluation_batch_size = at_once
-        score = evaluate(state, stored, num_samples, bfloat16=False)
-        assert score.loss == pytest.approx(float(functional.cross_entropy(logits.float(), labels)), rel=1e-6)
-        assert score.accuracy == pytest.approx(float((logits.argmax(1) == labels).double().mean()))
+        scores = evaluate(state, stored, num_samples, "float32")
+        assert scores["loss"] == pytest.approx(float(functional.cross_entropy(logits.float(), labels)), rel=1e-6)
+        assert scores["accuracy"] == pytest.approx(float((logits.argmax(1) == labels).double().mean()))
 
 
 class OneOfSeveral(Ranks):

@@ -96,7 +96,7 @@ def test_stopping_after_any_step_changes_no_bit(case: str, tmp_path: Path) -> No
         resumed = run(CASES[case], run_dir, resumes=True)
         assert resumed.parameters_sha256 == whole.parameters_sha256, stop_after
         assert told(run_dir) == told_whole, stop_after
-        same = {"outcome", "samples_seen", "epochs", "gradient_noise_scale", "test_accuracy", "best_test_accuracy", "train_accuracy"}
+        same = {"outcome", "samples_seen", "epochs", "gradient_noise_scale", "score", "best_score", "train_score"}
         assert resumed.model_dump(include=same) == whole.model_dump(include=same)
 
 
@@ -134,7 +134,7 @@ def test_the_longer_budget_goes_on_where_the_shorter_one_ended(tmp_path: Path) -
 def test_a_finished_run_that_is_resumed_ends_at_once_and_unchanged(tmp_path: Path) -> None:
     first = run({}, tmp_path / "run")
     again = run({}, tmp_path / "run", resumes=True)
-    same = {"outcome", "steps", "parameters_sha256", "test_accuracy", "best_test_accuracy", "train_accuracy", "training_seconds"}
+    same = {"outcome", "steps", "parameters_sha256", "score", "best_score", "train_score", "training_seconds"}
     assert again.model_dump(include=same) == first.model_dump(include=same)
     assert step_numbers(tmp_path / "run") == list(range(1, NUM_STEPS + 1))
 
@@ -146,10 +146,10 @@ def test_another_target_on_resuming_is_measured_from_the_beginning(tmp_path: Pat
     run_dir = tmp_path / "run"
     first = run({**often, "stop": {**stop, "target_accuracy": 0.01}}, run_dir)
     curve = list(evaluations(read_records(run_dir)))
-    best = max(point.test_accuracy for point in curve)
-    assert (first.outcome, first.steps_to_accuracy) == (Outcome.REACHED, 1)
+    best = max(point.score for point in curve)
+    assert (first.outcome, first.steps_to_target) == (Outcome.REACHED, 1)
     assert 0.01 < best < 1.0
-    met = next(point for point in curve if point.test_accuracy == best)
+    met = next(point for point in curve if point.score == best)
     assert met.step > 1
     for target, want in (
         (best, (Outcome.REACHED, met.step, met.training_seconds)),
@@ -158,8 +158,8 @@ def test_another_target_on_resuming_is_measured_from_the_beginning(tmp_path: Pat
         (0.01, (Outcome.REACHED, 1, curve[0].training_seconds)),
     ):
         summary = run({**often, "stop": {**stop, "target_accuracy": target}}, run_dir, resumes=True)
-        assert (summary.outcome, summary.steps_to_accuracy, summary.time_to_accuracy_seconds) == want
-        assert (summary.target_accuracy, summary.steps) == (target, NUM_STEPS)
+        assert (summary.outcome, summary.steps_to_target, summary.time_to_target_seconds) == want
+        assert (summary.target, summary.steps) == (target, NUM_STEPS)
 
 
 def test_a_run_that_met_its_target_goes_on_to_a_higher_one(tmp_path: Path) -> None:
@@ -169,5 +169,5 @@ def test_a_run_that_met_its_target_goes_on_to_a_higher_one(tmp_path: Path) -> No
     first = run({**often, "stop": {"steps": NUM_STEPS, "target_accuracy": 0.01}}, run_dir)
     assert (first.outcome, first.steps) == (Outcome.REACHED, 1)
     second = run({**often, "stop": {"steps": NUM_STEPS, "target_accuracy": 1.0}}, run_dir, resumes=True)
-    same = {"outcome", "steps", "steps_to_accuracy", "parameters_sha256"}
+    same = {"outcome", "steps", "steps_to_target", "parameters_sha256"}
     assert second.model_dump(include=same) == whole.model_dump(include=same)

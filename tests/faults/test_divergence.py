@@ -46,8 +46,8 @@ def test_a_rate_far_too_large_is_a_divergence(rate: float, tmp_path: Path, capsy
     parts = {"learning_rate": {"base": rate}, "stop": {"steps": 30, "target_accuracy": 0.9}, "checkpoint": {"every_steps": 1, "keep": 50}}
     code, summary, run_dir, said = trained(tmp_path, capsys, **parts)
     assert code == 3
-    assert (summary["outcome"], summary["time_to_accuracy_seconds"], summary["steps_to_accuracy"]) == ("diverged", None, None)
-    assert summary["train_accuracy"] is None
+    assert (summary["outcome"], summary["time_to_target_seconds"], summary["steps_to_target"]) == ("diverged", None, None)
+    assert summary["train_score"] is None
     assert "Diverged: the loss is" in said
     assert "Lower learning_rate.base" in said
     assert_no_number_that_is_none(run_dir)
@@ -61,7 +61,7 @@ def test_a_model_that_overflows_at_the_last_step_is_a_divergence_too(tmp_path: P
     """The only step's gradient is finite and what it makes of the weights is not: the evaluation finds out."""
     code, summary, run_dir, _ = trained(tmp_path, capsys, learning_rate={"base": 3e38}, stop={"steps": 1, "target_accuracy": 0.9})
     assert (code, summary["outcome"]) == (3, "diverged")
-    assert summary["test_accuracy"] is None
+    assert summary["score"] is None
     assert_no_number_that_is_none(run_dir)
     assert not any(isinstance(record, EvalRecord) for record in read_records(run_dir))
     assert list_checkpoints(run_dir / "checkpoints") == [], "weights that are not finite are not worth keeping"
@@ -102,14 +102,14 @@ def test_a_diverged_run_keeps_its_last_finite_checkpoint(tmp_path: Path, capsys:
 def test_a_missed_target_is_a_miss(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, summary, run_dir, _ = trained(tmp_path, capsys, learning_rate={"base": 1e-9}, stop={"steps": 5, "target_accuracy": 1.0})
     assert (code, summary["outcome"]) == (0, "missed")
-    assert (summary["time_to_accuracy_seconds"], summary["steps_to_accuracy"]) == (None, None)
-    assert 0.0 <= summary["best_test_accuracy"] < 1.0
+    assert (summary["time_to_target_seconds"], summary["steps_to_target"]) == (None, None)
+    assert 0.0 <= summary["best_score"] < 1.0
     end = read_records(run_dir)[-1]
     assert isinstance(end, EndRecord)
-    assert end.summary.time_to_accuracy_seconds is None
-    assert '"time_to_accuracy_seconds":null' in (run_dir / "records.jsonl").read_text()
+    assert end.summary.time_to_target_seconds is None
+    assert '"time_to_target_seconds":null' in (run_dir / "records.jsonl").read_text()
 
 
 def test_without_a_target_it_is_complete(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, summary, _, _ = trained(tmp_path, capsys, stop={"steps": 5})
-    assert (code, summary["outcome"], summary["time_to_accuracy_seconds"]) == (0, "completed", None)
+    assert (code, summary["outcome"], summary["time_to_target_seconds"]) == (0, "completed", None)

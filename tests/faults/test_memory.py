@@ -155,7 +155,7 @@ def test_evaluation_goes_on_with_fewer_samples_at_once(error: Callable[[], BaseE
     want = trained(new_job(8), tmp_path / "roomy")
     job = small(new_job(8), 5, error, in_training=False)
     got = trained(job, tmp_path / "small")
-    same = {"test_accuracy", "best_test_accuracy", "train_accuracy", "parameters_sha256"}
+    same = {"score", "best_score", "train_score", "parameters_sha256"}
     assert got.model_dump(include=same - {"parameters_sha256"}) == want.model_dump(include=same - {"parameters_sha256"})
     assert losses(tmp_path / "small") == losses(tmp_path / "roomy")
     assert notices(tmp_path / "small") == [f"Out of memory in evaluation: {halving} samples at once." for halving in ("16 -> 8", "8 -> 4")]

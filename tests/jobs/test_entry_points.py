@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from largebatch.jobs.data.dataset import Dataset
 from largebatch.jobs.entry_points import call_entry_point, described
 from largebatch.jobs.errors import DataError, SpecError
 from largebatch.jobs.models.table import build_model
@@ -53,7 +54,7 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def build(reference: str, **arguments: object) -> nn.Module:
     spec = ModelSpec.model_validate({"entry_point": reference, "arguments": arguments})
-    return build_model(spec, (1, 8, 8), 10, seed=0)
+    return build_model(spec, Dataset("any", [], [], 10, (1, 8, 8)), seed=0)
 
 
 def test_a_model_from_the_current_folder() -> None:

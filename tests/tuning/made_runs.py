@@ -31,8 +31,8 @@ def made_run(batch: int, seed: int = 0, factor: float = 1.0, *, reaches: bool = 
     points = (Evaluation(max(steps // 2, 1), samples // 2, seconds / 2, 0.5), Evaluation(steps, steps * batch, seconds, best))
     found = summary(
         f"b{batch}-s{seed}-{factor:g}", global_batch_size=batch, steps=steps, samples_seen=steps * batch, training_seconds=seconds,
-        target_accuracy=TARGET, time_to_accuracy_seconds=seconds if reaches else None, steps_to_accuracy=steps if reaches else None,
-        best_test_accuracy=best, test_accuracy=best, train_accuracy=0.99, gradient_noise_scale=400.0,
+        target=TARGET, time_to_target_seconds=seconds if reaches else None, steps_to_target=steps if reaches else None,
+        best_score=best, score=best, train_score=0.99, gradient_noise_scale=400.0,
         outcome=Outcome.REACHED if reaches else Outcome.MISSED,
     )  # fmt: skip
     given = {
@@ -51,7 +51,7 @@ def made_folder(folder: Path, batch: int, seed: int = 0) -> Path:
     with Journal(run_dir) as journal:
         journal.write(start(at_s=batch + seed / 1000))
         for at in result.evaluations:
-            journal.write(evaluation(at.step, at.training_seconds, samples_seen=at.samples, test_accuracy=at.test_accuracy))
+            journal.write(evaluation(at.step, at.training_seconds, samples_seen=at.samples, score=at.score))
         journal.write(EndRecord(summary=result.summary))
     run_folder.write_text(run_dir / run_folder.SPEC, spec.model_dump_json())
     run_folder.write_text(run_dir / run_folder.ENVIRONMENT, json.dumps({"device": "cpu (test)"}))
@@ -100,8 +100,8 @@ def finish(ledger: Ledger, trial: Trial, **fields: Any) -> None:
     result = summary(
         trial.run_id,
         **{
-            "global_batch_size": trial.fields["batch.global_batch_size"], "samples_seen": 1000, "best_test_accuracy": 0.9 - rate / 10,
-            "steps_to_accuracy": steps, "time_to_accuracy_seconds": steps / 100,
+            "global_batch_size": trial.fields["batch.global_batch_size"], "samples_seen": 1000, "best_score": 0.9 - rate / 10,
+            "steps_to_target": steps, "time_to_target_seconds": steps / 100,
             "outcome": Outcome.DIVERGED if rate > 0.7 else Outcome.REACHED, **fields,
         },
     )  # fmt: skip

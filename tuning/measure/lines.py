@@ -1,4 +1,4 @@
-"""What lies between two solutions: loss and accuracy along a straight and a curved line (Keskar et al., arXiv:1609.04836),
+"""What lies between two solutions: loss and score along a straight and a curved line (Keskar et al., arXiv:1609.04836),
 and the figure of it.
 """
 
@@ -9,10 +9,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from largebatch.jobs.data.trees import num_samples
 from largebatch.jobs.engine.evaluate import evaluate
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.models.norms.ghost_batch_norm import forward_pass_of
 from largebatch.jobs.prepared import evaluation_batches, new_state
+from largebatch.jobs.tasks.metric import ACCURACY, Metric
 from largebatch.jobs.tracking.params import flat
 from largebatch.tuning.measure.solution import CHUNK, Solution
 from largebatch.tuning.report.charts import Chart, Series
@@ -27,9 +29,10 @@ class LinePoint(NamedTuple):
     at: float
     """0: the first; 1: the second."""
     train_loss: float
-    train_accuracy: float
+    train_score: float
+    """The headline metric."""
     test_loss: float
-    test_accuracy: float
+    test_score: float
 
 
 def refuse_unlike(first: Solution, second: Solution) -> None:
@@ -43,12 +46,13 @@ def refuse_unlike(first: Solution, second: Solution) -> None:
 
 
 def line(first: Solution, second: Solution, *, is_curved: bool = False, points: int = LINE_POINTS) -> list[LinePoint]:
-    """Loss and accuracy along f(a x_2 + (1 - a) x_1), or f(sin(a pi/2) x_2 + cos(a pi/2) x_1), for a from -1 to 2.
+    """Loss and score along f(a x_2 + (1 - a) x_1), or f(sin(a pi/2) x_2 + cos(a pi/2) x_1), for a from -1 to 2.
 
     Running statistics mean nothing between two networks, so batch-norm takes those of the samples at each place.
     Raises: InputError for two architectures, different data, or a model that fails on the way; FaultError.
     """
     refuse_unlike(first, second)
+    name = first.job.metric.name
     one, other = first.weights, second.weights
     state = new_state(first.job)
     state.model, state.average = first.model, None
@@ -61,11 +65,11 @@ def line(first: Solution, second: Solution, *, is_curved: bool = False, points: 
             with first.named("fails on the way"):
                 _take_statistics(first)
                 train, test = (
-                    evaluate(state, evaluation_batches(first.job, part), count, False)
+                    evaluate(state, evaluation_batches(first.job, part), count, first.job.spec.precision)
                     for part, count in ((first.job.dataset.train, first.num_samples), (first.job.dataset.test, len(first.job.dataset.test)))
                 )
                 first.model.eval()  # evaluating leaves it ready to train on
-            walked.append(LinePoint(float(at), train.loss, train.accuracy, test.loss, test.accuracy))
+            walked.append(LinePoint(float(at), train["loss"], train[name], test["loss"], test[name]))
     finally:
         first.put(one)
         for module, name, buffer, value in held:
@@ -84,11 +88,11 @@ def _take_statistics(solution: Solution) -> None:
     span, forward_pass.span = forward_pass.span, CHUNK
     for norm in solution.moving:
         norm.train()
-    for number, (inputs, _) in enumerate(solution.chunks(evaluation_batches(solution.job, solution.job.dataset.train), CHUNK), 1):
+    for number, batch in enumerate(solution.chunks(evaluation_batches(solution.job, solution.job.dataset.train), CHUNK), 1):
         for norm in solution.moving:
             norm.momentum = 1 / number  # a plain average; the first takes the place of what was there
-        forward_pass.begin(len(inputs))
-        solution.model(inputs)
+        forward_pass.begin(num_samples(batch))
+        solution.job.task.probe(solution.model, batch)
     forward_pass.forget()
     forward_pass.span = span
     for norm, momentum in zip(solution.moving, held, strict=True):
@@ -96,14 +100,20 @@ def _take_statistics(solution: Solution) -> None:
         norm.eval()
 
 
-def line_chart(name: str, points: Sequence[LinePoint], small: str, large: str, caption: str) -> Chart:
-    """Loss and accuracy on the way from one solution to the other."""
-    at = [point.at for point in points]
+def line_chart(name: str, points: Sequence[LinePoint], small: str, large: str, caption: str, metric: Metric = ACCURACY) -> Chart:
+    """Loss and score on the way from one solution to the other; of a fraction that should be large, what it lacks of 1."""
+    at, shows_error = [point.at for point in points], metric.is_fraction and metric.better == "higher"
+    what = "error" if shows_error else metric.name
+    y_title = f"loss, and error (1 - {metric.name})" if shows_error else f"loss, and {metric.name}"
+    train, test = (
+        [1 - score if shows_error else score for score in side]
+        for side in ([point.train_score for point in points], [point.test_score for point in points])
+    )
     return Chart(
-        f"line-{name}", f"Along the {name} line between two solutions", f"0: {small}; 1: {large}", "loss, and error (1 - accuracy)",
+        f"line-{name}", f"Along the {name} line between two solutions", f"0: {small}; 1: {large}", y_title,
         [Series("train loss", at, [point.train_loss for point in points]), Series("test loss", at, [point.test_loss for point in points]),
-         Series("train error", at, [1 - point.train_accuracy for point in points], dash=True, colour=0),
-         Series("test error", at, [1 - point.test_accuracy for point in points], dash=True, colour=1)],
+         Series(f"train {what}", at, train, dash=True, colour=0),
+         Series(f"test {what}", at, test, dash=True, colour=1)],
         caption=caption, marks=[(0.0, small), (1.0, large)],
     )  # fmt: skip
 

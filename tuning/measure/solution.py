@@ -1,6 +1,6 @@
 """A run's final weights as a function: the loss at any weights, its gradient, and its Hessian times a direction.
 
-f is the mean cross-entropy of the first `num_samples` training images, without augmentation, in evaluation mode: a
+f is the task's mean loss on the first `num_samples` training samples, without augmentation and label smoothing, in evaluation mode: a
 function of the weights alone.
 """
 
@@ -8,7 +8,9 @@ import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +19,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from largebatch.jobs.data.batches import Batches
 from largebatch.jobs.data.same_data import refuse_other_data
+from largebatch.jobs.data.sample_draws import EVALUATION
+from largebatch.jobs.data.trees import Tree
 from largebatch.jobs.engine.out_of_memory import ran_out_of_memory
 from largebatch.jobs.engine.warm_up import activation_bytes_per_sample
 from largebatch.jobs.errors import CheckpointError, FaultError, InputError, LargebatchError
@@ -27,6 +31,8 @@ from largebatch.jobs.prepared import Prepared, evaluation_batches, new_state
 from largebatch.jobs.resume import load_newest
 from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.run_folder import resumed_spec
+from largebatch.jobs.tasks.classification import Classification
+from largebatch.jobs.tasks.outputs import logits_of
 from largebatch.jobs.tracking.mlflow_store import brief
 from largebatch.jobs.tracking.params import flat
 from largebatch.tuning.results.run_result import part_in_words
@@ -112,16 +118,38 @@ class Solution:
 
     def _sum(self, use: Callable[[Tensor], None]) -> float:
         total, batches = 0.0, evaluation_batches(self.job, self.job.dataset.train)
-        for inputs, labels in self.chunks(batches, self.chunk):
-            # In float64: what a hundred random directions change is a millionth of the loss.
-            loss = functional.cross_entropy(self.model(inputs).double(), labels, reduction="sum") / self.num_samples
+        for batch in self.chunks(batches, self.chunk):
+            loss = self._loss_sum(batch) / self.total_weight
             use(loss)
             total += float(loss.detach())
         return total
 
-    def chunks(self, batches: Batches, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The samples that f is taken over, so many at a time."""
-        return (batches.read(Slice(0, start, min(start + size, self.num_samples))) for start in range(0, self.num_samples, size))
+    def _loss_sum(self, batch: Tree) -> Tensor:
+        """The loss summed over some samples; in float64, for what a hundred random directions change is a millionth of it."""
+        if isinstance(self.job.task, Classification) and self.job.task.counts_samples:
+            return functional.cross_entropy(logits_of(self.model(batch[0])).double(), batch[1], reduction="sum")
+
+        def doubled(*inputs: Any, **named: Any) -> Any:
+            output = self.model(*inputs, **named)
+            return output.double() if isinstance(output, Tensor) else output
+
+        return self.job.task.loss_sum(doubled, batch)
+
+    @cached_property
+    def total_weight(self) -> float:
+        """What the samples weigh together."""
+        task = self.job.task
+        if task.counts_samples:
+            return float(self.num_samples)
+        return sum(float(task.weight(batch)) for batch in self.chunks(evaluation_batches(self.job, self.job.dataset.train), CHUNK))
+
+    def chunks(self, batches: Batches, size: int) -> Iterator[Tree]:
+        """The samples that f is taken over, so many at a time, as the task prepares them."""
+        slices = (Slice(EVALUATION, start, min(start + size, self.num_samples)) for start in range(0, self.num_samples, size))
+        return (self._prepared(batches, samples) for samples in slices)
+
+    def _prepared(self, batches: Batches, samples: Slice) -> Tree:
+        return self.job.task.prepared(batches.read(samples), self.job.spec.seed, samples, self.job.device)
 
     @contextmanager
     def named(self, problem: str) -> Iterator[None]:
@@ -144,6 +172,8 @@ def load_solution(run_dir: Path, device: torch.device, data_dir: Path, num_sampl
     if not (run_dir / run_folder.SPEC).is_file():
         raise InputError("RUN", f"{run_dir} is not a run's folder: it has no {run_folder.SPEC}.", "Give the folder that the run printed.")
     spec = resumed_spec(run_dir, [])
+    if spec.task.name == "contrastive":
+        raise InputError(run_dir.name, "its loss looks at all samples of a batch together, and no part of it is a function that could be sharp.", "")
     loaded = load_newest(run_dir / run_folder.CHECKPOINTS, device, lambda text: None)
     job = prepare(spec, device, data_dir)
     refuse_other_data(job.dataset, job.fingerprint, run_dir, spec.dataset.may_change)
@@ -159,7 +189,7 @@ def load_solution(run_dir: Path, device: torch.device, data_dir: Path, num_sampl
             raise InputError(run_dir.name, "the model has complex weights, and sharpness is defined for real ones.", "Choose another run.")
         if parameter.dtype in {torch.float16, torch.bfloat16}:
             parameter.data = parameter.data.float()
-    chunk = min(CHUNK, max(PASS_BYTES // activation_bytes_per_sample(state.model, job.dataset), 1))
+    chunk = min(CHUNK, max(PASS_BYTES // activation_bytes_per_sample(spec, job.task, state.model, job.dataset), 1))
     unit = evaluation_unit(state.model)
     moving = [norm for norm in ghost_norms(state.model) if norm.moves_statistics]
     return Solution(run_dir.name, job, state.model.eval(), min(num_samples, len(job.dataset.train)), max(chunk // unit, 1) * unit, moving)

@@ -1,4 +1,4 @@
-"""What is shown against the batch size: time, steps and samples to the target, accuracy, the map over momentum; and the profile of a step."""
+"""What is shown against the batch size: time, steps and samples to the target, scores, the map over momentum; and the profile of a step."""
 
 import math
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ def time_to_target(findings: Findings, predicted: Sequence[tuple[float, float]] 
         standing = sorted(findings.cost_frontier, key=lambda choice: choice.global_batch_size)
         x, y = [choice.global_batch_size for choice in standing], [choice.seconds for choice in standing]
         series.append(Series("no other is sooner with as few samples", x, y, draws="marks", colour=2))
-    chart = _against_batch(findings, "time-to-target", f"Time to {findings.target:g} test accuracy", SECONDS, series, log_y=True)
+    chart = _against_batch(findings, "time-to-target", f"Time to test {findings.metric.name} {findings.target:g}", SECONDS, series, log_y=True)
     critical = findings.critical_batch
     if critical is None or not findings.best[0].global_batch_size <= critical.critical_batch_size <= findings.best[-1].global_batch_size:
         return chart
@@ -47,7 +47,9 @@ def steps_and_samples(findings: Findings) -> list[Chart]:
             batches = np.geomspace(reached[0].global_batch_size, reached[-1].global_batch_size, 80)
             fitted = [critical.steps_to_target(batch) if what == "steps" else critical.samples_to_target(batch) for batch in batches]
             series.append(Series("fit", list(batches), fitted, draws="line", dash=True, colour=1))
-        chart = _against_batch(findings, f"{what}-to-target", f"{what.capitalize()} to {findings.target:g} test accuracy", what, series, log_y=True)
+        chart = _against_batch(
+            findings, f"{what}-to-target", f"{what.capitalize()} to test {findings.metric.name} {findings.target:g}", what, series, log_y=True
+        )
         if critical is not None:
             perfect, maximal = edges(critical.critical_batch_size)
             marks = [(perfect, "perfect scaling ends"), (critical.critical_batch_size, "critical batch"), (maximal, "maximal data parallelism")]
@@ -58,25 +60,25 @@ def steps_and_samples(findings: Findings) -> list[Chart]:
 
 
 def frontiers(findings: Findings) -> list[Chart]:
-    """Time against accuracy over all runs, and time against samples to the target over batch sizes."""
-    points = findings.accuracy_frontier
-    every = [(at.training_seconds, at.test_accuracy) for run in findings.runs for at in run.evaluations]
+    """Time against score over all runs, and time against samples to the target over batch sizes."""
+    points, name = findings.score_frontier, findings.metric.name
+    every = [(at.training_seconds, at.score) for run in findings.runs for at in run.evaluations]
     standing = Series(
-        "frontier", [point.seconds for point in points], [point.accuracy for point in points], colour=1,
-        notes=[f"batch {point.global_batch_size:,}: {point.accuracy:.4f} after {point.seconds:.3g} s" for point in points],
+        "frontier", [point.seconds for point in points], [point.score for point in points], colour=1,
+        notes=[f"batch {point.global_batch_size:,}: {findings.metric.format(point.score)} after {point.seconds:.3g} s" for point in points],
     )  # fmt: skip
-    accuracy = Chart(
-        "accuracy-frontier", "The most accurate by each moment", SECONDS, "test accuracy",
+    best = Chart(
+        "score-frontier", f"The best test {name} by each moment", SECONDS, f"test {name}",
         [Series("every evaluation", [s for s, _ in every], [a for _, a in every], draws="marks", colour=6), standing],
         caption=_caption(findings), log_x=True, levels=[(findings.target, f"target {findings.target:g}")],
     )  # fmt: skip
     batches = [_of_choices("every batch size", findings.choices, "marks", 6), _of_choices("frontier", findings.cost_frontier, "both", 1)]
     missed = ", ".join(f"{missed.global_batch_size:,}" for missed in findings.missed)
     cost = Chart(
-        "cost-frontier", f"Time against samples, to {findings.target:g} test accuracy", SECONDS, "samples to target", batches,
+        "cost-frontier", f"Time against samples, to test {name} {findings.target:g}", SECONDS, "samples to target", batches,
         caption=_caption(findings, f"missed the target: batch {missed}, so not shown" if missed else ""), log_x=True, log_y=True,
     )  # fmt: skip
-    return [accuracy, cost]
+    return [best, cost]
 
 
 def _of_choices(name: str, choices: Sequence[Choice], draws: Draws, colour: int) -> Series:
@@ -84,14 +86,14 @@ def _of_choices(name: str, choices: Sequence[Choice], draws: Draws, colour: int)
     return Series(name, [choice.seconds for choice in choices], [choice.samples for choice in choices], draws=draws, colour=colour, notes=notes)
 
 
-def accuracy_of_batch(findings: Findings) -> Chart:
-    """Train and test accuracy against the batch; where runs end at the target this shows their stopping rule, and the caption says so."""
+def score_of_batch(findings: Findings) -> Chart:
+    """Train and test score against the batch; where runs end at the target this shows their stopping rule, and the caption says so."""
     runs = [run for best in findings.best for run in best.runs]
-    ended = sum(run.summary.steps_to_accuracy == run.summary.steps for run in runs)
+    ended = sum(run.summary.steps_to_target == run.summary.steps for run in runs)
     stopped = f"{ended} of these {len(runs)} runs ended when they met their target, so they show where that is set, not how far a batch comes"
-    fields, best = (("test, best", "best_accuracy"), ("train, at the end", "train_accuracy")), findings.best
+    fields, best = (("test, best", "best_score"), ("train, at the end", "train_score")), findings.best
     series = [_measured(name, best, field) for name, field in fields if all(getattr(tried, field).median is not None for tried in best)]
-    chart = _against_batch(findings, "accuracy-of-batch", "Train and test accuracy against the batch", "accuracy", series)
+    chart = _against_batch(findings, "score-of-batch", f"Train and test {findings.metric.name} against the batch", findings.metric.name, series)
     return replace(chart, caption=f"{chart.caption}; {stopped}" if ended else chart.caption)
 
 

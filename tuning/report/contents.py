@@ -6,9 +6,9 @@ from typing import NamedTuple, TypeVar
 
 from largebatch.jobs.errors import LargebatchError
 from largebatch.jobs.tracking.mlflow_store import brief
-from largebatch.tuning.report.batch_figures import accuracy_of_batch, frontiers, momentum_map, profile_charts, steps_and_samples, time_to_target
+from largebatch.tuning.report.batch_figures import frontiers, momentum_map, profile_charts, score_of_batch, steps_and_samples, time_to_target
 from largebatch.tuning.report.charts import Chart
-from largebatch.tuning.report.run_figures import MOST_CURVES, accuracy_curves
+from largebatch.tuning.report.run_figures import MOST_CURVES, score_curves
 from largebatch.tuning.results.analysis.prediction import Miss, Predicted
 from largebatch.tuning.results.analysis.step_time import Profile
 from largebatch.tuning.results.findings import Findings
@@ -73,10 +73,10 @@ def charts_of(findings: Findings, extras: Extras) -> list[Chart]:
         ("time to the target", lambda: [time_to_target(findings, predicted)] if has_choices else []),
         ("steps and samples to the target", lambda: steps_and_samples(findings) if has_choices else []),
         ("the frontiers", lambda: frontiers(findings) if has_choices else frontiers(findings)[:1]),
-        ("accuracy against the batch", lambda: [accuracy_of_batch(findings)]),
+        ("scores against the batch", lambda: [score_of_batch(findings)]),
         ("momentum against the batch", lambda: [heat] if (heat := momentum_map(findings)) else []),
         ("the profile", lambda: profile_charts(extras.profile) if extras.profile else []),
         ("the solutions", lambda: extras.charts),
-        ("accuracy over time", lambda: [accuracy_curves([best.runs[0] for best in findings.best][:MOST_CURVES])]),
+        ("scores over time", lambda: [score_curves([best.runs[0] for best in findings.best][:MOST_CURVES])]),
     ]
     return [chart for what, draw in parts for chart in extras.attempts.attempt(f"the figure of {what}", draw) or ()]

@@ -1,4 +1,4 @@
-"""Runs beside each other: accuracy against training time, and what must be said of runs that are not alike."""
+"""Runs beside each other: score against training time, and what must be said of runs that are not alike."""
 
 import math
 from collections.abc import Sequence
@@ -14,18 +14,19 @@ MOST_CURVES = 12
 """Runs that have a line of their own in a legend."""
 
 
-def accuracy_curves(results: Sequence[RunResult]) -> Chart:
-    """Test accuracy against training seconds, one curve per run; of more than a legend holds, one colour, one broken line, per batch."""
+def score_curves(results: Sequence[RunResult]) -> Chart:
+    """The test score against training seconds, one curve per run; of more than a legend holds, one colour, one broken line, per batch."""
     devices = ", ".join(dict.fromkeys(result.device for result in results))
-    targets = dict.fromkeys(result.summary.target_accuracy for result in results if result.summary.target_accuracy is not None)
+    targets = dict.fromkeys(result.summary.target for result in results if result.summary.target is not None)
     by_batch: dict[int, list[RunResult]] = {}
     for result in results:
         by_batch.setdefault(result.summary.global_batch_size, []).append(result)
     curves = [_curve(label(result), [result]) for result in results]
     if len(results) > MOST_CURVES:
         curves = [_curve(f"batch {batch:,}, {len(members)} runs", members) for batch, members in sorted(by_batch.items())]
+    name = " or ".join(dict.fromkeys(result.metric.name for result in results))
     return Chart(
-        "accuracy-curves", f"Accuracy against training time, {devices}", SECONDS, "test accuracy", curves,
+        "score-curves", f"{name.capitalize()} against training time, {devices}", SECONDS, f"test {name}", curves,
         caption="; ".join(filter(None, [conditions(results), on_unlike_footing(results)])),
         levels=[(target, f"target {target:g}") for target in targets],
     )  # fmt: skip
@@ -35,7 +36,7 @@ def _curve(name: str, runs: Sequence[RunResult]) -> Series:
     """The curves of runs as one line, broken between them."""
     breaks = [(math.nan, math.nan)] if len(runs) > 1 else []
     points = [point for run in runs for point in (*run.curve, *breaks)]
-    return Series(name, [seconds for seconds, _ in points], [accuracy for _, accuracy in points])
+    return Series(name, [seconds for seconds, _ in points], [score for _, score in points])
 
 
 def on_unlike_footing(results: Sequence[RunResult]) -> str:
@@ -64,4 +65,4 @@ def draw_run(run_dir: Path) -> None:
     """Draw one run's own figure into its folder."""
     from largebatch.tuning.report.picture_pen import write_png  # after training, whose start does not wait for matplotlib
 
-    write_png(accuracy_curves(collect([run_dir])), run_dir / run_folder.FIGURE)
+    write_png(score_curves(collect([run_dir])), run_dir / run_folder.FIGURE)

@@ -7,6 +7,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from largebatch.jobs.run.records import Headline
+from largebatch.jobs.tasks.metric import ACCURACY
+
 
 class Answer(BaseModel):
     """A part of an answer."""
@@ -23,10 +26,13 @@ class Setting(Answer):
     """With the arguments that all of the runs share."""
     device: str
     world_size: int
+    metric: str = ACCURACY.name
+    """What the runs are judged by."""
 
     def __str__(self) -> str:
         workers = f", {self.world_size} workers" if self.world_size > 1 else ""
-        return f"{self.model} on {self.dataset}, {self.device}{workers}"
+        judged = "" if self.metric == ACCURACY.name else f", by {self.metric}"
+        return f"{self.model} on {self.dataset}, {self.device}{workers}{judged}"
 
 
 class Spread(Answer):
@@ -84,11 +90,11 @@ class Advice(Answer):
     reason: str
 
 
-class AccuracyPoint(Answer):
-    """Where no run of any batch had been as accurate sooner."""
+class ScorePoint(Answer):
+    """Where no run of any batch had been as good sooner."""
 
     seconds: float
-    accuracy: float
+    score: float
     global_batch_size: int
 
 
@@ -128,7 +134,7 @@ class Batch(Answer):
     seconds_to_target: Spread
     steps_to_target: Spread
     samples_to_target: Spread
-    best_test_accuracy: Spread
+    best_score: Spread
     gradient_noise_scale: float | None
 
 
@@ -143,11 +149,13 @@ class SweepAdvice(Answer):
 class SweepFrontier(Answer):
     """The choices that no other beats."""
 
-    target_accuracy: float
+    headline: Headline
+    """The metric of target and scores, and which way is better."""
+    target: float
     cost_frontier: list[Choice]
     """In time and samples to the target."""
-    accuracy_frontier: list[AccuracyPoint]
-    """In time and accuracy."""
+    score_frontier: list[ScorePoint]
+    """In time and score."""
     critical_batch: CriticalBatch | None
     """None for fewer than three batch sizes that reached the target."""
 

@@ -62,7 +62,7 @@ def _read(run_dir: Path) -> RunResult:
         summary = RunSummary.model_validate_json((run_dir / run_folder.SUMMARY).read_text())
         plan = _mapping(run_dir / run_folder.PLAN) if (run_dir / run_folder.PLAN).is_file() else {}
         records = read_records(run_dir)
-        curve = tuple(Evaluation(at.step, at.samples_seen, at.training_seconds, at.test_accuracy) for at in evaluations(records))
+        curve = tuple(Evaluation(at.step, at.samples_seen, at.training_seconds, at.score) for at in evaluations(records))
         estimates = tuple(
             NoiseEstimate(record.step, record.covariance_trace, record.gradient_norm_squared)
             for record in steps(records)
@@ -154,5 +154,5 @@ def _curve(client: Any, run: Any, summary: RunSummary) -> tuple[Evaluation, ...]
     return tuple(
         Evaluation(metric.step, samples.get(metric.step, metric.step * summary.global_batch_size), (metric.timestamp - run.info.start_time) / 1000,
                    metric.value)
-        for metric in sorted(client.get_metric_history(run.info.run_id, "test_accuracy"), key=lambda metric: metric.step)
+        for metric in sorted(client.get_metric_history(run.info.run_id, f"test_{summary.headline.name}"), key=lambda metric: metric.step)
     )  # fmt: skip

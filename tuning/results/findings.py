@@ -10,16 +10,17 @@ from types import MappingProxyType
 
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.run.records import Outcome
+from largebatch.jobs.tasks.metric import Metric
 from largebatch.tuning.results.analysis.advice import Cost, Limit, Partial, advise, frontier
 from largebatch.tuning.results.analysis.configurations import (
     Configuration,
-    accuracy_spread,
     best_of_each_batch,
     common_target,
     configurations,
+    score_spread,
 )
 from largebatch.tuning.results.analysis.critical_batch import fit_critical_batch
-from largebatch.tuning.results.answers import AccuracyPoint, Advice, Choice, CriticalBatch, Setting
+from largebatch.tuning.results.answers import Advice, Choice, CriticalBatch, ScorePoint, Setting
 from largebatch.tuning.results.collect import collect
 from largebatch.tuning.results.run_folders import ended_runs, failures_in_words
 from largebatch.tuning.results.run_result import RunResult, settings_of
@@ -55,6 +56,11 @@ class Findings:
     """What may be spent of a cost, asked about beside."""
     missing: Sequence[str]
     """What is known not to be there, in sentences."""
+
+    @property
+    def metric(self) -> Metric:
+        """What target and scores are of."""
+        return self.runs[0].metric
 
     @cached_property
     def configurations(self) -> list[Configuration]:
@@ -99,22 +105,22 @@ class Findings:
         return advise(self.choices, [Limit(cost, most, self._by(cost, most)) for cost, most in self.limits.items()])
 
     def _by(self, cost: Cost, most: float) -> list[Partial]:
-        """How accurate each batch had become within a limit: its most accurate configuration, of those with the most seeds."""
+        """How good each batch had become within a limit: its best configuration, of those with the most seeds."""
         partials = [partial for tried in self.configurations if (partial := _partial(tried, cost, most)) is not None]
         best: dict[int, Partial] = {}
-        for partial in sorted(partials, key=lambda partial: (-partial.choice.num_seeds, -partial.accuracy)):
+        for partial in sorted(partials, key=lambda partial: (-partial.choice.num_seeds, -self.metric.goodness(partial.score))):
             best.setdefault(partial.choice.global_batch_size, partial)
         return [best[batch] for batch in sorted(best)]
 
     @cached_property
-    def accuracy_frontier(self) -> list[AccuracyPoint]:
-        """Time against accuracy: at each point no run of any batch had been as accurate sooner."""
+    def score_frontier(self) -> list[ScorePoint]:
+        """Time against score: at each point no run of any batch had been as good sooner."""
         points = [
-            AccuracyPoint(seconds=at.training_seconds, accuracy=at.test_accuracy, global_batch_size=run.summary.global_batch_size)
+            ScorePoint(seconds=at.training_seconds, score=at.score, global_batch_size=run.summary.global_batch_size)
             for run in self.runs
             for at in run.evaluations
         ]
-        return [points[number] for number in frontier([(point.seconds, -point.accuracy) for point in points])]
+        return [points[number] for number in frontier([(point.seconds, -self.metric.goodness(point.score)) for point in points])]
 
     @cached_property
     def cost_frontier(self) -> list[Choice]:
@@ -128,7 +134,7 @@ def find(
     """Analyse runs: those of the setting that has most; the others are named, never mixed in.
 
     Args:
-        target: test accuracy; default the one that most runs were given, else what every batch size reached.
+        target: in the runs' headline metric; default the one that most runs were given, else what every batch size reached.
         limits: what may be spent of a cost, each a question more.
         missing: what is known not to be there, in sentences.
     Raises: NothingEndedError if there is nothing to analyse.
@@ -156,20 +162,26 @@ def find_in(folder: Path, target: float | None = None) -> Findings:
 
 
 def _reached_by_all(runs: Sequence[RunResult]) -> float:
-    """The highest accuracy that some run of every batch size reached, rounded down."""
-    best: dict[int, float] = {}
+    """The best score that some run of every batch size reached, rounded to what is easier; NaN, which nothing meets, where some reached none."""
+    metric, best = runs[0].metric, dict[int, float]()
     for run in runs:
-        batch = run.summary.global_batch_size
-        best[batch] = max(best.get(batch, 0.0), run.summary.best_test_accuracy or 0.0)
-    return math.floor(min(best.values()) * 1000) / 1000
+        batch, score = run.summary.global_batch_size, run.summary.best_score
+        known = [each for each in (best.get(batch), score) if each is not None]
+        if known:
+            best[batch] = metric.best(known)
+    if len(best) < len({run.summary.global_batch_size for run in runs}):
+        return 0.0 if metric.is_fraction else math.nan
+    worst = min(best.values(), key=metric.goodness)
+    unit = 1e-3 if metric.is_fraction else 10.0 ** (math.floor(math.log10(abs(worst))) - 3) if worst else 1.0
+    return round((math.floor if metric.better == "higher" else math.ceil)(worst / unit) * unit, 12)
 
 
 def _partial(tried: Configuration, cost: Cost, most: float) -> Partial | None:
     """How far a configuration had come; None where half of its runs had not been evaluated by then, which ranks below the others."""
     within = [[at for at in run.evaluations if (at.training_seconds if cost == "seconds" else at.samples) <= most] for run in tried.runs]
-    tops = [max(points, key=lambda at: at.test_accuracy, default=None) for points in within]
-    accuracy = accuracy_spread([None if top is None else top.test_accuracy for top in tops]).median
-    if accuracy is None:
+    tops = [max(points, key=lambda at: tried.metric.goodness(at.score), default=None) for points in within]
+    score = score_spread([None if top is None else top.score for top in tops], tried.metric).median
+    if score is None:
         return None
     evaluated = [top for top in tops if top is not None]
-    return Partial(tried.choice(median(top.training_seconds for top in evaluated), median(top.samples for top in evaluated)), accuracy)
+    return Partial(tried.choice(median(top.training_seconds for top in evaluated), median(top.samples for top in evaluated)), score, tried.metric)

@@ -1,4 +1,4 @@
-"""One run as far as comparing goes: its summary, its accuracy curve, and the fields that make its configuration.
+"""One run as far as comparing goes: its summary, its curve, and the fields that make its configuration.
 
 What may be put on the same axes are runs of one setting; they may differ in other fields all the same.
 """
@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from largebatch.jobs.run.records import RunSummary
+from largebatch.jobs.tasks.metric import Metric
 from largebatch.tuning.results.answers import Setting
 
 ASIDE = (
     "seed", "name", "description", "tracking.", "checkpoint.", "dataset.download", "dataset.num_workers", "dataset.may_change",
-    "batch.micro_batch_size", "stop.target_accuracy", "stop.at_target", "stop.max_seconds",
+    "batch.micro_batch_size", "stop.target", "stop.at_target", "stop.max_seconds",
 )  # fmt: skip
 """Fields that may differ between two runs of one configuration: they change no step's mathematics. `stop.epochs` and `stop.steps` do: they
 are the horizon of the learning rate's decay."""
@@ -33,7 +34,8 @@ class Evaluation(NamedTuple):
     step: int
     samples: int
     training_seconds: float
-    test_accuracy: float
+    score: float
+    """The headline metric."""
 
 
 class NoiseEstimate(NamedTuple):
@@ -106,16 +108,21 @@ class RunResult:
     @property
     def setting(self) -> Setting:
         """Its setting, the model without arguments."""
-        return Setting(dataset=self.dataset, model=self.model, device=self.device, world_size=self.summary.world_size)
+        return Setting(dataset=self.dataset, model=self.model, device=self.device, world_size=self.summary.world_size, metric=self.metric.name)
+
+    @property
+    def metric(self) -> Metric:
+        """What it is judged by."""
+        return self.summary.headline.metric
 
     @property
     def curve(self) -> tuple[tuple[float, float], ...]:
-        """(training seconds, test accuracy) at every evaluation."""
-        return tuple((point.training_seconds, point.test_accuracy) for point in self.evaluations)
+        """(training seconds, score) at every evaluation."""
+        return tuple((point.training_seconds, point.score) for point in self.evaluations)
 
     def first_at(self, target: float) -> Evaluation | None:
         """The first evaluation that met `target`: what it cost; None on a miss."""
-        return next((point for point in self.evaluations if point.test_accuracy >= target), None)
+        return next((point for point in self.evaluations if self.metric.meets(point.score, target)), None)
 
 
 def part_in_words(fields: Mapping[str, Any], part: str) -> str:

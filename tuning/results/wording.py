@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from largebatch.jobs.engine.core_wait import DISTURBED
 from largebatch.jobs.optim.configs import OPTIMIZERS
+from largebatch.jobs.run.records import Headline
 from largebatch.tuning.results.analysis.critical_batch import regime
 from largebatch.tuning.results.analysis.reference import crossing
 from largebatch.tuning.results.answers import Advice, Batch, CriticalBatch, SweepFindings
@@ -19,7 +20,8 @@ def answer_of(findings: Findings) -> SweepFindings:
     """All of it, as the report, `--json` and the API have it."""
     return SweepFindings(
         setting=findings.setting,
-        target_accuracy=findings.target,
+        headline=Headline.of(findings.metric),
+        target=findings.target,
         target_is_chosen=findings.target_is_chosen,
         num_runs=len(findings.runs),
         seeds=sorted({run.seed for run in findings.runs}),
@@ -35,14 +37,14 @@ def answer_of(findings: Findings) -> SweepFindings:
                 seconds_to_target=best.seconds,
                 steps_to_target=best.steps,
                 samples_to_target=best.samples,
-                best_test_accuracy=best.best_accuracy,
+                best_score=best.best_score,
                 gradient_noise_scale=best.noise_scale,
             )
             for best in findings.best
         ],
         critical_batch=findings.critical_batch,
         gradient_noise_scale=findings.noise_scale,
-        accuracy_frontier=findings.accuracy_frontier,
+        score_frontier=findings.score_frontier,
         cost_frontier=findings.cost_frontier,
         advice=findings.advice,
         left_out={str(setting): count for setting, count in findings.other_settings.items()},
@@ -53,14 +55,15 @@ def _words(findings: Findings) -> list[str]:
     """Three sentences that answer the question, and what must be said beside them."""
     best, reached, critical = findings.best, findings.reached, findings.critical_batch
     chosen = " (what every batch size reached; none was given)" if findings.target_is_chosen else ""
-    words = [f"{findings.setting}: {len(findings.runs)} runs of {len(best)} batch sizes, to test accuracy {findings.target:g}{chosen}."]
+    words = [f"{findings.setting}: {len(findings.runs)} runs of {len(best)} batch sizes, to test {findings.metric.name} {findings.target:g}{chosen}."]
     words += [sentence(advice) for advice in findings.advice if advice.question in {"soonest", "cheapest"}]
     if critical is not None:
         words.append(_critical_batch_in_words(critical, findings))
     words += [sentence(advice) for advice in findings.advice if advice.question not in {"soonest", "cheapest"}]
     if not reached:
-        highest = max((tried.best_accuracy.median or 0.0) for tried in best) if best else 0.0
-        words.append(f"No batch size reached the target in half of its runs; the best median accuracy is {highest:.4f}.")
+        medians = [tried.best_score.median for tried in best if tried.best_score.median is not None]
+        highest = findings.metric.format(findings.metric.best(medians)) if medians else "not known"
+        words.append(f"No batch size reached the target in half of its runs; the best median {findings.metric.name} is {highest}.")
     if critical is None:
         needed = "For a critical batch size at least three batch sizes must reach the target in half of their runs"
         words.append(f"{needed}; {len(reached)} of {len(best)} did.")
@@ -87,7 +90,7 @@ def _rows(findings: Findings) -> list[dict[str, str]]:
             "s to target": best.seconds.text,
             "steps": number(best.steps.median, ",.0f"),
             "samples": number(best.samples.median, ",.0f"),
-            "best accuracy": number(best.best_accuracy.median, ".4f"),
+            f"best {findings.metric.name}": "-" if best.best_score.median is None else findings.metric.format(best.best_score.median),
             "noise scale": number(best.noise_scale, ",.0f"),
             "regime": "-" if critical is None else regime(best.global_batch_size, critical.critical_batch_size).value,
         }

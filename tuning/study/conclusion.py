@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from largebatch.jobs.tasks.metric import ACCURACY
 from largebatch.tuning.measure.lines import line_chart, line_conditions
 from largebatch.tuning.measure.sharpness import sharpness_rows, slope_in_words
 from largebatch.tuning.report.batch_figures import BATCH
@@ -35,13 +36,14 @@ def conclude(findings: Findings, profile: Profile, predicted: Sequence[Predicted
 
 
 def solution_charts(solutions: Solutions, setting: str) -> list[Chart]:
-    """Accuracy at the end against the batch, and the lines."""
-    charts, runs = [], [run for run in solutions.runs if run.test_accuracy is not None and run.train_accuracy is not None]
+    """The score at the end against the batch, and the lines."""
+    metric = solutions.runs[0].headline.metric if solutions.runs else ACCURACY
+    charts, runs = [], [run for run in solutions.runs if run.score is not None and run.train_score is not None]
     if len(runs) > 1:
         batches = [float(run.global_batch_size) for run in runs]
-        train, test = [run.train_accuracy or 0.0 for run in runs], [run.test_accuracy or 0.0 for run in runs]
+        train, test = [run.train_score or 0.0 for run in runs], [run.score or 0.0 for run in runs]
         chart = Chart(
-            "accuracy-at-the-end", f"Train and test accuracy after {runs[0].epochs:g} epochs", BATCH, "accuracy",
+            "score-at-the-end", f"Train and test {metric.name} after {runs[0].epochs:g} epochs", BATCH, metric.name,
             [Series("train", batches, train), Series("test", batches, test)],
             caption=f"{setting}; each batch's best settings with its first seed, trained on after the target was met", log_x=True, x_ticks=batches,
         )  # fmt: skip
@@ -49,7 +51,7 @@ def solution_charts(solutions: Solutions, setting: str) -> list[Chart]:
     if solutions.sharp:
         small, large = (f"batch {sharp['global_batch_size']:,}" for sharp in solutions.sharp)
         caption = line_conditions(setting, [sharp["seed"] for sharp in solutions.sharp], solutions.sharp[0]["num_samples"])
-        charts += [line_chart(name, points, small, large, caption) for name, points in solutions.lines.items()]
+        charts += [line_chart(name, points, small, large, caption, metric) for name, points in solutions.lines.items()]
     return charts
 
 
@@ -75,10 +77,10 @@ def small_against_large(findings: Findings, profile: Profile, sharpness: Sequenc
         ("optimisation: samples to the target", *(best.samples.text for best in ends)),
     ]
     if len(sharpness) == 2:
-        after = f"after {sharpness[0]['epochs']:g} epochs"
+        after, name = f"after {sharpness[0]['epochs']:g} epochs", findings.metric.name
         rows += [
-            (f"optimisation: train accuracy {after}", *(number(solution["train_accuracy"], ".4f") for solution in sharpness)),
-            (f"generalisation: test accuracy {after}", *(number(solution["test_accuracy"], ".4f") for solution in sharpness)),
+            (f"optimisation: train {name} {after}", *(number(solution["train_score"], ".4f") for solution in sharpness)),
+            (f"generalisation: test {name} {after}", *(number(solution["score"], ".4f") for solution in sharpness)),
             *((f"sharpness, {what}", *(f"{value:.3g}" for value in values)) for what, values in sharpness_rows(sharpness)),
             ("top Hessian eigenvalue", *(number(solution["top_eigenvalue"], ".3g") for solution in sharpness)),
         ]

@@ -47,8 +47,9 @@ class StudyOptions:
 
 def refuse_unstudied(spec: TrainSpec, budget_s: float) -> None:
     """Raises: InputError for a recipe without a target, or a budget that no recipe fits into."""
-    if spec.stop.target_accuracy is None:
-        raise InputError("stop.target_accuracy", "is not set, and a study compares times to it.", "Add --set stop.target_accuracy=0.95.")
+    if spec.stop.target_score is None:
+        hint = "Add --set stop.target_accuracy=0.95, or in another metric --set 'stop.target={metric: loss, value: 1.5}'."
+        raise InputError("stop.target", "is not set, and a study compares times to it.", hint)
     if budget_s < LEAST_BUDGET_S:
         raise InputError("--budget", f"{budget_s:g} s hold no study, whatever the recipe.", "Give at least 1m.")
 

@@ -48,7 +48,8 @@ class Expected:
         self._curve: Curve | None = None
         if spec.stop.at_target:
             with contextlib.suppress(InputError):  # it did not reach its target: runs are expected to last to their end
-                self._curve = curve_through(reference, spec.stop.target_accuracy or 1.0)
+                assert spec.stop.target_score is not None  # a study without a target is refused
+                self._curve = curve_through(reference, spec.stop.target_score)
         # As fast, and as often interrupted by evaluations, as the run that has just been done beside whatever else there is.
         profiled_s = profile.seconds_per_step(summary.global_batch_size)
         self._pace = summary.training_seconds / (summary.steps * profiled_s) if summary.steps else 1.0

@@ -66,7 +66,7 @@ def study(spec: TrainSpec, options: StudyOptions, run_the_sweep: Callable[[Path,
     options.on_notice(what_was_chosen(sweep))
     if run_the_sweep(sweep_dir, sweep, with_fields(spec, sweep.set)):
         return None
-    findings = find_in(sweep_dir, spec.stop.target_accuracy)
+    findings = find_in(sweep_dir, spec.stop.target_score)
     begin(4)
     solutions = solve(findings, Expected(spec, step_times, reference), options, device, attempts)
     begin(5)
@@ -107,7 +107,8 @@ def _predict(spec: TrainSpec, step_times: Profile, reference: RunResult, sweep: 
         return [Predicted(**document) for document in json.loads(path.read_text())]
     batches = [batch for batch in sweep.each[BATCH] if isinstance(batch, int)]
     try:
-        predicted = predict(reference, step_times, spec.stop.target_accuracy or 1.0, batches)
+        assert spec.stop.target_score is not None  # a study without a target is refused
+        predicted = predict(reference, step_times, spec.stop.target_score, batches)
     except InputError:
         predicted = []
     write_text(path, json.dumps([prediction._asdict() for prediction in predicted], indent=2) + "\n")

@@ -15,7 +15,7 @@ import pydantic
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.json_lines import LineAppender, parse_object, read_all_lines
-from largebatch.jobs.run.records import Record, RunSummary
+from largebatch.jobs.run.records import Headline, Record, RunSummary
 from largebatch.jobs.run.run_folder import storage_errors, write_text
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.tracking.folder_mirror import PARENT
@@ -52,8 +52,10 @@ class Ending(Record):
     how: Literal["pruned", "failed", "faulted"]
     """faulted: the machine failed it; a sweep that goes on tries it again."""
     why: str = ""
-    test_accuracy: float | None = None
+    score: float | None = pydantic.Field(default=None, validation_alias=pydantic.AliasChoices("score", "test_accuracy"))
     """The best it had reported."""
+    headline: Headline = Headline()
+    """What the score is of."""
     samples_seen: int = 0
     """As far as it had reported."""
 

@@ -8,7 +8,7 @@ import itertools
 import time
 from typing import Any, Literal
 
-from largebatch.jobs.run.records import Outcome, RunSummary
+from largebatch.jobs.run.records import Headline, Outcome, RunSummary
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.tuning.sweep.ledger import Ending, Learned, Ledger, Trial
 from largebatch.tuning.sweep.proposals import Learning, drawn_values
@@ -121,22 +121,26 @@ class _GroupSearch:
 
 
 def score(summary: RunSummary | None, ending: Ending | None = None) -> float:
-    """How a run counts in its group's search, which minimises it: samples to the target; misses after every hit by accuracy, divergences last.
+    """How a run counts in its group's search, which minimises it: samples to the target; misses after every hit by score, divergences last.
 
     Samples, not seconds: at one batch they rank alike, and they do not depend on what else the machine does.
     """
     if ending is not None and ending.how == "pruned":
-        return WORST * (2 - (ending.test_accuracy or 0.0))
+        return WORST * (2 - _fraction(ending.score, ending.headline))
     if ending is not None or summary is None or summary.outcome is Outcome.DIVERGED:
         return 3 * WORST
-    if summary.steps_to_accuracy is not None:
-        return summary.steps_to_accuracy * summary.global_batch_size
-    return WORST * (2 - (summary.best_test_accuracy or 0.0))
+    if summary.steps_to_target is not None:
+        return summary.steps_to_target * summary.global_batch_size
+    return WORST * (2 - _fraction(summary.best_score, summary.headline))
+
+
+def _fraction(score: float | None, headline: Headline) -> float:
+    return 0.0 if score is None else headline.metric.fraction(score)
 
 
 def two_aims(summary: RunSummary | None, ending: Ending | None = None) -> list[float]:
-    """What nsga2 minimises: seconds to the target (of a miss, of the whole training), and the error rate."""
+    """What nsga2 minimises: seconds to the target (of a miss, of the whole training), and 1 minus the score as a fraction."""
     if ending is not None or summary is None or summary.outcome is Outcome.DIVERGED:
-        return [WORST, 1.0 - (ending.test_accuracy or 0.0 if ending else 0.0)]
-    seconds = summary.time_to_accuracy_seconds
-    return [summary.training_seconds if seconds is None else seconds, 1 - (summary.best_test_accuracy or 0.0)]
+        return [WORST, 1.0 - (_fraction(ending.score, ending.headline) if ending else 0.0)]
+    seconds = summary.time_to_target_seconds
+    return [summary.training_seconds if seconds is None else seconds, 1 - _fraction(summary.best_score, summary.headline)]

@@ -1,5 +1,6 @@
 """Loads a person's own data set, two parts by one entry point; what would be read wrongly is refused by name."""
 
+import math
 import operator
 from dataclasses import replace
 from typing import Any
@@ -9,8 +10,9 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset, TensorDataset
 from torch.utils.data import Dataset as TorchDataset
 
-from largebatch.jobs.data.dataset import Dataset, Images, refuse_bad_labels
+from largebatch.jobs.data.dataset import Dataset, Images, Tensors, refuse_bad_labels
 from largebatch.jobs.data.samples import SampleForm, read_sample, refuse_other_form, refuse_unusual_tensor
+from largebatch.jobs.data.trees import leaves, named_leaves
 from largebatch.jobs.entry_points import ANYTHING, call_entry_point, described
 from largebatch.jobs.errors import DataError
 from largebatch.jobs.spec.train_spec import DatasetSpec
@@ -18,35 +20,64 @@ from largebatch.jobs.spec.train_spec import DatasetSpec
 FIELD = "dataset.entry_point"
 KINDS = ("training", "test")
 MAP_STYLE = "Make it map-style: __len__, and __getitem__(index) that gives (input tensor, label)."
+FOR_MODEL = ("num_outputs", "vocabulary_size", "sequence_length")
+"""What a training set without classes may say of itself, for the model."""
 CHUNK_ELEMENTS = 2**24
 """Numbers that are looked at for NaN at a time: what that takes in memory is a byte each."""
 
 
-def load_own(spec: DatasetSpec) -> Dataset:
-    """The data set that a person's entry point returns. Raises: SpecError, DataError."""
+def load_own(spec: DatasetSpec, takes_classes: bool) -> Dataset:
+    """The data set that a person's entry point returns.
+
+    Args: takes_classes: whether samples must be (input tensor, number of a class); else they are any tree of tensors.
+    Raises: SpecError, DataError.
+    """
     name = spec.entry_point or ""
     parts = _two_parts(name, call_entry_point(FIELD, name, spec.arguments))
-    by_kind = {kind: _held_whole(part, kind) if _is_tensor_dataset(part) else part for kind, part in zip(KINDS, parts, strict=True)}
+    hold = _labelled if takes_classes else _tensors
+    by_kind = {kind: hold(part, kind) if _is_tensor_dataset(part) else part for kind, part in zip(KINDS, parts, strict=True)}
     train, test = by_kind.values()
     if len(train) == 0 or len(test) == 0:
         raise DataError(FIELD, f"returned {len(train)} training and {len(test)} test samples; both must have some.")
-    first, other = (part.inputs[0] if isinstance(part, Images) else read_sample(part, 0, FIELD, kind)[0] for kind, part in by_kind.items())
+    dataset = _with_classes(name, parts[0], by_kind) if takes_classes else _without_classes(name, parts[0], by_kind)
+    for kind, part in by_kind.items():
+        _refuse_bad_ends(part, kind, dataset)
+    notices = (_non_finite_in_words(leaf, kind) for kind, part in by_kind.items() if isinstance(part, Tensors) for leaf in leaves(part.batch))
+    return replace(dataset, notices=tuple(filter(None, notices)))
+
+
+def _with_classes(name: str, given: Any, by_kind: dict[str, Any]) -> Dataset:
+    """A data set of (input, label). Args: given: the training set as it was returned; by_kind: both parts as they are read."""
+    first, other = (part.inputs[0] if isinstance(part, Images) else read_sample(part, 0, FIELD, kind, True)[0] for kind, part in by_kind.items())
     if (first.shape, first.dtype) != (other.shape, other.dtype):
         forms = " and ".join(f"{tuple(sample.shape)} {sample.dtype}" for sample in (first, other))
         raise DataError(FIELD, f"training and test samples differ in shape or type: {forms}.", "Prepare both the same way.")
-    num_classes = _num_classes_of(parts[0])
+    num_classes = _num_classes_of(given)
     if num_classes is None:
         raise DataError(FIELD, "the number of classes is not known.", "Give the training set an attribute num_classes.")
-    dataset = Dataset(name, train, test, num_classes, tuple(first.shape), input_dtype=first.dtype)
+    dataset = Dataset(name, by_kind["training"], by_kind["test"], num_classes, tuple(first.shape), input_dtype=first.dtype)
     if dataset.normalises:
         if first.ndim != 3:
             problem = f"uint8 samples are taken for images (channels, height, width), and these are {tuple(first.shape)}."
             raise DataError(FIELD, problem, "Reshape them, or convert them to float32.")
         dataset = replace(dataset, input_dtype=torch.float32)
-    for kind, part in by_kind.items():
-        _refuse_bad_ends(part, kind, dataset)
-    notices = (_non_finite_in_words(part.inputs, kind) for kind, part in by_kind.items() if isinstance(part, Images))
-    return replace(dataset, notices=tuple(filter(None, notices)))
+    return dataset
+
+
+def _without_classes(name: str, given: Any, by_kind: dict[str, Any]) -> Dataset:
+    """A data set of any tensors; nothing is normalised. Args: see `_with_classes`."""
+    samples = [part.row(0) if isinstance(part, Tensors) else read_sample(part, 0, FIELD, kind, False) for kind, part in by_kind.items()]
+    forms = [tuple((path, tuple(leaf.shape), leaf.dtype) for path, leaf in named_leaves(sample)) for sample in samples]
+    if forms[0] != forms[1]:
+        words = " and ".join(", ".join(f"{path}: {shape} {dtype}" for path, shape, dtype in form) for form in forms)
+        raise DataError(FIELD, f"training and test samples differ in shape or type: {words}.", "Prepare both the same way.")
+    told = {option: _attribute(given, option) for option in FOR_MODEL}
+    for_model = {option: _count(number, option) for option, number in told.items() if number is not None}
+    _, shape, dtype = forms[0][-1]
+    if "num_outputs" not in for_model and len(forms[0]) > 1 and dtype.is_floating_point:
+        for_model["num_outputs"] = max(math.prod(shape), 1)
+    train, test = by_kind.values()
+    return Dataset(name, train, test, None, forms[0][0][1], input_dtype=forms[0][0][2], sample_leaves=forms[0], for_model=for_model)
 
 
 def _two_parts(reference: str, returned: Any) -> tuple[Any, Any]:
@@ -87,7 +118,14 @@ def _refuse_batches_of_its_own(part: Any, name: str) -> None:
         _refuse_batches_of_its_own(inner, f"what {name} is made of")
 
 
-def _held_whole(part: TensorDataset, kind: str) -> Any:
+def _tensors(part: TensorDataset, kind: str) -> Tensors:
+    """All tensors of torch's own TensorDataset."""
+    for number, tensor in enumerate(part.tensors):
+        refuse_unusual_tensor(tensor, FIELD, f"tensor {number} of the {kind} set")
+    return Tensors(tuple(part.tensors))
+
+
+def _labelled(part: TensorDataset, kind: str) -> Any:
     """(inputs, labels) of torch's own TensorDataset; one of other than two tensors as it is."""
     if len(part.tensors) != 2:
         return part
@@ -102,13 +140,13 @@ def _held_whole(part: TensorDataset, kind: str) -> Any:
 
 def _refuse_bad_ends(part: Any, kind: str, dataset: Dataset) -> None:
     """Look at all labels where that costs nothing, else at the first and the last sample: what is wrong with all shows there."""
-    if isinstance(part, Images):
+    if isinstance(part, Images) and dataset.num_classes is not None:
         hint = "Labels count from 0; num_classes of the training set says how many there are."
         refuse_bad_labels(part.labels, dataset.num_classes, FIELD, hint, kind)
         return
-    for index in (0, len(part) - 1):
+    for index in () if isinstance(part, Tensors) else (0, len(part) - 1):
         try:
-            sample = read_sample(part, index, FIELD, kind)
+            sample = read_sample(part, index, FIELD, kind, dataset.num_classes is not None)
         except DataError as error:
             if index == 0:
                 raise
@@ -138,12 +176,12 @@ def _num_classes_of(part: Any) -> int | None:
     """
     number = _attribute(part, "num_classes")
     if number is not None:
-        return _count(number)
+        return _count(number, "num_classes")
     classes = _attribute(part, "classes")
     if classes is not None:
         if isinstance(classes, str) or not hasattr(classes, "__len__"):
             raise DataError(FIELD, f"classes of the training set is {_in_words(classes)}, not a list of names.", "Give it num_classes, a number.")
-        return _count(len(classes))
+        return _count(len(classes), "num_classes")
     if isinstance(part, Subset):
         return _num_classes_of(part.dataset)
     if isinstance(part, ConcatDataset):
@@ -168,14 +206,14 @@ def _attribute(part: Any, name: str) -> Any:
         raise DataError(FIELD, f"{name} of the training set cannot be read: {described(error)}.", "Mend it.") from error
 
 
-def _count(number: Any) -> int:
+def _count(number: Any, name: str) -> int:
     try:
         count = None if isinstance(number, bool) else operator.index(number)
     except TypeError:
         count = None
     if count is None or count < 1:
         hint = "Make it a property, or set it in __init__." if callable(number) else "Labels are 0 ... num_classes - 1."
-        raise DataError(FIELD, f"num_classes of the training set is {_in_words(number)}; it must be a whole number above 0.", hint)
+        raise DataError(FIELD, f"{name} of the training set is {_in_words(number)}; it must be a whole number above 0.", hint)
     return count
 
 

@@ -13,32 +13,39 @@ import numpy as np
 import torch
 
 from largebatch.jobs.data.augment import augments
-from largebatch.jobs.data.dataset import Dataset, Images, refuse_bad_labels
+from largebatch.jobs.data.dataset import Dataset, Images, Tensors, refuse_bad_labels
 from largebatch.jobs.data.keyed_random import key, sample_order
 from largebatch.jobs.data.sources.image_folder import load_image_folder
 from largebatch.jobs.data.sources.own import load_own
+from largebatch.jobs.data.sources.tokens import token_parts
 from largebatch.jobs.errors import DataError, SpecError
 from largebatch.jobs.spec.mistakes import nearest, refuse_unknown_arguments
 from largebatch.jobs.spec.train_spec import AugmentSpec, DatasetSpec
+from largebatch.jobs.tasks.registry import ClassificationConfig, TaskConfig
 
-NUM_DIGITS_TEST = 360
+NUM_DIGITS_TEST, NUM_DIABETES_TEST = 360, 88
 
 
-def load_dataset(spec: DatasetSpec, data_dir: Path) -> Dataset:
-    """The data set that a spec names. Raises: SpecError, DataError."""
-    dataset = load_own(spec) if spec.entry_point is not None else _by_name(spec, data_dir)
+def load_dataset(spec: DatasetSpec, data_dir: Path, task: TaskConfig | None = None) -> Dataset:
+    """The data set that a spec names, as a task reads it (classification where none is given). Raises: SpecError, DataError."""
+    task = task or ClassificationConfig()
+    dataset = load_own(spec, task.takes_classes) if spec.entry_point is not None else _by_name(spec, data_dir, task)
+    if task.takes_classes and dataset.num_classes is None:
+        raise SpecError("task", f"classification needs the numbers of classes, and {dataset.name} has none.", "Choose another task.name.")
     _refuse_augmentation_that_cannot_be(spec, dataset)
     return dataset
 
 
-def _by_name(spec: DatasetSpec, data_dir: Path) -> Dataset:
+def _by_name(spec: DatasetSpec, data_dir: Path, task: TaskConfig) -> Dataset:
     name = spec.name or ""
     if name not in SOURCES:
         raise SpecError("dataset.name", f"{name!r} is not a data set.", nearest(name, SOURCES))
     source = SOURCES[name]
-    refuse_unknown_arguments("dataset", name, spec.arguments, list(inspect.signature(source).parameters)[2:])
+    settable = list(inspect.signature(source).parameters)[2:]
+    given = {"task": task} if "task" in settable else {}
+    refuse_unknown_arguments("dataset", name, spec.arguments, [argument for argument in settable if argument not in given])
     try:
-        return source(spec, data_dir, **spec.arguments)
+        return source(spec, data_dir, **given, **spec.arguments)
     except TypeError as error:
         raise SpecError("dataset.arguments", f"{name} cannot use them: {error}.") from error
 
@@ -58,13 +65,57 @@ def _refuse_augmentation_that_cannot_be(spec: DatasetSpec, dataset: Dataset) -> 
         raise SpecError("dataset.augment", "translate, cutout and alternating flips work on sets held in memory.", hint)
 
 
-def digits(spec: DatasetSpec, data_dir: Path) -> Dataset:
-    """scikit-learn's copy of the UCI optical digits: 1,437 + 360 grey 8x8 images, embedded in that package."""
-    # Read from the package's file: importing the package itself costs longer than training on it.
+def diabetes(spec: DatasetSpec, data_dir: Path) -> Dataset:
+    """scikit-learn's copy of the diabetes study of Efron et al. (2004): 442 patients, 10 standardised features, progression after a year."""
+    folder = _inside_scikit_learn("diabetes")
+    try:
+        features, progression = (
+            torch.from_numpy(np.loadtxt(folder / name, dtype=np.float32)) for name in ("diabetes_data_raw.csv.gz", "diabetes_target.csv.gz")
+        )
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(str(folder), f"the diabetes study cannot be read: {error}.", "Install scikit-learn again.") from error
+    order = sample_order(0, key("diabetes split"), len(progression))
+    features, progression = features[order], progression[order, None]
+    rest = slice(NUM_DIABETES_TEST, None)
+    features = (features - features[rest].mean(0)) / features[rest].std(0)
+    train, test = Tensors((features[rest], progression[rest])), Tensors((features[:NUM_DIABETES_TEST], progression[:NUM_DIABETES_TEST]))
+    leaves = (("0", (10,), torch.float32), ("1", (1,), torch.float32))
+    return Dataset("diabetes", train, test, None, (10,), sample_leaves=leaves, for_model={"num_outputs": 1})
+
+
+def tokens(
+    spec: DatasetSpec, data_dir: Path, task: TaskConfig, path: str = "tokens", sequence_length: int = 256, documents: str = "packed"
+) -> Dataset:
+    """Sequences of tokens from a folder that `largebatch tokens` made; memory-mapped."""
+    _refuse_other_than_counts(sequence_length=sequence_length)
+    if not isinstance(path, str):
+        raise SpecError("dataset.arguments.path", f"must be a folder's name, not {path!r}.", "It is looked for in the data folder.")
+    facts, train, test = token_parts(data_dir / path, sequence_length, documents, task.target_shift)
+    return Dataset(
+        "tokens",
+        train,
+        test,
+        None,
+        (sequence_length,),
+        input_dtype=torch.int64,
+        sample_leaves=tuple((name, (sequence_length,), torch.int64) for name in "01"),
+        for_model={"vocabulary_size": facts.vocabulary_size, "sequence_length": sequence_length},
+        mask_token=facts.mask_token,
+        bytes_per_token=facts.bytes_per_token,
+    )
+
+
+def _inside_scikit_learn(name: str) -> Path:
+    """The folder of the data that scikit-learn brings. Importing the package itself costs longer than training on them."""
     package = importlib.util.find_spec("sklearn")
     if package is None or package.origin is None:
-        raise DataError("dataset.name", "digits come with scikit-learn, which is not installed.", "pip install scikit-learn")
-    path = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
+        raise DataError("dataset.name", f"{name} come with scikit-learn, which is not installed.", "pip install scikit-learn")
+    return Path(package.origin).parent / "datasets" / "data"
+
+
+def digits(spec: DatasetSpec, data_dir: Path) -> Dataset:
+    """scikit-learn's copy of the UCI optical digits: 1,437 + 360 grey 8x8 images, embedded in that package."""
+    path = _inside_scikit_learn("digits") / "digits.csv.gz"
     try:
         with gzip.open(path, "rt") as file:
             table = np.array(list(csv.reader(file)), dtype=np.float32)
@@ -192,6 +243,8 @@ TORCHVISION: dict[str, tuple[str, int, tuple[float, ...], tuple[float, ...]]] = 
 """Their classes in torchvision, numbers of classes, means and standard deviations of the channels."""
 SOURCES: dict[str, Callable[..., Dataset]] = {
     "digits": digits,
+    "diabetes": diabetes,
+    "tokens": tokens,
     **dict.fromkeys(TORCHVISION, torchvision_set),
     "image-folder": image_folder,
     "synthetic": synthetic,

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from largebatch.jobs.data.trees import Tree, halves, num_samples
 from largebatch.jobs.engine.model_check.independence import difference
-from largebatch.jobs.engine.model_check.passes import Passes, Samples
+from largebatch.jobs.engine.model_check.passes import Passes
 from largebatch.jobs.errors import PlanError
 from largebatch.jobs.models.norms.ghost_batch_norm import GhostNorm, ghost_norms
 from largebatch.jobs.models.snapshot import Snapshot
@@ -42,7 +43,7 @@ class Findings:
     """Sentences for the person."""
 
 
-def find_moved_buffers(passes: Passes, samples: Samples, findings: Findings) -> None:
+def find_moved_buffers(passes: Passes, samples: Tree, findings: Findings) -> None:
     """Tell buffers that every pass in training moves from those that keep something of its samples. Raises: PlanError for other shapes."""
     before = _buffers(passes.model)
     passes.training(samples)
@@ -52,13 +53,13 @@ def find_moved_buffers(passes: Passes, samples: Samples, findings: Findings) -> 
             shapes = [str(tuple(buffers[name].shape)) if name in buffers else "not there" for buffers in (before, after)]
             raise PlanError(
                 "model",
-                f"its buffer {name} takes another shape with the batch ({shapes[0]} before a pass of {len(samples.labels)} samples, {shapes[1]}"
+                f"its buffer {name} takes another shape with the batch ({shapes[0]} before a pass of {num_samples(samples)} samples, {shapes[1]}"
                 " after it): what it keeps of them would depend on how the batch is split.",
                 "Keep nothing of the samples from pass to pass, or keep it in one shape.",
             )
     moved = [name for name in before if not torch.equal(before[name], after[name])]
     if moved:
-        passes.training(samples.halves()[1])
+        passes.training(halves(samples)[1])
         again = _buffers(passes.model)
         for name in moved:
             (findings.once_a_step if torch.equal(after[name], again[name]) else findings.by_samples).append(name)
@@ -74,7 +75,7 @@ def _buffers(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def find_read_statistics(passes: Passes, samples: Samples, findings: Findings) -> None:
+def find_read_statistics(passes: Passes, samples: Tree, findings: Findings) -> None:
     """Note the running statistics that make a difference to a pass in training."""
     norms = [norm for norm in ghost_norms(passes.model) if norm.moves_statistics]
     if not norms:
@@ -85,7 +86,7 @@ def find_read_statistics(passes: Passes, samples: Samples, findings: Findings) -
         passes.begin()
         _shift(norms)
         other = passes.training(samples, seed=None)
-        return difference([reference.logits, *reference.gradient], [other.logits, *other.gradient]) > passes.rounding
+        return difference([reference.outputs, *reference.gradient], [other.outputs, *other.gradient]) > passes.rounding
 
     if are_read(norms):
         findings.by_samples.extend(f"{norm.ghost.name}'s running statistics" for norm in norms if are_read([norm]))
@@ -99,7 +100,7 @@ def _shift(norms: Sequence[GhostNorm]) -> None:
                 statistic.mul_(2.0).add_(1.0)
 
 
-def find_moved_weights(passes: Passes, samples: Samples, findings: Findings) -> None:
+def find_moved_weights(passes: Passes, samples: Tree, findings: Findings) -> None:
     """Note the parameters that a pass in training moves, and those among them that move otherwise in two passes of half the samples each.
 
     Raises: PlanError for those that passes in evaluation move, too, and further with each.
@@ -117,16 +118,16 @@ def find_moved_weights(passes: Passes, samples: Samples, findings: Findings) -> 
     findings.by_passes.extend(by_passes)
 
 
-def _moved(passes: Passes, samples: Samples, is_training: bool) -> tuple[list[str], list[str]]:
+def _moved(passes: Passes, samples: Tree, is_training: bool) -> tuple[list[str], list[str]]:
     """(Weights that a pass moves, those among them that two passes move otherwise)."""
     moves = _moves(passes, [samples], is_training)
     if not moves:
         return [], []
-    split_moves = _moves(passes, samples.halves() if len(samples.labels) > 1 else [samples, samples], is_training)
+    split_moves = _moves(passes, halves(samples) if num_samples(samples) > 1 else [samples, samples], is_training)
     return list(moves), [name for name, move in moves.items() if name not in split_moves or _differ(*move, split_moves[name][1])]
 
 
-def _moves(passes: Passes, pieces: Sequence[Samples], is_training: bool) -> Moves:
+def _moves(passes: Passes, pieces: Sequence[Tree], is_training: bool) -> Moves:
     """What forward passes of several pieces, one after another, move."""
     passes.begin()
     _update_weights(passes.model)
@@ -135,7 +136,7 @@ def _moves(passes: Passes, pieces: Sequence[Samples], is_training: bool) -> Move
         if is_training:
             passes.training(piece, seed=None)
         else:
-            passes.evaluation(piece.inputs, seed=None)
+            passes.evaluation(piece, seed=None)
     return before.changed_weights()
 
 

@@ -1,7 +1,7 @@
 """Tries a person's own model on a few real samples before training; the model is left as it was.
 
-Everything that the engine takes for granted is tried: logits (samples, classes) in training and in evaluation, of every number of
-samples that the plan reads; and that a sample's logits and gradient are its own, for on that stands the exact global batch.
+Everything that the engine takes for granted is tried: outputs that the task can use, in training and in evaluation, of every number of
+samples that the plan reads; and that a sample's outputs and gradient are its own, for on that stands the exact global batch.
 docs/decisions/021 says what is refused, and why.
 """
 
@@ -14,20 +14,24 @@ from torch import Tensor, nn
 
 from largebatch.jobs.data.dataset import Dataset
 from largebatch.jobs.data.loaders import first_samples
+from largebatch.jobs.data.trees import Tree, map_leaves, num_samples, rows
 from largebatch.jobs.engine.evaluate import samples_at_once
 from largebatch.jobs.engine.model_check.carried_state import Findings, find_moved_buffers, find_moved_weights, find_read_statistics
 from largebatch.jobs.engine.model_check.dropout import refuse_coupled_dropout
 from largebatch.jobs.engine.model_check.independence import CERTAIN, difference, refuse_coupled_evaluation, refuse_coupled_training
 from largebatch.jobs.engine.model_check.norms import refuse_mixed_groups
-from largebatch.jobs.engine.model_check.passes import Passes, Samples
+from largebatch.jobs.engine.model_check.passes import Passes
 from largebatch.jobs.engine.model_state import refuse_unsaveable
 from largebatch.jobs.engine.out_of_memory import make_room, ran_out_of_memory
 from largebatch.jobs.engine.warm_up import micro_batch_sizes
 from largebatch.jobs.errors import PlanError
 from largebatch.jobs.models.norms.ghost_batch_norm import evaluation_unit
 from largebatch.jobs.models.sample_dropout import sample_dropouts
+from largebatch.jobs.plan.step_plan import Slice
 from largebatch.jobs.plan.train_plan import TrainPlan
 from largebatch.jobs.spec.train_spec import TrainSpec
+from largebatch.jobs.tasks.base import Task
+from largebatch.jobs.tasks.classification import Classification
 
 NUM_SAMPLES = 8
 """Samples that pass through together; as many others take their places."""
@@ -43,27 +47,28 @@ class ModelCheck(NamedTuple):
     """A model with the samples that it is tried on, and what was found."""
 
     passes: Passes
-    train: Samples
-    others: Samples
+    train: Tree
+    others: Tree
     """Samples that take the places of some of them."""
-    test: Samples
+    test: Tree
     num_test_samples: int
     findings: Findings
 
 
-def check_model(spec: TrainSpec, model: nn.Module, dataset: Dataset, device: torch.device) -> ModelCheck:
+def check_model(spec: TrainSpec, model: nn.Module, task: Task, dataset: Dataset, device: torch.device) -> ModelCheck:
     """Passes a few samples through, in training and in evaluation. Raises: PlanError; DataError for samples that cannot be read."""
-    is_channels_last = spec.model.channels_last
-    first = Samples(*first_samples(dataset.train, dataset, 2 * NUM_SAMPLES, device, is_channels_last))
-    test = Samples(*first_samples(dataset.test, dataset, NUM_SAMPLES, device, is_channels_last))
-    train, others = first.rows(0, NUM_SAMPLES), first.rows(NUM_SAMPLES, 2 * NUM_SAMPLES)
-    if len(others.labels) < NUM_SAMPLES:
-        others = Samples(train.inputs.flip(0), train.labels.flip(0))
+    first, test = (
+        task.prepared(first_samples(part, dataset, number, device, spec.model.channels_last), spec.seed, Slice(0, 0, min(number, len(part))), device)
+        for part, number in ((dataset.train, 2 * NUM_SAMPLES), (dataset.test, NUM_SAMPLES))
+    )
+    train, others = rows(first, 0, NUM_SAMPLES), rows(first, NUM_SAMPLES, 2 * NUM_SAMPLES)
+    if num_samples(others) < NUM_SAMPLES:
+        others = map_leaves(lambda leaf: leaf.flip(0), train)
     refuse_unsaveable(model)
-    check = ModelCheck(Passes(spec, model, dataset.num_classes), train, others, test, len(dataset.test), Findings())
+    check = ModelCheck(Passes(spec, model, task), train, others, test, len(dataset.test), Findings())
     with _leaves_no_trace(check):
         find_moved_buffers(check.passes, train, check.findings)
-        check.passes.evaluation(test.inputs)
+        check.passes.evaluation(test)
         find_read_statistics(check.passes, train, check.findings)
         find_moved_weights(check.passes, train, check.findings)
     return check
@@ -86,7 +91,7 @@ def refuse_unfit(check: ModelCheck, plan: TrainPlan) -> None:
         )
     with _leaves_no_trace(check):
         if _splits_groups(plan):
-            refuse_mixed_groups(check.passes.model, check.train.inputs)
+            refuse_mixed_groups(check.passes.model, check.train, check.passes.task.probe)
         _refuse_coupled(check, plan)
         _try_sizes(check, plan)
     if findings.by_samples and not _steps_are_passes(plan):
@@ -114,7 +119,7 @@ def _leaves_no_trace(check: ModelCheck) -> Iterator[None]:
 
 def _refuse_coupled(check: ModelCheck, plan: TrainPlan) -> None:
     passes, train = check.passes, check.train
-    if len(train.labels) < NUM_SAMPLES:
+    if num_samples(train) < NUM_SAMPLES:
         _about_modes(check, is_steady=False)
         return
     # Where batch-norm's groups are whole batches nothing is ever split: samples may look at each other.
@@ -133,17 +138,17 @@ def _try_sizes(check: ModelCheck, plan: TrainPlan) -> None:
     sizes = {size for rank in range(plan.world_size) for size in micro_batch_sizes(plan, kinds, plan.micro_batch_size, rank)}
     for size in sorted(sizes & few):
         try:
-            check.passes.training(check.train.rows(0, size))
+            check.passes.training(rows(check.train, 0, size))
         except PlanError as error:
             is_last = (plan.num_train_samples % plan.global_batch_size) % plan.micro_batch_size == size and plan.spec.batch.last == "keep"
             way_out = " Only an epoch's last batch leaves so few: batch.last=drop would avoid it, too." if is_last else ""
             raise PlanError(error.field, error.problem, f"{error.hint}{way_out}") from error
     if evaluation_unit(check.passes.model) > 1:  # no piece is that small
         return
-    for part, num_samples in ((check.train, plan.num_train_samples), (check.test, check.num_test_samples)):
-        shares = {num_samples // plan.world_size, -(-num_samples // plan.world_size)}
+    for part, total in ((check.train, plan.num_train_samples), (check.test, check.num_test_samples)):
+        shares = {total // plan.world_size, -(-total // plan.world_size)}
         for size in sorted({share % samples_at_once(plan.micro_batch_size) for share in shares} & few):
-            check.passes.evaluation(part.inputs[:size])
+            check.passes.evaluation(rows(part, 0, size))
 
 
 def _splits_groups(plan: TrainPlan) -> bool:
@@ -168,7 +173,9 @@ def _about_modes(check: ModelCheck, is_steady: bool) -> None:
     Raises: PlanError where they are probabilities in evaluation alone: accuracy would be right, the test loss would not.
     """
     passes, findings = check.passes, check.findings
-    training, evaluation = passes.training(check.train).logits, passes.evaluation(check.train.inputs)
+    if not isinstance(passes.task, Classification):
+        return
+    training, evaluation = passes.training(check.train).outputs, passes.evaluation(check.train)
     if training.shape[1] < 2:
         return
     # Dropout, norms and what moves with each pass may give other numbers in training.

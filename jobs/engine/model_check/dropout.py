@@ -10,8 +10,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from largebatch.jobs.data.trees import Tree, num_samples
 from largebatch.jobs.engine.model_check.independence import CERTAIN, difference
-from largebatch.jobs.engine.model_check.passes import Passes, Samples, before_each_run
+from largebatch.jobs.engine.model_check.passes import Passes, before_each_run
 from largebatch.jobs.errors import PlanError
 from largebatch.jobs.models.sample_dropout import SampleDropout, sample_dropouts
 
@@ -19,27 +20,27 @@ Shapes = list[list[torch.Size]]
 """Shapes of the inputs of each dropout, run by run."""
 
 
-def refuse_coupled_dropout(passes: Passes, samples: Samples, is_random: bool) -> bool:
+def refuse_coupled_dropout(passes: Passes, samples: Tree, is_random: bool) -> bool:
     """Pass an even number of samples through at once and in two halves, each sample with its own masks.
 
-    Args: is_random: whether something else in the model draws at random, so that logits tell nothing, but shapes do.
+    Args: is_random: whether something else in the model draws at random, so that outputs tell nothing, but shapes do.
     Returns: whether some dropout gets what is of no samples, such as a table of positions, so that torch's generator draws its masks.
     Raises: PlanError for the first dropout that takes something else for the samples.
     """
     dropouts = [dropout for dropout in sample_dropouts(passes.model) if dropout.training and dropout.p]
     if not dropouts:
         return False
-    total = len(samples.labels)
+    total = num_samples(samples)
     at_once, by_halves = [0, total], [0, total // 2, total]
-    logits, shapes = _logits(passes, samples, dropouts, at_once)
-    half_logits, half_shapes = _logits(passes, samples, dropouts, by_halves)
+    outputs, shapes = _outputs(passes, samples, dropouts, at_once)
+    half_outputs, half_shapes = _outputs(passes, samples, dropouts, by_halves)
     for dropout, full, half in zip(dropouts, shapes, half_shapes, strict=True):
         if len(half) == 2 * len(full) and not all(map(_belong_to_samples, [*full, *full], half)):
             raise _refusal(passes.model, dropout)
     allowed = max(passes.rounding, CERTAIN)
-    if not is_random and difference([logits], [half_logits]) > allowed:
+    if not is_random and difference([outputs], [half_outputs]) > allowed:
         for dropout in dropouts:
-            alone = [_logits(passes, samples, [dropout], bounds)[0] for bounds in (at_once, by_halves)]
+            alone = [_outputs(passes, samples, [dropout], bounds)[0] for bounds in (at_once, by_halves)]
             if difference(alone[:1], alone[1:]) > allowed:
                 raise _refusal(passes.model, dropout)
         raise _refusal(passes.model, dropouts[0])
@@ -51,12 +52,12 @@ def _belong_to_samples(full: torch.Size, half: torch.Size) -> bool:
     return full == half or (len(full) > 0 and len(half) > 0 and full[0] == 2 * half[0])
 
 
-def _logits(passes: Passes, samples: Samples, dropouts: Sequence[SampleDropout], bounds: Sequence[int]) -> tuple[Tensor, Shapes]:
+def _outputs(passes: Passes, samples: Tree, dropouts: Sequence[SampleDropout], bounds: Sequence[int]) -> tuple[Tensor, Shapes]:
     """Logits, and the shapes that each dropout got, of passes of the samples between bounds in which these dropouts drop."""
     shapes: dict[nn.Module, list[torch.Size]] = {dropout: [] for dropout in dropouts}
     with before_each_run(dropouts, lambda dropout, arguments: shapes[dropout].append(arguments[0].shape)):
-        logits = [passes.dropping(samples, start, stop, dropouts) for start, stop in pairwise(bounds)]
-    return torch.cat(logits), list(shapes.values())
+        outputs = [passes.dropping(samples, start, stop, dropouts) for start, stop in pairwise(bounds)]
+    return torch.cat(outputs), list(shapes.values())
 
 
 def _refusal(model: nn.Module, dropout: SampleDropout) -> PlanError:

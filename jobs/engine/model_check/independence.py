@@ -10,9 +10,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from largebatch.jobs.engine.model_check.passes import Passes, Samples
+from largebatch.jobs.data.trees import Tree, halves, map_leaves, num_samples
+from largebatch.jobs.engine.model_check.passes import Passes, TrainingPass
 from largebatch.jobs.errors import PlanError
 
+MEAN = 1e-2
+"""How near the gradients of two halves are to twice that of the whole, where the loss is a mean."""
 CERTAIN = 1e-2
 """Beyond this it is no rounding that a maximum or a sign has blown up."""
 CERTAIN_BEHIND_NORMS = 0.1
@@ -23,42 +26,54 @@ SPLIT_HINT = (
 )
 
 
-def refuse_coupled_training(passes: Passes, samples: Samples, others: Samples) -> bool:
+def refuse_coupled_training(passes: Passes, samples: Tree, others: Tree) -> bool:
     """Raise PlanError if a sample's gradient depends on other samples; returns whether the model draws at random in training."""
     reference = passes.training(samples)
-    halves = [passes.training(half) for half in samples.halves()]
-    parts = [first + second for first, second in zip(halves[0].gradient, halves[1].gradient, strict=True)]
-    apart = difference(reference.gradient, parts, *(half.gradient for half in halves))
+    by_halves = [passes.training(half) for half in halves(samples)]
+    parts = [first + second for first, second in zip(by_halves[0].gradient, by_halves[1].gradient, strict=True)]
+    apart = difference(reference.gradient, parts, *(half.gradient for half in by_halves))
     if apart <= passes.rounding:
         return False
-    if difference([reference.logits], [passes.training(samples).logits]) > passes.rounding / 100:
+    refuse_mean(reference, by_halves)
+    if difference([reference.outputs], [passes.training(samples).outputs]) > passes.rounding / 100:
         raise PlanError(
             "model",
             "gives other logits when the same samples pass through once more with the same seed: it keeps something from pass to pass, or draws"
             " random numbers from elsewhere than torch.",
             "Keep nothing from pass to pass, and draw from torch's own generators.",
         )
-    is_random = difference([reference.logits], [passes.training(samples, seed=1).logits]) > passes.rounding / 100
-    if (not is_random and apart > _certain(passes)) or _others_matter(passes, lambda inputs: passes.training(inputs).logits, samples, others):
+    is_random = difference([reference.outputs], [passes.training(samples, seed=1).outputs]) > passes.rounding / 100
+    if (not is_random and apart > _certain(passes)) or _others_matter(passes, lambda batch: passes.training(batch).outputs, samples, others):
         raise _coupled("gradient in training depends", apart)
     return is_random
 
 
-def refuse_coupled_evaluation(passes: Passes, samples: Samples, others: Samples) -> None:
+def refuse_mean(whole: TrainingPass, by_halves: Sequence[TrainingPass]) -> None:
+    """Raise PlanError for a loss that is a mean over the samples: of the halves together it is twice that of the whole, and so is its gradient."""
+    parts = [first + second for first, second in zip(by_halves[0].gradient, by_halves[1].gradient, strict=True)]
+    if difference([2 * gradient for gradient in whole.gradient], parts) <= MEAN:
+        raise PlanError(
+            "task",
+            "its loss is a mean over the samples: a mean of micro-batches' means is another number than the mean of the batch.",
+            "Return the sum, with reduction='sum' or .sum(); the engine divides once.",
+        )
+
+
+def refuse_coupled_evaluation(passes: Passes, samples: Tree, others: Tree) -> None:
     """Raise PlanError if a sample's logits in evaluation depend on other samples, or on chance."""
-    reference = passes.evaluation(samples.inputs)
-    parts = torch.cat([passes.evaluation(half.inputs, seed=1) for half in samples.halves()])
+    reference = passes.evaluation(samples)
+    parts = torch.cat([passes.evaluation(half, seed=1) for half in halves(samples)])
     apart = difference([reference], [parts])
     if apart <= passes.rounding:
         return
-    if difference([reference], [passes.evaluation(samples.inputs, seed=1)]) > passes.rounding / 100:
+    if difference([reference], [passes.evaluation(samples, seed=1)]) > passes.rounding / 100:
         raise PlanError(
             "model",
             "gives other logits when the same samples pass through once more in evaluation mode: it is random there, or keeps something from"
             " pass to pass.",
             "A functional dropout needs training=self.training.",
         )
-    if apart > _certain(passes) or _others_matter(passes, lambda inputs: passes.evaluation(inputs.inputs), samples, others):
+    if apart > _certain(passes) or _others_matter(passes, passes.evaluation, samples, others):
         raise _coupled("logits in evaluation depend", apart)
 
 
@@ -77,13 +92,13 @@ def _certain(passes: Passes) -> float:
     return CERTAIN_BEHIND_NORMS if passes.has_norms else CERTAIN
 
 
-def _others_matter(passes: Passes, logits: Callable[[Samples], Tensor], samples: Samples, others: Samples) -> bool:
-    """Whether one half's logits change when others take the place of the other half."""
-    reference, middle = logits(samples), len(samples.labels) // 2
-    for kept, rest in ((slice(middle), slice(middle, None)), (slice(middle, None), slice(middle))):
-        inputs = samples.inputs.clone()
-        inputs[rest] = others.inputs[rest]
-        if difference([reference[kept]], [logits(Samples(inputs, samples.labels))[kept]]) > passes.rounding:
+def _others_matter(passes: Passes, outputs: Callable[[Tree], Tensor], samples: Tree, others: Tree) -> bool:
+    """Whether one half's outputs change when others take the place of the other half."""
+    reference, size = outputs(samples), num_samples(samples)
+    for kept, rest in ((slice(size // 2), slice(size // 2, None)), (slice(size // 2, None), slice(size // 2))):
+        exchanged = map_leaves(Tensor.clone, samples)
+        map_leaves(lambda leaf, other, rest=rest: leaf[rest].copy_(other[rest]), exchanged, others)
+        if difference([reference[kept]], [outputs(exchanged)[kept]]) > passes.rounding:
             return True
     return False
 

@@ -3,6 +3,7 @@
 Every split of a batch takes that for granted. docs/decisions/020 says what is refused.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from largebatch.jobs.data.keyed_random import key, seed_draws
+from largebatch.jobs.data.trees import Tree, leaves, map_leaves, num_samples, rows
 from largebatch.jobs.engine.model_check.passes import before_each_run, errors_in_words
 from largebatch.jobs.engine.warm_up import untouched
 from largebatch.jobs.models.modes import without_gradient
@@ -25,28 +27,30 @@ ROUNDING = 1e-5
 """Of the largest number."""
 
 Statistics = dict[str, Tensor]
+Call = Callable[[nn.Module, Tree], object]
+"""Passes a batch through a model, as the task does."""
 
 
 @without_gradient()
-def refuse_mixed_groups(model: nn.Module, inputs: Tensor) -> None:
+def refuse_mixed_groups(model: nn.Module, batch: Tree, call: Call) -> None:
     """Pass the first four samples through at once, and two by two, in groups of two. The model is left as it was.
 
     Raises: PlanError for the first norm whose statistics, or moves of them, depend on that.
     """
-    norms, inputs = {norm.ghost.number: norm for norm in ghost_norms(model) if norm.moves_statistics}, inputs[:NUM_SAMPLES]
-    if not norms or len(inputs) < NUM_SAMPLES:
+    norms = {norm.ghost.number: norm for norm in ghost_norms(model) if norm.moves_statistics}
+    if not norms or num_samples(batch) < NUM_SAMPLES:
         return
     forward_pass = forward_pass_of(model)
     span, forward_pass.span = forward_pass.span, SPAN
     try:
-        with errors_in_words(inputs, "training"):
-            _refuse_own_ways(model, norms, inputs)
+        with errors_in_words(batch, "training"):
+            _refuse_own_ways(model, norms, batch, call)
             before = {number: _statistics(norm) for number, norm in norms.items()}
-            at_once, halves = (_moved(model, norms, inputs, size) for size in (NUM_SAMPLES, SPAN))
+            at_once, halves = (_moved(model, norms, batch, call, size) for size in (NUM_SAMPLES, SPAN))
             differing = [run for run in at_once if _differ(at_once[run], halves.get(run, {}), before[run[0]] if run[1] == 0 else {})]
             if not differing:
                 return
-            other = _moved(model, norms, inputs, NUM_SAMPLES, seed=1)
+            other = _moved(model, norms, batch, call, NUM_SAMPLES, seed=1)
             for run in differing:
                 # What is drawn at random depends on the split, as docs/spec.md says: there nothing can be told.
                 if not _differ(at_once[run], other.get(run, {}), {}):
@@ -55,15 +59,15 @@ def refuse_mixed_groups(model: nn.Module, inputs: Tensor) -> None:
         forward_pass.span = span
 
 
-def _moved(model: nn.Module, norms: dict[int, GhostNorm], inputs: Tensor, size: int, seed: int = 0) -> dict[tuple[int, int], Statistics]:
+def _moved(model: nn.Module, norms: dict[int, GhostNorm], batch: Tree, call: Call, size: int, seed: int = 0) -> dict[tuple[int, int], Statistics]:
     """The statistics of each run of each norm after passes of so many samples."""
-    forward_pass, dropouts = forward_pass_of(model), sample_dropouts(model)
+    forward_pass, dropouts, device = forward_pass_of(model), sample_dropouts(model), leaves(batch)[0].device
     with untouched(model, size):
         for start in range(0, NUM_SAMPLES, size):
-            set_dropout_keys(dropouts, 0, Slice(0, start, start + size), inputs.device)
-            seed_draws(key("norms", seed), inputs.device)
+            set_dropout_keys(dropouts, 0, Slice(0, start, start + size), device)
+            seed_draws(key("norms", seed), device)
             forward_pass.begin(size)
-            model(inputs[start : start + size].clone())
+            call(model, map_leaves(Tensor.clone, rows(batch, start, start + size)))
         own = {(number, 0): _statistics(norm) for number, norm in norms.items()}
         return own | {run: statistics for run, statistics in forward_pass.apart.items() if run[0] in norms}
 
@@ -82,7 +86,7 @@ def _differ(statistics: Statistics, others: Statistics, before: Statistics) -> b
     return False
 
 
-def _refuse_own_ways(model: nn.Module, norms: dict[int, GhostNorm], inputs: Tensor) -> None:
+def _refuse_own_ways(model: nn.Module, norms: dict[int, GhostNorm], batch: Tree, call: Call) -> None:
     """Raises: PlanError for a class with a forward of its own that moves statistics, or uses them, otherwise than torch's."""
     torchs: tuple[Any, ...] = (_BatchNorm.forward, _InstanceNorm.forward)
     own_norms = [norm for norm in norms.values() if type(norm).own_forward not in torchs]
@@ -90,10 +94,10 @@ def _refuse_own_ways(model: nn.Module, norms: dict[int, GhostNorm], inputs: Tens
         return
     last_rows: dict[Any, Tensor] = {}
     with before_each_run(own_norms, lambda norm, arguments: last_rows.update({norm: arguments[0].clone()})), untouched(model, SPAN):
-        model(inputs[:SPAN].clone())
+        call(model, map_leaves(Tensor.clone, rows(batch, 0, SPAN)))
     with untouched(model, SPAN):
-        for norm, rows in last_rows.items():
-            _refuse_own_way(norm, rows)
+        for norm, inputs in last_rows.items():
+            _refuse_own_way(norm, inputs)
 
 
 def _refuse_own_way(norm: GhostNorm, rows: Tensor) -> None:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from largebatch.jobs.data.keyed_random import key, seed_draws
-from largebatch.jobs.engine.accumulate import batch_loss
+from largebatch.jobs.data.trees import Tree, leaves, map_leaves, num_samples, rows
+from largebatch.jobs.engine.gradient.precision import in_precision
 from largebatch.jobs.engine.out_of_memory import ran_out_of_memory
 from largebatch.jobs.entry_points import ANYTHING, described
 from largebatch.jobs.errors import LargebatchError, PlanError
@@ -19,6 +20,8 @@ from largebatch.jobs.models.sample_dropout import SampleDropout, sample_dropouts
 from largebatch.jobs.models.snapshot import Snapshot
 from largebatch.jobs.plan.step_plan import Slice
 from largebatch.jobs.spec.train_spec import TrainSpec
+from largebatch.jobs.tasks.base import Task
+from largebatch.jobs.tasks.outputs import about_one, dtype_name, in_words, tensors_of
 
 GROUP = 4
 """Samples that share batch-norm's statistics in these passes."""
@@ -28,37 +31,28 @@ COARSE_ROUNDING = 5e-2
 """The same where fewer digits are computed: bfloat16, float16, TF32."""
 
 
-class Samples(NamedTuple):
-    """Inputs (n, ...) and labels (n,) on the device."""
-
-    inputs: Tensor
-    labels: Tensor
-
-    def rows(self, start: int, stop: int) -> "Samples":
-        """Some of the samples."""
-        return Samples(self.inputs[start:stop], self.labels[start:stop])
-
-    def halves(self) -> "list[Samples]":
-        """The samples in two parts, the second the larger by one where their number is odd."""
-        middle = len(self.labels) // 2
-        return [self.rows(0, middle), self.rows(middle, len(self.labels))]
+MOST_NUMBERS = 2**17
+"""Of what a model gives for a sample, how many are compared."""
 
 
 class TrainingPass(NamedTuple):
-    """The logits and the gradient of a forward and a backward pass."""
+    """What a forward and a backward pass gave."""
 
-    logits: Tensor
+    outputs: Tensor
+    """(n, numbers of all that the model gave for a sample)."""
     gradient: list[Tensor]
+    probe: float
+    """The task's own number: what the gradient is of."""
 
 
 class Passes:
     """Passes through a model that begin from one and the same state of it, or go on from what the last one left.
 
-    Args: num_classes: logits that each sample must have.
+    Args: task: which calls the model.
     """
 
-    def __init__(self, spec: TrainSpec, model: nn.Module, num_classes: int) -> None:
-        self.spec, self.model, self._num_classes = spec, model, num_classes
+    def __init__(self, spec: TrainSpec, model: nn.Module, task: Task) -> None:
+        self.spec, self.model, self.task = spec, model, task
         self._device, self._forward_pass = next(model.parameters()).device, forward_pass_of(model)
         self._span = self._forward_pass.span
         self.has_norms = bool(ghost_norms(model))
@@ -84,70 +78,93 @@ class Passes:
         for param in self.model.parameters():
             param.grad = None
 
-    def training(self, samples: Samples, seed: int | None = 0) -> TrainingPass:
+    def training(self, batch: Tree, seed: int | None = 0) -> TrainingPass:
         """A pass in training, its loss summed over the samples; known dropouts, whose masks belong to the sample, let everything through.
 
         Args: seed: of torch's generators; None: go on from what the last pass left.
         """
         if seed is not None:
             self.begin(seed)
-        logits: list[Tensor] = []
 
         def refuse_changed_settings(norm: GhostNorm, _: object) -> None:
             """Every run of a norm in training must have the settings of its first; a `forward` may set them, to the same."""
             refuse_change(norm, self._settings.setdefault(norm, settings_of(norm)))
 
-        def forward(inputs: Tensor) -> Tensor:
-            logits.append(self._logits(inputs, "training"))
-            return logits[0]
-
-        with errors_in_words(samples.inputs, "training"):
+        with errors_in_words(batch, "training"):
             with before_each_run(ghost_norms(self.model), refuse_changed_settings), _only(self.model, ()):
-                loss = batch_loss(forward, self.spec, *samples)
+                probe, outputs = self._forward(batch, "training")
                 self._forward_pass.end()
-                loss.backward()  # type: ignore[no-untyped-call]
+                probe.backward()  # type: ignore[no-untyped-call]
             refuse_sparse_gradients(self.model)
         params = [param for param in self.model.parameters() if param.requires_grad]
         gradient = [torch.zeros_like(param) if param.grad is None else param.grad for param in params]
-        return TrainingPass(logits[0].detach(), [tensor.detach().clone() for tensor in gradient])
+        return TrainingPass(outputs, [tensor.detach().clone() for tensor in gradient], float(probe.detach()))
 
-    def dropping(self, samples: Samples, start: int, stop: int, dropouts: Sequence[SampleDropout]) -> Tensor:
-        """Logits in training of some of the samples, where these drop, by each sample's place among all."""
+    def dropping(self, batch: Tree, start: int, stop: int, dropouts: Sequence[SampleDropout]) -> Tensor:
+        """Outputs in training of some of the samples, where these drop, by each sample's place among all."""
         self.begin()
-        inputs = samples.inputs[start:stop]
+        part = rows(batch, start, stop)
         set_dropout_keys(dropouts, 0, Slice(0, start, stop), self._device)
         try:
-            with errors_in_words(inputs, "training"), _only(self.model, dropouts), self._autocast():
-                return self._logits(inputs, "training").detach()
+            with errors_in_words(part, "training"), _only(self.model, dropouts):
+                return self._forward(part, "training")[1]
         finally:
             for dropout in dropouts:
                 dropout.set_keys(None)
 
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self._device.type, torch.bfloat16, enabled=self.spec.precision == "bfloat16")
-
     @without_gradient()
-    def evaluation(self, inputs: Tensor, seed: int | None = 0) -> Tensor:
-        """Logits of a pass in evaluation mode. Args: seed: see `training`."""
+    def evaluation(self, batch: Tree, seed: int | None = 0) -> Tensor:
+        """Outputs of a pass in evaluation mode. Args: seed: see `training`."""
         if seed is not None:
             self.begin(seed)
-        with errors_in_words(inputs, "evaluation"), evaluation_mode(self.model), self._autocast():
-            return self._logits(inputs, "evaluation")
+        with errors_in_words(batch, "evaluation"), evaluation_mode(self.model):
+            return self._forward(batch, "evaluation")[1]
 
-    def _logits(self, inputs: Tensor, mode: str) -> Tensor:
-        self._forward_pass.begin(len(inputs))
-        return logits_of(self.model(inputs.clone()), inputs, self._num_classes, mode)  # some models change their inputs
+    def _forward(self, batch: Tree, mode: str) -> tuple[Tensor, Tensor]:
+        """(The task's number, all that the model gave for the samples)."""
+        given: list[Tensor] = []
+
+        def recorded(*inputs: Any, **named: Any) -> Any:
+            output = self.model(*inputs, **named)
+            self.task.refuse_output(output, batch, mode)
+            given.extend(_thinned(tensor.detach().reshape(size, -1)) for tensor in tensors_of(output) if tensor.shape[:1] == (size,))
+            return output
+
+        size = num_samples(batch)
+        self._forward_pass.begin(size)
+        copied = map_leaves(Tensor.clone, batch)  # some models change their inputs
+        probe = self.task.probe(in_precision(recorded, self.spec.precision, self._device), copied)
+        refuse_no_sum(probe)
+        if not given:
+            raise PlanError(
+                "model", f"gives nothing with a row for each of {size} samples in {mode}.", "Dimension 0 of its output must be the samples."
+            )
+        return probe, torch.cat(given, dim=1)
+
+
+def _thinned(rows: Tensor) -> Tensor:
+    """Every so many of each row's numbers where there are many, as a language model's logits are; in float32 at the least."""
+    rows = rows[:, :: -(-rows.shape[1] // MOST_NUMBERS)]
+    return rows.float() if rows.dtype.itemsize < 4 else rows
+
+
+def refuse_no_sum(loss: Any) -> None:
+    """Raise PlanError for a loss that is no single number, or has no gradient to follow."""
+    if isinstance(loss, Tensor) and loss.ndim == 0 and loss.is_floating_point():
+        return
+    form = f"{tuple(loss.shape)} {dtype_name(loss)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+    raise PlanError("task", f"its loss is {form}; it must be one floating-point number, the sum over the samples.", "End it with .sum().")
 
 
 @contextmanager
-def errors_in_words(inputs: Tensor, mode: str) -> Iterator[None]:
+def errors_in_words(batch: Tree, mode: str) -> Iterator[None]:
     """Context of a pass whose errors become a PlanError; memory that ran out, and errors in words already, stay what they are."""
     try:
         yield
     except ANYTHING as error:  # a person's own model may raise anything
         if isinstance(error, LargebatchError) or ran_out_of_memory(error):
             raise
-        raise failure(error, inputs, mode) from error
+        raise failure(error, batch, mode) from error
 
 
 @contextmanager
@@ -174,24 +191,11 @@ def _only(model: nn.Module, dropouts: Sequence[SampleDropout]) -> Iterator[None]
             dropout.training = True
 
 
-def logits_of(output: Any, inputs: Tensor, num_classes: int, mode: str) -> Tensor:
-    """A model's output, if it is a logit for each sample and class. Raises: PlanError."""
-    shape = (len(inputs), num_classes)
-    if isinstance(output, Tensor) and tuple(output.shape) == shape and output.is_floating_point():
-        return output
-    form = type(output).__name__
-    if isinstance(output, Tensor):
-        form = f"{tuple(output.shape)}" if output.is_floating_point() else f"{tuple(output.shape)} {_dtype(output)}"
-    hint = f"It must give logits (samples, classes), here {shape}, in training and in evaluation."
-    if any(name.startswith("aux_logits") for name in getattr(output, "_fields", ())):  # torchvision's googlenet and inception_v3
-        hint = "Turn its auxiliary outputs off: --set model.arguments.aux_logits=false --set model.arguments.init_weights=true."
-    raise PlanError("model", f"gives {form} for {_in_words(inputs)} in {mode}.", f"{hint}{_about_one(inputs)}")
-
-
-def failure(error: BaseException, inputs: Tensor, mode: str) -> PlanError:
+def failure(error: BaseException, batch: Tree, mode: str) -> PlanError:
     """What to raise where a model raises something."""
-    problem = f"cannot take {_in_words(inputs)} in {mode}: {described(error)}."
-    return PlanError("model", problem, f"{_remedy(str(error), inputs)}{_about_one(inputs)}")
+    inputs = leaves(batch)[0]
+    problem = f"cannot take {in_words(inputs)} in {mode}: {described(error)}."
+    return PlanError("model", problem, f"{_remedy(str(error), inputs)}{about_one(inputs)}")
 
 
 def _remedy(message: str, inputs: Tensor) -> str:
@@ -201,18 +205,5 @@ def _remedy(message: str, inputs: Tensor) -> str:
     if "backward through the graph a second time" in message or "modified by an inplace operation" in message:
         return "Keep nothing of an earlier pass with its gradient (.detach() what is kept), and change nothing in place that the backward pass needs."
     if any(words in message for words in ("dtype", "scalar type", "should be the same")):
-        return f"Bring both to one type: .float() of the model, and of the samples ({_dtype(inputs)}); precision: bfloat16 computes in 16 bits."
+        return f"Bring both to one type: .float() of the model, and of the samples ({dtype_name(inputs)}); precision: bfloat16 computes in 16 bits."
     return "Choose a model for such samples, or change the samples."
-
-
-def _in_words(inputs: Tensor) -> str:
-    """The number, shape and type of samples, in words."""
-    return f"{len(inputs)} sample{'s' if len(inputs) > 1 else ''} of shape {tuple(inputs.shape[1:])}, {_dtype(inputs)},"
-
-
-def _about_one(inputs: Tensor) -> str:
-    return " A squeeze() without a dimension drops that of the samples." if len(inputs) == 1 else ""
-
-
-def _dtype(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")

@@ -59,7 +59,7 @@ class SumInProcess:
             self._clear()
         yield
         self._num_left -= 1
-        if self._measures:  # |g_i|^2 w_i / W, where .grad holds g_i w_i / W
+        if self._measures and weight:  # |g_i|^2 w_i / W, where .grad holds g_i w_i / W
             self.mean_squared_norm = self.mean_squared_norm + self.squared_norm() * (self._total_weight / weight)
         if self._total is not None or self._num_left:
             gradients = [param.grad for param in self._params]

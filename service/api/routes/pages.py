@@ -16,7 +16,7 @@ from largebatch.service.api.dependencies import Deps
 from largebatch.service.api.errors import Problem
 from largebatch.service.api.requests import recipe_specs
 from largebatch.service.db.tokens import Principal, UnauthorizedError
-from largebatch.service.job import FINAL, MOVES, Kind, State
+from largebatch.service.job import FINAL, MOVES, Job, Kind, State
 from largebatch.service.present.views import JobDetails, JobView, details
 
 HERE = Path(web.__file__).parent
@@ -106,8 +106,17 @@ def one_job(request: Request, job_id: str, deps: Deps, who: Visitor) -> HTMLResp
     job = deps.visible(job_id, kind, who)
     return render(
         request, f"{kind}.html", job=details(job, deps.settings), kind=kind, can_submit=who.may("submit"), is_final=job.state in FINAL,
-        can_resume=State.QUEUED in MOVES[job.state],
+        can_resume=State.QUEUED in MOVES[job.state], judged_by=_judged_by(job),
     )  # fmt: skip
+
+
+def _judged_by(job: Job) -> dict[str, str]:
+    """The metric of a run's scores, as far as it is known, and its target."""
+    stop, task = job.spec.get("stop") or {}, job.spec.get("task") or {}
+    given = stop.get("target") or {}
+    usual = "accuracy" if task.get("name", "classification") == "classification" and "entry_point" not in task else "score"
+    target = given.get("value", stop.get("target_accuracy"))
+    return {"metric": job.progress.get("metric") or given.get("metric") or usual, "target": "none" if target is None else f"{target:g}"}
 
 
 @router.get("/compare")

@@ -72,7 +72,7 @@ def _only_run(gathered: Collected) -> RunResult:
 
 
 def _predict(run: RunResult, profile: Profile, target: float | None, limits: list[Limit], as_json: bool) -> None:
-    target = run.summary.target_accuracy if target is None else target
+    target = run.summary.target if target is None else target
     if target is None:
         raise InputError("--target", "is missing, and the run was given none.", "Example: --target 0.97.")
     note = profile_beside_runs(profile, next(iter(settings_of([run]))))
@@ -89,7 +89,7 @@ def _predict(run: RunResult, profile: Profile, target: float | None, limits: lis
     if as_json:
         print_answer(
             json.dumps({
-                "target_accuracy": target, "critical_batch_size": critical, "predicted": [point._asdict() for point in predicted],
+                "target": target, "critical_batch_size": critical, "predicted": [point._asdict() for point in predicted],
                 "advice": [answer.model_dump() for answer in answers], "notes": [note] if note else [],
             })
         )  # fmt: skip

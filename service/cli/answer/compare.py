@@ -16,7 +16,7 @@ from largebatch.service.cli.tables import print_runs
 from largebatch.service.cli.typer_parameters import spread
 from largebatch.tuning.report.picture_pen import write_png
 from largebatch.tuning.report.plotly_pen import write_page
-from largebatch.tuning.report.run_figures import accuracy_curves, on_unlike_footing
+from largebatch.tuning.report.run_figures import on_unlike_footing, score_curves
 from largebatch.tuning.results.collect import collect
 from largebatch.tuning.results.findings import NothingEndedError
 from largebatch.tuning.results.run_folders import runs_of_folders
@@ -32,10 +32,10 @@ app = typer.Typer()
 @spread
 def compare(
     folders: Annotated[list[Path], RUN_FOLDERS],
-    figure: Annotated[Path | None, typer.Option(help="Write accuracy against training seconds here, .html or .png.")] = None,
+    figure: Annotated[Path | None, typer.Option(help="Write scores against training seconds here, .html or .png.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Put runs side by side: a table, and a figure of accuracy against training seconds.
+    """Put runs side by side: a table, and a figure of scores against training seconds.
 
     A sweep stands for its runs, a study for those of its sweep.
     """
@@ -50,7 +50,7 @@ def compare(
     if figure is not None:
         with storage_errors(figure):
             figure.parent.mkdir(parents=True, exist_ok=True)
-            WRITERS[figure.suffix](accuracy_curves(results), figure)
+            WRITERS[figure.suffix](score_curves(results), figure)
     rows = [{"recipe": result.name, "optimizer": result.optimizer, **result.summary.model_dump(mode="json")} for result in results]
     if as_json:
         print_answer(json.dumps(rows))

@@ -31,7 +31,7 @@ def scale(
     min_samples: Annotated[float | None, typer.Option(help="With --critical-batch: samples to target at a small batch.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Predict time to accuracy and cost on more workers, each at its best batch size."""
+    """Predict time to target and cost on more workers, each at its best batch size."""
     if runs.profile is None:
         raise SpecError("--profile", "is missing.", "Make one: largebatch profile RECIPE --output profile.json")
     for option, value in (("--target", runs.target), ("--bandwidth", bandwidth), ("--latency", latency or None)):

@@ -10,8 +10,10 @@ import typer
 
 from largebatch.jobs.errors import SpecError
 from largebatch.jobs.launch.options import Overrides
+from largebatch.jobs.run.records import Headline
 from largebatch.jobs.spec.read import build_spec, read_override, read_spec, recipe_paths
 from largebatch.jobs.streams import print_answer
+from largebatch.jobs.tasks.metric import ACCURACY
 from largebatch.service.cli.options import AsJson
 from largebatch.service.cli.tables import output, plain_table
 from largebatch.service.cli.typer_parameters import spread
@@ -136,11 +138,11 @@ def list_jobs(
     if as_json:
         print_answer(json.dumps(page))
         return
-    table = plain_table("id", "state", "batch", "accuracy", "training", "owner")
+    table = plain_table("id", "state", "batch", "score", "training", "owner")
     for job in page["items"]:
-        accuracy, seconds = job["progress"].get("test_accuracy"), job["progress"].get("training_seconds")
+        score, seconds = job["progress"].get("score"), job["progress"].get("training_seconds")
         batch = "" if is_sweep else str(job["global_batch_size"] or "full")
-        table.add_row(job["id"], job["state"], batch, "" if accuracy is None else f"{accuracy:.4f}",
+        table.add_row(job["id"], job["state"], batch, "" if score is None else f"{score:.4f}",
                       "" if seconds is None else f"{seconds:.1f} s", job["owner"])  # fmt: skip
     output().print(table)
 
@@ -160,7 +162,7 @@ def follow(job_id: JobId, server: Server = None, is_sweep: IsSweep = False) -> N
 
 def _print_events(client: Client, job_id: str, kind: str, out: TextIO) -> int:
     """Print what a job does until it is over. Returns the exit code."""
-    state, reason, num_over = "", None, None
+    state, reason, num_over, metric = "", None, None, ACCURACY
     for name, data in client.events(job_id, kind):
         if name == "job" and data["progress"].get("runs_over") != num_over:
             num_over = data["progress"].get("runs_over")
@@ -168,9 +170,11 @@ def _print_events(client: Client, job_id: str, kind: str, out: TextIO) -> int:
         if name == "job" and data["state"] != state:
             state, reason = data["state"], data["reason"]
             print(f"{state}{f': {reason}' if reason else ''}", file=sys.stderr, flush=True)
+        elif name == "start":
+            metric = Headline.model_validate(data.get("headline", {})).metric
         elif name == "evaluation":
-            accuracy = f"test accuracy {data['test_accuracy']:.4f}  {data['training_seconds']:.1f} s"
-            print(f"step {data['step']}  epoch {data['epoch']:.2f}  {accuracy}", file=out, flush=True)
+            score = f"test {metric.in_words(data['score'])}  {data['training_seconds']:.1f} s"
+            print(f"step {data['step']}  epoch {data['epoch']:.2f}  {score}", file=out, flush=True)
         elif name == "notice":
             print(data["text"], file=sys.stderr, flush=True)
     return {"succeeded": 0, "cancelled": 4}.get(state, 1)

@@ -4,8 +4,10 @@ import { AXES, COLOURS, FROM_START, along, draw, hasPoints, redraw, trace } from
 import { all, one, say, steadily } from "./talk.js";
 
 const BATCH = "batch.global_batch_size";
-const RESULTS = ["time_to_accuracy_seconds", "steps_to_accuracy", "test_accuracy", "best_test_accuracy", "train_accuracy", "training_seconds",
+const RESULTS = ["time_to_target_seconds", "steps_to_target", "score", "best_score", "train_score", "training_seconds",
   "samples_seen", "samples_per_second", "gradient_noise_scale"];
+
+const OF_EVALUATIONS = { score: (record) => record.score, test_loss: (record) => record.scores.loss };
 
 function flat(value, path = "", into = {}) {
   if (value !== null && typeof value === "object" && !Array.isArray(value)) {
@@ -25,12 +27,13 @@ const hasEnded = ({ summary }) => Boolean(summary) && summary.outcome !== "stopp
 const inWords = (value) => (value === null || value === undefined ? "none" : typeof value === "string" ? value : JSON.stringify(value));
 
 // What a run has come to, also one that has not ended: then as far as its curves tell.
-function resultOf({ job, series: { steps, evaluations } }, name) {
+function resultOf({ job, series: { start, steps, evaluations } }, name) {
+  const best = (scores) => (start?.headline?.better === "lower" ? Math.min(...scores) : Math.max(...scores));
   if (job.summary) return job.summary[name] ?? null;
   const [step, evaluation] = [steps.at(-1), evaluations.at(-1)];
   const soFar = {
-    test_accuracy: evaluation?.test_accuracy,
-    best_test_accuracy: evaluations.length ? Math.max(...evaluations.map((record) => record.test_accuracy)) : null,
+    score: evaluation?.score,
+    best_score: evaluations.length ? best(evaluations.map((record) => record.score)) : null,
     training_seconds: step?.training_seconds,
     samples_seen: step?.samples_seen,
   };
@@ -49,9 +52,10 @@ function axisOf(values) {
 
 function showCurves(runs) {
   const [metric, axis] = [one("#metric").value, one("#axis").value];
-  const part = metric.startsWith("test_") ? "evaluations" : "steps";
+  const part = OF_EVALUATIONS[metric] ? "evaluations" : "steps";
+  const valueOf = OF_EVALUATIONS[metric] ?? ((record) => record[metric]);
   const name = one("#metric").selectedOptions[0].text;
-  const traces = runs.map(({ id, series }, index) => trace(id, along(series[part], axis), series[part].map((record) => record[metric]),
+  const traces = runs.map(({ id, series }, index) => trace(id, along(series[part], axis), series[part].map(valueOf),
     { line: { color: COLOURS[index % COLOURS.length] } }));
   one("#curves-title").textContent = `${name} against ${AXES[axis]}`;
   draw("c-curves", traces, AXES[axis], { xaxis: FROM_START, blank: `None of these runs has a ${name} yet.` });
@@ -89,7 +93,7 @@ async function compare() {
   const differing = names.filter((name) => new Set(runs.map(({ fields }) => JSON.stringify(fields[name]))).size > 1);
   const options = (select, values, chosen) => select.replaceChildren(...values.map((value) => new Option(value, value, false, value === chosen)));
   options(one("#field"), differing.length ? differing : [BATCH], BATCH);
-  options(one("#result"), RESULTS, "test_accuracy");
+  options(one("#result"), RESULTS, "score");
   const curves = () => showCurves(runs);
   const results = () => showResults(runs);
   for (const id of ["#result", "#field"]) one(id).addEventListener("change", results);

@@ -3,7 +3,7 @@
 import { FINAL, all, ask, one, steadily } from "./talk.js";
 
 const WRITERS = {
-  test_accuracy: (value) => value.toFixed(4),
+  score: (value) => value.toFixed(4),
   training_seconds: (value) => `${value.toFixed(1)} s`,
 };
 

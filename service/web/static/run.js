@@ -28,8 +28,8 @@ function drawAll({ steps: { kept: steps }, noise: { kept: noise }, evaluations }
   if (isEmpty) return; // what is drawn while hidden keeps a size of its own
   const put = (id, traces, extra) => draw(id, traces, AXES[axis], { xaxis: FROM_START, ...extra });
   const of = (name, records, field, colour = 0) => trace(name, along(records, axis), records.map((r) => r[field]), { line: { color: COLOURS[colour] } });
-  put("c-accuracy", [of("test accuracy", evaluations, "test_accuracy")], { blank: "Not evaluated yet." });
-  put("c-loss", [of("train", steps, "loss"), of("test", evaluations, "test_loss", 1)]);
+  put("c-score", [of(`test ${one("#job").dataset.metric}`, evaluations, "score")], { blank: "Not evaluated yet." });
+  put("c-loss", [of("train", steps, "loss"), of("test", evaluations.map((r) => ({ ...r, loss: r.scores.loss })), "loss", 1)]);
   put("c-rate", [of("learning rate", steps, "learning_rate")]);
   const speed = speeds(steps);
   put("c-speed", [trace("samples per second", along(speed.map(([record]) => record), axis), speed.map(([, value]) => value))],

@@ -37,8 +37,8 @@ function trialRow(trial) {
   const state = cell("state", "", false);
   state.append(made("span", { textContent: trial.outcome ?? trial.state, className: `state ${trial.outcome ?? ""} ${trial.state}`, title: trial.why }));
   row.append(cell("number", trial.number + 1), cell("fields", brief(trial.fields), false), state, cell("step", trial.step ?? ""),
-    cell("test_accuracy", rounded(trial.test_accuracy, 4)), cell("training_seconds", rounded(trial.training_seconds, 2)),
-    cell("to_target", rounded(trial.time_to_accuracy_seconds, 2)));
+    cell("score", rounded(trial.score, 4)), cell("training_seconds", rounded(trial.training_seconds, 2)),
+    cell("to_target", rounded(trial.time_to_target_seconds, 2)));
   return row;
 }
 
@@ -49,7 +49,7 @@ function tick(running) {
     if (!row) continue;
     const put = (of, text) => { one(`[data-of="${of}"]`, row).textContent = text; };
     put("step", told.step ?? "");
-    put("test_accuracy", rounded(told.test_accuracy, 4));
+    put("score", rounded(told.score, 4));
     put("training_seconds", rounded(told.training_seconds, 2));
   }
 }

@@ -14,12 +14,13 @@ from largebatch.jobs.data.batches import Batches, DeviceBatches, fits_on
 from largebatch.jobs.data.dataset import Dataset, Images
 from largebatch.jobs.data.keyed_random import sample_order
 from largebatch.jobs.data.loaders import LoaderBatches, Stream
-from largebatch.jobs.engine.accumulate import accumulate
+from largebatch.jobs.engine.gradient.accumulate import accumulate
 from largebatch.jobs.engine.ranks.ranks import Ranks
 from largebatch.jobs.engine.state import TrainState
 from largebatch.jobs.errors import DataError
 from largebatch.jobs.plan.step_plan import Position, Slice
 from largebatch.jobs.spec.train_spec import AugmentSpec
+from largebatch.jobs.tasks.classification import Classification
 
 NUM_SAMPLES = 70  # more than two of the reader's chunks
 
@@ -210,7 +211,7 @@ def test_a_reader_that_starts_in_the_middle_leaves_dropout_the_same() -> None:
     for first in (0, 20):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Dropout(0.5), nn.Linear(2, 3))
-        state = TrainState(model, torch.optim.SGD(model.parameters()), 20)
+        state = TrainState(model, torch.optim.SGD(model.parameters()), 20, task=Classification(10))
         batches = loader(noisy)
         for start in range(first, 60, 20):
             accumulate(state, plan.spec, plan.step_at(Position(0, start)), batches)

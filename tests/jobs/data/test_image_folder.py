@@ -242,4 +242,4 @@ def test_training_on_a_folder(intact_dir: Path, tmp_path: Path, capsys: pytest.C
     assert main([str(spec), "--data-dir", str(intact_dir), "--output-dir", str(tmp_path / "runs"), "--device", "cpu"]) == 0
     summary = json.loads(capsys.readouterr().out)
     assert (summary["outcome"], summary["steps"], summary["samples_seen"]) == ("completed", 24, 216)
-    assert summary["test_accuracy"] > 0.6  # a third by chance
+    assert summary["score"] > 0.6  # a third by chance

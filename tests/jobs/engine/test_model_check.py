@@ -101,7 +101,7 @@ def test_own_running_statistics_train_where_each_step_is_one_pass() -> None:
 def test_weights_that_the_forward_pass_changes_train_in_one_process_alone(tmp_path: Path) -> None:
     job = prepared("renormed")
     assert job.findings.by_forward == ["layer.weight"]
-    assert trained(job, tmp_path / "run").test_accuracy is not None
+    assert trained(job, tmp_path / "run").score is not None
     with pytest.raises(PlanError, match=r"its forward pass changes layer\.weight"):
         prepare(job.spec, CPU, Path("nowhere"), world_size=2)
 
@@ -188,7 +188,7 @@ def test_a_check_leaves_everything_as_it_was() -> None:
     model = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.utils.parametrizations.spectral_norm(nn.Linear(8, 3))).train()
     model[1].eval()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    check_model(job.spec, model, job.dataset, CPU)
+    check_model(job.spec, model, job.task, job.dataset, CPU)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert [module.training for module in model] == [True, False, True]
     assert all(param.grad is None for param in model.parameters())

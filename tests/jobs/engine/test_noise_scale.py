@@ -11,11 +11,12 @@ from small_runs import InOrder, planned
 from torch import Tensor, nn
 from torch.nn import functional
 
-from largebatch.jobs.engine.accumulate import accumulate
+from largebatch.jobs.engine.gradient.accumulate import accumulate
 from largebatch.jobs.engine.noise_scale import NoiseSums, estimate
 from largebatch.jobs.engine.state import TrainState
 from largebatch.jobs.plan.step_plan import Position
 from largebatch.jobs.plan.train_plan import TrainPlan
+from largebatch.jobs.tasks.classification import Classification
 
 Array = NDArray[np.float64]
 TRUE_GRADIENT = np.array([0.6, -0.3, 0.1, 0.0, 0.2])  # |G|^2 = 0.5
@@ -130,7 +131,7 @@ def test_accumulate_recovers_the_noise_scale_of_per_sample_gradients(micro_batch
     data, plan = stored(), new_plan(micro_batch_size, batch)
     torch.manual_seed(2)
     model = nn.Linear(NUM_FEATURES, NUM_CLASSES, bias=False).double()
-    state, position = TrainState(model, torch.optim.SGD(model.parameters()), micro_batch_size), Position(0, 0)
+    state, position = TrainState(model, torch.optim.SGD(model.parameters()), micro_batch_size, task=Classification(2)), Position(0, 0)
     gradients = per_sample_gradients(data, model.weight)
 
     measured = []
@@ -155,7 +156,7 @@ def test_accumulate_recovers_the_noise_scale_of_per_sample_gradients(micro_batch
 def test_one_micro_batch_measures_no_noise() -> None:
     plan = new_plan(30, 30)
     model = nn.Linear(NUM_FEATURES, NUM_CLASSES, bias=False).double()
-    state = TrainState(model, torch.optim.SGD(model.parameters()), 30)
+    state = TrainState(model, torch.optim.SGD(model.parameters()), 30, task=Classification(2))
     found = accumulate(state, plan.spec, plan.step_at(Position(0, 0)), stored())
     assert (found.num_pieces, found.mean_squared_norm) == (1, 0.0)
 
@@ -164,6 +165,8 @@ def test_the_loss_is_the_mean_over_samples_not_over_micro_batches() -> None:
     data, plan = stored(), new_plan(13, 30)  # 13, 13 and 4
     torch.manual_seed(3)
     model = nn.Linear(NUM_FEATURES, NUM_CLASSES, bias=False).double()
-    found = accumulate(TrainState(model, torch.optim.SGD(model.parameters()), 13), plan.spec, plan.step_at(Position(0, 0)), data)
+    found = accumulate(
+        TrainState(model, torch.optim.SGD(model.parameters()), 13, task=Classification(2)), plan.spec, plan.step_at(Position(0, 0)), data
+    )
     expected = functional.cross_entropy(model(data.inputs[:30]), data.labels[:30]).item()
     assert found.loss == pytest.approx(expected, rel=LOSS_IN_FLOAT32)

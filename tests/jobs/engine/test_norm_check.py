@@ -73,7 +73,7 @@ def tried(model: nn.Module) -> nn.Module:
     model = use_ghost_batch_norm(use_sample_dropout(model), 8)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     try:
-        refuse_mixed_groups(model, torch.randn(4, 8, generator=torch.Generator().manual_seed(0)))
+        refuse_mixed_groups(model, (torch.randn(4, 8, generator=torch.Generator().manual_seed(0)),), lambda model, batch: model(batch[0]))
     finally:
         assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items()), "the model is left as it was"
         assert forward_pass_of(model).span in (8, None)

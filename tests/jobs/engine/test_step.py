@@ -7,7 +7,6 @@ import torch
 from small_runs import prepared, synthetic
 from torch import Tensor, nn
 
-from largebatch.jobs.engine.evaluate import Score
 from largebatch.jobs.engine.loop import train
 from largebatch.jobs.engine.noise_scale import GainAverages
 from largebatch.jobs.engine.ranks.all_reduce import SumInProcess
@@ -69,7 +68,7 @@ def test_the_budget_is_judged_where_all_ranks_have_one_clock() -> None:
     class Tracker:
         write, notice = written.append, pytest.fail
 
-    hooks: Any = {"evaluate": lambda: Score(0.5, 1.0), "save": lambda is_best: None, "should_stop": lambda: False}
+    hooks: Any = {"evaluate": lambda: {"accuracy": 0.5, "loss": 1.0}, "save": lambda is_best: None, "should_stop": lambda: False}
     train(state, job.plan, training_batches(job), tracker=Tracker(), **hooks)
     assert [record.step for record in written if isinstance(record, StepRecord)] == [1, 2]
     assert [record.step for record in written if isinstance(record, EvalRecord)] == [1, 2], "the step that is the last is evaluated"

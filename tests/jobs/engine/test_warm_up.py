@@ -16,6 +16,7 @@ from largebatch.jobs.engine.warm_up import refuse_misfit, warm_up
 from largebatch.jobs.errors import PlanError
 from largebatch.jobs.prepared import Prepared, new_state
 from largebatch.jobs.spec.train_spec import DatasetSpec
+from largebatch.jobs.tasks.classification import Classification
 
 DIGITS = load_dataset(DatasetSpec(name="digits"), Path("nowhere"))
 InceptionOutputs = namedtuple("InceptionOutputs", ["logits", "aux_logits"])  # torchvision's
@@ -28,7 +29,7 @@ def auxiliary(m: Any, images: Tensor) -> Any:
 
 def test_auxiliary_outputs_are_named_with_the_arguments_that_turn_them_off() -> None:
     with pytest.raises(PlanError, match="model: gives InceptionOutputs") as refused:
-        refuse_misfit(small_runs.Net(auxiliary, layer=nn.Linear(64, 10)), DIGITS)
+        refuse_misfit(prepared().spec, Classification(10), small_runs.Net(auxiliary, layer=nn.Linear(64, 10)), DIGITS)
     assert "model.arguments.aux_logits=false" in refused.value.hint
     assert "model.arguments.init_weights=true" in refused.value.hint
 
@@ -44,7 +45,7 @@ def test_a_compiled_model_meets_every_micro_batch_of_the_run_beforehand(
 ) -> None:
     """1,437 = 4 x (128 + 128 + 44) + (128 + 109); where the noise is measured the last are 119 + 118."""
     seen: list[int] = []
-    monkeypatch.setattr(module, "blank_pass", lambda spec, model, forward, dataset, size: seen.append(size))
+    monkeypatch.setattr(module, "blank_pass", lambda spec, task, model, forward, dataset, size: seen.append(size))
     monkeypatch.setattr(torch, "compile", lambda model: model)
     job = prepared(compile=compiles, gradient={"noise_every_steps": every})
     warm_up(new_state(job), job.plan, job.dataset)
@@ -80,5 +81,5 @@ def test_what_the_compiler_says_is_one_sentence(monkeypatch: pytest.MonkeyPatch)
 def test_a_compiled_model_trains_as_the_other(tmp_path: Path) -> None:
     """Losses agree to what another order of float32 sums leaves after ten steps; no step waits for a compiler."""
     summaries = [small_runs.trained(prepared(compile=compiles), tmp_path / str(compiles)) for compiles in (False, True)]
-    assert summaries[1].test_accuracy == pytest.approx(summaries[0].test_accuracy, abs=0.01)
+    assert summaries[1].score == pytest.approx(summaries[0].score, abs=0.01)
     assert summaries[1].steps == summaries[0].steps == 10

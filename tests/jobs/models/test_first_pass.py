@@ -5,6 +5,7 @@ import strangers
 import torch
 from torch import Tensor, nn
 
+from largebatch.jobs.data.dataset import Dataset
 from largebatch.jobs.data.keyed_random import key, seed_draws
 from largebatch.jobs.errors import PlanError
 from largebatch.jobs.models.table import build_model
@@ -15,7 +16,7 @@ BLANK = torch.zeros(2, 8)
 
 def build(model: str, seed: int, blank: Tensor | None = BLANK, **arguments: str) -> nn.Module:
     spec = ModelSpec.model_validate({"entry_point": f"strangers:{model}", "arguments": arguments})
-    return build_model(spec, (8,), 3, seed, blank)
+    return build_model(spec, Dataset("any", [], [], 3, (8,)), seed, None if blank is None else (blank,))
 
 
 @pytest.mark.parametrize(

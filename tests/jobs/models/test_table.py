@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from largebatch.jobs.data.dataset import Dataset
 from largebatch.jobs.errors import SpecError
 from largebatch.jobs.models.table import OURS, build_model
 from largebatch.jobs.spec.train_spec import ModelSpec
@@ -17,7 +18,7 @@ SMALL_ARGUMENTS: dict[str, dict[str, Any]] = {"resnet9": {"width": 8}, "keskar-f
 
 
 def build(name: str, shape: tuple[int, ...] = SMALL_IMAGES, num_classes: int = 10, seed: int = 0, **options: Any) -> nn.Module:
-    return build_model(ModelSpec(name=name, **options), shape, num_classes, seed)
+    return build_model(ModelSpec(name=name, **options), Dataset("any", [], [], num_classes, shape), seed)
 
 
 def num_parameters(model: nn.Module) -> int:
@@ -31,7 +32,7 @@ def fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", sorted(OURS.keys() - {"transformer", "transformer-encoder"}))
 def test_it_builds_and_every_parameter_gets_a_gradient(name: str) -> None:
     model = build(name, num_classes=7, arguments=SMALL_ARGUMENTS.get(name, {}))
     logits = model(torch.randn(2, *SMALL_IMAGES, generator=torch.Generator().manual_seed(1)))

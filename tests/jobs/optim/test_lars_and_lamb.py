@@ -11,6 +11,7 @@ from torch import nn
 from largebatch.jobs.engine.state import TrainState
 from largebatch.jobs.optim.lamb import LAMB
 from largebatch.jobs.optim.lars import LARS
+from largebatch.jobs.tasks.classification import Classification
 
 FLOAT64 = {"rtol": 1e-12, "atol": 1e-14}
 BOTH = pytest.mark.parametrize("kind", [LARS, LAMB])
@@ -72,7 +73,7 @@ def test_float32_state_of_bfloat16_weights_survives_a_checkpoint(kind: Any, opti
     def new() -> TrainState:
         torch.manual_seed(0)
         model = nn.Linear(5, 3).to(torch.bfloat16)
-        return TrainState(model, kind(model.parameters(), **options), 1)
+        return TrainState(model, kind(model.parameters(), **options), 1, task=Classification(3))
 
     def step(state: TrainState, seeds: range) -> None:
         for generator in map(torch.Generator().manual_seed, seeds):

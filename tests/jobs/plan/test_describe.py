@@ -27,7 +27,7 @@ def plan_of(facts: Facts | None = None, **parts: Any) -> TrainPlan:
 
 
 def words(plan: TrainPlan, is_in_memory: bool = True) -> dict[str, str]:
-    return dict(plan_lines(plan, MODEL, DataFacts(250, 10, is_in_memory, 2**20), activation_bytes_per_sample=1000))
+    return dict(plan_lines(plan, MODEL, DataFacts(250, 10, {}, is_in_memory, 2**20), activation_bytes_per_sample=1000))
 
 
 class TestWords:
@@ -98,7 +98,7 @@ class TestWords:
 
     def test_notices_follow_the_data(self) -> None:
         notices = ("Data: 1 of 250 test samples with NaN or infinity; the first is sample 3.",)
-        lines = plan_lines(plan_of(), MODEL, DataFacts(250, 10, True, 0, notices), 1000)
+        lines = plan_lines(plan_of(), MODEL, DataFacts(250, 10, {}, True, 0, notices), 1000)
         assert lines[1] == ("", "1 of 250 test samples with NaN or infinity; the first is sample 3.")
 
     def test_a_growing_batch(self) -> None:

@@ -48,7 +48,7 @@ def test_a_miss_is_written_as_null_and_an_unmeasured_step_value_is_left_out(tmp_
         journal.write(EndRecord(summary=summary()))
     first, last = (json.loads(line) for line in (tmp_path / "records.jsonl").read_text().splitlines())
     assert "covariance_trace" not in first
-    assert last["summary"]["time_to_accuracy_seconds"] is None
+    assert last["summary"]["time_to_target_seconds"] is None
 
 
 def test_a_journal_is_appended_to_never_rewritten(tmp_path: Path) -> None:

@@ -20,10 +20,10 @@ def test_its_records_are_read() -> None:
     assert isinstance(records[0], StartRecord)
     assert isinstance(records[-1], EndRecord)
     assert [record.loss for record in steps(records)] == pytest.approx(LOSSES, abs=1e-8)
-    assert [record.test_accuracy for record in evaluations(records)] == [0.25, 0.375]
+    assert [record.score for record in evaluations(records)] == [0.25, 0.375]
     assert records[-1].summary == RunSummary.model_validate_json((OLD_RUN / "summary.json").read_text())
     (result,) = collect([OLD_RUN])
-    assert [(point.step, point.test_accuracy) for point in result.evaluations] == [(4, 0.25), (8, 0.375)]
+    assert [(point.step, point.score) for point in result.evaluations] == [(4, 0.25), (8, 0.375)]
 
 
 def test_it_is_taken_up_as_if_it_had_never_ended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

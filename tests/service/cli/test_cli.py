@@ -53,8 +53,8 @@ class TestJson:
         summary = json.loads(done.stdout)
         assert list(summary) == list(RunSummary.model_fields)
         assert summary["outcome"] == "reached"
-        assert 0 < summary["time_to_accuracy_seconds"] <= summary["training_seconds"] <= summary["wall_seconds"]
-        assert summary["steps"] == summary["steps_to_accuracy"] == 4
+        assert 0 < summary["time_to_target_seconds"] <= summary["training_seconds"] <= summary["wall_seconds"]
+        assert summary["steps"] == summary["steps_to_target"] == 4
         assert (summary["micro_batch_size"], summary["gradient_accumulation_steps"]) == (128, 3)
         run_dir = Path(summary["run_dir"])
         assert json.loads((run_dir / SUMMARY).read_text()) == summary
@@ -65,18 +65,18 @@ class TestJson:
         done = train("--json", "--set", "stop.target_accuracy=1.0")
         assert done.exit_code == 0
         summary = json.loads(done.stdout)
-        assert (summary["outcome"], summary["time_to_accuracy_seconds"], summary["steps_to_accuracy"]) == ("missed", None, None)
-        assert summary["test_accuracy"] is not None
+        assert (summary["outcome"], summary["time_to_target_seconds"], summary["steps_to_target"]) == ("missed", None, None)
+        assert summary["score"] is not None
 
     def test_without_a_target_it_is_completed(self) -> None:
         summary = json.loads(train("--json", "--set", "stop.target_accuracy=null").stdout)
-        assert (summary["outcome"], summary["target_accuracy"], summary["time_to_accuracy_seconds"]) == ("completed", None, None)
+        assert (summary["outcome"], summary["target"], summary["time_to_target_seconds"]) == ("completed", None, None)
 
     def test_a_divergence_is_exit_code_3(self) -> None:
         done = train("--json", "--set", "learning_rate.base=1e30", "--set", "stop.target_accuracy=1.0")
         assert done.exit_code == 3
         summary = json.loads(done.stdout)
-        assert (summary["outcome"], summary["time_to_accuracy_seconds"]) == ("diverged", None)
+        assert (summary["outcome"], summary["time_to_target_seconds"]) == ("diverged", None)
         assert "NaN" not in done.stdout
         assert "Diverged: " in done.stderr
 

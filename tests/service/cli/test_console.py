@@ -25,7 +25,7 @@ def step(number: int) -> StepRecord:
 
 
 START = made_records.start(num_train_samples=1000, num_test_samples=250, num_classes=10)
-EVALUATION = made_records.evaluation(10, 20.0, 100, test_accuracy=0.8125)
+EVALUATION = made_records.evaluation(10, 20.0, 100, score=0.8125)
 
 
 def view(is_terminal: bool, width: int = 150) -> tuple[TrainingView, io.StringIO]:
@@ -92,7 +92,7 @@ def test_a_narrow_terminal_gets_whole_numbers(width: int) -> None:
 
 SUMMARY: dict[str, Any] = {
     "run_id": "digits-small-batch-20261130-054704-ab12cd34", "global_batch_size": 1024, "outcome": "completed", "steps": 12700, "epochs": 61.25,
-    "training_seconds": 1234.25, "time_to_accuracy_seconds": 1034.25, "test_accuracy": 0.9917, "best_test_accuracy": 0.9923,
+    "training_seconds": 1234.25, "time_to_target_seconds": 1034.25, "score": 0.9917, "headline": {"name": "accuracy"}, "best_score": 0.9923,
     "samples_per_second": 123456.0, "gradient_noise_scale": 4321.0,
 }  # fmt: skip
 NUMBERS = ("1,024", "12,700", "61.25", "1234.25", "1034.25", "0.9917", "0.9923", "123,456", "4,321")

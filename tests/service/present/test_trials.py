@@ -13,7 +13,7 @@ from largebatch.service.job import Job, Kind
 from largebatch.service.present.progress import read_progress, read_trials
 from largebatch.tuning.sweep.ledger import LEDGER, Ending, Ledger, Trial
 
-SUMMARY = summary(steps=40, time_to_accuracy_seconds=2.0, best_test_accuracy=0.95, run_dir="/secret")
+SUMMARY = summary(steps=40, time_to_target_seconds=2.0, best_score=0.95, run_dir="/secret")
 
 
 @pytest.fixture
@@ -22,13 +22,13 @@ def folder(tmp_path: Path) -> Path:
     with Ledger(tmp_path) as ledger:
         for number in range(5):
             ledger.add(Trial(number=number, group=number // 2, phase="search", fields={"learning_rate.base": 0.1}, run_id=f"run-{number}"))
-        ledger.add(Ending(number=1, how="pruned", test_accuracy=0.5))
+        ledger.add(Ending(number=1, how="pruned", score=0.5))
         ledger.add(Ending(number=2, how="failed", why="its process died, again and again"))
     for number in range(4):
         (tmp_path / f"run-{number}").mkdir()
         with Journal(tmp_path / f"run-{number}") as journal:
             journal.write(step(7, 0.7, epoch=0.5))
-            journal.write(evaluation(7, 0.7, epoch=0.5, test_accuracy=0.25))
+            journal.write(evaluation(7, 0.7, epoch=0.5, score=0.25))
     (tmp_path / "run-0" / "summary.json").write_text(SUMMARY.model_dump_json())
     (tmp_path / "run-1" / "summary.json").write_text(SUMMARY.model_copy(update={"outcome": Outcome.STOPPED}).model_dump_json())
     return tmp_path
@@ -37,7 +37,7 @@ def folder(tmp_path: Path) -> Path:
 def test_every_state_with_what_is_known(folder: Path) -> None:
     found = read_trials(folder, 0, 100, is_active=True)
     assert found.is_complete
-    told = [(one.state, one.outcome, one.step, one.test_accuracy, one.time_to_accuracy_seconds) for one in found.items]
+    told = [(one.state, one.outcome, one.step, one.score, one.time_to_target_seconds) for one in found.items]
     assert told == [
         ("ended", "reached", 40, 0.95, 2.0),
         ("pruned", None, 40, 0.95, 2.0),
@@ -52,7 +52,7 @@ def test_every_state_with_what_is_known(folder: Path) -> None:
 
 def test_what_runs_now_is_told_with_the_sweeps_progress(folder: Path) -> None:
     sweep = Job(id="a", kind=Kind.SWEEP, owner="ann", name="a", recipe=None, cpus=1.0, gpus=0, created_at_s=0.0)
-    facts = {"step": 7, "epoch": 0.5, "test_accuracy": 0.25, "training_seconds": 0.7}
+    facts = {"step": 7, "epoch": 0.5, "score": 0.25, "training_seconds": 0.7}
     assert read_progress(sweep, folder) == {"runs": 4, "runs_over": 3, "running": {"run-3": facts}}
     assert read_progress(sweep, folder / "nothing") == {}
 

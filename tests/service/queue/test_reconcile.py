@@ -127,11 +127,11 @@ def test_a_run_from_queue_to_end(house: House, tmp_path: Path) -> None:
     assert house.job().state is State.RUNNING
     assert house.job().started_at_s is not None
     (tmp_path / "a").mkdir()
-    (tmp_path / "a" / run_folder.SUMMARY).write_text(json.dumps({"outcome": "missed", "test_accuracy": 0.5}))
+    (tmp_path / "a" / run_folder.SUMMARY).write_text(json.dumps({"outcome": "missed", "score": 0.5}))
     house.backend.end("a", 0)
     house.passes()
     job = house.job()
-    assert (job.state, job.outcome, job.summary) == (State.SUCCEEDED, "missed", {"outcome": "missed", "test_accuracy": 0.5})
+    assert (job.state, job.outcome, job.summary) == (State.SUCCEEDED, "missed", {"outcome": "missed", "score": 0.5})
 
 
 @pytest.mark.parametrize(

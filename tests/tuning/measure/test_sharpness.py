@@ -244,7 +244,7 @@ def test_the_ends_of_a_line_are_the_solutions(runs: tuple[Path, Path]) -> None:
         for at, solution in ((0.0, one), (1.0, two)):
             # Statistics are taken anew, so not to the last digit.
             assert points[at].train_loss == pytest.approx(solution.loss_and_gradient(solution.weights)[0], rel=0.3)
-            assert points[at].train_accuracy > 0.6
+            assert points[at].train_score > 0.6
         assert points[0.5].train_loss > min(points[0.0].train_loss, points[1.0].train_loss)
         assert math.isfinite(points[2.0].test_loss)
     assert not one.model.training
@@ -328,6 +328,6 @@ def test_the_command_prints_the_lines_and_their_conditions(runs: tuple[Path, Pat
     for name in ("straight", "curved"):
         assert f"Along the {name} line, from run (at 0) to run (at 1):" in said
         assert (tmp_path / f"line-{name}.png").is_file()
-    assert said.count("train accuracy") == said.count("test loss") == 2
+    assert said.count("train score") == said.count("test loss") == 2
     assert "mlp (batch_norm True, width 4) on digits, cpu" in said
     assert "seeds 0 and 1; the first 50 training images" in said

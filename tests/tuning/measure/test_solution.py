@@ -14,6 +14,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from largebatch.jobs.data.dataset import Dataset, Images
 from largebatch.jobs.errors import FaultError, InputError
+from largebatch.jobs.tasks.classification import Classification
 from largebatch.tuning.measure.sharpness import epsilon_sharpness, top_eigenvalue
 from largebatch.tuning.measure.solution import Solution
 
@@ -77,7 +78,8 @@ def solution_of(model: nn.Module, chunk: int = 5) -> Solution:
     generator = torch.Generator().manual_seed(0)
     part = Images(torch.randn(SAMPLES, 2, 4, 4, generator=generator), torch.randint(0, CLASSES, (SAMPLES,), generator=generator))
     dataset = Dataset("made", part, part, CLASSES, (2, 4, 4))
-    job: Any = SimpleNamespace(dataset=dataset, device=CPU, spec=SimpleNamespace(model=SimpleNamespace(channels_last=False)))
+    spec = SimpleNamespace(model=SimpleNamespace(channels_last=False), seed=0)
+    job: Any = SimpleNamespace(dataset=dataset, device=CPU, spec=spec, task=Classification(CLASSES))
     return Solution("run", job, model.eval(), SAMPLES, chunk)
 
 

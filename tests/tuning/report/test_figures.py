@@ -14,18 +14,18 @@ from made_runs import made_profile, made_run
 from largebatch.jobs.errors import StorageError
 from largebatch.jobs.run.records import Outcome
 from largebatch.tuning.measure.lines import line_conditions
-from largebatch.tuning.report.batch_figures import accuracy_of_batch, frontiers, profile_charts, steps_and_samples, time_to_target
+from largebatch.tuning.report.batch_figures import frontiers, profile_charts, score_of_batch, steps_and_samples, time_to_target
 from largebatch.tuning.report.charts import ARROW, Chart, Series
 from largebatch.tuning.report.picture_pen import write_png
 from largebatch.tuning.report.plotly_pen import to_plotly, write_page
-from largebatch.tuning.report.run_figures import accuracy_curves, label, on_unlike_footing
+from largebatch.tuning.report.run_figures import label, on_unlike_footing, score_curves
 from largebatch.tuning.results.findings import find
 from largebatch.tuning.results.run_result import Evaluation, RunResult
 
 
 def result(name: str, curve: tuple[tuple[float, float], ...], target: float | None = None, device: str = "cpu") -> RunResult:
     points = tuple(Evaluation(step, 4096 * step, seconds, accuracy) for step, (seconds, accuracy) in enumerate(curve, start=1))
-    made = summary(name, outcome=Outcome.COMPLETED, global_batch_size=4096, target_accuracy=target)
+    made = summary(name, outcome=Outcome.COMPLETED, global_batch_size=4096, target=target)
     return RunResult(name, made, points, "mnist", "mlp", "lars", 0.9, 0.1, 3, device, ())
 
 
@@ -34,13 +34,13 @@ RESULTS = [result("first", ((1.0, 0.5), (2.0, 0.75)), target=0.7), result("secon
 
 def test_words() -> None:
     assert label(RESULTS[0]) == "first: batch 4,096, lars, seed 3"
-    assert accuracy_curves(RESULTS).title == "Accuracy against training time, cpu"
-    assert accuracy_curves([*RESULTS, result("gpu", (), device="H200")]).title == "Accuracy against training time, cpu, H200"
+    assert score_curves(RESULTS).title == "Accuracy against training time, cpu"
+    assert score_curves([*RESULTS, result("gpu", (), device="H200")]).title == "Accuracy against training time, cpu, H200"
 
 
 def test_a_page_is_self_contained(tmp_path: Path) -> None:
     path = tmp_path / "page.html"
-    write_page(accuracy_curves(RESULTS), path)
+    write_page(score_curves(RESULTS), path)
     page = path.read_text()
     assert not re.search(r"<script[^>]*\ssrc\s*=", page)
     assert not re.search(r"<link[^>]*\shref\s*=\s*[\"']https?:", page)
@@ -52,7 +52,7 @@ def test_a_page_is_self_contained(tmp_path: Path) -> None:
 
 def test_a_picture_is_one(tmp_path: Path) -> None:
     path = tmp_path / "picture.png"
-    write_png(accuracy_curves(RESULTS), path)
+    write_png(score_curves(RESULTS), path)
     content = path.read_bytes()
     assert content[:8] == b"\x89PNG\r\n\x1a\n"
     width, height = struct.unpack(">II", content[16:24])
@@ -66,7 +66,7 @@ def test_a_full_disk_leaves_no_half_picture(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(StorageError, match="No space left on device"):
-        write_png(accuracy_curves(RESULTS), tmp_path / "picture.png")
+        write_png(score_curves(RESULTS), tmp_path / "picture.png")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -74,8 +74,8 @@ def test_a_full_disk_leaves_no_half_picture(tmp_path: Path, monkeypatch: pytest.
 def test_as_many_runs_as_wanted(tmp_path: Path, num_runs: int) -> None:
     """More runs than colours too."""
     runs = [result(f"run-{index}", ((1.0, 0.5),)) for index in range(num_runs)]
-    write_png(accuracy_curves(runs), tmp_path / "p.png")
-    write_page(accuracy_curves(runs), tmp_path / "p.html")
+    write_png(score_curves(runs), tmp_path / "p.png")
+    write_page(score_curves(runs), tmp_path / "p.html")
     page = (tmp_path / "p.html").read_text()
     assert all(label(run) in page for run in runs)
 
@@ -133,8 +133,8 @@ def test_batches_that_missed_are_marked_where_their_runs_ended(tmp_path: Path) -
 
 
 def test_runs_that_end_at_the_target_show_their_stopping_rule() -> None:
-    assert "5 of these 9 runs ended when they met their target" in accuracy_of_batch(find(PARTLY)).caption
-    assert "ended when" not in accuracy_of_batch(find(PARTLY[-3:])).caption
+    assert "5 of these 9 runs ended when they met their target" in score_of_batch(find(PARTLY)).caption
+    assert "ended when" not in score_of_batch(find(PARTLY[-3:])).caption
 
 
 def test_every_caption_states_seeds_device_and_clock() -> None:
@@ -159,12 +159,12 @@ def test_runs_that_differ_in_more_than_what_is_compared_say_so() -> None:
     longer = replace(other, settings=(*other.settings, ("stop.epochs", "9.0")))
     assert on_unlike_footing([one, other]) == ""
     assert on_unlike_footing([one, longer]) == "on one footing but for stop.epochs (9.0, not set)"
-    assert "on one footing but for stop.epochs" in accuracy_curves([one, longer]).caption
+    assert "on one footing but for stop.epochs" in score_curves([one, longer]).caption
 
 
 def test_many_runs_are_one_line_for_each_batch(tmp_path: Path) -> None:
     runs = [made_run(batch, seed) for batch in (32, 512) for seed in range(7)]
-    chart = accuracy_curves(runs)
+    chart = score_curves(runs)
     assert [series.name for series in chart.series] == ["batch 32, 7 runs", "batch 512, 7 runs"]
     points = [(x, y) for x, y in zip(chart.series[1].x, chart.series[1].y, strict=True) if x == x]
     assert points == [point for run in runs[7:] for point in run.curve]

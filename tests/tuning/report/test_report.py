@@ -45,13 +45,13 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_files(report: Path) -> None:
     numbers = json.loads((report.parent / "report.json").read_text())
-    assert numbers["target_accuracy"] == TARGET
+    assert numbers["target"] == TARGET
     assert [row["global_batch_size"] for row in numbers["batches"]] == BATCHES
     assert numbers["prediction_errors"][0]["error"] == pytest.approx(0.3)
     pictures = {path.stem for path in report.parent.glob("*.png")}
     assert pictures == {
-        "time-to-target", "steps-to-target", "samples-to-target", "accuracy-frontier", "cost-frontier", "accuracy-of-batch", "momentum-map",
-        "time-of-update", "time-of-epoch", "accuracy-curves",
+        "time-to-target", "steps-to-target", "samples-to-target", "score-frontier", "cost-frontier", "score-of-batch", "momentum-map",
+        "time-of-update", "time-of-epoch", "score-curves",
     }  # fmt: skip
     page = report.read_text()
     assert "<b>& more" not in page
@@ -102,7 +102,7 @@ def brightness(colour: str) -> int:
 def test_nothing_reached_still_gives_a_report(tmp_path: Path) -> None:
     found = find([made_run(b, reaches=False) for b in BATCHES])
     assert write_report(tmp_path / "out", found).is_file()
-    assert {chart.name for chart in charts_of(found, Extras())} == {"accuracy-frontier", "accuracy-of-batch", "accuracy-curves"}
+    assert {chart.name for chart in charts_of(found, Extras())} == {"score-frontier", "score-of-batch", "score-curves"}
 
 
 def test_a_figure_that_cannot_be_made_is_left_out_and_named(tmp_path: Path) -> None:

@@ -33,9 +33,9 @@ def write_run(folder: Path, name: str, *overrides: str) -> Path:
     with Journal(run_dir) as journal:
         journal.write(start())
         for step, (seconds, accuracy) in enumerate([*CURVE[:2], (4.0, 0.1)], start=1):
-            journal.write(evaluation(step, seconds, test_accuracy=accuracy))
+            journal.write(evaluation(step, seconds, score=accuracy))
         journal.write(start(2))
-        journal.write(evaluation(3, CURVE[2][0], test_accuracy=CURVE[2][1]))
+        journal.write(evaluation(3, CURVE[2][0], score=CURVE[2][1]))
     run_folder.write_text(run_dir / run_folder.SUMMARY, summary(name, outcome=Outcome.MISSED, world_size=3).model_dump_json())
     run_folder.write_text(run_dir / run_folder.SPEC, read_spec("digits-lamb", [f"name={name}", "seed=7", *overrides]).model_dump_json())
     run_folder.write_text(run_dir / run_folder.ENVIRONMENT, '{"device": "cpu (test)"}')
@@ -52,7 +52,7 @@ def test_what_is_read(tmp_path: Path) -> None:
     (result,) = collect([write_run(tmp_path, "one")])
     assert result.curve == CURVE
     assert (result.optimizer, result.seed, result.device) == ("lamb", 7, "cpu (test)")
-    assert (result.summary.outcome, result.summary.time_to_accuracy_seconds) == (Outcome.MISSED, None)
+    assert (result.summary.outcome, result.summary.time_to_target_seconds) == (Outcome.MISSED, None)
 
 
 def test_no_run_or_one_that_has_not_ended(tmp_path: Path) -> None:

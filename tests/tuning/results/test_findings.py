@@ -100,7 +100,7 @@ def test_other_models_and_devices_are_named_and_left_out() -> None:
 
 
 def test_no_target_given_is_what_every_batch_reached() -> None:
-    found = find([ended(made_run(batch), target_accuracy=None) for batch in BATCHES])
+    found = find([ended(made_run(batch), target=None) for batch in BATCHES])
     assert found.target == pytest.approx(0.91)
     assert found.target_is_chosen
     assert "none was given" in answer_of(found).words[0]
@@ -123,7 +123,7 @@ def test_no_runs() -> None:
 def test_a_prediction_from_one_run_is_exact_where_the_noise_scale_is_the_critical_batch() -> None:
     run = made_run(128)
     last = run.evaluations[-1]
-    just_before = Evaluation(last.step * 98 // 100, last.samples * 98 // 100, last.training_seconds * 0.98, 2 * TARGET - last.test_accuracy)
+    just_before = Evaluation(last.step * 98 // 100, last.samples * 98 // 100, last.training_seconds * 0.98, 2 * TARGET - last.score)
     run = replace(ended(run, gradient_noise_scale=CRITICAL), evaluations=(just_before, last))
     predicted = predict(run, made_profile(), TARGET, BATCHES)
     measured = {one.global_batch_size: one.seconds.median for one in find(RUNS).best if one.seconds.median is not None}
@@ -232,7 +232,7 @@ def test_a_limit_that_no_batch_keeps_is_answered_with_the_most_accurate_by_then(
     found = find(runs, limits={"seconds": 1.0, "samples": 15_000})
     answers = {one.question: one for one in found.advice}
     by_deadline = answers["within 1 s"]
-    top = {batch: max((at.test_accuracy for at in fine(made_run(batch)).evaluations if at.training_seconds <= 1.0), default=0.0) for batch in BATCHES}
+    top = {batch: max((at.score for at in fine(made_run(batch)).evaluations if at.training_seconds <= 1.0), default=0.0) for batch in BATCHES}
     assert by_deadline.choice.global_batch_size == max(top, key=lambda batch: top[batch])
     assert f"the most accurate by then with {max(top.values()):.4f}, the median of 3 seeds. The target is not met" in by_deadline.reason
     assert "the nearest is" in by_deadline.reason
@@ -253,9 +253,9 @@ def test_a_limit_is_answered_where_no_batch_reached_the_target_too() -> None:
 
 
 def test_a_run_that_was_never_evaluated_ranks_below_the_others() -> None:
-    lost = replace(ended(made_run(64, 2), best_test_accuracy=None), evaluations=())
+    lost = replace(ended(made_run(64, 2), best_score=None), evaluations=())
     runs = [made_run(64, 0), made_run(64, 1, reaches=False), lost]
-    found = find(runs).best[0].best_accuracy
+    found = find(runs).best[0].best_score
     assert (found.low, found.median, found.high) == (None, TARGET - 0.1, TARGET + 0.01)
     assert "missed ..." in found.text
 

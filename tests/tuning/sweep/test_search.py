@@ -53,10 +53,10 @@ def test_a_group_that_diverged_everywhere_is_not_repeated(tmp_path: Path) -> Non
 
 
 def test_misses_rank_after_hits_and_divergences_last() -> None:
-    hit = summary("a", steps_to_accuracy=10**9, global_batch_size=64)
-    near, far = summary("b", best_test_accuracy=0.89), summary("c", best_test_accuracy=0.2)
-    diverged = summary("d", outcome=Outcome.DIVERGED, best_test_accuracy=0.95)
-    pruned = Ending(number=1, how="pruned", test_accuracy=0.5)
+    hit = summary("a", steps_to_target=10**9, global_batch_size=64)
+    near, far = summary("b", best_score=0.89), summary("c", best_score=0.2)
+    diverged = summary("d", outcome=Outcome.DIVERGED, best_score=0.95)
+    pruned = Ending(number=1, how="pruned", score=0.5)
     scores = [score(hit), score(near), score(None, pruned), score(far), score(diverged)]
     assert all(better < worse for better, worse in itertools.pairwise(scores))
 
@@ -112,7 +112,7 @@ def test_what_the_machine_failed_teaches_nothing_and_is_tried_again(tmp_path: Pa
 def test_a_pruned_run_counts_as_it_was_told_before_and_after_a_kill(tmp_path: Path, method: str, aims: Any) -> None:
     """Its summary may come later, with a short time that would look like a good one."""
     spec = sweep(search={"method": method, "trials": 2, "space": RATES})
-    ending = Ending(number=0, how="pruned", test_accuracy=0.4, samples_seen=700)
+    ending = Ending(number=0, how="pruned", score=0.4, samples_seen=700)
     for name, ends_with_summary in (("before", False), ("after", True)):
         (tmp_path / name).mkdir()
         with Ledger(tmp_path / name) as ledger:
@@ -120,7 +120,7 @@ def test_a_pruned_run_counts_as_it_was_told_before_and_after_a_kill(tmp_path: Pa
             trial = begin(search)
             ledger.add(ending)
             if ends_with_summary:
-                finish(ledger, trial, outcome=Outcome.MISSED, steps_to_accuracy=None, time_to_accuracy_seconds=None, best_test_accuracy=0.4)
+                finish(ledger, trial, outcome=Outcome.MISSED, steps_to_target=None, time_to_target_seconds=None, best_score=0.4)
             search.ended(trial)
         ledger = Ledger(tmp_path / name)
         assert [event.aims for event in ledger.history if isinstance(event, Learned)] == [aims]

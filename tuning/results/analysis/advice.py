@@ -1,12 +1,13 @@
 """Which batch size to take, and why: the Pareto frontier, and on it soonest, cheapest, best within a limit, and the knee.
 
-Within a limit that no batch reaches the target in, the best is the most accurate by then.
+Within a limit that no batch reaches the target in, the best is the one with the best score by then.
 """
 
 from collections.abc import Sequence
 from operator import attrgetter
 from typing import Literal, NamedTuple
 
+from largebatch.jobs.tasks.metric import ACCURACY, Metric
 from largebatch.tuning.results.answers import Advice, Choice
 
 Cost = Literal["seconds", "samples"]
@@ -15,11 +16,12 @@ SECONDS, SAMPLES = attrgetter("seconds"), attrgetter("samples")
 
 
 class Partial(NamedTuple):
-    """How far a batch size had come when a limit was used up; the choice's costs are those to that accuracy."""
+    """How far a batch size had come when a limit was used up; the choice's costs are those to that score."""
 
     choice: Choice
-    accuracy: float
-    """Test accuracy, the median of the seeds."""
+    score: float
+    """The median of the seeds."""
+    metric: Metric
 
 
 class Limit(NamedTuple):
@@ -105,9 +107,10 @@ def _within(choices: Sequence[Choice], limit: Limit) -> Advice:
     if not limit.partial:
         reason = missed if limit.partial is None else f"nothing was evaluated by then; {missed}"
         return Advice(question=limit.question, choice=None, reason=reason)
-    choice, accuracy = min(limit.partial, key=lambda partial: (-partial.accuracy, limited(partial.choice)))
+    choice, score, metric = min(limit.partial, key=lambda partial: (-partial.metric.goodness(partial.score), limited(partial.choice)))
     seeds = f", the median of {choice.num_seeds} seeds" if choice.num_seeds > 1 else ""
-    reason = f"the most accurate by then with {accuracy:.4f}{seeds}. The target is not met: {missed}"
+    best = "the most accurate by then with" if metric == ACCURACY else f"the best by then with {metric.name}"
+    reason = f"{best} {metric.format(score)}{seeds}. The target is not met: {missed}"
     return Advice(question=limit.question, choice=choice, reason=reason)
 
 

@@ -7,6 +7,7 @@ from functools import cached_property
 from statistics import median
 
 from largebatch.jobs.run.records import Outcome
+from largebatch.jobs.tasks.metric import Metric
 from largebatch.tuning.results.answers import Choice, Spread
 from largebatch.tuning.results.run_result import RunResult
 
@@ -25,6 +26,11 @@ class Configuration:
     def first(self) -> RunResult:
         """Any of the runs, for what they share."""
         return self.runs[0]
+
+    @property
+    def metric(self) -> Metric:
+        """What the runs are judged by."""
+        return self.first.metric
 
     @property
     def global_batch_size(self) -> int:
@@ -50,14 +56,14 @@ class Configuration:
         return spread([getattr(run.first_at(self.target), field, None) for run in self.runs])
 
     @cached_property
-    def best_accuracy(self) -> Spread:
-        """Best test accuracy of each run; one that was never evaluated ranks below the others."""
-        return accuracy_spread([run.summary.best_test_accuracy for run in self.runs])
+    def best_score(self) -> Spread:
+        """Best score of each run; one that was never evaluated ranks below the others."""
+        return score_spread([run.summary.best_score for run in self.runs], self.metric)
 
     @cached_property
-    def train_accuracy(self) -> Spread:
+    def train_score(self) -> Spread:
         """Of the final weights on the training set."""
-        return accuracy_spread([run.summary.train_accuracy for run in self.runs])
+        return score_spread([run.summary.train_score for run in self.runs], self.metric)
 
     @cached_property
     def noise_scale(self) -> float | None:
@@ -71,9 +77,9 @@ class Configuration:
 
     @property
     def rank(self) -> tuple[float, float]:
-        """Smaller is better: soonest to the target; where that is missed, the most accurate."""
-        seconds = self.seconds.median
-        return (float("inf") if seconds is None else seconds, -(self.best_accuracy.median or 0.0))
+        """Smaller is better: soonest to the target; where that is missed, the best."""
+        seconds, best = self.seconds.median, self.best_score.median
+        return (math.inf if seconds is None else seconds, math.inf if best is None else -self.metric.goodness(best))
 
     @property
     def standing(self) -> tuple[int, tuple[float, float]]:
@@ -118,9 +124,11 @@ def _binomial_below(count: int, bound: int) -> float:
     return sum(math.comb(count, k) for k in range(bound)) / 2.0**count
 
 
-def accuracy_spread(accuracies: Sequence[float | None]) -> Spread:
-    """Of accuracies, the larger the better; None ranks below every number."""
-    return spread([None if accuracy is None else -accuracy for accuracy in accuracies]).negated
+def score_spread(scores: Sequence[float | None], metric: Metric) -> Spread:
+    """Of scores, whichever way is better; None ranks below every number."""
+    if metric.better == "lower":
+        return spread(scores)
+    return spread([None if score is None else -score for score in scores]).negated
 
 
 def configurations(runs: Iterable[RunResult], target: float) -> list[Configuration]:
@@ -143,5 +151,5 @@ def best_of_each_batch(tried: Sequence[Configuration]) -> list[Configuration]:
 
 def common_target(runs: Sequence[RunResult]) -> float | None:
     """The target that most runs were given; None where none was."""
-    targets = [run.summary.target_accuracy for run in runs if run.summary.target_accuracy is not None]
+    targets = [run.summary.target for run in runs if run.summary.target is not None]
     return max(set(targets), key=lambda target: (targets.count(target), target)) if targets else None

@@ -58,8 +58,8 @@ def curve_through(run: RunResult, target: float) -> Curve:
     """
     met, summary = crossing(run, target), run.summary
     if met is None:
-        best = summary.best_test_accuracy or 0.0
-        raise InputError("run", f"{summary.run_id} did not reach {target:g}; its best is {best:.4f}.", "Give a lower --target, or train longer.")
+        best = "none" if summary.best_score is None else run.metric.format(summary.best_score)
+        raise InputError("run", f"{summary.run_id} did not reach {target:g}; its best is {best}.", "Give an easier --target, or train longer.")
     way = [estimate for estimate in run.noise_estimates if estimate.step <= met.at.step]
     critical = weighted_by_progress(way, summary.global_batch_size) or summary.gradient_noise_scale
     if critical is None or critical <= 0:
@@ -69,13 +69,13 @@ def curve_through(run: RunResult, target: float) -> Curve:
 
 def crossing(run: RunResult, target: float) -> Crossing | None:
     """Where a run met a target; None on a miss."""
-    samples, accuracy = 0, None
+    samples, score = 0, None
     for at in run.evaluations:
-        if at.test_accuracy >= target:
+        if run.metric.meets(at.score, target):
             # Met at the first evaluation, it may have been met at any time before.
-            part = 0.5 if accuracy is None else (target - accuracy) / (at.test_accuracy - accuracy)
+            part = 0.5 if score is None else (target - score) / (at.score - score)
             return Crossing(samples + part * (at.samples - samples), at.samples - samples, at)
-        samples, accuracy = at.samples, at.test_accuracy
+        samples, score = at.samples, at.score
     return None
 
 

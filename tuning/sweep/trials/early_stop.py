@@ -35,7 +35,7 @@ class EarlyStopping:
         if self._spec.method == "none" or trial.phase == "repeat":
             return False
         position = report.samples_seen if self._spec.clock == "samples" else report.training_seconds
-        return self._rule_of_group[trial.group].falls_behind(trial.number, position, report.test_accuracy)
+        return self._rule_of_group[trial.group].falls_behind(trial.number, position, report.goodness)
 
 
 class SuccessiveHalving:
@@ -49,38 +49,38 @@ class SuccessiveHalving:
         self._grace, self._reduction_factor = grace, reduction_factor
         self._rungs: defaultdict[int, dict[int, float]] = defaultdict(dict)
 
-    def falls_behind(self, number: int, position: float, accuracy: float) -> bool:
+    def falls_behind(self, number: int, position: float, goodness: float) -> bool:
         """Take in an evaluation of run `number`; whether the run should end. Args: position: samples or training seconds."""
         milestones = (self._grace * self._reduction_factor**rung for rung in itertools.count())
         num_reached = sum(1 for _ in itertools.takewhile(lambda milestone: milestone <= position, milestones))
         for rung in reversed(range(num_reached)):
-            accuracies = self._rungs[rung]
-            if number not in accuracies:
-                others = list(accuracies.values())
-                accuracies[number] = accuracy
-                return bool(others) and bool(accuracy < np.nanpercentile(others, (1 - 1 / self._reduction_factor) * 100))
+            scores = self._rungs[rung]
+            if number not in scores:
+                others = list(scores.values())
+                scores[number] = goodness
+                return bool(others) and bool(goodness < np.nanpercentile(others, (1 - 1 / self._reduction_factor) * 100))
         return False
 
 
 class MedianOfMeans:
     """The median stopping rule (Golovin et al., "Google Vizier", 2017).
 
-    A run ends if its best accuracy is below the median of the other runs' means, each over that run's accuracies up to the same position.
+    A run ends if its best score is worse than the median of the other runs' means, each over that run's scores up to the same position.
     """
 
     def __init__(self, grace: float) -> None:
         self._grace = grace
         self._evaluations: defaultdict[int, list[tuple[float, float]]] = defaultdict(list)
 
-    def falls_behind(self, number: int, position: float, accuracy: float) -> bool:
+    def falls_behind(self, number: int, position: float, goodness: float) -> bool:
         """See `SuccessiveHalving`."""
-        self._evaluations[number].append((position, accuracy))
+        self._evaluations[number].append((position, goodness))
         if position < self._grace:
             return False
         means = []
         for other, evaluations in self._evaluations.items():
-            accuracies = [value for at, value in evaluations if self._grace <= at <= position]
-            if other != number and evaluations[-1][0] >= position and accuracies:
-                means.append(np.mean(accuracies))
+            scores = [value for at, value in evaluations if self._grace <= at <= position]
+            if other != number and evaluations[-1][0] >= position and scores:
+                means.append(np.mean(scores))
         best = max(value for _, value in self._evaluations[number])
         return len(means) >= MEDIAN_OF and bool(best < np.median(means))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from largebatch.jobs.errors import InputError
+from largebatch.jobs.tasks.metric import ACCURACY, Metric
 from largebatch.tuning.sweep.spec import ResourcesSpec
 
 LISTED_MACHINES = 4
@@ -40,12 +41,19 @@ class TrialReport:
 
     training_seconds: float = 0.0
     samples_seen: int = 0
-    test_accuracy: float = 0.0
+    score: float | None = None
+    metric: Metric = ACCURACY
+    """What the score is of."""
     is_over: bool = False
     error: str | None = None
     """Why the run failed."""
     is_fault: bool = False
     """Whether the machine failed it, so that another try may help."""
+
+    @property
+    def goodness(self) -> float:
+        """Larger the better the score is, whichever way the metric goes."""
+        return -math.inf if self.score is None else self.metric.goodness(self.score)
 
 
 def split_machines(machines: Sequence[Mapping[str, float]], resources: ResourcesSpec, device: str) -> Shares:

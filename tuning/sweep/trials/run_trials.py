@@ -17,6 +17,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayError
 
+from largebatch.jobs.run.records import Headline
 from largebatch.tuning.sweep.ledger import Ending, Trial
 from largebatch.tuning.sweep.search import Search
 from largebatch.tuning.sweep.trials.early_stop import EarlyStopping
@@ -51,7 +52,7 @@ class _Run:
     trial: Trial
     process: Any = None
     num_failures: int = 0
-    best_accuracy: float | None = None
+    best: TrialReport | None = None
     samples_seen: int = 0
     ends_early: bool = False
 
@@ -128,7 +129,8 @@ class TrialRunner:
                 self._early_stopping.falls_behind(run.trial, report)  # what comes after it is compared with its end as well
             self._end(run, report)
             return
-        run.best_accuracy, run.samples_seen = max(run.best_accuracy or 0.0, report.test_accuracy), report.samples_seen
+        run.best = report if run.best is None or report.goodness > run.best.goodness else run.best
+        run.samples_seen = report.samples_seen
         self._listener.on_report(run.trial, report)
         run.ends_early = not self._stop.is_set() and self._early_stopping.falls_behind(run.trial, report)
         self._running[run.process.go_on.remote(run.ends_early or self._stop.is_set())] = run
@@ -147,7 +149,9 @@ class TrialRunner:
             how = "ended"
         elif run.ends_early or report.error is not None:
             how = "pruned" if run.ends_early else "faulted" if report.is_fault else "failed"
-            ending = {"why": report.error or "", "test_accuracy": run.best_accuracy, "samples_seen": run.samples_seen}
+            ending = {"why": report.error or "", "samples_seen": run.samples_seen}
+            if run.best is not None:
+                ending |= {"score": run.best.score, "headline": Headline.of(run.best.metric)}
             self._ledger.add(Ending.model_validate({"number": trial.number, "how": how, **ending}))
         self._ledger.spend()
         if how != "stopped":

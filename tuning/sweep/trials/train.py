@@ -23,8 +23,9 @@ from largebatch.jobs.launch.stored_runs import going_on
 from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.checkpoints import list_checkpoints
 from largebatch.jobs.run.listener import Listener
-from largebatch.jobs.run.records import EvalRecord, Record, RunSummary
+from largebatch.jobs.run.records import EvalRecord, Record, RunSummary, StartRecord
 from largebatch.jobs.spec.train_spec import TrainSpec
+from largebatch.jobs.tasks.metric import ACCURACY
 from largebatch.tuning.sweep.ledger import STOP
 from largebatch.tuning.sweep.trials.resources import TrialOptions, TrialReport
 
@@ -38,13 +39,15 @@ def train_trial(spec: TrainSpec, options: TrialOptions, run_id: str, evaluated: 
 
     Args: evaluated: told each evaluation; returns whether the run ends early: it then stops after its step and saves.
     """
-    ends_early, must_stop, looked_at_s = False, False, 0.0
+    ends_early, must_stop, looked_at_s, metric = False, False, 0.0, ACCURACY
 
     def tell(record: Record) -> None:
         """Tell of an evaluation, and wait for the answer."""
-        nonlocal ends_early
+        nonlocal ends_early, metric
+        if isinstance(record, StartRecord):
+            metric = record.headline.metric
         if isinstance(record, EvalRecord) and not ends_early:
-            ends_early = evaluated(TrialReport(record.training_seconds, record.samples_seen, record.test_accuracy))
+            ends_early = evaluated(TrialReport(record.training_seconds, record.samples_seen, record.score, metric))
 
     def should_stop() -> bool:
         """Asked after every step: by early stopping, by the sweep's stop file or at the end of its seconds."""
@@ -58,7 +61,7 @@ def train_trial(spec: TrainSpec, options: TrialOptions, run_id: str, evaluated: 
     train = _train_here if options.shares.workers == 1 else _train_on_workers
     try:
         summary = train(spec, options, run_id, Listener(on_record=tell, should_stop=should_stop))
-        return TrialReport(summary.training_seconds, summary.samples_seen, summary.test_accuracy or 0.0, is_over=True)
+        return TrialReport(summary.training_seconds, summary.samples_seen, summary.score, summary.headline.metric, is_over=True)
     except BaseException as error:  # this run's own matter, or that of its model or data, SystemExit included: the sweep goes on, and says so
         if not isinstance(error, LargebatchError):
             traceback.print_exc()

@@ -1,0 +1,77 @@
+"""Trees of tensors: what a batch is, a tuple, list or dict of tensors that have the samples in dimension 0."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Tree = Any
+"""A tensor; or a tuple, named tuple, list or dict of trees."""
+
+
+def leaves(tree: Tree) -> list[Tensor]:
+    """The tensors of a tree, in order."""
+    return [leaf for _, leaf in named_leaves(tree)]
+
+
+def named_leaves(tree: Tree, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """(path, tensor) of each tensor, such as ("0", inputs) or ("image.mask", mask)."""
+    if isinstance(tree, Tensor):
+        yield name, tree
+        return
+    for key, inner in _children(tree):
+        yield from named_leaves(inner, f"{name}.{key}" if name else str(key))
+
+
+def map_leaves(change: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
+    """The tree of `change(tensor, tensors at the same path of the others ...)`."""
+    if isinstance(tree, Tensor):
+        return change(tree, *others)
+    if isinstance(tree, dict):
+        return type(tree)((key, map_leaves(change, inner, *(other[key] for other in others))) for key, inner in tree.items())
+    pieces = [map_leaves(change, *inner) for inner in zip(tree, *others, strict=True)]
+    return type(tree)(*pieces) if hasattr(tree, "_fields") else type(tree)(pieces)
+
+
+def map_first(change: Callable[[Tensor], Tensor], tree: Tree) -> Tree:
+    """The tree with its first tensor changed: the inputs, or the first of them."""
+    first = leaves(tree)[0]
+    return map_leaves(lambda leaf: change(leaf) if leaf is first else leaf, tree)
+
+
+def is_tree(value: Any) -> bool:
+    """Whether a value is a tree with at least one tensor in it."""
+    try:
+        return bool(leaves(value))
+    except TypeError:
+        return False
+
+
+def num_samples(batch: Tree) -> int:
+    """The size of dimension 0 of the first tensor; all have the same."""
+    return len(leaves(batch)[0])
+
+
+def rows(batch: Tree, start: int, stop: int) -> Tree:
+    """Samples `start` to `stop` of a batch."""
+    return map_leaves(lambda leaf: leaf[start:stop], batch)
+
+
+def halves(batch: Tree) -> list[Tree]:
+    """The samples in two parts, the second the larger by one where their number is odd."""
+    size = num_samples(batch)
+    return [rows(batch, 0, size // 2), rows(batch, size // 2, size)]
+
+
+def joined(batches: Sequence[Tree]) -> Tree:
+    """The samples of several batches in one."""
+    return map_leaves(lambda *pieces: torch.cat(pieces), *batches)
+
+
+def _children(tree: Tree) -> Iterator[tuple[Any, Tree]]:
+    if isinstance(tree, dict):
+        return iter(tree.items())
+    if isinstance(tree, (tuple, list)):
+        return iter(enumerate(tree))
+    raise TypeError(f"a {type(tree).__name__} is neither a tensor nor a tuple, list or dict of tensors")

@@ -1,0 +1,1 @@
+"""The gradient of one global batch."""

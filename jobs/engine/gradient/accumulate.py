@@ -1,0 +1,94 @@
+"""The mean gradient of one global batch: weigh, read, backward, reduce, agree.
+
+Losses are summed over samples and divided once by the whole step's weight, over all micro-batches and all ranks, so k micro-batches,
+even or uneven, on one rank or many, give the gradient of the one batch. Where each sample weighs 1, that weight is known from the plan;
+where a task weighs samples otherwise, by the tokens that count for one, all micro-batches are read and weighed first.
+The device is asked for numbers once per step.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+
+from largebatch.jobs.data.batches import Batches
+from largebatch.jobs.engine.gradient.objective import Objective, SummedLoss
+from largebatch.jobs.engine.gradient.precision import in_precision
+from largebatch.jobs.engine.gradient.share import Share
+from largebatch.jobs.engine.gradient.two_pass import embedding_objective
+from largebatch.jobs.engine.ranks.all_reduce import GradientSum
+from largebatch.jobs.engine.state import TrainState
+from largebatch.jobs.plan.step_plan import StepPlan
+from largebatch.jobs.spec.train_spec import TrainSpec
+from largebatch.jobs.tasks.contrastive import CoupledTask
+
+
+class Measured(NamedTuple):
+    """What one accumulated gradient tells; numbers on the host."""
+
+    loss: float
+    squared_norm: float
+    """|G_B|^2 of the whole batch's mean gradient; of a local step, the mean over ranks of theirs."""
+    own_squared_norm: float
+    """The same of what is in `.grad`: another number only in a local step."""
+    mean_squared_norm: float
+    """Squared gradient norms of the pieces, weighted by what they weigh."""
+    num_pieces: int
+    """Micro-batches of one process, or ranks, that weigh something; with one there is no noise to be seen."""
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether weights may be moved by it."""
+        return math.isfinite(self.loss) and math.isfinite(self.squared_norm)
+
+
+def accumulate(state: TrainState, spec: TrainSpec, step: StepPlan, batches: Batches) -> Measured | None:
+    """Leave the mean gradient over all samples of a step, on all ranks, in `.grad`, and measure it.
+
+    In a local step, the mean is over this rank's share.
+    Returns: None if memory ran out on any rank.
+    Raises: LargebatchError, the same on every rank, if something is wrong with any rank's samples.
+    """
+    share = Share(state, step, batches)
+    state.buffers.begin_step()
+    share.weigh()
+    forward = in_precision(state.forward, spec.precision, state.ranks.device)
+    objective: Objective = SummedLoss(state.task, share.total_weight, state.ranks.device)
+    if isinstance(state.task, CoupledTask):
+        objective = embedding_objective(state.task, share, forward) or objective
+    with state.all_reduce.step(step, share.total_weight, len(share.micro_batches)) as gradient_sum, share.noting():
+        for micro_batch, weight in zip(share.micro_batches, share.weights, strict=True) if share.is_sound else ():
+            batch = share.read(micro_batch)
+            with gradient_sum.micro_batch(weight), share.passing(micro_batch):
+                beginning = objective.of(forward, batch, micro_batch)
+                state.buffers.end_forward()
+                beginning.backward()  # type: ignore[no-untyped-call]
+        state.buffers.refuse_changed_settings()
+    squared_norm = torch.zeros_like(objective.loss_sum)
+    if share.is_sound:
+        with share.noting():
+            squared_norm = gradient_sum.squared_norm()
+    return _agree(share, gradient_sum, torch.stack([objective.loss_sum, squared_norm, gradient_sum.mean_squared_norm]))
+
+
+def _agree(share: Share, gradient_sum: GradientSum, own: torch.Tensor) -> Measured | None:
+    """Add up what the ranks have to tell: all learn the same numbers here, before any of them acts on its own.
+
+    Args: own: this rank's sum of losses, squared norm, and part of the pieces' squared norms.
+    """
+    ranks, own_weight = share.state.ranks, sum(share.weights)
+    if ranks.world_size == 1:
+        loss_sum, squared_norm, mean_squared_norm = own.tolist()
+        own_squared_norm, num_run_out, num_errors, weight, reached = squared_norm, share.has_run_out, share.error is not None, own_weight, []
+        num_pieces = sum(weight > 0 for weight in share.weights)
+    else:
+        told = torch.tensor([share.has_run_out, share.error is not None, own_weight, own_weight > 0], dtype=torch.float64, device=ranks.device)
+        summed = ranks.sum(torch.cat([own, told, gradient_sum.reached])).tolist()
+        own_squared_norm = float(own[1])
+        loss_sum, squared_norm, mean_squared_norm, num_run_out, num_errors, weight, num_pieces, *reached = summed
+    if num_errors:
+        ranks.raise_first(share.error)
+    if num_run_out:
+        return None
+    gradient_sum.leave_out(reached)
+    return Measured(loss_sum / weight, squared_norm / ranks.world_size, own_squared_norm, mean_squared_norm, int(num_pieces))

@@ -1,0 +1,103 @@
+"""Share: one rank's part of a step, its micro-batches with what they weigh, and what went wrong with them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from largebatch.jobs.data.batches import Batches
+from largebatch.jobs.data.keyed_random import key, seed_draws
+from largebatch.jobs.data.trees import Tree
+from largebatch.jobs.engine.out_of_memory import ran_out_of_memory
+from largebatch.jobs.engine.state import TrainState
+from largebatch.jobs.entry_points import ANYTHING, failed
+from largebatch.jobs.errors import DataError, LargebatchError
+from largebatch.jobs.models.sample_dropout import set_dropout_keys
+from largebatch.jobs.plan.step_plan import Slice, StepPlan
+
+
+class Share:
+    """One rank's part of a step; the others are told of it when the gradient is reduced.
+
+    Args: batches: where its samples are read from.
+    """
+
+    def __init__(self, state: TrainState, step: StepPlan, batches: Batches) -> None:
+        self.state, self.step = state, step
+        self.micro_batches = step.micro_batches(state.ranks.rank, state.micro_batch_size)
+        """Maybe none."""
+        self.weights = [float(micro_batch.size) for micro_batch in self.micro_batches]
+        """What each micro-batch weighs."""
+        self.total_weight = 0.0
+        """Of the whole step, on all ranks; of a local step, of this rank's share."""
+        self.has_run_out = False
+        """Whether memory ran out."""
+        self.error: LargebatchError | None = None
+        """What went wrong with its samples, or in the model."""
+        self._batches = batches
+        self._read: dict[Slice, Tree] = {}
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether nothing has gone wrong so far."""
+        return not self.has_run_out and self.error is None
+
+    @contextmanager
+    def noting(self) -> Iterator[None]:
+        """Context that keeps what goes wrong for the other ranks, who meet this one in the reduction first.
+
+        Raises: what is neither lack of memory nor told in words.
+        """
+        try:
+            yield
+        except ANYTHING as error:
+            if ran_out_of_memory(error):
+                self.has_run_out = True
+            elif isinstance(error, LargebatchError):
+                self.error = error
+            else:
+                raise
+
+    def weigh(self) -> None:
+        """Find the weight of the step; where samples weigh otherwise than 1, by reading them all."""
+        step, task = self.step, self.state.task
+        if task.counts_samples:
+            self.total_weight = sum(self.weights) if step.is_local else float(step.samples.size)
+            return
+        with self.noting():
+            self._read = {micro_batch: self.read(micro_batch) for micro_batch in self.micro_batches}
+            self.weights = [float(task.weight(batch)) for batch in self._read.values()]
+        own_weight = sum(self.weights) if self.is_sound else 0.0
+        self.total_weight = own_weight if step.is_local else self.state.ranks.sum_numbers(own_weight)[0]
+        if not self.total_weight > 0 and self.is_sound:
+            problem = f"the {step.samples.size} samples of step {step.number} weigh {self.total_weight:g} together, and a mean divides by that."
+            self.error = DataError("task", problem, "Give some of them a weight.")
+
+    def read(self, micro_batch: Slice) -> Tree:
+        """A micro-batch, prepared as the task wants it. Raises: LargebatchError."""
+        if micro_batch in self._read:
+            return self._read[micro_batch]
+        state = self.state
+        with self._in_words("dataset", f"reading {micro_batch.size} samples"):
+            batch = self._batches.read(micro_batch)
+        with self._in_words("task", f"preparing {micro_batch.size} samples"):
+            return state.task.prepared(batch, state.seed, micro_batch, state.ranks.device)
+
+    @contextmanager
+    def passing(self, micro_batch: Slice) -> Iterator[None]:
+        """Context of a micro-batch's forward pass, and of what follows it: what is drawn belongs to the samples, errors are told in words."""
+        state = self.state
+        with self._in_words("model", f"training on {micro_batch.size} samples"):
+            state.buffers.begin_pass(micro_batch.size)
+            set_dropout_keys(state.dropouts, state.seed, micro_batch, state.ranks.device)
+            # What a model draws from torch's generators belongs to the micro-batch, not to how many draws came before (reading makes some).
+            seed_draws(key(state.seed, "dropout", micro_batch.epoch, micro_batch.start), state.ranks.device)
+            yield
+
+    @contextmanager
+    def _in_words(self, field: str, doing: str) -> Iterator[None]:
+        """Turn what a person's own data set or model raises into an error in words; lack of memory stays what it is."""
+        try:
+            yield
+        except ANYTHING as error:
+            if ran_out_of_memory(error):
+                raise
+            raise failed(field, error, f"at step {self.step.number}, {doing}") from error

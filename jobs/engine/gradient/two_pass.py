@@ -1,0 +1,86 @@
+"""The gradient of a loss that looks at all samples of a global batch together, in memory for one micro-batch.
+
+GradCache (Gao et al., arXiv:2101.06983). With e_i = f(x_i) the embeddings of all B samples, and L(e_1 ... e_B) the loss,
+
+    dL/dw = sum_i dL/de_i de_i/dw
+
+so a first pass without a gradient finds all e_i, the loss gives dL/de_i, and a second pass of each micro-batch has the objective
+sum_i <dL/de_i, e_i>, whose gradient is the one of the whole batch. Dropout and draws of the second pass are the first's, since they belong
+to samples and micro-batches; running statistics are put back after the first, and so move once.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from largebatch.jobs.data.trees import Tree
+from largebatch.jobs.engine.gradient.share import Share
+from largebatch.jobs.engine.ranks.ranks import Ranks
+from largebatch.jobs.plan.step_plan import Slice, StepPlan
+from largebatch.jobs.tasks.contrastive import CoupledTask, Embeddings
+
+
+def embedding_objective(task: CoupledTask, share: Share, forward: Callable[..., Any]) -> "EmbeddingObjective | None":
+    """The first pass, and the loss; every rank takes part. Returns: None where something went wrong on any rank, which the share of one notes."""
+    own: list[Embeddings] = []
+    with share.noting(), torch.no_grad():
+        for micro_batch in share.micro_batches if share.is_sound else ():
+            batch = share.read(micro_batch)
+            with share.passing(micro_batch):
+                own.append(task.embed(forward, batch))
+                share.state.buffers.end_forward()
+    share.state.buffers.put_back()  # statistics move by the second pass
+    share.state.buffers.begin_step()
+    objective = None
+    if not share.state.ranks.sum_numbers(float(not share.is_sound))[0]:
+        with share.noting():
+            objective = EmbeddingObjective(task, share.state.ranks, share.step, own)
+    return objective
+
+
+class EmbeddingObjective:
+    """The objective of the second pass: each sample's embeddings times the loss's gradient with respect to them.
+
+    Args:
+        own: this rank's embeddings, of its micro-batches in order; none where it has no samples.
+    """
+
+    def __init__(self, task: CoupledTask, ranks: Ranks, step: StepPlan, own: Sequence[Embeddings]) -> None:
+        self._task, self._num_samples = task, step.samples.size
+        share = step.share(ranks.rank)
+        start = share.start - step.samples.start
+        everyones = gathered(ranks, own, [step.share(rank).size for rank in range(step.world_size)])
+        leaves = Embeddings(*(tensor.detach().requires_grad_() for tensor in everyones))
+        self.loss_sum = torch.zeros((), dtype=torch.float64, device=ranks.device)
+        for piece in task.loss_blocks(leaves, start, start + share.size):
+            (piece / self._num_samples).backward()  # type: ignore[no-untyped-call]
+            self.loss_sum += piece.detach()
+        first, second, scale, bias = (ranks.sum(torch.zeros_like(leaf) if leaf.grad is None else leaf.grad) for leaf in leaves)
+        self._gradients = Embeddings(first[start : start + share.size], second[start : start + share.size], scale, bias)
+        self._begin = share.start
+
+    def of(self, forward: Callable[..., Any], batch: Tree, micro_batch: Slice) -> Tensor:
+        """See `Objective`. Scale and bias, which all samples share, get their gradient in parts as large as the micro-batches."""
+        embeddings = self._task.embed(forward, batch)
+        rows = slice(micro_batch.start - self._begin, micro_batch.stop - self._begin)
+        per_sample = (embeddings.first * self._gradients.first[rows]).sum() + (embeddings.second * self._gradients.second[rows]).sum()
+        shared = embeddings.scale * self._gradients.scale + embeddings.bias * self._gradients.bias
+        return per_sample + shared * (micro_batch.size / self._num_samples)
+
+
+def gathered(ranks: Ranks, own: Sequence[Embeddings], sizes: Sequence[int]) -> Embeddings:
+    """All ranks' embeddings, in the ranks' order; scale and bias are the same on every rank that has samples."""
+    if ranks.world_size == 1:
+        first, second = (torch.cat([embeddings[side] for embeddings in own]) for side in (0, 1))
+        return Embeddings(first, second, own[0].scale, own[0].bias)
+    width, scale, bias = next(filter(None, ranks.gathered((own[0].first.shape[1], float(own[0].scale), float(own[0].bias)) if own else None)))
+    start = sum(sizes[: ranks.rank])
+    sides = []
+    for side in (0, 1):
+        whole = torch.zeros((sum(sizes), width), device=ranks.device)
+        if own:
+            whole[start : start + sizes[ranks.rank]] = torch.cat([embeddings[side] for embeddings in own])
+        sides.append(ranks.sum(whole))  # every other rank's rows are zeros, so the sum is exact
+    return Embeddings(sides[0], sides[1], torch.tensor(scale, device=ranks.device), torch.tensor(bias, device=ranks.device))

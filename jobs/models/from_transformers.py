@@ -1,0 +1,55 @@
+"""Any model of the `transformers` library, built from its configuration alone: nothing is fetched, all weights are fresh."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from largebatch.jobs.data.dataset import Dataset
+from largebatch.jobs.errors import SpecError
+from largebatch.jobs.spec.mistakes import nearest
+
+TRANSFORMERS = "transformers:"
+"""Begins the names of these models: transformers:GPT2LMHeadModel."""
+
+
+def transformers_model(name: str, arguments: Mapping[str, Any], dataset: Dataset) -> nn.Module:
+    """A model of a class of the library.
+
+    Args:
+        name: the class, such as GPT2LMHeadModel, BertForMaskedLM, ViTForImageClassification.
+        arguments: of its configuration; the sizes that follow from the data need not be given.
+    Raises: SpecError.
+    """
+    try:
+        import transformers
+    except ImportError:
+        raise SpecError("model.name", f"{name} is of the transformers library, which is not installed.", "pip install 'largebatch[text]'") from None
+    kind = getattr(transformers, name, None)
+    if kind is None or not hasattr(kind, "config_class"):
+        known = [known for known in dir(transformers) if known.endswith(("LMHeadModel", "ForCausalLM", "ForMaskedLM", "ForImageClassification"))]
+        raise SpecError(
+            "model.name", f"transformers has no model {name!r}.", nearest(name, known, listed=["GPT2LMHeadModel", "BertForMaskedLM", "..."])
+        )
+    try:
+        config = kind.config_class(**{**_from_data(kind.config_class(), dataset), **arguments})
+        config.use_cache = False  # of generation: it would hold every layer's keys and values
+        model: nn.Module = kind(config)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise SpecError("model.arguments", f"{name} cannot be built with them: {error}.") from error
+    return model
+
+
+def _from_data(config: Any, dataset: Dataset) -> dict[str, int]:
+    """The sizes that follow from the data, by the configuration's own names for them."""
+    sizes: dict[str, int] = {}
+    for option, number in (
+        ("vocab_size", dataset.for_model.get("vocabulary_size")),
+        ("max_position_embeddings", dataset.for_model.get("sequence_length")),
+        ("num_labels", dataset.num_classes),
+        ("num_channels", dataset.input_shape[0] if len(dataset.input_shape) == 3 else None),
+        ("image_size", dataset.input_shape[-1] if len(dataset.input_shape) == 3 else None),
+    ):
+        if number is not None and hasattr(config, option):
+            sizes[option] = number
+    return sizes

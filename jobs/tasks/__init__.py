@@ -1,0 +1,1 @@
+"""What a run optimises and is judged by: its loss and its metrics, as sums over samples."""

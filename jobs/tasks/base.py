@@ -1,0 +1,77 @@
+"""Task: the loss that a run minimises and the metrics that it is judged by, written once for step, evaluation and every probe.
+
+A loss is a sum over samples, and each sample has a weight. The engine adds sums over all micro-batches and all ranks, adds
+weights likewise, and divides once:
+
+    L = sum_i l_i / sum_i w_i
+
+so that how a batch is split can change nothing. The weight of a sample is 1 unless a task says otherwise: a sequence
+weighs the tokens that count, a sample of a rare class what its class weighs.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from largebatch.jobs.data.sample_draws import SampleDraws
+from largebatch.jobs.data.trees import Tree, num_samples
+from largebatch.jobs.plan.step_plan import Slice
+from largebatch.jobs.tasks.metric import LOSS, Metric
+
+Batch = Tree
+"""A tree (tuple, list, dict) of tensors that have samples in dimension 0, on the model's device."""
+Forward = Callable[..., Any]
+"""What is called on a batch's inputs: the model, or its compiled form."""
+
+
+class Task(ABC):
+    """Loss and metrics of one kind of work; a person's own inherits from it, and gives two methods at the least."""
+
+    headline: Metric = LOSS
+    """The score that targets, best checkpoints and comparisons are about, unless the run's target names another."""
+    others: tuple[Metric, ...] = ()
+    """The other metrics; "loss" need not be named."""
+
+    @abstractmethod
+    def loss_sum(self, model: Forward, batch: Batch) -> Tensor:
+        """The loss in training summed over the samples, each times its weight: 0-d, with a gradient, not divided by anything."""
+
+    @abstractmethod
+    def metric_sums(self, model: Forward, batch: Batch) -> dict[str, Tensor]:
+        """Sums over the samples in evaluation, 0-d, by name; "loss" is the summed loss."""
+
+    def prepare(self, batch: Batch, draws: SampleDraws) -> Batch:
+        """Change a batch before the model sees it, in training and in evaluation, by draws that belong to its samples: masks, noise."""
+        return batch
+
+    def prepared(self, batch: Batch, seed: int, samples: Slice, device: torch.device) -> Batch:
+        """What the engine calls: `prepare` with the draws of these samples."""
+        return batch if type(self).prepare is Task.prepare else self.prepare(batch, SampleDraws(seed, samples, device))
+
+    def probe(self, model: Forward, batch: Batch) -> Tensor:
+        """A number that every sample adds its own part to, by what the model makes of it: what a model is tried with before training."""
+        return self.loss_sum(model, batch)
+
+    def refuse_output(self, output: Any, batch: Batch, mode: str) -> None:  # noqa: B027
+        """Raise PlanError for an output of the model that the task can do nothing with. Args: mode: "training" or "evaluation"."""
+
+    def weight(self, batch: Batch) -> Tensor:
+        """What the mean divides by, of a batch: 0-d. By default each sample weighs 1."""
+        return torch.tensor(float(num_samples(batch)))
+
+    def metrics(self, sums: dict[str, float], weight: float) -> dict[str, float]:
+        """Scores from sums over a whole part of the data. By default each sum over the weight."""
+        return {name: total / weight for name, total in sums.items()}
+
+    @property
+    def counts_samples(self) -> bool:
+        """Whether every sample weighs 1, so that a step's weight is known before its samples are read."""
+        return type(self).weight is Task.weight
+
+    def all_metrics(self) -> tuple[Metric, ...]:
+        """Every metric, the headline first; the loss is always one."""
+        named = (self.headline, *self.others)
+        return named if any(metric.name == LOSS.name for metric in named) else (*named, LOSS)

@@ -1,0 +1,42 @@
+"""Masked language modelling, as BERT has it (Devlin et al., arXiv:1810.04805, section 3.1).
+
+Letters: N sequences, T tokens of each.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from largebatch.jobs.data.sample_draws import SampleDraws
+from largebatch.jobs.tasks.base import Batch
+from largebatch.jobs.tasks.language_modelling import IGNORED, LanguageModelling
+
+MASKED, RANDOM = 0.8, 0.1
+"""Of the positions that are to be told: how many show the mask, and how many another token; the others show what they are."""
+
+
+class MaskedLanguageModelling(LanguageModelling):
+    """Hidden tokens told from both sides. A batch as read is (tokens, targets); what is hidden is drawn by (seed, epoch, place of the sample).
+
+    Of the positions whose target counts, each is chosen with probability `masked_fraction`; of the chosen 80 % show the mask, 10 % a token at
+    random, 10 % what they are. The loss is over the chosen alone, and the weight is their number. Evaluation hides the same each time.
+
+    Args:
+        vocabulary_size: tokens that a random one is drawn from.
+        mask_token: what a masked position shows.
+    """
+
+    def __init__(self, vocabulary_size: int, mask_token: int, masked_fraction: float = 0.15, bytes_per_token: Sequence[int] = ()) -> None:
+        super().__init__(bytes_per_token)
+        self._vocabulary_size, self._mask_token, self._masked_fraction = vocabulary_size, mask_token, masked_fraction
+
+    def prepare(self, batch: Batch, draws: SampleDraws) -> Batch:
+        """Hide tokens; the targets are the tokens themselves, and those that are not chosen do not count."""
+        tokens_NT, counts_NT = batch[0], batch[1] != IGNORED
+        length = tokens_NT.shape[1]
+        is_chosen_NT = (draws.uniform("chosen", length) < self._masked_fraction) & counts_NT
+        kind_NT = draws.uniform("kind", length)
+        shown_NT = torch.where(is_chosen_NT & (kind_NT < MASKED), self._mask_token, tokens_NT)
+        is_random_NT = is_chosen_NT & (kind_NT >= MASKED) & (kind_NT < MASKED + RANDOM)
+        shown_NT = torch.where(is_random_NT, draws.integers("token", self._vocabulary_size, length), shown_NT)
+        return shown_NT, torch.where(is_chosen_NT, tokens_NT, IGNORED)

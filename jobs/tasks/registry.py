@@ -1,0 +1,212 @@
+"""The tasks by name, each with its options. To add one: its class in a file of its own, and here its config and its line in `AnyTask`.
+
+The service and the MLflow mirror read specs too, and must not wait for torch: a config imports its task when it builds it.
+"""
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, get_args
+
+from pydantic import Discriminator, Field, JsonValue, PositiveFloat, PositiveInt, Tag
+
+from largebatch.jobs.errors import PlanError, SpecError
+from largebatch.jobs.spec_base import Fraction, Spec
+
+if TYPE_CHECKING:
+    from largebatch.jobs.data.dataset import Dataset
+    from largebatch.jobs.tasks.base import Task
+
+
+class TaskConfig(Spec):
+    """What a run optimises and is judged by, and its options."""
+
+    name: str
+    """Which task it is."""
+
+    target_shift: ClassVar[int] = 1
+    """Of token sets: 1 where a target is the next token, 0 where it is the token itself."""
+
+    @property
+    def takes_classes(self) -> bool:
+        """Whether samples must be (input, number of a class)."""
+        return False
+
+    @abstractmethod
+    def build(self, dataset: "Dataset", label_smoothing: float) -> "Task":
+        """The task for a data set. Raises: PlanError where the two do not fit."""
+
+
+class ClassificationConfig(TaskConfig):
+    """One class for each sample: cross-entropy, accuracy."""
+
+    name: Literal["classification"] = "classification"
+    """Which task it is."""
+    class_weights: tuple[PositiveFloat, ...] = Field(default=(), strict=False)
+    """One for each class: what its samples weigh in loss and metrics; none: all 1."""
+
+    soft_labels: bool = False
+    """Labels are shares of all classes that add up to 1, as mixup makes them."""
+    sample_weights: bool = False
+    """Samples are (input, label, weight)."""
+
+    @property
+    def takes_classes(self) -> bool:
+        """See `TaskConfig`."""
+        return not (self.soft_labels or self.sample_weights)
+
+    def build(self, dataset: "Dataset", label_smoothing: float) -> "Task":
+        """See `TaskConfig`."""
+        from largebatch.jobs.tasks.classification import Classification
+
+        if dataset.num_outputs is None:
+            raise PlanError("task", "the number of classes is not known.", "Give the training set an attribute num_outputs.")
+        if self.class_weights and len(self.class_weights) != dataset.num_outputs:
+            problem = f"has {len(self.class_weights)} weights for {dataset.num_outputs} classes."
+            raise PlanError("task.class_weights", problem, "Give one for each class, in order.")
+        return Classification(dataset.num_outputs, label_smoothing, self.class_weights, self.sample_weights)
+
+
+class MultiLabelConfig(TaskConfig):
+    """Any number of classes for each sample: binary cross-entropy, F1."""
+
+    name: Literal["multi-label"]
+    """Which task it is."""
+
+    def build(self, dataset: "Dataset", label_smoothing: float) -> "Task":
+        """See `TaskConfig`."""
+        from largebatch.jobs.tasks.classification import MultiLabel
+
+        _refuse_smoothing(self.name, label_smoothing)
+        return MultiLabel()
+
+
+class RegressionConfig(TaskConfig):
+    """Numbers for each sample: squared, Huber or quantile loss; RMSE, MAE, R2."""
+
+    name: Literal["regression"]
+    """Which task it is."""
+    loss: Literal["mse", "huber", "quantile"] = "mse"
+    """What is minimised."""
+    delta: PositiveFloat = 1.0
+    """huber: the bound between squared and absolute error, in the targets' unit."""
+    quantile: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
+    """quantile: which one."""
+
+    def build(self, dataset: "Dataset", label_smoothing: float) -> "Task":
+        """See `TaskConfig`."""
+        from largebatch.jobs.tasks.regression import Regression
+
+        _refuse_smoothing(self.name, label_smoothing)
+        return Regression(self.loss, self.delta, self.quantile)
+
+
+class LanguageModellingConfig(TaskConfig):
+    """The next token: loss per token, perplexity, bits per byte."""
+
+    name: Literal["language-modelling"]
+    """Which task it is."""
+
+    def build(self, dataset: "Dataset", label_smoothing: float) -> "Task":
+        """See `TaskConfig`."""
+        from largebatch.jobs.tasks.language_modelling import LanguageModelling
+
+        _refuse_smoothing(self.name, label_smoothing)
+        return LanguageModelling(dataset.bytes_per_token)
+
+
+class MaskedLanguageModellingConfig(TaskConfig):
+    """Hidden tokens, told from both sides, as BERT has it."""
+
+    name: Literal["masked-language-modelling"]
+    """Which task it is."""
+    masked_fraction: Annotated[Fraction, Field(gt=0.0)] = 0.15
+    """Of the tokens, how many are to be told."""
+    mask_token: PositiveInt | None = None
+    """The token that hides another; the data set's own where it has one."""
+
+    target_shift: ClassVar[int] = 0
+
+    def build(self, dataset: "Dataset", label_smoothing: float) -> "Task":
+        """See `TaskConfig`."""
+        from largebatch.jobs.tasks.masked_language_modelling import MaskedLanguageModelling
+
+        _refuse_smoothing(self.name, label_smoothing)
+        mask_token = dataset.mask_token if self.mask_token is None else self.mask_token
+        num_tokens = dataset.for_model.get("vocabulary_size", 0)
+        if mask_token is None or mask_token >= num_tokens:
+            known = "the data set has none" if mask_token is None else f"{mask_token} is beyond the vocabulary of {num_tokens}"
+            raise PlanError("task.mask_token", f"which token hides another is not known: {known}.", "Give the number of a token.")
+        return MaskedLanguageModelling(num_tokens, mask_token, self.masked_fraction, dataset.bytes_per_token)
+
+
+class ContrastiveConfig(TaskConfig):
+    """Pairs that belong together, against all others of the global batch."""
+
+    name: Literal["contrastive"]
+    """Which task it is."""
+    loss: Literal["clip", "simclr", "siglip"] = "clip"
+    """InfoNCE between two sides (clip), between two views with each side's own negatives (simclr), or SigLIP's sigmoid loss."""
+    temperature: PositiveFloat = 0.07
+    """What similarities are divided by, where the model gives no scale of its own."""
+    bias: float = 0.0
+    """What is added to them, where the model gives none; SigLIP begins with -10."""
+
+    def build(self, dataset: "Dataset", label_smoothing: float) -> "Task":
+        """See `TaskConfig`."""
+        from largebatch.jobs.tasks.contrastive import Contrastive
+
+        _refuse_smoothing(self.name, label_smoothing)
+        return Contrastive(self.loss, self.temperature, self.bias)
+
+
+class OwnTaskConfig(TaskConfig):
+    """A person's own loss and metrics."""
+
+    name: Literal["own"] = "own"
+    """A task of your own."""
+    entry_point: str
+    """Your own: "package.module:function", which takes the arguments and returns a largebatch.Task."""
+    arguments: dict[str, JsonValue] = Field(default_factory=dict)
+    """Keyword arguments of the entry point."""
+
+    def build(self, dataset: "Dataset", label_smoothing: float) -> "Task":
+        """See `TaskConfig`. Raises: SpecError where the entry point gives no task."""
+        from largebatch.jobs.entry_points import call_entry_point
+        from largebatch.jobs.tasks.base import Task
+
+        _refuse_smoothing(self.entry_point, label_smoothing)
+        task = call_entry_point("task.entry_point", self.entry_point, self.arguments)
+        if not isinstance(task, Task):
+            raise SpecError(
+                "task.entry_point",
+                f"{self.entry_point} returned {type(task).__name__}; it must return a largebatch.Task.",
+                "Let the class inherit from largebatch.Task, and return an object of it.",
+            )
+        return task
+
+
+def _refuse_smoothing(name: str, label_smoothing: float) -> None:
+    if label_smoothing:
+        raise SpecError("loss.label_smoothing", f"is of classification, and the task is {name}.", "Leave it out.")
+
+
+def _kind(config: object) -> str | None:
+    """Which member of `AnyTask` a spec's part means: an entry point is a person's own."""
+    if isinstance(config, dict):
+        return "own" if "entry_point" in config else str(config.get("name", "classification"))
+    return config.name if isinstance(config, TaskConfig) else None
+
+
+AnyTask = Annotated[
+    Annotated[ClassificationConfig, Tag("classification")]
+    | Annotated[MultiLabelConfig, Tag("multi-label")]
+    | Annotated[RegressionConfig, Tag("regression")]
+    | Annotated[LanguageModellingConfig, Tag("language-modelling")]
+    | Annotated[MaskedLanguageModellingConfig, Tag("masked-language-modelling")]
+    | Annotated[ContrastiveConfig, Tag("contrastive")]
+    | Annotated[OwnTaskConfig, Tag("own")],
+    Discriminator(_kind),
+]
+"""The task's part of a spec."""
+
+TASKS: dict[str, type[TaskConfig]] = {get_args(member)[1].tag: get_args(member)[0] for member in get_args(get_args(AnyTask)[0])}
+"""The config of each task."""

@@ -1,0 +1,43 @@
+"""Turns text into token files that language models train on: `largebatch tokens`."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+from largebatch.jobs.data.make_tokens import byte_tokenizer, file_tokenizer, make_tokens
+from largebatch.jobs.streams import print_answer
+from largebatch.service.cli.options import AsJson
+from largebatch.service.cli.tables import output
+
+app = typer.Typer()
+BYTES = "bytes"
+
+
+@app.command(epilog="Example: largebatch tokens books/*.txt --output data/books")
+def tokens(
+    files: Annotated[list[Path], typer.Argument(help='Text files, each one document; .jsonl: the "text" of each line.', metavar="FILE...")],
+    into: Annotated[Path, typer.Option("--output", help="The folder to make; a recipe names it below its data folder.", metavar="DIR")],
+    tokenizer: Annotated[str, typer.Option(help="bytes, or a tokenizer.json of the tokenizers library.")] = BYTES,
+    test_fraction: Annotated[float, typer.Option(help="Of the tokens, how many at the end are the test set's.")] = 0.1,
+    separator: Annotated[str | None, typer.Option(help="A text that ends a document within a file, such as <|endoftext|>.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Turn text into token files that language models train on; what was interrupted goes on where it stopped."""
+    chosen = byte_tokenizer() if tokenizer == BYTES else file_tokenizer(Path(tokenizer))
+    columns = (TextColumn("tokens"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=output(), transient=True, disable=as_json) as progress:
+        task = progress.add_task("tokens", total=None)
+        facts = make_tokens(
+            files, into, chosen, test_fraction=test_fraction, separator=separator,
+            on_progress=lambda done, total: progress.update(task, completed=done, total=total),
+        )  # fmt: skip
+    if as_json:
+        print_answer(json.dumps({"folder": str(into), **facts.model_dump(exclude={"bytes_per_token"})}))
+        return
+    num_test = facts.num_tokens - facts.test_start
+    output().print(
+        f"{into}: {facts.num_tokens:,} tokens of {facts.vocabulary_size:,} in {facts.num_documents:,} documents, the last {num_test:,} for the test."
+    )

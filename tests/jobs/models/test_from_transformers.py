@@ -1,0 +1,59 @@
+"""Models of the transformers library, built from their configurations alone, train as they are."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import small_runs
+from small_runs import trained
+
+from largebatch.jobs.errors import SpecError
+from largebatch.jobs.run.journal import evaluations, read_records
+
+TINY = {"num_hidden_layers": 1, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
+TOKENS = {"dataset": {"entry_point": "own_tasks:documents"}, "task": {"name": "language-modelling"}}
+CASES: dict[str, dict[str, Any]] = {
+    "GPT-2": {**TOKENS, "model": {"name": "transformers:GPT2LMHeadModel", "arguments": {"n_layer": 1, "n_embd": 16, "n_head": 2}}},
+    "Llama": {**TOKENS, "model": {"name": "transformers:LlamaForCausalLM", "arguments": TINY}},
+    "BERT": {
+        **TOKENS,
+        "task": {"name": "masked-language-modelling", "mask_token": 8, "masked_fraction": 0.5},
+        "model": {"name": "transformers:BertForMaskedLM", "arguments": TINY},
+    },
+    "ViT": {
+        "dataset": small_runs.synthetic(shape=(3, 8, 8)),
+        "model": {"name": "transformers:ViTForImageClassification", "arguments": {**TINY, "patch_size": 4}},
+    },
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_it_trains_in_any_micro_batches(name: str, tmp_path: Path) -> None:
+    """Dropout is off: attention's own draws belong to the micro-batch."""
+    case = CASES[name]
+    without = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0} if name == "GPT-2" else {}
+    if name in {"BERT", "ViT"}:
+        without = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    model = {**case["model"], "arguments": {**case["model"]["arguments"], **without}}
+    scores = []
+    for size in (16, 6):
+        parts = {**case, "model": model, "batch": {"global_batch_size": 16, "micro_batch_size": size}, "stop": {"epochs": 3}}
+        job = small_runs.prepared(**{**parts, "optimizer": {"name": "adamw"}, "learning_rate": {"base": 0.01}})
+        trained(job, tmp_path / str(size))
+        losses = [record.loss for record in evaluations(read_records(tmp_path / str(size)))]
+        assert losses[-1] < losses[0]
+        scores.append(losses[-1])
+    assert scores[1] == pytest.approx(scores[0], rel=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ({"name": "transformers:GPT3"}, "transformers has no model 'GPT3'"),
+        ({"name": "transformers:GPT2LMHeadModel", "arguments": {"n_embd": 15, "n_head": 2}}, "model.arguments: GPT2LMHeadModel cannot be built"),
+        ({"name": "transformer", "arguments": {"width": 15}}, "must be an even number of features"),
+    ],
+)
+def test_others_are_refused(model: dict[str, Any], words: str) -> None:
+    with pytest.raises(SpecError, match=words):
+        small_runs.prepared(**{**TOKENS, "model": model})

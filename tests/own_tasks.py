@@ -1,0 +1,147 @@
+"""Tasks, data and models of a person's own, named by entry points in tests: the examples of docs/tasks.md among them."""
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import TensorDataset
+
+import largebatch
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+SHOWN: dict[str, Any] = {}
+"""The classes of docs/tasks.md, as they stand there."""
+for block in re.findall(r"```python\n(.*?)```", (Path(__file__).resolve().parent.parent / "docs" / "tasks.md").read_text(), flags=re.DOTALL):
+    exec(block, SHOWN)
+Focal, PairMatch, Denoise = SHOWN["Focal"], SHOWN["PairMatch"], SHOWN["Denoise"]
+
+
+class Mean(Focal):
+    """What the engine must refuse."""
+
+    def loss_sum(self, model: Any, batch: Any) -> Tensor:
+        return super().loss_sum(model, batch) / len(batch[0])
+
+
+class Vector(Focal):
+    def loss_sum(self, model: Any, batch: Any) -> Tensor:
+        return model(batch[0]).sum(1)
+
+
+class Nameless(Focal):
+    others = (largebatch.Metric("kappa", "higher"),)
+
+
+class Pairs(torch.utils.data.Dataset[Any]):
+    """Two inputs and whether they are of one kind; read one by one, as a dict."""
+
+    def __init__(self, size: int, seed: int) -> None:
+        self.left = torch.randn(size, 6, generator=generator(seed))
+        noise = torch.randn(size, 6, generator=generator(seed + 1))
+        self.match = (torch.rand(size, generator=generator(seed + 2)) < 0.5).float()
+        self.right = torch.where(self.match[:, None] > 0, self.left + 0.2 * noise, noise)
+
+    def __len__(self) -> int:
+        return len(self.match)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"left": self.left[index], "right": self.right[index].numpy(), "match": float(self.match[index])}
+
+
+class Compare(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Linear(6, 12), nn.Linear(12, 1)
+
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        return self.head((self.embed(left) - self.embed(right)).tanh().square())[:, 0]
+
+
+class Denoiser(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(17, 32), nn.GELU(), nn.Linear(32, 16))
+
+    def forward(self, noisy: Tensor, time: Tensor) -> Tensor:
+        return self.layers(torch.cat([noisy.flatten(1), time[:, None]], dim=1)).view_as(noisy)
+
+
+class Towers(nn.Module):
+    """Two towers with a temperature to learn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 4))
+        self.second = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 4))
+        self.log_scale = nn.Parameter(torch.tensor(math.log(10.0)))
+
+    def forward(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.first(first), self.second(second), self.log_scale
+
+
+def pairs(num_train: int = 120, num_test: int = 40) -> tuple[Pairs, Pairs]:
+    return Pairs(num_train, 1), Pairs(num_test, 11)
+
+
+def views(num_train: int = 96, num_test: int = 32) -> tuple[TensorDataset, TensorDataset]:
+    """Samples and noisy copies of them."""
+    parts = []
+    for size, seed in ((num_train, 1), (num_test, 2)):
+        first = torch.randn(size, 6, generator=generator(seed))
+        parts.append(TensorDataset(first, first.flip(1) + 0.1 * torch.randn(size, 6, generator=generator(seed + 10))))
+    return parts[0], parts[1]
+
+
+def pictures(num_train: int = 64, num_test: int = 16) -> tuple[TensorDataset, TensorDataset]:
+    return TensorDataset(torch.randn(num_train, 4, 4, generator=generator(3))), TensorDataset(torch.randn(num_test, 4, 4, generator=generator(4)))
+
+
+def weighted(kind: str = "weights") -> tuple[TensorDataset, TensorDataset]:
+    """(inputs, labels, weights), or labels as shares of three classes."""
+    parts = []
+    for size, seed in ((90, 1), (30, 2)):
+        inputs, labels = torch.randn(size, 5, generator=generator(seed)), torch.arange(size) % 3
+        inputs[:, :3] += 2 * functional.one_hot(labels, 3)
+        if kind == "weights":
+            parts.append(TensorDataset(inputs, labels, torch.rand(size, generator=generator(seed + 5))))
+        else:
+            parts.append(TensorDataset(inputs, 0.8 * functional.one_hot(labels, 3) + 0.2 / 3))
+        parts[-1].num_outputs = 3  # type: ignore[attr-defined]
+    return parts[0], parts[1]
+
+
+def curve() -> tuple[TensorDataset, TensorDataset]:
+    """Numbers to be told from others."""
+    parts = []
+    for size, seed in ((90, 1), (30, 2)):
+        inputs = torch.rand(size, 2, generator=generator(seed))
+        parts.append(TensorDataset(inputs, torch.stack([inputs.sum(1).sin(), inputs.prod(1)], dim=1)))
+    return parts[0], parts[1]
+
+
+def documents(num_train: int = 60, num_test: int = 20) -> tuple[TensorDataset, TensorDataset]:
+    """Sequences of very different length that count up, padded; a target of -100 does not count."""
+    parts = []
+    for size, seed in ((num_train, 1), (num_test, 2)):
+        lengths = torch.randint(1, 13, (size,), generator=generator(seed))
+        tokens = (torch.arange(12) + torch.randint(0, 9, (size, 1), generator=generator(seed + 1))) % 9
+        targets = ((tokens + 1) % 9).masked_fill(torch.arange(12) >= lengths[:, None], -100)
+        parts.append(TensorDataset(tokens, targets))
+        parts[-1].vocabulary_size, parts[-1].sequence_length = 9, 12  # type: ignore[attr-defined]
+    return parts[0], parts[1]
+
+
+def linear(num_outputs: int, width: int = 8) -> nn.Module:
+    return nn.Sequential(nn.LazyLinear(width), nn.Tanh(), nn.Linear(width, num_outputs))
+
+
+def classifier(num_classes: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(12), nn.Tanh(), nn.Linear(12, num_classes))
