@@ -156,13 +156,15 @@ def _aim_anew(state: TrainState, spec: TrainSpec, run_dir: Path) -> None:
     """The spec's target is another one than the checkpoint's: what it took to this one, and the best in its metric, stand in the journal."""
     target, metric, progress = spec.stop.target_score, state.metric, state.progress
 
-    def found() -> tuple[int | None, float | None, float | None, float | None]:
+    def found() -> tuple[int | None, float | None, float | None, float | None, int]:
         done = [record for record in evaluations(read_records(run_dir)) if record.step <= progress.step and metric.name in record.scores]
         scores = [record.scores[metric.name] for record in done]
         last, best = (scores[-1], metric.best(scores)) if scores else (None, None)
+        since_best = len(scores) - 1 - scores.index(best) if best is not None else 0
         for record, score in zip(done, scores, strict=True):
             if target is not None and metric.meets(score, target):
-                return record.step, record.training_seconds, last, best
-        return None, None, last, best
+                return record.step, record.training_seconds, last, best, since_best
+        return None, None, last, best, since_best
 
-    progress.steps_to_target, progress.time_to_target_s, progress.score, progress.best_score = state.ranks.from_first(found)
+    told = state.ranks.from_first(found)
+    progress.steps_to_target, progress.time_to_target_s, progress.score, progress.best_score, progress.evaluations_since_best = told

@@ -47,7 +47,7 @@ def train(
     if progress.time_to_target_s is not None and stop.at_target:
         return Outcome.REACHED
     # Decided once a step, where all ranks have rank 0's clock: by what each spends afterwards they would differ.
-    is_last = _budget_is_spent(state, plan)
+    is_last = _budget_is_spent(state, plan) or _patience_is_spent(state, plan)
     while not is_last:
         step = plan.step_at(progress.position)
         with state.clock.training():
@@ -56,6 +56,9 @@ def train(
         stops = _agree(state, should_stop())
         is_last = _budget_is_spent(state, plan)
         is_best = (step.evaluates or is_last) and _evaluate(state, plan, evaluate, tracker)
+        if not is_last and _patience_is_spent(state, plan):
+            is_last = True
+            tracker.notice(_end_of_patience(state))
         is_at_target = progress.time_to_target_s is not None and stop.at_target
         if _is_save_due(state, plan, step) or is_best or is_at_target or stops or is_last:
             _synchronise(state)
@@ -103,6 +106,7 @@ def _evaluate(state: TrainState, plan: TrainPlan, evaluate: Callable[[], Scores]
             )
     progress.score = score
     is_best = progress.best_score is None or metric.is_better(score, progress.best_score)
+    progress.evaluations_since_best = 0 if is_best else progress.evaluations_since_best + 1
     if is_best:
         progress.best_score = score
     if target is not None and metric.meets(score, target) and progress.time_to_target_s is None:
@@ -126,6 +130,19 @@ def _budget_is_spent(state: TrainState, plan: TrainPlan) -> bool:
     if max_seconds is not None and state.clock.training_s >= max_seconds:
         return True
     return state.progress.schedule_samples >= plan.total_progress - 1e-6
+
+
+def _patience_is_spent(state: TrainState, plan: TrainPlan) -> bool:
+    patience = plan.spec.stop.patience
+    return patience is not None and state.progress.evaluations_since_best >= patience
+
+
+def _end_of_patience(state: TrainState) -> str:
+    """Why a run ends whose patience is spent."""
+    progress, metric = state.progress, state.metric
+    number = "One evaluation was" if progress.evaluations_since_best == 1 else f"{progress.evaluations_since_best} evaluations in a row were"
+    best = "none" if progress.best_score is None else metric.format(progress.best_score)
+    return f"{number} no better than {metric.name} {best}: stop.patience ends the run after step {progress.step}."
 
 
 def _is_save_due(state: TrainState, plan: TrainPlan, step: StepPlan) -> bool:

@@ -51,6 +51,8 @@ class Progress:
     score: float | None = None
     """The headline metric at the last evaluation."""
     best_score: float | None = None
+    evaluations_since_best: int = 0
+    """In a row, without a better score; 0 in checkpoints of versions that did not count them."""
 
     @property
     def position(self) -> Position:

@@ -203,6 +203,8 @@ class StopSpec(Spec):
     """Short for a target in accuracy, as a fraction."""
     at_target: bool = True
     """End when the target is met; false: note the time and train on."""
+    patience: PositiveInt | None = None
+    """End after so many evaluations in a row that were no better than the best before them; None: never for that."""
 
     @model_validator(mode="after")
     def _has_a_horizon(self) -> Self:

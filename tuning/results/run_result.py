@@ -14,7 +14,7 @@ from largebatch.tuning.results.answers import Setting
 
 ASIDE = (
     "seed", "name", "description", "tracking.", "checkpoint.", "dataset.download", "dataset.num_workers", "dataset.may_change",
-    "batch.micro_batch_size", "stop.target", "stop.at_target", "stop.max_seconds",
+    "batch.micro_batch_size", "stop.target", "stop.at_target", "stop.max_seconds", "stop.patience",
 )  # fmt: skip
 """Fields that may differ between two runs of one configuration: they change no step's mathematics. `stop.epochs` and `stop.steps` do: they
 are the horizon of the learning rate's decay."""
