@@ -5,7 +5,7 @@ A checkpoint is `{"spec": ..., "state": ...}` as torch saves it, and is loaded `
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,13 +61,17 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
     return loaded
 
 
-def load_newest(folder: Path, device: torch.device, report: Callable[[str], None]) -> dict[str, Any]:
+def load_newest(
+    folder: Path, device: torch.device, report: Callable[[str], None], kinds: Sequence[str] = ("step", "best"), option: str = "--resume"
+) -> dict[str, Any]:
     """The content of the newest checkpoint that can be read.
 
-    Args: report: told in words about each damaged one that was passed over.
-    Raises: CheckpointError if there is none.
+    Args:
+        report: told in words about each damaged one that was passed over.
+        option: what asks for it.
+    Raises: CheckpointError naming `option` if there is none.
     """
-    checkpoints = list_checkpoints(folder)
+    checkpoints = [checkpoint for checkpoint in list_checkpoints(folder) if checkpoint.kind in kinds]
     for checkpoint in checkpoints:
         try:
             return load_checkpoint(checkpoint.path, device)
@@ -75,9 +79,9 @@ def load_newest(folder: Path, device: torch.device, report: Callable[[str], None
             report(f"{error.problem} Using the one before it.")
     if checkpoints:
         problem = f"none of the {len(checkpoints)} checkpoints in {folder} can be read."
-        raise CheckpointError("--resume", problem, "Start the run again from its spec.json.")
+        raise CheckpointError(option, problem, "Start the run again from its spec.json.")
     hint = "The run was stopped before its first; start it again from its spec.json."
-    raise CheckpointError("--resume", f"there is no checkpoint in {folder}.", hint)
+    raise CheckpointError(option, f"there is no checkpoint in {folder}.", hint)
 
 
 def take_up(job: Prepared, state: TrainState, run_dir: Path, report: Callable[[str], None]) -> list[str]:

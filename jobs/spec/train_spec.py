@@ -21,6 +21,9 @@ DECAY_OPTIONS: dict[str, frozenset[str]] = {
 }
 """Which options each decay of the learning rate reads."""
 
+WEIGHT_FILES = {".safetensors": "safetensors.torch.save_file(model.state_dict(), path)", ".pt": "torch.save(model.state_dict(), path)"}
+"""How names of files of weights end, and what writes such a file."""
+
 LONGEST_NAME = 100
 """Bytes of a run's name; its folder's name is longer by 21, and file systems take 255."""
 

@@ -1,1 +1,1 @@
-"""Commands that read the folders of runs and answer questions: advise, report, scale, compare."""
+"""Commands that read the folders of runs: advise, report, scale, compare answer questions, export writes weights."""

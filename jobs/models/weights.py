@@ -1,0 +1,65 @@
+"""Files of weights: a model's plain state_dict, whole or not at all, and the one that a checkpoint was evaluated with.
+
+A `.pt` is what `torch.save(model.state_dict(), path)` writes, a `.safetensors` what the safetensors library does.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from largebatch.jobs.entry_points import described
+from largebatch.jobs.errors import CheckpointError, InputError, SpecError
+from largebatch.jobs.run.run_folder import write_whole
+
+
+def evaluated_weights(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """The model's state_dict as it was evaluated: with the averages in place of what they are of, where the run keeps some.
+
+    Args: saved: a checkpoint's `state`.
+    Raises: CheckpointError for an average of a version that did not save names.
+    """
+    weights, average = dict(saved["model"]), saved["average"]
+    if average is None:
+        return weights
+    if "names" not in average:
+        raise CheckpointError("ema", "an earlier version saved the average without names.", "Resume the run for a step, which saves it anew.")
+    averages = dict(zip(average["names"], average["averages"], strict=True))
+    # A parameter under two names is averaged under its first.
+    tied = {_place(weights[name]): value for name, value in averages.items() if name in weights}
+    return {name: averages.get(name, tied.get(_place(value), value)) for name, value in weights.items()}
+
+
+def write_weights(path: Path, weights: Mapping[str, Any], option: str = "--output") -> None:
+    """Write a state_dict, whole or not at all, in the form that the file's name ends in. Raises: InputError naming `option`; StorageError."""
+    if path.suffix == ".safetensors":
+        save = _safetensors(option).save
+        others = [name for name, value in weights.items() if not isinstance(value, Tensor)]
+        if others:
+            raise InputError(option, f"a .safetensors holds tensors alone, and {others[0]} is none.", "Give a name that ends in .pt.")
+        try:
+            # Tied weights are written under each of their names: the library takes no two tensors of one memory.
+            content = save({name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in weights.items()})
+        except Exception as error:  # a type of tensor that the library does not know
+            raise InputError(option, f"the safetensors library refuses this model: {described(error)}.", "Give a name that ends in .pt.") from error
+        with write_whole(path) as file:
+            file.write(content)
+    else:
+        with write_whole(path) as file:
+            torch.save(dict(weights), file)
+
+
+def _place(value: Any) -> Any:
+    """Where a tensor lies in memory, and how; what is no tensor is only itself."""
+    return (value.data_ptr(), value.shape, value.stride()) if isinstance(value, Tensor) and value.numel() else id(value)
+
+
+def _safetensors(field: str) -> Any:
+    """The library. Raises: SpecError where it is not installed."""
+    try:
+        import safetensors.torch
+    except ImportError:
+        raise SpecError(field, "a .safetensors needs the safetensors library, which is not installed.", "pip install 'largebatch[text]'") from None
+    return safetensors.torch

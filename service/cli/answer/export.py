@@ -1,0 +1,45 @@
+"""Writes the weights that a run was judged by as a file that any program loads: `largebatch export`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from largebatch.jobs.errors import InputError, SpecError
+from largebatch.jobs.models.weights import evaluated_weights, write_weights
+from largebatch.jobs.resume import load_newest
+from largebatch.jobs.run.checkpoints import list_checkpoints
+from largebatch.jobs.run.run_folder import CHECKPOINTS, SPEC, storage_errors
+from largebatch.jobs.spec.train_spec import WEIGHT_FILES
+from largebatch.service.cli.options import refuse_unwritable_file
+
+app = typer.Typer()
+
+
+@app.command(epilog="Example: largebatch export runs/digits-lamb-20260101-120000 --best --output digits.safetensors")
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
+    output: Annotated[Path, typer.Option(metavar="FILE", help="A new file: .safetensors, or .pt as torch.save writes it.")],
+    best: Annotated[bool, typer.Option("--best", help="The checkpoint with the best score; default the newest.")] = False,
+) -> None:
+    """Write the weights that a run was evaluated with as a plain state_dict, for any program that loads one."""
+    if output.suffix not in WEIGHT_FILES:
+        raise SpecError("--output", f"{output.name} ends in neither {' nor '.join(WEIGHT_FILES)}.", "Choose one of the two.")
+    refuse_unwritable_file("--output", output)
+    if output.exists():
+        raise InputError("--output", f"{output} is there already.", "Give a new file, or remove it first.")
+    if not (run / SPEC).is_file():
+        raise InputError("RUN", f"{run} is not a run's folder: it has no {SPEC}.", "Give the folder that the run printed.")
+    folder = run / CHECKPOINTS
+    if best and not any(checkpoint.kind == "best" for checkpoint in list_checkpoints(folder)):
+        hint = "It keeps one from its first evaluation on, unless checkpoint.best is false; leave out --best for the newest."
+        raise InputError("--best", f"{run} keeps no best checkpoint.", hint)
+    loaded = load_newest(folder, torch.device("cpu"), lambda text: typer.echo(text, err=True), ("best",) if best else ("step", "best"), "RUN")
+    state = loaded["state"]
+    weights = evaluated_weights(state)
+    with storage_errors(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+    write_weights(output, weights)
+    what = "moving averages" if state["average"] else "weights"
+    print(f"{len(weights)} tensors, the {what} of step {state['progress']['step']}: {output.resolve()}")
