@@ -4,4 +4,4 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "tests" / name) for name in ("tuning", "launch", "service")]
+sys.path[:0] = [str(ROOT / "tests" / name) for name in ("", "tuning", "jobs/launch", "service")]

@@ -1,0 +1,142 @@
+"""What exact batches cost for tasks beside classification, on two small models.
+
+language model   the engine's step on 16 sequences of 256 tokens and more, against plain torch on one ready batch
+pairs            a contrastive step in two passes (any micro-batch), against one pass of the whole batch where both fit
+"""
+
+import argparse
+import copy
+import time
+from collections.abc import Callable
+from functools import partial
+from statistics import median
+from typing import Any
+
+import torch
+from _report import in_turn, parser, publish, ratios, spread
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim import AdamW
+
+from largebatch.jobs.data.trees import rows
+from largebatch.jobs.engine.state import TrainState
+from largebatch.jobs.engine.step import optimizer_step
+from largebatch.jobs.models.transformer import decoder
+from largebatch.jobs.optim.parameter_groups import build_optimizer
+from largebatch.jobs.plan.make import Facts, make_plan
+from largebatch.jobs.plan.step_plan import Position, Slice
+from largebatch.jobs.spec.read import build_spec
+from largebatch.jobs.tasks.base import Task
+from largebatch.jobs.tasks.contrastive import Contrastive
+from largebatch.jobs.tasks.language_modelling import LanguageModelling
+
+TOKENS, VOCABULARY = 256, 258
+
+
+class Ready:
+    """One batch, read again and again."""
+
+    def __init__(self, batch: Any) -> None:
+        self._batch = batch
+
+    def read(self, samples: Slice) -> Any:
+        """See `Batches`."""
+        return rows(self._batch, samples.start, samples.stop)
+
+
+def ours(task: Task, model: nn.Module, batch: Any, micro_batch_size: int) -> Callable[[], float]:
+    """Seconds of one optimizer step of the engine, noise scale and journal left out."""
+    size = len(batch[0])
+    document = {
+        "dataset": {"name": "digits"}, "model": {"name": "mlp"}, "batch": {"global_batch_size": size, "micro_batch_size": micro_batch_size},
+        "optimizer": {"name": "adamw"}, "learning_rate": {"base": 1e-9}, "stop": {"steps": 1}, "gradient": {"noise_every_steps": 0},
+    }  # fmt: skip
+    plan = make_plan(build_spec(document), Facts(size, False, micro_batch_size))
+    state = TrainState(model, build_optimizer(model, plan.spec.optimizer), micro_batch_size, task=task)
+
+    def step() -> float:
+        began = time.perf_counter()
+        optimizer_step(state, plan, plan.step_at(Position(0, 0)), Ready(batch), print)
+        return time.perf_counter() - began
+
+    return step
+
+
+def plain(model: nn.Module, loss: Callable[[nn.Module], Tensor]) -> Callable[[], float]:
+    """Seconds of the same in plain torch, the whole batch at once, torch's fused AdamW."""
+    optimizer = AdamW(model.parameters(), lr=1e-9, fused=True)
+
+    def step() -> float:
+        began = time.perf_counter()
+        optimizer.zero_grad(set_to_none=True)
+        loss(model).backward()
+        optimizer.step()
+        return time.perf_counter() - began
+
+    return step
+
+
+def _language_model(sequences: int, given: argparse.Namespace) -> dict[str, str]:
+    tokens = torch.randint(VOCABULARY, (sequences, TOKENS + 1), generator=torch.Generator().manual_seed(0))
+    inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+    model = decoder(VOCABULARY, TOKENS, width=128, depth=4, num_heads=4)
+
+    def loss(model: nn.Module) -> Tensor:
+        return functional.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
+
+    sides = {"ours": ours(LanguageModelling(), copy.deepcopy(model), (inputs, targets), sequences), "plain": plain(model, loss)}
+    return _row(f"language model, {sequences} x {TOKENS} tokens", sides, given, "at least 0.95")
+
+
+def _pairs(size: int, micro_batch_size: int, given: argparse.Namespace) -> dict[str, str]:
+    first, second = (torch.randn(size, 3, 32, 32, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+
+    class Towers(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.sides = nn.ModuleList(
+                nn.Sequential(nn.Conv2d(3, 16, 3), nn.GELU(), nn.MaxPool2d(2), nn.Conv2d(16, 32, 3), nn.GELU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(),
+                              nn.Linear(128, 64))
+                for _ in range(2)
+            )  # fmt: skip
+
+        def forward(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+            return self.sides[0](first), self.sides[1](second)
+
+    def loss(model: nn.Module) -> Tensor:
+        ends = [functional.normalize(end, dim=1) for end in model(first, second)]
+        similarities, own = ends[0] @ ends[1].T / 0.07, torch.arange(size)
+        return (functional.cross_entropy(similarities, own) + functional.cross_entropy(similarities.T, own)) / 2
+
+    model = Towers()
+    sides = {"ours": ours(Contrastive(), copy.deepcopy(model), (first, second), micro_batch_size), "plain": plain(model, loss)}
+    return _row(f"pairs, {size} in micro-batches of {micro_batch_size}", sides, given, "at least 0.625 (1.6 times the time)")
+
+
+def _row(name: str, sides: dict[str, Callable[[], float]], given: argparse.Namespace, target: str) -> dict[str, str]:
+    for side in sides.values():
+        side()
+    seconds = in_turn({name: partial(side) for name, side in sides.items()}, given.repetitions)
+    return {
+        "step": name,
+        "ours, s": f"{median(seconds['ours']):.3f}",
+        "plain torch, s": f"{median(seconds['plain']):.3f}",
+        "speed, ours / plain": spread(ratios(seconds["plain"], seconds["ours"])),
+        "target": target,
+    }
+
+
+def main() -> None:
+    given = parser(__doc__, repetitions=20).parse_args()
+    table = [_language_model(sequences, given) for sequences in (16, 32)]
+    table += [_pairs(size, micro_batch_size, given) for size, micro_batch_size in ((256, 256), (256, 32), (1024, 64))]
+    notes = [
+        "*ours*: weigh, read, backward, gradient norm, AdamW; *plain*: one pass of the whole batch and torch's fused AdamW.",
+        "The language model is `transformer` with width 128 and 4 blocks; the pairs' towers are two convolutions each on 32 x 32 images.",
+        "Two passes embed every sample once without a gradient and once with one, so about 4/3 of the arithmetic.",
+    ]
+    publish("Tasks: what exact batches cost", table, notes, given)
+
+
+if __name__ == "__main__":
+    main()
