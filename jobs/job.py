@@ -58,7 +58,8 @@ def prepare(spec: TrainSpec, device: torch.device, data_dir: Path, world_size: i
     if check is not None:
         ranks.agreed(lambda: refuse_unfit(check, plan))
     take_from_first(model, ranks)
-    return Prepared(spec, plan, dataset, examined.task, model, device, ranks, fingerprint, check.findings if check else Findings(), began)
+    findings = check.findings if check else Findings()
+    return Prepared(spec, plan, dataset, examined.task, model, device, ranks, fingerprint, findings, began, examined.beginning)
 
 
 def run_job(

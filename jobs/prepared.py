@@ -23,6 +23,7 @@ from largebatch.jobs.engine.ranks.ranks import Ranks
 from largebatch.jobs.engine.state import TrainState
 from largebatch.jobs.engine.warm_up import activation_bytes_per_sample, refuse_misfit
 from largebatch.jobs.errors import PlanError
+from largebatch.jobs.models.beginning import begin_with
 from largebatch.jobs.models.first_pass import NUM_SAMPLES as FIRST_SAMPLES
 from largebatch.jobs.models.modes import train_mode
 from largebatch.jobs.models.norms.ghost_batch_norm import evaluation_unit, has_batch_norm, use_ghost_batch_norm
@@ -56,6 +57,8 @@ class Examined(NamedTuple):
     fingerprint: DatasetFingerprint
     check: ModelCheck | None
     """Of a person's own model."""
+    beginning: tuple[str, ...]
+    """What the model begins with besides fresh weights, in words."""
 
 
 def examine(spec: TrainSpec, device: torch.device, data_dir: Path) -> Examined:
@@ -72,6 +75,7 @@ def examine(spec: TrainSpec, device: torch.device, data_dir: Path) -> Examined:
     model = build_model(spec.model, dataset, spec.seed, blank, task.probe)
     refuse_parameters(model)
     unfold_buffers(model)
+    beginning = begin_with(model, spec.model, data_dir)
     model = train_mode(use_sample_dropout(model).to(device))
     normalises = has_batch_norm(model)
     span = resolve_span(spec, global_batch_size) if normalises else 1
@@ -86,7 +90,7 @@ def examine(spec: TrainSpec, device: torch.device, data_dir: Path) -> Examined:
     if spec.batch.schedule.growth:
         most = int(most * max(milestone.factor for milestone in spec.batch.schedule.growth))
     micro_batch_size = largest_micro_batch(spec, task, model, dataset, device, min(most, len(dataset.train)), span)
-    return Examined(dataset, task, model, normalises, micro_batch_size, fingerprint(dataset), check)
+    return Examined(dataset, task, model, normalises, micro_batch_size, fingerprint(dataset), check, beginning)
 
 
 def refuse_unknown_target(spec: TrainSpec, task: Task) -> None:
@@ -114,6 +118,8 @@ class Prepared:
     """About a person's own model."""
     began: float
     """What `time.perf_counter` said when this process began to prepare it."""
+    beginning: tuple[str, ...] = ()
+    """What its model begins with besides fresh weights, in words."""
 
     @property
     def metric(self) -> Metric:
@@ -126,7 +132,9 @@ class Prepared:
         dataset = self.dataset
         dataset_bytes = sum(part.num_bytes for part in (dataset.train, dataset.test) if isinstance(part, Held))
         data = DataFacts(len(dataset.test), dataset.num_classes, dataset.for_model, dataset.is_in_memory, dataset_bytes, dataset.notices)
-        return plan_lines(self.plan, self.model, data, activation_bytes_per_sample(self.spec, self.task, self.model, dataset))
+        lines = plan_lines(self.plan, self.model, data, activation_bytes_per_sample(self.spec, self.task, self.model, dataset))
+        parts = [notice.partition(": ") for notice in self.beginning]
+        return [*lines, *((what.lower(), words) for what, _, words in parts)]
 
     def plan_in_numbers(self) -> dict[str, Any]:
         """Everything the plan decided, and what it was made for, as plain data."""

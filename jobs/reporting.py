@@ -63,7 +63,7 @@ def begin(job: Prepared, run_dir: Path, tracker: Tracker, reasons: Sequence[str]
     )
     tracker.write(start)
     if not goes_on and not reasons:  # a run that goes on has said it
-        for text in (*job.dataset.notices, *job.findings.notices, *filter(None, (unread_in_words(job.plan),))):
+        for text in (*job.dataset.notices, *job.beginning, *job.findings.notices, *filter(None, (unread_in_words(job.plan),))):
             tracker.notice(text)
     for reason in reasons:
         tracker.notice(f"{reason} Going on from step {state.progress.step}.")

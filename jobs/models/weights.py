@@ -3,6 +3,7 @@
 A `.pt` is what `torch.save(model.state_dict(), path)` writes, a `.safetensors` what the safetensors library does.
 """
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor
 from largebatch.jobs.entry_points import described
 from largebatch.jobs.errors import CheckpointError, InputError, SpecError
 from largebatch.jobs.run.run_folder import write_whole
+from largebatch.jobs.spec.train_spec import WEIGHT_FILES
 
 
 def evaluated_weights(saved: Mapping[str, Any]) -> dict[str, Any]:
@@ -28,8 +30,8 @@ def evaluated_weights(saved: Mapping[str, Any]) -> dict[str, Any]:
         raise CheckpointError("ema", "an earlier version saved the average without names.", "Resume the run for a step, which saves it anew.")
     averages = dict(zip(average["names"], average["averages"], strict=True))
     # A parameter under two names is averaged under its first.
-    tied = {_place(weights[name]): value for name, value in averages.items() if name in weights}
-    return {name: averages.get(name, tied.get(_place(value), value)) for name, value in weights.items()}
+    tied = {place(weights[name]): value for name, value in averages.items() if name in weights}
+    return {name: averages.get(name, tied.get(place(value), value)) for name, value in weights.items()}
 
 
 def write_weights(path: Path, weights: Mapping[str, Any], option: str = "--output") -> None:
@@ -51,9 +53,28 @@ def write_weights(path: Path, weights: Mapping[str, Any], option: str = "--outpu
             torch.save(dict(weights), file)
 
 
-def _place(value: Any) -> Any:
+def read_weights(given: str, data_dir: Path) -> dict[str, Any]:
+    """A file's state_dict, on the CPU. Args: given: its path, below the data folder or else as it is. Raises: SpecError."""
+    path = next((path for path in (data_dir / given, Path(given)) if os.path.isfile(path)), None)  # False for names that no file can have
+    if path is None:
+        raise SpecError("model.weights", f"there is no file {given}, neither in the data folder {data_dir} nor as it is given.")
+    load = _safetensors("model.weights").load_file if path.suffix == ".safetensors" else _load_pt
+    try:
+        weights = load(path)
+    except Exception as error:  # strange bytes raise almost anything
+        raise SpecError("model.weights", f"{path} cannot be read: {described(error)}.", f"Write it with {WEIGHT_FILES[path.suffix]}.") from error
+    if not isinstance(weights, dict) or not any(isinstance(value, Tensor) for value in weights.values()):
+        raise SpecError("model.weights", f"{path} holds no plain state_dict.", f"Write it with {WEIGHT_FILES[path.suffix]}.")
+    return weights
+
+
+def place(value: Any) -> Any:
     """Where a tensor lies in memory, and how; what is no tensor is only itself."""
     return (value.data_ptr(), value.shape, value.stride()) if isinstance(value, Tensor) and value.numel() else id(value)
+
+
+def _load_pt(path: Path) -> Any:
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _safetensors(field: str) -> Any:

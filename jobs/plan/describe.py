@@ -151,12 +151,13 @@ def _noise_words(plan: TrainPlan) -> str:
 
 def _memory_words(plan: TrainPlan, model: nn.Module, dataset_bytes: int, activation_bytes_per_sample: int) -> str:
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    num_trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     weights = num_parameters * 4
     sums = 2 if plan.gradient_accumulation_steps > 1 else 1
     parts = {
         "weights": weights,
-        "gradients": weights * sums,
-        "optimizer": plan.spec.optimizer.state_bytes(num_parameters),
+        "gradients": num_trained * 4 * sums,
+        "optimizer": plan.spec.optimizer.state_bytes(num_trained),
         "average": weights if plan.spec.ema else 0,
         "activations": activation_bytes_per_sample * plan.micro_batch_size,
         "data set": dataset_bytes,

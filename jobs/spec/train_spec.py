@@ -81,12 +81,23 @@ class ModelSpec(Spec):
     """Keep images and convolution weights in channels-last order; often faster for convolutions."""
     zero_init_residual: bool = False
     """Start the last batch-norm of every residual block at zero (Goyal et al., arXiv:1706.02677, section 5.1)."""
+    weights: str | None = None
+    """Start from this file's weights, a state_dict (.safetensors or .pt): in the data folder, else as it is given."""
+    freeze: tuple[str, ...] = Field(default=(), strict=False)
+    """Patterns (*, ?, [abc]) of the names of parameters that stay as they are: they get no gradient and no optimizer state."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if (self.name is None) == (self.entry_point is None):
             raise ValueError("give exactly one of name and entry_point")
         return self
+
+    @field_validator("weights")
+    @classmethod
+    def _is_a_file_of_weights(cls, weights: str | None) -> str | None:
+        if weights is not None and not weights.endswith(tuple(WEIGHT_FILES)):
+            raise ValueError(f"must end in {' or '.join(WEIGHT_FILES)}")
+        return weights
 
 
 class BatchWarmupSpec(Spec):

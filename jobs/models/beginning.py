@@ -1,0 +1,80 @@
+"""What a model begins with beside fresh weights: those of a file, and parameters that stay as they are."""
+
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from largebatch.jobs.entry_points import ANYTHING, described
+from largebatch.jobs.errors import SpecError
+from largebatch.jobs.models.weights import place, read_weights
+from largebatch.jobs.spec.train_spec import ModelSpec
+
+MOST_NAMES = 20
+"""How many names a notice lists."""
+
+
+def begin_with(model: nn.Module, spec: ModelSpec, data_dir: Path) -> tuple[str, ...]:
+    """Give a whole model what its spec says that it begins with. Returns: notices. Raises: SpecError."""
+    started = [start_from(model, read_weights(spec.weights, data_dir), spec.weights)] if spec.weights else []
+    return (*started, *([freeze(model, spec.freeze)] if spec.freeze else []))
+
+
+def start_from(model: nn.Module, weights: Mapping[str, Any], given: str) -> str:
+    """Give a model the weights of a file; what the file does not have stays as it was drawn.
+
+    Returns: a notice: how much was taken, what is missing, what is left over.
+    Raises: SpecError for shapes that differ, and for a file of which nothing fits.
+    """
+    own = model.state_dict()
+    taken = {name: value for name, value in weights.items() if name in own}
+    for name, value in taken.items():
+        if isinstance(value, Tensor) and isinstance(own[name], Tensor) and value.shape != own[name].shape:
+            shapes = f"has the shape {tuple(value.shape)} in {given} and {tuple(own[name].shape)} in the model"
+            raise SpecError(
+                "model.weights", f"{name} {shapes}.", "Leave it out of the file, so that it starts fresh, or build the model in that size."
+            )
+    if not taken:
+        hint = f"The file begins with {next(iter(weights))}, the model with {next(iter(own))}."
+        raise SpecError("model.weights", f"nothing in {given} bears a name of this model's.", hint)
+    try:
+        model.load_state_dict(taken, strict=False)
+    except ANYTHING as error:  # a person's own load_state_dict may raise anything
+        raise SpecError("model.weights", f"{given} does not fit this model: {described(error)}.") from error
+    places = {place(own[name]) for name in taken}
+    missing = [name for name, value in own.items() if name not in taken and (not isinstance(value, Tensor) or place(value) not in places)]
+    left_over = [name for name in weights if name not in own]
+    notice = f"Weights: {len(own) - len(missing)} of the model's {len(own)} tensors are those of {given}."
+    if missing:
+        notice += f" Not in the file, so they start fresh: {_listed(missing)}."
+    if left_over:
+        notice += f" Left over in the file: {_listed(left_over)}."
+    return notice
+
+
+def freeze(model: nn.Module, patterns: Sequence[str]) -> str:
+    """Ask for no gradient of the parameters whose name matches a pattern (`fnmatch`); nothing else of their modules changes.
+
+    Returns: a notice: how much is frozen.
+    Raises: SpecError for a pattern that matches nothing, and where nothing is left to train.
+    """
+    params = list(model.named_parameters(remove_duplicate=False))
+    for pattern in patterns:
+        matched = [param for name, param in params if fnmatchcase(name, pattern)]
+        if not matched:
+            names = _listed([name for name, _ in params])
+            raise SpecError("model.freeze", f"{pattern!r} matches no parameter of this model.", f"It has {names}.")
+        for param in matched:
+            param.requires_grad_(False)
+    frozen = [param for param in model.parameters() if not param.requires_grad]
+    of = len(list(model.parameters()))
+    if len(frozen) == of:
+        raise SpecError("model.freeze", f"freezes all {of} parameters of the model: nothing would train.", "Leave out a pattern.")
+    return f"Frozen: {len(frozen)} of the model's {of} parameters, {sum(param.numel() for param in frozen):,} numbers."
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return ", ".join(names[:MOST_NAMES]) + more

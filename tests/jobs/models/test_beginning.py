@@ -1,0 +1,156 @@
+"""Weights to start from, and parameters that stay as they are."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from small_runs import CPU, Net, notices, parameters, prepared, same, trained
+from torch import Tensor, nn
+from torch.nn import functional
+
+from largebatch.jobs.errors import SpecError
+from largebatch.jobs.resume import load_checkpoint
+from largebatch.jobs.run.checkpoints import list_checkpoints
+
+ENTRY_POINT = "own_code:build"
+BODY = ("hidden.*", "norm.*")
+
+
+def build(num_classes: int, width: int = 8, frozen: bool = False) -> nn.Module:
+    """An entry point. Args: frozen: freeze all but the head here, in the model's own code."""
+    model = Net(
+        lambda self, inputs: self.head(self.again(functional.relu(self.norm(self.hidden(inputs.flatten(1)))))),
+        hidden=nn.Linear(16, width), norm=nn.BatchNorm1d(width), again=nn.Linear(width, width), head=nn.Linear(width, num_classes),
+    )  # fmt: skip
+    if frozen:
+        for part in (model.hidden, model.norm):
+            part.requires_grad_(False)
+    return model
+
+
+def tied(num_classes: int) -> nn.Module:
+    """An entry point: one weight under two names."""
+    model = Net(lambda self, inputs: self.head(self.again(self.hidden(inputs.flatten(1)))),
+                hidden=nn.Linear(16, 16), again=nn.Linear(16, 16), head=nn.Linear(16, num_classes))  # fmt: skip
+    model.again.weight = model.hidden.weight
+    return model
+
+
+@pytest.fixture(autouse=True)
+def own_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This file as the module `own_code`."""
+    monkeypatch.setitem(sys.modules, "own_code", sys.modules[__name__])
+
+
+def job_of(data_dir: Path = Path("nowhere"), arguments: dict[str, Any] | None = None, entry_point: str = ENTRY_POINT, **model: Any) -> Any:
+    parts = {name: model.pop(name) for name in ("stop", "optimizer") if name in model}
+    return prepared(data_dir, model={"entry_point": entry_point, "arguments": arguments or {}, **model}, batch_norm={"span": 16}, **parts)
+
+
+def other_weights() -> dict[str, Tensor]:
+    """Of the same model, drawn by another seed."""
+    with torch.random.fork_rng():
+        torch.manual_seed(11)
+        return build(4).state_dict()
+
+
+@pytest.mark.parametrize("name", ["body.safetensors", "body.pt"])
+def test_a_run_starts_from_a_file_and_says_what_is_missing_and_left_over(name: str, tmp_path: Path) -> None:
+    weights = {"spare.bias": torch.ones(3), **other_weights()}
+    for part in ("weight", "bias"):
+        del weights[f"head.{part}"]
+    (safetensors.torch.save_file if name.endswith("s") else torch.save)(weights, tmp_path / name)
+    fresh, job = job_of(), job_of(tmp_path, weights=name)
+    for parameter, value in job.model.state_dict().items():
+        assert torch.equal(value, weights[parameter] if parameter in weights else fresh.model.state_dict()[parameter]), parameter
+    said = f"9 of the model's 11 tensors are those of {name}. Not in the file, so they start fresh: head.weight, head.bias."
+    said += " Left over in the file: spare.bias."
+    assert ("weights", said) in job.plan_in_words()
+    assert job.fingerprint == fresh.fingerprint
+    trained(job, tmp_path / "run")
+    assert f"Weights: {said}" in notices(tmp_path / "run")
+    straight = parameters(tmp_path / "run")
+    trained(job_of(tmp_path, weights=name, stop={"steps": 4}), tmp_path / "stopped")
+    trained(job_of(tmp_path, weights=name), tmp_path / "stopped", resumes=True)
+    assert same(straight, parameters(tmp_path / "stopped"))
+
+
+def test_a_relative_path_is_looked_for_in_the_data_folder_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "data").mkdir()
+    monkeypatch.chdir(tmp_path)
+    weights = other_weights()
+    torch.save({name: value * 0 for name, value in weights.items()}, tmp_path / "w.pt")
+    assert not job_of(tmp_path / "data", weights="w.pt").model.head.weight.any(), "as it is given"
+    torch.save(weights, tmp_path / "data" / "w.pt")
+    assert torch.equal(job_of(tmp_path / "data", weights="w.pt").model.head.weight, weights["head.weight"])
+    assert not job_of(tmp_path / "data", weights=str(tmp_path / "w.pt")).model.head.weight.any()
+
+
+def test_a_tied_weight_may_be_in_the_file_under_one_of_its_names(tmp_path: Path) -> None:
+    weights = tied(4).state_dict()
+    del weights["again.weight"]
+    safetensors.torch.save_file(weights, tmp_path / "w.safetensors")
+    job = job_of(tmp_path, entry_point="own_code:tied", weights="w.safetensors")
+    assert job.model.again.weight is job.model.hidden.weight
+    assert torch.equal(job.model.again.weight, weights["hidden.weight"])
+    assert job.beginning == ("Weights: 6 of the model's 6 tensors are those of w.safetensors.",)
+
+
+def test_a_file_that_does_not_fit_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    torch.save(build(4, width=5).state_dict(), tmp_path / "narrow.pt")
+    torch.save({"module.x": torch.ones(2)}, tmp_path / "strange.pt")
+    torch.save({"spec": {}, "state": {"model": other_weights()}}, tmp_path / "checkpoint.pt")
+    (tmp_path / "torn.pt").write_bytes(b"PK")
+    (tmp_path / "torn.safetensors").write_bytes(b"PK")
+    for name, sentence in {
+        "narrow.pt": r"hidden\.weight has the shape \(5, 16\) in narrow\.pt and \(8, 16\) in the model\.",
+        "strange.pt": r"nothing in strange\.pt bears a name of this model's\. The file begins with module\.x, the model with hidden\.weight\.",
+        "checkpoint.pt": r"checkpoint\.pt holds no plain state_dict\. Write it with torch\.save",
+        "torn.pt": r"torn\.pt cannot be read: ",
+        "torn.safetensors": r"torn\.safetensors cannot be read: ",
+        "nowhere.pt": r"there is no file nowhere\.pt, neither in the data folder .* nor as it is given\.",
+        "n" * 300 + ".pt": r"there is no file n",
+        "model.bin": r"must end in \.safetensors or \.pt",
+    }.items():
+        with pytest.raises(SpecError, match=f"model.weights: .*{sentence}"):
+            job_of(tmp_path, weights=name)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "lars", "lamb"])
+def test_what_is_frozen_stays_and_trains_as_if_the_model_had_frozen_it_itself(optimizer: str, tmp_path: Path) -> None:
+    job = job_of(freeze=BODY, optimizer={"name": optimizer})
+    before = {name: value.clone() for name, value in job.model.state_dict().items()}
+    trained(job, tmp_path / "run")
+    after = parameters(tmp_path / "run")
+    frozen = {"hidden.weight", "hidden.bias", "norm.weight", "norm.bias"}
+    assert {name for name, _ in job.model.named_parameters() if torch.equal(before[name], after[name])} == frozen
+    assert all(param.grad is None for param in job.model.parameters() if not param.requires_grad)
+    assert not torch.equal(before["norm.running_mean"], after["norm.running_mean"]), "a norm's statistics move as ever"
+    state = load_checkpoint(list_checkpoints(tmp_path / "run" / "checkpoints")[0].path, CPU)["state"]
+    assert not frozen & set(state["parameters"])
+    assert len(state["optimizer"]["state"]) == 4
+    assert ("frozen", "4 of the model's 8 parameters, 152 numbers.") in job.plan_in_words()
+    assert "Frozen: 4 of the model's 8 parameters, 152 numbers." in notices(tmp_path / "run")
+    trained(job_of(arguments={"frozen": True}, optimizer={"name": optimizer}), tmp_path / "own")
+    assert same(after, parameters(tmp_path / "own"))
+    trained(job_of(freeze=BODY, optimizer={"name": optimizer}, stop={"steps": 4}), tmp_path / "stopped")
+    trained(job_of(freeze=BODY, optimizer={"name": optimizer}), tmp_path / "stopped", resumes=True)
+    assert same(after, parameters(tmp_path / "stopped"))
+
+
+def test_a_pattern_of_nothing_and_of_everything_are_refused() -> None:
+    with pytest.raises(SpecError, match=r"model\.freeze: 'layer4\.\*' matches no parameter of this model\. It has hidden\.weight, "):
+        job_of(freeze=["hidden.*", "layer4.*"])
+    with pytest.raises(SpecError, match=r"model\.freeze: freezes all 8 parameters of the model: nothing would train\."):
+        job_of(freeze=["*.weight", "*.bias"])
+
+
+def test_a_model_by_name_is_frozen_too(tmp_path: Path) -> None:
+    job = prepared(model={"name": "mlp", "arguments": {"width": 4}, "freeze": ["*.bias"]})
+    biases = {name for name, param in job.model.named_parameters() if not param.requires_grad}
+    assert biases
+    assert all(name.endswith(".bias") for name in biases)
+    trained(job, tmp_path / "run")
