@@ -75,7 +75,7 @@ def examine(spec: TrainSpec, device: torch.device, data_dir: Path) -> Examined:
     model = build_model(spec.model, dataset, spec.seed, blank, task.probe)
     refuse_parameters(model)
     unfold_buffers(model)
-    beginning = begin_with(model, spec.model, data_dir)
+    beginning = begin_with(model, spec, data_dir)
     model = train_mode(use_sample_dropout(model).to(device))
     normalises = has_batch_norm(model)
     span = resolve_span(spec, global_batch_size) if normalises else 1

@@ -10,16 +10,23 @@ from torch import Tensor, nn
 from largebatch.jobs.entry_points import ANYTHING, described
 from largebatch.jobs.errors import SpecError
 from largebatch.jobs.models.weights import place, read_weights
-from largebatch.jobs.spec.train_spec import ModelSpec
+from largebatch.jobs.optim.parameter_groups import groups_in_words
+from largebatch.jobs.spec.train_spec import TrainSpec
 
 MOST_NAMES = 20
 """How many names a notice lists."""
 
 
-def begin_with(model: nn.Module, spec: ModelSpec, data_dir: Path) -> tuple[str, ...]:
-    """Give a whole model what its spec says that it begins with. Returns: notices. Raises: SpecError."""
-    started = [start_from(model, read_weights(spec.weights, data_dir), spec.weights)] if spec.weights else []
-    return (*started, *([freeze(model, spec.freeze)] if spec.freeze else []))
+def begin_with(model: nn.Module, spec: TrainSpec, data_dir: Path) -> tuple[str, ...]:
+    """Give a whole model what the spec says that it begins with. Returns: notices, of the optimizer's own groups too. Raises: SpecError."""
+    notices = []
+    if spec.model.weights:
+        notices.append(start_from(model, read_weights(spec.model.weights, data_dir), spec.model.weights))
+    if spec.model.freeze:
+        notices.append(freeze(model, spec.model.freeze))
+    if spec.optimizer.groups:
+        notices.append(groups_in_words(model, spec.optimizer))
+    return tuple(notices)
 
 
 def start_from(model: nn.Module, weights: Mapping[str, Any], given: str) -> str:

@@ -17,6 +17,19 @@ if TYPE_CHECKING:
 ParamGroups = list[dict[str, Any]]
 """As every optimizer of torch takes them: "params", and options that differ from group to group."""
 FLOAT32_BYTES = 4
+LEARNING_RATE_FACTOR = "learning_rate_factor"
+"""The option of a group whose learning rate is a multiple of the optimizer's."""
+
+
+class ParameterGroupConfig(Spec):
+    """Parameters, by a pattern of their names, that have a learning rate and a weight decay of their own."""
+
+    pattern: str
+    """Of names (*, ?, [abc]); a parameter belongs to the first group that it matches."""
+    learning_rate_factor: PositiveFloat = 1.0
+    """What the learning rate of each step is multiplied by."""
+    weight_decay: NonNegativeFloat | None = None
+    """In place of the optimizer's own, and like it not of biases and norms unless decay_biases_and_norms; none given: the optimizer's own."""
 
 
 class OptimizerConfig(Spec):
@@ -28,6 +41,8 @@ class OptimizerConfig(Spec):
     """Coupled (added to the gradient) for sgd and lars, decoupled for adamw, inside the ratio for lamb."""
     decay_biases_and_norms: bool = False
     """Apply weight decay also to biases and normalisation parameters."""
+    groups: tuple[ParameterGroupConfig, ...] = Field(default=(), strict=False)
+    """Parameters with a learning rate or a weight decay of their own; all others have the optimizer's."""
 
     momentum_option: ClassVar[str]
     """The option that results call momentum."""
@@ -49,9 +64,11 @@ class OptimizerConfig(Spec):
         """Memory of the optimizer's state."""
         return self.num_state_tensors * num_parameters * FLOAT32_BYTES
 
-    def group_options(self, *, is_bias_or_norm: bool) -> dict[str, Any]:
-        """Options of a parameter group: of the weights, or of the biases and normalisation parameters."""
-        return {"weight_decay": 0.0 if is_bias_or_norm and not self.decay_biases_and_norms else self.weight_decay}
+    def group_options(self, *, is_bias_or_norm: bool, group: ParameterGroupConfig | None = None) -> dict[str, Any]:
+        """Options of a parameter group: of the weights, or of the biases and normalisation parameters. Args: group: with options of its own."""
+        weight_decay = self.weight_decay if group is None or group.weight_decay is None else group.weight_decay
+        options: dict[str, Any] = {"weight_decay": 0.0 if is_bias_or_norm and not self.decay_biases_and_norms else weight_decay}
+        return options if group is None else {**options, LEARNING_RATE_FACTOR: group.learning_rate_factor}
 
     @abstractmethod
     def build(self, groups: ParamGroups) -> "Optimizer":
@@ -111,9 +128,9 @@ class LayerwiseConfig(OptimizerConfig):
     """The trust ratio where a norm is 0, of which the papers say nothing: 1 (most public code), or what the equation gives: 0 for
     a weight of zeros, which lars then never moves and lamb's phi_min lifts."""
 
-    def group_options(self, *, is_bias_or_norm: bool) -> dict[str, Any]:
+    def group_options(self, *, is_bias_or_norm: bool, group: ParameterGroupConfig | None = None) -> dict[str, Any]:
         """With `adapts`: whether the group's trust ratio is more than 1 for all."""
-        return {**super().group_options(is_bias_or_norm=is_bias_or_norm), "adapts": self.adapt_biases_and_norms or not is_bias_or_norm}
+        return {**super().group_options(is_bias_or_norm=is_bias_or_norm, group=group), "adapts": self.adapt_biases_and_norms or not is_bias_or_norm}
 
 
 class SgdConfig(MomentumConfig):

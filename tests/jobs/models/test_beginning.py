@@ -1,4 +1,4 @@
-"""Weights to start from, and parameters that stay as they are."""
+"""Weights to start from, parameters that stay as they are, and those with a learning rate of their own."""
 
 import sys
 from pathlib import Path
@@ -154,3 +154,37 @@ def test_a_model_by_name_is_frozen_too(tmp_path: Path) -> None:
     assert biases
     assert all(name.endswith(".bias") for name in biases)
     trained(job, tmp_path / "run")
+
+
+GROUPS = [{"pattern": "hidden.*", "learning_rate_factor": 0.25, "weight_decay": 0.5}, {"pattern": "*.weight", "learning_rate_factor": 2.0}]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "lars", "lamb"])
+def test_groups_train_at_their_own_rate_and_resume_bit_for_bit(optimizer: str, tmp_path: Path) -> None:
+    options = {"name": optimizer, "weight_decay": 0.01}
+    trained(job_of(optimizer={**options, "groups": GROUPS}), tmp_path / "run")
+    said = (
+        "2 parameters match 'hidden.*' (learning rate x 0.25, weight decay 0.5); 3 parameters match '*.weight' (learning rate x 2,"
+        " weight decay 0.01); 3 are as the optimizer says."
+    )
+    assert f"Groups: {said}" in notices(tmp_path / "run")
+    assert ("groups", said) in job_of(optimizer={**options, "groups": GROUPS}).plan_in_words()
+    after = parameters(tmp_path / "run")
+    trained(job_of(optimizer={**options, "groups": GROUPS}, stop={"steps": 4}), tmp_path / "stopped")
+    trained(job_of(optimizer={**options, "groups": GROUPS}), tmp_path / "stopped", resumes=True)
+    assert same(after, parameters(tmp_path / "stopped"))
+    trained(job_of(optimizer=options), tmp_path / "plain")
+    assert not torch.equal(after["hidden.weight"], parameters(tmp_path / "plain")["hidden.weight"])
+    trained(job_of(optimizer={**options, "groups": [{"pattern": "h*"}]}), tmp_path / "same")
+    assert same(parameters(tmp_path / "plain"), parameters(tmp_path / "same")), "a group without options of its own changes nothing"
+
+
+def test_a_group_that_takes_nothing_is_refused() -> None:
+    with pytest.raises(
+        SpecError, match=r"optimizer\.groups: has the pattern 'tail', which matches no parameter that is trained\. Trained are hidden"
+    ):
+        job_of(optimizer={"name": "sgd", "groups": [{"pattern": "tail"}]})
+    with pytest.raises(SpecError, match=r"the pattern 'hidden\.\*', which matches no parameter that is trained\. Trained are norm"):
+        job_of(optimizer={"name": "sgd", "groups": [{"pattern": "hidden.*"}]}, freeze=["hidden.*"])
+    with pytest.raises(SpecError, match=r"the pattern 'hidden\.bias', whose parameters all match an earlier group\."):
+        job_of(optimizer={"name": "sgd", "groups": [*GROUPS, {"pattern": "hidden.bias"}]})

@@ -73,6 +73,45 @@ def test_frozen_parameters_and_empty_groups_are_left_out() -> None:
     assert [id(param) for param in only["params"]] == [id(model[1].weight)]
 
 
+def test_the_first_group_that_a_name_matches_takes_the_parameter() -> None:
+    model = new_model()
+    groups = [{"pattern": "3.*", "learning_rate_factor": 0.5, "weight_decay": 0.3}, {"pattern": "*.weight", "learning_rate_factor": 2.0}]
+    made = parameter_groups(model, config("sgd", weight_decay=0.1, groups=groups))
+    taken = [
+        ([id(param) for param in group["params"]], group["weight_decay"], group.get("learning_rate_factor"))
+        for group in made
+    ]  # fmt: skip
+    assert taken == [
+        ([id(model[0].bias), id(model[1].bias)], 0.0, None),
+        ([id(model[3].weight)], 0.3, 0.5),
+        ([id(model[3].bias)], 0.0, 0.5),
+        ([id(model[0].weight)], 0.1, 2.0),
+        ([id(model[1].weight)], 0.0, 2.0),
+    ]
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_group_moves_as_an_optimizer_of_its_own_would(name: str) -> None:
+    """The reference: one optimizer for each layer, without groups, each with its own rate and decay."""
+    torch.manual_seed(3)
+    model, other = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)), nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    other.load_state_dict(model.state_dict())
+    own = {"pattern": "0.*", "learning_rate_factor": 0.5, "weight_decay": 0.2}
+    together = build_optimizer(model, config(name, weight_decay=0.1, groups=[own]))
+    apart = [build_optimizer(other[0], config(name, weight_decay=0.2)), build_optimizer(other[1], config(name, weight_decay=0.1))]
+    for step in range(1, 4):
+        for each in (model, other):
+            each.zero_grad()
+            each(torch.ones(3, 4)).square().sum().backward()
+        set_learning_rate(together, 0.1 / step)
+        together.step()
+        for optimizer, rate in zip(apart, (0.05 / step, 0.1 / step), strict=True):
+            set_learning_rate(optimizer, rate)
+            optimizer.step()
+    for param, expected in zip(model.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(param, expected, rtol=1e-6, atol=1e-7)  # the rate, 0.1 / step * 0.5, is rounded once more
+
+
 @pytest.mark.parametrize(
     ("options", "arrived"),
     [

@@ -58,10 +58,13 @@ def test_a_line_more_is_an_optimizer_more(tmp_path: Path) -> None:
     ("options", "sentence"),
     [
         ({"name": "rmsprpo"}, 'optimizer.name: must be "sgd", "adamw", "lars", "lamb" or "rmsprop", not "rmsprpo". Did you mean rmsprop?'),
-        ({"name": "rmsprop", "beta1": 0.5}, "optimizer: rmsprop does not read beta1; it reads decay_biases_and_norms, smoothing, weight_decay."),
+        (
+            {"name": "rmsprop", "beta1": 0.5},
+            "optimizer: rmsprop does not read beta1; it reads decay_biases_and_norms, groups, smoothing, weight_decay.",
+        ),
         (
             {"name": "sgd", "smoothing": 0.5},
-            "optimizer: sgd does not read smoothing; it reads decay_biases_and_norms, momentum, nesterov, weight_decay.",
+            "optimizer: sgd does not read smoothing; it reads decay_biases_and_norms, groups, momentum, nesterov, weight_decay.",
         ),
         ({"name": "rmsprop", "smothing": 0.5}, "optimizer.smothing: is not a known key. Did you mean smoothing"),
     ],
