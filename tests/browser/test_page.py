@@ -180,7 +180,7 @@ def test_comparing_a_full_batch_and_a_run_without_data(visit: Visit, service: Se
     visit.keep("compare-full")
 
     visit.go(f"/compare?run={idle}")
-    expect(page.locator("#c-curves")).to_have_text("None of these runs has a test accuracy yet.")
+    expect(page.locator("#c-curves")).to_have_text("None of these runs has a test score yet.")
     expect(page.locator("#c-curves svg")).to_have_count(0)
     visit.refuse_barriers()
     assert visit.complaints == []
