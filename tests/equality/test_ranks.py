@@ -81,6 +81,11 @@ EQUAL: dict[str, dict[str, Any]] = {
         dataset={"entry_point": "own_tasks:pictures", "arguments": {"num_train": 240}},
         model={"entry_point": "own_tasks:Denoiser"},
     ),
+    "frozen-and-groups": document(
+        model={**WITH_BATCH_NORM, "freeze": ["1.*"]},
+        batch_norm={"span": 25},
+        optimizer={"name": "sgd", "weight_decay": 1e-4, "groups": [{"pattern": "*.weight", "learning_rate_factor": 0.5}]},
+    ),
     "class-weights": document(task={"name": "classification", "class_weights": [1, 5, 1, 1, 0.2, 1, 1, 3, 1, 1]}),
     "laid-out": document(
         model={"entry_point": "rank_strangers:LaidOut"},
