@@ -63,16 +63,17 @@ class PlainLines:
     """Prints one line per evaluation, and one every few seconds in between, on standard error."""
 
     def __init__(self) -> None:
-        self._printed_at_s, self._metric = time.monotonic(), ACCURACY
+        self._printed_at_s, self._metric, self._part = time.monotonic(), ACCURACY, "test"
 
     def record(self, record: Record) -> None:
         """Print what a person waits for."""
         if isinstance(record, StartRecord):
-            self._metric = record.headline.metric
+            self._metric, self._part = record.headline.metric, record.evaluated_on
         elif isinstance(record, StepRecord) and time.monotonic() - self._printed_at_s > LINE_EVERY_S:
             self.print(f"step {record.step}  epoch {record.epoch:.2f}  loss {record.loss:.4f}  lr {record.learning_rate:.4g}")
         elif isinstance(record, EvalRecord):
-            self.print(f"step {record.step}  epoch {record.epoch:.2f}  test {self._metric.in_words(record.score)}  {record.training_seconds:.1f} s")
+            score = f"{self._part} {self._metric.in_words(record.score)}"
+            self.print(f"step {record.step}  epoch {record.epoch:.2f}  {score}  {record.training_seconds:.1f} s")
 
     def print(self, text: str) -> None:
         """Print a line at once."""

@@ -89,7 +89,8 @@ def run_job(
             core_wait, patience = CoreWait(), Patience(listener.should_stop, listener.on_notice)
             batches, score = training_batches(job, patience), _evaluation(job, tracker, patience)
             try:
-                outcome = train(state, job.plan, batches, score, tracker, _saving(job, tracker, run_dir), listener.should_stop)
+                outcome = train(state, job.plan, batches, score, tracker, _saving(job, tracker, run_dir), listener.should_stop,
+                                job.dataset.evaluated_on)  # fmt: skip
             except DivergedError as error:
                 outcome = Outcome.DIVERGED
                 tracker.notice(f"Diverged: {error.problem} {error.hint}")
@@ -105,14 +106,15 @@ def run_job(
 
 
 def _evaluation(job: Prepared, tracker: Tracker, patience: Patience) -> Callable[[], Scores]:
-    """What the loop calls for the score on the test set. Raises: DataError for samples that are not finite."""
-    state, batches, num_samples = tracker.state, evaluation_batches(job, job.dataset.test, patience), len(job.dataset.test)
+    """What the loop calls for the score on what is evaluated while training. Raises: DataError for samples that are not finite."""
+    part, kind = job.dataset.evaluated, job.dataset.evaluated_on
+    state, batches, num_samples = tracker.state, evaluation_batches(job, part, patience), len(part)
     precision = job.spec.precision
 
     def score() -> Scores:
         scores = evaluate(state, batches, num_samples, precision, notify=tracker.notice)
         if not math.isfinite(scores["loss"]):
-            refuse_non_finite_samples(state, batches, num_samples, precision)
+            refuse_non_finite_samples(state, batches, num_samples, precision, kind)
         return scores
 
     return score

@@ -14,6 +14,7 @@ from largebatch.jobs.data.fingerprint import DatasetFingerprint, fingerprint
 from largebatch.jobs.data.loaders import LoaderBatches, first_samples
 from largebatch.jobs.data.reading import NO_ASKING, Patience
 from largebatch.jobs.data.sources.table import load_dataset
+from largebatch.jobs.data.sources.validation import refuse_too_few_left
 from largebatch.jobs.device import largest_micro_batch, refuse_without_compiler
 from largebatch.jobs.engine.clock import Clock
 from largebatch.jobs.engine.evaluate import evaluation_share
@@ -68,6 +69,8 @@ def examine(spec: TrainSpec, device: torch.device, data_dir: Path) -> Examined:
     dataset = load_dataset(spec.dataset, data_dir, spec.task)
     task = spec.task.build(dataset, spec.loss.label_smoothing)
     refuse_unknown_target(spec, task)
+    if spec.batch.global_batch_size != "full":
+        refuse_too_few_left(dataset, spec.dataset.validation, spec.batch.global_batch_size)
     global_batch_size = resolve_global_batch_size(spec, len(dataset.train))
     if dataset.num_classes is None:
         dataset = replace(dataset, examples=first_samples(dataset.train, dataset, NUM_EXAMPLES, device, spec.model.channels_last))
@@ -127,11 +130,17 @@ class Prepared:
         wanted = self.spec.stop.target_metric or self.task.headline.name
         return next(metric for metric in self.task.all_metrics() if metric.name == wanted)
 
+    @property
+    def num_validation_samples(self) -> int | None:
+        """None where the data have no validation part."""
+        return None if self.dataset.validation is None else len(self.dataset.validation)
+
     def plan_in_words(self) -> list[tuple[str, str]]:
         """(what, how and why) for a person."""
         dataset = self.dataset
-        dataset_bytes = sum(part.num_bytes for part in (dataset.train, dataset.test) if isinstance(part, Held))
-        data = DataFacts(len(dataset.test), dataset.num_classes, dataset.for_model, dataset.is_in_memory, dataset_bytes, dataset.notices)
+        dataset_bytes = sum(part.num_bytes for part in dataset.parts.values() if isinstance(part, Held))
+        data = DataFacts(len(dataset.test), dataset.num_classes, dataset.for_model, dataset.is_in_memory, dataset_bytes, dataset.notices,
+                         self.num_validation_samples)  # fmt: skip
         lines = plan_lines(self.plan, self.model, data, activation_bytes_per_sample(self.spec, self.task, self.model, dataset))
         parts = [notice.partition(": ") for notice in self.beginning]
         return [*lines, *((what.lower(), words) for what, _, words in parts)]
@@ -140,6 +149,7 @@ class Prepared:
         """Everything the plan decided, and what it was made for, as plain data."""
         return {
             **plan_facts(self.plan),
+            "num_validation_samples": self.num_validation_samples,
             "num_test_samples": len(self.dataset.test),
             "num_classes": self.dataset.num_classes,
             "headline": self.metric._asdict(),

@@ -58,6 +58,8 @@ def begin(job: Prepared, run_dir: Path, tracker: Tracker, reasons: Sequence[str]
         samples_per_rank=[full.share(rank, plan.world_size, plan.unit).size for rank in range(plan.world_size)],
         num_train_samples=plan.num_train_samples,
         num_test_samples=len(job.dataset.test),
+        num_validation_samples=job.num_validation_samples,
+        evaluated_on=job.dataset.evaluated_on,
         num_classes=job.dataset.num_classes,
         headline=Headline.of(job.metric),
     )
@@ -107,12 +109,15 @@ def end_failed(job: Prepared, run_dir: Path, tracker: Tracker, error: Exception)
 def summarise(job: Prepared, state: TrainState, outcome: Outcome, run_dir: Path, core_wait_fraction: float | None) -> RunSummary:
     """The run in numbers."""
     progress, clock, plan = state.progress, state.clock, job.plan
-    train_score = None
+    train_score, test_scores = None, None
     if outcome not in {Outcome.DIVERGED, Outcome.STOPPED, Outcome.FAILED}:
         with clock.evaluating():
             # Without classes there may be billions of tokens: as many samples as are tested tell how far the two are apart.
-            number = plan.num_train_samples if job.dataset.num_classes else min(plan.num_train_samples, len(job.dataset.test))
+            number = plan.num_train_samples if job.dataset.num_classes else min(plan.num_train_samples, len(job.dataset.evaluated))
             scores = evaluate(state, evaluation_batches(job, job.dataset.train), number, job.spec.precision)
+            if job.dataset.validation is not None:  # the only time that the test set is scored
+                test_scores = evaluate(state, evaluation_batches(job, job.dataset.test), len(job.dataset.test), job.spec.precision)
+                test_scores = {name: score for name, score in test_scores.items() if math.isfinite(score)}
         # Samples that no step read, such as those of a dropped last batch, may have no finite loss.
         train_score = scores[job.metric.name] if math.isfinite(scores["loss"]) else None
     return RunSummary(
@@ -136,6 +141,9 @@ def summarise(job: Prepared, state: TrainState, outcome: Outcome, run_dir: Path,
         score=progress.score,
         best_score=progress.best_score,
         train_score=train_score,
+        evaluated_on=job.dataset.evaluated_on,
+        test_score=test_scores.get(job.metric.name) if test_scores else None,
+        test_scores=test_scores,
         gradient_noise_scale=state.noise.noise_scale,
         parameters_sha256=None if outcome is Outcome.FAILED else parameters_sha256(state),
         core_wait_fraction=core_wait_fraction,

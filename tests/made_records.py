@@ -24,7 +24,7 @@ def evaluation(number: int, seconds: float = 1.0, batch: int = 1, **given: Any) 
 
 def summary(run_id: str = "run", **given: Any) -> RunSummary:
     """Of a run that reached its target; what is not given is 1, or not there where a run may lack it."""
-    fields = dict.fromkeys(RunSummary.model_fields.keys() - {"headline"})
+    fields = dict.fromkeys(RunSummary.model_fields.keys() - {"headline", "evaluated_on"})
     numbers = {key: 1 for key in ("micro_batch_size", "gradient_accumulation_steps", "world_size", "steps", "samples_seen", "global_batch_size")}
     times = {key: 1.0 for key in ("epochs", "training_seconds", "evaluation_seconds", "wall_seconds")}
     return RunSummary.model_validate({**fields, **numbers, **times, "run_id": run_id, "outcome": Outcome.REACHED, "run_dir": run_id, **given})

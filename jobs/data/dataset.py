@@ -2,13 +2,16 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from largebatch.jobs.data.trees import Tree, leaves, map_leaves, num_samples
 from largebatch.jobs.errors import DataError
+
+EvaluatedOn = Literal["test", "validation"]
+"""The part of a data set that targets, the best checkpoint and searches are decided by."""
 
 
 class Held(ABC):
@@ -26,6 +29,10 @@ class Held(ABC):
     @abstractmethod
     def gather(self, indices: Tensor) -> Tree:
         """The samples of these numbers, (n,) int64 on the part's device: a batch of their own memory."""
+
+    @abstractmethod
+    def select(self, indices: Tensor) -> "Held":
+        """A part of these samples alone, in this order."""
 
     def to(self, device: torch.device) -> "Held":
         """The same part on a device, where it can lie there."""
@@ -54,6 +61,10 @@ class Tensors(Held):
         """See `Held`."""
         return map_leaves(lambda leaf: leaf.index_select(0, indices), self.batch)
 
+    def select(self, indices: Tensor) -> Held:
+        """See `Held`."""
+        return Tensors(self.gather(indices))
+
     def to(self, device: torch.device) -> Held:
         """See `Held`."""
         return Tensors(map_leaves(lambda leaf: leaf.to(device), self.batch))
@@ -70,6 +81,10 @@ class Images(Tensors):
     def __init__(self, inputs: Tensor, labels: Tensor) -> None:
         super().__init__((inputs, labels))
 
+    def select(self, indices: Tensor) -> Held:
+        """See `Held`."""
+        return Images(*self.gather(indices))
+
     @property
     def inputs(self) -> Tensor:
         """(n, ...)."""
@@ -85,7 +100,7 @@ class Images(Tensors):
 
 @dataclass(frozen=True)
 class Dataset:
-    """A training set and a test set.
+    """A training set and a test set, and maybe a validation part.
 
     Args:
         train, test: `Held`, or any map-style data set; samples are trees of tensors, for classification (input, label).
@@ -116,6 +131,9 @@ class Dataset:
     bytes_per_token: tuple[int, ...] = ()
     """Of tokens: the UTF-8 bytes that each stands for; empty: one each."""
 
+    validation: Any | None = None
+    """What is evaluated while training in the test set's place, as `train`; none of its samples is trained on."""
+
     examples: Tree | None = None
     """A few real samples, as the model gets them, for trying a model: it may refuse zeros, or divide by them."""
 
@@ -133,14 +151,30 @@ class Dataset:
         return self.num_classes or self.for_model.get("num_outputs") or self.for_model.get("vocabulary_size")
 
     @property
+    def parts(self) -> dict[str, Any]:
+        """The parts that there are, by what sentences call them."""
+        held_out = {} if self.validation is None else {"validation": self.validation}
+        return {"training": self.train, **held_out, "test": self.test}
+
+    @property
+    def evaluated_on(self) -> EvaluatedOn:
+        """The name of the part that is evaluated while training."""
+        return "test" if self.validation is None else "validation"
+
+    @property
+    def evaluated(self) -> Any:
+        """The part that is evaluated while training."""
+        return self.parts[self.evaluated_on]
+
+    @property
     def is_in_memory(self) -> bool:
-        """Whether both sets are held whole as tensors."""
-        return isinstance(self.train, Tensors) and isinstance(self.test, Tensors)
+        """Whether all parts are held whole as tensors."""
+        return all(isinstance(part, Tensors) for part in self.parts.values())
 
     @property
     def normalises(self) -> bool:
-        """Whether uint8 images are brought to zero mean and unit variance: both parts alike, where either is held whole."""
-        return any(isinstance(part, Images) and part.inputs.dtype == torch.uint8 for part in (self.train, self.test))
+        """Whether uint8 images are brought to zero mean and unit variance: all parts alike, where any is held whole."""
+        return any(isinstance(part, Images) and part.inputs.dtype == torch.uint8 for part in self.parts.values())
 
     @property
     def sample_dtype(self) -> torch.dtype:
@@ -149,7 +183,7 @@ class Dataset:
 
     def kind_of(self, part: Any) -> str:
         """The name of a part of this data set in a sentence."""
-        return "training" if part is self.train else "test"
+        return next((kind for kind, own in self.parts.items() if own is part), "test")
 
 
 def refuse_bad_labels(

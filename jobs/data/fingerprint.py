@@ -59,7 +59,7 @@ class SampleFingerprint(Fingerprint):
 
 
 class PartFingerprint(Fingerprint):
-    """Fingerprint of the training set or the test set."""
+    """Fingerprint of one part of a data set."""
 
     num_samples: int
     samples: tuple[SampleFingerprint, ...]
@@ -70,23 +70,25 @@ class PartFingerprint(Fingerprint):
 
 
 class DatasetFingerprint(Fingerprint):
-    """Fingerprint of a data set, both its parts."""
+    """Fingerprint of a data set, all its parts."""
 
     num_classes: int | None = None
     train: PartFingerprint
     test: PartFingerprint
+    validation: PartFingerprint | None = None
 
     @property
-    def parts(self) -> tuple[tuple[str, PartFingerprint], ...]:
-        """The parts, with what they are called."""
-        return ("training", self.train), ("test", self.test)
+    def parts(self) -> dict[str, PartFingerprint]:
+        """The parts that there are, by what they are called."""
+        held_out = {} if self.validation is None else {"validation": self.validation}
+        return {"training": self.train, **held_out, "test": self.test}
 
 
 def fingerprint(dataset: Dataset, most_held_numbers: int = MOST_HELD_NUMBERS) -> DatasetFingerprint:
     """The fingerprint of the data that this process has. Raises: DataError for a sample that cannot be read."""
     with own_draws():
-        train, test = (_fingerprint_part(part, dataset, most_held_numbers) for part in (dataset.train, dataset.test))
-    return DatasetFingerprint(num_classes=dataset.num_classes, train=train, test=test)
+        parts = {kind: _fingerprint_part(part, dataset, most_held_numbers) for kind, part in dataset.parts.items()}
+    return DatasetFingerprint(num_classes=dataset.num_classes, train=parts["training"], test=parts["test"], validation=parts.get("validation"))
 
 
 def _fingerprint_part(part: Any, dataset: Dataset, most_held_numbers: int) -> PartFingerprint:

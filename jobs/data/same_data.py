@@ -70,7 +70,7 @@ def difference_between_runs(taken: DatasetFingerprint, other: DatasetFingerprint
 
     Inputs of a part that was read sample by sample say nothing here: augmentation may differ, and nobody can read them again.
     """
-    read_singly = {name for name, part in taken.parts if part.labels_digest is None}
+    read_singly = {name for name, part in taken.parts.items() if part.labels_digest is None}
     told = (change for change in differences(taken, other) if not (change.kind == "inputs" and change.part in read_singly))
     return next((change.between(*(f"in {name}" for name in names)) for change in told), None)
 
@@ -85,7 +85,7 @@ def confirmed_difference(dataset: Dataset, taken: DatasetFingerprint, other: Dat
 
 def _is_drawn(change: Difference, dataset: Dataset) -> bool:
     """Whether the sample that differs also differs from itself, each time that it is read."""
-    part = dataset.train if change.part == "training" else dataset.test
+    part = dataset.parts.get(change.part)
     if change.sample is None or isinstance(part, Held):
         return False
     with own_draws():
@@ -97,9 +97,12 @@ def differences(taken: DatasetFingerprint, other: DatasetFingerprint) -> Iterato
     """The first difference of each kind and part, the graver kinds first."""
     if taken.num_classes != other.num_classes:
         yield Difference(f"{taken.num_classes} classes {{first}}, {other.num_classes} {{second}}")
+    if taken.parts.keys() != other.parts.keys():
+        has, other_has = ("a" if side.validation else "no" for side in (taken, other))
+        yield Difference(f"{has} validation part {{first}}, {other_has} validation part {{second}}")
     for first_of_kind in (_length_difference, _label_difference, _input_difference):
-        for (name, part), (_, other_part) in zip(taken.parts, other.parts, strict=True):
-            if (change := first_of_kind(name, part, other_part)) is not None:
+        for name in [name for name in taken.parts if name in other.parts]:
+            if (change := first_of_kind(name, taken.parts[name], other.parts[name])) is not None:
                 yield change
 
 

@@ -114,12 +114,15 @@ def _scores(state: TrainState, own: dict[str, float]) -> Scores:
     return {name: float(score) for name, score in scores.items()}
 
 
-def refuse_non_finite_samples(state: TrainState, batches: Batches, num_samples: int, precision: str) -> None:
-    """Raise DataError, the same on every rank, if the loss on test samples is finite but for those that hold NaN or infinity."""
+def refuse_non_finite_samples(state: TrainState, batches: Batches, num_samples: int, precision: str, kind: str = "test") -> None:
+    """Raise DataError, the same on every rank, if the loss on the samples of a part is finite but for those that hold NaN or infinity.
+
+    Args: kind: the part's name, for the sentence.
+    """
     finite = FiniteBatches(batches)
     if math.isfinite(evaluate(state, finite, num_samples, precision)["loss"]):
         num_read = evaluation_share(num_samples, state.ranks).size
-        state.ranks.raise_first(non_finite_error("test", finite.replaced, num_read, "the test loss"))
+        state.ranks.raise_first(non_finite_error(kind, finite.replaced, num_read, f"the {kind} loss"))
 
 
 def _seen_if_it_fits(state: TrainState, batches: Batches, samples: Slice, precision: str) -> dict[str, Tensor] | Embeddings | None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from largebatch.jobs.data.batches import Batches
+from largebatch.jobs.data.dataset import EvaluatedOn
 from largebatch.jobs.engine.evaluate import Scores
 from largebatch.jobs.engine.state import TrainState
 from largebatch.jobs.engine.step import optimizer_step
@@ -35,12 +36,14 @@ def train(
     tracker: Tracker,
     save: Callable[[bool], None],
     should_stop: Callable[[], bool],
+    evaluated_on: EvaluatedOn = "test",
 ) -> Outcome:
     """Train until the target is met, the budget is spent or someone asks to stop.
 
     Args:
         save: writes a checkpoint; True: it has the best score so far.
         should_stop: asked after every step; one rank's wish is every rank's.
+        evaluated_on: the part that `evaluate` is about, for a sentence.
     Raises: DivergedError.
     """
     progress, stop = state.progress, plan.spec.stop
@@ -55,7 +58,7 @@ def train(
         tracker.write(record)
         stops = _agree(state, should_stop())
         is_last = _budget_is_spent(state, plan)
-        is_best = (step.evaluates or is_last) and _evaluate(state, plan, evaluate, tracker)
+        is_best = (step.evaluates or is_last) and _evaluate(state, plan, evaluate, tracker, evaluated_on)
         if not is_last and _patience_is_spent(state, plan):
             is_last = True
             tracker.notice(_end_of_patience(state))
@@ -89,7 +92,7 @@ def _synchronise(state: TrainState) -> None:
         state.local_sgd.synchronise()
 
 
-def _evaluate(state: TrainState, plan: TrainPlan, evaluate: Callable[[], Scores], tracker: Tracker) -> bool:
+def _evaluate(state: TrainState, plan: TrainPlan, evaluate: Callable[[], Scores], tracker: Tracker, evaluated_on: EvaluatedOn) -> bool:
     """Evaluate, note a target met for the first time; returns whether this is the best so far."""
     progress, clock, metric, target = state.progress, state.clock, state.metric, plan.spec.stop.target_score
     _synchronise(state)
@@ -101,7 +104,7 @@ def _evaluate(state: TrainState, plan: TrainPlan, evaluate: Callable[[], Scores]
         if not math.isfinite(scores[name]):
             raise DivergedError(
                 "",
-                f"the test {name} is {scores[name]} after step {progress.step}.",
+                f"the {evaluated_on} {name} is {scores[name]} after step {progress.step}.",
                 "Lower learning_rate.base, lengthen the warm-up, or set gradient.clip_norm.",
             )
     progress.score = score

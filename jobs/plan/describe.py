@@ -57,6 +57,8 @@ class DataFacts(NamedTuple):
     num_bytes: int
     """Memory of what is held whole."""
     notices: tuple[str, ...] = ()
+    num_validation_samples: int | None = None
+    """None where there is no validation part."""
 
 
 def plan_lines(plan: TrainPlan, model: nn.Module, data: DataFacts, activation_bytes_per_sample: int) -> list[tuple[str, str]]:
@@ -104,7 +106,8 @@ def unread_in_words(plan: TrainPlan) -> str | None:
 
 
 def _data_words(plan: TrainPlan, data: DataFacts) -> str:
-    counts = f"{plan.num_train_samples:,} training samples, {data.num_test_samples:,} test samples"
+    held_out = "" if data.num_validation_samples is None else f"{data.num_validation_samples:,} validation samples, "
+    counts = f"{plan.num_train_samples:,} training samples, {held_out}{data.num_test_samples:,} test samples"
     counts += "".join(f", {what}" for what in _for_the_model(data))
     num_workers = plan.spec.dataset.num_workers
     if data.is_in_memory:

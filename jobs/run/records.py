@@ -74,6 +74,10 @@ class StartRecord(Record):
     """How a full global batch is shared out."""
     num_train_samples: int | None = None
     num_test_samples: int | None = None
+    num_validation_samples: int | None = None
+    """None where there is no validation part."""
+    evaluated_on: Literal["test", "validation"] = "test"
+    """The part that this process's evaluations are of."""
     num_classes: int | None = None
     headline: Headline = Headline()
     """Accuracy in journals of versions that knew classification alone."""
@@ -108,7 +112,7 @@ class StepRecord(Record):
 
 
 class EvalRecord(Record):
-    """One evaluation of the whole test set."""
+    """One evaluation of the whole test set; of the validation part where the run has one (`StartRecord.evaluated_on`)."""
 
     kind: Literal["evaluation"] = "evaluation"
     step: int
@@ -123,7 +127,7 @@ class EvalRecord(Record):
 
     @property
     def loss(self) -> float:
-        """Mean loss on the test set."""
+        """Mean loss on what was evaluated."""
         return self.scores["loss"]
 
     @model_validator(mode="before")
@@ -176,10 +180,17 @@ class RunSummary(Record):
     """Training seconds at the first evaluation that met the target; None on a miss."""
     steps_to_target: int | None
     score: float | None
-    """At the last evaluation, on the test set."""
+    """At the last evaluation, on what `evaluated_on` names; so is the best score, and what met the target."""
     best_score: float | None
     train_score: float | None
     """Of the final weights on the training set, without augmentation; where it has no classes, on as many of its samples as are tested."""
+    evaluated_on: Literal["test", "validation"] = "test"
+    """The part that targets, the best checkpoint and searches were decided by."""
+    test_score: float | None = None
+    """Of the final weights on the test set, which was scored this once; None where `evaluated_on` is "test", for `score` is that then, where
+    it is not finite, and of a run that diverged, was stopped or failed."""
+    test_scores: dict[str, float] | None = None
+    """Every metric on the test set at that time, as in `EvalRecord.scores`."""
     gradient_noise_scale: float | None
     """In samples: mean covariance trace over mean squared gradient norm; None where it was not measured."""
     core_wait_fraction: float | None = None

@@ -47,9 +47,12 @@ class DatasetSpec(Spec):
     name: str | None = None
     """digits, mnist, fashion-mnist, cifar10, cifar100, image-folder, synthetic, diabetes or tokens."""
     entry_point: str | None = None
-    """Your own: "package.module:function", which returns (training set, test set), both map-style."""
+    """Your own: "package.module:function", which returns (training set, test set) or (training set, validation set, test set), all map-style."""
     arguments: dict[str, JsonValue] = Field(default_factory=dict)
     """Keyword arguments of the data set or of the entry point."""
+    validation: PositiveInt | Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    """Training samples that are held out, a number or a fraction, the same for every run; what is decided while training is then decided by
+    them, and the test set is scored once, at the end. None: the test set is evaluated while training."""
     augment: AugmentSpec = Field(default_factory=AugmentSpec)
     """Random changes to training images."""
     download: bool = False
@@ -278,7 +281,7 @@ class EmaSpec(Spec):
 
 
 class EvaluationSpec(Spec):
-    """When the test set is evaluated (always whole)."""
+    """When the test set, or where there is one the validation part, is evaluated (always whole)."""
 
     every_epochs: PositiveFloat = 1.0
     """Epochs between evaluations; fractions allowed; the last step is always evaluated."""

@@ -11,8 +11,6 @@ OF_ENDS = (
     "samples_per_second", "time_to_target_seconds", "steps_to_target", "gradient_noise_scale", "wall_seconds", "steps", "epochs",
     "samples_seen", "training_seconds",
 )  # fmt: skip
-SCORES_OF_ENDS = {"score": "test", "best_score": "best_test", "train_score": "train"}
-"""By its field in a summary, what a score's name begins with: final_best_score."""
 
 
 class Point(NamedTuple):
@@ -28,6 +26,8 @@ def points_of(record: JournalRecord, state: MirrorState, step_every_s: float) ->
     """What MLflow keeps of a record as it comes; the state takes note of it. Args: step_every_s: training seconds between two steps that are sent."""
     if isinstance(record, (StartRecord, StepRecord)):
         state.step = record.step
+    if isinstance(record, StartRecord):
+        state.evaluated_on = record.evaluated_on
     if isinstance(record, StepRecord) and record.step > state.last_step:
         state.last_step = record.step
         # A run that was killed and repeats steps faster is behind the clock of the last one sent; that is no reason to skip.
@@ -36,8 +36,9 @@ def points_of(record: JournalRecord, state: MirrorState, step_every_s: float) ->
     elif isinstance(record, EvalRecord) and record.step > state.last_evaluation_step:
         state.last_evaluation_step = record.step
         # Under a name of its own: step records, which are sent now and then, have samples_seen at this step too.
-        yield Point("test_samples_seen", record.samples_seen, record.training_seconds, record.step)
-        for name, value in (*((f"test_{name}", score) for name, score in record.scores.items()), ("evaluation_seconds", record.evaluation_seconds)):
+        yield Point(f"{state.evaluated_on}_samples_seen", record.samples_seen, record.training_seconds, record.step)
+        scores = {f"{state.evaluated_on}_{name}": score for name, score in record.scores.items()}
+        for name, value in {**scores, "evaluation_seconds": record.evaluation_seconds}.items():
             yield Point(name, value, record.training_seconds, record.step)
 
 
@@ -52,5 +53,7 @@ def step_points(record: StepRecord, state: MirrorState) -> Iterator[Point]:
 def end_points(summary: RunSummary) -> list[Point]:
     """The metrics of a run's end."""
     values = {f"final_{name}": getattr(summary, name) for name in OF_ENDS}
-    values |= {f"final_{begin}_{summary.headline.name}": getattr(summary, field) for field, begin in SCORES_OF_ENDS.items()}
+    part, scores = summary.evaluated_on, {"train": summary.train_score, "test": summary.test_score}
+    scores |= {part: summary.score, f"best_{part}": summary.best_score}
+    values |= {f"final_{begin}_{summary.headline.name}": score for begin, score in scores.items()}
     return [Point(name, value, summary.training_seconds, summary.steps) for name, value in values.items() if value is not None]

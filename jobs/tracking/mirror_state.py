@@ -25,6 +25,8 @@ class MirrorState:
     last_step: int = 0
     """Step records up to this one were weighed; a resumed run that repeats them sends them no second time."""
     last_evaluation_step: int = 0
+    evaluated_on: str = "test"
+    """The part that evaluations are of."""
     last_sent_s: float | None = None
     """Training seconds of the last step record that was sent."""
     last_sent_step: int = 0

@@ -71,7 +71,8 @@ class TrainingView:
         if isinstance(record, StartRecord):
             self._metric = record.headline.metric
             classes = "" if record.num_classes is None else f", {record.num_classes:,} classes"
-            self.notice(f"{record.num_train_samples:,} training samples, {record.num_test_samples:,} test samples{classes}")
+            held_out = "" if record.num_validation_samples is None else f"{record.num_validation_samples:,} validation samples, "
+            self.notice(f"{record.num_train_samples:,} training samples, {held_out}{record.num_test_samples:,} test samples{classes}")
         elif isinstance(record, EvalRecord):
             self._score = f"  {self._metric.in_words(record.score)}"
             if not self._live:

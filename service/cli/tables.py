@@ -28,8 +28,9 @@ def plain_table(*columns: str, numbers: bool = False, title: str | None = None) 
 
 def print_runs(rows: list[dict[str, Any]]) -> None:
     """A line for each run's summary; a single one that is too long for the terminal becomes a line for each of its values."""
-    names = {row["headline"]["name"] for row in rows}
-    test = {"accuracy": "test acc."}.get(name := names.pop(), f"test {name}") if len(names) == 1 else "test score"
+    names, parts = {row["headline"]["name"] for row in rows}, {row.get("evaluated_on", "test") for row in rows}
+    part = parts.pop() if len(parts) == 1 else "last"
+    test = f"{part} {'acc.' if names == {'accuracy'} else names.pop() if len(names) == 1 else 'score'}"
     columns: dict[str, Callable[[dict[str, Any]], str]] = {
         "run": lambda row: str(row.get("recipe", row["run_id"])),
         "batch": lambda row: f"{row['global_batch_size']:,}",
@@ -39,6 +40,7 @@ def print_runs(rows: list[dict[str, Any]]) -> None:
         "training s": lambda row: f"{row['training_seconds']:.2f}",
         "s to target": lambda row: "-" if row["time_to_target_seconds"] is None else f"{row['time_to_target_seconds']:.2f}",
         test: lambda row: "-" if row["score"] is None else f"{row['score']:.4f}",
+        **({"test, at the end": lambda row: "-" if row.get("test_score") is None else f"{row['test_score']:.4f}"} if part != "test" else {}),
         "best": lambda row: "-" if row["best_score"] is None else f"{row['best_score']:.4f}",
         "samples/s": lambda row: "-" if row["samples_per_second"] is None else f"{row['samples_per_second']:,.0f}",
         "noise scale": lambda row: "-" if row["gradient_noise_scale"] is None else f"{row['gradient_noise_scale']:,.0f}",

@@ -6,7 +6,7 @@ The page goes on from here with what it hears live, by the same rule (`web/stati
 import math
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -51,6 +51,8 @@ class Cost(BaseModel):
     world_size: int = 1
     headline: Headline = Headline()
     """What the scores are of."""
+    evaluated_on: Literal["test", "validation"] = "test"
+    """The part of the data that the evaluations are of."""
 
     def at(self, training_seconds: float) -> float:
         """Device seconds at this training second."""
@@ -131,7 +133,13 @@ class Curves:
             self._starts.pop()  # it went on from before that one
         cost = self._cost(record.training_seconds)
         self._starts.append(
-            Cost(device_seconds=cost, training_seconds=record.training_seconds, world_size=record.world_size, headline=record.headline)
+            Cost(
+                device_seconds=cost,
+                training_seconds=record.training_seconds,
+                world_size=record.world_size,
+                headline=record.headline,
+                evaluated_on=record.evaluated_on,
+            )
         )
 
     def _add_noise(self, record: StepRecord, placed: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from largebatch.tuning.results.analysis.critical_batch import edges
 from largebatch.tuning.results.analysis.step_time import Profile
 from largebatch.tuning.results.answers import Choice
 from largebatch.tuning.results.findings import Findings
-from largebatch.tuning.results.run_result import differences_in_words
+from largebatch.tuning.results.run_result import differences_in_words, evaluated_on
 from largebatch.tuning.results.wording import momentum_name
 
 BATCH = "global batch size"
@@ -61,21 +61,21 @@ def steps_and_samples(findings: Findings) -> list[Chart]:
 
 def frontiers(findings: Findings) -> list[Chart]:
     """Time against score over all runs, and time against samples to the target over batch sizes."""
-    points, name = findings.score_frontier, findings.metric.name
+    points, name = findings.score_frontier, f"{evaluated_on(findings.runs)} {findings.metric.name}"
     every = [(at.training_seconds, at.score) for run in findings.runs for at in run.evaluations]
     standing = Series(
         "frontier", [point.seconds for point in points], [point.score for point in points], colour=1,
         notes=[f"batch {point.global_batch_size:,}: {findings.metric.format(point.score)} after {point.seconds:.3g} s" for point in points],
     )  # fmt: skip
     best = Chart(
-        "score-frontier", f"The best test {name} by each moment", SECONDS, f"test {name}",
+        "score-frontier", f"The best {name} by each moment", SECONDS, name,
         [Series("every evaluation", [s for s, _ in every], [a for _, a in every], draws="marks", colour=6), standing],
         caption=_caption(findings), log_x=True, levels=[(findings.target, f"target {findings.target:g}")],
     )  # fmt: skip
     batches = [_of_choices("every batch size", findings.choices, "marks", 6), _of_choices("frontier", findings.cost_frontier, "both", 1)]
     missed = ", ".join(f"{missed.global_batch_size:,}" for missed in findings.missed)
     cost = Chart(
-        "cost-frontier", f"Time against samples, to test {name} {findings.target:g}", SECONDS, "samples to target", batches,
+        "cost-frontier", f"Time against samples, to {name} {findings.target:g}", SECONDS, "samples to target", batches,
         caption=_caption(findings, f"missed the target: batch {missed}, so not shown" if missed else ""), log_x=True, log_y=True,
     )  # fmt: skip
     return [best, cost]
@@ -87,13 +87,14 @@ def _of_choices(name: str, choices: Sequence[Choice], draws: Draws, colour: int)
 
 
 def score_of_batch(findings: Findings) -> Chart:
-    """Train and test score against the batch; where runs end at the target this shows their stopping rule, and the caption says so."""
+    """Train and evaluation score against the batch; where runs end at the target this shows their stopping rule, and the caption says so."""
     runs = [run for best in findings.best for run in best.runs]
     ended = sum(run.summary.steps_to_target == run.summary.steps for run in runs)
     stopped = f"{ended} of these {len(runs)} runs ended when they met their target, so they show where that is set, not how far a batch comes"
-    fields, best = (("test, best", "best_score"), ("train, at the end", "train_score")), findings.best
+    part = evaluated_on(runs)
+    fields, best = ((f"{part}, best", "best_score"), ("train, at the end", "train_score")), findings.best
     series = [_measured(name, best, field) for name, field in fields if all(getattr(tried, field).median is not None for tried in best)]
-    chart = _against_batch(findings, "score-of-batch", f"Train and test {findings.metric.name} against the batch", findings.metric.name, series)
+    chart = _against_batch(findings, "score-of-batch", f"Train and {part} {findings.metric.name} against the batch", findings.metric.name, series)
     return replace(chart, caption=f"{chart.caption}; {stopped}" if ended else chart.caption)
 
 

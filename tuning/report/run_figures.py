@@ -7,7 +7,7 @@ from pathlib import Path
 from largebatch.jobs.run import run_folder
 from largebatch.tuning.report.charts import Chart, Series
 from largebatch.tuning.results.collect import collect
-from largebatch.tuning.results.run_result import RunResult, differences_in_words, settings_of
+from largebatch.tuning.results.run_result import RunResult, differences_in_words, evaluated_on, settings_of
 
 SECONDS = "training seconds"
 MOST_CURVES = 12
@@ -15,7 +15,7 @@ MOST_CURVES = 12
 
 
 def score_curves(results: Sequence[RunResult]) -> Chart:
-    """The test score against training seconds, one curve per run; of more than a legend holds, one colour, one broken line, per batch."""
+    """Evaluated score against training seconds, one curve per run; of more than a legend holds, one colour, one broken line, per batch."""
     devices = ", ".join(dict.fromkeys(result.device for result in results))
     targets = dict.fromkeys(result.summary.target for result in results if result.summary.target is not None)
     by_batch: dict[int, list[RunResult]] = {}
@@ -26,7 +26,7 @@ def score_curves(results: Sequence[RunResult]) -> Chart:
         curves = [_curve(f"batch {batch:,}, {len(members)} runs", members) for batch, members in sorted(by_batch.items())]
     name = " or ".join(dict.fromkeys(result.metric.name for result in results))
     return Chart(
-        "score-curves", f"{name.capitalize()} against training time, {devices}", SECONDS, f"test {name}", curves,
+        "score-curves", f"{name.capitalize()} against training time, {devices}", SECONDS, f"{evaluated_on(results)} {name}", curves,
         caption="; ".join(filter(None, [conditions(results), on_unlike_footing(results)])),
         levels=[(target, f"target {target:g}") for target in targets],
     )  # fmt: skip

@@ -150,9 +150,10 @@ def _from_mlflow(client: Any, run: Any) -> RunResult:
 
 def _curve(client: Any, run: Any, summary: RunSummary) -> tuple[Evaluation, ...]:
     """From the metrics' histories, two requests a run: of long curves, and of runs that an earlier version mirrored."""
-    samples = {metric.step: int(metric.value) for metric in client.get_metric_history(run.info.run_id, "test_samples_seen")}
+    part = summary.evaluated_on
+    samples = {metric.step: int(metric.value) for metric in client.get_metric_history(run.info.run_id, f"{part}_samples_seen")}
     return tuple(
         Evaluation(metric.step, samples.get(metric.step, metric.step * summary.global_batch_size), (metric.timestamp - run.info.start_time) / 1000,
                    metric.value)
-        for metric in sorted(client.get_metric_history(run.info.run_id, f"test_{summary.headline.name}"), key=lambda metric: metric.step)
+        for metric in sorted(client.get_metric_history(run.info.run_id, f"{part}_{summary.headline.name}"), key=lambda metric: metric.step)
     )  # fmt: skip

@@ -125,6 +125,11 @@ class RunResult:
         return next((point for point in self.evaluations if self.metric.meets(point.score, target)), None)
 
 
+def evaluated_on(results: Iterable[RunResult]) -> str:
+    """The name of the part of the data that runs were evaluated on while training, for a title: "test", "validation", or both."""
+    return " or ".join(dict.fromkeys(result.summary.evaluated_on for result in results)) or "test"
+
+
 def part_in_words(fields: Mapping[str, Any], part: str) -> str:
     """A spec's data set or model: `digits`, or `mlp (depth 2, width 512)`. Args: fields: flat; part: "dataset" or "model"."""
     return _with_arguments(_plain_name(fields, part), _arguments_of(fields, part))
@@ -139,6 +144,8 @@ def _arguments_of(fields: Mapping[str, Any], part: str) -> dict[str, str]:
     """Keyword arguments, in the order of their names."""
     begin = f"{part}.arguments."
     arguments = {name.removeprefix(begin): str(value) for name, value in fields.items() if name.startswith(begin) and value not in (None, {}, [])}
+    if part == "dataset" and fields.get("dataset.validation") is not None:
+        arguments["validation"] = str(fields["dataset.validation"])
     return dict(sorted(arguments.items()))
 
 

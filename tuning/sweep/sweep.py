@@ -136,4 +136,4 @@ def _run_trials(search: Search, listener: SweepListener, options: TrialOptions, 
 
 def num_train_samples(base: TrainSpec, data_dir: Path) -> int:
     """Training samples of the recipe's data set. Raises: DataError."""
-    return len(load_dataset(base.dataset, data_dir).train)
+    return len(load_dataset(base.dataset, data_dir, base.task).train)

@@ -39,9 +39,13 @@ class Listing(NamedTuple):
 class FolderPart:
     """One part (train or val) of an image folder: (float image (3, size, size), label) by index."""
 
-    def __init__(self, listing: Listing, transform: Any) -> None:
-        self._samples, self._transform = listing.samples, transform
+    def __init__(self, listing: Listing, transform: Any, evaluation_transform: Any) -> None:
+        self._listing, self._samples, self._transform, self._evaluation_transform = listing, listing.samples, transform, evaluation_transform
         self.classes = listing.classes
+
+    def for_evaluation(self) -> "FolderPart":
+        """The same pictures without random changes."""
+        return FolderPart(self._listing, self._evaluation_transform, self._evaluation_transform)
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -68,8 +72,8 @@ def load_image_folder(root: Path, image_size: int, augment: AugmentSpec) -> Data
     if listings[0].classes != listings[1].classes:
         differing = sorted(set(listings[0].classes) ^ set(listings[1].classes))
         raise DataError("--data-dir", f"{root}: train and val hold different classes, {differing[0]!r} for one.", "Give both the same folders.")
-    train = FolderPart(listings[0], v2.Compose([*crop, *flip, *finish]))
-    test = FolderPart(listings[1], v2.Compose([*centre, *finish]))
+    plain = v2.Compose([*centre, *finish])
+    train, test = FolderPart(listings[0], v2.Compose([*crop, *flip, *finish]), plain), FolderPart(listings[1], plain, plain)
     notices = tuple(_left_out_in_words(folder, listing.left_out) for folder, listing in zip(folders, listings, strict=True) if listing.left_out)
     return Dataset(root.name, train, test, len(train.classes), (3, image_size, image_size), notices=notices)
 

@@ -1,4 +1,4 @@
-"""Loads a person's own data set, two parts by one entry point; what would be read wrongly is refused by name."""
+"""Loads a person's own data set, two or three parts by one entry point; what would be read wrongly is refused by name."""
 
 import math
 import operator
@@ -18,7 +18,8 @@ from largebatch.jobs.errors import DataError
 from largebatch.jobs.spec.train_spec import DatasetSpec
 
 FIELD = "dataset.entry_point"
-KINDS = ("training", "test")
+KINDS = {2: ("training", "test"), 3: ("training", "validation", "test")}
+"""What the parts are, by how many there are."""
 MAP_STYLE = "Make it map-style: __len__, and __getitem__(index) that gives (input tensor, label)."
 FOR_MODEL = ("num_outputs", "vocabulary_size", "sequence_length")
 """What a training set without classes may say of itself, for the model."""
@@ -33,13 +34,14 @@ def load_own(spec: DatasetSpec, takes_classes: bool) -> Dataset:
     Raises: SpecError, DataError.
     """
     name = spec.entry_point or ""
-    parts = _two_parts(name, call_entry_point(FIELD, name, spec.arguments))
+    parts = _parts(name, call_entry_point(FIELD, name, spec.arguments))
     hold = _labelled if takes_classes else _tensors
-    by_kind = {kind: hold(part, kind) if _is_tensor_dataset(part) else part for kind, part in zip(KINDS, parts, strict=True)}
-    train, test = by_kind.values()
-    if len(train) == 0 or len(test) == 0:
-        raise DataError(FIELD, f"returned {len(train)} training and {len(test)} test samples; both must have some.")
-    dataset = _with_classes(name, parts[0], by_kind) if takes_classes else _without_classes(name, parts[0], by_kind)
+    by_kind = {kind: hold(part, kind) if _is_tensor_dataset(part) else part for kind, part in parts.items()}
+    if any(len(part) == 0 for part in by_kind.values()):
+        words = [f"{len(part)} {kind}" for kind, part in by_kind.items()]
+        every = "both" if len(words) == 2 else "all"
+        raise DataError(FIELD, f"returned {', '.join(words[:-1])} and {words[-1]} samples; {every} must have some.")
+    dataset = (_with_classes if takes_classes else _without_classes)(name, parts["training"], by_kind)
     for kind, part in by_kind.items():
         _refuse_bad_ends(part, kind, dataset)
     notices = (_non_finite_in_words(leaf, kind) for kind, part in by_kind.items() if isinstance(part, Tensors) for leaf in leaves(part.batch))
@@ -47,15 +49,17 @@ def load_own(spec: DatasetSpec, takes_classes: bool) -> Dataset:
 
 
 def _with_classes(name: str, given: Any, by_kind: dict[str, Any]) -> Dataset:
-    """A data set of (input, label). Args: given: the training set as it was returned; by_kind: both parts as they are read."""
-    first, other = (part.inputs[0] if isinstance(part, Images) else read_sample(part, 0, FIELD, kind, True)[0] for kind, part in by_kind.items())
-    if (first.shape, first.dtype) != (other.shape, other.dtype):
-        forms = " and ".join(f"{tuple(sample.shape)} {sample.dtype}" for sample in (first, other))
-        raise DataError(FIELD, f"training and test samples differ in shape or type: {forms}.", "Prepare both the same way.")
+    """A data set of (input, label). Args: given: the training set as it was returned; by_kind: the parts as they are read."""
+    first, *others = (part.inputs[0] if isinstance(part, Images) else read_sample(part, 0, FIELD, kind, True)[0] for kind, part in by_kind.items())
+    for kind, other in zip([*by_kind][1:], others, strict=True):
+        if (first.shape, first.dtype) != (other.shape, other.dtype):
+            forms = " and ".join(f"{tuple(sample.shape)} {sample.dtype}" for sample in (first, other))
+            raise DataError(FIELD, f"training and {kind} samples differ in shape or type: {forms}.", "Prepare both the same way.")
     num_classes = _num_classes_of(given)
     if num_classes is None:
         raise DataError(FIELD, "the number of classes is not known.", "Give the training set an attribute num_classes.")
-    dataset = Dataset(name, by_kind["training"], by_kind["test"], num_classes, tuple(first.shape), input_dtype=first.dtype)
+    train, test, held_out = by_kind["training"], by_kind["test"], by_kind.get("validation")
+    dataset = Dataset(name, train, test, num_classes, tuple(first.shape), input_dtype=first.dtype, validation=held_out)
     if dataset.normalises:
         if first.ndim != 3:
             problem = f"uint8 samples are taken for images (channels, height, width), and these are {tuple(first.shape)}."
@@ -68,27 +72,31 @@ def _without_classes(name: str, given: Any, by_kind: dict[str, Any]) -> Dataset:
     """A data set of any tensors; nothing is normalised. Args: see `_with_classes`."""
     samples = [part.row(0) if isinstance(part, Tensors) else read_sample(part, 0, FIELD, kind, False) for kind, part in by_kind.items()]
     forms = [tuple((path, tuple(leaf.shape), leaf.dtype) for path, leaf in named_leaves(sample)) for sample in samples]
-    if forms[0] != forms[1]:
-        words = " and ".join(", ".join(f"{path}: {shape} {dtype}" for path, shape, dtype in form) for form in forms)
-        raise DataError(FIELD, f"training and test samples differ in shape or type: {words}.", "Prepare both the same way.")
+    for kind, form in zip([*by_kind][1:], forms[1:], strict=True):
+        if form != forms[0]:
+            words = " and ".join(", ".join(f"{path}: {shape} {dtype}" for path, shape, dtype in each) for each in (forms[0], form))
+            raise DataError(FIELD, f"training and {kind} samples differ in shape or type: {words}.", "Prepare both the same way.")
     told = {option: _attribute(given, option) for option in FOR_MODEL}
     for_model = {option: _count(number, option) for option, number in told.items() if number is not None}
     _, shape, dtype = forms[0][-1]
     if "num_outputs" not in for_model and len(forms[0]) > 1 and dtype.is_floating_point:
         for_model["num_outputs"] = max(math.prod(shape), 1)
-    train, test = by_kind.values()
-    return Dataset(name, train, test, None, forms[0][0][1], input_dtype=forms[0][0][2], sample_leaves=forms[0], for_model=for_model)
+    train, test, held_out = by_kind["training"], by_kind["test"], by_kind.get("validation")
+    shape, dtype = forms[0][0][1:]
+    return Dataset(name, train, test, None, shape, input_dtype=dtype, sample_leaves=forms[0], for_model=for_model, validation=held_out)
 
 
-def _two_parts(reference: str, returned: Any) -> tuple[Any, Any]:
-    if not (isinstance(returned, tuple) or type(returned) is list) or len(returned) != 2:
+def _parts(reference: str, returned: Any) -> dict[str, Any]:
+    """The parts that were returned, by what they are called."""
+    if not (isinstance(returned, tuple) or type(returned) is list) or len(returned) not in KINDS:
         inner = f" of {', '.join(type(part).__name__ for part in returned)}" if isinstance(returned, tuple) else ""
-        hint = "Leave a third part out: what is evaluated while training is the test set." if isinstance(returned, (tuple, list)) else ""
+        hint = "Three sets are (training set, validation set, test set)." if isinstance(returned, (tuple, list)) else ""
         raise DataError(FIELD, f"{reference} must return (training set, test set); it returned a {type(returned).__name__}{inner}.", hint)
-    for part, kind in zip(returned, KINDS, strict=True):
+    parts = dict(zip(KINDS[len(returned)], returned, strict=True))
+    for kind, part in parts.items():
         _refuse_other_than_map_style(part, f"the {kind} set")
         _refuse_batches_of_its_own(part, f"the {kind} set")
-    return returned[0], returned[1]
+    return parts
 
 
 def _refuse_other_than_map_style(part: Any, name: str) -> None:

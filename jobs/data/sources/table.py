@@ -18,6 +18,7 @@ from largebatch.jobs.data.keyed_random import key, sample_order
 from largebatch.jobs.data.sources.image_folder import load_image_folder
 from largebatch.jobs.data.sources.own import load_own
 from largebatch.jobs.data.sources.tokens import token_parts
+from largebatch.jobs.data.sources.validation import hold_out
 from largebatch.jobs.errors import DataError, SpecError
 from largebatch.jobs.spec.mistakes import nearest, refuse_unknown_arguments
 from largebatch.jobs.spec.train_spec import AugmentSpec, DatasetSpec
@@ -33,7 +34,7 @@ def load_dataset(spec: DatasetSpec, data_dir: Path, task: TaskConfig | None = No
     if task.takes_classes and dataset.num_classes is None:
         raise SpecError("task", f"classification needs the numbers of classes, and {dataset.name} has none.", "Choose another task.name.")
     _refuse_augmentation_that_cannot_be(spec, dataset)
-    return dataset
+    return dataset if spec.validation is None else hold_out(dataset, spec.validation)
 
 
 def _by_name(spec: DatasetSpec, data_dir: Path, task: TaskConfig) -> Dataset:

@@ -80,6 +80,13 @@ class TokenSequences(Held):
         """Memory: what is mapped counts nothing, for the system takes it back."""
         return int(self._starts.nbytes + self._stops.nbytes)
 
+    def select(self, indices: Tensor) -> Held:
+        """See `Held`."""
+        chosen = indices.numpy()
+        return TokenSequences(
+            self._tokens, self._starts[chosen], self._stops[chosen], self._length, self._shift, self._padding, self._vocabulary_size
+        )
+
     def gather(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Samples by their numbers: (tokens, targets), both (n, T) int64. Raises: DataError for a token beyond the vocabulary."""
         chosen = indices.numpy()

@@ -51,7 +51,8 @@ class ModelCheck(NamedTuple):
     others: Tree
     """Samples that take the places of some of them."""
     test: Tree
-    num_test_samples: int
+    num_evaluated_samples: tuple[int, ...]
+    """Of each part that is evaluated: the test set, and a validation part where there is one."""
     findings: Findings
 
 
@@ -65,7 +66,8 @@ def check_model(spec: TrainSpec, model: nn.Module, task: Task, dataset: Dataset,
     if num_samples(others) < NUM_SAMPLES:
         others = map_leaves(lambda leaf: leaf.flip(0), train)
     refuse_unsaveable(model)
-    check = ModelCheck(Passes(spec, model, task), train, others, test, len(dataset.test), Findings())
+    evaluated = tuple(len(part) for part in dataset.parts.values() if part is not dataset.train)
+    check = ModelCheck(Passes(spec, model, task), train, others, test, evaluated, Findings())
     with _leaves_no_trace(check):
         find_moved_buffers(check.passes, train, check.findings)
         check.passes.evaluation(test)
@@ -145,7 +147,7 @@ def _try_sizes(check: ModelCheck, plan: TrainPlan) -> None:
             raise PlanError(error.field, error.problem, f"{error.hint}{way_out}") from error
     if evaluation_unit(check.passes.model) > 1:  # no piece is that small
         return
-    for part, total in ((check.train, plan.num_train_samples), (check.test, check.num_test_samples)):
+    for part, total in ((check.train, plan.num_train_samples), *((check.test, number) for number in check.num_evaluated_samples)):
         shares = {total // plan.world_size, -(-total // plan.world_size)}
         for size in sorted({share % samples_at_once(plan.micro_batch_size) for share in shares} & few):
             check.passes.evaluation(rows(part, 0, size))

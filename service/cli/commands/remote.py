@@ -162,7 +162,7 @@ def follow(job_id: JobId, server: Server = None, is_sweep: IsSweep = False) -> N
 
 def _print_events(client: Client, job_id: str, kind: str, out: TextIO) -> int:
     """Print what a job does until it is over. Returns the exit code."""
-    state, reason, num_over, metric = "", None, None, ACCURACY
+    state, reason, num_over, metric, part = "", None, None, ACCURACY, "test"
     for name, data in client.events(job_id, kind):
         if name == "job" and data["progress"].get("runs_over") != num_over:
             num_over = data["progress"].get("runs_over")
@@ -172,8 +172,9 @@ def _print_events(client: Client, job_id: str, kind: str, out: TextIO) -> int:
             print(f"{state}{f': {reason}' if reason else ''}", file=sys.stderr, flush=True)
         elif name == "start":
             metric = Headline.model_validate(data.get("headline", {})).metric
+            part = data.get("evaluated_on", part)
         elif name == "evaluation":
-            score = f"test {metric.in_words(data['score'])}  {data['training_seconds']:.1f} s"
+            score = f"{part} {metric.in_words(data['score'])}  {data['training_seconds']:.1f} s"
             print(f"step {data['step']}  epoch {data['epoch']:.2f}  {score}", file=out, flush=True)
         elif name == "notice":
             print(data["text"], file=sys.stderr, flush=True)

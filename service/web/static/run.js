@@ -20,7 +20,8 @@ async function planOf(job) {
 
 const briefly = (values) => (values.length > 8 ? `${values.slice(0, 8).join(", ")} and ${values.length - 8} more` : values.join(", "));
 
-function drawAll({ steps: { kept: steps }, noise: { kept: noise }, evaluations }) {
+function drawAll({ steps: { kept: steps }, noise: { kept: noise }, evaluations, start }) {
+  const part = start?.evaluated_on ?? "test";
   const axis = one("#axis").value;
   const isEmpty = steps.length + evaluations.length === 0;
   one("#waiting").hidden = !isEmpty;
@@ -28,8 +29,8 @@ function drawAll({ steps: { kept: steps }, noise: { kept: noise }, evaluations }
   if (isEmpty) return; // what is drawn while hidden keeps a size of its own
   const put = (id, traces, extra) => draw(id, traces, AXES[axis], { xaxis: FROM_START, ...extra });
   const of = (name, records, field, colour = 0) => trace(name, along(records, axis), records.map((r) => r[field]), { line: { color: COLOURS[colour] } });
-  put("c-score", [of(`test ${one("#job").dataset.metric}`, evaluations, "score")], { blank: "Not evaluated yet." });
-  put("c-loss", [of("train", steps, "loss"), of("test", evaluations.map((r) => ({ ...r, loss: r.scores.loss })), "loss", 1)]);
+  put("c-score", [of(`${part} ${one("#job").dataset.metric}`, evaluations, "score")], { blank: "Not evaluated yet." });
+  put("c-loss", [of("train", steps, "loss"), of(part, evaluations.map((r) => ({ ...r, loss: r.scores.loss })), "loss", 1)]);
   put("c-rate", [of("learning rate", steps, "learning_rate")]);
   const speed = speeds(steps);
   put("c-speed", [trace("samples per second", along(speed.map(([record]) => record), axis), speed.map(([, value]) => value))],

@@ -319,7 +319,10 @@ class Endless(TorchDataset[Any]):
         ((Endless(), Single()), "the training set (Endless) has no __len__"),
         (plain(), "it returned a TensorDataset."),
         (None, "it returned a NoneType."),
-        ((plain(), plain(), plain()), "it returned a tuple of TensorDataset, TensorDataset, TensorDataset. Leave a third part out"),
+        (
+            (plain(),) * 4,
+            "it returned a tuple of TensorDataset, TensorDataset, TensorDataset, TensorDataset. Three sets are (training set, validation set,",
+        ),
         ({"train": plain(), "test": plain()}, "it returned a dict."),
         ((INPUTS, LABELS), "training sample 0 is a Tensor; it must be (input tensor, label)"),
         (type("Pairs", (list,), {})(zip(INPUTS, LABELS, strict=True)), "must return (training set, test set); it returned a Pairs."),

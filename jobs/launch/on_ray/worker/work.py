@@ -113,7 +113,11 @@ def _train(config: WorkerConfig, ranks: Ranks, preemption: PreemptionNotice) -> 
         try:
             return _take_part(config, spec, ranks, mirror, preemption)
         except InputError as error:
-            unfit = excuse(error, ranks, lambda: load_dataset(spec.dataset, config.data_dir), config, own_node()) if config.has_trained else None
+            unfit = (
+                excuse(error, ranks, lambda: load_dataset(spec.dataset, config.data_dir, spec.task), config, own_node())
+                if config.has_trained
+                else None
+            )
             if unfit is None:
                 raise
             raise unfit from error

@@ -1,0 +1,56 @@
+"""Holds out a part of the training samples: what is decided while training is decided by it, and the test set is left for the end."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Subset
+
+from largebatch.jobs.data.dataset import Dataset, Held, Tensors
+from largebatch.jobs.data.keyed_random import key, sample_order
+from largebatch.jobs.errors import DataError, SpecError
+
+FIELD = "dataset.validation"
+
+
+def hold_out(dataset: Dataset, amount: int | float) -> Dataset:
+    """The data set with a validation part that is taken from its training samples; both keep the file's order.
+
+    Which samples follows from their number alone, never from a run's seed, so all runs of a sweep hold out the same. Of text that is held as
+    one stretch of tokens it is the end: its neighbours would tell of a sequence in the middle. Targets of neither part are the other's.
+
+    Args: amount: samples, or a fraction of them between 0 and 1, rounded.
+    Raises: SpecError where there is a validation part; DataError for a part without samples, or one that leaves none.
+    """
+    if dataset.validation is not None:
+        raise SpecError(FIELD, f"{dataset.name} gives a validation set of its own.", "Leave dataset.validation out.")
+    total = len(dataset.train)
+    number = amount if isinstance(amount, int) else round(amount * total)
+    if number < 1:
+        raise DataError(FIELD, f"{amount:g} of {total} training samples is none.", "Hold out more, or leave dataset.validation out.")
+    if number >= total:
+        raise DataError(FIELD, f"holding out {number} of {total} training samples leaves none to train on.", "Hold out fewer.")
+    if isinstance(dataset.train, Tensors) or not isinstance(dataset.train, Held):
+        order = sample_order(0, key("validation split"), total)
+        rest, held_out = order[number:].sort().values, order[:number].sort().values
+    else:
+        rest, held_out = torch.arange(total - number), torch.arange(total - number, total)
+    return replace(dataset, train=_selected(dataset.train, rest), validation=_selected(_for_evaluation(dataset.train), held_out))
+
+
+def refuse_too_few_left(dataset: Dataset, amount: int | float | None, global_batch_size: int) -> None:
+    """Raise DataError where holding out samples leaves fewer than one global batch."""
+    left = len(dataset.train)
+    if amount is not None and dataset.validation is not None and left < global_batch_size <= left + len(dataset.validation):
+        problem = f"holding out {len(dataset.validation)} samples leaves {left} to train on, fewer than batch.global_batch_size {global_batch_size}."
+        raise DataError(FIELD, problem, "Hold out fewer, or use a smaller batch.")
+
+
+def _selected(part: Any, indices: Tensor) -> Any:
+    return part.select(indices) if isinstance(part, Held) else Subset(part, indices.tolist())
+
+
+def _for_evaluation(part: Any) -> Any:
+    """A part without random changes where it can be had so: an image folder's; a person's own set changes its samples itself."""
+    return part.for_evaluation() if hasattr(part, "for_evaluation") else part
