@@ -134,19 +134,22 @@ def _seen_if_it_fits(state: TrainState, batches: Batches, samples: Slice, precis
         forward = in_precision(state.model, precision, device)
         if isinstance(task, CoupledTask):
             return task.embed(forward, batch)
-        sums = task.metric_sums(forward, batch)
+        sums = dict(task.metric_sums(forward, batch) or {})
         if "loss" not in sums:
             sums = {**sums, "loss": task.loss_sum(forward, batch)}
         sums[WEIGHT] = task.weight(batch)
-        return {name: _exact(value, device) for name, value in sums.items()}
+        return {name: _exact(name, value, device).reshape(()) for name, value in sums.items()}
     except ANYTHING as error:  # a person's own model may raise anything
         if not ran_out_of_memory(error):
             raise failed("model", error, f"after step {state.progress.step}, evaluating {samples.size} samples") from error
     return None
 
 
-def _exact(value: Tensor | float, device: torch.device) -> Tensor:
-    """A sum in the widest numbers of its device, so that adding up loses nothing."""
+def _exact(name: str, value: Tensor | float, device: torch.device) -> Tensor:
+    """A sum in the widest numbers of its device, so that adding up loses nothing. Raises: PlanError for what is no single number."""
+    if not isinstance(value, (int, float)) and not (isinstance(value, Tensor) and value.numel() == 1):
+        form = f"{tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        raise PlanError("task", f"its sum {name} over a batch is {form}; it must be one number.", "End it with .sum().")
     return torch.as_tensor(value, device=device).to(torch.float32 if device.type == "mps" else torch.float64)
 
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from largebatch.jobs.data.dataset import Dataset
 from largebatch.jobs.errors import SpecError
-from largebatch.jobs.spec.mistakes import nearest
+from largebatch.jobs.spec.mistakes import nearest, refuse_unknown_arguments
 
 TRANSFORMERS = "transformers:"
 """Begins the names of these models: transformers:GPT2LMHeadModel."""
@@ -32,7 +32,12 @@ def transformers_model(name: str, arguments: Mapping[str, Any], dataset: Dataset
             "model.name", f"transformers has no model {name!r}.", nearest(name, known, listed=["GPT2LMHeadModel", "BertForMaskedLM", "..."])
         )
     try:
-        config = kind.config_class(**{**_from_data(kind.config_class(), dataset), **arguments})
+        usual = kind.config_class()
+        known_by = {**getattr(usual, "attribute_map", {})}
+        refuse_unknown_arguments("model", name, arguments, sorted({*usual.to_dict(), *known_by}))
+        given = {known_by.get(option, option) for option in arguments}
+        from_data = {option: size for option, size in _from_data(usual, dataset).items() if known_by.get(option, option) not in given}
+        config = kind.config_class(**{**from_data, **arguments})
         config.use_cache = False  # of generation: it would hold every layer's keys and values
         model: nn.Module = kind(config)
     except (TypeError, ValueError, KeyError, AttributeError) as error:

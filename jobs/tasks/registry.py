@@ -4,9 +4,9 @@ The service and the MLflow mirror read specs too, and must not wait for torch: a
 """
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self, get_args
 
-from pydantic import Discriminator, Field, JsonValue, PositiveFloat, PositiveInt, Tag
+from pydantic import Discriminator, Field, JsonValue, PositiveFloat, PositiveInt, Tag, model_validator
 
 from largebatch.jobs.errors import PlanError, SpecError
 from largebatch.jobs.spec_base import Fraction, Spec
@@ -91,6 +91,13 @@ class RegressionConfig(TaskConfig):
     quantile: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
     """quantile: which one."""
 
+    @model_validator(mode="after")
+    def _reads_what_is_set(self) -> Self:
+        for option, loss in (("delta", "huber"), ("quantile", "quantile")):
+            if self.loss != loss and getattr(self, option) != type(self).model_fields[option].default:
+                raise ValueError(f"loss {self.loss!r} does not read {option}; {loss} does")
+        return self
+
     def build(self, dataset: "Dataset", label_smoothing: float) -> "Task":
         """See `TaskConfig`."""
         from largebatch.jobs.tasks.regression import Regression
@@ -172,9 +179,13 @@ class OwnTaskConfig(TaskConfig):
         """See `TaskConfig`. Raises: SpecError where the entry point gives no task."""
         from largebatch.jobs.entry_points import call_entry_point
         from largebatch.jobs.tasks.base import Task
+        from largebatch.jobs.tasks.metric import Metric
 
         _refuse_smoothing(self.entry_point, label_smoothing)
         task = call_entry_point("task.entry_point", self.entry_point, self.arguments)
+        if isinstance(task, Task) and not isinstance(task.headline, Metric):
+            problem = f"the headline of {self.entry_point} is {task.headline!r}; it must be a largebatch.Metric."
+            raise SpecError("task.entry_point", problem, 'Example: headline = largebatch.Metric("f1", "higher").')
         if not isinstance(task, Task):
             raise SpecError(
                 "task.entry_point",

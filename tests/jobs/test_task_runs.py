@@ -119,6 +119,8 @@ class TestRefused:
             ({"task": "regression"}, "Did you mean task.name"),
             ({"task": {"name": "regression", "deltas": 1.0}}, "task.deltas: is not a known key. Did you mean delta"),
             ({"task": {"name": "regression", "delta": 0.0}}, "task.delta: must be above 0"),
+            ({"task": {"name": "regression", "delta": 2.0}}, "loss 'mse' does not read delta; huber does"),
+            ({"task": {"entry_point": f"{OWN}:Unheaded"}}, "headline of own_tasks:Unheaded is 'f1'; it must be a largebatch.Metric"),
             ({"task": {"name": "classification", "class_weights": [1.0]}}, "has 1 weights for 4 classes"),
             ({"task": {"name": "masked-language-modelling"}}, "which token hides another is not known"),
             ({"task": {"name": "multi-label"}, "loss": {"label_smoothing": 0.1}}, "is of classification, and the task is multi-label"),
@@ -132,6 +134,13 @@ class TestRefused:
         job = small_runs.prepared(**{**TASKS["focal"], "task": {"entry_point": f"{OWN}:Nameless"}})
         with pytest.raises((InputError, CodeError), match="its metrics give no number for kappa; they give accuracy, loss"):
             trained(job, tmp_path)
+
+    @pytest.mark.parametrize(
+        ("name", "words"), [("VectorWeight", r"its weight of a batch is \(\d+,\)"), ("VectorMetric", r"its sum accuracy over a batch is \(\d+,\)")]
+    )
+    def test_what_must_be_one_number_is_said_to_be_none(self, name: str, words: str, tmp_path: Path) -> None:
+        with pytest.raises((InputError, CodeError), match=f"{words}.*must be one number"):
+            trained(small_runs.prepared(**{**TASKS["focal"], "task": {"entry_point": f"{OWN}:{name}"}}), tmp_path)
 
     def test_local_steps_of_a_loss_that_couples_samples(self) -> None:
         with pytest.raises(PlanError, match=r"reduction.local_steps: each worker would compare its own samples alone"):

@@ -78,6 +78,8 @@ def _without_classes(name: str, given: Any, by_kind: dict[str, Any]) -> Dataset:
             raise DataError(FIELD, f"training and {kind} samples differ in shape or type: {words}.", "Prepare both the same way.")
     told = {option: _attribute(given, option) for option in FOR_MODEL}
     for_model = {option: _count(number, option) for option, number in told.items() if number is not None}
+    if (num_classes := _num_classes_of(given)) is not None:
+        for_model = {"num_outputs": num_classes, "num_classes": num_classes, **for_model}
     _, shape, dtype = forms[0][-1]
     if "num_outputs" not in for_model and len(forms[0]) > 1 and dtype.is_floating_point:
         for_model["num_outputs"] = max(math.prod(shape), 1)

@@ -3,13 +3,15 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from torch import Tensor
+
 from largebatch.jobs.data.batches import Batches
 from largebatch.jobs.data.keyed_random import key, seed_draws
 from largebatch.jobs.data.trees import Tree
 from largebatch.jobs.engine.out_of_memory import ran_out_of_memory
 from largebatch.jobs.engine.state import TrainState
 from largebatch.jobs.entry_points import ANYTHING, failed
-from largebatch.jobs.errors import DataError, LargebatchError
+from largebatch.jobs.errors import DataError, LargebatchError, PlanError
 from largebatch.jobs.models.sample_dropout import set_dropout_keys
 from largebatch.jobs.plan.step_plan import Slice, StepPlan
 
@@ -64,12 +66,14 @@ class Share:
             return
         with self.noting():
             self._read = {micro_batch: self.read(micro_batch) for micro_batch in self.micro_batches}
-            self.weights = [float(task.weight(batch)) for batch in self._read.values()]
+            with self._in_words("task", "weighing its samples"):
+                self.weights = [_number(task.weight(batch), "weight") for batch in self._read.values()]
         own_weight = sum(self.weights) if self.is_sound else 0.0
         self.total_weight = own_weight if step.is_local else self.state.ranks.sum_numbers(own_weight)[0]
         if not self.total_weight > 0 and self.is_sound:
             problem = f"the {step.samples.size} samples of step {step.number} weigh {self.total_weight:g} together, and a mean divides by that."
-            self.error = DataError("task", problem, "Give some of them a weight.")
+            hint = "Weights must be at least 0." if self.total_weight < 0 else "Give some of them a weight."
+            self.error = DataError("task", problem, hint)
 
     def read(self, micro_batch: Slice) -> Tree:
         """A micro-batch, prepared as the task wants it. Raises: LargebatchError."""
@@ -101,3 +105,11 @@ class Share:
             if ran_out_of_memory(error):
                 raise
             raise failed(field, error, f"at step {self.step.number}, {doing}") from error
+
+
+def _number(value: object, name: str) -> float:
+    """What a person's task gives as one number. Raises: PlanError for anything else."""
+    if isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.numel() == 1):
+        return float(value)
+    form = f"{tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+    raise PlanError("task", f"its {name} of a batch is {form}; it must be one number, the sum over the samples.", "End it with .sum().")

@@ -22,6 +22,7 @@ from largebatch.jobs.data.sources.table import load_dataset
 from largebatch.jobs.errors import DataError, SpecError
 from largebatch.jobs.plan.step_plan import Slice
 from largebatch.jobs.spec.train_spec import DatasetSpec
+from largebatch.jobs.tasks.registry import ClassificationConfig
 
 NUM_SAMPLES, NUM_CLASSES = 40, 3
 INPUTS = torch.randn(NUM_SAMPLES, 4, generator=torch.Generator().manual_seed(0))
@@ -378,3 +379,23 @@ def test_kinds_of_numbers_of_classes(attributes: dict[str, Any], monkeypatch: py
 def test_other_numbers_of_classes_are_refused(attributes: dict[str, Any], problem: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert problem in refused(monkeypatch, (saying(**attributes), Single()))
     assert problem in refused(monkeypatch, (Subset(saying(**attributes), range(9)), Single()))
+
+
+class Weighted(TorchDataset[Any]):
+    """Samples of (input, label, weight)."""
+
+    num_classes = NUM_CLASSES
+
+    def __len__(self) -> int:
+        return NUM_SAMPLES
+
+    def __getitem__(self, index: int) -> Any:
+        return INPUTS[index], LABELS[index], torch.tensor(1.0 + index)
+
+
+def test_weighted_samples_say_their_classes_to_a_model_that_asks_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("odd_data")
+    module.load = lambda: (Weighted(), Weighted())  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "odd_data", module)
+    dataset = load_dataset(DatasetSpec(entry_point="odd_data:load"), Path("nowhere"), ClassificationConfig(sample_weights=True))
+    assert dataset.for_model["num_outputs"] == dataset.for_model["num_classes"] == NUM_CLASSES

@@ -51,9 +51,18 @@ def test_it_trains_in_any_micro_batches(name: str, tmp_path: Path) -> None:
     [
         ({"name": "transformers:GPT3"}, "transformers has no model 'GPT3'"),
         ({"name": "transformers:GPT2LMHeadModel", "arguments": {"n_embd": 15, "n_head": 2}}, "model.arguments: GPT2LMHeadModel cannot be built"),
+        ({"name": "transformers:GPT2LMHeadModel", "arguments": {"n_layers": 1}}, "n_layer"),
         ({"name": "transformer", "arguments": {"width": 15}}, "must be an even number of features"),
     ],
 )
 def test_others_are_refused(model: dict[str, Any], words: str) -> None:
     with pytest.raises(SpecError, match=words):
         small_runs.prepared(**{**TOKENS, "model": model})
+
+
+def test_what_is_given_goes_before_what_the_data_says_under_either_name() -> None:
+    """GPT-2 knows max_position_embeddings as n_positions."""
+    arguments = {"n_layer": 1, "n_embd": 16, "n_head": 2}
+    for name in ("n_positions", "max_position_embeddings"):
+        job = small_runs.prepared(**{**TOKENS, "model": {"name": "transformers:GPT2LMHeadModel", "arguments": {**arguments, name: 40}}})
+        assert job.model.config.n_positions == 40

@@ -127,6 +127,24 @@ def test_a_sweep_from_file_to_answer(run: Run, tmp_path: Path) -> None:
             assert [at.training_seconds for at in row.evaluations] == pytest.approx([at.training_seconds for at in other.evaluations], abs=0.002)
 
 
+def test_a_sweep_of_a_regression_takes_the_lowest_error_for_the_best(run: Run, tmp_path: Path) -> None:
+    """Of rmse, less is better: a search that took the most would keep the rate that hardly learns."""
+    error = {"metric": "rmse", "value": 68.0}
+    out, _ = run(
+        "--json",
+        recipe="diabetes-regression",
+        set={"stop.epochs": 8, "stop.target": error, "stop.at_target": True, "evaluation.every_epochs": 1},
+        each={"batch.global_batch_size": [16, 64]},
+        search={"method": "grid", "space": {"learning_rate.base": [0.0001, 0.02]}},
+    )
+    answer = json.loads(out)
+    assert [row["global_batch_size"] for row in answer["batches"]] == [16, 64]
+    assert [row["learning_rate"] for row in answer["batches"]] == [0.02, 0.02]  # what learns too slowly stays near 160
+    small, large = (row["best_score"] for row in answer["batches"])
+    assert small["high"] < error["value"] < large["low"] < 160
+    assert [row["steps_to_target"]["num_reached"] for row in answer["batches"]] == [2, 0]
+
+
 def test_a_sweep_says_when_it_began_and_what_it_is_called(tmp_path: Path) -> None:
     spec = read_sweep(sweep_file(tmp_path))
     before = time.time()
