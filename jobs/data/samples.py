@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from largebatch.jobs.data.dataset import Dataset
-from largebatch.jobs.data.trees import Tree, named_leaves
+from largebatch.jobs.data.trees import Tree, is_whole, map_leaves, named_leaves
 from largebatch.jobs.entry_points import ANYTHING, described
 from largebatch.jobs.errors import DataError, LargebatchError
+from largebatch.jobs.tasks.number_ranges import NumberRange
 
 
 class SampleForm(NamedTuple):
@@ -20,12 +21,14 @@ class SampleForm(NamedTuple):
     """Path, shape and type of each tensor; for classification of the input alone."""
     num_classes: int | None
     """None where samples have no labels."""
+    ranges: tuple[NumberRange, ...] = ()
+    """What whole numbers may be in some of the tensors."""
 
     @classmethod
     def of(cls, dataset: Dataset) -> "SampleForm":
         """The form of the samples of both parts."""
         if dataset.num_classes is None:
-            return cls(dataset.sample_leaves, None)
+            return cls(dataset.sample_leaves, None, dataset.number_ranges)
         return cls((("0", dataset.input_shape, dataset.sample_dtype),), dataset.num_classes)
 
 
@@ -138,3 +141,15 @@ def refuse_other_form(sample: Tree, index: int, form: SampleForm, field: str, ki
             raise DataError(field, problem, "Bring all samples to one shape.")
         if tensor.dtype != dtype:
             raise DataError(field, f"{name} is {tensor.dtype}{part}, where sample 0 is {dtype}.", "Bring all samples to one type.")
+    refuse_out_of_range(map_leaves(lambda leaf: leaf[None], sample), index, form.ranges, field, kind)
+
+
+def refuse_out_of_range(batch: Tree, first: int, ranges: tuple[NumberRange, ...], field: str, kind: str) -> None:
+    """Raise DataError for a whole number that the task cannot read, naming the sample.
+
+    Args: batch: consecutive samples; first: the number of the first of them.
+    """
+    tensors = dict(named_leaves(batch)) if ranges else {}
+    for each in ranges:
+        if each.path in tensors and is_whole(tensors[each.path]):
+            each.refuse_others(tensors[each.path], first, field, kind)

@@ -75,3 +75,8 @@ def _children(tree: Tree) -> Iterator[tuple[Any, Tree]]:
     if isinstance(tree, (tuple, list)):
         return iter(enumerate(tree))
     raise TypeError(f"a {type(tree).__name__} is neither a tensor nor a tuple, list or dict of tensors")
+
+
+def is_whole(tensor: Tensor) -> bool:
+    """Whether a tensor holds whole numbers."""
+    return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)

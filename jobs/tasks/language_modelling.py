@@ -12,10 +12,9 @@ from torch.nn import functional
 
 from largebatch.jobs.tasks.base import Batch, Forward, Task
 from largebatch.jobs.tasks.metric import ACCURACY, LOSS, Metric
+from largebatch.jobs.tasks.number_ranges import IGNORED
 from largebatch.jobs.tasks.outputs import logits_of, wide
 
-IGNORED = -100
-"""A target that does not count: padding, a prompt, a position that was not masked. torch's and the field's number."""
 LARGEST_EXPONENT = 700.0
 """Beyond it exp leaves float64."""
 PERPLEXITY = Metric("perplexity", "lower")

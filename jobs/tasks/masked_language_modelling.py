@@ -9,7 +9,8 @@ import torch
 
 from largebatch.jobs.data.sample_draws import SampleDraws
 from largebatch.jobs.tasks.base import Batch
-from largebatch.jobs.tasks.language_modelling import IGNORED, LanguageModelling
+from largebatch.jobs.tasks.language_modelling import LanguageModelling
+from largebatch.jobs.tasks.number_ranges import IGNORED
 
 MASKED, RANDOM = 0.8, 0.1
 """Of the positions that are to be told: how many show the mask, and how many another token; the others show what they are."""

@@ -4,12 +4,14 @@ The service and the MLflow mirror read specs too, and must not wait for torch: a
 """
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self, get_args
 
 from pydantic import Discriminator, Field, JsonValue, PositiveFloat, PositiveInt, Tag, model_validator
 
 from largebatch.jobs.errors import PlanError, SpecError
 from largebatch.jobs.spec_base import Fraction, Spec
+from largebatch.jobs.tasks.number_ranges import NumberRange, token_ranges
 
 if TYPE_CHECKING:
     from largebatch.jobs.data.dataset import Dataset
@@ -29,6 +31,10 @@ class TaskConfig(Spec):
     def takes_classes(self) -> bool:
         """Whether samples must be (input, number of a class)."""
         return False
+
+    def number_ranges(self, for_model: Mapping[str, int]) -> tuple[NumberRange, ...]:
+        """What whole numbers in a person's own samples must be. Args: for_model: see `Dataset`."""
+        return ()
 
     @abstractmethod
     def build(self, dataset: "Dataset", label_smoothing: float) -> "Task":
@@ -52,6 +58,11 @@ class ClassificationConfig(TaskConfig):
     def takes_classes(self) -> bool:
         """See `TaskConfig`."""
         return not (self.soft_labels or self.sample_weights)
+
+    def number_ranges(self, for_model: Mapping[str, int]) -> tuple[NumberRange, ...]:
+        """See `TaskConfig`."""
+        stop = None if self.soft_labels else for_model.get("num_outputs")
+        return () if stop is None else (NumberRange("1", stop, "num_outputs"),)
 
     def build(self, dataset: "Dataset", label_smoothing: float) -> "Task":
         """See `TaskConfig`."""
@@ -112,6 +123,10 @@ class LanguageModellingConfig(TaskConfig):
     name: Literal["language-modelling"]
     """Which task it is."""
 
+    def number_ranges(self, for_model: Mapping[str, int]) -> tuple[NumberRange, ...]:
+        """See `TaskConfig`."""
+        return token_ranges(for_model)
+
     def build(self, dataset: "Dataset", label_smoothing: float) -> "Task":
         """See `TaskConfig`."""
         from largebatch.jobs.tasks.language_modelling import LanguageModelling
@@ -131,6 +146,10 @@ class MaskedLanguageModellingConfig(TaskConfig):
     """The token that hides another; the data set's own where it has one."""
 
     target_shift: ClassVar[int] = 0
+
+    def number_ranges(self, for_model: Mapping[str, int]) -> tuple[NumberRange, ...]:
+        """See `TaskConfig`."""
+        return token_ranges(for_model)
 
     def build(self, dataset: "Dataset", label_smoothing: float) -> "Task":
         """See `TaskConfig`."""

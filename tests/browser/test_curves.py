@@ -13,7 +13,7 @@ from largebatch.jobs.run.journal import Journal
 from largebatch.jobs.run.records import Record, StartRecord
 
 STEPS = 5000
-CHARTS = ("accuracy", "loss", "rate", "speed", "noise")
+CHARTS = ("score", "loss", "rate", "speed", "noise")
 EVERY = 30
 """Steps from one noise estimate to the next."""
 
@@ -101,7 +101,7 @@ def test_a_falling_rate_is_drawn_as_falling_live_and_afterwards(browser: Browser
     assert (line["x"][0], line["x"][-1], len(gaps)) == (1, STEPS, 1), "evenly over the whole run"
     assert 500 <= len(line["x"]) <= 1000
     assert found["loss"][0]["y"] == [2.0 / step for step in found["loss"][0]["x"]]
-    assert found["accuracy"][0]["x"] == list(range(100, STEPS + 1, 100)), "every evaluation"
+    assert found["score"][0]["x"] == list(range(100, STEPS + 1, 100)), "every evaluation"
     assert set(found["speed"][0]["y"]) == {32 * 64}
     (noise,) = found["noise"]
     assert noise["x"] == list(range(EVERY, STEPS + 1, EVERY))

@@ -155,7 +155,7 @@ def test_comparing_a_full_batch_and_a_run_without_data(visit: Visit, service: Se
 
     visit.go(f"/compare?run={ids[0]}&run={ids[1]}&run={idle}")
     expect(page.locator("#c-curves .trace")).to_have_count(2)
-    expect(page.locator("#curves-missing")).to_have_text(f"Without a test score yet: {idle}")
+    expect(page.locator("#curves-missing")).to_have_text(f"Without a score yet: {idle}")
     expect(page.locator("#c-fields .point")).to_have_count(2)
     assert page.evaluate(points) == [[64, 1437], 2], "the full batch stands where its size is"
     page.locator("#field").select_option("optimizer.name")
@@ -180,7 +180,7 @@ def test_comparing_a_full_batch_and_a_run_without_data(visit: Visit, service: Se
     visit.keep("compare-full")
 
     visit.go(f"/compare?run={idle}")
-    expect(page.locator("#c-curves")).to_have_text("None of these runs has a test score yet.")
+    expect(page.locator("#c-curves")).to_have_text("None of these runs has a score yet.")
     expect(page.locator("#c-curves svg")).to_have_count(0)
     visit.refuse_barriers()
     assert visit.complaints == []

@@ -11,11 +11,12 @@ from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset,
 from torch.utils.data import Dataset as TorchDataset
 
 from largebatch.jobs.data.dataset import Dataset, Images, Tensors, refuse_bad_labels
-from largebatch.jobs.data.samples import SampleForm, read_sample, refuse_other_form, refuse_unusual_tensor
+from largebatch.jobs.data.samples import SampleForm, read_sample, refuse_other_form, refuse_out_of_range, refuse_unusual_tensor
 from largebatch.jobs.data.trees import leaves, named_leaves
 from largebatch.jobs.entry_points import ANYTHING, call_entry_point, described
 from largebatch.jobs.errors import DataError
 from largebatch.jobs.spec.train_spec import DatasetSpec
+from largebatch.jobs.tasks.registry import TaskConfig
 
 FIELD = "dataset.entry_point"
 KINDS = {2: ("training", "test"), 3: ("training", "validation", "test")}
@@ -27,21 +28,21 @@ CHUNK_ELEMENTS = 2**24
 """Numbers that are looked at for NaN at a time: what that takes in memory is a byte each."""
 
 
-def load_own(spec: DatasetSpec, takes_classes: bool) -> Dataset:
-    """The data set that a person's entry point returns.
+def load_own(spec: DatasetSpec, task: TaskConfig) -> Dataset:
+    """The data set that a person's entry point returns, as a task reads it: (input tensor, number of a class), or any tree of tensors.
 
-    Args: takes_classes: whether samples must be (input tensor, number of a class); else they are any tree of tensors.
     Raises: SpecError, DataError.
     """
     name = spec.entry_point or ""
     parts = _parts(name, call_entry_point(FIELD, name, spec.arguments))
-    hold = _labelled if takes_classes else _tensors
+    hold = _labelled if task.takes_classes else _tensors
     by_kind = {kind: hold(part, kind) if _is_tensor_dataset(part) else part for kind, part in parts.items()}
     if any(len(part) == 0 for part in by_kind.values()):
         words = [f"{len(part)} {kind}" for kind, part in by_kind.items()]
         every = "both" if len(words) == 2 else "all"
         raise DataError(FIELD, f"returned {', '.join(words[:-1])} and {words[-1]} samples; {every} must have some.")
-    dataset = (_with_classes if takes_classes else _without_classes)(name, parts["training"], by_kind)
+    dataset = (_with_classes if task.takes_classes else _without_classes)(name, parts["training"], by_kind)
+    dataset = replace(dataset, number_ranges=task.number_ranges(dataset.for_model))
     for kind, part in by_kind.items():
         _refuse_bad_ends(part, kind, dataset)
     notices = (_non_finite_in_words(leaf, kind) for kind, part in by_kind.items() if isinstance(part, Tensors) for leaf in leaves(part.batch))
@@ -154,7 +155,10 @@ def _refuse_bad_ends(part: Any, kind: str, dataset: Dataset) -> None:
         hint = "Labels count from 0; num_classes of the training set says how many there are."
         refuse_bad_labels(part.labels, dataset.num_classes, FIELD, hint, kind)
         return
-    for index in () if isinstance(part, Tensors) else (0, len(part) - 1):
+    if isinstance(part, Tensors):
+        refuse_out_of_range(part.batch, 0, dataset.number_ranges, FIELD, kind)
+        return
+    for index in (0, len(part) - 1):
         try:
             sample = read_sample(part, index, FIELD, kind, dataset.num_classes is not None)
         except DataError as error:

@@ -30,7 +30,7 @@ NUM_DIGITS_TEST, NUM_DIABETES_TEST = 360, 88
 def load_dataset(spec: DatasetSpec, data_dir: Path, task: TaskConfig | None = None) -> Dataset:
     """The data set that a spec names, as a task reads it (classification where none is given). Raises: SpecError, DataError."""
     task = task or ClassificationConfig()
-    dataset = load_own(spec, task.takes_classes) if spec.entry_point is not None else _by_name(spec, data_dir, task)
+    dataset = load_own(spec, task) if spec.entry_point is not None else _by_name(spec, data_dir, task)
     if task.takes_classes and dataset.num_classes is None:
         raise SpecError("task", f"classification needs the numbers of classes, and {dataset.name} has none.", "Choose another task.name.")
     _refuse_augmentation_that_cannot_be(spec, dataset)

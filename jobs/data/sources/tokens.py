@@ -17,11 +17,10 @@ from torch import Tensor
 
 from largebatch.jobs.data.dataset import Held
 from largebatch.jobs.errors import DataError, SpecError
+from largebatch.jobs.tasks.number_ranges import IGNORED
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 TOKENS, DOCUMENTS, FACTS = "tokens.bin", "documents.bin", "tokens.json"
-IGNORED = -100
-"""A target that does not count; see tasks/language_modelling.py."""
 MAKE = "Make it again with `largebatch tokens`."
 
 

@@ -22,7 +22,7 @@ from largebatch.jobs.data.sources.table import load_dataset
 from largebatch.jobs.errors import DataError, SpecError
 from largebatch.jobs.plan.step_plan import Slice
 from largebatch.jobs.spec.train_spec import DatasetSpec
-from largebatch.jobs.tasks.registry import ClassificationConfig
+from largebatch.jobs.tasks.registry import ClassificationConfig, LanguageModellingConfig, MaskedLanguageModellingConfig, TaskConfig
 
 NUM_SAMPLES, NUM_CLASSES = 40, 3
 INPUTS = torch.randn(NUM_SAMPLES, 4, generator=torch.Generator().manual_seed(0))
@@ -50,11 +50,11 @@ class Single(TorchDataset[Any]):
         return self.change(*sample) if self.only in {None, index} else sample
 
 
-def load(monkeypatch: pytest.MonkeyPatch, returned: Any, **spec: Any) -> Dataset:
+def load(monkeypatch: pytest.MonkeyPatch, returned: Any, task: TaskConfig | None = None, **spec: Any) -> Dataset:
     module = types.ModuleType("odd_data")
     module.load = lambda: returned  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "odd_data", module)
-    return load_dataset(DatasetSpec.model_validate({"entry_point": "odd_data:load", **spec}), Path("nowhere"))
+    return load_dataset(DatasetSpec.model_validate({"entry_point": "odd_data:load", **spec}), Path("nowhere"), task)
 
 
 def refused(monkeypatch: pytest.MonkeyPatch, returned: Any, field: str = "dataset.entry_point", **spec: Any) -> str:
@@ -394,8 +394,74 @@ class Weighted(TorchDataset[Any]):
 
 
 def test_weighted_samples_say_their_classes_to_a_model_that_asks_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = types.ModuleType("odd_data")
-    module.load = lambda: (Weighted(), Weighted())  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "odd_data", module)
-    dataset = load_dataset(DatasetSpec(entry_point="odd_data:load"), Path("nowhere"), ClassificationConfig(sample_weights=True))
+    dataset = load(monkeypatch, (Weighted(), Weighted()), ClassificationConfig(sample_weights=True))
     assert dataset.for_model["num_outputs"] == dataset.for_model["num_classes"] == NUM_CLASSES
+
+
+TOKENS = torch.arange(NUM_SAMPLES * 6).reshape(NUM_SAMPLES, 6) % 9
+
+
+class Sequences(TorchDataset[Any]):
+    """(tokens, targets), read one by one."""
+
+    vocabulary_size = 9
+
+    def __init__(self, tokens: Tensor, targets: Tensor) -> None:
+        self.tensors = tokens, targets
+
+    def __len__(self) -> int:
+        return NUM_SAMPLES
+
+    def __getitem__(self, index: int) -> Any:
+        return self.tensors[0][index], self.tensors[1][index]
+
+
+def changed(tensor: Tensor, place: Any, value: int) -> Tensor:
+    other = tensor.clone()
+    other[place] = value
+    return other
+
+
+ODD_NUMBERS: dict[str, tuple[Any, tuple[Tensor, ...], str]] = {
+    "a token": (
+        LanguageModellingConfig(name="language-modelling"),
+        (changed(TOKENS, (7, 2), 9), TOKENS),
+        "training sample 7 has 9 in 0, which is not in 0 ... 8",
+    ),
+    "a target": (
+        LanguageModellingConfig(name="language-modelling"),
+        (TOKENS, changed(TOKENS, (7, 2), -1)),
+        "sample 7 has -1 in 1, .* or -100 for what",
+    ),
+    "a hidden token": (
+        MaskedLanguageModellingConfig(name="masked-language-modelling"),
+        (changed(TOKENS, (7, 2), -100), TOKENS),
+        "sample 7 has -100 in 0",
+    ),
+    "a label": (
+        ClassificationConfig(sample_weights=True),
+        (INPUTS, changed(LABELS, 7, -100), torch.ones(NUM_SAMPLES)),
+        "sample 7 has -100 in 1, which is not in 0 ... 2",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ODD_NUMBERS)
+def test_whole_numbers_out_of_range_are_refused_by_the_samples_number(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    task, tensors, words = ODD_NUMBERS[name]
+    part = TensorDataset(*tensors)
+    part.vocabulary_size, part.num_outputs = 9, NUM_CLASSES  # type: ignore[attr-defined]
+    with pytest.raises(DataError, match=words):
+        load(monkeypatch, (part, part), task)
+
+
+def test_a_target_that_does_not_count_may_stand_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    part = Sequences(TOKENS, changed(TOKENS, (7, 2), -100))
+    load(monkeypatch, (part, part), LanguageModellingConfig(name="language-modelling"))
+
+
+def test_what_is_read_one_by_one_is_refused_when_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    part = Sequences(changed(TOKENS, (7, 2), 9), TOKENS)
+    dataset = load(monkeypatch, (part, part), LanguageModellingConfig(name="language-modelling"))
+    with pytest.raises(DataError, match=r"sample 7 has 9 in 0, which is not in 0 \.\.\. 8"):
+        everything(dataset, dataset.test)

@@ -1,0 +1,51 @@
+"""The whole numbers that a task's samples may hold; others are refused by the sample's number, before an embedding or a loss meets them.
+
+Imported with the specs, so without torch.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+from largebatch.jobs.errors import DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+IGNORED = -100
+"""A target that does not count: padding, a prompt, a position that was not masked. torch's and the field's number."""
+
+
+class NumberRange(NamedTuple):
+    """What one tensor of each sample may hold: 0 ... stop - 1."""
+
+    path: str
+    """Which tensor: see `named_leaves`."""
+    stop: int
+    said_by: str
+    """The training set's attribute that says so."""
+    may_be_ignored: bool = False
+    """Whether -100 may stand there, too."""
+
+    def refuse_others(self, numbers: "Tensor", first: int, field: str, kind: str) -> None:
+        """Raise DataError for the first number that is out of range.
+
+        Args:
+            numbers: whole ones of consecutive samples, (n, ...).
+            first: the number of the first of them.
+            field, kind: for the sentence.
+        """
+        is_wrong = (numbers < 0) | (numbers >= self.stop)
+        if self.may_be_ignored:
+            is_wrong &= numbers != IGNORED
+        if not bool(is_wrong.any()):
+            return
+        place = tuple(is_wrong.nonzero()[0].tolist())
+        allowed = f"0 ... {self.stop - 1}" + (f", or {IGNORED} for what does not count" if self.may_be_ignored else "")
+        problem = f"{kind} sample {first + place[0]} has {int(numbers[place])} in {self.path}, which is not in {allowed}."
+        raise DataError(field, problem, f"{self.said_by} of the training set says how many there are.")
+
+
+def token_ranges(for_model: Mapping[str, int]) -> tuple[NumberRange, ...]:
+    """Of samples (tokens, targets)."""
+    stop = for_model.get("vocabulary_size")
+    return () if stop is None else (NumberRange("0", stop, "vocabulary_size"), NumberRange("1", stop, "vocabulary_size", may_be_ignored=True))
