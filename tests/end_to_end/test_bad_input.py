@@ -104,7 +104,7 @@ MISTAKES: dict[str, Mistake] = {
     # ---- names
     "unknown optimizer": of("optimizer.name", '"sgd", "adamw", "lars" or "lamb", not "lasr"', "Did you mean lars", optimizer={"name": "lasr"}),
     "unknown model": of("model.name", "'resnet8' is not a model", "resnet9", model={"name": "resnet8"}),
-    "model like no other": of("model.name", "'xyzzy' is not a model", "Known: mlp, lenet", model={"name": "xyzzy"}),
+    "model like no other": of("model.name", "'xyzzy' is not a model", "Known: mlp, transformer", model={"name": "xyzzy"}),
     "unknown data set": of("dataset.name", "'cifar' is not a data set", "Did you mean cifar10", dataset={"name": "cifar"}),
     "option of another optimizer": of("optimizer", "sgd does not read beta1", "it reads", optimizer={"name": "sgd", "beta1": 0.9}),
     "nesterov without momentum": of("optimizer", "nesterov needs a momentum", optimizer={"name": "sgd", "nesterov": True, "momentum": 0.0}),

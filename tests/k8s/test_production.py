@@ -177,8 +177,8 @@ def test_its_result_is_in_mlflow(story: Story) -> None:
     (run,) = mlflow_runs(story)
     summary = story.job["summary"]
     assert (run.info.status, run.data.tags["largebatch.run_id"], run.data.tags["largebatch.outcome"]) == ("FINISHED", story.job["id"], "completed")
-    assert run.data.metrics["score"] == pytest.approx(summary["score"])
-    assert run.data.metrics["final_best_score"] > 0.9
+    assert run.data.metrics["test_accuracy"] == pytest.approx(summary["score"])
+    assert run.data.metrics["final_best_test_accuracy"] > 0.9
     assert run.data.params["optimizer.name"] == "lamb"
 
 
