@@ -1,24 +1,23 @@
-"""The questions that the analysis worker answers: what a command of ours would, and nothing that a request brings."""
+"""The questions that the analysis worker answers: what a command of ours would, and nothing that a request brings.
+
+Each imports what it needs itself: the first plan does not wait for Ray, scipy and plotly.
+"""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from largebatch.jobs.job import prepare
 from largebatch.jobs.spec.train_spec import TrainSpec
-from largebatch.service.present.sweep_plan import plan_facts
-from largebatch.tuning.report.contents import Extras, charts_of
-from largebatch.tuning.results.answers import SweepFindings
-from largebatch.tuning.results.findings import find_in
-from largebatch.tuning.results.wording import answer_of
-from largebatch.tuning.sweep.space import refuse_impossible
-from largebatch.tuning.sweep.spec import SweepSpec
-from largebatch.tuning.sweep.sweep import num_train_samples
+
+if TYPE_CHECKING:
+    from largebatch.tuning.results.answers import SweepFindings
 
 
 def plan(spec: dict[str, Any], data_dir: str, workers: int | None) -> dict[str, Any]:
     """What `largebatch plan` says: facts and lines. Raises: PlanError, DataError."""
+    import torch
+
+    from largebatch.jobs.job import prepare
+
     torch.set_num_threads(1)
     job = prepare(TrainSpec.model_validate(spec), torch.device("cpu"), Path(data_dir), workers)
     return {"facts": job.plan_in_numbers(), "lines": [{"what": what, "how": how} for what, how in job.plan_in_words()]}
@@ -26,16 +25,24 @@ def plan(spec: dict[str, Any], data_dir: str, workers: int | None) -> dict[str, 
 
 def plan_sweep(sweep: dict[str, Any], base: dict[str, Any], data_dir: str) -> dict[str, Any]:
     """What `largebatch sweep --dry-run` says: how many runs, in which groups. Raises: PlanError, SpecError, DataError."""
+    from largebatch.service.present.sweep_plan import plan_facts
+    from largebatch.tuning.sweep.space import refuse_impossible
+    from largebatch.tuning.sweep.spec import SweepSpec
+    from largebatch.tuning.sweep.sweep import num_train_samples
+
     sweep_spec, spec = SweepSpec.model_validate(sweep), TrainSpec.model_validate(base)
     return plan_facts(sweep_spec, refuse_impossible(sweep_spec, spec, num_train_samples(spec, Path(data_dir))))
 
 
-def findings(folder: str, with_figures: bool = False) -> SweepFindings:
+def findings(folder: str, with_figures: bool = False) -> "SweepFindings":
     """What a sweep's runs say so far: choices, frontier, critical batch, advice. Raises: InputError while no run has ended.
 
     Args: with_figures: the report's figures too, as plotly's JSON.
     """
-    from largebatch.tuning.report.plotly_pen import as_json  # plotly, which plans need not wait for
+    from largebatch.tuning.report.contents import Extras, charts_of
+    from largebatch.tuning.report.plotly_pen import as_json
+    from largebatch.tuning.results.findings import find_in
+    from largebatch.tuning.results.wording import answer_of
 
     results = find_in(Path(folder))
     figures = [

@@ -92,8 +92,7 @@ def test_no_request_breaks_what_the_document_promises(tmp_path: Path) -> None:
             "run", f"{service.url}/openapi.json", "--header", f"Authorization: Bearer {token}",
             *(part for name in [*STREAMS, REVOKES] for part in ("--exclude-operation-id", name)),
             "--checks", "all",
-            "--max-examples", "4", "--max-time", "30", "--request-timeout", "30",
-                "--generation-deterministic", "--no-shrink", "--no-color", "--continue-on-failure",
+            "--max-examples", "4", "--max-time", "30", "--generation-deterministic", "--no-shrink", "--no-color", "--continue-on-failure",
         ]  # fmt: skip
         found = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False, timeout=250)
         assert found.returncode == 0, found.stdout.partition(" WARNINGS ")[0][-6000:]

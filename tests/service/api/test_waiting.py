@@ -1,6 +1,7 @@
 """What requests wait for: a pool that a database blocks, and the process that answers heavy questions; neither without end."""
 
 import asyncio
+import subprocess
 import sys
 import threading
 import time
@@ -79,3 +80,10 @@ def test_what_a_look_raises_is_handed_on() -> None:
 
     with ThreadPoolExecutor(1) as pool, pytest.raises(DatabaseError, match="does not answer"):
         asyncio.run(run_within(5.0, pool, fails))
+
+
+def test_a_plan_waits_for_no_library_that_it_does_not_need() -> None:
+    code = (
+        "import sys, largebatch.service.api.analysis, largebatch.jobs.job; print({'ray', 'scipy', 'plotly', 'mlflow', 'optuna'} & set(sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "set()"
