@@ -9,7 +9,7 @@ from torch import Tensor
 
 from largebatch.jobs.data.trees import Tree, leaves, map_leaves, num_samples
 from largebatch.jobs.errors import DataError
-from largebatch.jobs.tasks.number_ranges import NumberRange
+from largebatch.jobs.tasks.number_ranges import AnyRange
 
 EvaluatedOn = Literal["test", "validation"]
 """The part of a data set that targets, the best checkpoint and searches are decided by."""
@@ -127,8 +127,8 @@ class Dataset:
     """Path, shape and type of each tensor of a sample, where there are no classes."""
     for_model: dict[str, int] = field(default_factory=dict)
     """What a model is built for besides classes, as arguments that it may take: num_outputs, vocabulary_size, sequence_length."""
-    number_ranges: tuple[NumberRange, ...] = ()
-    """What whole numbers a person's own samples may hold."""
+    number_ranges: tuple[AnyRange, ...] = ()
+    """What numbers a person's own samples may hold."""
     mask_token: int | None = None
     """Of tokens: the one that hides another."""
     bytes_per_token: tuple[int, ...] = ()

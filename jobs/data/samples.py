@@ -11,7 +11,7 @@ from largebatch.jobs.data.dataset import Dataset
 from largebatch.jobs.data.trees import Tree, is_whole, map_leaves, named_leaves
 from largebatch.jobs.entry_points import ANYTHING, described
 from largebatch.jobs.errors import DataError, LargebatchError
-from largebatch.jobs.tasks.number_ranges import NumberRange
+from largebatch.jobs.tasks.number_ranges import AnyRange, ShareRange
 
 
 class SampleForm(NamedTuple):
@@ -21,8 +21,8 @@ class SampleForm(NamedTuple):
     """Path, shape and type of each tensor; for classification of the input alone."""
     num_classes: int | None
     """None where samples have no labels."""
-    ranges: tuple[NumberRange, ...] = ()
-    """What whole numbers may be in some of the tensors."""
+    ranges: tuple[AnyRange, ...] = ()
+    """What numbers may be in some of the tensors."""
 
     @classmethod
     def of(cls, dataset: Dataset) -> "SampleForm":
@@ -144,12 +144,12 @@ def refuse_other_form(sample: Tree, index: int, form: SampleForm, field: str, ki
     refuse_out_of_range(map_leaves(lambda leaf: leaf[None], sample), index, form.ranges, field, kind)
 
 
-def refuse_out_of_range(batch: Tree, first: int, ranges: tuple[NumberRange, ...], field: str, kind: str) -> None:
-    """Raise DataError for a whole number that the task cannot read, naming the sample.
+def refuse_out_of_range(batch: Tree, first: int, ranges: tuple[AnyRange, ...], field: str, kind: str) -> None:
+    """Raise DataError for numbers that the task cannot read, naming the sample.
 
     Args: batch: consecutive samples; first: the number of the first of them.
     """
     tensors = dict(named_leaves(batch)) if ranges else {}
     for each in ranges:
-        if each.path in tensors and is_whole(tensors[each.path]):
+        if each.path in tensors and (isinstance(each, ShareRange) or is_whole(tensors[each.path])):
             each.refuse_others(tensors[each.path], first, field, kind)

@@ -11,7 +11,7 @@ from pydantic import Discriminator, Field, JsonValue, PositiveFloat, PositiveInt
 
 from largebatch.jobs.errors import PlanError, SpecError
 from largebatch.jobs.spec_base import Fraction, Spec
-from largebatch.jobs.tasks.number_ranges import NumberRange, token_ranges
+from largebatch.jobs.tasks.number_ranges import AnyRange, NumberRange, ShareRange, token_ranges
 
 if TYPE_CHECKING:
     from largebatch.jobs.data.dataset import Dataset
@@ -32,8 +32,8 @@ class TaskConfig(Spec):
         """Whether samples must be (input, number of a class)."""
         return False
 
-    def number_ranges(self, for_model: Mapping[str, int]) -> tuple[NumberRange, ...]:
-        """What whole numbers in a person's own samples must be. Args: for_model: see `Dataset`."""
+    def number_ranges(self, for_model: Mapping[str, int]) -> tuple[AnyRange, ...]:
+        """What the numbers in a person's own samples must be. Args: for_model: see `Dataset`."""
         return ()
 
     @abstractmethod
@@ -59,9 +59,11 @@ class ClassificationConfig(TaskConfig):
         """See `TaskConfig`."""
         return not (self.soft_labels or self.sample_weights)
 
-    def number_ranges(self, for_model: Mapping[str, int]) -> tuple[NumberRange, ...]:
+    def number_ranges(self, for_model: Mapping[str, int]) -> tuple[AnyRange, ...]:
         """See `TaskConfig`."""
-        stop = None if self.soft_labels else for_model.get("num_outputs")
+        if self.soft_labels:
+            return (ShareRange("1", adds_to_one=True),)
+        stop = for_model.get("num_outputs")
         return () if stop is None else (NumberRange("1", stop, "num_outputs"),)
 
     def build(self, dataset: "Dataset", label_smoothing: float) -> "Task":
@@ -81,6 +83,10 @@ class MultiLabelConfig(TaskConfig):
 
     name: Literal["multi-label"]
     """Which task it is."""
+
+    def number_ranges(self, for_model: Mapping[str, int]) -> tuple[AnyRange, ...]:
+        """See `TaskConfig`."""
+        return (ShareRange("1", adds_to_one=False),)
 
     def build(self, dataset: "Dataset", label_smoothing: float) -> "Task":
         """See `TaskConfig`."""
@@ -123,7 +129,7 @@ class LanguageModellingConfig(TaskConfig):
     name: Literal["language-modelling"]
     """Which task it is."""
 
-    def number_ranges(self, for_model: Mapping[str, int]) -> tuple[NumberRange, ...]:
+    def number_ranges(self, for_model: Mapping[str, int]) -> tuple[AnyRange, ...]:
         """See `TaskConfig`."""
         return token_ranges(for_model)
 
@@ -147,7 +153,7 @@ class MaskedLanguageModellingConfig(TaskConfig):
 
     target_shift: ClassVar[int] = 0
 
-    def number_ranges(self, for_model: Mapping[str, int]) -> tuple[NumberRange, ...]:
+    def number_ranges(self, for_model: Mapping[str, int]) -> tuple[AnyRange, ...]:
         """See `TaskConfig`."""
         return token_ranges(for_model)
 

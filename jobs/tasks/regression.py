@@ -74,7 +74,7 @@ class Regression(Task):
         """Both (N, D), in float32 at the least. Raises: ValueError where there are not as many predictions as targets."""
         inputs, targets = batch
         outputs = wide(logits_of(model(inputs)))
-        if outputs.numel() != targets.numel():
+        if len(outputs) != len(targets) or outputs.numel() != targets.numel():
             raise ValueError(f"the model gives {tuple(outputs.shape)} for targets {tuple(targets.shape)}")
         targets_ND = targets.to(outputs.dtype).reshape(len(targets), -1)
         return outputs.reshape(targets_ND.shape), targets_ND

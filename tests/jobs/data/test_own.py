@@ -22,7 +22,7 @@ from largebatch.jobs.data.sources.table import load_dataset
 from largebatch.jobs.errors import DataError, SpecError
 from largebatch.jobs.plan.step_plan import Slice
 from largebatch.jobs.spec.train_spec import DatasetSpec
-from largebatch.jobs.tasks.registry import ClassificationConfig, LanguageModellingConfig, MaskedLanguageModellingConfig, TaskConfig
+from largebatch.jobs.tasks.registry import ClassificationConfig, LanguageModellingConfig, MaskedLanguageModellingConfig, MultiLabelConfig, TaskConfig
 
 NUM_SAMPLES, NUM_CLASSES = 40, 3
 INPUTS = torch.randn(NUM_SAMPLES, 4, generator=torch.Generator().manual_seed(0))
@@ -422,6 +422,7 @@ def changed(tensor: Tensor, place: Any, value: int) -> Tensor:
     return other
 
 
+SHARES = torch.eye(NUM_CLASSES)[LABELS]
 ODD_NUMBERS: dict[str, tuple[Any, tuple[Tensor, ...], str]] = {
     "a token": (
         LanguageModellingConfig(name="language-modelling"),
@@ -437,6 +438,16 @@ ODD_NUMBERS: dict[str, tuple[Any, tuple[Tensor, ...], str]] = {
         MaskedLanguageModellingConfig(name="masked-language-modelling"),
         (changed(TOKENS, (7, 2), -100), TOKENS),
         "sample 7 has -100 in 0",
+    ),
+    "a share": (
+        ClassificationConfig(soft_labels=True),
+        (INPUTS, changed(SHARES, (7, 2), 1)),
+        "sample 7 are 0, 1, 1; they must be shares .* that add up to 1",
+    ),
+    "one of several labels": (
+        MultiLabelConfig(name="multi-label"),
+        (INPUTS, changed(SHARES, (7, 2), 2)),
+        "training sample 7 are 0, 1, 2; they must be 0, 1, or",
     ),
     "a label": (
         ClassificationConfig(sample_weights=True),
