@@ -1,28 +1,36 @@
 """The gradient noise scale, from the squared norms that accumulation gives for free.
 
-A step's batch of B samples comes as k micro-batches of b_i samples with mean gradients g_i, and
+A step's batch of B samples weighs W and comes as k pieces that weigh W_j > 0; g_j is the mean gradient of a piece (a sum over
+its samples over W_j), and
 
-    G_B = sum_i (b_i / B) g_i,    A = sum_i (b_i / B) |g_i|^2
-
-With independent samples E|g_i|^2 = |G|^2 + tr(Sigma) / b_i, hence E A = |G|^2 + k tr(Sigma) / B and
-E|G_B|^2 = |G|^2 + tr(Sigma) / B, also for uneven micro-batches. So
-
+    G_B = sum_j (W_j / W) g_j,    A = sum_j (W_j / W) |g_j|^2,    A - |G_B|^2 = sum_j (W_j / W) |g_j - G_B|^2
     tr(Sigma) ~ (A - |G_B|^2) B / (k - 1),    |G|^2 ~ |G_B|^2 - tr(Sigma) / B
 
-are unbiased (for two equal micro-batches they are appendix A.1 of McCandlish et al., arXiv:1812.06162). Only their
-means over many steps are divided: B_simple = mean tr(Sigma) / mean |G|^2. A mean of ratios is biased.
+tr(Sigma) / B is the variance of G_B, so tr(Sigma) is per sample of the mean weight W / B: per sequence where tokens are what weighs;
+times W / B it is per token. With independent samples, v_i the variance of sample i's gradient about w_i G, v_j of a piece, v of the batch:
+
+    E[(A - |G_B|^2) B / (k - 1)] = (B v / W^2) (1 + bias),    bias = (sum_j (v_j / v) / (W_j / W) - 1) / (k - 1) - 1
+
+The bias is 0, whatever the sizes of the pieces, where a sample's variance is in proportion to its weight: where all weigh the same (for two
+equal micro-batches this is appendix A.1 of McCandlish et al., arXiv:1812.06162), and where tokens' noise is independent. It is 0 for
+any noise where pieces weigh the same. Else, as where all tokens of a sequence err together (v_i ~ w_i^2), it is below 0 and falls
+with the samples of a piece (docs/decisions/036). Where the mean gradient per unit of weight depends on the weight, as with class
+weights, all of this holds to first order in 1 / (samples of a piece), as for any ratio of sums.
+
+Only means over many steps are divided: B_simple = mean tr(Sigma) / mean |G|^2. A mean of ratios is biased.
 """
 
 from dataclasses import dataclass
 
 
 def estimate(mean_squared_norm: float, squared_norm: float, batch_size: int, num_micro_batches: int) -> tuple[float, float]:
-    """One step's unbiased estimates (tr(Sigma), |G|^2); the second can be negative.
+    """One step's estimates (tr(Sigma), |G|^2), unbiased but for what stands above; the second can be negative.
 
     Args:
-        mean_squared_norm: A, squared norms of the micro-batches' mean gradients, weighted by their samples.
+        mean_squared_norm: A, squared norms of the pieces' mean gradients, weighted by what they weigh.
         squared_norm: |G_B|^2, of the whole batch's mean gradient.
-        num_micro_batches: k >= 2.
+        batch_size: B, in samples; those that weigh nothing are counted.
+        num_micro_batches: k >= 2; pieces that weigh nothing are not counted.
     """
     covariance_trace = (mean_squared_norm - squared_norm) * batch_size / (num_micro_batches - 1)
     return covariance_trace, squared_norm - covariance_trace / batch_size
@@ -44,7 +52,7 @@ class NoiseSums:
 
     @property
     def noise_scale(self) -> float | None:
-        """Mean trace over mean squared norm, in samples; None while that is not a positive number."""
+        """Mean trace over mean squared norm, in samples of the mean weight (sequences, where tokens weigh); None while it is no positive number."""
         if self.covariance_trace <= 0 or self.gradient_norm_squared <= 0:
             return None
         return self.covariance_trace / self.gradient_norm_squared

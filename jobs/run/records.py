@@ -100,9 +100,9 @@ class StepRecord(Record):
     gradient_norm: float
     """L2 norm of the global batch's mean gradient, before clipping."""
     covariance_trace: float | None = None
-    """One step's unbiased estimate of tr(Sigma); None where not measured."""
+    """One step's estimate of tr(Sigma), per sample of the batch's mean weight (`engine/noise_scale.py`); None where not measured."""
     gradient_norm_squared: float | None = None
-    """One step's unbiased estimate of |G|^2; can be negative."""
+    """One step's estimate of |G|^2; can be negative."""
     gain: float | None = None
     """AdaScale's gain."""
     schedule_samples: float | None = None
@@ -192,7 +192,7 @@ class RunSummary(Record):
     test_scores: dict[str, float] | None = None
     """Every metric on the test set at that time, as in `EvalRecord.scores`."""
     gradient_noise_scale: float | None
-    """In samples: mean covariance trace over mean squared gradient norm; None where it was not measured."""
+    """In samples (sequences, where tokens weigh): mean covariance trace over mean squared gradient norm; None where it was not measured."""
     core_wait_fraction: float | None = None
     """Of the time since kernel warm-up, how much the threads of this process (of several workers: of the slowest) stood ready while other work
     had the cores, 0 to 1; None where the system does not say."""
