@@ -40,6 +40,7 @@ from largebatch.jobs.plan.train_plan import TrainPlan
 from largebatch.jobs.spec.mistakes import nearest
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.tasks.base import Task
+from largebatch.jobs.tasks.language_modelling import LanguageModelling
 from largebatch.jobs.tasks.metric import Metric
 from largebatch.jobs.tasks.registry import ClassificationConfig
 
@@ -69,6 +70,7 @@ def examine(spec: TrainSpec, device: torch.device, data_dir: Path) -> Examined:
     dataset = load_dataset(spec.dataset, data_dir, spec.task)
     task = spec.task.build(dataset, spec.loss.label_smoothing)
     refuse_unknown_target(spec, task)
+    refuse_uncut(spec, task, dataset)
     if spec.batch.global_batch_size != "full":
         refuse_too_few_left(dataset, spec.dataset.validation, spec.batch.global_batch_size)
     global_batch_size = resolve_global_batch_size(spec, len(dataset.train))
@@ -102,6 +104,25 @@ def refuse_unknown_target(spec: TrainSpec, task: Task) -> None:
     if wanted is not None and wanted not in known:
         field = "stop.target.metric" if spec.stop.target else "stop.target_accuracy"
         raise PlanError(field, f"{spec.task.name} has no metric {wanted}.", nearest(wanted, known))
+
+
+def refuse_uncut(spec: TrainSpec, task: Task, dataset: Dataset) -> None:
+    """Raise PlanError for short sequences of samples that are none, or that their length does not divide."""
+    short, whole = spec.batch.schedule.short_sequences, dataset.for_model.get("sequence_length")
+    if short is None:
+        return
+    if not isinstance(task, LanguageModelling):
+        problem = f"cuts sequences of tokens, each of which weighs the same; the task is {spec.task.name}."
+        raise PlanError("batch.schedule.short_sequences", problem, "Leave it out.")
+    if whole is None:
+        hint = "Give the training set an attribute sequence_length, or leave short_sequences out."
+        raise PlanError("batch.schedule.short_sequences", f"the length of a sample of {dataset.name} is not known.", hint)
+    if short.length >= whole or whole % short.length:
+        divisors = [length for length in range(1, whole) if whole % length == 0]
+        near = sorted(divisors, key=lambda length: abs(length - short.length))[:2]
+        reason = "not shorter than" if short.length >= whole else "no divisor of"
+        hint = f"Nearest: {' or '.join(map(str, sorted(near)))}." if near else "Leave it out."
+        raise PlanError("batch.schedule.short_sequences.length", f"{short.length} tokens are {reason} a sample's {whole}.", hint)
 
 
 @dataclass(frozen=True)

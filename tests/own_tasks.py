@@ -153,6 +153,14 @@ def documents(num_train: int = 60, num_test: int = 20) -> tuple[TensorDataset, T
     return parts[0], parts[1]
 
 
+def nameless() -> tuple[TensorDataset, TensorDataset]:
+    """The same, which do not say how long they are."""
+    parts = documents()
+    for part in parts:
+        del part.sequence_length  # type: ignore[attr-defined]
+    return parts
+
+
 def linear(num_outputs: int, width: int = 8) -> nn.Module:
     return nn.Sequential(nn.LazyLinear(width), nn.Tanh(), nn.Linear(width, num_outputs))
 

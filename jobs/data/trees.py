@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from largebatch.jobs.errors import PlanError
+
 Tree = Any
 """A tensor; or a tuple, named tuple, list or dict of trees."""
 
@@ -56,6 +58,18 @@ def num_samples(batch: Tree) -> int:
 def rows(batch: Tree, start: int, stop: int) -> Tree:
     """Samples `start` to `stop` of a batch."""
     return map_leaves(lambda leaf: leaf[start:stop], batch)
+
+
+def cut_sequences(batch: Tree, length: int) -> Tree:
+    """Sequences (n, T) cut into shorter ones, in their order: (n * T / length, length). Raises: PlanError for what cannot be cut so."""
+
+    def cut(leaf: Tensor) -> Tensor:
+        if leaf.ndim != 2 or leaf.shape[1] % length:
+            problem = f"samples of shape {tuple(leaf.shape[1:])} cannot be cut into sequences of {length} tokens."
+            raise PlanError("batch.schedule.short_sequences", problem, "Leave it out, or let every part of a sample be one sequence of tokens.")
+        return leaf.reshape(-1, length)
+
+    return map_leaves(cut, batch)
 
 
 def halves(batch: Tree) -> list[Tree]:

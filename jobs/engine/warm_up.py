@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from largebatch.jobs.data.batches import in_channels_last
 from largebatch.jobs.data.dataset import Dataset
 from largebatch.jobs.data.keyed_random import key, seed_draws
-from largebatch.jobs.data.trees import Tree, map_leaves
+from largebatch.jobs.data.trees import Tree, cut_sequences, map_leaves
 from largebatch.jobs.engine.gradient.precision import in_precision
 from largebatch.jobs.engine.model_check.passes import errors_in_words, failure
 from largebatch.jobs.engine.out_of_memory import ran_out_of_memory
@@ -40,13 +40,12 @@ NUM_BLANK = 4
 def warm_up(state: TrainState, plan: TrainPlan, dataset: Dataset) -> None:
     """A pass of every micro-batch size that the first steps have, one reduction, and one update of a throw-away model.
 
-    A model that is compiled makes a pass of every size of the whole run.
+    Where sequences are cut, the first steps of each length. A model that is compiled makes a pass of every size of the whole run.
     Raises: PlanError if it cannot be compiled on this machine.
     """
-    batches = plan.kinds_of_batch() if plan.spec.compile else [plan.next_batch(Position(0, 0))]
-    for size in micro_batch_sizes(plan, batches, state.micro_batch_size, state.ranks.rank):
+    for size, length in _passes(state, plan):
         try:
-            blank_pass(plan.spec, state.task, state.model, state.forward, dataset, size)
+            blank_pass(plan.spec, state.task, state.model, state.forward, dataset, size, length)
         except LargebatchError:
             raise
         except ANYTHING as error:  # a person's own model may raise anything, and torch.compile, such as for a compiler that is not installed
@@ -66,6 +65,20 @@ def warm_up(state: TrainState, plan: TrainPlan, dataset: Dataset) -> None:
     _blank_update(plan.spec, next(state.model.parameters()).device)
 
 
+def _passes(state: TrainState, plan: TrainPlan) -> list[tuple[int, int | None]]:
+    """(Samples, tokens of a sequence or None) of the passes that set kernels up."""
+    compiles = plan.spec.compile
+    kinds = plan.kinds_of_batch() if compiles or plan.spec.batch.schedule.short_sequences else [plan.next_batch(Position(0, 0))]
+    by_length: dict[int | None, list[Slice]] = {}
+    for batch in kinds:
+        by_length.setdefault(plan.sequence_length_of(batch), []).append(batch)
+    return [
+        (size, length)
+        for length, batches in by_length.items()
+        for size in micro_batch_sizes(plan, batches if compiles else batches[:1], state.micro_batch_size, state.ranks.rank)
+    ]
+
+
 def micro_batch_sizes(plan: TrainPlan, batches: Iterable[Slice], micro_batch_size: int, rank: int) -> list[int]:
     """The sizes of a rank's micro-batches in these steps, smallest first."""
     # Steps that measure noise are cut in two at least.
@@ -74,11 +87,14 @@ def micro_batch_sizes(plan: TrainPlan, batches: Iterable[Slice], micro_batch_siz
     return sorted({part.size for share in shares for at_least in pieces for part in share.split(micro_batch_size, plan.unit, at_least)})
 
 
-def blank_pass(spec: TrainSpec, task: Task, model: nn.Module, forward: Callable[..., Any], dataset: Dataset, size: int) -> None:
-    """Forward and backward of `size` blank samples; the model is left as it was."""
+def blank_pass(
+    spec: TrainSpec, task: Task, model: nn.Module, forward: Callable[..., Any], dataset: Dataset, size: int, sequence_length: int | None = None
+) -> None:
+    """Forward and backward of `size` blank samples, cut into sequences of so many tokens; the model is left as it was."""
     device = next(model.parameters()).device
     with untouched(model, size):
         batch = _blank(spec, task, dataset, size, device)
+        batch = batch if sequence_length is None else cut_sequences(batch, sequence_length)
         task.probe(in_precision(forward, spec.precision, device), batch).backward()  # type: ignore[no-untyped-call]
         refuse_sparse_gradients(model)
         SquaredNorm([parameter for parameter in model.parameters() if parameter.requires_grad])()

@@ -28,9 +28,19 @@ def plan_facts(plan: TrainPlan) -> dict[str, Any]:
         "peak_learning_rate": plan.scaled_rate.peak,
         "warmup_epochs": plan.scaled_rate.warmup_epochs,
         "learning_rate_reason": plan.scaled_rate.reason,
+        "learning_rate_restart": _restart_facts(plan),
         "noise_every_steps": plan.noise_every_steps,
         "learning_rate_curve": learning_rate_curve(plan),
     }
+
+
+def _restart_facts(plan: TrainPlan) -> dict[str, Any] | None:
+    """Where the rate begins again, and how; None where it does not."""
+    restart = plan.spec.learning_rate.restart
+    if restart is None:
+        return None
+    scaled = plan.rate_phases[-1].scaled
+    return {"epoch": restart.epoch, "peak_learning_rate": scaled.peak, "warmup_epochs": scaled.warmup_epochs, "reason": scaled.reason}
 
 
 def _first_micro_batches(plan: TrainPlan) -> list[int]:
@@ -86,9 +96,12 @@ def plan_lines(plan: TrainPlan, model: nn.Module, data: DataFacts, activation_by
     if plan.has_batch_schedule:
         sizes_seen = list(dict.fromkeys(plan.batch_size_at(Position(epoch, 0)) for epoch in range(int(spec.stop.epochs or 1) + 1)))
         lines.append(("batch schedule", " -> ".join(map(str, sizes_seen[:8])) + " at the epochs' starts"))
+    if (cut := spec.batch.schedule.short_sequences) is not None:
+        lines.append(("sequences", f"each sample is cut into sequences of {cut.length} tokens until epoch {cut.epochs:g}; whole from there on"))
     lines += [
         ("batch-norm", _span_words(plan)),
         ("learning rate", f"peak {plan.scaled_rate.peak:g} ({plan.scaled_rate.reason}); {warmup}; then {spec.learning_rate.decay}"),
+        *_restart_lines(plan),
         ("rate curve", sparkline([rate for _, rate in learning_rate_curve(plan)])),
         ("optimizer", f"{spec.optimizer.name}, weight decay {spec.optimizer.weight_decay:g}"),
         ("noise scale", _noise_words(plan)),
@@ -97,6 +110,14 @@ def plan_lines(plan: TrainPlan, model: nn.Module, data: DataFacts, activation_by
         lines.append(("reduction", _reduction_words(plan)))
     lines.append(("memory", _memory_words(plan, model, data.num_bytes, activation_bytes_per_sample)))
     return lines
+
+
+def _restart_lines(plan: TrainPlan) -> list[tuple[str, str]]:
+    restart = _restart_facts(plan)
+    if restart is None:
+        return []
+    epoch, peak, warmup, reason = restart.values()
+    return [("", f"again from epoch {epoch:g}: peak {peak:g} ({reason}); warm-up {warmup:g} epochs; then {plan.spec.learning_rate.decay}")]
 
 
 def unread_in_words(plan: TrainPlan) -> str | None:

@@ -18,6 +18,7 @@ sum of rate times samples over the steps is then exactly the area under the curv
 import math
 from typing import NamedTuple
 
+from largebatch.jobs.spec.schedules import RestartSpec
 from largebatch.jobs.spec.train_spec import LearningRateSpec
 
 
@@ -48,6 +49,29 @@ def scale(spec: LearningRateSpec, global_batch_size: int) -> ScaledRate:
         # Shrinking the batch below its base would shorten the warm-up; the paper scales both ways, so do we.
         return ScaledRate(base * math.sqrt(ratio), warmup * ratio, f"LEGW: {base:g} times the root of {shown}, warm-up times {ratio:g}")
     return ScaledRate(base, warmup, f"AdaScale: {base:g} times a measured gain between 1 and {ratio:g}")
+
+
+class RatePhase(NamedTuple):
+    """The rate between two beginnings: one phase of the whole run, or one of two where it begins again."""
+
+    spec: LearningRateSpec
+    scaled: ScaledRate
+    start: float
+    """Samples before it."""
+    stop: float
+    """Samples at which its decay ends."""
+
+    def rate(self, progress: float, epoch: float) -> float:
+        """The learning rate at `progress` samples of the run. Args: epoch: samples in an epoch."""
+        warmup = self.scaled.warmup_epochs * epoch
+        return self.scaled.peak * learning_rate_fraction(self.spec, progress - self.start, total=self.stop - self.start, warmup=warmup, epoch=epoch)
+
+
+def of_second_phase(spec: LearningRateSpec, restart: RestartSpec) -> LearningRateSpec:
+    """The spec of what follows a restart, as if it were a run of its own."""
+    final_fraction = spec.final_fraction if restart.final_fraction is None else restart.final_fraction
+    second = {"base": restart.base, "warmup_epochs": restart.warmup_epochs, "final_fraction": final_fraction, "restart": None}
+    return spec.model_copy(update=second)
 
 
 def adascale_gain(variance: float, squared_norm: float, scale_ratio: float) -> float:

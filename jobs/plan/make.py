@@ -80,6 +80,7 @@ def make_plan(spec: TrainSpec, facts: Facts) -> TrainPlan:
         _refuse_adascale(plan)
     if plan.total_progress <= 0:
         raise PlanError("stop", "the budget ends before the first step.", "Give more epochs or steps.")
+    _refuse_restart(plan)
     return plan
 
 
@@ -147,6 +148,20 @@ def _refuse_adascale(plan: TrainPlan) -> None:
         raise PlanError("learning_rate.scaling", problem, "Use a larger batch, or a batch_norm.span of at most half of it.")
     if plan.has_batch_schedule:
         raise PlanError("batch.schedule", "AdaScale adapts to one batch; it cannot follow a changing one.", "Use one of the two.")
+
+
+def _refuse_restart(plan: TrainPlan) -> None:
+    """Raise PlanError for a learning rate that would begin again where nothing has ended, or nothing follows."""
+    restart, last = plan.spec.learning_rate.restart, plan.total_progress / plan.samples_per_epoch
+    if restart is None:
+        return
+    warmup = plan.scaled_rate.warmup_epochs
+    if restart.epoch < warmup:
+        problem = f"the rate cannot begin again at epoch {restart.epoch:g}: its first warm-up takes {warmup:g} epochs."
+        raise PlanError("learning_rate.restart.epoch", problem, f"Give at least {warmup:g}, or shorten learning_rate.warmup_epochs.")
+    if restart.epoch >= last:
+        problem = f"the rate cannot begin again at epoch {restart.epoch:g}: the run ends at epoch {last:g}."
+        raise PlanError("learning_rate.restart.epoch", problem, "Give an earlier epoch, or a longer run (stop).")
 
 
 def _shortest_group(plan: TrainPlan) -> int:

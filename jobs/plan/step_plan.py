@@ -64,6 +64,8 @@ class StepPlan:
     world_size: int
     unit: int
     """Samples that stay together: a batch-norm group, or 1."""
+    sequence_length: int | None
+    """Tokens of each sequence that its samples are cut into; None: samples stay whole."""
     learning_rate: float
     advance: float
     """Samples by which the schedules move on."""

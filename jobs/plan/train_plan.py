@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 
-from largebatch.jobs.plan.learning_rate import ScaledRate, learning_rate_fraction, scale
+from largebatch.jobs.plan.learning_rate import RatePhase, ScaledRate, of_second_phase, scale
 from largebatch.jobs.plan.step_plan import Position, Slice, StepPlan
 from largebatch.jobs.spec.train_spec import TrainSpec
 
@@ -53,6 +53,7 @@ class TrainPlan:
             samples=samples,
             world_size=self.world_size,
             unit=self.unit,
+            sequence_length=self.sequence_length_of(samples),
             learning_rate=self.learning_rate(position.schedule_samples + samples.size / 2),
             advance=float(samples.size),
             gain=None,
@@ -73,10 +74,13 @@ class TrainPlan:
 
     def batch_size_at(self, position: Position) -> int:
         """Samples of the step that begins at `position`, unless the epoch ends before."""
+        return self.batch_size_at_epoch(position.epoch + position.offset / self.num_train_samples)
+
+    def batch_size_at_epoch(self, epoch: float) -> int:
+        """Samples of a step that begins so many epochs from the start."""
         if not self.has_batch_schedule:
             return self.global_batch_size
         schedule = self.spec.batch.schedule
-        epoch = position.epoch + position.offset / self.num_train_samples
         if schedule.warmup and epoch < schedule.warmup.epochs:
             start = schedule.warmup.start
             grown = start + (self.global_batch_size - start) * epoch / schedule.warmup.epochs
@@ -87,6 +91,13 @@ class TrainPlan:
     def _whole_spans(self, samples: float) -> int:
         """The nearest batch that batch-norm groups fill exactly and the training set holds."""
         return min(max(round(samples / self.unit), 1), self.num_train_samples // self.unit) * self.unit
+
+    def sequence_length_of(self, batch: Slice) -> int | None:
+        """Tokens of each sequence that a batch's samples are cut into; None: they stay whole."""
+        short = self.spec.batch.schedule.short_sequences
+        if short is None or batch.epoch + batch.start / self.num_train_samples >= short.epochs:
+            return None
+        return short.length
 
     def next_batch(self, position: Position) -> Slice:
         """The samples of the step that begins at `position`; moves to the next epoch where this one is used up."""
@@ -134,9 +145,9 @@ class TrainPlan:
             yield batch
 
     def kinds_of_batch(self) -> list[Slice]:
-        """A step of every size that the budget has, in the order in which they come."""
-        if self.has_batch_schedule:
-            return list({batch.size: batch for batch in self.batches()}.values())
+        """A step of every size, and length of sequences, that the budget has, in the order in which they come."""
+        if self.has_batch_schedule or self.spec.batch.schedule.short_sequences:
+            return list({(batch.size, self.sequence_length_of(batch)): batch for batch in self.batches()}.values())
         first = self.next_batch(Position(0, 0))
         short = self.num_train_samples % self.global_batch_size
         reaches_the_end = self.total_progress > self.num_train_samples - short + 1e-6 or bool(self.scale_ratio)
@@ -205,6 +216,16 @@ class TrainPlan:
         return scale(self.spec.learning_rate, self.global_batch_size)
 
     @cached_property
+    def rate_phases(self) -> list[RatePhase]:
+        """One for the whole run, or two where the rate begins again."""
+        spec, restart = self.spec.learning_rate, self.spec.learning_rate.restart
+        if restart is None:
+            return [RatePhase(spec, self.scaled_rate, 0.0, self.total_progress)]
+        second, start = of_second_phase(spec, restart), restart.epoch * self.samples_per_epoch
+        scaled = scale(second, self.batch_size_at_epoch(restart.epoch))
+        return [RatePhase(spec, self.scaled_rate, 0.0, start), RatePhase(second, scaled, start, self.total_progress)]
+
+    @cached_property
     def base_global_batch_size(self) -> int:
         """The batch that the base learning rate was tuned at."""
         return self.spec.learning_rate.base_global_batch_size or self.global_batch_size
@@ -218,9 +239,8 @@ class TrainPlan:
 
     def learning_rate(self, progress: float) -> float:
         """The learning rate at `progress` samples (half-way through a step's own samples)."""
-        peak, warmup_epochs, _ = self.scaled_rate
-        epoch = self.samples_per_epoch
-        return peak * learning_rate_fraction(self.spec.learning_rate, progress, total=self.total_progress, warmup=warmup_epochs * epoch, epoch=epoch)
+        phase = next(phase for phase in reversed(self.rate_phases) if progress >= phase.start)
+        return phase.rate(progress, self.samples_per_epoch)
 
     # ---- what happens along the way -----------------------------------------------------------
 

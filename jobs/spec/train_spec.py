@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, JsonValue, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from largebatch.jobs.optim.configs import AnyOptimizer
+from largebatch.jobs.spec.schedules import BatchScheduleSpec, RestartSpec
 from largebatch.jobs.spec_base import Fraction, Spec
 from largebatch.jobs.tasks.metric import ACCURACY
 from largebatch.jobs.tasks.registry import AnyTask, ClassificationConfig
@@ -103,40 +104,6 @@ class ModelSpec(Spec):
         return weights
 
 
-class BatchWarmupSpec(Spec):
-    """Start with a smaller batch and grow it linearly in epochs."""
-
-    start: PositiveInt
-    """Samples in the first step."""
-    epochs: PositiveFloat
-    """Epochs until global_batch_size is reached."""
-
-
-class BatchGrowthSpec(Spec):
-    """From this epoch on, the batch is this many times global_batch_size."""
-
-    epoch: NonNegativeFloat
-    """When the growth begins, in epochs from the start."""
-    factor: PositiveFloat
-    """Multiple of global_batch_size (not of the batch before)."""
-
-
-class BatchScheduleSpec(Spec):
-    """A batch that changes while training (Smith et al., arXiv:1711.00489)."""
-
-    warmup: BatchWarmupSpec | None = None
-    """Grow from a small batch at the start."""
-    growth: tuple[BatchGrowthSpec, ...] = Field(default=(), strict=False)
-    """Milestones at which the batch grows, in place of a decay of the learning rate."""
-
-    @model_validator(mode="after")
-    def _in_order(self) -> Self:
-        epochs = [milestone.epoch for milestone in self.growth]
-        if epochs != sorted(set(epochs)):
-            raise ValueError("growth milestones must come in rising order of epoch")
-        return self
-
-
 class BatchSpec(Spec):
     """How many samples feed one optimizer step."""
 
@@ -178,6 +145,8 @@ class LearningRateSpec(Spec):
     """polynomial: the exponent; 1 is a straight line."""
     final_fraction: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
     """cosine, polynomial: the rate at the end, as a fraction of the peak."""
+    restart: RestartSpec | None = None
+    """Begin again for a second phase; None: one phase."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -193,6 +162,18 @@ class LearningRateSpec(Spec):
             raise ValueError("decay 'step' needs decay_milestones, a list of epochs")
         if list(self.decay_milestones) != sorted(set(self.decay_milestones)):
             raise ValueError("decay_milestones must come in rising order")
+        return self
+
+    @model_validator(mode="after")
+    def _begins_again(self) -> Self:
+        if self.restart is None:
+            return self
+        if self.scaling == "adascale":
+            raise ValueError("restart is at an epoch, and under adascale progress follows from a measured gain; choose another scaling")
+        if self.decay == "step":
+            raise ValueError("restart begins a decay again, and the milestones of 'step' count from the start; choose another decay")
+        if self.restart.final_fraction is not None and "final_fraction" not in DECAY_OPTIONS[self.decay]:
+            raise ValueError(f"decay {self.decay!r} does not read restart.final_fraction; it has no end")
         return self
 
 

@@ -71,6 +71,16 @@ EQUAL: dict[str, dict[str, Any]] = {
         dataset={"entry_point": "own_tasks:documents", "arguments": {"num_train": 240}},
         model={"name": "transformer", "arguments": {"width": 16, "depth": 1, "num_heads": 2}},
     ),
+    "two-phases": document(  # 15 steps of sequences that are cut, then 15 of whole ones in batches twice as large
+        task={"name": "language-modelling"},
+        dataset={"entry_point": "own_tasks:documents", "arguments": {"num_train": 240}},
+        model={"name": "transformer", "arguments": {"width": 16, "depth": 1, "num_heads": 2, "dropout": 0.2}},
+        batch={
+            "global_batch_size": 50, "micro_batch_size": 10,
+            "schedule": {"short_sequences": {"length": 4, "epochs": 3.0}, "growth": [{"epoch": 3.0, "factor": 2.0}]},
+        },
+        learning_rate={"base": 0.2, "decay": "cosine", "restart": {"epoch": 3.0, "base": 0.1, "warmup_epochs": 1.0}},
+    ),
     "pairs": on_few(
         task={"name": "contrastive"},
         dataset={"entry_point": "own_tasks:views", "arguments": {"num_train": 240}},

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from largebatch.jobs.data.batches import Batches
 from largebatch.jobs.data.keyed_random import key, seed_draws
-from largebatch.jobs.data.trees import Tree
+from largebatch.jobs.data.trees import Tree, cut_sequences
 from largebatch.jobs.engine.out_of_memory import ran_out_of_memory
 from largebatch.jobs.engine.state import TrainState
 from largebatch.jobs.entry_points import ANYTHING, failed
@@ -76,14 +76,15 @@ class Share:
             self.error = DataError("task", problem, hint)
 
     def read(self, micro_batch: Slice) -> Tree:
-        """A micro-batch, prepared as the task wants it. Raises: LargebatchError."""
+        """A micro-batch, prepared as the task wants it, in the sequences that the step trains on. Raises: LargebatchError."""
         if micro_batch in self._read:
             return self._read[micro_batch]
         state = self.state
         with self._in_words("dataset", f"reading {micro_batch.size} samples"):
             batch = self._batches.read(micro_batch)
         with self._in_words("task", f"preparing {micro_batch.size} samples"):
-            return state.task.prepared(batch, state.seed, micro_batch, state.ranks.device)
+            batch = state.task.prepared(batch, state.seed, micro_batch, state.ranks.device)
+            return batch if self.step.sequence_length is None else cut_sequences(batch, self.step.sequence_length)
 
     @contextmanager
     def passing(self, micro_batch: Slice) -> Iterator[None]:

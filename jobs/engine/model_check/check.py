@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from largebatch.jobs.data.dataset import Dataset
 from largebatch.jobs.data.loaders import first_samples
-from largebatch.jobs.data.trees import Tree, map_leaves, num_samples, rows
+from largebatch.jobs.data.trees import Tree, cut_sequences, map_leaves, num_samples, rows
 from largebatch.jobs.engine.evaluate import samples_at_once
 from largebatch.jobs.engine.model_check.carried_state import Findings, find_moved_buffers, find_moved_weights, find_read_statistics
 from largebatch.jobs.engine.model_check.dropout import refuse_coupled_dropout
@@ -73,6 +73,8 @@ def check_model(spec: TrainSpec, model: nn.Module, task: Task, dataset: Dataset,
         check.passes.evaluation(test)
         find_read_statistics(check.passes, train, check.findings)
         find_moved_weights(check.passes, train, check.findings)
+        if spec.batch.schedule.short_sequences:
+            check.passes.training(cut_sequences(train, spec.batch.schedule.short_sequences.length))
     return check
 
 

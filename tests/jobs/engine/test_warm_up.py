@@ -45,7 +45,7 @@ def test_a_compiled_model_meets_every_micro_batch_of_the_run_beforehand(
 ) -> None:
     """1,437 = 4 x (128 + 128 + 44) + (128 + 109); where the noise is measured the last are 119 + 118."""
     seen: list[int] = []
-    monkeypatch.setattr(module, "blank_pass", lambda spec, task, model, forward, dataset, size: seen.append(size))
+    monkeypatch.setattr(module, "blank_pass", lambda spec, task, model, forward, dataset, size, length: seen.append(size))
     monkeypatch.setattr(torch, "compile", lambda model: model)
     job = prepared(compile=compiles, gradient={"noise_every_steps": every})
     warm_up(new_state(job), job.plan, job.dataset)
