@@ -14,7 +14,7 @@ from largebatch.jobs.data.fingerprint import DatasetFingerprint, fingerprint
 from largebatch.jobs.data.loaders import LoaderBatches, first_samples
 from largebatch.jobs.data.reading import NO_ASKING, Patience
 from largebatch.jobs.data.sources.table import load_dataset
-from largebatch.jobs.data.sources.validation import refuse_too_few_left
+from largebatch.jobs.data.sources.validation import evaluated_by, refuse_too_few_left
 from largebatch.jobs.device import largest_micro_batch, refuse_without_compiler
 from largebatch.jobs.engine.clock import Clock
 from largebatch.jobs.engine.evaluate import evaluation_share
@@ -67,7 +67,7 @@ def examine(spec: TrainSpec, device: torch.device, data_dir: Path) -> Examined:
     """Load the data, build the model, and try both. Raises: InputError."""
     if spec.compile:
         refuse_without_compiler(device)
-    dataset = load_dataset(spec.dataset, data_dir, spec.task)
+    dataset = evaluated_by(load_dataset(spec.dataset, data_dir, spec.task), spec.evaluation.part)
     task = spec.task.build(dataset, spec.loss.label_smoothing)
     refuse_unknown_target(spec, task)
     refuse_uncut(spec, task, dataset)
@@ -156,13 +156,18 @@ class Prepared:
         """None where the data have no validation part."""
         return None if self.dataset.validation is None else len(self.dataset.validation)
 
-    def plan_in_words(self) -> list[tuple[str, str]]:
-        """(what, how and why) for a person."""
+    @property
+    def data_facts(self) -> DataFacts:
+        """What the plan's words are told of the data."""
         dataset = self.dataset
         dataset_bytes = sum(part.num_bytes for part in dataset.parts.values() if isinstance(part, Held))
-        data = DataFacts(len(dataset.test), dataset.num_classes, dataset.for_model, dataset.is_in_memory, dataset_bytes, dataset.notices,
-                         self.num_validation_samples)  # fmt: skip
-        lines = plan_lines(self.plan, self.model, data, activation_bytes_per_sample(self.spec, self.task, self.model, dataset))
+        return DataFacts(len(dataset.test), dataset.num_classes, dataset.for_model, dataset.is_in_memory, dataset_bytes, dataset.notices,
+                         self.num_validation_samples, dataset.evaluated_on)  # fmt: skip
+
+    def plan_in_words(self) -> list[tuple[str, str]]:
+        """(what, how and why) for a person."""
+        per_sample = activation_bytes_per_sample(self.spec, self.task, self.model, self.dataset)
+        lines = plan_lines(self.plan, self.model, self.data_facts, per_sample)
         parts = [notice.partition(": ") for notice in self.beginning]
         return [*lines, *((what.lower(), words) for what, _, words in parts)]
 
@@ -172,6 +177,7 @@ class Prepared:
             **plan_facts(self.plan),
             "num_validation_samples": self.num_validation_samples,
             "num_test_samples": len(self.dataset.test),
+            "evaluated_on": self.dataset.evaluated_on,
             "num_classes": self.dataset.num_classes,
             "headline": self.metric._asdict(),
         }

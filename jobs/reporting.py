@@ -13,7 +13,7 @@ from largebatch.jobs.engine.evaluate import evaluate, evaluation_weights
 from largebatch.jobs.engine.model_state import digest
 from largebatch.jobs.engine.state import TrainState
 from largebatch.jobs.errors import CodeError, InputError, LargebatchError
-from largebatch.jobs.plan.describe import unread_in_words
+from largebatch.jobs.plan.describe import chosen_on_test_in_words, unread_in_words
 from largebatch.jobs.plan.step_plan import Slice
 from largebatch.jobs.prepared import Prepared, evaluation_batches
 from largebatch.jobs.run import run_folder
@@ -65,7 +65,8 @@ def begin(job: Prepared, run_dir: Path, tracker: Tracker, reasons: Sequence[str]
     )
     tracker.write(start)
     if not goes_on and not reasons:  # a run that goes on has said it
-        for text in (*job.dataset.notices, *job.beginning, *job.findings.notices, *filter(None, (unread_in_words(job.plan),))):
+        unread = filter(None, (unread_in_words(job.plan), chosen_on_test_in_words(job.data_facts)))
+        for text in (*job.dataset.notices, *job.beginning, *job.findings.notices, *unread):
             tracker.notice(text)
     for reason in reasons:
         tracker.notice(f"{reason} Going on from step {state.progress.step}.")
@@ -115,7 +116,7 @@ def summarise(job: Prepared, state: TrainState, outcome: Outcome, run_dir: Path,
             # Without classes there may be billions of tokens: as many samples as are tested tell how far the two are apart.
             number = plan.num_train_samples if job.dataset.num_classes else min(plan.num_train_samples, len(job.dataset.evaluated))
             scores = evaluate(state, evaluation_batches(job, job.dataset.train), number, job.spec.precision)
-            if job.dataset.validation is not None:  # the only time that the test set is scored
+            if job.dataset.evaluated_on == "validation":  # the only time that the test set is scored
                 test_scores = evaluate(state, evaluation_batches(job, job.dataset.test), len(job.dataset.test), job.spec.precision)
                 test_scores = {name: score for name, score in test_scores.items() if math.isfinite(score)}
         # Samples that no step read, such as those of a dropped last batch, may have no finite loss.

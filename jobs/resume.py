@@ -27,7 +27,8 @@ from largebatch.jobs.spec.train_spec import TrainSpec
 ENDED_EARLY = "The run was ended before its first checkpoint."
 FAILED_EARLY = "The run failed before its first checkpoint"
 MAY_CHANGE = (
-    "name", "description", "stop", "checkpoint", "tracking", "evaluation", "dataset.download", "dataset.num_workers", "dataset.may_change", "compile",
+    "name", "description", "stop", "checkpoint", "tracking", "evaluation.every_epochs", "dataset.download", "dataset.num_workers",
+    "dataset.may_change", "compile",
 )  # fmt: skip
 """What a resumed run may set anew: nothing that changes the mathematics of a step but the budget."""
 

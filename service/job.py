@@ -95,7 +95,7 @@ class JobFacts(BaseModel):
     """How many attempts ended by a fault."""
     is_cancel_asked: bool = False
     progress: dict[str, Any] = Field(default_factory=dict)
-    """Of a run: step, epoch, loss, metric, score (on the test set), training_seconds; of a sweep: runs, runs_over."""
+    """Of a run: step, epoch, loss, metric, score (on what is evaluated), training_seconds; of a sweep: runs, runs_over."""
     outcome: str | None = None
     """reached, missed, completed, diverged or stopped, once it ended."""
 

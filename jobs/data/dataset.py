@@ -135,7 +135,9 @@ class Dataset:
     """Of tokens: the UTF-8 bytes that each stands for; empty: one each."""
 
     validation: Any | None = None
-    """What is evaluated while training in the test set's place, as `train`; none of its samples is trained on."""
+    """Held out: none of its samples is trained on, as `train`. It is evaluated while training, unless `part` says otherwise."""
+    part: EvaluatedOn | None = None
+    """What a spec wants evaluated while training; None: the validation part where there is one."""
 
     examples: Tree | None = None
     """A few real samples, as the model gets them, for trying a model: it may refuse zeros, or divide by them."""
@@ -162,7 +164,7 @@ class Dataset:
     @property
     def evaluated_on(self) -> EvaluatedOn:
         """The name of the part that is evaluated while training."""
-        return "test" if self.validation is None else "validation"
+        return self.part or ("test" if self.validation is None else "validation")
 
     @property
     def evaluated(self) -> Any:

@@ -9,6 +9,11 @@ from largebatch.jobs.plan.train_plan import TrainPlan
 from largebatch.jobs.spec.train_spec import ReductionSpec
 
 CURVE_POINTS = 60
+CHOSEN_ON = {
+    "test": "chosen on the test set, whose scores are therefore better than those of new data",
+    "validation": "chosen on the validation part; the test set is scored once, at the end of each run",
+}
+"""What is said of targets, best checkpoints and searches, by the part that decides them."""
 SPAN_UNREAD = "none in this model: batch_norm.span is not read"
 
 
@@ -69,6 +74,8 @@ class DataFacts(NamedTuple):
     notices: tuple[str, ...] = ()
     num_validation_samples: int | None = None
     """None where there is no validation part."""
+    evaluated_on: str = "test"
+    """A key of `CHOSEN_ON`."""
 
 
 def plan_lines(plan: TrainPlan, model: nn.Module, data: DataFacts, activation_bytes_per_sample: int) -> list[tuple[str, str]]:
@@ -99,6 +106,7 @@ def plan_lines(plan: TrainPlan, model: nn.Module, data: DataFacts, activation_by
     if (cut := spec.batch.schedule.short_sequences) is not None:
         lines.append(("sequences", f"each sample is cut into sequences of {cut.length} tokens until epoch {cut.epochs:g}; whole from there on"))
     lines += [
+        ("evaluation", f"every {spec.evaluation.every_epochs:g} epochs; target and best are {CHOSEN_ON[data.evaluated_on]}{_held_out_unread(data)}"),
         ("batch-norm", _span_words(plan)),
         ("learning rate", f"peak {plan.scaled_rate.peak:g} ({plan.scaled_rate.reason}); {warmup}; then {spec.learning_rate.decay}"),
         *_restart_lines(plan),
@@ -124,6 +132,17 @@ def unread_in_words(plan: TrainPlan) -> str | None:
     """A notice about an option that the spec sets and nothing reads; None where there is none."""
     is_unread = plan.span is None and plan.spec.batch_norm.span != "auto"
     return f"Batch-norm: {SPAN_UNREAD}." if is_unread else None
+
+
+def chosen_on_test_in_words(data: DataFacts) -> str | None:
+    """A notice about a validation part that decides nothing; None where there is none."""
+    unread = _held_out_unread(data)
+    return f"Evaluation: target and best are {CHOSEN_ON[data.evaluated_on]}{unread}." if unread else None
+
+
+def _held_out_unread(data: DataFacts) -> str:
+    is_unread = data.num_validation_samples is not None and data.evaluated_on == "test"
+    return f"; {data.num_validation_samples:,} validation samples are held out and not looked at" if is_unread else ""
 
 
 def _data_words(plan: TrainPlan, data: DataFacts) -> str:

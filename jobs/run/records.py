@@ -112,7 +112,9 @@ class StepRecord(Record):
 
 
 class EvalRecord(Record):
-    """One evaluation of the whole test set; of the validation part where the run has one (`StartRecord.evaluated_on`)."""
+    """One evaluation of the whole test set; of the validation part where the run has one and the spec does not say otherwise
+    (`StartRecord.evaluated_on`).
+    """
 
     kind: Literal["evaluation"] = "evaluation"
     step: int
@@ -185,7 +187,7 @@ class RunSummary(Record):
     train_score: float | None
     """Of the final weights on the training set, without augmentation; where it has no classes, on as many of its samples as are tested."""
     evaluated_on: Literal["test", "validation"] = "test"
-    """The part that targets, the best checkpoint and searches were decided by."""
+    """The part that targets, the best checkpoint and searches were decided by: scores on it are better than those of new data."""
     test_score: float | None = None
     """Of the final weights on the test set, which was scored this once; None where `evaluated_on` is "test", for `score` is that then, where
     it is not finite, and of a run that diverged, was stopped or failed."""

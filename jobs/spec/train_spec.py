@@ -266,6 +266,9 @@ class EvaluationSpec(Spec):
 
     every_epochs: PositiveFloat = 1.0
     """Epochs between evaluations; fractions allowed; the last step is always evaluated."""
+    part: Literal["validation", "test"] | None = None
+    """What is evaluated, and decides; None: the validation part where there is one, else the test set. "test" beside a validation part is for
+    repeating what was chosen on the test set."""
 
 
 class CheckpointSpec(Spec):

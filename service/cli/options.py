@@ -15,7 +15,7 @@ from largebatch.jobs.streams import standard_output_kept
 RUN_FOLDERS = Option("Run folders, or folders that hold them, such as a sweep's or a study's.", metavar="FOLDER...", is_argument=True)
 EXPERIMENT = Option("Read an MLflow experiment instead.")
 MLFLOW_URI = Option("MLflow's address.", variable="MLFLOW_TRACKING_URI")
-TARGET = Option("A score on the test set, in the runs' own metric; default what they were given.")
+TARGET = Option("A score on what the runs were evaluated on, in their own metric; default what they were given.")
 PROFILE = Option("What `largebatch profile --output` wrote.", metavar="FILE.json")
 REFERENCE = Option("With --profile: the one run that a prediction was made from; says how far it was off.", metavar="RUN")
 

@@ -92,7 +92,7 @@ class TrialView(BaseModel):
     step: int | None = None
     epoch: float | None = None
     score: float | None = None
-    """The newest on the test set; of one that ended, its best."""
+    """The newest on what is evaluated; of one that ended, its best."""
     training_seconds: float | None = None
     time_to_target_seconds: float | None = None
 

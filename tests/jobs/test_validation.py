@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_runs import Samples, document, prepared, synthetic, trained
+from small_runs import CPU, Samples, document, notices, prepared, synthetic, trained
 from torch.utils.data import TensorDataset
 
 from largebatch.jobs.data.dataset import Dataset, Images, Tensors
 from largebatch.jobs.data.make_tokens import byte_tokenizer, make_tokens
 from largebatch.jobs.data.sources.table import load_dataset
 from largebatch.jobs.data.sources.tokens import TokenSequences
-from largebatch.jobs.errors import CheckpointError, DataError, PlanError, SpecError
+from largebatch.jobs.errors import CheckpointError, DataError, InputError, PlanError, SpecError
 from largebatch.jobs.run.journal import evaluations, read_records
 from largebatch.jobs.run.listener import Listener
 from largebatch.jobs.run.records import RunSummary
@@ -23,7 +23,11 @@ from largebatch.jobs.spec.read import build_spec
 from largebatch.jobs.spec.train_spec import DatasetSpec
 from largebatch.jobs.tracking.metrics import end_points, points_of
 from largebatch.jobs.tracking.mirror_state import MirrorState
+from largebatch.tuning.measure.lines import line, line_chart, line_conditions
+from largebatch.tuning.measure.solution import load_solution
 from largebatch.tuning.results.collect import collect
+from largebatch.tuning.results.findings import find
+from largebatch.tuning.results.wording import answer_of
 from largebatch.tuning.sweep.sweep import num_train_samples
 
 OFTEN: dict[str, Any] = {"evaluation": {"every_epochs": 0.5}, "checkpoint": {"every_seconds": None}}
@@ -227,6 +231,66 @@ def test_the_records_say_what_a_score_is_of(tmp_path: Path) -> None:
     plain = run(tmp_path / "plain", dataset=synthetic())
     (start,) = [record for record in read_records(tmp_path / "plain") if record.kind == "start"]
     assert (start.evaluated_on, start.num_validation_samples, plain.evaluated_on) == ("test", None, "test")
+
+
+CHOSEN = "chosen on the test set, whose scores are therefore better than those of new data"
+
+
+def test_the_test_set_may_decide_beside_a_validation_part(tmp_path: Path) -> None:
+    """The run that trains on the same samples and has the test set alone; and it says what it was chosen by."""
+    parts = {"dataset": {**synthetic(), "validation": 0.25}, "evaluation": {"every_epochs": 0.5, "part": "test"}}
+    summary = run(tmp_path / "run", **parts)
+    alone = run(tmp_path / "alone", dataset={"entry_point": "own_code:as_two_sets", "arguments": {"test": "test"}})
+    same = {"parameters_sha256", "score", "best_score", "train_score", "evaluated_on", "test_score", "test_scores"}
+    assert summary.model_dump(include=same) == alone.model_dump(include=same)
+    assert (summary.evaluated_on, summary.test_score) == ("test", None)
+    said = f"{CHOSEN}; 16 validation samples are held out and not looked at"
+    assert f"Evaluation: target and best are {said}." in notices(tmp_path / "run")
+    job = prepared(**parts)
+    assert dict(job.plan_in_words())["evaluation"] == f"every 0.5 epochs; target and best are {said}"
+    assert job.plan_in_numbers()["evaluated_on"] == "test"
+    assert not [text for text in notices(tmp_path / "alone") if "Evaluation" in text]
+    assert dict(prepared().plan_in_words())["evaluation"] == f"every 1 epochs; target and best are {CHOSEN}"
+    results = collect([tmp_path / "run", tmp_path / "alone"])
+    assert f"Target, best rates and batch sizes are {CHOSEN}." in answer_of(find(results[:1])).words
+
+
+def test_a_part_that_is_not_there_and_another_one_midway_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="has no validation part") as refused:
+        prepared(evaluation={"part": "validation"})
+    assert refused.value.field == "evaluation.part"
+    assert prepared(dataset={**synthetic(), "validation": 3}, evaluation={"part": "validation"}).dataset.evaluated_on == "validation"
+    run(tmp_path / "run", stop_after=2)
+    with pytest.raises(CheckpointError, match=r"evaluation\.part"):
+        run(tmp_path / "run", resumes=True, evaluation={"part": "test", "every_epochs": 0.5})
+
+
+def test_runs_that_were_chosen_by_another_part_never_share_an_axis(tmp_path: Path) -> None:
+    for name, evaluation in (("one", {}), ("other", {"part": "test"})):
+        run(tmp_path / name, dataset={"entry_point": "own_code:three_parts"}, batch={"global_batch_size": 8}, evaluation=evaluation)
+    found = find(collect([tmp_path / "one", tmp_path / "other"]))
+    (words,) = [text for text in answer_of(found).words if text.startswith("Target, best")]
+    assert words.endswith("chosen on the validation part; the test set is scored once, at the end of each run.")
+    assert found.setting.evaluated_on == "validation"
+    assert [other.evaluated_on for other in found.other_settings] == ["test"]
+    assert answer_of(found).words[0].startswith("mlp (width 4) on own_code:three_parts, ")
+    assert ", by validation accuracy: 1 runs of 1 batch sizes, to validation accuracy" in answer_of(found).words[0]
+
+
+def test_lines_between_solutions_leave_the_test_set_alone(tmp_path: Path) -> None:
+    """Against the scores that the run itself had, on its validation part, at its last weights."""
+    runs = [run(tmp_path / str(seed), seed=seed) for seed in (0, 1)]
+    one, two = (load_solution(tmp_path / name, CPU, Path("nowhere")) for name in ("0", "1"))
+    points = line(one, two, points=4)
+    assert [(point.at, point.score) for point in points[1:3]] == [(0.0, runs[0].score), (1.0, runs[1].score)]
+    last = list(evaluations(read_records(tmp_path / "0")))[-1]
+    assert points[1].loss == pytest.approx(last.loss, rel=1e-5)
+    chart = line_chart("straight", points, "0", "1", "caption", evaluated_on="validation")
+    assert [series.name for series in chart.series] == ["train loss", "validation loss", "train error", "validation error"]
+    assert "the whole validation part" in line_conditions("here", [0], 64, "validation")
+    run(tmp_path / "tested", evaluation={"part": "test"})
+    with pytest.raises(InputError, match="was evaluated on its test samples, 0 on its validation samples"):
+        line(one, load_solution(tmp_path / "tested", CPU, Path("nowhere")))
 
 
 def test_epochs_and_plan_count_what_is_trained_on() -> None:

@@ -14,7 +14,7 @@ from largebatch.tuning.results.analysis.critical_batch import edges
 from largebatch.tuning.results.analysis.step_time import Profile
 from largebatch.tuning.results.answers import Choice
 from largebatch.tuning.results.findings import Findings
-from largebatch.tuning.results.run_result import differences_in_words, evaluated_on
+from largebatch.tuning.results.run_result import differences_in_words
 from largebatch.tuning.results.wording import momentum_name
 
 BATCH = "global batch size"
@@ -30,7 +30,7 @@ def time_to_target(findings: Findings, predicted: Sequence[tuple[float, float]] 
         standing = sorted(findings.cost_frontier, key=lambda choice: choice.global_batch_size)
         x, y = [choice.global_batch_size for choice in standing], [choice.seconds for choice in standing]
         series.append(Series("no other is sooner with as few samples", x, y, draws="marks", colour=2))
-    chart = _against_batch(findings, "time-to-target", f"Time to test {findings.metric.name} {findings.target:g}", SECONDS, series, log_y=True)
+    chart = _against_batch(findings, "time-to-target", f"Time to {_judged(findings)} {findings.target:g}", SECONDS, series, log_y=True)
     critical = findings.critical_batch
     if critical is None or not findings.best[0].global_batch_size <= critical.critical_batch_size <= findings.best[-1].global_batch_size:
         return chart
@@ -48,7 +48,7 @@ def steps_and_samples(findings: Findings) -> list[Chart]:
             fitted = [critical.steps_to_target(batch) if what == "steps" else critical.samples_to_target(batch) for batch in batches]
             series.append(Series("fit", list(batches), fitted, draws="line", dash=True, colour=1))
         chart = _against_batch(
-            findings, f"{what}-to-target", f"{what.capitalize()} to test {findings.metric.name} {findings.target:g}", what, series, log_y=True
+            findings, f"{what}-to-target", f"{what.capitalize()} to {_judged(findings)} {findings.target:g}", what, series, log_y=True
         )
         if critical is not None:
             perfect, maximal = edges(critical.critical_batch_size)
@@ -61,7 +61,7 @@ def steps_and_samples(findings: Findings) -> list[Chart]:
 
 def frontiers(findings: Findings) -> list[Chart]:
     """Time against score over all runs, and time against samples to the target over batch sizes."""
-    points, name = findings.score_frontier, f"{evaluated_on(findings.runs)} {findings.metric.name}"
+    points, name = findings.score_frontier, _judged(findings)
     every = [(at.training_seconds, at.score) for run in findings.runs for at in run.evaluations]
     standing = Series(
         "frontier", [point.seconds for point in points], [point.score for point in points], colour=1,
@@ -91,7 +91,7 @@ def score_of_batch(findings: Findings) -> Chart:
     runs = [run for best in findings.best for run in best.runs]
     ended = sum(run.summary.steps_to_target == run.summary.steps for run in runs)
     stopped = f"{ended} of these {len(runs)} runs ended when they met their target, so they show where that is set, not how far a batch comes"
-    part = evaluated_on(runs)
+    part = findings.setting.evaluated_on
     fields, best = ((f"{part}, best", "best_score"), ("train, at the end", "train_score")), findings.best
     series = [_measured(name, best, field) for name, field in fields if all(getattr(tried, field).median is not None for tried in best)]
     chart = _against_batch(findings, "score-of-batch", f"Train and {part} {findings.metric.name} against the batch", findings.metric.name, series)
@@ -137,6 +137,11 @@ def profile_charts(profile: Profile) -> list[Chart]:
         Chart(name, title, BATCH, "seconds", series, caption=caption, log_x=True, log_y=True, marks=marks, x_ticks=batches)
         for name, title, series in (("time-of-update", "Time of one update", update), ("time-of-epoch", "Time of one epoch", epoch))
     ]
+
+
+def _judged(findings: Findings) -> str:
+    """`validation accuracy`."""
+    return f"{findings.setting.evaluated_on} {findings.metric.name}"
 
 
 def _measured(name: str, of: Sequence[Configuration], field: str) -> Series:

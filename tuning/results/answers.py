@@ -3,7 +3,7 @@
 They import nothing heavy, so that the service can hold them without numpy in its process.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -28,10 +28,13 @@ class Setting(Answer):
     world_size: int
     metric: str = ACCURACY.name
     """What the runs are judged by."""
+    evaluated_on: Literal["test", "validation"] = "test"
+    """The part of the data that it is taken on."""
 
     def __str__(self) -> str:
         workers = f", {self.world_size} workers" if self.world_size > 1 else ""
-        judged = "" if self.metric == ACCURACY.name else f", by {self.metric}"
+        metric = self.metric if self.evaluated_on == "test" else f"{self.evaluated_on} {self.metric}"
+        judged = "" if metric == ACCURACY.name else f", by {metric}"
         return f"{self.model} on {self.dataset}, {self.device}{workers}{judged}"
 
 

@@ -108,7 +108,8 @@ class RunResult:
     @property
     def setting(self) -> Setting:
         """Its setting, the model without arguments."""
-        return Setting(dataset=self.dataset, model=self.model, device=self.device, world_size=self.summary.world_size, metric=self.metric.name)
+        return Setting(dataset=self.dataset, model=self.model, device=self.device, world_size=self.summary.world_size, metric=self.metric.name,
+                       evaluated_on=self.summary.evaluated_on)  # fmt: skip
 
     @property
     def metric(self) -> Metric:

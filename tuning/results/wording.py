@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from largebatch.jobs.engine.core_wait import DISTURBED
 from largebatch.jobs.optim.configs import OPTIMIZERS
+from largebatch.jobs.plan.describe import CHOSEN_ON
 from largebatch.jobs.run.records import Headline
 from largebatch.tuning.results.analysis.critical_batch import regime
 from largebatch.tuning.results.analysis.reference import crossing
@@ -54,8 +55,9 @@ def answer_of(findings: Findings) -> SweepFindings:
 def _words(findings: Findings) -> list[str]:
     """Three sentences that answer the question, and what must be said beside them."""
     best, reached, critical = findings.best, findings.reached, findings.critical_batch
+    judged = f"{findings.setting.evaluated_on} {findings.metric.name}"
     chosen = " (what every batch size reached; none was given)" if findings.target_is_chosen else ""
-    words = [f"{findings.setting}: {len(findings.runs)} runs of {len(best)} batch sizes, to test {findings.metric.name} {findings.target:g}{chosen}."]
+    words = [f"{findings.setting}: {len(findings.runs)} runs of {len(best)} batch sizes, to {judged} {findings.target:g}{chosen}."]
     words += [sentence(advice) for advice in findings.advice if advice.question in {"soonest", "cheapest"}]
     if critical is not None:
         words.append(_critical_batch_in_words(critical, findings))
@@ -67,6 +69,7 @@ def _words(findings: Findings) -> list[str]:
     if critical is None:
         needed = "For a critical batch size at least three batch sizes must reach the target in half of their runs"
         words.append(f"{needed}; {len(reached)} of {len(best)} did.")
+    words.append(f"Target, best rates and batch sizes are {CHOSEN_ON[findings.setting.evaluated_on]}.")
     if differences := differences_in_words(findings.runs):
         words.append(f"The runs differ in more than what is compared: {differences}.")
     if num_diverged := sum(tried.num_diverged for tried in findings.configurations):

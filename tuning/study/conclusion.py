@@ -37,21 +37,21 @@ def conclude(findings: Findings, profile: Profile, predicted: Sequence[Predicted
 
 def solution_charts(solutions: Solutions, setting: str) -> list[Chart]:
     """The score at the end against the batch, and the lines."""
-    metric = solutions.runs[0].headline.metric if solutions.runs else ACCURACY
+    metric, part = (solutions.runs[0].headline.metric, solutions.runs[0].evaluated_on) if solutions.runs else (ACCURACY, "test")
     charts, runs = [], [run for run in solutions.runs if run.score is not None and run.train_score is not None]
     if len(runs) > 1:
         batches = [float(run.global_batch_size) for run in runs]
-        train, test = [run.train_score or 0.0 for run in runs], [run.score or 0.0 for run in runs]
+        train, evaluated = [run.train_score or 0.0 for run in runs], [run.score or 0.0 for run in runs]
         chart = Chart(
-            "score-at-the-end", f"Train and test {metric.name} after {runs[0].epochs:g} epochs", BATCH, metric.name,
-            [Series("train", batches, train), Series("test", batches, test)],
+            "score-at-the-end", f"Train and {part} {metric.name} after {runs[0].epochs:g} epochs", BATCH, metric.name,
+            [Series("train", batches, train), Series(part, batches, evaluated)],
             caption=f"{setting}; each batch's best settings with its first seed, trained on after the target was met", log_x=True, x_ticks=batches,
         )  # fmt: skip
         charts.append(chart)
     if solutions.sharp:
         small, large = (f"batch {sharp['global_batch_size']:,}" for sharp in solutions.sharp)
-        caption = line_conditions(setting, [sharp["seed"] for sharp in solutions.sharp], solutions.sharp[0]["num_samples"])
-        charts += [line_chart(name, points, small, large, caption, metric) for name, points in solutions.lines.items()]
+        caption = line_conditions(setting, [sharp["seed"] for sharp in solutions.sharp], solutions.sharp[0]["num_samples"], part)
+        charts += [line_chart(name, points, small, large, caption, metric, part) for name, points in solutions.lines.items()]
     return charts
 
 
@@ -77,10 +77,12 @@ def small_against_large(findings: Findings, profile: Profile, sharpness: Sequenc
         ("optimisation: samples to the target", *(best.samples.text for best in ends)),
     ]
     if len(sharpness) == 2:
-        after, name = f"after {sharpness[0]['epochs']:g} epochs", findings.metric.name
+        after, name, part = f"after {sharpness[0]['epochs']:g} epochs", findings.metric.name, findings.setting.evaluated_on
+        tested = [number(solution.get("test_score"), ".4f") for solution in sharpness] if part != "test" else []
         rows += [
             (f"optimisation: train {name} {after}", *(number(solution["train_score"], ".4f") for solution in sharpness)),
-            (f"generalisation: test {name} {after}", *(number(solution["score"], ".4f") for solution in sharpness)),
+            (f"generalisation: {part} {name} {after}", *(number(solution["score"], ".4f") for solution in sharpness)),
+            *([(f"generalisation: test {name} {after}", *tested)] if tested else []),
             *((f"sharpness, {what}", *(f"{value:.3g}" for value in values)) for what, values in sharpness_rows(sharpness)),
             ("top Hessian eigenvalue", *(number(solution["top_eigenvalue"], ".3g") for solution in sharpness)),
         ]

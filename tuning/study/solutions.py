@@ -90,7 +90,7 @@ def measure(runs: Sequence[RunSummary], options: StudyOptions, device: torch.dev
     solutions = [load_solution(Path(summary.run_dir), device, options.data_dir, num_samples) for summary in ends]
     sharp = []
     for number, (solution, summary) in enumerate(zip(solutions, ends, strict=True)):
-        kept = summary.model_dump(include={"run_id", "score", "train_score", "epochs", "global_batch_size"})
+        kept = summary.model_dump(include={"run_id", "score", "train_score", "evaluated_on", "test_score", "epochs", "global_batch_size"})
         on_part = partial(options.on_fraction, number / 3)
         measured = sharpness_of(solution, f"batch {summary.global_batch_size:,}", DIMENSIONS, attempts, on_part)
         sharp.append({**kept, "seed": solution.job.spec.seed, "num_samples": solution.num_samples, **measured})

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset
 
-from largebatch.jobs.data.dataset import Dataset, Held, Tensors
+from largebatch.jobs.data.dataset import Dataset, EvaluatedOn, Held, Tensors
 from largebatch.jobs.data.keyed_random import key, sample_order
 from largebatch.jobs.errors import DataError, SpecError
 
@@ -37,6 +37,14 @@ def hold_out(dataset: Dataset, amount: int | float) -> Dataset:
     else:
         rest, held_out = torch.arange(total - number), torch.arange(total - number, total)
     return replace(dataset, train=_selected(dataset.train, rest), validation=_selected(_for_evaluation(dataset.train), held_out))
+
+
+def evaluated_by(dataset: Dataset, part: EvaluatedOn | None) -> Dataset:
+    """The data set with the part that a spec wants evaluated while training. Raises: SpecError where there is no such part."""
+    if part == "validation" and dataset.validation is None:
+        problem = f"{dataset.name} has no validation part, so there is none to evaluate."
+        raise SpecError("evaluation.part", problem, "Hold one out with dataset.validation, or leave evaluation.part out.")
+    return replace(dataset, part=part)
 
 
 def refuse_too_few_left(dataset: Dataset, amount: int | float | None, global_batch_size: int) -> None:

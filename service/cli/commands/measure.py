@@ -106,7 +106,8 @@ def sharpness(
     if has_lines:
         refuse_unlike(*solutions)
     setting, seeds = f"{solutions[0].setting}, {device_name(torch_device)}", [solution.job.spec.seed for solution in solutions]
-    caption = line_conditions(setting, seeds, solutions[0].num_samples)
+    part, metric = solutions[0].job.dataset.evaluated_on, solutions[0].job.metric
+    caption = line_conditions(setting, seeds, solutions[0].num_samples, part)
     attempts, entries = Attempts(), list[dict[str, Any]]()
     with Console(stderr=True).status("") as status:
         for solution in solutions:
@@ -116,13 +117,14 @@ def sharpness(
     if figure is not None:
         names = solutions[0].name, solutions[-1].name
         for name, walked in lines.items():
-            write_png(line_chart(name, walked, *names, caption), figure / f"line-{name}.png")
+            write_png(line_chart(name, walked, *names, caption, metric, part), figure / f"line-{name}.png")
     if attempts.failed and not any(entry["sharpness"] or entry["top_eigenvalue"] is not None for entry in entries):
         raise InputError("", attempts.failed[0].why)
     for failure in attempts.failed:
         print(failure.in_words, file=sys.stderr)
     answer: dict[str, Any] = {
         "solutions": entries,
+        "evaluated_on": part,
         "lines": {name: [point._asdict() for point in points] for name, points in lines.items()},
         "failed": [failure._asdict() for failure in attempts.failed],
     }
@@ -150,6 +152,7 @@ def _print_sharpness(answer: dict[str, Any], caption: str) -> None:
             print(sentence)
     for name, points in answer["lines"].items():
         print(f"\nAlong the {name} line, from {entries[0]['run']} (at 0) to {entries[1]['run']} (at 1):")
-        print_rows([{what.replace("_", " "): f"{value:.4g}" for what, value in point.items()} for point in points])
+        named = {name: f"{answer['evaluated_on']} {name}" for name in ("loss", "score")}
+        print_rows([{named.get(what, what.replace("_", " ")): f"{value:.4g}" for what, value in point.items()} for point in points])
     if answer["lines"]:
         print(caption)

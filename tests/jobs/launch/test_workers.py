@@ -59,6 +59,23 @@ def test_three_workers_of_an_uneven_batch(head: Head, one_process: Path, tmp_pat
     assert runs.distance(runs.parameters(one_process), runs.parameters(tmp_path / "run")) < 1e-4
 
 
+def test_two_workers_score_a_validation_part_as_one_process_does(head: Head, tmp_path: Path) -> None:
+    """Of one step at a rate too small to matter, so that the weights are the same to the last digits: every score is, whatever the shares."""
+    parts = {
+        "dataset": {"name": "digits", "validation": 301},
+        "stop": {"steps": 1},
+        "learning_rate": {"base": 1e-12},
+        "batch_norm": {"span": 25},
+    }
+    summary = runs.train(tmp_path, head.address, TWO, runs.document(**parts))
+    alone = small_runs.trained(small_runs.prepared(**runs.document(**parts)), tmp_path / "alone")
+    assert (summary.world_size, summary.evaluated_on) == (2, "validation")
+    scores = {"score", "best_score", "train_score", "test_score", "evaluated_on"}
+    assert summary.model_dump(include=scores) == alone.model_dump(include=scores)
+    assert None not in summary.model_dump(include=scores).values()
+    assert summary.test_scores == pytest.approx(alone.test_scores, rel=1e-5)
+
+
 def kill_actor(head: Head, kind: str) -> None:
     """The one actor of that kind that is alive: this test's own, for tests on the shared head come one after the other."""
     alive = [actor for actor in list_actors(address=head.dashboard, filters=[("state", "=", "ALIVE")]) if actor.class_name.endswith(kind)]

@@ -246,7 +246,7 @@ def test_the_ends_of_a_line_are_the_solutions(runs: tuple[Path, Path]) -> None:
             assert points[at].train_loss == pytest.approx(solution.loss_and_gradient(solution.weights)[0], rel=0.3)
             assert points[at].train_score > 0.6
         assert points[0.5].train_loss > min(points[0.0].train_loss, points[1.0].train_loss)
-        assert math.isfinite(points[2.0].test_loss)
+        assert math.isfinite(points[2.0].loss)
     assert not one.model.training
 
 

@@ -61,7 +61,7 @@ def profile_beside_runs(profile: Profile, runs: Setting) -> str:
     model, dataset = profile.model_in_words or runs.model, profile.dataset_in_words or runs.dataset
     if _plain(model) != _plain(runs.model):
         raise InputError("--profile", f"was measured with {model}, and the runs trained {runs.model}.", "Profile the runs' own recipe.")
-    profiled = Setting(dataset=dataset, model=model, device=profile.device, world_size=1)
+    profiled = runs.model_copy(update={"dataset": dataset, "model": model, "device": profile.device, "world_size": 1})
     return "" if profiled == runs else f"The profile is of {profiled}, the runs are of {runs}: their step times need not be the same."
 
 
