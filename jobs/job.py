@@ -18,6 +18,7 @@ from largebatch.jobs.engine.evaluate import Scores, evaluate, refuse_non_finite_
 from largebatch.jobs.engine.loop import train
 from largebatch.jobs.engine.model_check.carried_state import Findings
 from largebatch.jobs.engine.model_check.check import refuse_unfit
+from largebatch.jobs.engine.model_check.norm_gradients import refuse_untold_norm_gradients
 from largebatch.jobs.engine.model_state import take_from_first
 from largebatch.jobs.engine.ranks.ranks import Ranks
 from largebatch.jobs.engine.warm_up import warm_up
@@ -57,6 +58,8 @@ def prepare(spec: TrainSpec, device: torch.device, data_dir: Path, world_size: i
     plan = ranks.agreed(lambda: make_plan(spec, facts))
     if check is not None:
         ranks.agreed(lambda: refuse_unfit(check, plan))
+    if plan.noise_every_steps and not plan.measures_pieces:
+        ranks.agreed(lambda: refuse_untold_norm_gradients(plan, model, examined.task, dataset, device))
     take_from_first(model, ranks)
     findings = check.findings if check else Findings()
     return Prepared(spec, plan, dataset, examined.task, model, device, ranks, fingerprint, findings, began, examined.beginning)

@@ -20,7 +20,9 @@ weights, all of this holds to first order in 1 / (samples of a piece), as for an
 Only means over many steps are divided: B_simple = mean tr(Sigma) / mean |G|^2. A mean of ratios is biased.
 """
 
+import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
 def estimate(mean_squared_norm: float, squared_norm: float, batch_size: int, num_micro_batches: int) -> tuple[float, float]:
@@ -34,6 +36,30 @@ def estimate(mean_squared_norm: float, squared_norm: float, batch_size: int, num
     """
     covariance_trace = (mean_squared_norm - squared_norm) * batch_size / (num_micro_batches - 1)
     return covariance_trace, squared_norm - covariance_trace / batch_size
+
+
+class SampleSums(NamedTuple):
+    """What a step's samples' own gradients add up to: sample i has the share a_i of the weight and adds s_i to the mean gradient S = sum_i s_i."""
+
+    spread: float
+    """sum_i c_i |s_i - a_i S|^2 with c_i = 1 / (1 - 2 a_i)."""
+    shares: float
+    """sum_i c_i a_i^2."""
+    squared_norm: float
+    """|S|^2."""
+
+
+def estimate_by_samples(sums: SampleSums, batch_size: int) -> tuple[float, float] | None:
+    """One step's estimates (tr(Sigma), |G|^2) of some parameters, from the samples' own gradients.
+
+    E|s_i - a_i S|^2 = v_i (1 - 2 a_i) + a_i^2 sum v, so spread / (1 + shares) is S's variance, unbiased whatever the samples'
+    own; for equal shares it is (mean |g_i|^2 - |G_B|^2) / (B - 1).
+
+    Args: batch_size: B, in samples.
+    Returns: None for a batch in which one sample has half of the weight or more: too little is left to compare it with.
+    """
+    variance = sums.spread / (1 + sums.shares)
+    return (variance * batch_size, sums.squared_norm - variance) if math.isfinite(variance) else None
 
 
 @dataclass

@@ -82,7 +82,7 @@ def _passes(state: TrainState, plan: TrainPlan) -> list[tuple[int, int | None]]:
 def micro_batch_sizes(plan: TrainPlan, batches: Iterable[Slice], micro_batch_size: int, rank: int) -> list[int]:
     """The sizes of a rank's micro-batches in these steps, smallest first."""
     # Steps that measure noise are cut in two at least.
-    pieces = {0: (1,), 1: (2,)}.get(plan.noise_every_steps, (1, 2)) if plan.world_size == 1 else (1,)
+    pieces = {0: (1,), 1: (2,)}.get(plan.cut_every_steps, (1, 2)) if plan.world_size == 1 else (1,)
     shares = [batch.share(rank, plan.world_size, plan.unit) for batch in batches]
     return sorted({part.size for share in shares for at_least in pieces for part in share.split(micro_batch_size, plan.unit, at_least)})
 

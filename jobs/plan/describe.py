@@ -35,6 +35,7 @@ def plan_facts(plan: TrainPlan) -> dict[str, Any]:
         "learning_rate_reason": plan.scaled_rate.reason,
         "learning_rate_restart": _restart_facts(plan),
         "noise_every_steps": plan.noise_every_steps,
+        "noise_from": plan.spec.gradient.noise_from,
         "learning_rate_curve": learning_rate_curve(plan),
     }
 
@@ -182,7 +183,8 @@ def _span_words(plan: TrainPlan) -> str:
 def _noise_words(plan: TrainPlan) -> str:
     every = plan.noise_every_steps
     if every:
-        return "measured at every step" if every == 1 else f"measured every {every} steps"
+        of_norms = "" if plan.measures_pieces else ", of the layer norms' and RMS norms' gradients alone"
+        return f"measured {'at every step' if every == 1 else f'every {every} steps'}{of_norms}"
     if plan.couples_samples:
         return "not measured: the loss looks at all samples of a batch together"
     if plan.spec.gradient.noise_every_steps == 0:

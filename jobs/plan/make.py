@@ -13,6 +13,9 @@ from largebatch.jobs.spec.train_spec import TrainSpec
 AUTO_SPANS = range(128, 31, -1)
 """Spans that "auto" weighs, best first where they waste equally little; Hoffer et al. use 128."""
 
+FEWEST_FOR_NORMS = 3
+"""Samples of a batch, such that none has half of the weight where all weigh the same."""
+
 
 class Facts(NamedTuple):
     """The numbers of data, model and machine that a plan follows from."""
@@ -78,6 +81,8 @@ def make_plan(spec: TrainSpec, facts: Facts) -> TrainPlan:
         _refuse_single_samples(plan)
     if plan.scale_ratio:
         _refuse_adascale(plan)
+    if not plan.measures_pieces:
+        _refuse_noise_from_norms(plan)
     if plan.total_progress <= 0:
         raise PlanError("stop", "the budget ends before the first step.", "Give more epochs or steps.")
     _refuse_restart(plan)
@@ -162,6 +167,20 @@ def _refuse_restart(plan: TrainPlan) -> None:
     if restart.epoch >= last:
         problem = f"the rate cannot begin again at epoch {restart.epoch:g}: the run ends at epoch {last:g}."
         raise PlanError("learning_rate.restart.epoch", problem, "Give an earlier epoch, or a longer run (stop).")
+
+
+def _refuse_noise_from_norms(plan: TrainPlan) -> None:
+    """Raise PlanError for what keeps each sample's own gradient of a norm from being told, or asks for the whole gradient's noise."""
+    reasons = {
+        "compiled code does not tell what goes in and out of a norm": plan.spec.compile,
+        "batch-norm mixes samples, which then have no gradients of their own": plan.span is not None,
+        "this task's loss looks at all samples of a batch together, which then have no gradients of their own": plan.couples_samples,
+        "AdaScale follows the whole gradient's noise": bool(plan.scale_ratio),
+        f"a batch of {plan.global_batch_size} has too few samples to compare": plan.global_batch_size < FEWEST_FOR_NORMS,
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise PlanError("gradient.noise_from", f"norms is refused: {reason}.", "Set gradient.noise_from=all.")
 
 
 def _shortest_group(plan: TrainPlan) -> int:

@@ -74,6 +74,9 @@ class StepPlan:
     is_local: bool
     """Whether each rank takes this step by itself (post-local SGD)."""
     measures_noise: bool
+    """Whether it measures the noise between its pieces, and is cut in two at least."""
+    measures_norms: bool
+    """Whether it measures the noise of the norms' gradients, sample by sample."""
     evaluates: bool
     saves: bool
     """Whether a checkpoint is due with it, by the count of steps."""

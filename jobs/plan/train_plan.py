@@ -48,6 +48,7 @@ class TrainPlan:
         samples = self.next_batch(position)
         is_local = self._is_local(samples)
         number, every = position.step + 1, self.spec.checkpoint.every_steps
+        measures = self.noise_every_steps > 0 and number % self.noise_every_steps == 0 and not is_local
         step = StepPlan(
             begin=position,
             samples=samples,
@@ -58,7 +59,8 @@ class TrainPlan:
             advance=float(samples.size),
             gain=None,
             is_local=is_local,
-            measures_noise=self.noise_every_steps > 0 and number % self.noise_every_steps == 0 and not is_local,
+            measures_noise=measures and self.measures_pieces,
+            measures_norms=measures and not self.measures_pieces,
             evaluates=self._evaluates_between(position.samples_seen, position.samples_seen + samples.size),
             saves=every is not None and number % every == 0,
         )
@@ -263,6 +265,16 @@ class TrainPlan:
         if every_steps == "auto":
             return 1 if self.global_batch_size > self.micro_batch_size else USUAL_NOISE_EVERY
         return every_steps
+
+    @property
+    def measures_pieces(self) -> bool:
+        """Whether noise is measured between the pieces of a step, the gradient of all parameters; else sample by sample, of the norms' alone."""
+        return self.spec.gradient.noise_from == "all"
+
+    @property
+    def cut_every_steps(self) -> int:
+        """Steps between those that the noise scale wants cut in two at least; 0: none is."""
+        return self.noise_every_steps if self.measures_pieces else 0
 
     def _is_local(self, batch: Slice) -> bool:
         reduction = self.spec.reduction

@@ -103,6 +103,10 @@ class StepRecord(Record):
     """One step's estimate of tr(Sigma), per sample of the batch's mean weight (`engine/noise_scale.py`); None where not measured."""
     gradient_norm_squared: float | None = None
     """One step's estimate of |G|^2; can be negative."""
+    norms_covariance_trace: float | None = None
+    """As `covariance_trace`, of the norms' parameters alone (`gradient.noise_from`): another number than the whole gradient's."""
+    norms_gradient_norm_squared: float | None = None
+    """As `gradient_norm_squared`, of the norms' parameters alone."""
     gain: float | None = None
     """AdaScale's gain."""
     schedule_samples: float | None = None
@@ -195,6 +199,8 @@ class RunSummary(Record):
     """Every metric on the test set at that time, as in `EvalRecord.scores`."""
     gradient_noise_scale: float | None
     """In samples (sequences, where tokens weigh): mean covariance trace over mean squared gradient norm; None where it was not measured."""
+    norms_noise_scale: float | None = None
+    """The same of the norms' parameters alone, where `gradient.noise_from` is "norms"."""
     core_wait_fraction: float | None = None
     """Of the time since kernel warm-up, how much the threads of this process (of several workers: of the slowest) stood ready while other work
     had the cores, 0 to 1; None where the system does not say."""

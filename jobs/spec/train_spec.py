@@ -237,6 +237,8 @@ class GradientSpec(Spec):
     """Scale the gradient down to this L2 norm if it is longer."""
     noise_every_steps: NonNegativeInt | Literal["auto"] = "auto"
     """Measure the gradient noise scale every so many steps; 0: never; "auto": 1 where the batch is accumulated anyway, else 30."""
+    noise_from: Literal["all", "norms"] = "all"
+    """What it is measured of: all parameters, between the pieces of a step; or the layer norms' and RMS norms' alone, sample by sample."""
 
 
 class ReductionSpec(Spec):

@@ -1,6 +1,6 @@
 """Prints tables on standard output: whole into a pipe, and with whole numbers on a terminal."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -43,9 +43,16 @@ def print_runs(rows: list[dict[str, Any]]) -> None:
         **({"test, at the end": lambda row: "-" if row.get("test_score") is None else f"{row['test_score']:.4f}"} if part != "test" else {}),
         "best": lambda row: "-" if row["best_score"] is None else f"{row['best_score']:.4f}",
         "samples/s": lambda row: "-" if row["samples_per_second"] is None else f"{row['samples_per_second']:,.0f}",
-        "noise scale": lambda row: "-" if row["gradient_noise_scale"] is None else f"{row['gradient_noise_scale']:,.0f}",
+        "noise scale": _noise_in_words,
     }
     print_rows([{column: show(row) for column, show in columns.items()} for row in rows], names=("run",), words=("run", "outcome"))
+
+
+def _noise_in_words(row: Mapping[str, Any]) -> str:
+    """The whole gradient's; that of the norms alone is another number, and says so."""
+    if (of_norms := row.get("norms_noise_scale")) is not None:
+        return f"{of_norms:,.0f} (norms)"
+    return "-" if row["gradient_noise_scale"] is None else f"{row['gradient_noise_scale']:,.0f}"
 
 
 def print_rows(rows: Sequence[dict[str, str]], names: Sequence[str] = (), words: Sequence[str] = ()) -> None:

@@ -70,13 +70,15 @@ EQUAL: dict[str, dict[str, Any]] = {
         task={"name": "language-modelling"},
         dataset={"entry_point": "own_tasks:documents", "arguments": {"num_train": 240}},
         model={"name": "transformer", "arguments": {"width": 16, "depth": 1, "num_heads": 2}},
+        gradient={"noise_from": "norms", "noise_every_steps": 3},
     ),
     "two-phases": document(  # 15 steps of sequences that are cut, then 15 of whole ones in batches twice as large
         task={"name": "language-modelling"},
         dataset={"entry_point": "own_tasks:documents", "arguments": {"num_train": 240}},
         model={"name": "transformer", "arguments": {"width": 16, "depth": 1, "num_heads": 2, "dropout": 0.2}},
         batch={
-            "global_batch_size": 50, "micro_batch_size": 10,
+            "global_batch_size": 50,
+            "micro_batch_size": 10,
             "schedule": {"short_sequences": {"length": 4, "epochs": 3.0}, "growth": [{"epoch": 3.0, "factor": 2.0}]},
         },
         learning_rate={"base": 0.2, "decay": "cosine", "restart": {"epoch": 3.0, "base": 0.1, "warmup_epochs": 1.0}},
@@ -224,6 +226,16 @@ def test_the_noise_is_measured_between_ranks(folder: Path) -> None:
     # One estimate of an unbiased quantity against another, with 5 and with 3 pieces a step, over 50 steps.
     traces = [sum(record.covariance_trace or 0.0 for record in records) for records in (one, many)]
     assert traces[1] == pytest.approx(traces[0], rel=0.5)
+
+
+@pytest.mark.parametrize("world_size", WORLDS)
+def test_the_noise_of_the_norms_is_that_of_one_rank(folder: Path, world_size: int) -> None:
+    one, many = ([r for r in read_records(folder / f"{world}-tokens") if isinstance(r, StepRecord)] for world in (1, world_size))
+    for name in ("norms_covariance_trace", "norms_gradient_norm_squared"):
+        alone, together = ([getattr(record, name) for record in records] for records in (one, many))
+        assert [value is not None for value in alone] == [record.step % 3 == 0 for record in one]
+        assert together[2] == pytest.approx(alone[2], rel=1e-3), "before what one step rounds the later ones carry on"
+        assert [value or 0.0 for value in together] == pytest.approx([value or 0.0 for value in alone], rel=0.02)
 
 
 def test_a_parameter_that_no_rank_reaches_is_left_alone(folder: Path) -> None:

@@ -7,15 +7,18 @@ The device is asked for numbers once per step.
 """
 
 import math
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
 
 from largebatch.jobs.data.batches import Batches
+from largebatch.jobs.engine.gradient.norm_gradients import NormNoise, layer_norms
 from largebatch.jobs.engine.gradient.objective import Objective, SummedLoss
 from largebatch.jobs.engine.gradient.precision import in_precision
 from largebatch.jobs.engine.gradient.share import Share
 from largebatch.jobs.engine.gradient.two_pass import embedding_objective
+from largebatch.jobs.engine.noise_scale import SampleSums
 from largebatch.jobs.engine.ranks.all_reduce import GradientSum
 from largebatch.jobs.engine.state import TrainState
 from largebatch.jobs.plan.step_plan import StepPlan
@@ -35,6 +38,8 @@ class Measured(NamedTuple):
     """Squared gradient norms of the pieces, weighted by what they weigh."""
     num_pieces: int
     """Micro-batches of one process, or ranks, that weigh something; with one there is no noise to be seen."""
+    norms: SampleSums | None = None
+    """Of the norms' parameters; None where the step does not measure them."""
 
     @property
     def is_finite(self) -> bool:
@@ -56,39 +61,45 @@ def accumulate(state: TrainState, spec: TrainSpec, step: StepPlan, batches: Batc
     objective: Objective = SummedLoss(state.task, share.total_weight, state.ranks.device)
     if isinstance(state.task, CoupledTask):
         objective = embedding_objective(state.task, share, forward) or objective
+    norms = NormNoise(layer_norms(state.model), share.total_weight) if step.measures_norms else None
     with state.all_reduce.step(step, share.total_weight, len(share.micro_batches)) as gradient_sum, share.noting():
         for micro_batch, weight in zip(share.micro_batches, share.weights, strict=True) if share.is_sound else ():
             batch = share.read(micro_batch)
-            with gradient_sum.micro_batch(weight), share.passing(micro_batch):
+            watching = norms.micro_batch(share.sample_weights(batch, micro_batch)) if norms else nullcontext()
+            with gradient_sum.micro_batch(weight), share.passing(micro_batch), watching:
                 beginning = objective.of(forward, batch, micro_batch)
                 state.buffers.end_forward()
                 beginning.backward()  # type: ignore[no-untyped-call]
         state.buffers.refuse_changed_settings()
     squared_norm = torch.zeros_like(objective.loss_sum)
+    of_norms = squared_norm.repeat(3 if norms else 0)
     if share.is_sound:
         with share.noting():
             squared_norm = gradient_sum.squared_norm()
-    return _agree(share, gradient_sum, torch.stack([objective.loss_sum, squared_norm, gradient_sum.mean_squared_norm]))
+            of_norms = norms.sums() if norms else of_norms
+    return _agree(share, gradient_sum, torch.cat([torch.stack([objective.loss_sum, squared_norm, gradient_sum.mean_squared_norm]), of_norms]))
 
 
 def _agree(share: Share, gradient_sum: GradientSum, own: torch.Tensor) -> Measured | None:
     """Add up what the ranks have to tell: all learn the same numbers here, before any of them acts on its own.
 
-    Args: own: this rank's sum of losses, squared norm, and part of the pieces' squared norms.
+    Args: own: this rank's sum of losses, squared norm, part of the pieces' squared norms, and what `NormNoise` sums up.
     """
     ranks, own_weight = share.state.ranks, sum(share.weights)
     if ranks.world_size == 1:
-        loss_sum, squared_norm, mean_squared_norm = own.tolist()
+        loss_sum, squared_norm, mean_squared_norm, *of_norms = own.tolist()
         own_squared_norm, num_run_out, num_errors, weight, reached = squared_norm, share.has_run_out, share.error is not None, own_weight, []
         num_pieces = sum(weight > 0 for weight in share.weights)
     else:
         told = torch.tensor([share.has_run_out, share.error is not None, own_weight, own_weight > 0], dtype=torch.float64, device=ranks.device)
         summed = ranks.sum(torch.cat([own, told, gradient_sum.reached])).tolist()
         own_squared_norm = float(own[1])
-        loss_sum, squared_norm, mean_squared_norm, num_run_out, num_errors, weight, num_pieces, *reached = summed
+        loss_sum, squared_norm, mean_squared_norm, *of_norms = summed[: len(own)]
+        num_run_out, num_errors, weight, num_pieces, *reached = summed[len(own) :]
     if num_errors:
         ranks.raise_first(share.error)
     if num_run_out:
         return None
     gradient_sum.leave_out(reached)
-    return Measured(loss_sum / weight, squared_norm / ranks.world_size, own_squared_norm, mean_squared_norm, int(num_pieces))
+    norms = SampleSums(of_norms[0], of_norms[1], of_norms[2] / ranks.world_size) if of_norms else None
+    return Measured(loss_sum / weight, squared_norm / ranks.world_size, own_squared_norm, mean_squared_norm, int(num_pieces), norms)

@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor
 
 from largebatch.jobs.data.batches import Batches
 from largebatch.jobs.data.keyed_random import key, seed_draws
-from largebatch.jobs.data.trees import Tree, cut_sequences
+from largebatch.jobs.data.trees import Tree, cut_sequences, rows
 from largebatch.jobs.engine.out_of_memory import ran_out_of_memory
 from largebatch.jobs.engine.state import TrainState
 from largebatch.jobs.entry_points import ANYTHING, failed
@@ -74,6 +75,15 @@ class Share:
             problem = f"the {step.samples.size} samples of step {step.number} weigh {self.total_weight:g} together, and a mean divides by that."
             hint = "Weights must be at least 0." if self.total_weight < 0 else "Give some of them a weight."
             self.error = DataError("task", problem, hint)
+
+    def sample_weights(self, batch: Tree, micro_batch: Slice) -> Tensor:
+        """What each sample of a micro-batch weighs: (n,), float64, on the device."""
+        task, size = self.state.task, micro_batch.size
+        weights = [1.0] * size
+        if not task.counts_samples:
+            with self._in_words("task", f"weighing {size} samples one by one"):
+                weights = [_number(task.weight(rows(batch, index, index + 1)), "weight") for index in range(size)]
+        return torch.tensor(weights, dtype=torch.float64, device=self.state.ranks.device)
 
     def read(self, micro_batch: Slice) -> Tree:
         """A micro-batch, prepared as the task wants it, in the sequences that the step trains on. Raises: LargebatchError."""

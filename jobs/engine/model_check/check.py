@@ -162,7 +162,7 @@ def _splits_groups(plan: TrainPlan) -> bool:
 
 def _steps_are_passes(plan: TrainPlan) -> bool:
     """Whether no step is shared or split."""
-    at_least = 2 if plan.noise_every_steps else 1
+    at_least = 2 if plan.cut_every_steps else 1
     return plan.world_size == 1 and all(len(batch.split(plan.micro_batch_size, plan.unit, at_least)) == 1 for batch in plan.kinds_of_batch())
 
 

@@ -59,6 +59,11 @@ class TestWords:
             ({}, None, "measured at every step"),
             ({"batch": {"global_batch_size": 100}}, None, "measured every 30 steps"),
             ({"gradient": {"noise_every_steps": 7}}, None, "measured every 7 steps"),
+            (
+                {"gradient": {"noise_every_steps": 7, "noise_from": "norms"}},
+                None,
+                "measured every 7 steps, of the layer norms' and RMS norms' gradients alone",
+            ),
             ({"gradient": {"noise_every_steps": 0}}, None, "not measured: gradient.noise_every_steps is 0"),
             ({"batch": {"global_batch_size": 1}}, None, "not measured: .* is a single sample"),
             ({"batch": {"global_batch_size": 50}}, 50, "not measured: .* is a single batch-norm group of 50"),
