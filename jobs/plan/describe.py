@@ -102,7 +102,9 @@ def plan_lines(plan: TrainPlan, model: nn.Module, data: DataFacts, activation_by
         ("length", f"{steps} steps, {plan.total_progress:.0f} samples, {plan.total_progress / plan.num_train_samples:g} epochs"),
     ]
     if plan.has_batch_schedule:
-        sizes_seen = list(dict.fromkeys(plan.batch_size_at(Position(epoch, 0)) for epoch in range(int(spec.stop.epochs or 1) + 1)))
+        sizes_seen = list(
+            dict.fromkeys(plan.batch_size_at(Position(epoch, 0)) for epoch in range(int(plan.total_progress / plan.num_train_samples) + 1))
+        )
         lines.append(("batch schedule", " -> ".join(map(str, sizes_seen[:8])) + " at the epochs' starts"))
     if (cut := spec.batch.schedule.short_sequences) is not None:
         lines.append(("sequences", f"each sample is cut into sequences of {cut.length} tokens until epoch {cut.epochs:g}; whole from there on"))
