@@ -14,14 +14,14 @@ from largebatch.jobs.data.fingerprint import DatasetFingerprint, fingerprint
 from largebatch.jobs.data.loaders import LoaderBatches, first_samples
 from largebatch.jobs.data.reading import NO_ASKING, Patience
 from largebatch.jobs.data.sources.table import load_dataset
-from largebatch.jobs.data.sources.validation import evaluated_by, refuse_too_few_left
+from largebatch.jobs.data.sources.validation import evaluated_by, references, refuse_too_few_left
 from largebatch.jobs.device import largest_micro_batch, refuse_without_compiler
 from largebatch.jobs.engine.clock import Clock
 from largebatch.jobs.engine.evaluate import evaluation_share
 from largebatch.jobs.engine.model_check.carried_state import Findings
 from largebatch.jobs.engine.model_check.check import ModelCheck, check_model
 from largebatch.jobs.engine.ranks.ranks import Ranks
-from largebatch.jobs.engine.state import TrainState
+from largebatch.jobs.engine.state import References, TrainState
 from largebatch.jobs.engine.warm_up import activation_bytes_per_sample, refuse_misfit
 from largebatch.jobs.errors import PlanError
 from largebatch.jobs.models.beginning import begin_with
@@ -40,6 +40,7 @@ from largebatch.jobs.plan.train_plan import TrainPlan
 from largebatch.jobs.spec.mistakes import nearest
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.tasks.base import Task
+from largebatch.jobs.tasks.contrastive import CoupledTask
 from largebatch.jobs.tasks.language_modelling import LanguageModelling
 from largebatch.jobs.tasks.metric import Metric
 from largebatch.jobs.tasks.registry import ClassificationConfig
@@ -203,7 +204,16 @@ def new_state(job: Prepared) -> TrainState:
         average=average,
         once_a_step=job.findings.once_a_step,
         by_samples=[*job.findings.by_samples, *job.findings.by_passes],
+        references=_references(job),
     )
+
+
+def _references(job: Prepared) -> References | None:
+    """The training samples that the task wants evaluation to compare with."""
+    if not isinstance(job.task, CoupledTask) or not job.task.num_references:
+        return None
+    part = references(job.dataset.train, job.task.num_references)
+    return References(evaluation_batches(job, part), len(part))
 
 
 def training_batches(job: Prepared, patience: Patience = NO_ASKING) -> Batches:

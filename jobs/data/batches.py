@@ -71,9 +71,7 @@ def normalisation_of(dataset: Dataset, device: torch.device) -> tuple[Tensor, Te
     """(scale, shift), each (C, 1, 1), that take uint8 images to zero mean and unit variance; None for other inputs."""
     if not dataset.normalises:
         return None
-    channels = dataset.input_shape[0]
-    mean = torch.tensor(dataset.mean or (0.5,) * channels, device=device).reshape(-1, 1, 1)
-    std = torch.tensor(dataset.std or (0.25,) * channels, device=device).reshape(-1, 1, 1)
+    mean, std = (torch.tensor(moment, device=device).reshape(-1, 1, 1) for moment in dataset.channel_moments)
     return 1.0 / (255.0 * std), -mean / std
 
 

@@ -179,7 +179,17 @@ class Dataset:
     @property
     def normalises(self) -> bool:
         """Whether uint8 images are brought to zero mean and unit variance: all parts alike, where any is held whole."""
-        return any(isinstance(part, Images) and part.inputs.dtype == torch.uint8 for part in self.parts.values())
+        return any(
+            isinstance(part, Images) and part.inputs.dtype == torch.uint8
+            or isinstance(part, Tensors) and bool(self.mean) and leaves(part.batch)[0].dtype == torch.uint8
+            for part in self.parts.values()
+        )  # fmt: skip
+
+    @property
+    def channel_moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation of each channel, of images in 0 ... 1, that uint8 images are normalised by."""
+        channels = self.input_shape[0]
+        return self.mean or (0.5,) * channels, self.std or (0.25,) * channels
 
     @property
     def sample_dtype(self) -> torch.dtype:

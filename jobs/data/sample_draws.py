@@ -24,6 +24,11 @@ class SampleDraws:
         self._seed, self._epoch = seed, samples.epoch
         self._places = torch.arange(samples.start, samples.stop, device=device)
 
+    @property
+    def in_evaluation(self) -> bool:
+        """Whether the samples are evaluated."""
+        return self._epoch == EVALUATION
+
     def uniform(self, purpose: str, *shape: int) -> Tensor:
         """(n, *shape) float32 in [0, 1), multiples of 2^-24; other numbers for another purpose."""
         states = bits(key(self._seed, "draws", purpose, self._epoch), self._places)

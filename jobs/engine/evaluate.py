@@ -23,6 +23,7 @@ from largebatch.jobs.models.norms.ghost_batch_norm import evaluation_unit
 from largebatch.jobs.models.snapshot import restored
 from largebatch.jobs.plan.step_plan import Slice
 from largebatch.jobs.tasks.contrastive import CoupledTask, Embeddings
+from largebatch.jobs.tasks.nearest_neighbours import Labelled
 
 SMALLEST_FIRST_TRY = 64
 """Samples that evaluation tries at once even where a training step takes fewer: it keeps nothing for a backward pass."""
@@ -57,7 +58,7 @@ def evaluate(
     on_progress: Callable[[int], Any] = lambda done: None,
     notify: Callable[[str], Any] = lambda text: None,
 ) -> Scores:
-    """The scores on samples 0 ... num_samples - 1, every one once, each rank counting its share.
+    """The scores on samples 0 ... num_samples - 1, every one once, each rank counting its share; the references, where there are some, too.
 
     Args:
         precision: "float32" or "bfloat16".
@@ -66,11 +67,10 @@ def evaluate(
     Raises: LargebatchError, the same on every rank, for a sample that cannot be read or where not even one fits.
     """
     unit = evaluation_unit(state.model)
-    share = evaluation_share(num_samples, state.ranks, unit)
-    totals: dict[str, Tensor] = {}
-    embeddings: list[Embeddings] = []
 
-    def count() -> None:
+    def seen_of(batches: Batches, num_samples: int) -> list[Any]:
+        share = evaluation_share(num_samples, state.ranks, unit)
+        kept: list[Any] = []
         start = share.start
         while start < share.stop:
             size = samples_at_once(state.micro_batch_size, state.evaluation_batch_size)
@@ -79,21 +79,37 @@ def evaluate(
             if seen is None:
                 _halve(state, samples.size, unit, notify)
                 continue
-            if isinstance(seen, Embeddings):
-                embeddings.append(seen)
-            else:
-                for name, value in seen.items():
-                    totals[name] = totals[name] + value if name in totals else value
+            _keep(seen, kept)
             start = samples.stop
             on_progress(start - share.start)
+        return kept
 
+    references = state.references
     with evaluation_weights(state):
-        state.ranks.agreed(count)
+        seen = state.ranks.agreed(lambda: seen_of(batches, num_samples))
+        seen_references = state.ranks.agreed(lambda: seen_of(references.batches, references.num_samples)) if references else []
     state.buffers.forward_pass.forget()
     if isinstance(state.task, CoupledTask):
-        sizes = [evaluation_share(num_samples, state.ranks, unit, rank).size for rank in range(state.ranks.world_size)]
-        return state.task.coupled_metrics(gathered(state.ranks, embeddings, sizes))
-    return _scores(state, {name: float(total) for name, total in totals.items()})
+        embeddings, labelled = _everyones(state.ranks, seen, num_samples, unit)
+        compared = _everyones(state.ranks, seen_references, references.num_samples, unit)[1] if references else None
+        return state.task.coupled_metrics(embeddings, labelled, compared)
+    return _scores(state, {name: float(total) for sums in seen for name, total in sums.items()})
+
+
+def _keep(seen: Any, kept: list[Any]) -> None:
+    """Take note of what some samples gave: sums are added up at once."""
+    if isinstance(seen, dict) and kept:
+        kept[0] |= {name: kept[0][name] + value if name in kept[0] else value for name, value in seen.items()}
+    else:
+        kept.append(seen)
+
+
+def _everyones(ranks: Ranks, own: list[tuple[Embeddings, Labelled | None]], num_samples: int, unit: int) -> tuple[Embeddings, Labelled | None]:
+    """What all ranks' samples gave, in the samples' order."""
+    sizes = [evaluation_share(num_samples, ranks, unit, rank).size for rank in range(ranks.world_size)]
+    tensors = gathered(ranks, [(*embeddings, *(labelled or ())) for embeddings, labelled in own], sizes)
+    embeddings, labelled = tensors[: len(Embeddings._fields)], tensors[len(Embeddings._fields) :]
+    return Embeddings(*embeddings), Labelled(*labelled) if labelled else None
 
 
 def _scores(state: TrainState, own: dict[str, float]) -> Scores:
@@ -125,7 +141,9 @@ def refuse_non_finite_samples(state: TrainState, batches: Batches, num_samples: 
         state.ranks.raise_first(non_finite_error(kind, finite.replaced, num_read, f"the {kind} loss"))
 
 
-def _seen_if_it_fits(state: TrainState, batches: Batches, samples: Slice, precision: str) -> dict[str, Tensor] | Embeddings | None:
+def _seen_if_it_fits(
+    state: TrainState, batches: Batches, samples: Slice, precision: str
+) -> dict[str, Tensor] | tuple[Embeddings, Labelled | None] | None:
     """A task's sums over some samples, and what they weigh; of a task that couples samples their embeddings; None if memory ran out."""
     task, device = state.task, state.ranks.device
     try:
@@ -133,7 +151,7 @@ def _seen_if_it_fits(state: TrainState, batches: Batches, samples: Slice, precis
         state.buffers.forward_pass.begin(samples.size)
         forward = in_precision(state.model, precision, device)
         if isinstance(task, CoupledTask):
-            return task.embed(forward, batch)
+            return task.embed_labelled(forward, batch)
         sums = dict(task.metric_sums(forward, batch) or {})
         if "loss" not in sums:
             sums = {**sums, "loss": task.loss_sum(forward, batch)}

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 from torch.optim import Optimizer
 
+from largebatch.jobs.data.batches import Batches
 from largebatch.jobs.engine.clock import Clock
 from largebatch.jobs.engine.noise_scale import GainAverages, NoiseSums
 from largebatch.jobs.engine.ranks.all_reduce import AllReduce
@@ -64,6 +65,13 @@ class Progress:
         self.epoch, self.offset, self.step, self.samples_seen, self.schedule_samples = position
 
 
+class References(NamedTuple):
+    """Training samples that every evaluation passes forward besides, without random changes, for a task that compares with them."""
+
+    batches: Batches
+    num_samples: int
+
+
 class TrainState:
     """Model, optimizer and progress of one run; before the first step, when it is made.
 
@@ -89,6 +97,7 @@ class TrainState:
         average: WeightAverage | None = None,
         once_a_step: Sequence[str] = (),
         by_samples: Sequence[str] = (),
+        references: References | None = None,
     ) -> None:
         device = next(model.parameters()).device
         self.model = model
@@ -108,6 +117,8 @@ class TrainState:
         self.dropouts = sample_dropouts(model)
         self.by_samples = by_samples
         """Buffers that keep something of the samples that passed, and weights that every pass moves: with some, every step is one pass."""
+        self.references = references
+        """What evaluations compare with, where the task asks for it."""
         self.progress, self.noise, self.gain = Progress(), NoiseSums(), GainAverages()
         self.saved_at_s = 0.0
         """The training clock at the newest checkpoint."""

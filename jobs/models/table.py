@@ -18,6 +18,8 @@ from largebatch.jobs.models import keskar, small, transformer
 from largebatch.jobs.models.first_pass import make_whole
 from largebatch.jobs.models.from_transformers import TRANSFORMERS, transformers_model
 from largebatch.jobs.models.parameters import refuse_parameters, unfold_buffers
+from largebatch.jobs.models.towers.clip import TwoTowers
+from largebatch.jobs.models.towers.simclr import SimCLR
 from largebatch.jobs.spec.mistakes import nearest, refuse_unknown_arguments
 from largebatch.jobs.spec.train_spec import ModelSpec
 
@@ -27,6 +29,8 @@ OURS: dict[str, Callable[..., nn.Module]] = {
     "transformer-encoder": transformer.encoder,
     "lenet": small.lenet,
     "resnet9": small.ResNet9,
+    "two-towers": TwoTowers,
+    "simclr": SimCLR,
     "keskar-f1": keskar.f1,
     "keskar-c1": keskar.c1,
     "keskar-c2": keskar.VGG,
@@ -109,7 +113,7 @@ def _from_data(parameters: Collection[str], dataset: Dataset, name: str) -> dict
         if len(input_shape) != 3:
             raise SpecError("model.name", f"{name} takes images (channels, height, width), not samples of shape {input_shape}.", "Try mlp.")
         from_data["in_channels"] = input_shape[0]
-        smallest = {"keskar-c2": 32, "keskar-c4": 32, "resnet9": 8}.get(name, 4)
+        smallest = {"keskar-c2": 32, "keskar-c4": 32, "resnet9": 8, "two-towers": 8, "simclr": 8}.get(name, 4)
         if min(input_shape[1:]) < smallest:
             raise SpecError(
                 "model.name", f"{name} needs images of at least {smallest}x{smallest}, not {input_shape[1]}x{input_shape[2]}.", "Try lenet or mlp."

@@ -46,7 +46,7 @@ class DatasetSpec(Spec):
     """Where the samples come from."""
 
     name: str | None = None
-    """digits, mnist, fashion-mnist, cifar10, cifar100, image-folder, synthetic, diabetes or tokens."""
+    """digits, mnist, fashion-mnist, cifar10, cifar100, cifar10-captions, image-folder, synthetic, diabetes or tokens."""
     entry_point: str | None = None
     """Your own: "package.module:function", which returns (training set, test set) or (training set, validation set, test set), all map-style."""
     arguments: dict[str, JsonValue] = Field(default_factory=dict)

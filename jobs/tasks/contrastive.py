@@ -8,19 +8,25 @@ Letters: B samples of the global batch, R rows of a block, D numbers of an embed
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from largebatch.jobs.data.sample_draws import SampleDraws
+from largebatch.jobs.errors import PlanError
 from largebatch.jobs.tasks.base import Batch, Forward, Task
 from largebatch.jobs.tasks.metric import Metric
+from largebatch.jobs.tasks.nearest_neighbours import Labelled, knn_accuracy
+from largebatch.jobs.tasks.views import SimCLRViews
 
 BLOCK = 256
 """Rows of the matrix of similarities that are held at once."""
 RECALL_AT_1 = Metric("recall_at_1", "higher", is_fraction=True)
 RECALL_AT_5 = Metric("recall_at_5", "higher", is_fraction=True)
+BATCH_ACCURACY = Metric("batch_accuracy", "higher", is_fraction=True)
+KNN_ACCURACY = Metric("knn_accuracy", "higher", is_fraction=True)
 
 
 class Embeddings(NamedTuple):
@@ -39,9 +45,16 @@ class Embeddings(NamedTuple):
 class CoupledTask(Task):
     """A task whose loss looks at all samples of the global batch together, through their embeddings alone."""
 
+    num_references: int = 0
+    """Training samples that every evaluation passes forward besides, for metrics that compare with them; at most, none if 0."""
+
     @abstractmethod
     def embed(self, model: Forward, batch: Batch) -> Embeddings:
         """The embeddings of some samples; each must depend on its own sample alone."""
+
+    def embed_labelled(self, model: Forward, batch: Batch) -> tuple[Embeddings, Labelled | None]:
+        """The embeddings of some samples in evaluation, and what is compared with the references: nothing where there are none."""
+        return self.embed(model, batch), None
 
     @abstractmethod
     def loss_blocks(self, embeddings: Embeddings, start: int, stop: int) -> Iterator[Tensor]:
@@ -51,8 +64,8 @@ class CoupledTask(Task):
         """
 
     @abstractmethod
-    def coupled_metrics(self, embeddings: Embeddings) -> dict[str, float]:
-        """Scores of a whole part of the data."""
+    def coupled_metrics(self, embeddings: Embeddings, labelled: Labelled | None = None, references: Labelled | None = None) -> dict[str, float]:
+        """Scores of a whole part of the data. Args: references: of `num_references` training samples, as `labelled` of the part."""
 
     def probe(self, model: Forward, batch: Batch) -> Tensor:
         """See `Task`: numbers of the embeddings, each times a weight of its own, for the loss couples samples."""
@@ -74,7 +87,9 @@ class Contrastive(CoupledTask):
     """Pairs that belong together against all that do not. A batch is (first inputs, second inputs), or a tree that the model takes whole.
 
     The model gives (first, second), or (first, second, log of the scale), or (first, second, log of the scale, bias), embeddings (N, D) of any
-    length; they are brought to length 1. With s_ij = scale * first_i . second_j + bias and B pairs the loss of the batch is the mean over i of
+    length; or a dict of them: first, second, log_scale, bias, and representation (N, R), what of the first input neighbours are looked for by in
+    place of its embedding. Embeddings are brought to length 1. With s_ij = scale * first_i . second_j + bias and B pairs the loss of the batch
+    is the mean over i of
 
         clip      (-log softmax_j(s_ij)[i] - log softmax_j(s_ji)[i]) / 2           (Radford et al., arXiv:2103.00020)
         simclr    the same with each view's own side among the negatives, itself left out   (Chen et al., arXiv:2002.05709)
@@ -83,20 +98,71 @@ class Contrastive(CoupledTask):
     Args:
         temperature: 1 / scale where the model gives no scale.
         bias: where the model gives none; SigLIP begins with -10.
+        views: makes the pairs of a batch (images, labels): two random views; in evaluation the image itself and one view.
+        has_labels: whether a batch ends with the numbers of the samples' classes.
+        neighbours, num_references: of `knn_accuracy`, where there are labels.
+        accuracy_among: how many pairs in a row `batch_accuracy` compares.
     """
 
-    headline = RECALL_AT_1
-    others = (RECALL_AT_5,)
+    headline: Metric = RECALL_AT_1
+    others: tuple[Metric, ...] = (RECALL_AT_5, BATCH_ACCURACY)
 
-    def __init__(self, loss: Literal["clip", "simclr", "siglip"] = "clip", temperature: float = 0.07, bias: float = 0.0) -> None:
-        self._loss, self._temperature, self._bias = loss, temperature, bias
+    def __init__(
+        self,
+        loss: Literal["clip", "simclr", "siglip"] = "clip",
+        temperature: float = 0.07,
+        bias: float = 0.0,
+        *,
+        views: SimCLRViews | None = None,
+        has_labels: bool = False,
+        neighbours: int = 200,
+        num_references: int = 10_000,
+        accuracy_among: int = 256,
+    ) -> None:
+        self._loss, self._temperature, self._bias, self._accuracy_among = loss, temperature, bias, accuracy_among
+        self._views, self._has_labels, self._neighbours = views, has_labels or views is not None, neighbours
+        if self._has_labels:
+            self.headline, self.others, self.num_references = KNN_ACCURACY, (RECALL_AT_1, RECALL_AT_5, BATCH_ACCURACY), num_references
+
+    def prepare(self, batch: Batch, draws: SampleDraws) -> Batch:
+        """See `Task`: of (images, labels) with views (first, second, labels)."""
+        if self._views is None:
+            return batch
+        images, labels = batch
+        first = images if draws.in_evaluation else self._views.view(images, draws, "first view")
+        return first, self._views.view(images, draws, "second view"), labels
+
+    def refuse_output(self, output: Any, batch: Batch, mode: str) -> None:
+        """Raise PlanError for anything but two embeddings of each sample, and what may stand beside them."""
+        parts = _named(output)
+        first, second = parts.get("first"), parts.get("second")
+        are_embeddings = isinstance(first, Tensor) and isinstance(second, Tensor) and first.ndim == 2 and first.shape == second.shape
+        if not are_embeddings or not parts.keys() <= {*PARTS, "representation"}:
+            known = f"{', '.join(PARTS)}, representation"
+            hint = f"Give (first, second), each (samples, numbers), and maybe the log of the scale, and a bias; or a dict of {known}."
+            raise PlanError("model", f"gives no two embeddings of the same shape in {mode}.", hint)
 
     def embed(self, model: Forward, batch: Batch) -> Embeddings:
         """See `CoupledTask`; in float32."""
-        first, second, *rest = model(*batch)
-        scale = rest[0].float().exp().reshape(()) if rest else first.new_tensor(1.0 / self._temperature, dtype=torch.float32)
-        bias = rest[1].float().reshape(()) if len(rest) > 1 else first.new_tensor(self._bias, dtype=torch.float32)
-        return Embeddings(functional.normalize(first.float(), dim=1), functional.normalize(second.float(), dim=1), scale, bias)
+        return self._embeddings(_named(model(*self._inputs(batch))))
+
+    def embed_labelled(self, model: Forward, batch: Batch) -> tuple[Embeddings, Labelled | None]:
+        """See `CoupledTask`; what the model gives as representation, or else the first embedding, with the labels."""
+        parts = _named(model(*self._inputs(batch)))
+        embeddings = self._embeddings(parts)
+        if not self._has_labels:
+            return embeddings, None
+        representation = parts.get("representation", parts["first"])
+        return embeddings, Labelled(functional.normalize(representation.flatten(1).float(), dim=1), batch[-1])
+
+    def _inputs(self, batch: Batch) -> Batch:
+        return batch[:-1] if self._has_labels else batch
+
+    def _embeddings(self, parts: dict[str, Tensor]) -> Embeddings:
+        first, second = (functional.normalize(parts[side].float(), dim=1) for side in ("first", "second"))
+        scale = parts["log_scale"].float().exp().reshape(()) if "log_scale" in parts else first.new_tensor(1.0 / self._temperature)
+        bias = parts["bias"].float().reshape(()) if "bias" in parts else first.new_tensor(self._bias)
+        return Embeddings(first, second, scale, bias)
 
     def loss_blocks(self, embeddings: Embeddings, start: int, stop: int) -> Iterator[Tensor]:
         """See `CoupledTask`."""
@@ -118,17 +184,37 @@ class Contrastive(CoupledTask):
         return functional.cross_entropy(similarities_RB, rows, reduction="sum")
 
     @torch.no_grad()
-    def coupled_metrics(self, embeddings: Embeddings) -> dict[str, float]:
-        """Loss, and how often a first input's partner is the nearest, or among the five nearest, of all second inputs; ties count against it."""
+    def coupled_metrics(self, embeddings: Embeddings, labelled: Labelled | None = None, references: Labelled | None = None) -> dict[str, float]:
+        """Loss; how often a first input's partner is the nearest, or among the five nearest, of all second inputs, or the nearest of a block.
+
+        Ties count against it. With labels also the accuracy of nearest neighbours.
+        """
         num_samples = len(embeddings.first)
         loss = sum(float(piece) for piece in self.loss_blocks(embeddings, 0, num_samples)) / num_samples
-        ranks = []
-        for start in range(0, num_samples, BLOCK):
-            similarities_RB = embeddings.first[start : start + BLOCK] @ embeddings.second.T
-            partners = torch.arange(start, start + len(similarities_RB), device=similarities_RB.device)
-            ranks.append((similarities_RB >= similarities_RB.gather(1, partners[:, None])).sum(1))
-        rank = torch.cat(ranks)
-        return {"recall_at_1": float((rank <= 1).double().mean()), "recall_at_5": float((rank <= 5).double().mean()), "loss": loss}
+        rank = torch.cat([_ranks(embeddings, start, BLOCK, slice(None)) for start in range(0, num_samples, BLOCK)])
+        among = self._accuracy_among
+        rank_among = torch.cat([_ranks(embeddings, start, among, slice(start, start + among)) for start in range(0, num_samples, among)])
+        scores = {"recall_at_1": rank <= 1, "recall_at_5": rank <= 5, "batch_accuracy": rank_among <= 1}
+        known = {} if labelled is None or references is None else {"knn_accuracy": knn_accuracy(labelled, references, self._neighbours)}
+        return {**known, **{name: float(hits.double().mean()) for name, hits in scores.items()}, "loss": loss}
+
+
+def _ranks(embeddings: Embeddings, start: int, size: int, others: slice) -> Tensor:
+    """Of each of `size` samples from `start` on, how many of some second inputs, its partner among them, are at least as near as its partner."""
+    similarities_RB = embeddings.first[start : start + size] @ embeddings.second[others].T
+    partners = torch.arange(len(similarities_RB), device=similarities_RB.device) + start - (others.start or 0)
+    return (similarities_RB >= similarities_RB.gather(1, partners[:, None])).sum(1)
+
+
+PARTS = ("first", "second", "log_scale", "bias")
+"""What a model gives, in this order, or by these names."""
+
+
+def _named(output: Any) -> dict[str, Any]:
+    """What a model gives, by name."""
+    if isinstance(output, dict):
+        return output
+    return dict(zip(PARTS, output, strict=False)) if isinstance(output, (tuple, list)) and len(output) <= len(PARTS) else {}
 
 
 def _similarities(embeddings: Embeddings, rows: Tensor, columns: Tensor) -> Tensor:

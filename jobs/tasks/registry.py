@@ -181,13 +181,41 @@ class ContrastiveConfig(TaskConfig):
     """What similarities are divided by, where the model gives no scale of its own."""
     bias: float = 0.0
     """What is added to them, where the model gives none; SigLIP begins with -10."""
+    views: Literal["simclr"] | None = None
+    """Samples are (image, number of the class), and two random views of an image are the pair, drawn as SimCLR does for small images."""
+    labels: bool = False
+    """Samples are (first, second, number of the class), and the headline is knn_accuracy; so it is with views."""
+    neighbours: PositiveInt = 200
+    """Training samples that vote on a sample's class in knn_accuracy."""
+    references: PositiveInt = 10_000
+    """Training samples that the nearest are looked for among, at most: the same for every run."""
+    accuracy_among: PositiveInt = 256
+    """How many pairs in a row, of the evaluated part, batch_accuracy compares with each other."""
+
+    @property
+    def takes_classes(self) -> bool:
+        """See `TaskConfig`."""
+        return self.views is not None
+
+    @model_validator(mode="after")
+    def _reads_what_is_set(self) -> Self:
+        for option in ("neighbours", "references"):
+            if not (self.labels or self.views) and getattr(self, option) != type(self).model_fields[option].default:
+                raise ValueError(f"{option} is of knn_accuracy, which needs labels: set labels, or views")
+        return self
 
     def build(self, dataset: "Dataset", label_smoothing: float) -> "Task":
         """See `TaskConfig`."""
         from largebatch.jobs.tasks.contrastive import Contrastive
+        from largebatch.jobs.tasks.views import SimCLRViews
 
         _refuse_smoothing(self.name, label_smoothing)
-        return Contrastive(self.loss, self.temperature, self.bias)
+        if self.views and not (dataset.normalises and dataset.input_shape[0] == 3):
+            problem = f"change colours of uint8 images (3, height, width) that are held in memory, and {dataset.name} has others."
+            raise PlanError("task.views", problem, "Try cifar10, or give pairs of your own.")
+        views = SimCLRViews(*dataset.channel_moments) if self.views else None
+        return Contrastive(self.loss, self.temperature, self.bias, views=views, has_labels=self.labels, neighbours=self.neighbours,
+                           num_references=self.references, accuracy_among=self.accuracy_among)  # fmt: skip
 
 
 class OwnTaskConfig(TaskConfig):

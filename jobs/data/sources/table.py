@@ -15,6 +15,7 @@ import torch
 from largebatch.jobs.data.augment import augments
 from largebatch.jobs.data.dataset import Dataset, Images, Tensors, refuse_bad_labels
 from largebatch.jobs.data.keyed_random import key, sample_order
+from largebatch.jobs.data.sources import captions
 from largebatch.jobs.data.sources.image_folder import load_image_folder
 from largebatch.jobs.data.sources.own import load_own
 from largebatch.jobs.data.sources.tokens import token_parts
@@ -22,7 +23,7 @@ from largebatch.jobs.data.sources.validation import hold_out
 from largebatch.jobs.errors import DataError, SpecError
 from largebatch.jobs.spec.mistakes import nearest, refuse_unknown_arguments
 from largebatch.jobs.spec.train_spec import AugmentSpec, DatasetSpec
-from largebatch.jobs.tasks.registry import ClassificationConfig, TaskConfig
+from largebatch.jobs.tasks.registry import ClassificationConfig, ContrastiveConfig, TaskConfig
 
 NUM_DIGITS_TEST, NUM_DIABETES_TEST = 360, 88
 
@@ -32,7 +33,7 @@ def load_dataset(spec: DatasetSpec, data_dir: Path, task: TaskConfig | None = No
     task = task or ClassificationConfig()
     dataset = load_own(spec, task) if spec.entry_point is not None else _by_name(spec, data_dir, task)
     if task.takes_classes and dataset.num_classes is None:
-        raise SpecError("task", f"classification needs the numbers of classes, and {dataset.name} has none.", "Choose another task.name.")
+        raise SpecError("task", f"{task.name} needs the numbers of classes, and {dataset.name} has none.", "Choose another task.name.")
     _refuse_augmentation_that_cannot_be(spec, dataset)
     return dataset if spec.validation is None else hold_out(dataset, spec.validation)
 
@@ -52,7 +53,8 @@ def _by_name(spec: DatasetSpec, data_dir: Path, task: TaskConfig) -> Dataset:
 
 
 def _refuse_augmentation_that_cannot_be(spec: DatasetSpec, dataset: Dataset) -> None:
-    augmentation, is_held = spec.augment, isinstance(dataset.train, Images)
+    augmentation = spec.augment
+    is_held = isinstance(dataset.train, Images) or (spec.entry_point is None and isinstance(dataset.train, Tensors))
     if is_held and augmentation.resized_crop:
         raise SpecError("dataset.augment.resized_crop", "is for image folders.", "Use translate instead.")
     if is_held and augments(augmentation) and len(dataset.input_shape) != 3:
@@ -148,6 +150,30 @@ def torchvision_set(spec: DatasetSpec, data_dir: Path) -> Dataset:
         problem = f"{class_name} in {data_dir} has training and test images of different shapes, {shapes}."
         raise DataError("--data-dir", problem, "Fetch it again.")
     return Dataset(name, train, test, num_classes, tuple(train.inputs.shape[1:]), mean, std)
+
+
+def cifar10_captions(spec: DatasetSpec, data_dir: Path, task: TaskConfig) -> Dataset:
+    """CIFAR-10's images, each with a caption of its class as bytes, and the number of the class where the task asks for it."""
+    if not isinstance(task, ContrastiveConfig):
+        raise SpecError("task", f"cifar10-captions are pairs, and the task is {task.name}.", "Set task.name=contrastive, or dataset.name=cifar10.")
+    pictures = torchvision_set(spec.model_copy(update={"name": "cifar10"}), data_dir)
+
+    def with_captions(images: Images, kind: str) -> Tensors:
+        pairs = (images.inputs, captions.captions(images.labels, kind))
+        return Tensors((*pairs, images.labels) if task.labels else pairs)
+
+    leaves = (("0", pictures.input_shape, torch.uint8), ("1", (captions.LENGTH,), torch.int64), ("2", (), torch.int64))
+    return Dataset(
+        "cifar10-captions",
+        with_captions(pictures.train, "training"),
+        with_captions(pictures.test, "test"),
+        None,
+        pictures.input_shape,
+        pictures.mean,
+        pictures.std,
+        sample_leaves=leaves if task.labels else leaves[:2],
+        for_model={"vocabulary_size": captions.VOCABULARY_SIZE, "sequence_length": captions.LENGTH},
+    )
 
 
 def _read_torchvision(class_name: str, data_dir: Path, is_train: bool, download: bool) -> Images:
@@ -247,6 +273,7 @@ SOURCES: dict[str, Callable[..., Dataset]] = {
     "diabetes": diabetes,
     "tokens": tokens,
     **dict.fromkeys(TORCHVISION, torchvision_set),
+    "cifar10-captions": cifar10_captions,
     "image-folder": image_folder,
     "synthetic": synthetic,
 }

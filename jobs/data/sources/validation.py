@@ -1,4 +1,4 @@
-"""Holds out a part of the training samples: what is decided while training is decided by it, and the test set is left for the end."""
+"""Chooses training samples: those that are held out, by which a run is judged while it trains, and those that evaluation compares with."""
 
 from dataclasses import replace
 from typing import Any
@@ -45,6 +45,13 @@ def evaluated_by(dataset: Dataset, part: EvaluatedOn | None) -> Dataset:
         problem = f"{dataset.name} has no validation part, so there is none to evaluate."
         raise SpecError("evaluation.part", problem, "Hold one out with dataset.validation, or leave evaluation.part out.")
     return replace(dataset, part=part)
+
+
+def references(part: Any, number: int) -> Any:
+    """`number` samples of the training part, or all where there are fewer, the same for every run, without random changes."""
+    if number >= len(part):
+        return _for_evaluation(part)
+    return _selected(_for_evaluation(part), sample_order(0, key("references"), len(part))[:number].sort().values)
 
 
 def refuse_too_few_left(dataset: Dataset, amount: int | float | None, global_batch_size: int) -> None:

@@ -70,17 +70,22 @@ class EmbeddingObjective:
         return per_sample + shared * (micro_batch.size / self._num_samples)
 
 
-def gathered(ranks: Ranks, own: Sequence[Embeddings], sizes: Sequence[int]) -> Embeddings:
-    """All ranks' embeddings, in the ranks' order; scale and bias are the same on every rank that has samples."""
+def gathered(ranks: Ranks, own: Sequence[Sequence[Tensor]], sizes: Sequence[int]) -> list[Tensor]:
+    """All ranks' rows of some tensors, in the ranks' order; of a 0-d tensor, which is the same on all, the first one's.
+
+    Args: own: of this rank's micro-batches in order; sizes: how many rows each rank has.
+    """
     if ranks.world_size == 1:
-        first, second = (torch.cat([embeddings[side] for embeddings in own]) for side in (0, 1))
-        return Embeddings(first, second, own[0].scale, own[0].bias)
-    width, scale, bias = next(filter(None, ranks.gathered((own[0].first.shape[1], float(own[0].scale), float(own[0].bias)) if own else None)))
-    start = sum(sizes[: ranks.rank])
-    sides = []
-    for side in (0, 1):
-        whole = torch.zeros((sum(sizes), width), device=ranks.device)
+        return [torch.cat(pieces) if pieces[0].ndim else pieces[0] for pieces in map(list, zip(*own, strict=True))]
+    forms = [(each.shape[1:], each.dtype, None if each.ndim else float(each)) for each in own[0]] if own else None
+    start, stop = sum(sizes[: ranks.rank]), sum(sizes[: ranks.rank + 1])
+    tensors = []
+    for number, (shape, dtype, shared) in enumerate(next(filter(None, ranks.gathered(forms)))):
+        if shared is not None:
+            tensors.append(torch.tensor(shared, dtype=dtype, device=ranks.device))
+            continue
+        whole = torch.zeros((sum(sizes), *shape), dtype=dtype, device=ranks.device)
         if own:
-            whole[start : start + sizes[ranks.rank]] = torch.cat([embeddings[side] for embeddings in own])
-        sides.append(ranks.sum(whole))  # every other rank's rows are zeros, so the sum is exact
-    return Embeddings(sides[0], sides[1], torch.tensor(scale, device=ranks.device), torch.tensor(bias, device=ranks.device))
+            whole[start:stop] = torch.cat([pieces[number] for pieces in own])
+        tensors.append(ranks.sum(whole))  # every other rank's rows are zeros, so the sum is exact
+    return tensors
