@@ -101,16 +101,48 @@ class Towers(nn.Module):
         return self.first(first), self.second(second), self.log_scale
 
 
+class Encoder(nn.Module):
+    """One network for both views; smooth, without norms."""
+
+    def __init__(self, num_classes: int = 0) -> None:
+        super().__init__()
+        self.features, self.projection = nn.Sequential(nn.Flatten(), nn.LazyLinear(16), nn.Tanh()), nn.Linear(16, 6)
+
+    def forward(self, first: Tensor, second: Tensor) -> dict[str, Tensor]:
+        representation = self.features(first)
+        return {"first": self.projection(representation), "second": self.projection(self.features(second)), "representation": representation}
+
+
+class Named(Encoder):
+    """Embeddings alone."""
+
+    def forward(self, first: Tensor, second: Tensor) -> dict[str, Tensor]:
+        return {name: output for name, output in super().forward(first, second).items() if name != "representation"}
+
+
+class Same(nn.Linear):
+    """One output where a pair is asked for."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(16, 4)
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        return super().forward(images.flatten(1))
+
+
 def pairs(num_train: int = 120, num_test: int = 40) -> tuple[Pairs, Pairs]:
     return Pairs(num_train, 1), Pairs(num_test, 11)
 
 
-def views(num_train: int = 96, num_test: int = 32) -> tuple[TensorDataset, TensorDataset]:
-    """Samples and noisy copies of them."""
+def views(num_train: int = 96, num_test: int = 32, labelled: bool = False) -> tuple[TensorDataset, TensorDataset]:
+    """Samples and noisy copies of them, around a centre for each of three classes."""
     parts = []
     for size, seed in ((num_train, 1), (num_test, 2)):
+        labels = torch.arange(size) % 3
         first = torch.randn(size, 6, generator=generator(seed))
-        parts.append(TensorDataset(first, first.flip(1) + 0.1 * torch.randn(size, 6, generator=generator(seed + 10))))
+        second = first.flip(1) + 0.1 * torch.randn(size, 6, generator=generator(seed + 10))
+        first[:, :3] += 1.5 * functional.one_hot(labels, 3) if labelled else 0.0
+        parts.append(TensorDataset(first, second, labels) if labelled else TensorDataset(first, second))
     return parts[0], parts[1]
 
 

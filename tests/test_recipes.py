@@ -118,3 +118,16 @@ def test_it_trains(name: str, changes: list[str], falls_below: float, text_data_
     job = prepare(read_spec(name, [*changes, *small, "tracking.enabled=false"]), torch.device("cpu"), text_data_dir)
     trained(job, tmp_path / "run")
     assert list(evaluations(read_records(tmp_path / "run")))[-1].loss < falls_below
+
+
+@pytest.mark.parametrize(("name", "changes"), [("clip-tiny", []), ("simclr-cifar10", ["batch.global_batch_size=256"])])
+def test_pairs_of_a_few_images_train(name: str, changes: list[str], image_data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """400 images of each part, two epochs: what belongs together is nearer than at the start, and the classes are told better than by chance."""
+    whole = sources._read_torchvision
+    monkeypatch.setattr(sources, "_read_torchvision", lambda *given: whole(*given).select(torch.arange(400)))
+    small = ["model.arguments.width=8", "stop.epochs=2", "learning_rate.warmup_epochs=0", "tracking.enabled=false"]
+    job = prepare(read_spec(name, [*changes, *small]), torch.device("cpu"), image_data_dir)
+    trained(job, tmp_path / "run")
+    records = list(evaluations(read_records(tmp_path / "run")))
+    assert records[-1].loss < records[0].loss
+    assert records[-1].score == records[-1].scores["knn_accuracy"] > 0.15

@@ -24,6 +24,7 @@ import pytest
 import small_runs
 import torch
 from small_runs import ROOT, distance, losses, parameters, same, starts
+from torch.nn import functional
 
 from largebatch.jobs.run.journal import read_records
 from largebatch.jobs.run.records import EvalRecord, NoticeRecord, StepRecord
@@ -84,8 +85,8 @@ EQUAL: dict[str, dict[str, Any]] = {
         learning_rate={"base": 0.2, "decay": "cosine", "restart": {"epoch": 3.0, "base": 0.1, "warmup_epochs": 1.0}},
     ),
     "pairs": on_few(
-        task={"name": "contrastive"},
-        dataset={"entry_point": "own_tasks:views", "arguments": {"num_train": 240}},
+        task={"name": "contrastive", "labels": True, "neighbours": 7, "references": 100},
+        dataset={"entry_point": "own_tasks:views", "arguments": {"num_train": 240, "labelled": True}},
         model={"entry_point": "own_tasks:Towers"},
     ),
     "denoising": on_few(
@@ -218,6 +219,60 @@ def test_every_evaluation_counts_every_sample_once(folder: Path, world_size: int
     # 360 test samples: a prediction that flips in its last bit is one sample.
     assert [r.score for r in many] == pytest.approx([r.score for r in one], abs=1.5 / 360)
     assert [r.loss for r in many] == pytest.approx([r.loss for r in one], rel=1e-4)
+
+
+@pytest.mark.parametrize("world_size", WORLDS)
+def test_scores_of_pairs_are_of_all_ranks_pairs(folder: Path, world_size: int) -> None:
+    one, many = ([r for r in read_records(folder / f"{world}-pairs") if isinstance(r, EvalRecord)] for world in (1, world_size))
+    assert {"knn_accuracy", "recall_at_1", "recall_at_5", "batch_accuracy", "loss"} == set(one[0].scores)
+    for mine, theirs in zip(one, many, strict=True):
+        assert mine.score == mine.scores["knn_accuracy"]
+        assert theirs.scores == pytest.approx(mine.scores, rel=1e-4, abs=1.5 / 32)  # one of 32 test samples in its last bit
+
+
+def pairs_loss(kind: str, model: torch.nn.Module, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """The mean over the whole batch, in one piece."""
+    own, other, log_scale = model(first, second)
+    own, other = functional.normalize(own, dim=1), functional.normalize(other, dim=1)
+    number = len(own)
+    if kind == "siglip":
+        signs = 2 * torch.eye(number, dtype=own.dtype) - 1
+        return functional.softplus(-signs * (own @ other.T * log_scale.exp())).sum() / number
+    if kind == "clip":
+        similarities, partners = own @ other.T * log_scale.exp(), torch.arange(number)
+        return (functional.cross_entropy(similarities, partners) + functional.cross_entropy(similarities.T, partners)) / 2
+    both = torch.cat([own, other])
+    similarities = (both @ both.T * log_scale.exp()).masked_fill(torch.eye(2 * number, dtype=torch.bool), -torch.inf)
+    return functional.cross_entropy(similarities, torch.arange(2 * number).roll(number))
+
+
+def test_1024_pairs_in_micro_batches_of_16_on_three_ranks_are_one_batch(ranks: Ranks, tmp_path: Path) -> None:
+    """One plain step at a rate of 1: what the weights moved by is the gradient, to the rounding of the weights."""
+    documents = {
+        kind: document(
+            task={"name": "contrastive", "loss": kind},
+            dataset={"entry_point": "own_tasks:views", "arguments": {"num_train": 1024}},
+            model={"entry_point": "own_tasks:Towers"},
+            batch={"global_batch_size": 1024, "micro_batch_size": 16},
+            optimizer={"name": "sgd", "momentum": 0.0, "weight_decay": 0.0},
+            learning_rate={"base": 1.0},
+            stop={"steps": 1},
+        )
+        for kind in ("clip", "simclr", "siglip")
+    }
+    ranks.run(tmp_path, 3, [Job(tmp_path / kind, given) for kind, given in documents.items()])
+    for kind, given in documents.items():
+        job = small_runs.prepared(**given)
+        before = {name: parameter.detach().clone() for name, parameter in job.model.named_parameters()}
+        exact = job.model.double()
+        loss = pairs_loss(kind, exact, *(leaf.double() for leaf in job.dataset.train.batch))
+        loss.backward()
+        assert losses(tmp_path / kind) == [pytest.approx(float(loss.detach()), rel=2e-6)]
+        after = parameters(tmp_path / kind)
+        for name, parameter in exact.named_parameters():
+            assert parameter.grad is not None
+            rounding = 2.0**-24 * float(before[name].abs().max()) + 2e-6 * float(parameter.grad.abs().max())
+            assert float((before[name] - after[name] - parameter.grad).abs().max()) <= 4 * rounding, (kind, name)
 
 
 def test_the_noise_is_measured_between_ranks(folder: Path) -> None:

@@ -5,9 +5,13 @@ from typing import Any
 
 import pytest
 import small_runs
+import torch
 from small_runs import distance, parameters, trained
+from torch.nn import functional
 
 from largebatch.jobs.errors import CodeError, InputError, PlanError, SpecError
+from largebatch.jobs.plan.step_plan import Slice
+from largebatch.jobs.prepared import Prepared, new_state
 from largebatch.jobs.run.journal import evaluations, read_records
 from largebatch.jobs.run.records import Outcome
 
@@ -41,6 +45,9 @@ TASKS: dict[str, dict[str, Any]] = {
     "two inputs": task(task={"entry_point": f"{OWN}:PairMatch"}, dataset={"entry_point": f"{OWN}:pairs"}, model={"entry_point": f"{OWN}:Compare"}),
     "denoising": task(task={"entry_point": f"{OWN}:Denoise"}, dataset={"entry_point": f"{OWN}:pictures"}, model={"entry_point": f"{OWN}:Denoiser"}),
     "contrastive": task(task={"name": "contrastive"}, dataset={"entry_point": f"{OWN}:views"}, model={"entry_point": f"{OWN}:Towers"}),
+    "random views": task(task={"name": "contrastive", "loss": "simclr", "views": "simclr", "neighbours": 5, "temperature": 0.5},
+                         dataset=small_runs.synthetic(num_train=120, num_test=40, shape=(3, 8, 8)),
+                         model={"entry_point": f"{OWN}:Encoder"}),
 }  # fmt: skip
 
 
@@ -58,7 +65,7 @@ def test_it_learns_and_any_split_gives_the_same(name: str, tmp_path: Path) -> No
     assert pieces.score == pytest.approx(whole.score, abs=0.05)
 
 
-@pytest.mark.parametrize("name", ["documents", "denoising", "contrastive", "two inputs"])
+@pytest.mark.parametrize("name", ["documents", "denoising", "contrastive", "random views", "two inputs"])
 def test_a_resumed_run_is_one_that_never_stopped(name: str, tmp_path: Path) -> None:
     document = {**TASKS[name], "checkpoint": {"every_steps": 3, "keep": 9, "every_seconds": None}}
     whole = trained(small_runs.prepared(**document), tmp_path / "whole")
@@ -67,6 +74,58 @@ def test_a_resumed_run_is_one_that_never_stopped(name: str, tmp_path: Path) -> N
     resumed = trained(small_runs.prepared(**document), tmp_path / "parts", resumes=True)
     assert resumed.parameters_sha256 == whole.parameters_sha256
     assert resumed.score == whole.score
+
+
+class TestNearestNeighbours:
+    """A task that couples samples, whose evaluation compares with training samples: restated from the run's own weights, in float64."""
+
+    @staticmethod
+    def expected(job: Prepared, of: int | None, references: Any) -> float:
+        """Of the test samples. Args: of: which output is compared; references: numbers of training samples."""
+        parts = [job.dataset.train.gather(references), job.dataset.test.batch]
+        (near, classes), (features, labels) = (
+            (job.model(*part[:2])["representation" if of is None else of].detach().double(), part[2]) for part in parts
+        )
+        cosines = functional.normalize(features, dim=1) @ functional.normalize(near, dim=1).T
+        hits = 0
+        for row, label in zip(cosines, labels.tolist(), strict=True):
+            chosen = row.argsort(descending=True)[:5]
+            votes = torch.zeros(3, dtype=torch.float64).index_add(0, classes[chosen], (row[chosen] / 0.07).exp())
+            hits += int(votes.argmax()) == label
+        return hits / len(labels)
+
+    @pytest.mark.parametrize(("model", "of"), [("Encoder", None), ("Named", "first")])
+    def test_it_is_the_vote_of_training_samples(self, model: str, of: str | None, tmp_path: Path) -> None:
+        """By the representation where the model gives one, else by the first embedding; the split of evaluation changes nothing."""
+        document = {
+            **TASKS["contrastive"],
+            "task": {"name": "contrastive", "labels": True, "neighbours": 5},
+            "dataset": {"entry_point": f"{OWN}:views", "arguments": {"labelled": True, "num_test": 300}},
+            "model": {"entry_point": f"{OWN}:{model}"},
+            "stop": {"epochs": 1},
+        }
+        job = small_runs.prepared(**document)
+        summary = trained(job, tmp_path)
+        assert summary.headline.name == "knn_accuracy"
+        assert 0.4 < summary.score < 1
+        assert summary.score == pytest.approx(self.expected(job, of, torch.arange(96)), abs=1e-9)
+
+    def test_references_are_some_of_the_training_samples_the_same_for_every_run(self, tmp_path: Path) -> None:
+        task = {"name": "contrastive", "labels": True, "neighbours": 5, "references": 40}
+        dataset = {"entry_point": f"{OWN}:views", "arguments": {"labelled": True}}
+        parts = []
+        for seed in (0, 1):
+            job = small_runs.prepared(**{**TASKS["contrastive"], "task": task, "dataset": dataset, "seed": seed})
+            references = new_state(job).references
+            assert references is not None
+            assert references.num_samples == 40
+            parts.append(references.batches.read(Slice(0, 0, 40)))
+        assert torch.equal(parts[0][0], parts[1][0])
+        train = job.dataset.train.batch
+        places = [int((train[0] == row).all(1).nonzero()) for row in parts[0][0]]
+        assert places == sorted(set(places))
+        assert places != list(range(40))
+        assert torch.equal(parts[0][2], train[2][places])
 
 
 class TestTargets:
@@ -122,6 +181,9 @@ class TestRefused:
             ({"task": {"name": "regression", "delta": 2.0}}, "loss 'mse' does not read delta; huber does"),
             ({"task": {"entry_point": f"{OWN}:Unheaded"}}, "headline of own_tasks:Unheaded is 'f1'; it must be a largebatch.Metric"),
             ({"task": {"name": "classification", "class_weights": [1.0]}}, "has 1 weights for 4 classes"),
+            ({"task": {"name": "contrastive", "neighbours": 5}}, "neighbours is of knn_accuracy, which needs labels"),
+            ({"task": {"name": "contrastive", "views": "simclr"}}, "task.views: change colours of uint8 images"),
+            ({"task": {"name": "contrastive"}, "model": {"entry_point": f"{OWN}:Same"}}, "gives no two embeddings of the same shape in training"),
             ({"task": {"name": "masked-language-modelling"}}, "which token hides another is not known"),
             ({"task": {"name": "multi-label"}, "loss": {"label_smoothing": 0.1}}, "is of classification, and the task is multi-label"),
         ],

@@ -13,7 +13,8 @@ from largebatch.jobs.data.dataset import Dataset
 from largebatch.jobs.data.sources.table import SOURCES, TORCHVISION_FILES, load_dataset
 from largebatch.jobs.errors import DataError, SpecError
 from largebatch.jobs.plan.step_plan import Slice
-from largebatch.jobs.spec.train_spec import DatasetSpec
+from largebatch.jobs.spec.train_spec import AugmentSpec, DatasetSpec
+from largebatch.jobs.tasks.registry import ContrastiveConfig, RegressionConfig
 
 CPU = torch.device("cpu")
 
@@ -232,3 +233,38 @@ class TestSynthetic:
 def test_every_name_is_documented() -> None:
     described = DatasetSpec.model_fields["name"].description or ""
     assert all(name in described for name in SOURCES)
+
+
+class TestCaptions:
+    """CIFAR-10's images with a caption each."""
+
+    @staticmethod
+    def load(data_dir: Path, **task: Any) -> Dataset:
+        return load_dataset(DatasetSpec(name="cifar10-captions"), data_dir, ContrastiveConfig(name="contrastive", **task))
+
+    def test_a_caption_says_what_class_the_image_is_of(self, image_data_dir: Path) -> None:
+        captioned = self.load(image_data_dir, labels=True)
+        pictures = load(image_data_dir, name="cifar10")
+        images, tokens, labels = captioned.test.batch
+        assert torch.equal(images, pictures.test.inputs)
+        assert torch.equal(labels, pictures.test.labels)
+        texts = [bytes(row).rstrip(b"\0").decode() for row in tokens[:500].tolist()]
+        words = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+        assert all(words[label] in text.split() for text, label in zip(texts, labels.tolist(), strict=False))
+        assert len({text.replace(words[label], "") for text, label in zip(texts, labels.tolist(), strict=False)}) == 6
+        assert captioned.for_model == {"vocabulary_size": 256, "sequence_length": tokens.shape[1]}
+
+    def test_images_come_normalised_and_labels_where_they_are_asked_for(self, image_data_dir: Path) -> None:
+        pairs = self.load(image_data_dir)
+        batch = DeviceBatches(pairs.test, pairs, CPU, channels_last=False).read(Slice(0, 0, 200))
+        assert [leaf.dtype for leaf in batch] == [torch.float32, torch.int64]
+        assert float(batch[0].mean().abs()) < 0.1
+        assert float(batch[0].std()) == pytest.approx(1.0, abs=0.1)
+
+    def test_a_task_without_pairs_is_refused(self, image_data_dir: Path) -> None:
+        assert "cifar10-captions are pairs, and the task is classification" in str(refused(image_data_dir, name="cifar10-captions"))
+
+    def test_augmentation_that_would_do_nothing_is_refused(self) -> None:
+        assert "resized_crop: is for image folders" in str(refused(name="digits", augment={"resized_crop": True}))
+        with pytest.raises(SpecError, match="resized_crop: is for image folders"):
+            load_dataset(DatasetSpec(name="diabetes", augment=AugmentSpec(resized_crop=True)), Path("nowhere"), RegressionConfig(name="regression"))
