@@ -17,6 +17,7 @@ from largebatch.jobs.models.table import build_model
 from largebatch.jobs.plan.step_plan import Slice
 from largebatch.jobs.prepared import new_state
 from largebatch.jobs.run.journal import evaluations, read_records
+from largebatch.jobs.run.records import StepRecord
 
 LENGTH, SHORT, SAMPLES = 12, 4, 60
 """Of `own_tasks:documents`: tokens of a sequence, tokens while they are short, training samples."""
@@ -124,6 +125,29 @@ def test_it_resumes_in_either_phase_and_between_them_bit_for_bit(steps: int, tmp
     assert small_runs.steps(tmp_path / "parts") == list(range(1, steps + 1))
     resumed = trained(prepared(MLM, 7, 0.3), tmp_path / "parts", resumes=True)
     assert resumed.parameters_sha256 == whole.parameters_sha256
+
+
+@pytest.mark.parametrize("micro_batch_size", [60, 7])
+def test_noise_of_the_norms_is_of_whole_samples(micro_batch_size: int, tmp_path: Path) -> None:
+    """Each of the first step's 15 samples by itself, all its pieces together, in float64."""
+    parts = {"gradient": {"noise_from": "norms", "noise_every_steps": 1}, "stop": {"steps": 1}, "learning_rate": {"base": 0.1}}
+    trained(prepared(LM, micro_batch_size, **parts), tmp_path)
+    job = prepared(LM, **parts)
+    model = build_model(job.spec.model, job.dataset, job.spec.seed).double()
+    norms = [parameter for module in model.modules() if isinstance(module, nn.RMSNorm) for parameter in module.parameters()]
+    tokens, targets = (leaf.reshape(15, 3, SHORT) for leaf in job.dataset.train.gather(sample_order(job.spec.seed, 0, SAMPLES)[:15]))
+    total = (targets != -100).sum()
+    shares = (targets != -100).sum((1, 2)).double() / total
+    rows = []
+    for sample in range(15):
+        loss = functional.cross_entropy(model(tokens[sample]).reshape(-1, 9), targets[sample].reshape(-1), ignore_index=-100, reduction="sum")
+        rows.append(torch.cat([part.reshape(-1) for part in torch.autograd.grad(loss / total, norms)]))
+    whole, factors = torch.stack(rows).sum(0), 1 / (1 - 2 * shares)
+    spread = (factors * (torch.stack(rows) - shares[:, None] * whole).square().sum(1)).sum()
+    variance = spread / (1 + (factors * shares.square()).sum())
+    (record,) = [record for record in read_records(tmp_path) if isinstance(record, StepRecord)]
+    assert record.norms_covariance_trace == pytest.approx(15 * float(variance), rel=1e-4)
+    assert record.norms_gradient_norm_squared == pytest.approx(float(whole.square().sum() - variance), rel=1e-3)
 
 
 def test_evaluation_is_of_whole_sequences(tmp_path: Path) -> None:

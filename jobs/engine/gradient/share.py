@@ -8,7 +8,7 @@ from torch import Tensor
 
 from largebatch.jobs.data.batches import Batches
 from largebatch.jobs.data.keyed_random import key, seed_draws
-from largebatch.jobs.data.trees import Tree, cut_sequences, rows
+from largebatch.jobs.data.trees import Tree, cut_sequences, num_samples, rows
 from largebatch.jobs.engine.out_of_memory import ran_out_of_memory
 from largebatch.jobs.engine.state import TrainState
 from largebatch.jobs.entry_points import ANYTHING, failed
@@ -81,8 +81,9 @@ class Share:
         task, size = self.state.task, micro_batch.size
         weights = [1.0] * size
         if not task.counts_samples:
+            pieces = num_samples(batch) // size  # sequences that a sample was cut into
             with self._in_words("task", f"weighing {size} samples one by one"):
-                weights = [_number(task.weight(rows(batch, index, index + 1)), "weight") for index in range(size)]
+                weights = [_number(task.weight(rows(batch, start, start + pieces)), "weight") for start in range(0, size * pieces, pieces)]
         return torch.tensor(weights, dtype=torch.float64, device=self.state.ranks.device)
 
     def read(self, micro_batch: Slice) -> Tree:
