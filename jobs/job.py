@@ -26,7 +26,7 @@ from largebatch.jobs.errors import DivergedError
 from largebatch.jobs.models.parameters import description, refuse_unlike_first
 from largebatch.jobs.models.snapshot import restored
 from largebatch.jobs.plan.make import Facts, make_plan
-from largebatch.jobs.prepared import Prepared, evaluation_batches, examine, new_state, training_batches
+from largebatch.jobs.prepared import Prepared, evaluation_batches, examine, new_state, training_batches, training_set
 from largebatch.jobs.reporting import Tracker, begin, end, end_failed, summarise
 from largebatch.jobs.resume import save_checkpoint, saved_state, take_up
 from largebatch.jobs.run import run_folder
@@ -53,8 +53,9 @@ def prepare(spec: TrainSpec, device: torch.device, data_dir: Path, world_size: i
     ranks.agreed(lambda: refuse_other_workers_data(dataset, examined.fingerprint, fingerprint, ranks.rank))
     first_parameters = ranks.from_first(lambda: description(model))
     ranks.agreed(lambda: refuse_unlike_first(description(model), first_parameters, ranks.rank))
-    facts = Facts(len(dataset.train), examined.normalises, min(ranks.gathered(examined.micro_batch_size)), world_size or ranks.world_size,
-                  isinstance(examined.task, CoupledTask))  # fmt: skip
+    num_samples, tokens_per_sample = training_set(spec, dataset)
+    facts = Facts(num_samples, examined.normalises, min(ranks.gathered(examined.micro_batch_size)), world_size or ranks.world_size,
+                  isinstance(examined.task, CoupledTask), tokens_per_sample)  # fmt: skip
     plan = ranks.agreed(lambda: make_plan(spec, facts))
     if check is not None:
         ranks.agreed(lambda: refuse_unfit(check, plan))

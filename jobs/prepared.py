@@ -34,7 +34,7 @@ from largebatch.jobs.models.table import build_model
 from largebatch.jobs.optim.parameter_groups import build_optimizer
 from largebatch.jobs.optim.weight_average import WeightAverage
 from largebatch.jobs.plan.describe import DataFacts, plan_facts, plan_lines
-from largebatch.jobs.plan.make import resolve_global_batch_size, resolve_span
+from largebatch.jobs.plan.make import TrainingSet, resolve_global_batch_size, resolve_span
 from largebatch.jobs.plan.step_plan import Slice
 from largebatch.jobs.plan.train_plan import TrainPlan
 from largebatch.jobs.spec.mistakes import nearest
@@ -72,9 +72,9 @@ def examine(spec: TrainSpec, device: torch.device, data_dir: Path) -> Examined:
     task = spec.task.build(dataset, spec.loss.label_smoothing)
     refuse_unknown_target(spec, task)
     refuse_uncut(spec, task, dataset)
-    if spec.batch.global_batch_size != "full":
-        refuse_too_few_left(dataset, spec.dataset.validation, spec.batch.global_batch_size)
-    global_batch_size = resolve_global_batch_size(spec, len(dataset.train))
+    if isinstance(size := spec.batch.global_batch_size, int):
+        refuse_too_few_left(dataset, spec.dataset.validation, size)
+    global_batch_size = resolve_global_batch_size(spec, training_set(spec, dataset))
     if dataset.num_classes is None:
         dataset = replace(dataset, examples=first_samples(dataset.train, dataset, NUM_EXAMPLES, device, spec.model.channels_last))
     blank = task.prepared(dataset.blank(FIRST_SAMPLES, device), spec.seed, Slice(0, 0, FIRST_SAMPLES), device)
@@ -97,6 +97,11 @@ def examine(spec: TrainSpec, device: torch.device, data_dir: Path) -> Examined:
         most = int(most * max(milestone.factor for milestone in spec.batch.schedule.growth))
     micro_batch_size = largest_micro_batch(spec, task, model, dataset, device, min(most, len(dataset.train)), span)
     return Examined(dataset, task, model, normalises, micro_batch_size, fingerprint(dataset), check, beginning)
+
+
+def training_set(spec: TrainSpec, dataset: Dataset) -> TrainingSet:
+    """How much a data set has to train on, in what the task counts in."""
+    return TrainingSet(len(dataset.train), dataset.for_model.get("sequence_length") if spec.task.counts_tokens else None)
 
 
 def refuse_unknown_target(spec: TrainSpec, task: Task) -> None:

@@ -61,6 +61,7 @@ def begin(job: Prepared, run_dir: Path, tracker: Tracker, reasons: Sequence[str]
         num_validation_samples=job.num_validation_samples,
         evaluated_on=job.dataset.evaluated_on,
         num_classes=job.dataset.num_classes,
+        tokens_per_sample=plan.tokens_per_sample,
         headline=Headline.of(job.metric),
     )
     tracker.write(start)
@@ -110,6 +111,7 @@ def end_failed(job: Prepared, run_dir: Path, tracker: Tracker, error: Exception)
 def summarise(job: Prepared, state: TrainState, outcome: Outcome, run_dir: Path, core_wait_fraction: float | None) -> RunSummary:
     """The run in numbers."""
     progress, clock, plan = state.progress, state.clock, job.plan
+    tokens_seen = plan.in_tokens(progress.samples_seen)
     train_score, test_scores = None, None
     if outcome not in {Outcome.DIVERGED, Outcome.STOPPED, Outcome.FAILED}:
         with clock.evaluating():
@@ -131,10 +133,13 @@ def summarise(job: Prepared, state: TrainState, outcome: Outcome, run_dir: Path,
         steps=progress.step,
         epochs=progress.epoch + progress.offset / plan.num_train_samples,
         samples_seen=progress.samples_seen,
+        tokens_per_sample=plan.tokens_per_sample,
         training_seconds=clock.training_s,
         evaluation_seconds=clock.evaluation_s,
         wall_seconds=clock.wall_s,
         samples_per_second=progress.samples_seen / clock.training_s if progress.samples_seen else None,
+        tokens_seen=tokens_seen,
+        tokens_per_second=tokens_seen / clock.training_s if tokens_seen else None,
         headline=Headline.of(job.metric),
         target=job.spec.stop.target_score,
         time_to_target_seconds=progress.time_to_target_s,

@@ -119,6 +119,7 @@ def _evaluate(state: TrainState, plan: TrainPlan, evaluate: Callable[[], Scores]
             step=progress.step,
             epoch=progress.epoch + progress.offset / plan.num_train_samples,
             samples_seen=progress.samples_seen,
+            tokens_seen=plan.in_tokens(progress.samples_seen),
             score=score,
             scores={name: value for name, value in scores.items() if math.isfinite(value)},
             training_seconds=clock.training_s,

@@ -57,6 +57,7 @@ def optimizer_step(state: TrainState, plan: TrainPlan, step: StepPlan, batches: 
         step=step.number,
         epoch=step.samples.epoch + step.samples.stop / plan.num_train_samples,
         samples_seen=step.end.samples_seen,
+        tokens_seen=plan.in_tokens(step.end.samples_seen),
         global_batch_size=step.samples.size,
         loss=measured.loss,
         learning_rate=step.learning_rate,

@@ -21,6 +21,7 @@ def plan_facts(plan: TrainPlan) -> dict[str, Any]:
     """Everything the plan decided, as plain data."""
     return {
         "num_train_samples": plan.num_train_samples,
+        "tokens_per_sample": plan.tokens_per_sample,
         "world_size": plan.world_size,
         "global_batch_size": plan.global_batch_size,
         "micro_batch_size": plan.micro_batch_size,
@@ -97,9 +98,16 @@ def plan_lines(plan: TrainPlan, model: nn.Module, data: DataFacts, activation_by
     lines = [
         ("data", _data_words(plan, data)),
         *(("", notice.removeprefix("Data: ")) for notice in data.notices),
-        ("global batch", f"{plan.global_batch_size} samples per step = {split} (micro-batches, summed and divided once)"),
+        (
+            "global batch",
+            f"{plan.global_batch_size} samples{_tokens(plan, plan.global_batch_size)} per step = {split} (micro-batches, summed and divided once)",
+        ),
         ("epoch", epoch),
-        ("length", f"{steps} steps, {plan.total_progress:.0f} samples, {plan.total_progress / plan.num_train_samples:g} epochs"),
+        (
+            "length",
+            f"{steps} steps, {plan.total_progress:.0f} samples{_tokens(plan, round(plan.total_progress))}, "
+            f"{plan.total_progress / plan.num_train_samples:g} epochs",
+        ),
     ]
     if plan.has_batch_schedule:
         sizes_seen = list(
@@ -129,6 +137,12 @@ def _restart_lines(plan: TrainPlan) -> list[tuple[str, str]]:
         return []
     epoch, peak, warmup, reason = restart.values()
     return [("", f"again from epoch {epoch:g}: peak {peak:g} ({reason}); warm-up {warmup:g} epochs; then {plan.spec.learning_rate.decay}")]
+
+
+def _tokens(plan: TrainPlan, num_samples: int) -> str:
+    """` (65,536 tokens)`; nothing where the task does not count in them."""
+    tokens = plan.in_tokens(num_samples)
+    return "" if tokens is None else f" ({tokens:,} tokens)"
 
 
 def unread_in_words(plan: TrainPlan) -> str | None:

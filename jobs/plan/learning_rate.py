@@ -33,14 +33,15 @@ class ScaledRate(NamedTuple):
     """The rule in words, with its numbers."""
 
 
-def scale(spec: LearningRateSpec, global_batch_size: int) -> ScaledRate:
-    """The peak rate and warm-up for `global_batch_size` samples per step."""
+def scale(spec: LearningRateSpec, global_batch_size: int, base_global_batch_size: int) -> ScaledRate:
+    """The peak rate and warm-up for `global_batch_size` samples per step, from those at `base_global_batch_size`."""
     base, warmup = spec.base, spec.warmup_epochs
-    if spec.scaling == "none" or spec.base_global_batch_size is None:
-        unread = "" if spec.base_global_batch_size is None else ", so base_global_batch_size is not read"
+    if spec.scaling == "none":
+        base_field = "base_global_batch_size" if spec.base_global_batch_tokens is None else "base_global_batch_tokens"
+        unread = f", so {base_field} is not read" if spec.has_base else ""
         return ScaledRate(base, warmup, f"as given, no scaling with the batch{unread}")
-    ratio = global_batch_size / spec.base_global_batch_size
-    shown = f"batch {global_batch_size} / {spec.base_global_batch_size} = {ratio:g}"
+    ratio = global_batch_size / base_global_batch_size
+    shown = f"batch {global_batch_size} / {base_global_batch_size} = {ratio:g}"
     if spec.scaling == "linear":
         return ScaledRate(base * ratio, warmup, f"linear: {base:g} times {shown}")
     if spec.scaling == "sqrt":

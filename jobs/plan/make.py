@@ -26,17 +26,47 @@ class Facts(NamedTuple):
     """The largest micro-batch to use, found by trying; the spec's own number if it gives one."""
     world_size: int = 1
     couples_samples: bool = False
+    tokens_per_sample: int | None = None
+    """Of sequences of tokens, where the task counts in them."""
 
 
-def resolve_global_batch_size(spec: TrainSpec, num_train_samples: int) -> int:
-    """Samples per step as a number. Raises: PlanError if the training set has fewer."""
-    size = spec.batch.global_batch_size
+class TrainingSet(NamedTuple):
+    """How much there is to train on."""
+
+    num_samples: int
+    tokens_per_sample: int | None = None
+    """Of sequences of tokens, padding included, where the task counts in them."""
+
+
+def resolve_global_batch_size(spec: TrainSpec, training_set: TrainingSet) -> int:
+    """Samples per step as a number. Raises: PlanError if the training set has fewer, or tokens do not make whole sequences."""
+    num_train_samples, tokens_per_sample = training_set
+    size, tokens = spec.batch.global_batch_size, spec.batch.global_batch_tokens
     if size == "full":
         return num_train_samples
+    if size is None and tokens is not None:
+        field, size = "batch.global_batch_tokens", whole_sequences("batch.global_batch_tokens", tokens, tokens_per_sample)
+        most = f"The largest is {num_train_samples * (tokens_per_sample or 1)}."
+    else:
+        field, most = "batch.global_batch_size", f'The largest is {num_train_samples}, or "full".'
+    assert size is not None  # the spec gives one of the two
     if size > num_train_samples:
-        problem = f"{size} is more than the {num_train_samples} samples of the training set."
-        raise PlanError("batch.global_batch_size", problem, f'The largest is {num_train_samples}, or "full".')
+        amount = f"{size}" if tokens is None else f"{tokens} tokens are {size} sequences, which"
+        raise PlanError(field, f"{amount} is more than the {num_train_samples} samples of the training set.", most)
     return size
+
+
+def whole_sequences(field: str, tokens: int, tokens_per_sample: int | None) -> int:
+    """How many sequences so many tokens are. Raises: PlanError where they are no whole number, or where nothing counts in tokens."""
+    if tokens_per_sample is None:
+        in_samples = field.replace("_tokens", "_size")
+        raise PlanError(field, "this task and its data do not count in tokens.", f"Give {in_samples}, in samples.")
+    sequences, rest = divmod(tokens, tokens_per_sample)
+    if rest:
+        near = [number * tokens_per_sample for number in (sequences, sequences + 1) if number]
+        problem = f"{tokens} tokens are no whole number of sequences of {tokens_per_sample} tokens."
+        raise PlanError(field, problem, f"Nearest: {' or '.join(map(str, near))}.")
+    return sequences
 
 
 def resolve_span(spec: TrainSpec, global_batch_size: int) -> int:
@@ -64,7 +94,9 @@ def resolve_span(spec: TrainSpec, global_batch_size: int) -> int:
 def make_plan(spec: TrainSpec, facts: Facts) -> TrainPlan:
     """The plan of `spec` given the facts. Raises: PlanError for what cannot be kept."""
     num_samples = facts.num_train_samples
-    global_batch_size = resolve_global_batch_size(spec, num_samples)
+    global_batch_size = resolve_global_batch_size(spec, TrainingSet(num_samples, facts.tokens_per_sample))
+    if spec.learning_rate.base_global_batch_tokens is not None:
+        whole_sequences("learning_rate.base_global_batch_tokens", spec.learning_rate.base_global_batch_tokens, facts.tokens_per_sample)
     span = resolve_span(spec, global_batch_size) if facts.has_batch_norm else None
     unit = span or 1
     groups = math.ceil(global_batch_size / unit)
@@ -73,7 +105,7 @@ def make_plan(spec: TrainSpec, facts: Facts) -> TrainPlan:
     micro_batch_size = min(facts.micro_batch_size, math.ceil(groups / facts.world_size) * unit)
     if span:
         micro_batch_size = _in_whole_spans(spec, micro_batch_size, span, global_batch_size)
-    plan = TrainPlan(spec, num_samples, facts.world_size, global_batch_size, micro_batch_size, span, facts.couples_samples)
+    plan = TrainPlan(spec, num_samples, facts.world_size, global_batch_size, micro_batch_size, span, facts.couples_samples, facts.tokens_per_sample)
     if plan.couples_samples:
         _refuse_uncoupled(spec)
     _refuse_schedule(plan)

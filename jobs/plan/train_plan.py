@@ -35,11 +35,17 @@ class TrainPlan:
     """Samples that share batch-norm statistics; None where the model has no batch-norm."""
     couples_samples: bool = False
     """Whether the loss looks at all samples of a global batch together: its gradient is no mean of independent ones, so there is no noise scale."""
+    tokens_per_sample: int | None = None
+    """Of sequences of tokens, padding included, where the task counts in them."""
 
     @property
     def unit(self) -> int:
         """Samples that a split of a step must leave together."""
         return self.span or 1
+
+    def in_tokens(self, num_samples: int) -> int | None:
+        """So many samples in tokens; None where the task does not count in them."""
+        return None if self.tokens_per_sample is None else num_samples * self.tokens_per_sample
 
     # ---- one step -----------------------------------------------------------------------------
 
@@ -215,7 +221,7 @@ class TrainPlan:
     @cached_property
     def scaled_rate(self) -> ScaledRate:
         """Peak learning rate and warm-up for this batch."""
-        return scale(self.spec.learning_rate, self.global_batch_size)
+        return scale(self.spec.learning_rate, self.global_batch_size, self.base_global_batch_size)
 
     @cached_property
     def rate_phases(self) -> list[RatePhase]:
@@ -224,13 +230,15 @@ class TrainPlan:
         if restart is None:
             return [RatePhase(spec, self.scaled_rate, 0.0, self.total_progress)]
         second, start = of_second_phase(spec, restart), restart.epoch * self.samples_per_epoch
-        scaled = scale(second, self.batch_size_at_epoch(restart.epoch))
+        scaled = scale(second, self.batch_size_at_epoch(restart.epoch), self.base_global_batch_size)
         return [RatePhase(spec, self.scaled_rate, 0.0, start), RatePhase(second, scaled, start, self.total_progress)]
 
     @cached_property
     def base_global_batch_size(self) -> int:
         """The batch that the base learning rate was tuned at."""
-        return self.spec.learning_rate.base_global_batch_size or self.global_batch_size
+        rate = self.spec.learning_rate
+        in_tokens = (rate.base_global_batch_tokens or 0) // (self.tokens_per_sample or 1)
+        return rate.base_global_batch_size or in_tokens or self.global_batch_size
 
     @cached_property
     def scale_ratio(self) -> float:

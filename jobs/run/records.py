@@ -79,6 +79,8 @@ class StartRecord(Record):
     evaluated_on: Literal["test", "validation"] = "test"
     """The part that this process's evaluations are of."""
     num_classes: int | None = None
+    tokens_per_sample: int | None = None
+    """Of sequences of tokens, padding included; None where the task does not count in them."""
     headline: Headline = Headline()
     """Accuracy in journals of versions that knew classification alone."""
 
@@ -92,6 +94,8 @@ class StepRecord(Record):
     epoch: float
     """Epochs done, as samples over the training set."""
     samples_seen: int
+    tokens_seen: int | None = None
+    """Of sequences of tokens, padding included; None where the task does not count in them."""
     global_batch_size: int
     """Samples in this step."""
     loss: float
@@ -124,6 +128,8 @@ class EvalRecord(Record):
     step: int
     epoch: float
     samples_seen: int
+    tokens_seen: int | None = None
+    """See `StepRecord`."""
     score: float
     """The headline metric."""
     scores: dict[str, float]
@@ -171,6 +177,8 @@ class RunSummary(Record):
     steps: int
     epochs: float
     samples_seen: int
+    tokens_per_sample: int | None = None
+    """Of sequences of tokens, padding included; None where the task does not count in them."""
     training_seconds: float
     """Forward, backward, update; waits for the device; without kernel warm-up, evaluation and checkpoints."""
     evaluation_seconds: float
@@ -179,6 +187,10 @@ class RunSummary(Record):
     earlier process of this run what it had counted at the checkpoint that the next one went on from."""
     samples_per_second: float | None
     """Samples over training seconds; None before the first step."""
+    tokens_seen: int | None = None
+    """`samples_seen` in tokens."""
+    tokens_per_second: float | None = None
+    """`samples_per_second` in tokens."""
     headline: Headline = Headline()
     """What `target` and the scores are of."""
     target: float | None

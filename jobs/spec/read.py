@@ -13,7 +13,7 @@ from largebatch.jobs.errors import SpecError
 from largebatch.jobs.optim.configs import OPTIMIZERS
 from largebatch.jobs.spec.mistakes import first_mistake, nearest
 from largebatch.jobs.spec.text import STANDARD_INPUT, parse_document, parse_yaml, read_document
-from largebatch.jobs.spec.train_spec import TrainSpec
+from largebatch.jobs.spec.train_spec import IN_TOKENS, TrainSpec
 
 RECIPES_DIR = Path(largebatch.__file__).parent / "recipes"
 
@@ -36,8 +36,7 @@ def read_spec(recipe: str, overrides: Iterable[str] = ()) -> TrainSpec:
         document = read_document(path)
     document.setdefault("name", _name_after(path))
     changes = [read_override(override) for override in overrides]
-    for key, value in changes:
-        _apply(document, key, value)
+    set_fields(document, dict(changes), "--set")
     _forget_the_options_of_another_optimizer(document, {key for key, _ in changes})
     return build_spec(document)
 
@@ -110,16 +109,33 @@ def _as_typed(argument: str) -> str:
         return argument
 
 
-def _apply(document: dict[str, Any], key: str, value: Any) -> None:
-    parts = key.split(".")
+def set_fields(document: dict[str, Any], fields: Mapping[str, Any], blamed: str | None = None) -> None:
+    """Set dotted fields of plain data in place; what says a batch in tokens and what says it in samples replace each other.
+
+    Args: blamed: what an error names; None: the field.
+    Raises: SpecError.
+    """
+    for field, value in fields.items():
+        section, last = _section_of(document, field, blamed)
+        section[last] = value
+    for pair in IN_TOKENS.items():
+        for field, other in (pair, pair[::-1]):
+            if fields.get(field) is not None and other not in fields:
+                section, last = _section_of(document, other, blamed)
+                section.pop(last, None)
+
+
+def _section_of(document: dict[str, Any], field: str, blamed: str | None) -> tuple[dict[str, Any], str]:
+    """The mapping that holds a dotted field, made where there is none, and the field's last name."""
+    *parents, last = field.split(".")
     section = document
-    for part in parts[:-1]:
-        if section.get(part) is None:
-            section[part] = {}
-        section = section[part]
+    for parent in parents:
+        if section.get(parent) is None:
+            section[parent] = {}
+        section = section[parent]
         if not isinstance(section, dict):
-            raise SpecError("--set", f"{key[:200]!r}: {part} holds a value, not keys.")
-    section[parts[-1]] = value
+            raise SpecError(blamed or field, f"{f'{field[:200]!r}: ' if blamed else ''}{parent} holds a value, not keys.")
+    return section, last
 
 
 def _forget_the_options_of_another_optimizer(document: dict[str, Any], changed: set[str]) -> None:

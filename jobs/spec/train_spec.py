@@ -25,6 +25,12 @@ DECAY_OPTIONS: dict[str, frozenset[str]] = {
 WEIGHT_FILES = {".safetensors": "safetensors.torch.save_file(model.state_dict(), path)", ".pt": "torch.save(model.state_dict(), path)"}
 """How names of files of weights end, and what writes such a file."""
 
+IN_TOKENS = {
+    "batch.global_batch_size": "batch.global_batch_tokens",
+    "learning_rate.base_global_batch_size": "learning_rate.base_global_batch_tokens",
+}
+"""Fields that are counted in samples, each with the one that says it in tokens: who sets one of the two sets the other aside."""
+
 LONGEST_NAME = 100
 """Bytes of a run's name; its folder's name is longer by 21, and file systems take 255."""
 
@@ -107,14 +113,22 @@ class ModelSpec(Spec):
 class BatchSpec(Spec):
     """How many samples feed one optimizer step."""
 
-    global_batch_size: PositiveInt | Literal["full"]
+    global_batch_size: PositiveInt | Literal["full"] | None = None
     """Samples per optimizer step, over all ranks and micro-batches; "full": the whole training set."""
+    global_batch_tokens: PositiveInt | None = None
+    """Of sequences of tokens, in place of global_batch_size: tokens per optimizer step, a multiple of the sequence length."""
     micro_batch_size: PositiveInt | Literal["auto"] = "auto"
     """Samples per rank in one forward pass; "auto": found by trying on this machine."""
     schedule: BatchScheduleSpec = Field(default_factory=BatchScheduleSpec)
     """Changes of the batch while training."""
     last: Literal["keep", "drop"] = "keep"
     """The short batch at the end of an epoch: kept and divided by its own size, or dropped."""
+
+    @model_validator(mode="after")
+    def _has_one_size(self) -> Self:
+        if (self.global_batch_size is None) == (self.global_batch_tokens is None):
+            raise ValueError("give exactly one of global_batch_size and global_batch_tokens")
+        return self
 
 
 class BatchNormSpec(Spec):
@@ -131,6 +145,8 @@ class LearningRateSpec(Spec):
     """The rate that was tuned, for base_global_batch_size (or for the batch itself if that is not given)."""
     base_global_batch_size: PositiveInt | None = None
     """The batch at which base was tuned; needed by every scaling but "none", which does not read it."""
+    base_global_batch_tokens: PositiveInt | None = None
+    """The same in tokens, in place of base_global_batch_size."""
     scaling: Literal["none", "linear", "sqrt", "legw", "adascale"] = "none"
     """How the rate follows the batch."""
     warmup_epochs: NonNegativeFloat = 0.0
@@ -150,8 +166,10 @@ class LearningRateSpec(Spec):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.scaling != "none" and self.base_global_batch_size is None:
+        if self.scaling != "none" and not self.has_base:
             raise ValueError(f"scaling {self.scaling!r} needs base_global_batch_size, the batch that base was tuned at")
+        if self.base_global_batch_size is not None and self.base_global_batch_tokens is not None:
+            raise ValueError("give one of base_global_batch_size and base_global_batch_tokens")
         others = frozenset().union(*DECAY_OPTIONS.values()) - DECAY_OPTIONS[self.decay]
         # Written specs hold every option: one that says what it says anyhow is no mistake.
         unread = [option for option in sorted(others) if getattr(self, option) != type(self).model_fields[option].default]
@@ -175,6 +193,11 @@ class LearningRateSpec(Spec):
         if self.restart.final_fraction is not None and "final_fraction" not in DECAY_OPTIONS[self.decay]:
             raise ValueError(f"decay {self.decay!r} does not read restart.final_fraction; it has no end")
         return self
+
+    @property
+    def has_base(self) -> bool:
+        """Whether the batch that base was tuned at is known."""
+        return self.base_global_batch_size is not None or self.base_global_batch_tokens is not None
 
 
 class TargetSpec(Spec):

@@ -26,6 +26,8 @@ class TaskConfig(Spec):
 
     target_shift: ClassVar[int] = 1
     """Of token sets: 1 where a target is the next token, 0 where it is the token itself."""
+    counts_tokens: ClassVar[bool] = False
+    """Whether batches and budgets are told in tokens, where samples are sequences of them."""
 
     @property
     def takes_classes(self) -> bool:
@@ -129,6 +131,8 @@ class LanguageModellingConfig(TaskConfig):
     name: Literal["language-modelling"]
     """Which task it is."""
 
+    counts_tokens: ClassVar[bool] = True
+
     def number_ranges(self, for_model: Mapping[str, int]) -> tuple[AnyRange, ...]:
         """See `TaskConfig`."""
         return token_ranges(for_model)
@@ -152,6 +156,7 @@ class MaskedLanguageModellingConfig(TaskConfig):
     """The token that hides another; the data set's own where it has one."""
 
     target_shift: ClassVar[int] = 0
+    counts_tokens: ClassVar[bool] = True
 
     def number_ranges(self, for_model: Mapping[str, int]) -> tuple[AnyRange, ...]:
         """See `TaskConfig`."""
@@ -227,6 +232,8 @@ class OwnTaskConfig(TaskConfig):
     """Your own: "package.module:function", which takes the arguments and returns a largebatch.Task."""
     arguments: dict[str, JsonValue] = Field(default_factory=dict)
     """Keyword arguments of the entry point."""
+
+    counts_tokens: ClassVar[bool] = True
 
     def build(self, dataset: "Dataset", label_smoothing: float) -> "Task":
         """See `TaskConfig`. Raises: SpecError where the entry point gives no task."""

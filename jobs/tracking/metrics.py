@@ -6,10 +6,10 @@ from typing import NamedTuple
 from largebatch.jobs.run.records import EvalRecord, JournalRecord, RunSummary, StartRecord, StepRecord
 from largebatch.jobs.tracking.mirror_state import MirrorState
 
-OF_STEPS = ("loss", "learning_rate", "gradient_norm", "global_batch_size", "samples_seen", "epoch", "training_seconds", "gain")
+OF_STEPS = ("loss", "learning_rate", "gradient_norm", "global_batch_size", "samples_seen", "tokens_seen", "epoch", "training_seconds", "gain")
 OF_ENDS = (
     "samples_per_second", "time_to_target_seconds", "steps_to_target", "gradient_noise_scale", "norms_noise_scale", "wall_seconds",
-    "steps", "epochs", "samples_seen", "training_seconds",
+    "steps", "epochs", "samples_seen", "training_seconds", "tokens_seen", "tokens_per_second",
 )  # fmt: skip
 
 
@@ -36,7 +36,9 @@ def points_of(record: JournalRecord, state: MirrorState, step_every_s: float) ->
     elif isinstance(record, EvalRecord) and record.step > state.last_evaluation_step:
         state.last_evaluation_step = record.step
         # Under a name of its own: step records, which are sent now and then, have samples_seen at this step too.
-        yield Point(f"{state.evaluated_on}_samples_seen", record.samples_seen, record.training_seconds, record.step)
+        for name in ("samples_seen", "tokens_seen"):
+            if (seen := getattr(record, name)) is not None:
+                yield Point(f"{state.evaluated_on}_{name}", seen, record.training_seconds, record.step)
         scores = {f"{state.evaluated_on}_{name}": score for name, score in record.scores.items()}
         for name, value in {**scores, "evaluation_seconds": record.evaluation_seconds}.items():
             yield Point(name, value, record.training_seconds, record.step)

@@ -28,10 +28,10 @@ def plan_sweep(sweep: dict[str, Any], base: dict[str, Any], data_dir: str) -> di
     from largebatch.service.present.sweep_plan import plan_facts
     from largebatch.tuning.sweep.space import refuse_impossible
     from largebatch.tuning.sweep.spec import SweepSpec
-    from largebatch.tuning.sweep.sweep import num_train_samples
+    from largebatch.tuning.sweep.sweep import recipes_training_set
 
     sweep_spec, spec = SweepSpec.model_validate(sweep), TrainSpec.model_validate(base)
-    return plan_facts(sweep_spec, refuse_impossible(sweep_spec, spec, num_train_samples(spec, Path(data_dir))))
+    return plan_facts(sweep_spec, refuse_impossible(sweep_spec, spec, recipes_training_set(spec, Path(data_dir))))
 
 
 def findings(folder: str, with_figures: bool = False) -> "SweepFindings":

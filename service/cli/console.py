@@ -9,6 +9,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from largebatch.jobs.run.records import EvalRecord, Record, StartRecord, StepRecord
 from largebatch.jobs.tasks.metric import ACCURACY
+from largebatch.tuning.results.unit import SAMPLES, unit_of
 
 PLAIN_EVERY_S = 5.0
 REFRESH_S = 0.2
@@ -36,6 +37,7 @@ class TrainingView:
         self._shown_at_s = 0.0
         self._score, self._metric = "", ACCURACY
         self._first: StepRecord | None = None
+        self._unit = SAMPLES
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -69,7 +71,7 @@ class TrainingView:
     def record(self, record: Record) -> None:
         """Show what is new, a few times a second at most."""
         if isinstance(record, StartRecord):
-            self._metric = record.headline.metric
+            self._metric, self._unit = record.headline.metric, unit_of([record.tokens_per_sample])
             classes = "" if record.num_classes is None else f", {record.num_classes:,} classes"
             held_out = "" if record.num_validation_samples is None else f"{record.num_validation_samples:,} validation samples, "
             self.notice(f"{record.num_train_samples:,} training samples, {held_out}{record.num_test_samples:,} test samples{classes}")
@@ -102,7 +104,7 @@ class TrainingView:
     def _line(self, record: StepRecord) -> str:
         parts = {
             "step": f"step {record.step}/{self._total_steps}",
-            "rate": f"  {self._rate(record):,.0f} samples/s",
+            "rate": f"  {self._unit.words(self._rate(record))}/s",
             "loss": f"  loss {record.loss:.4f}",
             "lr": f"  lr {record.learning_rate:.4g}",
             "score": self._score,

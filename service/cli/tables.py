@@ -31,6 +31,8 @@ def print_runs(rows: list[dict[str, Any]]) -> None:
     names, parts = {row["headline"]["name"] for row in rows}, {row.get("evaluated_on", "test") for row in rows}
     part = parts.pop() if len(parts) == 1 else "last"
     test = f"{part} {'acc.' if names == {'accuracy'} else names.pop() if len(names) == 1 else 'score'}"
+    counts_tokens = all(row.get("tokens_per_sample") for row in rows)
+    rate = "tokens_per_second" if counts_tokens else "samples_per_second"
     columns: dict[str, Callable[[dict[str, Any]], str]] = {
         "run": lambda row: str(row.get("recipe", row["run_id"])),
         "batch": lambda row: f"{row['global_batch_size']:,}",
@@ -42,7 +44,7 @@ def print_runs(rows: list[dict[str, Any]]) -> None:
         test: lambda row: "-" if row["score"] is None else f"{row['score']:.4f}",
         **({"test, at the end": lambda row: "-" if row.get("test_score") is None else f"{row['test_score']:.4f}"} if part != "test" else {}),
         "best": lambda row: "-" if row["best_score"] is None else f"{row['best_score']:.4f}",
-        "samples/s": lambda row: "-" if row["samples_per_second"] is None else f"{row['samples_per_second']:,.0f}",
+        "tokens/s" if counts_tokens else "samples/s": lambda row: "-" if row[rate] is None else f"{row[rate]:,.0f}",
         "noise scale": _noise_in_words,
     }
     print_rows([{column: show(row) for column, show in columns.items()} for row in rows], names=("run",), words=("run", "outcome"))

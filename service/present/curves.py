@@ -16,7 +16,7 @@ from largebatch.jobs.run.records import EndRecord, EvalRecord, Headline, NoticeR
 from largebatch.jobs.run.run_folder import JOURNAL
 
 T = TypeVar("T")
-PLACES = ("step", "epoch", "samples_seen", "training_seconds", "device_seconds")
+PLACES = ("step", "epoch", "samples_seen", "tokens_seen", "training_seconds", "device_seconds")
 """What a chart may be drawn against."""
 
 
@@ -51,6 +51,8 @@ class Cost(BaseModel):
     world_size: int = 1
     headline: Headline = Headline()
     """What the scores are of."""
+    tokens_per_sample: int | None = None
+    """Of sequences of tokens; null where the task does not count in them."""
     evaluated_on: Literal["test", "validation"] = "test"
     """The part of the data that the evaluations are of."""
 
@@ -138,6 +140,7 @@ class Curves:
                 training_seconds=record.training_seconds,
                 world_size=record.world_size,
                 headline=record.headline,
+                tokens_per_sample=record.tokens_per_sample,
                 evaluated_on=record.evaluated_on,
             )
         )

@@ -44,6 +44,8 @@ def _of_run(folder: Path, before: dict[str, Any]) -> dict[str, Any]:
         if isinstance(record, StartRecord):
             progress |= {"step": record.step, "training_seconds": record.training_seconds, "world_size": record.world_size, "hardware": record.device,
                          "metric": record.headline.name}  # fmt: skip
+            if record.samples_per_rank:
+                progress["global_batch_size"] = sum(record.samples_per_rank)
         elif isinstance(record, StepRecord):
             progress |= {"step": record.step, "epoch": record.epoch, "loss": record.loss, "training_seconds": record.training_seconds}
         elif isinstance(record, EvalRecord):

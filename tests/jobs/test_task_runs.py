@@ -13,7 +13,7 @@ from largebatch.jobs.errors import CodeError, InputError, PlanError, SpecError
 from largebatch.jobs.plan.step_plan import Slice
 from largebatch.jobs.prepared import Prepared, new_state
 from largebatch.jobs.run.journal import evaluations, read_records
-from largebatch.jobs.run.records import Outcome
+from largebatch.jobs.run.records import EvalRecord, Outcome, StepRecord
 
 OWN = "own_tasks"
 ADAM = {"optimizer": {"name": "adamw"}, "learning_rate": {"base": 0.02}}
@@ -164,6 +164,26 @@ class TestTargets:
     def test_others_are_refused(self, stop: dict[str, Any], error: type[InputError], words: str) -> None:
         with pytest.raises(error, match=words):
             small_runs.prepared(**{**TASKS["regression"], "stop": {"epochs": 2, **stop}})
+
+
+def test_tokens_are_counted_beside_samples(tmp_path: Path) -> None:
+    """Sequences of 12 tokens: 30 of them are 360, and it is the same run."""
+    document = {**TASKS["documents"], "stop": {"epochs": 2}}
+    trained(small_runs.prepared(**document), tmp_path / "samples")
+    job = small_runs.prepared(**{**document, "batch": {"global_batch_tokens": 360, "micro_batch_size": 30}})
+    summary = trained(job, tmp_path / "tokens")
+    assert summary.global_batch_size == 30
+    assert parameters(tmp_path / "samples").keys() == parameters(tmp_path / "tokens").keys()
+    assert distance(parameters(tmp_path / "samples"), parameters(tmp_path / "tokens")) == 0.0
+    records = [record for record in read_records(tmp_path / "tokens") if isinstance(record, (StepRecord, EvalRecord))]
+    assert all(record.tokens_seen == 12 * record.samples_seen for record in records)
+    assert (summary.tokens_per_sample, summary.tokens_seen) == (12, 12 * summary.samples_seen)
+    assert summary.tokens_per_second == pytest.approx(12 * summary.samples_per_second)
+    assert dict(job.plan_in_words())["global batch"].startswith("30 samples (360 tokens) per step")
+    with pytest.raises(PlanError, match=r"batch\.global_batch_tokens: 350 tokens are no whole number .* of 12 tokens\. Nearest: 348 or 360"):
+        small_runs.prepared(**{**document, "batch": {"global_batch_tokens": 350}})
+    with pytest.raises(PlanError, match="do not count in tokens"):
+        small_runs.prepared(**{**TASKS["regression"], "batch": {"global_batch_tokens": 350}})
 
 
 class TestRefused:

@@ -28,7 +28,7 @@ from largebatch.tuning.measure.solution import load_solution
 from largebatch.tuning.results.collect import collect
 from largebatch.tuning.results.findings import find
 from largebatch.tuning.results.wording import answer_of
-from largebatch.tuning.sweep.sweep import num_train_samples
+from largebatch.tuning.sweep.sweep import recipes_training_set
 
 OFTEN: dict[str, Any] = {"evaluation": {"every_epochs": 0.5}, "checkpoint": {"every_seconds": None}}
 
@@ -114,7 +114,7 @@ def test_sets_without_classes_are_split_too() -> None:
 
 def test_a_sweep_counts_what_is_trained_on() -> None:
     spec = build_spec(document(dataset={"name": "diabetes", "validation": 0.1}, task={"name": "regression"}))
-    assert num_train_samples(spec, Path("nowhere")) == 319
+    assert recipes_training_set(spec, Path("nowhere")).num_samples == 319
 
 
 @pytest.mark.parametrize("documents", ["packed", "padded"])

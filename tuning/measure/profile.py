@@ -78,7 +78,8 @@ def profile(
         raise last or InputError("--batch-sizes", "is empty.")
     fields = flat(spec.model_dump(mode="json"))
     return Profile(
-        recipe=spec.name, device=device, num_train_samples=num_samples, gradient_bytes=gradient_bytes, points=points, left_out=left_out,
+        recipe=spec.name, device=device, num_train_samples=num_samples, tokens_per_sample=some.plan.tokens_per_sample,
+        gradient_bytes=gradient_bytes, points=points, left_out=left_out,
         dataset_in_words=part_in_words(fields, "dataset"), model_in_words=part_in_words(fields, "model"), seed=spec.seed,
     )  # fmt: skip
 

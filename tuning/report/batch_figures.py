@@ -15,9 +15,24 @@ from largebatch.tuning.results.analysis.step_time import Profile
 from largebatch.tuning.results.answers import Choice
 from largebatch.tuning.results.findings import Findings
 from largebatch.tuning.results.run_result import differences_in_words
+from largebatch.tuning.results.unit import SAMPLES, Unit
 from largebatch.tuning.results.wording import momentum_name
 
 BATCH = "global batch size"
+
+
+def in_unit(chart: Chart, unit: Unit) -> Chart:
+    """The chart with its batches in a unit, if it is one against the batch."""
+    if chart.x_title != BATCH or unit == SAMPLES:
+        return chart
+    return replace(
+        chart,
+        x_title=f"{BATCH} in {unit.name}",
+        series=[replace(line, x=[unit.of(batch) for batch in line.x]) for line in chart.series],
+        marks=[(unit.of(batch), words) for batch, words in chart.marks],
+        zone=(unit.of(chart.zone[0]), unit.of(chart.zone[1])) if chart.zone else None,
+        x_ticks=[unit.of(batch) for batch in chart.x_ticks],
+    )
 
 
 def time_to_target(findings: Findings, predicted: Sequence[tuple[float, float]] = ()) -> Chart:
@@ -29,7 +44,7 @@ def time_to_target(findings: Findings, predicted: Sequence[tuple[float, float]] 
     if len(reached) > 1:
         standing = sorted(findings.cost_frontier, key=lambda choice: choice.global_batch_size)
         x, y = [choice.global_batch_size for choice in standing], [choice.seconds for choice in standing]
-        series.append(Series("no other is sooner with as few samples", x, y, draws="marks", colour=2))
+        series.append(Series(f"no other is sooner with as few {findings.unit.name}", x, y, draws="marks", colour=2))
     chart = _against_batch(findings, "time-to-target", f"Time to {_judged(findings)} {findings.target:g}", SECONDS, series, log_y=True)
     critical = findings.critical_batch
     if critical is None or not findings.best[0].global_batch_size <= critical.critical_batch_size <= findings.best[-1].global_batch_size:
@@ -39,16 +54,17 @@ def time_to_target(findings: Findings, predicted: Sequence[tuple[float, float]] 
 
 def steps_and_samples(findings: Findings) -> list[Chart]:
     """Steps, and samples, to the target against the batch, with the fitted curve and the three regimes."""
-    reached, critical, charts = findings.reached, findings.critical_batch, list[Chart]()
+    reached, critical, charts, unit = findings.reached, findings.critical_batch, list[Chart](), findings.unit
     first, last = findings.best[0].global_batch_size, findings.best[-1].global_batch_size
-    for what, spent in (("steps", "steps"), ("samples", "samples_seen")):
-        series = [_measured("measured", reached, what), *_missed(findings, spent, what)]
+    for what, spent, of in (("steps", "steps", SAMPLES), ("samples", "samples_seen", unit)):
+        name = what if what == "steps" else unit.name
+        series = [_measured("measured", reached, what, of), *_missed(findings, spent, name, of)]
         if critical is not None and reached:
             batches = np.geomspace(reached[0].global_batch_size, reached[-1].global_batch_size, 80)
-            fitted = [critical.steps_to_target(batch) if what == "steps" else critical.samples_to_target(batch) for batch in batches]
+            fitted = [critical.steps_to_target(batch) if what == "steps" else of.of(critical.samples_to_target(batch)) for batch in batches]
             series.append(Series("fit", list(batches), fitted, draws="line", dash=True, colour=1))
         chart = _against_batch(
-            findings, f"{what}-to-target", f"{what.capitalize()} to {_judged(findings)} {findings.target:g}", what, series, log_y=True
+            findings, f"{what}-to-target", f"{name.capitalize()} to {_judged(findings)} {findings.target:g}", name, series, log_y=True
         )
         if critical is not None:
             perfect, maximal = edges(critical.critical_batch_size)
@@ -72,18 +88,20 @@ def frontiers(findings: Findings) -> list[Chart]:
         [Series("every evaluation", [s for s, _ in every], [a for _, a in every], draws="marks", colour=6), standing],
         caption=_caption(findings), log_x=True, levels=[(findings.target, f"target {findings.target:g}")],
     )  # fmt: skip
-    batches = [_of_choices("every batch size", findings.choices, "marks", 6), _of_choices("frontier", findings.cost_frontier, "both", 1)]
+    unit = findings.unit
+    batches = [_of_choices("every batch size", findings.choices, "marks", 6, unit), _of_choices("frontier", findings.cost_frontier, "both", 1, unit)]
     missed = ", ".join(f"{missed.global_batch_size:,}" for missed in findings.missed)
     cost = Chart(
-        "cost-frontier", f"Time against samples, to {name} {findings.target:g}", SECONDS, "samples to target", batches,
+        "cost-frontier", f"Time against {unit.name}, to {name} {findings.target:g}", SECONDS, f"{unit.name} to target", batches,
         caption=_caption(findings, f"missed the target: batch {missed}, so not shown" if missed else ""), log_x=True, log_y=True,
     )  # fmt: skip
     return [best, cost]
 
 
-def _of_choices(name: str, choices: Sequence[Choice], draws: Draws, colour: int) -> Series:
-    notes = [f"batch {choice.global_batch_size:,}" for choice in choices]
-    return Series(name, [choice.seconds for choice in choices], [choice.samples for choice in choices], draws=draws, colour=colour, notes=notes)
+def _of_choices(name: str, choices: Sequence[Choice], draws: Draws, colour: int, unit: Unit) -> Series:
+    notes = [f"batch {unit.batch(choice.global_batch_size)}" for choice in choices]
+    x, y = [choice.seconds for choice in choices], [unit.of(choice.samples) for choice in choices]
+    return Series(name, x, y, draws=draws, colour=colour, notes=notes)
 
 
 def score_of_batch(findings: Findings) -> Chart:
@@ -110,7 +128,7 @@ def momentum_map(findings: Findings) -> Chart | None:
     name = momentum_name(tried.first.optimizer for tried in cells.values())
     grid = [[cells.get((batch, momentum)) for batch in batches] for momentum in momenta]
     heat = Heat(
-        [f"{batch:,}" for batch in batches], [f"{momentum:g}" for momentum in momenta],
+        [findings.unit.batch(batch) for batch in batches], [f"{momentum:g}" for momentum in momenta],
         [[tried.seconds.median if tried else None for tried in row] for row in grid],
         [["" if tried is None else "missed" if tried.seconds.median is None else f"{tried.seconds.median:.3g}" for tried in row] for row in grid],
         "training seconds to target",
@@ -144,21 +162,22 @@ def _judged(findings: Findings) -> str:
     return f"{findings.setting.evaluated_on} {findings.metric.name}"
 
 
-def _measured(name: str, of: Sequence[Configuration], field: str) -> Series:
-    """Args: field: the spread that is shown of each configuration."""
-    batches, spreads = [tried.global_batch_size for tried in of], [getattr(tried, field) for tried in of]
-    notes = [f"batch {tried.global_batch_size:,}, learning rate {tried.first.learning_rate:.4g}: {getattr(tried, field).text}" for tried in of]
+def _measured(name: str, of: Sequence[Configuration], field: str, unit: Unit = SAMPLES) -> Series:
+    """Args: field: the spread that is shown of each configuration; unit: what it is turned into."""
+    batches, spreads = [tried.global_batch_size for tried in of], [getattr(tried, field).times(unit.per_sample) for tried in of]
+    notes = [f"batch {tried.global_batch_size:,}, learning rate {tried.first.learning_rate:.4g}: {spread.text}"
+             for tried, spread in zip(of, spreads, strict=True)]  # fmt: skip
     medians = [math.nan if spread.median is None else spread.median for spread in spreads]
     return Series(name, batches, medians, [spread.low for spread in spreads], [spread.high for spread in spreads], notes=notes)
 
 
-def _missed(findings: Findings, field: str, unit: str) -> list[Series]:
+def _missed(findings: Findings, field: str, name: str, unit: Unit = SAMPLES) -> list[Series]:
     """The batches that missed, each at what its runs had used up; no series where none did. Args: field: of the runs' summaries."""
     if not findings.missed:
         return []
     batches = [missed.global_batch_size for missed in findings.missed]
-    used = [median(getattr(run.summary, field) for run in missed.runs) for missed in findings.missed]
-    notes = [f"batch {missed.global_batch_size:,}: {missed.seconds.text}, ended after {amount:,.4g} {unit}"
+    used = [unit.of(median(getattr(run.summary, field) for run in missed.runs)) for missed in findings.missed]
+    notes = [f"batch {missed.global_batch_size:,}: {missed.seconds.text}, ended after {amount:,.4g} {name}"
              for missed, amount in zip(findings.missed, used, strict=True)]  # fmt: skip
     return [Series("missed, where its runs ended", batches, used, draws="marks", symbol="x", colour=6, notes=notes)]
 

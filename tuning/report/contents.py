@@ -6,7 +6,7 @@ from typing import NamedTuple, TypeVar
 
 from largebatch.jobs.errors import LargebatchError
 from largebatch.jobs.tracking.mlflow_store import brief
-from largebatch.tuning.report.batch_figures import frontiers, momentum_map, profile_charts, score_of_batch, steps_and_samples, time_to_target
+from largebatch.tuning.report.batch_figures import frontiers, in_unit, momentum_map, profile_charts, score_of_batch, steps_and_samples, time_to_target
 from largebatch.tuning.report.charts import Chart
 from largebatch.tuning.report.run_figures import MOST_CURVES, score_curves
 from largebatch.tuning.results.analysis.prediction import Miss, Predicted
@@ -79,4 +79,4 @@ def charts_of(findings: Findings, extras: Extras) -> list[Chart]:
         ("the solutions", lambda: extras.charts),
         ("scores over time", lambda: [score_curves([best.runs[0] for best in findings.best][:MOST_CURVES])]),
     ]
-    return [chart for what, draw in parts for chart in extras.attempts.attempt(f"the figure of {what}", draw) or ()]
+    return [in_unit(chart, findings.unit) for what, draw in parts for chart in extras.attempts.attempt(f"the figure of {what}", draw) or ()]

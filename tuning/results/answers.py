@@ -58,6 +58,11 @@ class Spread(Answer):
         low, high = ("missed" if end is None else _digits(end) for end in (self.low, self.high))
         return f"{_digits(self.median)} ({low} ... {high}), {reached}"
 
+    def times(self, factor: float) -> "Spread":
+        """The same in a smaller unit."""
+        median, low, high = (None if value is None else value * factor for value in (self.median, self.low, self.high))
+        return self.model_copy(update={"median": median, "low": low, "high": high})
+
     @property
     def negated(self) -> "Spread":
         """Of what is the better the larger, where misses rank below every hit."""
@@ -167,6 +172,8 @@ class SweepFindings(SweepAdvice, SweepFrontier):
     """All that the runs that have ended say."""
 
     setting: Setting
+    tokens_per_sample: int | None = None
+    """Of sequences of tokens: what turns every number of samples here into tokens; None where the task does not count in them."""
     target_is_chosen: bool
     """Nobody gave the target: it is what every batch size reached."""
     num_runs: int

@@ -24,6 +24,7 @@ from largebatch.tuning.results.answers import Advice, Choice, CriticalBatch, Sco
 from largebatch.tuning.results.collect import collect
 from largebatch.tuning.results.run_folders import ended_runs, failures_in_words
 from largebatch.tuning.results.run_result import RunResult, settings_of
+from largebatch.tuning.results.unit import Unit, unit_of
 
 
 class NothingEndedError(InputError):
@@ -61,6 +62,11 @@ class Findings:
     def metric(self) -> Metric:
         """What target and scores are of."""
         return self.runs[0].metric
+
+    @cached_property
+    def unit(self) -> Unit:
+        """What batches and costs are told in."""
+        return unit_of(run.summary.tokens_per_sample for run in self.runs)
 
     @cached_property
     def configurations(self) -> list[Configuration]:
@@ -102,7 +108,7 @@ class Findings:
     @cached_property
     def advice(self) -> list[Advice]:
         """Soonest, cheapest, knee, and within the limits that were given."""
-        return advise(self.choices, [Limit(cost, most, self._by(cost, most)) for cost, most in self.limits.items()])
+        return advise(self.choices, [Limit(cost, most, self._by(cost, most)) for cost, most in self.limits.items()], self.unit)
 
     def _by(self, cost: Cost, most: float) -> list[Partial]:
         """How good each batch had become within a limit: its best configuration, of those with the most seeds."""

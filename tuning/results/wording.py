@@ -11,6 +11,7 @@ from largebatch.tuning.results.analysis.reference import crossing
 from largebatch.tuning.results.answers import Advice, Batch, CriticalBatch, SweepFindings
 from largebatch.tuning.results.findings import Findings
 from largebatch.tuning.results.run_result import RunResult, differences_in_words
+from largebatch.tuning.results.unit import SAMPLES, Unit
 
 CLOCK = "training seconds; evaluation, checkpoints and kernel warm-up are not counted"
 COARSE = 0.2
@@ -21,6 +22,7 @@ def answer_of(findings: Findings) -> SweepFindings:
     """All of it, as the report, `--json` and the API have it."""
     return SweepFindings(
         setting=findings.setting,
+        tokens_per_sample=None if findings.unit == SAMPLES else findings.unit.per_sample,
         headline=Headline.of(findings.metric),
         target=findings.target,
         target_is_chosen=findings.target_is_chosen,
@@ -58,10 +60,10 @@ def _words(findings: Findings) -> list[str]:
     judged = f"{findings.setting.evaluated_on} {findings.metric.name}"
     chosen = " (what every batch size reached; none was given)" if findings.target_is_chosen else ""
     words = [f"{findings.setting}: {len(findings.runs)} runs of {len(best)} batch sizes, to {judged} {findings.target:g}{chosen}."]
-    words += [sentence(advice) for advice in findings.advice if advice.question in {"soonest", "cheapest"}]
+    words += [sentence(advice, findings.unit) for advice in findings.advice if advice.question in {"soonest", "cheapest"}]
     if critical is not None:
         words.append(_critical_batch_in_words(critical, findings))
-    words += [sentence(advice) for advice in findings.advice if advice.question not in {"soonest", "cheapest"}]
+    words += [sentence(advice, findings.unit) for advice in findings.advice if advice.question not in {"soonest", "cheapest"}]
     if not reached:
         medians = [tried.best_score.median for tried in best if tried.best_score.median is not None]
         highest = findings.metric.format(findings.metric.best(medians)) if medians else "not known"
@@ -83,22 +85,27 @@ def _words(findings: Findings) -> list[str]:
 
 def _rows(findings: Findings) -> list[dict[str, str]]:
     """The best of each batch size, in words."""
-    momentum, critical = momentum_name(best.first.optimizer for best in findings.best), findings.critical_batch
+    momentum, critical, unit = momentum_name(best.first.optimizer for best in findings.best), findings.critical_batch, findings.unit
     return [
         {
             "batch": f"{best.global_batch_size:,}",
+            **({} if unit == SAMPLES else {"batch in tokens": f"{unit.of(best.global_batch_size):,.0f}"}),
             "optimizer": best.first.optimizer,
             "learning rate": f"{best.first.learning_rate:.4g}",
             momentum: number(best.first.momentum, "g"),
             "s to target": best.seconds.text,
             "steps": number(best.steps.median, ",.0f"),
-            "samples": number(best.samples.median, ",.0f"),
+            unit.name: _amount(best.samples.median, unit),
             f"best {findings.metric.name}": "-" if best.best_score.median is None else findings.metric.format(best.best_score.median),
-            "noise scale": number(best.noise_scale, ",.0f"),
+            "noise scale": _amount(best.noise_scale, unit),
             "regime": "-" if critical is None else regime(best.global_batch_size, critical.critical_batch_size).value,
         }
         for best in findings.best
     ]
+
+
+def _amount(num_samples: float | None, unit: Unit) -> str:
+    return number(None if num_samples is None else unit.of(num_samples), ",.0f")
 
 
 def number(value: float | None, form: str) -> str:
@@ -112,15 +119,15 @@ def momentum_name(optimizers: Iterable[str]) -> str:
     return " or ".join(sorted(names, reverse=True))
 
 
-def sentence(advice: Advice) -> str:
+def sentence(advice: Advice, unit: Unit = SAMPLES) -> str:
     """The answer with its reason."""
     question, choice = advice.question[0].upper() + advice.question[1:], advice.choice
     if choice is None:
         return f"{question}: {advice.reason}"
     momentum = "" if choice.momentum is None else f" and {momentum_name([choice.optimizer])} {choice.momentum:g}"
     return (
-        f"{question}: batch {choice.global_batch_size:,} with {choice.optimizer}, learning rate {choice.learning_rate:.4g}{momentum}, "
-        f"{choice.seconds:,.3g} s and {choice.samples:,.0f} samples; {advice.reason}"
+        f"{question}: batch {unit.batch(choice.global_batch_size)} with {choice.optimizer}, learning rate {choice.learning_rate:.4g}{momentum}, "
+        f"{choice.seconds:,.3g} s and {unit.words(choice.samples)}; {advice.reason}"
     )
 
 
@@ -138,24 +145,25 @@ def disturbance_in_words(results: Sequence[RunResult]) -> str | None:
 
 def _critical_batch_in_words(critical: CriticalBatch, findings: Findings) -> str:
     """The critical batch with its interval, and what the fit stands on."""
-    high = "beyond what was measured" if critical.high is None else f"{critical.high:,.0f}"
+    unit = findings.unit
+    high = "beyond what was measured" if critical.high is None else f"{unit.of(critical.high):,.0f}"
     words = [
-        f"Critical batch size: {critical.critical_batch_size:,.0f} samples (95 % interval {critical.low:,.0f} ... {high}); far below it a doubled "
-        "batch halves the steps, far above it buys nothing."
+        f"Critical batch size: {unit.words(critical.critical_batch_size)} (95 % interval {unit.of(critical.low):,.0f} ... {high}); far below it a "
+        "doubled batch halves the steps, far above it buys nothing."
     ]
     if findings.noise_scale is not None:
-        words.append(f"The gradient noise scale that the runs measured is {findings.noise_scale:,.0f}.")
+        words.append(f"The gradient noise scale that the runs measured is {unit.of(findings.noise_scale):,.0f}.")
     words.append(f"The fit stands on {critical.num_points} runs at {len(findings.reached)} batch sizes.")
     if num_missed := sum(best.samples.num_runs - best.samples.num_reached for best in findings.reached):
         words.append(f"{num_missed} runs of these that missed are left out, so it is too favourable there.")
     if findings.missed:
-        batches = ", ".join(f"{missed.global_batch_size:,}" for missed in findings.missed)
+        batches = ", ".join(unit.batch(missed.global_batch_size) for missed in findings.missed)
         words.append(f"Left out with all their runs, since half of them or more missed: batch {batches}.")
     met = [met for best in findings.reached for run in best.runs if (met := crossing(run, findings.target)) is not None]
     coarsest = max(met, key=lambda crossed: crossed.interval / crossed.at.samples)
     if (share := coarsest.interval / coarsest.at.samples) > COARSE:
         words.append(
-            f"Costs are read off evaluations up to {coarsest.interval:,} samples apart, {share:.0%} of what that run took: evaluate more often for "
+            f"Costs are read off evaluations up to {unit.words(coarsest.interval)} apart, {share:.0%} of what that run took: evaluate more often for "
             "a finer answer."
         )
     return " ".join(words)

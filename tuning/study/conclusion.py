@@ -74,7 +74,7 @@ def small_against_large(findings: Findings, profile: Profile, sharpness: Sequenc
         ("time per epoch, one device", *(f"{s * profile.num_train_samples / b:.3g} s" for s, b in zip(steps, (small, large), strict=True))),
         ("gradient noise over signal: noise scale / batch", *(number(ratio, ".3g") for ratio in noise)),
         ("optimisation: steps to the target", *(best.steps.text for best in ends)),
-        ("optimisation: samples to the target", *(best.samples.text for best in ends)),
+        (f"optimisation: {findings.unit.name} to the target", *(best.samples.times(findings.unit.per_sample).text for best in ends)),
     ]
     if len(sharpness) == 2:
         after, name, part = f"after {sharpness[0]['epochs']:g} epochs", findings.metric.name, findings.setting.evaluated_on

@@ -51,7 +51,7 @@ def run_reference(spec: TrainSpec, profile: Profile, options: StudyOptions, devi
     if not has_result(run_dir):
         fields: dict[str, float] = {"stop.max_seconds": min(share_s, limit_s)}
         # At every thirtieth step, as usual, a short run's noise scale would stand on a handful of estimates.
-        every = max(int(_steps(spec, profile, resolve_global_batch_size(spec, profile.num_train_samples)) / NUM_ESTIMATES), 1)
+        every = max(int(_steps(spec, profile, resolve_global_batch_size(spec, profile.training_set)) / NUM_ESTIMATES), 1)
         if spec.gradient.noise_every_steps == "auto" and every < USUAL_NOISE_EVERY:
             fields["gradient.noise_every_steps"] = every
         train_kept(prepare(with_fields(spec, fields), device, options.data_dir), run_dir, options.on_fraction)

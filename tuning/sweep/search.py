@@ -13,7 +13,7 @@ from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.tuning.sweep.ledger import Ending, Learned, Ledger, Trial
 from largebatch.tuning.sweep.proposals import Learning, drawn_values
 from largebatch.tuning.sweep.space import SweepGroup, groups
-from largebatch.tuning.sweep.spec import BATCH, SweepSpec
+from largebatch.tuning.sweep.spec import BATCHES, SweepSpec
 
 WORST = 1e18
 """Above any number of samples: where misses begin to be ranked."""
@@ -101,8 +101,9 @@ class _GroupSearch:
         return self._trial("repeat", {**best.fields, "seed": self._base.seed + self._num_repeated})
 
     def _trial(self, phase: Literal["search", "repeat"], fields: dict[str, Any]) -> Trial:
-        number, batch = len(self._ledger.trials), fields.get(BATCH, self._base.batch.global_batch_size)
-        run_id = f"{number:04d}-batch-{batch}-seed-{fields['seed']}"
+        number, batch = len(self._ledger.trials), self._base.batch
+        named = [fields.get(field) for field in BATCHES] + [batch.global_batch_size, batch.global_batch_tokens]
+        run_id = f"{number:04d}-batch-{next(filter(None, named))}-seed-{fields['seed']}"
         trial = Trial(number=number, group=self._group.number, phase=phase, fields=fields, run_id=run_id)
         self._ledger.add(trial)
         return trial

@@ -9,12 +9,12 @@ import pydantic
 
 from largebatch.jobs.errors import SpecError
 from largebatch.jobs.optim.configs import OptimizerConfig
-from largebatch.jobs.plan.make import resolve_global_batch_size
+from largebatch.jobs.plan.make import TrainingSet, resolve_global_batch_size
 from largebatch.jobs.spec.mistakes import first_mistake, nearest
-from largebatch.jobs.spec.read import RECIPES_DIR, build_spec, read_spec
+from largebatch.jobs.spec.read import RECIPES_DIR, build_spec, read_spec, set_fields
 from largebatch.jobs.spec.text import read_document
 from largebatch.jobs.spec.train_spec import TrainSpec
-from largebatch.tuning.sweep.spec import BATCH, MOMENTUM, RangeSpec, SweepSpec
+from largebatch.tuning.sweep.spec import BATCHES, MOMENTUM, RangeSpec, SweepSpec
 
 
 class SweepGroup(NamedTuple):
@@ -66,34 +66,24 @@ def base_spec(sweep: SweepSpec, folder: Path = Path()) -> TrainSpec:
 def with_fields(spec: TrainSpec, fields: Mapping[str, Any]) -> TrainSpec:
     """The spec with dotted fields replaced. Raises: SpecError for unknown ones, or values that cannot be."""
     document = spec.model_dump(mode="json")
-    # The optimizer first: its options are among the others.
-    for field, value in sorted(fields.items(), key=lambda item: item[0] != "optimizer.name"):
-        *parents, last = field.split(".")
-        section = document
-        for parent in parents:
-            if section.get(parent) is None:
-                section[parent] = {}
-            section = section[parent]
-            if not isinstance(section, dict):
-                raise SpecError(field, f"{parent} holds a value, not keys.")
-        is_another = section.get(last) != value
-        section[last] = value
-        if field == "optimizer.name" and is_another:  # the options of another optimizer mean nothing to this one
-            document["optimizer"] = {name: value for name, value in document["optimizer"].items() if name in OptimizerConfig.model_fields}
+    if fields.get("optimizer.name", spec.optimizer.name) != spec.optimizer.name:  # the options of another optimizer mean nothing to this one
+        document["optimizer"] = {name: value for name, value in document["optimizer"].items() if name in OptimizerConfig.model_fields}
+    set_fields(document, fields)
     return build_spec(document)
 
 
 def groups(sweep: SweepSpec) -> list[SweepGroup]:
     """Every combination of `each`, in its order; later fields change fastest. Raises: SpecError."""
-    batches = sweep.each.get(BATCH, [])
+    batch_field = next((field for field in BATCHES if field in sweep.each), BATCHES[0])
+    batches = sweep.each.get(batch_field, [])
     smallest = min((batch for batch in batches if isinstance(batch, int)), default=None)
     moving = [name for name, domain in sweep.search.space.items() if isinstance(domain, RangeSpec) and domain.times_batch]
     if moving and "full" in batches:
-        raise SpecError(f"each.{BATCH}", f"holds `full`, and {moving[0]} moves with the batch.", "Give the number of training samples.")
+        raise SpecError(f"each.{batch_field}", f"holds `full`, and {moving[0]} moves with the batch.", "Give the number of training samples.")
     combinations = []
     for number, values in enumerate(itertools.product(*sweep.each.values())):
         fields: dict[str, Any] = dict(zip(sweep.each, values, strict=True))
-        batch = fields.get(BATCH)
+        batch = fields.get(batch_field)
         factor = batch / smallest if smallest and isinstance(batch, int) else 1.0
         momentum = float(fields[MOMENTUM]) if MOMENTUM in fields else None
         space = {name: domain.moved(factor, momentum) if isinstance(domain, RangeSpec) else domain for name, domain in sweep.search.space.items()}
@@ -106,10 +96,10 @@ def count_runs(sweep: SweepSpec) -> int:
     return len(groups(sweep)) * (sweep.search.num_trials() + sweep.repeats - 1)
 
 
-def refuse_impossible(sweep: SweepSpec, base: TrainSpec, num_train_samples: int | None = None) -> int:
+def refuse_impossible(sweep: SweepSpec, base: TrainSpec, training_set: TrainingSet | None = None) -> int:
     """Refuse a sweep that cannot be run. Returns how many runs it has.
 
-    Args: num_train_samples: to hold batches against; None: not known.
+    Args: training_set: to hold batches against; None: not known.
     Raises: SpecError for a combination that is no spec, PlanError for a batch above the training set, SpecError for a
         budget that cannot hold all runs.
     """
@@ -120,8 +110,8 @@ def refuse_impossible(sweep: SweepSpec, base: TrainSpec, num_train_samples: int 
         first = {name: values[0] for name, values in ends.items()}
         for corner in [first | {name: value} for name, values in ends.items() for value in values] or [{}]:
             spec = with_fields(base, group.fields | corner)
-            if num_train_samples is not None:
-                resolve_global_batch_size(spec, num_train_samples)
+            if training_set is not None:
+                resolve_global_batch_size(spec, training_set)
     searched, repeated, total = sweep.search.num_trials(), sweep.repeats - 1, count_runs(sweep)
     if sweep.budget.trials is not None and sweep.budget.trials < total:
         raise SpecError(

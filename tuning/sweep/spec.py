@@ -10,9 +10,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, JsonValue, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
+from largebatch.jobs.spec.train_spec import IN_TOKENS
 from largebatch.jobs.spec_base import Spec
 
 BATCH = "batch.global_batch_size"
+BATCHES = (BATCH, IN_TOKENS[BATCH])
 MOMENTUM = "optimizer.momentum"
 
 
@@ -173,6 +175,8 @@ class SweepSpec(Spec):
             raise ValueError(f"{effective[0]} is_effective, which needs {MOMENTUM} in each")
         if any(not values for values in self.each.values()):
             raise ValueError("each holds an empty list")
+        if len(batches := [field for field in BATCHES if field in {*self.each, *self.search.space}]) > 1:
+            raise ValueError(f"{' and '.join(batches)} say the same; give one of them")
         if "seed" in self.each or "seed" in self.search.space:
             raise ValueError("seed is neither compared nor searched; repeats says how many seeds the best of each group gets")
         return self

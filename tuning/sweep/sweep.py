@@ -17,6 +17,8 @@ from largebatch.jobs.errors import FaultError, InputError, LargebatchError
 from largebatch.jobs.launch.on_ray.cluster import connected
 from largebatch.jobs.launch.options import TrainOptions
 from largebatch.jobs.launch.signals import stop_requests
+from largebatch.jobs.plan.make import TrainingSet
+from largebatch.jobs.prepared import training_set
 from largebatch.jobs.run.run_folder import exclusive
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.tracking.mirror_process import MirrorProcess
@@ -125,7 +127,7 @@ def _run_trials(search: Search, listener: SweepListener, options: TrialOptions, 
         (options.folder / STOP).touch()
         listener.on_notice(f"{number.name}: no further run begins; those under way stop. Once more leaves at once.")
 
-    early_stopping = EarlyStopping(search.sweep.early_stop, num_train_samples(search.base, options.data_dir))
+    early_stopping = EarlyStopping(search.sweep.early_stop, recipes_training_set(search.base, options.data_dir).num_samples)
     with stop_requests(ask_to_stop):
         try:
             TrialRunner(search, early_stopping, listener, options, stop).run()
@@ -134,6 +136,6 @@ def _run_trials(search: Search, listener: SweepListener, options: TrialOptions, 
     return stop.is_set()
 
 
-def num_train_samples(base: TrainSpec, data_dir: Path) -> int:
-    """Training samples of the recipe's data set. Raises: DataError."""
-    return len(load_dataset(base.dataset, data_dir, base.task).train)
+def recipes_training_set(base: TrainSpec, data_dir: Path) -> TrainingSet:
+    """How much the recipe's data set has to train on. Raises: DataError."""
+    return training_set(base, load_dataset(base.dataset, data_dir, base.task))

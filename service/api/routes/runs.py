@@ -59,7 +59,9 @@ class Recipe(BaseModel):
     description: str
     dataset: str | None
     optimizer: str
-    global_batch_size: int | str
+    global_batch_size: int | str | None
+    """null where the recipe says it in tokens."""
+    global_batch_tokens: int | None
 
 
 @router.post("", status_code=202, operation_id="submit_run", responses=accepted_links(Kind.RUN))
@@ -116,7 +118,7 @@ def list_recipes(who: Who) -> list[Recipe]:
     """The recipes that come along."""
     return [
         Recipe(name=name, description=spec.description, dataset=spec.dataset.name, optimizer=spec.optimizer.name,
-               global_batch_size=spec.batch.global_batch_size)
+               global_batch_size=spec.batch.global_batch_size, global_batch_tokens=spec.batch.global_batch_tokens)
         for name, spec in recipe_specs().items()
     ]  # fmt: skip
 

@@ -59,7 +59,7 @@ def advise(
     print_rows(answer.rows)
     if comparison.misses:
         print(misses_in_words(comparison.misses))
-        print_rows([miss.row() for miss in comparison.misses])
+        print_rows([miss.row(findings.unit) for miss in comparison.misses])
 
 
 def _only_run(gathered: Collected) -> RunResult:
@@ -85,7 +85,8 @@ def _predict(run: RunResult, profile: Profile, target: float | None, limits: lis
         )
         for point in predicted
     ]  # fmt: skip
-    answers = advise_on(choices, limits)
+    unit = profile.unit
+    answers = advise_on(choices, limits, unit)
     if as_json:
         print_answer(
             json.dumps({
@@ -94,12 +95,12 @@ def _predict(run: RunResult, profile: Profile, target: float | None, limits: lis
             })
         )  # fmt: skip
         return
-    origin = f"run {run.summary.run_id} (critical batch {critical:,.0f} by its gradients' noise) and the profile on {profile.device}"
-    print("\n".join([f"Predicted from {origin}:", *([note] if note else []), *map(sentence, answers)]))
+    origin = f"run {run.summary.run_id} (critical batch {unit.words(critical)} by its gradients' noise) and the profile on {profile.device}"
+    print("\n".join([f"Predicted from {origin}:", *([note] if note else []), *(sentence(answer, unit) for answer in answers)]))
     rows = [
         {
-            "batch": f"{point.global_batch_size:,}", "s to target": f"{point.seconds:,.3g}", "steps": f"{point.steps:,.0f}",
-            "samples": f"{point.samples:,.0f}", "learning rate": f"{point.learning_rate:.3g}",
+            "batch": unit.batch(point.global_batch_size), "s to target": f"{point.seconds:,.3g}", "steps": f"{point.steps:,.0f}",
+            unit.name: f"{unit.of(point.samples):,.0f}", "learning rate": f"{point.learning_rate:.3g}",
         }
         for point in predicted
     ]  # fmt: skip

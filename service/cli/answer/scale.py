@@ -62,14 +62,15 @@ def scale(
         for note in notes:
             typer.echo(note, err=True)
         return
+    unit = profile.unit
     table = plain_table("workers", "best batch", "s to target", "speed-up", "efficiency", "worker seconds", numbers=True)
     for point in points:
         table.add_row(
-            f"{point.num_workers:,}", f"{point.global_batch_size:,}", f"{point.seconds:,.3g}", f"{point.speedup:,.3g}", f"{point.efficiency:.0%}",
-            f"{point.worker_seconds:,.3g}",
+            f"{point.num_workers:,}", unit.batch(point.global_batch_size), f"{point.seconds:,.3g}", f"{point.speedup:,.3g}",
+            f"{point.efficiency:.0%}", f"{point.worker_seconds:,.3g}",
         )  # fmt: skip
     output().print(table)
-    print(f"A model, not a measurement: critical batch {curve.critical_batch_size:,.0f}, gradient {profile.gradient_bytes / 2**20:,.1f} MiB, "
+    print(f"A model, not a measurement: critical batch {unit.words(curve.critical_batch_size)}, gradient {profile.gradient_bytes / 2**20:,.1f} MiB, "
           f"{bandwidth:g} Gbit/s, {latency:g} us.")  # fmt: skip
     for note in notes:
         print(note)

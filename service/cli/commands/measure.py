@@ -23,7 +23,7 @@ from largebatch.tuning.measure.lines import line_chart, line_conditions, refuse_
 from largebatch.tuning.measure.profile import profile as measure_profile
 from largebatch.tuning.measure.sharpness import sharpness_rows, slope_in_words
 from largebatch.tuning.measure.solution import load_solution
-from largebatch.tuning.report.batch_figures import profile_charts
+from largebatch.tuning.report.batch_figures import in_unit, profile_charts
 from largebatch.tuning.report.contents import Attempts
 from largebatch.tuning.report.picture_pen import write_png
 from largebatch.tuning.results.analysis.step_time import Profile, profile_in_words
@@ -61,7 +61,7 @@ def profile(
         write_text(output, profile.model_dump_json(indent=2) + "\n")
     if figure is not None:
         for chart in profile_charts(profile):
-            write_png(chart, figure / f"{chart.name}.png")
+            write_png(in_unit(chart, profile.unit), figure / f"{chart.name}.png")
     if as_json:
         print_answer(profile.model_dump_json())
     else:
@@ -70,11 +70,12 @@ def profile(
 
 def _print_profile(profile: Profile, is_on_cpu: bool) -> None:
     memory = "process memory so far" if is_on_cpu else "peak memory"
-    table = plain_table("batch", "micro-batch", "ms per step", "s per epoch", "samples/s", memory, numbers=True)
+    unit = profile.unit
+    table = plain_table("batch", "micro-batch", "ms per step", "s per epoch", f"{unit.name}/s", memory, numbers=True)
     for point in profile.points:
         table.add_row(
-            f"{point.global_batch_size:,}", f"{point.micro_batch_size:,}", f"{point.seconds_per_step * 1000:,.3g}", f"{point.seconds_per_epoch:,.3g}",
-            f"{point.samples_per_second:,.0f}", f"{point.peak_memory_bytes / 2**20:,.0f} MiB",
+            unit.batch(point.global_batch_size), f"{point.micro_batch_size:,}", f"{point.seconds_per_step * 1000:,.3g}",
+            f"{point.seconds_per_epoch:,.3g}", f"{unit.of(point.samples_per_second):,.0f}", f"{point.peak_memory_bytes / 2**20:,.0f} MiB",
         )  # fmt: skip
     output().print(table)
     print(profile_in_words(profile))

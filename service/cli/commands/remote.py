@@ -141,7 +141,7 @@ def list_jobs(
     table = plain_table("id", "state", "batch", "score", "training", "owner")
     for job in page["items"]:
         score, seconds = job["progress"].get("score"), job["progress"].get("training_seconds")
-        batch = "" if is_sweep else str(job["global_batch_size"] or "full")
+        batch = "" if is_sweep else str(job["global_batch_size"] or job["progress"].get("global_batch_size") or "-")
         table.add_row(job["id"], job["state"], batch, "" if score is None else f"{score:.4f}",
                       "" if seconds is None else f"{seconds:.1f} s", job["owner"])  # fmt: skip
     output().print(table)

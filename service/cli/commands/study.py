@@ -24,7 +24,7 @@ from largebatch.tuning.study.study import study as study_in_stages
 from largebatch.tuning.sweep.ledger import SWEEP, begin_sweep
 from largebatch.tuning.sweep.space import refuse_impossible
 from largebatch.tuning.sweep.spec import SweepSpec
-from largebatch.tuning.sweep.sweep import SweepOptions, num_train_samples, resume_command
+from largebatch.tuning.sweep.sweep import SweepOptions, recipes_training_set, resume_command
 
 USUAL_BUDGET = "30m"
 SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
@@ -75,7 +75,7 @@ def study(
 def _begin(spec: TrainSpec, budget_s: float, data_dir: Path, output_dir: Path) -> Path:
     """The folder of a new study, which is made here. Raises: SpecError, InputError."""
     refuse_unstudied(spec, budget_s)
-    num_train_samples(spec, data_dir)  # before a folder is made: the data may be missing
+    recipes_training_set(spec, data_dir)  # before a folder is made: the data may be missing
     folder = output_dir / f"study-{spec.name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
     begin_study(folder, spec, budget_s)
     return folder

@@ -2,7 +2,7 @@
 
 import { one } from "./talk.js";
 
-export const AXES = { training_seconds: "training seconds", samples_seen: "samples", step: "steps", cost: "device seconds" };
+export const AXES = { training_seconds: "training seconds", samples_seen: "samples", tokens_seen: "tokens", step: "steps", cost: "device seconds" };
 export const COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#777777"];
 const FORM = { responsive: true, displaylogo: false, displayModeBar: false };
 
@@ -45,6 +45,11 @@ export function drawFigure(id, figure) {
   const { xaxis, yaxis, ...layout } = figure.layout;
   window.Plotly?.react(id, figure.data, { ...layout, title: undefined, font: { color: ink, size: 12 }, margin: { l: 60, r: 15, t: 15, b: 60 },
     xaxis: axis(xaxis), yaxis: axis(yaxis), legend: { orientation: "h", y: 1.02, yanchor: "bottom" } }, FORM);
+}
+
+// The axis in tokens is there for runs that count in them, all of those that are drawn.
+export function offerTokens(starts) {
+  one('#axis option[value="tokens_seen"]').hidden = !starts.every((start) => start?.tokens_per_sample);
 }
 
 // Drawn again where what it looks like has changed.

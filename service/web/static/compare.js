@@ -1,11 +1,11 @@
 // Several runs on one chart: their curves, and a result against a field in which they differ.
 
-import { AXES, COLOURS, FROM_START, along, draw, hasPoints, redraw, trace } from "./charts.js";
+import { AXES, COLOURS, FROM_START, along, draw, hasPoints, offerTokens, redraw, trace } from "./charts.js";
 import { all, one, say, steadily } from "./talk.js";
 
 const BATCH = "batch.global_batch_size";
 const RESULTS = ["time_to_target_seconds", "steps_to_target", "score", "best_score", "train_score", "training_seconds",
-  "samples_seen", "samples_per_second", "gradient_noise_scale"];
+  "samples_seen", "tokens_seen", "samples_per_second", "tokens_per_second", "gradient_noise_scale"];
 
 const OF_EVALUATIONS = { score: (record) => record.score, test_loss: (record) => record.scores.loss };
 
@@ -36,6 +36,7 @@ function resultOf({ job, series: { start, steps, evaluations } }, name) {
     best_score: evaluations.length ? best(evaluations.map((record) => record.score)) : null,
     training_seconds: step?.training_seconds,
     samples_seen: step?.samples_seen,
+    tokens_seen: step?.tokens_seen,
   };
   return soFar[name] ?? null;
 }
@@ -89,6 +90,7 @@ async function compare() {
     const [job, series] = await Promise.all([steadily(path), steadily(`${path}/series`)]);
     return { id, job, series, fields: fieldsOf(job) };
   }));
+  offerTokens(runs.map(({ series }) => series.start));
   const names = [...new Set(runs.flatMap(({ fields }) => Object.keys(fields)))];
   const differing = names.filter((name) => new Set(runs.map(({ fields }) => JSON.stringify(fields[name]))).size > 1);
   const options = (select, values, chosen) => select.replaceChildren(...values.map((value) => new Option(value, value, false, value === chosen)));

@@ -49,13 +49,14 @@ export class Curves {
   }
 }
 
-export function speeds(steps) {
+// Samples per second, or tokens. Args: seen: the field that counts them.
+export function speeds(steps, seen) {
   // Over some steps each: single ones are told apart by the clock's grain more than by their speed.
   const every = Math.ceil(steps.length / 100);
   const some = steps.filter((_, index) => index % every === 0);
   return some.slice(1).map((now, index) => {
     const before = some[index];
     const seconds = now.training_seconds - before.training_seconds;
-    return [now, seconds > 0 ? (now.samples_seen - before.samples_seen) / seconds : null];
+    return [now, seconds > 0 ? (now[seen] - before[seen]) / seconds : null];
   });
 }

@@ -35,7 +35,7 @@ function addRow(table, job) {
   if (job.kind === "run") {
     const choose = made("td");
     choose.append(made("input", { type: "checkbox", name: "run", value: job.id, ariaLabel: `Compare ${job.id}` }));
-    const batch = Object.assign(cell(""), { textContent: job.global_batch_size ?? "full" });
+    const batch = Object.assign(cell(""), { textContent: job.global_batch_size ?? job.progress.global_batch_size ?? "-" });
     row.append(choose, name, state, batch, cell("score"), cell("training_seconds"), cell("step"), owner, asked);
   } else row.append(name, state, cell("runs_over"), owner, asked);
   one("tbody", table).prepend(row);

@@ -1,9 +1,9 @@
 // The page of one run.
 
-import { AXES, COLOURS, FROM_START, along, draw, redraw, trace } from "./charts.js";
+import { AXES, COLOURS, FROM_START, along, draw, offerTokens, redraw, trace } from "./charts.js";
 import { Curves, POINTS, speeds } from "./curves.js";
 import { actions, linksOf, logOf, pathOf, showJob } from "./job.js";
-import { listen, made, one, say, steadily } from "./talk.js";
+import { all, listen, made, one, say, steadily } from "./talk.js";
 
 const DRAW_MS = 250;
 
@@ -22,6 +22,10 @@ const briefly = (values) => (values.length > 8 ? `${values.slice(0, 8).join(", "
 
 function drawAll({ steps: { kept: steps }, noise: { kept: noise }, evaluations, start }) {
   const part = start?.evaluated_on ?? "test";
+  const perSample = start?.tokens_per_sample ?? 1;
+  const unit = start?.tokens_per_sample ? "tokens" : "samples";
+  offerTokens([start]);
+  all(".unit").forEach((place, index) => { place.textContent = index ? unit : unit[0].toUpperCase() + unit.slice(1); });
   const axis = one("#axis").value;
   const isEmpty = steps.length + evaluations.length === 0;
   one("#waiting").hidden = !isEmpty;
@@ -32,10 +36,11 @@ function drawAll({ steps: { kept: steps }, noise: { kept: noise }, evaluations, 
   put("c-score", [of(`${part} ${one("#job").dataset.metric}`, evaluations, "score")], { blank: "Not evaluated yet." });
   put("c-loss", [of("train", steps, "loss"), of(part, evaluations.map((r) => ({ ...r, loss: r.scores.loss })), "loss", 1)]);
   put("c-rate", [of("learning rate", steps, "learning_rate")]);
-  const speed = speeds(steps);
-  put("c-speed", [trace("samples per second", along(speed.map(([record]) => record), axis), speed.map(([, value]) => value))],
+  const speed = speeds(steps, `${unit}_seen`);
+  put("c-speed", [trace(`${unit} per second`, along(speed.map(([record]) => record), axis), speed.map(([, value]) => value))],
     { yaxis: { rangemode: "tozero" } });
-  put("c-noise", [of("noise scale", noise, "gradient_noise_scale")], { yaxis: { rangemode: "tozero" }, blank: "Not measured so far." });
+  const inUnit = noise.map((r) => ({ ...r, scale: r.gradient_noise_scale === null ? null : r.gradient_noise_scale * perSample }));
+  put("c-noise", [of("noise scale", inUnit, "scale")], { yaxis: { rangemode: "tozero" }, blank: "Not measured so far." });
 }
 
 export function runPage() {

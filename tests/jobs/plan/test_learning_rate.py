@@ -26,14 +26,14 @@ from largebatch.jobs.spec.train_spec import LearningRateSpec
 )
 def test_peak_and_warm_up(scaling: str, batch: int, peak: float, warmup: float) -> None:
     spec = LearningRateSpec(base=0.1, base_global_batch_size=256, scaling=scaling, warmup_epochs=5.0)
-    scaled = scale(spec, batch)
+    scaled = scale(spec, batch, 256)
     assert scaled.peak == pytest.approx(peak, rel=1e-12)
     assert scaled.warmup_epochs == pytest.approx(warmup, rel=1e-12)
 
 
 def test_the_reason_names_rule_and_numbers() -> None:
     for scaling, name in (("linear", "linear"), ("sqrt", "square root"), ("legw", "LEGW"), ("adascale", "AdaScale")):
-        reason = scale(LearningRateSpec(base=0.1, base_global_batch_size=256, scaling=scaling), 1024).reason
+        reason = scale(LearningRateSpec(base=0.1, base_global_batch_size=256, scaling=scaling), 1024, 256).reason
         assert name in reason
         assert "0.1" in reason
         assert "4" in reason
@@ -42,13 +42,13 @@ def test_the_reason_names_rule_and_numbers() -> None:
 @pytest.mark.parametrize("scaling", ["none", "linear", "sqrt", "legw", "adascale"])
 def test_at_the_base_batch_nothing_changes(scaling: str) -> None:
     spec = LearningRateSpec(base=0.1, base_global_batch_size=256, scaling=scaling, warmup_epochs=2.0)
-    assert scale(spec, 256)[:2] == (0.1, 2.0)
+    assert scale(spec, 256, 256)[:2] == (0.1, 2.0)
 
 
 def test_legw_warms_up_over_the_same_number_of_steps() -> None:
     # Epochs times B / B0, over steps of B samples: the paper's "linear epoch" means constant steps.
     spec = LearningRateSpec(base=0.1, base_global_batch_size=128, scaling="legw", warmup_epochs=0.5)
-    steps = {scale(spec, batch).warmup_epochs * 50_000 / batch for batch in (32, 128, 1024, 8192)}
+    steps = {scale(spec, batch, 128).warmup_epochs * 50_000 / batch for batch in (32, 128, 1024, 8192)}
     assert max(steps) == pytest.approx(min(steps), rel=1e-12)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from small_runs import document
 
-from largebatch.jobs.errors import PlanError
+from largebatch.jobs.errors import PlanError, SpecError
 from largebatch.jobs.plan.make import Facts, make_plan
 from largebatch.jobs.plan.step_plan import Position, Slice, StepPlan
 from largebatch.jobs.plan.train_plan import TrainPlan
@@ -47,6 +47,57 @@ def by_epoch(batches: list[Slice]) -> dict[int, list[int]]:
     for batch in batches:
         visited.setdefault(batch.epoch, []).extend(range(batch.start, batch.stop))
     return visited
+
+
+# ---- batches in tokens ------------------------------------------------------------------------------------------------
+
+
+def in_tokens(batch: dict[str, Any], tokens_per_sample: int | None = 128, **rate: Any) -> TrainPlan:
+    """A plan for a thousand sequences."""
+    given = document(batch=batch, stop={"epochs": 2.0}, learning_rate={"base": 0.1, **rate})
+    return make_plan(build_spec(given), Facts(1000, has_batch_norm=False, micro_batch_size=8, tokens_per_sample=tokens_per_sample))
+
+
+class TestTokens:
+    def test_they_are_whole_sequences(self) -> None:
+        made, plain = in_tokens({"global_batch_tokens": 64 * 128}), in_tokens({"global_batch_size": 64})
+        assert made.global_batch_size == 64
+        assert list(made.batches()) == list(plain.batches())
+        assert made.in_tokens(10) == 1280
+        assert in_tokens({"global_batch_size": 64}, None).in_tokens(10) is None
+
+    @pytest.mark.parametrize("scaling", ["linear", "sqrt", "legw", "adascale"])
+    def test_the_base_batch_may_be_said_in_them(self, scaling: str) -> None:
+        made = in_tokens({"global_batch_tokens": 64 * 128}, base_global_batch_tokens=16 * 128, scaling=scaling, warmup_epochs=0.1)
+        plain = in_tokens({"global_batch_size": 64}, base_global_batch_size=16, scaling=scaling, warmup_epochs=0.1)
+        assert (made.scaled_rate, made.total_steps, made.total_progress) == (plain.scaled_rate, plain.total_steps, plain.total_progress)
+        assert [made.learning_rate(at) for at in range(0, 2000, 50)] == [plain.learning_rate(at) for at in range(0, 2000, 50)]
+
+    @pytest.mark.parametrize(
+        ("batch", "rate", "tokens_per_sample", "words"),
+        [
+            ({"global_batch_tokens": 1000}, {}, 128, "batch.global_batch_tokens: 1000 tokens are no whole number .* Nearest: 896 or 1024"),
+            ({"global_batch_tokens": 100}, {}, 128, "Nearest: 128[.]"),
+            ({"global_batch_tokens": 128 * 1001}, {}, 128, "128128 tokens are 1001 sequences, which is more than the 1000 .* 128000"),
+            ({"global_batch_tokens": 1000}, {}, None, "do not count in tokens. Give batch.global_batch_size, in samples"),
+            ({"global_batch_size": 8}, {"base_global_batch_tokens": 100}, 128, "learning_rate.base_global_batch_tokens: 100 tokens are no whole"),
+        ],
+    )
+    def test_others_are_refused(self, batch: dict[str, Any], rate: dict[str, Any], tokens_per_sample: int | None, words: str) -> None:
+        with pytest.raises(PlanError, match=words):
+            in_tokens(batch, tokens_per_sample, **rate)
+
+    @pytest.mark.parametrize(
+        ("batch", "rate", "words"),
+        [
+            ({}, {}, "exactly one of global_batch_size and global_batch_tokens"),
+            ({"global_batch_size": 8, "global_batch_tokens": 1024}, {}, "exactly one of"),
+            ({"global_batch_size": 8}, {"base_global_batch_size": 8, "base_global_batch_tokens": 8}, "give one of base_global_batch_size and"),
+        ],
+    )
+    def test_both_or_none_is_no_spec(self, batch: dict[str, Any], rate: dict[str, Any], words: str) -> None:
+        with pytest.raises(SpecError, match=words):
+            in_tokens(batch, **rate)
 
 
 # ---- every sample once ------------------------------------------------------------------------------------------------

@@ -107,6 +107,16 @@ def test_another_optimizer_does_not_forget_what_somebody_chose(tmp_path: Path) -
         read_spec(chosen, ["optimizer.name=lamb", "optimizer.momentum=0.9"])
 
 
+def test_a_batch_in_tokens_replaces_the_one_in_samples(tmp_path: Path) -> None:
+    spec = read_spec("tiny-gpt", ["batch.global_batch_tokens=16384"])
+    assert (spec.batch.global_batch_size, spec.batch.global_batch_tokens) == (None, 16384)
+    recipe = tmp_path / "mine.json"
+    recipe.write_text(spec.model_dump_json())
+    assert read_spec(str(recipe), ["batch.global_batch_size=full"]).batch.global_batch_tokens is None
+    with pytest.raises(SpecError, match="exactly one of"):
+        read_spec("tiny-gpt", ["batch.global_batch_tokens=16384", "batch.global_batch_size=8"])
+
+
 def test_what_a_terminal_that_knows_ascii_alone_hands_over_is_read() -> None:
     typed = "größe".encode().decode("ascii", "surrogateescape")
     assert read_spec("digits-lamb", [f"name={typed}"]).name == "größe"

@@ -1,6 +1,7 @@
 """From runs to the answer: planted curves come back, misses stay misses, what cannot be compared is not."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from largebatch.tuning.report.batch_figures import momentum_map
 from largebatch.tuning.report.contents import Extras, charts_of
 from largebatch.tuning.results.analysis.configurations import best_of_each_batch, configurations
 from largebatch.tuning.results.analysis.prediction import compare, misses_in_words, predict, profile_beside_runs, refuse_other_reference
-from largebatch.tuning.results.findings import find
+from largebatch.tuning.results.findings import Findings, find
 from largebatch.tuning.results.run_result import Evaluation, RunResult, differences_in_words
 from largebatch.tuning.results.wording import answer_of
 
@@ -280,6 +281,52 @@ def test_a_disturbed_clock_is_said() -> None:
     said = [sentence for sentence in answer_of(find(shared, TARGET)).words if "disturbed" in sentence]
     assert len(said) == 1
     assert "the clock of 2 of 6 runs: they waited for a core up to 62% of the time" in said[0]
+
+
+class TestTokens:
+    """What counts in tokens is told in them; the numbers for programs stay in samples."""
+
+    PER_SAMPLE = 128
+
+    def found(self) -> Findings:
+        runs = [made_run(batch, seed, 1 + 0.05 * seed) for batch in (32, 128, 512, 2048) for seed in range(3)]
+        return find(
+            [ended(run, tokens_per_sample=self.PER_SAMPLE) for run in [*runs, made_run(4096, reaches=False)]], TARGET, limits={"samples": 1e4}
+        )
+
+    def test_sentences_and_rows(self) -> None:
+        found = self.found()
+        answer = answer_of(found)
+        critical, words = found.critical_batch, " ".join(answer.words)
+        assert critical is not None
+        assert answer.tokens_per_sample == self.PER_SAMPLE
+        assert f"Critical batch size: {critical.critical_batch_size * 128:,.0f} tokens (95 % interval {critical.low * 128:,.0f}" in words
+        assert "noise scale that the runs measured is 51,200." in words
+        assert "batch 4,096 tokens (32 sequences)" in words
+        assert "Within 1,280,000 tokens:" in words
+        assert not re.search(r"\bsamples\b", words.replace("steps and samples", ""))
+        row = answer.rows[1]
+        best = found.best[1].samples.median
+        assert best is not None
+        assert (row["batch"], row["batch in tokens"], row["tokens"], row["noise scale"]) == ("128", "16,384", f"{best * 128:,.0f}", "51,200")
+        assert "samples" not in row
+
+    def test_figures(self) -> None:
+        found = self.found()
+        plain = find([ended(run, tokens_per_sample=None) for run in found.runs], TARGET)
+        for told, in_samples in zip(charts_of(found, Extras(made_profile())), charts_of(plain, Extras(made_profile())), strict=True):
+            by_batch = told.x_title == "global batch size in tokens"
+            assert by_batch == (in_samples.x_title == "global batch size")
+            of = 128 if told.name in {"samples-to-target", "cost-frontier"} else 1
+            assert "samples" not in told.title + told.y_title
+            for line, before in zip(told.series, in_samples.series, strict=True):
+                assert list(line.x) == pytest.approx([x * (128 if by_batch else 1) for x in before.x], nan_ok=True)
+                assert list(line.y) == pytest.approx([y * of for y in before.y], nan_ok=True)
+            assert [mark for mark, _ in told.marks] == [mark * (128 if by_batch else 1) for mark, _ in in_samples.marks]
+
+    def test_runs_that_count_otherwise_are_told_in_samples(self) -> None:
+        runs = [ended(made_run(batch), tokens_per_sample=tokens) for batch, tokens in ((32, 128), (128, 256), (512, None))]
+        assert answer_of(find(runs, TARGET)).tokens_per_sample is None
 
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "sweep-findings.json").read_text())

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from made_runs import BASE, sweep
 
-from largebatch.jobs.errors import SpecError
-from largebatch.jobs.spec.read import build_spec
+from largebatch.jobs.errors import PlanError, SpecError
+from largebatch.jobs.plan.make import TrainingSet
+from largebatch.jobs.spec.read import build_spec, read_spec
 from largebatch.tuning.sweep.space import base_spec, count_runs, groups, read_sweep, refuse_impossible, sweep_paths, with_fields
 from largebatch.tuning.sweep.spec import RangeSpec
 
@@ -44,6 +45,7 @@ RATE = "learning_rate.base"
         ({"search": {"trials": 2, "space": {RATE: {"low": 0.1, "high": 1.0, "is_effective": True}}}}, "in each"),
         ({"search": {"space": {RATE: {"lo": 1, "high": 2}}}}, r"search\.space\.learning_rate\.base.*Did you mean"),
         ({"repeat": 3}, "Did you mean repeats"),
+        ({"each": {"batch.global_batch_tokens": [4096], "batch.global_batch_size": [32]}}, "batch.global_batch_size and .* say the same"),
         ({"resources": {"workers": 2, "gpus_per_worker": 0.5}}, "NCCL joins whole GPUs only"),
     ],
 )
@@ -91,6 +93,18 @@ def test_fields_are_replaced_whole_and_checked() -> None:
     with pytest.raises(SpecError, match="holds a value"):
         with_fields(BASE, {"seed.more": 1})
     assert with_fields(build_spec(BASE.model_dump(mode="json")), {}) == BASE
+
+
+def test_batches_in_tokens_are_compared_as_those_in_samples_are() -> None:
+    base = with_fields(read_spec("tiny-gpt"), {"batch.global_batch_tokens": 8192})
+    assert (base.batch.global_batch_size, with_fields(base, {"batch.global_batch_size": 32}).batch.global_batch_tokens) == (None, None)
+    moving = {"trials": 2, "space": {RATE: {"low": 0.01, "high": 1.0, "times_batch": 0.5}}}
+    spec = sweep(each={"batch.global_batch_tokens": [4096, 65536]}, search=moving)
+    assert [group.space[RATE].high for group in groups(spec)] == [1.0, 4.0]
+    training_set = TrainingSet(1000, tokens_per_sample=128)
+    assert refuse_impossible(spec, base, training_set) == 4
+    with pytest.raises(PlanError, match="no whole number of sequences of 100"):
+        refuse_impossible(spec, base, TrainingSet(1000, tokens_per_sample=100))
 
 
 def test_the_optimizer_is_set_before_its_options() -> None:

@@ -9,10 +9,11 @@ from typing import Literal, NamedTuple
 
 from largebatch.jobs.tasks.metric import ACCURACY, Metric
 from largebatch.tuning.results.answers import Advice, Choice
+from largebatch.tuning.results.unit import SAMPLES, Unit
 
 Cost = Literal["seconds", "samples"]
 """Samples to the target are what machines must work through, however many they are."""
-SECONDS, SAMPLES = attrgetter("seconds"), attrgetter("samples")
+SECONDS_OF, SAMPLES_OF = attrgetter("seconds"), attrgetter("samples")
 
 
 class Partial(NamedTuple):
@@ -32,10 +33,9 @@ class Limit(NamedTuple):
     partial: Sequence[Partial] | None
     """How far each batch size had come within it, asked where no choice keeps it; None: not known, for a prediction."""
 
-    @property
-    def question(self) -> str:
+    def question(self, unit: Unit) -> str:
         """`within 30 s`."""
-        return f"within {self.most:g} s" if self.cost == "seconds" else f"within {self.most:,.0f} samples"
+        return f"within {self.most:g} s" if self.cost == "seconds" else f"within {unit.words(self.most)}"
 
 
 def frontier(points: Sequence[tuple[float, float]]) -> list[int]:
@@ -53,9 +53,14 @@ def frontier(points: Sequence[tuple[float, float]]) -> list[int]:
     return kept
 
 
-def advise(choices: Sequence[Choice], limits: Sequence[Limit] = ()) -> list[Advice]:
-    """Soonest, cheapest, and the knee of time against samples; and the best within each limit. Args: choices: that reach the target."""
-    within = [_within(choices, limit) for limit in limits]
+def advise(choices: Sequence[Choice], limits: Sequence[Limit] = (), unit: Unit = SAMPLES) -> list[Advice]:
+    """Soonest, cheapest, and the knee of time against samples; and the best within each limit.
+
+    Args:
+        choices: that reach the target.
+        unit: what costs are told in.
+    """
+    within = [_within(choices, limit, unit) for limit in limits]
     if not choices:
         return within
     soonest = min(choices, key=lambda choice: (choice.seconds, choice.samples))
@@ -63,55 +68,55 @@ def advise(choices: Sequence[Choice], limits: Sequence[Limit] = ()) -> list[Advi
     standing = [choices[number] for number in frontier([(choice.seconds, choice.samples) for choice in choices])]
     # The least product of both costs, each over its own best: the point nearest the ideal on logarithmic axes.
     knee = min(standing, key=lambda choice: choice.seconds * choice.samples)
-    more_samples = f"{_times(soonest.samples / cheapest.samples)} the samples of the cheapest"
+    more_samples = f"{_times(soonest.samples / cheapest.samples)} the {unit.name} of the cheapest"
     more_time = f"{_times(cheapest.seconds / soonest.seconds)} the training time of the soonest"
     return [
-        Advice(question="soonest", choice=soonest, reason=_versus(soonest, cheapest, "sooner", more_samples)),
-        Advice(question="cheapest", choice=cheapest, reason=_versus(cheapest, soonest, "with fewer samples", more_time)),
-        Advice(question="knee", choice=knee, reason=_between(knee, soonest, cheapest, len(standing))),
+        Advice(question="soonest", choice=soonest, reason=_versus(soonest, cheapest, "sooner", more_samples, unit)),
+        Advice(question="cheapest", choice=cheapest, reason=_versus(cheapest, soonest, f"with fewer {unit.name}", more_time, unit)),
+        Advice(question="knee", choice=knee, reason=_between(knee, soonest, cheapest, len(standing), unit)),
         *within,
     ]
 
 
-def _versus(choice: Choice, other: Choice, better: str, more: str) -> str:
+def _versus(choice: Choice, other: Choice, better: str, more: str, unit: Unit) -> str:
     if choice.global_batch_size == other.global_batch_size:
         return "nothing else is sooner, and nothing else is cheaper."
-    return f"no other batch reaches the target {better}; it takes {more}, batch {other.global_batch_size:,}."
+    return f"no other batch reaches the target {better}; it takes {more}, batch {unit.batch(other.global_batch_size)}."
 
 
-def _between(knee: Choice, soonest: Choice, cheapest: Choice, num_standing: int) -> str:
+def _between(knee: Choice, soonest: Choice, cheapest: Choice, num_standing: int, unit: Unit) -> str:
     if num_standing == 1:
         return "it is the soonest and the cheapest: nothing else stands on the frontier."
     time_more, samples_more = _times(knee.seconds / soonest.seconds), _times(knee.samples / cheapest.samples)
     if knee == soonest:
-        standing = f"it is the soonest, at {samples_more} the samples of the cheapest."
+        standing = f"it is the soonest, at {samples_more} the {unit.name} of the cheapest."
     elif knee == cheapest:
         standing = f"it is the cheapest, in {time_more} the time of the soonest."
     else:
-        standing = f"{time_more} the time of the soonest, {samples_more} the samples of the cheapest."
+        standing = f"{time_more} the time of the soonest, {samples_more} the {unit.name} of the cheapest."
     return f"of {num_standing} choices on the frontier it loses least on both sides: {standing}"
 
 
-def _within(choices: Sequence[Choice], limit: Limit) -> Advice:
+def _within(choices: Sequence[Choice], limit: Limit, unit: Unit) -> Advice:
     """The least of the other cost among those that keep the limit."""
-    limited, other, name = (SECONDS, SAMPLES, "cheapest") if limit.cost == "seconds" else (SAMPLES, SECONDS, "soonest")
+    limited, other, name = (SECONDS_OF, SAMPLES_OF, "cheapest") if limit.cost == "seconds" else (SAMPLES_OF, SECONDS_OF, "soonest")
     kept = [choice for choice in choices if limited(choice) <= limit.most]
     if kept:
         reason = f"{name} of the {len(kept)} of {len(choices)} batches that keep it."
-        return Advice(question=limit.question, choice=min(kept, key=other), reason=reason)
+        return Advice(question=limit.question(unit), choice=min(kept, key=other), reason=reason)
     missed = "no batch reaches the target at all."
     if choices:
         nearest = min(choices, key=limited)
-        costs = f"{nearest.seconds:,.3g} s and {nearest.samples:,.0f} samples"
-        missed = f"none of {len(choices)} batches keeps it; the nearest is {nearest.global_batch_size:,} with {costs}."
+        costs = f"{nearest.seconds:,.3g} s and {unit.words(nearest.samples)}"
+        missed = f"none of {len(choices)} batches keeps it; the nearest is {unit.batch(nearest.global_batch_size)} with {costs}."
     if not limit.partial:
         reason = missed if limit.partial is None else f"nothing was evaluated by then; {missed}"
-        return Advice(question=limit.question, choice=None, reason=reason)
+        return Advice(question=limit.question(unit), choice=None, reason=reason)
     choice, score, metric = min(limit.partial, key=lambda partial: (-partial.metric.goodness(partial.score), limited(partial.choice)))
     seeds = f", the median of {choice.num_seeds} seeds" if choice.num_seeds > 1 else ""
     best = "the most accurate by then with" if metric == ACCURACY else f"the best by then with {metric.name}"
     reason = f"{best} {metric.format(score)}{seeds}. The target is not met: {missed}"
-    return Advice(question=limit.question, choice=choice, reason=reason)
+    return Advice(question=limit.question(unit), choice=choice, reason=reason)
 
 
 def _times(factor: float) -> str:

@@ -16,6 +16,7 @@ from largebatch.tuning.results.analysis.reference import curve_through
 from largebatch.tuning.results.analysis.step_time import Profile
 from largebatch.tuning.results.answers import Setting
 from largebatch.tuning.results.run_result import RunResult
+from largebatch.tuning.results.unit import SAMPLES, Unit
 
 NEAR = 0.3
 """How far off a time may be and still counts as predicted."""
@@ -92,10 +93,10 @@ class Miss(NamedTuple):
         """Relative: 0.3 is thirty per cent too high."""
         return self.predicted_s / self.measured_s - 1
 
-    def row(self) -> dict[str, str]:
+    def row(self, unit: Unit = SAMPLES) -> dict[str, str]:
         """A line of a table."""
         return {
-            "batch": f"{self.global_batch_size:,}" + (" (the reference run's own)" if self.is_reference else ""),
+            "batch": unit.batch(self.global_batch_size) + (" (the reference run's own)" if self.is_reference else ""),
             "predicted s": f"{self.predicted_s:.3g}",
             "measured s": f"{self.measured_s:.3g}",
             "off by": f"{self.error:+.0%}",

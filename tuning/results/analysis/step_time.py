@@ -7,7 +7,9 @@ import numpy as np
 from scipy.optimize import nnls
 
 from largebatch.jobs.errors import InputError
+from largebatch.jobs.plan.make import TrainingSet
 from largebatch.jobs.run.records import Record
+from largebatch.tuning.results.unit import Unit, unit_of
 
 
 class ProfilePoint(Record):
@@ -48,6 +50,8 @@ class Profile(Record):
     recipe: str
     device: str
     num_train_samples: int
+    tokens_per_sample: int | None = None
+    """Of sequences of tokens, padding included; None where the task does not count in them."""
     gradient_bytes: int
     """Of one gradient, as it travels between workers."""
     points: list[ProfilePoint]
@@ -59,6 +63,16 @@ class Profile(Record):
     """With its arguments."""
     seed: int | None = None
     """Of the initial weights and the order of the samples."""
+
+    @property
+    def training_set(self) -> TrainingSet:
+        """How much there is to train on."""
+        return TrainingSet(self.num_train_samples, self.tokens_per_sample)
+
+    @property
+    def unit(self) -> Unit:
+        """What it is told in."""
+        return unit_of([self.tokens_per_sample])
 
     @property
     def has_model(self) -> bool:
@@ -85,14 +99,14 @@ def profile_in_words(profile: Profile) -> str:
     """What a step costs on this device, for a person."""
     if not profile.has_model:
         return f"{profile.device}: one batch size alone does not tell what every step costs from what each sample costs."
-    model, smallest, largest = profile.model, profile.points[0].global_batch_size, profile.points[-1].global_batch_size
+    model, smallest, largest, unit = profile.model, profile.points[0].global_batch_size, profile.points[-1].global_batch_size, profile.unit
     costs = f"{profile.device}: a step costs {model.overhead_s * 1000:.3g} ms"
     if model.flat_until >= largest:
-        return f"{costs}, and larger steps are nearly free up to {largest:,}, the largest measured."
-    costs += f" and 1 s per {model.samples_per_second:,.0f} samples"
+        return f"{costs}, and larger steps are nearly free up to {unit.batch(largest)}, the largest measured."
+    costs += f" and 1 s per {unit.words(model.samples_per_second)}"
     if model.flat_until <= smallest:
-        return f"{costs}; already at batch {smallest:,}, the smallest measured, larger steps cost more."
-    return f"{costs}; up to batch {model.flat_until:,.0f} larger steps are nearly free."
+        return f"{costs}; already at batch {unit.batch(smallest)}, the smallest measured, larger steps cost more."
+    return f"{costs}; up to batch {unit.batch(model.flat_until)} larger steps are nearly free."
 
 
 def fit_step_time(batches: Sequence[int], seconds: Sequence[float]) -> StepTimeModel:
