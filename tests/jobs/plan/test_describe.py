@@ -111,6 +111,17 @@ class TestWords:
         assert words(plan)["batch schedule"].startswith("100 -> 200 -> 400")
         assert "batch schedule" not in words(plan_of())
 
+    def test_two_phases(self) -> None:
+        schedule = {"short_sequences": {"length": 128, "epochs": 1.5}, "growth": [{"epoch": 1.5, "factor": 2}]}
+        rate = {"base": 0.4, "base_global_batch_size": 50, "scaling": "linear", "decay": "cosine", "restart": {"epoch": 1.5, "base": 0.1}}
+        plan = plan_of(batch={"global_batch_size": 100, "schedule": schedule}, learning_rate=rate, stop={"steps": 25})
+        lines = plan_lines(plan, MODEL, DataFacts(250, 10, {}, True, 0), 1000)
+        assert ("sequences", "each sample is cut into sequences of 128 tokens until epoch 1.5; whole from there on") in lines
+        again = lines[[name for name, _ in lines].index("learning rate") + 1]
+        assert again == ("", "again from epoch 1.5: peak 0.4 (linear: 0.1 times batch 200 / 50 = 4); warm-up 0 epochs; then cosine")
+        assert words(plan)["batch schedule"].startswith("100 -> 200 at")  # also where the end is told in steps
+        assert "sequences" not in words(plan_of())
+
     def test_memory_adds_up(self) -> None:
         # 400 bytes of weights, twice that of gradients (a step in pieces keeps a sum), two moments; 128 samples of 1000 bytes; 1 MiB of data.
         total = 400 + 2 * 400 + 2 * 400 + 128 * 1000 + 2**20
