@@ -74,7 +74,7 @@ def test_on_the_corpus_that_it_speaks_of_it_has_the_published_steps(name: str, t
 
 def test_the_rate_of_bert_is_one_line_in_steps() -> None:
     """From nothing to 0.005 in 3,125 steps, and down to nothing after 15,625, through the step at which the batch is four times as large."""
-    plan = make_plan(read_spec("bert-lamb-32k"), Facts(2**23, has_batch_norm=False, micro_batch_size=64))
+    plan = make_plan(read_spec("bert-lamb-32k"), Facts(2**23, has_batch_norm=False, micro_batch_size=64, tokens_per_sample=512))
     position = Position(0, 0)
     for number in range(15_625):
         step = plan.step_at(position)
