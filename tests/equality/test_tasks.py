@@ -229,10 +229,18 @@ class TestContrastive:
         for own, other in zip(found[0][1], found[1][1], strict=True):
             assert float((own - other).abs().max()) <= TOLERANCE * max(float(other.abs().max()), 1e-2)
 
-    def test_running_statistics_move_once(self) -> None:
-        model = use_ghost_batch_norm(Towers(normalises=True), BATCH)
+    @pytest.mark.parametrize(("micro_batch_size", "num_passes"), [(24, 1), (12, 4), (7, 8)])
+    def test_a_batch_that_is_not_split_takes_one_pass(self, micro_batch_size: int, num_passes: int) -> None:
+        model, passes = Towers(), []
+        model.register_forward_hook(lambda *_: passes.append(1))
+        gradient(Contrastive(), model, (self.first, self.second), micro_batch_size)
+        assert len(passes) == num_passes
+
+    @pytest.mark.parametrize("micro_batch_size", [12, BATCH])
+    def test_running_statistics_move_once_for_each_group(self, micro_batch_size: int) -> None:
+        model = use_ghost_batch_norm(Towers(normalises=True), micro_batch_size)
         before = model.state_dict()["first.1.running_mean"].clone()
-        state = TrainState(model, torch.optim.SGD(model.parameters()), BATCH, task=Contrastive())
+        state = TrainState(model, torch.optim.SGD(model.parameters()), micro_batch_size, task=Contrastive())
         document = {
             "dataset": {"name": "digits"},
             "model": {"name": "mlp"},
@@ -242,10 +250,12 @@ class TestContrastive:
             "stop": {"steps": 1},
             "gradient": {"noise_every_steps": 0},
         }
-        plan = make_plan(build_spec(document), Facts(BATCH, True, BATCH))
+        plan = make_plan(build_spec({**document, "batch_norm": {"span": micro_batch_size}}), Facts(BATCH, True, micro_batch_size))
         accumulate(state, plan.spec, plan.step_at(Position(0, 0)), Stored((self.first, self.second)))
         state.buffers.settle(is_local=False)
         hidden = nn.functional.linear(self.first, model.first[0].weight, model.first[0].bias).detach()
-        expected = 0.9 * before + 0.1 * hidden.mean(0)
+        expected = before
+        for group in hidden.split(micro_batch_size):
+            expected = 0.9 * expected + 0.1 * group.mean(0)
         assert torch.allclose(model.state_dict()["first.1.running_mean"], expected, atol=1e-6)
-        assert int(model.state_dict()["first.1.num_batches_tracked"]) == 1
+        assert int(model.state_dict()["first.1.num_batches_tracked"]) == BATCH // micro_batch_size

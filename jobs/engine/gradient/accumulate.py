@@ -59,7 +59,7 @@ def accumulate(state: TrainState, spec: TrainSpec, step: StepPlan, batches: Batc
     share.weigh()
     forward = in_precision(state.forward, spec.precision, state.ranks.device)
     objective: Objective = SummedLoss(state.task, share.total_weight, state.ranks.device)
-    if isinstance(state.task, CoupledTask):
+    if isinstance(state.task, CoupledTask) and not share.is_whole_batch:
         objective = embedding_objective(state.task, share, forward) or objective
     norms = NormNoise(layer_norms(state.model), share.total_weight) if step.measures_norms else None
     with state.all_reduce.step(step, share.total_weight, len(share.micro_batches)) as gradient_sum, share.noting():

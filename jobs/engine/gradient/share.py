@@ -43,6 +43,11 @@ class Share:
         """Whether nothing has gone wrong so far."""
         return not self.has_run_out and self.error is None
 
+    @property
+    def is_whole_batch(self) -> bool:
+        """Whether one micro-batch has all samples of the step: nothing is split."""
+        return self.state.ranks.world_size == 1 and len(self.micro_batches) == 1
+
     @contextmanager
     def noting(self) -> Iterator[None]:
         """Context that keeps what goes wrong for the other ranks, who meet this one in the reduction first.

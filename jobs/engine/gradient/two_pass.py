@@ -6,7 +6,8 @@ GradCache (Gao et al., arXiv:2101.06983). With e_i = f(x_i) the embeddings of al
 
 so a first pass without a gradient finds all e_i, the loss gives dL/de_i, and a second pass of each micro-batch has the objective
 sum_i <dL/de_i, e_i>, whose gradient is the one of the whole batch. Dropout and draws of the second pass are the first's, since they belong
-to samples and micro-batches; running statistics are put back after the first, and so move once.
+to samples and micro-batches; running statistics are put back after the first, and so move once. A batch that one process takes as one
+micro-batch needs none of it: its loss is the whole batch's.
 """
 
 from collections.abc import Callable, Sequence
