@@ -16,19 +16,20 @@ from largebatch.jobs.engine.model_state import what_is_unsaveable
 from largebatch.jobs.engine.state import TrainState
 from largebatch.jobs.entry_points import ANYTHING, failed
 from largebatch.jobs.errors import CheckpointError, CodeError
+from largebatch.jobs.plan.train_plan import TrainPlan
 from largebatch.jobs.prepared import Prepared
 from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.checkpoints import list_checkpoints, read_checkpoint, write_checkpoint
 from largebatch.jobs.run.journal import evaluations, failure, read_records
 from largebatch.jobs.run.records import EndRecord, Outcome
 from largebatch.jobs.spec.read import build_spec
-from largebatch.jobs.spec.train_spec import TrainSpec
+from largebatch.jobs.spec.train_spec import StopSpec, TrainSpec
 
 ENDED_EARLY = "The run was ended before its first checkpoint."
 FAILED_EARLY = "The run failed before its first checkpoint"
 MAY_CHANGE = (
     "name", "description", "stop", "checkpoint", "tracking", "evaluation.every_epochs", "dataset.download", "dataset.num_workers",
-    "dataset.may_change", "compile",
+    "dataset.may_change", "compile", "model.activation_checkpointing",
 )  # fmt: skip
 """What a resumed run may set anew: nothing that changes the mathematics of a step but the budget."""
 
@@ -107,6 +108,7 @@ def take_up(job: Prepared, state: TrainState, run_dir: Path, report: Callable[[s
     reasons = ranks.from_first(changes_of_data)
     ranks.agreed(lambda: _load_state(state, checkpoint["state"]))
     before = build_spec(checkpoint["spec"]).stop
+    reasons = [*reasons, *ranks.agreed(lambda: _moved_end(state, job.plan, before))]
     if (before.target_metric, before.target_score) != (spec.stop.target_metric, spec.stop.target_score):
         _aim_anew(state, spec, run_dir)
     return reasons
@@ -155,6 +157,22 @@ def _load_state(state: TrainState, saved: dict[str, Any]) -> None:
     except ANYTHING as error:  # a person's own set_extra_state may raise anything
         hint = "The model's code has changed since; restore it, or start a new run."
         raise CheckpointError("model", f"the checkpoint does not fit this model: {error}.", hint) from error
+
+
+def _moved_end(state: TrainState, plan: TrainPlan, before: StopSpec) -> list[str]:
+    """What the journal should say where the run's end is another than the checkpoint's. Raises: CheckpointError for an end that is passed."""
+    spec, progress = plan.spec, state.progress
+    moved = [name for name in ("epochs", "steps") if getattr(before, name) != getattr(spec.stop, name)]
+    if moved and progress.schedule_samples > plan.total_progress + 1e-6:
+        done = f"{progress.step:,} steps, {progress.samples_seen / plan.samples_per_epoch:.4g} epochs"
+        hint = "Give a later end, or start a new run."
+        raise CheckpointError(f"stop.{moved[0]}", f"the run has done {done} already, more than {getattr(spec.stop, moved[0])} {moved[0]}.", hint)
+    if not moved or spec.learning_rate.decay not in {"cosine", "polynomial"}:
+        return []
+    words = " and ".join(f"stop.{name} is {getattr(spec.stop, name)} now, it was {getattr(before, name)}" for name in moved)
+    return [
+        f"{words}: the {spec.learning_rate.decay} decay ends with the run, so from here on the rate is that of a run with this end from its start."
+    ]
 
 
 def _aim_anew(state: TrainState, spec: TrainSpec, run_dir: Path) -> None:

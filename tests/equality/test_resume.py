@@ -1,15 +1,17 @@
 """Stopping and going on again is the same, bit for bit, as never having stopped."""
 
+import math
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from small_runs import Samples, prepared, synthetic, trained
+from small_runs import Samples, notices, prepared, synthetic, trained
 from small_runs import steps as step_numbers
 from torch import nn
 
+from largebatch.jobs.errors import CheckpointError
 from largebatch.jobs.run.journal import evaluations, read_records, steps
 from largebatch.jobs.run.listener import Listener
 from largebatch.jobs.run.records import Outcome, RunSummary
@@ -129,6 +131,33 @@ def test_the_longer_budget_goes_on_where_the_shorter_one_ended(tmp_path: Path) -
     assert (first.steps, second.steps) == (6, 12)
     assert second.parameters_sha256 == whole.parameters_sha256
     assert told(tmp_path / "extended") == told(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("epochs", [2.0, 6.0])
+def test_another_end_on_resuming_moves_the_decay_and_says_so(epochs: float, tmp_path: Path) -> None:
+    """Stopped in the second of four epochs. Cosine's definition, at the middle of each step: 16, 48 and 72 of an epoch's 80 samples."""
+    cosine: dict[str, Any] = {"learning_rate": {"base": 0.2, "decay": "cosine"}}
+    run({**cosine, "stop": {"epochs": 4.0}}, tmp_path, stop_after=4)
+    summary = run({**cosine, "stop": {"epochs": epochs}}, tmp_path, resumes=True)
+    taken = list(steps(read_records(tmp_path)))
+    assert summary.steps == len(taken) == 3 * epochs
+    for index, record in enumerate(taken):
+        end = 4 if index < 4 else epochs
+        assert record.learning_rate == pytest.approx(0.1 * (1 + math.cos(math.pi * (index // 3 + (0.2, 0.6, 0.9)[index % 3]) / end)), rel=1e-9)
+    (notice,) = notices(tmp_path)
+    assert notice == (
+        f"stop.epochs is {epochs} now, it was 4.0: the cosine decay ends with the run, so from here on the rate is that of a run with this end from"
+        " its start. Going on from step 4."
+    )
+
+
+def test_an_end_that_is_passed_is_refused(tmp_path: Path) -> None:
+    run({"stop": {"epochs": 4.0}}, tmp_path, stop_after=7)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(CheckpointError, match=r"the run has done 7 steps, 2\.4 epochs already, more than 2\.0 epochs") as refused:
+        run({"stop": {"epochs": 2.0}}, tmp_path, resumes=True)
+    assert refused.value.field == "stop.epochs"
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_a_finished_run_that_is_resumed_ends_at_once_and_unchanged(tmp_path: Path) -> None:
