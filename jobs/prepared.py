@@ -15,11 +15,15 @@ from largebatch.jobs.data.loaders import LoaderBatches, first_samples
 from largebatch.jobs.data.reading import NO_ASKING, Patience
 from largebatch.jobs.data.sources.table import load_dataset
 from largebatch.jobs.data.sources.validation import evaluated_by, references, refuse_too_few_left
+from largebatch.jobs.data.trees import num_samples
 from largebatch.jobs.device import largest_micro_batch, refuse_without_compiler
 from largebatch.jobs.engine.clock import Clock
 from largebatch.jobs.engine.evaluate import evaluation_share
+from largebatch.jobs.engine.gradient.activation_checkpointing import use_activation_checkpointing
 from largebatch.jobs.engine.model_check.carried_state import Findings
 from largebatch.jobs.engine.model_check.check import ModelCheck, check_model
+from largebatch.jobs.engine.model_check.passes import Passes
+from largebatch.jobs.engine.model_check.recomputation import refuse_changed_by_running_again
 from largebatch.jobs.engine.ranks.ranks import Ranks
 from largebatch.jobs.engine.state import References, TrainState
 from largebatch.jobs.engine.warm_up import activation_bytes_per_sample, refuse_misfit
@@ -61,7 +65,7 @@ class Examined(NamedTuple):
     check: ModelCheck | None
     """Of a person's own model."""
     beginning: tuple[str, ...]
-    """What the model begins with besides fresh weights, in words."""
+    """What the model begins with besides fresh weights, and how it is run, in words."""
 
 
 def examine(spec: TrainSpec, device: torch.device, data_dir: Path) -> Examined:
@@ -86,6 +90,8 @@ def examine(spec: TrainSpec, device: torch.device, data_dir: Path) -> Examined:
     normalises = has_batch_norm(model)
     span = resolve_span(spec, global_batch_size) if normalises else 1
     use_ghost_batch_norm(model, span if normalises else None)
+    if spec.model.activation_checkpointing:
+        beginning += _checkpoint_activations(spec, model, task, dataset, device)
     check: ModelCheck | None = None
     if spec.model.entry_point is None and spec.task == ClassificationConfig():
         refuse_misfit(spec, task, model, dataset)
@@ -102,6 +108,15 @@ def examine(spec: TrainSpec, device: torch.device, data_dir: Path) -> Examined:
 def training_set(spec: TrainSpec, dataset: Dataset) -> TrainingSet:
     """How much a data set has to train on, in what the task counts in."""
     return TrainingSet(len(dataset.train), dataset.for_model.get("sequence_length") if spec.task.counts_tokens else None)
+
+
+def _checkpoint_activations(spec: TrainSpec, model: nn.Module, task: Task, dataset: Dataset, device: torch.device) -> tuple[str, ...]:
+    """Let blocks run once more in the backward pass, and try them. Returns: notices. Raises: SpecError, PlanError."""
+    chosen = spec.model.activation_checkpointing
+    notice = use_activation_checkpointing(model, True if isinstance(chosen, bool) else chosen)
+    samples = first_samples(dataset.train, dataset, FIRST_SAMPLES, device, spec.model.channels_last)  # few: they are kept whole
+    prepared = task.prepared(samples, spec.seed, Slice(0, 0, num_samples(samples)), device)
+    return notice, *refuse_changed_by_running_again(Passes(spec, model, task), prepared)
 
 
 def refuse_unknown_target(spec: TrainSpec, task: Task) -> None:
@@ -149,7 +164,7 @@ class Prepared:
     began: float
     """What `time.perf_counter` said when this process began to prepare it."""
     beginning: tuple[str, ...] = ()
-    """What its model begins with besides fresh weights, in words."""
+    """What its model begins with besides fresh weights, and how it is run, in words."""
 
     @property
     def metric(self) -> Metric:

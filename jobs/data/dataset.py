@@ -180,8 +180,8 @@ class Dataset:
     def normalises(self) -> bool:
         """Whether uint8 images are brought to zero mean and unit variance: all parts alike, where any is held whole."""
         return any(
-            isinstance(part, Images) and part.inputs.dtype == torch.uint8
-            or isinstance(part, Tensors) and bool(self.mean) and leaves(part.batch)[0].dtype == torch.uint8
+            (isinstance(part, Images) and part.inputs.dtype == torch.uint8)
+            or (isinstance(part, Tensors) and bool(self.mean) and leaves(part.batch)[0].dtype == torch.uint8)
             for part in self.parts.values()
         )  # fmt: skip
 

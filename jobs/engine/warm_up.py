@@ -16,6 +16,7 @@ from largebatch.jobs.data.batches import in_channels_last
 from largebatch.jobs.data.dataset import Dataset
 from largebatch.jobs.data.keyed_random import key, seed_draws
 from largebatch.jobs.data.trees import Tree, cut_sequences, map_leaves
+from largebatch.jobs.engine.gradient.activation_checkpointing import blocks_called_by, run_again
 from largebatch.jobs.engine.gradient.precision import in_precision
 from largebatch.jobs.engine.model_check.passes import errors_in_words, failure
 from largebatch.jobs.engine.out_of_memory import ran_out_of_memory
@@ -106,19 +107,37 @@ def _blank(spec: TrainSpec, task: Task, dataset: Dataset, size: int, device: tor
 
 
 def activation_bytes_per_sample(spec: TrainSpec, task: Task, model: nn.Module, dataset: Dataset) -> int:
-    """Bytes that a forward pass in training keeps for the backward pass, per sample, parameters not counted. Raises: PlanError."""
-    parameters = {parameter.data_ptr() for parameter in model.parameters()}
-    kept: dict[int, int] = {}
+    """Bytes that a forward pass in training keeps for the backward pass, per sample, parameters not counted. Raises: PlanError.
 
-    def count(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in parameters:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
+    Where blocks run once more in the backward pass, what is kept beside them and the most that one of them keeps then.
+    """
+    parameters, largest_block = {parameter.data_ptr() for parameter in model.parameters()}, 0
 
-    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+    @contextmanager
+    def counting() -> Iterator[dict[int, int]]:
+        sizes: dict[int, int] = {}
+
+        def count(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in parameters:
+                sizes[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            yield sizes
+
+    def counted(function: Callable[..., Any], *values: Any) -> Any:
+        nonlocal largest_block
+        inputs.update((value.untyped_storage().data_ptr(), value.untyped_storage().nbytes()) for value in values if isinstance(value, Tensor))
+        with counting() as within:
+            function(*values)
+        largest_block = max(largest_block, sum(within.values()))
+        return run_again(function, *values)  # so that no more than one block is held whole
+
+    inputs: dict[int, int] = {}
+    with blocks_called_by(model, counted), counting() as kept:
         _blank_forward(spec, task, model, dataset)
-    return sum(kept.values()) // NUM_BLANK + 1
+    return (sum({**kept, **inputs}.values()) + largest_block) // NUM_BLANK + 1
 
 
 def refuse_misfit(spec: TrainSpec, task: Task, model: nn.Module, dataset: Dataset) -> None:

@@ -95,6 +95,9 @@ class ModelSpec(Spec):
     """Start from this file's weights, a state_dict (.safetensors or .pt): in the data folder, else as it is given."""
     freeze: tuple[str, ...] = Field(default=(), strict=False)
     """Patterns (*, ?, [abc]) of the names of parameters that stay as they are: they get no gradient and no optimizer state."""
+    activation_checkpointing: bool | Annotated[tuple[str, ...], Field(min_length=1, strict=False)] = False
+    """Keep the inputs of blocks alone for the backward pass, and run them once more there: less memory, more time, the same numbers. true: the
+    parts of the model's nn.ModuleLists and nn.Sequentials; or patterns of the names of modules."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -359,6 +362,12 @@ class TrainSpec(Spec):
     def _local_steps_measure_nothing(self) -> Self:
         if self.reduction.local_steps > 1 and self.learning_rate.scaling == "adascale":
             raise ValueError("adascale needs the variance between workers at every step; with reduction.local_steps above 1 there is none")
+        return self
+
+    @model_validator(mode="after")
+    def _compiled_code_chooses_itself(self) -> Self:
+        if self.compile and self.model.activation_checkpointing:
+            raise ValueError("compile chooses itself what is kept for the backward pass; leave it or model.activation_checkpointing out")
         return self
 
     @field_validator("name")

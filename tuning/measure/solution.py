@@ -36,6 +36,7 @@ from largebatch.jobs.tasks.outputs import logits_of
 from largebatch.jobs.tracking.mlflow_store import brief
 from largebatch.jobs.tracking.params import flat
 from largebatch.tuning.results.run_result import part_in_words
+from largebatch.tuning.sweep.space import with_fields
 
 CHUNK = 1000
 """Samples that are passed forward at once, at most."""
@@ -175,6 +176,7 @@ def load_solution(run_dir: Path, device: torch.device, data_dir: Path, num_sampl
     if spec.task.name == "contrastive":
         raise InputError(run_dir.name, "its loss looks at all samples of a batch together, and no part of it is a function that could be sharp.", "")
     loaded = load_newest(run_dir / run_folder.CHECKPOINTS, device, lambda text: None)
+    spec = with_fields(spec, {"model.activation_checkpointing": False})  # second derivatives need all that is computed
     job = prepare(spec, device, data_dir)
     refuse_other_data(job.dataset, job.fingerprint, run_dir, spec.dataset.may_change)
     state = new_state(job)
