@@ -128,9 +128,9 @@ def main() -> None:
     scatters = {name: spread([scatter(run, f"{name}covariance_trace") for run in runs], ".2f") for name in ("", "norms_")}
     cost = costs(given.data_dir, given.repetitions)
     notes = [
-        f"Over windows of {WINDOW} steps: correlation of the logarithms {spread(correlations, '.2f')}, all / norms {spread(factors, '.2f')}, run by run.",
+        f"Run by run, windows of {WINDOW}: correlation of logarithms {spread(correlations, '.2f')}, all / norms {spread(factors, '.2f')}.",
         f"One step's trace scatters by {scatters['']} of itself between 16 pieces, and by {scatters['norms_']} sample by sample.",
-        f"A step of one micro-batch takes {cost['norms']} times one that measures nothing; cut in halves for the whole {cost['halves']}.",
+        f"A step of one micro-batch takes {cost['norms']} times one that measures nothing; cut in halves {cost['halves']}.",
         f"{given.seeds} seeds; a cell is their median (lower quartile ... upper quartile).",
     ]
     publish("Noise scale: the norms' gradients alone beside all", _rows(runs), notes, given)
