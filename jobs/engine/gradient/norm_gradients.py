@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from largebatch.jobs.engine.gradient.activation_checkpointing import Block
 from largebatch.jobs.errors import PlanError
 from largebatch.jobs.tasks.outputs import wide
 
@@ -28,7 +29,12 @@ Gradients = dict[nn.Parameter, Tensor]
 def layer_norms(model: nn.Module) -> list[nn.LayerNorm | nn.RMSNorm]:
     """The layer norms and RMS norms of a model that train something, and that run as torch's do."""
     norms = [module for module in model.modules() if isinstance(module, (nn.LayerNorm, nn.RMSNorm)) and trained(module)]
-    return [norm for norm in norms if type(norm).forward in (nn.LayerNorm.forward, nn.RMSNorm.forward)]
+    return [norm for norm in norms if _own_class(norm).forward in (nn.LayerNorm.forward, nn.RMSNorm.forward)]
+
+
+def _own_class(norm: nn.Module) -> Any:
+    """Its class before activation checkpointing, which hands in and out what it did before."""
+    return next(kind for kind in type(norm).__mro__ if not issubclass(kind, Block))
 
 
 def trained(norm: nn.Module) -> dict[str, nn.Parameter]:

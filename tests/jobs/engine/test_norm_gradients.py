@@ -251,6 +251,15 @@ def test_measuring_changes_nothing_else(tmp_path: Path) -> None:
     assert first.parameters_sha256 == second.parameters_sha256
 
 
+@pytest.mark.parametrize("chosen", [True, ["blocks.*.attention_norm", "norm"]], ids=str)
+def test_blocks_that_run_again_count_once(chosen: Any, tmp_path: Path) -> None:
+    again = {**ON_TOKENS, "model": {**ON_TOKENS["model"], "activation_checkpointing": chosen}}
+    first, second = (trained(prepared(**parts), tmp_path / name) for name, parts in (("kept", ON_TOKENS), ("again", again)))
+    steps = [[record for record in read_records(tmp_path / name) if isinstance(record, StepRecord)] for name in ("kept", "again")]
+    assert first.parameters_sha256 == second.parameters_sha256
+    assert [record.norms_covariance_trace for record in steps[0]] == [record.norms_covariance_trace for record in steps[1]]
+
+
 SHOWN = [Samples(size, lambda index: (torch.randn(T, W, generator=torch.Generator().manual_seed(index)), index % 3)) for size in (40, 12)]
 
 
