@@ -40,6 +40,11 @@ class Nameless(Focal):
     others = (largebatch.Metric("kappa", "higher"),)
 
 
+class Undefined(Focal):
+    def metrics(self, sums: dict[str, float], weight: float) -> dict[str, float]:
+        return {**super().metrics(sums, weight), "accuracy": float("nan")}
+
+
 class Unheaded(Focal):
     headline = "f1"  # type: ignore[assignment]
 

@@ -1,5 +1,6 @@
 """Small training runs in this process: a spec's document, the job that is made of it, the run, and what it left in its folder."""
 
+import itertools
 import subprocess
 import time
 from collections.abc import Callable
@@ -98,6 +99,12 @@ def trained(job: Prepared, run_dir: Path, listener: Listener | None = None, *, r
     """The run, in a folder that need not be there."""
     (run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
     return run_job(job, run_dir, listener or Listener(), resumes)
+
+
+def stopping_after(num_steps: int | None) -> Listener:
+    """One that asks a run to stop after so many of its own steps; None: never."""
+    done = itertools.count(1)
+    return Listener(should_stop=lambda: next(done) == num_steps)
 
 
 def parameters(run_dir: Path, step: int | None = None) -> dict[str, Tensor]:

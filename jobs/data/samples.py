@@ -11,7 +11,7 @@ from largebatch.jobs.data.dataset import Dataset
 from largebatch.jobs.data.trees import Tree, is_whole, map_leaves, named_leaves
 from largebatch.jobs.entry_points import ANYTHING, described
 from largebatch.jobs.errors import DataError, LargebatchError
-from largebatch.jobs.tasks.number_ranges import AnyRange, ShareRange
+from largebatch.jobs.tasks.number_ranges import AnyRange, NumberRange
 
 
 class SampleForm(NamedTuple):
@@ -151,5 +151,5 @@ def refuse_out_of_range(batch: Tree, first: int, ranges: tuple[AnyRange, ...], f
     """
     tensors = dict(named_leaves(batch)) if ranges else {}
     for each in ranges:
-        if each.path in tensors and (isinstance(each, ShareRange) or is_whole(tensors[each.path])):
+        if each.path in tensors and (not isinstance(each, NumberRange) or is_whole(tensors[each.path])):
             each.refuse_others(tensors[each.path], first, field, kind)

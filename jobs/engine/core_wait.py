@@ -1,5 +1,6 @@
 """How long a run's threads had to wait for a core: whether its seconds are those of a free machine."""
 
+import os
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +14,9 @@ SHORTEST_S = 1.0
 """Seconds below which a single turn of somebody else's would count for much."""
 DISTURBED = 0.1
 """From this fraction on, the seconds of a run say more of the machine's other work than of the run."""
+
+
+IN_PASSING = " Where it stays so, OMP_WAIT_POLICY=passive makes training faster."
 
 
 class CoreWait:
@@ -53,5 +57,5 @@ def in_words(fraction: float | None) -> str | None:
         return None
     return (
         f"The machine was busy with other work: this run's threads waited {fraction:.0%} of the time for a core,"
-        " so its seconds are longer than on a free machine. Where it stays so, OMP_WAIT_POLICY=passive makes training faster."
+        f" so its seconds are longer than on a free machine.{'' if 'OMP_WAIT_POLICY' in os.environ else IN_PASSING}"
     )

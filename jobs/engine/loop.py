@@ -9,7 +9,7 @@ from largebatch.jobs.data.dataset import EvaluatedOn
 from largebatch.jobs.engine.evaluate import Scores
 from largebatch.jobs.engine.state import TrainState
 from largebatch.jobs.engine.step import optimizer_step
-from largebatch.jobs.errors import DivergedError
+from largebatch.jobs.errors import CodeError, DivergedError
 from largebatch.jobs.optim.saved_state import parameter_names
 from largebatch.jobs.plan.step_plan import StepPlan
 from largebatch.jobs.plan.train_plan import TrainPlan
@@ -44,7 +44,7 @@ def train(
         save: writes a checkpoint; True: it has the best score so far.
         should_stop: asked after every step; one rank's wish is every rank's.
         evaluated_on: the part that `evaluate` is about, for a sentence.
-    Raises: DivergedError.
+    Raises: DivergedError; CodeError for a metric of a person's own that is no number.
     """
     progress, stop = state.progress, plan.spec.stop
     if progress.time_to_target_s is not None and stop.at_target:
@@ -100,6 +100,9 @@ def _evaluate(state: TrainState, plan: TrainPlan, evaluate: Callable[[], Scores]
     with clock.evaluating():
         scores = evaluate()
     score = scores[metric.name]
+    if math.isnan(score) and math.isfinite(scores["loss"]):
+        problem = f"its metric {metric.name} is no number after step {progress.step}, and the loss is one."
+        raise CodeError("task", problem, "Let it be 0, or whatever is worst, where it is not defined.")
     for name in dict.fromkeys(("loss", metric.name)):
         if not math.isfinite(scores[name]):
             raise DivergedError(

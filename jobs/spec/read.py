@@ -13,7 +13,7 @@ from largebatch.jobs.errors import SpecError
 from largebatch.jobs.optim.configs import OPTIMIZERS
 from largebatch.jobs.spec.mistakes import first_mistake, nearest
 from largebatch.jobs.spec.text import STANDARD_INPUT, parse_document, parse_yaml, read_document
-from largebatch.jobs.spec.train_spec import IN_TOKENS, TrainSpec
+from largebatch.jobs.spec.train_spec import ALTERNATIVES, TrainSpec
 
 RECIPES_DIR = Path(largebatch.__file__).parent / "recipes"
 
@@ -110,7 +110,7 @@ def _as_typed(argument: str) -> str:
 
 
 def set_fields(document: dict[str, Any], fields: Mapping[str, Any], blamed: str | None = None) -> None:
-    """Set dotted fields of plain data in place; what says a batch in tokens and what says it in samples replace each other.
+    """Set dotted fields of plain data in place; where one of two alternatives is set, the other is left out.
 
     Args: blamed: what an error names; None: the field.
     Raises: SpecError.
@@ -118,9 +118,10 @@ def set_fields(document: dict[str, Any], fields: Mapping[str, Any], blamed: str 
     for field, value in fields.items():
         section, last = _section_of(document, field, blamed)
         section[last] = value
-    for pair in IN_TOKENS.items():
+    given = {field for field, value in fields.items() if value is not None} | {field.rpartition(".")[0] for field in fields}
+    for pair in ALTERNATIVES.items():
         for field, other in (pair, pair[::-1]):
-            if fields.get(field) is not None and other not in fields:
+            if field in given and other not in given:
                 section, last = _section_of(document, other, blamed)
                 section.pop(last, None)
 

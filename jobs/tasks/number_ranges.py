@@ -69,7 +69,22 @@ class ShareRange(NamedTuple):
         raise DataError(field, f"the labels of {kind} sample {first + place} are {found}; they must be {allowed}.", "Give one number for each class.")
 
 
-AnyRange: TypeAlias = NumberRange | ShareRange
+class WeightRange(NamedTuple):
+    """What one tensor of each sample may hold: finite numbers of at least 0."""
+
+    path: str
+    """Which tensor: see `named_leaves`."""
+
+    def refuse_others(self, numbers: "Tensor", first: int, field: str, kind: str) -> None:
+        """Raise DataError for the first sample that is out of range. Args: see `NumberRange.refuse_others`."""
+        is_wrong = ~((numbers >= 0) & numbers.isfinite())
+        if bool(is_wrong.any()):
+            place = tuple(is_wrong.nonzero()[0].tolist())
+            problem = f"{kind} sample {first + place[0]} weighs {float(numbers[place]):g}; weights must be finite, and at least 0."
+            raise DataError(field, problem, "A sample of weight 0 does not count.")
+
+
+AnyRange: TypeAlias = NumberRange | ShareRange | WeightRange
 
 
 def token_ranges(for_model: Mapping[str, int]) -> tuple[NumberRange, ...]:

@@ -11,7 +11,7 @@ from pydantic import Discriminator, Field, JsonValue, PositiveFloat, PositiveInt
 
 from largebatch.jobs.errors import PlanError, SpecError
 from largebatch.jobs.spec_base import Fraction, Spec
-from largebatch.jobs.tasks.number_ranges import AnyRange, NumberRange, ShareRange, token_ranges
+from largebatch.jobs.tasks.number_ranges import AnyRange, NumberRange, ShareRange, WeightRange, token_ranges
 
 if TYPE_CHECKING:
     from largebatch.jobs.data.dataset import Dataset
@@ -63,10 +63,10 @@ class ClassificationConfig(TaskConfig):
 
     def number_ranges(self, for_model: Mapping[str, int]) -> tuple[AnyRange, ...]:
         """See `TaskConfig`."""
+        stop, weights = for_model.get("num_outputs"), (WeightRange("2"),) if self.sample_weights else ()
         if self.soft_labels:
-            return (ShareRange("1", adds_to_one=True),)
-        stop = for_model.get("num_outputs")
-        return () if stop is None else (NumberRange("1", stop, "num_outputs"),)
+            return (ShareRange("1", adds_to_one=True), *weights)
+        return weights if stop is None else (NumberRange("1", stop, "num_outputs"), *weights)
 
     def build(self, dataset: "Dataset", label_smoothing: float) -> "Task":
         """See `TaskConfig`."""

@@ -7,13 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import Samples, notices, prepared, synthetic, trained
+from small_runs import Samples, notices, prepared, stopping_after, synthetic, trained
 from small_runs import steps as step_numbers
 from torch import nn
 
 from largebatch.jobs.errors import CheckpointError
 from largebatch.jobs.run.journal import evaluations, read_records, steps
-from largebatch.jobs.run.listener import Listener
 from largebatch.jobs.run.records import Outcome, RunSummary
 
 NUM_STEPS = 7  # epochs of three steps (32 + 32 + 16 of 80 samples): stops fall in the middle and at the end of an epoch
@@ -63,18 +62,11 @@ CASES: dict[str, dict[str, Any]] = {
 
 def run(parts: dict[str, Any], run_dir: Path, *, resumes: bool = False, stop_after: int | None = None) -> RunSummary:
     """One process's part of a run: up to the end, or up to so many of its own steps."""
-    done = 0
-
-    def should_stop() -> bool:
-        nonlocal done
-        done += 1
-        return done == stop_after
-
     usual = {"model": {"name": "mlp", "arguments": {"width": 8}}, "batch": BATCH, "optimizer": SGD, "learning_rate": {"base": 0.1}}
     dataset = parts.get("dataset", {})
     own = parts | {"dataset": dataset if "entry_point" in dataset else synthetic(80, 20, (1, 6, 6)) | dataset}
     job = prepared(**{**usual, "stop": {"steps": NUM_STEPS}, "checkpoint": {"every_seconds": None}, **own})
-    return trained(job, run_dir, Listener(should_stop=should_stop), resumes=resumes)
+    return trained(job, run_dir, stopping_after(stop_after), resumes=resumes)
 
 
 def told(run_dir: Path) -> list[dict[str, Any]]:

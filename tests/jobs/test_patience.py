@@ -4,11 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import notices, prepared, synthetic, trained
+from small_runs import notices, prepared, stopping_after, synthetic, trained
 
 from largebatch.jobs.run.checkpoints import list_checkpoints
 from largebatch.jobs.run.journal import evaluations, read_records
-from largebatch.jobs.run.listener import Listener
 from largebatch.jobs.run.records import Outcome, RunSummary
 
 NUM_STEPS = 16
@@ -17,15 +16,8 @@ UNMET = {"metric": "loss", "value": 0.0}
 
 def run(run_dir: Path, *, resumes: bool = False, stop_after: int | None = None, **stop: Any) -> RunSummary:
     """An evaluation after each step; the rate is so high that the scores go up and down."""
-    done = 0
-
-    def should_stop() -> bool:
-        nonlocal done
-        done += 1
-        return done == stop_after
-
     parts = {"dataset": synthetic(16, 64), "evaluation": {"every_epochs": 1.0}, "checkpoint": {"every_seconds": None}, "learning_rate": {"base": 1.0}}
-    return trained(prepared(**parts, stop={"steps": NUM_STEPS, **stop}), run_dir, Listener(should_stop=should_stop), resumes=resumes)
+    return trained(prepared(**parts, stop={"steps": NUM_STEPS, **stop}), run_dir, stopping_after(stop_after), resumes=resumes)
 
 
 def curve(run_dir: Path, metric: str = "accuracy") -> list[float]:

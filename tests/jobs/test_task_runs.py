@@ -217,6 +217,11 @@ class TestRefused:
         with pytest.raises((InputError, CodeError), match="its metrics give no number for kappa; they give accuracy, loss"):
             trained(job, tmp_path)
 
+    def test_a_metric_that_is_not_defined_is_no_divergence(self, tmp_path: Path) -> None:
+        job = small_runs.prepared(**{**TASKS["focal"], "task": {"entry_point": f"{OWN}:Undefined"}})
+        with pytest.raises(CodeError, match="task: its metric accuracy is no number after step 4, and the loss is one"):
+            trained(job, tmp_path)
+
     @pytest.mark.parametrize(
         ("name", "words"), [("VectorWeight", r"its weight of a batch is \(\d+,\)"), ("VectorMetric", r"its sum accuracy over a batch is \(\d+,\)")]
     )

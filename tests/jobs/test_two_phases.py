@@ -115,13 +115,7 @@ def test_dropout_belongs_to_the_samples(tmp_path: Path) -> None:
 def test_it_resumes_in_either_phase_and_between_them_bit_for_bit(steps: int, tmp_path: Path) -> None:
     """8 steps are short, 4 whole; stopped by a listener, for another horizon would be another rate."""
     whole = trained(prepared(MLM, 7, 0.3), tmp_path / "whole")
-    seen: list[int] = []
-
-    def stops() -> bool:
-        seen.append(1)
-        return len(seen) == steps
-
-    trained(prepared(MLM, 7, 0.3), tmp_path / "parts", small_runs.Listener(should_stop=stops))
+    trained(prepared(MLM, 7, 0.3), tmp_path / "parts", small_runs.stopping_after(steps))
     assert small_runs.steps(tmp_path / "parts") == list(range(1, steps + 1))
     resumed = trained(prepared(MLM, 7, 0.3), tmp_path / "parts", resumes=True)
     assert resumed.parameters_sha256 == whole.parameters_sha256

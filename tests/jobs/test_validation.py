@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_runs import CPU, Samples, document, notices, prepared, synthetic, trained
+from small_runs import CPU, Samples, document, notices, prepared, stopping_after, synthetic, trained
 from torch.utils.data import TensorDataset
 
 from largebatch.jobs.data.dataset import Dataset, Images, Tensors
@@ -17,7 +17,6 @@ from largebatch.jobs.data.sources.table import load_dataset
 from largebatch.jobs.data.sources.tokens import TokenSequences
 from largebatch.jobs.errors import CheckpointError, DataError, InputError, PlanError, SpecError
 from largebatch.jobs.run.journal import evaluations, read_records
-from largebatch.jobs.run.listener import Listener
 from largebatch.jobs.run.records import RunSummary
 from largebatch.jobs.spec.read import build_spec
 from largebatch.jobs.spec.train_spec import DatasetSpec
@@ -190,15 +189,8 @@ def test_other_amounts_are_no_spec(amount: Any) -> None:
 
 
 def run(run_dir: Path, *, resumes: bool = False, stop_after: int | None = None, **parts: Any) -> RunSummary:
-    done = 0
-
-    def should_stop() -> bool:
-        nonlocal done
-        done += 1
-        return done == stop_after
-
     job = prepared(**{**OFTEN, "dataset": {**synthetic(), "validation": 0.25}, **parts})
-    return trained(job, run_dir, Listener(should_stop=should_stop), resumes=resumes)
+    return trained(job, run_dir, stopping_after(stop_after), resumes=resumes)
 
 
 def as_two_sets(test: str) -> list[TensorDataset]:

@@ -416,7 +416,7 @@ class Sequences(TorchDataset[Any]):
         return self.tensors[0][index], self.tensors[1][index]
 
 
-def changed(tensor: Tensor, place: Any, value: int) -> Tensor:
+def changed(tensor: Tensor, place: Any, value: float) -> Tensor:
     other = tensor.clone()
     other[place] = value
     return other
@@ -453,6 +453,16 @@ ODD_NUMBERS: dict[str, tuple[Any, tuple[Tensor, ...], str]] = {
         ClassificationConfig(sample_weights=True),
         (INPUTS, changed(LABELS, 7, -100), torch.ones(NUM_SAMPLES)),
         "sample 7 has -100 in 1, which is not in 0 ... 2",
+    ),
+    "a weight": (
+        ClassificationConfig(sample_weights=True),
+        (INPUTS, LABELS, changed(torch.ones(NUM_SAMPLES), 7, -2)),
+        "sample 7 weighs -2; weights must be finite, and at least 0",
+    ),
+    "a weight beside shares": (
+        ClassificationConfig(sample_weights=True, soft_labels=True),
+        (INPUTS, SHARES, changed(torch.ones(NUM_SAMPLES), 7, torch.nan)),
+        "sample 7 weighs nan",
     ),
 }
 

@@ -82,6 +82,10 @@ def test_of_a_moment_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert CoreWait().fraction() is None
 
 
-def test_words() -> None:
+def test_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     assert in_words(0.05) is None
     assert "waited 62% of the time for a core" in (in_words(0.62) or "")
+    assert "OMP_WAIT_POLICY=passive" in (in_words(0.62) or "")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
+    assert "OMP" not in (in_words(0.62) or ""), "what was done is not advised"

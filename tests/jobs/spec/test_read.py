@@ -107,6 +107,15 @@ def test_another_optimizer_does_not_forget_what_somebody_chose(tmp_path: Path) -
         read_spec(chosen, ["optimizer.name=lamb", "optimizer.momentum=0.9"])
 
 
+def test_a_target_in_accuracy_replaces_one_in_another_metric_and_the_other_way_round(tmp_path: Path) -> None:
+    spec = read_spec("tiny-gpt", ["stop.target_accuracy=0.5"])
+    assert (spec.stop.target, spec.stop.target_accuracy) == (None, 0.5)
+    other = read_spec("digits-lamb", ["stop.target.metric=loss", "stop.target.value=0.1"])
+    assert (other.stop.target_metric, other.stop.target_accuracy) == ("loss", None)
+    with pytest.raises(SpecError, match="give one of target and target_accuracy"):
+        read_spec("tiny-gpt", ["stop.target_accuracy=0.5", "stop.target.value=1"])
+
+
 def test_a_batch_in_tokens_replaces_the_one_in_samples(tmp_path: Path) -> None:
     spec = read_spec("tiny-gpt", ["batch.global_batch_tokens=16384"])
     assert (spec.batch.global_batch_size, spec.batch.global_batch_tokens) == (None, 16384)
