@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from largebatch.jobs.run.records import RunSummary
+from largebatch.jobs.spec.train_spec import IN_TOKENS
 from largebatch.jobs.tasks.metric import Metric
 from largebatch.tuning.results.answers import Setting
 
@@ -20,7 +21,7 @@ ASIDE = (
 are the horizon of the learning rate's decay."""
 COMPARED = frozenset(
     {
-        "batch.global_batch_size", "learning_rate.base", "learning_rate.base_global_batch_size", "learning_rate.scaling",
+        *IN_TOKENS, *IN_TOKENS.values(), "learning_rate.base", "learning_rate.scaling",
         "optimizer.name", "optimizer.momentum", "optimizer.beta1", "optimizer.beta2",
     }
 )  # fmt: skip

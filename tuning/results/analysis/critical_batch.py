@@ -90,7 +90,8 @@ def fit_critical_batch(batches: Sequence[float], samples: Sequence[float], seed:
         drawn = np.interp(drawn_indices, np.arange(GRID), log_grid)
         standard_errors = _standard_error(batch, drawn) * np.maximum(drawn_deviations, 1e-12)
         ratios = np.quantile((drawn - log_critical) / standard_errors, [0.025, 0.975])
-        ends = np.exp(log_critical - ratios[::-1] * _standard_error(batch, log_critical) * deviation)
+        with np.errstate(over="ignore"):  # an end that is beyond any number is no finding
+            ends = np.exp(log_critical - ratios[::-1] * _standard_error(batch, log_critical) * deviation)
         inner, outer = _where_squares_allow(curves_c, log_samples, log_grid)
         low, high = min(ends[0], inner), max(ends[1], outer)
     critical, min_samples = float(np.exp(log_critical)), float(np.exp(log_min))
