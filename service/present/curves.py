@@ -146,10 +146,13 @@ class Curves:
         )
 
     def _add_noise(self, record: StepRecord, placed: dict[str, Any]) -> None:
-        if record.covariance_trace is None or record.gradient_norm_squared is None:
+        trace, norm = record.covariance_trace, record.gradient_norm_squared
+        if trace is None:  # a run measures the noise of the whole gradient, or of the norms alone
+            trace, norm = record.norms_covariance_trace, record.norms_gradient_norm_squared
+        if trace is None or norm is None:
             return
-        self._traces += record.covariance_trace
-        self._norms += record.gradient_norm_squared
+        self._traces += trace
+        self._norms += norm
         # Ratio of sums, not mean of ratios: single estimates of the signal can be negative.
         scale = self._traces / self._norms if self._norms > 0 else None
         sums = {"gradient_noise_scale": scale, "covariance_trace_sum": self._traces, "gradient_norm_squared_sum": self._norms}

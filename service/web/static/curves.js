@@ -32,10 +32,13 @@ export class Curves {
   addStep(record) {
     const placed = this.placed(record);
     this.steps.add(placed);
-    if ((record.covariance_trace ?? null) === null || (record.gradient_norm_squared ?? null) === null) return;
+    // A run measures the noise of the whole gradient, or of the norms alone.
+    const trace = record.covariance_trace ?? record.norms_covariance_trace ?? null;
+    const norm = record.gradient_norm_squared ?? record.norms_gradient_norm_squared ?? null;
+    if (trace === null || norm === null) return;
     const before = this.noise.kept.at(-1) ?? { covariance_trace_sum: 0, gradient_norm_squared_sum: 0 };
-    const traces = before.covariance_trace_sum + record.covariance_trace;
-    const norms = before.gradient_norm_squared_sum + record.gradient_norm_squared;
+    const traces = before.covariance_trace_sum + trace;
+    const norms = before.gradient_norm_squared_sum + norm;
     this.noise.add({ ...placed, gradient_noise_scale: norms > 0 ? traces / norms : null, covariance_trace_sum: traces, gradient_norm_squared_sum: norms });
   }
 

@@ -49,6 +49,14 @@ def write_broken_run(folder: Path, draw: random.Random) -> list[tuple[int, float
     return standing
 
 
+def test_the_noise_of_the_norms_alone_is_drawn_where_that_is_measured(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal:
+        journal.write(start())
+        for number, norm in ((1, 2.0), (2, -1.0), (3, 3.0)):
+            journal.write(step(number, norms_covariance_trace=8.0, norms_gradient_norm_squared=norm))
+    assert [record["gradient_noise_scale"] for record in read_series(tmp_path, 10).noise] == [4.0, 16.0, 6.0]
+
+
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("points", [2, 40, 1000])
 def test_a_run_that_was_resumed(tmp_path: Path, seed: int, points: int) -> None:
