@@ -7,6 +7,7 @@ import re
 import secrets
 import time
 from functools import cache
+from pathlib import Path
 from typing import Annotated, Any
 
 import pydantic
@@ -193,13 +194,22 @@ def refuse_for_strangers(spec: TrainSpec, settings: Settings) -> None:
         raise SpecError("tracking.mlflow_uri", "is the operator's to choose.", "Leave it out.")
     if spec.dataset.download and not settings.allows_download:
         raise SpecError("dataset.download", "this server fetches no data sets.", "Ask its operator to put the data set in place.")
-    path = spec.dataset.arguments.get("path")
-    if path is not None:
-        root = settings.data_dir.resolve()
-        if not isinstance(path, str) or len(path) > LONGEST_PATH or "\0" in path or not (root / path).resolve().is_relative_to(root):
-            raise SpecError("dataset.arguments.path", "is not a folder inside the server's data folder.", "Give a path relative to it.")
+    path, weights = spec.dataset.arguments.get("path"), spec.model.weights
+    if path is not None and _inside(settings.data_dir, path) is None:
+        raise SpecError("dataset.arguments.path", "is not a folder inside the server's data folder.", "Give a path relative to it.")
+    # It must be there: what is not is looked for elsewhere, too, and the answer would tell whether it is.
+    if weights is not None and not ((file := _inside(settings.data_dir, weights)) and file.is_file()):
+        raise SpecError("model.weights", "is not a file inside the server's data folder.", "Give a path relative to it.")
     if spec.dataset.num_workers > settings.cpus and settings.ray_address is None:
         raise SpecError("dataset.num_workers", f"{spec.dataset.num_workers} is more than this machine's {settings.cpus:g} CPUs.", "Use fewer.")
+
+
+def _inside(root: Path, path: Any) -> Path | None:
+    """What a path below a folder leads to, links followed; None where that is outside, or no path."""
+    if not isinstance(path, str) or len(path) > LONGEST_PATH or "\0" in path:
+        return None
+    reached = (root / path).resolve()
+    return reached if reached.is_relative_to(root.resolve()) else None
 
 
 def digest_of(submission: BaseModel) -> str:

@@ -183,6 +183,7 @@ def test_a_key_submits_once(http: httpx.Client) -> None:
         ({"recipe": "mnist-f1", "set": {"dataset.download": True}}, "dataset.download", "fetches no data sets"),
         ({"recipe": "digits-lamb", "set": {"dataset": {"name": "image-folder", "arguments": {"path": "../../etc"}}}},
          "dataset.arguments.path", "inside"),
+        ({"recipe": "digits-lamb", "set": {"model.weights": "../own.pt"}}, "model.weights", "is not a file inside the server's data folder"),
     ],
 )  # fmt: skip
 def test_what_is_refused_says_where_and_why(http: httpx.Client, asked: dict[str, Any], field: str, words: str) -> None:

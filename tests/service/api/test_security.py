@@ -12,6 +12,12 @@ import pytest
 from servers import LARGEBATCH, ROOT, Service, new_token, serving
 from small_runs import wait_for
 
+from largebatch.jobs.errors import SpecError
+from largebatch.jobs.spec.read import read_spec
+from largebatch.service.api.requests import refuse_for_strangers
+from largebatch.service.settings import Settings
+from largebatch.tuning.sweep.space import with_fields
+
 IDLE = {"recipe": "digits-small-batch", "deadline_s": 0.001}
 SECRET = "hidden-7"
 
@@ -212,6 +218,28 @@ def test_too_large_a_body_is_not_read(guarded: Service, people: dict[str, dict[s
         except httpx.WriteError:
             continue  # cut off while sending, which is as good
         assert answer.status_code == 413
+
+
+def test_weights_lie_in_the_data_folder_and_of_others_nothing_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same answer whether a file elsewhere is there or not; also for one beside the service, where a job would look for it."""
+    data_dir, elsewhere = tmp_path / "data", tmp_path / "elsewhere"
+    for file in (data_dir / "sub" / "own.pt", elsewhere / "there.pt"):
+        file.parent.mkdir(parents=True)
+        file.touch()
+    (data_dir / "link.pt").symlink_to(elsewhere / "there.pt")
+    monkeypatch.chdir(elsewhere)
+    settings, spec = Settings(data_dir=data_dir), read_spec("digits-lamb")
+
+    def told(weights: str) -> str:
+        try:
+            refuse_for_strangers(with_fields(spec, {"model.weights": weights}), settings)
+        except SpecError as error:
+            return str(error)
+        return ""
+
+    assert told("sub/own.pt") == told(str(data_dir / "sub" / "own.pt")) == ""
+    outside = [*(str(elsewhere / name) for name in ("there.pt", "gone.pt")), "../elsewhere/there.pt", "there.pt", "gone.pt", "link.pt", "x\0.pt"]
+    assert {told(weights) for weights in outside} == {"model.weights: is not a file inside the server's data folder. Give a path relative to it."}
 
 
 def test_sweeps_without_end_are_refused(guarded: Service, people: dict[str, dict[str, str]]) -> None:
