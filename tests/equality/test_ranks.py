@@ -76,7 +76,7 @@ EQUAL: dict[str, dict[str, Any]] = {
     "two-phases": document(  # 15 steps of sequences that are cut, then 15 of whole ones in batches twice as large
         task={"name": "language-modelling"},
         dataset={"entry_point": "own_tasks:documents", "arguments": {"num_train": 240}},
-        model={"name": "transformer", "arguments": {"width": 16, "depth": 1, "num_heads": 2, "dropout": 0.2}},
+        model={"name": "transformer", "arguments": {"width": 16, "depth": 1, "num_heads": 2, "dropout": 0.2}, "activation_checkpointing": True},
         batch={
             "global_batch_size": 50,
             "micro_batch_size": 10,

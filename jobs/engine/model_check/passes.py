@@ -78,6 +78,10 @@ class Passes:
         for param in self.model.parameters():
             param.grad = None
 
+    def changed_weights(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """(Value where passes begin, value now), in host memory, of the parameters that passes have changed, by name."""
+        return self._snapshot.changed_weights()
+
     def training(self, batch: Tree, seed: int | None = 0) -> TrainingPass:
         """A pass in training, its loss summed over the samples; known dropouts, whose masks belong to the sample, let everything through.
 

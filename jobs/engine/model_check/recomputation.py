@@ -42,8 +42,8 @@ def refuse_changed_by_running_again(passes: Passes, samples: Tree) -> list[str]:
         passes.end()
     if not num_runs:
         raise PlanError(FIELD, "no block runs in training by its own call, so nothing of it could run again.", "Name other modules.")
-    for name, tensor in expected.items():
-        if left[name].shape != tensor.shape or difference([tensor], [left[name]]) > passes.rounding:
+    for name, tensor in left.items():
+        if name not in expected or expected[name].shape != tensor.shape or difference([expected[name]], [tensor]) > passes.rounding:
             raise PlanError(
                 FIELD,
                 f"{name} is another one where blocks run once more in the backward pass: something in them changes with each run.",
@@ -62,10 +62,9 @@ def _left_again(passes: Passes, samples: Tree) -> dict[str, Tensor]:
 
 
 def _left_by_a_pass(passes: Passes, samples: Tree) -> dict[str, Tensor]:
-    """What a pass in training leaves behind, by its name in a sentence."""
+    """What a pass in training leaves behind, by its name in a sentence, in host memory: a device may have no room for it twice."""
     gradient = passes.training(samples).gradient
-    model = passes.model
-    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    tensors = {f"the gradient of {name}": tensor for name, tensor in zip(trained, gradient, strict=True)}
-    kept_by = {"the buffer": model.named_buffers(), "the weight": model.named_parameters()}
-    return tensors | {f"{kind} {name}": tensor.detach().clone() for kind, named in kept_by.items() for name, tensor in named}
+    trained = [name for name, parameter in passes.model.named_parameters() if parameter.requires_grad]
+    left = {f"the gradient of {name}": tensor.cpu() for name, tensor in zip(trained, gradient, strict=True)}
+    left |= {f"the buffer {name}": buffer.detach().to("cpu", copy=True) for name, buffer in passes.model.named_buffers()}
+    return left | {f"the weight {name}": now for name, (_, now) in passes.changed_weights().items()}
