@@ -120,7 +120,7 @@ def test_it_trains(name: str, changes: list[str], falls_below: float, text_data_
     assert list(evaluations(read_records(tmp_path / "run")))[-1].loss < falls_below
 
 
-@pytest.mark.parametrize(("name", "changes"), [("clip-tiny", []), ("simclr-cifar10", ["batch.global_batch_size=256"])])
+@pytest.mark.parametrize(("name", "changes"), [("clip-tiny", []), ("simclr-cifar10", [])])
 def test_pairs_of_a_few_images_train(name: str, changes: list[str], image_data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """400 images of each part, two epochs: what belongs together is nearer than at the start, and the classes are told better than by chance."""
     whole = sources._read_torchvision
