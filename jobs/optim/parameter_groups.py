@@ -8,7 +8,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.optim import Optimizer
 
 from largebatch.jobs.errors import SpecError
-from largebatch.jobs.optim.configs import LEARNING_RATE_FACTOR, OptimizerConfig, ParamGroups
+from largebatch.jobs.optim.config_base import LEARNING_RATE_FACTOR, OptimizerConfig, ParamGroups
 
 NORMS = (_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 """Layers whose own parameters are normalisation parameters; those of all but the last two have one dimension."""

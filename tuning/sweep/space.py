@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import pydantic
 
 from largebatch.jobs.errors import SpecError
-from largebatch.jobs.optim.configs import OptimizerConfig
+from largebatch.jobs.optim.config_base import OptimizerConfig
 from largebatch.jobs.plan.make import TrainingSet, resolve_global_batch_size
 from largebatch.jobs.spec.mistakes import first_mistake, nearest
 from largebatch.jobs.spec.read import RECIPES_DIR, build_spec, read_spec, set_fields

@@ -8,7 +8,8 @@ from torch import nn
 from torch.optim import SGD
 
 from largebatch.jobs.optim.adamw import AdamW
-from largebatch.jobs.optim.configs import OPTIMIZERS, OptimizerConfig
+from largebatch.jobs.optim.config_base import OptimizerConfig
+from largebatch.jobs.optim.configs import OPTIMIZERS
 from largebatch.jobs.optim.lamb import LAMB
 from largebatch.jobs.optim.lars import LARS
 from largebatch.jobs.optim.parameter_groups import build_optimizer, parameter_groups, set_learning_rate

@@ -14,7 +14,8 @@ from torch.optim import Optimizer, RMSprop
 
 from largebatch.jobs.errors import SpecError
 from largebatch.jobs.job import prepare
-from largebatch.jobs.optim.configs import OPTIMIZERS, AnyOptimizer, OptimizerConfig, ParamGroups
+from largebatch.jobs.optim.config_base import OptimizerConfig, ParamGroups
+from largebatch.jobs.optim.configs import OPTIMIZERS, AnyOptimizer
 from largebatch.jobs.spec.mistakes import first_mistake
 from largebatch.jobs.spec.train_spec import TrainSpec
 

@@ -1,0 +1,132 @@
+"""What the optimizers' configs have in common: options of several, groups of parameters, memory.
+
+The service, the client and the MLflow mirror read specs too, and must not wait for torch: a config imports what it builds when it builds it.
+"""
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
+
+from largebatch.jobs.spec_base import Fraction, Spec
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+ParamGroups = list[dict[str, Any]]
+"""As every optimizer of torch takes them: "params", and options that differ from group to group."""
+FLOAT32_BYTES = 4
+LEARNING_RATE_FACTOR = "learning_rate_factor"
+"""The option of a group whose learning rate is a multiple of the optimizer's."""
+
+
+class ParameterGroupConfig(Spec):
+    """Parameters, by a pattern of their names, that have a learning rate and a weight decay of their own."""
+
+    pattern: str
+    """Of names (*, ?, [abc]); a parameter belongs to the first group that it matches."""
+    learning_rate_factor: PositiveFloat = 1.0
+    """What the learning rate of each step is multiplied by."""
+    weight_decay: NonNegativeFloat | None = None
+    """In place of the optimizer's own, and like it not of biases and norms unless decay_biases_and_norms; none given: the optimizer's own."""
+
+
+class OptimizerConfig(Spec):
+    """The update rule and its options; options of another optimizer are refused."""
+
+    name: str
+    """Which optimizer it is."""
+    weight_decay: NonNegativeFloat = 0.0
+    """Coupled (added to the gradient) for sgd and lars, decoupled for adamw, inside the ratio for lamb."""
+    decay_biases_and_norms: bool = False
+    """Apply weight decay also to biases and normalisation parameters."""
+    groups: tuple[ParameterGroupConfig, ...] = Field(default=(), strict=False)
+    """Parameters with a learning rate or a weight decay of their own; all others have the optimizer's."""
+
+    momentum_option: ClassVar[str]
+    """The option that results call momentum."""
+    batch_power: ClassVar[float]
+    """The power of the batch that the learning rate follows: 1 for momentum SGD and its kin (arXiv:1706.02677), 0.5 for Adam's."""
+
+    @property
+    def momentum_value(self) -> float:
+        """The value of `momentum_option`."""
+        value: float = getattr(self, self.momentum_option)
+        return value
+
+    @property
+    @abstractmethod
+    def num_state_tensors(self) -> int:
+        """How many float32 tensors of a parameter's shape the optimizer keeps for it."""
+
+    def state_bytes(self, num_parameters: int) -> int:
+        """Memory of the optimizer's state."""
+        return self.num_state_tensors * num_parameters * FLOAT32_BYTES
+
+    def group_options(self, *, is_bias_or_norm: bool, group: ParameterGroupConfig | None = None) -> dict[str, Any]:
+        """Options of a parameter group: of the weights, or of the biases and normalisation parameters. Args: group: with options of its own."""
+        weight_decay = self.weight_decay if group is None or group.weight_decay is None else group.weight_decay
+        options: dict[str, Any] = {"weight_decay": 0.0 if is_bias_or_norm and not self.decay_biases_and_norms else weight_decay}
+        return options if group is None else {**options, LEARNING_RATE_FACTOR: group.learning_rate_factor}
+
+    @abstractmethod
+    def build(self, groups: ParamGroups) -> "Optimizer":
+        """The optimizer over parameter groups; its learning rate, 0 here, is set before every step."""
+
+
+class MomentumConfig(OptimizerConfig):
+    """Momentum, plain or Nesterov's."""
+
+    momentum: Fraction = 0.9
+    """Weight of the momentum buffer."""
+    nesterov: bool = False
+    """Look ahead along the momentum."""
+
+    momentum_option: ClassVar[str] = "momentum"
+    batch_power: ClassVar[float] = 1.0
+
+    @property
+    def num_state_tensors(self) -> int:
+        """The momentum buffer."""
+        return int(self.momentum > 0)
+
+    @model_validator(mode="after")
+    def _nesterov_has_momentum(self) -> Self:
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov needs a momentum above 0")
+        return self
+
+
+class AdamConfig(OptimizerConfig):
+    """Running means of the gradient and of its square."""
+
+    beta1: Fraction = 0.9
+    """Decay of the first moment."""
+    beta2: Fraction = 0.999
+    """Decay of the second moment."""
+    epsilon: NonNegativeFloat | None = None
+    """Added to denominators; default 1e-8 (adamw), 1e-6 (lamb)."""
+
+    momentum_option: ClassVar[str] = "beta1"
+    batch_power: ClassVar[float] = 0.5
+
+    @property
+    def num_state_tensors(self) -> int:
+        """Both moments."""
+        return 2
+
+
+class LayerwiseConfig(OptimizerConfig):
+    """The options of an optimizer that gives every parameter tensor a learning rate of its own, by a trust ratio."""
+
+    adapt_biases_and_norms: bool = False
+    """Apply the trust ratio also to biases and normalisation parameters."""
+    max_trust_ratio: PositiveFloat | None = None
+    """Upper bound of the trust ratio; none in the papers."""
+    zero_norms: Literal["one", "equation"] = "one"
+    """The trust ratio where a norm is 0, of which the papers say nothing: 1 (most public code), or what the equation gives: 0 for
+    a weight of zeros, which lars then never moves and lamb's phi_min lifts."""
+
+    def group_options(self, *, is_bias_or_norm: bool, group: ParameterGroupConfig | None = None) -> dict[str, Any]:
+        """With `adapts`: whether the group's trust ratio is more than 1 for all."""
+        return {**super().group_options(is_bias_or_norm=is_bias_or_norm, group=group), "adapts": self.adapt_biases_and_norms or not is_bias_or_norm}
