@@ -16,7 +16,7 @@ DISTURBED = 0.1
 """From this fraction on, the seconds of a run say more of the machine's other work than of the run."""
 
 
-IN_PASSING = " Where it stays so, OMP_WAIT_POLICY=passive makes training faster."
+ADVICE = " Where it stays so, OMP_WAIT_POLICY=passive makes training faster."
 
 
 class CoreWait:
@@ -57,5 +57,5 @@ def in_words(fraction: float | None) -> str | None:
         return None
     return (
         f"The machine was busy with other work: this run's threads waited {fraction:.0%} of the time for a core,"
-        f" so its seconds are longer than on a free machine.{'' if 'OMP_WAIT_POLICY' in os.environ else IN_PASSING}"
+        f" so its seconds are longer than on a free machine.{'' if 'OMP_WAIT_POLICY' in os.environ else ADVICE}"
     )

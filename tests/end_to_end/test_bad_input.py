@@ -59,7 +59,11 @@ MISTAKES: dict[str, Mistake] = {
         batch={"global_batch_size": 9, "schedule": {"growth": [{"epoch": 1, "facter": 2}]}},
     ),
     "unknown key comes first": of("batch.micro", "is not a known key", "micro_batch_size", batch={"micro": 3}, stop={"steps": "x"}),
-    "missing key": of("batch.global_batch_size", "is missing", "Samples per optimizer step", batch={}),
+    "missing key": of("learning_rate.base", "is missing", "The rate that was tuned", learning_rate={}),
+    "no batch": of("batch", "give exactly one of global_batch_size and global_batch_tokens", batch={}),
+    "tokens of what has none": of(
+        "batch.global_batch_tokens", "do not count in tokens", "batch.global_batch_size", batch={"global_batch_tokens": 64}
+    ),
     "text for a number": of("batch.global_batch_size", 'whole number or "full", not "many"', "Samples per", batch={"global_batch_size": "many"}),
     "true for a number": of("batch.global_batch_size", "whole number", "not true", batch={"global_batch_size": True}),
     "fraction for a count": of("stop.steps", "a whole number, not 1.5", "Optimizer steps", stop={"steps": 1.5}),
@@ -148,7 +152,7 @@ MISTAKES: dict[str, Mistake] = {
     "a binary file": Mistake("spec.yaml", "cannot be", text="a: \x00\n"),
     "a file without end": Mistake("/dev/zero", "is longer than 256 KiB", "No spec is", recipe="/dev/zero"),
     "no such recipe": Mistake("", "'digits-lam' is neither a file nor a recipe", "Did you mean digits-lamb", recipe="digits-lam"),
-    "no such file": Mistake("", "'nowhere.yaml' is neither a file nor a recipe", "Known: cifar10-adascale", recipe="nowhere.yaml"),
+    "no such file": Mistake("", "'nowhere.yaml' is neither a file nor a recipe", "Known: bert-lamb-32k, ", recipe="nowhere.yaml"),
     "name of no possible file": Mistake("", "is neither a file nor a recipe", "Known: ", recipe="x" * 3000),
     "a folder": Mistake("", "is a folder, not a recipe", "--resume RUN_DIR", recipe="."),
     "no recipe": Mistake("", "is missing", "--resume RUN_DIR", recipe=""),
