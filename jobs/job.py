@@ -63,7 +63,8 @@ def prepare(spec: TrainSpec, device: torch.device, data_dir: Path, world_size: i
         ranks.agreed(lambda: refuse_untold_norm_gradients(plan, model, examined.task, dataset, device))
     take_from_first(model, ranks)
     findings = check.findings if check else Findings()
-    return Prepared(spec, plan, dataset, examined.task, model, device, ranks, fingerprint, findings, began, examined.beginning)
+    return Prepared(spec, plan, dataset, examined.task, model, device, ranks, fingerprint, findings, began, examined.beginning,
+                    examined.heads)  # fmt: skip
 
 
 def run_job(

@@ -26,7 +26,7 @@ from largebatch.jobs.engine.model_check.passes import Passes
 from largebatch.jobs.engine.model_check.recomputation import refuse_changed_by_running_again
 from largebatch.jobs.engine.ranks.ranks import Ranks
 from largebatch.jobs.engine.state import References, TrainState
-from largebatch.jobs.engine.warm_up import activation_bytes_per_sample, refuse_misfit
+from largebatch.jobs.engine.warm_up import activation_bytes_per_sample, outputs_and_layers, refuse_misfit
 from largebatch.jobs.errors import PlanError
 from largebatch.jobs.models.beginning import begin_with
 from largebatch.jobs.models.first_pass import NUM_SAMPLES as FIRST_SAMPLES
@@ -35,7 +35,10 @@ from largebatch.jobs.models.norms.ghost_batch_norm import evaluation_unit, has_b
 from largebatch.jobs.models.parameters import refuse_parameters, unfold_buffers
 from largebatch.jobs.models.sample_dropout import use_sample_dropout
 from largebatch.jobs.models.table import build_model
-from largebatch.jobs.optim.parameter_groups import build_optimizer
+from largebatch.jobs.optim.configs import MuonConfig
+from largebatch.jobs.optim.parameter_groups import build_optimizer, num_by_main_rule
+from largebatch.jobs.optim.split.heads import head_weights
+from largebatch.jobs.optim.split.in_words import rules_in_words
 from largebatch.jobs.optim.weight_average import WeightAverage
 from largebatch.jobs.plan.describe import DataFacts, plan_facts, plan_lines
 from largebatch.jobs.plan.make import TrainingSet, resolve_global_batch_size, resolve_span
@@ -66,6 +69,8 @@ class Examined(NamedTuple):
     """Of a person's own model."""
     beginning: tuple[str, ...]
     """What the model begins with besides fresh weights, and how it is run, in words."""
+    heads: tuple[str, ...]
+    """Names of the output heads' weights, where the optimizer asks: see `head_weights`."""
 
 
 def examine(spec: TrainSpec, device: torch.device, data_dir: Path) -> Examined:
@@ -98,11 +103,15 @@ def examine(spec: TrainSpec, device: torch.device, data_dir: Path) -> Examined:
     else:
         check = check_model(spec, model, task, dataset, device)
         dataset = replace(dataset, examples=first_samples(dataset.train, dataset, NUM_EXAMPLES, device, spec.model.channels_last))
+    heads: tuple[str, ...] = ()
+    if isinstance(spec.optimizer, MuonConfig):
+        heads = head_weights(model, *outputs_and_layers(spec, task, model, dataset))
+        beginning += rules_in_words(model, spec.optimizer, heads)
     most = global_batch_size
     if spec.batch.schedule.growth:
         most = int(most * max(milestone.factor for milestone in spec.batch.schedule.growth))
     micro_batch_size = largest_micro_batch(spec, task, model, dataset, device, min(most, len(dataset.train)), span)
-    return Examined(dataset, task, model, normalises, micro_batch_size, fingerprint(dataset), check, beginning)
+    return Examined(dataset, task, model, normalises, micro_batch_size, fingerprint(dataset), check, beginning, heads)
 
 
 def training_set(spec: TrainSpec, dataset: Dataset) -> TrainingSet:
@@ -165,6 +174,8 @@ class Prepared:
     """What `time.perf_counter` said when this process began to prepare it."""
     beginning: tuple[str, ...] = ()
     """What its model begins with besides fresh weights, and how it is run, in words."""
+    heads: tuple[str, ...] = ()
+    """Names of the output heads' weights, where the optimizer asks."""
 
     @property
     def metric(self) -> Metric:
@@ -188,7 +199,8 @@ class Prepared:
     def plan_in_words(self) -> list[tuple[str, str]]:
         """(what, how and why) for a person."""
         per_sample = activation_bytes_per_sample(self.spec, self.task, self.model, self.dataset)
-        lines = plan_lines(self.plan, self.model, self.data_facts, per_sample)
+        by_main_rule = num_by_main_rule(self.model, self.spec.optimizer, self.heads)
+        lines = plan_lines(self.plan, self.model, self.data_facts, per_sample, by_main_rule)
         parts = [notice.partition(": ") for notice in self.beginning]
         return [*lines, *((what.lower(), words) for what, _, words in parts)]
 
@@ -213,7 +225,7 @@ def new_state(job: Prepared) -> TrainState:
         average = WeightAverage(model, spec.ema.decay**power)
     return TrainState(
         model,
-        build_optimizer(model, spec.optimizer),
+        build_optimizer(model, spec.optimizer, job.heads),
         job.plan.micro_batch_size,
         task=job.task,
         metric=job.metric,

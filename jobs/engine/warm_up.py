@@ -29,10 +29,12 @@ from largebatch.jobs.models.parameters import refuse_sparse_gradients
 from largebatch.jobs.models.sample_dropout import sample_dropouts, set_dropout_keys
 from largebatch.jobs.models.snapshot import restored
 from largebatch.jobs.optim.parameter_groups import build_optimizer, set_learning_rate
+from largebatch.jobs.optim.split.heads import layers_seen
 from largebatch.jobs.plan.step_plan import Position, Slice
 from largebatch.jobs.plan.train_plan import TrainPlan
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.tasks.base import Task
+from largebatch.jobs.tasks.outputs import tensors_of
 
 NUM_BLANK = 4
 """Samples of a pass that finds out what a model takes, gives and keeps."""
@@ -140,19 +142,28 @@ def activation_bytes_per_sample(spec: TrainSpec, task: Task, model: nn.Module, d
     return (sum({**kept, **inputs}.values()) + largest_block) // NUM_BLANK + 1
 
 
+def outputs_and_layers(spec: TrainSpec, task: Task, model: nn.Module, dataset: Dataset) -> tuple[list[Tensor], dict[Any, str]]:
+    """What a model gives for a few blank samples, with its history, and what `layers_seen` saw of its layers. Raises: PlanError."""
+    given: list[Tensor] = []
+    with layers_seen(model) as layers:
+        _blank_forward(spec, task, model, dataset, lambda output: given.extend(tensors_of(output)))
+    return given, layers
+
+
 def refuse_misfit(spec: TrainSpec, task: Task, model: nn.Module, dataset: Dataset) -> None:
     """Try a few blank samples. Raises: PlanError if the model cannot take them, or gives what the task cannot use."""
     with torch.no_grad():
         _blank_forward(spec, task, model, dataset)
 
 
-def _blank_forward(spec: TrainSpec, task: Task, model: nn.Module, dataset: Dataset) -> Tensor:
-    """What the task makes of a few blank samples in training. Raises: PlanError if the model cannot take them."""
+def _blank_forward(spec: TrainSpec, task: Task, model: nn.Module, dataset: Dataset, look: Callable[[Any], object] = lambda output: None) -> Tensor:
+    """What the task makes of a few blank samples in training. Args: look: gets what the model gives. Raises: PlanError if it cannot take them."""
     batch = _blank(spec, task, dataset, NUM_BLANK, next(model.parameters()).device)
 
     def fitting(*inputs: Any, **named: Any) -> Any:
         output = model(*inputs, **named)
         task.refuse_output(output, batch, "training")
+        look(output)
         return output
 
     with errors_in_words(batch, "training"), untouched(model, NUM_BLANK):

@@ -4,6 +4,8 @@ The service, the client and the MLflow mirror read specs too, and must not wait 
 """
 
 from abc import abstractmethod
+from collections.abc import Sequence
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
@@ -18,6 +20,17 @@ ParamGroups = list[dict[str, Any]]
 FLOAT32_BYTES = 4
 LEARNING_RATE_FACTOR = "learning_rate_factor"
 """The option of a group whose learning rate is a multiple of the optimizer's."""
+
+
+class Kind(StrEnum):
+    """What a parameter is to the module that holds it, in words; of several modules that hold it, the first of these."""
+
+    BIAS_OR_NORM = "biases and norms"
+    EMBEDDING = "embeddings"
+    HEAD = "output heads"
+    MATRIX = "hidden matrices"
+    MANY_MATRICES = "grouped or transposed convolutions"
+    OTHER = "of modules of other kinds"
 
 
 class ParameterGroupConfig(Spec):
@@ -47,6 +60,8 @@ class OptimizerConfig(Spec):
     """The option that results call momentum."""
     batch_power: ClassVar[float]
     """The power of the batch that the learning rate follows: 1 for momentum SGD and its kin (arXiv:1706.02677), 0.5 for Adam's."""
+    accumulates: ClassVar[bool] = False
+    """Whether momentum adds steps up, so that in the long run the weights move by rate / (1 - momentum)."""
 
     @property
     def momentum_value(self) -> float:
@@ -59,11 +74,15 @@ class OptimizerConfig(Spec):
     def num_state_tensors(self) -> int:
         """How many float32 tensors of a parameter's shape the optimizer keeps for it."""
 
-    def state_bytes(self, num_parameters: int) -> int:
-        """Memory of the optimizer's state."""
+    def state_bytes(self, num_parameters: int, num_by_main_rule: int = 0) -> int:
+        """Memory of the optimizer's state. Args: num_by_main_rule: of the numbers, those that `takes` gives to the main rule of two."""
         return self.num_state_tensors * num_parameters * FLOAT32_BYTES
 
-    def group_options(self, *, is_bias_or_norm: bool, group: ParameterGroupConfig | None = None) -> dict[str, Any]:
+    def takes(self, kind: Kind, names: Sequence[str], num_dimensions: int) -> bool:
+        """Whether the main rule updates a parameter, where there are two. Args: names, num_dimensions: the parameter's."""
+        return True
+
+    def group_options(self, *, is_bias_or_norm: bool, is_main: bool = True, group: ParameterGroupConfig | None = None) -> dict[str, Any]:
         """Options of a parameter group: of the weights, or of the biases and normalisation parameters. Args: group: with options of its own."""
         weight_decay = self.weight_decay if group is None or group.weight_decay is None else group.weight_decay
         options: dict[str, Any] = {"weight_decay": 0.0 if is_bias_or_norm and not self.decay_biases_and_norms else weight_decay}
@@ -84,6 +103,7 @@ class MomentumConfig(OptimizerConfig):
 
     momentum_option: ClassVar[str] = "momentum"
     batch_power: ClassVar[float] = 1.0
+    accumulates: ClassVar[bool] = True
 
     @property
     def num_state_tensors(self) -> int:
@@ -127,6 +147,6 @@ class LayerwiseConfig(OptimizerConfig):
     """The trust ratio where a norm is 0, of which the papers say nothing: 1 (most public code), or what the equation gives: 0 for
     a weight of zeros, which lars then never moves and lamb's phi_min lifts."""
 
-    def group_options(self, *, is_bias_or_norm: bool, group: ParameterGroupConfig | None = None) -> dict[str, Any]:
+    def group_options(self, *, is_bias_or_norm: bool, is_main: bool = True, group: ParameterGroupConfig | None = None) -> dict[str, Any]:
         """With `adapts`: whether the group's trust ratio is more than 1 for all."""
         return {**super().group_options(is_bias_or_norm=is_bias_or_norm, group=group), "adapts": self.adapt_biases_and_norms or not is_bias_or_norm}

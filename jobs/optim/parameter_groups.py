@@ -1,82 +1,92 @@
-"""An optimizer over a model: which parameters get weight decay and a trust ratio."""
+"""An optimizer over a model: which parameters get weight decay and a trust ratio, and, of two rules, which updates which."""
 
+from collections.abc import Collection, Sequence
 from fnmatch import fnmatchcase
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.optim import Optimizer
 
 from largebatch.jobs.errors import SpecError
-from largebatch.jobs.optim.config_base import LEARNING_RATE_FACTOR, OptimizerConfig, ParamGroups
-
-NORMS = (_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
-"""Layers whose own parameters are normalisation parameters; those of all but the last two have one dimension."""
+from largebatch.jobs.optim.config_base import LEARNING_RATE_FACTOR, Kind, OptimizerConfig, ParamGroups
+from largebatch.jobs.optim.split.kinds import kinds_of
 
 MOST_NAMES = 20
-"""How many names a refusal lists."""
+"""How many names a sentence lists."""
 
 
-def parameter_groups(model: nn.Module, config: OptimizerConfig) -> ParamGroups:
+def parameter_groups(model: nn.Module, config: OptimizerConfig, heads: Collection[str] = ()) -> ParamGroups:
     """Weights in one group; biases and normalisation parameters in another, which are all of at most one dimension and some others.
 
-    The second group has no weight decay and a trust ratio of 1, unless the config says otherwise.
-    After them come two such groups of each of the config's own.
+    The second group has no weight decay and a trust ratio of 1, unless the config says otherwise. Of an optimizer of two rules the two
+    groups of the main one come first, then those of the other. After them come such groups of each of the config's own.
+
+    Args: heads: see `kinds_of`.
     """
-    biases_and_norms, members = _biases_and_norms(model), _members(model, config)
-    groups: ParamGroups = [
-        {
-            "params": [param for param in params if (param in biases_and_norms) == is_second],
-            **config.group_options(is_bias_or_norm=is_second, group=group),
-        }
-        for group, params in zip((None, *config.groups), members, strict=True)
-        for is_second in (False, True)
-    ]
-    return [group for group in groups if group["params"]]
+    kinds, names = kinds_of(model, heads), trained_names(model)
+    own_of = first_matches(names, [group.pattern for group in config.groups])
+    members: dict[tuple[int, bool, bool], list[nn.Parameter]] = {}
+    for param, own_names in names.items():
+        is_other, is_bias_or_norm = not config.takes(kinds[param], own_names, param.ndim), kinds[param] is Kind.BIAS_OR_NORM
+        members.setdefault((own_of[param], is_other, is_bias_or_norm), []).append(param)
+    groups: ParamGroups = []
+    for key in sorted(members):
+        number, is_other, is_bias_or_norm = key
+        own = config.groups[number - 1] if number else None
+        groups.append({"params": members[key], **config.group_options(is_bias_or_norm=is_bias_or_norm, is_main=not is_other, group=own)})
+    return groups
 
 
-def groups_in_words(model: nn.Module, config: OptimizerConfig) -> str:
-    """Which parameters the config's own groups take, as a notice. Raises: SpecError for a group that takes none."""
-    rest, *members = _members(model, config)
-    for group, params in zip(config.groups, members, strict=True):
-        if not params:
-            matches = any(param.requires_grad and fnmatchcase(name, group.pattern) for name, param in model.named_parameters(remove_duplicate=False))
-            why = "whose parameters all match an earlier group" if matches else "which matches no parameter that is trained"
-            names = ", ".join([name for name, param in model.named_parameters() if param.requires_grad][:MOST_NAMES])
-            raise SpecError("optimizer.groups", f"has the pattern {group.pattern!r}, {why}.", f"Trained are {names}.")
-    words = [
-        f"{len(params)} parameters match {group.pattern!r} (learning rate x {group.learning_rate_factor:g}, weight decay "
-        f"{config.weight_decay if group.weight_decay is None else group.weight_decay:g})"
-        for group, params in zip(config.groups, members, strict=True)
-    ]
-    return f"Groups: {'; '.join(words)}; {len(rest)} are as the optimizer says."
-
-
-def _members(model: nn.Module, config: OptimizerConfig) -> list[list[nn.Parameter]]:
-    """The trained parameters that belong to none of the config's groups, then those of each, in the model's order."""
-    members: list[list[nn.Parameter]] = [[] for _ in range(len(config.groups) + 1)]
+def trained_names(model: nn.Module) -> dict[nn.Parameter, list[str]]:
+    """Every trained parameter, in the model's order, with all its names."""
     names: dict[nn.Parameter, list[str]] = {}
     for name, param in model.named_parameters(remove_duplicate=False):
         if param.requires_grad:
             names.setdefault(param, []).append(name)
-    for param, own_names in names.items():
-        matching = (number for number, group in enumerate(config.groups, 1) if any(fnmatchcase(name, group.pattern) for name in own_names))
-        members[next(matching, 0)].append(param)
-    return members
+    return names
 
 
-def _biases_and_norms(model: nn.Module) -> set[nn.Parameter]:
+def first_matches(names: dict[nn.Parameter, list[str]], patterns: Sequence[str]) -> dict[nn.Parameter, int]:
+    """For each parameter the number of the first pattern, from 1 on, that one of its names matches; 0: of none."""
     return {
-        param
-        for module in model.modules()
-        for name, param in module.named_parameters(recurse=False)
-        if param.ndim <= 1 or name == "bias" or isinstance(module, NORMS)
+        param: next((number for number, pattern in enumerate(patterns, 1) if any(fnmatchcase(name, pattern) for name in own_names)), 0)
+        for param, own_names in names.items()
     }
 
 
-def build_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer:
-    """The config's optimizer over a model's parameters; its learning rate is set before every step."""
-    return config.build(parameter_groups(model, config))
+def groups_in_words(model: nn.Module, config: OptimizerConfig) -> str:
+    """Which parameters the config's own groups take, as a notice. Raises: SpecError for a group that takes none."""
+    own_of = first_matches(trained_names(model), [group.pattern for group in config.groups])
+    refuse_idle_patterns(model, "optimizer.groups", [group.pattern for group in config.groups])
+    taken = [list(own_of.values()).count(number) for number in range(len(config.groups) + 1)]
+    words = [
+        f"{num_params} parameters match {group.pattern!r} (learning rate x {group.learning_rate_factor:g}, weight decay "
+        f"{config.weight_decay if group.weight_decay is None else group.weight_decay:g})"
+        for group, num_params in zip(config.groups, taken[1:], strict=True)
+    ]
+    return f"Groups: {'; '.join(words)}; {taken[0]} are as the optimizer says."
+
+
+def refuse_idle_patterns(model: nn.Module, field: str, patterns: Sequence[str]) -> None:
+    """Raise SpecError for a pattern that decides about no parameter."""
+    names = trained_names(model)
+    deciding = set(first_matches(names, patterns).values())
+    for number, pattern in enumerate(patterns, 1):
+        if number not in deciding:
+            matches = any(first_matches(names, [pattern]).values())
+            why = "whose parameters all match an earlier group" if matches else "which matches no parameter that is trained"
+            listed = ", ".join([own_names[0] for own_names in names.values()][:MOST_NAMES])
+            raise SpecError(field, f"has the pattern {pattern!r}, {why}.", f"Trained are {listed}.")
+
+
+def num_by_main_rule(model: nn.Module, config: OptimizerConfig, heads: Collection[str]) -> int:
+    """How many trained numbers the main rule of an optimizer of two updates. Args: heads: see `kinds_of`."""
+    kinds = kinds_of(model, heads)
+    return sum(param.numel() for param, names in trained_names(model).items() if config.takes(kinds[param], names, param.ndim))
+
+
+def build_optimizer(model: nn.Module, config: OptimizerConfig, heads: Collection[str] = ()) -> Optimizer:
+    """The config's optimizer over a model's parameters; its learning rate is set before every step. Args: heads: see `kinds_of`."""
+    return config.build(parameter_groups(model, config, heads))
 
 
 def set_learning_rate(optimizer: Optimizer, learning_rate: float) -> None:

@@ -80,8 +80,10 @@ class DataFacts(NamedTuple):
     """A key of `CHOSEN_ON`."""
 
 
-def plan_lines(plan: TrainPlan, model: nn.Module, data: DataFacts, activation_bytes_per_sample: int) -> list[tuple[str, str]]:
-    """(what, how and why) for a person."""
+def plan_lines(
+    plan: TrainPlan, model: nn.Module, data: DataFacts, activation_bytes_per_sample: int, num_by_main_rule: int = 0
+) -> list[tuple[str, str]]:
+    """(what, how and why) for a person. Args: num_by_main_rule: see `OptimizerConfig.state_bytes`."""
     spec = plan.spec
     sizes = _first_micro_batches(plan)
     is_even = len(set(sizes)) == 1
@@ -127,7 +129,7 @@ def plan_lines(plan: TrainPlan, model: nn.Module, data: DataFacts, activation_by
     ]
     if plan.spec.reduction != ReductionSpec():
         lines.append(("reduction", _reduction_words(plan)))
-    lines.append(("memory", _memory_words(plan, model, data.num_bytes, activation_bytes_per_sample)))
+    lines.append(("memory", _memory_words(plan, model, data.num_bytes, activation_bytes_per_sample, num_by_main_rule)))
     return lines
 
 
@@ -210,7 +212,7 @@ def _noise_words(plan: TrainPlan) -> str:
     return f"not measured: it is told by the difference between parts of a batch, and this one is a single batch-norm group of {plan.span}"
 
 
-def _memory_words(plan: TrainPlan, model: nn.Module, dataset_bytes: int, activation_bytes_per_sample: int) -> str:
+def _memory_words(plan: TrainPlan, model: nn.Module, dataset_bytes: int, activation_bytes_per_sample: int, num_by_main_rule: int) -> str:
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     num_trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     weights = num_parameters * 4
@@ -218,7 +220,7 @@ def _memory_words(plan: TrainPlan, model: nn.Module, dataset_bytes: int, activat
     parts = {
         "weights": weights,
         "gradients": num_trained * 4 * sums,
-        "optimizer": plan.spec.optimizer.state_bytes(num_trained),
+        "optimizer": plan.spec.optimizer.state_bytes(num_trained, num_by_main_rule),
         "average": weights if plan.spec.ema else 0,
         "activations": activation_bytes_per_sample * plan.micro_batch_size,
         "data set": dataset_bytes,

@@ -36,8 +36,11 @@ def read_spec(recipe: str, overrides: Iterable[str] = ()) -> TrainSpec:
         document = read_document(path)
     document.setdefault("name", _name_after(path))
     changes = [read_override(override) for override in overrides]
+    section = document.get("optimizer")
+    own = str(section.get("name")) if isinstance(section, dict) else ""
     set_fields(document, dict(changes), "--set")
-    _forget_the_options_of_another_optimizer(document, {key for key, _ in changes})
+    if own in OPTIMIZERS:
+        _forget_the_options_of(own, document, {key for key, _ in changes})
     return build_spec(document)
 
 
@@ -139,7 +142,7 @@ def _section_of(document: dict[str, Any], field: str, blamed: str | None) -> tup
     return section, last
 
 
-def _forget_the_options_of_another_optimizer(document: dict[str, Any], changed: set[str]) -> None:
+def _forget_the_options_of(own: str, document: dict[str, Any], changed: set[str]) -> None:
     """Where an override names another optimizer, leave out what the recipe's own read and this one does not.
 
     Raises: SpecError where that is more than a default: somebody chose it, and it would be lost.
@@ -148,7 +151,7 @@ def _forget_the_options_of_another_optimizer(document: dict[str, Any], changed: 
     if "optimizer.name" not in changed or not isinstance(options, dict) or options.get("name") not in OPTIMIZERS:
         return
     name = options["name"]
-    defaults = {option: field.default for config in OPTIMIZERS.values() for option, field in config.model_fields.items()}
+    defaults = OPTIMIZERS[own].model_validate({"name": own}).model_dump(mode="json")
     for option in [option for option in options if option in defaults.keys() - OPTIMIZERS[name].model_fields.keys()]:
         if f"optimizer.{option}" in changed:
             continue  # what was asked for is refused as in a recipe

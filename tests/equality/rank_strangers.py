@@ -63,6 +63,12 @@ class LaidOut(nn.Module):
         return functional.gelu(functional.gelu(hidden.flatten(1) @ self.sliced) @ self.strided.t()) @ self.transposed
 
 
+def in_float64(num_classes: int) -> nn.Module:
+    """Two hidden matrices, one of them a convolution's, and a head."""
+    layers = nn.Sequential(nn.Conv2d(1, 6, 3, stride=2), nn.Tanh(), nn.Flatten(), nn.Linear(54, 24), nn.Tanh(), nn.Linear(24, num_classes))
+    return Net(lambda m, images: m.layers(images.double()), layers=layers.double())
+
+
 class Activated(nn.BatchNorm2d):
     """A batch-norm with a forward and an activation of its own."""
 

@@ -14,32 +14,36 @@ from largebatch.jobs.errors import CheckpointError, PlanError
 from largebatch.jobs.resume import load_checkpoint
 from largebatch.jobs.run.checkpoints import list_checkpoints
 
+ALL_MATRICES = [{"pattern": "*", "to": "muon"}]
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "sgd": {"optimizer": {"name": "sgd", "weight_decay": 0.01}, "learning_rate": {"base": 0.1}},
     "adamw": {"optimizer": {"name": "adamw", "weight_decay": 0.01}, "learning_rate": {"base": 0.01}},
     "lars": {"optimizer": {"name": "lars", "weight_decay": 0.01}, "learning_rate": {"base": 2.0}},
     "lamb": {"optimizer": {"name": "lamb", "weight_decay": 0.01}, "learning_rate": {"base": 0.01}},
+    # exact: in float64, for muon rounds its matrices to bfloat16, and what another order of float32's sums makes of them to something else
+    "muon": {"optimizer": {"name": "muon", "weight_decay": 0.01, "assign": ALL_MATRICES}, "learning_rate": {"base": 0.01}},
 }
 
 
 class LaidOut(nn.Module):
     """Args: dense: row by row instead; turned: the last weight lies the other way round, as after a change of the code."""
 
-    def __init__(self, num_classes: int, dense: bool = False, turned: bool = False) -> None:
+    def __init__(self, num_classes: int, dense: bool = False, turned: bool = False, exact: bool = False) -> None:
         super().__init__()
-        whole = torch.randn(36, 32) / 6
-        parts = {"sliced": whole[:, :16], "strided": whole[:16, 16::2].t(), "last": (torch.randn(num_classes, 8) / 3).t()}
+        dtype = torch.float64 if exact else torch.float32
+        whole = torch.randn(36, 32, dtype=dtype) / 6
+        parts = {"sliced": whole[:, :16], "strided": whole[:16, 16::2].t(), "last": (torch.randn(num_classes, 8, dtype=dtype) / 3).t()}
         for name, part in parts.items():
             setattr(self, name, nn.Parameter(part.clone(memory_format=torch.contiguous_format) if dense else part))
         if turned:
             self.last.data = self.last.data.contiguous()
-        self.convolution = nn.Conv3d(1, 2, 3, padding=1)
+        self.convolution = nn.Conv3d(1, 2, 3, padding=1, dtype=dtype)
         if not dense:
             self.convolution = self.convolution.to(memory_format=torch.channels_last_3d)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of (n, 1, 6, 6)."""
-        hidden = self.convolution(images[:, :, None]).sum(1).flatten(1)
+        hidden = self.convolution(images[:, :, None].to(self.last.dtype)).sum(1).flatten(1)
         return functional.gelu(functional.gelu(hidden @ self.sliced) @ self.strided.t()) @ self.last
 
 
@@ -76,9 +80,10 @@ def train(run_dir: Path, model: str, arguments: dict[str, Any], parts: dict[str,
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_run_does_not_depend_on_how_parameters_lie(name: str, tmp_path: Path) -> None:
     parts = OPTIMIZERS[name]
-    dense = train(tmp_path / "dense", "laid_out", {"dense": True}, parts, 6)
-    train(tmp_path / "laid", "laid_out", {}, parts, 3)
-    laid = train(tmp_path / "laid", "laid_out", {}, parts, 6, resumes=True)
+    exact = {"exact": name == "muon"}
+    dense = train(tmp_path / "dense", "laid_out", {"dense": True, **exact}, parts, 6)
+    train(tmp_path / "laid", "laid_out", exact, parts, 3)
+    laid = train(tmp_path / "laid", "laid_out", exact, parts, 6, resumes=True)
     for key, value in dense.items():
         torch.testing.assert_close(laid[key], value, rtol=1e-5, atol=1e-6)
 
@@ -87,10 +92,11 @@ def test_a_run_does_not_depend_on_how_parameters_lie(name: str, tmp_path: Path) 
 def test_weights_that_lie_otherwise_since_the_checkpoint(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The person's code has changed, and the spec has not."""
     parts = OPTIMIZERS[name]
-    whole = train(tmp_path / "whole", "laid_out", {}, parts, 6)
-    train(tmp_path / "stopped", "laid_out", {}, parts, 3)
-    monkeypatch.setattr(sys.modules[__name__], "laid_out", lambda num_classes: LaidOut(num_classes, dense=False, turned=True))
-    resumed = train(tmp_path / "stopped", "laid_out", {}, parts, 6, resumes=True)
+    exact = {"exact": name == "muon"}
+    whole = train(tmp_path / "whole", "laid_out", exact, parts, 6)
+    train(tmp_path / "stopped", "laid_out", exact, parts, 3)
+    monkeypatch.setattr(sys.modules[__name__], "laid_out", lambda num_classes, exact: LaidOut(num_classes, turned=True, exact=exact))
+    resumed = train(tmp_path / "stopped", "laid_out", exact, parts, 6, resumes=True)
     for key, value in whole.items():
         torch.testing.assert_close(resumed[key], value, rtol=1e-5, atol=1e-6)
 

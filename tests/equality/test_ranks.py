@@ -58,6 +58,10 @@ def on_few(**parts: Any) -> dict[str, Any]:
 EQUAL: dict[str, dict[str, Any]] = {
     "sgd": document(stop={"steps": LONG}),
     "lamb": document(optimizer={"name": "lamb", "weight_decay": 0.01}, learning_rate={"base": 0.005}, ema={"decay": 0.9}),
+    # In float64, for muon rounds its matrices to bfloat16: what float32 adds up in another order is 2^-8 apart, then.
+    "muon": document(
+        optimizer={"name": "muon", "weight_decay": 0.01}, learning_rate={"base": 0.01}, model={"entry_point": "rank_strangers:in_float64"}
+    ),
     "lars-clipped": document(
         optimizer={"name": "lars", "weight_decay": 1e-4}, learning_rate={"base": 2.0, "warmup_epochs": 2.0}, gradient={"clip_norm": 1.0}
     ),

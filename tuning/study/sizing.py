@@ -83,7 +83,8 @@ def size_sweep(spec: TrainSpec, profile: Profile, reference: RunResult, budget_s
     batches, momenta, num_runs = _size(spec, profile, expected, budget_s, used_s=reference.summary.wall_seconds)
     repeats = min(REPEATS, max(num_runs - 1, 1))
     rate = reference.learning_rate * (min(batches) / reference.summary.global_batch_size) ** POWER
-    centre = rate / (1 - spec.optimizer.momentum_value) if momenta else rate
+    is_effective = bool(momenta) and spec.optimizer.accumulates
+    centre = rate / (1 - spec.optimizer.momentum_value) if is_effective else rate
     return SweepSpec(
         name="sweep",
         recipe=spec.name,
@@ -92,7 +93,7 @@ def size_sweep(spec: TrainSpec, profile: Profile, reference: RunResult, budget_s
         each={BATCH: [*batches], **({MOMENTUM: [*momenta]} if momenta else {})},
         search=SearchSpec(
             trials=min(max(num_runs - (repeats - 1), 1), MOST_TRIALS),
-            space={"learning_rate.base": RangeSpec(low=centre / REACH, high=centre * REACH, times_batch=POWER, is_effective=bool(momenta))},
+            space={"learning_rate.base": RangeSpec(low=centre / REACH, high=centre * REACH, times_batch=POWER, is_effective=is_effective)},
         ),
         repeats=repeats,
         resources=resources,

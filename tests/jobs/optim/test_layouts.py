@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, AdamW
+from torch.optim import SGD, AdamW, Muon
 
 from largebatch.jobs.optim.config_base import OptimizerConfig
 from largebatch.jobs.optim.configs import OPTIMIZERS
@@ -55,11 +55,22 @@ def by_lamb(weights: Tensor, gradients: list[Tensor]) -> Tensor:
     return weights
 
 
+def by_torchs_muon(weights: Tensor, gradients: list[Tensor]) -> Tensor:
+    """In float32, for the iteration in bfloat16 would round what differs by little to something else."""
+    param = nn.Parameter(weights.flatten(1).float())
+    optimizer = Muon([param], lr=RATE, weight_decay=DECAY, adjust_lr_fn="match_rms_adamw")
+    for gradient in gradients:
+        param.grad = gradient.flatten(1).float()
+        optimizer.step()
+    return param.detach().double().view_as(weights)
+
+
 REFERENCES: dict[str, Reference] = {
     "sgd": by_torch(SGD, momentum=0.9),
     "adamw": by_torch(AdamW, betas=(0.9, 0.999), eps=1e-8),
     "lars": by_lars,
     "lamb": by_lamb,
+    "muon": by_torchs_muon,
 }
 
 
@@ -119,12 +130,14 @@ def step(model: TwoWeights, optimizer: Any, gradient: Tensor) -> None:
 
 
 def spec(name: str) -> OptimizerConfig:
-    return OPTIMIZERS[name].model_validate({"name": name, "weight_decay": DECAY})
+    own = {"assign": [{"pattern": "*", "to": "muon"}]} if name == "muon" else {}
+    return OPTIMIZERS[name].model_validate({"name": name, "weight_decay": DECAY, **own})
 
 
 def check(model: TwoWeights, name: str) -> None:
     weights, gradients = drawn()
-    expected = REFERENCES[name](weights, gradients)
+    shape = model.weight.shape
+    expected = REFERENCES[name](weights.reshape(shape), [gradient.reshape(shape) for gradient in gradients])
     torch.testing.assert_close(model.weight.detach().double().reshape(-1), expected.reshape(-1), **NEAR)
     whole = torch.empty(0).set_(model.weight.detach().untyped_storage())
     assert whole.count_nonzero() == expected.numel(), "what lies in the gaps is left alone"

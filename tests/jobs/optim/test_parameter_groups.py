@@ -12,9 +12,10 @@ from largebatch.jobs.optim.config_base import OptimizerConfig
 from largebatch.jobs.optim.configs import OPTIMIZERS
 from largebatch.jobs.optim.lamb import LAMB
 from largebatch.jobs.optim.lars import LARS
-from largebatch.jobs.optim.parameter_groups import build_optimizer, parameter_groups, set_learning_rate
+from largebatch.jobs.optim.parameter_groups import build_optimizer, num_by_main_rule, parameter_groups, set_learning_rate
+from largebatch.jobs.optim.split.together import Together
 
-KINDS = {"sgd": SGD, "adamw": AdamW, "lars": LARS, "lamb": LAMB}
+KINDS = {"sgd": SGD, "adamw": AdamW, "lars": LARS, "lamb": LAMB, "muon": Together}
 
 
 def new_model() -> nn.Sequential:
@@ -158,4 +159,5 @@ def test_state_bytes_are_those_of_the_real_state(options: dict[str, Any]) -> Non
     optimizer.step()
     held = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, torch.Tensor) and value.ndim > 0]
     num_parameters = sum(param.numel() for param in model.parameters())
-    assert config(**options).state_bytes(num_parameters) == sum(value.nbytes for value in held)
+    by_main_rule = num_by_main_rule(model, config(**options), ())
+    assert config(**options).state_bytes(num_parameters, by_main_rule) == sum(value.nbytes for value in held)

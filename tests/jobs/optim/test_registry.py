@@ -58,7 +58,7 @@ def test_a_line_more_is_an_optimizer_more(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"name": "rmsprpo"}, 'optimizer.name: must be "sgd", "adamw", "lars", "lamb" or "rmsprop", not "rmsprpo". Did you mean rmsprop?'),
+        ({"name": "rmsprpo"}, 'optimizer.name: must be "sgd", "adamw", "lars", "lamb", "muon" or "rmsprop", not "rmsprpo". Did you mean rmsprop?'),
         (
             {"name": "rmsprop", "beta1": 0.5},
             "optimizer: rmsprop does not read beta1; it reads decay_biases_and_norms, groups, smoothing, weight_decay.",
