@@ -59,7 +59,10 @@ def learning_rate_curve(plan: TrainPlan) -> list[tuple[float, float]]:
     """(epoch, learning rate) at evenly spaced progress, the ends included."""
     total = plan.total_progress
     progresses = [total * index / (CURVE_POINTS - 1) for index in range(CURVE_POINTS)]
-    return [(progress / plan.samples_per_epoch, plan.learning_rate(min(progress, total * (1 - 1e-9)))) for progress in progresses]
+    epochs = [progress / plan.samples_per_epoch for progress in progresses]
+    factors = [(plan.batch_size_at_epoch(epoch) / plan.global_batch_size) ** plan.rate_power for epoch in epochs]
+    rates = [plan.learning_rate(min(progress, total * (1 - 1e-9))) for progress in progresses]
+    return [(epoch, rate * factor) for epoch, rate, factor in zip(epochs, rates, factors, strict=True)]
 
 
 class DataFacts(NamedTuple):
@@ -115,7 +118,10 @@ def plan_lines(
         sizes_seen = list(
             dict.fromkeys(plan.batch_size_at(Position(epoch, 0)) for epoch in range(int(plan.total_progress / plan.num_train_samples) + 1))
         )
-        lines.append(("batch schedule", " -> ".join(map(str, sizes_seen[:8])) + " at the epochs' starts"))
+        followed = {"none": "", "sqrt": "; the rate follows by the square root", "linear": "; the rate follows linearly"}
+        lines.append(
+            ("batch schedule", " -> ".join(map(str, sizes_seen[:8])) + f" at the epochs' starts{followed[spec.batch.schedule.rate_follows]}")
+        )
     if (cut := spec.batch.schedule.short_sequences) is not None:
         lines.append(("sequences", f"each sample is cut into sequences of {cut.length} tokens until epoch {cut.epochs:g}; whole from there on"))
     lines += [

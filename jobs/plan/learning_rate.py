@@ -21,6 +21,9 @@ from typing import NamedTuple
 from largebatch.jobs.spec.schedules import RestartSpec
 from largebatch.jobs.spec.train_spec import LearningRateSpec
 
+FOLLOWS = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}
+"""The power of the batch that the rate of a batch schedule follows, by the names of `batch.schedule.rate_follows`."""
+
 
 class ScaledRate(NamedTuple):
     """What a rule makes of a base rate."""

@@ -192,6 +192,9 @@ def _refuse_restart(plan: TrainPlan) -> None:
     restart, last = plan.spec.learning_rate.restart, plan.total_progress / plan.samples_per_epoch
     if restart is None:
         return
+    if plan.rate_power:
+        problem = "and learning_rate.restart, which is scaled for the batch in force at its epoch, would count the batch twice."
+        raise PlanError("batch.schedule.rate_follows", problem, "Leave one of them out.")
     warmup = plan.scaled_rate.warmup_epochs
     if restart.epoch < warmup:
         problem = f"the rate cannot begin again at epoch {restart.epoch:g}: its first warm-up takes {warmup:g} epochs."

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 
-from largebatch.jobs.plan.learning_rate import RatePhase, ScaledRate, of_second_phase, scale
+from largebatch.jobs.plan.learning_rate import FOLLOWS, RatePhase, ScaledRate, of_second_phase, scale
 from largebatch.jobs.plan.step_plan import Position, Slice, StepPlan
 from largebatch.jobs.spec.train_spec import TrainSpec
 
@@ -61,7 +61,7 @@ class TrainPlan:
             world_size=self.world_size,
             unit=self.unit,
             sequence_length=self.sequence_length_of(samples),
-            learning_rate=self.learning_rate(position.schedule_samples + samples.size / 2),
+            learning_rate=self.learning_rate(position.schedule_samples + samples.size / 2) * self.rate_factor(samples),
             advance=float(samples.size),
             gain=None,
             is_local=is_local,
@@ -246,6 +246,18 @@ class TrainPlan:
         if self.spec.learning_rate.scaling != "adascale":
             return 0.0
         return self.global_batch_size / self.base_global_batch_size
+
+    @property
+    def rate_power(self) -> float:
+        """The power of the batch that the rate follows while the batch changes."""
+        return FOLLOWS[self.spec.batch.schedule.rate_follows]
+
+    def rate_factor(self, batch: Slice) -> float:
+        """What the batch in force multiplies the learning rate by; a step that an epoch's end cuts short counts as its own samples, as far as the
+        schedule has grown: below that it has the rate of a full step, as without a schedule.
+        """
+        in_force = self.batch_size_at_epoch(batch.epoch + batch.start / self.num_train_samples)
+        return float((max(batch.size, min(in_force, self.global_batch_size)) / self.global_batch_size) ** self.rate_power)
 
     def learning_rate(self, progress: float) -> float:
         """The learning rate at `progress` samples (half-way through a step's own samples)."""

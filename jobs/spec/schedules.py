@@ -1,6 +1,6 @@
 """What a spec changes while training: the batch, the length of sequences, and where the learning rate begins again."""
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
@@ -41,6 +41,8 @@ class BatchScheduleSpec(Spec):
     """Grow from a small batch at the start."""
     growth: tuple[BatchGrowthSpec, ...] = Field(default=(), strict=False)
     """Milestones at which the batch grows, in place of a decay of the learning rate."""
+    rate_follows: Literal["none", "sqrt", "linear"] = "none"
+    """How the learning rate follows the batch of the schedule: the rate of global_batch_size times (batch / global_batch_size)^(0, 1/2, 1)."""
     short_sequences: ShortSequencesSpec | None = None
     """Cut sequences of tokens shorter at the start; None: never."""
 
@@ -49,6 +51,8 @@ class BatchScheduleSpec(Spec):
         epochs = [milestone.epoch for milestone in self.growth]
         if epochs != sorted(set(epochs)):
             raise ValueError("growth milestones must come in rising order of epoch")
+        if self.rate_follows != "none" and self.warmup is None and not self.growth:
+            raise ValueError("rate_follows says how the rate follows a batch that changes; give warmup or growth, or leave it out")
         return self
 
 

@@ -21,6 +21,10 @@ COMMANDS = {
     "recipes": ("commands.train", "List the recipes that come with this package."),
     "study": ("commands.study", "Profile, sweep, sharpness and report in one go: which batch size reaches the target soonest, on your own model."),
     "profile": ("commands.measure", "Step time, epoch time, samples per second and memory against the batch size, on this machine."),
+    "branch": (
+        "commands.branch",
+        "The critical batch along a run: short branches from its checkpoints, with ever larger batches over the same samples.",
+    ),
     "sharpness": (
         "commands.measure",
         "How sharp the minima are that runs found: Keskar's sharpness, the top Hessian eigenvalue, the lines between two.",

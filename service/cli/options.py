@@ -1,6 +1,7 @@
 """Options that several commands share beside those of training, and checks of what was typed, made before any work is done."""
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +19,8 @@ MLFLOW_URI = Option("MLflow's address.", variable="MLFLOW_TRACKING_URI")
 TARGET = Option("A score on what the runs were evaluated on, in their own metric; default what they were given.")
 PROFILE = Option("What `largebatch profile --output` wrote.", metavar="FILE.json")
 REFERENCE = Option("With --profile: the one run that a prediction was made from; says how far it was off.", metavar="RUN")
+
+SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
 Recipe = Annotated[str, RECIPE]
 
@@ -68,3 +71,11 @@ def whole_numbers(option: str, text: str) -> list[int]:
     if min(numbers) < 1:
         raise SpecError(option, f"{min(numbers)} is below 1.")
     return numbers
+
+
+def seconds_of(text: str) -> float:
+    """`90s`, `30m`, `1.5h` or plain seconds, as --budget takes them. Raises: SpecError."""
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smh]?)", text.strip())
+    if match is None or float(match[1]) == 0:
+        raise SpecError("--budget", f"{text!r} is not a time.", "Examples: 90s, 30m, 2h.")
+    return float(match[1]) * SECONDS[match[2]]

@@ -1,7 +1,6 @@
 """Begins or resumes a study and runs its stages: `largebatch study`."""
 
 import json
-import re
 import sys
 import time
 from pathlib import Path
@@ -16,7 +15,7 @@ from largebatch.jobs.spec.read import read_spec
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.streams import print_answer
 from largebatch.service.cli.commands.sweep import run_with_view
-from largebatch.service.cli.options import AsJson
+from largebatch.service.cli.options import AsJson, seconds_of
 from largebatch.service.cli.typer_parameters import spread
 from largebatch.tuning.results.run_folders import STUDY
 from largebatch.tuning.study.options import Stage, StudyOptions, begin_study, change_budget, refuse_unstudied
@@ -27,7 +26,6 @@ from largebatch.tuning.sweep.spec import SweepSpec
 from largebatch.tuning.sweep.sweep import SweepOptions, recipes_training_set, resume_command
 
 USUAL_BUDGET = "30m"
-SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
 app = typer.Typer()
 
@@ -51,13 +49,13 @@ def study(
     Exit codes: 0 done, 2 bad input, 4 stopped and resumable, 1 a fault of the machine.
     """
     if recipe is not None and resume is None:
-        folder = _begin(read_spec(recipe, overrides), _seconds(budget or USUAL_BUDGET), data_dir, output_dir)
+        folder = _begin(read_spec(recipe, overrides), seconds_of(budget or USUAL_BUDGET), data_dir, output_dir)
     elif resume is not None and recipe is None:
         folder = resume
         if not (folder / STUDY).is_file():
             raise SpecError("--resume", f"{folder} is not a study's folder: it has no {STUDY}.", "Give the folder that the study printed.")
         if budget is not None:
-            change_budget(folder, _seconds(budget))
+            change_budget(folder, seconds_of(budget))
     else:
         raise SpecError("RECIPE", "give either a recipe or --resume DIR.")
     print(f"Study: {folder}", file=sys.stderr)
@@ -79,14 +77,6 @@ def _begin(spec: TrainSpec, budget_s: float, data_dir: Path, output_dir: Path) -
     folder = output_dir / f"study-{spec.name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
     begin_study(folder, spec, budget_s)
     return folder
-
-
-def _seconds(text: str) -> float:
-    """`90s`, `30m`, `1.5h` or plain seconds. Raises: SpecError."""
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smh]?)", text.strip())
-    if match is None or float(match[1]) == 0:
-        raise SpecError("--budget", f"{text!r} is not a time.", "Examples: 90s, 30m, 2h.")
-    return float(match[1]) * SECONDS[match[2]]
 
 
 def _study_with_view(folder: Path, data_dir: Path, device: str) -> Path | None:

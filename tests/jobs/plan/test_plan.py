@@ -252,6 +252,31 @@ def test_batch_growth() -> None:
     assert by_epoch(list(made.batches())) == {epoch: list(range(1000)) for epoch in range(4)}
 
 
+@pytest.mark.parametrize(("follows", "power"), [("none", 0.0), ("sqrt", 0.5), ("linear", 1.0)])
+def test_the_rate_follows_a_batch_that_changes(follows: str, power: float) -> None:
+    """By hand: 130 samples in steps of 40, 40, 40 and 10, which has a full step's rate; then of 80 and 50."""
+    schedule = {"growth": [{"epoch": 1.0, "factor": 2.0}], "rate_follows": follows}
+    steps = list(steps_of(plan(130, 40, batch__schedule=schedule, learning_rate={"base": 0.3}, stop__epochs=2.0)))
+    assert [step.samples.size for step in steps] == [40, 40, 40, 10, 80, 50]
+    assert [step.learning_rate for step in steps] == pytest.approx([0.3] * 4 + [0.3 * 2**power, 0.3 * 1.25**power], rel=1e-12)
+
+
+def test_the_rate_follows_a_warm_up_of_the_batch() -> None:
+    schedule = {"warmup": {"start": 10, "epochs": 1.0}, "rate_follows": "linear"}
+    steps = list(steps_of(plan(400, 40, batch__schedule=schedule, learning_rate={"base": 0.4}, stop__epochs=2.0)))
+    first = [step for step in steps if step.samples.epoch == 0 and step.samples.stop < 400]
+    assert [step.learning_rate for step in first] == pytest.approx([0.4 * step.samples.size / 40 for step in first], rel=1e-12)
+    assert {step.learning_rate for step in steps if step.samples.epoch == 1} == {0.4}
+
+
+def test_a_rate_that_follows_nothing_is_refused() -> None:
+    with pytest.raises(SpecError, match="rate_follows says how the rate follows a batch that changes"):
+        plan(100, 10, batch__schedule={"rate_follows": "sqrt"})
+    rate = {"base": 0.1, "restart": {"epoch": 1.0, "base": 0.1}}
+    with pytest.raises(PlanError, match="would count the batch twice"):
+        plan(100, 10, batch__schedule={"growth": [{"epoch": 1.0, "factor": 2.0}], "rate_follows": "sqrt"}, learning_rate=rate)
+
+
 @pytest.mark.parametrize("last", ["keep", "drop"])
 @pytest.mark.parametrize("span", [4, 8])
 def test_changing_batches_hold_whole_groups(span: int, last: str) -> None:

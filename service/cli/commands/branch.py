@@ -1,0 +1,108 @@
+"""Branches a run from its checkpoints: `largebatch branch`."""
+
+import json
+import sys
+from pathlib import Path
+from signal import Signals
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from largebatch.jobs.device import choose_device
+from largebatch.jobs.errors import SpecError
+from largebatch.jobs.launch.options import DataDir, Device
+from largebatch.jobs.launch.signals import stop_requests
+from largebatch.jobs.plan.learning_rate import FOLLOWS
+from largebatch.jobs.run.run_folder import SPEC, exclusive
+from largebatch.jobs.streams import print_answer
+from largebatch.service.cli.console import time_left
+from largebatch.service.cli.options import AsJson, refuse_unless_positive, seconds_of, whole_numbers
+from largebatch.service.cli.tables import print_rows
+from largebatch.service.cli.typer_parameters import spread
+from largebatch.tuning.branch.branch import Left, branch_run
+from largebatch.tuning.branch.origin import Origin, Wanted, open_origin
+from largebatch.tuning.branch.run_branches import Ask, BranchListener
+from largebatch.tuning.branch.train import Branch, BranchResult
+
+app = typer.Typer()
+
+
+@app.command(epilog="Example: largebatch branch runs/digits-small-batch-...")
+@spread
+def branch(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run that is over or was stopped, and has kept checkpoints.")],
+    steps: Annotated[str | None, typer.Option(metavar="N,N,...", help="Steps of the checkpoints; default six, evenly chosen.")] = None,
+    multiples: Annotated[str | None, typer.Option(metavar="K,K,...", help="Of the batch; default 2,4,8,... with room for 32 steps.")] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Each branch trains on; default a tenth of the run's.")] = None,
+    orders: Annotated[int, typer.Option(min=2, help="Of the samples, for each batch: the run's own, and others; they measure the noise.")] = 4,
+    rate: Annotated[
+        Literal["auto", "none", "sqrt", "linear"],
+        typer.Option(help="How the rate follows the batch; auto: sqrt for Adam's kin, linear for momentum SGD's."),
+    ] = "auto",
+    tolerance: Annotated[float | None, typer.Option(help="In the loss; default the standard deviation over the orders.")] = None,
+    budget: Annotated[str | None, typer.Option(help="Wall-clock time, such as 90s, 30m or 2h; what is left then waits.")] = None,
+    data_dir: DataDir = Path("data"),
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """The critical batch along a run: short branches from its checkpoints, with ever larger batches over the same samples.
+
+    Keep checkpoints along a run with --set checkpoint.every_steps=N --set checkpoint.keep=20. Asked again, it goes on with what is left.
+
+    Exit codes: 0 done, 2 bad input, 4 stopped and resumable, 1 a fault of the machine.
+    """
+    refuse_unless_positive("--tolerance", tolerance)
+    wanted = Wanted(
+        None if steps is None else whole_numbers("--steps", steps), None if multiples is None else whole_numbers("--multiples", multiples), samples
+    )
+    budget_s = float("inf") if budget is None else seconds_of(budget)
+    if not run.is_dir() or not (run / SPEC).is_file():
+        raise SpecError("RUN", f"{run} is not a run's folder: it has no {SPEC}.", "Give the folder that the run printed.")
+    with exclusive(run, "train"):  # nobody goes on with it, and prunes its checkpoints, meanwhile
+        origin = open_origin(run, wanted, choose_device(device), data_dir)
+        power = origin.job.spec.optimizer.batch_power if rate == "auto" else FOLLOWS[rate]
+        left = _branch_with_view(origin, Ask(orders, power, budget_s), tolerance)
+    answer = left.answer
+    if as_json:
+        recipe = None if left.recipe is None else str(left.recipe)
+        print_answer(json.dumps({"folder": str(left.folder), "recipe": recipe, **answer.model_dump(mode="json")}))
+    else:
+        if answer.rows:
+            print_rows(answer.rows)
+        print("\n".join([*answer.words, f"Figures and numbers: {left.folder}"]))
+        if left.recipe is not None:
+            print(f"The schedule as a recipe: largebatch train {left.recipe}")
+    if answer.num_left:
+        print("Go on with the same command: what was done is kept.", file=sys.stderr)
+        raise typer.Exit(4)
+
+
+def _branch_with_view(origin: Origin, ask: Ask, tolerance: float | None) -> Left:
+    """Show each branch while it trains; a signal asks to stop after the step under way."""
+    console, stops = Console(stderr=True), False
+
+    def notice(text: str) -> None:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def stop(number: Signals, is_impatient: bool) -> None:
+        nonlocal stops
+        if is_impatient:
+            raise KeyboardInterrupt
+        stops = True
+        notice(f"{number.name}: stopping; the branch under way is not kept.")
+
+    batch = origin.job.plan.global_batch_size
+    with console.status("") as status, stop_requests(stop):
+
+        def on_begin(done: int, of: int, branch: Branch, seconds_left: float | None) -> None:
+            where = f"order {branch.order + 1} of {ask.num_orders}, from step {branch.step:,}, batch {batch * branch.multiple:,}"
+            status.update(f"branch {done + 1}/{of}: {where}, {time_left(seconds_left)}")
+            if branch.multiple == 1:
+                notice(f"branch {done + 1}/{of}: order {branch.order + 1} of {ask.num_orders}, from step {branch.step:,}")
+
+        def on_end(result: BranchResult) -> None:
+            if result.losses is None:
+                notice(f"  batch {batch * result.branch.multiple:,} diverged")
+
+        return branch_run(origin, ask, tolerance, BranchListener(on_begin, on_end, notice, lambda: stops))

@@ -1,0 +1,162 @@
+"""What a run's branches say, for people and programs: the critical batch along the run, beside the noise scale, and the schedule it allows."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from largebatch.jobs.engine.noise_scale import NoiseSums
+from largebatch.jobs.spec.train_spec import TrainSpec
+from largebatch.tuning.branch.critical import BranchedBatch, critical_batch
+from largebatch.tuning.branch.origin import Origin
+from largebatch.tuning.branch.run_branches import Ask, Branched
+from largebatch.tuning.branch.schedule import BatchSchedule, batch_schedule
+from largebatch.tuning.branch.train import BranchResult
+from largebatch.tuning.results.answers import Answer
+from largebatch.tuning.results.unit import Unit, unit_of
+from largebatch.tuning.results.wording import number
+
+FEWEST_ORDERS = 2
+"""One order of samples says nothing of how much another would change."""
+RULES = {0.0: "as it is", 0.5: "by the square root of the batch", 1.0: "with the batch"}
+
+
+class Place(Answer):
+    """What the branches of one checkpoint say."""
+
+    step: int
+    samples_seen: int
+    critical: BranchedBatch
+    noise_scale: float | None
+    """Measured along the same branches, in samples; None where the run measures none."""
+
+
+class BranchAnswer(Answer):
+    """The answer of a run's branches."""
+
+    run: str
+    optimizer: str
+    global_batch_size: int
+    tokens_per_sample: int | None
+    evaluated_on: str
+    rate_power: float
+    """Of the batch that the rate followed."""
+    num_samples: int
+    """Of each branch, at least."""
+    num_left: int
+    """Branches that were asked for, and are not there."""
+    places: list[Place]
+    schedule: BatchSchedule | None
+    words: list[str]
+    rows: list[dict[str, str]]
+
+
+class Answered(NamedTuple):
+    """The answer, and the recipe that follows from it."""
+
+    answer: BranchAnswer
+    recipe: TrainSpec | None
+
+
+def answer_of_branches(origin: Origin, ask: Ask, branched: Branched, tolerance: float | None) -> Answered:
+    """All of it, from the checkpoints that have two whole orders at least."""
+    plan = origin.job.plan
+    places = []
+    for point, results in branched.results.items():
+        orders = [order for order in range(ask.num_orders) if all((order, multiple) in results for multiple in origin.multiples)]
+        if len(orders) >= FEWEST_ORDERS:
+            losses = np.array([[results[order, multiple].loss for multiple in origin.multiples] for order in orders])
+            critical = critical_batch(losses, origin.multiples, plan.global_batch_size, tolerance)
+            place = Place(step=point.checkpoint.step, samples_seen=point.position.samples_seen, critical=critical,
+                          noise_scale=_noise_scale(list(results.values())))  # fmt: skip
+            places.append(place)
+    scheduled = batch_schedule(plan, [(place.samples_seen, place.critical) for place in places], ask.power)
+    unit = unit_of([plan.tokens_per_sample])
+    answer = BranchAnswer(
+        run=origin.run_dir.name,
+        optimizer=plan.spec.optimizer.name,
+        global_batch_size=plan.global_batch_size,
+        tokens_per_sample=plan.tokens_per_sample,
+        evaluated_on=origin.job.dataset.evaluated_on,
+        rate_power=ask.power,
+        num_samples=origin.num_samples,
+        num_left=branched.num_left,
+        places=places,
+        schedule=scheduled[0] if scheduled else None,
+        words=[],
+        rows=[_row(place, unit) for place in places],
+    )
+    return Answered(answer.model_copy(update={"words": _words(answer, unit, origin.multiples[-1])}), scheduled[1] if scheduled else None)
+
+
+def _noise_scale(results: Sequence[BranchResult]) -> float | None:
+    """The ratio of the sums over all branches: each step counts by its samples."""
+    traces, norms = (math.fsum(getattr(result, field) for result in results) for field in ("covariance_trace", "gradient_norm_squared"))
+    return NoiseSums(traces, norms).noise_scale
+
+
+def in_words(batch: BranchedBatch, unit: Unit) -> str:
+    """`412 (300 ... 640)`, or `above 2,048 (at least 900)`."""
+    low = f"{unit.of(batch.low):,.0f}"
+    if batch.critical_batch_size is None:
+        return f"above {unit.of(max(batch.excess)):,.0f} (at least {low})"
+    return f"{unit.of(batch.critical_batch_size):,.0f} ({low} ... {'more' if batch.high is None else f'{unit.of(batch.high):,.0f}'})"
+
+
+def _row(place: Place, unit: Unit) -> dict[str, str]:
+    critical = place.critical
+    return {
+        f"{unit.name} seen": f"{unit.of(place.samples_seen):,.0f}",
+        f"critical batch, {unit.name}": in_words(critical, unit),
+        "noise scale": "-" if place.noise_scale is None else f"{unit.of(place.noise_scale):,.0f}",
+        "loss": number(critical.loss, ".4g"),
+        "tolerance": number(critical.tolerance, ".2g"),
+        **{f"excess at {unit.of(batch):,.0f}": "diverged" if excess is None else f"{excess:+.2g}" for batch, excess in critical.excess.items()},
+    }
+
+
+def _words(answer: BranchAnswer, unit: Unit, largest: int) -> list[str]:
+    """Sentences that answer, and what must be said beside them."""
+    if not answer.places:
+        return [f"Nothing can be said so far: no checkpoint has {FEWEST_ORDERS} whole orders of its branches; {answer.num_left} branches are left."]
+    first, last = answer.places[0], answer.places[-1]
+    where = f"after {unit.words(first.samples_seen)}: {in_words(first.critical, unit)} {unit.name}"
+    if last is not first:
+        where += f"; after {unit.words(last.samples_seen)}: {in_words(last.critical, unit)}"
+    words = [f"Critical batch of {answer.run} ({answer.optimizer}, rate {RULES[answer.rate_power]}) {where}."]
+    words.append(_schedule_words(answer, unit))
+    if measured := [place for place in answer.places if place.noise_scale is not None and place.critical.critical_batch_size is not None]:
+        ratios = [
+            place.critical.critical_batch_size / place.noise_scale for place in measured if place.critical.critical_batch_size and place.noise_scale
+        ]
+        words.append(f"That is {_range(ratios)} times the noise scale measured there.")
+    if any((place.critical.critical_batch_size or math.inf) < 2 * answer.global_batch_size for place in answer.places):
+        words.append(
+            "Where twice the run's batch loses already, the critical batch may as well be below the run's own: branch a run with a smaller batch."
+        )
+    if all(place.critical.critical_batch_size is None for place in answer.places):
+        words.append(f"No batch that was tried loses: try larger ones (--multiples {largest * 2},{largest * 4}, --samples).")
+    orders = sorted({place.critical.num_orders for place in answer.places})
+    words.append(
+        f"Loss: the {answer.evaluated_on} loss over the last quarter of {unit.words(answer.num_samples)}, of {' or '.join(map(str, orders))} orders; "
+        "without loss: above the run's own batch by less than the tolerance, which is the standard deviation over these orders unless it was given."
+    )
+    if answer.num_left:
+        words.append(f"{answer.num_left} branches are left.")
+    return words
+
+
+def _schedule_words(answer: BranchAnswer, unit: Unit) -> str:
+    schedule = answer.schedule
+    if schedule is None:
+        return (
+            f"No schedule: twice the batch of {unit.batch(answer.global_batch_size)} is not without loss from any of these checkpoints to the last."
+        )
+    steps = ", ".join(f"{unit.batch(answer.global_batch_size * factor)} from epoch {epoch:.3g}" for epoch, factor in schedule.growth)
+    return f"A batch of {steps} takes {schedule.num_steps:,} steps in place of {schedule.num_constant_steps:,}, {schedule.saved:.0%} fewer."
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:.2g}" if f"{low:.2g}" == f"{high:.2g}" else f"{low:.2g} to {high:.2g}"

@@ -1,0 +1,164 @@
+"""Origin: the run that is branched, as it would go on, and which of its checkpoints branches begin from."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from largebatch.jobs.data.fingerprint import read_fingerprint
+from largebatch.jobs.data.same_data import confirmed_difference
+from largebatch.jobs.errors import CheckpointError, DataError, InputError, PlanError
+from largebatch.jobs.job import prepare
+from largebatch.jobs.plan.step_plan import Position
+from largebatch.jobs.prepared import Prepared
+from largebatch.jobs.run import run_folder
+from largebatch.jobs.run.checkpoints import Checkpoint, list_checkpoints
+from largebatch.jobs.run.records import Outcome
+from largebatch.jobs.run.run_folder import resumed_spec
+from largebatch.jobs.spec.train_spec import TrainSpec
+from largebatch.tuning.sweep.space import with_fields
+
+KEEP = "A run keeps them with --set checkpoint.every_steps=N --set checkpoint.keep=20."
+MOST_CHECKPOINTS = 6
+"""Branched where nobody chose any."""
+SHARE, FEWEST_STEPS, MOST_MULTIPLE = 0.1, 32, 64
+"""What a branch trains where nobody said: this share of the run's samples, and so many steps of the largest batch at least."""
+
+
+class BranchPoint(NamedTuple):
+    """A checkpoint that branches begin from."""
+
+    checkpoint: Checkpoint
+    position: Position
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What branches share."""
+
+    run_dir: Path
+    job: Prepared
+    points: list[BranchPoint]
+    """By rising step."""
+    multiples: tuple[int, ...]
+    """By rising size; the first is 1, and each divides the last."""
+    num_samples: int
+    """What a branch trains on, at least."""
+
+
+class Wanted(NamedTuple):
+    """What a person chose; None: by what the run allows."""
+
+    steps: Sequence[int] | None = None
+    multiples: Sequence[int] | None = None
+    num_samples: int | None = None
+
+
+def open_origin(run_dir: Path, wanted: Wanted, device: torch.device, data_dir: Path) -> Origin:
+    """The run, ready to be branched; nothing is written. Raises: InputError for a run that cannot be, or what it cannot give."""
+    spec = _branchable_spec(run_dir)
+    checkpoints = {checkpoint.step: checkpoint for checkpoint in list_checkpoints(run_dir / run_folder.CHECKPOINTS)}
+    if not checkpoints:
+        raise CheckpointError("RUN", f"{run_dir.name} has no checkpoint to branch from.", KEEP)
+    for step in wanted.steps or ():
+        if step not in checkpoints:
+            raise CheckpointError("--steps", f"{run_dir.name} has no checkpoint of step {step:,}; it has {_listed(checkpoints)}.", KEEP)
+    job = prepare(spec, device, data_dir)
+    _refuse_other_data(job, run_dir)
+    num_samples, multiples = _size(job, wanted)
+    # Once more as a run whose batch grows to the largest: whatever that cannot be done with is refused here.
+    prepare(with_fields(spec, {"batch.schedule.growth": [{"epoch": 0.0, "factor": float(multiples[-1])}]}), device, data_dir)
+    points = _points(job, run_dir, checkpoints, wanted, num_samples)
+    return Origin(run_dir, job, points, multiples, num_samples)
+
+
+def _branchable_spec(run_dir: Path) -> TrainSpec:
+    if not (run_dir / run_folder.SPEC).is_file():
+        raise InputError("RUN", f"{run_dir} is not a run's folder: it has no {run_folder.SPEC}.", "Give the folder that the run printed.")
+    spec = resumed_spec(run_dir, [])
+    if _outcome(run_dir) == Outcome.DIVERGED:
+        raise InputError(
+            "RUN", f"{run_dir.name} diverged, so no batch of its recipe is one without loss.", "Branch a run with a lower learning rate."
+        )
+    reasons = {
+        "its batch changes while it trains, and a branch is held against one batch": bool(spec.batch.schedule.growth or spec.batch.schedule.warmup),
+        "AdaScale sets rate and progress by what it measures at one batch": spec.learning_rate.scaling == "adascale",
+        "its workers step alone (reduction.local_steps), which no batch of one process is": spec.reduction.local_steps > 1,
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise PlanError("RUN", f"{run_dir.name} cannot be branched: {reason}.", "Branch a run with one batch and one rate for it.")
+    return spec
+
+
+def _outcome(run_dir: Path) -> str | None:
+    try:
+        outcome: str = json.loads((run_dir / run_folder.SUMMARY).read_text())["outcome"]
+    except (OSError, ValueError, KeyError):
+        return None
+    return outcome
+
+
+def _refuse_other_data(job: Prepared, run_dir: Path) -> None:
+    began_with = read_fingerprint(run_dir)
+    change = None if began_with is None else confirmed_difference(job.dataset, job.fingerprint, began_with)
+    if change is not None:
+        problem = f"is not the run's: {change.between('now', f'when {run_dir.name} began')}."
+        raise DataError("dataset", problem, "A branch trains on the samples that its run would go on with: bring the data back.")
+
+
+def _size(job: Prepared, wanted: Wanted) -> tuple[int, tuple[int, ...]]:
+    """Samples of a branch, and its multiples of the batch. Raises: InputError."""
+    plan = job.plan
+    batch, most = plan.global_batch_size, plan.num_train_samples // plan.global_batch_size
+    total = int(plan.total_progress)
+    if wanted.multiples is not None:
+        multiples = tuple(sorted({1, *wanted.multiples}))
+        if multiples[-1] > most:
+            problem = f"{multiples[-1]} times the batch of {batch:,} is more than the {plan.num_train_samples:,} samples of the training set."
+            raise PlanError("--multiples", problem, f"The largest is {most}.")
+        if any(multiples[-1] % multiple for multiple in multiples) or len(multiples) == 1:
+            problem = f"{', '.join(map(str, multiples))}: every multiple must divide the largest, or the branches would not have the same samples."
+            raise InputError("--multiples", problem, "Example: 2,4,8,16.")
+    else:
+        longest = wanted.num_samples or max(int(SHARE * total), 8 * FEWEST_STEPS * batch)
+        doublings = [2**power for power in range(1, 7) if 2**power <= min(most, MOST_MULTIPLE, longest // (FEWEST_STEPS * batch))]
+        if not doublings:
+            problem = f"twice the batch of {batch:,} has no room: a branch of {longest:,} samples, {FEWEST_STEPS} steps at least, and {most} batches"
+            raise PlanError("--multiples", f"{problem} in the training set.", "Branch longer (--samples), or a run with a smaller batch.")
+        multiples = (1, *doublings)
+    num_samples = wanted.num_samples or max(int(SHARE * total), FEWEST_STEPS * multiples[-1] * batch)
+    if num_samples < multiples[-1] * batch:
+        problem = f"{num_samples:,} are less than one step of the largest batch, {multiples[-1] * batch:,}."
+        raise InputError("--samples", problem, f"Give {FEWEST_STEPS} steps of it: {FEWEST_STEPS * multiples[-1] * batch:,}.")
+    return num_samples, multiples
+
+
+def _points(job: Prepared, run_dir: Path, checkpoints: dict[int, Checkpoint], wanted: Wanted, num_samples: int) -> list[BranchPoint]:
+    """The checkpoints from which a branch ends before the run does; evenly chosen where there are many. Raises: CheckpointError."""
+    room = job.plan.total_progress - num_samples
+    points = [BranchPoint(checkpoints[step], _position(job, step)) for step in sorted(wanted.steps or checkpoints)]
+    chosen = [point for point in points if point.position.samples_seen <= room]
+    if len(chosen) < len(wanted.steps or [True]):
+        latest = f"before sample {room:,.0f} of {job.plan.total_progress:,.0f}"
+        problem = f"a branch of {num_samples:,} samples must begin {latest}, where the run ends; it has checkpoints of {_listed(checkpoints)}."
+        raise CheckpointError("--steps" if wanted.steps else "RUN", problem, f"{KEEP} Or branch shorter (--samples).")
+    if wanted.steps is None and len(chosen) > MOST_CHECKPOINTS:
+        chosen = [chosen[round(number * (len(chosen) - 1) / (MOST_CHECKPOINTS - 1))] for number in range(MOST_CHECKPOINTS)]
+    return chosen
+
+
+def _position(job: Prepared, step: int) -> Position:
+    """Where the run stands after so many steps: arithmetic, for its batch does not change."""
+    plan = job.plan
+    epoch, before = divmod(step - 1, -(-plan.samples_per_epoch // plan.global_batch_size))
+    offset = min((before + 1) * plan.global_batch_size, plan.samples_per_epoch)
+    samples = epoch * plan.samples_per_epoch + offset
+    return Position(epoch, offset, step, samples, float(samples))
+
+
+def _listed(checkpoints: dict[int, Checkpoint]) -> str:
+    return f"step{'s' if len(checkpoints) > 1 else ''} {', '.join(f'{step:,}' for step in sorted(checkpoints))}"

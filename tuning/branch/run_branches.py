@@ -1,0 +1,114 @@
+"""Runs what is left of a run's branches, one after the other, and keeps what came of each: a line of `branches/branches.jsonl`.
+
+Asked again, it goes on: a branch whose line is there is not trained again, whoever asks for it and beside which others; one that a kill cut
+short begins anew, for it is short. Orders of samples come one after the other through all checkpoints, so that what a budget leaves out
+are whole orders, and the answer is about the same branches everywhere.
+"""
+
+import math
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from largebatch.jobs.errors import InputError
+from largebatch.jobs.run.json_lines import LineAppender, parse_object, read_all_lines
+from largebatch.jobs.run.run_folder import storage_errors
+from largebatch.tuning.branch.origin import BranchPoint, Origin
+from largebatch.tuning.branch.plan import branch_plan, evaluation_places
+from largebatch.tuning.branch.train import Branch, BranchResult, train_branch
+
+BRANCHES, LEDGER = "branches", "branches.jsonl"
+"""The folder in the run's, and the file in it."""
+
+
+class Ask(NamedTuple):
+    """What is asked of an origin's branches."""
+
+    num_orders: int
+    """Of the samples: the run's own, and others that are drawn."""
+    power: float
+    """Of the batch that the rate follows."""
+    budget_s: float = math.inf
+
+
+@dataclass(frozen=True)
+class BranchListener:
+    """Whoever follows the branches."""
+
+    on_begin: Callable[[int, int, Branch, float | None], None] = lambda done, of, branch, seconds_left: None
+    """Told before each: how many are there, of how many, and the seconds that are left, once they can be said."""
+    on_end: Callable[[BranchResult], None] = lambda result: None
+    on_notice: Callable[[str], None] = lambda text: None
+    should_stop: Callable[[], bool] = lambda: False
+
+
+class Branched(NamedTuple):
+    """Where the branches stand."""
+
+    results: dict[BranchPoint, dict[tuple[int, int], BranchResult]]
+    """By point, then by (order, multiple)."""
+    num_left: int
+
+
+def run_branches(origin: Origin, ask: Ask, listener: BranchListener) -> Branched:
+    """Train the branches that are not there, as far as budget and person allow. Raises: InputError where the run itself diverges; StorageError."""
+    folder = origin.run_dir / BRANCHES
+    with storage_errors(folder):
+        folder.mkdir(exist_ok=True)
+    kept = {result.branch: result for result in read_results(folder)}
+    asked = _asked(origin, ask)
+    todo = [(point, branch) for point, branch in asked if branch not in kept]
+    began_s, seconds, num_done = time.monotonic(), list[float](), 0
+    with storage_errors(folder):
+        ledger = LineAppender(folder / LEDGER)
+    try:
+        for point, branch in todo:
+            expected_s = statistics.mean(seconds) if seconds else 0.0
+            if time.monotonic() - began_s + expected_s > ask.budget_s or listener.should_stop():
+                break
+            seconds_left = expected_s * (len(todo) - num_done) if seconds else None
+            listener.on_begin(len(asked) - len(todo) + num_done, len(asked), branch, seconds_left)
+            result = train_branch(origin, point, branch, listener.should_stop, listener.on_notice)
+            if result is None:
+                break
+            _refuse_diverged(origin, result)
+            with storage_errors(folder / LEDGER):
+                ledger.append(result.model_dump_json().encode())
+            kept[branch], num_done = result, num_done + 1
+            seconds.append(result.seconds)
+            listener.on_end(result)
+    finally:
+        ledger.close()
+    results: dict[BranchPoint, dict[tuple[int, int], BranchResult]] = {point: {} for point in origin.points}
+    for point, branch in asked:
+        if branch in kept:
+            results[point][branch.order, branch.multiple] = kept[branch]
+    return Branched(results, len(todo) - num_done)
+
+
+def _asked(origin: Origin, ask: Ask) -> list[tuple[BranchPoint, Branch]]:
+    """Every branch, in the order in which they are trained."""
+    plan, largest = origin.job.plan, origin.multiples[-1]
+    places = {
+        point: evaluation_places(branch_plan(plan, largest, ask.power, plan.spec.seed), point.position, origin.num_samples) for point in origin.points
+    }
+    return [
+        (point, Branch(step=point.checkpoint.step, checkpoint=point.checkpoint.digest, order=order, multiple=multiple, power=ask.power,
+                       places=places[point]))
+        for order in range(ask.num_orders) for point in origin.points for multiple in origin.multiples
+    ]  # fmt: skip
+
+
+def read_results(folder: Path) -> list[BranchResult]:
+    """What was kept; a line that a kill cut short is left out."""
+    documents = (parse_object(line.content) for line in read_all_lines(folder / LEDGER))
+    return [BranchResult.model_validate(document) for document in documents if document is not None]
+
+
+def _refuse_diverged(origin: Origin, result: BranchResult) -> None:
+    if result.losses is None and result.branch.multiple == 1:
+        problem = f"{origin.run_dir.name} diverges where it goes on from step {result.branch.step:,} at its own batch."
+        raise InputError("RUN", problem, "Branch a run with a lower learning rate, or from other checkpoints (--steps).")
