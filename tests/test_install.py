@@ -81,7 +81,10 @@ def test_an_installation_answers_wherever_a_person_works(command: list[str], ins
     assert run(sys.executable, "-P", "-S", "-c", code, cwd=her_folder, python_path=installed).strip() == str(installed / "largebatch" / "__init__.py")
 
 
-@pytest.mark.parametrize("door", [["bin/largebatch", "plan"], ["-m", "largebatch", "plan"], ["-m", "largebatch.jobs"]], ids=" ".join)
+SLOW_DOOR = pytest.param(["-m", "largebatch", "plan"], marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("door", [["bin/largebatch", "plan"], SLOW_DOOR, ["-m", "largebatch.jobs"]], ids=" ".join)
 def test_a_persons_packages_are_hers_whatever_they_are_called(door: list[str], installed: Path, her_folder: Path) -> None:
     words = [installed / door[0], *door[1:]] if door[0].startswith("bin") else door
     assert run(sys.executable, *words, "recipe.yaml", "--device", "cpu", cwd=her_folder, python_path=installed)

@@ -221,6 +221,7 @@ time.time = stepped
 """A `sitecustomize` that moves the clock of the service and of its jobs."""
 
 
+@pytest.mark.slow
 def test_a_clock_that_jumps(tmp_path: Path) -> None:
     (tmp_path / "shim").mkdir()
     (tmp_path / "shim" / "sitecustomize.py").write_text(STEPPED)

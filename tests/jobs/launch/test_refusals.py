@@ -54,7 +54,7 @@ def test_what_only_the_workers_can_know(head: Head, tmp_path: Path, parts: dict[
     ("part", "entry_point", "words"),
     [pytest.param("model", "failing:refuses", "7 is deeper than this model", marks=pytest.mark.slow),
      ("model", "failing:refuses_in_training", "7 is deeper than this model"),
-     ("dataset", "failing:vanished", "no digits anywhere")],
+     pytest.param("dataset", "failing:vanished", "no digits anywhere", marks=pytest.mark.slow)],
 )  # fmt: skip
 def test_bad_input_is_not_tried_again_by_a_driver_that_was_killed(
     head: Head, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str, entry_point: str, words: str

@@ -121,6 +121,7 @@ def test_a_preempted_worker_a_killed_controller_and_a_killed_worker_leave_the_sa
     assert "\n" not in "".join(notices)
 
 
+@pytest.mark.slow
 def test_a_start_that_fails_is_a_failure_and_keeps_no_cores(head: Head, undisturbed: Path, tmp_path: Path) -> None:
     """A worker's error first, then the controller's end; two groups would not fit at once."""
     stumbled, killed = tmp_path / "stumbled", tmp_path / "killed"
@@ -216,6 +217,7 @@ def test_a_machine_that_will_be_taken_away_loses_nothing(head: Head, tmp_path: P
     assert "Preempted: Ray will take a machine away; the run was saved." in runs.notices(tmp_path / "run")[0]
 
 
+@pytest.mark.slow
 def test_a_run_that_keeps_failing_ends_with_the_first_real_error(head: Head, tmp_path: Path) -> None:
     workers = tmp_path / "workers"
     workers.mkdir()

@@ -515,7 +515,14 @@ def test_the_mirror_needs_no_torch_and_stays_in_its_parents_session() -> None:
 
 @pytest.mark.parametrize(
     ("uri", "environment", "needs"),
-    [("", "", True), ("sqlite:///some.db", "http://somewhere", True), ("", "http://somewhere", False), ("https://somewhere", "", False)],
+    [
+        ("", "", True),
+        ("", "http://somewhere", False),
+        *(
+            pytest.param(*each, marks=pytest.mark.slow)
+            for each in (("sqlite:///some.db", "http://somewhere", True), ("https://somewhere", "", False))
+        ),
+    ],
 )
 def test_a_mirror_has_imported_what_it_needs_before_training_begins(uri: str, environment: str, needs: bool) -> None:
     code = (

@@ -101,6 +101,7 @@ def test_a_sweep_and_its_answer(service: Service) -> None:
     assert "sandbox" in report.headers["content-security-policy"]
 
 
+@pytest.mark.slow
 def test_a_head_that_is_killed_and_comes_back(tmp_path: Path) -> None:
     ports = [free_port() for _ in range(6)]
     with serving(tmp_path, *on_ray(Head("", f"http://127.0.0.1:{ports[1]}", 0)), MLFLOW_TRACKING_URI="") as service:

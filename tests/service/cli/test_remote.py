@@ -94,7 +94,7 @@ def test_json_is_all_of_standard_output(service: Service) -> None:
     assert (job["state"], job["outcome"]) == ("succeeded", job["summary"]["outcome"]), "followed to its end"
     assert "test accuracy" in ended.stderr
     (row,) = [line for line in remote(service, "list").splitlines() if line.startswith(job["id"])]
-    assert " full " in row
+    assert " 1437 " in row, "as many as the training set has, once that is known"
 
 
 @pytest.mark.parametrize(("sweep", "groups"), [("digits-batches", 4), ("my.yaml", 2)])

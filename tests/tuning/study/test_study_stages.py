@@ -69,7 +69,7 @@ def run_here(place: Path, sweep: SweepSpec, base: TrainSpec) -> int:
     return 0
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ["transformer", pytest.param("convolutions", marks=pytest.mark.slow)])
 def test_a_stage_that_fails_costs_only_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """What stands in the way: folders where files should be, and a model that has no second derivative until it is mended."""
     (tmp_path / "stranger.py").write_text(STRANGER.replace("{layers}", MODELS[name]))
