@@ -34,7 +34,7 @@ from largebatch.jobs.models.modes import train_mode
 from largebatch.jobs.models.norms.ghost_batch_norm import evaluation_unit, has_batch_norm, use_ghost_batch_norm
 from largebatch.jobs.models.parameters import refuse_parameters, unfold_buffers
 from largebatch.jobs.models.sample_dropout import use_sample_dropout
-from largebatch.jobs.models.table import build_model
+from largebatch.jobs.models.table import OURS, build_model
 from largebatch.jobs.optim.configs import MuonConfig
 from largebatch.jobs.optim.parameter_groups import build_optimizer, num_by_main_rule
 from largebatch.jobs.optim.split.heads import head_weights
@@ -66,7 +66,7 @@ class Examined(NamedTuple):
     micro_batch_size: int
     fingerprint: DatasetFingerprint
     check: ModelCheck | None
-    """Of a person's own model."""
+    """Of a model that is not ours."""
     beginning: tuple[str, ...]
     """What the model begins with besides fresh weights, and how it is run, in words."""
     heads: tuple[str, ...]
@@ -98,7 +98,7 @@ def examine(spec: TrainSpec, device: torch.device, data_dir: Path) -> Examined:
     if spec.model.activation_checkpointing:
         beginning += _checkpoint_activations(spec, model, task, dataset, device)
     check: ModelCheck | None = None
-    if spec.model.entry_point is None and spec.task == ClassificationConfig():
+    if spec.model.name in OURS and spec.task == ClassificationConfig():
         refuse_misfit(spec, task, model, dataset)
     else:
         check = check_model(spec, model, task, dataset, device)

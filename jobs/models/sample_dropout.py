@@ -20,8 +20,10 @@ LEADING: dict[tuple[str, str], int | None] = {
     ("torch.nn.modules.dropout", "Dropout2d"): 2,
     ("torch.nn.modules.dropout", "Dropout3d"): 2,
     ("torchvision.ops.stochastic_depth", "StochasticDepth"): 1,
+    ("timm.layers.drop", "DropPath"): 1,
+    ("transformers.models", "DropPath"): 1,  # a copy for each of its models: SwinDropPath, ConvNextDropPath, ...
 }
-"""The modules that are replaced, by name so that torchvision need not be there: how many leading dimensions have a decision of their own
+"""The modules that are replaced, by name so that no library need be there: how many leading dimensions have a decision of their own
 (None: all; 2: whole channels; 1: whole samples)."""
 RESOLUTION = 2**16
 """Decisions are made by 16 bits each, four to a random word: p is held to the nearest 2^-16."""
@@ -41,7 +43,8 @@ class SampleDropout(nn.Module):
 
     def __init__(self, dropout: nn.Module, layer: int, leading: int | None) -> None:
         super().__init__()
-        self.p, self.inplace = float(dropout.p), bool(getattr(dropout, "inplace", False))  # type: ignore[arg-type]
+        self.p = float(getattr(dropout, "drop_prob", None) or getattr(dropout, "p", 0.0))  # type: ignore[arg-type]
+        self.inplace = bool(getattr(dropout, "inplace", False))
         self.training = dropout.training
         self._theirs = (dropout.train(),)  # in a tuple, so that it is no part of the model
         self._layer, self._leading = layer, leading
@@ -97,8 +100,9 @@ def use_sample_dropout(model: nn.Module) -> nn.Module:
 
 
 def _replaced(module: nn.Module, replacements: dict[nn.Module, SampleDropout]) -> nn.Module:
-    kind = (type(module).__module__, type(module).__qualname__)
-    if kind in LEADING and getattr(module, "mode", "row") == "row":  # stochastic depth may also drop whole micro-batches
+    kind = _kind(module)
+    # Stochastic depth may also drop whole micro-batches, or leave unscaled what it keeps.
+    if kind in LEADING and getattr(module, "mode", "row") == "row" and getattr(module, "scale_by_keep", True):
         if module not in replacements:
             replacements[module] = SampleDropout(module, len(replacements), LEADING[kind])
         return replacements[module]
@@ -106,6 +110,14 @@ def _replaced(module: nn.Module, replacements: dict[nn.Module, SampleDropout]) -
         if child is not None and (replacement := _replaced(child, replacements)) is not child:
             setattr(module, name, replacement)
     return module
+
+
+def _kind(module: nn.Module) -> tuple[str, str]:
+    """A module's class, as `LEADING` names it."""
+    library, name = type(module).__module__, type(module).__qualname__
+    if library.startswith("transformers.models.") and name.endswith("DropPath"):
+        return "transformers.models", "DropPath"
+    return library, name
 
 
 def sample_dropouts(model: nn.Module) -> list[SampleDropout]:

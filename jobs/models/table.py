@@ -16,11 +16,13 @@ from largebatch.jobs.entry_points import call_entry_point
 from largebatch.jobs.errors import SpecError
 from largebatch.jobs.models import keskar, small, transformer
 from largebatch.jobs.models.first_pass import make_whole
-from largebatch.jobs.models.from_transformers import TRANSFORMERS, transformers_model
+from largebatch.jobs.models.libraries.from_timm import TIMM, timm_model
+from largebatch.jobs.models.libraries.from_torchvision import torchvision_model
+from largebatch.jobs.models.libraries.from_transformers import TRANSFORMERS, transformers_model
 from largebatch.jobs.models.parameters import refuse_parameters, unfold_buffers
 from largebatch.jobs.models.towers.clip import TwoTowers
 from largebatch.jobs.models.towers.simclr import SimCLR
-from largebatch.jobs.spec.mistakes import nearest, refuse_unknown_arguments
+from largebatch.jobs.spec.mistakes import refuse_unknown_arguments
 from largebatch.jobs.spec.train_spec import ModelSpec
 
 OURS: dict[str, Callable[..., nn.Module]] = {
@@ -74,17 +76,19 @@ def build_model(
 
 
 def _by_name(spec: ModelSpec, dataset: Dataset) -> nn.Module:
-    name, num_outputs = spec.name or "", dataset.num_outputs
+    name = spec.name or ""
     if name.startswith(TRANSFORMERS):
         return transformers_model(name.removeprefix(TRANSFORMERS), spec.arguments, dataset)
-    if num_outputs is None:
+    if dataset.num_outputs is None:
         raise SpecError(
             "model.name",
             f"{name} is built for a number of outputs, and the data set does not tell one.",
             "Give the training set an attribute num_outputs.",
         )
+    if name.startswith(TIMM):
+        return timm_model(name.removeprefix(TIMM), spec.arguments, dataset)
     if name not in OURS:
-        return _torchvision(name, spec, num_outputs)
+        return torchvision_model(name, spec.arguments, dataset, OURS)
     build = OURS[name]
     parameters = inspect.signature(build).parameters
     from_data = _from_data(parameters, dataset, name)
@@ -123,23 +127,6 @@ def _from_data(parameters: Collection[str], dataset: Dataset, name: str) -> dict
             raise SpecError("model.name", f"{name} takes square images, not {input_shape[1]}x{input_shape[2]}.", "Try resnet9 or mlp.")
         from_data["image_size"] = input_shape[1]
     return from_data
-
-
-def _torchvision(name: str, spec: ModelSpec, num_classes: int) -> nn.Module:
-    try:
-        from torchvision import models
-    except ImportError:
-        raise SpecError("model.name", f"{name!r} is not one of our models, and torchvision is not installed.", nearest(name, OURS)) from None
-    known = models.list_models(module=models)
-    if name not in known:
-        raise SpecError(
-            "model.name", f"{name!r} is not a model.", nearest(name, [*OURS, *known], listed=[*OURS, "torchvision's classification models"])
-        )
-    try:
-        model: nn.Module = models.get_model(name, weights=None, num_classes=num_classes, **spec.arguments)
-    except (TypeError, ValueError) as error:
-        raise SpecError("model.arguments", f"{name} cannot be built with them: {error}.") from error
-    return model
 
 
 def _own(spec: ModelSpec, dataset: Dataset, seed: int) -> nn.Module:

@@ -3,7 +3,7 @@
 import difflib
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, get_args
 
 import pydantic
@@ -56,6 +56,13 @@ def refuse_unknown_arguments(section: str, name: str, arguments: Iterable[str], 
         if argument not in known:
             hint = nearest(argument, known) if known else f"{name} takes no arguments."
             raise SpecError(f"{section}.arguments.{argument}", "is not a known key.", hint)
+
+
+def cannot_be_built(name: str, from_data: Mapping[str, Any], arguments: Mapping[str, Any], reason: str) -> SpecError:
+    """Where a library refuses to build a model. Args: from_data: what was not given, and follows from the data; reason: in the library's words."""
+    sizes = ", ".join(f"{option} {value}" for option, value in from_data.items() if option not in arguments)
+    follows = f" and what follows from the data ({sizes})" if sizes else ""
+    return SpecError("model.arguments", f"{name} cannot be built with them{follows}: {reason.rstrip('.')}.")
 
 
 def first_mistake(error: pydantic.ValidationError, root: type[Spec]) -> SpecError:

@@ -82,8 +82,8 @@ class ModelSpec(Spec):
     """What is trained."""
 
     name: str | None = None
-    """One of ours (mlp, lenet, resnet9, keskar-f1, keskar-c1 ... keskar-c4, transformer, transformer-encoder), a torchvision classification model, or
-    transformers:CLASS."""
+    """One of ours (mlp, lenet, resnet9, keskar-f1, keskar-c1 ... keskar-c4, transformer, transformer-encoder), a torchvision classification model,
+    transformers:CLASS or timm:NAME."""
     entry_point: str | None = None
     """Your own: "package.module:function", which takes num_classes (or num_outputs, vocabulary_size, sequence_length, as the data have them) and the
     arguments, and returns an nn.Module."""

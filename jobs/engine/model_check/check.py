@@ -17,6 +17,7 @@ from largebatch.jobs.data.loaders import first_samples
 from largebatch.jobs.data.trees import Tree, cut_sequences, map_leaves, num_samples, rows
 from largebatch.jobs.engine.evaluate import samples_at_once
 from largebatch.jobs.engine.model_check.carried_state import Findings, find_moved_buffers, find_moved_weights, find_read_statistics
+from largebatch.jobs.engine.model_check.draws import drawing_parts, draws_in_words
 from largebatch.jobs.engine.model_check.dropout import refuse_coupled_dropout
 from largebatch.jobs.engine.model_check.independence import CERTAIN, difference, refuse_coupled_evaluation, refuse_coupled_training
 from largebatch.jobs.engine.model_check.norms import refuse_mixed_groups
@@ -35,12 +36,6 @@ from largebatch.jobs.tasks.classification import Classification
 
 NUM_SAMPLES = 8
 """Samples that pass through together; as many others take their places."""
-
-DRAWS = (
-    "The model draws from torch's own generators in training (dropout inside attention or recurrent layers, functional.dropout, nn.Dropout on"
-    " what is of no samples): these draws belong to the micro-batch, so that another micro-batch, or number of workers, gives others."
-    " nn.Dropout's on samples are the samples' own."
-)
 
 
 class ModelCheck(NamedTuple):
@@ -129,9 +124,9 @@ def _refuse_coupled(check: ModelCheck, plan: TrainPlan) -> None:
     # Where batch-norm's groups are whole batches nothing is ever split: samples may look at each other.
     is_split = plan.span is None or _splits_groups(plan)
     is_random = is_split and refuse_coupled_training(passes, train, check.others)
-    draws = is_split and (refuse_coupled_dropout(passes, train, is_random) or is_random)
-    if draws and not _steps_are_passes(plan):
-        check.findings.notices.append(DRAWS)
+    without_samples = refuse_coupled_dropout(passes, train, is_random) if is_split else []
+    if (is_random or without_samples) and not _steps_are_passes(plan):
+        check.findings.notices.append(draws_in_words([*without_samples, *(drawing_parts(passes, train) if is_random else [])]))
     refuse_coupled_evaluation(passes, train, check.others)
     _about_modes(check, is_steady=is_split and not is_random)
 

@@ -20,16 +20,16 @@ Shapes = list[list[torch.Size]]
 """Shapes of the inputs of each dropout, run by run."""
 
 
-def refuse_coupled_dropout(passes: Passes, samples: Tree, is_random: bool) -> bool:
+def refuse_coupled_dropout(passes: Passes, samples: Tree, is_random: bool) -> list[str]:
     """Pass an even number of samples through at once and in two halves, each sample with its own masks.
 
     Args: is_random: whether something else in the model draws at random, so that outputs tell nothing, but shapes do.
-    Returns: whether some dropout gets what is of no samples, such as a table of positions, so that torch's generator draws its masks.
+    Returns: names of dropouts that get what is of no samples, such as a table of positions, so that torch's generator draws their masks.
     Raises: PlanError for the first dropout that takes something else for the samples.
     """
     dropouts = [dropout for dropout in sample_dropouts(passes.model) if dropout.training and dropout.p]
     if not dropouts:
-        return False
+        return []
     total = num_samples(samples)
     at_once, by_halves = [0, total], [0, total // 2, total]
     outputs, shapes = _outputs(passes, samples, dropouts, at_once)
@@ -44,7 +44,11 @@ def refuse_coupled_dropout(passes: Passes, samples: Tree, is_random: bool) -> bo
             if difference(alone[:1], alone[1:]) > allowed:
                 raise _refusal(passes.model, dropout)
         raise _refusal(passes.model, dropouts[0])
-    return any(full == half for runs, half_runs in zip(shapes, half_shapes, strict=True) for full, half in zip(runs, half_runs, strict=False))
+    return [
+        _name(passes.model, dropout)
+        for dropout, runs, half_runs in zip(dropouts, shapes, half_shapes, strict=True)
+        if any(full == half for full, half in zip(runs, half_runs, strict=False))
+    ]
 
 
 def _belong_to_samples(full: torch.Size, half: torch.Size) -> bool:
@@ -60,11 +64,14 @@ def _outputs(passes: Passes, samples: Tree, dropouts: Sequence[SampleDropout], b
     return torch.cat(outputs), list(shapes.values())
 
 
+def _name(model: nn.Module, part: nn.Module) -> str:
+    return next(name for name, module in model.named_modules() if module is part) or "the model itself"
+
+
 def _refusal(model: nn.Module, dropout: SampleDropout) -> PlanError:
-    name = next(name for name, module in model.named_modules() if module is dropout)
     return PlanError(
         "model",
-        f"{name or 'the model itself'}, a dropout, gets inputs whose dimension 0 is not the samples: what a sample drops would depend on which others"
+        f"{_name(model, dropout)}, a dropout, gets inputs whose dimension 0 is not the samples: what a sample drops would depend on which others"
         " pass with it, so on micro-batches and workers.",
         "Give it inputs whose first dimension is the samples (batch_first=True), or the samples times something in their order, or use"
         " nn.functional.dropout(x, p, self.training).",

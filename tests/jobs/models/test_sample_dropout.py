@@ -113,12 +113,38 @@ def test_whole_channels_are_dropped(theirs: nn.Module, shape: tuple[int, ...]) -
     assert abs(int((by_channel[:, :, 0] == 0).sum()) - 0.4 * num) < 5 * math.sqrt(0.24 * num)
 
 
-def test_stochastic_depth_drops_whole_samples() -> None:
-    outputs = dropped(replaced(StochasticDepth(0.4, "row")), ones(6, 5), Slice(0, 0, NUM_SAMPLES)).flatten(1)
+def of_library(module: str, name: str, **attributes: Any) -> nn.Module:
+    """A module as a library that need not be there calls it; tests/equality/test_libraries.py has the real ones."""
+    kind = type(name, (nn.Identity,), {"__module__": module, **attributes})
+    return kind()
+
+
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        StochasticDepth(0.4, "row"),
+        of_library("timm.layers.drop", "DropPath", drop_prob=0.4, scale_by_keep=True),
+        of_library("transformers.models.swin.modeling_swin", "SwinDropPath", drop_prob=0.4),
+    ],
+)
+def test_stochastic_depth_drops_whole_samples(theirs: nn.Module) -> None:
+    outputs = dropped(replaced(theirs), ones(6, 5), Slice(0, 0, NUM_SAMPLES)).flatten(1)
     assert torch.equal(outputs, outputs[:, :1].expand_as(outputs))
     assert abs(int((outputs[:, 0] == 0).sum()) - 0.4 * NUM_SAMPLES) < 5 * math.sqrt(0.24 * NUM_SAMPLES)
-    batch_wise = StochasticDepth(0.4, "batch")
-    assert replaced(batch_wise) is batch_wise, "one decision for a whole batch is no sample's own"
+    kept = outputs[outputs != 0]
+    torch.testing.assert_close(kept, torch.full_like(kept, 1 / 0.6))
+
+
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        StochasticDepth(0.4, "batch"),  # one decision for a whole batch is no sample's own
+        of_library("timm.layers.drop", "DropPath", drop_prob=0.4, scale_by_keep=False),
+        of_library("a_stranger", "DropPath", drop_prob=0.4),
+    ],
+)
+def test_other_kinds_stay_what_they_are(theirs: nn.Module) -> None:
+    assert replaced(theirs) is theirs
 
 
 def test_the_gradient_is_dropped_and_scaled_alike() -> None:

@@ -1,5 +1,6 @@
 """Any model of the `transformers` library, built from its configuration alone: nothing is fetched, all weights are fresh."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,7 +8,7 @@ from torch import nn
 
 from largebatch.jobs.data.dataset import Dataset
 from largebatch.jobs.errors import SpecError
-from largebatch.jobs.spec.mistakes import nearest, refuse_unknown_arguments
+from largebatch.jobs.spec.mistakes import cannot_be_built, nearest, refuse_unknown_arguments
 
 TRANSFORMERS = "transformers:"
 """Begins the names of these models: transformers:GPT2LMHeadModel."""
@@ -31,17 +32,18 @@ def transformers_model(name: str, arguments: Mapping[str, Any], dataset: Dataset
         raise SpecError(
             "model.name", f"transformers has no model {name!r}.", nearest(name, known, listed=["GPT2LMHeadModel", "BertForMaskedLM", "..."])
         )
+    from_data: dict[str, int] = {}
     try:
         usual = kind.config_class()
         known_by = {**getattr(usual, "attribute_map", {})}
         refuse_unknown_arguments("model", name, arguments, sorted({*usual.to_dict(), *known_by}))
         given = {known_by.get(option, option) for option in arguments}
         from_data = {option: size for option, size in _from_data(usual, dataset).items() if known_by.get(option, option) not in given}
-        config = kind.config_class(**{**from_data, **arguments})
+        config = kind.config_class(**{**from_data, **_tokens_beyond(usual, from_data), **arguments})
         config.use_cache = False  # of generation: it would hold every layer's keys and values
         model: nn.Module = kind(config)
     except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise SpecError("model.arguments", f"{name} cannot be built with them: {error}.") from error
+        raise cannot_be_built(name, from_data, arguments, str(error)) from error
     return model
 
 
@@ -58,3 +60,9 @@ def _from_data(config: Any, dataset: Dataset) -> dict[str, int]:
         if number is not None and hasattr(config, option):
             sizes[option] = number
     return sizes
+
+
+def _tokens_beyond(usual: Any, from_data: Mapping[str, int]) -> dict[str, None]:
+    """The special tokens of a configuration that the data's vocabulary does not hold, such as GPT-2's 50256: there are none of them."""
+    size = from_data.get("vocab_size", math.inf)
+    return {option: None for option, token in usual.to_dict().items() if option.endswith("_token_id") and isinstance(token, int) and token >= size}

@@ -1,0 +1,55 @@
+"""Finds the parts of a model that draw from torch's own generators in training, and says what that means."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from largebatch.jobs.data.trees import Tree
+from largebatch.jobs.engine.model_check.passes import Passes
+
+
+def drawing_parts(passes: Passes, samples: Tree) -> list[str]:
+    """Names of the innermost modules that draw in a pass in training, in the order in which they run; dropouts by sample do not take part."""
+    with _recorded_draws(passes.model) as names:
+        passes.training(samples)
+    return names
+
+
+def draws_in_words(names: Sequence[str]) -> str:
+    """What to tell a person where a step is split."""
+    others = {1: "", 2: " and 1 other part"}.get(len(names), f" and {len(names) - 1} other parts")
+    return (
+        f"The model draws from torch's own generators in training, in {names[0]}{others}: these draws belong to the micro-batch, so that another"
+        " micro-batch, or number of workers, gives others. Such are dropout inside attention or recurrent layers, functional.dropout, and nn.Dropout"
+        " on what is of no samples; nn.Dropout's on samples, and stochastic depth's, are the samples' own. Where it matters, set that dropout to 0."
+    )
+
+
+@contextmanager
+def _recorded_draws(model: nn.Module) -> Iterator[list[str]]:
+    """Context in which the modules that move torch's generators are listed, without those that do so by a part of theirs."""
+    names: list[str] = []
+    before: dict[nn.Module, tuple[list[Tensor], int]] = {}
+    device = next(model.parameters()).device
+
+    def generators() -> list[Tensor]:
+        return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
+
+    def start(module: nn.Module, _: object) -> None:
+        before[module] = (generators(), len(names))
+
+    def stop(module: nn.Module, _: object, __: object) -> None:
+        states, num_names = before.pop(module)
+        has_drawn = not all(map(torch.equal, states, generators()))
+        if has_drawn and len(names) == num_names and (name := by_module[module]) not in names:
+            names.append(name)
+
+    by_module = {module: name or "the model itself" for name, module in model.named_modules()}
+    hooks = [hook for module in by_module for hook in (module.register_forward_pre_hook(start), module.register_forward_hook(stop))]
+    try:
+        yield names
+    finally:
+        for hook in hooks:
+            hook.remove()

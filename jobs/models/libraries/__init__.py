@@ -1,0 +1,1 @@
+"""Models of libraries, built by their names: torchvision, transformers, timm."""
