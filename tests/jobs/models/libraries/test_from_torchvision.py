@@ -23,7 +23,7 @@ def test_a_vision_transformer_is_built_for_the_images() -> None:
 
 def test_maxvit_is_built_for_the_images() -> None:
     assert built("maxvit_t", (3, 448, 448))(torch.empty(2, 3, 448, 448, device="meta")).shape == (2, 7)
-    words = r"model\.arguments: maxvit_t cannot be built with them and what follows from the data \(num_classes 7, input_size \(64, 64\)\): .*partition size"
+    words = r"maxvit_t cannot be built with them and what follows from the data \(num_classes 7, input_size \(64, 64\)\): .*partition size"
     with pytest.raises(SpecError, match=words):
         built("maxvit_t")
 

@@ -46,6 +46,21 @@ def test_it_trains_in_any_micro_batches(name: str, tmp_path: Path) -> None:
     assert scores[1] == pytest.approx(scores[0], rel=2e-3)
 
 
+def test_attention_that_draws_for_the_micro_batch_is_said_by_its_name() -> None:
+    """Also under classification, and not where it draws nothing; what the hidden dropouts drop is the samples' own."""
+    for rate, words in ((0.0, []), (0.1, ["The model draws from torch's own generators in training, in vit.layers.0.attention and 1 other part"])):
+        arguments = {**TINY, "num_hidden_layers": 2, "patch_size": 4, "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": rate}
+        model = {"name": "transformers:ViTForImageClassification", "arguments": arguments}
+        job = small_runs.prepared(**{**CASES["ViT"], "model": model, "batch": {"global_batch_size": 16, "micro_batch_size": 8}})
+        assert [notice.partition(":")[0] for notice in job.findings.notices] == words
+
+
+def test_special_tokens_beyond_the_vocabulary_are_none() -> None:
+    """GPT-2's are 50256, and the library warns of them."""
+    assert small_runs.prepared(**CASES["GPT-2"]).model.config.eos_token_id is None
+    assert small_runs.prepared(**CASES["Llama"]).model.config.eos_token_id == 2
+
+
 @pytest.mark.parametrize(
     ("model", "words"),
     [
