@@ -62,7 +62,7 @@ def main() -> None:
     rows = [row(name, given.data_dir, given.runs) for name in STRANGERS]
     versions = ", ".join(f"{library} {version(library)}" for library in ("transformers", "torchvision", "timm"))
     notes = [
-        f"{STEPS} steps of {BATCH} samples under AdamW: CIFAR-10 at a rate of 0.001, or 64 bytes of text at 0.002; loss of the first and the last step.",
+        f"{STEPS} steps of {BATCH} samples under AdamW: CIFAR-10 at a rate of 0.001, or 64 bytes of text at 0.002; loss at the first and last step.",
         "timm's are its three smallest by parameters, of its 1,371 names, each built for ten classes, but for those that say they are large.",
         "`tests/equality/test_libraries.py` holds k micro-batches of such models to the gradient of one batch, within 2^-22 of it.",
         f"{versions}; one seed (0).",
