@@ -53,7 +53,7 @@ def _from_data(config: Any, dataset: Dataset) -> dict[str, int]:
     for option, number in (
         ("vocab_size", dataset.for_model.get("vocabulary_size")),
         ("max_position_embeddings", dataset.for_model.get("sequence_length")),
-        ("num_labels", dataset.num_classes),
+        ("num_labels", dataset.num_classes or dataset.for_model.get("num_outputs")),
         ("num_channels", dataset.input_shape[0] if len(dataset.input_shape) == 3 else None),
         ("image_size", dataset.input_shape[-1] if len(dataset.input_shape) == 3 else None),
     ):

@@ -7,7 +7,9 @@ import pytest
 import small_runs
 from small_runs import trained
 
+from largebatch.jobs.data.dataset import Dataset
 from largebatch.jobs.errors import SpecError
+from largebatch.jobs.models.libraries.from_transformers import transformers_model
 from largebatch.jobs.run.journal import evaluations, read_records
 
 TINY = {"num_hidden_layers": 1, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
@@ -53,6 +55,12 @@ def test_attention_that_draws_for_the_micro_batch_is_said_by_its_name() -> None:
         model = {"name": "transformers:ViTForImageClassification", "arguments": arguments}
         job = small_runs.prepared(**{**CASES["ViT"], "model": model, "batch": {"global_batch_size": 16, "micro_batch_size": 8}})
         assert [notice.partition(":")[0] for notice in job.findings.notices] == words
+
+
+def test_it_has_a_label_for_each_number_that_the_data_want() -> None:
+    """Of several labels, and of regression."""
+    dataset = Dataset("any", [], [], None, (3, 8, 8), for_model={"num_outputs": 5})
+    assert transformers_model("ViTForImageClassification", {**TINY, "patch_size": 4}, dataset).config.num_labels == 5
 
 
 def test_special_tokens_beyond_the_vocabulary_are_none() -> None:
