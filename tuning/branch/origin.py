@@ -120,7 +120,9 @@ def _size(job: Prepared, wanted: Wanted) -> tuple[int, tuple[int, ...]]:
         if multiples[-1] > most:
             problem = f"{multiples[-1]} times the batch of {batch:,} is more than the {plan.num_train_samples:,} samples of the training set."
             raise PlanError("--multiples", problem, f"The largest is {most}.")
-        if any(multiples[-1] % multiple for multiple in multiples) or len(multiples) == 1:
+        if len(multiples) == 1:
+            raise InputError("--multiples", "1 alone has nothing to be held against.", "Example: 2,4,8,16.")
+        if any(multiples[-1] % multiple for multiple in multiples):
             problem = f"{', '.join(map(str, multiples))}: every multiple must divide the largest, or the branches would not have the same samples."
             raise InputError("--multiples", problem, "Example: 2,4,8,16.")
     else:
@@ -140,9 +142,9 @@ def _size(job: Prepared, wanted: Wanted) -> tuple[int, tuple[int, ...]]:
 def _points(job: Prepared, run_dir: Path, checkpoints: dict[int, Checkpoint], wanted: Wanted, num_samples: int) -> list[BranchPoint]:
     """The checkpoints from which a branch ends before the run does; evenly chosen where there are many. Raises: CheckpointError."""
     room = job.plan.total_progress - num_samples
-    points = [BranchPoint(checkpoints[step], _position(job, step)) for step in sorted(wanted.steps or checkpoints)]
+    points = [BranchPoint(checkpoints[step], _position(job, step)) for step in sorted({*(wanted.steps or checkpoints)})]
     chosen = [point for point in points if point.position.samples_seen <= room]
-    if len(chosen) < len(wanted.steps or [True]):
+    if len(chosen) < (len(points) if wanted.steps else 1):
         latest = f"before sample {room:,.0f} of {job.plan.total_progress:,.0f}"
         problem = f"a branch of {num_samples:,} samples must begin {latest}, where the run ends; it has checkpoints of {_listed(checkpoints)}."
         raise CheckpointError("--steps" if wanted.steps else "RUN", problem, f"{KEEP} Or branch shorter (--samples).")

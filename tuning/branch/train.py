@@ -13,8 +13,9 @@ from largebatch.jobs.engine.step import optimizer_step
 from largebatch.jobs.entry_points import ANYTHING
 from largebatch.jobs.errors import CheckpointError, DivergedError
 from largebatch.jobs.prepared import Prepared, evaluation_batches, new_state, training_batches
-from largebatch.jobs.resume import load_checkpoint
+from largebatch.jobs.resume import load_checkpoint, refuse_other_spec
 from largebatch.jobs.run.records import Record
+from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.tuning.branch.origin import BranchPoint, Origin
 from largebatch.tuning.branch.plan import BranchPlan, branch_plan
 
@@ -64,7 +65,7 @@ def train_branch(
     Raises: CheckpointError for a checkpoint that is damaged or of another model.
     """
     job, plan = branch_job(origin, branch)
-    state = _state_at(job, point.checkpoint.path)
+    state = _state_at(job, point.checkpoint.path, origin.job.spec)
     assert state.progress.position[:4] == point.position[:4], "a plan without a batch schedule knows where its steps end"
     if job.findings.by_samples or job.findings.by_passes:  # such a model takes every step in one pass
         state.micro_batch_size = max(state.micro_batch_size, plan.global_batch_size * plan.multiple)
@@ -109,12 +110,13 @@ def branch_job(origin: Origin, branch: Branch) -> tuple[Prepared, BranchPlan]:
     return replace(job, spec=spec, plan=plan), plan
 
 
-def _state_at(job: Prepared, path: Path) -> TrainState:
+def _state_at(job: Prepared, path: Path, of_run: TrainSpec) -> TrainState:
     """The state of a checkpoint, read anew: a branch moves what it begins with. Raises: CheckpointError."""
     try:
         loaded = load_checkpoint(path, job.device)
     except CheckpointError as error:
         raise CheckpointError("RUN", error.problem, "Remove it, or choose others with --steps.") from error
+    refuse_other_spec(loaded["spec"], of_run)
     state = new_state(job)
     try:
         state.load_state_dict(loaded["state"])

@@ -46,6 +46,8 @@ CASES: dict[str, dict[str, Any]] = {
     "lamb, clipped, cosine": {
         "optimizer": {"name": "lamb"}, "gradient": {"clip_norm": 0.5}, "learning_rate": {"base": 0.05, "decay": "cosine", "warmup_epochs": 1.0},
     },
+    "lars": {"optimizer": {"name": "lars"}},
+    "muon, two groups": {"optimizer": {"name": "muon"}, "learning_rate": {"base": 0.01}},
     "batch-norm, last dropped": {
         "model": {"name": "mlp", "arguments": {"width": 8, "batch_norm": True}},
         "batch": {"global_batch_size": 8, "micro_batch_size": 8, "last": "drop"},
@@ -246,6 +248,7 @@ class TestRefusals:
         run_dir = run(tmp_path / "run")
         told = self.refused(PlanError, run_dir, multiples=[2, 16])
         assert "--multiples: 16 times the batch of 8 is more than the 84 samples of the training set. The largest is 10." in told
+        assert "1 alone has nothing" in self.refused(InputError, run_dir, multiples=[1])
         assert "every multiple must divide the largest" in self.refused(InputError, run_dir, multiples=[2, 3])
         assert "are less than one step of the largest batch" in self.refused(InputError, run_dir, multiples=[4], num_samples=20)
         assert "twice the batch of 8 has no room" in self.refused(PlanError, run_dir, num_samples=20)
