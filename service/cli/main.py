@@ -29,6 +29,10 @@ COMMANDS = {
         "commands.measure",
         "How sharp the minima are that runs found: Keskar's sharpness, the top Hessian eigenvalue, the lines between two.",
     ),
+    "landscape": (
+        "commands.landscape",
+        "Draw how gradient descent, momentum, Nesterov's and the noise of a small batch move on slopes, plateaus, saddles and hills.",
+    ),
     "sweep": (
         "commands.sweep",
         "Run one recipe at many batch sizes, each with its own search for the learning rate, and say which is soonest.",

@@ -10,7 +10,10 @@ from typing import Literal
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#777777")
 """After Okabe and Ito: colour-blind readers can tell them apart; the last reads on light and on dark."""
-Draws = Literal["line", "marks", "both"]
+Draws = Literal["line", "marks", "both", "arrow"]
+"""An arrow leads from its series' first point to its last."""
+SHADE, DEEPEST = (0x77, 0x77, 0x77), 0.6
+"""Of a field: its colour, which reads on light and on dark, and how opaque it is where it is deepest; it is clear where it is highest."""
 MOST_TICKS = 9
 ARROW = 30
 """Length of what stands for an open interval."""
@@ -29,6 +32,8 @@ class Series:
     draws: Draws = "both"
     symbol: Literal["circle", "x"] = "circle"
     """Of the marks; x: what was not reached."""
+    mark_size: float = 1.0
+    """Times the usual."""
     dash: bool = False
     colour: int | None = None
     """Index in COLOURS; default the series' own index in its chart."""
@@ -64,6 +69,23 @@ class Heat:
 
 
 @dataclass(frozen=True)
+class Field:
+    """Heights over a plane, drawn as level lines at equal distances of height, shaded the more the deeper they lie."""
+
+    x: Sequence[float]
+    y: Sequence[float]
+    heights: Sequence[Sequence[float]]
+    """Rows of `y`."""
+    num_levels: int = 16
+
+    @property
+    def levels(self) -> list[float]:
+        """Of the lines, from the lowest height to the highest."""
+        low, high = min(map(min, self.heights)), max(map(max, self.heights))
+        return [low + (high - low) * level / self.num_levels for level in range(self.num_levels + 1)]
+
+
+@dataclass(frozen=True)
 class Chart:
     """A figure."""
 
@@ -74,6 +96,8 @@ class Chart:
     y_title: str
     series: Sequence[Series] = ()
     heat: Heat | None = None
+    field: Field | None = None
+    """Behind the series."""
     caption: str = ""
     """Seeds, device, clock."""
     log_x: bool = False
@@ -86,6 +110,11 @@ class Chart:
     """A shaded interval of x."""
     x_ticks: Sequence[float] = ()
     """Where the x axis has its numbers; default: where they come out round."""
+    x_range: tuple[float, float] | None = None
+    y_range: tuple[float, float] | None = None
+    """What is shown; default: everything."""
+    same_scale: bool = False
+    """One unit is as long on both axes, so that right angles are some."""
 
     @property
     def coloured(self) -> list[tuple[Series, str]]:

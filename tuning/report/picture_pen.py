@@ -2,15 +2,17 @@
 
 import math
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from largebatch.jobs.run.run_folder import storage_errors, write_whole
-from largebatch.tuning.report.charts import ARROW, Chart, Heat
+from largebatch.tuning.report.charts import ARROW, DEEPEST, SHADE, Chart, Field, Heat, Series
 
 CAPTION_WIDTH = 160
 """Letters of a picture's caption in one line."""
@@ -20,17 +22,48 @@ def write_png(chart: Chart, path: Path) -> None:
     """One picture, whole or not at all. Raises: StorageError."""
     figure = Figure(figsize=(8, 4.8), layout="constrained")
     axes: Any = figure.add_subplot()
+    _draw(figure, axes, chart)
+    if len(chart.series) > 1:
+        axes.legend(fontsize="small")
+    _caption(figure, chart.caption)
+    _save(figure, path)
+
+
+def write_panels(charts: Sequence[Chart], path: Path, title: str, caption: str) -> None:
+    """Charts with the same series in one picture, two beside each other, with one legend; whole or not at all. Raises: StorageError."""
+    num_rows = math.ceil(len(charts) / 2)
+    figure = Figure(figsize=(8, 0.8 + 2.7 * num_rows), layout="constrained")
+    subfigures: Any = figure.subfigures(2, 1, height_ratios=[20 * num_rows, 1])
+    upper, lower = subfigures
+    upper.suptitle(title)
+    for number, chart in enumerate(charts, 1):
+        axes: Any = upper.add_subplot(num_rows, 2, number)
+        _draw(upper, axes, chart)
+        axes.title.set_fontsize("medium")
+    lower.legend(*axes.get_legend_handles_labels(), loc="center", ncols=len(charts[0].series), fontsize="small", frameon=False)
+    _caption(upper, caption)
+    _save(figure, path)
+
+
+def _draw(figure: Any, axes: Any, chart: Chart) -> None:
+    """Everything but the legend and the caption."""
     if chart.heat is not None:
         _draw_heat(figure, axes, chart.heat)
+    if chart.field is not None:
+        _draw_field(axes, chart.field)
     _draw_series(axes, chart)
     _draw_lines(axes, chart)
     axes.set(title=chart.title, xlabel=chart.x_title, ylabel=chart.y_title)
     if chart.heat is None:
         _scale(axes, chart)
-    if len(chart.series) > 1:
-        axes.legend(fontsize="small")
-    if chart.caption:
-        figure.supxlabel(textwrap.fill(chart.caption, CAPTION_WIDTH), fontsize=7, color="grey")
+
+
+def _caption(figure: Any, caption: str) -> None:
+    if caption:
+        figure.supxlabel(textwrap.fill(caption, CAPTION_WIDTH), fontsize=7, color="grey")
+
+
+def _save(figure: Figure, path: Path) -> None:
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     with write_whole(path) as file:
@@ -50,15 +83,33 @@ def _draw_heat(figure: Any, axes: Any, heat: Heat) -> None:
     figure.colorbar(image, label=heat.unit)
 
 
+def _draw_field(axes: Any, field: Field) -> None:
+    shade = [value / 255 for value in SHADE]
+    deep_to_high = LinearSegmentedColormap.from_list("heights", [(*shade, DEEPEST), (*shade, 0.0)])
+    axes.contourf(field.x, field.y, field.heights, levels=field.levels, cmap=deep_to_high)
+    axes.contour(field.x, field.y, field.heights, levels=field.levels, colors=[shade], linewidths=0.4)
+
+
 def _draw_series(axes: Any, chart: Chart) -> None:
     for series, colour in chart.coloured:
+        if series.draws == "arrow":
+            _draw_arrow(axes, series, colour)
+            continue
         line = "" if series.draws == "marks" else ("--" if series.dash else "-")
         marker = None if series.draws == "line" else {"circle": "o", "x": "x"}[series.symbol]
         axes.errorbar(series.x, series.y, yerr=series.bars, fmt=line or "none" if marker is None else f"{marker}{line}",
-                      markersize=7 if series.symbol == "x" else 4, label=series.name, color=colour, capsize=2, linewidth=1.5)  # fmt: skip
+                      markersize=(7 if series.symbol == "x" else 4) * series.mark_size, label=series.name, color=colour, capsize=2,
+                      linewidth=1.5)  # fmt: skip
         for x, y, way in series.open_ends:
             arrow = {"arrowstyle": "<-", "color": colour}
             axes.annotate("", (x, y), (0, ARROW * way), xycoords="data", textcoords="offset points", arrowprops=arrow)
+
+
+def _draw_arrow(axes: Any, series: Series, colour: str) -> None:
+    axes.plot([], [], color=colour, label=series.name, linewidth=2)  # in the legend: an annotation has no place there
+    tail, tip = ((series.x[end], series.y[end]) for end in (0, -1))
+    if tail != tip:
+        axes.annotate("", tip, tail, arrowprops={"arrowstyle": "-|>", "color": colour, "linewidth": 2, "shrinkA": 0, "shrinkB": 0}, zorder=5)
 
 
 def _draw_lines(axes: Any, chart: Chart) -> None:
@@ -74,6 +125,8 @@ def _draw_lines(axes: Any, chart: Chart) -> None:
 
 
 def _scale(axes: Any, chart: Chart) -> None:
+    if chart.same_scale:
+        axes.set_aspect("equal")
     axes.grid(alpha=0.3)
     if any(len(series.x) for series in chart.series):  # matplotlib takes no logarithm of nothing
         axes.set(xscale="log" if chart.log_x else "linear", yscale="log" if chart.log_y else "linear")
@@ -82,6 +135,7 @@ def _scale(axes: Any, chart: Chart) -> None:
                 _number_plainly(axis)
     if ticks := chart.shown_ticks:
         axes.set_xticks([*ticks], [*ticks.values()])
+    axes.set(xlim=chart.x_range, ylim=chart.y_range)
 
 
 def _number_plainly(axis: Any) -> None:

@@ -9,9 +9,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly import graph_objects
 
-from largebatch.tuning.report.charts import ARROW, Chart, Heat
+from largebatch.tuning.report.charts import ARROW, DEEPEST, SHADE, Chart, Field, Heat, Series
 
 TEMPLATES = Environment(loader=PackageLoader("largebatch.tuning.report"), autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
+
+MODES = {"line": "lines", "marks": "markers", "both": "lines+markers", "arrow": "lines+markers"}
 
 
 def to_plotly(chart: Chart) -> Any:
@@ -19,14 +21,18 @@ def to_plotly(chart: Chart) -> Any:
     figure = graph_objects.Figure()
     if chart.heat is not None:
         _draw_heat(figure, chart.heat)
+    if chart.field is not None:
+        _draw_field(figure, chart.field)
     _draw_series(figure, chart)
     _draw_lines(figure, chart)
     ticks = chart.shown_ticks
     x_ticks = {"tickmode": "array", "tickvals": [*ticks], "ticktext": [*ticks.values()]} if ticks else {}
+    fitted = {"constrain": "domain"} if chart.same_scale else {}
+    one_scale = {"scaleanchor": "x", **fitted} if chart.same_scale else {}
     figure.update_layout(
         title={"text": chart.title, "font": {"size": 16}}, template="none", paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
-        xaxis={"title": chart.x_title, "automargin": True, **_axis(chart, chart.log_x), **x_ticks},
-        yaxis={"title": chart.y_title, "automargin": True, **_axis(chart, chart.log_y)},
+        xaxis={"title": chart.x_title, "automargin": True, **_axis(chart, chart.log_x), **x_ticks, **fitted, "range": chart.x_range},
+        yaxis={"title": chart.y_title, "automargin": True, **_axis(chart, chart.log_y), "range": chart.y_range, **one_scale},
         legend={"orientation": "h", "yanchor": "top", "y": -0.22, "x": 0}, margin={"l": 70, "r": 20, "t": 50, "b": 60}, font={"size": 13},
         showlegend=len(chart.series) > 1,
     )  # fmt: skip
@@ -54,6 +60,17 @@ def _draw_heat(figure: Any, heat: Heat) -> None:
     )  # fmt: skip
 
 
+def _draw_field(figure: Any, field: Field) -> None:
+    red, green, blue = SHADE
+    lowest, next_level, *_, highest = field.levels
+    figure.add_contour(
+        x=list(field.x), y=list(field.y), z=[list(row) for row in field.heights], showscale=False, hoverinfo="skip", autocontour=False,
+        contours={"start": lowest, "end": highest, "size": next_level - lowest, "coloring": "heatmap"},  # filled levels would be laid on each other
+        line={"color": f"rgb({red},{green},{blue})", "width": 0.5},
+        colorscale=[[0, f"rgba({red},{green},{blue},{DEEPEST})"], [1, f"rgba({red},{green},{blue},0)"]],
+    )  # fmt: skip
+
+
 def _draw_series(figure: Any, chart: Chart) -> None:
     for series, colour in chart.coloured:
         error = None
@@ -61,8 +78,8 @@ def _draw_series(figure: Any, chart: Chart) -> None:
             below, above = series.bars
             error = {"type": "data", "symmetric": False, "array": above, "arrayminus": below, "thickness": 1}
         figure.add_scatter(
-            x=list(series.x), y=list(series.y), name=series.name, mode={"line": "lines", "marks": "markers", "both": "lines+markers"}[series.draws],
-            marker={"size": 7, "color": colour, "symbol": series.symbol}, line={"color": colour, "dash": "dash" if series.dash else "solid"},
+            x=list(series.x), y=list(series.y), name=series.name, mode=MODES[series.draws],
+            marker=_marks(series, colour), line={"color": colour, "simplify": False, "dash": "dash" if series.dash else "solid"},
             error_y=error, text=list(series.notes) if series.notes else None, hovertemplate="%{text}<extra></extra>" if series.notes else None,
         )  # fmt: skip
         for x, y, way in series.open_ends:
@@ -70,6 +87,13 @@ def _draw_series(figure: Any, chart: Chart) -> None:
                 x=_coordinate(x, chart.log_x), y=_coordinate(y, chart.log_y), ax=0, ay=-ARROW * way, text="", showarrow=True,
                 arrowside="start", startarrowhead=2, startarrowsize=1.5, arrowcolor=colour, arrowwidth=1.5,
             )  # fmt: skip
+
+
+def _marks(series: Series, colour: str) -> dict[str, Any]:
+    """Marks of one size; of an arrow none where it begins, and a head that points away from there."""
+    if series.draws == "arrow":
+        return {"size": [0, 11], "color": colour, "symbol": "arrow", "angleref": "previous", "opacity": 1, "line": {"width": 0}}
+    return {"size": 7 * series.mark_size, "color": colour, "symbol": series.symbol}
 
 
 def _draw_lines(figure: Any, chart: Chart) -> None:

@@ -1,0 +1,1 @@
+"""How optimizers move on surfaces that can be seen."""
