@@ -31,7 +31,7 @@ def write_page(folder: Path, scenes: Sequence[Scene]) -> Path:
 
 
 def _scene(scene: Scene) -> dict[str, Any]:
-    """What the script needs of one surface: the figure of a panel, and of each side the path and the arrows of each step."""
+    """What the script needs of one surface: the figure of a panel, and of each side the path and the arrows at each position."""
     return {
         "equation": scene.surface.equation,
         "words": scene.surface.words,
@@ -42,7 +42,7 @@ def _scene(scene: Scene) -> dict[str, Any]:
             {
                 "title": f"{path.side.name}: {path.in_words}",
                 "path": _rounded(scene.points(path)),
-                "arrows": [_rounded(scene.arrows(path, step)) for step in range(len(path.negative_gradients))],
+                "arrows": [_rounded(scene.arrows(path, step)) for step in range(len(path.positions))],
             }
             for path in scene.paths
         ],

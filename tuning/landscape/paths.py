@@ -17,6 +17,8 @@ RATES = {"lars": 20.0}
 """Of optimizers that do not take a surface's own rate; lars multiplies its rate by the trust coefficient, 0.001."""
 USUAL_RATE = 0.05
 """Of the others, whose first steps are about as long as their rate."""
+FAR = 100
+"""Widths of the picture; a path that leads so far away diverges."""
 IN_WORDS = {"minimum": "in the minimum", "local minimum": "in the local minimum", "saddle": "at the saddle", "plateau": "on the plateau"}
 
 
@@ -55,7 +57,7 @@ class Path:
     negative_gradients: Tensor
     """(n, d): what the optimizer was given at the beginning of each step, noise and all, with its sign changed."""
     diverged: bool
-    """Whether it ended at its last finite position, before all steps were done."""
+    """Whether it ended before all steps were done, at its last position that was less than `FAR` away from the start."""
 
     @property
     def real_moves(self) -> Tensor:
@@ -71,7 +73,7 @@ class Path:
     def in_words(self) -> str:
         """Where the path ends."""
         if self.diverged:
-            return f"diverges after {len(self.negative_gradients)} steps"
+            return f"diverges in step {len(self.positions)}"
         end = tuple(self.positions[-1].tolist())
         place = self.surface.place_near(end)
         return f"ends at {', '.join(f'{coordinate:.2f}' for coordinate in end)}" if place is None else f"ends {IN_WORDS[place.kind]}"
@@ -116,7 +118,7 @@ def roll(surface: Surface, side: Side, num_steps: int, noise: Noise, learning_ra
         given = gradient.clone()
         optimizer.step()
         position = ball.weight.detach().clone()
-        if not (given.isfinite().all() and position.isfinite().all()):
+        if not (position - positions[0]).norm() < FAR * surface.width:  # nan, too
             break
         gradients.append(given)
         positions.append(position)

@@ -51,19 +51,13 @@ class Scene:
         Under plain SGD a gradient times the rate has the length that it adds to a move, so that real = momentum * last + gradient can be
         seen; others divide gradients by norms, so that theirs have a scale of their own.
         """
-        rate, whole = self.paths[0].learning_rate, self.width
+        rate, whole = self.paths[0].learning_rate, self.surface.width
         move = max(_longest(path.real_moves) for path in self.paths)
         gradient = max(_longest(path.negative_gradients) for path in self.paths)
         if self.paths[0].side.config.name == PLAIN:
             scale = LONGEST * whole / min(max(move, rate * gradient), whole)  # what diverges leaves the picture anyhow
             return rate * scale, scale
         return LONGEST * whole / gradient, LONGEST * whole / min(move, whole)
-
-    @property
-    def width(self) -> float:
-        """Of the picture, in the surface's units."""
-        low, high = self.surface.view[0]
-        return high - low
 
     @cached_property
     def y_range(self) -> tuple[float, float]:
@@ -81,14 +75,17 @@ class Scene:
         return [(x, y) for (x,), y in zip(path.positions.tolist(), self.surface.height(path.positions[:, 0]).tolist(), strict=True)]
 
     def arrows(self, path: Path, step: int) -> list[Line]:
-        """The arrows of `ARROWS` at the beginning of a step, side by side; over the ball where it has one coordinate."""
+        """The arrows of `ARROWS` at the beginning of a step, side by side, over the ball where it has one coordinate; without length at the end."""
         (x, y), (of_gradients, of_moves) = self.points(path)[step], self.arrow_scales
-        vectors = (path.negative_gradients[step] * of_gradients, path.last_moves[step] * of_moves, path.real_moves[step] * of_moves)
-        ends = [(*vector.tolist(), 0.0)[:2] if vector.norm() >= SHORTEST * self.width else (0.0, 0.0) for vector in vectors]
+        vectors = torch.zeros(len(ARROWS), self.surface.num_dimensions)
+        if step < len(path.negative_gradients):
+            vectors = torch.stack([path.negative_gradients[step] * of_gradients, path.last_moves[step] * of_moves, path.real_moves[step] * of_moves])
+        vectors[vectors.norm(dim=1) < SHORTEST * self.surface.width] = 0.0
+        ends = [(*vector, 0.0)[:2] for vector in vectors.tolist()]
         if self.surface.num_dimensions == 2:
             dx, dy = max(ends, key=lambda end: math.hypot(*end))
             length = math.hypot(dx, dy) or 1.0
-            aside = [APART * self.width * side / length for side in (1, 0, -1)]
+            aside = [APART * self.surface.width * side / length for side in (1, 0, -1)]
             tails = [(x - dy * shift, y + dx * shift) for shift in aside]
         else:
             bottom, top = self.y_range

@@ -3,6 +3,7 @@
 To add one: its line in `SURFACES`; a test holds its equation, the gradient at its places and what kind they are.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -33,7 +34,7 @@ class Surface:
     title: str
     equation: str
     words: str
-    """What there is to see."""
+    """What it is like; where optimizers end on it is found out, not told."""
     height: Callable[..., Tensor]
     """Takes each coordinate as a tensor, all of one shape; gives a tensor of that shape."""
     start: Point
@@ -50,12 +51,16 @@ class Surface:
         """One or two."""
         return len(self.start)
 
+    @property
+    def width(self) -> float:
+        """Of its picture."""
+        low, high = self.view[0]
+        return high - low
+
     def place_near(self, point: Point) -> Place | None:
         """The nearest named place, if it lies within a twelfth of the picture's width."""
-        distances = [(sum((a - b) ** 2 for a, b in zip(place.at, point, strict=True)) ** 0.5, place) for place in self.places]
-        distance, nearest = min(distances, key=lambda pair: pair[0])
-        low, high = self.view[0]
-        return nearest if distance <= (high - low) / 12 else None
+        nearest = min(self.places, key=lambda place: math.dist(place.at, point))
+        return nearest if math.dist(nearest.at, point) <= self.width / 12 else None
 
 
 def _bump(squared_distance: Tensor) -> Tensor:
@@ -76,68 +81,68 @@ def _two_wells(x: Tensor) -> Tensor:
 SURFACES = (
     Surface(
         "slope-1d", "A slope", "f(x) = √(1 + x²)",
-        "The slope is the same far and wide: descent goes at one pace, momentum gathers speed, rolls past the minimum and comes back.",
+        "The slope is nearly the same far and wide, up to the minimum at 0.",
         lambda x: torch.sqrt(1 + x**2), (-8.0,), 0.1,
         (-4.0,), (Place("minimum", (0.0,)),), ((-9.0, 4.0),),
     ),
     Surface(
         "plateau-1d", "A plateau", "f(x) = x⁶/6 - 2x⁵/5 + x²/100 - x/25",
-        "There is hardly a slope about 0: descent creeps, momentum crosses with the speed that it brought.",
+        "There is hardly a slope about 0, half-way to the minimum at 2.",
         _plateau, (-1.2,), 0.05,
         (0.0,), (Place("plateau", (0.0,)), Place("minimum", (2.0,))), ((-1.6, 2.9),),
     ),
     Surface(
         "saddle-1d", "A saddle", "f(x) = x⁴/4 - 2x³/3",
-        "The slope is 0 at 0, though it goes on downhill behind: descent stops there, momentum passes.",
+        "The slope is 0 at 0, which is a saddle in one dimension; behind it the way leads on downhill to the minimum at 2.",
         lambda x: x**4 / 4 - 2 * x**3 / 3, (-1.0,), 0.1,
         (0.0,), (Place("saddle", (0.0,)), Place("minimum", (2.0,))), ((-1.4, 2.9),),
     ),
     Surface(
         "local-minimum-1d", "A local minimum", "f(x) = x⁴/4 - x³/3 - x²",
-        "Descent ends in the shallow well, momentum rolls out of it into the deep one.",
+        "A shallow well, at -1, lies before the deep one at 2.",
         _two_wells, (-2.2,), 0.05,
         (-1.0,), (Place("local minimum", (-1.0,)), Place("minimum", (2.0,))), ((-2.4, 3.2),),
     ),
     Surface(
         "hill-1d", "A small hill", "f(x) = x²/8 + exp(-2(x + 2)²)",
-        "With momentum the ball rolls over the hill: there its real move goes against the negative gradient. Descent stops in front.",
+        "A small hill stands about -2, before the minimum at 0.01; in front of it, at -2.89, there is a local minimum.",
         lambda x: x**2 / 8 + _bump((x + 2) ** 2), (-5.0,), 0.15,
         (-2.5,), (Place("local minimum", DIP), Place("minimum", BEHIND)), ((-5.5, 3.0),),
     ),
     Surface(
         "slope-2d", "A slope: a valley that falls", "f(x, y) = √(1 + x²) + 3y²",
-        "Descent goes down to the floor and along it at one pace; momentum swings between the walls and gathers speed, Nesterov's swings less.",
+        "A valley with steep walls falls gently towards the minimum at (0, 0).",
         lambda x, y: torch.sqrt(1 + x**2) + 3 * y**2, (-8.0, 2.0), 0.2,
         (-4.0, 0.0), (Place("minimum", (0.0, 0.0)),), ((-9.0, 4.0), (-4.0, 4.0)),
     ),
     Surface(
         "plateau-2d", "A plateau", "f(x, y) = x⁶/6 - 2x⁵/5 + x²/100 - x/25 + y²",
-        "There is hardly a slope about (0, 0): descent creeps, momentum crosses with the speed that it brought.",
+        "There is hardly a slope about (0, 0), half-way to the minimum at (2, 0).",
         lambda x, y: _plateau(x) + y**2, (-1.2, 1.0), 0.05,
         (0.0, 0.0), (Place("plateau", (0.0, 0.0)), Place("minimum", (2.0, 0.0))), ((-1.6, 2.9), (-1.4, 1.4)),
     ),
     Surface(
         "saddle-2d", "A saddle where three valleys meet", "f(x, y) = x³/3 - xy² + (x² + y²)²/8",
-        "From the top of a ridge descent comes to a stop at (0, 0); momentum passes into the valley behind, noise falls off to a side.",
+        "Three ridges and three valleys meet at (0, 0), where the slope is 0; the start lies on top of a ridge.",
         lambda x, y: x**3 / 3 - x * y**2 + (x**2 + y**2) ** 2 / 8, (1.5, 0.0), 0.1,
         (0.0, 0.0), (Place("saddle", (0.0, 0.0)), Place("minimum", (-2.0, 0.0)), Place("minimum", (1.0, 3**0.5)), Place("minimum", (1.0, -(3**0.5)))),
         ((-3.4, 2.6), (-2.3, 2.3)),
     ),
     Surface(
         "local-minimum-2d", "A local minimum", "f(x, y) = x⁴/4 - x³/3 - x² + (y - x/2)²",
-        "Descent ends in the shallow well, momentum rolls out of it into the deep one.",
+        "A shallow well, at (-1, -0.5), lies before the deep one at (2, 1).",
         lambda x, y: _two_wells(x) + (y - x / 2) ** 2, (-2.2, 0.5), 0.05,
         (-1.0, -0.5), (Place("local minimum", (-1.0, -0.5)), Place("minimum", (2.0, 1.0))), ((-2.5, 3.1), (-1.5, 2.2)),
     ),
     Surface(
         "hill-2d", "A small hill", "f(x, y) = (x² + y²)/8 + exp(-2(x + 2)² - 2y²)",
-        "Momentum rolls over the hill, where its real move goes against the negative gradient; noise leads round it; descent stops in front.",
+        "A small hill stands about (-2, 0), before the minimum at (0.01, 0); in front of it, at (-2.89, 0), there is a saddle.",
         lambda x, y: (x**2 + y**2) / 8 + _bump((x + 2) ** 2 + y**2), (-5.0, 0.0), 0.15,
         (-2.5, 0.0), (Place("saddle", (*DIP, 0.0)), Place("minimum", (*BEHIND, 0.0))), ((-5.5, 3.0), (-3.0, 3.0)),
     ),
     Surface(
         "ridge-2d", "A saddle that is reached along its axis", "f(x, y) = x²/2 - y²/2 + y⁴/4",
-        "No slope points aside on the axis, so momentum, too, comes to rest at (0, 0): only the noise of a small batch finds a way down.",
+        "On the axis that leads to the saddle at (0, 0) no slope points aside: without noise, what begins on it stays on it.",
         lambda x, y: x**2 / 2 - y**2 / 2 + y**4 / 4, (-1.5, 0.0), 0.1,
         (0.0, 0.0), (Place("saddle", (0.0, 0.0)), Place("minimum", (0.0, 1.0)), Place("minimum", (0.0, -1.0))), ((-2.0, 2.0), (-1.5, 1.5)),
     ),

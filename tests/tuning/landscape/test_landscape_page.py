@@ -16,10 +16,12 @@ from playwright.sync_api import Browser, sync_playwright
 from restated_surfaces import RESTATED
 
 from largebatch.jobs.errors import InputError, SpecError
+from largebatch.tuning.landscape.page import write_page
 from largebatch.tuning.landscape.paths import Noise, roll, sides_of
 from largebatch.tuning.landscape.pictures import APART, ARROW_COLOURS, ARROWS, LONGEST, Scene
 from largebatch.tuning.landscape.surfaces import SURFACES
 from largebatch.tuning.report.charts import COLOURS
+from largebatch.tuning.report.picture_pen import write_panels
 from largebatch.tuning.report.plotly_pen import to_plotly
 
 NAMES = ("saddle-1d", "hill-2d")
@@ -71,11 +73,11 @@ def test_arrows_are_drawn_where_the_ball_is_and_as_long_as_the_caption_says(name
                 assert ball[1] == pytest.approx(RESTATED[name](ball[0])[0])
             for vector, (tail, tip) in zip(vectors, drawn.arrows(path, step), strict=True):
                 assert tail[0] == ball[0] or drawn.surface.num_dimensions == 2
-                assert np.hypot(*np.subtract(tail, ball)) <= APART * drawn.width * 1.001 or drawn.surface.num_dimensions == 1
+                assert np.hypot(*np.subtract(tail, ball)) <= APART * drawn.surface.width * 1.001 or drawn.surface.num_dimensions == 1
                 moved = np.subtract(tip, tail)[: drawn.surface.num_dimensions]
-                assert moved.tolist() == pytest.approx(vector.tolist()) or (not moved.any() and vector.norm() < 0.015 * drawn.width)
+                assert moved.tolist() == pytest.approx(vector.tolist()) or (not moved.any() and vector.norm() < 0.015 * drawn.surface.width)
                 lengths.append(vector.norm().item())
-    assert max(lengths) == pytest.approx(LONGEST * drawn.width)
+    assert max(lengths) == pytest.approx(LONGEST * drawn.surface.width)
 
 
 def test_the_telling_step_is_at_the_subject() -> None:
@@ -87,15 +89,18 @@ def test_the_telling_step_is_at_the_subject() -> None:
         assert 0 < at < STEPS
 
 
-@pytest.mark.parametrize(("optimizer", "learning_rate"), [("lamb", None), ("sgd", 10.0)], ids=["another", "diverging"])
+@pytest.mark.parametrize(("optimizer", "learning_rate"), [("lamb", None), ("sgd", 10.0), ("sgd", 1e300)], ids=["another", "diverging", "at once"])
 @pytest.mark.parametrize("name", NAMES)
-def test_panels_of_another_optimizer_and_of_one_that_diverges(name: str, optimizer: str, learning_rate: float | None) -> None:
+def test_panels_of_another_optimizer_and_of_one_that_diverges(tmp_path: Path, name: str, optimizer: str, learning_rate: float | None) -> None:
     drawn = scene(name, optimizer, learning_rate)
     for panel in drawn.panels():
         traces = to_plotly(panel).data
         assert traces[0].type == ("contour" if name.endswith("2d") else "scatter")
         assert [trace.name for trace in traces][-5:] == ["path", *ARROWS, "ball"]
         assert [trace.marker.symbol for trace in traces[-4:-1]] == ["arrow"] * 3
+    folder = tmp_path / "page"
+    json.loads(write_page(folder, [drawn]).read_text().partition("const scenes = ")[2].partition(";\n")[0], parse_constant=pytest.fail)
+    write_panels(drawn.panels(), folder / "picture.png", "title", drawn.conditions)
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +134,7 @@ def test_in_a_browser(browser: Browser, folder: Path, scheme: Literal["light", "
     columns = page.evaluate("new Set([...panels.children].map(panel => panel.getBoundingClientRect().x)).size")
     assert columns == (2 if width == 1300 else 1)
     saddle = scene("saddle-1d")
-    for step in (0, 7, STEPS - 1):
+    for step in (0, 7, STEPS):
         page.locator("#step").fill(str(step))
         for number, path in enumerate(saddle.paths):
             assert ball(number) == pytest.approx(saddle.points(path)[step], rel=1e-3, abs=1e-6)

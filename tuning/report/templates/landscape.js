@@ -25,7 +25,7 @@ function draw() {
   show();
 }
 function show() {
-  byId('at').value = `${+step.value + 1} of ${+step.max + 1}`;
+  byId('at').value = `${step.value} of ${step.max}`;
   shown.forEach((side, number) => {
     const panel = panels.children[number], at = Math.min(step.value, side.arrows.length - 1);
     const lines = [side.path.slice(0, at + 1), ...side.arrows[at].map(([tail, tip]) => tail.join() === tip.join() ? [] : [tail, tip]), [side.path[at]]];
