@@ -20,17 +20,17 @@ COMMANDS = {
     "tokens": ("commands.tokens", "Turn text into token files that language models train on; what was interrupted goes on where it stopped."),
     "recipes": ("commands.train", "List the recipes that come with this package."),
     "study": ("commands.study", "Profile, sweep, sharpness and report in one go: which batch size reaches the target soonest, on your own model."),
-    "profile": ("commands.measure", "Step time, epoch time, samples per second and memory against the batch size, on this machine."),
+    "profile": ("measure.profile_and_sharpness", "Step time, epoch time, samples per second and memory against the batch size, on this machine."),
     "branch": (
         "commands.branch",
         "The critical batch along a run: short branches from its checkpoints, with ever larger batches over the same samples.",
     ),
     "sharpness": (
-        "commands.measure",
+        "measure.profile_and_sharpness",
         "How sharp the minima are that runs found: Keskar's sharpness, the top Hessian eigenvalue, the lines between two.",
     ),
     "landscape": (
-        "commands.landscape",
+        "measure.landscape",
         "Draw how gradient descent, momentum, Nesterov's and the noise of a small batch move on slopes, plateaus, saddles and hills.",
     ),
     "sweep": (

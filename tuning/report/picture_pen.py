@@ -16,6 +16,8 @@ from largebatch.tuning.report.charts import ARROW, DEEPEST, SHADE, Chart, Field,
 
 CAPTION_WIDTH = 160
 """Letters of a picture's caption in one line."""
+PANEL_WIDTH = 42
+"""Letters of the title of one panel of two beside each other."""
 
 
 def write_png(chart: Chart, path: Path) -> None:
@@ -39,7 +41,7 @@ def write_panels(charts: Sequence[Chart], path: Path, title: str, caption: str) 
     for number, chart in enumerate(charts, 1):
         axes: Any = upper.add_subplot(num_rows, 2, number)
         _draw(upper, axes, chart)
-        axes.title.set_fontsize("medium")
+        axes.set_title(textwrap.fill(chart.title, PANEL_WIDTH), fontsize="medium")
     lower.legend(*axes.get_legend_handles_labels(), loc="center", ncols=len(charts[0].series), fontsize="small", frameon=False)
     _caption(upper, caption)
     _save(figure, path)
