@@ -62,7 +62,6 @@ def main() -> None:
         f"{STEPS} steps of {BATCH} samples under AdamW, 32 x 32 images at 0.001, 64 bytes of text at 0.002; loss of the first and last step.",
         "timm's are its three smallest by parameters, of its 1,371 names, each built for ten classes, but for those that say they are large.",
         "`tests/equality/test_libraries.py` holds k micro-batches of such models to the gradient of one batch, within 2^-22 of it.",
-        "Scores at chance beside a falling loss are batch-norm's: after 20 steps a running variance is still 12 % its first value, 1.",
         f"{versions}; one seed (0).",
     ]
     publish("Strangers: eleven models of three libraries, without code", rows, notes, given)
