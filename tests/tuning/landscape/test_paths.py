@@ -105,6 +105,31 @@ def test_the_noise_of_a_small_batch_leaves_the_saddle(name: str, seed: int) -> N
     assert sum(later) / len(later) < height - 0.1, "it may shake in the minimum behind, but does not come back"
 
 
+MINIMUM, LOCAL, SADDLE, PLATEAU = "ends in the minimum", "ends in the local minimum", "ends at the saddle", "ends on the plateau"
+
+
+@pytest.mark.parametrize(("name", "plain", "with_momentum", "on_a_small_batch"), [
+    ("slope-1d", MINIMUM, MINIMUM, MINIMUM), ("slope-2d", MINIMUM, MINIMUM, MINIMUM),
+    ("plateau-1d", PLATEAU, MINIMUM, PLATEAU), ("plateau-2d", PLATEAU, MINIMUM, "ends at 0.43, 0.07"),
+    ("saddle-1d", SADDLE, MINIMUM, MINIMUM), ("saddle-2d", SADDLE, MINIMUM, MINIMUM),
+    ("local-minimum-1d", LOCAL, MINIMUM, LOCAL), ("local-minimum-2d", LOCAL, MINIMUM, LOCAL),
+    ("hill-1d", LOCAL, MINIMUM, LOCAL), ("hill-2d", SADDLE, MINIMUM, MINIMUM), ("ridge-2d", SADDLE, SADDLE, MINIMUM),
+])  # fmt: skip
+def test_the_defaults_end_where_the_documents_say(name: str, plain: str, with_momentum: str, on_a_small_batch: str) -> None:
+    ends = [roll(NAMED[name], side, 100, SILENT).in_words for side in (PLAIN, MOMENTUM, NESTEROV, SMALL_BATCH)]
+    assert ends == [plain, with_momentum, with_momentum, on_a_small_batch]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_noise_leads_round_the_hill_and_momentum_over_it(seed: int) -> None:
+    """The hill's top lies at (-2.14, 0)."""
+    surface = NAMED["hill-2d"]
+    round_it, over_it = (roll(surface, side, 200, Noise(4.0, seed)).positions for side in (SMALL_BATCH, MOMENTUM))
+    crossing = int((round_it[:, 0] > -2.14).nonzero()[0])
+    assert round_it[crossing, 1].abs() > 0.4
+    assert over_it[:, 1].abs().max() == 0
+
+
 def test_on_the_axis_of_a_saddle_nothing_but_noise_helps() -> None:
     for side in (PLAIN, MOMENTUM, NESTEROV):
         path = roll(NAMED["ridge-2d"], side, 400, SILENT)
