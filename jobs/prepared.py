@@ -35,8 +35,10 @@ from largebatch.jobs.models.norms.ghost_batch_norm import evaluation_unit, has_b
 from largebatch.jobs.models.parameters import refuse_parameters, unfold_buffers
 from largebatch.jobs.models.sample_dropout import use_sample_dropout
 from largebatch.jobs.models.table import OURS, build_model
-from largebatch.jobs.optim.configs import MuonConfig
+from largebatch.jobs.optim.configs import MuonConfig, OwnOptimizerConfig
+from largebatch.jobs.optim.own import refuse_unusable
 from largebatch.jobs.optim.parameter_groups import build_optimizer, num_by_main_rule
+from largebatch.jobs.optim.schedule_free import EvaluatedAverage
 from largebatch.jobs.optim.split.heads import head_weights
 from largebatch.jobs.optim.split.in_words import rules_in_words
 from largebatch.jobs.optim.weight_average import WeightAverage
@@ -103,15 +105,30 @@ def examine(spec: TrainSpec, device: torch.device, data_dir: Path) -> Examined:
     else:
         check = check_model(spec, model, task, dataset, device)
         dataset = replace(dataset, examples=first_samples(dataset.train, dataset, NUM_EXAMPLES, device, spec.model.channels_last))
-    heads: tuple[str, ...] = ()
+    heads = _fit_optimizer(spec, task, model, dataset, normalises)
     if isinstance(spec.optimizer, MuonConfig):
-        heads = head_weights(model, *outputs_and_layers(spec, task, model, dataset))
         beginning += rules_in_words(model, spec.optimizer, heads)
     most = global_batch_size
     if spec.batch.schedule.growth:
         most = int(most * max(milestone.factor for milestone in spec.batch.schedule.growth))
     micro_batch_size = largest_micro_batch(spec, task, model, dataset, device, min(most, len(dataset.train)), span)
     return Examined(dataset, task, model, normalises, micro_batch_size, fingerprint(dataset), check, beginning, heads)
+
+
+def _fit_optimizer(spec: TrainSpec, task: Task, model: nn.Module, dataset: Dataset, normalises: bool) -> tuple[str, ...]:
+    """Refuse batch-norm under an optimizer that averages, and try a person's own.
+
+    Returns: the names of the output heads' weights, where the optimizer asks.
+    Raises: InputError.
+    """
+    config = spec.optimizer
+    if config.averages and normalises:
+        problem = f"{config.name} evaluates an average of the weights, and this model's batch-norms take their statistics at others."
+        raise PlanError("optimizer.name", problem, "Use a model with other norms (group, layer), or adamw with ema.")
+    if isinstance(config, OwnOptimizerConfig):
+        refuse_unusable(config.entry_point, config.arguments)
+        build_optimizer(model, config)
+    return head_weights(model, *outputs_and_layers(spec, task, model, dataset)) if isinstance(config, MuonConfig) else ()
 
 
 def training_set(spec: TrainSpec, dataset: Dataset) -> TrainingSet:
@@ -219,13 +236,14 @@ class Prepared:
 def new_state(job: Prepared) -> TrainState:
     """Everything that will change, as it is before the first step."""
     spec, model = job.spec, job.model
-    average = None
+    optimizer = build_optimizer(model, spec.optimizer, job.heads)
+    average: WeightAverage | EvaluatedAverage | None = spec.optimizer.evaluated_average(model, optimizer)
     if spec.ema:
         power = job.plan.global_batch_size / spec.ema.base_global_batch_size if spec.ema.base_global_batch_size else 1.0
         average = WeightAverage(model, spec.ema.decay**power)
     return TrainState(
         model,
-        build_optimizer(model, spec.optimizer, job.heads),
+        optimizer,
         job.plan.micro_batch_size,
         task=job.task,
         metric=job.metric,

@@ -16,6 +16,7 @@ from largebatch.jobs.engine.ranks.local_sgd import LocalSGD
 from largebatch.jobs.engine.ranks.ranks import Ranks
 from largebatch.jobs.models.sample_dropout import sample_dropouts
 from largebatch.jobs.optim.saved_state import load_optimizer, parameter_names, refuse_other_precision
+from largebatch.jobs.optim.schedule_free import EvaluatedAverage
 from largebatch.jobs.optim.weight_average import WeightAverage
 from largebatch.jobs.plan.step_plan import Position
 from largebatch.jobs.spec.train_spec import ReductionSpec
@@ -94,7 +95,7 @@ class TrainState:
         forward: Callable[..., Any] | None = None,
         clock: Clock | None = None,
         reduction: ReductionSpec | None = None,
-        average: WeightAverage | None = None,
+        average: WeightAverage | EvaluatedAverage | None = None,
         once_a_step: Sequence[str] = (),
         by_samples: Sequence[str] = (),
         references: References | None = None,

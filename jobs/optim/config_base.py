@@ -13,7 +13,10 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 from largebatch.jobs.spec_base import Fraction, Spec
 
 if TYPE_CHECKING:
+    from torch import nn
     from torch.optim import Optimizer
+
+    from largebatch.jobs.optim.schedule_free import EvaluatedAverage
 
 ParamGroups = list[dict[str, Any]]
 """As every optimizer of torch takes them: "params", and options that differ from group to group."""
@@ -60,6 +63,8 @@ class OptimizerConfig(Spec):
     """The option that results call momentum."""
     batch_power: ClassVar[float]
     """The power of the batch that the learning rate follows: 1 for momentum SGD and its kin (arXiv:1706.02677), 0.5 for Adam's."""
+    averages: ClassVar[bool] = False
+    """Whether other weights are evaluated than gradients are taken at: see `evaluated_average`."""
     accumulates: ClassVar[bool] = False
     """Whether momentum adds steps up, so that in the long run the weights move by rate / (1 - momentum)."""
 
@@ -77,6 +82,10 @@ class OptimizerConfig(Spec):
     def state_bytes(self, num_parameters: int, num_by_main_rule: int = 0) -> int:
         """Memory of the optimizer's state. Args: num_by_main_rule: of the numbers, those that `takes` gives to the main rule of two."""
         return self.num_state_tensors * num_parameters * FLOAT32_BYTES
+
+    def evaluated_average(self, model: "nn.Module", optimizer: "Optimizer") -> "EvaluatedAverage | None":
+        """What the optimizer averages itself, to be evaluated in place of the weights; most do not."""
+        return None
 
     def takes(self, kind: Kind, names: Sequence[str], num_dimensions: int) -> bool:
         """Whether the main rule updates a parameter, where there are two. Args: names, num_dimensions: the parameter's."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, get_args
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
+from pydantic import Field, JsonValue, NonNegativeFloat, PositiveFloat, model_validator
 
 from largebatch.jobs.optim.config_base import (
     LEARNING_RATE_FACTOR,
@@ -22,7 +22,10 @@ from largebatch.jobs.optim.config_base import (
 from largebatch.jobs.spec_base import Fraction, Spec
 
 if TYPE_CHECKING:
+    from torch import nn
     from torch.optim import Optimizer
+
+    from largebatch.jobs.optim.schedule_free import EvaluatedAverage
 
 
 class SgdConfig(MomentumConfig):
@@ -199,10 +202,138 @@ class MuonConfig(OptimizerConfig):
         return eager(Together)([*parts, *([self.other.build(others)] if others else [])])
 
 
-AnyOptimizer = Annotated[SgdConfig | AdamWConfig | LarsConfig | LambConfig | MuonConfig, Field(discriminator="name")]
+class LionConfig(OptimizerConfig):
+    """The sign of a mean of gradients (arXiv:2302.06675); weight decay is decoupled."""
+
+    name: Literal["lion"]
+    """lion is ours."""
+    beta1: Fraction = 0.9
+    """Weight of the mean in a step, beside the gradient."""
+    beta2: Fraction = 0.99
+    """Decay of the mean."""
+
+    momentum_option: ClassVar[str] = "beta1"
+    batch_power: ClassVar[float] = 0.5
+
+    @property
+    def num_state_tensors(self) -> int:
+        """The mean."""
+        return 1
+
+    def build(self, groups: ParamGroups) -> "Optimizer":
+        """See `OptimizerConfig`."""
+        from largebatch.jobs.optim.groupwise import eager
+        from largebatch.jobs.optim.lion import Lion
+
+        return eager(Lion)(groups, lr=0.0, betas=(self.beta1, self.beta2))
+
+
+class ScheduleFreeConfig(OptimizerConfig):
+    """The options of optimizers whose average of the iterates takes the place of a decaying rate (arXiv:2405.15682)."""
+
+    weight_lr_power: NonNegativeFloat = 2.0
+    """The power of the largest rate so far that an iterate weighs in the average."""
+
+    averages: ClassVar[bool] = True
+
+    def evaluated_average(self, model: "nn.Module", optimizer: "Optimizer") -> "EvaluatedAverage | None":
+        """See `OptimizerConfig`."""
+        from largebatch.jobs.optim.schedule_free import EvaluatedAverage
+
+        return EvaluatedAverage(model, optimizer)
+
+
+class ScheduleFreeSgdConfig(ScheduleFreeConfig):
+    """Schedule-free SGD; weight decay is coupled."""
+
+    name: Literal["schedule-free-sgd"]
+    """schedule-free-sgd is ours."""
+    momentum: Fraction = 0.9
+    """Where gradients are taken between the iterate (0) and the average (1)."""
+
+    momentum_option: ClassVar[str] = "momentum"
+    batch_power: ClassVar[float] = 1.0
+
+    @property
+    def num_state_tensors(self) -> int:
+        """The iterate and the average."""
+        return 2
+
+    def build(self, groups: ParamGroups) -> "Optimizer":
+        """See `OptimizerConfig`."""
+        from largebatch.jobs.optim.groupwise import eager
+        from largebatch.jobs.optim.schedule_free import ScheduleFreeSGD
+
+        return eager(ScheduleFreeSGD)(groups, lr=0.0, beta=self.momentum, weight_lr_power=self.weight_lr_power)
+
+
+class ScheduleFreeAdamWConfig(ScheduleFreeConfig, AdamConfig):
+    """Schedule-free AdamW; weight decay is decoupled."""
+
+    name: Literal["schedule-free-adamw"]
+    """schedule-free-adamw is ours."""
+    beta1: Fraction = 0.9
+    """Where gradients are taken between the iterate (0) and the average (1)."""
+
+    @property
+    def num_state_tensors(self) -> int:
+        """The iterate, the average and the second moment."""
+        return 3
+
+    def build(self, groups: ParamGroups) -> "Optimizer":
+        """See `OptimizerConfig`."""
+        from largebatch.jobs.optim.groupwise import eager
+        from largebatch.jobs.optim.schedule_free import ScheduleFreeAdamW
+
+        epsilon = 1e-8 if self.epsilon is None else self.epsilon
+        return eager(ScheduleFreeAdamW)(groups, lr=0.0, beta=self.beta1, beta2=self.beta2, eps=epsilon, weight_lr_power=self.weight_lr_power)
+
+
+class OwnOptimizerConfig(OptimizerConfig):
+    """A person's own optimizer."""
+
+    name: Literal["own"] = "own"
+    """An optimizer of your own."""
+    entry_point: str
+    """Your own: "package.module:function", which takes params, as torch's optimizers do, and the arguments, and returns a torch.optim.Optimizer."""
+    arguments: dict[str, JsonValue] = Field(default_factory=dict)
+    """Keyword arguments of the entry point."""
+
+    momentum_option: ClassVar[str] = ""
+    batch_power: ClassVar[float] = 0.5
+
+    @property
+    def momentum_value(self) -> float:
+        """Not known."""
+        return 0.0
+
+    @property
+    def num_state_tensors(self) -> int:
+        """Not known: as many as Adam's."""
+        return 2
+
+    def build(self, groups: ParamGroups) -> "Optimizer":
+        """See `OptimizerConfig`. Raises: SpecError."""
+        from largebatch.jobs.optim.own import own_optimizer
+
+        return own_optimizer(self.entry_point, self.arguments, groups)
+
+
+AnyOptimizer = Annotated[
+    SgdConfig
+    | AdamWConfig
+    | LarsConfig
+    | LambConfig
+    | MuonConfig
+    | LionConfig
+    | ScheduleFreeSgdConfig
+    | ScheduleFreeAdamWConfig
+    | OwnOptimizerConfig,
+    Field(discriminator="name"),
+]
 """The optimizer's part of a spec."""
 
 OPTIMIZERS: dict[str, type[OptimizerConfig]] = {
-    get_args(config.model_fields["name"].annotation)[0]: config for config in get_args(get_args(AnyOptimizer)[0])
+    get_args(config.model_fields["name"].annotation)[0]: config for config in get_args(get_args(AnyOptimizer)[0]) if config is not OwnOptimizerConfig
 }
-"""The config of each optimizer."""
+"""The config of each optimizer that has a name of its own."""

@@ -56,13 +56,18 @@ def load_optimizer(optimizer: Optimizer, model: nn.Module, saved: dict[str, Any]
         raise ValueError(f"it trains {num_saved} parameters, this model {len(names)}")
     for index, values in saved["state"].items():
         param, name = trained[names[index]], names[index]
-        shapes = {value.shape for value in values.values() if isinstance(value, Tensor) and value.ndim}
+        shapes = {value.shape for value in values.values() if isinstance(value, Tensor) and value.ndim and not _is_factor(value, param)}
         if not shapes <= {param.shape}:
             raise ValueError(f"the optimizer's state of {name} has the shape {tuple(shapes.pop())}, the parameter {tuple(param.shape)}")
     params = iter(trained[name] for name in names)
     optimizer.param_groups = [{**param_group, "params": list(islice(params, len(param_group["params"])))} for param_group in saved["param_groups"]]
     optimizer.load_state_dict(saved)
     _put_state_where_fresh_is(optimizer, saved)
+
+
+def _is_factor(value: Tensor, param: Tensor) -> bool:
+    """Whether a state holds a number for each row or column, say, of its parameter, as Adafactor's does."""
+    return value.ndim == param.ndim and all(size in (1, own) for size, own in zip(value.shape, param.shape, strict=True))
 
 
 def _put_state_where_fresh_is(optimizer: Optimizer, saved: dict[str, Any]) -> None:

@@ -64,6 +64,7 @@ def entry_points(spec: TrainSpec) -> dict[str, str]:
         "dataset.entry_point": spec.dataset.entry_point,
         "model.entry_point": spec.model.entry_point,
         "task.entry_point": getattr(spec.task, "entry_point", None),
+        "optimizer.entry_point": getattr(spec.optimizer, "entry_point", None),
     }
     return {field: reference for field, reference in references.items() if reference is not None}
 

@@ -366,6 +366,17 @@ class TrainSpec(Spec):
             raise ValueError("adascale needs the variance between workers at every step; with reduction.local_steps above 1 there is none")
         return self
 
+    @field_validator("optimizer", mode="before")
+    @classmethod
+    def _an_entry_point_is_a_persons_own(cls, optimizer: object) -> object:
+        return {"name": "own", **optimizer} if isinstance(optimizer, dict) and "entry_point" in optimizer else optimizer
+
+    @model_validator(mode="after")
+    def _averages_once(self) -> Self:
+        if self.ema and self.optimizer.averages:
+            raise ValueError(f"{self.optimizer.name} averages the weights that are evaluated itself; leave ema out")
+        return self
+
     @model_validator(mode="after")
     def _compiled_code_chooses_itself(self) -> Self:
         if self.compile and self.model.activation_checkpointing:

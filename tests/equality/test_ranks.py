@@ -58,6 +58,11 @@ def on_few(**parts: Any) -> dict[str, Any]:
 EQUAL: dict[str, dict[str, Any]] = {
     "sgd": document(stop={"steps": LONG}),
     "lamb": document(optimizer={"name": "lamb", "weight_decay": 0.01}, learning_rate={"base": 0.005}, ema={"decay": 0.9}),
+    "lion": document(
+        optimizer={"name": "lion", "weight_decay": 0.1}, learning_rate={"base": 0.002}, model={"entry_point": "rank_strangers:in_float64"}
+    ),
+    "schedule-free": document(optimizer={"name": "schedule-free-sgd"}, learning_rate={"base": 0.2, "warmup_epochs": 1.0}),
+    "own-optimizer": document(optimizer={"entry_point": "torch.optim:NAdam"}, learning_rate={"base": 0.002}),
     # In float64, for muon rounds its matrices to bfloat16: what float32 adds up in another order is 2^-8 apart, then.
     "muon": document(
         optimizer={"name": "muon", "weight_decay": 0.01}, learning_rate={"base": 0.01}, model={"entry_point": "rank_strangers:in_float64"}

@@ -65,6 +65,21 @@ CASES: dict[str, dict[str, Any]] = {
         "learning_rate": {"base": 0.05, "decay": "cosine", "warmup_epochs": 1.0},
         "batch": {**BATCH, "schedule": {"growth": [{"epoch": 1.5, "factor": 2.0}]}},
     },
+    "lion, groups": {
+        "optimizer": {"name": "lion", "weight_decay": 0.1, "groups": [{"pattern": "1.*", "learning_rate_factor": 0.5}]},
+        "learning_rate": {"base": 0.01},
+    },
+    "schedule-free adamw, dropout": {
+        "optimizer": {"name": "schedule-free-adamw", "weight_decay": 0.01},
+        "model": {"entry_point": "own_code:with_dropout"},
+        "learning_rate": {"base": 0.05, "warmup_epochs": 1.0},
+    },
+    "an optimizer of one's own, clipped": {
+        "optimizer": {"entry_point": "torch.optim:RMSprop", "arguments": {"alpha": 0.9, "momentum": 0.5}, "weight_decay": 0.01},
+        "gradient": {"clip_norm": 0.5},
+        "learning_rate": {"base": 0.01},
+    },
+    "a factored optimizer of one's own": {"optimizer": {"entry_point": "torch.optim:Adafactor"}, "learning_rate": {"base": 0.1}},
     "batch schedule": {"batch": {**BATCH, "schedule": {"warmup": {"start": 8, "epochs": 0.5}, "growth": [{"epoch": 1.5, "factor": 2.0}]}}},
     "adascale": {"learning_rate": {"base": 0.1, "scaling": "adascale", "base_global_batch_size": 8}, "stop": {"steps": 14}},
     "read sample by sample": {"dataset": {"entry_point": "own_code:own_samples"}, "batch": {**BATCH, "last": "drop"}},

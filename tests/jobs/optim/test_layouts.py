@@ -65,12 +65,37 @@ def by_torchs_muon(weights: Tensor, gradients: list[Tensor]) -> Tensor:
     return param.detach().double().view_as(weights)
 
 
+def by_lion(weights: Tensor, gradients: list[Tensor]) -> Tensor:
+    mean = torch.zeros_like(weights)
+    for gradient in gradients:
+        weights = weights - RATE * ((0.9 * mean + 0.1 * gradient).sign() + DECAY * weights)
+        mean = 0.99 * mean + 0.01 * gradient
+    return weights
+
+
+def by_schedule_free(weights: Tensor, gradients: list[Tensor], beta2: float | None) -> Tensor:
+    sequence = average = weights
+    second = torch.zeros_like(weights)
+    for t, gradient in enumerate(gradients, 1):
+        direction = gradient
+        if beta2 is not None:
+            second = beta2 * second + (1 - beta2) * gradient**2
+            direction = gradient / ((second / (1 - beta2**t)).sqrt() + 1e-8)
+        sequence = sequence - RATE * (direction + DECAY * weights)
+        average = average + (sequence - average) / t
+        weights = 0.1 * sequence + 0.9 * average
+    return weights
+
+
 REFERENCES: dict[str, Reference] = {
     "sgd": by_torch(SGD, momentum=0.9),
     "adamw": by_torch(AdamW, betas=(0.9, 0.999), eps=1e-8),
     "lars": by_lars,
     "lamb": by_lamb,
     "muon": by_torchs_muon,
+    "lion": by_lion,
+    "schedule-free-sgd": lambda weights, gradients: by_schedule_free(weights, gradients, None),
+    "schedule-free-adamw": lambda weights, gradients: by_schedule_free(weights, gradients, 0.999),
 }
 
 

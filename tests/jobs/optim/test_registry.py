@@ -55,10 +55,13 @@ def test_a_line_more_is_an_optimizer_more(tmp_path: Path) -> None:
     assert job.plan.spec.optimizer.state_bytes(10) == 40
 
 
+KNOWN = ", ".join(f'"{name}"' for name in OPTIMIZERS)
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"name": "rmsprpo"}, 'optimizer.name: must be "sgd", "adamw", "lars", "lamb", "muon" or "rmsprop", not "rmsprpo". Did you mean rmsprop?'),
+        ({"name": "rmsprpo"}, f'optimizer.name: must be {KNOWN}, "own" or "rmsprop", not "rmsprpo". Did you mean rmsprop?'),
         (
             {"name": "rmsprop", "beta1": 0.5},
             "optimizer: rmsprop does not read beta1; it reads decay_biases_and_norms, groups, smoothing, weight_decay.",
