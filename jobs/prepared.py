@@ -35,13 +35,13 @@ from largebatch.jobs.models.norms.ghost_batch_norm import evaluation_unit, has_b
 from largebatch.jobs.models.parameters import refuse_parameters, unfold_buffers
 from largebatch.jobs.models.sample_dropout import use_sample_dropout
 from largebatch.jobs.models.table import OURS, build_model
+from largebatch.jobs.optim.averaging.schedule_free import EvaluatedAverage
+from largebatch.jobs.optim.averaging.weight_average import WeightAverage
 from largebatch.jobs.optim.configs import MuonConfig, OwnOptimizerConfig
 from largebatch.jobs.optim.own import refuse_unusable
 from largebatch.jobs.optim.parameter_groups import build_optimizer, num_by_main_rule
-from largebatch.jobs.optim.schedule_free import EvaluatedAverage
 from largebatch.jobs.optim.split.heads import head_weights
 from largebatch.jobs.optim.split.in_words import rules_in_words
-from largebatch.jobs.optim.weight_average import WeightAverage
 from largebatch.jobs.plan.describe import DataFacts, plan_facts, plan_lines
 from largebatch.jobs.plan.make import TrainingSet, resolve_global_batch_size, resolve_span
 from largebatch.jobs.plan.step_plan import Slice

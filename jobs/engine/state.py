@@ -15,9 +15,9 @@ from largebatch.jobs.engine.ranks.buffers import Buffers
 from largebatch.jobs.engine.ranks.local_sgd import LocalSGD
 from largebatch.jobs.engine.ranks.ranks import Ranks
 from largebatch.jobs.models.sample_dropout import sample_dropouts
+from largebatch.jobs.optim.averaging.schedule_free import EvaluatedAverage
+from largebatch.jobs.optim.averaging.weight_average import WeightAverage
 from largebatch.jobs.optim.saved_state import load_optimizer, parameter_names, refuse_other_precision
-from largebatch.jobs.optim.schedule_free import EvaluatedAverage
-from largebatch.jobs.optim.weight_average import WeightAverage
 from largebatch.jobs.plan.step_plan import Position
 from largebatch.jobs.spec.train_spec import ReductionSpec
 from largebatch.jobs.tasks.base import Task

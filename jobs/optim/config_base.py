@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
-    from largebatch.jobs.optim.schedule_free import EvaluatedAverage
+    from largebatch.jobs.optim.averaging.schedule_free import EvaluatedAverage
 
 ParamGroups = list[dict[str, Any]]
 """As every optimizer of torch takes them: "params", and options that differ from group to group."""

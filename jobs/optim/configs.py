@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
-    from largebatch.jobs.optim.schedule_free import EvaluatedAverage
+    from largebatch.jobs.optim.averaging.schedule_free import EvaluatedAverage
 
 
 class SgdConfig(MomentumConfig):
@@ -153,7 +153,7 @@ class MuonConfig(OptimizerConfig):
     adjust_lr_fn: Literal["original", "match_rms_adamw", "spectral_unclamped"] = "match_rms_adamw"
     """What the learning rate is multiplied by for a matrix of A rows and B columns: sqrt(max(1, A / B)), 0.2 sqrt(max(A, B)) (arXiv:2502.16982:
     updates as large as AdamW's, so that one rate serves both) or sqrt(A / B)."""
-    other: Annotated[AdamWConfig | LambConfig | SgdConfig, Field(discriminator="name")] = AdamWConfig(name="adamw")
+    other: Annotated[AdamWConfig | LambConfig | SgdConfig, Field(discriminator="name")] = Field(default_factory=lambda: AdamWConfig(name="adamw"))
     """What updates embeddings, output heads, biases, norms and whatever is no hidden matrix; its options are its own."""
     other_learning_rate_factor: PositiveFloat = 1.0
     """What the learning rate of each step is multiplied by for these."""
@@ -238,7 +238,7 @@ class ScheduleFreeConfig(OptimizerConfig):
 
     def evaluated_average(self, model: "nn.Module", optimizer: "Optimizer") -> "EvaluatedAverage | None":
         """See `OptimizerConfig`."""
-        from largebatch.jobs.optim.schedule_free import EvaluatedAverage
+        from largebatch.jobs.optim.averaging.schedule_free import EvaluatedAverage
 
         return EvaluatedAverage(model, optimizer)
 
@@ -261,8 +261,8 @@ class ScheduleFreeSgdConfig(ScheduleFreeConfig):
 
     def build(self, groups: ParamGroups) -> "Optimizer":
         """See `OptimizerConfig`."""
+        from largebatch.jobs.optim.averaging.schedule_free import ScheduleFreeSGD
         from largebatch.jobs.optim.groupwise import eager
-        from largebatch.jobs.optim.schedule_free import ScheduleFreeSGD
 
         return eager(ScheduleFreeSGD)(groups, lr=0.0, beta=self.momentum, weight_lr_power=self.weight_lr_power)
 
@@ -282,8 +282,8 @@ class ScheduleFreeAdamWConfig(ScheduleFreeConfig, AdamConfig):
 
     def build(self, groups: ParamGroups) -> "Optimizer":
         """See `OptimizerConfig`."""
+        from largebatch.jobs.optim.averaging.schedule_free import ScheduleFreeAdamW
         from largebatch.jobs.optim.groupwise import eager
-        from largebatch.jobs.optim.schedule_free import ScheduleFreeAdamW
 
         epsilon = 1e-8 if self.epsilon is None else self.epsilon
         return eager(ScheduleFreeAdamW)(groups, lr=0.0, beta=self.beta1, beta2=self.beta2, eps=epsilon, weight_lr_power=self.weight_lr_power)

@@ -8,13 +8,13 @@ from torch import nn
 from torch.optim import SGD
 
 from largebatch.jobs.optim.adamw import AdamW
+from largebatch.jobs.optim.averaging.schedule_free import ScheduleFreeAdamW, ScheduleFreeSGD
 from largebatch.jobs.optim.config_base import OptimizerConfig
 from largebatch.jobs.optim.configs import OPTIMIZERS
 from largebatch.jobs.optim.lamb import LAMB
 from largebatch.jobs.optim.lars import LARS
 from largebatch.jobs.optim.lion import Lion
 from largebatch.jobs.optim.parameter_groups import build_optimizer, num_by_main_rule, parameter_groups, set_learning_rate
-from largebatch.jobs.optim.schedule_free import ScheduleFreeAdamW, ScheduleFreeSGD
 from largebatch.jobs.optim.split.together import Together
 
 KINDS = {"sgd": SGD, "adamw": AdamW, "lars": LARS, "lamb": LAMB, "muon": Together,

@@ -1,0 +1,1 @@
+"""Averages of weights, evaluated in place of the weights."""
