@@ -67,8 +67,6 @@ def train_branch(
     job, plan = branch_job(origin, branch)
     state = _state_at(job, point.checkpoint.path, origin.job.spec)
     assert state.progress.position[:4] == point.position[:4], "a plan without a batch schedule knows where its steps end"
-    if job.findings.by_samples or job.findings.by_passes:  # such a model takes every step in one pass
-        state.micro_batch_size = max(state.micro_batch_size, plan.global_batch_size * plan.multiple)
     began_s, losses, noise = state.clock.wall_s, list[float](), [0.0, 0.0]
     part = job.dataset.evaluated
     batches, evaluated = training_batches(job), evaluation_batches(job, part)

@@ -1,6 +1,8 @@
 """Branches of real runs in this process: at the multiple 1 the run that goes on, bit for bit; kept line by line; refused where they cannot be."""
 
 import json
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 import small_runs
 import torch
 from small_runs import CPU, parameters, synthetic, trained
+from torch import nn
 
 from largebatch.jobs.engine.model_state import digest
 from largebatch.jobs.errors import CheckpointError, DataError, InputError, PlanError
@@ -167,6 +170,33 @@ def test_a_branch_that_diverges_is_a_batch_with_loss(tmp_path: Path) -> None:
     assert {path.name for path in left.folder.iterdir()} >= {"answer.json", "critical-batch.png", "branch-losses.png", LEDGER}
 
 
+def test_a_run_that_diverges_where_it_goes_on_is_refused(tmp_path: Path) -> None:
+    """It was stopped in time; its end is later now, as a resume may set it."""
+    parts = {
+        "task": {"name": "regression"}, "dataset": {"name": "diabetes"}, "model": {"name": "mlp", "arguments": {"depth": 0}},
+        "optimizer": {"name": "sgd", "momentum": 0.0}, "learning_rate": {"base": 3.0}, "stop": {"steps": 6},
+    }  # fmt: skip
+    run_dir = run(tmp_path / "run", **parts)
+    spec = json.loads((run_dir / "spec.json").read_text())
+    (run_dir / "spec.json").write_text(json.dumps(spec | {"stop": spec["stop"] | {"steps": 400}}))
+    origin = opened(run_dir, steps=[4], multiples=[2], num_samples=2400)
+    with pytest.raises(InputError, match="run diverges where it goes on from step 4 at its own batch"):
+        run_branches(origin, Ask(2, 0.0), BranchListener())
+
+
+def test_a_damaged_checkpoint_and_one_of_another_recipe_are_refused(tmp_path: Path) -> None:
+    run_dir = run(tmp_path / "run")
+    origin = opened(run_dir, steps=[4], multiples=[2], num_samples=64)
+    spec = origin.job.spec.model_copy(update={"seed": 7})
+    other = replace(origin, job=replace(origin.job, spec=spec))
+    with pytest.raises(CheckpointError, match="seed: the checkpoint was made with 0, and the spec now says 7"):
+        run_branches(other, Ask(2, 0.0), BranchListener())
+    path = origin.points[0].checkpoint.path
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(CheckpointError, match=r"is damaged.* choose others with --steps"):
+        run_branches(origin, Ask(2, 0.0), BranchListener())
+
+
 class TestSchedule:
     """The batch doubles where the critical batch has doubled, and never before that was measured."""
 
@@ -204,6 +234,19 @@ class TestSchedule:
     def test_there_is_none_where_twice_the_batch_loses(self) -> None:
         plan = small_runs.planned(100, batch={"global_batch_size": 8, "micro_batch_size": 8}, stop={"epochs": 10})
         assert batch_schedule(plan, self.batches(2.0, 4.0), 1.0) is None
+
+
+class Remembers(nn.Sequential):
+    """A model that keeps something of the samples that pass, which depends on how a batch is split."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(36, num_classes))
+        self.register_buffer("seen", torch.zeros(36))
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.seen.copy_(inputs.detach().flatten(1).mean(dim=0))
+        return super().forward(inputs)
 
 
 class TestRefusals:
@@ -264,3 +307,9 @@ class TestRefusals:
     )  # fmt: skip
     def test_what_follows_no_single_batch(self, tmp_path: Path, parts: dict[str, Any], why: str) -> None:
         assert why in self.refused(PlanError, run(tmp_path / "run", **parts))
+
+    def test_a_model_that_cannot_be_split(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A multiple is accumulated over micro-batches, as a batch that grows is."""
+        monkeypatch.setitem(sys.modules, "own_code", sys.modules[__name__])
+        run_dir = run(tmp_path / "run", model={"entry_point": "own_code:Remembers"}, gradient={"noise_every_steps": 0})
+        assert "seen keeps something of the samples" in self.refused(PlanError, run_dir, multiples=[2], num_samples=64)
