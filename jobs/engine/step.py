@@ -18,7 +18,10 @@ from largebatch.jobs.engine.noise_scale import estimate, estimate_by_samples
 from largebatch.jobs.engine.non_finite import FiniteBatches, diverged, non_finite_error, non_finite_gradient
 from largebatch.jobs.engine.out_of_memory import ran_out_of_memory, smaller_micro_batch
 from largebatch.jobs.engine.state import TrainState
+from largebatch.jobs.entry_points import ANYTHING, failed
 from largebatch.jobs.errors import FaultError
+from largebatch.jobs.optim.config_base import OptimizerConfig
+from largebatch.jobs.optim.configs import OwnOptimizerConfig
 from largebatch.jobs.optim.parameter_groups import set_learning_rate
 from largebatch.jobs.plan.learning_rate import adascale_gain
 from largebatch.jobs.plan.step_plan import StepPlan
@@ -46,7 +49,7 @@ def optimizer_step(state: TrainState, plan: TrainPlan, step: StepPlan, batches: 
         step = plan.with_gain(step, _gain(state, plan, step, trace, norm_squared))
     set_learning_rate(state.optimizer, step.learning_rate)
     _clip(state.model, math.sqrt(measured.own_squared_norm), plan.spec.gradient.clip_norm)
-    with _lack_of_memory_in_words(plan.spec.optimizer.name, step):
+    with _errors_in_words(plan.spec.optimizer, step):
         state.optimizer.step()
     if step.is_local:
         state.local_sgd.count_step(plan.spec.reduction.local_steps)
@@ -125,16 +128,18 @@ def _clip(model: nn.Module, norm: float, max_norm: float | None) -> None:
 
 
 @contextmanager
-def _lack_of_memory_in_words(optimizer: str, step: StepPlan) -> Iterator[None]:
-    """Raise FaultError where memory runs out: what an update holds does not depend on the micro-batch."""
+def _errors_in_words(optimizer: OptimizerConfig, step: StepPlan) -> Iterator[None]:
+    """Raise FaultError where memory runs out, for what an update holds does not depend on the micro-batch; CodeError for a person's own optimizer."""
     try:
         yield
-    except RuntimeError as error:
+    except ANYTHING as error:
         if not ran_out_of_memory(error):
+            if isinstance(optimizer, OwnOptimizerConfig):
+                raise failed("optimizer.entry_point", error, f"at step {step.number}, updating the weights") from error
             raise
         raise FaultError(
             "optimizer",
-            f"{optimizer}'s update at step {step.number} does not fit into this device's memory beside weights and gradients;"
+            f"{optimizer.name}'s update at step {step.number} does not fit into this device's memory beside weights and gradients;"
             " a smaller micro-batch would not help.",
             "Use a smaller model, or an optimizer that keeps less, such as sgd.",
         ) from error

@@ -214,7 +214,8 @@ def folder(ranks: Ranks, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_ranks_are_one_process(folder: Path, case: str, world_size: int) -> None:
     one, many = folder / f"1-{case}", folder / f"{world_size}-{case}"
     yardstick = distance(parameters(one), parameters(folder / f"other-{case}"))
-    assert 0 < yardstick < 1e-3
+    assert yardstick < 1e-3
+    assert (yardstick > 0) == (case != "lion"), "rounding tells runs apart, but where signs alone count"
     assert distance(parameters(one), parameters(many)) <= 10 * yardstick + 2.0**-20
     assert len(losses(many)) == EQUAL[case]["stop"]["steps"]
     assert losses(many)[0] == pytest.approx(losses(one)[0], rel=2.0**-20)

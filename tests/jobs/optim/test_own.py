@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 from torch.optim import SGD, Optimizer, RMSprop
 
-from largebatch.jobs.errors import SpecError
+from largebatch.jobs.errors import CodeError, SpecError
 from largebatch.jobs.spec.read import build_spec, entry_points, refuse_unlisted_entry_points
 
 OWN = {"entry_point": "own_optimizers:make", "arguments": {"alpha": 0.8}}
@@ -121,6 +121,24 @@ class Forgetful(SGD):
 def test_what_the_loop_could_not_use_is_refused(optimizer: str, sentence: str) -> None:
     with pytest.raises(SpecError, match=rf"^optimizer\.entry_point: .*{sentence}"):
         prepared(optimizer={"entry_point": optimizer})
+
+
+class Tires(SGD):
+    """Fails at its fourth step; the first two are tries."""
+
+    num_steps = 0
+
+    def step(self, closure: Any = None) -> None:
+        Tires.num_steps += 1
+        if Tires.num_steps == 4:
+            raise KeyError("momentum_buffer")
+        super().step()
+
+
+def test_what_fails_midway_is_told_as_ones_own(tmp_path: Path) -> None:
+    job = prepared(optimizer={"entry_point": "own_optimizers:Tires"})
+    with pytest.raises(CodeError, match=r"^optimizer\.entry_point: failed at step 2, updating the weights: KeyError: 'momentum_buffer'"):
+        trained(job, tmp_path)
 
 
 class NeedsClosure(SGD):

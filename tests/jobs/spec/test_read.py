@@ -87,7 +87,7 @@ def test_overrides_reach_anywhere_and_the_last_wins() -> None:
     assert spec.checkpoint.every_seconds is None
 
 
-@pytest.mark.parametrize("other", ["lamb", "adamw"])
+@pytest.mark.parametrize("other", ["lamb", "adamw", "lion"])
 def test_another_optimizer_forgets_the_defaults_of_the_recipes_own(other: str) -> None:
     options = {"momentum": 0.9, "nesterov": False, "weight_decay": 0.1}
     recipe = json.dumps({**json.loads(read_spec("digits-lamb").model_dump_json()), "optimizer": {"name": "sgd", **options}})
@@ -95,6 +95,14 @@ def test_another_optimizer_forgets_the_defaults_of_the_recipes_own(other: str) -
         patch.setenv("RECIPE", recipe)
         spec = read_spec("env:RECIPE", [f"optimizer.name={other}"])
     assert (spec.optimizer.name, spec.optimizer.weight_decay) == (other, 0.1)
+
+
+def test_the_defaults_that_are_forgotten_are_the_recipes_optimizers_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """0.9 is sgd's default and not muon's; a default of muon's may be a whole optimizer."""
+    document = json.loads(read_spec("digits-lamb").model_dump_json())
+    for name, optimizer in (("sgd", {"name": "sgd", "momentum": 0.9}), ("muon", json.loads(OPTIMIZERS["muon"](name="muon").model_dump_json()))):
+        monkeypatch.setenv("RECIPE", json.dumps({**document, "optimizer": optimizer}))
+        assert read_spec("env:RECIPE", ["optimizer.name=lamb"]).optimizer == OPTIMIZERS["lamb"](name="lamb"), name
 
 
 def test_another_optimizer_does_not_forget_what_somebody_chose(tmp_path: Path) -> None:

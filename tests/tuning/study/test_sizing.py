@@ -8,7 +8,7 @@ from largebatch.jobs.spec.read import read_spec
 from largebatch.tuning.results.analysis.step_time import Profile, ProfilePoint
 from largebatch.tuning.study.sizing import size_sweep
 from largebatch.tuning.sweep.space import with_fields
-from largebatch.tuning.sweep.spec import BATCH, MOMENTUM, ResourcesSpec
+from largebatch.tuning.sweep.spec import BATCH, MOMENTUM, RangeSpec, ResourcesSpec
 
 SPEC = read_spec("digits-small-batch", [f"stop.target_accuracy={TARGET}", "stop.epochs=20"])
 
@@ -61,3 +61,17 @@ def test_a_small_budget_leaves_the_costliest_ends_out() -> None:
     assert sizes[0] == [64, 256, 1024], "the soonest by what is known before, and its neighbours"
     assert sizes[1] == [16, 64, 256, 1024, 4096]
     assert len(sizes[2]) == 6
+
+
+def test_a_rate_follows_the_momentum_only_where_momentum_adds_steps_up() -> None:
+    """SGD moves by rate / (1 - momentum) in the long run; what muon makes of its mean is as long at any momentum."""
+    ranges = {}
+    for name in ("sgd", "muon"):
+        spec = with_fields(SPEC, {"optimizer": {"name": name, "momentum": 0.9}})
+        sweep = size_sweep(spec, profile(), made_run(256), 3600.0, ResourcesSpec())
+        assert sweep.each[MOMENTUM] == [0.0, 0.9]
+        ranges[name] = sweep.search.space["learning_rate.base"]
+    assert isinstance(ranges["sgd"], RangeSpec)
+    assert isinstance(ranges["muon"], RangeSpec)
+    assert (ranges["sgd"].is_effective, ranges["muon"].is_effective) == (True, False)
+    assert ranges["sgd"].low == pytest.approx(10 * ranges["muon"].low)
