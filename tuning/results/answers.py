@@ -75,6 +75,10 @@ def _digits(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
+Interval = tuple[float, float | None]
+"""Of several seeds; its end is None where it reaches into misses."""
+
+
 class Choice(Answer):
     """A batch size with what it costs to the target, measured or predicted."""
 
@@ -86,6 +90,10 @@ class Choice(Answer):
     optimizer: str
     num_seeds: int
     """0: predicted, not run."""
+    seconds_interval: Interval | None = None
+    """None for a single seed, and where costs are predicted or those to a limit."""
+    samples_interval: Interval | None = None
+    """As `seconds_interval`."""
 
 
 class Advice(Answer):

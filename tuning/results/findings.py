@@ -91,7 +91,8 @@ class Findings:
     @cached_property
     def choices(self) -> list[Choice]:
         """What each batch size that reached the target costs."""
-        return [best.choice(best.seconds.median or 0.0, best.samples.median or 0.0) for best in self.reached]
+        choices = [best.choice(best.seconds.median or 0.0, best.samples.median or 0.0) for best in self.reached]
+        return [choice.model_copy(update=best.intervals) for choice, best in zip(choices, self.reached, strict=True)]
 
     @cached_property
     def critical_batch(self) -> CriticalBatch | None:

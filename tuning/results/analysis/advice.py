@@ -71,17 +71,35 @@ def advise(choices: Sequence[Choice], limits: Sequence[Limit] = (), unit: Unit =
     more_samples = f"{_times(soonest.samples / cheapest.samples)} the {unit.name} of the cheapest"
     more_time = f"{_times(cheapest.seconds / soonest.seconds)} the training time of the soonest"
     return [
-        Advice(question="soonest", choice=soonest, reason=_versus(soonest, cheapest, "sooner", more_samples, unit)),
-        Advice(question="cheapest", choice=cheapest, reason=_versus(cheapest, soonest, f"with fewer {unit.name}", more_time, unit)),
+        Advice(
+            question="soonest",
+            choice=soonest,
+            reason=_versus(soonest, cheapest, more_samples, unit, "sooner", _alike(soonest, choices, "seconds", unit)),
+        ),
+        Advice(
+            question="cheapest",
+            choice=cheapest,
+            reason=_versus(cheapest, soonest, more_time, unit, f"with fewer {unit.name}", _alike(cheapest, choices, "samples", unit)),
+        ),
         Advice(question="knee", choice=knee, reason=_between(knee, soonest, cheapest, len(standing), unit)),
         *within,
     ]
 
 
-def _versus(choice: Choice, other: Choice, better: str, more: str, unit: Unit) -> str:
+def _alike(best: Choice, choices: Sequence[Choice], cost: Cost, unit: Unit) -> str:
+    """The batches whose intervals of a cost overlap with the best one's, in words: seeds do not tell them apart. Empty for none."""
+    interval = getattr(best, f"{cost}_interval")
+    others = [(choice, getattr(choice, f"{cost}_interval")) for choice in choices if choice is not best]
+    alike = [choice for choice, other in others if interval and other and (interval[1] is None or other[0] <= interval[1])]
+    return " and ".join(unit.batch(choice.global_batch_size) for choice in alike)
+
+
+def _versus(choice: Choice, other: Choice, more: str, unit: Unit, better: str, alike: str) -> str:
+    """Args: better: what no other batch is; alike: the batches that seeds do not tell from it."""
+    told = f"the seeds do not tell it from batch {alike}" if alike else f"no other batch reaches the target {better}"
     if choice.global_batch_size == other.global_batch_size:
-        return "nothing else is sooner, and nothing else is cheaper."
-    return f"no other batch reaches the target {better}; it takes {more}, batch {unit.batch(other.global_batch_size)}."
+        return f"{told if alike else 'nothing else is sooner, and nothing else is cheaper'}."
+    return f"{told}; it takes {more}, batch {unit.batch(other.global_batch_size)}."
 
 
 def _between(knee: Choice, soonest: Choice, cheapest: Choice, num_standing: int, unit: Unit) -> str:

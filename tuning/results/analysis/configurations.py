@@ -89,6 +89,12 @@ class Configuration:
         """
         return -len(self.runs), self.rank
 
+    @property
+    def intervals(self) -> dict[str, tuple[float | None, float | None]]:
+        """Those of a `Choice`; none for a single seed."""
+        costs = {"seconds": self.seconds, "samples": self.samples} if len(self.runs) > 1 else {}
+        return {f"{cost}_interval": (spread.low, spread.high) for cost, spread in costs.items()}
+
     def choice(self, seconds: float, samples: float) -> Choice:
         """The configuration as an answer has it, at a cost."""
         return Choice(
