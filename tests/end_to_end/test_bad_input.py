@@ -106,7 +106,7 @@ MISTAKES: dict[str, Mistake] = {
     "name of long letters": of("name", "has 102 bytes", "at most 100", name="漢" * 34),
     "number that YAML 1.1 takes for octal": of("batch.global_batch_size", 'a whole number or "full", not "010"', batch={"global_batch_size": "010"}),
     # ---- names
-    "unknown optimizer": of("optimizer.name", '"sgd", "adamw", "lars" or "lamb", not "lasr"', "Did you mean lars", optimizer={"name": "lasr"}),
+    "unknown optimizer": of("optimizer.name", 'must be "sgd", "adamw", "lars", "lamb", ', "Did you mean lars", optimizer={"name": "lasr"}),
     "unknown model": of("model.name", "'resnet8' is not a model", "resnet9", model={"name": "resnet8"}),
     "model like no other": of("model.name", "'xyzzy' is not a model", "Known: mlp, transformer", model={"name": "xyzzy"}),
     "unknown data set": of("dataset.name", "'cifar' is not a data set", "Did you mean cifar10", dataset={"name": "cifar"}),

@@ -123,7 +123,7 @@ def put_sweep(service: Service, state: State, reason: str | None) -> str:
 def test_a_sweep_that_is_over_without_an_answer_says_why(service: Service, state: State) -> None:
     job_id = put_sweep(service, state, "DataError: dataset.name: MNIST is not in data.")
     for what in ("advice", "findings", "report", "frontier"):
-        answer = httpx.get(f"{service.url}/v1/sweeps/{job_id}/{what}")
+        answer = httpx.get(f"{service.url}/v1/sweeps/{job_id}/{what}", timeout=60)  # the first to ask waits for the analysis' imports
         assert answer.status_code == 409
         said = answer.json()["detail"]
         assert f"is over ({state}), without" in said
