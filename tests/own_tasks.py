@@ -40,6 +40,28 @@ class Nameless(Focal):
     others = (largebatch.Metric("kappa", "higher"),)
 
 
+class Worded(Focal):
+    def metrics(self, sums: dict[str, float], weight: float) -> dict[str, Any]:
+        return {"accuracy": "0.5"}
+
+
+class WithoutLoss(Focal):
+    def metrics(self, sums: dict[str, float], weight: float) -> dict[str, float]:
+        return {"accuracy": sums["accuracy"] / weight}
+
+
+class Failing(Focal):
+    def metric_sums(self, model: Any, batch: Any) -> dict[str, Tensor]:
+        raise KeyError("labels")
+
+
+class WeightedMean(Focal):
+    def loss_sum(self, model: Any, batch: Any) -> Tensor:
+        inputs, labels = batch
+        weights = inputs.flatten(1).sum(1).exp()
+        return (weights * functional.cross_entropy(model(inputs), labels, reduction="none")).sum() / weights.sum()
+
+
 class Undefined(Focal):
     def metrics(self, sums: dict[str, float], weight: float) -> dict[str, float]:
         return {**super().metrics(sums, weight), "accuracy": float("nan")}

@@ -22,6 +22,7 @@ from largebatch.jobs.models.modes import evaluation_mode
 from largebatch.jobs.models.norms.ghost_batch_norm import evaluation_unit
 from largebatch.jobs.models.snapshot import restored
 from largebatch.jobs.plan.step_plan import Slice
+from largebatch.jobs.tasks.base import Batch, Forward, Task
 from largebatch.jobs.tasks.contrastive import CoupledTask, Embeddings
 from largebatch.jobs.tasks.nearest_neighbours import Labelled
 
@@ -119,15 +120,29 @@ def _scores(state: TrainState, own: dict[str, float]) -> Scores:
     weight = sums.pop(WEIGHT)
     if not weight > 0:
         raise PlanError("task", f"the samples of an evaluation weigh {weight:g} together, and a mean divides by that.", "Give some of them a weight.")
+    return scores_of(state.task, sums, weight, f"after step {state.progress.step}")
+
+
+def scores_of(task: Task, sums: dict[str, float], weight: float, when: str) -> Scores:
+    """The task's metrics of sums over samples. Raises: PlanError where they are no numbers; InputError or CodeError for what they raise."""
     try:
-        scores = state.task.metrics(sums, weight)
+        scores = {"loss": sums["loss"] / weight, **task.metrics(dict(sums), weight)}
     except ANYTHING as error:  # a person's own code may raise anything
-        raise failed("task", error, f"after step {state.progress.step}, making scores of {', '.join(sums)}") from error
-    missing = [metric.name for metric in state.task.all_metrics() if not isinstance(scores.get(metric.name), (int, float))]
-    if missing:
-        known = ", ".join(scores) or "none"
-        raise PlanError("task", f"its metrics give no number for {missing[0]}; they give {known}.", "Return a number for each metric that it names.")
+        raise failed("task", error, f"{when}, making scores of {', '.join(sums)}") from error
+    for name in (metric.name for metric in task.all_metrics()):
+        if not isinstance(scores.get(name), (int, float)):
+            given = f"its metric {name} is a {type(scores[name]).__name__}" if name in scores else f"its metrics give no number for {name}"
+            raise PlanError("task", f"{given}; they give {', '.join(scores)}.", "Return a number for each metric that it names.")
     return {name: float(score) for name, score in scores.items()}
+
+
+def sums_of(task: Task, forward: Forward, batch: Batch, device: torch.device) -> dict[str, Tensor]:
+    """A task's sums over a batch, the loss always among them, and what its samples weigh; 0-d. Raises: PlanError for what is no single number."""
+    sums = dict(task.metric_sums(forward, batch) or {})
+    if "loss" not in sums:
+        sums = {**sums, "loss": task.loss_sum(forward, batch)}
+    sums[WEIGHT] = task.weight(batch)
+    return {name: _exact(name, value, device).reshape(()) for name, value in sums.items()}
 
 
 def refuse_non_finite_samples(state: TrainState, batches: Batches, num_samples: int, precision: str, kind: str = "test") -> None:
@@ -152,11 +167,7 @@ def _seen_if_it_fits(
         forward = in_precision(state.model, precision, device)
         if isinstance(task, CoupledTask):
             return task.embed_labelled(forward, batch)
-        sums = dict(task.metric_sums(forward, batch) or {})
-        if "loss" not in sums:
-            sums = {**sums, "loss": task.loss_sum(forward, batch)}
-        sums[WEIGHT] = task.weight(batch)
-        return {name: _exact(name, value, device).reshape(()) for name, value in sums.items()}
+        return sums_of(task, forward, batch, device)
     except ANYTHING as error:  # a person's own model may raise anything
         if not ran_out_of_memory(error):
             raise failed("model", error, f"after step {state.progress.step}, evaluating {samples.size} samples") from error

@@ -8,7 +8,9 @@ import small_runs
 import torch
 from small_runs import distance, parameters, trained
 from torch.nn import functional
+from torch.utils.data import TensorDataset
 
+from largebatch.jobs.data.dataset import Tensors, evenly_spread
 from largebatch.jobs.errors import CodeError, InputError, PlanError, SpecError
 from largebatch.jobs.plan.step_plan import Slice
 from largebatch.jobs.prepared import Prepared, new_state
@@ -186,6 +188,17 @@ def test_tokens_are_counted_beside_samples(tmp_path: Path) -> None:
         small_runs.prepared(**{**TASKS["regression"], "batch": {"global_batch_tokens": 350}})
 
 
+def test_the_training_score_is_of_samples_from_the_whole_set(tmp_path: Path) -> None:
+    """The first half of the training samples has other targets than the second; as many samples are scored as are tested."""
+    inputs = torch.ones(64, 3)
+    halves = TensorDataset(inputs, torch.arange(64).ge(32).float()), TensorDataset(inputs[:8], torch.ones(8))
+    chosen = evenly_spread(halves[0], 8)
+    assert [float(chosen[index][1]) for index in range(8)] == [0.0] * 4 + [1.0] * 4
+    held = evenly_spread(Tensors(halves[0].tensors), 8)
+    assert held.batch[1].tolist() == [0.0] * 4 + [1.0] * 4
+    assert evenly_spread(halves[0], 64) is halves[0]
+
+
 class TestRefused:
     @pytest.mark.parametrize(
         ("parts", "words"),
@@ -212,22 +225,33 @@ class TestRefused:
         with pytest.raises(InputError, match=words):
             small_runs.prepared(**{**TASKS["focal"], **parts})
 
-    def test_metrics_that_are_no_numbers_end_the_run_in_words(self, tmp_path: Path) -> None:
-        job = small_runs.prepared(**{**TASKS["focal"], "task": {"entry_point": f"{OWN}:Nameless"}})
-        with pytest.raises((InputError, CodeError), match="its metrics give no number for kappa; they give accuracy, loss"):
-            trained(job, tmp_path)
+    @pytest.mark.parametrize(
+        ("name", "words"),
+        [
+            ("Nameless", "task: its metrics give no number for kappa; they give loss, accuracy"),
+            ("Worded", "task: its metric accuracy is a str; they give loss, accuracy"),
+            ("Failing", "task: its metric_sums failed on 8 samples: KeyError: 'labels'"),
+            ("VectorWeight", r"its weight over a batch is \(8,\); it must be one number|its sum .* is \(8,\); it must be one number"),
+            ("VectorMetric", r"its sum accuracy over a batch is \(8,\); it must be one number"),
+            ("WeightedMean", "task: its loss is divided by what the samples weigh"),
+        ],
+    )
+    def test_what_metrics_and_losses_must_be_is_known_before_anything_trains(self, name: str, words: str) -> None:
+        with pytest.raises(PlanError, match=words):
+            small_runs.prepared(**{**TASKS["focal"], "task": {"entry_point": f"{OWN}:{name}"}})
+
+    def test_metrics_without_the_loss_have_it_all_the_same(self, tmp_path: Path) -> None:
+        document = {**TASKS["focal"], "stop": {"epochs": 1}}
+        scores = []
+        for number, name in enumerate(("Focal", "WithoutLoss")):
+            trained(small_runs.prepared(**{**document, "task": {"entry_point": f"{OWN}:{name}"}}), tmp_path / str(number))
+            scores.append([record.scores for record in evaluations(read_records(tmp_path / str(number)))])
+        assert scores[0] == scores[1]
 
     def test_a_metric_that_is_not_defined_is_no_divergence(self, tmp_path: Path) -> None:
         job = small_runs.prepared(**{**TASKS["focal"], "task": {"entry_point": f"{OWN}:Undefined"}})
         with pytest.raises(CodeError, match="task: its metric accuracy is no number after step 4, and the loss is one"):
             trained(job, tmp_path)
-
-    @pytest.mark.parametrize(
-        ("name", "words"), [("VectorWeight", r"its weight of a batch is \(\d+,\)"), ("VectorMetric", r"its sum accuracy over a batch is \(\d+,\)")]
-    )
-    def test_what_must_be_one_number_is_said_to_be_none(self, name: str, words: str, tmp_path: Path) -> None:
-        with pytest.raises((InputError, CodeError), match=f"{words}.*must be one number"):
-            trained(small_runs.prepared(**{**TASKS["focal"], "task": {"entry_point": f"{OWN}:{name}"}}), tmp_path)
 
     def test_local_steps_of_a_loss_that_couples_samples(self) -> None:
         with pytest.raises(PlanError, match=r"reduction.local_steps: each worker would compare its own samples alone"):

@@ -3,6 +3,7 @@
 A sweep's runs end when they have met the target, so their accuracies say nothing about which batch generalises better.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -34,6 +35,11 @@ DIMENSIONS = 100
 """Of the random subspace."""
 SHORT_S = 600.0
 """Below this budget sharpness is measured on fewer samples and points."""
+NUM_PASSES = 400
+"""Over the samples, about: ten iterations for each of four sizes and subspaces, an eigenvalue and a line, for two solutions."""
+SHARPNESS_SHARE = 0.2
+"""Of the budget, how much sharpness may take."""
+FEWEST_SAMPLES = 32
 SHORT, LONG = (2000, 13), (5000, 25)
 """(training images that losses are taken over, points on each line)."""
 
@@ -87,6 +93,12 @@ def measure(runs: Sequence[RunSummary], options: StudyOptions, device: torch.dev
     """
     num_samples, num_points = SHORT if options.budget_s < SHORT_S else LONG
     ends = [runs[0], runs[-1]]
+    slowest = min(summary.samples_per_second or math.inf for summary in ends)
+    affordable = SHARPNESS_SHARE * options.budget_s * slowest / NUM_PASSES
+    if affordable < FEWEST_SAMPLES:
+        options.on_notice("No sharpness: the budget does not hold its passes over enough samples of this model.")
+        return Solutions(runs=[*runs])
+    num_samples = min(num_samples, int(affordable))
     solutions = [load_solution(Path(summary.run_dir), device, options.data_dir, num_samples) for summary in ends]
     sharp = []
     for number, (solution, summary) in enumerate(zip(solutions, ends, strict=True)):

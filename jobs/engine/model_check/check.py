@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from largebatch.jobs.data.dataset import Dataset
 from largebatch.jobs.data.loaders import first_samples
 from largebatch.jobs.data.trees import Tree, cut_sequences, map_leaves, num_samples, rows
-from largebatch.jobs.engine.evaluate import samples_at_once
+from largebatch.jobs.engine.evaluate import WEIGHT, samples_at_once, scores_of
 from largebatch.jobs.engine.model_check.carried_state import Findings, find_moved_buffers, find_moved_weights, find_read_statistics
 from largebatch.jobs.engine.model_check.draws import drawing_parts, draws_in_words
 from largebatch.jobs.engine.model_check.dropout import refuse_coupled_dropout
@@ -25,7 +25,8 @@ from largebatch.jobs.engine.model_check.passes import Passes
 from largebatch.jobs.engine.model_state import refuse_unsaveable
 from largebatch.jobs.engine.out_of_memory import make_room, ran_out_of_memory
 from largebatch.jobs.engine.warm_up import micro_batch_sizes
-from largebatch.jobs.errors import PlanError
+from largebatch.jobs.entry_points import ANYTHING, described
+from largebatch.jobs.errors import CodeError, LargebatchError, PlanError
 from largebatch.jobs.models.norms.ghost_batch_norm import evaluation_unit
 from largebatch.jobs.models.sample_dropout import sample_dropouts
 from largebatch.jobs.plan.step_plan import Slice
@@ -33,6 +34,7 @@ from largebatch.jobs.plan.train_plan import TrainPlan
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.tasks.base import Task
 from largebatch.jobs.tasks.classification import Classification
+from largebatch.jobs.tasks.registry import OwnTaskConfig
 
 NUM_SAMPLES = 8
 """Samples that pass through together; as many others take their places."""
@@ -66,11 +68,29 @@ def check_model(spec: TrainSpec, model: nn.Module, task: Task, dataset: Dataset,
     with _leaves_no_trace(check):
         find_moved_buffers(check.passes, train, check.findings)
         check.passes.evaluation(test)
+        if isinstance(spec.task, OwnTaskConfig):
+            _refuse_no_scores(check.passes, test)
         find_read_statistics(check.passes, train, check.findings)
         find_moved_weights(check.passes, train, check.findings)
         if spec.batch.schedule.short_sequences:
             check.passes.training(cut_sequences(train, spec.batch.schedule.short_sequences.length))
     return check
+
+
+def _refuse_no_scores(passes: Passes, batch: Tree) -> None:
+    """Raise PlanError for a person's own metrics that are no numbers; what a few samples leave undefined is a number later."""
+    task, size = passes.task, num_samples(batch)
+    try:
+        sums = passes.metric_sums(batch)
+    except ANYTHING as error:
+        if isinstance(error, LargebatchError) or ran_out_of_memory(error):
+            raise
+        raise PlanError("task", f"its metric_sums failed on {size} samples: {described(error)}.", "Mend it.") from error
+    if (weight := sums.pop(WEIGHT)) > 0:
+        try:
+            scores_of(task, sums, weight, "before training")
+        except CodeError as error:
+            raise PlanError("task", error.problem, "Mend its metrics.") from error
 
 
 def refuse_unfit(check: ModelCheck, plan: TrainPlan) -> None:

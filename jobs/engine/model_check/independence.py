@@ -35,6 +35,7 @@ def refuse_coupled_training(passes: Passes, samples: Tree, others: Tree) -> bool
     if apart <= passes.rounding:
         return False
     refuse_mean(reference, by_halves)
+    refuse_weighted_mean(passes, samples, reference)
     if difference([reference.outputs], [passes.training(samples).outputs]) > passes.rounding / 100:
         raise PlanError(
             "model",
@@ -56,6 +57,17 @@ def refuse_mean(whole: TrainingPass, by_halves: Sequence[TrainingPass]) -> None:
             "task",
             "its loss is a mean over the samples: a mean of micro-batches' means is another number than the mean of the batch.",
             "Return the sum, with reduction='sum' or .sum(); the engine divides once.",
+        )
+
+
+def refuse_weighted_mean(passes: Passes, samples: Tree, whole: TrainingPass) -> None:
+    """Raise PlanError for a loss that is divided by the samples' weights: of the same samples twice over it is the same, and a sum is double."""
+    twice = passes.training(map_leaves(lambda leaf: torch.cat([leaf, leaf]), samples))
+    if difference(whole.gradient, twice.gradient) <= MEAN:
+        raise PlanError(
+            "task",
+            "its loss is divided by what the samples weigh: a mean of micro-batches' means is another number than the mean of the batch.",
+            "Return the sum of weight times loss, and let weight(batch) give the sum of the weights; the engine divides once.",
         )
 
 

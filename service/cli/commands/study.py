@@ -4,6 +4,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from signal import Signals
 from typing import Annotated
 
 import typer
@@ -11,10 +12,12 @@ from rich.console import Console
 
 from largebatch.jobs.errors import SpecError
 from largebatch.jobs.launch.options import RECIPE, DataDir, Device, Overrides
+from largebatch.jobs.launch.signals import stop_requests
 from largebatch.jobs.spec.read import read_spec
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.streams import print_answer
 from largebatch.service.cli.commands.sweep import run_with_view
+from largebatch.service.cli.console import PLAIN_EVERY_S
 from largebatch.service.cli.options import AsJson, seconds_of
 from largebatch.service.cli.typer_parameters import spread
 from largebatch.tuning.results.run_folders import STUDY
@@ -96,12 +99,27 @@ def _study_with_view(folder: Path, data_dir: Path, device: str) -> Path | None:
             console.print(f"[bold]{stage.number}/{stage.of}[/bold] {stage.name}", highlight=False)
             status.update("")
 
+        told_at_s = time.monotonic()
+
+        def on_fraction(fraction: float, text: str) -> None:
+            nonlocal told_at_s
+            status.update(f"{fraction:.0%} {text}")
+            if not console.is_terminal and time.monotonic() - told_at_s > PLAIN_EVERY_S:
+                console.print(f"{fraction:.0%} {text}", highlight=False, markup=False, soft_wrap=True)
+                told_at_s = time.monotonic()
+
         options = StudyOptions(
             folder, data_dir, device, float(document["budget_s"]), on_stage,
             on_notice=lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True),
-            on_fraction=lambda fraction, text: status.update(f"{fraction:.0%} {text}"),
+            on_fraction=on_fraction,
         )  # fmt: skip
         try:
-            return study_in_stages(TrainSpec.model_validate(document["spec"]), options, run_the_sweep)
+            with stop_requests(_leave):
+                return study_in_stages(TrainSpec.model_validate(document["spec"]), options, run_the_sweep)
         except KeyboardInterrupt:
             return None
+
+
+def _leave(number: Signals, is_impatient: bool) -> None:
+    """What a stage does at SIGTERM too, but for the sweep, whose runs stop each after its step."""
+    raise KeyboardInterrupt

@@ -368,3 +368,6 @@ class RootWeight(LanguageModelling):
 
     def metric_sums(self, model: Any, batch: Any) -> dict[str, Tensor]:
         return {"loss": self.loss_sum(model, batch)}
+
+    def metrics(self, sums: dict[str, float], weight: float) -> dict[str, float]:
+        return dict.fromkeys(("loss", "perplexity", "bits_per_byte", "accuracy"), sums["loss"] / weight)
