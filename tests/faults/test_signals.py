@@ -148,3 +148,19 @@ def test_a_run_whose_output_nobody_reads_goes_on_and_its_answer_stands_alone(tmp
     assert process.wait(timeout=60) == 0
     assert (summary["outcome"], summary["steps"]) == ("completed", 40)
     assert list_checkpoints(tmp_path / summary["run_dir"] / "checkpoints")[0].step == 40
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_study_stops_and_says_how_it_goes_on(number: signal.Signals, tmp_path: Path) -> None:
+    study = started(["-m", "largebatch", "study"], "digits-small-batch", "--budget", "10m", "--output-dir", str(tmp_path))
+    assert study.stderr is not None
+    said = ""
+    while "1/5 profile" not in said:
+        line = study.stderr.readline()
+        assert line, said
+        said += line
+    study.send_signal(number)
+    out, err = study.communicate(timeout=100)
+    (folder,) = tmp_path.iterdir()
+    assert (study.returncode, out) == (4, "")
+    assert f"Stopped. Go on with: largebatch study --resume {folder}" in err

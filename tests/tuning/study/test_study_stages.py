@@ -19,7 +19,7 @@ from largebatch.tuning.report.contents import Attempts
 from largebatch.tuning.results.findings import find
 from largebatch.tuning.study.options import StudyOptions, begin_study
 from largebatch.tuning.study.sizing import Expected
-from largebatch.tuning.study.solutions import solve
+from largebatch.tuning.study.solutions import measure, solve
 from largebatch.tuning.study.study import study
 from largebatch.tuning.sweep.ledger import SWEEP, Ledger, Trial, begin_sweep
 from largebatch.tuning.sweep.search import Search
@@ -120,3 +120,13 @@ def test_a_run_to_the_end_that_fails_leaves_the_report(tmp_path: Path) -> None:
     assert solve(findings, expected, options, CPU, attempts).runs == []
     assert [failure.what for failure in attempts.failed] == ["the run to the end at batch 16", "the run to the end at batch 64"]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_sharpness_that_the_budget_does_not_hold_is_left_out_and_said(tmp_path: Path) -> None:
+    """At a sample a second, a fifth of 100 s is a twentieth of a sample for each of 400 passes."""
+    runs = [made_run(batch).summary.model_copy(update={"samples_per_second": 1.0}) for batch in (16, 64)]
+    notices: list[str] = []
+    options = StudyOptions(tmp_path, DATA, "cpu", 100.0, lambda stage: None, notices.append)
+    solutions = measure(runs, options, CPU, Attempts())
+    assert (solutions.runs, solutions.sharp) == (runs, [])
+    assert notices == ["No sharpness: the budget does not hold its passes over enough samples of this model."]
