@@ -14,7 +14,7 @@ from largebatch.jobs.data.fingerprint import DatasetFingerprint, fingerprint
 from largebatch.jobs.data.loaders import LoaderBatches, first_samples
 from largebatch.jobs.data.reading import NO_ASKING, Patience
 from largebatch.jobs.data.sources.table import load_dataset
-from largebatch.jobs.data.sources.validation import evaluated_by, references, refuse_too_few_left
+from largebatch.jobs.data.sources.validation import evaluated_by, refuse_too_few_left, some_samples
 from largebatch.jobs.data.trees import num_samples
 from largebatch.jobs.device import largest_micro_batch, refuse_without_compiler
 from largebatch.jobs.engine.clock import Clock
@@ -262,7 +262,7 @@ def _references(job: Prepared) -> References | None:
     """The training samples that the task wants evaluation to compare with."""
     if not isinstance(job.task, CoupledTask) or not job.task.num_references:
         return None
-    part = references(job.dataset.train, job.task.num_references)
+    part = some_samples(job.dataset.train, job.task.num_references)
     return References(evaluation_batches(job, part), len(part))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from largebatch.jobs.data.dataset import evenly_spread
+from largebatch.jobs.data.sources.validation import some_samples
 from largebatch.jobs.device import device_name, environment
 from largebatch.jobs.engine.evaluate import evaluate, evaluation_weights
 from largebatch.jobs.engine.model_state import digest
@@ -118,7 +118,7 @@ def summarise(job: Prepared, state: TrainState, outcome: Outcome, run_dir: Path,
         with clock.evaluating():
             # Without classes there may be billions of tokens: as many samples as are tested tell how far the two are apart.
             number = plan.num_train_samples if job.dataset.num_classes else min(plan.num_train_samples, len(job.dataset.evaluated))
-            scores = evaluate(state, evaluation_batches(job, evenly_spread(job.dataset.train, number)), number, job.spec.precision)
+            scores = evaluate(state, evaluation_batches(job, some_samples(job.dataset.train, number)), number, job.spec.precision)
             if job.dataset.evaluated_on == "validation":  # the only time that the test set is scored
                 test_scores = evaluate(state, evaluation_batches(job, job.dataset.test), len(job.dataset.test), job.spec.precision)
                 test_scores = {name: score for name, score in test_scores.items() if math.isfinite(score)}

@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.utils.data import Subset
 
 from largebatch.jobs.data.trees import Tree, leaves, map_leaves, num_samples
 from largebatch.jobs.errors import DataError
@@ -200,14 +199,6 @@ class Dataset:
     def kind_of(self, part: Any) -> str:
         """The name of a part of this data set in a sentence."""
         return next((kind for kind, own in self.parts.items() if own is part), "test")
-
-
-def evenly_spread(part: Any, number: int) -> Any:
-    """So many samples of a part, from its beginning to its end, for files have an order: books one after the other, classes."""
-    if number >= len(part):
-        return part
-    indices = torch.arange(number) * len(part) // number
-    return part.select(indices) if isinstance(part, Held) else Subset(part, indices.tolist())
 
 
 def refuse_bad_labels(

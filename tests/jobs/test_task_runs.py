@@ -10,7 +10,8 @@ from small_runs import distance, parameters, trained
 from torch.nn import functional
 from torch.utils.data import TensorDataset
 
-from largebatch.jobs.data.dataset import Tensors, evenly_spread
+from largebatch.jobs.data.dataset import Tensors
+from largebatch.jobs.data.sources.validation import some_samples
 from largebatch.jobs.errors import CodeError, InputError, PlanError, SpecError
 from largebatch.jobs.plan.step_plan import Slice
 from largebatch.jobs.prepared import Prepared, new_state
@@ -188,15 +189,27 @@ def test_tokens_are_counted_beside_samples(tmp_path: Path) -> None:
         small_runs.prepared(**{**TASKS["regression"], "batch": {"global_batch_tokens": 350}})
 
 
-def test_the_training_score_is_of_samples_from_the_whole_set(tmp_path: Path) -> None:
-    """The first half of the training samples has other targets than the second; as many samples are scored as are tested."""
-    inputs = torch.ones(64, 3)
-    halves = TensorDataset(inputs, torch.arange(64).ge(32).float()), TensorDataset(inputs[:8], torch.ones(8))
-    chosen = evenly_spread(halves[0], 8)
-    assert [float(chosen[index][1]) for index in range(8)] == [0.0] * 4 + [1.0] * 4
-    held = evenly_spread(Tensors(halves[0].tensors), 8)
-    assert held.batch[1].tolist() == [0.0] * 4 + [1.0] * 4
-    assert evenly_spread(halves[0], 64) is halves[0]
+def test_samples_that_stand_for_all_are_of_the_whole_set(tmp_path: Path) -> None:
+    """The targets come one after the other, as classes and books do; and in turn, so that no stride may choose them."""
+    for targets in (torch.arange(640) // 64, torch.arange(640) % 10):
+        for part in (TensorDataset(torch.ones(640, 3), targets), Tensors((torch.ones(640, 3), targets))):
+            chosen = some_samples(part, 64)
+            shown = chosen.batch[1].tolist() if isinstance(chosen, Tensors) else [int(target) for _, target in chosen]
+            assert len(shown) == 64
+            assert len(set(shown)) == 10
+            assert some_samples(part, 640) is part
+
+
+def test_the_training_score_is_of_samples_that_stand_for_all(tmp_path: Path) -> None:
+    """Of 40 training samples 20 are scored, as many as are tested: not the first ones."""
+    job = small_runs.prepared(**{**TASKS["regression"], "stop": {"steps": 1}})
+    number = len(job.dataset.test)
+    assert number < len(job.dataset.train)
+    summary = trained(job, tmp_path)
+    inputs, targets = some_samples(job.dataset.train, number).batch
+    with torch.no_grad():
+        rmse = (job.model.eval()(inputs).reshape(targets.shape) - targets).double().square().mean().sqrt()
+    assert summary.train_score == pytest.approx(float(rmse), rel=1e-5)
 
 
 class TestRefused:

@@ -72,7 +72,7 @@ def line(first: Solution, second: Solution, *, is_curved: bool = False, points: 
                 _take_statistics(first)
                 train, evaluated = (
                     evaluate(state, evaluation_batches(first.job, part), count, first.job.spec.precision)
-                    for part, count in ((dataset.train, first.num_samples), (dataset.evaluated, len(dataset.evaluated)))
+                    for part, count in ((first.part, first.num_samples), (dataset.evaluated, len(dataset.evaluated)))
                 )
                 first.model.eval()  # evaluating leaves it ready to train on
             walked.append(LinePoint(float(at), train["loss"], train[name], evaluated["loss"], evaluated[name]))
@@ -94,7 +94,7 @@ def _take_statistics(solution: Solution) -> None:
     span, forward_pass.span = forward_pass.span, CHUNK
     for norm in solution.moving:
         norm.train()
-    for number, batch in enumerate(solution.chunks(evaluation_batches(solution.job, solution.job.dataset.train), CHUNK), 1):
+    for number, batch in enumerate(solution.chunks(CHUNK), 1):
         for norm in solution.moving:
             norm.momentum = 1 / number  # a plain average; the first takes the place of what was there
         forward_pass.begin(num_samples(batch))
@@ -129,10 +129,10 @@ def line_chart(
 def line_conditions(setting: str, seeds: Sequence[int], num_samples: int, evaluated_on: EvaluatedOn = "test") -> str:
     """The caption of `line_chart`: what was trained where, and what is measured.
 
-    Args: setting: model, data set and device in words; seeds: of the two solutions; num_samples: training images that were looked at.
+    Args: setting: model, data set and device in words; seeds: of the two solutions; num_samples: training samples that were looked at.
     """
     kind = "test set" if evaluated_on == "test" else "validation part"
     return (
-        f"{setting}; seeds {' and '.join(map(str, seeds))}; the first {num_samples:,} training images and the whole {kind}, batch-norm "
+        f"{setting}; seeds {' and '.join(map(str, seeds))}; {num_samples:,} training samples and the whole {kind}, batch-norm "
         "statistics taken anew at each place; no clock, for nothing is timed"
     )

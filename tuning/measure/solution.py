@@ -1,6 +1,6 @@
 """A run's final weights as a function: the loss at any weights, its gradient, and its Hessian times a direction.
 
-f is the task's mean loss on the first `num_samples` training samples, without augmentation and label smoothing, in evaluation mode: a
+f is the task's mean loss on `num_samples` training samples, the same for every run, without augmentation and label smoothing, in evaluation mode: a
 function of the weights alone.
 """
 
@@ -20,6 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from largebatch.jobs.data.batches import Batches
 from largebatch.jobs.data.same_data import refuse_other_data
 from largebatch.jobs.data.sample_draws import EVALUATION
+from largebatch.jobs.data.sources.validation import some_samples
 from largebatch.jobs.data.trees import Tree
 from largebatch.jobs.engine.out_of_memory import ran_out_of_memory
 from largebatch.jobs.engine.warm_up import activation_bytes_per_sample
@@ -118,8 +119,8 @@ class Solution:
         return taken
 
     def _sum(self, use: Callable[[Tensor], None]) -> float:
-        total, batches = 0.0, evaluation_batches(self.job, self.job.dataset.train)
-        for batch in self.chunks(batches, self.chunk):
+        total = 0.0
+        for batch in self.chunks(self.chunk):
             loss = self._loss_sum(batch) / self.total_weight
             use(loss)
             total += float(loss.detach())
@@ -142,10 +143,16 @@ class Solution:
         task = self.job.task
         if task.counts_samples:
             return float(self.num_samples)
-        return sum(float(task.weight(batch)) for batch in self.chunks(evaluation_batches(self.job, self.job.dataset.train), CHUNK))
+        return sum(float(task.weight(batch)) for batch in self.chunks(CHUNK))
 
-    def chunks(self, batches: Batches, size: int) -> Iterator[Tree]:
-        """The samples that f is taken over, so many at a time, as the task prepares them."""
+    @cached_property
+    def part(self) -> Any:
+        """The samples that f is taken over."""
+        return some_samples(self.job.dataset.train, self.num_samples)
+
+    def chunks(self, size: int) -> Iterator[Tree]:
+        """These samples, so many at a time, as the task prepares them."""
+        batches = evaluation_batches(self.job, self.part)
         slices = (Slice(EVALUATION, start, min(start + size, self.num_samples)) for start in range(0, self.num_samples, size))
         return (self._prepared(batches, samples) for samples in slices)
 

@@ -3,7 +3,6 @@
 A sweep's runs end when they have met the target, so their accuracies say nothing about which batch generalises better.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -36,12 +35,13 @@ DIMENSIONS = 100
 SHORT_S = 600.0
 """Below this budget sharpness is measured on fewer samples and points."""
 NUM_PASSES = 400
-"""Over the samples, about: ten iterations for each of four sizes and subspaces, an eigenvalue and a line, for two solutions."""
+"""Over the samples, about: 209 gradients and curvatures were counted for the two solutions of a study of the digits, and a curvature takes as
+long as some gradients."""
 SHARPNESS_SHARE = 0.2
 """Of the budget, how much sharpness may take."""
 FEWEST_SAMPLES = 32
 SHORT, LONG = (2000, 13), (5000, 25)
-"""(training images that losses are taken over, points on each line)."""
+"""(training samples that losses are taken over, points on each line)."""
 
 
 class Solutions(BaseModel):
@@ -69,6 +69,9 @@ def solve(findings: Findings, expected: Expected, options: StudyOptions, device:
         options.on_notice("No sharpness: the budget does not hold two runs to the end of the recipe's epochs.")
     if len(runs) < 2:
         return Solutions(runs=runs)
+    if affordable_samples([runs[0], runs[-1]], options.budget_s) < FEWEST_SAMPLES:  # not kept: a larger budget may hold it
+        options.on_notice("No sharpness: the budget does not hold its passes over enough samples of this model.")
+        return Solutions(runs=runs)
     solutions = attempts.attempt("sharpness", partial(measure, runs, options, device, attempts)) or Solutions(runs=runs)
     if len(attempts.failed) == num_failed_before:
         write_text(path, solutions.model_dump_json(indent=2) + "\n")
@@ -86,6 +89,12 @@ def train_to_the_end(best: Configuration, options: StudyOptions, device: torch.d
     return RunSummary.model_validate_json((run_dir / run_folder.SUMMARY).read_text())
 
 
+def affordable_samples(runs: Sequence[RunSummary], budget_s: float) -> int:
+    """Over how many samples the budget holds the passes of sharpness, at the pace of the slowest run."""
+    slowest = min(summary.samples_per_second or 0.0 for summary in runs)
+    return int(SHARPNESS_SHARE * budget_s * slowest / NUM_PASSES)
+
+
 def measure(runs: Sequence[RunSummary], options: StudyOptions, device: torch.device, attempts: Attempts) -> Solutions:
     """The sharpness of the smallest and the largest batch's solution, and the lines between them; what cannot be measured is left out.
 
@@ -93,12 +102,7 @@ def measure(runs: Sequence[RunSummary], options: StudyOptions, device: torch.dev
     """
     num_samples, num_points = SHORT if options.budget_s < SHORT_S else LONG
     ends = [runs[0], runs[-1]]
-    slowest = min(summary.samples_per_second or math.inf for summary in ends)
-    affordable = SHARPNESS_SHARE * options.budget_s * slowest / NUM_PASSES
-    if affordable < FEWEST_SAMPLES:
-        options.on_notice("No sharpness: the budget does not hold its passes over enough samples of this model.")
-        return Solutions(runs=[*runs])
-    num_samples = min(num_samples, int(affordable))
+    num_samples = min(num_samples, affordable_samples(ends, options.budget_s))
     solutions = [load_solution(Path(summary.run_dir), device, options.data_dir, num_samples) for summary in ends]
     sharp = []
     for number, (solution, summary) in enumerate(zip(solutions, ends, strict=True)):

@@ -1,4 +1,4 @@
-"""Chooses training samples: those that are held out, by which a run is judged while it trains, and those that evaluation compares with."""
+"""Chooses training samples: those that are held out, by which a run is judged while it trains, and some that stand for all."""
 
 from dataclasses import replace
 from typing import Any
@@ -47,8 +47,11 @@ def evaluated_by(dataset: Dataset, part: EvaluatedOn | None) -> Dataset:
     return replace(dataset, part=part)
 
 
-def references(part: Any, number: int) -> Any:
-    """`number` samples of the training part, or all where there are fewer, the same for every run, without random changes."""
+def some_samples(part: Any, number: int) -> Any:
+    """`number` samples from the whole length of the training part, or all where there are fewer, the same for every run, without random changes.
+
+    The first ones would not do: files have an order, one book after the other, one class after the other.
+    """
     if number >= len(part):
         return _for_evaluation(part)
     return _selected(_for_evaluation(part), sample_order(0, key("references"), len(part))[:number].sort().values)

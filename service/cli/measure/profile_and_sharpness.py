@@ -92,7 +92,7 @@ def sharpness(
     other: Annotated[Path | None, typer.Argument(metavar="RUN2", help="Another, for the lines between them.")] = None,
     data_dir: DataDir = Path("data"),
     device: Device = "auto",
-    num_samples: Annotated[int, typer.Option("--samples", min=10, help="Training images that the loss is taken over.")] = 5000,
+    num_samples: Annotated[int, typer.Option("--samples", min=10, help="Training samples that the loss is taken over.")] = 5000,
     dimensions: Annotated[int, typer.Option(min=1, help="Of the random subspace.")] = 100,
     points: Annotated[int, typer.Option(min=2, help="Places on each line.")] = 25,
     figure: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Write the lines' figures here, as PNG.")] = None,

@@ -202,7 +202,7 @@ def test_a_small_curvature_is_not_lost_in_the_rounding_of_float32(runs: tuple[Pa
     single = epsilon_sharpness(solution, 3e-4, 5)
     solution.model.double()
     given = solution.chunks
-    monkeypatch.setattr(solution, "chunks", lambda batches, size: ((inputs.double(), labels) for inputs, labels in given(batches, size)))
+    monkeypatch.setattr(solution, "chunks", lambda size: ((inputs.double(), labels) for inputs, labels in given(size)))
     exact = epsilon_sharpness(solution, 3e-4, 5, search=BoxSearch(small=-1.0))
     assert abs(exact.curved) < 1e-2 * exact.value
     assert single.curved == pytest.approx(exact.curved, rel=0.3)
@@ -233,7 +233,7 @@ def chunks(solution: Solution) -> Any:
     from largebatch.jobs.plan.step_plan import Slice
     from largebatch.jobs.prepared import evaluation_batches
 
-    return [evaluation_batches(solution.job, solution.job.dataset.train).read(Slice(0, 0, solution.num_samples))]
+    return [evaluation_batches(solution.job, solution.part).read(Slice(0, 0, solution.num_samples))]
 
 
 def test_the_ends_of_a_line_are_the_solutions(runs: tuple[Path, Path]) -> None:
@@ -330,4 +330,4 @@ def test_the_command_prints_the_lines_and_their_conditions(runs: tuple[Path, Pat
         assert (tmp_path / f"line-{name}.png").is_file()
     assert said.count("train score") == said.count("test loss") == 2
     assert "mlp (batch_norm True, width 4) on digits, cpu" in said
-    assert "seeds 0 and 1; the first 50 training images" in said
+    assert "seeds 0 and 1; 50 training samples and the whole test set" in said
