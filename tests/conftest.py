@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chromium import browser  # noqa: F401, a fixture
 from filelock import FileLock
 from launch_runs import S3_ENVIRONMENT, Head, new_head
 from servers import Service, serving

@@ -2,8 +2,6 @@
 
 import json
 import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +10,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from command_line import largebatch
 from matplotlib.image import imread
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 from restated_surfaces import RESTATED
 
 from largebatch.jobs.errors import InputError, SpecError
@@ -25,7 +23,6 @@ from largebatch.tuning.report.picture_pen import write_panels
 from largebatch.tuning.report.plotly_pen import to_plotly
 
 NAMES = ("saddle-1d", "hill-2d")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update"]
 STEPS = 40
 
 
@@ -101,17 +98,6 @@ def test_panels_of_another_optimizer_and_of_one_that_diverges(tmp_path: Path, na
     folder = tmp_path / "page"
     json.loads(write_page(folder, [drawn]).read_text().partition("const scenes = ")[2].partition(";\n")[0], parse_constant=pytest.fail)
     write_panels(drawn.panels(), folder / "picture.png", "title", drawn.conditions)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    path = shutil.which("chromium") or shutil.which("google-chrome")
-    if path is None:
-        pytest.skip("the page is tested in a real browser: apt-get install chromium")
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=path, args=FLAGS)
-        yield started
-        started.close()
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1300), ("dark", 400)])

@@ -3,8 +3,6 @@
 import json
 import math
 import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +10,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from command_line import largebatch
 from made_runs import TARGET, made_folder, made_run
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.run import run_folder
@@ -33,7 +31,6 @@ PROFILE = Profile(
         for b in (1, 16, 256, 4096)
     ],
 )  # fmt: skip
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update"]
 
 
 @pytest.fixture(scope="module")
@@ -56,17 +53,6 @@ def test_files(report: Path) -> None:
     page = report.read_text()
     assert "<b>& more" not in page
     assert not re.search(r"<(script|link|img)[^>]*\s(src|href)\s*=\s*[\"']https?:", page)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    path = shutil.which("chromium") or shutil.which("google-chrome")
-    if path is None:
-        pytest.skip("the report is tested in a real browser: apt-get install chromium")
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=path, args=FLAGS)
-        yield started
-        started.close()
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1200), ("dark", 390)])

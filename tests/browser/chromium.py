@@ -1,4 +1,4 @@
-"""The browsers that the page is tested in."""
+"""The browser that pages are tested in, for the service's as for the reports'."""
 
 import shutil
 from collections.abc import Iterator
