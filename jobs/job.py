@@ -15,6 +15,7 @@ from largebatch.jobs.data.reading import Patience
 from largebatch.jobs.data.same_data import refuse_other_workers_data
 from largebatch.jobs.engine.core_wait import CoreWait, in_words
 from largebatch.jobs.engine.evaluate import Scores, evaluate, refuse_non_finite_samples
+from largebatch.jobs.engine.gradient.share import Share
 from largebatch.jobs.engine.loop import train
 from largebatch.jobs.engine.model_check.carried_state import Findings
 from largebatch.jobs.engine.model_check.check import refuse_unfit
@@ -26,6 +27,7 @@ from largebatch.jobs.errors import DivergedError
 from largebatch.jobs.models.parameters import description, refuse_unlike_first
 from largebatch.jobs.models.snapshot import restored
 from largebatch.jobs.plan.make import Facts, make_plan
+from largebatch.jobs.plan.step_plan import Position
 from largebatch.jobs.prepared import Prepared, evaluation_batches, examine, new_state, training_batches, training_set
 from largebatch.jobs.reporting import Tracker, begin, end, end_failed, summarise
 from largebatch.jobs.resume import save_checkpoint, saved_state, take_up
@@ -63,8 +65,22 @@ def prepare(spec: TrainSpec, device: torch.device, data_dir: Path, world_size: i
         ranks.agreed(lambda: refuse_untold_norm_gradients(plan, model, examined.task, dataset, device))
     take_from_first(model, ranks)
     findings = check.findings if check else Findings()
-    return Prepared(spec, plan, dataset, examined.task, model, device, ranks, fingerprint, findings, began, examined.beginning,
-                    examined.heads)  # fmt: skip
+    job = Prepared(spec, plan, dataset, examined.task, model, device, ranks, fingerprint, findings, began, examined.beginning,
+                   examined.heads)  # fmt: skip
+    if plan.world_size == ranks.world_size:
+        weigh_first_step(job)
+    return job
+
+
+def weigh_first_step(job: Prepared) -> None:
+    """Read the samples of step 1 where a task weighs them, so that labels that never count and tokens of another vocabulary are found in time.
+
+    Raises: LargebatchError, on every rank the same.
+    """
+    if not job.task.counts_samples:
+        share = Share(new_state(job), job.plan.step_at(Position(0, 0)), training_batches(job))
+        share.weigh()
+        job.ranks.raise_first(share.error)
 
 
 def run_job(

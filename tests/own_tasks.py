@@ -200,13 +200,36 @@ def curve() -> tuple[TensorDataset, TensorDataset]:
     return parts[0], parts[1]
 
 
-def documents(num_train: int = 60, num_test: int = 20) -> tuple[TensorDataset, TensorDataset]:
-    """Sequences of very different length that count up, padded; a target of -100 does not count."""
-    parts = []
+class OneByOne(torch.utils.data.Dataset[Any]):
+    """A set whose samples cannot be looked at together."""
+
+    def __init__(self, tokens: Tensor, targets: Tensor) -> None:
+        self._tokens, self._targets = tokens, targets
+        self.vocabulary_size, self.sequence_length = 9, 12
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self._tokens[index], self._targets[index]
+
+
+def documents(
+    num_train: int = 60, num_test: int = 20, weightless: bool = False, one_by_one: bool = False, beyond: int | None = None
+) -> tuple[Any, Any]:
+    """Sequences of very different length that count up, padded; a target of -100 does not count. Args: beyond: a sample with an unknown token."""
+    parts: list[Any] = []
     for size, seed in ((num_train, 1), (num_test, 2)):
         lengths = torch.randint(1, 13, (size,), generator=generator(seed))
         tokens = (torch.arange(12) + torch.randint(0, 9, (size, 1), generator=generator(seed + 1))) % 9
         targets = ((tokens + 1) % 9).masked_fill(torch.arange(12) >= lengths[:, None], -100)
+        if weightless:
+            targets[:] = -100
+        if beyond is not None and size > beyond:
+            tokens[beyond, 3] = 9
+        if one_by_one:
+            parts.append(OneByOne(tokens, targets))
+            continue
         parts.append(TensorDataset(tokens, targets))
         parts[-1].vocabulary_size, parts[-1].sequence_length = 9, 12  # type: ignore[attr-defined]
     return parts[0], parts[1]

@@ -11,6 +11,7 @@ from largebatch.jobs.entry_points import ANYTHING, described
 from largebatch.jobs.errors import SpecError
 from largebatch.jobs.models.weights import place, read_weights
 from largebatch.jobs.optim.parameter_groups import groups_in_words
+from largebatch.jobs.spec.mistakes import nearest
 from largebatch.jobs.spec.train_spec import TrainSpec
 
 MOST_NAMES = 20
@@ -71,8 +72,8 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> str:
     for pattern in patterns:
         matched = [param for name, param in params if fnmatchcase(name, pattern)]
         if not matched:
-            names = _listed([name for name, _ in params])
-            raise SpecError("model.freeze", f"{pattern!r} matches no parameter of this model.", f"It has {names}.")
+            names = [name for name, _ in params]
+            raise SpecError("model.freeze", f"{pattern!r} matches no parameter of this model.", nearest(pattern, names, listed=[_listed(names)]))
         for param in matched:
             param.requires_grad_(False)
     frozen = [param for param in model.parameters() if not param.requires_grad]

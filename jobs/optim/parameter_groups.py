@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 from largebatch.jobs.errors import SpecError
 from largebatch.jobs.optim.config_base import LEARNING_RATE_FACTOR, Kind, OptimizerConfig, ParamGroups
 from largebatch.jobs.optim.split.kinds import kinds_of
+from largebatch.jobs.spec.mistakes import nearest
 
 MOST_NAMES = 20
 """How many names a sentence lists."""
@@ -59,7 +60,8 @@ def groups_in_words(model: nn.Module, config: OptimizerConfig) -> str:
     refuse_idle_patterns(model, "optimizer.groups", [group.pattern for group in config.groups])
     taken = [list(own_of.values()).count(number) for number in range(len(config.groups) + 1)]
     words = [
-        f"{num_params} parameters match {group.pattern!r} (learning rate x {group.learning_rate_factor:g}, weight decay "
+        f"{num_params} {'parameter matches' if num_params == 1 else 'parameters match'} {group.pattern!r}"
+        f" (learning rate x {group.learning_rate_factor:g}, weight decay "
         f"{config.weight_decay if group.weight_decay is None else group.weight_decay:g})"
         for group, num_params in zip(config.groups, taken[1:], strict=True)
     ]
@@ -74,8 +76,9 @@ def refuse_idle_patterns(model: nn.Module, field: str, patterns: Sequence[str]) 
         if number not in deciding:
             matches = any(first_matches(names, [pattern]).values())
             why = "whose parameters all match an earlier group" if matches else "which matches no parameter that is trained"
-            listed = ", ".join([own_names[0] for own_names in names.values()][:MOST_NAMES])
-            raise SpecError(field, f"has the pattern {pattern!r}, {why}.", f"Trained are {listed}.")
+            trained = [own_names[0] for own_names in names.values()]
+            hint = "Put it first." if matches else nearest(pattern, trained, listed=trained[:MOST_NAMES])
+            raise SpecError(field, f"has the pattern {pattern!r}, {why}.", hint)
 
 
 def num_by_main_rule(model: nn.Module, config: OptimizerConfig, heads: Collection[str]) -> int:

@@ -106,8 +106,6 @@ def make_plan(spec: TrainSpec, facts: Facts) -> TrainPlan:
     if span:
         micro_batch_size = _in_whole_spans(spec, micro_batch_size, span, global_batch_size)
     plan = TrainPlan(spec, num_samples, facts.world_size, global_batch_size, micro_batch_size, span, facts.couples_samples, facts.tokens_per_sample)
-    if plan.couples_samples:
-        _refuse_uncoupled(spec)
     _refuse_schedule(plan)
     if plan.span:
         _refuse_single_samples(plan)
@@ -226,13 +224,3 @@ def _shortest_group(plan: TrainPlan) -> int:
         tail = 0 if plan.spec.batch.last == "drop" else plan.num_train_samples % plan.global_batch_size
         sizes = [plan.global_batch_size, tail]
     return min((size % plan.unit or plan.unit for size in sizes), default=plan.unit)
-
-
-def _refuse_uncoupled(spec: TrainSpec) -> None:
-    """Raise PlanError for what takes a loss apart that looks at all samples of a batch together."""
-    if spec.reduction.local_steps > 1:
-        problem = "each worker would compare its own samples alone, and this task's loss compares all samples of the global batch."
-        raise PlanError("reduction.local_steps", problem, "Leave it out.")
-    if spec.learning_rate.scaling == "adascale":
-        problem = "adascale measures the variance between parts of a batch, and this task's loss has no such parts."
-        raise PlanError("learning_rate.scaling", problem, "Choose another scaling.")

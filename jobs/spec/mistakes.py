@@ -47,7 +47,12 @@ def nearest(word: str, known: Iterable[str], listed: Iterable[str] = ()) -> str:
     """A hint with the names most like `word`: "Did you mean ...?", or the whole list (or `listed`, where that is too long)."""
     names = sorted(known)
     close = difflib.get_close_matches(word, names, n=3, cutoff=0.5)
+    close = [name for name in close if _likeness(name, word) > _likeness(close[0], word) - 0.3]
     return f"Did you mean {' or '.join(close)}?" if close else f"Known: {', '.join([*listed] or names)}."
+
+
+def _likeness(name: str, word: str) -> float:
+    return difflib.SequenceMatcher(None, name, word).ratio()
 
 
 def refuse_unknown_arguments(section: str, name: str, arguments: Iterable[str], known: Collection[str]) -> None:
@@ -80,7 +85,8 @@ def first_mistake(error: pydantic.ValidationError, root: type[Spec]) -> SpecErro
     if first["type"] == "missing":
         return SpecError(field, "is missing.", _doc(path, root))
     if first["type"] == "value_error":
-        return SpecError(field or "spec", f"{first['ctx']['error']}.")
+        problem = str(first["ctx"]["error"])
+        return SpecError(field or "spec", problem if problem.endswith((".", "?")) else f"{problem}.")
     same_field = [mistake for mistake in mistakes if _followed(mistake["loc"], root)[0] == path]
     wanted = " or ".join(dict.fromkeys(_wanted(mistake) for mistake in same_field))
     return SpecError(field, f"must be {wanted}, not {_shown(first['input'])}.", _hint(path, first, root))
@@ -176,7 +182,7 @@ def _wanted(mistake: Any) -> str:
         "model_type": "a mapping of keys to values",
         "model_attributes_type": "a mapping of keys to values",
         "tuple_type": "a list",
-        "greater_than": f"above {context.get('gt')}",
+        "greater_than": f"above {context.get('gt', 0):g}",
         "greater_than_equal": f"at least {context.get('ge')}",
         "less_than": f"below {context.get('lt')}",
         "less_than_equal": f"at most {context.get('le')}",

@@ -12,7 +12,7 @@ from largebatch.jobs.optim.configs import AnyOptimizer
 from largebatch.jobs.spec.schedules import BatchScheduleSpec, RestartSpec
 from largebatch.jobs.spec_base import Fraction, Spec
 from largebatch.jobs.tasks.metric import ACCURACY
-from largebatch.jobs.tasks.registry import AnyTask, ClassificationConfig
+from largebatch.jobs.tasks.registry import AnyTask, ClassificationConfig, ContrastiveConfig
 
 DECAY_OPTIONS: dict[str, frozenset[str]] = {
     "constant": frozenset(),
@@ -364,6 +364,18 @@ class TrainSpec(Spec):
     def _local_steps_measure_nothing(self) -> Self:
         if self.reduction.local_steps > 1 and self.learning_rate.scaling == "adascale":
             raise ValueError("adascale needs the variance between workers at every step; with reduction.local_steps above 1 there is none")
+        return self
+
+    @model_validator(mode="after")
+    def _pairs_are_compared_over_the_whole_batch(self) -> Self:
+        if not isinstance(self.task, ContrastiveConfig):
+            return self
+        if self.reduction.local_steps > 1:
+            problem = "each worker would compare its own samples alone, and this task's loss compares all samples of the global batch"
+            raise ValueError(f"reduction.local_steps: {problem}; leave it out")
+        if self.learning_rate.scaling == "adascale":
+            problem = "adascale measures the variance between parts of a batch, and this task's loss has no such parts"
+            raise ValueError(f"learning_rate.scaling: {problem}; choose another scaling")
         return self
 
     @field_validator("optimizer", mode="before")

@@ -94,7 +94,7 @@ MISTAKES: dict[str, Mistake] = {
         batch_norm={"span": 100},
     ),
     "target in percent": of("stop.target_accuracy", "at most 1.0, not 99", "Write 0.99 for 99 %.", stop={"steps": 2, "target_accuracy": 99}),
-    "target of 0": of("stop.target_accuracy", "above 0.0, not 0", "as a fraction", stop={"steps": 2, "target_accuracy": 0}),
+    "target of 0": of("stop.target_accuracy", "above 0, not 0", "as a fraction", stop={"steps": 2, "target_accuracy": 0}),
     "no horizon": of("stop", "give epochs or steps", stop={}),
     "infinite rate": Mistake("learning_rate.base", "a finite number", "The rate that was tuned", arguments=("--set", "learning_rate.base=.inf")),
     "infinite epochs": Mistake("stop.epochs", "a finite number", "Passes over", arguments=("--set", "stop.epochs=.inf")),

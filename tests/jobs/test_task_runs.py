@@ -11,8 +11,9 @@ from torch.nn import functional
 from torch.utils.data import TensorDataset
 
 from largebatch.jobs.data.dataset import Tensors
+from largebatch.jobs.data.keyed_random import sample_order
 from largebatch.jobs.data.sources.validation import some_samples
-from largebatch.jobs.errors import CodeError, InputError, PlanError, SpecError
+from largebatch.jobs.errors import CodeError, DataError, InputError, PlanError, SpecError
 from largebatch.jobs.plan.step_plan import Slice
 from largebatch.jobs.prepared import Prepared, new_state
 from largebatch.jobs.run.journal import evaluations, read_records
@@ -253,6 +254,18 @@ class TestRefused:
         with pytest.raises(PlanError, match=words):
             small_runs.prepared(**{**TASKS["focal"], "task": {"entry_point": f"{OWN}:{name}"}})
 
+    @pytest.mark.parametrize(
+        ("dataset", "words"),
+        [
+            ({"weightless": True}, "task: the 30 samples of step 1 weigh 0 together, and a mean divides by that. Give some of them a weight."),
+            ({"one_by_one": True, "beyond": 50}, r"documents: training sample 50 has 9 in 0, which is not in 0 \.\.\. 8"),
+        ],
+    )
+    def test_what_the_first_step_cannot_train_on_is_known_before_anything_is_written(self, dataset: dict[str, Any], words: str) -> None:
+        seed = next(seed for seed in range(20) if 50 in sample_order(seed, 0, 60)[:30])
+        with pytest.raises(DataError, match=words):
+            small_runs.prepared(**{**TASKS["documents"], "dataset": {"entry_point": f"{OWN}:documents", "arguments": dataset}, "seed": seed})
+
     def test_metrics_without_the_loss_have_it_all_the_same(self, tmp_path: Path) -> None:
         document = {**TASKS["focal"], "stop": {"epochs": 1}}
         scores = []
@@ -266,6 +279,17 @@ class TestRefused:
         with pytest.raises(CodeError, match="task: its metric accuracy is no number after step 4, and the loss is one"):
             trained(job, tmp_path)
 
-    def test_local_steps_of_a_loss_that_couples_samples(self) -> None:
-        with pytest.raises(PlanError, match=r"reduction.local_steps: each worker would compare its own samples alone"):
-            small_runs.prepared(world_size=2, **{**TASKS["contrastive"], "reduction": {"local_steps": 2}})
+    @pytest.mark.parametrize(
+        ("parts", "words"),
+        [
+            ({"reduction": {"local_steps": 2}}, "reduction.local_steps: each worker would compare its own samples alone"),
+            (
+                {"learning_rate": {"base": 0.1, "base_global_batch_size": 10, "scaling": "adascale"}},
+                "learning_rate.scaling: adascale measures the variance between parts",
+            ),
+        ],
+    )
+    def test_what_takes_a_loss_apart_that_couples_samples(self, parts: dict[str, Any], words: str) -> None:
+        """With the spec, before workers start."""
+        with pytest.raises(SpecError, match=words):
+            small_runs.prepared(**{**TASKS["contrastive"], **parts})

@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from largebatch.jobs.errors import SpecError
+from largebatch.jobs.spec.mistakes import nearest
 
 FIELD = "model.activation_checkpointing"
 MOST_NAMES = 20
@@ -116,9 +117,9 @@ def _matching(model: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Module]
     matched = {pattern: [name for name in modules if fnmatchcase(name, pattern)] for pattern in patterns}
     for pattern, names in matched.items():
         if not names:
-            first = list(modules)[:MOST_NAMES]
-            more = f" and {len(modules) - MOST_NAMES} more" if len(modules) > MOST_NAMES else ""
-            raise SpecError(FIELD, f"{pattern!r} matches no module of this model that runs.", f"It has {', '.join(first)}{more}.")
+            more = [f"and {len(modules) - MOST_NAMES} more"] if len(modules) > MOST_NAMES else []
+            hint = nearest(pattern, modules, listed=[*list(modules)[:MOST_NAMES], *more])
+            raise SpecError(FIELD, f"{pattern!r} matches no module of this model that runs.", hint)
     chosen = {name for names in matched.values() for name in names}
     return {name: module for name, module in modules.items() if name in chosen and not any(name.startswith(f"{other}.") for other in chosen)}
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from largebatch.jobs.data.dataset import Dataset
@@ -41,7 +42,10 @@ def transformers_model(name: str, arguments: Mapping[str, Any], dataset: Dataset
         from_data = {option: size for option, size in _from_data(usual, dataset).items() if known_by.get(option, option) not in given}
         config = kind.config_class(**{**from_data, **_tokens_beyond(usual, from_data), **arguments})
         config.use_cache = False  # of generation: it would hold every layer's keys and values
+        _give_positions(kind, config, dataset, arguments)
         model: nn.Module = kind(config)
+    except SpecError:
+        raise
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise cannot_be_built(name, from_data, arguments, str(error)) from error
     return model
@@ -60,6 +64,25 @@ def _from_data(config: Any, dataset: Dataset) -> dict[str, int]:
         if number is not None and hasattr(config, option):
             sizes[option] = number
     return sizes
+
+
+def _give_positions(kind: Any, config: Any, dataset: Dataset, arguments: Mapping[str, Any]) -> None:
+    """Let a configuration have a position for each token of a sequence. Raises: SpecError where it was given fewer."""
+    length, positions = dataset.for_model.get("sequence_length"), getattr(config, "max_position_embeddings", None)
+    if length is None or not isinstance(positions, int):
+        return
+    with torch.device("meta"):
+        tables = [part for name, part in kind(config).named_modules() if name.endswith("position_embeddings") and isinstance(part, nn.Embedding)]
+    # RoBERTa's kin count positions from behind the one that stands for padding.
+    needed = length + max((part.padding_idx + 1 for part in tables if part.padding_idx is not None), default=0)
+    known_by = {"max_position_embeddings": "max_position_embeddings", **config.attribute_map}
+    given = next((option for option in arguments if known_by.get(option, option) == known_by["max_position_embeddings"]), None)
+    if given is None:
+        config.max_position_embeddings = max(positions, needed)
+    elif positions < needed:
+        also = f", and {needed - length} more stand for padding" if needed > length else ""
+        hint = f"Give at least {needed}, leave it out, or cut the data into shorter sequences (dataset.sequence_length)."
+        raise SpecError(f"model.arguments.{given}", f"are {positions} positions, and a sequence has {length} tokens{also}.", hint)
 
 
 def _tokens_beyond(usual: Any, from_data: Mapping[str, int]) -> dict[str, None]:

@@ -1,6 +1,8 @@
 """Turns text into token files that language models train on: `largebatch tokens`."""
 
 import json
+import time
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +16,8 @@ from largebatch.service.cli.tables import output
 
 app = typer.Typer()
 BYTES = "bytes"
+EVERY_S = 10.0
+"""Between two lines of progress where there is no terminal."""
 
 
 @app.command(epilog="Example: largebatch tokens books/*.txt --output data/books")
@@ -30,10 +34,10 @@ def tokens(
     columns = (TextColumn("tokens"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=output(), transient=True, disable=as_json) as progress:
         task = progress.add_task("tokens", total=None)
+        tell = partial(progress.update, task) if output().is_terminal else _Lines()
         facts = make_tokens(
-            files, into, chosen, test_fraction=test_fraction, separator=separator,
-            on_progress=lambda done, total: progress.update(task, completed=done, total=total),
-        )  # fmt: skip
+            files, into, chosen, test_fraction=test_fraction, separator=separator, on_progress=lambda done, total: tell(completed=done, total=total)
+        )
     if as_json:
         print_answer(json.dumps({"folder": str(into), **facts.model_dump(exclude={"bytes_per_token"})}))
         return
@@ -41,3 +45,15 @@ def tokens(
     output().print(
         f"{into}: {facts.num_tokens:,} tokens of {facts.vocabulary_size:,} in {facts.num_documents:,} documents, the last {num_test:,} for the test."
     )
+
+
+class _Lines:
+    """Progress as lines on standard error, a few a minute."""
+
+    def __init__(self) -> None:
+        self._next = time.monotonic() + EVERY_S
+
+    def __call__(self, completed: float, total: float) -> None:
+        if time.monotonic() >= self._next:
+            self._next += EVERY_S
+            typer.echo(f"tokens: {completed / 1e6:,.0f} of {total / 1e6:,.0f} MB", err=True)

@@ -157,9 +157,7 @@ def test_true_means_the_blocks_that_a_model_is_a_row_of(name: str, blocks: list[
 def test_patterns_name_modules_the_outermost_of_those_within_each_other() -> None:
     model = decoder(9, 8, 16, 4, 2)
     assert "2 blocks (blocks.1 ... blocks.3)" in use_activation_checkpointing(model, ["blocks.[13]*"])
-    with pytest.raises(
-        SpecError, match=r"'blocks' matches no module of this model that runs\. It has embedding, blocks\.0, blocks\.0\.attention_norm"
-    ):
+    with pytest.raises(SpecError, match=r"'blocks' matches no module of this model that runs\. Did you mean blocks\.[0-3] or blocks\.[0-3]"):
         use_activation_checkpointing(model, ["blocks.0", "blocks"])
 
 

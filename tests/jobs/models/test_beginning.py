@@ -142,8 +142,10 @@ def test_what_is_frozen_stays_and_trains_as_if_the_model_had_frozen_it_itself(op
 
 
 def test_a_pattern_of_nothing_and_of_everything_are_refused() -> None:
-    with pytest.raises(SpecError, match=r"model\.freeze: 'layer4\.\*' matches no parameter of this model\. It has hidden\.weight, "):
+    with pytest.raises(SpecError, match=r"model\.freeze: 'layer4\.\*' matches no parameter of this model\. Known: hidden\.weight, "):
         job_of(freeze=["hidden.*", "layer4.*"])
+    with pytest.raises(SpecError, match=r"'hiden\.weight' matches no parameter of this model\. Did you mean hidden\.weight"):
+        job_of(freeze=["hiden.weight"])
     with pytest.raises(SpecError, match=r"model\.freeze: freezes all 8 parameters of the model: nothing would train\."):
         job_of(freeze=["*.weight", "*.bias"])
 
@@ -180,11 +182,9 @@ def test_groups_train_at_their_own_rate_and_resume_bit_for_bit(optimizer: str, t
 
 
 def test_a_group_that_takes_nothing_is_refused() -> None:
-    with pytest.raises(
-        SpecError, match=r"optimizer\.groups: has the pattern 'tail', which matches no parameter that is trained\. Trained are hidden"
-    ):
+    with pytest.raises(SpecError, match=r"optimizer\.groups: has the pattern 'tail', which matches no parameter that is trained\. Known: hidden"):
         job_of(optimizer={"name": "sgd", "groups": [{"pattern": "tail"}]})
-    with pytest.raises(SpecError, match=r"the pattern 'hidden\.\*', which matches no parameter that is trained\. Trained are norm"):
+    with pytest.raises(SpecError, match=r"the pattern 'hidden\.\*', which matches no parameter that is trained\. Known: norm"):
         job_of(optimizer={"name": "sgd", "groups": [{"pattern": "hidden.*"}]}, freeze=["hidden.*"])
     with pytest.raises(SpecError, match=r"the pattern 'hidden\.bias', whose parameters all match an earlier group\."):
         job_of(optimizer={"name": "sgd", "groups": [*GROUPS, {"pattern": "hidden.bias"}]})

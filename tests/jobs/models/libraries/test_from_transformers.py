@@ -83,6 +83,24 @@ def test_others_are_refused(model: dict[str, Any], words: str) -> None:
         small_runs.prepared(**{**TOKENS, "model": model})
 
 
+def test_there_is_a_position_for_each_token() -> None:
+    """RoBERTa counts them from behind the one of padding; a configuration that was given fewer is refused under the name it was given by."""
+    causal = {**TINY, "is_decoder": True}
+    assert small_runs.prepared(**{**TOKENS, "model": {"name": "transformers:RobertaForCausalLM", "arguments": causal}}).model.config.pad_token_id == 1
+    for name, arguments, option, words in (
+        (
+            "GPT2LMHeadModel",
+            {"n_layer": 1, "n_embd": 16, "n_head": 2},
+            "n_positions",
+            "are 8 positions, .* 12 tokens. Give at least 12",
+        ),
+        ("LlamaForCausalLM", TINY, "max_position_embeddings", "are 8 positions, .* 12 tokens. Give at least 12"),
+        ("RobertaForCausalLM", causal, "max_position_embeddings", "12 tokens, and 2 more stand for padding. Give at least 14"),
+    ):
+        with pytest.raises(SpecError, match=f"model.arguments.{option}: .*{words}"):
+            small_runs.prepared(**{**TOKENS, "model": {"name": f"transformers:{name}", "arguments": {**arguments, option: 8}}})
+
+
 def test_what_is_given_goes_before_what_the_data_says_under_either_name() -> None:
     """GPT-2 knows max_position_embeddings as n_positions."""
     arguments = {"n_layer": 1, "n_embd": 16, "n_head": 2}
