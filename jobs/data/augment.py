@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from largebatch.jobs.data.keyed_random import integers, key, uniform
-from largebatch.jobs.spec.train_spec import AugmentSpec
+from largebatch.jobs.spec.model_and_data import AugmentSpec
 
 
 def augments(spec: AugmentSpec) -> bool:

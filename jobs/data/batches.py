@@ -14,7 +14,7 @@ from largebatch.jobs.data.dataset import Dataset, Held, Tensors
 from largebatch.jobs.data.keyed_random import sample_order
 from largebatch.jobs.data.trees import Tree, map_first, map_leaves
 from largebatch.jobs.plan.step_plan import Slice
-from largebatch.jobs.spec.train_spec import AugmentSpec
+from largebatch.jobs.spec.model_and_data import AugmentSpec
 
 
 class Batches(Protocol):

@@ -23,7 +23,7 @@ from largebatch.jobs.models.parameters import refuse_parameters, unfold_buffers
 from largebatch.jobs.models.towers.clip import TwoTowers
 from largebatch.jobs.models.towers.simclr import SimCLR
 from largebatch.jobs.spec.mistakes import refuse_unknown_arguments
-from largebatch.jobs.spec.train_spec import ModelSpec
+from largebatch.jobs.spec.model_and_data import ModelSpec
 
 OURS: dict[str, Callable[..., nn.Module]] = {
     "mlp": small.mlp,

@@ -6,9 +6,10 @@ A field checks itself here; what needs the data set, the model or the machine is
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, JsonValue, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from largebatch.jobs.optim.configs import AnyOptimizer
+from largebatch.jobs.spec.model_and_data import DatasetSpec, ModelSpec
 from largebatch.jobs.spec.schedules import BatchScheduleSpec, RestartSpec
 from largebatch.jobs.spec_base import Fraction, Spec
 from largebatch.jobs.tasks.metric import ACCURACY
@@ -22,9 +23,6 @@ DECAY_OPTIONS: dict[str, frozenset[str]] = {
 }
 """Which options each decay of the learning rate reads."""
 
-WEIGHT_FILES = {".safetensors": "safetensors.torch.save_file(model.state_dict(), path)", ".pt": "torch.save(model.state_dict(), path)"}
-"""How names of files of weights end, and what writes such a file."""
-
 IN_TOKENS = {
     "batch.global_batch_size": "batch.global_batch_tokens",
     "learning_rate.base_global_batch_size": "learning_rate.base_global_batch_tokens",
@@ -35,84 +33,6 @@ ALTERNATIVES = {**IN_TOKENS, "stop.target": "stop.target_accuracy"}
 
 LONGEST_NAME = 100
 """Bytes of a run's name; its folder's name is longer by 21, and file systems take 255."""
-
-
-class AugmentSpec(Spec):
-    """Random changes to training images, drawn from (seed, epoch, sample index) alone."""
-
-    horizontal_flip: Literal["none", "random", "alternating"] = "none"
-    """Mirror left and right: at random, or every other epoch from a random start ("alternating")."""
-    translate: NonNegativeInt = 0
-    """Shift by up to this many pixels in each direction; what moves in is black."""
-    cutout: NonNegativeInt = 0
-    """Side in pixels of a square that is blanked at a random place; 0: none."""
-    resized_crop: bool = False
-    """Image folders only: a random part of the image, resized (8 % to 100 % of the area)."""
-
-
-class DatasetSpec(Spec):
-    """Where the samples come from."""
-
-    name: str | None = None
-    """digits, mnist, fashion-mnist, cifar10, cifar100, cifar10-captions, image-folder, synthetic, diabetes or tokens."""
-    entry_point: str | None = None
-    """Your own: "package.module:function", which returns (training set, test set) or (training set, validation set, test set), all map-style."""
-    arguments: dict[str, JsonValue] = Field(default_factory=dict)
-    """Keyword arguments of the data set or of the entry point."""
-    validation: PositiveInt | Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
-    """Training samples that are held out, a number or a fraction, the same for every run; what is decided while training is then decided by
-    them, and the test set is scored once, at the end. None: the test set is evaluated while training."""
-    augment: AugmentSpec = Field(default_factory=AugmentSpec)
-    """Random changes to training images."""
-    download: bool = False
-    """Fetch missing files from their publisher into the data folder."""
-    num_workers: NonNegativeInt = 0
-    """Processes that read and decode samples, of sets that are read sample by sample; sets held in memory need none."""
-    may_change: bool = False
-    """Go on with a run whose data are no longer those that it began with, and say so; another length of the training set is refused even then."""
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Self:
-        if (self.name is None) == (self.entry_point is None):
-            raise ValueError("give exactly one of name and entry_point")
-        return self
-
-
-class ModelSpec(Spec):
-    """What is trained."""
-
-    name: str | None = None
-    """One of ours (mlp, lenet, resnet9, keskar-f1, keskar-c1 ... keskar-c4, transformer, transformer-encoder), a torchvision classification model,
-    transformers:CLASS or timm:NAME."""
-    entry_point: str | None = None
-    """Your own: "package.module:function", which takes num_classes (or num_outputs, vocabulary_size, sequence_length, as the data have them) and the
-    arguments, and returns an nn.Module."""
-    arguments: dict[str, JsonValue] = Field(default_factory=dict)
-    """Keyword arguments of the model or of the entry point."""
-    channels_last: bool = False
-    """Keep images and convolution weights in channels-last order; often faster for convolutions."""
-    zero_init_residual: bool = False
-    """Start the last batch-norm of every residual block at zero (Goyal et al., arXiv:1706.02677, section 5.1)."""
-    weights: str | None = None
-    """Start from this file's weights, a state_dict (.safetensors or .pt): in the data folder, else as it is given."""
-    freeze: tuple[str, ...] = Field(default=(), strict=False)
-    """Patterns (*, ?, [abc]) of the names of parameters that stay as they are: they get no gradient and no optimizer state."""
-    activation_checkpointing: bool | Annotated[tuple[str, ...], Field(min_length=1, strict=False)] = False
-    """Keep the inputs of blocks alone for the backward pass, and run them once more there: less memory, more time, the same numbers. true: the
-    parts of the model's nn.ModuleLists and nn.Sequentials; or patterns of the names of modules."""
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Self:
-        if (self.name is None) == (self.entry_point is None):
-            raise ValueError("give exactly one of name and entry_point")
-        return self
-
-    @field_validator("weights")
-    @classmethod
-    def _is_a_file_of_weights(cls, weights: str | None) -> str | None:
-        if weights is not None and not weights.endswith(tuple(WEIGHT_FILES)):
-            raise ValueError(f"must end in {' or '.join(WEIGHT_FILES)}")
-        return weights
 
 
 class BatchSpec(Spec):

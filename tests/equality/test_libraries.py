@@ -16,7 +16,7 @@ from largebatch.jobs.models.sample_dropout import use_sample_dropout
 from largebatch.jobs.models.table import build_model
 from largebatch.jobs.optim.parameter_groups import build_optimizer
 from largebatch.jobs.plan.step_plan import Position
-from largebatch.jobs.spec.train_spec import ModelSpec
+from largebatch.jobs.spec.model_and_data import ModelSpec
 from largebatch.jobs.tasks.classification import Classification
 
 BATCH, SPAN, SIZE, NUM_CLASSES = 24, 8, 32, 4

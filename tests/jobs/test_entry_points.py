@@ -11,7 +11,7 @@ from largebatch.jobs.data.dataset import Dataset
 from largebatch.jobs.entry_points import call_entry_point, described
 from largebatch.jobs.errors import DataError, SpecError
 from largebatch.jobs.models.table import build_model
-from largebatch.jobs.spec.train_spec import ModelSpec
+from largebatch.jobs.spec.model_and_data import ModelSpec
 
 OWN_CODE = """
 import json

@@ -18,8 +18,8 @@ from largebatch.jobs.data.sources.tokens import TokenSequences
 from largebatch.jobs.errors import CheckpointError, DataError, InputError, PlanError, SpecError
 from largebatch.jobs.run.journal import evaluations, read_records
 from largebatch.jobs.run.records import RunSummary
+from largebatch.jobs.spec.model_and_data import DatasetSpec
 from largebatch.jobs.spec.read import build_spec
-from largebatch.jobs.spec.train_spec import DatasetSpec
 from largebatch.jobs.tracking.metrics import end_points, points_of
 from largebatch.jobs.tracking.mirror_state import MirrorState
 from largebatch.tuning.measure.lines import line, line_chart, line_conditions

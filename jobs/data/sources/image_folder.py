@@ -11,7 +11,7 @@ from torch import Tensor
 
 from largebatch.jobs.data.dataset import Dataset
 from largebatch.jobs.errors import DataError
-from largebatch.jobs.spec.train_spec import AugmentSpec
+from largebatch.jobs.spec.model_and_data import AugmentSpec
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -15,7 +15,7 @@ from largebatch.jobs.data.samples import SampleForm, read_sample, refuse_other_f
 from largebatch.jobs.data.trees import leaves, named_leaves
 from largebatch.jobs.entry_points import ANYTHING, call_entry_point, described
 from largebatch.jobs.errors import DataError
-from largebatch.jobs.spec.train_spec import DatasetSpec
+from largebatch.jobs.spec.model_and_data import DatasetSpec
 from largebatch.jobs.tasks.registry import TaskConfig
 
 FIELD = "dataset.entry_point"

@@ -22,7 +22,7 @@ from largebatch.jobs.data.sources.tokens import token_parts
 from largebatch.jobs.data.sources.validation import hold_out
 from largebatch.jobs.errors import DataError, SpecError
 from largebatch.jobs.spec.mistakes import nearest, refuse_unknown_arguments
-from largebatch.jobs.spec.train_spec import AugmentSpec, DatasetSpec
+from largebatch.jobs.spec.model_and_data import AugmentSpec, DatasetSpec
 from largebatch.jobs.tasks.registry import ClassificationConfig, ContrastiveConfig, TaskConfig
 
 NUM_DIGITS_TEST, NUM_DIABETES_TEST = 360, 88

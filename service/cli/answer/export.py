@@ -11,7 +11,7 @@ from largebatch.jobs.models.weights import evaluated_weights, write_weights
 from largebatch.jobs.resume import load_newest
 from largebatch.jobs.run.checkpoints import list_checkpoints
 from largebatch.jobs.run.run_folder import CHECKPOINTS, SPEC, storage_errors
-from largebatch.jobs.spec.train_spec import WEIGHT_FILES
+from largebatch.jobs.spec.model_and_data import WEIGHT_FILES
 from largebatch.service.cli.options import refuse_unwritable_file
 
 app = typer.Typer()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from largebatch.jobs.data.augment import augment, augments
-from largebatch.jobs.spec.train_spec import AugmentSpec
+from largebatch.jobs.spec.model_and_data import AugmentSpec
 
 CHANNELS, HEIGHT, WIDTH = 2, 4, 5
 Image = list[list[list[int]]]

@@ -19,7 +19,7 @@ from largebatch.jobs.engine.ranks.ranks import Ranks
 from largebatch.jobs.engine.state import TrainState
 from largebatch.jobs.errors import DataError
 from largebatch.jobs.plan.step_plan import Position, Slice
-from largebatch.jobs.spec.train_spec import AugmentSpec
+from largebatch.jobs.spec.model_and_data import AugmentSpec
 from largebatch.jobs.tasks.classification import Classification
 
 NUM_SAMPLES = 70  # more than two of the reader's chunks

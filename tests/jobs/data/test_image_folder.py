@@ -20,7 +20,7 @@ from largebatch.jobs.data.sources.image_folder import list_images
 from largebatch.jobs.data.sources.table import load_dataset
 from largebatch.jobs.errors import DataError, SpecError
 from largebatch.jobs.plan.step_plan import Slice
-from largebatch.jobs.spec.train_spec import DatasetSpec
+from largebatch.jobs.spec.model_and_data import DatasetSpec
 
 CLASSES, PER_CLASS = ("cat", "dog", "eel"), 6
 NUM_SAMPLES = len(CLASSES) * PER_CLASS

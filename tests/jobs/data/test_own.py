@@ -21,7 +21,7 @@ from largebatch.jobs.data.loaders import LoaderBatches
 from largebatch.jobs.data.sources.table import load_dataset
 from largebatch.jobs.errors import DataError, SpecError
 from largebatch.jobs.plan.step_plan import Slice
-from largebatch.jobs.spec.train_spec import DatasetSpec
+from largebatch.jobs.spec.model_and_data import DatasetSpec
 from largebatch.jobs.tasks.registry import ClassificationConfig, LanguageModellingConfig, MaskedLanguageModellingConfig, MultiLabelConfig, TaskConfig
 
 NUM_SAMPLES, NUM_CLASSES = 40, 3

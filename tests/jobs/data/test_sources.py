@@ -13,7 +13,7 @@ from largebatch.jobs.data.dataset import Dataset
 from largebatch.jobs.data.sources.table import SOURCES, TORCHVISION_FILES, load_dataset
 from largebatch.jobs.errors import DataError, SpecError
 from largebatch.jobs.plan.step_plan import Slice
-from largebatch.jobs.spec.train_spec import AugmentSpec, DatasetSpec
+from largebatch.jobs.spec.model_and_data import AugmentSpec, DatasetSpec
 from largebatch.jobs.tasks.registry import ContrastiveConfig, RegressionConfig
 
 CPU = torch.device("cpu")

@@ -15,7 +15,7 @@ from largebatch.jobs.engine import warm_up as module
 from largebatch.jobs.engine.warm_up import refuse_misfit, warm_up
 from largebatch.jobs.errors import PlanError
 from largebatch.jobs.prepared import Prepared, new_state
-from largebatch.jobs.spec.train_spec import DatasetSpec
+from largebatch.jobs.spec.model_and_data import DatasetSpec
 from largebatch.jobs.tasks.classification import Classification
 
 DIGITS = load_dataset(DatasetSpec(name="digits"), Path("nowhere"))

@@ -9,7 +9,7 @@ from torch.utils.data import TensorDataset
 
 from largebatch.jobs.data.sources.table import load_dataset
 from largebatch.jobs.models.table import OURS
-from largebatch.jobs.spec.train_spec import DatasetSpec
+from largebatch.jobs.spec.model_and_data import DatasetSpec
 
 PASS_S = 0.06
 WORKER = "worker-"

@@ -11,7 +11,7 @@ from torch import nn
 from largebatch.jobs.data.dataset import Dataset
 from largebatch.jobs.errors import SpecError
 from largebatch.jobs.models.table import OURS, build_model
-from largebatch.jobs.spec.train_spec import ModelSpec
+from largebatch.jobs.spec.model_and_data import ModelSpec
 
 SMALL_IMAGES = (3, 32, 32)
 SMALL_ARGUMENTS: dict[str, dict[str, Any]] = {"resnet9": {"width": 8}, "keskar-f1": {"width": 32}}

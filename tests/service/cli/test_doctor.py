@@ -12,7 +12,7 @@ import pytest
 from command_line import largebatch
 
 from largebatch.jobs.data.sources.table import TORCHVISION_FILES, load_dataset
-from largebatch.jobs.spec.train_spec import DatasetSpec
+from largebatch.jobs.spec.model_and_data import DatasetSpec
 from largebatch.service.cli.commands import doctor
 
 
