@@ -69,6 +69,11 @@ class OptimizerConfig(Spec):
     """Whether momentum adds steps up, so that in the long run the weights move by rate / (1 - momentum)."""
 
     @property
+    def label(self) -> str:
+        """What answers call it."""
+        return self.name
+
+    @property
     def momentum_value(self) -> float:
         """The value of `momentum_option`."""
         value: float = getattr(self, self.momentum_option)

@@ -303,6 +303,11 @@ class OwnOptimizerConfig(OptimizerConfig):
     batch_power: ClassVar[float] = 0.5
 
     @property
+    def label(self) -> str:
+        """Its entry point: there may be several of one's own."""
+        return self.entry_point
+
+    @property
     def momentum_value(self) -> float:
         """Not known."""
         return 0.0

@@ -54,7 +54,7 @@ def run_tags(spec: TrainSpec, run_dir: Path) -> dict[str, str]:
         RUN_TAG: run_dir.name,
         "largebatch.global_batch_size": str(plan["global_batch_size"]),
         "largebatch.peak_learning_rate": str(plan["peak_learning_rate"]),
-        "largebatch.optimizer": spec.optimizer.name,
+        "largebatch.optimizer": spec.optimizer.label,
         "largebatch.dataset": str(spec.dataset.name or spec.dataset.entry_point),
         "largebatch.device": environment["device"],
         "largebatch.clock": "training seconds; evaluation, checkpoints and kernel warm-up are not counted",

@@ -35,6 +35,7 @@ def print_runs(rows: list[dict[str, Any]]) -> None:
     rate = "tokens_per_second" if counts_tokens else "samples_per_second"
     columns: dict[str, Callable[[dict[str, Any]], str]] = {
         "run": lambda row: str(row.get("recipe", row["run_id"])),
+        **({"optimizer": lambda row: str(row["optimizer"])} if all("optimizer" in row for row in rows) else {}),
         "batch": lambda row: f"{row['global_batch_size']:,}",
         "outcome": lambda row: str(row["outcome"]),
         "steps": lambda row: f"{row['steps']:,}",
@@ -47,7 +48,9 @@ def print_runs(rows: list[dict[str, Any]]) -> None:
         "tokens/s" if counts_tokens else "samples/s": lambda row: "-" if row[rate] is None else f"{row[rate]:,.0f}",
         "noise scale": _noise_in_words,
     }
-    print_rows([{column: show(row) for column, show in columns.items()} for row in rows], names=("run",), words=("run", "outcome"))
+    print_rows(
+        [{column: show(row) for column, show in columns.items()} for row in rows], names=("run", "optimizer"), words=("run", "optimizer", "outcome")
+    )
 
 
 def _noise_in_words(row: Mapping[str, Any]) -> str:

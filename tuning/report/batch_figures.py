@@ -7,7 +7,7 @@ from statistics import median
 
 import numpy as np
 
-from largebatch.tuning.report.charts import Chart, Draws, Heat, Series
+from largebatch.tuning.report.charts import Chart, Draws, Heat, Series, slug
 from largebatch.tuning.report.run_figures import SECONDS, conditions
 from largebatch.tuning.results.analysis.configurations import Configuration
 from largebatch.tuning.results.analysis.critical_batch import edges
@@ -37,36 +37,52 @@ def in_unit(chart: Chart, unit: Unit) -> Chart:
 
 def time_to_target(findings: Findings, predicted: Sequence[tuple[float, float]] = ()) -> Chart:
     """Training seconds to the target against the batch: which are on the frontier, the critical batch, and what was predicted before."""
-    reached = findings.reached
-    series = [_measured("measured", reached, "seconds"), *_missed(findings, "training_seconds", "s")]
+    reached, series = findings.reached, _costs(findings, "seconds", "training_seconds", "s")
     if predicted:
-        series.append(Series("predicted before the sweep", [b for b, _ in predicted], [s for _, s in predicted], dash=True, colour=1))
+        series.append(Series("predicted before the sweep", [b for b, _ in predicted], [s for _, s in predicted], dash=True,
+                             colour=len(findings.by_optimizer)))  # fmt: skip
     if len(reached) > 1:
         standing = sorted(findings.cost_frontier, key=lambda choice: choice.global_batch_size)
         x, y = [choice.global_batch_size for choice in standing], [choice.seconds for choice in standing]
-        series.append(Series(f"no other is sooner with as few {findings.unit.name}", x, y, draws="marks", colour=2))
+        series.append(Series(f"no other is sooner with as few {findings.unit.name}", x, y, draws="marks", symbol="ring", mark_size=2, colour=6))
     chart = _against_batch(findings, "time-to-target", f"Time to {_judged(findings)} {findings.target:g}", SECONDS, series, log_y=True)
-    critical = findings.critical_batch
-    if critical is None or not findings.best[0].global_batch_size <= critical.critical_batch_size <= findings.best[-1].global_batch_size:
-        return chart
-    return replace(chart, marks=[(critical.critical_batch_size, "critical batch")])
+    return replace(chart, marks=_critical_batches(findings))
+
+
+def _critical_batches(findings: Findings) -> list[tuple[float, str]]:
+    """The critical batch of each optimizer, if it lies among the batches, as a mark."""
+    first, last = _ends(findings)
+    fitted = [side.critical_batch for side in findings.by_optimizer.values() if side.critical_batch is not None]
+    of = [f" under {critical.optimizer}" if findings.compares_optimizers else "" for critical in fitted]
+    marks = [(critical.critical_batch_size, f"critical batch{under}") for critical, under in zip(fitted, of, strict=True)]
+    return [(batch, words) for batch, words in marks if first <= batch <= last]
+
+
+def _ends(findings: Findings) -> tuple[int, int]:
+    """The smallest and the largest batch."""
+    batches = [best.global_batch_size for best in findings.best]
+    return min(batches), max(batches)
 
 
 def steps_and_samples(findings: Findings) -> list[Chart]:
-    """Steps, and samples, to the target against the batch, with the fitted curve and the three regimes."""
-    reached, critical, charts, unit = findings.reached, findings.critical_batch, list[Chart](), findings.unit
-    first, last = findings.best[0].global_batch_size, findings.best[-1].global_batch_size
+    """Steps, and samples, to the target against the batch, with the fitted curve of each optimizer; where there is one, also the three regimes."""
+    charts, unit, (first, last) = list[Chart](), findings.unit, _ends(findings)
     for what, spent, of in (("steps", "steps", SAMPLES), ("samples", "samples_seen", unit)):
         name = what if what == "steps" else unit.name
-        series = [_measured("measured", reached, what, of), *_missed(findings, spent, name, of)]
-        if critical is not None and reached:
-            batches = np.geomspace(reached[0].global_batch_size, reached[-1].global_batch_size, 80)
-            fitted = [critical.steps_to_target(batch) if what == "steps" else of.of(critical.samples_to_target(batch)) for batch in batches]
-            series.append(Series("fit", list(batches), fitted, draws="line", dash=True, colour=1))
+        series = _costs(findings, what, spent, name, of)
+        for number, side in enumerate(findings.by_optimizer.values()):
+            critical, reached = side.critical_batch, side.reached
+            if critical is not None and reached:
+                batches = np.geomspace(reached[0].global_batch_size, reached[-1].global_batch_size, 80)
+                fitted = [critical.steps_to_target(batch) if what == "steps" else of.of(critical.samples_to_target(batch)) for batch in batches]
+                colour = number if findings.compares_optimizers else 1
+                series.append(Series(_named(findings, side, "fit"), list(batches), fitted, draws="line", dash=True, colour=colour))
         chart = _against_batch(
             findings, f"{what}-to-target", f"{name.capitalize()} to {_judged(findings)} {findings.target:g}", name, series, log_y=True
         )
-        if critical is not None:
+        if findings.compares_optimizers:
+            chart = replace(chart, marks=_critical_batches(findings))
+        elif (critical := findings.critical_batch) is not None:
             perfect, maximal = edges(critical.critical_batch_size)
             marks = [(perfect, "perfect scaling ends"), (critical.critical_batch_size, "critical batch"), (maximal, "maximal data parallelism")]
             low, high = max(critical.low, first), last if critical.high is None else min(critical.high, last)
@@ -81,16 +97,19 @@ def frontiers(findings: Findings) -> list[Chart]:
     every = [(at.training_seconds, at.score) for run in findings.runs for at in run.evaluations]
     standing = Series(
         "frontier", [point.seconds for point in points], [point.score for point in points], colour=1,
-        notes=[f"batch {point.global_batch_size:,}: {findings.metric.format(point.score)} after {point.seconds:.3g} s" for point in points],
+        notes=[f"batch {point.global_batch_size:,} with {point.optimizer}: {findings.metric.format(point.score)} after {point.seconds:.3g} s"
+               for point in points],
     )  # fmt: skip
     best = Chart(
         "score-frontier", f"The best {name} by each moment", SECONDS, name,
         [Series("every evaluation", [s for s, _ in every], [a for _, a in every], draws="marks", colour=6), standing],
         caption=_caption(findings), log_x=True, levels=[(findings.target, f"target {findings.target:g}")],
     )  # fmt: skip
-    unit = findings.unit
-    batches = [_of_choices("every batch size", findings.choices, "marks", 6, unit), _of_choices("frontier", findings.cost_frontier, "both", 1, unit)]
-    missed = ", ".join(f"{missed.global_batch_size:,}" for missed in findings.missed)
+    unit, is_several = findings.unit, findings.compares_optimizers
+    sides = [(optimizer, side.choices, number) for number, (optimizer, side) in enumerate(findings.by_optimizer.items()) if side.choices]
+    batches = [_of_choices(*side, unit) for side in (sides if is_several else [("every batch size", findings.choices, 6)])]
+    batches.append(_of_choices("frontier", findings.cost_frontier, 6 if is_several else 1, unit, draws="both"))
+    missed = ", ".join(f"{missed.global_batch_size:,}{f' with {missed.first.optimizer}' if is_several else ''}" for missed in findings.missed)
     cost = Chart(
         "cost-frontier", f"Time against {unit.name}, to {name} {findings.target:g}", SECONDS, f"{unit.name} to target", batches,
         caption=_caption(findings, f"missed the target: batch {missed}, so not shown" if missed else ""), log_x=True, log_y=True,
@@ -98,8 +117,8 @@ def frontiers(findings: Findings) -> list[Chart]:
     return [best, cost]
 
 
-def _of_choices(name: str, choices: Sequence[Choice], draws: Draws, colour: int, unit: Unit) -> Series:
-    notes = [f"batch {unit.batch(choice.global_batch_size)}" for choice in choices]
+def _of_choices(name: str, choices: Sequence[Choice], colour: int, unit: Unit, draws: Draws = "marks") -> Series:
+    notes = [f"batch {unit.batch(choice.global_batch_size)} with {choice.optimizer}" for choice in choices]
     x, y = [choice.seconds for choice in choices], [unit.of(choice.samples) for choice in choices]
     return Series(name, x, y, draws=draws, colour=colour, notes=notes)
 
@@ -110,13 +129,26 @@ def score_of_batch(findings: Findings) -> Chart:
     ended = sum(run.summary.steps_to_target == run.summary.steps for run in runs)
     stopped = f"{ended} of these {len(runs)} runs ended when they met their target, so they show where that is set, not how far a batch comes"
     part = findings.setting.evaluated_on
-    fields, best = ((f"{part}, best", "best_score"), ("train, at the end", "train_score")), findings.best
-    series = [_measured(name, best, field) for name, field in fields if all(getattr(tried, field).median is not None for tried in best)]
+    fields, series = ((f"{part}, best", "best_score"), ("train, at the end", "train_score")), list[Series]()
+    for number, side in enumerate(findings.by_optimizer.values()):
+        told = [(name, field) for name, field in fields if all(getattr(tried, field).median is not None for tried in side.best)]
+        lines = [_measured(_named(findings, side, name), side.best, field) for name, field in told]
+        if findings.compares_optimizers:
+            lines = [replace(line, colour=number, dash=field == "train_score") for line, (_, field) in zip(lines, told, strict=True)]
+        series += lines
     chart = _against_batch(findings, "score-of-batch", f"Train and {part} {findings.metric.name} against the batch", findings.metric.name, series)
     return replace(chart, caption=f"{chart.caption}; {stopped}" if ended else chart.caption)
 
 
-def momentum_map(findings: Findings) -> Chart | None:
+def momentum_maps(findings: Findings) -> list[Chart]:
+    """The map of each optimizer of which several momenta were tried."""
+    maps = {optimizer: heat for optimizer, side in findings.by_optimizer.items() if (heat := _momentum_map(side)) is not None}
+    if not findings.compares_optimizers:
+        return [*maps.values()]
+    return [replace(heat, name=f"{heat.name}-{slug(optimizer)}", title=f"{optimizer}: {heat.title}") for optimizer, heat in maps.items()]
+
+
+def _momentum_map(findings: Findings) -> Chart | None:
     """Seconds to the target over batch and momentum, or beta1; None where only one was tried."""
     cells: dict[tuple[int, float], Configuration] = {}
     for tried in sorted(findings.configurations, key=lambda tried: tried.standing):
@@ -171,7 +203,26 @@ def _measured(name: str, of: Sequence[Configuration], field: str, unit: Unit = S
     return Series(name, batches, medians, [spread.low for spread in spreads], [spread.high for spread in spreads], notes=notes)
 
 
-def _missed(findings: Findings, field: str, name: str, unit: Unit = SAMPLES) -> list[Series]:
+def _named(findings: Findings, side: Findings, what: str) -> str:
+    """A series of one optimizer: `lamb, fit`, where there is one alone `fit`."""
+    return f"{side.runs[0].optimizer}, {what}" if findings.compares_optimizers else what
+
+
+def _costs(findings: Findings, field: str, spent: str, name: str, unit: Unit = SAMPLES) -> list[Series]:
+    """What each batch cost under each optimizer, in one colour, and those that missed. Args: field: the spread; spent: of the runs' summaries."""
+    series = list[Series]()
+    for number, side in enumerate(findings.by_optimizer.values()):
+        measured = [
+            replace(_measured(side.runs[0].optimizer if findings.compares_optimizers else "measured", side.reached, field, unit), colour=number)
+        ]
+        missed = _missed(side, spent, name, unit)
+        if findings.compares_optimizers:
+            missed = [replace(line, name=_named(findings, side, "missed"), colour=number) for line in missed]
+        series += [*(measured if side.reached else []), *missed]
+    return series
+
+
+def _missed(findings: Findings, field: str, name: str, unit: Unit) -> list[Series]:
     """The batches that missed, each at what its runs had used up; no series where none did. Args: field: of the runs' summaries."""
     if not findings.missed:
         return []
@@ -183,7 +234,7 @@ def _missed(findings: Findings, field: str, name: str, unit: Unit = SAMPLES) -> 
 
 
 def _against_batch(findings: Findings, name: str, title: str, y_title: str, series: Sequence[Series], log_y: bool = False) -> Chart:
-    batches = [best.global_batch_size for best in findings.best]
+    batches = sorted({best.global_batch_size for best in findings.best})
     is_open = any(line.open_ends for line in series)
     caption = _caption(findings, "an arrow: the interval is open there, for it reaches into runs that missed" if is_open else "")
     return Chart(name, title, BATCH, y_title, series, caption=caption, log_x=True, log_y=log_y, x_ticks=batches)

@@ -4,6 +4,7 @@ plotly cannot write a picture without a browser; describing a figure once keeps 
 """
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -19,6 +20,11 @@ ARROW = 30
 """Length of what stands for an open interval."""
 
 
+def slug(name: str) -> str:
+    """A name as a part of a file's: letters, digits, points and dashes."""
+    return re.sub(r"[^\w.-]+", "-", name)
+
+
 @dataclass(frozen=True)
 class Series:
     """One line, or one set of marks."""
@@ -30,8 +36,8 @@ class Series:
     high: Sequence[float | None] | None = None
     """Ends of intervals about y; None where y is a number: open on that side, drawn as an arrow."""
     draws: Draws = "both"
-    symbol: Literal["circle", "x"] = "circle"
-    """Of the marks; x: what was not reached."""
+    symbol: Literal["circle", "x", "ring"] = "circle"
+    """Of the marks; x: what was not reached; ring: about another mark."""
     mark_size: float = 1.0
     """Times the usual."""
     dash: bool = False

@@ -1,13 +1,21 @@
 """What a report holds beside the runs, what of it could not be made, and the figures that follow; nothing is drawn yet."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeVar
 
 from largebatch.jobs.errors import LargebatchError
 from largebatch.jobs.tracking.mlflow_store import brief
-from largebatch.tuning.report.batch_figures import frontiers, in_unit, momentum_map, profile_charts, score_of_batch, steps_and_samples, time_to_target
-from largebatch.tuning.report.charts import Chart
+from largebatch.tuning.report.batch_figures import (
+    frontiers,
+    in_unit,
+    momentum_maps,
+    profile_charts,
+    score_of_batch,
+    steps_and_samples,
+    time_to_target,
+)
+from largebatch.tuning.report.charts import Chart, slug
 from largebatch.tuning.report.run_figures import MOST_CURVES, score_curves
 from largebatch.tuning.results.analysis.prediction import Miss, Predicted
 from largebatch.tuning.results.analysis.step_time import Profile
@@ -65,6 +73,14 @@ class Extras:
     """What failed before, and on the way to the report."""
 
 
+def _curves(findings: Findings) -> list[Chart]:
+    """A run of each batch size; of several optimizers each in a figure of its own."""
+    charts = {name: score_curves([best.runs[0] for best in side.best][:MOST_CURVES]) for name, side in findings.by_optimizer.items()}
+    if not findings.compares_optimizers:
+        return [*charts.values()]
+    return [replace(chart, name=f"{chart.name}-{slug(name)}", title=f"{name}: {chart.title}") for name, chart in charts.items()]
+
+
 def charts_of(findings: Findings, extras: Extras) -> list[Chart]:
     """Every figure that there is something to show in; one that fails is left out, and named."""
     has_choices = bool(findings.choices)
@@ -74,9 +90,9 @@ def charts_of(findings: Findings, extras: Extras) -> list[Chart]:
         ("steps and samples to the target", lambda: steps_and_samples(findings) if has_choices else []),
         ("the frontiers", lambda: frontiers(findings) if has_choices else frontiers(findings)[:1]),
         ("scores against the batch", lambda: [score_of_batch(findings)]),
-        ("momentum against the batch", lambda: [heat] if (heat := momentum_map(findings)) else []),
+        ("momentum against the batch", lambda: momentum_maps(findings)),
         ("the profile", lambda: profile_charts(extras.profile) if extras.profile else []),
         ("the solutions", lambda: extras.charts),
-        ("scores over time", lambda: [score_curves([best.runs[0] for best in findings.best][:MOST_CURVES])]),
+        ("scores over time", lambda: _curves(findings)),
     ]
     return [in_unit(chart, findings.unit) for what, draw in parts for chart in extras.attempts.attempt(f"the figure of {what}", draw) or ()]

@@ -98,9 +98,10 @@ def _draw_series(axes: Any, chart: Chart) -> None:
             _draw_arrow(axes, series, colour)
             continue
         line = "" if series.draws == "marks" else ("--" if series.dash else "-")
-        marker = None if series.draws == "line" else {"circle": "o", "x": "x"}[series.symbol]
+        marker = None if series.draws == "line" else {"circle": "o", "x": "x", "ring": "o"}[series.symbol]
         axes.errorbar(series.x, series.y, yerr=series.bars, fmt=line or "none" if marker is None else f"{marker}{line}",
                       markersize=(7 if series.symbol == "x" else 4) * series.mark_size, label=series.name, color=colour, capsize=2,
+                      markerfacecolor="none" if series.symbol == "ring" else None,
                       linewidth=1.5)  # fmt: skip
         for x, y, way in series.open_ends:
             arrow = {"arrowstyle": "<-", "color": colour}

@@ -13,6 +13,7 @@ from largebatch.tuning.report.charts import ARROW, DEEPEST, SHADE, Chart, Field,
 
 TEMPLATES = Environment(loader=PackageLoader("largebatch.tuning.report"), autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
 
+SYMBOLS = {"circle": "circle", "x": "x", "ring": "circle-open"}
 MODES = {"line": "lines", "marks": "markers", "both": "lines+markers", "arrow": "lines+markers"}
 
 
@@ -93,7 +94,7 @@ def _marks(series: Series, colour: str) -> dict[str, Any]:
     """Marks of one size; of an arrow none where it begins, and a head that points away from there."""
     if series.draws == "arrow":
         return {"size": [0, 11], "color": colour, "symbol": "arrow", "angleref": "previous", "opacity": 1, "line": {"width": 0}}
-    return {"size": 7 * series.mark_size, "color": colour, "symbol": series.symbol}
+    return {"size": 7 * series.mark_size, "color": colour, "symbol": SYMBOLS[series.symbol]}
 
 
 def _draw_lines(figure: Any, chart: Chart) -> None:

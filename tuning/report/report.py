@@ -44,7 +44,8 @@ def write_report(folder: Path, findings: Findings, extras: Extras | None = None)
         "prediction_errors": [{**miss._asdict(), "error": miss.error} for miss in extras.misses],
         "tables": {title: list(rows) for title, rows in extras.tables},
     }
-    tables = [("The best of each batch size", answer.rows), *extras.tables]
+    under_each = " under each optimizer" if findings.compares_optimizers else ""
+    tables = [(f"The best of each batch size{under_each}", answer.rows), *extras.tables]
     if extras.misses:
         tables.append(("What was predicted before, and what came", [miss.row() for miss in extras.misses]))
     drawn = [chart for chart in charts if chart.name in figures]

@@ -15,15 +15,19 @@ MOST_CURVES = 12
 
 
 def score_curves(results: Sequence[RunResult]) -> Chart:
-    """Evaluated score against training seconds, one curve per run; of more than a legend holds, one colour, one broken line, per batch."""
+    """Evaluated score against training seconds, one curve per run; of more than a legend holds, one broken line per batch and optimizer."""
     devices = ", ".join(dict.fromkeys(result.device for result in results))
     targets = dict.fromkeys(result.summary.target for result in results if result.summary.target is not None)
-    by_batch: dict[int, list[RunResult]] = {}
+    groups: dict[tuple[str, int], list[RunResult]] = {}
     for result in results:
-        by_batch.setdefault(result.summary.global_batch_size, []).append(result)
+        groups.setdefault((result.optimizer, result.summary.global_batch_size), []).append(result)
+    is_several = len({optimizer for optimizer, _ in groups}) > 1
     curves = [_curve(label(result), [result]) for result in results]
     if len(results) > MOST_CURVES:
-        curves = [_curve(f"batch {batch:,}, {len(members)} runs", members) for batch, members in sorted(by_batch.items())]
+        curves = [
+            _curve(f"{f'{optimizer}, ' if is_several else ''}batch {batch:,}, {len(members)} runs", members)
+            for (optimizer, batch), members in sorted(groups.items())
+        ]
     name = " or ".join(dict.fromkeys(result.metric.name for result in results))
     return Chart(
         "score-curves", f"{name.capitalize()} against training time, {devices}", SECONDS, f"{evaluated_on(results)} {name}", curves,

@@ -88,12 +88,15 @@ class Choice(Answer):
     learning_rate: float
     momentum: float | None
     optimizer: str
+    """Its name; of a person's own its entry point."""
     num_seeds: int
     """0: predicted, not run."""
     seconds_interval: Interval | None = None
     """None for a single seed, and where costs are predicted or those to a limit."""
     samples_interval: Interval | None = None
     """As `seconds_interval`."""
+    others: dict[str, str] = {}
+    """Its values of the other fields in which the runs differ."""
 
 
 class Advice(Answer):
@@ -112,6 +115,7 @@ class ScorePoint(Answer):
     seconds: float
     score: float
     global_batch_size: int
+    optimizer: str = ""
 
 
 class CriticalBatch(Answer):
@@ -130,6 +134,8 @@ class CriticalBatch(Answer):
     error: float
     """Standard deviation of log E about the curve: 0.05 is five per cent."""
     num_points: int
+    optimizer: str | None = None
+    """Whose runs it is fitted to; None where it is not from runs."""
 
     def samples_to_target(self, batch: float) -> float:
         """E at a batch."""
@@ -141,7 +147,7 @@ class CriticalBatch(Answer):
 
 
 class Batch(Answer):
-    """The best of one batch size."""
+    """The best of one batch size under one optimizer."""
 
     global_batch_size: int
     optimizer: str
@@ -151,6 +157,23 @@ class Batch(Answer):
     steps_to_target: Spread
     samples_to_target: Spread
     best_score: Spread
+    gradient_noise_scale: float | None
+    others: dict[str, str] = {}
+    """Its values of the other fields in which the runs differ."""
+
+
+class UnderOptimizer(Answer):
+    """What the runs of one optimizer say alone."""
+
+    optimizer: str
+    num_runs: int
+    reached: list[int]
+    """The batch sizes at which its best settings reached the target."""
+    missed: list[int]
+    """Those at which half of their runs or more missed it."""
+    advice: list[Advice]
+    """Soonest, cheapest, knee, and within the limits that were given."""
+    critical_batch: CriticalBatch | None
     gradient_noise_scale: float | None
 
 
@@ -173,7 +196,7 @@ class SweepFrontier(Answer):
     score_frontier: list[ScorePoint]
     """In time and score."""
     critical_batch: CriticalBatch | None
-    """None for fewer than three batch sizes that reached the target."""
+    """Of the optimizer that is soonest; None for fewer than three batch sizes at which it reached the target."""
 
 
 class SweepFindings(SweepAdvice, SweepFrontier):
@@ -189,12 +212,13 @@ class SweepFindings(SweepAdvice, SweepFrontier):
     clock: str
     """What the seconds count."""
     batches: list[Batch]
+    by_optimizer: list[UnderOptimizer] = []
     gradient_noise_scale: float | None
-    """In samples; the median of the batches that measured it."""
+    """In samples; the median of the batches that measured it, under the optimizer that is soonest."""
     left_out: dict[str, int]
     """Runs of other settings, and how many."""
     rows: list[dict[str, str]]
-    """One line of a table for each batch size, in words."""
+    """One line of a table for each batch size under each optimizer, in words."""
     figures: list[dict[str, Any]] | None = None
     """The report's figures, for plotly, where they were asked for: name, title, caption and figure."""
 

@@ -1,12 +1,13 @@
-"""What a set of runs says: the best of each batch size, the frontiers, the critical batch, the advice."""
+"""What a set of runs says: the best of each batch size under each optimizer, the frontiers, the critical batch, the advice."""
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import median
 from types import MappingProxyType
+from typing import Any
 
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.run.records import Outcome
@@ -23,7 +24,7 @@ from largebatch.tuning.results.analysis.critical_batch import fit_critical_batch
 from largebatch.tuning.results.answers import Advice, Choice, CriticalBatch, ScorePoint, Setting
 from largebatch.tuning.results.collect import collect
 from largebatch.tuning.results.run_folders import ended_runs, failures_in_words
-from largebatch.tuning.results.run_result import RunResult, settings_of
+from largebatch.tuning.results.run_result import RunResult, differences, settings_of
 from largebatch.tuning.results.unit import Unit, unit_of
 
 
@@ -74,8 +75,33 @@ class Findings:
         return configurations(self.runs, self.target)
 
     @cached_property
+    def by_optimizer(self) -> dict[str, "Findings"]:
+        """The same of each optimizer's runs alone, in the order of their first runs."""
+        names = list(dict.fromkeys(run.optimizer for run in self.runs))
+        if len(names) == 1:
+            return {names[0]: self}
+        return {name: replace(self, runs=tuple(run for run in self.runs if run.optimizer == name)) for name in names}
+
+    @property
+    def compares_optimizers(self) -> bool:
+        """Whether there are several."""
+        return len(self.by_optimizer) > 1
+
+    @cached_property
+    def leading(self) -> "Findings":
+        """Those of the optimizer that is soonest; where none reached the target, that came nearest."""
+        return self.by_optimizer[min(self.best, key=lambda best: best.rank).first.optimizer]
+
+    @cached_property
+    def differing(self) -> list[str]:
+        """Fields in which the runs differ beside batch, rate, momentum and optimizer."""
+        return [*differences(self.runs)]
+
+    @cached_property
     def best(self) -> list[Configuration]:
-        """The best of each batch size."""
+        """The best of each batch size under each optimizer: optimizer by optimizer, by rising batch."""
+        if self.compares_optimizers:
+            return [best for side in self.by_optimizer.values() for best in side.best]
         return best_of_each_batch(self.configurations)
 
     @cached_property
@@ -91,18 +117,34 @@ class Findings:
     @cached_property
     def choices(self) -> list[Choice]:
         """What each batch size that reached the target costs."""
-        choices = [best.choice(best.seconds.median or 0.0, best.samples.median or 0.0) for best in self.reached]
-        return [choice.model_copy(update=best.intervals) for choice, best in zip(choices, self.reached, strict=True)]
+        return [self._choice(best, best.seconds.median or 0.0, best.samples.median or 0.0, best.intervals) for best in self.reached]
+
+    def _choice(self, tried: Configuration, seconds: float, samples: float, intervals: Mapping[str, Any] = MappingProxyType({})) -> Choice:
+        """A configuration as an answer has it, at a cost."""
+        return tried.choice(seconds, samples).model_copy(update={**intervals, "others": tried.first.values_of(self.differing)})
+
+    def measured_seconds(self, optimizer: str) -> dict[int, float]:
+        """Seconds to the target of each batch size that reached it under an optimizer; empty for one that no run had."""
+        side = self.by_optimizer.get(optimizer)
+        return {choice.global_batch_size: choice.seconds for choice in side.choices} if side else {}
 
     @cached_property
     def critical_batch(self) -> CriticalBatch | None:
-        """Fitted to the runs that reached the target, of the batches whose median did; None for fewer than three such batches."""
+        """Fitted to the runs that reached the target, of the batches whose median did; None for fewer than three such batches.
+
+        Of several optimizers that of the soonest: each has a curve of its own.
+        """
+        if self.compares_optimizers:
+            return self.leading.critical_batch
         points = [(best.global_batch_size, met.samples) for best in self.reached for run in best.runs if (met := run.first_at(self.target))]
-        return fit_critical_batch([batch for batch, _ in points], [samples for _, samples in points])
+        fitted = fit_critical_batch([batch for batch, _ in points], [samples for _, samples in points])
+        return fitted and fitted.model_copy(update={"optimizer": self.runs[0].optimizer})
 
     @cached_property
     def noise_scale(self) -> float | None:
-        """Median over the batches that measured it, in samples."""
+        """Median over the batches that measured it, in samples; of several optimizers that of the soonest."""
+        if self.compares_optimizers:
+            return self.leading.noise_scale
         scales = [best.noise_scale for best in self.best if best.noise_scale is not None]
         return median(scales) if scales else None
 
@@ -112,18 +154,29 @@ class Findings:
         return advise(self.choices, [Limit(cost, most, self._by(cost, most)) for cost, most in self.limits.items()], self.unit)
 
     def _by(self, cost: Cost, most: float) -> list[Partial]:
-        """How good each batch had become within a limit: its best configuration, of those with the most seeds."""
-        partials = [partial for tried in self.configurations if (partial := _partial(tried, cost, most)) is not None]
-        best: dict[int, Partial] = {}
+        """How good each batch had become within a limit, under each optimizer: its best configuration, of those with the most seeds."""
+        partials = [partial for tried in self.configurations if (partial := self._partial(tried, cost, most)) is not None]
+        best: dict[tuple[int, str], Partial] = {}
         for partial in sorted(partials, key=lambda partial: (-partial.choice.num_seeds, -self.metric.goodness(partial.score))):
-            best.setdefault(partial.choice.global_batch_size, partial)
-        return [best[batch] for batch in sorted(best)]
+            best.setdefault((partial.choice.global_batch_size, partial.choice.optimizer), partial)
+        return [best[key] for key in sorted(best)]
+
+    def _partial(self, tried: Configuration, cost: Cost, most: float) -> Partial | None:
+        """How far a configuration had come; None where half of its runs had not been evaluated by then, which ranks below the others."""
+        within = [[at for at in run.evaluations if (at.training_seconds if cost == "seconds" else at.samples) <= most] for run in tried.runs]
+        tops = [max(points, key=lambda at: tried.metric.goodness(at.score), default=None) for points in within]
+        score = score_spread([None if top is None else top.score for top in tops], tried.metric).median
+        if score is None:
+            return None
+        evaluated = [top for top in tops if top is not None]
+        seconds, samples = median(top.training_seconds for top in evaluated), median(top.samples for top in evaluated)
+        return Partial(self._choice(tried, seconds, samples), score, tried.metric)
 
     @cached_property
     def score_frontier(self) -> list[ScorePoint]:
         """Time against score: at each point no run of any batch had been as good sooner."""
         points = [
-            ScorePoint(seconds=at.training_seconds, score=at.score, global_batch_size=run.summary.global_batch_size)
+            ScorePoint(seconds=at.training_seconds, score=at.score, global_batch_size=run.summary.global_batch_size, optimizer=run.optimizer)
             for run in self.runs
             for at in run.evaluations
         ]
@@ -181,14 +234,3 @@ def _reached_by_all(runs: Sequence[RunResult]) -> float:
     worst = min(best.values(), key=metric.goodness)
     unit = 1e-3 if metric.is_fraction else 10.0 ** (math.floor(math.log10(abs(worst))) - 3) if worst else 1.0
     return round((math.floor if metric.better == "higher" else math.ceil)(worst / unit) * unit, 12)
-
-
-def _partial(tried: Configuration, cost: Cost, most: float) -> Partial | None:
-    """How far a configuration had come; None where half of its runs had not been evaluated by then, which ranks below the others."""
-    within = [[at for at in run.evaluations if (at.training_seconds if cost == "seconds" else at.samples) <= most] for run in tried.runs]
-    tops = [max(points, key=lambda at: tried.metric.goodness(at.score), default=None) for points in within]
-    score = score_spread([None if top is None else top.score for top in tops], tried.metric).median
-    if score is None:
-        return None
-    evaluated = [top for top in tops if top is not None]
-    return Partial(tried.choice(median(top.training_seconds for top in evaluated), median(top.samples for top in evaluated)), score, tried.metric)

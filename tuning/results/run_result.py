@@ -22,7 +22,7 @@ are the horizon of the learning rate's decay."""
 COMPARED = frozenset(
     {
         *IN_TOKENS, *IN_TOKENS.values(), "learning_rate.base", "learning_rate.scaling",
-        "optimizer.name", "optimizer.momentum", "optimizer.beta1", "optimizer.beta2",
+        "optimizer.name", "optimizer.entry_point", "optimizer.momentum", "optimizer.beta1", "optimizer.beta2",
     }
 )  # fmt: skip
 """Fields that an answer is about; any other that differs between runs on one axis is named."""
@@ -61,6 +61,7 @@ class RunResult:
     model: str
     """Name or entry point alone: arguments may be what a sweep searches, and stay on one axis."""
     optimizer: str
+    """Its name; of a person's own its entry point."""
     momentum: float | None
     """The value of the optimizer's `momentum_option`."""
     learning_rate: float
@@ -96,7 +97,7 @@ class RunResult:
             evaluations=evaluations,
             dataset=part_in_words(fields, "dataset"),
             model=_plain_name(fields, "model"),
-            optimizer=str(fields["optimizer.name"]),
+            optimizer=str(fields.get("optimizer.entry_point") or fields["optimizer.name"]),
             momentum=None if momentum is None else float(momentum),
             learning_rate=float(fields["learning_rate.base"]) if peak_learning_rate is None else peak_learning_rate,
             seed=int(fields["seed"]),
@@ -116,6 +117,11 @@ class RunResult:
     def metric(self) -> Metric:
         """What it is judged by."""
         return self.summary.headline.metric
+
+    def values_of(self, names: Iterable[str]) -> dict[str, str]:
+        """The fields of these names that its spec has, by name."""
+        settings = dict(self.settings)
+        return {name: settings[name] for name in names if name in settings}
 
     @property
     def curve(self) -> tuple[tuple[float, float], ...]:
@@ -169,17 +175,30 @@ def settings_of(runs: Iterable[RunResult]) -> dict[Setting, list[RunResult]]:
     return named
 
 
-def differences_in_words(runs: Sequence[RunResult]) -> str:
-    """The fields in which runs on one axis differ, beside those that are compared: `model.arguments.width (64, 128) and stop.epochs (10, 20)`.
+def differences(runs: Iterable[RunResult]) -> dict[str, list[str]]:
+    """The fields in which runs on one axis differ, beside those that are compared, each with its values.
 
-    A few of them; empty for none. An optimizer's options are held against those of runs that have them too: another optimizer has others.
+    An optimizer's options are held against those of the same optimizer alone: another one has others.
     """
-    distinct, parts = [dict(settings) for settings in {run.settings: None for run in runs}], list[str]()
-    for name in sorted({name for settings in distinct for name in settings} - COMPARED):
-        unset = () if name.startswith("optimizer.") else ("not set",)
-        values = {value for settings in distinct for value in ((settings[name],) if name in settings else unset)}
-        if len(values) > 1:
-            parts.append(f"{name} ({_some(sorted(values, key=_in_order))})")
+    distinct = {run.settings: run.optimizer for run in runs}
+    values: dict[str, dict[str, set[str]]] = {}
+    for settings, optimizer in distinct.items():
+        for name, value in settings:
+            if name not in COMPARED:
+                values.setdefault(name, {}).setdefault(optimizer if name.startswith("optimizer.") else "", set()).add(value)
+    for name, by_optimizer in values.items():
+        if not name.startswith("optimizer.") and any(name not in dict(settings) for settings in distinct):
+            by_optimizer[""].add("not set")
+    return {
+        name: sorted(set().union(*by_optimizer.values()), key=_in_order)
+        for name, by_optimizer in sorted(values.items())
+        if any(len(different) > 1 for different in by_optimizer.values())
+    }
+
+
+def differences_in_words(runs: Sequence[RunResult]) -> str:
+    """The same for a person, a few of them: `model.arguments.width (64, 128) and stop.epochs (10, 20)`; empty for none."""
+    parts = [f"{name} ({_some(values)})" for name, values in differences(runs).items()]
     if len(parts) > MOST_NAMED:
         parts = [*parts[:MOST_NAMED], f"{len(parts) - MOST_NAMED} more"]
     return " and ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else "".join(parts)

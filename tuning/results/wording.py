@@ -8,9 +8,9 @@ from largebatch.jobs.plan.describe import CHOSEN_ON
 from largebatch.jobs.run.records import Headline
 from largebatch.tuning.results.analysis.critical_batch import regime
 from largebatch.tuning.results.analysis.reference import crossing
-from largebatch.tuning.results.answers import Advice, Batch, CriticalBatch, SweepFindings
+from largebatch.tuning.results.answers import Advice, Batch, CriticalBatch, SweepFindings, UnderOptimizer
 from largebatch.tuning.results.findings import Findings
-from largebatch.tuning.results.run_result import RunResult, differences_in_words
+from largebatch.tuning.results.run_result import MOST_NAMED, RunResult, differences_in_words
 from largebatch.tuning.results.unit import SAMPLES, Unit
 
 CLOCK = "training seconds; evaluation, checkpoints and kernel warm-up are not counted"
@@ -42,8 +42,21 @@ def answer_of(findings: Findings) -> SweepFindings:
                 samples_to_target=best.samples,
                 best_score=best.best_score,
                 gradient_noise_scale=best.noise_scale,
+                others=best.first.values_of(findings.differing),
             )
             for best in findings.best
+        ],
+        by_optimizer=[
+            UnderOptimizer(
+                optimizer=optimizer,
+                num_runs=len(side.runs),
+                reached=[best.global_batch_size for best in side.reached],
+                missed=[best.global_batch_size for best in side.missed],
+                advice=side.advice,
+                critical_batch=side.critical_batch,
+                gradient_noise_scale=side.noise_scale,
+            )
+            for optimizer, side in findings.by_optimizer.items()
         ],
         critical_batch=findings.critical_batch,
         gradient_noise_scale=findings.noise_scale,
@@ -56,21 +69,24 @@ def answer_of(findings: Findings) -> SweepFindings:
 
 def _words(findings: Findings) -> list[str]:
     """Three sentences that answer the question, and what must be said beside them."""
-    best, reached, critical = findings.best, findings.reached, findings.critical_batch
+    best, reached, sides = findings.best, findings.reached, findings.by_optimizer
+    num_batches = len({tried.global_batch_size for tried in best})
+    under = f" under {_listed(sides)}" if findings.compares_optimizers else ""
     judged = f"{findings.setting.evaluated_on} {findings.metric.name}"
     chosen = " (what every batch size reached; none was given)" if findings.target_is_chosen else ""
-    words = [f"{findings.setting}: {len(findings.runs)} runs of {len(best)} batch sizes, to {judged} {findings.target:g}{chosen}."]
+    words = [f"{findings.setting}: {len(findings.runs)} runs of {num_batches} batch sizes{under}, to {judged} {findings.target:g}{chosen}."]
     words += [sentence(advice, findings.unit) for advice in findings.advice if advice.question in {"soonest", "cheapest"}]
-    if critical is not None:
-        words.append(_critical_batch_in_words(critical, findings))
+    words += [_reach_in_words(side) for side in sides.values() if findings.compares_optimizers and reached]
+    words += [_critical_batch_in_words(side.critical_batch, side, under) for side in sides.values() if side.critical_batch]
     words += [sentence(advice, findings.unit) for advice in findings.advice if advice.question not in {"soonest", "cheapest"}]
     if not reached:
         medians = [tried.best_score.median for tried in best if tried.best_score.median is not None]
         highest = findings.metric.format(findings.metric.best(medians)) if medians else "not known"
         words.append(f"No batch size reached the target in half of its runs; the best median {findings.metric.name} is {highest}.")
-    if critical is None:
-        needed = "For a critical batch size at least three batch sizes must reach the target in half of their runs"
-        words.append(f"{needed}; {len(reached)} of {len(best)} did.")
+    for optimizer, side in sides.items():
+        if side.critical_batch is None:
+            needed = "For a critical batch size at least three batch sizes must reach the target in half of their runs"
+            words.append(f"{needed}; {f'under {optimizer} ' if under else ''}{len(side.reached)} of {len(side.best)} did.")
     words.append(f"Target, best rates and batch sizes are {CHOSEN_ON[findings.setting.evaluated_on]}.")
     if differences := differences_in_words(findings.runs):
         words.append(f"The runs differ in more than what is compared: {differences}.")
@@ -84,8 +100,9 @@ def _words(findings: Findings) -> list[str]:
 
 
 def _rows(findings: Findings) -> list[dict[str, str]]:
-    """The best of each batch size, in words."""
-    momentum, critical, unit = momentum_name(best.first.optimizer for best in findings.best), findings.critical_batch, findings.unit
+    """The best of each batch size under each optimizer, in words."""
+    momentum, unit = momentum_name(best.first.optimizer for best in findings.best), findings.unit
+    critical = {optimizer: side.critical_batch for optimizer, side in findings.by_optimizer.items()}
     return [
         {
             "batch": f"{best.global_batch_size:,}",
@@ -93,12 +110,13 @@ def _rows(findings: Findings) -> list[dict[str, str]]:
             "optimizer": best.first.optimizer,
             "learning rate": f"{best.first.learning_rate:.4g}",
             momentum: number(best.first.momentum, "g"),
+            **{name.rpartition(".")[2].replace("_", " "): best.first.values_of([name]).get(name, "-") for name in findings.differing[:MOST_NAMED]},
             "s to target": best.seconds.text,
             "steps": number(best.steps.median, ",.0f"),
             unit.name: _amount(best.samples.median, unit),
             f"best {findings.metric.name}": "-" if best.best_score.median is None else findings.metric.format(best.best_score.median),
             "noise scale": _amount(best.noise_scale, unit),
-            "regime": "-" if critical is None else regime(best.global_batch_size, critical.critical_batch_size).value,
+            "regime": "-" if (of := critical[best.first.optimizer]) is None else regime(best.global_batch_size, of.critical_batch_size).value,
         }
         for best in findings.best
     ]
@@ -125,8 +143,10 @@ def sentence(advice: Advice, unit: Unit = SAMPLES) -> str:
     if choice is None:
         return f"{question}: {advice.reason}"
     momentum = "" if choice.momentum is None else f" and {momentum_name([choice.optimizer])} {choice.momentum:g}"
+    others = "".join(f", {name} {value}" for name, value in choice.others.items())
+    settings = f"learning rate {choice.learning_rate:.4g}{momentum}{others}"
     return (
-        f"{question}: batch {unit.batch(choice.global_batch_size)} with {choice.optimizer}, learning rate {choice.learning_rate:.4g}{momentum}, "
+        f"{question}: batch {unit.batch(choice.global_batch_size)} with {choice.optimizer}, {settings}, "
         f"{choice.seconds:,.3g} s and {unit.words(choice.samples)}; {advice.reason}"
     )
 
@@ -143,12 +163,33 @@ def disturbance_in_words(results: Sequence[RunResult]) -> str | None:
     )
 
 
-def _critical_batch_in_words(critical: CriticalBatch, findings: Findings) -> str:
-    """The critical batch with its interval, and what the fit stands on."""
+def _listed(names: Iterable[str]) -> str:
+    """`sgd, lamb and muon`."""
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _reach_in_words(side: Findings) -> str:
+    """How far one optimizer of several comes: where it reaches the target, at what best cost, and where it misses."""
+    unit = side.unit
+    missed = _listed(unit.batch(missed.global_batch_size) for missed in side.missed) if side.missed else ""
+    if not side.reached:
+        return f"Under {side.runs[0].optimizer} every batch size missed the target in half of its runs or more: {missed}."
+    reached = _listed(unit.batch(reached.global_batch_size) for reached in side.reached)
+    soonest = min(side.choices, key=lambda choice: choice.seconds)
+    return (
+        f"Under {soonest.optimizer} batch {reached} reached the target, soonest batch {unit.batch(soonest.global_batch_size)} in "
+        f"{soonest.seconds:,.3g} s{f'; batch {missed} missed it in half of its runs or more' if missed else ''}."
+    )
+
+
+def _critical_batch_in_words(critical: CriticalBatch, findings: Findings, under: str) -> str:
+    """The critical batch with its interval, and what the fit stands on. Args: under: empty where there is one optimizer alone."""
     unit = findings.unit
     high = "beyond what was measured" if critical.high is None else f"{unit.of(critical.high):,.0f}"
     words = [
-        f"Critical batch size: {unit.words(critical.critical_batch_size)} (95 % interval {unit.of(critical.low):,.0f} ... {high}); far below it a "
+        f"Critical batch size{f' under {critical.optimizer}' if under else ''}: {unit.words(critical.critical_batch_size)} "
+        f"(95 % interval {unit.of(critical.low):,.0f} ... {high}); far below it a "
         "doubled batch halves the steps, far above it buys nothing."
     ]
     if findings.noise_scale is not None:

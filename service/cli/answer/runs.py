@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pydantic
 
-from largebatch.jobs.errors import SpecError
+from largebatch.jobs.errors import InputError, SpecError
 from largebatch.service.cli.options import RunsToRead
 from largebatch.tuning.report.contents import Extras
 from largebatch.tuning.results.analysis.prediction import compare, predict, profile_beside_runs, refuse_other_reference
@@ -53,6 +53,8 @@ def compare_prediction(findings: Findings, runs: RunsToRead) -> Extras:
         return Extras(profile, words=notes)
     (run,) = collect([runs.reference])
     refuse_other_reference(run, findings.setting)
-    measured = {best.global_batch_size: best.seconds.median for best in findings.best if best.seconds.median is not None}
-    predicted = predict(run, profile, findings.target, [best.global_batch_size for best in findings.best])
-    return Extras(profile, predicted, compare(predicted, measured), words=notes)
+    if run.optimizer not in findings.by_optimizer:
+        problem = f"{run.summary.run_id} trained with {run.optimizer}, and the runs with {' and '.join(findings.by_optimizer)}."
+        raise InputError("--reference", problem, "Give a run with an optimizer that is compared.")
+    predicted = predict(run, profile, findings.target, sorted({best.global_batch_size for best in findings.best}))
+    return Extras(profile, predicted, compare(predicted, findings.measured_seconds(run.optimizer)), words=notes)

@@ -45,6 +45,8 @@ def scale(
             problem = f"these runs give no critical batch size; {len(findings.choices)} batch sizes reached the target, and three must."
             raise InputError("FOLDER", problem, "Run a sweep first.")
         curve = findings.critical_batch
+        if findings.compares_optimizers:
+            notes.append(f"The critical batch is that of the runs with {curve.optimizer}, the soonest of {', '.join(findings.by_optimizer)}.")
         notes += [note for note in [profile_beside_runs(profile, findings.setting)] if note]
     elif runs.folders or runs.experiment:
         raise SpecError("--critical-batch", "and runs to fit it to exclude each other.", "Give one of the two.")

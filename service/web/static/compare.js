@@ -56,11 +56,11 @@ function showCurves(runs) {
   const part = OF_EVALUATIONS[metric] ? "evaluations" : "steps";
   const valueOf = OF_EVALUATIONS[metric] ?? ((record) => record[metric]);
   const name = one("#metric").selectedOptions[0].text;
-  const traces = runs.map(({ id, series }, index) => trace(id, along(series[part], axis), series[part].map(valueOf),
+  const traces = runs.map(({ id, optimizer, series }, index) => trace(`${id} (${optimizer})`, along(series[part], axis), series[part].map(valueOf),
     { line: { color: COLOURS[index % COLOURS.length] } }));
   one("#curves-title").textContent = `${name} against ${AXES[axis]}`;
   draw("c-curves", traces, AXES[axis], { xaxis: FROM_START, blank: `None of these runs has a ${name} yet.` });
-  const missing = traces.filter((curve) => !hasPoints(curve)).map((curve) => curve.name);
+  const missing = runs.filter((_, index) => !hasPoints(traces[index])).map(({ id }) => id);
   const note = one("#curves-missing");
   note.hidden = !missing.length || missing.length === traces.length;
   note.textContent = `Without a ${name} yet: ${missing.join(", ")}`;
@@ -71,7 +71,7 @@ function showResults(runs) {
   const drawn = runs.filter((run) => resultOf(run, result) !== null);
   const { x, xaxis } = axisOf(drawn.map(({ fields }) => fields[field]));
   one("#fields-title").textContent = `${result} against ${field}`;
-  draw("c-fields", [{ x, y: drawn.map((run) => resultOf(run, result)), text: drawn.map(({ id }) => id), type: "scatter", mode: "markers",
+  draw("c-fields", [{ x, y: drawn.map((run) => resultOf(run, result)), text: drawn.map(({ id, optimizer }) => `${id} (${optimizer})`), type: "scatter", mode: "markers",
     marker: { size: 11, symbol: drawn.map(({ job }) => (hasEnded(job) ? "circle" : "circle-open")) } }],
     field, { xaxis, blank: `None of these runs has ended with a ${result}.` });
   const named = (some) => some.map(({ id }) => id).join(", ");
@@ -88,7 +88,7 @@ async function compare() {
   const runs = await Promise.all(ids.map(async (id) => {
     const path = `/v1/runs/${encodeURIComponent(id)}`;
     const [job, series] = await Promise.all([steadily(path), steadily(`${path}/series`)]);
-    return { id, job, series, fields: fieldsOf(job) };
+    return { id, job, series, optimizer: job.spec.optimizer.entry_point ?? job.spec.optimizer.name, fields: fieldsOf(job) };
   }));
   offerTokens(runs.map(({ series }) => series.start));
   const names = [...new Set(runs.flatMap(({ fields }) => Object.keys(fields)))];

@@ -38,6 +38,23 @@ class Limit(NamedTuple):
         return f"within {self.most:g} s" if self.cost == "seconds" else f"within {unit.words(self.most)}"
 
 
+class _Names(NamedTuple):
+    """How choices are told apart in words."""
+
+    unit: Unit
+    are_of_several_optimizers: bool
+
+    def of(self, choice: Choice) -> str:
+        """`batch 64`, or `batch 64 with lamb`."""
+        batch = f"batch {self.unit.batch(choice.global_batch_size)}"
+        return f"{batch} with {choice.optimizer}" if self.are_of_several_optimizers else batch
+
+    @property
+    def kind(self) -> str:
+        """What is chosen among."""
+        return "choice" if self.are_of_several_optimizers else "batch"
+
+
 def frontier(points: Sequence[tuple[float, float]]) -> list[int]:
     """The Pareto frontier: numbers of the points that no other beats, by rising first cost.
 
@@ -60,7 +77,9 @@ def advise(choices: Sequence[Choice], limits: Sequence[Limit] = (), unit: Unit =
         choices: that reach the target.
         unit: what costs are told in.
     """
-    within = [_within(choices, limit, unit) for limit in limits]
+    seen = [*choices, *(partial.choice for limit in limits for partial in limit.partial or ())]
+    names = _Names(unit, len({choice.optimizer for choice in seen}) > 1)
+    within = [_within(choices, limit, names) for limit in limits]
     if not choices:
         return within
     soonest = min(choices, key=lambda choice: (choice.seconds, choice.samples))
@@ -74,32 +93,32 @@ def advise(choices: Sequence[Choice], limits: Sequence[Limit] = (), unit: Unit =
         Advice(
             question="soonest",
             choice=soonest,
-            reason=_versus(soonest, cheapest, more_samples, unit, "sooner", _alike(soonest, choices, "seconds", unit)),
+            reason=_versus(soonest, cheapest, more_samples, "sooner", _alike(soonest, choices, "seconds", names), names),
         ),
         Advice(
             question="cheapest",
             choice=cheapest,
-            reason=_versus(cheapest, soonest, more_time, unit, f"with fewer {unit.name}", _alike(cheapest, choices, "samples", unit)),
+            reason=_versus(cheapest, soonest, more_time, f"with fewer {unit.name}", _alike(cheapest, choices, "samples", names), names),
         ),
         Advice(question="knee", choice=knee, reason=_between(knee, soonest, cheapest, len(standing), unit)),
         *within,
     ]
 
 
-def _alike(best: Choice, choices: Sequence[Choice], cost: Cost, unit: Unit) -> str:
-    """The batches whose intervals of a cost overlap with the best one's, in words: seeds do not tell them apart. Empty for none."""
+def _alike(best: Choice, choices: Sequence[Choice], cost: Cost, names: _Names) -> str:
+    """The choices whose intervals of a cost overlap with the best one's, in words: seeds do not tell them apart. Empty for none."""
     interval = getattr(best, f"{cost}_interval")
     others = [(choice, getattr(choice, f"{cost}_interval")) for choice in choices if choice is not best]
     alike = [choice for choice, other in others if interval and other and (interval[1] is None or other[0] <= interval[1])]
-    return " and ".join(unit.batch(choice.global_batch_size) for choice in alike)
+    return " and ".join(map(names.of, alike))
 
 
-def _versus(choice: Choice, other: Choice, more: str, unit: Unit, better: str, alike: str) -> str:
-    """Args: better: what no other batch is; alike: the batches that seeds do not tell from it."""
-    told = f"the seeds do not tell it from batch {alike}" if alike else f"no other batch reaches the target {better}"
-    if choice.global_batch_size == other.global_batch_size:
+def _versus(choice: Choice, other: Choice, more: str, better: str, alike: str, names: _Names) -> str:
+    """Args: better: what no other choice is; alike: those that seeds do not tell from it."""
+    told = f"the seeds do not tell it from {alike}" if alike else f"no other {names.kind} reaches the target {better}"
+    if choice == other:
         return f"{told if alike else 'nothing else is sooner, and nothing else is cheaper'}."
-    return f"{told}; it takes {more}, batch {unit.batch(other.global_batch_size)}."
+    return f"{told}; it takes {more}, {names.of(other)}."
 
 
 def _between(knee: Choice, soonest: Choice, cheapest: Choice, num_standing: int, unit: Unit) -> str:
@@ -115,18 +134,19 @@ def _between(knee: Choice, soonest: Choice, cheapest: Choice, num_standing: int,
     return f"of {num_standing} choices on the frontier it loses least on both sides: {standing}"
 
 
-def _within(choices: Sequence[Choice], limit: Limit, unit: Unit) -> Advice:
+def _within(choices: Sequence[Choice], limit: Limit, names: _Names) -> Advice:
     """The least of the other cost among those that keep the limit."""
+    unit, kinds = names.unit, "choices" if names.are_of_several_optimizers else "batches"
     limited, other, name = (SECONDS_OF, SAMPLES_OF, "cheapest") if limit.cost == "seconds" else (SAMPLES_OF, SECONDS_OF, "soonest")
     kept = [choice for choice in choices if limited(choice) <= limit.most]
     if kept:
-        reason = f"{name} of the {len(kept)} of {len(choices)} batches that keep it."
+        reason = f"{name} of the {len(kept)} of {len(choices)} {kinds} that keep it."
         return Advice(question=limit.question(unit), choice=min(kept, key=other), reason=reason)
-    missed = "no batch reaches the target at all."
+    missed = f"no {names.kind} reaches the target at all."
     if choices:
         nearest = min(choices, key=limited)
         costs = f"{nearest.seconds:,.3g} s and {unit.words(nearest.samples)}"
-        missed = f"none of {len(choices)} batches keeps it; the nearest is {unit.batch(nearest.global_batch_size)} with {costs}."
+        missed = f"none of {len(choices)} {kinds} keeps it; the nearest is {names.of(nearest)}, with {costs}."
     if not limit.partial:
         reason = missed if limit.partial is None else f"nothing was evaluated by then; {missed}"
         return Advice(question=limit.question(unit), choice=None, reason=reason)
