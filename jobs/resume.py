@@ -82,7 +82,7 @@ def load_newest(
     if checkpoints:
         problem = f"none of the {len(checkpoints)} checkpoints in {folder} can be read."
         raise CheckpointError(option, problem, "Start the run again from its spec.json.")
-    hint = "The run was stopped before its first; start it again from its spec.json."
+    hint = "The run ended before it saved one, and its records.jsonl says why; start it again from its spec.json."
     raise CheckpointError(option, f"there is no checkpoint in {folder}.", hint)
 
 

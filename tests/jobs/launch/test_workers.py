@@ -107,7 +107,9 @@ def test_a_preempted_worker_a_killed_controller_and_a_killed_worker_leave_the_sa
     assert preempted.step >= 15
     assert preempted.step != 30, "the signal saved, within its second: nothing was lost"
     newest = max(30, preempted.step)
-    assert [record.step for record in killed] == [newest, newest], "the newest checkpoint"
+    after_controller, after_worker = (record.step for record in killed)
+    # Ray may end the workers of a controller that is gone by SIGTERM, and then they save what they have; at the least the newest checkpoint is there.
+    assert newest <= after_controller <= after_worker < 60
     assert runs.same(runs.parameters(undisturbed), runs.parameters(tmp_path / "run"))
     assert runs.steps(tmp_path / "run") == list(range(1, runs.STEPS + 1)), "no record lost or doubled"
     notices = runs.notices(tmp_path / "run")
@@ -117,7 +119,7 @@ def test_a_preempted_worker_a_killed_controller_and_a_killed_worker_leave_the_sa
     assert "the controller: its process ended" in notices[1]
     assert "its process ended" in notices[2]
     assert "controller" not in notices[2]
-    assert all(f"from step {newest}" in text for text in notices[1:])
+    assert [f"from step {step}" in text for step, text in zip((after_controller, after_worker), notices[1:], strict=True)] == [True, True]
     assert "\n" not in "".join(notices)
 
 
