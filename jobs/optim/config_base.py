@@ -63,6 +63,8 @@ class OptimizerConfig(Spec):
     """The option that results call momentum."""
     batch_power: ClassVar[float]
     """The power of the batch that the learning rate follows: 1 for momentum SGD and its kin (arXiv:1706.02677), 0.5 for Adam's."""
+    usual_rate: ClassVar[float | None] = None
+    """A learning rate that is usual at a batch of 256, for a search that is given no range; None: not known."""
     averages: ClassVar[bool] = False
     """Whether other weights are evaluated than gradients are taken at: see `evaluated_average`."""
     accumulates: ClassVar[bool] = False

@@ -34,6 +34,8 @@ class SgdConfig(MomentumConfig):
     name: Literal["sgd"]
     """sgd is torch's."""
 
+    usual_rate: ClassVar[float | None] = 0.1
+
     def build(self, groups: ParamGroups) -> "Optimizer":
         """See `OptimizerConfig`."""
         from torch.optim import SGD
@@ -48,6 +50,8 @@ class AdamWConfig(AdamConfig):
 
     name: Literal["adamw"]
     """adamw is torch's."""
+
+    usual_rate: ClassVar[float | None] = 1e-3
 
     def build(self, groups: ParamGroups) -> "Optimizer":
         """See `OptimizerConfig`."""
@@ -69,6 +73,8 @@ class LarsConfig(LayerwiseConfig, MomentumConfig):
     """The paper's eta."""
     learning_rate_in_momentum: bool = True
     """Learning rate inside the momentum buffer (the paper), or outside (most public code)."""
+
+    usual_rate: ClassVar[float | None] = 5.0
 
     def build(self, groups: ParamGroups) -> "Optimizer":
         """See `OptimizerConfig`."""
@@ -99,6 +105,8 @@ class LambConfig(LayerwiseConfig, AdamConfig):
     """Lower bound of phi(|w|)."""
     phi_max: PositiveFloat | None = None
     """Upper bound of phi(|w|); none: phi is the identity above phi_min."""
+
+    usual_rate: ClassVar[float | None] = 1e-2
 
     @model_validator(mode="after")
     def _can_divide_and_has_a_range(self) -> Self:
@@ -162,6 +170,7 @@ class MuonConfig(OptimizerConfig):
 
     momentum_option: ClassVar[str] = "momentum"
     batch_power: ClassVar[float] = 0.5
+    usual_rate: ClassVar[float | None] = 3e-3
 
     @property
     def num_state_tensors(self) -> int:
@@ -214,6 +223,7 @@ class LionConfig(OptimizerConfig):
 
     momentum_option: ClassVar[str] = "beta1"
     batch_power: ClassVar[float] = 0.5
+    usual_rate: ClassVar[float | None] = 2e-4
 
     @property
     def num_state_tensors(self) -> int:
@@ -253,6 +263,7 @@ class ScheduleFreeSgdConfig(ScheduleFreeConfig):
 
     momentum_option: ClassVar[str] = "momentum"
     batch_power: ClassVar[float] = 1.0
+    usual_rate: ClassVar[float | None] = 1.0
 
     @property
     def num_state_tensors(self) -> int:
@@ -274,6 +285,8 @@ class ScheduleFreeAdamWConfig(ScheduleFreeConfig, AdamConfig):
     """schedule-free-adamw is ours."""
     beta1: Fraction = 0.9
     """Where gradients are taken between the iterate (0) and the average (1)."""
+
+    usual_rate: ClassVar[float | None] = 2.5e-3
 
     @property
     def num_state_tensors(self) -> int:

@@ -28,10 +28,12 @@ def plan_sweep(sweep: dict[str, Any], base: dict[str, Any], data_dir: str) -> di
     from largebatch.service.present.sweep_plan import plan_facts
     from largebatch.tuning.sweep.space import refuse_impossible
     from largebatch.tuning.sweep.spec import SweepSpec
-    from largebatch.tuning.sweep.sweep import recipes_training_set
+    from largebatch.tuning.sweep.sweep import recipes_training_set, refuse_untrainable
 
     sweep_spec, spec = SweepSpec.model_validate(sweep), TrainSpec.model_validate(base)
-    return plan_facts(sweep_spec, refuse_impossible(sweep_spec, spec, recipes_training_set(spec, Path(data_dir))))
+    num_runs = refuse_impossible(sweep_spec, spec, recipes_training_set(spec, Path(data_dir)))
+    refuse_untrainable(sweep_spec, spec, Path(data_dir), "cpu")
+    return plan_facts(sweep_spec, num_runs)
 
 
 def findings(folder: str, with_figures: bool = False) -> "SweepFindings":

@@ -21,6 +21,7 @@ from largebatch.jobs.spec.text import OVER_THE_NETWORK, read_document, refuse_be
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.service.job import Job, Kind
 from largebatch.service.settings import Settings
+from largebatch.tuning.sweep.optimizers import ENTRY_POINT, OPTIMIZER, OPTIMIZER_NAME
 from largebatch.tuning.sweep.space import groups, refuse_impossible, with_fields
 from largebatch.tuning.sweep.spec import ResourcesSpec, SweepSpec
 
@@ -115,10 +116,11 @@ def job_of_sweep(submission: SweepSubmit, owner: str, settings: Settings) -> Job
         sweep = SweepSpec.model_validate(document)
     except pydantic.ValidationError as error:
         raise first_mistake(error, SweepSpec) from None
-    lists = [*sweep.each.values(), *(values for values in sweep.search.space.values() if isinstance(values, list))]
+    spaces = [sweep.search.space, *sweep.search.by_optimizer.values()]
+    lists = [*sweep.each.values(), *(values for space in spaces for values in space.values() if isinstance(values, list))]
     if max(map(len, lists), default=0) > MOST_VALUES or max(sweep.repeats, sweep.search.trials or 0) > MOST_RUNS:
         raise SpecError("sweep", f"has a list of more than {MOST_VALUES} values, or more than {MOST_RUNS} trials.", "Compare fewer.")
-    most = math.prod(len(values) for values in sweep.each.values()) * (sweep.search.num_trials() + sweep.repeats - 1)
+    most = math.prod(len(values) for values in sweep.each.values()) * (sweep.num_trials + sweep.repeats - 1)
     if most > MOST_RUNS:
         raise SpecError("sweep", f"{most:.3g} runs are more than one sweep may have here ({MOST_RUNS}).", "Compare fewer values.")
     base = with_fields(build_spec(recipe_document(sweep.recipe)), sweep.set)
@@ -129,7 +131,9 @@ def job_of_sweep(submission: SweepSubmit, owner: str, settings: Settings) -> Job
         if isinstance(error, InputError):
             raise
         raise SpecError("sweep", f"cannot be made into runs: {str(error)[:200]}.", "Look at the values of each and search.") from error
-    searched = {"dataset", "tracking", "model"} & {name.partition(".")[0] for name in sweep.search.space}
+    names = {name for space in spaces for name in space}
+    searched = {"dataset", "tracking", "model", "task"} & {name.partition(".")[0] for name in names}
+    searched |= names & {OPTIMIZER, OPTIMIZER_NAME, ENTRY_POINT}
     if searched:
         raise SpecError("search.space", f"a search here may not change {', '.join(sorted(searched))}.", "Compare such fields with each.")
     refuse_impossible(sweep, base)

@@ -11,7 +11,7 @@ LONGEST_LINE = 1000
 def plan_facts(sweep: SweepSpec, total: int) -> dict[str, Any]:
     """The number of runs, the groups, and lines for people. Args: total: how many runs there will be."""
     sweep_groups = groups(sweep)
-    num_trials, method = sweep.search.num_trials(), sweep.search.method
+    num_trials, method = sweep.num_trials, sweep.search.method
     lines = [("runs", f"{total}: {len(sweep_groups)} groups, {num_trials} searched and {sweep.repeats - 1} repeated in each ({method})")]
     lines.append(("at a time", f"at most {sweep.resources.max_concurrent}" if sweep.resources.max_concurrent else "as many as fit on the machine"))
     lines += [(group_name(group), searched_in_words(group)[:LONGEST_LINE] or "no search") for group in sweep_groups]

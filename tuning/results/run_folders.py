@@ -12,7 +12,8 @@ from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.records import RunSummary
 from largebatch.jobs.tracking.folder_mirror import REPORT, is_kept_beside_runs
 from largebatch.tuning.results.collect import unreadable_in_words
-from largebatch.tuning.sweep.ledger import SWEEP, Ledger
+from largebatch.tuning.sweep.ledger import SWEEP, Ledger, Trial
+from largebatch.tuning.sweep.optimizers import optimizer_of
 from largebatch.tuning.sweep.space import count_runs
 from largebatch.tuning.sweep.spec import BATCH, SweepSpec
 
@@ -121,9 +122,16 @@ def failures_in_words(folder: Path) -> list[str]:
     first = failures[0][1].why or "no reason was given"
     all_of = "All" if len(failed) == len(ledger.trials) else f"{len(failed)} of"
     sentences = [f"{all_of} {len(ledger.trials)} runs failed, first: {first.rstrip('.')}."]
-    through = [trial.fields.get(BATCH) for trial in ledger.trials if trial.number not in failed]
-    tried = dict.fromkeys(trial.fields.get(BATCH) for trial in ledger.trials)
-    lost = [f"{batch:,}" if isinstance(batch, int) else str(batch) for batch in tried if batch is not None and batch not in through]
+    through = [_compared(trial) for trial in ledger.trials if trial.number not in failed]
+    lost = [words for words in dict.fromkeys(map(_compared, ledger.trials)) if words and words not in through]
     if lost and len(failed) < len(ledger.trials):
-        sentences.append(f"At batch {', '.join(lost)} every run failed.")
+        sentences.append(f"At {', '.join(lost)} every run failed.")
     return sentences
+
+
+def _compared(trial: Trial) -> str:
+    """`batch 64`, where optimizers are compared `batch 64 with lamb`; empty for a trial that names no batch."""
+    batch, optimizer = trial.fields.get(BATCH), optimizer_of(trial.fields)
+    if batch is None:
+        return ""
+    return f"batch {batch:,}{f' with {optimizer}' if optimizer else ''}" if isinstance(batch, int) else f"batch {batch}"

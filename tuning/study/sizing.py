@@ -146,7 +146,7 @@ def what_was_chosen(sweep: SweepSpec) -> str:
     """What was chosen, for a person."""
     batches = ", ".join(f"{batch:,}" for batch in sweep.each[BATCH] if isinstance(batch, int))
     momenta = f", momentum {' and '.join(f'{m:g}' for m in sweep.each[MOMENTUM] if isinstance(m, float))}" if MOMENTUM in sweep.each else ""
-    rates, seeds = sweep.search.num_trials(), sweep.repeats
+    rates, seeds = sweep.num_trials, sweep.repeats
     return (
         f"Batch sizes {batches}{momenta}: {rates} learning rate{'s' if rates > 1 else ''} each, the best with {seeds} seed{'s' if seeds > 1 else ''}."
     )

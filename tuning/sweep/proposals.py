@@ -15,10 +15,9 @@ from scipy.stats.qmc import Halton
 
 from largebatch.tuning.sweep.ledger import Learned, Trial
 from largebatch.tuning.sweep.space import SweepGroup
-from largebatch.tuning.sweep.spec import RangeSpec, SweepSpec
+from largebatch.tuning.sweep.spec import Domain, RangeSpec, SweepSpec
 
 Values = dict[str, Any]
-Domain = RangeSpec | list[Any]
 
 
 def drawn_values(sweep: SweepSpec, group: SweepGroup) -> Iterator[Values]:

@@ -5,18 +5,22 @@ are the same numbers in every group. Optuna (TPE, NSGA-II) learns within a group
 """
 
 import itertools
+import re
 import time
 from typing import Any, Literal
 
 from largebatch.jobs.run.records import Headline, Outcome, RunSummary
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.tuning.sweep.ledger import Ending, Learned, Ledger, Trial
+from largebatch.tuning.sweep.optimizers import optimizer_of
 from largebatch.tuning.sweep.proposals import Learning, drawn_values
 from largebatch.tuning.sweep.space import SweepGroup, groups
 from largebatch.tuning.sweep.spec import BATCHES, SweepSpec
 
 WORST = 1e18
 """Above any number of samples: where misses begin to be ranked."""
+LONGEST_NAME = 60
+"""Letters of an optimizer in a run's name; of an entry point the last ones tell more."""
 
 
 class Search:
@@ -85,7 +89,7 @@ class _GroupSearch:
 
     def decide(self) -> Trial | Literal["wait", "over"]:
         """Decide on the group's next run, in the ledger before it begins."""
-        if len(self._searched) < self._sweep.search.num_trials():
+        if len(self._searched) < self._sweep.num_trials:
             values = self.learning.ask(len(self._ledger.trials)) if self.learning else next(self._drawn)
             trial = self._trial("search", {**self._group.fields, **values, "seed": self._base.seed})
             self._searched.append(trial)
@@ -103,7 +107,9 @@ class _GroupSearch:
     def _trial(self, phase: Literal["search", "repeat"], fields: dict[str, Any]) -> Trial:
         number, batch = len(self._ledger.trials), self._base.batch
         named = [fields.get(field) for field in BATCHES] + [batch.global_batch_size, batch.global_batch_tokens]
-        run_id = f"{number:04d}-batch-{next(filter(None, named))}-seed-{fields['seed']}"
+        optimizer = optimizer_of(fields) if self._sweep.optimizers else None
+        under = "" if optimizer is None else re.sub(r"[^A-Za-z0-9_.-]+", "-", optimizer)[-LONGEST_NAME:] + "-"
+        run_id = f"{number:04d}-{under}batch-{next(filter(None, named))}-seed-{fields['seed']}"
         trial = Trial(number=number, group=self._group.number, phase=phase, fields=fields, run_id=run_id)
         self._ledger.add(trial)
         return trial

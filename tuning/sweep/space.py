@@ -14,7 +14,8 @@ from largebatch.jobs.spec.mistakes import first_mistake, nearest
 from largebatch.jobs.spec.read import RECIPES_DIR, build_spec, read_spec, set_fields
 from largebatch.jobs.spec.text import read_document
 from largebatch.jobs.spec.train_spec import TrainSpec
-from largebatch.tuning.sweep.spec import BATCHES, MOMENTUM, RangeSpec, SweepSpec
+from largebatch.tuning.sweep.optimizers import ENTRY_POINT, OPTIMIZER, OPTIMIZER_NAME, optimizer_fields, optimizer_of
+from largebatch.tuning.sweep.spec import BATCHES, MOMENTUM, RangeSpec, Space, SweepSpec
 
 
 class SweepGroup(NamedTuple):
@@ -22,14 +23,16 @@ class SweepGroup(NamedTuple):
 
     number: int
     fields: dict[str, Any]
-    """The values of `each`."""
-    space: dict[str, RangeSpec | list[Any]]
+    """The values of `each`, an optimizer's as its fields."""
+    space: Space
     """What is searched, ranges moved to this group's batch."""
 
 
 def group_name(group: SweepGroup) -> str:
-    """What is compared in a group, in short: `global_batch_size 512, momentum 0.9`."""
-    return ", ".join(f"{name.rpartition('.')[2]} {value}" for name, value in group.fields.items()) or "all"
+    """What is compared in a group, in short: `global_batch_size 512, momentum 0.9`, or `global_batch_size 512, lamb`."""
+    named = {OPTIMIZER_NAME: "", ENTRY_POINT: ""} if ENTRY_POINT not in group.fields else {ENTRY_POINT: ""}
+    shown = {name: value for name, value in group.fields.items() if name != OPTIMIZER_NAME or name in named}
+    return ", ".join(f"{named.get(name, name.rpartition('.')[2] + ' ')}{value}" for name, value in shown.items()) or "all"
 
 
 def sweep_paths() -> dict[str, Path]:
@@ -77,23 +80,27 @@ def groups(sweep: SweepSpec) -> list[SweepGroup]:
     batch_field = next((field for field in BATCHES if field in sweep.each), BATCHES[0])
     batches = sweep.each.get(batch_field, [])
     smallest = min((batch for batch in batches if isinstance(batch, int)), default=None)
-    moving = [name for name, domain in sweep.search.space.items() if isinstance(domain, RangeSpec) and domain.times_batch]
+    spaces = sweep.spaces
+    moving = [name for space in spaces.values() for name, domain in space.items() if isinstance(domain, RangeSpec) and domain.times_batch]
     if moving and "full" in batches:
         raise SpecError(f"each.{batch_field}", f"holds `full`, and {moving[0]} moves with the batch.", "Give the number of training samples.")
     combinations = []
     for number, values in enumerate(itertools.product(*sweep.each.values())):
-        fields: dict[str, Any] = dict(zip(sweep.each, values, strict=True))
+        fields: dict[str, Any] = {}
+        for name, value in zip(sweep.each, values, strict=True):
+            fields |= optimizer_fields(value) if name == OPTIMIZER else {name: value}
         batch = fields.get(batch_field)
         factor = batch / smallest if smallest and isinstance(batch, int) else 1.0
         momentum = float(fields[MOMENTUM]) if MOMENTUM in fields else None
-        space = {name: domain.moved(factor, momentum) if isinstance(domain, RangeSpec) else domain for name, domain in sweep.search.space.items()}
+        searched = spaces[optimizer_of(fields) if sweep.optimizers else None]
+        space = {name: domain.moved(factor, momentum) if isinstance(domain, RangeSpec) else domain for name, domain in searched.items()}
         combinations.append(SweepGroup(number, fields, space))
     return combinations
 
 
 def count_runs(sweep: SweepSpec) -> int:
     """How many runs the sweep has."""
-    return len(groups(sweep)) * (sweep.search.num_trials() + sweep.repeats - 1)
+    return len(groups(sweep)) * (sweep.num_trials + sweep.repeats - 1)
 
 
 def refuse_impossible(sweep: SweepSpec, base: TrainSpec, training_set: TrainingSet | None = None) -> int:
@@ -112,7 +119,7 @@ def refuse_impossible(sweep: SweepSpec, base: TrainSpec, training_set: TrainingS
             spec = with_fields(base, group.fields | corner)
             if training_set is not None:
                 resolve_global_batch_size(spec, training_set)
-    searched, repeated, total = sweep.search.num_trials(), sweep.repeats - 1, count_runs(sweep)
+    searched, repeated, total = sweep.num_trials, sweep.repeats - 1, count_runs(sweep)
     if sweep.budget.trials is not None and sweep.budget.trials < total:
         raise SpecError(
             "budget.trials",

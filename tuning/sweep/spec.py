@@ -10,12 +10,16 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, JsonValue, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
+from largebatch.jobs.optim.configs import OPTIMIZERS
+from largebatch.jobs.spec.mistakes import nearest
 from largebatch.jobs.spec.train_spec import IN_TOKENS
 from largebatch.jobs.spec_base import Spec
+from largebatch.tuning.sweep.optimizers import OPTIMIZER, OPTIMIZER_NAME, RATE_POWER, RATE_REACH, optimizer_fields, optimizer_of, usual_rate
 
 BATCH = "batch.global_batch_size"
 BATCHES = (BATCH, IN_TOKENS[BATCH])
 MOMENTUM = "optimizer.momentum"
+RATE = "learning_rate.base"
 
 
 class RangeSpec(Spec):
@@ -70,6 +74,10 @@ class RangeSpec(Spec):
         return round(value) if self.whole else float(f"{value:.6g}")
 
 
+Domain = RangeSpec | list[JsonValue]
+Space = dict[str, Domain]
+
+
 class SearchSpec(Spec):
     """What is searched in each group, and how."""
 
@@ -78,22 +86,24 @@ class SearchSpec(Spec):
     nsga2: Optuna's, over time and accuracy at once."""
     space: dict[str, RangeSpec | list[JsonValue]] = Field(default_factory=dict)
     """Spec fields with a range or a list of values; learning_rate.base, as a rule."""
+    by_optimizer: dict[str, dict[str, RangeSpec | list[JsonValue]]] = Field(default_factory=dict)
+    """What is searched besides, or in another range, under one of the optimizers of `each`: its name, or its entry point, with fields like those
+    of `space`."""
     trials: PositiveInt | None = None
     """Runs in each group's search; a grid has its own number."""
 
     @model_validator(mode="after")
-    def _has_a_size(self) -> Self:
-        if self.method != "grid" and self.space and self.trials is None:
-            raise ValueError(f"method {self.method!r} needs trials, the number of runs in each group")
-        if any(isinstance(values, list) and not values for values in self.space.values()):
+    def _has_values(self) -> Self:
+        spaces = [self.space, *self.by_optimizer.values()]
+        if any(isinstance(values, list) and not values for space in spaces for values in space.values()):
             raise ValueError("space holds an empty list")
         return self
 
-    def num_trials(self) -> int:
-        """Runs in each group's search."""
-        if not self.space:
+    def num_trials(self, space: Space) -> int:
+        """Runs in the search of a group. Args: space: what is searched there."""
+        if not space:
             return 1
-        whole = math.prod(len(values.grid() if isinstance(values, RangeSpec) else values) for values in self.space.values())
+        whole = math.prod(len(values.grid() if isinstance(values, RangeSpec) else values) for values in space.values())
         return min(whole, self.trials or whole) if self.method == "grid" else (self.trials or 1)
 
 
@@ -151,7 +161,8 @@ class SweepSpec(Spec):
     set: dict[str, JsonValue] = Field(default_factory=dict)
     """Fields of the recipe to change in every run."""
     each: dict[str, list[JsonValue]] = Field(default_factory=dict)
-    """Spec fields with the values to compare; every combination is a group with a search of its own."""
+    """Spec fields with the values to compare; every combination is a group with a search of its own. `optimizer` compares optimizers: names,
+    entry points, or mappings with their options; each is searched in its own usual range of rates where no other is given."""
     search: SearchSpec = Field(default_factory=SearchSpec)
     """The search in each group."""
     repeats: PositiveInt = 1
@@ -167,16 +178,64 @@ class SweepSpec(Spec):
 
     @model_validator(mode="after")
     def _compares_or_searches(self) -> Self:
-        both = self.each.keys() & self.search.space.keys()
+        spaces = [self.search.space, *self.search.by_optimizer.values()]
+        searched = {name: domain for space in spaces for name, domain in space.items()}
+        both = self.each.keys() & searched.keys()
         if both:
             raise ValueError(f"{', '.join(sorted(both))} is in each and in search.space; it can be compared or searched")
-        effective = [name for name, domain in self.search.space.items() if isinstance(domain, RangeSpec) and domain.is_effective]
+        effective = [name for space in spaces for name, domain in space.items() if isinstance(domain, RangeSpec) and domain.is_effective]
         if effective and MOMENTUM not in self.each:
             raise ValueError(f"{effective[0]} is_effective, which needs {MOMENTUM} in each")
         if any(not values for values in self.each.values()):
             raise ValueError("each holds an empty list")
-        if len(batches := [field for field in BATCHES if field in {*self.each, *self.search.space}]) > 1:
+        if len(batches := [field for field in BATCHES if field in {*self.each, *searched}]) > 1:
             raise ValueError(f"{' and '.join(batches)} say the same; give one of them")
-        if "seed" in self.each or "seed" in self.search.space:
+        if "seed" in self.each or "seed" in searched:
             raise ValueError("seed is neither compared nor searched; repeats says how many seeds the best of each group gets")
         return self
+
+    @model_validator(mode="after")
+    def _takes_equal_care(self) -> Self:
+        if OPTIMIZER in self.each and OPTIMIZER_NAME in self.each:
+            raise ValueError(f"{OPTIMIZER} and {OPTIMIZER_NAME} say the same; give one of them")
+        labels = self.optimizers
+        if unknown := [label for label in labels if ":" not in label and label not in OPTIMIZERS]:
+            raise ValueError(f"each holds {unknown[0]!r}, which is no optimizer ({nearest(unknown[0], OPTIMIZERS).rstrip('.')})")
+        if strangers := [label for label in self.search.by_optimizer if label not in labels]:
+            compared = f"compares {', '.join(labels)}" if labels else f"compares none; put them under each.{OPTIMIZER}"
+            raise ValueError(f"search.by_optimizer has {strangers[0]}, and each {compared}")
+        spaces = self.spaces
+        if self.search.method != "grid" and any(spaces.values()) and self.search.trials is None:
+            raise ValueError(f"method {self.search.method!r} needs trials, the number of runs in each group")
+        sizes = {label: self.search.num_trials(space) for label, space in spaces.items()}
+        if len(set(sizes.values())) > 1:
+            told = ", ".join(f"{label} {size}" for label, size in sizes.items())
+            raise ValueError(f"search gives optimizers unequal numbers of runs ({told}); give each as many points")
+        return self
+
+    @property
+    def optimizers(self) -> list[str]:
+        """What the optimizers are called that `each` compares; empty where it compares none."""
+        fields = [*map(optimizer_fields, self.each.get(OPTIMIZER, [])), *({OPTIMIZER_NAME: name} for name in self.each.get(OPTIMIZER_NAME, []))]
+        return list(dict.fromkeys(label for each in fields if (label := optimizer_of(each)) is not None))
+
+    @property
+    def spaces(self) -> dict[str | None, Space]:
+        """What is searched under each optimizer of `each`, at the smallest batch; where it compares none, under None. Raises: ValueError."""
+        return {optimizer: self._space_of(optimizer) for optimizer in self.optimizers} or {None: self.search.space}
+
+    def _space_of(self, optimizer: str) -> Space:
+        space = {**self.search.space, **self.search.by_optimizer.get(optimizer, {})}
+        if OPTIMIZER not in self.each or RATE in space:
+            return space
+        batches = [batch for batch in self.each.get(BATCH, []) if isinstance(batch, int)]
+        rate = usual_rate(optimizer, min(batches)) if batches else None
+        if rate is None:
+            why = f"no rates are known as usual for {optimizer}" if batches else f"usual ones follow {BATCH}, which each does not hold"
+            raise ValueError(f"{RATE} has no range under {optimizer}: {why}; give search.by_optimizer or search.space")
+        return {RATE: RangeSpec(low=rate / RATE_REACH, high=rate * RATE_REACH, times_batch=RATE_POWER), **space}
+
+    @property
+    def num_trials(self) -> int:
+        """Runs in each group's search."""
+        return self.search.num_trials(next(iter(self.spaces.values())))

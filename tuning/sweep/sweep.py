@@ -13,18 +13,20 @@ import ray
 from ray.exceptions import RayError
 
 from largebatch.jobs.data.sources.table import load_dataset
+from largebatch.jobs.device import choose_device
 from largebatch.jobs.errors import FaultError, InputError, LargebatchError
 from largebatch.jobs.launch.on_ray.cluster import connected
 from largebatch.jobs.launch.options import TrainOptions
 from largebatch.jobs.launch.signals import stop_requests
 from largebatch.jobs.plan.make import TrainingSet
-from largebatch.jobs.prepared import training_set
+from largebatch.jobs.prepared import examine, training_set
 from largebatch.jobs.run.run_folder import exclusive
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.tracking.mirror_process import MirrorProcess
 from largebatch.tuning.sweep.ledger import STOP, Ledger
+from largebatch.tuning.sweep.optimizers import optimizer_of
 from largebatch.tuning.sweep.search import Search
-from largebatch.tuning.sweep.space import count_runs
+from largebatch.tuning.sweep.space import count_runs, groups, with_fields
 from largebatch.tuning.sweep.spec import SweepSpec
 from largebatch.tuning.sweep.trials.early_stop import EarlyStopping
 from largebatch.tuning.sweep.trials.resources import TrialOptions, split_machines
@@ -134,6 +136,13 @@ def _run_trials(search: Search, listener: SweepListener, options: TrialOptions, 
         except (RayError, RuntimeError, ConnectionError) as error:
             raise FaultError("ray", f"the sweep broke off: {error}.", f"Go on with: {resume}") from error
     return stop.is_set()
+
+
+def refuse_untrainable(sweep: SweepSpec, base: TrainSpec, data_dir: Path, device: str) -> None:
+    """Refuse a sweep one of whose optimizers cannot train the recipe's model, before anything runs. Raises: InputError."""
+    first_groups = {optimizer_of(group.fields): group for group in reversed(groups(sweep))} if sweep.optimizers else {}
+    for group in first_groups.values():
+        examine(with_fields(base, group.fields), choose_device(device), data_dir)
 
 
 def recipes_training_set(base: TrainSpec, data_dir: Path) -> TrainingSet:

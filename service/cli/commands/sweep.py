@@ -24,7 +24,7 @@ from largebatch.tuning.results.wording import answer_of
 from largebatch.tuning.sweep.ledger import BASE, SWEEP, Ledger, begin_sweep
 from largebatch.tuning.sweep.space import base_spec, find_sweep, groups, read_sweep, refuse_impossible
 from largebatch.tuning.sweep.spec import SweepSpec
-from largebatch.tuning.sweep.sweep import SweepOptions, SweepProgress, recipes_training_set, resume_command, run_sweep
+from largebatch.tuning.sweep.sweep import SweepOptions, SweepProgress, recipes_training_set, refuse_untrainable, resume_command, run_sweep
 
 app = typer.Typer()
 
@@ -47,6 +47,8 @@ def sweep(
     """
     folder, spec, base = _read(sweep, resume, output_dir)
     num_runs = refuse_impossible(spec, base, recipes_training_set(base, data_dir))
+    if resume is None:
+        refuse_untrainable(spec, base, data_dir, device)
     if dry_run:
         _print_plan(spec, base, num_runs, as_json)
         return

@@ -21,8 +21,8 @@ function rowsInto(table, rows) {
   table.replaceChildren(line(Object.keys(rows[0]), "th"), ...rows.map((row) => line(Object.values(row), "td")));
 }
 
-const NAMES = { "learning_rate.base": "learning rate" }; // whose last word alone would say nothing
-const brief = (fields) => Object.entries(fields).filter(([name]) => name !== "seed")
+const NAMES = { "learning_rate.base": "learning rate", "optimizer.name": "optimizer", "optimizer.entry_point": "optimizer" }; // whose last word alone would say nothing
+const brief = (fields) => Object.entries(fields).filter(([name]) => name !== "seed" && !(name === "optimizer.name" && fields["optimizer.entry_point"]))
   .map(([name, value]) => `${NAMES[name] ?? name.split(".").pop()} ${typeof value === "number" ? Number(value.toPrecision(4)) : value}`).join(", ");
 const rounded = (value, digits) => (value === null || value === undefined ? "" : value.toFixed(digits));
 

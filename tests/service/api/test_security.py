@@ -254,7 +254,14 @@ def test_sweeps_without_end_are_refused(guarded: Service, people: dict[str, dict
             "search": {"trials": 2, "space": {"learning_rate.base": {"low": 0.1, "high": 1.0, "is_effective": True}}}}  # fmt: skip
     steep = {"recipe": "digits-small-batch", "each": {"batch.global_batch_size": [1, 2]},
              "search": {"trials": 2, "space": {"learning_rate.base": {"low": 0.1, "high": 1.0, "times_batch": 1e6}}}}  # fmt: skip
-    more = ((away, "cannot name a job"), (grid, "points"), (many, "list of more than"), (text, ""), (steep, ""))
+    named = {"recipe": "digits-lamb", "each": {"optimizer": ["sgd", "os:system"], "batch.global_batch_size": [32]}}
+    rates = {"learning_rate.base": [0.1]}
+    own = {**named, "search": {"trials": 1, "space": rates}}
+    hidden = {"recipe": "digits-lamb", "each": {"optimizer": ["sgd"], "batch.global_batch_size": [32]},
+              "search": {"trials": 1, "by_optimizer": {"sgd": {"optimizer.entry_point": ["os:system"], **rates}}}}  # fmt: skip
+    whole = {"recipe": "digits-lamb", "search": {"trials": 1, "space": {"optimizer": [{"entry_point": "os:system"}]}}}
+    owned = ((own, "entry points"), (hidden, "may not change optimizer.entry_point"), (whole, "may not change optimizer"))
+    more = (*owned, (away, "cannot name a job"), (grid, "points"), (many, "list of more than"), (text, ""), (steep, ""))
     for sweep, words in (*more, (huge, "runs are more"), (foreign, "is not a recipe"), (code, "entry points"), (searched, "may not change dataset")):
         answer = httpx.post(f"{guarded.url}/v1/sweeps", json={"sweep": sweep}, headers=people["ann"])
         assert answer.status_code == 422

@@ -28,7 +28,7 @@ def test_more_time_never_compares_or_searches_less() -> None:
     sizes = []
     for budget_s in (600.0, 1200.0, 3600.0, 36_000.0, 360_000.0):
         sweep = size_sweep(SPEC, profile(), made_run(256), budget_s, ResourcesSpec())
-        sizes.append((len(sweep.each[BATCH]) * len(sweep.each[MOMENTUM]), sweep.search.num_trials()))
+        sizes.append((len(sweep.each[BATCH]) * len(sweep.each[MOMENTUM]), sweep.num_trials))
         assert 1 <= sweep.repeats <= 3
     assert [groups for groups, _ in sizes] == sorted(groups for groups, _ in sizes)
     assert sizes[-1] == (12, 12)
@@ -40,7 +40,7 @@ def test_a_budget_that_holds_nothing_says_what_would() -> None:
     with pytest.raises(InputError, match="hold no sweep") as refused:
         size_sweep(SPEC, profile(), made_run(256), 10.0, ResourcesSpec())
     minutes = int(refused.value.hint.rpartition(" ")[2].rstrip("m."))
-    assert size_sweep(SPEC, profile(), made_run(256), minutes * 60.0, ResourcesSpec()).search.num_trials() >= 1
+    assert size_sweep(SPEC, profile(), made_run(256), minutes * 60.0, ResourcesSpec()).num_trials >= 1
 
 
 def test_a_recipe_of_steps_is_compared_in_epochs() -> None:
