@@ -1,12 +1,13 @@
 """Who asks, found out for every request: by a token, by a browser's session, or nobody in particular on this machine."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Annotated
 
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from largebatch.service.api.dependencies import Deps
+from largebatch.service.api.dependencies import Dependencies, Deps
 from largebatch.service.db.tokens import ANYONE_HERE, ForbiddenError, Principal, UnauthorizedError
 
 COOKIE = "largebatch_session"
@@ -17,14 +18,14 @@ async def principal_of(request: Request, deps: Deps, bearer: Annotated[HTTPAutho
     """Who asks. Raises: UnauthorizedError, ForbiddenError, TooManyRequestsError."""
     cookie, needs_tokens = request.cookies.get(COOKIE), deps.settings.needs_tokens
     if bearer is not None:
+        who = await _known(request, deps, partial(deps.tokens.principal, bearer.credentials))
         deps.rate_limit.take(f"token {hash(bearer.credentials)}")
-        who = await deps.read(partial(deps.tokens.principal, bearer.credentials))
     elif cookie is not None and needs_tokens:
         refuse_foreign(request)
+        who = await _known(request, deps, partial(deps.tokens.of_session, cookie))
         deps.rate_limit.take(f"session {hash(cookie)}")
-        who = await deps.read(partial(deps.tokens.of_session, cookie))
     elif needs_tokens:
-        deps.rate_limit.take(address_of(request))
+        deps.refusals.take(address_of(request))
         raise UnauthorizedError("Authorization", "a token is needed.", "Send: Authorization: Bearer TOKEN. Make one: largebatch token create OWNER")
     else:
         refuse_foreign(request)
@@ -32,6 +33,15 @@ async def principal_of(request: Request, deps: Deps, bearer: Annotated[HTTPAutho
         who = ANYONE_HERE
     request.state.owner = who.owner
     return who
+
+
+async def _known(request: Request, deps: Dependencies, find: Callable[[], Principal]) -> Principal:
+    """Whom a token or session is of; who shows none that is valid is limited by address, whatever is shown each time."""
+    try:
+        return await deps.read(find)
+    except UnauthorizedError:
+        deps.refusals.take(address_of(request))
+        raise
 
 
 def address_of(request: Request) -> str:

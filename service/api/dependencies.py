@@ -29,6 +29,8 @@ from largebatch.service.settings import Settings
 T = TypeVar("T")
 WAIT_S = 30.0
 """How long a request waits for the database."""
+REFUSALS_PER_MINUTE = 600
+"""Of one address: what people and programs with an old token need, and no search for one."""
 READERS = WRITERS = 2
 """Threads that read, and that submit, for requests. More of them would only wait for the interpreter's lock, and for each other at every row."""
 
@@ -46,6 +48,8 @@ class Dependencies:
     watcher: Watcher
     analysis_worker: AnalysisWorker
     rate_limit: RateLimit
+    refusals: RateLimit
+    """Of those who show no valid token, by address."""
     tracking: Tracking
     readers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(READERS, "reader"))
     writers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(WRITERS, "writer"))
@@ -102,7 +106,8 @@ def make_dependencies(settings: Settings) -> Dependencies:
     run_folders = RunCopies(Storage(settings.store), settings.runs_dir, store.active_ids) if settings.store else RunFolders(settings.runs_dir)
     return Dependencies(
         settings, store, tokens, backend, run_folders, Reconciler(store, backend, settings, run_folders, one_host),
-        Watcher(store, run_folders, tokens.still_valid), AnalysisWorker(), RateLimit(settings.rate_per_minute), Tracking(settings.tracking_uri),
+        Watcher(store, run_folders, tokens.still_valid), AnalysisWorker(), RateLimit(settings.rate_per_minute),
+        RateLimit(min(settings.rate_per_minute, REFUSALS_PER_MINUTE)), Tracking(settings.tracking_uri),
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from largebatch.service.api.errors import Problem, TooLargeError, problem_of, respond
+from largebatch.service.api.logs import Seldom
 from largebatch.service.api.routes.operations import REQUESTS
 from largebatch.service.settings import LOOPBACK
 
@@ -32,7 +33,7 @@ class RequestMiddleware:
 
     def __init__(self, app: ASGIApp, is_open: bool) -> None:
         self._app, self._is_open = app, is_open
-        self._log = structlog.get_logger("request")
+        self._log, self._seldom = structlog.get_logger("request"), Seldom()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -95,13 +96,15 @@ class RequestMiddleware:
         """Count the request, and log it. Args: accepted: the id of the job that it made."""
         route = getattr(scope.get("route"), "path", "none")
         REQUESTS.labels(scope["method"] if scope["method"] in METHODS else "other", route, str(status)).observe(took_s)
-        if route == "/healthz":
+        owner = scope["state"].get("owner")
+        repeated = 0 if status < 400 or owner is not None else self._seldom.left_out(f"{status} {route}")
+        if route == "/healthz" or repeated is None:
             return
         job = str(scope.get("path_params", {}).get("job_id") or accepted)[:160]
         self._log.info(
             "request", request=scope["state"]["request_id"], **({"job": job} if job else {}),
             method=scope["method"], path=scope["path"][:200], status=status, ms=round(took_s * 1000, 1),
-            owner=scope["state"].get("owner"),
+            owner=owner, **({"more_like_it": repeated} if repeated else {}),
         )  # fmt: skip
 
 

@@ -1,23 +1,22 @@
 """The service: its application, and its process with logs, the socket, and an end in good order."""
 
 import gc
-import logging
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import structlog
 import uvicorn
 from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 from starlette.concurrency import run_in_threadpool
 
 from largebatch.jobs.errors import InputError
+from largebatch.service.api.connections import BoundedConnection, listen, open_as_many_files_as_allowed
 from largebatch.service.api.dependencies import Dependencies, make_dependencies
 from largebatch.service.api.errors import Problem, answer_errors
+from largebatch.service.api.logs import log_to_stderr
 from largebatch.service.api.middleware import RequestMiddleware
 from largebatch.service.api.routes import jobs, operations, pages, runs, sweeps, tokens
 from largebatch.service.present.views import refuse_unless_public
@@ -28,7 +27,8 @@ GRACE_S = 10
 
 def serve(settings: Settings) -> None:
     """Answer until SIGTERM or Ctrl-C; jobs go on without the service. Raises: InputError, DatabaseError."""
-    _log_to_stderr(settings.log_json)
+    log_to_stderr(settings.log_json)
+    open_as_many_files_as_allowed()
     if settings.store is not None and settings.ray_address is None:
         raise InputError("--runs-dir", "this machine's own jobs need a folder of this machine.", "Give a folder, or --ray-address.")
     for option, address in (("--mlflow-url", settings.mlflow_url), ("--ray-dashboard-url", settings.ray_dashboard_url)):
@@ -38,7 +38,7 @@ def serve(settings: Settings) -> None:
     if not settings.is_loopback and not deps.tokens.all():
         problem = f"{settings.host} is reached by others, and there is no token yet."
         raise InputError("--host", problem, "First: largebatch token create OWNER --scope admin")
-    listener = _listen(settings)
+    listener = listen(settings.host, settings.port)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     where = "this machine's own cores" if settings.ray_address is None else f"Ray at {settings.ray_address}"
     text = f"largebatch serves http://{host}:{listener.getsockname()[1]} and runs jobs on {where}. Ctrl-C ends it; jobs go on."
@@ -47,7 +47,10 @@ def serve(settings: Settings) -> None:
     # A look of the garbage collector through a whole program stops every request for a fifth of a second; what is there by now stays.
     gc.collect()
     gc.freeze()
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=GRACE_S, server_header=False))
+    config = uvicorn.Config(
+        app, http=BoundedConnection, log_config=None, access_log=False, timeout_graceful_shutdown=GRACE_S, server_header=False, ws="none"
+    )
+    server = uvicorn.Server(config)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)  # uvicorn raises it again when all is done; it was answered then
     server.run(sockets=[listener])
@@ -84,24 +87,3 @@ def make_app(deps: Dependencies) -> FastAPI:
     app.mount("/static", StaticFiles(directory=pages.HERE / "static"))
     app.add_middleware(RequestMiddleware, is_open=not deps.settings.needs_tokens)
     return app
-
-
-def _listen(settings: Settings) -> socket.socket:
-    try:
-        family = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
-    except OSError as error:
-        problem = f"{settings.host}:{settings.port} cannot be listened on ({error.strerror or error})."
-        raise InputError("--port", problem, "Give another --port.") from error
-
-
-def _log_to_stderr(as_json: bool) -> None:
-    as_text: list[Any] = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
-    writers = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()] if as_json else as_text
-    structlog.configure(
-        processors=[structlog.processors.add_log_level, structlog.processors.TimeStamper("iso", utc=True), *writers],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        cache_logger_on_first_use=True,
-    )
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)

@@ -136,7 +136,7 @@ def login(request: Request) -> HTMLResponse:
 def sign_in(request: Request, deps: Deps, token: Annotated[str, Form()] = "") -> Response:
     """A cookie for a token; whatever else was pasted into its place is told there that it is none."""
     refuse_foreign(request)
-    deps.rate_limit.take(address_of(request))
+    deps.refusals.take(address_of(request))
     try:
         cookie = deps.tokens.open_session(token.strip())
     except UnauthorizedError:

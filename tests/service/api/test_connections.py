@@ -1,0 +1,203 @@
+"""Half-sent requests, too many connections, small answers, askers without a token, and logs that repeat."""
+
+import asyncio
+import contextlib
+import logging
+import resource
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+import uvicorn
+from servers import NO_TLS, serving
+
+from largebatch.jobs.errors import InputError
+from largebatch.service.api.connections import BoundedConnection, listen
+from largebatch.service.api.errors import TooManyRequestsError
+from largebatch.service.api.logs import Seldom, SeldomRepeated
+from largebatch.service.api.rate_limit import RateLimit
+
+HALF = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+FILES = 300
+"""That a service may open here; it holds about 40 by itself."""
+
+
+class Impatient(BoundedConnection):
+    headers_s, body_s = 0.3, 0.6
+
+
+@contextmanager
+def answering(connection: type[BoundedConnection] = BoundedConnection) -> Iterator[int]:
+    """A server that answers every request with its body's length. Its value: its port."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        length, more = 0, True
+        while more:
+            message = await receive()
+            length, more = length + len(message.get("body", b"")), message.get("more_body", False)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"%02d" % length})
+
+    with listen("127.0.0.1", 0) as listener:
+        server = uvicorn.Server(uvicorn.Config(app, http=connection, lifespan="off", log_config=None))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            server.should_exit = True
+            thread.join(10)
+
+
+def closed_after_s(connection: socket.socket, limit_s: float = 5.0) -> float:
+    """How long until the other side closes a connection."""
+    began = time.monotonic()
+    connection.settimeout(limit_s)
+    with contextlib.suppress(ConnectionResetError):
+        assert connection.recv(100) == b""
+    return time.monotonic() - began
+
+
+class TestDeadlines:
+    @pytest.mark.parametrize("sent", [b"", HALF])
+    def test_headers_must_come_in_time_and_more_of_them_gives_no_more(self, sent: bytes) -> None:
+        with answering(Impatient) as port, socket.create_connection(("127.0.0.1", port)) as connection:
+            began = time.monotonic()
+            for _ in range(4):
+                connection.sendall(sent)
+                time.sleep(0.05)
+            closed_after_s(connection)
+            assert 0.25 < time.monotonic() - began < 3
+
+    def test_a_body_must_come_in_time(self) -> None:
+        with answering(Impatient) as port, socket.create_connection(("127.0.0.1", port)) as connection:
+            began = time.monotonic()
+            connection.sendall(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n12345")
+            closed_after_s(connection)
+            assert 0.5 < time.monotonic() - began < 3
+
+    def test_requests_in_time_are_answered_however_many_and_a_half_one_after_them_is_not(self) -> None:
+        with answering(Impatient) as port, socket.create_connection(("127.0.0.1", port)) as connection:
+            began = time.monotonic()
+            while time.monotonic() < began + 0.9:
+                connection.sendall(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n12345")
+                time.sleep(0.05)
+                connection.sendall(b"67890")
+                answer = b""
+                while not answer.endswith(b"\r\n\r\n10"):
+                    received = connection.recv(1000)
+                    assert received, answer
+                    answer += received
+            connection.sendall(HALF)
+            assert closed_after_s(connection) < 3
+
+
+def test_small_answers_are_sent_at_once() -> None:
+    """asyncio asks for that on connections of a socket whose protocol is named."""
+
+    async def flag() -> int:
+        found: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            found.set_result(writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        listener = listen("127.0.0.1", 0)
+        async with await asyncio.start_server(accepted, sock=listener):
+            _, writer = await asyncio.open_connection(*listener.getsockname())
+            result = await found
+            writer.close()
+        return result
+
+    assert asyncio.run(flag())
+
+
+def test_an_address_that_cannot_be_listened_on() -> None:
+    with listen("127.0.0.1", 0) as listener, pytest.raises(InputError, match="cannot be listened on"):
+        listen("127.0.0.1", listener.getsockname()[1])
+
+
+def test_half_sent_requests_do_not_shut_others_out(tmp_path: Path) -> None:
+    """Three times as many as files may be open, and new ones for those that go."""
+    with serving(tmp_path) as service:
+        psutil.Process(service.pid).rlimit(resource.RLIMIT_NOFILE, (FILES, FILES))
+        held: list[socket.socket] = []
+        try:
+            for _ in range(3 * FILES):
+                connection = socket.create_connection(("127.0.0.1", service.port), timeout=5)
+                held.append(connection)
+                with contextlib.suppress(OSError):
+                    connection.sendall(HALF)
+                if len(held) % 50 == 0:
+                    assert httpx.get(f"{service.url}/v1/runs", timeout=5, verify=NO_TLS).status_code == 200
+            with httpx.Client(base_url=service.url, timeout=5, verify=NO_TLS) as kept:
+                assert {kept.get("/v1/runs").status_code for _ in range(20)} == {200}
+        finally:
+            for connection in held:
+                connection.close()
+        assert "Traceback" not in service.log
+        assert "out of system resource" not in service.log
+        assert len(service.log) < 20_000
+
+
+def test_whoever_shows_no_valid_token_is_limited_whatever_is_shown(tmp_path: Path) -> None:
+    with serving(tmp_path, "--with-tokens", "--requests-per-minute", "60") as service:
+        codes = [
+            httpx.get(f"{service.url}/v1/runs", headers={"Authorization": f"Bearer {number}"}, verify=NO_TLS).status_code for number in range(30)
+        ]
+        assert codes[0] == 401
+        assert codes.count(429) > 15
+        assert service.log.count("status=401") == 1
+
+
+class TestRateLimit:
+    def test_nobody_clears_another_s_by_coming_under_many_names(self) -> None:
+        limit = RateLimit(per_minute=10, most_askers=5)
+        limit.take("ann")
+        with pytest.raises(TooManyRequestsError):
+            limit.take("ann")
+        refused = 0
+        for number in range(50):
+            try:
+                limit.take(f"name {number}")
+            except TooManyRequestsError:
+                refused += 1
+        assert refused == 50 - 4 - 1, "those who do not fit share one bucket"
+        with pytest.raises(TooManyRequestsError):
+            limit.take("ann")
+
+    def test_who_has_rested_makes_room(self) -> None:
+        limit = RateLimit(per_minute=60_000, most_askers=2)
+        for name in ("ann", "bob"):
+            limit.take(name)
+        time.sleep(0.05)
+        for _ in range(5000):
+            limit.take("cora")
+
+
+class TestLogs:
+    def test_what_repeats_is_said_once_in_a_while_with_how_many_more(self) -> None:
+        seldom = Seldom(every_s=0.2)
+        assert [seldom.left_out("full") for _ in range(3)] == [0, None, None]
+        assert seldom.left_out("other") == 0
+        time.sleep(0.25)
+        assert seldom.left_out("full") == 2
+
+    def test_a_library_s_message_too(self, caplog: pytest.LogCaptureFixture) -> None:
+        logger = logging.getLogger("a library")
+        caplog.handler.addFilter(repeated := SeldomRepeated(every_s=0.2))
+        try:
+            for number in range(3):
+                logger.warning("no file for %d", number)
+            time.sleep(0.25)
+            logger.warning("no file for %d", 3)
+        finally:
+            caplog.handler.removeFilter(repeated)
+        assert caplog.messages == ["no file for 0", "no file for 3 (2 more since the last such line)"]
