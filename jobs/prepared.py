@@ -108,9 +108,7 @@ def examine(spec: TrainSpec, device: torch.device, data_dir: Path) -> Examined:
     heads = _fit_optimizer(spec, task, model, dataset, normalises)
     if isinstance(spec.optimizer, MuonConfig):
         beginning += rules_in_words(model, spec.optimizer, heads)
-    most = global_batch_size
-    if spec.batch.schedule.growth:
-        most = int(most * max(milestone.factor for milestone in spec.batch.schedule.growth))
+    most = int(global_batch_size * spec.batch.schedule.largest_factor)
     micro_batch_size = largest_micro_batch(spec, task, model, dataset, device, min(most, len(dataset.train)), span)
     return Examined(dataset, task, model, normalises, micro_batch_size, fingerprint(dataset), check, beginning, heads)
 

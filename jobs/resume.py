@@ -16,6 +16,7 @@ from largebatch.jobs.engine.model_state import what_is_unsaveable
 from largebatch.jobs.engine.state import TrainState
 from largebatch.jobs.entry_points import ANYTHING, failed
 from largebatch.jobs.errors import CheckpointError, CodeError
+from largebatch.jobs.plan.batch_schedule import reads_the_end
 from largebatch.jobs.plan.train_plan import TrainPlan
 from largebatch.jobs.prepared import Prepared
 from largebatch.jobs.run import run_folder
@@ -167,6 +168,9 @@ def _moved_end(state: TrainState, plan: TrainPlan, before: StopSpec) -> list[str
         done = f"{progress.step:,} steps, {progress.samples_seen / plan.samples_per_epoch:.4g} epochs"
         hint = "Give a later end, or start a new run."
         raise CheckpointError(f"stop.{moved[0]}", f"the run has done {done} already, more than {getattr(spec.stop, moved[0])} {moved[0]}.", hint)
+    if moved and reads_the_end(spec):
+        problem = "batch.schedule is read over the whole run, so that with another end the batches so far would have been others."
+        raise CheckpointError(f"stop.{moved[0]}", problem, "Leave the end, or start a new run.")
     if not moved or spec.learning_rate.decay not in {"cosine", "polynomial"}:
         return []
     words = " and ".join(f"stop.{name} is {getattr(spec.stop, name)} now, it was {getattr(before, name)}" for name in moved)

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from largebatch.jobs.plan.phases import phases_of
 from largebatch.jobs.plan.step_plan import Position
 from largebatch.jobs.plan.train_plan import TrainPlan
 from largebatch.jobs.spec.train_spec import ReductionSpec
@@ -35,6 +36,7 @@ def plan_facts(plan: TrainPlan) -> dict[str, Any]:
         "warmup_epochs": plan.scaled_rate.warmup_epochs,
         "learning_rate_reason": plan.scaled_rate.reason,
         "learning_rate_restart": _restart_facts(plan),
+        "batch_schedule": _schedule_facts(plan),
         "noise_every_steps": plan.noise_every_steps,
         "noise_from": plan.spec.gradient.noise_from,
         "learning_rate_curve": learning_rate_curve(plan),
@@ -48,6 +50,37 @@ def _restart_facts(plan: TrainPlan) -> dict[str, Any] | None:
         return None
     scaled = plan.rate_phases[-1].scaled
     return {"epoch": restart.epoch, "peak_learning_rate": scaled.peak, "warmup_epochs": scaled.warmup_epochs, "reason": scaled.reason}
+
+
+def _schedule_facts(plan: TrainPlan) -> dict[str, Any] | None:
+    """The phases of a batch that changes, and the steps that it saves; None where it does not change."""
+    if not plan.has_batch_schedule:
+        return None
+    phases = phases_of(plan)
+    return {**phases._asdict(), "phases": [phase._asdict() for phase in phases.phases], "rate_power": plan.rate_power}
+
+
+def _schedule_lines(plan: TrainPlan) -> list[tuple[str, str]]:
+    schedule, (phases, num_steps, num_constant) = plan.spec.batch.schedule, phases_of(plan)
+    sizes = [phases[0].first_batch_size, *(phase.global_batch_size for phase in phases)]
+    followed = {0.0: "the rate as it is", 0.5: "the rate follows by the square root", 1.0: "the rate follows linearly"}[plan.rate_power]
+    if schedule.follows_rate:
+        followed = f"where the rate would fall, {followed} ({plan.spec.optimizer.name}'s rule)"
+    change = f"{abs(1 - num_steps / num_constant):.0%} {'fewer' if num_steps <= num_constant else 'more'}"
+    saved = f"{num_steps:,} steps in place of {num_constant:,} at {plan.global_batch_size} throughout, {change}"
+    lines = [("batch schedule", f"{' -> '.join(map(str, dict.fromkeys(sizes)))}; {followed}; {saved}")]
+    for phase in phases:
+        size = (
+            f"{phase.global_batch_size}"
+            if phase.first_batch_size == phase.global_batch_size
+            else f"{phase.first_batch_size} to {phase.global_batch_size}"
+        )
+        first, last = f"{phase.first_learning_rate:.4g}", f"{phase.last_learning_rate:.4g}"
+        rate = first if first == last else f"{first} to {last}"
+        tokens = _tokens(plan, phase.global_batch_size)
+        in_pieces = f"{phase.num_micro_batches} micro-batch{'es' if phase.num_micro_batches > 1 else ''}"
+        lines.append(("", f"from epoch {phase.epoch:.4g}: batch {size}{tokens}, {phase.num_steps:,} steps, rate {rate}, {in_pieces} a step"))
+    return lines
 
 
 def _first_micro_batches(plan: TrainPlan) -> list[int]:
@@ -115,13 +148,7 @@ def plan_lines(
         ),
     ]
     if plan.has_batch_schedule:
-        sizes_seen = list(
-            dict.fromkeys(plan.batch_size_at(Position(epoch, 0)) for epoch in range(int(plan.total_progress / plan.num_train_samples) + 1))
-        )
-        followed = {"none": "", "sqrt": "; the rate follows by the square root", "linear": "; the rate follows linearly"}
-        lines.append(
-            ("batch schedule", " -> ".join(map(str, sizes_seen[:8])) + f" at the epochs' starts{followed[spec.batch.schedule.rate_follows]}")
-        )
+        lines += _schedule_lines(plan)
     if (cut := spec.batch.schedule.short_sequences) is not None:
         lines.append(("sequences", f"each sample is cut into sequences of {cut.length} tokens until epoch {cut.epochs:g}; whole from there on"))
     lines += [
@@ -222,7 +249,8 @@ def _memory_words(plan: TrainPlan, model: nn.Module, dataset_bytes: int, activat
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     num_trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     weights = num_parameters * 4
-    sums = 2 if plan.gradient_accumulation_steps > 1 else 1
+    largest = plan.largest_batch_size
+    sums = 2 if plan.num_micro_batches(plan.micro_batch_size, largest) > 1 else 1
     parts = {
         "weights": weights,
         "gradients": num_trained * 4 * sums,
@@ -232,7 +260,8 @@ def _memory_words(plan: TrainPlan, model: nn.Module, dataset_bytes: int, activat
         "data set": dataset_bytes,
     }
     words = ", ".join(f"{name} {mebibytes(size)}" for name, size in parts.items() if size)
-    return f"about {mebibytes(sum(parts.values()))}: {words} ({num_parameters:,} parameters)"
+    at_most = f" at the largest batch, {largest}" if plan.has_batch_schedule else ""
+    return f"about {mebibytes(sum(parts.values()))}{at_most}: {words} ({num_parameters:,} parameters)"
 
 
 def mebibytes(num_bytes: int) -> str:

@@ -7,6 +7,7 @@ import math
 from typing import NamedTuple, NoReturn
 
 from largebatch.jobs.errors import PlanError
+from largebatch.jobs.plan.batch_schedule import refuse_followed_rate
 from largebatch.jobs.plan.train_plan import TrainPlan
 from largebatch.jobs.spec.train_spec import TrainSpec
 
@@ -102,7 +103,8 @@ def make_plan(spec: TrainSpec, facts: Facts) -> TrainPlan:
     groups = math.ceil(global_batch_size / unit)
     if groups < facts.world_size:
         _refuse_idle_ranks(facts.world_size, global_batch_size, span, groups)
-    micro_batch_size = min(facts.micro_batch_size, math.ceil(groups / facts.world_size) * unit)
+    most = min(round(global_batch_size * spec.batch.schedule.largest_factor), num_samples)
+    micro_batch_size = min(facts.micro_batch_size, math.ceil(math.ceil(most / unit) / facts.world_size) * unit)
     if span:
         micro_batch_size = _in_whole_spans(spec, micro_batch_size, span, global_batch_size)
     plan = TrainPlan(spec, num_samples, facts.world_size, global_batch_size, micro_batch_size, span, facts.couples_samples, facts.tokens_per_sample)
@@ -134,7 +136,7 @@ def _in_whole_spans(spec: TrainSpec, micro_batch_size: int, span: int, global_ba
     if spec.batch.micro_batch_size == "auto" and micro_batch_size > span:
         return micro_batch_size // span * span
     if micro_batch_size >= global_batch_size:
-        return math.ceil(micro_batch_size / span) * span
+        return max(micro_batch_size // span, math.ceil(global_batch_size / span)) * span
     if spec.batch.micro_batch_size == "auto":
         problem = f"{span} samples must share statistics, and this machine holds only {micro_batch_size} at a time."
         raise PlanError("batch_norm.span", problem, f"Set batch_norm.span to at most {micro_batch_size}.")
@@ -147,12 +149,16 @@ def _in_whole_spans(spec: TrainSpec, micro_batch_size: int, span: int, global_ba
 
 def _refuse_schedule(plan: TrainPlan) -> None:
     """Look at the batches that the schedule names; between them a warm-up moves in whole groups."""
-    warmup, growth, size = plan.spec.batch.schedule.warmup, plan.spec.batch.schedule.growth, plan.global_batch_size
-    grown = [("batch.schedule.growth", size * milestone.factor) for milestone in growth]
+    schedule, size = plan.spec.batch.schedule, plan.global_batch_size
+    refuse_followed_rate(plan.spec, plan.scaled_rate.warmup_epochs, couples_samples=plan.couples_samples)
+    named = "follows_rate.largest_factor" if schedule.follows_rate else "doubling" if schedule.doubling else "growth"
+    factors = [float(schedule.follows_rate.largest_factor)] if schedule.follows_rate else [milestone.factor for milestone in plan.milestones]
+    grown = [(f"batch.schedule.{named}", size * factor) for factor in factors]
     for field, grown_size in grown:
         if grown_size > plan.num_train_samples:
             problem = f"the batch would grow to {grown_size:g}, more than the {plan.num_train_samples} samples of the training set."
             raise PlanError(field, problem, f"The largest factor is {plan.num_train_samples / size:g}.")
+    warmup = schedule.warmup
     started = [("batch.schedule.warmup.start", warmup.start)] if warmup else []
     if warmup and warmup.start > size:
         problem = f"{warmup.start} is above global_batch_size {size}."

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 
+from largebatch.jobs.plan.batch_schedule import Milestone, followed_multiple, milestones
 from largebatch.jobs.plan.learning_rate import FOLLOWS, RatePhase, ScaledRate, of_second_phase, scale
 from largebatch.jobs.plan.step_plan import Position, Slice, StepPlan
 from largebatch.jobs.spec.train_spec import TrainSpec
@@ -93,8 +94,23 @@ class TrainPlan:
             start = schedule.warmup.start
             grown = start + (self.global_batch_size - start) * epoch / schedule.warmup.epochs
             return self._whole_spans(grown)
-        factors = [milestone.factor for milestone in schedule.growth if milestone.epoch <= epoch]
+        if schedule.follows_rate:
+            return self._whole_spans(self.global_batch_size * followed_multiple(self.spec, epoch, self.scaled_rate.warmup_epochs))
+        samples = round(epoch * self.num_train_samples)
+        factors = [milestone.factor for milestone in self.milestones if milestone.is_behind(epoch, samples)]
         return self._whole_spans(self.global_batch_size * factors[-1]) if factors else self.global_batch_size
+
+    @cached_property
+    def milestones(self) -> list[Milestone]:
+        """The places from which on the batch is a multiple of global_batch_size. Raises: PlanError for what they cannot be told in."""
+        return milestones(self.spec, self.tokens_per_sample)
+
+    @property
+    def largest_batch_size(self) -> int:
+        """The largest that the schedule names."""
+        return (
+            self._whole_spans(self.global_batch_size * self.spec.batch.schedule.largest_factor) if self.has_batch_schedule else self.global_batch_size
+        )
 
     def _whole_spans(self, samples: float) -> int:
         """The nearest batch that batch-norm groups fill exactly and the training set holds."""
@@ -125,9 +141,9 @@ class TrainPlan:
             yield batch
             position = Position(batch.epoch, batch.stop)
 
-    def num_micro_batches(self, micro_batch_size: int) -> int:
-        """Of the rank with the largest share of a full step, the last one."""
-        full = Slice(0, 0, self.global_batch_size)
+    def num_micro_batches(self, micro_batch_size: int, batch_size: int | None = None) -> int:
+        """Of the rank with the largest share of a step, the last one. Args: batch_size: of the step; None: global_batch_size."""
+        full = Slice(0, 0, batch_size or self.global_batch_size)
         return math.ceil(full.share(self.world_size - 1, self.world_size, self.unit).size / micro_batch_size)
 
     @property
@@ -213,8 +229,7 @@ class TrainPlan:
     @cached_property
     def has_batch_schedule(self) -> bool:
         """Whether the batch changes while training."""
-        schedule = self.spec.batch.schedule
-        return schedule.warmup is not None or bool(schedule.growth)
+        return self.spec.batch.schedule.changes_batch
 
     # ---- learning rate ------------------------------------------------------------------------
 
@@ -250,7 +265,8 @@ class TrainPlan:
     @property
     def rate_power(self) -> float:
         """The power of the batch that the rate follows while the batch changes."""
-        return FOLLOWS[self.spec.batch.schedule.rate_follows]
+        schedule = self.spec.batch.schedule
+        return self.spec.optimizer.batch_power if schedule.follows_rate else FOLLOWS[schedule.rate_follows]
 
     def rate_factor(self, batch: Slice) -> float:
         """What the batch in force multiplies the learning rate by; a step that an epoch's end cuts short counts as its own samples, as far as the

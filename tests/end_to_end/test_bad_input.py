@@ -55,7 +55,7 @@ MISTAKES: dict[str, Mistake] = {
     "unknown key in a list": of(
         "batch.schedule.growth.0.facter",
         "is not a known key",
-        "Did you mean factor?",
+        "Did you mean factor",
         batch={"global_batch_size": 9, "schedule": {"growth": [{"epoch": 1, "facter": 2}]}},
     ),
     "unknown key comes first": of("batch.micro", "is not a known key", "micro_batch_size", batch={"micro": 3}, stop={"steps": "x"}),
@@ -139,6 +139,23 @@ MISTAKES: dict[str, Mistake] = {
         "would grow to 25600",
         "The largest factor is 5.6",
         batch={"global_batch_size": 256, "schedule": {"growth": [{"epoch": 1, "factor": 100}]}},
+    ),
+    "a batch that follows a rate that does not fall": of(
+        "batch.schedule.follows_rate",
+        "nothing to follow: decay constant leaves 1 of the peak",
+        "Choose a decay that falls",
+        batch={"global_batch_size": 9, "schedule": {"follows_rate": {"largest_factor": 8}}},
+    ),
+    "growth in tokens of what has none": of(
+        "batch.schedule.growth",
+        "do not count in tokens",
+        "in samples, or in epochs",
+        batch={"global_batch_size": 9, "schedule": {"growth": [{"tokens": 1000, "factor": 8}]}},
+    ),
+    "growth in two units": of(
+        "batch.schedule",
+        "must all be told in the same unit",
+        batch={"global_batch_size": 9, "schedule": {"growth": [{"epoch": 1, "factor": 8}, {"samples": 9000, "factor": 9}]}},
     ),
     "crop of images in memory": of(
         "dataset.augment.resized_crop", "is for image folders", "translate", dataset={"name": "digits", "augment": {"resized_crop": True}}

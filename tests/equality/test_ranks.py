@@ -73,6 +73,12 @@ EQUAL: dict[str, dict[str, Any]] = {
     "batch-norm": document(model=WITH_BATCH_NORM, batch_norm={"span": 25}),
     "norms": document(model={"entry_point": "rank_strangers:Normalising"}, batch_norm={"span": 25}),
     "growing-batch": document(batch={"global_batch_size": 250, "micro_batch_size": 50, "schedule": {"growth": [{"epoch": 2.0, "factor": 2.5}]}}),
+    "batch-follows-rate": document(  # 250, 500, and from the third epoch on 1000 samples, in groups of 25
+        model=WITH_BATCH_NORM,
+        batch_norm={"span": 25},
+        batch={"global_batch_size": 250, "micro_batch_size": 50, "schedule": {"follows_rate": {"largest_factor": 4}}},
+        learning_rate={"base": 0.1, "decay": "step", "decay_factor": 0.5, "decay_milestones": [1.0, 2.0, 3.0]},
+    ),
     "dropout": document(model={"entry_point": "rank_strangers:dropping"}),
     "unreached": document(model={"entry_point": "rank_strangers:branching"}),
     # 50 of 240 samples a step: sequences whose tokens count are very different in number, pairs that are all compared, noise of the samples' own.

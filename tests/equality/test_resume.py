@@ -81,6 +81,18 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "a factored optimizer of one's own": {"optimizer": {"entry_point": "torch.optim:Adafactor"}, "learning_rate": {"base": 0.1}},
     "batch schedule": {"batch": {**BATCH, "schedule": {"warmup": {"start": 8, "epochs": 0.5}, "growth": [{"epoch": 1.5, "factor": 2.0}]}}},
+    "adamw, batch-norm, a batch that follows a cosine": {
+        "optimizer": {"name": "adamw", "weight_decay": 0.01},
+        "model": {"name": "mlp", "arguments": {"width": 8, "batch_norm": True}},
+        "batch_norm": {"span": 8},
+        "learning_rate": {"base": 0.05, "decay": "cosine", "warmup_epochs": 0.5},
+        "batch": {"global_batch_size": 16, "micro_batch_size": 24, "schedule": {"follows_rate": {"largest_factor": 4}}},
+        "stop": {"epochs": 2.0},
+    },
+    "doubling in samples": {
+        "batch": {"global_batch_size": 16, "micro_batch_size": 16, "schedule": {"doubling": {"samples": 70, "times": 2}, "rate_follows": "linear"}},
+        "stop": {"epochs": 3.0},
+    },
     "adascale": {"learning_rate": {"base": 0.1, "scaling": "adascale", "base_global_batch_size": 8}, "stop": {"steps": 14}},
     "read sample by sample": {"dataset": {"entry_point": "own_code:own_samples"}, "batch": {**BATCH, "last": "drop"}},
     "bfloat16, channels last": {
@@ -172,6 +184,17 @@ def test_another_end_on_resuming_moves_the_decay_and_says_so(epochs: float, tmp_
         f"stop.epochs is {epochs} now, it was 4.0: the cosine decay ends with the run, so from here on the rate is that of a run with this end from"
         " its start. Going on from step 4."
     )
+
+
+@pytest.mark.parametrize("schedule", [{"follows_rate": {"largest_factor": 2}}, {"growth": [{"fraction": 0.5, "factor": 2.0}]}], ids=str)
+def test_another_end_is_refused_where_batches_are_read_over_the_whole_run(schedule: dict[str, Any], tmp_path: Path) -> None:
+    parts: dict[str, Any] = {"learning_rate": {"base": 0.2, "decay": "cosine"}, "batch": {**BATCH, "schedule": schedule}}
+    run({**parts, "stop": {"epochs": 4.0}}, tmp_path, stop_after=4)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(CheckpointError, match="with another end the batches so far would have been others") as refused:
+        run({**parts, "stop": {"epochs": 6.0}}, tmp_path, resumes=True)
+    assert refused.value.field == "stop.epochs"
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_an_end_that_is_passed_is_refused(tmp_path: Path) -> None:

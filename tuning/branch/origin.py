@@ -84,7 +84,7 @@ def _branchable_spec(run_dir: Path) -> TrainSpec:
             "RUN", f"{run_dir.name} diverged, so no batch of its recipe is one without loss.", "Branch a run with a lower learning rate."
         )
     reasons = {
-        "its batch changes while it trains, and a branch is held against one batch": bool(spec.batch.schedule.growth or spec.batch.schedule.warmup),
+        "its batch changes while it trains, and a branch is held against one batch": spec.batch.schedule.changes_batch,
         "AdaScale sets rate and progress by what it measures at one batch": spec.learning_rate.scaling == "adascale",
         "its workers step alone (reduction.local_steps), which no batch of one process is": spec.reduction.local_steps > 1,
     }

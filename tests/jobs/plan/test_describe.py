@@ -119,7 +119,7 @@ class TestWords:
         assert ("sequences", "each sample is cut into sequences of 128 tokens until epoch 1.5; whole from there on") in lines
         again = lines[[name for name, _ in lines].index("learning rate") + 1]
         assert again == ("", "again from epoch 1.5: peak 0.4 (linear: 0.1 times batch 200 / 50 = 4); warm-up 0 epochs; then cosine")
-        assert words(plan)["batch schedule"].startswith("100 -> 200 at")  # also where the end is told in steps
+        assert words(plan)["batch schedule"].startswith("100 -> 200; ")  # also where the end is told in steps
         assert "sequences" not in words(plan_of())
 
     def test_memory_adds_up(self) -> None:
