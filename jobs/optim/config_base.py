@@ -104,6 +104,17 @@ class OptimizerConfig(Spec):
         options: dict[str, Any] = {"weight_decay": 0.0 if is_bias_or_norm and not self.decay_biases_and_norms else weight_decay}
         return options if group is None else {**options, LEARNING_RATE_FACTOR: group.learning_rate_factor}
 
+    def options_by_progress(self, epoch: float, learning_rate: float) -> dict[str, float]:
+        """Options of all groups that follow how far the run is; most optimizers have none.
+
+        Args: epoch: the schedules' progress at the middle of the step; learning_rate: the step's.
+        """
+        return {}
+
+    def schedule_in_words(self, num_epochs: float) -> str:
+        """How these options change, for a person; empty where there are none. Args: num_epochs: of the run."""
+        return ""
+
     @abstractmethod
     def build(self, groups: ParamGroups) -> "Optimizer":
         """The optimizer over parameter groups; its learning rate, 0 here, is set before every step."""

@@ -19,6 +19,7 @@ from largebatch.jobs.optim.config_base import (
     ParameterGroupConfig,
     ParamGroups,
 )
+from largebatch.jobs.optim.rmsprop_warm_up.config import RmspropSgdConfig
 from largebatch.jobs.spec_base import Fraction, Spec
 
 if TYPE_CHECKING:
@@ -344,6 +345,7 @@ AnyOptimizer = Annotated[
     | LambConfig
     | MuonConfig
     | LionConfig
+    | RmspropSgdConfig
     | ScheduleFreeSgdConfig
     | ScheduleFreeAdamWConfig
     | OwnOptimizerConfig,

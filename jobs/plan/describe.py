@@ -158,6 +158,7 @@ def plan_lines(
         *_restart_lines(plan),
         ("rate curve", sparkline([rate for _, rate in learning_rate_curve(plan)])),
         ("optimizer", f"{spec.optimizer.name}, weight decay {spec.optimizer.weight_decay:g}"),
+        *_optimizer_schedule_lines(plan),
         ("noise scale", _noise_words(plan)),
     ]
     if plan.spec.reduction != ReductionSpec():
@@ -172,6 +173,11 @@ def _restart_lines(plan: TrainPlan) -> list[tuple[str, str]]:
         return []
     epoch, peak, warmup, reason = restart.values()
     return [("", f"again from epoch {epoch:g}: peak {peak:g} ({reason}); warm-up {warmup:g} epochs; then {plan.spec.learning_rate.decay}")]
+
+
+def _optimizer_schedule_lines(plan: TrainPlan) -> list[tuple[str, str]]:
+    words = plan.spec.optimizer.schedule_in_words(plan.total_progress / plan.samples_per_epoch)
+    return [("", words)] if words else []
 
 
 def _tokens(plan: TrainPlan, num_samples: int) -> str:

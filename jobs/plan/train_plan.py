@@ -280,6 +280,11 @@ class TrainPlan:
         phase = next(phase for phase in reversed(self.rate_phases) if progress >= phase.start)
         return phase.rate(progress, self.samples_per_epoch)
 
+    def options_by_progress(self, step: StepPlan) -> dict[str, float]:
+        """The optimizer's options that follow how far the run is: like the learning rate, read half-way through the step's own samples."""
+        middle = step.begin.schedule_samples + step.advance / 2
+        return self.spec.optimizer.options_by_progress(middle / self.samples_per_epoch, step.learning_rate)
+
     # ---- what happens along the way -----------------------------------------------------------
 
     def _evaluates_between(self, samples_before: int, samples_after: int) -> bool:

@@ -61,6 +61,11 @@ EQUAL: dict[str, dict[str, Any]] = {
     "lion": document(
         optimizer={"name": "lion", "weight_decay": 0.1}, learning_rate={"base": 0.002}, model={"entry_point": "rank_strangers:in_float64"}
     ),
+    "rmsprop-sgd": document(
+        optimizer={"name": "rmsprop-sgd", "weight_decay": 1e-4, "transition_epoch": 1.0, "transition_period_epochs": 2.0},
+        learning_rate={"base": 0.1},
+        model={"entry_point": "rank_strangers:in_float64"},
+    ),
     "schedule-free": document(optimizer={"name": "schedule-free-sgd"}, learning_rate={"base": 0.2, "warmup_epochs": 1.0}),
     "own-optimizer": document(optimizer={"entry_point": "torch.optim:NAdam"}, learning_rate={"base": 0.002}),
     # In float64, for muon rounds its matrices to bfloat16: what float32 adds up in another order is 2^-8 apart, then.

@@ -69,6 +69,11 @@ CASES: dict[str, dict[str, Any]] = {
         "optimizer": {"name": "lion", "weight_decay": 0.1, "groups": [{"pattern": "1.*", "learning_rate_factor": 0.5}]},
         "learning_rate": {"base": 0.01},
     },
+    "rmsprop that passes into sgd, dropout, steps up and down": {
+        "optimizer": {"name": "rmsprop-sgd", "weight_decay": 0.001, "transition_epoch": 1.0, "transition_period_epochs": 1.0},
+        "model": {"entry_point": "own_code:with_dropout"},
+        "learning_rate": {"base": 0.1},
+    },
     "schedule-free adamw, dropout": {
         "optimizer": {"name": "schedule-free-adamw", "weight_decay": 0.01},
         "model": {"entry_point": "own_code:with_dropout"},

@@ -73,6 +73,17 @@ def by_lion(weights: Tensor, gradients: list[Tensor]) -> Tensor:
     return weights
 
 
+def by_rmsprop_sgd(weights: Tensor, gradients: list[Tensor]) -> Tensor:
+    """With half of each, as it is built."""
+    second, velocity = torch.zeros_like(weights), torch.zeros_like(weights)
+    for gradient in gradients:
+        gradient = gradient + DECAY * weights
+        second = 0.99 * second + 0.01 * gradient**2
+        velocity = 0.9 * velocity + (0.5 + 0.5 / (second.sqrt() + 1e-8)) * gradient
+        weights = weights - RATE * velocity
+    return weights
+
+
 def by_schedule_free(weights: Tensor, gradients: list[Tensor], beta2: float | None) -> Tensor:
     sequence = average = weights
     second = torch.zeros_like(weights)
@@ -94,6 +105,7 @@ REFERENCES: dict[str, Reference] = {
     "lamb": by_lamb,
     "muon": by_torchs_muon,
     "lion": by_lion,
+    "rmsprop-sgd": by_rmsprop_sgd,
     "schedule-free-sgd": lambda weights, gradients: by_schedule_free(weights, gradients, None),
     "schedule-free-adamw": lambda weights, gradients: by_schedule_free(weights, gradients, 0.999),
 }

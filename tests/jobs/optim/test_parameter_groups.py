@@ -15,10 +15,11 @@ from largebatch.jobs.optim.lamb import LAMB
 from largebatch.jobs.optim.lars import LARS
 from largebatch.jobs.optim.lion import Lion
 from largebatch.jobs.optim.parameter_groups import build_optimizer, num_by_main_rule, parameter_groups, set_learning_rate
+from largebatch.jobs.optim.rmsprop_warm_up.rmsprop_sgd import RMSpropSGD
 from largebatch.jobs.optim.split.together import Together
 
 KINDS = {"sgd": SGD, "adamw": AdamW, "lars": LARS, "lamb": LAMB, "muon": Together,
-         "lion": Lion, "schedule-free-sgd": ScheduleFreeSGD, "schedule-free-adamw": ScheduleFreeAdamW}  # fmt: skip
+         "lion": Lion, "rmsprop-sgd": RMSpropSGD, "schedule-free-sgd": ScheduleFreeSGD, "schedule-free-adamw": ScheduleFreeAdamW}  # fmt: skip
 
 
 def new_model() -> nn.Sequential:
