@@ -39,7 +39,7 @@ COMMANDS = {
     ),
     "advise": ("answer.advise", "Say which batch size is soonest, cheapest, best within a limit, and why."),
     "report": ("answer.report", "Write the report of runs that are there: one page that opens without a network, its numbers, its pictures."),
-    "scale": ("answer.scale", "Predict time to target and cost on more workers, each at its best batch size."),
+    "scale": ("answer.scale", "Predict time to target and cost on more workers, each at its best batch size, and what limits it."),
     "compare": ("answer.compare", "Put runs side by side: a table, and a figure of scores against training seconds."),
     "export": ("answer.export", "Write the weights that a run was evaluated with as a plain state_dict, for any program that loads one."),
     "sync": ("commands.sync", "Bring MLflow up to what the runs' journals hold, for instance after its server was down."),

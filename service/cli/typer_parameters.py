@@ -11,7 +11,7 @@ import typer
 
 from largebatch.jobs.launch.options import Option, Parameter, parameters
 
-PLAIN = (bool, int, float, Path, float | None, Path | None, list[Path] | None)
+PLAIN = (bool, int, float, Path, int | None, float | None, Path | None, list[Path] | None)
 """Types that typer reads by itself; everything else is text to it."""
 Command = TypeVar("Command", bound=Callable[..., None])
 

@@ -11,6 +11,7 @@ from largebatch.tuning.report.charts import Chart, Draws, Heat, Series, slug
 from largebatch.tuning.report.run_figures import SECONDS, conditions
 from largebatch.tuning.results.analysis.configurations import Configuration
 from largebatch.tuning.results.analysis.critical_batch import edges
+from largebatch.tuning.results.analysis.scaling_model import Scaled
 from largebatch.tuning.results.analysis.step_time import Profile
 from largebatch.tuning.results.answers import Choice
 from largebatch.tuning.results.findings import Findings
@@ -19,6 +20,8 @@ from largebatch.tuning.results.unit import SAMPLES, Unit
 from largebatch.tuning.results.wording import momentum_name
 
 BATCH = "global batch size"
+LIMIT_COLOURS = {"compute": 0, "critical batch": 1, "link inside": 2, "link between": 3, "memory": 4, "evaluation": 5, "start-up": 6}
+"""Of what limits a number of workers."""
 
 
 def in_unit(chart: Chart, unit: Unit) -> Chart:
@@ -187,6 +190,30 @@ def profile_charts(profile: Profile) -> list[Chart]:
         Chart(name, title, BATCH, "seconds", series, caption=caption, log_x=True, log_y=True, marks=marks, x_ticks=batches)
         for name, title, series in (("time-of-update", "Time of one update", update), ("time-of-epoch", "Time of one epoch", epoch))
     ]
+
+
+def time_on_workers(points: Sequence[Scaled], unit: Unit, caption: str) -> Chart:
+    """Predicted time to the target against the number of workers, coloured by what limits each, beside perfect scaling."""
+    workers, seconds = [point.num_workers for point in points], [point.seconds for point in points]
+    perfect = [seconds[0] * workers[0] / count for count in workers]
+    series = [
+        Series("perfect scaling", workers, perfect, draws="line", dash=True, colour=6),
+        Series("predicted, each at its best batch", workers, seconds, draws="line", colour=0),
+    ]
+    for limit in dict.fromkeys(point.limited_by for point in points):
+        some = [point for point in points if point.limited_by == limit]
+        notes = [f"batch {unit.batch(point.global_batch_size)}, {point.seconds:,.3g} s" for point in some]
+        x, y = [point.num_workers for point in some], [point.seconds for point in some]
+        series.append(Series(f"limited by {limit}", x, y, draws="marks", mark_size=1.6, colour=LIMIT_COLOURS[limit], notes=notes))
+    beyond = [point for point in points if point.beyond]
+    if beyond:
+        notes = [f"beyond what the {' and the '.join(point.beyond)} measured" for point in beyond]
+        x, y = [point.num_workers for point in beyond], [point.seconds for point in beyond]
+        series.append(Series("beyond what was measured", x, y, draws="marks", symbol="x", mark_size=1.3, colour=6, notes=notes))
+    return Chart(
+        "time-on-workers", "Time to the target on more workers, a model", "workers", "seconds to target", series, caption=caption,
+        log_x=True, log_y=True, x_ticks=workers,
+    )  # fmt: skip
 
 
 def _judged(findings: Findings) -> str:

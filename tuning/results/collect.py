@@ -62,7 +62,7 @@ def _read(run_dir: Path) -> RunResult:
         summary = RunSummary.model_validate_json((run_dir / run_folder.SUMMARY).read_text())
         plan = _mapping(run_dir / run_folder.PLAN) if (run_dir / run_folder.PLAN).is_file() else {}
         records = read_records(run_dir)
-        curve = tuple(Evaluation(at.step, at.samples_seen, at.training_seconds, at.score) for at in evaluations(records))
+        curve = tuple(Evaluation(at.step, at.samples_seen, at.training_seconds, at.score, at.evaluation_seconds) for at in evaluations(records))
         estimates = tuple(
             NoiseEstimate(record.step, record.covariance_trace, record.gradient_norm_squared)
             for record in steps(records)

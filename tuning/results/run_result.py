@@ -37,6 +37,8 @@ class Evaluation(NamedTuple):
     training_seconds: float
     score: float
     """The headline metric."""
+    evaluation_seconds: float | None = None
+    """Of this evaluation and those before it; None of a run from MLflow."""
 
 
 class NoiseEstimate(NamedTuple):

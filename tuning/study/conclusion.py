@@ -10,14 +10,15 @@ from largebatch.tuning.measure.sharpness import sharpness_rows, slope_in_words
 from largebatch.tuning.report.batch_figures import BATCH
 from largebatch.tuning.report.charts import Chart, Series
 from largebatch.tuning.report.contents import Attempts, Extras
+from largebatch.tuning.results.analysis.cluster import Cluster, Link
 from largebatch.tuning.results.analysis.prediction import Predicted, compare, misses_in_words
-from largebatch.tuning.results.analysis.scaling_model import Link, step_seconds
+from largebatch.tuning.results.analysis.scaling_model import BUCKETS_OVERLAP, Workload
 from largebatch.tuning.results.analysis.step_time import Profile
 from largebatch.tuning.results.findings import Findings
 from largebatch.tuning.results.wording import number
 from largebatch.tuning.study.solutions import Solutions
 
-LINK = Link(10e9 / 8, 50e-6)
+NETWORK = Cluster(Link(10e9 / 8, 50e-6))
 """Ten gigabits a second and fifty microseconds: an ordinary network between machines."""
 
 
@@ -66,7 +67,8 @@ def small_against_large(findings: Findings, profile: Profile, sharpness: Sequenc
     small, large = (best.global_batch_size for best in ends)
     workers = max(large // small, 2)
     steps = [profile.seconds_per_step(batch) for batch in (small, large)]
-    shared = [step_seconds(batch, min(workers, batch), profile.model, profile.gradient_bytes, LINK) for batch in (small, large)]
+    workload = Workload(profile.model, profile.gradient_bytes, NETWORK, BUCKETS_OVERLAP)
+    shared = [workload.step(batch, min(workers, batch)).seconds for batch in (small, large)]
     noise = [None if best.noise_scale is None else best.noise_scale / best.global_batch_size for best in ends]
     rows = [
         ("time per update, one device", *(f"{seconds:.3g} s" for seconds in steps)),

@@ -1,6 +1,7 @@
 """advise, report and scale: what is refused, what is said of runs, profiles and references of different kinds."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,80 @@ def test_workers_beyond_the_training_samples_are_named(place: Path) -> None:
     done = largebatch("scale", *curve, "--json")
     assert [row["num_workers"] for row in json.loads(done.stdout)] == [1, 64]
     assert "Left out: 5,000 workers" in done.stderr
+
+
+MACHINES = ["--per-machine", "8", "--bandwidth-inside", "3600", "--bandwidth", "400"]
+
+
+def test_machines_are_told_with_what_limits_each_number_of_workers(place: Path) -> None:
+    asked = ["scale", place / "runs", "--profile", place / "profile.json", *MACHINES, "--latency", "8.5", "--startup", "3", "--workers", "1,8,64"]
+    done = largebatch(*asked, "--json")
+    rows = json.loads(done.stdout)
+    assert [row["num_workers"] for row in rows] == [1, 8, 64]
+    parts = ("compute_s", "link_inside_s", "link_between_s", "evaluation_s", "startup_s")
+    assert all(row["seconds"] == pytest.approx(sum(row[part] for part in parts)) for row in rows)
+    assert [row["startup_s"] for row in rows] == [3.0, 3.0, 3.0]
+    assert rows[0]["evaluation_s"] > 0, "as the runs had it"
+    assert [row["link_between_s"] > 0 for row in rows] == [False, False, True]
+    assert {row["limited_by"] for row in rows} == {"start-up"}
+    assert rows[2]["beyond"] == ["runs"]
+    assert "Beyond the runs" in done.stderr
+    said = ask(*asked, "--figure", place / "figures" / "workers.html")
+    assert "limited by" in said
+    assert "machines of 8, 3,600 Gbit/s and 2 us inside, 400 Gbit/s and 8.5 us between, 0% of an all-reduce beside the backward pass" in said
+    page = (place / "figures" / "workers.html").read_text()
+    assert "limited by start-up" in page
+    assert "beyond what was measured" in page
+
+
+def test_a_shape_alone_asks_about_whole_machines_and_says_what_is_not_counted(place: Path) -> None:
+    known = ["scale", "--critical-batch", "500", "--min-samples", "20000", "--profile", place / "profile.json", *MACHINES]
+    said = ask(*known, "--largest-share", "16")
+    assert [line.split()[0] for line in said.splitlines()[1:9]] == ["1", "8", "16", "32", "64", "128", "256", "512"]
+    assert "Not counted: start-up and evaluation (--startup, --evaluation)." in said
+    assert "memory" in said
+    assert "At most 16 samples fit into a worker at once" in said
+    rows = json.loads(ask(*known, "--workers", "1,8", "--evaluation", "2", "--evaluate-every", "0.5", "--json"))
+    assert [row["evaluation_s"] for row in rows] == [pytest.approx(max(row["samples"] / 2048, 1) * 2 / row["num_workers"]) for row in rows]
+
+
+def test_one_link_for_all_gives_what_it_gave_before_machines_were_known(place: Path) -> None:
+    """Restated: a step's fixed cost, its arithmetic, and of the all-reduce what does not hide behind two thirds of that, a quarter at least."""
+    for row in json.loads(ask("scale", place / "runs", "--profile", place / "profile.json", "--workers", "1,4,64", "--json")):
+        workers, batch = row["num_workers"], row["global_batch_size"]
+        arithmetic = batch / workers / 40_000
+        travel = 2 * (workers - 1) / workers * 4000 / 1.25e9 + 2 * math.log2(workers) * 50e-6
+        step = 0.002 + arithmetic + max(travel - 2 / 3 * arithmetic, travel / 4)
+        assert row["seconds"] == pytest.approx(row["steps"] * step, rel=1e-6)
+        assert row["evaluation_s"] == row["startup_s"] == row["link_inside_s"] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--per-machine", "8"], "--bandwidth-inside: is missing: what joins the workers of one machine"),
+        (["--bandwidth-inside", "3600"], "--per-machine: is missing: --bandwidth-inside is of machines"),
+        ([*MACHINES, "--workers", "8,12,20"], r"--workers: 12, 20 do not fill machines of 8\. Give multiples of 8\."),
+        ([*MACHINES, "--overlap", "1.5"], r"--overlap: 1\.5 is not a share from 0 to 1"),
+        ([*MACHINES, "--overlap", "nan"], "--overlap: nan is not a share"),
+        ([*MACHINES, "--startup", "-1"], "--startup: -1 is not a number above 0"),
+        ([*MACHINES, "--evaluation", "nan"], "--evaluation: nan is not a number above 0"),
+        ([*MACHINES, "--evaluate-every", "0"], "--evaluate-every: 0 is not a number above 0"),
+        ([*MACHINES, "--latency-inside", "inf"], "--latency-inside: inf is not a number above 0"),
+        ([*MACHINES, "--memory", "80"], "--memory: needs a GPU's profile"),
+        ([*MACHINES, "--memory", "80", "--largest-share", "8"], "--largest-share: and --memory exclude each other"),
+        (["--bandwidth", "0"], "--bandwidth: 0 is not a number above 0"),
+        (["--figure", "workers.pdf"], r"--figure: workers\.pdf ends in neither \.html nor \.png"),
+    ],
+    ids=lambda given: " ".join(given[-2:]) if isinstance(given, list) else "",
+)
+def test_a_cluster_that_cannot_be_gets_one_sentence(place: Path, options: list[str], words: str) -> None:
+    before = sorted(place.rglob("*"))
+    with pytest.raises(InputError, match=words) as caught:
+        ask("scale", "--critical-batch", "500", "--min-samples", "20000", "--profile", place / "profile.json", *options)
+    assert caught.value.exit_code == 2
+    assert "\n" not in str(caught.value)
+    assert sorted(place.rglob("*")) == before
 
 
 @pytest.mark.parametrize(
