@@ -22,6 +22,8 @@ from largebatch.tuning.results.wording import momentum_name
 BATCH = "global batch size"
 LIMIT_COLOURS = {"compute": 0, "critical batch": 1, "link inside": 2, "link between": 3, "memory": 4, "evaluation": 5, "start-up": 6}
 """Of what limits a number of workers."""
+NEXT_TICK = 1.5
+"""Numbers of workers closer than this factor would be printed over each other."""
 
 
 def in_unit(chart: Chart, unit: Unit) -> Chart:
@@ -210,9 +212,10 @@ def time_on_workers(points: Sequence[Scaled], unit: Unit, caption: str) -> Chart
         notes = [f"beyond what the {' and the '.join(point.beyond)} measured" for point in beyond]
         x, y = [point.num_workers for point in beyond], [point.seconds for point in beyond]
         series.append(Series("beyond what was measured", x, y, draws="marks", symbol="x", mark_size=1.3, colour=6, notes=notes))
+    ticks = [count for before, count in zip([0, *workers], workers, strict=False) if count > NEXT_TICK * before]
     return Chart(
         "time-on-workers", "Time to the target on more workers, a model", "workers", "seconds to target", series, caption=caption,
-        log_x=True, log_y=True, x_ticks=workers,
+        log_x=True, log_y=True, x_ticks=ticks,
     )  # fmt: skip
 
 

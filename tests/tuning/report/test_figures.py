@@ -14,13 +14,18 @@ from made_runs import made_profile, made_run
 from largebatch.jobs.errors import StorageError
 from largebatch.jobs.run.records import Outcome
 from largebatch.tuning.measure.lines import line_conditions
-from largebatch.tuning.report.batch_figures import frontiers, profile_charts, score_of_batch, steps_and_samples, time_to_target
+from largebatch.tuning.report.batch_figures import frontiers, profile_charts, score_of_batch, steps_and_samples, time_on_workers, time_to_target
 from largebatch.tuning.report.charts import ARROW, Chart, Series
 from largebatch.tuning.report.picture_pen import write_png
 from largebatch.tuning.report.plotly_pen import to_plotly, write_page
 from largebatch.tuning.report.run_figures import label, on_unlike_footing, score_curves
+from largebatch.tuning.results.analysis.cluster import Cluster, Link
+from largebatch.tuning.results.analysis.critical_batch import fit_critical_batch
+from largebatch.tuning.results.analysis.scaling_model import Measured, Workload, scale_out
+from largebatch.tuning.results.analysis.step_time import StepTimeModel
 from largebatch.tuning.results.findings import find
 from largebatch.tuning.results.run_result import Evaluation, RunResult
+from largebatch.tuning.results.unit import SAMPLES
 
 
 def result(name: str, curve: tuple[tuple[float, float], ...], target: float | None = None, device: str = "cpu") -> RunResult:
@@ -173,3 +178,19 @@ def test_many_runs_are_one_line_for_each_batch(tmp_path: Path) -> None:
     write_page(chart, tmp_path / "many.html")
     assert "batch 512, 7 runs" in (tmp_path / "many.html").read_text()
     assert "NaN" not in (tmp_path / "many.html").read_text().partition("Plotly.newPlot(")[2]
+
+
+def test_time_on_workers_names_what_limits_each_and_what_was_not_measured() -> None:
+    workload = Workload(StepTimeModel(0.001, 1000.0), 1e6, Cluster(Link(1e9, 0.0)), largest_share=64)
+    critical = fit_critical_batch([32, 128, 512], [20_000 * (1 + batch / 500) for batch in (32, 128, 512)])
+    points = scale_out([1, 8, 64, 72], [64, 256, 4096], critical, workload, Measured(batches=(32, 128)))
+    chart = time_on_workers(points, SAMPLES, "made")
+    assert {series.name for series in chart.series} == {
+        "perfect scaling", "predicted, each at its best batch", "beyond what was measured", *(f"limited by {point.limited_by}" for point in points)
+    }  # fmt: skip
+    drawn = {series.name: series for series in chart.series}
+    assert list(drawn["beyond what was measured"].x) == [point.num_workers for point in points if point.beyond]
+    assert drawn["perfect scaling"].y == pytest.approx([points[0].seconds / workers for workers in (1, 8, 64, 72)])
+    limited = sorted(workers for name, series in drawn.items() if name.startswith("limited by") for workers in series.x)
+    assert limited == [1, 8, 64, 72]
+    assert chart.x_ticks == [1, 8, 64], "72 would be printed over 64"

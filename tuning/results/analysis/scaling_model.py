@@ -73,11 +73,11 @@ class Measured(NamedTuple):
     batches: tuple[float, float] | None = None
     """Batches whose samples to the target the runs say."""
     shares: tuple[float, float] | None = None
-    """Samples a worker whose step time the profile says."""
+    """Samples that one worker takes at once, whose time the profile says."""
 
-    def beyond(self, batch: float, num_workers: int) -> list[str]:
+    def beyond(self, batch: float, at_once: float) -> list[str]:
         """Which of the two a prediction lies outside of."""
-        values = (("runs", self.batches, batch), ("profile", self.shares, batch / num_workers))
+        values = (("runs", self.batches, batch), ("profile", self.shares, at_once))
         return [name for name, ends, value in values if ends is not None and not ends[0] <= value <= ends[1]]
 
 
@@ -125,12 +125,12 @@ def scale_out(
         parts = _soonest(enough, num_workers, critical, workload)
         alone = parts.seconds if alone is None else alone
         unbounded = _soonest(enough, num_workers, critical, workload._replace(largest_share=None))
-        batch, speedup = parts.batch, alone / parts.seconds
+        batch, speedup, passes = parts.batch, alone / parts.seconds, workload.passes(parts.batch, num_workers)
         scaled.append(
             Scaled(
                 num_workers, batch, parts.seconds, critical.steps_to_target(batch), critical.samples_to_target(batch), parts.seconds * num_workers,
-                speedup, speedup / num_workers, *parts[2:], workload.passes(batch, num_workers),
-                _limit(unbounded, critical, parts.seconds - unbounded.seconds), measured.beyond(batch, num_workers),
+                speedup, speedup / num_workers, *parts[2:], passes,
+                _limit(unbounded, critical, parts.seconds - unbounded.seconds), measured.beyond(batch, batch / num_workers / passes),
             )
         )  # fmt: skip
     return [best for best in scaled if best.num_workers in set(workers)]

@@ -148,6 +148,7 @@ def test_what_lies_beyond_the_measurements_is_said() -> None:
     ]
     assert says == [[], [], ["profile"], ["runs"], ["profile"], ["runs"], ["runs", "profile"]]
     assert scale_out([1], [1024], curve(1000.0, 1e5), of)[0].beyond == []
+    assert scale_out([1], [512], curve(1000.0, 1e5), of._replace(largest_share=256), measured)[0].beyond == [], "two passes of what was timed"
 
 
 def gpu_profile(*points: tuple[int, float]) -> Profile:
