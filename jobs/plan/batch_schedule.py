@@ -114,6 +114,8 @@ def refuse_followed_rate(spec: TrainSpec, warmup_epochs: float, *, couples_sampl
         problem = "the rate is a function of the samples that are used, and with batch.last=drop their number would depend on the batch."
         raise PlanError(field, problem, "Set batch.last=keep.")
     if rate.decay == "step":
+        if rate.decay_fractions:
+            raise PlanError(field, "decay_fractions may begin below the peak and rise, where a batch would shrink.", "Give decay_factor instead.")
         if follows.by is not None:
             raise PlanError(f"{field}.by", "decay step falls at its own milestones by decay_factor.", "Leave it out.")
         fallen = rate.decay_factor ** sum(milestone < (spec.stop.epochs or math.inf) for milestone in rate.decay_milestones)

@@ -105,9 +105,9 @@ def learning_rate_fraction(spec: LearningRateSpec, progress: float, *, total: fl
         epoch: samples in an epoch, for milestones.
     """
     if progress < warmup:
-        return progress / warmup
+        return progress / warmup * (_step_fraction(spec, warmup, epoch) if spec.decay_fractions else 1.0)
     if spec.decay == "step":
-        return spec.decay_factor ** sum(milestone * epoch <= progress for milestone in spec.decay_milestones)
+        return _step_fraction(spec, progress, epoch)
     if spec.decay == "constant" or total <= warmup:
         return 1.0
     done = min((progress - warmup) / (total - warmup), 1.0)
@@ -116,3 +116,11 @@ def learning_rate_fraction(spec: LearningRateSpec, progress: float, *, total: fl
     else:
         falling = (1.0 - done) ** spec.decay_power
     return spec.final_fraction + (1.0 - spec.final_fraction) * falling
+
+
+def _step_fraction(spec: LearningRateSpec, progress: float, epoch: float) -> float:
+    """What the milestones that lie behind have made of the peak."""
+    passed = sum(milestone * epoch <= progress for milestone in spec.decay_milestones)
+    if not spec.decay_fractions:
+        return spec.decay_factor**passed
+    return spec.decay_fractions[passed - 1] if passed else 1.0

@@ -17,7 +17,7 @@ from largebatch.jobs.tasks.registry import AnyTask, ClassificationConfig, Contra
 
 DECAY_OPTIONS: dict[str, frozenset[str]] = {
     "constant": frozenset(),
-    "step": frozenset({"decay_milestones", "decay_factor"}),
+    "step": frozenset({"decay_milestones", "decay_factor", "decay_fractions"}),
     "cosine": frozenset({"final_fraction"}),
     "polynomial": frozenset({"decay_power", "final_fraction"}),
 }
@@ -78,10 +78,13 @@ class LearningRateSpec(Spec):
     """Epochs of linearly rising rate (for legw: at base_global_batch_size)."""
     decay: Literal["constant", "step", "cosine", "polynomial"] = "constant"
     """How the rate falls after warm-up."""
-    decay_milestones: tuple[PositiveFloat, ...] = Field(default=(), strict=False)
-    """step: epochs at which the rate is multiplied by decay_factor."""
+    decay_milestones: tuple[NonNegativeFloat, ...] = Field(default=(), strict=False)
+    """step: epochs at which the rate is multiplied by decay_factor, or from which on it is as decay_fractions says."""
     decay_factor: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
     """step: what the rate is multiplied by at each milestone."""
+    decay_fractions: tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...] = Field(default=(), strict=False)
+    """step, in place of decay_factor: the rate from each milestone on, as a fraction of the peak. With a milestone at 0 a run may begin low
+    (a slow start, arXiv:1711.04325); warm-up then rises to the fraction that follows it."""
     decay_power: PositiveFloat = 2.0
     """polynomial: the exponent; 1 is a straight line."""
     final_fraction: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
@@ -105,6 +108,19 @@ class LearningRateSpec(Spec):
             raise ValueError("decay 'step' needs decay_milestones, a list of epochs")
         if list(self.decay_milestones) != sorted(set(self.decay_milestones)):
             raise ValueError("decay_milestones must come in rising order")
+        return self
+
+    @model_validator(mode="after")
+    def _milestones_and_fractions_agree(self) -> Self:
+        if not self.decay_fractions:
+            if 0.0 in self.decay_milestones:
+                raise ValueError("decay_milestones: at epoch 0 there is nothing to fall from; to begin low, give decay_fractions")
+            return self
+        if len(self.decay_fractions) != len(self.decay_milestones):
+            counts = f"{len(self.decay_fractions)} for {len(self.decay_milestones)}"
+            raise ValueError(f"decay_fractions has one number for each of decay_milestones, not {counts}")
+        if self.decay_factor != type(self).model_fields["decay_factor"].default:
+            raise ValueError("give one of decay_factor and decay_fractions: either says how far the rate falls")
         return self
 
     @model_validator(mode="after")

@@ -129,6 +129,30 @@ MISTAKES: dict[str, Mistake] = {
     # ---- fields that need each other
     "scaling without a base": of("learning_rate", "scaling 'linear' needs base_global_batch_size", learning_rate={"base": 0.1, "scaling": "linear"}),
     "steps without milestones": of("learning_rate", "needs decay_milestones", learning_rate={"base": 0.1, "decay": "step"}),
+    "fractions of some milestones": of(
+        "learning_rate",
+        "one number for each of decay_milestones, not 1 for 2",
+        learning_rate={"base": 0.1, "decay": "step", "decay_milestones": [0, 1], "decay_fractions": [0.5]},
+    ),
+    "factor and fractions": of(
+        "learning_rate",
+        "give one of decay_factor and decay_fractions",
+        learning_rate={"base": 0.1, "decay": "step", "decay_milestones": [1], "decay_fractions": [0.5], "decay_factor": 0.2},
+    ),
+    "fall at the start": of(
+        "learning_rate", "to begin low, give decay_fractions", learning_rate={"base": 0.1, "decay": "step", "decay_milestones": [0, 1]}
+    ),
+    "fractions under cosine": of(
+        "learning_rate", "'cosine' does not read decay_fractions", learning_rate={"base": 0.1, "decay": "cosine", "decay_fractions": [0.5]}
+    ),
+    "batch that follows fractions": of(
+        "batch.schedule.follows_rate",
+        "may begin below the peak and rise",
+        "Give decay_factor",
+        batch={"global_batch_size": 16, "schedule": {"follows_rate": {"largest_factor": 4}}},
+        learning_rate={"base": 0.1, "decay": "step", "decay_milestones": [0, 1], "decay_fractions": [0.5, 0.1]},
+        stop={"epochs": 2},
+    ),
     "growth out of order": of(
         "batch.schedule",
         "rising order",

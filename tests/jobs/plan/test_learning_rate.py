@@ -122,6 +122,8 @@ def fraction(progress: float, total: float = 1000.0, warmup: float = 0.0, **opti
 
 CONSTANT: dict[str, Any] = {}
 STEPS: dict[str, Any] = {"decay": "step", "decay_milestones": (3.0, 6.5), "decay_factor": 0.2}
+SLOW_START: dict[str, Any] = {"decay": "step", "decay_milestones": (0.0, 4.0, 7.0, 8.5), "decay_fractions": (0.5, 0.075, 0.01, 0.001)}
+LOW_THEN_HIGH: dict[str, Any] = {"decay": "step", "decay_milestones": (0.0, 3.0, 6.0), "decay_fractions": (0.25, 1.0, 0.1)}
 COSINE: dict[str, Any] = {"decay": "cosine"}
 LINE: dict[str, Any] = {"decay": "polynomial", "decay_power": 1.0}
 SQUARE: dict[str, Any] = {"decay": "polynomial"}
@@ -144,6 +146,20 @@ RAISED: dict[str, Any] = {"final_fraction": 0.1}
         (STEPS, 0.0, 5000.0, 0.04),
         (STEPS, 400.0, 310.0, 0.775),  # a milestone inside of the warm-up waits for its end
         (STEPS, 400.0, 400.0, 0.2),
+        (SLOW_START, 0.0, 0.0, 0.5),  # Akiba et al.'s, ten times as fast
+        (SLOW_START, 0.0, 399.9, 0.5),
+        (SLOW_START, 0.0, 400.0, 0.075),
+        (SLOW_START, 0.0, 700.0, 0.01),
+        (SLOW_START, 0.0, 849.9, 0.01),
+        (SLOW_START, 0.0, 850.0, 0.001),
+        (SLOW_START, 0.0, 5000.0, 0.001),
+        (SLOW_START, 200.0, 50.0, 0.125),  # warm-up rises to the half that follows it
+        (SLOW_START, 200.0, 200.0, 0.5),
+        (LOW_THEN_HIGH, 0.0, 299.9, 0.25),
+        (LOW_THEN_HIGH, 0.0, 300.0, 1.0),
+        (LOW_THEN_HIGH, 0.0, 600.0, 0.1),
+        (STEPS | {"decay_factor": 0.1, "decay_fractions": (0.3, 0.2)}, 0.0, 299.9, 1.0),  # before the first milestone it is the peak
+        (STEPS | {"decay_factor": 0.1, "decay_fractions": (0.3, 0.2)}, 0.0, 700.0, 0.2),
         (COSINE, 0.0, 0.0, 1.0),
         (COSINE, 0.0, 250.0, 0.5 + math.sqrt(2) / 4),
         (COSINE, 0.0, 500.0, 0.5),
@@ -170,7 +186,7 @@ def test_table(options: dict[str, Any], warmup: float, progress: float, expected
     assert fraction(progress, warmup=warmup, **options) == pytest.approx(expected, rel=1e-12, abs=1e-15)
 
 
-@pytest.mark.parametrize("options", [CONSTANT, STEPS, COSINE, LINE, SQUARE, COSINE | RAISED], ids=str)
+@pytest.mark.parametrize("options", [CONSTANT, STEPS, SLOW_START, COSINE, LINE, SQUARE, COSINE | RAISED], ids=str)
 def test_it_rises_in_warm_up_and_never_after(options: dict[str, Any]) -> None:
     values = [fraction(progress, warmup=200.0, **options) for progress in range(1200)]
     assert values[:201] == sorted(values[:201])
