@@ -125,6 +125,18 @@ def test_one_link_for_all_gives_what_it_gave_before_machines_were_known(place: P
         assert row["evaluation_s"] == row["startup_s"] == row["link_inside_s"] == 0
 
 
+def test_of_several_optimizers_the_soonest_has_the_curve_and_says_what_was_measured(place: Path) -> None:
+    for batch in (64, 1024):
+        spec = made_folder(place / "runs", batch) / run_folder.SPEC
+        fields = json.loads(spec.read_text())
+        spec.write_text(json.dumps({**fields, "optimizer": {**fields["optimizer"], "name": "lars"}}))
+    done = largebatch("scale", place / "runs", "--profile", place / "profile.json", "--workers", "1,32", "--json")
+    assert "The critical batch is that of the runs with sgd, the soonest of" in done.stderr
+    rows = json.loads(done.stdout)
+    assert [row["global_batch_size"] for row in rows] == [256, 1024]
+    assert rows[1]["beyond"] == ["runs"], "its largest batch was 512; 1,024 is the other optimizer's"
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
