@@ -40,12 +40,13 @@ def in_unit(chart: Chart, unit: Unit) -> Chart:
     )
 
 
-def time_to_target(findings: Findings, predicted: Sequence[tuple[float, float]] = ()) -> Chart:
+def time_to_target(findings: Findings, predicted: Sequence[tuple[float, float]] = (), predicted_with: str = "") -> Chart:
     """Training seconds to the target against the batch: which are on the frontier, the critical batch, and what was predicted before."""
     reached, series = findings.reached, _costs(findings, "seconds", "training_seconds", "s")
     if predicted:
-        series.append(Series("predicted before the sweep", [b for b, _ in predicted], [s for _, s in predicted], dash=True,
-                             colour=len(findings.by_optimizer)))  # fmt: skip
+        name = f"{predicted_with}, predicted before the sweep" if predicted_with else "predicted before the sweep"
+        colour = len(findings.by_optimizer)
+        series.append(Series(name, [b for b, _ in predicted], [s for _, s in predicted], dash=True, colour=colour))
     if len(reached) > 1:
         standing = sorted(findings.cost_frontier, key=lambda choice: choice.global_batch_size)
         x, y = [choice.global_batch_size for choice in standing], [choice.seconds for choice in standing]

@@ -71,6 +71,8 @@ class Extras:
     words: Sequence[str] = ()
     attempts: Attempts = field(default_factory=Attempts)
     """What failed before, and on the way to the report."""
+    predicted_with: str = ""
+    """The optimizer that was predicted for, where several are compared."""
 
 
 def _curves(findings: Findings) -> list[Chart]:
@@ -86,7 +88,7 @@ def charts_of(findings: Findings, extras: Extras) -> list[Chart]:
     has_choices = bool(findings.choices)
     predicted = [(prediction.global_batch_size, prediction.seconds) for prediction in extras.predicted]
     parts: list[tuple[str, Callable[[], Sequence[Chart]]]] = [
-        ("time to the target", lambda: [time_to_target(findings, predicted)] if has_choices else []),
+        ("time to the target", lambda: [time_to_target(findings, predicted, extras.predicted_with)] if has_choices else []),
         ("steps and samples to the target", lambda: steps_and_samples(findings) if has_choices else []),
         ("the frontiers", lambda: frontiers(findings) if has_choices else frontiers(findings)[:1]),
         ("scores against the batch", lambda: [score_of_batch(findings)]),

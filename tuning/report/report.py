@@ -47,7 +47,8 @@ def write_report(folder: Path, findings: Findings, extras: Extras | None = None)
     under_each = " under each optimizer" if findings.compares_optimizers else ""
     tables = [(f"The best of each batch size{under_each}", answer.rows), *extras.tables]
     if extras.misses:
-        tables.append(("What was predicted before, and what came", [miss.row() for miss in extras.misses]))
+        predicted_with = f", with {extras.predicted_with}" if extras.predicted_with else ""
+        tables.append((f"What was predicted before, and what came{predicted_with}", [miss.row() for miss in extras.misses]))
     drawn = [chart for chart in charts if chart.name in figures]
     return _write(folder, str(findings.setting), numbers, tables, drawn, figures)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from largebatch.jobs.tasks.metric import ACCURACY
 from largebatch.tuning.measure.lines import line_chart, line_conditions
@@ -22,18 +22,34 @@ NETWORK = Cluster(Link(10e9 / 8, 50e-6))
 """Ten gigabits a second and fifty microseconds: an ordinary network between machines."""
 
 
-def conclude(findings: Findings, profile: Profile, predicted: Sequence[Predicted] | None, solutions: Solutions, attempts: Attempts) -> Extras:
-    """All of it, as far as it can be made. Args: predicted: before the sweep; None where that failed, empty where it could not be said."""
-    misses = compare(predicted or [], {best.global_batch_size: best.seconds.median for best in findings.reached if best.seconds.median is not None})
+class Prediction(NamedTuple):
+    """What was predicted before the sweep."""
+
+    optimizer: str
+    """The recipe's."""
+    points: Sequence[Predicted] | None
+    """None where that failed or was not asked, empty where it could not be said."""
+
+
+def conclude(
+    findings: Findings, profile: Profile, leading_profile: Profile, prediction: Prediction, solutions: Solutions, attempts: Attempts
+) -> Extras:
+    """All of it, as far as it can be made. Args: profile: of the recipe as it is; leading_profile: of the optimizer that is soonest, whose solutions
+    are compared.
+    """
+    predicted, leading = prediction.points, findings.leading
+    under = f", with {leading.runs[0].optimizer}" if findings.compares_optimizers else ""
+    misses = compare(predicted or [], findings.measured_seconds(prediction.optimizer))
     words = [misses_in_words(misses)] if misses else []
     if predicted is not None and not predicted:
         words.append("Nothing was predicted before the sweep: the recipe's own run did not reach the target, or measured no noise scale.")
     for sharp in solutions.sharp:
         words += slope_in_words(f"batch {sharp['global_batch_size']:,}", sharp["sharpness"])
-    table = attempts.attempt("small batch against large batch", partial(small_against_large, findings, profile, solutions.sharp))
-    charts = attempts.attempt("the figures of the solutions", partial(solution_charts, solutions, str(findings.setting)))
-    tables = [("Small batch against large batch", table)] if table else []
-    return Extras(profile, predicted or [], misses, charts or [], tables, words, attempts)
+    table = attempts.attempt("small batch against large batch", partial(small_against_large, leading, leading_profile, solutions.sharp))
+    charts = attempts.attempt("the figures of the solutions", partial(solution_charts, solutions, f"{findings.setting}{under}"))
+    tables = [(f"Small batch against large batch{under}", table)] if table else []
+    predicted_with = prediction.optimizer if findings.compares_optimizers else ""
+    return Extras(profile, predicted or [], misses, charts or [], tables, words, attempts, predicted_with)
 
 
 def solution_charts(solutions: Solutions, setting: str) -> list[Chart]:

@@ -2,13 +2,15 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from largebatch.jobs.errors import InputError
+from largebatch.jobs.errors import InputError, SpecError
+from largebatch.jobs.optim.configs import OPTIMIZERS
 from largebatch.jobs.run.run_folder import storage_errors, write_text
+from largebatch.jobs.spec.mistakes import nearest
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.tuning.results.run_folders import STUDY
 
@@ -43,6 +45,8 @@ class StudyOptions:
     """Of the budget, for the profile."""
     reference_share: float = 0.35
     """Of the budget, for the reference run, at most."""
+    optimizers: Sequence[str] = ()
+    """Those that are compared, by name; empty: the recipe's alone."""
 
 
 def refuse_unstudied(spec: TrainSpec, budget_s: float) -> None:
@@ -54,11 +58,36 @@ def refuse_unstudied(spec: TrainSpec, budget_s: float) -> None:
         raise InputError("--budget", f"{budget_s:g} s hold no study, whatever the recipe.", "Give at least 1m.")
 
 
-def begin_study(folder: Path, spec: TrainSpec, budget_s: float) -> None:
+def compared_optimizers(spec: TrainSpec, names: Sequence[str]) -> list[str]:
+    """The optimizers of a study, each once; none where they are the recipe's alone.
+
+    Raises: SpecError for one that is not known; InputError for a person's own that is not the recipe's, whose rates nobody knows.
+    """
+    for name in names:
+        if ":" in name and name != spec.optimizer.label:
+            hint = "Compare it in a sweep's file: each.optimizer, with search.by_optimizer."
+            raise InputError("--optimizers", f"{name} is not the recipe's, and no range of learning rates is known for it.", hint)
+        if name not in OPTIMIZERS and name != spec.optimizer.label:
+            raise SpecError("--optimizers", f"{name!r} is none.", nearest(name, OPTIMIZERS))
+    distinct = list(dict.fromkeys(names))
+    return [] if distinct == [spec.optimizer.label] else distinct
+
+
+def refuse_other_optimizers(folder: Path, names: Sequence[str]) -> None:
+    """Raises: InputError for others than those that a study was begun with."""
+    begun = json.loads((folder / STUDY).read_text())
+    compared = begun.get("optimizers") or [TrainSpec.model_validate(begun["spec"]).optimizer.label]
+    if sorted(set(names)) != sorted(compared):
+        problem = f"this study compares {', '.join(compared)}, not {', '.join(names)}."
+        raise InputError("--optimizers", problem, "Leave --optimizers out, or begin a new study.")
+
+
+def begin_study(folder: Path, spec: TrainSpec, budget_s: float, optimizers: Sequence[str] = ()) -> None:
     """Write down what is to be studied."""
     with storage_errors(folder):
         folder.mkdir(parents=True)
-    write_text(folder / STUDY, json.dumps({"spec": spec.model_dump(mode="json"), "budget_s": budget_s, "began_at_s": time.time()}, indent=2) + "\n")
+    begun = {"spec": spec.model_dump(mode="json"), "budget_s": budget_s, "optimizers": [*optimizers], "began_at_s": time.time()}
+    write_text(folder / STUDY, json.dumps(begun, indent=2) + "\n")
 
 
 def change_budget(folder: Path, budget_s: float) -> None:

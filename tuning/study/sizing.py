@@ -3,14 +3,15 @@ batch than another.
 """
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.tuning.results.analysis.reference import Curve, curve_through
 from largebatch.tuning.results.analysis.step_time import Profile
 from largebatch.tuning.results.run_result import RunResult
-from largebatch.tuning.sweep.spec import BATCH, MOMENTUM, RangeSpec, ResourcesSpec, SearchSpec, SweepSpec
+from largebatch.tuning.sweep.optimizers import OPTIMIZER, RATE_POWER, RATE_REACH, usual_rate
+from largebatch.tuning.sweep.spec import BATCH, MOMENTUM, RATE, RangeSpec, ResourcesSpec, SearchSpec, SweepSpec
 
 SWEEP_SHARE = 0.65
 """Of a study's budget, at most."""
@@ -24,6 +25,8 @@ UNTUNED = 1.6
 digits in the studies of docs/results."""
 OTHER_SHARE = 0.16
 """Of a study's budget, for the profile, measuring sharpness, and the report. On top comes the reference run."""
+FURTHER_PROFILE_SHARE = 0.02
+"""Of a study's budget, for the step times under each optimizer but the recipe's."""
 START_S = 10.0
 """Of a sweep once, for Ray."""
 MOST_TRIALS, REPEATS = 12, 3
@@ -32,18 +35,17 @@ FEWEST_RUNS = 3
 USUAL_MOMENTUM = 0.9
 """Compared with none where the recipe has none."""
 BATCH_STEP = 4
-POWER = 0.5
-"""Of the batch, by which the middle of the searched learning rates grows."""
-REACH = 6.0
-"""Learning rates are searched from so many times below the recipe's, scaled to the batch, to so many times above."""
 
 
 class Expected:
-    """Seconds of runs, by the study's profile and the recipe's own run. Args: reference: the recipe as it is."""
+    """Seconds of runs under one optimizer, by the study's profiles and the recipe's own run.
 
-    def __init__(self, spec: TrainSpec, profile: Profile, reference: RunResult) -> None:
+    Args: profile: of the recipe as it is; reference: its run; own: the optimizer's profile.
+    """
+
+    def __init__(self, spec: TrainSpec, profile: Profile, reference: RunResult, own: Profile | None = None) -> None:
         summary = reference.summary
-        self._profile = profile
+        self._profile = own or profile
         self.epochs = float(spec.stop.epochs or summary.samples_seen / profile.num_train_samples)
         self._curve: Curve | None = None
         if spec.stop.at_target:
@@ -73,63 +75,101 @@ class Expected:
         return next((chosen for chosen in choices if sum(map(self.to_the_end, chosen)) <= SOLUTIONS_SHARE * budget_s), [])
 
 
-def size_sweep(spec: TrainSpec, profile: Profile, reference: RunResult, budget_s: float, resources: ResourcesSpec) -> SweepSpec:
-    """As many batch sizes, momenta and trials as the budget holds, the same for every batch.
+def size_sweep(
+    spec: TrainSpec,
+    profile: Profile,
+    reference: RunResult,
+    budget_s: float,
+    resources: ResourcesSpec,
+    optimizers: Mapping[str, Profile] | None = None,
+) -> SweepSpec:
+    """As many batch sizes, momenta and trials as the budget holds, the same for every batch and optimizer.
 
-    Args: reference: the recipe as it is; budget_s: wall-clock seconds of the whole study; resources: of each run.
+    Args:
+        reference: the recipe as it is.
+        budget_s: wall-clock seconds of the whole study.
+        resources: of each run.
+        optimizers: what is compared, each with its own profile; momenta, which not all of them have, then stay as they are. None: the recipe's alone.
     Raises: InputError for a budget that does not hold one run of each.
     """
-    expected = Expected(spec, profile, reference)
-    batches, momenta, num_runs = _size(spec, profile, expected, budget_s, used_s=reference.summary.wall_seconds)
+    expected = [Expected(spec, profile, reference, own) for own in (optimizers.values() if optimizers else [profile])]
+    momenta = [] if optimizers else _momenta(spec)
+    share = OTHER_SHARE + FURTHER_PROFILE_SHARE * sum(own is not profile for own in (optimizers or {}).values())
+    batches, momenta, num_runs = _size(spec, candidates(profile), momenta, expected, budget_s, share, used_s=reference.summary.wall_seconds)
     repeats = min(REPEATS, max(num_runs - 1, 1))
-    rate = reference.learning_rate * (min(batches) / reference.summary.global_batch_size) ** POWER
+    rate = reference.learning_rate * (min(batches) / reference.summary.global_batch_size) ** RATE_POWER
     is_effective = bool(momenta) and spec.optimizer.accumulates
     centre = rate / (1 - spec.optimizer.momentum_value) if is_effective else rate
     return SweepSpec(
         name="sweep",
         recipe=spec.name,
         # The search finds each batch's own rate, so no rule moves it once more; and a growing batch is no batch size.
-        set={"stop.epochs": expected.epochs, "stop.steps": None, "learning_rate.scaling": "none", "batch.schedule": {}},
-        each={BATCH: [*batches], **({MOMENTUM: [*momenta]} if momenta else {})},
+        set={"stop.epochs": expected[0].epochs, "stop.steps": None, "learning_rate.scaling": "none", "batch.schedule": {}},
+        each={**({OPTIMIZER: [*optimizers]} if optimizers else {}), BATCH: [*batches], **({MOMENTUM: [*momenta]} if momenta else {})},
         search=SearchSpec(
             trials=min(max(num_runs - (repeats - 1), 1), MOST_TRIALS),
-            space={"learning_rate.base": RangeSpec(low=centre / REACH, high=centre * REACH, times_batch=POWER, is_effective=is_effective)},
+            space={} if optimizers else {RATE: _around(centre, is_effective)},
+            by_optimizer={name: {RATE: _around(_middle(name, rate, spec, min(batches)))} for name in optimizers or {}},
         ),
         repeats=repeats,
         resources=resources,
     )
 
 
-def _size(spec: TrainSpec, profile: Profile, expected: Expected, budget_s: float, used_s: float) -> tuple[list[int], list[float], int]:
-    """(batches and momenta to compare, no momenta for an optimizer without; how many runs of each combination the budget holds)."""
-    batches, momenta = _candidates(profile), list[float]()
-    if f"optimizer.{spec.optimizer.momentum_option}" == MOMENTUM:
-        momenta = [0.0, spec.optimizer.momentum_value or USUAL_MOMENTUM]
+def _around(middle: float, is_effective: bool = False) -> RangeSpec:
+    """The learning rates that are searched, all ranges as wide."""
+    return RangeSpec(low=middle / RATE_REACH, high=middle * RATE_REACH, times_batch=RATE_POWER, is_effective=is_effective)
+
+
+def _middle(optimizer: str, rate: float, spec: TrainSpec, batch: int) -> float:
+    """The rate that an optimizer is searched about: the recipe's own by its rate, another by what is usual."""
+    usual = rate if optimizer == spec.optimizer.label else usual_rate(optimizer, batch)
+    assert usual is not None  # one whose rates nobody knows is refused
+    return usual
+
+
+def _momenta(spec: TrainSpec) -> list[float]:
+    """What is compared; none for an optimizer without momentum."""
+    has_momentum = f"optimizer.{spec.optimizer.momentum_option}" == MOMENTUM
+    return [0.0, spec.optimizer.momentum_value or USUAL_MOMENTUM] if has_momentum else []
+
+
+def _size(
+    spec: TrainSpec, batches: list[int], momenta: list[float], expected: Sequence[Expected], budget_s: float, other_share: float, used_s: float
+) -> tuple[list[int], list[float], int]:
+    """(batches and momenta to compare; how many runs of each combination, under each optimizer, the budget holds).
+
+    Args: expected: under each optimizer; other_share: of the budget, for what is no run.
+    """
+
+    def seconds(batch: int) -> float:
+        return sum(under.of_a_search(batch) for under in expected)
 
     def one_of_each() -> float:
-        return sum(map(expected.of_a_search, batches)) * (len(momenta) or 1)
+        return sum(map(seconds, batches)) * (len(momenta) or 1)
 
     def num_runs() -> int:
-        """How many runs of every batch and momentum fit."""
-        solutions_s = sum(map(expected.to_the_end, expected.chosen_for_the_end(batches, budget_s)))
-        sweep_s = min(SWEEP_SHARE * budget_s, (1 - OTHER_SHARE) * budget_s - used_s - solutions_s)
+        """How many runs of every combination fit."""
+        solutions_s = max(sum(map(under.to_the_end, under.chosen_for_the_end(batches, budget_s))) for under in expected)
+        sweep_s = min(SWEEP_SHARE * budget_s, (1 - other_share) * budget_s - used_s - solutions_s)
         return int((sweep_s - START_S) / one_of_each())
 
     while len(batches) > 3 and num_runs() < FEWEST_RUNS:
         if len(momenta) > 1 and len(batches) <= 4:
             momenta = [spec.optimizer.momentum_value]
         else:  # the ends cost most, many steps below and many samples above; large batches are what is asked about, and go later
-            is_last_dear = expected.of_a_search(batches[-1]) > 2 * expected.of_a_search(batches[0])
+            is_last_dear = seconds(batches[-1]) > 2 * seconds(batches[0])
             batches = batches[:-1] if is_last_dear else batches[1:]
     if num_runs() < 1:
         sweep_s = START_S + one_of_each()
-        needed = max(sweep_s / SWEEP_SHARE, (sweep_s + used_s) / (1 - OTHER_SHARE - SOLUTIONS_SHARE))
-        raise InputError("--budget", f"{budget_s:g} s hold no sweep of this recipe; one run at each of {len(batches)} batch sizes needs "
+        needed = max(sweep_s / SWEEP_SHARE, (sweep_s + used_s) / (1 - other_share - SOLUTIONS_SHARE))
+        under = f" under each of {len(expected)} optimizers" if len(expected) > 1 else ""
+        raise InputError("--budget", f"{budget_s:g} s hold no sweep of this recipe; one run at each of {len(batches)} batch sizes{under} needs "
                          f"about {needed:,.0f} s.", f"Use --budget {int(needed / 60) + 1}m.")  # fmt: skip
     return batches, momenta, num_runs()
 
 
-def _candidates(profile: Profile) -> list[int]:
+def candidates(profile: Profile) -> list[int]:
     """Batches four times apart, from 16 to half the training set, that one included, as far as they can be trained."""
     sizes = [point.global_batch_size for point in profile.points]
     largest = max(min(profile.num_train_samples // 2, max(sizes)), min(sizes))
@@ -147,6 +187,6 @@ def what_was_chosen(sweep: SweepSpec) -> str:
     batches = ", ".join(f"{batch:,}" for batch in sweep.each[BATCH] if isinstance(batch, int))
     momenta = f", momentum {' and '.join(f'{m:g}' for m in sweep.each[MOMENTUM] if isinstance(m, float))}" if MOMENTUM in sweep.each else ""
     rates, seeds = sweep.num_trials, sweep.repeats
-    return (
-        f"Batch sizes {batches}{momenta}: {rates} learning rate{'s' if rates > 1 else ''} each, the best with {seeds} seed{'s' if seeds > 1 else ''}."
-    )
+    under = f", under {' and '.join(sweep.optimizers)}" if sweep.optimizers else ""
+    searched = f"{rates} learning rate{'s' if rates > 1 else ''}"
+    return f"Batch sizes {batches}{momenta}{under}: {searched} each, the best with {seeds} seed{'s' if seeds > 1 else ''}."

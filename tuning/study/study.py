@@ -10,7 +10,7 @@ and search less, never less carefully at one batch than at another.
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -32,11 +32,12 @@ from largebatch.tuning.results.analysis.step_time import Profile
 from largebatch.tuning.results.findings import Findings, find_in
 from largebatch.tuning.results.run_folders import SWEEP_OF_STUDY
 from largebatch.tuning.results.run_result import RunResult
-from largebatch.tuning.study.conclusion import conclude
+from largebatch.tuning.study.conclusion import Prediction, conclude
 from largebatch.tuning.study.options import PREDICTION, PROFILE, SIZED, Stage, StudyOptions, refuse_unstudied
 from largebatch.tuning.study.reference_run import run_reference
-from largebatch.tuning.study.sizing import Expected, size_sweep, what_was_chosen
+from largebatch.tuning.study.sizing import FURTHER_PROFILE_SHARE, Expected, candidates, size_sweep, what_was_chosen
 from largebatch.tuning.study.solutions import solve
+from largebatch.tuning.sweep.optimizers import optimizer_fields
 from largebatch.tuning.sweep.space import with_fields
 from largebatch.tuning.sweep.spec import BATCH, ResourcesSpec, SweepSpec
 
@@ -60,17 +61,23 @@ def study(spec: TrainSpec, options: StudyOptions, run_the_sweep: Callable[[Path,
     step_times = _kept(options.folder / PROFILE, Profile, partial(_profile, spec, options, device))
     begin(2)
     reference = run_reference(spec, step_times, options, device)
-    sweep = _kept(options.folder / SIZED, SweepSpec, partial(_sweep, spec, step_times, reference, options))
-    predicted = attempts.attempt("the prediction", partial(_predict, spec, step_times, reference, sweep, options.folder))
+    profiles = _profiles(spec, step_times, options, device)
+    sweep = _kept(options.folder / SIZED, SweepSpec, partial(_sweep, spec, step_times, reference, options, profiles))
+    predicts = not profiles or reference.optimizer in profiles  # else there is nothing to hold a prediction against
+    predict_it = partial(_predict, spec, step_times, reference, sweep, options.folder)
+    predicted = attempts.attempt("the prediction", predict_it) if predicts else None
     begin(3)
     options.on_notice(what_was_chosen(sweep))
     if run_the_sweep(sweep_dir, sweep, with_fields(spec, sweep.set)):
         return None
     findings = find_in(sweep_dir, spec.stop.target_score)
     begin(4)
-    solutions = solve(findings, Expected(spec, step_times, reference), options, device, attempts)
+    leading = findings.leading  # solutions of two optimizers would differ in more than the batch
+    own = profiles.get(leading.runs[0].optimizer, step_times)
+    solutions = solve(leading, Expected(spec, step_times, reference, own), options, device, attempts)
     begin(5)
-    return _report(spec, sweep_dir, findings, conclude(findings, step_times, predicted, solutions, attempts), options)
+    extras = conclude(findings, step_times, own, Prediction(reference.optimizer, predicted), solutions, attempts)
+    return _report(spec, sweep_dir, findings, extras, options)
 
 
 def _kept(path: Path, kind: type[Kept], make: Callable[[], Kept]) -> Kept:
@@ -82,20 +89,34 @@ def _kept(path: Path, kind: type[Kept], make: Callable[[], Kept]) -> Kept:
     return made
 
 
-def _profile(spec: TrainSpec, options: StudyOptions, device: torch.device) -> Profile:
-    share_s = options.profile_share * options.budget_s
+def _profile(
+    spec: TrainSpec, options: StudyOptions, device: torch.device, share: float | None = None, batches: Sequence[int] | None = None
+) -> Profile:
+    """Args: share: of the budget; default the whole profile's; batches: default all."""
+    share_s = (share or options.profile_share) * options.budget_s
     return profile(
-        spec, lambda at_batch: prepare(at_batch, device, options.data_dir), seconds_per_batch=min(share_s / 20, 1.0), most_seconds=share_s / 2,
-        on_point=lambda batch, done, of: options.on_fraction(done / of, f"batch {batch:,}"),
+        spec, lambda at_batch: prepare(at_batch, device, options.data_dir), batches, seconds_per_batch=min(share_s / 20, 1.0),
+        most_seconds=share_s / 2,
+        on_point=lambda batch, done, of: options.on_fraction(done / of, f"{spec.optimizer.label}, batch {batch:,}"),
     )  # fmt: skip
 
 
-def _sweep(spec: TrainSpec, step_times: Profile, reference: RunResult, options: StudyOptions) -> SweepSpec:
+def _profiles(spec: TrainSpec, own: Profile, options: StudyOptions, device: torch.device) -> dict[str, Profile]:
+    """Of every optimizer that is compared, each with steps of its own at the batches that may be; empty where none are. Args: own: the recipe's."""
+    profiles = {}
+    for name in options.optimizers:
+        under = with_fields(spec, optimizer_fields(name))
+        measure = partial(_profile, under, options, device, FURTHER_PROFILE_SHARE, candidates(own))
+        profiles[name] = own if name == spec.optimizer.label else _kept(options.folder / f"profile-{name}.json", Profile, measure)
+    return profiles
+
+
+def _sweep(spec: TrainSpec, step_times: Profile, reference: RunResult, options: StudyOptions, profiles: Mapping[str, Profile]) -> SweepSpec:
     # One run at a time, with the threads that the profile had: nothing slows another's clock.
     threads, has_gpu = min(torch.get_num_threads(), os.cpu_count() or 1), options.device != "cpu" and torch.cuda.is_available()
     resources = ResourcesSpec(cpus_per_worker=float(threads), gpus_per_worker=1.0 if has_gpu else 0.0, max_concurrent=1)
     try:
-        return size_sweep(spec, step_times, reference, options.budget_s, resources)
+        return size_sweep(spec, step_times, reference, options.budget_s, resources, profiles or None)
     except InputError as error:  # the profile and the run are kept for another try
         raise InputError(error.field, error.problem, f"{error.hint[:-1]} --resume {options.folder}: what was measured is kept.") from error
 

@@ -183,4 +183,4 @@ def begin_sweep(folder: Path, sweep: SweepSpec, base: TrainSpec, name: str | Non
         "params": flat(sweep.model_dump(mode="json", exclude_defaults=True)),
     }
     write_text(folder / PARENT, json.dumps(parent, indent=2) + "\n")
-    write_text(folder / SWEEP, sweep.model_dump_json(indent=2) + "\n")
+    write_text(folder / SWEEP, sweep.settled.model_dump_json(indent=2) + "\n")

@@ -236,6 +236,14 @@ class SweepSpec(Spec):
         return {RATE: RangeSpec(low=rate / RATE_REACH, high=rate * RATE_REACH, times_batch=RATE_POWER), **space}
 
     @property
+    def settled(self) -> Self:
+        """The same with every optimizer's range written out: what is usual in another version changes nothing of a sweep that was begun."""
+        if OPTIMIZER not in self.each:
+            return self
+        own = {label: {**self.search.by_optimizer.get(label, {}), **{RATE: space[RATE]}} for label, space in self.spaces.items() if label}
+        return self.model_copy(update={"search": self.search.model_copy(update={"by_optimizer": own})})
+
+    @property
     def num_trials(self) -> int:
         """Runs in each group's search."""
         return self.search.num_trials(next(iter(self.spaces.values())))

@@ -57,4 +57,5 @@ def compare_prediction(findings: Findings, runs: RunsToRead) -> Extras:
         problem = f"{run.summary.run_id} trained with {run.optimizer}, and the runs with {' and '.join(findings.by_optimizer)}."
         raise InputError("--reference", problem, "Give a run with an optimizer that is compared.")
     predicted = predict(run, profile, findings.target, sorted({best.global_batch_size for best in findings.best}))
-    return Extras(profile, predicted, compare(predicted, findings.measured_seconds(run.optimizer)), words=notes)
+    return Extras(profile, predicted, compare(predicted, findings.measured_seconds(run.optimizer)), words=notes,
+                  predicted_with=run.optimizer if findings.compares_optimizers else "")  # fmt: skip

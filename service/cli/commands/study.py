@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from signal import Signals
 from typing import Annotated
@@ -10,9 +11,12 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from largebatch.jobs.device import choose_device
 from largebatch.jobs.errors import SpecError
 from largebatch.jobs.launch.options import RECIPE, DataDir, Device, Overrides
 from largebatch.jobs.launch.signals import stop_requests
+from largebatch.jobs.optim.configs import OPTIMIZERS
+from largebatch.jobs.prepared import examine
 from largebatch.jobs.spec.read import read_spec
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.streams import print_answer
@@ -21,14 +25,24 @@ from largebatch.service.cli.console import PLAIN_EVERY_S
 from largebatch.service.cli.options import AsJson, seconds_of
 from largebatch.service.cli.typer_parameters import spread
 from largebatch.tuning.results.run_folders import STUDY
-from largebatch.tuning.study.options import Stage, StudyOptions, begin_study, change_budget, refuse_unstudied
+from largebatch.tuning.study.options import (
+    Stage,
+    StudyOptions,
+    begin_study,
+    change_budget,
+    compared_optimizers,
+    refuse_other_optimizers,
+    refuse_unstudied,
+)
 from largebatch.tuning.study.study import study as study_in_stages
 from largebatch.tuning.sweep.ledger import SWEEP, begin_sweep
-from largebatch.tuning.sweep.space import refuse_impossible
+from largebatch.tuning.sweep.optimizers import optimizer_fields
+from largebatch.tuning.sweep.space import refuse_impossible, with_fields
 from largebatch.tuning.sweep.spec import SweepSpec
 from largebatch.tuning.sweep.sweep import SweepOptions, recipes_training_set, resume_command
 
-USUAL_BUDGET = "30m"
+USUAL_BUDGET, USUAL_BUDGET_OF_SEVERAL = "30m", "60m"
+"""The second where optimizers are compared: a study of two spends no more than twice one's."""
 
 app = typer.Typer()
 
@@ -37,7 +51,12 @@ app = typer.Typer()
 @spread
 def study(
     recipe: Annotated[str | None, RECIPE] = None,
-    budget: Annotated[str | None, typer.Option(help="Wall-clock time for everything, such as 90s, 30m or 2h; 30m if not given.")] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Wall-clock time for everything, such as 90s, 30m or 2h; 30m if not given, 60m with --optimizers.")
+    ] = None,
+    optimizers: Annotated[
+        str | None, typer.Option(metavar="NAME,NAME,...", help="Compare these optimizers as batch sizes are; the recipe's alone if not given.")
+    ] = None,
     overrides: Overrides = (),
     data_dir: DataDir = Path("data"),
     output_dir: Annotated[Path, typer.Option(help="Where the results go.", envvar="LARGEBATCH_OUTPUT_DIR")] = Path("runs"),
@@ -51,12 +70,17 @@ def study(
 
     Exit codes: 0 done, 2 bad input, 4 stopped and resumable, 1 a fault of the machine.
     """
+    names = [name.strip() for name in (optimizers or "").split(",") if name.strip()]
+    if optimizers is not None and not names:
+        raise SpecError("--optimizers", "names none.", f"Known: {', '.join(OPTIMIZERS)}.")
     if recipe is not None and resume is None:
-        folder = _begin(read_spec(recipe, overrides), seconds_of(budget or USUAL_BUDGET), data_dir, output_dir)
+        folder = _begin(read_spec(recipe, overrides), budget, names, data_dir, device, output_dir)
     elif resume is not None and recipe is None:
         folder = resume
         if not (folder / STUDY).is_file():
             raise SpecError("--resume", f"{folder} is not a study's folder: it has no {STUDY}.", "Give the folder that the study printed.")
+        if optimizers is not None:
+            refuse_other_optimizers(folder, names)
         if budget is not None:
             change_budget(folder, seconds_of(budget))
     else:
@@ -73,12 +97,16 @@ def study(
     print("\n".join([*numbers["words"], f"Report: {page.resolve()}"]))
 
 
-def _begin(spec: TrainSpec, budget_s: float, data_dir: Path, output_dir: Path) -> Path:
-    """The folder of a new study, which is made here. Raises: SpecError, InputError."""
+def _begin(spec: TrainSpec, budget: str | None, names: Sequence[str], data_dir: Path, device: str, output_dir: Path) -> Path:
+    """The folder of a new study, which is made here. Args: names: of optimizers. Raises: SpecError, InputError."""
+    budget_s = seconds_of(budget or (USUAL_BUDGET_OF_SEVERAL if len(set(names)) > 1 else USUAL_BUDGET))
     refuse_unstudied(spec, budget_s)
+    optimizers = compared_optimizers(spec, names)
     recipes_training_set(spec, data_dir)  # before a folder is made: the data may be missing
+    for name in optimizers:  # or one of them cannot train this model
+        examine(with_fields(spec, optimizer_fields(name)), choose_device(device), data_dir)
     folder = output_dir / f"study-{spec.name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
-    begin_study(folder, spec, budget_s)
+    begin_study(folder, spec, budget_s, optimizers)
     return folder
 
 
@@ -111,7 +139,7 @@ def _study_with_view(folder: Path, data_dir: Path, device: str) -> Path | None:
         options = StudyOptions(
             folder, data_dir, device, float(document["budget_s"]), on_stage,
             on_notice=lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True),
-            on_fraction=on_fraction,
+            on_fraction=on_fraction, optimizers=document.get("optimizers", ()),
         )  # fmt: skip
         try:
             with stop_requests(_leave):

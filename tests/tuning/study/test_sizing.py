@@ -6,8 +6,8 @@ from made_runs import TARGET, made_run
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.spec.read import read_spec
 from largebatch.tuning.results.analysis.step_time import Profile, ProfilePoint
-from largebatch.tuning.study.sizing import size_sweep
-from largebatch.tuning.sweep.space import with_fields
+from largebatch.tuning.study.sizing import Expected, size_sweep, what_was_chosen
+from largebatch.tuning.sweep.space import count_runs, groups, with_fields
 from largebatch.tuning.sweep.spec import BATCH, MOMENTUM, RangeSpec, ResourcesSpec
 
 SPEC = read_spec("digits-small-batch", [f"stop.target_accuracy={TARGET}", "stop.epochs=20"])
@@ -75,3 +75,49 @@ def test_a_rate_follows_the_momentum_only_where_momentum_adds_steps_up() -> None
     assert isinstance(ranges["muon"], RangeSpec)
     assert (ranges["sgd"].is_effective, ranges["muon"].is_effective) == (True, False)
     assert ranges["sgd"].low == pytest.approx(10 * ranges["muon"].low)
+
+
+class TestOptimizers:
+    """Compared beside each other within one budget."""
+
+    def test_every_pair_of_optimizer_and_batch_has_as_many_runs_in_ranges_as_wide(self) -> None:
+        own = profile()
+        sweep = size_sweep(SPEC, own, made_run(256), 7200.0, ResourcesSpec(), {"sgd": own, "lamb": profile()})
+        assert (sweep.optimizers, MOMENTUM in sweep.each) == (["sgd", "lamb"], False)
+        found = {group.fields["optimizer.name"]: group.space["learning_rate.base"] for group in groups(sweep) if group.fields[BATCH] == 16}
+        assert isinstance(found["sgd"], RangeSpec)
+        assert isinstance(found["lamb"], RangeSpec)
+        of_recipe, usual = made_run(256).learning_rate * (16 / 256) ** 0.5, 0.01 * (16 / 256) ** 0.5
+        assert (found["sgd"].low * 6, found["sgd"].high / 6) == pytest.approx((of_recipe, of_recipe))
+        assert (found["lamb"].low * 6, found["lamb"].high / 6) == pytest.approx((usual, usual))
+        assert count_runs(sweep) == 2 * len(sweep.each[BATCH]) * (sweep.num_trials + sweep.repeats - 1)
+
+    def test_a_budget_is_kept_whatever_the_number(self) -> None:
+        """By the expected seconds of its runs, also where one optimizer's steps take three times as long."""
+        own = profile()
+        slow = own.model_copy(update={"points": [point.model_copy(update={"seconds_per_step": 3 * point.seconds_per_step}) for point in own.points]})
+        reference = made_run(256)
+        for compared in ({"sgd": own}, {"sgd": own, "lamb": slow}, {"sgd": own, "lamb": slow, "muon": slow}):
+            for budget_s in (2400.0, 7200.0, 36_000.0):
+                sweep = size_sweep(SPEC, own, reference, budget_s, ResourcesSpec(), compared)
+                num_runs = sweep.num_trials + sweep.repeats - 1
+                batches = [batch for batch in sweep.each[BATCH] if isinstance(batch, int)]
+                seconds = sum(Expected(SPEC, own, reference, of).of_a_search(batch) for of in compared.values() for batch in batches) * num_runs
+                assert seconds <= 0.65 * budget_s, (list(compared), budget_s)
+
+    def test_twice_the_budget_holds_for_two_what_the_budget_holds_for_one(self) -> None:
+        own = profile()
+        one, two = (size_sweep(SPEC, own, made_run(256), budget_s, ResourcesSpec(), dict.fromkeys(names, own))
+                    for budget_s, names in ((3600.0, ["sgd"]), (7300.0, ["sgd", "lamb"])))  # fmt: skip
+        assert len(two.each[BATCH]) >= len(one.each[BATCH])
+        assert two.num_trials >= one.num_trials
+
+    def test_what_was_chosen_names_them(self) -> None:
+        own = profile()
+        sweep = size_sweep(SPEC, own, made_run(256), 3600.0, ResourcesSpec(), {"sgd": own, "lamb": own})
+        assert ", under sgd and lamb: " in what_was_chosen(sweep)
+
+    def test_a_budget_that_holds_too_little_names_how_many(self) -> None:
+        own = profile()
+        with pytest.raises(InputError, match="under each of 2 optimizers needs about"):
+            size_sweep(SPEC, own, made_run(256), 20.0, ResourcesSpec(), {"sgd": own, "lamb": own})

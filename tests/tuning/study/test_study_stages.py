@@ -9,20 +9,16 @@ import pytest
 import torch
 from made_runs import made_profile, made_run
 from small_runs import document, synthetic
+from study_here import run_here
 
-from largebatch.jobs.job import prepare, run_job
 from largebatch.jobs.run import run_folder
-from largebatch.jobs.run.listener import Listener
 from largebatch.jobs.spec.read import build_spec, read_spec
-from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.tuning.report.contents import Attempts
 from largebatch.tuning.results.findings import find
 from largebatch.tuning.study.options import StudyOptions, begin_study
 from largebatch.tuning.study.sizing import Expected
 from largebatch.tuning.study.solutions import affordable_samples, solve
 from largebatch.tuning.study.study import study
-from largebatch.tuning.sweep.ledger import SWEEP, Ledger, Trial, begin_sweep
-from largebatch.tuning.sweep.search import Search
 from largebatch.tuning.sweep.spec import SweepSpec
 
 CPU, DATA = torch.device("cpu"), Path("data")
@@ -55,18 +51,6 @@ class Stranger(nn.Sequential):
 def build(num_classes):
     return Stranger({layers})
 """
-
-
-def run_here(place: Path, sweep: SweepSpec, base: TrainSpec) -> int:
-    """The sweep, without Ray."""
-    if not (place / SWEEP).is_file():
-        begin_sweep(place, sweep, base)
-    with Ledger(place) as ledger:
-        search = Search(sweep, base, ledger)
-        while isinstance(trial := search.next_trial(), Trial):
-            run_job(prepare(trial.spec(base), CPU, DATA), run_folder.create(place, trial.run_id), Listener())
-            search.ended(trial)
-    return 0
 
 
 @pytest.mark.parametrize("name", ["transformer", pytest.param("convolutions", marks=pytest.mark.slow)])
