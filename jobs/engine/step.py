@@ -1,6 +1,6 @@
 """One optimizer step, in the order of the mathematics.
 
-    accumulate and reduce -> measure -> set the learning rate -> clip -> update
+    accumulate and reduce -> measure -> set the learning rate and what follows the samples -> clip -> update
 
 The rate comes after the measurement, for AdaScale's follows from it; under every other rule it is the plan's.
 """
@@ -22,7 +22,7 @@ from largebatch.jobs.entry_points import ANYTHING, failed
 from largebatch.jobs.errors import FaultError
 from largebatch.jobs.optim.config_base import OptimizerConfig
 from largebatch.jobs.optim.configs import OwnOptimizerConfig
-from largebatch.jobs.optim.parameter_groups import set_in_all_groups, set_learning_rate
+from largebatch.jobs.optim.parameter_groups import set_in_all_groups, set_learning_rate, set_options
 from largebatch.jobs.plan.learning_rate import adascale_gain
 from largebatch.jobs.plan.step_plan import StepPlan
 from largebatch.jobs.plan.train_plan import TrainPlan
@@ -49,6 +49,7 @@ def optimizer_step(state: TrainState, plan: TrainPlan, step: StepPlan, batches: 
         step = plan.with_gain(step, _gain(state, plan, step, trace, norm_squared))
     set_learning_rate(state.optimizer, step.learning_rate)
     set_in_all_groups(state.optimizer, plan.options_by_progress(step))
+    set_options(state.optimizer, step.options)
     _clip(state.model, math.sqrt(measured.own_squared_norm), plan.spec.gradient.clip_norm)
     with _errors_in_words(plan.spec.optimizer, step):
         state.optimizer.step()

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
+from largebatch.jobs.optim.by_samples.bias_correction import Correction, corrections, long_ago
+from largebatch.jobs.optim.by_samples.options import BETAS_CHANGE
 from largebatch.jobs.optim.groupwise import GroupwiseOptimizer
 from largebatch.jobs.optim.tensors import adam_state, laid_like
 
@@ -16,7 +18,15 @@ class AdamW(GroupwiseOptimizer, torch.optim.AdamW):
     one_by_one_on_cpu: ClassVar[bool] = False
 
     def _update(self, param_group: dict[str, Any], params: list[Tensor]) -> None:
+        if not param_group.get(BETAS_CHANGE):
+            self._pass_over(param_group, params)
+            return
+        for members, correction in corrections(self.state, params, param_group["betas"]):
+            self._pass_over(param_group, members, correction)
+
+    def _pass_over(self, param_group: dict[str, Any], params: list[Tensor], correction: Correction | None = None) -> None:
         steps, first_moments, second_moments = adam_state(self.state, params, ("exp_avg", "exp_avg_sq"), params[0].dtype)
+        rate, epsilon = correction or (1.0, 1.0)
         weights = [laid_like(param, moment) for param, moment in zip(params, first_moments, strict=True)]
         gradients: list[Any] = [param.grad for param in params]
         beta1, beta2 = param_group["betas"]
@@ -26,16 +36,18 @@ class AdamW(GroupwiseOptimizer, torch.optim.AdamW):
             first_moments,
             second_moments,
             [],
-            steps,
+            long_ago(steps) if correction else steps,
             fused=True,
             amsgrad=False,
             beta1=beta1,
             beta2=beta2,
-            lr=param_group["lr"],
-            weight_decay=param_group["weight_decay"],
-            eps=param_group["eps"],
+            lr=param_group["lr"] * rate,
+            weight_decay=param_group["weight_decay"] / rate,
+            eps=param_group["eps"] * epsilon,
             maximize=param_group["maximize"],
         )
+        if correction:
+            torch._foreach_add_(steps, 1.0)
         for param, weight in zip(params, weights, strict=True):
             if weight is not param:
                 param.copy_(weight)

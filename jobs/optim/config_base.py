@@ -4,12 +4,13 @@ The service, the client and the MLflow mirror read specs too, and must not wait 
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
+from largebatch.jobs.optim.by_samples.options import BETAS_CHANGE, BY_TIME_SCALE, TIME_SCALE, FollowsSamples, StepSize, decay_of
 from largebatch.jobs.spec_base import Fraction, Spec
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class ParameterGroupConfig(Spec):
     """In place of the optimizer's own, and like it not of biases and norms unless decay_biases_and_norms; none given: the optimizer's own."""
 
 
-class OptimizerConfig(Spec):
+class OptimizerConfig(FollowsSamples):
     """The update rule and its options; options of another optimizer are refused."""
 
     name: str
@@ -75,10 +76,10 @@ class OptimizerConfig(Spec):
         """What answers call it."""
         return self.name
 
-    @property
-    def momentum_value(self) -> float:
-        """The value of `momentum_option`."""
-        value: float = getattr(self, self.momentum_option)
+    def momentum_at(self, size: StepSize) -> float:
+        """The value of `momentum_option` at a step of such a size."""
+        told = self.half_lives.get(self.momentum_option)
+        value: float = getattr(self, self.momentum_option) if told is None else decay_of(told[1], size.amount(told[0]))
         return value
 
     @property
@@ -120,22 +121,93 @@ class OptimizerConfig(Spec):
         """The optimizer over parameter groups; its learning rate, 0 here, is set before every step."""
 
 
-class MomentumConfig(OptimizerConfig):
-    """Momentum, plain or Nesterov's."""
+class DecoupledConfig(OptimizerConfig):
+    """An optimizer with decoupled weight decay, which may be told by its time scale instead."""
 
-    momentum: Fraction = 0.9
-    """Weight of the momentum buffer."""
+    weight_decay_time_scale: PositiveFloat | None = None
+    """In place of weight_decay: the part of the run in which weight decay alone, at the highest learning rate, divides a weight by e, tau in
+    weight_decay = global batch / (learning rate * tau * samples of the run) (arXiv:2505.13738)."""
+
+    @model_validator(mode="after")
+    def _decay_is_told_once(self) -> Self:
+        if self.weight_decay and self.weight_decay_time_scale is not None:
+            raise ValueError("give one of weight_decay and weight_decay_time_scale: either says how fast weights decay")
+        return self
+
+    @property
+    def time_scales(self) -> dict[str, float]:
+        """See `FollowsSamples`."""
+        return {} if self.weight_decay_time_scale is None else {TIME_SCALE: self.weight_decay_time_scale}
+
+    def options_at(self, size: StepSize) -> dict[str, float]:
+        """See `FollowsSamples`."""
+        options = super().options_at(size)
+        if self.weight_decay_time_scale is not None:
+            options["weight_decay"] = size.share / (size.peak_learning_rate * self.weight_decay_time_scale)
+        return options
+
+    def group_options(self, *, is_bias_or_norm: bool, is_main: bool = True, group: ParameterGroupConfig | None = None) -> dict[str, Any]:
+        """See `OptimizerConfig`; with a mark where a time scale says the weight decay."""
+        options = super().group_options(is_bias_or_norm=is_bias_or_norm, group=group)
+        has_none = is_bias_or_norm and not self.decay_biases_and_norms
+        if self.weight_decay_time_scale is None or has_none or (group is not None and group.weight_decay is not None):
+            return options
+        return {**options, BY_TIME_SCALE: True}
+
+
+class OneDecayConfig(OptimizerConfig):
+    """An optimizer with momentum."""
+
+    momentum: Fraction | None = None
+    """Weight of the past in the momentum buffer; default 0.9 (muon: 0.95)."""
+    momentum_half_life_samples: PositiveFloat | None = None
+    """In place of momentum: samples after which half of a gradient is left in the buffer; momentum = 0.5^(samples of the step / this)."""
+    momentum_half_life_tokens: PositiveFloat | None = None
+    """The same in tokens."""
+
+    decays: ClassVar[Mapping[str, float]] = {"momentum": 0.9}
+    momentum_option: ClassVar[str] = "momentum"
+
+
+class TwoDecaysConfig(OptimizerConfig):
+    """An optimizer with two decays."""
+
+    beta1: Fraction | None = None
+    """Decay of the first moment (lion: weight of the mean in a step, beside the gradient); default 0.9."""
+    beta1_half_life_samples: PositiveFloat | None = None
+    """In place of beta1: samples after which half of a gradient is left in the first moment; beta1 = 0.5^(samples of the step / this)."""
+    beta1_half_life_tokens: PositiveFloat | None = None
+    """The same in tokens."""
+    beta2: Fraction | None = None
+    """Decay of the second moment (lion: of the mean); default 0.999 (lion: 0.99)."""
+    beta2_half_life_samples: PositiveFloat | None = None
+    """In place of beta2: samples after which half of a gradient is left in the second moment; beta2 = 0.5^(samples of the step / this)."""
+    beta2_half_life_tokens: PositiveFloat | None = None
+    """The same in tokens."""
+
+    decays: ClassVar[Mapping[str, float]] = {"beta1": 0.9, "beta2": 0.999}
+    momentum_option: ClassVar[str] = "beta1"
+    batch_power: ClassVar[float] = 0.5
+
+    @property
+    def betas(self) -> tuple[float, float]:
+        """What an optimizer is built with."""
+        return self.built_with("beta1"), self.built_with("beta2")
+
+
+class MomentumConfig(OneDecayConfig):
+    """Momentum, plain or Nesterov's, that adds gradients up."""
+
     nesterov: bool = False
     """Look ahead along the momentum."""
 
-    momentum_option: ClassVar[str] = "momentum"
     batch_power: ClassVar[float] = 1.0
     accumulates: ClassVar[bool] = True
 
     @property
     def num_state_tensors(self) -> int:
         """The momentum buffer."""
-        return int(self.momentum > 0)
+        return int(self.momentum != 0)
 
     @model_validator(mode="after")
     def _nesterov_has_momentum(self) -> Self:
@@ -144,23 +216,21 @@ class MomentumConfig(OptimizerConfig):
         return self
 
 
-class AdamConfig(OptimizerConfig):
+class AdamConfig(TwoDecaysConfig):
     """Running means of the gradient and of its square."""
 
-    beta1: Fraction = 0.9
-    """Decay of the first moment."""
-    beta2: Fraction = 0.999
-    """Decay of the second moment."""
     epsilon: NonNegativeFloat | None = None
     """Added to denominators; default 1e-8 (adamw), 1e-6 (lamb)."""
-
-    momentum_option: ClassVar[str] = "beta1"
-    batch_power: ClassVar[float] = 0.5
 
     @property
     def num_state_tensors(self) -> int:
         """Both moments."""
         return 2
+
+    def group_options(self, *, is_bias_or_norm: bool, is_main: bool = True, group: ParameterGroupConfig | None = None) -> dict[str, Any]:
+        """See `OptimizerConfig`; with a mark where the betas follow the samples of the step."""
+        options = super().group_options(is_bias_or_norm=is_bias_or_norm, group=group)
+        return {**options, BETAS_CHANGE: True} if self.half_lives else options
 
 
 class LayerwiseConfig(OptimizerConfig):

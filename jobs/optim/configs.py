@@ -3,21 +3,25 @@
 To add an optimizer: its config here, and its line in `AnyOptimizer`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import Field, JsonValue, NonNegativeFloat, PositiveFloat, model_validator
 
+from largebatch.jobs.optim.by_samples.options import StepSize
 from largebatch.jobs.optim.config_base import (
     LEARNING_RATE_FACTOR,
     AdamConfig,
+    DecoupledConfig,
     Kind,
     LayerwiseConfig,
     MomentumConfig,
+    OneDecayConfig,
     OptimizerConfig,
     ParameterGroupConfig,
     ParamGroups,
+    TwoDecaysConfig,
 )
 from largebatch.jobs.optim.rmsprop_warm_up.config import RmspropSgdConfig
 from largebatch.jobs.spec_base import Fraction, Spec
@@ -43,10 +47,10 @@ class SgdConfig(MomentumConfig):
 
         from largebatch.jobs.optim.groupwise import eager
 
-        return eager(SGD)(groups, lr=0.0, momentum=self.momentum, nesterov=self.nesterov)
+        return eager(SGD)(groups, lr=0.0, momentum=self.built_with("momentum"), nesterov=self.nesterov)
 
 
-class AdamWConfig(AdamConfig):
+class AdamWConfig(DecoupledConfig, AdamConfig):
     """AdamW (arXiv:1711.05101); weight decay is decoupled."""
 
     name: Literal["adamw"]
@@ -60,7 +64,7 @@ class AdamWConfig(AdamConfig):
         from largebatch.jobs.optim.groupwise import eager
 
         epsilon = 1e-8 if self.epsilon is None else self.epsilon
-        return eager(AdamW)(groups, lr=0.0, betas=(self.beta1, self.beta2), eps=epsilon, fused=True)
+        return eager(AdamW)(groups, lr=0.0, betas=self.betas, eps=epsilon, fused=True)
 
 
 class LarsConfig(LayerwiseConfig, MomentumConfig):
@@ -85,7 +89,7 @@ class LarsConfig(LayerwiseConfig, MomentumConfig):
         return eager(LARS)(
             groups,
             lr=0.0,
-            momentum=self.momentum,
+            momentum=self.built_with("momentum"),
             nesterov=self.nesterov,
             trust_coefficient=self.trust_coefficient,
             epsilon=self.epsilon or 0.0,
@@ -125,7 +129,7 @@ class LambConfig(LayerwiseConfig, AdamConfig):
         return eager(LAMB)(
             groups,
             lr=0.0,
-            betas=(self.beta1, self.beta2),
+            betas=self.betas,
             epsilon=1e-6 if self.epsilon is None else self.epsilon,
             bias_correction=self.bias_correction,
             phi_min=self.phi_min,
@@ -144,15 +148,13 @@ class AssignmentConfig(Spec):
     """muon takes what has two dimensions or more; vectors that match stay with the other rule."""
 
 
-class MuonConfig(OptimizerConfig):
+class MuonConfig(DecoupledConfig, OneDecayConfig):
     """Momentum made orthogonal for hidden matrices (https://kellerjordan.github.io/posts/muon/), another optimizer for all else."""
 
     name: Literal["muon"]
     """muon is torch's."""
     weight_decay: NonNegativeFloat = 0.0
     """Of the matrices, decoupled; `other` has its own."""
-    momentum: Fraction = 0.95
-    """Weight of the past in the gradient's mean."""
     nesterov: bool = True
     """Look ahead along the mean."""
     ns_steps: Annotated[int, Field(ge=1, lt=100)] = 5
@@ -169,7 +171,7 @@ class MuonConfig(OptimizerConfig):
     assign: tuple[AssignmentConfig, ...] = Field(default=(), strict=False)
     """Parameters whose kind does not decide."""
 
-    momentum_option: ClassVar[str] = "momentum"
+    decays: ClassVar[Mapping[str, float]] = {"momentum": 0.95}
     batch_power: ClassVar[float] = 0.5
     usual_rate: ClassVar[float | None] = 3e-3
 
@@ -177,6 +179,21 @@ class MuonConfig(OptimizerConfig):
     def num_state_tensors(self) -> int:
         """The gradient's mean, of matrices."""
         return 1
+
+    @property
+    def half_lives(self) -> dict[str, tuple[str, float]]:
+        """See `OptimizerConfig`; those of `other` too."""
+        others = {f"other.{option}": (f"other.{field}", half_life) for option, (field, half_life) in self.other.half_lives.items()}
+        return {**super().half_lives, **others}
+
+    @property
+    def time_scales(self) -> dict[str, float]:
+        """See `OptimizerConfig`; that of `other` too."""
+        return {**super().time_scales, **{f"other.{field}": scale for field, scale in self.other.time_scales.items()}}
+
+    def options_at(self, size: StepSize) -> dict[str, float]:
+        """See `OptimizerConfig`; those of `other` too."""
+        return {**super().options_at(size), **{f"other.{option}": value for option, value in self.other.options_at(size).items()}}
 
     def state_bytes(self, num_parameters: int, num_by_main_rule: int = 0) -> int:
         """See `OptimizerConfig`."""
@@ -207,23 +224,23 @@ class MuonConfig(OptimizerConfig):
         from largebatch.jobs.optim.split.together import Together
 
         matrices, others = ([group for group in groups if group["is_main"] == is_main] for is_main in (True, False))
-        options: dict[str, Any] = {"momentum": self.momentum, "nesterov": self.nesterov, "ns_steps": self.ns_steps, "eps": self.epsilon or 1e-7}
+        options: dict[str, Any] = {
+            "momentum": self.built_with("momentum"),
+            "nesterov": self.nesterov,
+            "ns_steps": self.ns_steps,
+            "eps": self.epsilon or 1e-7,
+        }
         parts = [eager(Muon)(matrices, lr=0.0, adjust_lr_fn=self.adjust_lr_fn, **options)] if matrices else []
         return eager(Together)([*parts, *([self.other.build(others)] if others else [])])
 
 
-class LionConfig(OptimizerConfig):
+class LionConfig(DecoupledConfig, TwoDecaysConfig):
     """The sign of a mean of gradients (arXiv:2302.06675); weight decay is decoupled."""
 
     name: Literal["lion"]
     """lion is ours."""
-    beta1: Fraction = 0.9
-    """Weight of the mean in a step, beside the gradient."""
-    beta2: Fraction = 0.99
-    """Decay of the mean."""
 
-    momentum_option: ClassVar[str] = "beta1"
-    batch_power: ClassVar[float] = 0.5
+    decays: ClassVar[Mapping[str, float]] = {"beta1": 0.9, "beta2": 0.99}
     usual_rate: ClassVar[float | None] = 2e-4
 
     @property
@@ -236,7 +253,7 @@ class LionConfig(OptimizerConfig):
         from largebatch.jobs.optim.groupwise import eager
         from largebatch.jobs.optim.lion import Lion
 
-        return eager(Lion)(groups, lr=0.0, betas=(self.beta1, self.beta2))
+        return eager(Lion)(groups, lr=0.0, betas=self.betas)
 
 
 class ScheduleFreeConfig(OptimizerConfig):
@@ -279,13 +296,20 @@ class ScheduleFreeSgdConfig(ScheduleFreeConfig):
         return eager(ScheduleFreeSGD)(groups, lr=0.0, beta=self.momentum, weight_lr_power=self.weight_lr_power)
 
 
-class ScheduleFreeAdamWConfig(ScheduleFreeConfig, AdamConfig):
+class ScheduleFreeAdamWConfig(ScheduleFreeConfig):
     """Schedule-free AdamW; weight decay is decoupled."""
 
     name: Literal["schedule-free-adamw"]
     """schedule-free-adamw is ours."""
     beta1: Fraction = 0.9
     """Where gradients are taken between the iterate (0) and the average (1)."""
+    beta2: Fraction = 0.999
+    """Decay of the second moment."""
+    epsilon: NonNegativeFloat | None = None
+    """Added to denominators; default 1e-8."""
+
+    momentum_option: ClassVar[str] = "beta1"
+    batch_power: ClassVar[float] = 0.5
 
     usual_rate: ClassVar[float | None] = 2.5e-3
 
@@ -321,8 +345,7 @@ class OwnOptimizerConfig(OptimizerConfig):
         """Its entry point: there may be several of one's own."""
         return self.entry_point
 
-    @property
-    def momentum_value(self) -> float:
+    def momentum_at(self, size: StepSize) -> float:
         """Not known."""
         return 0.0
 

@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 from torch.optim.adam import adam
 
+from largebatch.jobs.optim.by_samples.bias_correction import Correction, corrections, long_ago
+from largebatch.jobs.optim.by_samples.options import BETAS_CHANGE
 from largebatch.jobs.optim.groupwise import GroupwiseOptimizer
 from largebatch.jobs.optim.tensors import adam_state, at_least_float32, in_at_least_float32, laid_like, norms
-
-LONG_AGO = 1e9
-"""A step count at which 1 - beta^t is 1 to the last bit: how bias correction is switched off."""
 
 
 class LAMB(GroupwiseOptimizer):
@@ -30,7 +29,8 @@ class LAMB(GroupwiseOptimizer):
 
     Args:
         params: parameters or groups. A group may set any option; `adapts=False` gives it a ratio of 1, which
-            is AdamW's step (customary for biases and normalisation parameters).
+            is AdamW's step (customary for biases and normalisation parameters). `betas_change=True` in a group corrects the bias
+            by the product of all its betas so far in place of beta^t: for betas that are set anew before each step.
         lr: learning rate.
         betas: beta1 and beta2, each in [0, 1).
         epsilon: added outside the root, > 0.
@@ -80,22 +80,32 @@ class LAMB(GroupwiseOptimizer):
         super().__init__(params, defaults)
 
     def _update(self, param_group: dict[str, Any], params: list[Tensor]) -> None:
+        if not (param_group.get(BETAS_CHANGE) and param_group["bias_correction"]):
+            self._move(param_group, params)
+            return
+        for members, correction in corrections(self.state, params, param_group["betas"]):
+            self._move(param_group, members, correction)
+
+    def _move(self, param_group: dict[str, Any], params: list[Tensor], correction: Correction | None = None) -> None:
         weights = in_at_least_float32(params)
-        updates = self._adam_directions(param_group, params, weights)
+        updates = self._adam_directions(param_group, params, weights, correction)
         if param_group["weight_decay"]:
             torch._foreach_add_(updates, weights, alpha=param_group["weight_decay"])
         if param_group["adapts"]:
             torch._foreach_mul_(updates, trust_ratios(norms(weights), norms(updates), param_group))
         torch._foreach_add_(params, updates, alpha=-param_group["lr"])
 
-    def _adam_directions(self, param_group: dict[str, Any], params: list[Tensor], weights: list[Tensor]) -> list[Tensor]:
+    def _adam_directions(
+        self, param_group: dict[str, Any], params: list[Tensor], weights: list[Tensor], correction: Correction | None
+    ) -> list[Tensor]:
         """m_hat / (sqrt(v_hat) + epsilon) of each parameter.
 
         torch's fused Adam does the two moments and the quotient in one pass over memory, several times faster
         than a pass for each operation; maximising from zero at rate 1, it leaves the quotient itself.
         """
         steps, first_moments, second_moments = adam_state(self.state, params, ("first_moment", "second_moment"), at_least_float32(params[0].dtype))
-        counted = steps if param_group["bias_correction"] else [torch.full_like(step, LONG_AGO) for step in steps]
+        is_counted = param_group["bias_correction"] and correction is None
+        rate, epsilon = correction or (1.0, 1.0)
         directions = [torch.zeros_like(weight) for weight in weights]
         gradients = in_at_least_float32([param.grad for param in params])
         gradients = [laid_like(gradient, direction) for gradient, direction in zip(gradients, directions, strict=True)]
@@ -106,17 +116,17 @@ class LAMB(GroupwiseOptimizer):
             first_moments,
             second_moments,
             [],
-            counted,
+            steps if is_counted else long_ago(steps),
             fused=True,
             amsgrad=False,
             beta1=beta1,
             beta2=beta2,
-            lr=1.0,
+            lr=rate,
             weight_decay=0.0,
-            eps=param_group["epsilon"],
+            eps=param_group["epsilon"] * epsilon,
             maximize=True,
         )
-        if not param_group["bias_correction"]:
+        if not is_counted:
             torch._foreach_add_(steps, 1.0)
         return directions
 

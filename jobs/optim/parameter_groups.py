@@ -1,12 +1,13 @@
 """An optimizer over a model: which parameters get weight decay and a trust ratio, and, of two rules, which updates which."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from torch import nn
 from torch.optim import Optimizer
 
 from largebatch.jobs.errors import SpecError
+from largebatch.jobs.optim.by_samples.options import BY_TIME_SCALE
 from largebatch.jobs.optim.config_base import LEARNING_RATE_FACTOR, Kind, OptimizerConfig, ParamGroups
 from largebatch.jobs.optim.split.kinds import kinds_of
 from largebatch.jobs.spec.mistakes import nearest
@@ -102,3 +103,16 @@ def set_in_all_groups(optimizer: Optimizer, options: dict[str, float]) -> None:
     """Put options in force for every group."""
     for param_group in optimizer.param_groups:
         param_group.update(options)
+
+
+def set_options(optimizer: Optimizer, options: Mapping[str, float]) -> None:
+    """Put in force what follows the samples of a step. Args: options: by name, those of the other one of two rules as `other.NAME`."""
+    for param_group in optimizer.param_groups:
+        rule = "" if param_group.get("is_main", True) else "other."
+        own = {option.removeprefix(rule): value for option, value in options.items() if option.startswith(rule)}
+        if "momentum" in own:
+            param_group["momentum"] = own["momentum"]
+        if "betas" in param_group:
+            param_group["betas"] = tuple(own.get(name, beta) for name, beta in zip(("beta1", "beta2"), param_group["betas"], strict=True))
+        if param_group.get(BY_TIME_SCALE):
+            param_group["weight_decay"] = own["weight_decay"] / param_group.get(LEARNING_RATE_FACTOR, 1.0)

@@ -4,8 +4,9 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from largebatch.jobs.optim.by_samples.options import TIME_SCALE
 from largebatch.jobs.plan.phases import phases_of
-from largebatch.jobs.plan.step_plan import Position
+from largebatch.jobs.plan.step_plan import Position, Slice
 from largebatch.jobs.plan.train_plan import TrainPlan
 from largebatch.jobs.spec.train_spec import ReductionSpec
 
@@ -15,6 +16,8 @@ CHOSEN_ON = {
     "validation": "chosen on the validation part; the test set is scored once, at the end of each run",
 }
 """What is said of targets, best checkpoints and searches, by the part that decides them."""
+NOTHING_LEFT = 2.0**-24
+"""A decay below it does not change a gradient of float32 that it is added to."""
 SPAN_UNREAD = "none in this model: batch_norm.span is not read"
 
 
@@ -40,7 +43,38 @@ def plan_facts(plan: TrainPlan) -> dict[str, Any]:
         "noise_every_steps": plan.noise_every_steps,
         "noise_from": plan.spec.gradient.noise_from,
         "learning_rate_curve": learning_rate_curve(plan),
+        "optimizer_options": options_that_follow(plan),
     }
+
+
+def options_that_follow(plan: TrainPlan) -> dict[str, dict[str, float]]:
+    """The optimizer's options that follow the samples of each step: at the first one, the least and the most of all steps of the run."""
+    at_first = plan.options_at(plan.next_batch(Position(0, 0)), 0.0)
+    if not at_first:
+        return {}
+    restart = plan.spec.learning_rate.restart
+    starts = [0.0] if restart is None else [0.0, restart.epoch * plan.samples_per_epoch]
+    seen = [plan.options_at(batch, start) for batch in plan.kinds_of_batch() for start in starts]
+    return {
+        name: {"first": value, "least": min(options[name] for options in seen), "most": max(options[name] for options in seen)}
+        for name, value in at_first.items()
+    }
+
+
+def _optimizer_words(plan: TrainPlan) -> str:
+    """`sgd, weight decay 0.0005; momentum 0.958 (half of it is left after 1,024 samples)`, with the range where there is one."""
+    optimizer = plan.spec.optimizer
+    told = {name: f"half-life {half_life:,g} {field.rpartition('_')[2]}" for name, (field, half_life) in optimizer.half_lives.items()}
+    told |= {name.removesuffix(TIME_SCALE) + "weight_decay": f"time scale {scale:g} of the run" for name, scale in optimizer.time_scales.items()}
+    words: list[str] = [optimizer.name] if "weight_decay" in told else [f"{optimizer.name}, weight decay {optimizer.weight_decay:g}"]
+    for name, of in options_that_follow(plan).items():
+        is_constant = of["least"] == of["most"]
+        values = (
+            f"{of['first']:.4g}" if is_constant else f"{of['first']:.4g} at first, {of['least']:.4g} to {of['most']:.4g} by the samples of a step"
+        )
+        effect = f": steps add up to {1 / (1 - of['first']):.3g} times the rate" if optimizer.accumulates and name == "momentum" else ""
+        words.append(f"{name} {values} ({told[name]}{effect})")
+    return "; ".join(words)
 
 
 def _restart_facts(plan: TrainPlan) -> dict[str, Any] | None:
@@ -157,7 +191,7 @@ def plan_lines(
         ("learning rate", f"peak {plan.scaled_rate.peak:g} ({plan.scaled_rate.reason}); {warmup}; then {spec.learning_rate.decay}"),
         *_restart_lines(plan),
         ("rate curve", sparkline([rate for _, rate in learning_rate_curve(plan)])),
-        ("optimizer", f"{spec.optimizer.name}, weight decay {spec.optimizer.weight_decay:g}"),
+        ("optimizer", _optimizer_words(plan)),
         *_optimizer_schedule_lines(plan),
         ("noise scale", _noise_words(plan)),
     ]
@@ -190,6 +224,14 @@ def unread_in_words(plan: TrainPlan) -> str | None:
     """A notice about an option that the spec sets and nothing reads; None where there is none."""
     is_unread = plan.span is None and plan.spec.batch_norm.span != "auto"
     return f"Batch-norm: {SPAN_UNREAD}." if is_unread else None
+
+
+def nothing_left_in_words(plan: TrainPlan) -> str | None:
+    """A notice about half-lives so short beside the batch that float32 tells nothing of the past after a step; None where there is none."""
+    of_a_step = plan.options_at(Slice(0, 0, plan.global_batch_size), 0.0)
+    told = plan.spec.optimizer.half_lives
+    fields = [f"optimizer.{told[name][0]}" for name, value in of_a_step.items() if name in told and value < NOTHING_LEFT]
+    return f"Optimizer: {' and '.join(fields)}: beside this batch so short that nothing of the past is left after a step." if fields else None
 
 
 def chosen_on_test_in_words(data: DataFacts) -> str | None:

@@ -14,6 +14,10 @@ from largebatch.jobs.spec.train_spec import TrainSpec
 AUTO_SPANS = range(128, 31, -1)
 """Spans that "auto" weighs, best first where they waste equally little; Hoffer et al. use 128."""
 
+MOST_STEPS = 200_000
+"""Of a half-life: beyond, float32, in which optimizers keep their moving averages, cannot tell the decay from 1 well enough for the half-life to
+be right to one per cent."""
+
 FEWEST_FOR_NORMS = 3
 """Samples of a batch, such that none has half of the weight where all weigh the same."""
 
@@ -118,6 +122,8 @@ def make_plan(spec: TrainSpec, facts: Facts) -> TrainPlan:
     if plan.total_progress <= 0:
         raise PlanError("stop", "the budget ends before the first step.", "Give more epochs or steps.")
     _refuse_restart(plan)
+    _refuse_half_lives(plan)
+    _refuse_time_scales(plan)
     return plan
 
 
@@ -206,6 +212,46 @@ def _refuse_restart(plan: TrainPlan) -> None:
     if restart.epoch >= last:
         problem = f"the rate cannot begin again at epoch {restart.epoch:g}: the run ends at epoch {last:g}."
         raise PlanError("learning_rate.restart.epoch", problem, "Give an earlier epoch, or a longer run (stop).")
+
+
+def _refuse_half_lives(plan: TrainPlan) -> None:
+    """Raise PlanError for a half-life in tokens where nothing counts in them, or one that float32 cannot hold."""
+    smallest = min(_scheduled_sizes(plan))
+    for name, half_life in plan.spec.optimizer.half_lives.values():
+        field, is_in_tokens = f"optimizer.{name}", name.endswith("tokens")
+        if is_in_tokens and plan.tokens_per_sample is None:
+            problem = "this task and its data do not count in tokens."
+            raise PlanError(field, problem, f"Give {field.removesuffix('tokens')}samples.")
+        most = MOST_STEPS * smallest * ((plan.tokens_per_sample or 1) if is_in_tokens else 1)
+        if half_life > most:
+            problem = f"{half_life:g} is more than {MOST_STEPS:,} steps of the smallest batch: in float32 the past would not fade so slowly."
+            raise PlanError(field, problem, f"Give at most {most:g}.")
+
+
+def _refuse_time_scales(plan: TrainPlan) -> None:
+    """Raise PlanError for a time scale of weight decay that is less than a step, or whose rate is not the plan's."""
+    largest = max(_scheduled_sizes(plan))
+    for name, scale in plan.spec.optimizer.time_scales.items():
+        field = f"optimizer.{name}"
+        if plan.scale_ratio:
+            problem = "weight decay by time scale follows from the learning rate, and AdaScale's follows from a measured gain."
+            raise PlanError(field, problem, "Give weight_decay, or choose another scaling.")
+        if scale * plan.total_progress <= largest:
+            problem = (
+                f"{scale:g} of a run of {plan.total_progress:.0f} samples is no more than a step of {largest:g}: it would leave nothing of a weight."
+            )
+            raise PlanError(field, problem, f"Give more than {largest / plan.total_progress:.3g}.")
+
+
+def _scheduled_sizes(plan: TrainPlan) -> list[float]:
+    """The batches that the spec names, those of the schedule too."""
+    schedule, size = plan.spec.batch.schedule, plan.global_batch_size
+    return [
+        size,
+        size * schedule.largest_factor,
+        *([schedule.warmup.start] if schedule.warmup else []),
+        *(size * each.factor for each in schedule.growth),
+    ]
 
 
 def _refuse_noise_from_norms(plan: TrainPlan) -> None:

@@ -1,6 +1,7 @@
 """StepPlan: one optimizer step as far as arithmetic decides it, and the samples that it is made of."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -67,6 +68,8 @@ class StepPlan:
     sequence_length: int | None
     """Tokens of each sequence that its samples are cut into; None: samples stay whole."""
     learning_rate: float
+    options: Mapping[str, float]
+    """Options of the optimizer that follow its samples, by name: see `FollowsSamples.options_at`."""
     advance: float
     """Samples by which the schedules move on."""
     gain: float | None

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 
+from largebatch.jobs.optim.by_samples.options import StepSize
 from largebatch.jobs.plan.batch_schedule import Milestone, followed_multiple, milestones
 from largebatch.jobs.plan.learning_rate import FOLLOWS, RatePhase, ScaledRate, of_second_phase, scale
 from largebatch.jobs.plan.step_plan import Position, Slice, StepPlan
@@ -63,6 +64,7 @@ class TrainPlan:
             unit=self.unit,
             sequence_length=self.sequence_length_of(samples),
             learning_rate=self.learning_rate(position.schedule_samples + samples.size / 2) * self.rate_factor(samples),
+            options=self.options_at(samples, position.schedule_samples),
             advance=float(samples.size),
             gain=None,
             is_local=is_local,
@@ -277,8 +279,17 @@ class TrainPlan:
 
     def learning_rate(self, progress: float) -> float:
         """The learning rate at `progress` samples (half-way through a step's own samples)."""
-        phase = next(phase for phase in reversed(self.rate_phases) if progress >= phase.start)
-        return phase.rate(progress, self.samples_per_epoch)
+        return self._rate_phase(progress).rate(progress, self.samples_per_epoch)
+
+    def _rate_phase(self, progress: float) -> RatePhase:
+        return next(phase for phase in reversed(self.rate_phases) if progress >= phase.start)
+
+    def options_at(self, batch: Slice, progress: float) -> dict[str, float]:
+        """The optimizer's options that follow the samples of a step: of its own, also where an epoch's end cuts it short, so that the past fades
+        by the samples seen alone. Args: progress: of the schedules, where the step begins.
+        """
+        peak = self._rate_phase(progress + batch.size / 2).scaled.peak * self.rate_factor(batch)
+        return self.spec.optimizer.options_at(StepSize(batch.size, self.tokens_per_sample, batch.size / self.total_progress, peak))
 
     def options_by_progress(self, step: StepPlan) -> dict[str, float]:
         """The optimizer's options that follow how far the run is: like the learning rate, read half-way through the step's own samples."""

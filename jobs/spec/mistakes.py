@@ -160,10 +160,12 @@ def _hint(path: Sequence[str], mistake: Any, root: type[Spec]) -> str:
         if difflib.get_close_matches(value, names, cutoff=0.5):
             return nearest(value, names)
     if mistake["type"] in {"model_type", "model_attributes_type"}:
-        keys = _keys_at(path, root)
+        models = _followed(path, root)[1]
+        keys = ", ".join(key for key in _keys_at(path, root) if all(key in model.model_fields for model in models))
+        keys = f"Its keys: {keys}{', and those of the one that is named' if len(models) > 1 else ''}."
         if not isinstance(value, dict | list) and ".".join(path) in MAIN_KEYS:
-            return f"Did you mean {'.'.join(path)}.{MAIN_KEYS['.'.join(path)]}? Its keys: {', '.join(keys)}."
-        return f"Its keys: {', '.join(keys)}."
+            return f"Did you mean {'.'.join(path)}.{MAIN_KEYS['.'.join(path)]}? {keys}"
+        return keys
     if mistake["type"] == "string_type" and isinstance(value, bool | int | float):
         quoted = f'{".".join(path)}="{_shown(value)}"'
         return f"{_doc(path, root)} In quotes it is text: --set '{quoted}'.".strip()

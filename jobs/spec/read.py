@@ -11,9 +11,10 @@ import pydantic
 import largebatch
 from largebatch.jobs.errors import SpecError
 from largebatch.jobs.optim.configs import OPTIMIZERS
+from largebatch.jobs.spec.alternatives import ALTERNATIVES
 from largebatch.jobs.spec.mistakes import first_mistake, nearest
 from largebatch.jobs.spec.text import STANDARD_INPUT, parse_document, parse_yaml, read_document
-from largebatch.jobs.spec.train_spec import ALTERNATIVES, TrainSpec
+from largebatch.jobs.spec.train_spec import TrainSpec
 
 RECIPES_DIR = Path(largebatch.__file__).parent / "recipes"
 
@@ -114,7 +115,7 @@ def _as_typed(argument: str) -> str:
 
 
 def set_fields(document: dict[str, Any], fields: Mapping[str, Any], blamed: str | None = None) -> None:
-    """Set dotted fields of plain data in place; where one of two alternatives is set, the other is left out.
+    """Set dotted fields of plain data in place; where one of several alternatives is set, the others are left out.
 
     Args: blamed: what an error names; None: the field.
     Raises: SpecError.
@@ -123,11 +124,10 @@ def set_fields(document: dict[str, Any], fields: Mapping[str, Any], blamed: str 
         section, last = _section_of(document, field, blamed)
         section[last] = value
     given = {field for field, value in fields.items() if value is not None} | {field.rpartition(".")[0] for field in fields}
-    for pair in ALTERNATIVES.items():
-        for field, other in (pair, pair[::-1]):
-            if field in given and other not in given:
-                section, last = _section_of(document, other, blamed)
-                section.pop(last, None)
+    for alternatives in ALTERNATIVES:
+        for field in set(alternatives) - given if given.intersection(alternatives) else ():
+            section, last = _section_of(document, field, blamed)
+            section.pop(last, None)
 
 
 def _section_of(document: dict[str, Any], field: str, blamed: str | None) -> tuple[dict[str, Any], str]:

@@ -23,13 +23,6 @@ DECAY_OPTIONS: dict[str, frozenset[str]] = {
 }
 """Which options each decay of the learning rate reads."""
 
-IN_TOKENS = {
-    "batch.global_batch_size": "batch.global_batch_tokens",
-    "learning_rate.base_global_batch_size": "learning_rate.base_global_batch_tokens",
-}
-"""Fields that are counted in samples, each with the one that says it in tokens."""
-ALTERNATIVES = {**IN_TOKENS, "stop.target": "stop.target_accuracy"}
-"""Pairs of fields of which a spec has one: who sets one of the two sets the other aside."""
 
 LONGEST_NAME = 100
 """Bytes of a run's name; its folder's name is longer by 21, and file systems take 255."""

@@ -111,6 +111,58 @@ MISTAKES: dict[str, Mistake] = {
     "model like no other": of("model.name", "'xyzzy' is not a model", "Known: mlp, transformer", model={"name": "xyzzy"}),
     "unknown data set": of("dataset.name", "'cifar' is not a data set", "Did you mean cifar10", dataset={"name": "cifar"}),
     "option of another optimizer": of("optimizer", "sgd does not read beta1", "it reads", optimizer={"name": "sgd", "beta1": 0.9}),
+    "momentum and its half-life": of(
+        "optimizer",
+        "give one of momentum and momentum_half_life_samples",
+        optimizer={"name": "sgd", "momentum": 0.9, "momentum_half_life_samples": 4096.0},
+    ),
+    "two half-lives of one": of(
+        "optimizer",
+        "give one of beta2_half_life_samples and beta2_half_life_tokens",
+        optimizer={"name": "adamw", "beta2_half_life_samples": 9.0, "beta2_half_life_tokens": 9.0},
+    ),
+    "momentum and its half-life of muon's other rule": of(
+        "optimizer.other",
+        "give one of beta1 and beta1_half_life_samples",
+        optimizer={"name": "muon", "other": {"name": "adamw", "beta1": 0.9, "beta1_half_life_samples": 9.0}},
+    ),
+    "half-life of nothing": of("optimizer.momentum_half_life_samples", "must be above 0", optimizer={"name": "sgd", "momentum_half_life_samples": 0}),
+    "endless half-life": of(
+        "optimizer.beta2_half_life_samples",
+        "more than 200,000 steps",
+        "at most 5.12e+07",
+        optimizer={"name": "adamw", "beta2_half_life_samples": 1e9},
+    ),
+    "half-life in tokens of what has none": of(
+        "optimizer.momentum_half_life_tokens",
+        "do not count in tokens",
+        "Give optimizer.momentum_half_life_samples",
+        optimizer={"name": "sgd", "momentum_half_life_tokens": 4096.0},
+    ),
+    "half-life under a schedule-free optimizer": of(
+        "optimizer",
+        "schedule-free-sgd does not read momentum_half_life_samples",
+        optimizer={"name": "schedule-free-sgd", "momentum_half_life_samples": 9.0},
+    ),
+    "half-life of an optimizer of one's own": of(
+        "optimizer",
+        "own does not read beta1_half_life_samples",
+        optimizer={"name": "own", "entry_point": "torch.optim:NAdam", "beta1_half_life_samples": 9.0},
+    ),
+    "weight decay and its time scale": of(
+        "optimizer",
+        "give one of weight_decay and weight_decay_time_scale",
+        optimizer={"name": "adamw", "weight_decay": 0.1, "weight_decay_time_scale": 0.3},
+    ),
+    "time scale of a decay that is coupled": of(
+        "optimizer", "sgd does not read weight_decay_time_scale", optimizer={"name": "sgd", "weight_decay_time_scale": 0.3}
+    ),
+    "time scale below a step": of(
+        "optimizer.weight_decay_time_scale",
+        "no more than a step of 256",
+        "more than 0.5",
+        optimizer={"name": "adamw", "weight_decay_time_scale": 0.01},
+    ),
     "nesterov without momentum": of("optimizer", "nesterov needs a momentum", optimizer={"name": "sgd", "nesterov": True, "momentum": 0.0}),
     "name and entry point": of("model", "exactly one of name and entry_point", model={"name": "mlp", "entry_point": "a:b"}),
     "neither": of("dataset", "exactly one of name and entry_point", dataset={}),

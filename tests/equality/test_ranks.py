@@ -84,6 +84,11 @@ EQUAL: dict[str, dict[str, Any]] = {
         batch={"global_batch_size": 250, "micro_batch_size": 50, "schedule": {"follows_rate": {"largest_factor": 4}}},
         learning_rate={"base": 0.1, "decay": "step", "decay_factor": 0.5, "decay_milestones": [1.0, 2.0, 3.0]},
     ),
+    "half-lives": document(
+        optimizer={"name": "lamb", "beta1_half_life_samples": 1500.0, "beta2_half_life_samples": 20000.0, "weight_decay": 0.01},
+        learning_rate={"base": 0.005},
+        batch={"global_batch_size": 250, "micro_batch_size": 50, "schedule": {"growth": [{"epoch": 2.0, "factor": 2.5}]}},
+    ),
     "dropout": document(model={"entry_point": "rank_strangers:dropping"}),
     "unreached": document(model={"entry_point": "rank_strangers:branching"}),
     # 50 of 240 samples a step: sequences whose tokens count are very different in number, pairs that are all compared, noise of the samples' own.

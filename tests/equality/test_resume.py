@@ -98,6 +98,16 @@ CASES: dict[str, dict[str, Any]] = {
         "batch": {"global_batch_size": 16, "micro_batch_size": 16, "schedule": {"doubling": {"samples": 70, "times": 2}, "rate_follows": "linear"}},
         "stop": {"epochs": 3.0},
     },
+    "adamw by half-lives and a time scale, batch schedule": {
+        "optimizer": {
+            "name": "adamw",
+            "beta1_half_life_samples": 100.0,
+            "beta2_half_life_samples": 1000.0,
+            "weight_decay_time_scale": 0.5,
+        },
+        "learning_rate": {"base": 0.05},
+        "batch": {**BATCH, "schedule": {"growth": [{"epoch": 1.5, "factor": 2.0}]}},
+    },
     "adascale": {"learning_rate": {"base": 0.1, "scaling": "adascale", "base_global_batch_size": 8}, "stop": {"steps": 14}},
     "read sample by sample": {"dataset": {"entry_point": "own_code:own_samples"}, "batch": {**BATCH, "last": "drop"}},
     "bfloat16, channels last": {

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from largebatch.jobs.run.records import RunSummary
-from largebatch.jobs.spec.train_spec import IN_TOKENS
+from largebatch.jobs.spec.alternatives import IN_TOKENS
 from largebatch.jobs.tasks.metric import Metric
 from largebatch.tuning.results.answers import Setting
 

@@ -6,12 +6,13 @@ import contextlib
 from collections.abc import Mapping, Sequence
 
 from largebatch.jobs.errors import InputError
+from largebatch.jobs.optim.by_samples.options import StepSize
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.tuning.results.analysis.reference import Curve, curve_through
 from largebatch.tuning.results.analysis.step_time import Profile
 from largebatch.tuning.results.run_result import RunResult
 from largebatch.tuning.sweep.optimizers import OPTIMIZER, RATE_POWER, RATE_REACH, usual_rate
-from largebatch.tuning.sweep.spec import BATCH, MOMENTUM, RATE, RangeSpec, ResourcesSpec, SearchSpec, SweepSpec
+from largebatch.tuning.sweep.spec import BATCH, HALF_LIVES, MOMENTUM, RATE, RangeSpec, ResourcesSpec, SearchSpec, SweepSpec
 
 SWEEP_SHARE = 0.65
 """Of a study's budget, at most."""
@@ -34,6 +35,8 @@ FEWEST_RUNS = 3
 """At each batch size, before there are fewer sizes: two learning rates, and a second seed of the better."""
 USUAL_MOMENTUM = 0.9
 """Compared with none where the recipe has none."""
+SHORTER = 4.0
+"""Of two half-lives of momentum that are compared, how many times the other is shorter than the recipe's."""
 BATCH_STEP = 4
 
 
@@ -93,19 +96,20 @@ def size_sweep(
     Raises: InputError for a budget that does not hold one run of each.
     """
     expected = [Expected(spec, profile, reference, own) for own in (optimizers.values() if optimizers else [profile])]
-    momenta = [] if optimizers else _momenta(spec)
+    of_reference = StepSize(reference.summary.global_batch_size, reference.summary.tokens_per_sample)
+    field, momenta = (MOMENTUM, []) if optimizers else _momenta(spec, of_reference)
     share = OTHER_SHARE + FURTHER_PROFILE_SHARE * sum(own is not profile for own in (optimizers or {}).values())
-    batches, momenta, num_runs = _size(spec, candidates(profile), momenta, expected, budget_s, share, used_s=reference.summary.wall_seconds)
+    batches, momenta, num_runs = _size(candidates(profile), momenta, expected, budget_s, share, used_s=reference.summary.wall_seconds)
     repeats = min(REPEATS, max(num_runs - 1, 1))
     rate = reference.learning_rate * (min(batches) / reference.summary.global_batch_size) ** RATE_POWER
     is_effective = bool(momenta) and spec.optimizer.accumulates
-    centre = rate / (1 - spec.optimizer.momentum_value) if is_effective else rate
+    centre = rate / (1 - spec.optimizer.momentum_at(of_reference)) if is_effective else rate
     return SweepSpec(
         name="sweep",
         recipe=spec.name,
         # The search finds each batch's own rate, so no rule moves it once more; and a growing batch is no batch size.
         set={"stop.epochs": expected[0].epochs, "stop.steps": None, "learning_rate.scaling": "none", "batch.schedule": {}},
-        each={**({OPTIMIZER: [*optimizers]} if optimizers else {}), BATCH: [*batches], **({MOMENTUM: [*momenta]} if momenta else {})},
+        each={**({OPTIMIZER: [*optimizers]} if optimizers else {}), BATCH: [*batches], **({field: [*momenta]} if momenta else {})},
         search=SearchSpec(
             trials=min(max(num_runs - (repeats - 1), 1), MOST_TRIALS),
             space={} if optimizers else {RATE: _around(centre, is_effective)},
@@ -128,18 +132,25 @@ def _middle(optimizer: str, rate: float, spec: TrainSpec, batch: int) -> float:
     return usual
 
 
-def _momenta(spec: TrainSpec) -> list[float]:
-    """What is compared; none for an optimizer without momentum."""
-    has_momentum = f"optimizer.{spec.optimizer.momentum_option}" == MOMENTUM
-    return [0.0, spec.optimizer.momentum_value or USUAL_MOMENTUM] if has_momentum else []
+def _momenta(spec: TrainSpec, of_reference: StepSize) -> tuple[str, list[float]]:
+    """(The field that says the momentum, its values to compare: none or a shorter half-life, and the recipe's own; no values for an optimizer
+    without.)
+    """
+    if f"optimizer.{spec.optimizer.momentum_option}" != MOMENTUM:
+        return MOMENTUM, []
+    told = spec.optimizer.half_lives.get(spec.optimizer.momentum_option)
+    if told is None:
+        return MOMENTUM, [0.0, spec.optimizer.momentum_at(of_reference) or USUAL_MOMENTUM]
+    in_samples = told[1] * of_reference.num_samples / of_reference.amount(told[0])
+    return HALF_LIVES[0], [in_samples / SHORTER, in_samples]
 
 
 def _size(
-    spec: TrainSpec, batches: list[int], momenta: list[float], expected: Sequence[Expected], budget_s: float, other_share: float, used_s: float
+    batches: list[int], momenta: list[float], expected: Sequence[Expected], budget_s: float, other_share: float, used_s: float
 ) -> tuple[list[int], list[float], int]:
     """(batches and momenta to compare; how many runs of each combination, under each optimizer, the budget holds).
 
-    Args: expected: under each optimizer; other_share: of the budget, for what is no run.
+    Args: momenta: the recipe's own last; expected: under each optimizer; other_share: of the budget, for what is no run.
     """
 
     def seconds(batch: int) -> float:
@@ -156,7 +167,7 @@ def _size(
 
     while len(batches) > 3 and num_runs() < FEWEST_RUNS:
         if len(momenta) > 1 and len(batches) <= 4:
-            momenta = [spec.optimizer.momentum_value]
+            momenta = momenta[-1:]
         else:  # the ends cost most, many steps below and many samples above; large batches are what is asked about, and go later
             is_last_dear = seconds(batches[-1]) > 2 * seconds(batches[0])
             batches = batches[:-1] if is_last_dear else batches[1:]
@@ -185,7 +196,11 @@ def candidates(profile: Profile) -> list[int]:
 def what_was_chosen(sweep: SweepSpec) -> str:
     """What was chosen, for a person."""
     batches = ", ".join(f"{batch:,}" for batch in sweep.each[BATCH] if isinstance(batch, int))
-    momenta = f", momentum {' and '.join(f'{m:g}' for m in sweep.each[MOMENTUM] if isinstance(m, float))}" if MOMENTUM in sweep.each else ""
+    momenta = "".join(
+        f", {name} {' and '.join(f'{value:g}' for value in sweep.each[field] if isinstance(value, float))}"
+        for field, name in ((MOMENTUM, "momentum"), (HALF_LIVES[0], "half-lives of momentum (samples)"))
+        if field in sweep.each
+    )
     rates, seeds = sweep.num_trials, sweep.repeats
     under = f", under {' and '.join(sweep.optimizers)}" if sweep.optimizers else ""
     searched = f"{rates} learning rate{'s' if rates > 1 else ''}"

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import pydantic
 
 from largebatch.jobs.errors import SpecError
+from largebatch.jobs.optim.by_samples.options import decay_of
 from largebatch.jobs.optim.config_base import OptimizerConfig
 from largebatch.jobs.plan.make import TrainingSet, resolve_global_batch_size
 from largebatch.jobs.spec.mistakes import first_mistake, nearest
@@ -15,7 +16,7 @@ from largebatch.jobs.spec.read import RECIPES_DIR, build_spec, read_spec, set_fi
 from largebatch.jobs.spec.text import read_document
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.tuning.sweep.optimizers import ENTRY_POINT, OPTIMIZER, OPTIMIZER_NAME, optimizer_fields, optimizer_of
-from largebatch.tuning.sweep.spec import BATCHES, MOMENTUM, RangeSpec, Space, SweepSpec
+from largebatch.tuning.sweep.spec import BATCHES, HALF_LIVES, MOMENTUM, RangeSpec, Space, SweepSpec
 
 
 class SweepGroup(NamedTuple):
@@ -91,11 +92,25 @@ def groups(sweep: SweepSpec) -> list[SweepGroup]:
             fields |= optimizer_fields(value) if name == OPTIMIZER else {name: value}
         batch = fields.get(batch_field)
         factor = batch / smallest if smallest and isinstance(batch, int) else 1.0
-        momentum = float(fields[MOMENTUM]) if MOMENTUM in fields else None
+        momentum = _momentum_in(fields)
         searched = spaces[optimizer_of(fields) if sweep.optimizers else None]
         space = {name: domain.moved(factor, momentum) if isinstance(domain, RangeSpec) else domain for name, domain in searched.items()}
         combinations.append(SweepGroup(number, fields, space))
     return combinations
+
+
+def _momentum_in(fields: Mapping[str, Any]) -> float | None:
+    """The momentum that a combination of values comes to; None where it says none. Raises: SpecError for a half-life beside a batch of no number."""
+    if MOMENTUM in fields:
+        return float(fields[MOMENTUM])
+    for half_life, batch in zip(HALF_LIVES, BATCHES, strict=True):
+        if half_life in fields and batch in fields:
+            if fields[batch] == "full":
+                raise SpecError(
+                    f"each.{batch}", f"holds `full`, and {half_life} says a momentum by the batch.", "Give the number of training samples."
+                )
+            return decay_of(float(fields[half_life]), float(fields[batch]))
+    return None
 
 
 def count_runs(sweep: SweepSpec) -> int:

@@ -10,9 +10,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, JsonValue, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
+from largebatch.jobs.optim.by_samples.options import half_life_fields
 from largebatch.jobs.optim.configs import OPTIMIZERS
+from largebatch.jobs.spec.alternatives import IN_TOKENS
 from largebatch.jobs.spec.mistakes import nearest
-from largebatch.jobs.spec.train_spec import IN_TOKENS
 from largebatch.jobs.spec_base import Spec
 from largebatch.tuning.sweep.optimizers import OPTIMIZER, OPTIMIZER_NAME, RATE_POWER, RATE_REACH, optimizer_fields, optimizer_of, usual_rate
 
@@ -20,6 +21,8 @@ BATCH = "batch.global_batch_size"
 BATCHES = (BATCH, IN_TOKENS[BATCH])
 MOMENTUM = "optimizer.momentum"
 RATE = "learning_rate.base"
+HALF_LIVES = tuple(f"optimizer.{field}" for field in half_life_fields("momentum"))
+"""Of the momentum, in the units of `BATCHES`."""
 
 
 class RangeSpec(Spec):
@@ -41,7 +44,7 @@ class RangeSpec(Spec):
 
     is_effective: bool = False
     """Learning rates: the ends are of the effective rate, learning rate / (1 - momentum), which is what Shallue et al.
-    search; needs optimizer.momentum in `each`."""
+    search; needs optimizer.momentum in `each`, or its half-life beside batches in the same unit."""
 
     @model_validator(mode="after")
     def _is_a_range(self) -> Self:
@@ -184,8 +187,11 @@ class SweepSpec(Spec):
         if both:
             raise ValueError(f"{', '.join(sorted(both))} is in each and in search.space; it can be compared or searched")
         effective = [name for space in spaces for name, domain in space.items() if isinstance(domain, RangeSpec) and domain.is_effective]
-        if effective and MOMENTUM not in self.each:
-            raise ValueError(f"{effective[0]} is_effective, which needs {MOMENTUM} in each")
+        if effective and not any(fields <= self.each.keys() for fields in ({MOMENTUM}, *map(set, zip(HALF_LIVES, BATCHES, strict=True)))):
+            by_half_life = f"{HALF_LIVES[0]} and {BATCHES[0]}"
+            raise ValueError(f"{effective[0]} is_effective, which needs {MOMENTUM} in each, or {by_half_life}, or both in tokens")
+        if len(momenta := [field for field in (MOMENTUM, *HALF_LIVES) if field in {*self.each, *searched}]) > 1:
+            raise ValueError(f"{' and '.join(momenta)} say the same; give one of them")
         if any(not values for values in self.each.values()):
             raise ValueError("each holds an empty list")
         if len(batches := [field for field in BATCHES if field in {*self.each, *searched}]) > 1:

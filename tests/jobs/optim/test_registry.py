@@ -68,7 +68,7 @@ KNOWN = ", ".join(f'"{name}"' for name in OPTIMIZERS)
         ),
         (
             {"name": "sgd", "smoothing": 0.5},
-            "optimizer: sgd does not read smoothing; it reads decay_biases_and_norms, groups, momentum, nesterov, weight_decay.",
+            "optimizer: sgd does not read smoothing; it reads decay_biases_and_norms, groups, momentum, ",
         ),
         ({"name": "rmsprop", "smothing": 0.5}, "optimizer.smothing: is not a known key. Did you mean smoothing"),
     ],
