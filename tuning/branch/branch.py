@@ -5,11 +5,10 @@ from typing import NamedTuple
 
 from largebatch.jobs.run.run_folder import write_text
 from largebatch.tuning.branch.answer import BranchAnswer, answer_of_branches
+from largebatch.tuning.branch.files import ANSWER, BRANCHES, RECIPE
 from largebatch.tuning.branch.origin import Origin
-from largebatch.tuning.branch.run_branches import BRANCHES, Ask, BranchListener, run_branches
+from largebatch.tuning.branch.run_branches import Ask, BranchListener, run_branches
 from largebatch.tuning.branch.schedule import as_yaml
-
-ANSWER, RECIPE = "answer.json", "grown.yaml"
 
 
 class Left(NamedTuple):

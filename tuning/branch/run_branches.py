@@ -16,12 +16,10 @@ from typing import NamedTuple
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.run.json_lines import LineAppender, parse_object, read_all_lines
 from largebatch.jobs.run.run_folder import storage_errors
+from largebatch.tuning.branch.files import BRANCHES, LEDGER
 from largebatch.tuning.branch.origin import BranchPoint, Origin
 from largebatch.tuning.branch.plan import branch_plan, evaluation_places
 from largebatch.tuning.branch.train import Branch, BranchResult, train_branch
-
-BRANCHES, LEDGER = "branches", "branches.jsonl"
-"""The folder in the run's, and the file in it."""
 
 
 class Ask(NamedTuple):

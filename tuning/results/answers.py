@@ -177,10 +177,70 @@ class UnderOptimizer(Answer):
     gradient_noise_scale: float | None
 
 
+Verdict = Literal["grow", "keep", "measure"]
+"""Of a batch that grows while training: worth it, not, or not known."""
+
+
+class Evidence(Answer):
+    """What a verdict stands on."""
+
+    source: Literal["measured", "literature"]
+    """measured: on these runs."""
+    text: str
+
+
+class GrowthAdvice(Answer):
+    """Whether the batch should grow while training, under one optimizer."""
+
+    optimizer: str
+    verdict: Verdict
+    is_measured: bool
+    """Whether the verdict is of these runs; else of the literature."""
+    evidence: list[Evidence]
+    """What was measured first."""
+
+    @property
+    def words(self) -> str:
+        """For people."""
+        verdicts = {
+            "grow": "worth it" if self.is_measured else "worth trying",
+            "keep": "no" if self.is_measured else "not recommended unless measured",
+        }
+        grounds = {"measured": "measured on these runs", "literature": "the literature"}
+        shown = [each for each in self.evidence if self.is_measured is False or each.source == "measured"]
+        told = ". ".join(f"{grounds[each.source].capitalize()}: {each.text}" for each in shown)
+        ask = "" if self.is_measured else " `largebatch branch RUN` measures it."
+        return f"A batch that grows while training, under {self.optimizer}: {verdicts.get(self.verdict, 'not known')}. {told}.{ask}"
+
+
+class GrownSchedule(Answer):
+    """The schedule that branches allow, as far as advice asks."""
+
+    growth: list[tuple[float, int]]
+    """(epoch, factor of the run's batch), by rising epoch."""
+    num_steps: int
+    num_constant_steps: int
+
+
+class BranchedRun(Answer):
+    """What a run's branches came to, as `largebatch branch` left it in the run's folder."""
+
+    run: str
+    optimizer: str
+    global_batch_size: int
+    places: list[dict[str, Any]]
+    """Checkpoints that the branches say something of."""
+    schedule: GrownSchedule | None
+    recipe: str = ""
+    """The path of the grown recipe, where there is one."""
+
+
 class SweepAdvice(Answer):
-    """Soonest, cheapest, knee."""
+    """Soonest, cheapest, knee, and whether to grow."""
 
     advice: list[Advice]
+    growing: list[GrowthAdvice] = []
+    """Whether the batch should grow while training, by optimizer."""
     words: list[str]
     """The same for people."""
 

@@ -21,7 +21,9 @@ from largebatch.tuning.results.analysis.configurations import (
     score_spread,
 )
 from largebatch.tuning.results.analysis.critical_batch import fit_critical_batch
-from largebatch.tuning.results.answers import Advice, Choice, CriticalBatch, ScorePoint, Setting
+from largebatch.tuning.results.analysis.growing import growth_advice
+from largebatch.tuning.results.answers import Advice, Choice, CriticalBatch, GrowthAdvice, ScorePoint, Setting
+from largebatch.tuning.results.branched_runs import branched_runs
 from largebatch.tuning.results.collect import collect
 from largebatch.tuning.results.run_folders import ended_runs, failures_in_words
 from largebatch.tuning.results.run_result import RunResult, differences, settings_of
@@ -152,6 +154,11 @@ class Findings:
     def advice(self) -> list[Advice]:
         """Soonest, cheapest, knee, and within the limits that were given."""
         return advise(self.choices, [Limit(cost, most, self._by(cost, most)) for cost, most in self.limits.items()], self.unit)
+
+    @cached_property
+    def growing(self) -> list[GrowthAdvice]:
+        """Whether the batch should grow while training, by optimizer."""
+        return growth_advice(self.runs, branched_runs(self.runs), self.unit)
 
     def _by(self, cost: Cost, most: float) -> list[Partial]:
         """How good each batch had become within a limit, under each optimizer: its best configuration, of those with the most seeds."""

@@ -63,6 +63,7 @@ def answer_of(findings: Findings) -> SweepFindings:
         score_frontier=findings.score_frontier,
         cost_frontier=findings.cost_frontier,
         advice=findings.advice,
+        growing=findings.growing,
         left_out={str(setting): count for setting, count in findings.other_settings.items()},
     )
 
@@ -79,6 +80,7 @@ def _words(findings: Findings) -> list[str]:
     words += [_reach_in_words(side) for side in sides.values() if findings.compares_optimizers and reached]
     words += [_critical_batch_in_words(side.critical_batch, side, under) for side in sides.values() if side.critical_batch]
     words += [sentence(advice, findings.unit) for advice in findings.advice if advice.question not in {"soonest", "cheapest"}]
+    words += [growing.words for growing in findings.growing]
     if not reached:
         medians = [tried.best_score.median for tried in best if tried.best_score.median is not None]
         highest = findings.metric.format(findings.metric.best(medians)) if medians else "not known"

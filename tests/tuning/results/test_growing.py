@@ -1,0 +1,150 @@
+"""Whether a batch should grow: what was measured on the runs decides, the literature by optimizer where nothing was."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import said
+from made_runs import made_folder, made_run
+
+from largebatch.tuning.branch.answer import BranchAnswer, Place
+from largebatch.tuning.branch.critical import BranchedBatch
+from largebatch.tuning.branch.files import ANSWER, BRANCHES, RECIPE
+from largebatch.tuning.branch.schedule import BatchSchedule
+from largebatch.tuning.results.answers import GrowthAdvice
+from largebatch.tuning.results.findings import find
+from largebatch.tuning.results.run_result import RunResult
+from largebatch.tuning.results.wording import answer_of
+
+GROWN = (("batch.schedule.growth", "[{'fraction': 0.5, 'factor': 4.0}]"), ("batch.schedule.rate_follows", "sqrt"))
+
+
+def run(optimizer: str, seed: int, score: float, steps: int, schedule: tuple[tuple[str, str], ...] = (), **changed: str) -> RunResult:
+    """A run of 64,000 samples at batch 64 with such a last score."""
+    fields = {"batch.global_batch_size": "64", "optimizer.name": optimizer, "batch.schedule.rate_follows": "none", **dict(schedule), **changed}
+    made = made_run(64, seed, optimizer=optimizer, settings=tuple(sorted(fields.items())))
+    ended = {"score": score, "best_score": score, "steps": steps, "samples_seen": 64_000, "run_id": f"{optimizer}-{steps}-{seed}-{score}"}
+    return RunResult(**{**vars(made), "name": "grown" if schedule else "constant", "summary": made.summary.model_copy(update=ended)})
+
+
+def advice(runs: list[RunResult]) -> GrowthAdvice:
+    (only,) = find(runs, 0.9).growing
+    return only
+
+
+def pair(optimizer: str, grown: list[float], constant: list[float], **changed: str) -> list[RunResult]:
+    return [
+        *(run(optimizer, seed, score, 600, GROWN, **changed) for seed, score in enumerate(grown)),
+        *(run(optimizer, seed, score, 1000) for seed, score in enumerate(constant)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "verdict", "said"),
+    [
+        ("adamw", "grow", "worth trying. The literature: a batch that doubled with the critical batch"),
+        ("sgd", "grow", "arXiv:1711.00489"),
+        ("muon", "keep", "not recommended unless measured. The literature: of the one comparison under Muon"),
+        ("lamb", "measure", "not known. The literature: no published comparison of a growing with a constant batch under lamb"),
+    ],
+)
+def test_the_literature_speaks_where_nothing_was_measured(optimizer: str, verdict: str, said: str) -> None:
+    told = advice([run(optimizer, seed, 0.95, 1000) for seed in range(3)])
+    assert (told.verdict, told.is_measured, [each.source for each in told.evidence]) == (verdict, False, ["literature"])
+    assert said in told.words
+    assert told.words.endswith("`largebatch branch RUN` measures it.")
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon", "lamb"])
+@pytest.mark.parametrize(
+    ("grown", "constant", "verdict", "said"),
+    [
+        ([0.94, 0.95, 0.96], [0.945, 0.955, 0.965], "grow", "in 600 steps grown and"),
+        ([0.97, 0.98, 0.99], [0.945, 0.955, 0.965], "grow", "or is better"),
+        ([0.91, 0.92, 0.93], [0.945, 0.955, 0.965], "keep", "worse beyond the seeds' spread"),
+    ],
+    ids=["as good", "better", "worse"],
+)
+def test_a_measured_pair_overrules_the_literature(optimizer: str, grown: list[float], constant: list[float], verdict: str, said: str) -> None:
+    told = advice(pair(optimizer, grown, constant))
+    assert (told.verdict, told.is_measured) == (verdict, True)
+    assert [each.source for each in told.evidence] == ["measured", "literature"]
+    assert said in told.words
+    assert "40% fewer" in told.words
+    assert "iterature" not in told.words
+
+
+def test_one_seed_is_told_and_decides_nothing() -> None:
+    told = advice(pair("muon", [0.99], [0.9]))
+    assert (told.verdict, told.is_measured) == ("keep", False)
+    assert "a single seed does not say how much of that is chance. The literature: " in told.words
+
+
+@pytest.mark.parametrize("changed", [{"learning_rate.base": "0.3"}, {"batch.schedule.short_sequences.length": "16"}], ids=str)
+def test_runs_that_differ_in_more_are_no_pair(changed: dict[str, str]) -> None:
+    assert not advice(pair("adamw", [0.94, 0.95], [0.94, 0.95], **changed)).is_measured
+
+
+def test_runs_of_other_lengths_are_no_pair() -> None:
+    runs = pair("adamw", [0.94, 0.95], [0.94, 0.95])
+    longer = [RunResult(**{**vars(each), "summary": each.summary.model_copy(update={"samples_seen": 70_000})}) for each in runs[2:]]
+    assert not advice([*runs[:2], *longer]).is_measured
+
+
+def test_each_optimizer_has_its_own() -> None:
+    told = find([*pair("adamw", [0.94, 0.95], [0.94, 0.95]), *pair("muon", [0.91, 0.92], [0.94, 0.95])], 0.9).growing
+    assert [(each.optimizer, each.verdict, each.is_measured) for each in told] == [("adamw", "grow", True), ("muon", "keep", True)]
+
+
+def branched(run_dir: Path, schedule: BatchSchedule | None, optimizer: str = "sgd") -> None:
+    """What `largebatch branch` leaves beside a run."""
+    critical = BranchedBatch(critical_batch_size=150.0, low=100.0, high=200.0, tolerance=0.1, excess={128: 0.05}, excess_errors={128: 0.01}, loss=1.0,
+                             num_orders=4)  # fmt: skip
+    answer = BranchAnswer(
+        run=run_dir.name, optimizer=optimizer, global_batch_size=64, tokens_per_sample=None, evaluated_on="test", rate_power=1.0, num_samples=100,
+        num_left=0, places=[Place(step=10, samples_seen=640, critical=critical, noise_scale=None)], schedule=schedule, words=[], rows=[],
+    )  # fmt: skip
+    (run_dir / BRANCHES).mkdir()
+    (run_dir / BRANCHES / ANSWER).write_text(answer.model_dump_json())
+
+
+SCHEDULE = BatchSchedule(growth=[(1.5, 2)], places=[640], rate_follows="linear", num_steps=60, num_constant_steps=100)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "verdict", "told"),
+    [
+        (SCHEDULE, "grow", "a batch of 128 from epoch 1.5 is without loss, 60 steps in place of 100; try it: largebatch train "),
+        (None, "keep", "twice its batch of 64 is not without loss"),
+    ],
+    ids=["allowed", "not allowed"],
+)
+def test_branches_that_were_measured_are_used(
+    schedule: BatchSchedule | None, verdict: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = made_folder(tmp_path, 64)
+    branched(run_dir, schedule)
+    code, out, _ = said(capsys, "advise", run_dir)
+    assert code == 0
+    assert told in " ".join(out.split())
+    code, out, _ = said(capsys, "advise", run_dir, "--json")
+    (growing,) = json.loads(out)["growing"]
+    assert (code, growing["optimizer"], growing["verdict"], growing["is_measured"]) == (0, "sgd", verdict, True)
+    if schedule:
+        assert growing["evidence"][0]["text"].endswith(str(run_dir / BRANCHES / RECIPE))
+
+
+def test_an_answer_of_branches_that_cannot_be_read_says_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_dir = made_folder(tmp_path, 64)
+    (run_dir / BRANCHES).mkdir()
+    (run_dir / BRANCHES / ANSWER).write_text("{")
+    code, out, _ = said(capsys, "advise", run_dir, "--json")
+    assert (code, json.loads(out)["growing"][0]["is_measured"]) == (0, False)
+
+
+def test_words_stand_in_the_answer() -> None:
+    answer: Any = answer_of(find(pair("adamw", [0.94, 0.95], [0.94, 0.95]), 0.9))
+    assert any(
+        line.startswith("A batch that grows while training, under adamw: worth it. Measured on these runs: grown came to") for line in answer.words
+    )

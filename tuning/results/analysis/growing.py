@@ -1,0 +1,127 @@
+"""Whether the batch should grow while training, by optimizer: what was measured on these runs comes first, the literature where nothing was.
+
+Which schedule helps depends on the optimizer: under AdamW a batch that grows with the critical batch saved steps at no loss; under Muon, which
+holds out at large batches from the start, the one published comparison found a small loss. So the literature is told by optimizer, and a
+measurement of the person's own overrules it.
+"""
+
+from collections.abc import Sequence
+from statistics import median
+from typing import NamedTuple
+
+from largebatch.tuning.results.analysis.configurations import score_spread
+from largebatch.tuning.results.answers import BranchedRun, Evidence, GrowthAdvice, Verdict
+from largebatch.tuning.results.run_result import RunResult
+from largebatch.tuning.results.unit import Unit
+
+GROWS = ("batch.schedule.growth", "batch.schedule.doubling", "batch.schedule.follows_rate")
+CHANGES, END = (*GROWS, "batch.schedule.warmup", "batch.schedule.rate_follows"), "stop."
+"""Beginnings of the fields that say whether a batch grows, that may differ between a grown run and a constant one, and that say where runs end."""
+SAME_LENGTH = 0.02
+"""Runs whose samples differ by less of their number are equally long: steps of a larger batch may end a little later."""
+
+LITERATURE: dict[str, tuple[Verdict, str]] = {
+    "adamw": (
+        "grow",
+        "a batch that doubled with the critical batch, the rate by the square root, took OLMo 1B under AdamW to a slightly better loss in 43 % fewer "
+        "steps (Merrill et al., arXiv:2505.23971), and one that grows where the rate would fall came to an equal loss in about 36 % fewer "
+        "(Seesaw, arXiv:2510.14717)",
+    ),
+    "sgd": (
+        "grow",
+        "a batch that grows in place of a rate that falls came to equal test accuracies after as many epochs, in fewer updates, under SGD with "
+        "momentum (Smith et al., arXiv:1711.00489)",
+    ),
+    "muon": (
+        "keep",
+        "of the one comparison under Muon that is known to us, 6.3 M tokens grown to 25.2 M against a constant batch, the grown one came to a loss "
+        "higher by 0.00025 to 0.00035 in 18.8 % more steps (Qwen3.8, August 2026, as a later survey quotes it)",
+    ),
+}  # fmt: skip
+"""What published comparisons say, by optimizer: see docs/batch-size.md."""
+UNKNOWN = "no published comparison of a growing with a constant batch under {} is known to us"
+
+
+class Pair(NamedTuple):
+    """Runs that differ in their batch schedule alone."""
+
+    grown: list[RunResult]
+    constant: list[RunResult]
+
+
+def growth_advice(runs: Sequence[RunResult], branched: Sequence[BranchedRun], unit: Unit) -> list[GrowthAdvice]:
+    """One for each optimizer, in the order of their names."""
+    return [_of_optimizer(optimizer, runs, branched, unit) for optimizer in sorted({run.optimizer for run in runs})]
+
+
+def _of_optimizer(optimizer: str, runs: Sequence[RunResult], branched: Sequence[BranchedRun], unit: Unit) -> GrowthAdvice:
+    own = [run for run in runs if run.optimizer == optimizer]
+    measured = [*map(_of_pair, _pairs(own)), *(_of_branches(each, unit) for each in branched if each.optimizer == optimizer)]
+    literature, text = LITERATURE.get(optimizer, ("measure", UNKNOWN.format(optimizer)))
+    evidence = [*(evidence for _, evidence in measured), Evidence(source="literature", text=text)]
+    decided = [verdict for verdict, _ in measured if verdict != "measure"]
+    return GrowthAdvice(optimizer=optimizer, verdict=decided[0] if decided else literature, is_measured=bool(decided), evidence=evidence)
+
+
+def _pairs(runs: Sequence[RunResult]) -> list[Pair]:
+    """Grown and constant runs that are equally long and alike in all else, the seed apart."""
+    constant: dict[tuple[tuple[str, str], ...], list[RunResult]] = {}
+    grown: dict[tuple[tuple[str, str], ...], list[RunResult]] = {}
+    for run in runs:
+        (grown if any(name.startswith(GROWS) for name, _ in run.settings) else constant).setdefault(run.settings, []).append(run)
+    pairs = []
+    for settings, members in grown.items():
+        alike = [others for other, others in constant.items() if _beside_schedule(other) == _beside_schedule(settings)]
+        length = median(run.summary.samples_seen for run in members)
+        same = [others for others in alike if abs(median(run.summary.samples_seen for run in others) / length - 1) < SAME_LENGTH]
+        if same:
+            pairs.append(Pair(members, max(same, key=len)))
+    return pairs
+
+
+def _beside_schedule(settings: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+    return tuple(each for each in settings if not each[0].startswith((*CHANGES, END)))
+
+
+def _of_pair(pair: Pair) -> tuple[Verdict, Evidence]:
+    """A grown batch is as good where the seeds do not tell its last score from the constant batch's, or it is better."""
+    metric = pair.grown[0].metric
+    grown, constant = (score_spread([run.summary.score for run in runs], metric) for runs in pair)
+    steps, constant_steps = (median(run.summary.steps for run in runs) for runs in pair)
+    told = " and ".join(
+        f"{metric.name} {'-' if each.median is None else metric.format(each.median)} ({_seeds(len(runs))}) in {count:,.0f} steps {name}"
+        for each, runs, count, name in zip((grown, constant), pair, (steps, constant_steps), ("grown", "with a constant batch"), strict=True)
+    )
+    text = f"{pair.grown[0].name} came to {told}, {_fewer(steps, constant_steps)}"
+    ends = (grown.low, grown.high, constant.low, constant.high)
+    if min(len(pair.grown), len(pair.constant)) < 2 or any(end is None for end in ends):
+        return "measure", Evidence(source="measured", text=f"{text}; a single seed does not say how much of that is chance")
+    goodness = [metric.goodness(end) for end in ends if end is not None]
+    is_worse = max(goodness[:2]) < min(goodness[2:])
+    verdict: Verdict = "keep" if is_worse or steps >= constant_steps else "grow"
+    apart = "which is worse beyond the seeds' spread" if is_worse else "which the seeds do not tell apart, or is better"
+    return verdict, Evidence(source="measured", text=f"{text}, {apart}")
+
+
+def _of_branches(run: BranchedRun, unit: Unit) -> tuple[Verdict, Evidence]:
+    schedule = run.schedule
+    if schedule is None:
+        text = (
+            f"by the branches of {run.run} twice its batch of {unit.batch(run.global_batch_size)} is not without loss from any checkpoint to the end"
+        )
+        return ("keep" if run.places else "measure"), Evidence(source="measured", text=text)
+    steps = ", ".join(f"{unit.batch(run.global_batch_size * factor)} from epoch {epoch:.3g}" for epoch, factor in schedule.growth)
+    text = (
+        f"by the branches of {run.run} a batch of {steps} is without loss, {schedule.num_steps:,} steps in place of {schedule.num_constant_steps:,}; "
+        f"try it: largebatch train {run.recipe}"
+    )
+    return "grow", Evidence(source="measured", text=text)
+
+
+def _seeds(number: int) -> str:
+    return f"{number} seed{'s' if number > 1 else ''}"
+
+
+def _fewer(steps: float, constant_steps: float) -> str:
+    change = 1 - steps / constant_steps
+    return f"{abs(change):.0%} {'fewer' if change >= 0 else 'more'}"
