@@ -5,6 +5,7 @@ appends next ends the cut line first, so it costs nothing but itself. `parse_obj
 """
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -83,9 +84,19 @@ def read_last_lines(path: Path, num_bytes: int = CHUNK_BYTES) -> list[Line]:
 
 
 def parse_object(line: bytes) -> dict[str, Any] | None:
-    """A line's JSON object; None for a line that a kill cut short, or that is no object."""
+    """A line's JSON object; None for a line that a kill cut short, that is no object, or that no other reader of JSON would take."""
     try:
-        value = json.loads(line)
+        value = json.loads(line, parse_constant=_refused, parse_float=_finite)
+        if b"\\u" in line:
+            json.dumps(value, ensure_ascii=False).encode()  # halves of a pair of surrogates are no text
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def _refused(constant: str) -> float:
+    raise ValueError(f"{constant} is no number of JSON")
+
+
+def _finite(text: str) -> float:
+    return value if math.isfinite(value := float(text)) else _refused(text)

@@ -39,6 +39,10 @@ class NotFoundError(LargebatchError):
     """There is nothing of that name, or nothing that the asker may see."""
 
 
+class NotJsonError(InputError):
+    """A body that is no JSON, or gives a key twice."""
+
+
 class TooManyRequestsError(LargebatchError):
     """More than one asker's share."""
 
@@ -55,12 +59,12 @@ STATUS: dict[type[Exception], tuple[int, str]] = {
     GoneError: (410, "Deleted"),
     TooLargeError: (413, "Too large"),
     TooManyRequestsError: (429, "Too many requests"),
+    NotJsonError: (400, "Not JSON"),
     InputError: (422, "Cannot be used"),
     FaultError: (503, "Not available now"),
 }
 ERRORS: dict[int | str, dict[str, Any]] = {
-    code: {"description": title, "content": {MEDIA_TYPE: {"schema": {"$ref": PROBLEM_SCHEMA}}}}
-    for code, title in ({400: "Not JSON"} | dict(STATUS.values())).items()
+    code: {"description": title, "content": {MEDIA_TYPE: {"schema": {"$ref": PROBLEM_SCHEMA}}}} for code, title in dict(STATUS.values()).items()
 }
 """What the OpenAPI document says of them."""
 
@@ -82,7 +86,7 @@ def of_validation(error: RequestValidationError) -> InputError:
     first: dict[str, Any] = error.errors()[0]
     if first["type"] == "json_invalid":  # its location is a character's number, no field
         reason = first["ctx"]["error"]
-        return InputError("body", f"{reason}." if reason.endswith("is given twice") else f"is not JSON: {reason}.")
+        return NotJsonError("body", f"{reason}." if reason.endswith("is given twice") else f"is not JSON: {reason}.")
     location = [str(part) for part in first["loc"] if part not in {"body", "query", "path", "header", "int", "float", "str", "bool"}]
     return InputError(".".join(location), f"{first['msg'].removeprefix('Value error, ')}.", "GET /openapi.json says what is expected.")
 
@@ -108,6 +112,8 @@ def answer_errors(app: FastAPI, render: Callable[[Request, Problem], Response]) 
 
     @app.exception_handler(HTTPException)
     def http(request: Request, error: HTTPException) -> Response:
+        if error.status_code == 404 and (instead := without_slash(request)):
+            return Response(status_code=307, headers={"Location": instead})
         if 300 <= error.status_code < 400:
             return Response(status_code=error.status_code, headers=error.headers)
         title = {404: "Not found", 405: "Not possible here"}.get(error.status_code, "Cannot be used")
@@ -116,6 +122,14 @@ def answer_errors(app: FastAPI, render: Callable[[Request, Problem], Response]) 
         if error.status_code == 405:
             response.headers["Allow"] = ", ".join(allowed_methods(request))
         return response
+
+
+def without_slash(request: Request) -> str | None:
+    """The address that a path with a slash too many at its end means, relative to this host: a proxy may have changed the name, or ended TLS."""
+    path = request.url.path.rstrip("/")
+    if path == request.url.path or not any(route.matches({**request.scope, "path": path})[0] is Match.FULL for route in request.app.routes):
+        return None
+    return path + (f"?{request.url.query}" if request.url.query else "")
 
 
 def allowed_methods(request: Request) -> list[str]:

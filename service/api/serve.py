@@ -79,7 +79,7 @@ def make_app(deps: Dependencies) -> FastAPI:
         await run_in_threadpool(deps.close)
 
     summary = "Runs, sweeps, and what they answer."
-    app = Application(title="largebatch", version="1", summary=summary, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = Application(title="largebatch", version="1", summary=summary, lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.dependencies = deps
     answer_errors(app, pages.render_problem)
     for router in (runs.router, sweeps.router, runs.recipes, operations.cluster, jobs.events, tokens.router, operations.router, pages.router):

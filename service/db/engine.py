@@ -1,5 +1,6 @@
 """Connections to either database, and the migrations that bring it up to date."""
 
+import contextlib
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,7 +37,7 @@ def connect(url: str) -> Engine:
         raise InputError("--database-url", "is not a database's address.", "Example: postgresql://user@host/largebatch") from error
     if parsed.get_backend_name() == "sqlite":
         if parsed.database:
-            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+            _for_its_owner_alone(Path(parsed.database))
         engine = sqlalchemy.create_engine(parsed, connect_args={"timeout": BUSY_S, "check_same_thread": False}, pool_size=POOL, max_overflow=POOL)
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
@@ -51,6 +52,14 @@ def connect(url: str) -> Engine:
         )  # fmt: skip
     except (NoSuchModuleError, ModuleNotFoundError) as error:
         raise InputError("--database-url", "PostgreSQL needs psycopg.", "pip install 'psycopg[binary]'") from error
+
+
+def _for_its_owner_alone(file: Path) -> None:
+    """Let a database's file, and what SQLite puts beside it, which takes over its mode, be read by this user alone; it holds digests of tokens."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(OSError):  # SQLite says in a moment what is wrong with it, and another user's stays theirs
+        file.touch(mode=0o600)
+        file.chmod(0o600)
 
 
 def _prepare_sqlite(connection: Any, record: Any) -> None:

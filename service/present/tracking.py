@@ -21,10 +21,13 @@ class Tracking:
         self._asking: threading.Thread | None = None
         self._fresh_s, self._timeout_s = fresh_s, timeout_s
         self._asked_at_s = -fresh_s
-        self._problem = "has not answered yet"
+        self._problem: str | None = None
 
-    def state(self) -> str:
-        """`ok`, or what is wrong, at most some seconds old; takes a second at most, also where names are not resolved."""
+    def state(self, waits: bool = True) -> str:
+        """`ok`, or what is wrong, at most some seconds old; takes a second at most, also where names are not resolved.
+
+        Args: waits: False: what was found last, at once; `ok` before anything was.
+        """
         if self._uri is None:
             return "ok"
         with self._lock:
@@ -32,9 +35,9 @@ class Tracking:
                 self._asking = threading.Thread(target=self._ask, name="tracking", daemon=True)
                 self._asking.start()
             asking = self._asking
-        if asking is not None:
+        if asking is not None and waits:
             asking.join(self._timeout_s)
-        return self._problem
+        return self._problem or ("has not answered yet" if waits else "ok")
 
     def _ask(self) -> None:
         try:

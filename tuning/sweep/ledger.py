@@ -4,6 +4,7 @@ The ledger and the runs' own folders are all that a sweep needs to go on after a
 kept, one without goes on from its checkpoint, and the searches ask and learn once more in the order that is written here.
 """
 
+import contextlib
 import json
 import time
 from collections.abc import Callable
@@ -90,7 +91,8 @@ class Ledger:
         for line in read_all_lines(folder / LEDGER):
             document = parse_object(line.content)
             if document is not None:  # else a kill cut it short: that trial was never begun
-                self._take(_RECORDS.validate_python(document))
+                with contextlib.suppress(pydantic.ValidationError):  # not ours
+                    self._take(_RECORDS.validate_python(document))
 
     def _take(self, record: Record) -> None:
         if isinstance(record, Spent):

@@ -1,5 +1,6 @@
 """/healthz, /readyz, /metrics and /v1/cluster: for whoever keeps the service running."""
 
+import shutil
 import time
 
 from fastapi import APIRouter
@@ -9,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from largebatch.jobs.errors import FaultError
 from largebatch.service.api.auth import Who
-from largebatch.service.api.dependencies import Deps
+from largebatch.service.api.dependencies import Dependencies, Deps
 from largebatch.service.api.errors import ERRORS
 from largebatch.service.job import Kind, State
 from largebatch.service.present.progress import saved_at_s
@@ -17,6 +18,8 @@ from largebatch.service.present.progress import saved_at_s
 router = APIRouter(tags=["operations"])
 cluster = APIRouter(prefix="/v1/cluster", tags=["cluster"], responses=ERRORS)
 STALE_S = 30.0
+LEAST_FREE_BYTES = 256 << 20
+"""With less a run's checkpoint may not fit."""
 REGISTRY = CollectorRegistry()
 REQUESTS = Histogram(
     "largebatch_request_seconds", "Time to answer, by route and status.", ["method", "route", "status"], registry=REGISTRY,
@@ -32,6 +35,7 @@ CPUS = Gauge("largebatch_cpus", "CPUs of the backend.", registry=REGISTRY)
 GPUS = Gauge("largebatch_gpus", "GPUs of the backend.", registry=REGISTRY)
 GPUS_HELD = Gauge("largebatch_gpus_held", "GPUs that starting and running jobs hold.", registry=REGISTRY)
 BACKEND_UP = Gauge("largebatch_backend_up", "1 if the backend answers, else 0.", registry=REGISTRY)
+PART_UP = Gauge("largebatch_part_up", "1 if a part of the service is well, else 0: see /readyz.", ["part"], registry=REGISTRY)
 CHECKPOINT_AGE = Gauge(
     "largebatch_checkpoint_age_seconds", "Since the last checkpoint of the running run that has not saved for longest.", registry=REGISTRY
 )
@@ -43,32 +47,45 @@ async def healthz() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/readyz", operation_id="readyz", responses={503: {"description": "Something it needs does not answer"}})
-def readyz(deps: Deps) -> JSONResponse:
-    """Whether everything that requests need answers: the database, the backend, the reconciler, the watcher.
+def parts(deps: Dependencies, waits: bool = True) -> dict[str, str]:
+    """Each part that lists, pages and submits do without: "ok", or what is wrong with it, as whoever works with it found last.
 
-    No run needs the tracking server, nor waits for the storage of runs by URI: without them the service is ready, `degraded`, and says so.
+    Args: waits: for the tracking server's answer, a second at most.
     """
-    checks: dict[str, str] = {}
-    for name, check in (("database", deps.store.counts), ("backend", deps.backend.capacity)):
-        try:
-            check()
-            checks[name] = "ok"
-        except FaultError as error:
-            checks[name] = error.problem
     age = time.monotonic() - deps.reconciler.last_pass_s
-    checks["reconciler"] = "ok" if age < STALE_S else f"no pass for {age:.0f} s"
-    checks["watcher"] = deps.watcher.problem or "ok"
-    is_ready = all(text == "ok" for text in checks.values())
-    without = {"tracking": deps.tracking.state(), "storage": deps.run_folders.problem or "ok"}
-    checks |= without
-    ready = "ready" if all(text == "ok" for text in without.values()) else "degraded"
-    return JSONResponse({"status": ready if is_ready else "not ready", "checks": checks}, 200 if is_ready else 503)
+    free = shutil.disk_usage(deps.settings.runs_dir).free
+    return {
+        "backend": deps.reconciler.background.problem or "ok",
+        "reconciler": "ok" if age < STALE_S else f"no pass for {age:.0f} s",
+        "watcher": deps.watcher.problem or "ok",
+        "tracking": deps.tracking.state(waits),
+        "storage": deps.run_folders.problem or "ok",
+        "disk": "ok" if free >= LEAST_FREE_BYTES else f"{free >> 20} MiB are free where the runs lie",
+    }
+
+
+@router.get("/readyz", operation_id="readyz", responses={503: {"description": "The database does not answer"}})
+def readyz(deps: Deps) -> JSONResponse:
+    """Whether requests are answered: whether the database answers.
+
+    Without the backend, the tracking server or the storage of runs by URI, lists, pages and submits work: it is `degraded`, and says so.
+    """
+    checks = {"database": "ok"}
+    try:
+        deps.store.counts()
+    except FaultError as error:
+        checks["database"] = error.problem
+    checks |= parts(deps)
+    if checks["database"] != "ok":
+        return JSONResponse({"status": "not ready", "checks": checks}, 503)
+    return JSONResponse({"status": "ready" if set(checks.values()) == {"ok"} else "degraded", "checks": checks})
 
 
 @router.get("/metrics", operation_id="metrics", response_class=Response)
 def metrics(deps: Deps, who: Who) -> Response:
     """Prometheus' text."""
+    for name, text in parts(deps).items():
+        PART_UP.labels(name).set(text == "ok")
     for state, count in deps.store.counts().items():
         JOBS.labels(state).set(count)
     first = deps.store.in_states([State.QUEUED], limit=1)

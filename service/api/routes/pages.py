@@ -15,6 +15,7 @@ from largebatch.service.api.auth import COOKIE, address_of, principal_of, refuse
 from largebatch.service.api.dependencies import Deps
 from largebatch.service.api.errors import Problem
 from largebatch.service.api.requests import recipe_specs
+from largebatch.service.api.routes.operations import parts
 from largebatch.service.db.tokens import Principal, UnauthorizedError
 from largebatch.service.job import FINAL, MOVES, Job, Kind, State
 from largebatch.service.present.views import JobDetails, JobView, details
@@ -47,8 +48,10 @@ Visitor = Annotated[Principal, Depends(visitor)]
 
 def render(request: Request, name: str, status: int = 200, **context: Any) -> HTMLResponse:
     """A template with what every page shows."""
-    settings = request.app.state.dependencies.settings
-    everywhere = {"needs_tokens": settings.needs_tokens, "on_ray": settings.ray_address is not None}
+    deps = request.app.state.dependencies
+    settings = deps.settings
+    everywhere = {"needs_tokens": settings.needs_tokens, "on_ray": settings.ray_address is not None,
+                  "troubles": {part: text for part, text in parts(deps, waits=False).items() if text != "ok"}}  # fmt: skip
     return templates.TemplateResponse(request, name, {**everywhere, **context}, status)
 
 

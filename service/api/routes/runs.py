@@ -32,6 +32,8 @@ class Records(BaseModel):
     """Where the next page begins."""
     is_complete: bool
     """Whether there was nothing more just now."""
+    num_unreadable: int = 0
+    """Lines of these that are no records, and are left out: a kill cut them short, or something else wrote there."""
 
 
 class PlanLine(BaseModel):
@@ -91,14 +93,16 @@ def records(
 ) -> Records:
     """The journal's records. Those beyond a later start record's step are superseded by it."""
     items: list[dict[str, Any]] = []
-    ends = after
+    ends, num_unreadable = after, 0
     for line, ends in read_all_lines(deps.folder(deps.visible(job_id, Kind.RUN, who)) / JOURNAL, after):
         record = parse_object(line)
-        if record is not None and kind in {None, record.get("kind")}:
+        if record is None or not isinstance(record.get("kind"), str):
+            num_unreadable += bool(line)
+        elif kind is None or record["kind"] == kind:
             items.append(record)
         if len(items) == limit or ends - after >= SCAN_BYTES:
-            return Records(items=items, next_after=ends, is_complete=False)
-    return Records(items=items, next_after=ends, is_complete=True)
+            return Records(items=items, next_after=ends, is_complete=False, num_unreadable=num_unreadable)
+    return Records(items=items, next_after=ends, is_complete=True, num_unreadable=num_unreadable)
 
 
 @router.get("/{job_id}/series", operation_id="series_run")
