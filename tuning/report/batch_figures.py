@@ -147,34 +147,42 @@ def score_of_batch(findings: Findings) -> Chart:
 
 
 def momentum_maps(findings: Findings) -> list[Chart]:
-    """The map of each optimizer of which several momenta were tried."""
-    maps = {optimizer: heat for optimizer, side in findings.by_optimizer.items() if (heat := _momentum_map(side)) is not None}
+    """The maps of each optimizer of which several momenta were tried, those told by a number and those told by a half-life apart."""
+    maps = [
+        (optimizer, heat)
+        for optimizer, side in findings.by_optimizer.items()
+        for by_half_life in (False, True)
+        if (heat := _momentum_map(side, by_half_life=by_half_life)) is not None
+    ]
     if not findings.compares_optimizers:
-        return [*maps.values()]
-    return [replace(heat, name=f"{heat.name}-{slug(optimizer)}", title=f"{optimizer}: {heat.title}") for optimizer, heat in maps.items()]
+        return [heat for _, heat in maps]
+    return [replace(heat, name=f"{heat.name}-{slug(optimizer)}", title=f"{optimizer}: {heat.title}") for optimizer, heat in maps]
 
 
-def _momentum_map(findings: Findings) -> Chart | None:
-    """Seconds to the target over batch and momentum, or beta1; None where only one was tried."""
+def _momentum_map(findings: Findings, *, by_half_life: bool) -> Chart | None:
+    """Seconds to the target over batch and momentum, or beta1, or its half-life; None where only one was tried."""
     cells: dict[tuple[int, float], Configuration] = {}
     for tried in sorted(findings.configurations, key=lambda tried: tried.standing):
-        if tried.first.momentum is not None:
-            cells.setdefault((tried.global_batch_size, tried.first.momentum), tried)
+        half_life = tried.first.momentum_half_life_samples
+        value = half_life if by_half_life else tried.first.momentum if half_life is None else None
+        if value is not None:
+            cells.setdefault((tried.global_batch_size, value), tried)
     batches, momenta = sorted({batch for batch, _ in cells}), sorted({momentum for _, momentum in cells})
     if len(momenta) < 2:
         return None
-    name = momentum_name(tried.first.optimizer for tried in cells.values())
+    name, unit = momentum_name(tried.first.optimizer for tried in cells.values()), findings.unit
+    if by_half_life:
+        name = f"half-life of {name} ({unit.name})"
+    rows = [f"{unit.of(value):,.0f}" if by_half_life else f"{value:g}" for value in momenta]
     grid = [[cells.get((batch, momentum)) for batch in batches] for momentum in momenta]
     heat = Heat(
-        [findings.unit.batch(batch) for batch in batches], [f"{momentum:g}" for momentum in momenta],
+        [unit.batch(batch) for batch in batches], rows,
         [[tried.seconds.median if tried else None for tried in row] for row in grid],
         [["" if tried is None else "missed" if tried.seconds.median is None else f"{tried.seconds.median:.3g}" for tried in row] for row in grid],
         "training seconds to target",
     )  # fmt: skip
-    return Chart(
-        "momentum-map", f"Seconds to {findings.target:g} over batch and {name}, learning rate tuned in each cell", BATCH, name,
-        heat=heat, caption=_caption(findings),
-    )  # fmt: skip
+    title = f"Seconds to {findings.target:g} over batch and {name}, learning rate tuned in each cell"
+    return Chart("half-life-map" if by_half_life else "momentum-map", title, BATCH, name, heat=heat, caption=_caption(findings))
 
 
 def profile_charts(profile: Profile) -> list[Chart]:

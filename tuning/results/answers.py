@@ -87,6 +87,8 @@ class Choice(Answer):
     samples: float
     learning_rate: float
     momentum: float | None
+    momentum_half_life_samples: float | None = None
+    """What says it, where a half-life does."""
     optimizer: str
     """Its name; of a person's own its entry point."""
     num_seeds: int
@@ -153,6 +155,8 @@ class Batch(Answer):
     optimizer: str
     learning_rate: float
     momentum: float | None
+    momentum_half_life_samples: float | None = None
+    """What says it, where a half-life does."""
     seconds_to_target: Spread
     steps_to_target: Spread
     samples_to_target: Spread

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from largebatch.jobs.optim.by_samples.options import decay_of, half_life_fields
 from largebatch.jobs.run.records import RunSummary
-from largebatch.jobs.spec.alternatives import IN_TOKENS
+from largebatch.jobs.spec.alternatives import DECAYS, IN_TOKENS
 from largebatch.jobs.tasks.metric import Metric
 from largebatch.tuning.results.answers import Setting
 
@@ -22,7 +23,8 @@ are the horizon of the learning rate's decay."""
 COMPARED = frozenset(
     {
         *IN_TOKENS, *IN_TOKENS.values(), "learning_rate.base", "learning_rate.scaling",
-        "optimizer.name", "optimizer.entry_point", "optimizer.momentum", "optimizer.beta1", "optimizer.beta2",
+        "optimizer.name", "optimizer.entry_point",
+        *(field for alternatives in DECAYS for field in alternatives if not field.startswith("optimizer.other.")),
     }
 )  # fmt: skip
 """Fields that an answer is about; any other that differs between runs on one axis is named."""
@@ -65,7 +67,7 @@ class RunResult:
     optimizer: str
     """Its name; of a person's own its entry point."""
     momentum: float | None
-    """The value of the optimizer's `momentum_option`."""
+    """The value of the optimizer's `momentum_option`; what its half-life comes to at the run's batch, where that says it."""
     learning_rate: float
     """At the peak of the schedule."""
     seed: int
@@ -76,6 +78,8 @@ class RunResult:
     """Where it was read from; None: from MLflow."""
     noise_estimates: tuple[NoiseEstimate, ...] = ()
     """Of every step that measured them, by rising step; none of a run from MLflow, where they are not kept together."""
+    momentum_half_life_samples: float | None = None
+    """The half-life that says the momentum, in samples; None where a number does."""
 
     @classmethod
     def of(
@@ -89,9 +93,10 @@ class RunResult:
         noise_estimates: tuple[NoiseEstimate, ...] = (),
     ) -> "RunResult":
         """The row of a run. Args: fields: of its spec, flat; peak_learning_rate: None where it was not kept."""
+        half_life = _momentum_half_life(fields, summary)
         momentum = fields.get("optimizer.momentum")
         if momentum is None:
-            momentum = fields.get("optimizer.beta1")
+            momentum = fields.get("optimizer.beta1") if half_life is None else decay_of(half_life, summary.global_batch_size)
         compared = {name: str(value) for name, value in fields.items() if not name.startswith(ASIDE) and value not in (None, {}, [])}
         return cls(
             name=str(fields["name"]),
@@ -107,6 +112,7 @@ class RunResult:
             settings=tuple(sorted(compared.items())),
             folder=folder,
             noise_estimates=noise_estimates,
+            momentum_half_life_samples=half_life,
         )
 
     @property
@@ -119,6 +125,11 @@ class RunResult:
     def metric(self) -> Metric:
         """What it is judged by."""
         return self.summary.headline.metric
+
+    def momentum_at(self, global_batch_size: int) -> float | None:
+        """Its momentum at another batch."""
+        half_life = self.momentum_half_life_samples
+        return self.momentum if half_life is None else decay_of(half_life, global_batch_size)
 
     def values_of(self, names: Iterable[str]) -> dict[str, str]:
         """The fields of these names that its spec has, by name."""
@@ -143,6 +154,16 @@ def evaluated_on(results: Iterable[RunResult]) -> str:
 def part_in_words(fields: Mapping[str, Any], part: str) -> str:
     """A spec's data set or model: `digits`, or `mlp (depth 2, width 512)`. Args: fields: flat; part: "dataset" or "model"."""
     return _with_arguments(_plain_name(fields, part), _arguments_of(fields, part))
+
+
+def _momentum_half_life(fields: Mapping[str, Any], summary: RunSummary) -> float | None:
+    """In samples; None where no half-life says the momentum."""
+    for in_samples, in_tokens in map(half_life_fields, ("momentum", "beta1")):
+        if (samples := fields.get(f"optimizer.{in_samples}")) is not None:
+            return float(samples)
+        if (tokens := fields.get(f"optimizer.{in_tokens}")) is not None and summary.tokens_per_sample:
+            return float(tokens) / summary.tokens_per_sample
+    return None
 
 
 def _plain_name(fields: Mapping[str, Any], part: str) -> str:

@@ -8,7 +8,7 @@ from largebatch.jobs.plan.describe import CHOSEN_ON
 from largebatch.jobs.run.records import Headline
 from largebatch.tuning.results.analysis.critical_batch import regime
 from largebatch.tuning.results.analysis.reference import crossing
-from largebatch.tuning.results.answers import Advice, Batch, CriticalBatch, SweepFindings, UnderOptimizer
+from largebatch.tuning.results.answers import Advice, Batch, Choice, CriticalBatch, SweepFindings, UnderOptimizer
 from largebatch.tuning.results.findings import Findings
 from largebatch.tuning.results.run_result import MOST_NAMED, RunResult, differences_in_words
 from largebatch.tuning.results.unit import SAMPLES, Unit
@@ -37,6 +37,7 @@ def answer_of(findings: Findings) -> SweepFindings:
                 optimizer=best.first.optimizer,
                 learning_rate=best.first.learning_rate,
                 momentum=best.first.momentum,
+                momentum_half_life_samples=best.first.momentum_half_life_samples,
                 seconds_to_target=best.seconds,
                 steps_to_target=best.steps,
                 samples_to_target=best.samples,
@@ -111,7 +112,7 @@ def _rows(findings: Findings) -> list[dict[str, str]]:
             **({} if unit == SAMPLES else {"batch in tokens": f"{unit.of(best.global_batch_size):,.0f}"}),
             "optimizer": best.first.optimizer,
             "learning rate": f"{best.first.learning_rate:.4g}",
-            momentum: number(best.first.momentum, "g"),
+            momentum: momentum_in_words(best.first, unit),
             **{name.rpartition(".")[2].replace("_", " "): best.first.values_of([name]).get(name, "-") for name in findings.differing[:MOST_NAMED]},
             "s to target": best.seconds.text,
             "steps": number(best.steps.median, ",.0f"),
@@ -139,12 +140,19 @@ def momentum_name(optimizers: Iterable[str]) -> str:
     return " or ".join(sorted(names, reverse=True))
 
 
+def momentum_in_words(of: RunResult | Choice, unit: Unit) -> str:
+    """`0.9`, or `0.958 (half-life 1,024 samples)`; a dash where there is none."""
+    if of.momentum is None or of.momentum_half_life_samples is None:
+        return number(of.momentum, "g")
+    return f"{of.momentum:.3g} (half-life {unit.words(of.momentum_half_life_samples)})"
+
+
 def sentence(advice: Advice, unit: Unit = SAMPLES) -> str:
     """The answer with its reason."""
     question, choice = advice.question[0].upper() + advice.question[1:], advice.choice
     if choice is None:
         return f"{question}: {advice.reason}"
-    momentum = "" if choice.momentum is None else f" and {momentum_name([choice.optimizer])} {choice.momentum:g}"
+    momentum = "" if choice.momentum is None else f" and {momentum_name([choice.optimizer])} {momentum_in_words(choice, unit)}"
     others = "".join(f", {name} {value}" for name, value in choice.others.items())
     settings = f"learning rate {choice.learning_rate:.4g}{momentum}{others}"
     return (

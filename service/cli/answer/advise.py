@@ -81,7 +81,8 @@ def _predict(run: RunResult, profile: Profile, target: float | None, limits: lis
     choices = [
         Choice(
             global_batch_size=point.global_batch_size, seconds=point.seconds, samples=point.samples, learning_rate=point.learning_rate,
-            momentum=run.momentum, optimizer=run.optimizer, num_seeds=0,
+            momentum=run.momentum_at(point.global_batch_size),
+            momentum_half_life_samples=run.momentum_half_life_samples, optimizer=run.optimizer, num_seeds=0,
         )
         for point in predicted
     ]  # fmt: skip

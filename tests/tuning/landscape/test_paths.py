@@ -74,7 +74,7 @@ def test_a_learning_rate_is_taken() -> None:
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_every_optimizer_has_sides_with_and_without_momentum(optimizer: str) -> None:
     sides = sides_of(optimizer, 0.7, 8)
-    assert {0.0, 0.7} == {side.config.momentum_value for side in sides}
+    assert {0.0, 0.7} == {getattr(side.config, side.config.momentum_option) for side in sides}
     assert [side.batch for side in sides] == [math.inf] * (len(sides) - 1) + [8]
     assert len({side.name for side in sides}) == len(sides)
     for side in sides:

@@ -55,6 +55,27 @@ def test_what_is_read(tmp_path: Path) -> None:
     assert (result.summary.outcome, result.summary.time_to_target_seconds) == (Outcome.MISSED, None)
 
 
+def test_momentum_by_its_half_life_is_what_it_comes_to_at_the_runs_batch(tmp_path: Path) -> None:
+    """Beside the half-life, by which runs are told apart whose batches differ."""
+    half_life = ("optimizer.beta1_half_life_samples=512.0",)
+    one, other, number = collect([write_run(tmp_path, name, *said) for name, said in (("a", half_life), ("b", half_life), ("c", ()))])
+    assert one.momentum == pytest.approx(0.5 ** (one.summary.global_batch_size / 512))
+    assert (one.momentum_half_life_samples, number.momentum_half_life_samples) == (512.0, None)
+    assert one.momentum_at(1024) == pytest.approx(0.25)
+    assert number.momentum_at(1024) == number.momentum == 0.9
+    assert one.settings == other.settings != number.settings
+    assert dict(one.settings).keys() & {"optimizer.beta1", "optimizer.beta1_half_life_samples"} == {"optimizer.beta1_half_life_samples"}
+
+
+def test_a_half_life_in_tokens_is_told_in_samples(tmp_path: Path) -> None:
+    run_dir = write_run(tmp_path, "one", "optimizer.beta1_half_life_tokens=65536.0")
+    ended = summary("one", outcome=Outcome.MISSED, tokens_per_sample=128)
+    run_folder.write_text(run_dir / run_folder.SUMMARY, ended.model_dump_json())
+    (result,) = collect([run_dir])
+    assert result.momentum_half_life_samples == 512.0
+    assert result.momentum == pytest.approx(0.5 ** (ended.global_batch_size / 512))
+
+
 def test_no_run_or_one_that_has_not_ended(tmp_path: Path) -> None:
     run_dir = write_run(tmp_path, "one")
     (run_dir / run_folder.SUMMARY).unlink()

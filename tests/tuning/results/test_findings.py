@@ -70,6 +70,31 @@ def test_the_map_is_named_after_what_the_optimizer_calls_its_momentum(optimizer:
     assert any(f"with {optimizer}, learning rate 0.1 and {name} 0.95" in line for line in answer_of(found).words)
 
 
+def test_half_lives_have_a_map_of_their_own() -> None:
+    """At two batches a half-life is two momenta and one row; runs with a number stand in the other map."""
+
+    def told_by(half_life: float, batch: int, factor: float) -> RunResult:
+        settings = (("batch", str(batch)), ("half-life", str(half_life)))
+        return made_run(batch, 0, factor, momentum=0.5 ** (batch / half_life), momentum_half_life_samples=half_life, settings=settings)
+
+    by_half_life = [told_by(half_life, batch, factor) for batch in (32, 128) for half_life, factor in ((256.0, 1.5), (1024.0, 1.0))]
+    (chart,) = momentum_maps(find(by_half_life))
+    assert (chart.name, chart.y_title, chart.heat.y) == ("half-life-map", "half-life of momentum (samples)", ["256", "1,024"])
+    assert all(seconds is not None for row in chart.heat.values for seconds in row)
+    slow, fast = chart.heat.values[0][0], chart.heat.values[1][0]
+    assert slow > fast
+    answer = answer_of(find(by_half_life))
+    assert answer.rows[0]["momentum"] == "0.979 (half-life 1,024 samples)"
+    assert any("momentum 0.979 (half-life 1,024 samples)" in line or "momentum 0.917 (half-life 1,024 samples)" in line for line in answer.words)
+    assert {batch.momentum_half_life_samples for batch in answer.batches} == {1024.0}
+
+    by_number = [made_run(batch, 0, 2.0, momentum=value) for batch in (32, 128) for value in (0.0, 0.9)]
+    assert [(each.name, each.heat.y) for each in momentum_maps(find([*by_half_life, *by_number]))] == [
+        ("momentum-map", ["0", "0.9"]),
+        ("half-life-map", ["256", "1,024"]),
+    ]
+
+
 def test_one_beta1_makes_no_map() -> None:
     assert momentum_maps(find([made_run(batch, 0, momentum=0.9, optimizer="adamw") for batch in (32, 128)])) == []
 

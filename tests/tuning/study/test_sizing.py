@@ -63,6 +63,20 @@ def test_a_small_budget_leaves_the_costliest_ends_out() -> None:
     assert len(sizes[2]) == 6
 
 
+def test_a_recipe_with_a_half_life_is_compared_with_a_shorter_one() -> None:
+    spec = with_fields(SPEC, {"optimizer.momentum_half_life_samples": 4096.0})
+    sweep = size_sweep(spec, profile(), made_run(256), 36_000.0, ResourcesSpec())
+    assert sweep.each["optimizer.momentum_half_life_samples"] == [1024.0, 4096.0]
+    assert "optimizer.momentum" not in sweep.each
+    assert "half-lives of momentum (samples) 1024 and 4096" in what_was_chosen(sweep)
+    rate = sweep.search.space["learning_rate.base"]
+    assert isinstance(rate, RangeSpec)
+    assert rate.is_effective
+    # The middle is the recipe's effective rate at its own batch of 256, moved to the smallest batch by the root.
+    middle = 0.1 / (1 - 0.5 ** (256 / 4096)) * (min(sweep.each["batch.global_batch_size"]) / 256) ** 0.5
+    assert (rate.low * rate.high) ** 0.5 == pytest.approx(middle)
+
+
 def test_a_rate_follows_the_momentum_only_where_momentum_adds_steps_up() -> None:
     """SGD moves by rate / (1 - momentum) in the long run; what muon makes of its mean is as long at any momentum."""
     ranges = {}

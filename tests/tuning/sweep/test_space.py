@@ -30,7 +30,34 @@ def test_ranges_move_with_the_batch_and_the_momentum() -> None:
     assert count_runs(spec) == 12
 
 
+@pytest.mark.parametrize("unit", ["size", "tokens"])
+def test_effective_rates_under_a_half_life_follow_the_momentum_that_it_is_at_each_batch(unit: str) -> None:
+    half_life = {"size": "optimizer.momentum_half_life_samples", "tokens": "optimizer.momentum_half_life_tokens"}[unit]
+    spec = sweep(
+        each={f"batch.global_batch_{unit}": [32, 128], half_life: [64.0, 256.0]},
+        search={"method": "grid", "space": {"learning_rate.base": {"low": 0.1, "high": 10.0, "points": 3, "is_effective": True}}},
+    )
+    lows = {tuple(group.fields.values()): group.space["learning_rate.base"] for group in groups(spec)}
+    assert all(isinstance(domain, RangeSpec) for domain in lows.values())
+    expected = {(batch, h): 0.1 * (1 - 0.5 ** (batch / h)) for batch in (32, 128) for h in (64.0, 256.0)}
+    assert {key: domain.low for key, domain in lows.items() if isinstance(domain, RangeSpec)} == pytest.approx(expected)
+
+
+def test_a_half_life_takes_the_place_of_the_recipes_momentum_in_each_run() -> None:
+    spec = sweep(each={"optimizer.momentum_half_life_samples": [64.0, 256.0], "batch.global_batch_size": [32]})
+    optimizers = [with_fields(BASE, group.fields).optimizer for group in groups(spec)]
+    assert [(optimizer.momentum, optimizer.momentum_half_life_samples) for optimizer in optimizers] == [(None, 64.0), (None, 256.0)]
+    searched = sweep(
+        each={"batch.global_batch_size": [32, 128]},
+        search={"trials": 3, "space": {"optimizer.momentum_half_life_samples": {"low": 64.0, "high": 4096.0}}},
+    )
+    assert refuse_impossible(searched, BASE) == 6
+    domains = [group.space["optimizer.momentum_half_life_samples"] for group in groups(searched)]
+    assert domains[0] == domains[1], "the same range at every batch"
+
+
 RATE = "learning_rate.base"
+HALF_LIFE = "optimizer.momentum_half_life_samples"
 
 
 @pytest.mark.parametrize(
@@ -46,6 +73,11 @@ RATE = "learning_rate.base"
         ({"search": {"space": {RATE: {"lo": 1, "high": 2}}}}, r"search\.space\.learning_rate\.base.*Did you mean"),
         ({"repeat": 3}, "Did you mean repeats"),
         ({"each": {"batch.global_batch_tokens": [4096], "batch.global_batch_size": [32]}}, "batch.global_batch_size and .* say the same"),
+        ({"each": {"optimizer.momentum": [0.9]}, "search": {"trials": 2, "space": {HALF_LIFE: {"low": 9.0, "high": 99.0}}}}, "say the same"),
+        (  # a half-life says no momentum without a batch
+            {"each": {HALF_LIFE: [64.0]}, "search": {"trials": 2, "space": {RATE: {"low": 0.1, "high": 1.0, "is_effective": True}}}},
+            "in each",
+        ),
         ({"resources": {"workers": 2, "gpus_per_worker": 0.5}}, "NCCL joins whole GPUs only"),
     ],
 )

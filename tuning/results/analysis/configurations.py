@@ -103,6 +103,7 @@ class Configuration:
             samples=samples,
             learning_rate=self.first.learning_rate,
             momentum=self.first.momentum,
+            momentum_half_life_samples=self.first.momentum_half_life_samples,
             optimizer=self.first.optimizer,
             num_seeds=len(self.runs),
         )
