@@ -32,6 +32,7 @@ from largebatch.jobs.models.beginning import begin_with
 from largebatch.jobs.models.first_pass import NUM_SAMPLES as FIRST_SAMPLES
 from largebatch.jobs.models.modes import train_mode
 from largebatch.jobs.models.norms.ghost_batch_norm import evaluation_unit, has_batch_norm, use_ghost_batch_norm
+from largebatch.jobs.models.norms.last_steps import LastSteps, average_plainly
 from largebatch.jobs.models.parameters import refuse_parameters, unfold_buffers
 from largebatch.jobs.models.sample_dropout import use_sample_dropout
 from largebatch.jobs.models.table import OURS, build_model
@@ -97,6 +98,8 @@ def examine(spec: TrainSpec, device: torch.device, data_dir: Path) -> Examined:
     normalises = has_batch_norm(model)
     span = resolve_span(spec, global_batch_size) if normalises else 1
     use_ghost_batch_norm(model, span if normalises else None)
+    if spec.batch_norm.average_last_steps:
+        average_plainly(model)
     if spec.model.activation_checkpointing:
         beginning += _checkpoint_activations(spec, model, task, dataset, device)
     check: ModelCheck | None = None
@@ -253,6 +256,7 @@ def new_state(job: Prepared) -> TrainState:
         once_a_step=job.findings.once_a_step,
         by_samples=[*job.findings.by_samples, *job.findings.by_passes],
         references=_references(job),
+        last_steps=LastSteps(model, spec.batch_norm.average_last_steps) if spec.batch_norm.average_last_steps else None,
     )
 
 

@@ -14,6 +14,7 @@ from largebatch.jobs.engine.ranks.all_reduce import AllReduce
 from largebatch.jobs.engine.ranks.buffers import Buffers
 from largebatch.jobs.engine.ranks.local_sgd import LocalSGD
 from largebatch.jobs.engine.ranks.ranks import Ranks
+from largebatch.jobs.models.norms.last_steps import LastSteps
 from largebatch.jobs.models.sample_dropout import sample_dropouts
 from largebatch.jobs.optim.averaging.schedule_free import EvaluatedAverage
 from largebatch.jobs.optim.averaging.weight_average import WeightAverage
@@ -81,6 +82,7 @@ class TrainState:
         seed: the run's: what draws follow from.
         forward: the model's compiled form, where there is one.
         once_a_step: buffers that every pass in training moves, whichever its samples: all passes of a step begin from the same.
+        last_steps: what batch-norm statistics are taken over, where they are no moving averages.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class TrainState:
         once_a_step: Sequence[str] = (),
         by_samples: Sequence[str] = (),
         references: References | None = None,
+        last_steps: LastSteps | None = None,
     ) -> None:
         device = next(model.parameters()).device
         self.model = model
@@ -114,7 +117,7 @@ class TrainState:
         self.ranks = Ranks(device)
         self.all_reduce = AllReduce(model, self.ranks, reduction or ReductionSpec())
         self.local_sgd = LocalSGD(model, optimizer, self.ranks, average.averages if average else [])
-        self.buffers = Buffers(model, self.ranks, once_a_step)
+        self.buffers = Buffers(model, self.ranks, once_a_step, last_steps)
         self.dropouts = sample_dropouts(model)
         self.by_samples = by_samples
         """Buffers that keep something of the samples that passed, and weights that every pass moves: with some, every step is one pass."""
@@ -136,6 +139,7 @@ class TrainState:
             "progress": asdict(self.progress),
             "noise": asdict(self.noise),
             "gain": asdict(self.gain),
+            "batch_norm": self.buffers.last_steps.state_dict() if self.buffers.last_steps else None,
             "micro_batch_size": self.micro_batch_size,
             "training_s": self.clock.training_s,
             "evaluation_s": self.clock.evaluation_s,
@@ -149,6 +153,8 @@ class TrainState:
         load_optimizer(self.optimizer, self.model, saved["optimizer"], saved.get("parameters"))
         if self.average:
             self.average.load_state_dict(saved["average"])
+        if self.buffers.last_steps:
+            self.buffers.last_steps.load_state_dict(saved["batch_norm"])
         self.progress = Progress(**{EARLIER_NAMES.get(name, name): value for name, value in saved["progress"].items()})
         self.noise = NoiseSums(**saved["noise"])
         self.gain = GainAverages(**saved["gain"])

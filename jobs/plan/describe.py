@@ -18,7 +18,6 @@ CHOSEN_ON = {
 """What is said of targets, best checkpoints and searches, by the part that decides them."""
 NOTHING_LEFT = 2.0**-24
 """A decay below it does not change a gradient of float32 that it is added to."""
-SPAN_UNREAD = "none in this model: batch_norm.span is not read"
 
 
 def plan_facts(plan: TrainPlan) -> dict[str, Any]:
@@ -221,9 +220,18 @@ def _tokens(plan: TrainPlan, num_samples: int) -> str:
 
 
 def unread_in_words(plan: TrainPlan) -> str | None:
-    """A notice about an option that the spec sets and nothing reads; None where there is none."""
-    is_unread = plan.span is None and plan.spec.batch_norm.span != "auto"
-    return f"Batch-norm: {SPAN_UNREAD}." if is_unread else None
+    """A notice about options that the spec sets and nothing reads; None where there are none."""
+    fields = _unread_of_batch_norm(plan)
+    return f"Batch-norm: {_none_reads(fields)}." if fields else None
+
+
+def _unread_of_batch_norm(plan: TrainPlan) -> list[str]:
+    told = plan.spec.batch_norm.model_dump(exclude_defaults=True)
+    return [f"batch_norm.{name}" for name in told] if plan.span is None else []
+
+
+def _none_reads(fields: list[str]) -> str:
+    return f"none in this model: {' and '.join(fields)} {'is' if len(fields) == 1 else 'are'} not read"
 
 
 def nothing_left_in_words(plan: TrainPlan) -> str | None:
@@ -273,10 +281,14 @@ def _reduction_words(plan: TrainPlan) -> str:
 
 def _span_words(plan: TrainPlan) -> str:
     if plan.span is None:
-        return SPAN_UNREAD if unread_in_words(plan) else "none in this model"
+        return _none_reads(fields) if (fields := _unread_of_batch_norm(plan)) else "none in this model"
     rest = plan.global_batch_size % plan.span
     tail = f", the last group of each batch over {rest}" if rest else ""
-    return f"statistics over {plan.span} samples{tail}, whatever the micro-batch"
+    words = f"statistics over {plan.span} samples{tail}, whatever the micro-batch"
+    last = plan.spec.batch_norm.average_last_steps
+    if last is None:
+        return words
+    return f"{words}; evaluated with their plain mean over {'the last step' if last == 1 else f'the last {last} steps'}"
 
 
 def _noise_words(plan: TrainPlan) -> str:

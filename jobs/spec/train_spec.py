@@ -54,6 +54,9 @@ class BatchNormSpec(Spec):
 
     span: Annotated[int, Field(ge=2)] | Literal["auto", "global"] = "auto"
     """Samples that share statistics (ghost batch size); "auto": up to 128, "global": the whole global batch."""
+    average_last_steps: PositiveInt | None = None
+    """Evaluate with the plain mean of the statistics of all groups, on all workers, of the last so many steps (arXiv:1711.04325: 1); None: with
+    running means that move by each norm's own momentum."""
 
 
 class LearningRateSpec(Spec):
@@ -316,6 +319,16 @@ class TrainSpec(Spec):
     def _averages_once(self) -> Self:
         if self.ema and self.optimizer.averages:
             raise ValueError(f"{self.optimizer.name} averages the weights that are evaluated itself; leave ema out")
+        return self
+
+    @model_validator(mode="after")
+    def _statistics_are_averaged_once(self) -> Self:
+        if self.batch_norm.average_last_steps is None:
+            return self
+        if self.ema:
+            raise ValueError("ema makes a moving average of batch-norm's statistics, too, in place of which average_last_steps is; leave one out")
+        if self.reduction.local_steps > 1:
+            raise ValueError("batch_norm.average_last_steps is a mean over all workers' groups; with reduction.local_steps above 1 there is none")
         return self
 
     @model_validator(mode="after")

@@ -76,6 +76,7 @@ EQUAL: dict[str, dict[str, Any]] = {
         optimizer={"name": "lars", "weight_decay": 1e-4}, learning_rate={"base": 2.0, "warmup_epochs": 2.0}, gradient={"clip_norm": 1.0}
     ),
     "batch-norm": document(model=WITH_BATCH_NORM, batch_norm={"span": 25}),
+    "batch-norm-last-steps": document(model=WITH_BATCH_NORM, batch_norm={"span": 25, "average_last_steps": 3}),
     "norms": document(model={"entry_point": "rank_strangers:Normalising"}, batch_norm={"span": 25}),
     "growing-batch": document(batch={"global_batch_size": 250, "micro_batch_size": 50, "schedule": {"growth": [{"epoch": 2.0, "factor": 2.5}]}}),
     "batch-follows-rate": document(  # 250, 500, and from the third epoch on 1000 samples, in groups of 25

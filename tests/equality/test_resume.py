@@ -49,6 +49,10 @@ CASES: dict[str, dict[str, Any]] = {
         "batch_norm": {"span": 16},
         "learning_rate": {"base": 0.05, "decay": "cosine", "warmup_epochs": 1.0},
     },
+    "batch-norm over the last three steps": {
+        "model": {"name": "mlp", "arguments": {"width": 8, "batch_norm": True}},
+        "batch_norm": {"span": 8, "average_last_steps": 3},
+    },
     "muon, clipped, average, freeze, groups, batch schedule": {
         "optimizer": {
             "name": "muon",

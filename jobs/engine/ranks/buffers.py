@@ -9,6 +9,7 @@ from largebatch.jobs.engine.ranks.batch_norm_statistics import BatchNormStatisti
 from largebatch.jobs.engine.ranks.ranks import Ranks
 from largebatch.jobs.errors import PlanError
 from largebatch.jobs.models.norms.ghost_batch_norm import forward_pass_of, ghost_norms, refuse_change, settings_of
+from largebatch.jobs.models.norms.last_steps import LastSteps
 
 NUM_CHECKED = 3
 """Steps after which ranks compare what they hold, from the start of a process on."""
@@ -19,11 +20,14 @@ ROUNDING = 1e-4
 class Buffers:
     """Holds a model's buffers as a step began, and makes one of what its passes on all ranks left in them.
 
-    Args: once_a_step: names of buffers that every pass in training moves, whichever its samples: all passes of a step begin from the same.
+    Args:
+        once_a_step: names of buffers that every pass in training moves, whichever its samples: all passes of a step begin from the same.
+        last_steps: what the norms' statistics are taken over, where they are no moving averages.
     """
 
-    def __init__(self, model: nn.Module, ranks: Ranks, once_a_step: Sequence[str] = ()) -> None:
+    def __init__(self, model: nn.Module, ranks: Ranks, once_a_step: Sequence[str] = (), last_steps: LastSteps | None = None) -> None:
         self.forward_pass = forward_pass_of(model)
+        self.last_steps = last_steps
         self._model, self._ranks = model, ranks
         self._once_a_step = [index for index, (name, _) in enumerate(model.named_buffers()) if name in once_a_step]
         self._statistics = BatchNormStatistics(model, ranks)
@@ -33,6 +37,8 @@ class Buffers:
 
     def begin_step(self) -> None:
         """Hold what the buffers are now."""
+        if self.last_steps:
+            self.last_steps.begin_step()
         self._held = [buffer.clone() for buffer in self._model.buffers()]
         self._settings = {norm: settings_of(norm) for norm in self._settings}
         self.forward_pass.start_step()
@@ -67,6 +73,8 @@ class Buffers:
         checks = self._num_checked < NUM_CHECKED
         self._num_checked += 1
         self._statistics.settle(list(self._model.buffers()), self._held, is_local, checks)
+        if self.last_steps:
+            self.last_steps.end_step()
         if self._ranks.world_size > 1 and not is_local:
             if checks:
                 self._refuse_difference()
