@@ -18,6 +18,24 @@ with the samples of a piece (docs/decisions/036). Where the mean gradient per un
 weights, all of this holds to first order in 1 / (samples of a piece), as for any ratio of sums.
 
 Only means over many steps are divided: B_simple = mean tr(Sigma) / mean |G|^2. A mean of ratios is biased.
+
+In another norm |.|_*, the dual of the one that bounds an optimizer's steps (`optim/dual_norm.py`), the dual noise scale is
+
+    B_* = B E|G_B - G|_*^2 / |G|_*^2
+
+for l2 B_simple. A step of |step| <= 1 gains |G|_* at most, and noise costs it 2 |G_B - G|_* at most: at B_* the two are of one size. Our definition
+follows the abstract of Naganuma et al. (arXiv:2602.03001); their own equations we could not read. By the difference D of the batch's halves
+(`gradient/dual_noise.py`), with which for two pieces and l2 this is what stands above:
+
+    B E|G_B - G|_*^2 ~ B |D|_*^2,    |G|_*^2 ~ |G_B|_*^2 - |D|_*^2
+
+D has the distribution of G_B - G where the halves weigh the same and their noise is symmetric; else its covariance, under the conditions above.
+So the first is unbiased in any norm, as far as sums over half a batch are normal. The second is unbiased for l2 alone: in any norm its error is
+at most 2 |G|_* E|G_B - G|_*, and relative to |G|_*^2 it goes to 0 as B grows beyond B_*. Where noise is much larger than the gradient, the norm of
+their sum is a quadratic form of the gradient: for l1 and normal noise of deviations s_i / sqrt(B) in many coordinates, the second tends to
+(2 / pi) (sum s_i) (sum G_i^2 / s_i), which is 2 / pi of |G|_1^2 where |G_i| is in proportion to s_i, and never less. So B_* comes out too high
+by at most pi / 2 for a gradient that is spread as its noise is, and too low for one that is sparser (l1) or of lower rank (nuclear) than its
+noise, the more the smaller B is: docs/decisions/047 has how much.
 """
 
 import math
@@ -36,6 +54,15 @@ def estimate(mean_squared_norm: float, squared_norm: float, batch_size: int, num
     """
     covariance_trace = (mean_squared_norm - squared_norm) * batch_size / (num_micro_batches - 1)
     return covariance_trace, squared_norm - covariance_trace / batch_size
+
+
+def estimate_in_dual_norm(norm: float, difference_norm: float, batch_size: int) -> tuple[float, float]:
+    """One step's estimates (B E|G_B - G|_*^2, |G|_*^2); what bias they have stands above, and the second can be negative.
+
+    Args: norm: |G_B|_*; difference_norm: |D|_*; batch_size: B, in samples.
+    """
+    variance = difference_norm**2
+    return variance * batch_size, norm**2 - variance
 
 
 class SampleSums(NamedTuple):

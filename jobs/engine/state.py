@@ -123,7 +123,7 @@ class TrainState:
         """Buffers that keep something of the samples that passed, and weights that every pass moves: with some, every step is one pass."""
         self.references = references
         """What evaluations compare with, where the task asks for it."""
-        self.progress, self.noise, self.gain = Progress(), NoiseSums(), GainAverages()
+        self.progress, self.noise, self.dual_noise, self.gain = Progress(), NoiseSums(), NoiseSums(), GainAverages()
         self.saved_at_s = 0.0
         """The training clock at the newest checkpoint."""
         self.is_save_due = False
@@ -138,6 +138,7 @@ class TrainState:
             "average": self.average.state_dict() if self.average else None,
             "progress": asdict(self.progress),
             "noise": asdict(self.noise),
+            "dual_noise": asdict(self.dual_noise),
             "gain": asdict(self.gain),
             "batch_norm": self.buffers.last_steps.state_dict() if self.buffers.last_steps else None,
             "micro_batch_size": self.micro_batch_size,
@@ -156,7 +157,7 @@ class TrainState:
         if self.buffers.last_steps:
             self.buffers.last_steps.load_state_dict(saved["batch_norm"])
         self.progress = Progress(**{EARLIER_NAMES.get(name, name): value for name, value in saved["progress"].items()})
-        self.noise = NoiseSums(**saved["noise"])
+        self.noise, self.dual_noise = NoiseSums(**saved["noise"]), NoiseSums(**saved.get("dual_noise", {}))
         self.gain = GainAverages(**saved["gain"])
         self.micro_batch_size = saved["micro_batch_size"]
         self.clock.go_on_from(saved["training_s"], saved["evaluation_s"], saved["wall_s"])

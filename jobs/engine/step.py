@@ -14,7 +14,7 @@ from torch import nn
 from largebatch.jobs.data.batches import Batches
 from largebatch.jobs.data.keyed_random import sample_order
 from largebatch.jobs.engine.gradient.accumulate import Measured, accumulate
-from largebatch.jobs.engine.noise_scale import estimate, estimate_by_samples
+from largebatch.jobs.engine.noise_scale import estimate, estimate_by_samples, estimate_in_dual_norm
 from largebatch.jobs.engine.non_finite import FiniteBatches, diverged, non_finite_error, non_finite_gradient
 from largebatch.jobs.engine.out_of_memory import ran_out_of_memory, smaller_micro_batch
 from largebatch.jobs.engine.state import TrainState
@@ -45,6 +45,9 @@ def optimizer_step(state: TrainState, plan: TrainPlan, step: StepPlan, batches: 
     of_norms = estimate_by_samples(measured.norms, step.samples.size) if measured.norms else None
     if of_norms:
         state.noise.add(*of_norms)
+    in_dual_norm = estimate_in_dual_norm(*measured.dual_norms, step.samples.size) if measured.dual_norms else None
+    if in_dual_norm:
+        state.dual_noise.add(*in_dual_norm)
     if plan.scale_ratio:
         step = plan.with_gain(step, _gain(state, plan, step, trace, norm_squared))
     set_learning_rate(state.optimizer, step.learning_rate)
@@ -71,6 +74,8 @@ def optimizer_step(state: TrainState, plan: TrainPlan, step: StepPlan, batches: 
         gradient_norm_squared=norm_squared,
         norms_covariance_trace=of_norms and of_norms[0],
         norms_gradient_norm_squared=of_norms and of_norms[1],
+        dual_variance=in_dual_norm and in_dual_norm[0],
+        dual_norm_squared=in_dual_norm and in_dual_norm[1],
         gain=step.gain,
         schedule_samples=None if step.gain is None else step.end.schedule_samples,
         training_seconds=state.clock.read_training_s(),

@@ -84,10 +84,17 @@ def _passes(state: TrainState, plan: TrainPlan) -> list[tuple[int, int | None]]:
 
 def micro_batch_sizes(plan: TrainPlan, batches: Iterable[Slice], micro_batch_size: int, rank: int) -> list[int]:
     """The sizes of a rank's micro-batches in these steps, smallest first."""
-    # Steps that measure noise are cut in two at least.
-    pieces = {0: (1,), 1: (2,)}.get(plan.cut_every_steps, (1, 2)) if plan.world_size == 1 else (1,)
-    shares = [batch.share(rank, plan.world_size, plan.unit) for batch in batches]
-    return sorted({part.size for share in shares for at_least in pieces for part in share.split(micro_batch_size, plan.unit, at_least)})
+    parts = list[Slice]()
+    for batch in batches:
+        share = batch.share(rank, plan.world_size, plan.unit)
+        if plan.cut_every_steps != 1 or (plan.world_size > 1 and not plan.measures_dual_norm):
+            parts += share.split(micro_batch_size, plan.unit)
+        # Steps that measure noise are cut in two at least; where it is in the optimizer's norm, at the middle of the batch.
+        if plan.cut_every_steps and plan.measures_dual_norm:
+            parts += [part for half in share.cut(batch.middle(plan.unit)) for part in half.split(micro_batch_size, plan.unit)]
+        elif plan.cut_every_steps and plan.world_size == 1:
+            parts += share.split(micro_batch_size, plan.unit, at_least=2)
+    return sorted({part.size for part in parts})
 
 
 def blank_pass(

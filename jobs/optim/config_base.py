@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 ParamGroups = list[dict[str, Any]]
 """As every optimizer of torch takes them: "params", and options that differ from group to group."""
 FLOAT32_BYTES = 4
+EUCLIDEAN = "its steps follow the Euclidean norm, in which noise is measured anyhow"
+"""Why momentum SGD's kin have no dual norm of their own."""
+BY_SQUARES = "it divides by a mean of squared gradients, and so the norm of its steps changes along the run and with the batch"
+"""Why Adam's kin have none."""
 LEARNING_RATE_FACTOR = "learning_rate_factor"
 """The option of a group whose learning rate is a multiple of the optimizer's."""
 
@@ -70,6 +74,9 @@ class OptimizerConfig(FollowsSamples):
     """Whether other weights are evaluated than gradients are taken at: see `evaluated_average`."""
     accumulates: ClassVar[bool] = False
     """Whether momentum adds steps up, so that in the long run the weights move by rate / (1 - momentum)."""
+    dual_norm: ClassVar[Literal["l1", "nuclear", ""]] = ""
+    """Of gradients: the dual of the norm that bounds the main rule's steps; "": `without_dual_norm` says why there is none."""
+    without_dual_norm: ClassVar[str] = "which norm bounds its steps is not known"
 
     @property
     def label(self) -> str:
@@ -203,6 +210,7 @@ class MomentumConfig(OneDecayConfig):
 
     batch_power: ClassVar[float] = 1.0
     accumulates: ClassVar[bool] = True
+    without_dual_norm: ClassVar[str] = EUCLIDEAN
 
     @property
     def num_state_tensors(self) -> int:
@@ -221,6 +229,8 @@ class AdamConfig(TwoDecaysConfig):
 
     epsilon: NonNegativeFloat | None = None
     """Added to denominators; default 1e-8 (adamw), 1e-6 (lamb)."""
+
+    without_dual_norm: ClassVar[str] = BY_SQUARES
 
     @property
     def num_state_tensors(self) -> int:
@@ -243,6 +253,8 @@ class LayerwiseConfig(OptimizerConfig):
     zero_norms: Literal["one", "equation"] = "one"
     """The trust ratio where a norm is 0, of which the papers say nothing: 1 (most public code), or what the equation gives: 0 for
     a weight of zeros, which lars then never moves and lamb's phi_min lifts."""
+
+    without_dual_norm: ClassVar[str] = "its steps are bounded layer by layer by the weights' own norms, which change along the run"
 
     def group_options(self, *, is_bias_or_norm: bool, is_main: bool = True, group: ParameterGroupConfig | None = None) -> dict[str, Any]:
         """With `adapts`: whether the group's trust ratio is more than 1 for all."""

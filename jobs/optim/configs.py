@@ -11,6 +11,8 @@ from pydantic import Field, JsonValue, NonNegativeFloat, PositiveFloat, model_va
 
 from largebatch.jobs.optim.by_samples.options import StepSize
 from largebatch.jobs.optim.config_base import (
+    BY_SQUARES,
+    EUCLIDEAN,
     LEARNING_RATE_FACTOR,
     AdamConfig,
     DecoupledConfig,
@@ -174,6 +176,7 @@ class MuonConfig(DecoupledConfig, OneDecayConfig):
     decays: ClassVar[Mapping[str, float]] = {"momentum": 0.95}
     batch_power: ClassVar[float] = 0.5
     usual_rate: ClassVar[float | None] = 3e-3
+    dual_norm: ClassVar[Literal["l1", "nuclear", ""]] = "nuclear"
 
     @property
     def num_state_tensors(self) -> int:
@@ -242,6 +245,7 @@ class LionConfig(DecoupledConfig, TwoDecaysConfig):
 
     decays: ClassVar[Mapping[str, float]] = {"beta1": 0.9, "beta2": 0.99}
     usual_rate: ClassVar[float | None] = 2e-4
+    dual_norm: ClassVar[Literal["l1", "nuclear", ""]] = "l1"
 
     @property
     def num_state_tensors(self) -> int:
@@ -282,6 +286,7 @@ class ScheduleFreeSgdConfig(ScheduleFreeConfig):
     momentum_option: ClassVar[str] = "momentum"
     batch_power: ClassVar[float] = 1.0
     usual_rate: ClassVar[float | None] = 1.0
+    without_dual_norm: ClassVar[str] = EUCLIDEAN
 
     @property
     def num_state_tensors(self) -> int:
@@ -312,6 +317,7 @@ class ScheduleFreeAdamWConfig(ScheduleFreeConfig):
     batch_power: ClassVar[float] = 0.5
 
     usual_rate: ClassVar[float | None] = 2.5e-3
+    without_dual_norm: ClassVar[str] = BY_SQUARES
 
     @property
     def num_state_tensors(self) -> int:

@@ -41,6 +41,8 @@ def plan_facts(plan: TrainPlan) -> dict[str, Any]:
         "batch_schedule": _schedule_facts(plan),
         "noise_every_steps": plan.noise_every_steps,
         "noise_from": plan.spec.gradient.noise_from,
+        "noise_norm": plan.spec.gradient.noise_norm,
+        "dual_norm": plan.spec.optimizer.dual_norm if plan.measures_dual_norm else None,
         "learning_rate_curve": learning_rate_curve(plan),
         "optimizer_options": options_that_follow(plan),
     }
@@ -295,7 +297,7 @@ def _noise_words(plan: TrainPlan) -> str:
     every = plan.noise_every_steps
     if every:
         of_norms = "" if plan.measures_pieces else ", of the layer norms' and RMS norms' gradients alone"
-        return f"measured {'at every step' if every == 1 else f'every {every} steps'}{of_norms}"
+        return f"measured {'at every step' if every == 1 else f'every {every} steps'}{of_norms}{_dual_norm_words(plan)}"
     if plan.couples_samples:
         return "not measured: the loss looks at all samples of a batch together"
     if plan.spec.gradient.noise_every_steps == 0:
@@ -305,12 +307,19 @@ def _noise_words(plan: TrainPlan) -> str:
     return f"not measured: it is told by the difference between parts of a batch, and this one is a single batch-norm group of {plan.span}"
 
 
+def _dual_norm_words(plan: TrainPlan) -> str:
+    if not plan.measures_dual_norm:
+        return ""
+    words = {"l1": "the l1 norm of the whole gradient", "nuclear": "the nuclear norms of the matrices that it updates, alone"}
+    return f"; besides in {plan.spec.optimizer.label}'s own norm, by {words[plan.spec.optimizer.dual_norm]}"
+
+
 def _memory_words(plan: TrainPlan, model: nn.Module, dataset_bytes: int, activation_bytes_per_sample: int, num_by_main_rule: int) -> str:
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     num_trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     weights = num_parameters * 4
     largest = plan.largest_batch_size
-    sums = 2 if plan.num_micro_batches(plan.micro_batch_size, largest) > 1 else 1
+    sums = (2 if plan.num_micro_batches(plan.micro_batch_size, largest) > 1 else 1) + plan.measures_dual_norm  # the halves' difference is one more
     parts = {
         "weights": weights,
         "gradients": num_trained * 4 * sums,

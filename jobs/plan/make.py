@@ -119,6 +119,8 @@ def make_plan(spec: TrainSpec, facts: Facts) -> TrainPlan:
         _refuse_adascale(plan)
     if not plan.measures_pieces:
         _refuse_noise_from_norms(plan)
+    if plan.measures_dual_norm:
+        _refuse_dual_norm(plan)
     if plan.total_progress <= 0:
         raise PlanError("stop", "the budget ends before the first step.", "Give more epochs or steps.")
     _refuse_restart(plan)
@@ -266,6 +268,21 @@ def _refuse_noise_from_norms(plan: TrainPlan) -> None:
     for reason, holds in reasons.items():
         if holds:
             raise PlanError("gradient.noise_from", f"norms is refused: {reason}.", "Set gradient.noise_from=all.")
+
+
+def _refuse_dual_norm(plan: TrainPlan) -> None:
+    """Raise PlanError for an optimizer without a norm of its own, and for what keeps noise from being told between the halves of a batch."""
+    spec = plan.spec
+    reasons = {
+        f"{spec.optimizer.label} has no norm of its own to measure in: {spec.optimizer.without_dual_norm}": not spec.optimizer.dual_norm,
+        "gradient.noise_from=norms measures sample by sample, in the Euclidean norm alone": not plan.measures_pieces,
+        "this task's loss looks at all samples of a batch together, so that its halves tell no noise": plan.couples_samples,
+        "AdaScale follows the Euclidean noise, which it measures at every step": bool(plan.scale_ratio),
+        "with reduction.local_steps workers have gradients of their own, whose halves are never summed": spec.reduction.local_steps > 1,
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise PlanError("gradient.noise_norm", f"optimizer is refused: {reason}.", "Set gradient.noise_norm=euclidean.")
 
 
 def _shortest_group(plan: TrainPlan) -> int:

@@ -43,6 +43,15 @@ class Slice(NamedTuple):
             return [self]
         return [Slice(self.epoch, start, min(start + size, self.stop)) for start in range(self.start, self.stop, size)]
 
+    def middle(self, unit: int = 1) -> int:
+        """Where the second half begins, after whole units."""
+        return self.start + math.ceil(math.ceil(self.size / unit) / 2) * unit
+
+    def cut(self, at: int) -> list["Slice"]:
+        """The samples before `at`, and the others; what is empty is left out."""
+        at = min(max(at, self.start), self.stop)
+        return [part for part in (Slice(self.epoch, self.start, at), Slice(self.epoch, at, self.stop)) if part.size]
+
     def share(self, rank: int, world_size: int, unit: int = 1) -> "Slice":
         """The samples that `rank` works on: contiguous, whole units, as even as these allow.
 
@@ -80,6 +89,8 @@ class StepPlan:
     """Whether it measures the noise between its pieces, and is cut in two at least."""
     measures_norms: bool
     """Whether it measures the noise of the norms' gradients, sample by sample."""
+    measures_dual: bool
+    """Whether it measures noise in the optimizer's own norm besides, between the two halves of its samples: no micro-batch is of both."""
     evaluates: bool
     saves: bool
     """Whether a checkpoint is due with it, by the count of steps."""
@@ -101,7 +112,14 @@ class StepPlan:
 
     def micro_batches(self, rank: int, micro_batch_size: int) -> list[Slice]:
         """A rank's share, cut up; one process alone sees noise between two micro-batches at least."""
+        if self.measures_dual:
+            return [part for half in self.share(rank).cut(self.middle) for part in half.split(micro_batch_size, self.unit)]
         return self.share(rank).split(micro_batch_size, self.unit, 2 if self.measures_noise and self.world_size == 1 else 1)
+
+    @property
+    def middle(self) -> int:
+        """Where the second half of its samples begins; it follows from them alone, on any number of ranks."""
+        return self.samples.middle(self.unit)
 
     @property
     def largest_share(self) -> int:

@@ -70,6 +70,7 @@ class TrainPlan:
             is_local=is_local,
             measures_noise=measures and self.measures_pieces,
             measures_norms=measures and not self.measures_pieces,
+            measures_dual=measures and self.measures_dual_norm,
             evaluates=self._evaluates_between(position.samples_seen, position.samples_seen + samples.size),
             saves=every is not None and number % every == 0,
         )
@@ -322,6 +323,11 @@ class TrainPlan:
     def measures_pieces(self) -> bool:
         """Whether noise is measured between the pieces of a step, the gradient of all parameters; else sample by sample, of the norms' alone."""
         return self.spec.gradient.noise_from == "all"
+
+    @property
+    def measures_dual_norm(self) -> bool:
+        """Whether noise is measured in the optimizer's own norm besides."""
+        return self.spec.gradient.noise_norm == "optimizer"
 
     @property
     def cut_every_steps(self) -> int:

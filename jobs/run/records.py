@@ -111,6 +111,10 @@ class StepRecord(Record):
     """As `covariance_trace`, of the norms' parameters alone (`gradient.noise_from`): another number than the whole gradient's."""
     norms_gradient_norm_squared: float | None = None
     """As `gradient_norm_squared`, of the norms' parameters alone."""
+    dual_variance: float | None = None
+    """One step's estimate of B E|G_B - G|_*^2 in the dual of the optimizer's own norm (`gradient.noise_norm`): another number than the trace."""
+    dual_norm_squared: float | None = None
+    """One step's estimate of |G|_*^2 in that norm; can be negative."""
     gain: float | None = None
     """AdaScale's gain."""
     schedule_samples: float | None = None
@@ -213,6 +217,9 @@ class RunSummary(Record):
     """In samples (sequences, where tokens weigh): mean covariance trace over mean squared gradient norm; None where it was not measured."""
     norms_noise_scale: float | None = None
     """The same of the norms' parameters alone, where `gradient.noise_from` is "norms"."""
+    dual_noise_scale: float | None = None
+    """In samples, in the dual of the optimizer's own norm, where `gradient.noise_norm` is "optimizer": mean `dual_variance` over mean
+    `dual_norm_squared`; another number than the Euclidean `gradient_noise_scale`."""
     core_wait_fraction: float | None = None
     """Of the time since kernel warm-up, how much the threads of this process (of several workers: of the slowest) stood ready while other work
     had the cores, 0 to 1; None where the system does not say."""

@@ -199,6 +199,8 @@ class GradientSpec(Spec):
     """Measure the gradient noise scale every so many steps; 0: never; "auto": 1 where the batch is accumulated anyway, else 30."""
     noise_from: Literal["all", "norms"] = "all"
     """What it is measured of: all parameters, between the pieces of a step; or the layer norms' and RMS norms' alone, sample by sample."""
+    noise_norm: Literal["euclidean", "optimizer"] = "euclidean"
+    """The norm that noise is measured in: L2; or, besides, the dual of the one that lion's or muon's steps are bounded in (arXiv:2602.03001)."""
 
 
 class ReductionSpec(Spec):

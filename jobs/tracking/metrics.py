@@ -8,8 +8,8 @@ from largebatch.jobs.tracking.mirror_state import MirrorState
 
 OF_STEPS = ("loss", "learning_rate", "gradient_norm", "global_batch_size", "samples_seen", "tokens_seen", "epoch", "training_seconds", "gain")
 OF_ENDS = (
-    "samples_per_second", "time_to_target_seconds", "steps_to_target", "gradient_noise_scale", "norms_noise_scale", "wall_seconds",
-    "steps", "epochs", "samples_seen", "training_seconds", "tokens_seen", "tokens_per_second",
+    "samples_per_second", "time_to_target_seconds", "steps_to_target", "gradient_noise_scale", "norms_noise_scale", "dual_noise_scale",
+    "wall_seconds", "steps", "epochs", "samples_seen", "training_seconds", "tokens_seen", "tokens_per_second",
 )  # fmt: skip
 
 

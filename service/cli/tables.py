@@ -54,10 +54,11 @@ def print_runs(rows: list[dict[str, Any]]) -> None:
 
 
 def _noise_in_words(row: Mapping[str, Any]) -> str:
-    """The whole gradient's; that of the norms alone is another number, and says so."""
+    """The whole gradient's; that of the norms alone, or in the optimizer's own norm, is another number, and says so."""
     if (of_norms := row.get("norms_noise_scale")) is not None:
         return f"{of_norms:,.0f} (norms)"
-    return "-" if row["gradient_noise_scale"] is None else f"{row['gradient_noise_scale']:,.0f}"
+    in_words = "-" if row["gradient_noise_scale"] is None else f"{row['gradient_noise_scale']:,.0f}"
+    return in_words if (dual := row.get("dual_noise_scale")) is None else f"{in_words} (dual {dual:,.0f})"
 
 
 def print_rows(rows: Sequence[dict[str, str]], names: Sequence[str] = (), words: Sequence[str] = ()) -> None:

@@ -43,6 +43,27 @@ class Thinned(Generic[T]):
         self.kept.append(item)
 
 
+class NoiseSoFar:
+    """A noise scale as a run goes on, thinned: at each step that measured it the sums of all estimates until then, and their ratio.
+
+    Args: names: of the ratio, and of the sums of variance and of squared norm.
+    """
+
+    def __init__(self, points: int, *names: str) -> None:
+        self._names, self._variances, self._norms = names, 0.0, 0.0
+        self.thinned: Thinned[dict[str, Any]] = Thinned(points)
+
+    def add(self, variance: float | None, norm: float | None, placed: dict[str, Any]) -> None:
+        """A step's estimates; None: it measured nothing. Args: placed: the step, with its `PLACES`."""
+        if variance is None or norm is None:
+            return
+        self._variances += variance
+        self._norms += norm
+        # Ratio of sums, not mean of ratios: single estimates of the signal can be negative.
+        values = (self._variances / self._norms if self._norms > 0 else None, self._variances, self._norms)
+        self.thinned.add({**{name: placed[name] for name in PLACES}, **dict(zip(self._names, values, strict=True))})
+
+
 class Cost(BaseModel):
     """Where the device seconds stood when a process took up the run: from there on each training second costs `world_size` of them."""
 
@@ -83,6 +104,9 @@ class Series(BaseModel):
     """The gradient noise scale so far, at the steps that measured it, thinned like `steps`: sums of all estimates until then, and their ratio."""
     num_noise: int
     """How many steps measured it."""
+    dual_noise: list[dict[str, Any]]
+    """The same in the dual of the optimizer's own norm."""
+    num_dual_noise: int
     notices: list[dict[str, Any]]
     happened: list[Happening]
     """Starts, notices and ends in the order in which they were written, superseded ones too."""
@@ -97,12 +121,12 @@ class Curves:
 
     def __init__(self, points: int) -> None:
         self._steps: Thinned[dict[str, Any]] = Thinned(points)
-        self._noise: Thinned[dict[str, Any]] = Thinned(points)
+        self._noise = NoiseSoFar(points, "gradient_noise_scale", "covariance_trace_sum", "gradient_norm_squared_sum")
+        self._dual_noise = NoiseSoFar(points, "dual_noise_scale", "dual_variance_sum", "dual_norm_squared_sum")
         self._evaluations: list[dict[str, Any]] = []
         self._notices: list[dict[str, Any]] = []
         self._happened: list[Happening] = []
         self._starts: list[Cost] = []
-        self._traces = self._norms = 0.0
 
     def add(self, record: Record, is_superseded: bool) -> None:
         """The next record. Args: is_superseded: a later start went on from before it; then it is told at most."""
@@ -125,8 +149,10 @@ class Curves:
 
     def series(self, next_after: int) -> Series:
         """All of it."""
+        noise, dual_noise = self._noise.thinned, self._dual_noise.thinned
         return Series(
-            steps=self._steps.kept, num_steps=self._steps.count, evaluations=self._evaluations, noise=self._noise.kept, num_noise=self._noise.count,
+            steps=self._steps.kept, num_steps=self._steps.count, evaluations=self._evaluations, noise=noise.kept, num_noise=noise.count,
+            dual_noise=dual_noise.kept, num_dual_noise=dual_noise.count,
             notices=self._notices, happened=self._happened, start=self._starts[-1] if self._starts else None, next_after=next_after,
         )  # fmt: skip
 
@@ -149,14 +175,8 @@ class Curves:
         trace, norm = record.covariance_trace, record.gradient_norm_squared
         if trace is None:  # a run measures the noise of the whole gradient, or of the norms alone
             trace, norm = record.norms_covariance_trace, record.norms_gradient_norm_squared
-        if trace is None or norm is None:
-            return
-        self._traces += trace
-        self._norms += norm
-        # Ratio of sums, not mean of ratios: single estimates of the signal can be negative.
-        scale = self._traces / self._norms if self._norms > 0 else None
-        sums = {"gradient_noise_scale": scale, "covariance_trace_sum": self._traces, "gradient_norm_squared_sum": self._norms}
-        self._noise.add({**{name: placed[name] for name in PLACES}, **sums})
+        self._noise.add(trace, norm, placed)
+        self._dual_noise.add(record.dual_variance, record.dual_norm_squared, placed)
 
     def _cost(self, training_seconds: float) -> float:
         return (self._starts[-1] if self._starts else Cost()).at(training_seconds)

@@ -34,7 +34,9 @@ def records(first: int, last: int, scale: float = 1.0) -> Iterator[Record]:
     """Steps whose rate and loss fall; each noise estimate is twice its step."""
     for step in range(first, last + 1):
         measured = step % EVERY == 0
-        noise = {"covariance_trace": 2.0 * step, "gradient_norm_squared": 1.0} if measured else {}
+        noise = (
+            {"covariance_trace": 2.0 * step, "gradient_norm_squared": 1.0, "dual_variance": 4.0 * step, "dual_norm_squared": 1.0} if measured else {}
+        )
         yield made_records.step(step, seconds(step), 32, epoch=step / 45, loss=2.0 / step, learning_rate=scale * rate(step), **noise)
         if step % 100 == 0:
             yield made_records.evaluation(step, seconds(step), 32, epoch=step / 45, score=step / STEPS)
@@ -103,9 +105,11 @@ def test_a_falling_rate_is_drawn_as_falling_live_and_afterwards(browser: Browser
     assert found["loss"][0]["y"] == [2.0 / step for step in found["loss"][0]["x"]]
     assert found["score"][0]["x"] == list(range(100, STEPS + 1, 100)), "every evaluation"
     assert set(found["speed"][0]["y"]) == {32 * 64}
-    (noise,) = found["noise"]
+    noise, in_own_norm = found["noise"]
     assert noise["x"] == list(range(EVERY, STEPS + 1, EVERY))
     assert noise["y"] == [EVERY + step for step in noise["x"]], "the mean of 2 * 30, 2 * 60 ... until then"
+    assert (in_own_norm["x"], in_own_norm["y"]) == (noise["x"], [2 * value for value in noise["y"]])
+    assert [line["name"] for line in found["noise"]] == ["Euclidean", "in the optimizer's own norm"]
     expect(live.page.locator("#notices li")).to_have_text(late.page.locator("#notices li").all_inner_texts())
     expect(late.page.locator("#notices")).to_contain_text("Went on from step 4500, 2 worker(s)")
     live.keep("long-run")

@@ -55,11 +55,15 @@ def on_few(**parts: Any) -> dict[str, Any]:
     return document(batch={"global_batch_size": 50, "micro_batch_size": 10}, **parts)
 
 
+IN_OWN_NORM = {"noise_norm": "optimizer", "noise_every_steps": 3}
 EQUAL: dict[str, dict[str, Any]] = {
     "sgd": document(stop={"steps": LONG}),
     "lamb": document(optimizer={"name": "lamb", "weight_decay": 0.01}, learning_rate={"base": 0.005}, ema={"decay": 0.9}),
     "lion": document(
-        optimizer={"name": "lion", "weight_decay": 0.1}, learning_rate={"base": 0.002}, model={"entry_point": "rank_strangers:in_float64"}
+        optimizer={"name": "lion", "weight_decay": 0.1},
+        learning_rate={"base": 0.002},
+        model={"entry_point": "rank_strangers:in_float64"},
+        gradient=IN_OWN_NORM,
     ),
     "rmsprop-sgd": document(
         optimizer={"name": "rmsprop-sgd", "weight_decay": 1e-4, "transition_epoch": 1.0, "transition_period_epochs": 2.0},
@@ -70,7 +74,10 @@ EQUAL: dict[str, dict[str, Any]] = {
     "own-optimizer": document(optimizer={"entry_point": "torch.optim:NAdam"}, learning_rate={"base": 0.002}),
     # In float64, for muon rounds its matrices to bfloat16: what float32 adds up in another order is 2^-8 apart, then.
     "muon": document(
-        optimizer={"name": "muon", "weight_decay": 0.01}, learning_rate={"base": 0.01}, model={"entry_point": "rank_strangers:in_float64"}
+        optimizer={"name": "muon", "weight_decay": 0.01},
+        learning_rate={"base": 0.01},
+        model={"entry_point": "rank_strangers:in_float64"},
+        gradient=IN_OWN_NORM,
     ),
     "lars-clipped": document(
         optimizer={"name": "lars", "weight_decay": 1e-4}, learning_rate={"base": 2.0, "warmup_epochs": 2.0}, gradient={"clip_norm": 1.0}
@@ -318,6 +325,19 @@ def test_the_noise_of_the_norms_is_that_of_one_rank(folder: Path, world_size: in
         assert [value is not None for value in alone] == [record.step % 3 == 0 for record in one]
         assert together[2] == pytest.approx(alone[2], rel=1e-3), "before what one step rounds the later ones carry on"
         assert [value or 0.0 for value in together] == pytest.approx([value or 0.0 for value in alone], rel=0.02)
+
+
+@pytest.mark.parametrize("world_size", WORLDS)
+@pytest.mark.parametrize("name", ["lion", "muon"])
+def test_the_noise_in_the_optimizers_own_norm_is_that_of_one_rank(folder: Path, name: str, world_size: int) -> None:
+    """The halves are cut at the middle of the batch, which with three ranks lies within the second one's share."""
+    one, many = ([r for r in read_records(folder / f"{world}-{name}") if isinstance(r, StepRecord)] for world in (1, world_size))
+    for field in ("dual_variance", "dual_norm_squared"):
+        alone, together = ([getattr(record, field) for record in records] for records in (one, many))
+        assert [value is not None for value in alone] == [record.step % 3 == 0 for record in one]
+        # float64 but for the loss, whose gradient with respect to the outputs is float32; what one step rounds the later ones carry on.
+        assert together[2] == pytest.approx(alone[2], rel=1e-5)
+        assert [value or 0.0 for value in together] == pytest.approx([value or 0.0 for value in alone], rel=0.02, abs=0.02 * alone[2])
 
 
 def test_a_parameter_that_no_rank_reaches_is_left_alone(folder: Path) -> None:

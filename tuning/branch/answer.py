@@ -21,6 +21,9 @@ FEWEST_ORDERS = 2
 """One order of samples says nothing of how much another would change."""
 RULES = {0.0: "as it is", 0.5: "by the square root of the batch", 1.0: "with the batch"}
 
+DUAL = "dual noise scale"
+"""What the noise scale in the optimizer's own norm is called."""
+
 
 class Place(Answer):
     """What the branches of one checkpoint say."""
@@ -29,7 +32,9 @@ class Place(Answer):
     samples_seen: int
     critical: BranchedBatch
     noise_scale: float | None
-    """Measured along the same branches, in samples; None where the run measures none."""
+    """Measured along the same branches, in samples and in the Euclidean norm; None where the run measures none."""
+    dual_noise_scale: float | None = None
+    """The same in the dual of the optimizer's own norm, where `gradient.noise_norm` is "optimizer"."""
 
 
 class BranchAnswer(Answer):
@@ -69,7 +74,8 @@ def answer_of_branches(origin: Origin, ask: Ask, branched: Branched, tolerance: 
             losses = np.array([[results[order, multiple].loss for multiple in origin.multiples] for order in orders])
             critical = critical_batch(losses, origin.multiples, plan.global_batch_size, tolerance)
             place = Place(step=point.checkpoint.step, samples_seen=point.position.samples_seen, critical=critical,
-                          noise_scale=_noise_scale(list(results.values())))  # fmt: skip
+                          noise_scale=_noise_scale(list(results.values()), "covariance_trace", "gradient_norm_squared"),
+                          dual_noise_scale=_noise_scale(list(results.values()), "dual_variance", "dual_norm_squared"))  # fmt: skip
             places.append(place)
     scheduled = batch_schedule(plan, [(place.samples_seen, place.critical) for place in places], ask.power)
     unit = unit_of([plan.tokens_per_sample])
@@ -85,14 +91,14 @@ def answer_of_branches(origin: Origin, ask: Ask, branched: Branched, tolerance: 
         places=places,
         schedule=scheduled[0] if scheduled else None,
         words=[],
-        rows=[_row(place, unit) for place in places],
+        rows=[_row(place, unit, has_dual=any(place.dual_noise_scale is not None for place in places)) for place in places],
     )
     return Answered(answer.model_copy(update={"words": _words(answer, unit, origin.multiples[-1])}), scheduled[1] if scheduled else None)
 
 
-def _noise_scale(results: Sequence[BranchResult]) -> float | None:
+def _noise_scale(results: Sequence[BranchResult], *fields: str) -> float | None:
     """The ratio of the sums over all branches: each step counts by its samples."""
-    traces, norms = (math.fsum(getattr(result, field) for result in results) for field in ("covariance_trace", "gradient_norm_squared"))
+    traces, norms = (math.fsum(getattr(result, field) for result in results) for field in fields)
     return NoiseSums(traces, norms).noise_scale
 
 
@@ -104,12 +110,13 @@ def in_words(batch: BranchedBatch, unit: Unit) -> str:
     return f"{unit.of(batch.critical_batch_size):,.0f} ({low} ... {'more' if batch.high is None else f'{unit.of(batch.high):,.0f}'})"
 
 
-def _row(place: Place, unit: Unit) -> dict[str, str]:
+def _row(place: Place, unit: Unit, has_dual: bool) -> dict[str, str]:
     critical = place.critical
+    noise = {"noise scale": place.noise_scale, **({DUAL: place.dual_noise_scale} if has_dual else {})}
     return {
         f"{unit.name} seen": f"{unit.of(place.samples_seen):,.0f}",
         f"critical batch, {unit.name}": in_words(critical, unit),
-        "noise scale": "-" if place.noise_scale is None else f"{unit.of(place.noise_scale):,.0f}",
+        **{name: "-" if scale is None else f"{unit.of(scale):,.0f}" for name, scale in noise.items()},
         "loss": number(critical.loss, ".4g"),
         "tolerance": number(critical.tolerance, ".2g"),
         **{f"excess at {unit.of(batch):,.0f}": "diverged" if excess is None else f"{excess:+.2g}" for batch, excess in critical.excess.items()},
@@ -126,11 +133,12 @@ def _words(answer: BranchAnswer, unit: Unit, largest: int) -> list[str]:
         where += f"; after {unit.words(last.samples_seen)}: {in_words(last.critical, unit)}"
     words = [f"Critical batch of {answer.run} ({answer.optimizer}, rate {RULES[answer.rate_power]}) {where}."]
     words.append(_schedule_words(answer, unit))
-    if measured := [place for place in answer.places if place.noise_scale is not None and place.critical.critical_batch_size is not None]:
-        ratios = [
-            place.critical.critical_batch_size / place.noise_scale for place in measured if place.critical.critical_batch_size and place.noise_scale
-        ]
-        words.append(f"That is {_range(ratios)} times the noise scale measured there.")
+    scales = {"noise scale": [place.noise_scale for place in answer.places], DUAL: [place.dual_noise_scale for place in answer.places]}
+    for name, of_places in scales.items():
+        pairs = zip([place.critical.critical_batch_size for place in answer.places], of_places, strict=True)
+        if ratios := [batch / scale for batch, scale in pairs if batch is not None and scale is not None]:
+            norm = f", in {answer.optimizer}'s own norm" if name == DUAL else ""
+            words.append(f"That is {_range(ratios)} times the {name} measured there{norm}.")
     if any((place.critical.critical_batch_size or math.inf) < 2 * answer.global_batch_size for place in answer.places):
         words.append(
             "Where twice the run's batch loses already, the critical batch may as well be below the run's own: branch a run with a smaller batch."

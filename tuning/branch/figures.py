@@ -1,6 +1,8 @@
 """Figures of a run's branches: the critical batch along the run, and the losses that it is read from."""
 
-from largebatch.tuning.branch.answer import RULES, BranchAnswer
+from collections.abc import Sequence
+
+from largebatch.tuning.branch.answer import DUAL, RULES, BranchAnswer
 from largebatch.tuning.report.batch_figures import BATCH, in_unit
 from largebatch.tuning.report.charts import Chart, Series
 from largebatch.tuning.results.unit import unit_of
@@ -17,11 +19,10 @@ def along_the_run(answer: BranchAnswer) -> Chart:
     tried = [place.critical.critical_batch_size or float(max(place.critical.excess)) for place in places]
     highs = [None if place.critical.high is None else unit.of(place.critical.high) for place in places]
     seen = [unit.of(place.samples_seen) for place in places]
-    noise = [unit.of(place.noise_scale) for place in places if place.noise_scale is not None]
-    noise_at = [unit.of(place.samples_seen) for place in places if place.noise_scale is not None]
     series = [
         Series("critical batch, by branches", seen, [unit.of(batch) for batch in tried], [unit.of(place.critical.low) for place in places], highs),
-        *([Series("noise scale", noise_at, noise, colour=1)] if noise else []),
+        *_noise("noise scale", answer, [place.noise_scale for place in places], colour=1),
+        *_noise(DUAL, answer, [place.dual_noise_scale for place in places], colour=3),
         *_schedule(answer),
     ]  # fmt: skip
     is_open = any(high is None for high in highs)
@@ -30,6 +31,13 @@ def along_the_run(answer: BranchAnswer) -> Chart:
         caption=_caption(answer, "an arrow: above every batch that was tried" if is_open else ""), log_y=True,
         levels=[(unit.of(answer.global_batch_size), "the run's batch")],
     )  # fmt: skip
+
+
+def _noise(name: str, answer: BranchAnswer, scales: Sequence[float | None], colour: int) -> list[Series]:
+    """What was measured of it at the checkpoints; nothing where that is none."""
+    unit = unit_of([answer.tokens_per_sample])
+    points = [(unit.of(place.samples_seen), unit.of(scale)) for place, scale in zip(answer.places, scales, strict=True) if scale is not None]
+    return [Series(name, [x for x, _ in points], [y for _, y in points], colour=colour)] if points else []
 
 
 def _schedule(answer: BranchAnswer) -> list[Series]:

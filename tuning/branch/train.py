@@ -19,6 +19,9 @@ from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.tuning.branch.origin import BranchPoint, Origin
 from largebatch.tuning.branch.plan import BranchPlan, branch_plan
 
+MEASURED = ("covariance_trace", "gradient_norm_squared", "dual_variance", "dual_norm_squared")
+"""What steps measure of their noise, and a branch's result sums up."""
+
 
 class Branch(Record):
     """Which branch it is: everything that its result follows from, beside the run."""
@@ -46,6 +49,9 @@ class BranchResult(Record):
     covariance_trace: float
     """Summed over its steps that measured noise, each times its samples; so is the squared norm."""
     gradient_norm_squared: float
+    dual_variance: float = 0.0
+    """The same in the dual of the optimizer's own norm; 0 where it is not measured."""
+    dual_norm_squared: float = 0.0
     model_sha256: str
     """Of the weights that it came to."""
     seconds: float
@@ -67,7 +73,7 @@ def train_branch(
     job, plan = branch_job(origin, branch)
     state = _state_at(job, point.checkpoint.path, origin.job.spec)
     assert state.progress.position[:4] == point.position[:4], "a plan without a batch schedule knows where its steps end"
-    began_s, losses, noise = state.clock.wall_s, list[float](), [0.0, 0.0]
+    began_s, losses, noise = state.clock.wall_s, list[float](), dict.fromkeys(MEASURED, 0.0)
     part = job.dataset.evaluated
     batches, evaluated = training_batches(job), evaluation_batches(job, part)
     has_diverged = False
@@ -76,9 +82,8 @@ def train_branch(
             if should_stop():
                 return None
             record = optimizer_step(state, plan, step, batches, notify)
-            if record.covariance_trace is not None and record.gradient_norm_squared is not None:
-                noise[0] += step.samples.size * record.covariance_trace
-                noise[1] += step.samples.size * record.gradient_norm_squared
+            for field in MEASURED:
+                noise[field] += step.samples.size * (getattr(record, field) or 0.0)
             if state.progress.samples_seen in branch.places:
                 losses.append(evaluate(state, evaluated, len(part), job.spec.precision, notify=notify)["loss"])
                 if not math.isfinite(losses[-1]):
@@ -91,8 +96,7 @@ def train_branch(
         branch=branch,
         losses=None if has_diverged else tuple(losses),
         num_steps=state.progress.step - point.position.step,
-        covariance_trace=noise[0],
-        gradient_norm_squared=noise[1],
+        **noise,
         model_sha256=digest(state.model),
         seconds=state.clock.wall_s - began_s,
     )

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 
 from largebatch.jobs.data.batches import Batches
+from largebatch.jobs.engine.gradient.dual_noise import DualNoise
 from largebatch.jobs.engine.gradient.norm_gradients import NormNoise, layer_norms
 from largebatch.jobs.engine.gradient.objective import Objective, SummedLoss
 from largebatch.jobs.engine.gradient.precision import in_precision
@@ -21,6 +22,7 @@ from largebatch.jobs.engine.gradient.two_pass import embedding_objective
 from largebatch.jobs.engine.noise_scale import SampleSums
 from largebatch.jobs.engine.ranks.all_reduce import GradientSum
 from largebatch.jobs.engine.state import TrainState
+from largebatch.jobs.optim.dual_norm import DualNorm
 from largebatch.jobs.plan.step_plan import StepPlan
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.tasks.contrastive import CoupledTask
@@ -40,6 +42,8 @@ class Measured(NamedTuple):
     """Micro-batches of one process, or ranks, that weigh something; with one there is no noise to be seen."""
     norms: SampleSums | None = None
     """Of the norms' parameters; None where the step does not measure them."""
+    dual_norms: tuple[float, float] | None = None
+    """(|G_B|_*, |D|_*) in the dual of the optimizer's own norm, D the weighted difference of the batch's halves; None where it is not measured."""
 
     @property
     def is_finite(self) -> bool:
@@ -62,11 +66,13 @@ def accumulate(state: TrainState, spec: TrainSpec, step: StepPlan, batches: Batc
     if isinstance(state.task, CoupledTask) and not share.is_whole_batch:
         objective = embedding_objective(state.task, share, forward) or objective
     norms = NormNoise(layer_norms(state.model), share.total_weight) if step.measures_norms else None
+    dual = DualNoise(DualNorm(state.optimizer, spec.optimizer.dual_norm), share) if step.measures_dual else None
     with state.all_reduce.step(step, share.total_weight, len(share.micro_batches)) as gradient_sum, share.noting():
         for micro_batch, weight in zip(share.micro_batches, share.weights, strict=True) if share.is_sound else ():
             batch = share.read(micro_batch)
             watching = norms.micro_batch(share.sample_weights(batch, micro_batch)) if norms else nullcontext()
-            with gradient_sum.micro_batch(weight), share.passing(micro_batch), watching:
+            halves = dual.micro_batch(micro_batch) if dual else nullcontext()
+            with gradient_sum.micro_batch(weight), share.passing(micro_batch), watching, halves:
                 beginning = objective.of(forward, batch, micro_batch)
                 state.buffers.end_forward()
                 beginning.backward()  # type: ignore[no-untyped-call]
@@ -77,7 +83,10 @@ def accumulate(state: TrainState, spec: TrainSpec, step: StepPlan, batches: Batc
         with share.noting():
             squared_norm = gradient_sum.squared_norm()
             of_norms = norms.sums() if norms else of_norms
-    return _agree(share, gradient_sum, torch.cat([torch.stack([objective.loss_sum, squared_norm, gradient_sum.mean_squared_norm]), of_norms]))
+    measured = _agree(share, gradient_sum, torch.cat([torch.stack([objective.loss_sum, squared_norm, gradient_sum.mean_squared_norm]), of_norms]))
+    if dual is None or measured is None or not measured.is_finite:
+        return measured
+    return measured._replace(dual_norms=dual.norms())
 
 
 def _agree(share: Share, gradient_sum: GradientSum, own: torch.Tensor) -> Measured | None:

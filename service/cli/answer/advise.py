@@ -20,6 +20,7 @@ from largebatch.tuning.results.answers import Choice
 from largebatch.tuning.results.collect import Collected
 from largebatch.tuning.results.findings import find
 from largebatch.tuning.results.run_result import RunResult, settings_of
+from largebatch.tuning.results.unit import Unit
 from largebatch.tuning.results.wording import answer_of, sentence
 
 app = typer.Typer()
@@ -88,16 +89,17 @@ def _predict(run: RunResult, profile: Profile, target: float | None, limits: lis
     ]  # fmt: skip
     unit = profile.unit
     answers = advise_on(choices, limits, unit)
+    notes = [*([note] if note else []), *_dual_noise_words(run, unit)]
     if as_json:
         print_answer(
             json.dumps({
                 "target": target, "critical_batch_size": critical, "predicted": [point._asdict() for point in predicted],
-                "advice": [answer.model_dump() for answer in answers], "notes": [note] if note else [],
+                "dual_noise_scale": run.summary.dual_noise_scale, "advice": [answer.model_dump() for answer in answers], "notes": notes,
             })
         )  # fmt: skip
         return
     origin = f"run {run.summary.run_id} (critical batch {unit.words(critical)} by its gradients' noise) and the profile on {profile.device}"
-    print("\n".join([f"Predicted from {origin}:", *([note] if note else []), *(sentence(answer, unit) for answer in answers)]))
+    print("\n".join([f"Predicted from {origin}:", *notes, *(sentence(answer, unit) for answer in answers)]))
     rows = [
         {
             "batch": unit.batch(point.global_batch_size), "s to target": f"{point.seconds:,.3g}", "steps": f"{point.steps:,.0f}",
@@ -106,3 +108,13 @@ def _predict(run: RunResult, profile: Profile, target: float | None, limits: lis
         for point in predicted
     ]  # fmt: skip
     print_rows(rows)
+
+
+def _dual_noise_words(run: RunResult, unit: Unit) -> list[str]:
+    """The noise scale in the optimizer's own norm, where the run measured it: nothing is computed from it."""
+    if (dual := run.summary.dual_noise_scale) is None:
+        return []
+    euclidean = f"; its Euclidean one is {unit.words(run.summary.gradient_noise_scale)}" if run.summary.gradient_noise_scale else ""
+    return [
+        f"In {run.optimizer}'s own norm the run's noise scale is {unit.words(dual)}{euclidean}. The prediction stands on the Euclidean noise alone."
+    ]

@@ -21,10 +21,19 @@ class Thinned {
   }
 }
 
+// A noise scale as a run goes on: its sums of variance and of squared norm, and their ratio.
+function addNoise(thinned, placed, variance, norm, [ratio, variances, norms]) {
+  if (variance === null || norm === null) return;
+  const before = thinned.kept.at(-1) ?? { [variances]: 0, [norms]: 0 };
+  const sums = { [variances]: before[variances] + variance, [norms]: before[norms] + norm };
+  thinned.add({ ...placed, ...sums, [ratio]: sums[norms] > 0 ? sums[variances] / sums[norms] : null });
+}
+
 export class Curves {
-  constructor(series = { steps: [], num_steps: 0, noise: [], num_noise: 0, evaluations: [], start: null }) {
+  constructor(series = { steps: [], num_steps: 0, noise: [], num_noise: 0, dual_noise: [], num_dual_noise: 0, evaluations: [], start: null }) {
     this.steps = new Thinned(series.steps, series.num_steps);
     this.noise = new Thinned(series.noise, series.num_noise);
+    this.dualNoise = new Thinned(series.dual_noise, series.num_dual_noise);
     this.evaluations = series.evaluations;
     this.start = series.start ?? { device_seconds: 0, training_seconds: 0, world_size: 1 };
   }
@@ -35,11 +44,9 @@ export class Curves {
     // A run measures the noise of the whole gradient, or of the norms alone.
     const trace = record.covariance_trace ?? record.norms_covariance_trace ?? null;
     const norm = record.gradient_norm_squared ?? record.norms_gradient_norm_squared ?? null;
-    if (trace === null || norm === null) return;
-    const before = this.noise.kept.at(-1) ?? { covariance_trace_sum: 0, gradient_norm_squared_sum: 0 };
-    const traces = before.covariance_trace_sum + trace;
-    const norms = before.gradient_norm_squared_sum + norm;
-    this.noise.add({ ...placed, gradient_noise_scale: norms > 0 ? traces / norms : null, covariance_trace_sum: traces, gradient_norm_squared_sum: norms });
+    addNoise(this.noise, placed, trace, norm, ["gradient_noise_scale", "covariance_trace_sum", "gradient_norm_squared_sum"]);
+    addNoise(this.dualNoise, placed, record.dual_variance ?? null, record.dual_norm_squared ?? null,
+      ["dual_noise_scale", "dual_variance_sum", "dual_norm_squared_sum"]);
   }
 
   addEvaluation(record) {

@@ -20,7 +20,7 @@ async function planOf(job) {
 
 const briefly = (values) => (values.length > 8 ? `${values.slice(0, 8).join(", ")} and ${values.length - 8} more` : values.join(", "));
 
-function drawAll({ steps: { kept: steps }, noise: { kept: noise }, evaluations, start }) {
+function drawAll({ steps: { kept: steps }, noise: { kept: noise }, dualNoise: { kept: dual }, evaluations, start }) {
   const part = start?.evaluated_on ?? "test";
   const perSample = start?.tokens_per_sample ?? 1;
   const unit = start?.tokens_per_sample ? "tokens" : "samples";
@@ -39,8 +39,10 @@ function drawAll({ steps: { kept: steps }, noise: { kept: noise }, evaluations, 
   const speed = speeds(steps, `${unit}_seen`);
   put("c-speed", [trace(`${unit} per second`, along(speed.map(([record]) => record), axis), speed.map(([, value]) => value))],
     { yaxis: { rangemode: "tozero" } });
-  const inUnit = noise.map((r) => ({ ...r, scale: r.gradient_noise_scale === null ? null : r.gradient_noise_scale * perSample }));
-  put("c-noise", [of("noise scale", inUnit, "scale")], { yaxis: { rangemode: "tozero" }, blank: "Not measured so far." });
+  const inUnit = (records, field) => records.map((r) => ({ ...r, scale: r[field] === null ? null : r[field] * perSample }));
+  const own = dual.length ? [of("in the optimizer's own norm", inUnit(dual, "dual_noise_scale"), "scale", 1)] : [];
+  put("c-noise", [of(dual.length ? "Euclidean" : "noise scale", inUnit(noise, "gradient_noise_scale"), "scale"), ...own],
+    { yaxis: { rangemode: "tozero" }, blank: "Not measured so far." });
 }
 
 export function runPage() {

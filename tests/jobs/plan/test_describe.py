@@ -64,6 +64,16 @@ class TestWords:
                 None,
                 "measured every 7 steps, of the layer norms' and RMS norms' gradients alone",
             ),
+            (
+                {"gradient": {"noise_every_steps": 7, "noise_norm": "optimizer"}, "optimizer": {"name": "lion"}},
+                None,
+                "measured every 7 steps; besides in lion's own norm, by the l1 norm of the whole gradient",
+            ),
+            (
+                {"gradient": {"noise_norm": "optimizer"}, "optimizer": {"name": "muon"}},
+                None,
+                "measured at every step; besides in muon's own norm, by the nuclear norms of the matrices that it updates, alone",
+            ),
             ({"gradient": {"noise_every_steps": 0}}, None, "not measured: gradient.noise_every_steps is 0"),
             ({"batch": {"global_batch_size": 1}}, None, "not measured: .* is a single sample"),
             ({"batch": {"global_batch_size": 50}}, 50, "not measured: .* is a single batch-norm group of 50"),

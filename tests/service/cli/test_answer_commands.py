@@ -41,6 +41,19 @@ def test_a_profile_of_another_device_is_said_beside_every_answer(place: Path) ->
     assert told not in ask("advise", runs, "--profile", place / "profile.json", "--reference", one)
 
 
+def test_the_noise_in_the_optimizers_own_norm_is_told_beside_what_is_predicted(place: Path) -> None:
+    other = made_folder(place / "other", 32)
+    summary = other / run_folder.SUMMARY
+    summary.write_text(json.dumps({**json.loads(summary.read_text()), "dual_noise_scale": 123.0}))
+    told = "own norm the run's noise scale is 123 samples"
+    assert told in ask("advise", other, "--profile", place / "profile.json")
+    answer, before = (json.loads(ask("advise", run, "--profile", place / "profile.json", "--json")) for run in (other, place / "runs" / "b32-s0-1"))
+    assert (answer["dual_noise_scale"], before["dual_noise_scale"]) == (123.0, None)
+    assert told in answer["notes"][-1]
+    assert "The prediction stands on the Euclidean noise alone." in answer["notes"][-1]
+    assert answer["predicted"] == before["predicted"]
+
+
 def test_a_profile_of_another_model_is_refused(place: Path) -> None:
     for command in (["advise", place / "runs" / "b32-s0-1"], ["report", place / "runs"], ["scale", place / "runs"]):
         with pytest.raises(LargebatchError, match=r"--profile: was measured with lenet, and the runs trained mlp \(depth 2, width 128\)\."):

@@ -124,6 +124,12 @@ def test_the_noise_of_the_norms_alone_says_so(monkeypatch: pytest.MonkeyPatch, c
     assert capsys.readouterr().out.count("22 (norms)") == 2
 
 
+def test_the_noise_in_the_optimizers_own_norm_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("largebatch.service.cli.tables.output", lambda: Console(width=200))
+    print_runs([{**SUMMARY, "gradient_noise_scale": 300.0, "dual_noise_scale": 21.6}] * 2)
+    assert capsys.readouterr().out.count("300 (dual 22)") == 2
+
+
 def test_under_adascale_time_runs_with_the_schedules() -> None:
     """With a gain of 3 times the batch's share the schedules move 300 samples a step of 100."""
     training, _ = view(is_terminal=True)

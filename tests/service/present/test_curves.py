@@ -57,6 +57,18 @@ def test_the_noise_of_the_norms_alone_is_drawn_where_that_is_measured(tmp_path: 
     assert [record["gradient_noise_scale"] for record in read_series(tmp_path, 10).noise] == [4.0, 16.0, 6.0]
 
 
+def test_the_noise_in_the_optimizers_own_norm_is_a_curve_of_its_own(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal:
+        journal.write(start())
+        for number, norm in ((1, 2.0), (2, -1.0), (3, 3.0)):
+            journal.write(step(number, covariance_trace=1.0, gradient_norm_squared=1.0, dual_variance=8.0, dual_norm_squared=norm))
+        journal.write(step(4, covariance_trace=1.0, gradient_norm_squared=1.0))
+    series = read_series(tmp_path, 10)
+    assert [record["dual_noise_scale"] for record in series.dual_noise] == [4.0, 16.0, 6.0]
+    assert [record["gradient_noise_scale"] for record in series.noise] == [1.0] * 4
+    assert (series.num_dual_noise, series.num_noise) == (3, 4)
+
+
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("points", [2, 40, 1000])
 def test_a_run_that_was_resumed(tmp_path: Path, seed: int, points: int) -> None:

@@ -48,6 +48,15 @@ def test_the_critical_batch_along_the_run(tokens: int | None, per_sample: int, t
         write_png(chart, tmp_path / f"{chart.name}.png")
 
 
+def test_noise_in_the_optimizers_own_norm_is_another_line(tmp_path: Path) -> None:
+    places = [place.model_copy(update={"dual_noise_scale": scale}) for place, scale in zip(answer().places, (5.0, 40.0), strict=True)]
+    along, _ = branch_charts(answer().model_copy(update={"places": places}))
+    lines = {line.name: (list(line.x), list(line.y)) for line in along.series}
+    assert lines["noise scale"] == ([80], [7])
+    assert lines["dual noise scale"] == ([80, 160], [5, 40])
+    write_png(along, tmp_path / "along.png")
+
+
 def test_there_is_no_figure_of_nothing() -> None:
     assert branch_charts(answer().model_copy(update={"places": []})) == []
 

@@ -50,7 +50,11 @@ CASES: dict[str, dict[str, Any]] = {
         "optimizer": {"name": "lamb"}, "gradient": {"clip_norm": 0.5}, "learning_rate": {"base": 0.05, "decay": "cosine", "warmup_epochs": 1.0},
     },
     "lars": {"optimizer": {"name": "lars"}},
-    "muon, two groups": {"optimizer": {"name": "muon"}, "learning_rate": {"base": 0.01}},
+    "muon, two groups": {
+        "optimizer": {"name": "muon"},
+        "learning_rate": {"base": 0.01},
+        "gradient": {"noise_every_steps": 2, "noise_norm": "optimizer"},
+    },
     "batch-norm, last dropped": {
         "model": {"name": "mlp", "arguments": {"width": 8, "batch_norm": True}},
         "batch": {"global_batch_size": 8, "micro_batch_size": 8, "last": "drop"},
@@ -100,6 +104,7 @@ def test_with_the_same_batch_it_is_the_run_that_goes_on(case: str, tmp_path: Pat
         assert larger.model_sha256 != own.model_sha256 != other.model_sha256
         assert larger.num_steps < own.num_steps == other.num_steps
         assert (larger.covariance_trace == 0) == (case == "contrastive"), "noise is measured but of coupled losses"
+        assert (larger.dual_variance > 0) == (case == "muon, two groups"), "and in the optimizer's own norm where that is asked for"
 
 
 def test_a_larger_batch_is_its_gradient_with_its_rate(tmp_path: Path) -> None:
