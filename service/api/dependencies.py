@@ -20,7 +20,7 @@ from largebatch.service.db.engine import DatabaseError, open_database
 from largebatch.service.db.store import Store
 from largebatch.service.db.tokens import Principal, Tokens
 from largebatch.service.job import Capacity, Job, Kind
-from largebatch.service.present.tracking import Tracking
+from largebatch.service.present.elsewhere import Elsewhere, backend_server, tracking_server
 from largebatch.service.queue.one_host import OneHost
 from largebatch.service.queue.reconcile import Reconciler
 from largebatch.service.queue.run_folders import RunCopies, RunFolders
@@ -50,7 +50,8 @@ class Dependencies:
     rate_limit: RateLimit
     refusals: RateLimit
     """Of those who show no valid token, by address."""
-    tracking: Tracking
+    tracking: Elsewhere
+    backend_server: Elsewhere
     readers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(READERS, "reader"))
     writers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(WRITERS, "writer"))
 
@@ -107,7 +108,8 @@ def make_dependencies(settings: Settings) -> Dependencies:
     return Dependencies(
         settings, store, tokens, backend, run_folders, Reconciler(store, backend, settings, run_folders, one_host),
         Watcher(store, run_folders, tokens.still_valid), AnalysisWorker(), RateLimit(settings.rate_per_minute),
-        RateLimit(min(settings.rate_per_minute, REFUSALS_PER_MINUTE)), Tracking(settings.tracking_uri),
+        RateLimit(min(settings.rate_per_minute, REFUSALS_PER_MINUTE)), tracking_server(settings.tracking_uri),
+        backend_server(backend),
     )  # fmt: skip
 
 

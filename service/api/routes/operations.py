@@ -50,13 +50,13 @@ async def healthz() -> dict[str, str]:
 def parts(deps: Dependencies, waits: bool = True) -> dict[str, str]:
     """Each part that lists, pages and submits do without: "ok", or what is wrong with it, as whoever works with it found last.
 
-    Args: waits: for the tracking server's answer, a second at most.
+    Args: waits: for the backend's and the tracking server's answers, a second each at most.
     """
     age = time.monotonic() - deps.reconciler.last_pass_s
     free = shutil.disk_usage(deps.settings.runs_dir).free
     return {
-        "backend": deps.reconciler.background.problem or "ok",
-        "reconciler": "ok" if age < STALE_S else f"no pass for {age:.0f} s",
+        "backend": deps.backend_server.state(waits),
+        "reconciler": "ok" if age < STALE_S else f"no pass for {age:.0f} s ({deps.reconciler.background.problem or 'it works'})",
         "watcher": deps.watcher.problem or "ok",
         "tracking": deps.tracking.state(waits),
         "storage": deps.run_folders.problem or "ok",

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 from small_runs import wait_for
 
-from largebatch.service.present.tracking import Tracking
+from largebatch.service.present.elsewhere import tracking_server
 
 
 class Server(HTTPServer):
@@ -43,25 +43,25 @@ def server() -> Iterator[Server]:
 
 @pytest.mark.parametrize("uri", [None, "", "sqlite:///x.db", "databricks"])
 def test_what_is_no_server_is_not_asked(uri: str | None) -> None:
-    assert Tracking(uri).state() == "ok"
+    assert tracking_server(uri).state() == "ok"
 
 
 def test_many_that_ask_at_about_the_same_time_are_one_question(server: Server) -> None:
-    tracking = Tracking(f"http://u:hidden-7@127.0.0.1:{server.server_port}/", fresh_s=60.0, timeout_s=20.0)
+    tracking = tracking_server(f"http://u:hidden-7@127.0.0.1:{server.server_port}/", fresh_s=60.0, timeout_s=20.0)
     assert [tracking.state() for _ in range(5)] == ["ok"] * 5
     assert server.num_asked == 1
 
 
 def test_up_down_and_up_again(server: Server) -> None:
-    tracking = Tracking(f"http://u:hidden-7@127.0.0.1:{server.server_port}/", fresh_s=0.0, timeout_s=20.0)
+    tracking = tracking_server(f"http://u:hidden-7@127.0.0.1:{server.server_port}/", fresh_s=0.0, timeout_s=20.0)
     server.status = 503
     assert tracking.state() == "answers with status 503"
     server.status = 401
     assert tracking.state() == "ok", "it answers; what it asks for is the jobs' to bring"
-    impatient = Tracking(f"http://127.0.0.1:{server.server_port}", fresh_s=0.0, timeout_s=0.2)
+    impatient = tracking_server(f"http://127.0.0.1:{server.server_port}", fresh_s=0.0, timeout_s=0.2)
     server.status, server.pause_s = 200, 1.0
     wait_for(lambda: impatient.state() == "does not answer (ReadTimeout)", 10)
     began_s = time.monotonic()
     impatient.state()
     assert time.monotonic() - began_s < 0.9, "whoever asks does not wait for it"
-    assert Tracking("http://u:hidden-7@127.0.0.1:9", timeout_s=20.0).state() == "does not answer (ConnectError)"
+    assert tracking_server("http://u:hidden-7@127.0.0.1:9", timeout_s=20.0).state() == "does not answer (ConnectError)"
