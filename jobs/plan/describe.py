@@ -100,7 +100,7 @@ def _schedule_lines(plan: TrainPlan) -> list[tuple[str, str]]:
     sizes = [phases[0].first_batch_size, *(phase.global_batch_size for phase in phases)]
     followed = {0.0: "the rate as it is", 0.5: "the rate follows by the square root", 1.0: "the rate follows linearly"}[plan.rate_power]
     if schedule.follows_rate:
-        followed = f"where the rate would fall, {followed} ({plan.spec.optimizer.name}'s rule)"
+        followed = f"it grows where the rate would fall; {followed}, {plan.spec.optimizer.name}'s rule"
     change = f"{abs(1 - num_steps / num_constant):.0%} {'fewer' if num_steps <= num_constant else 'more'}"
     saved = f"{num_steps:,} steps in place of {num_constant:,} at {plan.global_batch_size} throughout, {change}"
     lines = [("batch schedule", f"{' -> '.join(map(str, dict.fromkeys(sizes)))}; {followed}; {saved}")]
