@@ -100,9 +100,8 @@ def refuse_followed_rate(spec: TrainSpec, warmup_epochs: float, *, couples_sampl
     if optimizer.averages:
         problem = f"there is nothing to follow: under {optimizer.name} an average takes the place of a rate that falls."
         raise PlanError(field, problem, by_hand)
-    if not _has_one_rule(optimizer):
-        problem = f"how the rate follows the batch is not known of {_rules(optimizer)}."
-        raise PlanError(field, problem, by_hand)
+    if unruled := _without_rule(optimizer):
+        raise PlanError(field, f"how the rate follows the batch is not known of {unruled}.", by_hand)
     if couples_samples:
         raise PlanError(field, "this task's loss compares all samples of a batch, so that another batch is another loss.", by_hand)
     if rate.scaling == "adascale":
@@ -133,11 +132,12 @@ def refuse_followed_rate(spec: TrainSpec, warmup_epochs: float, *, couples_sampl
         raise PlanError(field, problem, "Choose a decay that falls further: cosine, polynomial, step.")
 
 
-def _has_one_rule(optimizer: OptimizerConfig) -> bool:
-    if isinstance(optimizer, MuonConfig):
-        return optimizer.other.batch_power == optimizer.batch_power
-    return not isinstance(optimizer, OwnOptimizerConfig)
-
-
-def _rules(optimizer: OptimizerConfig) -> str:
-    return f"muon beside {optimizer.other.name}, whose rules differ" if isinstance(optimizer, MuonConfig) else "an optimizer of your own"
+def _without_rule(optimizer: OptimizerConfig) -> str | None:
+    """What of an optimizer keeps one power of the batch from being its rule; None: nothing does."""
+    if isinstance(optimizer, OwnOptimizerConfig):
+        return "an optimizer of your own"
+    if isinstance(optimizer, MuonConfig) and optimizer.other.batch_power != optimizer.batch_power:
+        return f"muon beside {optimizer.other.name}, whose rules differ"
+    if optimizer.accumulates and optimizer.half_lives:
+        return f"{optimizer.name} with a half-life of its momentum: steps add up to rate / (1 - momentum), which then changes with the batch"
+    return None

@@ -160,6 +160,19 @@ class TestFollowsRate:
         # Of a cosine from 1 to 0 it is at one half, two thirds, 0.77 and 0.84 of its length that 1/2 ... 1/16 are left: 0.628 of the steps.
         assert grown.total_steps == pytest.approx(200 * (0.3 + 3.7 * 0.628) / 4, abs=4)
 
+    def test_half_lives_and_time_scales_are_those_of_the_decaying_rate(self) -> None:
+        """What an average forgets for each sample, and what the decay takes of a weight for each, stay: 0.5^(1/500), and a / (0.3 x 4000)."""
+        optimizer = {"name": "adamw", "beta1_half_life_samples": 500, "beta2_half_life_samples": 5000, "weight_decay_time_scale": 0.3}
+        plan = planned(FOLLOWS, optimizer=optimizer, learning_rate=COSINE)
+        position = Position(0, 0)
+        while position.schedule_samples < plan.total_progress - 1e-6:
+            step = plan.step_at(position)
+            size, middle = step.samples.size, position.samples_seen + step.samples.size / 2
+            assert step.options["beta1"] == pytest.approx(0.5 ** (size / 500), rel=1e-12)
+            left = 0.5 + 0.5 * math.cos(math.pi * middle / 4000)
+            assert step.learning_rate * step.options["weight_decay"] == pytest.approx(left * size / (0.3 * 4000), rel=1e-9)
+            position = step.end
+
     @pytest.mark.parametrize("span", [5, 20])
     def test_batches_are_whole_groups(self, span: int) -> None:
         facts = FEW._replace(has_batch_norm=True)
@@ -187,6 +200,7 @@ FOLLOWS = {"follows_rate": {"largest_factor": 8}}
         (FOLLOWS, {"optimizer": {"name": "schedule-free-adamw"}}, "batch.schedule.follows_rate", "schedule-free-adamw an average takes the place"),
         (FOLLOWS, {"optimizer": {"entry_point": "torch.optim:NAdam"}}, "batch.schedule.follows_rate", "an optimizer of your own"),
         (FOLLOWS, {"optimizer": {"name": "muon", "other": {"name": "sgd"}}}, "batch.schedule.follows_rate", "muon beside sgd"),
+        (FOLLOWS, {"optimizer": {"name": "sgd", "momentum_half_life_samples": 200}}, "batch.schedule.follows_rate", "sgd with a half-life"),
         (FOLLOWS, {"learning_rate": {**COSINE, "restart": {"epoch": 2.0, "base": 0.1}}}, "batch.schedule.follows_rate", "begins again"),
         (FOLLOWS, {"last": "drop"}, "batch.schedule.follows_rate", "batch.last=drop"),
         (FOLLOWS, {"stop": {"steps": 100}}, "batch.schedule.follows_rate", "stop.steps"),
