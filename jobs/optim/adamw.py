@@ -8,14 +8,14 @@ from torch.optim.adamw import adamw
 
 from largebatch.jobs.optim.by_samples.bias_correction import Correction, corrections, long_ago
 from largebatch.jobs.optim.by_samples.options import BETAS_CHANGE
-from largebatch.jobs.optim.groupwise import GroupwiseOptimizer
+from largebatch.jobs.optim.groupwise import GroupwiseOptimizer, learning_rate_of
 from largebatch.jobs.optim.tensors import adam_state, laid_like
 
 
 class AdamW(GroupwiseOptimizer, torch.optim.AdamW):
     """torch's AdamW, with its fused pass, which on a CPU takes it that parameter, gradient and moments lie alike: see `laid_like`."""
 
-    one_by_one_on_cpu: ClassVar[bool] = False
+    in_parts: ClassVar[bool] = False
 
     def _update(self, param_group: dict[str, Any], params: list[Tensor]) -> None:
         if not param_group.get(BETAS_CHANGE):
@@ -41,10 +41,12 @@ class AdamW(GroupwiseOptimizer, torch.optim.AdamW):
             amsgrad=False,
             beta1=beta1,
             beta2=beta2,
-            lr=param_group["lr"] * rate,
+            lr=learning_rate_of(param_group, params) * rate,
             weight_decay=param_group["weight_decay"] / rate,
             eps=param_group["eps"] * epsilon,
             maximize=param_group["maximize"],
+            grad_scale=getattr(self, "grad_scale", None),  # a GradScaler's: torch's __init__ has told it that this is looked at
+            found_inf=getattr(self, "found_inf", None),
         )
         if correction:
             torch._foreach_add_(steps, 1.0)

@@ -8,17 +8,16 @@
 lambda weight decay, |.| the L2 norm of one parameter tensor, phi(z) = min(max(z, phi_min), phi_max).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.optim.adam import adam
 
 from largebatch.jobs.optim.by_samples.bias_correction import Correction, corrections, long_ago
 from largebatch.jobs.optim.by_samples.options import BETAS_CHANGE
-from largebatch.jobs.optim.groupwise import GroupwiseOptimizer
-from largebatch.jobs.optim.tensors import adam_state, at_least_float32, in_at_least_float32, laid_like, norms
+from largebatch.jobs.optim.groupwise import GroupwiseOptimizer, learning_rate_of
+from largebatch.jobs.optim.tensors import adam_state, add_scaled, in_at_least_float32, laid_like, norms, numbers_for
 
 
 class LAMB(GroupwiseOptimizer):
@@ -29,26 +28,26 @@ class LAMB(GroupwiseOptimizer):
 
     Args:
         params: parameters or groups. A group may set any option; `adapts=False` gives it a ratio of 1, which
-            is AdamW's step (customary for biases and normalisation parameters). `betas_change=True` in a group corrects the bias
-            by the product of all its betas so far in place of beta^t: for betas that are set anew before each step.
+            is AdamW's step (customary for biases and normalisation parameters).
         lr: learning rate.
         betas: beta1 and beta2, each in [0, 1).
         epsilon: added outside the root, > 0.
         weight_decay: lambda >= 0; inside u, so it is scaled by the ratio.
         bias_correction: True, the paper's Algorithm 2; False, later versions: m_hat = m, v_hat = v.
         phi_min, phi_max: bounds of phi; the paper names them gamma_l and gamma_u and its experiments use the identity.
-        max_trust_ratio: upper bound of phi(|w|) / |u|; None: unbounded, as in the paper.
+        max_trust_ratio: upper bound of phi(|w|) / |u|, also where a norm is 0; None: unbounded, as in the paper.
         zero_norms: the ratio where |w| or |u| is 0, of which the paper says nothing: "one", or what the "equation" gives, by
             which a weight of zeros moves by phi_min; 1 where |u| is 0, and nothing moves.
+        maximize: climb: g is minus the gradient.
 
-    State of each parameter: `step` (0-d float32), `first_moment` (minus m: the fused pass maximises) and `second_moment` (v),
+    State of each parameter: `step` (0-d float32), `first_moment` (minus m: the fused pass adds what it divides) and `second_moment` (v),
     both of the parameter's shape and at least float32.
     """
 
     def __init__(
         self,
         params: Iterable[Tensor] | Iterable[dict[str, Any]],
-        lr: float,
+        lr: float | Tensor,
         *,
         betas: tuple[float, float] = (0.9, 0.999),
         epsilon: float = 1e-6,
@@ -58,13 +57,8 @@ class LAMB(GroupwiseOptimizer):
         phi_max: float | None = None,
         max_trust_ratio: float | None = None,
         zero_norms: Literal["one", "equation"] = "one",
+        maximize: bool = False,
     ) -> None:
-        if lr < 0:
-            raise ValueError(f"lr must be at least 0, not {lr}.")
-        if not all(0 <= beta < 1 for beta in betas):
-            raise ValueError(f"betas must be in [0, 1), not {betas}.")
-        if epsilon <= 0 or weight_decay < 0:
-            raise ValueError(f"epsilon must be above 0 and weight_decay at least 0, not {epsilon} and {weight_decay}.")
         defaults = {
             "lr": lr,
             "betas": betas,
@@ -75,9 +69,15 @@ class LAMB(GroupwiseOptimizer):
             "phi_max": phi_max,
             "max_trust_ratio": max_trust_ratio,
             "zero_norms": zero_norms,
+            "maximize": maximize,
             "adapts": True,
         }
         super().__init__(params, defaults)
+
+    def _refuse_options(self, options: Mapping[str, Any]) -> None:
+        super()._refuse_options(options)
+        if not options["epsilon"] > 0:
+            raise ValueError(f"epsilon must be above 0, not {options['epsilon']}.")
 
     def _update(self, param_group: dict[str, Any], params: list[Tensor]) -> None:
         if not (param_group.get(BETAS_CHANGE) and param_group["bias_correction"]):
@@ -88,62 +88,58 @@ class LAMB(GroupwiseOptimizer):
 
     def _move(self, param_group: dict[str, Any], params: list[Tensor], correction: Correction | None = None) -> None:
         weights = in_at_least_float32(params)
-        updates = self._adam_directions(param_group, params, weights, correction)
-        if param_group["weight_decay"]:
-            torch._foreach_add_(updates, weights, alpha=param_group["weight_decay"])
+        updates = self._updates(param_group, params, weights, correction)
+        rate, ratios = learning_rate_of(param_group, params), [1.0] * len(params)
         if param_group["adapts"]:
-            torch._foreach_mul_(updates, trust_ratios(norms(weights), norms(updates), param_group))
-        torch._foreach_add_(params, updates, alpha=-param_group["lr"])
+            ratios = numbers_for(trust_ratios(norms(weights), norms(updates), param_group), weights[0].dtype)
+        add_scaled(params, updates, [-rate * ratio for ratio in ratios])
 
-    def _adam_directions(
-        self, param_group: dict[str, Any], params: list[Tensor], weights: list[Tensor], correction: Correction | None
-    ) -> list[Tensor]:
-        """m_hat / (sqrt(v_hat) + epsilon) of each parameter.
+    def _updates(self, param_group: dict[str, Any], params: list[Tensor], weights: list[Tensor], correction: Correction | None) -> list[Tensor]:
+        """The update u of each parameter.
 
-        torch's fused Adam does the two moments and the quotient in one pass over memory, several times faster
-        than a pass for each operation; maximising from zero at rate 1, it leaves the quotient itself.
+        torch's fused Adam does the two moments and the quotient in one pass over memory, several times faster than a pass for
+        each operation. Maximising at a rate of 1 it adds the quotient to what stands there: the weight decay.
         """
-        steps, first_moments, second_moments = adam_state(self.state, params, ("first_moment", "second_moment"), at_least_float32(params[0].dtype))
+        steps, first_moments, second_moments = adam_state(self.state, params, ("first_moment", "second_moment"), weights[0].dtype)
+        torch._foreach_add_(steps, 1.0)
+        updates = self._scratch(first_moments)
+        if not param_group["weight_decay"]:
+            torch._foreach_zero_(updates)
+        else:
+            for update, weight in zip(updates, weights, strict=True):
+                torch.mul(weight, param_group["weight_decay"], out=update)
+        gradients = in_at_least_float32([param.grad for param in params])
         is_counted = param_group["bias_correction"] and correction is None
         rate, epsilon = correction or (1.0, 1.0)
-        directions = [torch.zeros_like(weight) for weight in weights]
-        gradients = in_at_least_float32([param.grad for param in params])
-        gradients = [laid_like(gradient, direction) for gradient, direction in zip(gradients, directions, strict=True)]
         beta1, beta2 = param_group["betas"]
-        adam(
-            directions,
-            gradients,
+        torch._fused_adam_(
+            updates,
+            [laid_like(gradient, update) for gradient, update in zip(gradients, updates, strict=True)],
             first_moments,
             second_moments,
             [],
             steps if is_counted else long_ago(steps),
-            fused=True,
             amsgrad=False,
             beta1=beta1,
             beta2=beta2,
             lr=rate,
             weight_decay=0.0,
             eps=param_group["epsilon"] * epsilon,
-            maximize=True,
+            maximize=not param_group["maximize"],
         )
-        if not is_counted:
-            torch._foreach_add_(steps, 1.0)
-        return directions
+        return updates
 
 
-def trust_ratios(weight_norms: list[Tensor], update_norms: list[Tensor], param_group: dict[str, Any]) -> list[Tensor]:
+def trust_ratios(weight_norms: Tensor, update_norms: Tensor, param_group: dict[str, Any]) -> Tensor:
     """The layer-wise factors phi(|w|) / |u| on the learning rate.
 
     Args:
-        weight_norms, update_norms: 0-d, L2, one tensor's each.
+        weight_norms, update_norms: 1-D, L2, a number for each tensor.
         param_group: options `phi_min`, `phi_max`, `max_trust_ratio`, `zero_norms`.
 
     Returns:
-        0-d tensors >= 0, on the norms' device.
+        1-D, >= 0, on the norms' device.
     """
-    weight, update = torch.stack(weight_norms), torch.stack(update_norms)
-    ratio = weight.clamp(min=param_group["phi_min"], max=param_group["phi_max"]) / update
-    if param_group["max_trust_ratio"] is not None:
-        ratio = ratio.clamp(max=param_group["max_trust_ratio"])
-    follows = (weight > 0) & (update > 0) if param_group.get("zero_norms", "one") == "one" else update > 0
-    return list(torch.where(follows, ratio, 1.0).unbind())
+    ratios = weight_norms.clamp(min=param_group["phi_min"], max=param_group["phi_max"]) / update_norms
+    follows = (weight_norms > 0) & (update_norms > 0) if param_group["zero_norms"] == "one" else update_norms > 0
+    return torch.where(follows, ratios, 1.0).clamp(0.0, param_group["max_trust_ratio"])

@@ -7,14 +7,14 @@
 m momentum, beta weight decay, eta trust coefficient, |.| the L2 norm of one parameter tensor.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from largebatch.jobs.optim.groupwise import GroupwiseOptimizer
-from largebatch.jobs.optim.tensors import at_least_float32, in_at_least_float32, norms, state_like
+from largebatch.jobs.optim.groupwise import GroupwiseOptimizer, learning_rate_of
+from largebatch.jobs.optim.tensors import add_scaled, at_least_float32, dense_like, laid_like, norms, numbers_for, state_like
 
 
 class LARS(GroupwiseOptimizer):
@@ -34,15 +34,16 @@ class LARS(GroupwiseOptimizer):
         nesterov: step along lr * ratio * (g + beta * w) + m * v instead of v.
         learning_rate_in_momentum: True, the paper: v holds lr, so a change of lr reaches the step over
             1 / (1 - m) steps. False, most public code: v <- m * v + ratio * (g + beta * w); w <- w - lr * v.
-        max_trust_ratio: upper bound of the ratio; None: unbounded, as in the paper.
+        max_trust_ratio: upper bound of the ratio, also where a norm is 0; None: unbounded, as in the paper.
         zero_norms: the ratio where |w| or |g| is 0, of which the paper says nothing: "one", or what the "equation" gives, by
             which a weight of zeros never moves; 1 where it gives 0 / 0.
+        maximize: climb: g is minus the gradient.
     """
 
     def __init__(
         self,
         params: Iterable[Tensor] | Iterable[dict[str, Any]],
-        lr: float,
+        lr: float | Tensor,
         *,
         momentum: float = 0.9,
         weight_decay: float = 0.0,
@@ -52,15 +53,8 @@ class LARS(GroupwiseOptimizer):
         learning_rate_in_momentum: bool = True,
         max_trust_ratio: float | None = None,
         zero_norms: Literal["one", "equation"] = "one",
+        maximize: bool = False,
     ) -> None:
-        if lr < 0:
-            raise ValueError(f"lr must be at least 0, not {lr}.")
-        if not 0 <= momentum < 1:
-            raise ValueError(f"momentum must be in [0, 1), not {momentum}.")
-        if weight_decay < 0 or epsilon < 0:
-            raise ValueError(f"weight_decay and epsilon must be at least 0, not {weight_decay} and {epsilon}.")
-        if trust_coefficient <= 0:
-            raise ValueError(f"trust_coefficient must be above 0, not {trust_coefficient}.")
         defaults = {
             "lr": lr,
             "momentum": momentum,
@@ -71,47 +65,97 @@ class LARS(GroupwiseOptimizer):
             "learning_rate_in_momentum": learning_rate_in_momentum,
             "max_trust_ratio": max_trust_ratio,
             "zero_norms": zero_norms,
+            "maximize": maximize,
             "adapts": True,
         }
         super().__init__(params, defaults)
 
+    def _refuse_options(self, options: Mapping[str, Any]) -> None:
+        super()._refuse_options(options)
+        if not options["trust_coefficient"] > 0:
+            raise ValueError(f"trust_coefficient must be above 0, not {options['trust_coefficient']}.")
+
     def _update(self, param_group: dict[str, Any], params: list[Tensor]) -> None:
-        learning_rate, momentum, weight_decay = param_group["lr"], param_group["momentum"], param_group["weight_decay"]
-        weights = in_at_least_float32(params)
-        gradients = in_at_least_float32([param.grad for param in params])
-        updates = list(torch._foreach_add(gradients, weights, alpha=weight_decay)) if weight_decay else [g.clone() for g in gradients]
+        dtype, momentum = at_least_float32(params[0].dtype), param_group["momentum"]
+        velocities = [state_like(self.state[param], "velocity", param, dtype) for param in params] if momentum else []
+        examples = velocities or [dense_like(param) for param in params]
+        weights = [laid_like(param.to(dtype), example) for param, example in zip(params, examples, strict=True)]
+        gradients: list[Any] = [param.grad for param in params]
+        gradients = [laid_like(gradient.to(dtype), example) for gradient, example in zip(gradients, examples, strict=True)]
+        rate, ratios = learning_rate_of(param_group, params), [1.0] * len(params)
         if param_group["adapts"]:
-            torch._foreach_mul_(updates, trust_ratios(norms(weights), norms(gradients), param_group))
-        inside = param_group["learning_rate_in_momentum"]
-        if inside:
-            torch._foreach_mul_(updates, learning_rate)
-        if momentum:
-            velocities = [state_like(self.state[param], "velocity", param, at_least_float32(param.dtype)) for param in params]
-            torch._foreach_mul_(velocities, momentum)
+            ratios = numbers_for(trust_ratios(norms(weights), norms(gradients), param_group), dtype)
+        pushes, move = ([rate * ratio for ratio in ratios], 1.0) if param_group["learning_rate_in_momentum"] else (ratios, rate)
+        if _takes_one_pass(weights, pushes, param_group):
+            _move_in_one_pass(weights, gradients, velocities, pushes, move, param_group)
+        else:
+            self._move_pass_by_pass(weights, gradients, velocities, pushes, move, param_group)
+        for param, weight in zip(params, weights, strict=True):
+            if weight.data_ptr() != param.data_ptr():
+                param.copy_(weight)
+
+    def _move_pass_by_pass(
+        self, weights: list[Tensor], gradients: list[Tensor], velocities: list[Tensor], pushes: list[Any], move: Any, param_group: dict[str, Any]
+    ) -> None:
+        """On any device, in any precision: v <- m * v + push * (g + beta * w); w <- w - move * v."""
+        updates = self._scratch(weights)
+        torch._foreach_copy_(updates, gradients)
+        if param_group["maximize"]:
+            torch._foreach_neg_(updates)
+        if param_group["weight_decay"]:
+            torch._foreach_add_(updates, weights, alpha=param_group["weight_decay"])
+        torch._foreach_mul_(updates, pushes)
+        if velocities:
+            torch._foreach_mul_(velocities, param_group["momentum"])
             torch._foreach_add_(velocities, updates)
             if param_group["nesterov"]:
-                torch._foreach_add_(updates, velocities, alpha=momentum)
+                torch._foreach_add_(updates, velocities, alpha=param_group["momentum"])
             else:
                 updates = velocities
-        torch._foreach_add_(params, updates, alpha=-1.0 if inside else -learning_rate)
+        add_scaled(weights, updates, [-move] * len(weights))
 
 
-def trust_ratios(weight_norms: list[Tensor], gradient_norms: list[Tensor], param_group: dict[str, Any]) -> list[Tensor]:
+def _takes_one_pass(weights: list[Tensor], pushes: list[Any], param_group: dict[str, Any]) -> bool:
+    """Whether `_move_in_one_pass` gives the numbers, and fast."""
+    if param_group["nesterov"] or not weights[0].is_cpu or weights[0].dtype != torch.float32:
+        return False
+    return all(abs(1.0 - (1.0 - push) - push) <= 2**-24 * push for push in pushes)  # gradients 10^6 times the weights are beyond it
+
+
+def _move_in_one_pass(
+    weights: list[Tensor], gradients: list[Tensor], velocities: list[Tensor], pushes: list[float], move: float, param_group: dict[str, Any]
+) -> None:
+    """The same by torch's SGD, of which 1 - dampening multiplies the gradient with its decay on the way into the momentum."""
+    at_once = len(pushes) if pushes.count(pushes[0]) == len(pushes) else 1
+    for first in range(0, len(pushes), at_once):
+        some, push = slice(first, first + at_once), pushes[first]
+        torch._fused_sgd_(
+            weights[some],
+            gradients[some],
+            velocities[some],
+            weight_decay=param_group["weight_decay"],
+            momentum=param_group["momentum"],
+            lr=move if velocities else push * move,
+            dampening=1.0 - push,
+            nesterov=False,
+            maximize=param_group["maximize"],
+            is_first_step=False,
+        )
+
+
+def trust_ratios(weight_norms: Tensor, gradient_norms: Tensor, param_group: dict[str, Any]) -> Tensor:
     """The layer-wise factors on the learning rate.
 
         ratio = eta * |w| / (|g| + beta * |w| + epsilon)
 
     Args:
-        weight_norms, gradient_norms: 0-d, L2, one tensor's each.
+        weight_norms, gradient_norms: 1-D, L2, a number for each tensor.
         param_group: options `trust_coefficient` (eta), `weight_decay` (beta), `epsilon`, `max_trust_ratio`, `zero_norms`.
 
     Returns:
-        0-d tensors >= 0, on the norms' device.
+        1-D, >= 0, on the norms' device.
     """
-    weight, gradient = torch.stack(weight_norms), torch.stack(gradient_norms)
-    denominator = gradient + param_group["weight_decay"] * weight + param_group["epsilon"]
-    ratio = param_group["trust_coefficient"] * weight / denominator
-    if param_group["max_trust_ratio"] is not None:
-        ratio = ratio.clamp(max=param_group["max_trust_ratio"])
-    follows = (weight > 0) & (gradient > 0) if param_group.get("zero_norms", "one") == "one" else denominator > 0
-    return list(torch.where(follows, ratio, 1.0).unbind())
+    denominator = gradient_norms + param_group["weight_decay"] * weight_norms + param_group["epsilon"]
+    ratios = param_group["trust_coefficient"] * weight_norms / denominator
+    follows = (weight_norms > 0) & (gradient_norms > 0) if param_group["zero_norms"] == "one" else denominator > 0
+    return torch.where(follows, ratios, 1.0).clamp(0.0, param_group["max_trust_ratio"])

@@ -1,10 +1,16 @@
 """Small helpers over lists of tensors, for optimizers that update many parameters at once."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
+
+SQUARES_AT_ONCE = 2**20
+"""So many are added up in float32, their sums in float64."""
+SMALLEST_SQUARE = 1e-20
+"""A sum of squares above it has lost nothing of note to those that float32 holds as 0: 10^10 of them come to less than 1e-28."""
 
 
 def at_least_float32(dtype: torch.dtype) -> torch.dtype:
@@ -17,21 +23,61 @@ def in_at_least_float32(tensors: list[Any]) -> list[Tensor]:
     return [tensor.to(at_least_float32(tensor.dtype)) for tensor in tensors]
 
 
-def norms(tensors: list[Tensor]) -> list[Tensor]:
-    """The L2 norm of each tensor, 0-d, in at least float32."""
-    return list(torch._foreach_norm(tensors, 2, dtype=at_least_float32(tensors[0].dtype)))
+def norms(tensors: list[Tensor]) -> Tensor:
+    """The L2 norms of tensors on one device, 1-D and on it; right also where the squares lie beyond float32, on CPUs and CUDA's devices."""
+    if tensors[0].is_cpu:
+        return torch.tensor([_norm_on_cpu(tensor) for tensor in tensors], dtype=torch.float64)
+    dtype = torch.float64 if tensors[0].is_cuda else at_least_float32(tensors[0].dtype)
+    return torch.stack(list(torch._foreach_norm(tensors, 2, dtype=dtype)))
 
 
-def state_like(state: dict[str, Any], key: str, param: Tensor, dtype: torch.dtype) -> Tensor:
-    """The state tensor `key` of a parameter, zeros at first; it lies in memory like `dense_like(param)`.
+def _norm_on_cpu(tensor: Tensor) -> float:
+    """By the dot product, which uses all threads, as torch's norm does not."""
+    flat = _in_memory_order(tensor.to(at_least_float32(tensor.dtype)))
+    parts = (flat[begin : begin + SQUARES_AT_ONCE] for begin in range(0, flat.numel(), SQUARES_AT_ONCE))
+    square = math.fsum(torch.dot(part, part).item() for part in parts)
+    if SMALLEST_SQUARE < square < math.inf:
+        return math.sqrt(square)
+    largest = torch.linalg.vector_norm(flat, math.inf).item() if flat.numel() else 0.0
+    return largest * torch.linalg.vector_norm(flat / largest).item() if 0 < largest < math.inf else largest
 
-    What was loaded may lie otherwise, where the parameter did when it was saved: it is laid anew, once.
+
+def _in_memory_order(tensor: Tensor) -> Tensor:
+    """All numbers of a tensor, 1-D: a view, or a copy if it has gaps."""
+    return tensor.as_strided((tensor.numel(),), (1,)) if tensor.is_contiguous() or _is_dense(tensor) else tensor.flatten()
+
+
+def add_scaled(targets: list[Tensor], sources: list[Tensor], factors: list[Any]) -> None:
+    """Add to each tensor another times a number, or times a 0-d tensor on its device, without a copy of either."""
+    if isinstance(factors[0], float) and factors.count(factors[0]) == len(factors):
+        torch._foreach_add_(targets, sources, alpha=factors[0])
+        return
+    for target, source, factor in zip(targets, sources, factors, strict=True):
+        if isinstance(factor, Tensor):
+            target.addcmul_(source, factor)
+        else:
+            target.add_(source, alpha=factor)
+
+
+def numbers_for(values: Tensor, dtype: torch.dtype) -> list[Any]:
+    """What `add_scaled` takes of a 1-D tensor: numbers if it lies on the host, else 0-d tensors, which need not be copied there."""
+    return values.tolist() if values.is_cpu else list(values.to(dtype).unbind())
+
+
+def state_like(state: dict[str, Any], key: str, param: Tensor, dtype: torch.dtype, layout: torch.memory_format = torch.preserve_format) -> Tensor:
+    """The state tensor `key` of a parameter, zeros at first, of this dtype; it lies in memory like `dense_like(param, layout)`.
+
+    What was loaded may be otherwise: of another precision, or laid as the parameter was when it was saved. It is made so, once.
+
+    Raises: ValueError if it is of another shape, which torch's fused passes would not notice.
     """
     if key not in state:
-        state[key] = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
-    elif state[key].stride() != param.stride():
-        state[key] = laid_like(state[key], dense_like(param))
+        state[key] = torch.zeros_like(param, dtype=dtype, memory_format=layout)
     tensor: Tensor = state[key]
+    if tensor.shape != param.shape:
+        raise ValueError(f"the optimizer's state {key} has the shape {tuple(tensor.shape)}, the parameter {tuple(param.shape)}.")
+    if tensor.dtype != dtype or tensor.stride() != param.stride():
+        tensor = state[key] = laid_like(tensor.to(dtype), dense_like(param, layout))
     return tensor
 
 
@@ -43,15 +89,19 @@ def adam_state(
     Args: state: an optimizer's; moments: their keys in it; dtype: theirs.
     """
     for param in params:
-        if "step" not in state[param]:
-            state[param]["step"] = torch.zeros((), dtype=torch.float32, device=param.device)
+        # What was loaded may be a number, or lie on the host.
+        state[param]["step"] = torch.as_tensor(state[param].get("step", 0.0), dtype=torch.float32, device=param.device)
     first, second = ([state_like(state[param], key, param, dtype) for param in params] for key in moments)
     return [state[param]["step"] for param in params], first, second
 
 
-def dense_like(tensor: Tensor) -> Tensor:
+def dense_like(tensor: Tensor, layout: torch.memory_format = torch.preserve_format) -> Tensor:
     """A tensor without numbers (on "meta") of the same shape and order in memory, and without the gaps that a slice has."""
-    return torch.empty_like(tensor, device="meta", memory_format=torch.preserve_format)
+    return torch.empty_like(tensor, device="meta", memory_format=layout)
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    return tensor.stride() == dense_like(tensor).stride()
 
 
 def laid_like(tensor: Tensor, example: Tensor) -> Tensor:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from largebatch.jobs.optim.groupwise import GroupwiseOptimizer
-from largebatch.jobs.optim.tensors import at_least_float32, in_at_least_float32, state_like
+from largebatch.jobs.optim.groupwise import GroupwiseOptimizer, learning_rate_of
+from largebatch.jobs.optim.tensors import add_scaled, at_least_float32, in_at_least_float32, state_like
 
 SEQUENCE, AVERAGE = "z", "x"
 
@@ -34,7 +34,7 @@ class ScheduleFreeSGD(GroupwiseOptimizer):
     def __init__(
         self,
         params: Iterable[Tensor] | Iterable[dict[str, Any]],
-        lr: float,
+        lr: float | Tensor,
         *,
         beta: float = 0.9,
         weight_decay: float = 0.0,
@@ -59,7 +59,7 @@ class ScheduleFreeSGD(GroupwiseOptimizer):
         directions = self._directions(param_group, params)
         if param_group["weight_decay"]:
             directions = list(torch._foreach_add(directions, in_at_least_float32(params), alpha=param_group["weight_decay"]))
-        torch._foreach_add_(sequences, directions, alpha=-param_group["lr"])
+        add_scaled(sequences, directions, [-learning_rate_of(param_group, params)] * len(params))
         torch._foreach_lerp_(averages, sequences, param_group["share"])
         torch._foreach_copy_(params, torch._foreach_lerp(sequences, averages, param_group["beta"]))
 
@@ -80,7 +80,7 @@ class ScheduleFreeAdamW(ScheduleFreeSGD):
     """
 
     def __init__(
-        self, params: Iterable[Tensor] | Iterable[dict[str, Any]], lr: float, *, beta2: float = 0.999, eps: float = 1e-8, **options: Any
+        self, params: Iterable[Tensor] | Iterable[dict[str, Any]], lr: float | Tensor, *, beta2: float = 0.999, eps: float = 1e-8, **options: Any
     ) -> None:
         super().__init__(params, lr, beta2=beta2, eps=eps, **options)
 

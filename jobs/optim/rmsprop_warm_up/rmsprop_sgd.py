@@ -8,14 +8,14 @@ g the gradient, to which weight_decay * w is added before; in the paper's letter
 alpha_RMSprop rmsprop_weight, eta lr and Delta -v. Weights 1 and 0 are torch's SGD, weights 0 and 1 its RMSprop, each with momentum.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from largebatch.jobs.optim.groupwise import GroupwiseOptimizer
-from largebatch.jobs.optim.tensors import at_least_float32, in_at_least_float32, state_like
+from largebatch.jobs.optim.groupwise import GroupwiseOptimizer, learning_rate_of
+from largebatch.jobs.optim.tensors import add_scaled, at_least_float32, in_at_least_float32, state_like
 
 
 class RMSpropSGD(GroupwiseOptimizer):
@@ -34,7 +34,7 @@ class RMSpropSGD(GroupwiseOptimizer):
     def __init__(
         self,
         params: Iterable[Tensor] | Iterable[dict[str, Any]],
-        lr: float,
+        lr: float | Tensor,
         *,
         momentum: float = 0.9,
         beta2: float = 0.99,
@@ -43,13 +43,16 @@ class RMSpropSGD(GroupwiseOptimizer):
         sgd_weight: float = 1.0,
         rmsprop_weight: float = 0.0,
     ) -> None:
-        if not epsilon > 0:
-            raise ValueError(f"epsilon must be above 0, not {epsilon}: a weight that never had a gradient would be divided by 0.")
-        for name, weight in {"sgd_weight": sgd_weight, "rmsprop_weight": rmsprop_weight}.items():
-            if not weight >= 0:
-                raise ValueError(f"{name} must be at least 0, not {weight}.")
         rates = {"lr": lr, "momentum": momentum, "beta2": beta2, "epsilon": epsilon, "weight_decay": weight_decay}
         super().__init__(params, {**rates, "sgd_weight": sgd_weight, "rmsprop_weight": rmsprop_weight})
+
+    def _refuse_options(self, options: Mapping[str, Any]) -> None:
+        super()._refuse_options(options)
+        if not options["epsilon"] > 0:
+            raise ValueError(f"epsilon must be above 0, not {options['epsilon']}: a weight that never had a gradient would be divided by 0.")
+        for name in ("sgd_weight", "rmsprop_weight"):
+            if not options[name] >= 0:
+                raise ValueError(f"{name} must be at least 0, not {options[name]}.")
 
     def _update(self, param_group: dict[str, Any], params: list[Tensor]) -> None:
         momentum, beta2, weight_decay = param_group["momentum"], param_group["beta2"], param_group["weight_decay"]
@@ -73,4 +76,4 @@ class RMSpropSGD(GroupwiseOptimizer):
             torch._foreach_mul_(velocities, momentum)
             torch._foreach_add_(velocities, updates)
             updates = tuple(velocities)
-        torch._foreach_add_(params, updates, alpha=-param_group["lr"])
+        add_scaled(params, list(updates), [-learning_rate_of(param_group, params)] * len(params))

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.optim.functional import muon
 
 from largebatch.jobs.optim.groupwise import GroupwiseOptimizer
-from largebatch.jobs.optim.tensors import at_least_float32, laid_like
+from largebatch.jobs.optim.tensors import at_least_float32, laid_like, state_like
 
 COEFFICIENTS = (3.4445, -4.775, 2.0315)
 """Of the iteration's polynomial, torch's and its authors'."""
@@ -42,7 +42,7 @@ class Muon(GroupwiseOptimizer):
     def __init__(
         self,
         params: Iterable[Tensor] | Iterable[dict[str, Any]],
-        lr: float,
+        lr: float | Tensor,
         *,
         momentum: float = 0.95,
         weight_decay: float = 0.0,
@@ -53,19 +53,22 @@ class Muon(GroupwiseOptimizer):
     ) -> None:
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "nesterov": nesterov}
         super().__init__(params, {**defaults, "ns_steps": ns_steps, "eps": eps, "adjust_lr_fn": adjust_lr_fn})
-        for param in (param for param_group in self.param_groups for param in param_group["params"]):
+
+    def _refuse_params(self, params: list[Tensor]) -> None:
+        super()._refuse_params(params)
+        for param in params:
             if param.ndim < 2:
                 raise ValueError(f"Muon updates matrices, and a parameter has the shape {tuple(param.shape)}.")
 
     def _update(self, param_group: dict[str, Any], params: list[Tensor]) -> None:
         for param in params:
-            mean = self._mean(param)
+            mean = state_like(self.state[param], "momentum_buffer", param, at_least_float32(param.dtype), torch.contiguous_format)  # seen as a matrix
             weight, gradient = laid_like(param, mean), laid_like(param.grad.to(mean.dtype), mean)  # type: ignore[union-attr]
             muon(
                 [weight.flatten(1)],
                 [gradient.flatten(1)],
                 [mean.flatten(1)],
-                lr=param_group["lr"],
+                lr=float(param_group["lr"]),
                 momentum=param_group["momentum"],
                 weight_decay=param_group["weight_decay"],
                 nesterov=param_group["nesterov"],
@@ -77,11 +80,3 @@ class Muon(GroupwiseOptimizer):
             )
             if weight.data_ptr() != param.data_ptr():
                 param.copy_(weight)
-
-    def _mean(self, param: Tensor) -> Tensor:
-        """The moving mean of a parameter's gradient, row by row, so that it can be seen as a matrix; zeros at first."""
-        state = self.state[param]
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros(param.shape, dtype=at_least_float32(param.dtype), device=param.device)
-        mean: Tensor = state["momentum_buffer"]
-        return mean

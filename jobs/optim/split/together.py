@@ -17,6 +17,10 @@ class Together(Optimizer):
         self._parts = parts
         super().__init__([{**group, PART: number} for number, part in enumerate(parts) for group in part.param_groups], {})
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy has."""
+        return {**super().__getstate__(), "_parts": self._parts}
+
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> Any:
         """Update every parameter that has a gradient."""

@@ -86,6 +86,9 @@ for name in OPTIMIZERS:
     optimizer.step()
     optimizer.load_state_dict(optimizer.state_dict())
     optimizer.zero_grad()
+    if name != "muon":
+        optimizer.add_param_group({"params": [nn.Parameter(torch.ones(3, 2))]})
+        optimizer.step()
 print([name for name in ("torch._dynamo", "sympy") if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
