@@ -113,7 +113,7 @@ class LambConfig(LayerwiseConfig, AdamConfig):
     phi_max: PositiveFloat | None = None
     """Upper bound of phi(|w|); none: phi is the identity above phi_min."""
 
-    usual_rate: ClassVar[float | None] = 1e-2
+    usual_rate: ClassVar[float | None] = 2e-2
 
     @model_validator(mode="after")
     def _can_divide_and_has_a_range(self) -> Self:

@@ -52,16 +52,10 @@ def time_to_target(findings: Findings, predicted: Sequence[tuple[float, float]] 
         x, y = [choice.global_batch_size for choice in standing], [choice.seconds for choice in standing]
         series.append(Series(f"no other is sooner with as few {findings.unit.name}", x, y, draws="marks", symbol="ring", mark_size=2, colour=6))
     chart = _against_batch(findings, "time-to-target", f"Time to {_judged(findings)} {findings.target:g}", SECONDS, series, log_y=True)
-    return replace(chart, marks=_critical_batches(findings))
-
-
-def _critical_batches(findings: Findings) -> list[tuple[float, str]]:
-    """The critical batch of each optimizer, if it lies among the batches, as a mark."""
-    first, last = _ends(findings)
-    fitted = [side.critical_batch for side in findings.by_optimizer.values() if side.critical_batch is not None]
-    of = [f" under {critical.optimizer}" if findings.compares_optimizers else "" for critical in fitted]
-    marks = [(critical.critical_batch_size, f"critical batch{under}") for critical, under in zip(fitted, of, strict=True)]
-    return [(batch, words) for batch, words in marks if first <= batch <= last]
+    critical, (first, last) = findings.critical_batch, _ends(findings)
+    if critical is None or findings.compares_optimizers or not first <= critical.critical_batch_size <= last:
+        return chart
+    return replace(chart, marks=[(critical.critical_batch_size, "critical batch")])
 
 
 def _ends(findings: Findings) -> tuple[int, int]:
@@ -75,20 +69,24 @@ def steps_and_samples(findings: Findings) -> list[Chart]:
     charts, unit, (first, last) = list[Chart](), findings.unit, _ends(findings)
     for what, spent, of in (("steps", "steps", SAMPLES), ("samples", "samples_seen", unit)):
         name = what if what == "steps" else unit.name
-        series = _costs(findings, what, spent, name, of)
+        series, points = _costs(findings, what, spent, name, of), list[tuple[float, float]]()
         for number, side in enumerate(findings.by_optimizer.values()):
             critical, reached = side.critical_batch, side.reached
             if critical is not None and reached:
-                batches = np.geomspace(reached[0].global_batch_size, reached[-1].global_batch_size, 80)
-                fitted = [critical.steps_to_target(batch) if what == "steps" else of.of(critical.samples_to_target(batch)) for batch in batches]
+                batches = [*np.geomspace(reached[0].global_batch_size, reached[-1].global_batch_size, 80), critical.critical_batch_size]
+                *fitted, at_critical = [
+                    critical.steps_to_target(batch) if what == "steps" else of.of(critical.samples_to_target(batch)) for batch in batches
+                ]
+                points += [(critical.critical_batch_size, at_critical)] if first <= critical.critical_batch_size <= last else []
                 colour = number if findings.compares_optimizers else 1
-                series.append(Series(_named(findings, side, "fit"), list(batches), fitted, draws="line", dash=True, colour=colour))
+                series.append(Series(_named(findings, side, "fit"), batches[:-1], fitted, draws="line", dash=True, colour=colour))
+        if points and findings.compares_optimizers:  # a line for each, with its words, would hide the others
+            x, y = [x for x, _ in points], [y for _, y in points]
+            series.append(Series("critical batch", x, y, draws="marks", symbol="ring", mark_size=2, colour=6))
         chart = _against_batch(
             findings, f"{what}-to-target", f"{name.capitalize()} to {_judged(findings)} {findings.target:g}", name, series, log_y=True
         )
-        if findings.compares_optimizers:
-            chart = replace(chart, marks=_critical_batches(findings))
-        elif (critical := findings.critical_batch) is not None:
+        if (critical := findings.critical_batch) is not None and not findings.compares_optimizers:
             perfect, maximal = edges(critical.critical_batch_size)
             marks = [(perfect, "perfect scaling ends"), (critical.critical_batch_size, "critical batch"), (maximal, "maximal data parallelism")]
             low, high = max(critical.low, first), last if critical.high is None else min(critical.high, last)
@@ -100,27 +98,37 @@ def steps_and_samples(findings: Findings) -> list[Chart]:
 def frontiers(findings: Findings) -> list[Chart]:
     """Time against score over all runs, and time against samples to the target over batch sizes."""
     points, name = findings.score_frontier, _judged(findings)
-    every = [(at.training_seconds, at.score) for run in findings.runs for at in run.evaluations]
+    unit, is_several = findings.unit, findings.compares_optimizers
+    sides = list(enumerate(findings.by_optimizer.items()))
+    every = [_evaluations(optimizer, side, number) for number, (optimizer, side) in sides]
+    if not is_several:
+        every = [_evaluations("every evaluation", findings, 6)]
+    colour = 6 if is_several else 1
+    draws: Draws = "line" if is_several else "both"
     standing = Series(
-        "frontier", [point.seconds for point in points], [point.score for point in points], colour=1,
+        "frontier", [point.seconds for point in points], [point.score for point in points], draws=draws, colour=colour,
         notes=[f"batch {point.global_batch_size:,} with {point.optimizer}: {findings.metric.format(point.score)} after {point.seconds:.3g} s"
                for point in points],
     )  # fmt: skip
     best = Chart(
         "score-frontier", f"The best {name} by each moment", SECONDS, name,
-        [Series("every evaluation", [s for s, _ in every], [a for _, a in every], draws="marks", colour=6), standing],
+        [*every, standing],
         caption=_caption(findings), log_x=True, levels=[(findings.target, f"target {findings.target:g}")],
     )  # fmt: skip
-    unit, is_several = findings.unit, findings.compares_optimizers
-    sides = [(optimizer, side.choices, number) for number, (optimizer, side) in enumerate(findings.by_optimizer.items()) if side.choices]
-    batches = [_of_choices(*side, unit) for side in (sides if is_several else [("every batch size", findings.choices, 6)])]
-    batches.append(_of_choices("frontier", findings.cost_frontier, 6 if is_several else 1, unit, draws="both"))
+    measured = [(optimizer, side.choices, number) for number, (optimizer, side) in sides if side.choices]
+    batches = [_of_choices(*of, unit) for of in (measured if is_several else [("every batch size", findings.choices, 6)])]
+    batches.append(_of_choices("frontier", findings.cost_frontier, colour, unit, draws))
     missed = ", ".join(f"{missed.global_batch_size:,}{f' with {missed.first.optimizer}' if is_several else ''}" for missed in findings.missed)
     cost = Chart(
         "cost-frontier", f"Time against {unit.name}, to {name} {findings.target:g}", SECONDS, f"{unit.name} to target", batches,
         caption=_caption(findings, f"missed the target: batch {missed}, so not shown" if missed else ""), log_x=True, log_y=True,
     )  # fmt: skip
     return [best, cost]
+
+
+def _evaluations(name: str, findings: Findings, colour: int) -> Series:
+    every = [(at.training_seconds, at.score) for run in findings.runs for at in run.evaluations]
+    return Series(name, [seconds for seconds, _ in every], [score for _, score in every], draws="marks", colour=colour)
 
 
 def _of_choices(name: str, choices: Sequence[Choice], colour: int, unit: Unit, draws: Draws = "marks") -> Series:

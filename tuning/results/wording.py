@@ -79,7 +79,8 @@ def _words(findings: Findings) -> list[str]:
     words = [f"{findings.setting}: {len(findings.runs)} runs of {num_batches} batch sizes{under}, to {judged} {findings.target:g}{chosen}."]
     words += [sentence(advice, findings.unit) for advice in findings.advice if advice.question in {"soonest", "cheapest"}]
     words += [_reach_in_words(side) for side in sides.values() if findings.compares_optimizers and reached]
-    words += [_critical_batch_in_words(side.critical_batch, side, under) for side in sides.values() if side.critical_batch]
+    fitted = [(side.critical_batch, side) for side in sides.values() if side.critical_batch]
+    words += [_critical_batch_in_words(critical, side, bool(under), is_first=not number) for number, (critical, side) in enumerate(fitted)]
     words += [sentence(advice, findings.unit) for advice in findings.advice if advice.question not in {"soonest", "cheapest"}]
     words += [growing.words for growing in findings.growing]
     if not reached:
@@ -193,14 +194,14 @@ def _reach_in_words(side: Findings) -> str:
     )
 
 
-def _critical_batch_in_words(critical: CriticalBatch, findings: Findings, under: str) -> str:
-    """The critical batch with its interval, and what the fit stands on. Args: under: empty where there is one optimizer alone."""
+def _critical_batch_in_words(critical: CriticalBatch, findings: Findings, is_named: bool, is_first: bool) -> str:
+    """The critical batch with its interval, and what the fit stands on. Args: is_named: whose it is; is_first: say what it means."""
     unit = findings.unit
     high = "beyond what was measured" if critical.high is None else f"{unit.of(critical.high):,.0f}"
+    meaning = "; far below it a doubled batch halves the steps, far above it buys nothing" if is_first else ""
     words = [
-        f"Critical batch size{f' under {critical.optimizer}' if under else ''}: {unit.words(critical.critical_batch_size)} "
-        f"(95 % interval {unit.of(critical.low):,.0f} ... {high}); far below it a "
-        "doubled batch halves the steps, far above it buys nothing."
+        f"Critical batch size{f' under {critical.optimizer}' if is_named else ''}: {unit.words(critical.critical_batch_size)} "
+        f"(95 % interval {unit.of(critical.low):,.0f} ... {high}){meaning}."
     ]
     if findings.noise_scale is not None:
         words.append(f"The gradient noise scale that the runs measured is {unit.of(findings.noise_scale):,.0f}.")

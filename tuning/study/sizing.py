@@ -181,9 +181,12 @@ def _size(
 
 
 def candidates(profile: Profile) -> list[int]:
-    """Batches four times apart, from 16 to half the training set, that one included, as far as they can be trained."""
+    """Batches four times apart, from 16 to half the training set, that one included, as far as they can be trained.
+
+    Half of an odd number is rounded up: else every epoch would end in a third batch, of a single sample.
+    """
     sizes = [point.global_batch_size for point in profile.points]
-    largest = max(min(profile.num_train_samples // 2, max(sizes)), min(sizes))
+    largest = max(min((profile.num_train_samples + 1) // 2, max(sizes)), min(sizes))
     smallest = max(16, min(sizes))
     batches = [smallest]
     while batches[-1] * BATCH_STEP <= largest:

@@ -40,6 +40,7 @@ class RmspropSgdConfig(OptimizerConfig):
 
     momentum_option: ClassVar[str] = "momentum"
     batch_power: ClassVar[float] = 1.0
+    usual_rate: ClassVar[float | None] = 0.1
     accumulates: ClassVar[bool] = True
 
     @property

@@ -4,6 +4,7 @@ import { one } from "./talk.js";
 
 export const AXES = { training_seconds: "training seconds", samples_seen: "samples", tokens_seen: "tokens", step: "steps", cost: "device seconds" };
 export const COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#777777"];
+const MOST_IN_LEGEND = 4;
 const FORM = { responsive: true, displaylogo: false, displayModeBar: false };
 
 function colours() {
@@ -43,6 +44,7 @@ export function drawFigure(id, figure) {
   const { ink, line } = colours();
   const axis = (given) => ({ ...given, gridcolor: line, zerolinecolor: line, linecolor: line });
   const { xaxis, yaxis, ...layout } = figure.layout;
+  document.getElementById(id).classList.toggle("tall", figure.data.length > MOST_IN_LEGEND); // else the legend takes the figure's room
   window.Plotly?.react(id, figure.data, { ...layout, title: undefined, font: { color: ink, size: 12 }, margin: { l: 60, r: 15, t: 15, b: 60 },
     xaxis: axis(xaxis), yaxis: axis(yaxis), legend: { orientation: "h", y: 1.02, yanchor: "bottom" } }, FORM);
 }

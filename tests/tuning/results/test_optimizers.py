@@ -152,12 +152,16 @@ def test_a_prediction_is_held_against_the_optimizer_that_it_was_made_with() -> N
 
 def test_figures_have_a_colour_for_each_optimizer() -> None:
     findings = two()
-    for chart in (time_to_target(findings), *steps_and_samples(findings)):
+    steps, samples = steps_and_samples(findings)
+    for chart in (time_to_target(findings), steps, samples):
         colours = {series.name: colour for series, colour in chart.coloured}
         assert colours["sgd"] == colours["sgd, missed"] != colours["lamb"], chart.name
         assert colours.get("lamb, fit", colours["lamb"]) == colours["lamb"]
-        assert {words for _, words in chart.marks} == {"critical batch under sgd", "critical batch under lamb"}
+        assert chart.marks == (), "lines that stand beside each other cannot be read"
         assert sorted(chart.x_ticks) == list(BATCHES)
+    critical = next(series for series in steps.series if series.name == "critical batch")
+    assert list(critical.x) == pytest.approx([CRITICAL, CRITICAL], rel=0.03)
+    assert list(critical.y) == pytest.approx([factor * 2 * MIN_SAMPLES / CRITICAL for factor in (1.01, 1.31)], rel=0.05)
     names = [chart.name for chart in charts_of(findings, Extras())]
     assert len(names) == len(set(names)), "each is a file"
     assert {"score-curves-sgd", "score-curves-lamb"} <= set(names)

@@ -6,7 +6,7 @@ from made_runs import TARGET, made_run
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.spec.read import read_spec
 from largebatch.tuning.results.analysis.step_time import Profile, ProfilePoint
-from largebatch.tuning.study.sizing import Expected, size_sweep, what_was_chosen
+from largebatch.tuning.study.sizing import Expected, candidates, size_sweep, what_was_chosen
 from largebatch.tuning.sweep.space import count_runs, groups, with_fields
 from largebatch.tuning.sweep.spec import BATCH, MOMENTUM, RangeSpec, ResourcesSpec
 
@@ -91,6 +91,12 @@ def test_a_rate_follows_the_momentum_only_where_momentum_adds_steps_up() -> None
     assert ranges["sgd"].low == pytest.approx(10 * ranges["muon"].low)
 
 
+def test_half_of_an_odd_number_leaves_no_single_sample_over() -> None:
+    own = profile(num_samples=1437)
+    assert candidates(own) == [16, 64, 256, 719]
+    assert candidates(profile(num_samples=1438)) == [16, 64, 256, 719]
+
+
 class TestOptimizers:
     """Compared beside each other within one budget."""
 
@@ -101,7 +107,7 @@ class TestOptimizers:
         found = {group.fields["optimizer.name"]: group.space["learning_rate.base"] for group in groups(sweep) if group.fields[BATCH] == 16}
         assert isinstance(found["sgd"], RangeSpec)
         assert isinstance(found["lamb"], RangeSpec)
-        of_recipe, usual = made_run(256).learning_rate * (16 / 256) ** 0.5, 0.01 * (16 / 256) ** 0.5
+        of_recipe, usual = made_run(256).learning_rate * (16 / 256) ** 0.5, 0.02 * (16 / 256) ** 0.5
         assert (found["sgd"].low * 6, found["sgd"].high / 6) == pytest.approx((of_recipe, of_recipe))
         assert (found["lamb"].low * 6, found["lamb"].high / 6) == pytest.approx((usual, usual))
         assert count_runs(sweep) == 2 * len(sweep.each[BATCH]) * (sweep.num_trials + sweep.repeats - 1)

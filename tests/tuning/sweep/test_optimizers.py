@@ -33,9 +33,9 @@ def ranges(spec: SweepSpec) -> dict[tuple[str, int], tuple[float, float]]:
 
 
 def test_each_has_its_usual_range_that_moves_with_the_root_of_the_batch() -> None:
-    """Restated: at a batch of 256 from a sixth to six times 0.1 for sgd, 0.01 for lamb."""
+    """Restated: at a batch of 256 from a sixth to six times 0.1 for sgd, 0.02 for lamb."""
     found = ranges(compared("sgd", "lamb"))
-    for name, usual in (("sgd", 0.1), ("lamb", 0.01)):
+    for name, usual in (("sgd", 0.1), ("lamb", 0.02)):
         for batch in (64, 1024):
             middle = usual * (batch / 256) ** 0.5
             assert found[name, batch] == pytest.approx((middle / 6, middle * 6)), (name, batch)
