@@ -43,9 +43,13 @@ class BranchPlan(TrainPlan):
 
     @cached_property
     def noise_every_steps(self) -> int:
-        """See `TrainPlan`. A multiple is cut into several micro-batches anyhow, so that every step of it tells the whole gradient's noise."""
-        if self.multiple == 1:
-            return super().noise_every_steps
+        """See `TrainPlan`. A multiple is cut into several micro-batches anyhow, so that every step of it tells the whole gradient's noise.
+
+        In the optimizer's own norm that costs far more than a step may: then a multiple measures after as many samples as the run does.
+        """
+        every = super().noise_every_steps
+        if self.multiple == 1 or (self.measures_dual_norm and every):
+            return -(-every // self.multiple)
         return int(self.measures_pieces and not self.couples_samples and self.spec.gradient.noise_every_steps != 0)
 
     def steps_from(self, position: Position) -> Iterator[StepPlan]:

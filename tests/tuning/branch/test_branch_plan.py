@@ -57,6 +57,13 @@ def test_the_run_itself_is_the_multiple_one(last: str, power: float) -> None:
         position = step.end
 
 
+def test_noise_in_the_optimizers_own_norm_is_measured_after_as_many_samples_as_in_the_run() -> None:
+    """Its norms cost more than a step may; the Euclidean noise of a multiple costs nothing, at every step."""
+    for norm, every in (("optimizer", {1: 6, 2: 3, 4: 2, 8: 1}), ("euclidean", {1: 6, 2: 1, 4: 1, 8: 1})):
+        made = plan(optimizer={"name": "lion"}, gradient={"noise_every_steps": 6, "noise_norm": norm})
+        assert {multiple: branch_plan(made, multiple, 0.5, 0).noise_every_steps for multiple in every} == every
+
+
 @pytest.mark.parametrize(("power", "factors"), [(0.0, (1.0, 1.0)), (0.5, (2.0, 1.75**0.5)), (1.0, (4.0, 1.75))])
 def test_the_rate_follows_the_samples_of_each_step(power: float, factors: tuple[float, float]) -> None:
     """By hand: of 46 samples, 32, then what the epoch has left, 14, then 32 of the next; the schedule is the run's, read at the middle."""
