@@ -38,7 +38,8 @@ from largebatch.jobs.models.sample_dropout import use_sample_dropout
 from largebatch.jobs.models.table import OURS, build_model
 from largebatch.jobs.optim.averaging.schedule_free import EvaluatedAverage
 from largebatch.jobs.optim.averaging.weight_average import WeightAverage
-from largebatch.jobs.optim.configs import MuonConfig, OwnOptimizerConfig
+from largebatch.jobs.optim.configs.muon import MuonConfig
+from largebatch.jobs.optim.configs.own import OwnOptimizerConfig
 from largebatch.jobs.optim.own import refuse_unusable
 from largebatch.jobs.optim.parameter_groups import build_optimizer, num_by_main_rule
 from largebatch.jobs.optim.split.heads import head_weights

@@ -21,7 +21,7 @@ from largebatch.jobs.engine.state import TrainState
 from largebatch.jobs.entry_points import ANYTHING, failed
 from largebatch.jobs.errors import FaultError
 from largebatch.jobs.optim.config_base import OptimizerConfig
-from largebatch.jobs.optim.configs import OwnOptimizerConfig
+from largebatch.jobs.optim.configs.own import OwnOptimizerConfig
 from largebatch.jobs.optim.parameter_groups import set_in_all_groups, set_learning_rate, set_options
 from largebatch.jobs.plan.learning_rate import adascale_gain
 from largebatch.jobs.plan.step_plan import StepPlan

@@ -241,21 +241,3 @@ class AdamConfig(TwoDecaysConfig):
         """See `OptimizerConfig`; with a mark where the betas follow the samples of the step."""
         options = super().group_options(is_bias_or_norm=is_bias_or_norm, group=group)
         return {**options, BETAS_CHANGE: True} if self.half_lives else options
-
-
-class LayerwiseConfig(OptimizerConfig):
-    """The options of an optimizer that gives every parameter tensor a learning rate of its own, by a trust ratio."""
-
-    adapt_biases_and_norms: bool = False
-    """Apply the trust ratio also to biases and normalisation parameters."""
-    max_trust_ratio: PositiveFloat | None = None
-    """Upper bound of the trust ratio; none in the papers."""
-    zero_norms: Literal["one", "equation"] = "one"
-    """The trust ratio where a norm is 0, of which the papers say nothing: 1 (most public code), or what the equation gives: 0 for
-    a weight of zeros, which lars then never moves and lamb's phi_min lifts."""
-
-    without_dual_norm: ClassVar[str] = "its steps are bounded layer by layer by the weights' own norms, which change along the run"
-
-    def group_options(self, *, is_bias_or_norm: bool, is_main: bool = True, group: ParameterGroupConfig | None = None) -> dict[str, Any]:
-        """With `adapts`: whether the group's trust ratio is more than 1 for all."""
-        return {**super().group_options(is_bias_or_norm=is_bias_or_norm, group=group), "adapts": self.adapt_biases_and_norms or not is_bias_or_norm}

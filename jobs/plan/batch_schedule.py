@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from largebatch.jobs.errors import PlanError
 from largebatch.jobs.optim.config_base import OptimizerConfig
-from largebatch.jobs.optim.configs import MuonConfig, OwnOptimizerConfig
+from largebatch.jobs.optim.configs.muon import MuonConfig
+from largebatch.jobs.optim.configs.own import OwnOptimizerConfig
 from largebatch.jobs.plan.learning_rate import learning_rate_fraction
 from largebatch.jobs.spec.schedules import PlaceSpec
 from largebatch.jobs.spec.train_spec import LearningRateSpec, TrainSpec

@@ -10,7 +10,7 @@ import pydantic
 
 import largebatch
 from largebatch.jobs.errors import SpecError
-from largebatch.jobs.optim.configs import OPTIMIZERS
+from largebatch.jobs.optim.configs.registry import OPTIMIZERS
 from largebatch.jobs.spec.alternatives import ALTERNATIVES
 from largebatch.jobs.spec.mistakes import first_mistake, nearest
 from largebatch.jobs.spec.text import STANDARD_INPUT, parse_document, parse_yaml, read_document

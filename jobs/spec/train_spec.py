@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from largebatch.jobs.optim.configs import AnyOptimizer
+from largebatch.jobs.optim.configs.registry import AnyOptimizer
 from largebatch.jobs.spec.model_and_data import DatasetSpec, ModelSpec
 from largebatch.jobs.spec.schedules import BatchScheduleSpec, RestartSpec
 from largebatch.jobs.spec_base import Fraction, Spec

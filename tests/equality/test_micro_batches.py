@@ -16,7 +16,7 @@ from largebatch.jobs.engine.step import optimizer_step
 from largebatch.jobs.models.norms.ghost_batch_norm import use_ghost_batch_norm
 from largebatch.jobs.models.sample_dropout import use_sample_dropout
 from largebatch.jobs.optim.averaging.weight_average import WeightAverage
-from largebatch.jobs.optim.configs import OPTIMIZERS
+from largebatch.jobs.optim.configs.registry import OPTIMIZERS
 from largebatch.jobs.optim.parameter_groups import build_optimizer
 from largebatch.jobs.plan.step_plan import Position, Slice
 from largebatch.jobs.plan.train_plan import TrainPlan

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from largebatch.jobs.optim.config_base import OptimizerConfig
-from largebatch.jobs.optim.configs import OPTIMIZERS
+from largebatch.jobs.optim.configs.registry import OPTIMIZERS
 from largebatch.jobs.optim.parameter_groups import build_optimizer, set_learning_rate
 from largebatch.tuning.landscape.surfaces import Surface
 

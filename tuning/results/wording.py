@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from largebatch.jobs.engine.core_wait import DISTURBED
-from largebatch.jobs.optim.configs import OPTIMIZERS
+from largebatch.jobs.optim.configs.registry import OPTIMIZERS
 from largebatch.jobs.plan.describe import CHOSEN_ON
 from largebatch.jobs.run.records import Headline
 from largebatch.tuning.results.analysis.critical_batch import regime

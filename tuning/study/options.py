@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from largebatch.jobs.errors import InputError, SpecError
-from largebatch.jobs.optim.configs import OPTIMIZERS
+from largebatch.jobs.optim.configs.registry import OPTIMIZERS
 from largebatch.jobs.run.run_folder import storage_errors, write_text
 from largebatch.jobs.spec.mistakes import nearest
 from largebatch.jobs.spec.train_spec import TrainSpec

@@ -6,7 +6,7 @@ A rate that is usual for one optimizer is far off for another, so each has a ran
 from collections.abc import Mapping
 from typing import Any
 
-from largebatch.jobs.optim.configs import OPTIMIZERS
+from largebatch.jobs.optim.configs.registry import OPTIMIZERS
 
 OPTIMIZER, OPTIMIZER_NAME, ENTRY_POINT = "optimizer", "optimizer.name", "optimizer.entry_point"
 USUAL_BATCH = 256

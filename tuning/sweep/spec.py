@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, JsonValue, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from largebatch.jobs.optim.by_samples.options import half_life_fields
-from largebatch.jobs.optim.configs import OPTIMIZERS
+from largebatch.jobs.optim.configs.registry import OPTIMIZERS
 from largebatch.jobs.spec.alternatives import IN_TOKENS
 from largebatch.jobs.spec.mistakes import nearest
 from largebatch.jobs.spec_base import Spec

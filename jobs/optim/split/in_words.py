@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 from torch import nn
 
 from largebatch.jobs.errors import PlanError
-from largebatch.jobs.optim.configs import MuonConfig
+from largebatch.jobs.optim.configs.muon import MuonConfig
 from largebatch.jobs.optim.parameter_groups import MOST_NAMES, first_matches, refuse_idle_patterns, trained_names
 from largebatch.jobs.optim.split.kinds import kinds_of
 

@@ -15,7 +15,7 @@ from largebatch.jobs.device import choose_device
 from largebatch.jobs.errors import SpecError
 from largebatch.jobs.launch.options import RECIPE, DataDir, Device, Overrides
 from largebatch.jobs.launch.signals import stop_requests
-from largebatch.jobs.optim.configs import OPTIMIZERS
+from largebatch.jobs.optim.configs.registry import OPTIMIZERS
 from largebatch.jobs.prepared import examine
 from largebatch.jobs.spec.read import read_spec
 from largebatch.jobs.spec.train_spec import TrainSpec

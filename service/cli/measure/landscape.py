@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from largebatch.jobs.errors import SpecError
-from largebatch.jobs.optim.configs import OPTIMIZERS
+from largebatch.jobs.optim.configs.registry import OPTIMIZERS
 from largebatch.jobs.run.run_folder import refuse_unwritable
 from largebatch.jobs.spec.mistakes import nearest
 from largebatch.jobs.streams import print_answer

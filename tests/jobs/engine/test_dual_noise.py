@@ -17,7 +17,8 @@ from largebatch.jobs.engine.gradient.accumulate import accumulate
 from largebatch.jobs.engine.noise_scale import NoiseSums, estimate, estimate_in_dual_norm
 from largebatch.jobs.engine.state import TrainState
 from largebatch.jobs.errors import PlanError
-from largebatch.jobs.optim.configs import LionConfig, MuonConfig
+from largebatch.jobs.optim.configs.element_wise import LionConfig
+from largebatch.jobs.optim.configs.muon import MuonConfig
 from largebatch.jobs.optim.parameter_groups import build_optimizer
 from largebatch.jobs.plan.describe import plan_facts
 from largebatch.jobs.plan.step_plan import Position, Slice

@@ -15,7 +15,7 @@ from largebatch.jobs.engine.ranks.local_sgd import LocalSGD
 from largebatch.jobs.engine.state import TrainState
 from largebatch.jobs.engine.step import optimizer_step
 from largebatch.jobs.optim.averaging.weight_average import WeightAverage
-from largebatch.jobs.optim.configs import OPTIMIZERS
+from largebatch.jobs.optim.configs.registry import OPTIMIZERS
 from largebatch.jobs.optim.parameter_groups import build_optimizer
 from largebatch.jobs.optim.saved_state import load_optimizer
 from largebatch.jobs.plan.step_plan import Position

@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from largebatch.jobs.optim.configs import OPTIMIZERS, LionConfig, MuonConfig, OptimizerConfig
+from largebatch.jobs.optim.configs.element_wise import LionConfig
+from largebatch.jobs.optim.configs.muon import MuonConfig
+from largebatch.jobs.optim.configs.registry import OPTIMIZERS, OptimizerConfig
 from largebatch.jobs.optim.dual_norm import DualNorm, nuclear_norm
 from largebatch.jobs.optim.parameter_groups import build_optimizer
 

@@ -78,7 +78,7 @@ def test_training_saving_and_loading_leave_torchs_compiler_out() -> None:
 import sys, torch
 from torch import nn
 from largebatch.jobs.optim.parameter_groups import build_optimizer
-from largebatch.jobs.optim.configs import OPTIMIZERS
+from largebatch.jobs.optim.configs.registry import OPTIMIZERS
 for name in OPTIMIZERS:
     model = nn.Linear(3, 2)
     optimizer = build_optimizer(model, OPTIMIZERS[name](name=name))

@@ -10,7 +10,7 @@ from torch.optim import SGD
 from largebatch.jobs.optim.adamw import AdamW
 from largebatch.jobs.optim.averaging.schedule_free import ScheduleFreeAdamW, ScheduleFreeSGD
 from largebatch.jobs.optim.config_base import OptimizerConfig
-from largebatch.jobs.optim.configs import OPTIMIZERS
+from largebatch.jobs.optim.configs.registry import OPTIMIZERS
 from largebatch.jobs.optim.lamb import LAMB
 from largebatch.jobs.optim.lars import LARS
 from largebatch.jobs.optim.lion import Lion

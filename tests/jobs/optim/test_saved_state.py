@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from largebatch.jobs.errors import PlanError
 from largebatch.jobs.optim.averaging.weight_average import WeightAverage
-from largebatch.jobs.optim.configs import OPTIMIZERS
+from largebatch.jobs.optim.configs.registry import OPTIMIZERS
 from largebatch.jobs.optim.parameter_groups import build_optimizer, set_learning_rate
 from largebatch.jobs.optim.saved_state import load_optimizer, parameter_names, refuse_other_precision
 

@@ -10,7 +10,7 @@ import pytest
 from small_runs import document
 
 from largebatch.jobs.errors import SpecError
-from largebatch.jobs.optim.configs import OPTIMIZERS
+from largebatch.jobs.optim.configs.registry import OPTIMIZERS
 from largebatch.jobs.plan.train_plan import USUAL_NOISE_EVERY
 from largebatch.jobs.spec.mistakes import OTHER_WORDS, nearest
 from largebatch.jobs.spec.read import build_spec, entry_points, read_spec, recipe_paths, refuse_unlisted_entry_points

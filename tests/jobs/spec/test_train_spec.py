@@ -9,7 +9,7 @@ import pydantic
 import pytest
 
 from largebatch.jobs.errors import SpecError
-from largebatch.jobs.optim.configs import OPTIMIZERS
+from largebatch.jobs.optim.configs.registry import OPTIMIZERS
 from largebatch.jobs.spec.read import build_spec, read_spec, recipe_paths
 from largebatch.jobs.spec.train_spec import LearningRateSpec, TrainSpec
 from largebatch.jobs.spec_base import Spec

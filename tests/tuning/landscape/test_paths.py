@@ -6,7 +6,7 @@ import pytest
 import torch
 from restated_surfaces import RESTATED, Rule, adam, lars, sgd
 
-from largebatch.jobs.optim.configs import OPTIMIZERS
+from largebatch.jobs.optim.configs.registry import OPTIMIZERS
 from largebatch.tuning.landscape.paths import Noise, Path, Side, roll, sides_of
 from largebatch.tuning.landscape.surfaces import SURFACES, Surface
 

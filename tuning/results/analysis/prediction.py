@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from largebatch.jobs.errors import InputError
-from largebatch.jobs.optim.configs import OPTIMIZERS
+from largebatch.jobs.optim.configs.registry import OPTIMIZERS
 from largebatch.tuning.results.analysis.reference import curve_through
 from largebatch.tuning.results.analysis.step_time import Profile
 from largebatch.tuning.results.answers import Setting

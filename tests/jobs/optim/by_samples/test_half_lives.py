@@ -12,7 +12,7 @@ import torch
 from small_runs import planned
 from torch import Tensor, nn
 
-from largebatch.jobs.optim.configs import OPTIMIZERS
+from largebatch.jobs.optim.configs.registry import OPTIMIZERS
 from largebatch.jobs.optim.parameter_groups import build_optimizer, set_learning_rate, set_options
 from largebatch.jobs.plan.step_plan import Position, StepPlan
 

@@ -9,7 +9,7 @@ from small_runs import planned
 from torch import nn
 
 from largebatch.jobs.errors import PlanError
-from largebatch.jobs.optim.configs import OPTIMIZERS
+from largebatch.jobs.optim.configs.registry import OPTIMIZERS
 from largebatch.jobs.optim.parameter_groups import build_optimizer, set_learning_rate, set_options
 from largebatch.jobs.plan.step_plan import Position
 from largebatch.jobs.plan.train_plan import TrainPlan

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW
 
-from largebatch.jobs.optim.configs import MuonConfig
+from largebatch.jobs.optim.configs.muon import MuonConfig
 from largebatch.jobs.optim.parameter_groups import build_optimizer, set_learning_rate
 from largebatch.jobs.optim.saved_state import load_optimizer, parameter_names
 from largebatch.jobs.optim.split.muon import COEFFICIENTS, Muon

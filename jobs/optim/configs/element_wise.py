@@ -1,0 +1,66 @@
+"""Optimizers that treat every number of a parameter alike: momentum SGD, AdamW, Lion."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from largebatch.jobs.optim.config_base import AdamConfig, DecoupledConfig, MomentumConfig, ParamGroups, TwoDecaysConfig
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+
+class SgdConfig(MomentumConfig):
+    """Momentum SGD; weight decay is coupled."""
+
+    name: Literal["sgd"]
+    """sgd is torch's."""
+
+    usual_rate: ClassVar[float | None] = 0.1
+
+    def build(self, groups: ParamGroups) -> "Optimizer":
+        """See `OptimizerConfig`."""
+        from torch.optim import SGD
+
+        from largebatch.jobs.optim.groupwise import eager
+
+        return eager(SGD)(groups, lr=0.0, momentum=self.built_with("momentum"), nesterov=self.nesterov)
+
+
+class AdamWConfig(DecoupledConfig, AdamConfig):
+    """AdamW (arXiv:1711.05101); weight decay is decoupled."""
+
+    name: Literal["adamw"]
+    """adamw is torch's."""
+
+    usual_rate: ClassVar[float | None] = 1e-3
+
+    def build(self, groups: ParamGroups) -> "Optimizer":
+        """See `OptimizerConfig`."""
+        from largebatch.jobs.optim.adamw import AdamW
+        from largebatch.jobs.optim.groupwise import eager
+
+        epsilon = 1e-8 if self.epsilon is None else self.epsilon
+        return eager(AdamW)(groups, lr=0.0, betas=self.betas, eps=epsilon, fused=True)
+
+
+class LionConfig(DecoupledConfig, TwoDecaysConfig):
+    """The sign of a mean of gradients (arXiv:2302.06675); weight decay is decoupled."""
+
+    name: Literal["lion"]
+    """lion is ours."""
+
+    decays: ClassVar[Mapping[str, float]] = {"beta1": 0.9, "beta2": 0.99}
+    usual_rate: ClassVar[float | None] = 2e-4
+    dual_norm: ClassVar[Literal["l1", "nuclear", ""]] = "l1"
+
+    @property
+    def num_state_tensors(self) -> int:
+        """The mean."""
+        return 1
+
+    def build(self, groups: ParamGroups) -> "Optimizer":
+        """See `OptimizerConfig`."""
+        from largebatch.jobs.optim.groupwise import eager
+        from largebatch.jobs.optim.lion import Lion
+
+        return eager(Lion)(groups, lr=0.0, betas=self.betas)
