@@ -179,7 +179,9 @@ def _momentum_map(findings: Findings, *, by_half_life: bool) -> Chart | None:
     if len(momenta) < 2:
         return None
     name, unit = momentum_name(tried.first.optimizer for tried in cells.values()), findings.unit
+    title = f"Seconds to {findings.target:g} over batch and {name}, learning rate tuned in each cell"
     if by_half_life:
+        title = f"Seconds to {findings.target:g} over batch and half-life of {name}, rate tuned in each cell"
         name = f"half-life of {name} ({unit.name})"
     rows = [f"{unit.of(value):,.0f}" if by_half_life else f"{value:g}" for value in momenta]
     grid = [[cells.get((batch, momentum)) for batch in batches] for momentum in momenta]
@@ -189,7 +191,6 @@ def _momentum_map(findings: Findings, *, by_half_life: bool) -> Chart | None:
         [["" if tried is None else "missed" if tried.seconds.median is None else f"{tried.seconds.median:.3g}" for tried in row] for row in grid],
         "training seconds to target",
     )  # fmt: skip
-    title = f"Seconds to {findings.target:g} over batch and {name}, learning rate tuned in each cell"
     return Chart("half-life-map" if by_half_life else "momentum-map", title, BATCH, name, heat=heat, caption=_caption(findings))
 
 
