@@ -5,6 +5,7 @@ queued -> starting -> running -> succeeded | failed | cancelled
 '- recovering
 """
 
+import math
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -58,10 +59,11 @@ MOVES: dict[State, frozenset[State]] = {
 
 
 class Capacity(NamedTuple):
-    """The cores and GPUs that a backend has in all."""
+    """The cores, GPUs and memory that a backend has in all."""
 
     cpus: float
     gpus: int
+    memory_gib: float = math.inf
 
 
 class JobFacts(BaseModel):
@@ -84,8 +86,10 @@ class JobFacts(BaseModel):
     """Cores it holds while it runs."""
     gpus: int
     """GPUs it holds while it runs."""
+    memory_gib: float = 0.0
+    """Memory it holds while it runs, in GiB; jobs of earlier versions hold none."""
     priority: int = 0
-    """Higher goes first."""
+    """Higher goes first among its owner's."""
     state: State = State.QUEUED
     reason: str | None = None
     """Why it is recovering, failed or cancelled."""
@@ -115,6 +119,8 @@ class Job(JobFacts):
     """The TrainSpec, or the SweepSpec; left out, like base and summary, where a job is read in brief."""
     base: dict[str, Any] | None = None
     """Sweeps: the TrainSpec that every run begins from."""
+    priority_among_owners: int = 0
+    """Higher goes before other owners' jobs: what an administrator asked for; nobody else goes before others, only behind them."""
     deadline_at_s: float | None = None
     """When it is ended, and has failed."""
     stop_asked_at_s: float | None = None

@@ -1,6 +1,7 @@
 """What an operator decides when starting the service: the options of `largebatch serve`, each with its help and default, once."""
 
 import hashlib
+import math
 import os
 import tempfile
 from collections.abc import Iterable
@@ -10,7 +11,10 @@ from typing import Annotated, Any, Self
 
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.launch.options import Option, split_uri
+from largebatch.service.memory import GIB, memory_bytes
 
+JOBS_PART = 0.8
+"""Of the memory, what jobs may hold together: the service and its planner need the rest."""
 EMBEDDED = "sqlite:///{runs_dir}/service.sqlite"
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 RUNS_DIR = Option(
@@ -40,7 +44,8 @@ class Settings:
     wants_tokens: Annotated[bool, Option("Ask for tokens on this machine too.", flag="--with-tokens")] = False
     entry_points: Annotated[tuple[str, ...], Option("Own code that requests may name.", flag="--entry-point", metavar="MODULE:FUNCTION")] = ()
     allows_download: Annotated[bool, Option("Let requests fetch data sets from their publishers.", flag="--allow-download")] = False
-    max_running_per_owner: Annotated[int, Option("Jobs of one owner at a time; 0: accept them, begin none.", minimum=0)] = 100
+    memory_gib: Annotated[float, Option("Memory that jobs may hold together; default four fifths of it.", minimum=0.5, is_found_out=True)] = math.inf
+    max_running_per_owner: Annotated[int | None, Option("Jobs of one owner at a time; 0: begin none; default: one a core.", minimum=0)] = None
     max_gpus_per_owner: Annotated[int, Option("GPUs of one owner at a time.", minimum=0)] = 10_000
     max_queued_per_owner: int = 20_000
     rate_per_minute: Annotated[int, Option("Of one asker.", flag="--requests-per-minute", minimum=1)] = 60_000
@@ -57,7 +62,14 @@ class Settings:
 
     @classmethod
     def read(
-        cls, *, runs_dir: str = "runs", entry_points: Iterable[str] | None = None, cpus: float | None = None, gpus: int | None = None, **values: Any
+        cls,
+        *,
+        runs_dir: str = "runs",
+        entry_points: Iterable[str] | None = None,
+        cpus: float | None = None,
+        gpus: int | None = None,
+        memory_gib: float | None = None,
+        **values: Any,
     ) -> Self:
         """The settings that an operator typed: the runs may be kept at a URI, cores and GPUs found out. Raises: InputError."""
         folder, store = split_uri(runs_dir)
@@ -67,7 +79,8 @@ class Settings:
             folder = Path(tempfile.gettempdir()) / f"largebatch-copies-{digest}-{values.get('port') or os.getpid()}"
         return cls(
             runs_dir=folder, store=store, entry_points=tuple(entry_points or ()), cpus=cls.cpus if cpus is None else cpus,
-            gpus=_num_gpus() if gpus is None else gpus, tracking_uri=os.environ.get("MLFLOW_TRACKING_URI") or None, **values,
+            gpus=_num_gpus() if gpus is None else gpus, memory_gib=JOBS_PART * memory_bytes() / GIB if memory_gib is None else memory_gib,
+            tracking_uri=os.environ.get("MLFLOW_TRACKING_URI") or None, **values,
         )  # fmt: skip
 
     @property

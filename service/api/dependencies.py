@@ -99,7 +99,7 @@ def make_dependencies(settings: Settings) -> Dependencies:
     if settings.ray_address is None:
         one_host = OneHost(store, settings.state_dir)
         one_host.claim(settings.takes_over)
-        backend = LocalBackend(settings.state_dir, settings.runs_dir, settings.data_dir, Capacity(settings.cpus, settings.gpus))
+        backend = LocalBackend(settings.state_dir, settings.runs_dir, settings.data_dir, Capacity(settings.cpus, settings.gpus, settings.memory_gib))
     else:
         from largebatch.service.backends.ray import RayBackend  # imports Ray, a second that local jobs need not wait
 

@@ -28,6 +28,8 @@ from largebatch.tuning.sweep.spec import ResourcesSpec, SweepSpec
 LONGEST_PATH = 200
 MOST_RUNS = 5000
 MOST_VALUES = 1000
+LEAST_CPUS, LEAST_GIB, USUAL_GIB = 0.25, 0.5, 1.5
+"""Of each process of a job: a run takes about 0.6 GiB before it has any data, and what holds less is not slower but in everybody's way."""
 LARGEST_SPEC = 64 << 10
 """Bytes; the spec travels in one environment variable, and the kernel takes 128 KiB."""
 
@@ -40,13 +42,15 @@ class Submit(BaseModel):
     name: Annotated[str, Field(min_length=1, max_length=60, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] | None = None
     """Begins the id; default the recipe's name."""
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
-    """Higher goes first."""
+    """Higher goes first among your own jobs; before other owners' an administrator's alone, behind them anybody's."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda)$")] = "auto"
     workers: Annotated[str, Field(max_length=20, pattern=r"^[1-9][0-9]*(:[1-9][0-9]*)?$")] | None = None
     """N or MIN:MAX workers by Ray; null: one process."""
     cpus: Annotated[float, Field(gt=0, le=1e6)] | None = None
-    """Cores to hold, shared out among a run's workers; null: all of this machine's, so that no other job slows its
-    clock (a Ray cluster: one a worker; a sweep there: what max_concurrent of its runs need, or one)."""
+    """Cores to hold, at least a quarter for each process, shared out among a run's workers; null: all of this machine's, so that no other job slows
+    its clock (a Ray cluster: one a worker; a sweep there: what max_concurrent of its runs need, or one)."""
+    memory_gib: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    """Memory to hold, in GiB, all of its processes together; null: 1.5 for each of them, or all of this machine's where that is less."""
     gpus: Annotated[int, Field(ge=0, le=100_000)] = 0
     """GPUs to hold, shared out in the same way."""
     deadline_s: Annotated[float, Field(gt=0, le=1e9)] | None = None
@@ -88,7 +92,8 @@ def job_of_run(submission: RunSubmit, owner: str, settings: Settings) -> Job:
     spec = with_fields(build_spec({"name": "run", **document}), fields)
     refuse_for_strangers(spec, settings)
     batch = spec.batch.global_batch_size
-    return _job(submission, Kind.RUN, owner, settings, spec.name, spec=spec.model_dump(mode="json"), recipe=submission.recipe,
+    workers = read_workers(submission.workers).most if submission.workers else 1
+    return _job(submission, Kind.RUN, owner, settings, spec.name, workers, spec=spec.model_dump(mode="json"), recipe=submission.recipe,
                 global_batch_size=batch if isinstance(batch, int) else None)  # fmt: skip
 
 
@@ -140,7 +145,8 @@ def job_of_sweep(submission: SweepSubmit, owner: str, settings: Settings) -> Job
     name = submission.name or sweep.name or sweep.recipe
     cpus, resources = _sweep_resources(submission, sweep.resources, settings)
     named = sweep.model_copy(update={"name": name, "resources": resources})
-    return _job(submission.model_copy(update={"cpus": cpus}), Kind.SWEEP, owner, settings, name, spec=named.model_dump(mode="json"),
+    processes = resources.workers * (resources.max_concurrent or 1)
+    return _job(submission.model_copy(update={"cpus": cpus}), Kind.SWEEP, owner, settings, name, processes, spec=named.model_dump(mode="json"),
                 base=base.model_dump(mode="json"), recipe=sweep.recipe)  # fmt: skip
 
 
@@ -158,11 +164,15 @@ def _sweep_resources(submission: SweepSubmit, asked: ResourcesSpec, settings: Se
         field = "cpus" if cpus < each_cpus else "gpus"
         problem = f"one run of this sweep needs {each_cpus:g} CPUs and {each_gpus:g} GPUs, and the sweep holds {cpus:g} and {submission.gpus}."
         raise InputError(field, problem, "Ask for more, or give each run less: sweep.resources.")
-    at_once = min(int(fits), asked.max_concurrent or MOST_RUNS)
+    memory = settings.memory_gib if submission.memory_gib is None else submission.memory_gib
+    least = LEAST_GIB if submission.memory_gib is not None else USUAL_GIB
+    in_memory = MOST_RUNS if memory == math.inf else max(int(memory / (asked.workers * least)), 1)
+    at_once = min(int(fits), in_memory, asked.max_concurrent or MOST_RUNS)
     return cpus, asked.model_copy(update={"gpus_per_worker": gpus_per_worker, "max_concurrent": at_once})
 
 
-def _job(submission: Submit, kind: Kind, owner: str, settings: Settings, name: str, **fields: Any) -> Job:
+def _job(submission: Submit, kind: Kind, owner: str, settings: Settings, name: str, processes: int, **fields: Any) -> Job:
+    """Args: processes: that train at a time."""
     workers = read_workers(submission.workers).most if submission.workers else 1
     if submission.device == "cuda" and not submission.gpus:
         raise InputError("gpus", "none is asked for, and the device is cuda.", "Ask for one for each worker.")
@@ -182,11 +192,20 @@ def _job(submission: Submit, kind: Kind, owner: str, settings: Settings, name: s
         have = f"{settings.cpus:g} CPUs and {settings.gpus} GPUs"
         field = "cpus" if cpus > settings.cpus else "gpus"
         raise InputError(field, f"{cpus:g} CPUs and {submission.gpus} GPUs are asked for, and this machine has {have}.", "Ask for less.")
+    memory_gib = min(USUAL_GIB * processes, settings.memory_gib) if submission.memory_gib is None else submission.memory_gib
+    if not on_ray and memory_gib > settings.memory_gib:
+        problem = f"{memory_gib:g} GiB are asked for, and jobs on this machine may hold {settings.memory_gib:.3g} together."
+        raise InputError("memory_gib", problem, "Ask for less.")
+    for field, held, least in (("cpus", cpus, LEAST_CPUS), ("memory_gib", memory_gib, min(LEAST_GIB, settings.memory_gib / processes))):
+        if held < least * processes:
+            problem = f"{held:g} is less than {least:g} for each of its {processes} processes." if processes > 1 else f"must be at least {least:g}."
+            raise InputError(field, problem, "Ask for more.")
     if submission.gpus > settings.max_gpus_per_owner:
         raise InputError("gpus", f"{submission.gpus} is more than one owner may hold ({settings.max_gpus_per_owner}).", "Ask for fewer.")
     return Job(
         id=f"{name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}-{secrets.token_hex(4)}", kind=kind, owner=owner, name=name,
-        device=submission.device, workers=submission.workers, cpus=cpus, gpus=submission.gpus, priority=submission.priority, created_at_s=now,
+        device=submission.device, workers=submission.workers, cpus=cpus, gpus=submission.gpus, memory_gib=memory_gib,
+        priority=submission.priority, priority_among_owners=min(submission.priority, 0), created_at_s=now,
         deadline_at_s=None if submission.deadline_s is None else now + submission.deadline_s, **fields,
     )  # fmt: skip
 

@@ -1,5 +1,6 @@
 """Jobs as submitted Ray jobs. Ray forgets them when its head restarts; the reconciler then starts them anew."""
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.service.backends.base import BackendDown, CannotStart, Presence, Seen, job_arguments, prepare
 from largebatch.service.backends.ray_jobs import RayJobs, Submission, first_line
 from largebatch.service.job import Capacity, Job, Kind
+from largebatch.service.memory import GIB
 
 STOPPED = 4
 """What a stopped job's exit code would have been."""
@@ -44,10 +46,10 @@ class RayBackend:
             raise BackendDown("ray", error.problem, error.hint) from error
 
     def capacity(self) -> Capacity:
-        """What the cluster's nodes have together."""
+        """What the cluster's nodes have together; of memory what Ray gives to tasks."""
         with self._ray() as cluster:
             resources = cluster.resources()
-        return Capacity(resources.get("CPU", 0.0), int(resources.get("GPU", 0.0)))
+        return Capacity(resources.get("CPU", 0.0), int(resources.get("GPU", 0.0)), resources.get("memory", math.inf) / GIB)
 
     def start(self, job: Job) -> None:
         """Submit the attempt, unless Ray has it."""

@@ -20,12 +20,12 @@ from largebatch.jobs.run.records import Outcome
 from largebatch.service.backends.base import Backend, CannotStart, Presence, Seen
 from largebatch.service.db.engine import DatabaseError
 from largebatch.service.db.store import Store
-from largebatch.service.job import ACTIVE, Job, Kind, State
+from largebatch.service.job import ACTIVE, Capacity, Job, Kind, State
 from largebatch.service.present.progress import read_progress
 from largebatch.service.queue.background import Background
 from largebatch.service.queue.one_host import OneHost
 from largebatch.service.queue.run_folders import RunFolders
-from largebatch.service.queue.schedule import Limits, choose
+from largebatch.service.queue.schedule import Limits, choose, fits
 from largebatch.service.settings import Settings
 
 LEASE, LEASE_S = "reconciler", 15.0
@@ -208,11 +208,12 @@ class Reconciler:
                 self._end_unwanted(job, "Cancelled while it waited.", "Its deadline passed before its turn came.")
             else:
                 in_time.append(job)
-                if job.cpus > capacity.cpus or job.gpus > capacity.gpus:  # it starts when there is so much
-                    reason = f"It asks for {job.cpus:g} CPUs and {job.gpus} GPUs, and there are {capacity.cpus:g} and {capacity.gpus}."
+                if not fits(job, capacity):  # it starts when there is so much
+                    reason = _too_much(job, capacity)
                     if job.reason != reason:
                         self._store.note(job, reason=reason)
-        limits = Limits(self._settings.max_running_per_owner, self._settings.max_gpus_per_owner)
+        most = self._settings.max_running_per_owner
+        limits = Limits(max(1, int(capacity.cpus)) if most is None else most, self._settings.max_gpus_per_owner)
         for job in choose(in_time, holding, capacity, limits, time.time()):
             if not self.holds_lease():
                 return  # a pass took so long that another replica makes them now
@@ -275,3 +276,10 @@ def _without_paths(text: str) -> str:
     """A job's last words, for people who need not know this machine's folders."""
     words = " ".join(part if not part.startswith("/") else Path(part).name for part in text.split())
     return "".join(letter for letter in words if letter.isprintable())
+
+
+def _too_much(job: Job, capacity: Capacity) -> str:
+    """What a job asks for that there is less of in all."""
+    if job.memory_gib > capacity.memory_gib:
+        return f"It asks for {job.memory_gib:.3g} GiB of memory, and there are {capacity.memory_gib:.3g}."
+    return f"It asks for {job.cpus:g} CPUs and {job.gpus} GPUs, and there are {capacity.cpus:g} and {capacity.gpus}."

@@ -70,7 +70,7 @@ class Recipe(BaseModel):
 async def submit(submission: RunSubmit, deps: Deps, who: Who, response: Response, idempotency_key: IdempotencyKey = None) -> JobView:
     """Accept a run. It is in the database before this answers."""
     who.require("submit")
-    return await deps.write(lambda: submitted(deps, job_of_run(submission, who.owner, deps.settings), submission, idempotency_key, response))
+    return await deps.write(lambda: submitted(deps, job_of_run(submission, who.owner, deps.settings), who, submission, idempotency_key, response))
 
 
 @router.post("/plan", operation_id="plan_run")

@@ -29,7 +29,7 @@ router = APIRouter(prefix="/v1/sweeps", tags=["sweeps"], responses=ERRORS, route
 async def submit(submission: SweepSubmit, deps: Deps, who: Who, response: Response, idempotency_key: IdempotencyKey = None) -> JobView:
     """Accept a sweep. It is in the database before this answers."""
     who.require("submit")
-    return await deps.write(lambda: submitted(deps, job_of_sweep(submission, who.owner, deps.settings), submission, idempotency_key, response))
+    return await deps.write(lambda: submitted(deps, job_of_sweep(submission, who.owner, deps.settings), who, submission, idempotency_key, response))
 
 
 class SweepPlan(BaseModel):

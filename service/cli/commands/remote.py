@@ -56,13 +56,14 @@ def submit(
     is_sweep: IsSweepFile = False,
     workers: Workers = None,
     gpus: Annotated[int, typer.Option(min=0, help="GPUs to hold.")] = 0,
-    cpus: Annotated[float | None, typer.Option(min=0.1, help="Cores to hold; default all.")] = None,
-    priority: Annotated[int, typer.Option(min=-100, max=100, help="Higher goes first.")] = 0,
+    cpus: Annotated[float | None, typer.Option(min=0.25, help="Cores to hold; default all.")] = None,
+    memory_gib: Annotated[float | None, typer.Option("--memory-gib", min=0.5, help="Memory to hold; default 1.5 for each process.")] = None,
+    priority: Annotated[int, typer.Option(min=-100, max=100, help="Higher goes first, of your own.")] = 0,
     follow: Annotated[bool, typer.Option("--follow", help="Print what it does until it is over.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Submit a recipe, or a sweep, to a service."""
-    document = _document(recipe, overrides, is_sweep, priority=priority, gpus=gpus, workers=workers, cpus=cpus)
+    document = _document(recipe, overrides, is_sweep, priority=priority, gpus=gpus, workers=workers, cpus=cpus, memory_gib=memory_gib)
     code = 0
     with _client(server) as client:
         job = client.submit(_kind(is_sweep), document)

@@ -41,7 +41,7 @@ def shares(job: Job) -> TrainOptions:
         ({"workers": "3", "cpus": 2.0}, 0.6666, 0.0),
         ({"workers": "2", "cpus": 12.0, "gpus": 2}, 6.0, 1.0),
         ({"workers": "2:8", "cpus": 8.0, "gpus": 8}, 1.0, 1.0),
-        ({"workers": "8", "cpus": 0.0001}, 0.0001, 0.0),
+        ({"workers": "8", "cpus": 2.0}, 0.25, 0.0),
     ],
 )
 def test_workers_share_what_the_job_holds(parts: dict[str, Any], cpus: float, gpus: float) -> None:
@@ -49,9 +49,42 @@ def test_workers_share_what_the_job_holds(parts: dict[str, Any], cpus: float, gp
     assert (str(given.workers), given.cpus_per_worker, given.gpus_per_worker) == (parts["workers"], cpus, gpus)
 
 
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        ({"cpus": 0.000001}, "cpus: must be at least 0.25"),
+        ({"workers": "8", "cpus": 1.9}, "cpus: 1.9 is less than 0.25 for each of its 8 processes"),
+        ({"memory_gib": 0.1}, "memory_gib: must be at least 0.5"),
+        ({"workers": "4", "memory_gib": 1.0}, "memory_gib: 1 is less than 0.5 for each of its 4 processes"),
+    ],
+)
+def test_a_job_holds_at_least_what_a_process_is_good_for(parts: dict[str, Any], words: str) -> None:
+    for settings in (HERE, CLUSTER):
+        with pytest.raises(InputError, match=words):
+            run(settings, **parts)
+
+
+def test_memory_is_held_as_cores_are() -> None:
+    small = Settings(cpus=8.0, memory_gib=4.0)
+    assert run(small).memory_gib == 1.5
+    assert run(small, workers="2").memory_gib == 3.0
+    assert run(small, workers="4").memory_gib == 4.0, "all there is"
+    assert run(workers="4").memory_gib == 6.0
+    assert run(Settings(cpus=1.0, memory_gib=0.4)).memory_gib == 0.4, "on a machine of less a run may be tried"
+    with pytest.raises(InputError, match="5 GiB are asked for, and jobs on this machine may hold 4 together"):
+        run(small, memory_gib=5.0)
+    together = sweep(small)
+    assert (together.memory_gib, together.spec["resources"]["max_concurrent"]) == (3.0, 2), "as many runs at a time as fit into both"
+    assert sweep(small, memory_gib=4.0).spec["resources"]["max_concurrent"] == 8, "who says what they take decides"
+    with pytest.raises(InputError, match=r"cpus: must be at least 0\.25"):
+        sweep(small, {"cpus_per_worker": 0.1}, cpus=0.1)
+    with pytest.raises(InputError, match=r"cpus: 2 is less than 0\.25 for each of its"):
+        sweep(HERE, {"cpus_per_worker": 0.1}, cpus=2.0, memory_gib=20.0)
+
+
 def test_whatever_is_held_no_more_is_given() -> None:
     for most in range(1, 40):
-        for cpus in (0.3, 1.0, 2.0, 7.0, 10.0):
+        for cpus in (most / 4, most / 3, most / 2 + 0.1, 10.0):
             given = shares(run(workers=str(most), cpus=cpus)).cpus_per_worker
             assert 0 < given * most <= cpus + 1e-9
 

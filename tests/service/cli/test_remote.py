@@ -182,7 +182,7 @@ def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
 
 def test_the_operators_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = ("--runs-dir", str(tmp_path))
-    assert "revision 0001 (was empty)" in run("db", "upgrade", *runs).stdout
+    assert "revision 0002 (was empty)" in run("db", "upgrade", *runs).stdout
     _, out, _ = said(capsys, "db", "upgrade", *runs)
     assert out.strip().endswith("revision 0001.")
     made = run("token", "create", "ann", "--scope", "read", *runs)

@@ -43,6 +43,23 @@ def test_nobody_is_overtaken_by_a_smaller_job() -> None:
     assert names(choose(waiting, [], Capacity(8, 0), NO_LIMITS, 0.0)) == ["large"]
 
 
+def test_memory_is_counted_as_cores_are() -> None:
+    waiting = [job("a", memory_gib=3.0), job("b", at_s=1, memory_gib=3.0), job("c", at_s=2, memory_gib=1.0), job("huge", at_s=0.5, memory_gib=9.0)]
+    holding = [job("old", state=State.RUNNING, memory_gib=1.0)]
+    assert names(choose(waiting, holding, Capacity(8, 0, 4.0), NO_LIMITS, 0.0)) == ["a"], "b waits, c does not overtake it, huge waits for nobody"
+    assert names(choose([job("of before")], [job("one", state=State.RUNNING, memory_gib=4.0)], Capacity(8, 0, 4.0), NO_LIMITS, 0.0)) == ["of before"]
+
+
+def test_only_an_administrator_s_priority_goes_before_other_owners() -> None:
+    bob = [job("bob1", "bob", 1.0), job("bob2", "bob", 2.0, priority=9)]
+    assert names(choose([job("ann", at_s=0.0), *bob], [], Capacity(1, 0), NO_LIMITS, 0.0)) == ["ann"]
+    assert names(choose([job("ann", at_s=0.0), *bob], [], Capacity(2, 0), NO_LIMITS, 0.0)) == ["ann", "bob2"], "among bob's own it counts"
+    urgent = job("urgent", "eve", 3.0, priority=9, priority_among_owners=9)
+    assert names(choose([job("ann"), *bob, urgent], [], Capacity(1, 0), NO_LIMITS, 0.0)) == ["urgent"]
+    humble = job("humble", "ann", 0.0, priority=-5, priority_among_owners=-5)
+    assert names(choose([humble, *bob], [], Capacity(1, 0), NO_LIMITS, 0.0)) == ["bob2"]
+
+
 def test_an_owner_at_a_limit_is_passed_over() -> None:
     waiting = [job("ann2"), job("bob", "bob", 5.0)]
     holding = [job("ann1", state=State.RUNNING)]
