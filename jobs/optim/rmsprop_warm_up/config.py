@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import NonNegativeFloat, PositiveFloat
 
-from largebatch.jobs.optim.config_base import OptimizerConfig, ParamGroups
+from largebatch.jobs.optim.config_base import OneDecayConfig, ParamGroups
 from largebatch.jobs.spec_base import Fraction
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 
-class RmspropSgdConfig(OptimizerConfig):
+class RmspropSgdConfig(OneDecayConfig):
     """RMSprop that passes into momentum SGD (arXiv:1711.04325); weight decay is coupled.
 
     With the share s of SGD, which follows progress in samples as the learning rate does,
@@ -25,8 +25,6 @@ class RmspropSgdConfig(OptimizerConfig):
 
     name: Literal["rmsprop-sgd"]
     """rmsprop-sgd is ours."""
-    momentum: Fraction = 0.9
-    """Weight of the momentum buffer, which both rules share."""
     beta2: Fraction = 0.99
     """Decay of RMSprop's second moment."""
     epsilon: PositiveFloat | None = None
@@ -38,7 +36,6 @@ class RmspropSgdConfig(OptimizerConfig):
     transition_period_epochs: PositiveFloat = 5.0
     """How long they take to pass: before that epoch SGD's share halves with every 0.35 of it, half of it afterwards SGD acts alone."""
 
-    momentum_option: ClassVar[str] = "momentum"
     batch_power: ClassVar[float] = 1.0
     usual_rate: ClassVar[float | None] = 0.1
     accumulates: ClassVar[bool] = True
@@ -46,7 +43,7 @@ class RmspropSgdConfig(OptimizerConfig):
     @property
     def num_state_tensors(self) -> int:
         """The momentum buffer and the second moment."""
-        return 1 + int(self.momentum > 0)
+        return 1 + int(self.momentum != 0)
 
     @property
     def last_epoch_of_both(self) -> float:
@@ -78,4 +75,5 @@ class RmspropSgdConfig(OptimizerConfig):
         from largebatch.jobs.optim.rmsprop_warm_up.rmsprop_sgd import RMSpropSGD
 
         weights = {"sgd_weight": 0.5, "rmsprop_weight": 0.5}  # like the rate they are set before every step
-        return eager(RMSpropSGD)(groups, lr=0.0, momentum=self.momentum, beta2=self.beta2, epsilon=self.epsilon or 1e-8, **weights)
+        momentum = self.built_with("momentum")
+        return eager(RMSpropSGD)(groups, lr=0.0, momentum=momentum, beta2=self.beta2, epsilon=self.epsilon or 1e-8, **weights)

@@ -85,3 +85,12 @@ def test_the_plan_says_when_it_passes() -> None:
     assert PAPERS.schedule_in_words(5.0).endswith("(the run ends before)")
     job = prepared(optimizer={"name": "rmsprop-sgd"})
     assert any("RMSprop at rate 0.0003" in text and "the run ends before" in text for _, text in job.plan_in_words())
+
+
+def test_its_momentum_may_be_told_by_a_half_life() -> None:
+    """Of both rules' buffer, by the samples of the step."""
+    job = prepared(optimizer={"name": "rmsprop-sgd", "momentum_half_life_samples": 32.0})
+    state = new_state(job)
+    samples = InOrder(torch.randn(64, 1, 4, 4, generator=torch.Generator().manual_seed(0)), torch.arange(64) % 4)
+    optimizer_step(state, job.plan, job.plan.step_at(state.progress.position), samples, lambda text: None)
+    assert [group["momentum"] for group in state.optimizer.param_groups] == pytest.approx([0.5**0.5] * len(state.optimizer.param_groups), rel=1e-12)
