@@ -91,6 +91,8 @@ def steps_and_samples(findings: Findings) -> list[Chart]:
             marks = [(perfect, "perfect scaling ends"), (critical.critical_batch_size, "critical batch"), (maximal, "maximal data parallelism")]
             low, high = max(critical.low, first), last if critical.high is None else min(critical.high, last)
             chart = replace(chart, marks=[mark for mark in marks if first <= mark[0] <= last], zone=(low, high) if low < high else None)
+        if any(side.critical_batch for side in findings.by_optimizer.values()):
+            chart = replace(chart, caption=f"{chart.caption}; measured at the evaluation that met the target, fitted where the score crossed it")
         charts.append(chart)
     return charts
 

@@ -21,6 +21,7 @@ from largebatch.tuning.results.analysis.configurations import (
     score_spread,
 )
 from largebatch.tuning.results.analysis.critical_batch import fit_critical_batch
+from largebatch.tuning.results.analysis.crossing import crossing
 from largebatch.tuning.results.analysis.growing import growth_advice
 from largebatch.tuning.results.answers import Advice, Choice, CriticalBatch, GrowthAdvice, ScorePoint, Setting
 from largebatch.tuning.results.branched_runs import branched_runs
@@ -132,13 +133,13 @@ class Findings:
 
     @cached_property
     def critical_batch(self) -> CriticalBatch | None:
-        """Fitted to the runs that reached the target, of the batches whose median did; None for fewer than three such batches.
+        """Fitted to where the runs crossed the target, of the batches whose median reached it; None for fewer than three such batches.
 
         Of several optimizers that of the soonest: each has a curve of its own.
         """
         if self.compares_optimizers:
             return self.leading.critical_batch
-        points = [(best.global_batch_size, met.samples) for best in self.reached for run in best.runs if (met := run.first_at(self.target))]
+        points = [(best.global_batch_size, met.samples) for best in self.reached for run in best.runs if (met := crossing(run, self.target))]
         fitted = fit_critical_batch([batch for batch, _ in points], [samples for _, samples in points])
         return fitted and fitted.model_copy(update={"optimizer": self.runs[0].optimizer})
 

@@ -7,7 +7,7 @@ from largebatch.jobs.optim.configs.registry import OPTIMIZERS
 from largebatch.jobs.plan.describe import CHOSEN_ON
 from largebatch.jobs.run.records import Headline
 from largebatch.tuning.results.analysis.critical_batch import regime
-from largebatch.tuning.results.analysis.reference import crossing
+from largebatch.tuning.results.analysis.crossing import crossing
 from largebatch.tuning.results.answers import Advice, Batch, Choice, CriticalBatch, SweepFindings, UnderOptimizer
 from largebatch.tuning.results.findings import Findings
 from largebatch.tuning.results.run_result import MOST_NAMED, RunResult, differences_in_words

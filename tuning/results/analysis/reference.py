@@ -16,21 +16,11 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from largebatch.jobs.errors import InputError
-from largebatch.tuning.results.run_result import Evaluation, NoiseEstimate, RunResult
+from largebatch.tuning.results.analysis.crossing import Crossing, crossing
+from largebatch.tuning.results.run_result import NoiseEstimate, RunResult
 
 WINDOW = 8
 """Estimates whose means are taken before they are divided: the estimates of one step scatter too much for that."""
-
-
-class Crossing(NamedTuple):
-    """Where a run met a target."""
-
-    samples: float
-    """On the straight line from the last evaluation below the target to the first that met it."""
-    interval: int
-    """Samples between these two."""
-    at: Evaluation
-    """The one that met it."""
 
 
 class Curve(NamedTuple):
@@ -69,18 +59,6 @@ def curve_through(run: RunResult, target: float) -> Curve:
             "Set gradient.noise_every_steps and gradient.noise_from=all, or use a larger batch.",
         )
     return Curve(met, summary.global_batch_size, critical)
-
-
-def crossing(run: RunResult, target: float) -> Crossing | None:
-    """Where a run met a target; None on a miss."""
-    samples, score = 0, None
-    for at in run.evaluations:
-        if run.metric.meets(at.score, target):
-            # Met at the first evaluation, it may have been met at any time before.
-            part = 0.5 if score is None else (target - score) / (at.score - score)
-            return Crossing(samples + part * (at.samples - samples), at.samples - samples, at)
-        samples, score = at.samples, at.score
-    return None
 
 
 def weighted_by_progress(estimates: Sequence[NoiseEstimate], batch: int) -> float | None:
