@@ -1,7 +1,7 @@
 """The options of RMSprop that passes into momentum SGD, and when it does."""
 
 import math
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import NonNegativeFloat, PositiveFloat
 
@@ -74,6 +74,6 @@ class RmspropSgdConfig(OneDecayConfig):
         from largebatch.jobs.optim.groupwise import eager
         from largebatch.jobs.optim.rmsprop_warm_up.rmsprop_sgd import RMSpropSGD
 
-        weights = {"sgd_weight": 0.5, "rmsprop_weight": 0.5}  # like the rate they are set before every step
+        weights: dict[str, Any] = {"sgd_weight": 0.5, "rmsprop_weight": 0.5}  # like the rate they are set before every step
         momentum = self.built_with("momentum")
         return eager(RMSpropSGD)(groups, lr=0.0, momentum=momentum, beta2=self.beta2, epsilon=self.epsilon or 1e-8, **weights)

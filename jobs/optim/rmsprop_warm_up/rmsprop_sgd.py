@@ -29,6 +29,7 @@ class RMSpropSGD(GroupwiseOptimizer):
         epsilon: above 0, added to its root.
         weight_decay: >= 0, coupled: added to the gradient, and so part of the second moment.
         sgd_weight, rmsprop_weight: >= 0. While rmsprop_weight is 0 the second moment is not read, and rests.
+        maximize: climb: g is minus the gradient.
     """
 
     def __init__(
@@ -42,9 +43,10 @@ class RMSpropSGD(GroupwiseOptimizer):
         weight_decay: float = 0.0,
         sgd_weight: float = 1.0,
         rmsprop_weight: float = 0.0,
+        maximize: bool = False,
     ) -> None:
         rates = {"lr": lr, "momentum": momentum, "beta2": beta2, "epsilon": epsilon, "weight_decay": weight_decay}
-        super().__init__(params, {**rates, "sgd_weight": sgd_weight, "rmsprop_weight": rmsprop_weight})
+        super().__init__(params, {**rates, "sgd_weight": sgd_weight, "rmsprop_weight": rmsprop_weight, "maximize": maximize})
 
     def _refuse_options(self, options: Mapping[str, Any]) -> None:
         super()._refuse_options(options)
@@ -57,6 +59,8 @@ class RMSpropSGD(GroupwiseOptimizer):
     def _update(self, param_group: dict[str, Any], params: list[Tensor]) -> None:
         momentum, beta2, weight_decay = param_group["momentum"], param_group["beta2"], param_group["weight_decay"]
         gradients = in_at_least_float32([param.grad for param in params])
+        if param_group["maximize"]:
+            gradients = list(torch._foreach_neg(gradients))
         if weight_decay:
             gradients = list(torch._foreach_add(gradients, in_at_least_float32(params), alpha=weight_decay))
         if param_group["rmsprop_weight"]:

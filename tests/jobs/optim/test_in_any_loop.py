@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ExponentialLR, LinearLR, OneCycleLR
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-CAN_CLIMB = pytest.mark.parametrize("kind", [pytest.param(KINDS[name], id=name) for name in ("LARS", "LARS, Nesterov", "LAMB", "Lion", "AdamW")])
+CAN_CLIMB = pytest.mark.parametrize(
+    "kind", [pytest.param(KINDS[name], id=name) for name in ("LARS", "LARS, Nesterov", "LAMB", "Lion", "RMSpropSGD", "AdamW")]
+)
 
 
 def assert_equal(some: list[Tensor], others: list[Tensor]) -> None:
