@@ -82,7 +82,6 @@ def _words(findings: Findings) -> list[str]:
     fitted = [(side.critical_batch, side) for side in sides.values() if side.critical_batch]
     words += [_critical_batch_in_words(critical, side, bool(under), is_first=not number) for number, (critical, side) in enumerate(fitted)]
     words += [sentence(advice, findings.unit) for advice in findings.advice if advice.question not in {"soonest", "cheapest"}]
-    words += [growing.words for growing in findings.growing]
     if not reached:
         medians = [tried.best_score.median for tried in best if tried.best_score.median is not None]
         highest = findings.metric.format(findings.metric.best(medians)) if medians else "not known"
@@ -91,6 +90,7 @@ def _words(findings: Findings) -> list[str]:
         if side.critical_batch is None:
             needed = "For a critical batch size at least three batch sizes must reach the target in half of their runs"
             words.append(f"{needed}; {f'under {optimizer} ' if under else ''}{len(side.reached)} of {len(side.best)} did.")
+    words += [growing.words for growing in findings.growing]
     words.append(f"Target, best rates and batch sizes are {CHOSEN_ON[findings.setting.evaluated_on]}.")
     if differences := differences_in_words(findings.runs):
         words.append(f"The runs differ in more than what is compared: {differences}.")

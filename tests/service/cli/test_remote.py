@@ -184,7 +184,7 @@ def test_the_operators_commands(tmp_path: Path, capsys: pytest.CaptureFixture[st
     runs = ("--runs-dir", str(tmp_path))
     assert "revision 0002 (was empty)" in run("db", "upgrade", *runs).stdout
     _, out, _ = said(capsys, "db", "upgrade", *runs)
-    assert out.strip().endswith("revision 0001.")
+    assert out.strip().endswith("revision 0002.")
     made = run("token", "create", "ann", "--scope", "read", *runs)
     assert made.stdout.startswith("lb_")
     assert "shown only now" in made.stderr
