@@ -8,9 +8,10 @@ import asyncio
 import re
 import shlex
 import shutil
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,17 +21,16 @@ from ray.job_submission import JobSubmissionClient
 from ray.util.state import list_nodes
 
 from largebatch.jobs.errors import FaultError, InputError, SpecError
-from largebatch.jobs.import_paths import PACKAGES, refuse_hiding
+from largebatch.jobs.import_paths import PACKAGES
 from largebatch.jobs.spec.read import entry_points
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.service.backends.base import SPEC
+from largebatch.service.backends.own_code import own_code
 
 STOP_S = 120
 """Seconds that a stopped job has for finishing its step and saving."""
-LARGEST_CODE = 20 * 2**20
 NAME = "largebatch.name"
 LOOK_AT_NODES_EVERY_S = 5.0
-NOT_CODE = {"data", "runs", "node_modules", "tests", "build", "dist"}
 
 
 class Job(NamedTuple):
@@ -185,30 +185,20 @@ def _shipped(submission: Submission) -> Iterator[Path | None]:
     with tempfile.TemporaryDirectory(prefix="largebatch-code-") as name:
         folder = Path(name)
         shutil.copytree(PACKAGES / "largebatch", folder / "largebatch", ignore=shutil.ignore_patterns("__pycache__"))
-        if entry_points(submission.spec):
-            _copy_own_code(Path.cwd(), folder)
+        if references := entry_points(submission.spec):
+            _send_own_code(Path.cwd(), references.values(), folder)
         yield folder
 
 
-def _copy_own_code(source: Path, folder: Path) -> None:
-    """Python files below the current folder. Raises: InputError if that is too much to be code, or would be taken for other modules."""
-    refuse_hiding(source)
-    total = 0
-    for path in sorted(source.rglob("*.py")):
-        relative = path.relative_to(source)
-        if not all(_may_hold_code(source / parent) for parent in relative.parents[:-1]) or (folder / relative).exists():
-            continue
-        total += path.stat().st_size
-        if total > LARGEST_CODE:
-            problem = f"{source} holds more than {LARGEST_CODE >> 20} MiB of Python files."
-            raise SpecError("model.entry_point", problem, "Submit from your code's own folder.")
-        (folder / relative).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(path, folder / relative)
-
-
-def _may_hold_code(folder: Path) -> bool:
-    """Whether a folder may be code: a hidden one is not, and what is called `data` is only as a package."""
-    return not folder.name.startswith(".") and (folder.name not in NOT_CODE or (folder / "__init__.py").is_file())
+def _send_own_code(source: Path, references: Iterable[str], folder: Path) -> None:
+    """Copy a person's own code, and say what stays behind."""
+    own = own_code(source, {reference.partition(":")[0].partition(".")[0] for reference in references})
+    for path in own.files:
+        if not (folder / path).exists():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source / path, folder / path)
+    if own.left_out:
+        print(own.sentence(), file=sys.stderr)
 
 
 def list_alive_nodes(address: str) -> list[Any]:

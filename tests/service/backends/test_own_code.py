@@ -1,0 +1,94 @@
+"""Code that travels: what the recipe names goes along whatever it is called; what is left out is what git ignores or is too large, and is said."""
+
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from largebatch.jobs.errors import SpecError
+from largebatch.jobs.spec.read import build_spec
+from largebatch.service.backends.ray_jobs import RayJobs, Submission
+
+FUNCTION = "def make():\n    return None\n"
+
+
+def write(folder: Path, *paths: str, text: str = FUNCTION) -> None:
+    for path in paths:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(text)
+
+
+def sent(folder: Path, entry_point: str, monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """The files that Ray was handed beside our own package, for a recipe that names one model."""
+    handed: set[str] = set()
+
+    def submit_job(*, runtime_env: dict[str, Any], **_: Any) -> None:
+        parcel = Path(runtime_env["working_dir"])
+        handed.update(path.relative_to(parcel).as_posix() for path in parcel.rglob("*") if path.is_file())
+
+    client: Any = SimpleNamespace(get_version=lambda: "4", submit_job=submit_job)
+    monkeypatch.chdir(folder)
+    spec = build_spec(
+        {"dataset": {"name": "digits"}, "model": {"entry_point": entry_point}, "batch": {"global_batch_size": 8},
+         "optimizer": {"name": "sgd"}, "learning_rate": {"base": 0.1}, "stop": {"steps": 3}}
+    )  # fmt: skip
+    RayJobs("http://127.0.0.1:8265", client).send(Submission("run", spec, [], {}), "run.1", ["-m", "largebatch.jobs"])
+    return {path for path in handed if not path.startswith("largebatch/")}
+
+
+def begin_git(folder: Path, ignored: str) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / ".gitignore").write_text(ignored)
+    subprocess.run(["git", "init", "-q", str(folder)], check=True)
+
+
+def test_folders_are_left_out_by_name_at_the_root_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    write(tmp_path, "mylib/__init__.py", "mylib/data/rings.py", "mylib/tests/deep/cases.py", "mylib/build/make.py", "other/dist/help.py")
+    write(tmp_path, "data/download.py", "tests/test_mine.py", ".venv/lib/thing.py", "mylib/__pycache__/x.py")
+    write(tmp_path, "mylib/labels.json", "mylib/data/names.txt", "README.md", "data/images.bin")
+    assert sent(tmp_path, "mylib.data.rings:make", monkeypatch) == {
+        "mylib/__init__.py", "mylib/data/rings.py", "mylib/tests/deep/cases.py", "mylib/build/make.py", "other/dist/help.py",
+        "mylib/labels.json", "mylib/data/names.txt",
+    }  # fmt: skip
+    assert capsys.readouterr().err == "Not sent along: data (by its name), tests (by its name).\n"
+
+
+def test_what_the_recipe_names_goes_along_whatever_it_is_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, "runs/models.py", "dist/__init__.py", "build/other.py")
+    assert sent(tmp_path, "runs.models:make", monkeypatch) == {"runs/models.py", "dist/__init__.py"}
+    begin_git(tmp_path, "*\n!build\n!build/*\n!.gitignore\n")
+    assert sent(tmp_path, "runs.models:make", monkeypatch) == {"runs/models.py", "build/other.py"}
+
+
+def test_git_says_what_is_left_out_at_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    begin_git(tmp_path, "data/\noutputs/\nscratch.py\nforced/\n")
+    write(tmp_path, "mylib/data/rings.py", "data/big.py", "outputs/run.py", "scratch.py", "tests/helpers.py", "forced/kept.py")
+    subprocess.run(["git", "-C", str(tmp_path), "add", "-f", "forced/kept.py"], check=True)
+    taken = {"mylib/data/rings.py", "tests/helpers.py", "forced/kept.py"}
+    assert sent(tmp_path, "mylib.data.rings:make", monkeypatch) == taken
+    assert capsys.readouterr().err == "Not sent along: data (git ignores it), outputs (git ignores it), scratch.py (git ignores it).\n"
+
+
+def test_a_folder_that_its_repository_ignores_whole_is_judged_by_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begin_git(tmp_path, "work/\n")
+    write(tmp_path / "work", "net.py", "helpers/more.py", "data/load.py")
+    assert sent(tmp_path / "work", "net:make", monkeypatch) == {"net.py", "helpers/more.py"}
+
+
+def test_what_is_large_is_left_out_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    write(tmp_path, "net.py", "mylib/__init__.py", "mylib/labels.txt", "small.py")
+    write(tmp_path, "mylib/weights.bin", text="x" * (3 * 2**20))
+    write(tmp_path, *(f"env/lib/module_{number}.py" for number in range(4)), text="#" * (6 * 2**20))
+    assert sent(tmp_path, "mylib:make", monkeypatch) == {"net.py", "mylib/__init__.py", "mylib/labels.txt", "small.py"}
+    assert capsys.readouterr().err == "Not sent along: env (beyond 20 MiB), mylib/weights.bin (3.0 MiB).\n"
+    with pytest.raises(SpecError, match="more than 20 MiB of Python files"):
+        sent(tmp_path, "env.lib.module_1:make", monkeypatch)
+
+
+def test_many_names_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    begin_git(tmp_path, "out_*\n")
+    write(tmp_path, "net.py", *(f"out_{number}/a.py" for number in range(9)))
+    assert sent(tmp_path, "net:make", monkeypatch) == {"net.py"}
+    assert capsys.readouterr().err.endswith("out_5 (git ignores it) and 3 more.\n")
