@@ -7,7 +7,7 @@ import io
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -15,7 +15,8 @@ from largebatch.jobs.data.same_data import refuse_other_data
 from largebatch.jobs.engine.model_state import what_is_unsaveable
 from largebatch.jobs.engine.state import TrainState
 from largebatch.jobs.entry_points import ANYTHING, failed
-from largebatch.jobs.errors import CheckpointError, CodeError
+from largebatch.jobs.errors import CheckpointError, CodeError, InputError
+from largebatch.jobs.models.weights import evaluated_weights
 from largebatch.jobs.plan.batch_schedule import reads_the_end
 from largebatch.jobs.plan.train_plan import TrainPlan
 from largebatch.jobs.prepared import Prepared
@@ -85,6 +86,31 @@ def load_newest(
         raise CheckpointError(option, problem, "Start the run again from its spec.json.")
     hint = "The run ended before it saved one, and its records.jsonl says why; start it again from its spec.json."
     raise CheckpointError(option, f"there is no checkpoint in {folder}.", hint)
+
+
+class RunWeights(NamedTuple):
+    """The weights that a run was evaluated with."""
+
+    weights: dict[str, Any]
+    kind: str
+    """"moving averages" or "weights"."""
+    step: int
+
+
+def weights_of_run(run_dir: Path, best: bool, report: Callable[[str], None], option: str = "--best") -> RunWeights:
+    """The weights that a run was evaluated with, of its newest checkpoint or of its best.
+
+    Args: report: told in words about each damaged one that was passed over; option: what asks for the best.
+    Raises: InputError for what is no run's folder, or keeps no best checkpoint; CheckpointError.
+    """
+    if not (run_dir / run_folder.SPEC).is_file():
+        raise InputError("RUN", f"{run_dir} is not a run's folder: it has no {run_folder.SPEC}.", "Give the folder that the run printed.")
+    folder = run_dir / run_folder.CHECKPOINTS
+    if best and not any(checkpoint.kind == "best" for checkpoint in list_checkpoints(folder)):
+        hint = f"It keeps one from its first evaluation on, unless checkpoint.best is false; leave {option} out for the newest."
+        raise InputError(option, f"{run_dir.name} keeps no best checkpoint.", hint)
+    state = load_newest(folder, torch.device("cpu"), report, ("best",) if best else ("step", "best"), "RUN")["state"]
+    return RunWeights(evaluated_weights(state), "moving averages" if state["average"] else "weights", state["progress"]["step"])
 
 
 def take_up(job: Prepared, state: TrainState, run_dir: Path, report: Callable[[str], None]) -> list[str]:

@@ -4,9 +4,9 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import httpx
 from httpx_sse import EventSource
@@ -117,6 +117,22 @@ class Client:
                 if tries >= self._tries:
                     raise self._silent(error) from error
             time.sleep(min(0.25 * 2**tries, LONGEST_PAUSE_S))
+
+    def download(self, path: str, file: BinaryIO, on_bytes: Callable[[int], None] = lambda number: None) -> None:
+        """Write what the service answers to a GET into a file, as it comes.
+
+        Args: on_bytes: told how many came. Raises: FaultError if it breaks off.
+        """
+        try:
+            with self._http.stream("GET", path, timeout=httpx.Timeout(30.0, read=120.0)) as response:
+                if not response.is_success:
+                    response.read()
+                    raise RemoteError(response)
+                for chunk in response.iter_bytes(1 << 20):
+                    file.write(chunk)
+                    on_bytes(len(chunk))
+        except httpx.TransportError as error:
+            raise self._silent(error) from error
 
     def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
         try:

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from largebatch.tuning.results.answers import SweepFindings
 
 
+EXPORTS = "exports"
+"""Where weights that were asked for lie, below a run's folder."""
+
+
 def plan(spec: dict[str, Any], data_dir: str, workers: int | None) -> dict[str, Any]:
     """What `largebatch plan` says: facts and lines. Raises: PlanError, DataError."""
     import torch
@@ -52,3 +56,18 @@ def findings(folder: str, with_figures: bool = False) -> "SweepFindings":
         for chart in (charts_of(results, Extras()) if with_figures else ())
     ]
     return answer_of(results).model_copy(update={"figures": figures if with_figures else None})
+
+
+def weights(run_dir: str, best: bool) -> str:
+    """What `largebatch export` writes, below the run's folder, once for each checkpoint. Returns: the file. Raises: InputError, CheckpointError."""
+    from largebatch.jobs.models.weights import write_weights
+    from largebatch.jobs.resume import weights_of_run
+
+    found = weights_of_run(Path(run_dir), best, lambda text: None, "best")
+    file = Path(run_dir) / EXPORTS / f"{'best' if best else 'newest'}-step-{found.step}.safetensors"
+    if not file.is_file():
+        file.parent.mkdir(exist_ok=True)
+        for earlier in file.parent.glob(f"{file.name.partition('-')[0]}-*"):
+            earlier.unlink()
+        write_weights(file, found.weights, "weights")
+    return str(file)

@@ -1,10 +1,13 @@
 """/v1/runs: training runs; /v1/recipes: what they are made from."""
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Response
+from fastapi.responses import FileResponse
 from pydantic import BaseModel
 
+from largebatch.jobs.errors import InputError
 from largebatch.jobs.launch.options import read_workers
 from largebatch.jobs.run.json_lines import parse_object, read_all_lines
 from largebatch.jobs.run.run_folder import JOURNAL
@@ -112,6 +115,19 @@ def series(job_id: str, deps: Deps, who: Who, points: Annotated[int, Query(ge=2,
     `next_after` is where its events go on.
     """
     return read_series(deps.folder(deps.visible(job_id, Kind.RUN, who)), points)
+
+
+@router.get("/{job_id}/weights", operation_id="weights_run", response_class=FileResponse)
+def weights(
+    job_id: str, deps: Deps, who: Who, best: Annotated[bool, Query(description="Of the best checkpoint, not the newest.")] = False
+) -> FileResponse:
+    """The weights that the run was evaluated with, as a .safetensors file that any program loads."""
+    folder = deps.folder(deps.visible(job_id, Kind.RUN, who))
+    if deps.settings.store is not None:
+        hint = "Copy the run's folder, and: largebatch export"
+        raise InputError("weights", "this service keeps runs by URI, and their checkpoints are not here.", hint)
+    file = Path(deps.analysis_worker.ask("weights", str(folder), best))
+    return FileResponse(file, media_type="application/octet-stream", filename=f"{job_id}-{file.name}")
 
 
 add_job_routes(router, Kind.RUN, "The journal as it grows, each record once and in order; a stream that broke goes on from its Last-Event-ID.")

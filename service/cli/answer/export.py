@@ -3,14 +3,12 @@
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 
 from largebatch.jobs.errors import InputError, SpecError
-from largebatch.jobs.models.weights import evaluated_weights, write_weights
-from largebatch.jobs.resume import load_newest
-from largebatch.jobs.run.checkpoints import list_checkpoints
-from largebatch.jobs.run.run_folder import CHECKPOINTS, SPEC, storage_errors
+from largebatch.jobs.models.weights import write_weights
+from largebatch.jobs.resume import weights_of_run
+from largebatch.jobs.run.run_folder import storage_errors
 from largebatch.jobs.spec.model_and_data import WEIGHT_FILES
 from largebatch.service.cli.options import refuse_unwritable_file
 
@@ -29,17 +27,8 @@ def export(
     refuse_unwritable_file("--output", output)
     if output.exists():
         raise InputError("--output", f"{output} is there already.", "Give a new file, or remove it first.")
-    if not (run / SPEC).is_file():
-        raise InputError("RUN", f"{run} is not a run's folder: it has no {SPEC}.", "Give the folder that the run printed.")
-    folder = run / CHECKPOINTS
-    if best and not any(checkpoint.kind == "best" for checkpoint in list_checkpoints(folder)):
-        hint = "It keeps one from its first evaluation on, unless checkpoint.best is false; leave out --best for the newest."
-        raise InputError("--best", f"{run} keeps no best checkpoint.", hint)
-    loaded = load_newest(folder, torch.device("cpu"), lambda text: typer.echo(text, err=True), ("best",) if best else ("step", "best"), "RUN")
-    state = loaded["state"]
-    weights = evaluated_weights(state)
+    found = weights_of_run(run, best, lambda text: typer.echo(text, err=True))
     with storage_errors(output):
         output.parent.mkdir(parents=True, exist_ok=True)
-    write_weights(output, weights)
-    what = "moving averages" if state["average"] else "weights"
-    print(f"{len(weights)} tensors, the {what} of step {state['progress']['step']}: {output.resolve()}")
+    write_weights(output, found.weights)
+    print(f"{len(found.weights)} tensors, the {found.kind} of step {found.step}: {output.resolve()}")

@@ -3,14 +3,20 @@
 import json
 import os
 import sys
+import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TextIO
+from urllib.parse import quote
 
 import typer
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
-from largebatch.jobs.errors import SpecError
+from largebatch.jobs.errors import FaultError, InputError, SpecError
 from largebatch.jobs.launch.options import Overrides
 from largebatch.jobs.run.records import Headline
+from largebatch.jobs.run.run_folder import storage_errors, write_whole
 from largebatch.jobs.spec.read import build_spec, read_override, read_spec, recipe_paths
 from largebatch.jobs.streams import print_answer
 from largebatch.jobs.tasks.metric import ACCURACY
@@ -27,6 +33,7 @@ Server = Annotated[str | None, typer.Option(help="The service, such as http://12
 JobId = Annotated[str, typer.Argument(metavar="ID")]
 IsSweep = Annotated[bool, typer.Option("--sweep", help="It is a sweep, not a run.")]
 Recipe = Annotated[str, typer.Argument(help="A recipe (or, with --sweep, a sweep) that comes along, or a local YAML or JSON file.")]
+COLUMNS = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
 IsSweepFile = Annotated[bool, typer.Option("--sweep", help="RECIPE is a sweep.")]
 Workers = Annotated[str | None, typer.Option(metavar="N|MIN:MAX", help="Workers by Ray.")]
 
@@ -214,3 +221,48 @@ def delete(job_id: JobId, server: Server = None, is_sweep: IsSweep = False) -> N
 def advice(job_id: JobId, server: Server = None) -> None:
     """Print what a sweep says so far."""
     print("\n".join(_answer(server, True, f"/{job_id}/findings")["words"]))
+
+
+@remote.command(epilog="Example: largebatch remote download digits-lamb-20260101-120000-1a2b3c4d --output here")
+@spread
+def download(
+    job_id: JobId,
+    into: Annotated[Path, typer.Option("--output", metavar="DIR", help="A new folder.")],
+    server: Server = None,
+    is_sweep: IsSweep = False,
+    best: Annotated[bool, typer.Option("--best", help="The weights of the best checkpoint; default the newest.")] = False,
+    weights: Annotated[bool, typer.Option("--weights/--no-weights", help="A run's weights, too, as weights.safetensors.")] = True,
+) -> None:
+    """Fetch a job's files, and of a run the weights that it was evaluated with."""
+    if into.exists():
+        raise InputError("--output", f"{into} is there already.", "Give a new folder.")
+    job = f"/v1/{_kind(is_sweep)}s/{quote(job_id, safe='')}"
+    with storage_errors(into):
+        into.parent.mkdir(parents=True, exist_ok=True)
+        begun = tempfile.TemporaryDirectory(dir=into.parent, prefix=f".{into.name}-", ignore_cleanup_errors=True)
+    with _client(server) as client, begun as folder:
+        files = [(one["path"], f"{job}/artifacts/{quote(one['path'])}", one["bytes"]) for one in client.request("GET", f"{job}/artifacts")]
+        if weights and not is_sweep:
+            files.insert(0, ("weights.safetensors", f"{job}/weights{'?best=true' if best else ''}", None))
+        whole = Path(folder) / "whole"
+        with Progress(*COLUMNS, console=output(), transient=True, disable=not output().is_terminal) as progress:
+            for name, path, size in files:
+                _fetch(client, path, inside(whole, name), partial(progress.advance, progress.add_task(name, total=size)))
+        with storage_errors(into):
+            whole.rename(into)
+    print(f"{len(files)} files: {into}")
+
+
+def inside(folder: Path, name: str) -> Path:
+    """A file below a folder, of a name that a server gave. Raises: FaultError where it leads out."""
+    file = (folder / name).resolve()
+    if not file.is_relative_to(folder.resolve()):
+        raise FaultError("--server", f"it names a file {name[:100]!r}, which lies outside.", "It is none of ours; fetch nothing from it.")
+    return file
+
+
+def _fetch(client: Client, path: str, file: Path, on_bytes: Callable[[int], None]) -> None:
+    with storage_errors(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    with write_whole(file) as part:
+        client.download(path, part, on_bytes)

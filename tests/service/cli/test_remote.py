@@ -12,6 +12,7 @@ from servers import LARGEBATCH, ROOT, Service, new_token
 
 from largebatch.jobs.errors import FaultError, InputError, LargebatchError
 from largebatch.service.api.requests import SweepSubmit, job_of_sweep
+from largebatch.service.cli.commands.remote import inside
 from largebatch.service.client import Client, configured
 from largebatch.service.job import State
 from largebatch.service.settings import Settings
@@ -33,9 +34,27 @@ def test_a_run_from_submit_to_delete(service: Service, tmp_path: Path) -> None:
     assert json.loads(remote(service, "show", job_id))["state"] == "succeeded"
     assert json.loads(remote(service, "list", "--json", "--state", "succeeded"))["items"][0]["id"] == job_id
     assert "test accuracy" in remote(service, "logs", job_id)
+    folder = tmp_path / "made" / "here"
+    remote(service, "download", job_id, "--output", folder)
+    assert (folder / "records.jsonl").read_bytes() == (service.runs_dir / job_id / "records.jsonl").read_bytes()
+    largebatch("export", service.runs_dir / job_id, "--output", tmp_path / "expected.safetensors")
+    assert (folder / "weights.safetensors").read_bytes() == (tmp_path / "expected.safetensors").read_bytes()
+    assert [path.name for path in folder.parent.iterdir()] == ["here"], "no half-fetched folder stays"
+    remote(service, "download", job_id, "--best", "--output", tmp_path / "best")
+    with pytest.raises(InputError, match="is there already"):
+        remote(service, "download", job_id, "--output", folder)
     assert "deleted" in remote(service, "delete", job_id)
     with pytest.raises(LargebatchError, match="there is no run"):
+        remote(service, "download", job_id, "--output", tmp_path / "gone")
+    assert not (tmp_path / "gone").exists()
+    with pytest.raises(LargebatchError, match="there is no run"):
         remote(service, "show", job_id)
+
+
+@pytest.mark.parametrize("name", ["../up", "/etc/x", "a/../../up"])
+def test_a_file_that_would_lie_outside_is_not_fetched(name: str, tmp_path: Path) -> None:
+    with pytest.raises(FaultError, match="lies outside"):
+        inside(tmp_path / "here", name)
 
 
 def test_a_file_of_ones_own(service: Service, tmp_path: Path) -> None:
