@@ -13,9 +13,9 @@ import torch
 
 from largebatch.jobs.data.same_data import refuse_other_data
 from largebatch.jobs.engine.model_state import what_is_unsaveable
-from largebatch.jobs.engine.state import TrainState
+from largebatch.jobs.engine.state import TrainState, malformed
 from largebatch.jobs.entry_points import ANYTHING, failed
-from largebatch.jobs.errors import CheckpointError, CodeError, InputError
+from largebatch.jobs.errors import CheckpointError, CodeError, InputError, SpecError
 from largebatch.jobs.models.weights import evaluated_weights
 from largebatch.jobs.plan.batch_schedule import reads_the_end
 from largebatch.jobs.plan.train_plan import TrainPlan
@@ -56,13 +56,26 @@ def save_checkpoint(folder: Path, state: dict[str, Any], spec: TrainSpec, *, is_
 
 
 def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
-    """One checkpoint's content: `spec` and `state`. Raises: CheckpointError if it is damaged."""
+    """One checkpoint's content: `spec` and `state`. Raises: CheckpointError if it is damaged, or whole and not of this form."""
     content = read_checkpoint(path)
     try:
         loaded: dict[str, Any] = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
     except Exception as error:  # unpickling strange bytes raises almost anything
         raise CheckpointError("--resume", f"Checkpoint {path.name} cannot be read: {error}.") from error
+    if problem := _what_is_malformed(loaded):
+        raise CheckpointError("--resume", f"Checkpoint {path.name} is whole, but no checkpoint of a run: {problem}.")
     return loaded
+
+
+def _what_is_malformed(loaded: Any) -> str:
+    """What is wrong with the structure of a checkpoint, in words; empty if nothing is."""
+    if not isinstance(loaded, dict) or not isinstance(loaded.get("spec"), dict):
+        return "there is no spec in it"
+    try:
+        build_spec(loaded["spec"])
+    except SpecError as error:
+        return f"its spec cannot be read ({error.field}: {error.problem.rstrip('.')})"
+    return malformed(loaded.get("state"))
 
 
 def load_newest(
@@ -71,7 +84,7 @@ def load_newest(
     """The content of the newest checkpoint that can be read.
 
     Args:
-        report: told in words about each damaged one that was passed over.
+        report: told in words about each one that was passed over, damaged or of another form.
         option: what asks for it.
     Raises: CheckpointError naming `option` if there is none.
     """

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from types import NoneType
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -35,6 +36,11 @@ EARLIER_NAMES = {
     "best_test_accuracy": "best_score",
 }
 """What progress was called in checkpoints of versions that knew classification alone."""
+
+
+MAPPINGS = {"model": (), "optimizer": ("state", "param_groups"), "progress": (), "noise": (), "gain": ()}
+"""What every saved state has, and what of it must be there."""
+NUMBERS = ("micro_batch_size", "training_s", "evaluation_s", "wall_s")
 
 
 @dataclass
@@ -156,9 +162,34 @@ class TrainState:
             self.average.load_state_dict(saved["average"])
         if self.buffers.last_steps:
             self.buffers.last_steps.load_state_dict(saved["batch_norm"])
-        self.progress = Progress(**{EARLIER_NAMES.get(name, name): value for name, value in saved["progress"].items()})
+        self.progress = saved_progress(saved)
         self.noise, self.dual_noise = NoiseSums(**saved["noise"]), NoiseSums(**saved.get("dual_noise", {}))
         self.gain = GainAverages(**saved["gain"])
         self.micro_batch_size = saved["micro_batch_size"]
         self.clock.go_on_from(saved["training_s"], saved["evaluation_s"], saved["wall_s"])
         self.saved_at_s = saved["training_s"]
+
+
+def saved_progress(saved: dict[str, Any]) -> Progress:
+    """The progress of a saved state, also of one by an earlier version."""
+    return Progress(**{EARLIER_NAMES.get(name, name): value for name, value in saved["progress"].items()})
+
+
+def malformed(saved: Any) -> str:
+    """What of a saved state is not as `TrainState.state_dict` gives it, in words; empty if all is. That it fits a model, loading shows."""
+    if not isinstance(saved, dict):
+        return "there is no state in it"
+    for name, parts in MAPPINGS.items():
+        if not isinstance(section := saved.get(name), dict) or not all(part in section for part in parts):
+            return f"its state has no {name}"
+    for name in NUMBERS:
+        if not isinstance(saved.get(name), (int, float)):
+            return f"its state has no {name}"
+    try:
+        counted = [asdict(saved_progress(saved)), asdict(NoiseSums(**saved["noise"])), asdict(GainAverages(**saved["gain"]))]
+    except TypeError as error:  # names that are none of theirs
+        return f"its state is of another form ({error})"
+    for name, value in (pair for numbers in counted for pair in numbers.items()):
+        if not isinstance(value, (int, float, NoneType)):
+            return f"its {name} is no number"
+    return ""

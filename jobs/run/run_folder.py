@@ -1,5 +1,6 @@
 """A run's folder: the names of its files, and writing them whole or not at all."""
 
+import errno
 import json
 import os
 import secrets
@@ -25,6 +26,7 @@ FIGURE = "figure.png"
 MLFLOW = "mlflow.json"
 CHECKPOINTS = "checkpoints"
 AT_WORK = "another process is at work on this run"
+REFUSALS = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
 RESUME_LATER = "The last checkpoint is whole: free some space or mend the folder, then resume the run."
 
 
@@ -73,8 +75,7 @@ def refuse_unwritable(output_dir: Path, option: str = "--output-dir") -> None:
         probe.mkdir()
         probe.rmdir()
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise InputError(option, f"{existing} cannot be written ({reason}).", f"Give another {option}.") from error
+        raise InputError(option, f"{existing} cannot be written ({refusal(error)}).", f"Give another {option}.") from error
 
 
 @contextmanager
@@ -83,7 +84,12 @@ def storage_errors(path: Path, hint: str = RESUME_LATER) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(str(path), f"cannot be written ({error.strerror or error}).", hint) from error
+        raise StorageError(str(path), f"cannot be written ({refusal(error)}).", hint) from error
+
+
+def refusal(error: OSError) -> str:
+    """Why the file system refuses, in words."""
+    return REFUSALS.get(error.errno or 0) or error.strerror or str(error)
 
 
 def write_text(path: Path, text: str) -> None:

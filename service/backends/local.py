@@ -14,6 +14,7 @@ import psutil
 
 from largebatch.jobs.errors import StorageError
 from largebatch.jobs.import_paths import environment, python
+from largebatch.jobs.run.run_folder import refusal
 from largebatch.service.backends import job_supervisor
 from largebatch.service.backends.base import SPEC, CannotStart, Presence, Seen, job_arguments, prepare
 from largebatch.service.backends.job_supervisor import COMMAND, EXIT, LOCK, LOG, NEWEST, PID, write_whole
@@ -62,7 +63,7 @@ class LocalBackend:
                 Popen(command, env=job_environment(job, gpus), start_new_session=True, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL)
             )
         except (OSError, StorageError) as error:
-            reason = error.problem if isinstance(error, StorageError) else error.strerror or str(error)
+            reason = error.problem if isinstance(error, StorageError) else refusal(error)
             raise CannotStart("local", f"its process cannot be started ({reason}).", "Free some space or memory.") from error
 
     def _attempt_dir(self, job: Job) -> Path:

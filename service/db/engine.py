@@ -1,6 +1,7 @@
 """Connections to either database, and the migrations that bring it up to date."""
 
 import contextlib
+import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from largebatch.service.settings import Settings
 HERE = Path(__file__).parent
 BUSY_S = 15
 POOL = 20
+POSTGRESQL_DISK_FULL = "53100"
 _sqlite_writer = threading.Lock()
 
 
@@ -111,9 +113,16 @@ def _faults() -> Iterator[None]:
     except sqlalchemy.exc.DataError as error:
         raise InputError("", "holds a value that the database cannot keep.", "Leave out NUL characters and numbers beyond 9e15.") from error
     except (DBAPIError, sqlalchemy.exc.TimeoutError) as error:
+        if isinstance(error, DBAPIError) and _is_full(error.orig):
+            raise DatabaseError("database", "cannot write: its disk is full.", "Free some space there.") from error
         # The driver's text can hold the address with its password; its type says enough.
         kind = type(error.orig).__name__ if isinstance(error, DBAPIError) else type(error).__name__
         raise DatabaseError("database", f"does not answer ({kind}).", "Try again in a moment.") from error
+
+
+def _is_full(error: BaseException | None) -> bool:
+    """Whether SQLite's or PostgreSQL's error is that of a full disk, by its code."""
+    return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL or getattr(error, "sqlstate", None) == POSTGRESQL_DISK_FULL
 
 
 def upgrade(engine: Engine) -> tuple[str | None, str]:

@@ -1,6 +1,7 @@
 """Checkpoints: whole or not at all, damage is found, and what may change on resuming is said."""
 
 import errno
+import io
 import os
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from small_runs import CPU, document, prepared, trained
 from largebatch.jobs.errors import CheckpointError, StorageError
 from largebatch.jobs.job import prepare
 from largebatch.jobs.resume import load_checkpoint, load_newest, refuse_other_spec, save_checkpoint
-from largebatch.jobs.run.checkpoints import list_checkpoints
+from largebatch.jobs.run.checkpoints import list_checkpoints, write_checkpoint
 from largebatch.jobs.run.listener import Listener
 from largebatch.jobs.run.records import RunSummary
 from largebatch.jobs.run.run_folder import resumed_spec
@@ -42,7 +43,17 @@ def damage(path: Path) -> None:
 
 
 def content(step: int) -> dict[str, Any]:
-    return {"progress": {"step": step}, "weights": torch.full((100,), float(step))}
+    """The least that a state holds."""
+    numbers = {"micro_batch_size": 8, "training_s": 1.0, "evaluation_s": 0.0, "wall_s": 1.0}
+    optimizer = {"state": {}, "param_groups": []}
+    return {
+        "progress": {"step": step},
+        "model": {"weights": torch.full((100,), float(step))},
+        "optimizer": optimizer,
+        "noise": {},
+        "gain": {},
+        **numbers,
+    }
 
 
 def test_the_newest_few_and_the_best_are_kept(tmp_path: Path) -> None:
@@ -70,11 +81,11 @@ def test_a_failing_disk_leaves_no_file_under_a_checkpoints_name(tmp_path: Path, 
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)  # the last moment at which a disk can refuse what was written
-    with pytest.raises(StorageError, match="No space left on device"):
+    with pytest.raises(StorageError, match="the disk is full"):
         save_checkpoint(tmp_path, content(2), spec, is_best=True)
     assert [found.step for found in list_checkpoints(tmp_path)] == [1, 1]
     assert not list(tmp_path.glob(".*"))
-    assert torch.equal(load_checkpoint(first, CPU)["state"]["weights"], torch.full((100,), 1.0))
+    assert torch.equal(load_checkpoint(first, CPU)["state"]["model"]["weights"], torch.full((100,), 1.0))
 
 
 def test_a_half_written_file_is_no_checkpoint(tmp_path: Path) -> None:
@@ -117,6 +128,41 @@ def test_a_damaged_newest_is_reported_and_the_one_before_is_used(tmp_path: Path)
     assert steps[0] == int(before.name[5:13]) == 5
     assert summary.parameters_sha256 == whole.parameters_sha256
     assert load_newest(tmp_path / "run" / "checkpoints", CPU, pytest.fail)["state"]["progress"]["step"] == 6
+
+
+def without(names: str, loaded: dict[str, Any]) -> dict[str, Any]:
+    """What a checkpoint holds, but for one thing; `spec` and `state` are above all others."""
+    first, _, rest = names.partition(".")
+    return {name: without(rest, value) if rest and name == first else value for name, value in loaded.items() if rest or name != first}
+
+
+MALFORMED: dict[str, Any] = {
+    "a list": lambda loaded: [1, 2, 3],
+    "no state": lambda loaded: without("state", loaded),
+    "no spec": lambda loaded: without("spec", loaded),
+    "a spec without a model": lambda loaded: without("spec.model", loaded),
+    "no weights": lambda loaded: without("state.model", loaded),
+    "half an optimizer": lambda loaded: without("state.optimizer.param_groups", loaded),
+    "no clock": lambda loaded: without("state.training_s", loaded),
+    "a step in words": lambda loaded: {**loaded, "state": {**loaded["state"], "progress": {**loaded["state"]["progress"], "step": "seven"}}},
+    "another's progress": lambda loaded: {**loaded, "state": {**loaded["state"], "progress": {"iteration": 7}}},
+}
+
+
+@pytest.mark.parametrize("kind", MALFORMED)
+def test_a_whole_file_of_another_structure_is_passed_over(kind: str, tmp_path: Path) -> None:
+    """Its checksum is right: another program, or another version, has written it."""
+    spec = new_spec(checkpoint={"every_steps": 1, "keep": 2, "best": False})
+    whole = run(spec, tmp_path / "run")
+    folder = tmp_path / "run" / "checkpoints"
+    buffer = io.BytesIO()
+    torch.save(MALFORMED[kind](load_checkpoint(stored(tmp_path / "run")[0], CPU)), buffer)
+    strange = write_checkpoint(folder, 7, buffer.getbuffer(), keep=9, is_best=False)
+    notices: list[str] = []
+    summary = run(spec, tmp_path / "run", resumes=True, listener=Listener(on_notice=notices.append))
+    assert [f"Checkpoint {strange.name} is whole, but no checkpoint of a run: " in notice for notice in notices] == [True]
+    assert notices[0].endswith("Using the one before it.")
+    assert (summary.steps, summary.parameters_sha256) == (6, whole.parameters_sha256)
 
 
 @pytest.mark.parametrize("keep", [1, 2, 3])
@@ -174,7 +220,7 @@ class Evil:
 def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
     """Whole and with a right checksum, but holding more than tensors and plain numbers."""
     target = tmp_path / "made-by-unpickling"
-    path = save_checkpoint(tmp_path, {"progress": {"step": 1}, "weights": Evil(target)}, new_spec(), is_best=False)
+    path = save_checkpoint(tmp_path, {**content(1), "model": {"weights": Evil(target)}}, new_spec(), is_best=False)
     with pytest.raises(CheckpointError, match="cannot be read"):
         load_checkpoint(path, CPU)
     assert not target.exists()

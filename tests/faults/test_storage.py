@@ -1,5 +1,6 @@
 """A folder that refuses is bad input (exit 2), a disk that fills a fault (exit 1): one sentence, and the last checkpoint is whole."""
 
+import errno
 import json
 import os
 import resource
@@ -15,7 +16,7 @@ from largebatch.jobs.errors import StorageError
 from largebatch.jobs.run.checkpoints import list_checkpoints
 from largebatch.jobs.run.journal import Journal, read_records
 from largebatch.jobs.run.records import EndRecord, StartRecord
-from largebatch.jobs.run.run_folder import refuse_unwritable, write_text
+from largebatch.jobs.run.run_folder import refuse_unwritable, storage_errors, write_text
 
 
 @pytest.fixture
@@ -124,3 +125,15 @@ def test_a_small_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device that is always full")
+def test_a_full_disk_is_called_so(tmp_path: Path) -> None:
+    (tmp_path / "records.jsonl").symlink_to("/dev/full")
+    with Journal(tmp_path) as journal, pytest.raises(StorageError, match=r"records\.jsonl: cannot be written \(the disk is full\)\. The last"):
+        journal.write(StartRecord(at_s=1.0, step=0, training_seconds=0.0, world_size=1, device="cpu"))
+
+
+def test_a_quota_that_is_used_up_is_called_so(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"cannot be written \(the disk quota is used up\)"), storage_errors(tmp_path):
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))

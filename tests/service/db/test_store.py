@@ -170,6 +170,14 @@ def test_nobody_waits_without_end_for_a_writer(sqlite_store: Store, monkeypatch:
         assert pool.submit(sqlite_store.accept, new_job(), None, "", 10).result()[1], "the turn was given back"
 
 
+def test_a_full_disk_is_called_so(tmp_path: Path) -> None:
+    engine = connect(f"sqlite:///{tmp_path / 'full.sqlite'}")
+    sa.event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA max_page_count = 10"))
+    with pytest.raises(DatabaseError, match="its disk is full"), writing(engine) as connection:
+        connection.exec_driver_sql("CREATE TABLE large AS SELECT zeroblob(1000000) AS zeros")
+    engine.dispose()
+
+
 def test_lists_use_an_index(store: Store) -> None:
     rows = [{**new_job(number).model_dump(), "kind": "run", "state": "succeeded", "owner": f"o{number % 50}"} for number in range(2000)]
     with store.engine.begin() as connection:
