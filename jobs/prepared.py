@@ -38,10 +38,10 @@ from largebatch.jobs.models.sample_dropout import use_sample_dropout
 from largebatch.jobs.models.table import OURS, build_model
 from largebatch.jobs.optim.averaging.schedule_free import EvaluatedAverage
 from largebatch.jobs.optim.averaging.weight_average import WeightAverage
-from largebatch.jobs.optim.configs.muon import MuonConfig
 from largebatch.jobs.optim.configs.own import OwnOptimizerConfig
+from largebatch.jobs.optim.configs.two_rules import TwoRulesConfig
 from largebatch.jobs.optim.own import refuse_unusable
-from largebatch.jobs.optim.parameter_groups import build_optimizer, num_by_main_rule
+from largebatch.jobs.optim.parameter_groups import build_optimizer, shapes_by_main_rule
 from largebatch.jobs.optim.split.heads import head_weights
 from largebatch.jobs.optim.split.in_words import rules_in_words
 from largebatch.jobs.plan.describe import DataFacts, plan_facts, plan_lines
@@ -110,8 +110,9 @@ def examine(spec: TrainSpec, device: torch.device, data_dir: Path) -> Examined:
         check = check_model(spec, model, task, dataset, device)
         dataset = replace(dataset, examples=first_samples(dataset.train, dataset, NUM_EXAMPLES, device, spec.model.channels_last))
     heads = _fit_optimizer(spec, task, model, dataset, normalises)
-    if isinstance(spec.optimizer, MuonConfig):
+    if isinstance(spec.optimizer, TwoRulesConfig):
         beginning += rules_in_words(model, spec.optimizer, heads)
+        build_optimizer(model, spec.optimizer, heads)
     most = int(global_batch_size * spec.batch.schedule.largest_factor)
     micro_batch_size = largest_micro_batch(spec, task, model, dataset, device, min(most, len(dataset.train)), span)
     return Examined(dataset, task, model, normalises, micro_batch_size, fingerprint(dataset), check, beginning, heads)
@@ -130,7 +131,7 @@ def _fit_optimizer(spec: TrainSpec, task: Task, model: nn.Module, dataset: Datas
     if isinstance(config, OwnOptimizerConfig):
         refuse_unusable(config.entry_point, config.arguments)
         build_optimizer(model, config)
-    return head_weights(model, *outputs_and_layers(spec, task, model, dataset)) if isinstance(config, MuonConfig) else ()
+    return head_weights(model, *outputs_and_layers(spec, task, model, dataset)) if isinstance(config, TwoRulesConfig) else ()
 
 
 def training_set(spec: TrainSpec, dataset: Dataset) -> TrainingSet:
@@ -218,8 +219,8 @@ class Prepared:
     def plan_in_words(self) -> list[tuple[str, str]]:
         """(what, how and why) for a person."""
         per_sample = activation_bytes_per_sample(self.spec, self.task, self.model, self.dataset)
-        by_main_rule = num_by_main_rule(self.model, self.spec.optimizer, self.heads)
-        lines = plan_lines(self.plan, self.model, self.data_facts, per_sample, by_main_rule)
+        main_shapes = shapes_by_main_rule(self.model, self.spec.optimizer, self.heads)
+        lines = plan_lines(self.plan, self.model, self.data_facts, per_sample, main_shapes)
         parts = [notice.partition(": ") for notice in self.beginning]
         return [*lines, *((what.lower(), words) for what, _, words in parts)]
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from torch.optim import Optimizer
 
 from largebatch.jobs.optim.adamw import AdamW
 from largebatch.jobs.optim.averaging.schedule_free import ScheduleFreeAdamW, ScheduleFreeSGD
+from largebatch.jobs.optim.configs.registry import OPTIMIZERS
 from largebatch.jobs.optim.lamb import LAMB
 from largebatch.jobs.optim.lars import LARS
 from largebatch.jobs.optim.lion import Lion
@@ -18,6 +20,8 @@ from largebatch.jobs.optim.rmsprop_warm_up.rmsprop_sgd import RMSpropSGD
 from largebatch.jobs.optim.split.muon import Muon
 
 Kind = Callable[..., Optimizer]
+INSTALLED = [name for name, config in OPTIMIZERS.items() if config.library is None or find_spec(config.library)]
+"""The names whose optimizers can be built here: those of a library are skipped where it is missing."""
 KINDS: dict[str, Kind] = {
     "LARS": partial(LARS, trust_coefficient=0.1),
     "LARS, Nesterov": partial(LARS, trust_coefficient=0.1, nesterov=True, learning_rate_in_momentum=False),

@@ -14,7 +14,7 @@ PACKAGES = ("service", "tuning", "jobs")
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 ENGINE = {"torch", "numpy", "pydantic", "largebatch", "filelock", "tenacity"}
 """filelock comes with torch; tenacity is small, needs nothing, and waits for storage that refuses."""
-LAZY = {"PIL", "tokenizers", "transformers", "safetensors", "yaml", "mlflow", "torchvision", "timm", "sklearn", "pyarrow"}
+LAZY = {"PIL", "tokenizers", "transformers", "safetensors", "yaml", "mlflow", "torchvision", "timm", "sklearn", "pyarrow", "pytorch_optimizer"}
 LAUNCHERS = "largebatch.jobs.launch.on_ray."
 """What only runs inside Ray, and may import it."""
 

@@ -74,6 +74,8 @@ class OptimizerConfig(FollowsSamples):
     """Whether other weights are evaluated than gradients are taken at: see `evaluated_average`."""
     accumulates: ClassVar[bool] = False
     """Whether momentum adds steps up, so that in the long run the weights move by rate / (1 - momentum)."""
+    library: ClassVar[str | None] = None
+    """What must be installed besides for it, as Python imports it; None: nothing."""
     dual_norm: ClassVar[Literal["l1", "nuclear", ""]] = ""
     """Of gradients: the dual of the norm that bounds the main rule's steps; "": `without_dual_norm` says why there is none."""
     without_dual_norm: ClassVar[str] = "which norm bounds its steps is not known"
@@ -94,8 +96,8 @@ class OptimizerConfig(FollowsSamples):
     def num_state_tensors(self) -> int:
         """How many float32 tensors of a parameter's shape the optimizer keeps for it."""
 
-    def state_bytes(self, num_parameters: int, num_by_main_rule: int = 0) -> int:
-        """Memory of the optimizer's state. Args: num_by_main_rule: of the numbers, those that `takes` gives to the main rule of two."""
+    def state_bytes(self, num_parameters: int, main_shapes: Sequence[tuple[int, ...]] = ()) -> int:
+        """Memory of the optimizer's state. Args: main_shapes: of the parameters, those that `takes` gives to the main rule of two."""
         return self.num_state_tensors * num_parameters * FLOAT32_BYTES
 
     def evaluated_average(self, model: "nn.Module", optimizer: "Optimizer") -> "EvaluatedAverage | None":

@@ -82,10 +82,10 @@ def refuse_idle_patterns(model: nn.Module, field: str, patterns: Sequence[str]) 
             raise SpecError(field, f"has the pattern {pattern!r}, {why}.", hint)
 
 
-def num_by_main_rule(model: nn.Module, config: OptimizerConfig, heads: Collection[str]) -> int:
-    """How many trained numbers the main rule of an optimizer of two updates. Args: heads: see `kinds_of`."""
+def shapes_by_main_rule(model: nn.Module, config: OptimizerConfig, heads: Collection[str]) -> list[tuple[int, ...]]:
+    """The shapes of what the main rule of an optimizer of two updates. Args: heads: see `kinds_of`."""
     kinds = kinds_of(model, heads)
-    return sum(param.numel() for param, names in trained_names(model).items() if config.takes(kinds[param], names, param.ndim))
+    return [tuple(param.shape) for param, names in trained_names(model).items() if config.takes(kinds[param], names, param.ndim)]
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig, heads: Collection[str] = ()) -> Optimizer:

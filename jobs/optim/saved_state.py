@@ -56,7 +56,7 @@ def load_optimizer(optimizer: Optimizer, model: nn.Module, saved: dict[str, Any]
         raise ValueError(f"it trains {num_saved} parameters, this model {len(names)}")
     for index, values in saved["state"].items():
         param, name = trained[names[index]], names[index]
-        shapes = {value.shape for value in values.values() if isinstance(value, Tensor) and value.ndim and not _is_factor(value, param)}
+        shapes = {value.shape for value in _tensors_in(list(values.values())) if value.ndim and not _is_factor(value, param)}
         if not shapes <= {param.shape}:
             raise ValueError(f"the optimizer's state of {name} has the shape {tuple(shapes.pop())}, the parameter {tuple(param.shape)}")
     params = iter(trained[name] for name in names)
@@ -65,9 +65,15 @@ def load_optimizer(optimizer: Optimizer, model: nn.Module, saved: dict[str, Any]
     _put_state_where_fresh_is(optimizer, saved)
 
 
+def _tensors_in(values: list[Any]) -> list[Tensor]:
+    """The tensors of a parameter's state, also those of its lists."""
+    return [tensor for value in values for tensor in (_tensors_in(value) if isinstance(value, list) else [value]) if isinstance(tensor, Tensor)]
+
+
 def _is_factor(value: Tensor, param: Tensor) -> bool:
-    """Whether a state holds a number for each row or column, say, of its parameter, as Adafactor's does."""
-    return value.ndim == param.ndim and all(size in (1, own) for size, own in zip(value.shape, param.shape, strict=True))
+    """Whether a state holds a number for each row or column, say, of its parameter, as Adafactor's does, or for each two of them, as Shampoo's."""
+    by_one = value.ndim == param.ndim and all(size in (1, own) for size, own in zip(value.shape, param.shape, strict=True))
+    return by_one or (value.ndim == 2 and value.shape[0] == value.shape[1] and value.shape[0] in param.shape)
 
 
 def _put_state_where_fresh_is(optimizer: Optimizer, saved: dict[str, Any]) -> None:

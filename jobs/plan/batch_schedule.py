@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from largebatch.jobs.errors import PlanError
 from largebatch.jobs.optim.config_base import OptimizerConfig
-from largebatch.jobs.optim.configs.muon import MuonConfig
 from largebatch.jobs.optim.configs.own import OwnOptimizerConfig
+from largebatch.jobs.optim.configs.two_rules import TwoRulesConfig
 from largebatch.jobs.plan.learning_rate import learning_rate_fraction
 from largebatch.jobs.spec.schedules import PlaceSpec
 from largebatch.jobs.spec.train_spec import LearningRateSpec, TrainSpec
@@ -137,8 +137,8 @@ def _without_rule(optimizer: OptimizerConfig) -> str | None:
     """What of an optimizer keeps one power of the batch from being its rule; None: nothing does."""
     if isinstance(optimizer, OwnOptimizerConfig):
         return "an optimizer of your own"
-    if isinstance(optimizer, MuonConfig) and optimizer.other.batch_power != optimizer.batch_power:
-        return f"muon beside {optimizer.other.name}, whose rules differ"
+    if isinstance(optimizer, TwoRulesConfig) and optimizer.other.batch_power != optimizer.batch_power:
+        return f"{optimizer.name} beside {optimizer.other.name}, whose rules differ"
     if optimizer.accumulates and optimizer.half_lives:
         return f"{optimizer.name} with a half-life of its momentum: steps add up to rate / (1 - momentum), which then changes with the batch"
     return None

@@ -1,5 +1,6 @@
 """The plan in numbers for `plan.json`, and in words for people."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -152,9 +153,9 @@ class DataFacts(NamedTuple):
 
 
 def plan_lines(
-    plan: TrainPlan, model: nn.Module, data: DataFacts, activation_bytes_per_sample: int, num_by_main_rule: int = 0
+    plan: TrainPlan, model: nn.Module, data: DataFacts, activation_bytes_per_sample: int, main_shapes: Sequence[tuple[int, ...]] = ()
 ) -> list[tuple[str, str]]:
-    """(what, how and why) for a person. Args: num_by_main_rule: see `OptimizerConfig.state_bytes`."""
+    """(what, how and why) for a person. Args: main_shapes: see `OptimizerConfig.state_bytes`."""
     spec = plan.spec
     sizes = _first_micro_batches(plan)
     is_even = len(set(sizes)) == 1
@@ -198,7 +199,7 @@ def plan_lines(
     ]
     if plan.spec.reduction != ReductionSpec():
         lines.append(("reduction", _reduction_words(plan)))
-    lines.append(("memory", _memory_words(plan, model, data.num_bytes, activation_bytes_per_sample, num_by_main_rule)))
+    lines.append(("memory", _memory_words(plan, model, data.num_bytes, activation_bytes_per_sample, main_shapes)))
     return lines
 
 
@@ -314,7 +315,9 @@ def _dual_norm_words(plan: TrainPlan) -> str:
     return f"; besides in {plan.spec.optimizer.label}'s own norm, by {words[plan.spec.optimizer.dual_norm]}"
 
 
-def _memory_words(plan: TrainPlan, model: nn.Module, dataset_bytes: int, activation_bytes_per_sample: int, num_by_main_rule: int) -> str:
+def _memory_words(
+    plan: TrainPlan, model: nn.Module, dataset_bytes: int, activation_bytes_per_sample: int, main_shapes: Sequence[tuple[int, ...]]
+) -> str:
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     num_trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     weights = num_parameters * 4
@@ -323,7 +326,7 @@ def _memory_words(plan: TrainPlan, model: nn.Module, dataset_bytes: int, activat
     parts = {
         "weights": weights,
         "gradients": num_trained * 4 * sums,
-        "optimizer": plan.spec.optimizer.state_bytes(num_trained, num_by_main_rule),
+        "optimizer": plan.spec.optimizer.state_bytes(num_trained, main_shapes),
         "average": weights if plan.spec.ema else 0,
         "activations": activation_bytes_per_sample * plan.micro_batch_size,
         "data set": dataset_bytes,

@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -159,6 +160,13 @@ OTHERS: dict[str, dict[str, Any]] = {
     "extra-state": document(model={"entry_point": "rank_strangers:WithExtraState"}, stop={"steps": 3}),
     "idle": document(model={"name": "mlp", "arguments": {"batch_norm": True}}, batch_norm={"span": "global"}),
 }
+
+
+if find_spec("pytorch_optimizer"):
+    # Along the longer side of a matrix soap's first gradient leaves some of its basis to rounding: that side has no factor here (decision 049).
+    of_two = {"model": {"entry_point": "rank_strangers:in_float64"}}
+    EQUAL["soap"] = document(optimizer={"name": "soap", "max_precondition_dim": 30}, learning_rate={"base": 0.003}, **of_two)
+    EQUAL["shampoo"] = document(optimizer={"name": "shampoo"}, learning_rate={"base": 0.05}, **of_two)
 
 
 def on_unlike_data(entry_point: str, kind: str, **options: Any) -> dict[str, Any]:

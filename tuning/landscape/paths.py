@@ -86,6 +86,9 @@ def sides_of(optimizer: str, momentum: float, batch: float) -> list[Side]:
     """
     config, prefix = OPTIMIZERS[optimizer], "" if optimizer == PLAIN else f"{NAMES.get(optimizer, optimizer)}, "
     option = config.momentum_option
+    if not option:
+        without = config.model_validate({"name": optimizer})
+        return [Side(optimizer, without), Side(f"{optimizer}, batch of {batch:g}", without, batch)]
 
     def built(value: float, **options: bool) -> OptimizerConfig:
         return config.model_validate({"name": optimizer, option: value, **options})

@@ -137,8 +137,8 @@ def number(value: float | None, form: str) -> str:
 
 def momentum_name(optimizers: Iterable[str]) -> str:
     """What the number that results call momentum is in these optimizers' own words."""
-    names = {OPTIMIZERS[optimizer].momentum_option if optimizer in OPTIMIZERS else "momentum" for optimizer in optimizers}
-    return " or ".join(sorted(names, reverse=True))
+    names = {OPTIMIZERS[optimizer].momentum_option if optimizer in OPTIMIZERS else "momentum" for optimizer in optimizers} - {""}
+    return " or ".join(sorted(names, reverse=True)) or "momentum"
 
 
 def momentum_in_words(of: RunResult | Choice, unit: Unit) -> str:

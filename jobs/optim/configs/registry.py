@@ -6,6 +6,7 @@ from pydantic import Field
 
 from largebatch.jobs.optim.config_base import OptimizerConfig
 from largebatch.jobs.optim.configs.element_wise import AdamWConfig, LionConfig, SgdConfig
+from largebatch.jobs.optim.configs.kronecker import ShampooConfig, SoapConfig
 from largebatch.jobs.optim.configs.layer_wise import LambConfig, LarsConfig
 from largebatch.jobs.optim.configs.muon import MuonConfig
 from largebatch.jobs.optim.configs.own import OwnOptimizerConfig
@@ -18,6 +19,8 @@ AnyOptimizer = Annotated[
     | LarsConfig
     | LambConfig
     | MuonConfig
+    | SoapConfig
+    | ShampooConfig
     | LionConfig
     | RmspropSgdConfig
     | ScheduleFreeSgdConfig

@@ -7,12 +7,12 @@ from collections.abc import Collection, Iterable
 from torch import nn
 
 from largebatch.jobs.errors import PlanError
-from largebatch.jobs.optim.configs.muon import MuonConfig
+from largebatch.jobs.optim.configs.two_rules import TwoRulesConfig
 from largebatch.jobs.optim.parameter_groups import MOST_NAMES, first_matches, refuse_idle_patterns, trained_names
 from largebatch.jobs.optim.split.kinds import kinds_of
 
 
-def rules_in_words(model: nn.Module, config: MuonConfig, heads: Collection[str]) -> tuple[str, ...]:
+def rules_in_words(model: nn.Module, config: TwoRulesConfig, heads: Collection[str]) -> tuple[str, ...]:
     """A notice for each rule, with the parameters that it updates by what put them there. Args: heads: see `kinds_of`.
 
     Raises: SpecError for a pattern that decides about nothing; PlanError where the rule for matrices has none.
@@ -31,7 +31,7 @@ def rules_in_words(model: nn.Module, config: MuonConfig, heads: Collection[str])
         held = "; ".join(f"{reason}: {_listed(found)}" for reason, found in by_reason[False].items())
         problem = f"{config.name} has no hidden matrix to update in this model, which trains {held}."
         raise PlanError("optimizer.name", problem, f"Use {config.other.name}, or assign parameters to {config.name} by their names.")
-    words = [f"By {config.name}: {_told(by_reason[True])} (weight decay {config.weight_decay:g}, rate by {config.adjust_lr_fn})"]
+    words = [f"By {config.name}: {_told(by_reason[True])} (weight decay {config.weight_decay:g}, {config.rule_in_words})"]
     if by_reason[False]:
         decay, factor = config.other.weight_decay, config.other_learning_rate_factor
         words.append(f"By {config.other.name}: {_told(by_reason[False])} (weight decay {decay:g}, learning rate x {factor:g})")

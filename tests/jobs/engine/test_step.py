@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from our_optimizers import INSTALLED
 from small_runs import prepared, synthetic
 from torch import Tensor, nn
 
@@ -81,11 +82,13 @@ OTHER = torch.device("meta")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
     "given",
-    [{"name": "lamb", "bias_correction": False}, *({"name": name} for name in OPTIMIZERS)],
+    [{"name": "lamb", "bias_correction": False}, *({"name": name} for name in INSTALLED)],
     ids=str,
 )
 def test_a_checkpoint_read_on_the_cpu_resumes_on_another_device(given: dict[str, Any], dtype: torch.dtype) -> None:
     spec = OPTIMIZERS[given["name"]].model_validate(given)
+    if spec.library and dtype is torch.bfloat16:
+        pytest.skip("soap and shampoo refuse narrow weights")
     trained = nn.Linear(3, 2).to(dtype)
     optimizer = build_optimizer(trained, spec)
     for parameter in trained.parameters():

@@ -103,4 +103,4 @@ def test_every_optimizer_has_a_norm_of_its_own_or_says_why_not() -> None:
     reasons = {name: config.without_dual_norm for name, config in OPTIMIZERS.items() if not config.dual_norm}
     assert {name for name, reason in reasons.items() if "Euclidean" in reason} == {"sgd", "schedule-free-sgd"}
     assert {name for name, reason in reasons.items() if "layer by layer" in reason} == {"lars", "lamb"}
-    assert {name for name, reason in reasons.items() if "squared gradients" in reason} == {"adamw", "schedule-free-adamw"}
+    assert {name for name, reason in reasons.items() if "squared gradients" in reason} == {"adamw", "schedule-free-adamw", "soap", "shampoo"}

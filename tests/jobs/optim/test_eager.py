@@ -79,7 +79,7 @@ import sys, torch
 from torch import nn
 from largebatch.jobs.optim.parameter_groups import build_optimizer
 from largebatch.jobs.optim.configs.registry import OPTIMIZERS
-for name in OPTIMIZERS:
+for name in (name for name, config in OPTIMIZERS.items() if config.library is None):
     model = nn.Linear(3, 2)
     optimizer = build_optimizer(model, OPTIMIZERS[name](name=name))
     model(torch.ones(1, 3)).sum().backward()
