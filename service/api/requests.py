@@ -125,7 +125,7 @@ def job_of_sweep(submission: SweepSubmit, owner: str, settings: Settings) -> Job
     lists = [*sweep.each.values(), *(values for space in spaces for values in space.values() if isinstance(values, list))]
     if max(map(len, lists), default=0) > MOST_VALUES or max(sweep.repeats, sweep.search.trials or 0) > MOST_RUNS:
         raise SpecError("sweep", f"has a list of more than {MOST_VALUES} values, or more than {MOST_RUNS} trials.", "Compare fewer.")
-    most = math.prod(len(values) for values in sweep.each.values()) * (sweep.num_trials + sweep.repeats - 1)
+    most = math.prod(len(values) for values in sweep.each.values()) * sweep.num_in_group
     if most > MOST_RUNS:
         raise SpecError("sweep", f"{most:.3g} runs are more than one sweep may have here ({MOST_RUNS}).", "Compare fewer values.")
     base = with_fields(build_spec(recipe_document(sweep.recipe)), sweep.set)

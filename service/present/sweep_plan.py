@@ -12,7 +12,7 @@ def plan_facts(sweep: SweepSpec, total: int) -> dict[str, Any]:
     """The number of runs, the groups, and lines for people. Args: total: how many runs there will be."""
     sweep_groups = groups(sweep)
     num_trials, method = sweep.num_trials, sweep.search.method
-    lines = [("runs", f"{total}: {len(sweep_groups)} groups, {num_trials} searched and {sweep.repeats - 1} repeated in each ({method})")]
+    lines = [("runs", f"{total}: {len(sweep_groups)} groups, {num_trials} searched and {sweep.num_repeated} repeated in each ({method})")]
     lines.append(("at a time", f"at most {sweep.resources.max_concurrent}" if sweep.resources.max_concurrent else "as many as fit on the machine"))
     lines += [(group_name(group), searched_in_words(group)[:LONGEST_LINE] or "no search") for group in sweep_groups]
     return {"runs": total, "groups": [group.fields for group in sweep_groups], "lines": [{"what": what, "how": how} for what, how in lines]}

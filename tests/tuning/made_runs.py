@@ -1,6 +1,7 @@
 """Runs and sweeps that nobody trained: a curve with a planted critical batch; summaries as a run's process would leave them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,13 @@ def made_run(batch: int, seed: int = 0, factor: float = 1.0, *, reaches: bool = 
     return RunResult(name="made", summary=found, evaluations=points, **{**given, **changed})
 
 
+def fine(run: RunResult, num: int = 10) -> RunResult:
+    """The run, evaluated so many times on its way, at even distances."""
+    last = run.evaluations[-1]
+    steps = [Evaluation(max(last.step * n // num, 1), last.samples * n // num, last.training_seconds * n / num, 0.8 * n / num) for n in range(1, num)]
+    return replace(run, evaluations=(*steps, last))
+
+
 def made_folder(folder: Path, batch: int, seed: int = 0) -> Path:
     """The same as a run's folder."""
     result = made_run(batch, seed)
@@ -77,11 +85,11 @@ RATES = {"learning_rate.base": {"low": 0.01, "high": 1.0}}
 
 
 def sweep(**fields: Any) -> SweepSpec:
-    """Three batch sizes, four random learning rates at each."""
+    """Three batch sizes, four random learning rates at each, nothing repeated."""
     return SweepSpec.model_validate(
         {
             "recipe": "digits-small-batch", "each": {"batch.global_batch_size": [32, 128, 512]},
-            "search": {"method": "random", "trials": 4, "space": RATES}, **fields,
+            "search": {"method": "random", "trials": 4, "space": RATES}, "repeats": 0, **fields,
         }
     )  # fmt: skip
 

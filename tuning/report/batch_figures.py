@@ -9,7 +9,7 @@ import numpy as np
 
 from largebatch.tuning.report.charts import Chart, Draws, Heat, Series, slug
 from largebatch.tuning.report.run_figures import SECONDS, conditions
-from largebatch.tuning.results.analysis.configurations import Configuration
+from largebatch.tuning.results.analysis.configurations import Configuration, overlaps
 from largebatch.tuning.results.analysis.critical_batch import edges
 from largebatch.tuning.results.analysis.scaling_model import Scaled
 from largebatch.tuning.results.analysis.step_time import Profile
@@ -22,6 +22,8 @@ from largebatch.tuning.results.wording import momentum_name
 BATCH = "global batch size"
 LIMIT_COLOURS = {"compute": 0, "critical batch": 1, "link inside": 2, "link between": 3, "memory": 4, "evaluation": 5, "start-up": 6}
 """Of what limits a number of workers."""
+TIED = "\u2248 "
+"""Marks a time that the seeds do not tell from the soonest."""
 NEXT_TICK = 1.5
 """Numbers of workers closer than this factor would be printed over each other."""
 
@@ -190,10 +192,20 @@ def _momentum_map(findings: Findings, *, by_half_life: bool) -> Chart | None:
     heat = Heat(
         [unit.batch(batch) for batch in batches], rows,
         [[tried.seconds.median if tried else None for tried in row] for row in grid],
-        [["" if tried is None else "missed" if tried.seconds.median is None else f"{tried.seconds.median:.3g}" for tried in row] for row in grid],
+        [[_cell(tried, [other for other in column if other]) for tried, column in zip(row, zip(*grid, strict=True), strict=True)] for row in grid],
         "training seconds to target",
     )  # fmt: skip
-    return Chart("half-life-map" if by_half_life else "momentum-map", title, BATCH, name, heat=heat, caption=_caption(findings))
+    ties = "\u2248: the seeds do not tell it from its batch's soonest" if any(text.startswith(TIED) for row in heat.texts for text in row) else ""
+    return Chart("half-life-map" if by_half_life else "momentum-map", title, BATCH, name, heat=heat, caption=_caption(findings, ties))
+
+
+def _cell(tried: Configuration | None, column: Sequence[Configuration]) -> str:
+    """Seconds to the target, marked where the seeds do not tell them from the soonest of the batch. Args: column: all that were tried at it."""
+    if tried is None or tried.seconds.median is None:
+        return "" if tried is None else "missed"
+    soonest = min(column, key=lambda other: other.rank)
+    is_tied = tried is not soonest and overlaps(tried.seconds, soonest.seconds)
+    return f"{TIED if is_tied else ''}{tried.seconds.median:.3g}"
 
 
 def profile_charts(profile: Profile) -> list[Chart]:

@@ -22,6 +22,8 @@ def write_soonest(folder: Path, findings: Findings) -> Path | None:
     document = {**spec.model_dump(mode="json", exclude_defaults=True), "optimizer": spec.optimizer.model_dump(mode="json")}
     cost = f"{soonest.seconds.text} s to {findings.metric.name} {findings.target:g}"
     said = f"# Batch {soonest.global_batch_size:,} with {soonest.first.optimizer}: {cost}\n"
+    as_soon = [f"batch {tie.global_batch_size:,} with {tie.optimizer}" for tie in findings.advice[0].ties]
+    said += f"# As soon, as far as was measured: {', '.join(as_soon)}\n" if as_soon else ""
     path = folder / SOONEST
     write_text(path, said + yaml.safe_dump(document, sort_keys=False, allow_unicode=True))
     return path

@@ -97,8 +97,22 @@ class Choice(Answer):
     """None for a single seed, and where costs are predicted or those to a limit."""
     samples_interval: Interval | None = None
     """As `seconds_interval`."""
+    seconds_between_evaluations: float | None = None
+    """From the last evaluation that missed the target to the one that met it, the median of the seeds: what is closer is not told apart. None
+    where costs are predicted or those to a limit."""
+    samples_between_evaluations: float | None = None
+    """As `seconds_between_evaluations`."""
     others: dict[str, str] = {}
     """Its values of the other fields in which the runs differ."""
+
+
+class Tie(Answer):
+    """Another choice that the measurements do not tell from the one that is named."""
+
+    global_batch_size: int
+    optimizer: str
+    by: Literal["seeds", "evaluations"]
+    """seeds: the intervals overlap; evaluations: the costs lie closer than the evaluations that they are read off."""
 
 
 class Advice(Answer):
@@ -109,6 +123,8 @@ class Advice(Answer):
     choice: Choice | None
     """None where no choice keeps the limit."""
     reason: str
+    ties: list[Tie] = []
+    """The choices that are not told from it: as soon, as cheap, as good."""
 
 
 class ScorePoint(Answer):
@@ -162,6 +178,10 @@ class Batch(Answer):
     samples_to_target: Spread
     best_score: Spread
     gradient_noise_scale: float | None
+    search_seconds_to_target: float | None = None
+    """Of the run by which the search chose these settings, which the spreads leave out; None where it missed, or none is kept apart."""
+    is_chosen_by_its_runs: bool = False
+    """Whether runs that the spreads hold chose these settings among others, as in sweeps of earlier versions: they are then too favourable."""
     others: dict[str, str] = {}
     """Its values of the other fields in which the runs differ."""
 

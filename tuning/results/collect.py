@@ -7,6 +7,7 @@ what `load` draws without a seed makes another test set of every one.
 import json
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +23,10 @@ from largebatch.jobs.tracking.folder_mirror import SWEEP_TAG
 from largebatch.jobs.tracking.mlflow_store import brief, import_mlflow, sqlite_database
 from largebatch.jobs.tracking.params import CURVE_TAG, RUN_TAG, SUMMARY_TAG, as_resumed, flat
 from largebatch.tuning.results.run_result import Evaluation, NoiseEstimate, RunResult
+from largebatch.tuning.sweep.ledger import SEARCH_SEED_TAG, search_seed
+
+PARENT_TAG = "mlflow.parentRunId"
+"""MLflow's own, of a run in a sweep."""
 
 
 class Collected(NamedTuple):
@@ -40,7 +45,14 @@ def collect(run_dirs: Iterable[Path]) -> list[RunResult]:
     no fingerprint, and are taken as they say.
     """
     firsts: dict[str, list[tuple[str, DatasetFingerprint, str]]] = {}
-    return [_told_apart(result, firsts.setdefault(result.dataset, [])) for result in map(_read, run_dirs)]
+    search_seed_of = cache(search_seed)
+    results = (_marked(_read(run_dir), search_seed_of(run_dir.resolve().parent)) for run_dir in run_dirs)
+    return [_told_apart(result, firsts.setdefault(result.dataset, [])) for result in results]
+
+
+def _marked(result: RunResult, search_seed: int | None) -> RunResult:
+    """The run, marked where its sweep chose by it. Args: search_seed: of the sweep's runs that choose; None: of no sweep, or they count."""
+    return replace(result, chose=True) if result.seed == search_seed else result
 
 
 def unreadable_in_words(error: Exception) -> str:
@@ -117,13 +129,15 @@ def collect_experiment(uri: str, name: str) -> Collected:
         if experiment is None:
             names = sorted(other.name for other in client.search_experiments())
             raise InputError("--experiment", f"MLflow at {uri} has no experiment {name!r}.", f"It has: {', '.join(names)}.")
-        runs = [run for run in _runs(client, experiment.experiment_id) if SWEEP_TAG not in run.data.tags]
+        everything = list(_runs(client, experiment.experiment_id))
+        seeds = {run.info.run_id: int(run.data.tags[SEARCH_SEED_TAG]) for run in everything if SEARCH_SEED_TAG in run.data.tags}
+        runs = [run for run in everything if SWEEP_TAG not in run.data.tags]
         ours = [run for run in runs if RUN_TAG in run.data.tags]
         ended = [run for run in ours if SUMMARY_TAG in run.data.tags]
         missing = [f"Left out: {len(ours) - len(ended)} runs that have not ended."] if len(ended) < len(ours) else []
         if len(ours) < len(runs):  # there is no telling what somebody else's program measured
             missing.append(f"Not read: {len(runs) - len(ours)} runs that largebatch did not make.")
-        return Collected([_from_mlflow(client, run) for run in ended], missing)
+        return Collected([_marked(_from_mlflow(client, run), seeds.get(run.data.tags.get(PARENT_TAG))) for run in ended], missing)
     except InputError:
         raise
     except Exception as error:  # MLflow raises its own, requests' and SQLAlchemy's errors

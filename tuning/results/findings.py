@@ -1,6 +1,7 @@
 """What a set of runs says: the best of each batch size under each optimizer, the frontiers, the critical batch, the advice."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -113,6 +114,12 @@ class Findings:
         return [best for best in self.best if best.seconds.median is not None]
 
     @cached_property
+    def chosen_by_their_runs(self) -> list[Configuration]:
+        """The best of those batch sizes at which runs that count chose among several settings."""
+        tried = Counter((each.global_batch_size, each.first.optimizer) for each in self.configurations)
+        return [best for best in self.best if tried[best.global_batch_size, best.first.optimizer] > 1 and not best.search_runs]
+
+    @cached_property
     def missed(self) -> list[Configuration]:
         """The best of each batch size that missed the target."""
         return [best for best in self.best if best.seconds.median is None]
@@ -120,11 +127,11 @@ class Findings:
     @cached_property
     def choices(self) -> list[Choice]:
         """What each batch size that reached the target costs."""
-        return [self._choice(best, best.seconds.median or 0.0, best.samples.median or 0.0, best.intervals) for best in self.reached]
+        return [self._choice(best, best.seconds.median or 0.0, best.samples.median or 0.0, best.sureness) for best in self.reached]
 
-    def _choice(self, tried: Configuration, seconds: float, samples: float, intervals: Mapping[str, Any] = MappingProxyType({})) -> Choice:
+    def _choice(self, tried: Configuration, seconds: float, samples: float, sureness: Mapping[str, Any] = MappingProxyType({})) -> Choice:
         """A configuration as an answer has it, at a cost."""
-        return tried.choice(seconds, samples).model_copy(update={**intervals, "others": tried.first.values_of(self.differing)})
+        return tried.choice(seconds, samples).model_copy(update={**sureness, "others": tried.first.values_of(self.differing)})
 
     def measured_seconds(self, optimizer: str) -> dict[int, float]:
         """Seconds to the target of each batch size that reached it under an optimizer; empty for one that no run had."""
@@ -163,9 +170,9 @@ class Findings:
 
     def _by(self, cost: Cost, most: float) -> list[Partial]:
         """How good each batch had become within a limit, under each optimizer: its best configuration, of those with the most seeds."""
-        partials = [partial for tried in self.configurations if (partial := self._partial(tried, cost, most)) is not None]
+        partials = [(tried, partial) for tried in self.configurations if (partial := self._partial(tried, cost, most)) is not None]
         best: dict[tuple[int, str], Partial] = {}
-        for partial in sorted(partials, key=lambda partial: (-partial.choice.num_seeds, -self.metric.goodness(partial.score))):
+        for _, partial in sorted(partials, key=lambda of: (-len(of[0].runs), not of[0].search_runs, -self.metric.goodness(of[1].score))):
             best.setdefault((partial.choice.global_batch_size, partial.choice.optimizer), partial)
         return [best[key] for key in sorted(best)]
 
@@ -173,12 +180,12 @@ class Findings:
         """How far a configuration had come; None where half of its runs had not been evaluated by then, which ranks below the others."""
         within = [[at for at in run.evaluations if (at.training_seconds if cost == "seconds" else at.samples) <= most] for run in tried.runs]
         tops = [max(points, key=lambda at: tried.metric.goodness(at.score), default=None) for points in within]
-        score = score_spread([None if top is None else top.score for top in tops], tried.metric).median
-        if score is None:
+        scores = score_spread([None if top is None else top.score for top in tops], tried.metric)
+        if scores.median is None:
             return None
         evaluated = [top for top in tops if top is not None]
         seconds, samples = median(top.training_seconds for top in evaluated), median(top.samples for top in evaluated)
-        return Partial(self._choice(tried, seconds, samples), score, tried.metric)
+        return Partial(self._choice(tried, seconds, samples), scores.median, tried.metric, (scores.low, scores.high) if len(tops) > 1 else None)
 
     @cached_property
     def score_frontier(self) -> list[ScorePoint]:

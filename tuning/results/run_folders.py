@@ -12,10 +12,10 @@ from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.records import RunSummary
 from largebatch.jobs.tracking.folder_mirror import REPORT, is_kept_beside_runs
 from largebatch.tuning.results.collect import unreadable_in_words
-from largebatch.tuning.sweep.ledger import SWEEP, Ledger, Trial
+from largebatch.tuning.sweep.ledger import SWEEP, Ledger, Trial, begun_sweep
 from largebatch.tuning.sweep.optimizers import optimizer_of
 from largebatch.tuning.sweep.space import count_runs
-from largebatch.tuning.sweep.spec import BATCH, SweepSpec
+from largebatch.tuning.sweep.spec import BATCH
 
 STUDY, SWEEP_OF_STUDY = "study.json", "sweep"
 """The file that tells a study's folder, and the folder in it that holds the sweep."""
@@ -53,7 +53,7 @@ def runs_of_folder(folder: Path) -> FolderRuns:
         return FolderRuns(ended, [f"Left out: {num_unended} runs in {folder} that have not ended."] if num_unended else [])
     missing = failures_in_words(sweep_dir)
     try:
-        sweep = SweepSpec.model_validate_json((sweep_dir / SWEEP).read_text())
+        sweep = begun_sweep((sweep_dir / SWEEP).read_text())
     except (OSError, ValueError) as error:
         raise InputError("FOLDER", f"{sweep_dir / SWEEP} cannot be read ({unreadable_in_words(error)}).", "Give the folders of its runs.") from error
     ledger = Ledger(sweep_dir)

@@ -80,6 +80,8 @@ class RunResult:
     """Of every step that measured them, by rising step; none of a run from MLflow, where they are not kept together."""
     momentum_half_life_samples: float | None = None
     """The half-life that says the momentum, in samples; None where a number does."""
+    chose: bool = False
+    """Whether a sweep chose by it, so that it is kept apart from what is reported of the settings that were chosen."""
 
     @classmethod
     def of(

@@ -1,11 +1,12 @@
 """Findings as people and programs read them: sentences, the rows of a table, and the whole answer."""
 
 from collections.abc import Iterable, Sequence
+from statistics import median
 
 from largebatch.jobs.engine.core_wait import DISTURBED
 from largebatch.jobs.optim.configs.registry import OPTIMIZERS
 from largebatch.jobs.plan.describe import CHOSEN_ON
-from largebatch.jobs.run.records import Headline
+from largebatch.jobs.run.records import Headline, Outcome
 from largebatch.tuning.results.analysis.critical_batch import regime
 from largebatch.tuning.results.analysis.crossing import crossing
 from largebatch.tuning.results.answers import Advice, Batch, Choice, CriticalBatch, SweepFindings, UnderOptimizer
@@ -43,6 +44,8 @@ def answer_of(findings: Findings) -> SweepFindings:
                 samples_to_target=best.samples,
                 best_score=best.best_score,
                 gradient_noise_scale=best.noise_scale,
+                search_seconds_to_target=best.search_seconds,
+                is_chosen_by_its_runs=best in findings.chosen_by_their_runs,
                 others=best.first.values_of(findings.differing),
             )
             for best in findings.best
@@ -92,15 +95,34 @@ def _words(findings: Findings) -> list[str]:
             words.append(f"{needed}; {f'under {optimizer} ' if under else ''}{len(side.reached)} of {len(side.best)} did.")
     words += [growing.words for growing in findings.growing]
     words.append(f"Target, best rates and batch sizes are {CHOSEN_ON[findings.setting.evaluated_on]}.")
+    words += _seeds_in_words(findings)
     if differences := differences_in_words(findings.runs):
         words.append(f"The runs differ in more than what is compared: {differences}.")
-    if num_diverged := sum(tried.num_diverged for tried in findings.configurations):
+    if num_diverged := sum(run.summary.outcome is Outcome.DIVERGED for run in findings.runs):
         words.append(f"{num_diverged} of {len(findings.runs)} runs diverged; they count as misses.")
     if disturbance := disturbance_in_words(findings.runs):
         words.append(disturbance)
     for setting, count in findings.other_settings.items():
         words.append(f"Left out: {count} runs of {setting}; their times cannot stand on the same axis.")
     return [*words, *findings.missing]
+
+
+def _seeds_in_words(findings: Findings) -> list[str]:
+    """Whether the seeds that report are others than those that chose, and by how much these would have been too favourable."""
+    words = []
+    sooner = [best.search_seconds / best.seconds.median for best in findings.reached if best.search_seconds and best.seconds.median]
+    if sooner:
+        words.append(
+            "Counted are seeds that did not choose the settings. The runs by which the search chose them are kept apart: they took "
+            f"{median(sooner):.3g} times as long (the median of {len(sooner)})."
+        )
+    if of := findings.chosen_by_their_runs:
+        batches = _listed(findings.unit.batch(batch) for batch in sorted({best.global_batch_size for best in of}))
+        words.append(
+            f"At batch {batches} the settings were chosen by runs that are counted here, so what they came to is somewhat too favourable; "
+            "the `repeats` of a sweep are seeds that did not choose."
+        )
+    return words
 
 
 def _rows(findings: Findings) -> list[dict[str, str]]:
@@ -116,6 +138,7 @@ def _rows(findings: Findings) -> list[dict[str, str]]:
             momentum: momentum_in_words(best.first, unit),
             **{name.rpartition(".")[2].replace("_", " "): best.first.values_of([name]).get(name, "-") for name in findings.differing[:MOST_NAMED]},
             "s to target": best.seconds.text,
+            **({"search's own s": number(best.search_seconds, ".4g")} if any(each.search_runs for each in findings.best) else {}),
             "steps": number(best.steps.median, ",.0f"),
             unit.name: _amount(best.samples.median, unit),
             f"best {findings.metric.name}": "-" if best.best_score.median is None else findings.metric.format(best.best_score.median),
@@ -187,10 +210,12 @@ def _reach_in_words(side: Findings) -> str:
     if not side.reached:
         return f"Under {side.runs[0].optimizer} every batch size missed the target in half of its runs or more: {missed}."
     reached = _listed(unit.batch(reached.global_batch_size) for reached in side.reached)
-    soonest = min(side.choices, key=lambda choice: choice.seconds)
+    first = side.advice[0]
+    soonest = first.choice or side.choices[0]
+    as_soon = f" (as soon: batch {_listed(unit.batch(tie.global_batch_size) for tie in first.ties)})" if first.ties else ""
     return (
         f"Under {soonest.optimizer} batch {reached} reached the target, soonest batch {unit.batch(soonest.global_batch_size)} in "
-        f"{soonest.seconds:,.3g} s{f'; batch {missed} missed it in half of its runs or more' if missed else ''}."
+        f"{soonest.seconds:,.3g} s{as_soon}{f'; batch {missed} missed it in half of its runs or more' if missed else ''}."
     )
 
 

@@ -32,7 +32,7 @@ START_S = 10.0
 """Of a sweep once, for Ray."""
 MOST_TRIALS, REPEATS = 12, 3
 FEWEST_RUNS = 3
-"""At each batch size, before there are fewer sizes: two learning rates, and a second seed of the better."""
+"""At each batch size, before there are fewer sizes: two learning rates, and another seed of the better."""
 USUAL_MOMENTUM = 0.9
 """Compared with none where the recipe has none."""
 SHORTER = 4.0
@@ -100,7 +100,8 @@ def size_sweep(
     field, momenta = (MOMENTUM, []) if optimizers else _momenta(spec, of_reference)
     share = OTHER_SHARE + FURTHER_PROFILE_SHARE * sum(own is not profile for own in (optimizers or {}).values())
     batches, momenta, num_runs = _size(candidates(profile), momenta, expected, budget_s, share, used_s=reference.summary.wall_seconds)
-    repeats = min(REPEATS, max(num_runs - 1, 1))
+    # Of two runs both search, for a rate matters more than a seed; the answer says that they report as well.
+    repeats = min(REPEATS, num_runs - 2) if num_runs > 1 else 1
     rate = reference.learning_rate * (min(batches) / reference.summary.global_batch_size) ** RATE_POWER
     is_effective = bool(momenta) and spec.optimizer.accumulates
     centre = rate / (1 - spec.optimizer.momentum_at(of_reference)) if is_effective else rate
@@ -111,7 +112,7 @@ def size_sweep(
         set={"stop.epochs": expected[0].epochs, "stop.steps": None, "learning_rate.scaling": "none", "batch.schedule": {}},
         each={**({OPTIMIZER: [*optimizers]} if optimizers else {}), BATCH: [*batches], **({field: [*momenta]} if momenta else {})},
         search=SearchSpec(
-            trials=min(max(num_runs - (repeats - 1), 1), MOST_TRIALS),
+            trials=min(max(num_runs - repeats, 1), MOST_TRIALS),
             space={} if optimizers else {RATE: _around(centre, is_effective)},
             by_optimizer={name: {RATE: _around(_middle(name, rate, spec, min(batches)))} for name in optimizers or {}},
         ),
@@ -207,4 +208,5 @@ def what_was_chosen(sweep: SweepSpec) -> str:
     rates, seeds = sweep.num_trials, sweep.repeats
     under = f", under {' and '.join(sweep.optimizers)}" if sweep.optimizers else ""
     searched = f"{rates} learning rate{'s' if rates > 1 else ''}"
-    return f"Batch sizes {batches}{momenta}{under}: {searched} each, the best with {seeds} seed{'s' if seeds > 1 else ''}."
+    repeated = f"the best with {seeds} further seed{'s' if seeds > 1 else ''}, which alone are reported" if sweep.num_repeated else "a single seed"
+    return f"Batch sizes {batches}{momenta}{under}: {searched} each, {repeated}."

@@ -37,6 +37,7 @@ from largebatch.tuning.study.options import PREDICTION, PROFILE, SIZED, Stage, S
 from largebatch.tuning.study.reference_run import run_reference
 from largebatch.tuning.study.sizing import FURTHER_PROFILE_SHARE, Expected, candidates, size_sweep, what_was_chosen
 from largebatch.tuning.study.solutions import solve
+from largebatch.tuning.sweep.ledger import begun_sweep
 from largebatch.tuning.sweep.optimizers import optimizer_fields
 from largebatch.tuning.sweep.space import with_fields
 from largebatch.tuning.sweep.spec import BATCH, ResourcesSpec, SweepSpec
@@ -62,7 +63,9 @@ def study(spec: TrainSpec, options: StudyOptions, run_the_sweep: Callable[[Path,
     begin(2)
     reference = run_reference(spec, step_times, options, device)
     profiles = _profiles(spec, step_times, options, device)
-    sweep = _kept(options.folder / SIZED, SweepSpec, partial(_sweep, spec, step_times, reference, options, profiles))
+    sized = options.folder / SIZED
+    make = partial(_sweep, spec, step_times, reference, options, profiles)
+    sweep = begun_sweep(sized.read_text()) if sized.is_file() else _kept(sized, SweepSpec, make)
     predicts = not profiles or reference.optimizer in profiles  # else there is nothing to hold a prediction against
     predict_it = partial(_predict, spec, step_times, reference, sweep, options.folder)
     predicted = attempts.attempt("the prediction", predict_it) if predicts else None

@@ -29,6 +29,8 @@ SWEEP = "sweep.json"
 BASE = "base.json"
 STOP = ".stop"
 """While this file is in the sweep's folder, runs under way stop and save."""
+SEARCH_SEED_TAG = "largebatch.search_seed"
+"""In `parent.json` and in MLflow: the seed of the runs by which a sweep chooses, kept apart from what is reported; not there where they count."""
 
 
 class Trial(Record):
@@ -181,8 +183,23 @@ def begin_sweep(folder: Path, sweep: SweepSpec, base: TrainSpec, name: str | Non
         "began_at_s": time.time(),
         "mlflow_uri": base.tracking.mlflow_uri,
         "experiment": base.tracking.experiment,
-        "tags": {"largebatch.recipe": base.name},
+        "tags": {"largebatch.recipe": base.name, **({SEARCH_SEED_TAG: str(base.seed)} if sweep.chooses else {})},
         "params": flat(sweep.model_dump(mode="json", exclude_defaults=True)),
     }
     write_text(folder / PARENT, json.dumps(parent, indent=2) + "\n")
     write_text(folder / SWEEP, sweep.settled.model_dump_json(indent=2) + "\n")
+
+
+def begun_sweep(text: str) -> SweepSpec:
+    """A sweep that was begun, from what its folder keeps. Earlier versions counted the search's own runs. Raises: ValueError."""
+    sweep = SweepSpec.model_validate_json(text)
+    return sweep if "counts_search" in sweep.model_fields_set else sweep.model_copy(update={"counts_search": True})
+
+
+def search_seed(folder: Path) -> int | None:
+    """The seed of the runs in a sweep's folder by which its settings were chosen, and which are kept apart; None where there are none."""
+    try:
+        told = json.loads((folder / PARENT).read_text())["tags"][SEARCH_SEED_TAG]
+        return int(told)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

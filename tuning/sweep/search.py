@@ -94,7 +94,7 @@ class _GroupSearch:
             trial = self._trial("search", {**self._group.fields, **values, "seed": self._base.seed})
             self._searched.append(trial)
             return trial
-        if self._num_repeated >= self._sweep.repeats - 1:
+        if self._num_repeated >= self._sweep.num_repeated:
             return "over"
         if any(trial.number not in self._scores for trial in self._searched):
             return "wait"

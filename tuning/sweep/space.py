@@ -115,7 +115,7 @@ def _momentum_in(fields: Mapping[str, Any]) -> float | None:
 
 def count_runs(sweep: SweepSpec) -> int:
     """How many runs the sweep has."""
-    return len(groups(sweep)) * (sweep.num_trials + sweep.repeats - 1)
+    return len(groups(sweep)) * sweep.num_in_group
 
 
 def refuse_impossible(sweep: SweepSpec, base: TrainSpec, training_set: TrainingSet | None = None) -> int:
@@ -134,7 +134,7 @@ def refuse_impossible(sweep: SweepSpec, base: TrainSpec, training_set: TrainingS
             spec = with_fields(base, group.fields | corner)
             if training_set is not None:
                 resolve_global_batch_size(spec, training_set)
-    searched, repeated, total = sweep.num_trials, sweep.repeats - 1, count_runs(sweep)
+    searched, repeated, total = sweep.num_trials, sweep.num_repeated, count_runs(sweep)
     if sweep.budget.trials is not None and sweep.budget.trials < total:
         raise SpecError(
             "budget.trials",

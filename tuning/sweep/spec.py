@@ -8,7 +8,7 @@ every combination of the first gets the same search over the second.
 import math
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, JsonValue, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, JsonValue, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from largebatch.jobs.optim.by_samples.options import half_life_fields
 from largebatch.jobs.optim.configs.registry import OPTIMIZERS
@@ -168,8 +168,11 @@ class SweepSpec(Spec):
     entry points, or mappings with their options; each is searched in its own usual range of rates where no other is given."""
     search: SearchSpec = Field(default_factory=SearchSpec)
     """The search in each group."""
-    repeats: PositiveInt = 1
-    """Seeds of each group's best: the search's own run, and so many less one more."""
+    repeats: NonNegativeInt = 1
+    """Further seeds of each group's best, which alone are counted in what is reported: what was chosen by a run is too favourable in it. Where
+    there is nothing to choose, in groups of one run, that run is one of them. 0: only the search's own runs, which the answer then says."""
+    counts_search: bool = False
+    """Whether the search's own run of each group's best is one of the repeats and counts, as in sweeps of earlier versions."""
     early_stop: EarlyStopSpec = Field(default_factory=EarlyStopSpec)
     """Ending hopeless runs."""
     budget: BudgetSpec = Field(default_factory=BudgetSpec)
@@ -253,3 +256,18 @@ class SweepSpec(Spec):
     def num_trials(self) -> int:
         """Runs in each group's search."""
         return self.search.num_trials(next(iter(self.spaces.values())))
+
+    @property
+    def chooses(self) -> bool:
+        """Whether each group's best is chosen by runs that are kept apart from what is reported."""
+        return self.num_trials > 1 and not self.counts_search
+
+    @property
+    def num_repeated(self) -> int:
+        """Runs with further seeds in each group."""
+        return self.repeats if self.chooses else max(self.repeats - 1, 0)
+
+    @property
+    def num_in_group(self) -> int:
+        """Runs in each group, those of its search and its repeats."""
+        return self.num_trials + self.num_repeated

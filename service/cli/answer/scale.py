@@ -60,7 +60,9 @@ def scale(
     if findings is not None and findings.critical_batch is not None:
         curve = findings.critical_batch
         if findings.compares_optimizers:
-            notes.append(f"The critical batch is that of the runs with {curve.optimizer}, the soonest of {', '.join(findings.by_optimizer)}.")
+            notes.append(
+                f"The critical batch is that of the runs with {curve.optimizer}, by its median the soonest of {', '.join(findings.by_optimizer)}."
+            )
             findings = findings.leading
         notes += [note for note in [profile_beside_runs(profile, findings.setting)] if note]
     elif runs.folders or runs.experiment:

@@ -21,7 +21,7 @@ from largebatch.service.cli.typer_parameters import spread
 from largebatch.service.present.sweep_plan import plan_facts
 from largebatch.tuning.results.findings import NothingEndedError, find_in
 from largebatch.tuning.results.wording import answer_of
-from largebatch.tuning.sweep.ledger import BASE, SWEEP, Ledger, begin_sweep
+from largebatch.tuning.sweep.ledger import BASE, SWEEP, Ledger, begin_sweep, begun_sweep
 from largebatch.tuning.sweep.space import base_spec, find_sweep, groups, read_sweep, refuse_impossible
 from largebatch.tuning.sweep.spec import SweepSpec
 from largebatch.tuning.sweep.sweep import SweepOptions, SweepProgress, recipes_training_set, refuse_untrainable, resume_command, run_sweep
@@ -84,7 +84,7 @@ def _read(name: str | None, resume: Path | None, output_dir: Path) -> tuple[Path
             raise SpecError("--resume", f"{resume} is not a sweep's folder: it has no {SWEEP}.", "Give the folder that the sweep printed.")
         return (
             resume,
-            SweepSpec.model_validate_json((resume / SWEEP).read_text()),
+            begun_sweep((resume / SWEEP).read_text()),
             TrainSpec.model_validate_json((resume / BASE).read_text()),
         )
     if name is None or resume is not None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_runs import CRITICAL, MIN_SAMPLES, RATE, STEP_S, TARGET, made_profile, made_run
+from made_runs import CRITICAL, MIN_SAMPLES, RATE, STEP_S, TARGET, fine, made_profile, made_run
 
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.run.records import Outcome
@@ -231,13 +231,6 @@ def test_fine_evaluations_need_no_word() -> None:
     assert "evaluations" not in words
 
 
-def fine(run: RunResult) -> RunResult:
-    """Evaluated at every tenth of its way."""
-    last = run.evaluations[-1]
-    steps = [Evaluation(max(last.step * n // 10, 1), last.samples * n // 10, last.training_seconds * n / 10, 0.08 * n) for n in range(1, 10)]
-    return replace(run, evaluations=(*steps, last))
-
-
 def test_too_few_batches_that_reached_are_said() -> None:
     runs = [made_run(batch, reaches=batch < 500) for batch in BATCHES]
     words = answer_of(find(runs)).words
@@ -302,39 +295,6 @@ def test_a_disturbed_clock_is_said() -> None:
     said = [sentence for sentence in answer_of(find(shared, TARGET)).words if "disturbed" in sentence]
     assert len(said) == 1
     assert "the clock of 2 of 6 runs: they waited for a core up to 62% of the time" in said[0]
-
-
-class TestTies:
-    """What the seeds cannot tell apart is not called the soonest alone."""
-
-    def test_batches_whose_intervals_overlap(self) -> None:
-        """At 448 and 512 samples a step the curve's seconds are 2 % apart, and the seeds 10 %."""
-        runs = [
-            made_run(batch, seed, 1 + 0.05 * seed, learning_rate=0.1, settings=(("batch.global_batch_size", str(batch)),))
-            for batch in (32, 448, 512)
-            for seed in range(3)
-        ]
-        answer = answer_of(find(runs, TARGET))
-        soonest, cheapest = answer.advice[:2]
-        assert soonest.choice is not None
-        assert soonest.choice.seconds_interval is not None
-        tied = {448, 512} - {soonest.choice.global_batch_size}
-        assert soonest.reason.startswith(f"the seeds do not tell it from batch {tied.pop()}; it takes"), soonest.reason
-        assert cheapest.reason.startswith("no other batch reaches the target with fewer samples")
-
-    def test_a_batch_that_sometimes_misses_may_be_as_late_as_any(self) -> None:
-        """Two of three seeds of 512 reach, soonest of all: its interval is open."""
-        sometimes = [made_run(512, seed, reaches=seed < 2) for seed in range(3)]
-        soonest = answer_of(find([*(made_run(32, seed) for seed in range(3)), *sometimes], TARGET)).advice[0]
-        assert soonest.choice is not None
-        assert soonest.choice.seconds_interval == (soonest.choice.seconds, None)
-        assert "the seeds do not tell it from batch 32" in soonest.reason
-
-    def test_single_seeds_tell_nothing_of_ties(self) -> None:
-        soonest = answer_of(find([made_run(batch) for batch in (32, 448, 512)], TARGET)).advice[0]
-        assert soonest.choice is not None
-        assert soonest.choice.seconds_interval is None
-        assert soonest.reason.startswith("no other batch reaches the target sooner")
 
 
 class TestTokens:

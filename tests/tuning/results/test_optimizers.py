@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from made_runs import CRITICAL, MIN_SAMPLES, RATE, STEP_S, TARGET, made_profile, made_run
+from made_runs import CRITICAL, MIN_SAMPLES, RATE, STEP_S, TARGET, fine, made_profile, made_run
 
 from largebatch.jobs.spec.read import read_spec
 from largebatch.tuning.report.batch_figures import momentum_maps, steps_and_samples, time_to_target
@@ -29,7 +29,7 @@ OWN = "mine.optimizers:twice"
 def run(optimizer: str, batch: int, seed: int = 0, factor: float = 1.0, *, reaches: bool = True, **settings: str) -> RunResult:
     """A run under an optimizer, with some of its settings."""
     fields = {"batch.global_batch_size": str(batch), "learning_rate.base": "0.1", "optimizer.name": optimizer, **settings}
-    return made_run(batch, seed, factor, reaches=reaches, optimizer=optimizer, learning_rate=0.1, settings=tuple(sorted(fields.items())))
+    return fine(made_run(batch, seed, factor, reaches=reaches, optimizer=optimizer, learning_rate=0.1, settings=tuple(sorted(fields.items()))), 50)
 
 
 def two(**settings: str) -> Findings:
@@ -99,7 +99,7 @@ def test_optimizers_that_the_seeds_do_not_tell_apart_are_a_tie() -> None:
     soonest = find(runs, TARGET).advice[0]
     assert soonest.choice is not None
     assert (soonest.choice.optimizer, soonest.choice.global_batch_size) == ("sgd", 512)
-    assert soonest.reason.startswith("the seeds do not tell it from batch 512 with muon; it takes"), soonest.reason
+    assert soonest.reason.startswith("as soon as batch 512 with muon: the seeds do not tell them apart; it takes"), soonest.reason
 
 
 def test_within_a_limit_the_optimizer_is_named() -> None:

@@ -59,7 +59,7 @@ def test_sgd_against_lamb(tmp_path: Path) -> None:
     sweep = SweepSpec.model_validate_json((folder / "sized-sweep.json").read_text())
     answer = json.loads((page.parent / "report.json").read_text())
     assert sweep.optimizers == [side["optimizer"] for side in answer["by_optimizer"]] == ["sgd", "lamb"]
-    assert {side["num_runs"] for side in answer["by_optimizer"]} == {len(sweep.each[BATCH]) * (sweep.num_trials + sweep.repeats - 1)}
+    assert {side["num_runs"] for side in answer["by_optimizer"]} == {len(sweep.each[BATCH]) * sweep.num_in_group}
     pairs = [(batch["optimizer"], batch["global_batch_size"]) for batch in answer["batches"]]
     assert pairs == [(name, batch) for name in ("sgd", "lamb") for batch in sweep.each[BATCH]]
     assert f"runs of {len(sweep.each[BATCH])} batch sizes under sgd and lamb" in answer["words"][0]

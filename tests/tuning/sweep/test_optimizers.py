@@ -74,11 +74,11 @@ def test_optimizers_keep_their_options_and_are_called_by_name() -> None:
 def test_every_optimizer_has_as_many_runs_at_every_batch_and_they_take_turns(tmp_path: Path) -> None:
     momenta = {"sgd": {"optimizer.momentum": [0.0, 0.9], RATE: {"low": 0.05, "high": 0.5}}}
     spec = compared("sgd", "lamb", search={"by_optimizer": momenta}, repeats=2)
-    assert count_runs(spec) == 4 * (3 + 1)
+    assert count_runs(spec) == 4 * (3 + 2)
     work(tmp_path, spec)
     trials = Ledger(tmp_path).trials
     pairs = [(trial.fields["optimizer.name"], trial.fields[BATCH]) for trial in trials]
-    assert {pair: pairs.count(pair) for pair in pairs} == {(name, batch): 4 for name in ("sgd", "lamb") for batch in (64, 1024)}
+    assert {pair: pairs.count(pair) for pair in pairs} == {(name, batch): 5 for name in ("sgd", "lamb") for batch in (64, 1024)}
     assert len(set(pairs[:4])) == 4, "a sweep that is cut short has tried all"
     assert {trial.run_id.split("-")[1] for trial in trials} == {"sgd", "lamb"}
     assert all(("optimizer.momentum" in trial.fields) == (trial.fields["optimizer.name"] == "sgd") for trial in trials)

@@ -36,7 +36,7 @@ def test_the_points_are_those_of_the_undisturbed_sweep(tmp_path: Path, method: s
     spec = two_batches(method, trials)
     work(tmp_path / "whole", spec, at_once)
     whole = points(tmp_path / "whole")
-    assert len(whole) == 2 * trials + 2
+    assert len(whole) == 2 * trials + 4
     for num_events in kills:
         folder = tmp_path / f"killed-{num_events}"
         work(folder, spec, at_once, num_events)
@@ -52,7 +52,7 @@ def test_the_points_are_those_of_the_undisturbed_sweep(tmp_path: Path, method: s
 def test_killed_again_and_again(tmp_path: Path) -> None:
     spec = two_batches("tpe", 13)
     for name, num_events in (("whole", 10**6), ("often", 5)):
-        while len(points(tmp_path / name)) < 28:
+        while len(points(tmp_path / name)) < 30:
             work(tmp_path / name, spec, 1, num_events)
     assert points(tmp_path / "often") == points(tmp_path / "whole")
 

@@ -23,11 +23,11 @@ def test_every_batch_gets_the_same_care(tmp_path: Path, method: str) -> None:
     trials = Ledger(tmp_path).trials
     for group in groups(spec):
         searched, repeated = ([t for t in trials if t.group == group.number and t.phase == phase] for phase in ("search", "repeat"))
-        assert (len(searched), len(repeated)) == (5, 2)
+        assert (len(searched), len(repeated)) == (5, 3)
         rates = [trial.fields["learning_rate.base"] for trial in searched]
         assert all(0.01 <= rate <= 1.0 for rate in rates)
         assert {trial.fields["learning_rate.base"] for trial in repeated} == {min(rates, key=lambda rate: abs(rate - 0.1))}
-        assert [trial.fields["seed"] for trial in repeated] == [BASE.seed + 1, BASE.seed + 2]
+        assert [trial.fields["seed"] for trial in repeated] == [BASE.seed + 1, BASE.seed + 2, BASE.seed + 3]
         assert {trial.fields["seed"] for trial in searched} == {BASE.seed}
     assert [trial.group for trial in trials[:6]] == [0, 1, 2, 0, 1, 2], "groups take turns"
     assert len({trial.run_id for trial in trials}) == len(trials)

@@ -99,7 +99,7 @@ def test_gpus_that_workers_can_have(workers: int, gpus: float | None) -> None:
         ({"each": {"optimizer.momentun": [0.9]}}, "Did you mean momentum"),
         ({"each": {"optimizer.momentum": [1.5]}}, "below 1"),
         ({"search": {"trials": 2, "space": {RATE: {"low": -1.0, "high": 1.0, "scale": "linear"}}}}, r"learning_rate\.base"),
-        ({"repeats": 3, "budget": {"trials": 17}}, "3 groups with 4 searched and 2 repeated runs each are 18.*Allow 18"),
+        ({"repeats": 3, "budget": {"trials": 20}}, "3 groups with 4 searched and 3 repeated runs each are 21.*Allow 21"),
         (
             {
                 "each": {"batch.global_batch_size": [32, "full"]},
@@ -115,7 +115,7 @@ def test_what_cannot_be_run_is_refused_before_anything_runs(fields: dict[str, An
 
 
 def test_a_budget_that_holds_all_runs_is_taken() -> None:
-    assert refuse_impossible(sweep(repeats=3, budget={"trials": 18}), BASE) == 18
+    assert refuse_impossible(sweep(repeats=3, budget={"trials": 21}), BASE) == 21
 
 
 def test_fields_are_replaced_whole_and_checked() -> None:

@@ -4,11 +4,12 @@ Within a limit that no batch reaches the target in, the best is the one with the
 """
 
 from collections.abc import Sequence
+from math import inf, prod
 from operator import attrgetter
 from typing import Literal, NamedTuple
 
 from largebatch.jobs.tasks.metric import ACCURACY, Metric
-from largebatch.tuning.results.answers import Advice, Choice
+from largebatch.tuning.results.answers import Advice, Choice, Interval, Tie
 from largebatch.tuning.results.unit import SAMPLES, Unit
 
 Cost = Literal["seconds", "samples"]
@@ -23,6 +24,8 @@ class Partial(NamedTuple):
     score: float
     """The median of the seeds."""
     metric: Metric
+    interval: tuple[float | None, float | None] | None = None
+    """Of the scores of several seeds; an end is None where it reaches into runs that were not evaluated by then."""
 
 
 class Limit(NamedTuple):
@@ -44,10 +47,18 @@ class _Names(NamedTuple):
     unit: Unit
     are_of_several_optimizers: bool
 
-    def of(self, choice: Choice) -> str:
+    def of(self, choice: Choice | Tie) -> str:
         """`batch 64`, or `batch 64 with lamb`."""
         batch = f"batch {self.unit.batch(choice.global_batch_size)}"
         return f"{batch} with {choice.optimizer}" if self.are_of_several_optimizers else batch
+
+    def alike(self, as_what: str, ties: Sequence[Tie]) -> str:
+        """`as soon as batch 64: the seeds do not tell them apart`; empty for no ties. Args: as_what: such as `as soon as`."""
+        by_seeds, by_evaluations = (" and ".join(self.of(tie) for tie in ties if tie.by == by) for by in ("seeds", "evaluations"))
+        parts = [f"{as_what} {by_seeds}: the seeds do not tell them apart"] if by_seeds else []
+        if by_evaluations:
+            parts.append(f"{as_what} {by_evaluations}{', too' if parts else ''}: they differ by less than two evaluations lie apart")
+        return "; ".join(parts)
 
     @property
     def kind(self) -> str:
@@ -87,38 +98,76 @@ def advise(choices: Sequence[Choice], limits: Sequence[Limit] = (), unit: Unit =
     standing = [choices[number] for number in frontier([(choice.seconds, choice.samples) for choice in choices])]
     # The least product of both costs, each over its own best: the point nearest the ideal on logarithmic axes.
     knee = min(standing, key=lambda choice: choice.seconds * choice.samples)
+    as_soon, as_cheap = _ties(soonest, choices, "seconds"), _ties(cheapest, choices, "samples")
+    as_good = _ties(knee, choices, "seconds", "samples")
     more_samples = f"{_times(soonest.samples / cheapest.samples)} the {unit.name} of the cheapest"
     more_time = f"{_times(cheapest.seconds / soonest.seconds)} the training time of the soonest"
     return [
         Advice(
             question="soonest",
             choice=soonest,
-            reason=_versus(soonest, cheapest, more_samples, "sooner", _alike(soonest, choices, "seconds", names), names),
+            reason=_versus(soonest, cheapest, more_samples, "sooner", names.alike("as soon as", as_soon), names),
+            ties=as_soon,
         ),
         Advice(
             question="cheapest",
             choice=cheapest,
-            reason=_versus(cheapest, soonest, more_time, f"with fewer {unit.name}", _alike(cheapest, choices, "samples", names), names),
+            reason=_versus(cheapest, soonest, more_time, f"with fewer {unit.name}", names.alike(f"with as few {unit.name} as", as_cheap), names),
+            ties=as_cheap,
         ),
-        Advice(question="knee", choice=knee, reason=_between(knee, soonest, cheapest, len(standing), unit)),
+        Advice(
+            question="knee",
+            choice=knee,
+            reason=_between(knee, soonest, cheapest, len(standing), unit) + _beside(names.alike("as good as", as_good)),
+            ties=as_good,
+        ),
         *within,
     ]
 
 
-def _alike(best: Choice, choices: Sequence[Choice], cost: Cost, names: _Names) -> str:
-    """The choices whose intervals of a cost overlap with the best one's, in words: seeds do not tell them apart. Empty for none."""
-    interval = getattr(best, f"{cost}_interval")
-    others = [(choice, getattr(choice, f"{cost}_interval")) for choice in choices if choice is not best]
-    alike = [choice for choice, other in others if interval and other and (interval[1] is None or other[0] <= interval[1])]
-    return " and ".join(map(names.of, alike))
+def _ties(best: Choice, choices: Sequence[Choice], *costs: Cost) -> list[Tie]:
+    """The choices that are not told from the best one in a cost, or in the product of several."""
+    ties = []
+    for choice in choices:
+        if choice is not best and (by := _tied_by(best, choice, costs)) is not None:
+            ties.append(Tie(global_batch_size=choice.global_batch_size, optimizer=choice.optimizer, by=by))
+    return ties
+
+
+def _tied_by(best: Choice, other: Choice, costs: Sequence[Cost]) -> Literal["seeds", "evaluations"] | None:
+    """What does not tell the two apart: intervals that overlap, or costs that lie closer than either's evaluations; None: they are told apart."""
+    interval, others = _interval(best, costs), _interval(other, costs)
+    if interval and others and max(interval[0], others[0]) <= min(interval[1], others[1]):
+        return "seeds"
+    cost, other_cost = (prod(getattr(choice, cost) for cost in costs) for choice in (best, other))
+    return "evaluations" if abs(other_cost - cost) < max(cost * _coarseness(best, costs), other_cost * _coarseness(other, costs)) else None
+
+
+def _interval(choice: Choice, costs: Sequence[Cost]) -> tuple[float, float] | None:
+    """Of the product of the costs; an open end is infinite. None where the seeds do not say."""
+    intervals: list[Interval | None] = [getattr(choice, f"{cost}_interval") for cost in costs]
+    known = [interval for interval in intervals if interval is not None]
+    if len(known) < len(costs):
+        return None
+    return prod(low for low, _ in known), prod(inf if high is None else high for _, high in known)
+
+
+def _coarseness(choice: Choice, costs: Sequence[Cost]) -> float:
+    """The share of its cost that lies between two evaluations; 0 where that is not known."""
+    return float(sum((getattr(choice, f"{cost}_between_evaluations") or 0.0) / getattr(choice, cost) for cost in costs))
 
 
 def _versus(choice: Choice, other: Choice, more: str, better: str, alike: str, names: _Names) -> str:
-    """Args: better: what no other choice is; alike: those that seeds do not tell from it."""
-    told = f"the seeds do not tell it from {alike}" if alike else f"no other {names.kind} reaches the target {better}"
+    """Args: better: what no other choice is; alike: what is not told from it, in words."""
+    told = alike or f"no other {names.kind} reaches the target {better}"
     if choice == other:
         return f"{told if alike else 'nothing else is sooner, and nothing else is cheaper'}."
     return f"{told}; it takes {more}, {names.of(other)}."
+
+
+def _beside(alike: str) -> str:
+    """A sentence that follows another; empty for no words."""
+    return f" It is {alike}." if alike else ""
 
 
 def _between(knee: Choice, soonest: Choice, cheapest: Choice, num_standing: int, unit: Unit) -> str:
@@ -140,8 +189,13 @@ def _within(choices: Sequence[Choice], limit: Limit, names: _Names) -> Advice:
     limited, other, name = (SECONDS_OF, SAMPLES_OF, "cheapest") if limit.cost == "seconds" else (SAMPLES_OF, SECONDS_OF, "soonest")
     kept = [choice for choice in choices if limited(choice) <= limit.most]
     if kept:
-        reason = f"{name} of the {len(kept)} of {len(choices)} {kinds} that keep it."
-        return Advice(question=limit.question(unit), choice=min(kept, key=other), reason=reason)
+        best = min(kept, key=other)
+        ties = _ties(best, kept, "samples" if limit.cost == "seconds" else "seconds")
+        interval = _interval(best, [limit.cost])
+        unsure = " Not each of its seeds keeps it." if interval and interval[1] > limit.most else ""
+        as_what = f"with as few {unit.name} as" if limit.cost == "seconds" else "as soon as"
+        reason = f"{name} of the {len(kept)} of {len(choices)} {kinds} that keep it.{unsure}{_beside(names.alike(as_what, ties))}"
+        return Advice(question=limit.question(unit), choice=best, reason=reason, ties=ties)
     missed = f"no {names.kind} reaches the target at all."
     if choices:
         nearest = min(choices, key=limited)
@@ -150,11 +204,23 @@ def _within(choices: Sequence[Choice], limit: Limit, names: _Names) -> Advice:
     if not limit.partial:
         reason = missed if limit.partial is None else f"nothing was evaluated by then; {missed}"
         return Advice(question=limit.question(unit), choice=None, reason=reason)
-    choice, score, metric = min(limit.partial, key=lambda partial: (-partial.metric.goodness(partial.score), limited(partial.choice)))
+    farthest = min(limit.partial, key=lambda partial: (-partial.metric.goodness(partial.score), limited(partial.choice)))
+    choice, score, metric, _ = farthest
+    ties = [Tie(global_batch_size=of.choice.global_batch_size, optimizer=of.choice.optimizer, by="seeds")
+            for of in limit.partial if of is not farthest and _overlap(of, farthest)]  # fmt: skip
     seeds = f", the median of {choice.num_seeds} seeds" if choice.num_seeds > 1 else ""
-    best = "the most accurate by then with" if metric == ACCURACY else f"the best by then with {metric.name}"
-    reason = f"{best} {metric.format(score)}{seeds}. The target is not met: {missed}"
-    return Advice(question=limit.question(unit), choice=choice, reason=reason)
+    told = "the most accurate by then with" if metric == ACCURACY else f"the best by then with {metric.name}"
+    alike = names.alike("as good as", ties)
+    reason = f"{told} {metric.format(score)}{seeds}{f', {alike}' if alike else ''}. The target is not met: {missed}"
+    return Advice(question=limit.question(unit), choice=choice, reason=reason, ties=ties)
+
+
+def _overlap(one: Partial, other: Partial) -> bool:
+    """Whether the seeds do not tell two scores apart; an open end is as bad as can be."""
+    if one.interval is None or other.interval is None:
+        return False
+    goodness = [[-inf if end is None else of.metric.goodness(end) for end in of.interval or ()] for of in (one, other)]
+    return max(map(min, goodness)) <= min(map(max, goodness))
 
 
 def _times(factor: float) -> str:

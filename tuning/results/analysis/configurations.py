@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import median
 
-from largebatch.jobs.run.records import Outcome
 from largebatch.jobs.tasks.metric import Metric
+from largebatch.tuning.results.analysis.crossing import crossing
 from largebatch.tuning.results.answers import Choice, Spread
 from largebatch.tuning.results.run_result import RunResult
 
@@ -20,7 +20,10 @@ class Configuration:
     """
 
     runs: tuple[RunResult, ...]
+    """Those that count: the repeats, whose seeds did not choose it, where there are any."""
     target: float
+    search_runs: tuple[RunResult, ...] = ()
+    """Those by which a sweep chose it, kept apart from its repeats."""
 
     @property
     def first(self) -> RunResult:
@@ -41,6 +44,11 @@ class Configuration:
     def seconds(self) -> Spread:
         """Training seconds to the target."""
         return self._cost("training_seconds")
+
+    @property
+    def search_seconds(self) -> float | None:
+        """The same of the run that chose it; None where that missed, or none is kept apart."""
+        return replace(self, runs=self.search_runs).seconds.median if self.search_runs else None
 
     @cached_property
     def steps(self) -> Spread:
@@ -71,29 +79,31 @@ class Configuration:
         return spread([run.summary.gradient_noise_scale for run in self.runs]).median
 
     @property
-    def num_diverged(self) -> int:
-        """Runs whose loss stopped being finite."""
-        return sum(run.summary.outcome is Outcome.DIVERGED for run in self.runs)
-
-    @property
     def rank(self) -> tuple[float, float]:
         """Smaller is better: soonest to the target; where that is missed, the best."""
         seconds, best = self.seconds.median, self.best_score.median
         return (math.inf if seconds is None else seconds, math.inf if best is None else -self.metric.goodness(best))
 
     @property
-    def standing(self) -> tuple[int, tuple[float, float]]:
-        """Smaller is better, among those of one batch: first more seeds, then rank.
+    def standing(self) -> tuple[int, bool, bool, tuple[float, float]]:
+        """Smaller is better, among those of one batch: first more seeds, then those that a search chose, then rank.
 
-        A search tries many with one seed and confirms the best with several; a lucky single run must not win over those.
+        A search tries many with one seed and repeats the best with others; a lucky single run must not win over those. Of several that were
+        repeated (one for each momentum, say) those that reach the target stand first, and then the search's own runs decide: what was chosen
+        by the repeats would be too favourable in them.
         """
-        return -len(self.runs), self.rank
+        was_repeated = bool(self.search_runs)
+        rank = replace(self, runs=self.search_runs).rank if was_repeated else self.rank
+        return -len(self.runs), not was_repeated, was_repeated and self.seconds.median is None, rank
 
     @property
-    def intervals(self) -> dict[str, tuple[float | None, float | None]]:
-        """Those of a `Choice`; none for a single seed."""
+    def sureness(self) -> dict[str, tuple[float | None, float | None] | float]:
+        """What a `Choice` says of how sure its costs are: intervals, none for a single seed, and how far evaluations lie apart."""
         costs = {"seconds": self.seconds, "samples": self.samples} if len(self.runs) > 1 else {}
-        return {f"{cost}_interval": (spread.low, spread.high) for cost, spread in costs.items()}
+        intervals = {f"{cost}_interval": (spread.low, spread.high) for cost, spread in costs.items()}
+        met = [met for run in self.runs if (met := crossing(run, self.target)) is not None]
+        between = {"seconds": [met.seconds_interval for met in met], "samples": [float(met.interval) for met in met]}
+        return {**intervals, **{f"{cost}_between_evaluations": median(values) for cost, values in between.items() if values}}
 
     def choice(self, seconds: float, samples: float) -> Choice:
         """The configuration as an answer has it, at a cost."""
@@ -126,6 +136,14 @@ def spread(values: Sequence[float | None]) -> Spread:
     return Spread(median=middle, low=low, high=high, num_reached=sum(map(math.isfinite, ranked)), num_runs=count)
 
 
+def overlaps(one: Spread, other: Spread) -> bool:
+    """Whether the intervals of two costs overlap, so that the seeds do not tell them apart; single seeds have none."""
+    if min(one.num_runs, other.num_runs) < 2:
+        return False
+    lows, highs = ([math.inf if end is None else end for end in ends] for ends in ((one.low, other.low), (one.high, other.high)))
+    return max(lows) <= min(highs)
+
+
 def _binomial_below(count: int, bound: int) -> float:
     """P(Binomial(count, 1/2) < bound)."""
     return sum(math.comb(count, k) for k in range(bound)) / 2.0**count
@@ -144,8 +162,14 @@ def configurations(runs: Iterable[RunResult], target: float) -> list[Configurati
     for run in runs:
         # A configuration that was run again with a seed is one measurement, the last one, not two.
         members.setdefault(run.settings, {})[(run.seed, run.device)] = run
-    made = [Configuration(tuple(by_seed.values()), target) for by_seed in members.values()]
+    made = [_configuration(list(by_seed.values()), target) for by_seed in members.values()]
     return sorted(made, key=lambda configuration: (configuration.global_batch_size, configuration.rank))
+
+
+def _configuration(runs: Sequence[RunResult], target: float) -> Configuration:
+    """Of runs that differ in their seed alone: those that chose it are kept apart, unless there are no others."""
+    repeats, search_runs = (tuple(run for run in runs if run.chose is chose) for chose in (False, True))
+    return Configuration(repeats, target, search_runs) if repeats else Configuration(search_runs, target)
 
 
 def best_of_each_batch(tried: Sequence[Configuration]) -> list[Configuration]:

@@ -18,15 +18,17 @@ class Crossing(NamedTuple):
     """Samples between these two."""
     at: Evaluation
     """The one that met it."""
+    seconds_interval: float
+    """Training seconds between these two."""
 
 
 def crossing(run: RunResult, target: float) -> Crossing | None:
     """Where a run met a target; None on a miss."""
-    samples, score = 0, None
+    samples, seconds, score = 0, 0.0, None
     for at in run.evaluations:
         if run.metric.meets(at.score, target):
             # Met at the first evaluation, it may have been met at any time before.
             part = 0.5 if score is None else (target - score) / (at.score - score)
-            return Crossing(samples + part * (at.samples - samples), at.samples - samples, at)
-        samples, score = at.samples, at.score
+            return Crossing(samples + part * (at.samples - samples), at.samples - samples, at, at.training_seconds - seconds)
+        samples, seconds, score = at.samples, at.training_seconds, at.score
     return None
