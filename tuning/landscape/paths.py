@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from largebatch.jobs.optim.config_base import OptimizerConfig
 from largebatch.jobs.optim.configs.registry import OPTIMIZERS
+from largebatch.jobs.optim.configs.two_rules import TwoRulesConfig
 from largebatch.jobs.optim.parameter_groups import build_optimizer, set_learning_rate
 from largebatch.tuning.landscape.surfaces import Surface
 
@@ -86,15 +87,15 @@ def sides_of(optimizer: str, momentum: float, batch: float) -> list[Side]:
     """
     config, prefix = OPTIMIZERS[optimizer], "" if optimizer == PLAIN else f"{NAMES.get(optimizer, optimizer)}, "
     option = config.momentum_option
-    if not option:
-        without = config.model_validate({"name": optimizer})
-        return [Side(optimizer, without), Side(f"{optimizer}, batch of {batch:g}", without, batch)]
+    own = {"name": optimizer, **({"assign": [{"pattern": "*", "to": optimizer}]} if issubclass(config, TwoRulesConfig) else {})}
 
     def built(value: float, **options: bool) -> OptimizerConfig:
-        return config.model_validate({"name": optimizer, option: value, **options})
+        return config.model_validate({**own, option: value, **options})
 
-    plain = "gradient descent" if optimizer == PLAIN else f"{prefix}{option} 0"
     size = f"batch of {batch:g}" if batch < math.inf else "endless batch"
+    if not option:
+        return [Side(optimizer, config.model_validate(own)), Side(f"{optimizer}, {size}", config.model_validate(own), batch)]
+    plain = "gradient descent" if optimizer == PLAIN else f"{prefix}{option} 0"
     sides = [Side(plain, built(0.0)), Side(f"{prefix}{option} {momentum:g}", built(momentum))]
     if "nesterov" in config.model_fields:
         sides.append(Side(f"{prefix}Nesterov {momentum:g}", built(momentum, nesterov=True)))

@@ -84,6 +84,18 @@ def test_every_optimizer_has_sides_with_and_without_momentum(optimizer: str) -> 
         assert RESTATED["slope-2d"](*end(path))[0] < RESTATED["slope-2d"](*path.surface.start)[0], "downhill"
 
 
+@pytest.mark.parametrize(("optimizer", "length"), [("muon", 0.2), ("shampoo", 1.0)])
+def test_a_rule_for_matrices_moves_the_ball_itself(optimizer: str, length: float) -> None:
+    """A position in one dimension is a matrix of one number, whose singular value muon puts near 1 (0.2 times that, match_rms_adamw), shampoo at 1
+    in its first step; the other rule, AdamW, would move it by the rate, times shampoo's factor.
+    """
+    if optimizer not in INSTALLED:
+        pytest.skip("the optimizer's library is not installed")
+    path = roll(NAMED["slope-1d"], sides_of(optimizer, 0.7, 8)[0], 1, SILENT, learning_rate=0.01)
+    # five iterations of muon's polynomial leave singular values between 0.68 and 1.21 (its author's page)
+    assert 0.68 < abs(float(path.real_moves)) / (0.01 * length) < 1.21
+
+
 @pytest.mark.parametrize("name", ["saddle-1d", "saddle-2d", "local-minimum-1d", "local-minimum-2d", "hill-1d", "hill-2d"])
 def test_descent_stops_where_momentum_and_nesterov_leave(name: str) -> None:
     surface = NAMED[name]
