@@ -24,6 +24,13 @@ BERT_POINTS = [
     (6912, 3_596_122), (8192, 4_191_437), (8704, 4_278_144), (12288, 4_470_336), (13056, 4_632_576), (16384, 5_504_307),
 ]  # fmt: skip
 """(batch, sequences)."""
+OTHER_POINTS = {
+    "Llama-3.1-8B": [(16, 161.6e3), (32, 179.4e3), (64, 226.7e3), (96, 278.6e3), (128, 345.9e3)],
+    "FLUX.1": [(512, 7.24e6), (1024, 8.49e6), (2048, 10.35e6), (4096, 15.35e6)],
+    "Stable Diffusion": [(256, 1.72e6), (384, 2.05e6), (512, 2.10e6), (1024, 2.84e6), (2048, 4.02e6)],
+    "R-GAT": [(4096, 0.79), (16_384, 0.86), (32_768, 0.94), (65_536, 1.185), (262_144, 2.465)],
+}
+"""(batch, samples or epochs), rounded to the digits given: the same checker's files, mlcommons/logging 7bbf792, 6 to 30 seeds each."""
 RESNET_GRADIENT, BERT_GRADIENT = 25.557e6 * 2, 336.2e6 * 2
 """Bytes of a gradient in half precision, of ResNet-50's and BERT-large's parameters."""
 DGX_H100 = Cluster(Link(50e9, 8.5e-6), Link(450e9, 1.9e-6), 8)

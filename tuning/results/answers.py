@@ -154,6 +154,8 @@ class CriticalBatch(Answer):
     num_points: int
     optimizer: str | None = None
     """Whose runs it is fitted to; None where it is not from runs."""
+    largest_batch: float | None = None
+    """The largest it is fitted to, beyond which the curve mostly comes out too low; None where it is not from points."""
 
     def samples_to_target(self, batch: float) -> float:
         """E at a batch."""
@@ -162,6 +164,15 @@ class CriticalBatch(Answer):
     def steps_to_target(self, batch: float) -> float:
         """S at a batch."""
         return self.samples_to_target(batch) / batch
+
+
+class CurveCrossing(Answer):
+    """Two batches whose curves of score against samples cross, so that one critical batch for all targets does not exist."""
+
+    smaller_batch: int
+    larger_batch: int
+    at_score: float
+    """To this, which is below the target, the larger batch needs fewer samples; later it needs more."""
 
 
 class Batch(Answer):
@@ -199,6 +210,8 @@ class UnderOptimizer(Answer):
     """Soonest, cheapest, knee, and within the limits that were given."""
     critical_batch: CriticalBatch | None
     gradient_noise_scale: float | None
+    curve_crossing: CurveCrossing | None = None
+    """None where no curves were found to cross, beyond seeds and evaluations."""
 
 
 Verdict = Literal["grow", "keep", "measure"]

@@ -23,8 +23,9 @@ from largebatch.tuning.results.analysis.configurations import (
 )
 from largebatch.tuning.results.analysis.critical_batch import fit_critical_batch
 from largebatch.tuning.results.analysis.crossing import crossing
+from largebatch.tuning.results.analysis.doubts import crossing_curves
 from largebatch.tuning.results.analysis.growing import growth_advice
-from largebatch.tuning.results.answers import Advice, Choice, CriticalBatch, GrowthAdvice, ScorePoint, Setting
+from largebatch.tuning.results.answers import Advice, Choice, CriticalBatch, CurveCrossing, GrowthAdvice, ScorePoint, Setting
 from largebatch.tuning.results.branched_runs import branched_runs
 from largebatch.tuning.results.collect import collect
 from largebatch.tuning.results.run_folders import ended_runs, failures_in_words
@@ -149,6 +150,11 @@ class Findings:
         points = [(best.global_batch_size, met.samples) for best in self.reached for run in best.runs if (met := crossing(run, self.target))]
         fitted = fit_critical_batch([batch for batch, _ in points], [samples for _, samples in points])
         return fitted and fitted.model_copy(update={"optimizer": self.runs[0].optimizer})
+
+    @cached_property
+    def curve_crossing(self) -> CurveCrossing | None:
+        """Two batch sizes whose curves cross below the target; of several optimizers those of the soonest."""
+        return self.leading.curve_crossing if self.compares_optimizers else crossing_curves(self.reached, self.target)
 
     @cached_property
     def noise_scale(self) -> float | None:

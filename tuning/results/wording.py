@@ -9,6 +9,7 @@ from largebatch.jobs.plan.describe import CHOSEN_ON
 from largebatch.jobs.run.records import Headline, Outcome
 from largebatch.tuning.results.analysis.critical_batch import regime
 from largebatch.tuning.results.analysis.crossing import crossing
+from largebatch.tuning.results.analysis.doubts import bias_in_words, times_beyond
 from largebatch.tuning.results.answers import Advice, Batch, Choice, CriticalBatch, SweepFindings, UnderOptimizer
 from largebatch.tuning.results.findings import Findings
 from largebatch.tuning.results.run_result import MOST_NAMED, RunResult, differences_in_words
@@ -59,6 +60,7 @@ def answer_of(findings: Findings) -> SweepFindings:
                 advice=side.advice,
                 critical_batch=side.critical_batch,
                 gradient_noise_scale=side.noise_scale,
+                curve_crossing=side.curve_crossing,
             )
             for optimizer, side in findings.by_optimizer.items()
         ],
@@ -231,6 +233,15 @@ def _critical_batch_in_words(critical: CriticalBatch, findings: Findings, is_nam
     if findings.noise_scale is not None:
         words.append(f"The gradient noise scale that the runs measured is {unit.of(findings.noise_scale):,.0f}.")
     words.append(f"The fit stands on {critical.num_points} runs at {len(findings.reached)} batch sizes.")
+    if (times := times_beyond(critical)) is not None:
+        largest = unit.batch(critical.largest_batch or 0.0)
+        words.append(f"It lies {times:.2g} times beyond the largest batch that it is fitted to, {largest}: {bias_in_words()}.")
+    if (cross := findings.curve_crossing) is not None:
+        words.append(
+            f"The curves of batch sizes cross: to {findings.metric.name} {findings.metric.format(cross.at_score)} batch "
+            f"{unit.batch(cross.larger_batch)} needs fewer {unit.name} than batch {unit.batch(cross.smaller_batch)}, and later more. So one critical "
+            "batch for all targets does not exist (arXiv:2601.05034); this one is of this target alone."
+        )
     if num_missed := sum(best.samples.num_runs - best.samples.num_reached for best in findings.reached):
         words.append(f"{num_missed} runs of these that missed are left out, so it is too favourable there.")
     if findings.missed:

@@ -18,6 +18,7 @@ from largebatch.service.cli.tables import output, plain_table
 from largebatch.service.cli.typer_parameters import spread
 from largebatch.tuning.report.batch_figures import time_on_workers
 from largebatch.tuning.results.analysis.beside import Beside, beside_runs
+from largebatch.tuning.results.analysis.doubts import bias_in_words
 from largebatch.tuning.results.analysis.prediction import profile_beside_runs
 from largebatch.tuning.results.analysis.scaling_model import Measured, Scaled, Workload, scale_out
 from largebatch.tuning.results.analysis.step_time import Profile
@@ -60,9 +61,7 @@ def scale(
     if findings is not None and findings.critical_batch is not None:
         curve = findings.critical_batch
         if findings.compares_optimizers:
-            notes.append(
-                f"The critical batch is that of the runs with {curve.optimizer}, by its median the soonest of {', '.join(findings.by_optimizer)}."
-            )
+            notes.append(f"The critical batch is that of the runs with {curve.optimizer}, the soonest of {', '.join(findings.by_optimizer)}.")
             findings = findings.leading
         notes += [note for note in [profile_beside_runs(profile, findings.setting)] if note]
     elif runs.folders or runs.experiment:
@@ -130,7 +129,10 @@ def _notes(points: Sequence[Scaled], cluster: ClusterOptions, share: int | None,
     """What must be said of an answer beside its table."""
     notes = []
     if any("runs" in point.beyond for point in points):
-        notes.append("Beyond the runs: no batch so large, or so small, reached the target there; past what was measured a curve comes out too low.")
+        notes.append(
+            "Beyond the runs: no batch so large, or so small, reached the target there; past what was measured a curve mostly comes out too low: "
+            f"{bias_in_words()}."
+        )
     if any("profile" in point.beyond for point in points):
         notes.append("Beyond the profile: no step with so many, or so few, samples a worker was timed there.")
     if share is not None:

@@ -103,6 +103,7 @@ def fit_critical_batch(batches: Sequence[float], samples: Sequence[float], seed:
         min_samples=min_samples,
         error=deviation,
         num_points=len(batch),
+        largest_batch=float(batch.max()),
     )
 
 
