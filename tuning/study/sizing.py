@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.optim.by_samples.options import StepSize
 from largebatch.jobs.spec.train_spec import TrainSpec
+from largebatch.tuning.results.analysis.crossing import crossing
 from largebatch.tuning.results.analysis.reference import Curve, curve_through
 from largebatch.tuning.results.analysis.step_time import Profile
 from largebatch.tuning.results.run_result import RunResult
@@ -38,6 +39,9 @@ USUAL_MOMENTUM = 0.9
 SHORTER = 4.0
 """Of two half-lives of momentum that are compared, how many times the other is shorter than the recipe's."""
 BATCH_STEP = 4
+EVALUATES_EVERY = "evaluation.every_epochs"
+SPACING, EVALUATION_SHARE = 0.05, 0.2
+"""Of the samples to the target at the smallest batch, how far evaluations lie apart; of a run's training seconds, how much they may take."""
 
 
 class Expected:
@@ -55,10 +59,12 @@ class Expected:
             with contextlib.suppress(InputError):  # it did not reach its target: runs are expected to last to their end
                 assert spec.stop.target_score is not None  # a study without a target is refused
                 self._curve = curve_through(reference, spec.stop.target_score)
+        self.evaluates_every = evaluates_every(spec, profile, reference)
         # As fast, and as often interrupted by evaluations, as the run that has just been done beside whatever else there is.
         profiled_s = profile.seconds_per_step(summary.global_batch_size)
         self._pace = summary.training_seconds / (summary.steps * profiled_s) if summary.steps else 1.0
-        self._evaluation_s = summary.evaluation_seconds / summary.samples_seen if summary.samples_seen else 0.0
+        as_often = spec.evaluation.every_epochs / (self.evaluates_every or spec.evaluation.every_epochs)
+        self._evaluation_s = as_often * summary.evaluation_seconds / summary.samples_seen if summary.samples_seen else 0.0
 
     def _seconds(self, batch: int, samples: float) -> float:
         return samples * (self._pace * self._profile.seconds_per_step(batch) / batch + self._evaluation_s) + OVERHEAD_PER_RUN_S
@@ -76,6 +82,28 @@ class Expected:
         """The batches whose best settings the study trains to the end: all, or the first and the last, or none, as they fit."""
         choices = [[*batches], [batches[0], batches[-1]]]
         return next((chosen for chosen in choices if sum(map(self.to_the_end, chosen)) <= SOLUTIONS_SHARE * budget_s), [])
+
+
+def evaluates_every(spec: TrainSpec, profile: Profile, reference: RunResult) -> float | None:
+    """Epochs between the evaluations of the study's runs, so that times of batch sizes are told apart; None: the recipe's, which are as close.
+
+    A twentieth of what the smallest batch is expected to take to the target, by the recipe's own run; farther where evaluating so often would take
+    more than a fifth of the training seconds, at the batch whose samples are the fastest. The recipe's, too, with `stop.patience`, which counts them.
+    """
+    assert spec.stop.target_score is not None  # a study without a target is refused
+    met = crossing(reference, spec.stop.target_score)
+    summary = reference.summary
+    if met is None or not summary.steps or spec.stop.patience is not None:
+        return None
+    needed = met.samples
+    with contextlib.suppress(InputError):  # it measured no noise: its own samples stand for those of the smallest batch
+        needed = min(curve_through(reference, spec.stop.target_score).crossed(min(candidates(profile))), needed)
+    pace = summary.training_seconds / (summary.steps * profile.seconds_per_step(summary.global_batch_size))
+    seconds_per_sample = pace * min(profile.seconds_per_step(batch) / batch for batch in candidates(profile))
+    evaluation_s = summary.evaluation_seconds / len(reference.evaluations)
+    samples = max(SPACING * needed, evaluation_s / (EVALUATION_SHARE * seconds_per_sample))
+    epochs = float(f"{samples / profile.num_train_samples:.3g}")
+    return epochs if epochs < spec.evaluation.every_epochs else None
 
 
 def size_sweep(
@@ -109,7 +137,13 @@ def size_sweep(
         name="sweep",
         recipe=spec.name,
         # The search finds each batch's own rate, so no rule moves it once more; and a growing batch is no batch size.
-        set={"stop.epochs": expected[0].epochs, "stop.steps": None, "learning_rate.scaling": "none", "batch.schedule": {}},
+        set={
+            "stop.epochs": expected[0].epochs,
+            "stop.steps": None,
+            "learning_rate.scaling": "none",
+            "batch.schedule": {},
+            **({} if (every := expected[0].evaluates_every) is None else {EVALUATES_EVERY: every, "checkpoint.best": False}),
+        },
         each={**({OPTIMIZER: [*optimizers]} if optimizers else {}), BATCH: [*batches], **({field: [*momenta]} if momenta else {})},
         search=SearchSpec(
             trials=min(max(num_runs - repeats, 1), MOST_TRIALS),
@@ -209,4 +243,5 @@ def what_was_chosen(sweep: SweepSpec) -> str:
     under = f", under {' and '.join(sweep.optimizers)}" if sweep.optimizers else ""
     searched = f"{rates} learning rate{'s' if rates > 1 else ''}"
     repeated = f"the best with {seeds} further seed{'s' if seeds > 1 else ''}, which alone are reported" if sweep.num_repeated else "a single seed"
-    return f"Batch sizes {batches}{momenta}{under}: {searched} each, {repeated}."
+    evaluated = f" Evaluated every {sweep.set[EVALUATES_EVERY]:g} epochs, to tell their times apart." if EVALUATES_EVERY in sweep.set else ""
+    return f"Batch sizes {batches}{momenta}{under}: {searched} each, {repeated}.{evaluated}"

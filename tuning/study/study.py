@@ -132,7 +132,8 @@ def _predict(spec: TrainSpec, step_times: Profile, reference: RunResult, sweep: 
     batches = [batch for batch in sweep.each[BATCH] if isinstance(batch, int)]
     try:
         assert spec.stop.target_score is not None  # a study without a target is refused
-        predicted = predict(reference, step_times, spec.stop.target_score, batches)
+        every = with_fields(spec, sweep.set).evaluation.every_epochs
+        predicted = predict(reference, step_times, spec.stop.target_score, batches, every * step_times.num_train_samples)
     except InputError:
         predicted = []
     write_text(path, json.dumps([prediction._asdict() for prediction in predicted], indent=2) + "\n")

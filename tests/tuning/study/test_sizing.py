@@ -1,12 +1,15 @@
 """Which sweep a budget holds: more time, more care; the same care at every batch."""
 
+from dataclasses import replace
+
 import pytest
-from made_runs import TARGET, made_run
+from made_runs import TARGET, fine, made_run
 
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.spec.read import read_spec
 from largebatch.tuning.results.analysis.step_time import Profile, ProfilePoint
-from largebatch.tuning.study.sizing import Expected, candidates, size_sweep, what_was_chosen
+from largebatch.tuning.results.run_result import RunResult
+from largebatch.tuning.study.sizing import Expected, candidates, evaluates_every, size_sweep, what_was_chosen
 from largebatch.tuning.sweep.space import count_runs, groups, with_fields
 from largebatch.tuning.sweep.spec import BATCH, MOMENTUM, RangeSpec, ResourcesSpec
 
@@ -142,3 +145,53 @@ class TestOptimizers:
         own = profile()
         with pytest.raises(InputError, match="under each of 2 optimizers needs about"):
             size_sweep(SPEC, own, made_run(256), 20.0, ResourcesSpec(), {"sgd": own, "lamb": own})
+
+
+class TestEvaluations:
+    """How often a study's runs are evaluated: so that times are told apart, where its cost allows."""
+
+    TRAINED = with_fields(SPEC, {"stop.at_target": True})
+
+    def reference(self, evaluation_s: float) -> RunResult:
+        """At batch 256, evaluated ten times on its way."""
+        run = fine(made_run(256))
+        return replace(run, summary=run.summary.model_copy(update={"evaluation_seconds": 10 * evaluation_s, "training_seconds": 20.0}))
+
+    def test_a_cheap_evaluation_comes_every_twentieth_of_the_way(self) -> None:
+        sweep = size_sweep(self.TRAINED, profile(), self.reference(1e-6), 3600.0, ResourcesSpec())
+        every = sweep.set["evaluation.every_epochs"]
+        assert isinstance(every, float)
+        # The run's way at batch 256, made that of the smallest batch by its noise scale of 400.
+        crossed = fine(made_run(256)).evaluations
+        before, last = crossed[-2], crossed[-1]
+        met = before.samples + (TARGET - before.score) / (last.score - before.score) * (last.samples - before.samples)
+        assert every * 40_000 == pytest.approx(0.05 * met * (1 + 16 / 400) / (1 + 256 / 400), rel=0.01)
+        assert sweep.set["checkpoint.best"] is False, "or every other evaluation would write one"
+        assert with_fields(self.TRAINED, sweep.set).evaluation.every_epochs == every
+        assert f"Evaluated every {every:g} epochs" in what_was_chosen(sweep)
+
+    def test_a_dear_one_takes_a_fifth_of_the_training_at_most(self) -> None:
+        own, reference = profile(), self.reference(0.2)
+        every = evaluates_every(self.TRAINED, own, reference)
+        assert every is not None
+        pace = 20.0 / (reference.summary.steps * own.seconds_per_step(256))
+        seconds_per_epoch = pace * 40_000 * min(own.seconds_per_step(batch) / batch for batch in candidates(own))
+        assert 0.2 / (every * seconds_per_epoch) == pytest.approx(0.2, rel=0.01)
+
+    def test_what_it_costs_is_in_the_budget(self) -> None:
+        own, dear = profile(), self.reference(0.05)
+        every = evaluates_every(self.TRAINED, own, dear)
+        assert every is not None
+        cheap = Expected(self.TRAINED, own, self.reference(0.0))
+        more = Expected(self.TRAINED, own, dear).to_the_end(256) - cheap.to_the_end(256)
+        reference = dear.summary
+        assert more == pytest.approx(20 * 40_000 * reference.evaluation_seconds / reference.samples_seen / every)
+
+    @pytest.mark.parametrize("fields", [{"evaluation.every_epochs": 0.001}, {"stop.patience": 3}])
+    def test_the_recipes_own_stays_where_it_is_closer_or_counted(self, fields: dict[str, float]) -> None:
+        spec = with_fields(self.TRAINED, fields)
+        assert evaluates_every(spec, profile(), self.reference(1e-6)) is None
+        assert "evaluation.every_epochs" not in size_sweep(spec, profile(), self.reference(1e-6), 3600.0, ResourcesSpec()).set
+
+    def test_without_a_reference_that_reached_nothing_is_known(self) -> None:
+        assert evaluates_every(self.TRAINED, profile(), made_run(256, reaches=False)) is None

@@ -35,13 +35,18 @@ class Predicted(NamedTuple):
     """The batch of the run that the prediction is made from, where it is that run's own time."""
 
 
-def predict(run: RunResult, profile: Profile, target: float, batches: Sequence[int]) -> list[Predicted]:
+def predict(run: RunResult, profile: Profile, target: float, batches: Sequence[int], interval: float | None = None) -> list[Predicted]:
     """The whole curve, by rising batch.
 
-    Args: run: reached the target and measured its noise; profile: of the same model on the device to be used.
+    Args:
+        run: reached the target and measured its noise.
+        profile: of the same model on the device to be used.
+        interval: samples between the evaluations of the runs that are predicted; None: as between the run's own.
     Raises: InputError for a run that did neither.
     """
     curve = curve_through(run, target)
+    if interval is not None:
+        curve = curve._replace(met=curve.met._replace(interval=round(interval)))
     reference_batch, most = curve.reference_batch, curve.critical_batch
     pace = curve.met.at.training_seconds / (curve.met.at.step * profile.seconds_per_step(reference_batch))
     power = OPTIMIZERS[run.optimizer].batch_power if run.optimizer in OPTIMIZERS else 0.5

@@ -37,8 +37,11 @@ class Curve(NamedTuple):
 
         Evaluations see it half an interval late on average, and an interval is never shorter than a step.
         """
-        ratio = (1 + batch / self.critical_batch) / (1 + self.reference_batch / self.critical_batch)
-        return self.met.samples * ratio + max(self.met.interval, batch) / 2
+        return self.crossed(batch) + max(self.met.interval, batch) / 2
+
+    def crossed(self, batch: int) -> float:
+        """Where it is expected to cross the target."""
+        return self.met.samples * (1 + batch / self.critical_batch) / (1 + self.reference_batch / self.critical_batch)
 
 
 def curve_through(run: RunResult, target: float) -> Curve:

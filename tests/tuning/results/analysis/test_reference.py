@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from made_runs import TARGET, made_run
+from made_runs import TARGET, made_profile, made_run
 
 from largebatch.jobs.engine.noise_scale import NoiseSums, estimate
 from largebatch.jobs.errors import InputError
+from largebatch.tuning.results.analysis.prediction import predict
 from largebatch.tuning.results.analysis.reference import WINDOW, curve_through, weighted_by_progress
 from largebatch.tuning.results.run_result import Evaluation, NoiseEstimate
 
@@ -91,6 +92,13 @@ def test_the_crossing_is_between_two_evaluations_and_seen_half_an_interval_late(
     first = replace(run, evaluations=points[2:])
     assert curve_through(first, TARGET).met.samples == 1500.0, "met at the first evaluation: some time before it"
     assert curve_through(first, TARGET).samples(100) == 3000.0, "where it was seen"
+
+
+def test_runs_that_are_evaluated_more_often_are_predicted_to_see_it_sooner() -> None:
+    points = (Evaluation(10, 1000, 1.0, 0.5), Evaluation(20, 2000, 2.0, 0.88), Evaluation(30, 3000, 3.0, 0.96))
+    run = replace(made_run(100), evaluations=points)
+    (as_its_own,), (closer,) = (predict(run, made_profile(), TARGET, [100], interval) for interval in (None, 200.0))
+    assert (as_its_own.samples, closer.samples) == (pytest.approx(2750.0), pytest.approx(2350.0))
 
 
 def test_only_the_way_to_the_target_counts() -> None:
