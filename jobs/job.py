@@ -39,17 +39,19 @@ from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.tasks.contrastive import CoupledTask
 
 
-def prepare(spec: TrainSpec, device: torch.device, data_dir: Path, world_size: int | None = None) -> Prepared:
+def prepare(spec: TrainSpec, device: torch.device, data_dir: Path, world_size: int | None = None, most_weight_bytes: float = math.inf) -> Prepared:
     """Load the data, build the model and make the plan, on every rank alike.
 
-    Args: world_size: plan for so many ranks without having them.
+    Args:
+        world_size: plan for so many ranks without having them.
+        most_weight_bytes: with larger weights a model by name is planned without them, and cannot be trained.
     Raises: InputError, on every rank the same; nothing is written.
     """
     began = time.perf_counter()
     ranks = Ranks(device)
     # Rank 0 goes ahead: what it downloads, the others find.
-    first = ranks.agreed(lambda: examine(spec, device, data_dir) if ranks.is_first else None)
-    examined = ranks.agreed(lambda: first or examine(spec, device, data_dir))
+    first = ranks.agreed(lambda: examine(spec, device, data_dir, most_weight_bytes) if ranks.is_first else None)
+    examined = ranks.agreed(lambda: first or examine(spec, device, data_dir, most_weight_bytes))
     dataset, model, check = examined.dataset, examined.model, examined.check
     fingerprint = ranks.from_first(lambda: examined.fingerprint)
     ranks.agreed(lambda: refuse_other_workers_data(dataset, examined.fingerprint, fingerprint, ranks.rank))
@@ -61,13 +63,13 @@ def prepare(spec: TrainSpec, device: torch.device, data_dir: Path, world_size: i
     plan = ranks.agreed(lambda: make_plan(spec, facts))
     if check is not None:
         ranks.agreed(lambda: refuse_unfit(check, plan))
-    if plan.noise_every_steps and not plan.measures_pieces:
+    if examined.has_weights and plan.noise_every_steps and not plan.measures_pieces:
         ranks.agreed(lambda: refuse_untold_norm_gradients(plan, model, examined.task, dataset, device))
     take_from_first(model, ranks)
     findings = check.findings if check else Findings()
     job = Prepared(spec, plan, dataset, examined.task, model, device, ranks, fingerprint, findings, began, examined.beginning,
                    examined.heads)  # fmt: skip
-    if plan.world_size == ranks.world_size:
+    if examined.has_weights and plan.world_size == ranks.world_size:
         weigh_first_step(job)
     return job
 

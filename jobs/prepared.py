@@ -1,6 +1,8 @@
 """Making a job ready: data and model are examined; then its state before the first step, and its samples."""
 
 import itertools
+import math
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +29,7 @@ from largebatch.jobs.engine.model_check.recomputation import refuse_changed_by_r
 from largebatch.jobs.engine.ranks.ranks import Ranks
 from largebatch.jobs.engine.state import References, TrainState
 from largebatch.jobs.engine.warm_up import activation_bytes_per_sample, outputs_and_layers, refuse_misfit
+from largebatch.jobs.entry_points import ANYTHING
 from largebatch.jobs.errors import PlanError
 from largebatch.jobs.models.beginning import begin_with
 from largebatch.jobs.models.first_pass import NUM_SAMPLES as FIRST_SAMPLES
@@ -36,6 +39,7 @@ from largebatch.jobs.models.norms.last_steps import LastSteps, average_plainly
 from largebatch.jobs.models.parameters import refuse_parameters, unfold_buffers
 from largebatch.jobs.models.sample_dropout import use_sample_dropout
 from largebatch.jobs.models.table import OURS, build_model
+from largebatch.jobs.models.without_weights import weight_bytes, without_weights
 from largebatch.jobs.optim.averaging.schedule_free import EvaluatedAverage
 from largebatch.jobs.optim.averaging.weight_average import WeightAverage
 from largebatch.jobs.optim.configs.own import OwnOptimizerConfig
@@ -75,10 +79,16 @@ class Examined(NamedTuple):
     """What the model begins with besides fresh weights, and how it is run, in words."""
     heads: tuple[str, ...]
     """Names of the output heads' weights, where the optimizer asks: see `head_weights`."""
+    has_weights: bool
+    """False: the model is for planning alone, and was not checked."""
 
 
-def examine(spec: TrainSpec, device: torch.device, data_dir: Path) -> Examined:
-    """Load the data, build the model, and try both. Raises: InputError."""
+def examine(spec: TrainSpec, device: torch.device, data_dir: Path, most_weight_bytes: float = math.inf) -> Examined:
+    """Load the data, build the model, and try both.
+
+    Args: most_weight_bytes: a model by name with larger weights is examined without them, where it can be.
+    Raises: InputError.
+    """
     if spec.compile:
         refuse_without_compiler(device)
     dataset = evaluated_by(load_dataset(spec.dataset, data_dir, spec.task), spec.evaluation.part)
@@ -87,13 +97,29 @@ def examine(spec: TrainSpec, device: torch.device, data_dir: Path) -> Examined:
     refuse_uncut(spec, task, dataset)
     if isinstance(size := spec.batch.global_batch_size, int):
         refuse_too_few_left(dataset, spec.dataset.validation, size)
-    global_batch_size = resolve_global_batch_size(spec, training_set(spec, dataset))
     if dataset.num_classes is None:
         dataset = replace(dataset, examples=first_samples(dataset.train, dataset, NUM_EXAMPLES, device, spec.model.channels_last))
     blank = task.prepared(dataset.blank(FIRST_SAMPLES, device), spec.seed, Slice(0, 0, FIRST_SAMPLES), device)
-    model = build_model(spec.model, dataset, spec.seed, blank, task.probe)
+
+    def build() -> nn.Module:
+        return build_model(spec.model, dataset, spec.seed, blank, task.probe)
+
+    if math.isfinite(most_weight_bytes) and spec.model.entry_point is None and spec.model.weights is None:
+        model = without_weights(build)
+        if model is not None and weight_bytes(model) > most_weight_bytes:
+            with suppress(*ANYTHING):  # for want of its numbers, perhaps: the whole model says what is wrong
+                return _examine_model(spec, task, dataset, model, device, data_dir, has_weights=False)
+    model = build()
     refuse_parameters(model)
     unfold_buffers(model)
+    return _examine_model(spec, task, dataset, model, device, data_dir, has_weights=True)
+
+
+def _examine_model(
+    spec: TrainSpec, task: Task, dataset: Dataset, model: nn.Module, device: torch.device, data_dir: Path, *, has_weights: bool
+) -> Examined:
+    """Try a model on a few samples, for as much as can be told of it. Raises: InputError."""
+    global_batch_size = resolve_global_batch_size(spec, training_set(spec, dataset))
     beginning = begin_with(model, spec, data_dir)
     model = train_mode(use_sample_dropout(model).to(device))
     normalises = has_batch_norm(model)
@@ -102,20 +128,22 @@ def examine(spec: TrainSpec, device: torch.device, data_dir: Path) -> Examined:
     if spec.batch_norm.average_last_steps:
         average_plainly(model)
     if spec.model.activation_checkpointing:
-        beginning += _checkpoint_activations(spec, model, task, dataset, device)
+        beginning += _checkpoint_activations(spec, model, task, dataset, device, is_tried=has_weights)
     check: ModelCheck | None = None
-    if spec.model.name in OURS and spec.task == ClassificationConfig():
+    if not has_weights or (spec.model.name in OURS and spec.task == ClassificationConfig()):
         refuse_misfit(spec, task, model, dataset)
     else:
         check = check_model(spec, model, task, dataset, device)
         dataset = replace(dataset, examples=first_samples(dataset.train, dataset, NUM_EXAMPLES, device, spec.model.channels_last))
+    if not has_weights:
+        beginning += (f"Model check: made before training; this plan was made without the model's {weight_bytes(model) / 2**30:.1f} GiB of weights",)
     heads = _fit_optimizer(spec, task, model, dataset, normalises)
     if isinstance(spec.optimizer, TwoRulesConfig):
         beginning += rules_in_words(model, spec.optimizer, heads)
         build_optimizer(model, spec.optimizer, heads)
     most = int(global_batch_size * spec.batch.schedule.largest_factor)
     micro_batch_size = largest_micro_batch(spec, task, model, dataset, device, min(most, len(dataset.train)), span)
-    return Examined(dataset, task, model, normalises, micro_batch_size, fingerprint(dataset), check, beginning, heads)
+    return Examined(dataset, task, model, normalises, micro_batch_size, fingerprint(dataset), check, beginning, heads, has_weights)
 
 
 def _fit_optimizer(spec: TrainSpec, task: Task, model: nn.Module, dataset: Dataset, normalises: bool) -> tuple[str, ...]:
@@ -139,10 +167,14 @@ def training_set(spec: TrainSpec, dataset: Dataset) -> TrainingSet:
     return TrainingSet(len(dataset.train), dataset.for_model.get("sequence_length") if spec.task.counts_tokens else None)
 
 
-def _checkpoint_activations(spec: TrainSpec, model: nn.Module, task: Task, dataset: Dataset, device: torch.device) -> tuple[str, ...]:
+def _checkpoint_activations(
+    spec: TrainSpec, model: nn.Module, task: Task, dataset: Dataset, device: torch.device, *, is_tried: bool
+) -> tuple[str, ...]:
     """Let blocks run once more in the backward pass, and try them. Returns: notices. Raises: SpecError, PlanError."""
     chosen = spec.model.activation_checkpointing
     notice = use_activation_checkpointing(model, True if isinstance(chosen, bool) else chosen)
+    if not is_tried:
+        return (notice,)
     samples = first_samples(dataset.train, dataset, FIRST_SAMPLES, device, spec.model.channels_last)  # few: they are kept whole
     prepared = task.prepared(samples, spec.seed, Slice(0, 0, num_samples(samples)), device)
     return notice, *refuse_changed_by_running_again(Passes(spec, model, task), prepared)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from largebatch.jobs.data.batches import in_channels_last
 from largebatch.jobs.data.dataset import Dataset
@@ -120,33 +121,38 @@ def activation_bytes_per_sample(spec: TrainSpec, task: Task, model: nn.Module, d
 
     Where blocks run once more in the backward pass, what is kept beside them and the most that one of them keeps then.
     """
-    parameters, largest_block = {parameter.data_ptr() for parameter in model.parameters()}, 0
+    parameters, largest_block = {_memory_of(parameter) for parameter in model.parameters()}, 0
 
     @contextmanager
-    def counting() -> Iterator[dict[int, int]]:
-        sizes: dict[int, int] = {}
+    def counting() -> Iterator[dict[StorageWeakRef, int]]:
+        sizes: dict[StorageWeakRef, int] = {}
 
-        def count(tensor: Tensor) -> Tensor:
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in parameters:
-                sizes[storage.data_ptr()] = storage.nbytes()
-            return tensor
+        def count(tensor: Tensor) -> None:
+            """Counts what would be kept, and lets go of it: there is no backward pass, and the memory of one is not needed."""
+            storage = _memory_of(tensor)
+            if storage not in parameters:
+                sizes[storage] = tensor.untyped_storage().nbytes()
 
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
             yield sizes
 
     def counted(function: Callable[..., Any], *values: Any) -> Any:
         nonlocal largest_block
-        inputs.update((value.untyped_storage().data_ptr(), value.untyped_storage().nbytes()) for value in values if isinstance(value, Tensor))
+        inputs.update((_memory_of(value), value.untyped_storage().nbytes()) for value in values if isinstance(value, Tensor))
         with counting() as within:
             function(*values)
         largest_block = max(largest_block, sum(within.values()))
         return run_again(function, *values)  # so that no more than one block is held whole
 
-    inputs: dict[int, int] = {}
+    inputs: dict[StorageWeakRef, int] = {}
     with blocks_called_by(model, counted), counting() as kept:
         _blank_forward(spec, task, model, dataset)
     return (sum({**kept, **inputs}.values()) + largest_block) // NUM_BLANK + 1
+
+
+def _memory_of(tensor: Tensor) -> StorageWeakRef:
+    """What tells a tensor's memory from any other, also from what takes its address once it is let go."""
+    return StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
 
 
 def outputs_and_layers(spec: TrainSpec, task: Task, model: nn.Module, dataset: Dataset) -> tuple[list[Tensor], dict[Any, str]]:

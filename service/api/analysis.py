@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from largebatch.tuning.results.answers import SweepFindings
 
 
+LARGE_WEIGHTS_BYTES = 256 << 20
+"""Models by name with larger weights are planned without them: checking one takes five times as much."""
 EXPORTS = "exports"
 """Where weights that were asked for lie, below a run's folder."""
 
@@ -23,7 +25,7 @@ def plan(spec: dict[str, Any], data_dir: str, workers: int | None) -> dict[str, 
     from largebatch.jobs.job import prepare
 
     torch.set_num_threads(1)
-    job = prepare(TrainSpec.model_validate(spec), torch.device("cpu"), Path(data_dir), workers)
+    job = prepare(TrainSpec.model_validate(spec), torch.device("cpu"), Path(data_dir), workers, LARGE_WEIGHTS_BYTES)
     return {"facts": job.plan_in_numbers(), "lines": [{"what": what, "how": how} for what, how in job.plan_in_words()]}
 
 

@@ -51,6 +51,10 @@ class TooLargeError(LargebatchError):
     """More bytes than are read."""
 
 
+class TooHeavyError(FaultError):
+    """An answer that takes more time or memory than one may; asked again it would take the same."""
+
+
 STATUS: dict[type[Exception], tuple[int, str]] = {
     UnauthorizedError: (401, "Who is asking?"),
     ForbiddenError: (403, "Not allowed"),
@@ -61,6 +65,7 @@ STATUS: dict[type[Exception], tuple[int, str]] = {
     TooManyRequestsError: (429, "Too many requests"),
     NotJsonError: (400, "Not JSON"),
     InputError: (422, "Cannot be used"),
+    TooHeavyError: (504, "Too much to work out here"),
     FaultError: (503, "Not available now"),
 }
 ERRORS: dict[int | str, dict[str, Any]] = {

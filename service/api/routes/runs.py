@@ -82,7 +82,7 @@ def plan(submission: RunSubmit, deps: Deps, who: Who) -> Plan:
     who.require("submit")
     spec = job_of_run(submission, who.owner, deps.settings).spec
     workers = read_workers(submission.workers).most if submission.workers else None
-    return Plan(spec=spec, **deps.analysis_worker.ask("plan", spec, str(deps.settings.data_dir), workers))
+    return Plan(spec=spec, **deps.analysis_worker.ask("plan", spec, str(deps.settings.data_dir), workers, asker=who.owner))
 
 
 @router.get("/{job_id}/records", operation_id="records_run")
@@ -126,7 +126,7 @@ def weights(
     if deps.settings.store is not None:
         hint = "Copy the run's folder, and: largebatch export"
         raise InputError("weights", "this service keeps runs by URI, and their checkpoints are not here.", hint)
-    file = Path(deps.analysis_worker.ask("weights", str(folder), best))
+    file = Path(deps.analysis_worker.ask("weights", str(folder), best, asker=who.owner))
     return FileResponse(file, media_type="application/octet-stream", filename=f"{job_id}-{file.name}")
 
 

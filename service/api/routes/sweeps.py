@@ -52,7 +52,8 @@ def plan(submission: SweepSubmit, deps: Deps, who: Who) -> SweepPlan:
     who.require("submit")
     job = job_of_sweep(submission, who.owner, deps.settings)
     assert job.base is not None
-    return SweepPlan(spec=job.spec, base=job.base, **deps.analysis_worker.ask("plan_sweep", job.spec, job.base, str(deps.settings.data_dir)))
+    facts = deps.analysis_worker.ask("plan_sweep", job.spec, job.base, str(deps.settings.data_dir), asker=who.owner)
+    return SweepPlan(spec=job.spec, base=job.base, **facts)
 
 
 @router.get("/{job_id}/records", operation_id="records_sweep")
@@ -97,7 +98,7 @@ def report(job_id: str, deps: Deps, who: Who) -> FileResponse:
 def _findings(job_id: str, deps: Dependencies, who: Who, with_figures: bool = False) -> SweepFindings:
     job = deps.visible(job_id, Kind.SWEEP, who)
     try:
-        answer: SweepFindings = deps.analysis_worker.ask("findings", str(deps.settings.runs_dir / job.id), with_figures)
+        answer: SweepFindings = deps.analysis_worker.ask("findings", str(deps.settings.runs_dir / job.id), with_figures, asker=who.owner)
     except InputError as error:
         if job.state in FINAL:
             raise _ended_without(job, "an answer", error.problem) from error

@@ -23,7 +23,7 @@ from largebatch.jobs.tasks.metric import ACCURACY
 from largebatch.service.cli.options import AsJson
 from largebatch.service.cli.tables import output, plain_table
 from largebatch.service.cli.typer_parameters import spread
-from largebatch.service.client import Client, configured
+from largebatch.service.client import WORKED_OUT_S, Client, configured
 from largebatch.tuning.sweep.space import find_sweep, read_sweep, sweep_paths
 
 app = typer.Typer()
@@ -125,7 +125,7 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Say what a service would do with a recipe, or a sweep, and run nothing."""
-    facts = _answer(server, is_sweep, "/plan", "POST", json=_document(recipe, overrides, is_sweep, workers=workers))
+    facts = _answer(server, is_sweep, "/plan", "POST", timeout=WORKED_OUT_S, json=_document(recipe, overrides, is_sweep, workers=workers))
     if as_json:
         print_answer(json.dumps(facts))
         return
@@ -220,7 +220,7 @@ def delete(job_id: JobId, server: Server = None, is_sweep: IsSweep = False) -> N
 @remote.command(epilog="Example: largebatch remote advice my-sweep-20260101-120000-ab12cd34")
 def advice(job_id: JobId, server: Server = None) -> None:
     """Print what a sweep says so far."""
-    print("\n".join(_answer(server, True, f"/{job_id}/findings")["words"]))
+    print("\n".join(_answer(server, True, f"/{job_id}/findings", timeout=WORKED_OUT_S)["words"]))
 
 
 @remote.command(epilog="Example: largebatch remote download digits-lamb-20260101-120000-1a2b3c4d --output here")

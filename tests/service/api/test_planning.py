@@ -1,0 +1,103 @@
+"""Plans of large models: within the memory that the service gives them, exactly as with their weights, and nobody's shut others out."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_runs import CPU, document, synthetic, wait_for
+
+from largebatch.jobs.errors import FaultError
+from largebatch.jobs.job import prepare
+from largebatch.jobs.spec.read import build_spec
+from largebatch.service.api.analysis_worker import AnalysisWorker, Turns
+
+GIB = 1 << 30
+
+
+def recipe(name: str, size: int, **parts: Any) -> dict[str, Any]:
+    data = synthetic(32, 16, (3, size, size))
+    return document(model={"name": name}, dataset=data, batch={"global_batch_size": 16, "micro_batch_size": "auto"}, **parts)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "parts"),
+    [("resnet18", 64, {}), ("swin_t", 64, {}), ("resnet9", 32, {"optimizer": {"name": "muon"}}), ("resnet18", 64, {"ema": {"decay": 0.9}})],
+)  # fmt: skip
+def test_a_plan_without_weights_says_what_one_with_them_says(name: str, size: int, parts: dict[str, Any]) -> None:
+    spec = build_spec(recipe(name, size, **parts))
+    whole, without = prepare(spec, CPU, Path("nowhere")), prepare(spec, CPU, Path("nowhere"), most_weight_bytes=0)
+    assert without.plan_in_numbers() == whole.plan_in_numbers()
+    lines = without.plan_in_words()
+    assert [line for line in lines if line[0] != "model check"] == [line for line in whole.plan_in_words() if line[0] != "model check"]
+    assert next(how for what, how in lines if what == "model check").startswith("made before training")
+    storages = {parameter.untyped_storage().data_ptr(): parameter.untyped_storage().nbytes() for parameter in without.model.parameters()}
+    assert sum(storages.values()) <= 8 * len(storages)
+
+
+def test_a_model_of_a_gigabyte_is_planned_within_the_guard() -> None:
+    """The guard is three fifths of the 3 GiB that its container has; with weights it took 5.2.
+
+    vit_l_16 has 304,326,632 parameters with ImageNet's 1,000 classes (torchvision's table);
+    these data have 4, so 996 x 1,025 fewer."""
+    worker = AnalysisWorker(timeout_s=400, most_bytes=int(1.8 * GIB))
+    try:
+        spec = build_spec(recipe("vit_l_16", 224)).model_dump(mode="json")
+        answer = worker.ask("plan", spec, "nowhere", None)
+    finally:
+        worker.close()
+    memory = next(line["how"] for line in answer["lines"] if line["what"] == "memory")
+    assert f"({304_326_632 - 996 * 1_025:,} parameters)" in memory
+
+
+def test_what_does_not_fit_is_told_and_the_next_is_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "large_questions.py").write_text(
+        "import torch\nfrom largebatch.jobs.errors import PlanError\n\n\ndef small(): return 1\n\n\n"
+        "def large(): return torch.zeros(1 << 31).sum()\n\n\n"
+        "def list_of_many(): return len([0] * (1 << 30))\n\n\n"
+        "def wrapped():\n    try:\n        large()\n    except RuntimeError as error:\n        raise PlanError('model', 'fails') from error\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    worker = AnalysisWorker("large_questions", most_bytes=3 * GIB)
+    try:
+        for question in ("large", "wrapped", "list_of_many"):
+            with pytest.raises(FaultError, match=r"needs more than 3\.0 GiB"):
+                worker.ask(question)
+        assert worker.ask("small") == 1
+    finally:
+        worker.close()
+
+
+def test_askers_take_turns() -> None:
+    """Three questions of one asker are there before the one of another, and do not all come first."""
+    turns, order, release = Turns(3, 20, 60.0), list[str](), threading.Event()
+
+    def ask(asker: str) -> None:
+        with turns.turn(asker):
+            order.append(asker)
+            release.wait(60)
+
+    threads = []
+    for number, asker in enumerate(["heavy", "heavy", "heavy", "other", "third"]):
+        threads.append(threading.Thread(target=ask, args=(asker,)))
+        threads[-1].start()
+        wait_for(lambda: bool(order) and turns.num_waiting == number, 60)  # noqa: B023
+    with pytest.raises(FaultError, match="3 questions of yours"), turns.turn("heavy"):
+        pass
+    release.set()
+    for thread in threads:
+        thread.join(60)
+    assert order == ["heavy", "heavy", "other", "third", "heavy"]
+
+
+def test_a_turn_that_does_not_come_is_told_and_all_together_are_bounded() -> None:
+    turns = Turns(2, 2, 0.2)
+    with turns.turn("first"):
+        with pytest.raises(FaultError, match=r"has not come within 0\.2 s"), turns.turn("second"):
+            pass
+        assert turns.num_waiting == 0
+    with turns.turn("second"):
+        pass
+    full = Turns(2, 1, 0.2)
+    with full.turn("first"), pytest.raises(FaultError, match="many such questions"), full.turn("second"):
+        pass
