@@ -118,6 +118,7 @@ def weights_of_run(run_dir: Path, best: bool, report: Callable[[str], None], opt
     """
     if not (run_dir / run_folder.SPEC).is_file():
         raise InputError("RUN", f"{run_dir} is not a run's folder: it has no {run_folder.SPEC}.", "Give the folder that the run printed.")
+    run_folder.refuse_recorded(run_dir)
     folder = run_dir / run_folder.CHECKPOINTS
     if best and not any(checkpoint.kind == "best" for checkpoint in list_checkpoints(folder)):
         hint = f"It keeps one from its first evaluation on, unless checkpoint.best is false; leave {option} out for the newest."

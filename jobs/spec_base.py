@@ -2,9 +2,22 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+LONGEST_NAME = 100
+"""Bytes of a run's name; its folder's name is longer by 21, and file systems take 255."""
+
+
+def _is_a_file_name(name: str) -> str:
+    if not name or not all(c.isalnum() or c in "-_." for c in name) or name.startswith((".", "-")):
+        raise ValueError("may hold letters, digits, '-', '_' and '.', and not begin with '.' or '-'")
+    if (length := len(name.encode())) > LONGEST_NAME:
+        raise ValueError(f"has {length} bytes; it names a folder, so give at most {LONGEST_NAME} (a letter beyond ASCII has two to four)")
+    return name
+
+
+RunName = Annotated[str, AfterValidator(_is_a_file_name)]
 
 
 class Spec(BaseModel):

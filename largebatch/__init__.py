@@ -4,6 +4,7 @@
 
     summary = largebatch.train("digits-lamb")
     run = largebatch.load_run(summary.run_dir)
+    recorder = largebatch.Recorder(...)  # of a loop of your own: docs/other-loops.md
     optimizer = largebatch.LAMB(model.parameters(), lr=0.02)
     critical = largebatch.fit_critical_batch(batches=[32, 128, 512, 2048], samples=[9e3, 9.5e3, 1.2e4, 2.4e4])
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from largebatch.jobs.launch.from_python import train
     from largebatch.jobs.optim.lamb import LAMB
     from largebatch.jobs.optim.lars import LARS
+    from largebatch.jobs.recorder.recorder import Recorder
     from largebatch.jobs.run.load import Run, load_run
     from largebatch.jobs.tasks.base import Task
     from largebatch.jobs.tasks.metric import Metric
@@ -40,11 +42,16 @@ _PUBLIC = {
     "fit_critical_batch": "tuning.results.analysis.critical_batch",
     "Metric": "jobs.tasks.metric",
     "Task": "jobs.tasks.base",
+    "Recorder": "jobs.recorder.recorder",
     "train": "jobs.launch.from_python",
     "Run": "jobs.run.load",
     "load_run": "jobs.run.load",
 }
-__all__ = ["LAMB", "LARS", "CriticalBatch", "Metric", "NoiseSums", "Run", "Task", "__version__", "fit_critical_batch", "load_run", "train"]
+_CALLBACKS = ("lightning", "transformers")
+"""Modules of a trainer's callback each, which need that trainer's library."""
+__all__ = [
+    "LAMB", "LARS", "CriticalBatch", "Metric", "NoiseSums", "Recorder", "Run", "Task", "__version__", "fit_critical_batch", "load_run", "train",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> object:
@@ -57,6 +64,8 @@ def __getattr__(name: str) -> object:
         return importlib.metadata.version("largebatch")
     if name in _PUBLIC:
         return getattr(importlib.import_module(f"largebatch.{_PUBLIC[name]}"), name)
+    if name in _CALLBACKS:
+        return importlib.import_module(f"largebatch.{name}")
     raise AttributeError(f"module 'largebatch' has no attribute {name!r}")
 
 

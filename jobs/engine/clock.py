@@ -33,14 +33,27 @@ class Clock:
         """Seconds since this process began to work on the run, and those of earlier ones up to the checkpoint that was loaded."""
         return time.perf_counter() - self._began
 
+    @property
+    def trains(self) -> bool:
+        """Whether what happens now counts as training."""
+        return self._training_since is not None
+
+    def start_training(self) -> None:
+        """Count what follows as training."""
+        self._training_since = self._now()
+
+    def stop_training(self) -> None:
+        """Count what follows no longer; nothing to do where it is not counted."""
+        self.training_s, self._training_since = self.read_training_s(), None
+
     @contextmanager
     def training(self) -> Iterator[None]:
         """Count what is inside as training."""
-        self._training_since = self._now()
+        self.start_training()
         try:
             yield
         finally:
-            self.training_s, self._training_since = self.read_training_s(), None
+            self.stop_training()
 
     def read_training_s(self) -> float:
         """The training seconds up to now; the same as `training_s` outside of training."""

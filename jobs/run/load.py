@@ -7,7 +7,8 @@ from typing import NamedTuple
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.run.journal import evaluations, read_records, steps
 from largebatch.jobs.run.records import EvalRecord, RunSummary, StepRecord
-from largebatch.jobs.run.run_folder import SPEC, SUMMARY, begun_spec
+from largebatch.jobs.run.run_folder import SPEC, SUMMARY, begun_spec, recorded_spec
+from largebatch.jobs.spec.recorded import RecordedSpec
 from largebatch.jobs.spec.train_spec import TrainSpec
 
 
@@ -15,7 +16,8 @@ class Run(NamedTuple):
     """What a run's folder holds: what was trained, and how it went."""
 
     path: Path
-    spec: TrainSpec
+    spec: TrainSpec | RecordedSpec
+    """A RecordedSpec: another program's loop trained it."""
     summary: RunSummary | None
     """None: the run has not ended."""
     evaluations: list[EvalRecord]
@@ -39,4 +41,4 @@ def load_run(path: str | os.PathLike[str]) -> Run:
         summary = RunSummary.model_validate_json((folder / SUMMARY).read_text()) if (folder / SUMMARY).is_file() else None
     except ValueError as error:
         raise InputError("path", f"{folder / SUMMARY} cannot be read: {error}.") from error
-    return Run(folder, begun_spec(folder), summary, list(evaluations(records)), list(steps(records)))
+    return Run(folder, recorded_spec(folder) or begun_spec(folder), summary, list(evaluations(records)), list(steps(records)))

@@ -99,10 +99,10 @@ class StepRecord(Record):
     global_batch_size: int
     """Samples in this step."""
     loss: float
-    """Mean over this step's whole global batch, before the update."""
+    """Mean over this step's whole global batch, before the update; in a recorded run what its loop says, such as a mean since the line before."""
     learning_rate: float
-    gradient_norm: float
-    """L2 norm of the global batch's mean gradient, before clipping."""
+    gradient_norm: float | None = None
+    """L2 norm of the global batch's mean gradient, before clipping; None in a recorded run whose loop did not say it."""
     covariance_trace: float | None = None
     """One step's estimate of tr(Sigma), per sample of the batch's mean weight (`engine/noise_scale.py`); None where not measured."""
     gradient_norm_squared: float | None = None

@@ -6,7 +6,7 @@ import os
 import secrets
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from largebatch.jobs.errors import CheckpointError, InputError, StorageError
 from largebatch.jobs.spec.read import build_spec, read_spec
+from largebatch.jobs.spec.recorded import RecordedSpec, is_recorded
 from largebatch.jobs.spec.train_spec import TrainSpec
 
 SPEC = "spec.json"
@@ -50,16 +51,41 @@ def create(output_dir: Path, run_id: str, may_exist: bool = False) -> Path:
 
 
 def begun_spec(run_dir: Path) -> TrainSpec:
-    """The spec that a run was last begun or resumed with. Raises: OSError, ValueError."""
+    """The spec that a run was last begun or resumed with. Raises: OSError, ValueError; InputError for a recorded run."""
+    refuse_recorded(run_dir)
     return build_spec(json.loads((run_dir / SPEC).read_text()))
 
 
 def resumed_spec(run_dir: Path, overrides: Sequence[str]) -> TrainSpec:
-    """The spec of a run that was begun, with overrides. Raises: CheckpointError if this is no run folder, SpecError."""
+    """The spec of a run that was begun, with overrides.
+
+    Raises: CheckpointError if this is no run folder, SpecError; InputError for a recorded run.
+    """
     path = run_dir / SPEC
     if not path.is_file():
         raise CheckpointError("--resume", f"{run_dir} is not a run's folder: it has no {SPEC}.", "Give the folder that the run printed.")
+    refuse_recorded(run_dir)
     return read_spec(str(path), overrides)
+
+
+def recorded_spec(run_dir: Path) -> RecordedSpec | None:
+    """The spec of a run that another program's loop trained; None for a run of our own. Raises: OSError, ValueError."""
+    document = json.loads((run_dir / SPEC).read_text())
+    return RecordedSpec.model_validate(document) if is_recorded(document) else None
+
+
+def was_recorded(run_dir: Path) -> bool:
+    """Whether another program's loop trained this run; what cannot be read says no."""
+    with suppress(OSError, ValueError):
+        return is_recorded(json.loads((run_dir / SPEC).read_text()))
+    return False
+
+
+def refuse_recorded(run_dir: Path) -> None:
+    """Raise InputError for a run that another program's loop trained: its model, data and weights are not ours to build."""
+    if was_recorded(run_dir):
+        problem = "was recorded in another program's loop: largebatch has no recipe, no data and no checkpoint of it."
+        raise InputError(str(run_dir), problem, "compare, advise and report read it; to train it, run that program.")
 
 
 def refuse_unwritable(output_dir: Path, option: str = "--output-dir") -> None:

@@ -11,7 +11,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from largebatch.jobs.optim.configs.registry import AnyOptimizer
 from largebatch.jobs.spec.model_and_data import DatasetSpec, ModelSpec
 from largebatch.jobs.spec.schedules import BatchScheduleSpec, RestartSpec
-from largebatch.jobs.spec_base import Fraction, Spec
+from largebatch.jobs.spec_base import Fraction, RunName, Spec
 from largebatch.jobs.tasks.metric import ACCURACY
 from largebatch.jobs.tasks.registry import AnyTask, ClassificationConfig, ContrastiveConfig
 
@@ -22,10 +22,6 @@ DECAY_OPTIONS: dict[str, frozenset[str]] = {
     "polynomial": frozenset({"decay_power", "final_fraction"}),
 }
 """Which options each decay of the learning rate reads."""
-
-
-LONGEST_NAME = 100
-"""Bytes of a run's name; its folder's name is longer by 21, and file systems take 255."""
 
 
 class BatchSpec(Spec):
@@ -268,7 +264,7 @@ class TrackingSpec(Spec):
 class TrainSpec(Spec):
     """One training job, whole."""
 
-    name: str = "run"
+    name: RunName = "run"
     """What people call it; begins the run's id."""
     description: str = ""
     """One line for `largebatch recipes`."""
@@ -338,12 +334,3 @@ class TrainSpec(Spec):
         if self.compile and self.model.activation_checkpointing:
             raise ValueError("compile chooses itself what is kept for the backward pass; leave it or model.activation_checkpointing out")
         return self
-
-    @field_validator("name")
-    @classmethod
-    def _is_a_file_name(cls, name: str) -> str:
-        if not name or not all(c.isalnum() or c in "-_." for c in name) or name.startswith((".", "-")):
-            raise ValueError("may hold letters, digits, '-', '_' and '.', and not begin with '.' or '-'")
-        if (length := len(name.encode())) > LONGEST_NAME:
-            raise ValueError(f"has {length} bytes; it names a folder, so give at most {LONGEST_NAME} (a letter beyond ASCII has two to four)")
-        return name

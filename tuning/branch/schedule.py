@@ -14,7 +14,8 @@ import yaml
 
 from largebatch.jobs.plan.learning_rate import FOLLOWS
 from largebatch.jobs.plan.train_plan import TrainPlan
-from largebatch.jobs.spec.train_spec import LONGEST_NAME, TrainSpec
+from largebatch.jobs.spec.train_spec import TrainSpec
+from largebatch.jobs.spec_base import LONGEST_NAME
 from largebatch.tuning.branch.critical import BranchedBatch
 from largebatch.tuning.results.answers import Answer
 from largebatch.tuning.sweep.space import with_fields

@@ -96,7 +96,7 @@ def _words(findings: Findings) -> list[str]:
             needed = "For a critical batch size at least three batch sizes must reach the target in half of their runs"
             words.append(f"{needed}; {f'under {optimizer} ' if under else ''}{len(side.reached)} of {len(side.best)} did.")
     words += [growing.words for growing in findings.growing]
-    words.append(f"Target, best rates and batch sizes are {CHOSEN_ON[findings.setting.evaluated_on]}.")
+    words.append(f"Target, best rates and batch sizes are {_chosen_on(findings)}.")
     words += _seeds_in_words(findings)
     if differences := differences_in_words(findings.runs):
         words.append(f"The runs differ in more than what is compared: {differences}.")
@@ -107,6 +107,14 @@ def _words(findings: Findings) -> list[str]:
     for setting, count in findings.other_settings.items():
         words.append(f"Left out: {count} runs of {setting}; their times cannot stand on the same axis.")
     return [*words, *findings.missing]
+
+
+def _chosen_on(findings: Findings) -> str:
+    """What is said of the part of the data that decided; a recorded run scores no test set."""
+    part = findings.setting.evaluated_on
+    if part == "validation" and all(run.summary.test_score is None for run in findings.runs):
+        return "chosen on the validation part; no run scored a test set"
+    return CHOSEN_ON[part]
 
 
 def _seeds_in_words(findings: Findings) -> list[str]:

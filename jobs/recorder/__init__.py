@@ -1,0 +1,1 @@
+"""Runs of other programs' loops, written down as run folders of ours."""

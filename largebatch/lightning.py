@@ -1,0 +1,170 @@
+"""`largebatch.lightning.Callback`: writes our run folder from a Lightning Trainer.
+
+trainer = Trainer(callbacks=[largebatch.lightning.Callback(dataset="digits", metric=largebatch.Metric("val_acc", "higher"))])
+"""
+
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from largebatch.jobs.errors import InputError
+from largebatch.jobs.recorder.batches import num_samples_of, samples_of_epoch
+from largebatch.jobs.recorder.recorder import Recorder
+from largebatch.jobs.run.records import Outcome
+from largebatch.jobs.tasks.metric import Metric
+
+try:
+    from lightning.pytorch import Callback as LightningCallback
+except ImportError as error:
+    raise ImportError("largebatch.lightning needs Lightning, which is not installed: pip install 'largebatch[lightning]'") from error
+
+SEED = "PL_GLOBAL_SEED"
+"""Where Lightning's seed_everything leaves the seed."""
+
+
+class Callback(LightningCallback):  # type: ignore[misc]
+    """Records each `fit` of a Trainer with one optimizer.
+
+    The clock counts from the reading of each batch to the end of its step. Not in it: validation, checkpoints, and the reading of the one
+    batch that follows either.
+
+    Args:
+        dataset: its name; runs are compared where it is the same.
+        metric: what the run is judged by, by the name under which validation logs it.
+        model: its name; None: the LightningModule's class.
+        seed: None: as `seed_everything` left it, else 0.
+        global_batch_size: None: the loader's batch, times accumulation, times processes.
+        num_train_samples: None: the length of the training data.
+        num_samples: of a batch; the default is the length of its first tensor.
+        options: as of `largebatch.Recorder`: target, settings, evaluated_on, name, output_dir, learning_rate, tokens_per_sample ...
+    Raises: InputError for what cannot be recorded, when training starts.
+    """
+
+    def __init__(
+        self,
+        *,
+        dataset: str,
+        metric: Metric,
+        model: str | None = None,
+        seed: int | None = None,
+        global_batch_size: int | None = None,
+        num_train_samples: int | None = None,
+        num_samples: Callable[[Any], int] = num_samples_of,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        self._dataset, self._metric, self._model, self._seed = dataset, metric, model, seed
+        self._global_batch_size, self._num_train_samples, self._num_samples = global_batch_size, num_train_samples, num_samples
+        self._options = options
+        self.recorder: Recorder | None = None
+        """Of the last fit."""
+        self._num_steps = self._samples = 0
+        self._weighted: float | Tensor | None = 0.0
+        self._validation_began_s = 0.0
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Begin a run. Raises: InputError."""
+        if len(trainer.optimizers) != 1:
+            raise InputError("optimizer", f"there are {len(trainer.optimizers)}, and a recorded run has one.", "Record with largebatch.Recorder.")
+        if trainer.global_step:
+            problem = f"the Trainer goes on from step {trainer.global_step}, and a recording begins with its run."
+            raise InputError("ckpt_path", problem, "Leave the callback out, or train from the start.")
+        loader, accumulate = trainer.train_dataloader, trainer.accumulate_grad_batches
+        batch = self._global_batch_size
+        if batch is None:
+            size = getattr(loader, "batch_size", None)
+            if size is None:
+                raise InputError(
+                    "global_batch_size", "is not known: the training data are no DataLoader with a batch_size.", "Give it to the callback."
+                )
+            batch = size * accumulate * trainer.world_size
+        self.recorder = Recorder(
+            model=self._model or type(pl_module).__name__,
+            dataset=self._dataset,
+            optimizer=trainer.optimizers[0],
+            global_batch_size=batch,
+            num_train_samples=samples_of_epoch(loader, self._num_train_samples),
+            micro_batch_size=math.ceil(batch / trainer.world_size / accumulate),
+            seed=int(os.environ.get(SEED, "0")) if self._seed is None else self._seed,
+            metric=self._metric,
+            **{"trainer": "lightning", **self._options},
+        )
+        self._num_steps = self._samples = 0
+        self._weighted = 0.0
+        self.recorder.begin()
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        """The first batch is about to be read."""
+        self._running().start_clock()
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Go on after a validation or a checkpoint."""
+        if not self._running().trains:
+            self._running().start_clock()
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Add a micro-batch up; write a line where its step is done."""
+        number = self._num_samples(batch)
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        if loss is None or self._weighted is None:
+            self._weighted = None  # the module optimises by itself, and did not say
+        else:  # Lightning hands the micro-batch's loss over divided by how many there are
+            whole = trainer.accumulate_grad_batches if pl_module.automatic_optimization else 1
+            self._weighted = self._weighted + loss.detach().double() * whole * number
+        self._samples += number
+        if trainer.global_step == self._num_steps:
+            return
+        recorder, self._num_steps = self._running(), trainer.global_step
+        recorder.step(None if self._weighted is None else self._weighted / self._samples, self._samples)
+        recorder.mark()
+        self._samples, self._weighted = 0, 0.0
+
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        """Stop the clock; what was since the step was no training."""
+        if self._records(trainer):
+            self._stop_clock()
+            self._validation_began_s = time.perf_counter()
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """Write down what validation logged. Raises: InputError where the metric is not among it."""
+        if self._records(trainer):
+            scores = {name: float(value) for name, value in trainer.callback_metrics.items()}
+            self._running().evaluation(scores, time.perf_counter() - self._validation_began_s)
+
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: Any) -> None:
+        """Stop the clock until the next batch."""
+        if self.recorder is not None and self.recorder.is_recording:
+            self._stop_clock()
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Stop the clock until the next epoch."""
+        self._stop_clock()
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Write the summary."""
+        if self.recorder is not None and self.recorder.is_recording:
+            self.recorder.end()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Write down what training failed of, or that it was stopped."""
+        if self.recorder is None or not self.recorder.is_recording:
+            return
+        if isinstance(exception, Exception):
+            self.recorder.end(Outcome.FAILED, f"{type(exception).__name__}: {exception}")
+        else:
+            self.recorder.end(Outcome.STOPPED)
+
+    def _records(self, trainer: Any) -> bool:
+        """Whether a validation belongs to a fit, and is not what Lightning tries before it."""
+        return not trainer.sanity_checking and self.recorder is not None and self.recorder.is_recording
+
+    def _stop_clock(self) -> None:
+        self._running().stop_clock(to_mark=not self._samples)
+
+    def _running(self) -> Recorder:
+        assert self.recorder is not None, "Lightning calls on_train_start first"
+        return self.recorder

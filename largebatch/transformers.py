@@ -1,0 +1,156 @@
+"""`largebatch.transformers.Callback`: writes our run folder from transformers' Trainer.
+
+trainer = Trainer(..., callbacks=[largebatch.transformers.Callback(dataset="my-text", metric=largebatch.Metric("loss", "lower"))])
+"""
+
+from typing import Any
+
+import torch
+
+from largebatch.jobs.errors import InputError
+from largebatch.jobs.recorder.batches import num_samples_of, samples_of_epoch
+from largebatch.jobs.recorder.recorder import Recorder
+from largebatch.jobs.run.records import Outcome
+from largebatch.jobs.tasks.metric import Metric
+
+try:
+    from transformers import TrainerCallback
+except ImportError as error:
+    raise ImportError("largebatch.transformers needs transformers, which is not installed: pip install 'largebatch[transformers]'") from error
+
+EVALUATED = "eval_"
+"""Begins the names of what an evaluation gave."""
+ASIDE = {"runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "epoch"}
+"""What transformers puts among them that is no score."""
+
+
+class Callback(TrainerCallback):  # type: ignore[misc]
+    """Records each `train()` of a Trainer.
+
+    A step's line is written where the Trainer logs (`logging_steps`), with the loss that it logs: the mean of the steps since it logged last.
+    The clock counts from the reading of each step's batches to the end of the step. Not in it: evaluation, checkpoints, and the reading
+    of the batches that follow either.
+
+    Args:
+        dataset: its name; runs are compared where it is the same.
+        metric: what the run is judged by, by the name that evaluation gives it without its `eval_`, such as loss.
+        model: its name; None: its class.
+        seed: None: the Trainer's.
+        num_train_samples: None: the length of the training data.
+        options: as of `largebatch.Recorder`: target, settings, evaluated_on, name, output_dir, learning_rate, tokens_per_sample ...
+    Raises: InputError for what cannot be recorded, when training starts.
+    """
+
+    def __init__(
+        self, *, dataset: str, metric: Metric, model: str | None = None, seed: int | None = None, num_train_samples: int | None = None, **options: Any
+    ) -> None:
+        self._dataset, self._metric, self._model, self._seed = dataset, metric, model, seed
+        self._num_train_samples, self._options = num_train_samples, options
+        self.recorder: Recorder | None = None
+        """Of the last training."""
+        self._samples = 0
+        self._step_samples: int | None = None
+        self._other_names: set[str] | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Begin a run. Raises: InputError."""
+        if state.global_step:
+            problem = f"the Trainer goes on from step {state.global_step}, and a recording begins with its run."
+            raise InputError("resume_from_checkpoint", problem, "Leave the callback out, or train from the start.")
+        if args.n_gpu > 1:
+            problem = f"one process drives {args.n_gpu} GPUs, and what each of them reads is not told."
+            raise InputError("n_gpu", problem, "Start one process for each: torchrun --nproc-per-node=N.")
+        model, optimizer, loader = kwargs["model"], kwargs["optimizer"], kwargs["train_dataloader"]
+        self.recorder = Recorder(
+            model=self._model or type(model).__name__,
+            dataset=self._dataset,
+            optimizer=getattr(optimizer, "optimizer", optimizer),  # accelerate wraps it
+            global_batch_size=args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
+            num_train_samples=samples_of_epoch(loader, self._num_train_samples),
+            micro_batch_size=args.train_batch_size,
+            seed=args.seed if self._seed is None else self._seed,
+            metric=self._metric,
+            **{"trainer": "transformers", **self._options},
+        )
+        self._samples, self._step_samples, self._other_names = 0, None, None
+        self._hook = model.register_forward_pre_hook(self._count, with_kwargs=True)
+        self.recorder.begin()
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The first batch is about to be read."""
+        if self.recorder is not None and not self.recorder.trains:
+            self.recorder.start_clock()
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Go on after an evaluation or a checkpoint. Raises: InputError where no evaluation gave the metric."""
+        self._finish_step()
+        self._refuse_other_names()
+        if self.recorder is not None and not self.recorder.trains:
+            self.recorder.start_clock()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """A step is done; whether a line is written of it, the Trainer says next."""
+        self._step_samples, self._samples = self._samples, 0
+        if self.recorder is not None and (control.should_log or control.should_evaluate or control.should_save):
+            self.recorder.mark()
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """What follows may be an evaluation."""
+        if self.recorder is not None and self.recorder.trains:
+            self.recorder.mark()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        """Write the step's line."""
+        if logs is not None and "loss" in logs:
+            self._finish_step(logs["loss"], logs.get("grad_norm"))
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        """Write down what an evaluation gave; one that did not come from training is none of the run's."""
+        if self.recorder is None or not self.recorder.is_recording:
+            return
+        self._finish_step()
+        self.recorder.stop_clock(to_mark=True)
+        told = {name.removeprefix(EVALUATED): value for name, value in (metrics or {}).items() if isinstance(value, int | float)}
+        scores = {name: float(value) for name, value in told.items() if name not in ASIDE}
+        if self._metric.name in scores:
+            self.recorder.evaluation(scores, float(told.get("runtime", 0.0)))
+            self._other_names = set()
+        elif self._other_names != set():
+            self._other_names = {*(self._other_names or ()), *scores}
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Stop the clock; what was since the step was no training."""
+        if self.recorder is not None and self.recorder.is_recording:
+            self._finish_step()
+            self.recorder.stop_clock(to_mark=True)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Write the summary. Raises: InputError where no evaluation gave the metric."""
+        if self.recorder is None or not self.recorder.is_recording:
+            return
+        self._finish_step()
+        self._refuse_other_names()
+        self.recorder.stop_clock(to_mark=True)
+        self._end()
+
+    def _count(self, model: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        """Count what a training pass reads."""
+        if model.training and torch.is_grad_enabled():
+            self._samples += num_samples_of([*inputs, named])
+
+    def _finish_step(self, loss: float | None = None, gradient_norm: float | None = None) -> None:
+        if self.recorder is not None and self._step_samples is not None:
+            number, self._step_samples = self._step_samples, None
+            self.recorder.step(loss, number, gradient_norm=gradient_norm)
+
+    def _refuse_other_names(self) -> None:
+        if self._other_names:
+            problem = f"no evaluation gave {EVALUATED}{self._metric.name}, which the run is judged by."
+            error = InputError("metric", problem, f"They gave {', '.join(sorted(EVALUATED + name for name in self._other_names))}.")
+            self._end(Outcome.FAILED, str(error))
+            raise error
+
+    def _end(self, outcome: Outcome | None = None, reason: str = "") -> None:
+        self._hook.remove()
+        if self.recorder is not None:
+            self.recorder.end(outcome, reason)
