@@ -5,13 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import small_runs
 import torch
 from torch import Tensor, nn
 
 from largebatch.jobs.engine.model_state import digest, refuse_unsaveable, what_is_unsaveable
 from largebatch.jobs.errors import PlanError
 from largebatch.jobs.models.snapshot import Snapshot
-from largebatch.jobs.resume import load_checkpoint, save_checkpoint
+from largebatch.jobs.prepared import new_state
+from largebatch.jobs.resume import load_checkpoint, save_checkpoint, saved_state
 from largebatch.jobs.spec.read import read_spec
 
 
@@ -73,7 +75,7 @@ def test_the_fingerprint_tells_what_is_no_tensor_apart() -> None:
 
 
 def test_what_is_no_tensor_comes_back_from_a_checkpoint(tmp_path: Path) -> None:
-    state = {"progress": {"step": 1}, "model": Scaled(2.0).state_dict()}
+    state = {**saved_state(new_state(small_runs.prepared())), "model": Scaled(2.0).state_dict()}
     path = save_checkpoint(tmp_path, state, read_spec("digits-lamb"), is_best=False)
     other = Scaled(5.0)
     other.load_state_dict(load_checkpoint(path, torch.device("cpu"))["state"]["model"])
