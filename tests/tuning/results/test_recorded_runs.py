@@ -10,6 +10,7 @@ from command_line import largebatch, said
 
 from largebatch.jobs.recorder.recorder import Recorder
 from largebatch.jobs.run.load import load_run
+from largebatch.service.present.curves import read_series
 
 COSTS = {8: (5, 7), 16: (3, 3), 32: (2, 4), 64: (2, 2)}
 """Of each batch and seed, how many epochs of 64 samples it takes to the target."""
@@ -72,6 +73,14 @@ def test_what_needs_a_recipe_or_weights_refuses_them(command: str, tmp_path: Pat
     assert code == 2
     assert "was recorded in another program's loop: largebatch has no recipe, no data and no checkpoint of it." in err
     assert {path.name: path.read_bytes() for path in run_dir.iterdir() if path.name in before} == before
+
+
+def test_a_page_draws_its_curves(tmp_path: Path) -> None:
+    series = read_series(record(tmp_path, 16, 0, 2), points=100)
+    assert [(step["step"], step["loss"], step["gradient_norm"]) for step in series.steps] == [(number, 1.0, None) for number in range(1, 9)]
+    assert [(at["step"], at["score"]) for at in series.evaluations] == [(4, 0.1), (8, 0.5)]
+    assert {point["gradient_noise_scale"] for point in series.noise} == {24.0}
+    assert series.happened[-1].text == "Ended: reached"
 
 
 def test_a_run_that_has_not_ended_is_left_out(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
