@@ -86,8 +86,7 @@ class RayBackend:
                 seen[job.id] = Seen(Presence.PRESENT)
             else:
                 code = {"SUCCEEDED": 0, "STOPPED": STOPPED}.get(attempt.status, attempt.exit_code)
-                lines = attempt.message.strip().splitlines()
-                seen[job.id] = Seen(Presence.ENDED, code, lines[-1][:1000] if lines else "")
+                seen[job.id] = Seen(Presence.ENDED, code, attempt.reason[:1000])
         return seen
 
     def stop(self, job: Job, is_urgent: bool) -> bool:

@@ -47,6 +47,12 @@ class Job(NamedTuple):
         """Whether nothing more will happen."""
         return self.status in {"SUCCEEDED", "FAILED", "STOPPED"}
 
+    @property
+    def reason(self) -> str:
+        """Why it ended, in one line: of what Ray says, which begins with where its logs are, the last is what the job said last."""
+        lines = self.message.strip().splitlines()
+        return lines[-1].strip() if lines else ""
+
 
 class Submission(NamedTuple):
     """What to run, and how."""
@@ -133,13 +139,20 @@ class RayJobs:
         """Hand Ray one attempt. Args: arguments: what follows `python`. Raises: FaultError."""
         with _shipped(submission) as folder:
             spec = submission.spec.model_dump_json()
-            environment = {SPEC: spec, "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_S), **submission.environment}
+            variables = {SPEC: spec, "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_S), **submission.environment}
             entrypoint = shlex.join(["exec", submission.python, *arguments])
+            environment = {"env_vars": variables, **({} if folder is None else {"working_dir": str(folder)})}
+
+            def submit() -> None:
+                self._client.submit_job(entrypoint=entrypoint, submission_id=submission_id, metadata={NAME: submission.name}, runtime_env=environment)
+
             try:
-                self._client.submit_job(
-                    entrypoint=entrypoint, submission_id=submission_id, metadata={NAME: submission.name},
-                    runtime_env={"env_vars": environment, **({} if folder is None else {"working_dir": str(folder)})},
-                )  # fmt: skip
+                try:
+                    submit()
+                except RuntimeError:
+                    # Two submits at a time can meet in one temporary folder of the head's; whatever it was, it may have taken the job all the same.
+                    if all(job.submission_id != submission_id for job in self._client.list_jobs()):
+                        submit()
             except (RuntimeError, ValueError) as error:
                 raise FaultError("submit", f"Ray at {self.address} refuses the job: {error}.") from error
 

@@ -19,7 +19,11 @@ from largebatch.jobs.import_paths import refuse_hiding
 from largebatch.jobs.launch.options import TrainOptions
 from largebatch.jobs.launch.signals import stops_kept_from_children
 
-CONNECT_S = 10.0
+CONNECT_S = 15.0
+HEADS_PORT = "Give the port of Ray's head, by default 6379; the dashboard's, by default 8265, is for `largebatch submit`."
+HTTP_2_SETTINGS = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
+"""An empty frame of settings (RFC 9113, 6.5); the fourth byte of a frame is its kind, and a server's first is one of these."""
+HTTP_2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + HTTP_2_SETTINGS
 SETTINGS = {
     # Nothing is sent to anybody.
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -102,7 +106,7 @@ def _start(common: dict[str, Any]) -> Any:
 
 def _connect(address: str, common: dict[str, Any]) -> Any:
     """The Ray at that address. Raises: InputError."""
-    _refuse_silence(address)
+    refuse_silence(address)
     try:
         return ray.init(address=address, **common)
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -123,14 +127,31 @@ def _dashboard_folders() -> set[Path]:
     return folders
 
 
-def _refuse_silence(address: str) -> None:
-    """Ray itself tries for minutes. Raises: InputError if nothing listens there."""
+def refuse_silence(address: str, patience_s: float = CONNECT_S) -> None:
+    """Raise InputError if nothing listens at an address, or what listens there does not speak as Ray does: Ray itself would try for minutes.
+
+    Ray's head speaks HTTP/2 (gRPC), its dashboard HTTP/1. Where connections are encrypted, only that something listens is seen.
+
+    Args: patience_s: how long it may take to answer.
+    """
     if address == "auto":
         return
     parts = urlsplit(address if "//" in address else f"//{address}")
     if not parts.hostname or not parts.port:
         raise InputError("--address", f"{address!r} is not an address of Ray.", "Example: 10.0.0.1:6379, ray://10.0.0.1:10001, or auto.")
+    answer = b""
     try:
-        socket.create_connection((parts.hostname, parts.port), timeout=CONNECT_S).close()
+        with socket.create_connection((parts.hostname, parts.port), timeout=patience_s) as connection:
+            if os.environ.get("RAY_USE_TLS", "0").lower() in {"1", "true"}:
+                return
+            connection.sendall(HTTP_2_GREETING)
+            answer = connection.recv(len(HTTP_2_SETTINGS))
+    except TimeoutError:
+        problem = f"{address} has not answered within {patience_s:g} s as Ray's head does."
+        raise InputError("--address", problem, HEADS_PORT) from None
+    except ConnectionResetError:
+        pass
     except OSError as error:
         raise InputError("--address", f"nothing answers at {address} ({error}).", "Is that Ray's head, and can it be reached from here?") from error
+    if answer[3:4] != HTTP_2_SETTINGS[3:4]:
+        raise InputError("--address", f"what listens at {address} is not Ray's head.", HEADS_PORT)

@@ -237,7 +237,8 @@ class Driver:
             if is_impatient:
                 raise KeyboardInterrupt
             self._is_signalled = True
-            self._listener.on_notice(f"{number.name}: finishing this step and saving.")
+            what_follows = "finishing this step and saving." if self._has_begun else "ending as soon as the workers can; no step has been done yet."
+            self._listener.on_notice(f"{number.name}: {what_follows}")
 
         with stop_requests(ask):
             yield

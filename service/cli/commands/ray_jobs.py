@@ -80,7 +80,7 @@ def follow_job(cluster: RayJobs, name: str) -> None:
     if job.status == "STOPPED":
         print(f"Stopped. Go on with: largebatch submit ... --name {job.name}", file=sys.stderr)
         raise typer.Exit(4)
-    print(f"Failed (exit code {job.exit_code}): {_first_line(job) or 'no message'}", file=sys.stderr)
+    print(f"Failed (exit code {job.exit_code}): {job.reason or 'no message'}", file=sys.stderr)
     raise typer.Exit(job.exit_code or 1)
 
 
@@ -92,10 +92,6 @@ def _ended(cluster: RayJobs, job: Job) -> Job:
     return job
 
 
-def _first_line(job: Job) -> str:
-    return job.message.splitlines()[0] if job.message else ""
-
-
 @jobs.command("list", epilog="Example: largebatch jobs list --address http://127.0.0.1:8265")
 def list_jobs(address: Dashboard, as_json: AsJson = False) -> None:
     """List the jobs that the cluster remembers, newest first."""
@@ -103,9 +99,9 @@ def list_jobs(address: Dashboard, as_json: AsJson = False) -> None:
     if as_json:
         print_answer(json.dumps([job._asdict() for job in attempts]))
         return
-    table = plain_table("name", "attempt", "status", "exit code", "message")
+    table = plain_table("name", "attempt", "status", "exit code", "reason")
     for job in attempts:
-        table.add_row(job.name, job.submission_id, job.status, "" if job.exit_code is None else str(job.exit_code), _first_line(job))
+        table.add_row(job.name, job.submission_id, job.status, "" if job.exit_code is None else str(job.exit_code), job.reason)
     output().print(table)
 
 

@@ -94,6 +94,29 @@ def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(head: Head, undist
     assert any("ended before" in notice for notice in over.notices)
 
 
+def test_ctrl_c_before_any_step_says_so(head: Head, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The workers are at the model, which takes its time."""
+    building, output_dir, recipe = tmp_path / "building", tmp_path / "runs", tmp_path / "recipe.json"
+    (tmp_path / "late_model.py").write_text(
+        "import pathlib, time, torch\n\n\ndef build(num_classes):\n"
+        f"    pathlib.Path({str(building)!r}).touch()\n    time.sleep(5)\n"
+        "    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, num_classes))\n"
+    )
+    recipe.write_text(json.dumps(runs.document(model={"entry_point": "late_model:build"}, batch={"global_batch_size": 250})))
+    monkeypatch.chdir(tmp_path)
+    places = ["--output-dir", output_dir, "--data-dir", ROOT / "data", "--device", "cpu"]
+    process = largebatch("train", recipe, "--workers", "2", "--cpus-per-worker", "0.5", "--address", head.address, *places)
+    try:
+        wait_for(building.exists, 90)
+        os.killpg(process.pid, signal.SIGINT)
+        _, stderr = process.communicate(timeout=90)
+    finally:
+        process.kill()
+    assert "SIGINT: ending as soon as the workers can; no step has been done yet." in stderr, stderr
+    assert "Traceback" not in stderr
+    assert not list(output_dir.glob(".*"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_command_leaves_nothing_of_its_own_ray(tmp_path: Path, number: signal.Signals) -> None:

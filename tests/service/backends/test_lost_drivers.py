@@ -58,3 +58,13 @@ def test_machines_are_asked_for_now_and_then_and_when_a_new_one_is_named(monkeyp
     now_s = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now_s + LOOK_AT_NODES_EVERY_S + 1)
     assert {job.status for job in cluster.all()} == {"FAILED"}
+
+
+def test_a_jobs_reason_is_what_it_said_last() -> None:
+    """Ray's message begins with where its logs are, and ends with them."""
+    failed = told("failed", JobStatus.FAILED, None)
+    failed.message = (
+        "Job entrypoint command failed with exit code 2, last available logs (truncated to 20,000 chars):\nstarting\nDataError: no such set.\n"
+    )
+    (job,) = cluster_of([failed], Alive()).all()
+    assert job.reason == "DataError: no such set."

@@ -1,14 +1,16 @@
 """Code that travels: what the recipe names goes along whatever it is called; what is left out is what git ignores or is too large, and is said."""
 
 import subprocess
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from largebatch.jobs.errors import SpecError
+from largebatch.jobs.errors import FaultError, SpecError
 from largebatch.jobs.spec.read import build_spec
+from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.service.backends.ray_jobs import RayJobs, Submission
 
 FUNCTION = "def make():\n    return None\n"
@@ -18,6 +20,13 @@ def write(folder: Path, *paths: str, text: str = FUNCTION) -> None:
     for path in paths:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(text)
+
+
+def own_model(entry_point: str) -> TrainSpec:
+    return build_spec(
+        {"dataset": {"name": "digits"}, "model": {"entry_point": entry_point}, "batch": {"global_batch_size": 8},
+         "optimizer": {"name": "sgd"}, "learning_rate": {"base": 0.1}, "stop": {"steps": 3}}
+    )  # fmt: skip
 
 
 def sent(folder: Path, entry_point: str, monkeypatch: pytest.MonkeyPatch) -> set[str]:
@@ -30,11 +39,7 @@ def sent(folder: Path, entry_point: str, monkeypatch: pytest.MonkeyPatch) -> set
 
     client: Any = SimpleNamespace(get_version=lambda: "4", submit_job=submit_job)
     monkeypatch.chdir(folder)
-    spec = build_spec(
-        {"dataset": {"name": "digits"}, "model": {"entry_point": entry_point}, "batch": {"global_batch_size": 8},
-         "optimizer": {"name": "sgd"}, "learning_rate": {"base": 0.1}, "stop": {"steps": 3}}
-    )  # fmt: skip
-    RayJobs("http://127.0.0.1:8265", client).send(Submission("run", spec, [], {}), "run.1", ["-m", "largebatch.jobs"])
+    RayJobs("http://127.0.0.1:8265", client).send(Submission("run", own_model(entry_point), [], {}), "run.1", ["-m", "largebatch.jobs"])
     return {path for path in handed if not path.startswith("largebatch/")}
 
 
@@ -92,3 +97,35 @@ def test_many_names_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     write(tmp_path, "net.py", *(f"out_{number}/a.py" for number in range(9)))
     assert sent(tmp_path, "net:make", monkeypatch) == {"net.py"}
     assert capsys.readouterr().err.endswith("out_5 (git ignores it) and 3 more.\n")
+
+
+class Busy:
+    """Ray's side of submits: the first ones fail, as where two meet in one temporary folder."""
+
+    def __init__(self, num_failures: int, *, takes_it_all_the_same: bool = False) -> None:
+        self.num_failures, self.takes_it_all_the_same = num_failures, takes_it_all_the_same
+        self.num_submits, self.taken = 0, list[Any]()
+
+    def get_version(self) -> str:
+        return "4"
+
+    def list_jobs(self) -> list[Any]:
+        return self.taken
+
+    def submit_job(self, *, submission_id: str, **_: Any) -> None:
+        self.num_submits += 1
+        fails = self.num_submits <= self.num_failures
+        if not fails or self.takes_it_all_the_same:
+            self.taken.append(SimpleNamespace(submission_id=submission_id))
+        if fails:
+            raise RuntimeError("Request failed with status code 500")
+
+
+@pytest.mark.parametrize(
+    ("client", "num_submits", "is_taken"), [(Busy(1), 2, True), (Busy(1, takes_it_all_the_same=True), 1, True), (Busy(2), 2, False)]
+)
+def test_a_submit_that_ray_fails_at_is_tried_once_more(client: Any, num_submits: int, is_taken: bool) -> None:
+    submission = Submission("run", own_model("net:make"), [], {}, ships_code=False)
+    with nullcontext() if is_taken else pytest.raises(FaultError, match="refuses the job"):
+        RayJobs("http://127.0.0.1:8265", client).send(submission, "run.1", ["-m", "largebatch.jobs"])
+    assert (client.num_submits, [job.submission_id for job in client.taken]) == (num_submits, ["run.1"] if is_taken else [])
