@@ -10,13 +10,14 @@ from pydantic import BaseModel
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.launch.options import read_workers
 from largebatch.jobs.run.json_lines import parse_object, read_all_lines
-from largebatch.jobs.run.run_folder import JOURNAL
+from largebatch.jobs.run.run_folder import JOURNAL, SPEC
 from largebatch.service.api.auth import Who
 from largebatch.service.api.dependencies import Deps
 from largebatch.service.api.errors import ERRORS, NotFoundError
 from largebatch.service.api.requests import RunSubmit, job_of_run, recipe_specs
 from largebatch.service.api.routes.jobs import After, IdempotencyKey, accepted_links, add_job_routes, submitted
 from largebatch.service.api.routes.strict_json import StrictRoute
+from largebatch.service.db.store import ConflictError
 from largebatch.service.job import Kind
 from largebatch.service.present.curves import Series, read_series
 from largebatch.service.present.views import JobView
@@ -122,10 +123,13 @@ def weights(
     job_id: str, deps: Deps, who: Who, best: Annotated[bool, Query(description="Of the best checkpoint, not the newest.")] = False
 ) -> FileResponse:
     """The weights that the run was evaluated with, as a .safetensors file that any program loads."""
-    folder = deps.folder(deps.visible(job_id, Kind.RUN, who))
+    job = deps.visible(job_id, Kind.RUN, who)
+    folder = deps.folder(job)
     if deps.settings.store is not None:
         hint = "Copy the run's folder, and: largebatch export"
         raise InputError("weights", "this service keeps runs by URI, and their checkpoints are not here.", hint)
+    if not (folder / SPEC).is_file():
+        raise ConflictError("", f"run {job_id} is {job.state} and has not begun.", "Ask again once it has saved a checkpoint.")
     file = Path(deps.analysis_worker.ask("weights", str(folder), best, asker=who.owner))
     return FileResponse(file, media_type="application/octet-stream", filename=f"{job_id}-{file.name}")
 
