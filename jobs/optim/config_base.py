@@ -85,6 +85,16 @@ class OptimizerConfig(FollowsSamples):
         """What answers call it."""
         return self.name
 
+    @property
+    def decay_in_words(self) -> str:
+        """The weight decay of what the rule (of two: the main one) updates, for a person."""
+        return f"weight decay {self.weight_decay:g}"
+
+    @property
+    def decays_in_words(self) -> str:
+        """The weight decay by each of its rules, for a person."""
+        return self.decay_in_words
+
     def momentum_at(self, size: StepSize) -> float:
         """The value of `momentum_option` at a step of such a size."""
         told = self.half_lives.get(self.momentum_option)
@@ -142,6 +152,12 @@ class DecoupledConfig(OptimizerConfig):
         if self.weight_decay and self.weight_decay_time_scale is not None:
             raise ValueError("give one of weight_decay and weight_decay_time_scale: either says how fast weights decay")
         return self
+
+    @property
+    def decay_in_words(self) -> str:
+        """See `OptimizerConfig`; the time scale is of every group, whose weight decay then follows from its own learning rate."""
+        scale = self.weight_decay_time_scale
+        return super().decay_in_words if scale is None else f"weight decay by time scale {scale:g} of the run"
 
     @property
     def time_scales(self) -> dict[str, float]:

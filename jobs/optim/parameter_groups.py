@@ -62,8 +62,8 @@ def groups_in_words(model: nn.Module, config: OptimizerConfig) -> str:
     taken = [list(own_of.values()).count(number) for number in range(len(config.groups) + 1)]
     words = [
         f"{num_params} {'parameter matches' if num_params == 1 else 'parameters match'} {group.pattern!r}"
-        f" (learning rate x {group.learning_rate_factor:g}, weight decay "
-        f"{config.weight_decay if group.weight_decay is None else group.weight_decay:g})"
+        f" (learning rate x {group.learning_rate_factor:g}, "
+        f"{config.decays_in_words if group.weight_decay is None else f'weight decay {group.weight_decay:g}'})"
         for group, num_params in zip(config.groups, taken[1:], strict=True)
     ]
     return f"Groups: {'; '.join(words)}; {taken[0]} are as the optimizer says."

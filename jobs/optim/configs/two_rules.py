@@ -55,6 +55,12 @@ class TwoRulesConfig(DecoupledConfig):
         """The rule for matrices over parameter groups. Raises: InputError."""
 
     @property
+    def decays_in_words(self) -> str:
+        """See `OptimizerConfig`; once where both rules have the same."""
+        main, other = self.decay_in_words, self.other.decay_in_words
+        return main if main == other else f"{main} by {self.name}, {other} by {self.other.name}"
+
+    @property
     def num_state_tensors(self) -> int:
         """Of the other rule; for the matrices see `numbers_kept`."""
         return self.other.num_state_tensors

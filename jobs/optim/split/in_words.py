@@ -31,10 +31,10 @@ def rules_in_words(model: nn.Module, config: TwoRulesConfig, heads: Collection[s
         held = "; ".join(f"{reason}: {_listed(found)}" for reason, found in by_reason[False].items())
         problem = f"{config.name} has no hidden matrix to update in this model, which trains {held}."
         raise PlanError("optimizer.name", problem, f"Use {config.other.name}, or assign parameters to {config.name} by their names.")
-    words = [f"By {config.name}: {_told(by_reason[True])} (weight decay {config.weight_decay:g}, {config.rule_in_words})"]
+    words = [f"By {config.name}: {_told(by_reason[True])} ({config.decay_in_words}, {config.rule_in_words})"]
     if by_reason[False]:
-        decay, factor = config.other.weight_decay, config.other_learning_rate_factor
-        words.append(f"By {config.other.name}: {_told(by_reason[False])} (weight decay {decay:g}, learning rate x {factor:g})")
+        decay, factor = config.other.decay_in_words, config.other_learning_rate_factor
+        words.append(f"By {config.other.name}: {_told(by_reason[False])} ({decay}, learning rate x {factor:g})")
     return tuple(words)
 
 

@@ -117,6 +117,21 @@ def test_of_two_rules_it_says_whose() -> None:
     )
 
 
+def test_where_parameters_are_listed_their_time_scale_is_told() -> None:
+    model = {"name": "lenet", "arguments": {"channels": [4, 4], "width": 8}}
+    other = {"name": "adamw", "weight_decay_time_scale": 0.5}
+    groups = [{"pattern": "0.*", "learning_rate_factor": 0.5}, {"pattern": "12.*", "weight_decay": 0.0}]
+    optimizer = {"name": "muon", "weight_decay_time_scale": 0.25, "other": other, "groups": groups}
+    lines = dict(prepared(model=model, dataset=synthetic(64, 16, (1, 12, 12)), optimizer=optimizer).plan_in_words())
+    assert lines["by muon"].endswith("(weight decay by time scale 0.25 of the run, rate by match_rms_adamw)")
+    assert lines["by adamw"].endswith("(weight decay by time scale 0.5 of the run, learning rate x 1)")
+    assert (
+        "(learning rate x 0.5, weight decay by time scale 0.25 of the run by muon, weight decay by time scale 0.5 of the run by adamw)"
+        in lines["groups"]
+    )
+    assert "'12.*' (learning rate x 1, weight decay 0)" in lines["groups"]
+
+
 def test_a_half_life_of_which_nothing_is_left_after_a_step_is_told() -> None:
     said = nothing_left_in_words(planned(100, batch={"global_batch_size": 50, "micro_batch_size": 50}, optimizer={"name": "sgd", HALF_LIFE: 2.0}))
     assert said is not None
