@@ -75,8 +75,15 @@ def _optimizer_words(plan: TrainPlan) -> str:
             f"{of['first']:.4g}" if is_constant else f"{of['first']:.4g} at first, {of['least']:.4g} to {of['most']:.4g} by the samples of a step"
         )
         effect = f": steps add up to {1 / (1 - of['first']):.3g} times the rate" if optimizer.accumulates and name == "momentum" else ""
-        words.append(f"{name} {values} ({told[name]}{effect})")
+        words.append(f"{name} {values} ({told[name]}{effect}){_nothing_left(name, of) if name in optimizer.half_lives else ''}")
     return "; ".join(words)
+
+
+def _nothing_left(name: str, of: dict[str, float]) -> str:
+    """Of a half-life of which no step leaves anything, or the largest leaves nothing; empty where something is left."""
+    if of["most"] < NOTHING_LEFT:
+        return f", that is no {name}: nothing of the past is left after a step"
+    return f", at {of['least']:.4g} that is no {name}: nothing of the past is left after such a step" if of["least"] < NOTHING_LEFT else ""
 
 
 def _restart_facts(plan: TrainPlan) -> dict[str, Any] | None:
@@ -113,6 +120,8 @@ def _schedule_lines(plan: TrainPlan) -> list[tuple[str, str]]:
         )
         first, last = f"{phase.first_learning_rate:.4g}", f"{phase.last_learning_rate:.4g}"
         rate = first if first == last else f"{first} to {last}"
+        if phase.last_step_samples < phase.global_batch_size:
+            rate += f" (its last step has {phase.last_step_samples} samples)"
         tokens = _tokens(plan, phase.global_batch_size)
         in_pieces = f"{phase.num_micro_batches} micro-batch{'es' if phase.num_micro_batches > 1 else ''}"
         lines.append(("", f"from epoch {phase.epoch:.4g}: batch {size}{tokens}, {phase.num_steps:,} steps, rate {rate}, {in_pieces} a step"))

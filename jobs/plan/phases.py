@@ -20,7 +20,9 @@ class Phase(NamedTuple):
     num_samples: int
     first_learning_rate: float
     last_learning_rate: float
-    """Of its last full step."""
+    """Of its last step."""
+    last_step_samples: int
+    """Of its last step, which an epoch's end may cut short."""
     num_micro_batches: int
     """Of a full step, on the rank with most of it."""
 
@@ -46,11 +48,10 @@ def phases_of(plan: TrainPlan) -> Phases:
         samples_seen += batch.size
         if made and (before == is_warm_up and (is_warm_up or made[-1].global_batch_size == in_force)):
             last = made[-1]
-            full_rate = rate if batch.size == in_force else last.last_learning_rate
             made[-1] = last._replace(global_batch_size=in_force, num_steps=last.num_steps + 1, num_samples=last.num_samples + batch.size,
-                                     last_learning_rate=full_rate)  # fmt: skip
+                                     last_learning_rate=rate, last_step_samples=batch.size)  # fmt: skip
         else:
-            made.append(Phase(epoch, in_force, in_force, 1, batch.size, rate, rate, 0))
+            made.append(Phase(epoch, in_force, in_force, 1, batch.size, rate, rate, batch.size, 0))
     phases = [phase._replace(num_micro_batches=plan.num_micro_batches(plan.micro_batch_size, phase.global_batch_size)) for phase in made]
     return Phases(phases, sum(phase.num_steps for phase in phases), _constant_steps(plan, samples_seen))
 

@@ -274,7 +274,7 @@ class TestWords:
         firsts = [next(step for step in steps if step.size == size) for size in (20, 40, 80)]
         assert [phase["first_learning_rate"] for phase in facts["phases"]] == [step.rate for step in firsts]
         assert [phase["epoch"] for phase in facts["phases"]] == [step.begin / 1000 for step in firsts]
-        assert facts["phases"][-1]["last_learning_rate"] == [step for step in steps if step.size == 80][-1].rate
+        assert facts["phases"][-1]["last_learning_rate"] == steps[-1].rate
         assert steps[-1].size < 80, "the epoch's end cuts it short, and its rate with it"
         assert plan_facts(planned({}))["batch_schedule"] is None
 
@@ -288,7 +288,7 @@ class TestWords:
         saved = f"{total} steps in place of 200 at 20 throughout, {1 - total / 200:.0%} fewer"
         assert lines[begin][1] == f"10 -> 20 -> 80; the rate follows linearly; {saved}"
         assert lines[begin + 1][1].startswith("from epoch 0: batch 10 to 20, ")
-        assert lines[begin + 3][1] == "from epoch 2: batch 80, 26 steps, rate 2, 1 micro-batch a step"
+        assert lines[begin + 3][1] == "from epoch 2: batch 80, 26 steps, rate 2 to 1 (its last step has 40 samples), 1 micro-batch a step"
         assert " at the largest batch, 80: " in dict(lines)["memory"]
 
     def test_of_a_batch_that_grows_a_micro_batch_may_be_as_large_as_the_largest(self) -> None:

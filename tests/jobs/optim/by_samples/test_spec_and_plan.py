@@ -105,6 +105,14 @@ def test_under_a_schedule_it_shows_the_range() -> None:
     assert facts["optimizer_options"] == {"beta1": {"first": pytest.approx(0.8409, abs=1e-4), "least": pytest.approx(0.5**0.5), "most": 0.5**0.25}}
 
 
+def test_where_nothing_is_left_it_says_that_it_is_none() -> None:
+    # In steps of 16 samples 0.5^(16 / 0.5) = 2.3e-10 is below 2^-24, 0.5^(16 / 0.7) = 1.3e-7 above, and 0.5^(32 / 0.7) below again.
+    assert words_of({"name": "sgd", HALF_LIFE: 0.5}).endswith("), that is no momentum: nothing of the past is left after a step")
+    assert "that is no" not in words_of({"name": "sgd", HALF_LIFE: 0.7})
+    grown = words_of({"name": "lamb", "beta1_half_life_samples": 0.7}, schedule={"growth": [{"epoch": 1.0, "factor": 2.0}]})
+    assert grown.endswith("), at 1.732e-14 that is no beta1: nothing of the past is left after such a step")
+
+
 def test_of_two_rules_it_says_whose() -> None:
     model = {"name": "lenet", "arguments": {"channels": [4, 4], "width": 8}}
     data = synthetic(64, 16, (1, 12, 12))
