@@ -303,7 +303,7 @@ class SweepFindings(SweepAdvice, SweepFrontier):
     tokens_per_sample: int | None = None
     """Of sequences of tokens: what turns every number of samples here into tokens; None where the task does not count in them."""
     target_is_chosen: bool
-    """Nobody gave the target: it is what every batch size reached."""
+    """Nobody gave the target: it is what every choice that is compared reached."""
     num_runs: int
     seeds: list[int]
     clock: str

@@ -1,6 +1,5 @@
 """What a set of runs says: the best of each batch size under each optimizer, the frontiers, the critical batch, the advice."""
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from largebatch.tuning.results.analysis.configurations import (
     common_target,
     configurations,
     score_spread,
+    target_of_all,
 )
 from largebatch.tuning.results.analysis.critical_batch import fit_critical_batch
 from largebatch.tuning.results.analysis.crossing import crossing
@@ -55,7 +55,7 @@ class Findings:
     setting: Setting
     target: float
     target_is_chosen: bool
-    """Nobody gave it: it is what every batch size reached."""
+    """Nobody gave it: it is what every choice that is compared reached."""
     runs: tuple[RunResult, ...]
     other_settings: dict[Setting, int]
     """Runs that may not be put on the same axes, and how many."""
@@ -215,7 +215,7 @@ def find(
     """Analyse runs: those of the setting that has most; the others are named, never mixed in.
 
     Args:
-        target: in the runs' headline metric; default the one that most runs were given, else what every batch size reached.
+        target: in the runs' headline metric; default the one that most runs were given, else what every choice that is compared reached.
         limits: what may be spent of a cost, each a question more.
         missing: what is known not to be there, in sentences.
     Raises: NothingEndedError if there is nothing to analyse.
@@ -233,25 +233,10 @@ def find(
     setting, largest = next(iter(by_setting.items()))
     others = {other: len(members) for other, members in by_setting.items() if other != setting}
     given = common_target(largest) if target is None else target
-    target = _reached_by_all(largest) if given is None else given
+    target = target_of_all(largest) if given is None else given
     return Findings(setting, target, given is None, tuple(largest), others, limits, missing)
 
 
 def find_in(folder: Path, target: float | None = None) -> Findings:
     """Analyse a sweep's folder: its ended runs, and a word on those that failed. Raises: NothingEndedError."""
     return find(collect(ended_runs(folder)), target, missing=failures_in_words(folder))
-
-
-def _reached_by_all(runs: Sequence[RunResult]) -> float:
-    """The best score that some run of every batch size reached, rounded to what is easier; NaN, which nothing meets, where some reached none."""
-    metric, best = runs[0].metric, dict[int, float]()
-    for run in runs:
-        batch, score = run.summary.global_batch_size, run.summary.best_score
-        known = [each for each in (best.get(batch), score) if each is not None]
-        if known:
-            best[batch] = metric.best(known)
-    if len(best) < len({run.summary.global_batch_size for run in runs}):
-        return 0.0 if metric.is_fraction else math.nan
-    worst = min(best.values(), key=metric.goodness)
-    unit = 1e-3 if metric.is_fraction else 10.0 ** (math.floor(math.log10(abs(worst))) - 3) if worst else 1.0
-    return round((math.floor if metric.better == "higher" else math.ceil)(worst / unit) * unit, 12)

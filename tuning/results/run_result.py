@@ -28,6 +28,8 @@ COMPARED = frozenset(
     }
 )  # fmt: skip
 """Fields that an answer is about; any other that differs between runs on one axis is named."""
+CHANGES_BATCH = tuple(f"batch.schedule.{way}" for way in ("growth", "doubling", "follows_rate", "warmup"))
+"""Beginnings of the fields by which a batch changes while training."""
 MOST_NAMED = 4
 
 
@@ -127,6 +129,16 @@ class RunResult:
     def metric(self) -> Metric:
         """What it is judged by."""
         return self.summary.headline.metric
+
+    @property
+    def batch_schedule(self) -> tuple[tuple[str, str], ...]:
+        """How its batch changes while training; empty where it does not."""
+        return tuple(each for each in self.settings if each[0].startswith(CHANGES_BATCH))
+
+    @property
+    def compared_choice(self) -> tuple[Any, ...]:
+        """What answers choose among: optimizer, batch and batch schedule."""
+        return self.optimizer, self.summary.global_batch_size, self.batch_schedule
 
     def momentum_at(self, global_batch_size: int) -> float | None:
         """Its momentum at another batch."""

@@ -80,7 +80,7 @@ def _words(findings: Findings) -> list[str]:
     num_batches = len({tried.global_batch_size for tried in best})
     under = f" under {_listed(sides)}" if findings.compares_optimizers else ""
     judged = f"{findings.setting.evaluated_on} {findings.metric.name}"
-    chosen = " (what every batch size reached; none was given)" if findings.target_is_chosen else ""
+    chosen = f" (what {_every_choice(findings)} reached; none was given)" if findings.target_is_chosen else ""
     words = [f"{findings.setting}: {len(findings.runs)} runs of {num_batches} batch sizes{under}, to {judged} {findings.target:g}{chosen}."]
     words += [sentence(advice, findings.unit) for advice in findings.advice if advice.question in {"soonest", "cheapest"}]
     words += [_reach_in_words(side) for side in sides.values() if findings.compares_optimizers and reached]
@@ -107,6 +107,12 @@ def _words(findings: Findings) -> list[str]:
     for setting, count in findings.other_settings.items():
         words.append(f"Left out: {count} runs of {setting}; their times cannot stand on the same axis.")
     return [*words, *findings.missing]
+
+
+def _every_choice(findings: Findings) -> str:
+    """`every batch size`, or what else is compared besides, of whose runs the target was chosen."""
+    under = " under every optimizer" if findings.compares_optimizers else ""
+    return f"every batch size{under}{' with every batch schedule' if len({run.batch_schedule for run in findings.runs}) > 1 else ''}"
 
 
 def _chosen_on(findings: Findings) -> str:

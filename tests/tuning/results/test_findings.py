@@ -128,6 +128,42 @@ def test_no_target_given_is_what_every_batch_reached() -> None:
     assert "none was given" in answer_of(found).words[0]
 
 
+class TestChosenTarget:
+    """Where none was given it is what every choice that is compared reached, in more than half of its runs."""
+
+    @staticmethod
+    def scored(score: float, seed: int = 0, optimizer: str = "sgd", **settings: str) -> RunResult:
+        """A run at batch 512 that came to a score at its last evaluation."""
+        made = made_run(512, seed, optimizer=optimizer, settings=tuple({"optimizer.name": optimizer, **settings}.items()))
+        return replace(
+            ended(made, target=None, best_score=score, score=score), evaluations=(made.evaluations[0], made.evaluations[1]._replace(score=score))
+        )
+
+    def test_of_every_optimizer(self) -> None:
+        found = find([self.scored(0.8972, optimizer="lamb"), self.scored(0.8889, optimizer="soap")])
+        assert found.target == pytest.approx(0.888)
+        assert found.missed == []
+        assert "(what every batch size under every optimizer reached; none was given)" in answer_of(found).words[0]
+
+    def test_of_a_run_whose_batch_grows_beside_a_constant_one(self) -> None:
+        grown = {"batch.schedule.growth": "[{'epoch': 1.0, 'factor': 2.0}]"}
+        found = find([self.scored(0.95), self.scored(0.93, **grown)])
+        assert found.target == pytest.approx(0.93)
+        assert all(tried.seconds.median is not None for tried in found.configurations)
+        assert "(what every batch size with every batch schedule reached; none was given)" in answer_of(found).words[0]
+
+    @pytest.mark.parametrize(("scores", "target"), [([0.9, 0.8], 0.8), ([0.9, 0.8, 0.7], 0.8), ([0.9, 0.8, 0.7, 0.6], 0.7)], ids=str)
+    def test_by_more_than_half_of_the_seeds(self, scores: list[float], target: float) -> None:
+        found = find([self.scored(score, seed) for seed, score in enumerate(scores)])
+        assert (found.target, found.missed) == (pytest.approx(target), [])
+
+    def test_by_settings_that_have_most_seeds(self) -> None:
+        """A lucky single run of other settings is not the best of its batch, so it sets no target either."""
+        lucky = self.scored(0.99, **{"learning_rate.base": "2"})
+        found = find([lucky, *(self.scored(0.8, seed, **{"learning_rate.base": "1"}) for seed in range(2))])
+        assert (found.target, found.missed) == (pytest.approx(0.8), [])
+
+
 def test_runs_that_were_ended_early_are_said_and_left_out() -> None:
     early = ended(made_run(64), outcome=Outcome.STOPPED)
     found = find([*RUNS, early])

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import median
+from typing import Any
 
 from largebatch.jobs.tasks.metric import Metric
 from largebatch.tuning.results.analysis.crossing import crossing
@@ -67,6 +68,13 @@ class Configuration:
     def best_score(self) -> Spread:
         """Best score of each run; one that was never evaluated ranks below the others."""
         return score_spread([run.summary.best_score for run in self.runs], self.metric)
+
+    @property
+    def reached_by_most(self) -> float | None:
+        """The best score that more than half of the runs came to; None where no more were evaluated."""
+        scores = [run.summary.best_score for run in self.runs]
+        ranked = sorted(scores, key=lambda score: -math.inf if score is None else self.metric.goodness(score))
+        return ranked[(len(ranked) - 1) // 2]
 
     @cached_property
     def train_score(self) -> Spread:
@@ -178,6 +186,31 @@ def best_of_each_batch(tried: Sequence[Configuration]) -> list[Configuration]:
     for configuration in sorted(tried, key=lambda configuration: configuration.standing):
         best.setdefault(configuration.global_batch_size, configuration)
     return [best[batch] for batch in sorted(best)]
+
+
+def target_of_all(runs: Sequence[RunResult]) -> float:
+    """The best score that every compared choice reached in more than half of its runs, rounded to what is easier.
+
+    A choice is an optimizer at a batch size under a batch schedule. As with a target that was given, its best configuration speaks for it, of those
+    with the most seeds, and where a search chose them those. NaN, which nothing meets, where a choice reached nothing; of fractions 0.
+    """
+    metric, choices = runs[0].metric, dict[tuple[Any, ...], list[Configuration]]()
+    for tried in configurations(runs, math.nan):
+        choices.setdefault(tried.first.compared_choice, []).append(tried)
+    of_choices: list[float | None] = []
+    for members in choices.values():
+        standing = min(tried.standing[:2] for tried in members)
+        reached = [tried.reached_by_most for tried in members if tried.standing[:2] == standing]
+        of_choices.append(max((score for score in reached if score is not None), key=metric.goodness, default=None))
+    known = [score for score in of_choices if score is not None]
+    if len(known) < len(of_choices):
+        return 0.0 if metric.is_fraction else math.nan
+    worst = min(known, key=metric.goodness)
+    unit = 1e-3 if metric.is_fraction else 10.0 ** (math.floor(math.log10(abs(worst))) - 3) if worst else 1.0
+    nearest = round(worst / unit)
+    if not metric.meets(worst, round(nearest * unit, 12)):
+        nearest += -1 if metric.better == "higher" else 1
+    return round(nearest * unit, 12)
 
 
 def common_target(runs: Sequence[RunResult]) -> float | None:
