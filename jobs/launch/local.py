@@ -99,12 +99,12 @@ def _stop_requests(listener: Listener) -> Iterator[Listener]:
     """Ctrl-C, SIGTERM and SIGHUP ask the job to stop after its step; a second Ctrl-C ends it at once."""
     stops = False
 
-    def ask(number: signal.Signals, is_impatient: bool) -> None:
+    def ask(number: signal.Signals, is_impatient: bool) -> str:
         nonlocal stops
         if is_impatient:
             raise KeyboardInterrupt
         stops = True
-        listener.on_notice(f"{number.name}: finishing this step and saving.")
+        return f"{number.name}: finishing this step and saving."
 
-    with stop_requests(ask):
+    with stop_requests(ask, listener.on_notice):
         yield replace(listener, should_stop=lambda: stops or listener.should_stop())

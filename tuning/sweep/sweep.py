@@ -122,15 +122,15 @@ def _run_trials(search: Search, listener: SweepListener, options: TrialOptions, 
         listener.on_notice(DRAWN_ANEW)
     stop = threading.Event()
 
-    def ask_to_stop(number: Signals, is_impatient: bool) -> None:
+    def ask_to_stop(number: Signals, is_impatient: bool) -> str:
         if is_impatient:
             raise KeyboardInterrupt
         stop.set()
         (options.folder / STOP).touch()
-        listener.on_notice(f"{number.name}: no further run begins; those under way stop. Once more leaves at once.")
+        return f"{number.name}: no further run begins; those under way stop. Once more leaves at once."
 
     early_stopping = EarlyStopping(search.sweep.early_stop, recipes_training_set(search.base, options.data_dir).num_samples)
-    with stop_requests(ask_to_stop):
+    with stop_requests(ask_to_stop, listener.on_notice):
         try:
             TrialRunner(search, early_stopping, listener, options, stop).run()
         except (RayError, RuntimeError, ConnectionError) as error:

@@ -233,14 +233,14 @@ class Driver:
     def _stop_requests(self) -> Iterator[None]:
         """Ctrl-C, SIGTERM and SIGHUP stop the run after its step; a second Ctrl-C leaves without."""
 
-        def ask(number: signal.Signals, is_impatient: bool) -> None:
+        def ask(number: signal.Signals, is_impatient: bool) -> str:
             if is_impatient:
                 raise KeyboardInterrupt
             self._is_signalled = True
             what_follows = "finishing this step and saving." if self._has_begun else "ending as soon as the workers can; no step has been done yet."
-            self._listener.on_notice(f"{number.name}: {what_follows}")
+            return f"{number.name}: {what_follows}"
 
-        with stop_requests(ask):
+        with stop_requests(ask, self._listener.on_notice):
             yield
 
     def _has_checkpoints(self) -> bool:

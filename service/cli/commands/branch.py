@@ -85,15 +85,15 @@ def _branch_with_view(origin: Origin, ask: Ask, tolerance: float | None) -> Left
     def notice(text: str) -> None:
         console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    def stop(number: Signals, is_impatient: bool) -> None:
+    def stop(number: Signals, is_impatient: bool) -> str:
         nonlocal stops
         if is_impatient:
             raise KeyboardInterrupt
         stops = True
-        notice(f"{number.name}: stopping; the branch under way is not kept.")
+        return f"{number.name}: stopping; the branch under way is not kept."
 
     batch = origin.job.plan.global_batch_size
-    with console.status("") as status, stop_requests(stop):
+    with console.status("") as status, stop_requests(stop, notice):
 
         def on_begin(done: int, of: int, branch: Branch, seconds_left: float | None) -> None:
             where = f"order {branch.order + 1} of {ask.num_orders}, from step {branch.step:,}, batch {batch * branch.multiple:,}"

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -121,8 +122,20 @@ def _study_with_view(folder: Path, data_dir: Path, device: str) -> Path | None:
         return run_with_view(sweep, base, num_runs, SweepOptions(sweep_dir, data_dir, device)).num_left
 
     with console.status("") as status:
+        asked = threading.Event()
+
+        def leave(number: Signals, is_impatient: bool) -> None:
+            """What a stage does at SIGTERM too, but for the sweep, whose runs stop each after its step."""
+            asked.set()
+            raise KeyboardInterrupt
+
+        def leave_if_asked() -> None:
+            """A library that the signal came into may have lost what was raised there."""
+            if asked.is_set():
+                raise KeyboardInterrupt
 
         def on_stage(stage: Stage) -> None:
+            leave_if_asked()
             status.stop() if stage.name == "sweep" else status.start()
             console.print(f"[bold]{stage.number}/{stage.of}[/bold] {stage.name}", highlight=False)
             status.update("")
@@ -131,6 +144,7 @@ def _study_with_view(folder: Path, data_dir: Path, device: str) -> Path | None:
 
         def on_fraction(fraction: float, text: str) -> None:
             nonlocal told_at_s
+            leave_if_asked()
             status.update(f"{fraction:.0%} {text}")
             if not console.is_terminal and time.monotonic() - told_at_s > PLAIN_EVERY_S:
                 console.print(f"{fraction:.0%} {text}", highlight=False, markup=False, soft_wrap=True)
@@ -142,12 +156,7 @@ def _study_with_view(folder: Path, data_dir: Path, device: str) -> Path | None:
             on_fraction=on_fraction, optimizers=document.get("optimizers", ()),
         )  # fmt: skip
         try:
-            with stop_requests(_leave):
+            with stop_requests(leave):
                 return study_in_stages(TrainSpec.model_validate(document["spec"]), options, run_the_sweep)
         except KeyboardInterrupt:
             return None
-
-
-def _leave(number: Signals, is_impatient: bool) -> None:
-    """What a stage does at SIGTERM too, but for the sweep, whose runs stop each after its step."""
-    raise KeyboardInterrupt
