@@ -15,6 +15,7 @@ from largebatch.jobs.engine.model_state import digest
 from largebatch.jobs.engine.state import TrainState
 from largebatch.jobs.errors import CodeError, InputError, LargebatchError
 from largebatch.jobs.plan.describe import chosen_on_test_in_words, nothing_left_in_words, unread_in_words
+from largebatch.jobs.plan.notices import averages_and_decays_in_words, never_met_in_words
 from largebatch.jobs.plan.step_plan import Slice
 from largebatch.jobs.prepared import Prepared, evaluation_batches
 from largebatch.jobs.run import run_folder
@@ -67,8 +68,9 @@ def begin(job: Prepared, run_dir: Path, tracker: Tracker, reasons: Sequence[str]
     )
     tracker.write(start)
     if not goes_on and not reasons:  # a run that goes on has said it
-        unread = filter(None, (unread_in_words(job.plan), nothing_left_in_words(job.plan), chosen_on_test_in_words(job.data_facts)))
-        for text in (*job.dataset.notices, *job.beginning, *job.findings.notices, *unread):
+        of_plan = [words(job.plan) for words in (unread_in_words, nothing_left_in_words, never_met_in_words, averages_and_decays_in_words)]
+        notices = filter(None, (*of_plan, chosen_on_test_in_words(job.data_facts)))
+        for text in (*job.dataset.notices, *job.beginning, *job.findings.notices, *notices):
             tracker.notice(text)
     for reason in reasons:
         tracker.notice(f"{reason} Going on from step {state.progress.step}.")

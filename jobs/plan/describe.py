@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from largebatch.jobs.optim.by_samples.options import TIME_SCALE
+from largebatch.jobs.plan.notices import averages_and_decays_in_words, never_met_in_words
 from largebatch.jobs.plan.phases import phases_of
 from largebatch.jobs.plan.step_plan import Position, Slice
 from largebatch.jobs.plan.train_plan import TrainPlan
@@ -125,7 +126,7 @@ def _schedule_lines(plan: TrainPlan) -> list[tuple[str, str]]:
         tokens = _tokens(plan, phase.global_batch_size)
         in_pieces = f"{phase.num_micro_batches} micro-batch{'es' if phase.num_micro_batches > 1 else ''}"
         lines.append(("", f"from epoch {phase.epoch:.4g}: batch {size}{tokens}, {phase.num_steps:,} steps, rate {rate}, {in_pieces} a step"))
-    return lines
+    return [*lines, *_beneath(never_met_in_words(plan))]
 
 
 def _first_micro_batches(plan: TrainPlan) -> list[int]:
@@ -204,6 +205,7 @@ def plan_lines(
         ("rate curve", sparkline([rate for _, rate in learning_rate_curve(plan)])),
         ("optimizer", _optimizer_words(plan)),
         *_optimizer_schedule_lines(plan),
+        *_beneath(averages_and_decays_in_words(plan)),
         ("noise scale", _noise_words(plan)),
     ]
     if plan.spec.reduction != ReductionSpec():
@@ -218,6 +220,11 @@ def _restart_lines(plan: TrainPlan) -> list[tuple[str, str]]:
         return []
     epoch, peak, warmup, reason = restart.values()
     return [("", f"again from epoch {epoch:g}: peak {peak:g} ({reason}); warm-up {warmup:g} epochs; then {plan.spec.learning_rate.decay}")]
+
+
+def _beneath(notice: str | None) -> list[tuple[str, str]]:
+    """A notice as a line beneath that of what it is about."""
+    return [("", notice.partition(": ")[2].rstrip("."))] if notice else []
 
 
 def _optimizer_schedule_lines(plan: TrainPlan) -> list[tuple[str, str]]:

@@ -165,7 +165,7 @@ def _refuse_schedule(plan: TrainPlan) -> None:
     for field, grown_size in grown:
         if grown_size > plan.num_train_samples:
             problem = f"the batch would grow to {grown_size:g}, more than the {plan.num_train_samples} samples of the training set."
-            raise PlanError(field, problem, f"The largest factor is {plan.num_train_samples / size:g}.")
+            raise PlanError(field, problem, _largest(plan, plan.num_train_samples / size))
     warmup = schedule.warmup
     started = [("batch.schedule.warmup.start", warmup.start)] if warmup else []
     if warmup and warmup.start > size:
@@ -175,6 +175,17 @@ def _refuse_schedule(plan: TrainPlan) -> None:
         if plan.span and (scheduled_size < plan.span or scheduled_size % plan.span):
             problem = f"a batch of {scheduled_size:g} is not a whole number of batch-norm groups of {plan.span}."
             raise PlanError(field, problem, "Set batch_norm.span to a divisor of every batch of the schedule.")
+
+
+def _largest(plan: TrainPlan, factor: float) -> str:
+    """How far the batch may grow, in the words of the field that says it. Args: factor: the largest."""
+    schedule = plan.spec.batch.schedule
+    if factor < 2 and (schedule.doubling or schedule.follows_rate):
+        return "Leave it out, or begin with a smaller batch."
+    if schedule.doubling is None:
+        return f"The largest factor is {math.floor(factor) if schedule.follows_rate else factor:g}."
+    times = math.floor(math.log2(factor))
+    return f"It may double at most {times} time{'s' if times > 1 else ''}: doubling.times={times}."
 
 
 def _refuse_single_samples(plan: TrainPlan) -> None:

@@ -112,8 +112,9 @@ class BatchScheduleSpec(Spec):
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
-        if len({unit for milestone in self.growth for unit in milestone.told}) > 1:
-            raise ValueError("growth milestones must all be told in the same unit")
+        units = list(dict.fromkeys(unit for milestone in self.growth for unit in milestone.told))
+        if len(units) > 1:
+            raise ValueError(f"growth milestones must all be told in the same unit; give all in {units[0]}, or all in {units[1]}")
         places = [place for milestone in self.growth for place in milestone.told.values()]
         if places != sorted(set(places)):
             raise ValueError(f"growth milestones must come in rising order of {next(iter(self.growth[0].told))}")

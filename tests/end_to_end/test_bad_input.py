@@ -216,6 +216,12 @@ MISTAKES: dict[str, Mistake] = {
         "The largest factor is 5.6",
         batch={"global_batch_size": 256, "schedule": {"growth": [{"epoch": 1, "factor": 100}]}},
     ),
+    "doubled above the set": of(
+        "batch.schedule.doubling",
+        "would grow to 2048",
+        "It may double at most 2 times: doubling.times=2",
+        batch={"global_batch_size": 256, "schedule": {"doubling": {"epoch": 1, "times": 5}}},
+    ),
     "a batch that follows a rate that does not fall": of(
         "batch.schedule.follows_rate",
         "nothing to follow: decay constant leaves 1 of the peak",
@@ -231,6 +237,7 @@ MISTAKES: dict[str, Mistake] = {
     "growth in two units": of(
         "batch.schedule",
         "must all be told in the same unit",
+        "give all in epoch, or all in samples",
         batch={"global_batch_size": 9, "schedule": {"growth": [{"epoch": 1, "factor": 8}, {"samples": 9000, "factor": 9}]}},
     ),
     "crop of images in memory": of(

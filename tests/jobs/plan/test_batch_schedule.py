@@ -12,6 +12,7 @@ from small_runs import document
 from largebatch.jobs.errors import PlanError, SpecError
 from largebatch.jobs.plan.describe import DataFacts, plan_facts, plan_lines
 from largebatch.jobs.plan.make import Facts, make_plan
+from largebatch.jobs.plan.notices import never_met_in_words
 from largebatch.jobs.plan.step_plan import Position
 from largebatch.jobs.plan.train_plan import TrainPlan
 from largebatch.jobs.spec.read import build_spec
@@ -290,6 +291,30 @@ class TestWords:
         assert lines[begin + 1][1].startswith("from epoch 0: batch 10 to 20, ")
         assert lines[begin + 3][1] == "from epoch 2: batch 80, 26 steps, rate 2 to 1 (its last step has 40 samples), 1 micro-batch a step"
         assert " at the largest batch, 80: " in dict(lines)["memory"]
+
+    @pytest.mark.parametrize(
+        ("schedule", "never_met"),
+        [
+            # 200 steps of 20 samples: the last begins at sample 3,980, with a larger batch at 3,960 or 3,900.
+            ({"growth": [{"samples": 3980, "factor": 2.0}]}, None),
+            ({"growth": [{"samples": 3981, "factor": 2.0}]}, "sample 3,981 (x 2); the run's last step begins at sample 3,980, epoch 3.98"),
+            ({"growth": [{"epoch": 1, "factor": 5.0}, {"epoch": 99, "factor": 9.0}]}, "epoch 99 (x 9); the run's last step begins at sample 3,900"),
+            ({"doubling": {"samples": 3000, "times": 2}}, "sample 6,000 (x 4); the run's last step begins at sample 3,960"),
+            ({"doubling": {"fraction": 0.3, "times": 3}}, None),
+        ],
+        ids=str,
+    )
+    def test_growth_that_no_step_comes_to_is_told(self, schedule: dict[str, Any], never_met: str | None) -> None:
+        from torch import nn
+
+        plan = planned(schedule)
+        told = [how for _, how in plan_lines(plan, nn.Linear(9, 10), DataFacts(250, 10, {}, True, 0), 1000) if "never met" in how]
+        notice = never_met_in_words(plan)
+        if never_met is None:
+            assert (told, notice) == ([], None)
+        else:
+            assert told[0].startswith(f"never met: {never_met}")
+            assert notice == f"Batch schedule: {told[0]}."
 
     def test_of_a_batch_that_grows_a_micro_batch_may_be_as_large_as_the_largest(self) -> None:
         assert planned({"growth": [{"samples": 2000, "factor": 4.0}]}).micro_batch_size == 80

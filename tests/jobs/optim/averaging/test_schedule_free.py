@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from optimizer_steps import RATES, drawn
-from small_runs import CPU, prepared, trained
+from small_runs import CPU, notices, prepared, trained
 from torch import Tensor, nn
 from torch.optim import AdamW
 
@@ -118,3 +118,14 @@ def test_batch_norm_and_a_second_average_are_refused() -> None:
         prepared(optimizer={"name": "schedule-free-sgd"}, model={"name": "mlp", "arguments": {"batch_norm": True}}, batch_norm={"span": 8})
     with pytest.raises(InputError, match="schedule-free-adamw averages the weights that are evaluated itself; leave ema out"):
         prepared(optimizer={"name": "schedule-free-adamw"}, ema={"decay": 0.9})
+
+
+def test_a_decay_besides_is_told(tmp_path: Path) -> None:
+    told = "under schedule-free-sgd an average of the weights takes the place of a decay, and here the rate falls besides (cosine)"
+    decaying, constant = (
+        {"optimizer": {"name": "schedule-free-sgd"}, "learning_rate": {"base": 0.1, "decay": decay}} for decay in ("cosine", "constant")
+    )
+    assert ("", f"{told}; the method's own is learning_rate.decay=constant") in prepared(**decaying).plan_in_words()
+    assert not any("takes the place" in how for _, how in prepared(**constant).plan_in_words())
+    trained(prepared(**decaying), tmp_path / "run")
+    assert f"Optimizer: {told}; the method's own is learning_rate.decay=constant." in notices(tmp_path / "run")
