@@ -69,7 +69,8 @@ def _optimizer_words(plan: TrainPlan) -> str:
     optimizer = plan.spec.optimizer
     told = {name: f"half-life {half_life:,g} {field.rpartition('_')[2]}" for name, (field, half_life) in optimizer.half_lives.items()}
     told |= {name.removesuffix(TIME_SCALE) + "weight_decay": f"time scale {scale:g} of the run" for name, scale in optimizer.time_scales.items()}
-    words: list[str] = [optimizer.name] if "weight_decay" in told else [f"{optimizer.name}, weight decay {optimizer.weight_decay:g}"]
+    named = optimizer.name if optimizer.label == optimizer.name else f"{optimizer.name} ({optimizer.label})"
+    words: list[str] = [named] if "weight_decay" in told else [f"{named}, weight decay {optimizer.weight_decay:g}"]
     for name, of in options_that_follow(plan).items():
         is_constant = of["least"] == of["most"]
         values = (
@@ -112,6 +113,8 @@ def _schedule_lines(plan: TrainPlan) -> list[tuple[str, str]]:
         followed = f"it grows where the rate would fall; {followed}, {plan.spec.optimizer.name}'s rule"
     change = f"{abs(1 - num_steps / num_constant):.0%} {'fewer' if num_steps <= num_constant else 'more'}"
     saved = f"{num_steps:,} steps in place of {num_constant:,} at {plan.global_batch_size} throughout, {change}"
+    if num_steps == num_constant:
+        saved = f"{num_steps:,} steps, as many as at {plan.global_batch_size} throughout"
     lines = [("batch schedule", f"{' -> '.join(map(str, dict.fromkeys(sizes)))}; {followed}; {saved}")]
     for phase in phases:
         size = (

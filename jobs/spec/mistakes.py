@@ -39,6 +39,8 @@ MAIN_KEYS = {
     "task": "name",
 }
 """What a person means who gives one value in place of a section."""
+WHY_OTHERS = {"weight_decay_time_scale": "it is for decoupled weight decay"}
+"""Why an option is some optimizers' alone, where its name does not say it."""
 BRANCH = re.compile(r"(int|float|str|bool|none)$|constrained-|.*\[")
 """What pydantic calls a branch of a union of plain types."""
 
@@ -70,14 +72,14 @@ def cannot_be_built(name: str, from_data: Mapping[str, Any], arguments: Mapping[
     return SpecError("model.arguments", f"{name} cannot be built with them{follows}: {reason.rstrip('.')}.")
 
 
-def first_mistake(error: pydantic.ValidationError, root: type[Spec]) -> SpecError:
-    """What to tell a person of pydantic's findings, unknown keys first. Args: root: the model that was validated."""
+def first_mistake(error: pydantic.ValidationError, root: type[Spec], document: Any = None) -> SpecError:
+    """What to tell a person of pydantic's findings, unknown keys first. Args: root: the model that was validated; document: what was given to it."""
     mistakes = [_of_the_name(mistake) for mistake in error.errors(include_url=False, include_context=True)]
     unread = [mistake for mistake in mistakes if _is_read_by_another(mistake, root)]
     unknown = [mistake for mistake in mistakes if mistake["type"] == "extra_forbidden" and mistake not in unread]
     first = (unknown or mistakes)[0]
     if first in unread:
-        return _not_read(first, unread, root)
+        return _not_read(first, unread, root, document)
     path = _followed(first["loc"], root)[0] or tuple(map(str, first["loc"]))
     field = ".".join(path)
     if first["type"] == "extra_forbidden":
@@ -110,12 +112,27 @@ def _is_read_by_another(mistake: Any, root: type[Spec]) -> bool:
     return mistake["type"] == "extra_forbidden" and mistake["loc"][-1] in _keys_at(_followed(mistake["loc"], root)[0][:-1], root)
 
 
-def _not_read(mistake: Any, unread: Sequence[Any], root: type[Spec]) -> SpecError:
+def _not_read(mistake: Any, unread: Sequence[Any], root: type[Spec], document: Any) -> SpecError:
     section, name = mistake["loc"][:-1], mistake["loc"][-2]
     options = sorted(str(other["loc"][-1]) for other in unread if other["loc"][:-1] == section)
     path, (model,) = _followed(section, root)
     known = ", ".join(sorted(model.model_fields.keys() - {"name"}))
-    return SpecError(".".join(path), f"{name} does not read {', '.join(options)}; it reads {known}.")
+    whose = f"{name} ({entry_point})" if (entry_point := _told_at(document, path).get("entry_point")) else name
+    readers = [f"{option}: {WHY_OTHERS[option]}, and read by {_readers(option, path, root)}." for option in options if option in WHY_OTHERS]
+    return SpecError(".".join(path), f"{whose} does not read {', '.join(options)}; it reads {known}.", " ".join(readers))
+
+
+def _told_at(document: Any, path: Sequence[str]) -> Mapping[str, Any]:
+    """The section of a document at a path; empty where there is none."""
+    for key in path:
+        document = document.get(key) if isinstance(document, Mapping) else None
+    return document if isinstance(document, Mapping) else {}
+
+
+def _readers(option: str, path: Sequence[str], root: type[Spec]) -> str:
+    """The names of a union's models that have an option."""
+    models = _followed(path, root)[1]
+    return ", ".join(sorted({get_args(model.model_fields["name"].annotation)[0] for model in models if option in model.model_fields}))
 
 
 def _meant(path: Sequence[str], root: type[Spec]) -> str:

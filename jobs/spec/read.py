@@ -56,7 +56,7 @@ def build_spec(document: Mapping[str, Any]) -> TrainSpec:
     try:
         return TrainSpec.model_validate(document)
     except pydantic.ValidationError as error:
-        raise first_mistake(error, TrainSpec) from None
+        raise first_mistake(error, TrainSpec, document) from None
 
 
 def entry_points(spec: TrainSpec) -> dict[str, str]:

@@ -146,7 +146,7 @@ MISTAKES: dict[str, Mistake] = {
     ),
     "half-life of an optimizer of one's own": of(
         "optimizer",
-        "own does not read beta1_half_life_samples",
+        "own (torch.optim:NAdam) does not read beta1_half_life_samples",
         optimizer={"name": "own", "entry_point": "torch.optim:NAdam", "beta1_half_life_samples": 9.0},
     ),
     "weight decay and its time scale": of(
@@ -155,7 +155,16 @@ MISTAKES: dict[str, Mistake] = {
         optimizer={"name": "adamw", "weight_decay": 0.1, "weight_decay_time_scale": 0.3},
     ),
     "time scale of a decay that is coupled": of(
-        "optimizer", "sgd does not read weight_decay_time_scale", optimizer={"name": "sgd", "weight_decay_time_scale": 0.3}
+        "optimizer",
+        "sgd does not read weight_decay_time_scale",
+        "for decoupled weight decay, and read by adamw, lion, muon, shampoo, soap.",
+        optimizer={"name": "sgd", "weight_decay_time_scale": 0.3},
+    ),
+    "time scale of the other one of two rules": of(
+        "optimizer.other",
+        "lamb does not read weight_decay_time_scale",
+        "for decoupled weight decay, and read by adamw.",
+        optimizer={"name": "muon", "other": {"name": "lamb", "weight_decay_time_scale": 0.3}},
     ),
     "time scale below a step": of(
         "optimizer.weight_decay_time_scale",

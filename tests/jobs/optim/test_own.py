@@ -162,5 +162,9 @@ def test_the_spec_says_no_name_and_the_operator_lists_it() -> None:
         SpecError, match=r"optimizer\.entry_point: 'own_optimizers:make' is not among the entry points .* --entry-point own_optimizers:make"
     ):
         refuse_unlisted_entry_points(spec, {"own_optimizers:other"})
-    with pytest.raises(SpecError, match="optimizer: own does not read momentum; it reads arguments, "):
+    with pytest.raises(SpecError, match=r"optimizer: own \(own_optimizers:make\) does not read momentum; it reads arguments, "):
         build_spec(document(optimizer={**OWN, "momentum": 0.9}))
+
+
+def test_the_plan_says_which_it_is() -> None:
+    assert dict(prepared(optimizer={**OWN, "weight_decay": 0.1}).plan_in_words())["optimizer"] == "own (own_optimizers:make), weight decay 0.1"

@@ -316,6 +316,12 @@ class TestWords:
             assert told[0].startswith(f"never met: {never_met}")
             assert notice == f"Batch schedule: {told[0]}."
 
+    def test_a_batch_that_never_grows_saves_nothing(self) -> None:
+        from torch import nn
+
+        lines = plan_lines(planned({"growth": [{"epoch": 99, "factor": 2.0}]}), nn.Linear(9, 10), DataFacts(250, 10, {}, True, 0), 1000)
+        assert dict(lines)["batch schedule"] == "20; the rate as it is; 200 steps, as many as at 20 throughout"
+
     def test_of_a_batch_that_grows_a_micro_batch_may_be_as_large_as_the_largest(self) -> None:
         assert planned({"growth": [{"samples": 2000, "factor": 4.0}]}).micro_batch_size == 80
         assert planned({"growth": [{"samples": 2000, "factor": 4.0}]}, FEW._replace(world_size=3)).micro_batch_size == 27
