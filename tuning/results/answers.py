@@ -98,8 +98,8 @@ class Choice(Answer):
     samples_interval: Interval | None = None
     """As `seconds_interval`."""
     seconds_between_evaluations: float | None = None
-    """From the last evaluation that missed the target to the one that met it, the median of the seeds: what is closer is not told apart. None
-    where costs are predicted or those to a limit."""
+    """From the last evaluation that missed the target to the one that met it, the median of the seeds: costs no farther apart are not told apart.
+    None where costs are predicted or those to a limit."""
     samples_between_evaluations: float | None = None
     """As `seconds_between_evaluations`."""
     others: dict[str, str] = {}
@@ -112,7 +112,8 @@ class Tie(Answer):
     global_batch_size: int
     optimizer: str
     by: Literal["seeds", "evaluations"]
-    """seeds: the intervals overlap; evaluations: the costs lie closer than the evaluations that they are read off."""
+    """seeds: the intervals overlap; evaluations: the costs differ by no more than the way between the evaluations
+    that they are read off."""
 
 
 class Advice(Answer):

@@ -77,8 +77,22 @@ class TestEvaluations:
         other = {448: 512, 512: 448}[soonest.choice.global_batch_size]
         assert [(tie.global_batch_size, tie.by) for tie in soonest.ties] == [(other, by) for _, by in ties]
         assert soonest.choice.seconds_between_evaluations == pytest.approx(soonest.choice.seconds / num)
-        said = f"as soon as batch {other}: they differ by less than two evaluations lie apart"
+        said = f"as soon as batch {other}: they differ by no more than the way between two evaluations"
         assert soonest.reason.startswith(said if ties else "no other batch reaches the target sooner")
+
+    @pytest.mark.parametrize(("samples", "is_tied"), [(2100, True), (2101, False)])
+    def test_costs_one_evaluation_apart_may_be_the_same(self, samples: int, is_tied: bool) -> None:
+        """Evaluated every 300 samples, a run that met the target at 2,100 may have come to it at 1,801 already, next to one that met it at 1,800."""
+        first, later = (
+            Choice(
+                global_batch_size=batch, seconds=0.1 * at, samples=at, learning_rate=0.1, momentum=None, optimizer="sgd", num_seeds=1,
+                seconds_between_evaluations=0.1 * 300, samples_between_evaluations=300,
+            )
+            for batch, at in ((64, 1800), (128, samples))
+        )  # fmt: skip
+        soonest, cheapest, _ = advise([first, later])
+        ties = [(128, "evaluations")] if is_tied else []
+        assert [[(tie.global_batch_size, tie.by) for tie in answer.ties] for answer in (soonest, cheapest)] == [ties, ties]
 
     def test_what_is_predicted_has_no_evaluations(self) -> None:
         predicted = predict(made_run(128), made_profile(), TARGET, BATCHES)

@@ -14,6 +14,8 @@ from largebatch.tuning.results.unit import SAMPLES, Unit
 
 Cost = Literal["seconds", "samples"]
 """Samples to the target are what machines must work through, however many they are."""
+ROUNDING = 1e-9
+"""A share that costs of equally spaced evaluations may be off by, as sums of seconds are."""
 SECONDS_OF, SAMPLES_OF = attrgetter("seconds"), attrgetter("samples")
 
 
@@ -57,7 +59,7 @@ class _Names(NamedTuple):
         by_seeds, by_evaluations = (" and ".join(self.of(tie) for tie in ties if tie.by == by) for by in ("seeds", "evaluations"))
         parts = [f"{as_what} {by_seeds}: the seeds do not tell them apart"] if by_seeds else []
         if by_evaluations:
-            parts.append(f"{as_what} {by_evaluations}{', too' if parts else ''}: they differ by less than two evaluations lie apart")
+            parts.append(f"{as_what} {by_evaluations}{', too' if parts else ''}: they differ by no more than the way between two evaluations")
         return "; ".join(parts)
 
     @property
@@ -135,12 +137,16 @@ def _ties(best: Choice, choices: Sequence[Choice], *costs: Cost) -> list[Tie]:
 
 
 def _tied_by(best: Choice, other: Choice, costs: Sequence[Cost]) -> Literal["seeds", "evaluations"] | None:
-    """What does not tell the two apart: intervals that overlap, or costs that lie closer than either's evaluations; None: they are told apart."""
+    """What does not tell the two apart: intervals that overlap, or costs no farther apart than either's evaluations; None: they are told apart.
+
+    A cost c that is read off an evaluation was reached anywhere on the way s from the evaluation before: costs that differ by s may be the same.
+    """
     interval, others = _interval(best, costs), _interval(other, costs)
     if interval and others and max(interval[0], others[0]) <= min(interval[1], others[1]):
         return "seeds"
     cost, other_cost = (prod(getattr(choice, cost) for cost in costs) for choice in (best, other))
-    return "evaluations" if abs(other_cost - cost) < max(cost * _coarseness(best, costs), other_cost * _coarseness(other, costs)) else None
+    between = max(cost * _coarseness(best, costs), other_cost * _coarseness(other, costs))
+    return "evaluations" if between > 0 and abs(other_cost - cost) <= between * (1 + ROUNDING) else None
 
 
 def _interval(choice: Choice, costs: Sequence[Cost]) -> tuple[float, float] | None:
