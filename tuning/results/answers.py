@@ -216,7 +216,7 @@ class UnderOptimizer(Answer):
 
 
 Verdict = Literal["grow", "keep", "measure"]
-"""Of a batch that grows while training: worth it, not, or not known."""
+"""Of a batch that grows while training: worth it, not, or to be measured: not known, or where it was measured not beyond chance."""
 
 
 class Evidence(Answer):
@@ -243,12 +243,13 @@ class GrowthAdvice(Answer):
         verdicts = {
             "grow": "worth it" if self.is_measured else "worth trying",
             "keep": "no" if self.is_measured else "not recommended unless measured",
+            "measure": "worth trying" if self.is_measured else "not known",
         }
         grounds = {"measured": "measured on these runs", "literature": "the literature"}
         shown = [each for each in self.evidence if self.is_measured is False or each.source == "measured"]
         told = ". ".join(f"{grounds[each.source].capitalize()}: {each.text}" for each in shown)
         ask = "" if self.is_measured else " `largebatch branch RUN` measures it."
-        return f"A batch that grows while training, under {self.optimizer}: {verdicts.get(self.verdict, 'not known')}. {told}.{ask}"
+        return f"A batch that grows while training, under {self.optimizer}: {verdicts[self.verdict]}. {told}.{ask}"
 
 
 class GrownSchedule(Answer):
@@ -256,8 +257,23 @@ class GrownSchedule(Answer):
 
     growth: list[tuple[float, int]]
     """(epoch, factor of the run's batch), by rising epoch."""
+    places: list[int] = []
+    """The same moments in samples seen."""
     num_steps: int
     num_constant_steps: int
+
+
+class CriticalEnd(Answer):
+    """The lower end of an interval of the critical batch at one checkpoint."""
+
+    low: float
+
+
+class BranchedPlace(Answer):
+    """A checkpoint that branches say something of, as far as advice asks."""
+
+    samples_seen: int
+    critical: CriticalEnd
 
 
 class BranchedRun(Answer):
@@ -266,7 +282,7 @@ class BranchedRun(Answer):
     run: str
     optimizer: str
     global_batch_size: int
-    places: list[dict[str, Any]]
+    places: list[BranchedPlace]
     """Checkpoints that the branches say something of."""
     schedule: GrownSchedule | None
     recipe: str = ""

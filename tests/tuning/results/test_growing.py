@@ -1,6 +1,7 @@
 """Whether a batch should grow: what was measured on the runs decides, the literature by optimizer where nothing was."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,9 +98,9 @@ def test_each_optimizer_has_its_own() -> None:
     assert [(each.optimizer, each.verdict, each.is_measured) for each in told] == [("adamw", "grow", True), ("muon", "keep", True)]
 
 
-def branched(run_dir: Path, schedule: BatchSchedule | None, optimizer: str = "sgd") -> None:
-    """What `largebatch branch` leaves beside a run."""
-    critical = BranchedBatch(critical_batch_size=150.0, low=100.0, high=200.0, tolerance=0.1, excess={128: 0.05}, excess_errors={128: 0.01}, loss=1.0,
+def branched(run_dir: Path, schedule: BatchSchedule | None, optimizer: str = "sgd", low: float = 128.0) -> None:
+    """What `largebatch branch` leaves beside a run. Args: low: end of the critical batch's interval."""
+    critical = BranchedBatch(critical_batch_size=150.0, low=low, high=200.0, tolerance=0.1, excess={128: 0.05}, excess_errors={128: 0.01}, loss=1.0,
                              num_orders=4)  # fmt: skip
     answer = BranchAnswer(
         run=run_dir.name, optimizer=optimizer, global_batch_size=64, tokens_per_sample=None, evaluated_on="test", rate_power=1.0, num_samples=100,
@@ -113,18 +114,24 @@ SCHEDULE = BatchSchedule(growth=[(1.5, 2)], places=[640], rate_follows="linear",
 
 
 @pytest.mark.parametrize(
-    ("schedule", "verdict", "told"),
+    ("schedule", "low", "verdict", "told"),
     [
-        (SCHEDULE, "grow", "a batch of 128 from epoch 1.5 is without loss, 60 steps in place of 100; try it: largebatch train "),
-        (None, "keep", "twice its batch of 64 is not without loss"),
+        (SCHEDULE, 128.0, "grow", "a batch of 128 from epoch 1.5 is without loss, 60 steps in place of 100; try it: largebatch train "),
+        (SCHEDULE, 127.9, "measure", "worth trying. Measured on these runs: by the branches of"),
+        (
+            SCHEDULE,
+            127.9,
+            "measure",
+            "60 steps in place of 100, but the interval of the critical batch reaches below it; try it with several seeds: ",
+        ),
+        (None, 128.0, "keep", "twice its batch of 64 is not without loss"),
     ],
-    ids=["allowed", "not allowed"],
 )
 def test_branches_that_were_measured_are_used(
-    schedule: BatchSchedule | None, verdict: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    schedule: BatchSchedule | None, low: float, verdict: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_dir = made_folder(tmp_path, 64)
-    branched(run_dir, schedule)
+    branched(run_dir, schedule, low=low)
     code, out, _ = said(capsys, "advise", run_dir)
     assert code == 0
     assert told in " ".join(out.split())
@@ -133,6 +140,26 @@ def test_branches_that_were_measured_are_used(
     assert (code, growing["optimizer"], growing["verdict"], growing["is_measured"]) == (0, "sgd", verdict, True)
     if schedule:
         assert growing["evidence"][0]["text"].endswith(str(run_dir / BRANCHES / RECIPE))
+
+
+@pytest.mark.parametrize(("grown", "verdict"), [(0.94, "measure"), (0.95, "grow"), (0.96, "grow")])
+def test_branches_alone_do_not_outweigh_a_grown_run_that_came_out_worse(grown: float, verdict: str, tmp_path: Path) -> None:
+    """One seed proves nothing, and with the branches' word for it no flat one either."""
+    runs = pair("muon", [grown], [0.95])
+    run_dir = made_folder(tmp_path, 64)
+    branched(run_dir, SCHEDULE, "muon")
+    told = advice([runs[0], replace(runs[1], folder=run_dir)])
+    assert (told.verdict, told.is_measured) == (verdict, True)
+    assert ("under muon: worth trying." in told.words) == (verdict == "measure")
+    assert "a single seed does not say how much of that is chance. Measured on these runs: by the branches of" in told.words
+
+
+def test_nothing_is_said_of_an_own_optimizer_unless_it_was_measured() -> None:
+    own = "mine.optimizers:twice"
+    assert find([run(own, seed, 0.95, 1000) for seed in range(3)], 0.9).growing == []
+    told = advice(pair(own, [0.94, 0.95], [0.94, 0.95]))
+    assert (told.verdict, [each.source for each in told.evidence]) == ("grow", ["measured"])
+    assert "iterature" not in advice(pair(own, [0.94], [0.95])).words
 
 
 def test_an_answer_of_branches_that_cannot_be_read_says_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

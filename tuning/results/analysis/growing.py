@@ -6,11 +6,13 @@ measurement of the person's own overrules it.
 """
 
 from collections.abc import Sequence
+from math import inf
 from statistics import median
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+from largebatch.jobs.optim.configs.registry import OPTIMIZERS
 from largebatch.tuning.results.analysis.configurations import score_spread
-from largebatch.tuning.results.answers import BranchedRun, Evidence, GrowthAdvice, Verdict
+from largebatch.tuning.results.answers import BranchedRun, Evidence, GrownSchedule, GrowthAdvice, Verdict
 from largebatch.tuning.results.run_result import RunResult
 from largebatch.tuning.results.unit import Unit
 
@@ -49,18 +51,42 @@ class Pair(NamedTuple):
     constant: list[RunResult]
 
 
+class Measured(NamedTuple):
+    """What one measurement on the runs says of growing."""
+
+    verdict: Verdict | Literal["try"] | None
+    """try: it may be worth it, but chance is not ruled out; None: nothing."""
+    text: str
+    speaks_against: bool = False
+    """Whether the grown batch came out worse, be it by chance."""
+
+
 def growth_advice(runs: Sequence[RunResult], branched: Sequence[BranchedRun], unit: Unit) -> list[GrowthAdvice]:
-    """One for each optimizer, in the order of their names."""
-    return [_of_optimizer(optimizer, runs, branched, unit) for optimizer in sorted({run.optimizer for run in runs})]
+    """One for each optimizer, in the order of their names; of a person's own, on which nothing can have been published, only what was measured."""
+    told = [_of_optimizer(optimizer, runs, branched, unit) for optimizer in sorted({run.optimizer for run in runs})]
+    return [each for each in told if each.evidence]
 
 
 def _of_optimizer(optimizer: str, runs: Sequence[RunResult], branched: Sequence[BranchedRun], unit: Unit) -> GrowthAdvice:
-    own = [run for run in runs if run.optimizer == optimizer]
-    measured = [*map(_of_pair, _pairs(own)), *(_of_branches(each, unit) for each in branched if each.optimizer == optimizer)]
+    pairs = [*map(_of_pair, _pairs([run for run in runs if run.optimizer == optimizer]))]
+    branches = [_of_branches(each, unit) for each in branched if each.optimizer == optimizer]
     literature, text = LITERATURE.get(optimizer, ("measure", UNKNOWN.format(optimizer)))
-    evidence = [*(evidence for _, evidence in measured), Evidence(source="literature", text=text)]
-    decided = [verdict for verdict, _ in measured if verdict != "measure"]
-    return GrowthAdvice(optimizer=optimizer, verdict=decided[0] if decided else literature, is_measured=bool(decided), evidence=evidence)
+    published = [Evidence(source="literature", text=text)] if optimizer in OPTIMIZERS else []
+    evidence = [*(Evidence(source="measured", text=measured.text) for measured in (*pairs, *branches)), *published]
+    verdict = _decided(pairs, branches)
+    if verdict is None:
+        return GrowthAdvice(optimizer=optimizer, verdict=literature, is_measured=False, evidence=evidence)
+    return GrowthAdvice(optimizer=optimizer, verdict="measure" if verdict == "try" else verdict, is_measured=True, evidence=evidence)
+
+
+def _decided(pairs: Sequence[Measured], branches: Sequence[Measured]) -> Verdict | Literal["try"] | None:
+    """Of all measurements: whole runs speak before branches, and branches are not believed alone where a whole run speaks against them."""
+    for measured in (pairs, branches):
+        sure = [each.verdict for each in measured if each.verdict in {"grow", "keep"}]
+        if sure:
+            is_doubted = measured is branches and sure[0] == "grow" and any(each.speaks_against for each in pairs)
+            return "try" if is_doubted else sure[0]
+    return "try" if any(each.verdict == "try" for each in branches) else None
 
 
 def _pairs(runs: Sequence[RunResult]) -> list[Pair]:
@@ -83,7 +109,7 @@ def _beside_schedule(settings: tuple[tuple[str, str], ...]) -> tuple[tuple[str, 
     return tuple(each for each in settings if not each[0].startswith((*CHANGES, END)))
 
 
-def _of_pair(pair: Pair) -> tuple[Verdict, Evidence]:
+def _of_pair(pair: Pair) -> Measured:
     """A grown batch is as good where the seeds do not tell its last score from the constant batch's, or it is better."""
     metric = pair.grown[0].metric
     grown, constant = (score_spread([run.summary.score for run in runs], metric) for runs in pair)
@@ -95,27 +121,37 @@ def _of_pair(pair: Pair) -> tuple[Verdict, Evidence]:
     text = f"{pair.grown[0].name} came to {told}, {_fewer(steps, constant_steps)}"
     ends = (grown.low, grown.high, constant.low, constant.high)
     if min(len(pair.grown), len(pair.constant)) < 2 or any(end is None for end in ends):
-        return "measure", Evidence(source="measured", text=f"{text}; a single seed does not say how much of that is chance")
+        scores = [-inf if each.median is None else metric.goodness(each.median) for each in (grown, constant)]
+        return Measured(None, f"{text}; a single seed does not say how much of that is chance", speaks_against=scores[0] < scores[1])
     goodness = [metric.goodness(end) for end in ends if end is not None]
     is_worse = max(goodness[:2]) < min(goodness[2:])
-    verdict: Verdict = "keep" if is_worse or steps >= constant_steps else "grow"
     apart = "which is worse beyond the seeds' spread" if is_worse else "which the seeds do not tell apart, or is better"
-    return verdict, Evidence(source="measured", text=f"{text}, {apart}")
+    return Measured("keep" if is_worse or steps >= constant_steps else "grow", f"{text}, {apart}", speaks_against=is_worse)
 
 
-def _of_branches(run: BranchedRun, unit: Unit) -> tuple[Verdict, Evidence]:
+def _of_branches(run: BranchedRun, unit: Unit) -> Measured:
     schedule = run.schedule
     if schedule is None:
         text = (
             f"by the branches of {run.run} twice its batch of {unit.batch(run.global_batch_size)} is not without loss from any checkpoint to the end"
         )
-        return ("keep" if run.places else "measure"), Evidence(source="measured", text=text)
+        return Measured("keep" if run.places else None, text, speaks_against=bool(run.places))
     steps = ", ".join(f"{unit.batch(run.global_batch_size * factor)} from epoch {epoch:.3g}" for epoch, factor in schedule.growth)
+    saved = f"{schedule.num_steps:,} steps in place of {schedule.num_constant_steps:,}"
+    if _is_sure(run, schedule):
+        return Measured("grow", f"by the branches of {run.run} a batch of {steps} is without loss, {saved}; try it: largebatch train {run.recipe}")
     text = (
-        f"by the branches of {run.run} a batch of {steps} is without loss, {schedule.num_steps:,} steps in place of {schedule.num_constant_steps:,}; "
-        f"try it: largebatch train {run.recipe}"
+        f"by the branches of {run.run} a batch of {steps} takes {saved}, but the interval of the critical batch reaches below it; try it with "
+        f"several seeds: largebatch train {run.recipe}"
     )
-    return "grow", Evidence(source="measured", text=text)
+    return Measured("try", text)
+
+
+def _is_sure(run: BranchedRun, schedule: GrownSchedule) -> bool:
+    """Whether no interval of a critical batch, from where the batch grows on, reaches below the batch that it grows to."""
+    begins = schedule.places or [0] * len(schedule.growth)
+    grown = [(start, run.global_batch_size * factor) for start, (_, factor) in zip(begins, schedule.growth, strict=True)]
+    return all(place.critical.low >= batch for start, batch in grown for place in run.places if place.samples_seen >= start)
 
 
 def _seeds(number: int) -> str:
