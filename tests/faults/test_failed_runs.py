@@ -114,7 +114,7 @@ def test_a_run_that_failed_on_its_data_has_ended_and_goes_on_once_they_are_mende
     assert failure(records) == str(told.value)
     assert not has_result(run_dir)
     assert runs_of_folder(tmp_path).missing == [], "it has ended"
-    with pytest.raises(NothingEndedError, match="1 runs that failed"):
+    with pytest.raises(NothingEndedError, match="1 run that failed"):
         find(collect([run_dir]))
 
     torn.clear()

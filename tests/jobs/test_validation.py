@@ -266,7 +266,7 @@ def test_runs_that_were_chosen_by_another_part_never_share_an_axis(tmp_path: Pat
     assert found.setting.evaluated_on == "validation"
     assert [other.evaluated_on for other in found.other_settings] == ["test"]
     assert answer_of(found).words[0].startswith("mlp (width 4) on own_code:three_parts, ")
-    assert ", by validation accuracy: 1 runs of 1 batch sizes, to validation accuracy" in answer_of(found).words[0]
+    assert ", by validation accuracy: 1 run of 1 batch size, to validation accuracy" in answer_of(found).words[0]
 
 
 def test_lines_between_solutions_leave_the_test_set_alone(tmp_path: Path) -> None:

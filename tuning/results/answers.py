@@ -238,8 +238,17 @@ class GrowthAdvice(Answer):
     """What was measured first."""
 
     @property
+    def is_unknown(self) -> bool:
+        """Whether nothing was measured, and nothing is published."""
+        return self.verdict == "measure" and not any(each.source == "measured" for each in self.evidence)
+
+    @property
     def words(self) -> str:
         """For people."""
+        return self.words_of(self.optimizer)
+
+    def words_of(self, optimizers: str) -> str:
+        """For people. Args: optimizers: all that it may be said of."""
         verdicts = {
             "grow": "worth it" if self.is_measured else "worth trying",
             "keep": "no" if self.is_measured else "not recommended unless measured",
@@ -249,7 +258,7 @@ class GrowthAdvice(Answer):
         shown = [each for each in self.evidence if self.is_measured is False or each.source == "measured"]
         told = ". ".join(f"{grounds[each.source].capitalize()}: {each.text}" for each in shown)
         ask = "" if self.is_measured else " `largebatch branch RUN` measures it."
-        return f"A batch that grows while training, under {self.optimizer}: {verdicts[self.verdict]}. {told}.{ask}"
+        return f"A batch that grows while training, under {optimizers}: {verdicts[self.verdict]}. {told}.{ask}"
 
 
 class GrownSchedule(Answer):

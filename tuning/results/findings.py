@@ -225,7 +225,7 @@ def find(
     num_stopped = len(runs) - len(whole) - num_failed
     left_out = [f"Left out: {num_stopped} {'run that was' if num_stopped == 1 else 'runs that were'} ended early."] if num_stopped else []
     if num_failed:
-        left_out.append(f"Left out: {num_failed} runs that failed.")
+        left_out.append(f"Left out: {num_failed} {'run' if num_failed == 1 else 'runs'} that failed.")
     missing = [*left_out, *missing]
     if not whole:
         raise NothingEndedError.beside(missing)

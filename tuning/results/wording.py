@@ -10,7 +10,7 @@ from largebatch.jobs.run.records import Headline, Outcome
 from largebatch.tuning.results.analysis.critical_batch import regime
 from largebatch.tuning.results.analysis.crossing import crossing
 from largebatch.tuning.results.analysis.doubts import bias_in_words, times_beyond
-from largebatch.tuning.results.answers import Advice, Batch, Choice, CriticalBatch, SweepFindings, UnderOptimizer
+from largebatch.tuning.results.answers import Advice, Batch, Choice, CriticalBatch, GrowthAdvice, SweepFindings, UnderOptimizer
 from largebatch.tuning.results.findings import Findings
 from largebatch.tuning.results.run_result import MOST_NAMED, RunResult, differences_in_words
 from largebatch.tuning.results.unit import SAMPLES, Unit
@@ -81,8 +81,10 @@ def _words(findings: Findings) -> list[str]:
     under = f" under {_listed(sides)}" if findings.compares_optimizers else ""
     judged = f"{findings.setting.evaluated_on} {findings.metric.name}"
     chosen = f" (what {_every_choice(findings)} reached; none was given)" if findings.target_is_chosen else ""
-    words = [f"{findings.setting}: {len(findings.runs)} runs of {num_batches} batch sizes{under}, to {judged} {findings.target:g}{chosen}."]
+    runs, sizes = counted(len(findings.runs), "run"), counted(num_batches, "batch size")
+    words = [f"{findings.setting}: {runs} of {sizes}{under}, to {judged} {findings.target:g}{chosen}."]
     words += [sentence(advice, findings.unit) for advice in findings.advice if advice.question in {"soonest", "cheapest"}]
+    words += _single_seeds_in_words(findings)
     words += [_reach_in_words(side) for side in sides.values() if findings.compares_optimizers and reached]
     fitted = [(side.critical_batch, side) for side in sides.values() if side.critical_batch]
     words += [_critical_batch_in_words(critical, side, bool(under), is_first=not number) for number, (critical, side) in enumerate(fitted)]
@@ -91,11 +93,8 @@ def _words(findings: Findings) -> list[str]:
         medians = [tried.best_score.median for tried in best if tried.best_score.median is not None]
         highest = findings.metric.format(findings.metric.best(medians)) if medians else "not known"
         words.append(f"No batch size reached the target in half of its runs; the best median {findings.metric.name} is {highest}.")
-    for optimizer, side in sides.items():
-        if side.critical_batch is None:
-            needed = "For a critical batch size at least three batch sizes must reach the target in half of their runs"
-            words.append(f"{needed}; {f'under {optimizer} ' if under else ''}{len(side.reached)} of {len(side.best)} did.")
-    words += [growing.words for growing in findings.growing]
+    words += _too_few_in_words(findings)
+    words += growing_in_words(findings.growing)
     words.append(f"Target, best rates and batch sizes are {_chosen_on(findings)}.")
     words += _seeds_in_words(findings)
     if differences := differences_in_words(findings.runs):
@@ -105,8 +104,44 @@ def _words(findings: Findings) -> list[str]:
     if disturbance := disturbance_in_words(findings.runs):
         words.append(disturbance)
     for setting, count in findings.other_settings.items():
-        words.append(f"Left out: {count} runs of {setting}; their times cannot stand on the same axis.")
+        words.append(f"Left out: {counted(count, 'run')} of {setting}; {'its' if count == 1 else 'their'} times cannot stand on the same axis.")
     return [*words, *findings.missing]
+
+
+def _single_seeds_in_words(findings: Findings) -> list[str]:
+    """Which of the choices that are compared stand on one seed; empty where none does."""
+    compared = findings.best if findings.advice else []
+    single = [best for best in compared if len(best.runs) == 1]
+    if not single:
+        return []
+    doubt = "and another seed may turn the answer"
+    if len(compared) == 1:
+        return [f"It stands on one seed, {doubt}."]
+    if len(single) == len(compared):
+        return [f"Each choice stands on one seed, {doubt}."]
+    under = " under {}" if findings.compares_optimizers else ""
+    names = [f"batch {findings.unit.batch(best.global_batch_size)}{under.format(best.first.optimizer)}" for best in single]
+    return [f"On one seed {'stands' if len(single) == 1 else 'stand'} {_listed(names)}, {doubt}."]
+
+
+def _too_few_in_words(findings: Findings) -> list[str]:
+    """Which optimizers reached the target at too few batch sizes for a critical batch, in one sentence; empty for none."""
+    counts = dict[tuple[int, int], list[str]]()
+    for optimizer, side in findings.by_optimizer.items():
+        if side.critical_batch is None:
+            counts.setdefault((len(side.reached), len(side.best)), []).append(optimizer)
+    did = "; ".join(
+        f"{f'under {_listed(names)} ' if findings.compares_optimizers else ''}{reached} of {tried}{' each' if len(names) > 1 else ''} did"
+        for (reached, tried), names in counts.items()
+    )
+    return [f"For a critical batch size at least three batch sizes must reach the target in half of their runs; {did}."] if did else []
+
+
+def growing_in_words(advice: Sequence[GrowthAdvice]) -> list[str]:
+    """Whether the batch should grow, a sentence for each optimizer, and one for all of which nothing is known."""
+    unknown = [each for each in advice if each.is_unknown]
+    told = [each.words for each in advice if not each.is_unknown]
+    return [*told, *([unknown[0].words_of(_listed(each.optimizer for each in unknown))] if unknown else [])]
 
 
 def _every_choice(findings: Findings) -> str:
@@ -213,6 +248,11 @@ def disturbance_in_words(results: Sequence[RunResult]) -> str | None:
     )
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 run`, `12 runs`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def _listed(names: Iterable[str]) -> str:
     """`sgd, lamb and muon`."""
     *first, last = names
@@ -257,7 +297,8 @@ def _critical_batch_in_words(critical: CriticalBatch, findings: Findings, is_nam
             "batch for all targets does not exist (arXiv:2601.05034); this one is of this target alone."
         )
     if num_missed := sum(best.samples.num_runs - best.samples.num_reached for best in findings.reached):
-        words.append(f"{num_missed} runs of these that missed are left out, so it is too favourable there.")
+        are = "are" if num_missed > 1 else "is"
+        words.append(f"{counted(num_missed, 'run')} of these that missed {are} left out, so it is too favourable there.")
     if findings.missed:
         batches = ", ".join(unit.batch(missed.global_batch_size) for missed in findings.missed)
         words.append(f"Left out with all their runs, since half of them or more missed: batch {batches}.")

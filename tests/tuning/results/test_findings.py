@@ -256,7 +256,7 @@ def test_the_fit_says_what_it_stands_on_and_leaves_out_batches_that_missed() -> 
     assert found.critical_batch.num_points == 11
     (words,) = (line for line in answer_of(found).words if line.startswith("Critical batch size"))
     assert "stands on 11 runs at 4 batch sizes" in words
-    assert "1 runs of these that missed are left out" in words
+    assert "1 run of these that missed is left out" in words
     assert "half of them or more missed: batch 8,192" in words
     assert "evaluations up to" in words, "two evaluations a run are coarse"
 

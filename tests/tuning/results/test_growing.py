@@ -47,7 +47,7 @@ def pair(optimizer: str, grown: list[float], constant: list[float], **changed: s
         ("adamw", "grow", "worth trying. The literature: a batch that doubled with the critical batch"),
         ("sgd", "grow", "arXiv:1711.00489"),
         ("muon", "keep", "not recommended unless measured. The literature: of the one comparison under Muon"),
-        ("lamb", "measure", "not known. The literature: no published comparison of a growing with a constant batch under lamb"),
+        ("lamb", "measure", "not known. The literature: no published comparison of a growing with a constant batch is known to us"),
     ],
 )
 def test_the_literature_speaks_where_nothing_was_measured(optimizer: str, verdict: str, said: str) -> None:

@@ -120,6 +120,19 @@ def test_one_that_misses_everywhere_is_said() -> None:
     assert findings.critical_batch.optimizer == "lamb"
 
 
+def test_what_holds_of_several_optimizers_is_said_once() -> None:
+    runs = [run(name, batch) for name in ("lamb", "soap", OWN) for batch in (32, 128)]
+    words = answer_of(find([*runs, run("lion", 32)], TARGET)).words
+    assert [line for line in words if line.startswith("For a critical batch size")] == [
+        "For a critical batch size at least three batch sizes must reach the target in half of their runs; "
+        f"under lamb, soap and {OWN} 2 of 2 each did; under lion 1 of 1 did."
+    ]
+    assert [line for line in words if line.startswith("A batch that grows")] == [
+        "A batch that grows while training, under lamb, lion and soap: not known. The literature: no published comparison of a growing with a "
+        "constant batch is known to us. `largebatch branch RUN` measures it."
+    ]
+
+
 def test_options_are_compared_within_an_optimizer_and_told_with_the_choice() -> None:
     """Decay differs between sgd and lamb, which is no difference of runs of one optimizer; lamb's own bound is."""
     sgd = [run("sgd", batch, **{"optimizer.weight_decay": "0.0005"}) for batch in BATCHES]

@@ -66,6 +66,38 @@ class TestTies:
         assert [side.advice[0].ties for side in answer.by_optimizer] == [[], []], "within each, 448 is sooner"
 
 
+class TestSingleSeeds:
+    """A choice that stands on one seed is said to, right after the choices."""
+
+    @staticmethod
+    def told(num_seeds: dict[int, int], optimizers: tuple[str, ...] = ("sgd",)) -> list[str]:
+        """Sentences about seeds. Args: num_seeds: by batch."""
+        runs = [
+            made_run(batch, seed, optimizer=name, settings=(("batch", str(batch)), ("optimizer.name", name)))
+            for name in optimizers
+            for batch, num in num_seeds.items()
+            for seed in range(num)
+        ]
+        words = answer_of(find(runs, TARGET)).words
+        assert words[2].startswith("Cheapest")
+        assert not any(" one seed" in line.lower() for line in [*words[:3], *words[4:]])
+        return [line for line in words if " one seed" in line.lower()]
+
+    def test_each_of_them(self) -> None:
+        assert self.told({32: 1, 512: 1}) == ["Each choice stands on one seed, and another seed may turn the answer."]
+        assert self.told({32: 1}) == ["It stands on one seed, and another seed may turn the answer."]
+
+    def test_some_of_them_are_named(self) -> None:
+        assert self.told({32: 3, 512: 1}) == ["On one seed stands batch 512, and another seed may turn the answer."]
+        assert self.told({32: 1, 128: 2, 512: 1}, ("sgd", "lamb")) == [
+            "On one seed stand batch 32 under sgd, batch 512 under sgd, batch 32 under lamb and batch 512 under lamb, and another seed may turn the "
+            "answer."
+        ]
+
+    def test_none_of_them(self) -> None:
+        assert self.told({32: 3, 512: 2}) == []
+
+
 class TestEvaluations:
     """A difference below what evaluations resolve is none."""
 

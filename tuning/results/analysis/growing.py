@@ -41,7 +41,7 @@ LITERATURE: dict[str, tuple[Verdict, str]] = {
     ),
 }  # fmt: skip
 """What published comparisons say, by optimizer: see docs/batch-size.md."""
-UNKNOWN = "no published comparison of a growing with a constant batch under {} is known to us"
+UNKNOWN = "no published comparison of a growing with a constant batch is known to us"
 
 
 class Pair(NamedTuple):
@@ -70,7 +70,7 @@ def growth_advice(runs: Sequence[RunResult], branched: Sequence[BranchedRun], un
 def _of_optimizer(optimizer: str, runs: Sequence[RunResult], branched: Sequence[BranchedRun], unit: Unit) -> GrowthAdvice:
     pairs = [*map(_of_pair, _pairs([run for run in runs if run.optimizer == optimizer]))]
     branches = [_of_branches(each, unit) for each in branched if each.optimizer == optimizer]
-    literature, text = LITERATURE.get(optimizer, ("measure", UNKNOWN.format(optimizer)))
+    literature, text = LITERATURE.get(optimizer, ("measure", UNKNOWN))
     published = [Evidence(source="literature", text=text)] if optimizer in OPTIMIZERS else []
     evidence = [*(Evidence(source="measured", text=measured.text) for measured in (*pairs, *branches)), *published]
     verdict = _decided(pairs, branches)
