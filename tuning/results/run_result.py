@@ -3,6 +3,7 @@
 What may be put on the same axes are runs of one setting; they may differ in other fields all the same.
 """
 
+import ast
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 from largebatch.jobs.optim.by_samples.options import decay_of, half_life_fields
 from largebatch.jobs.run.records import RunSummary
 from largebatch.jobs.spec.alternatives import DECAYS, IN_TOKENS
+from largebatch.jobs.spec.schedules import PlaceSpec
 from largebatch.jobs.tasks.metric import Metric
 from largebatch.tuning.results.answers import Setting
 
@@ -28,9 +30,10 @@ COMPARED = frozenset(
     }
 )  # fmt: skip
 """Fields that an answer is about; any other that differs between runs on one axis is named."""
+GROWTH = "batch.schedule.growth"
 CHANGES_BATCH = tuple(f"batch.schedule.{way}" for way in ("growth", "doubling", "follows_rate", "warmup"))
 """Beginnings of the fields by which a batch changes while training."""
-MOST_NAMED = 4
+MOST_NAMED, LONGEST = 4, 60
 
 
 class Evaluation(NamedTuple):
@@ -101,6 +104,7 @@ class RunResult:
         momentum = fields.get("optimizer.momentum")
         if momentum is None:
             momentum = fields.get("optimizer.beta1") if half_life is None else decay_of(half_life, summary.global_batch_size)
+        fields = {**fields, GROWTH: growth_in_words(fields.get(GROWTH), summary.global_batch_size)}
         compared = {name: str(value) for name, value in fields.items() if not name.startswith(ASIDE) and value not in (None, {}, [])}
         return cls(
             name=str(fields["name"]),
@@ -168,6 +172,21 @@ def evaluated_on(results: Iterable[RunResult]) -> str:
 def part_in_words(fields: Mapping[str, Any], part: str) -> str:
     """A spec's data set or model: `digits`, or `mlp (depth 2, width 512)`. Args: fields: flat; part: "dataset" or "model"."""
     return _with_arguments(_plain_name(fields, part), _arguments_of(fields, part))
+
+
+def growth_in_words(growth: Any, global_batch_size: int) -> Any:
+    """`16 growing to 32 at epoch 1, 64 at epoch 2`: milestones as a spec has them, or MLflow as text; what cannot be read stays as it is."""
+    try:
+        milestones = ast.literal_eval(growth) if isinstance(growth, str) else growth
+        return f"{global_batch_size:,} growing to {', '.join(_milestone(each, global_batch_size) for each in milestones)}" if milestones else None
+    except (ValueError, SyntaxError, TypeError, KeyError, StopIteration):
+        return growth
+
+
+def _milestone(fields: Mapping[str, Any], global_batch_size: int) -> str:
+    unit, place = next((unit, fields[unit]) for unit in PlaceSpec.model_fields if fields.get(unit) is not None)
+    where = {"epoch": f"at epoch {place:g}", "fraction": f"at {place:g} of the run"}.get(unit, f"after {place:,} {unit}")
+    return f"{global_batch_size * fields['factor']:,.7g} {where}"
 
 
 def _momentum_half_life(fields: Mapping[str, Any], summary: RunSummary) -> float | None:
@@ -249,5 +268,5 @@ def _in_order(value: str) -> tuple[bool, float, str]:
 
 
 def _some(values: Sequence[str]) -> str:
-    shown = [value if len(value) <= 40 else f"{value[:37]}..." for value in values]
+    shown = [value if len(value) <= LONGEST else f"{value[: LONGEST - 3]}..." for value in values]
     return ", ".join(shown if len(shown) <= MOST_NAMED else [*shown[: MOST_NAMED - 1], "...", shown[-1]])

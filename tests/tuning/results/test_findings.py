@@ -249,6 +249,27 @@ def test_what_is_compared_is_no_difference_and_another_optimizer_has_other_optio
     assert differences_in_words(find(many).runs).endswith(" and 3 more")
 
 
+@pytest.mark.parametrize(
+    ("growth", "words"),
+    [
+        ([{"epoch": 1.0, "samples": None, "factor": 2.0}, {"epoch": 2.5, "factor": 4.0}], "16 growing to 32 at epoch 1, 64 at epoch 2.5"),
+        ("[{'epoch': None, 'samples': 64000, 'tokens': None, 'fraction': None, 'factor': 1.5}]", "16 growing to 24 after 64,000 samples"),
+        ([{"fraction": 0.8, "factor": 4.0}], "16 growing to 64 at 0.8 of the run"),
+        ("[{'epoch': 1.0, cut", "[{'epoch': 1.0, cut"),
+        ([], None),
+    ],
+)
+def test_a_batch_schedule_is_told_in_words(growth: Any, words: str | None) -> None:
+    """As a run's folder has it, and as text, as MLflow has it."""
+    fields = {"name": "made", "seed": 0, "optimizer.name": "sgd", "dataset.name": "made", "model.name": "mlp", "learning_rate.base": 0.1}
+    summary = made_run(16).summary
+    grown, constant = (
+        RunResult.of({**fields, "batch.schedule.growth": value}, summary, made_run(16).evaluations, "cpu (test)", None) for value in (growth, [])
+    )
+    assert dict(grown.settings).get("batch.schedule.growth") == words
+    assert differences_in_words([grown, constant]) == (f"batch.schedule.growth ({words}, not set)" if words else "")
+
+
 def test_the_fit_says_what_it_stands_on_and_leaves_out_batches_that_missed() -> None:
     runs = [*(made_run(batch, seed) for batch in BATCHES for seed in range(3)), *(made_run(8192, seed, reaches=seed == 0) for seed in range(3))]
     runs[0] = made_run(32, 0, reaches=False)
