@@ -13,6 +13,7 @@ from largebatch.jobs.data.same_data import confirmed_difference
 from largebatch.jobs.errors import CheckpointError, DataError, InputError, PlanError
 from largebatch.jobs.job import prepare
 from largebatch.jobs.plan.step_plan import Position
+from largebatch.jobs.plan.train_plan import TrainPlan
 from largebatch.jobs.prepared import Prepared
 from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.checkpoints import Checkpoint, list_checkpoints
@@ -68,10 +69,10 @@ def open_origin(run_dir: Path, wanted: Wanted, device: torch.device, data_dir: P
             raise CheckpointError("--steps", f"{run_dir.name} has no checkpoint of step {step:,}; it has {_listed(checkpoints)}.", KEEP)
     job = prepare(spec, device, data_dir)
     _refuse_other_data(job, run_dir)
-    num_samples, multiples = _size(job, wanted)
+    size = num_samples, multiples = _size(job, wanted)
     # Once more as a run whose batch grows to the largest: whatever that cannot be done with is refused here.
     prepare(with_fields(spec, {"batch.schedule.growth": [{"epoch": 0.0, "factor": float(multiples[-1])}]}), device, data_dir)
-    points = _points(job, run_dir, checkpoints, wanted, num_samples)
+    points = _points(job, run_dir, checkpoints, wanted, size)
     return Origin(run_dir, job, points, multiples, num_samples)
 
 
@@ -139,18 +140,40 @@ def _size(job: Prepared, wanted: Wanted) -> tuple[int, tuple[int, ...]]:
     return num_samples, multiples
 
 
-def _points(job: Prepared, run_dir: Path, checkpoints: dict[int, Checkpoint], wanted: Wanted, num_samples: int) -> list[BranchPoint]:
-    """The checkpoints from which a branch ends before the run does; evenly chosen where there are many. Raises: CheckpointError."""
-    room = job.plan.total_progress - num_samples
+def _points(job: Prepared, run_dir: Path, checkpoints: dict[int, Checkpoint], wanted: Wanted, size: tuple[int, tuple[int, ...]]) -> list[BranchPoint]:
+    """The checkpoints from which a branch ends before the run does; evenly chosen where there are many.
+
+    Args: size: samples of a branch, and its multiples. Raises: InputError for a run shorter than a branch; CheckpointError.
+    """
+    (num_samples, multiples), total = size, job.plan.total_progress
+    room = total - num_samples
     points = [BranchPoint(checkpoints[step], _position(job, step)) for step in sorted({*(wanted.steps or checkpoints)})]
     chosen = [point for point in points if point.position.samples_seen <= room]
     if len(chosen) < (len(points) if wanted.steps else 1):
-        latest = f"before sample {room:,.0f} of {job.plan.total_progress:,.0f}"
+        first = (max if wanted.steps else min)(point.position.samples_seen for point in points)
+        fits = _what_fits(job.plan, int(total) - first)
+        if room <= 0:
+            of_batch = f"{FEWEST_STEPS} steps of the largest batch, {multiples[-1] * job.plan.global_batch_size:,}"
+            asked = "a branch" if wanted.num_samples else of_batch
+            problem = f"{run_dir.name} is too short for {asked}: {num_samples:,} samples, and the whole run is {total:,.0f}."
+            raise InputError("RUN", problem, fits or f"Branch a longer run. {KEEP}")
+        latest = f"before sample {room:,.0f} of {total:,.0f}"
         problem = f"a branch of {num_samples:,} samples must begin {latest}, where the run ends; it has checkpoints of {_listed(checkpoints)}."
-        raise CheckpointError("--steps" if wanted.steps else "RUN", problem, f"{KEEP} Or branch shorter (--samples).")
+        raise CheckpointError("--steps" if wanted.steps else "RUN", problem, f"{KEEP} {fits}".rstrip())
     if wanted.steps is None and len(chosen) > MOST_CHECKPOINTS:
         chosen = [chosen[round(number * (len(chosen) - 1) / (MOST_CHECKPOINTS - 1))] for number in range(MOST_CHECKPOINTS)]
     return chosen
+
+
+def _what_fits(plan: TrainPlan, num_left: int) -> str:
+    """The options with which branches end within so many samples, with steps of the largest batch enough where there are; empty for none."""
+    batch, most = plan.global_batch_size, plan.num_train_samples // plan.global_batch_size
+    largest = max(2, min(most, MOST_MULTIPLE, num_left // (FEWEST_STEPS * batch)))
+    doublings = [2**power for power in range(1, largest.bit_length())]
+    if most < doublings[0] or num_left < doublings[-1] * batch:
+        return ""
+    samples = min(num_left, FEWEST_STEPS * doublings[-1] * batch)
+    return f"What fits: --multiples {','.join(map(str, doublings))} --samples {samples}."
 
 
 def _position(job: Prepared, step: int) -> Position:

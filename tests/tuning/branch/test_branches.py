@@ -274,10 +274,30 @@ class TestRefusals:
 
     def test_checkpoints_too_late_or_not_there(self, tmp_path: Path) -> None:
         run_dir = run(tmp_path / "run", checkpoint={"keep": 1, "every_seconds": None})
-        told = self.refused(CheckpointError, run_dir, multiples=[2])
-        assert "must begin before sample" in told
+        told = self.refused(CheckpointError, run_dir, multiples=[2], num_samples=300)
+        assert "a branch of 300 samples must begin before sample 120 of 420, where the run ends" in told
+        assert "checkpoint.keep=20. What fits: --multiples 2 --samples " in told
         assert "it has checkpoints of step" in told
         assert "has no checkpoint of step 4; it has step" in self.refused(CheckpointError, run_dir, steps=[4])
+
+    @pytest.mark.parametrize(
+        ("wanted", "too_short"),
+        [
+            ({}, "is too short for 32 steps of the largest batch, 64: 2,048 samples, and the whole run is 420."),
+            ({"multiples": [4]}, "is too short for 32 steps of the largest batch, 32: 1,024 samples, and the whole run is 420."),
+            ({"num_samples": 512, "steps": [2]}, "is too short for a branch: 512 samples, and the whole run is 420."),
+        ],
+        ids=str,
+    )
+    def test_a_run_that_is_too_short_says_what_fits(self, wanted: dict[str, Any], too_short: str, tmp_path: Path) -> None:
+        """Five epochs of 84 samples, from step 1 or 2 of 8 samples each; what is said to fit does."""
+        run_dir = run(tmp_path / "run")
+        told = self.refused(InputError, run_dir, **wanted)
+        left = 420 - 8 * (2 if "steps" in wanted else 1)
+        assert too_short in told
+        assert f"What fits: --multiples 2 --samples {left}." in told
+        origin = opened(run_dir, multiples=[2], num_samples=left, steps=wanted.get("steps"))
+        assert (origin.num_samples, origin.multiples, len(origin.points)) == (left, (1, 2), 1)
 
     def test_a_run_that_diverged(self, tmp_path: Path) -> None:
         run_dir = run(tmp_path / "run", stop={"epochs": 2})
