@@ -282,7 +282,7 @@ def test_what_the_machines_cannot_do_is_refused(run: Run, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("parts", "words"),
     [
-        ({"budget": {"trials": 3}}, "Allow 9"),
+        ({"budget": {"trials": 3}}, "Allow 12"),
         ({"recipe": "digits-smal-batch"}, "Did you mean digits-small-batch"),
         ({"each": {"batch.global_batch_size": [10**6]}}, "1000000 is more than the 1437 samples"),
     ],
