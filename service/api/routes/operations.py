@@ -81,7 +81,7 @@ def readyz(deps: Deps) -> JSONResponse:
     return JSONResponse({"status": "ready" if set(checks.values()) == {"ok"} else "degraded", "checks": checks})
 
 
-@router.get("/metrics", operation_id="metrics", response_class=Response)
+@router.get("/metrics", operation_id="metrics", response_class=Response, responses=ERRORS)
 def metrics(deps: Deps, who: Who) -> Response:
     """Prometheus' text."""
     for name, text in parts(deps).items():
