@@ -1,7 +1,7 @@
 """/v1/tokens: what lets people and programs ask the service; an administrator's to make and to revoke."""
 
 import time
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, Field
@@ -20,7 +20,7 @@ class NewToken(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     owner: Annotated[str, Field(min_length=1, max_length=100)]
-    scope: Annotated[str, Field(max_length=20)] = "submit"
+    scope: Literal["read", "submit", "admin"] = "submit"
     expires_in_s: Annotated[float, Field(gt=0, le=1e10)] | None = None
 
 
