@@ -78,7 +78,8 @@ def test_a_sweep_and_its_answer(service: Service) -> None:
         "recipe": "digits-small-batch",
         "set": {"stop.epochs": 3, "stop.target_accuracy": 0.8, "tracking.enabled": False},
         "each": {"batch.global_batch_size": [32, 128]},
-        "search": {"method": "grid", "space": {"learning_rate.base": [0.05, 0.2]}}, "repeats": 0,
+        "search": {"method": "grid", "space": {"learning_rate.base": [0.05, 0.2]}},
+        "repeats": 0,
     }
     job_id = submit(service, {"sweep": sweep, "cpus": 1.0}, "sweep")
     with httpx.stream("GET", f"{service.url}/v1/sweeps/{job_id}/events", timeout=200) as events:
