@@ -35,6 +35,7 @@ def test_a_plan_without_weights_says_what_one_with_them_says(name: str, size: in
     assert sum(storages.values()) <= 8 * len(storages)
 
 
+@pytest.mark.slow
 def test_a_model_of_a_gigabyte_is_planned_within_the_guard() -> None:
     """The guard is three fifths of the 3 GiB that its container has; with weights it took 5.2.
 
