@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 LARGE_WEIGHTS_BYTES = 256 << 20
 """Models by name with larger weights are planned without them: checking one takes five times as much."""
-EXPORTS = "exports"
-"""Where weights that were asked for lie, below a run's folder."""
+EXPORTS = ".exports"
+"""Where weights that were asked for lie, below a run's folder; hidden, since they are no file that the run left."""
 
 
 def plan(spec: dict[str, Any], data_dir: str, workers: int | None) -> dict[str, Any]:

@@ -16,6 +16,8 @@ HEADERS_S = 10.0
 """How long a request's line and headers may take."""
 BODY_S = 30.0
 """How long a request's body may take, at most 1 MiB."""
+READ_S = 30.0
+"""How long a reader may leave an answer lying before any more of it is taken."""
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -58,11 +60,13 @@ class BoundedConnection(H11Protocol):
 
     headers_s: ClassVar[float] = HEADERS_S
     body_s: ClassVar[float] = BODY_S
+    read_s: ClassVar[float] = READ_S
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._deadline: asyncio.TimerHandle | None = None
         self._awaits: str | None = None
+        self._unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         """Begin to wait for a request; where there are too many connections, the one that has waited longest goes."""
@@ -79,16 +83,34 @@ class BoundedConnection(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait no longer."""
         self._set_deadline(None)
+        self._forget_unread()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Wait for the reader, for so long."""
+        super().pause_writing()
+        self._forget_unread()
+        self._unread = self.loop.call_later(self.read_s, self.give_up)
+
+    def resume_writing(self) -> None:
+        """The reader reads on."""
+        super().resume_writing()
+        self._forget_unread()
+
+    def _forget_unread(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
 
     @property
     def is_waiting(self) -> bool:
-        """Whether nothing is being answered: the request has not come, or not wholly, or the connection is idle."""
-        return self.cycle is None or self.cycle.response_complete or self.cycle.more_body
+        """Whether it waits for the other side: the request has not come, or not wholly, the connection is idle, or the answer is not read."""
+        return self._unread is not None or self.cycle is None or self.cycle.response_complete or self.cycle.more_body
 
     def ends_at(self) -> float:
         """When it will be given up, in the loop's seconds; 0 for one that is idle between requests: it loses nothing."""
-        return 0.0 if self._deadline is None else self._deadline.when()
+        deadline = self._unread or self._deadline
+        return 0.0 if deadline is None else deadline.when()
 
     def give_up(self) -> None:
         """Close it, at once."""
@@ -102,8 +124,9 @@ class BoundedConnection(H11Protocol):
             (min(waiting, key=BoundedConnection.ends_at) if waiting else self).give_up()
 
     def _watch(self) -> None:
-        if self.is_waiting and not self.transport.is_closing():
-            self._set_deadline("headers" if self.cycle is None or self.cycle.response_complete else "body")
+        is_between = self.cycle is None or self.cycle.response_complete
+        if (is_between or self.cycle.more_body) and not self.transport.is_closing():
+            self._set_deadline("headers" if is_between else "body")
         else:
             self._set_deadline(None)
 

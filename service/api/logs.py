@@ -10,6 +10,8 @@ import structlog
 
 EVERY_S = 60.0
 MOST_KINDS = 1000
+OTHERS = "others"
+"""The kind of all that come when so many are remembered."""
 
 
 class Seldom:
@@ -24,8 +26,10 @@ class Seldom:
         """How many of this kind were left out since the last that was logged; None: leave this one out, too."""
         now = time.monotonic()
         with self._lock:
+            if kind not in self._said and len(self._said) >= MOST_KINDS:
+                kind = OTHERS
             said_at_s, num_since = self._said.get(kind, (-self._every_s, 0))
-            if now < said_at_s + self._every_s or (kind not in self._said and len(self._said) >= MOST_KINDS):
+            if now < said_at_s + self._every_s:
                 self._said[kind] = (said_at_s, num_since + 1)
                 return None
             self._said[kind] = (now, 0)

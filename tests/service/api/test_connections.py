@@ -21,16 +21,17 @@ from servers import NO_TLS, serving
 from largebatch.jobs.errors import InputError
 from largebatch.service.api.connections import BoundedConnection, listen
 from largebatch.service.api.errors import TooManyRequestsError
-from largebatch.service.api.logs import Seldom, SeldomRepeated
+from largebatch.service.api.logs import MOST_KINDS, Seldom, SeldomRepeated
 from largebatch.service.api.rate_limit import RateLimit
 
 HALF = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+LARGE = 64 << 20
 FILES = 300
 """That a service may open here; it holds about 40 by itself."""
 
 
 class Impatient(BoundedConnection):
-    headers_s, body_s = 0.3, 0.6
+    headers_s, body_s, read_s = 0.3, 0.6, 0.5
 
 
 @contextmanager
@@ -42,6 +43,12 @@ def answering(connection: type[BoundedConnection] = BoundedConnection) -> Iterat
         while more:
             message = await receive()
             length, more = length + len(message.get("body", b"")), message.get("more_body", False)
+        if scope["path"] == "/large":
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % LARGE)]})
+            for _ in range(64):
+                await send({"type": "http.response.body", "body": bytes(LARGE // 64), "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+            return
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
         await send({"type": "http.response.body", "body": b"%02d" % length})
 
@@ -97,6 +104,32 @@ class TestDeadlines:
                     answer += received
             connection.sendall(HALF)
             assert closed_after_s(connection) < 3
+
+
+class TestReaders:
+    """An answer larger than what a system keeps of it: 64 MB."""
+
+    REQUEST = b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n"
+
+    def test_an_answer_that_nobody_reads_is_given_up(self) -> None:
+        with answering(Impatient) as port, socket.create_connection(("127.0.0.1", port)) as connection:
+            connection.sendall(self.REQUEST)
+            time.sleep(2)
+            connection.settimeout(10)
+            received = 0
+            with contextlib.suppress(ConnectionResetError):
+                while chunk := connection.recv(1 << 20):
+                    received += len(chunk)
+            assert received < LARGE
+
+    def test_a_slow_reader_gets_all_of_it(self) -> None:
+        with answering(Impatient) as port, socket.create_connection(("127.0.0.1", port)) as connection:
+            connection.sendall(self.REQUEST)
+            connection.settimeout(10)
+            received = 0
+            while received < LARGE:
+                received += len(connection.recv(1 << 20))
+                time.sleep(0.02)  # in all longer than a reader may pause
 
 
 def test_small_answers_are_sent_at_once() -> None:
@@ -189,6 +222,11 @@ class TestLogs:
         assert seldom.left_out("other") == 0
         time.sleep(0.25)
         assert seldom.left_out("full") == 2
+
+    def test_kinds_without_number_share_one_line_when_many_are_remembered(self) -> None:
+        seldom = Seldom(every_s=60.0)
+        told = [seldom.left_out(f"kind {number}") for number in range(3 * MOST_KINDS)]
+        assert [number is not None for number in told].count(True) == MOST_KINDS + 1
 
     def test_a_library_s_message_too(self, caplog: pytest.LogCaptureFixture) -> None:
         logger = logging.getLogger("a library")
