@@ -42,6 +42,7 @@ def transformers_model(name: str, arguments: Mapping[str, Any], dataset: Dataset
         from_data = {option: size for option, size in _from_data(usual, dataset).items() if known_by.get(option, option) not in given}
         config = kind.config_class(**{**from_data, **_tokens_beyond(usual, from_data), **arguments})
         config.use_cache = False  # of generation: it would hold every layer's keys and values
+        _take_no_token_for_padding(kind, config, dataset, arguments)
         _give_positions(kind, config, dataset, arguments)
         model: nn.Module = kind(config)
     except SpecError:
@@ -71,10 +72,8 @@ def _give_positions(kind: Any, config: Any, dataset: Dataset, arguments: Mapping
     length, positions = dataset.for_model.get("sequence_length"), getattr(config, "max_position_embeddings", None)
     if length is None or not isinstance(positions, int):
         return
-    with torch.device("meta"):
-        tables = [part for name, part in kind(config).named_modules() if name.endswith("position_embeddings") and isinstance(part, nn.Embedding)]
     # RoBERTa's kin count positions from behind the one that stands for padding.
-    needed = length + max((part.padding_idx + 1 for part in tables if part.padding_idx is not None), default=0)
+    needed = length + max((behind + 1 for behind in _padded_positions(kind, config)), default=0)
     known_by = {"max_position_embeddings": "max_position_embeddings", **config.attribute_map}
     given = next((option for option in arguments if known_by.get(option, option) == known_by["max_position_embeddings"]), None)
     if given is None:
@@ -83,6 +82,27 @@ def _give_positions(kind: Any, config: Any, dataset: Dataset, arguments: Mapping
         also = f", and {needed - length} more stand for padding" if needed > length else ""
         hint = f"Give at least {needed}, leave it out, or cut the data into shorter sequences (dataset.sequence_length)."
         raise SpecError(f"model.arguments.{given}", f"are {positions} positions, and a sequence has {length} tokens{also}.", hint)
+
+
+def _padded_positions(kind: Any, config: Any) -> list[int]:
+    """The positions that stand for padding, where a model's table of positions has one."""
+    with torch.device("meta"):
+        tables = [part for name, part in kind(config).named_modules() if name.endswith("position_embeddings") and isinstance(part, nn.Embedding)]
+    return [part.padding_idx for part in tables if part.padding_idx is not None]
+
+
+def _take_no_token_for_padding(kind: Any, config: Any, dataset: Dataset, arguments: Mapping[str, Any]) -> None:
+    """Let every token of the data be one: a configuration's usual padding would stay a vector of zeros that never trains, without a word.
+
+    Raises: SpecError where the model counts positions by its padding and therefore needs some.
+    """
+    token, size = getattr(config, "pad_token_id", None), dataset.for_model.get("vocabulary_size")
+    if "pad_token_id" in arguments or size is None or token is None or not 0 <= token < size:
+        return
+    if _padded_positions(kind, config):
+        problem = f"is not given: {kind.__name__} takes token {token} for padding, never trains it and counts positions without it."
+        raise SpecError("model.arguments.pad_token_id", problem, f"Give the token that pads your data (arguments: {{pad_token_id: {token}}}).")
+    config.pad_token_id = None
 
 
 def _tokens_beyond(usual: Any, from_data: Mapping[str, int]) -> dict[str, None]:

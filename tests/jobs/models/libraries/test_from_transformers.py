@@ -85,7 +85,7 @@ def test_others_are_refused(model: dict[str, Any], words: str) -> None:
 
 def test_there_is_a_position_for_each_token() -> None:
     """RoBERTa counts them from behind the one of padding; a configuration that was given fewer is refused under the name it was given by."""
-    causal = {**TINY, "is_decoder": True}
+    causal = {**TINY, "is_decoder": True, "pad_token_id": 1}
     assert small_runs.prepared(**{**TOKENS, "model": {"name": "transformers:RobertaForCausalLM", "arguments": causal}}).model.config.pad_token_id == 1
     for name, arguments, option, words in (
         (
@@ -99,6 +99,17 @@ def test_there_is_a_position_for_each_token() -> None:
     ):
         with pytest.raises(SpecError, match=f"model.arguments.{option}: .*{words}"):
             small_runs.prepared(**{**TOKENS, "model": {"name": f"transformers:{name}", "arguments": {**arguments, option: 8}}})
+
+
+def test_no_token_of_the_data_is_taken_for_padding_unless_somebody_says_so() -> None:
+    """BERT's usual one is 0, of which the vector is zeros and never trains; RoBERTa counts its positions by it, and is refused without one."""
+    model = CASES["BERT"]["model"]
+    for given, padding in (({}, None), ({"pad_token_id": 3}, 3)):
+        parts = {**CASES["BERT"], "model": {**model, "arguments": {**model["arguments"], **given}}}
+        embedding = small_runs.prepared(**parts).model.get_input_embeddings()
+        assert (embedding.padding_idx, bool(embedding.weight[0].any())) == (padding, True)
+    with pytest.raises(SpecError, match=r"model.arguments.pad_token_id: is not given: RobertaForCausalLM takes token 1 for padding"):
+        small_runs.prepared(**{**TOKENS, "model": {"name": "transformers:RobertaForCausalLM", "arguments": {**TINY, "is_decoder": True}}})
 
 
 def test_what_is_given_goes_before_what_the_data_says_under_either_name() -> None:
