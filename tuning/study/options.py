@@ -68,7 +68,7 @@ def compared_optimizers(spec: TrainSpec, names: Sequence[str]) -> list[str]:
             hint = "Compare it in a sweep's file: each.optimizer, with search.by_optimizer."
             raise InputError("--optimizers", f"{name} is not the recipe's, and no range of learning rates is known for it.", hint)
         if name not in OPTIMIZERS and name != spec.optimizer.label:
-            raise SpecError("--optimizers", f"{name!r} is none.", nearest(name, OPTIMIZERS))
+            raise SpecError("--optimizers", f"{name!r} is no optimizer.", nearest(name, OPTIMIZERS))
     distinct = list(dict.fromkeys(names))
     return [] if distinct == [spec.optimizer.label] else distinct
 

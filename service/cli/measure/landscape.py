@@ -47,7 +47,7 @@ def landscape(
     """
     chosen = _surfaces(surfaces)
     if optimizer not in OPTIMIZERS:
-        raise SpecError("--optimizer", f"{optimizer!r} is none.", nearest(optimizer, OPTIMIZERS))
+        raise SpecError("--optimizer", f"{optimizer!r} is no optimizer.", nearest(optimizer, OPTIMIZERS))
     if not 0 < momentum < 1:
         raise SpecError("--momentum", f"{momentum:g} is not between 0 and 1.", "A side without momentum is always drawn.")
     if not (batch == math.inf or (batch >= 1 and batch.is_integer())):
@@ -78,7 +78,7 @@ def _surfaces(names: str | None) -> list[Surface]:
     chosen = list(known) if names is None else [name.strip() for name in names.split(",")]
     for name in chosen:
         if name not in known:
-            raise SpecError("--surfaces", f"{name!r} is none.", nearest(name, known))
+            raise SpecError("--surfaces", f"{name!r} is no surface.", nearest(name, known))
     return [known[name] for name in dict.fromkeys(chosen)]
 
 

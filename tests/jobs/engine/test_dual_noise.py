@@ -4,12 +4,13 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from planted import Planted, Rows
 from small_runs import planned, prepared, trained
 from torch import Tensor, nn
 
@@ -21,10 +22,9 @@ from largebatch.jobs.optim.configs.element_wise import LionConfig
 from largebatch.jobs.optim.configs.muon import MuonConfig
 from largebatch.jobs.optim.parameter_groups import build_optimizer
 from largebatch.jobs.plan.describe import plan_facts
-from largebatch.jobs.plan.step_plan import Position, Slice
+from largebatch.jobs.plan.step_plan import Position
 from largebatch.jobs.run.journal import read_records
 from largebatch.jobs.run.records import StepRecord
-from largebatch.jobs.tasks.base import Task
 from largebatch.jobs.tracking.metrics import end_points
 
 Array = NDArray[np.float64]
@@ -42,16 +42,6 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-class Rows(NamedTuple):
-    """Samples in a fixed order: each one's gradient, and what it weighs."""
-
-    gradients: Tensor
-    weights: Tensor
-
-    def read(self, samples: Slice) -> tuple[Tensor, Tensor]:
-        return self.gradients[samples.start : samples.stop], self.weights[samples.start : samples.stop]
-
-
 class Matrix(nn.Module):
     """One hidden matrix. Its output for a sample is their inner product, whose gradient is the sample."""
 
@@ -63,25 +53,10 @@ class Matrix(nn.Module):
         return (inputs * self.hidden.weight).sum((1, 2))
 
 
-class Planted(Task):
-    """A loss whose gradient of each sample is the sample itself."""
-
-    def loss_sum(self, model: Any, batch: Any) -> Tensor:
-        total: Tensor = model(batch[0]).sum()
-        return total
-
-    def weight(self, batch: Any) -> Tensor:
-        total: Tensor = batch[1].sum()
-        return total
-
-    def metric_sums(self, model: Any, batch: Any) -> dict[str, Tensor]:
-        return {}
-
-
 def dual_norms(rows: Rows, norm: str, batch: int, micro_batch_size: int) -> Array:
     """Each step's (|G_B|_*, |D|_*), by the engine; (steps, 2). The weights are never moved."""
     parts = {"optimizer": OPTIMIZERS[norm], "gradient": {"noise_norm": "optimizer", "noise_every_steps": 1}}
-    plan = planned(len(rows.weights), batch={"global_batch_size": batch, "micro_batch_size": micro_batch_size}, stop={"epochs": 1.0}, **parts)
+    plan = planned(len(rows.parts[1]), batch={"global_batch_size": batch, "micro_batch_size": micro_batch_size}, stop={"epochs": 1.0}, **parts)
     model = Matrix()
     state, position, found = TrainState(model, build_optimizer(model, FIRSTS[norm]), micro_batch_size, task=Planted()), Position(0, 0), []
     for _ in plan.batches():
@@ -109,7 +84,7 @@ def test_no_split_changes_what_is_measured(norm: str, weighs: str, micro_batch_s
     draws = np.random.default_rng(5)
     weights = np.ones(93) if weighs == "alike" else draws.integers(0, 4, 93).astype(float)
     gradients = weights[:, None, None] * (1.0 + draws.standard_normal((93, ROWS, COLUMNS)))
-    found = dual_norms(Rows(torch.tensor(gradients), torch.tensor(weights)), norm, 31, micro_batch_size)
+    found = dual_norms(Rows((torch.tensor(gradients), torch.tensor(weights))), norm, 31, micro_batch_size)
     for step, start in enumerate(range(0, 93, 31)):
         first, second = slice(start, start + 16), slice(start + 16, start + 31)  # 31 samples: the first half has one more
         halves = [gradients[part].sum(0) / weights[part].sum() for part in (first, second)]
@@ -142,7 +117,7 @@ STEPS = 600
 def planted(gradient: Array, norm: str, batch: int, seed: int, steps: int = STEPS) -> Array:
     """Each step's estimates (B E|G_B - G|_*^2, |G|_*^2) by the engine."""
     draws = np.random.default_rng(seed).standard_normal((steps * batch, ROWS, COLUMNS))
-    rows = Rows(torch.tensor(gradient + DEVIATIONS * draws), torch.ones(steps * batch))
+    rows = Rows((torch.tensor(gradient + DEVIATIONS * draws), torch.ones(steps * batch)))
     return np.array([estimate_in_dual_norm(of_batch, of_difference, batch) for of_batch, of_difference in dual_norms(rows, norm, batch, batch)])
 
 

@@ -2,19 +2,19 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from planted import Planted, Rows
 from small_runs import planned
-from torch import Tensor, nn
+from torch import nn
 
 from largebatch.jobs.engine.gradient.accumulate import accumulate
 from largebatch.jobs.engine.noise_scale import estimate
 from largebatch.jobs.engine.state import TrainState
-from largebatch.jobs.plan.step_plan import Position, Slice
+from largebatch.jobs.plan.step_plan import Position
 from largebatch.jobs.tasks.base import Task
 from largebatch.jobs.tasks.classification import Classification
 
@@ -24,30 +24,6 @@ DEVIATIONS = np.array([1.0, 0.5, 2.0, 0.1, 1.5])
 TRACE = 7.51
 BATCH, STEPS = 16, 500
 NUM_SAMPLES = BATCH * STEPS
-
-
-class Rows(NamedTuple):
-    """Samples in a fixed order, of any number of parts."""
-
-    parts: tuple[Tensor, ...]
-
-    def read(self, samples: Slice) -> tuple[Tensor, ...]:
-        return tuple(part[samples.start : samples.stop] for part in self.parts)
-
-
-class Planted(Task):
-    """A loss whose gradient of each sample is the sample's own row; a batch is (rows, weights)."""
-
-    def loss_sum(self, model: Any, batch: Any) -> Tensor:
-        total: Tensor = model(batch[0]).sum()
-        return total
-
-    def weight(self, batch: Any) -> Tensor:
-        total: Tensor = batch[1].sum()
-        return total
-
-    def metric_sums(self, model: Any, batch: Any) -> dict[str, Tensor]:
-        return {}
 
 
 def lengths(seed: int = 0) -> Array:

@@ -157,7 +157,8 @@ def test_numbers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("arguments", "told"), [
-    (("--surfaces", "sadle-1d"), "--surfaces: 'sadle-1d' is none. Did you mean saddle-1d"), (("--optimizer", "sdg"), "--optimizer: 'sdg' is none."),
+    (("--surfaces", "sadle-1d"), "--surfaces: 'sadle-1d' is no surface. Did you mean saddle-1d"),
+    (("--optimizer", "sdg"), "--optimizer: 'sdg' is no optimizer."),
     (("--momentum", "1"), "--momentum: 1 is not between 0 and 1."), (("--batch", "1.5"), "--batch: 1.5 is not a number of samples."),
     (("--batch", "0"), "--batch: 0 is not"), (("--batch", "nan"), "--batch: nan is not"), (("--noise", "nan"), "--noise: nan is not"),
     (("--learning-rate", "0"), "--learning-rate: 0 is not"),

@@ -21,7 +21,7 @@ TO = ("--set", "stop.target_accuracy=0.9", "--set", "tracking.enabled=false")
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--optimizers", "sgd,lam"), "--optimizers: 'lam' is none. Did you mean lamb"),
+        (("--optimizers", "sgd,lam"), "--optimizers: 'lam' is no optimizer. Did you mean lamb"),
         (("--optimizers", " , "), "--optimizers: names none. Known: sgd, adamw"),
         (("--optimizers", "sgd,mine.module:make"), "mine.module:make is not the recipe's, and no range of learning rates is known for it."),
         (("--optimizers", "sgd,muon", "--set", "model.arguments.depth=0"), "muon has no hidden matrix to update in this model"),
