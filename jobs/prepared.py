@@ -274,8 +274,7 @@ def new_state(job: Prepared) -> TrainState:
     optimizer = build_optimizer(model, spec.optimizer, job.heads)
     average: WeightAverage | EvaluatedAverage | None = spec.optimizer.evaluated_average(model, optimizer)
     if spec.ema:
-        power = job.plan.global_batch_size / spec.ema.base_global_batch_size if spec.ema.base_global_batch_size else 1.0
-        average = WeightAverage(model, spec.ema.decay**power)
+        average = WeightAverage(model, spec.ema.decay)
     return TrainState(
         model,
         optimizer,

@@ -59,7 +59,7 @@ def optimizer_step(state: TrainState, plan: TrainPlan, step: StepPlan, batches: 
     if step.is_local:
         state.local_sgd.count_step(plan.spec.reduction.local_steps)
     if state.average:
-        state.average.update()
+        state.average.update(plan.average_power_at(step.begin))
     state.progress.go_to(step.end)
     return StepRecord(
         step=step.number,

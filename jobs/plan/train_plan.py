@@ -103,6 +103,11 @@ class TrainPlan:
         factors = [milestone.factor for milestone in self.milestones if milestone.is_behind(epoch, samples)]
         return self._whole_spans(self.global_batch_size * factors[-1]) if factors else self.global_batch_size
 
+    def average_power_at(self, position: Position) -> float:
+        """How many steps at the batch that `ema.decay` was tuned at the step at `position` counts for; a short last batch counts as a whole one."""
+        base = self.spec.ema.base_global_batch_size if self.spec.ema else None
+        return self.batch_size_at(position) / base if base else 1.0
+
     @cached_property
     def milestones(self) -> list[Milestone]:
         """The places from which on the batch is a multiple of global_batch_size. Raises: PlanError for what they cannot be told in."""

@@ -105,7 +105,7 @@ class EvaluatedAverage:
         self.averages: list[Tensor] = []
         """None beside the optimizer's state."""
 
-    def update(self) -> None:
+    def update(self, power: float = 1.0) -> None:
         """Nothing: the optimizer's step has done it."""
 
     @torch.no_grad()

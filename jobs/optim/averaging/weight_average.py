@@ -9,9 +9,9 @@ from torch import Tensor, nn
 class WeightAverage:
     """Exponential moving average of weights and running statistics, evaluated in place of the weights.
 
-        average <- decay * average + (1 - decay) * weights,  once per optimizer step
+        average <- decay^power * average + (1 - decay^power) * weights,  once per optimizer step
 
-    Args: decay: in (0, 1).
+    Args: decay: in (0, 1), of a step of power 1.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -23,9 +23,9 @@ class WeightAverage:
         """In the model's order; always the same tensors."""
 
     @torch.no_grad()
-    def update(self) -> None:
-        """Count the weights as they are now."""
-        torch._foreach_lerp_(self.averages, self._sources(), 1.0 - self.decay)
+    def update(self, power: float = 1.0) -> None:
+        """Count the weights as they are now. Args: power: how many steps of the decay's own batch this one was."""
+        torch._foreach_lerp_(self.averages, self._sources(), 1.0 - self.decay**power)
 
     @torch.no_grad()
     def swap(self) -> None:
