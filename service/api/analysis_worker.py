@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import resource
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -144,6 +145,8 @@ def _answer(questions: str, question: str, *arguments: Any) -> Any:
     try:
         return getattr(importlib.import_module(questions), question)(*arguments)
     except Exception as error:
+        if "torch" not in sys.modules:  # whose import takes seconds: what has not imported it has no error of its kind
+            raise
         # Torch has no error of its own for that; its words, and ours around them, tell.
         ran_out_of_memory = importlib.import_module("largebatch.jobs.engine.out_of_memory").ran_out_of_memory
         if ran_out_of_memory(error) or (error.__cause__ is not None and ran_out_of_memory(error.__cause__)):

@@ -30,22 +30,23 @@ def breaks(): return 1 / 0
 
 
 @pytest.fixture
-def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[AnalysisWorker]:
+def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[AnalysisWorker]:
     (tmp_path / "made_questions.py").write_text(QUESTIONS)
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
-    made = AnalysisWorker("made_questions", timeout_s=5.0)
+    made = AnalysisWorker("made_questions", timeout_s=request.param)
     yield made
     made.close()
 
 
 @pytest.mark.parametrize(
-    ("question", "error", "words"),
+    ("worker", "question", "error", "words"),
     [
-        ("sleeps", FaultError, "took more than 5 s"),
-        ("dies", FaultError, "could not be computed"),
-        ("refuses", SpecError, "batch: is odd"),
-        ("breaks", InputError, "ZeroDivisionError: division by zero"),
+        (8.0, "sleeps", FaultError, "took more than 8 s"),
+        (60.0, "dies", FaultError, "could not be computed"),
+        (60.0, "refuses", SpecError, "batch: is odd"),
+        (60.0, "breaks", InputError, "ZeroDivisionError: division by zero"),
     ],
+    indirect=["worker"],
 )
 def test_the_next_question_is_answered_whatever_became_of_one(worker: AnalysisWorker, question: str, error: type[Exception], words: str) -> None:
     before = worker.ask("pid")
