@@ -31,7 +31,7 @@ async def principal_of(request: Request, deps: Deps, bearer: Annotated[HTTPAutho
         refuse_foreign(request)
         deps.rate_limit.take(address_of(request))
         who = ANYONE_HERE
-    request.state.owner = who.owner
+    request.state.owner, request.state.who = who.owner, who
     return who
 
 
