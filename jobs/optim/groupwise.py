@@ -126,9 +126,10 @@ class GroupwiseOptimizer(Optimizer):
         buckets: list[list[Tensor]] = []
         filled: dict[Any, tuple[list[Tensor], int]] = {}
         for param in params:
-            if param.grad is None:
+            gradient = param.grad
+            if gradient is None:
                 continue
-            if param.grad.layout is not torch.strided:
+            if gradient.layout is not torch.strided:
                 raise ValueError(f"{type(self).__name__} takes no sparse gradients; use an embedding without sparse=True.")
             most = (NUMBERS_AT_ONCE_ON_A_CPU if param.is_cpu else NUMBERS_AT_ONCE_ELSEWHERE) if self.in_parts else sys.maxsize
             key = (param.device, param.dtype)

@@ -88,11 +88,14 @@ def adam_state(
 
     Args: state: an optimizer's; moments: their keys in it; dtype: theirs.
     """
-    for param in params:
+    states = [state[param] for param in params]
+    for param, own in zip(params, states, strict=True):
+        step = own.get("step", 0.0)
         # What was loaded may be a number, or lie on the host.
-        state[param]["step"] = torch.as_tensor(state[param].get("step", 0.0), dtype=torch.float32, device=param.device)
-    first, second = ([state_like(state[param], key, param, dtype) for param in params] for key in moments)
-    return [state[param]["step"] for param in params], first, second
+        if not isinstance(step, Tensor) or step.device != param.device or step.dtype != torch.float32:
+            own["step"] = torch.as_tensor(step, dtype=torch.float32, device=param.device)
+    first, second = ([state_like(own, key, param, dtype) for param, own in zip(params, states, strict=True)] for key in moments)
+    return [own["step"] for own in states], first, second
 
 
 def dense_like(tensor: Tensor, layout: torch.memory_format = torch.preserve_format) -> Tensor:

@@ -10,6 +10,8 @@ which is linear, so every rank adds its own terms and one reduction gives the su
 average over all N groups so far) the weights are a_q = N / (N + k_q), and a term counts (N + k_q) / (N + K).
 """
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
@@ -36,11 +38,11 @@ class BatchNormStatistics:
         """Those of the norms, as they are now."""
         return [buffer for norm in self._norms for buffer in norm.buffers(recurse=False)]
 
-    def settle(self, buffers: list[Tensor], values: list[Tensor], is_local: bool, checks: bool) -> None:
+    def settle(self, buffers: Iterable[Tensor], values: list[Tensor], is_local: bool, checks: bool) -> None:
         """Make one of what all runs on all ranks left; of this rank's own in a local step. Every rank must call this.
 
         Args:
-            buffers: the model's.
+            buffers: the model's, looked at only where there is something to make one of.
             values: their values as the step began.
             checks: whether to compare the norms' own counts of batches with ours.
         Raises: PlanError, on every rank, if they differ.

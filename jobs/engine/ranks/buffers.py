@@ -72,7 +72,7 @@ class Buffers:
         """
         checks = self._num_checked < NUM_CHECKED
         self._num_checked += 1
-        self._statistics.settle(list(self._model.buffers()), self._held, is_local, checks)
+        self._statistics.settle(self._model.buffers(), self._held, is_local, checks)
         if self.last_steps:
             self.last_steps.end_step()
         if self._ranks.world_size > 1 and not is_local:
