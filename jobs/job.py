@@ -68,7 +68,7 @@ def prepare(spec: TrainSpec, device: torch.device, data_dir: Path, world_size: i
     take_from_first(model, ranks)
     findings = check.findings if check else Findings()
     job = Prepared(spec, plan, dataset, examined.task, model, device, ranks, fingerprint, findings, began, examined.beginning,
-                   examined.heads)  # fmt: skip
+                   examined.heads, data_dir)  # fmt: skip
     if examined.has_weights and plan.world_size == ranks.world_size:
         weigh_first_step(job)
     return job

@@ -228,6 +228,8 @@ class Prepared:
     """What its model begins with besides fresh weights, and how it is run, in words."""
     heads: tuple[str, ...] = ()
     """Names of the output heads' weights, where the optimizer asks."""
+    data_dir: Path = Path("data")
+    """Where its data were looked for."""
 
     @property
     def metric(self) -> Metric:

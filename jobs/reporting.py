@@ -81,7 +81,7 @@ def write_facts(job: Prepared, run_dir: Path) -> None:
     run_folder.write_text(run_dir / run_folder.SPEC, job.spec.model_dump_json(indent=2) + "\n")
     run_folder.write_text(run_dir / run_folder.PLAN, json.dumps(job.plan_in_numbers(), indent=2) + "\n")
     run_folder.write_text(run_dir / run_folder.DATA, job.fingerprint.model_dump_json() + "\n")
-    run_folder.write_text(run_dir / run_folder.ENVIRONMENT, json.dumps(environment(job.device), indent=2) + "\n")
+    run_folder.write_text(run_dir / run_folder.ENVIRONMENT, json.dumps({**environment(job.device), "data_dir": str(job.data_dir)}, indent=2) + "\n")
 
 
 def end(job: Prepared, run_dir: Path, tracker: Tracker, summary: RunSummary, draw: Callable[[Path], None]) -> None:

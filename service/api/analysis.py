@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from largebatch.jobs.spec.train_spec import TrainSpec
 
 if TYPE_CHECKING:
-    from largebatch.tuning.results.answers import SweepFindings
+    from largebatch.tuning.results.whole_answer import SweepFindings
 
 
 LARGE_WEIGHTS_BYTES = 256 << 20

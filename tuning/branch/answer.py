@@ -14,8 +14,8 @@ from largebatch.tuning.branch.run_branches import Ask, Branched
 from largebatch.tuning.branch.schedule import BatchSchedule, batch_schedule
 from largebatch.tuning.branch.train import BranchResult
 from largebatch.tuning.results.answers import Answer
+from largebatch.tuning.results.phrases import number
 from largebatch.tuning.results.unit import Unit, unit_of
-from largebatch.tuning.results.wording import number
 
 FEWEST_ORDERS = 2
 """One order of samples says nothing of how much another would change."""

@@ -15,9 +15,9 @@ from largebatch.tuning.results.analysis.scaling_model import Scaled
 from largebatch.tuning.results.analysis.step_time import Profile
 from largebatch.tuning.results.answers import Choice
 from largebatch.tuning.results.findings import Findings
+from largebatch.tuning.results.phrases import momentum_name
 from largebatch.tuning.results.run_result import differences_in_words
 from largebatch.tuning.results.unit import SAMPLES, Unit
-from largebatch.tuning.results.wording import momentum_name
 
 BATCH = "global batch size"
 LIMIT_COLOURS = {"compute": 0, "critical batch": 1, "link inside": 2, "link between": 3, "memory": 4, "evaluation": 5, "start-up": 6}

@@ -20,7 +20,7 @@ from largebatch.tuning.report.charts import Chart
 from largebatch.tuning.report.contents import Extras, charts_of
 from largebatch.tuning.report.picture_pen import write_png
 from largebatch.tuning.report.plotly_pen import TEMPLATES, as_json
-from largebatch.tuning.report.soonest import write_soonest
+from largebatch.tuning.results.card.ready_recipe import RECIPE
 from largebatch.tuning.results.findings import Findings, NothingEndedError, find_in
 from largebatch.tuning.results.wording import answer_of
 
@@ -31,15 +31,15 @@ def write_report(folder: Path, findings: Findings, extras: Extras | None = None)
     """Write the report into `folder`; a figure that cannot be drawn is left out, and named. Returns the page. Raises: StorageError."""
     extras = extras or Extras()
     attempt, failed = extras.attempts.attempt, extras.attempts.failed
-    charts, answer = charts_of(findings, extras), answer_of(findings)
+    charts, answer = charts_of(findings, extras), answer_of(findings, folder / RECIPE)
     for chart in charts:
         attempt(f"the picture {chart.name}.png", partial(write_png, chart, folder / f"{chart.name}.png"))
     figures = {chart.name: figure for chart in charts if (figure := attempt(f"the figure {chart.name}", partial(as_json, chart))) is not None}
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    recipe = attempt("the soonest choice as a recipe", partial(write_soonest, folder, findings))
-    told = [f"The soonest choice as a recipe is {recipe.name} beside this page: largebatch train {recipe.name} trains it."] if recipe else []
-    words = [*answer.words, *told, *extras.words, *(failure.in_words for failure in failed)]
+    if answer.card is not None and answer.card.recipe is not None:
+        write_text(folder / RECIPE, answer.card.recipe.text)
+    words = [*answer.words, *extras.words, *(failure.in_words for failure in failed)]
     numbers = {
         **answer.numbers(),
         "words": words,

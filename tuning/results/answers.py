@@ -3,11 +3,10 @@
 They import nothing heavy, so that the service can hold them without numpy in its process.
 """
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from largebatch.jobs.run.records import Headline
 from largebatch.jobs.tasks.metric import ACCURACY
 
 
@@ -176,45 +175,6 @@ class CurveCrossing(Answer):
     """To this, which is below the target, the larger batch needs fewer samples; later it needs more."""
 
 
-class Batch(Answer):
-    """The best of one batch size under one optimizer."""
-
-    global_batch_size: int
-    optimizer: str
-    learning_rate: float
-    momentum: float | None
-    momentum_half_life_samples: float | None = None
-    """What says it, where a half-life does."""
-    seconds_to_target: Spread
-    steps_to_target: Spread
-    samples_to_target: Spread
-    best_score: Spread
-    gradient_noise_scale: float | None
-    search_seconds_to_target: float | None = None
-    """Of the run by which the search chose these settings, which the spreads leave out; None where it missed, or none is kept apart."""
-    is_chosen_by_its_runs: bool = False
-    """Whether runs that the spreads hold chose these settings among others, as in sweeps of earlier versions: they are then too favourable."""
-    others: dict[str, str] = {}
-    """Its values of the other fields in which the runs differ."""
-
-
-class UnderOptimizer(Answer):
-    """What the runs of one optimizer say alone."""
-
-    optimizer: str
-    num_runs: int
-    reached: list[int]
-    """The batch sizes at which its best settings reached the target."""
-    missed: list[int]
-    """Those at which half of their runs or more missed it."""
-    advice: list[Advice]
-    """Soonest, cheapest, knee, and within the limits that were given."""
-    critical_batch: CriticalBatch | None
-    gradient_noise_scale: float | None
-    curve_crossing: CurveCrossing | None = None
-    """None where no curves were found to cross, beyond seeds and evaluations."""
-
-
 Verdict = Literal["grow", "keep", "measure"]
 """Of a batch that grows while training: worth it, not, or to be measured: not known, or where it was measured not beyond chance."""
 
@@ -296,55 +256,3 @@ class BranchedRun(Answer):
     schedule: GrownSchedule | None
     recipe: str = ""
     """The path of the grown recipe, where there is one."""
-
-
-class SweepAdvice(Answer):
-    """Soonest, cheapest, knee, and whether to grow."""
-
-    advice: list[Advice]
-    growing: list[GrowthAdvice] = []
-    """Whether the batch should grow while training, by optimizer."""
-    words: list[str]
-    """The same for people."""
-
-
-class SweepFrontier(Answer):
-    """The choices that no other beats."""
-
-    headline: Headline
-    """The metric of target and scores, and which way is better."""
-    target: float
-    cost_frontier: list[Choice]
-    """In time and samples to the target."""
-    score_frontier: list[ScorePoint]
-    """In time and score."""
-    critical_batch: CriticalBatch | None
-    """Of the optimizer that is soonest; None for fewer than three batch sizes at which it reached the target."""
-
-
-class SweepFindings(SweepAdvice, SweepFrontier):
-    """All that the runs that have ended say."""
-
-    setting: Setting
-    tokens_per_sample: int | None = None
-    """Of sequences of tokens: what turns every number of samples here into tokens; None where the task does not count in them."""
-    target_is_chosen: bool
-    """Nobody gave the target: it is what every choice that is compared reached."""
-    num_runs: int
-    seeds: list[int]
-    clock: str
-    """What the seconds count."""
-    batches: list[Batch]
-    by_optimizer: list[UnderOptimizer] = []
-    gradient_noise_scale: float | None
-    """In samples; the median of the batches that measured it, under the optimizer that is soonest."""
-    left_out: dict[str, int]
-    """Runs of other settings, and how many."""
-    rows: list[dict[str, str]]
-    """One line of a table for each batch size under each optimizer, in words."""
-    figures: list[dict[str, Any]] | None = None
-    """The report's figures, for plotly, where they were asked for: name, title, caption and figure."""
-
-    def numbers(self) -> dict[str, Any]:
-        """Plain data for `--json` and `report.json`, without what only a page shows."""
-        return self.model_dump(mode="json", exclude={"rows", "figures"})

@@ -27,6 +27,7 @@ from largebatch.tuning.results.analysis.doubts import crossing_curves
 from largebatch.tuning.results.analysis.growing import growth_advice
 from largebatch.tuning.results.answers import Advice, Choice, CriticalBatch, CurveCrossing, GrowthAdvice, ScorePoint, Setting
 from largebatch.tuning.results.branched_runs import branched_runs
+from largebatch.tuning.results.card.begun_from import BegunFrom, begun_from
 from largebatch.tuning.results.collect import collect
 from largebatch.tuning.results.run_folders import ended_runs, failures_in_words
 from largebatch.tuning.results.run_result import RunResult, differences, settings_of
@@ -63,6 +64,8 @@ class Findings:
     """What may be spent of a cost, asked about beside."""
     missing: Sequence[str]
     """What is known not to be there, in sentences."""
+    begun_from: BegunFrom | None = None
+    """The recipe that the runs are held against; None where it is not known."""
 
     @property
     def metric(self) -> Metric:
@@ -210,7 +213,12 @@ class Findings:
 
 
 def find(
-    runs: Sequence[RunResult], target: float | None = None, *, limits: Mapping[Cost, float] = MappingProxyType({}), missing: Sequence[str] = ()
+    runs: Sequence[RunResult],
+    target: float | None = None,
+    *,
+    limits: Mapping[Cost, float] = MappingProxyType({}),
+    missing: Sequence[str] = (),
+    begun_from: BegunFrom | None = None,
 ) -> Findings:
     """Analyse runs: those of the setting that has most; the others are named, never mixed in.
 
@@ -218,6 +226,7 @@ def find(
         target: in the runs' headline metric; default the one that most runs were given, else what every choice that is compared reached.
         limits: what may be spent of a cost, each a question more.
         missing: what is known not to be there, in sentences.
+        begun_from: the recipe that the runs are held against.
     Raises: NothingEndedError if there is nothing to analyse.
     """
     whole = [run for run in runs if run.summary.outcome.is_result]
@@ -234,9 +243,9 @@ def find(
     others = {other: len(members) for other, members in by_setting.items() if other != setting}
     given = common_target(largest) if target is None else target
     target = target_of_all(largest) if given is None else given
-    return Findings(setting, target, given is None, tuple(largest), others, limits, missing)
+    return Findings(setting, target, given is None, tuple(largest), others, limits, missing, begun_from)
 
 
 def find_in(folder: Path, target: float | None = None) -> Findings:
     """Analyse a sweep's folder: its ended runs, and a word on those that failed. Raises: NothingEndedError."""
-    return find(collect(ended_runs(folder)), target, missing=failures_in_words(folder))
+    return find(collect(ended_runs(folder)), target, missing=failures_in_words(folder), begun_from=begun_from(folder))

@@ -19,6 +19,8 @@ from largebatch.tuning.sweep.spec import BATCH
 
 STUDY, SWEEP_OF_STUDY = "study.json", "sweep"
 """The file that tells a study's folder, and the folder in it that holds the sweep."""
+PROFILE, REFERENCE = "profile.json", "reference"
+"""In a study's folder: the step times of its recipe, and the run of it as it was."""
 
 
 class NoRunsError(InputError):

@@ -1,28 +1,40 @@
 """Findings as people and programs read them: sentences, the rows of a table, and the whole answer."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 from statistics import median
 
-from largebatch.jobs.engine.core_wait import DISTURBED
-from largebatch.jobs.optim.configs.registry import OPTIMIZERS
 from largebatch.jobs.plan.describe import CHOSEN_ON
 from largebatch.jobs.run.records import Headline, Outcome
 from largebatch.tuning.results.analysis.critical_batch import regime
 from largebatch.tuning.results.analysis.crossing import crossing
 from largebatch.tuning.results.analysis.doubts import bias_in_words, times_beyond
-from largebatch.tuning.results.answers import Advice, Batch, Choice, CriticalBatch, GrowthAdvice, SweepFindings, UnderOptimizer
+from largebatch.tuning.results.answers import Advice, CriticalBatch, GrowthAdvice
+from largebatch.tuning.results.card.make import card_of
+from largebatch.tuning.results.card.sureness import COARSE
 from largebatch.tuning.results.findings import Findings
+from largebatch.tuning.results.phrases import (
+    choice_in_words,
+    counted,
+    listed,
+    momentum_in_words,
+    momentum_name,
+    number,
+    number_of_disturbed,
+    seconds_in_words,
+)
 from largebatch.tuning.results.run_result import MOST_NAMED, RunResult, differences_in_words
 from largebatch.tuning.results.unit import SAMPLES, Unit
+from largebatch.tuning.results.whole_answer import Batch, SweepFindings, UnderOptimizer
 
 CLOCK = "training seconds; evaluation, checkpoints and kernel warm-up are not counted"
-COARSE = 0.2
-"""An evaluation interval above this share of a run's cost blurs the costs that are compared."""
 
 
-def answer_of(findings: Findings) -> SweepFindings:
-    """All of it, as the report, `--json` and the API have it."""
+def answer_of(findings: Findings, recipe_file: Path | None = None) -> SweepFindings:
+    """All of it, as the report, `--json` and the API have it. Args: recipe_file: where the card's recipe is written; default the run's own spec."""
+    words = _words(findings)
     return SweepFindings(
+        card=card_of(findings, words[0], recipe_file),
         setting=findings.setting,
         tokens_per_sample=None if findings.unit == SAMPLES else findings.unit.per_sample,
         headline=Headline.of(findings.metric),
@@ -31,7 +43,7 @@ def answer_of(findings: Findings) -> SweepFindings:
         num_runs=len(findings.runs),
         seeds=sorted({run.seed for run in findings.runs}),
         clock=CLOCK,
-        words=_words(findings),
+        words=words,
         rows=_rows(findings),
         batches=[
             Batch(
@@ -78,7 +90,7 @@ def _words(findings: Findings) -> list[str]:
     """Three sentences that answer the question, and what must be said beside them."""
     best, reached, sides = findings.best, findings.reached, findings.by_optimizer
     num_batches = len({tried.global_batch_size for tried in best})
-    under = f" under {_listed(sides)}" if findings.compares_optimizers else ""
+    under = f" under {listed(sides)}" if findings.compares_optimizers else ""
     judged = f"{findings.setting.evaluated_on} {findings.metric.name}"
     chosen = f" (what {_every_choice(findings)} reached; none was given)" if findings.target_is_chosen else ""
     runs, sizes = counted(len(findings.runs), "run"), counted(num_batches, "batch size")
@@ -121,7 +133,7 @@ def _single_seeds_in_words(findings: Findings) -> list[str]:
         return [f"Each choice stands on one seed, {doubt}."]
     under = " under {}" if findings.compares_optimizers else ""
     names = [f"batch {findings.unit.batch(best.global_batch_size)}{under.format(best.first.optimizer)}" for best in single]
-    return [f"On one seed {'stands' if len(single) == 1 else 'stand'} {_listed(names)}, {doubt}."]
+    return [f"On one seed {'stands' if len(single) == 1 else 'stand'} {listed(names)}, {doubt}."]
 
 
 def _too_few_in_words(findings: Findings) -> list[str]:
@@ -131,7 +143,7 @@ def _too_few_in_words(findings: Findings) -> list[str]:
         if side.critical_batch is None:
             counts.setdefault((len(side.reached), len(side.best)), []).append(optimizer)
     did = "; ".join(
-        f"{f'under {_listed(names)} ' if findings.compares_optimizers else ''}{reached} of {tried}{' each' if len(names) > 1 else ''} did"
+        f"{f'under {listed(names)} ' if findings.compares_optimizers else ''}{reached} of {tried}{' each' if len(names) > 1 else ''} did"
         for (reached, tried), names in counts.items()
     )
     return [f"For a critical batch size at least three batch sizes must reach the target in half of their runs; {did}."] if did else []
@@ -141,7 +153,7 @@ def growing_in_words(advice: Sequence[GrowthAdvice]) -> list[str]:
     """Whether the batch should grow, a sentence for each optimizer, and one for all of which nothing is known."""
     unknown = [each for each in advice if each.is_unknown]
     told = [each.words for each in advice if not each.is_unknown]
-    return [*told, *([unknown[0].words_of(_listed(each.optimizer for each in unknown))] if unknown else [])]
+    return [*told, *([unknown[0].words_of(listed(each.optimizer for each in unknown))] if unknown else [])]
 
 
 def _every_choice(findings: Findings) -> str:
@@ -168,7 +180,7 @@ def _seeds_in_words(findings: Findings) -> list[str]:
             f"{median(sooner):.3g} times as long (the median of {len(sooner)})."
         )
     if of := findings.chosen_by_their_runs:
-        batches = _listed(findings.unit.batch(batch) for batch in sorted({best.global_batch_size for best in of}))
+        batches = listed(findings.unit.batch(batch) for batch in sorted({best.global_batch_size for best in of}))
         words.append(
             f"At batch {batches} the settings were chosen by runs that are counted here, so what they came to is somewhat too favourable; "
             "the `repeats` of a sweep are seeds that did not choose."
@@ -204,71 +216,39 @@ def _amount(num_samples: float | None, unit: Unit) -> str:
     return number(None if num_samples is None else unit.of(num_samples), ",.0f")
 
 
-def number(value: float | None, form: str) -> str:
-    """Formatted; a dash for None."""
-    return "-" if value is None else format(value, form)
-
-
-def momentum_name(optimizers: Iterable[str]) -> str:
-    """What the number that results call momentum is in these optimizers' own words."""
-    names = {OPTIMIZERS[optimizer].momentum_option if optimizer in OPTIMIZERS else "momentum" for optimizer in optimizers} - {""}
-    return " or ".join(sorted(names, reverse=True)) or "momentum"
-
-
-def momentum_in_words(of: RunResult | Choice, unit: Unit) -> str:
-    """`0.9`, or `0.958 (half-life 1,024 samples)`; a dash where there is none."""
-    if of.momentum is None or of.momentum_half_life_samples is None:
-        return number(of.momentum, "g")
-    return f"{of.momentum:.3g} (half-life {unit.words(of.momentum_half_life_samples)})"
-
-
 def sentence(advice: Advice, unit: Unit = SAMPLES) -> str:
     """The answer with its reason."""
     question, choice = advice.question[0].upper() + advice.question[1:], advice.choice
     if choice is None:
         return f"{question}: {advice.reason}"
-    momentum = "" if choice.momentum is None else f" and {momentum_name([choice.optimizer])} {momentum_in_words(choice, unit)}"
     others = "".join(f", {name} {value}" for name, value in choice.others.items())
-    settings = f"learning rate {choice.learning_rate:.4g}{momentum}{others}"
     return (
-        f"{question}: batch {unit.batch(choice.global_batch_size)} with {choice.optimizer}, {settings}, "
-        f"{choice.seconds:,.3g} s and {unit.words(choice.samples)}; {advice.reason}"
+        f"{question}: {choice_in_words(choice, unit)}{others}, {seconds_in_words(choice.seconds)} and {unit.words(choice.samples)}; {advice.reason}"
     )
 
 
 def disturbance_in_words(results: Sequence[RunResult]) -> str | None:
     """What must be said of runs whose clock other work on the machine disturbed; None where none was."""
-    waits = [run.summary.core_wait_fraction or 0.0 for run in results]
-    disturbed = [wait for wait in waits if wait >= DISTURBED]
-    if not disturbed:
+    num_disturbed = number_of_disturbed(results)
+    if not num_disturbed:
         return None
+    most = max(run.summary.core_wait_fraction or 0.0 for run in results)
     return (
-        f"Other work on the machine disturbed the clock of {len(disturbed)} of {len(results)} runs: they waited for a core up to"
-        f" {max(disturbed):.0%} of the time, so their seconds are longer than on a free machine; steps and samples are not touched."
+        f"Other work on the machine disturbed the clock of {num_disturbed} of {len(results)} runs: they waited for a core up to"
+        f" {most:.0%} of the time, so their seconds are longer than on a free machine; steps and samples are not touched."
     )
-
-
-def counted(number: int, noun: str) -> str:
-    """`1 run`, `12 runs`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def _listed(names: Iterable[str]) -> str:
-    """`sgd, lamb and muon`."""
-    *first, last = names
-    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _reach_in_words(side: Findings) -> str:
     """How far one optimizer of several comes: where it reaches the target, at what best cost, and where it misses."""
     unit = side.unit
-    missed = _listed(unit.batch(missed.global_batch_size) for missed in side.missed) if side.missed else ""
+    missed = listed(unit.batch(missed.global_batch_size) for missed in side.missed) if side.missed else ""
     if not side.reached:
         return f"Under {side.runs[0].optimizer} every batch size missed the target in half of its runs or more: {missed}."
-    reached = _listed(unit.batch(reached.global_batch_size) for reached in side.reached)
+    reached = listed(unit.batch(reached.global_batch_size) for reached in side.reached)
     first = side.advice[0]
     soonest = first.choice or side.choices[0]
-    as_soon = f" (as soon: batch {_listed(unit.batch(tie.global_batch_size) for tie in first.ties)})" if first.ties else ""
+    as_soon = f" (as soon: batch {listed(unit.batch(tie.global_batch_size) for tie in first.ties)})" if first.ties else ""
     return (
         f"Under {soonest.optimizer} batch {reached} reached the target, soonest batch {unit.batch(soonest.global_batch_size)} in "
         f"{soonest.seconds:,.3g} s{as_soon}{f'; batch {missed} missed it in half of its runs or more' if missed else ''}."

@@ -10,16 +10,13 @@ from largebatch.tuning.measure.sharpness import sharpness_rows, slope_in_words
 from largebatch.tuning.report.batch_figures import BATCH
 from largebatch.tuning.report.charts import Chart, Series
 from largebatch.tuning.report.contents import Attempts, Extras
-from largebatch.tuning.results.analysis.cluster import Cluster, Link
 from largebatch.tuning.results.analysis.prediction import Predicted, compare, misses_in_words
 from largebatch.tuning.results.analysis.scaling_model import BUCKETS_OVERLAP, Workload
 from largebatch.tuning.results.analysis.step_time import Profile
+from largebatch.tuning.results.card.larger_machines import NETWORK
 from largebatch.tuning.results.findings import Findings
-from largebatch.tuning.results.wording import number
+from largebatch.tuning.results.phrases import number
 from largebatch.tuning.study.solutions import Solutions
-
-NETWORK = Cluster(Link(10e9 / 8, 50e-6))
-"""Ten gigabits a second and fifty microseconds: an ordinary network between machines."""
 
 
 class Prediction(NamedTuple):

@@ -14,8 +14,8 @@ from largebatch.jobs.spec.mistakes import nearest
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.tuning.results.run_folders import STUDY
 
-PROFILE, REFERENCE, SIZED, PREDICTION, SHARPNESS = "profile.json", "reference", "sized-sweep.json", "prediction.json", "sharpness.json"
-"""What each stage leaves in the study's folder."""
+SIZED, PREDICTION, SHARPNESS = "sized-sweep.json", "prediction.json", "sharpness.json"
+"""What stages leave in the study's folder, beside profile and reference run."""
 LEAST_BUDGET_S = 10.0
 """Three batch sizes, one run each, take about this long beside everything else."""
 

@@ -30,10 +30,10 @@ from largebatch.tuning.report.contents import Attempts, Extras
 from largebatch.tuning.results.analysis.prediction import Predicted, predict
 from largebatch.tuning.results.analysis.step_time import Profile
 from largebatch.tuning.results.findings import Findings, find_in
-from largebatch.tuning.results.run_folders import SWEEP_OF_STUDY
+from largebatch.tuning.results.run_folders import PROFILE, SWEEP_OF_STUDY
 from largebatch.tuning.results.run_result import RunResult
 from largebatch.tuning.study.conclusion import Prediction, conclude
-from largebatch.tuning.study.options import PREDICTION, PROFILE, SIZED, Stage, StudyOptions, refuse_unstudied
+from largebatch.tuning.study.options import PREDICTION, SIZED, Stage, StudyOptions, refuse_unstudied
 from largebatch.tuning.study.reference_run import run_reference
 from largebatch.tuning.study.sizing import FURTHER_PROFILE_SHARE, Expected, candidates, size_sweep, what_was_chosen
 from largebatch.tuning.study.solutions import solve

@@ -20,7 +20,7 @@ from largebatch.service.db.store import ConflictError
 from largebatch.service.job import ACTIVE, FINAL, Job, Kind, State
 from largebatch.service.present.progress import Trials, read_trials
 from largebatch.service.present.views import JobView
-from largebatch.tuning.results.answers import SweepAdvice, SweepFindings, SweepFrontier
+from largebatch.tuning.results.whole_answer import SweepAdvice, SweepFindings, SweepFrontier
 
 router = APIRouter(prefix="/v1/sweeps", tags=["sweeps"], responses=ERRORS, route_class=StrictRoute)
 

@@ -7,7 +7,8 @@ import typer
 
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.streams import print_answer
-from largebatch.service.cli.answer.runs import compare_prediction, gather, read_profile
+from largebatch.service.cli.answer.runs import compare_prediction, find_among, gather, read_profile
+from largebatch.service.cli.card_view import print_card
 from largebatch.service.cli.options import AsJson, RunsToRead, refuse_unless_positive
 from largebatch.service.cli.tables import print_rows
 from largebatch.service.cli.typer_parameters import spread
@@ -18,7 +19,6 @@ from largebatch.tuning.results.analysis.reference import curve_through
 from largebatch.tuning.results.analysis.step_time import Profile
 from largebatch.tuning.results.answers import Choice
 from largebatch.tuning.results.collect import Collected
-from largebatch.tuning.results.findings import find
 from largebatch.tuning.results.run_result import RunResult, settings_of
 from largebatch.tuning.results.unit import Unit
 from largebatch.tuning.results.wording import answer_of, sentence
@@ -48,7 +48,7 @@ def advise(
         profile, unmeasured = read_profile(runs.profile), [Limit(cost, most, None) for cost, most in limits.items()]
         _predict(_only_run(gathered), profile, runs.target, unmeasured, as_json)
         return
-    findings = find(gathered.runs, runs.target, limits=limits, missing=gathered.missing)
+    findings = find_among(gathered, runs, limits)
     comparison = compare_prediction(findings, runs)
     answer = answer_of(findings)
     words = [*answer.words, *comparison.words]
@@ -56,6 +56,7 @@ def advise(
         errors = [{**miss._asdict(), "error": miss.error} for miss in comparison.misses]
         print_answer(json.dumps({**answer.numbers(), "words": words, "prediction_errors": errors}))
         return
+    print_card(answer.card)
     print("\n".join(words))
     print_rows(answer.rows)
     if comparison.misses:

@@ -7,12 +7,14 @@ from typing import Annotated
 import typer
 
 from largebatch.jobs.run.run_folder import refuse_unwritable
-from largebatch.service.cli.answer.runs import compare_prediction, gather
+from largebatch.service.cli.answer.runs import compare_prediction, find_among, gather
+from largebatch.service.cli.card_view import print_card
 from largebatch.service.cli.options import RunsToRead, refuse_unless_positive
 from largebatch.service.cli.typer_parameters import spread
 from largebatch.tuning.report.report import NOTHING, write_report, write_report_of_nothing
 from largebatch.tuning.results.analysis.prediction import misses_in_words
-from largebatch.tuning.results.findings import NothingEndedError, find
+from largebatch.tuning.results.card.ready_recipe import RECIPE
+from largebatch.tuning.results.findings import NothingEndedError
 from largebatch.tuning.results.wording import answer_of
 
 app = typer.Typer()
@@ -29,7 +31,7 @@ def report(
     refuse_unwritable(output, "--output")
     try:
         gathered = gather(runs)
-        findings = find(gathered.runs, runs.target, missing=gathered.missing)
+        findings = find_among(gathered, runs)
     except NothingEndedError as nothing:
         page = write_report_of_nothing(output, nothing.missing)
         print("\n".join([NOTHING, *nothing.missing, f"Report: {page.resolve()}"]))
@@ -38,4 +40,6 @@ def report(
     if extras.misses:
         extras = replace(extras, words=[misses_in_words(extras.misses), *extras.words])
     page = write_report(output, findings, extras)
-    print("\n".join([*answer_of(findings).words, *extras.words, f"Report: {page.resolve()}"]))
+    answer = answer_of(findings, output / RECIPE)
+    print_card(answer.card)
+    print("\n".join([*answer.words, *extras.words, f"Report: {page.resolve()}"]))

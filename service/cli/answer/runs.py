@@ -1,16 +1,20 @@
 """Reads the runs and the profile that a question is about, from the folders, files or MLflow experiment that a person names."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pydantic
 
 from largebatch.jobs.errors import InputError, SpecError
 from largebatch.service.cli.options import RunsToRead
 from largebatch.tuning.report.contents import Extras
+from largebatch.tuning.results.analysis.advice import Cost
 from largebatch.tuning.results.analysis.prediction import compare, predict, profile_beside_runs, refuse_other_reference
 from largebatch.tuning.results.analysis.step_time import Profile
+from largebatch.tuning.results.card.begun_from import begun_from
 from largebatch.tuning.results.collect import Collected, collect, collect_experiment, unreadable_in_words
-from largebatch.tuning.results.findings import Findings
+from largebatch.tuning.results.findings import Findings, find
 from largebatch.tuning.results.run_folders import runs_of_folders
 
 
@@ -26,6 +30,13 @@ def gather(runs: RunsToRead) -> Collected:
     if runs.mlflow_uri is None:
         raise SpecError("--mlflow-uri", "is missing.", "Example: sqlite:///runs/mlflow.db.")
     return collect_experiment(runs.mlflow_uri, runs.experiment)
+
+
+def find_among(gathered: Collected, runs: RunsToRead, limits: Mapping[Cost, float] = MappingProxyType({})) -> Findings:
+    """What they say, held against the recipe of the sweep or the study, where that is all that was named. Raises: NothingEndedError."""
+    folders = runs.folders or []
+    recipe = begun_from(folders[0]) if len(folders) == 1 else None
+    return find(gathered.runs, runs.target, limits=limits, missing=gathered.missing, begun_from=recipe)
 
 
 def read_profile(path: Path) -> Profile:

@@ -21,10 +21,12 @@ from largebatch.jobs.prepared import examine
 from largebatch.jobs.spec.read import read_spec
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.streams import print_answer
+from largebatch.service.cli.card_view import print_card
 from largebatch.service.cli.commands.sweep import run_with_view
 from largebatch.service.cli.console import PLAIN_EVERY_S
 from largebatch.service.cli.options import AsJson, seconds_of
 from largebatch.service.cli.typer_parameters import spread
+from largebatch.tuning.results.card.card import Card
 from largebatch.tuning.results.run_folders import STUDY
 from largebatch.tuning.study.options import (
     Stage,
@@ -95,6 +97,7 @@ def study(
     if as_json:
         print_answer(json.dumps({"study_dir": str(folder), "report": str(page), **numbers}))
         return
+    print_card(Card.model_validate(numbers["card"]))
     print("\n".join([*numbers["words"], f"Report: {page.resolve()}"]))
 
 

@@ -14,11 +14,14 @@ from largebatch.jobs.errors import FaultError, InputError, SpecError
 from largebatch.jobs.launch.options import DataDir, Device, RayAddress
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.streams import print_answer
+from largebatch.jobs.tracking.folder_mirror import REPORT
+from largebatch.service.cli.card_view import print_card
 from largebatch.service.cli.options import AsJson
 from largebatch.service.cli.sweep_view import SweepView
 from largebatch.service.cli.tables import print_rows
 from largebatch.service.cli.typer_parameters import spread
 from largebatch.service.present.sweep_plan import plan_facts
+from largebatch.tuning.results.card.ready_recipe import RECIPE
 from largebatch.tuning.results.findings import NothingEndedError, find_in
 from largebatch.tuning.results.wording import answer_of
 from largebatch.tuning.sweep.ledger import BASE, SWEEP, Ledger, begin_sweep, begun_sweep
@@ -122,9 +125,10 @@ def _write_report(folder: Path) -> None:
 
 
 def _print_results(folder: Path, as_json: bool) -> None:
-    answer = answer_of(find_in(folder))
+    answer = answer_of(find_in(folder), folder / REPORT / RECIPE)
     if as_json:
         print_answer(json.dumps({"sweep_dir": str(folder), **answer.numbers()}))
         return
+    print_card(answer.card)
     print("\n".join(answer.words))
     print_rows(answer.rows)

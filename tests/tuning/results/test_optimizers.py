@@ -1,26 +1,21 @@
 """Runs under several optimizers, planted: each has a curve of its own, and every answer names the one that it is about."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from made_runs import CRITICAL, MIN_SAMPLES, RATE, STEP_S, TARGET, fine, made_profile, made_run
 
-from largebatch.jobs.spec.read import read_spec
 from largebatch.tuning.report.batch_figures import momentum_maps, steps_and_samples, time_to_target
 from largebatch.tuning.report.contents import Extras, charts_of
 from largebatch.tuning.report.report import write_report
 from largebatch.tuning.report.run_figures import score_curves
-from largebatch.tuning.report.soonest import write_soonest
 from largebatch.tuning.results.analysis.prediction import compare, predict
-from largebatch.tuning.results.answers import SweepFindings
 from largebatch.tuning.results.findings import Findings, find
 from largebatch.tuning.results.run_result import RunResult
+from largebatch.tuning.results.whole_answer import SweepFindings
 from largebatch.tuning.results.wording import answer_of
-from largebatch.tuning.sweep.space import with_fields
 
 BATCHES = (32, 128, 512, 2048)
 OWN = "mine.optimizers:twice"
@@ -213,27 +208,11 @@ def test_a_report_names_an_own_optimizer_by_its_entry_point(tmp_path: Path) -> N
     assert "The best of each batch size under each optimizer" in text
 
 
-def test_the_soonest_choice_is_a_recipe_that_names_the_optimizer_with_its_options(tmp_path: Path) -> None:
-    """Read back it is the run's own spec; where nothing was reached there is none."""
-    spec = with_fields(read_spec("digits-small-batch"), {"optimizer.name": "lamb", "optimizer.max_trust_ratio": 10.0, "learning_rate.base": 0.03})
-    run_dir = tmp_path / "run"
-    run_dir.mkdir()
-    (run_dir / "spec.json").write_text(spec.model_dump_json())
-    runs = [run("sgd", 128, 0, 2.0), replace(run("lamb", 512), folder=run_dir)]
-    path = write_soonest(tmp_path, find(runs, TARGET))
-    assert path is not None
-    assert read_spec(str(path)) == spec
-    options = yaml.safe_load(path.read_text())["optimizer"]
-    assert (options["name"], options["max_trust_ratio"], options["beta1"]) == ("lamb", 10.0, 0.9)
-    assert path.read_text().startswith("# Batch 512 with lamb: ")
-    assert write_soonest(tmp_path, find([run("lamb", 512, reaches=False)], TARGET)) is None
-
-
 def test_an_answer_of_an_earlier_version_is_still_read() -> None:
     """Its choices, points and batches know nothing of optimizers beside each other."""
 
     def without(value: Any) -> Any:
-        new = {"others", "by_optimizer"}
+        new = {"others", "by_optimizer", "card"}
         if isinstance(value, dict):
             return {name: without(inner) for name, inner in value.items() if name not in new}
         return [without(inner) for inner in value] if isinstance(value, list) else value

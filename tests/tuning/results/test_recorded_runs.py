@@ -62,7 +62,7 @@ def test_a_setting_that_differs_is_named_and_makes_another_configuration(runs: P
 def test_a_report_is_made_of_them(runs: Path, tmp_path: Path) -> None:
     largebatch("report", runs, "--output", tmp_path / "report")
     assert (tmp_path / "report" / "report.html").is_file()
-    assert not (tmp_path / "report" / "soonest.yaml").exists()
+    assert not (tmp_path / "report" / "recipe.yaml").exists()
 
 
 @pytest.mark.parametrize("command", ["train --resume", "export --output x.pt", "sharpness", "branch", "sync"])

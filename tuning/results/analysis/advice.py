@@ -131,12 +131,12 @@ def _ties(best: Choice, choices: Sequence[Choice], *costs: Cost) -> list[Tie]:
     """The choices that are not told from the best one in a cost, or in the product of several."""
     ties = []
     for choice in choices:
-        if choice is not best and (by := _tied_by(best, choice, costs)) is not None:
+        if choice is not best and (by := tied_by(best, choice, costs)) is not None:
             ties.append(Tie(global_batch_size=choice.global_batch_size, optimizer=choice.optimizer, by=by))
     return ties
 
 
-def _tied_by(best: Choice, other: Choice, costs: Sequence[Cost]) -> Literal["seeds", "evaluations"] | None:
+def tied_by(best: Choice, other: Choice, costs: Sequence[Cost]) -> Literal["seeds", "evaluations"] | None:
     """What does not tell the two apart: intervals that overlap, or costs no farther apart than either's evaluations; None: they are told apart.
 
     A cost c that is read off an evaluation was reached anywhere on the way s from the evaluation before: costs that differ by s may be the same.

@@ -1,0 +1,253 @@
+"""The card: what it recommends, saves and doubts, the same in every metric and unit, and a recipe whose command plans."""
+
+import json
+import os
+import shlex
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from command_line import largebatch
+from made_runs import BASE, TARGET, fine, made_folder, made_profile, made_run
+
+from largebatch.jobs.run.records import Outcome
+from largebatch.jobs.spec.read import read_spec
+from largebatch.jobs.tasks.metric import Metric
+from largebatch.tuning.results.card.begun_from import BegunFrom, begun_from
+from largebatch.tuning.results.card.card import Card
+from largebatch.tuning.results.findings import find
+from largebatch.tuning.results.run_result import RunResult
+from largebatch.tuning.results.wording import answer_of
+from largebatch.tuning.sweep.space import with_fields
+
+BATCHES = (32, 128, 512, 2048)
+SPREAD = 0.005
+"""Between seeds, as a share."""
+
+
+def run(batch: int, seed: int = 0, factor: float = 1.0, optimizer: str = "sgd", num: int = 200, **changed: Any) -> RunResult:
+    settings = (("batch.global_batch_size", str(batch)), ("optimizer.name", optimizer))
+    return fine(made_run(batch, seed, factor + SPREAD * seed, optimizer=optimizer, learning_rate=0.1, settings=settings, **changed), num)
+
+
+def runs(num_seeds: int = 3, **changed: Any) -> list[RunResult]:
+    return [run(batch, seed, **changed) for batch in BATCHES for seed in range(num_seeds)]
+
+
+def card_of(runs: list[RunResult], target: float | None = TARGET, recipe: BegunFrom | None = None) -> Card:
+    card = answer_of(find(runs, target, begun_from=recipe)).card
+    assert card is not None
+    return card
+
+
+def line(card: Card, label: str) -> str:
+    return next((each.text for each in card.lines if each.label == label), "")
+
+
+class TestRecommendation:
+    def test_the_soonest_with_its_settings_its_interval_and_the_next_one(self) -> None:
+        card = card_of(runs())
+        soonest, later = sorted(BATCHES, key=lambda batch: run(batch).evaluations[-1].training_seconds)[:2]
+        assert card.title == f"Batch {soonest:,} with sgd, learning rate 0.1 and momentum 0.9"
+        assert card.choice is not None
+        assert card.choice.seconds == pytest.approx(run(soonest, 1).evaluations[-1].training_seconds)
+        low, high = (run(soonest, seed).evaluations[-1].training_seconds for seed in (0, 2))
+        assert f"({low:.3g} ... {high:.3g} s, 3 seeds)" in line(card, "Time")
+        assert f", of training alone, to test accuracy {TARGET}." in line(card, "Time")
+        (next_one,) = card.runners_up
+        assert (next_one.choice.global_batch_size, next_one.tied_by) == (later, None)
+        assert line(card, "Runner-up").startswith(f"Batch {later:,} with sgd")
+        assert card.verdict == "sure"
+
+    @pytest.mark.parametrize("target", [TARGET, None])
+    def test_lamb_against_sgd_gets_an_answer(self, target: float | None) -> None:
+        """One run of each, at batches of their own, with a target or without."""
+        pair = [run(32, optimizer="sgd"), run(512, optimizer="lamb")]
+        card = card_of([replace(each, summary=each.summary.model_copy(update={"target": None})) for each in pair], target)
+        assert card.choice is not None
+        assert "with lamb" in card.title
+        assert "with sgd" in (line(card, "Runner-up") + line(card, "As soon"))
+        assert card.verdict == "unsure"
+        assert "one seed" in line(card, "How sure")
+
+    def test_what_is_as_soon_is_in_the_title(self) -> None:
+        made = [run(batch, seed, 1 + 0.05 * seed) for batch in (32, 448, 512) for seed in range(3)]
+        card = card_of(made)
+        assert card.verdict == "tied"
+        assert card.choice is not None
+        (other,) = {448, 512} - {card.choice.global_batch_size}
+        assert card.title.endswith(f", or as soon batch {other}")
+        assert line(card, "As soon").endswith("the seeds do not tell them apart.")
+        assert line(card, "How sure").startswith("A tie: ")
+        assert line(card, "Runner-up") == ""
+
+    def test_where_nothing_reached_the_target_it_says_how_near(self) -> None:
+        card = card_of([run(batch, reaches=False) for batch in BATCHES])
+        assert card.title == f"No answer yet: no choice reached test accuracy {TARGET} in more than half of its runs"
+        assert (card.choice, card.recipe) == (None, None)
+        assert "Accuracy 0.8000" in line(card, "Nearest")
+        assert "--target 0.8" in line(card, "What helps")
+
+    def test_runs_that_were_never_evaluated_are_no_answer(self) -> None:
+        lost = [replace(each, summary=each.summary.model_copy(update={"best_score": None, "target": None}), evaluations=()) for each in runs(1)]
+        assert card_of(lost, None).title == "No answer: no run was ever evaluated"
+
+    def test_another_metric_that_is_better_lower_and_tokens(self) -> None:
+        """Bits per byte fall; costs are told in tokens."""
+        bits = Metric("bits_per_byte", "lower", is_fraction=False)
+
+        def turned(each: RunResult) -> RunResult:
+            headline = each.summary.headline.of(bits)
+            told = {"headline": headline, "best_score": 10 - (each.summary.best_score or 0.0), "target": None, "tokens_per_sample": 64}
+            points = tuple(at._replace(score=10 - at.score) for at in each.evaluations)
+            return replace(each, summary=each.summary.model_copy(update=told), evaluations=points)
+
+        card = card_of([turned(each) for each in runs()], 10 - TARGET)
+        plain = card_of(runs())
+        assert card.choice is not None
+        assert plain.choice is not None
+        assert card.choice.global_batch_size == plain.choice.global_batch_size
+        assert card.title.startswith(f"Batch {card.choice.global_batch_size * 64:,} tokens ({card.choice.global_batch_size:,} sequences) with sgd")
+        assert "to test bits_per_byte 9.1." in line(card, "Time")
+        assert "samples" not in " ".join(each.text for each in card.lines if each.label != "How sure")
+
+
+class TestSaving:
+    def test_against_the_recipe_as_it_was(self) -> None:
+        reference = run(16, factor=1.2)
+        card = card_of(runs(), recipe=BegunFrom(BASE, reference))
+        assert card.choice is not None
+        assert card.saving is not None
+        assert card.saving.times == pytest.approx(reference.evaluations[-1].training_seconds / card.choice.seconds)
+        text = line(card, "It saves")
+        assert text.startswith(f"{1 - 1 / card.saving.times:.0%} of the training time")
+        assert "the recipe as it was (batch 16 with sgd" in text
+
+    def test_nothing_where_the_recipe_is_as_soon_or_sooner(self) -> None:
+        soonest = card_of(runs()).choice
+        assert soonest is not None
+        tied = line(card_of(runs(), recipe=BegunFrom(BASE, run(soonest.global_batch_size, factor=1.004))), "It saves")
+        assert tied.startswith("Nothing that was measured: ")
+        sooner = line(card_of(runs(), recipe=BegunFrom(BASE, run(soonest.global_batch_size, factor=0.5))), "It saves")
+        assert sooner.startswith("Nothing: ")
+        assert "times sooner." in sooner
+
+    def test_a_recipe_that_missed(self) -> None:
+        card = card_of(runs(), recipe=BegunFrom(BASE, run(16, reaches=False)))
+        assert line(card, "It saves") == "The recipe as it was missed the target."
+
+    def test_of_a_sweep_its_own_batch_tuned_as_well(self) -> None:
+        card = card_of(runs(), recipe=BegunFrom(with_fields(BASE, {"batch.global_batch_size": 32})))
+        assert card.saving is not None
+        assert card.saving.is_tuned
+        assert "the recipe's own batch and optimizer, tuned as well, (batch 32 with sgd" in line(card, "It saves")
+
+    def test_runs_that_began_from_nothing_known_say_nothing(self) -> None:
+        assert line(card_of(runs()), "It saves") == ""
+
+
+class TestSureness:
+    def test_one_seed_is_not_sure_and_says_what_helps(self) -> None:
+        card = card_of(runs(1))
+        assert card.verdict == "unsure"
+        assert "more seeds" in line(card, "Surer with")
+
+    def test_settings_chosen_by_the_runs_that_count(self) -> None:
+        others = [replace(run(batch, seed, 1.3), settings=(("other", "x"),)) for batch in BATCHES for seed in range(3)]
+        card = card_of([*runs(), *(replace(each, settings=(*each.settings, ("batch", str(each.summary.global_batch_size)))) for each in others)])
+        assert card.verdict == "unsure"
+        assert "too favourable" in line(card, "How sure")
+
+    @pytest.mark.parametrize(("rate", "word"), [(0.05, "largest"), (0.5, "smallest"), (0.0, "")])
+    def test_a_best_rate_at_the_end_of_those_tried(self, rate: float, word: str) -> None:
+        losers = [replace(run(batch, 0, 2.0), settings=(("r", f"{rate} {batch}"),), learning_rate=rate) for batch in BATCHES] if rate else []
+        sureness = card_of([*runs(), *losers]).sureness
+        assert sureness is not None
+        assert any(f"its rate is the {word} of the 2" in ground for ground in sureness.grounds) == bool(word)
+
+    def test_diverged_runs_and_a_test_set_are_doubts(self) -> None:
+        lost = run(4096, reaches=False)
+        lost = replace(lost, summary=lost.summary.model_copy(update={"outcome": Outcome.DIVERGED}))
+        sureness = card_of([*runs(), lost]).sureness
+        assert sureness is not None
+        assert "1 run diverged, and count as misses" in sureness.grounds
+        assert any("test set" in ground for ground in sureness.grounds)
+
+
+class TestLargerMachines:
+    def test_the_bound_of_the_critical_batch_and_a_model_of_workers(self) -> None:
+        card = card_of(runs(), recipe=BegunFrom(BASE, run(16), made_profile()))
+        larger = card.larger_machines
+        assert larger is not None
+        assert card.choice is not None
+        assert larger.fewer_steps == pytest.approx(1 + larger.critical_batch_size / card.choice.global_batch_size)
+        assert larger.on_workers is not None
+        assert "8 such workers at 10 Gbit/s" in line(card, "Larger machines")
+
+    def test_too_few_batches_are_said(self) -> None:
+        card = card_of([run(batch) for batch in (32, 128)])
+        assert "three batch sizes that reach the target, and 2 of 2 did" in line(card, "Larger machines")
+
+
+class TestRecipe:
+    def test_the_command_of_an_answer_plans_and_so_does_the_reports(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """From the folder that the command was given in."""
+        monkeypatch.chdir(tmp_path)
+        for batch in (32, 128, 512):
+            made_folder(Path("runs"), batch)
+        answer = json.loads(largebatch("advise", "runs", "--json").stdout)["card"]
+        largebatch("report", "runs", "--output", "report")
+        reported = json.loads(Path("report/report.json").read_text())["card"]
+        assert reported["recipe"]["command"] == "largebatch train report/recipe.yaml"
+        assert reported["recipe"]["text"] == Path("report/recipe.yaml").read_text() == answer["recipe"]["text"]
+        for card in (answer, reported):
+            program, command, *words = shlex.split(card["recipe"]["command"])
+            assert (program, command) == ("largebatch", "train")
+            plan = json.loads(largebatch("train", *words, "--dry-run", "--json").stdout)
+            assert plan["global_batch_size"] == card["choice"]["global_batch_size"]
+
+    def test_data_elsewhere_and_workers_are_in_the_command(self, tmp_path: Path) -> None:
+        folder = made_folder(tmp_path / "of runs", 128)
+        (folder / "environment.json").write_text(json.dumps({"device": "cpu (test)", "data_dir": "/data of mine"}))
+        alone = replace(run(128), folder=folder)
+        shared = replace(alone, summary=alone.summary.model_copy(update={"world_size": 4}))
+        recipe = card_of([shared]).recipe
+        assert recipe is not None
+        assert shlex.split(recipe.command)[2:] == [os.fspath(folder / "spec.json"), "--data-dir", "/data of mine", "--workers", "4"]
+
+    def test_it_names_the_optimizer_with_every_option(self, tmp_path: Path) -> None:
+        spec = with_fields(BASE, {"optimizer.name": "lamb", "optimizer.max_trust_ratio": 10.0, "learning_rate.base": 0.03})
+        (tmp_path / "spec.json").write_text(spec.model_dump_json())
+        recipe = card_of([run(128, 0, 2.0), replace(run(512, optimizer="lamb"), folder=tmp_path)]).recipe
+        assert recipe is not None
+        (tmp_path / "recipe.yaml").write_text(recipe.text)
+        read = read_spec(str(tmp_path / "recipe.yaml"))
+        assert read.model_copy(update={"description": spec.description}) == spec
+        assert read.description.startswith("Batch 512 with lamb, learning rate 0.1")
+        options = yaml.safe_load(recipe.text)["optimizer"]
+        assert (options["name"], options["max_trust_ratio"], options["beta1"]) == ("lamb", 10.0, 0.9)
+
+    def test_a_folder_that_cannot_be_read_has_none(self, tmp_path: Path) -> None:
+        assert card_of([replace(run(128), folder=tmp_path)]).recipe is None
+
+
+def test_a_study_is_begun_from_its_reference_run_and_a_sweep_from_its_base(tmp_path: Path) -> None:
+    study = tmp_path / "study"
+    sweep = study / "sweep"
+    sweep.mkdir(parents=True)
+    assert begun_from(study) is None
+    (sweep / "base.json").write_text(BASE.model_dump_json())
+    told = begun_from(sweep)
+    assert told is not None
+    assert (told.spec, told.run, told.profile) == (BASE, None, None)
+    (study / "study.json").write_text("{}")
+    made_folder(study, 16).rename(study / "reference")
+    (study / "profile.json").write_text(made_profile().model_dump_json())
+    for folder in (study, sweep):
+        told = begun_from(folder)
+        assert told is not None
+        assert told.run is not None
+        assert told.run.summary.global_batch_size == 16
+        assert told.profile == made_profile()

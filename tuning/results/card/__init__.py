@@ -1,0 +1,1 @@
+"""The card: the one answer that commands, reports and pages begin with."""

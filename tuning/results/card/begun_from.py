@@ -1,0 +1,40 @@
+"""The recipe that a sweep or a study began from: which batch and optimizer it had, its own run, and the profile of its steps."""
+
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from largebatch.jobs.errors import LargebatchError
+from largebatch.jobs.spec.train_spec import TrainSpec
+from largebatch.tuning.results.analysis.step_time import Profile
+from largebatch.tuning.results.collect import collect
+from largebatch.tuning.results.run_folders import PROFILE, REFERENCE, STUDY, SWEEP_OF_STUDY, has_result
+from largebatch.tuning.results.run_result import RunResult
+from largebatch.tuning.sweep.ledger import BASE
+
+
+@dataclass(frozen=True)
+class BegunFrom:
+    """What runs are held against."""
+
+    spec: TrainSpec
+    run: RunResult | None = None
+    """The recipe as it was, trained once; None of a sweep, which trains it nowhere."""
+    profile: Profile | None = None
+    """Of its steps; None of a sweep."""
+
+
+def begun_from(folder: Path) -> BegunFrom | None:
+    """What a study or a sweep began from, by its folder; None of any other, and of one that cannot be read, for it only adds to an answer."""
+    if (folder / STUDY).is_file():
+        folder /= SWEEP_OF_STUDY
+    with suppress(OSError, ValueError, LargebatchError):
+        spec = TrainSpec.model_validate_json((folder / BASE).read_text())
+        study = folder.parent
+        if folder.name != SWEEP_OF_STUDY or not (study / STUDY).is_file():
+            return BegunFrom(spec)
+        reference = study / REFERENCE
+        run = collect([reference])[0] if has_result(reference) else None
+        profile = Profile.model_validate_json((study / PROFILE).read_text()) if (study / PROFILE).is_file() else None
+        return BegunFrom(spec, run, profile)
+    return None

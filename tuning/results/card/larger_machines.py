@@ -1,0 +1,68 @@
+"""What machines that take larger batches would change: the bound that the critical batch sets, and a model of several workers."""
+
+from largebatch.tuning.results.analysis.cluster import Cluster, Link
+from largebatch.tuning.results.analysis.scaling_model import BUCKETS_OVERLAP, Workload, scale_out
+from largebatch.tuning.results.analysis.step_time import Profile
+from largebatch.tuning.results.answers import Choice, CriticalBatch
+from largebatch.tuning.results.card.card import LargerMachines, OnWorkers
+from largebatch.tuning.results.findings import Findings
+from largebatch.tuning.results.phrases import seconds_in_words
+from largebatch.tuning.results.unit import Unit
+
+NETWORK = Cluster(Link(10e9 / 8, 50e-6))
+"""Ten gigabits a second and fifty microseconds: an ordinary network between machines."""
+WORKERS = 8
+
+
+def larger_machines_of(findings: Findings, choice: Choice) -> LargerMachines | None:
+    """None where the choice's optimizer reached the target at fewer than three batch sizes."""
+    critical = findings.by_optimizer[choice.optimizer].critical_batch
+    if critical is None:
+        return None
+    begun_from = findings.begun_from
+    has_profile = begun_from is not None and begun_from.profile is not None and begun_from.spec.optimizer.label == choice.optimizer
+    profile = begun_from.profile if begun_from is not None and has_profile else None
+    return LargerMachines(
+        critical_batch_size=critical.critical_batch_size,
+        low=critical.low,
+        high=critical.high,
+        fewer_steps=1 + critical.critical_batch_size / choice.global_batch_size,
+        on_workers=None if profile is None else _on_workers(profile, critical),
+    )
+
+
+def _on_workers(profile: Profile, critical: CriticalBatch) -> OnWorkers | None:
+    """None where the profile holds one batch size alone."""
+    if not profile.has_model:
+        return None
+    batches = [2**power for power in range(profile.num_train_samples.bit_length())] + [profile.num_train_samples]
+    workload = Workload(profile.model, profile.gradient_bytes, NETWORK, BUCKETS_OVERLAP)
+    scaled = scale_out([WORKERS], batches, critical, workload)
+    return next((OnWorkers(num_workers=each.num_workers, global_batch_size=each.global_batch_size, seconds=each.seconds, speedup=each.speedup)
+                 for each in scaled), None)  # fmt: skip
+
+
+def larger_machines_in_words(larger: LargerMachines | None, findings: Findings, choice: Choice) -> str:
+    """A sentence or two."""
+    unit = findings.unit
+    if larger is None:
+        side = findings.by_optimizer[choice.optimizer]
+        reached, tried = len(side.reached), len(side.best)
+        return f"Not known: that takes three batch sizes that reach the target, and {reached} of {tried} did."
+    high = "beyond what was measured" if larger.high is None else f"{unit.of(larger.high):,.0f}"
+    bound = f"At most {larger.fewer_steps:.2g} times fewer steps, however large the batch" if larger.fewer_steps >= 1.1 else "Next to nothing"
+    words = (
+        f"{bound}: the critical batch, where a run takes twice the least steps and twice the least {unit.name}, is "
+        f"{unit.words(larger.critical_batch_size)} (95 % interval {unit.of(larger.low):,.0f} ... {high})."
+    )
+    return f"{words} {_workers_in_words(larger.on_workers, unit)}".strip()
+
+
+def _workers_in_words(on: OnWorkers | None, unit: Unit) -> str:
+    if on is None:
+        return ""
+    sooner = f"{on.speedup:.2g} times as fast as one alone" if on.speedup >= 1.1 else "no sooner than one alone"
+    return (
+        f"{on.num_workers} such workers at 10 Gbit/s would take {seconds_in_words(on.seconds)} at batch {unit.batch(on.global_batch_size)}, {sooner} "
+        "(a model, not a measurement)."
+    )

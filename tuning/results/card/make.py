@@ -1,0 +1,105 @@
+"""Makes the card of findings: its parts, and all of it in words, once for every door."""
+
+from pathlib import Path
+
+from largebatch.tuning.results.analysis.advice import tied_by
+from largebatch.tuning.results.answers import Choice
+from largebatch.tuning.results.card.card import Card, CardLine, RunnerUp
+from largebatch.tuning.results.card.larger_machines import larger_machines_in_words, larger_machines_of
+from largebatch.tuning.results.card.ready_recipe import ready_recipe
+from largebatch.tuning.results.card.saving import TOLD, saving_in_words, saving_of
+from largebatch.tuning.results.card.sureness import sureness_in_words, sureness_of
+from largebatch.tuning.results.findings import Findings
+from largebatch.tuning.results.phrases import capital, choice_in_words, cost_in_words, listed
+from largebatch.tuning.results.unit import Unit
+
+MOST_IN_TITLE = 2
+MOST_AS_SOON = 4
+"""Choices that are named as being as soon."""
+
+
+def card_of(findings: Findings, context: str, recipe_file: Path | None = None) -> Card:
+    """The card. Args: context: the setting in a sentence; recipe_file: where its recipe is written; default the run's own spec."""
+    target = f"{findings.setting.evaluated_on} {findings.metric.name} {findings.target:g}"
+    soonest = min(findings.choices, key=lambda choice: (choice.seconds, choice.samples), default=None)
+    if soonest is None:
+        return _card_of_misses(findings, target, context)
+    runners_up = _runners_up(findings, soonest)
+    saving, larger = saving_of(findings, soonest), larger_machines_of(findings, soonest)
+    sureness = sureness_of(findings, soonest, runners_up)
+    tried = next(
+        best for best in findings.reached if (best.global_batch_size, best.first.optimizer) == (soonest.global_batch_size, soonest.optimizer)
+    )
+    told, cost = capital(choice_in_words(soonest, findings.unit)), cost_in_words(soonest, findings.unit)
+    how_sure, surer = sureness_in_words(sureness)
+    lines = [
+        ("Time", f"{cost}, of training alone, to {target}."),
+        ("With", f"{', '.join(f'{name} {value}' for name, value in soonest.others.items())}." if soonest.others else ""),
+        ("It saves", saving_in_words(saving, findings, soonest)),
+        ("As soon" if sureness.verdict == "tied" else "Runner-up", _runners_up_in_words(runners_up, findings.unit)),
+        ("Larger machines", larger_machines_in_words(larger, findings, soonest)),
+        ("How sure", how_sure),
+        ("Surer with", surer),
+    ]
+    return Card(
+        title=f"{told}{_as_soon(findings, runners_up)}", verdict=sureness.verdict, target=target, setting=context, choice=soonest, saving=saving,
+        runners_up=runners_up, larger_machines=larger, sureness=sureness,
+        recipe=ready_recipe(tried.first, f"{told}: {cost} to {target}.", recipe_file),
+        lines=[CardLine(label=label, text=text) for label, text in lines if text],
+    )  # fmt: skip
+
+
+def _as_soon(findings: Findings, runners_up: list[RunnerUp]) -> str:
+    """`, or as soon batch 256`; empty where no other choice is."""
+    tied = [each.choice for each in runners_up if each.tied_by]
+    if len(tied) > MOST_IN_TITLE:
+        return f", or as soon {len(tied)} others"
+    with_optimizer = " with {}" if findings.compares_optimizers else ""
+    named = [f"batch {findings.unit.batch(choice.global_batch_size)}{with_optimizer.format(choice.optimizer)}" for choice in tied]
+    return f", or as soon {listed(named)}" if named else ""
+
+
+def _runners_up(findings: Findings, soonest: Choice) -> list[RunnerUp]:
+    """Those that are as soon by rising time, else the next one."""
+    others = sorted((choice for choice in findings.choices if choice is not soonest), key=lambda choice: (choice.seconds, choice.samples))
+    told = [RunnerUp(choice=choice, times=choice.seconds / soonest.seconds, tied_by=tied_by(soonest, choice, ["seconds"])) for choice in others]
+    return [each for each in told if each.tied_by] or told[:1]
+
+
+def _runners_up_in_words(runners_up: list[RunnerUp], unit: Unit) -> str:
+    if not runners_up:
+        return "No other choice reached the target."
+    if runners_up[0].tied_by is None:
+        next_one = runners_up[0]
+        return f"{capital(_named(next_one.choice, unit))}, {next_one.times:.3g} times the time."
+    parts = []
+    for by in ("seeds", "evaluations"):
+        tied = [_named(each.choice, unit) for each in runners_up if each.tied_by == by]
+        if tied:
+            named = "; ".join([*tied[:MOST_AS_SOON], *([f"{len(tied) - MOST_AS_SOON} more"] if len(tied) > MOST_AS_SOON else [])])
+            parts.append(f"{capital(named)}: {TOLD[by]}.")
+    return " ".join(parts)
+
+
+def _named(choice: Choice, unit: Unit) -> str:
+    return f"{choice_in_words(choice, unit)}, in {cost_in_words(choice, unit)}"
+
+
+def _card_of_misses(findings: Findings, target: str, context: str) -> Card:
+    """The card where no choice reached the target: how near they came, and what to do."""
+    scored = [best for best in findings.best if best.best_score.median is not None]
+    lines = []
+    if scored:
+        nearest = max(scored, key=lambda best: findings.metric.goodness(best.best_score.median or 0.0))
+        score = nearest.best_score.median or 0.0
+        where = f"batch {findings.unit.batch(nearest.global_batch_size)} with {nearest.first.optimizer}"
+        lines = [
+            ("Nearest", f"{capital(findings.metric.name)} {findings.metric.format(score)}, the median of {where}."),
+            ("What helps", f"Longer runs (stop.epochs), other learning rates, or an easier target: --target {score:.4g}."),
+        ]
+    tried = listed(dict.fromkeys(findings.unit.batch(best.global_batch_size) for best in findings.best))
+    title = f"No answer yet: no choice reached {target} in more than half of its runs" if scored else "No answer: no run was ever evaluated"
+    return Card(
+        title=title, verdict="unsure", target=target, setting=context, choice=None,
+        lines=[CardLine(label=label, text=text) for label, text in [("Tried", f"Batch {tried}."), *lines]],
+    )  # fmt: skip

@@ -1,0 +1,93 @@
+"""How sure a recommendation is: what it stands on, what speaks against it, and what would make it surer."""
+
+from collections.abc import Sequence
+
+from largebatch.jobs.run.records import Outcome
+from largebatch.tuning.results.answers import Choice
+from largebatch.tuning.results.card.card import RunnerUp, Sureness, Verdict
+from largebatch.tuning.results.findings import Findings
+from largebatch.tuning.results.phrases import counted, number_of_disturbed
+from largebatch.tuning.results.run_result import RunResult
+
+ENOUGH_SEEDS = 6
+"""From so many on the interval of a median reaches 95 %."""
+MOST_GROUNDS = 4
+"""That a card names; a program gets all."""
+COARSE = 0.2
+"""An evaluation interval above this share of the cost blurs it."""
+
+
+def sureness_of(findings: Findings, choice: Choice, runners_up: Sequence[RunnerUp]) -> Sureness:
+    """What speaks for and against the choice."""
+    is_chosen_by_its_runs = any(_is_of(choice, best.first) for best in findings.chosen_by_their_runs)
+    ties = [each for each in runners_up if each.tied_by]
+    doubts = _seeds(choice, is_chosen_by_its_runs=is_chosen_by_its_runs) + _ties(ties) + _measurement(findings, choice) + _search(findings, choice)
+    verdict: Verdict = "tied" if ties else "unsure" if choice.num_seeds < 2 or is_chosen_by_its_runs else "sure"
+    return Sureness(verdict=verdict, grounds=[ground for ground, _ in doubts], surer=[surer for _, surer in doubts if surer])
+
+
+def _is_of(choice: Choice, run: RunResult) -> bool:
+    return (run.summary.global_batch_size, run.optimizer) == (choice.global_batch_size, choice.optimizer)
+
+
+def _seeds(choice: Choice, *, is_chosen_by_its_runs: bool) -> list[tuple[str, str]]:
+    """What the seeds say. Returns: pairs of a ground, and what would make it surer or nothing."""
+    if is_chosen_by_its_runs:
+        runs = "run that gives" if choice.num_seeds == 1 else f"{choice.num_seeds} runs that give"
+        ground = f"its settings were chosen by the very {runs} its time, which is so too favourable"
+        return [(ground, "other seeds than those that chose (`repeats` of a sweep)")]
+    if choice.num_seeds == 1:
+        return [("it stands on one seed, and another may turn the answer", "more seeds (`repeats` of a sweep, a larger --budget of a study)")]
+    if choice.num_seeds < ENOUGH_SEEDS:
+        few = f"{ENOUGH_SEEDS} seeds, whose interval holds at 95 %; that of {choice.num_seeds} is their range"
+        return [(f"it stands on {choice.num_seeds} seeds", few)]
+    return [(f"it stands on {choice.num_seeds} seeds, and the interval holds at 95 %", "")]
+
+
+def _ties(ties: Sequence[RunnerUp]) -> list[tuple[str, str]]:
+    if not ties:
+        return []
+    ground = f"{counted(len(ties), 'other choice')} {'is' if len(ties) == 1 else 'are'} as soon, as far as was measured"
+    return [(ground, "more seeds, which may tell them apart" if any(tie.tied_by == "seeds" for tie in ties) else "")]
+
+
+def _measurement(findings: Findings, choice: Choice) -> list[tuple[str, str]]:
+    """Evaluations too far apart, a busy machine, a choice made on the test set."""
+    doubts = []
+    share = (choice.seconds_between_evaluations or 0.0) / choice.seconds
+    if share > COARSE:
+        doubts.append((f"its time is read off evaluations {share:.0%} of it apart", "evaluations more often (evaluation.every_epochs)"))
+    if disturbed := number_of_disturbed(findings.runs):
+        doubts.append((f"other work on the machine disturbed the clock of {disturbed} of {counted(len(findings.runs), 'run')}", "a free machine"))
+    if num_diverged := sum(run.summary.outcome is Outcome.DIVERGED for run in findings.runs):
+        doubts.append((f"{counted(num_diverged, 'run')} diverged, and count as misses", ""))
+    if findings.setting.evaluated_on == "test":
+        doubts.append(("rates and target were chosen on the test set", "a validation part (dataset.validation)"))
+    if findings.target_is_chosen:
+        doubts.append(("nobody gave a target", "the score that you need, as --target"))
+    return doubts
+
+
+def _search(findings: Findings, choice: Choice) -> list[tuple[str, str]]:
+    """A best rate or batch size that is the least or the largest of those that were tried."""
+    doubts = []
+    side = findings.by_optimizer[choice.optimizer]
+    rates = sorted({tried.first.learning_rate for tried in side.configurations if tried.global_batch_size == choice.global_batch_size})
+    if len(rates) > 1 and choice.learning_rate in (rates[0], rates[-1]):
+        end = "smallest" if choice.learning_rate == rates[0] else "largest"
+        doubts.append(
+            (f"its rate is the {end} of the {len(rates)} that were tried at this batch", f"{'lower' if end == 'smallest' else 'higher'} rates")
+        )
+    batches = [best.global_batch_size for best in side.best]
+    if len(batches) > 1 and choice.global_batch_size in (batches[0], batches[-1]):
+        end = "smallest" if choice.global_batch_size == batches[0] else "largest"
+        doubts.append((f"its batch is the {end} that was tried", f"{'smaller' if end == 'smallest' else 'larger'} batches"))
+    return doubts
+
+
+def sureness_in_words(sureness: Sureness) -> tuple[str, str]:
+    """How sure it is, and what would make it surer, empty for nothing."""
+    shown, more = sureness.grounds[:MOST_GROUNDS], len(sureness.grounds) - MOST_GROUNDS
+    told = "; ".join([*shown, *([f"and {more} more"] if more > 0 else [])])
+    begins = {"sure": "Sure as far as this goes", "tied": "A tie", "unsure": "Not sure"}[sureness.verdict]
+    return f"{begins}: {told}.", f"{'; '.join(sureness.surer[:MOST_GROUNDS])}." if sureness.surer else ""
