@@ -13,6 +13,7 @@ from largebatch.jobs.errors import LargebatchError
 from largebatch.jobs.garbage_collection import collect_seldom
 from largebatch.jobs.launch.openmp_threads import spin_briefly
 from largebatch.jobs.streams import drop_what_nobody_reads
+from largebatch.service.cli.completion import argument_alone, needs_no_module
 
 COMMANDS = {
     "train": ("commands.train", "Train one recipe: in this process, on one GPU or the CPU, or with --workers on many."),
@@ -41,6 +42,10 @@ COMMANDS = {
     "report": ("answer.report", "Write the report of runs that are there: one page that opens without a network, its numbers, its pictures."),
     "scale": ("answer.scale", "Predict time to target and cost on more workers, each at its best batch size, and what limits it."),
     "compare": ("answer.compare", "Put runs side by side: a table, and a figure of scores against training seconds."),
+    "open": (
+        "answer.open",
+        "Show a sweep's or a study's report, or a run's figure, in the browser; its path is printed, which is all where there is no browser.",
+    ),
     "export": ("answer.export", "Write the weights that a run was evaluated with as a plain state_dict, for any program that loads one."),
     "sync": ("commands.sync", "Bring MLflow up to what the runs' journals hold, for instance after its server was down."),
     "submit": ("commands.ray_jobs", "Send one recipe to a Ray cluster as a job that lives without this command."),
@@ -63,9 +68,11 @@ class ImportedWhenCalled(TyperGroup):
             self.add_command(TyperCommand(name, help=sentence))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """See `TyperGroup`. Imports the command that the arguments name."""
+        """See `TyperGroup`. Imports the command that the arguments name, unless a shell asks for none of its options."""
         name, command, rest = super().resolve_command(ctx, args)
-        if name is not None:
+        if name is not None and needs_no_module(name):
+            command = argument_alone(name)
+        elif name is not None:
             module = importlib.import_module(f"largebatch.service.cli.{COMMANDS[name][0]}")
             command = get_group(module.app).commands[name]
         return name, command, rest
@@ -76,7 +83,6 @@ app = typer.Typer(
     cls=ImportedWhenCalled,
     epilog="Example: largebatch train digits-lamb",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
