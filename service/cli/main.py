@@ -16,6 +16,7 @@ from largebatch.jobs.streams import drop_what_nobody_reads
 from largebatch.service.cli.completion import argument_alone, needs_no_module
 
 COMMANDS = {
+    "init": ("commands.init", "Write a recipe, a model, data and a test that run as they stand, to be filled with your own."),
     "train": ("commands.train", "Train one recipe: in this process, on one GPU or the CPU, or with --workers on many."),
     "plan": ("commands.plan", "Print what a recipe would do, and why: split of the batch, steps, learning rate, memory."),
     "tokens": ("commands.tokens", "Turn text into token files that language models train on; what was interrupted goes on where it stopped."),
