@@ -135,6 +135,10 @@ class OptimizerConfig(FollowsSamples):
         """How these options change, for a person; empty where there are none. Args: num_epochs: of the run."""
         return ""
 
+    def for_share(self, share: float) -> Self:
+        """The config for a run of this share of the length: options that are told in epochs shrink with it; most optimizers have none."""
+        return self
+
     @abstractmethod
     def build(self, groups: ParamGroups) -> "Optimizer":
         """The optimizer over parameter groups; its learning rate, 0 here, is set before every step."""

@@ -23,6 +23,7 @@ COMMANDS = {
     "recipes": ("commands.train", "List the recipes that come with this package."),
     "study": ("commands.study", "Profile, sweep, sharpness and report in one go: which batch size reaches the target soonest, on your own model."),
     "profile": ("measure.profile_and_sharpness", "Step time, epoch time, samples per second and memory against the batch size, on this machine."),
+    "find-rate": ("measure.find_rate", "Find the learning rate of each batch size by short runs, with the same search for each."),
     "branch": (
         "commands.branch",
         "The critical batch along a run: short branches from its checkpoints, with ever larger batches over the same samples.",

@@ -1,7 +1,7 @@
 """The options of RMSprop that passes into momentum SGD, and when it does."""
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import NonNegativeFloat, PositiveFloat
 
@@ -68,6 +68,11 @@ class RmspropSgdConfig(OneDecayConfig):
         words = f"RMSprop at rate {self.rmsprop_learning_rate:g} passes into momentum SGD: half and half at epoch {self.transition_epoch:g}"
         ends = f", SGD alone from epoch {self.last_epoch_of_both:g}"
         return words + ends + (" (the run ends before)" if num_epochs < self.last_epoch_of_both else "")
+
+    def for_share(self, share: float) -> Self:
+        """See `OptimizerConfig`."""
+        epochs = {name: getattr(self, name) * share for name in ("transition_epoch", "transition_period_epochs")}
+        return self.model_copy(update=epochs)
 
     def build(self, groups: ParamGroups) -> "Optimizer":
         """See `OptimizerConfig`."""
