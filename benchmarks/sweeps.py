@@ -27,7 +27,7 @@ def main() -> None:
     given = arguments.parse_args()
     rows = [_row(name, runs, epochs) for name, runs, epochs in (("runs of seconds", given.runs, 120.0), ("tiny runs", given.tiny, 0.25)) if runs]
     notes = [
-        "The digits recipe at batch 64; wall: the command from its beginning to its end. Ray's start is in it once.",
+        "The digits recipe at batch 64; wall: the command from its beginning to its end.",
         "Memory: resident set of the sweep's process and all it started, mean of the second quarter of the time against the last.",
     ]
     publish("What a sweep costs beside its training", rows, notes, given)

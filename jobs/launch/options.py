@@ -5,6 +5,7 @@ of a service's backend or of a hint how to go on (`TrainOptions.arguments`), whi
 """
 
 import hashlib
+import os
 import shlex
 import tempfile
 from collections.abc import Iterable
@@ -117,6 +118,12 @@ class TrainOptions:
             store, _, name = uri.rpartition("/")
             folder = split_uri(store)[0] / name
         return replace(self, resume=folder, output_dir=folder.parent, store=store)
+
+    @property
+    def ray_address(self) -> str | None:
+        """Of the Ray that is there already; None for one of our own."""
+        address = self.address or os.environ.get("RAY_ADDRESS")
+        return None if address == "local" else address or None
 
     def arguments(self) -> list[str]:
         """The words of a command line that says what is not its default; both doors read them back as these very options."""

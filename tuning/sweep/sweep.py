@@ -1,4 +1,4 @@
-"""Runs what is left of a sweep: which run comes next is `Search`'s, where and when it runs is Ray's."""
+"""Runs what is left of a sweep: which run comes next is `Search`'s, where it runs is settled by `trials/choose.py`."""
 
 import shlex
 import threading
@@ -9,13 +9,9 @@ from pathlib import Path
 from signal import Signals
 from typing import Literal
 
-import ray
-from ray.exceptions import RayError
-
 from largebatch.jobs.data.sources.table import load_dataset
 from largebatch.jobs.device import choose_device
 from largebatch.jobs.errors import FaultError, InputError, LargebatchError
-from largebatch.jobs.launch.on_ray.cluster import connected
 from largebatch.jobs.launch.options import TrainOptions
 from largebatch.jobs.launch.signals import stop_requests
 from largebatch.jobs.plan.make import TrainingSet
@@ -28,9 +24,12 @@ from largebatch.tuning.sweep.optimizers import optimizer_of
 from largebatch.tuning.sweep.search import Search
 from largebatch.tuning.sweep.space import count_runs, groups, with_fields
 from largebatch.tuning.sweep.spec import SweepSpec
+from largebatch.tuning.sweep.trials.choose import trainers
 from largebatch.tuning.sweep.trials.early_stop import EarlyStopping
-from largebatch.tuning.sweep.trials.resources import TrialOptions, split_machines
+from largebatch.tuning.sweep.trials.processes import GoneError, Processes
+from largebatch.tuning.sweep.trials.resources import TrialOptions
 from largebatch.tuning.sweep.trials.run_trials import SweepListener, TrialRunner
+from largebatch.tuning.sweep.trials.warm.warm_processes import WarmProcesses
 
 DRAWN_ANEW = (
     "This sweep was begun by another version of largebatch or Optuna, whose draws cannot be repeated: what its runs taught is kept, and those to "
@@ -70,6 +69,8 @@ class SweepOptions:
     device: str
     address: str | None = None
     """Of an existing Ray."""
+    warm: WarmProcesses | None = None
+    """Processes of this machine that were begun already."""
 
 
 def resume_command(kind: Literal["sweep", "study"], folder: Path, data_dir: Path, device: str, address: str | None = None) -> str:
@@ -92,13 +93,11 @@ def run_sweep(sweep: SweepSpec, base: TrainSpec, options: SweepOptions, listener
         if ledger.spent_budget(sweep.budget):
             mirror.follow(folder, listener.on_notice)
         else:
-            with connected(TrainOptions(address=options.address)), ledger:
-                nodes = ray.nodes()  # type: ignore[no-untyped-call]
-                shares = split_machines([node["Resources"] for node in nodes if node["Alive"]], sweep.resources, options.device)
+            with trainers(sweep.resources, TrainOptions(address=options.address), options.device, options.warm) as (processes, shares), ledger:
                 ends_at_s = None if sweep.budget.seconds is None else time.time() + sweep.budget.seconds - ledger.spent_s
                 mirror.follow(folder, listener.on_notice)
                 trial_options = TrialOptions(folder.resolve(), options.data_dir.resolve(), shares, ends_at_s)
-                was_stopped = _run_trials(Search(sweep, base, ledger, ends_at_s), listener, trial_options, resume)
+                was_stopped = _run_trials(Search(sweep, base, ledger, ends_at_s), listener, trial_options, processes, resume)
         progress = _progress(sweep, ledger, was_stopped)
         if not progress.num_left:
             when_over(folder)
@@ -116,7 +115,7 @@ def _progress(sweep: SweepSpec, ledger: Ledger, was_stopped: bool) -> SweepProgr
     return SweepProgress(num_left, [f"{trial.run_id}: {ending.why}" for trial, ending in failures], num_faulted > 0, spent)
 
 
-def _run_trials(search: Search, listener: SweepListener, options: TrialOptions, resume: str) -> bool:
+def _run_trials(search: Search, listener: SweepListener, options: TrialOptions, processes: Processes, resume: str) -> bool:
     """Run what the search has left; returns whether it was asked to stop."""
     if not search.goes_on:
         listener.on_notice(DRAWN_ANEW)
@@ -132,8 +131,8 @@ def _run_trials(search: Search, listener: SweepListener, options: TrialOptions, 
     early_stopping = EarlyStopping(search.sweep.early_stop, recipes_training_set(search.base, options.data_dir).num_samples)
     with stop_requests(ask_to_stop, listener.on_notice):
         try:
-            TrialRunner(search, early_stopping, listener, options, stop).run()
-        except (RayError, RuntimeError, ConnectionError) as error:
+            TrialRunner(search, early_stopping, listener, options, processes, stop).run()
+        except GoneError as error:
             raise FaultError("ray", f"the sweep broke off: {error}.", f"Go on with: {resume}") from error
     return stop.is_set()
 

@@ -68,7 +68,7 @@ def connected(options: TrainOptions) -> Iterator[Connection]:
     Raises: InputError for an address that does not answer, and for a current folder that Ray cannot work in; FaultError if Ray does not start.
     """
     refuse_hiding(Path.cwd())
-    address = _address(options)
+    address = options.ray_address
     for name, value in {**SETTINGS, **(OWN_SETTINGS if address is None else {})}.items():
         os.environ.setdefault(name, value)
     if ray.is_initialized():  # a process that lives in somebody's Ray already, such as a sweep's trial
@@ -86,12 +86,6 @@ def connected(options: TrainOptions) -> Iterator[Connection]:
             ray.shutdown()
         for folder in leftovers:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _address(options: TrainOptions) -> str | None:
-    """Of the Ray that is there already; None for one of our own."""
-    address = options.address or os.environ.get("RAY_ADDRESS")
-    return None if address == "local" else address or None
 
 
 def _start(common: dict[str, Any]) -> Any:

@@ -22,7 +22,7 @@ from largebatch.tuning.results.collect import collect
 from largebatch.tuning.results.findings import find_in
 from largebatch.tuning.results.run_result import settings_of
 from largebatch.tuning.results.wording import answer_of
-from largebatch.tuning.sweep.trials.train import refuse_unlike_others
+from largebatch.tuning.sweep.trials.same_data import refuse_unlike_others
 
 CURVE = ((1.5, 0.4), (3.0, 0.8), (4.5, 0.9))
 

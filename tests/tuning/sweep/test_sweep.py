@@ -253,7 +253,7 @@ def test_a_run_whose_process_dies_goes_on_in_another(head: Head, tmp_path: Path)
     with under_way(tmp_path, head, "checkpoints/*", 2, **parts) as sweep:
         folder = folder_of(tmp_path / "runs")
         (run_dir,) = folder.glob("0000-*")
-        (actor,) = list_actors(address=head.dashboard, filters=[("class_name", "=", "TrialProcess"), ("state", "=", "ALIVE")])
+        (actor,) = list_actors(address=head.dashboard, filters=[("class_name", "=", "TrialActor"), ("state", "=", "ALIVE")])
         os.kill(actor.pid, signal.SIGKILL)
         _, errors = sweep.communicate(timeout=150)
     assert sweep.returncode == 0, errors
@@ -263,7 +263,8 @@ def test_a_run_whose_process_dies_goes_on_in_another(head: Head, tmp_path: Path)
 
 @pytest.mark.slow
 def test_a_sweep_whose_ray_is_gone_says_so(tmp_path: Path) -> None:
-    with under_way(tmp_path, None, "records.jsonl", set={"stop.epochs": 4000, "stop.target_accuracy": 0.9999}) as sweep:
+    long, workers = {"stop.epochs": 4000, "stop.target_accuracy": 0.9999}, {"workers": 2, "cpus_per_worker": 0.5}
+    with under_way(tmp_path, None, "records.jsonl", set=long, resources=workers) as sweep:  # of several workers: with a Ray of its own
         (raylet,) = [child for child in psutil.Process(sweep.pid).children(recursive=True) if child.name() == "raylet"]
         raylet.kill()
         _, errors = sweep.communicate(timeout=150)

@@ -13,7 +13,7 @@ from largebatch.tuning.sweep.space import with_fields
 from largebatch.tuning.sweep.spec import EarlyStopSpec, ResourcesSpec
 from largebatch.tuning.sweep.sweep import SweepProgress, resume_command
 from largebatch.tuning.sweep.trials.early_stop import EarlyStopping
-from largebatch.tuning.sweep.trials.process import TrialProcess
+from largebatch.tuning.sweep.trials.on_ray.actor import TrialActor
 from largebatch.tuning.sweep.trials.resources import Shares, TrialOptions, TrialReport, split_machines
 
 FOUR_EPOCHS = with_fields(BASE, {"tracking.enabled": False, "stop.epochs": 4, "stop.at_target": False, "evaluation.every_epochs": 1})
@@ -24,12 +24,12 @@ def options(folder: Path) -> TrialOptions:
 
 
 def test_a_run_waits_at_each_evaluation_and_ends_where_it_is_told_to(tmp_path: Path) -> None:
-    process = TrialProcess(options(tmp_path))
-    reports = [process.begin(FOUR_EPOCHS, "0000")]
+    process = TrialActor()
+    reports = [process.begin(FOUR_EPOCHS, options(tmp_path), "0000")]
     reports += [process.go_on(ends_early=False), process.go_on(ends_early=True)]
     assert [(report.samples_seen, report.is_over) for report in reports] == [(1437, False), (2874, False), (2906, True)], "one step more"
     assert all(report.error is None for report in reports)
-    reports = [process.begin(FOUR_EPOCHS, "0000"), process.go_on(ends_early=False), process.go_on(ends_early=False)]
+    reports = [process.begin(FOUR_EPOCHS, options(tmp_path), "0000"), process.go_on(ends_early=False), process.go_on(ends_early=False)]
     assert [(report.samples_seen, report.is_over) for report in reports] == [(3 * 1437, False), (4 * 1437, False), (4 * 1437, True)]
 
 
@@ -38,7 +38,7 @@ def test_a_model_that_raises_fails_its_run_in_its_own_words(tmp_path: Path, monk
     module = f"broken_model_{len(line)}"
     (tmp_path / f"{module}.py").write_text(f"def build(num_classes):\n    {line}\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    report = TrialProcess(options(tmp_path)).begin(with_fields(BASE, {"model": {"entry_point": f"{module}:build"}}), "0000")
+    report = TrialActor().begin(with_fields(BASE, {"model": {"entry_point": f"{module}:build"}}), options(tmp_path), "0000")
     assert report.is_over
     assert words in (report.error or "")
     assert not report.is_fault

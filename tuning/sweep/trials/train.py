@@ -3,23 +3,15 @@
 A run of one worker trains in this process: no nested trainer, no further process. Several workers are Ray Train's.
 """
 
-import json
 import time
 import traceback
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
 import torch
 
-from largebatch.jobs.data.fingerprint import DatasetFingerprint, read_fingerprint
-from largebatch.jobs.data.same_data import FIELD, HOW, difference_between_runs
 from largebatch.jobs.device import choose_device
-from largebatch.jobs.errors import DataError, FaultError, LargebatchError
+from largebatch.jobs.errors import FaultError, LargebatchError
 from largebatch.jobs.job import prepare, run_job
-from largebatch.jobs.launch.on_ray.train import train_on_ray
-from largebatch.jobs.launch.options import TrainOptions, Workers
-from largebatch.jobs.launch.stored_runs import going_on
 from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.checkpoints import list_checkpoints
 from largebatch.jobs.run.listener import Listener
@@ -28,6 +20,7 @@ from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.tasks.metric import ACCURACY
 from largebatch.tuning.sweep.ledger import STOP
 from largebatch.tuning.sweep.trials.resources import TrialOptions, TrialReport
+from largebatch.tuning.sweep.trials.same_data import refuse_unlike_others
 
 LOOK_EVERY_S = 0.5
 OLD_TRIAL_S = 30.0
@@ -58,7 +51,7 @@ def train_trial(spec: TrainSpec, options: TrialOptions, run_id: str, evaluated: 
             must_stop = (options.folder / STOP).exists() or (options.ends_at_s is not None and now >= options.ends_at_s)
         return must_stop or ends_early
 
-    train = _train_here if options.shares.workers == 1 else _train_on_workers
+    train = _train_here if options.shares.workers == 1 else _on_workers()
     try:
         summary = train(spec, options, run_id, Listener(on_record=tell, should_stop=should_stop))
         return TrialReport(summary.training_seconds, summary.samples_seen, summary.score, summary.headline.metric, is_over=True)
@@ -77,36 +70,7 @@ def _train_here(spec: TrainSpec, options: TrialOptions, run_id: str, listener: L
         return run_job(job, run_dir, listener, resumes=bool(list_checkpoints(run_dir / run_folder.CHECKPOINTS)))
 
 
-def _train_on_workers(spec: TrainSpec, options: TrialOptions, run_id: str, listener: Listener) -> RunSummary:
-    # The sweep has one mirror for all its runs.
-    untracked = spec.model_copy(update={"tracking": spec.tracking.model_copy(update={"enabled": False})})
-    shares = options.shares
-    launch = TrainOptions(
-        data_dir=options.data_dir, output_dir=options.folder, device=shares.device, run_id=run_id, workers=Workers(shares.workers, shares.workers),
-        gpus_per_worker=shares.gpus_per_worker or None, cpus_per_worker=shares.cpus_per_worker,
-    )  # fmt: skip
-    summary = train_on_ray(untracked, going_on(launch), listener)
-    fingerprint = read_fingerprint(options.folder / run_id)
-    if fingerprint is not None:  # the workers alone have loaded the data
-        refuse_unlike_others(fingerprint, spec, options.folder, run_id)
-    return summary
+def _on_workers() -> Callable[[TrainSpec, TrialOptions, str, Listener], RunSummary]:
+    from largebatch.tuning.sweep.trials.on_ray.workers import train_on_workers  # the lazy gate to Ray: a run of one worker needs none
 
-
-def refuse_unlike_others(fingerprint: DatasetFingerprint, spec: TrainSpec, folder: Path, run_id: str) -> None:
-    """Raise DataError where other runs of the same data set have other data: nothing could be compared.
-
-    Args: fingerprint: of run `run_id` of the sweep in `folder`.
-    """
-    source = _source(spec.model_dump(mode="json"))
-    for path in sorted(folder.glob(f"*/{run_folder.DATA}")):
-        run_dir, other = path.parent, read_fingerprint(path.parent)
-        if run_dir.name == run_id or other is None or _source(json.loads((run_dir / run_folder.SPEC).read_text())) != source:
-            continue
-        difference = difference_between_runs(fingerprint, other, (run_id, run_dir.name))
-        if difference is not None:
-            raise DataError(FIELD, f"differs between the sweep's runs: {difference}.", f"{HOW}; then begin the sweep anew.")
-        return
-
-
-def _source(spec: Mapping[str, Mapping[str, Any]]) -> object:
-    return [spec["dataset"][field] for field in ("name", "entry_point", "arguments")]
+    return train_on_workers

@@ -1,4 +1,4 @@
-"""TrialProcess: one process of Ray that trains one run of a sweep after another.
+"""TrialActor: one process of Ray that trains one run of a sweep after another.
 
 It stops at each evaluation until the sweep's own process answers whether the run goes on, so early stopping compares runs at the same place
 however fast they are. The modules that train are imported there alone.
@@ -13,11 +13,10 @@ from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.tuning.sweep.trials.resources import TrialOptions, TrialReport
 
 
-class TrialProcess:
+class TrialActor:
     """A Ray actor; its methods return at the run's next evaluation, or at its end."""
 
-    def __init__(self, options: TrialOptions) -> None:
-        self._options = options
+    def __init__(self) -> None:
         self._reports: queue.SimpleQueue[TrialReport] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[bool] = queue.SimpleQueue()
 
@@ -27,9 +26,9 @@ class TrialProcess:
         spin_briefly()
         import largebatch.tuning.sweep.trials.train  # noqa: F401  # torch must come after spin_briefly, and never into the sweep's own process
 
-    def begin(self, spec: TrainSpec, run_id: str) -> TrialReport:
+    def begin(self, spec: TrainSpec, options: TrialOptions, run_id: str) -> TrialReport:
         """Begin a run, or go on with one from its checkpoint."""
-        threading.Thread(target=self._train, args=(spec, run_id), daemon=True).start()
+        threading.Thread(target=self._train, args=(spec, options, run_id), daemon=True).start()
         return self._reports.get()
 
     def go_on(self, ends_early: bool) -> TrialReport:
@@ -37,10 +36,10 @@ class TrialProcess:
         self._answers.put(ends_early)
         return self._reports.get()
 
-    def _train(self, spec: TrainSpec, run_id: str) -> None:
+    def _train(self, spec: TrainSpec, options: TrialOptions, run_id: str) -> None:
         from largebatch.tuning.sweep.trials.train import train_trial  # see get_ready
 
-        self._reports.put(train_trial(spec, self._options, run_id, self._evaluated))
+        self._reports.put(train_trial(spec, options, run_id, self._evaluated))
 
     def _evaluated(self, report: TrialReport) -> bool:
         self._reports.put(report)

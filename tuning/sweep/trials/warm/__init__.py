@@ -1,0 +1,1 @@
+"""A sweep's runs in processes of this machine that stay warm."""
