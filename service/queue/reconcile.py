@@ -6,6 +6,7 @@ to the database before the backend is asked, and the backend takes each attempt 
 the lease makes passes; were there two for a moment, compare-and-set and the attempts' numbers keep them apart.
 """
 
+import math
 import secrets
 import time
 from pathlib import Path
@@ -212,8 +213,10 @@ class Reconciler:
                     reason = _too_much(job, capacity)
                     if job.reason != reason:
                         self._store.note(job, reason=reason)
-        most = self._settings.max_running_per_owner
-        limits = Limits(max(1, int(capacity.cpus)) if most is None else most, self._settings.max_gpus_per_owner)
+        most, together = self._settings.max_running_per_owner, self._settings.max_running
+        limits = Limits(
+            max(1, int(capacity.cpus)) if most is None else most, self._settings.max_gpus_per_owner, math.inf if together is None else together
+        )
         for job in choose(in_time, holding, capacity, limits, time.time()):
             if not self.holds_lease():
                 return  # a pass took so long that another replica makes them now

@@ -5,6 +5,7 @@ first; of one owner's jobs, higher priority. Nobody is overtaken by a smaller jo
 limit is passed over.
 """
 
+import math
 from collections import defaultdict, deque
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -16,10 +17,13 @@ LONGEST_WAIT_S = 300.0
 
 
 class Limits(NamedTuple):
-    """Of each owner."""
+    """How much may run at a time."""
 
     running: int
     gpus: int
+    """Of each owner."""
+    running_together: float = math.inf
+    """Jobs of all owners."""
 
 
 def choose(waiting: Sequence[Job], holding: Sequence[Job], capacity: Capacity, limits: Limits, now_s: float) -> list[Job]:
@@ -46,7 +50,7 @@ def choose(waiting: Sequence[Job], holding: Sequence[Job], capacity: Capacity, l
         if job.not_before_s is None or not 0 < job.not_before_s - now_s < LONGEST_WAIT_S:
             lines[job.owner].append(job)
     chosen: list[Job] = []
-    while lines:
+    while lines and len(holding) + len(chosen) < limits.running_together:
         owner = min(lines, key=lambda owner: _rank_among_owners(lines[owner][0], shares[owner]))
         job = lines[owner].popleft()
         if not lines[owner]:

@@ -13,7 +13,7 @@ import yaml
 
 Object = dict[str, Any]
 FILE = "kustomization.yaml"
-KEYS = {"apiVersion", "kind", "namespace", "resources", "generatorOptions", "configMapGenerator", "images", "patches"}
+KEYS = {"apiVersion", "kind", "namespace", "resources", "labels", "generatorOptions", "configMapGenerator", "images", "patches"}
 WITHOUT_NAMESPACE = {"Namespace"}
 NEEDED = 5
 """Of kustomize."""
@@ -58,12 +58,17 @@ def build(folder: Path) -> list[Object]:
         metadata = {"name": generator["name"], **({"labels": options["labels"]} if "labels" in options else {})}
         objects.append({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data})
     for patch in asked.get("patches", []):
-        (target,) = [found for found in objects if _is_target(found, patch["target"])]
-        for operation in yaml.safe_load((folder / patch["path"]).read_text()):
-            _apply(target, operation)
+        targets = [found for found in objects if _is_target(found, patch["target"])]
+        assert len(targets) == 1 or "name" not in patch["target"], patch
+        for target in targets:
+            for operation in yaml.safe_load((folder / patch["path"]).read_text()):
+                _apply(target, operation)
     for found in objects:
         if "namespace" in asked and found["kind"] not in WITHOUT_NAMESPACE:
             found["metadata"]["namespace"] = asked["namespace"]
+        for given in asked.get("labels", []):
+            assert given.keys() == {"pairs"}, "labels of selectors and templates are not built here"
+            found["metadata"].setdefault("labels", {}).update(given["pairs"])
         for container in _containers(found):
             container["image"] = _image(container["image"], asked.get("images", []))
     names = [(found["kind"], found["metadata"]["name"]) for found in objects]
@@ -87,7 +92,8 @@ class _Unshared(yaml.SafeLoader):
 
 def _is_target(found: Object, target: Object) -> bool:
     version = "/".join([*([target["group"]] if "group" in target else []), target["version"]])
-    return (found["apiVersion"], found["kind"], found["metadata"]["name"]) == (version, target["kind"], target["name"])
+    name = found["metadata"]["name"]
+    return (found["apiVersion"], found["kind"], name) == (version, target["kind"], target.get("name", name))
 
 
 def _apply(target: Object, operation: Object) -> None:

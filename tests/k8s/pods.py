@@ -50,9 +50,16 @@ def _pods(part: Object) -> Iterator[Pod]:
         head = cluster["headGroupSpec"]["template"]
         if cluster.get("enableInTreeAutoscaling"):
             head = {**head, "spec": {**head["spec"], "containers": [*head["spec"]["containers"], autoscaler(part)]}}
-        yield Pod(f"{name}/head", head)
+        # A RayJob's cluster gets a name of its own each time.
+        cluster_name = part["metadata"]["name"] if part["kind"] == "RayCluster" else f"{part['metadata']['name']}-x7k2p"
+        yield Pod(f"{name}/head", _with_kuberays_labels(head, cluster_name, "head"))
         for group in cluster["workerGroupSpecs"]:
-            yield Pod(f"{name}/{group['groupName']}", group["template"])
+            yield Pod(f"{name}/{group['groupName']}", _with_kuberays_labels(group["template"], cluster_name, "worker"))
+
+
+def _with_kuberays_labels(template: Object, cluster: str, kind: str) -> Object:
+    own = {"ray.io/cluster": cluster, "ray.io/node-type": kind, "ray.io/is-ray-node": "yes"}
+    return {**template, "metadata": {**template["metadata"], "labels": {**template["metadata"]["labels"], **own}}}
 
 
 def ray_cluster(part: Object) -> Object:

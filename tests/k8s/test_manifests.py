@@ -122,6 +122,13 @@ def test_selectors_find_pods_and_ports(target: str) -> None:
             assert all(endpoint["port"] in port_names(pod.spec) for endpoint in spec["podMetricsEndpoints"] for pod in found), name
 
 
+@pytest.mark.parametrize("target", OVERLAYS)
+def test_the_heads_disruption_budget_counts_no_head_of_a_ray_job(target: str) -> None:
+    budget = one(target, "PodDisruptionBudget", "ray-head")["spec"]["selector"]["matchLabels"]
+    there = pods([*built(K8S / target), *built(K8S / "examples/jobs")])
+    assert [pod.name for pod in there if is_selected(budget, pod.labels)] == ["RayCluster/largebatch/head"]
+
+
 def port_names(spec: Object) -> set[str]:
     return {port["name"] for container in spec["containers"] for port in container.get("ports", [])}
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from build import built
+from parsers import largebatch_parameters
 from pods import EXAMPLES, K8S, OVERLAYS, ROOT, TOKENS, Pod, bytes_of, cores_of, pods, ray_cluster
 
 from largebatch.service.api.serve import GRACE_S
@@ -138,6 +139,35 @@ def test_rays_groups_fit_their_pods(target: str) -> None:
             assert int(group["rayStartParams"]["object-store-memory"]) < bytes_of(shm["sizeLimit"])
         for group in cluster["workerGroupSpecs"]:
             assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
+
+
+@pytest.mark.parametrize("target", OVERLAYS)
+def test_rays_head_has_memory_for_as_many_jobs_as_the_service_begins(target: str) -> None:
+    """docs/kubernetes.md has the measured parts: Ray itself within 1 GiB, 1.5 GiB for each job."""
+    (cluster,) = [part["spec"] for part in built(K8S / target) if part["kind"] == "RayCluster"]
+    head = cluster["headGroupSpec"]
+    (serve,) = [container for pod in pods(built(K8S / target)) for container in pod.containers if container["name"] == "serve"]
+    num_jobs = largebatch_parameters(["serve", *serve["args"]])["max_running"]
+    requested = head["template"]["spec"]["containers"][0]["resources"]["requests"]["memory"]
+    assert bytes_of(requested) >= int((1 + 1.5 * num_jobs) * 2**30) + int(head["rayStartParams"]["object-store-memory"])
+    assert head["rayStartParams"]["memory"] == "0", "the service would give the head's memory to training"
+    cores = sum(group["minReplicas"] * cores_of(group["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"])
+                for group in cluster["workerGroupSpecs"])  # fmt: skip
+    assert num_jobs >= cores, "else cores stand idle"
+
+
+@pytest.mark.parametrize("target", OVERLAYS)
+def test_the_service_asks_for_the_memory_that_planning_takes(target: str) -> None:
+    """Measured: 0.15 GiB itself, 0.75 GiB the process that has planned a ResNet-50."""
+    (serve,) = [container for pod in pods(built(K8S / target)) for container in pod.containers if container["name"] == "serve"]
+    assert bytes_of(serve["resources"]["requests"]["memory"]) >= 2**30
+
+
+@EACH
+def test_databases_that_hang_are_started_again(pod: Pod) -> None:
+    for container in pod.containers:
+        if container["name"] in {"redis", "minio"}:
+            assert "livenessProbe" in container
 
 
 @EACH_RAY

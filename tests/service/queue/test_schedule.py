@@ -68,6 +68,12 @@ def test_an_owner_at_a_limit_is_passed_over() -> None:
     assert names(choose(gpus, [], Capacity(8, 8), Limits(9, 2), 0.0)) == ["little"]
 
 
+def test_so_many_jobs_run_together_and_no_more_begin() -> None:
+    waiting, holding = [job("ann2"), job("bob", "bob", 5.0), job("eve", "eve", 6.0)], [job("ann1", state=State.RUNNING)]
+    assert names(choose(waiting, holding, Capacity(8, 0), Limits(9, 9, 3), 0.0)) == ["bob", "eve"]
+    assert choose(waiting, holding, Capacity(8, 0), Limits(9, 9, 1), 0.0) == []
+
+
 @pytest.mark.parametrize(("not_before_s", "goes"), [(None, True), (99.0, True), (130.0, False), (1e9, True)])
 def test_a_pause_is_kept_unless_a_clock_jumped(not_before_s: float | None, goes: bool) -> None:
     waiting = [job("back", state=State.RECOVERING, not_before_s=not_before_s)]
