@@ -2,7 +2,8 @@
 
 Sources. Ray: KubeRay 1.6's "KubeRay CRD API reference" (Ray's documentation, cluster/kubernetes/references/api) and the types it is made
 from (ray-project/kuberay, ray-operator/apis/ray/v1/raycluster_types.go and rayjob_types.go). Monitoring: the Prometheus operator's API
-reference, monitoring.coreos.com/v1. Kueue: its API reference, kueue.x-k8s.io/v1beta2.
+reference, monitoring.coreos.com/v1. Kueue: its API reference, kueue.x-k8s.io/v1beta2. Gateway API: its reference, gateway.networking.k8s.io/v1,
+the standard channel of 1.2 and later (timeouts).
 """
 
 from typing import Any
@@ -46,6 +47,21 @@ ENDPOINT = {
     "port": str, "path": str, "interval": str, "scrapeTimeout": str, "scheme": str,
     "authorization": {"type": str, "credentials": {"name": str, "key": str}},
 }  # fmt: skip
+LISTENER = {
+    "name": str, "hostname": str, "port": int, "protocol": {"HTTP", "HTTPS", "TLS", "TCP", "UDP"}, "allowedRoutes": ANY,
+    "tls": {"mode": {"Terminate", "Passthrough"}, "certificateRefs": [{"group": str, "kind": str, "name": str, "namespace": str}], "options": ANY},
+}  # fmt: skip
+REDIRECT = {"requestRedirect": {"scheme": {"http", "https"}, "hostname": str, "path": ANY, "port": int, "statusCode": {301, 302, 303, 307, 308}}}
+FILTER = {"type": {"RequestRedirect", "URLRewrite", "RequestHeaderModifier", "ResponseHeaderModifier", "RequestMirror", "ExtensionRef"}, **REDIRECT}
+ROUTE_RULE = {
+    "name": str, "matches": ANY, "filters": [FILTER], "timeouts": {"request": str, "backendRequest": str},
+    "backendRefs": [{"group": str, "kind": str, "name": str, "namespace": str, "port": int, "weight": int, "filters": ANY}],
+}  # fmt: skip
+ROUTE = {
+    "parentRefs": [{"group": str, "kind": str, "namespace": str, "name": str, "sectionName": str, "port": int}],
+    "hostnames": [str],
+    "rules": [ROUTE_RULE],
+}
 SELECTOR = {"matchLabels": {str: str}}
 RULE = {"alert": str, "expr": str, "for": str, "labels": {str: str}, "annotations": {str: str}}
 SPECS: dict[tuple[str, str], Any] = {
@@ -54,9 +70,14 @@ SPECS: dict[tuple[str, str], Any] = {
     ("monitoring.coreos.com/v1", "ServiceMonitor"): {"selector": SELECTOR, "endpoints": [ENDPOINT]},
     ("monitoring.coreos.com/v1", "PodMonitor"): {"selector": SELECTOR, "podMetricsEndpoints": [ENDPOINT]},
     ("monitoring.coreos.com/v1", "PrometheusRule"): {"groups": [{"name": str, "rules": [RULE]}]},
+    ("gateway.networking.k8s.io/v1", "Gateway"): {"gatewayClassName": str, "listeners": [LISTENER], "addresses": ANY, "infrastructure": ANY},
+    ("gateway.networking.k8s.io/v1", "HTTPRoute"): ROUTE,
     ("kueue.x-k8s.io/v1beta2", "LocalQueue"): {"clusterQueue": str},
 }
-REQUIRED = {"headGroupSpec": {"template"}, "workerGroupSpecs": {"groupName", "minReplicas", "maxReplicas", "template"}}
+REQUIRED = {
+    "headGroupSpec": {"template"}, "workerGroupSpecs": {"groupName", "minReplicas", "maxReplicas", "template"},
+    "listeners": {"name", "port", "protocol"}, "parentRefs": {"name"}, "backendRefs": {"name", "port"}, "filters": {"type"},
+}  # fmt: skip
 
 
 def problems(value: Any, fields: Any, place: str = "spec") -> list[str]:

@@ -8,6 +8,8 @@ from small_runs import ROOT
 K8S = ROOT / "k8s"
 OVERLAYS = ("overlays/local", "overlays/cpu", "overlays/gpu")
 EXAMPLES = ("examples/admin", "examples/jobs", "examples/kueue")
+INGRESS = "production/ingress"
+"""What may stand in place of `production/gateway`."""
 Object = dict[str, Any]
 TOKENS = "/var/run/secrets/kubernetes.io/serviceaccount"
 
@@ -45,6 +47,8 @@ def _pods(part: Object) -> Iterator[Pod]:
         yield Pod(name, part)
     elif part["kind"] in {"Deployment", "StatefulSet", "Job"}:
         yield Pod(name, spec["template"], frozenset(claim["metadata"]["name"] for claim in spec.get("volumeClaimTemplates", [])))
+    elif part["kind"] == "CronJob":
+        yield Pod(name, spec["jobTemplate"]["spec"]["template"])
     elif part["kind"] in {"RayCluster", "RayJob"}:
         cluster = ray_cluster(part)
         head = cluster["headGroupSpec"]["template"]

@@ -28,7 +28,7 @@ Object = dict[str, Any]
 PATIENCE_S = 120.0
 RESTARTS = 2
 """On a machine with much else to do, Ray gives up waiting for itself."""
-WORKLOADS = {"Deployment", "StatefulSet", "Job"}
+WORKLOADS = {"Deployment", "StatefulSet", "Job", "CronJob"}
 NAMES = {
     "mlflow:5000": ("mlflow", 5000),
     "postgres:5432": ("postgres", 5432),
@@ -51,6 +51,8 @@ class Container(NamedTuple):
     """What is mounted, by path."""
     ports: set[int]
     readiness: Object | None
+    folder: str
+    """Where it begins."""
 
 
 class Process:
@@ -95,7 +97,7 @@ def containers(objects: Sequence[Object]) -> dict[str, Container]:
     for part in objects:
         name, spec = part["metadata"]["name"], part.get("spec", {})
         if part["kind"] in WORKLOADS:
-            pod = spec["template"]["spec"]
+            pod = spec.get("jobTemplate", {}).get("spec", spec)["template"]["spec"]
             found += [_container(objects, name, each, pod, _given(each)) for each in [*pod.get("initContainers", []), *pod["containers"]]]
         elif part["kind"] == "Pod":
             found += [_container(objects, name, each, spec, _given(each)) for each in spec["containers"]]
@@ -150,7 +152,8 @@ def _container(objects: Sequence[Object], owner: str, container: Object, pod: Ob
         readiness = {**readiness, "httpGet": {**readiness["httpGet"], "port": numbers.get(port, port)}}
         numbers["probe"] = numbers.get(port, port)
     ours = {10001} if command[:1] == ["ray"] else set()  # Ray's clients'; not declared, since nobody may come that way
-    return Container(f"{owner}/{container['name']}", command, environment, by_path, {*numbers.values(), *ours}, readiness)
+    folder = container.get("workingDir", "/tmp")
+    return Container(f"{owner}/{container['name']}", command, environment, by_path, {*numbers.values(), *ours}, readiness, folder)
 
 
 def with_redis(objects: Sequence[Object], head: Container) -> Container:
@@ -214,6 +217,7 @@ class Layout:
         self.ran.add(name)
         environment = self.environment(instance, name)
         expanded = [re.sub(r"\$\((\w+)\)", lambda found: container.environment[found[1]], part) for part in command or container.command]
+        folder = self._here(instance, container, container.folder) if container.folder in container.volumes else environment["TMPDIR"]
         log = self._folder / f"{instance}-{container.name.rpartition('/')[2]}.log"
         # Its programs are looked for where it would: Popen itself asks this process's PATH.
         program = shutil.which(expanded[0], path=environment["PATH"])
@@ -223,7 +227,7 @@ class Layout:
         def begin() -> "subprocess.Popen[bytes]":
             with log.open("ab") as file:
                 popen = subprocess.Popen(
-                    words, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file, cwd=environment["TMPDIR"], start_new_session=True,
+                    words, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file, cwd=folder, start_new_session=True,
                 )  # fmt: skip
             self.popens.append(popen)
             return popen

@@ -10,11 +10,11 @@ import kubernetes_validate
 import pytest
 from build import build, built, kubectl, with_kubectl
 from custom_fields import SPECS, problems
-from pods import EXAMPLES, K8S, OVERLAYS, ROOT, is_selected, pods, secret_references
+from pods import EXAMPLES, INGRESS, K8S, OVERLAYS, ROOT, is_selected, pods, secret_references
 
 Object = dict[str, Any]
 OLDEST, NEWEST = "1.29", "1.37"
-ALL = (*OVERLAYS, *EXAMPLES)
+ALL = (*OVERLAYS, *EXAMPLES, INGRESS)
 LABELS = re.compile(r"([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?")
 
 
@@ -101,6 +101,19 @@ def test_everything_lives_in_one_namespace_under_the_restricted_standard(target:
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
 
 
+@pytest.mark.parametrize("target", ["overlays/gpu", INGRESS])
+def test_people_come_in_by_tls_to_the_documented_host(target: str) -> None:
+    """With the certificate that docs/kubernetes.md has made, and where nothing cuts off streams."""
+    objects = built(K8S / target)
+    listeners = [each for part in objects if part["kind"] == "Gateway" for each in part["spec"]["listeners"] if each["protocol"] == "HTTPS"]
+    certificates = [each["name"] for listener in listeners for each in listener["tls"]["certificateRefs"]]
+    certificates += [tls["secretName"] for part in objects if part["kind"] == "Ingress" for tls in part["spec"]["tls"]]
+    assert certificates == ["largebatch-tls"]
+    assert "secret tls largebatch-tls" in (ROOT / "docs/kubernetes.md").read_text()
+    rules = [rule for part in objects if part["kind"] == "HTTPRoute" for rule in part["spec"]["rules"] if "backendRefs" in rule]
+    assert all(rule["timeouts"] == {"request": "0s"} for rule in rules)
+
+
 @pytest.mark.parametrize("target", OVERLAYS)
 def test_selectors_find_pods_and_ports(target: str) -> None:
     objects = built(K8S / target)
@@ -135,7 +148,7 @@ def port_names(spec: Object) -> set[str]:
 
 @pytest.mark.parametrize("target", OVERLAYS)
 def test_what_points_at_services_and_deployments_finds_them(target: str) -> None:
-    objects = built(K8S / target)
+    objects = [*built(K8S / target), *built(K8S / INGRESS)]
     services = {part["metadata"]["name"]: part for part in objects if part["kind"] == "Service"}
     for part in objects:
         spec = part.get("spec", {})
@@ -143,12 +156,18 @@ def test_what_points_at_services_and_deployments_finds_them(target: str) -> None
             for backend in [path["backend"]["service"] for rule in spec["rules"] for path in rule["http"]["paths"]]:
                 assert backend["port"]["name"] in {port["name"] for port in services[backend["name"]]["spec"]["ports"]}
             assert {host for tls in spec["tls"] for host in tls["hosts"]} == {rule["host"] for rule in spec["rules"]}
+        elif part["kind"] == "HTTPRoute":
+            gateway = by_name(objects)["Gateway", spec["parentRefs"][0]["name"]]["spec"]
+            (listener,) = [each for each in gateway["listeners"] if each["name"] == spec["parentRefs"][0]["sectionName"]]
+            assert spec["hostnames"] == [listener["hostname"]]
+            for backend in [backend for rule in spec["rules"] for backend in rule.get("backendRefs", [])]:
+                assert backend["port"] in {port["port"] for port in services[backend["name"]]["spec"]["ports"]}
         elif part["kind"] == "ServiceMonitor":
             found = [each for each in services.values() if is_selected(spec["selector"]["matchLabels"], each["metadata"]["labels"])]
             assert len(found) == 1
             assert spec["endpoints"][0]["port"] in {port["name"] for port in found[0]["spec"]["ports"]}
         elif part["kind"] == "HorizontalPodAutoscaler":
-            scaled = by_name(list(objects))["Deployment", spec["scaleTargetRef"]["name"]]
+            scaled = by_name(objects)["Deployment", spec["scaleTargetRef"]["name"]]
             assert scaled["spec"]["replicas"] >= spec["minReplicas"] >= 2
         elif part["kind"] == "StatefulSet":
             assert spec["serviceName"] in services

@@ -23,7 +23,7 @@ LOOKS_SECRET = re.compile(r"TOKEN|PASSWORD|SECRET|ACCESS_KEY|DATABASE_URL|BACKEN
 
 def test_there_are_pods_of_every_kind() -> None:
     """Else the tests below say nothing."""
-    assert {"Deployment", "StatefulSet", "Job", "RayCluster", "RayJob", "Pod"} == {pod.name.partition("/")[0] for _, pod in ALL}
+    assert {"Deployment", "StatefulSet", "Job", "CronJob", "RayCluster", "RayJob", "Pod"} == {pod.name.partition("/")[0] for _, pod in ALL}
     assert [container for _, pod in ALL for container in pod.containers if container["name"] == "autoscaler"]
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from build import built
 from network_policies import Peer, may_reach
-from pods import K8S, OVERLAYS, pods
+from pods import INGRESS, K8S, OVERLAYS, pods
 
 Object = dict[str, Any]
 HERE = "largebatch"
@@ -16,45 +16,48 @@ def ours(name: str, component: str, **labels: str) -> Peer:
     return Peer(name, HERE, {"app.kubernetes.io/part-of": "largebatch", "app.kubernetes.io/component": component, **labels})
 
 
-SERVICE, MLFLOW, ADMIN = ours("service", "service"), ours("mlflow", "mlflow"), ours("admin", "admin")
+SERVICE, MLFLOW, ADMIN, BACKUP = ours("service", "service"), ours("mlflow", "mlflow"), ours("admin", "admin"), ours("backup", "backup")
 HEAD, WORKER = ours("head", "ray", **{"ray-node": "head"}), ours("worker", "ray", **{"ray-node": "worker"})
 POSTGRES, REDIS, S3, BUCKET = ours("postgres", "postgres"), ours("redis", "redis"), ours("s3", "s3"), ours("bucket", "s3-bucket")
 STRANGER = Peer("a pod of ours that no rule knows", HERE, {"app.kubernetes.io/name": "stranger"})
 NEIGHBOUR = Peer("a pod of another namespace, with our labels", "other", dict(WORKER.labels))
-INGRESS = Peer("ingress", "ingress-nginx", {"app.kubernetes.io/name": "ingress-nginx", "app.kubernetes.io/component": "controller"})
-IMPOSTOR = Peer("a pod beside the ingress", "ingress-nginx", {"app.kubernetes.io/component": "admission-webhook"})
+GATEWAY = Peer("gateway", "envoy-gateway-system", {"app.kubernetes.io/name": "envoy", "gateway.envoyproxy.io/owning-gateway-name": HERE})
+IMPOSTOR = Peer("another's gateway", "envoy-gateway-system", {**GATEWAY.labels, "gateway.envoyproxy.io/owning-gateway-name": "other"})
+CONTROLLER = Peer("an Ingress controller", "traefik", {"app.kubernetes.io/name": "traefik"})
 PROMETHEUS = Peer("prometheus", "monitoring", {"app.kubernetes.io/name": "prometheus"})
 OPERATOR = Peer("KubeRay", "kuberay-system", {"app.kubernetes.io/name": "kuberay-operator"})
 DNS = Peer("DNS", "kube-system", {"k8s-app": "kube-dns"})
 INTERNET = Peer("internet", None, {}, "203.0.113.7")
 EVERYWHERE = [
-    (INGRESS, SERVICE, 8080, True), (PROMETHEUS, SERVICE, 8080, True), (INTERNET, SERVICE, 8080, False), (IMPOSTOR, SERVICE, 8080, False),
+    (PROMETHEUS, SERVICE, 8080, True), (INTERNET, SERVICE, 8080, False), (IMPOSTOR, SERVICE, 8080, False), (CONTROLLER, SERVICE, 8080, False),
     (WORKER, SERVICE, 8080, False), (STRANGER, SERVICE, 8080, False), (NEIGHBOUR, SERVICE, 8080, False),
     # Ray runs whatever reaches it.
     (SERVICE, HEAD, 8265, True), (SERVICE, HEAD, 6379, False), (SERVICE, HEAD, 10001, False), (SERVICE, WORKER, 8265, False),
     (SERVICE, WORKER, 52365, False), (HEAD, WORKER, 33333, True), (WORKER, HEAD, 6379, True), (WORKER, HEAD, 8265, True),
     (WORKER, WORKER, 29500, True),
-    *((other, ray, port, False) for other in (INTERNET, INGRESS, MLFLOW, ADMIN, STRANGER, NEIGHBOUR, OPERATOR)
+    *((other, ray, port, False) for other in (INTERNET, GATEWAY, MLFLOW, ADMIN, BACKUP, STRANGER, NEIGHBOUR, OPERATOR)
       for ray in (HEAD, WORKER) for port in (6379, 8080, 8265, 10001, 52365)),
     (PROMETHEUS, HEAD, 8080, True), (PROMETHEUS, WORKER, 8080, True), (PROMETHEUS, HEAD, 8265, False), (PROMETHEUS, WORKER, 52365, False),
     (SERVICE, MLFLOW, 5000, True), (WORKER, MLFLOW, 5000, True), (HEAD, MLFLOW, 5000, True), (SERVICE, MLFLOW, 22, False),
-    *((other, MLFLOW, 5000, False) for other in (INTERNET, INGRESS, PROMETHEUS, ADMIN, STRANGER, NEIGHBOUR)),
+    *((other, MLFLOW, 5000, False) for other in (INTERNET, GATEWAY, PROMETHEUS, ADMIN, STRANGER, NEIGHBOUR)),
     # Outwards: names for all, Kubernetes for the autoscaler, nothing of the world for the service.
     (HEAD, INTERNET, 443, True), (HEAD, INTERNET, 80, False), (SERVICE, INTERNET, 443, False), (SERVICE, INTERNET, 80, False),
     (WORKER, INTERNET, 80, False), (STRANGER, INTERNET, 443, False), (STRANGER, MLFLOW, 5000, False), (MLFLOW, SERVICE, 8080, False),
     (MLFLOW, HEAD, 8265, False),
 ]  # fmt: skip
 LOCAL = [
-    (SERVICE, POSTGRES, 5432, True), (MLFLOW, POSTGRES, 5432, True), (ADMIN, POSTGRES, 5432, True),
-    *((other, POSTGRES, 5432, False) for other in (HEAD, WORKER, PROMETHEUS, INGRESS, INTERNET, STRANGER, NEIGHBOUR, S3)),
+    (SERVICE, POSTGRES, 5432, True), (MLFLOW, POSTGRES, 5432, True), (ADMIN, POSTGRES, 5432, True), (BACKUP, POSTGRES, 5432, True),
+    (GATEWAY, SERVICE, 8080, False), (BACKUP, S3, 9000, False), (BACKUP, SERVICE, 8080, False),
+    *((other, POSTGRES, 5432, False) for other in (HEAD, WORKER, PROMETHEUS, GATEWAY, INTERNET, STRANGER, NEIGHBOUR, S3)),
     (HEAD, REDIS, 6379, True), *((other, REDIS, 6379, False) for other in (WORKER, SERVICE, MLFLOW, INTERNET, STRANGER, NEIGHBOUR)),
     (MLFLOW, S3, 9000, True), (WORKER, S3, 9000, True), (HEAD, S3, 9000, True), (BUCKET, S3, 9000, True),
-    *((other, S3, 9000, False) for other in (SERVICE, INTERNET, INGRESS, STRANGER, NEIGHBOUR)),
+    *((other, S3, 9000, False) for other in (SERVICE, INTERNET, GATEWAY, STRANGER, NEIGHBOUR)),
     (POSTGRES, INTERNET, 443, False), (REDIS, INTERNET, 443, False), (S3, INTERNET, 443, False), (WORKER, INTERNET, 443, False),
     (MLFLOW, INTERNET, 443, False), (HEAD, INTERNET, 8443, True), (WORKER, INTERNET, 8443, False),
 ]  # fmt: skip
 MANAGED = [
-    (SERVICE, INTERNET, 5432, True), (MLFLOW, INTERNET, 5432, True), (ADMIN, INTERNET, 5432, True), (WORKER, INTERNET, 5432, False),
+    (SERVICE, INTERNET, 5432, True), (MLFLOW, INTERNET, 5432, True), (ADMIN, INTERNET, 5432, True), (BACKUP, INTERNET, 5432, True),
+    (GATEWAY, SERVICE, 8080, True), (GATEWAY, SERVICE, 22, False), (BACKUP, INTERNET, 443, False), (WORKER, INTERNET, 5432, False),
     (HEAD, INTERNET, 5432, False), (HEAD, INTERNET, 6379, True), (WORKER, INTERNET, 6379, False), (SERVICE, INTERNET, 6379, False),
     (MLFLOW, INTERNET, 443, True), (WORKER, INTERNET, 443, True),
 ]  # fmt: skip
@@ -72,9 +75,15 @@ def test_who_reaches_whom(target: str) -> None:
     assert not wrong
 
 
+def test_an_ingress_controller_comes_in_by_its_own_policy() -> None:
+    found = policies("overlays/gpu", INGRESS)
+    assert may_reach(found, CONTROLLER, SERVICE, 8080)
+    assert [other.name for other in (MLFLOW, HEAD, WORKER) for port in (5000, 8080, 8265) if may_reach(found, CONTROLLER, other, port)] == []
+
+
 @pytest.mark.parametrize("target", OVERLAYS)
 def test_everybody_may_ask_for_names(target: str) -> None:
-    for pod in (SERVICE, MLFLOW, HEAD, WORKER, ADMIN):
+    for pod in (SERVICE, MLFLOW, HEAD, WORKER, ADMIN, BACKUP):
         assert may_reach(policies(target), pod, DNS, 53, "UDP")
         assert may_reach(policies(target), pod, DNS, 53, "TCP")
         assert not may_reach(policies(target), pod, DNS, 5353, "UDP")

@@ -22,7 +22,8 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of MLflow's client and boto
 
 SERVE, MIGRATE, ADMIN, MLFLOW = "largebatch/serve", "largebatch/migrate", "largebatch-admin/shell", "mlflow/mlflow"
 HEAD, WORKER, BUCKET = "largebatch/ray-head", "largebatch/ray-worker", "s3-bucket/bucket"
-RUN_HERE = {SERVE, MIGRATE, ADMIN, MLFLOW, HEAD, WORKER, BUCKET}
+BACKUP, POSTGRES_SHELL = "largebatch-backup/dump", "largebatch-admin/postgres"
+RUN_HERE = {SERVE, MIGRATE, ADMIN, MLFLOW, HEAD, WORKER, BUCKET, BACKUP, POSTGRES_SHELL}
 STAND_INS = {"postgres/postgres": "the tests' PostgreSQL", "s3/minio": "moto's server", "redis/redis": "nothing: test_head_restart.py has a real one"}
 RUN: dict[str, Any] = {
     "recipe": "digits-lamb",
@@ -159,7 +160,27 @@ def test_a_run_outlives_the_replica_that_took_it(story: Story) -> None:
     assert (job["state"], job["outcome"], job["attempt"], job["failures"]) == ("succeeded", "completed", 1, 0), story.told()
     assert 0 < story.step_seen <= job["summary"]["steps"]
     assert f'"job": "{job["id"]}", "before": "running", "now": "succeeded"' in story.survivor.log
-    assert story.layout.ran == RUN_HERE
+    assert story.layout.ran == RUN_HERE - {BACKUP, POSTGRES_SHELL}
+
+
+def test_a_backup_is_whole_and_is_restored(story: Story) -> None:
+    """By the commands of docs/kubernetes.md, here into databases of other names."""
+    import psycopg
+
+    layout = story.layout
+    layout.run(BACKUP, "backup")
+    folder = layout.path("backup", BACKUP, "/backups")
+    dumps = {path.name.partition("-")[0]: path for path in folder.iterdir()}
+    assert dumps.keys() == {"service", "mlflow"}
+    assert all(path.suffix == ".dump" for path in folder.iterdir())
+    rows = {"service": "SELECT id FROM jobs", "mlflow": "SELECT value FROM tags WHERE key = 'largebatch.run_id'"}
+    for name, dump in dumps.items():
+        with psycopg.connect(story.database_url, autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE restored_{name}")
+        url = re.sub(r"[^/]+$", f"restored_{name}", story.database_url)
+        layout.run(POSTGRES_SHELL, "backup", ["pg_restore", "--clean", "--if-exists", "--exit-on-error", f"--dbname={url}", str(dump)])
+        with psycopg.connect(url) as connection:
+            assert connection.execute(rows[name]).fetchall() == [(story.job["id"],)]
 
 
 def test_there_is_one_run_and_each_step_of_it_once(story: Story) -> None:
