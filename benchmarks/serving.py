@@ -1,5 +1,5 @@
 """The service under load, on loopback: reads over 10,000 runs, submits with cut connections, hundreds of listeners,
-and what the service costs a job that runs beside it.
+honest clients beside half-sent requests and heavy plans, and what the service costs a job that runs beside it.
 
 The load comes from a process of its own, reads at a fixed rate: a request that is late counts from when it was due.
 Every request carries a token. Both databases in turn; PostgreSQL's server must be installed (it is started here, in a
@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import random
+import resource
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,7 @@ from typing import Any, NamedTuple
 
 import _tests_path
 import psutil
+from _crowd import EVERY_S, NUM_PLANS, ask_in_a_crowd
 from _load import CONNECTIONS, Connection, Taken, at_a_rate
 from _report import in_turn, parser, publish, ratios, spread
 from servers import Service, postgres, serving
@@ -39,10 +41,12 @@ STORED = 10_000
 SPEC = read_spec("digits-lamb").model_dump(mode="json")
 ACCEPTS_ONLY = ("--max-running-per-owner", "0")
 """Nothing that is submitted here begins, so nothing trains beside the measurement."""
-PARTS = ("reads", "submits", "listeners", "job")
+PARTS = ("reads", "submits", "listeners", "crowd", "job")
 DATABASES = ("SQLite", "PostgreSQL")
 STEPS = 400
 """Records that every listener hears."""
+FILES = 1024
+"""That the service beside a crowd may open."""
 
 
 class Served(NamedTuple):
@@ -63,10 +67,11 @@ def main() -> None:
     arguments.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=f"of {', '.join(PARTS)}")
     arguments.add_argument("--databases", nargs="+", choices=DATABASES, default=DATABASES)
     arguments.add_argument("--rate", type=float, default=200.0, help="reads a second")
-    arguments.add_argument("--seconds", type=float, default=60.0, help="of reads")
+    arguments.add_argument("--seconds", type=float, default=60.0, help="of reads, and of each of the three crowds")
     arguments.add_argument("--submits", type=int, default=10_000)
     arguments.add_argument("--clients", type=int, default=50)
     arguments.add_argument("--listeners", type=int, default=500)
+    arguments.add_argument("--half-sent", type=int, default=1200, help="requests that are never sent whole")
     arguments.add_argument("--data-dir", type=Path, default=Path("data"))
     given = arguments.parse_args()
     rows: list[dict[str, str]] = []
@@ -81,6 +86,12 @@ def main() -> None:
     if "listeners" in given.only:
         with _served("SQLite") as served:
             rows.append({"what": "listeners", **_listeners(served, given)})
+    if "crowd" in given.only:
+        for what, half_sent, with_plans in (("alone", 0, False), ("beside half-sent", given.half_sent, False), ("and plans", given.half_sent, True)):
+            with _served("SQLite") as served:
+                row, note = _crowd(served, given, half_sent, with_plans)
+                rows.append({"what": f"{given.clients} clients {what}", **row})
+                more["crowd"].append(f"{what}: {note}")
     if "job" in given.only:
         row, note = _job_beside(given)
         rows.append({"what": "a job beside it", **row})
@@ -97,14 +108,18 @@ def _notes(given: argparse.Namespace, more: dict[str, list[str]]) -> list[str]:
         " ten is cut before its answer, and sent again. Times are from the first try to the answer.",
         "listeners": f"Listeners: {given.listeners} event streams on one run that writes 20 records a second for 20 s. Times are from a record's"
         " write to its arrival.",
+        "crowd": f"A crowd: {given.clients} clients, each with one request a second for {given.seconds:g} s on a connection that it keeps (a tenth"
+        f" submits, the rest read); beside them {given.half_sent:,} half-sent requests, sent anew a second after they are closed, and"
+        f" {NUM_PLANS} plans of vit_l_16 (304 million parameters) at a time. SQLite, {FILES:,} files allowed.",
         "job": "A job beside it: F1 on MNIST at batch 256, 700 steps on all cores, started by the service while one listener follows it, against the"
         " same command by hand with no service there, in turn.",
     }
-    return [
-        *(" ".join([what[part], *more[part]]) for part in given.only),
-        "Memory is the service's resident set, with its growth since the first tenth of the reads, or over the submits or the streams; cores are its"
-        " processor time over the time that passed.",
-    ]  # fmt: skip
+    columns = (
+        "Memory: the service's resident set, with its growth since the first tenth of the reads, or over the rest; cores: its processor time over"
+        " time."
+    )
+    notes = [" ".join([what[part], *more[part]]) for part in given.only]
+    return [*notes[:-1], f"{notes[-1]} {columns}"]
 
 
 @contextlib.contextmanager
@@ -229,6 +244,17 @@ def _listeners(served: Served, given: argparse.Namespace) -> dict[str, str]:
         asyncio.run(load())
     whole = sum(steps == list(range(1, STEPS + 1)) for steps in heard)
     return {"load": f"{given.listeners} streams", **_times(delays), **seen.told(), "in order and whole": f"{whole} of {given.listeners}"}
+
+
+def _crowd(served: Served, given: argparse.Namespace, half_sent: int, with_plans: bool) -> tuple[dict[str, str], str]:
+    served.process.rlimit(resource.RLIMIT_NOFILE, (FILES, FILES))
+    with _watched(served.process) as seen:
+        crowd = ask_in_a_crowd(served.connection, served.service.port, given.seconds, given.clients, half_sent, with_plans)
+        asked = asyncio.run(crowd)
+    log_kb = (served.service.folder / "service.log").stat().st_size / 1e3
+    row = {"load": f"{given.clients / EVERY_S:.0f} a second", **_times(asked.times), **seen.told(), "log": f"{log_kb:.0f} kB"}
+    plans = ", ".join(f"{count} answered {status}" for status, count in sorted(asked.plans.items()))
+    return row, f"{asked.num_broken} requests sent again{'; plans: ' + (plans or 'none answered yet') if with_plans else ''}."
 
 
 def _job_beside(given: argparse.Namespace) -> tuple[dict[str, str], str]:

@@ -38,8 +38,8 @@ def plan_sweep(sweep: dict[str, Any], base: dict[str, Any], data_dir: str) -> di
 
     sweep_spec, spec = SweepSpec.model_validate(sweep), TrainSpec.model_validate(base)
     num_runs = refuse_impossible(sweep_spec, spec, recipes_training_set(spec, Path(data_dir)))
-    refuse_untrainable(sweep_spec, spec, Path(data_dir), "cpu")
-    return plan_facts(sweep_spec, num_runs)
+    is_checked = refuse_untrainable(sweep_spec, spec, Path(data_dir), "cpu", LARGE_WEIGHTS_BYTES)
+    return plan_facts(sweep_spec, num_runs, is_checked=is_checked)
 
 
 def findings(folder: str, with_figures: bool = False) -> "SweepFindings":

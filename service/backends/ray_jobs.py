@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import httpx
 from ray.exceptions import AuthenticationError, RayError
 from ray.job_submission import JobSubmissionClient
 from ray.util.state import list_nodes
@@ -31,6 +32,10 @@ STOP_S = 120
 """Seconds that a stopped job has for finishing its step and saving."""
 NAME = "largebatch.name"
 LOOK_AT_NODES_EVERY_S = 5.0
+CONNECT_S, ANSWER_S = 5.0, 10.0
+"""How long a dashboard may take to be reached, and then to answer at all."""
+EXAMPLE = "Example: http://127.0.0.1:8265."
+WHICH_PORT = "Is the head up, with its dashboard? The dashboard's port is 8265 by default; the head's own, 6379, is for `largebatch train`."
 
 
 class Job(NamedTuple):
@@ -69,14 +74,25 @@ class Submission(NamedTuple):
 class RayJobs:
     """The jobs of one Ray cluster. Raises: InputError for an address that does not answer or wants a token."""
 
-    def __init__(self, address: str, client: JobSubmissionClient | None = None, list_alive: Callable[[str], list[Any]] | None = None) -> None:
-        """Args: client, list_alive: what asks Ray for jobs and for machines, for a cluster that a test makes up."""
+    def __init__(
+        self,
+        address: str,
+        client: JobSubmissionClient | None = None,
+        list_alive: Callable[[str], list[Any]] | None = None,
+        answer_s: float = ANSWER_S,
+    ) -> None:
+        """Args:
+        client, list_alive: what asks Ray for jobs and for machines, for a cluster that a test makes up.
+        answer_s: how long the dashboard may take to answer at all.
+        """
         if not re.match(r"https?://", address):
-            raise SpecError("--address", f"{address!r} is not the address of a Ray dashboard.", "Example: http://127.0.0.1:8265.")
+            raise SpecError("--address", f"{address!r} is not the address of a Ray dashboard.", EXAMPLE)
         self.address = address
         self._list_alive = list_alive or list_alive_nodes
         self._alive: frozenset[str] = frozenset()
         self._looked_at_s = 0.0
+        if client is None:
+            _refuse_silence(address, answer_s)
         try:
             self._client = client or JobSubmissionClient(address)
             self._client.get_version()
@@ -84,8 +100,7 @@ class RayJobs:
             hint = "Set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN."
             raise InputError("--address", f"Ray at {address} wants another token ({first_line(error)}).", hint) from error
         except (ConnectionError, RuntimeError, RayError) as error:
-            hint = "Is the head up, with its dashboard?"
-            raise InputError("--address", f"no Ray dashboard answers at {address} ({first_line(error)}).", hint) from error
+            raise InputError("--address", f"no Ray dashboard answers at {address} ({first_line(error)}).", WHICH_PORT) from error
 
     def all(self) -> list[Job]:
         """Every attempt that Ray remembers, newest first."""
@@ -187,6 +202,18 @@ class RayJobs:
         for job in attempts:
             self._client.delete_job(job.submission_id)
         return len(attempts)
+
+
+def _refuse_silence(address: str, answer_s: float) -> None:
+    """Raise InputError if what listens at an address does not answer: Ray's client would wait for ever. Whatever else is wrong, that one says."""
+    try:
+        httpx.get(f"{address.rstrip('/')}/api/version", timeout=httpx.Timeout(answer_s, connect=CONNECT_S))
+    except httpx.TimeoutException:
+        raise InputError("--address", f"nothing at {address} has answered within {answer_s:g} s as a Ray dashboard does.", WHICH_PORT) from None
+    except httpx.InvalidURL as error:
+        raise SpecError("--address", f"{address!r} is not the address of a Ray dashboard ({error}).", EXAMPLE) from error
+    except httpx.HTTPError:
+        pass
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Runs what is left of a sweep: which run comes next is `Search`'s, where it runs is settled by `trials/choose.py`."""
 
+import math
 import shlex
 import threading
 import time
@@ -137,11 +138,16 @@ def _run_trials(search: Search, listener: SweepListener, options: TrialOptions, 
     return stop.is_set()
 
 
-def refuse_untrainable(sweep: SweepSpec, base: TrainSpec, data_dir: Path, device: str) -> None:
-    """Refuse a sweep one of whose optimizers cannot train the recipe's model, before anything runs. Raises: InputError."""
+def refuse_untrainable(sweep: SweepSpec, base: TrainSpec, data_dir: Path, device: str, most_weight_bytes: float = math.inf) -> bool:
+    """Refuse a sweep one of whose optimizers cannot train the recipe's model, before anything runs.
+
+    Args: most_weight_bytes: a model by name with larger weights is examined without them.
+    Returns: whether each model that was examined had its weights, and so was checked.
+    Raises: InputError.
+    """
     first_groups = {optimizer_of(group.fields): group for group in reversed(groups(sweep))} if sweep.optimizers else {}
-    for group in first_groups.values():
-        examine(with_fields(base, group.fields), choose_device(device), data_dir)
+    specs = [with_fields(base, group.fields) for group in first_groups.values()]
+    return all([examine(spec, choose_device(device), data_dir, most_weight_bytes).has_weights for spec in specs])
 
 
 def recipes_training_set(base: TrainSpec, data_dir: Path) -> TrainingSet:

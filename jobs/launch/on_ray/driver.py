@@ -12,6 +12,7 @@ import signal
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -26,6 +27,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from largebatch.jobs.errors import FaultError, LargebatchError
 from largebatch.jobs.launch.on_ray.failures import FailurePolicy, describe, sentence
+from largebatch.jobs.launch.on_ray.machines import lost_machines, workers_by_machine
 from largebatch.jobs.launch.on_ray.reservation import Growth, Reservation, without_machines
 from largebatch.jobs.launch.on_ray.resources import Resources
 from largebatch.jobs.launch.on_ray.run_channel import News, RunChannel
@@ -82,6 +84,8 @@ class Driver:
         own_node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         channel: Any = ray.remote(RunChannel)
         self._channel = channel.options(num_cpus=0, scheduling_strategy=own_node).remote(worker.has_trained)
+        self._workers_on: Counter[str] = Counter()
+        """How many workers of the newest group are on which machine."""
         self._has_begun = False
         self._is_signalled = False
 
@@ -180,11 +184,14 @@ class Driver:
     def _look_after(self, fit: "_Fit", num_workers: int) -> News:
         """Until the worker group has ended: pass on what is told, and a request to stop; and see whether there is room for more workers."""
         stop_is_sent, growth = False, Growth(self._workers.most - num_workers, self._reserve)
+        self._workers_on.clear()
         with growth:
             while fit.is_alive():
                 fit.join(POLL_S)
                 news = self._pass_on()
                 self._has_begun |= news.has_begun
+                if news.placement_group is not None and not self._workers_on:
+                    self._workers_on = workers_by_machine(news.placement_group)
                 if self._should_stop() and not stop_is_sent:
                     stop_is_sent = True
                     self._channel.ask_to_stop.remote()
@@ -202,6 +209,8 @@ class Driver:
         failure = describe(error)
         if failure is None:
             return
+        if not failure.has_cause and (gone := lost_machines(self._workers_on)):
+            failure = failure._replace(reason=gone)
         text = self._policy.count(failure, is_elastic=self._workers.is_elastic)
         if not news.has_begun:  # no rank 0 has come that would tell of it
             self._listener.on_notice(text)

@@ -43,13 +43,15 @@ class Failure(NamedTuple):
     """Whether its machine was taken away, which is no failure of the run's."""
     unfit_machines: frozenset[str] = frozenset()
     """Ray's ids of machines on which a worker could not take part."""
+    has_cause: bool = True
+    """False: it tells only that workers were gone, or how the others noticed."""
 
 
 def describe(error: BaseException) -> Failure | None:
     """The failure behind what Ray Train's `fit` raised, a TrainingFailedError or its controller's end; None: there was no room for the workers."""
     train: Any = ray.train  # its stubs are those of the older Train
     if isinstance(error, ray.exceptions.RayActorError):
-        return Failure("the controller: its process ended (killed, or out of memory).")
+        return Failure("the controller: its process ended (killed, or out of memory).", has_cause=False)
     if isinstance(error, train.WorkerGroupError):
         return _of_workers(error.worker_failures)
     if isinstance(error, train.PreemptionError):
@@ -66,7 +68,8 @@ def _of_workers(worker_failures: dict[int, Exception]) -> Failure:
     own = {rank: error for rank, error in worker_failures.items() if not isinstance(error, LostRanksError)}
     rank, error = min((own or worker_failures).items())
     unfit = frozenset(error.node_id for error in worker_failures.values() if isinstance(error, UnfitError) and error.node_id)
-    return Failure(f"worker {rank}: {sentence(error)}", any(map(_is_preemption, worker_failures.values())), unfit)
+    has_cause = bool(own) and not isinstance(_actor_error(error), ray.exceptions.RayActorError)
+    return Failure(f"worker {rank}: {sentence(error)}", any(map(_is_preemption, worker_failures.values())), unfit, has_cause)
 
 
 def sentence(error: BaseException) -> str:

@@ -4,6 +4,7 @@ A process of its own: Ray's client in one process does not take well to cluster 
 """
 
 import os
+import re
 import shutil
 import sys
 import threading
@@ -71,6 +72,8 @@ def main(tmp_path: Path) -> None:
     shares = [record.samples_per_rank or [] for record in runs.starts(run_dir)]
     assert shares[0] == [125, 125]
     assert shares[1] == shares[2] == [250]
+    (gone,) = [text for text in runs.notices(run_dir) if "gone, with" in text]
+    assert re.match(r"Failure: machine .+ is gone, with 1 of 2 workers\.", gone)
     (left_out,) = [text for text in runs.notices(run_dir) if "no digits on this machine" in text]
     assert "That machine is left out from now on." in left_out
     assert all(sum(share) == 250 for share in shares), "the global batch stays what it is"

@@ -8,6 +8,7 @@ nothing had happened.
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -205,6 +206,9 @@ def main(folder: Path) -> None:
         assert disturbed.wait(120) == 0, log.read_text()[-3000:]
     assert runs.same(runs.parameters(folder / "whole"), runs.parameters(run_dir)), "bit for bit"
     assert runs.steps(run_dir) == list(range(1, runs.STEPS + 1)), "no step lost or doubled"
+    gone = [text for text in runs.notices(run_dir) if "gone" in text]
+    assert len(gone) == 2, gone
+    assert all(re.match(rf"Failure: machine {re.escape(NODE)}.* is gone, with 1 of 2 workers\.", text) for text in gone), gone
     assert [record.samples_per_rank for record in runs.starts(run_dir)] == [[125, 125]] * 3
 
 

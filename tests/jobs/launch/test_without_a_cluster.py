@@ -15,6 +15,7 @@ from ray.train import ControllerError, PreemptionError, PreemptionInfo, WorkerGr
 from largebatch.jobs.errors import DataError, FaultError, InputError, PlanError
 from largebatch.jobs.launch.on_ray.cluster import OWN_SETTINGS, SETTINGS, connected
 from largebatch.jobs.launch.on_ray.failures import Failure, FailurePolicy, LostRanksError, UnfitError, describe, is_of_other_ranks, sentence
+from largebatch.jobs.launch.on_ray.machines import gone_in_words
 from largebatch.jobs.launch.on_ray.resources import Resources, worker_resources
 from largebatch.jobs.launch.on_ray.run_channel import RunChannel
 from largebatch.jobs.launch.on_ray.worker.entry import interface_of
@@ -141,9 +142,9 @@ def not_started() -> ControllerError:
     [
         (WorkerGroupError("", {1: ValueError("bad")}), Failure("worker 1: ValueError: bad.")),
         (WorkerGroupError("", {0: LOST, 1: ValueError("bad"), 2: ValueError("worse")}), Failure("worker 1: ValueError: bad.")),
-        (WorkerGroupError("", {0: LOST}), Failure("worker 0: RuntimeError: Connection closed by peer.")),
-        (WorkerGroupError("", {0: DeadWorker(preempted=True)}), Failure(f"worker 0: {ENDED}", is_preemption=True)),
-        (WorkerGroupError("", {0: LOST, 1: DeadWorker(preempted=False)}), Failure(f"worker 1: {ENDED}")),
+        (WorkerGroupError("", {0: LOST}), Failure("worker 0: RuntimeError: Connection closed by peer.", has_cause=False)),
+        (WorkerGroupError("", {0: DeadWorker(preempted=True)}), Failure(f"worker 0: {ENDED}", is_preemption=True, has_cause=False)),
+        (WorkerGroupError("", {0: LOST, 1: DeadWorker(preempted=False)}), Failure(f"worker 1: {ENDED}", has_cause=False)),
         (
             WorkerGroupError("", {0: UnfitError("--data-dir", "is empty."), 2: UnfitError("--data-dir", "is empty.", node_id="c")}),
             Failure("worker 0: --data-dir: is empty.", unfit_machines=frozenset("c")),
@@ -154,12 +155,22 @@ def not_started() -> ControllerError:
         ),
         (ControllerError(RuntimeError("port 29500 is taken")), Failure("a worker could not start: RuntimeError: port 29500 is taken.")),
         (not_started(), Failure(f"a worker could not start: {ENDED}")),
-        (ray.exceptions.ActorDiedError(), Failure("the controller: its process ended (killed, or out of memory).")),
+        (ray.exceptions.ActorDiedError(), Failure("the controller: its process ended (killed, or out of memory).", has_cause=False)),
         (ControllerError(StartTimeout()), None),
     ],
 )
 def test_a_failure_in_words(error: Exception, failure: Failure | None) -> None:
     assert describe(error) == failure
+
+
+def test_lost_machines_are_named_with_what_was_on_them() -> None:
+    nodes = [
+        {"NodeID": letter, "Alive": letter == "a", "NodeManagerAddress": f"10.0.0.{number}", "NodeManagerHostname": name}
+        for number, (letter, name) in enumerate([("a", "one"), ("b", "two"), ("c", "10.0.0.2"), ("d", "not ours")])
+    ]
+    assert gone_in_words({"a": 2, "b": 1}, nodes) == "machine 10.0.0.1 (two) is gone, with 1 of 3 workers."
+    assert gone_in_words({"a": 1, "b": 1, "c": 3}, nodes) == "machines 10.0.0.1 (two), 10.0.0.2 are gone, with 4 of 5 workers."
+    assert gone_in_words({"a": 2}, nodes) is None
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""An `--address` of something that is not Ray's head: told within its deadline, with the likely mistake."""
+"""An `--address` of something that is not Ray's head, or not its dashboard: told within its deadline, with the likely mistake."""
 
 import contextlib
 import socket
@@ -10,6 +10,8 @@ from launch_runs import Head
 
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.launch.on_ray.cluster import CONNECT_S, refuse_silence
+from largebatch.service.backends import ray_jobs
+from largebatch.service.backends.ray_jobs import RayJobs
 
 
 @contextlib.contextmanager
@@ -56,3 +58,23 @@ def test_what_says_nothing_or_something_else_is_no_head() -> None:
 def test_what_greets_as_a_head_does_is_let_through() -> None:
     with listening(b"\x00\x00\x06\x04\x00\x00\x00\x00\x00\x00\x05\x00\x00\x40\x00") as address:  # gRPC's: one setting, the largest frame
         refuse_silence(address)
+
+
+class TestDashboards:
+    """What `submit` and `jobs` are given."""
+
+    def test_what_never_answers_is_given_up_with_the_likely_mistake(self) -> None:
+        with (
+            listening(None) as address,
+            pytest.raises(InputError, match=r"within 0\.3 s as a Ray dashboard does\. .*8265 by default; the head's own"),
+        ):
+            RayJobs(f"http://{address}", answer_s=0.3)
+        assert ray_jobs.CONNECT_S + ray_jobs.ANSWER_S <= 15
+
+    def test_the_heads_own_port_is_refused_with_the_likely_mistake(self, head: Head) -> None:
+        with pytest.raises(InputError, match=r"no Ray dashboard answers at .*8265 by default; the head's own"):
+            RayJobs(f"http://{head.address}")
+
+    def test_what_is_no_address_at_all(self) -> None:
+        with pytest.raises(InputError, match=r"'http://\[::1' is not the address of a Ray dashboard"):
+            RayJobs("http://[::1")

@@ -10,6 +10,7 @@ from small_runs import CPU, document, synthetic, wait_for
 from largebatch.jobs.errors import FaultError
 from largebatch.jobs.job import prepare
 from largebatch.jobs.spec.read import build_spec
+from largebatch.service.api import analysis
 from largebatch.service.api.analysis_worker import AnalysisWorker, Turns
 
 GIB = 1 << 30
@@ -35,6 +36,22 @@ def test_a_plan_without_weights_says_what_one_with_them_says(name: str, size: in
     assert sum(storages.values()) <= 8 * len(storages)
 
 
+def sweep(*optimizers: str) -> dict[str, Any]:
+    """Each of the optimizers must be able to train the model."""
+    each = {"optimizer": [*optimizers], "batch.global_batch_size": [16]}
+    return {"recipe": "of-the-test", "each": each, "search": {"method": "random", "trials": 1}, "repeats": 1}
+
+
+def test_a_sweeps_models_are_examined_without_weights_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lines() -> list[str]:
+        return [f"{line['what']}: {line['how']}" for line in analysis.plan_sweep(sweep("sgd", "lamb"), base, "nowhere")["lines"]]
+
+    base = build_spec(document()).model_dump(mode="json")
+    whole = lines()
+    monkeypatch.setattr(analysis, "LARGE_WEIGHTS_BYTES", 0)
+    assert lines() == [*whole, "model check: made before each run; this plan was made without the model's weights"]
+
+
 @pytest.mark.slow
 def test_a_model_of_a_gigabyte_is_planned_within_the_guard() -> None:
     """The guard is three fifths of the 3 GiB that its container has; with weights it took 5.2.
@@ -45,6 +62,7 @@ def test_a_model_of_a_gigabyte_is_planned_within_the_guard() -> None:
     try:
         spec = build_spec(recipe("vit_l_16", 224)).model_dump(mode="json")
         answer = worker.ask("plan", spec, "nowhere", None)
+        assert worker.ask("plan_sweep", sweep("lamb"), spec, "nowhere")["runs"] == 1
     finally:
         worker.close()
     memory = next(line["how"] for line in answer["lines"] if line["what"] == "memory")
