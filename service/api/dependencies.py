@@ -13,7 +13,7 @@ from largebatch.jobs.run.storage import Storage
 from largebatch.service.api.analysis_worker import AnalysisWorker
 from largebatch.service.api.errors import NotFoundError
 from largebatch.service.api.live import Watcher
-from largebatch.service.api.rate_limit import RateLimit
+from largebatch.service.api.rate_limit import RateLimit, StreamLimit
 from largebatch.service.backends.base import Backend
 from largebatch.service.backends.local import LocalBackend
 from largebatch.service.db.engine import DatabaseError, open_database
@@ -52,6 +52,7 @@ class Dependencies:
     """Of those who show no valid token, by address."""
     tracking: Elsewhere
     backend_server: Elsewhere
+    streams: StreamLimit = field(default_factory=StreamLimit)
     readers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(READERS, "reader"))
     writers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(WRITERS, "writer"))
 

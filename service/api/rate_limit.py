@@ -1,14 +1,19 @@
-"""A limit to the requests of each asker: a token bucket."""
+"""Limits of each asker: to requests by a token bucket, and to event streams that are open."""
 
 import threading
 import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
 
+from largebatch.service.api.connections import most_connections
 from largebatch.service.api.errors import TooManyRequestsError
 
 MOST_ASKERS = 10_000
 OTHERS = "others"
 """Whom those share a bucket under who come when so many are remembered."""
 TIDIES_EVERY_S = 1.0
+STREAMS_PART = 4
+"""A fourth of the connections is what one owner's event streams may keep: they wait for nobody, so nothing else makes them go."""
 
 
 class RateLimit:
@@ -46,3 +51,25 @@ class RateLimit:
         if now >= self._tidied_at_s + TIDIES_EVERY_S:
             self._tidied_at_s = now
             self._left = {asker: bucket for asker, bucket in self._left.items() if self._filled(asker, now) < self._burst}
+
+
+class StreamLimit:
+    """So many event streams of each owner at a time; of the event loop alone. Args: most: asked anew each time."""
+
+    def __init__(self, most: Callable[[], int] = lambda: most_connections() // STREAMS_PART) -> None:
+        self._most = most
+        self._open: Counter[str] = Counter()
+
+    def refuse_more(self, owner: str) -> None:
+        """Raise TooManyRequestsError where an owner has as many as may be."""
+        if self._open[owner] >= (most := self._most()):
+            raise TooManyRequestsError("", f"{most} event streams of yours are open.", "Close one of them.")
+
+    async def counted(self, owner: str, frames: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """The frames of one stream, which counts until they end."""
+        self._open[owner] += 1
+        try:
+            async for frame in frames:
+                yield frame
+        finally:
+            self._open[owner] -= 1

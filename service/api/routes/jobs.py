@@ -119,7 +119,7 @@ def _add_events(router: APIRouter, kind: Kind, description: str) -> None:
             if not last_event_id.isdecimal():
                 raise InputError("Last-Event-ID", "is not one that this service gave.", "Leave it out to begin at the start.")
             after = int(last_event_id)
-        return event_stream(deps.watcher.listen(job, after, who.credential))
+        return event_stream(deps, who, deps.watcher.listen(job, after, who.credential))
 
 
 events = APIRouter(prefix="/v1/events", tags=["events"], responses=ERRORS)
@@ -128,9 +128,12 @@ events = APIRouter(prefix="/v1/events", tags=["events"], responses=ERRORS)
 @events.get("", operation_id="events", response_class=StreamingResponse, responses=EVENT_STREAM)
 async def all_events(deps: Deps, who: Who, kind: Kind = Kind.RUN) -> StreamingResponse:
     """Server-sent events: a job's view whenever it is new or changed; one's own, for administrators everybody's."""
-    return event_stream(deps.watcher.listen_to_all(kind, None if who.may("admin") else who.owner, who.credential))
+    return event_stream(deps, who, deps.watcher.listen_to_all(kind, None if who.may("admin") else who.owner, who.credential))
 
 
-def event_stream(frames: AsyncIterator[bytes]) -> StreamingResponse:
-    """An answer that goes on, and that no proxy should keep back."""
-    return StreamingResponse(frames, media_type="text/event-stream", headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+def event_stream(deps: Dependencies, who: Principal, frames: AsyncIterator[bytes]) -> StreamingResponse:
+    """An answer that goes on, and that no proxy should keep back. Raises: TooManyRequestsError."""
+    deps.streams.refuse_more(who.owner)
+    return StreamingResponse(
+        deps.streams.counted(who.owner, frames), media_type="text/event-stream", headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    )

@@ -16,10 +16,11 @@ import httpx
 import psutil
 import pytest
 import uvicorn
-from servers import NO_TLS, serving
+from servers import NO_TLS, new_token, serving
+from small_runs import wait_for
 
 from largebatch.jobs.errors import InputError
-from largebatch.service.api.connections import BoundedConnection, listen
+from largebatch.service.api.connections import BACKLOG, BoundedConnection, listen
 from largebatch.service.api.errors import TooManyRequestsError
 from largebatch.service.api.logs import MOST_KINDS, Seldom, SeldomRepeated
 from largebatch.service.api.rate_limit import RateLimit
@@ -178,6 +179,26 @@ def test_half_sent_requests_do_not_shut_others_out(tmp_path: Path) -> None:
         assert "Traceback" not in service.log
         assert "out of system resource" not in service.log
         assert len(service.log) < 20_000
+
+
+def test_one_owner_s_event_streams_leave_connections_to_others(tmp_path: Path) -> None:
+    """Of the connections that 300 files allow, a fourth."""
+    with serving(tmp_path, "--with-tokens") as service:
+        psutil.Process(service.pid).rlimit(resource.RLIMIT_NOFILE, (FILES, FILES))
+        heavy, other = (f"Authorization: Bearer {new_token(service.runs_dir, owner, '--scope', 'read')}\r\n" for owner in ("heavy", "other"))
+        with contextlib.ExitStack() as stack:
+
+            def status(token: str) -> int:
+                connection = stack.enter_context(socket.create_connection(("127.0.0.1", service.port), timeout=30))
+                connection.sendall(f"GET /v1/events HTTP/1.1\r\nHost: 127.0.0.1\r\n{token}\r\n".encode())
+                return int(connection.recv(15).split()[1])
+
+            most = (FILES - BACKLOG) // 2 // 4
+            assert [status(heavy) for _ in range(most)] == [200] * most
+            assert status(heavy) == 429
+            assert status(other) == 200
+        with contextlib.ExitStack() as stack:
+            wait_for(lambda: status(heavy) == 200, 30)
 
 
 def test_whoever_shows_no_valid_token_is_limited_whatever_is_shown(tmp_path: Path) -> None:
