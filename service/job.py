@@ -22,6 +22,11 @@ class Kind(StrEnum):
     SWEEP = "sweep"
     """Many, by Ray Tune."""
 
+    @property
+    def plural(self) -> str:
+        """What several of them are called, in addresses and for people."""
+        return f"{self}s"
+
 
 class State(StrEnum):
     """Where a job stands."""
@@ -51,11 +56,11 @@ MOVES: dict[State, frozenset[State]] = {
     State.STARTING: frozenset({State.RUNNING, State.RECOVERING}) | FINAL,
     State.RUNNING: frozenset({State.RECOVERING}) | FINAL,
     State.RECOVERING: frozenset({State.STARTING, State.FAILED, State.CANCELLED}),
-    State.SUCCEEDED: frozenset(),
+    State.SUCCEEDED: frozenset({State.QUEUED}),
     State.FAILED: frozenset({State.QUEUED}),
     State.CANCELLED: frozenset({State.QUEUED}),
 }
-"""The moves that are allowed; failed and cancelled jobs can be resumed, which queues them again."""
+"""The moves that are allowed; failed and cancelled jobs can be resumed, which queues them again, and a run that succeeded with a later end."""
 
 
 class Capacity(NamedTuple):

@@ -94,6 +94,17 @@ def first_mistake(error: pydantic.ValidationError, root: type[Spec], document: A
     return SpecError(field, f"must be {wanted}, not {_shown(first['input'])}.", _hint(path, first, root))
 
 
+def plain_mistake(mistake: Mapping[str, Any]) -> str:
+    """What is wrong with one value, by pydantic's finding, where no more is known of its place."""
+    if mistake["type"] == "extra_forbidden":
+        return "is not a known key."
+    if mistake["type"] == "missing":
+        return "is missing."
+    if mistake["type"] in {"value_error", "json_invalid"}:
+        return f"{str(mistake.get('ctx', {}).get('error', mistake['msg'])).rstrip('.')}."
+    return f"must be {_wanted(mistake)}, not {_shown(mistake.get('input'))}."
+
+
 def _of_the_name(mistake: Any) -> Any:
     """A mistake in what tells the models of a union apart, as one of the field `name`."""
     location = (*mistake["loc"], "name")
@@ -208,6 +219,12 @@ def _wanted(mistake: Any) -> str:
         "literal_error": str(context.get("expected", "")).replace("'", '"'),
         "none_required": "null",
         "finite_number": "a finite number",
+        "int_parsing": "a whole number",
+        "float_parsing": "a number",
+        "bool_parsing": "true or false",
+        "enum": str(context.get("expected", "")).replace("'", '"'),
+        "string_too_long": f"at most {context.get('max_length')} letters long",
+        "string_too_short": f"at least {context.get('min_length')} letters long",
         "invalid-json-value": "plain data: text, a number, true or false, a list or a mapping",
     }
     return phrases.get(mistake["type"], str(mistake["msg"]))

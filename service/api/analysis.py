@@ -31,7 +31,7 @@ def plan(spec: dict[str, Any], data_dir: str, workers: int | None) -> dict[str, 
 
 def plan_sweep(sweep: dict[str, Any], base: dict[str, Any], data_dir: str) -> dict[str, Any]:
     """What `largebatch sweep --dry-run` says: how many runs, in which groups. Raises: PlanError, SpecError, DataError."""
-    from largebatch.service.present.sweep_plan import plan_facts
+    from largebatch.service.present.job_plan import plan_facts
     from largebatch.tuning.sweep.space import refuse_impossible
     from largebatch.tuning.sweep.spec import SweepSpec
     from largebatch.tuning.sweep.sweep import recipes_training_set, refuse_untrainable

@@ -6,11 +6,12 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from largebatch.jobs.errors import FaultError, InputError, LargebatchError
+from largebatch.jobs.spec.mistakes import plain_mistake
 from largebatch.service.db.store import ConflictError, GoneError
 from largebatch.service.db.tokens import ForbiddenError, UnauthorizedError
 
@@ -86,14 +87,15 @@ def respond(problem: Problem) -> Response:
     return JSONResponse(problem.model_dump(), problem.status, headers, MEDIA_TYPE)
 
 
-def of_validation(error: RequestValidationError) -> InputError:
-    """FastAPI's finding about a request."""
-    first: dict[str, Any] = error.errors()[0]
+def of_validation(error: RequestValidationError | ValidationError) -> InputError:
+    """The first finding about a request, or about what a form asks for."""
+    first: dict[str, Any] = dict(error.errors()[0])
     if first["type"] == "json_invalid":  # its location is a character's number, no field
         reason = first["ctx"]["error"]
         return NotJsonError("body", f"{reason}." if reason.endswith("is given twice") else f"is not JSON: {reason}.")
     location = [str(part) for part in first["loc"] if part not in {"body", "query", "path", "header", "int", "float", "str", "bool"}]
-    return InputError(".".join(location), f"{first['msg'].removeprefix('Value error, ')}.", "GET /openapi.json says what is expected.")
+    hint = "" if first["type"] == "value_error" else "GET /openapi.json says what is expected." if isinstance(error, RequestValidationError) else ""
+    return InputError(".".join(location), plain_mistake(first), hint)
 
 
 def answer_errors(app: FastAPI, render: Callable[[Request, Problem], Response]) -> None:

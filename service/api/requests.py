@@ -8,13 +8,14 @@ import secrets
 import time
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, SkipValidation
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, SkipValidation
 
 from largebatch.jobs.errors import InputError, SpecError
 from largebatch.jobs.launch.options import read_workers
+from largebatch.jobs.run.records import Outcome
 from largebatch.jobs.spec.mistakes import first_mistake, nearest
 from largebatch.jobs.spec.read import build_spec, recipe_paths, refuse_unlisted_entry_points
 from largebatch.jobs.spec.text import OVER_THE_NETWORK, read_document, refuse_beyond
@@ -34,17 +35,30 @@ LARGEST_SPEC = 64 << 10
 """Bytes; the spec travels in one environment variable, and the kernel takes 128 KiB."""
 
 
+def _matching(pattern: str, wanted: str) -> tuple[Any, AfterValidator]:
+    """Text of one form. Args: pattern: for programs, which the OpenAPI document tells; wanted: the same for people."""
+
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(f"must be {wanted}, not {json.dumps(text[:60])}")
+        return text
+
+    return Field(json_schema_extra={"pattern": f"^({pattern})$"}), AfterValidator(check)
+
+
 class Submit(BaseModel):
     """What every submission says beside what to train."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
-    name: Annotated[str, Field(min_length=1, max_length=60, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] | None = None
+    name: Annotated[str, *_matching(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}", "a name: letters of ASCII, digits and . _ -, at most 60 in all")] | None = (
+        None
+    )
     """Begins the id; default the recipe's name."""
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
     """Higher goes first among your own jobs; before other owners' an administrator's alone, behind them anybody's."""
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda)$")] = "auto"
-    workers: Annotated[str, Field(max_length=20, pattern=r"^[1-9][0-9]*(:[1-9][0-9]*)?$")] | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    workers: Annotated[str, *_matching(r"[1-9][0-9]{0,6}(:[1-9][0-9]{0,6})?", "a number of workers such as 4, or bounds such as 2:8")] | None = None
     """N or MIN:MAX workers by Ray; null: one process."""
     cpus: Annotated[float, Field(gt=0, le=1e6)] | None = None
     """Cores to hold, at least a quarter for each process, shared out among a run's workers; null: all of this machine's, so that no other job slows
@@ -233,6 +247,35 @@ def _inside(root: Path, path: Any) -> Path | None:
         return None
     reached = (root / path).resolve()
     return reached if reached.is_relative_to(root.resolve()) else None
+
+
+class ResumeChanges(BaseModel):
+    """How a run that goes on is to end."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"set": {"stop.epochs": 20}}]})
+
+    set: dict[str, JsonValue] = Field(default_factory=dict, max_length=20)
+    """Changes of fields of `stop` by dotted name; everything else stays as it was."""
+
+
+def resumed_spec(job: Job, changes: ResumeChanges) -> dict[str, Any] | None:
+    """A job's spec with another end; None where nothing is to change. Raises: SpecError."""
+    if not changes.set:
+        return None
+    if job.kind is not Kind.RUN:
+        raise SpecError("set", f"a {job.kind} goes on as it was begun.", "Leave it out.")
+    for field in changes.set:
+        if not field.startswith("stop."):
+            raise SpecError(field, "cannot change in a run that goes on: only its end (stop) can.", "For anything else start a new run.")
+    refuse_beyond(changes.set, "set", OVER_THE_NETWORK)
+    spec = with_fields(TrainSpec.model_validate(job.spec), changes.set)
+    epoch, stop = job.progress.get("epoch", 0.0), spec.stop
+    if stop.epochs is not None and stop.epochs <= epoch:
+        raise SpecError("stop.epochs", f"{stop.epochs:g} are no more than the {epoch:.4g} that it has done.", "Give more.")
+    is_met = job.outcome == Outcome.REACHED and stop.target == TrainSpec.model_validate(job.spec).stop.target
+    if is_met and stop.at_target and "stop.target_accuracy" not in changes.set:
+        raise SpecError("stop.at_target", "the run has met its target, and would end at once.", "Set it to false, or give another target.")
+    return spec.model_dump(mode="json")
 
 
 def digest_of(submission: BaseModel) -> str:

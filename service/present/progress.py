@@ -8,9 +8,9 @@ from pydantic import BaseModel, ConfigDict
 
 from largebatch.jobs.run.checkpoints import list_checkpoints
 from largebatch.jobs.run.journal import parse_line
-from largebatch.jobs.run.json_lines import read_last_lines
+from largebatch.jobs.run.json_lines import parse_object, read_last_lines
 from largebatch.jobs.run.records import EvalRecord, StartRecord, StepRecord
-from largebatch.jobs.run.run_folder import CHECKPOINTS, JOURNAL, SUMMARY
+from largebatch.jobs.run.run_folder import CHECKPOINTS, JOURNAL, PLAN, SUMMARY
 from largebatch.service.job import Job, Kind
 from largebatch.tuning.sweep.ledger import Ledger, Trial
 
@@ -50,7 +50,26 @@ def _of_run(folder: Path, before: dict[str, Any]) -> dict[str, Any]:
             progress |= {"step": record.step, "epoch": record.epoch, "loss": record.loss, "training_seconds": record.training_seconds}
         elif isinstance(record, EvalRecord):
             progress |= {"score": record.score, "training_seconds": record.training_seconds}
-    return progress
+    return {**progress, **_left(folder, progress)} if "step" in progress else progress
+
+
+def _left(folder: Path, progress: dict[str, Any]) -> dict[str, Any]:
+    """The plan's number of steps, and the training seconds that are left at the pace so far: fewer where the run meets its target before."""
+    plan = read_plan(folder) or {}
+    total, samples, per_epoch = (plan.get(name) for name in ("total_steps", "total_samples", "samples_per_epoch"))
+    if not total or not samples or not per_epoch:
+        return {}
+    done = min(progress.get("epoch", 0.0) * per_epoch / samples, 1.0)
+    left_s = progress["training_seconds"] * (1 - done) / done if done else None
+    return {"total_steps": total, "training_seconds_left": None if left_s is None else round(left_s, 1)}
+
+
+def read_plan(folder: Path) -> dict[str, Any] | None:
+    """What a run's plan decided, in numbers; None before there is one."""
+    try:
+        return parse_object((folder / PLAN).read_bytes())
+    except OSError:
+        return None
 
 
 def _of_sweep(folder: Path) -> dict[str, Any]:
@@ -69,7 +88,7 @@ def _of_sweep(folder: Path) -> dict[str, Any]:
 def _of_trial(folder: Path) -> dict[str, Any]:
     """How far one run of a sweep is: the facts that a table shows."""
     progress = _of_run(folder, {})
-    return {name: progress[name] for name in ("step", "epoch", "score", "training_seconds") if name in progress}
+    return {name: progress[name] for name in ("step", "total_steps", "epoch", "score", "training_seconds") if name in progress}
 
 
 class TrialView(BaseModel):
@@ -92,6 +111,8 @@ class TrialView(BaseModel):
     outcome: str | None = None
     """reached, missed, completed or diverged, once it ended by itself."""
     step: int | None = None
+    total_steps: int | None = None
+    """By the plan, while it has not ended."""
     epoch: float | None = None
     score: float | None = None
     """The newest on what is evaluated; of one that ended, its best."""

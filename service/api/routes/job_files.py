@@ -1,31 +1,22 @@
 """A job's files: what its attempts printed, and what lies in its folder."""
 
 import mimetypes
-from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from fastapi.responses import FileResponse, PlainTextResponse
-from pydantic import BaseModel
 
 from largebatch.service.api.auth import Who
 from largebatch.service.api.dependencies import Deps
 from largebatch.service.api.errors import NotFoundError
 from largebatch.service.job import Kind
+from largebatch.service.present.run_files import Artifact, files_in, is_shown
 
 LOG_BYTES = 1 << 20
-MOST_ARTIFACTS = 1000
 Attempt = Annotated[int | None, Query(ge=1, le=1_000_000)]
 Offset = Annotated[int, Query(ge=0, le=1 << 50)]
 """A byte of a file."""
-
-
-class Artifact(BaseModel):
-    """One file of a job's folder."""
-
-    path: str
-    bytes: int
 
 
 def named(name: str, kind: Kind) -> dict[str, Any]:
@@ -46,9 +37,7 @@ def add_file_routes(router: APIRouter, kind: Kind) -> None:
     @router.get("/{job_id}/artifacts", **named("artifacts", kind))
     def artifacts(job_id: str, deps: Deps, who: Who) -> list[Artifact]:
         """The files of the job's folder, checkpoints left out."""
-        folder = deps.folder(deps.visible(job_id, kind, who))
-        paths = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.is_symlink() and _is_shown(path.relative_to(folder)))
-        return [Artifact(path=str(path.relative_to(folder)), bytes=_size(path)) for path in islice(paths, MOST_ARTIFACTS)]
+        return files_in(deps.folder(deps.visible(job_id, kind, who)))
 
     @router.get("/{job_id}/artifacts/{path:path}", response_class=FileResponse, **named("artifact", kind))
     def artifact(job_id: str, path: str, deps: Deps, who: Who) -> FileResponse:
@@ -61,7 +50,7 @@ def confined(folder: Path, path: str) -> FileResponse:
     """A file inside a folder, links followed. Raises: NotFoundError."""
     try:
         file = (folder / path).resolve()
-        is_there = file.is_relative_to(folder) and file.is_file() and _is_shown(file.relative_to(folder))
+        is_there = file.is_relative_to(folder) and file.is_file() and is_shown(file.relative_to(folder))
     except (OSError, ValueError):
         is_there = False
     if not is_there:
@@ -70,14 +59,3 @@ def confined(folder: Path, path: str) -> FileResponse:
     # What a job wrote is shown as a file, never as a page of ours.
     headers = {"Content-Security-Policy": "sandbox allow-scripts", "X-Content-Type-Options": "nosniff"}
     return FileResponse(file, media_type=kind or "application/octet-stream", headers=headers)
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0  # gone since it was listed
-
-
-def _is_shown(path: Path) -> bool:
-    return "checkpoints" not in path.parts and not any(part.startswith(".") for part in path.parts)

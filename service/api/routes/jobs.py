@@ -14,11 +14,12 @@ from largebatch.jobs.errors import InputError, StorageError
 from largebatch.service.api.auth import Who
 from largebatch.service.api.dependencies import Dependencies, Deps
 from largebatch.service.api.errors import ERRORS
-from largebatch.service.api.requests import digest_of
+from largebatch.service.api.requests import ResumeChanges, digest_of, resumed_spec
 from largebatch.service.api.routes.job_files import Offset, add_file_routes, named
 from largebatch.service.api.routes.operations import SUBMITS
 from largebatch.service.db.tokens import Principal
 from largebatch.service.job import Job, Kind, State
+from largebatch.service.present.next_steps import NextSteps, next_steps
 from largebatch.service.present.views import JobDetails, JobPage, JobView, details
 
 After = Annotated[int, Query(ge=0, le=1 << 50, description="next_after of the page before.")]
@@ -49,6 +50,16 @@ def submitted(deps: Dependencies, job: Job, who: Principal, submission: BaseMode
     else:
         response.headers["Idempotent-Replayed"] = "true"
     return JobView.model_validate(accepted)
+
+
+def resumed(deps: Dependencies, job_id: str, kind: Kind, who: Principal, changes: ResumeChanges) -> Job:
+    """Queue a job that is over again. Raises: SpecError, ConflictError."""
+    who.require("submit")
+    job = deps.visible(job_id, kind, who)
+    spec = resumed_spec(job, changes)
+    if job.state is State.FAILED or (job.state is State.SUCCEEDED and spec is not None):
+        deps.run_folders.forget_summary(job.id)  # or the summary of the attempt before would end the next one
+    return deps.store.queue_again(job, spec)
 
 
 def add_job_routes(router: APIRouter, kind: Kind, events: str) -> None:
@@ -82,6 +93,11 @@ def _add_looks(router: APIRouter, kind: Kind) -> None:
         """One job, with its spec and, once it ended, its summary."""
         return await deps.read(lambda: details(deps.visible(job_id, kind, who), deps.settings))
 
+    @router.get("/{job_id}/next", **named("next", kind))
+    async def next_of_job(job_id: str, deps: Deps, who: Who) -> NextSteps:
+        """What can be done from here on: the commands that do the same elsewhere, and after a run without the wanted result what to change."""
+        return next_steps(await deps.read(lambda: deps.visible(job_id, kind, who)))
+
 
 def _add_changes(router: APIRouter, kind: Kind) -> None:
     @router.post("/{job_id}/cancel", status_code=202, **named("cancel", kind))
@@ -91,13 +107,9 @@ def _add_changes(router: APIRouter, kind: Kind) -> None:
         return JobView.model_validate(deps.store.ask_to_cancel(deps.visible(job_id, kind, who)))
 
     @router.post("/{job_id}/resume", status_code=202, **named("resume", kind))
-    def resume(job_id: str, deps: Deps, who: Who) -> JobView:
-        """Queue a failed or cancelled job again; it goes on from its newest checkpoint."""
-        who.require("submit")
-        job = deps.visible(job_id, kind, who)
-        if job.state is State.FAILED:  # or the summary of the attempt that failed would end the next one
-            deps.run_folders.forget_summary(job.id)
-        return JobView.model_validate(deps.store.queue_again(job))
+    def resume(job_id: str, deps: Deps, who: Who, changes: ResumeChanges | None = None) -> JobView:
+        """Queue a failed or cancelled job again; it goes on from its newest checkpoint. A run also after it succeeded, where its end is set later."""
+        return JobView.model_validate(resumed(deps, job_id, kind, who, changes or ResumeChanges()))
 
     @router.delete("/{job_id}", status_code=204, **named("delete", kind))
     def delete(job_id: str, deps: Deps, who: Who) -> Response:

@@ -9,27 +9,16 @@ from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Resp
 from fastapi.templating import Jinja2Templates
 from starlette.exceptions import HTTPException
 
-from largebatch.jobs.tracking.params import flat
 from largebatch.service import web
 from largebatch.service.api.auth import COOKIE, address_of, principal_of, refuse_foreign
 from largebatch.service.api.dependencies import Deps
 from largebatch.service.api.errors import Problem
-from largebatch.service.api.requests import recipe_specs
 from largebatch.service.api.routes.operations import parts
 from largebatch.service.db.tokens import Principal, UnauthorizedError
-from largebatch.service.job import FINAL, MOVES, Job, Kind, State
-from largebatch.service.present.views import JobDetails, JobView, details
+from largebatch.service.job import FINAL, Kind, State
+from largebatch.service.present.views import JobDetails, JobView
 
 HERE = Path(web.__file__).parent
-FIELDS = {
-    "batch.global_batch_size": "Global batch size",
-    "learning_rate.base": "Learning rate",
-    "optimizer.momentum": "Momentum",
-    "stop.epochs": "Epochs",
-    "stop.target_accuracy": "Target accuracy",
-    "seed": "Seed",
-}
-"""What people change most; the form offers these, and a box for all others."""
 router = APIRouter(include_in_schema=False)
 templates = Jinja2Templates(HERE / "templates")
 templates.env.globals.update(states=list(State), final=FINAL)
@@ -83,43 +72,6 @@ def job_list(
     page = deps.store.page(kind, owner=owner, state=chosen, text=q, cursor=cursor)
     rows = [JobView.model_validate(job) for job in page.jobs]
     return render(request, "jobs.html", kind=kind, rows=rows, next_cursor=page.next_cursor, state=state, q=q, is_filtered=bool(chosen or q or cursor))
-
-
-@router.get("/runs/new")
-def new_run(request: Request, who: Visitor, recipe: Annotated[str, Query(max_length=100)] = "digits-lamb") -> HTMLResponse:
-    """The form."""
-    specs = recipe_specs()
-    chosen = recipe if recipe in specs else "digits-lamb"
-    values = flat(specs[chosen].model_dump(mode="json"))
-    fields = {name: (label, values[name]) for name, label in FIELDS.items() if name in values}
-    return render(request, "new_run.html", recipes=specs, chosen=chosen, fields=fields, can_submit=who.may("submit"))
-
-
-@router.get("/sweeps/new")
-def new_sweep(request: Request, who: Visitor) -> HTMLResponse:
-    """The form."""
-    return render(request, "new_sweep.html", recipes=recipe_specs(), can_submit=who.may("submit"))
-
-
-@router.get("/runs/{job_id}")
-@router.get("/sweeps/{job_id}")
-def one_job(request: Request, job_id: str, deps: Deps, who: Visitor) -> HTMLResponse:
-    """One run or sweep."""
-    kind = Kind.SWEEP if request.url.path.startswith("/sweeps/") else Kind.RUN
-    job = deps.visible(job_id, kind, who)
-    return render(
-        request, f"{kind}.html", job=details(job, deps.settings), kind=kind, can_submit=who.may("submit"), is_final=job.state in FINAL,
-        can_resume=State.QUEUED in MOVES[job.state], judged_by=_judged_by(job),
-    )  # fmt: skip
-
-
-def _judged_by(job: Job) -> dict[str, str]:
-    """The metric of a run's scores, as far as it is known, and its target."""
-    stop, task = job.spec.get("stop") or {}, job.spec.get("task") or {}
-    given = stop.get("target") or {}
-    usual = "accuracy" if task.get("name", "classification") == "classification" and "entry_point" not in task else "score"
-    target = given.get("value", stop.get("target_accuracy"))
-    return {"metric": job.progress.get("metric") or given.get("metric") or usual, "target": "none" if target is None else f"{target:g}"}
 
 
 @router.get("/compare")

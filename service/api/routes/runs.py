@@ -20,6 +20,7 @@ from largebatch.service.api.routes.strict_json import StrictRoute
 from largebatch.service.db.store import ConflictError
 from largebatch.service.job import Kind
 from largebatch.service.present.curves import Series, read_series
+from largebatch.service.present.job_plan import PlanLine, holds_in_words
 from largebatch.service.present.views import JobView
 
 router = APIRouter(prefix="/v1/runs", tags=["runs"], responses=ERRORS, route_class=StrictRoute)
@@ -38,14 +39,6 @@ class Records(BaseModel):
     """Whether there was nothing more just now."""
     num_unreadable: int = 0
     """Lines of these that are no records, and are left out: a kill cut them short, or something else wrote there."""
-
-
-class PlanLine(BaseModel):
-    """One decision of the plan, for people."""
-
-    what: str
-    how: str
-    """How, and why."""
 
 
 class Plan(BaseModel):
@@ -81,9 +74,12 @@ async def submit(submission: RunSubmit, deps: Deps, who: Who, response: Response
 def plan(submission: RunSubmit, deps: Deps, who: Who) -> Plan:
     """Check a submission and say what it would do, without running it."""
     who.require("submit")
-    spec = job_of_run(submission, who.owner, deps.settings).spec
+    job = job_of_run(submission, who.owner, deps.settings)
     workers = read_workers(submission.workers).most if submission.workers else None
-    return Plan(spec=spec, **deps.analysis_worker.ask("plan", spec, str(deps.settings.data_dir), workers, asker=who.owner))
+    answer = deps.analysis_worker.ask("plan", job.spec, str(deps.settings.data_dir), workers, asker=who.owner)
+    return Plan(
+        spec=job.spec, facts=answer["facts"], lines=[*holds_in_words(job, deps.store.counts()), *map(PlanLine.model_validate, answer["lines"])]
+    )
 
 
 @router.get("/{job_id}/records", operation_id="records_run")

@@ -14,10 +14,10 @@ from largebatch.service.api.errors import ERRORS
 from largebatch.service.api.requests import SweepSubmit, job_of_sweep
 from largebatch.service.api.routes.job_files import confined
 from largebatch.service.api.routes.jobs import After, IdempotencyKey, accepted_links, add_job_routes, submitted
-from largebatch.service.api.routes.runs import PlanLine
 from largebatch.service.api.routes.strict_json import StrictRoute
 from largebatch.service.db.store import ConflictError
 from largebatch.service.job import ACTIVE, FINAL, Job, Kind, State
+from largebatch.service.present.job_plan import PlanLine, holds_in_words
 from largebatch.service.present.progress import Trials, read_trials
 from largebatch.service.present.views import JobView
 from largebatch.tuning.results.whole_answer import SweepAdvice, SweepFindings, SweepFrontier
@@ -53,7 +53,8 @@ def plan(submission: SweepSubmit, deps: Deps, who: Who) -> SweepPlan:
     job = job_of_sweep(submission, who.owner, deps.settings)
     assert job.base is not None
     facts = deps.analysis_worker.ask("plan_sweep", job.spec, job.base, str(deps.settings.data_dir), asker=who.owner)
-    return SweepPlan(spec=job.spec, base=job.base, **facts)
+    lines = [*holds_in_words(job, deps.store.counts()), *map(PlanLine.model_validate, facts.pop("lines"))]
+    return SweepPlan(spec=job.spec, base=job.base, lines=lines, **facts)
 
 
 @router.get("/{job_id}/records", operation_id="records_sweep")

@@ -204,10 +204,23 @@ def cancel(job_id: JobId, server: Server = None, is_sweep: IsSweep = False) -> N
 
 
 @remote.command(epilog="Example: largebatch remote resume digits-lamb-20260101-120000-ab12cd34")
-def resume(job_id: JobId, server: Server = None, is_sweep: IsSweep = False) -> None:
-    """Queue a failed or cancelled job again."""
-    job = _answer(server, is_sweep, f"/{job_id}/resume", "POST")
+@spread
+def resume(job_id: JobId, overrides: Overrides = (), server: Server = None, is_sweep: IsSweep = False) -> None:
+    """Queue a failed or cancelled job again; with --set stop.epochs=N also a run that succeeded, which then goes on to N epochs."""
+    job = _answer(server, is_sweep, f"/{job_id}/resume", "POST", json={"set": dict(map(read_override, overrides))})
     print(f"{job_id}: {job['state']}")
+
+
+@remote.command("next", epilog="Example: largebatch remote next digits-lamb-20260101-120000-ab12cd34")
+def next_of_job(job_id: JobId, server: Server = None, is_sweep: IsSweep = False, as_json: AsJson = False) -> None:
+    """Print the command that does the same as a job, and after a run that went wrong what to change."""
+    steps = _answer(server, is_sweep, f"/{job_id}/next")
+    if as_json:
+        print_answer(json.dumps(steps))
+        return
+    for remedy in steps["remedies"]:
+        print(f"# {remedy['text']}")
+    print(steps["submit_command"])
 
 
 @remote.command(epilog="Example: largebatch remote delete digits-lamb-20260101-120000-ab12cd34")

@@ -20,7 +20,7 @@ from largebatch.service.cli.options import AsJson
 from largebatch.service.cli.sweep_view import SweepView
 from largebatch.service.cli.tables import print_rows
 from largebatch.service.cli.typer_parameters import spread
-from largebatch.service.present.sweep_plan import plan_facts
+from largebatch.service.present.job_plan import plan_facts
 from largebatch.tuning.results.card.ready_recipe import RECIPE
 from largebatch.tuning.results.findings import NothingEndedError, find_in
 from largebatch.tuning.results.wording import answer_of

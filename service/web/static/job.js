@@ -18,7 +18,7 @@ export function fill(place, job) {
     const value = values[name];
     if (value === undefined || value === null) continue;
     cell.textContent = (WRITERS[name] ?? String)(value);
-    if (name === "state") cell.className = `state ${value}`;
+    if (name === "state" || name === "outcome") cell.className = `${name} ${value}`;
   }
 }
 
@@ -50,12 +50,21 @@ export function actions(job) {
   }
 }
 
+// Works on parts that are fetched anew, too.
+document.addEventListener("click", async ({ target }) => {
+  if (!target.dataset?.copy) return;
+  const text = one(`#${target.dataset.copy}`);
+  getSelection().selectAllChildren(text); // what a browser without a clipboard for this address leaves to a key press
+  await navigator.clipboard?.writeText(text.textContent);
+  target.textContent = navigator.clipboard ? "Copied" : "Selected";
+});
+
 export function showJob(job, place) {
   fill(place, job);
   const reason = one("#reason");
   reason.textContent = job.reason ?? "";
   reason.hidden = !job.reason;
-  reason.className = job.state === "failed" ? "bad" : "note";
+  reason.className = job.state === "failed" ? "banner bad" : "note";
   const isFinal = FINAL.has(job.state);
   if (isFinal && one("#pressed").textContent === STOPPING) tellPressed("");
   const show = (act, visible) => all(`[data-act="${act}"]`).forEach((button) => { button.hidden = !visible; });

@@ -7,7 +7,7 @@ import { runPage } from "./run.js";
 import { sweepPage } from "./sweep.js";
 import { all } from "./talk.js";
 
-const PAGES = { jobs: listPage, run: runPage, sweep: sweepPage, compare: comparePage, "new-run": formPage, "new-sweep": formPage };
+const PAGES = { jobs: listPage, run: runPage, sweep: sweepPage, compare: comparePage, "new-job": formPage };
 PAGES[document.body.dataset.page]?.();
 // A button that only a script answers is disabled in the page: until here a press of it would be lost.
 for (const button of all("button[data-script]")) button.disabled = false;

@@ -3,22 +3,18 @@
 import { AXES, COLOURS, FROM_START, along, draw, offerTokens, redraw, trace } from "./charts.js";
 import { Curves, POINTS, speeds } from "./curves.js";
 import { actions, linksOf, logOf, pathOf, showJob } from "./job.js";
-import { all, listen, made, one, say, steadily } from "./talk.js";
+import { FINAL, all, fetchAnew, listen, made, one, say, steadily } from "./talk.js";
 
 const DRAW_MS = 250;
 
-async function planOf(job) {
-  const place = one("#run-plan");
-  if (!place.hidden) return;
-  const plan = await steadily(`${pathOf(job)}/artifacts/plan.json`).catch(() => null);
-  if (!plan) return;
-  const shown = Object.entries(plan).filter(([name, value]) => name !== "learning_rate_curve" && value !== null);
-  one("dl", place).replaceChildren(...shown.flatMap(([name, value]) => [
-    made("dt", { textContent: name.replaceAll("_", " ") }), made("dd", { textContent: Array.isArray(value) ? briefly(value) : String(value) })]));
-  place.hidden = false;
+// How far it is: by steps, and by training time, which ends sooner where the target is met before.
+function showProgress({ state, progress: { step, total_steps: total, training_seconds_left: left } }) {
+  one("#progress").hidden = !total;
+  if (!total) return;
+  Object.assign(one("#progress progress"), { max: total, value: step });
+  const time = left && !FINAL.has(state) ? `, at most ${left < 90 ? `${Math.ceil(left)} s` : `${Math.ceil(left / 60)} min`} of training left` : "";
+  one(".progress-words").textContent = `Step ${step.toLocaleString("en")} of ${total.toLocaleString("en")}${time}`;
 }
-
-const briefly = (values) => (values.length > 8 ? `${values.slice(0, 8).join(", ")} and ${values.length - 8} more` : values.join(", "));
 
 function drawAll({ steps: { kept: steps }, noise: { kept: noise }, dualNoise: { kept: dual }, evaluations, start }) {
   const part = start?.evaluated_on ?? "test";
@@ -33,7 +29,8 @@ function drawAll({ steps: { kept: steps }, noise: { kept: noise }, dualNoise: { 
   if (isEmpty) return; // what is drawn while hidden keeps a size of its own
   const put = (id, traces, extra) => draw(id, traces, AXES[axis], { xaxis: FROM_START, ...extra });
   const of = (name, records, field, colour = 0) => trace(name, along(records, axis), records.map((r) => r[field]), { line: { color: COLOURS[colour] } });
-  put("c-score", [of(`${part} ${one("#job").dataset.metric}`, evaluations, "score")], { blank: "Not evaluated yet." });
+  const { metric, target } = one("#job").dataset;
+  put("c-score", [of(`${part} ${metric}`, evaluations, "score")], { blank: "Not evaluated yet.", level: target && Number(target) });
   put("c-loss", [of("train", steps, "loss"), of(part, evaluations.map((r) => ({ ...r, loss: r.scores.loss })), "loss", 1)]);
   put("c-rate", [of("learning rate", steps, "learning_rate")]);
   const speed = speeds(steps, `${unit}_seen`);
@@ -51,6 +48,7 @@ export function runPage() {
   let events = null;
   let waiting = null;
   let attempt = 0;
+  let shown = null;
   const render = () => { waiting = null; drawAll(curves); };
   const soon = () => { waiting ??= setTimeout(render, DRAW_MS); };
   const note = (text) => one("#notices").append(made("li", { textContent: text }));
@@ -61,7 +59,6 @@ export function runPage() {
     const series = await steadily(`${pathOf(job)}/series?points=${POINTS}`);
     curves = new Curves(series);
     one("#notices").replaceChildren(one("#notices li"), ...series.happened.map(({ text }) => made("li", { textContent: text })));
-    if (series.start) planOf(job);
     soon();
     events = listen(`${pathOf(job)}/events?after=${series.next_after}`, {
       start: anew,
@@ -72,6 +69,10 @@ export function runPage() {
       job: (told) => {
         attempt = told.attempt;
         showJob(told, job);
+        showProgress(told);
+        const now = `${told.state} ${attempt} ${Boolean(told.progress.step)}`;
+        if (shown && now !== shown) all("[data-from]").forEach(fetchAnew);
+        shown = now;
         linksOf(job, told);
         logOf(job, attempt);
       },

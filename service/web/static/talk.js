@@ -51,6 +51,13 @@ export async function steadily(path, read = (answer) => answer.json()) {
   }
 }
 
+// A part of the page as the server draws it now; what a person has opened there stays open.
+export async function fetchAnew(place) {
+  const open = all("details[open]", place).map(({ id }) => id);
+  place.innerHTML = await steadily(place.dataset.from, (answer) => answer.text());
+  for (const id of open) one(`#${id}`, place)?.setAttribute("open", "");
+}
+
 // What a stream tells, by the events' names. One that was refused is asked for again by a new page: signed in anew, or when the service is back.
 export function listen(path, heard) {
   const events = new EventSource(path);

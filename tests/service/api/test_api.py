@@ -169,7 +169,7 @@ def test_a_key_submits_once(http: httpx.Client) -> None:
         ({"recipe": "digits-lamb", "set": {"batch.global_batch_size": "many"}}, "batch.global_batch_size", "whole number"),
         ({"recipe": "digits-lamb", "set": {"batch.globalbatch": 3}}, "batch.globalbatch", "Did you mean"),
         ({"recipe": "digits-lamb", "priority": 1000}, "priority", "less than or equal to 100"),
-        ({"recipe": "digits-lamb", "unknown": 1}, "unknown", "Extra inputs"),
+        ({"recipe": "digits-lamb", "unknown": 1}, "unknown", "is not a known key."),
         ({"recipe": "digits-lamb", "cpus": 999.0}, "cpus", "this machine has"),
         ({"recipe": "digits-lamb", "gpus": 5}, "gpus", "this machine has"),
         ({"recipe": "digits-lamb", "name": "../up"}, "name", "pattern"),

@@ -1,11 +1,37 @@
-"""What a sweep would do, before it does: how many runs, in which groups, and the same in words."""
+"""What a job would do, before it does: what it would hold and when it would start; of a sweep how many runs, in which groups; in words."""
 
+from collections.abc import Mapping
 from typing import Any
 
+from pydantic import BaseModel
+
+from largebatch.service.job import ACTIVE, Job, State
 from largebatch.tuning.sweep.space import SweepGroup, group_name, groups
 from largebatch.tuning.sweep.spec import RangeSpec, SweepSpec
 
 LONGEST_LINE = 1000
+
+
+class PlanLine(BaseModel):
+    """One decision of the plan, for people."""
+
+    what: str
+    how: str
+    """How, and why."""
+
+
+def holds_in_words(job: Job, counts: Mapping[str, int]) -> list[PlanLine]:
+    """What a job would hold while it runs, and whether others are before it. Args: counts: of jobs by state."""
+    workers = f", shared by {job.workers} workers" if job.workers else ""
+    gpus = f"{job.gpus} GPU{'s' * (job.gpus > 1)}" if job.gpus else "no GPU"
+    held = f"{job.cpus:g} CPU core{'s' * (job.cpus != 1)}, {gpus} and {job.memory_gib:.3g} GiB of memory while it runs{workers}"
+    running, waiting = sum(counts[state] for state in ACTIVE), counts[State.QUEUED]
+    turn = (
+        f"{running} jobs run and {waiting} wait: it starts when there is room, and its turn has come"
+        if running or waiting
+        else "at once: nothing else runs"
+    )
+    return [PlanLine(what="holds", how=held), PlanLine(what="starts", how=turn)]
 
 
 def plan_facts(sweep: SweepSpec, total: int, *, is_checked: bool = True) -> dict[str, Any]:

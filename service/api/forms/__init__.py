@@ -1,0 +1,1 @@
+"""The forms that start runs, sweeps and studies: their fields, and from what was typed to what REST takes."""

@@ -1,0 +1,127 @@
+"""The pages that start jobs: plain forms, which work without a script. What was typed stands in the address, so that Back and a reload keep it."""
+
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Any
+
+import pydantic
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.responses import HTMLResponse, RedirectResponse
+
+from largebatch.jobs.errors import LargebatchError
+from largebatch.service.api.dependencies import Dependencies, Deps
+from largebatch.service.api.errors import Problem, of_validation, problem_of
+from largebatch.service.api.forms.fields import Here, Typed, View
+from largebatch.service.api.forms.run_form import like_another, run_submission, run_view
+from largebatch.service.api.forms.sweep_form import sweep_submission, sweep_view
+from largebatch.service.api.requests import RunSubmit, Submit, SweepSubmit, job_of_run, job_of_sweep
+from largebatch.service.api.routes import runs, sweeps
+from largebatch.service.api.routes.jobs import submitted
+from largebatch.service.api.routes.pages import Visitor, render
+from largebatch.service.db.tokens import Principal
+from largebatch.service.job import Job, Kind
+from largebatch.service.settings import Settings
+
+PARTS_OF_NAMES = ("set.", "sweep.", "study.", "each.")
+"""What a field's name may begin with in an error, and not in a form, or the other way round."""
+router = APIRouter(include_in_schema=False)
+
+
+@dataclass(frozen=True)
+class Form:
+    """How one kind of job is asked for."""
+
+    kind: Kind
+    intro: str
+    view: Callable[[Typed, Here], View]
+    submission: Callable[[Typed, Here], dict[str, Any]]
+    takes: type[Submit]
+    job: Callable[[Any, str, Settings], Job]
+    plan: Callable[[Any, Dependencies, Principal], Any]
+
+
+FORMS = {
+    "runs": Form(Kind.RUN, "One training run.", run_view, run_submission, RunSubmit, job_of_run, runs.plan),
+    "sweeps": Form(
+        Kind.SWEEP, "Every combination of what is compared gets the same search over the learning rate.", sweep_view, sweep_submission,
+        SweepSubmit, job_of_sweep, sweeps.plan,
+    ),
+}  # fmt: skip
+
+
+async def typed_in(request: Request) -> dict[str, str]:
+    """What was typed: of the address, or of a form that was sent."""
+    sent = request.query_params if request.method == "GET" else await request.form()
+    return {name: value for name, value in sent.items() if isinstance(value, str)}
+
+
+AsTyped = Annotated[dict[str, str], Depends(typed_in)]
+
+
+def form_page(kinds: str, request: Request, deps: Deps, who: Visitor, typed: AsTyped) -> HTMLResponse:
+    """The form, with what was typed so far."""
+    here = _here(deps, who)
+    return _page(request, FORMS[kinds], who, here, like_another(typed, here) if kinds == "runs" and typed.get("like") else typed)
+
+
+def send(kinds: str, request: Request, deps: Deps, who: Visitor, typed: AsTyped) -> Response:
+    """Plan what was typed, or start it; a mistake is told beside its field."""
+    form, here = FORMS[kinds], _here(deps, who)
+    try:
+        submission = _read(form, typed, here)
+        if typed.get("do") == "plan":
+            return _page(request, form, who, here, typed, plan=form.plan(submission, deps, who))
+        who.require("submit")
+        job = submitted(deps, form.job(submission, who.owner, deps.settings), who, submission, typed.get("key") or None, Response())
+    except LargebatchError as error:
+        return _page(request, form, who, here, typed, problem_of(error))
+    return RedirectResponse(f"/{kinds}/{job.id}", 303)
+
+
+for plural in FORMS:  # before /runs/{job_id}
+    router.add_api_route(f"/{plural}/new", partial(form_page, plural), methods=["GET"])
+    router.add_api_route(f"/{plural}/new", partial(send, plural), methods=["POST"])
+
+
+def _here(deps: Dependencies, who: Principal) -> Here:
+    return Here(lambda job_id: deps.visible(job_id, Kind.RUN, who), deps.settings)
+
+
+def _read(form: Form, typed: Typed, here: Here) -> Submit:
+    """The submission. Raises: InputError, with the same words as REST."""
+    try:
+        return form.takes.model_validate(form.submission(typed, here))
+    except pydantic.ValidationError as error:
+        raise of_validation(error) from None
+
+
+def _page(request: Request, form: Form, who: Principal, here: Here, typed: Typed, problem: Problem | None = None, plan: Any = None) -> HTMLResponse:
+    try:
+        view = form.view(typed, here)
+    except LargebatchError as error:  # what was chosen is not there: then as the form begins
+        view, problem = form.view({}, here), problem_of(error)
+    wrong = None if problem is None else _field_of(problem.field, [field.name for _, fields in view.groups for field in fields], typed)
+    return render(
+        request, "new_job.html", 422 if problem else 200, form=form, view=view, problem=problem, wrong=wrong, plan=plan,
+        key=secrets.token_hex(16), can_submit=who.may("submit"),
+    )  # fmt: skip
+
+
+def _field_of(blamed: str, names: list[str], typed: Mapping[str, str]) -> str | None:
+    """The form's field that an error is about: of the same name, or of the part that it is in; the box for a name that was typed there."""
+
+    def plain(name: str) -> str:
+        for part in PARTS_OF_NAMES:
+            name = name.removeprefix(part)
+        return name
+
+    asked = plain(blamed)
+    known = {plain(name): name for name in names} | {"set": "set"}
+    parts = asked.split(".")
+    for length in range(len(parts), 0, -1):
+        if (name := known.get(".".join(parts[:length]))) is not None:
+            return name
+    within = [name for inner, name in known.items() if asked and inner.startswith(f"{asked}.")]
+    return within[0] if within else "set" if asked and asked in typed.get("set", "") else None

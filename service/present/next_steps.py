@@ -1,0 +1,93 @@
+"""What can be done from a job on: its commands, and of a run that did not do what was wanted, what to change."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from largebatch.jobs.run.records import Outcome
+from largebatch.jobs.spec.train_spec import TrainSpec
+from largebatch.service.job import FINAL, Job, Kind, State
+from largebatch.service.present.commands import file_command, spec_command
+
+LOWER = 3.0
+"""By what the learning rate is divided after a run that diverged."""
+LONGER = 2.0
+"""By what the epochs are multiplied after one that missed its target."""
+OUT_OF_MEMORY = ("out of memory", "signal 9")
+"""How a reason says so; a machine that runs out of it kills."""
+
+
+class Remedy(BaseModel):
+    """One change that may help."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    text: str
+    set: dict[str, Any] = {}
+    """The change by dotted names, as a new run takes it."""
+    resumes: bool = False
+    """Whether the run itself can go on with it."""
+
+
+class NextSteps(BaseModel):
+    """From here on."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    train_command: str
+    """Does the same on a machine with this program."""
+    submit_command: str
+    """Submits the same to a service."""
+    remedies: list[Remedy]
+    """Most likely first; empty where nothing has to change."""
+
+
+def next_steps(job: Job) -> NextSteps:
+    """A job's next steps."""
+    holds = "".join(f" --{name} {value:g}" for name, value in (("gpus", job.gpus), ("priority", job.priority)) if value)
+    if job.kind is Kind.SWEEP:
+        sweep = {name: value for name, value in job.spec.items() if value not in (None, {}, [])}
+        train, submit = (file_command(command, "sweep.json", sweep, more) for command, more in (
+            ("largebatch sweep", ""), ("largebatch remote submit --sweep", holds)))  # fmt: skip
+        return NextSteps(train_command=train, submit_command=submit, remedies=[])
+    workers = f" --workers {job.workers}" if job.workers else ""
+    return NextSteps(
+        train_command=spec_command("largebatch train", job.recipe, job.spec, workers),
+        submit_command=spec_command("largebatch remote submit", job.recipe, job.spec, workers + holds),
+        remedies=remedies(job),
+    )
+
+
+def remedies(job: Job) -> list[Remedy]:
+    """What to change after a run that ended without what was wanted."""
+    if job.kind is not Kind.RUN or job.state not in FINAL:
+        return []
+    spec, reason = TrainSpec.model_validate(job.spec), (job.reason or "").lower()
+    if job.outcome == Outcome.DIVERGED:
+        return _after_divergence(spec, job.progress.get("step"))
+    if job.outcome == Outcome.MISSED and spec.stop.epochs is not None:
+        epochs = spec.stop.epochs * LONGER
+        return [
+            Remedy(
+                text=f"It missed its target in {spec.stop.epochs:g} epochs: let it go on to {epochs:g}.", set={"stop.epochs": epochs}, resumes=True
+            )
+        ]
+    if any(words in reason for words in OUT_OF_MEMORY):
+        micro = spec.batch.micro_batch_size
+        half = max(micro // 2, 1) if isinstance(micro, int) else 16
+        text = f"It ran out of memory, it seems: pass {half} samples forward at once, which changes no result; or hold more memory."
+        return [Remedy(text=text, set={"batch.micro_batch_size": half})]
+    if job.state is State.FAILED:
+        return [Remedy(text="Mend what the reason above says: edit it and run it again. The log has more.")]
+    return []
+
+
+def _after_divergence(spec: TrainSpec, step: int | None) -> list[Remedy]:
+    rate = spec.learning_rate.base
+    lower, at = float(f"{rate / LOWER:.2g}"), "" if step is None else f" at step {step:,}"
+    found = [Remedy(text=f"It diverged{at}: lower the learning rate from {rate:g} to {lower:g}.", set={"learning_rate.base": lower})]
+    if not spec.learning_rate.warmup_epochs:
+        found.append(Remedy(text="Or let the rate rise slowly: one epoch of warm-up.", set={"learning_rate.warmup_epochs": 1.0}))
+    if spec.gradient.clip_norm is None:
+        found.append(Remedy(text="Or clip the gradient to a norm of 1.", set={"gradient.clip_norm": 1.0}))
+    return found

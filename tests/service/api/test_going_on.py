@@ -1,0 +1,94 @@
+"""What can be done from a run on: go on with a later end, the commands that do the same, and what to change after a failure."""
+
+import shlex
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from servers import Service
+
+from largebatch.jobs.spec.read import read_spec
+from largebatch.service.api.requests import RunSubmit, SweepSubmit, job_of_run, job_of_sweep
+from largebatch.service.job import Job, State
+from largebatch.service.present.next_steps import next_steps
+from largebatch.service.settings import Settings
+
+QUICK = {"stop.target_accuracy": None, "tracking.enabled": False, "evaluation.every_epochs": 1.0}
+
+
+@pytest.fixture(scope="module")
+def http(service: Service) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=service.url, timeout=60) as client:
+        yield client
+
+
+def test_a_run_that_succeeded_goes_on_with_a_later_end(http: httpx.Client, service: Service) -> None:
+    asked = {"recipe": "digits-small-batch", "set": {"stop.epochs": 1.0, **QUICK}, "cpus": 1.0}
+    job_id = http.post("/v1/runs", json=asked).json()["id"]
+    done = service.wait(job_id, "succeeded")
+    assert (done["progress"]["total_steps"], done["progress"]["training_seconds_left"]) == (done["summary"]["steps"], 0.0)
+
+    def refused(changes: Any) -> str:
+        answer = http.post(f"/v1/runs/{job_id}/resume", json=changes)
+        assert answer.status_code in {409, 422}, answer.text
+        return str(answer.json()["detail"])
+
+    assert "goes on where its end is set later" in refused(None)
+    assert "no more than the 1 that it has done" in refused({"set": {"stop.epochs": 1}})
+    assert "cannot change in a run that goes on" in refused({"set": {"learning_rate.base": 0.1}})
+    assert http.get(f"/v1/runs/{job_id}").json()["summary"] == done["summary"], "what was refused has changed nothing"
+    assert http.post(f"/v1/runs/{job_id}/resume", json={"set": {"stop.epochs": 2.0}}).json()["state"] == "queued"
+    longer = service.wait(job_id, "succeeded")
+    assert longer["summary"]["steps"] == 2 * done["summary"]["steps"]
+    assert longer["spec"]["stop"]["epochs"] == 2
+    records = http.get(f"/v1/runs/{job_id}/records").json()["items"]
+    assert [record["step"] for record in records if record["kind"] == "start"] == [0, done["summary"]["steps"]], "from where it stood"
+
+
+def run(state: State = State.SUCCEEDED, outcome: str | None = None, reason: str | None = None, **asked: Any) -> Job:
+    job = job_of_run(RunSubmit(**{"recipe": "digits-small-batch", **asked}), "ann", Settings(cpus=2.0, gpus=2))
+    return job.model_copy(update={"state": state, "outcome": outcome, "reason": reason})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"stop.epochs": 3, "seed": 2, "learning_rate.base": 1e-5, "description": "it's $HOME", "stop.target_accuracy": None},
+        {"optimizer.name": "lamb", "optimizer.weight_decay": 0.02, "learning_rate.decay": "constant"},
+        {"optimizer.momentum_half_life_samples": 1024.0, "name": "true"},
+    ],
+)
+def test_a_command_trains_the_same(changes: dict[str, Any]) -> None:
+    job = run(set=changes)
+    steps = next_steps(job)
+    words = shlex.split(steps.train_command.replace("\\\n", ""))
+    assert words[:3] == ["largebatch", "train", "digits-small-batch"]
+    assert read_spec(words[2], words[4::2]).model_dump(mode="json") == job.spec
+    assert set(words[3::2]) <= {"--set"}
+    assert steps.submit_command == steps.train_command.replace("largebatch train", "largebatch remote submit")
+
+
+def test_a_spec_without_a_recipe_is_given_whole() -> None:
+    whole = run(set={"stop.epochs": 3})
+    job = run(recipe=None, spec=whole.spec, workers="2", gpus=2)
+    command = next_steps(job).submit_command
+    assert command.startswith("largebatch remote submit - --workers 2 --gpus 2 <<'END'\n{")
+    assert '"epochs": 3' in command
+    sweep = job_of_sweep(
+        SweepSubmit.model_validate({"sweep": {"recipe": "digits-lamb", "each": {"batch.global_batch_size": [32]}}}), "ann", Settings()
+    )
+    assert next_steps(sweep).train_command.endswith("END\nlargebatch sweep sweep.json")
+
+
+def test_a_run_that_went_wrong_says_what_to_change() -> None:
+    assert next_steps(run(outcome="reached")).remedies == []
+    diverged = next_steps(run(State.FAILED, "diverged", "It diverged.")).remedies
+    assert diverged[0].set == {"learning_rate.base": 0.017}
+    assert {"gradient.clip_norm": 1.0} in [remedy.set for remedy in diverged]
+    (longer,) = next_steps(run(outcome="missed")).remedies
+    assert (longer.set, longer.resumes) == ({"stop.epochs": 80.0}, True)
+    killed = run(State.FAILED, reason="Attempt 6 ended by signal 9.", set={"batch.micro_batch_size": 16})
+    assert next_steps(killed).remedies[0].set == {"batch.micro_batch_size": 8}
+    assert "Mend what the reason" in next_steps(run(State.FAILED, reason="dataset: is not there.")).remedies[0].text
