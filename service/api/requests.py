@@ -259,11 +259,9 @@ class ResumeChanges(BaseModel):
 
 
 def resumed_spec(job: Job, changes: ResumeChanges) -> dict[str, Any] | None:
-    """A job's spec with another end; None where nothing is to change. Raises: SpecError."""
+    """A run's spec with another end; None where nothing is to change. Raises: SpecError."""
     if not changes.set:
         return None
-    if job.kind is not Kind.RUN:
-        raise SpecError("set", f"a {job.kind} goes on as it was begun.", "Leave it out.")
     for field in changes.set:
         if not field.startswith("stop."):
             raise SpecError(field, "cannot change in a run that goes on: only its end (stop) can.", "For anything else start a new run.")

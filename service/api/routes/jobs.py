@@ -106,10 +106,15 @@ def _add_changes(router: APIRouter, kind: Kind) -> None:
         who.require("submit")
         return JobView.model_validate(deps.store.ask_to_cancel(deps.visible(job_id, kind, who)))
 
-    @router.post("/{job_id}/resume", status_code=202, **named("resume", kind))
-    def resume(job_id: str, deps: Deps, who: Who, changes: ResumeChanges | None = None) -> JobView:
-        """Queue a failed or cancelled job again; it goes on from its newest checkpoint. A run also after it succeeded, where its end is set later."""
+    def resume(job_id: str, deps: Deps, who: Who) -> JobView:
+        """Queue a failed or cancelled job again; it goes on from what it has kept."""
+        return JobView.model_validate(resumed(deps, job_id, kind, who, ResumeChanges()))
+
+    def resume_run(job_id: str, deps: Deps, who: Who, changes: ResumeChanges | None = None) -> JobView:
+        """Queue a failed or cancelled run again; it goes on from its newest checkpoint. One that succeeded, too, where its end is set later."""
         return JobView.model_validate(resumed(deps, job_id, kind, who, changes or ResumeChanges()))
+
+    router.post("/{job_id}/resume", status_code=202, **named("resume", kind))(resume_run if kind is Kind.RUN else resume)
 
     @router.delete("/{job_id}", status_code=204, **named("delete", kind))
     def delete(job_id: str, deps: Deps, who: Who) -> Response:
