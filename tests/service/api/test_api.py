@@ -168,11 +168,11 @@ def test_a_key_submits_once(http: httpx.Client) -> None:
         ({"recipe": "/etc/passwd"}, "recipe", "is not a recipe"),
         ({"recipe": "digits-lamb", "set": {"batch.global_batch_size": "many"}}, "batch.global_batch_size", "whole number"),
         ({"recipe": "digits-lamb", "set": {"batch.globalbatch": 3}}, "batch.globalbatch", "Did you mean"),
-        ({"recipe": "digits-lamb", "priority": 1000}, "priority", "less than or equal to 100"),
+        ({"recipe": "digits-lamb", "priority": 1000}, "priority", "at most 100"),
         ({"recipe": "digits-lamb", "unknown": 1}, "unknown", "is not a known key."),
         ({"recipe": "digits-lamb", "cpus": 999.0}, "cpus", "this machine has"),
         ({"recipe": "digits-lamb", "gpus": 5}, "gpus", "this machine has"),
-        ({"recipe": "digits-lamb", "name": "../up"}, "name", "pattern"),
+        ({"recipe": "digits-lamb", "name": "../up"}, "name", "must be a name"),
         ({"recipe": "digits-lamb", "set": {"name": "名前"}}, "name", "cannot name a job"),
         ({"recipe": "digits-lamb", "set": {"description": "x" * 70_000}}, "spec", "larger than 64 KiB"),
         ({"recipe": "digits-lamb", "set": {"int": 1}}, "int", "not a known key"),
@@ -212,7 +212,7 @@ def test_what_a_sweep_has_not_yet_is_no_missing_page(tmp_path: Path) -> None:
 def test_a_plan_runs_nothing(http: httpx.Client) -> None:
     plan = http.post("/v1/runs/plan", json={"recipe": "digits-lamb", "workers": "2"}).json()
     assert plan["facts"]["world_size"] == 2
-    assert plan["lines"][0] == {"what": "data", "how": "1,437 training samples, 360 test samples, 10 classes, held in memory"}
+    assert plan["lines"][2] == {"what": "data", "how": "1,437 training samples, 360 test samples, 10 classes, held in memory"}
     refused = http.post("/v1/runs/plan", json={"recipe": "digits-lamb", "set": {"batch.global_batch_size": 5000}})
     assert (refused.status_code, refused.json()["field"]) == (422, "batch.global_batch_size")
 
