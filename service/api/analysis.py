@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from largebatch.jobs.spec.train_spec import TrainSpec
 
 if TYPE_CHECKING:
+    from largebatch.tuning.results.card.card import Card
     from largebatch.tuning.results.whole_answer import SweepFindings
 
 
@@ -54,10 +55,20 @@ def findings(folder: str, with_figures: bool = False) -> "SweepFindings":
 
     results = find_in(Path(folder))
     figures = [
-        {"name": chart.name, "title": chart.title, "caption": chart.caption, "figure": as_json(chart)}
+        {"name": chart.name, "title": chart.title, "caption": f"{chart.meaning} {chart.caption}".strip(), "figure": as_json(chart)}
         for chart in (charts_of(results, Extras()) if with_figures else ())
     ]
-    return answer_of(results).model_copy(update={"figures": figures if with_figures else None})
+    answer = answer_of(results)
+    return answer.model_copy(update={"figures": figures if with_figures else None, "card": answer.card and _for_anybody(answer.card)})
+
+
+def _for_anybody(card: "Card") -> "Card":
+    """The card of somebody who is elsewhere: the command trains the recipe that they take along, with data of their own."""
+    if card.recipe is None:
+        return card
+    from largebatch.tuning.results.card.ready_recipe import RECIPE
+
+    return card.model_copy(update={"recipe": card.recipe.model_copy(update={"command": f"largebatch train {RECIPE}"})})
 
 
 def weights(run_dir: str, best: bool) -> str:

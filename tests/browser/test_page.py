@@ -7,11 +7,13 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from made_records import summary
+import yaml
+from made_records import evaluation, start, summary
 from playwright.sync_api import Browser, expect
 from servers import Service
 from visits import PATIENCE_MS, Visit
 
+from largebatch.jobs.run.journal import Journal
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.service.api.requests import RunSubmit, SweepSubmit, job_of_run, job_of_sweep
 from largebatch.service.job import State
@@ -243,6 +245,16 @@ def test_a_sweep_with_its_runs_and_its_answer(visit: Visit, service: Service) ->
     looks = [page.locator(f"#trials .state.{outcome}").first.evaluate(f"e => {mark}") for outcome in ("reached", "missed")]
     assert looks[0][0] != looks[1][0], "a miss is no success"
     assert looks[0][1] != looks[1][1], "also without colours"
+    card = page.locator("#card")
+    expect(card.get_by_role("heading")).to_contain_text("Batch ")
+    expect(card).to_contain_text("How sure")
+    expect(card.locator("#command")).to_have_text("largebatch train recipe.yaml")
+    assert card.bounding_box()["y"] < page.locator("#runs").bounding_box()["y"], "the answer comes first"
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    card.get_by_role("button", name="Copy recipe").click()
+    expect(card.get_by_role("button", name="Copied")).to_be_visible()
+    copied = yaml.safe_load(page.evaluate("navigator.clipboard.readText()"))
+    assert copied["batch"]["global_batch_size"] in {32, 64}
     expect(page.locator("#words")).to_contain_text("3 runs of 2 batch sizes")
     expect(page.locator("#rows")).to_contain_text("32")
     expect(page.locator("#figures figure").first).to_be_visible()
@@ -304,7 +316,9 @@ def put_sweep(service: Service) -> str:
             run.mkdir()
             (run / "spec.json").write_text(trial.spec(base).model_dump_json())
             (run / "environment.json").write_text(json.dumps({"device": "cpu"}))
-            (run / "records.jsonl").touch()
+            with Journal(run) as journal:
+                journal.write(start(at_s=1.0))
+                journal.write(evaluation(30, 1.5, samples_seen=30 * batch, score=0.8 if number == 1 else 0.95))
             if number == 3:
                 ledger.add(Ending(number=3, how="pruned", score=0.5))
                 continue

@@ -22,8 +22,19 @@ from largebatch.tuning.results.unit import SAMPLES, Unit
 BATCH = "global batch size"
 LIMIT_COLOURS = {"compute": 0, "critical batch": 1, "link inside": 2, "link between": 3, "memory": 4, "evaluation": 5, "start-up": 6}
 """Of what limits a number of workers."""
+POINTS = "Each point is the median of its seeds, each bar their interval."
+STEPS = (
+    f"{POINTS} Below the critical batch a doubled batch takes nearly half the steps (perfect scaling); above it each doubling saves less "
+    "(diminishing returns), until it saves next to nothing (maximal data parallelism). At it a run takes twice the least steps."
+)
+SAMPLES_SPENT = (
+    f"{POINTS} These are the {{unit}} that machines must work through, however many they are: flat while a larger batch costs nothing, "
+    "twice the least at the critical batch."
+)
 TIED = "\u2248 "
 """Marks a time that the seeds do not tell from the soonest."""
+MISSES_ABOVE = 0.15
+"""How far above the dearest choice misses are drawn, as a share of what the axis shows."""
 NEXT_TICK = 1.5
 """Numbers of workers closer than this factor would be printed over each other."""
 
@@ -54,6 +65,7 @@ def time_to_target(findings: Findings, predicted: Sequence[tuple[float, float]] 
         x, y = [choice.global_batch_size for choice in standing], [choice.seconds for choice in standing]
         series.append(Series(f"no other is sooner with as few {findings.unit.name}", x, y, draws="marks", symbol="ring", mark_size=2, colour=6))
     chart = _against_batch(findings, "time-to-target", f"Time to {_judged(findings)} {findings.target:g}", SECONDS, series, log_y=True)
+    chart = replace(chart, meaning=f"{POINTS} Lower is sooner.")
     critical, (first, last) = findings.critical_batch, _ends(findings)
     if critical is None or findings.compares_optimizers or not first <= critical.critical_batch_size <= last:
         return chart
@@ -93,6 +105,7 @@ def steps_and_samples(findings: Findings) -> list[Chart]:
             marks = [(perfect, "perfect scaling ends"), (critical.critical_batch_size, "critical batch"), (maximal, "maximal data parallelism")]
             low, high = max(critical.low, first), last if critical.high is None else min(critical.high, last)
             chart = replace(chart, marks=[mark for mark in marks if first <= mark[0] <= last], zone=(low, high) if low < high else None)
+        chart = replace(chart, meaning=STEPS if what == "steps" else SAMPLES_SPENT.format(unit=unit.name))
         if any(side.critical_batch for side in findings.by_optimizer.values()):
             chart = replace(chart, caption=f"{chart.caption}; measured at the evaluation that met the target, fitted where the score crossed it")
         charts.append(chart)
@@ -118,14 +131,20 @@ def frontiers(findings: Findings) -> list[Chart]:
         "score-frontier", f"The best {name} by each moment", SECONDS, name,
         [*every, standing],
         caption=_caption(findings), log_x=True, levels=[(findings.target, f"target {findings.target:g}")],
+        meaning="Each dot is an evaluation of a run. The frontier is the best score that any of them had come to by each moment.",
     )  # fmt: skip
     measured = [(optimizer, side.choices, number) for number, (optimizer, side) in sides if side.choices]
-    batches = [_of_choices(*of, unit) for of in (measured if is_several else [("every batch size", findings.choices, 6)])]
+    batches = [_tagged(_of_choices(*of, unit), of[1], unit) for of in (measured if is_several else [("every batch size", findings.choices, 6)])]
     batches.append(_of_choices("frontier", findings.cost_frontier, colour, unit, draws))
+    if len(findings.cost_frontier) > 1:
+        knee = next(advice.choice for advice in findings.advice if advice.question == "knee")
+        batches += [replace(_of_choices("knee", [knee], 2, unit), symbol="ring", mark_size=2)] if knee else []
     missed = ", ".join(f"{missed.global_batch_size:,}{f' with {missed.first.optimizer}' if is_several else ''}" for missed in findings.missed)
     cost = Chart(
         "cost-frontier", f"Time against {unit.name}, to {name} {findings.target:g}", SECONDS, f"{unit.name} to target", batches,
         caption=_caption(findings, f"missed the target: batch {missed}, so not shown" if missed else ""), log_x=True, log_y=True,
+        meaning=f"Each dot is a choice, with its batch in {unit.name}: left is sooner, down takes fewer {unit.name}. The frontier joins the choices "
+        "that no other beats in both; its knee is the one that loses least on both sides together, by the product of time and samples.",
     )  # fmt: skip
     return [best, cost]
 
@@ -139,6 +158,11 @@ def _of_choices(name: str, choices: Sequence[Choice], colour: int, unit: Unit, d
     notes = [f"batch {unit.batch(choice.global_batch_size)} with {choice.optimizer}" for choice in choices]
     x, y = [choice.seconds for choice in choices], [unit.of(choice.samples) for choice in choices]
     return Series(name, x, y, draws=draws, colour=colour, notes=notes)
+
+
+def _tagged(series: Series, choices: Sequence[Choice], unit: Unit) -> Series:
+    """The series with each choice's batch beside its mark."""
+    return replace(series, tags=[f"{unit.of(choice.global_batch_size):,.0f}" for choice in choices])
 
 
 def score_of_batch(findings: Findings) -> Chart:
@@ -196,7 +220,9 @@ def _momentum_map(findings: Findings, *, by_half_life: bool) -> Chart | None:
         "training seconds to target",
     )  # fmt: skip
     ties = "\u2248: the seeds do not tell it from its batch's soonest" if any(text.startswith(TIED) for row in heat.texts for text in row) else ""
-    return Chart("half-life-map" if by_half_life else "momentum-map", title, BATCH, name, heat=heat, caption=_caption(findings, ties))
+    meaning = f"Each cell is the best learning rate's time at one batch and one {name}: the lighter, the sooner."
+    chart = Chart("half-life-map" if by_half_life else "momentum-map", title, BATCH, name, heat=heat, caption=_caption(findings, ties))
+    return replace(chart, meaning=meaning)
 
 
 def _cell(tried: Configuration | None, column: Sequence[Configuration]) -> str:
@@ -221,8 +247,21 @@ def profile_charts(profile: Profile) -> list[Chart]:
     seed = "seed not kept" if profile.seed is None else f"seed {profile.seed}"
     caption = f"{profile.recipe}, {seed}; {profile.device}; training clock, the median of a few steps at each batch"
     return [
-        Chart(name, title, BATCH, "seconds", series, caption=caption, log_x=True, log_y=True, marks=marks, x_ticks=batches)
-        for name, title, series in (("time-of-update", "Time of one update", update), ("time-of-epoch", "Time of one epoch", epoch))
+        Chart(name, title, BATCH, "seconds", series, caption=caption, log_x=True, log_y=True, marks=marks, x_ticks=batches, meaning=meaning)
+        for name, title, series, meaning in (
+            (
+                "time-of-update",
+                "Time of one update",
+                update,
+                "In the flat part a step costs the same whatever its batch, so larger batches are nearly free there.",
+            ),
+            (
+                "time-of-epoch",
+                "Time of one epoch",
+                epoch,
+                "The time to pass all samples once: it falls as long as larger batches use the machine better.",
+            ),
+        )
     ]
 
 
@@ -285,21 +324,34 @@ def _costs(findings: Findings, field: str, spent: str, name: str, unit: Unit = S
 
 
 def _missed(findings: Findings, field: str, name: str, unit: Unit) -> list[Series]:
-    """The batches that missed, each at what its runs had used up; no series where none did. Args: field: of the runs' summaries."""
+    """The batches that missed, with what their runs had used up in words; no series where none did. Args: field: of the runs' summaries."""
     if not findings.missed:
         return []
     batches = [missed.global_batch_size for missed in findings.missed]
     used = [unit.of(median(getattr(run.summary, field) for run in missed.runs)) for missed in findings.missed]
     notes = [f"batch {missed.global_batch_size:,}: {missed.seconds.text}, ended after {amount:,.4g} {name}"
              for missed, amount in zip(findings.missed, used, strict=True)]  # fmt: skip
-    return [Series("missed, where its runs ended", batches, used, draws="marks", symbol="x", colour=6, notes=notes)]
+    return [Series("missed", batches, used, draws="marks", symbol="x", colour=6, notes=notes)]
 
 
 def _against_batch(findings: Findings, name: str, title: str, y_title: str, series: Sequence[Series], log_y: bool = False) -> Chart:
     batches = sorted({best.global_batch_size for best in findings.best})
     is_open = any(line.open_ends for line in series)
     caption = _caption(findings, "an arrow: the interval is open there, for it reaches into runs that missed" if is_open else "")
-    return Chart(name, title, BATCH, y_title, series, caption=caption, log_x=True, log_y=log_y, x_ticks=batches)
+    chart = Chart(name, title, BATCH, y_title, series, caption=caption, log_x=True, log_y=log_y, x_ticks=batches)
+    return _misses_apart(chart) if log_y else chart
+
+
+def _misses_apart(chart: Chart) -> Chart:
+    """The chart with its crosses above everything that was reached: a miss has no cost, and where its runs ended would look like one."""
+    if not any(line.symbol == "x" for line in chart.series):
+        return chart
+    costs = [cost for line in chart.series if line.symbol != "x" for ends in (line.y, line.high or ()) for cost in ends if cost is not None]
+    shown = [cost for cost in costs if math.isfinite(cost)]
+    step = max(max(shown) / min(shown), 2.0) ** MISSES_ABOVE
+    line, marks = max(shown) * step, max(shown) * step * step
+    series = [replace(each, y=[marks] * len(each.x)) if each.symbol == "x" else each for each in chart.series]
+    return replace(chart, series=series, apart=(line, "missed the target"))
 
 
 def _caption(findings: Findings, more: str = "") -> str:

@@ -45,6 +45,8 @@ class Series:
     """Index in COLOURS; default the series' own index in its chart."""
     notes: Sequence[str] | None = None
     """What a pointer over each mark reads."""
+    tags: Sequence[str] | None = None
+    """What is printed beside each mark."""
 
     @property
     def bars(self) -> tuple[list[float], list[float]] | None:
@@ -106,10 +108,14 @@ class Chart:
     """Behind the series."""
     caption: str = ""
     """Seeds, device, clock."""
+    meaning: str = ""
+    """How it is read: what its words mean, and which way is better."""
     log_x: bool = False
     log_y: bool = False
     levels: Sequence[tuple[float, str]] = ()
     """Horizontal lines with their words."""
+    apart: tuple[float, str] | None = None
+    """A height with its words, above which marks stand for what has no number there."""
     marks: Sequence[tuple[float, str]] = ()
     """Vertical lines with their words."""
     zone: tuple[float, float] | None = None

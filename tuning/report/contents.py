@@ -77,10 +77,18 @@ class Extras:
 
 def _curves(findings: Findings) -> list[Chart]:
     """A run of each batch size; of several optimizers each in a figure of its own."""
-    charts = {name: score_curves([best.runs[0] for best in side.best][:MOST_CURVES]) for name, side in findings.by_optimizer.items()}
+    charts = {name: _curves_of(side) for name, side in findings.by_optimizer.items()}
     if not findings.compares_optimizers:
         return [*charts.values()]
     return [replace(chart, name=f"{chart.name}-{slug(name)}", title=f"{name}: {chart.title}") for name, chart in charts.items()]
+
+
+def _curves_of(findings: Findings) -> Chart:
+    """A run of each batch size, by its batch: all else they share."""
+    runs = [best.runs[0] for best in findings.best][:MOST_CURVES]
+    chart = score_curves(runs)
+    series = [replace(line, name=f"batch {run.summary.global_batch_size:,}") for line, run in zip(chart.series, runs, strict=True)]
+    return replace(chart, series=series, meaning="One run of each batch size: how its score rose, or fell, while it trained.")
 
 
 def charts_of(findings: Findings, extras: Extras) -> list[Chart]:

@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from largebatch.jobs.run.run_folder import storage_errors, write_whole
 from largebatch.tuning.report.charts import ARROW, DEEPEST, SHADE, Chart, Field, Heat, Series
+from largebatch.tuning.report.labels import labels_of
+from largebatch.tuning.report.view import view_of
 
 CAPTION_WIDTH = 160
 """Letters of a picture's caption in one line."""
+BESIDE: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "center", "fontsize": 8, "annotation_clip": False}
 PANEL_WIDTH = 42
 """Letters of the title of one panel of two beside each other."""
 
@@ -25,7 +27,11 @@ def write_png(chart: Chart, path: Path) -> None:
     figure = Figure(figsize=(8, 4.8), layout="constrained")
     axes: Any = figure.add_subplot()
     _draw(figure, axes, chart)
-    if len(chart.series) > 1:
+    labels = labels_of(chart, view_of(chart))
+    for label in labels:
+        axes.annotate(label.sign, (1, label.height), (6, 0), color=label.colour, **BESIDE)
+        axes.annotate("\n".join(label.lines), (1, label.height), (18, 0), **BESIDE)
+    if len(chart.series) > 1 and not labels:
         axes.legend(fontsize="small")
     _caption(figure, chart.caption)
     _save(figure, path)
@@ -103,6 +109,8 @@ def _draw_series(axes: Any, chart: Chart) -> None:
                       markersize=(7 if series.symbol == "x" else 4) * series.mark_size, label=series.name, color=colour, capsize=2,
                       markerfacecolor="none" if series.symbol == "ring" else None,
                       linewidth=1.5)  # fmt: skip
+        for x, y, tag in zip(series.x, series.y, series.tags or (), strict=False):
+            axes.annotate(tag, (x, y), (0, 5), textcoords="offset points", ha="center", fontsize=8)
         for x, y, way in series.open_ends:
             arrow = {"arrowstyle": "<-", "color": colour}
             axes.annotate("", (x, y), (0, ARROW * way), xycoords="data", textcoords="offset points", arrowprops=arrow)
@@ -120,6 +128,10 @@ def _draw_lines(axes: Any, chart: Chart) -> None:
     for level, words in chart.levels:
         axes.axhline(level, linestyle=":", color="grey")
         axes.annotate(words, (1, level), (-4, -3), xycoords=("axes fraction", "data"), ha="right", **note)
+    if chart.apart is not None:
+        level, words = chart.apart
+        axes.axhline(level, color="grey", linewidth=0.8)
+        axes.annotate(words, (0, level), (4, 3), xycoords=("axes fraction", "data"), textcoords="offset points", color="grey", fontsize=8)
     for mark, words in chart.marks:
         axes.axvline(mark, linestyle=":", color="grey")
         axes.annotate(words, (mark, 1), (3, -4), xycoords=("data", "axes fraction"), rotation=90, **note)
@@ -131,20 +143,12 @@ def _scale(axes: Any, chart: Chart) -> None:
     if chart.same_scale:
         axes.set_aspect("equal")
     axes.grid(alpha=0.3)
-    if any(len(series.x) for series in chart.series):  # matplotlib takes no logarithm of nothing
-        axes.set(xscale="log" if chart.log_x else "linear", yscale="log" if chart.log_y else "linear")
-        for axis, is_log in ((axes.xaxis, chart.log_x), (axes.yaxis, chart.log_y)):
-            if is_log:
-                _number_plainly(axis)
-    if ticks := chart.shown_ticks:
-        axes.set_xticks([*ticks], [*ticks.values()])
-    axes.set(xlim=chart.x_range, ylim=chart.y_range)
-
-
-def _number_plainly(axis: Any) -> None:
-    """A logarithmic axis in whole numbers, 2,000 and not 2 x 10^3; between powers of ten 2 and 5, and 3 and 7 where the axis is short."""
-    low, high = axis.get_view_interval()
-    decades = math.log10(high / low)
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0, 7.0) if decades < 1.2 else (1.0, 2.0, 5.0) if decades < 4 else (1.0,)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
-    axis.set_minor_formatter(NullFormatter())
+    view = view_of(chart)
+    if view is None:
+        axes.set(xlim=chart.x_range, ylim=chart.y_range)
+        return
+    axes.set(xscale="log" if chart.log_x else "linear", yscale="log" if chart.log_y else "linear")
+    axes.minorticks_off()
+    axes.set_xticks(view.x.ticks, view.x.texts)
+    axes.set_yticks(view.y.ticks, view.y.texts)
+    axes.set(xlim=(view.x.low, view.x.high), ylim=(view.y.low, view.y.high))

@@ -2,14 +2,17 @@
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from plotly import graph_objects
 
 from largebatch.tuning.report.charts import ARROW, DEEPEST, SHADE, Chart, Field, Heat, Series
+from largebatch.tuning.report.labels import Label, labels_of
+from largebatch.tuning.report.view import Axis, view_of
 
 TEMPLATES = Environment(loader=PackageLoader("largebatch.tuning.report"), autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
 
@@ -26,16 +29,17 @@ def to_plotly(chart: Chart) -> Any:
         _draw_field(figure, chart.field)
     _draw_series(figure, chart)
     _draw_lines(figure, chart)
-    ticks = chart.shown_ticks
-    x_ticks = {"tickmode": "array", "tickvals": [*ticks], "ticktext": [*ticks.values()]} if ticks else {}
+    view = view_of(chart)
+    labels = labels_of(chart, view)
+    _draw_labels(figure, labels)
     fitted = {"constrain": "domain"} if chart.same_scale else {}
     one_scale = {"scaleanchor": "x", **fitted} if chart.same_scale else {}
     figure.update_layout(
         title={"text": chart.title, "font": {"size": 16}}, template="none", paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
-        xaxis={"title": chart.x_title, "automargin": True, **_axis(chart, chart.log_x), **x_ticks, **fitted, "range": chart.x_range},
-        yaxis={"title": chart.y_title, "automargin": True, **_axis(chart, chart.log_y), "range": chart.y_range, **one_scale},
-        legend={"orientation": "h", "yanchor": "top", "y": -0.22, "x": 0}, margin={"l": 70, "r": 20, "t": 50, "b": 60}, font={"size": 13},
-        showlegend=len(chart.series) > 1,
+        xaxis={"title": chart.x_title, "automargin": True, "range": chart.x_range, **_axis(chart, view and view.x), **fitted},
+        yaxis={"title": chart.y_title, "automargin": True, "range": chart.y_range, **_axis(chart, view and view.y), **one_scale},
+        legend={"orientation": "h", "yanchor": "top", "y": -0.22, "x": 0}, margin={"l": 70, "r": 140 if labels else 20, "t": 50, "b": 60},
+        font={"size": 13}, showlegend=len(chart.series) > 1 and not labels, dragmode=False,
     )  # fmt: skip
     return figure
 
@@ -79,9 +83,11 @@ def _draw_series(figure: Any, chart: Chart) -> None:
             below, above = series.bars
             error = {"type": "data", "symmetric": False, "array": above, "arrayminus": below, "thickness": 1}
         figure.add_scatter(
-            x=list(series.x), y=list(series.y), name=series.name, mode=MODES[series.draws],
+            x=list(series.x), y=list(series.y), name=series.name, mode=MODES[series.draws] + ("+text" if series.tags else ""),
             marker=_marks(series, colour), line={"color": colour, "simplify": False, "dash": "dash" if series.dash else "solid"},
-            error_y=error, text=list(series.notes) if series.notes else None, hovertemplate="%{text}<extra></extra>" if series.notes else None,
+            error_y=error, hovertext=list(series.notes) if series.notes else None,
+            hovertemplate="%{hovertext}<extra></extra>" if series.notes else None,
+            text=list(series.tags) if series.tags else None, textposition="top center", cliponaxis=not series.tags,
         )  # fmt: skip
         for x, y, way in series.open_ends:
             figure.add_annotation(
@@ -102,6 +108,10 @@ def _draw_lines(figure: Any, chart: Chart) -> None:
     for level, words in chart.levels:
         figure.add_hline(y=level, line_dash="dot", line_color="#888888")
         figure.add_annotation(text=words, x=0, xref="x domain", y=_coordinate(level, chart.log_y), yref="y", yanchor="bottom", **note)
+    if chart.apart is not None:
+        level, words = chart.apart
+        figure.add_hline(y=level, line_color="#888888", line_width=1)
+        figure.add_annotation(text=words, x=0, xref="x domain", y=_coordinate(level, chart.log_y), yref="y", yanchor="bottom", **note)
     for mark, words in chart.marks:
         figure.add_vline(x=mark, line_dash="dot", line_color="#888888")
         figure.add_annotation(text=words, x=_coordinate(mark, chart.log_x), xref="x", y=1, yref="y domain", yanchor="top", textangle=-90, **note)
@@ -109,10 +119,22 @@ def _draw_lines(figure: Any, chart: Chart) -> None:
         figure.add_vrect(x0=chart.zone[0], x1=chart.zone[1], fillcolor="#888888", opacity=0.15, line_width=0)
 
 
-def _axis(chart: Chart, is_log: bool) -> dict[str, Any]:
+def _draw_labels(figure: Any, labels: Sequence[Label]) -> None:
+    """The names of the series at the right, by the names that the page's script knows them by."""
+    for label in labels:
+        figure.add_annotation(
+            text=f'<span style="color:{label.colour}">{label.sign}</span> {"<br>".join(map(escape, label.lines))}', name="label", showarrow=False,
+            x=1, xref="x domain", xanchor="left", xshift=4, y=label.height, yref="y domain", yanchor="middle", align="left", font={"size": 12},
+        )  # fmt: skip
+
+
+def _axis(chart: Chart, axis: Axis | None) -> dict[str, Any]:
     if chart.heat is not None:
         return {"type": "category"}
-    return {"type": "log", "dtick": "D2", "tickformat": ",~r"} if is_log else {"type": "linear"}
+    if axis is None:
+        return {"type": "linear"}
+    shown = {"range": [_coordinate(end, axis.is_log) for end in (axis.low, axis.high)], "tickmode": "array", "tickvals": [*axis.ticks]}
+    return {"type": "log" if axis.is_log else "linear", **shown, "ticktext": axis.texts}
 
 
 def _coordinate(value: float, is_log: bool) -> float:

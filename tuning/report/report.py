@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
@@ -20,11 +20,26 @@ from largebatch.tuning.report.charts import Chart
 from largebatch.tuning.report.contents import Extras, charts_of
 from largebatch.tuning.report.picture_pen import write_png
 from largebatch.tuning.report.plotly_pen import TEMPLATES, as_json
+from largebatch.tuning.report.schema import ReportNumbers, ReportOfNothing
 from largebatch.tuning.results.card.ready_recipe import RECIPE
 from largebatch.tuning.results.findings import Findings, NothingEndedError, find_in
 from largebatch.tuning.results.wording import answer_of
 
+TABLE_MEANING = (
+    "The regime is what a larger batch still buys: under perfect scaling doubling it takes nearly half the steps, under diminishing returns less and "
+    "less, under maximal data parallelism next to nothing. The noise scale is the batch at which a gradient's noise is as large as the gradient."
+)
 NOTHING = "There is nothing to compare: no run of largebatch has ended."
+
+
+class Table(NamedTuple):
+    """A table of the page."""
+
+    title: str
+    rows: Sequence[dict[str, str]]
+    """Texts by their columns."""
+    meaning: str = ""
+    """What its words mean."""
 
 
 def write_report(folder: Path, findings: Findings, extras: Extras | None = None) -> Path:
@@ -39,21 +54,23 @@ def write_report(folder: Path, findings: Findings, extras: Extras | None = None)
         folder.mkdir(parents=True, exist_ok=True)
     if answer.card is not None and answer.card.recipe is not None:
         write_text(folder / RECIPE, answer.card.recipe.text)
-    words = [*answer.words, *extras.words, *(failure.in_words for failure in failed)]
-    numbers = {
-        **answer.numbers(),
-        "words": words,
-        "failed": [failure._asdict() for failure in failed],
-        "profile": None if extras.profile is None else extras.profile.model_dump(mode="json"),
-        "predicted": [prediction._asdict() for prediction in extras.predicted],
-        "prediction_errors": [{**miss._asdict(), "error": miss.error} for miss in extras.misses],
-        "tables": {title: list(rows) for title, rows in extras.tables},
-    }
+    numbers = ReportNumbers.model_validate(
+        {
+            **answer.numbers(),
+            "words": [*answer.words, *extras.words, *(failure.in_words for failure in failed)],
+            "failed": [failure._asdict() for failure in failed],
+            "profile": extras.profile,
+            "predicted": [prediction._asdict() for prediction in extras.predicted],
+            "prediction_errors": [{**miss._asdict(), "error": miss.error} for miss in extras.misses],
+            "tables": {title: list(rows) for title, rows in extras.tables},
+        }
+    )
     under_each = " under each optimizer" if findings.compares_optimizers else ""
-    tables = [(f"The best of each batch size{under_each}", answer.rows), *extras.tables]
+    tables = [Table(f"The best of each batch size{under_each}", answer.rows, TABLE_MEANING), *(Table(*table) for table in extras.tables)]
     if extras.misses:
         predicted_with = f", with {extras.predicted_with}" if extras.predicted_with else ""
-        tables.append((f"What was predicted before, and what came{predicted_with}", [miss.row() for miss in extras.misses]))
+        rows = [miss.row(findings.unit) for miss in extras.misses]
+        tables.append(Table(f"What was predicted before, and what came{predicted_with}", rows))
     drawn = [chart for chart in charts if chart.name in figures]
     return _write(folder, str(findings.setting), numbers, tables, drawn, figures)
 
@@ -66,24 +83,27 @@ def write_sweep_report(folder: Path) -> None:
 
 def write_report_of_nothing(folder: Path, missing: Sequence[str]) -> Path:
     """A report where no run has ended: what there is to wait for, or what went wrong. Returns the page. Raises: StorageError."""
-    return _write(folder, "Nothing yet", {"words": [NOTHING, *missing], "num_runs": 0, "batches": [], "advice": []})
+    return _write(folder, "Nothing yet", ReportOfNothing(words=[NOTHING, *missing]))
 
 
 def _write(
     folder: Path,
     title: str,
-    numbers: dict[str, Any],
-    tables: Sequence[tuple[str, Sequence[dict[str, str]]]] = (),
+    numbers: ReportNumbers | ReportOfNothing,
+    tables: Sequence[Table] = (),
     charts: Sequence[Chart] = (),
     figures: Mapping[str, Any] = MappingProxyType({}),
 ) -> Path:
-    """Write numbers and page. Args: numbers: with `words`, the answer in its first three sentences; tables: (title, rows); figures: by chart."""
+    """Write numbers and page. Args: figures: by chart."""
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "report.json", json.dumps(numbers, indent=2) + "\n")
+    write_text(folder / "report.json", json.dumps(numbers.model_dump(mode="json"), indent=2) + "\n")
     # "</" would end the script element; in JSON "<\/" is the same text.
     script = Markup(json.dumps(dict(figures)).replace("</", "<\\/"))
-    page = TEMPLATES.get_template("report.html")
-    shown = page.render(title=title, words=numbers["words"], tables=tables, charts=charts, figures=script, plotly=Markup(get_plotlyjs()))
+    card = numbers.card if isinstance(numbers, ReportNumbers) else None
+    shown = TEMPLATES.get_template("report.html").render(
+        title=title, card=card, words=numbers.words if card is None else numbers.words[1:], tables=tables, charts=charts, figures=script,
+        plotly=Markup(get_plotlyjs()), origin=numbers.origin,
+    )  # fmt: skip
     write_text(folder / "report.html", shown)
     return folder / "report.html"

@@ -50,10 +50,12 @@ class Spread(Answer):
 
     @property
     def text(self) -> str:
-        """`12.3 (11.9 ... 13.0), 5 of 5`."""
+        """`12.3 (11.9 ... 13.0), 5 of 5`; `12.3, one seed` of one, which has no interval."""
         reached = f"{self.num_reached} of {self.num_runs}"
         if self.median is None:
             return f"missed ({reached} reached)"
+        if self.num_runs == 1:
+            return f"{_digits(self.median)}, one seed"
         low, high = ("missed" if end is None else _digits(end) for end in (self.low, self.high))
         return f"{_digits(self.median)} ({low} ... {high}), {reached}"
 

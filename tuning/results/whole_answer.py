@@ -72,8 +72,8 @@ class SweepFrontier(Answer):
     """Of the optimizer that is soonest; None for fewer than three batch sizes at which it reached the target."""
 
 
-class SweepFindings(SweepAdvice, SweepFrontier):
-    """All that the runs that have ended say."""
+class SweepNumbers(SweepAdvice, SweepFrontier):
+    """All that the runs that have ended say, as programs read it."""
 
     card: Card | None = None
     """The answer to begin with; None in what an earlier version wrote."""
@@ -92,6 +92,11 @@ class SweepFindings(SweepAdvice, SweepFrontier):
     """In samples; the median of the batches that measured it, under the optimizer that is soonest."""
     left_out: dict[str, int]
     """Runs of other settings, and how many."""
+
+
+class SweepFindings(SweepNumbers):
+    """The same with what a page shows besides."""
+
     rows: list[dict[str, str]]
     """One line of a table for each batch size under each optimizer, in words."""
     figures: list[dict[str, Any]] | None = None

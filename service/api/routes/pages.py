@@ -2,7 +2,7 @@
 
 from importlib.metadata import distribution
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Form, Query, Request
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response
@@ -17,8 +17,9 @@ from largebatch.service.api.routes.operations import parts
 from largebatch.service.db.tokens import Principal, UnauthorizedError
 from largebatch.service.job import FINAL, Kind, State
 from largebatch.service.present.views import JobDetails, JobView
+from largebatch.tuning import report as reports
 
-HERE = Path(web.__file__).parent
+HERE, CARDS = Path(web.__file__).parent, Path(reports.__file__).parent / "templates"
 router = APIRouter(include_in_schema=False)
 templates = Jinja2Templates(HERE / "templates")
 templates.env.globals.update(states=list(State), final=FINAL)
@@ -111,6 +112,12 @@ def sign_out(request: Request, deps: Deps) -> Response:
     answer = RedirectResponse("/login", 303)
     answer.delete_cookie(COOKIE, path="/")
     return answer
+
+
+@router.get("/static/card/{name}")
+def card(name: Literal["card.css", "copies.js"]) -> FileResponse:
+    """How a card looks, and what its buttons do, as in reports."""
+    return FileResponse(str(CARDS / name), headers={"Cache-Control": "public, max-age=3600"})
 
 
 @router.get("/static/plotly.js")

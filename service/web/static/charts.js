@@ -45,8 +45,11 @@ export function drawFigure(id, figure) {
   const { ink, line } = colours();
   const axis = (given) => ({ ...given, gridcolor: line, zerolinecolor: line, linecolor: line });
   const { xaxis, yaxis, ...layout } = figure.layout;
-  document.getElementById(id).classList.toggle("tall", figure.data.length > MOST_IN_LEGEND); // else the legend takes the figure's room
-  window.Plotly?.react(id, figure.data, { ...layout, title: undefined, font: { color: ink, size: 12 }, margin: { l: 60, r: 15, t: 15, b: 60 },
+  document.getElementById(id).classList.toggle("tall", layout.showlegend && figure.data.length > MOST_IN_LEGEND); // else the legend takes the figure's room
+  const isNarrow = innerWidth < 600; // labels at the right take less there
+  const annotations = (layout.annotations ?? []).map((note) => (isNarrow && note.name === "label" ? { ...note, font: { size: 10 } } : note));
+  const right = Math.min(layout.margin.r, isNarrow ? 108 : Infinity);
+  window.Plotly?.react(id, figure.data, { ...layout, annotations, title: undefined, font: { color: ink, size: 12 }, margin: { l: 60, r: right, t: 15, b: 60 },
     xaxis: axis(xaxis), yaxis: axis(yaxis), legend: { orientation: "h", y: 1.02, yanchor: "bottom" } }, FORM);
 }
 

@@ -1,5 +1,6 @@
 // The page of one sweep.
 
+import { showCard } from "./card.js";
 import { drawFigure } from "./charts.js";
 import { actions, linksOf, logOf, pathOf, showJob } from "./job.js";
 import { FINAL, listen, made, one, say, steadily } from "./talk.js";
@@ -74,6 +75,7 @@ export function sweepPage() {
       if (!error.problem) throw error;
       return { words: [error.problem.detail], rows: [], figures: [] }; // no run has a result, and why
     });
+    showCard(one("#card"), answer.card);
     tell(answer.words);
     one("#by-batch").hidden = !answer.rows.length;
     if (answer.rows.length) rowsInto(one("#rows"), answer.rows);

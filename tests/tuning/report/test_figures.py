@@ -1,6 +1,7 @@
 """The figures: a page that needs no network, and a picture."""
 
 import errno
+import itertools
 import os
 import re
 import struct
@@ -16,9 +17,11 @@ from largebatch.jobs.run.records import Outcome
 from largebatch.tuning.measure.lines import line_conditions
 from largebatch.tuning.report.batch_figures import frontiers, profile_charts, score_of_batch, steps_and_samples, time_on_workers, time_to_target
 from largebatch.tuning.report.charts import ARROW, Chart, Series
+from largebatch.tuning.report.labels import LINE, labels_of
 from largebatch.tuning.report.picture_pen import write_png
 from largebatch.tuning.report.plotly_pen import to_plotly, write_page
 from largebatch.tuning.report.run_figures import label, on_unlike_footing, score_curves
+from largebatch.tuning.report.view import ticks, view_of
 from largebatch.tuning.results.analysis.cluster import Cluster, Link
 from largebatch.tuning.results.analysis.critical_batch import fit_critical_batch
 from largebatch.tuning.results.analysis.scaling_model import Measured, Workload, scale_out
@@ -122,19 +125,73 @@ def test_an_open_lower_end_points_down(tmp_path: Path) -> None:
     write_png(chart, tmp_path / "p.png")
 
 
-def test_batches_that_missed_are_marked_where_their_runs_ended(tmp_path: Path) -> None:
+def test_batches_that_missed_stand_apart_above_everything_that_was_reached(tmp_path: Path) -> None:
+    """A miss has no cost: where its runs ended is said in words alone."""
     found = find(PARTLY)
-    summary = made_run(512, reaches=False).summary
-    charts = [time_to_target(found), *steps_and_samples(found)]
-    for chart, used in zip(charts, (summary.training_seconds, summary.steps, summary.samples_seen), strict=True):
+    for chart in [time_to_target(found), *steps_and_samples(found)]:
         (missed,) = [series for series in chart.series if series.symbol == "x"]
-        assert (list(missed.x), list(missed.y)) == ([512], [used])
+        reached = [cost for line in chart.series if line.symbol != "x" for ends in (line.y, line.high or ()) for cost in ends if cost is not None]
+        assert chart.apart is not None
+        assert list(missed.x) == [512]
+        assert max(reached) < chart.apart[0] < missed.y[0]
+        assert missed.notes is not None
         assert "batch 512: missed (0 of 3 reached), ended after" in missed.notes[0]
-        assert to_plotly(chart).data[1].marker.symbol == "x"
+        view = view_of(chart)
+        assert view is not None
+        assert max(view.y.ticks) < chart.apart[0], "no number stands beside a miss"
+        drawn = to_plotly(chart)
+        assert drawn.data[1].marker.symbol == "x"
+        assert "missed the target" in [note.text for note in drawn.layout.annotations]
         write_png(chart, tmp_path / "p.png")
     _, cost = frontiers(found)
     assert "missed the target: batch 512, so not shown" in cost.caption
-    assert all(series.symbol == "circle" for series in time_to_target(find(PARTLY[:3])).series)
+    alone = time_to_target(find(PARTLY[:3]))
+    assert all(series.symbol == "circle" for series in alone.series)
+    assert alone.apart is None
+
+
+@pytest.mark.parametrize("low", [0.0021, 0.97, 1.0, 3.1, 47.0, 900.0])
+@pytest.mark.parametrize("times", [1.0001, 1.06, 1.9, 4.0, 60.0, 1e4, 1e13])
+@pytest.mark.parametrize("is_log", [True, False])
+def test_every_axis_has_three_numbers_and_not_many_more_than_nine(low: float, times: float, is_log: bool) -> None:
+    high = low * times
+    shown = ticks(low, high, is_log=is_log)
+    assert 3 <= len(shown) <= 13, shown
+    assert low <= min(shown) < max(shown) <= high
+    assert len({f"{tick:,.10g}" for tick in shown}) == len(shown)
+
+
+def test_two_batches_stand_on_their_axis_with_round_numbers_beside() -> None:
+    view = view_of(time_to_target(find([made_run(batch, seed) for batch in (32, 64) for seed in range(2)])))
+    assert view is not None
+    assert {32, 64} < {*view.x.ticks}
+
+
+class TestLabels:
+    """Series are named beside their ends."""
+
+    def test_none_covers_another_and_all_stand_inside(self) -> None:
+        lines = [Series(f"line {number} with a longer name", [1.0, 2.0], [1.0, 5.0 + number / 100]) for number in range(5)]
+        chart = Chart("x", "x", "x", "y", [*lines, Series("far", [1.0], [1.0], draws="marks")])
+        labels = labels_of(chart, view_of(chart))
+        assert sorted(" ".join(label.lines) for label in labels) == sorted(line.name for line in chart.series)
+        spans = [(label.height - len(label.lines) * LINE / 2, label.height + len(label.lines) * LINE / 2) for label in labels]
+        assert all(upper <= lower + 1e-9 for (_, upper), (lower, _) in itertools.pairwise(spans))
+        assert min(spans)[0] >= -1e-9
+        assert max(spans)[1] <= 1 + 1e-9
+        drawn = to_plotly(chart)
+        assert not drawn.layout.showlegend
+        assert sum(note.name == "label" for note in drawn.layout.annotations) == 6
+
+    def test_more_than_there_is_room_for_take_a_legend(self) -> None:
+        chart = Chart("x", "x", "x", "y", [Series(f"run {number}", [1.0, 2.0], [1.0, 2.0]) for number in range(30)])
+        assert labels_of(chart, view_of(chart)) == []
+        assert to_plotly(chart).layout.showlegend
+
+    def test_one_series_needs_no_name(self) -> None:
+        chart = Chart("x", "x", "x", "y", [Series("alone", [1.0], [1.0])])
+        assert labels_of(chart, view_of(chart)) == []
+        assert not to_plotly(chart).layout.showlegend
 
 
 def test_runs_that_end_at_the_target_show_their_stopping_rule() -> None:

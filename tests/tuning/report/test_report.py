@@ -10,7 +10,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from command_line import largebatch
 from made_runs import TARGET, made_folder, made_run
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, expect
 
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.run import run_folder
@@ -55,7 +55,7 @@ def test_files(report: Path) -> None:
     assert not re.search(r"<(script|link|img)[^>]*\s(src|href)\s*=\s*[\"']https?:", page)
 
 
-@pytest.mark.parametrize(("scheme", "width"), [("light", 1200), ("dark", 390)])
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1300), ("dark", 400)])
 def test_in_a_browser(browser: Browser, report: Path, scheme: Literal["light", "dark"], width: int) -> None:
     context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
     page = context.new_page()
@@ -70,13 +70,41 @@ def test_in_a_browser(browser: Browser, report: Path, scheme: Literal["light", "
     assert page.locator("#time-to-target .scatterlayer .point").count() >= len(BATCHES)
     assert page.locator("#momentum-map .hm image").count() == 1
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "wider than the screen"
+    assert page.evaluate("[...document.querySelectorAll('table')].every(table => table.getBoundingClientRect().right <= innerWidth)"), "cut"
+    assert page.locator(".answer-card").bounding_box()["y"] < page.locator(".figure").first.bounding_box()["y"], "the answer comes first"
+    expect(page.locator("footer")).to_contain_text(re.compile(r"Made 20\d\d-\d\d-\d\dT.* by "))
+    few = "[...document.querySelectorAll('.figure:not(#momentum-map)')].filter(f => ['x', 'y'].some(a => f.querySelectorAll(`.${a}tick`).length < 3))"
+    assert page.evaluate(f"{few}.map(figure => figure.id)") == [], "each axis has three numbers"
+    assert page.locator(".legend").count() == 0, "labels stand beside the lines"
     text, paper = page.evaluate(
-        "[getComputedStyle(document.querySelector('#time-to-target .gtitle')).fill, getComputedStyle(document.body).backgroundColor]"
+        "[getComputedStyle(document.querySelector('#time-to-target .xtitle')).fill, getComputedStyle(document.body).backgroundColor]"
     )
     assert (brightness(text) > brightness(paper)) == (scheme == "dark"), "the figures follow the page's colours"
     assert Axe().run(page).response["violations"] == []
     assert complaints == []
     assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == [], "a report asks nobody"
+    context.close()
+
+
+def test_on_paper(browser: Browser, report: Path, tmp_path: Path) -> None:
+    """Light, whatever the screen; figures as wide as the page, and no button."""
+    context = browser.new_context(color_scheme="dark")
+    page = context.new_page()
+    page.goto(report.as_uri())
+    page.wait_for_function("document.querySelectorAll('.figure .main-svg').length >= 20")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    page.emulate_media(media="print")
+    paper, width = page.evaluate(
+        "[getComputedStyle(document.body).backgroundColor, document.querySelector('.main-svg').getBoundingClientRect().width]"
+    )
+    assert brightness(paper) == 3 * 255
+    assert width < 700
+    assert page.locator("button:visible").count() == 0
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    page.emulate_media(media="screen")
+    assert brightness(page.evaluate("getComputedStyle(document.body).backgroundColor")) < 300
+    page.pdf(path=tmp_path / "report.pdf", format="A4")
+    assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF")
     context.close()
 
 
