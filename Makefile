@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test slow check format bench clean
+.PHONY: help demo test slow check format docs bench clean
 
 help:
 	@echo "make demo    small against large batches on real digits, then which is soonest: about a minute"
 	@echo "make test    run all tests (slow studies: make slow)"
 	@echo "make check   formatter, linter and type checker"
 	@echo "make format  let the formatter and the linter mend what they can"
+	@echo "make docs    README and docs/ as a site, in build/site"
 	@echo "make bench   run every benchmark and write its table to docs/results (about two hours)"
 	@echo "make clean   remove .venv and caches; runs and data stay"
 
@@ -39,6 +40,10 @@ check: $(READY)
 format: $(READY)
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
+
+docs: $(READY)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict --clean
+	@echo "Open build/site/index.html in a browser; its search wants a server: $(BIN)/python -m http.server -d build/site"
 
 bench: $(READY)
 	@BIN=$(BIN) sh benchmarks/all.sh
