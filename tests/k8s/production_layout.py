@@ -85,6 +85,12 @@ class Process:
                 said = answer.text
             time.sleep(0.1)
 
+    def result(self) -> str:
+        """What it printed, once it has ended, which must be a good end."""
+        code = self.popen.wait(PATIENCE_S)
+        assert code == 0, (self._container.name, code, self.log[-3000:])
+        return self.log
+
     def kill(self) -> None:
         """As a machine that loses its power."""
         self.popen.kill()
@@ -235,11 +241,8 @@ class Layout:
         return Process(begin, log, container, {number: self.port(instance, number) for number in container.ports})
 
     def run(self, name: str, instance: str, command: Sequence[str] = ()) -> str:
-        """A container's process to its end, which must be a good one; returns what it printed."""
-        process = self.start(name, instance, command)
-        code = process.popen.wait(PATIENCE_S)
-        assert code == 0, (name, code, process.log[-3000:])
-        return process.log
+        """A container's process to its end; returns what it printed."""
+        return self.start(name, instance, command).result()
 
     def _here(self, instance: str, container: Container, text: str) -> str:
         """A value or an argument, with the cluster's names and places replaced by this machine's."""
