@@ -2,6 +2,7 @@
 
 import filecmp
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -84,6 +85,15 @@ def test_values_of_a_site_are_everywhere() -> None:
     assert objects["Gateway", "largebatch"]["metadata"]["annotations"] == {"issuer": "ours"}
     args = objects["Deployment", "largebatch"]["spec"]["template"]["spec"]["containers"][0]["args"]
     assert args[args.index("--max-running") + 1] == "3"
+
+
+@BY_HELM
+def test_the_documented_values_are_values(tmp_path: Path) -> None:
+    (text,) = re.findall(r"^```yaml\n(.*?)^```", (ROOT / "docs/kubernetes.md").read_text(), re.MULTILINE | re.DOTALL)
+    (tmp_path / "my-values.yaml").write_text(text)
+    objects = rendered("--values", str(CHART / "values-gpu.yaml"), "--values", str(tmp_path / "my-values.yaml"))
+    assert objects["HTTPRoute", "largebatch"]["spec"]["hostnames"] == [yaml.safe_load(text)["host"]]
+    assert "example.com" not in json.dumps(list(objects.values()))
 
 
 @BY_HELM

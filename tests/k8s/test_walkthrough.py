@@ -13,7 +13,7 @@ from build import built, kubectl
 from pods import EXAMPLES, INGRESS, K8S, OVERLAYS, ROOT
 
 TEXT = (ROOT / "docs/kubernetes.md").read_text()
-BLOCKS = [block for block in re.findall(r"^```\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL) if not block.startswith("|")]
+BLOCKS = [block for language, block in re.findall(r"^```(\w*)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL) if not language]
 INNER = re.compile(r"\$\(([^()]*)\)")
 MADE_BY_OTHERS = {("service", "largebatch-head-svc"), ("job", "backup-now")}
 """By KubeRay, and by the command before."""
