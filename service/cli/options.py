@@ -13,9 +13,12 @@ from largebatch.jobs.launch.options import RECIPE, Option
 from largebatch.jobs.run.run_folder import refuse_unwritable
 from largebatch.jobs.streams import standard_output_kept
 
-RUN_FOLDERS = Option("Run folders, or folders that hold them, such as a sweep's or a study's.", metavar="FOLDER...", is_argument=True)
+RUN_FOLDERS = Option(
+    "Run folders, or folders that hold them, such as a sweep's or a study's; or mlflow:EXPERIMENT.", metavar="FOLDER...", is_argument=True
+)
 EXPERIMENT = Option("Read an MLflow experiment instead.")
 MLFLOW_URI = Option("MLflow's address.", variable="MLFLOW_TRACKING_URI")
+MAPPING = Option("What the parameters of an experiment's runs mean that another program made; asked once, and kept.", metavar="FILE.yaml")
 TARGET = Option("A score on what the runs were evaluated on, in their own metric; default what they were given.")
 PROFILE = Option("What `largebatch profile --output` wrote.", metavar="FILE.json")
 REFERENCE = Option("With --profile: the one run that a prediction was made from; says how far it was off.", metavar="RUN")
@@ -32,6 +35,7 @@ class RunsToRead:
     folders: Annotated[list[Path] | None, RUN_FOLDERS] = None
     experiment: Annotated[str | None, EXPERIMENT] = None
     mlflow_uri: Annotated[str | None, MLFLOW_URI] = None
+    mapping: Annotated[Path | None, MAPPING] = None
     target: Annotated[float | None, TARGET] = None
     profile: Annotated[Path | None, PROFILE] = None
     reference: Annotated[Path | None, REFERENCE] = None

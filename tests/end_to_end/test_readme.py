@@ -137,7 +137,7 @@ def test_the_study_of_two_towers_answers(examples: Path) -> None:
 def test_readme_is_short_and_its_make_targets_exist() -> None:
     assert len(README.splitlines()) <= 200
     makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"make ([a-z]+)", README):
+    for target in re.findall(r"(?:`|^ {4})make ([a-z]+)", README, re.M):
         assert re.search(rf"^{target}:", makefile, re.M), target
 
 

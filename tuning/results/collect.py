@@ -22,6 +22,7 @@ from largebatch.jobs.run.records import RunSummary
 from largebatch.jobs.tracking.folder_mirror import SWEEP_TAG
 from largebatch.jobs.tracking.mlflow_store import brief, import_mlflow, sqlite_database
 from largebatch.jobs.tracking.params import CURVE_TAG, RUN_TAG, SUMMARY_TAG, as_resumed, flat
+from largebatch.tuning.results.foreign_runs import AskNames, foreign_runs, read_foreign
 from largebatch.tuning.results.run_result import Evaluation, NoiseEstimate, RunResult
 from largebatch.tuning.sweep.ledger import SEARCH_SEED_TAG, search_seed
 
@@ -112,9 +113,10 @@ def _mapping(path: Path) -> dict[str, Any]:
     return document
 
 
-def collect_experiment(uri: str, name: str) -> Collected:
-    """The results of an MLflow experiment's ended runs, oldest first.
+def collect_experiment(uri: str, name: str, ask_names: AskNames = lambda runs: None) -> Collected:
+    """The results of an MLflow experiment's ended runs, oldest first, ours before others'.
 
+    Args: ask_names: asked what names mean where there are runs that largebatch did not make.
     Raises: FaultError if MLflow does not answer; InputError if it has no such experiment.
     """
     database = sqlite_database(uri)
@@ -135,9 +137,15 @@ def collect_experiment(uri: str, name: str) -> Collected:
         ours = [run for run in runs if RUN_TAG in run.data.tags]
         ended = [run for run in ours if SUMMARY_TAG in run.data.tags]
         missing = [f"Left out: {len(ours) - len(ended)} runs that have not ended."] if len(ended) < len(ours) else []
-        if len(ours) < len(runs):  # there is no telling what somebody else's program measured
-            missing.append(f"Not read: {len(runs) - len(ours)} runs that largebatch did not make.")
-        return Collected([_marked(_from_mlflow(client, run), seeds.get(run.data.tags.get(PARENT_TAG))) for run in ended], missing)
+        results = [_marked(_from_mlflow(client, run), seeds.get(run.data.tags.get(PARENT_TAG))) for run in ended]
+        if others := [run for run in runs if RUN_TAG not in run.data.tags]:  # there is no telling what somebody else's program measured
+            meanings = ask_names(foreign_runs(name, others, has_ours=bool(ours)))
+            if meanings is None:
+                missing.append(f"Not read: {len(others)} runs that largebatch did not make; --mapping says what their parameters mean.")
+            else:
+                read, left_out = read_foreign(client, others, meanings, name)
+                results, missing = [*results, *read], [*missing, *left_out]
+        return Collected(results, missing)
     except InputError:
         raise
     except Exception as error:  # MLflow raises its own, requests' and SQLAlchemy's errors

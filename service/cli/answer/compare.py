@@ -11,19 +11,18 @@ from largebatch.jobs.run.journal import failure, read_records
 from largebatch.jobs.run.records import Outcome
 from largebatch.jobs.run.run_folder import storage_errors
 from largebatch.jobs.streams import print_answer
-from largebatch.service.cli.options import RUN_FOLDERS, AsJson, refuse_unwritable_file
+from largebatch.service.cli.answer.runs import gather
+from largebatch.service.cli.options import AsJson, RunsToRead, refuse_unwritable_file
 from largebatch.service.cli.tables import print_runs
 from largebatch.service.cli.typer_parameters import spread
 from largebatch.tuning.report.picture_pen import write_png
 from largebatch.tuning.report.plotly_pen import write_page
 from largebatch.tuning.report.run_figures import on_unlike_footing, score_curves
-from largebatch.tuning.results.collect import collect
 from largebatch.tuning.results.findings import NothingEndedError
-from largebatch.tuning.results.run_folders import runs_of_folders
 from largebatch.tuning.results.wording import disturbance_in_words
 
 WRITERS = {".html": write_page, ".png": write_png}
-
+RunsToCompare = Annotated[RunsToRead, "folders", "experiment", "mlflow_uri", "mapping"]
 
 app = typer.Typer()
 
@@ -31,7 +30,7 @@ app = typer.Typer()
 @app.command(epilog="Example: largebatch compare runs/digits-small-* runs/digits-large-* --figure compare.html")
 @spread
 def compare(
-    folders: Annotated[list[Path], RUN_FOLDERS],
+    runs: RunsToCompare,
     figure: Annotated[Path | None, typer.Option(help="Write scores against training seconds here, .html or .png.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -43,10 +42,9 @@ def compare(
         if figure.suffix not in WRITERS:
             raise SpecError("--figure", f"{figure.name} ends in neither .html nor .png.", "Choose one of the two.")
         refuse_unwritable_file("--figure", figure)
-    folder_runs = runs_of_folders(folders)
-    results = collect(folder_runs.run_dirs)
+    results, missing = gather(runs)
     if not results:
-        raise NothingEndedError.beside(folder_runs.missing)
+        raise NothingEndedError.beside(missing)
     if figure is not None:
         with storage_errors(figure):
             figure.parent.mkdir(parents=True, exist_ok=True)
@@ -54,14 +52,14 @@ def compare(
     rows = [{"recipe": result.name, "optimizer": result.optimizer, **result.summary.model_dump(mode="json")} for result in results]
     if as_json:
         print_answer(json.dumps(rows))
-        for line in folder_runs.missing:
+        for line in missing:
             typer.echo(line, err=True)
         return
     print_runs(rows)
-    for run_dir, row in zip(folder_runs.run_dirs, rows, strict=True):
-        if row["outcome"] == Outcome.FAILED:
-            print(f"{run_dir.name} failed: {failure(read_records(run_dir))}")
-    for line in folder_runs.missing:
+    for result in results:
+        if result.summary.outcome is Outcome.FAILED and result.folder is not None:
+            print(f"{result.folder.name} failed: {failure(read_records(result.folder))}")
+    for line in missing:
         print(line)
     if unlike := on_unlike_footing(results):
         print(f"These runs are {unlike}.")

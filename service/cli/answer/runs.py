@@ -7,6 +7,7 @@ from types import MappingProxyType
 import pydantic
 
 from largebatch.jobs.errors import InputError, SpecError
+from largebatch.service.cli.answer.mlflow_names import asking_once
 from largebatch.service.cli.options import RunsToRead
 from largebatch.tuning.report.contents import Extras
 from largebatch.tuning.results.analysis.advice import Cost
@@ -17,19 +18,25 @@ from largebatch.tuning.results.collect import Collected, collect, collect_experi
 from largebatch.tuning.results.findings import Findings, find
 from largebatch.tuning.results.run_folders import runs_of_folders
 
+IN_MLFLOW = "mlflow:"
+"""Begins an experiment's name where a folder might stand."""
+
 
 def gather(runs: RunsToRead) -> Collected:
     """Reads runs from their folders or from MLflow. Raises: SpecError for neither, or both."""
-    if runs.experiment is None:
-        if not runs.folders:
-            raise SpecError("FOLDER", "is missing.", "Give run folders, a sweep's folder, or --experiment.")
-        folder_runs = runs_of_folders(runs.folders)
+    folders = list(runs.folders or ())
+    named = [str(folder).removeprefix(IN_MLFLOW) for folder in folders if str(folder).startswith(IN_MLFLOW)]
+    experiments = [*([] if runs.experiment is None else [runs.experiment]), *named]
+    if not experiments:
+        if not folders:
+            raise SpecError("FOLDER", "is missing.", "Give run folders, a sweep's folder, or mlflow:EXPERIMENT.")
+        folder_runs = runs_of_folders(folders)
         return Collected(collect(folder_runs.run_dirs), folder_runs.missing)
-    if runs.folders:
+    if len(experiments) + len(folders) - len(named) > 1:
         raise SpecError("--experiment", "and FOLDER exclude each other.", "Give one of the two.")
     if runs.mlflow_uri is None:
         raise SpecError("--mlflow-uri", "is missing.", "Example: sqlite:///runs/mlflow.db.")
-    return collect_experiment(runs.mlflow_uri, runs.experiment)
+    return collect_experiment(runs.mlflow_uri, experiments[0], asking_once(runs.mapping))
 
 
 def find_among(gathered: Collected, runs: RunsToRead, limits: Mapping[Cost, float] = MappingProxyType({})) -> Findings:

@@ -27,7 +27,7 @@ from largebatch.tuning.results.findings import Findings, find
 from largebatch.tuning.results.unit import Unit
 
 app = typer.Typer()
-RunsToFit = Annotated[RunsToRead, "folders", "experiment", "mlflow_uri", "target", "profile"]
+RunsToFit = Annotated[RunsToRead, "folders", "experiment", "mlflow_uri", "mapping", "target", "profile"]
 
 
 @app.command(

@@ -12,6 +12,7 @@ from made_runs import made_folder, made_profile
 from largebatch.jobs.errors import InputError, LargebatchError
 from largebatch.jobs.run import run_folder
 from largebatch.jobs.tracking.folder_mirror import SWEEP_TAG
+from largebatch.jobs.tracking.params import RUN_TAG
 
 
 @pytest.fixture
@@ -251,7 +252,7 @@ def test_a_sweep_whose_description_is_damaged_is_named(place: Path) -> None:
 
 
 class ForeignRuns:
-    """An MLflow whose experiment holds runs that other programs made, and a sweep's own."""
+    """An MLflow whose experiment holds runs that other programs made, a run of ours that has not ended, and a sweep's own."""
 
     def __init__(self, tracking_uri: str) -> None:
         self.tracking_uri = tracking_uri
@@ -261,19 +262,19 @@ class ForeignRuns:
 
     def search_runs(self, *_: Any, **__: Any) -> Any:
         def run(**tags: str) -> Any:
-            return type("Run", (), {"data": type("Data", (), {"tags": tags})})
+            return type("Run", (), {"data": type("Data", (), {"tags": tags, "params": {}, "metrics": {}})})
 
         class Page(list[Any]):
             token = None
 
-        return Page([run(), run(), run(**{SWEEP_TAG: "tried"})])
+        return Page([run(), run(), run(**{RUN_TAG: "ours"}), run(**{SWEEP_TAG: "tried"})])
 
 
 def test_foreign_runs_in_mlflow_are_said(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mlflow.MlflowClient", ForeignRuns)
     arguments = ["--experiment", "theirs", "--mlflow-uri", "http://theirs"]
-    told = "Not read: 2 runs that largebatch did not make."
-    with pytest.raises(LargebatchError, match=f"there is no run that has ended. {told}"):
+    told = "Not read: 2 runs that largebatch did not make; --mapping says what their parameters mean."
+    with pytest.raises(LargebatchError, match=f"there is no run that has ended. Left out: 1 runs that have not ended. {told}"):
         ask("advise", *arguments)
     said = ask("report", *arguments, "--output", place / "report")
     assert told in said

@@ -1,0 +1,138 @@
+"""Runs that another program logged to MLflow: a planted experiment, read by names that a file says, or a person at a terminal is asked for once."""
+
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from command_line import largebatch
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param
+from small_runs import ROOT
+
+from largebatch.jobs.errors import InputError, SpecError
+from largebatch.service.cli.answer.mlflow_names import asking_once
+from largebatch.tuning.results.foreign_runs import ForeignRuns, MlflowNames
+
+TRAIN_SAMPLES = 1024
+NAMES = {
+    "batch": "bs", "learning_rate": "lr", "metric": "val_acc", "better": "higher", "counts": "epochs from 0", "train_samples": TRAIN_SAMPLES,
+    "optimizer": "opt", "seed": "seed", "ignore": ["out"],
+}  # fmt: skip
+EPOCHS_TO_TARGET, SECONDS_PER_EPOCH = {64: 2, 256: 3, 1024: 8}, {64: 4.0, 256: 1.0, 1024: 0.5}
+"""Planted: the batch of 256 is soonest, with 3 s; 64 is cheapest, with 2 epochs."""
+BEGAN_MS = 1_700_000_000_000
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # MLflow's, when it is imported
+
+
+def log(client: MlflowClient, experiment: str, params: dict[str, Any], accuracies: list[float], seconds: float, status: str = "FINISHED") -> None:
+    """A run whose epochs take so long, as any program logs it."""
+    run = client.create_run(experiment, start_time=BEGAN_MS, run_name="-".join(str(value) for value in params.values()))
+    metrics = [Metric("val_acc", accuracy, BEGAN_MS + round(1000 * seconds * (epoch + 1)), epoch) for epoch, accuracy in enumerate(accuracies)]
+    client.log_batch(run.info.run_id, metrics, [Param(name, str(value)) for name, value in params.items()])
+    client.set_terminated(run.info.run_id, status)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Nine runs that can be read, and three that cannot."""
+    uri = f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
+    client = MlflowClient(tracking_uri=uri)
+    experiment = client.create_experiment("nets")
+    for batch, epochs in EPOCHS_TO_TARGET.items():
+        for seed in range(3):
+            params = {"bs": batch, "lr": 0.1, "opt": "adam", "seed": seed, "out": f"/tmp/{batch}/{seed}", "depth": 3}
+            log(client, experiment, params, [*([0.5] * (epochs - 1)), 0.95, 0.96], SECONDS_PER_EPOCH[batch])
+    log(client, experiment, {"bs": 64, "lr": 0.1, "seed": 9}, [0.2], 1.0, status="FAILED")
+    log(client, experiment, {"lr": 0.1}, [0.2], 1.0)
+    log(client, experiment, {"bs": 64, "lr": "auto"}, [0.2], 1.0)
+    return uri
+
+
+@pytest.fixture
+def mapping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "names.yaml").write_text(yaml.safe_dump(NAMES))
+    return tmp_path / "names.yaml"
+
+
+def ask(store: str, *words: object) -> str:
+    return largebatch(*words, "--mlflow-uri", store).stdout
+
+
+def test_what_was_planted_is_answered(store: str, mapping: Path) -> None:
+    answer = json.loads(ask(store, "advise", "mlflow:nets", "--mapping", mapping, "--target", 0.9, "--json"))
+    told = {advice["question"]: advice["choice"] for advice in answer["advice"]}
+    assert (told["soonest"]["global_batch_size"], told["soonest"]["seconds"]) == (256, pytest.approx(3.0))
+    assert (told["cheapest"]["global_batch_size"], told["cheapest"]["samples"]) == (64, 2 * TRAIN_SAMPLES)
+    assert {row["num_seeds"] for row in answer["cost_frontier"]} == {3}
+    words = " ".join(answer["words"])
+    assert "Left out: 1 run that did not come to their end." in words
+    assert "Left out: 1 run that have no parameter bs." in words
+    assert "could not convert string to float: 'auto'" in words
+    assert "settings" not in words, "they differ in nothing that counts"
+
+
+def test_they_are_compared_and_reported(store: str, mapping: Path, tmp_path: Path) -> None:
+    mapping.rename("mlflow-nets.yaml")  # where it is looked for
+    out = ask(store, "compare", "mlflow:nets", "--figure", tmp_path / "figure.html")
+    assert out.count("completed") == 9
+    assert (tmp_path / "figure.html").is_file()
+    ask(store, "report", "mlflow:nets", "--target", 0.9, "--output", tmp_path / "report")
+    assert "adam" in (tmp_path / "report" / "report.html").read_text()
+
+
+def test_nobody_has_said_what_names_mean(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SpecError) as refusal:
+        ask(store, "advise", "mlflow:nets")
+    assert str(refusal.value) == (
+        "--mapping: mlflow-nets.yaml is not there, and nobody has said what the parameters of nets's runs mean (bs, depth, lr, opt, out, seed). "
+        "Ask once in a terminal, which writes it."
+    )
+    Path("mlflow-nets.yaml").write_text(yaml.safe_dump({**NAMES, "batchsize": "bs"}))
+    with pytest.raises(InputError, match="batchsize: is not a known key"):
+        ask(store, "advise", "mlflow:nets")
+    with pytest.raises(InputError, match=r"has no experiment 'other'. It has: .*nets"):
+        ask(store, "advise", "mlflow:other")
+
+
+def test_the_file_that_docs_show_is_read(tmp_path: Path) -> None:
+    (shown,) = re.findall(r"```yaml\n(# names.yaml\n.*?)```", (ROOT / "docs" / "other-loops.md").read_text(), re.S)
+    names = MlflowNames.model_validate(yaml.safe_load(shown))
+    assert names.model_fields_set == set(MlflowNames.model_fields) - {"dataset"}
+
+
+class Terminal(io.StringIO):
+    """What a person types."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_person_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    runs = ForeignRuns("my nets", ["batch_size", "lr", "out", "seed"], ["train_loss", "val_loss"], has_ours=False)
+    typed = ["", "batch", "", "lr", "", "", "steps", "1024", *[""] * 6]
+    monkeypatch.setattr("sys.stdin", Terminal("\n".join(typed) + "\n"))
+    names = asking_once(None)(runs)
+    assert names == MlflowNames(
+        batch="batch_size", learning_rate="lr", metric="val_loss", better="lower", counts="steps", train_samples=1024, seed="seed"
+    )
+    out, err = capsys.readouterr()
+    assert not out.strip(), "standard output is the answer's"
+    assert "'batch' is none of batch_size, lr, out, seed." in err
+    assert "largebatch advise mlflow:my nets" in Path("mlflow-my-nets.yaml").read_text()
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    assert asking_once(None)(runs) == names
+
+
+def test_where_ours_are_there_others_are_left_out_unless_they_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    runs = ForeignRuns("nets", ["bs"], ["val_acc"], has_ours=True)
+    assert asking_once(None)(runs) is None
+    with pytest.raises(SpecError, match=r"names\.yaml is not there"):
+        asking_once(Path("names.yaml"))(runs)
