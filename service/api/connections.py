@@ -1,17 +1,25 @@
 """The service's socket and its connections: a request must come within a time, and there are never more of them than files may be open."""
 
 import asyncio
+import heapq
 import resource
 import socket
 from typing import Any, ClassVar
 
+import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from largebatch.jobs.errors import InputError
 
-BACKLOG = 128
-"""Connections that the system keeps until they are accepted; asyncio accepts as many of them at one look."""
+ACCEPTED_AT_ONCE = 16
+"""Connections that are accepted at one look; some looks pass before those that make room for them are closed."""
+QUEUE = 1024
+"""Connections that the system keeps until they are accepted (net.core.somaxconn may be less): one that finds no place asks again after a second."""
+OTHER_FILES = 128
+"""Files that are not connections, and connections that are being accepted or closed."""
 MOST_CONNECTIONS = 4096
+MAKES_ROOM_FOR = 16
+"""Connections that are given up together: looking for them goes through all there are."""
 HEADERS_S = 10.0
 """How long a request's line and headers may take."""
 BODY_S = 30.0
@@ -34,7 +42,7 @@ def listen(host: str, port: int) -> socket.socket:
             if family == socket.AF_INET6:
                 listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             listener.bind(address)
-            listener.listen(BACKLOG)
+            listener.listen(QUEUE)
         except OSError:
             listener.close()
             raise
@@ -50,9 +58,20 @@ def open_as_many_files_as_allowed() -> None:
 
 
 def most_connections() -> int:
-    """Connections at a time: half of the files that may be open beside those that one look accepts; databases, logs and jobs are files too."""
+    """Connections at a time: half of the files that may be open beside those that there are anyway; what a request opens is a file too."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return MOST_CONNECTIONS if soft == resource.RLIM_INFINITY else min(MOST_CONNECTIONS, max(soft - BACKLOG, 2) // 2)
+    return MOST_CONNECTIONS if soft == resource.RLIM_INFINITY else min(MOST_CONNECTIONS, max(soft - OTHER_FILES, 2) // 2)
+
+
+class Server(uvicorn.Server):
+    """uvicorn's, with few connections accepted at one look and many kept by the system until then: asyncio takes one number for both."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to accept."""
+        self.config.backlog = ACCEPTED_AT_ONCE
+        await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(QUEUE)
 
 
 class BoundedConnection(H11Protocol):
@@ -69,7 +88,7 @@ class BoundedConnection(H11Protocol):
         self._unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
-        """Begin to wait for a request; where there are too many connections, the one that has waited longest goes."""
+        """Begin to wait for a request; where there are too many connections, those that have waited longest go."""
         super().connection_made(transport)
         if len(self.connections) > (most := most_connections()):
             self._make_room(most)
@@ -113,15 +132,16 @@ class BoundedConnection(H11Protocol):
         return 0.0 if deadline is None else deadline.when()
 
     def give_up(self) -> None:
-        """Close it, at once."""
+        """Close it, at once; it no longer counts."""
+        self.connections.discard(self)
         self.transport.abort()
 
     def _make_room(self, most: int) -> None:
-        """Give up the connection that has waited longest, or this one where all others are being answered. Those that close already do not count."""
-        others = [other for other in self.connections if isinstance(other, BoundedConnection) and not other.transport.is_closing()]
-        if len(others) > most:
-            waiting = [other for other in others if other is not self and other.is_waiting]
-            (min(waiting, key=BoundedConnection.ends_at) if waiting else self).give_up()
+        """Give up those that have waited longest, or this one where all others are being answered."""
+        others = [other for other in self.connections if isinstance(other, BoundedConnection) and other is not self]
+        waiting = (other for other in others if other.is_waiting)
+        for connection in heapq.nsmallest(min(MAKES_ROOM_FOR, most), waiting, key=BoundedConnection.ends_at) or [self]:
+            connection.give_up()
 
     def _watch(self) -> None:
         is_between = self.cycle is None or self.cycle.response_complete

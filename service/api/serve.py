@@ -13,7 +13,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.concurrency import run_in_threadpool
 
 from largebatch.jobs.errors import InputError
-from largebatch.service.api.connections import BoundedConnection, listen, open_as_many_files_as_allowed
+from largebatch.service.api.connections import BoundedConnection, Server, listen, open_as_many_files_as_allowed
 from largebatch.service.api.dependencies import Dependencies, make_dependencies
 from largebatch.service.api.errors import Problem, answer_errors
 from largebatch.service.api.logs import log_to_stderr
@@ -50,7 +50,7 @@ def serve(settings: Settings) -> None:
     config = uvicorn.Config(
         app, http=BoundedConnection, log_config=None, access_log=False, timeout_graceful_shutdown=GRACE_S, server_header=False, ws="none"
     )
-    server = uvicorn.Server(config)
+    server = Server(config)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)  # uvicorn raises it again when all is done; it was answered then
     server.run(sockets=[listener])

@@ -1,5 +1,6 @@
 """Weights to start from, parameters that stay as they are, and those with a learning rate of their own."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,23 @@ def test_a_tied_weight_may_be_in_the_file_under_one_of_its_names(tmp_path: Path)
     assert job.model.again.weight is job.model.hidden.weight
     assert torch.equal(job.model.again.weight, weights["hidden.weight"])
     assert job.beginning == ("Weights: 6 of the model's 6 tensors are those of w.safetensors.",)
+
+
+class Evil:
+    """Unpickling this would make a folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.path),)
+
+
+def test_a_file_of_weights_cannot_run_code(tmp_path: Path) -> None:
+    torch.save({**other_weights(), "hidden.weight": Evil(tmp_path / "made-by-unpickling")}, tmp_path / "evil.pt")
+    with pytest.raises(SpecError, match=r"evil\.pt cannot be read: "):
+        job_of(tmp_path, weights="evil.pt")
+    assert not (tmp_path / "made-by-unpickling").exists()
 
 
 def test_a_file_that_does_not_fit_is_refused_in_a_sentence(tmp_path: Path) -> None:

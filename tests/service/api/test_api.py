@@ -259,6 +259,13 @@ def test_lists_recipes_cluster_and_health(http: httpx.Client, ended: dict[str, A
     assert http.get("/runs/nothing", headers={"Accept": "text/html"}).status_code == 404
 
 
+@pytest.mark.parametrize("name", ["q", "owner", "recipe", "state", "sort", "cursor"])
+def test_sql_in_a_filter_is_a_value_that_nothing_has(http: httpx.Client, ended: dict[str, Any], name: str) -> None:
+    answer = http.get("/v1/runs", params={name: "x' OR 1=1; DROP TABLE jobs; --"})
+    assert answer.status_code == 422 or answer.json()["items"] == []
+    assert http.get(f"/v1/runs/{ended['id']}").status_code == 200
+
+
 def test_the_client(service: Service, ended: dict[str, Any]) -> None:
     with Client(service.url) as client:
         assert client.request("GET", f"/v1/runs/{ended['id']}")["id"] == ended["id"]

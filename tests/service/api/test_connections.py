@@ -20,7 +20,7 @@ from servers import NO_TLS, new_token, serving
 from small_runs import wait_for
 
 from largebatch.jobs.errors import InputError
-from largebatch.service.api.connections import BACKLOG, BoundedConnection, listen
+from largebatch.service.api.connections import OTHER_FILES, BoundedConnection, Server, listen
 from largebatch.service.api.errors import TooManyRequestsError
 from largebatch.service.api.logs import MOST_KINDS, Seldom, SeldomRepeated
 from largebatch.service.api.rate_limit import RateLimit
@@ -54,7 +54,7 @@ def answering(connection: type[BoundedConnection] = BoundedConnection) -> Iterat
         await send({"type": "http.response.body", "body": b"%02d" % length})
 
     with listen("127.0.0.1", 0) as listener:
-        server = uvicorn.Server(uvicorn.Config(app, http=connection, lifespan="off", log_config=None))
+        server = Server(uvicorn.Config(app, http=connection, lifespan="off", log_config=None))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
@@ -181,6 +181,22 @@ def test_half_sent_requests_do_not_shut_others_out(tmp_path: Path) -> None:
         assert len(service.log) < 20_000
 
 
+def test_many_connections_at_one_moment_are_accepted_as_there_is_room(tmp_path: Path) -> None:
+    """They come while the service is stopped, so that its next look finds all of them."""
+    with serving(tmp_path) as service, contextlib.ExitStack() as stack:
+        process = psutil.Process(service.pid)
+        process.rlimit(resource.RLIMIT_NOFILE, (FILES, FILES))
+        process.suspend()
+        for _ in range(3 * FILES):
+            connection = stack.enter_context(socket.socket())
+            connection.setblocking(False)
+            connection.connect_ex(("127.0.0.1", service.port))
+        time.sleep(0.5)
+        process.resume()
+        assert httpx.get(f"{service.url}/v1/runs", timeout=30, verify=NO_TLS).status_code == 200
+        assert "out of system resource" not in service.log
+
+
 def test_one_owner_s_event_streams_leave_connections_to_others(tmp_path: Path) -> None:
     """Of the connections that 300 files allow, a fourth."""
     with serving(tmp_path, "--with-tokens") as service:
@@ -193,7 +209,7 @@ def test_one_owner_s_event_streams_leave_connections_to_others(tmp_path: Path) -
                 connection.sendall(f"GET /v1/events HTTP/1.1\r\nHost: 127.0.0.1\r\n{token}\r\n".encode())
                 return int(connection.recv(15).split()[1])
 
-            most = (FILES - BACKLOG) // 2 // 4
+            most = (FILES - OTHER_FILES) // 2 // 4
             assert [status(heavy) for _ in range(most)] == [200] * most
             assert status(heavy) == 429
             assert status(other) == 200
