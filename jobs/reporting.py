@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from largebatch.jobs.data.sources.validation import some_samples
 from largebatch.jobs.device import device_name, environment
 from largebatch.jobs.engine.evaluate import evaluate, evaluation_weights
@@ -88,6 +90,8 @@ def end(job: Prepared, run_dir: Path, tracker: Tracker, summary: RunSummary, dra
     """Leave summary and figure in the run's folder, then say that the run has ended: whoever reads that, the mirror for one, finds them."""
     if job.ranks.is_first:
         run_folder.write_text(run_dir / run_folder.SUMMARY, summary.model_dump_json(indent=2) + "\n")
+        if job.spec.tracking.logs_model and summary.outcome.is_result:
+            keep_model(tracker, run_dir)
         try:
             draw(run_dir)
         except Exception as error:  # a plotting library's, or a full disk's: it costs no run
@@ -95,6 +99,16 @@ def end(job: Prepared, run_dir: Path, tracker: Tracker, summary: RunSummary, dra
             tracker.listener.on_notice(f"The run's figure could not be drawn ({reason}); everything else is there.")
     tracker.write(EndRecord(summary=summary))
     tracker.journal.sync()
+
+
+def keep_model(tracker: Tracker, run_dir: Path) -> None:
+    """Leave the whole model in the run's folder, for MLflow; one that cannot be pickled costs no run."""
+    try:
+        with evaluation_weights(tracker.state), run_folder.write_whole(run_dir / run_folder.MODEL) as file:
+            torch.save(tracker.state.model, file)
+    except Exception as error:  # a person's model may hold anything
+        reason = " ".join(str(error).split()) or type(error).__name__
+        tracker.notice(f"MLflow gets no model: it cannot be pickled ({reason}). `largebatch export` writes its weights.")
 
 
 def end_failed(job: Prepared, run_dir: Path, tracker: Tracker, error: Exception) -> None:

@@ -5,6 +5,7 @@ of a service's backend or of a hint how to go on (`TrainOptions.arguments`), whi
 """
 
 import hashlib
+import json
 import os
 import shlex
 import tempfile
@@ -88,6 +89,8 @@ class TrainOptions:
     max_failures: Annotated[int, Option("How often a run of several workers goes on by itself after a failure.", minimum=0)] = 8
     """Preemptions are not counted."""
     worker_logs: Annotated[bool, Option("Print what the workers print, not only what the run tells.")] = False
+    log_model: Annotated[bool, Option("Log the trained model in MLflow; as tracking.log_model in the recipe.")] = False
+    register: Annotated[str | None, Option("Register the trained model in MLflow under this name.", metavar="NAME")] = None
     store: str | None = None
     """URI of the storage that keeps run folders: `output_dir` and `resume` lie in this machine's working copy, then."""
 
@@ -109,7 +112,7 @@ class TrainOptions:
 
     def resuming(self, run_dir: str | Path) -> Self:
         """The options that go on with a run, a folder or a URI, in the way in which it was begun."""
-        return replace(self, recipe=None, overrides=(), run_id=None)._at_run(run_dir)
+        return replace(self, recipe=None, overrides=(), run_id=None, log_model=False, register=None)._at_run(run_dir)
 
     def _at_run(self, run_dir: str | Path) -> Self:
         folder, uri = split_uri(str(run_dir).rstrip("/"))
@@ -118,6 +121,12 @@ class TrainOptions:
             store, _, name = uri.rpartition("/")
             folder = split_uri(store)[0] / name
         return replace(self, resume=folder, output_dir=folder.parent, store=store)
+
+    @property
+    def all_overrides(self) -> list[str]:
+        """What the options change in the spec."""
+        named = [f"tracking.register_as={json.dumps(self.register)}"] if self.register is not None else []
+        return [*self.overrides, *(["tracking.log_model=true"] if self.log_model else []), *named]
 
     @property
     def ray_address(self) -> str | None:

@@ -65,10 +65,10 @@ def spec_of(options: TrainOptions) -> TrainSpec:
     if options.resume is not None and options.recipe is not None:
         raise SpecError("RECIPE", "a resumed run has its recipe already.", "Leave it out; change single values with --set.")
     if options.resume is not None:
-        return resumed_spec(options.resume, options.overrides)
+        return resumed_spec(options.resume, options.all_overrides)
     if options.recipe is None:
         raise SpecError("RECIPE", "is missing.", "Give a recipe's name or file, or --resume RUN_DIR. `largebatch recipes` lists them.")
-    return read_spec(options.recipe, options.overrides)
+    return read_spec(options.recipe, options.all_overrides)
 
 
 def exit_code(summary: RunSummary) -> int:

@@ -26,6 +26,8 @@ SUMMARY = "summary.json"
 FIGURE = "figure.png"
 MLFLOW = "mlflow.json"
 CHECKPOINTS = "checkpoints"
+MODEL = "model.pt"
+"""The whole model with the weights that it was evaluated with, where MLflow gets it."""
 AT_WORK = "another process is at work on this run"
 REFUSALS = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
 RESUME_LATER = "The last checkpoint is whole: free some space or mend the folder, then resume the run."

@@ -259,6 +259,15 @@ class TrackingSpec(Spec):
     """Also send the CPU, memory, disk, network and GPU of rank 0's machine, every ten seconds."""
     log_checkpoint: bool = False
     """Upload the final checkpoint as an artifact."""
+    log_model: bool = False
+    """Log the model with the weights that it was evaluated with, as MLflow's PyTorch models are."""
+    register_as: str | None = None
+    """Register that model in MLflow under this name, as its next version; it is logged then."""
+
+    @property
+    def logs_model(self) -> bool:
+        """Whether MLflow gets the model."""
+        return self.enabled and (self.log_model or self.register_as is not None)
 
 
 class TrainSpec(Spec):

@@ -22,6 +22,8 @@ SOON_S = 1.0
 """Until the first look."""
 POLL_S = 10.0
 """Between two looks at a journal, and two tries of a server that is away. A look costs a core 10 ms; every second would be 0.7 % of one."""
+POLL_OF_FOLDER_S = 3.0
+"""Between two looks at a folder of runs: runs of a second each would else be left for the end, when somebody waits."""
 OLD_MIRROR_S = 60.0
 """How long the mirror of a process that was killed may still be sending."""
 
@@ -108,7 +110,7 @@ def follow_all(folder: Path) -> None:
     wait_s = SOON_S
     while not is_over:
         is_over = _input_ends_within(wait_s)
-        wait_s = POLL_S
+        wait_s = POLL_OF_FOLDER_S
         tries.attempt(mirror.finish if is_over else mirror.catch_up, lambda: mirror.uri)
     tries.end()
 

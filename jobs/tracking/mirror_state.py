@@ -1,7 +1,7 @@
 """How far a run's mirror has come: `mlflow.json` in the run's folder."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Self
 
@@ -30,6 +30,10 @@ class MirrorState:
     last_sent_s: float | None = None
     """Training seconds of the last step record that was sent."""
     last_sent_step: int = 0
+    has_model: bool = False
+    """MLflow has the model, where it was asked for."""
+    levels: dict[str, str] = field(default_factory=dict)
+    """Of a folder of runs: MLflow's ids of the runs between its parent and its runs, by their names."""
     is_complete: bool = False
     """MLflow has everything up to the journal's last end record, artifacts included."""
 

@@ -5,7 +5,7 @@ function of the journal and of `mlflow.json`.
 """
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from largebatch.jobs.run.records import EndRecord, JournalRecord, Outcome, Start
 from largebatch.jobs.tracking import mlflow_store, params
 from largebatch.jobs.tracking.metrics import Point, end_points, points_of, step_points
 from largebatch.jobs.tracking.mirror_state import MirrorState
+from largebatch.jobs.tracking.model import log_model
 
 MACHINE_EVERY_S = 10.0
 STATUS = {Outcome.DIVERGED: "FAILED", Outcome.FAILED: "FAILED", Outcome.STOPPED: "KILLED"}
@@ -57,11 +58,18 @@ def mlflow_faults(uri: str) -> Iterator[None]:
 class Mirror:
     """One run's way into MLflow. Any method may raise whatever MLflow raises, and DeletedError; calling again goes on from there.
 
-    Args: machine_every_s: seconds between two measurements of the machine.
+    Args: name: that MLflow shows; None: the folder's; machine_every_s: seconds between two measurements of the machine.
     """
 
-    def __init__(self, run_dir: Path, uri: str | None = None, parent_run_id: str | None = None, machine_every_s: float = MACHINE_EVERY_S) -> None:
-        self.run_dir, self._own_uri, self._parent_run_id = run_dir, uri, parent_run_id
+    def __init__(
+        self,
+        run_dir: Path,
+        uri: str | None = None,
+        parent_run_id: str | None = None,
+        name: str | None = None,
+        machine_every_s: float = MACHINE_EVERY_S,
+    ) -> None:
+        self.run_dir, self._own_uri, self._parent_run_id, self._name = run_dir, uri, parent_run_id, name or run_dir.name
         self.state = MirrorState.read(run_dir)
         self._client: Any = None
         self._machine_every_s = machine_every_s
@@ -109,12 +117,16 @@ class Mirror:
 
     def send_last_step(self) -> None:
         """Send the journal's last step, if it was left out: what MLflow shows of a metric is its last value."""
-        if self.state.run_id is None or self.state.last_sent_step >= self.state.last_step:
-            return
-        last = max(steps(read_records(self.run_dir)), key=lambda record: record.step, default=None)
-        if last is not None and last.step > self.state.last_sent_step:
-            self._send_points([*step_points(last, self.state)])
+        points = self._last_step() if self.state.run_id is not None else []
+        if points:
+            self._send_points(points)
             self.state.write(self.run_dir)
+
+    def _last_step(self) -> list[Point]:
+        if self.state.last_sent_step >= self.state.last_step:
+            return []
+        last = max(steps(read_records(self.run_dir)), key=lambda record: record.step, default=None)
+        return [*step_points(last, self.state)] if last is not None and last.step > self.state.last_sent_step else []
 
     def mark_killed(self) -> None:
         """Tell MLflow that the process is gone without an end record."""
@@ -158,63 +170,72 @@ class Mirror:
                 self.state.write(self.run_dir)
 
     def _send(self, records: Sequence[JournalRecord]) -> None:
-        is_new = self.state.run_id is None
-        if is_new:
-            self._begin(records)
-        if is_new or any(isinstance(record, StartRecord) for record in records):
-            self._describe()
-        every_s = self.spec.tracking.step_every_seconds
-        self._send_points([point for record in records for point in points_of(record, self.state, every_s)])
+        begins = self.state.run_id is None
+        is_made = begins and self._begin(records)
         turns = [record for record in records if isinstance(record, (StartRecord, EndRecord))]
+        files = set()
+        if begins or any(isinstance(record, StartRecord) for record in records):
+            self._describe(is_made)
+            files = {run_folder.SPEC, run_folder.PLAN, run_folder.ENVIRONMENT}
+        every_s = self.spec.tracking.step_every_seconds
+        points = [point for record in records for point in points_of(record, self.state, every_s)]
         if turns and isinstance(turns[-1], EndRecord):
-            self._finish(turns[-1])
-        elif turns:
-            self._mark_undone_steps()
+            self._finish(turns[-1], points, files | {run_folder.PLAN, run_folder.FIGURE, run_folder.SUMMARY}, is_made)
+            return
+        self._send_points(points)
+        self._send_files(files)
+        if turns:
+            self._mark_undone_steps(is_made)
             self.client.update_run(self.state.run_id, status="RUNNING")
             self.state.is_complete = False
 
     def _send_points(self, points: Sequence[Point]) -> None:
         mlflow_store.send(self.client, self.state.run_id, points=points, base_ms=self.state.base_ms)
 
-    def _begin(self, records: Sequence[JournalRecord]) -> None:
-        """Make the run in MLflow, or find the one that a mirror has made which left no note."""
+    def _begin(self, records: Sequence[JournalRecord]) -> bool:
+        """Make the run in MLflow, or find the one that a mirror has made which left no note. Returns whether it was made."""
         client, state, experiment = self.client, self.state, self.spec.tracking.experiment
         began_at_s = next((record.at_s for record in records if isinstance(record, StartRecord)), 0.0)
         state.base_ms, state.uri, state.experiment = int(began_at_s * 1000), self.uri, experiment
         number = mlflow_store.experiment_id(client, experiment, self.uri, self.run_dir.parent)
         tags = {**self._tags(), mlflow_store.BEGAN_TAG: str(began_at_s)}
-        state.run_id = mlflow_store.ensure_run(client, number, tags, params.RUN_TAG, self.run_dir.name, state.base_ms)
+        state.run_id, is_made = mlflow_store.ensure_run(client, number, tags, params.RUN_TAG, self._name, state.base_ms)
+        return is_made
 
     def _tags(self) -> dict[str, str]:
-        parent = {"mlflow.parentRunId": self._parent_run_id} if self._parent_run_id else {}
+        parent = {params.PARENT_TAG: self._parent_run_id} if self._parent_run_id else {}
         return params.run_tags(self.spec, self.run_dir) | parent
 
-    def _describe(self) -> None:
-        """Parameters, tags and files; of a run that is resumed otherwise than it began, what has changed."""
+    def _describe(self, is_made: bool) -> None:
+        """Parameters and tags; of a run that is resumed otherwise than it began, what has changed. Args: is_made: just now, with its tags."""
         client, run_id = self.client, self.state.run_id
-        known, now = client.get_run(run_id).data, params.spec_params(self.spec)
-        tags = self._tags() | params.resumed_tags(now, known.params, known.tags.get(params.NOTE_TAG, ""))
-        for tag in known.tags:
+        now, known_params, known_tags = params.spec_params(self.spec), {}, self._tags()
+        if not is_made:
+            known = client.get_run(run_id).data
+            known_params, known_tags = known.params, known.tags
+        tags = self._tags() | params.resumed_tags(now, known_params, known_tags.get(params.NOTE_TAG, ""))
+        for tag in known_tags:
             if tag == params.FAILURE_TAG or (tag.startswith(params.RESUMED) and tag not in tags):  # it goes on
                 client.delete_tag(run_id, tag)
-        new_params = {name: value for name, value in now.items() if name not in known.params}
-        new_tags = {name: value for name, value in tags.items() if known.tags.get(name) != value}
+        new_params = {name: value for name, value in now.items() if name not in known_params}
+        new_tags = {name: value for name, value in tags.items() if known_tags.get(name) != value}
         mlflow_store.send(client, run_id, params=new_params, tags=new_tags)
-        self._send_files(run_folder.SPEC, run_folder.PLAN, run_folder.ENVIRONMENT)
         self.state.write(self.run_dir)
 
-    def _send_files(self, *names: str) -> None:
-        for name in names:
+    def _send_files(self, names: Iterable[str]) -> None:
+        for name in sorted(names):
             if (self.run_dir / name).is_file():
                 self.client.log_artifact(self.state.run_id, str(self.run_dir / name))
 
-    def _mark_undone_steps(self) -> None:
+    def _mark_undone_steps(self, is_made: bool = False) -> None:
         """Say from which step on MLflow's metrics are of steps that a resume has undone: it deletes none, and shows those of the highest step."""
         client, state = self.client, self.state
         if state.step is None:
             return
-        known = client.get_run(state.run_id).data.tags
         is_undone = state.step < max(state.last_sent_step, state.last_evaluation_step)
+        if is_made and not is_undone:
+            return
+        known = client.get_run(state.run_id).data.tags
         if not is_undone and params.SUPERSEDED_TAG not in known:
             return
         tags = {params.SUPERSEDED_TAG: str(state.step + 1)} if is_undone else {}
@@ -225,16 +246,18 @@ class Mirror:
         if not is_undone:
             client.delete_tag(state.run_id, params.SUPERSEDED_TAG)
 
-    def _finish(self, record: EndRecord) -> None:
+    def _finish(self, record: EndRecord, points: Sequence[Point], files: Iterable[str], is_made: bool) -> None:
         client, run_id, summary = self.client, self.state.run_id, record.summary
-        self._send_points(end_points(summary))
-        self.send_last_step()
-        self._mark_undone_steps()
-        mlflow_store.send(client, run_id, tags=params.end_tags(self.run_dir, summary))
-        self._send_files(run_folder.PLAN, run_folder.FIGURE, run_folder.SUMMARY)
+        points = [*points, *self._last_step(), *end_points(summary)]
+        mlflow_store.send(client, run_id, points, self.state.base_ms, tags=params.end_tags(self.run_dir, summary))
+        self._mark_undone_steps(is_made)
+        self._send_files(files)
         newest = next((path for path, kind, *_ in list_checkpoints(self.run_dir / run_folder.CHECKPOINTS) if kind == "step"), None)
         if self.spec.tracking.log_checkpoint and newest is not None:
             client.log_artifact(run_id, str(newest), "checkpoints")
+        if self.spec.tracking.logs_model and not self.state.has_model:
+            log_model(self.run_dir, self.spec, self.uri, str(run_id))
+            self.state.has_model = True
         client.set_terminated(run_id, STATUS.get(summary.outcome, "FINISHED"))
         self.state.is_complete = True
         self.state.write(self.run_dir)

@@ -9,9 +9,10 @@ import os
 import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from filelock import FileLock
@@ -28,8 +29,8 @@ BEGAN_TAG = "largebatch.began_at_s"
 """When it first began, in Unix seconds: names are given again (every sweep has a `0000-batch-32-seed-0`), moments are not."""
 GONE, REFUSED = "RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"
 """MLflow's codes for what its store does not hold, not even as deleted, and for a request it refuses, one to a deleted run for instance."""
-MOST_METRICS, MOST_PARAMS = 900, 100
-"""In one request; MLflow takes at most 1000 metrics, and 100 parameters or tags."""
+MOST_METRICS, MOST_PARAMS = 800, 100
+"""In one request; MLflow takes at most 1000 of all kinds, 100 parameters, and 100 tags."""
 DELETED = "deleted"
 """MLflow's lifecycle stage of what can be restored."""
 
@@ -132,16 +133,24 @@ def experiment_id(client: Any, name: str, uri: str, folder: Path) -> str:
         return str(client.create_experiment(name, artifact_location=artifacts, tags=EXPERIMENT_TAGS))
 
 
-def ensure_run(client: Any, experiment: str, tags: dict[str, str], identity: str, run_name: str, start_ms: int) -> str:
-    """MLflow's id of the run that has the same `identity` tag and began at the same moment; made if there is none.
+class Ensured(NamedTuple):
+    """A run that MLflow has."""
+
+    run_id: str
+    is_new: bool
+    """Whether it was made just now, so that it has nothing but its tags."""
+
+
+def ensure_run(client: Any, experiment: str, tags: dict[str, str], identity: str, run_name: str, start_ms: int) -> Ensured:
+    """The run that has the same `identity` tag and began at the same moment; made if there is none.
 
     A mirror that was killed right after creating the run left it without a note of its own.
     """
     # The name is compared here: a folder's may hold what a filter cannot.
     for run in client.search_runs([experiment], f"tags.`{BEGAN_TAG}` = '{tags[BEGAN_TAG]}'"):
         if run.data.tags.get(identity) == tags[identity]:
-            return str(run.info.run_id)
-    return str(client.create_run(experiment, start_ms, tags=tags, run_name=run_name).info.run_id)
+            return Ensured(str(run.info.run_id), is_new=False)
+    return Ensured(str(client.create_run(experiment, start_ms, tags=tags, run_name=run_name).info.run_id), is_new=True)
 
 
 def holds_run(client: Any, run_id: str, uri: str) -> bool:
@@ -172,12 +181,14 @@ def send(
     from mlflow.entities import Metric, Param, RunTag  # optional, and slow to import
 
     metrics = [Metric(name, float(value), base_ms + max(round(seconds * 1000), 0), step) for name, value, seconds, step in points]
-    for batch in _batches(metrics, MOST_METRICS):
-        client.log_batch(run_id, metrics=batch)
-    for batch in _batches([Param(name, value) for name, value in params.items()], MOST_PARAMS):
-        client.log_batch(run_id, params=batch)
-    for batch in _batches([RunTag(name, value) for name, value in tags.items()], MOST_PARAMS):
-        client.log_batch(run_id, tags=batch)
+    requests = zip_longest(
+        _batches(metrics, MOST_METRICS),
+        _batches([Param(name, value) for name, value in params.items()], MOST_PARAMS),
+        _batches([RunTag(name, value) for name, value in tags.items()], MOST_PARAMS),
+        fillvalue=(),
+    )
+    for request in requests:  # of all kinds at once: each request takes longer than what it carries
+        client.log_batch(run_id, *request)
 
 
 def _batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

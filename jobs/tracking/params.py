@@ -9,6 +9,8 @@ from largebatch.jobs.run.journal import evaluations, failure, read_records
 from largebatch.jobs.run.records import Outcome, RunSummary
 from largebatch.jobs.spec.train_spec import TrainSpec
 
+PARENT_TAG = "mlflow.parentRunId"
+"""By which MLflow nests runs."""
 RUN_TAG = "largebatch.run_id"
 """The run's folder's name; what has it is ours, and no sweep's parent."""
 SUMMARY_TAG = "largebatch.summary"

@@ -42,7 +42,7 @@ class SweepView:
     def __init__(self, console: Console, sweep_groups: list[SweepGroup], total: int, ledger: Ledger) -> None:
         self._console, self._total, self._ledger = console, total, ledger
         self._standings = [_Standing(group_name(sweep_group)) for sweep_group in sweep_groups]
-        self._began_s, self._num_over_before = time.monotonic(), 0
+        self._has_begun, self._began_s, self._num_over_before = False, time.monotonic(), 0
         for trial in ledger.trials:
             if ledger.is_over(trial):
                 self._take(trial)
@@ -71,6 +71,8 @@ class SweepView:
         return sum(standing.num_over for standing in self._standings)
 
     def _begins(self, trial: Trial) -> None:
+        if not self._has_begun:  # what came before, such as the start of processes, comes once
+            self._has_begun, self._began_s = True, time.monotonic()
         self._standings[trial.group].running[trial.number] = 0.0
 
     def _reports(self, trial: Trial, report: TrialReport) -> None:

@@ -21,13 +21,10 @@ from largebatch.jobs.run.journal import evaluations, read_records, steps
 from largebatch.jobs.run.records import RunSummary
 from largebatch.jobs.tracking.folder_mirror import SWEEP_TAG
 from largebatch.jobs.tracking.mlflow_store import brief, import_mlflow, sqlite_database
-from largebatch.jobs.tracking.params import CURVE_TAG, RUN_TAG, SUMMARY_TAG, as_resumed, flat
+from largebatch.jobs.tracking.params import CURVE_TAG, PARENT_TAG, RUN_TAG, SUMMARY_TAG, as_resumed, flat
 from largebatch.tuning.results.foreign_runs import AskNames, foreign_runs, read_foreign
 from largebatch.tuning.results.run_result import Evaluation, NoiseEstimate, RunResult
-from largebatch.tuning.sweep.ledger import SEARCH_SEED_TAG, search_seed
-
-PARENT_TAG = "mlflow.parentRunId"
-"""MLflow's own, of a run in a sweep."""
+from largebatch.tuning.sweep.ledger import SEARCH_SEED_TAG, STUDY_TAG, search_seed
 
 
 class Collected(NamedTuple):
@@ -133,7 +130,8 @@ def collect_experiment(uri: str, name: str, ask_names: AskNames = lambda runs: N
             raise InputError("--experiment", f"MLflow at {uri} has no experiment {name!r}.", f"It has: {', '.join(names)}.")
         everything = list(_runs(client, experiment.experiment_id))
         seeds = {run.info.run_id: int(run.data.tags[SEARCH_SEED_TAG]) for run in everything if SEARCH_SEED_TAG in run.data.tags}
-        runs = [run for run in everything if SWEEP_TAG not in run.data.tags]
+        studies = {run.info.run_id for run in everything if STUDY_TAG in run.data.tags}  # whose own runs are beside their sweeps'
+        runs = [run for run in everything if SWEEP_TAG not in run.data.tags and run.data.tags.get(PARENT_TAG) not in studies]
         ours = [run for run in runs if RUN_TAG in run.data.tags]
         ended = [run for run in ours if SUMMARY_TAG in run.data.tags]
         missing = [f"Left out: {len(ours) - len(ended)} runs that have not ended."] if len(ended) < len(ours) else []

@@ -12,7 +12,9 @@ from largebatch.jobs.optim.configs.registry import OPTIMIZERS
 from largebatch.jobs.run.run_folder import storage_errors, write_text
 from largebatch.jobs.spec.mistakes import nearest
 from largebatch.jobs.spec.train_spec import TrainSpec
+from largebatch.jobs.tracking.folder_mirror import PARENT
 from largebatch.tuning.results.run_folders import STUDY
+from largebatch.tuning.sweep.ledger import STUDY_TAG
 
 SIZED, PREDICTION, SHARPNESS = "sized-sweep.json", "prediction.json", "sharpness.json"
 """What stages leave in the study's folder, beside profile and reference run."""
@@ -26,6 +28,8 @@ class Stage(NamedTuple):
     number: int
     of: int
     name: str
+    left_s: float | None
+    """Of the whole study, by what is known then; None where that is too little."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,23 @@ def begin_study(folder: Path, spec: TrainSpec, budget_s: float, optimizers: Sequ
         folder.mkdir(parents=True)
     begun = {"spec": spec.model_dump(mode="json"), "budget_s": budget_s, "optimizers": [*optimizers], "began_at_s": time.time()}
     write_text(folder / STUDY, json.dumps(begun, indent=2) + "\n")
+    describe_for_mlflow(folder)
+
+
+def describe_for_mlflow(folder: Path) -> None:
+    """What MLflow's mirror is told of a study that was begun, where that is not there: an earlier version left none."""
+    if (folder / PARENT).is_file():
+        return
+    begun = json.loads((folder / STUDY).read_text())
+    spec = TrainSpec.model_validate(begun["spec"])
+    parent = {
+        "began_at_s": begun.get("began_at_s"),
+        "mlflow_uri": spec.tracking.mlflow_uri,
+        "experiment": spec.tracking.experiment,
+        "tags": {"largebatch.recipe": spec.name, STUDY_TAG: folder.name},
+        "params": {"budget_s": begun["budget_s"], "optimizers": ", ".join(begun.get("optimizers", ())) or spec.optimizer.label},
+    }
+    write_text(folder / PARENT, json.dumps(parent, indent=2) + "\n")
 
 
 def change_budget(folder: Path, budget_s: float) -> None:

@@ -3,6 +3,7 @@ batch than another.
 """
 
 import contextlib
+import math
 from collections.abc import Mapping, Sequence
 
 from largebatch.jobs.errors import InputError
@@ -19,9 +20,8 @@ SWEEP_SHARE = 0.65
 """Of a study's budget, at most."""
 SOLUTIONS_SHARE = 0.25
 """Of a study's budget, for the runs to the end, at most; what does not fit is left out."""
-OVERHEAD_PER_RUN_S = 0.7
-"""Of each run beside its training and evaluation, for data, checkpoint and journal: twice the 0.35 s that the runs of F1 took in the study of
-docs/results."""
+BESIDE_RUN_S = 0.15
+"""Of each run, for its process and what is told of it, beside what the recipe's own run took for data, checkpoint and journal."""
 UNTUNED = 1.6
 """How many more samples than predicted the runs of a search take, those that miss included: between the 1.3 of F1 on MNIST and the 2.3 of the
 digits in the studies of docs/results."""
@@ -29,8 +29,10 @@ OTHER_SHARE = 0.16
 """Of a study's budget, for the profile, measuring sharpness, and the report. On top comes the reference run."""
 FURTHER_PROFILE_SHARE = 0.02
 """Of a study's budget, for the step times under each optimizer but the recipe's."""
-START_S = 10.0
-"""Of a sweep once, for Ray."""
+AROUND_S = 6.0
+"""Of a study once, whatever its budget: its start, drawing the report, and MLflow, until it has everything."""
+RAY_START_S = 10.0
+"""Of a sweep once, where its runs are Ray's."""
 MOST_TRIALS, REPEATS = 12, 3
 FEWEST_RUNS = 3
 """At each batch size, before there are fewer sizes: two learning rates, and another seed of the better."""
@@ -64,10 +66,11 @@ class Expected:
         profiled_s = profile.seconds_per_step(summary.global_batch_size)
         self._pace = summary.training_seconds / (summary.steps * profiled_s) if summary.steps else 1.0
         as_often = spec.evaluation.every_epochs / (self.evaluates_every or spec.evaluation.every_epochs)
+        self._beside_s = max(summary.wall_seconds - summary.training_seconds - summary.evaluation_seconds, 0.0) + BESIDE_RUN_S
         self._evaluation_s = as_often * summary.evaluation_seconds / summary.samples_seen if summary.samples_seen else 0.0
 
     def _seconds(self, batch: int, samples: float) -> float:
-        return samples * (self._pace * self._profile.seconds_per_step(batch) / batch + self._evaluation_s) + OVERHEAD_PER_RUN_S
+        return samples * (self._pace * self._profile.seconds_per_step(batch) / batch + self._evaluation_s) + self._beside_s
 
     def to_the_end(self, batch: int) -> float:
         """Wall-clock seconds of a run through all epochs."""
@@ -127,7 +130,8 @@ def size_sweep(
     of_reference = StepSize(reference.summary.global_batch_size, reference.summary.tokens_per_sample)
     field, momenta = (MOMENTUM, []) if optimizers else _momenta(spec, of_reference)
     share = OTHER_SHARE + FURTHER_PROFILE_SHARE * sum(own is not profile for own in (optimizers or {}).values())
-    batches, momenta, num_runs = _size(candidates(profile), momenta, expected, budget_s, share, used_s=reference.summary.wall_seconds)
+    used_s = AROUND_S + reference.summary.wall_seconds + (RAY_START_S if resources.gpus_per_worker else 0.0)
+    batches, momenta, num_runs = _size(candidates(profile), momenta, expected, budget_s, share, used_s)
     # Of two runs both search, for a rate matters more than a seed; the answer says that they report as well.
     repeats = min(REPEATS, num_runs - 2) if num_runs > 1 else 1
     rate = reference.learning_rate * (min(batches) / reference.summary.global_batch_size) ** RATE_POWER
@@ -142,7 +146,8 @@ def size_sweep(
             "stop.steps": None,
             "learning_rate.scaling": "none",
             "batch.schedule": {},
-            **({} if (every := expected[0].evaluates_every) is None else {EVALUATES_EVERY: every, "checkpoint.best": False}),
+            "checkpoint.best": False,  # nothing reads the best of a run that only compares
+            **({} if (every := expected[0].evaluates_every) is None else {EVALUATES_EVERY: every}),
         },
         each={**({OPTIMIZER: [*optimizers]} if optimizers else {}), BATCH: [*batches], **({field: [*momenta]} if momenta else {})},
         search=SearchSpec(
@@ -198,7 +203,7 @@ def _size(
         """How many runs of every combination fit."""
         solutions_s = max(sum(map(under.to_the_end, under.chosen_for_the_end(batches, budget_s))) for under in expected)
         sweep_s = min(SWEEP_SHARE * budget_s, (1 - other_share) * budget_s - used_s - solutions_s)
-        return int((sweep_s - START_S) / one_of_each())
+        return int(sweep_s / one_of_each())
 
     while len(batches) > 3 and num_runs() < FEWEST_RUNS:
         if len(momenta) > 1 and len(batches) <= 4:
@@ -207,12 +212,21 @@ def _size(
             is_last_dear = seconds(batches[-1]) > 2 * seconds(batches[0])
             batches = batches[:-1] if is_last_dear else batches[1:]
     if num_runs() < 1:
-        sweep_s = START_S + one_of_each()
+        sweep_s = one_of_each()
         needed = max(sweep_s / SWEEP_SHARE, (sweep_s + used_s) / (1 - other_share - SOLUTIONS_SHARE))
         under = f" under each of {len(expected)} optimizers" if len(expected) > 1 else ""
         raise InputError("--budget", f"{budget_s:g} s hold no sweep of this recipe; one run at each of {len(batches)} batch sizes{under} needs "
                          f"about {needed:,.0f} s.", f"Use --budget {int(needed / 60) + 1}m.")  # fmt: skip
     return batches, momenta, num_runs()
+
+
+def expected_seconds(sweep: SweepSpec, expected: Sequence[Expected], budget_s: float) -> float:
+    """Wall-clock seconds of a study from its sweep on, by what its runs may be expected to take. Args: expected: under each optimizer."""
+    batches = [batch for batch in sweep.each[BATCH] if isinstance(batch, int)]
+    runs_of_each = sweep.num_in_group * math.prod(len(values) for field, values in sweep.each.items() if field not in {OPTIMIZER, BATCH})
+    sweep_s = runs_of_each * sum(under.of_a_search(batch) for under in expected for batch in batches)
+    solutions_s = max(sum(map(under.to_the_end, under.chosen_for_the_end(batches, budget_s))) for under in expected)
+    return sweep_s + solutions_s + AROUND_S
 
 
 def candidates(profile: Profile) -> list[int]:

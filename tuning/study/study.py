@@ -10,6 +10,7 @@ and search less, never less carefully at one batch than at another.
 
 import json
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,19 +24,19 @@ from largebatch.jobs.errors import InputError
 from largebatch.jobs.job import prepare
 from largebatch.jobs.run.run_folder import write_text
 from largebatch.jobs.spec.train_spec import TrainSpec
-from largebatch.jobs.tracking.folder_mirror import REPORT, sync_folder
-from largebatch.jobs.tracking.mlflow_store import brief
+from largebatch.jobs.tracking.folder_mirror import REPORT
 from largebatch.tuning.measure.profile import profile
 from largebatch.tuning.report.contents import Attempts, Extras
 from largebatch.tuning.results.analysis.prediction import Predicted, predict
 from largebatch.tuning.results.analysis.step_time import Profile
+from largebatch.tuning.results.answer_for_mlflow import write_answer
 from largebatch.tuning.results.findings import Findings, find_in
 from largebatch.tuning.results.run_folders import PROFILE, SWEEP_OF_STUDY
 from largebatch.tuning.results.run_result import RunResult
 from largebatch.tuning.study.conclusion import Prediction, conclude
 from largebatch.tuning.study.options import PREDICTION, SIZED, Stage, StudyOptions, refuse_unstudied
 from largebatch.tuning.study.reference_run import run_reference
-from largebatch.tuning.study.sizing import FURTHER_PROFILE_SHARE, Expected, candidates, size_sweep, what_was_chosen
+from largebatch.tuning.study.sizing import FURTHER_PROFILE_SHARE, Expected, candidates, expected_seconds, size_sweep, what_was_chosen
 from largebatch.tuning.study.solutions import solve
 from largebatch.tuning.sweep.ledger import begun_sweep
 from largebatch.tuning.sweep.optimizers import optimizer_fields
@@ -55,12 +56,14 @@ def study(spec: TrainSpec, options: StudyOptions, run_the_sweep: Callable[[Path,
     refuse_unstudied(spec, options.budget_s)
     device, attempts, sweep_dir = choose_device(options.device), Attempts(options.on_notice), options.folder / SWEEP_OF_STUDY
 
-    def begin(number: int) -> None:
-        options.on_stage(Stage(number, len(STAGES), STAGES[number - 1]))
+    began_s = time.monotonic()
 
-    begin(1)
+    def begin(number: int, left_s: float | None = None) -> None:
+        options.on_stage(Stage(number, len(STAGES), STAGES[number - 1], left_s))
+
+    begin(1, options.budget_s)
     step_times = _kept(options.folder / PROFILE, Profile, partial(_profile, spec, options, device))
-    begin(2)
+    begin(2, options.budget_s + began_s - time.monotonic())
     reference = run_reference(spec, step_times, options, device)
     profiles = _profiles(spec, step_times, options, device)
     sized = options.folder / SIZED
@@ -69,7 +72,8 @@ def study(spec: TrainSpec, options: StudyOptions, run_the_sweep: Callable[[Path,
     predicts = not profiles or reference.optimizer in profiles  # else there is nothing to hold a prediction against
     predict_it = partial(_predict, spec, step_times, reference, sweep, options.folder)
     predicted = attempts.attempt("the prediction", predict_it) if predicts else None
-    begin(3)
+    expected = [Expected(spec, step_times, reference, own) for own in (profiles.values() or [step_times])]
+    begin(3, expected_seconds(sweep, expected, options.budget_s))
     options.on_notice(what_was_chosen(sweep))
     if run_the_sweep(sweep_dir, sweep, with_fields(spec, sweep.set)):
         return None
@@ -80,7 +84,7 @@ def study(spec: TrainSpec, options: StudyOptions, run_the_sweep: Callable[[Path,
     solutions = solve(leading, Expected(spec, step_times, reference, own), options, device, attempts)
     begin(5)
     extras = conclude(findings, step_times, own, Prediction(reference.optimizer, predicted), solutions, attempts)
-    return _report(spec, sweep_dir, findings, extras, options)
+    return _report(sweep_dir, findings, extras)
 
 
 def _kept(path: Path, kind: type[Kept], make: Callable[[], Kept]) -> Kept:
@@ -140,13 +144,8 @@ def _predict(spec: TrainSpec, step_times: Profile, reference: RunResult, sweep: 
     return predicted
 
 
-def _report(spec: TrainSpec, sweep_dir: Path, findings: Findings, extras: Extras, options: StudyOptions) -> Path:
+def _report(sweep_dir: Path, findings: Findings, extras: Extras) -> Path:
     from largebatch.tuning.report.report import write_report  # it draws: plotly and matplotlib are imported once there is something to show
 
-    page = write_report(sweep_dir / REPORT, findings, extras)
-    if spec.tracking.enabled:
-        try:
-            sync_folder(sweep_dir)
-        except Exception as error:  # MLflow raises its own, requests' and SQLAlchemy's errors
-            options.on_notice(f"MLflow does not have the report yet ({brief(error)}); `largebatch sync {sweep_dir}` sends it.")
-    return page
+    write_answer(sweep_dir, findings)
+    return write_report(sweep_dir / REPORT, findings, extras)

@@ -21,8 +21,9 @@ from largebatch.jobs.run.run_folder import storage_errors, write_text
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.tracking.folder_mirror import PARENT
 from largebatch.jobs.tracking.params import flat
+from largebatch.tuning.sweep.optimizers import OPTIMIZER, OPTIMIZER_NAME
 from largebatch.tuning.sweep.space import with_fields
-from largebatch.tuning.sweep.spec import BudgetSpec, SweepSpec
+from largebatch.tuning.sweep.spec import BATCHES, RATE, BudgetSpec, SweepSpec
 
 LEDGER = "trials.jsonl"
 SWEEP = "sweep.json"
@@ -31,6 +32,11 @@ STOP = ".stop"
 """While this file is in the sweep's folder, runs under way stop and save."""
 SEARCH_SEED_TAG = "largebatch.search_seed"
 """In `parent.json` and in MLflow: the seed of the runs by which a sweep chooses, kept apart from what is reported; not there where they count."""
+
+STUDY_TAG = "largebatch.study"
+"""In `parent.json` and in MLflow: the run of a study."""
+CALLED = {RATE: "rate", OPTIMIZER_NAME: "", **dict.fromkeys(BATCHES, "batch")}
+"""What fields are called in the names of runs in MLflow; others by their last word."""
 
 
 class Trial(Record):
@@ -185,9 +191,22 @@ def begin_sweep(folder: Path, sweep: SweepSpec, base: TrainSpec, name: str | Non
         "experiment": base.tracking.experiment,
         "tags": {"largebatch.recipe": base.name, **({SEARCH_SEED_TAG: str(base.seed)} if sweep.chooses else {})},
         "params": flat(sweep.model_dump(mode="json", exclude_defaults=True)),
+        **_nesting(sweep),
     }
     write_text(folder / PARENT, json.dumps(parent, indent=2) + "\n")
     write_text(folder / SWEEP, sweep.settled.model_dump_json(indent=2) + "\n")
+
+
+def _nesting(sweep: SweepSpec) -> dict[str, list[tuple[str, str]]]:
+    """How MLflow nests and calls the runs: (what it is called, the field) of each level above them, and of what tells them apart there."""
+    searched = {*sweep.search.space, *(field for fields in sweep.search.by_optimizer.values() for field in fields)}
+    varied = sorted({*sweep.each, *searched} - {OPTIMIZER}) + (["seed"] if sweep.repeats else [])
+    levels = [OPTIMIZER_NAME] * bool(sweep.optimizers) + [field for field in BATCHES if field in sweep.each]
+    named = {field: CALLED.get(field, field.rpartition(".")[2].replace("_", " ")) for field in [*levels, *varied]}
+    return {
+        "levels": [(named[field], field) for field in levels],
+        "differ_in": [(named[field], field) for field in varied if field not in levels],
+    }
 
 
 def begun_sweep(text: str) -> SweepSpec:

@@ -72,6 +72,8 @@ class SweepOptions:
     """Of an existing Ray."""
     warm: WarmProcesses | None = None
     """Processes of this machine that were begun already."""
+    is_mirrored: bool = False
+    """Whether MLflow gets its runs by the mirror of the folder that this one lies in."""
 
 
 def resume_command(kind: Literal["sweep", "study"], folder: Path, data_dir: Path, device: str, address: str | None = None) -> str:
@@ -89,7 +91,8 @@ def run_sweep(sweep: SweepSpec, base: TrainSpec, options: SweepOptions, listener
     """
     folder, resume = options.folder, resume_command("sweep", options.folder, options.data_dir, options.device, options.address)
     (folder / STOP).unlink(missing_ok=True)
-    with exclusive(folder, "sweep"), MirrorProcess(base) as mirror:
+    mirrored = with_fields(base, {"tracking.enabled": False}) if options.is_mirrored else base
+    with exclusive(folder, "sweep"), MirrorProcess(mirrored) as mirror:
         ledger, was_stopped = Ledger(folder), False
         if ledger.spent_budget(sweep.budget):
             mirror.follow(folder, listener.on_notice)

@@ -26,7 +26,7 @@ PlanOptions = Annotated[TrainOptions, "overrides", "data_dir", "device", "worker
 @spread
 def plan(recipe: Recipe, options: PlanOptions, as_json: AsJson = False) -> None:
     """Print what a recipe would do, and why: split of the batch, steps, learning rate, memory."""
-    spec = read_spec(recipe, options.overrides)
+    spec = read_spec(recipe, options.all_overrides)
     _print(prepare(spec, choose_device(options.device), options.data_dir, _num_workers(options)), as_json)
 
 

@@ -27,7 +27,9 @@ jobs = typer.Typer(help="Jobs that were submitted to a Ray cluster.", no_args_is
 app.add_typer(jobs, name="jobs")
 Dashboard = Annotated[str, typer.Option("--address", help="The cluster's dashboard, such as http://127.0.0.1:8265.", envvar="RAY_API_SERVER_ADDRESS")]
 JobName = Annotated[str, typer.Argument(metavar="NAME", help="The job's name.")]
-RunOptions = Annotated[TrainOptions, "overrides", "device", "workers", "gpus_per_worker", "cpus_per_worker", "max_failures", "worker_logs"]
+RunOptions = Annotated[
+    TrainOptions, "overrides", "device", "workers", "gpus_per_worker", "cpus_per_worker", "max_failures", "worker_logs", "log_model", "register"
+]
 
 
 @app.command(epilog="Example: largebatch submit digits-lamb --address http://127.0.0.1:8265 --workers 2 --output-dir /shared/runs --follow")
@@ -45,7 +47,7 @@ def submit(
     follow: Annotated[bool, typer.Option("--follow", help="Print what the job prints, and end with its exit code.")] = False,
 ) -> None:
     """Send one recipe to a Ray cluster as a job that lives without this command."""
-    spec = read_spec(recipe, options.overrides)
+    spec = read_spec(recipe, options.all_overrides)
     name = name or new_run_id(spec.name)
     for option, folder in (("--output-dir", output_dir), ("--data-dir", data_dir)):
         if not folder.startswith("/") and "://" not in folder:

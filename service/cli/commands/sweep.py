@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,7 @@ from largebatch.service.cli.sweep_view import SweepView
 from largebatch.service.cli.tables import print_rows
 from largebatch.service.cli.typer_parameters import spread
 from largebatch.service.present.job_plan import plan_facts
+from largebatch.tuning.results.answer_for_mlflow import write_sweeps_answer
 from largebatch.tuning.results.card.ready_recipe import RECIPE
 from largebatch.tuning.results.findings import NothingEndedError, find_in
 from largebatch.tuning.results.wording import answer_of
@@ -106,22 +108,29 @@ def _print_plan(spec: SweepSpec, base: TrainSpec, num_runs: int, as_json: bool) 
         print(f"{line['what']}: {line['how']}")
 
 
-def run_with_view(spec: SweepSpec, base: TrainSpec, num_runs: int, options: SweepOptions) -> SweepProgress:
-    """Run what is left of a sweep, with a view of it on standard error. Args: num_runs: how many it has in all."""
+def write_report(folder: Path) -> None:
+    """Write a sweep's report into its folder, and its answer for MLflow."""
+    from largebatch.tuning.report.report import write_sweep_report  # it draws: only once there is something to draw
+
+    write_sweep_report(folder)
+    write_sweeps_answer(folder)
+
+
+def run_with_view(
+    spec: SweepSpec, base: TrainSpec, num_runs: int, options: SweepOptions, when_over: Callable[[Path], None] = write_report
+) -> SweepProgress:
+    """Run what is left of a sweep, with a view of it on standard error.
+
+    Args: num_runs: how many it has in all; when_over: what is left to do in its folder once no run is.
+    """
     print(f"Sweep: {options.folder}, {num_runs} runs", file=sys.stderr)
     with SweepView(Console(stderr=True), groups(spec), num_runs, Ledger(options.folder)) as view:
-        progress = run_sweep(spec, base, options, view.listener(), _write_report)
+        progress = run_sweep(spec, base, options, view.listener(), when_over)
     for failure in progress.failures:
         print(f"Failed: {failure}", file=sys.stderr)
     if progress.spent:
         print(progress.spent, file=sys.stderr)
     return progress
-
-
-def _write_report(folder: Path) -> None:
-    from largebatch.tuning.report.report import write_sweep_report  # it draws: only once there is something to draw
-
-    write_sweep_report(folder)
 
 
 def _print_results(folder: Path, as_json: bool) -> None:

@@ -56,6 +56,8 @@ TYPED = st.builds(
     on_workers=st.one_of(st.just({}), ON_WORKERS),
     max_failures=st.integers(0, 9),
     worker_logs=st.booleans(),
+    log_model=st.booleans(),
+    register=st.one_of(st.none(), NAME),
 )
 
 

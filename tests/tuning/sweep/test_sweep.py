@@ -100,16 +100,21 @@ def test_a_sweep_from_file_to_answer(run: Run, tmp_path: Path) -> None:
     assert len(ledger.trials) == 12
     assert all(ledger.is_over(trial) for trial in ledger.trials)
     assert "12/12" in err
-    # MLflow, by its own client: twelve children of one parent, and the same table again.
+    # MLflow, by its own client: twelve runs below their batches below the sweep, and the same table again.
     import mlflow
 
-    store = f"sqlite:///{folder / 'mlflow.db'}"
+    store = f"sqlite:///{folder.parent / 'mlflow.db'}"
     client = mlflow.MlflowClient(store)
     number = client.get_experiment_by_name("largebatch").experiment_id
     (parent,) = client.search_runs([number], f"tags.`largebatch.sweep` = '{folder.name}'")
-    children = client.search_runs([number], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
-    assert sorted(child.info.run_name for child in children) == sorted(trial.run_id for trial in ledger.trials)
-    assert {run.info.status for run in [parent, *children]} == {"FINISHED"}
+    levels = client.search_runs([number], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
+    assert {level.info.run_name for level in levels} == {f"batch {batch}" for batch in BATCHES}
+    children = [child for level in levels for child in client.search_runs([number], f"tags.`mlflow.parentRunId` = '{level.info.run_id}'")]
+    assert sorted(child.data.tags["largebatch.run_id"] for child in children) == sorted(trial.run_id for trial in ledger.trials)
+    assert {run.info.status for run in [parent, *levels, *children]} == {"FINISHED"}
+    chart = client.get_metric_history(parent.info.run_id, "by_batch/seconds_to_target")
+    assert [point.step for point in chart] == BATCHES
+    assert "Soonest" in parent.data.tags["mlflow.note.content"]
     artifacts = {artifact.path for artifact in client.list_artifacts(parent.info.run_id, "report")}
     assert artifacts >= {"report/report.html", "report/report.json", "report/time-to-target.png"}
     from_folders = {row.summary.run_id: row for row in collect(ended_runs(folder))}

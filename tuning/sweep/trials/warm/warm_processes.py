@@ -7,6 +7,7 @@ of a second instead of an interpreter, torch and a Ray (docs/decisions/053). Whe
 import contextlib
 import subprocess
 import threading
+import time
 from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Self
@@ -89,6 +90,12 @@ class WarmProcesses:
             process = WarmProcess(self._told)
             self._all.add(process)
             self._starting.add(process)
+
+    def get_ready(self, seconds: float) -> None:
+        """Wait until those that were begun are ready: their start would disturb a clock. Args: seconds: how long at most."""
+        ends_at_s = time.monotonic() + seconds
+        while self._starting and (left_s := ends_at_s - time.monotonic()) > 0:
+            self.wait(left_s)
 
     def take(self) -> WarmProcess | None:
         """See `Processes`."""
