@@ -88,6 +88,9 @@ def find_rates(
     recipe = prepare(with_fields(spec, {"batch.schedule": {}}))
     plan, sizes = recipe.plan, sorted(set(batches or [recipe.plan.global_batch_size]))
     total = plan.total_progress
+    if num_samples is not None and num_samples < sizes[-1]:
+        problem = f"{num_samples:,} are less than one step of the largest batch, {sizes[-1]:,}."
+        raise InputError("--samples", problem, f"Give {FEWEST_STEPS} steps of it: {FEWEST_STEPS * sizes[-1]}.")
     wanted = num_samples or max(SHARE * total, FEWEST_STEPS * sizes[-1])
     share = min(wanted / total, 1.0)
     found = []

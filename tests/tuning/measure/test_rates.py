@@ -112,5 +112,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert (tmp_path / "rates.html").is_file()
     with pytest.raises(InputError, match="ends in neither"):
         largebatch("find-rate", recipe, "--figure", "rates.pdf")
+    with pytest.raises(InputError, match=r"--samples: 15 are less than one step of the largest batch, 16\. Give 32 steps of it: 512\."):
+        largebatch("find-rate", recipe, "--batches", "8,16", "--samples", "15")
     answer = json.loads(largebatch("find-rate", recipe, "--batches", "8", "--set", "seed=3", "--json").stdout)
     assert answer["batches"][0]["command"] == command
