@@ -13,6 +13,7 @@ from httpx_sse import EventSource
 from tenacity import Retrying, retry_if_exception_type, retry_if_result, stop_after_attempt, wait_exponential
 
 from largebatch.jobs.errors import FaultError, InputError, LargebatchError
+from largebatch.service.job import Kind
 
 TRIES = 6
 LONGEST_PAUSE_S = 8.0
@@ -78,34 +79,36 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self._http.close()
 
-    def submit(self, kind: str, submission: dict[str, Any], key: str | None = None) -> Any:
+    def submit(self, kind: Kind | str, submission: dict[str, Any], key: str | None = None) -> Any:
         """Submit a run or sweep, once, however often the connection breaks."""
-        return self.request("POST", f"/v1/{kind}s", json=submission, headers={"Idempotency-Key": key or secrets.token_hex(16)})
+        return self.request("POST", f"/v1/{Kind(kind).plural}", json=submission, headers={"Idempotency-Key": key or secrets.token_hex(16)})
 
     def request(self, method: str, path: str, **options: Any) -> Any:
         """What the service answers to any other request. Args: options: httpx's, such as `json` and `params`."""
         response = self._send(method, path, **options)
         return response.json() if response.content else None
 
-    def logs(self, kind: str, job_id: str) -> str:
+    def logs(self, kind: Kind | str, job_id: str) -> str:
         """What the newest attempt printed."""
         text: list[str] = []
         offset = 0
         while True:
-            response = self._send("GET", f"/v1/{kind}s/{job_id}/logs", params={"offset": offset})
+            response = self._send("GET", f"/v1/{Kind(kind).plural}/{job_id}/logs", params={"offset": offset})
             following = int(response.headers.get("X-Next-Offset", offset))
             if following == offset:
                 return "".join(text)
             text.append(response.text)
             offset = following
 
-    def events(self, job_id: str, kind: str = "run") -> Iterator[tuple[str, dict[str, Any]]]:
+    def events(self, job_id: str, kind: Kind | str = Kind.RUN) -> Iterator[tuple[str, dict[str, Any]]]:
         """A job's events until it is over; a stream that breaks is taken up where it broke."""
         last_id, tries = "", 0
         while True:
             headers = {"Accept": "text/event-stream", **({"Last-Event-ID": last_id} if last_id else {})}
             try:
-                with self._http.stream("GET", f"/v1/{kind}s/{job_id}/events", headers=headers, timeout=httpx.Timeout(30.0, read=60.0)) as response:
+                with self._http.stream(
+                    "GET", f"/v1/{Kind(kind).plural}/{job_id}/events", headers=headers, timeout=httpx.Timeout(30.0, read=60.0)
+                ) as response:
                     if response.status_code != 200:
                         response.read()
                         raise RemoteError(response)

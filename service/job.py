@@ -21,11 +21,13 @@ class Kind(StrEnum):
     """One training run."""
     SWEEP = "sweep"
     """Many, by Ray Tune."""
+    STUDY = "study"
+    """A profile, a reference run, the sweep that follows from them, and what its best solutions are like."""
 
     @property
     def plural(self) -> str:
         """What several of them are called, in addresses and for people."""
-        return f"{self}s"
+        return "studies" if self is Kind.STUDY else f"{self}s"
 
 
 class State(StrEnum):

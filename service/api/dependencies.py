@@ -73,10 +73,10 @@ class Dependencies:
         """A job that this asker may see. Raises: NotFoundError, also for another owner's: that it exists is theirs."""
         job = self.store.find(job_id)
         if job is None or not (who.may("admin") or job.owner == who.owner):
-            raise NotFoundError("id", f"there is no {kind} {job_id[:160]!r}.", f"GET /v1/{kind}s lists yours.")
+            raise NotFoundError("id", f"there is no {kind} {job_id[:160]!r}.", f"GET /v1/{kind.plural} lists yours.")
         if job.kind is not kind:
-            option = "with" if job.kind is Kind.SWEEP else "without"
-            raise NotFoundError("id", f"there is no {kind} {job.id!r}: it is a {job.kind}.", f"It is at /v1/{job.kind}s ({option} --sweep).")
+            option = "neither --sweep nor --study" if job.kind is Kind.RUN else f"--{job.kind}"
+            raise NotFoundError("id", f"there is no {kind} {job.id!r}: it is a {job.kind}.", f"It is at /v1/{job.kind.plural} ({option}).")
         return job
 
     def close(self) -> None:

@@ -22,6 +22,7 @@ from largebatch.service.db.store import Store
 from largebatch.service.job import FINAL, Job, Kind
 from largebatch.service.present.views import JobView
 from largebatch.service.queue.run_folders import RunFolders
+from largebatch.tuning.results.run_folders import SWEEP_OF_STUDY
 from largebatch.tuning.sweep.ledger import LEDGER
 
 LOOK_EVERY_S = 0.5
@@ -32,7 +33,7 @@ LISTED = 50
 """Jobs on a page of a list."""
 LATELY = 200
 """Newest jobs that lists follow, beside all that are active."""
-LINES = {Kind.RUN: JOURNAL, Kind.SWEEP: LEDGER}
+LINES = {Kind.RUN: JOURNAL, Kind.SWEEP: LEDGER, Kind.STUDY: f"{SWEEP_OF_STUDY}/{LEDGER}"}
 """The file whose lines are a job's events."""
 MOST_WAITING = 2000
 """Chunks of events that a listener may be behind; then its stream ends, and it comes back with its Last-Event-ID."""

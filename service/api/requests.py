@@ -22,7 +22,8 @@ from largebatch.jobs.spec.text import OVER_THE_NETWORK, read_document, refuse_be
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.service.job import Job, Kind
 from largebatch.service.settings import Settings
-from largebatch.tuning.sweep.optimizers import ENTRY_POINT, OPTIMIZER, OPTIMIZER_NAME
+from largebatch.tuning.study.options import compared_optimizers, refuse_unstudied
+from largebatch.tuning.sweep.optimizers import ENTRY_POINT, OPTIMIZER, OPTIMIZER_NAME, optimizer_fields
 from largebatch.tuning.sweep.space import groups, refuse_impossible, with_fields
 from largebatch.tuning.sweep.spec import ResourcesSpec, SweepSpec
 
@@ -31,6 +32,8 @@ MOST_RUNS = 5000
 MOST_VALUES = 1000
 LEAST_CPUS, LEAST_GIB, USUAL_GIB = 0.25, 0.5, 1.5
 """Of each process of a job: a run takes about 0.6 GiB before it has any data, and what holds less is not slower but in everybody's way."""
+OF_A_STUDY = {"--budget": "budget_s", "--optimizers": "optimizers"}
+"""What the command's options are called here."""
 LARGEST_SPEC = 64 << 10
 """Bytes; the spec travels in one environment variable, and the kernel takes 128 KiB."""
 
@@ -71,10 +74,8 @@ class Submit(BaseModel):
     """Seconds from now after which it is ended."""
 
 
-class RunSubmit(Submit):
-    """A training run: a recipe with changes, or a whole spec."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"recipe": "digits-lamb", "set": {"stop.epochs": 10}}]})
+class RecipeSubmit(Submit):
+    """A recipe with changes, or a whole spec."""
 
     recipe: Annotated[str, Field(max_length=100)] | None = None
     """A recipe's name, as GET /v1/recipes lists them."""
@@ -82,6 +83,23 @@ class RunSubmit(Submit):
     """A whole TrainSpec in place of a recipe. Described by its type, judged by `build_spec`, whose sentences are better."""
     set: dict[str, JsonValue] = Field(default_factory=dict, max_length=200)
     """Changes by dotted name, such as {"batch.global_batch_size": 512}."""
+
+
+class RunSubmit(RecipeSubmit):
+    """A training run."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"recipe": "digits-lamb", "set": {"stop.epochs": 10}}]})
+
+
+class StudySubmit(RecipeSubmit):
+    """A study of a recipe: which batch size, optimizer and momentum reach its target soonest."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"recipe": "digits-small-batch", "budget_s": 1800}]})
+
+    budget_s: Annotated[float, Field(gt=0, le=1e7)] = 1800.0
+    """Seconds of wall-clock time that all of it may take."""
+    optimizers: list[Annotated[str, Field(max_length=100)]] = Field(default_factory=list, max_length=20)
+    """Optimizers that are compared as batch sizes are, by name; none: the recipe's alone."""
 
 
 class SweepSubmit(Submit):
@@ -97,6 +115,35 @@ class SweepSubmit(Submit):
 
 def job_of_run(submission: RunSubmit, owner: str, settings: Settings) -> Job:
     """A queued job. Raises: SpecError."""
+    spec = _spec_of(submission, settings)
+    batch = spec.batch.global_batch_size
+    workers = read_workers(submission.workers).most if submission.workers else 1
+    return _job(submission, Kind.RUN, owner, settings, spec.name, workers, spec=spec.model_dump(mode="json"), recipe=submission.recipe,
+                global_batch_size=batch if isinstance(batch, int) else None)  # fmt: skip
+
+
+def job_of_study(submission: StudySubmit, owner: str, settings: Settings) -> Job:
+    """A queued job. Raises: SpecError."""
+    if settings.ray_address is not None:
+        problem = "a study trains in its own process, one run at a time, and this service's jobs run on a Ray cluster."
+        raise InputError("study", problem, "Submit a sweep; or on a machine of the cluster: largebatch study.")
+    if submission.workers is not None:
+        raise SpecError("workers", "is for runs; a study's train one after another, each on all cores that the study holds.", "Leave it out.")
+    spec = _spec_of(submission, settings)
+    try:
+        refuse_unstudied(spec, submission.budget_s)
+        optimizers = compared_optimizers(spec, submission.optimizers)
+    except InputError as error:  # named as the command's options are
+        raise type(error)(OF_A_STUDY.get(error.field, error.field), error.problem, error.hint) from None
+    for name in optimizers:
+        with_fields(spec, optimizer_fields(name))
+    asked = {"budget_s": submission.budget_s, "optimizers": optimizers}
+    # Two processes: the study's own, and one of its sweep's runs.
+    return _job(submission, Kind.STUDY, owner, settings, spec.name, 2, spec=asked, base=spec.model_dump(mode="json"), recipe=submission.recipe)
+
+
+def _spec_of(submission: RecipeSubmit, settings: Settings) -> TrainSpec:
+    """The spec that was asked for. Raises: SpecError."""
     if (submission.recipe is None) == (submission.spec is None):
         raise SpecError("recipe", "give either a recipe or a spec.", "GET /v1/recipes lists the recipes.")
     document = recipe_document(str(submission.recipe)) if submission.spec is None else _mapping("spec", submission.spec)
@@ -105,10 +152,7 @@ def job_of_run(submission: RunSubmit, owner: str, settings: Settings) -> Job:
     fields = {**submission.set, **({} if submission.name is None else {"name": submission.name})}
     spec = with_fields(build_spec({"name": "run", **document}), fields)
     refuse_for_strangers(spec, settings)
-    batch = spec.batch.global_batch_size
-    workers = read_workers(submission.workers).most if submission.workers else 1
-    return _job(submission, Kind.RUN, owner, settings, spec.name, workers, spec=spec.model_dump(mode="json"), recipe=submission.recipe,
-                global_batch_size=batch if isinstance(batch, int) else None)  # fmt: skip
+    return spec
 
 
 def recipe_document(name: str) -> dict[str, Any]:

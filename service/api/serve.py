@@ -16,9 +16,10 @@ from largebatch.jobs.errors import InputError
 from largebatch.service.api.connections import BoundedConnection, Server, listen, open_as_many_files_as_allowed
 from largebatch.service.api.dependencies import Dependencies, make_dependencies
 from largebatch.service.api.errors import Problem, answer_errors
+from largebatch.service.api.forms import pages as form_pages
 from largebatch.service.api.logs import log_to_stderr
 from largebatch.service.api.middleware import RequestMiddleware
-from largebatch.service.api.routes import form_pages, job_pages, jobs, operations, pages, runs, sweeps, tokens
+from largebatch.service.api.routes import job_pages, jobs, operations, pages, runs, studies, sweeps, tokens
 from largebatch.service.present.views import refuse_unless_public
 from largebatch.service.settings import Settings
 
@@ -82,7 +83,7 @@ def make_app(deps: Dependencies) -> FastAPI:
     app = Application(title="largebatch", version="1", summary=summary, lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.dependencies = deps
     answer_errors(app, pages.render_problem)
-    api = (runs.router, sweeps.router, runs.recipes, operations.cluster, jobs.events, tokens.router, operations.router)
+    api = (runs.router, sweeps.router, studies.router, runs.recipes, operations.cluster, jobs.events, tokens.router, operations.router)
     for router in (*api, pages.router, form_pages.router, job_pages.router):
         app.include_router(router)
     app.mount("/static", StaticFiles(directory=pages.HERE / "static"))

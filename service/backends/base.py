@@ -11,6 +11,8 @@ from largebatch.jobs.errors import FaultError
 from largebatch.jobs.launch.options import TrainOptions, read_workers
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.service.job import Capacity, Job, Kind
+from largebatch.tuning.results.run_folders import STUDY
+from largebatch.tuning.study.options import begin_study
 from largebatch.tuning.sweep.ledger import SWEEP, begin_sweep
 from largebatch.tuning.sweep.spec import SweepSpec
 
@@ -82,12 +84,12 @@ class Backend(Protocol):
 
 
 def job_arguments(job: Job, output_dir: Path | str, data_dir: Path) -> list[str]:
-    """What follows `python`; the spec of a run comes in the environment, a sweep's lies in its folder.
+    """What follows `python`; the spec of a run comes in the environment, a sweep's or study's lies in its folder.
 
     Args: output_dir: where run folders go, a folder or a URI.
     """
-    if job.kind is Kind.SWEEP:
-        return ["-m", "largebatch", "sweep", "--resume", f"{output_dir}/{job.id}", "--data-dir", str(data_dir), "--device", job.device]
+    if job.kind is not Kind.RUN:
+        return ["-m", "largebatch", str(job.kind), "--resume", f"{output_dir}/{job.id}", "--data-dir", str(data_dir), "--device", job.device]
     options = TrainOptions(recipe=f"env:{SPEC}", run_id=job.id, data_dir=data_dir, device=job.device).storing(output_dir)
     if job.workers:
         # All workers together, at most, hold what the job holds. Without GPUs that is said: a launch that is told nothing takes what the cluster has.
@@ -98,7 +100,9 @@ def job_arguments(job: Job, output_dir: Path | str, data_dir: Path) -> list[str]
 
 
 def prepare(job: Job, runs_dir: Path) -> None:
-    """Write down what a sweep is to do, once. Raises: StorageError."""
+    """Write down what a sweep or a study is to do, once. Raises: StorageError."""
     folder = runs_dir / job.id
     if job.kind is Kind.SWEEP and not (folder / SWEEP).is_file():
         begin_sweep(folder, SweepSpec.model_validate(job.spec), TrainSpec.model_validate(job.base))
+    if job.kind is Kind.STUDY and not (folder / STUDY).is_file():
+        begin_study(folder, TrainSpec.model_validate(job.base), job.spec["budget_s"], job.spec["optimizers"], may_exist=True)

@@ -50,6 +50,12 @@ def next_steps(job: Job) -> NextSteps:
         train, submit = (file_command(command, "sweep.json", sweep, more) for command, more in (
             ("largebatch sweep", ""), ("largebatch remote submit --sweep", holds)))  # fmt: skip
         return NextSteps(train_command=train, submit_command=submit, remedies=[])
+    if job.kind is Kind.STUDY:
+        optimizers = f" --optimizers {','.join(job.spec['optimizers'])}" if job.spec["optimizers"] else ""
+        budget = f" --budget {job.spec['budget_s']:g}s{optimizers}"
+        train, submit = (spec_command(command, job.recipe, job.base or {}, budget + more) for command, more in (
+            ("largebatch study", ""), ("largebatch remote submit", f" --study{holds}")))  # fmt: skip
+        return NextSteps(train_command=train, submit_command=submit, remedies=[])
     workers = f" --workers {job.workers}" if job.workers else ""
     return NextSteps(
         train_command=spec_command("largebatch train", job.recipe, job.spec, workers),

@@ -1,18 +1,23 @@
 """How far a job is, and how far each run of a sweep: from the ends of journals alone, cheap enough to ask of every running job every second."""
 
 import time
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from largebatch.jobs.errors import SpecError
 from largebatch.jobs.run.checkpoints import list_checkpoints
 from largebatch.jobs.run.journal import parse_line
 from largebatch.jobs.run.json_lines import parse_object, read_last_lines
 from largebatch.jobs.run.records import EvalRecord, StartRecord, StepRecord
 from largebatch.jobs.run.run_folder import CHECKPOINTS, JOURNAL, PLAN, SUMMARY
 from largebatch.service.job import Job, Kind
-from largebatch.tuning.sweep.ledger import Ledger, Trial
+from largebatch.tuning.results.run_folders import PROFILE, SWEEP_OF_STUDY
+from largebatch.tuning.study.options import SHARPNESS, SIZED, SOLUTION, STAGES
+from largebatch.tuning.sweep.ledger import SWEEP, Ledger, Trial, begun_sweep
+from largebatch.tuning.sweep.space import count_runs
 
 TAIL_BYTES = 16_384
 MOST_SHOWN = 16
@@ -21,7 +26,25 @@ MOST_SHOWN = 16
 
 def read_progress(job: Job, folder: Path) -> dict[str, Any]:
     """The newest of everything; empty if nothing is there yet."""
-    return _of_sweep(folder) if job.kind is Kind.SWEEP else _of_run(folder, job.progress)
+    match job.kind:
+        case Kind.SWEEP:
+            return _of_sweep(folder)
+        case Kind.STUDY:
+            return {**_of_sweep(folder / SWEEP_OF_STUDY), **_stage(folder)}
+        case Kind.RUN:
+            return _of_run(folder, job.progress)
+
+
+def sweep_folder(runs_dir: Path, job: Job) -> Path:
+    """Where a sweep's runs lie, or those of a study's sweep."""
+    return runs_dir / job.id / SWEEP_OF_STUDY if job.kind is Kind.STUDY else runs_dir / job.id
+
+
+def _stage(folder: Path) -> dict[str, Any]:
+    """The stage that a study is at, from what those before have left in its folder."""
+    has_begun = [(folder / PROFILE).exists(), (folder / SIZED).exists(), any(folder.glob(f"{SOLUTION}*")), (folder / SHARPNESS).exists()]
+    number = 1 + has_begun.index(False) if False in has_begun else len(STAGES)
+    return {"stage": number, "stages": len(STAGES), "stage_name": STAGES[number - 1]}
 
 
 def saved_at_s(job: Job, folder: Path) -> float:
@@ -31,6 +54,11 @@ def saved_at_s(job: Job, folder: Path) -> float:
         return max([began_s, *(checkpoint.path.stat().st_mtime for checkpoint in list_checkpoints(folder / CHECKPOINTS))])
     except OSError:  # one of them was just removed for a newer one: the next look sees that
         return time.time()
+
+
+def progress_of_run(folder: Path) -> dict[str, Any]:
+    """How far a run is that is no job of its own."""
+    return _of_run(folder, {})
 
 
 def _of_run(folder: Path, before: dict[str, Any]) -> dict[str, Any]:
@@ -82,12 +110,30 @@ def _of_sweep(folder: Path) -> dict[str, Any]:
         return {}
     pruned_or_failed = {trial.run_id for trial in ledger.trials if trial.number in ledger.endings}
     running = {path.name: _of_trial(path) for path in begun if path.name not in pruned_or_failed}
-    return {"runs": len(runs), "runs_over": len(over) + len(begun) - len(running), "running": dict(list(running.items())[:MOST_SHOWN])}
+    return {
+        **_in_all(folder),
+        "runs": len(runs),
+        "runs_over": len(over) + len(begun) - len(running),
+        "running": dict(list(running.items())[:MOST_SHOWN]),
+    }
+
+
+def _in_all(folder: Path) -> dict[str, int]:
+    try:
+        return {"total_runs": _num_runs(folder)}
+    except (OSError, SpecError):
+        return {}
+
+
+@lru_cache(maxsize=64)
+def _num_runs(folder: Path) -> int:
+    """How many runs a sweep has in all, which is settled when it begins. Raises: OSError, SpecError."""
+    return count_runs(begun_sweep((folder / SWEEP).read_text()))
 
 
 def _of_trial(folder: Path) -> dict[str, Any]:
     """How far one run of a sweep is: the facts that a table shows."""
-    progress = _of_run(folder, {})
+    progress = progress_of_run(folder)
     return {name: progress[name] for name in ("step", "total_steps", "epoch", "score", "training_seconds") if name in progress}
 
 

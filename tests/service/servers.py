@@ -25,7 +25,7 @@ from small_runs import ROOT
 
 from largebatch.service.db.engine import connect, upgrade
 from largebatch.service.db.store import Store
-from largebatch.service.job import Job
+from largebatch.service.job import Job, Kind
 
 LARGEBATCH = [sys.executable, "-m", "largebatch"]
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -90,7 +90,7 @@ class Service:
         ends_at = time.monotonic() + seconds
         while True:
             with contextlib.suppress(httpx.TransportError):
-                job: dict[str, Any] = httpx.get(f"{self.url}/v1/{kind}s/{job_id}", headers=headers, timeout=20, verify=NO_TLS).json()
+                job: dict[str, Any] = httpx.get(f"{self.url}/v1/{Kind(kind).plural}/{job_id}", headers=headers, timeout=20, verify=NO_TLS).json()
                 if job.get("state") in states:
                     return job
             assert time.monotonic() < ends_at, (job, self.log[-3000:])

@@ -18,6 +18,9 @@ from largebatch.tuning.sweep.ledger import STUDY_TAG
 
 SIZED, PREDICTION, SHARPNESS = "sized-sweep.json", "prediction.json", "sharpness.json"
 """What stages leave in the study's folder, beside profile and reference run."""
+STAGES = ("profile", "reference run and prediction", "sweep", "solutions and their sharpness", "report")
+SOLUTION = "solution-batch-"
+"""Begins the names of the folders of runs to the end."""
 LEAST_BUDGET_S = 10.0
 """Three batch sizes, one run each, take about this long beside everything else."""
 
@@ -86,10 +89,10 @@ def refuse_other_optimizers(folder: Path, names: Sequence[str]) -> None:
         raise InputError("--optimizers", problem, "Leave --optimizers out, or begin a new study.")
 
 
-def begin_study(folder: Path, spec: TrainSpec, budget_s: float, optimizers: Sequence[str] = ()) -> None:
-    """Write down what is to be studied."""
+def begin_study(folder: Path, spec: TrainSpec, budget_s: float, optimizers: Sequence[str] = (), *, may_exist: bool = False) -> None:
+    """Write down what is to be studied. Args: may_exist: the folder, where nobody else begins a study."""
     with storage_errors(folder):
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=may_exist)
     begun = {"spec": spec.model_dump(mode="json"), "budget_s": budget_s, "optimizers": [*optimizers], "began_at_s": time.time()}
     write_text(folder / STUDY, json.dumps(begun, indent=2) + "\n")
     describe_for_mlflow(folder)

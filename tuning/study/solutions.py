@@ -23,7 +23,7 @@ from largebatch.tuning.report.contents import Attempts
 from largebatch.tuning.results.analysis.configurations import Configuration
 from largebatch.tuning.results.findings import Findings
 from largebatch.tuning.results.run_folders import has_result
-from largebatch.tuning.study.options import SHARPNESS, StudyOptions
+from largebatch.tuning.study.options import SHARPNESS, SOLUTION, StudyOptions
 from largebatch.tuning.study.reference_run import train_kept
 from largebatch.tuning.study.sizing import Expected
 from largebatch.tuning.sweep.space import with_fields
@@ -80,7 +80,7 @@ def solve(findings: Findings, expected: Expected, options: StudyOptions, device:
 
 def train_to_the_end(best: Configuration, options: StudyOptions, device: torch.device) -> RunSummary:
     """One run to the end of the recipe's epochs, kept in the study's folder; gone on with if it is there already."""
-    run_dir, swept_dir = options.folder / f"solution-batch-{best.global_batch_size}", Path(best.first.summary.run_dir)
+    run_dir, swept_dir = options.folder / f"{SOLUTION}{best.global_batch_size}", Path(best.first.summary.run_dir)
     if not has_result(run_dir):
         spec = with_fields(resumed_spec(swept_dir, []), {"stop.at_target": False})
         job = prepare(spec, device, options.data_dir)

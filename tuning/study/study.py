@@ -34,7 +34,7 @@ from largebatch.tuning.results.findings import Findings, find_in
 from largebatch.tuning.results.run_folders import PROFILE, SWEEP_OF_STUDY
 from largebatch.tuning.results.run_result import RunResult
 from largebatch.tuning.study.conclusion import Prediction, conclude
-from largebatch.tuning.study.options import PREDICTION, SIZED, Stage, StudyOptions, refuse_unstudied
+from largebatch.tuning.study.options import PREDICTION, SIZED, STAGES, Stage, StudyOptions, refuse_unstudied
 from largebatch.tuning.study.reference_run import run_reference
 from largebatch.tuning.study.sizing import FURTHER_PROFILE_SHARE, Expected, candidates, expected_seconds, size_sweep, what_was_chosen
 from largebatch.tuning.study.solutions import solve
@@ -44,7 +44,6 @@ from largebatch.tuning.sweep.space import with_fields
 from largebatch.tuning.sweep.spec import BATCH, ResourcesSpec, SweepSpec
 
 Kept = TypeVar("Kept", bound=BaseModel)
-STAGES = ("profile", "reference run and prediction", "sweep", "solutions and their sharpness", "report")
 
 
 def study(spec: TrainSpec, options: StudyOptions, run_the_sweep: Callable[[Path, SweepSpec, TrainSpec], int]) -> Path | None:

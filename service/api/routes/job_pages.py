@@ -6,18 +6,22 @@ from fastapi import APIRouter, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from largebatch.jobs.errors import LargebatchError
+from largebatch.jobs.run.json_lines import parse_object
 from largebatch.jobs.run.records import Outcome
+from largebatch.jobs.run.run_folder import SUMMARY, resumed_spec
 from largebatch.jobs.spec.text import parse_yaml
 from largebatch.service.api.dependencies import Dependencies, Deps
 from largebatch.service.api.requests import ResumeChanges
+from largebatch.service.api.routes.answers import findings_of, trial_folder, trials_of
 from largebatch.service.api.routes.jobs import resumed
 from largebatch.service.api.routes.pages import Visitor, render
 from largebatch.service.db.tokens import Principal
 from largebatch.service.job import FINAL, Job, Kind, State
 from largebatch.service.present.next_steps import next_steps
-from largebatch.service.present.progress import read_plan
+from largebatch.service.present.progress import progress_of_run, read_plan
 from largebatch.service.present.run_files import files_in, plan_in_words, size_in_words, weights_in
-from largebatch.service.present.views import details
+from largebatch.service.present.trial_figures import in_short
+from largebatch.service.present.views import JobDetails, details
 
 RESUMABLE = {State.FAILED, State.CANCELLED}
 router = APIRouter(include_in_schema=False)
@@ -25,9 +29,10 @@ router = APIRouter(include_in_schema=False)
 
 @router.get("/runs/{job_id}")
 @router.get("/sweeps/{job_id}")
+@router.get("/studies/{job_id}")
 def one_job(request: Request, job_id: str, deps: Deps, who: Visitor) -> HTMLResponse:
     """One run or sweep."""
-    kind = Kind.SWEEP if request.url.path.startswith("/sweeps/") else Kind.RUN
+    kind = next(kind for kind in Kind if request.url.path.startswith(f"/{kind.plural}/"))
     return _page(request, deps, who, deps.visible(job_id, kind, who))
 
 
@@ -35,7 +40,58 @@ def one_job(request: Request, job_id: str, deps: Deps, who: Visitor) -> HTMLResp
 def part_of_page(request: Request, job_id: str, part: Literal["change", "left"], deps: Deps, who: Visitor) -> HTMLResponse:
     """What of a run's page changes with its state, beside what its events tell: what to change; its files, weights and plan."""
     job = deps.visible(job_id, Kind.RUN, who)
-    return render(request, f"run_{part}.html", job=job, can_submit=who.may("submit"), **_parts(deps, job))
+    return render(request, f"run_{part}.html", job=job, can_submit=who.may("submit"), api=f"/v1/runs/{job.id}", **_parts(deps, job))
+
+
+@router.get("/{kinds}/{job_id}/parts/runs")
+def runs_of_page(request: Request, kinds: Literal["sweeps", "studies"], job_id: str, deps: Deps, who: Visitor) -> HTMLResponse:
+    """The table of a sweep's or study's runs."""
+    job = _job_of(deps, kinds, job_id, who)
+    return render(request, "sweep_runs.html", job=job, trials=trials_of(deps, job), in_short=in_short)
+
+
+@router.get("/{kinds}/{job_id}/parts/answer")
+def answer_of_page(request: Request, kinds: Literal["sweeps", "studies"], job_id: str, deps: Deps, who: Visitor) -> HTMLResponse:
+    """What a sweep or study says; without asking for an answer where there is none."""
+    job = _job_of(deps, kinds, job_id, who)
+    trials, answer, words = trials_of(deps, job), None, []
+    if any(trial.state == "ended" for trial in trials):
+        try:
+            answer = findings_of(deps, job, who.owner)
+        except LargebatchError as error:
+            words = [" ".join(filter(None, (error.problem, error.hint)))]
+    elif job.state in FINAL:
+        failed = [trial for trial in trials if trial.state == "failed"]
+        why = "" if not failed else f"{len(failed)} of {len(trials)} runs failed, first: {failed[0].why or 'no reason was given'}"
+        words = [f"This {job.kind} is over ({job.state}), without an answer: none of its runs has ended.", *filter(None, (why, job.reason or "")),
+                 "Mend what it says and submit it again, or resume it: runs that have ended are kept."]  # fmt: skip
+    return render(request, "sweep_answer.html", job=job, answer=answer, words=words)
+
+
+@router.get("/{kinds}/{job_id}/runs/{run_id}")
+def trial_page(request: Request, kinds: Literal["sweeps", "studies"], job_id: str, run_id: str, deps: Deps, who: Visitor) -> HTMLResponse:
+    """One run of a sweep or study, as a run's page shows it; it is not resumed or cancelled alone."""
+    job = _job_of(deps, kinds, job_id, who)
+    folder, view = trial_folder(deps, job, run_id)
+    summary = parse_object((folder / SUMMARY).read_bytes()) if (folder / SUMMARY).is_file() else None
+    state = {"ended": State.SUCCEEDED, "running": State.RUNNING}.get(view.state, State.FAILED)
+    of_the_run = {"id": run_id, "kind": Kind.RUN, "spec": resumed_spec(folder, []).model_dump(mode="json"), "base": None, "state": state,
+                  "reason": view.why or None, "outcome": view.outcome, "summary": summary, "global_batch_size": (summary or {}).get("global_batch_size"), "progress": progress_of_run(folder)}  # fmt: skip
+    as_run = Job.model_validate({**job.model_dump(), **of_the_run})
+    left: dict[str, Any] = {
+        "files": files_in(folder),
+        "weights": [],
+        "plan": [*plan_in_words(read_plan(folder))],
+        "size": size_in_words,
+        "next": next_steps(as_run),
+    }
+    api = f"/v1/{kinds}/{job.id}/runs/{run_id}"
+    at = f"/v1/{kinds}/{job.id}/artifacts/{folder.relative_to(deps.settings.runs_dir / job.id)}"
+    return render(request, "run.html", job=JobDetails.model_validate(as_run), api=api, files_at=at, sweep=job, **_of_every_job(as_run), **left)
+
+
+def _job_of(deps: Dependencies, kinds: str, job_id: str, who: Principal) -> Job:
+    return deps.visible(job_id, next(kind for kind in Kind if kind.plural == kinds), who)
 
 
 @router.post("/runs/{job_id}/resume")
@@ -52,10 +108,13 @@ def go_on(request: Request, job_id: str, deps: Deps, who: Visitor, epochs: Annot
 
 def _page(request: Request, deps: Dependencies, who: Principal, job: Job, refused: LargebatchError | None = None, epochs: str = "") -> HTMLResponse:
     """A job's page. Args: refused: why the run does not go on as it was asked to; epochs: what was asked for."""
-    return render(
-        request, f"{job.kind}.html", 422 if refused else 200, job=details(job, deps.settings), kind=job.kind, can_submit=who.may("submit"),
-        is_final=job.state in FINAL, can_resume=job.state in RESUMABLE, judged_by=_judged_by(job), **_parts(deps, job, refused, epochs),
-    )  # fmt: skip
+    template = "run.html" if job.kind is Kind.RUN else "sweep.html"
+    shown = {**_of_every_job(job), **_parts(deps, job, refused, epochs), "can_submit": who.may("submit"), "can_resume": job.state in RESUMABLE}
+    return render(request, template, 422 if refused else 200, job=details(job, deps.settings), api=f"/v1/{job.kind.plural}/{job.id}", **shown)
+
+
+def _of_every_job(job: Job) -> dict[str, Any]:
+    return {"kind": job.kind, "is_final": job.state in FINAL, "judged_by": _judged_by(job)}
 
 
 def _parts(deps: Dependencies, job: Job, refused: LargebatchError | None = None, epochs: str = "") -> dict[str, Any]:

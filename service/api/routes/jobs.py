@@ -23,6 +23,7 @@ from largebatch.service.present.next_steps import NextSteps, next_steps
 from largebatch.service.present.views import JobDetails, JobPage, JobView, details
 
 After = Annotated[int, Query(ge=0, le=1 << 50, description="next_after of the page before.")]
+Points = Annotated[int, Query(ge=2, le=2000, description="At most so many steps.")]
 Limit = Annotated[int, Query(ge=1, le=200)]
 LastEventId = Annotated[str | None, Header(max_length=30)]
 IdempotencyKey = Annotated[
@@ -44,7 +45,7 @@ def submitted(deps: Dependencies, job: Job, who: Principal, submission: BaseMode
     if who.may("admin"):
         job = job.model_copy(update={"priority_among_owners": job.priority})
     accepted, is_new = deps.store.accept(job, key, digest_of(submission), deps.settings.max_queued_per_owner)
-    response.headers["Location"] = f"/v1/{job.kind}s/{accepted.id}"
+    response.headers["Location"] = f"/v1/{job.kind.plural}/{accepted.id}"
     if is_new:
         SUBMITS.labels(str(job.kind)).inc()
     else:

@@ -21,7 +21,7 @@ from largebatch.tuning import report as reports
 
 HERE, CARDS = Path(web.__file__).parent, Path(reports.__file__).parent / "templates"
 router = APIRouter(include_in_schema=False)
-templates = Jinja2Templates(HERE / "templates")
+templates = Jinja2Templates([HERE / "templates", CARDS])
 templates.env.globals.update(states=list(State), final=FINAL)
 
 
@@ -58,6 +58,7 @@ def start() -> Response:
 
 @router.get("/runs")
 @router.get("/sweeps")
+@router.get("/studies")
 def job_list(
     request: Request,
     deps: Deps,
@@ -67,7 +68,7 @@ def job_list(
     cursor: Annotated[str | None, Query(max_length=300)] = None,
 ) -> HTMLResponse:
     """A table that follows what it shows."""
-    kind = Kind.SWEEP if request.url.path == "/sweeps" else Kind.RUN
+    kind = next(kind for kind in Kind if request.url.path == f"/{kind.plural}")
     owner = None if who.may("admin") else who.owner
     chosen = State(state) if state in set(State) else None
     page = deps.store.page(kind, owner=owner, state=chosen, text=q, cursor=cursor)

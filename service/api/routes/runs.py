@@ -15,7 +15,7 @@ from largebatch.service.api.auth import Who
 from largebatch.service.api.dependencies import Deps
 from largebatch.service.api.errors import ERRORS, NotFoundError
 from largebatch.service.api.requests import RunSubmit, job_of_run, recipe_specs
-from largebatch.service.api.routes.jobs import After, IdempotencyKey, accepted_links, add_job_routes, submitted
+from largebatch.service.api.routes.jobs import After, IdempotencyKey, Points, accepted_links, add_job_routes, submitted
 from largebatch.service.api.routes.strict_json import StrictRoute
 from largebatch.service.db.store import ConflictError
 from largebatch.service.job import Kind
@@ -106,7 +106,7 @@ def records(
 
 
 @router.get("/{job_id}/series", operation_id="series_run")
-def series(job_id: str, deps: Deps, who: Who, points: Annotated[int, Query(ge=2, le=2000)] = 400) -> Series:
+def series(job_id: str, deps: Deps, who: Who, points: Points = 400) -> Series:
     """The run's curves for a chart: all evaluations, and of the steps and noise estimates at most so many, evenly spread over the whole run.
 
     `next_after` is where its events go on.

@@ -20,10 +20,11 @@ from largebatch.jobs.run.run_folder import storage_errors, write_whole
 from largebatch.jobs.spec.read import build_spec, read_override, read_spec, recipe_paths
 from largebatch.jobs.streams import print_answer
 from largebatch.jobs.tasks.metric import ACCURACY
-from largebatch.service.cli.options import AsJson
+from largebatch.service.cli.options import AsJson, seconds_of
 from largebatch.service.cli.tables import output, plain_table
 from largebatch.service.cli.typer_parameters import spread
 from largebatch.service.client import WORKED_OUT_S, Client, configured
+from largebatch.service.job import Kind
 from largebatch.tuning.sweep.space import find_sweep, read_sweep, sweep_paths
 
 app = typer.Typer()
@@ -32,9 +33,13 @@ app.add_typer(remote, name="remote")
 Server = Annotated[str | None, typer.Option(help="The service, such as http://127.0.0.1:8080.", envvar="LARGEBATCH_SERVER")]
 JobId = Annotated[str, typer.Argument(metavar="ID")]
 IsSweep = Annotated[bool, typer.Option("--sweep", help="It is a sweep, not a run.")]
+IsStudy = Annotated[bool, typer.Option("--study", help="It is a study, not a run.")]
 Recipe = Annotated[str, typer.Argument(help="A recipe (or, with --sweep, a sweep) that comes along, or a local YAML or JSON file.")]
 COLUMNS = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
 IsSweepFile = Annotated[bool, typer.Option("--sweep", help="RECIPE is a sweep.")]
+IsStudyOf = Annotated[bool, typer.Option("--study", help="A study of RECIPE: which batch size reaches its target soonest.")]
+Budget = Annotated[str | None, typer.Option(help="Of a study: its time in all, such as 30m or 2h; default 30m.")]
+Compared = Annotated[str | None, typer.Option("--optimizers", metavar="NAME,NAME,...", help="Of a study: those that are compared.")]
 Workers = Annotated[str | None, typer.Option(metavar="N|MIN:MAX", help="Workers by Ray.")]
 
 
@@ -43,15 +48,17 @@ def _client(server: str | None) -> Client:
     return Client(*configured(server, os.environ.get("LARGEBATCH_TOKEN")))
 
 
-def _kind(is_sweep: bool) -> str:
-    """The kind of a job, as the service calls it."""
-    return "sweep" if is_sweep else "run"
+def _kind(is_sweep: bool, is_study: bool = False) -> Kind:
+    """The kind of a job. Raises: SpecError."""
+    if is_sweep and is_study:
+        raise SpecError("--study", "a job is a sweep or a study, not both.", "Leave one of them out.")
+    return Kind.SWEEP if is_sweep else Kind.STUDY if is_study else Kind.RUN
 
 
-def _answer(server: str | None, is_sweep: bool, path: str, method: str = "GET", **options: Any) -> Any:
+def _answer(server: str | None, kind: Kind, path: str, method: str = "GET", **options: Any) -> Any:
     """What the service answers to one request. Args: path: below that of all runs, or of all sweeps; options: httpx's."""
     with _client(server) as client:
-        return client.request(method, f"/v1/{_kind(is_sweep)}s{path}", **options)
+        return client.request(method, f"/v1/{kind.plural}{path}", **options)
 
 
 @remote.command(epilog="Example: largebatch remote submit digits-lamb --server http://127.0.0.1:8080 --follow")
@@ -61,6 +68,9 @@ def submit(
     overrides: Overrides = (),
     server: Server = None,
     is_sweep: IsSweepFile = False,
+    is_study: IsStudyOf = False,
+    budget: Budget = None,
+    optimizers: Compared = None,
     workers: Workers = None,
     gpus: Annotated[int, typer.Option(min=0, help="GPUs to hold.")] = 0,
     cpus: Annotated[float | None, typer.Option(min=0.25, help="Cores to hold; default all.")] = None,
@@ -69,24 +79,44 @@ def submit(
     follow: Annotated[bool, typer.Option("--follow", help="Print what it does until it is over.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Submit a recipe, or a sweep, to a service."""
-    document = _document(recipe, overrides, is_sweep, priority=priority, gpus=gpus, workers=workers, cpus=cpus, memory_gib=memory_gib)
+    """Submit a recipe, a sweep or a study to a service."""
+    kind = _kind(is_sweep, is_study)
+    document = _document(
+        recipe,
+        overrides,
+        kind,
+        **_of_a_study(kind, budget, optimizers),
+        priority=priority,
+        gpus=gpus,
+        workers=workers,
+        cpus=cpus,
+        memory_gib=memory_gib,
+    )
     code = 0
     with _client(server) as client:
-        job = client.submit(_kind(is_sweep), document)
+        job = client.submit(kind, document)
         if follow or not as_json:
             print(f"Accepted: {job['id']}", file=sys.stderr if follow else sys.stdout)
         if follow:
-            code = _print_events(client, job["id"], _kind(is_sweep), sys.stderr if as_json else sys.stdout)
-            job = client.request("GET", f"/v1/{_kind(is_sweep)}s/{job['id']}") if as_json else job
+            code = _print_events(client, job["id"], kind, sys.stderr if as_json else sys.stdout)
+            job = client.request("GET", f"/v1/{kind.plural}/{job['id']}") if as_json else job
     if as_json:
         print_answer(json.dumps(job))
     raise typer.Exit(code)
 
 
-def _document(recipe: str, overrides: tuple[str, ...], is_sweep: bool, **others: Any) -> dict[str, Any]:
+def _of_a_study(kind: Kind, budget: str | None, optimizers: str | None) -> dict[str, Any]:
+    """What of a request only a study has. Raises: SpecError."""
+    told = {"budget_s": None if budget is None else seconds_of(budget), "optimizers": optimizers and [name.strip() for name in optimizers.split(",")]}
+    given = {name: value for name, value in told.items() if value}
+    if given and kind is not Kind.STUDY:
+        raise SpecError("--budget" if budget else "--optimizers", "is for a study.", "Say so with --study.")
+    return given
+
+
+def _document(recipe: str, overrides: tuple[str, ...], kind: Kind, **others: Any) -> dict[str, Any]:
     """The body of a request, for what is to be trained. Raises: SpecError."""
-    if is_sweep:
+    if kind is Kind.SWEEP:
         if overrides:
             raise SpecError("--set", "changes a recipe; a sweep has its own `set`.", "Write it into the sweep's file.")
         return {"sweep": _sweep(recipe), **others}
@@ -121,11 +151,16 @@ def plan(
     overrides: Overrides = (),
     server: Server = None,
     is_sweep: IsSweepFile = False,
+    is_study: IsStudyOf = False,
+    budget: Budget = None,
+    optimizers: Compared = None,
     workers: Workers = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a service would do with a recipe, or a sweep, and run nothing."""
-    facts = _answer(server, is_sweep, "/plan", "POST", timeout=WORKED_OUT_S, json=_document(recipe, overrides, is_sweep, workers=workers))
+    """Say what a service would do with a recipe, a sweep or a study, and run nothing."""
+    kind = _kind(is_sweep, is_study)
+    document = _document(recipe, overrides, kind, **_of_a_study(kind, budget, optimizers), workers=workers)
+    facts = _answer(server, kind, "/plan", "POST", timeout=WORKED_OUT_S, json=document)
     if as_json:
         print_answer(json.dumps(facts))
         return
@@ -137,38 +172,39 @@ def plan(
 def list_jobs(
     server: Server = None,
     is_sweep: Annotated[bool, typer.Option("--sweep", "--sweeps", help="Sweeps, not runs.")] = False,
+    is_study: Annotated[bool, typer.Option("--study", "--studies", help="Studies, not runs.")] = False,
     state: Annotated[str | None, typer.Option(help="Only those in this state.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=200)] = 20,
     as_json: AsJson = False,
 ) -> None:
     """List jobs, newest first."""
-    page = _answer(server, is_sweep, "", params={"limit": limit, **({} if state is None else {"state": state})})
+    page = _answer(server, _kind(is_sweep, is_study), "", params={"limit": limit, **({} if state is None else {"state": state})})
     if as_json:
         print_answer(json.dumps(page))
         return
     table = plain_table("id", "state", "batch", "score", "training", "owner")
     for job in page["items"]:
         score, seconds = job["progress"].get("score"), job["progress"].get("training_seconds")
-        batch = "" if is_sweep else str(job["global_batch_size"] or job["progress"].get("global_batch_size") or "-")
+        batch = "" if is_sweep or is_study else str(job["global_batch_size"] or job["progress"].get("global_batch_size") or "-")
         table.add_row(job["id"], job["state"], batch, "" if score is None else f"{score:.4f}",
                       "" if seconds is None else f"{seconds:.1f} s", job["owner"])  # fmt: skip
     output().print(table)
 
 
 @remote.command(epilog="Example: largebatch remote show digits-lamb-20260101-120000-ab12cd34")
-def show(job_id: JobId, server: Server = None, is_sweep: IsSweep = False) -> None:
+def show(job_id: JobId, server: Server = None, is_sweep: IsSweep = False, is_study: IsStudy = False) -> None:
     """Print a job as JSON."""
-    print(json.dumps(_answer(server, is_sweep, f"/{job_id}"), indent=2))
+    print(json.dumps(_answer(server, _kind(is_sweep, is_study), f"/{job_id}"), indent=2))
 
 
 @remote.command(epilog="Example: largebatch remote follow digits-lamb-20260101-120000-ab12cd34")
-def follow(job_id: JobId, server: Server = None, is_sweep: IsSweep = False) -> None:
+def follow(job_id: JobId, server: Server = None, is_sweep: IsSweep = False, is_study: IsStudy = False) -> None:
     """Print what a job does until it is over."""
     with _client(server) as client:
-        raise typer.Exit(_print_events(client, job_id, _kind(is_sweep), sys.stdout))
+        raise typer.Exit(_print_events(client, job_id, _kind(is_sweep, is_study), sys.stdout))
 
 
-def _print_events(client: Client, job_id: str, kind: str, out: TextIO) -> int:
+def _print_events(client: Client, job_id: str, kind: Kind, out: TextIO) -> int:
     """Print what a job does until it is over. Returns the exit code."""
     state, reason, num_over, metric, part = "", None, None, ACCURACY, "test"
     for name, data in client.events(job_id, kind):
@@ -190,31 +226,34 @@ def _print_events(client: Client, job_id: str, kind: str, out: TextIO) -> int:
 
 
 @remote.command(epilog="Example: largebatch remote logs digits-lamb-20260101-120000-ab12cd34")
-def logs(job_id: JobId, server: Server = None, is_sweep: IsSweep = False) -> None:
+def logs(job_id: JobId, server: Server = None, is_sweep: IsSweep = False, is_study: IsStudy = False) -> None:
     """Print what a job's newest attempt printed."""
     with _client(server) as client:
-        print(client.logs(_kind(is_sweep), job_id), end="")
+        print(client.logs(_kind(is_sweep, is_study), job_id), end="")
 
 
 @remote.command(epilog="Example: largebatch remote cancel digits-lamb-20260101-120000-ab12cd34")
-def cancel(job_id: JobId, server: Server = None, is_sweep: IsSweep = False) -> None:
+def cancel(job_id: JobId, server: Server = None, is_sweep: IsSweep = False, is_study: IsStudy = False) -> None:
     """End a job after its step; it can be resumed."""
-    job = _answer(server, is_sweep, f"/{job_id}/cancel", "POST")
+    job = _answer(server, _kind(is_sweep, is_study), f"/{job_id}/cancel", "POST")
     print(f"{job_id}: {job['state']}, asked to stop")
 
 
 @remote.command(epilog="Example: largebatch remote resume digits-lamb-20260101-120000-ab12cd34")
 @spread
-def resume(job_id: JobId, overrides: Overrides = (), server: Server = None, is_sweep: IsSweep = False) -> None:
+def resume(job_id: JobId, overrides: Overrides = (), server: Server = None, is_sweep: IsSweep = False, is_study: IsStudy = False) -> None:
     """Queue a failed or cancelled job again; with --set stop.epochs=N also a run that succeeded, which then goes on to N epochs."""
-    job = _answer(server, is_sweep, f"/{job_id}/resume", "POST", json={"set": dict(map(read_override, overrides))})
+    kind = _kind(is_sweep, is_study)
+    if overrides and kind is not Kind.RUN:
+        raise SpecError("--set", f"a {kind} goes on as it was begun.", "Leave it out.")
+    job = _answer(server, kind, f"/{job_id}/resume", "POST", json={"set": dict(map(read_override, overrides))})
     print(f"{job_id}: {job['state']}")
 
 
 @remote.command("next", epilog="Example: largebatch remote next digits-lamb-20260101-120000-ab12cd34")
-def next_of_job(job_id: JobId, server: Server = None, is_sweep: IsSweep = False, as_json: AsJson = False) -> None:
+def next_of_job(job_id: JobId, server: Server = None, is_sweep: IsSweep = False, is_study: IsStudy = False, as_json: AsJson = False) -> None:
     """Print the command that does the same as a job, and after a run that went wrong what to change."""
-    steps = _answer(server, is_sweep, f"/{job_id}/next")
+    steps = _answer(server, _kind(is_sweep, is_study), f"/{job_id}/next")
     if as_json:
         print_answer(json.dumps(steps))
         return
@@ -224,16 +263,16 @@ def next_of_job(job_id: JobId, server: Server = None, is_sweep: IsSweep = False,
 
 
 @remote.command(epilog="Example: largebatch remote delete digits-lamb-20260101-120000-ab12cd34")
-def delete(job_id: JobId, server: Server = None, is_sweep: IsSweep = False) -> None:
+def delete(job_id: JobId, server: Server = None, is_sweep: IsSweep = False, is_study: IsStudy = False) -> None:
     """Forget a job that is over, and remove its files from the server."""
-    _answer(server, is_sweep, f"/{job_id}", "DELETE")
+    _answer(server, _kind(is_sweep, is_study), f"/{job_id}", "DELETE")
     print(f"{job_id}: deleted")
 
 
 @remote.command(epilog="Example: largebatch remote advice my-sweep-20260101-120000-ab12cd34")
-def advice(job_id: JobId, server: Server = None) -> None:
-    """Print what a sweep says so far."""
-    print("\n".join(_answer(server, True, f"/{job_id}/findings", timeout=WORKED_OUT_S)["words"]))
+def advice(job_id: JobId, server: Server = None, is_study: IsStudy = False) -> None:
+    """Print what a sweep, or a study, says so far."""
+    print("\n".join(_answer(server, Kind.STUDY if is_study else Kind.SWEEP, f"/{job_id}/findings", timeout=WORKED_OUT_S)["words"]))
 
 
 @remote.command(epilog="Example: largebatch remote download digits-lamb-20260101-120000-1a2b3c4d --output here")
@@ -243,19 +282,20 @@ def download(
     into: Annotated[Path, typer.Option("--output", metavar="DIR", help="A new folder.")],
     server: Server = None,
     is_sweep: IsSweep = False,
+    is_study: IsStudy = False,
     best: Annotated[bool, typer.Option("--best", help="The weights of the best checkpoint; default the newest.")] = False,
     weights: Annotated[bool, typer.Option("--weights/--no-weights", help="A run's weights, too, as weights.safetensors.")] = True,
 ) -> None:
     """Fetch a job's files, and of a run the weights that it was evaluated with."""
     if into.exists():
         raise InputError("--output", f"{into} is there already.", "Give a new folder.")
-    job = f"/v1/{_kind(is_sweep)}s/{quote(job_id, safe='')}"
+    job = f"/v1/{_kind(is_sweep, is_study).plural}/{quote(job_id, safe='')}"
     with storage_errors(into):
         into.parent.mkdir(parents=True, exist_ok=True)
         begun = tempfile.TemporaryDirectory(dir=into.parent, prefix=f".{into.name}-", ignore_cleanup_errors=True)
     with _client(server) as client, begun as folder:
         files = [(one["path"], f"{job}/artifacts/{quote(one['path'])}", one["bytes"]) for one in client.request("GET", f"{job}/artifacts")]
-        if weights and not is_sweep:
+        if weights and not (is_sweep or is_study):
             files.insert(0, ("weights.safetensors", f"{job}/weights{'?best=true' if best else ''}", None))
         whole = Path(folder) / "whole"
         with Progress(*COLUMNS, console=output(), transient=True, disable=not output().is_terminal) as progress:

@@ -35,7 +35,7 @@ export function draw(id, traces, xTitle, extra = {}) {
     margin: { l: 50, r: 15, t: 10, b: 45 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: ink },
     xaxis: { ...axis, title: { text: xTitle }, ...extra.xaxis }, yaxis: { ...axis, ...extra.yaxis },
     shapes: extra.level ? [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: extra.level, y1: extra.level, line: { color: "#888888", dash: "dot" } }] : [],
-    showlegend: traces.length > 1, legend: { orientation: "h", y: 1.02, yanchor: "bottom" }, uirevision: "kept", hovermode: "closest",
+    showlegend: extra.showlegend ?? traces.length > 1, annotations: extra.annotations, legend: { orientation: "h", y: 1.02, yanchor: "bottom" }, uirevision: "kept", hovermode: "closest",
   };
   window.Plotly.react(place, shown, layout, FORM);
 }

@@ -9,7 +9,7 @@ const WRITERS = {
 
 const STOPPING = "It finishes its step, saves and ends.";
 
-export const pathOf = (job) => `/v1/${job.dataset.kind}s/${encodeURIComponent(job.dataset.id)}`;
+export const pathOf = (job) => job.dataset.path;
 
 export function fill(place, job) {
   const values = { ...job.progress, state: job.state, outcome: job.outcome, attempt: job.attempt };
@@ -38,7 +38,7 @@ export function actions(job) {
       tellPressed("");
       try {
         await ask(act === "delete" ? pathOf(job) : `${pathOf(job)}/${act}`, { method: act === "delete" ? "DELETE" : "POST" });
-        if (act === "delete") location.assign(`/${job.dataset.kind}s`);
+        if (act === "delete") location.assign(job.dataset.list);
         else if (act === "resume") location.reload();
         else tellPressed(STOPPING);
       } catch (error) {
@@ -49,15 +49,6 @@ export function actions(job) {
     });
   }
 }
-
-// Works on parts that are fetched anew, too.
-document.addEventListener("click", async ({ target }) => {
-  if (!target.dataset?.copy) return;
-  const text = one(`#${target.dataset.copy}`);
-  getSelection().selectAllChildren(text); // what a browser without a clipboard for this address leaves to a key press
-  await navigator.clipboard?.writeText(text.textContent);
-  target.textContent = navigator.clipboard ? "Copied" : "Selected";
-});
 
 export function showJob(job, place) {
   fill(place, job);

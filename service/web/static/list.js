@@ -25,7 +25,7 @@ function addRow(table, job) {
   const row = made("tr");
   row.dataset.id = job.id;
   const name = made("td");
-  name.append(made("a", { href: `/${job.kind}s/${encodeURIComponent(job.id)}`, textContent: job.id }));
+  name.append(made("a", { href: `${table.dataset.path}/${encodeURIComponent(job.id)}`, textContent: job.id }));
   const state = made("td");
   const mark = made("span");
   mark.dataset.cell = "state";

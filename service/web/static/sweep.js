@@ -1,9 +1,8 @@
-// The page of one sweep.
+// The page of one sweep or study. What its runs say comes from the server as HTML and as figures; this asks again when more of them are over.
 
-import { showCard } from "./card.js";
 import { drawFigure } from "./charts.js";
 import { actions, linksOf, logOf, pathOf, showJob } from "./job.js";
-import { FINAL, listen, made, one, say, steadily } from "./talk.js";
+import { FINAL, all, fetchAnew, listen, made, one, say, steadily } from "./talk.js";
 
 function makePlace({ name, title, caption }) {
   const id = `figure-${name}`;
@@ -13,97 +12,45 @@ function makePlace({ name, title, caption }) {
   one("#figures").append(figure);
 }
 
-function rowsInto(table, rows) {
-  const line = (values, tag) => {
-    const row = made("tr");
-    row.append(...values.map((text) => made(tag, { textContent: text })));
-    return row;
-  };
-  table.replaceChildren(line(Object.keys(rows[0]), "th"), ...rows.map((row) => line(Object.values(row), "td")));
+function drawThem(figures) {
+  one("#drawn").hidden = !figures.length && !one("#figures").children.length;
+  figures.forEach(makePlace); // all of them first: what is drawn alone keeps the whole width
+  figures.forEach(({ name, figure }) => drawFigure(`figure-${name}`, figure));
 }
 
-const NAMES = { "learning_rate.base": "learning rate", "optimizer.name": "optimizer", "optimizer.entry_point": "optimizer" }; // whose last word alone would say nothing
-const brief = (fields) => Object.entries(fields).filter(([name]) => name !== "seed" && !(name === "optimizer.name" && fields["optimizer.entry_point"]))
-  .map(([name, value]) => `${NAMES[name] ?? name.split(".").pop()} ${typeof value === "number" ? Number(value.toPrecision(4)) : value}`).join(", ");
-const rounded = (value, digits) => (value === null || value === undefined ? "" : value.toFixed(digits));
-
-function trialRow(trial) {
-  const row = made("tr");
-  row.dataset.trial = trial.run_id;
-  const cell = (name, text, number = true) => {
-    const place = made("td", { textContent: text, className: number ? "number" : "" });
-    place.dataset.of = name;
-    return place;
-  };
-  const state = cell("state", "", false);
-  state.append(made("span", { textContent: trial.outcome ?? trial.state, className: `state ${trial.outcome ?? ""} ${trial.state}`, title: trial.why }));
-  row.append(cell("number", trial.number + 1), cell("fields", brief(trial.fields), false), state, cell("step", trial.step ?? ""),
-    cell("score", rounded(trial.score, 4)), cell("training_seconds", rounded(trial.training_seconds, 2)),
-    cell("to_target", rounded(trial.time_to_target_seconds, 2)));
-  return row;
+// How far it is: a study by the time that it may take, a sweep by its runs.
+function showProgress({ state, started_at: began, progress: { stage, stages, stage_name: name, runs_over: over, total_runs: total } }) {
+  const budget = Number(one("#job").dataset.budget);
+  one("#progress").hidden = !(total || stage);
+  if (!total && !stage) return;
+  const spent = began ? (Date.now() - Date.parse(began)) / 1000 : 0;
+  const isOver = FINAL.has(state);
+  const bar = budget ? { max: budget, value: state === "succeeded" ? budget : Math.min(spent, budget) } : { max: total, value: over };
+  Object.assign(one("#progress progress"), bar);
+  const words = [stage && !isOver && `Stage ${stage} of ${stages}: ${name}`, total && `${over} of ${total} runs over`,
+    budget && began && !isOver && `${Math.round(spent / 60)} of ${Math.round(budget / 60)} min`];
+  one(".progress-words").textContent = words.filter(Boolean).join(", ");
 }
 
 // What runs now, every second, without asking: the job's own event carries it.
 function tick(running) {
+  const written = { step: ({ step, total_steps: total }) => `${step ?? ""}${total ? ` / ${total}` : ""}`, score: ({ score }) => score?.toFixed(4) ?? "",
+    training_seconds: ({ training_seconds: seconds }) => seconds?.toFixed(2) ?? "" };
   for (const [name, told] of Object.entries(running ?? {})) {
     const row = one(`tr[data-trial="${CSS.escape(name)}"]`);
-    if (!row) continue;
-    const put = (of, text) => { one(`[data-of="${of}"]`, row).textContent = text; };
-    put("step", told.step ?? "");
-    put("score", rounded(told.score, 4));
-    put("training_seconds", rounded(told.training_seconds, 2));
+    for (const [of, text] of Object.entries(row ? written : {})) one(`[data-of="${of}"]`, row).textContent = text(told);
   }
-}
-
-function withoutAnswer(told, items) {
-  const failed = items.filter(({ state }) => state === "failed");
-  const why = failed.length ? [`${failed.length} of ${items.length} runs failed, first: ${failed[0].why || "no reason was given"}`] : [];
-  return [`This sweep is over (${told.state}), without an answer: none of its runs has ended.`, ...why,
-    ...(told.reason ? [told.reason] : []), "Mend what it says and submit it again, or resume it: runs that have ended are kept."];
 }
 
 export function sweepPage() {
   const job = one("#job");
   const base = pathOf(job);
 
-  function tell(words) {
-    one("#words").replaceChildren(...words.map((text) => made("p", { textContent: text })));
-  }
-
-  async function findings() {
-    const answer = await steadily(`${base}/findings?figures=true`).catch((error) => {
-      if (!error.problem) throw error;
-      return { words: [error.problem.detail], rows: [], figures: [] }; // no run has a result, and why
-    });
-    showCard(one("#card"), answer.card);
-    tell(answer.words);
-    one("#by-batch").hidden = !answer.rows.length;
-    if (answer.rows.length) rowsInto(one("#rows"), answer.rows);
-    one("#drawn").hidden = !answer.figures.length;
-    answer.figures.forEach(makePlace); // all of them first: what is drawn alone keeps the whole width
-    answer.figures.forEach(({ name, figure }) => drawFigure(`figure-${name}`, figure));
-  }
-
-  async function trials() {
-    const items = [];
-    for (let after = 0; ;) {
-      const page = await steadily(`${base}/records?limit=1000&after=${after}`);
-      items.push(...page.items);
-      if (page.is_complete) break;
-      after = page.next_after;
-    }
-    one("#trials tbody").replaceChildren(...items.map(trialRow));
-    one("#trials").hidden = items.length === 0;
-    return items;
-  }
-
-  // The service is asked for an answer only where a run may have one: where none has ended, the page knows what to say.
-  async function read(told) {
-    const items = await trials();
-    const isOver = FINAL.has(told.state);
-    one("#runs").hidden = isOver && !items.length;
-    if (items.some(({ state }) => state === "ended")) await findings();
-    else if (isOver) tell(withoutAnswer(told, items));
+  async function read() {
+    const parts = all("[data-from]").map(fetchAnew); // the answer takes longest, and nothing else waits for it
+    drawThem(await steadily(`${base}/figures`));
+    await Promise.all(parts);
+    if (one("#rows")) drawThem((await steadily(`${base}/findings?figures=true`)).figures);
   }
 
   let shown = null;
@@ -112,16 +59,16 @@ export function sweepPage() {
   const events = listen(`${base}/events`, {
     job: (told) => {
       showJob(told, job);
+      showProgress(told);
       linksOf(job, told);
       one("#report").hidden = told.state !== "succeeded";
       const state = `${told.state} ${told.progress.runs} ${told.progress.runs_over}`;
-      if (state !== shown) {
-        reading = reading.then(() => read(told)).catch((error) => say(error.message));
-      } else tick(told.progress.running);
+      if (state !== shown) reading = reading.then(read).catch((error) => say(error.message));
+      else tick(told.progress.running);
       shown = state;
       logOf(job, told.attempt);
     },
-    deleted: () => say("This sweep was deleted."),
+    deleted: () => say(`This ${job.dataset.kind} was deleted.`),
     over: () => events.close(),
   });
 }

@@ -15,9 +15,10 @@ from largebatch.service.api.dependencies import Dependencies, Deps
 from largebatch.service.api.errors import Problem, of_validation, problem_of
 from largebatch.service.api.forms.fields import Here, Typed, View
 from largebatch.service.api.forms.run_form import like_another, run_submission, run_view
+from largebatch.service.api.forms.study_form import study_submission, study_view
 from largebatch.service.api.forms.sweep_form import sweep_submission, sweep_view
-from largebatch.service.api.requests import RunSubmit, Submit, SweepSubmit, job_of_run, job_of_sweep
-from largebatch.service.api.routes import runs, sweeps
+from largebatch.service.api.requests import RunSubmit, StudySubmit, Submit, SweepSubmit, job_of_run, job_of_study, job_of_sweep
+from largebatch.service.api.routes import runs, studies, sweeps
 from largebatch.service.api.routes.jobs import submitted
 from largebatch.service.api.routes.pages import Visitor, render
 from largebatch.service.db.tokens import Principal
@@ -48,6 +49,10 @@ FORMS = {
         Kind.SWEEP, "Every combination of what is compared gets the same search over the learning rate.", sweep_view, sweep_submission,
         SweepSubmit, job_of_sweep, sweeps.plan,
     ),
+    "studies": Form(
+        Kind.STUDY, "Which batch size, optimizer and momentum reach the target soonest, found out within the time that you give.",
+        study_view, study_submission, StudySubmit, job_of_study, studies.plan,
+    ),
 }  # fmt: skip
 
 
@@ -63,7 +68,7 @@ AsTyped = Annotated[dict[str, str], Depends(typed_in)]
 def form_page(kinds: str, request: Request, deps: Deps, who: Visitor, typed: AsTyped) -> HTMLResponse:
     """The form, with what was typed so far."""
     here = _here(deps, who)
-    return _page(request, FORMS[kinds], who, here, like_another(typed, here) if kinds == "runs" and typed.get("like") else typed)
+    return _page(request, FORMS[kinds], who, here, like_another(typed, here) if typed.get("like") and FORMS[kinds].kind is not Kind.SWEEP else typed)
 
 
 def send(kinds: str, request: Request, deps: Deps, who: Visitor, typed: AsTyped) -> Response:

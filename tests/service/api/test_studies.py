@@ -1,0 +1,125 @@
+"""Studies as jobs: what is asked for, what its command is given, how far it is, and what it says."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from servers import Service, serving
+from sweep_folders import write_sweep
+
+from largebatch.jobs.errors import InputError
+from largebatch.jobs.spec.read import read_spec
+from largebatch.service.api.requests import StudySubmit, job_of_study
+from largebatch.service.backends.base import job_arguments, prepare
+from largebatch.service.job import Job, Kind, State
+from largebatch.service.present.next_steps import next_steps
+from largebatch.service.present.progress import read_progress
+from largebatch.service.settings import Settings
+from largebatch.tuning.sweep.ledger import begin_sweep
+from largebatch.tuning.sweep.spec import SweepSpec
+
+OPTIONS = ("--max-running-per-owner", "0")
+"""The service begins nothing: what these studies did is written here."""
+
+
+def study(**asked: Any) -> Job:
+    return job_of_study(StudySubmit.model_validate({"recipe": "digits-small-batch", **asked}), "ann", Settings(cpus=2.0))
+
+
+@pytest.mark.parametrize(
+    ("asked", "field", "words"),
+    [
+        ({"recipe": "digits-lamb"}, "stop.target", "a study compares times to it"),
+        ({"budget_s": 5.0}, "budget_s", "hold no study"),
+        ({"optimizers": ["sgd", "lamp"]}, "optimizers", "'lamp' is no optimizer"),
+        ({"workers": "2"}, "workers", "is for runs"),
+        ({"cpus": 0.25}, "cpus", "2 processes"),
+    ],
+)
+def test_what_cannot_be_studied_is_refused_by_its_field(asked: dict[str, Any], field: str, words: str) -> None:
+    with pytest.raises(InputError) as refused:
+        study(**asked)
+    assert refused.value.field == field
+    assert words in str(refused.value)
+
+
+def test_a_cluster_studies_nothing() -> None:
+    with pytest.raises(InputError, match="jobs run on a Ray cluster"):
+        job_of_study(StudySubmit(recipe="digits-small-batch"), "ann", Settings(ray_address="http://127.0.0.1:1"))
+
+
+def test_its_command_finds_what_it_is_to_do(tmp_path: Path) -> None:
+    job = study(budget_s=60.0, optimizers=["sgd", "lamb"], set={"stop.epochs": 7})
+    for _ in range(2):  # a service that was killed does it again
+        prepare(job, tmp_path)
+    begun = json.loads((tmp_path / job.id / "study.json").read_text())
+    assert (begun["budget_s"], begun["optimizers"], begun["spec"]["stop"]["epochs"]) == (60.0, ["sgd", "lamb"], 7)
+    arguments = job_arguments(job, tmp_path, Path("data"))
+    assert arguments == ["-m", "largebatch", "study", "--resume", f"{tmp_path}/{job.id}", "--data-dir", "data", "--device", "auto"]
+    command = next_steps(job).submit_command
+    assert command.startswith("largebatch remote submit digits-small-batch --budget 60s --optimizers sgd,lamb --study")
+    assert "--set stop.epochs=7" in command
+
+
+def test_how_far_it_is_follows_from_its_folder(tmp_path: Path) -> None:
+    job = study()
+    prepare(job, tmp_path)
+    folder = tmp_path / job.id
+
+    def stage() -> Any:
+        return read_progress(job, folder)["stage_name"]
+
+    assert stage() == "profile"
+    (folder / "profile.json").touch()
+    assert stage() == "reference run and prediction"
+    (folder / "sized-sweep.json").touch()
+    assert stage() == "sweep"
+    sweep = SweepSpec.model_validate({"recipe": "digits-small-batch", "each": {"batch.global_batch_size": [16, 64]}, "repeats": 1})
+    begin_sweep(folder / "sweep", sweep, read_spec("digits-small-batch"))
+    assert read_progress(job, folder)["total_runs"] == 2
+    (folder / "solution-batch-16").mkdir()
+    assert stage() == "solutions and their sharpness"
+    (folder / "sharpness.json").touch()
+    assert stage() == "report"
+
+
+def test_what_the_network_sees_of_a_study(service: Service) -> None:
+    with httpx.Client(base_url=service.url, timeout=60) as http:
+        accepted = http.post("/v1/studies", json={"recipe": "digits-small-batch", "budget_s": 600})
+        assert accepted.status_code == 202, accepted.text
+        assert accepted.headers["Location"] == f"/v1/studies/{accepted.json()['id']}"
+        plan = http.post("/v1/studies/plan", json={"recipe": "digits-small-batch", "optimizers": ["sgd", "lamb"]}).json()
+        assert plan["lines"][0]["how"].startswith("30 minutes for a profile")
+        job = study(budget_s=600.0).model_copy(update={"owner": "local", "state": State.SUCCEEDED, "attempt": 1})
+        prepare(job, service.runs_dir)
+        write_sweep(service.runs_dir / job.id / "sweep", job.base)
+        service.put(job)
+        path = f"/v1/studies/{job.id}"
+        assert [one["id"] for one in http.get("/v1/studies").json()["items"]].count(job.id) == 1
+        records = http.get(f"{path}/records").json()["items"]
+        assert [record["state"] for record in records] == ["ended", "ended", "ended", "pruned"]
+        assert "3 runs of 2 batch sizes" in " ".join(http.get(f"{path}/findings").json()["words"])
+        figures = {figure["name"]: figure["figure"] for figure in http.get(f"{path}/figures").json()}
+        assert [line["name"] for line in figures["rates"]["data"]] == ["batch 32", "batch 64"]
+        assert figures["rates"]["data"][1]["marker"]["symbol"] == ["circle", "circle-open"]
+        assert {line["y"][-2] for line in figures["parallel"]["data"]} <= {0.0, 1.0}, "the score's axis is the last"
+        assert http.get(f"{path}/runs/run-0/series").json()["evaluations"][0]["score"] == 0.95
+        assert http.get(f"{path}/runs/..%2F..%2Fx/series").status_code == 404
+        assert "it is a study" in http.get(f"/v1/runs/{job.id}").json()["detail"]
+        for page in (f"/studies/{job.id}", f"/studies/{job.id}/runs/run-0", f"/studies/{job.id}/parts/answer", "/studies", "/studies/new"):
+            assert http.get(page, headers={"Accept": "text/html"}).status_code == 200, page
+        assert accepted.json()["kind"] == Kind.STUDY
+
+
+@pytest.mark.slow
+def test_a_study_is_carried_out(tmp_path: Path) -> None:
+    with serving(tmp_path) as service:
+        job_id = httpx.post(f"{service.url}/v1/studies", json={"recipe": "digits-small-batch", "budget_s": 60, "set": {"stop.epochs": 8}}).json()[
+            "id"
+        ]
+        job = service.wait(job_id, "succeeded", "failed", seconds=900, kind="study")
+        assert job["state"] == "succeeded", job
+        assert "soonest" in " ".join(httpx.get(f"{service.url}/v1/studies/{job_id}/findings", timeout=60).json()["words"])
+        assert httpx.get(f"{service.url}/v1/studies/{job_id}/report").status_code == 200

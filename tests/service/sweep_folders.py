@@ -1,0 +1,36 @@
+"""A sweep's folder as a sweep leaves it, without any training."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from made_records import evaluation, start, summary
+
+from largebatch.jobs.run.journal import Journal
+from largebatch.jobs.spec.train_spec import TrainSpec
+from largebatch.tuning.sweep.ledger import Ending, Ledger, Trial
+
+
+def write_sweep(folder: Path, base: dict[str, Any] | None) -> None:
+    """Four runs: three ended, one of them without its target, and one pruned."""
+    folder.mkdir(parents=True)
+    spec = TrainSpec.model_validate(base)
+    with Ledger(folder) as ledger:
+        for number in range(4):
+            batch = 32 if number < 2 else 64
+            trial = Trial(number=number, group=number // 2, phase="search", fields={"batch.global_batch_size": batch, "learning_rate.base": 0.1},
+                          run_id=f"run-{number}")  # fmt: skip
+            ledger.add(trial)
+            run = folder / trial.run_id
+            run.mkdir()
+            (run / "spec.json").write_text(trial.spec(spec).model_dump_json())
+            (run / "environment.json").write_text(json.dumps({"device": "cpu"}))
+            with Journal(run) as journal:
+                journal.write(start(at_s=1.0))
+                journal.write(evaluation(30, 1.5, samples_seen=30 * batch, score=0.8 if number == 1 else 0.95))
+            if number == 3:
+                ledger.add(Ending(number=3, how="pruned", score=0.5))
+                continue
+            met = {"outcome": "missed"} if number == 1 else {"time_to_target_seconds": 2.0 - number / 4, "steps_to_target": 30}
+            told = summary(trial.run_id, global_batch_size=batch, steps=40, target_accuracy=0.9, best_score=0.95, score=0.93, **met)
+            (run / "summary.json").write_text(told.model_dump_json())
