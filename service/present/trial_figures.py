@@ -45,9 +45,8 @@ def _rates(scored: Sequence[TrialView]) -> dict[str, Any]:
          "marker": {"size": 9, "color": colour, "symbol": ["circle" if trial.state == "ended" else "circle-open" for trial in runs]}}
         for (batch, runs), colour in zip(sorted(groups.items(), key=lambda group: str(group[0]).zfill(12)), COLOURS * len(groups), strict=False)
     ]  # fmt: skip
-    axis = {"automargin": True}
-    return {"data": data, "layout": {"showlegend": len(data) > 1, "margin": MARGIN, "xaxis": {**axis, "type": "log", "title": {"text": "learning rate"}},
-                                     "yaxis": {**axis, "title": {"text": SCORE}}}}  # fmt: skip
+    x, y = ({"automargin": True, "title": {"text": title}} for title in ("learning rate", SCORE))
+    return {"data": data, "layout": {"showlegend": len(data) > 1, "margin": MARGIN, "xaxis": {**x, "type": "log"}, "yaxis": y}}
 
 
 def _parallel(scored: Sequence[TrialView], better: str) -> dict[str, Any]:
@@ -70,9 +69,9 @@ def _parallel(scored: Sequence[TrialView], better: str) -> dict[str, Any]:
         for end, run in ((0, axis.index(min(axis))), (1, axis.index(max(axis)))):
             text = _value(fields[run].get(name))
             ends.append({"x": at, "y": end, "text": text, "showarrow": False, "yshift": 10 if end else -10})
-    layout = {"showlegend": False, "margin": MARGIN, "annotations": ends, "xaxis": {"type": "category", "range": [-0.3, len(axes) - 0.7], "automargin": True},
-              "yaxis": {"showticklabels": False, "zeroline": False, "showgrid": False, "range": [-0.15, 1.15]}}  # fmt: skip
-    return {"data": data, "layout": layout}
+    x_axis = {"type": "category", "range": [-0.3, len(axes) - 0.7], "automargin": True}
+    y_axis = {"showticklabels": False, "zeroline": False, "showgrid": False, "range": [-0.15, 1.15]}
+    return {"data": data, "layout": {"showlegend": False, "margin": MARGIN, "annotations": ends, "xaxis": x_axis, "yaxis": y_axis}}
 
 
 def _places(values: Sequence[Any], in_logarithm: bool) -> list[float]:

@@ -3,8 +3,6 @@
 
 import { all, one, say } from "./talk.js";
 
-const AWAY = "The service does not answer; your changes are still here.";
-
 // The form as it is typed, but for the key of this sending.
 function typed(form) {
   const fields = new URLSearchParams(new FormData(form));
@@ -19,7 +17,7 @@ async function send(form, button) {
   button?.setAttribute("disabled", "");
   const answer = await (isChoice ? fetch(address) : fetch(form.action, { method: "POST", body })).catch(() => null);
   button?.removeAttribute("disabled");
-  if (!answer) say(AWAY);
+  if (!answer) say("The service does not answer; your changes are still here.");
   else if (answer.redirected) location.assign(answer.url);
   else {
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
