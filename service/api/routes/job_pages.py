@@ -75,9 +75,9 @@ def trial_page(request: Request, kinds: Literal["sweeps", "studies"], job_id: st
     folder, view = trial_folder(deps, job, run_id)
     summary = parse_object((folder / SUMMARY).read_bytes()) if (folder / SUMMARY).is_file() else None
     state = {"ended": State.SUCCEEDED, "running": State.RUNNING}.get(view.state, State.FAILED)
-    of_the_run = {"id": run_id, "kind": Kind.RUN, "spec": resumed_spec(folder, []).model_dump(mode="json"), "base": None, "state": state,
-                  "reason": view.why or None, "outcome": view.outcome, "summary": summary, "global_batch_size": (summary or {}).get("global_batch_size"),
-                  "progress": progress_of_run(folder)}  # fmt: skip
+    spec, batch = resumed_spec(folder, []).model_dump(mode="json"), (summary or {}).get("global_batch_size")
+    of_the_run = {"id": run_id, "kind": Kind.RUN, "spec": spec, "base": None, "state": state, "reason": view.why or None, "outcome": view.outcome,
+                  "summary": summary, "global_batch_size": batch, "progress": progress_of_run(folder)}  # fmt: skip
     as_run = Job.model_validate({**job.model_dump(), **of_the_run})
     left: dict[str, Any] = {
         "files": files_in(folder),

@@ -39,6 +39,9 @@ export function formPage() {
   for (const place of all(".follows", form)) {
     const button = one("button", place);
     place.hidden = true;
-    for (const field of all("[data-decides]", place.parentElement)) field.addEventListener("change", () => form.requestSubmit(button));
+    for (const field of all("[data-decides]", place.parentElement)) {
+      field.addEventListener("change", () => form.requestSubmit(button));
+      if (!field.selectedOptions[0].defaultSelected && one("[selected]", field)) form.requestSubmit(button); // chosen before this script was there
+    }
   }
 }
