@@ -30,7 +30,6 @@ async function send(form, button) {
 
 export function formPage() {
   const form = one("#submit");
-  if (!form) return;
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     send(form, event.submitter);

@@ -6,7 +6,6 @@ import { actions, linksOf, logOf, pathOf, showJob } from "./job.js";
 import { FINAL, all, fetchAnew, listen, made, one, say, steadily } from "./talk.js";
 
 const DRAW_MS = 250;
-const RUNNING_MS = 5000;
 
 // How far it is: by steps, and by training time, which ends sooner where the target is met before.
 function showProgress({ state, progress: { step, total_steps: total, training_seconds_left: left } }) {
@@ -62,7 +61,7 @@ export function runPage() {
     one("#notices").replaceChildren(one("#notices li"), ...series.happened.map(({ text }) => made("li", { textContent: text })));
     soon();
     if (job.dataset.isTrial) {
-      if (job.dataset.state === "running") setTimeout(anew, RUNNING_MS); // nothing tells of a sweep's runs one by one
+      if (job.dataset.state === "running") setTimeout(anew, 5000); // nothing tells of a sweep's runs one by one
       return;
     }
     events = listen(`${pathOf(job)}/events?after=${series.next_after}`, {
