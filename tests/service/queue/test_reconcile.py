@@ -73,8 +73,8 @@ class Scripted:
 class House:
     """A store, a backend and a reconciler that a test drives pass by pass."""
 
-    def __init__(self, tmp_path: Path, max_failures: int = 3) -> None:
-        self.settings = Settings(runs_dir=tmp_path, max_failures=max_failures)
+    def __init__(self, tmp_path: Path, max_failures: int = 3, max_running: int | None = None) -> None:
+        self.settings = Settings(runs_dir=tmp_path, max_failures=max_failures, max_running=max_running)
         engine = connect(f"sqlite:///{tmp_path}/service.sqlite")
         upgrade(engine)
         self.store, self.backend = Store(engine), Scripted()
@@ -324,6 +324,18 @@ def test_a_deadline(house: House) -> None:
     house.backend.end("running", 4)
     house.passes()
     assert (house.job("running").state, house.job("running").reason) == (State.FAILED, "Its deadline passed.")
+
+
+def test_no_more_jobs_run_together_than_the_service_was_started_with(tmp_path: Path) -> None:
+    house = House(tmp_path, max_running=1)
+    for owner in ("ann", "bob"):
+        house.submit(owner, owner=owner)
+    house.passes(3)
+    assert (house.job("ann").state, house.job("bob").state) == (State.RUNNING, State.QUEUED)
+    house.backend.end("ann", 0)
+    house.passes(3)
+    assert house.job("bob").state is State.RUNNING
+    house.store.engine.dispose()
 
 
 def test_the_machine_is_not_overbooked(house: House) -> None:
