@@ -67,13 +67,14 @@ AsTyped = Annotated[dict[str, str], Depends(typed_in)]
 
 def form_page(kinds: str, request: Request, deps: Deps, who: Visitor, typed: AsTyped) -> HTMLResponse:
     """The form, with what was typed so far."""
-    here = _here(deps, who)
+    here = _here(FORMS[kinds], deps, who)
     return _page(request, FORMS[kinds], who, here, like_another(typed, here) if typed.get("like") and FORMS[kinds].kind is not Kind.SWEEP else typed)
 
 
 def send(kinds: str, request: Request, deps: Deps, who: Visitor, typed: AsTyped) -> Response:
     """Plan what was typed, or start it; a mistake is told beside its field."""
-    form, here = FORMS[kinds], _here(deps, who)
+    form = FORMS[kinds]
+    here = _here(form, deps, who)
     try:
         submission = _read(form, typed, here)
         if typed.get("do") == "plan":
@@ -90,8 +91,14 @@ for plural in FORMS:  # before /runs/{job_id}
     router.add_api_route(f"/{plural}/new", partial(send, plural), methods=["POST"])
 
 
-def _here(deps: Dependencies, who: Principal) -> Here:
-    return Here(lambda job_id: deps.visible(job_id, Kind.RUN, who), deps.settings)
+def _here(form: Form, deps: Dependencies, who: Principal) -> Here:
+    """Where a form is filled in; another job of its kind is found as the run that it is, or begins from."""
+
+    def find(job_id: str) -> Job:
+        job = deps.visible(job_id, form.kind, who)
+        return job.model_copy(update={"spec": job.base}) if job.kind is Kind.STUDY else job
+
+    return Here(find, deps.settings)
 
 
 def _read(form: Form, typed: Typed, here: Here) -> Submit:
@@ -110,7 +117,7 @@ def _page(request: Request, form: Form, who: Principal, here: Here, typed: Typed
     wrong = None if problem is None else _field_of(problem.field, [field.name for _, fields in view.groups for field in fields], typed)
     return render(
         request, "new_job.html", 422 if problem else 200, form=form, view=view, problem=problem, wrong=wrong, plan=plan,
-        key=secrets.token_hex(16), can_submit=who.may("submit"),
+        key=secrets.token_hex(16), can_submit=who.may("submit"), entry_points=here.settings.entry_points,
     )  # fmt: skip
 
 

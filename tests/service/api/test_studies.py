@@ -110,6 +110,13 @@ def test_what_the_network_sees_of_a_study(service: Service) -> None:
         assert "it is a study" in http.get(f"/v1/runs/{job.id}").json()["detail"]
         for page in (f"/studies/{job.id}", f"/studies/{job.id}/runs/run-0", f"/studies/{job.id}/parts/answer", "/studies", "/studies/new"):
             assert http.get(page, headers={"Accept": "text/html"}).status_code == 200, page
+        again = http.get(f"/studies/new?like={job.id}&budget_s=10", headers={"Accept": "text/html"})
+        assert 'name="budget_s" value="10"' in again.text
+        sent = http.post("/studies/new", data={"recipe": "digits-small-batch", "budget_s": "0.05", "do": "start"})
+        assert (sent.status_code, "hold no study" in sent.text) == (422, True)
+        sent = http.post("/studies/new", data={"recipe": "digits-small-batch", "budget_s": "10", "optimizers": "sgd, lamb", "do": "start"})
+        asked = http.get(f"/v1{sent.headers['Location']}").json()["spec"]
+        assert (sent.status_code, asked) == (303, {"budget_s": 600.0, "optimizers": ["sgd", "lamb"]})
         assert accepted.json()["kind"] == Kind.STUDY
 
 
