@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 
 from largebatch.jobs.errors import SpecError
 from largebatch.jobs.optim.by_samples.options import BY_TIME_SCALE
-from largebatch.jobs.optim.config_base import LEARNING_RATE_FACTOR, Kind, OptimizerConfig, ParamGroups
+from largebatch.jobs.optim.config_base import LEARNING_RATE_FACTOR, Kind, OptimizerConfig, ParameterGroupConfig, ParamGroups
 from largebatch.jobs.optim.split.kinds import kinds_of
 from largebatch.jobs.spec.mistakes import nearest
 
@@ -59,14 +59,24 @@ def groups_in_words(model: nn.Module, config: OptimizerConfig) -> str:
     """Which parameters the config's own groups take, as a notice. Raises: SpecError for a group that takes none."""
     own_of = first_matches(trained_names(model), [group.pattern for group in config.groups])
     refuse_idle_patterns(model, "optimizer.groups", [group.pattern for group in config.groups])
-    taken = [list(own_of.values()).count(number) for number in range(len(config.groups) + 1)]
+    kinds = kinds_of(model, ())
+    taken = [[param for param, own in own_of.items() if own == number] for number in range(len(config.groups) + 1)]
     words = [
-        f"{num_params} {'parameter matches' if num_params == 1 else 'parameters match'} {group.pattern!r}"
-        f" (learning rate x {group.learning_rate_factor:g}, "
-        f"{config.decays_in_words if group.weight_decay is None else f'weight decay {group.weight_decay:g}'})"
-        for group, num_params in zip(config.groups, taken[1:], strict=True)
+        f"{len(params)} {'parameter matches' if len(params) == 1 else 'parameters match'} {group.pattern!r}"
+        f" (learning rate x {group.learning_rate_factor:g}, {_decay_in_words(config, group, [kinds[param] for param in params])})"
+        for group, params in zip(config.groups, taken[1:], strict=True)
     ]
-    return f"Groups: {'; '.join(words)}; {taken[0]} are as the optimizer says."
+    return f"Groups: {'; '.join(words)}; {len(taken[0])} are as the optimizer says."
+
+
+def _decay_in_words(config: OptimizerConfig, group: ParameterGroupConfig, kinds: Sequence[Kind]) -> str:
+    """The weight decay of a group. Args: kinds: of its parameters; biases and norms have none, unless the config says otherwise."""
+    told = config.decays_in_words if group.weight_decay is None else f"weight decay {group.weight_decay:g}"
+    is_main = config.takes(Kind.BIAS_OR_NORM, (), 1)
+    if config.group_options(is_bias_or_norm=True, is_main=is_main, group=group)["weight_decay"]:
+        return told
+    bare = [kind is Kind.BIAS_OR_NORM for kind in kinds]
+    return "no weight decay: biases and norms" if all(bare) else f"{told} but for biases and norms" if any(bare) else told
 
 
 def refuse_idle_patterns(model: nn.Module, field: str, patterns: Sequence[str]) -> None:

@@ -43,7 +43,7 @@ COMMANDS = {
     "advise": ("answer.advise", "Say which batch size is soonest, cheapest, best within a limit, and why."),
     "report": ("answer.report", "Write the report of runs that are there: one page that opens without a network, its numbers, its pictures."),
     "scale": ("answer.scale", "Predict time to target and cost on more workers, each at its best batch size, and what limits it."),
-    "compare": ("answer.compare", "Put runs side by side: a table, and a figure of scores against training seconds."),
+    "compare": ("answer.compare", "Put runs side by side: a table that names what they differ in, and a figure of scores against training seconds."),
     "open": (
         "answer.open",
         "Show a sweep's or a study's report, or a run's figure, in the browser; its path is printed, which is all where there is no browser.",

@@ -1,6 +1,7 @@
 """Prints tables on standard output: whole into a pipe, and with whole numbers on a terminal."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from rich.console import Console
@@ -8,6 +9,8 @@ from rich.table import Table
 
 GAP = 2
 """Blanks behind a column."""
+MOST_DIFFERING = 5
+"""Columns of what runs differ in."""
 SHORTEST_NAME = 16
 """Letters of a name that are left of it at least, where room is short."""
 
@@ -28,15 +31,17 @@ def plain_table(*columns: str, numbers: bool = False, title: str | None = None) 
 
 def print_runs(rows: list[dict[str, Any]]) -> None:
     """A line for each run's summary; a single one that is too long for the terminal becomes a line for each of its values."""
+    has_own_names = len({row.get("recipe") for row in rows}) == len(rows) and all("recipe" in row for row in rows)
     names, parts = {row["headline"]["name"] for row in rows}, {row.get("evaluated_on", "test") for row in rows}
     part = parts.pop() if len(parts) == 1 else "last"
     test = f"{part} {'acc.' if names == {'accuracy'} else names.pop() if len(names) == 1 else 'score'}"
     counts_tokens = all(row.get("tokens_per_sample") for row in rows)
     rate = "tokens_per_second" if counts_tokens else "samples_per_second"
     columns: dict[str, Callable[[dict[str, Any]], str]] = {
-        "run": lambda row: str(row.get("recipe", row["run_id"])),
+        "run": lambda row: str(row["recipe"] if has_own_names else row["run_id"]),
         **({"optimizer": lambda row: str(row["optimizer"])} if all("optimizer" in row for row in rows) else {}),
         "batch": lambda row: f"{row['global_batch_size']:,}",
+        **{_short(name): partial(_differing, name) for name in [*rows[0].get("differs", {})][:MOST_DIFFERING]},
         "outcome": lambda row: str(row["outcome"]),
         "steps": lambda row: f"{row['steps']:,}",
         "epochs": lambda row: f"{row['epochs']:g}" if row["epochs"] == round(row["epochs"], 2) else f"{row['epochs']:.2f}",
@@ -51,6 +56,16 @@ def print_runs(rows: list[dict[str, Any]]) -> None:
     print_rows(
         [{column: show(row) for column, show in columns.items()} for row in rows], names=("run", "optimizer"), words=("run", "optimizer", "outcome")
     )
+
+
+def _short(field: str) -> str:
+    """`warmup epochs` of `learning_rate.warmup_epochs`; whole where that is a column already."""
+    name = field.rpartition(".")[2].replace("_", " ")
+    return field if name in {"epochs", "steps"} else name
+
+
+def _differing(name: str, row: Mapping[str, Any]) -> str:
+    return str(row["differs"][name])
 
 
 def _noise_in_words(row: Mapping[str, Any]) -> str:

@@ -189,6 +189,9 @@ class Evidence(Answer):
     text: str
 
 
+BRANCH = " `largebatch branch RUN` measures it."
+
+
 class GrowthAdvice(Answer):
     """Whether the batch should grow while training, under one optimizer."""
 
@@ -198,6 +201,8 @@ class GrowthAdvice(Answer):
     """Whether the verdict is of these runs; else of the literature."""
     evidence: list[Evidence]
     """What was measured first."""
+    is_recorded: bool = False
+    """Whether another program trained the runs, which has to try it itself."""
 
     @property
     def is_unknown(self) -> bool:
@@ -219,7 +224,8 @@ class GrowthAdvice(Answer):
         grounds = {"measured": "measured on these runs", "literature": "the literature"}
         shown = [each for each in self.evidence if self.is_measured is False or each.source == "measured"]
         told = ". ".join(f"{grounds[each.source].capitalize()}: {each.text}" for each in shown)
-        ask = "" if self.is_measured else " `largebatch branch RUN` measures it."
+        measure = " A run with a batch that grows, recorded beside one of equal length without, measures it." if self.is_recorded else BRANCH
+        ask = "" if self.is_measured else measure
         return f"A batch that grows while training, under {optimizers}: {verdicts[self.verdict]}. {told}.{ask}"
 
 

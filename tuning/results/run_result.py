@@ -135,6 +135,11 @@ class RunResult:
         return self.summary.headline.metric
 
     @property
+    def is_recorded(self) -> bool:
+        """Whether another program's loop trained it."""
+        return any(name.startswith("recorded") for name, _ in self.settings)
+
+    @property
     def batch_schedule(self) -> tuple[tuple[str, str], ...]:
         """How its batch changes while training; empty where it does not."""
         return tuple(each for each in self.settings if each[0].startswith(CHANGES_BATCH))
@@ -250,6 +255,22 @@ def differences(runs: Iterable[RunResult]) -> dict[str, list[str]]:
         for name, by_optimizer in sorted(values.items())
         if any(len(different) > 1 for different in by_optimizer.values())
     }
+
+
+def what_differs(runs: Sequence[RunResult]) -> list[dict[str, str]]:
+    """Of each run its values of what the runs differ in, its batch and its optimizer apart: rate, momentum, seed, and other fields by their names."""
+    others = [*differences(runs)]
+    told = [
+        {
+            "learning rate": f"{run.learning_rate:.4g}",
+            "momentum": "-" if run.momentum is None else f"{run.momentum:.4g}",
+            "seed": str(run.seed),
+            **{name: run.values_of([name]).get(name, "-") for name in others},
+        }
+        for run in runs
+    ]
+    differing = [name for name in told[0] if len({each[name] for each in told}) > 1]
+    return [{name: each[name] for name in differing} for each in told]
 
 
 def differences_in_words(runs: Sequence[RunResult]) -> str:

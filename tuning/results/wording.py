@@ -97,6 +97,9 @@ def _words(findings: Findings) -> list[str]:
     words = [f"{findings.setting}: {runs} of {sizes}{under}, to {judged} {findings.target:g}{chosen}."]
     words += [sentence(advice, findings.unit) for advice in findings.advice if advice.question in {"soonest", "cheapest"}]
     words += _single_seeds_in_words(findings)
+    if findings.target_is_chosen and (unscored := [best for best in findings.best if best.reached_by_most is None]):
+        names = listed(f"batch {findings.unit.batch(best.global_batch_size)} with {best.first.optimizer}" for best in unscored)
+        words.append(f"The target leaves out {names}: half of the runs or more were never evaluated.")
     words += [_reach_in_words(side) for side in sides.values() if findings.compares_optimizers and reached]
     fitted = [(side.critical_batch, side) for side in sides.values() if side.critical_batch]
     words += [_critical_batch_in_words(critical, side, bool(under), is_first=not number) for number, (critical, side) in enumerate(fitted)]

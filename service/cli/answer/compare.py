@@ -19,6 +19,8 @@ from largebatch.tuning.report.picture_pen import write_png
 from largebatch.tuning.report.plotly_pen import write_page
 from largebatch.tuning.report.run_figures import on_unlike_footing, score_curves
 from largebatch.tuning.results.findings import NothingEndedError
+from largebatch.tuning.results.phrases import listed
+from largebatch.tuning.results.run_result import what_differs
 from largebatch.tuning.results.wording import disturbance_in_words
 
 WRITERS = {".html": write_page, ".png": write_png}
@@ -34,9 +36,9 @@ def compare(
     figure: Annotated[Path | None, typer.Option(help="Write scores against training seconds here, .html or .png.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Put runs side by side: a table, and a figure of scores against training seconds.
+    """Put runs side by side: a table that names what they differ in, and a figure of scores against training seconds.
 
-    A sweep stands for its runs, a study for those of its sweep.
+    Runs that have not ended are left out, in words. A sweep stands for its runs, a study for those of its sweep.
     """
     if figure is not None:
         if figure.suffix not in WRITERS:
@@ -49,7 +51,10 @@ def compare(
         with storage_errors(figure):
             figure.parent.mkdir(parents=True, exist_ok=True)
             WRITERS[figure.suffix](score_curves(results), figure)
-    rows = [{"recipe": result.name, "optimizer": result.optimizer, **result.summary.model_dump(mode="json")} for result in results]
+    rows = [
+        {"recipe": result.name, "optimizer": result.optimizer, "differs": differs, **result.summary.model_dump(mode="json")}
+        for result, differs in zip(results, what_differs(results), strict=True)
+    ]
     if as_json:
         print_answer(json.dumps(rows))
         for line in missing:
@@ -61,6 +66,8 @@ def compare(
             print(f"{result.folder.name} failed: {failure(read_records(result.folder))}")
     for line in missing:
         print(line)
+    if rows[0]["differs"]:
+        print(f"They differ in {listed(rows[0]['differs'])}.")
     if unlike := on_unlike_footing(results):
         print(f"These runs are {unlike}.")
     if disturbance := disturbance_in_words(results):

@@ -179,13 +179,20 @@ def test_a_model_by_name_is_frozen_too(tmp_path: Path) -> None:
 GROUPS = [{"pattern": "hidden.*", "learning_rate_factor": 0.25, "weight_decay": 0.5}, {"pattern": "*.weight", "learning_rate_factor": 2.0}]
 
 
+@pytest.mark.parametrize(("decays", "said"), [(False, "no weight decay: biases and norms"), (True, "weight decay 0.5")])
+def test_a_group_of_biases_alone_is_told_no_decay_that_it_has_not(decays: bool, said: str) -> None:
+    group = {"pattern": "*.bias", "weight_decay": 0.5}
+    words = job_of(optimizer={"name": "sgd", "decay_biases_and_norms": decays, "groups": [group]}).plan_in_words()
+    assert f"match '*.bias' (learning rate x 1, {said}); " in dict(words)["groups"]
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw", "lars", "lamb"])
 def test_groups_train_at_their_own_rate_and_resume_bit_for_bit(optimizer: str, tmp_path: Path) -> None:
     options = {"name": optimizer, "weight_decay": 0.01}
     trained(job_of(optimizer={**options, "groups": GROUPS}), tmp_path / "run")
     said = (
-        "2 parameters match 'hidden.*' (learning rate x 0.25, weight decay 0.5); 3 parameters match '*.weight' (learning rate x 2,"
-        " weight decay 0.01); 3 are as the optimizer says."
+        "2 parameters match 'hidden.*' (learning rate x 0.25, weight decay 0.5 but for biases and norms); 3 parameters match '*.weight' "
+        "(learning rate x 2, weight decay 0.01 but for biases and norms); 3 are as the optimizer says."
     )
     assert f"Groups: {said}" in notices(tmp_path / "run")
     assert ("groups", said) in job_of(optimizer={**options, "groups": GROUPS}).plan_in_words()

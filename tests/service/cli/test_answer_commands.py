@@ -279,3 +279,20 @@ def test_foreign_runs_in_mlflow_are_said(place: Path, monkeypatch: pytest.Monkey
     said = ask("report", *arguments, "--output", place / "report")
     assert told in said
     assert "yet" not in said
+
+
+def test_what_compared_runs_differ_in_is_named_and_runs_of_one_name_by_their_own(place: Path) -> None:
+    """Two seeds, of which one has other weight decay; a field that all share is no difference."""
+    other = made_folder(place / "runs", 32, seed=1)
+    spec = json.loads((other / run_folder.SPEC).read_text())
+    spec["optimizer"]["weight_decay"] = 0.25
+    (other / run_folder.SPEC).write_text(json.dumps(spec))
+    pair = (place / "runs" / "b32-s0-1", other)
+    rows = json.loads(ask("compare", *pair, "--json"))
+    assert [row["differs"] for row in rows] == [{"seed": "0", "optimizer.weight_decay": "0.0005"}, {"seed": "1", "optimizer.weight_decay": "0.25"}]
+    text = ask("compare", *pair)
+    assert "They differ in seed and optimizer.weight_decay." in text
+    head, first, second, *_ = text.splitlines()
+    assert [word in head for word in ("seed", "weight decay", "learning rate")] == [True, True, False]
+    assert (first.split()[0], second.split()[0]) == ("b32-s0-1", "b32-s1-1")
+    assert "They differ" not in ask("compare", pair[0])

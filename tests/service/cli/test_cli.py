@@ -212,6 +212,7 @@ class TestCompare:
         assert table.index("b128") < table.index("b300")
         rows = json.loads(largebatch("compare", *runs, "--json").stdout)
         assert [(row["recipe"], row["global_batch_size"], row["optimizer"]) for row in rows] == [("b128", 128, "sgd"), ("b300", 300, "sgd")]
+        assert [row["differs"] for row in rows] == [{}, {}], "batch and optimizer have columns of their own"
         page = largebatch("compare", *runs, "--figure", "deep/page.html")
         assert f"Figure: {Path('deep/page.html').resolve()}" in page.stdout
         assert Path("deep/page.html").is_file()

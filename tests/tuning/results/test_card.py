@@ -167,6 +167,13 @@ class TestSureness:
         assert sureness is not None
         assert any(f"its rate is the {word} of the 2" in ground for ground in sureness.grounds) == bool(word)
 
+    def test_a_seed_of_the_choice_that_missed(self) -> None:
+        made = [run(32), run(32, 1), *(run(512, seed, reaches=seed < 2) for seed in range(3))]
+        card = card_of(made)
+        assert card.choice is not None
+        assert card.choice.global_batch_size == 512
+        assert "1 of its 3 seeds missed the target" in line(card, "How sure")
+
     def test_diverged_runs_and_a_test_set_are_doubts(self) -> None:
         lost = run(4096, reaches=False)
         lost = replace(lost, summary=lost.summary.model_copy(update={"outcome": Outcome.DIVERGED}))

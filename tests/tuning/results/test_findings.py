@@ -157,6 +157,14 @@ class TestChosenTarget:
         found = find([self.scored(score, seed) for seed, score in enumerate(scores)])
         assert (found.target, found.missed) == (pytest.approx(target), [])
 
+    def test_a_choice_that_was_never_evaluated_sets_none(self) -> None:
+        lost = replace(ended(self.scored(0.5, optimizer="lamb"), best_score=None, score=None), evaluations=())
+        found = find([self.scored(0.95), lost])
+        assert found.target == pytest.approx(0.95)
+        assert [best.first.optimizer for best in found.missed] == ["lamb"]
+        assert "The target leaves out batch 512 with lamb: half of the runs or more were never evaluated." in answer_of(found).words
+        assert not any("leaves out" in line for line in answer_of(find([self.scored(0.95)])).words)
+
     def test_by_settings_that_have_most_seeds(self) -> None:
         """A lucky single run of other settings is not the best of its batch, so it sets no target either."""
         lucky = self.scored(0.99, **{"learning_rate.base": "2"})

@@ -49,6 +49,8 @@ def test_batches_are_answered_about_by_what_their_runs_cost(runs: Path) -> None:
     assert cheapest["choice"]["learning_rate"] == 0.64
     assert answer["critical_batch"] is not None
     text = largebatch("advise", runs).stdout
+    assert "largebatch branch" not in text, "which refuses them"
+    assert "A run with a batch that grows, recorded beside one of equal length without, measures it." in text
     assert "8 runs of 4 batch sizes, to validation accuracy 0.5" in text
     assert "no run scored a test set" in text
     assert "The runs differ" not in text

@@ -192,7 +192,8 @@ def target_of_all(runs: Sequence[RunResult]) -> float:
     """The best score that every compared choice reached in more than half of its runs, rounded to what is easier.
 
     A choice is an optimizer at a batch size under a batch schedule. As with a target that was given, its best configuration speaks for it, of those
-    with the most seeds, and where a search chose them those. NaN, which nothing meets, where a choice reached nothing; of fractions 0.
+    with the most seeds, and where a search chose them those. One of which half of the runs or more were never
+    evaluated says nothing of it and is left out; where none says anything it is 0.
     """
     metric, choices = runs[0].metric, dict[tuple[Any, ...], list[Configuration]]()
     for tried in configurations(runs, math.nan):
@@ -203,8 +204,8 @@ def target_of_all(runs: Sequence[RunResult]) -> float:
         reached = [tried.reached_by_most for tried in members if tried.standing[:2] == standing]
         of_choices.append(max((score for score in reached if score is not None), key=metric.goodness, default=None))
     known = [score for score in of_choices if score is not None]
-    if len(known) < len(of_choices):
-        return 0.0 if metric.is_fraction else math.nan
+    if not known:
+        return 0.0
     worst = min(known, key=metric.goodness)
     unit = 1e-3 if metric.is_fraction else 10.0 ** (math.floor(math.log10(abs(worst))) - 3) if worst else 1.0
     nearest = round(worst / unit)

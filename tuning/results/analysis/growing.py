@@ -74,9 +74,11 @@ def _of_optimizer(optimizer: str, runs: Sequence[RunResult], branched: Sequence[
     published = [Evidence(source="literature", text=text)] if optimizer in OPTIMIZERS else []
     evidence = [*(Evidence(source="measured", text=measured.text) for measured in (*pairs, *branches)), *published]
     verdict = _decided(pairs, branches)
+    is_recorded = all(run.is_recorded for run in runs if run.optimizer == optimizer)
     if verdict is None:
-        return GrowthAdvice(optimizer=optimizer, verdict=literature, is_measured=False, evidence=evidence)
-    return GrowthAdvice(optimizer=optimizer, verdict="measure" if verdict == "try" else verdict, is_measured=True, evidence=evidence)
+        return GrowthAdvice(optimizer=optimizer, verdict=literature, is_measured=False, evidence=evidence, is_recorded=is_recorded)
+    told: Verdict = "measure" if verdict == "try" else verdict
+    return GrowthAdvice(optimizer=optimizer, verdict=told, is_measured=True, evidence=evidence, is_recorded=is_recorded)
 
 
 def _decided(pairs: Sequence[Measured], branches: Sequence[Measured]) -> Verdict | Literal["try"] | None:

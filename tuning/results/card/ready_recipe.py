@@ -37,9 +37,9 @@ def _options(run: RunResult) -> list[str]:
     """What the command needs besides, where the run was begun with it."""
     assert run.folder is not None
     path = run.folder / run_folder.ENVIRONMENT
-    data_dir = json.loads(path.read_text()).get("data_dir", USUAL_DATA_DIR) if path.is_file() else USUAL_DATA_DIR
+    data_dir = Path(json.loads(path.read_text()).get("data_dir", USUAL_DATA_DIR) if path.is_file() else USUAL_DATA_DIR)
     workers = run.summary.world_size
     return [
-        *(["--data-dir", str(data_dir)] if data_dir != USUAL_DATA_DIR else []),
+        *(["--data-dir", str(data_dir)] if data_dir.absolute() != Path(USUAL_DATA_DIR).absolute() else []),
         *(["--workers", str(workers)] if workers > 1 else []),
     ]

@@ -21,13 +21,26 @@ def sureness_of(findings: Findings, choice: Choice, runners_up: Sequence[RunnerU
     """What speaks for and against the choice."""
     is_chosen_by_its_runs = any(_is_of(choice, best.first) for best in findings.chosen_by_their_runs)
     ties = [each for each in runners_up if each.tied_by]
-    doubts = _seeds(choice, is_chosen_by_its_runs=is_chosen_by_its_runs) + _ties(ties) + _measurement(findings, choice) + _search(findings, choice)
+    doubts = (
+        _misses(findings, choice)
+        + _seeds(choice, is_chosen_by_its_runs=is_chosen_by_its_runs)
+        + _ties(ties)
+        + _measurement(findings, choice)
+        + _search(findings, choice)
+    )
     verdict: Verdict = "tied" if ties else "unsure" if choice.num_seeds < 2 or is_chosen_by_its_runs else "sure"
     return Sureness(verdict=verdict, grounds=[ground for ground, _ in doubts], surer=[surer for _, surer in doubts if surer])
 
 
 def _is_of(choice: Choice, run: RunResult) -> bool:
     return (run.summary.global_batch_size, run.optimizer) == (choice.global_batch_size, choice.optimizer)
+
+
+def _misses(findings: Findings, choice: Choice) -> list[tuple[str, str]]:
+    """Seeds of the choice that did not come to the target at all. Returns: pairs of a ground, and what would make it surer or nothing."""
+    seconds = next(best.seconds for best in findings.reached if _is_of(choice, best.first))
+    num_missed = seconds.num_runs - seconds.num_reached
+    return [(f"{num_missed} of its {seconds.num_runs} seeds missed the target", "an easier target, or longer runs")] if num_missed else []
 
 
 def _seeds(choice: Choice, *, is_chosen_by_its_runs: bool) -> list[tuple[str, str]]:
@@ -48,7 +61,8 @@ def _ties(ties: Sequence[RunnerUp]) -> list[tuple[str, str]]:
     if not ties:
         return []
     ground = f"{counted(len(ties), 'other choice')} {'is' if len(ties) == 1 else 'are'} as soon, as far as was measured"
-    return [(ground, "more seeds, which may tell them apart" if any(tie.tied_by == "seeds" for tie in ties) else "")]
+    is_open = any(tie.tied_by == "seeds" and tie.choice.num_seeds >= ENOUGH_SEEDS for tie in ties)  # of few, more are asked for already
+    return [(ground, "more seeds, which may tell them apart" if is_open else "")]
 
 
 def _measurement(findings: Findings, choice: Choice) -> list[tuple[str, str]]:
