@@ -114,6 +114,7 @@ def _read(client: Any, run: Any, names: MlflowNames, experiment: str) -> RunResu
     metric = Metric(names.metric, names.better)
     fields: dict[str, Any] = {
         "name": run.info.run_name or run.info.run_id,
+        "recorded.trainer": "mlflow",
         "seed": seed,
         "dataset.name": params.get(names.dataset, experiment),
         "model.name": params.get(names.model, f"the model of {experiment}"),

@@ -20,11 +20,13 @@ from largebatch.jobs.run.run_folder import storage_errors, write_whole
 from largebatch.jobs.spec.read import build_spec, read_override, read_spec, recipe_paths
 from largebatch.jobs.streams import print_answer
 from largebatch.jobs.tasks.metric import ACCURACY
+from largebatch.service.cli.card_view import print_card
 from largebatch.service.cli.options import AsJson, seconds_of
 from largebatch.service.cli.tables import output, plain_table
 from largebatch.service.cli.typer_parameters import spread
 from largebatch.service.client import WORKED_OUT_S, Client, configured
 from largebatch.service.job import Kind
+from largebatch.tuning.results.card.card import Card
 from largebatch.tuning.sweep.space import find_sweep, read_sweep, sweep_paths
 
 app = typer.Typer()
@@ -272,7 +274,9 @@ def delete(job_id: JobId, server: Server = None, is_sweep: IsSweep = False, is_s
 @remote.command(epilog="Example: largebatch remote advice my-sweep-20260101-120000-ab12cd34")
 def advice(job_id: JobId, server: Server = None, is_study: IsStudy = False) -> None:
     """Print what a sweep, or a study, says so far."""
-    print("\n".join(_answer(server, Kind.STUDY if is_study else Kind.SWEEP, f"/{job_id}/findings", timeout=WORKED_OUT_S)["words"]))
+    answer = _answer(server, Kind.STUDY if is_study else Kind.SWEEP, f"/{job_id}/findings", timeout=WORKED_OUT_S)
+    print_card(Card.model_validate(answer["card"]) if answer.get("card") else None)  # an older service has none
+    print("\n".join(answer["words"]))
 
 
 @remote.command(epilog="Example: largebatch remote download digits-lamb-20260101-120000-1a2b3c4d --output here")

@@ -6,7 +6,7 @@ from largebatch.jobs.run.records import Outcome
 from largebatch.tuning.results.answers import Choice
 from largebatch.tuning.results.card.card import RunnerUp, Sureness, Verdict
 from largebatch.tuning.results.findings import Findings
-from largebatch.tuning.results.phrases import counted, number_of_disturbed
+from largebatch.tuning.results.phrases import capital, counted, number_of_disturbed
 from largebatch.tuning.results.run_result import RunResult
 
 ENOUGH_SEEDS = 6
@@ -104,4 +104,4 @@ def sureness_in_words(sureness: Sureness) -> tuple[str, str]:
     shown, more = sureness.grounds[:MOST_GROUNDS], len(sureness.grounds) - MOST_GROUNDS
     told = "; ".join([*shown, *([f"and {more} more"] if more > 0 else [])])
     begins = {"sure": "Sure as far as this goes", "tied": "A tie", "unsure": "Not sure"}[sureness.verdict]
-    return f"{begins}: {told}.", f"{'; '.join(sureness.surer[:MOST_GROUNDS])}." if sureness.surer else ""
+    return f"{begins}: {told}.", capital(f"{'; '.join(sureness.surer[:MOST_GROUNDS])}.") if sureness.surer else ""
