@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 .PHONY: help demo test slow check format docs bench clean
 
 help:
-	@echo "make demo    small against large batches on real digits, then which is soonest: about a minute"
+	@echo "make demo    small against large batches on real digits, then which is soonest: about a minute and a half"
 	@echo "make test    run all tests (slow studies: make slow)"
 	@echo "make check   formatter, linter and type checker"
 	@echo "make format  let the formatter and the linter mend what they can"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from largebatch.jobs.data.dataset import Dataset
 from largebatch.jobs.data.reading import Patience
 from largebatch.jobs.data.same_data import refuse_other_workers_data
 from largebatch.jobs.engine.core_wait import CoreWait, in_words
@@ -39,19 +40,27 @@ from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.tasks.contrastive import CoupledTask
 
 
-def prepare(spec: TrainSpec, device: torch.device, data_dir: Path, world_size: int | None = None, most_weight_bytes: float = math.inf) -> Prepared:
+def prepare(
+    spec: TrainSpec,
+    device: torch.device,
+    data_dir: Path,
+    world_size: int | None = None,
+    most_weight_bytes: float = math.inf,
+    loaded: Dataset | None = None,
+) -> Prepared:
     """Load the data, build the model and make the plan, on every rank alike.
 
     Args:
         world_size: plan for so many ranks without having them.
         most_weight_bytes: with larger weights a model by name is planned without them, and cannot be trained.
+        loaded: the spec's data set, if it is there already.
     Raises: InputError, on every rank the same; nothing is written.
     """
     began = time.perf_counter()
     ranks = Ranks(device)
     # Rank 0 goes ahead: what it downloads, the others find.
-    first = ranks.agreed(lambda: examine(spec, device, data_dir, most_weight_bytes) if ranks.is_first else None)
-    examined = ranks.agreed(lambda: first or examine(spec, device, data_dir, most_weight_bytes))
+    first = ranks.agreed(lambda: examine(spec, device, data_dir, most_weight_bytes, loaded) if ranks.is_first else None)
+    examined = ranks.agreed(lambda: first or examine(spec, device, data_dir, most_weight_bytes, loaded))
     dataset, model, check = examined.dataset, examined.model, examined.check
     fingerprint = ranks.from_first(lambda: examined.fingerprint)
     ranks.agreed(lambda: refuse_other_workers_data(dataset, examined.fingerprint, fingerprint, ranks.rank))

@@ -83,15 +83,16 @@ class Examined(NamedTuple):
     """False: the model is for planning alone, and was not checked."""
 
 
-def examine(spec: TrainSpec, device: torch.device, data_dir: Path, most_weight_bytes: float = math.inf) -> Examined:
+def examine(spec: TrainSpec, device: torch.device, data_dir: Path, most_weight_bytes: float = math.inf, loaded: Dataset | None = None) -> Examined:
     """Load the data, build the model, and try both.
 
-    Args: most_weight_bytes: a model by name with larger weights is examined without them, where it can be.
+    Args: most_weight_bytes: a model by name with larger weights is examined without them, where it can be; loaded: the spec's data set, if it is
+        there already.
     Raises: InputError.
     """
     if spec.compile:
         refuse_without_compiler(device)
-    dataset = evaluated_by(load_dataset(spec.dataset, data_dir, spec.task), spec.evaluation.part)
+    dataset = evaluated_by(loaded or load_dataset(spec.dataset, data_dir, spec.task), spec.evaluation.part)
     task = spec.task.build(dataset, spec.loss.label_smoothing)
     refuse_unknown_target(spec, task)
     refuse_uncut(spec, task, dataset)

@@ -6,9 +6,11 @@ A run of one worker trains in this process: no nested trainer, no further proces
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
+from largebatch.jobs.data.dataset import Dataset
 from largebatch.jobs.device import choose_device
 from largebatch.jobs.errors import FaultError, LargebatchError
 from largebatch.jobs.job import prepare, run_job
@@ -27,10 +29,13 @@ OLD_TRIAL_S = 30.0
 """How long a killed sweep's process may take to let go of its run."""
 
 
-def train_trial(spec: TrainSpec, options: TrialOptions, run_id: str, evaluated: Callable[[TrialReport], bool]) -> TrialReport:
+def train_trial(
+    spec: TrainSpec, options: TrialOptions, run_id: str, evaluated: Callable[[TrialReport], bool], loaded: Dataset | None = None
+) -> TrialReport:
     """Train a run, new or going on from its checkpoint. Returns its end, also where there was nothing left to do.
 
-    Args: evaluated: told each evaluation; returns whether the run ends early: it then stops after its step and saves.
+    Args: evaluated: told each evaluation; returns whether the run ends early: it then stops after its step and saves; loaded: the run's data
+        set, if it is there already.
     """
     ends_early, must_stop, looked_at_s, metric = False, False, 0.0, ACCURACY
 
@@ -51,7 +56,7 @@ def train_trial(spec: TrainSpec, options: TrialOptions, run_id: str, evaluated: 
             must_stop = (options.folder / STOP).exists() or (options.ends_at_s is not None and now >= options.ends_at_s)
         return must_stop or ends_early
 
-    train = _train_here if options.shares.workers == 1 else _on_workers()
+    train = partial(_train_here, loaded) if options.shares.workers == 1 else _on_workers()
     try:
         summary = train(spec, options, run_id, Listener(on_record=tell, should_stop=should_stop))
         return TrialReport(summary.training_seconds, summary.samples_seen, summary.score, summary.headline.metric, is_over=True)
@@ -61,9 +66,9 @@ def train_trial(spec: TrainSpec, options: TrialOptions, run_id: str, evaluated: 
         return TrialReport(is_over=True, error=f"{type(error).__name__}: {error}", is_fault=isinstance(error, FaultError))
 
 
-def _train_here(spec: TrainSpec, options: TrialOptions, run_id: str, listener: Listener) -> RunSummary:
+def _train_here(loaded: Dataset | None, spec: TrainSpec, options: TrialOptions, run_id: str, listener: Listener) -> RunSummary:
     torch.set_num_threads(max(int(options.shares.cpus_per_worker), 1))
-    job = prepare(spec, choose_device(options.shares.device), options.data_dir)
+    job = prepare(spec, choose_device(options.shares.device), options.data_dir, loaded=loaded)
     refuse_unlike_others(job.fingerprint, spec, options.folder, run_id)
     run_dir = run_folder.create(options.folder, run_id, may_exist=True)
     with run_folder.exclusive(run_dir, "train", OLD_TRIAL_S):
