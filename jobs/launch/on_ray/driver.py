@@ -86,7 +86,7 @@ class Driver:
         self._channel = channel.options(num_cpus=0, scheduling_strategy=own_node).remote(worker.has_trained)
         self._workers_on: Counter[str] = Counter()
         """How many workers of the newest group are on which machine."""
-        self._has_begun = False
+        self._has_trained = worker.has_trained
         self._is_signalled = False
 
     def run(self) -> RunSummary:
@@ -189,7 +189,7 @@ class Driver:
             while fit.is_alive():
                 fit.join(POLL_S)
                 news = self._pass_on()
-                self._has_begun |= news.has_begun
+                self._has_trained |= news.has_trained
                 if news.placement_group is not None and not self._workers_on:
                     self._workers_on = workers_by_machine(news.placement_group)
                 if self._should_stop() and not stop_is_sent:
@@ -234,7 +234,7 @@ class Driver:
     def _stop_if_requested(self) -> None:
         """Where there are no workers that could finish a step. Raises: StoppedError; KeyboardInterrupt if nothing was trained that could go on."""
         if self._should_stop():
-            if not self._has_begun and not self._has_checkpoints():
+            if not self._has_trained and not self._has_checkpoints():
                 raise KeyboardInterrupt
             raise StoppedError("", "stopped while the run waited for workers.", self._how_to_go_on())
 
@@ -246,7 +246,7 @@ class Driver:
             if is_impatient:
                 raise KeyboardInterrupt
             self._is_signalled = True
-            what_follows = "finishing this step and saving." if self._has_begun else "ending as soon as the workers can; no step has been done yet."
+            what_follows = "finishing this step and saving." if self._has_trained else "ending as soon as the workers can; no step has been done yet."
             return f"{number.name}: {what_follows}"
 
         with stop_requests(ask, self._listener.on_notice):

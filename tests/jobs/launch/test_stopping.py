@@ -18,6 +18,7 @@ import psutil
 import pytest
 import slow
 from launch_runs import Head
+from ray.util.state import list_actors
 from small_runs import ROOT, wait_for
 
 from largebatch.jobs.launch.options import Workers
@@ -115,6 +116,24 @@ def test_ctrl_c_before_any_step_says_so(head: Head, tmp_path: Path, monkeypatch:
     assert "SIGINT: ending as soon as the workers can; no step has been done yet." in stderr, stderr
     assert "Traceback" not in stderr
     assert not list(output_dir.glob(".*"))
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_the_workers_start_leaves_nothing_and_promises_nothing(head: Head, tmp_path: Path) -> None:
+    output_dir = tmp_path / "runs"
+    places = ["--output-dir", output_dir, "--data-dir", ROOT / "data", "--device", "cpu", "--set", "tracking.enabled=false"]
+    process = largebatch("train", "digits-lamb", "--workers", "2", "--cpus-per-worker", "0.5", "--address", head.address, *places)
+    try:
+        alive = [("state", "=", "ALIVE")]
+        wait_for(lambda: any("TrainController" in actor.class_name for actor in list_actors(address=head.dashboard, filters=alive)), 90)
+        os.killpg(process.pid, signal.SIGINT)
+        _, stderr = process.communicate(timeout=150)
+    finally:
+        process.kill()
+    assert process.returncode == 130, stderr
+    assert stderr.splitlines()[-1] == "Interrupted."
+    assert "no step has been done yet" in stderr
+    assert not output_dir.exists()
 
 
 @pytest.mark.slow
