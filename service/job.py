@@ -73,6 +73,13 @@ class Capacity(NamedTuple):
     memory_gib: float = math.inf
 
 
+class Machine(NamedTuple):
+    """One machine of a backend, and what it has."""
+
+    name: str
+    there: Capacity
+
+
 class JobFacts(BaseModel):
     """What the service and the network know of a job alike. Its id is also the name of its folder below the runs' folder."""
 
@@ -82,10 +89,20 @@ class JobFacts(BaseModel):
     kind: Kind
     owner: str
     name: str
-    """The recipe's or sweep's name; ids begin with it."""
+    """The recipe's or sweep's, with which its id begins, until its owner gives it another."""
+    tags: tuple[str, ...] = ()
+    notes: str = ""
+    project: str | None = None
+    """Whose people may read it, where the operator lets them; null: its owner's alone."""
     recipe: str | None
     """The recipe it was made from; null if the whole spec was sent."""
     global_batch_size: int | None = None
+    optimizer: str | None = None
+    """Of a run; the entry point of one's own."""
+    learning_rate: float | None = None
+    """Of a run: the base rate."""
+    momentum: float | None = None
+    seed: int | None = None
     device: str = "auto"
     workers: str | None = None
     """N or MIN:MAX; null: the run's own process trains."""

@@ -42,6 +42,7 @@ class Settings:
     cpus: Annotated[float, Option("Cores that jobs may hold together; default all.", minimum=0.1, is_found_out=True)] = float(os.cpu_count() or 1)
     gpus: Annotated[int, Option("GPUs that jobs may hold together; default all.", minimum=0, is_found_out=True)] = 0
     wants_tokens: Annotated[bool, Option("Ask for tokens on this machine too.", flag="--with-tokens")] = False
+    sharing: Annotated[bool, Option("Let the people of a project see each other's runs.")] = False
     entry_points: Annotated[tuple[str, ...], Option("Own code that requests may name.", flag="--entry-point", metavar="MODULE:FUNCTION")] = ()
     allows_download: Annotated[bool, Option("Let requests fetch data sets from their publishers.", flag="--allow-download")] = False
     memory_gib: Annotated[float, Option("Memory that jobs may hold together; default four fifths of it.", minimum=0.5, is_found_out=True)] = math.inf

@@ -17,8 +17,9 @@ from largebatch.service.api.rate_limit import RateLimit, StreamLimit
 from largebatch.service.backends.base import Backend
 from largebatch.service.backends.local import LocalBackend
 from largebatch.service.db.engine import DatabaseError, open_database
+from largebatch.service.db.listing import Sight
 from largebatch.service.db.store import Store
-from largebatch.service.db.tokens import Principal, Tokens
+from largebatch.service.db.tokens import ForbiddenError, Principal, Tokens
 from largebatch.service.job import Capacity, Job, Kind
 from largebatch.service.present.elsewhere import Elsewhere, backend_server, tracking_server
 from largebatch.service.queue.one_host import OneHost
@@ -69,15 +70,36 @@ class Dependencies:
         self.run_folders.refresh(job.id)
         return self.run_folders.root / job.id
 
+    def sight(self, who: Principal) -> Sight | None:
+        """Whose jobs an asker sees; None: everybody's."""
+        return None if who.may("admin") else Sight(who.owner, who.project if self.settings.sharing else None)
+
+    def sees(self, who: Principal, job: Job) -> bool:
+        """Whether an asker sees a job."""
+        sight = self.sight(who)
+        return sight is None or job.owner == sight.owner or (job.project is not None and job.project == sight.project)
+
     def visible(self, job_id: str, kind: Kind, who: Principal) -> Job:
-        """A job that this asker may see. Raises: NotFoundError, also for another owner's: that it exists is theirs."""
+        """A job that this asker may see. Raises: NotFoundError, also for another's that is not shared: that it exists is theirs."""
         job = self.store.find(job_id)
-        if job is None or not (who.may("admin") or job.owner == who.owner):
+        if job is None or not self.sees(who, job):
             raise NotFoundError("id", f"there is no {kind} {job_id[:160]!r}.", f"GET /v1/{kind.plural} lists yours.")
         if job.kind is not kind:
             option = "neither --sweep nor --study" if job.kind is Kind.RUN else f"--{job.kind}"
             raise NotFoundError("id", f"there is no {kind} {job.id!r}: it is a {job.kind}.", f"It is at /v1/{job.kind.plural} ({option}).")
         return job
+
+    def own(self, job_id: str, kind: Kind, who: Principal) -> Job:
+        """A job that this asker may change. Raises: NotFoundError, ForbiddenError."""
+        who.require("submit")
+        job = self.visible(job_id, kind, who)
+        if not self.may_change(who, job):
+            raise ForbiddenError("", f"this {kind} is {job.owner}'s, who alone changes it.", "Ask them, or submit your own like it.")
+        return job
+
+    def may_change(self, who: Principal, job: Job) -> bool:
+        """Whether an asker who sees a job may change it, too."""
+        return who.may("admin") or (who.may("submit") and job.owner == who.owner)
 
     def close(self) -> None:
         """End all that works beside the requests."""

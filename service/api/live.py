@@ -117,7 +117,7 @@ class Watcher:
         self._store, self._run_folders, self._still_valid = store, run_folders, still_valid
         self._look_every_s, self._check_every_s, self._chunk_bytes = look_every_s, check_every_s, chunk_bytes
         self._tails: dict[str, Tail] = {}
-        self._of_lists: dict[Listener, tuple[Kind, str | None]] = {}
+        self._of_lists: dict[Listener, tuple[Kind, Callable[[Job], bool]]] = {}
         self._checked_at_s = 0.0
         self._refreshing: dict[str, asyncio.Task[None]] = {}
         self._known: dict[str, Job] | None = None
@@ -147,17 +147,14 @@ class Watcher:
         """How many listen now."""
         return len(self._listeners())
 
-    async def listen_to_all(self, kind: Kind, owner: str | None, credential: str = "") -> AsyncIterator[bytes]:
-        """Frames for each job that is new or changed from now on.
-
-        Args: owner: None for everybody's; credential: see `Listener`.
-        """
+    async def listen_to_all(self, kind: Kind, sees: Callable[[Job], bool], credential: str = "") -> AsyncIterator[bytes]:
+        """Frames for each job that is new or changed from now on. Args: sees: whether the listener may; credential: see `Listener`."""
         listener = Listener(credential)
-        self._of_lists[listener] = (kind, owner)
+        self._of_lists[listener] = (kind, sees)
         try:
             # What changed between the page's making and now, or while the stream was broken.
             for job in (await asyncio.to_thread(self._store.lately, LISTED)).values():
-                if job.kind is kind and owner in {None, job.owner}:
+                if job.kind is kind and sees(job):
                     yield _job_event(job).frame
             async for frames in listener.frames():
                 yield frames
@@ -267,7 +264,7 @@ class Watcher:
             now |= await asyncio.to_thread(self._store.find_all, gone) if gone else {}
             for job in now.values():
                 if job != before.get(job.id):
-                    its_listeners = [each for each, (kind, owner) in self._of_lists.items() if kind is job.kind and owner in {None, job.owner}]
+                    its_listeners = [each for each, (kind, sees) in self._of_lists.items() if kind is job.kind and sees(job)]
                     _tell(its_listeners, [_job_event(job)])
         self._known = now
 

@@ -49,6 +49,38 @@ def _matching(pattern: str, wanted: str) -> tuple[Any, AfterValidator]:
     return Field(json_schema_extra={"pattern": f"^({pattern})$"}), AfterValidator(check)
 
 
+def _name(text: str) -> str:
+    if not text.strip() or len(text) > 100 or not text.isprintable():
+        raise ValueError("a name has 1 to 100 characters, all of which can be printed")
+    return text.strip()
+
+
+def _tags(tags: tuple[str, ...]) -> tuple[str, ...]:
+    if len(tags) > MOST_TAGS or not all(re.fullmatch(TAG, tag) for tag in tags):
+        raise ValueError(f"at most {MOST_TAGS} tags, each of at most 40 characters and without spaces, commas and #")
+    return tuple(dict.fromkeys(tags))
+
+
+MOST_TAGS, TAG = 20, r"[^\s#,]{1,40}"
+_TAGS_SCHEMA: dict[str, Any] = {"maxItems": MOST_TAGS, "items": {"type": "string", "pattern": f"^{TAG}$"}}
+Tags = Annotated[tuple[str, ...], Field(strict=False, json_schema_extra=_TAGS_SCHEMA), AfterValidator(_tags)]
+Name = Annotated[str, Field(json_schema_extra={"minLength": 1, "maxLength": 100}), AfterValidator(_name)]
+Notes = Annotated[str, Field(max_length=2000)]
+
+
+class JobChange(BaseModel):
+    """What people say of a job, and may say anew at any time."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
+
+    name: Name = ""
+    """In any words; its id stays as it is."""
+    tags: Tags = ()
+    notes: Notes = ""
+    project: Annotated[str, Field(min_length=1, max_length=100)] | None = None
+    """Whose people may read it: one's own project; null: nobody else."""
+
+
 class Submit(BaseModel):
     """What every submission says beside what to train."""
 
@@ -72,6 +104,10 @@ class Submit(BaseModel):
     """GPUs to hold, shared out in the same way."""
     deadline_s: Annotated[float, Field(gt=0, le=1e9)] | None = None
     """Seconds from now after which it is ended."""
+    tags: Tags = ()
+    notes: Notes = ""
+    is_private: bool = False
+    """Keep it from the people of one's project, where the operator lets them see each other's."""
 
 
 class RecipeSubmit(Submit):
@@ -119,7 +155,7 @@ def job_of_run(submission: RunSubmit, owner: str, settings: Settings) -> Job:
     batch = spec.batch.global_batch_size
     workers = read_workers(submission.workers).most if submission.workers else 1
     return _job(submission, Kind.RUN, owner, settings, spec.name, workers, spec=spec.model_dump(mode="json"), recipe=submission.recipe,
-                global_batch_size=batch if isinstance(batch, int) else None)  # fmt: skip
+                global_batch_size=batch if isinstance(batch, int) else None, **settings_of(spec))  # fmt: skip
 
 
 def job_of_study(submission: StudySubmit, owner: str, settings: Settings) -> Job:
@@ -264,7 +300,7 @@ def _job(submission: Submit, kind: Kind, owner: str, settings: Settings, name: s
         id=f"{name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}-{secrets.token_hex(4)}", kind=kind, owner=owner, name=name,
         device=submission.device, workers=submission.workers, cpus=cpus, gpus=submission.gpus, memory_gib=memory_gib,
         priority=submission.priority, priority_among_owners=min(submission.priority, 0), created_at_s=now,
-        deadline_at_s=None if submission.deadline_s is None else now + submission.deadline_s, **fields,
+        deadline_at_s=None if submission.deadline_s is None else now + submission.deadline_s, tags=submission.tags, notes=submission.notes, **fields,
     )  # fmt: skip
 
 
@@ -318,6 +354,13 @@ def resumed_spec(job: Job, changes: ResumeChanges) -> dict[str, Any] | None:
     if is_met and stop.at_target and "stop.target_accuracy" not in changes.set:
         raise SpecError("stop.at_target", "the run has met its target, and would end at once.", "Set it to false, or give another target.")
     return spec.model_dump(mode="json")
+
+
+def settings_of(spec: TrainSpec) -> dict[str, Any]:
+    """What lists show and sort by of a run's spec."""
+    optimizer = spec.optimizer.model_dump()
+    named = optimizer.get("entry_point") or optimizer["name"]
+    return {"optimizer": named[:200], "learning_rate": spec.learning_rate.base, "momentum": optimizer.get("momentum"), "seed": spec.seed}
 
 
 def digest_of(submission: BaseModel) -> str:

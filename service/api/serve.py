@@ -19,7 +19,8 @@ from largebatch.service.api.errors import Problem, answer_errors
 from largebatch.service.api.forms import pages as form_pages
 from largebatch.service.api.logs import log_to_stderr
 from largebatch.service.api.middleware import RequestMiddleware
-from largebatch.service.api.routes import job_pages, jobs, operations, pages, runs, studies, sweeps, tokens
+from largebatch.service.api.pages import about, compare, from_elsewhere, lists, operators, rendering, sign_in
+from largebatch.service.api.routes import cluster, job_pages, jobs, operations, runs, studies, sweeps, tokens
 from largebatch.service.present.views import refuse_unless_public
 from largebatch.service.settings import Settings
 
@@ -82,10 +83,12 @@ def make_app(deps: Dependencies) -> FastAPI:
     summary = "Runs, sweeps, and what they answer."
     app = Application(title="largebatch", version="1", summary=summary, lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.dependencies = deps
-    answer_errors(app, pages.render_problem)
-    api = (runs.router, sweeps.router, studies.router, runs.recipes, operations.cluster, jobs.events, tokens.router, operations.router)
-    for router in (*api, pages.router, form_pages.router, job_pages.router):
+    answer_errors(app, rendering.render_problem)
+    api = (runs.router, sweeps.router, studies.router, runs.recipes, cluster.router, jobs.events, tokens.router, tokens.me, operations.router)
+    of_jobs = (lists.router, form_pages.router, job_pages.router, about.router, compare.router)
+    of_pages = (*of_jobs, operators.router, sign_in.router, from_elsewhere.router)
+    for router in (*api, *of_pages):
         app.include_router(router)
-    app.mount("/static", StaticFiles(directory=pages.HERE / "static"))
+    app.mount("/static", StaticFiles(directory=rendering.HERE / "static"))
     app.add_middleware(RequestMiddleware, is_open=not deps.settings.needs_tokens)
     return app

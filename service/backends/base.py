@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 from largebatch.jobs.errors import FaultError
 from largebatch.jobs.launch.options import TrainOptions, read_workers
 from largebatch.jobs.spec.train_spec import TrainSpec
-from largebatch.service.job import Capacity, Job, Kind
+from largebatch.service.job import Capacity, Job, Kind, Machine
 from largebatch.tuning.results.run_folders import STUDY
 from largebatch.tuning.study.options import begin_study
 from largebatch.tuning.sweep.ledger import SWEEP, begin_sweep
@@ -57,6 +57,10 @@ class Backend(Protocol):
 
     def capacity(self) -> Capacity:
         """What there is in all."""
+        ...
+
+    def machines(self) -> list[Machine]:
+        """The same, machine by machine."""
         ...
 
     def start(self, job: Job) -> None:

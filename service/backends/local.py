@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import json
 import os
+import platform
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,7 @@ from largebatch.jobs.run.run_folder import refusal
 from largebatch.service.backends import job_supervisor
 from largebatch.service.backends.base import SPEC, CannotStart, Presence, Seen, job_arguments, prepare
 from largebatch.service.backends.job_supervisor import COMMAND, EXIT, LOCK, LOG, NEWEST, PID, write_whole
-from largebatch.service.job import Capacity, Job, Kind
+from largebatch.service.job import Capacity, Job, Kind, Machine
 
 SECRETS = ("LARGEBATCH_DATABASE_URL", "LARGEBATCH_TOKEN", "RAY_AUTH_TOKEN", "PGPASSWORD")
 """Of the service's environment, what jobs do not get."""
@@ -45,6 +46,10 @@ class LocalBackend:
     def capacity(self) -> Capacity:
         """What the operator allows."""
         return self._capacity
+
+    def machines(self) -> list[Machine]:
+        """The machine of the service."""
+        return [Machine(platform.node() or "this machine", self._capacity)]
 
     def start(self, job: Job) -> None:
         """Write down the command, then start its supervisor; twice is as good as once."""

@@ -1,6 +1,5 @@
 """Jobs as submitted Ray jobs. Ray forgets them when its head restarts; the reconciler then starts them anew."""
 
-import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from largebatch.jobs.errors import LargebatchError
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.service.backends.base import BackendDown, CannotStart, Presence, Seen, job_arguments, prepare
 from largebatch.service.backends.ray_jobs import RayJobs, Submission, first_line
-from largebatch.service.job import Capacity, Job, Kind
+from largebatch.service.job import Capacity, Job, Kind, Machine
 from largebatch.service.memory import GIB
 
 STOPPED = 4
@@ -47,9 +46,14 @@ class RayBackend:
 
     def capacity(self) -> Capacity:
         """What the cluster's nodes have together; of memory what Ray gives to tasks."""
+        machines = self.machines()
+        return Capacity(*(sum(amounts) for amounts in zip(*(machine.there for machine in machines), strict=True)))
+
+    def machines(self) -> list[Machine]:
+        """The nodes that are alive, by their addresses."""
         with self._ray() as cluster:
-            resources = cluster.resources()
-        return Capacity(resources.get("CPU", 0.0), int(resources.get("GPU", 0.0)), resources.get("memory", math.inf) / GIB)
+            nodes = cluster.nodes()
+        return [Machine(name, Capacity(there.get("CPU", 0.0), int(there.get("GPU", 0.0)), there.get("memory", 0.0) / GIB)) for name, there in nodes]
 
     def start(self, job: Job) -> None:
         """Submit the attempt, unless Ray has it."""

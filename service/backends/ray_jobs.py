@@ -120,13 +120,9 @@ class RayJobs:
             self._alive, self._looked_at_s = frozenset(node.node_id for node in self._list_alive(self.address)), time.monotonic()
         return job if driver in self._alive else job._replace(status="FAILED", message="The machine of its driver is gone.")
 
-    def resources(self) -> dict[str, float]:
-        """What the nodes that are alive have together, by Ray's names. Raises: ConnectionError."""
-        total: dict[str, float] = {}
-        for node in self._list_alive(self.address):
-            for name, amount in node.resources_total.items():
-                total[name] = total.get(name, 0.0) + amount
-        return total
+    def nodes(self) -> list[tuple[str, dict[str, float]]]:
+        """The addresses of the nodes that are alive, and what each has, by Ray's names. Raises: ConnectionError."""
+        return [(node.node_ip, node.resources_total) for node in self._list_alive(self.address)]
 
     def find(self, name: str) -> Job:
         """The newest attempt at a name. Raises: InputError if there is none."""

@@ -1,8 +1,8 @@
 """Every statement about jobs. A job moves only by compare-and-set, so that two replicas never both move it."""
 
+import re
 import time
 from collections.abc import Iterable, Sequence
-from functools import cache
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -11,6 +11,7 @@ from sqlalchemy.exc import IntegrityError
 
 from largebatch.jobs.errors import InputError, LargebatchError
 from largebatch.service.db.engine import reading, writing
+from largebatch.service.db.listing import BRIEF, CREATED, Sight, counting, is_by_time, listing, narrowed, read_condition
 from largebatch.service.db.tables import jobs, leases, submissions
 from largebatch.service.job import ACTIVE, FINAL, MOVES, Job, Kind, State
 
@@ -30,8 +31,8 @@ class GoneError(LargebatchError):
     exit_code = 2
 
 
-BRIEF = [column for column in jobs.c if column.name not in {"spec", "base", "summary"}]
-"""What lists and watchers need of a row: the rest is most of its bytes."""
+SHORT_ID = r"[0-9a-f]{8}"
+_BY_SHORT_ID = sa.select(jobs).where(jobs.c.id.like(sa.bindparam("ending"))).limit(2)
 _BY_ID = sa.select(jobs).where(jobs.c.id == sa.bindparam("id"))
 _TAKE_LEASE = """
     INSERT INTO leases (name, holder, expires_at_s) VALUES (:name, :holder, {now} + :seconds)
@@ -42,10 +43,11 @@ _TAKE_LEASE = """
 
 
 class Page(NamedTuple):
-    """Some jobs, newest first, and where the next page begins."""
+    """Some jobs, where the next page begins, and how many there are on all pages together, where that was asked."""
 
     jobs: list[Job]
     next_cursor: str | None
+    total: int | None
 
 
 class Store:
@@ -85,8 +87,11 @@ class Store:
         return job_of_key, False
 
     def find(self, job_id: str) -> Job | None:
-        """One job."""
-        return next(iter(self._jobs(_BY_ID, id=job_id)), None)
+        """One job, by its id or by the end of it that lists show, if that is of one alone."""
+        found = self._jobs(_BY_ID, id=job_id)
+        if not found and re.fullmatch(SHORT_ID, job_id):
+            found = self._jobs(_BY_SHORT_ID, ending=f"%-{job_id}")
+        return found[0] if len(found) == 1 else None
 
     def find_all(self, job_ids: Sequence[str]) -> dict[str, Job]:
         """Those of these jobs that there are, by id, in brief."""
@@ -107,21 +112,38 @@ class Store:
         state: State | None = None,
         recipe: str | None = None,
         text: str | None = None,
+        where: Sequence[str] = (),
+        sight: Sight | None = None,
+        sort: str = f"-{CREATED}",
         limit: int = 50,
         cursor: str | None = None,
-        oldest_first: bool = False,
+        counts: bool = False,
     ) -> Page:
-        """Jobs by time, in brief. Raises: InputError for a cursor that is not ours."""
+        """Jobs in brief. Args: where: see `read_condition`; counts: all of them, too. Raises: InputError, also for a cursor that is not ours."""
         columns = {"kind": kind, "owner": owner, "state": state, "recipe": recipe}
-        filters = {name: value for name, value in columns.items() if value is not None}
-        statement = _listing(tuple(filters), cursor is not None, oldest_first)
-        if text:
-            statement = statement.where(jobs.c.id.contains(text, autoescape=True))
-        at_s, after = (None, None) if cursor is None else _read_cursor(cursor)
-        listed = self._jobs(statement, **filters, at_s=at_s, after=after, most=limit + 1)
+        equal = {name: value for name, value in columns.items() if value is not None}
+        conditions = [read_condition(text) for text in where]
+        at_s, after, skipped = None, None, 0
+        if cursor is not None and is_by_time(sort):
+            at_s, after = _read_cursor(cursor)
+        elif cursor is not None:
+            skipped = _read_skipped(cursor)
+        statement = narrowed(listing(tuple(equal), cursor is not None, sort), conditions, text, sight)
+        with reading(self.engine) as connection:
+            listed = _jobs(connection.execute(statement, {**equal, "at_s": at_s, "after": after, "skipped": skipped, "most": limit + 1}))
+            total = connection.execute(narrowed(counting(tuple(equal)), conditions, text, sight), equal).scalar_one() if counts else None
         is_more = len(listed) > limit
         listed = listed[:limit]
-        return Page(listed, f"{listed[-1].created_at_s!r}~{listed[-1].id}" if is_more else None)
+        following = f"{listed[-1].created_at_s!r}~{listed[-1].id}" if listed and is_by_time(sort) else str(skipped + limit)
+        return Page(listed, following if is_more else None, total)
+
+    def say_of(self, job: Job, **said: Any) -> Job:
+        """Change what people say of a job: its name, tags, notes or project. Raises: GoneError."""
+        with writing(self.engine) as connection:
+            changed = _jobs(connection.execute(jobs.update().where(jobs.c.id == job.id).values(**said).returning(jobs)))
+        if not changed:
+            raise GoneError("", f"job {job.id} was deleted meanwhile.")
+        return changed[0]
 
     def ask_to_cancel(self, job: Job) -> Job:
         """Note that somebody wants it ended; one that waits is ended at once."""
@@ -209,20 +231,16 @@ class Store:
             connection.execute(leases.delete().where(leases.c.name == name, leases.c.holder == holder))
 
 
-@cache
-def _listing(filters: tuple[str, ...], goes_on: bool, oldest_first: bool) -> sa.Select[Any]:
-    """A page's statement, once for each kind of question: making it takes almost as long as running it."""
-    columns = (jobs.c.created_at_s, jobs.c.id)
-    statement = sa.select(*BRIEF).where(*(jobs.c[name] == sa.bindparam(name) for name in filters))
-    if goes_on:
-        position, begins = sa.tuple_(*columns), sa.tuple_(sa.bindparam("at_s", type_=sa.Float), sa.bindparam("after", type_=sa.String))
-        statement = statement.where(position > begins if oldest_first else position < begins)
-    return statement.order_by(*(columns if oldest_first else [column.desc() for column in columns])).limit(sa.bindparam("most", type_=sa.Integer))
-
-
 def _jobs(rows: sa.CursorResult[Any]) -> list[Job]:
     names = tuple(rows.keys())
     return [Job.model_validate(dict(zip(names, row, strict=True))) for row in rows]
+
+
+def _read_skipped(cursor: str) -> int:
+    """How many jobs the pages before held, where a list is not by time: what changes its order meanwhile may show twice, or not at all."""
+    if not re.fullmatch(r"[0-9]{1,9}", cursor):
+        raise InputError("cursor", "is not one that this service gave.", "Leave it out for the first page.")
+    return int(cursor)
 
 
 def _read_cursor(cursor: str) -> tuple[float, str]:

@@ -22,6 +22,13 @@ jobs = Table(
     Column("memory_gib", Float, nullable=False, server_default="0"),
     Column("priority", Integer, nullable=False),
     Column("priority_among_owners", Integer, nullable=False, server_default="0"),
+    Column("project", String(100)),
+    Column("tags", JSON, nullable=False, server_default="[]"),
+    Column("notes", Text, nullable=False, server_default=""),
+    Column("optimizer", String(200)),
+    Column("learning_rate", Float),
+    Column("momentum", Float),
+    Column("seed", BigInteger),
     Column("deadline_at_s", Float),
     Column("state", String(16), nullable=False),
     Column("reason", Text),
@@ -64,6 +71,8 @@ tokens = Table(
     Column("created_at_s", Float, nullable=False),
     Column("expires_at_s", Float),
     Column("revoked_at_s", Float),
+    Column("name", String(100), nullable=False, server_default=""),
+    Column("project", String(100), nullable=False, server_default="main"),
 )
 
 sessions = Table(

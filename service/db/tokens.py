@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 from sqlalchemy import Engine
 
 from largebatch.jobs.errors import InputError, LargebatchError
@@ -43,6 +43,7 @@ class Principal:
 
     owner: str
     scope: str
+    project: str | None = None
     credential: str = ""
     """Digest of the token or session that let them in; empty where none is needed."""
 
@@ -56,16 +57,24 @@ class Principal:
             raise ForbiddenError("", f"this needs the scope {scope}, and the token has {self.scope}.", "Ask an administrator for another token.")
 
 
-ANYONE_HERE = Principal(LOCAL_OWNER, "admin")
+MAIN = "main"
+"""The project of tokens that are told no other."""
+ANYONE_HERE = Principal(LOCAL_OWNER, "admin", MAIN)
 _BY_DIGEST = sa.select(tokens).where(tokens.c.digest == sa.bindparam("digest"))
 
 
 class Token(BaseModel):
     """What is known of a token; never the token itself."""
 
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
     id: str
     owner: str
+    name: str = ""
+    """What it is for."""
     scope: str
+    project: str = MAIN
+    """Whose people its owner is one of."""
     created_at_s: float
     expires_at_s: float | None
     revoked_at_s: float | None
@@ -77,14 +86,18 @@ class Tokens:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def create(self, owner: str, scope: str, expires_at_s: float | None = None) -> tuple[str, Token]:
+    def create(self, owner: str, scope: str, expires_at_s: float | None = None, *, name: str = "", project: str = MAIN) -> tuple[str, Token]:
         """A new token and what is kept of it. Raises: InputError."""
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,99}", owner):
-            raise InputError("owner", f"{owner!r} cannot be an owner's name.", "Use letters, digits and . _ @ -")
+        for field, value, what in (("owner", owner, "an owner's"), ("project", project, "a project's")):
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,99}", value):
+                raise InputError(field, f"{value[:100]!r} cannot be {what} name.", "Use letters, digits and . _ @ -")
+        if len(name) > 100 or not name.isprintable():
+            raise InputError("name", "is longer than 100 characters, or has some that cannot be printed.", "Say in a few words what it is for.")
         if scope not in SCOPES:
             raise InputError("scope", f"{scope!r} is none of {', '.join(SCOPES)}.", "Choose one of them.")
         secret = PREFIX + secrets.token_urlsafe(32)
-        token = Token(id=secrets.token_hex(4), owner=owner, scope=scope, created_at_s=time.time(), expires_at_s=expires_at_s, revoked_at_s=None)
+        token = Token(id=secrets.token_hex(4), owner=owner, name=name, scope=scope, project=project, created_at_s=time.time(),
+                      expires_at_s=expires_at_s, revoked_at_s=None)  # fmt: skip
         row = {**token.model_dump(exclude={"scope"}), "scopes": scope, "digest": digest(secret)}
         with writing(self._engine) as connection:
             connection.execute(tokens.insert().values(**row))
@@ -161,4 +174,4 @@ def _valid(row: Any, credential: str) -> Principal:
         raise UnauthorizedError("Authorization", "the token was revoked.", "Ask for another one.")
     if row.expires_at_s is not None and row.expires_at_s < time.time():
         raise UnauthorizedError("Authorization", "the token has expired.", "Ask for another one.")
-    return Principal(row.owner, row.scopes, credential)
+    return Principal(row.owner, row.scopes, row.project, credential)

@@ -50,8 +50,12 @@ class JobDetails(JobView):
 class JobPage(BaseModel):
     """A page of a list."""
 
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
     items: list[JobView]
     next_cursor: str | None
+    total: int | None = None
+    """How many there are on all pages together, where that was asked."""
 
 
 def details(job: Job, settings: Settings) -> JobDetails:

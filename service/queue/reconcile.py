@@ -6,7 +6,6 @@ to the database before the backend is asked, and the backend takes each attempt 
 the lease makes passes; were there two for a moment, compare-and-set and the attempts' numbers keep them apart.
 """
 
-import math
 import secrets
 import time
 from pathlib import Path
@@ -26,7 +25,7 @@ from largebatch.service.present.progress import read_progress
 from largebatch.service.queue.background import Background
 from largebatch.service.queue.one_host import OneHost
 from largebatch.service.queue.run_folders import RunFolders
-from largebatch.service.queue.schedule import Limits, choose, fits
+from largebatch.service.queue.schedule import choose, fits, limits_of
 from largebatch.service.settings import Settings
 
 LEASE, LEASE_S = "reconciler", 15.0
@@ -213,11 +212,7 @@ class Reconciler:
                     reason = _too_much(job, capacity)
                     if job.reason != reason:
                         self._store.note(job, reason=reason)
-        most, together = self._settings.max_running_per_owner, self._settings.max_running
-        limits = Limits(
-            max(1, int(capacity.cpus)) if most is None else most, self._settings.max_gpus_per_owner, math.inf if together is None else together
-        )
-        for job in choose(in_time, holding, capacity, limits, time.time()):
+        for job in choose(in_time, holding, capacity, limits_of(self._settings, capacity), time.time()):
             if not self.holds_lease():
                 return  # a pass took so long that another replica makes them now
             started = self._store.move(job, State.STARTING, attempt=job.attempt + 1, not_before_s=None, stop_asked_at_s=None)

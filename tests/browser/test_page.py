@@ -117,7 +117,7 @@ def test_cancel_and_resume(visit: Visit) -> None:
     expect(page.locator("#job .state").first).to_have_text("cancelled")
     expect(page.locator("#pressed")).to_be_hidden()
     expect(page.get_by_role("button", name="Cancel")).to_be_hidden()
-    page.get_by_role("button", name="Resume").click()
+    page.get_by_role("button", name="Resume", exact=True).click()
     expect(page.locator("#job .state").first).to_have_text("running")
     page.get_by_role("button", name="Cancel").click()
     expect(page.locator("#job .state").first).to_have_text("cancelled")
@@ -169,7 +169,7 @@ def test_comparing_runs_on_every_axis(visit: Visit, service: Service) -> None:
     visit.go("/runs")
     for job_id in ids:
         expect(page.locator(f'tr[data-id="{job_id}"] .state')).to_have_text("succeeded")
-        page.get_by_label(f"Compare {job_id}").check()
+        page.get_by_label(f"Choose {job_id}").check()
     page.get_by_role("button", name="Compare the chosen").click()
     expect(page.locator("#c-curves .trace")).to_have_count(2)
     for axis in ("samples_seen", "step", "cost", "training_seconds"):

@@ -83,8 +83,9 @@ def tab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Chromium | F
 
 
 def test_a_person_signs_in_and_out(tab: Chromium | Firefox, service: Service, token: str, foreign: int) -> None:
-    tab.go(f"{service.url}/runs")
-    assert tab.address == f"{service.url}/login"
+    wanted = f"{service.url}/sweeps?q=batch%3E%3D64"
+    tab.go(wanted)
+    assert tab.address == f"{service.url}/login?next=%2Fsweeps%3Fq%3Dbatch%253E%253D64"
     for wrong in (token[:-1], "x" * 300):
         tab.type("#token", wrong)
         tab.click(SUBMIT)
@@ -92,7 +93,9 @@ def test_a_person_signs_in_and_out(tab: Chromium | Firefox, service: Service, to
         assert "This token is not valid." in tab.text("#token-error")
     tab.type("#token", f" {token} ")  # as it is copied
     tab.click(SUBMIT)
-    assert tab.address == f"{service.url}/runs"
+    assert tab.address == wanted, "the page that she wanted"
+    assert "ann (submit)" in tab.text("header")
+    tab.go(f"{service.url}/runs")
     assert "Nothing has run here yet." in tab.text("main")
 
     # On a loopback cookies know no ports: from the one address the form comes with the session, from the other without.
@@ -107,7 +110,7 @@ def test_a_person_signs_in_and_out(tab: Chromium | Firefox, service: Service, to
     tab.click(SIGN_OUT)
     assert tab.address == f"{service.url}/login"
     tab.back()
-    assert tab.address == f"{service.url}/login", "what was seen is not kept"
+    assert tab.address == f"{service.url}/login?next=%2Fsweeps", "what was seen is not kept"
     tab.go(f"{service.url}/runs")
     assert tab.address == f"{service.url}/login"
 

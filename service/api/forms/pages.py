@@ -17,10 +17,10 @@ from largebatch.service.api.forms.fields import Here, Typed, View
 from largebatch.service.api.forms.run_form import like_another, run_submission, run_view
 from largebatch.service.api.forms.study_form import study_submission, study_view
 from largebatch.service.api.forms.sweep_form import sweep_submission, sweep_view
+from largebatch.service.api.pages.rendering import Visitor, render
 from largebatch.service.api.requests import RunSubmit, StudySubmit, Submit, SweepSubmit, job_of_run, job_of_study, job_of_sweep
 from largebatch.service.api.routes import runs, studies, sweeps
 from largebatch.service.api.routes.jobs import submitted
-from largebatch.service.api.routes.pages import Visitor, render
 from largebatch.service.db.tokens import Principal
 from largebatch.service.job import Job, Kind
 from largebatch.service.settings import Settings

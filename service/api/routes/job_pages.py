@@ -11,10 +11,10 @@ from largebatch.jobs.run.records import Outcome
 from largebatch.jobs.run.run_folder import SUMMARY, resumed_spec
 from largebatch.jobs.spec.text import parse_yaml
 from largebatch.service.api.dependencies import Dependencies, Deps
+from largebatch.service.api.pages.rendering import Visitor, render
 from largebatch.service.api.requests import ResumeChanges
 from largebatch.service.api.routes.answers import findings_of, trial_folder, trials_of
 from largebatch.service.api.routes.jobs import resumed
-from largebatch.service.api.routes.pages import Visitor, render
 from largebatch.service.db.tokens import Principal
 from largebatch.service.job import FINAL, Job, Kind, State
 from largebatch.service.present.next_steps import next_steps
@@ -40,7 +40,7 @@ def one_job(request: Request, job_id: str, deps: Deps, who: Visitor) -> HTMLResp
 def part_of_page(request: Request, job_id: str, part: Literal["change", "left"], deps: Deps, who: Visitor) -> HTMLResponse:
     """What of a run's page changes with its state, beside what its events tell: what to change; its files, weights and plan."""
     job = deps.visible(job_id, Kind.RUN, who)
-    return render(request, f"run_{part}.html", job=job, can_submit=who.may("submit"), api=f"/v1/runs/{job.id}", **_parts(deps, job))
+    return render(request, f"run_{part}.html", job=job, can_submit=deps.may_change(who, job), api=f"/v1/runs/{job.id}", **_parts(deps, job))
 
 
 @router.get("/{kinds}/{job_id}/parts/runs")
@@ -76,8 +76,9 @@ def trial_page(request: Request, kinds: Literal["sweeps", "studies"], job_id: st
     summary = parse_object((folder / SUMMARY).read_bytes()) if (folder / SUMMARY).is_file() else None
     state = {"ended": State.SUCCEEDED, "running": State.RUNNING}.get(view.state, State.FAILED)
     spec, batch = resumed_spec(folder, []).model_dump(mode="json"), (summary or {}).get("global_batch_size")
-    of_the_run = {"id": run_id, "kind": Kind.RUN, "spec": spec, "base": None, "state": state, "reason": view.why or None, "outcome": view.outcome,
-                  "summary": summary, "global_batch_size": batch, "progress": progress_of_run(folder)}  # fmt: skip
+    of_the_run = {"id": run_id, "name": run_id, "tags": (), "notes": "", "kind": Kind.RUN, "spec": spec, "base": None, "state": state,
+                  "reason": view.why or None, "outcome": view.outcome, "summary": summary, "global_batch_size": batch,
+                  "progress": progress_of_run(folder)}  # fmt: skip
     as_run = Job.model_validate({**job.model_dump(), **of_the_run})
     left: dict[str, Any] = {
         "files": files_in(folder),
@@ -110,7 +111,12 @@ def go_on(request: Request, job_id: str, deps: Deps, who: Visitor, epochs: Annot
 def _page(request: Request, deps: Dependencies, who: Principal, job: Job, refused: LargebatchError | None = None, epochs: str = "") -> HTMLResponse:
     """A job's page. Args: refused: why the run does not go on as it was asked to; epochs: what was asked for."""
     template = "run.html" if job.kind is Kind.RUN else "sweep.html"
-    shown = {**_of_every_job(job), **_parts(deps, job, refused, epochs), "can_submit": who.may("submit"), "can_resume": job.state in RESUMABLE}
+    shown = {
+        **_of_every_job(job),
+        **_parts(deps, job, refused, epochs),
+        "can_submit": deps.may_change(who, job),
+        "can_resume": job.state in RESUMABLE,
+    }
     return render(request, template, 422 if refused else 200, job=details(job, deps.settings), api=f"/v1/{job.kind.plural}/{job.id}", **shown)
 
 

@@ -4,20 +4,20 @@ import contextlib
 import shutil
 from collections.abc import AsyncIterator
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel
 
 from largebatch.jobs.errors import InputError, StorageError
 from largebatch.service.api.auth import Who
 from largebatch.service.api.dependencies import Dependencies, Deps
 from largebatch.service.api.errors import ERRORS
-from largebatch.service.api.requests import ResumeChanges, digest_of, resumed_spec
+from largebatch.service.api.requests import JobChange, ResumeChanges, Submit, digest_of, resumed_spec
 from largebatch.service.api.routes.job_files import Offset, add_file_routes, named
 from largebatch.service.api.routes.operations import SUBMITS
-from largebatch.service.db.tokens import Principal
+from largebatch.service.db.listing import CREATED, FIELDS, SORTS
+from largebatch.service.db.tokens import ForbiddenError, Principal
 from largebatch.service.job import Job, Kind, State
 from largebatch.service.present.next_steps import NextSteps, next_steps
 from largebatch.service.present.views import JobDetails, JobPage, JobView, details
@@ -25,6 +25,11 @@ from largebatch.service.present.views import JobDetails, JobPage, JobView, detai
 After = Annotated[int, Query(ge=0, le=1 << 50, description="next_after of the page before.")]
 Points = Annotated[int, Query(ge=2, le=2000, description="At most so many steps.")]
 Limit = Annotated[int, Query(ge=1, le=200)]
+Where = Annotated[
+    list[str] | None,
+    Query(max_length=20, description=f"A condition, such as batch>=256 or tag=paper; all must hold. Fields: {', '.join(FIELDS)}."),
+]
+Sort = Annotated[str, Query(json_schema_extra={"enum": SORTS}, description="A field; with - the largest first. Jobs without it come last.")]
 LastEventId = Annotated[str | None, Header(max_length=30)]
 IdempotencyKey = Annotated[
     str | None,
@@ -40,10 +45,12 @@ def accepted_links(kind: Kind) -> dict[int | str, dict[str, Any]]:
     return {202: {"links": links}}
 
 
-def submitted(deps: Dependencies, job: Job, who: Principal, submission: BaseModel, key: str | None, response: Response) -> JobView:
+def submitted(deps: Dependencies, job: Job, who: Principal, submission: Submit, key: str | None, response: Response) -> JobView:
     """Put a job in the database, and answer where it is. An administrator's priority counts among all owners."""
     if who.may("admin"):
         job = job.model_copy(update={"priority_among_owners": job.priority})
+    if deps.settings.sharing and not submission.is_private:
+        job = job.model_copy(update={"project": who.project})
     accepted, is_new = deps.store.accept(job, key, digest_of(submission), deps.settings.max_queued_per_owner)
     response.headers["Location"] = f"/v1/{job.kind.plural}/{accepted.id}"
     if is_new:
@@ -55,8 +62,7 @@ def submitted(deps: Dependencies, job: Job, who: Principal, submission: BaseMode
 
 def resumed(deps: Dependencies, job_id: str, kind: Kind, who: Principal, changes: ResumeChanges) -> Job:
     """Queue a job that is over again. Raises: SpecError, ConflictError."""
-    who.require("submit")
-    job = deps.visible(job_id, kind, who)
+    job = deps.own(job_id, kind, who)
     spec = resumed_spec(job, changes)
     if job.state is State.FAILED or (job.state is State.SUCCEEDED and spec is not None):
         deps.run_folders.forget_summary(job.id)  # or the summary of the attempt before would end the next one
@@ -79,15 +85,17 @@ def _add_looks(router: APIRouter, kind: Kind) -> None:
         state: State | None = None,
         owner: Annotated[str | None, Query(max_length=100)] = None,
         recipe: Annotated[str | None, Query(max_length=100)] = None,
-        q: Annotated[str | None, Query(max_length=100, description="Part of the id.")] = None,
-        sort: Literal["-created_at", "created_at"] = "-created_at",
+        q: Annotated[str | None, Query(max_length=100, description="Part of the id, the name or the notes.")] = None,
+        where: Where = None,
+        sort: Sort = f"-{CREATED}",
         cursor: Annotated[str | None, Query(max_length=300)] = None,
         limit: Limit = 50,
+        total: Annotated[bool, Query(description="Count all of them, too.")] = False,
     ) -> JobPage:
-        """A page of jobs, one's own; an administrator's list holds everybody's."""
-        filters: dict[str, Any] = {"owner": owner if who.may("admin") else who.owner, "state": state, "recipe": recipe, "text": q}
-        page = await deps.read(partial(deps.store.page, kind, **filters, limit=limit, cursor=cursor, oldest_first=sort == "created_at"))
-        return JobPage(items=[JobView.model_validate(job) for job in page.jobs], next_cursor=page.next_cursor)
+        """A page of jobs: one's own, those shared with one's project, for an administrator everybody's."""
+        filters: dict[str, Any] = {"owner": owner, "state": state, "recipe": recipe, "text": q, "where": where or (), "sight": deps.sight(who)}
+        page = await deps.read(partial(deps.store.page, kind, **filters, sort=sort, limit=limit, cursor=cursor, counts=total))
+        return JobPage(items=[JobView.model_validate(job) for job in page.jobs], next_cursor=page.next_cursor, total=page.total)
 
     @router.get("/{job_id}", **named("show", kind))
     async def show(job_id: str, deps: Deps, who: Who) -> JobDetails:
@@ -100,12 +108,32 @@ def _add_looks(router: APIRouter, kind: Kind) -> None:
         return next_steps(await deps.read(lambda: deps.visible(job_id, kind, who)))
 
 
+def say_of(deps: Dependencies, job: Job, change: JobChange, who: Principal) -> Job:
+    """Change what people say of a job. Raises: ForbiddenError for a project that the asker is not one of."""
+    said = change.model_dump(mode="json", exclude_unset=True)
+    if not who.may("admin") and said.get("project") not in {None, who.project, job.project}:
+        raise ForbiddenError("project", f"your token is of the project {who.project}.", "Share it with that one, or ask an administrator.")
+    return deps.store.say_of(job, **said) if said else job
+
+
+def delete_job(deps: Dependencies, job: Job) -> None:
+    """Forget a job that is over, and remove its folder. Raises: ConflictError for one that is not."""
+    deps.store.delete(job)
+    with contextlib.suppress(StorageError):  # then the files in the storage stay: the job is forgotten all the same
+        deps.run_folders.remove(job.id)
+    shutil.rmtree(deps.settings.state_dir / job.id, ignore_errors=True)
+
+
 def _add_changes(router: APIRouter, kind: Kind) -> None:
+    @router.patch("/{job_id}", **named("change", kind))
+    def change(job_id: str, changed: JobChange, deps: Deps, who: Who) -> JobView:
+        """Give a job another name, tags or notes, or share it; what is left out stays as it is."""
+        return JobView.model_validate(say_of(deps, deps.own(job_id, kind, who), changed, who))
+
     @router.post("/{job_id}/cancel", status_code=202, **named("cancel", kind))
     def cancel(job_id: str, deps: Deps, who: Who) -> JobView:
         """End a job after the step under way; its checkpoint stays, and it can be resumed. One that is over stays as it is."""
-        who.require("submit")
-        return JobView.model_validate(deps.store.ask_to_cancel(deps.visible(job_id, kind, who)))
+        return JobView.model_validate(deps.store.ask_to_cancel(deps.own(job_id, kind, who)))
 
     def resume(job_id: str, deps: Deps, who: Who) -> JobView:
         """Queue a failed or cancelled job again; it goes on from what it has kept."""
@@ -120,12 +148,7 @@ def _add_changes(router: APIRouter, kind: Kind) -> None:
     @router.delete("/{job_id}", status_code=204, **named("delete", kind))
     def delete(job_id: str, deps: Deps, who: Who) -> Response:
         """Forget a job that is over, and remove its folder."""
-        who.require("submit")
-        job = deps.visible(job_id, kind, who)
-        deps.store.delete(job)
-        with contextlib.suppress(StorageError):  # then the files in the storage stay: the job is forgotten all the same
-            deps.run_folders.remove(job.id)
-        shutil.rmtree(deps.settings.state_dir / job.id, ignore_errors=True)
+        delete_job(deps, deps.own(job_id, kind, who))
         return Response(status_code=204)
 
 
@@ -145,8 +168,8 @@ events = APIRouter(prefix="/v1/events", tags=["events"], responses=ERRORS)
 
 @events.get("", operation_id="events", response_class=StreamingResponse, responses=EVENT_STREAM)
 async def all_events(deps: Deps, who: Who, kind: Kind = Kind.RUN) -> StreamingResponse:
-    """Server-sent events: a job's view whenever it is new or changed; one's own, for administrators everybody's."""
-    return event_stream(deps, who, deps.watcher.listen_to_all(kind, None if who.may("admin") else who.owner, who.credential))
+    """Server-sent events: a job's view whenever it is new or changed, of the jobs that a list holds."""
+    return event_stream(deps, who, deps.watcher.listen_to_all(kind, partial(deps.sees, who), who.credential))
 
 
 def event_stream(deps: Dependencies, who: Principal, frames: AsyncIterator[bytes]) -> StreamingResponse:

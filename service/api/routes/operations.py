@@ -1,4 +1,4 @@
-"""/healthz, /readyz, /metrics and /v1/cluster: for whoever keeps the service running."""
+"""/healthz, /readyz and /metrics: for whoever keeps the service running."""
 
 import shutil
 import time
@@ -6,7 +6,6 @@ import time
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from pydantic import BaseModel, ConfigDict
 
 from largebatch.jobs.errors import FaultError
 from largebatch.service.api.auth import Who
@@ -16,7 +15,6 @@ from largebatch.service.job import Kind, State
 from largebatch.service.present.progress import saved_at_s
 
 router = APIRouter(tags=["operations"])
-cluster = APIRouter(prefix="/v1/cluster", tags=["cluster"], responses=ERRORS)
 STALE_S = 30.0
 LEAST_FREE_BYTES = 256 << 20
 """With less a run's checkpoint may not fit."""
@@ -107,32 +105,3 @@ def metrics(deps: Deps, who: Who) -> Response:
         CPUS.set(capacity.cpus)
         GPUS.set(capacity.gpus)
     return Response(generate_latest(REGISTRY), media_type=CONTENT_TYPE_LATEST)
-
-
-class Cluster(BaseModel):
-    """What there is, and who waits for it."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
-    backend: str
-    cpus: float
-    gpus: int
-    cpus_held: float
-    """By jobs that start or run."""
-    gpus_held: int
-    jobs: dict[str, int]
-    """How many jobs stand in each state."""
-    problem: str | None
-    """Why the backend or database was not reached at the last try; for administrators."""
-
-
-@cluster.get("", operation_id="show_cluster")
-def show_cluster(deps: Deps, who: Who) -> Cluster:
-    """What the backend has, and how many jobs stand where."""
-    capacity = deps.backend.capacity()
-    holding = deps.store.in_states([State.STARTING, State.RUNNING])
-    problem = deps.reconciler.background.problem if who.may("admin") else None
-    return Cluster(
-        backend=deps.backend.name, cpus=capacity.cpus, gpus=capacity.gpus, cpus_held=sum(job.cpus for job in holding),
-        gpus_held=sum(job.gpus for job in holding), jobs=deps.store.counts(), problem=problem,
-    )  # fmt: skip

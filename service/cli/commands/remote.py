@@ -34,6 +34,7 @@ remote = typer.Typer(help="Runs and sweeps on a largebatch service.", no_args_is
 app.add_typer(remote, name="remote")
 Server = Annotated[str | None, typer.Option(help="The service, such as http://127.0.0.1:8080.", envvar="LARGEBATCH_SERVER")]
 JobId = Annotated[str, typer.Argument(metavar="ID")]
+JobIds = Annotated[list[str], typer.Argument(metavar="ID...")]
 IsSweep = Annotated[bool, typer.Option("--sweep", help="It is a sweep, not a run.")]
 IsStudy = Annotated[bool, typer.Option("--study", help="It is a study, not a run.")]
 Recipe = Annotated[str, typer.Argument(help="A recipe (or, with --sweep, a sweep) that comes along, or a local YAML or JSON file.")]
@@ -176,27 +177,66 @@ def list_jobs(
     is_sweep: Annotated[bool, typer.Option("--sweep", "--sweeps", help="Sweeps, not runs.")] = False,
     is_study: Annotated[bool, typer.Option("--study", "--studies", help="Studies, not runs.")] = False,
     state: Annotated[str | None, typer.Option(help="Only those in this state.")] = None,
+    where: Annotated[list[str] | None, typer.Option(metavar="CONDITION", help="Such as 'batch>=256' or tag=paper; all must hold.")] = None,
+    sort: Annotated[str, typer.Option(help="A field, such as score; with - the largest first.")] = "-created_at",
     limit: Annotated[int, typer.Option(min=1, max=200)] = 20,
     as_json: AsJson = False,
 ) -> None:
-    """List jobs, newest first."""
-    page = _answer(server, _kind(is_sweep, is_study), "", params={"limit": limit, **({} if state is None else {"state": state})})
+    """List jobs, newest first unless told otherwise."""
+    asked = {"limit": limit, "total": True, "sort": sort, "where": where or [], **({} if state is None else {"state": state})}
+    page = _answer(server, _kind(is_sweep, is_study), "", params=asked)
     if as_json:
         print_answer(json.dumps(page))
         return
-    table = plain_table("id", "state", "batch", "score", "training", "owner")
+    table = plain_table("id", "name", "state", "batch", "score", "training", "owner", "tags")
     for job in page["items"]:
         score, seconds = job["progress"].get("score"), job["progress"].get("training_seconds")
         batch = "" if is_sweep or is_study else str(job["global_batch_size"] or job["progress"].get("global_batch_size") or "-")
-        table.add_row(job["id"], job["state"], batch, "" if score is None else f"{score:.4f}",
-                      "" if seconds is None else f"{seconds:.1f} s", job["owner"])  # fmt: skip
+        table.add_row(job["id"], job["name"], job["state"], batch, "" if score is None else f"{score:.4f}",
+                      "" if seconds is None else f"{seconds:.1f} s", job["owner"], " ".join(job["tags"]))  # fmt: skip
     output().print(table)
+    if page["total"] > len(page["items"]):
+        print(f"{len(page['items'])} of {page['total']}; --limit shows more.", file=sys.stderr)
 
 
 @remote.command(epilog="Example: largebatch remote show digits-lamb-20260101-120000-ab12cd34")
 def show(job_id: JobId, server: Server = None, is_sweep: IsSweep = False, is_study: IsStudy = False) -> None:
     """Print a job as JSON."""
     print(json.dumps(_answer(server, _kind(is_sweep, is_study), f"/{job_id}"), indent=2))
+
+
+@remote.command(epilog="Example: largebatch remote edit digits-lamb-20260101-120000-ab12cd34 --name 'the best so far' --tag paper")
+def edit(
+    job_id: JobId,
+    server: Server = None,
+    is_sweep: IsSweep = False,
+    is_study: IsStudy = False,
+    name: Annotated[str | None, typer.Option(help="What it is called from now on; its id stays.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="In place of those it has; give it again for more, '' for none.")] = None,
+    notes: Annotated[str | None, typer.Option()] = None,
+    share: Annotated[bool | None, typer.Option("--share/--private", help="Let the people of your project read it.")] = None,
+) -> None:
+    """Give a job another name, tags or notes, or share it."""
+    said = {"name": name, "tags": None if tag is None else [word for word in tag if word], "notes": notes}
+    changed: dict[str, Any] = {field: value for field, value in said.items() if value is not None}
+    with _client(server) as client:
+        if share is not None:
+            changed["project"] = _me(client)["project"] if share else None
+        job = client.request("PATCH", f"/v1/{_kind(is_sweep, is_study).plural}/{job_id}", json=changed)
+    shared = f"shared with {job['project']}" if job["project"] else "private"
+    print(f"{job['id']}: {job['name']}, {shared}{''.join(f' #{word}' for word in job['tags'])}")
+
+
+@remote.command(epilog="Example: largebatch remote whoami")
+def whoami(server: Server = None) -> None:
+    """Say whose token it is, and what it may."""
+    with _client(server) as client:
+        me = _me(client)
+    print(f"{me['owner']}, scope {me['scope']}, project {me['project']}{'' if me['is_sharing'] else ' (this service shares nothing)'}")
+
+
+def _me(client: Client) -> Any:
+    return client.request("GET", "/v1/me")
 
 
 @remote.command(epilog="Example: largebatch remote follow digits-lamb-20260101-120000-ab12cd34")
@@ -235,10 +275,11 @@ def logs(job_id: JobId, server: Server = None, is_sweep: IsSweep = False, is_stu
 
 
 @remote.command(epilog="Example: largebatch remote cancel digits-lamb-20260101-120000-ab12cd34")
-def cancel(job_id: JobId, server: Server = None, is_sweep: IsSweep = False, is_study: IsStudy = False) -> None:
-    """End a job after its step; it can be resumed."""
-    job = _answer(server, _kind(is_sweep, is_study), f"/{job_id}/cancel", "POST")
-    print(f"{job_id}: {job['state']}, asked to stop")
+def cancel(job_ids: JobIds, server: Server = None, is_sweep: IsSweep = False, is_study: IsStudy = False) -> None:
+    """End jobs after their step; they can be resumed."""
+    for job_id in job_ids:
+        job = _answer(server, _kind(is_sweep, is_study), f"/{job_id}/cancel", "POST")
+        print(f"{job_id}: {job['state']}, asked to stop")
 
 
 @remote.command(epilog="Example: largebatch remote resume digits-lamb-20260101-120000-ab12cd34")
@@ -265,10 +306,11 @@ def next_of_job(job_id: JobId, server: Server = None, is_sweep: IsSweep = False,
 
 
 @remote.command(epilog="Example: largebatch remote delete digits-lamb-20260101-120000-ab12cd34")
-def delete(job_id: JobId, server: Server = None, is_sweep: IsSweep = False, is_study: IsStudy = False) -> None:
-    """Forget a job that is over, and remove its files from the server."""
-    _answer(server, _kind(is_sweep, is_study), f"/{job_id}", "DELETE")
-    print(f"{job_id}: deleted")
+def delete(job_ids: JobIds, server: Server = None, is_sweep: IsSweep = False, is_study: IsStudy = False) -> None:
+    """Forget jobs that are over, and remove their files from the server."""
+    for job_id in job_ids:
+        _answer(server, _kind(is_sweep, is_study), f"/{job_id}", "DELETE")
+        print(f"{job_id}: deleted")
 
 
 @remote.command(epilog="Example: largebatch remote advice my-sweep-20260101-120000-ab12cd34")

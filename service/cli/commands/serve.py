@@ -15,7 +15,7 @@ from largebatch.service.cli.tables import output, plain_table
 from largebatch.service.cli.typer_parameters import spread
 from largebatch.service.db.engine import connect, open_database
 from largebatch.service.db.engine import upgrade as upgrade_schema
-from largebatch.service.db.tokens import Tokens
+from largebatch.service.db.tokens import MAIN, Tokens
 from largebatch.service.settings import Settings
 
 DAY_S = 86_400
@@ -53,11 +53,14 @@ def create(
     owner: Annotated[str, typer.Argument(help="Whose jobs they will be.")],
     scope: Annotated[str, typer.Option(help="read, submit or admin.")] = "submit",
     days: Annotated[float | None, typer.Option(min=0.0001, help="Until it expires; default never.")] = None,
+    name: Annotated[str, typer.Option(help="What it is for.")] = "",
+    project: Annotated[str, typer.Option(help="Whose people its owner is one of.")] = MAIN,
     *,
     settings: Database,
 ) -> None:
     """Make a token, print it once, and keep only its hash."""
-    secret, made = Tokens(open_database(settings)).create(owner, scope, None if days is None else time.time() + days * DAY_S)
+    expires = None if days is None else time.time() + days * DAY_S
+    secret, made = Tokens(open_database(settings)).create(owner, scope, expires, name=name, project=project)
     print(f"Token {made.id} of {owner}, scope {scope}. It is shown only now:", file=sys.stderr)
     print(secret)
 
@@ -70,9 +73,11 @@ def list_tokens(settings: Database, as_json: AsJson = False) -> None:
     if as_json:
         print_answer(json.dumps([token.model_dump() for token in tokens]))
         return
-    table = plain_table("id", "owner", "scope", "created", "expires", "revoked")
+    table = plain_table("id", "owner", "name", "scope", "project", "created", "expires", "revoked")
     for token in tokens:
-        table.add_row(token.id, token.owner, token.scope, *map(_day, (token.created_at_s, token.expires_at_s, token.revoked_at_s)))
+        table.add_row(
+            token.id, token.owner, token.name, token.scope, token.project, *map(_day, (token.created_at_s, token.expires_at_s, token.revoked_at_s))
+        )
     output().print(table)
 
 

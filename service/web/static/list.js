@@ -1,45 +1,45 @@
-// The lists of runs and of sweeps.
+// What keeps lists and the cluster's page up to date: the server makes every row, the script brings new ones and fills what moves.
 
 import { fill } from "./job.js";
-import { listen, made, one } from "./talk.js";
+import { all, listen, one, steadily } from "./talk.js";
+
+const BETWEEN_MS = 2000;
+// This page as the server would make it now.
+const anew = async () => new DOMParser().parseFromString(await steadily(location.href, (answer) => answer.text()), "text/html");
+
+export function clusterPage() {
+  const again = async () => {
+    const fresh = one("#live", await anew());
+    if (fresh) one("#live").replaceWith(fresh); else location.reload(); // the session is over
+    setTimeout(again, BETWEEN_MS);
+  };
+  setTimeout(again, BETWEEN_MS);
+}
 
 export function listPage() {
   const table = one("#jobs");
-  if (table.dataset.live !== "yes") return;
+  const rowOf = (id) => one(`tr[data-id="${CSS.escape(id)}"]`, table);
+  const others = new Map(); // a job that is not listed may come to be with its next state, not with its next step
+  let asked = null;
+  async function bringNew() {
+    const page = await anew();
+    let before = one("tbody", table).firstElementChild;
+    for (const row of all("#jobs tbody tr", page)) {
+      const here = rowOf(row.dataset.id);
+      if (here) before = here.nextElementSibling; else one("tbody", table).insertBefore(row, before);
+    }
+    one("#total").textContent = one("#total", page).textContent;
+    table.hidden = one("#under").hidden = !one("tbody tr", table);
+    one("#empty").hidden = !table.hidden;
+    asked = null;
+  }
   listen(`/v1/events?kind=${table.dataset.kind}`, {
     job: (job) => {
-      const row = one(`tr[data-id="${CSS.escape(job.id)}"]`, table);
-      if (row) fill(row, job);
-      else addRow(table, job);
+      const row = rowOf(job.id);
+      if (row) fill(row, job); else if (others.get(job.id) !== job.state) asked ??= setTimeout(bringNew, BETWEEN_MS / 4);
+      others.set(job.id, job.state);
     },
   });
-}
-
-function addRow(table, job) {
-  const cell = (name, number = true) => {
-    const place = made("td");
-    if (number) place.className = "number";
-    if (name) place.dataset.cell = name;
-    return place;
-  };
-  const row = made("tr");
-  row.dataset.id = job.id;
-  const name = made("td");
-  name.append(made("a", { href: `${table.dataset.path}/${encodeURIComponent(job.id)}`, textContent: job.id }));
-  const state = made("td");
-  const mark = made("span");
-  mark.dataset.cell = "state";
-  state.append(mark);
-  const owner = made("td", { textContent: job.owner });
-  const asked = made("td", { textContent: job.created_at.slice(0, 16).replace("T", " ") });
-  if (job.kind === "run") {
-    const choose = made("td");
-    choose.append(made("input", { type: "checkbox", name: "run", value: job.id, ariaLabel: `Compare ${job.id}` }));
-    const batch = Object.assign(cell(""), { textContent: job.global_batch_size ?? job.progress.global_batch_size ?? "-" });
-    row.append(choose, name, state, batch, cell("score"), cell("training_seconds"), cell("step"), owner, asked);
-  } else row.append(name, state, cell("runs_over"), owner, asked);
-  one("tbody", table).prepend(row);
-  table.hidden = one("#under").hidden = false;
-  one("#empty").hidden = true;
-  fill(row, job);
+  const every = Object.assign(one("#every"), { hidden: false });
+  every.addEventListener("change", () => all("tbody input[type=checkbox]", table).forEach((box) => { box.checked = every.checked; }));
 }

@@ -143,10 +143,13 @@ def test_pages_need_a_session_and_foreign_ones_change_nothing(guarded: Service, 
     secret = people["ann"]["Authorization"].removeprefix("Bearer ")
     with httpx.Client(base_url=guarded.url, headers={"Accept": "text/html"}) as browser:
         assert browser.get("/runs").headers["location"] == "/login"
+        assert browser.get("/runs?q=x").headers["location"] == "/login?next=%2Fruns%3Fq%3Dx"
         assert browser.post("/login", data={"token": "lb_wrong"}).status_code == 401
         foreign = {"Origin": "http://evil.example"}
         assert browser.post("/login", data={"token": secret}, headers=foreign).status_code == 403
-        answer = browser.post("/login", data={"token": secret})
+        for elsewhere in ("https://evil.example", "//evil.example/x", "/\\evil.example", "javascript:alert(1)", "runs", "/\n/evil.example"):
+            answer = browser.post("/login", data={"token": secret, "next": elsewhere})
+            assert answer.headers["location"] == "/runs", elsewhere
         cookie = answer.headers["set-cookie"].lower()
         assert "httponly" in cookie
         assert "samesite=strict" in cookie

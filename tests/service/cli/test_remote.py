@@ -51,6 +51,25 @@ def test_a_run_from_submit_to_delete(service: Service, tmp_path: Path) -> None:
         remote(service, "show", job_id)
 
 
+def test_what_people_say_of_a_run(service: Service) -> None:
+    """Without the service beginning any: each is over before its turn."""
+    ids = [httpx.post(f"{service.url}/v1/runs", json={"recipe": "digits-lamb", "deadline_s": 0.001, "tags": ["old"]}).json()["id"] for _ in range(2)]
+    for job_id in ids:
+        service.wait(job_id, "failed")
+    short = ids[0].rpartition("-")[2]
+    told = remote(service, "edit", short, "--name", "The best so far", "--tag", "paper", "--tag", "b2", "--notes", "Seen in July", "--share")
+    assert told == f"{ids[0]}: The best so far, shared with main #paper #b2\n"
+    assert remote(service, "edit", ids[0], "--private", "--tag", "") == f"{ids[0]}: The best so far, private\n"
+    assert json.loads(remote(service, "show", short))["notes"] == "Seen in July"
+    for where, found in (("tag=old", ids[1:]), ("optimizer=lamb", ids), ("rate>1", []), ("name=The best so far", ids[:1])):
+        listed = json.loads(remote(service, "list", "--json", "--where", where, "--where", "state=failed", "--sort", "created_at"))
+        assert [one["id"] for one in listed["items"] if one["id"] in ids] == found, where
+    with pytest.raises(LargebatchError, match="Did you mean rate"):
+        remote(service, "list", "--where", "rat>1")
+    assert remote(service, "whoami") == "local, scope admin, project main (this service shares nothing)\n"
+    assert remote(service, "delete", *ids).count("deleted") == 2
+
+
 @pytest.mark.parametrize("name", ["../up", "/etc/x", "a/../../up"])
 def test_a_file_that_would_lie_outside_is_not_fetched(name: str, tmp_path: Path) -> None:
     with pytest.raises(FaultError, match="lies outside"):
@@ -201,14 +220,14 @@ def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
 
 def test_the_operators_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = ("--runs-dir", str(tmp_path))
-    assert "revision 0002 (was empty)" in run("db", "upgrade", *runs).stdout
+    assert "revision 0003 (was empty)" in run("db", "upgrade", *runs).stdout
     _, out, _ = said(capsys, "db", "upgrade", *runs)
-    assert out.strip().endswith("revision 0002.")
-    made = run("token", "create", "ann", "--scope", "read", *runs)
+    assert out.strip().endswith("revision 0003.")
+    made = run("token", "create", "ann", "--scope", "read", "--name", "laptop", "--project", "vision", *runs)
     assert made.stdout.startswith("lb_")
     assert "shown only now" in made.stderr
     (token,) = json.loads(said(capsys, "token", "list", "--json", *runs)[1])
-    assert (token["owner"], token["scope"]) == ("ann", "read")
+    assert (token["owner"], token["scope"], token["name"], token["project"]) == ("ann", "read", "laptop", "vision")
     assert "is revoked" in said(capsys, "token", "revoke", token["id"], *runs)[1]
     assert "ann" in said(capsys, "token", "list", *runs)[1]
     for arguments, words in (

@@ -48,6 +48,16 @@ def test_what_is_accepted_comes_back_as_it_was(store: Store) -> None:
     assert store.find("other") is None
 
 
+def test_the_end_of_an_id_that_lists_show_is_enough(store: Store) -> None:
+    for job_id in ("run-20260101-120000-ab12cd34", "run-20260101-120000-00000000", "sweep-20260101-120000-00000000"):
+        store.accept(new_job(id=job_id), None, "", 10)
+    found = store.find("ab12cd34")
+    assert found is not None
+    assert found.id == "run-20260101-120000-ab12cd34"
+    assert store.find("00000000") is None, "which of the two?"
+    assert store.find("b12cd34") is None
+
+
 def test_a_key_submits_once(store: Store) -> None:
     first, is_new = store.accept(new_job(1), "key", "digest", 10)
     assert is_new
@@ -77,8 +87,8 @@ def test_too_many_that_wait_are_refused(store: Store) -> None:
     assert store.accept(new_job(9), "key", "digest", 4)[1], "the refused one used up no key"
 
 
-@pytest.mark.parametrize("oldest_first", [False, True])
-def test_pages_hold_everything_once(store: Store, oldest_first: bool) -> None:
+@pytest.mark.parametrize("sort", ["-created_at", "created_at", "name", "-score"])
+def test_pages_hold_everything_once(store: Store, sort: str) -> None:
     numbers = list(range(25))
     random.Random(0).shuffle(numbers)
     for number in numbers:  # three at each time: the cursor must tell them apart
@@ -86,13 +96,14 @@ def test_pages_hold_everything_once(store: Store, oldest_first: bool) -> None:
     store.accept(new_job(99, kind=Kind.SWEEP), None, "", 100)
     seen, cursor = [], None
     while True:
-        page = store.page(Kind.RUN, limit=4, cursor=cursor, oldest_first=oldest_first)
+        page = store.page(Kind.RUN, limit=4, cursor=cursor, sort=sort, counts=True)
+        assert page.total == 25
         seen += [job.id for job in page.jobs]
         cursor = page.next_cursor
         if cursor is None:
             break
     expected = [f"run-{number:05}" for number in range(25)]
-    assert seen == (expected if oldest_first else expected[::-1])
+    assert seen == (expected if sort == "created_at" else expected[::-1]), "the newest first of those that are alike"
 
 
 def test_filters(store: Store) -> None:
@@ -186,7 +197,7 @@ def test_lists_use_an_index(store: Store) -> None:
             connection.execute(sa.text("ANALYZE jobs"))
     last = "1000005.0~run-01000"
     looks: list[dict[str, Any]] = [{}, {"owner": "o7"}, {"state": State.QUEUED}]
-    for look in [*looks, *({**look, "cursor": last} for look in looks), {"cursor": last, "oldest_first": True}]:
+    for look in [*looks, *({**look, "cursor": last} for look in looks), {"cursor": last, "sort": "created_at"}]:
         plan = plan_of(store, lambda look=look: store.page(Kind.RUN, **look))
         assert "jobs_by_" in plan, plan
         assert "TEMP B-TREE" not in plan, plan

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from largebatch.service.job import MOVES, Capacity, Job, Kind, State
-from largebatch.service.queue.schedule import Limits, choose
+from largebatch.service.queue.schedule import Limits, choose, turns
 
 NO_LIMITS = Limits(1000, 1000)
 
@@ -119,3 +119,19 @@ def test_every_state_can_end_and_none_moves_to_itself() -> None:
             reached.add(here)
             waiting += MOVES[here] - reached
         assert State.FAILED in reached or state is State.SUCCEEDED
+
+
+def test_who_waits_is_told_why() -> None:
+    def why(waiting: list[Job], holding: list[Job], capacity: Capacity, limits: Limits = NO_LIMITS) -> dict[str, str]:
+        return {turn.job.id: turn.why for turn in turns(waiting, holding, capacity, limits, 0.0)}
+
+    holding = [job("old", gpus=6, cpus=6.0, state=State.RUNNING, memory_gib=10.0)]
+    there = Capacity(8, 8, 16.0)
+    assert why([job("a", gpus=4), job("b", at_s=1)], holding, there) == {"a": "waits for 2 GPUs", "b": "waits behind a"}
+    assert why([job("a", cpus=3.0, gpus=3, memory_gib=8.5)], holding, there) == {"a": "waits for 1 GPU and 1 core and 2.5 GiB of memory"}
+    assert why([job("a", gpus=1)], holding, there) == {"a": ""}
+    assert why([job("a", gpus=9), job("b", at_s=1)], holding, there) == {"a": "asks for more than there is: 9 GPUs", "b": ""}
+    assert why([job("a")], holding, there, Limits(1, 9)) == {"a": "its owner runs as many as one may (1)"}
+    assert why([job("a", gpus=2)], holding, there, Limits(9, 7)) == {"a": "its owner would hold more GPUs than one may (7)"}
+    assert why([job("a")], [], there, Limits(0, 9)) == {"a": "nothing is begun just now, as the operator set it"}
+    assert why([job("a", state=State.RECOVERING, not_before_s=8.0)], [], there) == {"a": "goes on in 8 s, after a failure"}

@@ -1,0 +1,127 @@
+"""What lists of jobs are filtered and sorted by: one grammar for REST, the page and the command, and the statements that it becomes."""
+
+import json
+import math
+import operator as operators
+import re
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from largebatch.jobs.errors import InputError
+from largebatch.jobs.spec.mistakes import nearest
+from largebatch.service.db.tables import jobs
+
+BRIEF = [column for column in jobs.c if column.name not in {"spec", "base", "summary"}]
+"""What lists and watchers need of a row: the rest is most of its bytes."""
+TEXTS: dict[str, sa.ColumnElement[Any]] = {
+    name: jobs.c[name] for name in ("name", "owner", "project", "recipe", "state", "outcome", "optimizer", "device")
+}
+NUMBERS: dict[str, sa.ColumnElement[Any]] = {
+    "batch": sa.func.coalesce(jobs.c.global_batch_size, jobs.c.progress["global_batch_size"].as_float()),
+    "rate": jobs.c.learning_rate, "momentum": jobs.c.momentum, "seed": jobs.c.seed, "priority": jobs.c.priority,
+    "score": jobs.c.progress["score"].as_float(), "steps": jobs.c.progress["step"].as_float(),
+    "training": jobs.c.progress["training_seconds"].as_float(), "duration": jobs.c.ended_at_s - jobs.c.started_at_s,
+}  # fmt: skip
+CREATED = "created_at"
+SORTS = [f"{sign}{name}" for name in (CREATED, *TEXTS, *NUMBERS) for sign in ("-", "")]
+FIELDS = (*TEXTS, *NUMBERS, "tag")
+CONDITION = re.compile(r"([a-z_]+)(>=|<=|!=|=|>|<)(.+)", re.DOTALL)
+HINT = "Examples: batch>=256, optimizer=lamb, tag=paper."
+_COMPARED: dict[str, Callable[[sa.ColumnElement[Any], Any], sa.ColumnElement[bool]]] = {
+    "=": operators.eq, ">=": operators.ge, "<=": operators.le, ">": operators.gt, "<": operators.lt,
+    "!=": lambda column, value: column.is_distinct_from(value),
+}  # fmt: skip
+
+
+class Sight(NamedTuple):
+    """Whose jobs somebody sees: their own, and those of their project where they are shared."""
+
+    owner: str
+    project: str | None = None
+
+
+class Condition(NamedTuple):
+    """One field held against a value."""
+
+    field: str
+    operator: str
+    value: str | float
+
+
+def read_condition(text: str) -> Condition:
+    """A condition as people write it: `batch>=256`. Raises: InputError."""
+    parts = CONDITION.fullmatch(text.strip())
+    if parts is None:
+        raise InputError("where", f"{text[:100]!r} is no condition.", HINT)
+    field, operator, value = parts[1], parts[2], parts[3].strip()
+    if field not in FIELDS:
+        raise InputError("where", f"{field[:100]!r} is no field of a job that lists know.", nearest(field, FIELDS))
+    if field not in NUMBERS:
+        if operator not in {"=", "!="}:
+            raise InputError("where", f"{field} is text, and has no order.", f"Use {field}=... or {field}!=...")
+        return Condition(field, operator, value)
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number) or abs(number) > 1e300:
+        raise InputError("where", f"{field} is a number, and {value[:100]!r} is none.", HINT)
+    return Condition(field, operator, number)
+
+
+def read_search(text: str) -> tuple[list[str], str]:
+    """What somebody typed into a search box: its words that are conditions, and the rest."""
+    words = text.split()
+    conditions = [word for word in words if (parts := CONDITION.fullmatch(word)) and parts[1] in FIELDS]
+    return conditions, " ".join(word for word in words if word not in conditions)
+
+
+def is_by_time(sort: str) -> bool:
+    """Whether a list is sorted by when its jobs were asked for. Raises: InputError for a field that nothing is sorted by."""
+    if sort not in SORTS:
+        raise InputError("sort", f"{sort[:100]!r} is nothing that lists are sorted by.", nearest(sort, SORTS))
+    return sort.removeprefix("-") == CREATED
+
+
+@cache
+def counting(equal: tuple[str, ...]) -> sa.Select[Any]:
+    """How many jobs there are. Args: equal: columns that are held against a parameter of their name."""
+    return sa.select(sa.func.count()).select_from(jobs).where(*(jobs.c[name] == sa.bindparam(name) for name in equal))
+
+
+@cache
+def listing(equal: tuple[str, ...], goes_on: bool, sort: str) -> sa.Select[Any]:
+    """A page's statement, once for each kind of question: making it takes almost as long as running it. Args: equal: as of `counting`."""
+    statement = sa.select(*BRIEF).where(*(jobs.c[name] == sa.bindparam(name) for name in equal))
+    columns, most, falls = (jobs.c.created_at_s, jobs.c.id), sa.bindparam("most", type_=sa.Integer), sort.startswith("-")
+    if not is_by_time(sort):
+        by = (TEXTS | NUMBERS)[sort.removeprefix("-")]
+        order = (by.desc() if falls else by.asc()).nulls_last()
+        return statement.order_by(order, *(column.desc() for column in columns)).limit(most).offset(sa.bindparam("skipped", type_=sa.Integer))
+    if goes_on:
+        position, begins = sa.tuple_(*columns), sa.tuple_(sa.bindparam("at_s", type_=sa.Float), sa.bindparam("after", type_=sa.String))
+        statement = statement.where(position < begins if falls else position > begins)
+    return statement.order_by(*(column.desc() if falls else column for column in columns)).limit(most)
+
+
+def narrowed(statement: sa.Select[Any], conditions: Sequence[Condition], text: str | None, sight: Sight | None) -> sa.Select[Any]:
+    """The same statement for fewer jobs. Args: text: part of an id, a name or the notes; sight: None: everybody's."""
+    statement = statement.where(*(_holds(condition) for condition in conditions))
+    if text:
+        statement = statement.where(sa.or_(*(column.icontains(text, autoescape=True) for column in (jobs.c.id, jobs.c.name, jobs.c.notes))))
+    if sight is not None:
+        own = jobs.c.owner == sight.owner
+        statement = statement.where(own if sight.project is None else sa.or_(own, jobs.c.project == sight.project))
+    return statement
+
+
+def _holds(condition: Condition) -> sa.ColumnElement[bool]:
+    field, operator, value = condition
+    if field == "tag":  # the database keeps the list as JSON's text
+        has = sa.cast(jobs.c.tags, sa.Text).contains(json.dumps(value), autoescape=True)
+        return has if operator == "=" else ~has
+    compared: sa.ColumnElement[bool] = _COMPARED[operator]((TEXTS | NUMBERS)[field], value)
+    return compared

@@ -1,0 +1,166 @@
+"""The lists, the cluster and the tokens in a real Chromium, with ten thousand runs."""
+
+import re
+from collections.abc import Iterator
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from playwright.sync_api import Browser, expect
+from servers import Service
+from visits import Visit
+
+from largebatch.service.api.requests import RunSubmit, job_of_run
+from largebatch.service.db.engine import connect
+from largebatch.service.db.tables import jobs
+from largebatch.service.settings import Settings
+
+OPTIONS = ("--max-running-per-owner", "0")
+"""It begins nothing: what is listed is written here."""
+MANY = 10_000
+
+
+@pytest.fixture(scope="module")
+def many(service: Service) -> Service:
+    """Ten thousand runs; of two optimizers, every seventh missed its target, the newest waits."""
+    asked = [RunSubmit.model_validate({"recipe": recipe, "cpus": 1.0}) for recipe in ("digits-lamb", "digits-small-batch")]
+    optimizers = [job_of_run(one, "local", Settings(cpus=2.0)).model_dump(mode="json") for one in asked]
+    rows = []
+    for number in range(MANY):
+        began_s = 1.7e9 + number
+        progress = {"score": number / MANY, "metric": "accuracy", "step": number, "training_seconds": 1.5}
+        facts = {
+            "id": f"run-20260101-120000-{number:08x}", "name": f"run {number}", "global_batch_size": 2 ** (number % 8 + 4), "progress": progress,
+            "state": "succeeded", "outcome": "missed" if number % 7 == 0 else "reached", "attempt": 1,
+            "created_at_s": began_s, "started_at_s": began_s, "ended_at_s": began_s + number,
+        }  # fmt: skip
+        rows.append({**optimizers[number % 2], **facts})
+    rows[-1] |= {"state": "queued", "outcome": None, "progress": {}, "started_at_s": None, "ended_at_s": None, "attempt": 0}
+    engine = connect(f"sqlite:///{service.runs_dir}/service.sqlite")
+    with engine.begin() as connection:
+        connection.execute(jobs.insert(), rows)
+    engine.dispose()
+    return service
+
+
+@pytest.fixture
+def visit(browser: Browser, many: Service) -> Iterator[Visit]:
+    context = browser.new_context(viewport={"width": 1300, "height": 900})
+    made = Visit(context.new_page(), many.url)
+    yield made
+    assert made.foreign == [], "a page asks nobody but its own service"
+    assert made.complaints == []
+    context.close()
+
+
+def first_names(visit: Visit, number: int) -> list[str]:
+    return visit.page.locator("#jobs tbody .what a:first-child").all_inner_texts()[:number]
+
+
+def test_search_sort_and_columns(visit: Visit) -> None:
+    page = visit.page
+    visit.go("/runs")
+    expect(page.locator("#total")).to_have_text("10,000")
+    assert first_names(visit, 2) == ["run 9999", "run 9998"]
+    visit.refuse_barriers()
+    visit.keep("runs")
+    page.get_by_role("searchbox", name="Search").fill("batch>=1024 optimizer=lamb")
+    page.keyboard.press("Enter")
+    expect(page.locator("#total")).to_have_text("1,250 found")
+    page.get_by_role("link", name="Accuracy").click()
+    assert parse_qs(urlsplit(page.url).query)["sort"] == ["-score"]
+    assert first_names(visit, 2) == ["run 9998", "run 9990"]
+    assert page.locator("th[aria-sort]").get_attribute("aria-sort") == "descending"
+    page.get_by_role("link", name="More").click()
+    assert first_names(visit, 1) == ["run 9598"]
+    page.get_by_role("link", name="Accuracy").click()
+    assert first_names(visit, 2) == ["run 6", "run 14"]
+    page.get_by_text("Columns").click()
+    for name in ("Seed", "Momentum", "Rate", "Owner"):
+        page.get_by_role("checkbox", name=name, exact=True).uncheck()
+    page.get_by_role("checkbox", name="Steps").check()
+    visit.refuse_barriers()
+    page.get_by_role("button", name="Show these").click()
+    visit.go("/runs")
+    heads = page.locator("thead th").all_inner_texts()
+    assert ("Steps" in heads, "Seed" in heads) == (True, False), "the choice is kept"
+    page.get_by_label("State").select_option("queued")
+    page.get_by_role("button", name="Search").click()
+    assert first_names(visit, 2) == ["run 9999"]
+    page.get_by_role("searchbox", name="Search").fill("batch=many")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("alert")).to_contain_text("batch is a number, and 'many' is none")
+    visit.refuse_barriers()
+
+
+def test_a_name_tags_and_several_deleted(visit: Visit) -> None:
+    page = visit.page
+    visit.go("/runs/run-20260101-120000-00000001/about")
+    page.get_by_label("Name").fill("The best so far")
+    page.get_by_label("Tags").fill("paper two#words")
+    page.get_by_role("button", name="Save").click()
+    expect(page.locator("#e-tags")).to_contain_text("without spaces, commas and #")
+    visit.refuse_barriers()
+    assert page.get_by_label("Name").input_value() == "The best so far"
+    page.get_by_label("Tags").fill("paper baseline")
+    page.get_by_label("Notes").fill("Seen in July")
+    page.get_by_role("button", name="Save").click()
+    page.wait_for_url(re.compile("/runs/run-20260101-120000-00000001$"))
+    expect(page.get_by_role("heading", level=1)).to_have_text("The best so far")
+    expect(page.locator(".notes")).to_have_text("Seen in July")
+    page.get_by_role("link", name="baseline").click()
+    expect(page.locator("#total")).to_have_text("1 found")
+    assert first_names(visit, 2) == ["The best so far"]
+
+    visit.go("/runs?q=batch%3C32&sort=created_at")
+    for number in (0, 8):
+        page.get_by_label(f"Choose run-20260101-120000-{number:08x}").check()
+    page.get_by_role("button", name="Delete").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Delete 2 runs and their files?")
+    visit.refuse_barriers()
+    page.get_by_role("button", name="Delete for good").click()
+    assert first_names(visit, 1) == ["run 16"]
+    assert parse_qs(urlsplit(page.url).query) == {"q": ["batch<32"], "sort": ["created_at"]}, "back to the same list"
+    visit.go("/runs?state=queued")
+    page.get_by_label("Choose all").check()
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.get_by_text("Nothing like that.")).to_be_visible()
+    visit.complaints[:] = [text for text in visit.complaints if "422" not in text]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_shows_state_name_and_metric(browser: Browser, many: Service, scheme: str) -> None:
+    context = browser.new_context(viewport={"width": 380, "height": 800}, color_scheme="dark" if scheme == "dark" else "light")
+    visit = Visit(context.new_page(), many.url)
+    for path in ("/runs", "/cluster", "/tokens", "/runs/00000003/about"):
+        visit.go(path)
+        visit.refuse_barriers()
+        assert visit.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{path} is wider than the screen"
+        visit.keep(f"phone-{scheme}{path.replace('/', '-')}")
+    visit.go("/runs")
+    heads = [text for text in visit.page.locator("thead th:visible").all_inner_texts() if text.strip()]
+    assert heads == ["Run", "State", "Accuracy"]
+    context.close()
+
+
+def test_the_cluster_and_tokens(visit: Visit) -> None:
+    page = visit.page
+    visit.go("/cluster")
+    expect(page.get_by_role("heading", name="The queue")).to_be_visible()
+    visit.refuse_barriers()
+    visit.keep("cluster")
+    visit.go("/tokens")
+    page.get_by_label("Owner").fill("ann and bob")
+    page.get_by_role("button", name="Make it").click()
+    expect(page.locator("#e-owner")).to_contain_text("cannot be an owner's name")
+    page.get_by_label("Owner").fill("ann")
+    page.get_by_label("Name").fill("laptop")
+    page.get_by_label("Days").fill("30")
+    page.get_by_role("button", name="Make it").click()
+    assert page.locator("#secret").inner_text().startswith("lb_")
+    expect(page.locator("tbody tr")).to_contain_text("laptop")
+    visit.refuse_barriers()
+    visit.keep("tokens")
+    page.get_by_role("button", name="Revoke").click()
+    expect(page.locator("tbody tr")).to_contain_text("revoked")
+    assert page.locator("#secret").count() == 0, "it was shown once"
+    visit.complaints[:] = [text for text in visit.complaints if "422" not in text]
