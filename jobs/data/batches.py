@@ -45,7 +45,8 @@ class DeviceBatches:
         self._part = part.to(home)
         self._home = home if isinstance(part, Tensors) else torch.device("cpu")
         self._normalise = normalisation_of(dataset, self.device)
-        self._epoch = -1
+        self._epoch: int | None = None
+        """Whose order is held; None: nothing has been read."""
 
     def read(self, samples: Slice) -> Tree:
         """See `Batches`."""

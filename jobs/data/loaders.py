@@ -47,7 +47,8 @@ class LoaderBatches:
 
     def __post_init__(self) -> None:
         self._normalise = normalisation_of(self.dataset, self.device)
-        self._next = Slice(-1, 0, 0)
+        self._next: Slice | None = None
+        """What comes in turn; None: nothing has been read."""
         self._expected: Iterator[Slice] = iter(())
         self._chunks: Iterator[Any] = iter(())
         self._rest: Tree | None = None
@@ -55,8 +56,8 @@ class LoaderBatches:
 
     def read(self, samples: Slice) -> Tree:
         """See `Batches`. Raises: DataError for a sample that cannot be read; FaultError where reading processes fail."""
-        if (self._next.epoch, self._next.start) != (samples.epoch, samples.start):
-            self._start_at(samples)
+        if self._next is None or (self._next.epoch, self._next.start) != (samples.epoch, samples.start):
+            self._next = self._start_at(samples)
         chunks = [] if self._rest is None else [self._rest]
         while sum(map(num_samples, chunks)) < samples.size:
             chunk = next(self._chunks)
@@ -71,7 +72,8 @@ class LoaderBatches:
             self._next = next(self._expected)
         return on_device(rows(read, 0, samples.size), self.device, self._normalise, self.channels_last)
 
-    def _start_at(self, samples: Slice) -> None:
+    def _start_at(self, samples: Slice) -> Slice:
+        """Begin to read; returns what comes first."""
         self._chunks = iter(())  # processes of before end before others begin
         loader: Any = torch.utils.data.DataLoader(
             SeededSamples(self.part, self.dataset, self.seed),
@@ -85,8 +87,8 @@ class LoaderBatches:
         )
         self._chunks = ReadingProcesses(loader, self.patience) if self.num_workers else iter(loader)
         self._expected = slices_from(self.stream, samples)
-        self._next = next(self._expected)
         self._rest = None
+        return next(self._expected)
 
 
 def first_samples(part: Any, dataset: Dataset, number: int, device: torch.device, channels_last: bool) -> Tree:
@@ -113,7 +115,8 @@ def slices_from(stream: Stream, first: Slice) -> Iterator[Slice]:
 
 def _order(seed: int | None, num_samples: int, shares: Iterator[Slice]) -> Iterator[tuple[int, int]]:
     """(epoch, sample index) of all samples of the shares, in the order that the seed draws for an epoch, or in the part's own."""
-    epoch, order = -1, list(range(num_samples))
+    epoch: int | None = None
+    order = list(range(num_samples))
     for share in shares:
         if seed is not None and share.epoch != epoch:
             epoch, order = share.epoch, sample_order(seed, share.epoch, num_samples).tolist()

@@ -153,11 +153,11 @@ class Solution:
     def chunks(self, size: int) -> Iterator[Tree]:
         """These samples, so many at a time, as the task prepares them."""
         batches = evaluation_batches(self.job, self.part)
-        slices = (Slice(EVALUATION, start, min(start + size, self.num_samples)) for start in range(0, self.num_samples, size))
+        slices = (Slice(0, start, min(start + size, self.num_samples)) for start in range(0, self.num_samples, size))
         return (self._prepared(batches, samples) for samples in slices)
 
     def _prepared(self, batches: Batches, samples: Slice) -> Tree:
-        return self.job.task.prepared(batches.read(samples), self.job.spec.seed, samples, self.job.device)
+        return self.job.task.prepared(batches.read(samples), self.job.spec.seed, samples._replace(epoch=EVALUATION), self.job.device)
 
     @contextmanager
     def named(self, problem: str) -> Iterator[None]:

@@ -305,6 +305,24 @@ def test_what_has_no_second_derivative_costs_the_command_only_that(tmp_path: Pat
         largebatch(*command)
 
 
+def test_samples_that_are_read_one_by_one_have_the_same_sharpness(tmp_path: Path) -> None:
+    """A data set class of a person's own is no `TensorDataset`: its samples are read, pass after pass."""
+    told = []
+    for one_by_one in (False, True):
+        run = trained(
+            tmp_path / str(one_by_one),
+            task={"name": "language-modelling"},
+            dataset={"entry_point": "own_tasks:documents", "arguments": {"one_by_one": one_by_one}},
+            model={"name": "transformer", "arguments": {"width": 8, "depth": 1, "num_heads": 2}},
+            batch={"global_batch_size": 20},
+            stop={"steps": 3},
+        )
+        result = largebatch("sharpness", str(run), "--device", "cpu", "--samples", "50", "--dimensions", "3", "--json")
+        told.append({key: value for key, value in json.loads(result.stdout).items() if key != "seconds"})
+    assert told[0]["failed"] == told[1]["failed"] == []
+    assert told[0]["solutions"][0]["sharpness"] == told[1]["solutions"][0]["sharpness"]
+
+
 def test_two_architectures_are_not_joined(runs: tuple[Path, Path], tmp_path: Path) -> None:
     other = trained(tmp_path, model={"name": "mlp", "arguments": {"width": 5}}, stop={"steps": 2})
     with pytest.raises(InputError, match="other weights"):
