@@ -144,7 +144,7 @@ def frontiers(findings: Findings) -> list[Chart]:
         "cost-frontier", f"Time against {unit.name}, to {name} {findings.target:g}", SECONDS, f"{unit.name} to target", batches,
         caption=_caption(findings, f"missed the target: batch {missed}, so not shown" if missed else ""), log_x=True, log_y=True,
         meaning=f"Each dot is a choice, with its batch in {unit.name}: left is sooner, down takes fewer {unit.name}. The frontier joins the choices "
-        "that no other beats in both; its knee is the one that loses least on both sides together, by the product of time and samples.",
+        f"that no other beats in both; its knee is the one that loses least on both sides together, by the product of time and {unit.name}.",
     )  # fmt: skip
     return [best, cost]
 
@@ -259,7 +259,7 @@ def profile_charts(profile: Profile) -> list[Chart]:
                 "time-of-epoch",
                 "Time of one epoch",
                 epoch,
-                "The time to pass all samples once: it falls as long as larger batches use the machine better.",
+                "The time to pass the training set once: it falls as long as larger batches use the machine better.",
             ),
         )
     ]

@@ -20,6 +20,7 @@ from largebatch.tuning.report.run_figures import MOST_CURVES, score_curves
 from largebatch.tuning.results.analysis.prediction import Miss, Predicted
 from largebatch.tuning.results.analysis.step_time import Profile
 from largebatch.tuning.results.findings import Findings
+from largebatch.tuning.results.unit import SAMPLES
 
 Result = TypeVar("Result")
 
@@ -87,7 +88,9 @@ def _curves_of(findings: Findings) -> Chart:
     """A run of each batch size, by its batch: all else they share."""
     runs = [best.runs[0] for best in findings.best][:MOST_CURVES]
     chart = score_curves(runs)
-    series = [replace(line, name=f"batch {run.summary.global_batch_size:,}") for line, run in zip(chart.series, runs, strict=True)]
+    unit = findings.unit
+    names = [f"batch {unit.of(run.summary.global_batch_size):,.0f}{'' if unit == SAMPLES else f' {unit.name}'}" for run in runs]
+    series = [replace(line, name=name) for line, name in zip(chart.series, names, strict=True)]
     return replace(chart, series=series, meaning="One run of each batch size: how its score rose, or fell, while it trained.")
 
 

@@ -37,7 +37,8 @@ def to_plotly(chart: Chart) -> Any:
     figure.update_layout(
         title={"text": chart.title, "font": {"size": 16}}, template="none", paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
         xaxis={"title": chart.x_title, "automargin": True, "range": chart.x_range, **_axis(chart, view and view.x), **fitted},
-        yaxis={"title": chart.y_title, "automargin": True, "range": chart.y_range, **_axis(chart, view and view.y), **one_scale},
+        yaxis={"title": {"text": chart.y_title, "standoff": 12},
+               "automargin": True, "range": chart.y_range, **_axis(chart, view and view.y), **one_scale},
         legend={"orientation": "h", "yanchor": "top", "y": -0.22, "x": 0}, margin={"l": 70, "r": 140 if labels else 20, "t": 50, "b": 60},
         font={"size": 13}, showlegend=len(chart.series) > 1 and not labels, dragmode=False,
     )  # fmt: skip

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from largebatch.tuning.report.charts import MOST_TICKS, Chart
 
-ROOM_X, ROOM_Y = 0.04, 0.06
-"""Of the whole, left free on each side."""
+ROOM_X, ROOM_Y, ROOM_TAGS = 0.04, 0.06, 0.1
+"""Of the whole, left free on each side; the last where words stand beside marks."""
 FEWEST_TICKS = 3
 APART = 0.12
 """Of an axis, between a number that must stand there and a round one beside it."""
@@ -47,7 +47,7 @@ def view_of(chart: Chart) -> View | None:
         return None
     points = [(x, y) for line in chart.series for x, y in zip(line.x, line.y, strict=True) if math.isfinite(x) and math.isfinite(y)]
     ends = [end for line in chart.series for bounds in (line.low or (), line.high or ()) for end in bounds if end is not None and math.isfinite(end)]
-    x = _range([x for x, _ in points], ROOM_X, is_log=chart.log_x)
+    x = _range([x for x, _ in points], ROOM_TAGS if any(line.tags for line in chart.series) else ROOM_X, is_log=chart.log_x)
     y = _range([*(y for _, y in points), *ends, *(level for level, _ in chart.levels)], ROOM_Y, is_log=chart.log_y)
     if x is None or y is None:
         return None

@@ -397,7 +397,7 @@ class TestTokens:
             by_batch = told.x_title == "global batch size in tokens"
             assert by_batch == (in_samples.x_title == "global batch size")
             of = 128 if told.name in {"samples-to-target", "cost-frontier"} else 1
-            assert "samples" not in told.title + told.y_title
+            assert "samples" not in told.title + told.y_title + told.meaning
             for line, before in zip(told.series, in_samples.series, strict=True):
                 assert list(line.x) == pytest.approx([x * (128 if by_batch else 1) for x in before.x], nan_ok=True)
                 assert list(line.y) == pytest.approx([y * of for y in before.y], nan_ok=True)
