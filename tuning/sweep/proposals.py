@@ -32,12 +32,17 @@ def drawn_values(sweep: SweepSpec, group: SweepGroup) -> Iterator[Values]:
 
 
 def _units(sweep: SweepSpec, num_fields: int) -> Iterator[Any]:
-    """Points of the unit cube, the same in every group."""
+    """Points of the unit cube, the same in every group.
+
+    Quasi-random ones begin in the middle: where a budget is enough for one value, it is the one that a range was laid around. All are shifted by as
+    much, around the cube's edges, which keeps them as evenly spread (Cranley and Patterson, SIAM J. Numer. Anal. 13, 1976).
+    """
     if sweep.search.method == "random":
         generator = np.random.default_rng(sweep.seed)
         return (generator.random(num_fields) for _ in itertools.count())
     halton = Halton(num_fields, scramble=True, seed=sweep.seed)
-    return (halton.random(1)[0] for _ in itertools.count())
+    shift = 0.5 - halton.random(1)[0]
+    return itertools.chain([np.full(num_fields, 0.5)], ((halton.random(1)[0] + shift) % 1.0 for _ in itertools.count()))
 
 
 class Learning:

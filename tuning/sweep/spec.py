@@ -85,7 +85,7 @@ class SearchSpec(Spec):
     """What is searched in each group, and how."""
 
     method: Literal["grid", "random", "quasi_random", "tpe", "nsga2"] = "quasi_random"
-    """grid: every combination; random; quasi_random: evenly spread (Halton), as Shallue et al. search; tpe: Optuna's;
+    """grid: every combination; random; quasi_random: evenly spread from the middle on (Halton), as Shallue et al. search; tpe: Optuna's;
     nsga2: Optuna's, over time and accuracy at once."""
     space: dict[str, RangeSpec | list[JsonValue]] = Field(default_factory=dict)
     """Spec fields with a range or a list of values; learning_rate.base, as a rule."""

@@ -1,6 +1,8 @@
 """Which runs a sweep decides on: equal care, one fixed order, and its budget."""
 
 import itertools
+import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,17 @@ def test_drawn_values_are_the_same_in_every_group_and_every_time(tmp_path: Path)
         rates += [[t.fields["learning_rate.base"] for t in Ledger(tmp_path / name).trials if t.group == group] for group in range(3)]
     assert len(rates[0]) == 4
     assert all(others == rates[0] for others in rates)
+
+
+def test_quasi_random_values_begin_in_the_middle_and_are_evenly_spread(tmp_path: Path) -> None:
+    """One value alone is the one that a range was laid around; sixteen lie in all eighths of it."""
+    work(tmp_path, sweep(each=ONE_BATCH, search={"method": "quasi_random", "trials": 16, "space": RATES}))
+    rates = [trial.fields["learning_rate.base"] for trial in Ledger(tmp_path).trials if trial.phase == "search"]
+    assert rates[0] == pytest.approx(0.1, rel=1e-5)  # of 0.01 ... 1.0 on a logarithmic scale
+    places = [math.log10(rate / 0.01) / 2 for rate in rates]
+    counts = Counter(int(8 * place) for place in places)
+    assert len(counts) == 8
+    assert max(counts.values()) <= 3  # 2 in each, and one more where the shift cuts a part in two
 
 
 def test_a_group_that_diverged_everywhere_is_not_repeated(tmp_path: Path) -> None:
