@@ -11,11 +11,13 @@ from fastapi.responses import RedirectResponse, Response
 from largebatch.jobs.errors import InputError, LargebatchError
 from largebatch.service.api.dependencies import Deps
 from largebatch.service.api.pages.rendering import Visitor, address_of_page, kind_of, page_of_ours, render
+from largebatch.service.api.routes.answers import trials_of
 from largebatch.service.api.routes.jobs import delete_job
 from largebatch.service.db.listing import CREATED, read_search
 from largebatch.service.db.store import Page
 from largebatch.service.job import Job, Kind, State
 from largebatch.service.present.columns import COLUMNS, chosen_columns, remember
+from largebatch.service.present.trial_figures import in_short
 from largebatch.service.present.views import JobView
 
 router = APIRouter(include_in_schema=False)
@@ -43,8 +45,9 @@ def job_list(
     sort: Annotated[str, Query(max_length=40)] = f"-{CREATED}",
     column: Annotated[list[str] | None, Query(max_length=40)] = None,
     cursor: Annotated[str | None, Query(max_length=300)] = None,
+    open: Annotated[str, Query(max_length=200)] = "",
 ) -> Response:
-    """A table that follows what it shows."""
+    """A table that follows what it shows. Args: open: the sweep or study whose runs stand below it."""
     kind = kind_of(request)
     chosen = State(state) if state in set(State) else None
     where, text = read_search(q)
@@ -54,12 +57,15 @@ def job_list(
     except InputError as error:
         mistake = f"{error.problem} {error.hint}"
     rows = [JobView.model_validate(job) for job in page.jobs]
+    opened = next((job for job in page.jobs if job.id == open and kind is not Kind.RUN), None)
+    trials = [] if opened is None else trials_of(deps, opened)
     metrics = {row.progress.get("metric") for row in rows if "score" in row.progress}
     columns = chosen_columns(kind, column, request.cookies.get(COOKIE.format(kind=kind)))
     answer = render(
         request, "jobs.html", kind=kind, rows=rows, total=page.total, next_cursor=page.next_cursor, state=state, q=q, sort=sort, mistake=mistake,
         is_filtered=bool(chosen or q or cursor), columns=columns, all_columns=COLUMNS[kind], metric=metrics.pop() if len(metrics) == 1 else None,
         here=address_of_page(request), changeable={job.id for job in page.jobs if deps.may_change(who, job)}, now=datetime.now(UTC),
+        open=opened and opened.id, trials=trials, in_short=in_short,
     )  # fmt: skip
     if column:
         answer.set_cookie(COOKIE.format(kind=kind), remember(columns), COOKIE_S, httponly=True, samesite="strict", path="/")

@@ -24,7 +24,7 @@ export function listPage() {
   async function bringNew() {
     const page = await anew();
     let before = one("tbody", table).firstElementChild;
-    for (const row of all("#jobs tbody tr", page)) {
+    for (const row of all("#jobs > tbody > tr[data-id]", page)) {
       const here = rowOf(row.dataset.id);
       if (here) before = here.nextElementSibling; else one("tbody", table).insertBefore(row, before);
     }
