@@ -12,15 +12,11 @@ from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.records import RunSummary
 from largebatch.jobs.tracking.folder_mirror import REPORT, is_kept_beside_runs
 from largebatch.tuning.results.collect import unreadable_in_words
+from largebatch.tuning.study.files import STUDY, SWEEP_OF_STUDY
 from largebatch.tuning.sweep.ledger import SWEEP, Ledger, Trial, begun_sweep
 from largebatch.tuning.sweep.optimizers import optimizer_of
 from largebatch.tuning.sweep.space import count_runs
 from largebatch.tuning.sweep.spec import BATCH
-
-STUDY, SWEEP_OF_STUDY = "study.json", "sweep"
-"""The file that tells a study's folder, and the folder in it that holds the sweep."""
-PROFILE, REFERENCE = "profile.json", "reference"
-"""In a study's folder: the step times of its recipe, and the run of it as it was."""
 
 
 class NoRunsError(InputError):

@@ -13,7 +13,7 @@ from largebatch.jobs.run.run_folder import storage_errors, write_text
 from largebatch.jobs.spec.mistakes import nearest
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.tracking.folder_mirror import PARENT
-from largebatch.tuning.results.run_folders import STUDY
+from largebatch.tuning.study.files import STUDY
 from largebatch.tuning.sweep.ledger import STUDY_TAG
 
 SIZED, PREDICTION, SHARPNESS = "sized-sweep.json", "prediction.json", "sharpness.json"

@@ -31,9 +31,9 @@ from largebatch.tuning.results.analysis.prediction import Predicted, predict
 from largebatch.tuning.results.analysis.step_time import Profile
 from largebatch.tuning.results.answer_for_mlflow import write_answer
 from largebatch.tuning.results.findings import Findings, find_in
-from largebatch.tuning.results.run_folders import PROFILE, SWEEP_OF_STUDY
 from largebatch.tuning.results.run_result import RunResult
 from largebatch.tuning.study.conclusion import Prediction, conclude
+from largebatch.tuning.study.files import PROFILE, SWEEP_OF_STUDY
 from largebatch.tuning.study.options import PREDICTION, SIZED, STAGES, Stage, StudyOptions, refuse_unstudied
 from largebatch.tuning.study.reference_run import run_reference
 from largebatch.tuning.study.sizing import FURTHER_PROFILE_SHARE, Expected, candidates, expected_seconds, size_sweep, what_was_chosen
