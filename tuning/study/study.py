@@ -55,14 +55,14 @@ def study(spec: TrainSpec, options: StudyOptions, run_the_sweep: Callable[[Path,
     refuse_unstudied(spec, options.budget_s)
     device, attempts, sweep_dir = choose_device(options.device), Attempts(options.on_notice), options.folder / SWEEP_OF_STUDY
 
-    began_s = time.monotonic()
+    began_s, goes_on = time.monotonic(), (options.folder / PROFILE).is_file()
 
     def begin(number: int, left_s: float | None = None) -> None:
         options.on_stage(Stage(number, len(STAGES), STAGES[number - 1], left_s))
 
-    begin(1, options.budget_s)
+    begin(1, None if goes_on else options.budget_s)
     step_times = _kept(options.folder / PROFILE, Profile, partial(_profile, spec, options, device))
-    begin(2, options.budget_s + began_s - time.monotonic())
+    begin(2, None if goes_on else options.budget_s + began_s - time.monotonic())
     reference = run_reference(spec, step_times, options, device)
     profiles = _profiles(spec, step_times, options, device)
     sized = options.folder / SIZED
