@@ -133,6 +133,10 @@ class Findings:
         """What each batch size that reached the target costs."""
         return [self._choice(best, best.seconds.median or 0.0, best.samples.median or 0.0, best.sureness) for best in self.reached]
 
+    def runs_of(self, choice: Choice) -> Configuration:
+        """The runs that one of `choices` speaks for."""
+        return next(best for best in self.reached if (best.global_batch_size, best.first.optimizer) == (choice.global_batch_size, choice.optimizer))
+
     def _choice(self, tried: Configuration, seconds: float, samples: float, sureness: Mapping[str, Any] = MappingProxyType({})) -> Choice:
         """A configuration as an answer has it, at a cost."""
         return tried.choice(seconds, samples).model_copy(update={**sureness, "others": tried.first.values_of(self.differing)})

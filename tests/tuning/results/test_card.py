@@ -125,14 +125,38 @@ class TestSaving:
         assert text.startswith(f"{1 - 1 / card.saving.times:.0%} of the training time")
         assert "the recipe as it was (batch 16 with sgd" in text
 
-    def test_nothing_where_the_recipe_is_as_soon_or_sooner(self) -> None:
+    def test_nothing_where_the_recipe_is_as_soon(self) -> None:
         soonest = card_of(runs()).choice
         assert soonest is not None
         tied = line(card_of(runs(), recipe=BegunFrom(BASE, run(soonest.global_batch_size, factor=1.004))), "It saves")
         assert tied.startswith("Nothing that was measured: ")
-        sooner = line(card_of(runs(), recipe=BegunFrom(BASE, run(soonest.global_batch_size, factor=0.5))), "It saves")
-        assert sooner.startswith("Nothing: ")
-        assert "times sooner." in sooner
+
+    @pytest.mark.parametrize("batch", [None, 16])
+    def test_the_recipe_as_it_was_where_that_is_sooner(self, batch: int | None) -> None:
+        """In samples under the batch and optimizer of the best that was searched, else in seconds."""
+        searched = card_of(runs()).choice
+        assert searched is not None
+        reference = run(batch or searched.global_batch_size, factor=0.5 if batch is None else 0.05)
+        card = card_of(runs(), recipe=BegunFrom(BASE, reference))
+        assert card.title.startswith(f"The recipe as it was: batch {reference.summary.global_batch_size} with sgd")
+        assert card.verdict == "unsure"
+        assert card.choice is not None
+        assert card.choice.seconds == pytest.approx(reference.evaluations[-1].training_seconds)
+        assert card.runners_up[0].choice == searched
+        cost = "samples" if batch is None else "training time"
+        assert line(card, "Runner-up").endswith(f"{card.runners_up[0].times:.3g} times the {cost}.")
+        assert card.runners_up[0].times > 1
+
+    def test_clocks_of_equal_steps_save_nothing(self) -> None:
+        """Where the recipe as it was has the choice's batch, optimizer and samples, a slower clock is the machine's."""
+        searched = card_of(runs()).choice
+        assert searched is not None
+        same = run(searched.global_batch_size, 1)
+        points = tuple(at._replace(training_seconds=3 * at.training_seconds) for at in same.evaluations)
+        card = card_of(runs(), recipe=BegunFrom(BASE, replace(same, evaluations=points)))
+        assert card.saving is not None
+        assert (card.saving.cost, card.saving.times) == ("samples", 1.0)
+        assert line(card, "It saves").startswith("Nothing that was measured: ")
 
     def test_a_recipe_that_missed(self) -> None:
         card = card_of(runs(), recipe=BegunFrom(BASE, run(16, reaches=False)))
@@ -168,11 +192,13 @@ class TestSureness:
         assert any(f"its rate is the {word} of the 2" in ground for ground in sureness.grounds) == bool(word)
 
     def test_a_seed_of_the_choice_that_missed(self) -> None:
-        made = [run(32), run(32, 1), *(run(512, seed, reaches=seed < 2) for seed in range(3))]
-        card = card_of(made)
-        assert card.choice is not None
-        assert card.choice.global_batch_size == 512
+        card = card_of([run(512, seed, reaches=seed < 2) for seed in range(3)])
+        assert card.verdict == "unsure"
         assert "1 of its 3 seeds missed the target" in line(card, "How sure")
+
+    def test_of_what_is_as_soon_what_always_reaches_comes_first(self) -> None:
+        card = card_of([run(32), run(32, 1), *(run(512, seed, reaches=seed < 2) for seed in range(3))])
+        assert card.title == "Batch 32 with sgd, learning rate 0.1 and momentum 0.9, or as soon batch 512"
 
     def test_diverged_runs_and_a_test_set_are_doubts(self) -> None:
         lost = run(4096, reaches=False)

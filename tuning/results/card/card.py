@@ -34,8 +34,10 @@ class Saving(Answer):
     """What that costs; None where it missed the target."""
     is_tuned: bool
     """False: the recipe as it was, trained once; True: its batch and optimizer with the best settings that were found for them."""
+    cost: Literal["seconds", "samples"]
+    """What is compared: samples where batch and optimizer are the same, for a step then costs as much, and the clocks differ by chance alone."""
     times: float | None
-    """Its seconds over those of the recommended choice; below 1: the recommended choice takes longer. None where it missed the target."""
+    """Its cost over that of the recommended choice; below 1: the recommended choice takes more. None where it missed the target."""
     tied_by: Literal["seeds", "evaluations"] | None
     """What does not tell the two apart."""
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from largebatch.tuning.results.analysis.advice import tied_by
 from largebatch.tuning.results.answers import Choice
+from largebatch.tuning.results.card.as_it_was import card_of_the_recipe_as_it_was, is_sooner_as_it_was
 from largebatch.tuning.results.card.card import Card, CardLine, RunnerUp
 from largebatch.tuning.results.card.larger_machines import larger_machines_in_words, larger_machines_of
 from largebatch.tuning.results.card.ready_recipe import ready_recipe
@@ -21,15 +22,14 @@ MOST_AS_SOON = 4
 def card_of(findings: Findings, context: str, recipe_file: Path | None = None) -> Card:
     """The card. Args: context: the setting in a sentence; recipe_file: where its recipe is written; default the run's own spec."""
     target = f"{findings.setting.evaluated_on} {findings.metric.name} {findings.target:g}"
-    soonest = min(findings.choices, key=lambda choice: (choice.seconds, choice.samples), default=None)
-    if soonest is None:
+    if not findings.choices:
         return _card_of_misses(findings, target, context)
-    runners_up = _runners_up(findings, soonest)
+    soonest = _recommended(findings)
     saving, larger = saving_of(findings, soonest), larger_machines_of(findings, soonest)
+    if saving is not None and is_sooner_as_it_was(saving):
+        return card_of_the_recipe_as_it_was(findings, saving, soonest, target, context, recipe_file)
+    runners_up = _runners_up(findings, soonest)
     sureness = sureness_of(findings, soonest, runners_up)
-    tried = next(
-        best for best in findings.reached if (best.global_batch_size, best.first.optimizer) == (soonest.global_batch_size, soonest.optimizer)
-    )
     told, cost = capital(choice_in_words(soonest, findings.unit)), cost_in_words(soonest, findings.unit)
     how_sure, surer = sureness_in_words(sureness)
     lines = [
@@ -44,9 +44,21 @@ def card_of(findings: Findings, context: str, recipe_file: Path | None = None) -
     return Card(
         title=f"{told}{_as_soon(findings, runners_up)}", verdict=sureness.verdict, target=target, setting=context, choice=soonest, saving=saving,
         runners_up=runners_up, larger_machines=larger, sureness=sureness,
-        recipe=ready_recipe(tried.first, f"{told}: {cost} to {target}.", recipe_file),
+        recipe=ready_recipe(findings.runs_of(soonest).first, f"{told}: {cost} to {target}.", recipe_file),
         lines=[CardLine(label=label, text=text) for label, text in lines if text],
     )  # fmt: skip
+
+
+def _recommended(findings: Findings) -> Choice:
+    """The soonest; of those that are as soon, the one fewest of whose seeds missed the target."""
+    soonest = min(findings.choices, key=lambda choice: (choice.seconds, choice.samples))
+    as_soon = [choice for choice in findings.choices if choice is soonest or tied_by(soonest, choice, ["seconds"])]
+
+    def share_missed(choice: Choice) -> float:
+        seconds = findings.runs_of(choice).seconds
+        return 1 - seconds.num_reached / seconds.num_runs
+
+    return min(as_soon, key=lambda choice: (share_missed(choice), choice.seconds, choice.samples))
 
 
 def _as_soon(findings: Findings, runners_up: list[RunnerUp]) -> str:

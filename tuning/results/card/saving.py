@@ -1,5 +1,7 @@
 """What the recommended choice saves against the recipe that the runs began from, and in words."""
 
+from typing import Literal
+
 from largebatch.tuning.results.analysis.advice import tied_by
 from largebatch.tuning.results.analysis.configurations import Configuration
 from largebatch.tuning.results.answers import Choice
@@ -33,8 +35,11 @@ def _choice_of(tried: Configuration) -> Choice | None:
 
 def _against(choice: Choice, other: Choice | None, *, is_tuned: bool) -> Saving:
     if other is None:
-        return Saving(against=None, is_tuned=is_tuned, times=None, tied_by=None)
-    return Saving(against=other, is_tuned=is_tuned, times=other.seconds / choice.seconds, tied_by=tied_by(choice, other, ["seconds"]))
+        return Saving(against=None, is_tuned=is_tuned, cost="seconds", times=None, tied_by=None)
+    is_same_step = (choice.global_batch_size, choice.optimizer) == (other.global_batch_size, other.optimizer)
+    cost: Literal["seconds", "samples"] = "samples" if is_same_step else "seconds"
+    times = getattr(other, cost) / getattr(choice, cost)
+    return Saving(against=other, is_tuned=is_tuned, cost=cost, times=times, tied_by=tied_by(choice, other, [cost]))
 
 
 def saving_in_words(saving: Saving | None, findings: Findings, choice: Choice) -> str:
@@ -53,8 +58,9 @@ def saving_in_words(saving: Saving | None, findings: Findings, choice: Choice) -
     took = f"{name} ({choice_in_words(saving.against, findings.unit)}) took {cost_in_words(saving.against, findings.unit)}"
     if saving.tied_by is not None:
         return f"Nothing that was measured: {took}, and {TOLD[saving.tied_by]}."
-    if saving.times < 1:
-        return f"Nothing: {took}, {1 / saving.times:.3g} times sooner."
+    if saving.cost == "samples":
+        fewer = findings.unit.words(saving.against.samples - choice.samples)
+        return f"{1 - 1 / saving.times:.0%} of the {findings.unit.name}, {fewer}: {took}. A step costs as much, so the clocks are not compared."
     return f"{1 - 1 / saving.times:.0%} of the training time, {seconds_in_words(saving.against.seconds - choice.seconds)}: {took}."
 
 

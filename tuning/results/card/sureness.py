@@ -21,14 +21,15 @@ def sureness_of(findings: Findings, choice: Choice, runners_up: Sequence[RunnerU
     """What speaks for and against the choice."""
     is_chosen_by_its_runs = any(_is_of(choice, best.first) for best in findings.chosen_by_their_runs)
     ties = [each for each in runners_up if each.tied_by]
+    misses = _misses(findings, choice)
     doubts = (
-        _misses(findings, choice)
+        misses
         + _seeds(choice, is_chosen_by_its_runs=is_chosen_by_its_runs)
         + _ties(ties)
         + _measurement(findings, choice)
         + _search(findings, choice)
     )
-    verdict: Verdict = "tied" if ties else "unsure" if choice.num_seeds < 2 or is_chosen_by_its_runs else "sure"
+    verdict: Verdict = "tied" if ties else "unsure" if choice.num_seeds < 2 or is_chosen_by_its_runs or misses else "sure"
     return Sureness(verdict=verdict, grounds=[ground for ground, _ in doubts], surer=[surer for _, surer in doubts if surer])
 
 
@@ -38,7 +39,7 @@ def _is_of(choice: Choice, run: RunResult) -> bool:
 
 def _misses(findings: Findings, choice: Choice) -> list[tuple[str, str]]:
     """Seeds of the choice that did not come to the target at all. Returns: pairs of a ground, and what would make it surer or nothing."""
-    seconds = next(best.seconds for best in findings.reached if _is_of(choice, best.first))
+    seconds = findings.runs_of(choice).seconds
     num_missed = seconds.num_runs - seconds.num_reached
     return [(f"{num_missed} of its {seconds.num_runs} seeds missed the target", "an easier target, or longer runs")] if num_missed else []
 
