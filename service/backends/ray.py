@@ -1,5 +1,6 @@
 """Jobs as submitted Ray jobs. Ray forgets them when its head restarts; the reconciler then starts them anew."""
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -45,9 +46,9 @@ class RayBackend:
             raise BackendDown("ray", error.problem, error.hint) from error
 
     def capacity(self) -> Capacity:
-        """What the cluster's nodes have together; of memory what Ray gives to tasks."""
-        machines = self.machines()
-        return Capacity(*(sum(amounts) for amounts in zip(*(machine.there for machine in machines), strict=True)))
+        """What the cluster's nodes have together; of memory what Ray gives to tasks, as far as it counts any."""
+        cpus, gpus, memory_gib = (sum(amounts) for amounts in zip(*(machine.there for machine in self.machines()), strict=True))
+        return Capacity(cpus, int(gpus), memory_gib or math.inf)
 
     def machines(self) -> list[Machine]:
         """The nodes that are alive, by their addresses."""

@@ -24,7 +24,7 @@ function back() {
 async function fetched(path, options) {
   const answer = await fetch(path, options).catch(() => null);
   if (!answer) throw new Error("The service does not answer. Try again in a moment.");
-  if (answer.status === 401) location.assign("/login");
+  if (answer.status === 401) location.assign(`/login?next=${encodeURIComponent(location.pathname + location.search)}`);
   if (answer.ok) return answer;
   const problem = await answer.json().catch(() => ({ detail: `The service does not answer as it should (HTTP status ${answer.status}).` }));
   throw Object.assign(new Error(problem.detail), { problem, status: answer.status });
