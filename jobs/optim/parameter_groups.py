@@ -73,7 +73,7 @@ def _decay_in_words(config: OptimizerConfig, group: ParameterGroupConfig, kinds:
     """The weight decay of a group. Args: kinds: of its parameters; biases and norms have none, unless the config says otherwise."""
     told = config.decays_in_words if group.weight_decay is None else f"weight decay {group.weight_decay:g}"
     is_main = config.takes(Kind.BIAS_OR_NORM, (), 1)
-    if config.group_options(is_bias_or_norm=True, is_main=is_main, group=group)["weight_decay"]:
+    if group.weight_decay == 0 or config.group_options(is_bias_or_norm=True, is_main=is_main, group=group)["weight_decay"]:
         return told
     bare = [kind is Kind.BIAS_OR_NORM for kind in kinds]
     return "no weight decay: biases and norms" if all(bare) else f"{told} but for biases and norms" if any(bare) else told

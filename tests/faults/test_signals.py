@@ -161,6 +161,6 @@ def test_a_study_stops_and_says_how_it_goes_on(number: signal.Signals, tmp_path:
         said += line
     study.send_signal(number)
     out, err = study.communicate(timeout=100)
-    (folder,) = tmp_path.iterdir()
+    (folder,) = tmp_path.glob("study-*")
     assert (study.returncode, out) == (4, "")
     assert f"Stopped. Go on with: largebatch study --resume {folder}" in err

@@ -95,6 +95,7 @@ def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(head: Head, undist
     assert any("ended before" in notice for notice in over.notices)
 
 
+@pytest.mark.slow
 def test_ctrl_c_before_any_step_says_so(head: Head, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The workers are at the model, which takes its time."""
     building, output_dir, recipe = tmp_path / "building", tmp_path / "runs", tmp_path / "recipe.json"
@@ -172,6 +173,7 @@ def _is_alive(process: psutil.Process) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_a_driver_that_is_killed_is_started_again(head: Head, undisturbed: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "RAY_ADDRESS": head.address, "SPEC": json.dumps(runs.slow_document(tmp_path / "acted"))}
     command = [sys.executable, "-m", "largebatch.jobs.launch.supervise", "env:SPEC", "--workers", "2", "--cpus-per-worker", "0.5", "--run-id", "run"]
