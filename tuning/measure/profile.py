@@ -86,7 +86,8 @@ def profile(
 
 def _at(spec: TrainSpec, batch: int | None) -> TrainSpec:
     """The spec at one batch, without what depends on the batch's relation to others."""
-    fields: dict[str, object] = {"batch.schedule": {}, "stop": {"epochs": 1000.0}, "learning_rate": {"base": 1e-4}}
+    target = spec.stop.model_dump(include={"target", "target_accuracy"})  # one that cannot be met is refused before anything is measured
+    fields: dict[str, object] = {"batch.schedule": {}, "stop": {**target, "epochs": 1000.0}, "learning_rate": {"base": 1e-4}}
     return with_fields(spec, fields | ({} if batch is None else {"batch.global_batch_size": batch}))
 
 

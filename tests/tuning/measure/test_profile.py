@@ -52,6 +52,12 @@ def test_batches_that_cannot_be_are_refused_if_none_can() -> None:
         profile(read_spec("digits-small-batch"), lambda one: prepare(one, torch.device("cpu"), Path("data")), [5000])
 
 
+def test_a_target_that_no_run_could_have_is_refused_before_anything_is_measured() -> None:
+    spec = read_spec("digits-small-batch", ["stop={epochs: 5, target: {metric: mape, value: 0.5}}"])
+    with pytest.raises(PlanError, match="has no metric mape"):
+        profile(spec, lambda one: prepare(one, torch.device("cpu"), Path("data")), [64])
+
+
 def test_the_command(tmp_path: Path) -> None:
     arguments = ["profile", "digits-small-batch", "--batch-sizes", "16,256", "--seconds", "0.05", "--output", str(tmp_path / "p.json"), "--json"]
     done = largebatch(*arguments, "--figure", tmp_path / "figures", "--device", "cpu")
