@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import yaml
-from model import build
 
 import largebatch
+
 from data import load
+from model import build
 
 RECIPE = yaml.safe_load(Path(__file__).with_name("recipe.yaml").read_text())
 
