@@ -331,7 +331,7 @@ def evaluation_batches(job: Prepared, part: Any, patience: Patience = NO_ASKING)
         job.dataset,
         job.device,
         num_workers=job.spec.dataset.num_workers,
-        stream=lambda epoch: itertools.repeat(evaluation_share(len(part), job.ranks, evaluation_unit(job.model))),
+        stream=lambda epoch: itertools.repeat(evaluation_share(len(part), job.ranks, evaluation_unit(job.model))._replace(epoch=epoch)),
         channels_last=job.spec.model.channels_last,
         shuffles=False,
         patience=patience,

@@ -264,6 +264,14 @@ class TrackingSpec(Spec):
     register_as: str | None = None
     """Register that model in MLflow under this name, as its next version; it is logged then."""
 
+    @field_validator("register_as")
+    @classmethod
+    def _is_a_model_name(cls, name: str | None) -> str | None:
+        """MLflow's rules, which it tells only once the model is there; its databases hold 256 characters."""
+        if name is not None and (not name.strip() or set(name) & set("/:") or name in {".", ".."} or len(name) > 256):
+            raise ValueError("must be a name for a model in MLflow, of at most 256 characters without '/' and ':'")
+        return name
+
     @property
     def logs_model(self) -> bool:
         """Whether MLflow gets the model."""

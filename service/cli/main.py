@@ -79,6 +79,14 @@ class ImportedWhenCalled(TyperGroup):
             command = get_group(module.app).commands[name]
         return name, command, rest
 
+    def invoke(self, ctx: Any) -> Any:
+        """See `TyperGroup`, which ends at an interrupt without a word."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as interrupt:
+            print("Interrupted.", file=sys.stderr)
+            raise typer.Exit(130) from interrupt
+
 
 app = typer.Typer(
     name="largebatch",
@@ -113,9 +121,6 @@ def main() -> None:
     except LargebatchError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
-        sys.exit(130)
     except Exception as error:
         from largebatch.jobs.launch.final_message import unforeseen  # which imports what runs need, too slow for help
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import small_runs
 import torch
-from small_runs import distance, parameters, trained
+from small_runs import distance, parameters, prepared, trained
 from torch.nn import functional
 from torch.utils.data import TensorDataset
 
@@ -15,7 +15,7 @@ from largebatch.jobs.data.keyed_random import sample_order
 from largebatch.jobs.data.sources.validation import some_samples
 from largebatch.jobs.errors import CodeError, DataError, InputError, PlanError, SpecError
 from largebatch.jobs.plan.step_plan import Slice
-from largebatch.jobs.prepared import Prepared, new_state
+from largebatch.jobs.prepared import Prepared, evaluation_batches, new_state
 from largebatch.jobs.run.journal import evaluations, read_records
 from largebatch.jobs.run.records import EvalRecord, Outcome, StepRecord
 
@@ -293,3 +293,15 @@ class TestRefused:
         """With the spec, before workers start."""
         with pytest.raises(SpecError, match=words):
             small_runs.prepared(**{**TASKS["contrastive"], **parts})
+
+
+@pytest.mark.parametrize("epoch", [-1, 0, 3])
+def test_what_is_evaluated_is_read_from_the_middle_of_any_epoch(epoch: int) -> None:
+    """Of a set that is read one by one as of one that is held whole."""
+    model = {"name": "transformer", "arguments": {"width": 8, "depth": 1, "num_heads": 2}}
+    read = []
+    for one_by_one in (False, True):
+        dataset = {"entry_point": "own_tasks:documents", "arguments": {"one_by_one": one_by_one}}
+        job = prepared(task={"name": "language-modelling"}, dataset=dataset, model=model, batch={"global_batch_size": 20})
+        read.append(evaluation_batches(job, job.dataset.test).read(Slice(epoch, 5, 12)))
+    assert all(torch.equal(held, listed) for held, listed in zip(*read, strict=True))

@@ -33,8 +33,11 @@ CLOCK = "training seconds; evaluation, checkpoints and kernel warm-up are not co
 def answer_of(findings: Findings, recipe_file: Path | None = None) -> SweepFindings:
     """All of it, as the report, `--json` and the API have it. Args: recipe_file: where the card's recipe is written; default the run's own spec."""
     words = _words(findings)
+    card = card_of(findings, words[0], recipe_file)
+    if card.choice is not None and card.choice not in findings.choices:
+        words.insert(1, "What follows is of the search alone; the recipe as it was took less than all of it.")
     return SweepFindings(
-        card=card_of(findings, words[0], recipe_file),
+        card=card,
         setting=findings.setting,
         tokens_per_sample=None if findings.unit == SAMPLES else findings.unit.per_sample,
         headline=Headline.of(findings.metric),

@@ -236,3 +236,12 @@ def test_the_reader_gives_a_changing_batch_the_plans_samples() -> None:
     for samples in plan.batches():
         order = sample_order(plan.spec.seed, samples.epoch, NUM_SAMPLES)
         assert torch.equal(batches.read(samples)[0][:, 0].long(), order[samples.start : samples.stop])
+
+
+@pytest.mark.parametrize("first_epoch", [-1, 0, 5])
+def test_an_epoch_of_any_number_is_read_first_and_out_of_turn(first_epoch: int) -> None:
+    """No number stands for nothing read yet."""
+    batches, expected = loader(listed), sample_order(1, first_epoch, NUM_SAMPLES)
+    for start, stop in ((0, 40), (33, 60)):
+        inputs, _ = batches.read(Slice(first_epoch, start, stop))
+        assert inputs[:, 0].long().tolist() == expected[start:stop].tolist()

@@ -9,6 +9,7 @@ import pytest
 import small_runs
 import torch
 
+from largebatch.jobs.errors import SpecError
 from largebatch.jobs.launch.options import TrainOptions
 from largebatch.jobs.launch.train import spec_of
 from largebatch.jobs.resume import weights_of_run
@@ -89,5 +90,11 @@ def test_a_model_that_cannot_be_pickled_costs_no_run(tmp_path: Path, store: str)
 def test_options_ask_for_it_too() -> None:
     assert not spec_of(TrainOptions(recipe="digits-lamb")).tracking.logs_model
     assert spec_of(TrainOptions(recipe="digits-lamb", log_model=True)).tracking.logs_model
-    asked = spec_of(TrainOptions(recipe="digits-lamb", register="my digits: 2"))
-    assert (asked.tracking.register_as, asked.tracking.logs_model) == ("my digits: 2", True)
+    asked = spec_of(TrainOptions(recipe="digits-lamb", register="my digits # 2"))
+    assert (asked.tracking.register_as, asked.tracking.logs_model) == ("my digits # 2", True)
+
+
+@pytest.mark.parametrize("name", ["", "  ", "team/digits", "digits:2", "..", "n" * 257])
+def test_a_name_that_mlflow_would_refuse_is_refused_before_training(name: str) -> None:
+    with pytest.raises(SpecError, match=r"tracking.register_as: must be a name for a model in MLflow"):
+        spec_of(TrainOptions(recipe="digits-lamb", register=name))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import largebatch
+from command_line import largebatch, said
 from small_runs import document
 from typer.main import get_command
 from typer.testing import Result
@@ -178,14 +178,20 @@ def test_a_run_that_is_cut_off_says_how_to_go_on_where_it_can(
     assert ("checkpoint" in err) is saved
 
 
-def test_where_there_is_no_run_an_interrupt_speaks_of_none(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def cut_off() -> None:
+@pytest.mark.parametrize(
+    ("command", "works"),
+    [
+        ("find-rate", "measure.find_rate.find_rates"),
+        ("profile", "measure.profile_and_sharpness.measure_profile"),
+        ("plan", "commands.plan.prepare"),
+    ],
+)
+def test_where_there_is_no_run_an_interrupt_speaks_of_none(command: str, works: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    def cut_off(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("largebatch.service.cli.main.app", cut_off)
-    with pytest.raises(SystemExit):
-        main()
-    assert capsys.readouterr().err == "Interrupted.\n"
+    monkeypatch.setattr(f"largebatch.service.cli.{works}", cut_off)
+    assert said(capsys, command, "digits-lamb") == (130, "", "Interrupted.\n")
 
 
 def test_the_engine_too_takes_the_output_folder_from_the_environment(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -146,6 +146,8 @@ class TestSaving:
         cost = "samples" if batch is None else "training time"
         assert line(card, "Runner-up").endswith(f"{card.runners_up[0].times:.3g} times the {cost}.")
         assert card.runners_up[0].times > 1
+        words = answer_of(find(runs(), TARGET, begun_from=BegunFrom(BASE, reference))).words
+        assert words[1].startswith("What follows is of the search alone"), "the sentences below do not contradict the card"
 
     def test_clocks_of_equal_steps_save_nothing(self) -> None:
         """Where the recipe as it was has the choice's batch, optimizer and samples, a slower clock is the machine's."""
@@ -217,7 +219,19 @@ class TestLargerMachines:
         assert card.choice is not None
         assert larger.fewer_steps == pytest.approx(1 + larger.critical_batch_size / card.choice.global_batch_size)
         assert larger.on_workers is not None
-        assert "8 such workers at 10 Gbit/s" in line(card, "Larger machines")
+        text = line(card, "Larger machines")
+        assert larger.high is not None
+        assert text.startswith(f"At most {1 + larger.high / card.choice.global_batch_size:.2g} times fewer steps")
+        assert "8 such workers at 10 Gbit/s would be " in text
+
+    def test_a_critical_batch_without_an_end_bounds_nothing(self) -> None:
+        """Samples to the target that do not rise with the batch: the fit's one number is as good as any beyond."""
+        falling = [run(batch, factor=factor) for batch, factor in ((32, 1.3), (64, 1.0), (128, 0.75))]
+        card = card_of(falling, recipe=BegunFrom(BASE, run(16), made_profile()))
+        assert card.larger_machines is not None
+        assert card.larger_machines.high is None
+        assert line(card, "Larger machines").startswith("Not known: the critical batch")
+        assert "workers" not in line(card, "Larger machines")
 
     def test_too_few_batches_are_said(self) -> None:
         card = card_of([run(batch) for batch in (32, 128)])

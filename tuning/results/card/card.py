@@ -61,7 +61,7 @@ class LargerMachines(Answer):
     high: float | None
     """Of its 95 % interval; None where the points do not bound it."""
     fewer_steps: float
-    """Steps to the target at the recommended batch over those at an endless one: no machine makes it sooner by more than that."""
+    """Steps to the target at the recommended batch over those at an endless one, by `critical_batch_size`: no machine makes it sooner by more."""
     on_workers: OnWorkers | None
     """None where no profile of the steps is there."""
 

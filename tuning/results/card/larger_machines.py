@@ -6,7 +6,6 @@ from largebatch.tuning.results.analysis.step_time import Profile
 from largebatch.tuning.results.answers import Choice, CriticalBatch
 from largebatch.tuning.results.card.card import LargerMachines, OnWorkers
 from largebatch.tuning.results.findings import Findings
-from largebatch.tuning.results.phrases import seconds_in_words
 from largebatch.tuning.results.unit import Unit
 
 NETWORK = Cluster(Link(10e9 / 8, 50e-6))
@@ -49,20 +48,18 @@ def larger_machines_in_words(larger: LargerMachines | None, findings: Findings, 
         side = findings.by_optimizer[choice.optimizer]
         reached, tried = len(side.reached), len(side.best)
         return f"Not known: that takes three batch sizes that reach the target, and {reached} of {tried} did."
-    high = "beyond what was measured" if larger.high is None else f"{unit.of(larger.high):,.0f}"
-    bound = f"At most {larger.fewer_steps:.2g} times fewer steps, however large the batch" if larger.fewer_steps >= 1.1 else "Next to nothing"
-    words = (
-        f"{bound}: the critical batch, where a run takes twice the least steps and twice the least {unit.name}, is "
-        f"{unit.words(larger.critical_batch_size)} (95 % interval {unit.of(larger.low):,.0f} ... {high})."
-    )
-    return f"{words} {_workers_in_words(larger.on_workers, unit)}".strip()
+    what = f"the critical batch, where a run takes twice the least steps and twice the least {unit.name}, is"
+    if larger.high is None:  # then the one number that was fitted bounds nothing
+        where = f"above {unit.words(larger.low)}, and how far above, the runs do not say" if larger.low else "bounded by the runs on neither side"
+        return f"Not known: {what} {where}."
+    most = 1 + larger.high / choice.global_batch_size
+    bound = f"At most {most:.2g} times fewer steps, however large the batch" if most >= 1.1 else "Next to nothing"
+    interval = f"95 % interval {unit.of(larger.low):,.0f} ... {unit.of(larger.high):,.0f}"
+    return f"{bound}: {what} {unit.words(larger.critical_batch_size)} ({interval}). {_workers_in_words(larger.on_workers, unit)}".strip()
 
 
 def _workers_in_words(on: OnWorkers | None, unit: Unit) -> str:
     if on is None:
         return ""
     sooner = f"{on.speedup:.2g} times as fast as one alone" if on.speedup >= 1.1 else "no sooner than one alone"
-    return (
-        f"{on.num_workers} such workers at 10 Gbit/s would take {seconds_in_words(on.seconds)} at batch {unit.batch(on.global_batch_size)}, {sooner} "
-        "(a model, not a measurement)."
-    )
+    return f"{on.num_workers} such workers at 10 Gbit/s would be {sooner}, at batch {unit.batch(on.global_batch_size)} (a model, not a measurement)."
