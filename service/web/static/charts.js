@@ -49,7 +49,7 @@ export function drawFigure(id, figure) {
   const isNarrow = innerWidth < 600; // labels at the right take less there
   const annotations = (layout.annotations ?? []).map((note) => (isNarrow && note.name === "label" ? { ...note, font: { size: 10 } } : note));
   const right = Math.min(layout.margin.r, isNarrow ? 108 : Infinity);
-  window.Plotly?.react(id, figure.data, { ...layout, annotations, title: undefined, font: { color: ink, size: 12 }, margin: { l: 60, r: right, t: 15, b: 60 },
+  window.Plotly?.react(id, figure.data, { ...layout, annotations, title: undefined, font: { color: ink, size: 12 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", margin: { l: 60, r: right, t: 15, b: 60 },
     xaxis: axis(xaxis), yaxis: axis(yaxis), legend: { orientation: "h", y: 1.02, yanchor: "bottom" } }, FORM);
 }
 
