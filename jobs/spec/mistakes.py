@@ -143,7 +143,7 @@ def _told_at(document: Any, path: Sequence[str]) -> Mapping[str, Any]:
 def _readers(option: str, path: Sequence[str], root: type[Spec]) -> str:
     """The names of a union's models that have an option."""
     models = _followed(path, root)[1]
-    return ", ".join(sorted({get_args(model.model_fields["name"].annotation)[0] for model in models if option in model.model_fields}))
+    return ", ".join(sorted({_names(model)[0] for model in models if option in model.model_fields}))
 
 
 def _meant(path: Sequence[str], root: type[Spec]) -> str:
@@ -155,6 +155,8 @@ def _meant(path: Sequence[str], root: type[Spec]) -> str:
         return f"Arguments of your own stand in {path[0]}.arguments: did you mean {path[0]}.arguments.{word}?"
     if word in OTHER_WORDS:
         return f"Did you mean {OTHER_WORDS[word]}?"
+    if word in MAIN_KEYS and len(path) > 1:
+        return f"Did you mean {word}.{MAIN_KEYS[word]}?"
     if difflib.get_close_matches(word, beside, cutoff=0.8):
         return nearest(word, beside)
     fields = sorted(_dotted(root), key=lambda field: field.count("."))
@@ -190,7 +192,7 @@ def _hint(path: Sequence[str], mistake: Any, root: type[Spec]) -> str:
     if mistake["type"] in {"model_type", "model_attributes_type"}:
         models = _followed(path, root)[1]
         keys = ", ".join(key for key in _keys_at(path, root) if all(key in model.model_fields for model in models))
-        keys = f"Its keys: {keys}{', and those of the one that is named' if len(models) > 1 else ''}."
+        keys = f"Its keys: {keys}{', and those of the one that is named' if len(models) > 1 and all(map(_names, models)) else ''}."
         if not isinstance(value, dict | list) and ".".join(path) in MAIN_KEYS:
             return f"Did you mean {'.'.join(path)}.{MAIN_KEYS['.'.join(path)]}? {keys}"
         return keys
@@ -248,7 +250,7 @@ def _followed(location: Sequence[int | str], root: type[Spec]) -> tuple[tuple[st
     models: tuple[type[Spec], ...] = (root,)
     for part in map(str, location):
         annotations = [model.model_fields[part].annotation for model in models if part in model.model_fields]
-        named = tuple(model for model in models if len(models) > 1 and part in get_args(model.model_fields["name"].annotation))
+        named = tuple(model for model in models if len(models) > 1 and part in _names(model))
         if annotations:
             models = tuple(inner for annotation in annotations for inner in _models_in(annotation))
         elif named:
@@ -256,6 +258,11 @@ def _followed(location: Sequence[int | str], root: type[Spec]) -> tuple[tuple[st
         if annotations or not (named or BRANCH.match(part)):
             path.append(part)
     return tuple(path), models
+
+
+def _names(model: type[Spec]) -> tuple[str, ...]:
+    """What a model of a union may have for its `name`; nothing where the models are not told apart by it."""
+    return get_args(model.model_fields["name"].annotation) if "name" in model.model_fields else ()
 
 
 def _models_in(annotation: Any) -> list[type[Spec]]:

@@ -205,6 +205,7 @@ def test_a_value_that_cannot_be_shown_is_still_refused() -> None:
         ("warmup", "learning_rate.warmup_epochs"),
         ("grad_clip", "gradient.clip_norm"),
         ("optimizer.lr", "learning_rate.base"),
+        ("optimizer.learning_rate", "learning_rate.base"),
         ("batch.size", "batch.global_batch_size"),
         ("model.width", "model.arguments.width"),
         ("model.nmae", "name"),
