@@ -66,6 +66,11 @@ def _refuse_augmentation_that_cannot_be(spec: DatasetSpec, dataset: Dataset) -> 
     if not is_held and (augmentation.translate or augmentation.cutout or augmentation.horizontal_flip == "alternating"):
         hint = "Image folders take resized_crop and horizontal_flip: random."
         raise SpecError("dataset.augment", "translate, cutout and alternating flips work on sets held in memory.", hint)
+    for option in ("translate", "cutout"):
+        pixels, side = getattr(augmentation, option), min(dataset.input_shape[1:], default=0)
+        if pixels and pixels >= side:
+            problem = f"of {pixels} pixels leaves nothing of some images, which are {dataset.input_shape} (channels, height, width)."
+            raise SpecError(f"dataset.augment.{option}", problem, f"Give less than {side}; an eighth to a half of a side is usual.")
 
 
 def diabetes(spec: DatasetSpec, data_dir: Path) -> Dataset:

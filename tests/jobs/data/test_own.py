@@ -182,6 +182,14 @@ def test_images_held_whole_can_be_augmented_and_nothing_else(augment: dict[str, 
     assert "changes images (channels, height, width), and these samples are (4,)" in sentence
 
 
+@pytest.mark.parametrize("option", ["translate", "cutout"])
+def test_augmentation_leaves_something_of_each_image(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    side = min(PICTURES.shape[-2:])
+    assert load(monkeypatch, (plain(PICTURES), plain(PICTURES)), augment={option: side - 1}).is_in_memory
+    sentence = refused(monkeypatch, (plain(PICTURES), plain(PICTURES)), f"dataset.augment.{option}", augment={option: side})
+    assert "leaves nothing of some images" in sentence
+
+
 @pytest.mark.parametrize("augment", [*AUGMENTS, {"resized_crop": True}], ids=str)
 def test_sets_read_one_by_one_augment_themselves(augment: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     assert "your own data set augments itself" in refused(monkeypatch, (Single(), Single()), "dataset.augment", augment=augment)
