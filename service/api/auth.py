@@ -1,7 +1,6 @@
 """Who asks, found out for every request: by a token, by a browser's session, or nobody in particular on this machine."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Annotated
 
 from fastapi import Depends, Request, Security
@@ -12,36 +11,63 @@ from largebatch.service.db.tokens import ANYONE_HERE, ForbiddenError, Principal,
 
 COOKIE = "largebatch_session"
 _bearer = HTTPBearer(auto_error=False, description="A token that `largebatch token create` printed.")
+Bearer = Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
 
 
-async def principal_of(request: Request, deps: Deps, bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]) -> Principal:
+class Asker:
+    """Who asks, as yet unknown: a read finds it out where it reads the rest, for one more change of threads costs more than the look."""
+
+    def __init__(self, request: Request, deps: Dependencies, bearer: HTTPAuthorizationCredentials | None) -> None:
+        self._request, self._deps = request, deps
+        self._token = None if bearer is None else bearer.credentials
+        self._cookie = request.cookies.get(COOKIE) if deps.settings.needs_tokens else None
+
+    async def found(self) -> Principal:
+        """Who asks; a look at the database is made beside the event loop. Raises: as `principal`."""
+        is_looked_up = self._token is not None or self._cookie is not None
+        return await self._deps.read(self.principal) if is_looked_up else self.principal()
+
+    def principal(self) -> Principal:
+        """Who asks; the request is counted. Raises: UnauthorizedError, ForbiddenError, TooManyRequestsError."""
+        deps = self._deps
+        if self._token is not None:
+            who = self._known(deps.tokens.principal, self._token)
+            deps.rate_limit.take(f"token {hash(self._token)}")
+        elif self._cookie is not None:
+            refuse_foreign(self._request)
+            who = self._known(deps.tokens.of_session, self._cookie)
+            deps.rate_limit.take(f"session {hash(self._cookie)}")
+        elif deps.settings.needs_tokens:
+            deps.refusals.take(address_of(self._request))
+            raise UnauthorizedError(
+                "Authorization", "a token is needed.", "Send: Authorization: Bearer TOKEN. Make one: largebatch token create OWNER"
+            )
+        else:
+            refuse_foreign(self._request)
+            deps.rate_limit.take(address_of(self._request))
+            who = ANYONE_HERE
+        self._request.state.owner, self._request.state.who = who.owner, who
+        return who
+
+    def _known(self, find: Callable[[str], Principal], secret: str) -> Principal:
+        """Whom a token or session is of; who shows none that is valid is limited by address, whatever is shown each time."""
+        try:
+            return find(secret)
+        except UnauthorizedError:
+            self._deps.refusals.take(address_of(self._request))
+            raise
+
+
+async def asker_of(request: Request, deps: Deps, bearer: Bearer) -> Asker:
+    """Who asks, to be found out by the route itself, or where what is asked turns out to be no request."""
+    asker = Asker(request, deps, bearer)
+    request.state.asker = asker
+    return asker
+
+
+async def principal_of(request: Request, deps: Deps, bearer: Bearer) -> Principal:
     """Who asks. Raises: UnauthorizedError, ForbiddenError, TooManyRequestsError."""
-    cookie, needs_tokens = request.cookies.get(COOKIE), deps.settings.needs_tokens
-    if bearer is not None:
-        who = await _known(request, deps, partial(deps.tokens.principal, bearer.credentials))
-        deps.rate_limit.take(f"token {hash(bearer.credentials)}")
-    elif cookie is not None and needs_tokens:
-        refuse_foreign(request)
-        who = await _known(request, deps, partial(deps.tokens.of_session, cookie))
-        deps.rate_limit.take(f"session {hash(cookie)}")
-    elif needs_tokens:
-        deps.refusals.take(address_of(request))
-        raise UnauthorizedError("Authorization", "a token is needed.", "Send: Authorization: Bearer TOKEN. Make one: largebatch token create OWNER")
-    else:
-        refuse_foreign(request)
-        deps.rate_limit.take(address_of(request))
-        who = ANYONE_HERE
-    request.state.owner, request.state.who = who.owner, who
-    return who
-
-
-async def _known(request: Request, deps: Dependencies, find: Callable[[], Principal]) -> Principal:
-    """Whom a token or session is of; who shows none that is valid is limited by address, whatever is shown each time."""
-    try:
-        return await deps.read(find)
-    except UnauthorizedError:
-        deps.refusals.take(address_of(request))
-        raise
+    return await Asker(request, deps, bearer).found()
 
 
 def address_of(request: Request) -> str:
@@ -67,3 +93,4 @@ def refuse_foreign(request: Request) -> None:
 
 
 Who = Annotated[Principal, Depends(principal_of)]
+Asking = Annotated[Asker, Depends(asker_of)]

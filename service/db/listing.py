@@ -16,6 +16,11 @@ from largebatch.service.db.tables import jobs
 
 BRIEF = [column for column in jobs.c if column.name not in {"spec", "base", "summary"}]
 """What lists and watchers need of a row: the rest is most of its bytes."""
+_AS_TEXT = [sa.cast(column, sa.Text).label(column.name) if isinstance(column.type, sa.JSON) else column for column in BRIEF]
+_NAMES = [column.name for column in BRIEF]
+_JSON_NAMES = [column.name for column in BRIEF if isinstance(column.type, sa.JSON)]
+BriefRow = tuple[Any, ...]
+"""`BRIEF` of one job, with JSON as the text that the database keeps: everything in it can be held against another row's."""
 TEXTS: dict[str, sa.ColumnElement[Any]] = {
     name: jobs.c[name] for name in ("name", "owner", "project", "recipe", "state", "outcome", "optimizer", "device")
 }
@@ -95,7 +100,7 @@ def counting(equal: tuple[str, ...]) -> sa.Select[Any]:
 @cache
 def listing(equal: tuple[str, ...], goes_on: bool, sort: str) -> sa.Select[Any]:
     """A page's statement, once for each kind of question: making it takes almost as long as running it. Args: equal: as of `counting`."""
-    statement = sa.select(*BRIEF).where(*(jobs.c[name] == sa.bindparam(name) for name in equal))
+    statement = sa.select(*_AS_TEXT).where(*(jobs.c[name] == sa.bindparam(name) for name in equal))
     columns, most, falls = (jobs.c.created_at_s, jobs.c.id), sa.bindparam("most", type_=sa.Integer), sort.startswith("-")
     if not is_by_time(sort):
         by = (TEXTS | NUMBERS)[sort.removeprefix("-")]
@@ -105,6 +110,12 @@ def listing(equal: tuple[str, ...], goes_on: bool, sort: str) -> sa.Select[Any]:
         position, begins = sa.tuple_(*columns), sa.tuple_(sa.bindparam("at_s", type_=sa.Float), sa.bindparam("after", type_=sa.String))
         statement = statement.where(position < begins if falls else position > begins)
     return statement.order_by(*(column.desc() if falls else column for column in columns)).limit(most)
+
+
+def columns_of(row: BriefRow) -> dict[str, Any]:
+    """A row's values by column."""
+    columns = dict(zip(_NAMES, row, strict=True))
+    return {**columns, **{name: json.loads(columns[name]) for name in _JSON_NAMES}}
 
 
 def narrowed(statement: sa.Select[Any], conditions: Sequence[Condition], text: str | None, sight: Sight | None) -> sa.Select[Any]:

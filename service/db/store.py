@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 
 from largebatch.jobs.errors import InputError, LargebatchError
 from largebatch.service.db.engine import reading, writing
-from largebatch.service.db.listing import BRIEF, CREATED, Sight, counting, is_by_time, listing, narrowed, read_condition
+from largebatch.service.db.listing import BRIEF, CREATED, BriefRow, Sight, columns_of, counting, is_by_time, listing, narrowed, read_condition
 from largebatch.service.db.tables import jobs, leases, submissions
 from largebatch.service.job import ACTIVE, FINAL, MOVES, Job, Kind, State
 
@@ -44,11 +44,16 @@ _TAKE_LEASE = """
 
 
 class Page(NamedTuple):
-    """Some jobs, where the next page begins, and how many there are on all pages together, where that was asked."""
+    """The rows of some jobs, where the next page begins, and how many there are on all pages together, where that was asked."""
 
-    jobs: list[Job]
+    rows: list[BriefRow]
     next_cursor: str | None
     total: int | None
+
+    @property
+    def jobs(self) -> list[Job]:
+        """The same as jobs in brief, made anew each time."""
+        return _JOBS.validate_python([columns_of(row) for row in self.rows])
 
 
 class Store:
@@ -131,12 +136,11 @@ class Store:
             skipped = _read_skipped(cursor)
         statement = narrowed(listing(tuple(equal), cursor is not None, sort), conditions, text, sight)
         with reading(self.engine) as connection:
-            listed = _jobs(connection.execute(statement, {**equal, "at_s": at_s, "after": after, "skipped": skipped, "most": limit + 1}))
+            rows = connection.execute(statement, {**equal, "at_s": at_s, "after": after, "skipped": skipped, "most": limit + 1}).all()
             total = connection.execute(narrowed(counting(tuple(equal)), conditions, text, sight), equal).scalar_one() if counts else None
-        is_more = len(listed) > limit
-        listed = listed[:limit]
-        following = f"{listed[-1].created_at_s!r}~{listed[-1].id}" if listed and is_by_time(sort) else str(skipped + limit)
-        return Page(listed, following if is_more else None, total)
+        is_more, rows = len(rows) > limit, rows[:limit]
+        following = f"{rows[-1].created_at_s!r}~{rows[-1].id}" if rows and is_by_time(sort) else str(skipped + limit)
+        return Page([tuple(row) for row in rows], following if is_more else None, total)
 
     def say_of(self, job: Job, **said: Any) -> Job:
         """Change what people say of a job: its name, tags, notes or project. Raises: GoneError."""

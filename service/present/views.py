@@ -4,6 +4,7 @@ These are only what an operator said, or what follows from it, with http or http
 """
 
 from datetime import datetime
+from functools import lru_cache
 from typing import Annotated, Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
@@ -11,8 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.tracking.mirror_state import MirrorState
+from largebatch.service.db.listing import BriefRow, columns_of
+from largebatch.service.db.store import Page
 from largebatch.service.job import Job, JobFacts
 from largebatch.service.settings import Settings
+
+REMEMBERED = 10_000
+"""Rows whose JSON is kept: 2 kB each, 20 at most, with the longest notes that there may be."""
 
 
 class JobView(JobFacts):
@@ -56,6 +62,18 @@ class JobPage(BaseModel):
     next_cursor: str | None
     total: int | None = None
     """How many there are on all pages together, where that was asked."""
+
+
+def page_as_json(page: Page) -> bytes:
+    """A `JobPage`, of rows that were read just now."""
+    rest = JobPage(items=[], next_cursor=page.next_cursor, total=page.total).model_dump_json(exclude={"items"})
+    return b'{"items":[' + b",".join(map(_view_as_json, page.rows)) + b"]," + rest.removeprefix("{").encode()
+
+
+@lru_cache(REMEMBERED)
+def _view_as_json(row: BriefRow) -> bytes:
+    """A `JobView`. It follows from the whole row, which is what it is remembered by, and so is never old, whoever changed the job."""
+    return JobView.model_validate(columns_of(row)).model_dump_json().encode()
 
 
 def details(job: Job, settings: Settings) -> JobDetails:

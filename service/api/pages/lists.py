@@ -56,15 +56,16 @@ def job_list(
         page = deps.store.page(kind, state=chosen, text=text, where=where, sight=deps.sight(who), sort=sort, cursor=cursor, counts=True)
     except InputError as error:
         mistake = f"{error.problem} {error.hint}"
-    rows = [JobView.model_validate(job) for job in page.jobs]
-    opened = next((job for job in page.jobs if job.id == open and kind is not Kind.RUN), None)
+    jobs = page.jobs
+    rows = [JobView.model_validate(job) for job in jobs]
+    opened = next((job for job in jobs if job.id == open and kind is not Kind.RUN), None)
     trials = [] if opened is None else trials_of(deps, opened)
     metrics = {row.progress.get("metric") for row in rows if "score" in row.progress}
     columns = chosen_columns(kind, column, request.cookies.get(COOKIE.format(kind=kind)))
     answer = render(
         request, "jobs.html", kind=kind, rows=rows, total=page.total, next_cursor=page.next_cursor, state=state, q=q, sort=sort, mistake=mistake,
         is_filtered=bool(chosen or q or cursor), columns=columns, all_columns=COLUMNS[kind], metric=metrics.pop() if len(metrics) == 1 else None,
-        here=address_of_page(request), changeable={job.id for job in page.jobs if deps.may_change(who, job)}, now=datetime.now(UTC),
+        here=address_of_page(request), changeable={job.id for job in jobs if deps.may_change(who, job)}, now=datetime.now(UTC),
         open=opened and opened.id, trials=trials, in_short=in_short,
     )  # fmt: skip
     if column:

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import StreamingResponse
 
 from largebatch.jobs.errors import InputError, StorageError
-from largebatch.service.api.auth import Who
+from largebatch.service.api.auth import Asking, Who
 from largebatch.service.api.dependencies import Dependencies, Deps
 from largebatch.service.api.errors import ERRORS
 from largebatch.service.api.requests import JobChange, ResumeChanges, Submit, digest_of, resumed_spec
@@ -20,7 +20,7 @@ from largebatch.service.db.listing import CREATED, FIELDS, SORTS
 from largebatch.service.db.tokens import ForbiddenError, Principal
 from largebatch.service.job import Job, Kind, State
 from largebatch.service.present.next_steps import NextSteps, next_steps
-from largebatch.service.present.views import JobDetails, JobPage, JobView, details
+from largebatch.service.present.views import JobDetails, JobPage, JobView, details, page_as_json
 
 After = Annotated[int, Query(ge=0, le=1 << 50, description="next_after of the page before.")]
 Points = Annotated[int, Query(ge=2, le=2000, description="At most so many steps.")]
@@ -78,10 +78,10 @@ def add_job_routes(router: APIRouter, kind: Kind, events: str) -> None:
 
 
 def _add_looks(router: APIRouter, kind: Kind) -> None:
-    @router.get("", **named("list", kind))
+    @router.get("", response_model=JobPage, **named("list", kind))
     async def list_jobs(
         deps: Deps,
-        who: Who,
+        asker: Asking,
         state: State | None = None,
         owner: Annotated[str | None, Query(max_length=100)] = None,
         recipe: Annotated[str | None, Query(max_length=100)] = None,
@@ -91,16 +91,16 @@ def _add_looks(router: APIRouter, kind: Kind) -> None:
         cursor: Annotated[str | None, Query(max_length=300)] = None,
         limit: Limit = 50,
         total: Annotated[bool, Query(description="Count all of them, too.")] = False,
-    ) -> JobPage:
+    ) -> Response:
         """A page of jobs: one's own, those shared with one's project, for an administrator everybody's."""
-        filters: dict[str, Any] = {"owner": owner, "state": state, "recipe": recipe, "text": q, "where": where or (), "sight": deps.sight(who)}
-        page = await deps.read(partial(deps.store.page, kind, **filters, sort=sort, limit=limit, cursor=cursor, counts=total))
-        return JobPage(items=[JobView.model_validate(job) for job in page.jobs], next_cursor=page.next_cursor, total=page.total)
+        filters: dict[str, Any] = {"owner": owner, "state": state, "recipe": recipe, "text": q, "where": where or ()}
+        look = partial(deps.store.page, kind, **filters, sort=sort, limit=limit, cursor=cursor, counts=total)
+        return Response(await deps.read(lambda: page_as_json(look(sight=deps.sight(asker.principal())))), media_type="application/json")
 
     @router.get("/{job_id}", **named("show", kind))
-    async def show(job_id: str, deps: Deps, who: Who) -> JobDetails:
+    async def show(job_id: str, deps: Deps, asker: Asking) -> JobDetails:
         """One job, with its spec and, once it ended, its summary."""
-        return await deps.read(lambda: details(deps.visible(job_id, kind, who), deps.settings))
+        return await deps.read(lambda: details(deps.visible(job_id, kind, asker.principal()), deps.settings))
 
     @router.get("/{job_id}/next", **named("next", kind))
     async def next_of_job(job_id: str, deps: Deps, who: Who) -> NextSteps:

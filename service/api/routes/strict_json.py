@@ -5,6 +5,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 
 from largebatch.jobs.spec.text import each_key_once
@@ -32,6 +33,11 @@ class StrictRoute(APIRoute):
         handle = super().get_route_handler()
 
         async def handle_strictly(request: Request) -> Response:
-            return await handle(StrictRequest(request.scope, request.receive))
+            try:
+                return await handle(StrictRequest(request.scope, request.receive))
+            except RequestValidationError:
+                if asker := getattr(request.state, "asker", None):  # who may not ask is told that, and not what is wrong with the request
+                    await asker.found()
+                raise
 
         return handle_strictly

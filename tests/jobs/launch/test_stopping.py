@@ -143,13 +143,12 @@ def test_a_stopped_command_leaves_nothing_of_its_own_ray(tmp_path: Path, number:
     recipe, output_dir, folder = tmp_path / "recipe.json", tmp_path / "runs", tempfile.mkdtemp(prefix="lb", dir="/tmp")
     recipe.write_text(json.dumps(runs.slow_document(tmp_path / "never")))
     places = ["--output-dir", output_dir, "--data-dir", "data", "--device", "cpu"]
-    started, commands = list[psutil.Process](), set[str]()
+    started = list[psutil.Process]()
     try:
         process = largebatch("train", recipe, "--workers", "2", *places, "--json", RAY_TMPDIR=folder, TMPDIR=folder)
 
         def ask() -> None:
             started.extend(runs.descendants(process.pid))
-            commands.update(word for each in started for word in each.cmdline())
             os.killpg(process.pid, number)
 
         stopped = asked_to_end(process, output_dir, ask)
@@ -158,7 +157,6 @@ def test_a_stopped_command_leaves_nothing_of_its_own_ray(tmp_path: Path, number:
         assert "Ray's dashboard: http://127.0.0.1:" in stopped.stderr
         assert stopped.resumes_with[-2:] == ["--workers", "2"]
         assert len(started) > 5, "Ray's own processes and two workers"
-        assert not [command for command in commands if "log_monitor" in command or "monitor.py" in command], "nobody reads what these would tell"
         runs.wait_for(lambda: not [each for each in started if _is_alive(each)], 30)
         if number == signal.SIGINT:  # SIGTERM to the whole group ends the one that knows where it is
             assert not list(Path(folder).glob("pymp-*")), "not even what Ray's dashboard leaves there"
