@@ -73,6 +73,7 @@ tokens = Table(
     Column("revoked_at_s", Float),
     Column("name", String(100), nullable=False, server_default=""),
     Column("project", String(100), nullable=False, server_default="main"),
+    Column("made_with", String(16)),
 )
 
 sessions = Table(

@@ -5,12 +5,16 @@ from typing import Annotated
 
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import RedirectResponse, Response
+from pydantic import ValidationError
 
 from largebatch.jobs.errors import FaultError, InputError
 from largebatch.service.api.dependencies import Dependencies, Deps
+from largebatch.service.api.errors import STATUS, of_validation
 from largebatch.service.api.pages.rendering import Visitor, render
+from largebatch.service.api.routes import tokens as routes
 from largebatch.service.api.routes.cluster import show_cluster
-from largebatch.service.db.tokens import MAIN, SCOPES
+from largebatch.service.api.routes.tokens import NewToken
+from largebatch.service.db.tokens import MAIN, SCOPES, ForbiddenError, Principal
 
 router = APIRouter(include_in_schema=False)
 DAY_S = 86_400.0
@@ -29,9 +33,8 @@ def cluster(request: Request, deps: Deps, who: Visitor) -> Response:
 
 @router.get("/tokens")
 def tokens(request: Request, deps: Deps, who: Visitor) -> Response:
-    """The tokens, and a form for another one."""
-    who.require("admin")
-    return _tokens(request, deps)
+    """One's own tokens, or an administrator everybody's, and a form for another one."""
+    return _tokens(request, deps, who)
 
 
 @router.post("/tokens")
@@ -39,27 +42,31 @@ def make_token(
     request: Request, deps: Deps, who: Visitor, owner: Text = "", name: Text = "", scope: Text = "submit", project: Text = "", days: Text = ""
 ) -> Response:
     """Make one, which this page alone shows."""
-    who.require("admin")
     values = {"owner": owner, "name": name, "scope": scope, "project": project, "days": days}
+    whose = {"owner": owner.strip(), "project": project.strip() or None} if who.may("admin") else {}
     try:
-        expires = time.time() + _days(days) * DAY_S if days.strip() else None
-        secret, _ = deps.tokens.create(owner.strip(), scope, expires, name=name.strip(), project=project.strip() or MAIN)
-    except InputError as error:
-        return _tokens(request, deps, "", values, {error.field: f"{error.problem} {error.hint}"}, 422)
-    return _tokens(request, deps, secret)
+        expires = _days(days) * DAY_S if days.strip() else None
+        new = NewToken.model_validate({"scope": scope, "name": name.strip(), "expires_in_s": expires, **whose})
+        made = routes.make_token(new, who, deps)
+    except (ValidationError, InputError, ForbiddenError) as error:
+        said = of_validation(error) if isinstance(error, ValidationError) else error
+        field = "days" if said.field == "expires_in_s" else said.field
+        return _tokens(request, deps, who, "", values, {field: f"{said.problem} {said.hint}"}, STATUS[type(said)][0])
+    return _tokens(request, deps, who, made.secret)
 
 
 @router.post("/tokens/{token_id}/revoke")
 def revoke_token(token_id: str, deps: Deps, who: Visitor) -> Response:
-    """End one, and the sessions that it opened."""
-    who.require("admin")
-    deps.tokens.revoke(token_id)
+    """End one, those that were made with it, and their sessions."""
+    routes.revoke_token(token_id, deps, who)
     return RedirectResponse("/tokens", 303)
 
 
-def _tokens(request: Request, deps: Dependencies, secret: str = "", values: Words = None, wrong: Words = None, status: int = 200) -> Response:
-    context = {"values": values or {}, "wrong": wrong or {}, "scopes": SCOPES, "main": MAIN, "now_s": time.time()}
-    return render(request, "tokens.html", status, tokens=deps.tokens.all(), secret=secret, **context)
+def _tokens(
+    request: Request, deps: Dependencies, who: Principal, secret: str = "", values: Words = None, wrong: Words = None, status: int = 200
+) -> Response:
+    context = {"values": values or {}, "wrong": wrong or {}, "main": MAIN, "now_s": time.time(), "scopes": [one for one in SCOPES if who.may(one)]}
+    return render(request, "tokens.html", status, who=who, tokens=routes.tokens_of(who, deps), secret=secret, **context)
 
 
 def _days(text: str) -> float:
