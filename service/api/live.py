@@ -7,7 +7,7 @@ the watcher, with no gap and nothing twice.
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -117,7 +117,7 @@ class Watcher:
         self._store, self._run_folders, self._still_valid = store, run_folders, still_valid
         self._look_every_s, self._check_every_s, self._chunk_bytes = look_every_s, check_every_s, chunk_bytes
         self._tails: dict[str, Tail] = {}
-        self._of_lists: dict[Listener, tuple[Kind, Callable[[Job], bool]]] = {}
+        self._of_lists: dict[Listener, tuple[Collection[Kind], Callable[[Job], bool]]] = {}
         self._checked_at_s = 0.0
         self._refreshing: dict[str, asyncio.Task[None]] = {}
         self._known: dict[str, Job] | None = None
@@ -147,14 +147,14 @@ class Watcher:
         """How many listen now."""
         return len(self._listeners())
 
-    async def listen_to_all(self, kind: Kind, sees: Callable[[Job], bool], credential: str = "") -> AsyncIterator[bytes]:
+    async def listen_to_all(self, kinds: Collection[Kind], sees: Callable[[Job], bool], credential: str = "") -> AsyncIterator[bytes]:
         """Frames for each job that is new or changed from now on. Args: sees: whether the listener may; credential: see `Listener`."""
         listener = Listener(credential)
-        self._of_lists[listener] = (kind, sees)
+        self._of_lists[listener] = (kinds, sees)
         try:
             # What changed between the page's making and now, or while the stream was broken.
             for job in (await asyncio.to_thread(self._store.lately, LISTED)).values():
-                if job.kind is kind and sees(job):
+                if job.kind in kinds and sees(job):
                     yield _job_event(job).frame
             async for frames in listener.frames():
                 yield frames
@@ -264,7 +264,7 @@ class Watcher:
             now |= await asyncio.to_thread(self._store.find_all, gone) if gone else {}
             for job in now.values():
                 if job != before.get(job.id):
-                    its_listeners = [each for each, (kind, sees) in self._of_lists.items() if kind is job.kind and sees(job)]
+                    its_listeners = [each for each, (kinds, sees) in self._of_lists.items() if job.kind in kinds and sees(job)]
                     _tell(its_listeners, [_job_event(job)])
         self._known = now
 

@@ -112,7 +112,7 @@ class Store:
 
     def page(
         self,
-        kind: Kind,
+        kind: Kind | None,
         *,
         owner: str | None = None,
         state: State | None = None,
@@ -125,7 +125,11 @@ class Store:
         cursor: str | None = None,
         counts: bool = False,
     ) -> Page:
-        """Jobs in brief. Args: where: see `read_condition`; counts: all of them, too. Raises: InputError, also for a cursor that is not ours."""
+        """Jobs in brief.
+
+        Args: kind: None: of every kind; where: see `read_condition`; counts: all of them, too.
+        Raises: InputError, also for a cursor that is not ours.
+        """
         columns = {"kind": kind, "owner": owner, "state": state, "recipe": recipe}
         equal = {name: value for name, value in columns.items() if value is not None}
         conditions = [read_condition(text) for text in where]

@@ -41,6 +41,11 @@ def chosen_columns(kind: Kind, asked: list[str] | None, remembered: str | None) 
     return columns or {name: COLUMNS[kind][name] for name in USUAL[kind]}
 
 
+def mixed(columns: dict[str, Column]) -> dict[str, Column]:
+    """The same columns for a list of runs that has sweeps and studies among them."""
+    return {name: column for name, column in _ALL.items() if name in columns or name == "runs"}
+
+
 def remember(columns: dict[str, Column]) -> str:
     """What a browser keeps of a choice."""
     return SEPARATOR.join(columns)

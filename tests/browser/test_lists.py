@@ -7,9 +7,10 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from playwright.sync_api import Browser, expect
 from servers import Service
+from sweep_folders import write_sweep
 from visits import Visit
 
-from largebatch.service.api.requests import RunSubmit, job_of_run
+from largebatch.service.api.requests import RunSubmit, SweepSubmit, job_of_run, job_of_sweep
 from largebatch.service.db.engine import connect
 from largebatch.service.db.tables import jobs
 from largebatch.service.settings import Settings
@@ -125,6 +126,35 @@ def test_a_name_tags_and_several_deleted(visit: Visit) -> None:
     page.get_by_role("button", name="Cancel").click()
     expect(page.get_by_text("Nothing like that.")).to_be_visible()
     visit.complaints[:] = [text for text in visit.complaints if "422" not in text]
+
+
+def test_runs_grouped_by_sweep(visit: Visit, many: Service) -> None:
+    asked = SweepSubmit.model_validate({"sweep": {"recipe": "digits-lamb", "each": {"batch.global_batch_size": [32, 64]}}, "cpus": 1.0})
+    sweep = job_of_sweep(asked, "local", Settings(cpus=2.0)).model_copy(update={"name": "both batches", "created_at_s": 1.7e9 + 4.5})
+    write_sweep(many.runs_dir / sweep.id, sweep.base)
+    many.put(sweep)
+    page = visit.page
+    visit.go("/runs?q=batch%3C32%20steps%3C10&sort=created_at")
+    assert "both batches" not in first_names(visit, 9)
+    page.get_by_role("searchbox", name="Search").fill("")
+    page.get_by_label("Grouping").select_option("sweep")
+    page.get_by_role("button", name="Search").click()
+    expect(page.locator("#total")).to_have_text(re.compile(r"^\d,\d{3}|10,000$"))
+    names = first_names(visit, 50)
+    assert names.index("both batches") == names.index("run 4") + 1, "each at its time"
+    assert "Runs over" in page.locator("thead th").all_inner_texts()
+    page.get_by_role("link", name="its runs").click()
+    expect(page.locator("tr.within tr[data-trial]")).to_have_count(4)
+    visit.refuse_barriers()
+    visit.keep("grouped")
+    page.get_by_role("link", name="hide its runs").click()
+    expect(page.locator("tr.within")).to_have_count(0)
+    for name in ("both batches", "run 4"):
+        page.locator("#jobs tbody tr", has_text=name).first.get_by_role("checkbox").check()
+    page.get_by_role("button", name="Delete").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Delete 2 jobs and their files?")
+    expect(page.locator("main li").filter(has_text="(sweep)")).to_contain_text("is queued: cancel it first")
+    visit.refuse_barriers()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -16,7 +16,7 @@ from largebatch.service.api.routes.jobs import delete_job
 from largebatch.service.db.listing import CREATED, read_search
 from largebatch.service.db.store import Page
 from largebatch.service.job import Job, Kind, State
-from largebatch.service.present.columns import COLUMNS, chosen_columns, remember
+from largebatch.service.present.columns import COLUMNS, chosen_columns, mixed, remember
 from largebatch.service.present.trial_figures import in_short
 from largebatch.service.present.views import JobView
 
@@ -45,26 +45,31 @@ def job_list(
     sort: Annotated[str, Query(max_length=40)] = f"-{CREATED}",
     column: Annotated[list[str] | None, Query(max_length=40)] = None,
     cursor: Annotated[str | None, Query(max_length=300)] = None,
+    group: Annotated[str, Query(max_length=20)] = "",
     open: Annotated[str, Query(max_length=200)] = "",
 ) -> Response:
-    """A table that follows what it shows. Args: open: the sweep or study whose runs stand below it."""
+    """A table that follows what it shows. Args: group: "sweep": runs beside sweeps and studies; open: the one whose runs stand below it."""
     kind = kind_of(request)
+    is_mixed = kind is Kind.RUN and group == "sweep"
     chosen = State(state) if state in set(State) else None
     where, text = read_search(q)
     page, mistake = NOTHING, ""
     try:
-        page = deps.store.page(kind, state=chosen, text=text, where=where, sight=deps.sight(who), sort=sort, cursor=cursor, counts=True)
+        page = deps.store.page(
+            None if is_mixed else kind, state=chosen, text=text, where=where, sight=deps.sight(who), sort=sort, cursor=cursor, counts=True
+        )
     except InputError as error:
         mistake = f"{error.problem} {error.hint}"
     jobs = page.jobs
     rows = [JobView.model_validate(job) for job in jobs]
-    opened = next((job for job in jobs if job.id == open and kind is not Kind.RUN), None)
+    opened = next((job for job in jobs if job.id == open and job.kind is not Kind.RUN), None)
     trials = [] if opened is None else trials_of(deps, opened)
     metrics = {row.progress.get("metric") for row in rows if "score" in row.progress}
     columns = chosen_columns(kind, column, request.cookies.get(COOKIE.format(kind=kind)))
     answer = render(
-        request, "jobs.html", kind=kind, rows=rows, total=page.total, next_cursor=page.next_cursor, state=state, q=q, sort=sort, mistake=mistake,
-        is_filtered=bool(chosen or q or cursor), columns=columns, all_columns=COLUMNS[kind], metric=metrics.pop() if len(metrics) == 1 else None,
+        request, "jobs.html", kind=kind, is_mixed=is_mixed, rows=rows, total=page.total, next_cursor=page.next_cursor, state=state, q=q, sort=sort,
+        asked={"state": state, "q": q, **({"group": group} if is_mixed else {})}, mistake=mistake, is_filtered=bool(chosen or q or cursor),
+        columns=mixed(columns) if is_mixed else columns, all_columns=COLUMNS[kind], metric=metrics.pop() if len(metrics) == 1 else None,
         here=address_of_page(request), changeable={job.id for job in jobs if deps.may_change(who, job)}, now=datetime.now(UTC),
         open=opened and opened.id, trials=trials, in_short=in_short,
     )  # fmt: skip
@@ -89,7 +94,8 @@ def act_on_many(
     problems: list[str] = []
     for job_id in dict.fromkeys([*(run or ()), *(job or ())]):
         try:
-            chosen = deps.own(job_id, kind, who)
+            found = deps.store.find(job_id)  # lists may mix kinds
+            chosen = deps.own(job_id, found.kind if found and deps.sees(who, found) else kind, who)
             if act == "cancel":
                 deps.store.ask_to_cancel(chosen)
             elif sure:

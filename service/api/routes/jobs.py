@@ -167,9 +167,9 @@ events = APIRouter(prefix="/v1/events", tags=["events"], responses=ERRORS)
 
 
 @events.get("", operation_id="events", response_class=StreamingResponse, responses=EVENT_STREAM)
-async def all_events(deps: Deps, who: Who, kind: Kind = Kind.RUN) -> StreamingResponse:
-    """Server-sent events: a job's view whenever it is new or changed, of the jobs that a list holds."""
-    return event_stream(deps, who, deps.watcher.listen_to_all(kind, partial(deps.sees, who), who.credential))
+async def all_events(deps: Deps, who: Who, kind: Annotated[list[Kind] | None, Query()] = None) -> StreamingResponse:
+    """Server-sent events: a job's view whenever it is new or changed, of the jobs that a list holds; without a kind, of runs."""
+    return event_stream(deps, who, deps.watcher.listen_to_all(kind or [Kind.RUN], partial(deps.sees, who), who.credential))
 
 
 def event_stream(deps: Dependencies, who: Principal, frames: AsyncIterator[bytes]) -> StreamingResponse:

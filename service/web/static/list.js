@@ -33,7 +33,7 @@ export function listPage() {
     one("#empty").hidden = !table.hidden;
     asked = null;
   }
-  listen(`/v1/events?kind=${table.dataset.kind}`, {
+  listen(`/v1/events?${table.dataset.kinds}`, {
     job: (job) => {
       const row = rowOf(job.id);
       if (row) fill(row, job); else if (others.get(job.id) !== job.state) asked ??= setTimeout(bringNew, BETWEEN_MS / 4);

@@ -82,7 +82,7 @@ def test_lists_begin_with_how_things_stand(sqlite_store: Store, tmp_path: Path) 
         watcher = Watcher(sqlite_store, RunFolders(tmp_path))
         watcher.start()
         told, ends_at = b"", time.monotonic() + 20
-        async for frame in watcher.listen_to_all(Kind.RUN, lambda job: job.owner == "ann"):
+        async for frame in watcher.listen_to_all([Kind.RUN], lambda job: job.owner == "ann"):
             told += frame
             if b"cancelled" in told:
                 break
