@@ -5,6 +5,7 @@ order, so a search that is resumed asks and tells once more what the ledger hold
 """
 
 import itertools
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -64,7 +65,9 @@ class Learning:
     def _replay(self, history: Sequence[Trial | Learned], seed: int, enforces: bool = False) -> bool:
         """Begin a study, then ask and tell as before; whether the answers are as before. Args: enforces: have Optuna take the values of before."""
         samplers = optuna.samplers
-        sampler = samplers.NSGAIISampler(seed=seed) if self._num_aims == 2 else samplers.TPESampler(seed=seed, constant_liar=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # Optuna 4 says it of constant_liar, which 5 has as it was
+            sampler = samplers.NSGAIISampler(seed=seed) if self._num_aims == 2 else samplers.TPESampler(seed=seed, constant_liar=True)
         self._study = optuna.create_study(directions=["minimize"] * self._num_aims, sampler=sampler)
         self._asked: dict[int, optuna.Trial] = {}
         for event in history:

@@ -104,7 +104,8 @@ def _connect(address: str, common: dict[str, Any]) -> Any:
     try:
         return ray.init(address=address, **common)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise InputError("--address", f"Ray at {address} refuses: {error}.", "Check the address, and RAY_AUTH_TOKEN if it asks for one.") from error
+        hint = "Check the address, that both have one version of Ray and one of Python, and RAY_AUTH_TOKEN if it asks for one."
+        raise InputError("--address", f"Ray at {address} refuses: {str(error).strip().rstrip('.')}.", hint) from error
 
 
 def _newest_logs() -> str:
