@@ -292,7 +292,9 @@ def _job(submission: Submit, kind: Kind, owner: str, settings: Settings, name: s
         raise InputError("memory_gib", problem, "Ask for less.")
     for field, held, least in (("cpus", cpus, LEAST_CPUS), ("memory_gib", memory_gib, min(LEAST_GIB, settings.memory_gib / processes))):
         if held < least * processes:
-            problem = f"{held:g} is less than {least:g} for each of its {processes} processes." if processes > 1 else f"must be at least {least:g}."
+            problem = (
+                f"{held:g} for all of its {processes} processes is less than {least:g} for each." if processes > 1 else f"must be at least {least:g}."
+            )
             raise InputError(field, problem, "Ask for more.")
     if submission.gpus > settings.max_gpus_per_owner:
         raise InputError("gpus", f"{submission.gpus} is more than one owner may hold ({settings.max_gpus_per_owner}).", "Ask for fewer.")

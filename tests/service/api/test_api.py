@@ -197,6 +197,13 @@ def test_what_is_refused_says_where_and_why(http: httpx.Client, asked: dict[str,
         assert problem["request_id"] == answer.headers["x-request-id"]
 
 
+def test_every_refusal_is_in_our_words(http: httpx.Client) -> None:
+    half_a_letter = http.post("/v1/runs", content=b'{"recipe": "digits-lamb", "notes": "\\ud800"}', headers={"Content-Type": "application/json"})
+    many = http.get("/v1/runs", params={"where": ["batch>1"] * 21})
+    for answer, words in ((half_a_letter, "notes: must be text that UTF-8 can write"), (many, "where: must be at most 20 in number")):
+        assert (answer.status_code, words in answer.json()["detail"]) == (422, True), answer.text
+
+
 def test_what_a_sweep_has_not_yet_is_no_missing_page(tmp_path: Path) -> None:
     """Of a service that begins nothing: a sweep that waits for its turn."""
     with serving(tmp_path, "--max-running-per-owner", "0") as service, httpx.Client(base_url=service.url, timeout=60) as http:

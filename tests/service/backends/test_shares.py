@@ -53,9 +53,9 @@ def test_workers_share_what_the_job_holds(parts: dict[str, Any], cpus: float, gp
     ("parts", "words"),
     [
         ({"cpus": 0.000001}, "cpus: must be at least 0.25"),
-        ({"workers": "8", "cpus": 1.9}, "cpus: 1.9 is less than 0.25 for each of its 8 processes"),
+        ({"workers": "8", "cpus": 1.9}, "cpus: 1.9 for all of its 8 processes is less than 0.25 for each"),
         ({"memory_gib": 0.1}, "memory_gib: must be at least 0.5"),
-        ({"workers": "4", "memory_gib": 1.0}, "memory_gib: 1 is less than 0.5 for each of its 4 processes"),
+        ({"workers": "4", "memory_gib": 1.0}, "memory_gib: 1 for all of its 4 processes is less than 0.5 for each"),
     ],
 )
 def test_a_job_holds_at_least_what_a_process_is_good_for(parts: dict[str, Any], words: str) -> None:
@@ -78,7 +78,7 @@ def test_memory_is_held_as_cores_are() -> None:
     assert sweep(small, memory_gib=4.0).spec["resources"]["max_concurrent"] == 8, "who says what they take decides"
     with pytest.raises(InputError, match=r"cpus: must be at least 0\.25"):
         sweep(small, {"cpus_per_worker": 0.1}, cpus=0.1)
-    with pytest.raises(InputError, match=r"cpus: 2 is less than 0\.25 for each of its"):
+    with pytest.raises(InputError, match=r"cpus: 2 for all of its 20 processes is less than 0\.25 for each"):
         sweep(HERE, {"cpus_per_worker": 0.1}, cpus=2.0, memory_gib=20.0)
 
 
