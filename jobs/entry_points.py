@@ -94,6 +94,12 @@ def failed(field: str, error: BaseException, doing: str) -> LargebatchError:
     return CodeError(field, f"failed {doing}: {described(error)}.", trace=trace)
 
 
+def raised_by(error: BaseException, *owners: object) -> object:
+    """Of some objects the one whose method was running, innermost, when an error was raised; None if none's was."""
+    running = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return next((one for one in reversed(running) if any(one is owner for owner in owners)), None)
+
+
 def described(error: BaseException) -> str:
     """An error of a person's own code in words, with its file and line: without a traceback that is all they have."""
     message = str(error).rstrip(" .\n")  # it stands within a sentence

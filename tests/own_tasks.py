@@ -1,5 +1,6 @@
 """Tasks, data and models of a person's own, named by entry points in tests: the examples of docs/tasks.md among them."""
 
+import collections
 import math
 import re
 from pathlib import Path
@@ -69,6 +70,28 @@ class Undefined(Focal):
 
 class Unheaded(Focal):
     headline = "f1"  # type: ignore[assignment]
+
+
+class Breaking(Focal):
+    """Its loss fails on so many samples, once they have come often enough, behind a model that can take them."""
+
+    def __init__(self, at: int = 8, after: int = 0) -> None:
+        super().__init__()
+        self.at, self.left = at, after
+
+    def loss_sum(self, model: Any, batch: Any) -> Tensor:
+        loss = super().loss_sum(model, batch)
+        self.left -= len(batch[0]) == self.at
+        if self.left < 0:
+            raise KeyError("mask")
+        return loss
+
+
+class Owing(Focal):
+    """A sample of class 1 weighs less than nothing; all together weigh something."""
+
+    def weight(self, batch: Any) -> Tensor:
+        return torch.where(batch[1] == 1, -1.0, 2.0).sum()
 
 
 class VectorWeight(Focal):
@@ -159,6 +182,25 @@ class Same(nn.Linear):
 
 def pairs(num_train: int = 120, num_test: int = 40) -> tuple[Pairs, Pairs]:
     return Pairs(num_train, 1), Pairs(num_test, 11)
+
+
+class Counted(torch.utils.data.Dataset[Any]):
+    """A set that is read one by one, and counts in `num_reads` how often each sample was."""
+
+    def __init__(self, part: TensorDataset) -> None:
+        self.part, self.num_reads = part, collections.Counter[int]()
+
+    def __len__(self) -> int:
+        return len(self.part)
+
+    def __getitem__(self, index: int) -> Any:
+        self.num_reads[index] += 1
+        return self.part[index]
+
+
+def counted_views() -> tuple[Counted, Counted]:
+    train, test = views()
+    return Counted(train), Counted(test)
 
 
 def views(num_train: int = 96, num_test: int = 32, labelled: bool = False) -> tuple[TensorDataset, TensorDataset]:

@@ -156,6 +156,12 @@ class Dataset:
         return self.num_classes or self.for_model.get("num_outputs") or self.for_model.get("vocabulary_size")
 
     @property
+    def sequence_length(self) -> int | None:
+        """Tokens of each sample: what the data say, or else how long a sample of one row of whole numbers is; None for other samples."""
+        is_row = len(self.input_shape) == 1 and self.input_dtype in {torch.int32, torch.int64}
+        return self.for_model.get("sequence_length") or (self.input_shape[0] if is_row else None)
+
+    @property
     def parts(self) -> dict[str, Any]:
         """The parts that there are, by what sentences call them."""
         held_out = {} if self.validation is None else {"validation": self.validation}

@@ -22,7 +22,7 @@ from largebatch.jobs.models.modes import evaluation_mode
 from largebatch.jobs.models.norms.ghost_batch_norm import evaluation_unit
 from largebatch.jobs.models.snapshot import restored
 from largebatch.jobs.plan.step_plan import Slice
-from largebatch.jobs.tasks.base import Batch, Forward, Task
+from largebatch.jobs.tasks.base import Batch, Forward, Task, is_of_task
 from largebatch.jobs.tasks.contrastive import CoupledTask, Embeddings
 from largebatch.jobs.tasks.nearest_neighbours import Labelled
 
@@ -170,7 +170,8 @@ def _seen_if_it_fits(
         return sums_of(task, forward, batch, device)
     except ANYTHING as error:  # a person's own model may raise anything
         if not ran_out_of_memory(error):
-            raise failed("model", error, f"after step {state.progress.step}, evaluating {samples.size} samples") from error
+            field = "task" if is_of_task(error, task, state.model) else "model"
+            raise failed(field, error, f"after step {state.progress.step}, evaluating {samples.size} samples") from error
     return None
 
 

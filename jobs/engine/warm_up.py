@@ -59,7 +59,7 @@ def warm_up(state: TrainState, plan: TrainPlan, dataset: Dataset) -> None:
                 raise PlanError("compile", problem, "Install a C++ compiler such as g++, or set compile: false.") from error
             # Where memory ran out the step will find out the same, halve its micro-batch and say so.
             if not ran_out_of_memory(error):
-                raise failure(error, dataset.blank(size, state.ranks.device), "training") from error
+                raise failure(error, dataset.blank(size, state.ranks.device), "training", state.model, state.task) from error
     # The first reduction opens the connections between ranks.
     with state.all_reduce.step(plan.step_at(state.progress.position), total_weight=0, num_micro_batches=0):
         pass
@@ -179,7 +179,7 @@ def _blank_forward(spec: TrainSpec, task: Task, model: nn.Module, dataset: Datas
         look(output)
         return output
 
-    with errors_in_words(batch, "training"), untouched(model, NUM_BLANK):
+    with errors_in_words(batch, "training", model, task), untouched(model, NUM_BLANK):
         return task.probe(fitting, batch)
 
 

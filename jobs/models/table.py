@@ -80,11 +80,9 @@ def _by_name(spec: ModelSpec, dataset: Dataset) -> nn.Module:
     if name.startswith(TRANSFORMERS):
         return transformers_model(name.removeprefix(TRANSFORMERS), spec.arguments, dataset)
     if dataset.num_outputs is None:
-        raise SpecError(
-            "model.name",
-            f"{name} is built for a number of outputs, and the data set does not tell one.",
-            "Give the training set an attribute num_outputs.",
-        )
+        what, attribute = ("a number of tokens", "vocabulary_size") if dataset.sequence_length else ("a number of outputs", "num_outputs")
+        hint = f"Give the training set an attribute {attribute}."
+        raise SpecError("model.name", f"{name} is built for {what}, and the data set does not tell one.", hint)
     if name.startswith(TIMM):
         return timm_model(name.removeprefix(TIMM), spec.arguments, dataset)
     if name not in OURS:
@@ -107,6 +105,8 @@ def _from_data(parameters: Collection[str], dataset: Dataset, name: str) -> dict
     """The arguments that follow from the data: num_classes, in_features, in_channels and image_size, vocabulary_size and sequence_length."""
     input_shape = dataset.input_shape
     from_data = {argument: number for argument, number in dataset.for_model.items() if argument in parameters}
+    if "sequence_length" in parameters and dataset.sequence_length is not None:
+        from_data["sequence_length"] = dataset.sequence_length
     if "num_classes" in parameters and dataset.num_outputs is not None:
         from_data["num_classes"] = dataset.num_outputs
     if "vocabulary_size" in parameters and "vocabulary_size" not in from_data:

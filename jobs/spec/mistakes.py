@@ -91,7 +91,7 @@ def first_mistake(error: pydantic.ValidationError, root: type[Spec], document: A
         return SpecError(field or "spec", problem if problem.endswith((".", "?")) else f"{problem}.")
     same_field = [mistake for mistake in mistakes if _followed(mistake["loc"], root)[0] == path]
     wanted = " or ".join(dict.fromkeys(_wanted(mistake) for mistake in same_field))
-    return SpecError(field, f"must be {wanted}, not {_shown(first['input'])}.", _hint(path, first, root))
+    return SpecError(field, f"must be {wanted}, not {_shown(first['input'])}.", _hint(path, first, root, document))
 
 
 def plain_mistake(mistake: Mapping[str, Any]) -> str:
@@ -178,9 +178,13 @@ def _dotted(model: type[Spec], parents: str = "") -> Iterator[str]:
             yield from _dotted(branch, f"{parents}{name}.")
 
 
-def _hint(path: Sequence[str], mistake: Any, root: type[Spec]) -> str:
+def _hint(path: Sequence[str], mistake: Any, root: type[Spec], document: Any) -> str:
     """The nearest thing that works, or what the field means."""
-    value = mistake["input"]
+    value, section = mistake["input"], path[:-1]
+    others = [name for model in _followed(section, root)[1] for name in _names(model)]
+    if path[-1] == "name" and value in others and (entry_point := _told_at(document, section).get("entry_point")):
+        name = ".".join(section)
+        return f"{name}.entry_point says {entry_point}, a {name} of your own; another is given whole: --set '{name}={{name: {value}}}'."
     if path[-1] == "target_accuracy" and isinstance(value, int | float) and 1 < value <= 100:
         return f"Write {value / 100:g} for {value} %."
     if path[-1] == "target" and isinstance(value, int | float):

@@ -44,6 +44,15 @@ class DatasetSpec(Spec):
     may_change: bool = False
     """Go on with a run whose data are no longer those that it began with, and say so; another length of the training set is refused even then."""
 
+    @field_validator("validation", mode="before")
+    @classmethod
+    def _holds_some_out(cls, amount: object) -> object:
+        is_wrong = (isinstance(amount, float) and not 0 < amount < 1) or (type(amount) is int and amount < 1)
+        if is_wrong:
+            allowed = "a number of training samples from 1 on, or a fraction of them between 0 and 1"
+            raise ValueError(f"must be {allowed}, not {amount}; leave it out to hold out none")
+        return amount
+
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if (self.name is None) == (self.entry_point is None):

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from largebatch.jobs.data.sample_draws import SampleDraws
 from largebatch.jobs.data.trees import Tree, num_samples
+from largebatch.jobs.entry_points import raised_by
 from largebatch.jobs.plan.step_plan import Slice
 from largebatch.jobs.tasks.metric import LOSS, Metric
 
@@ -75,3 +76,9 @@ class Task(ABC):
         """Every metric, the headline first; the loss is always one."""
         named = (self.headline, *self.others)
         return named if any(metric.name == LOSS.name for metric in named) else (*named, LOSS)
+
+
+def is_of_task(error: BaseException, task: Task, model: object) -> bool:
+    """Whether a person's own task raised an error, and not the model that it called; what one of ours raises is the model's or the data's."""
+    is_own = not type(task).__module__.startswith("largebatch.")
+    return is_own and raised_by(error, task, model) is task

@@ -1,6 +1,9 @@
 """Shows a run while it trains: a progress line on a terminal, plain lines when piped."""
 
+import math
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,22 @@ def time_left(seconds: float | None) -> str:
 def _progress(record: StepRecord) -> float:
     """Where the schedules stand, in samples."""
     return record.samples_seen if record.schedule_samples is None else record.schedule_samples
+
+
+@contextmanager
+def told_while_working() -> Iterator[Callable[[str], None]]:
+    """Context of a long measurement; what its function is told stands beside a spinner, or without a terminal is a line now and then."""
+    console, told_at_s = Console(stderr=True), -math.inf
+    with console.status("") as status:
+
+        def tell(text: str) -> None:
+            nonlocal told_at_s
+            status.update(text)
+            if not console.is_terminal and time.monotonic() - told_at_s > PLAIN_EVERY_S:
+                console.print(text, highlight=False, markup=False, soft_wrap=True)
+                told_at_s = time.monotonic()
+
+        yield tell
 
 
 class TrainingView:

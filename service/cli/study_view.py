@@ -85,7 +85,7 @@ def study_with_view(folder: Path, data_dir: Path, device: str, warm: WarmProcess
         if not (sweep_dir / SWEEP).is_file():
             begin_sweep(sweep_dir, sweep, base)
         options = SweepOptions(sweep_dir, data_dir, device, warm=warm, is_mirrored=True)
-        return run_with_view(sweep, base, num_runs, options, when_over=lambda folder: None).num_left
+        return run_with_view(sweep, base, num_runs, options, when_over=lambda folder: None, console=console).num_left
 
     def notice(text: str) -> None:
         console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -1,8 +1,8 @@
 """Shows a sweep while it runs: a live table of its groups on a terminal, a line per run when piped."""
 
+import math
 import time
 from dataclasses import dataclass, field
-from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -12,14 +12,15 @@ from rich.text import Text
 
 from largebatch.jobs.run.records import RunSummary
 from largebatch.service.cli.console import time_left
+from largebatch.tuning.results.analysis.configurations import score_spread, spread
 from largebatch.tuning.sweep.ledger import Ledger, Trial
-from largebatch.tuning.sweep.search import score
 from largebatch.tuning.sweep.space import SweepGroup, group_name
 from largebatch.tuning.sweep.trials.resources import TrialReport
 from largebatch.tuning.sweep.trials.run_trials import SweepListener
 
 REFRESH_PER_S = 4
 MOST_ROWS = 24
+BY_WHICH_RULE = "Best so far: by the median of the seeds that did not choose it, if any."
 
 
 @dataclass
@@ -30,10 +31,18 @@ class _Standing:
     num_over: int = 0
     num_failed: int = 0
     running: dict[int, float] = field(default_factory=dict)
-    """Trial number -> accuracy last reported."""
-    best: RunSummary | None = None
-    best_fields: dict[str, Any] = field(default_factory=dict)
+    """Trial number -> score last reported."""
+    searched: list[tuple[Trial, RunSummary]] = field(default_factory=list)
+    repeated: list[tuple[Trial, RunSummary]] = field(default_factory=list)
     num_diverged: int = 0
+
+    @property
+    def best(self) -> tuple[Trial, list[RunSummary]] | None:
+        """The best choice so far as an answer would have it, and the runs that count for it: seeds that did not choose it, once there are some."""
+        if self.repeated:
+            return self.repeated[0][0], [summary for _, summary in self.repeated]
+        best = min(self.searched, key=lambda run: _rank(run[1]), default=None)
+        return best and (best[0], [best[1]])
 
 
 class SweepView:
@@ -92,8 +101,8 @@ class SweepView:
         ending = self._ledger.ending(trial)
         standing.num_failed += ending is not None and ending.how != "pruned"
         standing.num_diverged += summary is not None and summary.outcome == "diverged"
-        if summary is not None and (standing.best is None or score(summary) < score(standing.best)):
-            standing.best, standing.best_fields = summary, trial.fields
+        if summary is not None:
+            (standing.searched if trial.phase == "search" else standing.repeated).append((trial, summary))
         return summary
 
     def _remaining(self) -> str:
@@ -101,20 +110,19 @@ class SweepView:
         return f"about {time_left((time.monotonic() - self._began_s) / done * (self._total - self._num_over))}" if done else time_left(None)
 
     def _draw(self) -> RenderableType:
-        table = Table(box=None, padding=(0, 2, 0, 0))
-        for column in ("group", "runs", "running", "best: learning rate", "s to target", "best score", "diverged", "failed"):
-            table.add_column(column, justify="left" if column in {"group", "running"} else "right", no_wrap=True)
-        for standing in self._standings[:MOST_ROWS]:
-            best, rate = standing.best, standing.best_fields.get("learning_rate.base")
-            running = ", ".join(f"{score:.3f}" if score else "begins" for score in [*standing.running.values()])
-            seconds = best.time_to_target_seconds if best else None
-            reached = "-" if best is None or best.best_score is None else best.headline.metric.format(best.best_score)
+        table = Table(box=None, padding=(0, 2, 0, 0), caption=BY_WHICH_RULE, caption_justify="left")
+        standings = self._standings[:MOST_ROWS]
+        mishaps = {"diverged": [of.num_diverged for of in standings], "failed": [of.num_failed for of in standings]}
+        shown = {name: counts for name, counts in mishaps.items() if any(counts)}
+        for column in ("", "runs", "running", "best rate", "s to target", "score", "seeds", *shown):
+            table.add_column(column, justify="left" if column in {"", "running"} else "right", no_wrap=column != "", overflow="fold")
+        for row, standing in enumerate(standings):
             table.add_row(
-                standing.name, str(standing.num_over), running, "" if rate is None else f"{rate:.4g}", "-" if seconds is None else f"{seconds:.2f}",
-                reached, str(standing.num_diverged or ""), str(standing.num_failed or ""),
+                standing.name, str(standing.num_over), _in_a_word([*standing.running.values()]), *_best(standing.best),
+                *(str(counts[row] or "") for counts in shown.values()),
             )  # fmt: skip
         if len(self._standings) > MOST_ROWS:
-            table.add_row(f"and {len(self._standings) - MOST_ROWS} more", *[""] * 7)
+            table.add_row(f"and {len(self._standings) - MOST_ROWS} more")
         bar = Table.grid(padding=(0, 2, 0, 0))
         bar.add_row(ProgressBar(self._total, self._num_over, width=40), Text(f"{self._num_over}/{self._total} runs"), Text(self._remaining()))
         return Group(table, bar)
@@ -126,3 +134,29 @@ def _result(summary: RunSummary | None) -> str:
     score = "" if summary.best_score is None else f"  {summary.headline.metric.in_words(summary.best_score)}"
     seconds = "" if summary.time_to_target_seconds is None else f"  {summary.time_to_target_seconds:.2f} s to target"
     return f"{score}{seconds}  training {summary.training_seconds:.2f} s"
+
+
+def _rank(summary: RunSummary) -> tuple[float, float]:
+    """As `Configuration.rank`, of one run."""
+    seconds, best = summary.time_to_target_seconds, summary.best_score
+    return math.inf if seconds is None else seconds, math.inf if best is None else -summary.headline.metric.goodness(best)
+
+
+def _best(best: tuple[Trial, list[RunSummary]] | None) -> tuple[str, str, str, str]:
+    """Learning rate, seconds to the target, score and number of seeds of a choice."""
+    if best is None:
+        return "", "", "", ""
+    (trial, summaries), metric = best, best[1][0].headline.metric
+    seconds = spread([summary.time_to_target_seconds for summary in summaries]).median
+    reached = score_spread([summary.best_score for summary in summaries], metric).median
+    rate = trial.fields.get("learning_rate.base")
+    return (
+        "" if rate is None else f"{rate:.4g}", "-" if seconds is None else f"{seconds:.2f}", "-" if reached is None else metric.format(reached),
+        str(len(summaries)),
+    )  # fmt: skip
+
+
+def _in_a_word(scores: list[float]) -> str:
+    """The runs under way: the score of the first, and how many more."""
+    first = "" if not scores else f"{scores[0]:.3f}" if scores[0] else "begins"
+    return first + (f" +{len(scores) - 1}" if len(scores) > 1 else "")

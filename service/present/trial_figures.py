@@ -6,13 +6,13 @@ from typing import Any
 
 from largebatch.service.present.progress import TrialView
 from largebatch.tuning.report.charts import COLOURS
-from largebatch.tuning.sweep.spec import BATCH, BATCHES, RATE
+from largebatch.tuning.sweep.in_short import in_short, short_name, short_value
+from largebatch.tuning.sweep.spec import BATCH, RATE
 
 SHADES = ("#c2410c", "#e08214", "#a08c00", "#4d9221", "#0a7d6c")
 """From the worst scores to the best."""
 SCORE = "score"
 MARGIN = {"r": 20}
-SHORT = {RATE: "learning rate", "optimizer.name": "optimizer", "optimizer.entry_point": "optimizer", **dict.fromkeys(BATCHES, "batch")}
 
 
 def trial_figures(trials: Sequence[TrialView], better: str) -> list[dict[str, Any]]:
@@ -25,13 +25,6 @@ def trial_figures(trials: Sequence[TrialView], better: str) -> list[dict[str, An
         ("parallel", "What was tried, and what came of it", "a line for each run, by its score: the best are green", _parallel(scored, better)),
     ]
     return [{"name": name, "title": title, "caption": caption, "figure": figure} for name, title, caption, figure in told if figure["data"]]
-
-
-def in_short(fields: dict[str, Any]) -> str:
-    """What a run changes, in short: `batch 64, learning rate 0.1`."""
-    own = "optimizer.entry_point" in fields
-    shown = {name: value for name, value in fields.items() if name != "seed" and not (own and name == "optimizer.name")}
-    return ", ".join(f"{_name(name)} {_value(value)}" for name, value in shown.items())
 
 
 def _rates(scored: Sequence[TrialView]) -> dict[str, Any]:
@@ -55,19 +48,19 @@ def _parallel(scored: Sequence[TrialView], better: str) -> dict[str, Any]:
     names = [name for name in dict.fromkeys(name for of in fields for name in of) if name not in {"seed", SCORE}]
     differing = [name for name in names if len({str(of.get(name)) for of in fields}) > 1]
     axes = [_places([of.get(name) for of in fields], name != SCORE) for name in (*differing, SCORE)]
-    x = [_name(name) for name in (*differing, SCORE)]
+    x = [short_name(name) for name in (*differing, SCORE)]
     data = []
     for number, shade in enumerate(SHADES if better == "higher" else SHADES[::-1]):
         runs = [run for run, place in enumerate(axes[-1]) if min(int(place * len(SHADES)), len(SHADES) - 1) == number]
         data += [{
             "type": "scatter", "mode": "lines", "connectgaps": False, "hoverinfo": "text", "line": {"color": shade, "width": 1.5}, "opacity": 0.75,
             "x": [name for _ in runs for name in (*x, None)], "y": [place for run in runs for place in (*(axis[run] for axis in axes), None)],
-            "text": [text for run in runs for text in (*(f"{_name(name)} {_value(fields[run].get(name))}" for name in (*differing, SCORE)), None)],
+            "text": [text for run in runs for text in (*(in_short({name: fields[run].get(name)}) for name in (*differing, SCORE)), None)],
         }] if runs else []  # fmt: skip
     ends = []
     for at, (name, axis) in enumerate(zip((*differing, SCORE), axes, strict=True)):
         for end, run in ((0, axis.index(min(axis))), (1, axis.index(max(axis)))):
-            text = _value(fields[run].get(name))
+            text = short_value(fields[run].get(name))
             ends.append({"x": at, "y": end, "text": text, "showarrow": False, "yshift": 10 if end else -10})
     x_axis = {"type": "category", "range": [-0.3, len(axes) - 0.7], "automargin": True}
     y_axis = {"showticklabels": False, "zeroline": False, "showgrid": False, "range": [-0.15, 1.15]}
@@ -83,11 +76,3 @@ def _places(values: Sequence[Any], in_logarithm: bool) -> list[float]:
         numbers = [float(known.index(str(value))) for value in values]
     low, span = min(numbers), max(numbers) - min(numbers)
     return [(number - low) / span if span else 0.5 for number in numbers]
-
-
-def _name(field: str) -> str:
-    return SHORT.get(field) or field.rpartition(".")[2].replace("_", " ")
-
-
-def _value(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else "none" if value is None else str(value)

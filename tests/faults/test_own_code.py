@@ -43,6 +43,18 @@ def test_what_a_model_raises_in_evaluation_is_one_sentence(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
+    ("at", "kind", "sentence"),
+    [
+        ({"at": 50}, PlanError, r"task: its loss failed on 50 samples of shape .* in training: KeyError: 'mask' \(.*own_tasks\.py, line \d+\)"),
+        ({"at": 50, "after": 3}, CodeError, r"task: failed at step \d, training on 50 samples: KeyError: 'mask' \(.*own_tasks\.py, line \d+\)"),
+    ],
+)
+def test_what_a_loss_raises_behind_the_model_is_the_tasks(at: dict[str, int], kind: type[Exception], sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(kind, match=sentence):
+        trained(failing(task={"entry_point": "own_tasks:Breaking", "arguments": at}), tmp_path)
+
+
+@pytest.mark.parametrize(
     ("part", "entry_point", "arguments", "kind", "sentence"),
     [
         ("model", "exiting", {"at": 20}, CodeError, r"model: failed at step \d+, training on \d+ samples: SystemExit: 0 \(.*strangers\.py, line"),

@@ -1,5 +1,6 @@
 """Whole runs of every task: they learn, they resume as if never stopped, and any split gives the same."""
 
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,15 @@ def test_a_resumed_run_is_one_that_never_stopped(name: str, tmp_path: Path) -> N
     resumed = trained(small_runs.prepared(**document), tmp_path / "parts", resumes=True)
     assert resumed.parameters_sha256 == whole.parameters_sha256
     assert resumed.score == whole.score
+
+
+def test_two_passes_over_a_batch_read_each_sample_once(tmp_path: Path) -> None:
+    """Of a set that is read one by one; the weights are those of one that is held."""
+    held = {**TASKS["contrastive"], "batch": {"global_batch_size": 30, "micro_batch_size": 7}, "stop": {"epochs": 3}}
+    job = small_runs.prepared(**{**held, "dataset": {"entry_point": f"{OWN}:counted_views"}})
+    one_by_one = trained(job, tmp_path / "one by one")
+    assert statistics.median(job.dataset.train.num_reads.values()) == 3
+    assert trained(small_runs.prepared(**held), tmp_path / "held").parameters_sha256 == one_by_one.parameters_sha256
 
 
 class TestNearestNeighbours:
@@ -248,6 +258,8 @@ class TestRefused:
             ("VectorWeight", r"its weight over a batch is \(8,\); it must be one number|its sum .* is \(8,\); it must be one number"),
             ("VectorMetric", r"its sum accuracy over a batch is \(8,\); it must be one number"),
             ("WeightedMean", "task: its loss is divided by what the samples weigh"),
+            ("Breaking", r"task: its loss failed on 8 samples of shape .*, float32, in training: KeyError: 'mask' \(.*own_tasks\.py, line \d+\)"),
+            ("Owing", r"task: training sample \d weighs -1 by its weight; weights must be finite, and at least 0"),
         ],
     )
     def test_what_metrics_and_losses_must_be_is_known_before_anything_trains(self, name: str, words: str) -> None:

@@ -2,19 +2,23 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 from plotly import graph_objects
+from plotly.offline import get_plotlyjs
 
 from largebatch.tuning.report.charts import ARROW, DEEPEST, SHADE, Chart, Field, Heat, Series
+from largebatch.tuning.report.code_words import coded
 from largebatch.tuning.report.labels import Label, labels_of
 from largebatch.tuning.report.view import Axis, view_of
 
 TEMPLATES = Environment(loader=PackageLoader("largebatch.tuning.report"), autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
+
+TEMPLATES.filters["coded"] = coded
 
 SYMBOLS = {"circle": "circle", "x": "x", "ring": "circle-open"}
 MODES = {"line": "lines", "marks": "markers", "both": "lines+markers", "arrow": "lines+markers"}
@@ -53,10 +57,14 @@ def as_json(chart: Chart) -> dict[str, Any]:
 
 def write_page(chart: Chart, path: Path) -> None:
     """One page with one figure, and under it its conditions; it holds its script and opens without a network."""
-    figure = to_plotly(chart)
-    figure.update_layout(template="plotly_white", hovermode="x unified")
-    drawn = figure.to_html(full_html=False, include_plotlyjs=True, default_height="85vh", config={"responsive": True})
-    path.write_text(TEMPLATES.get_template("figure.html").render(chart=chart, figure=Markup(drawn)))
+    page = TEMPLATES.get_template("figure.html")
+    path.write_text(page.render(chart=chart, figures=as_script({chart.name: as_json(chart)}), plotly=Markup(get_plotlyjs())))
+
+
+def as_script(figures: Mapping[str, Any]) -> Markup:
+    """Figures by name, as a page's script holds them."""
+    # "</" would end the script element; in JSON "<\/" is the same text.
+    return Markup(json.dumps(dict(figures)).replace("</", "<\\/"))
 
 
 def _draw_heat(figure: Any, heat: Heat) -> None:

@@ -19,7 +19,7 @@ from largebatch.jobs.tracking.folder_mirror import REPORT
 from largebatch.tuning.report.charts import Chart
 from largebatch.tuning.report.contents import Extras, charts_of
 from largebatch.tuning.report.picture_pen import write_png
-from largebatch.tuning.report.plotly_pen import TEMPLATES, as_json
+from largebatch.tuning.report.plotly_pen import TEMPLATES, as_json, as_script
 from largebatch.tuning.report.schema import ReportNumbers, ReportOfNothing
 from largebatch.tuning.results.card.ready_recipe import RECIPE
 from largebatch.tuning.results.findings import Findings, NothingEndedError, find_in
@@ -98,11 +98,9 @@ def _write(
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "report.json", json.dumps(numbers.model_dump(mode="json"), indent=2) + "\n")
-    # "</" would end the script element; in JSON "<\/" is the same text.
-    script = Markup(json.dumps(dict(figures)).replace("</", "<\\/"))
     card = numbers.card if isinstance(numbers, ReportNumbers) else None
     shown = TEMPLATES.get_template("report.html").render(
-        title=title, card=card, words=numbers.words if card is None else numbers.words[1:], tables=tables, charts=charts, figures=script,
+        title=title, card=card, words=numbers.words if card is None else numbers.words[1:], tables=tables, charts=charts, figures=as_script(figures),
         plotly=Markup(get_plotlyjs()), origin=numbers.origin,
     )  # fmt: skip
     write_text(folder / "report.html", shown)

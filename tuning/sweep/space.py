@@ -15,7 +15,8 @@ from largebatch.jobs.spec.mistakes import first_mistake, nearest
 from largebatch.jobs.spec.read import RECIPES_DIR, build_spec, read_spec, set_fields
 from largebatch.jobs.spec.text import read_document
 from largebatch.jobs.spec.train_spec import TrainSpec
-from largebatch.tuning.sweep.optimizers import ENTRY_POINT, OPTIMIZER, OPTIMIZER_NAME, optimizer_fields, optimizer_of
+from largebatch.tuning.sweep.in_short import in_short
+from largebatch.tuning.sweep.optimizers import OPTIMIZER, optimizer_fields, optimizer_of
 from largebatch.tuning.sweep.spec import BATCHES, HALF_LIVES, MOMENTUM, RangeSpec, Space, SweepSpec
 
 
@@ -30,10 +31,8 @@ class SweepGroup(NamedTuple):
 
 
 def group_name(group: SweepGroup) -> str:
-    """What is compared in a group, in short: `global_batch_size 512, momentum 0.9`, or `global_batch_size 512, lamb`."""
-    named = {OPTIMIZER_NAME: "", ENTRY_POINT: ""} if ENTRY_POINT not in group.fields else {ENTRY_POINT: ""}
-    shown = {name: value for name, value in group.fields.items() if name != OPTIMIZER_NAME or name in named}
-    return ", ".join(f"{named.get(name, name.rpartition('.')[2] + ' ')}{value}" for name, value in shown.items()) or "all"
+    """What is compared in a group, in short: `batch 512, momentum 0.9`, or `optimizer lamb, batch 512`."""
+    return in_short(group.fields) or "all"
 
 
 def sweep_paths() -> dict[str, Path]:

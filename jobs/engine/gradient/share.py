@@ -1,6 +1,6 @@
 """Share: one rank's part of a step, its micro-batches with what they weigh, and what went wrong with them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -8,13 +8,17 @@ from torch import Tensor
 
 from largebatch.jobs.data.batches import Batches
 from largebatch.jobs.data.keyed_random import key, seed_draws
-from largebatch.jobs.data.trees import Tree, cut_sequences, num_samples, rows
+from largebatch.jobs.data.loaders import LoaderBatches
+from largebatch.jobs.data.trees import Tree, cut_sequences, leaves, map_leaves, num_samples, rows
 from largebatch.jobs.engine.out_of_memory import ran_out_of_memory
 from largebatch.jobs.engine.state import TrainState
 from largebatch.jobs.entry_points import ANYTHING, failed
 from largebatch.jobs.errors import DataError, LargebatchError, PlanError
 from largebatch.jobs.models.sample_dropout import set_dropout_keys
 from largebatch.jobs.plan.step_plan import Slice, StepPlan
+from largebatch.jobs.tasks.base import is_of_task
+
+MOST_KEPT_BYTES = 2**30
 
 
 class Share:
@@ -37,6 +41,7 @@ class Share:
         """What went wrong with its samples, or in the model."""
         self._batches = batches
         self._read: dict[Slice, Tree] = {}
+        self._kept_bytes = 0
 
     @property
     def is_sound(self) -> bool:
@@ -102,11 +107,24 @@ class Share:
             batch = state.task.prepared(batch, state.seed, micro_batch, state.ranks.device)
             return batch if self.step.sequence_length is None else cut_sequences(batch, self.step.sequence_length)
 
+    def read_for_two_passes(self, micro_batch: Slice) -> Tree:
+        """As `read`. Of sets that are read sample by sample as much as `MOST_KEPT_BYTES` of a step is kept for the second: going back costs more."""
+        batch = self.read(micro_batch)
+        num_bytes = sum(leaf.nbytes for leaf in leaves(batch))
+        if isinstance(self._batches, LoaderBatches) and self._kept_bytes + num_bytes <= MOST_KEPT_BYTES:
+            self._kept_bytes += num_bytes
+            self._read[micro_batch] = map_leaves(torch.clone, batch)  # some models change their inputs
+        return batch
+
     @contextmanager
     def passing(self, micro_batch: Slice) -> Iterator[None]:
         """Context of a micro-batch's forward pass, and of what follows it: what is drawn belongs to the samples, errors are told in words."""
         state = self.state
-        with self._in_words("model", f"training on {micro_batch.size} samples"):
+
+        def field_of(error: BaseException) -> str:
+            return "task" if is_of_task(error, state.task, state.model) else "model"
+
+        with self._in_words(field_of, f"training on {micro_batch.size} samples"):
             state.buffers.begin_pass(micro_batch.size)
             set_dropout_keys(state.dropouts, state.seed, micro_batch, state.ranks.device)
             # What a model draws from torch's generators belongs to the micro-batch, not to how many draws came before (reading makes some).
@@ -114,13 +132,14 @@ class Share:
             yield
 
     @contextmanager
-    def _in_words(self, field: str, doing: str) -> Iterator[None]:
-        """Turn what a person's own data set or model raises into an error in words; lack of memory stays what it is."""
+    def _in_words(self, field: str | Callable[[BaseException], str], doing: str) -> Iterator[None]:
+        """Turn what a person's own data set, model or task raises into an error in words; lack of memory stays what it is."""
         try:
             yield
         except ANYTHING as error:
             if ran_out_of_memory(error):
                 raise
+            field = field if isinstance(field, str) else field(error)
             raise failed(field, error, f"at step {self.step.number}, {doing}") from error
 
 

@@ -28,7 +28,7 @@ def embedding_objective(task: CoupledTask, share: Share, forward: Callable[..., 
     own: list[Embeddings] = []
     with share.noting(), torch.no_grad():
         for micro_batch in share.micro_batches if share.is_sound else ():
-            batch = share.read(micro_batch)
+            batch = share.read_for_two_passes(micro_batch)
             with share.passing(micro_batch):
                 own.append(task.embed(forward, batch))
                 share.state.buffers.end_forward()

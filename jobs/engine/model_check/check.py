@@ -5,6 +5,7 @@ samples that the plan reads; and that a sample's outputs and gradient are its ow
 docs/decisions/021 says what is refused, and why.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -69,12 +70,25 @@ def check_model(spec: TrainSpec, model: nn.Module, task: Task, dataset: Dataset,
         find_moved_buffers(check.passes, train, check.findings)
         check.passes.evaluation(test)
         if isinstance(spec.task, OwnTaskConfig):
+            _refuse_odd_weights(task, train)
             _refuse_no_scores(check.passes, test)
         find_read_statistics(check.passes, train, check.findings)
         find_moved_weights(check.passes, train, check.findings)
         if spec.batch.schedule.short_sequences:
             check.passes.training(cut_sequences(train, spec.batch.schedule.short_sequences.length))
     return check
+
+
+def _refuse_odd_weights(task: Task, batch: Tree) -> None:
+    """Raise PlanError, by the sample's number, for a weight that a person's own task gives and no mean can be taken with."""
+    for number in range(num_samples(batch)):
+        try:
+            weight = float(task.weight(rows(batch, number, number + 1)))
+        except ANYTHING as error:
+            raise PlanError("task", f"its weight failed on training sample {number}: {described(error)}.", "Give one number, the sum.") from error
+        if not 0 <= weight < math.inf:
+            problem = f"training sample {number} weighs {weight:g} by its weight; weights must be finite, and at least 0."
+            raise PlanError("task", problem, "A sample of weight 0 does not count.")
 
 
 def _refuse_no_scores(passes: Passes, batch: Tree) -> None:

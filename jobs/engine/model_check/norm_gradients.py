@@ -72,7 +72,7 @@ def _refuse_mixed_rows(passes: Passes, batch: Tree) -> None:
 def _gradients(passes: Passes, batch: Tree) -> Gradients:
     model, size = passes.model, num_samples(batch)
     passes.begin()
-    with errors_in_words(batch, "evaluation"), evaluation_mode(model), sample_gradients(layer_norms(model), size) as gradients:
+    with errors_in_words(batch, "evaluation", model, passes.task), evaluation_mode(model), sample_gradients(layer_norms(model), size) as gradients:
         forward = in_precision(model, passes.spec.precision, next(model.parameters()).device)
         passes.task.probe(forward, map_leaves(Tensor.clone, batch)).backward()  # type: ignore[no-untyped-call]
     return gradients

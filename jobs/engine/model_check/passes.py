@@ -21,7 +21,7 @@ from largebatch.jobs.models.sample_dropout import SampleDropout, sample_dropouts
 from largebatch.jobs.models.snapshot import Snapshot
 from largebatch.jobs.plan.step_plan import Slice
 from largebatch.jobs.spec.train_spec import TrainSpec
-from largebatch.jobs.tasks.base import Task
+from largebatch.jobs.tasks.base import Task, is_of_task
 from largebatch.jobs.tasks.outputs import about_one, dtype_name, in_words, tensors_of
 
 GROUP = 4
@@ -95,7 +95,7 @@ class Passes:
             """Every run of a norm in training must have the settings of its first; a `forward` may set them, to the same."""
             refuse_change(norm, self._settings.setdefault(norm, settings_of(norm)))
 
-        with errors_in_words(batch, "training"):
+        with errors_in_words(batch, "training", self.model, self.task):
             with before_each_run(ghost_norms(self.model), refuse_changed_settings), _only(self.model, ()):
                 probe, outputs = self._forward(batch, "training")
                 self._forward_pass.end()
@@ -111,7 +111,7 @@ class Passes:
         part = rows(batch, start, stop)
         set_dropout_keys(dropouts, 0, Slice(0, start, stop), self._device)
         try:
-            with errors_in_words(part, "training"), _only(self.model, dropouts):
+            with errors_in_words(part, "training", self.model, self.task), _only(self.model, dropouts):
                 return self._forward(part, "training")[1]
         finally:
             for dropout in dropouts:
@@ -122,7 +122,7 @@ class Passes:
         """Outputs of a pass in evaluation mode. Args: seed: see `training`."""
         if seed is not None:
             self.begin(seed)
-        with errors_in_words(batch, "evaluation"), evaluation_mode(self.model):
+        with errors_in_words(batch, "evaluation", self.model, self.task), evaluation_mode(self.model):
             return self._forward(batch, "evaluation")[1]
 
     @torch.no_grad()
@@ -172,14 +172,17 @@ def refuse_no_sum(loss: Any) -> None:
 
 
 @contextmanager
-def errors_in_words(batch: Tree, mode: str) -> Iterator[None]:
-    """Context of a pass whose errors become a PlanError; memory that ran out, and errors in words already, stay what they are."""
+def errors_in_words(batch: Tree, mode: str, model: nn.Module | None = None, task: Task | None = None) -> Iterator[None]:
+    """Context of a pass whose errors become a PlanError; memory that ran out, and errors in words already, stay what they are.
+
+    Args: model, task: see `failure`.
+    """
     try:
         yield
     except ANYTHING as error:  # a person's own model may raise anything
         if isinstance(error, LargebatchError) or ran_out_of_memory(error):
             raise
-        raise failure(error, batch, mode) from error
+        raise failure(error, batch, mode, model, task) from error
 
 
 @contextmanager
@@ -206,9 +209,11 @@ def _only(model: nn.Module, dropouts: Sequence[SampleDropout]) -> Iterator[None]
             dropout.training = True
 
 
-def failure(error: BaseException, batch: Tree, mode: str) -> PlanError:
-    """What to raise where a model raises something."""
+def failure(error: BaseException, batch: Tree, mode: str, model: nn.Module | None = None, task: Task | None = None) -> PlanError:
+    """What to raise where a model raises something. Args: task: which called the model, and may have raised it itself."""
     inputs = leaves(batch)[0]
+    if task is not None and is_of_task(error, task, model):
+        return PlanError("task", f"its loss failed on {in_words(inputs)} in {mode}: {described(error)}.", "Mend it.")
     problem = f"cannot take {in_words(inputs)} in {mode}: {described(error)}."
     return PlanError("model", problem, f"{_remedy(str(error), inputs)}{about_one(inputs)}")
 

@@ -40,7 +40,7 @@ def transformers_model(name: str, arguments: Mapping[str, Any], dataset: Dataset
         refuse_unknown_arguments("model", name, arguments, sorted({*usual.to_dict(), *known_by}))
         given = {known_by.get(option, option) for option in arguments}
         from_data = {option: size for option, size in _from_data(usual, dataset).items() if known_by.get(option, option) not in given}
-        config = kind.config_class(**{**from_data, **_tokens_beyond(usual, from_data), **arguments})
+        config = kind.config_class(**{**from_data, **_tokens_beyond(usual, {**from_data, **arguments}), **arguments})
         config.use_cache = False  # of generation: it would hold every layer's keys and values
         _take_no_token_for_padding(kind, config, dataset, arguments)
         _give_positions(kind, config, dataset, arguments)
@@ -57,7 +57,7 @@ def _from_data(config: Any, dataset: Dataset) -> dict[str, int]:
     sizes: dict[str, int] = {}
     for option, number in (
         ("vocab_size", dataset.for_model.get("vocabulary_size")),
-        ("max_position_embeddings", dataset.for_model.get("sequence_length")),
+        ("max_position_embeddings", dataset.sequence_length),
         ("num_labels", dataset.num_classes or dataset.for_model.get("num_outputs")),
         ("num_channels", dataset.input_shape[0] if len(dataset.input_shape) == 3 else None),
         ("image_size", dataset.input_shape[-1] if len(dataset.input_shape) == 3 else None),
@@ -69,7 +69,7 @@ def _from_data(config: Any, dataset: Dataset) -> dict[str, int]:
 
 def _give_positions(kind: Any, config: Any, dataset: Dataset, arguments: Mapping[str, Any]) -> None:
     """Let a configuration have a position for each token of a sequence. Raises: SpecError where it was given fewer."""
-    length, positions = dataset.for_model.get("sequence_length"), getattr(config, "max_position_embeddings", None)
+    length, positions = dataset.sequence_length, getattr(config, "max_position_embeddings", None)
     if length is None or not isinstance(positions, int):
         return
     # RoBERTa's kin count positions from behind the one that stands for padding.
@@ -105,7 +105,7 @@ def _take_no_token_for_padding(kind: Any, config: Any, dataset: Dataset, argumen
     config.pad_token_id = None
 
 
-def _tokens_beyond(usual: Any, from_data: Mapping[str, int]) -> dict[str, None]:
-    """The special tokens of a configuration that the data's vocabulary does not hold, such as GPT-2's 50256: there are none of them."""
-    size = from_data.get("vocab_size", math.inf)
+def _tokens_beyond(usual: Any, sizes: Mapping[str, Any]) -> dict[str, None]:
+    """The special tokens of a configuration that the vocabulary does not hold, such as GPT-2's 50256: there are none of them."""
+    size = sizes.get("vocab_size", math.inf)
     return {option: None for option, token in usual.to_dict().items() if option.endswith("_token_id") and isinstance(token, int) and token >= size}

@@ -17,8 +17,8 @@ from largebatch.service.db.listing import CREATED, read_search
 from largebatch.service.db.store import Page
 from largebatch.service.job import Job, Kind, State
 from largebatch.service.present.columns import COLUMNS, chosen_columns, mixed, remember
-from largebatch.service.present.trial_figures import in_short
 from largebatch.service.present.views import JobView
+from largebatch.tuning.sweep.in_short import in_short
 
 router = APIRouter(include_in_schema=False)
 COOKIE = "largebatch_columns_{kind}"

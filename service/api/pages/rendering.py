@@ -18,11 +18,13 @@ from largebatch.service.api.routes.operations import parts
 from largebatch.service.db.tokens import Principal, UnauthorizedError
 from largebatch.service.job import FINAL, Kind, State
 from largebatch.tuning import report as reports
+from largebatch.tuning.report.code_words import coded
 
 HERE = Path(web.__file__).parent
 CARDS = Path(reports.__file__).parent / "templates"
 templates = Jinja2Templates([HERE / "templates", CARDS])
 templates.env.globals.update(states=list(State), final=FINAL)
+templates.env.filters["coded"] = coded
 templates.env.filters["at"] = lambda at_s: datetime.fromtimestamp(at_s, UTC)
 
 

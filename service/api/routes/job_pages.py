@@ -20,8 +20,8 @@ from largebatch.service.job import FINAL, Job, Kind, State
 from largebatch.service.present.next_steps import next_steps
 from largebatch.service.present.progress import progress_of_run, read_plan
 from largebatch.service.present.run_files import files_in, plan_in_words, size_in_words, weights_in
-from largebatch.service.present.trial_figures import in_short
 from largebatch.service.present.views import JobDetails, details
+from largebatch.tuning.sweep.in_short import in_short
 
 RESUMABLE = {State.FAILED, State.CANCELLED}
 router = APIRouter(include_in_schema=False)

@@ -117,14 +117,20 @@ def write_report(folder: Path) -> None:
 
 
 def run_with_view(
-    spec: SweepSpec, base: TrainSpec, num_runs: int, options: SweepOptions, when_over: Callable[[Path], None] = write_report
+    spec: SweepSpec,
+    base: TrainSpec,
+    num_runs: int,
+    options: SweepOptions,
+    when_over: Callable[[Path], None] = write_report,
+    console: Console | None = None,
 ) -> SweepProgress:
     """Run what is left of a sweep, with a view of it on standard error.
 
-    Args: num_runs: how many it has in all; when_over: what is left to do in its folder once no run is.
+    Args: num_runs: how many it has in all; when_over: what is left to do in its folder once no run is; console: what the caller prints by, too,
+        meanwhile: lines of another would be drawn over.
     """
     print(f"Sweep: {options.folder}, {num_runs} runs", file=sys.stderr)
-    with SweepView(Console(stderr=True), groups(spec), num_runs, Ledger(options.folder)) as view:
+    with SweepView(console or Console(stderr=True), groups(spec), num_runs, Ledger(options.folder)) as view:
         progress = run_sweep(spec, base, options, view.listener(), when_over)
     for failure in progress.failures:
         print(f"Failed: {failure}", file=sys.stderr)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from largebatch.jobs.device import choose_device, device_name
 from largebatch.jobs.errors import SpecError
@@ -17,6 +16,7 @@ from largebatch.jobs.spec.read import read_spec
 from largebatch.jobs.streams import print_answer
 from largebatch.jobs.tracking.params import flat
 from largebatch.service.cli.answer.compare import WRITERS
+from largebatch.service.cli.console import told_while_working
 from largebatch.service.cli.options import AsJson, Recipe, refuse_unwritable_file, whole_numbers
 from largebatch.service.cli.tables import print_rows
 from largebatch.service.cli.typer_parameters import spread
@@ -49,10 +49,10 @@ def find_rate(
         refuse_unwritable_file("--figure", figure)
     sizes = whole_numbers("--batches", batches) if batches else None
     spec, torch_device = read_spec(recipe, overrides), choose_device(device)
-    with Console(stderr=True).status("") as status:
+    with told_while_working() as tell:
         rates = find_rates(
             spec, lambda at_batch: prepare(at_batch, torch_device, data_dir), sizes, samples,
-            on_run=lambda batch, rate: status.update(f"batch {batch:,}, learning rate {rate:g}"),
+            on_run=lambda batch, rate: tell(f"batch {batch:,}, learning rate {rate:g}"),
         )  # fmt: skip
     if figure is not None:
         fields = flat(spec.model_dump(mode="json"))

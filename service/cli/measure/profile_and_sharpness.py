@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from largebatch.jobs.device import choose_device, device_name
@@ -16,6 +15,7 @@ from largebatch.jobs.launch.options import DataDir, Device, Overrides
 from largebatch.jobs.run.run_folder import refuse_unwritable, write_text
 from largebatch.jobs.spec.read import read_spec
 from largebatch.jobs.streams import print_answer
+from largebatch.service.cli.console import told_while_working
 from largebatch.service.cli.options import AsJson, Recipe, refuse_unless_positive, refuse_unwritable_file, whole_numbers
 from largebatch.service.cli.tables import GAP, output, plain_table, print_rows
 from largebatch.service.cli.typer_parameters import spread
@@ -52,10 +52,10 @@ def profile(
     if figure is not None:
         refuse_unwritable(figure, "--figure")
     spec, torch_device = read_spec(recipe, overrides), choose_device(device)
-    with Console(stderr=True).status("") as status:
+    with told_while_working() as tell:
         profile = measure_profile(
             spec, lambda at_batch: prepare(at_batch, torch_device, data_dir), sizes, seconds_per_batch=seconds,
-            on_point=lambda batch, done, of: status.update(f"{done}/{of} batch {batch:,}"),
+            on_point=lambda batch, done, of: tell(f"{done}/{of} batch {batch:,}"),
         )  # fmt: skip
     if output is not None:
         write_text(output, profile.model_dump_json(indent=2) + "\n")
@@ -110,11 +110,11 @@ def sharpness(
     part, metric = solutions[0].job.dataset.evaluated_on, solutions[0].job.metric
     caption = line_conditions(setting, seeds, solutions[0].num_samples, part)
     attempts, entries = Attempts(), list[dict[str, Any]]()
-    with Console(stderr=True).status("") as status:
+    with told_while_working() as tell:
         for solution in solutions:
-            measured = sharpness_of(solution, solution.name, dimensions, attempts, status.update)
+            measured = sharpness_of(solution, solution.name, dimensions, attempts, tell)
             entries.append({"run": solution.name, "num_samples": solution.num_samples, **measured})
-        lines = lines_between(solutions, points, attempts, status.update) if has_lines else {}
+        lines = lines_between(solutions, points, attempts, tell) if has_lines else {}
     if figure is not None:
         names = solutions[0].name, solutions[-1].name
         for name, walked in lines.items():

@@ -115,6 +115,20 @@ def test_another_optimizer_does_not_forget_what_somebody_chose(tmp_path: Path) -
         read_spec(chosen, ["optimizer.name=lamb", "optimizer.momentum=0.9"])
 
 
+def test_another_task_than_ones_own_is_given_whole(tmp_path: Path) -> None:
+    own = written(tmp_path, f"{YAML}\ntask: {{entry_point: 'mine:build'}}\n")
+    with pytest.raises(SpecError, match=r"task.entry_point says mine:build, a task of your own; .*: --set 'task=\{name: multi-label\}'"):
+        read_spec(own, ["task.name=multi-label"])
+    assert read_spec(own, ["task={name: multi-label}"]).task.name == "multi-label"
+
+
+@pytest.mark.parametrize("amount", ["0", "-3", "0.0", "1.0", "1.5", ".nan"])
+def test_a_validation_part_without_samples_or_beyond_all_is_refused_in_one_sentence(amount: str) -> None:
+    words = r"must be a number of training samples from 1 on, or a fraction of them between 0 and 1, not .*; leave it out to hold out none"
+    with pytest.raises(SpecError, match=words):
+        read_spec("digits-lamb", [f"dataset.validation={amount}"])
+
+
 def test_a_target_in_accuracy_replaces_one_in_another_metric_and_the_other_way_round(tmp_path: Path) -> None:
     spec = read_spec("tiny-gpt", ["stop.target_accuracy=0.5"])
     assert (spec.stop.target, spec.stop.target_accuracy) == (None, 0.5)

@@ -40,7 +40,10 @@ def test_a_new_project_runs_as_it_stands(project: Path, tmp_path: Path) -> None:
     tests = runpy.run_path("test_project.py")
     tests["test_the_model_takes_the_data"]()
     tests["test_a_short_run_learns"](tmp_path)
-    assert trained(prepare(spec, torch.device("cpu"), project), tmp_path / "run").outcome is Outcome.REACHED
+    summary = trained(prepare(spec, torch.device("cpu"), project), tmp_path / "run")
+    assert summary.outcome is Outcome.REACHED
+    assert spec.stop.epochs is not None
+    assert summary.epochs <= 0.75 * spec.stop.epochs, "well before its end: larger batches need longer"
 
 
 def test_what_is_there_stays(tmp_path: Path) -> None:

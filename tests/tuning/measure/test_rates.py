@@ -107,6 +107,7 @@ def test_the_command(tmp_path: Path) -> None:
     recipe.write_text(json.dumps(document()))
     done = largebatch("find-rate", recipe, "--batches", "8,16", "--figure", tmp_path / "rates.html", "--set", "seed=3")
     assert "no other" not in done.stdout
+    assert "batch 8, learning rate " in done.stderr, "it says what it does, where there is no terminal too"
     (command,) = [line for line in done.stdout.splitlines() if "batch.global_batch_size=8 " in line]
     assert command.startswith(f"largebatch train {recipe} --set seed=3 --set batch.global_batch_size=8 --set learning_rate.base=")
     assert (tmp_path / "rates.html").is_file()

@@ -234,7 +234,7 @@ def test_many_runs_are_one_line_for_each_batch(tmp_path: Path) -> None:
     write_png(chart, tmp_path / "many.png")  # a warning of a figure that is too small would be an error here
     write_page(chart, tmp_path / "many.html")
     assert "batch 512, 7 runs" in (tmp_path / "many.html").read_text()
-    assert "NaN" not in (tmp_path / "many.html").read_text().partition("Plotly.newPlot(")[2]
+    assert "NaN" not in (tmp_path / "many.html").read_text().partition("const figures = ")[2].partition("\n")[0]
 
 
 def test_time_on_workers_names_what_limits_each_and_what_was_not_measured() -> None:

@@ -15,8 +15,11 @@ from playwright.sync_api import Browser, expect
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.run_folder import write_text
+from largebatch.tuning.report.code_words import coded
 from largebatch.tuning.report.contents import Extras, charts_of
+from largebatch.tuning.report.plotly_pen import write_page
 from largebatch.tuning.report.report import write_report
+from largebatch.tuning.report.run_figures import score_curves
 from largebatch.tuning.results.analysis.prediction import Miss, Predicted
 from largebatch.tuning.results.analysis.step_time import Profile, ProfilePoint
 from largebatch.tuning.results.findings import find
@@ -84,6 +87,28 @@ def test_in_a_browser(browser: Browser, report: Path, scheme: Literal["light", "
     assert complaints == []
     assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == [], "a report asks nobody"
     context.close()
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1300), ("dark", 400)])
+def test_one_figure_alone_in_a_browser(browser: Browser, tmp_path: Path, scheme: Literal["light", "dark"], width: int) -> None:
+    """What `compare --figure` writes: in the page's colours, and whole on a phone."""
+    write_page(score_curves([made_run(32, seed) for seed in range(9)]), tmp_path / "figure.html")
+    context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    page = context.new_page()
+    page.goto((tmp_path / "figure.html").as_uri())
+    page.wait_for_function("document.querySelectorAll('.figure .main-svg').length >= 2")
+    text, paper = page.evaluate("[getComputedStyle(document.querySelector('.xtitle')).fill, getComputedStyle(document.body).backgroundColor]")
+    assert (brightness(text) > brightness(paper)) == (scheme == "dark")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "wider than the screen"
+    outside = "[...document.querySelectorAll('.legendtext, .xtitle, h1')].filter(e => e.getBoundingClientRect().right > innerWidth)"
+    assert page.evaluate(f"{outside}.length") == 0, "cut"
+    assert Axe().run(page).response["violations"] == []
+    context.close()
+
+
+def test_what_stands_between_backticks_is_code_on_pages() -> None:
+    assert coded("a <b> of `largebatch report <F>`, `y`") == "a &lt;b&gt; of <code>largebatch report &lt;F&gt;</code>, <code>y</code>"
+    assert coded("one ` alone") == "one ` alone"
 
 
 def test_on_paper(browser: Browser, report: Path, tmp_path: Path) -> None:

@@ -62,12 +62,12 @@ def test_optimizers_keep_their_options_and_are_called_by_name() -> None:
     spec = compared("sgd", {"name": "lamb", "weight_decay": 0.02}, OWN, search={"space": {RATE: {"low": 0.1, "high": 1.0}}})
     by_name = {group_name(group): with_fields(BASE, group.fields).optimizer for group in groups(spec)}
     assert list(by_name) == [
-        "sgd, global_batch_size 64", "sgd, global_batch_size 1024",
-        "lamb, weight_decay 0.02, global_batch_size 64", "lamb, weight_decay 0.02, global_batch_size 1024",
-        f"{OWN}, global_batch_size 64", f"{OWN}, global_batch_size 1024",
+        "optimizer sgd, batch 64", "optimizer sgd, batch 1024",
+        "optimizer lamb, weight decay 0.02, batch 64", "optimizer lamb, weight decay 0.02, batch 1024",
+        f"optimizer {OWN}, batch 64", f"optimizer {OWN}, batch 1024",
     ]  # fmt: skip
     assert [optimizer.label for optimizer in by_name.values()] == ["sgd", "sgd", "lamb", "lamb", OWN, OWN]
-    assert by_name["lamb, weight_decay 0.02, global_batch_size 64"].weight_decay == 0.02
+    assert by_name["optimizer lamb, weight decay 0.02, batch 64"].weight_decay == 0.02
     assert spec.optimizers == ["sgd", "lamb", OWN]
 
 

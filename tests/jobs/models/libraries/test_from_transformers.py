@@ -5,12 +5,15 @@ from typing import Any
 
 import pytest
 import small_runs
+import torch
 from small_runs import trained
 
 from largebatch.jobs.data.dataset import Dataset
 from largebatch.jobs.errors import SpecError
 from largebatch.jobs.models.libraries.from_transformers import transformers_model
+from largebatch.jobs.models.table import build_model
 from largebatch.jobs.run.journal import evaluations, read_records
+from largebatch.jobs.spec.model_and_data import ModelSpec
 
 TINY = {"num_hidden_layers": 1, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
 TOKENS = {"dataset": {"entry_point": "own_tasks:documents"}, "task": {"name": "language-modelling"}}
@@ -67,6 +70,9 @@ def test_special_tokens_beyond_the_vocabulary_are_none() -> None:
     """GPT-2's are 50256, and the library warns of them."""
     assert small_runs.prepared(**CASES["GPT-2"]).model.config.eos_token_id is None
     assert small_runs.prepared(**CASES["Llama"]).model.config.eos_token_id == 2
+    dataset = Dataset("any", [], [], None, (12,), input_dtype=torch.int64)
+    given = {"n_layer": 1, "n_embd": 16, "n_head": 2, "vocab_size": 9}
+    assert transformers_model("GPT2LMHeadModel", given, dataset).config.bos_token_id is None, "where the recipe says how many tokens there are"
 
 
 @pytest.mark.parametrize(
@@ -99,6 +105,19 @@ def test_there_is_a_position_for_each_token() -> None:
     ):
         with pytest.raises(SpecError, match=f"model.arguments.{option}: .*{words}"):
             small_runs.prepared(**{**TOKENS, "model": {"name": f"transformers:{name}", "arguments": {**arguments, option: 8}}})
+
+
+def test_a_set_that_does_not_say_how_long_its_sequences_are_has_a_position_for_each_token_too() -> None:
+    """All samples are as long as the first."""
+    tokens = {**TOKENS, "dataset": {"entry_point": "own_tasks:nameless"}}
+    arguments = {"n_layer": 1, "n_embd": 16, "n_head": 2, "vocab_size": 9}
+    gpt = {"name": "transformers:GPT2LMHeadModel", "arguments": arguments}
+    with pytest.raises(SpecError, match=r"model.arguments.n_positions: are 8 positions, and a sequence has 12 tokens\. Give at least 12"):
+        small_runs.prepared(**{**tokens, "model": {**gpt, "arguments": {**arguments, "n_positions": 8}}})
+    assert small_runs.prepared(**{**tokens, "model": gpt}).model.config.n_positions >= 12
+    assert small_runs.prepared(**{**tokens, "model": {"name": "transformer", "arguments": {"width": 16}}}).plan.tokens_per_sample is None
+    with pytest.raises(SpecError, match=r"transformer is built for a number of tokens, .* Give the training set an attribute vocabulary_size"):
+        build_model(ModelSpec(name="transformer"), Dataset("any", [], [], None, (12,), input_dtype=torch.int64), 0)
 
 
 def test_no_token_of_the_data_is_taken_for_padding_unless_somebody_says_so() -> None:
