@@ -43,7 +43,7 @@ def _end(series: Series) -> float | None:
 def _sign(series: Series) -> str:
     if series.draws == "marks":
         return SIGNS[series.symbol]
-    return "\u2505" if series.dash else "\u2501"
+    return "\u254d\u254d" if series.dash else "\u2501"
 
 
 def _apart(labels: list[Label]) -> list[Label]:
