@@ -7,7 +7,7 @@ import codecs
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -71,6 +71,7 @@ def make_tokens(
     *,
     test_fraction: float = 0.1,
     separator: str | None = None,
+    piece: int = PIECE,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> TokenFacts:
     """Write the tokens of some files, in this order, into a new folder.
@@ -78,6 +79,7 @@ def make_tokens(
     Args:
         files: text, each one document, or cut where `separator` stands; .jsonl: the "text" of each line.
         test_fraction: of the tokens, from the end; between 0 and 1.
+        piece: bytes of a file that are read at once.
         on_progress: told (bytes done, bytes in all).
     Raises: InputError for what cannot be read or is there already, StorageError.
     """
@@ -93,7 +95,7 @@ def make_tokens(
         partial.mkdir(parents=True, exist_ok=True)
         done = _progress(partial, task)
         for path in files[done["num_files"] :]:
-            _append(partial, path, tokenizer, dtype, separator, done)
+            _append(partial, _documents(path, separator, piece), tokenizer, dtype, done)
             done["num_files"] += 1
             write_text(partial / PROGRESS, json.dumps({"task": task, **done}))
             on_progress(sum(sizes[: done["num_files"]]), sum(sizes))
@@ -132,11 +134,11 @@ def _progress(partial: Path, task: dict[str, Any]) -> dict[str, int]:
     return done
 
 
-def _append(partial: Path, path: Path, tokenizer: Tokenizer, dtype: str, separator: str | None, done: dict[str, int]) -> None:
+def _append(partial: Path, read: Iterable[Iterable[str]], tokenizer: Tokenizer, dtype: str, done: dict[str, int]) -> None:
     """Add one file's documents, and put them on the disk before they are counted."""
     end = np.array([tokenizer.end_of_document], dtype=f"<{np.dtype(dtype).str[1:]}")
     with (partial / TOKENS).open("ab") as tokens, (partial / DOCUMENTS).open("ab") as documents:
-        for document in _documents(path, separator):
+        for document in read:
             begin, length = done["num_tokens"], 0
             for piece in document:
                 numbers = tokenizer.encode(piece).astype(end.dtype)
@@ -162,26 +164,26 @@ def _size(path: Path) -> int:
         raise InputError("FILES", f"{path} cannot be read ({error.strerror or error}).", "Give text files.") from error
 
 
-def _documents(path: Path, separator: str | None) -> Iterator[Iterator[str]]:
+def _documents(path: Path, separator: str | None, piece: int) -> Iterator[Iterator[str]]:
     """The documents of a file, each in pieces; each must be read before the next is asked for."""
     if path.suffix == ".jsonl":
-        for number, line in enumerate(_lines(path), 1):
+        for number, line in enumerate(_lines(path, piece), 1):
             if line.strip():
                 yield iter((_text_of(line, path, number),))
     elif separator is None:
-        yield _pieces(path)
+        yield _pieces(path, piece)
     else:
         rest = ""
-        for piece in _pieces(path):
-            *whole, rest = (rest + piece).split(separator)
-            yield from (iter((text,)) for text in whole)
+        for text in _pieces(path, piece):
+            *whole, rest = (rest + text).split(separator)
+            yield from (iter((document,)) for document in whole)
         yield iter((rest,))
 
 
-def _lines(path: Path) -> Iterator[str]:
+def _lines(path: Path, piece: int) -> Iterator[str]:
     rest = ""
-    for piece in _pieces(path):
-        *whole, rest = (rest + piece).split("\n")
+    for text in _pieces(path, piece):
+        *whole, rest = (rest + text).split("\n")
         yield from whole
     yield rest
 
@@ -196,12 +198,12 @@ def _text_of(line: str, path: Path, number: int) -> str:
     return text
 
 
-def _pieces(path: Path) -> Iterator[str]:
+def _pieces(path: Path, size: int) -> Iterator[str]:
     """A file's text in pieces that end at a line's end, so that no word is cut. Raises: DataError for what is no UTF-8 text."""
     decoder, rest = codecs.getincrementaldecoder("utf-8")(), ""
     with path.open("rb") as file:
         try:
-            while block := file.read(PIECE):
+            while block := file.read(size):
                 text = rest + decoder.decode(block)
                 cut = text.rfind("\n") + 1 or len(text)
                 yield text[:cut]

@@ -26,14 +26,15 @@ class CoreWait:
     waits in the same way. Of less than a second nothing is said.
     """
 
-    def __init__(self) -> None:
-        self._waited_s, self._began_s = waited_s(), time.perf_counter()
+    def __init__(self, threads: Path = THREADS, shortest_s: float = SHORTEST_S) -> None:
+        self._threads, self._shortest_s = threads, shortest_s
+        self._waited_s, self._began_s = waited_s(threads), time.perf_counter()
 
     def fraction(self) -> float | None:
         """Since this was made, per thread that computes: 0, always a core when one was needed, to 1; None: not known."""
-        now_s = waited_s()
+        now_s = waited_s(self._threads)
         elapsed_s = time.perf_counter() - self._began_s
-        if now_s is None or self._waited_s is None or elapsed_s < SHORTEST_S:
+        if now_s is None or self._waited_s is None or elapsed_s < self._shortest_s:
             return None
         return min(max(now_s - self._waited_s, 0.0) / (elapsed_s * torch.get_num_threads()), 1.0)
 
@@ -42,10 +43,10 @@ class CoreWait:
         return max((fraction for fraction in ranks.gathered(self.fraction()) if fraction is not None), default=None)
 
 
-def waited_s() -> float | None:
+def waited_s(threads: Path = THREADS) -> float | None:
     """Seconds that the threads of this process have waited for a core so far, all together; None: the system does not say."""
     waits_ns = []
-    for count in THREADS.glob("*/schedstat"):
+    for count in threads.glob("*/schedstat"):
         with suppress(OSError, ValueError, IndexError):  # the thread has ended meanwhile, or the kernel keeps no such count
             waits_ns.append(int(count.read_text().split()[1]))
     return sum(waits_ns) / 1e9 if waits_ns else None

@@ -31,8 +31,11 @@ class DatabaseError(FaultError):
     """The database does not answer; the same request may succeed later."""
 
 
-def connect(url: str) -> Engine:
-    """An engine for an SQLite or PostgreSQL address. Raises: InputError for another."""
+def connect(url: str, busy_s: float = BUSY_S) -> Engine:
+    """An engine for an SQLite or PostgreSQL address. Raises: InputError for another.
+
+    Args: busy_s: how long a writer of SQLite waits for another.
+    """
     try:
         parsed = make_url(url)
     except ArgumentError as error:
@@ -40,7 +43,10 @@ def connect(url: str) -> Engine:
     if parsed.get_backend_name() == "sqlite":
         if parsed.database:
             _for_its_owner_alone(Path(parsed.database))
-        engine = sqlalchemy.create_engine(parsed, connect_args={"timeout": BUSY_S, "check_same_thread": False}, pool_size=POOL, max_overflow=POOL)
+        engine = sqlalchemy.create_engine(
+            parsed, pool_size=POOL, max_overflow=POOL,
+            connect_args={"timeout": busy_s, "check_same_thread": False}, execution_options={"busy_s": busy_s},
+        )  # fmt: skip
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
@@ -95,7 +101,7 @@ def _turn(engine: Engine) -> Iterator[None]:
     """SQLite has one writer at a time, and those who wait for it sleep longer and longer: ours wait here, each woken in its turn."""
     if engine.dialect.name != "sqlite":
         yield
-    elif _sqlite_writer.acquire(timeout=BUSY_S):
+    elif _sqlite_writer.acquire(timeout=engine.get_execution_options()["busy_s"]):
         try:
             yield
         finally:

@@ -126,10 +126,13 @@ def test_a_run_that_failed_on_its_data_has_ended_and_goes_on_once_they_are_mende
     assert has_result(run_dir)
 
 
-def test_an_error_that_nobody_foresaw_is_an_end_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("largebatch.jobs.job.train", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("two\nlines")))
+def test_an_error_that_nobody_foresaw_is_an_end_too(tmp_path: Path) -> None:
+    def fails(record: Record) -> None:
+        if isinstance(record, StepRecord):
+            raise RuntimeError("two\nlines")
+
     with pytest.raises(RuntimeError):
-        trained(tmp_path / "failed")
+        small_runs.trained(small_runs.prepared(**DOCUMENT), tmp_path / "failed", Listener(on_record=fails))
     assert failure(read_records(tmp_path / "failed")) == "RuntimeError: two lines"
     assert json.loads((tmp_path / "failed" / "summary.json").read_text())["outcome"] == "failed"
 

@@ -3,12 +3,12 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from largebatch.jobs.data import make_tokens as making
 from largebatch.jobs.data.make_tokens import byte_tokenizer, make_tokens
 from largebatch.jobs.data.sources.tokens import TokenSequences, open_tokens, token_parts
 from largebatch.jobs.errors import DataError, InputError, SpecError
@@ -16,12 +16,12 @@ from largebatch.jobs.errors import DataError, InputError, SpecError
 END = 256
 
 
-def folder_of(tmp_path: Path, *texts: str, test_fraction: float = 0.25, separator: str | None = None) -> Path:
+def folder_of(tmp_path: Path, *texts: str, test_fraction: float = 0.25, **how: Any) -> Path:
     files = []
     for number, text in enumerate(texts):
         files.append(tmp_path / f"{number}.txt")
         files[-1].write_text(text)
-    make_tokens(files, tmp_path / "tokens", byte_tokenizer(), test_fraction=test_fraction, separator=separator)
+    make_tokens(files, tmp_path / "tokens", byte_tokenizer(), test_fraction=test_fraction, **how)
     return tmp_path / "tokens"
 
 
@@ -38,9 +38,9 @@ def test_documents_one_after_another(tmp_path: Path) -> None:
     assert facts.test_start == round(10 * 0.75)
 
 
-def test_a_file_is_cut_at_its_separators_wherever_pieces_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(making, "PIECE", 5)
-    folder = folder_of(tmp_path, "one\ntwo\n====\nthree\n====\nfour", separator="\n====\n")
+@pytest.mark.parametrize("piece", [1, 5, 100])
+def test_a_file_is_cut_at_its_separators_wherever_pieces_end(piece: int, tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, "one\ntwo\n====\nthree\n====\nfour", separator="\n====\n", piece=piece)
     text = bytes(token if token != END else 0 for token in all_tokens(folder)).decode()
     assert text.split("\0")[:-1] == ["one\ntwo", "three", "four"]
 

@@ -11,15 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from largebatch.jobs.engine import core_wait
-from largebatch.jobs.engine.core_wait import DISTURBED, CoreWait, in_words
+from largebatch.jobs.engine.core_wait import DISTURBED, CoreWait, in_words, waited_s
 
-needs_count = pytest.mark.skipif(core_wait.waited_s() is None, reason="this kernel does not count how long threads wait")
-
-
-@pytest.fixture(autouse=True)
-def _short_stretches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(core_wait, "SHORTEST_S", 0.05)
+needs_count = pytest.mark.skipif(waited_s() is None, reason="this kernel does not count how long threads wait")
+SHORTEST_S = 0.05
 
 
 @pytest.fixture
@@ -43,7 +38,7 @@ def test_a_core_that_is_shared_is_waited_for(one_core: int, monkeypatch: pytest.
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(3)]
     try:
-        wait = CoreWait()
+        wait = CoreWait(shortest_s=SHORTEST_S)
         compute(0.4)
         fraction = wait.fraction()
     finally:
@@ -55,7 +50,7 @@ def test_a_core_that_is_shared_is_waited_for(one_core: int, monkeypatch: pytest.
 
 @needs_count
 def test_sleeping_is_no_waiting() -> None:
-    wait = CoreWait()
+    wait = CoreWait(shortest_s=SHORTEST_S)
     time.sleep(0.3)
     fraction = wait.fraction()
     assert fraction < DISTURBED
@@ -64,22 +59,22 @@ def test_sleeping_is_no_waiting() -> None:
 @needs_count
 def test_threads_that_end_take_nothing_away() -> None:
     thread = threading.Thread(target=compute, args=(0.1,))
-    wait = CoreWait()
+    wait = CoreWait(shortest_s=SHORTEST_S)
     thread.start()
     thread.join()
     fraction = wait.fraction()
     assert 0.0 <= fraction <= 1.0
 
 
-def test_where_nothing_is_counted_nothing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(core_wait, "THREADS", tmp_path / "none")
-    assert CoreWait().fraction() is None
+def test_where_nothing_is_counted_nothing_is_said(tmp_path: Path) -> None:
+    assert CoreWait(tmp_path, shortest_s=0.0).fraction() is None
     assert in_words(None) is None
 
 
-def test_of_a_moment_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(core_wait, "SHORTEST_S", 60.0)
-    assert CoreWait().fraction() is None
+@needs_count
+def test_of_a_moment_nothing_is_said() -> None:
+    assert CoreWait(shortest_s=0.0).fraction() is not None
+    assert CoreWait(shortest_s=60.0).fraction() is None
 
 
 def test_words(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from largebatch.jobs.data.sources.table import load_dataset
 from largebatch.jobs.device import refuse_without_compiler
-from largebatch.jobs.engine import warm_up as module
 from largebatch.jobs.engine.warm_up import refuse_misfit, warm_up
 from largebatch.jobs.errors import PlanError
 from largebatch.jobs.prepared import Prepared, new_state
@@ -45,9 +44,9 @@ def test_a_compiled_model_meets_every_micro_batch_of_the_run_beforehand(
 ) -> None:
     """1,437 = 4 x (128 + 128 + 44) + (128 + 109); where the noise is measured the last are 119 + 118."""
     seen: list[int] = []
-    monkeypatch.setattr(module, "blank_pass", lambda spec, task, model, forward, dataset, size, length: seen.append(size))
     monkeypatch.setattr(torch, "compile", lambda model: model)
     job = prepared(compile=compiles, gradient={"noise_every_steps": every})
+    job.model.register_forward_pre_hook(lambda model, inputs: seen.append(len(inputs[0])))
     warm_up(new_state(job), job.plan, job.dataset)
     assert seen == sizes
 
@@ -62,7 +61,7 @@ def test_a_compiler_that_is_not_there_is_one_sentence(monkeypatch: pytest.Monkey
     assert prepared().plan.total_steps == 10
 
 
-def test_what_the_compiler_says_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_compiler_says_is_one_sentence() -> None:
     class Refusal(RuntimeError):
         pass
 
@@ -71,8 +70,8 @@ def test_what_the_compiler_says_is_one_sentence(monkeypatch: pytest.MonkeyPatch)
     def fails(*_: Any) -> None:
         raise Refusal("cannot compile this\nand a page more")
 
-    monkeypatch.setattr(module, "blank_pass", fails)
     job = prepared()
+    job.model.register_forward_pre_hook(fails)
     with pytest.raises(PlanError, match=r"^compile: the model cannot be compiled on this machine: cannot compile this\. Install"):
         warm_up(new_state(job), job.plan, job.dataset)
 

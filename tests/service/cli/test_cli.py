@@ -41,6 +41,35 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("small.json").write_text(json.dumps(SMALL))
 
 
+CUT_OFF = """
+import os
+import torch
+from pathlib import Path
+
+
+def at_once(num_classes):
+    raise KeyboardInterrupt
+
+
+def later(num_classes):
+    def interrupt(*_):
+        if list(Path().glob(os.environ["CUT_OFF_AT"])):
+            raise KeyboardInterrupt
+
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, num_classes))
+    model.register_forward_pre_hook(interrupt)
+    return model
+"""
+"""Models of a person who presses Ctrl-C."""
+
+
+def write_small(**parts: Any) -> None:
+    """The recipe, of a model of one's own."""
+    sys.modules.pop("cut_off", None)  # of another test's folder
+    Path("cut_off.py").write_text(CUT_OFF)
+    Path("small.json").write_text(json.dumps({**SMALL, **parts}))
+
+
 def train(*arguments: str) -> Result:
     return largebatch("train", "small.json", "--device", "cpu", *arguments)
 
@@ -152,17 +181,9 @@ class TestPlan:
 def test_a_run_that_is_cut_off_says_how_to_go_on_where_it_can(
     saved: bool, door: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A further Ctrl-C leaves at once."""
-    run_dir = Path("runs/cut-off")
-    (run_dir / CHECKPOINTS).mkdir(parents=True)
-    if saved:
-        (run_dir / CHECKPOINTS / f"step-00000001.{'0' * 32}.pt").touch()
-
-    def cut_off(job: Any, options: Any, listener: Any, **_: Any) -> None:
-        listener.on_start(run_dir)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("largebatch.jobs.launch.local.train_locally", cut_off)
+    """A further Ctrl-C leaves at once: here one that comes in the middle of a pass, once the run has a journal or a checkpoint."""
+    monkeypatch.setenv("CUT_OFF_AT", f"runs/*/{CHECKPOINTS}/*.pt" if saved else f"runs/*/{JOURNAL}")
+    write_small(model={"entry_point": "cut_off:later"}, checkpoint={"every_steps": 1})
     if door == "engine":
         assert engine(["small.json", "--device", "cpu"]) == 130
     else:
@@ -174,24 +195,15 @@ def test_a_run_that_is_cut_off_says_how_to_go_on_where_it_can(
     assert out == ""
     assert "Interrupted." in err
     again = "python -m largebatch.jobs --resume" if door == "engine" else "largebatch train --resume"
-    assert (f"The last checkpoint is whole. Go on with: {again} runs/cut-off" in err) is saved
+    (run_dir,) = Path("runs").iterdir()
+    assert (f"The last checkpoint is whole. Go on with: {again} {run_dir}" in err) is saved
     assert ("checkpoint" in err) is saved
 
 
-@pytest.mark.parametrize(
-    ("command", "works"),
-    [
-        ("find-rate", "measure.find_rate.find_rates"),
-        ("profile", "measure.profile_and_sharpness.measure_profile"),
-        ("plan", "commands.plan.prepare"),
-    ],
-)
-def test_where_there_is_no_run_an_interrupt_speaks_of_none(command: str, works: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    def cut_off(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(f"largebatch.service.cli.{works}", cut_off)
-    assert said(capsys, command, "digits-lamb") == (130, "", "Interrupted.\n")
+@pytest.mark.parametrize("command", ["find-rate", "profile", "plan"])
+def test_where_there_is_no_run_an_interrupt_speaks_of_none(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    write_small(model={"entry_point": "cut_off:at_once"})
+    assert said(capsys, command, "small.json") == (130, "", "Interrupted.\n")
 
 
 def test_the_engine_too_takes_the_output_folder_from_the_environment(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

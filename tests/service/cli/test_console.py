@@ -103,7 +103,8 @@ NUMBERS = ("1,024", "12,700", "61.25", "1234.25", "1034.25", "0.9917", "0.9923",
 def test_a_runs_numbers_are_whole_at_every_width(
     num_runs: int, width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("largebatch.service.cli.tables.output", lambda: Console(width=width))
+    for name, value in (("TTY_COMPATIBLE", "1"), ("TERM", "dumb"), ("COLUMNS", str(width)), ("LINES", "50")):
+        monkeypatch.setenv(name, value)
     print_runs([SUMMARY] * num_runs)
     shown = capsys.readouterr().out
     assert max(map(len, shown.splitlines())) <= width
@@ -118,14 +119,12 @@ def test_a_runs_numbers_are_whole_at_every_width(
     assert num_shown >= 4
 
 
-def test_the_noise_of_the_norms_alone_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("largebatch.service.cli.tables.output", lambda: Console(width=200))
+def test_the_noise_of_the_norms_alone_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     print_runs([{**SUMMARY, "gradient_noise_scale": None, "norms_noise_scale": 21.6}] * 2)
     assert capsys.readouterr().out.count("22 (norms)") == 2
 
 
-def test_the_noise_in_the_optimizers_own_norm_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("largebatch.service.cli.tables.output", lambda: Console(width=200))
+def test_the_noise_in_the_optimizers_own_norm_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     print_runs([{**SUMMARY, "gradient_noise_scale": 300.0, "dual_noise_scale": 21.6}] * 2)
     assert capsys.readouterr().out.count("300 (dual 22)") == 2
 

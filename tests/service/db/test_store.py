@@ -173,12 +173,13 @@ def test_a_lease_has_one_holder_and_runs_out(store: Store) -> None:
         assert sum(pool.map(take, range(8))) == 1
 
 
-def test_nobody_waits_without_end_for_a_writer(sqlite_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("largebatch.service.db.engine.BUSY_S", 0.05)
+def test_nobody_waits_without_end_for_a_writer(sqlite_store: Store) -> None:
+    store = Store(connect(str(sqlite_store.engine.url), busy_s=0.05))
     with ThreadPoolExecutor(1) as pool:
         with writing(sqlite_store.engine), pytest.raises(DatabaseError, match="is busy"):
-            pool.submit(sqlite_store.accept, new_job(), None, "", 10).result()
-        assert pool.submit(sqlite_store.accept, new_job(), None, "", 10).result()[1], "the turn was given back"
+            pool.submit(store.accept, new_job(), None, "", 10).result()
+        assert pool.submit(store.accept, new_job(), None, "", 10).result()[1], "the turn was given back"
+    store.engine.dispose()
 
 
 def test_a_full_disk_is_called_so(tmp_path: Path) -> None:

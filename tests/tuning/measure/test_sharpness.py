@@ -196,13 +196,12 @@ def test_a_trained_network_against_a_direct_search(runs: tuple[Path, Path]) -> N
     assert found >= 100 * (best - here) / (1 + here) * 0.999
 
 
-def test_a_small_curvature_is_not_lost_in_the_rounding_of_float32(runs: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_small_curvature_is_not_lost_in_the_rounding_of_float32(runs: tuple[Path, Path]) -> None:
     """Against differences of float64 losses; the kinks of ReLU leave a fifth, and the losses of float32 differ in their last digits only."""
     solution = load_solution(runs[0], CPU, Path("data"), 500)
     single = epsilon_sharpness(solution, 3e-4, 5)
     solution.model.double()
-    given = solution.chunks
-    monkeypatch.setattr(solution, "chunks", lambda size: ((inputs.double(), labels) for inputs, labels in given(size)))
+    solution.model.register_forward_pre_hook(lambda model, inputs: tuple(each.double() for each in inputs))
     exact = epsilon_sharpness(solution, 3e-4, 5, search=BoxSearch(small=-1.0))
     assert abs(exact.curved) < 1e-2 * exact.value
     assert single.curved == pytest.approx(exact.curved, rel=0.3)
