@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from buckets import new_bucket
 from chromium import browser  # noqa: F401, a fixture
 from filelock import FileLock
 from launch_runs import S3_ENVIRONMENT, Head, new_head
@@ -24,7 +25,6 @@ os.environ.update(RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0")
 
 ROWS = {
     "tests/service/backends/test_service_on_ray.py::test_a_head_that_is_killed": "other rays",
-    "tests/service/backends/test_ray_jobs.py::test_a_head_that_wants": "other rays",
     "tests/k8s/test_production.py": "other rays",
     "tests/end_to_end/test_readme.py": "other rays",
     "tests/jobs/launch/": "shared ray",
@@ -77,21 +77,29 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return Rows(config, log)
 
 
-HEADS = ExitStack()
+SERVERS = ExitStack()
+"""Those of the row `shared ray`."""
 
 
 @pytest.fixture(scope="session")
 def head() -> Iterator[Head]:
     """One Ray head with its dashboard, on free ports, in a folder of its own, for all tests that do not break it."""
-    with HEADS:
-        yield HEADS.enter_context(new_head(S3_ENVIRONMENT))
+    with SERVERS:
+        yield SERVERS.enter_context(new_head(S3_ENVIRONMENT))
+
+
+@pytest.fixture(scope="session")
+def bucket() -> Iterator[str]:
+    """A bucket of an S3 that the head's workers find as well."""
+    with SERVERS:
+        yield SERVERS.enter_context(new_bucket())
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
-    """The head ends with its row: idle, its processes would take a tenth of a core from the tests that follow."""
+    """The servers end with their row: idle, Ray's processes would take a tenth of a core from the tests that follow."""
     if nextitem is None or row_of(nextitem.nodeid) != "shared ray":
-        HEADS.close()
+        SERVERS.close()
 
 
 @pytest.fixture(scope="module")

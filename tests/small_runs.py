@@ -3,7 +3,8 @@
 import itertools
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -99,6 +100,17 @@ def trained(job: Prepared, run_dir: Path, listener: Listener | None = None, *, r
     """The run, in a folder that need not be there."""
     (run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
     return run_job(job, run_dir, listener or Listener(), resumes)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """What is compared bit for bit with a process of one thread adds up in its order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def stopping_after(num_steps: int | None) -> Listener:

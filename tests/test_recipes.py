@@ -3,16 +3,18 @@
 import json
 from collections import Counter
 from collections.abc import Iterator
+from copy import copy
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from small_runs import trained
+from torchvision import datasets
 
 from largebatch.jobs.data.make_tokens import byte_tokenizer, make_tokens
-from largebatch.jobs.data.sources import table as sources
 from largebatch.jobs.job import prepare
 from largebatch.jobs.plan.make import Facts, make_plan
 from largebatch.jobs.plan.step_plan import Position
@@ -27,7 +29,8 @@ IMAGENET_TRAIN = 1_281_167  # ILSVRC 2012
 def _files_are_read_once() -> Iterator[None]:
     """Eight recipes read CIFAR-10, which takes torchvision, with its check sums, a second; nobody changes what was read."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sources, "_read_torchvision", cache(sources._read_torchvision))
+        for name in ("CIFAR10", "MNIST", "FashionMNIST"):
+            patch.setattr(datasets, name, cache(getattr(datasets, name)))
         yield
 
 
@@ -51,25 +54,29 @@ def made_up_tokens(folder: Path, windows: int, length: int) -> None:
     (folder / "tokens.json").write_text(json.dumps({**facts, "num_tokens": num_tokens, "test_start": windows * length + 1}))
 
 
-TINY_BERT = [f"model.arguments.{size}" for size in ("hidden_size=8", "num_hidden_layers=1", "num_attention_heads=1", "intermediate_size=8")]
-TINY_GPT = [f"model.arguments.{size}" for size in ("n_embd=8", "n_layer=1", "n_head=1")]
-FULL: dict[str, tuple[list[str], int, dict[tuple[int, int | None], int]]] = {
-    "bert-lamb-32k": (TINY_BERT, 2**23, {(8192, 128): 14063, (32768, None): 1562}),
-    "bert-lamb-64k-32k": (TINY_BERT, 2**23, {(16384, 128): 7037, (32768, None): 1562}),
-    "gpt-124m": (TINY_GPT, 9_765_625, {(512, None): 19073}),
+FULL: dict[str, tuple[int, dict[tuple[int, int | None], int]]] = {
+    "bert-lamb-32k": (2**23, {(8192, 128): 14063, (32768, None): 1562}),
+    "bert-lamb-64k-32k": (2**23, {(16384, 128): 7037, (32768, None): 1562}),
+    "gpt-124m": (9_765_625, {(512, None): 19073}),
 }
-"""Recipes on a corpus: what makes their model tiny, the windows that their comments speak of, and the steps of each kind."""
+"""Recipes on a corpus: the windows that their comments speak of, and the steps of each kind."""
 
 
 @pytest.mark.parametrize("name", FULL)
-def test_on_the_corpus_that_it_speaks_of_it_has_the_published_steps(name: str, tmp_path: Path) -> None:
+def test_on_the_corpus_that_it_speaks_of_it_has_the_published_steps(name: str) -> None:
+    (windows, steps), spec = FULL[name], read_spec(name)
+    length = int(str(spec.dataset.arguments["sequence_length"]))
+    plan = make_plan(spec, Facts(windows, has_batch_norm=False, micro_batch_size=64, tokens_per_sample=length))
+    assert Counter((batch.size, plan.sequence_length_of(batch)) for batch in plan.batches()) == steps
+
+
+def test_a_corpus_of_gigabytes_is_planned_window_by_window(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
-    tiny, windows, steps = FULL[name]
-    spec = read_spec(name, tiny)
+    windows, steps = FULL["gpt-124m"]
+    spec = read_spec("gpt-124m", [f"model.arguments.{size}" for size in ("n_embd=8", "n_layer=1", "n_head=1")])
     made_up_tokens(tmp_path / str(spec.dataset.arguments["path"]), windows, int(str(spec.dataset.arguments["sequence_length"])))
     plan = prepare(spec, torch.device("cpu"), tmp_path).plan
-    assert Counter((batch.size, plan.sequence_length_of(batch)) for batch in plan.batches()) == steps
-    assert plan.num_train_samples == windows
+    assert (plan.num_train_samples, plan.total_steps) == (windows, sum(steps.values()))
 
 
 def test_the_rate_of_bert_is_one_line_in_steps() -> None:
@@ -123,8 +130,14 @@ def test_it_trains(name: str, changes: list[str], falls_below: float, text_data_
 @pytest.mark.parametrize(("name", "changes"), [("clip-tiny", []), ("simclr-cifar10", [])])
 def test_pairs_of_a_few_images_train(name: str, changes: list[str], image_data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """400 images of each part, two epochs: what belongs together is nearer than at the start, and the classes are told better than by chance."""
-    whole = sources._read_torchvision
-    monkeypatch.setattr(sources, "_read_torchvision", lambda *given: whole(*given).select(torch.arange(400)))
+    whole = datasets.CIFAR10
+
+    def few(*given: Any, **named: Any) -> Any:
+        part = copy(whole(*given, **named))
+        part.data, part.targets = part.data[:400], part.targets[:400]
+        return part
+
+    monkeypatch.setattr(datasets, "CIFAR10", few)
     small = ["model.arguments.width=8", "stop.epochs=2", "learning_rate.warmup_epochs=0", "tracking.enabled=false"]
     job = prepare(read_spec(name, [*changes, *small]), torch.device("cpu"), image_data_dir)
     trained(job, tmp_path / "run")

@@ -7,10 +7,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
-from small_runs import ROOT, document, prepared, steps, synthetic
+from small_runs import ROOT, document, one_thread, prepared, steps, synthetic, trained
 
 from largebatch.jobs.launch.local import train_locally
 from largebatch.jobs.launch.options import TrainOptions
@@ -50,18 +49,15 @@ def run_dir_with_steps(runs: Path, process: "subprocess.Popen[str]", num_steps: 
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The summary of the run that nobody stopped."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    (folder / "spec.json").write_text(json.dumps(DOCUMENT))
-    out, err = started(ENGINE, str(folder / "spec.json"), "--output-dir", str(folder / "runs")).communicate(timeout=100)
-    assert out, err
-    return json.loads(out)
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> RunSummary:
+    """Of the run that nobody stopped."""
+    with one_thread():
+        return trained(prepared(**DOCUMENT), tmp_path_factory.mktemp("undisturbed") / "run")
 
 
 @pytest.mark.parametrize(("door", "number"), [(ENGINE, signal.SIGTERM), (COMMAND, signal.SIGINT)], ids=["engine SIGTERM", "command SIGINT"])
 def test_a_signal_stops_after_the_step_and_the_run_goes_on_later(
-    door: list[str], number: signal.Signals, undisturbed: dict[str, Any], tmp_path: Path
+    door: list[str], number: signal.Signals, undisturbed: RunSummary, tmp_path: Path
 ) -> None:
     (tmp_path / "spec.json").write_text(json.dumps(DOCUMENT))
     process = started(door, str(tmp_path / "spec.json"), "--output-dir", str(tmp_path / "runs"))
@@ -81,7 +77,7 @@ def test_a_signal_stops_after_the_step_and_the_run_goes_on_later(
     resumed = started(door, "--resume", str(run_dir))
     out, err = resumed.communicate(timeout=100)
     assert resumed.returncode == 0, err
-    assert json.loads(out)["parameters_sha256"] == undisturbed["parameters_sha256"]
+    assert json.loads(out)["parameters_sha256"] == undisturbed.parameters_sha256
     assert steps(run_dir) == list(range(1, NUM_STEPS + 1))
 
 
@@ -150,7 +146,7 @@ def test_a_run_whose_output_nobody_reads_goes_on_and_its_answer_stands_alone(tmp
     assert list_checkpoints(tmp_path / summary["run_dir"] / "checkpoints")[0].step == 40
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_study_stops_and_says_how_it_goes_on(number: signal.Signals, tmp_path: Path) -> None:
     study = started(["-m", "largebatch", "study"], "digits-small-batch", "--budget", "10m", "--output-dir", str(tmp_path))
     assert study.stderr is not None

@@ -1,5 +1,6 @@
 """The production layout, end to end: the local overlay's containers run here, a run goes through, and a replica dies."""
 
+import os
 import re
 import subprocess
 import sys
@@ -250,3 +251,15 @@ def test_ray_lets_in_its_own_token_alone(story: Story) -> None:
     done = subprocess.run(joining, capture_output=True, text=True, timeout=120, env=given, check=False)
     assert done.returncode == 1
     assert "AuthenticationError" in done.stderr
+
+
+@pytest.mark.parametrize(("token", "code", "words"), [(None, 0, '"status": "SUCCEEDED"'), ("another-token-of-more-than-32-letters", 2, "token")])
+def test_the_jobs_command_brings_the_token_that_it_is_given(story: Story, token: str | None, code: int, words: str) -> None:
+    right = story.layout.containers[HEAD].environment["RAY_AUTH_TOKEN"]
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    done = subprocess.run(
+        [sys.executable, "-m", "largebatch", "jobs", "list", "--json", "--address", story.head.url(8265)],
+        env={**bare, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token or right}, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, words in done.stdout + done.stderr) == (code, True), done.stderr
+    assert "Traceback" not in done.stderr

@@ -9,6 +9,7 @@ from launch_runs import Head
 
 from largebatch.jobs.errors import DataError, InputError, PlanError
 from largebatch.jobs.launch.options import Workers
+from largebatch.jobs.launch.supervise import STARTED_AGAIN
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("here", "undrained")]
 TWO = Workers(2, 2)
@@ -44,22 +45,29 @@ def test_an_address_that_does_not_answer(tmp_path: Path) -> None:
         pytest.param({"dataset": {"name": "cifar100"}}, DataError, "cifar", marks=pytest.mark.slow),
     ],
 )
-def test_what_only_the_workers_can_know(head: Head, tmp_path: Path, parts: dict[str, Any], kind: type[Exception], words: str) -> None:
+def test_what_only_the_workers_can_know(
+    head: Head, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: dict[str, Any], kind: type[Exception], words: str
+) -> None:
+    """Nor is it tried again by a driver that was killed and started again."""
+    monkeypatch.setenv(STARTED_AGAIN, "1")
+    watcher = runs.Watcher()
     with pytest.raises(kind, match=words):
-        runs.train(tmp_path / "new", head.address, TWO, runs.document(**parts))
+        runs.train(tmp_path / "new", head.address, TWO, runs.document(**parts), watcher)
+    assert not [text for text in watcher.notices if "Failure" in text]
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("part", "entry_point", "words"),
-    [pytest.param("model", "failing:refuses", "7 is deeper than this model", marks=pytest.mark.slow),
+    [("model", "failing:refuses", "7 is deeper than this model"),
      ("model", "failing:refuses_in_training", "7 is deeper than this model"),
-     pytest.param("dataset", "failing:vanished", "no digits anywhere", marks=pytest.mark.slow)],
+     ("dataset", "failing:vanished", "no digits anywhere")],
 )  # fmt: skip
 def test_bad_input_is_not_tried_again_by_a_driver_that_was_killed(
     head: Head, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str, entry_point: str, words: str
 ) -> None:
-    monkeypatch.setenv("LARGEBATCH_STARTED_AGAIN", "1")  # as the supervisor tells the second driver
+    monkeypatch.setenv(STARTED_AGAIN, "1")  # as the supervisor tells the second driver
     (tmp_path / "workers").mkdir()
     spec_document = runs.document(**{part: {"entry_point": entry_point, "arguments": {"workers": str(tmp_path / "workers")}}})
     watcher = runs.Watcher()

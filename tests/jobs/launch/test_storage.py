@@ -1,19 +1,19 @@
 """Run folders on storage by URI, against a real server that speaks S3."""
 
 import json
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import launch_runs as runs
 import pytest
-from buckets import new_bucket
+import torch
 from launch_runs import Head
 
-from largebatch.jobs.errors import InputError, StorageError
+from largebatch.jobs.engine.ranks.ranks import Ranks
+from largebatch.jobs.errors import InputError
 from largebatch.jobs.launch.local import prepare_locally, train_locally
-from largebatch.jobs.launch.on_ray.train import train_on_ray
+from largebatch.jobs.launch.on_ray.cluster import connected
+from largebatch.jobs.launch.on_ray.worker.shared_storage import refuse_unshared
 from largebatch.jobs.launch.options import TrainOptions, Workers
 from largebatch.jobs.launch.stored_runs import fetch_stored, going_on, mirrored_spec
 from largebatch.jobs.run.records import Outcome
@@ -22,12 +22,6 @@ from largebatch.jobs.run.storage import Storage
 from largebatch.jobs.spec.read import build_spec
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
-    with new_bucket() as made:
-        yield made
 
 
 def launch(options: TrainOptions, spec_document: dict[str, Any], watcher: runs.Watcher | None = None) -> Any:
@@ -54,24 +48,22 @@ def test_a_stored_run_goes_on_on_another_machine(bucket: str, tmp_path: Path) ->
     assert json.loads(Storage(store).read("run/summary.json") or b"")["parameters_sha256"] == whole.parameters_sha256
 
 
-def test_workers_keep_their_run_on_s3(head: Head, bucket: str, tmp_path: Path) -> None:
-    options = TrainOptions(output_dir=tmp_path / "scratch", device="cpu", run_id="run", store=f"{bucket}/workers")
-    options = replace(options, workers=Workers(2, 2), cpus_per_worker=0.5, address=head.address)
-    summary = train_on_ray(build_spec(runs.document(stop={"steps": 10})), options, runs.Watcher().listener())
-    assert summary.run_dir == f"{bucket}/workers/run"
+def test_workers_keep_their_run_on_s3(head: Head, bucket: str, undisturbed: Path, tmp_path: Path) -> None:
     stored = Storage(f"{bucket}/workers")
-    assert (stored.read("run/records.jsonl") or b"").count(b'"kind":"step"') == 10
+    assert (stored.read("run/records.jsonl") or b"").count(b'"kind":"step"') == runs.STEPS
+    assert stored.read("run/summary.json") == (undisturbed / "summary.json").read_bytes()
     assert not [name for name in stored.sizes("") if "probe" in name]
     again = runs.Watcher()
-    assert train_on_ray(build_spec(runs.document(stop={"steps": 10})), options, again.listener()) == summary
+    summary = runs.train(tmp_path / "scratch", head.address, Workers(2, 2), runs.document(), again, store=f"{bucket}/workers")
+    assert (summary.run_dir, summary.steps) == (f"{bucket}/workers/run", runs.STEPS)
     assert "ended before" in again.notices[0]
 
 
-def test_a_bucket_that_is_not_there_is_refused(head: Head, bucket: str, tmp_path: Path) -> None:
-    options = TrainOptions(output_dir=tmp_path / "scratch", device="cpu", run_id="run", store="s3://nobody/runs")
-    options = replace(options, workers=Workers(1, 1), address=head.address)
-    with pytest.raises((InputError, StorageError), match="s3://nobody/runs"):
-        train_on_ray(build_spec(runs.document()), options, runs.Watcher().listener())
+def test_a_bucket_that_is_not_there_is_refused(head: Head, bucket: str) -> None:
+    """As each worker asks before it prepares anything."""
+    refused = pytest.raises(InputError, match=r"s3://nobody/runs cannot be written .*, says the worker on node")
+    with connected(TrainOptions(address=head.address)), refused:
+        refuse_unshared("s3://nobody/runs", Ranks(torch.device("cpu")), patience_s=0.0)
 
 
 def test_without_a_tracking_server_a_stored_run_has_no_mirror(monkeypatch: pytest.MonkeyPatch) -> None:

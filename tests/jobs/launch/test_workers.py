@@ -12,7 +12,6 @@ import launch_runs as runs
 import pytest
 import ray
 import small_runs
-import torch
 from launch_runs import Head
 from ray.util.state import list_actors
 
@@ -20,20 +19,21 @@ from largebatch.jobs.errors import CheckpointError, CodeError, FaultError
 from largebatch.jobs.launch.on_ray.driver import StoppedError
 from largebatch.jobs.launch.on_ray.train import ended_before
 from largebatch.jobs.launch.options import Workers
-from largebatch.jobs.run.records import Outcome
+from largebatch.jobs.run.journal import read_records
+from largebatch.jobs.run.records import Outcome, StepRecord
 from largebatch.jobs.spec.read import build_spec
 
 # Ray warns of its own old ways.
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("here", "undrained")]
 TWO = Workers(2, 2)
+MORE = {"steps": runs.STEPS + 10}
 
 
 @pytest.fixture(scope="module")
 def one_process(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run_dir, threads = tmp_path_factory.mktemp("one") / "run", torch.get_num_threads()
-    torch.set_num_threads(1)
-    small_runs.trained(small_runs.prepared(**runs.document()), run_dir)
-    torch.set_num_threads(threads)
+    run_dir = tmp_path_factory.mktemp("one") / "run"
+    with small_runs.one_thread():
+        small_runs.trained(small_runs.prepared(**runs.document()), run_dir)
     return run_dir
 
 
@@ -52,14 +52,7 @@ def test_two_workers_are_one_process_within_rounding(one_process: Path, undistur
     assert runs.starts(undisturbed)[0].samples_per_rank == [125, 125]
 
 
-def test_three_workers_of_an_uneven_batch(head: Head, one_process: Path, tmp_path: Path) -> None:
-    summary = runs.train(tmp_path, head.address, Workers(3, 3), runs.document())
-    assert (summary.world_size, summary.global_batch_size) == (3, 250)
-    assert runs.starts(tmp_path / "run")[0].samples_per_rank == [75, 75, 100]
-    assert runs.distance(runs.parameters(one_process), runs.parameters(tmp_path / "run")) < 1e-4
-
-
-def test_two_workers_score_a_validation_part_as_one_process_does(head: Head, tmp_path: Path) -> None:
+def test_three_workers_of_an_uneven_batch_score_a_validation_part_as_one_process_does(head: Head, tmp_path: Path) -> None:
     """Of one step at a rate too small to matter, so that the weights are the same to the last digits: every score is, whatever the shares."""
     parts = {
         "dataset": {"name": "digits", "validation": 301},
@@ -67,9 +60,12 @@ def test_two_workers_score_a_validation_part_as_one_process_does(head: Head, tmp
         "learning_rate": {"base": 1e-12},
         "batch_norm": {"span": 25},
     }
-    summary = runs.train(tmp_path, head.address, TWO, runs.document(**parts))
+    summary = runs.train(tmp_path, head.address, Workers(3, 3), runs.document(**parts))
     alone = small_runs.trained(small_runs.prepared(**runs.document(**parts)), tmp_path / "alone")
-    assert (summary.world_size, summary.evaluated_on) == (2, "validation")
+    assert (summary.world_size, summary.global_batch_size, summary.evaluated_on) == (3, 250, "validation")
+    assert runs.starts(tmp_path / "run")[0].samples_per_rank == [75, 75, 100]
+    step, of_one = ([record for record in read_records(tmp_path / folder) if isinstance(record, StepRecord)] for folder in ("run", "alone"))
+    assert (step[0].loss, step[0].gradient_norm) == pytest.approx((of_one[0].loss, of_one[0].gradient_norm), rel=1e-5)
     scores = {"score", "best_score", "train_score", "test_score", "evaluated_on"}
     assert summary.model_dump(include=scores) == alone.model_dump(include=scores)
     assert None not in summary.model_dump(include=scores).values()
@@ -164,6 +160,20 @@ def test_a_run_without_its_run_channel_ends_with_one_sentence(head: Head, tmp_pa
     assert "\n" not in str(caught.value)
 
 
+def test_a_run_that_is_asked_to_stop_before_it_has_workers_starts_none(head: Head, undisturbed: Path, tmp_path: Path) -> None:
+    shutil.copytree(undisturbed, tmp_path / "run")
+    watcher, goes_on = runs.Watcher(), runs.document(stop=MORE)
+    watcher.stops.set()
+    with pytest.raises(StoppedError, match=r"stopped while the run waited for workers. Go on with: largebatch train --resume") as caught:
+        runs.train(tmp_path, head.address, Workers(1, 1), goes_on, watcher)
+    assert caught.value.exit_code == 4
+    assert len(runs.starts(tmp_path / "run")) == 1
+    with pytest.raises(KeyboardInterrupt):  # nothing was trained that could go on
+        runs.train(tmp_path, head.address, Workers(1, 1), goes_on, watcher, run_id="new")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.slow
 def test_a_run_that_waits_for_workers_stops_at_once(head: Head, tmp_path: Path) -> None:
     watcher = runs.Watcher()
 
@@ -242,13 +252,17 @@ def test_what_a_model_of_ones_own_raises_is_not_tried_again(head: Head, tmp_path
     assert len(list(workers.iterdir())) == 2
 
 
-def test_a_name_that_has_ended_goes_on_with_more_steps_and_refuses_another_recipe(head: Head, undisturbed: Path, tmp_path: Path) -> None:
+def test_a_name_that_has_ended_goes_on_with_more_steps_alone(undisturbed: Path, tmp_path: Path) -> None:
     shutil.copytree(undisturbed, tmp_path / "run")
     ended = ended_before(str(tmp_path), "run", build_spec(runs.document()))
     assert ended is not None
     assert ended.steps == runs.STEPS
-    more = {"steps": runs.STEPS + 10}
-    assert ended_before(str(tmp_path), "run", build_spec(runs.document(stop=more))) is None, "a run that goes on"
-    other = runs.document(stop=more, learning_rate={"base": 0.2, "warmup_epochs": 1.0})
+    assert ended_before(str(tmp_path), "run", build_spec(runs.document(stop=MORE))) is None, "a run that goes on"
+
+
+@pytest.mark.slow
+def test_a_name_that_has_ended_refuses_another_recipe(head: Head, undisturbed: Path, tmp_path: Path) -> None:
+    shutil.copytree(undisturbed, tmp_path / "run")
+    other = runs.document(stop=MORE, learning_rate={"base": 0.2, "warmup_epochs": 1.0})
     with pytest.raises(CheckpointError, match=r"learning_rate\.base: the checkpoint was made with 0\.1, and the spec now says 0\.2"):
         runs.train(tmp_path, head.address, Workers(1, 1), other)

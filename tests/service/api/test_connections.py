@@ -16,7 +16,7 @@ import httpx
 import psutil
 import pytest
 import uvicorn
-from servers import NO_TLS, new_token, serving
+from servers import NO_TLS, Service, new_token, serving
 from small_runs import wait_for
 
 from largebatch.jobs.errors import InputError
@@ -158,34 +158,39 @@ def test_an_address_that_cannot_be_listened_on() -> None:
         listen("127.0.0.1", listener.getsockname()[1])
 
 
-def test_half_sent_requests_do_not_shut_others_out(tmp_path: Path) -> None:
-    """Three times as many as files may be open, and new ones for those that go."""
-    with serving(tmp_path) as service:
+@pytest.fixture(scope="module")
+def short_of_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with serving(tmp_path_factory.mktemp("files")) as service:
         psutil.Process(service.pid).rlimit(resource.RLIMIT_NOFILE, (FILES, FILES))
-        held: list[socket.socket] = []
-        try:
-            for _ in range(3 * FILES):
-                connection = socket.create_connection(("127.0.0.1", service.port), timeout=5)
-                held.append(connection)
-                with contextlib.suppress(OSError):
-                    connection.sendall(HALF)
-                if len(held) % 50 == 0:
-                    assert httpx.get(f"{service.url}/v1/runs", timeout=5, verify=NO_TLS).status_code == 200
-            with httpx.Client(base_url=service.url, timeout=5, verify=NO_TLS) as kept:
-                assert {kept.get("/v1/runs").status_code for _ in range(20)} == {200}
-        finally:
-            for connection in held:
-                connection.close()
-        assert "Traceback" not in service.log
-        assert "out of system resource" not in service.log
-        assert len(service.log) < 20_000
+        yield service
 
 
-def test_many_connections_at_one_moment_are_accepted_as_there_is_room(tmp_path: Path) -> None:
+def test_half_sent_requests_do_not_shut_others_out(short_of_files: Service) -> None:
+    """Three times as many as files may be open, and new ones for those that go."""
+    service = short_of_files
+    held: list[socket.socket] = []
+    try:
+        for _ in range(3 * FILES):
+            connection = socket.create_connection(("127.0.0.1", service.port), timeout=5)
+            held.append(connection)
+            with contextlib.suppress(OSError):
+                connection.sendall(HALF)
+            if len(held) % 50 == 0:
+                assert httpx.get(f"{service.url}/v1/runs", timeout=5, verify=NO_TLS).status_code == 200
+        with httpx.Client(base_url=service.url, timeout=5, verify=NO_TLS) as kept:
+            assert {kept.get("/v1/runs").status_code for _ in range(20)} == {200}
+    finally:
+        for connection in held:
+            connection.close()
+    assert "Traceback" not in service.log
+    assert "out of system resource" not in service.log
+    assert len(service.log) < 20_000
+
+
+def test_many_connections_at_one_moment_are_accepted_as_there_is_room(short_of_files: Service) -> None:
     """They come while the service is stopped, so that its next look finds all of them."""
-    with serving(tmp_path) as service, contextlib.ExitStack() as stack:
-        process = psutil.Process(service.pid)
-        process.rlimit(resource.RLIMIT_NOFILE, (FILES, FILES))
+    service, process = short_of_files, psutil.Process(short_of_files.pid)
+    with contextlib.ExitStack() as stack:
         process.suspend()
         for _ in range(3 * FILES):
             connection = stack.enter_context(socket.socket())
@@ -217,7 +222,7 @@ def test_one_owner_s_event_streams_leave_connections_to_others(tmp_path: Path) -
             wait_for(lambda: status(heavy) == 200, 30)
 
 
-def test_whoever_shows_no_valid_token_is_limited_whatever_is_shown(tmp_path: Path) -> None:
+def test_requests_are_limited_and_whoever_shows_no_valid_token_whatever_is_shown(tmp_path: Path) -> None:
     with serving(tmp_path, "--with-tokens", "--requests-per-minute", "60") as service:
         codes = [
             httpx.get(f"{service.url}/v1/runs", headers={"Authorization": f"Bearer {number}"}, verify=NO_TLS).status_code for number in range(30)
@@ -225,6 +230,10 @@ def test_whoever_shows_no_valid_token_is_limited_whatever_is_shown(tmp_path: Pat
         assert codes[0] == 401
         assert codes.count(429) > 15
         assert service.log.count("status=401") == 1
+        known = {"Authorization": f"Bearer {new_token(service.runs_dir, 'ann', '--scope', 'read')}"}
+        codes = [httpx.get(f"{service.url}/v1/runs", headers=known, verify=NO_TLS).status_code for _ in range(20)]
+        assert (codes[0], codes[-1]) == (200, 429)
+        assert httpx.get(f"{service.url}/healthz", verify=NO_TLS).status_code == 200
 
 
 class TestRateLimit:

@@ -1,4 +1,4 @@
-"""Studies as jobs: what is asked for, what its command is given, how far it is, and what it says."""
+"""Studies as jobs: what is asked for, what its command is given, how far it is, and what it says; and a sweep that waits."""
 
 import json
 from pathlib import Path
@@ -118,6 +118,18 @@ def test_what_the_network_sees_of_a_study(service: Service) -> None:
         asked = http.get(f"/v1{sent.headers['Location']}").json()["spec"]
         assert (sent.status_code, asked) == (303, {"budget_s": 600.0, "optimizers": ["sgd", "lamb"]})
         assert accepted.json()["kind"] == Kind.STUDY
+
+
+def test_what_a_sweep_has_not_yet_is_no_missing_page(service: Service) -> None:
+    """It waits for its turn."""
+    with httpx.Client(base_url=service.url, timeout=60) as http:
+        sweep = {"recipe": "digits-small-batch", "each": {"batch.global_batch_size": [32, 64]}}
+        job_id = http.post("/v1/sweeps", json={"sweep": sweep}).json()["id"]
+        for what, words in (("report", "this sweep has no report yet"), ("findings", "no run that has ended"), ("advice", "no run that has ended")):
+            answer = http.get(f"/v1/sweeps/{job_id}/{what}")
+            assert answer.status_code == 409, answer.text
+            assert words in answer.json()["detail"]
+            assert "the sweep goes on" not in answer.text, "it waits"
 
 
 @pytest.mark.slow

@@ -5,14 +5,12 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import made_records
 import pytest
-from buckets import new_bucket
 from launch_runs import S3_ENVIRONMENT, Head
 from servers import serving
 from small_runs import wait_for
@@ -33,12 +31,6 @@ from largebatch.service.settings import Settings
 
 JOB = Job(id="a", kind=Kind.RUN, owner="ann", name="a", recipe=None, cpus=1.0, gpus=0, created_at_s=0.0, state=State.RUNNING, attempt=1)
 STEPS = 150
-
-
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
-    with new_bucket() as made:
-        yield made
 
 
 def test_where_runs_may_be_kept() -> None:
@@ -161,7 +153,7 @@ def test_the_whole_service_on_ray_and_s3(head: Head, bucket: str, tmp_path: Path
     options = ("--ray-address", head.dashboard, "--ray-python", sys.executable, "--database-url", url, "--runs-dir", f"{bucket}/whole")
     asked: dict[str, Any] = {
         "recipe": "digits-small-batch", "cpus": 1.0,
-        "set": {"stop.epochs": 300, "stop.target_accuracy": None, "evaluation.every_epochs": 5.0},
+        "set": {"stop.epochs": 100_000, "stop.max_seconds": 5.0, "stop.target_accuracy": None, "evaluation.every_epochs": 50.0},
     }  # fmt: skip
     with serving(tmp_path, *options, MLFLOW_TRACKING_URI="", **S3_ENVIRONMENT) as service, httpx.Client(base_url=service.url, timeout=60) as http:
         job_id = http.post("/v1/runs", json=asked).json()["id"]
