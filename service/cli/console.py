@@ -56,6 +56,7 @@ class TrainingView:
         self._shown_at_s = 0.0
         self._score, self._metric = "", ACCURACY
         self._first: StepRecord | None = None
+        self._last: StepRecord | None = None
         self._unit = SAMPLES
         self._progress = Progress(
             SpinnerColumn(),
@@ -94,12 +95,15 @@ class TrainingView:
             classes = "" if record.num_classes is None else f", {record.num_classes:,} classes"
             held_out = "" if record.num_validation_samples is None else f"{record.num_validation_samples:,} validation samples, "
             self.notice(f"{record.num_train_samples:,} training samples, {held_out}{record.num_test_samples:,} test samples{classes}")
+            self._say("before the first step")
         elif isinstance(record, EvalRecord):
             self._score = f"  {self._metric.in_words(record.score)}"
             if not self._live:
                 self.notice(f"step {record.step}  epoch {record.epoch:.2f}{self._score}  training {record.training_seconds:.1f} s")
+            if self._last is not None:
+                self._say(self._line(self._last))
         elif isinstance(record, StepRecord):
-            self._first = self._first or record
+            self._first, self._last = self._first or record, record
             now = time.monotonic()
             if now - self._shown_at_s >= (REFRESH_S if self._live else PLAIN_EVERY_S):
                 if self._live:
@@ -108,6 +112,10 @@ class TrainingView:
                 elif self._shown_at_s:
                     self.notice(self._line(record))
                 self._shown_at_s = now
+
+    def _say(self, phase: str) -> None:
+        """Let the moving line say this until the next step."""
+        self._progress.update(self._task, description=phase)
 
     def _rate(self, record: StepRecord) -> float:
         first = self._first or record

@@ -110,7 +110,7 @@ class SweepView:
         return f"about {time_left((time.monotonic() - self._began_s) / done * (self._total - self._num_over))}" if done else time_left(None)
 
     def _draw(self) -> RenderableType:
-        table = Table(box=None, padding=(0, 2, 0, 0), caption=BY_WHICH_RULE, caption_justify="left")
+        table = Table(box=None, padding=(0, 2, 0, 0))
         standings = self._standings[:MOST_ROWS]
         mishaps = {"diverged": [of.num_diverged for of in standings], "failed": [of.num_failed for of in standings]}
         shown = {name: counts for name, counts in mishaps.items() if any(counts)}
@@ -125,7 +125,8 @@ class SweepView:
             table.add_row(f"and {len(self._standings) - MOST_ROWS} more")
         bar = Table.grid(padding=(0, 2, 0, 0))
         bar.add_row(ProgressBar(self._total, self._num_over, width=40), Text(f"{self._num_over}/{self._total} runs"), Text(self._remaining()))
-        return Group(table, bar)
+        rule = [Text(BY_WHICH_RULE, style="dim")] if any(of.repeated for of in standings) else []
+        return Group(table, *rule, bar)
 
 
 def _result(summary: RunSummary | None) -> str:

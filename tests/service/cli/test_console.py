@@ -76,6 +76,21 @@ def test_a_terminal_gets_one_line_that_moves(clock: list[float]) -> None:
     assert "epoch 1.00" not in text.getvalue()
 
 
+def test_a_terminals_line_says_at_what_a_run_is_where_no_step_comes() -> None:
+    """Before the first one, and after the last, whose score is there at once."""
+    training, text = view(is_terminal=True)
+    with training:
+        training.record(START)
+        training.record(step(1))
+        training.record(EVALUATION)
+    waiting, begun = view(is_terminal=True)
+    with waiting:
+        waiting.record(START)
+    told = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text.getvalue())
+    assert "step 1/100  0 samples/s  loss 0.5000  lr 0.01  accuracy 0.8125" in told
+    assert "before the first step" in begun.getvalue()
+
+
 @pytest.mark.parametrize("width", [60, 80])
 def test_a_narrow_terminal_gets_whole_numbers(width: int) -> None:
     training, text = view(is_terminal=True, width=width)

@@ -38,6 +38,7 @@ def test_the_table_fits_a_terminal_and_its_best_is_the_answers(tmp_path: Path) -
     with SweepView(Console(file=screen, force_terminal=True, width=80), groups(spec), count_runs(spec), Ledger(tmp_path)):
         pass
     assert "…" not in screen.getvalue()
+    assert "by the median of the seeds that did not choose it" in screen.getvalue()
     lines = screen.getvalue().splitlines()
     assert all(len(line) <= 80 for line in lines if "\x1b" not in line)
     rows = [(line.split(), after.strip()) for line, after in itertools.pairwise(lines) if line.startswith("batch")]
