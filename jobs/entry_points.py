@@ -38,7 +38,7 @@ def call_entry_point(field: str, reference: str, arguments: Mapping[str, Any], o
         _refuse_another(field, top)
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        hint = f"Run from the folder that holds it, or install it ({module_name})."
+        hint = "Run from the folder that holds it, send it along with a job, or install it."
         raise SpecError(field, f"module {error.name!r} is not found.", hint) from error
     except LargebatchError:
         raise

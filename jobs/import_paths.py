@@ -32,7 +32,7 @@ def environment() -> dict[str, str]:
 
     An empty part of PYTHONPATH would be the current folder again, so there is none.
     """
-    paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    paths = [os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     if str(PACKAGES) not in paths and not _is_installed():
         paths.append(str(PACKAGES))  # behind what a person named: this process, too, searched that first
     others = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -56,10 +56,14 @@ def add_folder(folder: str) -> None:
         sys.path.insert(holds_installed.index(True) if True in holds_installed else len(sys.path), folder)
 
 
+def hides_ours(module: str) -> bool:
+    """Whether a file or folder of this name would be taken for a module of Python's or ours where a folder is searched before all else."""
+    return module in sys.stdlib_module_names or module in ESSENTIAL
+
+
 def refuse_hiding(folder: Path) -> None:
     """Raise InputError for a file that Ray's processes, which search this folder before all else, would take for a module of Python's or ours."""
-    names = sys.stdlib_module_names | ESSENTIAL
     for path in sorted(folder.iterdir()):
-        if path.stem in names and path.resolve() != PACKAGE.resolve() and (path.suffix == ".py" or (path / "__init__.py").is_file()):
+        if hides_ours(path.stem) and path.resolve() != PACKAGE.resolve() and (path.suffix == ".py" or (path / "__init__.py").is_file()):
             problem = f"Ray's processes search the current folder first, and would take it for the module {path.stem!r} that they need."
             raise InputError(str(path), problem, "Call it by another name, or run from another folder.")

@@ -116,6 +116,8 @@ class Client:
                         last_id, tries = event.id or last_id, 0
                         if event.event == "over":
                             return
+                        if not event.data:
+                            continue  # a comment that kept the stream alive
                         yield event.event, event.json()
             except httpx.TransportError as error:
                 tries += 1

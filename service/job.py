@@ -92,6 +92,8 @@ class JobFacts(BaseModel):
     """The recipe's or sweep's, with which its id begins, until its owner gives it another."""
     tags: tuple[str, ...] = ()
     notes: str = ""
+    code: str | None = None
+    """SHA-256 of the bundle of own code that it runs."""
     project: str | None = None
     """Whose people may read it, where the operator lets them; null: its owner's alone."""
     recipe: str | None

@@ -23,6 +23,7 @@ RUNS_DIR = Option(
 DATABASE_URL = Option("postgresql://user@host/database; default: an SQLite file among the runs.", variable="LARGEBATCH_DATABASE_URL")
 RAY_ADDRESS = Option("Dashboard of a Ray cluster that runs the jobs; default: this machine.", variable="RAY_API_SERVER_ADDRESS")
 MLFLOW_URL = Option("MLflow as browsers find it; default MLFLOW_TRACKING_URI.", variable="LARGEBATCH_MLFLOW_URL")
+ALLOW_CODE = Option("Let people send own code with their jobs; it runs as this user.", flag="--allow-code", variable="LARGEBATCH_ALLOW_CODE")
 RAY_DASHBOARD_URL = Option("Ray's dashboard as browsers find it; default --ray-address.", variable="LARGEBATCH_RAY_DASHBOARD_URL")
 TAKE_OVER = Option("Take up local jobs that a machine began which is gone; nothing of them may still run.", flag="--take-over")
 
@@ -44,6 +45,8 @@ class Settings:
     wants_tokens: Annotated[bool, Option("Ask for tokens on this machine too.", flag="--with-tokens")] = False
     sharing: Annotated[bool, Option("Let the people of a project see each other's runs.")] = False
     entry_points: Annotated[tuple[str, ...], Option("Own code that requests may name.", flag="--entry-point", metavar="MODULE:FUNCTION")] = ()
+    allows_code: Annotated[bool, ALLOW_CODE] = False
+    max_code_bytes_per_owner: int = 200 << 20
     allows_download: Annotated[bool, Option("Let requests fetch data sets from their publishers.", flag="--allow-download")] = False
     memory_gib: Annotated[float, Option("Memory that jobs may hold together; default four fifths of it.", minimum=0.5, is_found_out=True)] = math.inf
     max_running: Annotated[int | None, Option("Jobs at a time, of all owners together; default: as many as fit.", minimum=0)] = None
@@ -79,10 +82,13 @@ class Settings:
             # Of this process alone: another replica on this machine, or a run that works here, has its own.
             digest = hashlib.sha256(store.encode()).hexdigest()[:12]
             folder = Path(tempfile.gettempdir()) / f"largebatch-copies-{digest}-{values.get('port') or os.getpid()}"
+        tracking_uri = os.environ.get("MLFLOW_TRACKING_URI") or None
+        if values.get("allows_code") and tracking_uri is not None and _is_relative(tracking_uri):
+            raise InputError("MLFLOW_TRACKING_URI", "is relative, and jobs with own code work in a folder of their own.", "Give the whole path.")
         return cls(
             runs_dir=folder, store=store, entry_points=tuple(entry_points or ()), cpus=cls.cpus if cpus is None else cpus,
             gpus=_num_gpus() if gpus is None else gpus, memory_gib=JOBS_PART * memory_bytes() / GIB if memory_gib is None else memory_gib,
-            tracking_uri=os.environ.get("MLFLOW_TRACKING_URI") or None, **values,
+            tracking_uri=tracking_uri, **values,
         )  # fmt: skip
 
     @property
@@ -106,6 +112,13 @@ class Settings:
     def state_dir(self) -> Path:
         """Attempts, their logs and locks."""
         return self.runs_dir / ".service"
+
+
+def _is_relative(uri: str) -> bool:
+    """Whether an address of MLflow's means another place for a process of another folder."""
+    return (uri.startswith("sqlite:///") and not uri.startswith("sqlite:////")) or (
+        ":" not in uri and uri != "databricks" and not uri.startswith("/")
+    )
 
 
 def _num_gpus() -> int:

@@ -70,9 +70,10 @@ def entry_points(spec: TrainSpec) -> dict[str, str]:
     return {field: reference for field, reference in references.items() if reference is not None}
 
 
-def refuse_unlisted_entry_points(spec: TrainSpec, allowed: Collection[str]) -> None:
+def refuse_unlisted_entry_points(spec: TrainSpec, allowed: Collection[str], otherwise: str = "") -> None:
     """For specs that arrive over a network: only entry points that the operator listed may run.
 
+    Args: otherwise: what whoever asks can do without the operator.
     Raises: SpecError.
     """
     refused = {field: reference for field, reference in entry_points(spec).items() if reference not in allowed}
@@ -82,7 +83,7 @@ def refuse_unlisted_entry_points(spec: TrainSpec, allowed: Collection[str]) -> N
     named = " and ".join([repr(reference), *(f"{other} {what!r}" for other, what in others)])
     verb, them = ("are", "them") if others else ("is", "it")
     options = " ".join(f"--entry-point {what}" for what in dict.fromkeys(refused.values()))
-    hint = f"Allowed: {', '.join(sorted(allowed)) or 'none'}. The operator allows {them} with: largebatch serve {options}"
+    hint = f"{otherwise} Allowed: {', '.join(sorted(allowed)) or 'none'}. The operator allows {them} with: largebatch serve {options}"
     raise SpecError(field, f"{named} {verb} not among the entry points that this server's operator allows.", hint)
 
 

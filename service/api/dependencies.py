@@ -14,8 +14,10 @@ from largebatch.service.api.analysis_worker import AnalysisWorker
 from largebatch.service.api.errors import NotFoundError
 from largebatch.service.api.live import Watcher
 from largebatch.service.api.rate_limit import RateLimit, StreamLimit
-from largebatch.service.backends.base import Backend
+from largebatch.service.backends.base import Backend, no_code
 from largebatch.service.backends.local import LocalBackend
+from largebatch.service.bundle import FIELD, references_in, refuse_misplaced
+from largebatch.service.db.bundles import Bundles, CodeBundle
 from largebatch.service.db.engine import DatabaseError, open_database
 from largebatch.service.db.listing import Sight
 from largebatch.service.db.store import Store
@@ -43,6 +45,7 @@ class Dependencies:
     settings: Settings
     store: Store
     tokens: Tokens
+    bundles: Bundles
     backend: Backend
     run_folders: RunFolders
     reconciler: Reconciler
@@ -97,6 +100,22 @@ class Dependencies:
             raise ForbiddenError("", f"this {kind} is {job.owner}'s, who alone changes it.", "Ask them, or submit your own like it.")
         return job
 
+    def bundle(self, sha256: str, who: Principal) -> CodeBundle:
+        """A bundle of own code that this asker may see: theirs, for an administrator everybody's. Raises: NotFoundError."""
+        bundle = self.bundles.find(sha256, None if who.may("admin") else who.owner)
+        if bundle is None:
+            raise NotFoundError(FIELD, f"there is no bundle {sha256[:64]!r}.", "GET /v1/code lists yours.")
+        return bundle
+
+    def refuse_code_of(self, job: Job, who: Principal) -> None:
+        """Refuse a job whose code is not its submitter's, or not where a job looks for it. Raises: NotFoundError, ForbiddenError, SpecError."""
+        if job.code is None:
+            return
+        bundle = self.bundle(job.code, who)
+        if who.owner not in bundle.owners:
+            raise ForbiddenError(FIELD, f"this bundle is {bundle.owners[0]}'s.", "Send the same zip yourself: then it is yours, too.")
+        refuse_misplaced(bundle.files, references_in({"spec": job.spec, "base": job.base}))
+
     def may_change(self, who: Principal, job: Job) -> bool:
         """Whether an asker who sees a job may change it, too."""
         return who.may("admin") or (who.may("submit") and job.owner == who.owner)
@@ -116,20 +135,23 @@ def make_dependencies(settings: Settings) -> Dependencies:
     settings.runs_dir.mkdir(parents=True, exist_ok=True)
     settings.state_dir.mkdir(mode=0o700, exist_ok=True)
     engine = open_database(settings)
-    store, tokens = Store(engine), Tokens(engine)
+    store, tokens, bundles = Store(engine), Tokens(engine), Bundles(engine, settings.max_code_bytes_per_owner)
+    code = bundles.content if settings.allows_code else no_code
     backend: Backend
     one_host = None
     if settings.ray_address is None:
         one_host = OneHost(store, settings.state_dir)
         one_host.claim(settings.takes_over)
-        backend = LocalBackend(settings.state_dir, settings.runs_dir, settings.data_dir, Capacity(settings.cpus, settings.gpus, settings.memory_gib))
+        capacity = Capacity(settings.cpus, settings.gpus, settings.memory_gib)
+        backend = LocalBackend(settings.state_dir, settings.runs_dir, settings.data_dir, capacity, code=code)
     else:
         from largebatch.service.backends.ray import RayBackend  # imports Ray, a second that local jobs need not wait
 
-        backend = RayBackend(settings.ray_address, settings.store or settings.runs_dir.resolve(), settings.data_dir, settings.ray_python)
+        output_dir = settings.store or settings.runs_dir.resolve()
+        backend = RayBackend(settings.ray_address, output_dir, settings.data_dir, settings.ray_python, code)
     run_folders = RunCopies(Storage(settings.store), settings.runs_dir, store.active_ids) if settings.store else RunFolders(settings.runs_dir)
     return Dependencies(
-        settings, store, tokens, backend, run_folders, Reconciler(store, backend, settings, run_folders, one_host),
+        settings, store, tokens, bundles, backend, run_folders, Reconciler(store, backend, settings, run_folders, one_host),
         Watcher(store, run_folders, tokens.still_valid), AnalysisWorker(), RateLimit(settings.rate_per_minute),
         RateLimit(min(settings.rate_per_minute, REFUSALS_PER_MINUTE)), tracking_server(settings.tracking_uri),
         backend_server(backend),

@@ -10,10 +10,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from largebatch.service.api.errors import Problem, TooLargeError, problem_of, respond
 from largebatch.service.api.logs import Seldom
 from largebatch.service.api.routes.operations import REQUESTS
+from largebatch.service.bundle import CODE_ALONE, LARGEST_BYTES
 from largebatch.service.settings import LOOPBACK
 
 LARGEST_BODY = 1 << 20
+LARGEST_UPLOAD = LARGEST_BYTES + LARGEST_BODY
+"""Of a bundle of code, with the form that it comes in."""
+UPLOADS = {"/v1/code": "", "/runs/new": "multipart/form-data", "/sweeps/new": "multipart/form-data", "/studies/new": "multipart/form-data"}
+"""Where bundles come in, and in what kind of body: their routes find out who asks before they read it, and keep it on disk."""
 TOO_LARGE = TooLargeError("body", f"is larger than {LARGEST_BODY >> 20} MiB.", "Nothing here needs that.")
+TOO_LARGE_UPLOAD = TooLargeError("body", f"is larger than {LARGEST_BYTES >> 20} MiB.", CODE_ALONE)
 METHODS = {"GET", "POST", "DELETE", "HEAD", "OPTIONS", "PUT", "PATCH"}
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; connect-src 'self'; "
@@ -29,10 +35,13 @@ HEADERS = {  # no other site is told an address of ours; under `no-referrer` bro
 
 
 class RequestMiddleware:
-    """Surrounds an application. Args: is_open: it asks for no tokens, and so answers to the names of this machine alone."""
+    """Surrounds an application.
 
-    def __init__(self, app: ASGIApp, is_open: bool) -> None:
-        self._app, self._is_open = app, is_open
+    Args: is_open: it asks for no tokens, and so answers to the names of this machine alone; takes_code: it takes larger bodies where code comes in.
+    """
+
+    def __init__(self, app: ASGIApp, is_open: bool, takes_code: bool = False) -> None:
+        self._app, self._is_open, self._takes_code = app, is_open, takes_code
         self._log, self._seldom = structlog.get_logger("request"), Seldom()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -69,15 +78,19 @@ class RequestMiddleware:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer with a refusal, or hand the request on with its whole body."""
         headers, messages = Headers(scope=scope), list[Message]()
+        is_upload = self._takes_code and scope["method"] == "POST" and headers.get("content-type", "").startswith(UPLOADS.get(scope["path"], "-"))
         length = headers.get("content-length", "0")
         problem: Problem | None = None
         # Where no token is needed, nothing but the browser's honesty stands between a foreign page and us: names that
         # a foreign page can point at this machine are not answered.
         host = headers.get("host", "").rsplit(":", 1)[0].strip("[]")
-        if length.isdecimal() and int(length) > LARGEST_BODY:
-            problem = problem_of(TOO_LARGE)
+        if length.isdecimal() and int(length) > (LARGEST_UPLOAD if is_upload else LARGEST_BODY):
+            problem = problem_of(TOO_LARGE_UPLOAD if is_upload else TOO_LARGE)
         elif self._is_open and host not in LOOPBACK:
             problem = Problem(title="Not allowed", status=421, detail=f"This service is not called {host[:100]!r}.")
+        elif is_upload:
+            await self._app(scope, _counted(receive), send)
+            return
         else:
             messages.append(await _whole_body(receive))
             if len(messages[0].get("body", b"")) > LARGEST_BODY:
@@ -106,6 +119,21 @@ class RequestMiddleware:
             method=scope["method"], path=scope["path"][:200], status=status, ms=round(took_s * 1000, 1),
             owner=owner, **({"more_like_it": repeated} if repeated else {}),
         )  # fmt: skip
+
+
+def _counted(receive: Receive) -> Receive:
+    """The parts of a body as they come. Raises, to whoever reads them: TooLargeError, where they become too many."""
+    num_bytes = 0
+
+    async def receive_next() -> Message:
+        nonlocal num_bytes
+        message = await receive()
+        num_bytes += len(message.get("body", b""))
+        if num_bytes > LARGEST_UPLOAD:
+            raise TOO_LARGE_UPLOAD
+        return message
+
+    return receive_next
 
 
 async def _whole_body(receive: Receive) -> Message:

@@ -20,6 +20,8 @@ from largebatch.jobs.spec.mistakes import first_mistake, nearest
 from largebatch.jobs.spec.read import build_spec, recipe_paths, refuse_unlisted_entry_points
 from largebatch.jobs.spec.text import OVER_THE_NETWORK, read_document, refuse_beyond
 from largebatch.jobs.spec.train_spec import TrainSpec
+from largebatch.service.bundle import DIGEST, FIELD, references_in
+from largebatch.service.db.tokens import ForbiddenError
 from largebatch.service.job import Job, Kind
 from largebatch.service.settings import Settings
 from largebatch.tuning.study.options import compared_optimizers, refuse_unstudied
@@ -34,6 +36,7 @@ LEAST_CPUS, LEAST_GIB, USUAL_GIB = 0.25, 0.5, 1.5
 """Of each process of a job: a run takes about 0.6 GiB before it has any data, and what holds less is not slower but in everybody's way."""
 OF_A_STUDY = {"--budget": "budget_s", "--optimizers": "optimizers"}
 """What the command's options are called here."""
+SEND_CODE = "Send your code along: as a zip in the form, or largebatch remote submit RECIPE --code FOLDER."
 LARGEST_SPEC = 64 << 10
 """Bytes; the spec travels in one environment variable, and the kernel takes 128 KiB."""
 
@@ -108,6 +111,8 @@ class Submit(BaseModel):
     notes: Notes = ""
     is_private: bool = False
     """Keep it from the people of one's project, where the operator lets them see each other's."""
+    code: Annotated[str, *_matching(DIGEST, "the SHA-256 of a bundle that was sent to /v1/code")] | None = None
+    """Own code: a bundle by its SHA-256, where the operator allows it. Its modules are what the spec's entry points name."""
 
 
 class RecipeSubmit(Submit):
@@ -187,7 +192,7 @@ def _spec_of(submission: RecipeSubmit, settings: Settings) -> TrainSpec:
         refuse_beyond(part, "spec", OVER_THE_NETWORK)
     fields = {**submission.set, **({} if submission.name is None else {"name": submission.name})}
     spec = with_fields(build_spec({"name": "run", **document}), fields)
-    refuse_for_strangers(spec, settings)
+    refuse_for_strangers(spec, settings, submission.code)
     return spec
 
 
@@ -225,7 +230,7 @@ def job_of_sweep(submission: SweepSubmit, owner: str, settings: Settings) -> Job
     base = with_fields(build_spec(recipe_document(sweep.recipe)), sweep.set)
     try:
         for group in groups(sweep):
-            refuse_for_strangers(with_fields(base, group.fields), settings)
+            refuse_for_strangers(with_fields(base, group.fields), settings, submission.code)
     except (TypeError, ValueError, OverflowError) as error:
         if isinstance(error, InputError):
             raise
@@ -267,6 +272,11 @@ def _sweep_resources(submission: SweepSubmit, asked: ResourcesSpec, settings: Se
 
 def _job(submission: Submit, kind: Kind, owner: str, settings: Settings, name: str, processes: int, **fields: Any) -> Job:
     """Args: processes: that train at a time."""
+    if submission.code is not None:
+        refuse_code(settings)
+        if not references_in(fields):
+            hint = "Name what is to be called, such as model.entry_point=my_code:build, or leave it out."
+            raise SpecError(FIELD, "is given, and nothing names it.", hint)
     workers = read_workers(submission.workers).most if submission.workers else 1
     if submission.device == "cuda" and not submission.gpus:
         raise InputError("gpus", "none is asked for, and the device is cuda.", "Ask for one for each worker.")
@@ -302,13 +312,22 @@ def _job(submission: Submit, kind: Kind, owner: str, settings: Settings, name: s
         id=f"{name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}-{secrets.token_hex(4)}", kind=kind, owner=owner, name=name,
         device=submission.device, workers=submission.workers, cpus=cpus, gpus=submission.gpus, memory_gib=memory_gib,
         priority=submission.priority, priority_among_owners=min(submission.priority, 0), created_at_s=now,
-        deadline_at_s=None if submission.deadline_s is None else now + submission.deadline_s, tags=submission.tags, notes=submission.notes, **fields,
+        deadline_at_s=None if submission.deadline_s is None else now + submission.deadline_s, tags=submission.tags, notes=submission.notes,
+        code=submission.code, **fields,
     )  # fmt: skip
 
 
-def refuse_for_strangers(spec: TrainSpec, settings: Settings) -> None:
-    """What a person at the machine may do, and a request may not. Raises: SpecError."""
-    refuse_unlisted_entry_points(spec, settings.entry_points)
+def refuse_code(settings: Settings) -> None:
+    """Raises: ForbiddenError where the operator takes no code of people's own."""
+    if not settings.allows_code:
+        hint = "Ask its operator, who allows it with: largebatch serve --allow-code"
+        raise ForbiddenError(FIELD, "this service takes no code of its people's own.", hint)
+
+
+def refuse_for_strangers(spec: TrainSpec, settings: Settings, code: str | None = None) -> None:
+    """What a person at the machine may do, and a request may not. Args: code: what the entry points are looked for in. Raises: SpecError."""
+    if code is None:
+        refuse_unlisted_entry_points(spec, settings.entry_points, SEND_CODE if settings.allows_code else "")
     if spec.tracking.mlflow_uri is not None:
         raise SpecError("tracking.mlflow_uri", "is the operator's to choose.", "Leave it out.")
     if spec.dataset.download and not settings.allows_download:

@@ -20,7 +20,7 @@ from largebatch.service.api.forms import pages as form_pages
 from largebatch.service.api.logs import log_to_stderr
 from largebatch.service.api.middleware import RequestMiddleware
 from largebatch.service.api.pages import about, compare, from_elsewhere, lists, operators, rendering, sign_in
-from largebatch.service.api.routes import cluster, job_pages, jobs, operations, runs, studies, sweeps, tokens
+from largebatch.service.api.routes import cluster, code, job_pages, jobs, operations, runs, studies, sweeps, tokens
 from largebatch.service.present.views import refuse_unless_public
 from largebatch.service.settings import Settings
 
@@ -87,8 +87,8 @@ def make_app(deps: Dependencies) -> FastAPI:
     api = (runs.router, sweeps.router, studies.router, runs.recipes, cluster.router, jobs.events, tokens.router, tokens.me, operations.router)
     of_jobs = (lists.router, form_pages.router, job_pages.router, about.router, compare.router)
     of_pages = (*of_jobs, operators.router, sign_in.router, from_elsewhere.router)
-    for router in (*api, *of_pages):
+    for router in (*api, code.router, *of_pages):
         app.include_router(router)
     app.mount("/static", StaticFiles(directory=rendering.HERE / "static"))
-    app.add_middleware(RequestMiddleware, is_open=not deps.settings.needs_tokens)
+    app.add_middleware(RequestMiddleware, is_open=not deps.settings.needs_tokens, takes_code=deps.settings.allows_code)
     return app

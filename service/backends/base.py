@@ -7,7 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from largebatch.jobs.errors import FaultError
+from largebatch.jobs.errors import FaultError, InputError
 from largebatch.jobs.launch.options import TrainOptions, read_workers
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.service.job import Capacity, Job, Kind, Machine
@@ -85,6 +85,11 @@ class Backend(Protocol):
     def logs(self, job: Job, attempt: int, offset: int, limit: int) -> bytes:
         """What an attempt has printed, from a byte on; empty if there is no more."""
         ...
+
+
+def no_code(sha256: str) -> bytes:
+    """In place of a bundle where no code is taken. Raises: InputError."""
+    raise InputError("code", "no code of people's own is taken here.", "The operator allows it with: largebatch serve --allow-code")
 
 
 def job_arguments(job: Job, output_dir: Path | str, data_dir: Path) -> list[str]:

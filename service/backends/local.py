@@ -13,16 +13,19 @@ from subprocess import DEVNULL, Popen
 
 import psutil
 
-from largebatch.jobs.errors import StorageError
+from largebatch.jobs.errors import InputError, StorageError
 from largebatch.jobs.import_paths import environment, python
 from largebatch.jobs.run.run_folder import refusal
 from largebatch.service.backends import job_supervisor
-from largebatch.service.backends.base import SPEC, CannotStart, Presence, Seen, job_arguments, prepare
+from largebatch.service.backends.base import SPEC, CannotStart, Presence, Seen, job_arguments, no_code, prepare
 from largebatch.service.backends.job_supervisor import COMMAND, EXIT, LOCK, LOG, NEWEST, PID, write_whole
+from largebatch.service.bundle import unpack_once
 from largebatch.service.job import Capacity, Job, Kind, Machine
 
 SECRETS = ("LARGEBATCH_DATABASE_URL", "LARGEBATCH_TOKEN", "RAY_AUTH_TOKEN", "PGPASSWORD")
 """Of the service's environment, what jobs do not get."""
+CODE = "code"
+"""Of a job's folder among the attempts, where its own code lies, which no attempt changes."""
 LAST_BYTES = 4096
 STARTS_WITHIN_S = 30.0
 """A supervisor holds its lock within this time of its start; until then its GPUs count as taken."""
@@ -31,16 +34,24 @@ STARTS_WITHIN_S = 30.0
 class LocalBackend:
     """One supervisor process for each attempt, with its files in `state_dir`/JOB/ATTEMPT.
 
-    Args: arguments: what follows `python` in a job's command, for the job, its runs' folder and the folder of data.
+    Args:
+        arguments: what follows `python` in a job's command, for the job, its runs' folder and the folder of data.
+        code: the zip of a job's own code, by its SHA-256.
     """
 
     name = "local"
 
     def __init__(
-        self, state_dir: Path, runs_dir: Path, data_dir: Path, capacity: Capacity, arguments: Callable[[Job, Path, Path], list[str]] = job_arguments
+        self,
+        state_dir: Path,
+        runs_dir: Path,
+        data_dir: Path,
+        capacity: Capacity,
+        arguments: Callable[[Job, Path, Path], list[str]] = job_arguments,
+        code: Callable[[str], bytes] = no_code,
     ) -> None:
         self._state_dir, self._runs_dir, self._data_dir = state_dir.resolve(), runs_dir.resolve(), data_dir.resolve()
-        self._capacity, self._arguments = capacity, arguments
+        self._capacity, self._arguments, self._code = capacity, arguments, code
         self._supervisors: list[Popen[bytes]] = []
 
     def capacity(self) -> Capacity:
@@ -59,7 +70,7 @@ class LocalBackend:
             prepare(job, self._runs_dir)
             if not (attempt_dir / COMMAND).exists():
                 command = python(*self._arguments(job, self._runs_dir, self._data_dir))
-                document = {"command": command, "cwd": str(Path.cwd()), "gpus": self._free_gpus(job.gpus)}
+                document = {"command": command, "cwd": str(self._folder_of(job)), "gpus": self._free_gpus(job.gpus)}
                 write_whole(attempt_dir / COMMAND, json.dumps(document))
             gpus = json.loads((attempt_dir / COMMAND).read_text())["gpus"]
             write_whole(attempt_dir.parent / NEWEST, str(job.attempt))
@@ -67,9 +78,20 @@ class LocalBackend:
             self._supervisors.append(
                 Popen(command, env=job_environment(job, gpus), start_new_session=True, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL)
             )
+        except InputError as error:
+            raise CannotStart("local", f"its own code cannot be run: {error.problem}", error.hint) from error
         except (OSError, StorageError) as error:
             reason = error.problem if isinstance(error, StorageError) else refusal(error)
             raise CannotStart("local", f"its process cannot be started ({reason}).", "Free some space or memory.") from error
+
+    def _folder_of(self, job: Job) -> Path:
+        """The folder that a job's process works in, where its modules are looked for: its own code's, unpacked once, or the service's."""
+        if job.code is None:
+            return Path.cwd()
+        folder, packed = self._state_dir / job.id / CODE, self._code(job.code)
+        if not folder.exists():
+            unpack_once(packed, folder)
+        return folder
 
     def _attempt_dir(self, job: Job) -> Path:
         """The folder of the job's newest attempt, inside the job's own."""

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,8 +10,9 @@ from ray.exceptions import RayError
 
 from largebatch.jobs.errors import LargebatchError
 from largebatch.jobs.spec.train_spec import TrainSpec
-from largebatch.service.backends.base import BackendDown, CannotStart, Presence, Seen, job_arguments, prepare
+from largebatch.service.backends.base import BackendDown, CannotStart, Presence, Seen, job_arguments, no_code, prepare
 from largebatch.service.backends.ray_jobs import RayJobs, Submission, first_line
+from largebatch.service.db.engine import DatabaseError
 from largebatch.service.job import Capacity, Job, Kind, Machine
 from largebatch.service.memory import GIB
 
@@ -24,8 +25,12 @@ class RayBackend:
 
     name = "ray"
 
-    def __init__(self, address: str, output_dir: Path | str, data_dir: Path, python: str) -> None:
-        """Args: output_dir: where run folders go, a folder that the cluster's machines share or a URI."""
+    def __init__(self, address: str, output_dir: Path | str, data_dir: Path, python: str, code: Callable[[str], bytes] = no_code) -> None:
+        """Args:
+        output_dir: where run folders go, a folder that the cluster's machines share or a URI.
+        code: the zip of a job's own code, by its SHA-256.
+        """
+        self._code = code
         self._address, self._output_dir, self._data_dir, self._python = address, output_dir, data_dir.resolve(), python
         self._cluster: RayJobs | None = None
 
@@ -68,8 +73,10 @@ class RayBackend:
             spec = TrainSpec.model_validate(job.spec if job.kind is Kind.RUN else job.base)
             prepare(job, Path(self._output_dir))
             with self._ray() as cluster:
-                cluster.send(Submission(job.id, spec, [], mlflow_environment(), True, self._python), _submission_id(job), arguments)
-        except BackendDown:
+                bundle = None if job.code is None else self._code(job.code)
+                submission = Submission(job.id, spec, [], mlflow_environment(), True, self._python, bundle)
+                cluster.send(submission, _submission_id(job), arguments)
+        except (BackendDown, DatabaseError):
             raise
         except (LargebatchError, ValueError) as error:
             raise CannotStart("ray", f"Ray does not take it ({str(error)[:300]}).") from error

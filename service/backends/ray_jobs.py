@@ -27,6 +27,7 @@ from largebatch.jobs.spec.read import entry_points
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.service.backends.base import SPEC
 from largebatch.service.backends.own_code import own_code
+from largebatch.service.bundle import module_of, unpack
 
 STOP_S = 120
 """Seconds that a stopped job has for finishing its step and saving."""
@@ -69,6 +70,8 @@ class Submission(NamedTuple):
     environment: dict[str, str]
     ships_code: bool = True
     python: str = "python"
+    bundle: bytes | None = None
+    """The zip of own code that goes along; None: the current folder's, where the spec calls it."""
 
 
 class RayJobs:
@@ -214,21 +217,23 @@ def _refuse_silence(address: str, answer_s: float) -> None:
 
 @contextmanager
 def _shipped(submission: Submission) -> Iterator[Path | None]:
-    """A folder with this project's packages, and with the current folder's code if the spec calls it."""
+    """A folder with this project's packages, and with the bundle, or the current folder's code if the spec calls it."""
     if not submission.ships_code:
         yield None
         return
     with tempfile.TemporaryDirectory(prefix="largebatch-code-") as name:
         folder = Path(name)
         shutil.copytree(PACKAGES / "largebatch", folder / "largebatch", ignore=shutil.ignore_patterns("__pycache__"))
-        if references := entry_points(submission.spec):
+        if submission.bundle is not None:
+            unpack(submission.bundle, folder)
+        elif references := entry_points(submission.spec):
             _send_own_code(Path.cwd(), references.values(), folder)
         yield folder
 
 
 def _send_own_code(source: Path, references: Iterable[str], folder: Path) -> None:
     """Copy a person's own code, and say what stays behind."""
-    own = own_code(source, {reference.partition(":")[0].partition(".")[0] for reference in references})
+    own = own_code(source, set(map(module_of, references)))
     for path in own.files:
         if not (folder / path).exists():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from largebatch.jobs.errors import InputError, LargebatchError
 from largebatch.service.db.engine import reading, writing
 from largebatch.service.db.listing import BRIEF, CREATED, BriefRow, Sight, columns_of, counting, is_by_time, listing, narrowed, read_condition
-from largebatch.service.db.tables import jobs, leases, submissions
+from largebatch.service.db.tables import bundle_owners, jobs, leases, submissions
 from largebatch.service.job import ACTIVE, FINAL, MOVES, Job, Kind, State
 
 CLOCKS = {"postgresql": "EXTRACT(EPOCH FROM clock_timestamp())", "sqlite": "(julianday('now') - 2440587.5) * 86400.0"}
@@ -78,6 +78,8 @@ class Store:
                 waiting = sa.select(sa.func.count()).where(jobs.c.state == State.QUEUED, jobs.c.owner == job.owner)
                 if connection.execute(waiting).scalar_one() >= max_waiting:
                     raise ConflictError("", f"{max_waiting} jobs of {job.owner} wait already.", "Wait until some have run, or cancel some.")
+                if job.code is not None:
+                    _hold_bundle(connection, job.owner, job.code)
                 connection.execute(jobs.insert().values(**job.model_dump(mode="json")))
             return job, True
         except IntegrityError:
@@ -238,6 +240,13 @@ class Store:
         """End a lease early, so that another replica goes on at once."""
         with writing(self.engine) as connection:
             connection.execute(leases.delete().where(leases.c.name == name, leases.c.holder == holder))
+
+
+def _hold_bundle(connection: sa.Connection, owner: str, sha256: str) -> None:
+    """Let nobody remove an owner's bundle before this transaction ends. Raises: ConflictError where somebody has."""
+    of_owner = sa.select(bundle_owners.c.owner).where(bundle_owners.c.sha256 == sha256, bundle_owners.c.owner == owner)
+    if connection.execute(of_owner.with_for_update(read=True)).first() is None:
+        raise ConflictError("code", f"bundle {sha256[:12]} was deleted meanwhile.", "Send it again.")
 
 
 _JOBS = TypeAdapter(list[Job])

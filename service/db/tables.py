@@ -1,6 +1,6 @@
 """The tables. Times are Unix seconds, so that both databases compare them alike; JSON is kept as text they can read."""
 
-from sqlalchemy import JSON, BigInteger, Boolean, Column, Float, Index, Integer, MetaData, String, Table, Text
+from sqlalchemy import JSON, BigInteger, Boolean, Column, Float, ForeignKey, Index, Integer, LargeBinary, MetaData, String, Table, Text
 
 metadata = MetaData()
 
@@ -43,12 +43,34 @@ jobs = Table(
     Column("progress", JSON, nullable=False),
     Column("outcome", String(16)),
     Column("summary", JSON(none_as_null=True)),
+    Column("code", String(64), ForeignKey("bundles.sha256")),
     # Every list is of one kind, newest first, perhaps of one state or owner; the reconciler asks by state.
     Index("jobs_by_time", "created_at_s", "id"),
     Index("jobs_by_kind", "kind", "created_at_s", "id"),
     Index("jobs_by_state", "state", "kind", "created_at_s", "id"),
     Index("jobs_by_owner", "owner", "kind", "created_at_s", "id"),
+    Index("jobs_by_code", "code"),
 )
+
+bundles = Table(
+    "bundles",
+    metadata,
+    Column("sha256", String(64), primary_key=True),
+    Column("packed_bytes", Integer, nullable=False),
+    Column("files", JSON, nullable=False),
+    Column("created_at_s", Float, nullable=False),
+    Column("content", LargeBinary, nullable=False),
+)
+"""People's own code, each zip once; `files` are pairs of path and bytes. A job that names one keeps it from going."""
+
+bundle_owners = Table(
+    "bundle_owners",
+    metadata,
+    Column("sha256", String(64), ForeignKey("bundles.sha256"), primary_key=True),
+    Column("owner", String(100), primary_key=True),
+    Column("created_at_s", Float, nullable=False),
+)
+"""Who sent which bundle: having sent it is the right to use it."""
 
 submissions = Table(
     "submissions",

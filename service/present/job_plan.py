@@ -20,6 +20,11 @@ class PlanLine(BaseModel):
     """How, and why."""
 
 
+OF_OWN_CODE = PlanLine(
+    what="plan", how="made when the job starts: a plan of your own code has to run it, and this service runs own code in jobs alone"
+)
+
+
 def holds_in_words(job: Job, counts: Mapping[str, int]) -> list[PlanLine]:
     """What a job would hold while it runs, and whether others are before it. Args: counts: of jobs by state."""
     workers = f", shared by {job.workers} workers" if job.workers else ""

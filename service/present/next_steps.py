@@ -45,6 +45,7 @@ class NextSteps(BaseModel):
 def next_steps(job: Job) -> NextSteps:
     """A job's next steps."""
     holds = "".join(f" --{name} {value:g}" for name, value in (("gpus", job.gpus), ("priority", job.priority)) if value)
+    holds += f" --code {job.code}" if job.code else ""
     if job.kind is Kind.SWEEP:
         sweep = {name: value for name, value in job.spec.items() if value not in (None, {}, [])}
         train, submit = (file_command(command, "sweep.json", sweep, more) for command, more in (
@@ -84,7 +85,8 @@ def remedies(job: Job) -> list[Remedy]:
         text = f"It ran out of memory, it seems: pass {half} samples forward at once, which changes no result; or hold more memory."
         return [Remedy(text=text, set={"batch.micro_batch_size": half})]
     if job.state is State.FAILED:
-        return [Remedy(text="Mend what the reason above says: edit it and run it again. The log has more.")]
+        code = " Mended code of yours is another bundle: --code FOLDER." if job.code else ""
+        return [Remedy(text=f"Mend what the reason above says: edit it and run it again. The log has more.{code}")]
     return []
 
 

@@ -4,11 +4,12 @@ import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 
 import pydantic
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
+from starlette.datastructures import UploadFile
 
 from largebatch.jobs.errors import LargebatchError
 from largebatch.service.api.dependencies import Dependencies, Deps
@@ -18,13 +19,17 @@ from largebatch.service.api.forms.run_form import like_another, run_submission, 
 from largebatch.service.api.forms.study_form import study_submission, study_view
 from largebatch.service.api.forms.sweep_form import sweep_submission, sweep_view
 from largebatch.service.api.pages.rendering import Visitor, render
-from largebatch.service.api.requests import RunSubmit, StudySubmit, Submit, SweepSubmit, job_of_run, job_of_study, job_of_sweep
+from largebatch.service.api.requests import RunSubmit, StudySubmit, Submit, SweepSubmit, job_of_run, job_of_study, job_of_sweep, refuse_code
 from largebatch.service.api.routes import runs, studies, sweeps
+from largebatch.service.api.routes.code import kept
 from largebatch.service.api.routes.jobs import submitted
+from largebatch.service.bundle import FIELD as CODE
 from largebatch.service.db.tokens import Principal
 from largebatch.service.job import Job, Kind
 from largebatch.service.settings import Settings
 
+ZIP = "zip"
+"""The field in which own code is sent; `code` then holds what it is called."""
 PARTS_OF_NAMES = ("set.", "sweep.", "study.", "each.")
 """What a field's name may begin with in an error, and not in a form, or the other way round."""
 router = APIRouter(include_in_schema=False)
@@ -62,7 +67,14 @@ async def typed_in(request: Request) -> dict[str, str]:
     return {name: value for name, value in sent.items() if isinstance(value, str)}
 
 
+async def zip_in(request: Request) -> BinaryIO | None:
+    """The zip of own code that came with a form."""
+    sent = (await request.form()).get(ZIP) if request.method == "POST" else None
+    return sent.file if isinstance(sent, UploadFile) and sent.filename else None
+
+
 AsTyped = Annotated[dict[str, str], Depends(typed_in)]
+Zip = Annotated[BinaryIO | None, Depends(zip_in)]
 
 
 def form_page(kinds: str, request: Request, deps: Deps, who: Visitor, typed: AsTyped) -> HTMLResponse:
@@ -71,11 +83,19 @@ def form_page(kinds: str, request: Request, deps: Deps, who: Visitor, typed: AsT
     return _page(request, FORMS[kinds], who, here, like_another(typed, here) if typed.get("like") and FORMS[kinds].kind is not Kind.SWEEP else typed)
 
 
-def send(kinds: str, request: Request, deps: Deps, who: Visitor, typed: AsTyped) -> Response:
-    """Plan what was typed, or start it; a mistake is told beside its field."""
+def send(kinds: str, request: Request, deps: Deps, who: Visitor, typed: AsTyped, file: Zip) -> Response:
+    """Plan what was typed, or start it, with own code that came along; a mistake is told beside its field.
+
+    Args: who: before what is typed and the zip, since who asks is found out before their body is read.
+    """
     form = FORMS[kinds]
     here = _here(form, deps, who)
     try:
+        if file is not None:
+            who.require("submit")
+            refuse_code(deps.settings)
+            with file:  # few at a time, as they are all of it in memory then
+                typed = {**typed, CODE: deps.writers.submit(kept, deps, file, who).result().sha256}
         submission = _read(form, typed, here)
         if typed.get("do") == "plan":
             return _page(request, form, who, here, typed, plan=form.plan(submission, deps, who))
@@ -103,8 +123,9 @@ def _here(form: Form, deps: Dependencies, who: Principal) -> Here:
 
 def _read(form: Form, typed: Typed, here: Here) -> Submit:
     """The submission. Raises: InputError, with the same words as REST."""
+    code = typed.get(CODE, "").strip()
     try:
-        return form.takes.model_validate(form.submission(typed, here))
+        return form.takes.model_validate({**form.submission(typed, here), **({CODE: code} if code else {})})
     except pydantic.ValidationError as error:
         raise of_validation(error) from None
 
@@ -114,10 +135,11 @@ def _page(request: Request, form: Form, who: Principal, here: Here, typed: Typed
         view = form.view(typed, here)
     except LargebatchError as error:  # what was chosen is not there: then as the form begins
         view, problem = form.view({}, here), problem_of(error)
-    wrong = None if problem is None else _field_of(problem.field, [field.name for _, fields in view.groups for field in fields], typed)
+    wrong = None if problem is None else _field_of(problem.field, [CODE, *(field.name for _, fields in view.groups for field in fields)], typed)
     return render(
         request, "new_job.html", 422 if problem else 200, form=form, view=view, problem=problem, wrong=wrong, plan=plan,
         key=secrets.token_hex(16), can_submit=who.may("submit"), entry_points=here.settings.entry_points,
+        code=typed.get(CODE, ""),
     )  # fmt: skip
 
 

@@ -66,8 +66,9 @@ def like_another(typed: Typed, here: Here) -> dict[str, str]:
     job = here.find(typed["like"])
     changes = changes_of(job.recipe, job.spec)
     begins = {"like": job.id} if job.recipe is None or changes is None else {"recipe": job.recipe}
+    own = {"code": job.code} if job.code else {}
     same = {name: NOTHING if value is None else as_text(value) for name, value in flat(changes or {}).items()}
-    return {**same, **resources_of(job, here.settings), **{name: text for name, text in typed.items() if name != "like"}, **begins}
+    return {**same, **own, **resources_of(job, here.settings), **{name: text for name, text in typed.items() if name != "like"}, **begins}
 
 
 def fields_of(spec: TrainSpec) -> list[Field]:

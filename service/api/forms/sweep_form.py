@@ -3,6 +3,7 @@
 from typing import Any
 
 from largebatch.service.api.forms.fields import Field, Here, Typed, View, as_value, list_of, resource_group, resources
+from largebatch.service.api.forms.run_form import changes_in
 from largebatch.service.api.requests import recipe_specs
 from largebatch.tuning.sweep.optimizers import OPTIMIZER, RATE_POWER
 from largebatch.tuning.sweep.spec import BATCH, HALF_LIVES, MOMENTUM, RATE
@@ -35,7 +36,7 @@ def sweep_view(typed: Typed, here: Here) -> View:
     cpus = "one run at a time" if here.settings.ray_address else "the whole machine"
     machine = resource_group(typed, here, f"{cpus}; each run takes one", is_run=False)
     groups = [_group(title, told, typed) for title, told in (("Compared", COMPARED), ("Searched in each", SEARCHED), ("Every run", ENDS))]
-    return View([("", [first]), *groups, machine])
+    return View([("", [first]), *groups, machine], box=typed.get("set", ""))
 
 
 def sweep_submission(typed: Typed, here: Here) -> dict[str, Any]:
@@ -45,6 +46,7 @@ def sweep_submission(typed: Typed, here: Here) -> dict[str, Any]:
     ends = {name.removeprefix("set."): value for name in ENDS if (value := as_value(name, asked[name])) is not None}
     if "stop.epochs" in ends:
         ends["stop.steps"] = None
+    ends |= changes_in(typed.get("set", ""))
     low, high = (as_value(name, asked[name]) for name in (LOW, HIGH))
     is_effective = bool(each.keys() & {MOMENTUM, HALF_LIFE}) and OPTIMIZER not in each
     space = {} if low is None and high is None else {RATE: {"low": low, "high": high, "times_batch": RATE_POWER, "is_effective": is_effective}}

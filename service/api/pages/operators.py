@@ -1,4 +1,4 @@
-"""/cluster and /tokens: what there is and who holds it, and who may ask."""
+"""/cluster, /tokens and /code: what there is and who holds it, who may ask, and what code of theirs jobs run."""
 
 import time
 from typing import Annotated
@@ -7,14 +7,16 @@ from fastapi import APIRouter, Form, Request
 from fastapi.responses import RedirectResponse, Response
 from pydantic import ValidationError
 
-from largebatch.jobs.errors import FaultError, InputError
+from largebatch.jobs.errors import FaultError, InputError, LargebatchError
 from largebatch.service.api.dependencies import Dependencies, Deps
 from largebatch.service.api.errors import STATUS, of_validation
 from largebatch.service.api.pages.rendering import Visitor, render
 from largebatch.service.api.routes import tokens as routes
 from largebatch.service.api.routes.cluster import show_cluster
+from largebatch.service.api.routes.code import list_code, remove
 from largebatch.service.api.routes.tokens import NewToken
 from largebatch.service.db.tokens import MAIN, SCOPES, ForbiddenError, Principal
+from largebatch.service.present.run_files import size_in_words
 
 router = APIRouter(include_in_schema=False)
 DAY_S = 86_400.0
@@ -60,6 +62,22 @@ def revoke_token(token_id: str, deps: Deps, who: Visitor) -> Response:
     """End one, those that were made with it, and their sessions."""
     routes.revoke_token(token_id, deps, who)
     return RedirectResponse("/tokens", 303)
+
+
+@router.get("/code")
+def bundles(request: Request, deps: Deps, who: Visitor) -> Response:
+    """The bundles of own code: one's own, for an administrator everybody's."""
+    return render(request, "code.html", bundles=list_code(deps, who), size=size_in_words, problem="")
+
+
+@router.post("/code/{sha256}/delete")
+def delete_bundle(request: Request, sha256: str, deps: Deps, who: Visitor) -> Response:
+    """Forget one that no job uses."""
+    try:
+        remove(deps, sha256, who)
+    except LargebatchError as error:
+        return render(request, "code.html", 409, bundles=list_code(deps, who), size=size_in_words, problem=f"{error.problem} {error.hint}")
+    return RedirectResponse("/code", 303)
 
 
 def _tokens(

@@ -66,6 +66,7 @@ def render(request: Request, name: str, status: int = 200, **context: Any) -> HT
     deps = request.app.state.dependencies
     settings = deps.settings
     everywhere = {"needs_tokens": settings.needs_tokens, "on_ray": settings.ray_address is not None, "sharing": settings.sharing,
+                  "allows_code": settings.allows_code,
                   "troubles": {part: text for part, text in parts(deps, waits=False).items() if text != "ok"}}  # fmt: skip
     return templates.TemplateResponse(request, name, {**everywhere, **context}, status)
 

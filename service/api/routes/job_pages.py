@@ -110,12 +110,14 @@ def go_on(request: Request, job_id: str, deps: Deps, who: Visitor, epochs: Annot
 
 def _page(request: Request, deps: Dependencies, who: Principal, job: Job, refused: LargebatchError | None = None, epochs: str = "") -> HTMLResponse:
     """A job's page. Args: refused: why the run does not go on as it was asked to; epochs: what was asked for."""
+    bundle = None if job.code is None else deps.bundles.find(job.code, None if who.may("admin") else who.owner)
     template = "run.html" if job.kind is Kind.RUN else "sweep.html"
     shown = {
         **_of_every_job(job),
         **_parts(deps, job, refused, epochs),
         "can_submit": deps.may_change(who, job),
         "can_resume": job.state in RESUMABLE,
+        "bundle": bundle,
     }
     return render(request, template, 422 if refused else 200, job=details(job, deps.settings), api=f"/v1/{job.kind.plural}/{job.id}", **shown)
 

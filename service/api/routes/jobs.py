@@ -1,7 +1,6 @@
 """Runs and sweeps: both are jobs, and most that can be asked of one can be asked of the other."""
 
 import contextlib
-import shutil
 from collections.abc import AsyncIterator
 from functools import partial
 from typing import Annotated, Any
@@ -16,6 +15,7 @@ from largebatch.service.api.errors import ERRORS
 from largebatch.service.api.requests import JobChange, ResumeChanges, Submit, digest_of, resumed_spec
 from largebatch.service.api.routes.job_files import Offset, add_file_routes, named
 from largebatch.service.api.routes.operations import SUBMITS
+from largebatch.service.bundle import remove_with_code
 from largebatch.service.db.listing import CREATED, FIELDS, SORTS
 from largebatch.service.db.tokens import ForbiddenError, Principal
 from largebatch.service.job import Job, Kind, State
@@ -47,6 +47,7 @@ def accepted_links(kind: Kind) -> dict[int | str, dict[str, Any]]:
 
 def submitted(deps: Dependencies, job: Job, who: Principal, submission: Submit, key: str | None, response: Response) -> JobView:
     """Put a job in the database, and answer where it is. An administrator's priority counts among all owners."""
+    deps.refuse_code_of(job, who)
     if who.may("admin"):
         job = job.model_copy(update={"priority_among_owners": job.priority})
     if deps.settings.sharing and not submission.is_private:
@@ -121,7 +122,7 @@ def delete_job(deps: Dependencies, job: Job) -> None:
     deps.store.delete(job)
     with contextlib.suppress(StorageError):  # then the files in the storage stay: the job is forgotten all the same
         deps.run_folders.remove(job.id)
-    shutil.rmtree(deps.settings.state_dir / job.id, ignore_errors=True)
+    remove_with_code(deps.settings.state_dir / job.id)
 
 
 def _add_changes(router: APIRouter, kind: Kind) -> None:

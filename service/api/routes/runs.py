@@ -20,7 +20,7 @@ from largebatch.service.api.routes.strict_json import StrictRoute
 from largebatch.service.db.store import ConflictError
 from largebatch.service.job import Kind
 from largebatch.service.present.curves import Series, read_series
-from largebatch.service.present.job_plan import PlanLine, holds_in_words
+from largebatch.service.present.job_plan import OF_OWN_CODE, PlanLine, holds_in_words
 from largebatch.service.present.views import JobView
 
 router = APIRouter(prefix="/v1/runs", tags=["runs"], responses=ERRORS, route_class=StrictRoute)
@@ -47,7 +47,7 @@ class Plan(BaseModel):
     spec: dict[str, Any]
     """The whole TrainSpec that was understood."""
     facts: dict[str, Any]
-    """Steps, micro-batches, learning rates."""
+    """Steps, micro-batches, learning rates; empty where own code is sent along, which runs in jobs alone."""
     lines: list[PlanLine]
 
 
@@ -75,6 +75,9 @@ def plan(submission: RunSubmit, deps: Deps, who: Who) -> Plan:
     """Check a submission and say what it would do, without running it."""
     who.require("submit")
     job = job_of_run(submission, who.owner, deps.settings)
+    if job.code is not None:
+        deps.refuse_code_of(job, who)
+        return Plan(spec=job.spec, facts={}, lines=[*holds_in_words(job, deps.store.counts()), OF_OWN_CODE])
     workers = read_workers(submission.workers).most if submission.workers else None
     answer = deps.analysis_worker.ask("plan", job.spec, str(deps.settings.data_dir), workers, asker=who.owner)
     return Plan(

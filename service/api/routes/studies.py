@@ -13,7 +13,7 @@ from largebatch.service.api.routes.answers import add_answer_routes
 from largebatch.service.api.routes.jobs import IdempotencyKey, accepted_links, add_job_routes, submitted
 from largebatch.service.api.routes.strict_json import StrictRoute
 from largebatch.service.job import Kind
-from largebatch.service.present.job_plan import PlanLine, holds_in_words
+from largebatch.service.present.job_plan import OF_OWN_CODE, PlanLine, holds_in_words
 from largebatch.service.present.views import JobView
 
 router = APIRouter(prefix="/v1/studies", tags=["studies"], responses=ERRORS, route_class=StrictRoute)
@@ -39,12 +39,16 @@ def plan(submission: StudySubmit, deps: Deps, who: Who) -> StudyPlan:
     """Check a study and say what its recipe would do, without training."""
     who.require("submit")
     job = job_of_study(submission, who.owner, deps.settings)
-    answer = deps.analysis_worker.ask("plan", job.base, str(deps.settings.data_dir), None, asker=who.owner)
+    if job.code is None:
+        planned = deps.analysis_worker.ask("plan", job.base, str(deps.settings.data_dir), None, asker=who.owner)["lines"]
+    else:
+        deps.refuse_code_of(job, who)
+        planned = [OF_OWN_CODE]
     compared = ", ".join(job.spec["optimizers"]) or "the recipe's optimizer"
     budget = PlanLine(what="study", how=f"{job.spec['budget_s'] / 60:g} minutes for a profile, a reference run, a sweep over batch "
                       f"sizes under {compared}, and the sharpness of the best")  # fmt: skip
     assert job.base is not None
-    return StudyPlan(spec=job.base, lines=[budget, *holds_in_words(job, deps.store.counts()), *map(PlanLine.model_validate, answer["lines"])])
+    return StudyPlan(spec=job.base, lines=[budget, *holds_in_words(job, deps.store.counts()), *map(PlanLine.model_validate, planned)])
 
 
 add_answer_routes(router, Kind.STUDY)

@@ -13,8 +13,10 @@ from largebatch.service.api.routes.answers import add_answer_routes
 from largebatch.service.api.routes.jobs import IdempotencyKey, accepted_links, add_job_routes, submitted
 from largebatch.service.api.routes.strict_json import StrictRoute
 from largebatch.service.job import Kind
-from largebatch.service.present.job_plan import PlanLine, holds_in_words
+from largebatch.service.present.job_plan import OF_OWN_CODE, PlanLine, holds_in_words, plan_facts
 from largebatch.service.present.views import JobView
+from largebatch.tuning.sweep.space import count_runs
+from largebatch.tuning.sweep.spec import SweepSpec
 
 router = APIRouter(prefix="/v1/sweeps", tags=["sweeps"], responses=ERRORS, route_class=StrictRoute)
 
@@ -46,8 +48,13 @@ def plan(submission: SweepSubmit, deps: Deps, who: Who) -> SweepPlan:
     who.require("submit")
     job = job_of_sweep(submission, who.owner, deps.settings)
     assert job.base is not None
-    facts = deps.analysis_worker.ask("plan_sweep", job.spec, job.base, str(deps.settings.data_dir), asker=who.owner)
-    lines = [*holds_in_words(job, deps.store.counts()), *map(PlanLine.model_validate, facts.pop("lines"))]
+    if job.code is None:
+        facts = deps.analysis_worker.ask("plan_sweep", job.spec, job.base, str(deps.settings.data_dir), asker=who.owner)
+    else:  # what arithmetic says; the rest has to run the code
+        deps.refuse_code_of(job, who)
+        sweep = SweepSpec.model_validate(job.spec)
+        facts = plan_facts(sweep, count_runs(sweep))
+    lines = [*holds_in_words(job, deps.store.counts()), *map(PlanLine.model_validate, facts.pop("lines")), *([OF_OWN_CODE] if job.code else [])]
     return SweepPlan(spec=job.spec, base=job.base, lines=lines, **facts)
 
 

@@ -22,6 +22,7 @@ from largebatch.jobs.streams import print_answer
 from largebatch.jobs.tasks.metric import ACCURACY
 from largebatch.service.cli.card_view import print_card
 from largebatch.service.cli.options import AsJson, seconds_of
+from largebatch.service.cli.sent_code import bundle_of
 from largebatch.service.cli.tables import output, plain_table
 from largebatch.service.cli.typer_parameters import spread
 from largebatch.service.client import WORKED_OUT_S, Client, configured
@@ -79,6 +80,7 @@ def submit(
     cpus: Annotated[float | None, typer.Option(min=0.25, help="Cores to hold; default all.")] = None,
     memory_gib: Annotated[float | None, typer.Option("--memory-gib", min=0.5, help="Memory to hold; default 1.5 for each process.")] = None,
     priority: Annotated[int, typer.Option(min=-100, max=100, help="Higher goes first, of your own.")] = 0,
+    code: Annotated[str | None, typer.Option(metavar="FOLDER", help="Send the code in a folder along, which the recipe's entry points name.")] = None,
     follow: Annotated[bool, typer.Option("--follow", help="Print what it does until it is over.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -95,17 +97,19 @@ def submit(
         cpus=cpus,
         memory_gib=memory_gib,
     )
-    code = 0
+    exit_code = 0
     with _client(server) as client:
+        if code is not None:
+            document["code"] = bundle_of(client, code, document)
         job = client.submit(kind, document)
         if follow or not as_json:
             print(f"Accepted: {job['id']}", file=sys.stderr if follow else sys.stdout)
         if follow:
-            code = _print_events(client, job["id"], kind, sys.stderr if as_json else sys.stdout)
+            exit_code = _print_events(client, job["id"], kind, sys.stderr if as_json else sys.stdout)
             job = client.request("GET", f"/v1/{kind.plural}/{job['id']}") if as_json else job
     if as_json:
         print_answer(json.dumps(job))
-    raise typer.Exit(code)
+    raise typer.Exit(exit_code)
 
 
 def _of_a_study(kind: Kind, budget: str | None, optimizers: str | None) -> dict[str, Any]:

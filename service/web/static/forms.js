@@ -1,27 +1,28 @@
-// The forms that start jobs work without this. With it what is typed stands in the address, so that Back keeps it; the page stays where it is while the
-// server looks at what was typed; and what follows from a choice is filled in at once.
+// The forms that start jobs, which work without this: keeps what is typed in the address, the page in place, and fills in what follows from a choice.
 
 import { all, one, say } from "./talk.js";
 
-// The form as it is typed, but for the key of this sending.
+// The form as it is typed, but for the key of this sending, and a file, which no address can hold.
 function typed(form) {
   const fields = new URLSearchParams(new FormData(form));
-  fields.delete("key");
+  for (const name of ["key", "zip"]) fields.delete(name);
   return fields;
 }
 
 async function send(form, button) {
-  const body = new URLSearchParams(new FormData(form, button));
+  const body = form.enctype === "multipart/form-data" ? new FormData(form, button) : new URLSearchParams(new FormData(form, button));
+  const chosen = one("[type=file]", form)?.files;
   const isChoice = button?.formMethod === "get";
-  const address = `${location.pathname}?${typed(form)}`;
+  say("");
   button?.setAttribute("disabled", "");
-  const answer = await (isChoice ? fetch(address) : fetch(form.action, { method: "POST", body })).catch(() => null);
+  const answer = await (isChoice ? fetch(`${location.pathname}?${typed(form)}`) : fetch(form.action, { method: "POST", body })).catch(() => null);
   button?.removeAttribute("disabled");
   if (!answer) say("The service does not answer; your changes are still here.");
   else if (answer.redirected) location.assign(answer.url);
+  else if (answer.headers.get("content-type").includes("json")) say((await answer.json()).detail);
   else {
-    const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-    one("#main").replaceWith(document.adoptNode(one("#main", page)));
+    one("#main").replaceWith(document.adoptNode(one("#main", new DOMParser().parseFromString(await answer.text(), "text/html"))));
+    if (isChoice && chosen?.length) one("[type=file]").files = chosen; // nothing was sent: it stays chosen
     formPage();
     (one(".wrong input, .wrong textarea, .general") ?? one("#planned"))?.scrollIntoView({ block: "center" });
     one(".wrong input, .wrong textarea, .general")?.focus();

@@ -92,3 +92,6 @@ def test_a_run_that_went_wrong_says_what_to_change() -> None:
     killed = run(State.FAILED, reason="Attempt 6 ended by signal 9.", set={"batch.micro_batch_size": 16})
     assert next_steps(killed).remedies[0].set == {"batch.micro_batch_size": 8}
     assert "Mend what the reason" in next_steps(run(State.FAILED, reason="dataset: is not there.")).remedies[0].text
+    own = next_steps(run(State.FAILED, reason="model.entry_point: failed.").model_copy(update={"code": "f" * 64}))
+    assert "--code FOLDER" in own.remedies[0].text
+    assert f" --code {'f' * 64}" in own.submit_command

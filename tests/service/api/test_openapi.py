@@ -88,7 +88,7 @@ REVOKES = "revoke_token"
 @pytest.mark.parametrize("seconds", [20, pytest.param(150, marks=pytest.mark.slow)])
 def test_no_request_breaks_what_the_document_promises(tmp_path: Path, seconds: int) -> None:
     """As many as the seconds hold: examples and edge cases first, then random ones."""
-    with serving(tmp_path, "--with-tokens", "--max-running-per-owner", "0") as service:
+    with serving(tmp_path, "--with-tokens", "--allow-code", "--max-running-per-owner", "0") as service:
         token = new_token(service.runs_dir, "root", "--scope", "admin")
         # The process that plans imports torch for the first plan and more for a sweep's: on a busy machine longer than schemathesis waits.
         headers = {"Authorization": f"Bearer {token}"}

@@ -15,7 +15,7 @@ from servers import job_processes
 from small_runs import wait_for
 
 from largebatch.service.backends import job_supervisor
-from largebatch.service.backends.base import Presence, Seen
+from largebatch.service.backends.base import CannotStart, Presence, Seen
 from largebatch.service.backends.local import LocalBackend, job_environment
 from largebatch.service.job import Capacity, Job, Kind, State
 
@@ -188,3 +188,9 @@ def test_the_operator_bounds_the_threads_of_a_job(monkeypatch: pytest.MonkeyPatc
     for bound, threads in [("1", "1"), ("8", "2"), ("0", "2"), ("4,2", "2")]:
         monkeypatch.setenv("OMP_NUM_THREADS", bound)
         assert job_environment(job(), [])["OMP_NUM_THREADS"] == threads
+
+
+def test_code_that_is_no_longer_taken_is_not_run(backend: LocalBackend, tmp_path: Path) -> None:
+    with pytest.raises(CannotStart, match="no code of people's own is taken here"):
+        backend.start(job(code="f" * 64))
+    assert started(tmp_path) == []

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from zips import zipped
 
 from largebatch.jobs.errors import FaultError, SpecError
 from largebatch.jobs.spec.read import build_spec
@@ -29,7 +30,7 @@ def own_model(entry_point: str) -> TrainSpec:
     )  # fmt: skip
 
 
-def sent(folder: Path, entry_point: str, monkeypatch: pytest.MonkeyPatch) -> set[str]:
+def sent(folder: Path, entry_point: str, monkeypatch: pytest.MonkeyPatch, bundle: bytes | None = None) -> set[str]:
     """The files that Ray was handed beside our own package, for a recipe that names one model."""
     handed: set[str] = set()
 
@@ -39,8 +40,16 @@ def sent(folder: Path, entry_point: str, monkeypatch: pytest.MonkeyPatch) -> set
 
     client: Any = SimpleNamespace(get_version=lambda: "4", submit_job=submit_job)
     monkeypatch.chdir(folder)
-    RayJobs("http://127.0.0.1:8265", client).send(Submission("run", own_model(entry_point), [], {}), "run.1", ["-m", "largebatch.jobs"])
+    RayJobs("http://127.0.0.1:8265", client).send(
+        Submission("run", own_model(entry_point), [], {}, bundle=bundle), "run.1", ["-m", "largebatch.jobs"]
+    )
     return {path for path in handed if not path.startswith("largebatch/")}
+
+
+def test_a_bundle_goes_whole_and_nothing_of_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, "mine.py", "other.py")
+    bundle = zipped(("mine.py", b"x = 1"), ("tests/cases.txt", b""))
+    assert sent(tmp_path, "mine:make", monkeypatch, bundle) == {"mine.py", "tests/cases.txt"}
 
 
 def begin_git(folder: Path, ignored: str) -> None:

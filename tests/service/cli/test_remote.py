@@ -2,6 +2,8 @@
 
 import json
 import subprocess
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
@@ -220,9 +222,9 @@ def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
 
 def test_the_operators_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = ("--runs-dir", str(tmp_path))
-    assert "revision 0003 (was empty)" in run("db", "upgrade", *runs).stdout
+    assert "revision 0005 (was empty)" in run("db", "upgrade", *runs).stdout
     _, out, _ = said(capsys, "db", "upgrade", *runs)
-    assert out.strip().endswith("revision 0003.")
+    assert out.strip().endswith("revision 0005.")
     made = run("token", "create", "ann", "--scope", "read", "--name", "laptop", "--project", "vision", *runs)
     assert made.stdout.startswith("lb_")
     assert "shown only now" in made.stderr
@@ -262,3 +264,20 @@ def test_a_database_that_does_not_answer(tmp_path: Path) -> None:
     assert ended.returncode == 1
     assert "database: does not answer" in ended.stderr
     assert "hidden-7" not in ended.stderr
+
+
+def test_a_stream_that_is_kept_alive_has_no_event_in_between() -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/event-stream")
+            self.end_headers()
+            self.wfile.write(b'id: 1\nevent: job\ndata: {"state": "running"}\n\n: ping\n\nid: 2\nevent: over\ndata: {}\n\n')
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        with Client(f"http://127.0.0.1:{server.server_port}") as client:
+            assert list(client.events("a")) == [("job", {"state": "running"})]
+        server.shutdown()

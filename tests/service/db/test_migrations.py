@@ -41,6 +41,7 @@ def test_jobs_and_tokens_of_before_names_and_projects(database_url: str) -> None
     old = store.find("sweep-1")
     assert old is not None
     assert (old.tags, old.notes, old.project) == ((), "", None), "nobody else reads what was asked for before"
+    assert old.code is None
     who = Tokens(engine).principal("secret")
     assert (who.owner, who.project) == ("ann", "main")
     engine.dispose()
