@@ -1,6 +1,7 @@
 """Shows each stage of a study while it works, and settles in which folder it does."""
 
 import json
+import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -10,7 +11,7 @@ from signal import Signals
 from rich.console import Console
 
 from largebatch.jobs.device import choose_device
-from largebatch.jobs.errors import SpecError
+from largebatch.jobs.errors import InputError, SpecError
 from largebatch.jobs.launch.signals import stop_requests
 from largebatch.jobs.prepared import examine
 from largebatch.jobs.run.run_folder import exclusive
@@ -18,7 +19,7 @@ from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.tracking.mirror_process import MirrorProcess
 from largebatch.service.cli.commands.sweep import run_with_view
 from largebatch.service.cli.console import PLAIN_EVERY_S, time_left
-from largebatch.tuning.study.files import STUDY
+from largebatch.tuning.study.files import PROFILE, STUDY
 from largebatch.tuning.study.options import (
     Stage,
     StudyOptions,
@@ -72,10 +73,22 @@ def go_on(folder: Path, budget_s: float | None, names: Sequence[str]) -> Path:
     return folder
 
 
-def study_with_view(folder: Path, data_dir: Path, device: str, warm: WarmProcesses, show: Callable[[Path], None]) -> bool:
+def discard_unmeasured(folder: Path, error: InputError) -> str:
+    """Remove a new study that was refused before anything was measured.
+
+    Returns: what became of it, in a sentence; empty where the refusal says so.
+    """
+    if not (folder / PROFILE).is_file():
+        shutil.rmtree(folder)
+        return f"Nothing was measured: {folder} is removed."
+    return "" if str(folder) in str(error) else f"What was measured is kept in {folder}."
+
+
+def study_with_view(folder: Path, data_dir: Path, device: str, warm: WarmProcesses, began_s: float, show: Callable[[Path], None]) -> bool:
     """Show each stage while it works. Returns whether it came to its end; else it was stopped or interrupted.
 
-    Args: warm: processes of this machine, for the sweep's runs; show: told the report's page, before MLflow is waited for.
+    Args: warm: processes of this machine, for the sweep's runs; began_s: see `StudyOptions`; show: told the report's page, before MLflow is waited
+        for.
     """
     document, console = json.loads((folder / STUDY).read_text()), Console(stderr=True)
     spec = TrainSpec.model_validate(document["spec"])
@@ -105,6 +118,8 @@ def study_with_view(folder: Path, data_dir: Path, device: str, warm: WarmProcess
 
         def on_stage(stage: Stage) -> None:
             leave_if_asked()
+            if stage.number == 2:  # a study that is refused before anything was measured leaves nothing, in MLflow neither
+                mirror.follow(folder, notice)
             status.stop() if stage.name == "sweep" else status.start()
             left = "" if stage.left_s is None else f", about {time_left(max(stage.left_s, 0.0))} of all"
             console.print(f"[bold]{stage.number}/{stage.of}[/bold] {stage.name}{left}", highlight=False)
@@ -123,11 +138,10 @@ def study_with_view(folder: Path, data_dir: Path, device: str, warm: WarmProcess
         options = StudyOptions(
             folder, data_dir, device, float(document["budget_s"]), on_stage,
             on_notice=notice,
-            on_fraction=on_fraction, optimizers=document.get("optimizers", ()),
+            on_fraction=on_fraction, optimizers=document.get("optimizers", ()), began_s=began_s,
         )  # fmt: skip
         try:
             with stop_requests(leave):
-                mirror.follow(folder, notice)
                 warm.get_ready(READY_WITHIN_S)
                 page = study_in_stages(spec, options, run_the_sweep)
             status.stop()

@@ -81,6 +81,7 @@ def profile(
         recipe=spec.name, device=device, num_train_samples=num_samples, tokens_per_sample=some.plan.tokens_per_sample,
         gradient_bytes=gradient_bytes, points=points, left_out=left_out,
         dataset_in_words=part_in_words(fields, "dataset"), model_in_words=part_in_words(fields, "model"), seed=spec.seed,
+        threads=torch.get_num_threads(),
     )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +21,8 @@ SIZED, PREDICTION, SHARPNESS = "sized-sweep.json", "prediction.json", "sharpness
 STAGES = ("profile", "reference run and prediction", "sweep", "solutions and their sharpness", "report")
 SOLUTION = "solution-batch-"
 """Begins the names of the folders of runs to the end."""
+PROFILE_SHARE = 0.08
+"""Of a study's budget, for the profile."""
 LEAST_BUDGET_S = 10.0
 """Three batch sizes, one run each, take about this long beside everything else."""
 
@@ -48,12 +50,19 @@ class StudyOptions:
     on_notice: Callable[[str], None]
     on_fraction: Callable[[float, str], None] = lambda fraction, text: None
     """How much of the stage is done, and what is under way."""
-    profile_share: float = 0.08
+    profile_share: float = PROFILE_SHARE
     """Of the budget, for the profile."""
     reference_share: float = 0.35
     """Of the budget, for the reference run, at most."""
     optimizers: Sequence[str] = ()
     """Those that are compared, by name; empty: the recipe's alone."""
+    began_s: float = field(default_factory=time.monotonic)
+    """What `time.monotonic` said when the budget began to be spent."""
+
+    @property
+    def left_s(self) -> float:
+        """Of the budget."""
+        return self.budget_s + self.began_s - time.monotonic()
 
 
 def refuse_unstudied(spec: TrainSpec, budget_s: float) -> None:

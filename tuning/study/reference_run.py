@@ -46,9 +46,14 @@ def train_kept(job: Prepared, run_dir: Path, on_fraction: Callable[[float, str],
         run_job(job, run_dir, Listener(on_record=show), resumes=bool(list_checkpoints(run_dir / run_folder.CHECKPOINTS)))
 
 
-def run_reference(spec: TrainSpec, profile: Profile, options: StudyOptions, device: torch.device) -> RunResult:
-    """The run, trained unless it is there. Raises: InputError if it is not over when its share of the budget is."""
-    run_dir, share_s, limit_s = options.folder / REFERENCE, options.reference_share * options.budget_s, spec.stop.max_seconds or math.inf
+def run_reference(spec: TrainSpec, profile: Profile, options: StudyOptions, device: torch.device, longest_s: float) -> RunResult:
+    """The run, trained unless it is there.
+
+    Args: longest_s: training seconds after which the budget holds no sweep.
+    Raises: InputError if it is not over then, or when its share of the budget is spent.
+    """
+    run_dir, limit_s = options.folder / REFERENCE, spec.stop.max_seconds or math.inf
+    share_s = min(options.reference_share * options.budget_s, longest_s)
     if not has_result(run_dir):
         fields: dict[str, float] = {"stop.max_seconds": min(share_s, limit_s)}
         # At every thirtieth step, as usual, a short run's noise scale would stand on a handful of estimates.
@@ -59,7 +64,7 @@ def run_reference(spec: TrainSpec, profile: Profile, options: StudyOptions, devi
     (run,) = collect([run_dir])
     if run.summary.outcome is Outcome.MISSED and share_s <= run.summary.training_seconds < limit_s:
         (run_dir / run_folder.SUMMARY).unlink()  # with more time it goes on from its checkpoint
-        raise _too_short(spec, profile, run.summary, options)
+        raise _too_short(spec, profile, run.summary, options, share_s)
     return run
 
 
@@ -67,13 +72,13 @@ def _steps(spec: TrainSpec, profile: Profile, global_batch_size: int) -> float:
     return spec.stop.steps or (spec.stop.epochs or 0.0) * profile.num_train_samples / global_batch_size
 
 
-def _too_short(spec: TrainSpec, profile: Profile, summary: RunSummary, options: StudyOptions) -> InputError:
+def _too_short(spec: TrainSpec, profile: Profile, summary: RunSummary, options: StudyOptions, share_s: float) -> InputError:
     """The budget does not hold one run of the recipe."""
     seconds_per_step = summary.training_seconds / summary.steps
     whole_s = min(seconds_per_step * _steps(spec, profile, summary.global_batch_size), spec.stop.max_seconds or math.inf)
     return InputError(
         "--budget",
-        f"{options.budget_s:g} s leave {options.reference_share * options.budget_s:,.0f} s for the recipe's own run, which did not reach its target "
-        f"then; its whole length takes about {whole_s:,.0f} s.",
-        f"Use --budget {int(whole_s / options.reference_share / 60) + 1}m --resume {options.folder}: what was done is kept.",
+        f"{options.budget_s:g} s leave {share_s:,.0f} s for the recipe's own run, beside a sweep of others. It did not reach its target then; "
+        f"its whole length takes about {whole_s:,.0f} s.",
+        f"Use --budget {int(whole_s / share_s * options.budget_s / 60) + 1}m --resume {options.folder}: what was done is kept.",
     )

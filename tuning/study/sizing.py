@@ -2,111 +2,35 @@
 batch than another.
 """
 
-import contextlib
 import math
 from collections.abc import Mapping, Sequence
 
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.optim.by_samples.options import StepSize
 from largebatch.jobs.spec.train_spec import TrainSpec
-from largebatch.tuning.results.analysis.crossing import crossing
-from largebatch.tuning.results.analysis.reference import Curve, curve_through
 from largebatch.tuning.results.analysis.step_time import Profile
 from largebatch.tuning.results.run_result import RunResult
+from largebatch.tuning.study.expected import AFTER_S, COARSE, FINE, SHARPNESS_SHARE, SOLUTIONS_SHARE, Expected, candidates
+from largebatch.tuning.study.options import PROFILE_SHARE
 from largebatch.tuning.sweep.optimizers import OPTIMIZER, RATE_POWER, RATE_REACH, usual_rate
-from largebatch.tuning.sweep.spec import BATCH, HALF_LIVES, MOMENTUM, RATE, RangeSpec, ResourcesSpec, SearchSpec, SweepSpec
+from largebatch.tuning.sweep.spec import BATCH, HALF_LIVES, MOMENTUM, RATE, BudgetSpec, RangeSpec, ResourcesSpec, SearchSpec, SweepSpec
 
 SWEEP_SHARE = 0.65
 """Of a study's budget, at most."""
-SOLUTIONS_SHARE = 0.25
-"""Of a study's budget, for the runs to the end, at most; what does not fit is left out."""
-BESIDE_RUN_S = 0.15
-"""Of each run, for its process and what is told of it, beside what the recipe's own run took for data, checkpoint and journal."""
-UNTUNED = 1.6
-"""How many more samples than predicted the runs of a search take, those that miss included: between the 1.3 of F1 on MNIST and the 2.3 of the
-digits in the studies of docs/results."""
-OTHER_SHARE = 0.16
-"""Of a study's budget, for the profile, measuring sharpness, and the report. On top comes the reference run."""
 FURTHER_PROFILE_SHARE = 0.02
 """Of a study's budget, for the step times under each optimizer but the recipe's."""
-AROUND_S = 6.0
-"""Of a study once, whatever its budget: its start, drawing the report, and MLflow, until it has everything."""
 RAY_START_S = 10.0
 """Of a sweep once, where its runs are Ray's."""
 MOST_TRIALS, REPEATS = 12, 3
+FEWEST_BATCHES, MOST_FINE = 3, 6
+"""Sizes that are compared at least; sizes up to which they lie twice apart, and not four times."""
 FEWEST_RUNS = 3
 """At each batch size, before there are fewer sizes: two learning rates, and another seed of the better."""
 USUAL_MOMENTUM = 0.9
 """Compared with none where the recipe has none."""
 SHORTER = 4.0
 """Of two half-lives of momentum that are compared, how many times the other is shorter than the recipe's."""
-BATCH_STEP = 4
 EVALUATES_EVERY = "evaluation.every_epochs"
-SPACING, EVALUATION_SHARE = 0.05, 0.2
-"""Of the samples to the target at the smallest batch, how far evaluations lie apart; of a run's training seconds, how much they may take."""
-
-
-class Expected:
-    """Seconds of runs under one optimizer, by the study's profiles and the recipe's own run.
-
-    Args: profile: of the recipe as it is; reference: its run; own: the optimizer's profile.
-    """
-
-    def __init__(self, spec: TrainSpec, profile: Profile, reference: RunResult, own: Profile | None = None) -> None:
-        summary = reference.summary
-        self._profile = own or profile
-        self.epochs = float(spec.stop.epochs or summary.samples_seen / profile.num_train_samples)
-        self._curve: Curve | None = None
-        if spec.stop.at_target:
-            with contextlib.suppress(InputError):  # it did not reach its target: runs are expected to last to their end
-                assert spec.stop.target_score is not None  # a study without a target is refused
-                self._curve = curve_through(reference, spec.stop.target_score)
-        self.evaluates_every = evaluates_every(spec, profile, reference)
-        # As fast, and as often interrupted by evaluations, as the run that has just been done beside whatever else there is.
-        profiled_s = profile.seconds_per_step(summary.global_batch_size)
-        self._pace = summary.training_seconds / (summary.steps * profiled_s) if summary.steps else 1.0
-        as_often = spec.evaluation.every_epochs / (self.evaluates_every or spec.evaluation.every_epochs)
-        self._beside_s = max(summary.wall_seconds - summary.training_seconds - summary.evaluation_seconds, 0.0) + BESIDE_RUN_S
-        self._evaluation_s = as_often * summary.evaluation_seconds / summary.samples_seen if summary.samples_seen else 0.0
-
-    def _seconds(self, batch: int, samples: float) -> float:
-        return samples * (self._pace * self._profile.seconds_per_step(batch) / batch + self._evaluation_s) + self._beside_s
-
-    def to_the_end(self, batch: int) -> float:
-        """Wall-clock seconds of a run through all epochs."""
-        return self._seconds(batch, self.epochs * self._profile.num_train_samples)
-
-    def of_a_search(self, batch: int) -> float:
-        """Wall-clock seconds of a run to the target, with a rate that is not yet tuned, or to its end."""
-        samples = self.epochs * self._profile.num_train_samples
-        return self._seconds(batch, samples if self._curve is None else min(samples, UNTUNED * self._curve.samples(batch)))
-
-    def chosen_for_the_end(self, batches: Sequence[int], budget_s: float) -> list[int]:
-        """The batches whose best settings the study trains to the end: all, or the first and the last, or none, as they fit."""
-        choices = [[*batches], [batches[0], batches[-1]]]
-        return next((chosen for chosen in choices if sum(map(self.to_the_end, chosen)) <= SOLUTIONS_SHARE * budget_s), [])
-
-
-def evaluates_every(spec: TrainSpec, profile: Profile, reference: RunResult) -> float | None:
-    """Epochs between the evaluations of the study's runs, so that times of batch sizes are told apart; None: the recipe's, which are as close.
-
-    A twentieth of what the smallest batch is expected to take to the target, by the recipe's own run; farther where evaluating so often would take
-    more than a fifth of the training seconds, at the batch whose samples are the fastest. The recipe's, too, with `stop.patience`, which counts them.
-    """
-    assert spec.stop.target_score is not None  # a study without a target is refused
-    met = crossing(reference, spec.stop.target_score)
-    summary = reference.summary
-    if met is None or not summary.steps or spec.stop.patience is not None:
-        return None
-    needed = met.samples
-    with contextlib.suppress(InputError):  # it measured no noise: its own samples stand for those of the smallest batch
-        needed = min(curve_through(reference, spec.stop.target_score).crossed(min(candidates(profile))), needed)
-    pace = summary.training_seconds / (summary.steps * profile.seconds_per_step(summary.global_batch_size))
-    seconds_per_sample = pace * min(profile.seconds_per_step(batch) / batch for batch in candidates(profile))
-    evaluation_s = summary.evaluation_seconds / len(reference.evaluations)
-    samples = max(SPACING * needed, evaluation_s / (EVALUATION_SHARE * seconds_per_sample))
-    epochs = float(f"{samples / profile.num_train_samples:.3g}")
-    return epochs if epochs < spec.evaluation.every_epochs else None
 
 
 def size_sweep(
@@ -116,24 +40,29 @@ def size_sweep(
     budget_s: float,
     resources: ResourcesSpec,
     optimizers: Mapping[str, Profile] | None = None,
+    left_s: float | None = None,
 ) -> SweepSpec:
-    """As many batch sizes, momenta and trials as the budget holds, the same for every batch and optimizer.
+    """As many batch sizes, momenta and trials as the budget holds, the same for every batch and optimizer. The further seeds are three at most, as
+    many as there is time for once it comes to them.
 
     Args:
         reference: the recipe as it is.
         budget_s: wall-clock seconds of the whole study.
         resources: of each run.
         optimizers: what is compared, each with its own profile; momenta, which not all of them have, then stay as they are. None: the recipe's alone.
+        left_s: of the budget; None: by what profile and reference run are expected to have taken.
     Raises: InputError for a budget that does not hold one run of each.
     """
     expected = [Expected(spec, profile, reference, own) for own in (optimizers.values() if optimizers else [profile])]
     of_reference = StepSize(reference.summary.global_batch_size, reference.summary.tokens_per_sample)
     field, momenta = (MOMENTUM, []) if optimizers else _momenta(spec, of_reference)
-    share = OTHER_SHARE + FURTHER_PROFILE_SHARE * sum(own is not profile for own in (optimizers or {}).values())
-    used_s = AROUND_S + reference.summary.wall_seconds + (RAY_START_S if resources.gpus_per_worker else 0.0)
-    batches, momenta, num_runs = _size(candidates(profile), momenta, expected, budget_s, share, used_s)
-    # Of two runs both search, for a rate matters more than a seed; the answer says that they report as well.
-    repeats = min(REPEATS, num_runs - 2) if num_runs > 1 else 1
+    if left_s is None:
+        further = sum(own is not profile for own in (optimizers or {}).values())
+        left_s = (1 - PROFILE_SHARE - FURTHER_PROFILE_SHARE * further) * budget_s - reference.summary.wall_seconds
+    time = SweepTime(expected, budget_s, left_s - (RAY_START_S if resources.gpus_per_worker else 0.0), resources.max_searching or 1)
+    batches, momenta, num_runs = _size(profile, momenta, time)
+    num_trials, repeats = _split(num_runs)
+    has_seeds = num_trials > 1 and repeats > 0
     rate = reference.learning_rate * (min(batches) / reference.summary.global_batch_size) ** RATE_POWER
     is_effective = bool(momenta) and spec.optimizer.accumulates
     centre = rate / (1 - spec.optimizer.momentum_at(of_reference)) if is_effective else rate
@@ -151,12 +80,13 @@ def size_sweep(
         },
         each={**({OPTIMIZER: [*optimizers]} if optimizers else {}), BATCH: [*batches], **({field: [*momenta]} if momenta else {})},
         search=SearchSpec(
-            trials=min(max(num_runs - repeats, 1), MOST_TRIALS),
+            trials=num_trials,
             space={} if optimizers else {RATE: _around(centre, is_effective)},
             by_optimizer={name: {RATE: _around(_middle(name, rate, spec, min(batches)))} for name in optimizers or {}},
         ),
-        repeats=repeats,
-        resources=resources,
+        repeats=REPEATS if has_seeds else repeats,
+        budget=BudgetSpec(seeds_seconds=time.for_the_sweep(batches)) if has_seeds else BudgetSpec(),
+        resources=resources if has_seeds else resources.model_copy(update={"max_searching": None}),  # else the search's own runs report
     )
 
 
@@ -185,64 +115,89 @@ def _momenta(spec: TrainSpec, of_reference: StepSize) -> tuple[str, list[float]]
     return HALF_LIVES[0], [in_samples / SHORTER, in_samples]
 
 
-def _size(
-    batches: list[int], momenta: list[float], expected: Sequence[Expected], budget_s: float, other_share: float, used_s: float
-) -> tuple[list[int], list[float], int]:
-    """(batches and momenta to compare; how many runs of each combination, under each optimizer, the budget holds).
+class SweepTime:
+    """Seconds that a study has for its sweep, and that its runs take.
 
-    Args: momenta: the recipe's own last; expected: under each optimizer; other_share: of the budget, for what is no run.
+    Args: expected: under each optimizer; left_s: of the budget; at_once: runs of a search that go at a time, where they do not report.
     """
 
-    def seconds(batch: int) -> float:
-        return sum(under.of_a_search(batch) for under in expected)
+    def __init__(self, expected: Sequence[Expected], budget_s: float, left_s: float, at_once: int = 1) -> None:
+        self.expected, self.budget_s, self.left_s, self._at_once = expected, budget_s, left_s, at_once
 
-    def one_of_each() -> float:
-        return sum(map(seconds, batches)) * (len(momenta) or 1)
+    def one_at(self, batch: int) -> float:
+        """A run at one batch under each optimizer."""
+        return sum(under.of_a_search(batch) for under in self.expected)
 
-    def num_runs() -> int:
+    def of_each(self, batches: Sequence[int], num_trials: int, repeats: float) -> float:
+        """So many runs at every batch under each optimizer."""
+        return sum(map(self.one_at, batches)) * (num_trials / (self._at_once if repeats else 1) + repeats)
+
+    def after(self, batches: Sequence[int]) -> float:
+        """What comes after the sweep, about: solutions, their sharpness, the report, MLflow."""
+        solved = [(under, under.chosen_for_the_end(batches, SOLUTIONS_SHARE * self.budget_s)) for under in self.expected]
+        sharpness_s = max(under.of_sharpness(self.budget_s) if len(chosen) > 1 else 0.0 for under, chosen in solved)
+        return max(sum(map(under.to_the_end, chosen)) for under, chosen in solved) + sharpness_s + AFTER_S
+
+    def for_the_sweep(self, batches: Sequence[int]) -> float:
+        """What is left for it, at most a share of the budget."""
+        return min(SWEEP_SHARE * self.budget_s, self.left_s - self.after(batches))
+
+    def left_with(self, sweep: SweepSpec) -> float:
+        """Seconds of a study from its sweep on."""
+        batches = [batch for batch in sweep.each[BATCH] if isinstance(batch, int)]
+        times = math.prod(len(values) for field, values in sweep.each.items() if field not in {OPTIMIZER, BATCH})
+        most_s = sweep.budget.seeds_seconds
+        least, most = (times * self.of_each(batches, sweep.num_trials, seeds) for seeds in (min(sweep.num_repeated, 1), sweep.num_repeated))
+        return (most if most_s is None else max(least, min(most, most_s))) + self.after(batches)
+
+
+def _split(num_runs: int) -> tuple[int, int]:
+    """(Runs of a search, further seeds of its best) of so many runs. Of two both search, for a rate matters more than a seed; the answer says that
+    they report as well.
+    """
+    repeats = min(REPEATS, num_runs - 2) if num_runs > 1 else 1
+    return min(max(num_runs - repeats, 1), MOST_TRIALS), repeats
+
+
+def _size(profile: Profile, momenta: list[float], time: SweepTime) -> tuple[list[int], list[float], int]:
+    """(batches and momenta to compare; how many runs of each combination, under each optimizer, the time holds). Args: momenta: the recipe's last."""
+
+    def num_runs(batches: Sequence[int]) -> int:
         """How many runs of every combination fit."""
-        solutions_s = max(sum(map(under.to_the_end, under.chosen_for_the_end(batches, budget_s))) for under in expected)
-        sweep_s = min(SWEEP_SHARE * budget_s, (1 - other_share) * budget_s - used_s - solutions_s)
-        return int(sweep_s / one_of_each())
+        sweep_s, times = time.for_the_sweep(batches), len(momenta) or 1
 
-    while len(batches) > 3 and num_runs() < FEWEST_RUNS:
+        def fits(number: int) -> bool:
+            trials, repeats = _split(number)
+            return times * time.of_each(batches, trials, repeats if number > 1 else 0) <= sweep_s
+
+        return max(filter(fits, range(1, MOST_TRIALS + REPEATS + 1)), default=0)
+
+    fine, batches = candidates(profile, FINE), candidates(profile, COARSE)
+    if len(fine) <= MOST_FINE and num_runs(fine) >= FEWEST_RUNS:
+        return fine, momenta, num_runs(fine)
+    while len(batches) > FEWEST_BATCHES and num_runs(batches) < FEWEST_RUNS:
         if len(momenta) > 1 and len(batches) <= 4:
             momenta = momenta[-1:]
         else:  # the ends cost most, many steps below and many samples above; large batches are what is asked about, and go later
-            is_last_dear = seconds(batches[-1]) > 2 * seconds(batches[0])
+            is_last_dear = time.one_at(batches[-1]) > 2 * time.one_at(batches[0])
             batches = batches[:-1] if is_last_dear else batches[1:]
-    if num_runs() < 1:
-        sweep_s = one_of_each()
-        needed = max(sweep_s / SWEEP_SHARE, (sweep_s + used_s) / (1 - other_share - SOLUTIONS_SHARE))
-        under = f" under each of {len(expected)} optimizers" if len(expected) > 1 else ""
-        raise InputError("--budget", f"{budget_s:g} s hold no sweep of this recipe; one run at each of {len(batches)} batch sizes{under} needs "
-                         f"about {needed:,.0f} s.", f"Use --budget {int(needed / 60) + 1}m.")  # fmt: skip
-    return batches, momenta, num_runs()
+    if num_runs(batches) < 1:
+        sweep_s = time.of_each(batches, 1, 0) * (len(momenta) or 1)
+        needed = budget_for(sweep_s, time.budget_s - time.left_s)
+        under = f" under each of {len(time.expected)} optimizers" if len(time.expected) > 1 else ""
+        raise InputError("--budget", f"{time.budget_s:g} s hold no sweep of this recipe; one run at each of {len(batches)} batch sizes{under} needs "
+                         f"about {needed:,.0f} s.", f"Use --budget {in_minutes(needed)}.")  # fmt: skip
+    return batches, momenta, num_runs(batches)
 
 
-def expected_seconds(sweep: SweepSpec, expected: Sequence[Expected], budget_s: float) -> float:
-    """Wall-clock seconds of a study from its sweep on, by what its runs may be expected to take. Args: expected: under each optimizer."""
-    batches = [batch for batch in sweep.each[BATCH] if isinstance(batch, int)]
-    runs_of_each = sweep.num_in_group * math.prod(len(values) for field, values in sweep.each.items() if field not in {OPTIMIZER, BATCH})
-    sweep_s = runs_of_each * sum(under.of_a_search(batch) for under in expected for batch in batches)
-    solutions_s = max(sum(map(under.to_the_end, under.chosen_for_the_end(batches, budget_s))) for under in expected)
-    return sweep_s + solutions_s + AROUND_S
+def budget_for(sweep_s: float, used_s: float) -> float:
+    """Seconds of a budget that holds a sweep. Args: used_s: what was used before it."""
+    return max(sweep_s / SWEEP_SHARE, (sweep_s + used_s + AFTER_S) / (1 - SOLUTIONS_SHARE - SHARPNESS_SHARE))
 
 
-def candidates(profile: Profile) -> list[int]:
-    """Batches four times apart, from 16 to half the training set, that one included, as far as they can be trained.
-
-    Half of an odd number is rounded up: else every epoch would end in a third batch, of a single sample.
-    """
-    sizes = [point.global_batch_size for point in profile.points]
-    largest = max(min((profile.num_train_samples + 1) // 2, max(sizes)), min(sizes))
-    smallest = max(16, min(sizes))
-    batches = [smallest]
-    while batches[-1] * BATCH_STEP <= largest:
-        batches.append(batches[-1] * BATCH_STEP)
-    if largest >= 2 * batches[-1]:
-        batches.append(largest)
-    return batches if len(batches) >= 3 else sorted({smallest, max((smallest + largest) // 2, 1), largest})
+def in_minutes(seconds: float) -> str:
+    """As `--budget` takes it, rounded up."""
+    return f"{int(seconds / 60) + 1}m"
 
 
 def what_was_chosen(sweep: SweepSpec) -> str:
@@ -256,6 +211,9 @@ def what_was_chosen(sweep: SweepSpec) -> str:
     rates, seeds = sweep.num_trials, sweep.repeats
     under = f", under {' and '.join(sweep.optimizers)}" if sweep.optimizers else ""
     searched = f"{rates} learning rate{'s' if rates > 1 else ''}"
-    repeated = f"the best with {seeds} further seed{'s' if seeds > 1 else ''}, which alone are reported" if sweep.num_repeated else "a single seed"
+    at_most = "up to " if sweep.budget.seeds_seconds is not None and seeds > 1 else ""
+    further = f"the best with {at_most}{seeds} further seed{'s' if seeds > 1 else ''}, which alone are reported"
+    repeated = further if sweep.num_repeated else "a single seed"
     evaluated = f" Evaluated every {sweep.set[EVALUATES_EVERY]:g} epochs, to tell their times apart." if EVALUATES_EVERY in sweep.set else ""
-    return f"Batch sizes {batches}{momenta}{under}: {searched} each, {repeated}.{evaluated}"
+    together = f" Searched {at_once} at a time, reported alone." if (at_once := sweep.resources.max_searching) else ""
+    return f"Batch sizes {batches}{momenta}{under}: {searched} each, {repeated}.{evaluated}{together}"

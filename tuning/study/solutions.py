@@ -23,25 +23,16 @@ from largebatch.tuning.report.contents import Attempts
 from largebatch.tuning.results.analysis.configurations import Configuration
 from largebatch.tuning.results.findings import Findings
 from largebatch.tuning.results.run_folders import has_result
+from largebatch.tuning.study.expected import AFTER_S, LONG, NUM_PASSES, SHARPNESS_SHARE, SHORT, SHORT_S, SOLUTIONS_SHARE, Expected
 from largebatch.tuning.study.options import SHARPNESS, SOLUTION, StudyOptions
 from largebatch.tuning.study.reference_run import train_kept
-from largebatch.tuning.study.sizing import Expected
 from largebatch.tuning.sweep.space import with_fields
 
 EPSILONS = (1e-3, 5e-4)
 """Keskar's, of metric 2.1."""
 DIMENSIONS = 100
 """Of the random subspace."""
-SHORT_S = 600.0
-"""Below this budget sharpness is measured on fewer samples and points."""
-NUM_PASSES = 400
-"""Over the samples, about: 209 gradients and curvatures were counted for the two solutions of a study of the digits, and a curvature takes as
-long as some gradients."""
-SHARPNESS_SHARE = 0.2
-"""Of the budget, how much sharpness may take."""
 FEWEST_SAMPLES = 32
-SHORT, LONG = (2000, 13), (5000, 25)
-"""(training samples that losses are taken over, points on each line)."""
 
 
 class Solutions(BaseModel):
@@ -60,7 +51,8 @@ def solve(findings: Findings, expected: Expected, options: StudyOptions, device:
     path, num_failed_before = options.folder / SHARPNESS, len(attempts.failed)
     if path.is_file():
         return Solutions.model_validate_json(path.read_text())
-    chosen = expected.chosen_for_the_end([best.global_batch_size for best in findings.best], options.budget_s)
+    most_s = min(SOLUTIONS_SHARE * options.budget_s, options.left_s - AFTER_S)  # where the sweep took longer than expected, less is left
+    chosen = expected.chosen_for_the_end([best.global_batch_size for best in findings.best], most_s)
     runs = []
     for best in [best for best in findings.best if best.global_batch_size in chosen]:
         summary = attempts.attempt(f"the run to the end at batch {best.global_batch_size:,}", partial(train_to_the_end, best, options, device))
@@ -69,10 +61,11 @@ def solve(findings: Findings, expected: Expected, options: StudyOptions, device:
         options.on_notice("No sharpness: the budget does not hold two runs to the end of the recipe's epochs.")
     if len(runs) < 2:
         return Solutions(runs=runs)
-    if affordable_samples([runs[0], runs[-1]], options.budget_s) < FEWEST_SAMPLES:  # not kept: a larger budget may hold it
+    sharpness_s = min(SHARPNESS_SHARE * options.budget_s, options.left_s - AFTER_S)
+    if affordable_samples([runs[0], runs[-1]], sharpness_s) < FEWEST_SAMPLES:  # not kept: a larger budget may hold it
         options.on_notice("No sharpness: the budget does not hold its passes over enough samples of this model.")
         return Solutions(runs=runs)
-    solutions = attempts.attempt("sharpness", partial(measure, runs, options, device, attempts)) or Solutions(runs=runs)
+    solutions = attempts.attempt("sharpness", partial(measure, runs, options, device, attempts, sharpness_s)) or Solutions(runs=runs)
     if len(attempts.failed) == num_failed_before:
         write_text(path, solutions.model_dump_json(indent=2) + "\n")
     return solutions
@@ -89,20 +82,21 @@ def train_to_the_end(best: Configuration, options: StudyOptions, device: torch.d
     return RunSummary.model_validate_json((run_dir / run_folder.SUMMARY).read_text())
 
 
-def affordable_samples(runs: Sequence[RunSummary], budget_s: float) -> int:
-    """Over how many samples the budget holds the passes of sharpness, at the pace of the slowest run."""
+def affordable_samples(runs: Sequence[RunSummary], seconds: float) -> int:
+    """Over how many samples so many seconds hold the passes of sharpness, at the pace of the slowest run."""
     slowest = min(summary.samples_per_second or 0.0 for summary in runs)
-    return int(SHARPNESS_SHARE * budget_s * slowest / NUM_PASSES)
+    return int(seconds * slowest / NUM_PASSES)
 
 
-def measure(runs: Sequence[RunSummary], options: StudyOptions, device: torch.device, attempts: Attempts) -> Solutions:
+def measure(runs: Sequence[RunSummary], options: StudyOptions, device: torch.device, attempts: Attempts, seconds: float) -> Solutions:
     """The sharpness of the smallest and the largest batch's solution, and the lines between them; what cannot be measured is left out.
 
+    Args: seconds: that it may take.
     Raises: LargebatchError for a run that left no solution.
     """
     num_samples, num_points = SHORT if options.budget_s < SHORT_S else LONG
     ends = [runs[0], runs[-1]]
-    num_samples = min(num_samples, affordable_samples(ends, options.budget_s))
+    num_samples = min(num_samples, affordable_samples(ends, seconds))
     solutions = [load_solution(Path(summary.run_dir), device, options.data_dir, num_samples) for summary in ends]
     sharp = []
     for number, (solution, summary) in enumerate(zip(solutions, ends, strict=True)):

@@ -10,8 +10,7 @@ and search less, never less carefully at one batch than at another.
 
 import json
 import os
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -19,9 +18,11 @@ from typing import TypeVar
 import torch
 from pydantic import BaseModel
 
+from largebatch.jobs.data.sources.table import load_dataset
 from largebatch.jobs.device import choose_device
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.job import prepare
+from largebatch.jobs.prepared import training_set
 from largebatch.jobs.run.run_folder import write_text
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.tracking.folder_mirror import REPORT
@@ -32,18 +33,22 @@ from largebatch.tuning.results.analysis.step_time import Profile
 from largebatch.tuning.results.answer_for_mlflow import write_answer
 from largebatch.tuning.results.findings import Findings, find_in
 from largebatch.tuning.results.run_result import RunResult
+from largebatch.tuning.study.bounds import longest_reference, most_left, refuse_endless
 from largebatch.tuning.study.conclusion import Prediction, conclude
+from largebatch.tuning.study.expected import AFTER_S, Expected, candidates
 from largebatch.tuning.study.files import PROFILE, SWEEP_OF_STUDY
 from largebatch.tuning.study.options import PREDICTION, SIZED, STAGES, Stage, StudyOptions, refuse_unstudied
 from largebatch.tuning.study.reference_run import run_reference
-from largebatch.tuning.study.sizing import FURTHER_PROFILE_SHARE, Expected, candidates, expected_seconds, size_sweep, what_was_chosen
+from largebatch.tuning.study.sizing import FURTHER_PROFILE_SHARE, SweepTime, size_sweep, what_was_chosen
 from largebatch.tuning.study.solutions import solve
+from largebatch.tuning.study.threads import choose_threads
 from largebatch.tuning.sweep.ledger import begun_sweep
 from largebatch.tuning.sweep.optimizers import optimizer_fields
 from largebatch.tuning.sweep.space import with_fields
 from largebatch.tuning.sweep.spec import BATCH, ResourcesSpec, SweepSpec
 
 Kept = TypeVar("Kept", bound=BaseModel)
+Decided = TypeVar("Decided")
 
 
 def study(spec: TrainSpec, options: StudyOptions, run_the_sweep: Callable[[Path, SweepSpec, TrainSpec], int]) -> Path | None:
@@ -55,33 +60,40 @@ def study(spec: TrainSpec, options: StudyOptions, run_the_sweep: Callable[[Path,
     refuse_unstudied(spec, options.budget_s)
     device, attempts, sweep_dir = choose_device(options.device), Attempts(options.on_notice), options.folder / SWEEP_OF_STUDY
 
-    began_s, goes_on = time.monotonic(), (options.folder / PROFILE).is_file()
+    goes_on = (options.folder / PROFILE).is_file()
 
     def begin(number: int, left_s: float | None = None) -> None:
         options.on_stage(Stage(number, len(STAGES), STAGES[number - 1], left_s))
 
-    begin(1, None if goes_on else options.budget_s)
-    step_times = _kept(options.folder / PROFILE, Profile, partial(_profile, spec, options, device))
-    begin(2, None if goes_on else options.budget_s + began_s - time.monotonic())
-    reference = run_reference(spec, step_times, options, device)
+    begin(1, None if goes_on else options.left_s)
+    step_times = _kept(options.folder / PROFILE, Profile, partial(_profile_recipe, spec, options, device))
+    torch.set_num_threads(step_times.threads or torch.get_num_threads())
+    resources, num_optimizers = _resources(options), len(options.optimizers) or 1
+    if not goes_on:
+        _keeping(options.folder, lambda: refuse_endless(spec, step_times, options.budget_s, options.left_s, num_optimizers))
+    at_each, at_once = max(num_optimizers, 1 + (not options.optimizers)), resources.max_searching or 1
+    begin(2, None if goes_on else most_left(spec, step_times, options.left_s, at_each, at_once))
+    longest_s = longest_reference(spec, step_times, options.budget_s, options.budget_s if goes_on else options.left_s, num_optimizers)
+    reference = run_reference(spec, step_times, options, device, longest_s)
     profiles = _profiles(spec, step_times, options, device)
-    sized = options.folder / SIZED
-    make = partial(_sweep, spec, step_times, reference, options, profiles)
-    sweep = begun_sweep(sized.read_text()) if sized.is_file() else _kept(sized, SweepSpec, make)
+    sized, left_s = options.folder / SIZED, None if goes_on else options.left_s
+    make = partial(size_sweep, spec, step_times, reference, options.budget_s, resources, profiles or None, left_s)
+    sweep = begun_sweep(sized.read_text()) if sized.is_file() else _kept(sized, SweepSpec, partial(_keeping, options.folder, make))
     predicts = not profiles or reference.optimizer in profiles  # else there is nothing to hold a prediction against
     predict_it = partial(_predict, spec, step_times, reference, sweep, options.folder)
     predicted = attempts.attempt("the prediction", predict_it) if predicts else None
     expected = [Expected(spec, step_times, reference, own) for own in (profiles.values() or [step_times])]
-    begin(3, expected_seconds(sweep, expected, options.budget_s))
+    time = SweepTime(expected, options.budget_s, options.left_s, sweep.resources.max_searching or 1)
+    begin(3, time.left_with(sweep))
     options.on_notice(what_was_chosen(sweep))
     if run_the_sweep(sweep_dir, sweep, with_fields(spec, sweep.set)):
         return None
     findings = find_in(sweep_dir, spec.stop.target_score)
-    begin(4)
     leading = findings.leading  # solutions of two optimizers would differ in more than the batch
+    begin(4, min(time.after([best.global_batch_size for best in leading.best]), max(options.left_s, AFTER_S)))
     own = profiles.get(leading.runs[0].optimizer, step_times)
     solutions = solve(leading, Expected(spec, step_times, reference, own), options, device, attempts)
-    begin(5)
+    begin(5, AFTER_S)
     extras = conclude(findings, step_times, own, Prediction(reference.optimizer, predicted), solutions, attempts)
     return _report(sweep_dir, findings, extras)
 
@@ -93,6 +105,19 @@ def _kept(path: Path, kind: type[Kept], make: Callable[[], Kept]) -> Kept:
     made = make()
     write_text(path, made.model_dump_json(indent=2) + "\n")
     return made
+
+
+def _profile_recipe(spec: TrainSpec, options: StudyOptions, device: torch.device) -> Profile:
+    """Of the recipe as it is, with as many threads as pay."""
+    largest = (training_set(spec, load_dataset(spec.dataset, options.data_dir, spec.task)).num_samples + 1) // 2
+    batches = sorted({min(batch, largest) for batch in (16, round((16 * largest) ** 0.5), largest)})
+
+    def seconds_per_step() -> dict[int, float]:
+        measured = _profile(spec, options, device, options.profile_share / 8, batches)
+        return {point.global_batch_size: point.seconds_per_step for point in measured.points}
+
+    choose_threads(device, seconds_per_step)
+    return _profile(spec, options, device)
 
 
 def _profile(
@@ -117,14 +142,24 @@ def _profiles(spec: TrainSpec, own: Profile, options: StudyOptions, device: torc
     return profiles
 
 
-def _sweep(spec: TrainSpec, step_times: Profile, reference: RunResult, options: StudyOptions, profiles: Mapping[str, Profile]) -> SweepSpec:
-    # One run at a time, with the threads that the profile had: nothing slows another's clock.
-    threads, has_gpu = min(torch.get_num_threads(), os.cpu_count() or 1), options.device != "cpu" and torch.cuda.is_available()
-    resources = ResourcesSpec(cpus_per_worker=float(threads), gpus_per_worker=1.0 if has_gpu else 0.0, max_concurrent=1)
+def _resources(options: StudyOptions) -> ResourcesSpec:
+    """What each run gets: the threads that the profile had. Runs that report go alone, so that nothing slows their clock; those of the search, which
+    are ranked by samples, beside each other where cores are left.
+    """
+    cores = os.cpu_count() or 1
+    threads, has_gpu = min(torch.get_num_threads(), cores), options.device != "cpu" and torch.cuda.is_available()
+    at_once = 1 if has_gpu else cores // threads
+    return ResourcesSpec(
+        cpus_per_worker=float(threads), gpus_per_worker=1.0 if has_gpu else 0.0, max_concurrent=1, max_searching=at_once if at_once > 1 else None
+    )
+
+
+def _keeping(folder: Path, decide: Callable[[], Decided]) -> Decided:
+    """What is decided; a refusal says how the study goes on with what was measured."""
     try:
-        return size_sweep(spec, step_times, reference, options.budget_s, resources, profiles or None)
-    except InputError as error:  # the profile and the run are kept for another try
-        raise InputError(error.field, error.problem, f"{error.hint[:-1]} --resume {options.folder}: what was measured is kept.") from error
+        return decide()
+    except InputError as error:
+        raise InputError(error.field, error.problem, f"{error.hint[:-1]} --resume {folder}: what was measured is kept.") from error
 
 
 def _predict(spec: TrainSpec, step_times: Profile, reference: RunResult, sweep: SweepSpec, folder: Path) -> list[Predicted]:

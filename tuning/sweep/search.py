@@ -7,6 +7,7 @@ are the same numbers in every group. Optuna (TPE, NSGA-II) learns within a group
 import itertools
 import re
 import time
+from statistics import mean
 from typing import Any, Literal
 
 from largebatch.jobs.run.records import Headline, Outcome, RunSummary
@@ -34,6 +35,7 @@ class Search:
         self._searches = [_GroupSearch(sweep, base, group, ledger) for group in groups(sweep)]
         self._pending = [trial for trial in ledger.trials if not ledger.is_over(trial)]
         self._samples = 0
+        self._seed_seconds: list[float] = []
         for trial in ledger.trials:
             if ledger.is_over(trial):
                 self.ended(trial)
@@ -54,6 +56,8 @@ class Search:
         must_wait = False
         # The group with the fewest runs is next; a group that must wait lets others go first.
         for search in sorted(self._searches, key=lambda search: search.num_begun):
+            if search.is_searched and not self._holds_seed(search.num_repeated + 1):
+                continue
             trial = search.decide()
             if isinstance(trial, Trial):
                 return trial
@@ -63,7 +67,17 @@ class Search:
     def ended(self, trial: Trial) -> None:
         """A run is over: finished, pruned or failed."""
         self._samples += self.ledger.samples_of(trial)
+        if trial.phase == "repeat" and (summary := self.ledger.summary(trial)) is not None:
+            self._seed_seconds.append(summary.wall_seconds)
         self._searches[trial.group].end(trial)
+
+    def _holds_seed(self, number: int) -> bool:
+        """Whether the groups' bests may have a further seed of this number: the first always, another if there is time for it in every group."""
+        limit_s = self.sweep.budget.seeds_seconds
+        has_begun = number == 1 or any(search.num_repeated >= number for search in self._searches)
+        if limit_s is None or has_begun or not self._seed_seconds:
+            return True
+        return self.ledger.spent_s + mean(self._seed_seconds) * len(self._searches) <= limit_s
 
 
 class _GroupSearch:
@@ -73,7 +87,8 @@ class _GroupSearch:
         self._sweep, self._base, self._group, self._ledger = sweep, base, group, ledger
         trials = [trial for trial in ledger.trials if trial.group == group.number]
         self._searched = [trial for trial in trials if trial.phase == "search"]
-        self._num_repeated = len(trials) - len(self._searched)
+        self.num_repeated = len(trials) - len(self._searched)
+        """Further seeds of its best that were decided on so far."""
         self._scores: dict[int, float] = {}
         numbers = {trial.number for trial in self._searched}
         history = [event for event in ledger.history if event.number in numbers]
@@ -85,24 +100,29 @@ class _GroupSearch:
     @property
     def num_begun(self) -> int:
         """Runs decided on so far."""
-        return len(self._searched) + self._num_repeated
+        return len(self._searched) + self.num_repeated
+
+    @property
+    def is_searched(self) -> bool:
+        """Whether no run of its search is left to decide on."""
+        return len(self._searched) >= self._sweep.num_trials
 
     def decide(self) -> Trial | Literal["wait", "over"]:
         """Decide on the group's next run, in the ledger before it begins."""
-        if len(self._searched) < self._sweep.num_trials:
+        if not self.is_searched:
             values = self.learning.ask(len(self._ledger.trials)) if self.learning else next(self._drawn)
             trial = self._trial("search", {**self._group.fields, **values, "seed": self._base.seed})
             self._searched.append(trial)
             return trial
-        if self._num_repeated >= self._sweep.num_repeated:
+        if self.num_repeated >= self._sweep.num_repeated:
             return "over"
         if any(trial.number not in self._scores for trial in self._searched):
             return "wait"
         best = min(self._searched, key=lambda trial: (self._scores[trial.number], trial.number))
         if self._scores[best.number] >= 3 * WORST:
             return "over"  # all diverged: no seed is worth trying
-        self._num_repeated += 1
-        return self._trial("repeat", {**best.fields, "seed": self._base.seed + self._num_repeated})
+        self.num_repeated += 1
+        return self._trial("repeat", {**best.fields, "seed": self._base.seed + self.num_repeated})
 
     def _trial(self, phase: Literal["search", "repeat"], fields: dict[str, Any]) -> Trial:
         number, batch = len(self._ledger.trials), self._base.batch

@@ -132,6 +132,9 @@ class BudgetSpec(Spec):
     """Wall-clock seconds of work, those before a stop or a kill included; runs that are under way then stop, and none begins."""
     samples: PositiveInt | None = None
     """Training samples of all runs together; no run begins beyond it."""
+    seeds_seconds: PositiveFloat | None = None
+    """Wall-clock seconds of work within which the further seeds of the groups' bests have to be over, by what runs took until then: a seed more for
+    every group, or for none; the first one always."""
 
 
 class ResourcesSpec(Spec):
@@ -146,6 +149,9 @@ class ResourcesSpec(Spec):
     max_concurrent: PositiveInt | None = None
     """Runs at a time; default: as many as the machines hold. On shared cores runs slow each other: time to accuracy
     is honest only where each run's cores are its own."""
+    max_searching: PositiveInt | None = None
+    """Runs at a time while the search goes on, if more than max_concurrent: a search ranks its runs by samples, which others beside them do not
+    change. The further seeds, whose seconds are reported, wait for its end."""
 
     @model_validator(mode="after")
     def _has_whole_gpus(self) -> Self:

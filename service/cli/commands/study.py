@@ -5,13 +5,14 @@ Torch is not imported here: the process that will train the sweep's runs begins 
 
 import json
 import sys
+import time
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from largebatch.jobs.errors import SpecError
+from largebatch.jobs.errors import InputError, SpecError
 from largebatch.jobs.launch.options import RECIPE, DataDir, Device, Overrides
 from largebatch.jobs.optim.configs.registry import OPTIMIZERS
 from largebatch.jobs.spec.read import read_spec
@@ -46,6 +47,7 @@ def study(
 
     Exit codes: 0 done, 2 bad input, 4 stopped and resumable, 1 a fault of the machine.
     """
+    began_s = time.monotonic()
     names = [name.strip() for name in (optimizers or "").split(",") if name.strip()]
     if optimizers is not None and not names:
         raise SpecError("--optimizers", "names none.", f"Known: {', '.join(OPTIMIZERS)}.")
@@ -56,7 +58,7 @@ def study(
         if device != "cuda":
             warm.provide(1)
         # The lazy gate to torch: see above.
-        from largebatch.service.cli.study_view import begin, go_on, study_with_view
+        from largebatch.service.cli.study_view import begin, discard_unmeasured, go_on, study_with_view
         from largebatch.tuning.sweep.sweep import resume_command
 
         if spec is not None:
@@ -65,7 +67,12 @@ def study(
             assert resume is not None
             folder = go_on(resume, budget_s, names)
         print(f"Study: {folder}", file=sys.stderr)
-        is_whole = study_with_view(folder, data_dir, device, warm, partial(_print_answer, folder, as_json))
+        try:
+            is_whole = study_with_view(folder, data_dir, device, warm, began_s, partial(_print_answer, folder, as_json))
+        except InputError as error:
+            if resume is None and (told := discard_unmeasured(folder, error)):
+                print(told, file=sys.stderr)
+            raise
     if not is_whole:
         print(f"Stopped. Go on with: {resume_command('study', folder, data_dir, device)}", file=sys.stderr)
         raise typer.Exit(4)

@@ -63,6 +63,8 @@ class Profile(Record):
     """With its arguments."""
     seed: int | None = None
     """Of the initial weights and the order of the samples."""
+    threads: int | None = None
+    """That computed on a CPU; None in profiles of earlier versions."""
 
     @property
     def training_set(self) -> TrainingSet:

@@ -22,6 +22,8 @@ class Shares:
     gpus_per_worker: float
     device: str
     num_concurrent: int
+    num_searching: int = 1
+    """The same while runs are searched; never fewer."""
 
 
 @dataclass(frozen=True)
@@ -76,4 +78,6 @@ def split_machines(machines: Sequence[Mapping[str, float]], resources: Resources
         )
     # Ray leaves GPUs visible to a run that got none.
     run_device = "cpu" if device == "auto" and not gpus else device
-    return Shares(resources.workers, cpus, gpus, run_device, min(num_fitting, resources.max_concurrent or num_fitting))
+    num_concurrent = min(num_fitting, resources.max_concurrent or num_fitting)
+    num_searching = max(num_concurrent, min(num_fitting, resources.max_searching or 1))
+    return Shares(resources.workers, cpus, gpus, run_device, num_concurrent, num_searching)

@@ -76,7 +76,7 @@ class TrialRunner:
 
     def _begin_trials(self) -> None:
         """Take what `Search` decides, as many as go at a time, and give it to processes that are free."""
-        while not self._stop.is_set() and len(self._waiting) + len(self._running) < self._options.shares.num_concurrent:
+        while not self._stop.is_set() and len(self._waiting) + len(self._running) < self._most_at_once:
             trial = self._search.next_trial()
             if not isinstance(trial, Trial):
                 break
@@ -84,10 +84,17 @@ class TrialRunner:
             self._waiting.append(_Run(trial))
         while self._waiting and self._stop.is_set():
             self._listener.on_end(self._waiting.popleft().trial, "stopped")
-        while self._waiting and (process := self._processes.take()) is not None:
+        while self._waiting and len(self._running) < self._most_at_once and (process := self._processes.take()) is not None:
             run = self._running[process] = self._waiting.popleft()
             self._processes.begin(process, run.trial.spec(self._search.base), self._options, run.trial.run_id)
         self._processes.provide(len(self._waiting))
+
+    @property
+    def _most_at_once(self) -> int:
+        """How many runs may go at a time: fewer as soon as one of them is a repeat, which reports its seconds."""
+        reports = any(run.trial.phase == "repeat" for run in (*self._waiting, *self._running.values()))
+        shares = self._options.shares
+        return shares.num_concurrent if reports else max(shares.num_concurrent, shares.num_searching)
 
     def _take(self, news: News) -> None:
         """A run was evaluated, is over, or lost its process; or a process died before it had one."""
