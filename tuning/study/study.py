@@ -116,7 +116,8 @@ def _profile_recipe(spec: TrainSpec, options: StudyOptions, device: torch.device
         measured = _profile(spec, options, device, options.profile_share / 8, batches)
         return {point.global_batch_size: point.seconds_per_step for point in measured.points}
 
-    choose_threads(device, seconds_per_step)
+    if chosen := choose_threads(device, seconds_per_step):
+        options.on_notice(chosen)
     return _profile(spec, options, device)
 
 

@@ -9,9 +9,11 @@ from largebatch.jobs.errors import InputError
 from largebatch.jobs.spec.read import read_spec
 from largebatch.tuning.results.analysis.step_time import Profile, ProfilePoint
 from largebatch.tuning.results.run_result import RunResult
-from largebatch.tuning.study.sizing import Expected, candidates, evaluates_every, size_sweep, what_was_chosen
+from largebatch.tuning.study.bounds import most_left
+from largebatch.tuning.study.expected import FINE, Expected, candidates, evaluates_every
+from largebatch.tuning.study.sizing import SweepTime, size_sweep, what_was_chosen
 from largebatch.tuning.sweep.space import count_runs, groups, with_fields
-from largebatch.tuning.sweep.spec import BATCH, MOMENTUM, RangeSpec, ResourcesSpec
+from largebatch.tuning.sweep.spec import BATCH, MOMENTUM, RangeSpec, ResourcesSpec, SweepSpec
 
 SPEC = read_spec("digits-small-batch", [f"stop.target_accuracy={TARGET}", "stop.epochs=20"])
 
@@ -101,6 +103,69 @@ def test_half_of_an_odd_number_leaves_no_single_sample_over() -> None:
     assert candidates(profile(num_samples=1438)) == [16, 64, 256, 719]
 
 
+class TestFewData:
+    """Sizes lie twice apart where that makes no more than six."""
+
+    OWN = profile(num_samples=1437)
+    TO_TARGET = with_fields(SPEC, {"stop.at_target": True})
+
+    def sized(self, budget_s: float, at_once: int | None = None) -> SweepSpec:
+        return size_sweep(self.TO_TARGET, self.OWN, made_run(256), budget_s, ResourcesSpec(max_searching=at_once))
+
+    def test_six_sizes_where_the_budget_holds_three_runs_at_each(self) -> None:
+        assert candidates(self.OWN, FINE) == [16, 32, 64, 128, 256, 719]
+        by_budget = {budget_s: self.sized(budget_s) for budget_s in (60.0, 180.0, 600.0, 3600.0)}
+        assert [by_budget[budget_s].each[BATCH] for budget_s in (60.0, 3600.0)] == [[16, 64, 256, 719], [16, 32, 64, 128, 256, 719]]
+        groups = [len(sweep.each[BATCH]) * len(sweep.each[MOMENTUM]) for sweep in by_budget.values()]
+        trials = [sweep.num_trials for sweep in by_budget.values()]
+        assert (groups, trials) == (sorted(groups), sorted(trials)), "more time never compares or searches less"
+
+    def test_more_data_keep_four_between_sizes(self) -> None:
+        assert size_sweep(self.TO_TARGET, profile(), made_run(256), 36_000.0, ResourcesSpec()).each[BATCH] == [16, 64, 256, 1024, 4096, 16_384]
+
+    def test_a_search_side_by_side_holds_more(self) -> None:
+        alone, together = self.sized(300.0), self.sized(300.0, at_once=4)
+        assert together.num_trials * len(together.each[BATCH]) > alone.num_trials * len(alone.each[BATCH])
+        assert "Searched 4 at a time, reported alone." in what_was_chosen(together)
+
+    def test_runs_that_search_and_report_go_alone(self) -> None:
+        least = next(sweep for budget_s in range(20, 400, 5) if (sweep := self.or_none(float(budget_s))) is not None)
+        assert (least.num_repeated, least.resources.max_searching, least.budget.seeds_seconds) == (0, None, None)
+
+    def or_none(self, budget_s: float) -> SweepSpec | None:
+        try:
+            return self.sized(budget_s, at_once=4)
+        except InputError:
+            return None
+
+
+class TestTimeLeft:
+    """What a person is told of the time left, held against what planted runs take."""
+
+    TO_TARGET = with_fields(SPEC, {"stop.at_target": True})
+
+    def test_once_the_sweep_is_sized_it_is_what_its_runs_and_the_rest_take(self) -> None:
+        own, reference, budget_s = profile(num_samples=1437), made_run(256), 600.0
+        resources = ResourcesSpec(max_searching=2)
+        sweep = size_sweep(self.TO_TARGET, own, reference, budget_s, resources, left_s=550.0)
+        time = SweepTime([Expected(self.TO_TARGET, own, reference)], budget_s, 550.0, 2)
+        batches = [batch for batch in sweep.each[BATCH] if isinstance(batch, int)]
+        run_s = [time.one_at(batch) * len(sweep.each[MOMENTUM]) for batch in batches]
+        search_s = sweep.num_trials * sum(run_s) / 2
+        seeds_s = next(number * sum(run_s) for number in (3, 2, 1) if search_s + number * sum(run_s) <= (sweep.budget.seeds_seconds or 0.0))
+        assert time.left_with(sweep) == pytest.approx(search_s + seeds_s + time.after(batches), rel=0.3)
+        assert time.left_with(sweep) <= 550.0
+
+    def test_before_anything_trains_it_is_the_budgets_or_that_of_the_longest_search(self) -> None:
+        own = profile(num_samples=1437)
+        assert most_left(self.TO_TARGET, own, 55.0, 2, 2) == 55.0
+        # At half of 20 epochs a run, and 0.3 s beside it; twelve runs two at a time and three seeds of two groups at each size; each once to the end.
+        epoch_s = {batch: 1437 * own.seconds_per_step(batch) / batch for batch in (16, 64, 256, 719)}
+        runs_s = sum(2 * (12 / 2 + 3) * (10 * seconds + 0.3) + 20 * seconds + 0.3 for seconds in epoch_s.values())
+        own_s = 10 * 1437 * own.seconds_per_step(32) / 32 + 0.3
+        assert most_left(self.TO_TARGET, own, 36_000.0, 2, 2) == pytest.approx(own_s + runs_s + 6.0)
+
+
 class TestOptimizers:
     """Compared beside each other within one budget."""
 
@@ -124,10 +189,11 @@ class TestOptimizers:
         for compared in ({"sgd": own}, {"sgd": own, "lamb": slow}, {"sgd": own, "lamb": slow, "muon": slow}):
             for budget_s in (2400.0, 7200.0, 36_000.0):
                 sweep = size_sweep(SPEC, own, reference, budget_s, ResourcesSpec(), compared)
-                num_runs = sweep.num_in_group
+                num_runs = sweep.num_trials + min(sweep.num_repeated, 1)  # the other seeds come as there is time
                 batches = [batch for batch in sweep.each[BATCH] if isinstance(batch, int)]
                 seconds = sum(Expected(SPEC, own, reference, of).of_a_search(batch) for of in compared.values() for batch in batches) * num_runs
                 assert seconds <= 0.65 * budget_s, (list(compared), budget_s)
+                assert (sweep.budget.seeds_seconds or 0.0) <= 0.65 * budget_s
 
     def test_twice_the_budget_holds_for_two_what_the_budget_holds_for_one(self) -> None:
         own = profile()

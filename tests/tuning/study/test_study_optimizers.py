@@ -36,6 +36,15 @@ def test_what_cannot_be_compared_is_refused_before_anything_runs(
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_recipe_that_cannot_train_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("--set", "stop.target_accuracy=0.9", "--set", "optimizer.name=muon", "--set", "model.arguments.depth=0")
+    code, _, told = said(capsys, "study", "digits-small-batch", *arguments, "--output-dir", tmp_path)
+    assert code == 2
+    assert "muon has no hidden matrix to update in this model" in told
+    assert "Nothing was measured: " in told
+    assert [*tmp_path.iterdir()] == []
+
+
 def test_a_study_is_not_gone_on_with_under_other_optimizers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     spec = read_spec("digits-small-batch")
     for name, optimizers, compared in (("one", [], "sgd"), ("two", ["sgd", "lamb"], "sgd, lamb")):

@@ -3,6 +3,7 @@
 import html
 import json
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,8 @@ from largebatch.jobs.run import run_folder
 from largebatch.jobs.spec.read import build_spec, read_spec
 from largebatch.tuning.report.contents import Attempts
 from largebatch.tuning.results.findings import find
+from largebatch.tuning.study.expected import Expected
 from largebatch.tuning.study.options import SOLUTION, StudyOptions, begin_study
-from largebatch.tuning.study.sizing import Expected
 from largebatch.tuning.study.solutions import affordable_samples, solve
 from largebatch.tuning.study.study import study
 from largebatch.tuning.sweep.spec import SweepSpec
@@ -119,4 +120,13 @@ def test_sharpness_that_the_budget_does_not_hold_is_left_out_said_and_not_kept(t
     assert (solutions.runs, solutions.sharp) == (list(ended.values()), [])
     assert notices == ["No sharpness: the budget does not hold its passes over enough samples of this model."]
     assert {path.name for path in tmp_path.iterdir()} == {f"{SOLUTION}{batch}" for batch in ended}, "nothing else"
-    assert affordable_samples([*ended.values()], 1e6) == 500
+    assert affordable_samples([*ended.values()], 0.2 * 1e6) == 500
+
+
+def test_where_the_sweep_took_too_long_the_rest_is_left_out(tmp_path: Path) -> None:
+    """A budget of an hour, all of which is spent."""
+    expected = Expected(read_spec("digits-small-batch", ["stop.epochs=1"]), made_profile(), made_run(16))
+    notices: list[str] = []
+    options = StudyOptions(tmp_path, DATA, "cpu", 3600.0, lambda stage: None, notices.append, began_s=time.monotonic() - 3600.0)
+    assert solve(find([made_run(batch) for batch in (16, 64)]), expected, options, CPU, Attempts()).runs == []
+    assert notices == ["No sharpness: the budget does not hold two runs to the end of the recipe's epochs."]

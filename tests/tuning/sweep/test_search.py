@@ -11,7 +11,7 @@ from made_records import summary
 from made_runs import BASE, RATES, begin, finish, sweep, work
 
 from largebatch.jobs.run.records import Outcome
-from largebatch.tuning.sweep.ledger import Ending, Learned, Ledger
+from largebatch.tuning.sweep.ledger import Ending, Learned, Ledger, Trial
 from largebatch.tuning.sweep.search import Search, score
 from largebatch.tuning.sweep.space import groups
 
@@ -98,6 +98,24 @@ def test_seconds_of_work_are_added_up_over_commands(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     assert ledger.spent_budget(sweep(budget={"seconds": 20.0}).budget) == "The budget of 20 s is spent; 0 runs ended."
     assert ledger.spent_budget(sweep(budget={"seconds": 20.1}).budget) is None
+
+
+@pytest.mark.parametrize(("seconds", "seeds"), [(36.0, 3), (35.0, 2), (1.0, 1)])
+def test_seeds_come_as_there_is_time_and_all_groups_have_as_many(tmp_path: Path, seconds: float, seeds: int) -> None:
+    """Two groups of two runs; every run takes 3 s of work, and a further seed says so in its summary."""
+    spec = sweep(each={"batch.global_batch_size": [32, 128]}, search={"method": "random", "trials": 2, "space": RATES}, repeats=3,
+                 budget={"seeds_seconds": seconds})  # fmt: skip
+    now_s = 0.0
+    with Ledger(tmp_path, clock=lambda: now_s) as ledger:
+        search = Search(spec, BASE, ledger)
+        while isinstance(trial := search.next_trial(), Trial):
+            now_s += 3.0
+            finish(ledger, trial, wall_seconds=3.0, outcome=Outcome.REACHED)
+            ledger.spend()
+            search.ended(trial)
+        assert Counter((trial.group, trial.phase) for trial in ledger.trials) == {
+            **{(group, "search"): 2 for group in (0, 1)}, **{(group, "repeat"): seeds for group in (0, 1)},
+        }  # fmt: skip
 
 
 def test_what_the_machine_failed_teaches_nothing_and_is_tried_again(tmp_path: Path) -> None:

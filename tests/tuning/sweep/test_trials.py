@@ -1,20 +1,27 @@
 """The runs of a sweep: how many go at a time, in which processes, and which end early."""
 
+import threading
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from made_runs import BASE
+from made_runs import BASE, RATES, finish, sweep
 
 from largebatch.jobs.errors import InputError
-from largebatch.tuning.sweep.ledger import Trial
+from largebatch.jobs.run.records import Outcome
+from largebatch.jobs.spec.train_spec import TrainSpec
+from largebatch.tuning.sweep.ledger import Ledger, Trial
+from largebatch.tuning.sweep.search import Search
 from largebatch.tuning.sweep.space import with_fields
 from largebatch.tuning.sweep.spec import EarlyStopSpec, ResourcesSpec
 from largebatch.tuning.sweep.sweep import SweepProgress, resume_command
 from largebatch.tuning.sweep.trials.early_stop import EarlyStopping
 from largebatch.tuning.sweep.trials.on_ray.actor import TrialActor
+from largebatch.tuning.sweep.trials.processes import News
 from largebatch.tuning.sweep.trials.resources import Shares, TrialOptions, TrialReport, split_machines
+from largebatch.tuning.sweep.trials.run_trials import SweepListener, TrialRunner
 
 FOUR_EPOCHS = with_fields(BASE, {"tracking.enabled": False, "stop.epochs": 4, "stop.at_target": False, "evaluation.every_epochs": 1})
 
@@ -87,6 +94,47 @@ def test_runs_at_a_time_are_what_machines_can_hold(
 ) -> None:
     shares = split_machines(machines, ResourcesSpec.model_validate(resources), device)
     assert (shares.num_concurrent, shares.gpus_per_worker, shares.device) == (num_concurrent, gpus, run_device)
+
+
+@pytest.mark.parametrize(("most", "searching", "num_searching"), [(1, None, 1), (1, 2, 2), (1, 99, 4), (3, 2, 3), (None, 2, 4)])
+def test_a_search_may_have_more_runs_at_a_time(most: int | None, searching: int | None, num_searching: int) -> None:
+    shares = split_machines([{"CPU": 4.0}], ResourcesSpec(max_concurrent=most, max_searching=searching), "cpu")
+    assert (shares.num_concurrent, shares.num_searching) == (most or 4, num_searching)
+
+
+class AtOnce:
+    """Processes that train nothing: a run ends when it is waited for, the last that began first. Counts what goes side by side."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger, self.running, self.seen = ledger, dict[object, str](), list[list[str]]()
+
+    def provide(self, number: int) -> None: ...
+
+    def take(self) -> object:
+        return object()
+
+    def begin(self, process: object, spec: TrainSpec, options: TrialOptions, run_id: str) -> None:
+        self.running[process] = run_id
+        phases = {trial.run_id: trial.phase for trial in self.ledger.trials}
+        self.seen.append([phases[run_id] for run_id in self.running.values()])
+
+    def go_on(self, process: object, ends_early: bool) -> None: ...
+
+    def wait(self, seconds: float) -> list[News]:
+        process, run_id = self.running.popitem()
+        finish(self.ledger, next(trial for trial in self.ledger.trials if trial.run_id == run_id), outcome=Outcome.REACHED)
+        return [News(process, TrialReport(is_over=True))]
+
+    def release(self, process: object) -> None: ...
+
+
+def test_runs_of_a_search_go_side_by_side_and_those_that_report_alone(tmp_path: Path) -> None:
+    spec = sweep(each={"batch.global_batch_size": [32, 128, 512]}, search={"method": "random", "trials": 3, "space": RATES}, repeats=2)
+    with Ledger(tmp_path) as ledger:
+        processes = AtOnce(ledger)
+        options = TrialOptions(tmp_path, Path("data"), Shares(1, 1.0, 0.0, "cpu", 1, num_searching=2), None)
+        TrialRunner(Search(spec, BASE, ledger), EarlyStopping(EarlyStopSpec(), 1437), SweepListener(), options, processes, threading.Event()).run()
+    assert Counter(map(tuple, processes.seen)) == {("search",): 1, ("search", "search"): 8, ("repeat",): 6}
 
 
 @pytest.mark.parametrize(
