@@ -85,7 +85,7 @@ def size_sweep(
             by_optimizer={name: {RATE: _around(_middle(name, rate, spec, min(batches)))} for name in optimizers or {}},
         ),
         repeats=REPEATS if has_seeds else repeats,
-        budget=BudgetSpec(seeds_seconds=time.for_the_sweep(batches)) if has_seeds else BudgetSpec(),
+        budget=BudgetSpec(rounds_seconds=time.for_the_sweep(batches)) if has_seeds else BudgetSpec(),
         resources=resources if has_seeds else resources.model_copy(update={"max_searching": None}),  # else the search's own runs report
     )
 
@@ -146,7 +146,7 @@ class SweepTime:
         """Seconds of a study from its sweep on."""
         batches = [batch for batch in sweep.each[BATCH] if isinstance(batch, int)]
         times = math.prod(len(values) for field, values in sweep.each.items() if field not in {OPTIMIZER, BATCH})
-        most_s = sweep.budget.seeds_seconds
+        most_s = sweep.budget.rounds_seconds
         least, most = (times * self.of_each(batches, sweep.num_trials, seeds) for seeds in (min(sweep.num_repeated, 1), sweep.num_repeated))
         return (most if most_s is None else max(least, min(most, most_s))) + self.after(batches)
 
@@ -211,7 +211,7 @@ def what_was_chosen(sweep: SweepSpec) -> str:
     rates, seeds = sweep.num_trials, sweep.repeats
     under = f", under {' and '.join(sweep.optimizers)}" if sweep.optimizers else ""
     searched = f"{rates} learning rate{'s' if rates > 1 else ''}"
-    at_most = "up to " if sweep.budget.seeds_seconds is not None and seeds > 1 else ""
+    at_most = "up to " if sweep.budget.rounds_seconds is not None and seeds > 1 else ""
     further = f"the best with {at_most}{seeds} further seed{'s' if seeds > 1 else ''}, which alone are reported"
     repeated = further if sweep.num_repeated else "a single seed"
     evaluated = f" Evaluated every {sweep.set[EVALUATES_EVERY]:g} epochs, to tell their times apart." if EVALUATES_EVERY in sweep.set else ""

@@ -32,4 +32,5 @@ def choose_threads(device: torch.device, measure: Callable[[], Mapping[int, floa
     if times >= PAYS:
         torch.set_num_threads(most)
         return ""
-    return f"Runs train with one thread: with {most} a step is {times:.2g} times as fast, on average over batch sizes. OMP_NUM_THREADS decides otherwise."
+    slower = f"{most} take {1 / times:.2g} times as long for a step, on average over batch sizes"
+    return f"Runs train with one thread: {slower}. OMP_NUM_THREADS decides otherwise."

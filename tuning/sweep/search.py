@@ -20,6 +20,8 @@ from largebatch.tuning.sweep.spec import BATCHES, SweepSpec
 
 WORST = 1e18
 """Above any number of samples: where misses begin to be ranked."""
+FEWEST_SEARCHED = 2
+"""Of each group, however little time there is."""
 LONGEST_NAME = 60
 """Letters of an optimizer in a run's name; of an entry point the last ones tell more."""
 
@@ -35,7 +37,7 @@ class Search:
         self._searches = [_GroupSearch(sweep, base, group, ledger) for group in groups(sweep)]
         self._pending = [trial for trial in ledger.trials if not ledger.is_over(trial)]
         self._samples = 0
-        self._seed_seconds: list[float] = []
+        self._seconds: dict[str, list[float]] = {"search": [], "repeat": []}
         for trial in ledger.trials:
             if ledger.is_over(trial):
                 self.ended(trial)
@@ -56,7 +58,7 @@ class Search:
         must_wait = False
         # The group with the fewest runs is next; a group that must wait lets others go first.
         for search in sorted(self._searches, key=lambda search: search.num_begun):
-            if search.is_searched and not self._holds_seed(search.num_repeated + 1):
+            if not self._has_time_for(search):
                 continue
             trial = search.decide()
             if isinstance(trial, Trial):
@@ -67,17 +69,24 @@ class Search:
     def ended(self, trial: Trial) -> None:
         """A run is over: finished, pruned or failed."""
         self._samples += self.ledger.samples_of(trial)
-        if trial.phase == "repeat" and (summary := self.ledger.summary(trial)) is not None:
-            self._seed_seconds.append(summary.wall_seconds)
+        if (summary := self.ledger.summary(trial)) is not None:
+            self._seconds[trial.phase].append(summary.wall_seconds)
         self._searches[trial.group].end(trial)
 
-    def _holds_seed(self, number: int) -> bool:
-        """Whether the groups' bests may have a further seed of this number: the first always, another if there is time for it in every group."""
-        limit_s = self.sweep.budget.seeds_seconds
-        has_begun = number == 1 or any(search.num_repeated >= number for search in self._searches)
-        if limit_s is None or has_begun or not self._seed_seconds:
+    def _has_time_for(self, group: "_GroupSearch") -> bool:
+        """Whether a group's next run may begin: its round, a run in every group, has begun or will be over in time. No time for another round of the
+        search ends that in every group; the first seed always has time.
+        """
+        limit_s, spent_s, begun = self.sweep.budget.rounds_seconds, self.ledger.spent_s, group.num_begun
+        if limit_s is None or begun < max(FEWEST_SEARCHED, *(other.num_begun for other in self._searches)):
             return True
-        return self.ledger.spent_s + mean(self._seed_seconds) * len(self._searches) <= limit_s
+        if not group.is_searched:
+            seeds_s = mean(self._seconds["search"] or [0.0]) * len(self._searches)
+            if spent_s + spent_s / begun + seeds_s <= limit_s:
+                return True
+            for other in self._searches:
+                other.num_to_search = begun
+        return group.num_repeated == 0 or spent_s + mean(self._seconds["repeat"] or [0.0]) * len(self._searches) <= limit_s
 
 
 class _GroupSearch:
@@ -89,6 +98,8 @@ class _GroupSearch:
         self._searched = [trial for trial in trials if trial.phase == "search"]
         self.num_repeated = len(trials) - len(self._searched)
         """Further seeds of its best that were decided on so far."""
+        self.num_to_search = len(self._searched) if any(trial.phase == "repeat" for trial in ledger.trials) else sweep.num_trials
+        """Runs of its search, those to come included; fewer than planned where time ended it."""
         self._scores: dict[int, float] = {}
         numbers = {trial.number for trial in self._searched}
         history = [event for event in ledger.history if event.number in numbers]
@@ -105,7 +116,7 @@ class _GroupSearch:
     @property
     def is_searched(self) -> bool:
         """Whether no run of its search is left to decide on."""
-        return len(self._searched) >= self._sweep.num_trials
+        return len(self._searched) >= self.num_to_search
 
     def decide(self) -> Trial | Literal["wait", "over"]:
         """Decide on the group's next run, in the ledger before it begins."""

@@ -132,9 +132,9 @@ class BudgetSpec(Spec):
     """Wall-clock seconds of work, those before a stop or a kill included; runs that are under way then stop, and none begins."""
     samples: PositiveInt | None = None
     """Training samples of all runs together; no run begins beyond it."""
-    seeds_seconds: PositiveFloat | None = None
-    """Wall-clock seconds of work within which the further seeds of the groups' bests have to be over, by what runs took until then: a seed more for
-    every group, or for none; the first one always."""
+    rounds_seconds: PositiveFloat | None = None
+    """Wall-clock seconds of work that hold as many rounds as they do, by what runs took until then: a run more in every group's search, later a
+    further seed of every group's best, or for none of them. Two runs of the search and one seed always."""
 
 
 class ResourcesSpec(Spec):

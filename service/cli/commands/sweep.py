@@ -129,7 +129,7 @@ def run_with_view(
     Args: num_runs: how many it has in all; when_over: what is left to do in its folder once no run is; console: what the caller prints by, too,
         meanwhile: lines of another would be drawn over.
     """
-    most = "up to " if spec.budget.seeds_seconds is not None else ""
+    most = "up to " if spec.budget.rounds_seconds is not None else ""
     print(f"Sweep: {options.folder}, {most}{num_runs} runs", file=sys.stderr)
     with SweepView(console or Console(stderr=True), groups(spec), num_runs, Ledger(options.folder)) as view:
         progress = run_sweep(spec, base, options, view.listener(), when_over)

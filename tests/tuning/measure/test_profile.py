@@ -117,7 +117,7 @@ def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argume
 
 def test_a_budget_that_holds_nothing_is_refused_with_numbers_and_nothing_is_lost(tmp_path: Path) -> None:
     folder = tmp_path / "study"
-    fields = ["stop.target_accuracy=0.9", "stop.at_target=false", "stop.epochs=4000", "batch.global_batch_size=256", "tracking.enabled=false"]
+    fields = ["stop.target_accuracy=0.9", "stop.at_target=false", "stop.epochs=600", "batch.global_batch_size=256", "tracking.enabled=false"]
     spec = read_spec("digits-small-batch", fields)
     begin_study(folder, spec, 10.0)
 

@@ -1,5 +1,7 @@
 """What a study refuses by its profile alone: exactly what no plan could hold."""
 
+from dataclasses import replace
+
 import pytest
 from made_runs import CRITICAL, made_profile, made_run
 
@@ -11,7 +13,7 @@ from largebatch.tuning.sweep.spec import ResourcesSpec
 
 OWN = made_profile().model_copy(update={"num_train_samples": 4096})
 ENDLESS = read_spec("digits-small-batch", ["stop.target_accuracy=0.9", "stop.epochs=300", "stop.at_target=false", "batch.global_batch_size=256"])
-TO_TARGET = read_spec("digits-small-batch", ["stop.target_accuracy=0.9", "stop.epochs=300", "batch.global_batch_size=256"])
+TO_TARGET = read_spec("digits-small-batch", ["stop.target_accuracy=0.9", "stop.epochs=300", "stop.at_target=true", "batch.global_batch_size=256"])
 
 
 def test_runs_through_all_epochs_that_the_budget_does_not_hold_are_refused_before_one_is_trained() -> None:
@@ -31,17 +33,16 @@ def test_runs_through_all_epochs_that_the_budget_does_not_hold_are_refused_befor
 @pytest.mark.parametrize("critical", [CRITICAL, 20.0, 20_000.0])
 @pytest.mark.parametrize("num_optimizers", [1, 2])
 def test_after_the_longest_reference_run_no_sweep_fits_whatever_its_noise(critical: float, num_optimizers: int) -> None:
-    run = made_run(256)
+    run = made_run(256, factor=40.0)
+    run = replace(run, summary=run.summary.model_copy(update={"gradient_noise_scale": critical}))
     run_s = run.summary.training_seconds
-    compared = dict.fromkeys(["sgd", "lamb"][:num_optimizers], OWN) if num_optimizers > 1 else None
-    noisy = made_run(256)
-    noisy.summary.__dict__["gradient_noise_scale"] = critical  # of this run alone
+    compared = dict.fromkeys(["sgd", "lamb"], OWN) if num_optimizers > 1 else None
     refused = 0
     for budget_s in (float(seconds) for seconds in range(15, 400, 7)):
         if longest_reference(TO_TARGET, OWN, budget_s, budget_s, num_optimizers) >= run_s:
             continue
         refused += 1
         with pytest.raises(InputError, match="hold no sweep"):
-            size_sweep(TO_TARGET, OWN, noisy, budget_s, ResourcesSpec(), compared, left_s=budget_s - run_s)
+            size_sweep(TO_TARGET, OWN, run, budget_s, ResourcesSpec(), compared, left_s=budget_s - run_s)
     assert refused
     assert longest_reference(ENDLESS, OWN, 15.0, 15.0, 1) == float("inf")

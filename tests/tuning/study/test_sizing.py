@@ -114,8 +114,8 @@ class TestFewData:
 
     def test_six_sizes_where_the_budget_holds_three_runs_at_each(self) -> None:
         assert candidates(self.OWN, FINE) == [16, 32, 64, 128, 256, 719]
-        by_budget = {budget_s: self.sized(budget_s) for budget_s in (60.0, 180.0, 600.0, 3600.0)}
-        assert [by_budget[budget_s].each[BATCH] for budget_s in (60.0, 3600.0)] == [[16, 64, 256, 719], [16, 32, 64, 128, 256, 719]]
+        by_budget = {budget_s: self.sized(budget_s) for budget_s in (75.0, 180.0, 600.0, 3600.0)}
+        assert [by_budget[budget_s].each[BATCH] for budget_s in (75.0, 3600.0)] == [[16, 64, 256, 719], [16, 32, 64, 128, 256, 719]]
         groups = [len(sweep.each[BATCH]) * len(sweep.each[MOMENTUM]) for sweep in by_budget.values()]
         trials = [sweep.num_trials for sweep in by_budget.values()]
         assert (groups, trials) == (sorted(groups), sorted(trials)), "more time never compares or searches less"
@@ -130,7 +130,7 @@ class TestFewData:
 
     def test_runs_that_search_and_report_go_alone(self) -> None:
         least = next(sweep for budget_s in range(20, 400, 5) if (sweep := self.or_none(float(budget_s))) is not None)
-        assert (least.num_repeated, least.resources.max_searching, least.budget.seeds_seconds) == (0, None, None)
+        assert (least.num_repeated, least.resources.max_searching, least.budget.rounds_seconds) == (0, None, None)
 
     def or_none(self, budget_s: float) -> SweepSpec | None:
         try:
@@ -152,7 +152,7 @@ class TestTimeLeft:
         batches = [batch for batch in sweep.each[BATCH] if isinstance(batch, int)]
         run_s = [time.one_at(batch) * len(sweep.each[MOMENTUM]) for batch in batches]
         search_s = sweep.num_trials * sum(run_s) / 2
-        seeds_s = next(number * sum(run_s) for number in (3, 2, 1) if search_s + number * sum(run_s) <= (sweep.budget.seeds_seconds or 0.0))
+        seeds_s = next(number * sum(run_s) for number in (3, 2, 1) if search_s + number * sum(run_s) <= (sweep.budget.rounds_seconds or 0.0))
         assert time.left_with(sweep) == pytest.approx(search_s + seeds_s + time.after(batches), rel=0.3)
         assert time.left_with(sweep) <= 550.0
 
@@ -193,7 +193,7 @@ class TestOptimizers:
                 batches = [batch for batch in sweep.each[BATCH] if isinstance(batch, int)]
                 seconds = sum(Expected(SPEC, own, reference, of).of_a_search(batch) for of in compared.values() for batch in batches) * num_runs
                 assert seconds <= 0.65 * budget_s, (list(compared), budget_s)
-                assert (sweep.budget.seeds_seconds or 0.0) <= 0.65 * budget_s
+                assert (sweep.budget.rounds_seconds or 0.0) <= 0.65 * budget_s
 
     def test_twice_the_budget_holds_for_two_what_the_budget_holds_for_one(self) -> None:
         own = profile()

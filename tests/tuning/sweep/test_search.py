@@ -100,21 +100,31 @@ def test_seconds_of_work_are_added_up_over_commands(tmp_path: Path) -> None:
     assert ledger.spent_budget(sweep(budget={"seconds": 20.1}).budget) is None
 
 
-@pytest.mark.parametrize(("seconds", "seeds"), [(36.0, 3), (35.0, 2), (1.0, 1)])
-def test_seeds_come_as_there_is_time_and_all_groups_have_as_many(tmp_path: Path, seconds: float, seeds: int) -> None:
-    """Two groups of two runs; every run takes 3 s of work, and a further seed says so in its summary."""
-    spec = sweep(each={"batch.global_batch_size": [32, 128]}, search={"method": "random", "trials": 2, "space": RATES}, repeats=3,
-                 budget={"seeds_seconds": seconds})  # fmt: skip
-    now_s = 0.0
-    with Ledger(tmp_path, clock=lambda: now_s) as ledger:
-        search = Search(spec, BASE, ledger)
-        while isinstance(trial := search.next_trial(), Trial):
-            now_s += 3.0
-            finish(ledger, trial, wall_seconds=3.0, outcome=Outcome.REACHED)
-            ledger.spend()
-            search.ended(trial)
+@pytest.mark.parametrize(
+    ("seconds", "searched", "seeds"),
+    [(42.0, 4, 3), (41.0, 4, 2), (30.0, 4, 1), (29.0, 3, 1), (24.0, 3, 1), (23.0, 2, 1), (1.0, 2, 1)],
+)
+def test_rounds_come_as_there_is_time_and_all_groups_have_as_many(tmp_path: Path, seconds: float, searched: int, seeds: int) -> None:
+    """Two groups; every run takes 3 s of work, so a round takes 6 s, and the search leaves a round for a seed. Every run in a command of its own, and
+    all in one, come to the same.
+    """
+    spec = sweep(each={"batch.global_batch_size": [32, 128]}, search={"method": "random", "trials": 4, "space": RATES}, repeats=3,
+                 budget={"rounds_seconds": seconds})  # fmt: skip
+    for folder, most in ((tmp_path / "at once", 100), (tmp_path / "resumed", 1)):
+        folder.mkdir()
+        now_s, trial = 0.0, None
+        while trial != "over":
+            with Ledger(folder, clock=lambda: now_s) as ledger:  # noqa: B023 called within the loop alone
+                search = Search(spec, BASE, ledger)
+                for _ in range(most):
+                    if not isinstance(trial := search.next_trial(), Trial):
+                        break
+                    now_s += 3.0
+                    finish(ledger, trial, wall_seconds=3.0, outcome=Outcome.REACHED)
+                    ledger.spend()
+                    search.ended(trial)
         assert Counter((trial.group, trial.phase) for trial in ledger.trials) == {
-            **{(group, "search"): 2 for group in (0, 1)}, **{(group, "repeat"): seeds for group in (0, 1)},
+            **{(group, "search"): searched for group in (0, 1)}, **{(group, "repeat"): seeds for group in (0, 1)},
         }  # fmt: skip
 
 
