@@ -42,7 +42,8 @@ def device_name(device: torch.device) -> str:
     """The device in words, for records."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"cpu ({platform.machine()}, {torch.get_num_threads()} threads)"
+    threads = torch.get_num_threads()
+    return f"cpu ({platform.machine()}, {threads} {'thread' if threads == 1 else 'threads'})"
 
 
 def environment(device: torch.device) -> dict[str, Any]:
