@@ -17,6 +17,9 @@ from largebatch.tuning.study.sizing import FEWEST_BATCHES, MOST_TRIALS, REPEATS,
 WAY = 0.5
 """Of its epochs, how far a run goes that ends at the target, as long as nothing is known of it."""
 
+LEAST_S = 1.0
+"""For the recipe's own run and the sweep, where a slow start has left nothing: enough to say what they would take."""
+
 
 def refuse_endless(spec: TrainSpec, profile: Profile, budget_s: float, left_s: float, num_optimizers: int) -> None:
     """Raises: InputError where every run trains through all epochs, and the budget does not hold one at each of the fewest batch sizes.
@@ -47,7 +50,7 @@ def longest_reference(spec: TrainSpec, profile: Profile, budget_s: float, left_s
     own_s = profile.seconds_per_step(own)
     cheapest = sorted(min(own / batch, 1.0) * profile.seconds_per_step(batch) / own_s for batch in candidates(profile))[:FEWEST_BATCHES]
     of_reference = num_optimizers * UNTUNED * sum(cheapest)
-    return min(SWEEP_SHARE * budget_s / of_reference, max(left_s - AFTER_S, 0.0) / (1 + of_reference))
+    return min(SWEEP_SHARE * budget_s / of_reference, max(left_s - AFTER_S, LEAST_S) / (1 + of_reference))
 
 
 def most_left(spec: TrainSpec, profile: Profile, left_s: float, groups_at_each: int, at_once: int) -> float:
