@@ -46,3 +46,4 @@ def test_after_the_longest_reference_run_no_sweep_fits_whatever_its_noise(critic
             size_sweep(TO_TARGET, OWN, run, budget_s, ResourcesSpec(), compared, left_s=budget_s - run_s)
     assert refused
     assert longest_reference(ENDLESS, OWN, 15.0, 15.0, 1) == float("inf")
+    assert longest_reference(TO_TARGET, OWN, 40.0, 2.0, 1) > 0.0, "what a slow start has left nothing for is refused by what it takes"
