@@ -78,11 +78,11 @@ def normalisation_of(dataset: Dataset, device: torch.device) -> tuple[Tensor, Te
 
 def on_device(batch: Tree, device: torch.device, normalisation: tuple[Tensor, Tensor] | None, channels_last: bool) -> Tree:
     """A batch on the device as the model gets it: its first tensor normalised, images in channels-last order where that is asked for."""
-    batch = map_leaves(lambda leaf: leaf.to(device, non_blocking=True), batch)
+    laid = in_channels_last if channels_last else Tensor.contiguous
     if normalisation:
         scale, shift = normalisation
-        batch = map_first(lambda inputs: inputs.to(torch.float32).mul_(scale).add_(shift), batch)
-    return map_leaves(in_channels_last if channels_last else Tensor.contiguous, batch)
+        batch = map_first(lambda inputs: inputs.to(device, non_blocking=True).to(torch.float32).mul_(scale).add_(shift), batch)
+    return map_leaves(lambda leaf: laid(leaf.to(device, non_blocking=True)), batch)
 
 
 def in_channels_last(tensor: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Trees of tensors: what a batch is, a tuple, list or dict of tensors that have the samples in dimension 0."""
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, repeat
 from typing import Any
 
 import torch
@@ -14,7 +15,9 @@ Tree = Any
 
 def leaves(tree: Tree) -> list[Tensor]:
     """The tensors of a tree, in order."""
-    return [leaf for _, leaf in named_leaves(tree)]
+    if isinstance(tree, Tensor):
+        return [tree]
+    return [leaf for _, inner in _children(tree) for leaf in leaves(inner)]
 
 
 def named_leaves(tree: Tree, name: str = "") -> Iterator[tuple[str, Tensor]]:
@@ -38,8 +41,9 @@ def map_leaves(change: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
 
 def map_first(change: Callable[[Tensor], Tensor], tree: Tree) -> Tree:
     """The tree with its first tensor changed: the inputs, or the first of them."""
-    first = leaves(tree)[0]
-    return map_leaves(lambda leaf: change(leaf) if leaf is first else leaf, tree)
+    # By place, for a batch may hold one tensor twice.
+    changes: Iterator[Callable[[Tensor], Tensor]] = chain([change], repeat(lambda leaf: leaf))
+    return map_leaves(lambda leaf: next(changes)(leaf), tree)
 
 
 def is_tree(value: Any) -> bool:

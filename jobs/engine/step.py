@@ -60,12 +60,13 @@ def optimizer_step(state: TrainState, plan: TrainPlan, step: StepPlan, batches: 
         state.local_sgd.count_step(plan.spec.reduction.local_steps)
     if state.average:
         state.average.update(plan.average_power_at(step.begin))
-    state.progress.go_to(step.end)
+    end = step.end
+    state.progress.go_to(end)
     return StepRecord(
         step=step.number,
         epoch=step.samples.epoch + step.samples.stop / plan.num_train_samples,
-        samples_seen=step.end.samples_seen,
-        tokens_seen=plan.in_tokens(step.end.samples_seen),
+        samples_seen=end.samples_seen,
+        tokens_seen=plan.in_tokens(end.samples_seen),
         global_batch_size=step.samples.size,
         loss=measured.loss,
         learning_rate=step.learning_rate,
@@ -77,7 +78,7 @@ def optimizer_step(state: TrainState, plan: TrainPlan, step: StepPlan, batches: 
         dual_variance=in_dual_norm and in_dual_norm[0],
         dual_norm_squared=in_dual_norm and in_dual_norm[1],
         gain=step.gain,
-        schedule_samples=None if step.gain is None else step.end.schedule_samples,
+        schedule_samples=None if step.gain is None else end.schedule_samples,
         training_seconds=state.clock.read_training_s(),
     )
 

@@ -132,13 +132,13 @@ class GroupwiseOptimizer(Optimizer):
             if gradient.layout is not torch.strided:
                 raise ValueError(f"{type(self).__name__} takes no sparse gradients; use an embedding without sparse=True.")
             most = (NUMBERS_AT_ONCE_ON_A_CPU if param.is_cpu else NUMBERS_AT_ONCE_ELSEWHERE) if self.in_parts else sys.maxsize
-            key = (param.device, param.dtype)
+            key, size = (param.device, param.dtype), param.numel()
             bucket, numbers = filled.get(key, ([], most))
-            if numbers + param.numel() > most:
+            if numbers + size > most:
                 bucket, numbers = [], 0
                 buckets.append(bucket)
             bucket.append(param)
-            filled[key] = bucket, numbers + param.numel()
+            filled[key] = bucket, numbers + size
         return buckets
 
     def _update(self, param_group: dict[str, Any], params: list[Tensor]) -> None:

@@ -117,6 +117,8 @@ def set_in_all_groups(optimizer: Optimizer, options: dict[str, float]) -> None:
 
 def set_options(optimizer: Optimizer, options: Mapping[str, float]) -> None:
     """Put in force what follows the samples of a step. Args: options: by name, those of the other one of two rules as `other.NAME`."""
+    if not options:
+        return
     for param_group in optimizer.param_groups:
         rule = "" if param_group.get("is_main", True) else "other."
         own = {option.removeprefix(rule): value for option, value in options.items() if option.startswith(rule)}

@@ -88,12 +88,12 @@ def adam_state(
 
     Args: state: an optimizer's; moments: their keys in it; dtype: theirs.
     """
-    states = [state[param] for param in params]
-    for param, own in zip(params, states, strict=True):
+    states, device = [state[param] for param in params], params[0].device
+    for own in states:
         step = own.get("step", 0.0)
         # What was loaded may be a number, or lie on the host.
-        if not isinstance(step, Tensor) or step.device != param.device or step.dtype != torch.float32:
-            own["step"] = torch.as_tensor(step, dtype=torch.float32, device=param.device)
+        if not isinstance(step, Tensor) or step.device != device or step.dtype != torch.float32:
+            own["step"] = torch.as_tensor(step, dtype=torch.float32, device=device)
     first, second = ([state_like(own, key, param, dtype) for param, own in zip(params, states, strict=True)] for key in moments)
     return [own["step"] for own in states], first, second
 

@@ -280,6 +280,8 @@ class TrainPlan:
         """What the batch in force multiplies the learning rate by; a step that an epoch's end cuts short counts as its own samples, as far as the
         schedule has grown: below that it has the rate of a full step, as without a schedule.
         """
+        if not self.has_batch_schedule:
+            return 1.0
         in_force = self.batch_size_at_epoch(batch.epoch + batch.start / self.num_train_samples)
         return float((max(batch.size, min(in_force, self.global_batch_size)) / self.global_batch_size) ** self.rate_power)
 
@@ -294,8 +296,14 @@ class TrainPlan:
         """The optimizer's options that follow the samples of a step: of its own, also where an epoch's end cuts it short, so that the past fades
         by the samples seen alone. Args: progress: of the schedules, where the step begins.
         """
+        if not self._options_follow_samples:
+            return {}
         peak = self._rate_phase(progress + batch.size / 2).scaled.peak * self.rate_factor(batch)
         return self.spec.optimizer.options_at(StepSize(batch.size, self.tokens_per_sample, batch.size / self.total_progress, peak))
+
+    @cached_property
+    def _options_follow_samples(self) -> bool:
+        return bool(self.spec.optimizer.half_lives or self.spec.optimizer.time_scales)
 
     def options_by_progress(self, step: StepPlan) -> dict[str, float]:
         """The optimizer's options that follow how far the run is: like the learning rate, read half-way through the step's own samples."""

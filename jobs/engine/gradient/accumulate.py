@@ -77,13 +77,13 @@ def accumulate(state: TrainState, spec: TrainSpec, step: StepPlan, batches: Batc
                 state.buffers.end_forward()
                 beginning.backward()  # type: ignore[no-untyped-call]
         state.buffers.refuse_changed_settings()
-    squared_norm, of_norms = torch.zeros_like(objective.loss_sum), objective.loss_sum.new_zeros(3)
+    squared_norm, of_norms = torch.zeros_like(objective.loss_sum), objective.loss_sum.new_zeros(3) if norms else None
     if share.is_sound:
         with share.noting():
             squared_norm = gradient_sum.squared_norm()
-            of_norms = norms.sums() if norms else of_norms
+            of_norms = norms.sums() if norms else None
     own = torch.stack([objective.loss_sum, squared_norm, gradient_sum.mean_squared_norm])
-    measured = _agree(share, gradient_sum, torch.cat([own, of_norms]) if norms else own)
+    measured = _agree(share, gradient_sum, own if of_norms is None else torch.cat([own, of_norms]))
     if dual is None or measured is None or not measured.is_finite:
         return measured
     return measured._replace(dual_norms=dual.norms())

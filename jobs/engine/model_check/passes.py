@@ -15,7 +15,7 @@ from largebatch.jobs.engine.out_of_memory import ran_out_of_memory
 from largebatch.jobs.entry_points import ANYTHING, described
 from largebatch.jobs.errors import LargebatchError, PlanError
 from largebatch.jobs.models.modes import evaluation_mode, without_gradient
-from largebatch.jobs.models.norms.ghost_batch_norm import GhostNorm, forward_pass_of, ghost_norms, refuse_change, settings_of
+from largebatch.jobs.models.norms.ghost_batch_norm import GhostNorm, Settings, forward_pass_of, ghost_norms, refuse_change, settings_of
 from largebatch.jobs.models.parameters import refuse_sparse_gradients
 from largebatch.jobs.models.sample_dropout import SampleDropout, sample_dropouts, set_dropout_keys
 from largebatch.jobs.models.snapshot import Snapshot
@@ -62,7 +62,7 @@ class Passes:
         self.rounding = ROUNDING if is_exact else COARSE_ROUNDING
         """How far apart the same numbers may be when they are computed in another order."""
         self._snapshot = Snapshot(model)
-        self._settings: dict[nn.Module, dict[str, Any]] = {}
+        self._settings: dict[nn.Module, Settings] = {}
 
     def begin(self, seed: int = 0) -> None:
         """Put the model and torch's generators back to where passes begin."""

@@ -1,6 +1,6 @@
 """A model's buffers while it trains: norms' running statistics, and what other layers keep."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,12 @@ class Buffers:
         self.forward_pass = forward_pass_of(model)
         self.last_steps = last_steps
         self._model, self._ranks = model, ranks
-        self._once_a_step = [index for index, (name, _) in enumerate(model.named_buffers()) if name in once_a_step]
+        # Modules are found once; what they hold is looked up each time, for some put another tensor in a buffer's place.
+        self._modules = list(model.modules())
+        names = (
+            f"{path}.{name}".lstrip(".") for path, module in model.named_modules() for name, value in module._buffers.items() if value is not None
+        )
+        self._once_a_step = [index for index, name in enumerate(names) if name in once_a_step]
         self._statistics = BatchNormStatistics(model, ranks)
         self._settings = {norm: settings_of(norm) for norm in ghost_norms(model)}
         self._held: list[Tensor] = []
@@ -39,14 +44,14 @@ class Buffers:
         """Hold what the buffers are now."""
         if self.last_steps:
             self.last_steps.begin_step()
-        self._held = [buffer.clone() for buffer in self._model.buffers()]
+        self._held = [buffer.clone() for buffer in self._buffers()]
         self._settings = {norm: settings_of(norm) for norm in self._settings}
         self.forward_pass.start_step()
 
     def begin_pass(self, num_samples: int) -> None:
         """Make ready for a micro-batch's forward pass: buffers that move once a step are again what they were as it began."""
         if self._once_a_step:
-            buffers = list(self._model.buffers())
+            buffers = list(self._buffers())
             for index in self._once_a_step:
                 buffers[index].copy_(self._held[index])
         self.forward_pass.begin(num_samples)
@@ -62,7 +67,7 @@ class Buffers:
 
     def put_back(self) -> None:
         """Undo what the passes of a step that failed did."""
-        for buffer, value in zip(self._model.buffers(), self._held, strict=True):
+        for buffer, value in zip(self._buffers(), self._held, strict=True):
             buffer.copy_(value)
 
     def settle(self, is_local: bool) -> None:
@@ -72,7 +77,7 @@ class Buffers:
         """
         checks = self._num_checked < NUM_CHECKED
         self._num_checked += 1
-        self._statistics.settle(self._model.buffers(), self._held, is_local, checks)
+        self._statistics.settle(self._buffers(), self._held, is_local, checks)
         if self.last_steps:
             self.last_steps.end_step()
         if self._ranks.world_size > 1 and not is_local:
@@ -82,6 +87,10 @@ class Buffers:
             # What the split of a batch changes is refused before training: the others differ by rounding, if at all.
             self._ranks.take_from_first([buffer for buffer in self._model.buffers() if id(buffer) not in known])
         self.forward_pass.forget()
+
+    def _buffers(self) -> Iterator[Tensor]:
+        """What the model's modules hold now; a tensor that two of them hold comes twice."""
+        return (buffer for module in self._modules for buffer in module._buffers.values() if buffer is not None)
 
     def _refuse_difference(self) -> None:
         """Raises: PlanError, on every rank, for the buffers that ranks hold in different shapes, or all whose values differ."""

@@ -23,7 +23,10 @@ class SquaredNorm:
             vectors, small = _flat_gradients(self._large), _flat_gradients(self._small)
             if small:
                 vectors.append(torch.cat(small))  # a call costs more than reading a bias
-            return sum([torch.dot(vector, vector).double() for vector in vectors], start=torch.zeros((), dtype=torch.float64))
+            total = 0.0
+            for vector in vectors:  # Python's sum adds otherwise from 3.12 on
+                total += torch.dot(vector, vector).item()
+            return torch.tensor(total, dtype=torch.float64)
         gradients = [gradient for param in self._params if (gradient := param.grad) is not None]
         if not gradients:  # a rank without samples that steps alone
             return torch.zeros((), dtype=torch.float64, device=self._params[0].device)

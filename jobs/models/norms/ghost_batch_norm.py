@@ -132,16 +132,24 @@ def refusal(norm: GhostNorm, problem: str) -> PlanError:
     )
 
 
-def settings_of(norm: GhostNorm) -> dict[str, Any]:
-    """A norm's settings at this moment, by name."""
-    return {name: getattr(norm, name) for name in ("momentum", "eps", "training")}
+class Settings(NamedTuple):
+    """What a norm is told beside its inputs."""
+
+    momentum: float | None
+    eps: float
+    training: bool
 
 
-def refuse_change(norm: GhostNorm, before: dict[str, Any]) -> None:
+def settings_of(norm: GhostNorm) -> Settings:
+    """A norm's settings at this moment."""
+    return Settings(norm.momentum, norm.eps, norm.training)
+
+
+def refuse_change(norm: GhostNorm, before: Settings) -> None:
     """Raise PlanError if a norm has other settings than before: the forward pass has changed them, and no checkpoint holds them."""
-    for name, value in settings_of(norm).items():
-        if value != before[name]:
-            was, now = (f"{each:.4g}" if type(each) is float else each for each in (before[name], value))
+    for name, *values in zip(Settings._fields, before, settings_of(norm), strict=True):
+        if values[0] != values[1]:
+            was, now = (f"{value:.4g}" if type(value) is float else value for value in values)
             raise PlanError(
                 "model",
                 f"the forward pass changes {norm.ghost.name}.{name} from {was} to {now}:"
