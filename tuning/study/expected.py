@@ -42,7 +42,7 @@ class Expected:
 
     def __init__(self, spec: TrainSpec, profile: Profile, reference: RunResult, own: Profile | None = None) -> None:
         summary = reference.summary
-        self._profile = own or profile
+        self._profile, self._of_recipe = own or profile, profile
         self.epochs = float(spec.stop.epochs or summary.samples_seen / profile.num_train_samples)
         self._curve: Curve | None = None
         if spec.stop.at_target:
@@ -75,9 +75,9 @@ class Expected:
         return next((chosen for chosen in choices if sum(map(self.to_the_end, chosen)) <= most_s), [])
 
     def of_sharpness(self, budget_s: float) -> float:
-        """Wall-clock seconds of measuring the sharpness of two solutions, about."""
-        samples = min(SHORT[0] if budget_s < SHORT_S else LONG[0], self._profile.num_train_samples)
-        fastest = min(point.seconds_per_step / point.global_batch_size for point in self._profile.points)
+        """Wall-clock seconds of measuring the sharpness of two solutions, about: gradients alone, which take as long under every optimizer."""
+        samples = min(SHORT[0] if budget_s < SHORT_S else LONG[0], self._of_recipe.num_train_samples)
+        fastest = min(point.seconds_per_step / point.global_batch_size for point in self._of_recipe.points)
         return min(NUM_PASSES * samples * fastest, SHARPNESS_SHARE * budget_s)
 
 

@@ -261,3 +261,10 @@ class TestEvaluations:
 
     def test_without_a_reference_that_reached_nothing_is_known(self) -> None:
         assert evaluates_every(self.TRAINED, profile(), made_run(256, reaches=False)) is None
+
+
+def test_sharpness_takes_as_long_under_an_optimizer_of_dear_steps() -> None:
+    points = [point.model_copy(update={"seconds_per_step": 3 * point.seconds_per_step}) for point in profile().points]
+    dear = profile().model_copy(update={"points": points})
+    times = [Expected(SPEC, profile(), made_run(256), own).of_sharpness(10_000.0) for own in (profile(), dear)]
+    assert times[0] == times[1] > 0
