@@ -11,6 +11,8 @@ from largebatch.jobs.spec.text import read_document
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.tracking.params import flat
 
+LINES = " \\\n  "
+"""Between the options of a command that takes a line for each."""
 NO_TEXT_IN_YAML = {"true", "false", "null", "yes", "no", "on", "off"}
 
 
@@ -37,10 +39,14 @@ def spec_command(command: str, recipe: str | None, spec: Mapping[str, Any], opti
     """A command with a spec: a recipe with its changes, or the whole spec on standard input. Args: options: the command's own."""
     changes = changes_of(recipe, spec)
     if changes is not None:
-        sets = "".join(f" \\\n  --set {shlex.quote(f'{name}={_as_yaml(value)}')}" for name, value in changes.items())
-        return f"{command} {recipe}{options}{sets}"
+        return f"{command} {recipe}{options}{set_options(changes, LINES)}"
     whole = TrainSpec.model_validate(spec).model_dump(mode="json", exclude_defaults=True)
     return f"{command} -{options} <<'END'\n{json.dumps(whole, indent=2)}\nEND"
+
+
+def set_options(changes: Mapping[str, Any], before_each: str = " ") -> str:
+    """Changes as options of a command."""
+    return "".join(f"{before_each}--set {shlex.quote(f'{name}={_as_yaml(value)}')}" for name, value in changes.items())
 
 
 def file_command(command: str, file: str, document: Mapping[str, Any], options: str = "") -> str:

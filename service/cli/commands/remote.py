@@ -27,6 +27,7 @@ from largebatch.service.cli.tables import output, plain_table
 from largebatch.service.cli.typer_parameters import spread
 from largebatch.service.client import WORKED_OUT_S, Client, configured
 from largebatch.service.job import Kind
+from largebatch.service.present.commands import set_options
 from largebatch.tuning.results.card.card import Card
 from largebatch.tuning.sweep.space import find_sweep, read_sweep, sweep_paths
 
@@ -306,6 +307,10 @@ def next_of_job(job_id: JobId, server: Server = None, is_sweep: IsSweep = False,
         return
     for remedy in steps["remedies"]:
         print(f"# {remedy['text']}")
+        if remedy["set"]:
+            print(f"largebatch remote resume {job_id}{set_options(remedy['set'])}" if remedy["resumes"] else f"# With{set_options(remedy['set'])}")
+    if steps["remedies"]:
+        print("# The same once more:")
     print(steps["submit_command"])
 
 

@@ -36,6 +36,8 @@ def test_a_run_from_submit_to_delete(service: Service, tmp_path: Path) -> None:
     assert json.loads(remote(service, "show", job_id))["state"] == "succeeded"
     assert json.loads(remote(service, "list", "--json", "--state", "succeeded"))["items"][0]["id"] == job_id
     assert "test accuracy" in remote(service, "logs", job_id)
+    advised = remote(service, "next", job_id)
+    assert f"largebatch remote resume {job_id} --set stop.epochs=2.0\n# The same once more:\nlargebatch remote submit digits-small-batch" in advised
     folder = tmp_path / "made" / "here"
     remote(service, "download", job_id, "--output", folder)
     assert (folder / "records.jsonl").read_bytes() == (service.runs_dir / job_id / "records.jsonl").read_bytes()
