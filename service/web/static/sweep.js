@@ -24,10 +24,10 @@ function showProgress({ state, started_at: began, progress: { stage, stages, sta
   one("#progress").hidden = !(total || stage);
   if (!total && !stage) return;
   const spent = began ? (Date.now() - Date.parse(began)) / 1000 : 0;
-  const isOver = FINAL.has(state);
-  const bar = budget ? { max: budget, value: state === "succeeded" ? budget : Math.min(spent, budget) } : { max: total, value: over };
+  const isOver = FINAL.has(state), isDone = state === "succeeded"; // perhaps without runs that there was no time for
+  const bar = budget ? { max: budget, value: isDone ? budget : Math.min(spent, budget) } : { max: total, value: isDone ? total : over };
   Object.assign(one("#progress progress"), bar);
-  const words = [stage && !isOver && `Stage ${stage} of ${stages}: ${name}`, total && `${over} of ${total} runs over`,
+  const words = [stage && !isOver && `Stage ${stage} of ${stages}: ${name}`, total && (isDone ? `${over} runs` : `${over} of ${total} runs over`),
     budget && began && !isOver && `${Math.round(spent / 60)} of ${Math.round(budget / 60)} min`];
   one(".progress-words").textContent = words.filter(Boolean).join(", ");
 }
