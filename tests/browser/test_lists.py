@@ -139,7 +139,7 @@ def test_runs_grouped_by_sweep(visit: Visit, many: Service) -> None:
     page.get_by_role("searchbox", name="Search").fill("")
     page.get_by_label("Grouping").select_option("sweep")
     page.get_by_role("button", name="Search").click()
-    expect(page.locator("#total")).to_have_text(re.compile(r"^\d,\d{3}|10,000$"))
+    expect(page.locator("#total")).to_have_text(re.compile(r"^\d+,\d{3}$"))
     names = first_names(visit, 50)
     assert names.index("both batches") == names.index("run 4") + 1, "each at its time"
     assert "Runs over" in page.locator("thead th").all_inner_texts()
