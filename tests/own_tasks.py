@@ -94,6 +94,27 @@ class Owing(Focal):
         return torch.where(batch[1] == 1, -1.0, 2.0).sum()
 
 
+class Endless(Focal):
+    """More samples than the model is tried with weigh infinitely much."""
+
+    def weight(self, batch: Any) -> Tensor:
+        return torch.tensor(float("inf") if len(batch[0]) > 8 else 1.0)
+
+
+class EndlessInEvaluation(Focal):
+    """Samples that are evaluated together weigh infinitely much."""
+
+    def weight(self, batch: Any) -> Tensor:
+        return torch.tensor(float("inf") if len(batch[0]) > 30 else float(len(batch[0])))
+
+
+class Sinking(Focal):
+    """More samples than the model is tried with weigh less than nothing."""
+
+    def weight(self, batch: Any) -> Tensor:
+        return torch.tensor(-1.0 if len(batch[0]) > 8 else 1.0)
+
+
 class VectorWeight(Focal):
     def weight(self, batch: Any) -> Tensor:
         return torch.ones(len(batch[0]))

@@ -118,8 +118,9 @@ def _scores(state: TrainState, own: dict[str, float]) -> Scores:
     names = list(dict.fromkeys(name for names in state.ranks.gathered(list(own)) for name in names))
     sums = dict(zip(names, state.ranks.sum_numbers(*(own.get(name, 0.0) for name in names)), strict=True))
     weight = sums.pop(WEIGHT)
-    if not weight > 0:
-        raise PlanError("task", f"the samples of an evaluation weigh {weight:g} together, and a mean divides by that.", "Give some of them a weight.")
+    if not 0 < weight < math.inf:
+        hint = "Give some of them a weight." if weight == 0 else "Weights must be finite, and at least 0."
+        raise PlanError("task", f"the samples of an evaluation weigh {weight:g} together, and a mean divides by that.", hint)
     return scores_of(state.task, sums, weight, f"after step {state.progress.step}")
 
 

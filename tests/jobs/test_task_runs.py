@@ -278,6 +278,16 @@ class TestRefused:
         with pytest.raises(DataError, match=words):
             small_runs.prepared(**{**TASKS["documents"], "dataset": {"entry_point": f"{OWN}:documents", "arguments": dataset}, "seed": seed})
 
+    @pytest.mark.parametrize(("name", "weight"), [("Endless", "inf"), ("Sinking", "-1")])
+    def test_a_weight_that_no_mean_can_be_taken_with_is_refused(self, name: str, weight: str) -> None:
+        with pytest.raises(DataError, match=rf"task: \d+ samples of step 1 weigh {weight} together, by its weight. Weights must be finite"):
+            small_runs.prepared(**{**TASKS["focal"], "task": {"entry_point": f"{OWN}:{name}"}})
+
+    def test_an_infinite_weight_in_evaluation_gives_no_score(self, tmp_path: Path) -> None:
+        job = small_runs.prepared(**{**TASKS["focal"], "task": {"entry_point": f"{OWN}:EndlessInEvaluation"}})
+        with pytest.raises(PlanError, match="the samples of an evaluation weigh inf together"):
+            trained(job, tmp_path)
+
     def test_metrics_without_the_loss_have_it_all_the_same(self, tmp_path: Path) -> None:
         document = {**TASKS["focal"], "stop": {"epochs": 1}}
         scores = []

@@ -1,5 +1,6 @@
 """Share: one rank's part of a step, its micro-batches with what they weigh, and what went wrong with them."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -79,12 +80,15 @@ class Share:
             self._read = {micro_batch: self.read(micro_batch) for micro_batch in self.micro_batches}
             with self._in_words("task", "weighing its samples"):
                 self.weights = [_number(task.weight(batch), "weight") for batch in self._read.values()]
+            for micro_batch, weight in zip(self.micro_batches, self.weights, strict=True):
+                if not 0 <= weight < math.inf:  # an infinite one would make every loss 0
+                    problem = f"{micro_batch.size} samples of step {step.number} weigh {weight:g} together, by its weight."
+                    raise DataError("task", problem, "Weights must be finite, and at least 0.")
         own_weight = sum(self.weights) if self.is_sound else 0.0
         self.total_weight = own_weight if step.is_local else self.state.ranks.sum_numbers(own_weight)[0]
         if not self.total_weight > 0 and self.is_sound:
             problem = f"the {step.samples.size} samples of step {step.number} weigh {self.total_weight:g} together, and a mean divides by that."
-            hint = "Weights must be at least 0." if self.total_weight < 0 else "Give some of them a weight."
-            self.error = DataError("task", problem, hint)
+            self.error = DataError("task", problem, "Give some of them a weight.")
 
     def sample_weights(self, batch: Tree, micro_batch: Slice) -> Tensor:
         """What each sample of a micro-batch weighs: (n,), float64, on the device."""
