@@ -24,6 +24,16 @@ echo "MLflow: $BIN/mlflow ui --backend-store-uri sqlite:///$(cd "$OUT" && pwd)/m
 echo "That took $(seconds) seconds."
 
 say "2 of 2: which batch size reaches 95 % soonest, under SGD or LAMB, in a net of five layers? Profile, prediction, sweep, sharpness and report (about a minute)"
-"$BIN"/largebatch study digits-small-batch --budget 60s --optimizers sgd,lamb --set model.arguments.depth=5 --set stop.epochs=30 \
-    --set stop.target_accuracy=0.95 --set stop.at_target=true --output-dir "$OUT"
+study() {
+    "$BIN"/largebatch study digits-small-batch --budget "$1" --optimizers sgd,lamb --set model.arguments.depth=5 --set stop.epochs=30 \
+        --set stop.target_accuracy=0.95 --set stop.at_target=true --output-dir "$OUT"
+}
+refused=0
+study 60s || refused=$?
+if [ "$refused" = 2 ]; then
+    say "A minute is too little on a machine as slow or as busy as this one: the same with up to five"
+    study 5m
+elif [ "$refused" != 0 ]; then
+    exit "$refused"
+fi
 echo "Open the report in a browser; it needs no network. All in all $(seconds) seconds."

@@ -9,7 +9,7 @@ from torch.optim.adamw import adamw
 from largebatch.jobs.optim.by_samples.bias_correction import Correction, corrections, long_ago
 from largebatch.jobs.optim.by_samples.options import BETAS_CHANGE
 from largebatch.jobs.optim.groupwise import GroupwiseOptimizer, learning_rate_of
-from largebatch.jobs.optim.tensors import adam_state, laid_like
+from largebatch.jobs.optim.tensors import adam_state, count_one, laid_like
 
 
 class AdamW(GroupwiseOptimizer, torch.optim.AdamW):
@@ -49,7 +49,7 @@ class AdamW(GroupwiseOptimizer, torch.optim.AdamW):
             found_inf=getattr(self, "found_inf", None),
         )
         if correction:
-            torch._foreach_add_(steps, 1.0)
+            count_one(steps)
         for param, weight in zip(params, weights, strict=True):
             if weight is not param:
                 param.copy_(weight)

@@ -17,7 +17,7 @@ from torch import Tensor
 from largebatch.jobs.optim.by_samples.bias_correction import Correction, corrections, long_ago
 from largebatch.jobs.optim.by_samples.options import BETAS_CHANGE
 from largebatch.jobs.optim.groupwise import GroupwiseOptimizer, learning_rate_of
-from largebatch.jobs.optim.tensors import adam_state, add_scaled, in_at_least_float32, laid_like, norms, numbers_for
+from largebatch.jobs.optim.tensors import adam_state, add_scaled, count_one, in_at_least_float32, laid_like, norms, numbers_for
 
 
 class LAMB(GroupwiseOptimizer):
@@ -101,7 +101,7 @@ class LAMB(GroupwiseOptimizer):
         each operation. Maximising at a rate of 1 it adds the quotient to what stands there: the weight decay.
         """
         steps, first_moments, second_moments = adam_state(self.state, params, ("first_moment", "second_moment"), weights[0].dtype)
-        torch._foreach_add_(steps, 1.0)
+        count_one(steps)
         updates = self._scratch(first_moments)
         if not param_group["weight_decay"]:
             torch._foreach_zero_(updates)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from largebatch.jobs.optim.groupwise import GroupwiseOptimizer, learning_rate_of
-from largebatch.jobs.optim.tensors import add_scaled, at_least_float32, dense_like, laid_like, norms, numbers_for, state_like
+from largebatch.jobs.optim.tensors import add_scaled, at_least_float32, dense_like, in_at_least_float32, laid_like, norms, numbers_for, state_like
 
 
 class LARS(GroupwiseOptimizer):
@@ -79,9 +79,10 @@ class LARS(GroupwiseOptimizer):
         dtype, momentum = at_least_float32(params[0].dtype), param_group["momentum"]
         velocities = [state_like(self.state[param], "velocity", param, dtype) for param in params] if momentum else []
         examples = velocities or [dense_like(param) for param in params]
-        weights = [laid_like(param.to(dtype), example) for param, example in zip(params, examples, strict=True)]
-        gradients: list[Any] = [param.grad for param in params]
-        gradients = [laid_like(gradient.to(dtype), example) for gradient, example in zip(gradients, examples, strict=True)]
+        weights, gradients = (
+            [laid_like(tensor, example) for tensor, example in zip(in_at_least_float32(tensors), examples, strict=True)]
+            for tensors in (params, [param.grad for param in params])
+        )
         rate, ratios = learning_rate_of(param_group, params), [1.0] * len(params)
         if param_group["adapts"]:
             ratios = numbers_for(trust_ratios(norms(weights), norms(gradients), param_group), dtype)

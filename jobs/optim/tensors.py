@@ -12,6 +12,8 @@ SQUARES_AT_ONCE = 2**20
 SMALLEST_SQUARE = 1e-20
 """A sum of squares above it has lost nothing of note to those that float32 holds as 0: 10^10 of them come to less than 1e-28."""
 
+_WIDE = (torch.float32, torch.float64)
+
 
 def at_least_float32(dtype: torch.dtype) -> torch.dtype:
     """float64 for float64, float32 for everything narrower."""
@@ -20,22 +22,22 @@ def at_least_float32(dtype: torch.dtype) -> torch.dtype:
 
 def in_at_least_float32(tensors: list[Any]) -> list[Tensor]:
     """The same tensors, or float32 copies of narrower ones."""
-    return [tensor.to(at_least_float32(tensor.dtype)) for tensor in tensors]
+    return [tensor if tensor.dtype in _WIDE else tensor.to(torch.float32) for tensor in tensors]
 
 
 def norms(tensors: list[Tensor]) -> Tensor:
     """The L2 norms of tensors on one device, 1-D and on it; right also where the squares lie beyond float32, on CPUs and CUDA's devices."""
     if tensors[0].is_cpu:
-        return torch.tensor([_norm_on_cpu(tensor) for tensor in tensors], dtype=torch.float64)
+        return torch.tensor([_norm_on_cpu(tensor) for tensor in in_at_least_float32(tensors)], dtype=torch.float64)
     dtype = torch.float64 if tensors[0].is_cuda else at_least_float32(tensors[0].dtype)
     return torch.stack(list(torch._foreach_norm(tensors, 2, dtype=dtype)))
 
 
 def _norm_on_cpu(tensor: Tensor) -> float:
     """By the dot product, which uses all threads, as torch's norm does not."""
-    flat = _in_memory_order(tensor.to(at_least_float32(tensor.dtype)))
-    parts = (flat[begin : begin + SQUARES_AT_ONCE] for begin in range(0, flat.numel(), SQUARES_AT_ONCE))
-    square = math.fsum(torch.dot(part, part).item() for part in parts)
+    flat = _in_memory_order(tensor)
+    parts = (flat,) if flat.numel() <= SQUARES_AT_ONCE else torch.split(flat, SQUARES_AT_ONCE)
+    square = math.fsum([torch.dot(part, part).item() for part in parts])
     if SMALLEST_SQUARE < square < math.inf:
         return math.sqrt(square)
     largest = torch.linalg.vector_norm(flat, math.inf).item() if flat.numel() else 0.0
@@ -44,7 +46,7 @@ def _norm_on_cpu(tensor: Tensor) -> float:
 
 def _in_memory_order(tensor: Tensor) -> Tensor:
     """All numbers of a tensor, 1-D: a view, or a copy if it has gaps."""
-    return tensor.as_strided((tensor.numel(),), (1,)) if tensor.is_contiguous() or _is_dense(tensor) else tensor.flatten()
+    return tensor.as_strided((tensor.numel(),), (1,)) if not tensor.is_contiguous() and _is_dense(tensor) else tensor.flatten()
 
 
 def add_scaled(targets: list[Tensor], sources: list[Tensor], factors: list[Any]) -> None:
@@ -96,6 +98,11 @@ def adam_state(
             own["step"] = torch.as_tensor(step, dtype=torch.float32, device=device)
     first, second = ([state_like(own, key, param, dtype) for param, own in zip(params, states, strict=True)] for key in moments)
     return [own["step"] for own in states], first, second
+
+
+def count_one(steps: list[Tensor]) -> None:
+    """Add 1 to each count. On a CPU torch would otherwise make a tensor of the number for each of them."""
+    torch._foreach_add_(steps, torch.ones(()) if steps[0].is_cpu else 1.0)
 
 
 def dense_like(tensor: Tensor, layout: torch.memory_format = torch.preserve_format) -> Tensor:

@@ -98,10 +98,14 @@ def _add_looks(router: APIRouter, kind: Kind) -> None:
         look = partial(deps.store.page, kind, **filters, sort=sort, limit=limit, cursor=cursor, counts=total)
         return Response(await deps.read(lambda: page_as_json(look(sight=deps.sight(asker.principal())))), media_type="application/json")
 
-    @router.get("/{job_id}", **named("show", kind))
-    async def show(job_id: str, deps: Deps, asker: Asking) -> JobDetails:
+    @router.get("/{job_id}", response_model=JobDetails, **named("show", kind))
+    async def show(job_id: str, deps: Deps, asker: Asking) -> Response:
         """One job, with its spec and, once it ended, its summary."""
-        return await deps.read(lambda: details(deps.visible(job_id, kind, asker.principal()), deps.settings))
+
+        def look() -> str:
+            return details(deps.visible(job_id, kind, asker.principal()), deps.settings).model_dump_json()
+
+        return Response(await deps.read(look), media_type="application/json")
 
     @router.get("/{job_id}/next", **named("next", kind))
     async def next_of_job(job_id: str, deps: Deps, who: Who) -> NextSteps:
