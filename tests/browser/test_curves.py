@@ -5,6 +5,7 @@ from typing import Any
 
 import httpx
 import made_records
+import pytest
 from playwright.sync_api import Browser, Page, expect
 from servers import Service
 from visits import Visit
@@ -64,6 +65,7 @@ def until_drawn(page: Page, step: int) -> None:
     page.wait_for_function("step => document.querySelector('#c-rate').data?.[0].x.at(-1) === step", arg=step)
 
 
+@pytest.mark.slow
 def test_a_falling_rate_is_drawn_as_falling_live_and_afterwards(browser: Browser, service: Service) -> None:
     job_id = waiting_run(service)
     live, late = (Visit(browser.new_context().new_page(), service.url) for _ in range(2))

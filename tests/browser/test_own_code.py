@@ -24,6 +24,7 @@ def visit(browser: Browser, service: Service) -> Iterator[Visit]:
     context.close()
 
 
+@pytest.mark.slow
 def test_a_zip_is_sent_shown_and_kept_while_a_run_has_it(visit: Visit, tmp_path: Path) -> None:
     page, mine, broken = visit.page, tmp_path / "mine.zip", tmp_path / "broken.zip"
     mine.write_bytes(own_code(tmp_path / "imported"))

@@ -70,7 +70,10 @@ def overlay() -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def story() -> Iterator[Story]:
-    """A run by way of one replica, which is killed while it runs; the other follows it to its end."""
+    """A run by way of one replica, which is killed while it runs; the other follows it to its end.
+
+    Nine containers' programs take three minutes of a processor: what looks at it is slow.
+    """
     with postgres() as database, laid_out(overlay()) as layout, s3(layout):
         make_databases(layout, database)
         mlflow, head, bucket = layout.start(MLFLOW, "mlflow"), layout.start(HEAD, "head"), layout.start(BUCKET, "s3-bucket")
@@ -159,6 +162,7 @@ def is_over(job: dict[str, Any]) -> bool:
     return job["state"] in {"succeeded", "failed", "cancelled"}
 
 
+@pytest.mark.slow
 def test_a_run_outlives_the_replica_that_took_it(story: Story) -> None:
     job = story.job
     assert (job["state"], job["outcome"], job["attempt"], job["failures"]) == ("succeeded", "completed", 1, 0), story.told()
@@ -167,6 +171,7 @@ def test_a_run_outlives_the_replica_that_took_it(story: Story) -> None:
     assert story.layout.ran == RUN_HERE - {BACKUP, POSTGRES_SHELL}
 
 
+@pytest.mark.slow
 def test_a_backup_is_whole_and_is_restored(story: Story) -> None:
     """By the commands of docs/kubernetes.md, here into databases of other names."""
     import psycopg
@@ -187,6 +192,7 @@ def test_a_backup_is_whole_and_is_restored(story: Story) -> None:
             assert connection.execute(rows[name]).fetchall() == [(story.job["id"],)]
 
 
+@pytest.mark.slow
 def test_there_is_one_run_and_each_step_of_it_once(story: Story) -> None:
     import psycopg
 
@@ -198,6 +204,7 @@ def test_there_is_one_run_and_each_step_of_it_once(story: Story) -> None:
     assert isinstance(records[-1], EndRecord)
 
 
+@pytest.mark.slow
 def test_its_result_is_in_mlflow(story: Story) -> None:
     (run,) = mlflow_runs(story)
     tags, metrics, params = ({each["key"]: each["value"] for each in run["data"][kind]} for kind in ("tags", "metrics", "params"))
@@ -216,6 +223,7 @@ def mlflow_runs(story: Story) -> list[Any]:
     return list(answer.json()["runs"])
 
 
+@pytest.mark.slow
 def test_its_checkpoint_is_in_s3(story: Story) -> None:
     import boto3
 
@@ -235,12 +243,14 @@ def test_its_checkpoint_is_in_s3(story: Story) -> None:
     assert any(key.endswith("/summary.json") for key in keys)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", [{}, {"Authorization": "Bearer demo-token-of-somebody-else-0123456789"}], ids=["none", "wrong"])
 def test_nobody_comes_in_without_the_right_token(story: Story, given: dict[str, str]) -> None:
     assert httpx.get(f"{story.survivor.url(8080)}/v1/runs", headers=given, timeout=30).status_code == 401
     assert httpx.get(f"{story.head.url(8265)}/api/jobs/", headers=given, timeout=30).status_code in {401, 403}
 
 
+@pytest.mark.slow
 def test_ray_lets_in_its_own_token_alone(story: Story) -> None:
     right = {"Authorization": f"Bearer {story.layout.containers[HEAD].environment['RAY_AUTH_TOKEN']}"}
     (job,) = httpx.get(f"{story.head.url(8265)}/api/jobs/", headers=right, timeout=30).json()
@@ -253,6 +263,7 @@ def test_ray_lets_in_its_own_token_alone(story: Story) -> None:
     assert "AuthenticationError" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("token", "code", "words"), [(None, 0, '"status": "SUCCEEDED"'), ("another-token-of-more-than-32-letters", 2, "token")])
 def test_the_jobs_command_brings_the_token_that_it_is_given(story: Story, token: str | None, code: int, words: str) -> None:
     right = story.layout.containers[HEAD].environment["RAY_AUTH_TOKEN"]

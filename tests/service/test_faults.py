@@ -81,7 +81,7 @@ def disturbed(acts: Any, every_s: tuple[float, float], seed: int) -> Iterator[No
         thread.join()
 
 
-@pytest.mark.parametrize("submits", [60, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("submits", [20, pytest.param(200, marks=pytest.mark.slow)])
 def test_killed_at_random_nothing_is_lost_or_doubled(tmp_path: Path, submits: int) -> None:
     with serving(tmp_path, MLFLOW_TRACKING_URI="") as service:
         kills = 0

@@ -38,12 +38,10 @@ def test_an_address_that_does_not_answer(tmp_path: Path) -> None:
         runs.train(tmp_path, "somewhere", TWO, runs.document())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("parts", "kind", "words"),
-    [
-        ({"batch_norm": {"span": "global"}}, PlanError, "at most 125"),
-        pytest.param({"dataset": {"name": "cifar100"}}, DataError, "cifar", marks=pytest.mark.slow),
-    ],
+    [({"batch_norm": {"span": "global"}}, PlanError, "at most 125"), ({"dataset": {"name": "cifar100"}}, DataError, "cifar")],
 )
 def test_what_only_the_workers_can_know(
     head: Head, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: dict[str, Any], kind: type[Exception], words: str

@@ -52,6 +52,7 @@ def test_two_workers_are_one_process_within_rounding(one_process: Path, undistur
     assert runs.starts(undisturbed)[0].samples_per_rank == [125, 125]
 
 
+@pytest.mark.slow
 def test_three_workers_of_an_uneven_batch_score_a_validation_part_as_one_process_does(head: Head, tmp_path: Path) -> None:
     """Of one step at a rate too small to matter, so that the weights are the same to the last digits: every score is, whatever the shares."""
     parts = {
@@ -79,6 +80,24 @@ def kill_actor(head: Head, kind: str) -> None:
     os.kill(actor.pid, signal.SIGKILL)
 
 
+def test_a_killed_worker_leaves_the_same_run(head: Head, undisturbed: Path, tmp_path: Path) -> None:
+    def kill() -> None:
+        runs.kill_a_worker(tmp_path)
+        (tmp_path / "acted").touch()
+
+    summary = runs.train(tmp_path, head.address, TWO, runs.slow_document(tmp_path / "acted"), runs.Watcher(15, kill), max_failures=1)
+    assert summary.outcome is Outcome.COMPLETED
+    began, after = runs.starts(tmp_path / "run")
+    assert (began.world_size, after.world_size) == (2, 2)
+    assert 10 <= after.step < 60
+    assert runs.same(runs.parameters(undisturbed), runs.parameters(tmp_path / "run"))
+    assert runs.steps(tmp_path / "run") == list(range(1, runs.STEPS + 1)), "no record lost or doubled"
+    (notice,) = runs.notices(tmp_path / "run")
+    assert "its process ended" in notice
+    assert f"from step {after.step}" in notice
+
+
+@pytest.mark.slow
 def test_a_preempted_worker_a_killed_controller_and_a_killed_worker_leave_the_same_run(head: Head, undisturbed: Path, tmp_path: Path) -> None:
     """On a Ray of others, with room for one group at a time."""
     spec_document = runs.slow_document(tmp_path / "acted", checkpoint={"every_steps": 30, "every_seconds": None, "best": False, "keep": 99})
@@ -153,6 +172,7 @@ def test_a_start_that_fails_is_a_failure_and_keeps_no_cores(head: Head, undistur
     assert runs.same(runs.parameters(undisturbed), runs.parameters(tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_a_run_without_its_run_channel_ends_with_one_sentence(head: Head, tmp_path: Path) -> None:
     watcher = runs.Watcher(5, lambda: kill_actor(head, "RunChannel"))
     with pytest.raises(FaultError, match=r"^ray: the run channel, or the whole cluster, is gone .* Go on with: largebatch train --resume") as caught:

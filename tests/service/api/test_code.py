@@ -208,6 +208,7 @@ def test_a_run_trains_own_code_and_goes_on_with_it(working: Service, tmp_path: P
         assert http.delete(f"/v1/code/{code}").status_code == 204
 
 
+@pytest.mark.slow
 def test_the_runs_of_a_sweep_see_it(working: Service, tmp_path: Path) -> None:
     mark = tmp_path / "imported"
     fields = {"model.entry_point": "my_code:build", "model.name": None, "dataset.entry_point": "my_code:load", "dataset.name": None}

@@ -67,6 +67,7 @@ def packages(folder: Path) -> dict[str, Any]:
     return {"dataset": {"entry_point": "data.sets:load"}, "model": {"entry_point": "models.net:build"}, "batch": {"global_batch_size": 8}}
 
 
+@pytest.mark.slow
 def test_a_stopped_job_of_a_persons_own_code_goes_on_under_its_name(head: Head, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Her packages travel whatever they are called."""
     own = packages(tmp_path / "code")
@@ -96,6 +97,7 @@ def test_a_job_that_cannot_run_gives_its_exit_code_and_one_sentence(head: Head, 
     assert not (tmp_path / "third").exists()
 
 
+@pytest.mark.slow
 def test_plain_ray_submits_a_spec_too(head: Head, tmp_path: Path) -> None:
     folder = tmp_path / "code"
     folder.mkdir()

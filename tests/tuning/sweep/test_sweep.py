@@ -115,6 +115,7 @@ def test_asha_ends_runs_within_their_group_only(run: Sweeps, tmp_path: Path) -> 
     assert {ending.how for ending in ledger.endings.values()} == {"pruned"}
 
 
+@pytest.mark.slow
 def test_runs_on_several_workers_share_the_machine(run: Sweeps, tmp_path: Path) -> None:
     parts: dict[str, Any] = {
         "set": {"stop.epochs": 4, "evaluation.every_epochs": 1},
@@ -132,6 +133,7 @@ def test_runs_on_several_workers_share_the_machine(run: Sweeps, tmp_path: Path) 
     assert all([at.samples for at in result.evaluations] == [1437 * epoch for epoch in range(1, 5)] for result in results)
 
 
+@pytest.mark.slow
 def test_a_run_whose_process_dies_goes_on_in_another(head: Head, tmp_path: Path) -> None:
     """The first of two: the second begins meanwhile."""
     parts: dict[str, Any] = {
@@ -170,6 +172,7 @@ def test_what_the_machines_cannot_do_is_refused(run: Sweeps, tmp_path: Path) -> 
     assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").rglob("records.jsonl"))
 
 
+@pytest.mark.slow
 def test_the_documents_example_searches_and_leaves_run_folders(head: Head, tmp_path: Path) -> None:
     (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "sweeps.md").read_text(), re.DOTALL)
     (tmp_path / "search.py").write_text(example)
