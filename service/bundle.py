@@ -36,6 +36,8 @@ LARGEST_ENTRY_BYTES = 512
 ZIPPED_AT = (1980, 1, 1, 0, 0, 0)
 """The earliest time that a zip can tell: the same files make the same bytes, whenever they are packed."""
 PIECE = 1 << 16
+UPLOADS = {"/v1/code": "", "/runs/new": "multipart/form-data", "/sweeps/new": "multipart/form-data", "/studies/new": "multipart/form-data"}
+"""Where bundles come in, and in what kind of body: their routes find out who asks before they read it, and keep it on disk."""
 HINT = "Pack the folder of your code: largebatch remote submit RECIPE --code FOLDER; or with any zip program."
 
 CODE_ALONE = "Send code alone; data sets belong into the operator's --data-dir."
@@ -48,6 +50,11 @@ class BundleFile(BaseModel):
 
     path: str
     bytes: int
+
+
+def is_upload(method: str, path: str, content_type: str) -> bool:
+    """Whether a request may bring a bundle."""
+    return method == "POST" and content_type.startswith(UPLOADS.get(path, "-"))
 
 
 def digest_of_bundle(packed: bytes) -> str:

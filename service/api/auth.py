@@ -70,6 +70,11 @@ async def principal_of(request: Request, deps: Deps, bearer: Bearer) -> Principa
     return await Asker(request, deps, bearer).found()
 
 
+async def known(request: Request) -> Principal:
+    """Who asks, before any route is. Raises: as `principal_of`."""
+    return await principal_of(request, request.app.state.dependencies, await _bearer(request))
+
+
 def address_of(request: Request) -> str:
     """The asker's address, as the rate limit knows it."""
     return f"address {request.client.host if request.client else ''}"

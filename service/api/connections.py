@@ -10,6 +10,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from largebatch.jobs.errors import InputError
+from largebatch.service.bundle import is_upload
 
 ACCEPTED_AT_ONCE = 16
 """Connections that are accepted at one look; some looks pass before those that make room for them are closed."""
@@ -24,6 +25,8 @@ HEADERS_S = 10.0
 """How long a request's line and headers may take."""
 BODY_S = 30.0
 """How long a request's body may take, at most 1 MiB."""
+UPLOAD_S = 600.0
+"""How long a bundle of code may take, at most 21 MiB: who sends it is known before it is read."""
 READ_S = 30.0
 """How long a reader may leave an answer lying before any more of it is taken."""
 
@@ -79,6 +82,7 @@ class BoundedConnection(H11Protocol):
 
     headers_s: ClassVar[float] = HEADERS_S
     body_s: ClassVar[float] = BODY_S
+    upload_s: ClassVar[float] = UPLOAD_S
     read_s: ClassVar[float] = READ_S
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -158,4 +162,8 @@ class BoundedConnection(H11Protocol):
             self._deadline.cancel()
         self._awaits, self._deadline = awaits, None
         if awaits is not None:
-            self._deadline = self.loop.call_later(self.headers_s if awaits == "headers" else self.body_s, self.give_up)
+            self._deadline = self.loop.call_later(self.headers_s if awaits == "headers" else self._body_s(), self.give_up)
+
+    def _body_s(self) -> float:
+        content_type = next((value for name, value in self.scope["headers"] if name == b"content-type"), b"").decode("latin-1")
+        return self.upload_s if is_upload(self.scope["method"], self.scope["path"], content_type) else self.body_s

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -16,6 +17,9 @@ from largebatch.service.db.store import ConflictError, GoneError
 from largebatch.service.db.tokens import ForbiddenError, UnauthorizedError
 
 MEDIA_TYPE = "application/problem+json"
+IN_A_PATH = "/:@!$&'()*+,;=-._~"
+"""What a path may hold as it is (RFC 3986, 3.3)."""
+IN_A_QUERY = IN_A_PATH + "?%"
 PROBLEM_SCHEMA = "#/components/schemas/Problem"
 """Where the OpenAPI document describes a problem."""
 
@@ -133,10 +137,11 @@ def answer_errors(app: FastAPI, render: Callable[[Request, Problem], Response]) 
 
 def without_slash(request: Request) -> str | None:
     """The address that a path with a slash too many at its end means, relative to this host: a proxy may have changed the name, or ended TLS."""
-    path = request.url.path.rstrip("/")
-    if path == request.url.path or not any(route.matches({**request.scope, "path": path})[0] is Match.FULL for route in request.app.routes):
+    asked: str = request.scope["path"]  # request.url leaves out what a line may not hold
+    path, query = asked.rstrip("/"), request.scope["query_string"].decode("latin-1")
+    if path == asked or not any(route.matches({**request.scope, "path": path})[0] is Match.FULL for route in request.app.routes):
         return None
-    return path + (f"?{request.url.query}" if request.url.query else "")
+    return quote(path, safe=IN_A_PATH) + (f"?{quote(query, safe=IN_A_QUERY)}" if query else "")
 
 
 def allowed_methods(request: Request) -> list[str]:

@@ -53,7 +53,7 @@ class SeldomRepeated(logging.Filter):
 
 def log_to_stderr(as_json: bool) -> None:
     """Send what the service and its libraries log to standard error."""
-    as_text: list[Any] = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+    as_text: list[Any] = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)]
     writers = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()] if as_json else as_text
     structlog.configure(
         processors=[structlog.processors.add_log_level, structlog.processors.TimeStamper("iso", utc=True), *writers],

@@ -5,19 +5,22 @@ import time
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from largebatch.jobs.errors import LargebatchError
+from largebatch.service.api.auth import known
 from largebatch.service.api.errors import Problem, TooLargeError, problem_of, respond
 from largebatch.service.api.logs import Seldom
 from largebatch.service.api.routes.operations import REQUESTS
-from largebatch.service.bundle import CODE_ALONE, LARGEST_BYTES
+from largebatch.service.bundle import CODE_ALONE, LARGEST_BYTES, is_upload
 from largebatch.service.settings import LOOPBACK
 
 LARGEST_BODY = 1 << 20
+BODY_OF_ANYBODY = 1 << 14
+"""More is read only of those who are known: thousands of connections can be open at a time."""
 LARGEST_UPLOAD = LARGEST_BYTES + LARGEST_BODY
 """Of a bundle of code, with the form that it comes in."""
-UPLOADS = {"/v1/code": "", "/runs/new": "multipart/form-data", "/sweeps/new": "multipart/form-data", "/studies/new": "multipart/form-data"}
-"""Where bundles come in, and in what kind of body: their routes find out who asks before they read it, and keep it on disk."""
 TOO_LARGE = TooLargeError("body", f"is larger than {LARGEST_BODY >> 20} MiB.", "Nothing here needs that.")
 TOO_LARGE_UPLOAD = TooLargeError("body", f"is larger than {LARGEST_BYTES >> 20} MiB.", CODE_ALONE)
 METHODS = {"GET", "POST", "DELETE", "HEAD", "OPTIONS", "PUT", "PATCH"}
@@ -65,8 +68,9 @@ class RequestMiddleware:
 
         try:
             await self._answer(scope, receive, send_with_headers)
-        except Exception:
-            self._log.exception("failed", request=request_id, path=scope["path"])
+        except Exception as error:
+            if (repeated := self._seldom.left_out(f"{type(error).__name__} {_route(scope)}")) is not None:
+                self._log.exception("failed", request=request_id, path=scope["path"][:200], **_more(repeated))
             if not status:
                 hint = "The service's log has this request's id."
                 problem = Problem(title="Our fault", status=500, detail="Something of ours failed.", hint=hint, request_id=request_id)
@@ -78,23 +82,26 @@ class RequestMiddleware:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer with a refusal, or hand the request on with its whole body."""
         headers, messages = Headers(scope=scope), list[Message]()
-        is_upload = self._takes_code and scope["method"] == "POST" and headers.get("content-type", "").startswith(UPLOADS.get(scope["path"], "-"))
+        brings_code = self._takes_code and is_upload(scope["method"], scope["path"], headers.get("content-type", ""))
         length = headers.get("content-length", "0")
         problem: Problem | None = None
         # Where no token is needed, nothing but the browser's honesty stands between a foreign page and us: names that
         # a foreign page can point at this machine are not answered.
         host = headers.get("host", "").rsplit(":", 1)[0].strip("[]")
-        if length.isdecimal() and int(length) > (LARGEST_UPLOAD if is_upload else LARGEST_BODY):
-            problem = problem_of(TOO_LARGE_UPLOAD if is_upload else TOO_LARGE)
+        if length.isdecimal() and int(length) > (LARGEST_UPLOAD if brings_code else LARGEST_BODY):
+            problem = problem_of(TOO_LARGE_UPLOAD if brings_code else TOO_LARGE)
         elif self._is_open and host not in LOOPBACK:
             problem = Problem(title="Not allowed", status=421, detail=f"This service is not called {host[:100]!r}.")
-        elif is_upload:
+        elif brings_code:
             await self._app(scope, _counted(receive), send)
             return
         else:
-            messages.append(await _whole_body(receive))
-            if len(messages[0].get("body", b"")) > LARGEST_BODY:
+            message = await _body(receive, most=BODY_OF_ANYBODY)
+            if message.get("more_body") and (problem := await self._stranger(scope)) is None:
+                message = await _body(receive, most=LARGEST_BODY, begun=message["body"])
+            if len(message.get("body", b"")) > LARGEST_BODY:
                 problem = problem_of(TOO_LARGE)
+            messages.append(message)
         if problem is not None:
             problem.request_id = scope["state"]["request_id"]
             await respond(problem)(scope, receive, send)
@@ -105,19 +112,29 @@ class RequestMiddleware:
 
         await self._app(scope, receive_again, send)
 
+    async def _stranger(self, scope: Scope) -> Problem | None:
+        """What is told to somebody who is not known, where it must be known who asks."""
+        if self._is_open:
+            return None
+        try:
+            await known(Request(scope))
+        except LargebatchError as error:
+            return problem_of(error)
+        return None
+
     def _note(self, scope: Scope, status: int, took_s: float, accepted: str) -> None:
         """Count the request, and log it. Args: accepted: the id of the job that it made."""
-        route = getattr(scope.get("route"), "path", "none")
+        route = _route(scope)
         REQUESTS.labels(scope["method"] if scope["method"] in METHODS else "other", route, str(status)).observe(took_s)
         owner = scope["state"].get("owner")
-        repeated = 0 if status < 400 or owner is not None else self._seldom.left_out(f"{status} {route}")
+        repeated = 0 if owner is not None else self._seldom.left_out(f"{status} {route}")
         if route == "/healthz" or repeated is None:
             return
         job = str(scope.get("path_params", {}).get("job_id") or accepted)[:160]
         self._log.info(
             "request", request=scope["state"]["request_id"], **({"job": job} if job else {}),
             method=scope["method"], path=scope["path"][:200], status=status, ms=round(took_s * 1000, 1),
-            owner=owner, **({"more_like_it": repeated} if repeated else {}),
+            owner=owner, **_more(repeated),
         )  # fmt: skip
 
 
@@ -136,13 +153,23 @@ def _counted(receive: Receive) -> Receive:
     return receive_next
 
 
-async def _whole_body(receive: Receive) -> Message:
-    """A request's body as one message, or more of it than is read; or that the asker has gone."""
-    body = b""
+async def _body(receive: Receive, most: int, begun: bytes = b"") -> Message:
+    """A request's body as one message, whole or as soon as there is more of it than that; or that the asker has gone."""
+    body = begun
     while True:
         message = await receive()
         if message["type"] != "http.request":
             return message
         body += message.get("body", b"")
-        if not message.get("more_body") or len(body) > LARGEST_BODY:
-            return {"type": "http.request", "body": body, "more_body": False}
+        if not message.get("more_body") or len(body) > most:
+            return {"type": "http.request", "body": body, "more_body": bool(message.get("more_body"))}
+
+
+def _route(scope: Scope) -> str:
+    """The pattern of the path that was asked for."""
+    return getattr(scope.get("route"), "path", "none")
+
+
+def _more(repeated: int) -> dict[str, int]:
+    """What a line of the log says of those like it that were left out."""
+    return {"more_like_it": repeated} if repeated else {}

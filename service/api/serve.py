@@ -1,14 +1,17 @@
 """The service: its application, and its process with logs, the socket, and an end in good order."""
 
 import gc
+import json
 import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import cached_property
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
+from fastapi.responses import Response
 from fastapi.staticfiles import StaticFiles
 from starlette.concurrency import run_in_threadpool
 
@@ -25,6 +28,7 @@ from largebatch.service.present.views import refuse_unless_public
 from largebatch.service.settings import Settings
 
 GRACE_S = 10
+LARGEST_HEADERS = 1 << 14
 
 
 def serve(settings: Settings) -> None:
@@ -50,7 +54,14 @@ def serve(settings: Settings) -> None:
     gc.collect()
     gc.freeze()
     config = uvicorn.Config(
-        app, http=BoundedConnection, log_config=None, access_log=False, timeout_graceful_shutdown=GRACE_S, server_header=False, ws="none"
+        app,
+        http=BoundedConnection,
+        h11_max_incomplete_event_size=LARGEST_HEADERS,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=GRACE_S,
+        server_header=False,
+        ws="none",
     )
     server = Server(config)
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -60,6 +71,11 @@ def serve(settings: Settings) -> None:
 
 class Application(FastAPI):
     """A FastAPI whose document describes problems, too: it would describe them as `application/json`, which no error is."""
+
+    @cached_property
+    def document(self) -> bytes:
+        """The OpenAPI document as JSON, written once: anybody may ask for it, and writing it takes as long as some ten requests."""
+        return json.dumps(self.openapi()).encode()
 
     def openapi(self) -> dict[str, Any]:
         """The OpenAPI document."""
@@ -81,14 +97,21 @@ def make_app(deps: Dependencies) -> FastAPI:
         await run_in_threadpool(deps.close)
 
     summary = "Runs, sweeps, and what they answer."
-    app = Application(title="largebatch", version="1", summary=summary, lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
-    app.state.dependencies = deps
+    app = Application(
+        title="largebatch", version="1", summary=summary, lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False
+    )
+    app.state.dependencies, app.state.readiness = deps, operations.SharedAnswer()
     answer_errors(app, rendering.render_problem)
     api = (runs.router, sweeps.router, studies.router, runs.recipes, cluster.router, jobs.events, tokens.router, tokens.me, operations.router)
     of_jobs = (lists.router, form_pages.router, job_pages.router, about.router, compare.router)
     of_pages = (*of_jobs, operators.router, sign_in.router, from_elsewhere.router)
     for router in (*api, code.router, *of_pages):
         app.include_router(router)
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def document() -> Response:
+        return Response(app.document, media_type="application/json")
+
     app.mount("/static", StaticFiles(directory=rendering.HERE / "static"))
     app.add_middleware(RequestMiddleware, is_open=not deps.settings.needs_tokens, takes_code=deps.settings.allows_code)
     return app

@@ -1,5 +1,6 @@
 """Every overlay and example builds, is valid, and refers to nothing that is not there."""
 
+import asyncio
 import copy
 import json
 import re
@@ -11,6 +12,7 @@ import pytest
 from build import build, built, kubectl, with_kubectl
 from custom_fields import SPECS, problems
 from pods import EXAMPLES, INGRESS, K8S, OVERLAYS, ROOT, is_selected, pods, secret_references
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 Object = dict[str, Any]
 OLDEST, NEWEST = "1.29", "1.37"
@@ -112,6 +114,27 @@ def test_people_come_in_by_tls_to_the_documented_host(target: str) -> None:
     assert "secret tls largebatch-tls" in (ROOT / "docs/kubernetes.md").read_text()
     rules = [rule for part in objects if part["kind"] == "HTTPRoute" for rule in part["spec"]["rules"] if "backendRefs" in rule]
     assert all(rule["timeouts"] == {"request": "0s"} for rule in rules)
+
+
+@pytest.mark.parametrize("target", OVERLAYS)
+def test_a_client_writes_no_address_of_its_own(target: str) -> None:
+    """uvicorn's own reading of the value: of the addresses that a gateway passes on, the one that it wrote itself."""
+    (value,) = {
+        entry["value"]
+        for pod in pods(built(K8S / target))
+        for container in pod.containers
+        for entry in container.get("env", [])
+        if entry["name"] == "FORWARDED_ALLOW_IPS"
+    }
+    told: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        told.append(scope["client"][0])
+
+    for gateway in ("10.244.1.7", "100.64.3.2", "172.17.0.5", "192.168.4.4", "fd00::7"):
+        headers = [(b"x-forwarded-for", b"10.9.9.9, 8.8.8.8, 203.0.113.5")]
+        asyncio.run(ProxyHeadersMiddleware(app, value)({"type": "http", "client": (gateway, 1), "headers": headers}, None, None))  # type: ignore[arg-type,typeddict-item]
+    assert set(told) == {"203.0.113.5"}
 
 
 @pytest.mark.parametrize("target", OVERLAYS)

@@ -32,6 +32,7 @@ def sign_in(
         cookie = deps.tokens.open_session(token.strip())
     except UnauthorizedError:
         return render(request, "login.html", 401, failed=True, next=page_of_ours(next))
+    request.state.owner = deps.tokens.of_session(cookie).owner
     answer = RedirectResponse(page_of_ours(next), 303)
     answer.set_cookie(COOKIE, cookie, httponly=True, samesite="strict", secure=request.url.scheme == "https", path="/")
     return answer

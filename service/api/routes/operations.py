@@ -1,9 +1,14 @@
 """/healthz, /readyz and /metrics: for whoever keeps the service running."""
 
+import asyncio
+import math
 import shutil
 import time
+from collections.abc import Callable
+from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -16,6 +21,7 @@ from largebatch.service.present.progress import saved_at_s
 
 router = APIRouter(tags=["operations"])
 STALE_S = 30.0
+READY_FRESH_S = 1.0
 LEAST_FREE_BYTES = 256 << 20
 """With less a run's checkpoint may not fit."""
 REGISTRY = CollectorRegistry()
@@ -62,12 +68,35 @@ def parts(deps: Dependencies, waits: bool = True) -> dict[str, str]:
     }
 
 
+class SharedAnswer:
+    """What is looked up once a second at most, in one thread, however many ask: anybody may, and each look can wait for others."""
+
+    def __init__(self, fresh_s: float = READY_FRESH_S) -> None:
+        self._fresh_s, self._lock = fresh_s, asyncio.Lock()
+        self._answer: tuple[int, dict[str, Any]] = 503, {}
+        self._found_at_s = -math.inf
+
+    async def of(self, look: Callable[[], tuple[int, dict[str, Any]]]) -> JSONResponse:
+        """As it was found within the last second, or is found now."""
+        async with self._lock:
+            if time.monotonic() - self._found_at_s >= self._fresh_s:
+                self._answer = await run_in_threadpool(look)
+                self._found_at_s = time.monotonic()
+        status, content = self._answer
+        return JSONResponse(content, status)
+
+
 @router.get("/readyz", operation_id="readyz", responses={503: {"description": "The database does not answer"}})
-def readyz(deps: Deps) -> JSONResponse:
+async def readyz(request: Request, deps: Deps) -> JSONResponse:
     """Whether requests are answered: whether the database answers.
 
     Without the backend, the tracking server or the storage of runs by URI, lists, pages and submits work: it is `degraded`, and says so.
     """
+    shared: SharedAnswer = request.app.state.readiness
+    return await shared.of(lambda: _readiness(deps))
+
+
+def _readiness(deps: Dependencies) -> tuple[int, dict[str, Any]]:
     checks = {"database": "ok"}
     try:
         deps.store.counts()
@@ -75,8 +104,8 @@ def readyz(deps: Deps) -> JSONResponse:
         checks["database"] = error.problem
     checks |= parts(deps)
     if checks["database"] != "ok":
-        return JSONResponse({"status": "not ready", "checks": checks}, 503)
-    return JSONResponse({"status": "ready" if set(checks.values()) == {"ok"} else "degraded", "checks": checks})
+        return 503, {"status": "not ready", "checks": checks}
+    return 200, {"status": "ready" if set(checks.values()) == {"ok"} else "degraded", "checks": checks}
 
 
 @router.get("/metrics", operation_id="metrics", response_class=Response, responses=ERRORS)

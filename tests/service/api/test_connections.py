@@ -24,6 +24,7 @@ from largebatch.service.api.connections import OTHER_FILES, BoundedConnection, S
 from largebatch.service.api.errors import TooManyRequestsError
 from largebatch.service.api.logs import MOST_KINDS, Seldom, SeldomRepeated
 from largebatch.service.api.rate_limit import RateLimit
+from largebatch.service.api.routes.operations import SharedAnswer
 
 HALF = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n"
 LARGE = 64 << 20
@@ -32,7 +33,7 @@ FILES = 300
 
 
 class Impatient(BoundedConnection):
-    headers_s, body_s, read_s = 0.3, 0.6, 0.5
+    headers_s, body_s, upload_s, read_s = 0.3, 0.6, 1.5, 0.5
 
 
 @contextmanager
@@ -90,6 +91,13 @@ class TestDeadlines:
             connection.sendall(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n12345")
             closed_after_s(connection)
             assert 0.5 < time.monotonic() - began < 3
+
+    def test_code_has_more_time(self) -> None:
+        with answering(Impatient) as port, socket.create_connection(("127.0.0.1", port)) as connection:
+            began = time.monotonic()
+            connection.sendall(b"POST /v1/code HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n12345")
+            closed_after_s(connection)
+            assert 1.4 < time.monotonic() - began < 4
 
     def test_requests_in_time_are_answered_however_many_and_a_half_one_after_them_is_not(self) -> None:
         with answering(Impatient) as port, socket.create_connection(("127.0.0.1", port)) as connection:
@@ -234,6 +242,49 @@ def test_requests_are_limited_and_whoever_shows_no_valid_token_whatever_is_shown
         codes = [httpx.get(f"{service.url}/v1/runs", headers=known, verify=NO_TLS).status_code for _ in range(20)]
         assert (codes[0], codes[-1]) == (200, 429)
         assert httpx.get(f"{service.url}/healthz", verify=NO_TLS).status_code == 200
+
+
+class TestStrangers:
+    """Where tokens are needed, and none is shown."""
+
+    BODY = b"POST /v1/runs HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 1000000\r\n%s\r\n"
+
+    def test_their_bodies_are_not_read_beyond_the_first_bytes(self, guarded: Service) -> None:
+        known = f"Authorization: Bearer {new_token(guarded.runs_dir, 'ann', '--scope', 'submit')}\r\n".encode()
+        with socket.create_connection(("127.0.0.1", guarded.port), timeout=10) as connection:
+            connection.sendall(self.BODY % b"" + b" " * 40_000)
+            assert connection.recv(15).split()[1] == b"401"
+        with socket.create_connection(("127.0.0.1", guarded.port), timeout=1.5) as connection:
+            connection.sendall(self.BODY % known + b" " * 40_000)
+            with pytest.raises(TimeoutError):  # the rest is waited for
+                connection.recv(15)
+
+    def test_what_they_are_answered_is_logged_once_a_minute(self, guarded: Service) -> None:
+        for path, code in (("/login", 200), ("/readyz", 200), ("/static/page.css", 200), ("/runs/", 307)):
+            with httpx.Client(base_url=guarded.url, verify=NO_TLS) as client:
+                assert {client.get(path).status_code for _ in range(20)} == {code}
+            assert guarded.log.count(f"path={path} ") <= 1
+
+    def test_what_anybody_may_ask_is_worked_out_once_for_all(self) -> None:
+        looks = 0
+
+        def look() -> tuple[int, dict[str, str]]:
+            nonlocal looks
+            looks += 1
+            time.sleep(0.05)
+            return 200, {"look": str(looks)}
+
+        async def asked(shared: SharedAnswer) -> list[int]:
+            return [answer.status_code for answer in await asyncio.gather(*(shared.of(look) for _ in range(50)))]
+
+        shared = SharedAnswer(fresh_s=60.0)
+        assert (asyncio.run(asked(shared)), looks) == ([200] * 50, 1)
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with serving(tmp_path_factory.mktemp("guarded"), "--with-tokens") as made:
+        yield made
 
 
 class TestRateLimit:

@@ -89,6 +89,10 @@ class TestSmall:
     def test_a_slash_too_many_leads_on_within_whatever_name_a_proxy_gives(self, service: Service) -> None:
         answer = httpx.get(f"{service.url}/v1/runs/?limit=3", verify=NO_TLS)
         assert (answer.status_code, answer.headers["Location"]) == (307, "/v1/runs?limit=3")
+        for odd in ("%E2%98%83", "%00", "%0d%0aa:%20b", "a%20b"):
+            answer = httpx.get(f"{service.url}/v1/runs/{odd}/?q=%E2%98%83", verify=NO_TLS)
+            assert (answer.status_code, answer.headers["Location"].casefold()) == (307, f"/v1/runs/{odd}?q=%E2%98%83".casefold())
+        assert "Traceback" not in service.log
         for path in ("//elsewhere.example/", "/nothing/", "/runs//elsewhere.example/"):
             assert httpx.get(f"{service.url}{path}", verify=NO_TLS).status_code == 404
 
