@@ -26,6 +26,7 @@ def call(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     token = new_token(service.runs_dir, "alice", "--scope", "submit")
     folder = tmp_path_factory.mktemp("client")
     programs = Path(sys.executable).parent
+    assert httpx.get(f"{service.url}/openapi.json", timeout=60).status_code == 200  # written for the first time: longer than a generator waits
     generate = [programs / "openapi-python-client", "generate", "--url", f"{service.url}/openapi.json", "--output-path", folder / "made"]
     environment = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}  # its formatter is there
     done = subprocess.run(generate, capture_output=True, text=True, env=environment, timeout=120, check=False)
