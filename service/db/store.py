@@ -174,8 +174,8 @@ class Store:
         if State.QUEUED not in MOVES[job.state] or (job.state is State.SUCCEEDED and spec is None):
             hint = "A run that succeeded goes on where its end is set later: stop.epochs." if job.kind is Kind.RUN else ""
             raise ConflictError("", f"job {job.id} is {job.state}; only a failed or cancelled one can be resumed.", hint)
-        moved = self.move(job, State.QUEUED, reason=None, failures=0, is_cancel_asked=False, stop_asked_at_s=None, ended_at_s=None, outcome=None,
-                          summary=None, deadline_at_s=None, **({} if spec is None else {"spec": spec}))  # fmt: skip
+        moved = self.move(job, State.QUEUED, reason=None, failures=0, is_cancel_asked=False, stop_asked_at_s=None, started_at_s=None, ended_at_s=None,
+                          outcome=None, summary=None, deadline_at_s=None, **({} if spec is None else {"spec": spec}))  # fmt: skip
         if moved is None:
             raise ConflictError("", f"job {job.id} has moved on meanwhile.", "Look at it again.")
         return moved

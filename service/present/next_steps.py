@@ -71,12 +71,14 @@ def remedies(job: Job) -> list[Remedy]:
         return []
     spec, reason = TrainSpec.model_validate(job.spec), (job.reason or "").lower()
     if job.outcome == Outcome.DIVERGED:
-        return _after_divergence(spec, job.progress.get("step"))
+        return _after_divergence(spec, job.progress.get("step"), job.progress.get("epoch"))
     if job.outcome == Outcome.MISSED and spec.stop.epochs is not None:
         epochs = spec.stop.epochs * LONGER
         return [
             Remedy(
-                text=f"It missed its target in {spec.stop.epochs:g} epochs: let it go on to {epochs:g}.", set={"stop.epochs": epochs}, resumes=True
+                text=f"It missed its target in {spec.stop.epochs:g} {'epoch' if spec.stop.epochs == 1 else 'epochs'}: let it go on to {epochs:g}.",
+                set={"stop.epochs": epochs},
+                resumes=True,
             )
         ]
     if any(words in reason for words in OUT_OF_MEMORY):
@@ -90,11 +92,16 @@ def remedies(job: Job) -> list[Remedy]:
     return []
 
 
-def _after_divergence(spec: TrainSpec, step: int | None) -> list[Remedy]:
-    rate = spec.learning_rate.base
-    lower, at = float(f"{rate / LOWER:.2g}"), "" if step is None else f" at step {step:,}"
+def _after_divergence(spec: TrainSpec, step: int | None, epoch: float | None) -> list[Remedy]:
+    rate, at = spec.learning_rate.base, "" if step is None else f" at step {step:,}"
+    warmup = spec.learning_rate.warmup_epochs
+    reached = rate
+    if warmup and epoch is not None and epoch < warmup:  # the whole rate never was in force
+        reached = rate * epoch / warmup
+        at += f" of its warm-up, at about {reached:.2g}"
+    lower = float(f"{reached / LOWER:.2g}")
     found = [Remedy(text=f"It diverged{at}: lower the learning rate from {rate:g} to {lower:g}.", set={"learning_rate.base": lower})]
-    if not spec.learning_rate.warmup_epochs:
+    if not warmup:
         found.append(Remedy(text="Or let the rate rise slowly: one epoch of warm-up.", set={"learning_rate.warmup_epochs": 1.0}))
     if spec.gradient.clip_norm is None:
         found.append(Remedy(text="Or clip the gradient to a norm of 1.", set={"gradient.clip_norm": 1.0}))

@@ -108,7 +108,7 @@ def finish(ledger: Ledger, trial: Trial, **fields: Any) -> None:
     result = summary(
         trial.run_id,
         **{
-            "global_batch_size": trial.fields["batch.global_batch_size"], "samples_seen": 1000, "best_score": 0.9 - rate / 10,
+            "global_batch_size": trial.fields["batch.global_batch_size"], "samples_seen": 1000, "best_score": 0.9 - abs(rate - 0.1) / 10,
             "steps_to_target": steps, "time_to_target_seconds": steps / 100,
             "outcome": Outcome.DIVERGED if rate > 0.7 else Outcome.REACHED, **fields,
         },

@@ -197,12 +197,11 @@ def momentum_maps(findings: Findings) -> list[Chart]:
 
 def _momentum_map(findings: Findings, *, by_half_life: bool) -> Chart | None:
     """Seconds to the target over batch and momentum, or beta1, or its half-life; None where only one was tried."""
-    cells: dict[tuple[int, float], Configuration] = {}
-    for tried in sorted(findings.configurations, key=lambda tried: tried.standing):
-        half_life = tried.first.momentum_half_life_samples
-        value = half_life if by_half_life else tried.first.momentum if half_life is None else None
-        if value is not None:
-            cells.setdefault((tried.global_batch_size, value), tried)
+    cells = _cells(sorted(findings.configurations, key=lambda tried: tried.standing), by_half_life=by_half_life)
+    if of_search := len({bool(tried.search_runs) for tried in cells.values() if tried.seconds.median is not None}) > 1:
+        # Further seeds that only some cells have are no numbers to hold beside those of the search.
+        searched = [replace(tried, runs=tried.search_runs or tried.runs, search_runs=()) for tried in findings.configurations]
+        cells = _cells(sorted(searched, key=lambda tried: tried.rank), by_half_life=by_half_life)
     batches, momenta = sorted({batch for batch, _ in cells}), sorted({momentum for _, momentum in cells})
     if len(momenta) < 2:
         return None
@@ -220,9 +219,21 @@ def _momentum_map(findings: Findings, *, by_half_life: bool) -> Chart | None:
         "training seconds to target",
     )  # fmt: skip
     ties = "\u2248: the seeds do not tell it from its batch's soonest" if any(text.startswith(TIED) for row in heat.texts for text in row) else ""
+    ties = "the search's own run of each cell: further seeds are of the chosen alone" if of_search else ties
     meaning = f"Each cell is the best learning rate's time at one batch and one {name}: the lighter, the sooner."
     chart = Chart("half-life-map" if by_half_life else "momentum-map", title, BATCH, name, heat=heat, caption=_caption(findings, ties))
     return replace(chart, meaning=meaning)
+
+
+def _cells(configurations: Sequence[Configuration], *, by_half_life: bool) -> dict[tuple[int, float], Configuration]:
+    """The first of each batch and momentum, or half-life."""
+    cells: dict[tuple[int, float], Configuration] = {}
+    for tried in configurations:
+        half_life = tried.first.momentum_half_life_samples
+        value = half_life if by_half_life else tried.first.momentum if half_life is None else None
+        if value is not None:
+            cells.setdefault((tried.global_batch_size, value), tried)
+    return cells
 
 
 def _cell(tried: Configuration | None, column: Sequence[Configuration]) -> str:

@@ -258,13 +258,14 @@ def differences(runs: Iterable[RunResult]) -> dict[str, list[str]]:
 
 
 def what_differs(runs: Sequence[RunResult]) -> list[dict[str, str]]:
-    """Of each run its values of what the runs differ in, its batch and its optimizer apart: rate, momentum, seed, and other fields by their names."""
+    """Of each run its values of what the runs differ in beside batch and optimizer: rate, momentum, seed, target, and other fields by their names."""
     others = [*differences(runs)]
     told = [
         {
             "learning rate": f"{run.learning_rate:.4g}",
             "momentum": "-" if run.momentum is None else f"{run.momentum:.4g}",
             "seed": str(run.seed),
+            "target": "-" if run.summary.target is None else f"{run.summary.target:g}",
             **{name: run.values_of([name]).get(name, "-") for name in others},
         }
         for run in runs

@@ -101,6 +101,8 @@ class _GroupSearch:
         self.num_to_search = len(self._searched) if any(trial.phase == "repeat" for trial in ledger.trials) else sweep.num_trials
         """Runs of its search, those to come included; fewer than planned where time ended it."""
         self._scores: dict[int, float] = {}
+        self._shortfalls: dict[int, float] = {}
+        """1 minus the best score as a fraction: among runs that met the target at the same evaluation the better one met it earlier between two."""
         numbers = {trial.number for trial in self._searched}
         history = [event for event in ledger.history if event.number in numbers]
         self._learned = {event.number for event in history if isinstance(event, Learned)}
@@ -129,7 +131,7 @@ class _GroupSearch:
             return "over"
         if any(trial.number not in self._scores for trial in self._searched):
             return "wait"
-        best = min(self._searched, key=lambda trial: (self._scores[trial.number], trial.number))
+        best = min(self._searched, key=lambda trial: (self._scores[trial.number], self._shortfalls[trial.number], trial.number))
         if self._scores[best.number] >= 3 * WORST:
             return "over"  # all diverged: no seed is worth trying
         self.num_repeated += 1
@@ -149,6 +151,7 @@ class _GroupSearch:
         """A trial of this group is over. The search learns of it once; what the machine failed says nothing of its values."""
         summary, ending = self._ledger.summary(trial), self._ledger.ending(trial)
         self._scores[trial.number] = score(summary, ending)
+        self._shortfalls[trial.number] = 1 - _fraction(summary.best_score, summary.headline) if summary else 1.0
         is_faulted = ending is not None and ending.how == "faulted"
         if trial.phase == "search" and not is_faulted and trial.number not in self._learned:
             aims = two_aims(summary, ending) if self._sweep.search.method == "nsga2" else [score(summary, ending)]

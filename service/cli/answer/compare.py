@@ -70,6 +70,8 @@ def compare(
         print(f"They differ in {listed(rows[0]['differs'])}.")
     if unlike := on_unlike_footing(results):
         print(f"These runs are {unlike}.")
+    if "target" in rows[0]["differs"]:
+        print("Their seconds to target are each to its own target, and not to be ranked.")
     if disturbance := disturbance_in_words(results):
         print(disturbance)
     if figure is not None:

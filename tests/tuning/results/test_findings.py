@@ -95,6 +95,18 @@ def test_half_lives_have_a_map_of_their_own() -> None:
     ]
 
 
+def test_a_map_holds_like_beside_like() -> None:
+    """Where the search chose among momenta, further seeds are of one cell alone: the map shows the search's own runs."""
+    momenta = {0.5: 1.2, 0.9: 1.1}
+    searched = [made_run(batch, 0, factor, momentum=value, chose=True) for batch in (32, 128) for value, factor in momenta.items()]
+    chosen = {run.summary.global_batch_size: run.settings for run in searched if run.momentum == 0.9}
+    repeats = [made_run(batch, seed, 1.5, momentum=0.9, settings=chosen[batch]) for batch in (32, 128) for seed in (1, 2)]
+    of_all, of_search = momentum_maps(find([*searched, *repeats]))[0], momentum_maps(find(searched))[0]
+    assert of_all.heat.values == of_search.heat.values
+    assert "the search's own run of each cell" in of_all.caption
+    assert of_all.heat.values[1][0] < of_all.heat.values[0][0], "by 0.9, which was chosen"
+
+
 def test_one_beta1_makes_no_map() -> None:
     assert momentum_maps(find([made_run(batch, 0, momentum=0.9, optimizer="adamw") for batch in (32, 128)])) == []
 

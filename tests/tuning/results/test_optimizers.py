@@ -77,7 +77,7 @@ def test_the_soonest_and_the_cheapest_are_named_with_their_optimizer() -> None:
     assert soonest.choice is not None
     assert (soonest.choice.optimizer, soonest.choice.global_batch_size) == expected[1:]
     assert soonest.choice.seconds == pytest.approx(expected[0], rel=0.002)
-    assert "no other choice reaches the target sooner" in soonest.reason
+    assert "no other choice compared here reaches the target sooner" in soonest.reason
     assert "batch 32 with sgd" in soonest.reason, "the cheapest"
     words = answer_of(two()).words
     assert "24 runs of 4 batch sizes under sgd and lamb" in words[0]

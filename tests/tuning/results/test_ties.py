@@ -30,7 +30,7 @@ class TestTies:
         tied = {448, 512} - {soonest.choice.global_batch_size}
         assert [(tie.global_batch_size, tie.by) for tie in soonest.ties] == [(*tied, "seeds")]
         assert soonest.reason.startswith(f"as soon as batch {tied.pop()}: the seeds do not tell them apart; it takes"), soonest.reason
-        assert cheapest.reason.startswith("no other batch reaches the target with fewer samples")
+        assert cheapest.reason.startswith("no other batch compared here reaches the target with fewer samples")
         assert cheapest.ties == []
 
     def test_a_batch_that_sometimes_misses_may_be_as_late_as_any(self) -> None:
@@ -45,7 +45,7 @@ class TestTies:
         soonest = answer_of(find([fine(made_run(batch)) for batch in (32, 128, 2048)], TARGET)).advice[0]
         assert soonest.choice is not None
         assert soonest.choice.seconds_interval is None
-        assert soonest.reason.startswith("no other batch reaches the target sooner")
+        assert soonest.reason.startswith("no other batch compared here reaches the target sooner")
 
     def test_optimizers_that_are_as_soon(self) -> None:
         """Two optimizers with the same curve: in the headline and in the sentence of each."""
@@ -110,7 +110,7 @@ class TestEvaluations:
         assert [(tie.global_batch_size, tie.by) for tie in soonest.ties] == [(other, by) for _, by in ties]
         assert soonest.choice.seconds_between_evaluations == pytest.approx(soonest.choice.seconds / num)
         said = f"as soon as batch {other}: they differ by no more than the way between two evaluations"
-        assert soonest.reason.startswith(said if ties else "no other batch reaches the target sooner")
+        assert soonest.reason.startswith(said if ties else "no other batch compared here reaches the target sooner")
 
     @pytest.mark.parametrize(("samples", "is_tied"), [(2100, True), (2101, False)])
     def test_costs_one_evaluation_apart_may_be_the_same(self, samples: int, is_tied: bool) -> None:

@@ -65,6 +65,18 @@ def test_a_group_that_diverged_everywhere_is_not_repeated(tmp_path: Path) -> Non
         assert search.next_trial() == "over"
 
 
+def test_of_runs_that_met_the_target_at_one_evaluation_the_best_is_repeated(tmp_path: Path) -> None:
+    """Evaluations are so far apart that many meet it at the same one."""
+    with Ledger(tmp_path) as ledger:
+        search = Search(sweep(each=ONE_BATCH, repeats=1), BASE, ledger)
+        for best_score in (0.91, 0.95, 0.93, 0.94):
+            trial = begin(search)
+            finish(ledger, trial, steps_to_target=100, best_score=best_score)
+            search.ended(trial)
+        repeated = begin(search)
+    assert (repeated.phase, repeated.fields["learning_rate.base"]) == ("repeat", ledger.trials[1].fields["learning_rate.base"])
+
+
 def test_misses_rank_after_hits_and_divergences_last() -> None:
     hit = summary("a", steps_to_target=10**9, global_batch_size=64)
     near, far = summary("b", best_score=0.89), summary("c", best_score=0.2)

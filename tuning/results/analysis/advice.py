@@ -165,7 +165,7 @@ def _coarseness(choice: Choice, costs: Sequence[Cost]) -> float:
 
 def _versus(choice: Choice, other: Choice, more: str, better: str, alike: str, names: _Names) -> str:
     """Args: better: what no other choice is; alike: what is not told from it, in words."""
-    told = alike or f"no other {names.kind} reaches the target {better}"
+    told = alike or f"no other {names.kind} compared here reaches the target {better}"
     if choice == other:
         return f"{told if alike else 'nothing else is sooner, and nothing else is cheaper'}."
     return f"{told}; it takes {more}, {names.of(other)}."
