@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy.optimize import brentq
+from scipy.stats import chi2
 
 from largebatch.tuning.branch.critical import critical_batch
 
@@ -92,6 +93,15 @@ def test_intervals_hold_the_planted_truth(quadratic: Quadratic, num_orders: int)
     assert 0.9 < np.median(ratios) < 1.1
 
 
+@pytest.mark.parametrize("num_orders", [2, 3, 4])
+@pytest.mark.parametrize("quadratic", [LINEAR, ROOT], ids=["linear", "sqrt"])
+def test_few_orders_are_wide_but_not_low(quadratic: Quadratic, num_orders: int) -> None:
+    """The median of 400 answers. Half of them lie within 0.35 of it at most, so that its standard error is 0.35 / 0.67 x 1.25 / 20 = 0.033."""
+    trials = quadratic.losses(np.random.default_rng(2), 400, num_orders)
+    answers = [critical_batch(trial, MULTIPLES, quadratic.batch).critical_batch_size or math.inf for trial in trials]
+    assert abs(np.median(answers) / quadratic.truth - 1) < 0.1
+
+
 def exact(*excess: float, orders: int = 3) -> NDArray[np.float64]:
     """Losses of three orders whose excesses are the same in each; those of the multiple 1 are 1 - s, 1, 1 + s, of standard deviation s = 0.1."""
     base = 1.0 + 0.1 * np.arange(-(orders // 2), orders // 2 + 1)
@@ -99,9 +109,11 @@ def exact(*excess: float, orders: int = 3) -> NDArray[np.float64]:
 
 
 def test_a_crossing_is_read_on_a_line_in_the_batch() -> None:
+    """At 0.1 three quarters of the way from 4 to 8; the measured tolerance is 0.1 over the median of such a deviation, where the true one is 1."""
+    assert critical_batch(exact(0.02, 0.06, 0.14), (1, 2, 4, 8), 10, tolerance=0.1).critical_batch_size == pytest.approx(60)
     answer = critical_batch(exact(0.02, 0.06, 0.14), (1, 2, 4, 8), 10)
-    assert answer.tolerance == pytest.approx(0.1)
-    assert answer.critical_batch_size == pytest.approx(60)
+    assert answer.tolerance == pytest.approx(0.1 / math.sqrt(chi2.median(2) / 2))
+    assert answer.critical_batch_size == pytest.approx(40 + 40 * (answer.tolerance - 0.06) / 0.08)
     assert answer.excess == pytest.approx({20: 0.02, 40: 0.06, 80: 0.14})
     assert answer.excess_errors == pytest.approx({20: 0.0, 40: 0.0, 80: 0.0})
     given = critical_batch(exact(0.02, 0.06, 0.14), (1, 2, 4, 8), 10, tolerance=0.01)
@@ -123,6 +135,26 @@ def test_a_branch_that_diverged_is_one_with_loss() -> None:
     losses = exact(0.01, 0.02, 0.03)
     losses[1, 2] = math.inf
     answer = critical_batch(losses, (1, 2, 4, 8), 10)
-    assert answer.critical_batch_size == answer.high == 20
+    assert (answer.critical_batch_size, answer.low, answer.high) == (20, 20, 40), "it breaks somewhere between, and nothing says where"
     assert answer.excess == {20: pytest.approx(0.01), 40: None, 80: pytest.approx(0.03)}
     assert answer.excess_errors[40] is None
+
+
+@pytest.mark.parametrize("broken", [math.inf, 1e6], ids=["diverged", "about to"])
+def test_where_training_breaks_between_two_multiples_the_interval_holds_it(broken: float) -> None:
+    """SGD of rate 0.08 k on |w|^2 / 2, settled: it is stable up to k = 25, so that 16 times the batch trains and 32 times does not.
+
+    L(k) = d / 2 (rate k)^2 / (k B) / (1 - (1 - rate k)^2)
+    """
+    draws, batch, dimensions, rate, multiples = np.random.default_rng(0), 8, 40, 0.08, (1, 2, 4, 8, 16, 32)
+
+    def settled(multiple: float) -> float:
+        return dimensions / 2 * (rate * multiple) ** 2 / (multiple * batch) / (1 - (1 - rate * multiple) ** 2)
+
+    held, tolerance = 0, settled(20) - settled(1)
+    for _ in range(100):
+        factors = 1 + 0.02 * draws.normal(size=(4, len(multiples)))
+        losses = factors * [settled(multiple) if multiple < 25 else broken for multiple in multiples]
+        answer = critical_batch(losses, multiples, batch, tolerance)
+        held += answer.low <= 20 * batch <= (answer.high or math.inf)
+    assert held >= 95
