@@ -147,7 +147,7 @@ def _errors_in_words(optimizer: OptimizerConfig, step: StepPlan) -> Iterator[Non
             raise
         raise FaultError(
             "optimizer",
-            f"{optimizer.name}'s update at step {step.number} does not fit into this device's memory beside weights and gradients;"
+            f"{optimizer.label}'s update at step {step.number} does not fit into this device's memory beside weights and gradients;"
             " a smaller micro-batch would not help.",
             "Use a smaller model, or an optimizer that keeps less, such as sgd.",
         ) from error

@@ -104,9 +104,18 @@ class TrainPlan:
         return self._whole_spans(self.global_batch_size * factors[-1]) if factors else self.global_batch_size
 
     def average_power_at(self, position: Position) -> float:
-        """How many steps at the batch that `ema.decay` was tuned at the step at `position` counts for; a short last batch counts as a whole one."""
+        """How many steps at the batch that `ema.decay` was tuned at the step at `position` counts for: see `counted_size`."""
         base = self.spec.ema.base_global_batch_size if self.spec.ema else None
-        return self.batch_size_at(position) / base if base else 1.0
+        return self.counted_size(self.next_batch(position)) / base if base else 1.0
+
+    def counted_size(self, batch: Slice) -> int:
+        """The samples that a step counts as, for its rate and for an average of weights: those of a step that an epoch's end cuts short are its own
+        as far as the schedule has grown; below that it counts as a full step, as without a schedule.
+        """
+        if not self.has_batch_schedule:
+            return self.global_batch_size
+        in_force = self.batch_size_at_epoch(batch.epoch + batch.start / self.num_train_samples)
+        return max(batch.size, min(in_force, self.global_batch_size))
 
     @cached_property
     def milestones(self) -> list[Milestone]:
@@ -132,10 +141,15 @@ class TrainPlan:
         return short.length
 
     def next_batch(self, position: Position) -> Slice:
-        """The samples of the step that begins at `position`; moves to the next epoch where this one is used up."""
+        """The samples of the step that begins at `position`; moves to the next epoch where this one is used up.
+
+        Where short last batches are dropped, a batch that has grown leaves out no more than global_batch_size does: it takes what whole ones would.
+        """
         size = self.batch_size_at(position)
         left = self.num_train_samples - position.offset
-        if left >= size or (left > 0 and self.spec.batch.last == "keep"):
+        if left < size and self.spec.batch.last == "drop":
+            left -= left % self.global_batch_size
+        if left > 0:
             return Slice(position.epoch, position.offset, position.offset + min(size, left))
         return self.next_batch(Position(position.epoch + 1, 0))
 
@@ -277,13 +291,8 @@ class TrainPlan:
         return self.spec.optimizer.batch_power if schedule.follows_rate else FOLLOWS[schedule.rate_follows]
 
     def rate_factor(self, batch: Slice) -> float:
-        """What the batch in force multiplies the learning rate by; a step that an epoch's end cuts short counts as its own samples, as far as the
-        schedule has grown: below that it has the rate of a full step, as without a schedule.
-        """
-        if not self.has_batch_schedule:
-            return 1.0
-        in_force = self.batch_size_at_epoch(batch.epoch + batch.start / self.num_train_samples)
-        return float((max(batch.size, min(in_force, self.global_batch_size)) / self.global_batch_size) ** self.rate_power)
+        """What the batch in force multiplies the learning rate by: see `counted_size`."""
+        return float((self.counted_size(batch) / self.global_batch_size) ** self.rate_power) if self.has_batch_schedule else 1.0
 
     def learning_rate(self, progress: float) -> float:
         """The learning rate at `progress` samples (half-way through a step's own samples)."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from largebatch.jobs.errors import InputError
+from largebatch.jobs.errors import InputError, PlanError
 from largebatch.jobs.run.json_lines import LineAppender, parse_object, read_all_lines
 from largebatch.jobs.run.run_folder import storage_errors
 from largebatch.tuning.branch.files import BRANCHES, LEDGER
@@ -52,7 +52,11 @@ class Branched(NamedTuple):
 
 
 def run_branches(origin: Origin, ask: Ask, listener: BranchListener) -> Branched:
-    """Train the branches that are not there, as far as budget and person allow. Raises: InputError where the run itself diverges; StorageError."""
+    """Train the branches that are not there, as far as budget and person allow.
+
+    Raises: PlanError for a rate that no recipe can have; InputError where the run itself diverges; StorageError.
+    """
+    _refuse_rate(origin, ask)
     folder = origin.run_dir / BRANCHES
     with storage_errors(folder):
         folder.mkdir(exist_ok=True)
@@ -85,6 +89,13 @@ def run_branches(origin: Origin, ask: Ask, listener: BranchListener) -> Branched
         if branch in kept:
             results[point][branch.order, branch.multiple] = kept[branch]
     return Branched(results, len(todo) - num_done)
+
+
+def _refuse_rate(origin: Origin, ask: Ask) -> None:
+    """Raise PlanError where the schedule could not be written as a recipe: a run refuses it, for the batch would count twice."""
+    if origin.job.spec.learning_rate.restart is not None and ask.power:
+        problem = f"{origin.run_dir.name}'s rate begins again (learning_rate.restart), which no recipe has beside a rate that follows the batch."
+        raise PlanError("--rate", problem, "Branch it with --rate none, or a run without a restart.")
 
 
 def _asked(origin: Origin, ask: Ask) -> list[tuple[BranchPoint, Branch]]:

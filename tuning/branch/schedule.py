@@ -3,6 +3,10 @@
 From a checkpoint on, the batch is the run's own times the largest power of two that no critical batch from there on is below; so it never
 shrinks, and never grows before it was measured that it may. Where a critical batch is above all that was tried, the largest that was
 tried stands for it.
+
+The recipe trains as the branches did, also in what a recipe tells by steps or by the batch in force: an average of weights keeps its half-life in
+samples, a rate that begins again is the one that the run's own batch has, the end is where the run's is. Momentum is per step in both, and so are the
+last steps of batch-norm statistics. How often checkpoints are written and noise is measured stays in steps, which changes no weights.
 """
 
 import math
@@ -36,6 +40,8 @@ class BatchSchedule(Answer):
     """Of the whole run under it."""
     num_constant_steps: int
     """Of the whole run at its own batch."""
+    num_more_samples: int
+    """That the last step brings beyond the run's end, which is no whole step of the grown batch."""
 
     @property
     def saved(self) -> float:
@@ -70,9 +76,30 @@ def batch_schedule(plan: TrainPlan, batches: Sequence[tuple[int, BranchedBatch]]
         fields["batch.schedule"]["short_sequences"] = short.model_dump(mode="json")
     if plan.spec.stop.steps is not None:  # steps of a larger batch would be more samples
         fields |= {"stop.steps": None, "stop.epochs": _epoch(plan, int(plan.total_progress))}
-    spec = with_fields(plan.spec, fields)
-    steps = replace(plan, spec=spec).total_steps
-    return BatchSchedule(growth=growth, places=places, rate_follows=follows, num_steps=steps, num_constant_steps=plan.total_steps), spec
+    if plan.spec.ema and plan.spec.ema.base_global_batch_size is None:  # else its half-life in samples would grow with the batch
+        fields["ema.base_global_batch_size"] = plan.global_batch_size
+    spec = _beginning_again_as_branched(plan, with_fields(plan.spec, fields))
+    grown = replace(plan, spec=spec)
+    schedule = BatchSchedule(
+        growth=growth, places=places, rate_follows=follows, num_steps=grown.total_steps, num_constant_steps=plan.total_steps,
+        num_more_samples=int(grown.total_progress - plan.total_progress),
+    )  # fmt: skip
+    return schedule, spec
+
+
+def _beginning_again_as_branched(plan: TrainPlan, spec: TrainSpec) -> TrainSpec:
+    """The grown spec, whose second phase of the learning rate is scaled as the run's own.
+
+    A restart is scaled for the batch in force; in the branches it was for the run's own.
+    """
+    restart = spec.learning_rate.restart
+    if restart is None:
+        return spec
+    own, grown = (each.rate_phases[1].scaled for each in (plan, replace(plan, spec=spec)))
+    fields: dict[str, Any] = {"learning_rate.restart.base": restart.base * own.peak / grown.peak}
+    if grown.warmup_epochs:
+        fields["learning_rate.restart.warmup_epochs"] = restart.warmup_epochs * own.warmup_epochs / grown.warmup_epochs
+    return with_fields(spec, fields)
 
 
 def _allowed(batch: BranchedBatch) -> float:

@@ -103,13 +103,10 @@ def train_branch(
 
 
 def branch_job(origin: Origin, branch: Branch) -> tuple[Prepared, BranchPlan]:
-    """The run's job with the branch's plan, and that plan; an average of weights keeps its half-life in samples."""
+    """The run's job with the branch's plan, and that plan."""
     job, seed = origin.job, origin.job.spec.seed if branch.order == 0 else key(origin.job.spec.seed, "branch", branch.order)
     plan = branch_plan(job.plan, branch.multiple, branch.power, seed)
-    spec = plan.spec
-    if spec.ema and branch.multiple > 1:
-        spec = spec.model_copy(update={"ema": spec.ema.model_copy(update={"decay": spec.ema.decay**branch.multiple})})
-    return replace(job, spec=spec, plan=plan), plan
+    return replace(job, spec=plan.spec, plan=plan), plan
 
 
 def _state_at(job: Prepared, path: Path, of_run: TrainSpec) -> TrainState:

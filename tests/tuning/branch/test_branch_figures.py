@@ -24,7 +24,7 @@ def answer(tokens_per_sample: int | None = None) -> BranchAnswer:
         Place(step=10, samples_seen=80, critical=critical(0.2, 0.4), noise_scale=7.0),
         Place(step=20, samples_seen=160, critical=critical(0.0, 0.01), noise_scale=None),
     ]
-    schedule = BatchSchedule(growth=[(1.6, 4)], places=[160], rate_follows="sqrt", num_steps=60, num_constant_steps=100)
+    schedule = BatchSchedule(growth=[(1.6, 4)], places=[160], rate_follows="sqrt", num_steps=60, num_constant_steps=100, num_more_samples=0)
     return BranchAnswer(
         run="made", optimizer="adamw", global_batch_size=8, tokens_per_sample=tokens_per_sample, evaluated_on="validation", rate_power=0.5,
         num_samples=64, num_left=0, places=places, schedule=schedule, words=[], rows=[],

@@ -110,7 +110,7 @@ def branched(run_dir: Path, schedule: BatchSchedule | None, optimizer: str = "sg
     (run_dir / BRANCHES / ANSWER).write_text(answer.model_dump_json())
 
 
-SCHEDULE = BatchSchedule(growth=[(1.5, 2)], places=[640], rate_follows="linear", num_steps=60, num_constant_steps=100)
+SCHEDULE = BatchSchedule(growth=[(1.5, 2)], places=[640], rate_follows="linear", num_steps=60, num_constant_steps=100, num_more_samples=0)
 
 
 @pytest.mark.parametrize(
