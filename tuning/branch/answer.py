@@ -1,7 +1,7 @@
 """What a run's branches say, for people and programs: the critical batch along the run, beside the noise scale, and the schedule it allows."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,8 +17,8 @@ from largebatch.tuning.results.answers import Answer
 from largebatch.tuning.results.phrases import number
 from largebatch.tuning.results.unit import Unit, unit_of
 
-FEWEST_ORDERS = 2
-"""One order of samples says nothing of how much another would change."""
+FEWEST_ORDERS, FEW_ORDERS = 2, 2
+"""One order of samples says nothing of how much another would change, and so many say little."""
 RULES = {0.0: "as it is", 0.5: "by the square root of the batch", 1.0: "with the batch"}
 
 DUAL = "dual noise scale"
@@ -32,7 +32,7 @@ class Place(Answer):
     samples_seen: int
     critical: BranchedBatch
     noise_scale: float | None
-    """Measured along the same branches, in samples and in the Euclidean norm; None where the run measures none."""
+    """Measured along the branches that come to the run's own loss, in samples and in the Euclidean norm; None where they measure too little."""
     dual_noise_scale: float | None = None
     """The same in the dual of the optimizer's own norm, where `gradient.noise_norm` is "optimizer"."""
 
@@ -73,15 +73,16 @@ def answer_of_branches(origin: Origin, ask: Ask, branched: Branched, tolerance: 
         if len(orders) >= FEWEST_ORDERS:
             losses = np.array([[results[order, multiple].loss for multiple in origin.multiples] for order in orders])
             critical = critical_batch(losses, origin.multiples, plan.global_batch_size, tolerance)
+            alike = _alike(results, critical, plan.global_batch_size)
             place = Place(step=point.checkpoint.step, samples_seen=point.position.samples_seen, critical=critical,
-                          noise_scale=_noise_scale(list(results.values()), "covariance_trace", "gradient_norm_squared"),
-                          dual_noise_scale=_noise_scale(list(results.values()), "dual_variance", "dual_norm_squared"))  # fmt: skip
+                          noise_scale=_noise_scale(alike, "covariance_trace", "gradient_norm_squared"),
+                          dual_noise_scale=_noise_scale(alike, "dual_variance", "dual_norm_squared"))  # fmt: skip
             places.append(place)
     scheduled = batch_schedule(plan, [(place.samples_seen, place.critical) for place in places], ask.power)
     unit = unit_of([plan.tokens_per_sample])
     answer = BranchAnswer(
         run=origin.run_dir.name,
-        optimizer=plan.spec.optimizer.name,
+        optimizer=plan.spec.optimizer.label,
         global_batch_size=plan.global_batch_size,
         tokens_per_sample=plan.tokens_per_sample,
         evaluated_on=origin.job.dataset.evaluated_on,
@@ -96,10 +97,21 @@ def answer_of_branches(origin: Origin, ask: Ask, branched: Branched, tolerance: 
     return Answered(answer.model_copy(update={"words": _words(answer, unit, origin.multiples[-1])}), scheduled[1] if scheduled else None)
 
 
-def _noise_scale(results: Sequence[BranchResult], *fields: str) -> float | None:
-    """The ratio of the sums over all branches: each step counts by its samples."""
-    traces, norms = (math.fsum(getattr(result, field) for result in results) for field in fields)
+def _noise_scale(alike: Sequence[BranchResult], *fields: str) -> float | None:
+    """The ratio of the sums over branches, each step by its samples; both sums are unbiased for the weights that they were measured at."""
+    traces, norms = (math.fsum(getattr(result, field) for result in alike) for field in fields)
     return NoiseSums(traces, norms).noise_scale
+
+
+def _alike(results: Mapping[tuple[int, int], BranchResult], critical: BranchedBatch, global_batch_size: int) -> list[BranchResult]:
+    """The branches at the run's own batch, and of the multiples that come to the same loss up to the tolerance, above or below.
+
+    Those that lose, of which one that diverges has more gradient than all others together, and those that gain are at weights that the run does not
+    come to, and their noise scale is another. The run's own batch alone would be without any such doubt, but measures seldom, and between two
+    pieces: on runs as short as branches are, mostly nothing comes of it.
+    """
+    excess = {1: 0.0, **{batch // global_batch_size: value for batch, value in critical.excess.items() if value is not None}}
+    return [result for (_, multiple), result in results.items() if abs(excess.get(multiple, math.inf)) <= critical.tolerance]
 
 
 def in_words(batch: BranchedBatch, unit: Unit) -> str:
@@ -148,8 +160,10 @@ def _words(answer: BranchAnswer, unit: Unit, largest: int) -> list[str]:
     orders = sorted({place.critical.num_orders for place in answer.places})
     words.append(
         f"Loss: the {answer.evaluated_on} loss over the last quarter of {unit.words(answer.num_samples)}, of {' or '.join(map(str, orders))} orders; "
-        "without loss: above the run's own batch by less than the tolerance, which is the standard deviation over these orders unless it was given."
+        "without loss: above the run's own batch by less than the tolerance, which is the standard deviation over orders unless it was given."
     )
+    if orders and orders[0] <= FEW_ORDERS:
+        words.append(f"{orders[0]} orders tell the critical batch and its tolerance to a factor of about two, no closer: give --orders 4.")
     if answer.num_left:
         words.append(f"{answer.num_left} branches are left.")
     return words
@@ -162,7 +176,8 @@ def _schedule_words(answer: BranchAnswer, unit: Unit) -> str:
             f"No schedule: twice the batch of {unit.batch(answer.global_batch_size)} is not without loss from any of these checkpoints to the last."
         )
     steps = ", ".join(f"{unit.batch(answer.global_batch_size * factor)} from epoch {epoch:.3g}" for epoch, factor in schedule.growth)
-    return f"A batch of {steps} takes {schedule.num_steps:,} steps in place of {schedule.num_constant_steps:,}, {schedule.saved:.0%} fewer."
+    more = f", over {unit.words(schedule.num_more_samples)} more" if schedule.num_more_samples else ""
+    return f"A batch of {steps} takes {schedule.num_steps:,} steps in place of {schedule.num_constant_steps:,}, {schedule.saved:.0%} fewer{more}."
 
 
 def _range(values: Sequence[float]) -> str:

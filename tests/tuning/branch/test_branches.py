@@ -14,10 +14,12 @@ from small_runs import CPU, parameters, synthetic, trained
 from torch import nn
 
 from largebatch.jobs.engine.model_state import digest
+from largebatch.jobs.engine.step import optimizer_step
 from largebatch.jobs.errors import CheckpointError, DataError, InputError, PlanError
 from largebatch.jobs.job import prepare
 from largebatch.jobs.plan.step_plan import Slice
-from largebatch.jobs.prepared import evaluation_batches, training_batches
+from largebatch.jobs.prepared import evaluation_batches, new_state, training_batches
+from largebatch.jobs.resume import load_checkpoint
 from largebatch.jobs.run.journal import evaluations, read_records
 from largebatch.jobs.spec.read import build_spec, read_spec
 from largebatch.tuning.branch.answer import answer_of_branches
@@ -26,7 +28,9 @@ from largebatch.tuning.branch.critical import critical_batch
 from largebatch.tuning.branch.origin import Origin, Wanted, open_origin
 from largebatch.tuning.branch.run_branches import BRANCHES, LEDGER, Ask, Branched, BranchListener, run_branches
 from largebatch.tuning.branch.schedule import as_yaml, batch_schedule
-from largebatch.tuning.branch.train import BranchResult
+from largebatch.tuning.branch.train import Branch, BranchResult, branch_job
+from largebatch.tuning.results.collect import collect
+from largebatch.tuning.results.findings import find
 
 NOWHERE = Path("nowhere")
 KEPT: dict[str, Any] = {"checkpoint": {"every_steps": 1, "keep": 99, "every_seconds": None}}
@@ -157,6 +161,44 @@ class TestGoingOn:
         assert answer.words == ["Nothing can be said so far: no checkpoint has 2 whole orders of its branches; 4 branches are left."]
 
 
+@pytest.mark.parametrize("base", [None, 4, 8])
+def test_an_average_of_weights_keeps_its_half_life_in_samples(base: int | None, tmp_path: Path) -> None:
+    """One step of four times the batch, 32 samples, leaves of the average what four of the run's steps do: the decay once for each base batch."""
+    run_dir = run(tmp_path / "run", ema={"decay": 0.9, "base_global_batch_size": base})
+    origin = opened(run_dir, steps=[3], multiples=[4], num_samples=32)
+    (point,) = origin.points
+    branch = Branch(step=3, checkpoint=point.checkpoint.digest, order=0, multiple=4, power=0.5, places=(point.position.samples_seen + 32,))
+    job, plan = branch_job(origin, branch)
+    state = new_state(job)
+    state.load_state_dict(load_checkpoint(point.checkpoint.path, CPU)["state"])
+    assert state.average is not None
+    before = [average.double().clone() for average in state.average.averages]
+    optimizer_step(state, plan, plan.step_at(state.progress.position), training_batches(job), print)
+    kept = 0.9 ** (32 / (base or 8))
+    for average, past, weights in zip(state.average.averages, before, state.model.parameters(), strict=True):
+        torch.testing.assert_close(average.double(), kept * past + (1 - kept) * weights.detach().double(), rtol=1e-5, atol=1e-7)
+
+
+def test_branches_of_an_own_optimizer_are_found_by_advice(tmp_path: Path) -> None:
+    run_dir = run(
+        tmp_path / "run", optimizer={"entry_point": "torch.optim:NAdam"}, learning_rate={"base": 0.002}, stop={"epochs": 5, "target_accuracy": 1.0}
+    )
+    left = branch_run(opened(run_dir, steps=[3], multiples=[2], num_samples=84), Ask(2, 0.5), 1e6, BranchListener())
+    assert left.answer.optimizer == "torch.optim:NAdam"
+    (told,) = find(collect([run_dir])).growing
+    assert (told.optimizer, told.verdict, [each.source for each in told.evidence]) == ("torch.optim:NAdam", "grow", ["measured"])
+
+
+def test_a_rate_that_begins_again_follows_no_batch(tmp_path: Path) -> None:
+    """A recipe with both is refused, so there would be branches without a schedule."""
+    origin = opened(run(tmp_path / "run", learning_rate={"base": 0.05, "restart": {"epoch": 2.0, "base": 0.02}}), multiples=[2], num_samples=84)
+    with pytest.raises(PlanError, match=r"--rate: run's rate begins again .*Branch it with --rate none"):
+        run_branches(origin, Ask(2, 0.5), BranchListener())
+    left = branch_run(origin, Ask(2, 0.0), 1e6, BranchListener())
+    assert left.recipe is not None
+    assert prepare(read_spec(str(left.recipe)), CPU, NOWHERE).plan.total_progress == origin.job.plan.total_progress
+
+
 def test_a_branch_that_diverges_is_a_batch_with_loss(tmp_path: Path) -> None:
     """Linear regression, whose loss grows without end where the rate is above what its curvature allows: at four times the batch here."""
     parts = {
@@ -172,6 +214,12 @@ def test_a_branch_that_diverges_is_a_batch_with_loss(tmp_path: Path) -> None:
     assert place.critical.critical_batch_size is not None
     assert place.critical.high is not None
     assert json.loads((left.folder / "answer.json").read_text())["places"][0]["critical"]["excess"]["128"] is None
+    results = [json.loads(line) for line in (left.folder / LEDGER).read_text().splitlines()]
+    own, larger = ([each for each in results if each["branch"]["multiple"] == multiple] for multiple in (1, 2))
+    alike = own + (larger if abs(place.critical.excess[16] or 0.0) <= place.critical.tolerance else [])
+    traces, norms = (sum(each[name] for each in alike) for name in ("covariance_trace", "gradient_norm_squared"))
+    assert place.noise_scale == pytest.approx(traces / norms), "one that diverges would have more of it than all others together"
+    assert "2 orders tell the critical batch and its tolerance to a factor of about two, no closer: give --orders 4." in left.answer.words
     assert {path.name for path in left.folder.iterdir()} >= {"answer.json", "critical-batch.png", "branch-losses.png", LEDGER}
 
 
