@@ -13,6 +13,7 @@ from largebatch.tuning.branch.origin import Origin
 from largebatch.tuning.branch.run_branches import Ask, Branched
 from largebatch.tuning.branch.schedule import BatchSchedule, batch_schedule
 from largebatch.tuning.branch.train import BranchResult
+from largebatch.tuning.branch.tuned import TRIED, tuned_losses
 from largebatch.tuning.results.answers import Answer
 from largebatch.tuning.results.phrases import number
 from largebatch.tuning.results.unit import Unit, unit_of
@@ -35,6 +36,10 @@ class Place(Answer):
     """Measured along the branches that come to the run's own loss, in samples and in the Euclidean norm; None where they measure too little."""
     dual_noise_scale: float | None = None
     """The same in the dual of the optimizer's own norm, where `gradient.noise_norm` is "optimizer"."""
+    tuned: BranchedBatch | None = None
+    """The critical batch where each batch has a rate of its own, which was tuned; None where that was not asked for, or is not there yet."""
+    tuned_rates: dict[int, float] | None = None
+    """By batch: the rate that came to the lowest loss, times the one that follows the batch."""
 
 
 class BranchAnswer(Answer):
@@ -77,7 +82,7 @@ def answer_of_branches(origin: Origin, ask: Ask, branched: Branched, tolerance: 
             place = Place(step=point.checkpoint.step, samples_seen=point.position.samples_seen, critical=critical,
                           noise_scale=_noise_scale(alike, "covariance_trace", "gradient_norm_squared"),
                           dual_noise_scale=_noise_scale(alike, "dual_variance", "dual_norm_squared"))  # fmt: skip
-            places.append(place)
+            places.append(_with_tuned(place, origin, ask, branched.at_rates.get(point, {}), tolerance))
     scheduled = batch_schedule(plan, [(place.samples_seen, place.critical) for place in places], ask.power)
     unit = unit_of([plan.tokens_per_sample])
     answer = BranchAnswer(
@@ -95,6 +100,18 @@ def answer_of_branches(origin: Origin, ask: Ask, branched: Branched, tolerance: 
         rows=[_row(place, unit, has_dual=any(place.dual_noise_scale is not None for place in places)) for place in places],
     )
     return Answered(answer.model_copy(update={"words": _words(answer, unit, origin.multiples[-1])}), scheduled[1] if scheduled else None)
+
+
+def _with_tuned(place: Place, origin: Origin, ask: Ask, at_rates: Mapping[tuple[int, int, float], BranchResult], tolerance: float | None) -> Place:
+    """The place with what the branches at several rates say, from the orders that have all of them."""
+    multiples, batch = origin.multiples, origin.job.plan.global_batch_size
+    keys = [[[(order, multiple, times) for times in ask.rates] for multiple in multiples] for order in range(ask.num_orders)]
+    whole = [of_order for of_order in keys if all(key in at_rates for of_multiple in of_order for key in of_multiple)]
+    if len(ask.rates) == 1 or len(whole) < FEWEST_ORDERS:
+        return place
+    tuned = tuned_losses(np.array([[[at_rates[key].loss for key in of_multiple] for of_multiple in of_order] for of_order in whole]))
+    rates = {batch * multiple: ask.rates[number] for multiple, number in zip(multiples, tuned.chosen, strict=True)}
+    return place.model_copy(update={"tuned": critical_batch(tuned.losses, multiples, batch, tolerance), "tuned_rates": rates})
 
 
 def _noise_scale(alike: Sequence[BranchResult], *fields: str) -> float | None:
@@ -128,6 +145,7 @@ def _row(place: Place, unit: Unit, has_dual: bool) -> dict[str, str]:
     return {
         f"{unit.name} seen": f"{unit.of(place.samples_seen):,.0f}",
         f"critical batch, {unit.name}": in_words(critical, unit),
+        **({"each rate tuned": in_words(place.tuned, unit)} if place.tuned else {}),
         **{name: "-" if scale is None else f"{unit.of(scale):,.0f}" for name, scale in noise.items()},
         "loss": number(critical.loss, ".4g"),
         "tolerance": number(critical.tolerance, ".2g"),
@@ -144,7 +162,7 @@ def _words(answer: BranchAnswer, unit: Unit, largest: int) -> list[str]:
     if last is not first:
         where += f"; after {unit.words(last.samples_seen)}: {in_words(last.critical, unit)}"
     words = [f"Critical batch of {answer.run} ({answer.optimizer}, rate {RULES[answer.rate_power]}) {where}."]
-    words.append(_schedule_words(answer, unit))
+    words += [*_tuned_words(answer, unit), _schedule_words(answer, unit)]
     scales = {"noise scale": [place.noise_scale for place in answer.places], DUAL: [place.dual_noise_scale for place in answer.places]}
     for name, of_places in scales.items():
         pairs = zip([place.critical.critical_batch_size for place in answer.places], of_places, strict=True)
@@ -167,6 +185,19 @@ def _words(answer: BranchAnswer, unit: Unit, largest: int) -> list[str]:
     if answer.num_left:
         words.append(f"{answer.num_left} branches are left.")
     return words
+
+
+def _tuned_words(answer: BranchAnswer, unit: Unit) -> list[str]:
+    """A sentence on the critical batch where each batch's rate was tuned; none where none was."""
+    places = [(place, place.tuned) for place in answer.places if place.tuned]
+    if not places:
+        return []
+    told = "; ".join(f"after {unit.words(place.samples_seen)}: {in_words(tuned, unit)}" for place, tuned in places)
+    edges = sorted({batch for place, _ in places for batch, times in (place.tuned_rates or {}).items() if times != 1.0})
+    named = ", ".join(f"{unit.of(batch):,.0f}" for batch in edges)
+    beside = f" Not the rule's own but the lowest or the highest of these was best at {named}." if edges else ""
+    tried = ", ".join(f"{times:g}" for times in sorted(TRIED))
+    return [f"With each batch at the best of {tried} times that rate, which no order judges that has chosen it: {told}.{beside}"]
 
 
 def _schedule_words(answer: BranchAnswer, unit: Unit) -> str:

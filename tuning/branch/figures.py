@@ -21,6 +21,7 @@ def along_the_run(answer: BranchAnswer) -> Chart:
     seen = [unit.of(place.samples_seen) for place in places]
     series = [
         Series("critical batch, by branches", seen, [unit.of(batch) for batch in tried], [unit.of(place.critical.low) for place in places], highs),
+        *_tuned(answer),
         *_noise("noise scale", answer, [place.noise_scale for place in places], colour=1),
         *_noise(DUAL, answer, [place.dual_noise_scale for place in places], colour=3),
         *_schedule(answer),
@@ -31,6 +32,17 @@ def along_the_run(answer: BranchAnswer) -> Chart:
         caption=_caption(answer, "an arrow: above every batch that was tried" if is_open else ""), log_y=True,
         levels=[(unit.of(answer.global_batch_size), "the run's batch")],
     )  # fmt: skip
+
+
+def _tuned(answer: BranchAnswer) -> list[Series]:
+    """The critical batch where each batch's rate is tuned; nothing where none was."""
+    unit = unit_of([answer.tokens_per_sample])
+    places = [(unit.of(place.samples_seen), place.tuned) for place in answer.places if place.tuned]
+    if not places:
+        return []
+    tried = [unit.of(tuned.critical_batch_size or float(max(tuned.excess))) for _, tuned in places]
+    highs = [None if tuned.high is None else unit.of(tuned.high) for _, tuned in places]
+    return [Series("each rate tuned", [seen for seen, _ in places], tried, [unit.of(tuned.low) for _, tuned in places], highs, colour=4)]
 
 
 def _noise(name: str, answer: BranchAnswer, scales: Sequence[float | None], colour: int) -> list[Series]:

@@ -25,6 +25,8 @@ class BranchPlan(TrainPlan):
     """Of the run's batch."""
     followed_power: float = 0.0
     """The power of the multiple that the learning rate follows."""
+    rate_times: float = 1.0
+    """What the rate is multiplied by besides."""
 
     def batch_size_at(self, position: Position) -> int:
         """See `TrainPlan`."""
@@ -36,7 +38,7 @@ class BranchPlan(TrainPlan):
 
     def rate_factor(self, batch: Slice) -> float:
         """See `TrainPlan`."""
-        return float((self.counted_size(batch) / self.global_batch_size) ** self.followed_power)
+        return self.rate_times * float((self.counted_size(batch) / self.global_batch_size) ** self.followed_power)
 
     def average_power_at(self, position: Position) -> float:
         """See `TrainPlan`. An average of weights keeps its half-life in samples, whether or not it says at which batch its decay was tuned."""
@@ -62,10 +64,10 @@ class BranchPlan(TrainPlan):
             position = step.end
 
 
-def branch_plan(plan: TrainPlan, multiple: int, power: float, seed: int) -> BranchPlan:
-    """The plan of one branch. Args: power: of the multiple that the rate follows; seed: of the order."""
+def branch_plan(plan: TrainPlan, multiple: int, power: float, seed: int, rate_times: float = 1.0) -> BranchPlan:
+    """The plan of one branch. Args: power: of the multiple that the rate follows; seed: of the order; rate_times: of what the rule gives."""
     own = {field.name: getattr(plan, field.name) for field in fields(TrainPlan)}
-    return BranchPlan(**(own | {"spec": plan.spec.model_copy(update={"seed": seed})}), multiple=multiple, followed_power=power)
+    return BranchPlan(**(own | {"spec": plan.spec.model_copy(update={"seed": seed})}), multiple=multiple, followed_power=power, rate_times=rate_times)
 
 
 def evaluation_places(largest: BranchPlan, position: Position, num_samples: int) -> tuple[int, ...]:

@@ -30,6 +30,8 @@ class Ask(NamedTuple):
     power: float
     """Of the batch that the rate follows."""
     budget_s: float = math.inf
+    rates: tuple[float, ...] = (1.0,)
+    """Those of each batch, times the one that follows it; 1 is the first."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,10 @@ class Branched(NamedTuple):
     """Where the branches stand."""
 
     results: dict[BranchPoint, dict[tuple[int, int], BranchResult]]
-    """By point, then by (order, multiple)."""
+    """By point, then by (order, multiple): at the rate that follows the batch."""
     num_left: int
+    at_rates: dict[BranchPoint, dict[tuple[int, int, float], BranchResult]]
+    """By point, then by (order, multiple, times that rate), that rate's own among them."""
 
 
 def run_branches(origin: Origin, ask: Ask, listener: BranchListener) -> Branched:
@@ -84,11 +88,12 @@ def run_branches(origin: Origin, ask: Ask, listener: BranchListener) -> Branched
             listener.on_end(result)
     finally:
         ledger.close()
-    results: dict[BranchPoint, dict[tuple[int, int], BranchResult]] = {point: {} for point in origin.points}
+    at_rates: dict[BranchPoint, dict[tuple[int, int, float], BranchResult]] = {point: {} for point in origin.points}
     for point, branch in asked:
         if branch in kept:
-            results[point][branch.order, branch.multiple] = kept[branch]
-    return Branched(results, len(todo) - num_done)
+            at_rates[point][branch.order, branch.multiple, branch.rate_times] = kept[branch]
+    by_rule = {point: {key[:2]: result for key, result in results.items() if key[2] == 1.0} for point, results in at_rates.items()}
+    return Branched(by_rule, len(todo) - num_done, at_rates)
 
 
 def _refuse_rate(origin: Origin, ask: Ask) -> None:
@@ -106,8 +111,8 @@ def _asked(origin: Origin, ask: Ask) -> list[tuple[BranchPoint, Branch]]:
     }
     return [
         (point, Branch(step=point.checkpoint.step, checkpoint=point.checkpoint.digest, order=order, multiple=multiple, power=ask.power,
-                       places=places[point]))
-        for order in range(ask.num_orders) for point in origin.points for multiple in origin.multiples
+                       places=places[point], rate_times=times))
+        for order in range(ask.num_orders) for point in origin.points for multiple in origin.multiples for times in ask.rates
     ]  # fmt: skip
 
 
@@ -118,6 +123,6 @@ def read_results(folder: Path) -> list[BranchResult]:
 
 
 def _refuse_diverged(origin: Origin, result: BranchResult) -> None:
-    if result.losses is None and result.branch.multiple == 1:
+    if result.losses is None and result.branch.multiple == 1 and result.branch.rate_times == 1:
         problem = f"{origin.run_dir.name} diverges where it goes on from step {result.branch.step:,} at its own batch."
         raise InputError("RUN", problem, "Branch a run with a lower learning rate, or from other checkpoints (--steps).")

@@ -37,6 +37,8 @@ class Branch(Record):
     """Of the multiple that the learning rate follows."""
     places: tuple[int, ...]
     """Where it is evaluated, in samples seen; the last is its end."""
+    rate_times: float = 1.0
+    """What the learning rate is multiplied by besides."""
 
 
 class BranchResult(Record):
@@ -105,7 +107,7 @@ def train_branch(
 def branch_job(origin: Origin, branch: Branch) -> tuple[Prepared, BranchPlan]:
     """The run's job with the branch's plan, and that plan."""
     job, seed = origin.job, origin.job.spec.seed if branch.order == 0 else key(origin.job.spec.seed, "branch", branch.order)
-    plan = branch_plan(job.plan, branch.multiple, branch.power, seed)
+    plan = branch_plan(job.plan, branch.multiple, branch.power, seed, branch.rate_times)
     return replace(job, spec=plan.spec, plan=plan), plan
 
 

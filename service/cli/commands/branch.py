@@ -24,11 +24,12 @@ from largebatch.tuning.branch.branch import Left, branch_run
 from largebatch.tuning.branch.origin import Origin, Wanted, open_origin
 from largebatch.tuning.branch.run_branches import Ask, BranchListener
 from largebatch.tuning.branch.train import Branch, BranchResult
+from largebatch.tuning.branch.tuned import TRIED
 
 app = typer.Typer()
 
 
-@app.command(epilog="Example: largebatch branch runs/digits-small-batch-...")
+@app.command(epilog="Example: largebatch branch runs/digits-small-batch-... --rate tuned --budget 1h")
 @spread
 def branch(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run that is over or was stopped, and has kept checkpoints.")],
@@ -37,8 +38,8 @@ def branch(
     samples: Annotated[int | None, typer.Option(min=1, help="Each branch trains on; default a tenth of the run's.")] = None,
     orders: Annotated[int, typer.Option(min=2, help="Of the samples, for each batch: the run's own, and others; they measure the noise.")] = 4,
     rate: Annotated[
-        Literal["auto", "none", "sqrt", "linear"],
-        typer.Option(help="How the rate follows the batch; auto: sqrt for Adam's kin, linear for momentum SGD's."),
+        Literal["auto", "none", "sqrt", "linear", "tuned"],
+        typer.Option(help="How the rate follows the batch; auto: sqrt for Adam's kin, linear for SGD's; tuned: auto, half and twice that, too."),
     ] = "auto",
     tolerance: Annotated[float | None, typer.Option(help="In the loss; default the standard deviation over the orders.")] = None,
     budget: Annotated[str | None, typer.Option(help="Wall-clock time, such as 90s, 30m or 2h; what is left then waits.")] = None,
@@ -61,8 +62,8 @@ def branch(
         raise SpecError("RUN", f"{run} is not a run's folder: it has no {SPEC}.", "Give the folder that the run printed.")
     with exclusive(run, "train"):  # nobody goes on with it, and prunes its checkpoints, meanwhile
         origin = open_origin(run, wanted, choose_device(device), data_dir)
-        power = origin.job.spec.optimizer.batch_power if rate == "auto" else FOLLOWS[rate]
-        left = _branch_with_view(origin, Ask(orders, power, budget_s), tolerance)
+        power = FOLLOWS.get(rate, origin.job.spec.optimizer.batch_power)
+        left = _branch_with_view(origin, Ask(orders, power, budget_s, TRIED if rate == "tuned" else (1.0,)), tolerance)
     answer = left.answer
     if as_json:
         recipe = None if left.recipe is None else str(left.recipe)
@@ -97,12 +98,14 @@ def _branch_with_view(origin: Origin, ask: Ask, tolerance: float | None) -> Left
 
         def on_begin(done: int, of: int, branch: Branch, seconds_left: float | None) -> None:
             where = f"order {branch.order + 1} of {ask.num_orders}, from step {branch.step:,}, batch {batch * branch.multiple:,}"
-            status.update(f"branch {done + 1}/{of}: {where}, {time_left(seconds_left)}")
-            if branch.multiple == 1:
+            at = "" if branch.rate_times == 1 else f", {branch.rate_times:g} times the rate"
+            status.update(f"branch {done + 1}/{of}: {where}{at}, {time_left(seconds_left)}")
+            if branch.multiple == 1 and branch.rate_times == 1:
                 notice(f"branch {done + 1}/{of}: order {branch.order + 1} of {ask.num_orders}, from step {branch.step:,}")
 
         def on_end(result: BranchResult) -> None:
             if result.losses is None:
-                notice(f"  batch {batch * result.branch.multiple:,} diverged")
+                at = "" if result.branch.rate_times == 1 else f" at {result.branch.rate_times:g} times the rate"
+                notice(f"  batch {batch * result.branch.multiple:,} diverged{at}")
 
         return branch_run(origin, ask, tolerance, BranchListener(on_begin, on_end, notice, lambda: stops))

@@ -78,6 +78,8 @@ def test_what_is_left_is_told(run_dir: Path, capsys: pytest.CaptureFixture[str])
     assert code == 4
     assert "Nothing can be said so far" in out
     assert "Go on with the same command" in err
+    code, out, _ = said(capsys, "branch", run_dir, *ASKED, "--budget", "0.000001s", "--rate", "tuned")
+    assert (code, f"{3 * 2 * 3 * 3} branches are left" in out) == (4, True), "three orders, two checkpoints, three batches, each at three rates"
     code, _, err = said(capsys, "branch", run_dir / "nowhere")
     assert (code, "is not a run's folder" in err) == (2, True)
     code, _, err = said(capsys, "branch", run_dir, "--multiples", "64")

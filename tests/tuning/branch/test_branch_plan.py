@@ -84,3 +84,9 @@ def test_a_rate_that_begins_again_is_scaled_for_the_runs_own_batch() -> None:
     rate = {"base": 0.1, "base_global_batch_size": 8, "scaling": "linear", "restart": {"epoch": 2.0, "base": 0.2}}
     made = plan(learning_rate=rate)
     assert branch_plan(made, 4, 0.0, 0).learning_rate(2.5 * 103) == made.learning_rate(2.5 * 103) == pytest.approx(0.2)
+
+
+def test_a_rate_about_the_rules_multiplies_it() -> None:
+    made = plan()
+    rule, twice = (branch_plan(made, 4, 0.5, 0, times).step_at(Position(0, 0)).learning_rate for times in (1.0, 2.0))
+    assert twice == pytest.approx(2 * rule, rel=1e-12)
