@@ -33,7 +33,7 @@ class Place(Answer):
     samples_seen: int
     critical: BranchedBatch
     noise_scale: float | None
-    """Measured along the branches that come to the run's own loss, in samples and in the Euclidean norm; None where they measure too little."""
+    """Measured along the branches at the run's own batch, in samples and in the Euclidean norm; None where too little is measured."""
     dual_noise_scale: float | None = None
     """The same in the dual of the optimizer's own norm, where `gradient.noise_norm` is "optimizer"."""
     tuned: BranchedBatch | None = None
@@ -114,18 +114,22 @@ def _with_tuned(place: Place, origin: Origin, ask: Ask, at_rates: Mapping[tuple[
     return place.model_copy(update={"tuned": critical_batch(tuned.losses, multiples, batch, tolerance), "tuned_rates": rates})
 
 
-def _noise_scale(alike: Sequence[BranchResult], *fields: str) -> float | None:
-    """The ratio of the sums over branches, each step by its samples; both sums are unbiased for the weights that they were measured at."""
-    traces, norms = (math.fsum(getattr(result, field) for result in alike) for field in fields)
+def _noise_scale(alike: Sequence[BranchResult], trace: str, norm: str) -> float | None:
+    """The ratio of sums over the branches at the run's own batch, each step by its samples: both sums are unbiased, at weights that the run has.
+
+    At that batch noise is measured seldom and between two pieces, so that for short branches the squared norm may be lost in it: where not every
+    order's is above 0, all branches count that came to the run's loss, whose weights are nearly the run's.
+    """
+    own = [result for result in alike if result.branch.multiple == 1]
+    counted = own if all(getattr(result, norm) > 0 for result in own) else alike
+    traces, norms = (math.fsum(getattr(result, field) for result in counted) for field in (trace, norm))
     return NoiseSums(traces, norms).noise_scale
 
 
 def _alike(results: Mapping[tuple[int, int], BranchResult], critical: BranchedBatch, global_batch_size: int) -> list[BranchResult]:
     """The branches at the run's own batch, and of the multiples that come to the same loss up to the tolerance, above or below.
 
-    Those that lose, of which one that diverges has more gradient than all others together, and those that gain are at weights that the run does not
-    come to, and their noise scale is another. The run's own batch alone would be without any such doubt, but measures seldom, and between two
-    pieces: on runs as short as branches are, mostly nothing comes of it.
+    Others are at weights that the run does not come to, whose gradient has another norm; one that diverges has more of it than all of these together.
     """
     excess = {1: 0.0, **{batch // global_batch_size: value for batch, value in critical.excess.items() if value is not None}}
     return [result for (_, multiple), result in results.items() if abs(excess.get(multiple, math.inf)) <= critical.tolerance]
