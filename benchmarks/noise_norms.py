@@ -137,7 +137,7 @@ def main() -> None:
         for optimizer in RATES:
             rows += rows_of(optimizer, [branched(optimizer, seed, given.data_dir, Path(folder)) for seed in range(given.seeds)])
     notes = [
-        f"Cells: {given.seeds} seeds side by side. Noise: along the same branches, all batches together.",
+        f"Cells: {given.seeds} seeds side by side. Noise: along the branches of the run's own batch.",
         f"Branches: {SAMPLES:,} samples, {ORDERS} orders, batches to 1,024, rate by the square root; in brackets their 95 % interval.",
         f"A step that measures both, over one that measures nothing: {cost_words(given.repetitions, given.data_dir, given.text_dir)}.",
     ]

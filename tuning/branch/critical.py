@@ -13,7 +13,7 @@ B* more closely, they do not move it. A tolerance may be given instead, in the u
 
 The standard deviation s of few numbers is mostly too low, of two in the median 0.67 of the true one, of four 0.89, and B* with it: of planted
 quadratics the median answer was 0.76, 0.86 and 0.91 of the truth with 2, 3 and 4 orders. So tau is s over the median of such an s of normal numbers
-whose deviation is 1, and the medians are 0.97 to 1.06, 0.95 to 1.00 and 0.99. With two orders half of the answers are still 30 % off or more.
+whose deviation is 1, and the medians are 0.97 to 1.06, 0.95 to 1.00 and 0.99. With two orders half of the answers are still some 30 % off or more.
 
 The interval is a bootstrap over the orders, in its parametric form, for of three or four rows a resampling with replacement knows too
 little (Efron and Tibshirani, 1993, chapters 6 and 12): the means are drawn from the multivariate t distribution with the rows' own
