@@ -28,6 +28,8 @@ BY_SQUARES = "it divides by a mean of squared gradients, and so the norm of its 
 """Why Adam's kin have none."""
 LEARNING_RATE_FACTOR = "learning_rate_factor"
 """The option of a group whose learning rate is a multiple of the optimizer's."""
+TRANSPOSED = "transposed"
+"""The option of a group whose matrices lie (in, out), for a rule that tells rows from columns."""
 
 
 class Kind(StrEnum):
@@ -37,7 +39,7 @@ class Kind(StrEnum):
     EMBEDDING = "embeddings"
     HEAD = "output heads"
     MATRIX = "hidden matrices"
-    MANY_MATRICES = "grouped or transposed convolutions"
+    MANY_MATRICES = "grouped convolutions"
     OTHER = "of modules of other kinds"
 
 
@@ -76,6 +78,8 @@ class OptimizerConfig(FollowsSamples):
     """Whether momentum adds steps up, so that in the long run the weights move by rate / (1 - momentum)."""
     library: ClassVar[str | None] = None
     """What must be installed besides for it, as Python imports it; None: nothing."""
+    tells_rows: ClassVar[bool] = False
+    """Whether the main rule treats a matrix' rows, its outputs, otherwise than its columns, and must be told of one that lies transposed."""
     dual_norm: ClassVar[Literal["l1", "nuclear", ""]] = ""
     """Of gradients: the dual of the norm that bounds the main rule's steps; "": `without_dual_norm` says why there is none."""
     without_dual_norm: ClassVar[str] = "which norm bounds its steps is not known"

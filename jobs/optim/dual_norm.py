@@ -14,12 +14,13 @@ Newton-Schulz' iteration puts the singular values near 1, not at 1; that is left
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from largebatch.jobs.optim.config_base import LEARNING_RATE_FACTOR
+from largebatch.jobs.optim.config_base import LEARNING_RATE_FACTOR, TRANSPOSED
 
 
 class DualNorm:
@@ -34,7 +35,7 @@ class DualNorm:
         self._norm_of = {"l1": l1_norm, "nuclear": nuclear_norm}[name]
         groups = [group for group in optimizer.param_groups if group.get("is_main", True)]
         self._radii = {
-            param: group.get(LEARNING_RATE_FACTOR, 1.0) * (_of_shape(group["adjust_lr_fn"], param) if name == "nuclear" else 1.0)
+            param: group.get(LEARNING_RATE_FACTOR, 1.0) * (_of_shape(group, param) if name == "nuclear" else 1.0)
             for group in groups
             for param in group["params"]
         }
@@ -50,13 +51,13 @@ class DualNorm:
         return torch.stack(parts).sum() if parts else torch.zeros((), dtype=torch.float64, device=self.params[0].device)
 
 
-def _of_shape(adjust_lr_fn: str, param: Tensor) -> float:
-    """What muon multiplies the rate by for a matrix: see `MuonConfig`."""
+def _of_shape(param_group: dict[str, Any], param: Tensor) -> float:
+    """What muon multiplies the rate by for a matrix: see `MuonConfig`. Args: param_group: the matrix'."""
     rows, columns = param.shape[0], param[0].numel()
-    if adjust_lr_fn == "match_rms_adamw":
+    if param_group["adjust_lr_fn"] == "match_rms_adamw":
         return 0.2 * math.sqrt(max(rows, columns))
-    ratio = math.sqrt(rows / columns)
-    return ratio if adjust_lr_fn == "spectral_unclamped" else max(1.0, ratio)
+    ratio = math.sqrt(columns / rows if param_group.get(TRANSPOSED) else rows / columns)
+    return ratio if param_group["adjust_lr_fn"] == "spectral_unclamped" else max(1.0, ratio)
 
 
 def l1_norm(gradient: Tensor) -> Tensor:

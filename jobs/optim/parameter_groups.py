@@ -8,8 +8,8 @@ from torch.optim import Optimizer
 
 from largebatch.jobs.errors import SpecError
 from largebatch.jobs.optim.by_samples.options import BY_TIME_SCALE
-from largebatch.jobs.optim.config_base import LEARNING_RATE_FACTOR, Kind, OptimizerConfig, ParameterGroupConfig, ParamGroups
-from largebatch.jobs.optim.split.kinds import kinds_of
+from largebatch.jobs.optim.config_base import LEARNING_RATE_FACTOR, TRANSPOSED, Kind, OptimizerConfig, ParameterGroupConfig, ParamGroups
+from largebatch.jobs.optim.split.kinds import kinds_of, transposed_in
 from largebatch.jobs.spec.mistakes import nearest
 
 MOST_NAMES = 20
@@ -20,21 +20,25 @@ def parameter_groups(model: nn.Module, config: OptimizerConfig, heads: Collectio
     """Weights in one group; biases and normalisation parameters in another, which are all of at most one dimension and some others.
 
     The second group has no weight decay and a trust ratio of 1, unless the config says otherwise. Of an optimizer of two rules the two
-    groups of the main one come first, then those of the other. After them come such groups of each of the config's own.
+    groups of the main one come first, then those of the other; where the main one tells a matrix' rows from its columns, those that lie
+    transposed are a group besides. After them come such groups of each of the config's own.
 
     Args: heads: see `kinds_of`.
     """
     kinds, names = kinds_of(model, heads), trained_names(model)
+    transposed = transposed_in(model) if config.tells_rows else set()
     own_of = first_matches(names, [group.pattern for group in config.groups])
-    members: dict[tuple[int, bool, bool], list[nn.Parameter]] = {}
+    members: dict[tuple[int, bool, bool, bool], list[nn.Parameter]] = {}
     for param, own_names in names.items():
         is_other, is_bias_or_norm = not config.takes(kinds[param], own_names, param.ndim), kinds[param] is Kind.BIAS_OR_NORM
-        members.setdefault((own_of[param], is_other, is_bias_or_norm), []).append(param)
+        is_transposed = not is_other and param in transposed
+        members.setdefault((own_of[param], is_other, is_bias_or_norm, is_transposed), []).append(param)
     groups: ParamGroups = []
     for key in sorted(members):
-        number, is_other, is_bias_or_norm = key
+        number, is_other, is_bias_or_norm, is_transposed = key
         own = config.groups[number - 1] if number else None
-        groups.append({"params": members[key], **config.group_options(is_bias_or_norm=is_bias_or_norm, is_main=not is_other, group=own)})
+        options = config.group_options(is_bias_or_norm=is_bias_or_norm, is_main=not is_other, group=own)
+        groups.append({"params": members[key], **options, **({TRANSPOSED: True} if is_transposed else {})})
     return groups
 
 

@@ -30,6 +30,7 @@ class MuonConfig(TwoRulesConfig, OneDecayConfig):
 
     decays: ClassVar[Mapping[str, float]] = {"momentum": 0.95}
     usual_rate: ClassVar[float | None] = 3e-3
+    tells_rows: ClassVar[bool] = True
     dual_norm: ClassVar[Literal["l1", "nuclear", ""]] = "nuclear"
 
     @property

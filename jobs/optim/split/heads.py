@@ -5,12 +5,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
 from largebatch.jobs.optim.config_base import Kind
-from largebatch.jobs.optim.split.kinds import RECURRENT, kinds_of
+from largebatch.jobs.optim.split.kinds import LAYERS, kinds_of
 
-LAYERS = (nn.Linear, nn.Bilinear, _ConvNd, nn.MultiheadAttention, *RECURRENT, nn.Embedding, nn.EmbeddingBag)
 Node = Any
 """An operation that autograd has recorded: see `torch.autograd.graph.Node`."""
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.optim.functional import muon
 
+from largebatch.jobs.optim.config_base import TRANSPOSED
 from largebatch.jobs.optim.groupwise import GroupwiseOptimizer
 from largebatch.jobs.optim.tensors import at_least_float32, laid_like, state_like
 
@@ -25,7 +26,8 @@ COEFFICIENTS = (3.4445, -4.775, 2.0315)
 class Muon(GroupwiseOptimizer):
     """torch's Muon, for parameters of two dimensions and more, which lie in memory in any way.
 
-    What has more than two, a convolution's weight, is the matrix (out, in * height * width). The mean of the gradient is float32 at the
+    What has more than two, a convolution's weight, is the matrix (out, in * height * width); where a group is `transposed`, its parameters lie
+    (in, out) and (in, out * height * width), and it is the transposed matrix whose rows and columns count. The mean of the gradient is float32 at the
     least and lies row by row; the iteration is bfloat16, as torch has it on every device.
 
     Args:
@@ -37,6 +39,7 @@ class Muon(GroupwiseOptimizer):
         ns_steps: iterations, 1 ... 99.
         eps: the least Frobenius norm that a matrix is divided by before the iteration.
         adjust_lr_fn: "original", "match_rms_adamw" or "spectral_unclamped".
+        transposed: whether matrices lie (in, out).
     """
 
     def __init__(
@@ -50,9 +53,10 @@ class Muon(GroupwiseOptimizer):
         ns_steps: int = 5,
         eps: float = 1e-7,
         adjust_lr_fn: str = "original",
+        transposed: bool = False,
     ) -> None:
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "nesterov": nesterov}
-        super().__init__(params, {**defaults, "ns_steps": ns_steps, "eps": eps, "adjust_lr_fn": adjust_lr_fn})
+        super().__init__(params, {**defaults, "ns_steps": ns_steps, "eps": eps, "adjust_lr_fn": adjust_lr_fn, TRANSPOSED: transposed})
 
     def _refuse_params(self, params: list[Tensor]) -> None:
         super()._refuse_params(params)
@@ -64,10 +68,9 @@ class Muon(GroupwiseOptimizer):
         for param in params:
             mean = state_like(self.state[param], "momentum_buffer", param, at_least_float32(param.dtype), torch.contiguous_format)  # seen as a matrix
             weight, gradient = laid_like(param, mean), laid_like(param.grad.to(mean.dtype), mean)  # type: ignore[union-attr]
+            matrices = [each.flatten(1).T if param_group.get(TRANSPOSED) else each.flatten(1) for each in (weight, gradient, mean)]
             muon(
-                [weight.flatten(1)],
-                [gradient.flatten(1)],
-                [mean.flatten(1)],
+                *([matrix] for matrix in matrices),
                 lr=float(param_group["lr"]),
                 momentum=param_group["momentum"],
                 weight_decay=param_group["weight_decay"],

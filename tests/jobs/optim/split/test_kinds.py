@@ -8,7 +8,7 @@ import torch
 from small_runs import Net, prepared, synthetic
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.optim.config_base import Kind
@@ -83,6 +83,7 @@ class EveryKind(nn.Module):
         self.table, self.bag, self.linear = nn.Embedding(3, 4), nn.EmbeddingBag(3, 4), nn.Linear(4, 4)
         self.convolution, self.depthwise = nn.Conv2d(2, 4, 3), nn.Conv1d(4, 4, 3, groups=4)
         self.transposed, self.attention, self.gru = nn.ConvTranspose1d(2, 4, 3), nn.MultiheadAttention(4, 2), nn.GRU(4, 4)
+        self.pair, self.spectral = nn.Bilinear(2, 3, 4), spectral_norm(nn.Linear(4, 4))
         self.norm, self.position, self.last = nn.LayerNorm([2, 4]), nn.Parameter(torch.zeros(1, 5, 4)), nn.Linear(4, 2)
 
 
@@ -93,9 +94,11 @@ def test_the_kind_follows_from_the_module() -> None:
     got = {name: kinds[param] for name, param in model.named_parameters()}
     assert {name for name, kind in got.items() if kind is Kind.MATRIX} == {
         "linear.weight", "convolution.weight", "attention.in_proj_weight", "attention.out_proj.weight", "gru.weight_ih_l0", "gru.weight_hh_l0",
+        "transposed.weight",
     }  # fmt: skip
     assert {name: kind for name, kind in got.items() if kind not in (Kind.MATRIX, Kind.BIAS_OR_NORM)} == {
-        "table.weight": Kind.EMBEDDING, "bag.weight": Kind.EMBEDDING, "depthwise.weight": Kind.MANY_MATRICES, "transposed.weight": Kind.MANY_MATRICES,
+        "table.weight": Kind.EMBEDDING, "bag.weight": Kind.EMBEDDING, "depthwise.weight": Kind.MANY_MATRICES,
+        "pair.weight": Kind.OTHER, "spectral.parametrizations.weight.original": Kind.OTHER,
         "last.weight": Kind.HEAD, "position": Kind.OTHER, "linear.adapter": Kind.OTHER,
     }  # fmt: skip
 
