@@ -26,6 +26,9 @@ class LAMB(GroupwiseOptimizer):
     Leaves `.grad` as it was found, clips nothing and warms nothing up. Norms, ratios and both moments are
     float32 (float64 for float64 parameters); nothing is copied to the host.
 
+    As under torch's AdamW, a gradient whose square float32 does not hold, above some 1.8e19, may leave an infinite second moment, after which
+    no gradient moves the weight: clip such gradients, or hold the weight in float64.
+
     Args:
         params: parameters or groups. A group may set any option; `adapts=False` gives it a ratio of 1, which
             is AdamW's step (customary for biases and normalisation parameters).
