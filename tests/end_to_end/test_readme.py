@@ -125,6 +125,16 @@ def test_readme_shows_the_recipe_that_init_writes() -> None:
     assert yaml.safe_load(text) == written
 
 
+def test_the_sweep_of_the_page_on_batch_sizes_is_taken(folder: Path) -> None:
+    """Its file, beside a recipe that trains by a batch of 32, and its command."""
+    ((name, text),) = re.findall(r"```yaml\n# (\w+\.yaml)\n(.*?)```", (ROOT / "docs" / "batch-size.md").read_text(), re.S)
+    (folder / name).write_text(text)
+    (folder / "recipe.yaml").write_text((ROOT / "recipes" / "digits-small-batch.yaml").read_text())
+    done = largebatch("sweep", name, "--dry-run")
+    assert done.exit_code == 0
+    assert "batch 256, momentum 0.97: learning_rate.base" in done.output
+
+
 @pytest.mark.slow
 def test_the_study_of_two_towers_answers(examples: Path) -> None:
     (command,) = re.findall(r"^ {4}(largebatch study pairs.*)$", OWN_CODE, re.M)
