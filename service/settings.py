@@ -48,7 +48,7 @@ class Settings:
     allows_code: Annotated[bool, ALLOW_CODE] = False
     max_code_bytes_per_owner: int = 200 << 20
     allows_download: Annotated[bool, Option("Let requests fetch data sets from their publishers.", flag="--allow-download")] = False
-    memory_gib: Annotated[float, Option("Memory that jobs may hold together; default four fifths of it.", minimum=0.5, is_found_out=True)] = math.inf
+    memory_gib: Annotated[float, Option("Memory that jobs may hold together; default four fifths of it; on Ray what that counts.", minimum=0.5, is_found_out=True)] = math.inf
     max_running: Annotated[int | None, Option("Jobs at a time, of all owners together; default: as many as fit.", minimum=0)] = None
     max_running_per_owner: Annotated[int | None, Option("Jobs of one owner at a time; 0: begin none; default: one a core.", minimum=0)] = None
     max_gpus_per_owner: Annotated[int, Option("GPUs of one owner at a time.", minimum=0)] = 10_000
@@ -85,10 +85,11 @@ class Settings:
         tracking_uri = os.environ.get("MLFLOW_TRACKING_URI") or None
         if values.get("allows_code") and tracking_uri is not None and _is_relative(tracking_uri):
             raise InputError("MLFLOW_TRACKING_URI", "is relative, and jobs with own code work in a folder of their own.", "Give the whole path.")
+        if memory_gib is None:  # this machine's says nothing of a cluster's: there the cluster is asked when a job's turn has come
+            memory_gib = JOBS_PART * memory_bytes() / GIB if values.get("ray_address") is None else math.inf
         return cls(
             runs_dir=folder, store=store, entry_points=tuple(entry_points or ()), cpus=cls.cpus if cpus is None else cpus,
-            gpus=_num_gpus() if gpus is None else gpus, memory_gib=JOBS_PART * memory_bytes() / GIB if memory_gib is None else memory_gib,
-            tracking_uri=tracking_uri, **values,
+            gpus=_num_gpus() if gpus is None else gpus, memory_gib=memory_gib, tracking_uri=tracking_uri, **values,
         )  # fmt: skip
 
     @property

@@ -148,7 +148,7 @@ def make_dependencies(settings: Settings) -> Dependencies:
         from largebatch.service.backends.ray import RayBackend  # imports Ray, a second that local jobs need not wait
 
         output_dir = settings.store or settings.runs_dir.resolve()
-        backend = RayBackend(settings.ray_address, output_dir, settings.data_dir, settings.ray_python, code)
+        backend = RayBackend(settings.ray_address, output_dir, settings.data_dir, settings.ray_python, code, settings.memory_gib)
     run_folders = RunCopies(Storage(settings.store), settings.runs_dir, store.active_ids) if settings.store else RunFolders(settings.runs_dir)
     return Dependencies(
         settings, store, tokens, bundles, backend, run_folders, Reconciler(store, backend, settings, run_folders, one_host),

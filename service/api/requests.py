@@ -23,6 +23,7 @@ from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.service.bundle import DIGEST, FIELD, references_in
 from largebatch.service.db.tokens import ForbiddenError
 from largebatch.service.job import Job, Kind
+from largebatch.service.present.job_plan import runs_at_once
 from largebatch.service.settings import Settings
 from largebatch.tuning.study.options import compared_optimizers, refuse_unstudied
 from largebatch.tuning.sweep.optimizers import ENTRY_POINT, OPTIMIZER, OPTIMIZER_NAME, optimizer_fields
@@ -102,7 +103,7 @@ class Submit(BaseModel):
     """Cores to hold, at least a quarter for each process, shared out among a run's workers; null: all of this machine's, so that no other job slows
     its clock (a Ray cluster: one a worker; a sweep there: what max_concurrent of its runs need, or one)."""
     memory_gib: Annotated[float, Field(gt=0, le=1e6)] | None = None
-    """Memory to hold, in GiB, all of its processes together; null: 1.5 for each of them, or all of this machine's where that is less."""
+    """Memory to hold, in GiB, all of its processes together; null: 1.5 for each of them, or all that jobs of this machine may hold where that is less."""
     gpus: Annotated[int, Field(ge=0, le=100_000)] = 0
     """GPUs to hold, shared out in the same way."""
     deadline_s: Annotated[float, Field(gt=0, le=1e9)] | None = None
@@ -244,7 +245,7 @@ def job_of_sweep(submission: SweepSubmit, owner: str, settings: Settings) -> Job
     name = submission.name or sweep.name or sweep.recipe
     cpus, resources = _sweep_resources(submission, sweep.resources, settings)
     named = sweep.model_copy(update={"name": name, "resources": resources})
-    processes = resources.workers * (resources.max_concurrent or 1)
+    processes = resources.workers * max(resources.max_concurrent or 1, resources.max_searching or 1)
     return _job(submission.model_copy(update={"cpus": cpus}), Kind.SWEEP, owner, settings, name, processes, spec=named.model_dump(mode="json"),
                 base=base.model_dump(mode="json"), recipe=sweep.recipe)  # fmt: skip
 
@@ -258,7 +259,7 @@ def _sweep_resources(submission: SweepSubmit, asked: ResourcesSpec, settings: Se
     cpus = submission.cpus
     if cpus is None:
         cpus = settings.cpus if settings.ray_address is None else each_cpus * (asked.max_concurrent or 1)
-    fits = min(cpus / each_cpus, submission.gpus / each_gpus if each_gpus else math.inf) + 1e-9
+    fits = runs_at_once(cpus, submission.gpus, asked.model_copy(update={"gpus_per_worker": gpus_per_worker}))
     if fits < 1:
         field = "cpus" if cpus < each_cpus else "gpus"
         problem = f"one run of this sweep needs {each_cpus:g} CPUs and {each_gpus:g} GPUs, and the sweep holds {cpus:g} and {submission.gpus}."
@@ -266,8 +267,9 @@ def _sweep_resources(submission: SweepSubmit, asked: ResourcesSpec, settings: Se
     memory = settings.memory_gib if submission.memory_gib is None else submission.memory_gib
     least = LEAST_GIB if submission.memory_gib is not None else USUAL_GIB
     in_memory = MOST_RUNS if memory == math.inf else max(int(memory / (asked.workers * least)), 1)
-    at_once = min(int(fits), in_memory, asked.max_concurrent or MOST_RUNS)
-    return cpus, asked.model_copy(update={"gpus_per_worker": gpus_per_worker, "max_concurrent": at_once})
+    at_once = min(fits, in_memory, asked.max_concurrent or MOST_RUNS)
+    searching = asked.max_searching and min(fits, in_memory, asked.max_searching)
+    return cpus, asked.model_copy(update={"gpus_per_worker": gpus_per_worker, "max_concurrent": at_once, "max_searching": searching})
 
 
 def _job(submission: Submit, kind: Kind, owner: str, settings: Settings, name: str, processes: int, **fields: Any) -> Job:
@@ -300,7 +302,8 @@ def _job(submission: Submit, kind: Kind, owner: str, settings: Settings, name: s
     if not on_ray and memory_gib > settings.memory_gib:
         problem = f"{memory_gib:g} GiB are asked for, and jobs on this machine may hold {settings.memory_gib:.3g} together."
         raise InputError("memory_gib", problem, "Ask for less.")
-    for field, held, least in (("cpus", cpus, LEAST_CPUS), ("memory_gib", memory_gib, min(LEAST_GIB, settings.memory_gib / processes))):
+    least_gib = LEAST_GIB if on_ray else min(LEAST_GIB, settings.memory_gib / processes)  # on a machine of less a run may be tried
+    for field, held, least in (("cpus", cpus, LEAST_CPUS), ("memory_gib", memory_gib, least_gib)):
         if held < least * processes:
             problem = (
                 f"{held:g} for all of its {processes} processes is less than {least:g} for each." if processes > 1 else f"must be at least {least:g}."

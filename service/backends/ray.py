@@ -25,12 +25,21 @@ class RayBackend:
 
     name = "ray"
 
-    def __init__(self, address: str, output_dir: Path | str, data_dir: Path, python: str, code: Callable[[str], bytes] = no_code) -> None:
+    def __init__(
+        self,
+        address: str,
+        output_dir: Path | str,
+        data_dir: Path,
+        python: str,
+        code: Callable[[str], bytes] = no_code,
+        most_memory_gib: float = math.inf,
+    ) -> None:
         """Args:
         output_dir: where run folders go, a folder that the cluster's machines share or a URI.
         code: the zip of a job's own code, by its SHA-256.
+        most_memory_gib: what jobs may hold together, however much the cluster has.
         """
-        self._code = code
+        self._code, self._most_memory_gib = code, most_memory_gib
         self._address, self._output_dir, self._data_dir, self._python = address, output_dir, data_dir.resolve(), python
         self._cluster: RayJobs | None = None
 
@@ -53,7 +62,7 @@ class RayBackend:
     def capacity(self) -> Capacity:
         """What the cluster's nodes have together; of memory what Ray gives to tasks, as far as it counts any."""
         cpus, gpus, memory_gib = (sum(amounts) for amounts in zip(*(machine.there for machine in self.machines()), strict=True))
-        return Capacity(cpus, int(gpus), memory_gib or math.inf)
+        return Capacity(cpus, int(gpus), min(memory_gib or math.inf, self._most_memory_gib))
 
     def machines(self) -> list[Machine]:
         """The nodes that are alive, by their addresses."""

@@ -1,5 +1,6 @@
 """What a job would do, before it does: what it would hold and when it would start; of a sweep how many runs, in which groups; in words."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,7 +8,7 @@ from pydantic import BaseModel
 
 from largebatch.service.job import ACTIVE, Job, State
 from largebatch.tuning.sweep.space import SweepGroup, group_name, groups
-from largebatch.tuning.sweep.spec import RangeSpec, SweepSpec
+from largebatch.tuning.sweep.spec import RangeSpec, ResourcesSpec, SweepSpec
 
 LONGEST_LINE = 1000
 
@@ -37,6 +38,24 @@ def holds_in_words(job: Job, counts: Mapping[str, int]) -> list[PlanLine]:
         else "at once: nothing else runs"
     )
     return [PlanLine(what="holds", how=held), PlanLine(what="starts", how=turn)]
+
+
+def runs_at_once(cpus: float, gpus: int, each: ResourcesSpec) -> int:
+    """The runs of a sweep that so many cores and GPUs are enough for at a time. Args: each: what one of them takes."""
+    each_gpus = each.workers * (each.gpus_per_worker or 0.0)
+    return int(min(cpus / (each.workers * each.cpus_per_worker), gpus / each_gpus if each_gpus else math.inf) + 1e-9)
+
+
+def narrowed_in_words(job: Job, max_concurrent: int | None) -> list[PlanLine]:
+    """That memory is what keeps more of a sweep's runs from going at a time, where it is. Args: max_concurrent: what was asked for."""
+    each = ResourcesSpec.model_validate(job.spec["resources"])
+    wanted = min(runs_at_once(job.cpus, job.gpus, each), max_concurrent or math.inf)
+    if each.max_concurrent is None or each.max_concurrent >= wanted:
+        return []
+    processes = each.workers * each.max_concurrent
+    each_gib = f"{job.memory_gib / processes:.3g} for {'each of its' if processes > 1 else 'its one'} process{'es' * (processes > 1)}"
+    how = f"enough for {each.max_concurrent} at a time, where {wanted} would fit otherwise: {job.memory_gib:.3g} GiB, {each_gib}"
+    return [PlanLine(what="memory", how=f"{how}; where a run takes less, say how much they may hold: memory_gib")]
 
 
 def plan_facts(sweep: SweepSpec, total: int, *, is_checked: bool = True) -> dict[str, Any]:

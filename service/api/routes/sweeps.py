@@ -13,7 +13,7 @@ from largebatch.service.api.routes.answers import add_answer_routes
 from largebatch.service.api.routes.jobs import IdempotencyKey, accepted_links, add_job_routes, submitted
 from largebatch.service.api.routes.strict_json import StrictRoute
 from largebatch.service.job import Kind
-from largebatch.service.present.job_plan import OF_OWN_CODE, PlanLine, holds_in_words, plan_facts
+from largebatch.service.present.job_plan import OF_OWN_CODE, PlanLine, holds_in_words, narrowed_in_words, plan_facts
 from largebatch.service.present.views import JobView
 from largebatch.tuning.sweep.space import count_runs
 from largebatch.tuning.sweep.spec import SweepSpec
@@ -54,7 +54,9 @@ def plan(submission: SweepSubmit, deps: Deps, who: Who) -> SweepPlan:
         deps.refuse_code_of(job, who)
         sweep = SweepSpec.model_validate(job.spec)
         facts = plan_facts(sweep, count_runs(sweep))
-    lines = [*holds_in_words(job, deps.store.counts()), *map(PlanLine.model_validate, facts.pop("lines")), *([OF_OWN_CODE] if job.code else [])]
+    asked = SweepSpec.model_validate(submission.sweep).resources.max_concurrent
+    lines = [*holds_in_words(job, deps.store.counts()), *narrowed_in_words(job, asked)]
+    lines += [*map(PlanLine.model_validate, facts.pop("lines")), *([OF_OWN_CODE] if job.code else [])]
     return SweepPlan(spec=job.spec, base=job.base, lines=lines, **facts)
 
 

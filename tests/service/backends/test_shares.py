@@ -1,5 +1,6 @@
 """What a job holds is what its workers get: limits are kept by the machines, not by bookkeeping alone."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ from largebatch.jobs.errors import InputError
 from largebatch.jobs.launch.options import TrainOptions
 from largebatch.service.api.requests import RunSubmit, SweepSubmit, job_of_run, job_of_sweep
 from largebatch.service.backends.base import job_arguments
-from largebatch.service.backends.ray import mlflow_environment
-from largebatch.service.job import Job, Kind
+from largebatch.service.backends.ray import RayBackend, mlflow_environment
+from largebatch.service.job import Capacity, Job, Kind, Machine
+from largebatch.service.present.job_plan import narrowed_in_words
 from largebatch.service.settings import Settings
 
 HERE, CLUSTER = Settings(cpus=8.0, gpus=4), Settings(ray_address="http://head:8265")
@@ -80,6 +82,69 @@ def test_memory_is_held_as_cores_are() -> None:
         sweep(small, {"cpus_per_worker": 0.1}, cpus=0.1)
     with pytest.raises(InputError, match=r"cpus: 2 for all of its 20 processes is less than 0\.25 for each"):
         sweep(HERE, {"cpus_per_worker": 0.1}, cpus=2.0, memory_gib=20.0)
+
+
+@pytest.fixture
+def in_a_small_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The service's pod has 3 GiB; what its cluster has is another matter."""
+    monkeypatch.setattr("largebatch.service.settings.memory_bytes", lambda: 3 << 30)
+
+
+@pytest.mark.usefixtures("in_a_small_container")
+def test_memory_on_a_cluster_is_the_clusters_not_the_services_own() -> None:
+    assert Settings.read(cpus=8.0, gpus=0).memory_gib == pytest.approx(2.4)
+    cluster = Settings.read(cpus=1.0, gpus=0, ray_address="http://head:8265")
+    assert run(cluster, workers="100").memory_gib == 150.0
+    for settings in (cluster, Settings.read(cpus=1.0, gpus=0, ray_address="http://head:8265", memory_gib=2.0)):
+        with pytest.raises(InputError, match=r"memory_gib: 49 for all of its 100 processes is less than 0\.5 for each"):
+            run(settings, workers="100", memory_gib=49.0)
+    for wide in (sweep(cluster, {"max_concurrent": 8}), sweep(cluster, cpus=8.0)):
+        assert (wide.cpus, wide.memory_gib, wide.spec["resources"]["max_concurrent"]) == (8.0, 12.0, 8)
+        assert narrowed_in_words(wide, None) == []
+    narrow = sweep(cluster, cpus=8.0, memory_gib=1.0)
+    assert narrow.spec["resources"]["max_concurrent"] == 2
+    assert narrowed_in_words(narrow, None)[0].how.startswith("enough for 2 at a time, where 8 would fit otherwise: 1 GiB, 0.5 for each of its processes")
+
+
+@pytest.mark.usefixtures("in_a_small_container")
+@pytest.mark.parametrize(
+    ("resources", "told"),
+    [
+        ({}, "enough for 1 at a time, where 8 would fit otherwise: 1.5 GiB, 1.5 for its one process; where a run takes less, say how much"),
+        ({"workers": 2}, "enough for 1 at a time, where 4 would fit otherwise: 2.4 GiB, 1.2 for each of its processes"),
+        ({"max_concurrent": 3}, "enough for 1 at a time, where 3 would fit otherwise"),
+        ({"max_concurrent": 1}, None),
+        ({"cpus_per_worker": 8.0}, None),
+    ],
+)
+def test_a_sweep_that_memory_narrows_says_so(resources: dict[str, Any], told: str | None) -> None:
+    lines = narrowed_in_words(sweep(Settings.read(cpus=8.0, gpus=0), resources), resources.get("max_concurrent"))
+    assert [line.what for line in lines] == ["memory"] * (told is not None)
+    assert all(line.how.startswith(told or "") for line in lines)
+
+
+class Two(RayBackend):
+    """A cluster of two machines."""
+
+    each = Capacity(4.0, 1, 8.0)
+
+    def machines(self) -> list[Machine]:
+        return [Machine("one", self.each), Machine("two", self.each)]
+
+
+def test_jobs_on_a_cluster_hold_what_its_machines_have_or_what_the_operator_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    def there(most_memory_gib: float) -> Capacity:
+        return Two("http://head:8265", Path("runs"), Path("data"), "python", most_memory_gib=most_memory_gib).capacity()
+
+    assert there(Settings.read(cpus=1.0, gpus=0, ray_address="http://head:8265").memory_gib) == Capacity(8.0, 2, 16.0)
+    assert there(10.0) == Capacity(8.0, 2, 10.0)
+    monkeypatch.setattr(Two, "each", Capacity(4.0, 1, 0.0))
+    assert there(math.inf) == Capacity(8.0, 2, math.inf), "Ray counts none"
+
+
+def test_more_runs_while_a_sweep_searches_are_held_too() -> None:
+    wide = sweep(CLUSTER, {"max_concurrent": 1, "max_searching": 100}, cpus=4.0)
+    assert (wide.spec["resources"]["max_searching"], wide.memory_gib) == (4, 6.0)
 
 
 def test_whatever_is_held_no_more_is_given() -> None:
