@@ -17,7 +17,7 @@ from largebatch.service.job import Kind
 
 TRIES = 6
 LONGEST_PAUSE_S = 8.0
-WORKED_OUT_S = 100.0
+WORKED_OUT_S = 145.0
 """Within this time the service answers, or refuses to, what it must work out: its turn and the answer have their deadlines there."""
 CONFIG = Path("~/.config/largebatch/remote.json")
 """{"server": URL, "token": TOKEN}, for whoever sets no variables; readable by its owner alone."""

@@ -5,12 +5,14 @@ time, and askers take turns.
 """
 
 import importlib
+import itertools
 import multiprocessing
 import os
 import resource
 import signal
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import TimeoutError
@@ -25,8 +27,12 @@ from largebatch.service.memory import GIB, memory_bytes
 
 TIMEOUT_S = 60.0
 """For an answer, from when its turn has come."""
-TURN_S = 30.0
-"""How long a question waits for its turn."""
+TURN_S = 75.0
+"""How long a question waits for its turn: longer than one answer may take, so that nobody who asks heavy things keeps out those who ask little."""
+HALF_LIFE_S = 300.0
+"""In which half of the time that an asker's answers took is forgotten."""
+LEAST_S = 1e-3
+"""Of an asker's time, what is kept in mind: so few askers are."""
 MOST_OF_ONE = 4
 MOST_AT_ONCE = 20
 """Questions of one asker, and of all, that are answered or wait; each keeps one of the service's threads waiting."""
@@ -36,13 +42,20 @@ LARGEST_BYTES = 16 * GIB
 
 
 class Turns:
-    """Lets one question at a time be answered: the next is that of the asker who has waited longest since an answer, and of theirs the earliest."""
+    """Lets one question at a time be answered: the next is the earliest of the asker whose answers took the least time of late.
+
+    So whoever has asked nothing yet waits for the answer that is being worked out, and for no second one of anybody's.
+    """
 
     def __init__(self, most_of_one: int, most: int, patience_s: float) -> None:
         self._most_of_one, self._most, self._patience_s = most_of_one, most, patience_s
         self._changed = threading.Condition()
-        self._waiting: dict[str, deque[object]] = {}
-        """Askers in the order in which their turn comes, each with the questions that wait."""
+        self._numbers = itertools.count()
+        self._waiting: dict[str, deque[int]] = {}
+        """The questions of each asker that wait, numbered as they came."""
+        self._taken_s: dict[str, float] = {}
+        """The time that each asker's answers took, half forgotten after HALF_LIFE_S."""
+        self._counted_s = time.monotonic()
         self._answered: str | None = None
         """Whose question is being answered."""
 
@@ -58,10 +71,12 @@ class Turns:
         with self._changed:
             self._wait(asker)
             self._answered = asker
+        began_s = time.monotonic()
         try:
             yield
         finally:
             with self._changed:
+                self._count(asker, began_s)
                 self._answered = None
                 self._changed.notify_all()
 
@@ -71,23 +86,32 @@ class Turns:
             counts[self._answered] = counts.get(self._answered, 0) + 1
         if counts.get(asker, 0) >= self._most_of_one:
             raise FaultError("", f"{self._most_of_one} questions of yours are being answered.", "Ask again when one of them is.")
-        if sum(counts.values()) >= self._most:
+        # Half of the places are for those who have none: a few askers do not fill them all.
+        if sum(counts.values()) >= (self._most / 2 if asker in counts else self._most):
             raise FaultError("", "many such questions are being answered.", "Ask again in a moment.")
-        question = object()
+        question = next(self._numbers)
         own = self._waiting.setdefault(asker, deque())
         own.append(question)
         try:
-            is_next = self._changed.wait_for(
-                lambda: self._answered is None and next(iter(self._waiting)) == asker and own[0] is question, self._patience_s
-            )
+            is_next = self._changed.wait_for(lambda: self._answered is None and self._next() == question, self._patience_s)
             if not is_next:
                 raise FaultError("", f"its turn has not come within {self._patience_s:g} s: others' questions are being answered.", "Ask again.")
         finally:
             own.remove(question)
-            del self._waiting[asker]
-            if own:  # behind all others
-                self._waiting[asker] = own
+            if not own:
+                del self._waiting[asker]
             self._changed.notify_all()
+
+    def _next(self) -> int:
+        return min((self._taken_s.get(asker, 0.0), questions[0]) for asker, questions in self._waiting.items())[1]
+
+    def _count(self, asker: str, began_s: float) -> None:
+        """Add the time since then to an asker's, after what is forgotten of everybody's."""
+        now_s = time.monotonic()
+        kept = 0.5 ** ((now_s - self._counted_s) / HALF_LIFE_S)
+        self._counted_s = now_s
+        self._taken_s = {name: taken_s * kept for name, taken_s in self._taken_s.items() if taken_s * kept > LEAST_S}
+        self._taken_s[asker] = self._taken_s.get(asker, 0.0) + now_s - began_s
 
 
 class AnalysisWorker:

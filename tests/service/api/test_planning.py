@@ -1,6 +1,8 @@
 """Plans of large models: within the memory that the service gives them, exactly as with their weights, and nobody's shut others out."""
 
 import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ from largebatch.jobs.errors import FaultError
 from largebatch.jobs.job import prepare
 from largebatch.jobs.spec.read import build_spec
 from largebatch.service.api import analysis
-from largebatch.service.api.analysis_worker import AnalysisWorker, Turns
+from largebatch.service.api.analysis_worker import MOST_AT_ONCE, MOST_OF_ONE, TIMEOUT_S, TURN_S, AnalysisWorker, Turns
+from largebatch.service.client import WORKED_OUT_S
 
 GIB = 1 << 30
 
@@ -87,7 +90,7 @@ def test_what_does_not_fit_is_told_and_the_next_is_answered(tmp_path: Path, monk
 
 
 def test_askers_take_turns() -> None:
-    """Three questions of one asker are there before the one of another, and do not all come first."""
+    """Three questions of one asker are there before the one of another, and only the one that was begun by then comes first."""
     turns, order, release = Turns(3, 20, 60.0), list[str](), threading.Event()
 
     def ask(asker: str) -> None:
@@ -105,7 +108,61 @@ def test_askers_take_turns() -> None:
     release.set()
     for thread in threads:
         thread.join(60)
-    assert order == ["heavy", "heavy", "other", "third", "heavy"]
+    assert order == ["heavy", "other", "third", "heavy", "heavy"]
+
+
+def test_whoever_asked_nothing_yet_gets_a_turn_beside_those_who_ask_ever_heavier_things() -> None:
+    """The service's own times, a fiftieth as long: answers of two askers that take all that one may, and little questions beside them."""
+    turns, over, refused = Turns(MOST_OF_ONE, MOST_AT_ONCE, TURN_S / 50), threading.Event(), list[str]()
+
+    def ask_heavily(asker: str) -> None:
+        while not over.is_set():
+            with suppress(FaultError), turns.turn(asker):
+                over.wait(TIMEOUT_S / 50)
+
+    threads = [threading.Thread(target=ask_heavily, args=(asker,)) for asker in ("eve", "mallory") for _ in range(MOST_OF_ONE)]
+    for thread in threads:
+        thread.start()
+    try:
+        wait_for(lambda: turns.num_waiting >= MOST_OF_ONE, 60)
+        time.sleep(2.5 * TIMEOUT_S / 50)  # each of the two has had an answer
+        for asker in ("bob", "bob", "carol"):
+            try:
+                with turns.turn(asker):
+                    pass
+            except FaultError as error:
+                refused.append(f"{asker}: {error}")
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join(60)
+    assert refused == []
+
+
+def test_a_few_askers_do_not_take_every_place() -> None:
+    turns, release = Turns(4, 6, 60.0), threading.Event()
+
+    def ask(asker: str) -> None:
+        with turns.turn(asker):
+            release.wait(60)
+
+    threads = [threading.Thread(target=ask, args=(asker,)) for asker in ("one", "one", "two")]
+    for number, thread in enumerate(threads):
+        thread.start()
+        wait_for(lambda: turns.num_waiting == number, 60)  # noqa: B023
+    with pytest.raises(FaultError, match="many such questions"), turns.turn("two"):
+        pass
+    threads.append(threading.Thread(target=ask, args=("three",)))
+    threads[-1].start()
+    wait_for(lambda: turns.num_waiting == 3, 60)
+    release.set()
+    for thread in threads:
+        thread.join(60)
+
+
+def test_the_command_waits_as_long_as_the_service_may_take() -> None:
+    assert TIMEOUT_S < TURN_S
+    assert TURN_S + TIMEOUT_S < WORKED_OUT_S
 
 
 def test_a_turn_that_does_not_come_is_told_and_all_together_are_bounded() -> None:
