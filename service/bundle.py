@@ -189,14 +189,22 @@ def _files(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
     return files
 
 
+def is_path(path: str) -> bool:
+    """Whether a bundle takes a file of this path."""
+    return _is_plain(path) and len(os.fsencode(path)) <= LONGEST_PATH and not any(part in {"", ".", ".."} for part in path.split("/"))
+
+
+def _is_plain(path: str) -> bool:
+    return path.isprintable() and "\\" not in path and ":" not in path
+
+
 def _refuse_entry(entry: zipfile.ZipInfo) -> None:
     """Raises: InputError for a path that leads out of a folder, and for what is neither a file nor a folder."""
     path = entry.filename
     shown, parts = path[:LONGEST_PATH], path.removesuffix("/").split("/")
     kind = stat.S_IFMT(entry.external_attr >> 16)
     # Some versions of Python take the name from a second place of the entry, or cut it at a null: what is written is `filename`.
-    is_plain = all(name.isprintable() and "\\" not in name and ":" not in name for name in (path, entry.orig_filename))
-    if not is_plain or len(os.fsencode(path)) > LONGEST_PATH or any(part in {"", ".", ".."} for part in parts):
+    if not is_path(path.removesuffix("/")) or not _is_plain(entry.orig_filename) or len(os.fsencode(path)) > LONGEST_PATH:
         raise InputError(FIELD, f"holds the path {shown!r}; paths lead downwards, by / alone, in at most {LONGEST_PATH} bytes.", HINT)
     if kind not in {0, stat.S_IFDIR if entry.is_dir() else stat.S_IFREG}:
         raise InputError(FIELD, f"holds {shown!r}, which is a link or a device, not a file.", "Put the file itself in its place.")

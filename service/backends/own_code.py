@@ -8,10 +8,12 @@ from typing import NamedTuple
 
 from largebatch.jobs.errors import SpecError
 from largebatch.jobs.import_paths import refuse_hiding
+from largebatch.service.bundle import LONGEST_PATH, MOST_FILES, is_path
 
 LARGEST_CODE_BYTES = 20 * 2**20
 LARGEST_OTHER_FILE_BYTES = 2**20
 """What lies beside code, such as labels or a vocabulary, and is larger is data."""
+NO_PYTHON = "holds no Python"
 NOT_CODE = {"data", "runs", "node_modules", "tests", "build", "dist"}
 """Folders that are left out where no version control says what is: of the current folder alone, and no packages."""
 GIT_S = 20
@@ -31,14 +33,16 @@ class OwnCode(NamedTuple):
         if not self.left_out:
             return ""
         more = len(self.left_out) - NAMES_SHOWN
-        return f"Not sent along: {', '.join(self.left_out[:NAMES_SHOWN])}{f' and {more} more' if more > 0 else ''}."
+        said = f"Not sent along: {', '.join(self.left_out[:NAMES_SHOWN])}{f' and {more} more' if more > 0 else ''}."
+        wanted = f"({NO_PYTHON})" in " ".join(self.left_out)
+        return f"{said} Small files that your code reads go along from beside it: from this folder itself, and from folders with Python in them." * wanted or said
 
 
 def own_code(source: Path, modules: Collection[str]) -> OwnCode:
-    """The Python files below a folder, and the small files of other kinds in what the recipe names.
+    """The Python files below a folder, and the small files of other kinds beside them: what a run that is started there would find.
 
-    Left out are hidden folders; at the root what git ignores or, without git, what is called as data and results are; and what does not fit into
-    20 MiB. Whatever the recipe names goes along.
+    Left out are hidden files; at the root what git ignores or, without git, what is called as data and results are, and folders without any Python;
+    and what does not fit into 20 MiB. Whatever the recipe names goes along, and first; other files go last, as far as a bundle takes so many.
 
     Args: modules: what the recipe names, up to the first dot.
     Raises: InputError if that is too much to be code, or a file would be taken for a module of Python's or ours.
@@ -52,18 +56,36 @@ def own_code(source: Path, modules: Collection[str]) -> OwnCode:
             problem = f"{entry} holds more than {LARGEST_CODE_BYTES >> 20} MiB of Python files."
             raise SpecError("entry_point", problem, "Submit from your code's own folder, without environments or data in it.")
     is_ignored, reason = _what_is_ignored(source)
-    for entry in entries:
-        if entry in named or (entry.is_file() and entry.suffix != ".py"):
-            continue
+    with_others = [*named]
+    for entry in (entry for entry in entries if entry not in named):
         if is_ignored(entry):
             left_out.append(f"{entry.name} ({reason})")
+        elif entry.is_dir() and next(_files(entry, is_python=True), None) is None:
+            left_out += [f"{entry.name} ({NO_PYTHON})"] * (next(_files(entry, is_python=False), None) is not None)
         elif not parcel.takes(_files(entry, is_python=True)):
             left_out.append(f"{entry.name} (beyond {LARGEST_CODE_BYTES >> 20} MiB)")
-    for path in (path for entry in named for path in _files(entry, is_python=False)):
-        size_bytes = path.stat().st_size
-        if size_bytes > LARGEST_OTHER_FILE_BYTES or not parcel.takes([path]):
-            left_out.append(f"{path.relative_to(source)} ({size_bytes / 2**20:.1f} MiB)")
+        else:
+            with_others.append(entry)
+    for entry in with_others:
+        left_out += _other_files(entry, source, parcel)
     return OwnCode([path.relative_to(source) for path in parcel.files], left_out)
+
+
+def _other_files(entry: Path, source: Path, parcel: "_Parcel") -> list[str]:
+    """Add a file or a folder's files of other kinds than Python. Returns what is left out of them, each with its reason."""
+    left_out = []
+    for path in _files(entry, is_python=False):
+        size_bytes, inside = path.stat().st_size, path.relative_to(source)
+        if size_bytes > LARGEST_OTHER_FILE_BYTES:
+            left_out.append(f"{inside} ({size_bytes / 2**20:.1f} MiB)")
+        elif not is_path(inside.as_posix()) or parcel.has(path):  # with one such name the service would take nothing of it all
+            left_out.append(f"{inside.as_posix()[:LONGEST_PATH]!r} (for its name)")
+        elif not os.access(path, os.R_OK):
+            left_out.append(f"{inside} (cannot be read)")
+        elif len(parcel.files) >= MOST_FILES or not parcel.takes([path]):
+            of_these = f"more of {entry.name}" if entry.is_dir() else entry.name
+            return [*left_out, f"{of_these} (beyond {LARGEST_CODE_BYTES >> 20} MiB or {MOST_FILES:,} files)"]
+    return left_out
 
 
 class _Parcel:
@@ -72,6 +94,11 @@ class _Parcel:
     def __init__(self) -> None:
         self.files: list[Path] = []
         self._room_bytes = LARGEST_CODE_BYTES
+        self._names = set[str]()
+
+    def has(self, path: Path) -> bool:
+        """Whether a file is in it whose name differs in upper and lower case alone."""
+        return str(path).casefold() in self._names
 
     def takes(self, paths: Iterable[Path]) -> bool:
         """Add files if all of them fit."""
@@ -82,6 +109,7 @@ class _Parcel:
                 return False
             fitting.append(path)
         self.files += fitting
+        self._names.update(str(path).casefold() for path in fitting)
         self._room_bytes = room_bytes
         return True
 

@@ -64,9 +64,35 @@ def test_folders_are_left_out_by_name_at_the_root_alone(tmp_path: Path, monkeypa
     write(tmp_path, "mylib/labels.json", "mylib/data/names.txt", "README.md", "data/images.bin")
     assert sent(tmp_path, "mylib.data.rings:make", monkeypatch) == {
         "mylib/__init__.py", "mylib/data/rings.py", "mylib/tests/deep/cases.py", "mylib/build/make.py", "other/dist/help.py",
-        "mylib/labels.json", "mylib/data/names.txt",
+        "mylib/labels.json", "mylib/data/names.txt", "README.md",
     }  # fmt: skip
     assert capsys.readouterr().err == "Not sent along: data (by its name), tests (by its name).\n"
+
+
+def test_what_train_finds_beside_the_recipe_goes_along_or_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """A module that reads a file beside it, and a package that nobody names with one of its own."""
+    write(tmp_path, "net.py", "vocab.json", "other/__init__.py", "other/words.txt", "other/tables/more.csv")
+    whole = {"net.py", "vocab.json", "other/__init__.py", "other/words.txt", "other/tables/more.csv"}
+    assert sent(tmp_path, "net:make", monkeypatch) == whole
+    assert capsys.readouterr().err == ""
+    write(tmp_path, "pictures/one.svg", "pictures/deep/two.svg", "empty/.hidden", "odd:name.txt", "VOCAB.json")
+    write(tmp_path, "large.txt", text="x" * (2 << 20))
+    assert sent(tmp_path, "net:make", monkeypatch) == {*whole, "VOCAB.json"} - {"vocab.json"}
+    said = capsys.readouterr().err
+    for named in ("pictures (holds no Python)", "large.txt (2.0 MiB)", "'odd:name.txt' (for its name)", "'vocab.json' (for its name)"):
+        assert named in said
+    assert said.endswith("go along from beside it: from this folder itself, and from folders with Python in them.\n")
+    assert "empty" not in said
+
+
+def test_what_is_beside_the_recipe_and_ignored_stays_and_many_files_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    begin_git(tmp_path, "secret.txt\n")
+    write(tmp_path, "net.py", "secret.txt", "words.txt", "many/load.py", *(f"many/{number:04}.txt" for number in range(1100)))
+    files = sent(tmp_path, "net:make", monkeypatch)
+    assert {"net.py", "many/load.py", "many/0000.txt"} <= files
+    assert "secret.txt" not in files
+    assert len(files) == 1000, "no more than a bundle takes"
+    assert "secret.txt (git ignores it), more of many (beyond 20 MiB or 1,000 files)" in capsys.readouterr().err
 
 
 def test_what_the_recipe_names_goes_along_whatever_it_is_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
