@@ -18,6 +18,7 @@ EACH = pytest.mark.parametrize("pod", [pod for _, pod in ALL], ids=[f"{target}:{
 RAY = [(target, pod) for target, pod in ALL if pod.name.startswith("Ray")]
 EACH_RAY = pytest.mark.parametrize("pod", [pod for _, pod in RAY], ids=[f"{target}:{pod.name}" for target, pod in RAY])
 OURS = re.compile(r"(registry\.example\.com/)?largebatch:(.+)")
+REGISTRY = "registry.example.com/"
 LOOKS_SECRET = re.compile(r"TOKEN|PASSWORD|SECRET|ACCESS_KEY|DATABASE_URL|BACKEND_STORE_URI")
 
 
@@ -74,6 +75,17 @@ def test_images_are_pinned_and_ours_are_of_one_version(pod: Pod) -> None:
         assert re.search(r"\d+[.-]\d+", tag), container["image"]
         if ours := OURS.fullmatch(container["image"]):
             assert ours[2] in {version, f"{version}-cuda"}
+
+
+@pytest.mark.parametrize("target", [*OVERLAYS, *EXAMPLES])
+def test_whoever_pulls_from_the_registry_shows_its_secret(target: str) -> None:
+    """By the pod, or by its account; those of the examples are the overlays'. Fetched from the demo's own machine, images need none."""
+    accounts = {each["metadata"]["name"]: each for each in built(K8S / ("overlays/cpu" if target in EXAMPLES else target)) if each["kind"] == "ServiceAccount"}
+    pulled = {pod.name: pod for pod in pods(built(K8S / target)) if any(each["image"].startswith(REGISTRY) for each in pod.containers)}
+    assert bool(pulled) is (target != "overlays/local")
+    for name, pod in pulled.items():
+        shown = pod.spec.get("imagePullSecrets") or accounts[pod.spec["serviceAccountName"]].get("imagePullSecrets")
+        assert shown == [{"name": "largebatch-registry"}], name
 
 
 @EACH

@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 import subprocess
 import threading
@@ -204,7 +205,9 @@ def test_a_disk_that_is_full_fails_the_run_and_nothing_else(small_disk: Path, tm
         assert failed["state"] == "failed"
         assert "disk is full" in failed["reason"], failed["reason"]
         assert str(tmp_path) not in failed["reason"]
-        assert httpx.get(f"{service.url}/readyz", timeout=10).status_code == 200, "the service lives on"
+        ready = httpx.get(f"{service.url}/readyz", timeout=10)
+        assert (ready.status_code, ready.json()["status"]) == (200, "degraded"), "the service lives on, and says what it lacks"
+        assert re.fullmatch(r"[0-3] MiB are free where the runs lie", ready.json()["checks"]["disk"]), ready.text
         filler.unlink()
         assert httpx.post(f"{service.url}/v1/runs/{job_id}/resume").status_code == 202
         assert service.wait(job_id, "failed", "succeeded")["state"] == "succeeded"

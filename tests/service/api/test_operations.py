@@ -1,19 +1,23 @@
-"""What /metrics says of checkpoints, and when the backend is away; the rest is asked of a real service in test_api."""
+"""What /metrics says of checkpoints, and what it and /readyz say when a part is away or full; the rest is asked of a real service in test_api."""
 
+import json
 import os
 import re
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from largebatch.service.api.dependencies import Dependencies, make_dependencies
-from largebatch.service.api.routes.operations import metrics
+from largebatch.service.api.routes.operations import LEAST_FREE_BYTES, STALE_S, metrics, readyz
 from largebatch.service.backends.base import BackendDown
 from largebatch.service.backends.local import LocalBackend
 from largebatch.service.db.tokens import ANYONE_HERE
 from largebatch.service.job import Capacity, Job, Kind, State
+from largebatch.service.present.elsewhere import Elsewhere, backend_server
 from largebatch.service.settings import Settings
 
 
@@ -70,3 +74,47 @@ def test_metrics_are_there_while_the_backend_is_away(deps: Dependencies) -> None
     away = replace(deps, backend=Away(deps.settings.state_dir, deps.settings.runs_dir, deps.settings.data_dir, Capacity(1, 0)))
     assert value(away, "largebatch_backend_up") == 0
     assert value(away, 'largebatch_jobs{state="running"}') == 1
+
+
+PARTS = {"backend", "reconciler", "watcher", "tracking", "storage", "disk"}
+
+
+def well(deps: Dependencies) -> dict[str, float]:
+    """What /metrics says of each part."""
+    return {part: value(deps, f'largebatch_part_up{{part="{part}"}}') for part in PARTS}
+
+
+def checks(deps: Dependencies) -> tuple[int, str, dict[str, str]]:
+    """What /readyz says."""
+    answer = readyz(deps)
+    told = json.loads(bytes(answer.body))
+    return answer.status_code, told["status"], told["checks"]
+
+
+def test_each_part_that_is_not_well_is_named_by_readyz_and_by_its_metric(deps: Dependencies, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=LEAST_FREE_BYTES))
+    assert checks(deps) == (200, "ready", dict.fromkeys({"database", *PARTS}, "ok"))
+    assert well(deps) == dict.fromkeys(PARTS, 1.0)
+    away = Away(deps.settings.state_dir, deps.settings.runs_dir, deps.settings.data_dir, Capacity(1, 0))
+    ailing = replace(deps, backend=away, backend_server=backend_server(away), tracking=Elsewhere(lambda: "does not answer (ConnectError)"))
+    ailing.reconciler.last_pass_s = time.monotonic() - 2 * STALE_S
+    status, word, told = checks(ailing)
+    assert (status, word) == (200, "degraded"), "lists, pages and submits work"
+    assert {part for part, text in told.items() if text != "ok"} == {"backend", "reconciler", "tracking"}
+    assert (told["backend"], told["tracking"]) == ("Ray does not answer.", "does not answer (ConnectError)")
+    assert told["reconciler"].startswith("no pass for 60 s")
+    assert well(ailing) == {"backend": 0, "reconciler": 0, "watcher": 1, "tracking": 0, "storage": 1, "disk": 1}
+
+
+def test_a_disk_that_is_all_but_full_is_called_so(deps: Dependencies, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list[Path]()
+
+    def usage(folder: Path) -> SimpleNamespace:
+        asked.append(folder)
+        return SimpleNamespace(free=LEAST_FREE_BYTES - 1)
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    status, word, told = checks(deps)
+    assert (status, word, told["disk"]) == (200, "degraded", "255 MiB are free where the runs lie")
+    assert well(deps)["disk"] == 0
+    assert set(asked) == {deps.settings.runs_dir}

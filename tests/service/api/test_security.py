@@ -47,6 +47,28 @@ def anns(guarded: Service, people: dict[str, dict[str, str]]) -> str:
     return str(answer.json()["id"])
 
 
+def test_a_priority_above_0_goes_before_other_owners_where_an_administrator_gave_it_alone(guarded: Service, people: dict[str, dict[str, str]]) -> None:
+    with httpx.Client(base_url=guarded.url) as http:
+
+        def submit(who: str, **asked: Any) -> str:
+            answer = http.post("/v1/runs", json={"recipe": "digits-lamb", "cpus": 0.25, **asked}, headers=people[who])
+            assert (answer.status_code, answer.json()["priority"]) == (202, asked.get("priority", 0)), answer.text
+            return str(answer.json()["id"])
+
+        humble, first = submit("ann", priority=-1), submit("ann")
+        bobs, urgent_to_bob, admins = submit("bob"), submit("bob", priority=100), submit("root", priority=1)
+        asked = {"sweep": {"recipe": "digits-small-batch", "each": {"batch.global_batch_size": [32]}}, "cpus": 1.0, "priority": 2}
+        sweep = str(http.post("/v1/sweeps", json=asked, headers=people["root"]).json()["id"])
+        ours = {humble, first, bobs, urgent_to_bob, admins, sweep}
+        queue = [job["id"] for job in http.get("/v1/cluster", headers=people["root"]).json()["queue"] if job["id"] in ours]
+        assert queue[:2] == [sweep, admins], "an administrator's, the higher first"
+        assert queue[-1] == humble, "behind everybody's"
+        assert queue.index(first) < queue.index(urgent_to_bob) < queue.index(bobs), "ann was first; among his own jobs bob's urgent one is"
+        for job_id in ours:
+            kind = "sweeps" if job_id == sweep else "runs"
+            assert http.post(f"/v1/{kind}/{job_id}/cancel", headers=people["root"]).status_code < 300
+
+
 def all_paths(job_id: str) -> list[tuple[str, str]]:
     runs = [("GET", f"/v1/runs/{job_id}{rest}") for rest in ("", "/records", "/series", "/events", "/logs", "/artifacts", "/artifacts/spec.json")]
     acts = [("POST", f"/v1/runs/{job_id}/cancel"), ("POST", f"/v1/runs/{job_id}/resume"), ("DELETE", f"/v1/runs/{job_id}")]

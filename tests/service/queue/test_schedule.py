@@ -1,11 +1,13 @@
 """Whose turn it is, by hand-made queues and by many random ones."""
 
 import random
+from typing import Any
 
 import pytest
 
 from largebatch.service.job import MOVES, Capacity, Job, Kind, State
-from largebatch.service.queue.schedule import Limits, choose, turns
+from largebatch.service.queue.schedule import Limits, choose, limits_of, turns
+from largebatch.service.settings import Settings
 
 NO_LIMITS = Limits(1000, 1000)
 
@@ -58,6 +60,23 @@ def test_only_an_administrator_s_priority_goes_before_other_owners() -> None:
     assert names(choose([job("ann"), *bob, urgent], [], Capacity(1, 0), NO_LIMITS, 0.0)) == ["urgent"]
     humble = job("humble", "ann", 0.0, priority=-5, priority_among_owners=-5)
     assert names(choose([humble, *bob], [], Capacity(1, 0), NO_LIMITS, 0.0)) == ["bob2"]
+
+
+@pytest.mark.parametrize(
+    ("options", "cores", "limits"),
+    [
+        ({}, 8.0, Limits(8, 10_000)),
+        ({}, 2.9, Limits(2, 10_000)),
+        ({}, 0.5, Limits(1, 10_000)),
+        ({"max_running_per_owner": 3}, 8.0, Limits(3, 10_000)),
+        ({"max_running_per_owner": 0, "max_running": 9, "max_gpus_per_owner": 2}, 8.0, Limits(0, 2, 9)),
+    ],
+)
+def test_unless_told_otherwise_an_owner_runs_as_many_as_there_are_cores(options: dict[str, Any], cores: float, limits: Limits) -> None:
+    assert limits_of(Settings(**options), Capacity(cores, 0)) == limits
+    small = [job(f"ann{n:02}", "ann", n, cpus=0.25) for n in range(20)]
+    begun = choose(small, [], Capacity(cores, 0), limits_of(Settings(**options), Capacity(cores, 0)), 0.0)
+    assert len(begun) == min(limits.running, int(cores / 0.25)), "a quarter of a core each, and no more of them than that"
 
 
 def test_an_owner_at_a_limit_is_passed_over() -> None:
