@@ -48,7 +48,9 @@ class Settings:
     allows_code: Annotated[bool, ALLOW_CODE] = False
     max_code_bytes_per_owner: int = 200 << 20
     allows_download: Annotated[bool, Option("Let requests fetch data sets from their publishers.", flag="--allow-download")] = False
-    memory_gib: Annotated[float, Option("Memory that jobs may hold together; default four fifths of it; on Ray what that counts.", minimum=0.5, is_found_out=True)] = math.inf
+    memory_gib: Annotated[
+        float, Option("Memory that jobs may hold together; default four fifths of it; on Ray what that counts.", minimum=0.5, is_found_out=True)
+    ] = math.inf
     max_running: Annotated[int | None, Option("Jobs at a time, of all owners together; default: as many as fit.", minimum=0)] = None
     max_running_per_owner: Annotated[int | None, Option("Jobs of one owner at a time; 0: begin none; default: one a core.", minimum=0)] = None
     max_gpus_per_owner: Annotated[int, Option("GPUs of one owner at a time.", minimum=0)] = 10_000

@@ -103,7 +103,7 @@ class Submit(BaseModel):
     """Cores to hold, at least a quarter for each process, shared out among a run's workers; null: all of this machine's, so that no other job slows
     its clock (a Ray cluster: one a worker; a sweep there: what max_concurrent of its runs need, or one)."""
     memory_gib: Annotated[float, Field(gt=0, le=1e6)] | None = None
-    """Memory to hold, in GiB, all of its processes together; null: 1.5 for each of them, or all that jobs of this machine may hold where that is less."""
+    """Memory to hold, in GiB, all of its processes together; null: 1.5 for each of them, but no more than jobs may hold here."""
     gpus: Annotated[int, Field(ge=0, le=100_000)] = 0
     """GPUs to hold, shared out in the same way."""
     deadline_s: Annotated[float, Field(gt=0, le=1e9)] | None = None

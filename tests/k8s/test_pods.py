@@ -80,7 +80,9 @@ def test_images_are_pinned_and_ours_are_of_one_version(pod: Pod) -> None:
 @pytest.mark.parametrize("target", [*OVERLAYS, *EXAMPLES])
 def test_whoever_pulls_from_the_registry_shows_its_secret(target: str) -> None:
     """By the pod, or by its account; those of the examples are the overlays'. Fetched from the demo's own machine, images need none."""
-    accounts = {each["metadata"]["name"]: each for each in built(K8S / ("overlays/cpu" if target in EXAMPLES else target)) if each["kind"] == "ServiceAccount"}
+    accounts = {
+        each["metadata"]["name"]: each for each in built(K8S / ("overlays/cpu" if target in EXAMPLES else target)) if each["kind"] == "ServiceAccount"
+    }
     pulled = {pod.name: pod for pod in pods(built(K8S / target)) if any(each["image"].startswith(REGISTRY) for each in pod.containers)}
     assert bool(pulled) is (target != "overlays/local")
     for name, pod in pulled.items():

@@ -47,7 +47,9 @@ def anns(guarded: Service, people: dict[str, dict[str, str]]) -> str:
     return str(answer.json()["id"])
 
 
-def test_a_priority_above_0_goes_before_other_owners_where_an_administrator_gave_it_alone(guarded: Service, people: dict[str, dict[str, str]]) -> None:
+def test_a_priority_above_0_goes_before_other_owners_where_an_administrator_gave_it_alone(
+    guarded: Service, people: dict[str, dict[str, str]]
+) -> None:
     with httpx.Client(base_url=guarded.url) as http:
 
         def submit(who: str, **asked: Any) -> str:

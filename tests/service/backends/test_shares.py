@@ -103,7 +103,9 @@ def test_memory_on_a_cluster_is_the_clusters_not_the_services_own() -> None:
         assert narrowed_in_words(wide, None) == []
     narrow = sweep(cluster, cpus=8.0, memory_gib=1.0)
     assert narrow.spec["resources"]["max_concurrent"] == 2
-    assert narrowed_in_words(narrow, None)[0].how.startswith("enough for 2 at a time, where 8 would fit otherwise: 1 GiB, 0.5 for each of its processes")
+    assert narrowed_in_words(narrow, None)[0].how.startswith(
+        "enough for 2 at a time, where 8 would fit otherwise: 1 GiB, 0.5 for each of its processes"
+    )
 
 
 @pytest.mark.usefixtures("in_a_small_container")
