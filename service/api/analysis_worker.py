@@ -31,7 +31,7 @@ TURN_S = 75.0
 """How long a question waits for its turn: longer than one answer may take, so that nobody who asks heavy things keeps out those who ask little."""
 HALF_LIFE_S = 300.0
 """In which half of the time that an asker's answers took is forgotten."""
-LEAST_S = 1e-3
+LEAST_S = 1e-6
 """Of an asker's time, what is kept in mind: so few askers are."""
 MOST_OF_ONE = 4
 MOST_AT_ONCE = 20
