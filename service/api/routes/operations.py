@@ -93,10 +93,11 @@ async def readyz(request: Request, deps: Deps) -> JSONResponse:
     Without the backend, the tracking server or the storage of runs by URI, lists, pages and submits work: it is `degraded`, and says so.
     """
     shared: SharedAnswer = request.app.state.readiness
-    return await shared.of(lambda: _readiness(deps))
+    return await shared.of(lambda: readiness(deps))
 
 
-def _readiness(deps: Dependencies) -> tuple[int, dict[str, Any]]:
+def readiness(deps: Dependencies) -> tuple[int, dict[str, Any]]:
+    """Status and body of /readyz, looked up now."""
     checks = {"database": "ok"}
     try:
         deps.store.counts()

@@ -1,6 +1,5 @@
 """What /metrics says of checkpoints, and what it and /readyz say when a part is away or full; the rest is asked of a real service in test_api."""
 
-import json
 import os
 import re
 import shutil
@@ -12,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from largebatch.service.api.dependencies import Dependencies, make_dependencies
-from largebatch.service.api.routes.operations import LEAST_FREE_BYTES, STALE_S, metrics, readyz
+from largebatch.service.api.routes.operations import LEAST_FREE_BYTES, STALE_S, metrics, readiness
 from largebatch.service.backends.base import BackendDown
 from largebatch.service.backends.local import LocalBackend
 from largebatch.service.db.tokens import ANYONE_HERE
@@ -86,9 +85,8 @@ def well(deps: Dependencies) -> dict[str, float]:
 
 def checks(deps: Dependencies) -> tuple[int, str, dict[str, str]]:
     """What /readyz says."""
-    answer = readyz(deps)
-    told = json.loads(bytes(answer.body))
-    return answer.status_code, told["status"], told["checks"]
+    status, told = readiness(deps)
+    return status, told["status"], told["checks"]
 
 
 def test_each_part_that_is_not_well_is_named_by_readyz_and_by_its_metric(deps: Dependencies, monkeypatch: pytest.MonkeyPatch) -> None:
