@@ -56,7 +56,7 @@ from largebatch.jobs.spec.mistakes import nearest
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.tasks.base import Task
 from largebatch.jobs.tasks.contrastive import CoupledTask
-from largebatch.jobs.tasks.language_modelling import LanguageModelling
+from largebatch.jobs.tasks.language_modelling import BITS_PER_BYTE, LanguageModelling
 from largebatch.jobs.tasks.metric import Metric
 from largebatch.jobs.tasks.registry import ClassificationConfig
 
@@ -186,7 +186,11 @@ def refuse_unknown_target(spec: TrainSpec, task: Task) -> None:
     wanted, known = spec.stop.target_metric, [metric.name for metric in task.all_metrics()]
     if wanted is not None and wanted not in known:
         field = "stop.target.metric" if spec.stop.target else "stop.target_accuracy"
-        raise PlanError(field, f"{spec.task.name} has no metric {wanted}.", nearest(wanted, known))
+        problem, hint = f"{spec.task.name} has no metric {wanted}.", nearest(wanted, known)
+        if wanted == BITS_PER_BYTE.name and isinstance(task, LanguageModelling):
+            problem = f"is {wanted}, and the bytes of the text that these tokens stand for are not known."
+            hint = "Make token files again with `largebatch tokens`, or give samples of your own a third tensor, the bytes of each target."
+        raise PlanError(field, problem, hint)
 
 
 def refuse_uncut(spec: TrainSpec, task: Task, dataset: Dataset) -> None:

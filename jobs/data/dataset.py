@@ -132,7 +132,7 @@ class Dataset:
     mask_token: int | None = None
     """Of tokens: the one that hides another."""
     bytes_per_token: tuple[int, ...] = ()
-    """Of tokens: the UTF-8 bytes that each stands for; empty: one each."""
+    """Of tokens: the UTF-8 bytes that each stands for, where its number tells; else samples may have a third tensor of them."""
 
     validation: Any | None = None
     """Held out: none of its samples is trained on, as `train`. It is evaluated while training, unless `part` says otherwise."""
@@ -154,6 +154,11 @@ class Dataset:
     def num_outputs(self) -> int | None:
         """Numbers that a model gives for each sample, or for each token of it; None where the data do not tell."""
         return self.num_classes or self.for_model.get("num_outputs") or self.for_model.get("vocabulary_size")
+
+    @property
+    def knows_text_bytes(self) -> bool:
+        """Of tokens: whether it is known how many bytes of text they stand for."""
+        return bool(self.bytes_per_token) or [name for name, _, _ in self.sample_leaves] == ["0", "1", "2"]
 
     @property
     def sequence_length(self) -> int | None:

@@ -27,8 +27,16 @@ class MaskedLanguageModelling(LanguageModelling):
         mask_token: what a masked position shows.
     """
 
-    def __init__(self, vocabulary_size: int, mask_token: int, masked_fraction: float = 0.15, bytes_per_token: Sequence[int] = ()) -> None:
-        super().__init__(bytes_per_token)
+    def __init__(
+        self,
+        vocabulary_size: int,
+        mask_token: int,
+        masked_fraction: float = 0.15,
+        bytes_per_token: Sequence[int] = (),
+        *,
+        counts_bytes: bool | None = None,
+    ) -> None:
+        super().__init__(bytes_per_token, counts_bytes=counts_bytes)
         self._vocabulary_size, self._mask_token, self._masked_fraction = vocabulary_size, mask_token, masked_fraction
 
     def prepare(self, batch: Batch, draws: SampleDraws) -> Batch:
@@ -40,4 +48,4 @@ class MaskedLanguageModelling(LanguageModelling):
         shown_NT = torch.where(is_chosen_NT & (kind_NT < MASKED), self._mask_token, tokens_NT)
         is_random_NT = is_chosen_NT & (kind_NT >= MASKED) & (kind_NT < MASKED + RANDOM)
         shown_NT = torch.where(is_random_NT, draws.integers("token", self._vocabulary_size, length), shown_NT)
-        return shown_NT, torch.where(is_chosen_NT, tokens_NT, IGNORED)
+        return shown_NT, torch.where(is_chosen_NT, tokens_NT, IGNORED), *batch[2:]

@@ -142,7 +142,7 @@ class LanguageModellingConfig(TaskConfig):
         from largebatch.jobs.tasks.language_modelling import LanguageModelling
 
         _refuse_smoothing(self.name, label_smoothing)
-        return LanguageModelling(dataset.bytes_per_token)
+        return LanguageModelling(dataset.bytes_per_token, counts_bytes=dataset.knows_text_bytes)
 
 
 class MaskedLanguageModellingConfig(TaskConfig):
@@ -172,7 +172,7 @@ class MaskedLanguageModellingConfig(TaskConfig):
         if mask_token is None or mask_token >= num_tokens:
             known = "the data set has none" if mask_token is None else f"{mask_token} is beyond the vocabulary of {num_tokens}"
             raise PlanError("task.mask_token", f"which token hides another is not known: {known}.", "Give the number of a token.")
-        return MaskedLanguageModelling(num_tokens, mask_token, self.masked_fraction, dataset.bytes_per_token)
+        return MaskedLanguageModelling(num_tokens, mask_token, self.masked_fraction, dataset.bytes_per_token, counts_bytes=dataset.knows_text_bytes)
 
 
 class ContrastiveConfig(TaskConfig):

@@ -18,7 +18,7 @@ from largebatch.jobs.data.keyed_random import key, sample_order
 from largebatch.jobs.data.sources import captions
 from largebatch.jobs.data.sources.image_folder import load_image_folder
 from largebatch.jobs.data.sources.own import load_own
-from largebatch.jobs.data.sources.tokens import token_parts
+from largebatch.jobs.data.sources.tokens import MAKE, token_parts
 from largebatch.jobs.data.sources.validation import hold_out
 from largebatch.jobs.errors import DataError, SpecError
 from largebatch.jobs.spec.mistakes import nearest, refuse_unknown_arguments
@@ -99,6 +99,7 @@ def tokens(
     if not isinstance(path, str):
         raise SpecError("dataset.arguments.path", f"must be a folder's name, not {path!r}.", "It is looked for in the data folder.")
     facts, train, test = token_parts(data_dir / path, sequence_length, documents, task.target_shift)
+    bytes_leaf = (("2", (sequence_length,), torch.int32),) if facts.has_text_bytes else ()
     return Dataset(
         "tokens",
         train,
@@ -106,7 +107,8 @@ def tokens(
         None,
         (sequence_length,),
         input_dtype=torch.int64,
-        sample_leaves=tuple((name, (sequence_length,), torch.int64) for name in "01"),
+        notices=() if facts.knows_text_bytes else (f"Data: {path} was made before the bytes of its text were counted: no bits_per_byte. {MAKE}",),
+        sample_leaves=(*((name, (sequence_length,), torch.int64) for name in "01"), *bytes_leaf),
         for_model={"vocabulary_size": facts.vocabulary_size, "sequence_length": sequence_length},
         mask_token=facts.mask_token,
         bytes_per_token=facts.bytes_per_token,

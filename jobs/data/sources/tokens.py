@@ -4,9 +4,13 @@ A folder made by `largebatch tokens` (`make_tokens.py`) holds
 
     tokens.bin       all tokens one after another, uint16 or uint32, little-endian, each document followed by the end-of-document token
     documents.bin    where each document begins, uint64
+    text_bytes.bin   how many UTF-8 bytes of the text each token stands for, uint16; not where a token is a byte
     tokens.json      `TokenFacts`
 """
 
+import sys
+import time
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -19,8 +23,13 @@ from largebatch.jobs.data.dataset import Held
 from largebatch.jobs.errors import DataError, SpecError
 from largebatch.jobs.tasks.number_ranges import IGNORED
 
-Array: TypeAlias = "np.ndarray[Any, Any]"
-TOKENS, DOCUMENTS, FACTS = "tokens.bin", "documents.bin", "tokens.json"
+Array: TypeAlias = np.ndarray[Any, Any]
+TOKENS, DOCUMENTS, TEXT_BYTES, FACTS = "tokens.bin", "documents.bin", "text_bytes.bin", "tokens.json"
+TEXT_BYTES_TYPE = "<u2"
+NUM_BYTES = 256
+CHECKED_AT_ONCE = 2**24
+"""Tokens."""
+SAYS_AFTER_S, SAYS_EVERY_S = 2.0, 10.0
 MAKE = "Make it again with `largebatch tokens`."
 
 
@@ -39,12 +48,24 @@ class TokenFacts(BaseModel):
     """Tokens from here on are the test set's."""
     end_of_document: int
     mask_token: int | None = None
-    bytes_per_token: tuple[int, ...] = ()
-    """UTF-8 bytes that each token stands for, by its number; empty: one each, but for tokens beyond 255."""
+    largest_token: int | None = None
+    """The largest number in the file; None: not known, of folders of earlier versions."""
+    has_text_bytes: bool = False
+    """Whether there is a file of the bytes of text that each token stands for."""
+
+    @property
+    def bytes_per_token(self) -> tuple[int, ...]:
+        """UTF-8 bytes that each token stands for, by its number, where that follows from it; else empty."""
+        return (1,) * NUM_BYTES + (0,) * (self.vocabulary_size - NUM_BYTES) if self.tokenizer == "bytes" else ()
+
+    @property
+    def knows_text_bytes(self) -> bool:
+        """Whether it can be told how many bytes of the text some tokens stand for."""
+        return self.has_text_bytes or bool(self.bytes_per_token)
 
 
 class TokenSequences(Held):
-    """Sequences of one length from a stretch of tokens; sample i is (tokens, targets), both (T,) int64.
+    """Sequences of one length from a stretch of tokens; sample i is (tokens, targets), both (T,) int64, maybe with the targets' bytes.
 
     Args:
         tokens: the whole file, memory-mapped.
@@ -52,6 +73,8 @@ class TokenSequences(Held):
         length: T.
         shift: 1: the target is the next token; 0: the token itself.
         padding: the token that fills a sequence that is shorter; its target does not count.
+        text_bytes: of the whole file, how many bytes of text each token stands for; given, samples are (tokens, targets, the targets' bytes), the
+            last (T,) int32.
     """
 
     def __init__(
@@ -63,16 +86,17 @@ class TokenSequences(Held):
         shift: int,
         padding: int,
         vocabulary_size: int,
+        text_bytes: Array | None = None,
     ) -> None:
+        self._text_bytes = text_bytes
         self._tokens, self._starts, self._stops = tokens, starts, stops
         self._length, self._shift, self._padding, self._vocabulary_size = length, shift, padding, vocabulary_size
 
     def __len__(self) -> int:
         return len(self._starts)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        tokens, targets = self.gather(torch.tensor([index]))
-        return tokens[0], targets[0]
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        return tuple(leaf[0] for leaf in self.gather(torch.tensor([index])))
 
     @property
     def num_bytes(self) -> int:
@@ -83,22 +107,31 @@ class TokenSequences(Held):
         """See `Held`."""
         chosen = indices.numpy()
         return TokenSequences(
-            self._tokens, self._starts[chosen], self._stops[chosen], self._length, self._shift, self._padding, self._vocabulary_size
+            self._tokens, self._starts[chosen], self._stops[chosen], self._length, self._shift, self._padding, self._vocabulary_size, self._text_bytes
         )
 
-    def gather(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Samples by their numbers: (tokens, targets), both (n, T) int64. Raises: DataError for a token beyond the vocabulary."""
+    def gather(self, indices: Tensor) -> tuple[Tensor, ...]:
+        """Samples by their numbers, each tensor (n, T). Raises: DataError for a token beyond the vocabulary."""
         chosen = indices.numpy()
         positions = self._starts[chosen][:, None] + np.arange(self._length + self._shift)
         is_there = positions < self._stops[chosen][:, None]
-        rows = np.where(is_there, self._tokens[np.minimum(positions, len(self._tokens) - 1)].astype(np.int64), self._padding)
+        positions = np.minimum(positions, len(self._tokens) - 1)
+        rows = np.where(is_there, self._tokens[positions].astype(np.int64), self._padding)
         if rows.size and rows.max() >= self._vocabulary_size:
             place = int(np.argmax((rows >= self._vocabulary_size).any(axis=1)))
             raise DataError(
                 "dataset", f"sample {int(chosen[place])} has token {rows[place].max()}, beyond the vocabulary of {self._vocabulary_size}.", MAKE
             )
         targets = np.where(is_there, rows, IGNORED)[:, self._shift :]
-        return torch.from_numpy(np.ascontiguousarray(rows[:, : self._length])), torch.from_numpy(np.ascontiguousarray(targets))
+        read = [rows[:, : self._length], targets]
+        if self._text_bytes is not None:
+            read.append(np.where(is_there, self._text_bytes[positions].astype(np.int32), 0)[:, self._shift :])
+        return tuple(torch.from_numpy(np.ascontiguousarray(array)) for array in read)
+
+    def sample_at(self, position: int) -> int | None:
+        """The number of the sample that a token of the file begins or lies in, of a part whose samples are in the file's order; None: of none."""
+        index = int(np.searchsorted(self._starts, position, side="right")) - 1
+        return index if index >= 0 and position < self._stops[index] else None
 
 
 def open_tokens(folder: Path) -> tuple[TokenFacts, Array, Array]:
@@ -154,12 +187,48 @@ def token_parts(folder: Path, length: int, documents: str, shift: int) -> tuple[
     if documents not in {"packed", "padded"}:
         raise SpecError("dataset.arguments.documents", f"must be packed or padded, not {documents!r}.")
     facts, tokens, begins = open_tokens(folder)
-    parts = []
+    text_bytes = _mapped(folder / TEXT_BYTES, TEXT_BYTES_TYPE, facts.num_tokens) if facts.has_text_bytes else None
+    parts = {}
     for kind, first, last in (("training", 0, facts.test_start), ("test", facts.test_start, facts.num_tokens)):
         starts, stops = packed(first, last, length, shift) if documents == "packed" else by_document(begins, first, last, length, shift)
         if not len(starts):
             raise DataError(
                 "dataset.arguments.sequence_length", f"{length} tokens are more than the {last - first} of the {kind} part.", "Use shorter sequences."
             )
-        parts.append(TokenSequences(tokens, starts, stops, length, shift, facts.end_of_document, facts.vocabulary_size))
-    return facts, parts[0], parts[1]
+        parts[kind] = TokenSequences(tokens, starts, stops, length, shift, facts.end_of_document, facts.vocabulary_size, text_bytes)
+    _refuse_beyond_vocabulary(folder, facts, parts)
+    return facts, parts["training"], parts["test"]
+
+
+def _refuse_beyond_vocabulary(folder: Path, facts: TokenFacts, parts: dict[str, TokenSequences]) -> None:
+    """Raise DataError for a file with a token beyond the vocabulary: before training, for a run would meet it at any time.
+
+    What the folder says of itself is believed where the tokens were written before it was said, and else looked at: once a process.
+    """
+    path, number = folder / TOKENS, facts.vocabulary_size
+    changed_ns = path.stat().st_mtime_ns
+    is_as_made = facts.largest_token is not None and changed_ns < (folder / FACTS).stat().st_mtime_ns
+    if is_as_made and facts.largest_token is not None and facts.largest_token < number:
+        return
+    place = first_beyond(path, facts.dtype, facts.num_tokens, number, changed_ns)
+    if place is None:
+        return
+    position, token = place
+    samples = {kind: part.sample_at(position) for kind, part in parts.items()}
+    where = next((f"{kind} sample {index}" for kind, index in samples.items() if index is not None), f"{path}, in no sample,")
+    raise DataError("dataset", f"{where} has token {token} (number {position} of the file), beyond the vocabulary of {number}.", MAKE)
+
+
+@lru_cache(maxsize=16)
+def first_beyond(path: Path, dtype: str, num_tokens: int, vocabulary_size: int, changed_ns: int) -> tuple[int, int] | None:
+    """(position, number) of the first token beyond the vocabulary; None: there is none. Args: changed_ns: a file that changed is read anew."""
+    tokens, say_s = _mapped(path, dtype, num_tokens), time.monotonic() + SAYS_AFTER_S
+    for start in range(0, num_tokens, CHECKED_AT_ONCE):
+        chunk = tokens[start : start + CHECKED_AT_ONCE]
+        if int(chunk.max()) >= vocabulary_size:
+            place = int(np.argmax(chunk >= vocabulary_size))
+            return start + place, int(chunk[place])
+        if time.monotonic() >= say_s:
+            say_s = time.monotonic() + SAYS_EVERY_S
+            print(f"Looking through {path}: {start / num_tokens:.0%}", file=sys.stderr, flush=True)
+    return None

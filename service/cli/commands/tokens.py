@@ -36,10 +36,16 @@ def tokens(
         task = progress.add_task("tokens", total=None)
         tell = partial(progress.update, task) if output().is_terminal else _Lines()
         facts = make_tokens(
-            files, into, chosen, test_fraction=test_fraction, separator=separator, on_progress=lambda done, total: tell(completed=done, total=total)
+            files,
+            into,
+            chosen,
+            test_fraction=test_fraction,
+            separator=separator,
+            on_progress=lambda done, total: tell(completed=done, total=total),
+            on_notice=lambda text: typer.echo(text, err=True),
         )
     if as_json:
-        print_answer(json.dumps({"folder": str(into), **facts.model_dump(exclude={"bytes_per_token"})}))
+        print_answer(json.dumps({"folder": str(into), **facts.model_dump()}))
         return
     num_test = facts.num_tokens - facts.test_start
     output().print(

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from largebatch.jobs.data.make_tokens import byte_tokenizer, make_tokens
+from largebatch.jobs.data.sources import tokens as token_files
 from largebatch.jobs.data.sources.tokens import TokenSequences, open_tokens, token_parts
 from largebatch.jobs.errors import DataError, InputError, SpecError
 
@@ -69,7 +71,7 @@ def test_what_was_interrupted_goes_on_where_it_stopped(tmp_path: Path) -> None:
     files[1].write_bytes(b"sec\x20nd")  # as long as before
     told: list[tuple[int, int]] = []
     make_tokens(files, tmp_path / "out", byte_tokenizer(), on_progress=lambda done, total: told.append((done, total)))
-    assert told == [(11, 11)]
+    assert told == [(5, 11), (11, 11)]  # the first is looked at, not turned into tokens
     assert all_tokens(tmp_path / "out") == [*b"first", END, *b"sec nd", END]
     assert not partial.exists()
 
@@ -150,6 +152,43 @@ class TestPadded:
             counted = sum(int((part[index][1] != -100).sum()) for part in (train, test) for index in range(len(part)))
             begins = len(documents) + (facts.test_start not in documents)
             assert counted == len(tokens) - (begins if shift else 0)
+
+
+class TestBeyondTheVocabulary:
+    """A token that the vocabulary does not have is met before training, wherever it stands."""
+
+    def damaged(self, tmp_path: Path, position: int) -> Path:
+        folder = folder_of(tmp_path, "hello world " * 100, test_fraction=0.5)
+        tokens = np.fromfile(folder / "tokens.bin", dtype="<u2")
+        tokens[position] = 999
+        tokens.tofile(folder / "tokens.bin")
+        return folder
+
+    @pytest.mark.parametrize(("position", "where"), [(500, "training sample 31"), (1000, "test sample 25"), (595, "tokens.bin, in no sample,")])
+    def test_its_sample_is_named(self, tmp_path: Path, position: int, where: str) -> None:
+        with pytest.raises(DataError, match=f"{where} has token 999 .*, beyond the vocabulary of 258"):
+            token_parts(self.damaged(tmp_path, position), 16, "packed", 1)
+
+    def test_folders_of_earlier_versions_are_looked_through_as_well(self, tmp_path: Path) -> None:
+        folder = self.damaged(tmp_path, 500)
+        facts = json.loads((folder / "tokens.json").read_text())
+        assert facts.pop("largest_token") == 256
+        (folder / "tokens.json").write_text(json.dumps(facts))
+        os.utime(folder / "tokens.bin", (0, 0))
+        with pytest.raises(DataError, match="training sample 31 has token 999"):
+            token_parts(folder, 16, "packed", 1)
+
+    def test_what_was_not_touched_is_not_looked_through_again(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        folder = folder_of(tmp_path, "hello world " * 100)
+        os.utime(folder / "tokens.bin", (0, 0))
+        monkeypatch.setattr(token_files, "first_beyond", None)
+        token_parts(folder, 16, "packed", 1)
+
+    def test_a_long_look_is_told(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        folder = folder_of(tmp_path, "hello world " * 100)
+        monkeypatch.setattr(token_files, "SAYS_AFTER_S", 0.0)
+        assert token_files.first_beyond(folder / "tokens.bin", "uint16", 1201, 258, 0) is None
+        assert capsys.readouterr().err == f"Looking through {folder / 'tokens.bin'}: 0%\n"
 
 
 class TestRefused:
