@@ -28,6 +28,8 @@ class TaskConfig(Spec):
     """Of token sets: 1 where a target is the next token, 0 where it is the token itself."""
     counts_tokens: ClassVar[bool] = False
     """Whether batches and budgets are told in tokens, where samples are sequences of them."""
+    reads_text_bytes: ClassVar[bool] = False
+    """Of token sets: whether samples have the bytes of text that targets stand for as a third tensor, where they are known."""
 
     @property
     def takes_classes(self) -> bool:
@@ -132,6 +134,7 @@ class LanguageModellingConfig(TaskConfig):
     """Which task it is."""
 
     counts_tokens: ClassVar[bool] = True
+    reads_text_bytes: ClassVar[bool] = True
 
     def number_ranges(self, for_model: Mapping[str, int]) -> tuple[AnyRange, ...]:
         """See `TaskConfig`."""
@@ -157,6 +160,7 @@ class MaskedLanguageModellingConfig(TaskConfig):
 
     target_shift: ClassVar[int] = 0
     counts_tokens: ClassVar[bool] = True
+    reads_text_bytes: ClassVar[bool] = True
 
     def number_ranges(self, for_model: Mapping[str, int]) -> tuple[AnyRange, ...]:
         """See `TaskConfig`."""

@@ -98,8 +98,9 @@ def tokens(
     _refuse_other_than_counts(sequence_length=sequence_length)
     if not isinstance(path, str):
         raise SpecError("dataset.arguments.path", f"must be a folder's name, not {path!r}.", "It is looked for in the data folder.")
-    facts, train, test = token_parts(data_dir / path, sequence_length, documents, task.target_shift)
-    bytes_leaf = (("2", (sequence_length,), torch.int32),) if facts.has_text_bytes else ()
+    facts, train, test = token_parts(data_dir / path, sequence_length, documents, task.target_shift, reads_text_bytes=task.reads_text_bytes)
+    bytes_leaf = (("2", (sequence_length,), torch.int32),) if task.reads_text_bytes and facts.has_text_bytes else ()
+    is_unknown = task.reads_text_bytes and not facts.knows_text_bytes
     return Dataset(
         "tokens",
         train,
@@ -107,7 +108,7 @@ def tokens(
         None,
         (sequence_length,),
         input_dtype=torch.int64,
-        notices=() if facts.knows_text_bytes else (f"Data: {path} was made before the bytes of its text were counted: no bits_per_byte. {MAKE}",),
+        notices=() if not is_unknown else (f"Data: {path} was made before the bytes of its text were counted: no bits_per_byte. {MAKE}",),
         sample_leaves=(*((name, (sequence_length,), torch.int64) for name in "01"), *bytes_leaf),
         for_model={"vocabulary_size": facts.vocabulary_size, "sequence_length": sequence_length},
         mask_token=facts.mask_token,

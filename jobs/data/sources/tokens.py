@@ -178,16 +178,20 @@ def by_document(documents: Array, first: int, last: int, length: int, shift: int
     return starts, np.minimum(starts + length + shift, ends[owners])
 
 
-def token_parts(folder: Path, length: int, documents: str, shift: int) -> tuple[TokenFacts, TokenSequences, TokenSequences]:
+def token_parts(
+    folder: Path, length: int, documents: str, shift: int, *, reads_text_bytes: bool = False
+) -> tuple[TokenFacts, TokenSequences, TokenSequences]:
     """(facts, training sequences, test sequences).
 
-    Args: documents: "packed": sequences run on over the ends of documents; "padded": each sequence is of one document, filled up.
+    Args:
+        documents: "packed": sequences run on over the ends of documents; "padded": each sequence is of one document, filled up.
+        reads_text_bytes: whether samples have a third tensor, the bytes of text of each target, where the folder has them.
     Raises: DataError, SpecError.
     """
     if documents not in {"packed", "padded"}:
         raise SpecError("dataset.arguments.documents", f"must be packed or padded, not {documents!r}.")
     facts, tokens, begins = open_tokens(folder)
-    text_bytes = _mapped(folder / TEXT_BYTES, TEXT_BYTES_TYPE, facts.num_tokens) if facts.has_text_bytes else None
+    text_bytes = _mapped(folder / TEXT_BYTES, TEXT_BYTES_TYPE, facts.num_tokens) if reads_text_bytes and facts.has_text_bytes else None
     parts = {}
     for kind, first, last in (("training", 0, facts.test_start), ("test", facts.test_start, facts.num_tokens)):
         starts, stops = packed(first, last, length, shift) if documents == "packed" else by_document(begins, first, last, length, shift)

@@ -170,6 +170,13 @@ def test_masked_tokens_keep_their_bytes(tmp_path: Path) -> None:
     assert int(sums["bytes"]) == int(batch[2][prepared[1] != -100].sum()) > 0
 
 
+def test_a_task_of_ones_own_gets_tokens_and_targets_alone(tmp_path: Path) -> None:
+    made(tmp_path, word_piece(), [ENGLISH * 9])
+    spec = spec_of(task={"entry_point": "mine:task"})
+    dataset = load_dataset(spec.dataset, tmp_path, spec.task)
+    assert (len(dataset.train[0]), len(dataset.sample_leaves)) == (2, 2)
+
+
 def test_samples_of_ones_own_tell_bytes_by_a_third_tensor() -> None:
     targets, num_bytes = torch.tensor([[1, 2, -100]]), torch.tensor([[4, 1, 9]])
     task = LanguageModelling(counts_bytes=True)
