@@ -141,15 +141,10 @@ class TrainPlan:
         return short.length
 
     def next_batch(self, position: Position) -> Slice:
-        """The samples of the step that begins at `position`; moves to the next epoch where this one is used up.
-
-        Where short last batches are dropped, a batch that has grown leaves out no more than global_batch_size does: it takes what whole ones would.
-        """
+        """The samples of the step that begins at `position`; moves to the next epoch where this one is used up."""
         size = self.batch_size_at(position)
         left = self.num_train_samples - position.offset
-        if left < size and self.spec.batch.last == "drop":
-            left -= left % self.global_batch_size
-        if left > 0:
+        if left >= size or (left > 0 and self.spec.batch.last == "keep"):
             return Slice(position.epoch, position.offset, position.offset + min(size, left))
         return self.next_batch(Position(position.epoch + 1, 0))
 

@@ -36,8 +36,7 @@ class BatchSpec(Spec):
     schedule: BatchScheduleSpec = Field(default_factory=BatchScheduleSpec)
     """Changes of the batch while training."""
     last: Literal["keep", "drop"] = "keep"
-    """The short batch at the end of an epoch: kept and divided by its own size, or dropped. Of a batch that has grown, what fills no
-    global_batch_size is dropped."""
+    """The short batch at the end of an epoch: kept and divided by its own size, or dropped."""
 
     @model_validator(mode="after")
     def _has_one_size(self) -> Self:

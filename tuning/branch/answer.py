@@ -211,7 +211,8 @@ def _schedule_words(answer: BranchAnswer, unit: Unit) -> str:
             f"No schedule: twice the batch of {unit.batch(answer.global_batch_size)} is not without loss from any of these checkpoints to the last."
         )
     steps = ", ".join(f"{unit.batch(answer.global_batch_size * factor)} from epoch {epoch:.3g}" for epoch, factor in schedule.growth)
-    more = f", over {unit.words(schedule.num_more_samples)} more" if schedule.num_more_samples else ""
+    samples = schedule.num_more_samples
+    more = f", over {unit.words(abs(samples))} {'more' if samples > 0 else 'fewer (batch.last: drop)'}" if samples else ""
     return f"A batch of {steps} takes {schedule.num_steps:,} steps in place of {schedule.num_constant_steps:,}, {schedule.saved:.0%} fewer{more}."
 
 

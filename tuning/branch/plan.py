@@ -40,6 +40,13 @@ class BranchPlan(TrainPlan):
         """See `TrainPlan`."""
         return self.rate_times * float((self.counted_size(batch) / self.global_batch_size) ** self.followed_power)
 
+    def next_batch(self, position: Position) -> Slice:
+        """See `TrainPlan`. Where short last batches are dropped, a multiple uses the samples that the run itself would use, no fewer."""
+        left = self.samples_per_epoch - position.offset
+        if left <= 0:
+            return self.next_batch(Position(position.epoch + 1, 0))
+        return Slice(position.epoch, position.offset, position.offset + min(self.batch_size_at(position), left))
+
     def average_power_at(self, position: Position) -> float:
         """See `TrainPlan`. An average of weights keeps its half-life in samples, whether or not it says at which batch its decay was tuned."""
         base = self.spec.ema.base_global_batch_size if self.spec.ema else None

@@ -41,7 +41,8 @@ class BatchSchedule(Answer):
     num_constant_steps: int
     """Of the whole run at its own batch."""
     num_more_samples: int
-    """That the last step brings beyond the run's end, which is no whole step of the grown batch."""
+    """That it trains on beside the run's: what its last step brings beyond the run's end; below 0 where short last batches are dropped, of
+    which a grown batch's leaves out more."""
 
     @property
     def saved(self) -> float:
@@ -82,9 +83,14 @@ def batch_schedule(plan: TrainPlan, batches: Sequence[tuple[int, BranchedBatch]]
     grown = replace(plan, spec=spec)
     schedule = BatchSchedule(
         growth=growth, places=places, rate_follows=follows, num_steps=grown.total_steps, num_constant_steps=plan.total_steps,
-        num_more_samples=int(grown.total_progress - plan.total_progress),
+        num_more_samples=_samples_of(grown) - _samples_of(plan),
     )  # fmt: skip
     return schedule, spec
+
+
+def _samples_of(plan: TrainPlan) -> int:
+    """That a run trains on, those that it leaves out apart."""
+    return sum(batch.size for batch in plan.batches()) if plan.spec.batch.last == "drop" else int(plan.total_progress)
 
 
 def _beginning_again_as_branched(plan: TrainPlan, spec: TrainSpec) -> TrainSpec:

@@ -22,7 +22,6 @@ AGAIN = {"epoch": 2.5, "base": 0.2, "warmup_epochs": 0.5}
 CASES: dict[str, dict[str, Any]] = {
     "average": {"ema": {"decay": 0.9}},
     "average tuned at another batch": {"ema": {"decay": 0.9, "base_global_batch_size": 2}},
-    "last dropped": {"batch": {**BATCH, "last": "drop"}, "ema": {"decay": 0.9}},
     "by steps": {"stop": {"steps": 50}, "learning_rate": {"base": 0.1, "decay": "cosine"}},
     "linear, begins again": {"learning_rate": {**LINEAR_BASE, "scaling": "linear", "restart": AGAIN}},
     "legw, begins again": {"learning_rate": {**LINEAR_BASE, "scaling": "legw", "warmup_epochs": 0.5, "restart": AGAIN}},
@@ -97,12 +96,9 @@ def test_samples_beyond_the_end_are_counted() -> None:
     assert (schedule.num_more_samples, recipe.total_progress) == (8, 3 * AMONG + 96)
 
 
-def test_a_batch_that_has_grown_drops_no_more_than_the_runs_own() -> None:
-    """Of 103 samples, 96 are used at any batch of whole eights: by hand three steps of 32; of 24 four; of 40 two and one of 16."""
-    for factor, sizes in ((4, [32] * 3), (3, [24] * 4), (5, [40, 40, 16])):
-        growth = {"growth": [{"epoch": 0.0, "factor": float(factor)}]}
-        made = plan(batch={**BATCH, "last": "drop", "schedule": growth}, stop={"epochs": 1})
-        assert [batch.size for batch in made.batches()] == sizes
-    warmup = {"warmup": {"start": 1, "epochs": 10.0}}
-    made = plan(batch={**BATCH, "last": "drop", "schedule": warmup}, stop={"epochs": 1})
-    assert all(batch.size == made.batch_size_at(Position(0, batch.start)) for batch in made.batches()), "below it a short batch is dropped whole"
+def test_what_a_grown_batch_leaves_out_is_counted() -> None:
+    """Of 103 samples in an epoch steps of 8 use 96, steps of 64 use 64; from the third epoch on, four epochs at that."""
+    made = plan(batch={**BATCH, "last": "drop"})
+    schedule, recipe = grown(made, position_after(made, 24), 8, 0.5)
+    assert sum(batch.size for batch in recipe.batches()) == 2 * 96 + 4 * 64
+    assert schedule.num_more_samples == 4 * (64 - 96)
