@@ -46,10 +46,13 @@ class _Standing:
 
 
 class SweepView:
-    """Follows a sweep; a context manager."""
+    """Follows a sweep; a context manager.
 
-    def __init__(self, console: Console, sweep_groups: list[SweepGroup], total: int, ledger: Ledger) -> None:
-        self._console, self._total, self._ledger = console, total, ledger
+    Args: total: its runs, at most; rounds_s: seconds within which it begins rounds that it can do without (`budget.rounds_seconds`).
+    """
+
+    def __init__(self, console: Console, sweep_groups: list[SweepGroup], total: int, ledger: Ledger, rounds_s: float | None = None) -> None:
+        self._console, self._total, self._ledger, self._rounds_s = console, total, ledger, rounds_s
         self._standings = [_Standing(group_name(sweep_group)) for sweep_group in sweep_groups]
         self._has_begun, self._began_s, self._num_over_before = False, time.monotonic(), 0
         for trial in ledger.trials:
@@ -107,7 +110,13 @@ class SweepView:
 
     def _remaining(self) -> str:
         done = self._num_over - self._num_over_before
-        return f"about {time_left((time.monotonic() - self._began_s) / done * (self._total - self._num_over))}" if done else time_left(None)
+        if not done:
+            return time_left(None)
+        elapsed_s = time.monotonic() - self._began_s
+        left_s = elapsed_s / done * (self._total - self._num_over)
+        if self._rounds_s is not None:  # a run that is under way then is not ended
+            left_s = min(left_s, max(self._rounds_s - elapsed_s, elapsed_s / done))
+        return f"about {time_left(left_s)}"
 
     def _draw(self) -> RenderableType:
         table = Table(box=None, padding=(0, 2, 0, 0))
@@ -124,7 +133,8 @@ class SweepView:
         if len(self._standings) > MOST_ROWS:
             table.add_row(f"and {len(self._standings) - MOST_ROWS} more")
         bar = Table.grid(padding=(0, 2, 0, 0))
-        bar.add_row(ProgressBar(self._total, self._num_over, width=40), Text(f"{self._num_over}/{self._total} runs"), Text(self._remaining()))
+        runs = f"{self._num_over}/{self._total} runs" if self._rounds_s is None else f"{self._num_over} runs of at most {self._total}"
+        bar.add_row(ProgressBar(self._total, self._num_over, width=40), Text(runs), Text(self._remaining()))
         rule = [Text(BY_WHICH_RULE, style="dim")] if any(of.repeated for of in standings) else []
         return Group(table, *rule, bar)
 

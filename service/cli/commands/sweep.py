@@ -131,7 +131,7 @@ def run_with_view(
     """
     most = "up to " if spec.budget.rounds_seconds is not None else ""
     print(f"Sweep: {options.folder}, {most}{num_runs} runs", file=sys.stderr)
-    with SweepView(console or Console(stderr=True), groups(spec), num_runs, Ledger(options.folder)) as view:
+    with SweepView(console or Console(stderr=True), groups(spec), num_runs, Ledger(options.folder), spec.budget.rounds_seconds) as view:
         progress = run_sweep(spec, base, options, view.listener(), when_over)
     for failure in progress.failures:
         print(f"Failed: {failure}", file=sys.stderr)

@@ -4,7 +4,9 @@ import io
 import itertools
 from pathlib import Path
 
+import pytest
 from made_records import summary
+from made_runs import BASE, begin, sweep
 from rich.console import Console
 
 from largebatch.service.cli.sweep_view import SweepView
@@ -46,3 +48,17 @@ def test_the_table_fits_a_terminal_and_its_best_is_the_answers(tmp_path: Path) -
     assert best["batch 64, momentum 0.9"][2:] == ["4.00", "0.9700", "3"], "the repeats' median, not the run that chose them"
     assert best["batch 64, momentum 0.95"][2:] == ["-", "0.9700", "3"], "most of them missed"
     assert best["batch 1024, momentum 0.9"] == ["2", "2"], "runs, and failed ones"
+
+
+@pytest.mark.parametrize(("rounds_s", "told"), [(None, "about 9:50 left"), (60.0, "about 0:50 left"), (5.0, "about 0:10 left")])
+def test_the_time_left_keeps_within_that_of_the_rounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rounds_s: float | None, told: str) -> None:
+    """One run of sixty is over after ten seconds."""
+    spec, now_s = sweep(), 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now_s)
+    screen = io.StringIO()
+    with Ledger(tmp_path) as ledger, SweepView(Console(file=screen, width=200), groups(spec), 60, ledger, rounds_s) as view:
+        trial = begin(Search(spec, BASE, ledger))
+        view.listener().on_begin(trial)
+        now_s += 10.0
+        view.listener().on_end(trial, "reached")
+    assert screen.getvalue().strip().endswith(told)
