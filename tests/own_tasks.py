@@ -1,10 +1,11 @@
 """Tasks, data and models of a person's own, named by entry points in tests: the examples of docs/tasks.md among them."""
 
 import collections
+import dataclasses
 import math
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +62,57 @@ class WeightedMean(Focal):
         inputs, labels = batch
         weights = inputs.flatten(1).sum(1).exp()
         return (weights * functional.cross_entropy(model(inputs), labels, reduction="none")).sum() / weights.sum()
+
+
+class Balanced(Focal):
+    """A term of the batch as a whole beside a sum: the square of a mean over it, as experts are balanced by; or a penalty once for each call."""
+
+    def __init__(self, share: float = 0.1, kind: str = "mean") -> None:
+        super().__init__()
+        self.share, self.kind = share, kind
+
+    def loss_sum(self, model: Any, batch: Any) -> Tensor:
+        logits = model(batch[0])
+        term = {
+            "mean": lambda: (logits.mean() - 3).square(),
+            "weighted mean": lambda: len(logits) * logits.mean().square(),
+            "constant": lambda: logits.new_ones(()),
+            "dropout": lambda: functional.dropout(logits, 0.5).square().sum(),
+        }[self.kind]
+        return functional.cross_entropy(logits, batch[1], reduction="sum") + self.share * term()
+
+
+class InADict(nn.Module):
+    """What `classifier` gives, as the models of libraries give it: in a dict, a tuple, or an object."""
+
+    def __init__(self, num_classes: int, kind: str = "dict") -> None:
+        super().__init__()
+        self.layers, self.kind = classifier(num_classes), kind
+
+    def forward(self, inputs: Tensor) -> Any:
+        logits = self.layers(inputs)
+        return {"dict": {"logits": logits}, "tuple": (logits,), "object": Output(logits)}[self.kind]
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    logits: Tensor
+
+
+class Seen(largebatch.Task):
+    """What a task is given: the types of the numbers that it sees."""
+
+    headline = largebatch.Metric("loss", "lower")
+    types: ClassVar[set[torch.dtype]] = set()
+
+    def loss_sum(self, model: Any, batch: Any) -> Tensor:
+        given = model(batch[0])
+        logits = given["logits"] if isinstance(given, dict) else given[0] if isinstance(given, tuple) else given.logits
+        Seen.types.add(logits.dtype)
+        return functional.cross_entropy(logits, batch[1], reduction="sum")
+
+    def metric_sums(self, model: Any, batch: Any) -> dict[str, Tensor]:
+        return {"loss": self.loss_sum(model, batch)}
 
 
 class Undefined(Focal):
@@ -310,5 +362,6 @@ def linear(num_outputs: int, width: int = 8) -> nn.Module:
     return nn.Sequential(nn.LazyLinear(width), nn.Tanh(), nn.Linear(width, num_outputs))
 
 
-def classifier(num_classes: int) -> nn.Module:
-    return nn.Sequential(nn.Flatten(), nn.LazyLinear(12), nn.Tanh(), nn.Linear(12, num_classes))
+def classifier(num_classes: int, normalises: bool = False) -> nn.Module:
+    norm = [nn.BatchNorm1d(12)] if normalises else []
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(12), *norm, nn.Tanh(), nn.Linear(12, num_classes))

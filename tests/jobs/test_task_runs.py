@@ -4,6 +4,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+import own_tasks
 import pytest
 import small_runs
 import torch
@@ -266,6 +267,20 @@ class TestRefused:
         with pytest.raises(PlanError, match=words):
             small_runs.prepared(**{**TASKS["focal"], "task": {"entry_point": f"{OWN}:{name}"}})
 
+    @pytest.mark.parametrize(("kind", "share"), [("mean", 1e-3), ("mean", 0.3), ("weighted mean", 0.1), ("constant", 0.1)])
+    @pytest.mark.parametrize("normalises", [False, True])
+    def test_a_term_of_the_batch_as_a_whole_is_refused_however_small(self, kind: str, share: float, normalises: bool) -> None:
+        """The step's loss would follow the micro-batch; behind batch-norm a tenth of the gradient passed without a word."""
+        own = {"task": {"entry_point": f"{OWN}:Balanced", "arguments": {"share": share, "kind": kind}}}
+        model = {"model": {"entry_point": f"{OWN}:classifier", "arguments": {"normalises": normalises}}}
+        norm = {"batch_norm": {"span": 5}} if normalises else {}
+        with pytest.raises(PlanError, match=r"task: its loss is no sum over samples: .* apart; micro-batches and workers would change"):
+            small_runs.prepared(**{**TASKS["focal"], **own, **model, **norm})
+
+    @pytest.mark.parametrize(("kind", "share"), [("mean", 0.0), ("dropout", 1e-3)])
+    def test_a_sum_and_draws_of_its_own_are_not(self, kind: str, share: float) -> None:
+        small_runs.prepared(**{**TASKS["focal"], "task": {"entry_point": f"{OWN}:Balanced", "arguments": {"share": share, "kind": kind}}})
+
     @pytest.mark.parametrize(
         ("dataset", "words"),
         [
@@ -327,3 +342,13 @@ def test_what_is_evaluated_is_read_from_the_middle_of_any_epoch(epoch: int) -> N
         job = prepared(task={"name": "language-modelling"}, dataset=dataset, model=model, batch={"global_batch_size": 20})
         read.append(evaluation_batches(job, job.dataset.test).read(Slice(epoch, 5, 12)))
     assert all(torch.equal(held, listed) for held, listed in zip(*read, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["dict", "tuple", "object"])
+def test_an_own_task_sees_wide_numbers_wherever_they_stand(kind: str, tmp_path: Path) -> None:
+    """A sum of a batch's losses in bfloat16 has three digits."""
+    own_tasks.Seen.types.clear()
+    model = {"entry_point": f"{OWN}:InADict", "arguments": {"kind": kind}}
+    own = {"task": {"entry_point": f"{OWN}:Seen"}, "model": model, "precision": "bfloat16", "stop": {"steps": 1}}
+    trained(small_runs.prepared(**{**TASKS["focal"], **own}), tmp_path)
+    assert own_tasks.Seen.types == {torch.float32}

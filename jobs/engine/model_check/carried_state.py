@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from largebatch.jobs.data.trees import Tree, halves, num_samples
-from largebatch.jobs.engine.model_check.independence import difference
-from largebatch.jobs.engine.model_check.passes import Passes
+from largebatch.jobs.engine.model_check.passes import Passes, difference
 from largebatch.jobs.errors import PlanError
 from largebatch.jobs.models.norms.ghost_batch_norm import GhostNorm, ghost_norms
 from largebatch.jobs.models.snapshot import Snapshot

@@ -20,9 +20,9 @@ from largebatch.jobs.engine.evaluate import WEIGHT, samples_at_once, scores_of
 from largebatch.jobs.engine.model_check.carried_state import Findings, find_moved_buffers, find_moved_weights, find_read_statistics
 from largebatch.jobs.engine.model_check.draws import drawing_parts, draws_in_words
 from largebatch.jobs.engine.model_check.dropout import refuse_coupled_dropout
-from largebatch.jobs.engine.model_check.independence import CERTAIN, difference, refuse_coupled_evaluation, refuse_coupled_training
+from largebatch.jobs.engine.model_check.independence import CERTAIN, refuse_coupled_evaluation, refuse_coupled_training
 from largebatch.jobs.engine.model_check.norms import refuse_mixed_groups
-from largebatch.jobs.engine.model_check.passes import Passes
+from largebatch.jobs.engine.model_check.passes import Passes, difference
 from largebatch.jobs.engine.model_state import refuse_unsaveable
 from largebatch.jobs.engine.out_of_memory import make_room, ran_out_of_memory
 from largebatch.jobs.engine.warm_up import micro_batch_sizes

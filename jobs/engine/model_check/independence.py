@@ -4,14 +4,14 @@ Some samples at once and in two halves must give the same, in training and in ev
 otherwise for another number of samples: there some samples are exchanged, and the others must stay what they are.
 """
 
-import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from largebatch.jobs.data.trees import Tree, halves, map_leaves, num_samples
-from largebatch.jobs.engine.model_check.passes import Passes, TrainingPass
+from largebatch.jobs.engine.model_check.coupled_loss import refuse_coupled_loss
+from largebatch.jobs.engine.model_check.passes import Passes, TrainingPass, difference
 from largebatch.jobs.errors import PlanError
 
 MEAN = 1e-2
@@ -32,10 +32,12 @@ def refuse_coupled_training(passes: Passes, samples: Tree, others: Tree) -> bool
     by_halves = [passes.training(half) for half in halves(samples)]
     parts = [first + second for first, second in zip(by_halves[0].gradient, by_halves[1].gradient, strict=True)]
     apart = difference(reference.gradient, parts, *(half.gradient for half in by_halves))
+    if apart > passes.rounding:
+        refuse_mean(reference, by_halves)
+        refuse_weighted_mean(passes, samples, reference)
+    refuse_coupled_loss(passes, samples)
     if apart <= passes.rounding:
         return False
-    refuse_mean(reference, by_halves)
-    refuse_weighted_mean(passes, samples, reference)
     if difference([reference.outputs], [passes.training(samples).outputs]) > passes.rounding / 100:
         raise PlanError(
             "model",
@@ -87,17 +89,6 @@ def refuse_coupled_evaluation(passes: Passes, samples: Tree, others: Tree) -> No
         )
     if apart > _certain(passes) or _others_matter(passes, passes.evaluation, samples, others):
         raise _coupled("logits in evaluation depend", apart)
-
-
-def difference(tensors: Sequence[Tensor], others: Sequence[Tensor], *scales: Sequence[Tensor]) -> float:
-    """|a - b| over the largest norm of a, b and `scales`; 0 where one is not finite, which training will say."""
-    norms = [_norm(numbers) for numbers in (tensors, others, *scales)]
-    apart = _norm([tensor - other for tensor, other in zip(tensors, others, strict=True)])
-    return apart / max(norms) if math.isfinite(sum(norms)) and max(norms) > 0.0 else 0.0
-
-
-def _norm(tensors: Sequence[Tensor]) -> float:
-    return math.sqrt(sum(float(tensor.abs().double().square().sum()) for tensor in tensors))
 
 
 def _certain(passes: Passes) -> float:

@@ -1,5 +1,6 @@
 """Passes a few samples through a person's own model, and says in words what is wrong with what it gives or raises."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -105,6 +106,22 @@ class Passes:
         gradient = [torch.zeros_like(param) if param.grad is None else param.grad for param in params]
         return TrainingPass(outputs, [tensor.detach().clone() for tensor in gradient], float(probe.detach()))
 
+    def given(self, batch: Tree) -> list[Any]:
+        """What the task is given by the model in a pass in training, call by call, as it is given it in a step."""
+        self.begin()
+        outputs: list[Any] = []
+
+        def noted(*inputs: Any, **named: Any) -> Any:
+            outputs.append(forward(*inputs, **named))
+            return outputs[-1]
+
+        forward = in_precision(self.model, self.spec.precision, self._device)
+        with errors_in_words(batch, "training", self.model, self.task), _only(self.model, ()):
+            self._forward_pass.begin(num_samples(batch))
+            self.task.probe(noted, map_leaves(Tensor.clone, batch))
+            self._forward_pass.end()
+        return outputs
+
     def dropping(self, batch: Tree, start: int, stop: int, dropouts: Sequence[SampleDropout]) -> Tensor:
         """Outputs in training of some of the samples, where these drop, by each sample's place among all."""
         self.begin()
@@ -169,6 +186,17 @@ def refuse_no_sum(loss: Any) -> None:
         return
     form = f"{tuple(loss.shape)} {dtype_name(loss)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
     raise PlanError("task", f"its loss is {form}; it must be one floating-point number, the sum over the samples.", "End it with .sum().")
+
+
+def difference(tensors: Sequence[Tensor], others: Sequence[Tensor], *scales: Sequence[Tensor]) -> float:
+    """|a - b| over the largest norm of a, b and `scales`; 0 where one is not finite, which training will say."""
+    norms = [_norm(numbers) for numbers in (tensors, others, *scales)]
+    apart = _norm([tensor - other for tensor, other in zip(tensors, others, strict=True)])
+    return apart / max(norms) if math.isfinite(sum(norms)) and max(norms) > 0.0 else 0.0
+
+
+def _norm(tensors: Sequence[Tensor]) -> float:
+    return math.sqrt(sum(float(tensor.abs().double().square().sum()) for tensor in tensors))
 
 
 @contextmanager

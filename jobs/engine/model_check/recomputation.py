@@ -7,8 +7,7 @@ from torch import Tensor
 
 from largebatch.jobs.data.trees import Tree
 from largebatch.jobs.engine.gradient.activation_checkpointing import FIELD, blocks_called_by, kept, run_again
-from largebatch.jobs.engine.model_check.independence import difference
-from largebatch.jobs.engine.model_check.passes import Passes
+from largebatch.jobs.engine.model_check.passes import Passes, difference
 from largebatch.jobs.engine.out_of_memory import make_room, ran_out_of_memory
 from largebatch.jobs.errors import PlanError
 
