@@ -94,7 +94,7 @@ def evaluate(
         embeddings, labelled = _everyones(state.ranks, seen, num_samples, unit)
         compared = _everyones(state.ranks, seen_references, references.num_samples, unit)[1] if references else None
         return state.task.coupled_metrics(embeddings, labelled, compared)
-    return _scores(state, {name: float(total) for sums in seen for name, total in sums.items()})
+    return _scores(state, numbers_of(seen[0]) if seen else {})
 
 
 def _keep(seen: Any, kept: list[Any]) -> None:
@@ -138,12 +138,24 @@ def scores_of(task: Task, sums: dict[str, float], weight: float, when: str) -> S
 
 
 def sums_of(task: Task, forward: Forward, batch: Batch, device: torch.device) -> dict[str, Tensor]:
-    """A task's sums over a batch, the loss always among them, and what its samples weigh; 0-d. Raises: PlanError for what is no single number."""
+    """A task's sums over a batch, the loss always among them, and what its samples weigh; 0-d, of our own tasks also (n,) for n of a kind.
+
+    Raises: PlanError for what is no single number in a person's own.
+    """
     sums = dict(task.metric_sums(forward, batch) or {})
     if "loss" not in sums:
         sums = {**sums, "loss": task.loss_sum(forward, batch)}
     sums[WEIGHT] = task.weight(batch)
-    return {name: _exact(name, value, device).reshape(()) for name, value in sums.items()}
+    are_ours = type(task).__module__.startswith("largebatch.")
+    return {name: _exact(name, value, device, are_ours) for name, value in sums.items()}
+
+
+def numbers_of(sums: dict[str, Tensor]) -> dict[str, float]:
+    """Sums on the host; of several in one tensor each by its place: "targets.0", "targets.1" and so on."""
+    numbers: dict[str, float] = {}
+    for name, total in sums.items():
+        numbers |= {f"{name}.{place}": number for place, number in enumerate(total.tolist())} if total.ndim else {name: float(total)}
+    return numbers
 
 
 def refuse_non_finite_samples(state: TrainState, batches: Batches, num_samples: int, precision: str, kind: str = "test") -> None:
@@ -176,12 +188,14 @@ def _seen_if_it_fits(
     return None
 
 
-def _exact(name: str, value: Tensor | float, device: torch.device) -> Tensor:
+def _exact(name: str, value: Tensor | float, device: torch.device, may_be_many: bool = False) -> Tensor:
     """A sum in the widest numbers of its device, so that adding up loses nothing. Raises: PlanError for what is no single number."""
-    if not isinstance(value, (int, float)) and not (isinstance(value, Tensor) and value.numel() == 1):
+    is_one = isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.numel() == 1)
+    if not is_one and not (may_be_many and isinstance(value, Tensor) and value.ndim == 1):
         form = f"{tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
         raise PlanError("task", f"its sum {name} over a batch is {form}; it must be one number.", "End it with .sum().")
-    return torch.as_tensor(value, device=device).to(torch.float32 if device.type == "mps" else torch.float64)
+    exact = torch.as_tensor(value, device=device).to(torch.float32 if device.type == "mps" else torch.float64)
+    return exact.reshape(()) if is_one else exact
 
 
 def _halve(state: TrainState, size: int, unit: int, notify: Callable[[str], Any]) -> None:

@@ -121,10 +121,10 @@ class RegressionConfig(TaskConfig):
 
     def build(self, dataset: "Dataset", label_smoothing: float) -> "Task":
         """See `TaskConfig`."""
-        from largebatch.jobs.tasks.regression import Regression
+        from largebatch.jobs.tasks.regression import Regression, first_target
 
         _refuse_smoothing(self.name, label_smoothing)
-        return Regression(self.loss, self.delta, self.quantile)
+        return Regression(self.loss, self.delta, self.quantile, first_target(dataset))
 
 
 class LanguageModellingConfig(TaskConfig):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from largebatch.jobs.data.keyed_random import key, seed_draws
 from largebatch.jobs.data.trees import Tree, leaves, map_leaves, num_samples, rows
-from largebatch.jobs.engine.evaluate import sums_of
+from largebatch.jobs.engine.evaluate import numbers_of, sums_of
 from largebatch.jobs.engine.gradient.precision import in_precision
 from largebatch.jobs.engine.out_of_memory import ran_out_of_memory
 from largebatch.jobs.entry_points import ANYTHING, described
@@ -150,7 +150,7 @@ class Passes:
             self._forward_pass.begin(num_samples(batch))
             forward = in_precision(self.model, self.spec.precision, self._device)
             sums = sums_of(self.task, forward, map_leaves(Tensor.clone, batch), self._device)  # some models change their inputs
-        return {name: float(total) for name, total in sums.items()}
+        return numbers_of(sums)
 
     def _forward(self, batch: Tree, mode: str) -> tuple[Tensor, Tensor]:
         """(The task's number, all that the model gave for the samples)."""

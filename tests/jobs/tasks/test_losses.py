@@ -6,15 +6,19 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
+from largebatch.jobs.data.dataset import Dataset
 from largebatch.jobs.data.sample_draws import SampleDraws
-from largebatch.jobs.data.trees import rows
+from largebatch.jobs.data.trees import named_leaves, rows
+from largebatch.jobs.engine.evaluate import numbers_of
 from largebatch.jobs.plan.step_plan import Slice
 from largebatch.jobs.tasks.base import Batch, Task
 from largebatch.jobs.tasks.classification import Classification, MultiLabel
 from largebatch.jobs.tasks.contrastive import Contrastive, Embeddings
 from largebatch.jobs.tasks.language_modelling import LanguageModelling
 from largebatch.jobs.tasks.masked_language_modelling import MaskedLanguageModelling
+from largebatch.jobs.tasks.registry import RegressionConfig
 from largebatch.jobs.tasks.regression import Regression
 
 ROUNDING = 1e-5
@@ -133,6 +137,43 @@ class TestRegression:
     def test_targets_of_one_number_may_lack_the_dimension(self) -> None:
         flat = Regression().loss_sum(Given(self.predictions[:, :1]), (torch.arange(20), self.targets[:, 0]))
         assert float(flat.detach()) == pytest.approx((self.errors[:, 0] ** 2).sum(), rel=ROUNDING)
+
+    def test_maps_in_another_order_are_refused(self) -> None:
+        """As many numbers, of other pixels; flat ones are a target's in its own order."""
+        maps = torch.randn(20, 3, 4, 5, generator=generator(5))
+        for predictions in (maps.permute(0, 2, 3, 1), maps.flatten(2), maps[..., None]):
+            with pytest.raises(ValueError, match=rf"gives \(20, {predictions.shape[1]}, .*\) for targets \(20, 3, 4, 5\)"):
+                Regression().loss_sum(Given(predictions.contiguous()), (torch.arange(20), maps))
+        for predictions in (maps, maps.flatten(1)):
+            assert float(Regression().loss_sum(Given(predictions), (torch.arange(20), maps)).detach()) == 0.0
+
+    def test_many_numbers_take_few_sums(self) -> None:
+        """Two for each of 12,288 took a second a batch."""
+        targets = torch.randn(6, 3, 64, 64, generator=generator(6))
+        predictions = targets + 0.1 * torch.randn(targets.shape, generator=generator(7))
+        about = torch.full((3 * 64 * 64,), 0.5, dtype=torch.float64)
+        for task in (Regression(), Regression(about=about)):
+            with torch.no_grad():
+                sums = task.metric_sums(Given(predictions), (torch.arange(6), targets))
+            assert len(sums) < 10
+            found = task.metrics(numbers_of(sums), 6.0)
+            truth, errors = targets.double(), (predictions - targets).double()
+            expected = 1 - float(errors.square().sum() / (truth - truth.mean(0)).square().sum())
+            assert found["r2"] == pytest.approx(expected, rel=ROUNDING)
+
+    def test_r2_of_targets_that_vary_little_about_much(self) -> None:
+        """Of 1e6 +- 0.01 the squares are 1e12, and their sum loses what the targets vary by."""
+        targets = 0.01 * torch.randn(1000, dtype=torch.float64, generator=generator(8)) + 1e6
+        predictions = targets + 0.001 * torch.randn(1000, dtype=torch.float64, generator=generator(9))
+        expected = 1 - float((predictions - targets).square().sum() / (targets - targets.mean()).square().sum())
+        part = TensorDataset(torch.zeros(1000, 2), targets)
+        task = RegressionConfig(name="regression").build(
+            Dataset(
+                "own", part, part, None, (2,), sample_leaves=tuple((path, tuple(leaf.shape), leaf.dtype) for path, leaf in named_leaves(part[0]))
+            ),
+            0.0,
+        )
+        assert scores(task, Given(predictions), (torch.arange(1000), targets))["r2"] == pytest.approx(expected, rel=1e-6)
 
     def test_other_numbers_than_targets_are_refused(self) -> None:
         with pytest.raises(ValueError, match=r"\(20, 3\) for targets \(20,\)"):
