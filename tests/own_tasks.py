@@ -64,6 +64,42 @@ class WeightedMean(Focal):
         return (weights * functional.cross_entropy(model(inputs), labels, reduction="none")).sum() / weights.sum()
 
 
+class Preparing(Focal):
+    """Its prepare gives other samples than it got, once so many were prepared together."""
+
+    def __init__(self, kind: str, above: int = 0) -> None:
+        super().__init__()
+        self.kind, self.above = kind, above
+
+    def prepare(self, batch: Any, draws: Any) -> Any:
+        inputs, labels = batch
+        if len(labels) <= self.above:
+            return inputs, labels
+        return {
+            "doubled": lambda: (torch.cat([inputs, inputs]), torch.cat([labels, labels])),
+            "uneven": lambda: (inputs, torch.cat([labels, labels])),
+            "one": lambda: (inputs, labels.sum()),
+            "no tensor": lambda: (inputs, labels.tolist()),
+        }[self.kind]()
+
+
+class OnTheObject(Focal):
+    """What a method is can be said on an object, too: a weight of 2 for each sample, which changes no mean."""
+
+    def __init__(self, of: str = "class") -> None:
+        super().__init__()
+        if of == "object":
+            self.weight = self.double  # type: ignore[method-assign]
+        if of == "number":
+            self.weight = 2.0  # type: ignore[assignment, method-assign]
+
+    def double(self, batch: Any) -> Tensor:
+        return torch.tensor(2.0 * len(batch[1]))
+
+    def loss_sum(self, model: Any, batch: Any) -> Tensor:
+        return 2 * super().loss_sum(model, batch)
+
+
 class Balanced(Focal):
     """A term of the batch as a whole beside a sum: the square of a mean over it, as experts are balanced by; or a penalty once for each call."""
 

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from largebatch.jobs.data.sample_draws import SampleDraws
-from largebatch.jobs.data.trees import Tree, num_samples
+from largebatch.jobs.data.trees import Tree, named_leaves, num_samples
 from largebatch.jobs.entry_points import raised_by
+from largebatch.jobs.errors import PlanError
 from largebatch.jobs.plan.step_plan import Slice
 from largebatch.jobs.tasks.metric import LOSS, Metric
 
@@ -49,8 +50,16 @@ class Task(ABC):
         return batch
 
     def prepared(self, batch: Batch, seed: int, samples: Slice, device: torch.device) -> Batch:
-        """What the engine calls: `prepare` with the draws of these samples."""
-        return batch if type(self).prepare is Task.prepare else self.prepare(batch, SampleDraws(seed, samples, device))
+        """What the engine calls: `prepare` with the draws of these samples. Raises: PlanError where it gives another number of them."""
+        if self._is_usual("prepare"):
+            return batch
+        given = self.prepare(batch, SampleDraws(seed, samples, device))
+        _refuse_other_rows(given, samples.size)
+        return given
+
+    def _is_usual(self, method: str) -> bool:
+        """Whether a method is what every task has: neither of a class of a person's own nor put on this object."""
+        return getattr(getattr(self, method), "__func__", None) is getattr(Task, method)
 
     def probe(self, model: Forward, batch: Batch) -> Tensor:
         """A number that every sample adds its own part to, by what the model makes of it: what a model is tried with before training."""
@@ -70,12 +79,25 @@ class Task(ABC):
     @property
     def counts_samples(self) -> bool:
         """Whether every sample weighs 1, so that a step's weight is known before its samples are read."""
-        return type(self).weight is Task.weight
+        return self._is_usual("weight")
 
     def all_metrics(self) -> tuple[Metric, ...]:
         """Every metric, the headline first; the loss is always one."""
         named = (self.headline, *self.others)
         return named if any(metric.name == LOSS.name for metric in named) else (*named, LOSS)
+
+
+def _refuse_other_rows(batch: Batch, size: int) -> None:
+    """Raise PlanError for a prepared batch whose tensors have not one row for each sample: weights and splits of a batch count these."""
+    hint = "Give tensors with the samples in dimension 0, as they came; several views of a sample can stand in another dimension."
+    try:
+        named = list(named_leaves(batch))
+    except TypeError as error:
+        raise PlanError("task", f"its prepare gives what is no batch: {error}.", hint) from error
+    for name, leaf in named:
+        if leaf.shape[:1] != (size,):
+            where = f"{tuple(leaf.shape)} in {name}" if name else f"{tuple(leaf.shape)}"
+            raise PlanError("task", f"its prepare gives {where} for {size} sample{'s' if size > 1 else ''}.", hint)
 
 
 def is_of_task(error: BaseException, task: Task, model: object) -> bool:

@@ -277,6 +277,31 @@ class TestRefused:
         with pytest.raises(PlanError, match=r"task: its loss is no sum over samples: .* apart; micro-batches and workers would change"):
             small_runs.prepared(**{**TASKS["focal"], **own, **model, **norm})
 
+    @pytest.mark.parametrize(
+        ("kind", "words"),
+        [
+            ("doubled", r"task: its prepare gives \(\d+, 1, 4, 4\) in 0 for \d+ samples?\."),
+            ("uneven", r"task: its prepare gives \(\d+,\) in 1 for \d+ samples?\."),
+            ("one", r"task: its prepare gives \(\) in 1 for \d+ samples?\."),
+            ("no tensor", "task: its prepare gives what is no batch: a int is neither a tensor nor"),
+        ],
+    )
+    def test_samples_that_a_task_makes_more_of_are_refused(self, kind: str, words: str, tmp_path: Path) -> None:
+        """A step divided by the samples that were read, an evaluation by those that were prepared."""
+        with pytest.raises(PlanError, match=words):
+            small_runs.prepared(**{**TASKS["focal"], "task": {"entry_point": f"{OWN}:Preparing", "arguments": {"kind": kind}}})
+        job = small_runs.prepared(**{**TASKS["focal"], "task": {"entry_point": f"{OWN}:Preparing", "arguments": {"kind": kind, "above": 30}}})
+        with pytest.raises(PlanError, match=words):
+            trained(job, tmp_path)  # evaluates more at once than it trains on
+
+    def test_a_weight_that_is_put_on_the_object_is_read_everywhere(self, tmp_path: Path) -> None:
+        job = small_runs.prepared(**{**TASKS["focal"], "task": {"entry_point": f"{OWN}:OnTheObject", "arguments": {"of": "object"}}})
+        trained(job, tmp_path / "own")
+        trained(small_runs.prepared(**TASKS["focal"]), tmp_path / "plain")
+        assert small_runs.losses(tmp_path / "own") == pytest.approx(small_runs.losses(tmp_path / "plain"), rel=1e-4)
+        with pytest.raises(PlanError, match="task: its weight failed on training sample 0: TypeError: 'float' object is not callable"):
+            small_runs.prepared(**{**TASKS["focal"], "task": {"entry_point": f"{OWN}:OnTheObject", "arguments": {"of": "number"}}})
+
     @pytest.mark.parametrize(("kind", "share"), [("mean", 0.0), ("dropout", 1e-3)])
     def test_a_sum_and_draws_of_its_own_are_not(self, kind: str, share: float) -> None:
         small_runs.prepared(**{**TASKS["focal"], "task": {"entry_point": f"{OWN}:Balanced", "arguments": {"share": share, "kind": kind}}})
