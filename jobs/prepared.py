@@ -122,6 +122,7 @@ def _examine_model(
     """Try a model on a few samples, for as much as can be told of it. Raises: InputError."""
     global_batch_size = resolve_global_batch_size(spec, training_set(spec, dataset))
     beginning = begin_with(model, spec, data_dir)
+    task.meet(model)
     model = train_mode(use_sample_dropout(model).to(device))
     normalises = has_batch_norm(model)
     span = resolve_span(spec, global_batch_size) if normalises else 1

@@ -366,7 +366,12 @@ class OneByOne(torch.utils.data.Dataset[Any]):
 
 
 def documents(
-    num_train: int = 60, num_test: int = 20, weightless: bool = False, one_by_one: bool = False, beyond: int | None = None
+    num_train: int = 60,
+    num_test: int = 20,
+    weightless: bool = False,
+    one_by_one: bool = False,
+    beyond: int | None = None,
+    padding_token: Any = None,
 ) -> tuple[Any, Any]:
     """Sequences of very different length that count up, padded; a target of -100 does not count. Args: beyond: a sample with an unknown token."""
     parts: list[Any] = []
@@ -383,6 +388,7 @@ def documents(
             continue
         parts.append(TensorDataset(tokens, targets))
         parts[-1].vocabulary_size, parts[-1].sequence_length = 9, 12  # type: ignore[attr-defined]
+        parts[-1].padding_token = padding_token  # type: ignore[attr-defined]
     return parts[0], parts[1]
 
 

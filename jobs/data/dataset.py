@@ -131,6 +131,8 @@ class Dataset:
     """What numbers a person's own samples may hold."""
     mask_token: int | None = None
     """Of tokens: the one that hides another."""
+    padding_token: int | None = None
+    """Of tokens: what fills up shorter sequences, at positions whose targets do not count; None: nothing, or it is not known."""
     bytes_per_token: tuple[int, ...] = ()
     """Of tokens: the UTF-8 bytes that each stands for, where its number tells; else samples may have a third tensor of them."""
 

@@ -29,7 +29,7 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(width, num_heads, causal, dropout) for _ in range(depth))
         self.norm = nn.RMSNorm(width, NORM_EPSILON)
         self.head = nn.Linear(width, vocabulary_size, bias=False)
-        self.sequence_length = sequence_length
+        self.sequence_length, self.causal = sequence_length, causal
         self.rotation: Tensor
         self.register_buffer("rotation", rotations(sequence_length, width // num_heads), persistent=False)
         self._initialise(depth)
@@ -41,15 +41,21 @@ class Transformer(nn.Module):
                 is_added = name.endswith(("attention.out.weight", "feed_forward.out.weight"))
                 nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * depth) if is_added else 0.02)
 
-    def forward(self, tokens_NT: Tensor) -> Tensor:
-        """Raises: ValueError for sequences longer than `sequence_length`."""
+    def forward(self, tokens_NT: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Logits.
+
+        Args: attention_mask: (N, T), 0 where a token is padding that none may see; at least one of each sequence is not. A causal model reads none:
+            padding stands behind all that counts.
+        Raises: ValueError for sequences longer than `sequence_length`.
+        """
         length = tokens_NT.shape[1]
         if length > self.sequence_length:
             raise ValueError(f"sequences of {length} tokens are longer than the model's {self.sequence_length} positions")
         hidden_NTW = self.embedding(tokens_NT)
         rotation = self.rotation[:length]
+        masks = () if attention_mask is None or self.causal else (attention_mask.bool()[:, None, None, :],)
         for block in self.blocks:
-            hidden_NTW = block(hidden_NTW, rotation)
+            hidden_NTW = block(hidden_NTW, rotation, *masks)
         logits: Tensor = self.head(self.norm(hidden_NTW))
         return logits
 
@@ -74,9 +80,9 @@ class Block(nn.Module):
         self.feed_forward = FeedForward(width)
         self.attention_dropout, self.feed_forward_dropout = nn.Dropout(dropout), nn.Dropout(dropout)
 
-    def forward(self, hidden_NTW: Tensor, rotation: Tensor) -> Tensor:
-        """(N, T, W) to the same shape."""
-        hidden_NTW = hidden_NTW + self.attention_dropout(self.attention(self.attention_norm(hidden_NTW), rotation))
+    def forward(self, hidden_NTW: Tensor, rotation: Tensor, is_seen: Tensor | None = None) -> Tensor:
+        """(N, T, W) to the same shape. Args: is_seen: see `Attention`."""
+        hidden_NTW = hidden_NTW + self.attention_dropout(self.attention(self.attention_norm(hidden_NTW), rotation, is_seen))
         hidden_NTW = hidden_NTW + self.feed_forward_dropout(self.feed_forward(self.feed_forward_norm(hidden_NTW)))
         return hidden_NTW
 
@@ -90,13 +96,13 @@ class Attention(nn.Module):
         self.queries_keys_values = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
 
-    def forward(self, hidden_NTW: Tensor, rotation: Tensor) -> Tensor:
-        """(N, T, W) to the same shape."""
+    def forward(self, hidden_NTW: Tensor, rotation: Tensor, is_seen: Tensor | None = None) -> Tensor:
+        """(N, T, W) to the same shape. Args: is_seen: (N, 1, 1, T), which positions may be seen; None: all."""
         num_sequences, length, width = hidden_NTW.shape
         pieces = self.queries_keys_values(hidden_NTW).view(num_sequences, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         queries_NHTD, keys_NHTD, values_NHTD = pieces
         attended_NHTD = functional.scaled_dot_product_attention(
-            rotated(queries_NHTD, rotation), rotated(keys_NHTD, rotation), values_NHTD, is_causal=self.causal
+            rotated(queries_NHTD, rotation), rotated(keys_NHTD, rotation), values_NHTD, attn_mask=is_seen, is_causal=self.causal
         )
         attended: Tensor = self.out(attended_NHTD.transpose(1, 2).reshape(num_sequences, length, width))
         return attended

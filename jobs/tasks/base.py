@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from largebatch.jobs.data.sample_draws import SampleDraws
 from largebatch.jobs.data.trees import Tree, named_leaves, num_samples
@@ -44,6 +44,9 @@ class Task(ABC):
     @abstractmethod
     def metric_sums(self, model: Forward, batch: Batch) -> dict[str, Tensor]:
         """Sums over the samples in evaluation, 0-d, by name; "loss" is the summed loss."""
+
+    def meet(self, model: nn.Module) -> None:  # noqa: B027
+        """Look at the model that the task will be called with, before anything is passed through it in training."""
 
     def prepare(self, batch: Batch, draws: SampleDraws) -> Batch:
         """Change a batch before the model sees it, in training and in evaluation, by draws that belong to its samples: masks, noise."""

@@ -53,13 +53,16 @@ class LanguageModelling(Task):
 
     def loss_sum(self, model: Forward, batch: Batch) -> Tensor:
         """See `Task`."""
-        tokens, targets = batch[:2]
-        return summed_cross_entropy(logits_of(model(tokens)), targets)
+        return summed_cross_entropy(self.logits(model, batch), batch[1])
+
+    def logits(self, model: Forward, batch: Batch) -> Tensor:
+        """What the model gives, (N, T, V). A model that sees only what stands before a token sees no padding at the end, and needs no mask of it."""
+        return logits_of(model(batch[0]))
 
     def metric_sums(self, model: Forward, batch: Batch) -> dict[str, Tensor]:
         """See `Task`."""
-        tokens, targets = batch[:2]
-        logits_NTV = logits_of(model(tokens))
+        targets = batch[1]
+        logits_NTV = self.logits(model, batch)
         counts = targets != IGNORED
         sums = {
             "loss": summed_cross_entropy(logits_NTV, targets),

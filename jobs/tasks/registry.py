@@ -176,7 +176,9 @@ class MaskedLanguageModellingConfig(TaskConfig):
         if mask_token is None or mask_token >= num_tokens:
             known = "the data set has none" if mask_token is None else f"{mask_token} is beyond the vocabulary of {num_tokens}"
             raise PlanError("task.mask_token", f"which token hides another is not known: {known}.", "Give the number of a token.")
-        return MaskedLanguageModelling(num_tokens, mask_token, self.masked_fraction, dataset.bytes_per_token, counts_bytes=dataset.knows_text_bytes)
+        return MaskedLanguageModelling(
+            num_tokens, mask_token, self.masked_fraction, dataset.bytes_per_token, dataset.padding_token, counts_bytes=dataset.knows_text_bytes
+        )
 
 
 class ContrastiveConfig(TaskConfig):

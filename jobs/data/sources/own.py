@@ -86,7 +86,9 @@ def _without_classes(name: str, given: Any, by_kind: dict[str, Any]) -> Dataset:
         for_model["num_outputs"] = max(math.prod(shape), 1)
     train, test, held_out = by_kind["training"], by_kind["test"], by_kind.get("validation")
     shape, dtype = forms[0][0][1:]
-    return Dataset(name, train, test, None, shape, input_dtype=dtype, sample_leaves=forms[0], for_model=for_model, validation=held_out)
+    padding_token = _token(_attribute(given, "padding_token"))
+    return Dataset(name, train, test, None, shape, input_dtype=dtype, sample_leaves=forms[0], for_model=for_model, validation=held_out,
+                   padding_token=padding_token)  # fmt: skip
 
 
 def _parts(reference: str, returned: Any) -> dict[str, Any]:
@@ -218,6 +220,13 @@ def _attribute(part: Any, name: str) -> Any:
         return getattr(part, name, None)
     except ANYTHING as error:  # a property, maybe
         raise DataError(FIELD, f"{name} of the training set cannot be read: {described(error)}.", "Mend it.") from error
+
+
+def _token(number: Any) -> int | None:
+    if number is None or (isinstance(number, int) and not isinstance(number, bool) and number >= 0):
+        return number
+    problem = f"padding_token of the training set is {_in_words(number)}; it must be the number of a token, or None."
+    raise DataError(FIELD, problem, "It is what fills up shorter sequences, where targets are -100.")
 
 
 def _count(number: Any, name: str) -> int:

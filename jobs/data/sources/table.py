@@ -112,6 +112,7 @@ def tokens(
         sample_leaves=(*((name, (sequence_length,), torch.int64) for name in "01"), *bytes_leaf),
         for_model={"vocabulary_size": facts.vocabulary_size, "sequence_length": sequence_length},
         mask_token=facts.mask_token,
+        padding_token=facts.end_of_document if documents == "padded" else None,
         bytes_per_token=facts.bytes_per_token,
     )
 
