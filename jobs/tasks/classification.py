@@ -20,7 +20,7 @@ from largebatch.jobs.tasks.outputs import about_one, dtype_name, in_words, logit
 class Classification(Task):
     """One class for each sample. A batch is (inputs, labels) or (inputs, labels, sample weights).
 
-    Labels are (N,) int64, or (N, C) floating-point shares that add up to 1 (soft labels, mixup). The training loss is
+    Labels are (N,) whole numbers of any type, or (N, C) floating-point shares that add up to 1 (soft labels, mixup). The training loss is
 
         sum_n w_n sum_c -q_nc log softmax(logits_n)_c
 
@@ -66,7 +66,7 @@ class Classification(Task):
 
     def loss_sum(self, model: Forward, batch: Batch) -> Tensor:
         """See `Task`; in float32 whatever the model computes in."""
-        logits_NC, labels = logits_of(model(batch[0])).float(), batch[1]
+        logits_NC, labels = logits_of(model(batch[0])).float(), _labels(batch)
         if self.counts_samples:
             return functional.cross_entropy(logits_NC, labels, reduction="sum", label_smoothing=self._label_smoothing)
         losses_N = functional.cross_entropy(logits_NC, labels, reduction="none", label_smoothing=self._label_smoothing)
@@ -74,7 +74,7 @@ class Classification(Task):
 
     def metric_sums(self, model: Forward, batch: Batch) -> dict[str, Tensor]:
         """Right answers, and the loss without label smoothing; both weighted."""
-        logits_NC, labels = logits_of(model(batch[0])), batch[1]
+        logits_NC, labels = logits_of(model(batch[0])), _labels(batch)
         classes_N = labels if labels.ndim == 1 else labels.argmax(1)
         is_right_N = logits_NC.argmax(1) == classes_N
         if self.counts_samples:
@@ -84,12 +84,18 @@ class Classification(Task):
         return {"accuracy": (is_right_N * weights_N).sum(), "loss": (losses_N * weights_N).sum()}
 
     def _weights(self, batch: Batch) -> Tensor:
-        labels = batch[1]
+        labels = _labels(batch)
         weights_N = batch[2].float() if self._has_sample_weights else torch.ones(len(labels), device=labels.device)
         if self._class_weights is None:
             return weights_N
         class_weights_C = self._class_weights.to(labels.device)
         return weights_N * (class_weights_C[labels] if labels.ndim == 1 else labels.float() @ class_weights_C)
+
+
+def _labels(batch: Batch) -> Tensor:
+    """Numbers of classes as torch's losses and indices take them: int32 they refuse, and uint8 they take for a mask; shares as they are."""
+    labels: Tensor = batch[1]
+    return labels if labels.is_floating_point() else labels.long()
 
 
 class MultiLabel(Task):

@@ -99,6 +99,21 @@ class TestClassification:
         assert found["accuracy"] == pytest.approx((predicted == (targets > 0)).mean())
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
+@pytest.mark.parametrize("class_weights", [(), (1.0, 4.0, 0.5)])
+@pytest.mark.parametrize("size", [3, 6])
+def test_labels_of_any_whole_numbers_are_classes(dtype: torch.dtype, class_weights: tuple[float, ...], size: int) -> None:
+    """Of uint8 torch makes a mask, which as many samples as classes would hide."""
+    labels, weights = torch.tensor([0, 1, 2, 1, 1, 0])[:size], torch.arange(1.0, size + 1)
+    task, model = Classification(3, 0.0, class_weights, has_sample_weights=True), Given(torch.randn(6, 3, generator=generator())[:size])
+    numbers = torch.arange(size)
+    found, expected = (
+        [float(number) for number in (task.loss_sum(model, batch).detach(), task.weight(batch), *scores(task, model, batch).values())]
+        for batch in ((numbers, labels.to(dtype), weights), (numbers, labels, weights))
+    )
+    assert found == expected
+
+
 class TestRegression:
     predictions = torch.randn(20, 3, generator=generator())
     targets = 5 + 2 * torch.randn(20, 3, generator=generator(1))
