@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import math
+import os
 import re
 from pathlib import Path
 from typing import Any, ClassVar
@@ -349,6 +350,25 @@ def curve() -> tuple[TensorDataset, TensorDataset]:
         inputs = torch.rand(size, 2, generator=generator(seed))
         parts.append(TensorDataset(inputs, torch.stack([inputs.sum(1).sin(), inputs.prod(1)], dim=1)))
     return parts[0], parts[1]
+
+
+class Unsteady(torch.utils.data.Dataset[Any]):
+    """A set whose samples are others each time, whatever the seeds."""
+
+    def __init__(self, part: Any) -> None:
+        self._part, self.vocabulary_size, self.sequence_length = part, 9, 12
+
+    def __len__(self) -> int:
+        return len(self._part)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        tokens, targets = self._part[index]
+        return tokens, targets.masked_fill(torch.arange(12) > os.urandom(1)[0] % 12, -100)
+
+
+def unsteady() -> tuple[Unsteady, Unsteady]:
+    train, test = documents(one_by_one=True)
+    return Unsteady(train), Unsteady(test)
 
 
 class OneByOne(torch.utils.data.Dataset[Any]):

@@ -4,6 +4,8 @@ The references are written out in float64 with torch alone, one whole batch at a
 """
 
 import math
+import sys
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -131,6 +133,41 @@ CASES: dict[str, tuple[Task, Tree, Callable[[nn.Module], Tensor]]] = {
 def test_every_split_gives_the_gradient_of_the_whole_batch(case: str, micro_batch_size: int) -> None:
     task, batch, loss = CASES[case]
     assert_same(gradient(task, perceptron(), batch, micro_batch_size), reference(perceptron, loss))
+
+
+def test_samples_that_are_weighed_are_not_all_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    """128 MiB of images in micro-batches of 1 MiB: their weights are known first, and what is read once more for it is the same."""
+    images = torch.randn(1, 3, 64, 64, generator=generator(11))
+    classes = torch.arange(2688) % 5
+    alive, most = 0, 0
+
+    class Fresh:
+        def __init__(self, batch: Tree) -> None:
+            pass
+
+        def read(self, samples: Slice) -> Tree:
+            nonlocal alive, most
+            read = images * torch.arange(samples.start + 1, samples.stop + 1)[:, None, None, None] / 2688
+            alive += read.nbytes
+            most = max(most, alive)
+            weakref.finalize(read, freed, read.nbytes)
+            return read, classes[samples.start : samples.stop]
+
+    def freed(num_bytes: int) -> None:
+        nonlocal alive
+        alive -= num_bytes
+
+    def model() -> nn.Module:
+        torch.manual_seed(4)
+        return nn.Sequential(nn.AvgPool2d(16), nn.Flatten(), nn.Linear(48, 5))
+
+    monkeypatch.setattr(sys.modules[__name__], "Stored", Fresh)
+    found = gradient(Classification(5, class_weights=[1.0] * 5), model(), (classes,), 21)
+    assert most <= 70 * 2**20
+    plain = gradient(Classification(5), model(), (classes,), 21)
+    assert found[0].loss == pytest.approx(plain[0].loss, rel=TOLERANCE)
+    for own, other in zip(found[1], plain[1], strict=True):
+        assert float((own - other).abs().max()) <= TOLERANCE * float(other.abs().max())
 
 
 class TestTokens:

@@ -15,6 +15,7 @@ from torch.utils.data import TensorDataset
 from largebatch.jobs.data.dataset import Tensors
 from largebatch.jobs.data.keyed_random import sample_order
 from largebatch.jobs.data.sources.validation import some_samples
+from largebatch.jobs.engine.gradient import share
 from largebatch.jobs.errors import CodeError, DataError, InputError, PlanError, SpecError
 from largebatch.jobs.plan.step_plan import Slice
 from largebatch.jobs.prepared import Prepared, evaluation_batches, new_state
@@ -89,6 +90,21 @@ def test_two_passes_over_a_batch_read_each_sample_once(tmp_path: Path) -> None:
     one_by_one = trained(job, tmp_path / "one by one")
     assert statistics.median(job.dataset.train.num_reads.values()) == 3
     assert trained(small_runs.prepared(**held), tmp_path / "held").parameters_sha256 == one_by_one.parameters_sha256
+
+
+def test_what_has_no_room_while_it_is_weighed_is_read_once_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The weights that are learned are the same bits; samples that are others then end the run."""
+    document = {**TASKS["documents"], "batch": {"global_batch_size": 30, "micro_batch_size": 7}, "stop": {"epochs": 2}}
+    sets = [{"entry_point": f"{OWN}:documents", "arguments": {"one_by_one": one_by_one}} for one_by_one in (False, True)]
+    found = set()
+    for room in (2**30, 2000):
+        monkeypatch.setattr(share, "MOST_KEPT_BYTES", room)
+        monkeypatch.setattr(share, "MOST_KEPT_BYTES_OF_HELD", room)
+        for number, dataset in enumerate(sets):
+            found.add(trained(small_runs.prepared(**{**document, "dataset": dataset}), tmp_path / f"{room} {number}").parameters_sha256)
+    assert len(found) == 1
+    with pytest.raises(DataError, match=r"samples of step \d+ weigh \d+ when they are read once more, and weighed \d+\. Draw from torch's"):
+        trained(small_runs.prepared(**{**document, "dataset": {"entry_point": f"{OWN}:unsteady"}}), tmp_path / "unsteady")
 
 
 class TestNearestNeighbours:

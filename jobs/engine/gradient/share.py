@@ -20,6 +20,9 @@ from largebatch.jobs.plan.step_plan import Slice, StepPlan
 from largebatch.jobs.tasks.base import is_of_task
 
 MOST_KEPT_BYTES = 2**30
+"""Of a step's samples that are read one by one, where each must be seen twice: going back costs a new start of what reads them."""
+MOST_KEPT_BYTES_OF_HELD = 2**26
+"""The same of samples that are held, which are taken out once more in no time: a batch of images need not lie in memory whole."""
 
 
 class Share:
@@ -42,7 +45,11 @@ class Share:
         """What went wrong with its samples, or in the model."""
         self._batches = batches
         self._read: dict[Slice, Tree] = {}
-        self._kept_bytes = 0
+        """What is kept of what was read already."""
+        self._room = MOST_KEPT_BYTES if isinstance(batches, LoaderBatches) else MOST_KEPT_BYTES_OF_HELD
+        """Bytes that may still be kept; none once something had no room, so that what is read again is read in its order."""
+        self._weighed: dict[Slice, float] = {}
+        """What was weighed and not kept."""
 
     @property
     def is_sound(self) -> bool:
@@ -77,9 +84,7 @@ class Share:
             self.total_weight = sum(self.weights) if step.is_local else float(step.samples.size)
             return
         with self.noting():
-            self._read = {micro_batch: self.read(micro_batch) for micro_batch in self.micro_batches}
-            with self._in_words("task", "weighing its samples"):
-                self.weights = [_number(task.weight(batch), "weight") for batch in self._read.values()]
+            self.weights = [self._weight(micro_batch) for micro_batch in self.micro_batches]
             for micro_batch, weight in zip(self.micro_batches, self.weights, strict=True):
                 if not 0 <= weight < math.inf:  # an infinite one would make every loss 0
                     problem = f"{micro_batch.size} samples of step {step.number} weigh {weight:g} together, by its weight."
@@ -89,6 +94,22 @@ class Share:
         if not self.total_weight > 0 and self.is_sound:
             problem = f"the {step.samples.size} samples of step {step.number} weigh {self.total_weight:g} together, and a mean divides by that."
             self.error = DataError("task", problem, "Give some of them a weight.")
+
+    def _weight(self, micro_batch: Slice) -> float:
+        """What a micro-batch weighs; it is kept for its pass if there is room. Raises: LargebatchError."""
+        batch = self.read(micro_batch)
+        with self._in_words("task", "weighing its samples"):
+            weight = _number(self.state.task.weight(batch), "weight")
+        if self._takes_room(batch):
+            self._read[micro_batch] = batch
+        else:
+            self._weighed[micro_batch] = weight
+        return weight
+
+    def _takes_room(self, batch: Tree) -> bool:
+        """Whether a batch may be kept; it counts as kept then."""
+        self._room = max(self._room - sum(leaf.nbytes for leaf in leaves(batch)), 0)
+        return self._room > 0
 
     def sample_weights(self, batch: Tree, micro_batch: Slice) -> Tensor:
         """What each sample of a micro-batch weighs: (n,), float64, on the device."""
@@ -101,9 +122,21 @@ class Share:
         return torch.tensor(weights, dtype=torch.float64, device=self.state.ranks.device)
 
     def read(self, micro_batch: Slice) -> Tree:
-        """A micro-batch, prepared as the task wants it, in the sequences that the step trains on. Raises: LargebatchError."""
+        """A micro-batch, prepared as the task wants it, in the sequences that the step trains on; what was kept of it is given away.
+
+        Raises: LargebatchError, also for samples that weigh otherwise when they are read once more: draws must follow from the seeds.
+        """
         if micro_batch in self._read:
-            return self._read[micro_batch]
+            return self._read.pop(micro_batch)
+        batch = self._prepared(micro_batch)
+        if micro_batch in self._weighed and isinstance(self._batches, LoaderBatches):
+            before, now = self._weighed[micro_batch], _number(self.state.task.weight(batch), "weight")
+            if before != now:
+                problem = f"{micro_batch.size} samples of step {self.step.number} weigh {now:g} when they are read once more, and weighed {before:g}."
+                raise DataError("dataset", problem, "Draw from torch's, numpy's or Python's own generators, which are seeded for each sample.")
+        return batch
+
+    def _prepared(self, micro_batch: Slice) -> Tree:
         state = self.state
         with self._in_words("dataset", f"reading {micro_batch.size} samples"):
             batch = self._batches.read(micro_batch)
@@ -112,11 +145,9 @@ class Share:
             return batch if self.step.sequence_length is None else cut_sequences(batch, self.step.sequence_length)
 
     def read_for_two_passes(self, micro_batch: Slice) -> Tree:
-        """As `read`. Of sets that are read sample by sample as much as `MOST_KEPT_BYTES` of a step is kept for the second: going back costs more."""
+        """As `read`. Of sets that are read sample by sample as much as `MOST_KEPT_BYTES` of a step is kept for the second."""
         batch = self.read(micro_batch)
-        num_bytes = sum(leaf.nbytes for leaf in leaves(batch))
-        if isinstance(self._batches, LoaderBatches) and self._kept_bytes + num_bytes <= MOST_KEPT_BYTES:
-            self._kept_bytes += num_bytes
+        if isinstance(self._batches, LoaderBatches) and self._takes_room(batch):
             self._read[micro_batch] = map_leaves(torch.clone, batch)  # some models change their inputs
         return batch
 
